@@ -1,0 +1,149 @@
+/**
+ * Lifecycle events of the engine, typed. They are published synchronously, in order; each subscriber runs in try/catch and none is
+ * dropped. There is no event per token: a sequence keeps counters and hands them over with `finished`. Tracing, metrics and logs
+ * subscribe; docs/events.md is generated from this file. Times are milliseconds of performance.now() in the engine's thread.
+ */
+
+/** Why the prompt's tokens were not all served from the prefix cache. Never tells of another tenant. */
+export type CacheMissReason = 'none' | 'cold' | 'evicted' | 'diverged' | 'disabled'
+
+export type FinishReason = 'stop' | 'length' | 'abort' | 'error'
+
+/** What a sequence counted over its life. Absent phases (never scheduled, never decoded) are null. */
+export interface SequenceCounters {
+  readonly numPromptTokens: number
+  /** Tokens served from the prefix cache at first admission; with misses they add up to numPromptTokens. */
+  readonly numCachedTokens: number
+  readonly numMissTokens: number
+  readonly missReason: CacheMissReason
+  /** Prompt and output tokens computed again after preemptions. */
+  readonly numRecomputedTokens: number
+  readonly numPreemptions: number
+  /** Generated tokens without the EOS or stop token that ended them. */
+  readonly numGeneratedTokens: number
+  readonly arrivedMs: number
+  readonly firstScheduledMs: number | null
+  readonly firstTokenMs: number | null
+  readonly lastTokenMs: number | null
+  readonly prefillChunks: number
+  /** Forward passes after the first token. */
+  readonly decodeSteps: number
+  /** Durations of the decode steps in microseconds, in order. */
+  readonly decodeStepMicros: readonly number[]
+  /** Sum over its steps of the rows in the step, and the number of steps: llm.batch.mean_rows. */
+  readonly decodeRowSum: number
+  /** Device time of the steps it took part in, and its share by rows; null without timestamps. */
+  readonly prefillGpuMicros: number | null
+  readonly prefillGpuShareMicros: number | null
+  readonly decodeGpuMicros: number | null
+  readonly decodeGpuShareMicros: number | null
+  readonly numDraftTokens: number
+  readonly numAcceptedTokens: number
+}
+
+interface RequestEvent {
+  readonly requestId: string
+  readonly atMs: number
+}
+
+interface ChoiceEvent extends RequestEvent {
+  /** Index of the sequence within the request: prompt index * n + choice. */
+  readonly choice: number
+}
+
+/** The sequence entered the waiting queue. */
+export interface QueuedEvent extends ChoiceEvent {
+  readonly type: 'queued'
+  readonly numPromptTokens: number
+}
+
+/** The sequence got its first step (`first`), or its first after a preemption (`resume`). */
+export interface ScheduledEvent extends ChoiceEvent {
+  readonly type: 'scheduled'
+  readonly kind: 'first' | 'resume'
+  readonly waitUs: number
+  readonly numCachedTokens: number
+  readonly numMissTokens: number
+  readonly missReason: CacheMissReason
+}
+
+/** A prefill chunk of the sequence was computed. */
+export interface PrefillChunkEvent extends ChoiceEvent {
+  readonly type: 'prefillChunk'
+  readonly stepId: number
+  readonly numTokens: number
+}
+
+/** The first token of the sequence reached the host. Exactly once, preemptions included. */
+export interface FirstTokenEvent extends ChoiceEvent {
+  readonly type: 'firstToken'
+  readonly stepId: number
+}
+
+/** The sequence lost its blocks and went back to the queue; its tokens will be recomputed. */
+export interface PreemptedEvent extends ChoiceEvent {
+  readonly type: 'preempted'
+  readonly numComputedTokens: number
+}
+
+/** The sequence ended. Exactly once for every `queued`. */
+export interface FinishedEvent extends ChoiceEvent {
+  readonly type: 'finished'
+  readonly reason: FinishReason
+  readonly counters: SequenceCounters
+  /** Stable code when reason is error: engine_error, device_lost. */
+  readonly errorCode: string | null
+}
+
+/** Work of a KV tier was submitted for a request: counted before it starts. */
+export interface KvSubmittedEvent extends RequestEvent {
+  readonly type: 'kvSubmitted'
+  readonly operationId: number
+  readonly operation: 'lookup' | 'retrieve' | 'disk_read' | 'store'
+  readonly numBlocks: number
+}
+
+/** The work ended, however it ended (published in a `finally`). */
+export interface KvDoneEvent extends RequestEvent {
+  readonly type: 'kvDone'
+  readonly operationId: number
+  readonly operation: 'lookup' | 'retrieve' | 'disk_read' | 'store'
+  readonly numBlocks: number
+  readonly bytes: number
+  readonly ok: boolean
+}
+
+/** A step ran. Published for every step, with the requests it served. */
+export interface StepEvent {
+  readonly type: 'step'
+  readonly stepId: number
+  readonly startMs: number
+  readonly atMs: number
+  readonly numRows: number
+  readonly numPrefillTokens: number
+  readonly numDecodeTokens: number
+  readonly numRunning: number
+  readonly numWaiting: number
+  readonly numFreeBlocks: number
+  readonly numBlocks: number
+  readonly gpuMicros: number | null
+  readonly kernels: readonly { readonly kernel: string; readonly micros: number; readonly count: number }[] | null
+  readonly requestIds: readonly string[]
+}
+
+export type EngineEvent =
+  | QueuedEvent
+  | ScheduledEvent
+  | PrefillChunkEvent
+  | FirstTokenEvent
+  | PreemptedEvent
+  | FinishedEvent
+  | KvSubmittedEvent
+  | KvDoneEvent
+  | StepEvent
+
+/** A subscriber to the engine's events. `onEvent` is synchronous and must be cheap; what it throws is counted and logged, never passed on. */
+export interface EngineSubscriber {
+  readonly name: string
+  onEvent(event: EngineEvent): void
+}

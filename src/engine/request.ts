@@ -1,0 +1,175 @@
+/** What goes into an engine and what comes out of it: shared by the local Engine (engine.ts) and the remote one (remote.ts). */
+import type { EngineSubscriber, FinishReason, SequenceCounters } from './events.ts'
+import type { ModelInfo, TokenLogprobs } from './runner/runner.ts'
+
+export interface ChatMessage {
+  readonly role: string
+  readonly content: string
+  readonly name?: string
+}
+
+export type PromptInput =
+  | { readonly ids: readonly number[] }
+  | { readonly text: string }
+  | { readonly messages: readonly ChatMessage[]; readonly continueFinalMessage?: boolean }
+
+export interface SamplingParams {
+  readonly temperature: number
+  readonly topK: number
+  readonly topP: number
+  readonly minP: number
+  /** null: drawn at random for the request. */
+  readonly seed: number | null
+  readonly presencePenalty: number
+  readonly frequencyPenalty: number
+  readonly repetitionPenalty: number
+  readonly logitBias: Readonly<Record<number, number>> | null
+}
+
+/** Constrains the output; compiled by grammar.ts. */
+export type StructuredOutput =
+  | { readonly kind: 'json_object' }
+  | { readonly kind: 'json_schema'; readonly schema: unknown }
+  | { readonly kind: 'regex'; readonly pattern: string }
+  | { readonly kind: 'choice'; readonly choices: readonly string[] }
+  | { readonly kind: 'grammar'; readonly ebnf: string }
+
+export interface GenerationRequest {
+  /** The cmpl-... or chatcmpl-... id. */
+  readonly requestId: string
+  readonly prompts: readonly PromptInput[]
+  /** Choices a prompt; choice index = prompt index * n + i. */
+  readonly n: number
+  /** New tokens at most; 0: score the prompt only. */
+  readonly maxTokens: number
+  readonly minTokens: number
+  readonly sampling: SamplingParams
+  readonly stop: readonly string[]
+  readonly stopTokenIds: readonly number[]
+  readonly includeStopString: boolean
+  readonly ignoreEos: boolean
+  /** -1: none; 0..20: of the sampled token and the top N. */
+  readonly logprobs: number
+  /** -1: none; 0..20: of the prompt's own tokens (first event of a choice). */
+  readonly promptLogprobs: number
+  readonly structured: StructuredOutput | null
+  /** Distinguishes tenants in the prefix cache: derived from the API key, or the caller's cache_salt. */
+  readonly cacheSalt: string
+  /** Lower runs first; equal: first come, first served. */
+  readonly priority: number
+  /** performance.now() after which the request is ended with error code `deadline`; null: none. */
+  readonly deadlineMs: number | null
+  /** Sent along by a remote engine. */
+  readonly traceparent?: string
+}
+
+export interface ChoiceLogprob {
+  readonly tokenId: number
+  readonly token: string
+  readonly bytes: readonly number[]
+  readonly detail: TokenLogprobs
+  readonly top: readonly { readonly tokenId: number; readonly token: string; readonly bytes: readonly number[]; readonly logprob: number }[]
+}
+
+/** The prompt was tokenized and accepted; first event of a prompt. */
+export interface PromptEvent {
+  readonly type: 'prompt'
+  readonly promptIndex: number
+  /** null when a remote engine tokenizes. */
+  readonly tokenIds: readonly number[] | null
+  readonly numTokens: number
+}
+
+/** Prompt log-probabilities of one prompt (echo with logprobs): entry i belongs to token i, null for the first. */
+export interface PromptLogprobsEvent {
+  readonly type: 'promptLogprobs'
+  readonly promptIndex: number
+  readonly entries: readonly (ChoiceLogprob | null)[]
+}
+
+/** New text of a choice. `text` may be empty while bytes or a possible stop string are held back. */
+export interface TokenEvent {
+  readonly type: 'token'
+  readonly choice: number
+  readonly text: string
+  readonly tokenIds: readonly number[]
+  readonly logprobs: readonly ChoiceLogprob[] | null
+}
+
+/** A choice ended. */
+export interface ChoiceFinishedEvent {
+  readonly type: 'finished'
+  readonly choice: number
+  readonly reason: FinishReason
+  /** The stop string or token id that ended it, if one did. */
+  readonly stopReason: string | number | null
+  readonly counters: SequenceCounters
+}
+
+export type GenerationEvent = PromptEvent | PromptLogprobsEvent | TokenEvent | ChoiceFinishedEvent
+
+/** Why a request could not be served; the server maps codes to statuses by the table of endings. */
+export class EngineError extends Error {
+  override readonly name = 'EngineError'
+  readonly code: EngineErrorCode
+  /** The request field at fault, for invalid_request and context_length_exceeded. */
+  readonly param: string | null
+  constructor(code: EngineErrorCode, message: string, param: string | null = null, options?: ErrorOptions) {
+    super(message, options)
+    this.code = code
+    this.param = param
+  }
+}
+
+export type EngineErrorCode =
+  | 'invalid_request'
+  | 'context_length_exceeded'
+  | 'queue_full'
+  | 'draining'
+  | 'deadline'
+  | 'engine_error'
+  | 'device_lost'
+  | 'upstream_error'
+  | 'upstream_timeout'
+  | 'shutdown'
+
+export interface EngineStats {
+  readonly numRunning: number
+  readonly numWaiting: number
+  readonly numWaitingTokens: number
+  readonly numBlocks: number
+  readonly numFreeBlocks: number
+  readonly prefixCacheQueries: number
+  readonly prefixCacheHits: number
+  readonly numPreemptions: number
+  readonly promptTokens: number
+  readonly generationTokens: number
+  readonly numDraftTokens: number
+  readonly numAcceptedTokens: number
+}
+
+/** An engine: local (weights in this process) or remote (an OpenAI-compatible server elsewhere). */
+export interface Engine {
+  readonly modelName: string
+  /** null for a remote engine. */
+  readonly modelInfo: ModelInfo | null
+  readonly maxModelLen: number
+  /** Name for tokenizer.name on spans: the tokenizer's own, or `remote`. */
+  readonly tokenizerName: string
+  /** Token ids of a prompt as submit would compute them; null when a remote engine tokenizes. */
+  encode(prompt: PromptInput, options?: { readonly addSpecialTokens?: boolean }): readonly number[] | null
+  /** Text of token ids; null when a remote engine tokenizes. */
+  decode(ids: readonly number[], options?: { readonly skipSpecialTokens?: boolean }): string | null
+  /**
+   * Queues the request and yields its events; ends after every choice finished. Throws EngineError: before the first event for a
+   * request that is refused, later for one that fails. Aborting the signal frees its blocks within one step and ends the iteration
+   * with each open choice finished as `abort`. `return()` does the same.
+   */
+  submit(request: GenerationRequest, signal: AbortSignal): AsyncIterableIterator<GenerationEvent>
+  subscribe(subscriber: EngineSubscriber): () => void
+  stats(): EngineStats
+  /** New submissions are refused (`draining`); resolves when the running ones have ended or the bound has passed (they are then ended as `shutdown`). */
+  drain(timeoutMs: number): Promise<void>
+  /** Idempotent. */
+  close(): Promise<void>
+}

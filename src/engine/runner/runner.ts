@@ -1,0 +1,125 @@
+/**
+ * The seam to compute. A Runner owns a model's weights and the KV pool and turns step plans into tokens; it lives in a worker
+ * thread (`worker.ts`) in the server and in-process (`local.ts`) in tests. Everything that crosses is plain structured-cloneable data.
+ */
+import type { SampleSpec, TokenLogprobs } from '../../kernels/ops.ts'
+
+export type { SampleSpec, TokenLogprobs } from '../../kernels/ops.ts'
+
+export interface ModelRequest {
+  /** A folder in Hugging Face layout or a .gguf file, on disk. */
+  readonly path: string
+  readonly device: 'auto' | 'webgpu' | 'cpu' | 'reference'
+  readonly quantization: 'none' | 'q8' | 'q4'
+  readonly kernelSet: 'invariant' | 'fast'
+  readonly retune: boolean
+  /** null: the model's own. */
+  readonly maxModelLen: number | null
+  readonly maxNumSeqs: number
+  /** null: the device's default (512 on cpu and reference, 2048 on webgpu). */
+  readonly maxNumBatchedTokens: number | null
+  readonly blockSize: number
+  /** null: from the memory at hand. */
+  readonly numKvBlocks: number | null
+  /** null: physical cores, at most 8. */
+  readonly threads: number | null
+  readonly traceKernels: boolean
+  /** Folder for packed weights and tuning results; null: none is written. */
+  readonly cacheDir: string | null
+}
+
+export interface ModelInfo {
+  readonly architecture: string
+  readonly vocabSize: number
+  readonly hiddenSize: number
+  readonly numLayers: number
+  readonly maxModelLen: number
+  readonly eosTokenIds: readonly number[]
+  readonly bosTokenId: number | null
+  readonly blockSize: number
+  readonly numKvBlocks: number
+  readonly blockBytes: number
+  readonly maxNumBatchedTokens: number
+  readonly weightBytes: number
+  readonly quantization: string
+  readonly device: {
+    readonly kind: 'reference' | 'webgpu' | 'cpu'
+    readonly adapter: string
+    readonly driver: string
+    readonly isSoftware: boolean
+    readonly kvFormat: 'f16' | 'f32'
+    readonly hasTimestamps: boolean
+  }
+  /** Identifies weights + layout: KV blocks may be reused across processes only under the same fingerprint. */
+  readonly fingerprint: string
+}
+
+/** Where a sequence's input tokens of this step come from. */
+export type TokenSource =
+  | { readonly ids: Int32Array }
+  /** One token: what sample row `fromPreviousStep` of the previous step drew, not yet known to the planner. */
+  | { readonly fromPreviousStep: number }
+
+/** What one step does for one sequence: `n` tokens at positions startPosition .. startPosition + n - 1. */
+export interface SequencePlan {
+  readonly tokenSource: TokenSource
+  readonly startPosition: number
+  /** Block ids of positions 0.. in order, covering at least startPosition + n positions. */
+  readonly blockTable: Int32Array
+  /** Sample after the last `numSampleRows` input tokens (0: none; 1: usual; more: drafts to verify). One spec a row. */
+  readonly sample: readonly SampleSpec[]
+  /** Prompt scoring: log-probability of targets[i] after input token i. */
+  readonly score: { readonly targets: Int32Array; readonly topN: number } | null
+}
+
+export interface StepPlan {
+  readonly stepId: number
+  /** Copies made before the step, in order: the first numTokens tokens of a block. */
+  readonly blockCopies: readonly { readonly source: number; readonly destination: number; readonly numTokens: number }[]
+  readonly sequences: readonly SequencePlan[]
+}
+
+export interface SequenceResult {
+  /** One a sample row. */
+  readonly tokens: readonly number[]
+  readonly logprobs: readonly (TokenLogprobs | null)[]
+  readonly scores: readonly TokenLogprobs[]
+}
+
+export interface StepResult {
+  readonly stepId: number
+  readonly sequences: readonly SequenceResult[]
+  readonly gpuMicros: number | null
+  readonly kernels: readonly { readonly kernel: string; readonly micros: number; readonly count: number }[] | null
+  /** Wall time of the step in the runner. */
+  readonly computeMs: number
+}
+
+/** Load progress: bytes of weights read so far and in total. */
+export type ProgressListener = (doneBytes: number, totalBytes: number) => void
+
+export interface Runner {
+  /** Throws ModelError for a checkpoint that cannot be served. Call once. */
+  load(model: ModelRequest, onProgress?: ProgressListener): Promise<ModelInfo>
+  /** Steps execute in call order; up to two may be in flight. Rejects with RunnerError. */
+  execute(plan: StepPlan): Promise<StepResult>
+  readBlocks(blocks: readonly number[]): Promise<Uint8Array>
+  writeBlocks(blocks: readonly number[], bytes: Uint8Array): Promise<void>
+  /** Idempotent; in-flight calls reject. */
+  close(): Promise<void>
+}
+
+/** A checkpoint that cannot be served: what was expected, what was found, what to try. Exit code 1. */
+export class ModelError extends Error {
+  override readonly name = 'ModelError'
+}
+
+/** A step failed. `device_lost`: the runner is coming back on a new device with an empty KV pool; `engine_error`: a bug or broken input. */
+export class RunnerError extends Error {
+  override readonly name = 'RunnerError'
+  readonly code: 'engine_error' | 'device_lost' | 'closed'
+  constructor(code: 'engine_error' | 'device_lost' | 'closed', message: string, options?: ErrorOptions) {
+    super(message, options)
+    this.code = code
+  }
+}

@@ -1,0 +1,286 @@
+/**
+ * The op vocabulary: everything a backend must be able to compute, and all that `decoder.ts` may ask of one.
+ *
+ * A step is: `beginStep(input)`, then ops in program order (each may execute at once or only be recorded), then
+ * `endStep()`, which resolves with the few numbers the host needs. Activations are f32 `[rows, cols]`, row-major, with
+ * room for `maxRows` rows; only the first `input.numRows` are valid in a step. Nothing here knows of requests.
+ *
+ * Row invariance (docs/architecture.md): the result of a row never depends on how many rows share the step, on which row
+ * it is, or on where chunk borders fall.
+ */
+
+/** Formats a weight matrix can arrive in. Row-major, `rows` output features x `cols` input features. */
+export type MatrixData =
+  | { readonly format: 'f32'; readonly values: Float32Array }
+  /** IEEE binary16 bits. */
+  | { readonly format: 'f16'; readonly values: Uint16Array }
+  /** w = code * scale + min. Groups run along a row; `cols` is a multiple of `group`. */
+  | {
+      readonly format: 'q8'
+      readonly group: 16 | 32
+      readonly codes: Int8Array // [rows, cols]
+      readonly scales: Float32Array // [rows, cols / group]
+      readonly mins: Float32Array | null // [rows, cols / group]
+    }
+  /**
+   * Two codes a byte, the even column in the low nibble, each 0..15.
+   * Without `mins`: w = (code - 8) * scale. With: w = code * scale + min.
+   */
+  | {
+      readonly format: 'q4'
+      readonly group: 32
+      readonly codes: Uint8Array // [rows, cols / 2]
+      readonly scales: Float32Array // [rows, cols / 32]
+      readonly mins: Float32Array | null // [rows, cols / 32]
+    }
+
+export type MatrixFormat = MatrixData['format']
+
+/** A weight matrix in a backend's memory, y = x W^T. */
+export interface Matrix {
+  readonly label: string
+  readonly rows: number // output features
+  readonly cols: number // input features
+  readonly format: MatrixFormat
+}
+
+/** A weight vector (norm weight, bias) in a backend's memory, f32. */
+export interface Vector {
+  readonly label: string
+  readonly length: number
+}
+
+/** A step buffer in a backend's memory: f32 [maxRows, cols]. */
+export interface Activation {
+  readonly label: string
+  readonly cols: number
+}
+
+/** Rotary embedding frequencies: `inverseFrequencies.length * 2` leading dims of each head are rotated, as pairs (i, i + half). */
+export interface RopeTable {
+  readonly label: string
+  readonly rotaryDim: number
+}
+
+/** RMSNorm: x / sqrt(mean(x^2) + eps) * weight. Weights stored as w with (1 + w) meant are folded on load. */
+export interface Norm {
+  readonly weight: Vector
+  readonly eps: number
+}
+
+export interface KvLayout {
+  readonly numLayers: number
+  readonly numBlocks: number
+  /** Tokens a block. */
+  readonly blockSize: number
+  readonly numKvHeads: number
+  readonly headDim: number
+}
+
+export interface BackendLimits {
+  /** Rows (tokens) a step may have: `--max-num-batched-tokens`. */
+  readonly maxRows: number
+  /** Sequences a step may have. */
+  readonly maxSequences: number
+  /** Rows a step may sample (more than `maxSequences` when drafts are verified). */
+  readonly maxSampleRows: number
+  /** Entries of one sequence's block table. */
+  readonly maxBlocksPerSequence: number
+}
+
+/** What a step computes on: `numRows` tokens of `numSequences` sequences, the rows of a sequence adjacent and in order. */
+export interface StepInput {
+  readonly numRows: number
+  readonly numSequences: number
+  /** [numRows]: a token id, or -(i + 1) = "the token sampled by sample row i of the previous step", which may still be on the device. */
+  readonly tokens: Int32Array
+  readonly positions: Int32Array // [numRows]
+  /** [numRows]: blockId * blockSize + offset, where the row's K and V are written. */
+  readonly slots: Int32Array
+  /** [numSequences + 1]: rows sequenceStarts[s] .. sequenceStarts[s + 1] - 1 belong to sequence s. */
+  readonly sequenceStarts: Int32Array
+  /** [numSequences, maxBlocksPerSequence]: block ids of positions 0.. in order; entries past the context are ignored. */
+  readonly blockTables: Int32Array
+  readonly maxBlocksPerSequence: number
+}
+
+export interface LinearOptions {
+  /** Normalise x first. */
+  readonly norm?: Norm
+  readonly bias?: Vector
+  /** Add to what `out` holds instead of overwriting it. */
+  readonly residual?: boolean
+  /**
+   * W holds 2 * out.cols rows, the gate's then the up projection's: out = act(x Wg^T) * (x Wu^T).
+   * `gelu_tanh` is the tanh approximation.
+   */
+  readonly glu?: 'silu' | 'gelu_tanh'
+}
+
+export interface QkvOptions {
+  readonly layer: number
+  readonly numHeads: number
+  readonly numKvHeads: number
+  readonly headDim: number
+  /** RMSNorm of q and k before rope: over each head, or over the whole projection. */
+  readonly qkNorm: { readonly kind: 'head' | 'full'; readonly q: Norm; readonly k: Norm } | null
+  readonly rope: RopeTable | null
+}
+
+export interface AttentionOptions {
+  readonly layer: number
+  readonly numHeads: number
+  readonly numKvHeads: number
+  readonly headDim: number
+  /** Scores are multiplied by this. */
+  readonly scale: number
+  /** Position p attends to p - window + 1 .. p. */
+  readonly window: number | null
+  /** scores = softcap * tanh(scores / softcap). */
+  readonly softcap: number | null
+}
+
+export interface LogitsOptions {
+  readonly norm: Norm
+  readonly softcap: number | null
+  /** Logits are multiplied by this (1 for most families). */
+  readonly scale: number
+}
+
+/**
+ * How one row is sampled. Plain data, compiled once a request. The order is the field's usual one:
+ * repetition penalty -> additive adjustments -> mask -> temperature -> top-k -> top-p -> min-p -> Gumbel-max.
+ * Where a row is sampled (device or host) never changes the token: `kernels/sampling.ts` is the definition.
+ */
+export interface SampleSpec {
+  /** 0: greedy (argmax after adjustments and mask; lowest token id wins ties). */
+  readonly temperature: number
+  /** 0: off. */
+  readonly topK: number
+  /** 1: off. */
+  readonly topP: number
+  /** 0: off. */
+  readonly minP: number
+  /** u32. Noise of a token = hash(seed, choice, position of the sampled token, token id). */
+  readonly seed: number
+  readonly choice: number
+  /** Logit l of a listed token becomes l > 0 ? l / penalty : l * penalty. */
+  readonly repetition: { readonly penalty: number; readonly tokens: Int32Array } | null
+  /** Added to the logits of the listed tokens; -Infinity bans. Tokens are distinct. */
+  readonly adjustments: { readonly tokens: Int32Array; readonly deltas: Float32Array } | null
+  /** Bit t of word t >> 5 set = token t allowed. u32[ceil(vocab / 32)]. */
+  readonly mask: Uint32Array | null
+  /** -1: none. Otherwise log-probabilities of the sampled token and of the top N (0..20), from the raw logits. */
+  readonly logprobs: number
+}
+
+export interface SampleRow {
+  /** Row of the step whose logits are sampled; the sampled token's position is positions[row] + 1. */
+  readonly row: number
+  readonly spec: SampleSpec
+}
+
+/** Log-probabilities of given next tokens (prompt scoring). */
+export interface ScoreRow {
+  readonly row: number
+  readonly target: number
+  readonly topN: number
+}
+
+export interface TokenLogprobs {
+  /** Of the sampled or the target token; natural logarithm of the softmax of the raw logits. */
+  readonly logprob: number
+  /** Rank among all tokens, 1 = most likely. */
+  readonly rank: number
+  readonly topTokens: readonly number[]
+  readonly topLogprobs: readonly number[]
+}
+
+export interface StepOutput {
+  /** One a sample row, in order. */
+  readonly sampled: Int32Array
+  /** One a sample row: null where spec.logprobs is -1. */
+  readonly sampledLogprobs: readonly (TokenLogprobs | null)[]
+  /** One a score row, in order. */
+  readonly scores: readonly TokenLogprobs[]
+  /** [sample rows, vocab] raw logits, only when `endStep({ logits: true })` asked (tests, tools). */
+  readonly logits: Float32Array | null
+  /** Device time of the step where the adapter can tell (timestamp-query), else null. */
+  readonly gpuMicros: number | null
+  /** Per kernel device times, only in per-kernel tracing. */
+  readonly kernels: readonly { readonly kernel: string; readonly micros: number; readonly count: number }[] | null
+}
+
+export interface BackendInfo {
+  readonly kind: 'reference' | 'webgpu' | 'cpu'
+  /** Adapter or CPU name, driver and version, for logs, benchmarks and /version. */
+  readonly adapter: string
+  readonly driver: string
+  readonly isSoftware: boolean
+  readonly kvFormat: 'f16' | 'f32'
+  readonly hasTimestamps: boolean
+  /** Bytes the KV pool may take, or null when the backend cannot tell. */
+  readonly memoryBudgetBytes: number | null
+}
+
+/** A backend. Creation is `createReferenceBackend`, `createWebGpuBackend`, `createCpuBackend` (options: `BackendOptions`). */
+export interface Backend {
+  readonly info: BackendInfo
+
+  // -- load time ------------------------------------------------------------------------------------------------------
+  /** `glu`: the matrix will be used with LinearOptions.glu (a backend may interleave gate and up rows). */
+  loadMatrix(label: string, rows: number, cols: number, data: MatrixData, use?: { glu?: boolean }): Promise<Matrix>
+  loadVector(label: string, values: Float32Array): Vector
+  /** `attentionFactor` multiplies cos and sin (yarn, longrope); 1 otherwise. */
+  loadRope(label: string, inverseFrequencies: Float64Array, attentionFactor: number): RopeTable
+  createActivation(label: string, cols: number): Activation
+  /** Allocates the paged pool; call once, after the weights. */
+  createKvCache(layout: KvLayout): void
+  /** Bytes one block takes over all layers, K and V. */
+  kvBlockBytes(layout: KvLayout): number
+  /** All weights are in: compile pipelines, warm up, free staging memory. */
+  ready(): Promise<void>
+
+  // -- a step, in program order ---------------------------------------------------------------------------------------
+  /** Copies the first `numTokens` tokens' K and V of block `source` to `destination`, all layers, before this step's ops. */
+  copyBlock(source: number, destination: number, numTokens: number): void
+  beginStep(input: StepInput): void
+  /** out[r] = table[tokens[r]] * scale */
+  embed(out: Activation, table: Matrix, scale: number): void
+  /** out = x W^T, see LinearOptions. out.cols = W.rows, or W.rows / 2 with glu. out must not be x. */
+  linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void
+  /** residual += norm(x): families that normalise a block's output before adding it. */
+  normAdd(residual: Activation, x: Activation, norm: Norm): void
+  /**
+   * qkv [rows, (numHeads + 2 numKvHeads) headDim]: q and k normalised and rotated; q written to `q` [rows, numHeads headDim],
+   * k and v to the pool at the row's slot.
+   */
+  qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void
+  /** Causal attention of every row over its sequence's blocks, own chunk included (already stored). out [rows, numHeads headDim] */
+  attention(out: Activation, q: Activation, options: AttentionOptions): void
+  /** Logits of the sample rows into backend memory, then a token for each. At most once a step. */
+  sample(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly SampleRow[]): void
+  /** Log-probabilities of given tokens, computed in chunks of rows. At most once a step. */
+  score(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly ScoreRow[]): void
+  /** Runs what was recorded. Up to two steps may be in flight; they complete in order. Rejects with DeviceLostError when the device goes. */
+  endStep(options?: { readonly logits?: boolean }): Promise<StepOutput>
+
+  // -- between steps --------------------------------------------------------------------------------------------------
+  /** Opaque bytes of the blocks, kvBlockBytes each, ordered after every step begun so far. */
+  readBlocks(blocks: readonly number[]): Promise<Uint8Array>
+  writeBlocks(blocks: readonly number[], bytes: Uint8Array): Promise<void>
+  /** Idempotent. */
+  close(): Promise<void>
+}
+
+export interface BackendOptions {
+  readonly limits: BackendLimits
+  readonly kernelSet: 'invariant' | 'fast'
+  /** Measure per kernel (slower). */
+  readonly traceKernels: boolean
+}
+
+/** The device went away under the running steps. The runner fails them and loads again on a new device. */
+export class DeviceLostError extends Error {
+  override readonly name = 'DeviceLostError'
+}

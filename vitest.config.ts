@@ -1,0 +1,14 @@
+import { defineConfig } from 'vitest/config'
+
+// Forks, not threads: the tests start worker threads and native addons of their own, and a crash must name its file.
+export default defineConfig({
+  test: {
+    include: ['src/**/*.test.ts', 'src/**/*.test.tsx', 'test/**/*.test.ts'],
+    pool: 'forks',
+    maxWorkers: 2,
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    teardownTimeout: 10_000,
+    reporters: ['default'],
+  },
+})
