@@ -32,7 +32,10 @@ if (process.argv.includes('--if-needed')) {
 }
 
 function run(command, args) {
-  const result = spawnSync(process.execPath, [join(root, 'node_modules', command), ...args], { cwd: root, stdio: ['ignore', 2, 2] })
+  const result = spawnSync(process.execPath, [join(root, 'node_modules', command), ...args], {
+    cwd: root,
+    stdio: ['ignore', 2, 2],
+  })
   if (result.status !== 0) {
     process.stderr.write(`build: ${command} failed${result.error ? `: ${result.error.message}` : ''}\n`)
     process.exit(result.status ?? 1)

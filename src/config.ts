@@ -1,0 +1,600 @@
+/**
+ * Configuration: flags > environment > defaults, described by one zod schema and parsed once into one frozen object.
+ * The only reader of process.env (OTEL_* that the OpenTelemetry SDK reads by itself excepted). A field's metadata drives the
+ * flag parser, `--help` and the table in docs/configuration.md.
+ */
+import { homedir } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { z } from 'zod'
+
+/** How a field is set and described. `flag` is absent for settings that only the environment has. */
+interface FieldMeta {
+  readonly flag?: string
+  readonly env?: string
+  readonly value?: string
+  readonly help: string
+  readonly group: 'server' | 'model' | 'engine' | 'retrieval' | 'observability' | 'other'
+  /** What `--help` and the docs print as the default when it is not the plain value. */
+  readonly defaultText?: string
+}
+
+const integer = (min: number, max: number) =>
+  z
+    .string()
+    .regex(/^-?\d+$/, 'a whole number')
+    .transform(Number)
+    .pipe(z.number().min(min, `at least ${min}`).max(max, `at most ${max}`))
+
+/** Seconds on the command line, milliseconds in the Config. */
+const seconds = (max: number) =>
+  z
+    .string()
+    .regex(/^\d+(\.\d+)?$/, 'a number of seconds')
+    .transform(Number)
+    .pipe(z.number().max(max, `at most ${max} seconds`))
+    .transform((value) => value * 1000)
+
+const truthy = z
+  .string()
+  .regex(/^(1|0|true|false|yes|no|on|off)$/i, 'true or false')
+  .transform((value) => /^(1|true|yes|on)$/i.test(value))
+
+const oneOf = <const T extends readonly [string, ...string[]]>(values: T) =>
+  z.enum(values, { error: `one of ${values.join(', ')}` })
+
+const text = z.string().min(1, 'a value')
+const url = z.string().regex(/^https?:\/\/\S+$/, 'a URL that begins with http:// or https://')
+
+const fieldRegistry = z.registry<FieldMeta>()
+
+const field = <T extends z.ZodType>(type: T, meta: FieldMeta): T => {
+  fieldRegistry.add(type, meta)
+  return type
+}
+
+const schema = z.object({
+  host: field(text.default('127.0.0.1'), {
+    flag: 'host',
+    env: 'HOST',
+    value: 'ADDRESS',
+    help: 'address to listen on',
+    group: 'server',
+  }),
+  port: field(integer(0, 65535).default(8000), {
+    flag: 'port',
+    env: 'PORT',
+    value: 'N',
+    help: 'port to listen on; 0 takes any free one',
+    group: 'server',
+  }),
+  apiKeys: field(z.array(text).default([]), {
+    flag: 'api-key',
+    env: 'MINISERVE_API_KEY',
+    value: 'KEY',
+    help: 'required of every request but /health and /ready; repeat the flag (or separate by commas in the environment) for several',
+    group: 'server',
+    defaultText: 'none: open',
+  }),
+  adminKey: field(text.nullable().default(null), {
+    flag: 'admin-key',
+    env: 'MINISERVE_ADMIN_KEY',
+    value: 'KEY',
+    help: 'a key that also sees the traces of the other keys',
+    group: 'server',
+  }),
+  corsOrigins: field(z.array(text).default([]), {
+    flag: 'cors-origin',
+    value: 'ORIGIN',
+    help: 'origin allowed to call from a browser, or *; repeatable',
+    group: 'server',
+    defaultText: 'none',
+  }),
+  maxQueuedRequests: field(integer(1, 1_000_000).default(256), {
+    flag: 'max-queued-requests',
+    value: 'N',
+    help: 'sequences waiting for their first step; more are refused with 429',
+    group: 'server',
+  }),
+  maxQueuedTokens: field(integer(1, 1_000_000_000).default(65_536), {
+    flag: 'max-queued-tokens',
+    value: 'N',
+    help: 'prompt tokens of the waiting sequences together; more are refused with 429',
+    group: 'server',
+  }),
+  maxRequestBytes: field(integer(1024, 1 << 30).default(16 * 1024 * 1024), {
+    flag: 'max-request-bytes',
+    value: 'BYTES',
+    help: 'largest request body; more is refused with 413',
+    group: 'server',
+  }),
+  requestTimeoutMs: field(seconds(86_400).default(600_000), {
+    flag: 'request-timeout',
+    value: 'SECONDS',
+    help: 'a generation that takes longer ends with 504; 0 is no limit',
+    group: 'server',
+    defaultText: '600',
+  }),
+  shutdownTimeoutMs: field(seconds(3600).default(25_000), {
+    flag: 'shutdown-timeout',
+    value: 'SECONDS',
+    help: 'how long running requests may take to finish after SIGTERM',
+    group: 'server',
+    defaultText: '25',
+  }),
+
+  model: field(text.nullable().default(null), {
+    flag: 'model',
+    env: 'MODEL',
+    value: 'PATH|ID',
+    help: 'a folder in Hugging Face layout, a .gguf file, or a hub id ORG/NAME',
+    group: 'model',
+    defaultText: 'the bundled model',
+  }),
+  servedModelName: field(text.nullable().default(null), {
+    flag: 'served-model-name',
+    value: 'NAME',
+    help: 'name in requests and responses',
+    group: 'model',
+    defaultText: "the folder's, file's or id's",
+  }),
+  device: field(oneOf(['auto', 'webgpu', 'cpu', 'reference']).default('auto'), {
+    flag: 'device',
+    value: 'auto|webgpu|cpu|reference',
+    help: 'auto takes a real GPU, else cpu, else reference; webgpu takes any adapter, software ones included',
+    group: 'model',
+  }),
+  quantization: field(oneOf(['none', 'q8', 'q4']).default('none'), {
+    flag: 'quantization',
+    value: 'none|q8|q4',
+    help: 'quantise a float checkpoint on load, in groups of 32',
+    group: 'model',
+  }),
+  kernelSet: field(oneOf(['invariant', 'fast']).default('invariant'), {
+    flag: 'kernel-set',
+    value: 'invariant|fast',
+    help: 'fast allows kernels whose rounding depends on the batch',
+    group: 'model',
+  }),
+  retune: field(z.boolean().default(false), {
+    flag: 'retune',
+    help: 'measure kernel variants again before serving',
+    group: 'model',
+  }),
+  threads: field(integer(1, 64).nullable().default(null), {
+    flag: 'threads',
+    value: 'N',
+    help: 'threads of the cpu backend',
+    group: 'model',
+    defaultText: 'physical cores, at most 8',
+  }),
+
+  maxModelLen: field(integer(16, 10_000_000).nullable().default(null), {
+    flag: 'max-model-len',
+    value: 'N',
+    help: 'tokens of prompt and output together',
+    group: 'engine',
+    defaultText: "the model's",
+  }),
+  maxNumSeqs: field(integer(1, 1024).default(64), {
+    flag: 'max-num-seqs',
+    value: 'N',
+    help: 'sequences that run at the same time',
+    group: 'engine',
+  }),
+  maxNumBatchedTokens: field(integer(16, 65_536).nullable().default(null), {
+    flag: 'max-num-batched-tokens',
+    value: 'N',
+    help: 'token budget of a step, prefill chunks and decode together',
+    group: 'engine',
+    defaultText: '512 on cpu, 2048 on webgpu',
+  }),
+  blockSize: field(integer(1, 256).default(16), {
+    flag: 'block-size',
+    value: 'N',
+    help: 'tokens a KV block',
+    group: 'engine',
+  }),
+  numKvBlocks: field(integer(2, 10_000_000).nullable().default(null), {
+    flag: 'num-kv-blocks',
+    value: 'N',
+    help: 'blocks of the KV pool',
+    group: 'engine',
+    defaultText: 'from memory',
+  }),
+  prefixCaching: field(z.boolean().default(true), {
+    flag: 'no-prefix-caching',
+    help: 'compute every prompt from its first token',
+    group: 'engine',
+  }),
+  kvHostMemoryBytes: field(
+    z
+      .string()
+      .regex(/^\d+(\.\d+)?\s*(k|m|g|ki|mi|gi|kb|mb|gb|kib|mib|gib)?$/i, 'a size such as 512M or 2G')
+      .transform(parseSize)
+      .default(0),
+    {
+      flag: 'kv-host-memory',
+      value: 'SIZE',
+      help: 'host memory for evicted KV blocks, such as 512M',
+      group: 'engine',
+      defaultText: '0',
+    },
+  ),
+  kvCacheDir: field(text.nullable().default(null), {
+    flag: 'kv-cache-dir',
+    value: 'FOLDER',
+    help: 'folder where evicted KV blocks outlive the process',
+    group: 'engine',
+    defaultText: 'none',
+  }),
+  speculation: field(z.boolean().default(true), {
+    flag: 'no-speculation',
+    help: 'no drafts by prompt lookup',
+    group: 'engine',
+  }),
+  runAhead: field(integer(0, 1).default(1), {
+    flag: 'run-ahead',
+    value: '0|1',
+    help: 'plan a step before the tokens of the last one are known, where a sequence allows it',
+    group: 'engine',
+  }),
+  engineUrl: field(url.nullable().default(null), {
+    flag: 'engine-url',
+    env: 'MINISERVE_ENGINE_URL',
+    value: 'URL',
+    help: 'serve through an OpenAI-compatible engine elsewhere instead of the local one',
+    group: 'engine',
+    defaultText: 'none: the local engine',
+  }),
+  engineApiKey: field(text.nullable().default(null), {
+    env: 'MINISERVE_ENGINE_API_KEY',
+    help: 'key for --engine-url',
+    group: 'engine',
+  }),
+  seed: field(integer(0, 4_294_967_295).nullable().default(null), {
+    flag: 'seed',
+    value: 'N',
+    help: 'seed of requests that bring none',
+    group: 'engine',
+    defaultText: 'random a request',
+  }),
+
+  ragIndex: field(text.default('docs'), {
+    flag: 'rag-index',
+    value: 'NAME',
+    help: 'the index of "rag": true',
+    group: 'retrieval',
+  }),
+  ragStore: field(oneOf(['memory', 'pgvector']).default('memory'), {
+    flag: 'rag-store',
+    value: 'memory|pgvector',
+    help: 'where indexes live',
+    group: 'retrieval',
+  }),
+  ragStoreUrl: field(text.nullable().default(null), {
+    flag: 'rag-store-url',
+    env: 'MINISERVE_RAG_STORE_URL',
+    value: 'URL',
+    help: 'postgres://… for --rag-store pgvector',
+    group: 'retrieval',
+  }),
+  embeddingModel: field(text.nullable().default(null), {
+    flag: 'embedding-model',
+    value: 'PATH|ID',
+    help: 'a sentence-embedding model in ONNX (folder or hub id)',
+    group: 'retrieval',
+    defaultText: 'the bundled model',
+  }),
+  rerankerModel: field(text.nullable().default(null), {
+    flag: 'reranker-model',
+    value: 'PATH|ID',
+    help: 'a cross-encoder in ONNX (folder or hub id)',
+    group: 'retrieval',
+    defaultText: 'the bundled model',
+  }),
+
+  otlpTracesEndpoint: field(url.nullable().default(null), {
+    flag: 'otlp-traces-endpoint',
+    env: 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT',
+    value: 'URL',
+    help: 'OTLP gRPC endpoint for spans; OTEL_EXPORTER_OTLP_ENDPOINT is used when this is not set',
+    group: 'observability',
+    defaultText: 'none: nothing is dialled',
+  }),
+  traceDetail: field(oneOf(['off', 'contract', 'steps', 'kernels']).default('contract'), {
+    flag: 'trace-detail',
+    value: 'off|contract|steps|kernels',
+    help: 'off also by MINISERVE_TRACES_ENABLED=false or OTEL_SDK_DISABLED=true; kernels is slower',
+    group: 'observability',
+  }),
+  traceStoreSize: field(integer(0, 1_000_000).default(1000), {
+    flag: 'trace-store-size',
+    value: 'N',
+    help: 'complete traces kept in memory for /traces',
+    group: 'observability',
+  }),
+  trustRemoteTraces: field(truthy.default(true), {
+    env: 'MINISERVE_TRACES_TRUST_REMOTE',
+    help: "false: start a trace of our own, linked to the caller's span, instead of joining it",
+    group: 'observability',
+  }),
+  captureContent: field(truthy.default(false), {
+    env: 'MINISERVE_CAPTURE_CONTENT',
+    help: 'true: put prompts and completions on spans. Off by default for good reason',
+    group: 'observability',
+  }),
+  plugins: field(z.array(text).default([]), {
+    flag: 'plugin',
+    value: 'FILE',
+    help: 'a module whose default export is an engine subscriber; repeatable (docs/extending-traces.md)',
+    group: 'observability',
+    defaultText: 'none',
+  }),
+  logLevel: field(oneOf(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'), {
+    flag: 'log-level',
+    env: 'LOG_LEVEL',
+    value: 'LEVEL',
+    help: 'trace, debug, info, warn, error, fatal or silent',
+    group: 'observability',
+  }),
+  logFile: field(z.string().default('logs/miniserve.log'), {
+    flag: 'log-file',
+    value: 'FILE',
+    help: 'JSON lines also go here, rotated at 50 MB, 3 files; an empty value writes none',
+    group: 'observability',
+  }),
+
+  cacheDir: field(text.nullable().default(null), {
+    flag: 'cache-dir',
+    env: 'MINISERVE_CACHE_DIR',
+    value: 'FOLDER',
+    help: 'packed weights, tuning results and the secret behind cache salts',
+    group: 'other',
+    defaultText: '~/.cache/miniserve',
+  }),
+  dataDir: field(text.nullable().default(null), {
+    flag: 'data-dir',
+    env: 'MINISERVE_DATA_DIR',
+    value: 'FOLDER',
+    help: 'document indexes of --rag-store memory',
+    group: 'other',
+    defaultText: '~/.local/share/miniserve',
+  }),
+  hfHome: field(text.nullable().default(null), {
+    env: 'HF_HOME',
+    help: 'cache of hub downloads',
+    group: 'other',
+    defaultText: '~/.cache/huggingface',
+  }),
+  hfHubCache: field(text.nullable().default(null), {
+    env: 'HF_HUB_CACHE',
+    help: 'its hub folder, when not inside HF_HOME',
+    group: 'other',
+    defaultText: '$HF_HOME/hub',
+  }),
+  hfToken: field(text.nullable().default(null), { env: 'HF_TOKEN', help: 'token for gated models', group: 'other' }),
+  hfEndpoint: field(url.default('https://huggingface.co'), { env: 'HF_ENDPOINT', help: 'the hub', group: 'other' }),
+  hfOffline: field(truthy.default(false), { env: 'HF_HUB_OFFLINE', help: 'never call the hub', group: 'other' }),
+})
+
+type Fields = z.output<typeof schema>
+
+/** The frozen configuration: every folder resolved, every unit fixed (Ms, Bytes). */
+export type Config = Readonly<Omit<Fields, 'cacheDir' | 'dataDir' | 'hfHubCache' | 'hfHome'>> & {
+  readonly cacheDir: string
+  readonly dataDir: string
+  readonly hfHubCache: string
+}
+
+/** A flag or variable that cannot be used: one line for people, exit code 2. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError'
+}
+
+/** What the command line asks for. */
+export interface CommandLine {
+  readonly command: 'serve' | 'rag index' | 'trace validate' | 'trace convert' | 'tune' | 'help' | 'version'
+  readonly positionals: readonly string[]
+  readonly config: Config
+  /** --level of trace validate. */
+  readonly level: 'contract' | 'steps' | 'kernels'
+  /** --to of trace convert. */
+  readonly to: 'otlp' | 'tempo' | 'grafana' | 'jaeger'
+}
+
+function parseSize(value: string): number {
+  const [, amount = '0', unit = ''] = /^([\d.]+)\s*([a-z]*)$/i.exec(value.trim()) ?? []
+  const factor = { '': 1, k: 1024, m: 1024 ** 2, g: 1024 ** 3 }[unit.toLowerCase().charAt(0)] ?? 1
+  return Math.floor(Number(amount) * factor)
+}
+
+/** A setting with its metadata, for the parser, `--help` and the docs. */
+export interface Setting extends FieldMeta {
+  readonly key: string
+  readonly type: z.ZodType
+  readonly isBoolean: boolean
+  readonly isList: boolean
+  readonly printedDefault: string
+}
+
+/** Every setting in the order of the schema. */
+export const SETTINGS: readonly Setting[] = Object.entries(schema.shape).map(([key, type]) => {
+  const meta = fieldRegistry.get(type)
+  if (!meta) throw new Error(`config field ${key} has no metadata`)
+  const fallback: unknown = type.def.defaultValue
+  return {
+    ...meta,
+    key,
+    type,
+    isBoolean: meta.flag !== undefined && meta.value === undefined,
+    isList: Array.isArray(fallback),
+    printedDefault: meta.defaultText ?? (fallback === null || fallback === undefined ? 'none' : String(fallback)),
+  }
+})
+
+const COMMANDS = ['rag index', 'trace validate', 'trace convert', 'tune'] as const
+
+/**
+ * Parses the command line over the environment over the defaults.
+ * @throws ConfigError naming the flag or variable, what was expected and what was found.
+ */
+export function parseCommandLine(
+  argv: readonly string[],
+  env: Readonly<Record<string, string | undefined>>,
+): CommandLine {
+  const flags = SETTINGS.filter((setting) => setting.flag !== undefined)
+  const options: NonNullable<Parameters<typeof parseArgs>[0]>['options'] = {
+    help: { type: 'boolean', short: 'h' },
+    version: { type: 'boolean', short: 'v' },
+    level: { type: 'string' },
+    to: { type: 'string' },
+  }
+  for (const setting of flags) {
+    options[setting.flag ?? ''] = { type: setting.isBoolean ? 'boolean' : 'string', multiple: setting.isList }
+  }
+  const parsed = readArguments(argv, options)
+  const words = parsed.positionals[0] === 'serve' ? parsed.positionals.slice(1) : parsed.positionals
+  const named = COMMANDS.find((name) => name.split(' ').every((word, i) => words[i] === word))
+  const positionals = named ? words.slice(named.split(' ').length) : words
+  if (!named && positionals.length > 0) {
+    throw new ConfigError(`unknown command "${positionals.join(' ')}": expected one of serve, ${COMMANDS.join(', ')}`)
+  }
+
+  const values: Record<string, unknown> = {}
+  for (const setting of SETTINGS) {
+    const value = rawValue(setting, parsed.values, env)
+    if (value === undefined) continue
+    const where = value.from === 'flag' ? `--${setting.flag}` : setting.env
+    const result = setting.type.safeParse(value.raw)
+    if (!result.success) {
+      const expected = result.error.issues[0]?.message ?? 'another value'
+      throw new ConfigError(`${where}: expected ${expected}, found ${JSON.stringify(value.raw)}`)
+    }
+    values[setting.key] = result.data
+  }
+  const command =
+    parsed.values['help'] === true ? 'help' : parsed.values['version'] === true ? 'version' : (named ?? 'serve')
+  return {
+    command,
+    positionals,
+    config: finish(values, env),
+    level: choice('--level', ['contract', 'steps', 'kernels'], parsed.values['level'], 'contract'),
+    to: choice('--to', ['otlp', 'tempo', 'grafana', 'jaeger'], parsed.values['to'], 'otlp'),
+  }
+}
+
+type ParsedValue = string | boolean | (string | boolean)[] | undefined
+
+function readArguments(
+  argv: readonly string[],
+  options: NonNullable<Parameters<typeof parseArgs>[0]>['options'],
+): { values: Readonly<Record<string, ParsedValue>>; positionals: readonly string[] } {
+  try {
+    return parseArgs({ args: [...argv], options, allowPositionals: true, strict: true })
+  } catch (error) {
+    // Node's message goes on with advice about positionals that does not apply here.
+    const message = error instanceof Error ? error.message : String(error)
+    throw new ConfigError(`${message.split('. ')[0]?.split('\n')[0]}; --help lists the flags`, { cause: error })
+  }
+}
+
+function rawValue(
+  setting: Setting,
+  given: Readonly<Record<string, ParsedValue>>,
+  env: Readonly<Record<string, string | undefined>>,
+): { raw: unknown; from: 'flag' | 'env' } | undefined {
+  const flagged = setting.flag === undefined ? undefined : given[setting.flag]
+  if (flagged !== undefined) {
+    return { raw: setting.isBoolean ? !setting.flag?.startsWith('no-') : flagged, from: 'flag' }
+  }
+  const variable = setting.env === undefined ? undefined : env[setting.env]
+  if (variable === undefined || variable === '') return undefined
+  return {
+    raw: setting.isList
+      ? variable
+          .split(',')
+          .map((part) => part.trim())
+          .filter((part) => part !== '')
+      : variable,
+    from: 'env',
+  }
+}
+
+function choice<const T extends string>(flag: string, allowed: readonly T[], value: ParsedValue, fallback: T): T {
+  if (value === undefined) return fallback
+  const found = allowed.find((candidate) => candidate === value)
+  if (!found) throw new ConfigError(`${flag}: expected one of ${allowed.join(', ')}, found ${JSON.stringify(value)}`)
+  return found
+}
+
+function finish(values: Readonly<Record<string, unknown>>, env: Readonly<Record<string, string | undefined>>): Config {
+  // Every value was parsed field by field; what is left are the defaults.
+  const fields = { ...defaults(), ...values } as Fields
+  const home = env['HOME'] ?? homedir()
+  const hfHome = fields.hfHome ?? join(env['XDG_CACHE_HOME'] ?? join(home, '.cache'), 'huggingface')
+  const isOff = (name: string, word: string) => env[name]?.toLowerCase() === word
+  const tracesOff = isOff('MINISERVE_TRACES_ENABLED', 'false') || isOff('OTEL_SDK_DISABLED', 'true')
+  const config: Config = {
+    ...fields,
+    cacheDir: fields.cacheDir ?? join(env['XDG_CACHE_HOME'] ?? join(home, '.cache'), 'miniserve'),
+    dataDir: fields.dataDir ?? join(env['XDG_DATA_HOME'] ?? join(home, '.local', 'share'), 'miniserve'),
+    hfHubCache: fields.hfHubCache ?? join(hfHome, 'hub'),
+    otlpTracesEndpoint: fields.otlpTracesEndpoint ?? (env['OTEL_EXPORTER_OTLP_ENDPOINT'] || null),
+    traceDetail: values['traceDetail'] === undefined && tracesOff ? 'off' : fields.traceDetail,
+  }
+  return Object.freeze(config)
+}
+
+function defaults(): Fields {
+  return Object.fromEntries(SETTINGS.map((setting) => [setting.key, setting.type.parse(undefined)])) as Fields
+}
+
+const GROUPS: readonly (readonly [FieldMeta['group'], string])[] = [
+  ['server', 'Server'],
+  ['model', 'Model'],
+  ['engine', 'Engine'],
+  ['retrieval', 'Retrieval'],
+  ['observability', 'Observability'],
+  ['other', 'Folders and downloads'],
+]
+
+/** The text of --help. */
+export function helpText(): string {
+  const lines = [
+    'usage: miniserve [serve] [flags]               serve a model over the OpenAI API',
+    '       miniserve rag index PATH... [flags]     index documents for retrieval',
+    '       miniserve trace validate FILE [--level contract|steps|kernels]',
+    '       miniserve trace convert FILE --to otlp|tempo|grafana|jaeger',
+    '       miniserve tune [flags]                  measure kernel variants for this adapter',
+    '       miniserve --version | --help',
+  ]
+  for (const [group, title] of GROUPS) {
+    lines.push('', `${title}:`)
+    for (const setting of SETTINGS.filter((candidate) => candidate.group === group)) {
+      const name = setting.flag ? `--${setting.flag}${setting.value ? ` ${setting.value}` : ''}` : (setting.env ?? '')
+      const env = setting.flag && setting.env ? ` [${setting.env}]` : ''
+      const fallback = setting.isBoolean ? '' : ` (${setting.printedDefault})`
+      lines.push(`  ${name}${env}`, `      ${setting.help}${fallback}`)
+    }
+  }
+  return `${lines.join('\n')}\n`
+}
+
+/** The tables of docs/configuration.md. */
+export function settingsMarkdown(): string {
+  const parts: string[] = []
+  for (const [group, title] of GROUPS) {
+    parts.push(`### ${title}`, '', '| flag | variable | default | what it does |', '|---|---|---|---|')
+    for (const setting of SETTINGS.filter((candidate) => candidate.group === group)) {
+      const cell = (value: string) => value.replaceAll('|', '\\|')
+      const flag = setting.flag ? `\`--${setting.flag}${setting.value ? ` ${cell(setting.value)}` : ''}\`` : ''
+      const env = setting.env ? `\`${setting.env}\`` : ''
+      parts.push(
+        `| ${flag} | ${env} | ${setting.isBoolean ? '' : cell(setting.printedDefault)} | ${cell(setting.help)} |`,
+      )
+    }
+    parts.push('')
+  }
+  return parts.join('\n')
+}

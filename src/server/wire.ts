@@ -1,0 +1,233 @@
+/**
+ * OpenAI's wire: zod schemas of the generation requests. Validation, the TypeScript types and /openapi.json come from here;
+ * snake_case stays in this file. Unknown fields are ignored; a known one that cannot be honoured is a 400 naming it.
+ */
+import { z } from 'zod'
+import { invalidRequest } from './errors.ts'
+
+const tokenId = z.int().min(0)
+const nullable = <T extends z.ZodType>(type: T) => type.nullish().transform((value) => value ?? undefined)
+
+/** A field of OpenAI's API (or vLLM's) that this server knows and does not offer. */
+const unsupported = (allowed: readonly unknown[] = []) =>
+  z
+    .unknown()
+    .optional()
+    .refine((value) => value === undefined || value === null || allowed.some((item) => deepEqual(item, value)), {
+      error: 'not supported by this server',
+    })
+
+const deepEqual = (a: unknown, b: unknown): boolean => JSON.stringify(a) === JSON.stringify(b)
+
+const stop = nullable(
+  z.union([z.string().min(1), z.array(z.string().min(1)).max(16)], {
+    error: 'a string or an array of up to 16 strings',
+  }),
+)
+
+const logitBias = nullable(
+  z
+    .record(z.string().regex(/^\d+$/, 'token ids as keys'), z.number().min(-100).max(100))
+    .refine((bias) => Object.keys(bias).length <= 1024, { error: 'at most 1024 tokens' }),
+)
+
+const jsonSchemaFormat = z.object({
+  type: z.literal('json_schema'),
+  json_schema: z.object({
+    name: z.string().optional(),
+    description: z.string().optional(),
+    strict: z.boolean().nullish(),
+    schema: z.unknown().refine((schema) => schema !== undefined, { error: 'a JSON schema' }),
+  }),
+})
+
+const responseFormat = nullable(
+  z.discriminatedUnion(
+    'type',
+    [z.object({ type: z.literal('text') }), z.object({ type: z.literal('json_object') }), jsonSchemaFormat],
+    {
+      error: 'an object whose type is text, json_object or json_schema',
+    },
+  ),
+)
+
+const structuredOutputs = nullable(
+  z
+    .object({
+      json: z.union([z.record(z.string(), z.unknown()), z.string()]).optional(),
+      regex: z.string().min(1).optional(),
+      choice: z.array(z.string().min(1)).min(1).max(1024).optional(),
+      grammar: z.string().min(1).optional(),
+    })
+    .refine((value) => Object.values(value).filter((item) => item !== undefined).length === 1, {
+      error: 'exactly one of json, regex, choice, grammar',
+    }),
+)
+
+/** `rag: true`, or what to retrieve. */
+const rag = nullable(
+  z.union(
+    [
+      z.boolean(),
+      z.object({
+        index: z.string().min(1).optional(),
+        top_k: z.int().min(1).max(1000).optional(),
+        top_n: z.int().min(1).max(100).optional(),
+        min_score: z.number().optional(),
+        filter: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])).optional(),
+      }),
+    ],
+    { error: 'true or an object {index, top_k, top_n, min_score, filter}' },
+  ),
+)
+
+/** Fields that completions and chat share. */
+const generationFields = {
+  model: nullable(z.string()),
+  temperature: nullable(z.number().min(0).max(2)),
+  top_p: nullable(z.number().gt(0).max(1)),
+  top_k: nullable(z.int().min(-1).max(1_000_000)),
+  min_p: nullable(z.number().min(0).max(1)),
+  n: nullable(z.int().min(1).max(128)),
+  seed: nullable(z.int()),
+  stop,
+  stop_token_ids: nullable(z.array(tokenId).max(128)),
+  include_stop_str_in_output: nullable(z.boolean()),
+  min_tokens: nullable(z.int().min(0)),
+  ignore_eos: nullable(z.boolean()),
+  presence_penalty: nullable(z.number().min(-2).max(2)),
+  frequency_penalty: nullable(z.number().min(-2).max(2)),
+  repetition_penalty: nullable(z.number().gt(0).max(10)),
+  logit_bias: logitBias,
+  response_format: responseFormat,
+  structured_outputs: structuredOutputs,
+  cache_salt: nullable(z.string().min(1).max(256)),
+  priority: nullable(z.int().min(-1000).max(1000)),
+  stream: nullable(z.boolean()),
+  stream_options: nullable(z.object({ include_usage: nullable(z.boolean()) })),
+  return_token_ids: nullable(z.boolean()),
+  user: nullable(z.string()),
+  rag,
+}
+
+export const completionRequest = z.object({
+  ...generationFields,
+  prompt: z.union(
+    [
+      z.string(),
+      z.array(tokenId).min(1),
+      z.array(z.string()).min(1).max(256),
+      z.array(z.array(tokenId).min(1)).min(1).max(256),
+    ],
+    {
+      error: 'a string, an array of strings, an array of token ids or an array of arrays of token ids',
+    },
+  ),
+  max_tokens: nullable(z.int().min(0)),
+  echo: nullable(z.boolean()),
+  logprobs: nullable(z.int().min(0).max(20)),
+  suffix: unsupported(['']),
+  best_of: unsupported([1]),
+})
+
+const textPart = z.object({ type: z.literal('text'), text: z.string() })
+
+const chatMessage = z.object({
+  role: z.enum(['system', 'developer', 'user', 'assistant', 'tool']),
+  content: z
+    .union([z.string(), z.array(textPart)], { error: 'a string or an array of text parts' })
+    .nullish()
+    .transform((content) => (Array.isArray(content) ? content.map((part) => part.text).join('') : (content ?? ''))),
+  name: nullable(z.string()),
+})
+
+export const chatRequest = z.object({
+  ...generationFields,
+  messages: z.array(chatMessage).min(1).max(4096),
+  max_completion_tokens: nullable(z.int().min(1)),
+  max_tokens: nullable(z.int().min(1)),
+  logprobs: nullable(z.boolean()),
+  top_logprobs: nullable(z.int().min(0).max(20)),
+  continue_final_message: nullable(z.boolean()),
+  add_generation_prompt: unsupported([true]),
+  tools: unsupported([[]]),
+  tool_choice: unsupported(['none', 'auto']),
+  functions: unsupported([[]]),
+  function_call: unsupported(['none', 'auto']),
+  audio: unsupported(),
+  modalities: unsupported([['text']]),
+})
+
+export const tokenizeRequest = z
+  .object({
+    model: nullable(z.string()),
+    prompt: z.string().optional(),
+    messages: z.array(chatMessage).min(1).optional(),
+    add_special_tokens: nullable(z.boolean()),
+  })
+  .refine((body) => (body.prompt === undefined) !== (body.messages === undefined), {
+    path: ['prompt'],
+    error: 'either prompt or messages',
+  })
+
+export const detokenizeRequest = z.object({ model: nullable(z.string()), tokens: z.array(tokenId).max(1_000_000) })
+
+export type CompletionRequest = z.output<typeof completionRequest>
+export type ChatRequest = z.output<typeof chatRequest>
+export type RagParams = Exclude<CompletionRequest['rag'], undefined>
+
+/** The type of a JSON value in the words of an error message. Numbers and booleans are named; strings never are. */
+function describeFound(value: unknown): string {
+  if (value === undefined) return 'nothing'
+  if (value === null) return 'null'
+  if (Array.isArray(value)) return `an array of ${value.length}`
+  if (typeof value === 'number') return `the number ${value}`
+  if (typeof value === 'boolean') return String(value)
+  return typeof value === 'object' ? 'an object' : `a ${typeof value}`
+}
+
+function describeExpected(issue: z.core.$ZodIssue): string {
+  switch (issue.code) {
+    case 'invalid_type':
+      return issue.expected === 'int'
+        ? 'a whole number'
+        : `${/^[aeio]/.test(issue.expected) ? 'an' : 'a'} ${issue.expected}`
+    case 'too_small':
+      return `${issue.origin === 'array' ? 'at least' : issue.inclusive ? 'at least' : 'more than'} ${String(issue.minimum)}${sizeUnit(issue.origin)}`
+    case 'too_big':
+      return `${issue.inclusive ? 'at most' : 'less than'} ${String(issue.maximum)}${sizeUnit(issue.origin)}`
+    case 'invalid_value':
+      return `one of ${issue.values.map(String).join(', ')}`
+    default:
+      return issue.message
+  }
+}
+
+const sizeUnit = (origin: string): string => (origin === 'array' ? ' items' : origin === 'string' ? ' characters' : '')
+
+const at = (body: unknown, path: readonly PropertyKey[]): unknown =>
+  path.reduce<unknown>(
+    (value, key) => (typeof value === 'object' && value !== null ? Reflect.get(value, key) : undefined),
+    body,
+  )
+
+/**
+ * A request body held against its schema.
+ * @throws ApiError 400 naming the field, what was expected and the type that was found.
+ */
+export function parseBody<T extends z.ZodType>(type: T, body: unknown): z.output<T> {
+  const result = type.safeParse(body)
+  if (result.success) return result.data
+  const issue = result.error.issues[0]
+  if (!issue) throw invalidRequest('the body does not fit the schema')
+  if (issue.path.length === 0 && issue.code === 'invalid_type') {
+    throw invalidRequest(`body: expected a JSON object, found ${describeFound(body)}`)
+  }
+  const param = issue.path.map(String).join('.')
+  const isCustom = issue.code === 'custom' && issue.message === 'not supported by this server'
+  const found = describeFound(at(body, issue.path))
+  throw invalidRequest(
+    isCustom ? `${param}: ${issue.message}` : `${param}: expected ${describeExpected(issue)}, found ${found}`,
+    param,
+  )
+}

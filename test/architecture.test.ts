@@ -1,0 +1,162 @@
+/** The import rules of docs/architecture.md, held against every import in src/. */
+import { readdirSync, readFileSync } from 'node:fs'
+import { dirname, join, relative, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { describe, expect, it } from 'vitest'
+
+const src = join(dirname(fileURLToPath(import.meta.url)), '..', 'src')
+
+interface Import {
+  readonly from: string
+  readonly to: string
+  readonly typeOnly: boolean
+}
+
+const files = readdirSync(src, { recursive: true, encoding: 'utf8' })
+  .filter((path) => /\.tsx?$/.test(path) && !/\.test\.tsx?$/.test(path))
+  .filter((path) => !path.startsWith(join('kernels', 'cpu', 'assembly')))
+  .map((path) => path.replaceAll('\\', '/'))
+
+const imports: Import[] = files.flatMap((from) => {
+  const text = readFileSync(join(src, from), 'utf8')
+  const statements = text.matchAll(/^\s*(?:import|export)\s+(type\s+)?(?:[^'";]*?\sfrom\s+)?'([^']+)'/gm)
+  const dynamic = text.matchAll(/\bimport\('([^']+)'\)/g)
+  const resolved = (specifier: string) =>
+    specifier.startsWith('.') ? relative(src, resolve(src, dirname(from), specifier)).replaceAll('\\', '/') : specifier
+  return [
+    ...[...statements].map(([, type, to = '']) => ({ from, to: resolved(to), typeOnly: type !== undefined })),
+    ...[...dynamic].map(([, to = '']) => ({ from, to: resolved(to), typeOnly: false })),
+  ]
+})
+
+const inRoom = (path: string, room: string) => path === room || path.startsWith(`${room}/`)
+const isInternal = (path: string) => files.includes(path)
+const isRunner = (path: string) => inRoom(path, 'engine/runner') || inRoom(path, 'engine/weights')
+
+/** What each room may import from the others. */
+const allowed: readonly { room: (path: string) => boolean; name: string; may: (i: Import) => boolean }[] = [
+  { name: 'config', room: (p) => p === 'config.ts', may: () => false },
+  {
+    name: 'server',
+    room: (p) => inRoom(p, 'server'),
+    may: ({ to, typeOnly }) =>
+      (inRoom(to, 'engine') && !isRunner(to)) ||
+      inRoom(to, 'rag') ||
+      inRoom(to, 'observability') ||
+      (to === 'config.ts' && typeOnly) ||
+      (to === 'engine/runner/runner.ts' && typeOnly),
+  },
+  {
+    name: 'rag',
+    room: (p) => inRoom(p, 'rag'),
+    may: ({ to, typeOnly }) => to === 'observability/context.ts' || (inRoom(to, 'engine') && typeOnly),
+  },
+  {
+    name: 'engine/runner and engine/weights',
+    room: isRunner,
+    may: ({ to }) => inRoom(to, 'kernels') || inRoom(to, 'engine'),
+  },
+  {
+    name: 'the rest of engine',
+    room: (p) => inRoom(p, 'engine') && !isRunner(p),
+    may: ({ to }) =>
+      inRoom(to, 'engine') && (!isRunner(to) || to === 'engine/runner/runner.ts' || inRoom(to, 'engine/weights')),
+  },
+  { name: 'kernels', room: (p) => inRoom(p, 'kernels'), may: ({ to }) => inRoom(to, 'kernels') },
+  {
+    name: 'observability',
+    room: (p) => inRoom(p, 'observability'),
+    may: ({ to, typeOnly }) => to === 'engine/events.ts' && typeOnly,
+  },
+]
+
+const roomOf = (path: string) => path.split('/')[0]
+const show = (found: readonly Import[]) => found.map((i) => `${i.from} -> ${i.to}${i.typeOnly ? ' (types)' : ''}`)
+
+describe('import rules', () => {
+  it('reads the imports of the sources', () => {
+    expect(imports.filter((i) => isInternal(i.to)).length).toBeGreaterThan(2)
+  })
+
+  it.each(allowed)('$name imports only what it may', ({ room, may }) => {
+    const breaches = imports.filter(
+      (i) => room(i.from) && isInternal(i.to) && roomOf(i.from) !== roomOf(i.to) && !may(i),
+    )
+    expect(show(breaches)).toEqual([])
+  })
+
+  it('the engine reaches its runner only through its interface', () => {
+    const engine = allowed.find((rule) => rule.name === 'the rest of engine')
+    const breaches = imports.filter((i) => engine?.room(i.from) && isInternal(i.to) && !engine.may(i))
+    expect(show(breaches)).toEqual([])
+  })
+
+  it('nothing imports main or, from outside, server', () => {
+    const breaches = imports.filter(
+      (i) => i.to === 'main.ts' || (inRoom(i.to, 'server') && !inRoom(i.from, 'server') && i.from !== 'main.ts'),
+    )
+    expect(show(breaches)).toEqual([])
+  })
+
+  it('scheduler, sequence, block pool, prefix cache, sampling and stops are pure: no kernels, no node modules', () => {
+    const pure = ['scheduler', 'sequence', 'block-pool', 'prefix-cache', 'sampling', 'stops'].map(
+      (name) => `engine/${name}.ts`,
+    )
+    const breaches = imports.filter(
+      (i) => pure.includes(i.from) && !i.typeOnly && (i.to.startsWith('node:') || inRoom(i.to, 'kernels')),
+    )
+    expect(show(breaches)).toEqual([])
+  })
+
+  it('the engine knows no HTTP, OpenTelemetry or WebGPU', () => {
+    const breaches = imports.filter(
+      (i) => inRoom(i.from, 'engine') && /^(hono|@hono|@opentelemetry|webgpu|pino)/.test(i.to),
+    )
+    expect(show(breaches)).toEqual([])
+  })
+
+  it('only kernels/webgpu knows WebGPU, only observability OpenTelemetry and pino, only server Hono', () => {
+    const owners: readonly (readonly [RegExp, string])[] = [
+      [/^webgpu$/, 'kernels/webgpu'],
+      [/^(@opentelemetry\/|pino$|prom-client$)/, 'observability'],
+      [/^(hono|@hono)(\/|$)/, 'server'],
+      [/^@xenova\//, 'rag'],
+    ]
+    const breaches = imports.filter((i) =>
+      owners.some(([name, room]) => name.test(i.to) && !inRoom(i.from, room) && !i.typeOnly),
+    )
+    expect(show(breaches).filter((line) => !line.startsWith('main.ts -> @hono/node-server'))).toEqual([])
+  })
+
+  it('has no barrel files', () => {
+    expect(files.filter((path) => /(^|\/)index\.tsx?$/.test(path))).toEqual([])
+  })
+
+  it('has no cycles between modules (type-only imports aside)', () => {
+    const edges = new Map<string, string[]>()
+    for (const { from, to, typeOnly } of imports) {
+      if (!typeOnly && isInternal(to)) edges.set(from, [...(edges.get(from) ?? []), to])
+    }
+    const state = new Map<string, 'open' | 'done'>()
+    const cycles: string[] = []
+    const visit = (path: string, trail: readonly string[]): void => {
+      if (state.get(path) === 'done') return
+      if (state.get(path) === 'open') {
+        cycles.push([...trail.slice(trail.indexOf(path)), path].join(' -> '))
+        return
+      }
+      state.set(path, 'open')
+      for (const next of edges.get(path) ?? []) visit(next, [...trail, path])
+      state.set(path, 'done')
+    }
+    for (const path of files) visit(path, [])
+    expect(cycles).toEqual([])
+  })
+
+  it('only config.ts reads process.env', () => {
+    const readers = files.filter(
+      (path) => path !== 'config.ts' && readFileSync(join(src, path), 'utf8').includes('process.env'),
+    )
+    expect(readers.filter((path) => path !== 'main.ts')).toEqual([])
+  })
+})
