@@ -1,0 +1,97 @@
+import { describe, expect, it } from 'vitest'
+import { ConfigError, helpText, parseCommandLine, SETTINGS } from './config.ts'
+
+const parse = (argv: string[], env: Record<string, string> = {}) => parseCommandLine(argv, { HOME: '/home/u', ...env })
+
+describe('parseCommandLine', () => {
+  it('has defaults for everything', () => {
+    const { command, config } = parse([])
+    expect(command).toBe('serve')
+    expect(config).toMatchObject({
+      host: '127.0.0.1',
+      port: 8000,
+      device: 'auto',
+      maxNumSeqs: 64,
+      blockSize: 16,
+      prefixCaching: true,
+      speculation: true,
+      requestTimeoutMs: 600_000,
+      shutdownTimeoutMs: 25_000,
+      traceDetail: 'contract',
+      otlpTracesEndpoint: null,
+      cacheDir: '/home/u/.cache/miniserve',
+      hfHubCache: '/home/u/.cache/huggingface/hub',
+    })
+    expect(Object.isFrozen(config)).toBe(true)
+  })
+
+  it('lets a flag win over the environment and the environment over the default', () => {
+    expect(parse([], { PORT: '9000' }).config.port).toBe(9000)
+    expect(parse(['--port', '9001'], { PORT: '9000' }).config.port).toBe(9001)
+    expect(parse(['--port=0']).config.port).toBe(0)
+  })
+
+  it('reads repeated flags and comma lists', () => {
+    expect(parse(['--api-key', 'a', '--api-key', 'b']).config.apiKeys).toEqual(['a', 'b'])
+    expect(parse([], { MINISERVE_API_KEY: 'a, b' }).config.apiKeys).toEqual(['a', 'b'])
+  })
+
+  it('reads negated switches, sizes and seconds', () => {
+    const { config } = parse(['--no-prefix-caching', '--kv-host-memory', '1.5G', '--shutdown-timeout', '0.5'])
+    expect(config).toMatchObject({ prefixCaching: false, kvHostMemoryBytes: 1.5 * 1024 ** 3, shutdownTimeoutMs: 500 })
+  })
+
+  it('turns tracing off by the two variables, unless a flag asks for it', () => {
+    expect(parse([], { OTEL_SDK_DISABLED: 'true' }).config.traceDetail).toBe('off')
+    expect(parse([], { MINISERVE_TRACES_ENABLED: 'false' }).config.traceDetail).toBe('off')
+    expect(parse(['--trace-detail', 'steps'], { OTEL_SDK_DISABLED: 'true' }).config.traceDetail).toBe('steps')
+  })
+
+  it('falls back to the general OTLP endpoint', () => {
+    const env = { OTEL_EXPORTER_OTLP_ENDPOINT: 'http://a:4317' }
+    expect(parse([], env).config.otlpTracesEndpoint).toBe('http://a:4317')
+    expect(parse(['--otlp-traces-endpoint', 'http://b:4317'], env).config.otlpTracesEndpoint).toBe('http://b:4317')
+  })
+
+  it('knows the commands', () => {
+    expect(parse(['serve']).command).toBe('serve')
+    expect(parse(['rag', 'index', 'docs', 'more', '--rag-index', 'x'])).toMatchObject({
+      command: 'rag index',
+      positionals: ['docs', 'more'],
+      config: { ragIndex: 'x' },
+    })
+    expect(parse(['trace', 'convert', 'f.json', '--to', 'jaeger'])).toMatchObject({
+      command: 'trace convert',
+      positionals: ['f.json'],
+      to: 'jaeger',
+    })
+  })
+
+  it.each([
+    [['--prot', '1'], /--prot/],
+    [['--port', 'abc'], /--port: expected a whole number, found "abc"/],
+    [['--port', '70000'], /--port: expected at most 65535/],
+    [['--device', 'gpu'], /--device: expected one of auto, webgpu, cpu, reference, found "gpu"/],
+    [['--run-ahead', '2'], /--run-ahead/],
+    [['srve'], /unknown command "srve"/],
+    [['trace', 'convert', 'f', '--to', 'xml'], /--to: expected one of otlp/],
+    [['--port'], /--port/],
+  ])('refuses %j in one line that names it', (argv, message) => {
+    expect(() => parse(argv)).toThrow(ConfigError)
+    expect(() => parse(argv)).toThrow(message)
+    try {
+      parse(argv)
+    } catch (error) {
+      expect(String(error)).not.toContain('\n')
+    }
+  })
+
+  it('names the variable when the environment is wrong', () => {
+    expect(() => parse([], { LOG_LEVEL: 'loud' })).toThrow(/LOG_LEVEL: expected one of/)
+  })
+
+  it('describes every flag in --help', () => {
+    const help = helpText()
+    for (const setting of SETTINGS) expect(help).toContain(setting.flag ? `--${setting.flag}` : setting.env)
+  })
+})

@@ -1,0 +1,198 @@
+/** A validated generation request, free of its wire shape: what the pipeline runs. */
+import type { ChatMessage, GenerationRequest, PromptInput, StructuredOutput } from '../engine/request.ts'
+import { invalidRequest } from './errors.ts'
+import type { ChatRequest, CompletionRequest } from './wire.ts'
+
+/** What to retrieve for the request, with the fields the caller left out as null. */
+export interface RagJob {
+  readonly query: string
+  readonly index: string | null
+  readonly topK: number | null
+  readonly topN: number | null
+  readonly minScore: number | null
+  readonly filter: Readonly<Record<string, string | number | boolean>> | null
+}
+
+export interface GenerationJob {
+  readonly kind: 'completion' | 'chat'
+  readonly requestId: string
+  readonly model: string
+  /** Unix seconds. */
+  readonly created: number
+  readonly stream: boolean
+  readonly includeUsage: boolean
+  readonly echo: boolean
+  readonly returnTokenIds: boolean
+  readonly rag: RagJob | null
+  /** Everything the engine needs; the pipeline replaces `prompts` by what tokenizing and retrieval made of them. */
+  readonly generation: GenerationRequest
+}
+
+/** What the server knows about a request besides its body. */
+export interface JobContext {
+  readonly requestId: string
+  readonly model: string
+  readonly maxModelLen: number
+  readonly cacheSalt: string
+  readonly defaultSeed: number | null
+  readonly deadlineMs: number | null
+  readonly traceparent: string | undefined
+}
+
+/** OpenAI's default for completions. Chat generates to the end of the context. */
+const DEFAULT_COMPLETION_TOKENS = 16
+
+export function completionJob(body: CompletionRequest, context: JobContext): GenerationJob {
+  const prompts = promptInputs(body.prompt)
+  const logprobs = body.logprobs ?? -1
+  const echo = body.echo ?? false
+  const maxTokens = body.max_tokens ?? DEFAULT_COMPLETION_TOKENS
+  if (maxTokens === 0 && body.stream)
+    throw invalidRequest('max_tokens: 0 scores the prompt and cannot be streamed', 'max_tokens')
+  if (body.rag && (prompts.length > 1 || !prompts[0] || !('text' in prompts[0]))) {
+    throw invalidRequest('prompt: expected one string when rag is set, found token ids or a list', 'prompt')
+  }
+  const query = prompts[0] && 'text' in prompts[0] ? prompts[0].text : ''
+  return {
+    ...common(body, context),
+    kind: 'completion',
+    echo,
+    rag: ragJob(body.rag, query),
+    generation: {
+      ...generationFields(body, context),
+      prompts,
+      maxTokens,
+      logprobs,
+      promptLogprobs: echo ? logprobs : -1,
+    },
+  }
+}
+
+export function chatJob(body: ChatRequest, context: JobContext): GenerationJob {
+  const messages: ChatMessage[] = body.messages.map(({ role, content, name }) => ({
+    role,
+    content,
+    ...(name === undefined ? {} : { name }),
+  }))
+  const lastUser = messages.findLast((message) => message.role === 'user')
+  if (body.rag && !lastUser)
+    throw invalidRequest('messages: expected a message of role user when rag is set', 'messages')
+  if (body.top_logprobs !== undefined && !body.logprobs) {
+    throw invalidRequest('top_logprobs: expected logprobs to be true as well', 'top_logprobs')
+  }
+  return {
+    ...common(body, context),
+    kind: 'chat',
+    echo: false,
+    rag: ragJob(body.rag, lastUser?.content ?? ''),
+    generation: {
+      ...generationFields(body, context),
+      prompts: [{ messages, continueFinalMessage: body.continue_final_message ?? false }],
+      maxTokens: body.max_completion_tokens ?? body.max_tokens ?? context.maxModelLen,
+      logprobs: body.logprobs ? (body.top_logprobs ?? 0) : -1,
+      promptLogprobs: -1,
+    },
+  }
+}
+
+/** The fields of both routes that mean the same in both. */
+type SharedFields = Omit<
+  Pick<CompletionRequest, keyof CompletionRequest & keyof ChatRequest>,
+  'logprobs' | 'max_tokens'
+>
+
+function common(body: SharedFields, context: JobContext) {
+  const stream = body.stream ?? false
+  if (body.stream_options && !stream)
+    throw invalidRequest('stream_options: expected stream to be true as well', 'stream_options')
+  return {
+    requestId: context.requestId,
+    model: context.model,
+    created: Math.floor(Date.now() / 1000),
+    stream,
+    includeUsage: body.stream_options?.include_usage ?? false,
+    returnTokenIds: body.return_token_ids ?? false,
+  }
+}
+
+function generationFields(body: SharedFields, context: JobContext) {
+  const stop = body.stop === undefined ? [] : typeof body.stop === 'string' ? [body.stop] : body.stop
+  return {
+    requestId: context.requestId,
+    n: body.n ?? 1,
+    minTokens: body.min_tokens ?? 0,
+    sampling: {
+      temperature: body.temperature ?? 1,
+      topK: Math.max(body.top_k ?? 0, 0),
+      topP: body.top_p ?? 1,
+      minP: body.min_p ?? 0,
+      seed: body.seed === undefined ? context.defaultSeed : toU32(body.seed),
+      presencePenalty: body.presence_penalty ?? 0,
+      frequencyPenalty: body.frequency_penalty ?? 0,
+      repetitionPenalty: body.repetition_penalty ?? 1,
+      logitBias: body.logit_bias
+        ? Object.fromEntries(Object.entries(body.logit_bias).map(([id, bias]) => [Number(id), bias]))
+        : null,
+    },
+    stop,
+    stopTokenIds: body.stop_token_ids ?? [],
+    includeStopString: body.include_stop_str_in_output ?? false,
+    ignoreEos: body.ignore_eos ?? false,
+    structured: structuredOutput(body),
+    cacheSalt: body.cache_salt ?? context.cacheSalt,
+    priority: body.priority ?? 0,
+    deadlineMs: context.deadlineMs,
+    ...(context.traceparent === undefined ? {} : { traceparent: context.traceparent }),
+  } satisfies Partial<GenerationRequest>
+}
+
+/** Seeds are 32 bits wide; larger ones (OpenAI's are 64) are folded. */
+const toU32 = (seed: number): number => Number(BigInt.asUintN(32, BigInt(seed) ^ (BigInt(seed) >> 32n)))
+
+function promptInputs(prompt: CompletionRequest['prompt']): PromptInput[] {
+  if (typeof prompt === 'string') return [{ text: prompt }]
+  if (prompt.every((item) => typeof item === 'number')) return [{ ids: prompt }]
+  return prompt.map((item) =>
+    typeof item === 'string' ? { text: item } : { ids: typeof item === 'number' ? [item] : item },
+  )
+}
+
+function structuredOutput(body: Pick<SharedFields, 'response_format' | 'structured_outputs'>): StructuredOutput | null {
+  const format = body.response_format
+  const outputs = body.structured_outputs
+  if (format && format.type !== 'text' && outputs) {
+    throw invalidRequest('structured_outputs: expected it alone, found response_format as well', 'structured_outputs')
+  }
+  if (format?.type === 'json_object') return { kind: 'json_object' }
+  if (format?.type === 'json_schema') return { kind: 'json_schema', schema: format.json_schema.schema }
+  if (!outputs) return null
+  if (outputs.json !== undefined) return { kind: 'json_schema', schema: jsonSchema(outputs.json) }
+  if (outputs.regex !== undefined) return { kind: 'regex', pattern: outputs.regex }
+  if (outputs.choice !== undefined) return { kind: 'choice', choices: outputs.choice }
+  return { kind: 'grammar', ebnf: outputs.grammar ?? '' }
+}
+
+function jsonSchema(json: string | Record<string, unknown>): unknown {
+  if (typeof json !== 'string') return json
+  try {
+    return JSON.parse(json)
+  } catch {
+    throw invalidRequest(
+      'structured_outputs.json: expected a JSON schema, found a string that is not JSON',
+      'structured_outputs.json',
+    )
+  }
+}
+
+function ragJob(rag: CompletionRequest['rag'], query: string): RagJob | null {
+  if (rag === undefined || rag === false) return null
+  const params = rag === true ? {} : rag
+  return {
+    query,
+    index: params.index ?? null,
+    topK: params.top_k ?? null,
+    topN: params.top_n ?? null,
+    minScore: params.min_score ?? null,
+    filter: params.filter ?? null,
+  }
+}

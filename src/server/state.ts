@@ -1,0 +1,76 @@
+/** Where the server is in its life, and the engine once there is one. */
+import type { EngineSubscriber } from '../engine/events.ts'
+import type { Engine, EngineStats } from '../engine/request.ts'
+import { ApiError } from './errors.ts'
+
+export type Phase = 'loading' | 'ready' | 'draining'
+
+const NO_STATS: EngineStats = {
+  numRunning: 0,
+  numWaiting: 0,
+  numWaitingTokens: 0,
+  numBlocks: 0,
+  numFreeBlocks: 0,
+  prefixCacheQueries: 0,
+  prefixCacheHits: 0,
+  numPreemptions: 0,
+  promptTokens: 0,
+  generationTokens: 0,
+  numDraftTokens: 0,
+  numAcceptedTokens: 0,
+}
+
+export class ServerState {
+  private currentPhase: Phase = 'loading'
+  private current: Engine | null = null
+  private readonly subscribers: readonly EngineSubscriber[]
+
+  /** `subscribers` hear every engine event from the first on. */
+  constructor(subscribers: readonly EngineSubscriber[]) {
+    this.subscribers = subscribers
+  }
+
+  get phase(): Phase {
+    return this.currentPhase
+  }
+
+  get engine(): Engine | null {
+    return this.current
+  }
+
+  stats(): EngineStats {
+    return this.current?.stats() ?? NO_STATS
+  }
+
+  /** The model is loaded. A shutdown that came first stays a shutdown. */
+  ready(engine: Engine): void {
+    this.current = engine
+    for (const subscriber of this.subscribers) engine.subscribe(subscriber)
+    if (this.currentPhase === 'loading') this.currentPhase = 'ready'
+  }
+
+  drain(): void {
+    this.currentPhase = 'draining'
+  }
+
+  /** @throws ApiError 503 while loading. */
+  requireEngine(): Engine {
+    if (this.current) return this.current
+    throw new ApiError(503, 'server_error', 'the model is loading', { code: 'loading', retryAfter: 2 })
+  }
+
+  /**
+   * The engine, when it serves the model of this name (no name: whatever it serves).
+   * @throws ApiError 404 for another model.
+   */
+  engineFor(model: string | undefined): Engine {
+    const engine = this.requireEngine()
+    if (model !== undefined && model !== engine.modelName) {
+      throw new ApiError(404, 'invalid_request_error', `model: not served here; GET /v1/models lists "${engine.modelName}"`, {
+        param: 'model',
+        code: 'model_not_found',
+      })
+    }
+    return engine
+  }
+}
