@@ -243,9 +243,9 @@ export function tokenLogprobs(logits: Float32Array, token: number, topN: number)
   }
   const normalizer = max + Math.log(sum)
   const topTokens: number[] = []
-  for (let i = 0; i < logits.length; i++) {
+  const scanned = topN > 0 ? logits.length : 0
+  for (let i = 0; i < scanned; i++) {
     const value = logits[i]!
-    if (topN === 0) break
     if (topTokens.length === topN && value <= logits[topTokens[topN - 1]!]!) continue
     let at = topTokens.length === topN ? topN - 1 : topTokens.length
     while (at > 0 && logits[topTokens[at - 1]!]! < value) {

@@ -1,0 +1,64 @@
+/** The f32 values a MatrixData stands for: the meaning of every weight format, in one place. */
+import { decodeF16 } from './float.ts'
+import type { MatrixData } from './ops.ts'
+
+/** Bytes the data of a matrix takes in its own format. */
+export function matrixBytes(data: MatrixData): number {
+  if (data.format === 'f32' || data.format === 'f16') return data.values.byteLength
+  return data.codes.byteLength + data.scales.byteLength + (data.mins?.byteLength ?? 0)
+}
+
+/** Throws when the planes of a matrix do not have the sizes its shape and format ask for. */
+export function checkMatrix(label: string, rows: number, cols: number, data: MatrixData): void {
+  const expect = (plane: string, found: number, expected: number): void => {
+    if (found !== expected)
+      throw new Error(
+        `${label}: ${plane} has ${found} entries, expected ${expected} for ${rows} x ${cols} ${data.format}`,
+      )
+  }
+  if (data.format === 'f32' || data.format === 'f16') {
+    expect('values', data.values.length, rows * cols)
+    return
+  }
+  if (cols % data.group !== 0)
+    throw new Error(`${label}: ${cols} columns are not a multiple of the ${data.format} group of ${data.group}`)
+  expect('codes', data.codes.length, data.format === 'q8' ? rows * cols : (rows * cols) / 2)
+  expect('scales', data.scales.length, (rows * cols) / data.group)
+  if (data.mins !== null) expect('mins', data.mins.length, (rows * cols) / data.group)
+}
+
+/** [rows, cols] f32 values, each rounded once from its exact value. f32 data is returned as it is, not copied. */
+export function dequantize(data: MatrixData): Float32Array {
+  switch (data.format) {
+    case 'f32':
+      return data.values
+    case 'f16':
+      return decodeF16(data.values)
+    case 'q8': {
+      const { codes, scales, mins, group } = data
+      const values = new Float32Array(codes.length)
+      for (let g = 0; g < scales.length; g++) {
+        const scale = scales[g]!
+        const min = mins === null ? 0 : mins[g]!
+        for (let i = g * group; i < (g + 1) * group; i++) values[i] = codes[i]! * scale + min
+      }
+      return values
+    }
+    case 'q4': {
+      const { codes, scales, mins, group } = data
+      const values = new Float32Array(codes.length * 2)
+      for (let g = 0; g < scales.length; g++) {
+        const scale = scales[g]!
+        const min = mins === null ? -8 * scale : mins[g]!
+        for (let i = g * group; i < (g + 1) * group; i += 2) {
+          const pair = codes[i >> 1]!
+          values[i] = (pair & 15) * scale + min
+          values[i + 1] = (pair >> 4) * scale + min
+        }
+      }
+      return values
+    }
+    default:
+      throw new Error(`unknown matrix format ${JSON.stringify((data as MatrixData).format)}`)
+  }
+}

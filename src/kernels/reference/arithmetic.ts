@@ -1,0 +1,66 @@
+/**
+ * The loops of the reference backend: f32 storage, f64 sums in ascending order, one output row at a time in meaning and four at a time in
+ * execution (four independent sums hide the latency of the additions and change no result).
+ */
+
+/** out[r * outStride + o] (+)= sum over k of x[r, k] w[o, k], for `numRows` rows of x [numRows, cols] f64 and outputs firstOutput.. of w. */
+export function matmul(
+  out: Float64Array, // [numRows, numOutputs]
+  x: Float64Array, // [numRows, cols]
+  numRows: number,
+  w: Float32Array, // [.., cols]
+  firstOutput: number,
+  numOutputs: number,
+  cols: number,
+): void {
+  const quads = numOutputs - (numOutputs % 4)
+  for (let o = 0; o < quads; o += 4) {
+    const w0 = (firstOutput + o) * cols
+    const w1 = w0 + cols
+    const w2 = w1 + cols
+    const w3 = w2 + cols
+    for (let r = 0; r < numRows; r++) {
+      const base = r * cols
+      let s0 = 0
+      let s1 = 0
+      let s2 = 0
+      let s3 = 0
+      for (let k = 0; k < cols; k++) {
+        const value = x[base + k]!
+        s0 += value * w[w0 + k]!
+        s1 += value * w[w1 + k]!
+        s2 += value * w[w2 + k]!
+        s3 += value * w[w3 + k]!
+      }
+      const at = r * numOutputs + o
+      out[at] = s0
+      out[at + 1] = s1
+      out[at + 2] = s2
+      out[at + 3] = s3
+    }
+  }
+  for (let o = quads; o < numOutputs; o++) {
+    const w0 = (firstOutput + o) * cols
+    for (let r = 0; r < numRows; r++) {
+      let sum = 0
+      for (let k = 0; k < cols; k++) sum += x[r * cols + k]! * w[w0 + k]!
+      out[r * numOutputs + o] = sum
+    }
+  }
+}
+
+/** 1 / sqrt(mean of squares + eps) of x[start .. start + length - 1]. */
+export function inverseRms(x: Float32Array, start: number, length: number, eps: number): number {
+  let sum = 0
+  for (let i = start; i < start + length; i++) sum += x[i]! * x[i]!
+  return 1 / Math.sqrt(sum / length + eps)
+}
+
+export function silu(x: number): number {
+  return x / (1 + Math.exp(-x))
+}
+
+/** The tanh approximation of GELU. */
+export function geluTanh(x: number): number {
+  return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x * x * x)))
+}

@@ -1,0 +1,58 @@
+/** Paged attention of the reference backend: two-pass softmax over the whole context, f64 throughout. */
+import type { AttentionOptions, StepInput } from '../ops.ts'
+
+/** Scratch for one query head: scores and weighted sum. */
+export interface AttentionScratch {
+  readonly scores: Float64Array // [longest context]
+  readonly sum: Float64Array // [headDim]
+}
+
+/**
+ * out[row, head] = softmax(scale q k^T) v over positions max(0, p - window + 1) .. p of the row's sequence.
+ * k and v: one layer of the pool, [slots, numKvHeads, headDim].
+ */
+export function pagedAttention(
+  out: Float32Array, // [rows, numHeads, headDim]
+  q: Float32Array, // [rows, numHeads, headDim]
+  k: Float32Array,
+  v: Float32Array,
+  blockSize: number,
+  input: StepInput,
+  { numHeads, numKvHeads, headDim, scale, window, softcap }: AttentionOptions,
+  { scores, sum }: AttentionScratch,
+): void {
+  const headsPerKvHead = numHeads / numKvHeads
+  for (let sequence = 0; sequence < input.numSequences; sequence++) {
+    const table = sequence * input.maxBlocksPerSequence
+    const endRow = input.sequenceStarts[sequence + 1]!
+    for (let row = input.sequenceStarts[sequence]!; row < endRow; row++) {
+      const last = input.positions[row]!
+      const first = window === null ? 0 : Math.max(0, last - window + 1)
+      for (let head = 0; head < numHeads; head++) {
+        const query = (row * numHeads + head) * headDim
+        const kvOffset = Math.floor(head / headsPerKvHead) * headDim
+        let max = -Infinity
+        for (let position = first; position <= last; position++) {
+          const slot = input.blockTables[table + Math.floor(position / blockSize)]! * blockSize + (position % blockSize)
+          const key = slot * numKvHeads * headDim + kvOffset
+          let score = 0
+          for (let d = 0; d < headDim; d++) score += q[query + d]! * k[key + d]!
+          score *= scale
+          if (softcap !== null) score = softcap * Math.tanh(score / softcap)
+          scores[position - first] = score
+          if (score > max) max = score
+        }
+        sum.fill(0)
+        let total = 0
+        for (let position = first; position <= last; position++) {
+          const slot = input.blockTables[table + Math.floor(position / blockSize)]! * blockSize + (position % blockSize)
+          const value = slot * numKvHeads * headDim + kvOffset
+          const weight = Math.exp(scores[position - first]! - max)
+          total += weight
+          for (let d = 0; d < headDim; d++) sum[d]! += weight * v[value + d]!
+        }
+        for (let d = 0; d < headDim; d++) out[query + d] = sum[d]! / total
+      }
+    }
+  }
+}
