@@ -1,0 +1,163 @@
+import { describe, expect, it } from 'vitest'
+import type { DocumentFormat } from './blocks.ts'
+import { chunkDocument, contextualText, type CountTokens } from './chunk.ts'
+
+/** One token a word, as WordPiece counts frequent ones. */
+const countWords: CountTokens = async (texts) => texts.map((text) => text.split(/\s+/).filter(Boolean).length)
+
+const chunk = (text: string, format: DocumentFormat = 'markdown', maxTokens = 20, overlapTokens = 0) =>
+  chunkDocument(text, format, { maxTokens, overlapTokens }, countWords)
+
+const GUIDE = `# Guide
+
+Intro sentence one. Intro sentence two.
+
+## Install \`miniserve\`
+
+Run this:
+
+\`\`\`sh
+# not a heading
+npm ci
+
+npm start
+\`\`\`
+
+Setext
+------
+
+- first item
+- second item
+
+| flag | default |
+| ---- | ------- |
+| port | 8000 |
+
+### Deep [link](x)
+
+Last.
+`
+
+describe('chunks of Markdown', () => {
+  it('follow the sections, with their headings and their place in the source', async () => {
+    const chunks = await chunk(GUIDE, 'markdown', 40)
+    expect(chunks.map(({ headings, text }) => [headings.join(' > '), text])).toEqual([
+      ['Guide', 'Intro sentence one. Intro sentence two.'],
+      ['Guide > Install miniserve', 'Run this:\n\n```sh\n# not a heading\nnpm ci\n\nnpm start\n```'],
+      ['Guide > Setext', '- first item\n- second item\n\n| flag | default |\n| ---- | ------- |\n| port | 8000 |'],
+      ['Guide > Setext > Deep link', 'Last.'],
+    ])
+    for (const { chunk: _, text, start, end } of chunks) expect(GUIDE.slice(start, end)).toBe(text)
+    expect(chunks.map((c) => c.chunk)).toEqual([0, 1, 2, 3])
+    expect(contextualText(chunks[3] ?? { headings: [], text: '' })).toBe('Guide > Setext > Deep link\nLast.')
+  })
+
+  it('keep a code block whole, even if the paragraph before it then ends early', async () => {
+    const code = '```\n' + 'a b c\n'.repeat(5) + '```'
+    const chunks = await chunk(`One two three four five six seven eight nine ten.\n\n${code}\n\nAfter.`, 'markdown', 20)
+    expect(chunks.map(({ text }) => text)).toEqual([
+      'One two three four five six seven eight nine ten.',
+      `${code}\n\nAfter.`,
+    ])
+  })
+
+  it('cut a code block that is longer than a chunk between its lines', async () => {
+    const code = '```\n' + 'a b c d\n'.repeat(20) + '```'
+    const chunks = await chunk(code)
+    expect(chunks.length).toBeGreaterThan(3)
+    for (const { text, numTokens } of chunks) {
+      expect(numTokens).toBeLessThanOrEqual(20)
+      expect(text).toMatch(/^(```\n)?(a b c d\n?)*(```)?$/)
+    }
+  })
+
+  it('survive an unclosed fence, empty headings and CRLF', async () => {
+    expect((await chunk('#\r\n\r\ntext\r\n\r\n~~~\r\ncode\r\n')).map(({ text }) => text)).toEqual([
+      'text\r\n\r\n~~~\r\ncode',
+    ])
+    expect(await chunk('# Only a heading\n')).toEqual([])
+    expect(await chunk('')).toEqual([])
+  })
+})
+
+describe('chunks of any text', () => {
+  const sentences = Array.from({ length: 40 }, (_, i) => `Sentence number ${i} is here.`)
+
+  it.each([0, 5, 12])('hold at most maxTokens and repeat at most %i', async (overlap) => {
+    const text = sentences.join(' ')
+    const chunks = await chunk(text, 'text', 20, overlap)
+    for (const { numTokens, text: body, start, end } of chunks) {
+      expect(numTokens).toBeLessThanOrEqual(20)
+      expect(text.slice(start, end)).toBe(body)
+    }
+    const repeated = chunks.slice(1).map((c, i) => (chunks[i]?.end ?? 0) - c.start)
+    if (overlap === 0) expect(repeated.every((count) => count <= 0)).toBe(true)
+    else {
+      const words = chunks.slice(1).map((c, i) => text.slice(c.start, chunks[i]?.end).split(' ').length)
+      expect(Math.max(...words)).toBeLessThanOrEqual(overlap)
+      expect(Math.min(...words)).toBeGreaterThanOrEqual(5)
+    }
+    // Every sentence is whole in at least one chunk.
+    for (const sentence of sentences) expect(chunks.some(({ text: body }) => body.includes(sentence))).toBe(true)
+  })
+
+  it('cut a sentence without end between words, and a word without end anywhere', async () => {
+    const long = Array.from({ length: 200 }, (_, i) => `w${i}`).join(' ')
+    const chunks = await chunk(long, 'text')
+    expect(
+      chunks
+        .map(({ text }) => text)
+        .join(' ')
+        .split(/\s+/),
+    ).toEqual(long.split(' '))
+    const byLetter: CountTokens = async (texts) => texts.map((text) => [...text].length)
+    const emoji = '😀'.repeat(100)
+    const cut = await chunkDocument(emoji, 'text', { maxTokens: 7, overlapTokens: 0 }, byLetter)
+    expect(cut.map(({ text }) => text).join('')).toBe(emoji)
+    for (const { text, numTokens } of cut) {
+      expect(numTokens).toBeLessThanOrEqual(7)
+      expect(text).not.toMatch(/\p{Surrogate}/u)
+    }
+  })
+
+  it('give headings a quarter of a chunk at most, the innermost first', async () => {
+    const headings = [1, 2, 3, 4].map((level) => `${'#'.repeat(level)} heading of level ${level}`).join('\n')
+    const [first] = await chunk(`${headings}\n\nbody`, 'markdown', 24)
+    expect(first?.headings).toEqual(['heading of level 4'])
+  })
+})
+
+describe('chunks of HTML', () => {
+  const html = `<!doctype html><html><head><title>T</title><style>p{}</style></head><body>
+    <nav>menu</nav><h1>Top &amp; first</h1><p>One <b>bold</b> word&#33; <script>if (a < b) {}</script>Next.</p>
+    <h2>Lists</h2><p>Intro:</p><ul><li>alpha</li><li><p>beta</p></li></ul>
+    <table><tr><th>k</th><th>v</th></tr><tr><td>a</td><td>1</td></tr></table>
+    <pre><code>x  = 1\n  y</code></pre><p>bad &nosuch; <unclosed`
+
+  it('hold what a reader sees', async () => {
+    const chunks = await chunk(html, 'html', 40)
+    expect(chunks.map(({ headings, text }) => [headings.join(' > '), text])).toEqual([
+      ['Top & first', 'One bold word! Next.'],
+      ['Top & first > Lists', 'Intro:\n\n- alpha\n- beta\n\nk | v\na | 1\n\nx  = 1\n  y\n\nbad &nosuch; <unclosed'],
+    ])
+    const [first] = chunks
+    expect(html.slice(first?.start, first?.end)).toContain('bold')
+    expect(html.slice(first?.start, first?.end)).not.toContain('<h1>')
+  })
+
+  it('never throw', async () => {
+    for (const bad of [
+      '<',
+      '<p',
+      '<!--',
+      '</p></p>',
+      '<h1><h2>x',
+      '<pre>',
+      '&#x110000;&#55296;a',
+      '<li></li>',
+      '<a b="',
+    ]) {
+      await chunk(bad, 'html')
+    }
+  })
+})

@@ -1,0 +1,246 @@
+/** Cutting documents into chunks: by structure first, by token counts within. */
+import { setImmediate as nextTurn } from 'node:timers/promises'
+import type { Block, DocumentFormat } from './blocks.ts'
+import { htmlBlocks } from './html.ts'
+import { markdownBlocks, plainBlocks } from './markdown.ts'
+import type { Chunk } from './vector-index.ts'
+
+export interface ChunkingOptions {
+  /** Tokens of a chunk with its headings, at most: what the embedding model reads. */
+  readonly maxTokens: number
+  /** Tokens that a chunk repeats of the one before it in the same section, at most. */
+  readonly overlapTokens: number
+}
+
+/** Token counts of texts by the embedding model, special tokens left out. */
+export type CountTokens = (texts: readonly string[]) => Promise<readonly number[]>
+
+/** A piece that is never cut: a sentence, a line, a whole code block. */
+interface Unit {
+  readonly start: number
+  readonly end: number
+  readonly text: string
+  readonly numTokens: number
+  /** Index of its block, and whether a chunk may begin with it again. */
+  readonly block: number
+  readonly repeatable: boolean
+}
+
+/** What a chunk is embedded and shown to the language model as: text alone often does not say what it is about. */
+export const contextualText = (chunk: { readonly headings: readonly string[]; readonly text: string }): string =>
+  chunk.headings.length === 0 ? chunk.text : `${chunk.headings.join(' > ')}\n${chunk.text}`
+
+/** Longest stretch of main-thread work between two turns of the event loop. */
+const MAX_SLICE_MS = 4
+/** A section may hold more than a chunk at this fill before the next block starts a new one. */
+const MIN_FILL = 0.5
+/** Share of a chunk that its headings may take. */
+const MAX_HEADING_SHARE = 0.25
+
+/**
+ * Cuts a document. Chunks never span sections; a code block stays whole unless it alone is longer than a chunk; sentences are cut
+ * only when one is longer than a chunk. Yields to the event loop every few milliseconds.
+ */
+export async function chunkDocument(
+  text: string,
+  format: DocumentFormat,
+  options: ChunkingOptions,
+  countTokens: CountTokens,
+): Promise<readonly Chunk[]> {
+  const chunks: Chunk[] = []
+  let section: Block[] = []
+  let sliceStart = performance.now()
+  const flush = async (): Promise<void> => {
+    if (section.length > 0)
+      chunks.push(...(await chunkSection(text, format, section, options, countTokens, chunks.length)))
+    section = []
+    sliceStart = performance.now()
+  }
+  for (const block of blocksOf(text, format)) {
+    if (section[0] && section[0].headings.join('\n') !== block.headings.join('\n')) await flush()
+    section.push(block)
+    if (performance.now() - sliceStart > MAX_SLICE_MS) {
+      await nextTurn()
+      sliceStart = performance.now()
+    }
+  }
+  await flush()
+  return chunks
+}
+
+function blocksOf(text: string, format: DocumentFormat): Generator<Block> {
+  switch (format) {
+    case 'markdown':
+      return markdownBlocks(text)
+    case 'html':
+      return htmlBlocks(text)
+    case 'text':
+      return plainBlocks(text)
+    default:
+      throw new Error(`unknown document format ${String(format)}`)
+  }
+}
+
+async function chunkSection(
+  source: string,
+  format: DocumentFormat,
+  section: readonly Block[],
+  { maxTokens, overlapTokens }: ChunkingOptions,
+  countTokens: CountTokens,
+  firstChunk: number,
+): Promise<Chunk[]> {
+  const { headings, numTokens: numHeadingTokens } = await fitHeadings(
+    section[0]?.headings ?? [],
+    maxTokens,
+    countTokens,
+  )
+  const budget = maxTokens - numHeadingTokens
+  const units = await toUnits(section, budget, countTokens)
+  return pack(units, budget, overlapTokens).map(([from, to], i) => {
+    const taken = units.slice(from, to)
+    const start = taken[0]?.start ?? 0
+    const end = taken.at(-1)?.end ?? start
+    // Markdown and plain text are shown as they stand in the source; HTML has no such form.
+    const text = format === 'html' ? joinUnits(taken) : source.slice(start, end)
+    const numTokens = numHeadingTokens + taken.reduce((sum, unit) => sum + unit.numTokens, 0)
+    return { chunk: firstChunk + i, text, headings, start, end, numTokens }
+  })
+}
+
+const joinUnits = (units: readonly Unit[]): string =>
+  units.reduce((joined, unit, i) => {
+    const before = units[i - 1]
+    if (!before) return unit.text
+    return (
+      joined +
+      (before.block === unit.block ? (unit.repeatable && !joined.endsWith('\n') ? ' ' : '\n') : '\n\n') +
+      unit.text
+    )
+  }, '')
+
+/** The innermost headings that fit into their share of a chunk. */
+async function fitHeadings(
+  headings: readonly string[],
+  maxTokens: number,
+  countTokens: CountTokens,
+): Promise<{ readonly headings: readonly string[]; readonly numTokens: number }> {
+  const counts = headings.length === 0 ? [] : await countTokens(headings)
+  let numTokens = 0
+  let first = headings.length
+  while (first > 0) {
+    // One more for the separator.
+    const cost = (counts[first - 1] ?? 0) + 1
+    if (numTokens + cost > maxTokens * MAX_HEADING_SHARE) break
+    numTokens += cost
+    first--
+  }
+  return { headings: headings.slice(first), numTokens }
+}
+
+/** Blocks as units that fit into the budget each, with their token counts. */
+async function toUnits(blocks: readonly Block[], budget: number, countTokens: CountTokens): Promise<Unit[]> {
+  const blockTokens = await countTokens(blocks.map((block) => block.text))
+  const pieces = blocks.flatMap((block, index) =>
+    piecesOf(block, (blockTokens[index] ?? 0) <= budget).map((piece) => ({
+      ...piece,
+      block: index,
+      repeatable: block.kind === 'prose',
+    })),
+  )
+  const counts = await countTokens(pieces.map(({ text }) => text))
+  const units: Unit[] = []
+  for (const [i, piece] of pieces.entries()) {
+    const numTokens = counts[i] ?? 0
+    if (numTokens <= budget) units.push({ ...piece, numTokens })
+    else units.push(...(await splitLong(piece, budget, numTokens, countTokens)))
+  }
+  return units.filter(({ numTokens }) => numTokens > 0)
+}
+
+type Piece = Omit<Unit, 'numTokens'>
+
+/** Ends of sentences: punctuation with closing quotes before white space, and CJK full stops. */
+const SENTENCE_END = /(?:[.!?…]["'”’)\]]*(?=\s)|[。！？])\s*/g
+
+function piecesOf(block: Block, fits: boolean): readonly Pick<Unit, 'start' | 'end' | 'text'>[] {
+  if (block.kind === 'code' && fits) return [block]
+  const borders = [...block.text.matchAll(block.kind === 'prose' ? SENTENCE_END : /\n/g)].map(
+    (match) => match.index + match[0].length,
+  )
+  // In HTML a block is shorter than its source: borders inside it are known only in proportion.
+  const scale = (block.end - block.start) / Math.max(1, block.text.length)
+  return [...borders, block.text.length]
+    .map((to, i, all) => [all[i - 1] ?? 0, to] as const)
+    .filter(([from, to]) => block.text.slice(from, to).trim() !== '')
+    .map(([from, to]) => {
+      const text = block.text.slice(from, to).trimEnd()
+      return {
+        text,
+        start: block.start + Math.round(from * scale),
+        end: block.start + Math.round((from + text.length) * scale),
+      }
+    })
+}
+
+/** Cuts a piece that is longer than a chunk between words, or inside a word that has no end. */
+async function splitLong(piece: Piece, budget: number, numTokens: number, countTokens: CountTokens): Promise<Unit[]> {
+  if (numTokens <= budget || piece.text.length < 2) return [{ ...piece, numTokens: Math.min(numTokens, budget) }]
+  const middle = piece.text.length >> 1
+  const space = piece.text.lastIndexOf(' ', middle)
+  let cut = space > middle >> 1 ? space + 1 : middle
+  // Never between the halves of a surrogate pair.
+  if (/[\uDC00-\uDFFF]/.test(piece.text.charAt(cut))) cut++
+  const scale = (piece.end - piece.start) / piece.text.length
+  const border = piece.start + Math.round(cut * scale)
+  const halves: readonly Piece[] = [
+    { ...piece, text: piece.text.slice(0, cut), end: border },
+    { ...piece, text: piece.text.slice(cut), start: border },
+  ]
+  const counts = await countTokens(halves.map(({ text }) => text))
+  const split: Unit[] = []
+  for (const [i, half] of halves.entries()) split.push(...(await splitLong(half, budget, counts[i] ?? 0, countTokens)))
+  return split
+}
+
+/** Ranges [from, to) of units, each within the budget, filled greedily and cut between blocks where that leaves no small chunk. */
+function pack(units: readonly Unit[], budget: number, overlapTokens: number): (readonly [number, number])[] {
+  const ranges: (readonly [number, number])[] = []
+  let from = 0
+  /** First unit that no chunk has yet. */
+  let fresh = 0
+  while (fresh < units.length) {
+    let to = from
+    let used = 0
+    while (to < units.length && (used + (units[to]?.numTokens ?? 0) <= budget || to <= fresh)) {
+      if (to > fresh && startsUnfitBlock(units, to, budget - used) && used >= budget * MIN_FILL) break
+      used += units[to]?.numTokens ?? 0
+      to++
+    }
+    ranges.push([from, to])
+    fresh = to
+    from = overlapStart(units, ranges.at(-1)?.[0] ?? 0, to, overlapTokens, budget)
+  }
+  return ranges
+}
+
+/** Whether a block begins at this unit that does not fit into what is left. */
+function startsUnfitBlock(units: readonly Unit[], at: number, left: number): boolean {
+  const block = units[at]?.block
+  if (units[at - 1]?.block === block) return false
+  let tokens = 0
+  for (let i = at; i < units.length && units[i]?.block === block; i++) tokens += units[i]?.numTokens ?? 0
+  return tokens > left
+}
+
+/** Where the next chunk begins: some sentences before `to`, never the whole last chunk, and never so many that the next unit finds no room. */
+function overlapStart(units: readonly Unit[], from: number, to: number, overlapTokens: number, budget: number): number {
+  const room = Math.min(overlapTokens, budget - (units[to]?.numTokens ?? 0))
+  let start = to
+  let tokens = 0
+  while (start - 1 > from && units[start - 1]?.repeatable) {
+    tokens += units[start - 1]?.numTokens ?? 0
+    if (tokens > room) break
+    start--
+  }
+  return start
+}

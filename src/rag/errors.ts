@@ -1,0 +1,52 @@
+/** What retrieval can answer instead of a result. The server maps codes to statuses; `param` names the request's field at fault. */
+
+export type RagErrorCode =
+  /** A field cannot be honoured. */
+  | 'invalid_request'
+  /** No index of that name. */
+  | 'index_not_found'
+  /** The index has no documents. */
+  | 'index_empty'
+  | 'document_not_found'
+  /** The index was built with another embedding model, or with vectors of another length. */
+  | 'index_model_mismatch'
+  /** The file of an index is damaged in the middle: something other than a crash wrote to it. */
+  | 'index_corrupt'
+  /** The store cannot be reached, read or written. */
+  | 'store_unavailable'
+  /** The embedding or reranking model cannot be loaded or failed. */
+  | 'model_unavailable'
+  /** The prompt with its documents does not fit the model. */
+  | 'context_length_exceeded'
+
+/** Status of each code. `Record` so that a new code cannot be forgotten. */
+const STATUS: Readonly<Record<RagErrorCode, number>> = {
+  invalid_request: 400,
+  index_not_found: 404,
+  index_empty: 400,
+  document_not_found: 404,
+  index_model_mismatch: 409,
+  index_corrupt: 503,
+  store_unavailable: 503,
+  model_unavailable: 503,
+  context_length_exceeded: 400,
+}
+
+export class RagError extends Error {
+  override readonly name = 'RagError'
+  readonly code: RagErrorCode
+  readonly param: string | null
+  constructor(code: RagErrorCode, message: string, param: string | null = null, options?: ErrorOptions) {
+    super(message, options)
+    this.code = code
+    this.param = param
+  }
+
+  /** HTTP status that fits the code. */
+  get status(): number {
+    return STATUS[this.code]
+  }
+}
+
+/** Message of anything thrown. */
+export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))

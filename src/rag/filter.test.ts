@@ -1,0 +1,49 @@
+import { describe, expect, it } from 'vitest'
+import { matchesFilter, parseFilter } from './filter.ts'
+
+const document = {
+  id: 'a/b.md',
+  source: 'https://example.org/b',
+  metadata: { year: 2024, lang: 'en', tags: ['gpu', 'web'], draft: false, note: null },
+}
+const matches = (filter: unknown) => matchesFilter(document, parseFilter(filter, 'rag.filter'))
+
+describe('metadata filters', () => {
+  it.each([
+    [{}],
+    [{ lang: 'en' }],
+    [{ lang: ['de', 'en'] }],
+    [{ tags: 'web' }],
+    [{ tags: ['web', 'cpu'] }],
+    [{ year: { gte: 2024, lt: 2025 } }],
+    [{ id: { prefix: 'a/' } }],
+    [{ source: 'https://example.org/b' }],
+    [{ note: null }],
+    [{ missing: { exists: false } }],
+    [{ missing: { ne: 'x' } }],
+    [{ tags: { ne: 'cpu' } }],
+  ])('%j matches', (filter) => expect(matches(filter)).toBe(true))
+
+  it.each([
+    [{ lang: 'de' }],
+    [{ lang: 'en', year: 2023 }],
+    [{ lang: [] }],
+    [{ tags: { ne: 'web' } }],
+    [{ year: { gt: 2024 } }],
+    [{ year: '2024' }],
+    [{ year: { gt: '2000' } }],
+    [{ missing: 'x' }],
+    [{ missing: { prefix: '' } }],
+    [{ draft: { exists: false } }],
+  ])('%j does not', (filter) => expect(matches(filter)).toBe(false))
+
+  it.each([
+    ['text', 'rag.filter:'],
+    [{ year: { around: 3 } }, 'rag.filter.year'],
+    [{ year: { gt: true } }, 'rag.filter.year'],
+    [{ year: {} }, 'rag.filter.year'],
+    [{ tags: [{}] }, 'rag.filter.tags'],
+  ])('refuses %j by name', (filter, name) => {
+    expect(() => parseFilter(filter, 'rag.filter')).toThrow(name)
+  })
+})

@@ -1,0 +1,98 @@
+/** Metadata filters: validation of untrusted input, and the test of one document. */
+import { RagError } from './errors.ts'
+import type { FilterCondition, Metadata, MetadataFilter, MetadataScalar, MetadataValue } from './vector-index.ts'
+
+const OPERATORS = ['ne', 'gt', 'gte', 'lt', 'lte', 'prefix', 'exists'] as const
+const MAX_FIELDS = 32
+const MAX_VALUES = 1000
+
+const isScalar = (value: unknown): value is MetadataScalar =>
+  value === null ||
+  typeof value === 'string' ||
+  typeof value === 'boolean' ||
+  (typeof value === 'number' && Number.isFinite(value))
+
+const isRecord = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
+
+/**
+ * An untrusted filter, checked.
+ * @throws RagError invalid_request naming the field. Field names are the caller's; values are never repeated.
+ */
+export function parseFilter(value: unknown, param: string): MetadataFilter {
+  const refuse = (field: string, expected: string): RagError =>
+    new RagError('invalid_request', `${param}${field}: expected ${expected}`, `${param}${field}`)
+  if (!isRecord(value)) throw refuse('', 'an object of conditions by metadata field')
+  const fields = Object.entries(value)
+  if (fields.length > MAX_FIELDS) throw refuse('', `at most ${MAX_FIELDS} fields, found ${fields.length}`)
+  const filter: Record<string, FilterCondition> = {}
+  for (const [field, condition] of fields) {
+    if (isScalar(condition)) filter[field] = condition
+    else if (Array.isArray(condition)) {
+      if (condition.length > MAX_VALUES || !condition.every(isScalar)) {
+        throw refuse(`.${field}`, `at most ${MAX_VALUES} strings, numbers, booleans or nulls`)
+      }
+      filter[field] = condition
+    } else filter[field] = parseOperators(condition, (expected) => refuse(`.${field}`, expected))
+  }
+  return filter
+}
+
+function parseOperators(condition: unknown, refuse: (expected: string) => RagError): FilterCondition {
+  if (!isRecord(condition)) throw refuse('a value, a list of values or an object of operators')
+  const parsed: Record<string, MetadataScalar> = {}
+  for (const [operator, operand] of Object.entries(condition)) {
+    if (!OPERATORS.some((known) => known === operator)) throw refuse(`operators out of ${OPERATORS.join(', ')}`)
+    const isFit =
+      operator === 'exists'
+        ? typeof operand === 'boolean'
+        : operator === 'prefix'
+          ? typeof operand === 'string'
+          : operator === 'ne'
+            ? isScalar(operand)
+            : typeof operand === 'number' || typeof operand === 'string'
+    if (!isFit || !isScalar(operand)) throw refuse(`${operator} with a fitting value`)
+    parsed[operator] = operand
+  }
+  if (Object.keys(parsed).length === 0) throw refuse('at least one operator')
+  return parsed
+}
+
+/** Compares values of one type; numbers and strings of different types never compare. */
+const compares = (value: MetadataScalar, operand: number | string, test: (order: number) => boolean): boolean =>
+  typeof value === typeof operand && value !== null && test(value < operand ? -1 : value > operand ? 1 : 0)
+
+type Operators = Exclude<FilterCondition, MetadataScalar | readonly MetadataScalar[]>
+
+function isInRange(value: MetadataScalar, { gt, gte, lt, lte, prefix }: Operators): boolean {
+  return (
+    (gt === undefined || compares(value, gt, (order) => order > 0)) &&
+    (gte === undefined || compares(value, gte, (order) => order >= 0)) &&
+    (lt === undefined || compares(value, lt, (order) => order < 0)) &&
+    (lte === undefined || compares(value, lte, (order) => order <= 0)) &&
+    (prefix === undefined || (typeof value === 'string' && value.startsWith(prefix)))
+  )
+}
+
+const isList = (value: MetadataValue | FilterCondition): value is readonly MetadataScalar[] => Array.isArray(value)
+
+function matches(value: MetadataValue | undefined, condition: FilterCondition): boolean {
+  const values = value === undefined ? [] : isList(value) ? value : [value]
+  if (isScalar(condition)) return values.includes(condition)
+  if (isList(condition)) return values.some((item) => condition.includes(item))
+  const { ne, exists, ...range } = condition
+  if (exists !== undefined && exists !== (value !== undefined)) return false
+  // A list passes `ne` only when none of its values is the one: "one differs" would let nearly everything through.
+  if (ne !== undefined && values.includes(ne)) return false
+  return Object.keys(range).length === 0 || values.some((item) => isInRange(item, range))
+}
+
+/** Whether a document passes. `id` and `source` are fields; metadata of the same names is hidden by them. */
+export function matchesFilter(
+  document: { readonly id: string; readonly source: string; readonly metadata: Metadata },
+  filter: MetadataFilter,
+): boolean {
+  return Object.entries(filter).every(([field, condition]) =>
+    matches(field === 'id' ? document.id : field === 'source' ? document.source : document.metadata[field], condition),
+  )
+}

@@ -1,0 +1,101 @@
+/** One writer at a time across processes: a lock file naming its holder, taken over when the holder is gone. */
+import { randomUUID } from 'node:crypto'
+import { linkSync, readFileSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
+import { hostname } from 'node:os'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { messageOf, RagError } from '../errors.ts'
+
+const POLL_MS = 25
+/** A holder touches its lock this often; one on another machine that has not for STALE_MS is taken to be gone. */
+const TOUCH_MS = 5_000
+const STALE_MS = 30_000
+
+const isErrno = (error: unknown, code: string): boolean =>
+  error instanceof Error && 'code' in error && error.code === code
+
+function isAlive(pid: number): boolean {
+  try {
+    process.kill(pid, 0)
+    return true
+  } catch (error) {
+    return isErrno(error, 'EPERM')
+  }
+}
+
+/**
+ * Whether the holder of a lock file is gone. Its process id tells on this machine, unless it is our own: that of a thread that died,
+ * or of an earlier container with the same host name. Then, as for other machines, the time of the last touch tells.
+ */
+function isStale(path: string): boolean {
+  const [pid = '', host = ''] = readFileSync(path, 'utf8').split('\n')
+  if (host === hostname() && Number(pid) !== process.pid) return !isAlive(Number(pid))
+  return Date.now() - statSync(path).mtimeMs > STALE_MS
+}
+
+/**
+ * Runs `work` while holding the lock file at `path`.
+ * @throws RagError store_unavailable when another writer keeps it for longer than `timeoutMs`.
+ */
+export async function withFileLock<T>(path: string, timeoutMs: number, work: () => Promise<T> | T): Promise<T> {
+  const claim = `${path}.${randomUUID()}`
+  const deadline = performance.now() + timeoutMs
+  try {
+    writeFileSync(claim, `${process.pid}\n${hostname()}\n`)
+    for (;;) {
+      // link fails when the name is there: unlike open with O_EXCL, the holder's name is in the file from its first moment.
+      try {
+        linkSync(claim, path)
+        break
+      } catch (error) {
+        if (!isErrno(error, 'EEXIST')) throw error
+      }
+      if (takeAway(path, claim)) continue
+      if (performance.now() > deadline) {
+        throw new RagError(
+          'store_unavailable',
+          `${path}: another process has been writing to this index for ${timeoutMs / 1000} s`,
+        )
+      }
+      await sleep(POLL_MS)
+    }
+  } catch (error) {
+    if (error instanceof RagError) throw error
+    throw new RagError('store_unavailable', `${path}: cannot be locked: ${messageOf(error)}`, null, { cause: error })
+  } finally {
+    rmSync(claim, { force: true })
+  }
+  const timer = setInterval(() => {
+    const now = new Date()
+    try {
+      utimesSync(path, now, now)
+    } catch {
+      // Taken over after a suspension of more than STALE_MS: the records' checksums tell what is whole.
+    }
+  }, TOUCH_MS)
+  timer.unref()
+  try {
+    return await work()
+  } finally {
+    clearInterval(timer)
+    rmSync(path, { force: true })
+  }
+}
+
+/**
+ * Removes a stale lock. Several may find it stale, and a slow one must not remove the new lock of a fast one: so it is renamed
+ * first, judged again, and put back when it turns out to be a live one.
+ */
+function takeAway(path: string, claim: string): boolean {
+  const aside = `${claim}.stale`
+  try {
+    if (!isStale(path)) return false
+    renameSync(path, aside)
+    if (!isStale(aside)) linkSync(aside, path)
+    return true
+  } catch (error) {
+    if (isErrno(error, 'ENOENT') || isErrno(error, 'EEXIST')) return true
+    throw error
+  } finally {
+    rmSync(aside, { force: true })
+  }
+}

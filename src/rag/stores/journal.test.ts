@@ -1,0 +1,176 @@
+import { spawn } from 'node:child_process'
+import { once } from 'node:events'
+import {
+  appendFileSync,
+  copyFileSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  truncateSync,
+  writeFileSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { z } from 'zod'
+import { seededRandom, syntheticDocument } from '../../../test/rag/documents.ts'
+import { RagError } from '../errors.ts'
+import { JournalReader } from './journal.ts'
+import { JournaledIndex } from './journaled-index.ts'
+import { LocalMemoryStore } from './memory-local.ts'
+
+const SPEC = { model: 'test-embedder', dimensions: 4 }
+
+let folder = ''
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'miniserve-journal-'))
+})
+afterEach(() => rmSync(folder, { recursive: true }))
+
+/** Documents in a journal by its records alone: opening an index costs milliseconds, and there are thousands of files to try. */
+function idsInRecords(path: string): string[] {
+  const reader = new JournalReader(path)
+  try {
+    return [...reader.read()]
+      .slice(1)
+      .map(({ json }) => z.object({ document: z.object({ id: z.string() }) }).parse(json).document.id)
+  } finally {
+    reader.close()
+  }
+}
+
+const idsIn = async (path: string): Promise<string[]> => {
+  const index = new JournaledIndex(path)
+  const ids = (await index.summaries()).map(({ id }) => id)
+  index.close()
+  return ids
+}
+
+describe('the journal of an index', () => {
+  async function fiveDocuments(): Promise<{ path: string; ends: number[] }> {
+    const random = seededRandom(3)
+    const store = new LocalMemoryStore(folder)
+    const index = await store.openOrCreate('notes', SPEC)
+    const ends = [statSync(index.path).size]
+    for (let i = 0; i < 5; i++) {
+      await index.upsert([syntheticDocument(`d${i}`, 4, random)])
+      ends.push(statSync(index.path).size)
+    }
+    await store.close()
+    return { path: index.path, ends }
+  }
+
+  it('cut at any byte, opens with the whole documents before it, and goes on from there', async () => {
+    const { path, ends } = await fiveDocuments()
+    const headerEnd = ends[0] ?? 0
+    const torn = join(folder, 'torn.idx')
+    for (let size = headerEnd; size < statSync(path).size; size++) {
+      copyFileSync(path, torn)
+      truncateSync(torn, size)
+      const whole = ends.filter((end) => end <= size).length - 1
+      const expected = Array.from({ length: whole }, (_, i) => `d${i}`)
+      expect(idsInRecords(torn)).toEqual(expected)
+      if (size % 97 === 0) {
+        const index = new JournaledIndex(torn)
+        await index.upsert([syntheticDocument('after', 4, seededRandom(size))])
+        index.close()
+        expect(await idsIn(torn)).toEqual([...expected, 'after'])
+      }
+    }
+    // Before the header is whole there is no such file: it is made under another name first.
+    truncateSync(torn, headerEnd - 1)
+    await expect(idsIn(torn)).rejects.toMatchObject({ code: 'index_corrupt' })
+  })
+
+  it('damaged at any byte, is refused by name or has lost its last record, and never yields anything else', async () => {
+    const { path, ends } = await fiveDocuments()
+    const good = readFileSync(path)
+    const lastRecord = ends[4] ?? Infinity
+    const damaged = join(folder, 'damaged.idx')
+    const all = ['d0', 'd1', 'd2', 'd3', 'd4']
+    let refused = 0
+    for (let at = 0; at < good.length; at++) {
+      const bytes = Buffer.from(good)
+      bytes[at] = (bytes[at] ?? 0) ^ 0x10
+      writeFileSync(damaged, bytes)
+      try {
+        expect(idsInRecords(damaged)).toEqual(all.slice(0, 4))
+        expect(at).toBeGreaterThan(lastRecord)
+      } catch (error) {
+        if (!(error instanceof RagError)) throw error
+        expect(error).toMatchObject({ code: 'index_corrupt' })
+        expect(error.message).toContain(damaged)
+        refused++
+      }
+    }
+    expect(refused).toBeGreaterThan(good.length / 2)
+  })
+
+  it('takes zeros at the end, as a loss of power leaves them, for a torn tail', async () => {
+    const { path } = await fiveDocuments()
+    appendFileSync(path, Buffer.alloc(5000))
+    expect(await idsIn(path)).toHaveLength(5)
+  })
+
+  it('is rewritten when most of it is dead, with the same content', async () => {
+    const random = seededRandom(9)
+    const store = new LocalMemoryStore(folder)
+    const index = await store.openOrCreate('notes', { model: 'm', dimensions: 512 })
+    const reader = new JournaledIndex(index.path)
+    for (let round = 0; round < 12; round++) {
+      await index.upsert(Array.from({ length: 100 }, (_, i) => syntheticDocument(`d${i}`, 512, random)))
+    }
+    await index.delete(['d7', 'none'])
+    const { bytes, numChunks } = await index.info()
+    expect(bytes).toBeLessThan(numChunks * 512 * 4 * 3)
+    expect(await reader.summaries()).toEqual(await index.summaries())
+    expect(await idsIn(index.path)).toHaveLength(99)
+    const query = { vector: syntheticDocument('q', 512, random).vectors.slice(0, 512), text: 'part', depth: 20 }
+    const reopened = new JournaledIndex(index.path)
+    const sort = (found: Awaited<ReturnType<JournaledIndex['search']>>) =>
+      found.map((hit) => `${hit.documentId}#${hit.chunk} ${hit.similarity.toFixed(6)}`).sort()
+    const byVector = { ...query, text: '' }
+    expect(sort(await reopened.search(byVector))).toEqual(sort(await index.search(byVector)))
+    for (const open of [reader, reopened]) open.close()
+    await store.close()
+  })
+
+  it('shows what another store wrote, and an index dropped and made anew', async () => {
+    const writer = new LocalMemoryStore(folder)
+    const reader = new LocalMemoryStore(folder)
+    expect(await reader.open('notes')).toBeNull()
+    const index = await writer.openOrCreate('notes', SPEC)
+    await index.upsert([syntheticDocument('a', 4, seededRandom(1))])
+    const seen = await reader.open('notes')
+    expect(await seen?.get('a')).toMatchObject({ id: 'a' })
+    await Promise.all([
+      index.upsert([syntheticDocument('b', 4, seededRandom(2))]),
+      seen?.upsert([syntheticDocument('c', 4, seededRandom(3))]),
+    ])
+    expect((await index.info()).numDocuments).toBe(3)
+    expect((await seen?.info())?.numDocuments).toBe(3)
+    expect(await writer.drop('notes')).toBe(true)
+    expect(await reader.open('notes')).toBeNull()
+    const again = await writer.openOrCreate('notes', { model: 'other', dimensions: 8 })
+    expect(again.dimensions).toBe(8)
+    await expect(reader.openOrCreate('notes', SPEC)).rejects.toMatchObject({
+      code: 'index_model_mismatch',
+      param: 'index',
+    })
+    await Promise.all([writer.close(), reader.close()])
+  })
+
+  it('takes the lock of a process that is gone', async () => {
+    const store = new LocalMemoryStore(folder)
+    const index = await store.openOrCreate('notes', SPEC)
+    const gone = spawn(process.execPath, ['-e', ''])
+    await once(gone, 'exit')
+    const { hostname } = await import('node:os')
+    writeFileSync(`${index.path}.lock`, `${gone.pid}\n${hostname()}\n`)
+    await index.upsert([syntheticDocument('a', 4, seededRandom(1))])
+    expect(existsSync(`${index.path}.lock`)).toBe(false)
+    await store.close()
+  })
+})

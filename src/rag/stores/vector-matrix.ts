@@ -1,0 +1,80 @@
+/** Rows of f32 in WebAssembly memory and their dot products with a query (scan.wat): exact search at the speed of memory. */
+import { readFileSync } from 'node:fs'
+
+const PAGE_BYTES = 65_536
+/** WebAssembly's 32-bit address space. */
+const MAX_PAGES = 65_536
+/** Floats a step of the inner loop; rows are padded to a multiple. */
+const LANES = 8
+
+type Scan = (query: number, rows: number, numRows: number, stride: number, out: number) => void
+
+let compiled: WebAssembly.Module | null = null
+
+const isScan = (value: unknown): value is Scan => typeof value === 'function'
+
+export class VectorMatrix {
+  readonly dimensions: number
+  #numRows = 0
+  readonly #stride: number
+  readonly #memory = new WebAssembly.Memory({ initial: 1, maximum: MAX_PAGES })
+  readonly #scan: Scan
+
+  constructor(dimensions: number) {
+    this.dimensions = dimensions
+    this.#stride = Math.ceil(dimensions / LANES) * LANES
+    compiled ??= new WebAssembly.Module(readFileSync(new URL('./scan.wasm', import.meta.url)))
+    const { scan } = new WebAssembly.Instance(compiled, { env: { memory: this.#memory } }).exports
+    if (!isScan(scan)) throw new Error('scan.wasm exports no function scan')
+    this.#scan = scan
+  }
+
+  get numRows(): number {
+    return this.#numRows
+  }
+
+  /** Appends rows: [n, dimensions]. @throws RangeError when they would not fit into 4 GiB. */
+  append(rows: Float32Array): void {
+    const count = rows.length / this.dimensions
+    if (!Number.isInteger(count)) throw new RangeError(`${rows.length} values are no rows of ${this.dimensions}`)
+    // Room for the scores behind the rows, so that a search never has to grow.
+    this.#reserve(this.#numRows + count)
+    const floats = new Float32Array(this.#memory.buffer)
+    for (let i = 0; i < count; i++) {
+      const at = (1 + this.#numRows + i) * this.#stride
+      floats.set(rows.subarray(i * this.dimensions, (i + 1) * this.dimensions), at)
+      // The padding may hold scores of an earlier search.
+      floats.fill(0, at + this.dimensions, at + this.#stride)
+    }
+    this.#numRows += count
+  }
+
+  /** A copy of one row. */
+  row(index: number): Float32Array {
+    const at = (1 + index) * this.#stride
+    return new Float32Array(this.#memory.buffer).slice(at, at + this.dimensions)
+  }
+
+  /** Dot products of all rows with the query, [numRows]; a view that is valid until the next call. */
+  scores(query: Float32Array): Float32Array {
+    if (query.length !== this.dimensions) {
+      throw new RangeError(`a query of ${query.length} values for rows of ${this.dimensions}`)
+    }
+    const floats = new Float32Array(this.#memory.buffer)
+    floats.fill(0, 0, this.#stride)
+    floats.set(query, 0)
+    const out = (1 + this.#numRows) * this.#stride
+    this.#scan(0, this.#stride * 4, this.#numRows, this.#stride, out * 4)
+    return floats.subarray(out, out + this.#numRows)
+  }
+
+  #reserve(numRows: number): void {
+    const needed = Math.ceil((((1 + numRows) * this.#stride + numRows) * 4) / PAGE_BYTES)
+    const have = this.#memory.buffer.byteLength / PAGE_BYTES
+    if (needed <= have) return
+    if (needed > MAX_PAGES) {
+      throw new RangeError(`${numRows} vectors of ${this.dimensions} dimensions do not fit into 4 GiB`)
+    }
+    this.#memory.grow(Math.min(MAX_PAGES, Math.max(needed, Math.ceil(have * 1.5))) - have)
+  }
+}

@@ -1,0 +1,143 @@
+/**
+ * The contract of an index of chunks: what every store keeps, answers and throws. Stores differ in where the data lives
+ * (stores/memory.ts: this process and one file an index; stores/pgvector.ts: PostgreSQL), not in what a search returns.
+ */
+
+export type MetadataScalar = string | number | boolean | null
+export type MetadataValue = MetadataScalar | readonly MetadataScalar[]
+/** What a document carries besides its text, for filters. */
+export type Metadata = Readonly<Record<string, MetadataValue>>
+
+/** A piece of a document, the unit of search. */
+export interface Chunk {
+  /** Position among the document's chunks, from 0. */
+  readonly chunk: number
+  readonly text: string
+  /** Headings above it, outermost first. */
+  readonly headings: readonly string[]
+  /** Where it lies in the document's text, in UTF-16 units: [start, end). */
+  readonly start: number
+  readonly end: number
+  /** By the embedding model's tokenizer. */
+  readonly numTokens: number
+}
+
+/** A document as an index keeps it. */
+export interface StoredDocument {
+  /** Unique in the index. A file's is its path. */
+  readonly id: string
+  /** Where it came from, for people: a path, a URL. */
+  readonly source: string
+  /** SHA-256 (hex) over text, metadata and chunking: equal hash, nothing to do. */
+  readonly contentHash: string
+  /** Which ingestion made it, so that files gone from a folder can be told from documents of others. Empty for HTTP. */
+  readonly origin: string
+  readonly metadata: Metadata
+  readonly chunks: readonly Chunk[]
+}
+
+/** A document with the embeddings of its chunks, L2-normalised: [chunks, dimensions] f32. */
+export interface EmbeddedDocument extends StoredDocument {
+  readonly vectors: Float32Array
+}
+
+/** What is compared to decide whether a document must be read again. */
+export interface DocumentSummary {
+  readonly id: string
+  readonly contentHash: string
+  readonly origin: string
+}
+
+export interface IndexInfo {
+  readonly name: string
+  /** Name of the embedding model that made the vectors. */
+  readonly model: string
+  readonly dimensions: number
+  readonly numDocuments: number
+  readonly numChunks: number
+  /** Size on disk, or in the database. */
+  readonly bytes: number
+}
+
+/** A condition on a metadata field: equality, one of several, or a comparison. `source` and `id` are fields too. */
+export type FilterCondition =
+  | MetadataScalar
+  | readonly MetadataScalar[]
+  | {
+      readonly ne?: MetadataScalar
+      readonly gt?: number | string
+      readonly gte?: number | string
+      readonly lt?: number | string
+      readonly lte?: number | string
+      readonly prefix?: string
+      readonly exists?: boolean
+    }
+
+/** Conditions that must all hold. A field that is a list matches when one of its values does. */
+export type MetadataFilter = Readonly<Record<string, FilterCondition>>
+
+export interface SearchQuery {
+  /** L2-normalised, as long as the index's dimensions. */
+  readonly vector: Float32Array
+  /** For lexical search. */
+  readonly text: string
+  /** How many to find by each of the two searches. */
+  readonly depth: number
+  readonly filter?: MetadataFilter
+}
+
+/** A chunk found by one search or both. */
+export interface Candidate extends Chunk {
+  readonly documentId: string
+  readonly source: string
+  readonly metadata: Metadata
+  /** Cosine similarity with the query, -1..1; known also for chunks found by their words only. */
+  readonly similarity: number
+  /** Place among the results of vector search from 1, null when not among them. */
+  readonly vectorRank: number | null
+  /** Place among the results of lexical search from 1, null when not among them. */
+  readonly textRank: number | null
+}
+
+/**
+ * A named index. Every call may throw RagError `store_unavailable`. What `upsert` and `delete` did is durable and searchable when
+ * they resolve, whole documents at a time.
+ */
+export interface VectorIndex {
+  readonly name: string
+  readonly model: string
+  readonly dimensions: number
+  info(): Promise<IndexInfo>
+  /** Adds documents, replacing those of the same ids. */
+  upsert(documents: readonly EmbeddedDocument[]): Promise<void>
+  /** @returns how many of them were there. */
+  delete(ids: readonly string[]): Promise<number>
+  get(id: string): Promise<StoredDocument | null>
+  summaries(): Promise<readonly DocumentSummary[]>
+  /** Up to `depth` chunks by similarity and up to `depth` by their words, without duplicates, in no particular order. */
+  search(query: SearchQuery): Promise<readonly Candidate[]>
+}
+
+/** What an index is made for. */
+export interface IndexSpec {
+  readonly model: string
+  readonly dimensions: number
+}
+
+/** A place that holds indexes by name. */
+export interface IndexStore {
+  list(): Promise<readonly IndexInfo[]>
+  /** null when there is none of that name. @throws RagError index_corrupt, store_unavailable */
+  open(name: string): Promise<VectorIndex | null>
+  /** Opens the index, or makes it. @throws RagError index_model_mismatch when it is there with another spec. */
+  openOrCreate(name: string, spec: IndexSpec): Promise<VectorIndex>
+  /** @returns whether it was there. */
+  drop(name: string): Promise<boolean>
+  /** Idempotent. */
+  close(): Promise<void>
+}
+
+const INDEX_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
+
+/** Whether a name can be an index's: it becomes a file's name and a table's key. */
+export const isIndexName = (name: string): boolean => INDEX_NAME.test(name)
