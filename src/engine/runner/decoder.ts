@@ -1,0 +1,262 @@
+/** The forward pass, written once against the op vocabulary: weights of any family of `families.ts` in, a step's ops out. */
+import type {
+  Activation,
+  Backend,
+  KvLayout,
+  LogitsOptions,
+  Matrix,
+  MatrixData,
+  Norm,
+  RopeTable,
+  SampleRow,
+  ScoreRow,
+  Vector,
+} from '../../kernels/ops.ts'
+import { concatRows, expectTensor, readMatrix, readVector, type WeightSource } from '../weights/source.ts'
+import type { DecoderSpec, LayerSpec } from './spec.ts'
+
+interface Layer {
+  readonly spec: LayerSpec
+  readonly rope: RopeTable | null
+  readonly inputNorm: Norm | undefined
+  readonly qkv: Matrix // [(numHeads + 2 numKvHeads) headDim, hidden]
+  readonly qkvBias: Vector | undefined
+  readonly qkNorm: { readonly kind: 'head' | 'full'; readonly q: Norm; readonly k: Norm } | null
+  readonly output: Matrix // [hidden, numHeads headDim]
+  readonly outputBias: Vector | undefined
+  readonly attentionNorm: Norm | null // of the attention's output
+  readonly mlpNorm: Norm | undefined
+  readonly gateUp: Matrix // [2 intermediate, hidden]
+  readonly gateUpBias: Vector | undefined
+  readonly down: Matrix // [hidden, intermediate]
+  readonly downBias: Vector | undefined
+  readonly feedForwardNorm: Norm | null // of the MLP's output
+}
+
+/** Applied to every weight matrix between the file and the backend (quantisation on load); the role is the tensor's name. */
+export type MatrixTransform = (name: string, rows: number, cols: number, data: MatrixData) => MatrixData
+
+export class Decoder {
+  readonly #backend: Backend
+  readonly #spec: DecoderSpec
+  readonly #layers: readonly Layer[]
+  readonly #embedding: Matrix
+  readonly #head: Matrix
+  readonly #logits: LogitsOptions
+  readonly #hidden: Activation // the residual stream [rows, hidden]
+  readonly #branch: Activation // a block's output where it is normalised before it is added [rows, hidden]
+  readonly #qkv: Activation
+  readonly #q: Activation
+  readonly #attended: Activation
+  readonly #inner: Activation // [rows, intermediate]
+
+  constructor(
+    backend: Backend,
+    spec: DecoderSpec,
+    weights: { embedding: Matrix; head: Matrix; norm: Norm; layers: readonly Layer[] },
+  ) {
+    const { hiddenSize, numHeads, numKvHeads, headDim } = spec
+    this.#backend = backend
+    this.#spec = spec
+    this.#layers = weights.layers
+    this.#embedding = weights.embedding
+    this.#head = weights.head
+    this.#logits = { norm: weights.norm, softcap: spec.logitSoftcap, scale: 1 }
+    this.#hidden = backend.createActivation('hidden', hiddenSize)
+    this.#branch = spec.normPlacement === 'pre' ? this.#hidden : backend.createActivation('branch', hiddenSize)
+    this.#qkv = backend.createActivation('qkv', (numHeads + 2 * numKvHeads) * headDim)
+    this.#q = backend.createActivation('q', numHeads * headDim)
+    this.#attended = backend.createActivation('attended', numHeads * headDim)
+    this.#inner = backend.createActivation('inner', spec.intermediateSize)
+  }
+
+  /** Issues the ops of a step, between the backend's beginStep and endStep: six a layer, eight where block outputs are normalised. */
+  forward(samples: readonly SampleRow[], scores: readonly ScoreRow[]): void {
+    const backend = this.#backend
+    const {
+      numHeads,
+      numKvHeads,
+      headDim,
+      attentionScale: scale,
+      attentionSoftcap: softcap,
+      activation,
+      embeddingScale,
+    } = this.#spec
+    const hidden = this.#hidden
+    const branch = this.#branch
+    backend.embed(hidden, this.#embedding, embeddingScale)
+    for (const [index, layer] of this.#layers.entries()) {
+      const shape = { layer: index, numHeads, numKvHeads, headDim }
+      backend.linear(this.#qkv, hidden, layer.qkv, { norm: layer.inputNorm, bias: layer.qkvBias })
+      backend.qkvRopeStore(this.#q, this.#qkv, { ...shape, qkNorm: layer.qkNorm, rope: layer.rope })
+      backend.attention(this.#attended, this.#q, { ...shape, scale, window: layer.spec.window, softcap })
+      backend.linear(branch, this.#attended, layer.output, {
+        bias: layer.outputBias,
+        residual: layer.attentionNorm === null,
+      })
+      if (layer.attentionNorm !== null) backend.normAdd(hidden, branch, layer.attentionNorm)
+      backend.linear(this.#inner, hidden, layer.gateUp, {
+        norm: layer.mlpNorm,
+        bias: layer.gateUpBias,
+        glu: activation,
+      })
+      backend.linear(branch, this.#inner, layer.down, {
+        bias: layer.downBias,
+        residual: layer.feedForwardNorm === null,
+      })
+      if (layer.feedForwardNorm !== null) backend.normAdd(hidden, branch, layer.feedForwardNorm)
+    }
+    if (samples.length > 0) backend.sample(hidden, this.#head, this.#logits, samples)
+    if (scores.length > 0) backend.score(hidden, this.#head, this.#logits, scores)
+  }
+}
+
+/** The KV pool's shape for `numBlocks` blocks. */
+export function kvLayout(spec: DecoderSpec, numBlocks: number, blockSize: number): KvLayout {
+  return { numLayers: spec.layers.length, numBlocks, blockSize, numKvHeads: spec.numKvHeads, headDim: spec.headDim }
+}
+
+/** Where the decoder's tensors are: models with a vision part keep the text part deeper. */
+const PREFIXES = ['model.', 'model.language_model.', 'language_model.model.'] as const
+
+/**
+ * Reads every weight, one tensor at a time, into the backend; q, k, v and gate, up are joined to one matrix each. Throws ModelError for a missing
+ * or misshapen tensor before anything is read, so that a broken checkpoint fails at once.
+ */
+export async function loadDecoder(
+  backend: Backend,
+  spec: DecoderSpec,
+  source: WeightSource,
+  transform: MatrixTransform,
+): Promise<Decoder> {
+  const prefix = PREFIXES.find((candidate) => source.tensors.has(`${candidate}embed_tokens.weight`)) ?? PREFIXES[0]
+  checkTensors(spec, source, prefix)
+  const { hiddenSize, intermediateSize, vocabSize, numHeads, numKvHeads, headDim } = spec
+  const qRows = numHeads * headDim
+  const kvRows = numKvHeads * headDim
+
+  const matrix = async (
+    parts: readonly (readonly [name: string, rows: number])[],
+    cols: number,
+    use?: { glu: boolean },
+  ): Promise<Matrix> => {
+    const data: MatrixData[] = []
+    for (const [name, rows] of parts)
+      data.push(transform(name, rows, cols, await readMatrix(source, `${name}.weight`, rows, cols)))
+    const rows = parts.reduce((sum, [, count]) => sum + count, 0)
+    return backend.loadMatrix(parts.map(([name]) => name).join('+'), rows, cols, concatRows(data), use)
+  }
+  const bias = async (
+    isPresent: boolean,
+    parts: readonly (readonly [name: string, length: number])[],
+  ): Promise<Vector | undefined> => {
+    if (!isPresent) return undefined
+    const values = new Float32Array(parts.reduce((sum, [, length]) => sum + length, 0))
+    let at = 0
+    for (const [name, length] of parts) {
+      values.set(await readVector(source, `${name}.bias`, length), at)
+      at += length
+    }
+    return backend.loadVector(`${parts[0]?.[0] ?? ''}.bias`, values)
+  }
+  const norm = async (name: string, length: number): Promise<Norm> => {
+    const values = await readVector(source, `${name}.weight`, length)
+    return {
+      weight: backend.loadVector(name, spec.normAddsOne ? values.map((value) => value + 1) : values),
+      eps: spec.normEps,
+    }
+  }
+
+  const embedding = await matrix([[`${prefix}embed_tokens`, vocabSize]], hiddenSize)
+  const ropes = spec.ropes.map((rope, i) =>
+    backend.loadRope(`rope.${i}`, rope.inverseFrequencies, rope.attentionFactor),
+  )
+  const layers: Layer[] = []
+  for (const [index, layer] of spec.layers.entries()) {
+    const base = `${prefix}layers.${index}.`
+    const attention = `${base}self_attn.`
+    const mlp = `${base}mlp.`
+    const qkvParts = spec.isFused
+      ? ([[`${attention}qkv_proj`, qRows + 2 * kvRows]] as const)
+      : ([
+          [`${attention}q_proj`, qRows],
+          [`${attention}k_proj`, kvRows],
+          [`${attention}v_proj`, kvRows],
+        ] as const)
+    const gateUpParts = spec.isFused
+      ? ([[`${mlp}gate_up_proj`, 2 * intermediateSize]] as const)
+      : ([
+          [`${mlp}gate_proj`, intermediateSize],
+          [`${mlp}up_proj`, intermediateSize],
+        ] as const)
+    const outputParts = [[`${attention}o_proj`, hiddenSize]] as const
+    const downParts = [[`${mlp}down_proj`, hiddenSize]] as const
+    const { normPlacement, qkNorm } = spec
+    layers.push({
+      spec: layer,
+      rope: layer.rope === null ? null : (ropes[layer.rope] ?? null),
+      inputNorm: normPlacement === 'post' ? undefined : await norm(`${base}input_layernorm`, hiddenSize),
+      qkv: await matrix(qkvParts, hiddenSize),
+      qkvBias: await bias(spec.hasQkvBias, qkvParts),
+      qkNorm:
+        qkNorm === 'none'
+          ? null
+          : {
+              kind: qkNorm,
+              q: await norm(`${attention}q_norm`, qkNorm === 'head' ? headDim : qRows),
+              k: await norm(`${attention}k_norm`, qkNorm === 'head' ? headDim : kvRows),
+            },
+      output: await matrix(outputParts, qRows),
+      outputBias: await bias(spec.hasOutputBias, outputParts),
+      attentionNorm: normPlacement === 'pre' ? null : await norm(`${base}post_attention_layernorm`, hiddenSize),
+      mlpNorm:
+        normPlacement === 'post'
+          ? undefined
+          : await norm(
+              `${base}${normPlacement === 'pre' ? 'post_attention_layernorm' : 'pre_feedforward_layernorm'}`,
+              hiddenSize,
+            ),
+      gateUp: await matrix(gateUpParts, hiddenSize, { glu: true }),
+      gateUpBias: await bias(spec.hasMlpBias, gateUpParts),
+      down: await matrix(downParts, intermediateSize),
+      downBias: await bias(spec.hasMlpBias, downParts),
+      feedForwardNorm: normPlacement === 'pre' ? null : await norm(`${base}post_feedforward_layernorm`, hiddenSize),
+    })
+  }
+  const finalNorm = await norm(`${prefix}norm`, hiddenSize)
+  const head = spec.tiesEmbeddings ? embedding : await matrix([[headName(source, prefix), vocabSize]], hiddenSize)
+  return new Decoder(backend, spec, { embedding, head, norm: finalNorm, layers })
+}
+
+function headName(source: WeightSource, prefix: string): string {
+  const nested = `${prefix.replace(/model\.$/, '')}lm_head`
+  return source.tensors.has(`${nested}.weight`) ? nested : 'lm_head'
+}
+
+/** Checks name and shape of every tensor the spec asks for. */
+function checkTensors(spec: DecoderSpec, source: WeightSource, prefix: string): void {
+  const { hiddenSize, intermediateSize, vocabSize, numHeads, numKvHeads, headDim } = spec
+  const qRows = numHeads * headDim
+  const kvRows = numKvHeads * headDim
+  const linear = (name: string, rows: number, cols: number, hasBias: boolean): void => {
+    expectTensor(source, `${name}.weight`, [rows, cols])
+    if (hasBias) expectTensor(source, `${name}.bias`, [rows])
+  }
+  linear(`${prefix}embed_tokens`, vocabSize, hiddenSize, false)
+  for (let index = 0; index < spec.layers.length; index++) {
+    const base = `${prefix}layers.${index}.`
+    if (spec.isFused) {
+      linear(`${base}self_attn.qkv_proj`, qRows + 2 * kvRows, hiddenSize, spec.hasQkvBias)
+      linear(`${base}mlp.gate_up_proj`, 2 * intermediateSize, hiddenSize, spec.hasMlpBias)
+    } else {
+      linear(`${base}self_attn.q_proj`, qRows, hiddenSize, spec.hasQkvBias)
+      linear(`${base}self_attn.k_proj`, kvRows, hiddenSize, spec.hasQkvBias)
+      linear(`${base}self_attn.v_proj`, kvRows, hiddenSize, spec.hasQkvBias)
+      linear(`${base}mlp.gate_proj`, intermediateSize, hiddenSize, spec.hasMlpBias)
+      linear(`${base}mlp.up_proj`, intermediateSize, hiddenSize, spec.hasMlpBias)
+    }
+    linear(`${base}self_attn.o_proj`, hiddenSize, qRows, spec.hasOutputBias)
+    linear(`${base}mlp.down_proj`, hiddenSize, intermediateSize, spec.hasMlpBias)
+  }
+  if (!spec.tiesEmbeddings) linear(headName(source, prefix), vocabSize, hiddenSize, false)
+}

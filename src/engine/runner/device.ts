@@ -1,0 +1,62 @@
+/** Chooses and creates the compute backend. Backends other than the reference are imported only when used: they bring native code. */
+import type { Backend, BackendOptions } from '../../kernels/ops.ts'
+import { createReferenceBackend } from '../../kernels/reference/backend.ts'
+import { ModelError, type ModelRequest } from './runner.ts'
+
+interface WebGpuModule {
+  hasRealGpu(): Promise<boolean>
+  createWebGpuBackend(options: BackendOptions & { cacheDir: string | null; retune: boolean }): Promise<Backend>
+}
+
+interface CpuModule {
+  createCpuBackend(options: BackendOptions & { threads: number | null }): Promise<Backend>
+}
+
+const EXTENSION = import.meta.url.endsWith('.ts') ? 'ts' : 'js'
+const importWebGpu = (): Promise<WebGpuModule> =>
+  import(new URL(`../../kernels/webgpu/backend.${EXTENSION}`, import.meta.url).href)
+const importCpu = (): Promise<CpuModule> =>
+  import(new URL(`../../kernels/cpu/backend.${EXTENSION}`, import.meta.url).href)
+
+export type DeviceKind = 'reference' | 'webgpu' | 'cpu'
+
+/** `auto` = a real GPU, else the SIMD backend, else plain TypeScript. */
+export async function chooseDevice(device: ModelRequest['device']): Promise<DeviceKind> {
+  if (device !== 'auto') return device
+  try {
+    const { hasRealGpu } = await importWebGpu()
+    if (await hasRealGpu()) return 'webgpu'
+  } catch {
+    // No WebGPU on this platform (the native package does not load): not an error for `auto`.
+  }
+  try {
+    await importCpu()
+    return 'cpu'
+  } catch {
+    return 'reference'
+  }
+}
+
+/** Creates the backend. Throws ModelError when the device cannot be had. */
+export async function createBackend(
+  kind: DeviceKind,
+  options: BackendOptions,
+  request: ModelRequest,
+): Promise<Backend> {
+  if (kind === 'reference') return createReferenceBackend(options)
+  try {
+    if (kind === 'webgpu') {
+      const { createWebGpuBackend } = await importWebGpu()
+      return await createWebGpuBackend({ ...options, cacheDir: request.cacheDir, retune: request.retune })
+    }
+    const { createCpuBackend } = await importCpu()
+    return await createCpuBackend({ ...options, threads: request.threads })
+  } catch (error) {
+    if (error instanceof ModelError) throw error
+    const reason = error instanceof Error ? error.message : String(error)
+    throw new ModelError(
+      `device ${kind} cannot be used: ${reason}. Try --device ${kind === 'webgpu' ? 'cpu' : 'reference'}.`,
+      { cause: error },
+    )
+  }
+}

@@ -1,0 +1,168 @@
+/** Loads a model onto a device: spec, weights, KV pool. What local.ts runs steps on. */
+import { createHash } from 'node:crypto'
+import { stat } from 'node:fs/promises'
+import { freemem } from 'node:os'
+import type { Backend, BackendLimits } from '../../kernels/ops.ts'
+import { openSafetensors } from '../weights/safetensors.ts'
+import type { WeightSource } from '../weights/source.ts'
+import { Decoder, kvLayout, loadDecoder } from './decoder.ts'
+import { chooseDevice, createBackend } from './device.ts'
+import { ModelError, type ModelInfo, type ModelRequest, type ProgressListener } from './runner.ts'
+import { type DecoderSpec, readSpec } from './spec.ts'
+import { StepLayout } from './step-input.ts'
+
+export interface LoadedModel {
+  readonly info: ModelInfo
+  readonly backend: Backend
+  readonly decoder: Decoder
+  readonly layout: StepLayout
+}
+
+/** Rows that may be sampled beyond one a sequence: drafts to verify. */
+const DRAFT_ROWS_PER_SEQUENCE = 8
+/** Without a word from the device, the KV pool takes at most this, and at most half of the free memory. */
+const DEFAULT_KV_BYTES = 1 << 30
+
+async function openCheckpoint(
+  path: string,
+  onProgress?: ProgressListener,
+): Promise<{ source: WeightSource; spec: (served: number | null) => Promise<DecoderSpec> }> {
+  let isFolder: boolean
+  try {
+    isFolder = (await stat(path)).isDirectory()
+  } catch (error) {
+    throw new ModelError(`${path} does not exist. Expected a folder in Hugging Face layout or a .gguf file.`, {
+      cause: error,
+    })
+  }
+  if (!isFolder) throw new ModelError(`${path} is a file. Expected a folder in Hugging Face layout or a .gguf file.`)
+  const spec = (servedPositions: number | null): Promise<DecoderSpec> => readSpec(path, { servedPositions })
+  // The config first: an unknown architecture should be named before missing weights are.
+  await spec(null)
+  return { source: await openSafetensors(path, onProgress), spec }
+}
+
+/** Identifies weights and KV layout: everything that KV bytes depend on, the tensors by name, type, shape and place. */
+function fingerprintOf(
+  source: WeightSource,
+  spec: DecoderSpec,
+  request: ModelRequest,
+  backend: Backend,
+  samples: readonly Uint8Array[],
+): string {
+  const hash = createHash('sha256')
+  hash.update(JSON.stringify(spec, (_, value: unknown) => (value instanceof Float64Array ? [...value] : value)))
+  for (const { name, dtype, shape } of source.tensors.values()) hash.update(`${name} ${dtype} ${shape.join('x')}\n`)
+  for (const sample of samples) hash.update(sample)
+  const { kind, adapter, driver, kvFormat } = backend.info
+  hash.update(
+    JSON.stringify([request.quantization, request.kernelSet, request.blockSize, kind, adapter, driver, kvFormat]),
+  )
+  return hash.digest('hex').slice(0, 32)
+}
+
+/** Bytes of each tensor that go into the fingerprint: its first values, which differ between any two trainings. */
+const FINGERPRINT_BYTES = 4096
+
+/** A source that also collects the first bytes of every tensor read. */
+function sampling(source: WeightSource, samples: Uint8Array[]): WeightSource {
+  return {
+    ...source,
+    async read(name) {
+      const data = await source.read(name)
+      const plane = 'values' in data ? data.values : data.codes
+      samples.push(
+        new Uint8Array(plane.buffer, plane.byteOffset, Math.min(FINGERPRINT_BYTES, plane.byteLength)).slice(),
+      )
+      return data
+    },
+  }
+}
+
+interface PoolSize {
+  readonly numBlocks: number
+  readonly maxModelLen: number
+}
+
+/**
+ * Blocks of the KV pool: as asked, else what the memory at hand holds, at most what maxNumSeqs sequences of full length need. A model length that was
+ * not asked for shrinks to the pool.
+ */
+function sizePool(request: ModelRequest, maxModelLen: number, blockBytes: number, backend: Backend): PoolSize {
+  const { blockSize, maxNumSeqs } = request
+  const perSequence = Math.ceil(maxModelLen / blockSize)
+  const budget = backend.info.memoryBudgetBytes ?? Math.min(DEFAULT_KV_BYTES, freemem() / 2)
+  const affordable = Math.floor(budget / blockBytes)
+  const numBlocks = request.numKvBlocks ?? Math.max(1, Math.min(affordable, perSequence * maxNumSeqs))
+  if (numBlocks >= perSequence) return { numBlocks, maxModelLen }
+  if (request.maxModelLen !== null) {
+    throw new ModelError(
+      `${numBlocks} KV blocks of ${blockSize} tokens (${blockBytes} bytes each) hold ${numBlocks * blockSize} tokens, fewer than the ${maxModelLen} of --max-model-len. ` +
+        `Raise --num-kv-blocks to ${perSequence}, or lower --max-model-len.`,
+    )
+  }
+  return { numBlocks, maxModelLen: numBlocks * blockSize }
+}
+
+/** Everything a model needs to run steps. Throws ModelError; on failure nothing stays open. */
+export async function loadModel(request: ModelRequest, onProgress?: ProgressListener): Promise<LoadedModel> {
+  const { source, spec: specFor } = await openCheckpoint(request.path, onProgress)
+  let backend: Backend | null = null
+  try {
+    const spec = await specFor(request.maxModelLen)
+    if (request.maxModelLen !== null && request.maxModelLen > spec.maxPositions) {
+      throw new ModelError(
+        `--max-model-len ${request.maxModelLen} is more than the model's ${spec.maxPositions} (max_position_embeddings in config.json)`,
+      )
+    }
+    const kind = await chooseDevice(request.device)
+    const modelLen = request.maxModelLen ?? spec.maxPositions
+    const limits: BackendLimits = {
+      maxRows: request.maxNumBatchedTokens ?? (kind === 'webgpu' ? 2048 : 512),
+      maxSequences: request.maxNumSeqs,
+      maxSampleRows: request.maxNumSeqs * (1 + DRAFT_ROWS_PER_SEQUENCE),
+      maxBlocksPerSequence: Math.ceil(modelLen / request.blockSize),
+    }
+    if (limits.maxRows < limits.maxSequences) {
+      throw new ModelError(
+        `--max-num-batched-tokens ${limits.maxRows} is below --max-num-seqs ${limits.maxSequences}: each running sequence needs a token a step`,
+      )
+    }
+    backend = await createBackend(
+      kind,
+      { limits, kernelSet: request.kernelSet, traceKernels: request.traceKernels },
+      request,
+    )
+    const samples: Uint8Array[] = []
+    const decoder = await loadDecoder(backend, spec, sampling(source, samples), (_name, _rows, _cols, data) => data)
+    const blockBytes = backend.kvBlockBytes(kvLayout(spec, 1, request.blockSize))
+    const { numBlocks, maxModelLen } = sizePool(request, modelLen, blockBytes, backend)
+    backend.createKvCache(kvLayout(spec, numBlocks, request.blockSize))
+    await backend.ready()
+    const { kind: device, adapter, driver, isSoftware, kvFormat, hasTimestamps } = backend.info
+    const info: ModelInfo = {
+      architecture: spec.architecture,
+      vocabSize: spec.vocabSize,
+      hiddenSize: spec.hiddenSize,
+      numLayers: spec.layers.length,
+      maxModelLen,
+      eosTokenIds: spec.eosTokenIds,
+      bosTokenId: spec.bosTokenId,
+      blockSize: request.blockSize,
+      numKvBlocks: numBlocks,
+      blockBytes,
+      maxNumBatchedTokens: limits.maxRows,
+      weightBytes: source.totalBytes,
+      quantization: request.quantization,
+      device: { kind: device, adapter, driver, isSoftware, kvFormat, hasTimestamps },
+      fingerprint: fingerprintOf(source, spec, request, backend, samples),
+    }
+    const layout = new StepLayout({ ...limits, blockSize: request.blockSize, numBlocks, vocabSize: spec.vocabSize })
+    return { info, backend, decoder, layout }
+  } catch (error) {
+    await backend?.close()
+    throw error
+  } finally {
+    await source.close()
+  }
+}

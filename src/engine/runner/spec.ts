@@ -1,0 +1,302 @@
+/**
+ * config.json -> DecoderSpec: everything the forward pass needs to know of a model, as plain data. Both dialects are read: `rope_theta` /
+ * `rope_scaling` / `torch_dtype` (transformers 4) and `rope_parameters` / `dtype` (transformers 5).
+ */
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { FAMILIES, type Family } from './families.ts'
+import { computeRope, type RopeParameters, type RopeSpec } from './rope.ts'
+import { ModelError } from './runner.ts'
+
+export interface LayerSpec {
+  /** Index into DecoderSpec.ropes; null: no rotary embedding in this layer. */
+  readonly rope: number | null
+  /** Sliding window in tokens; null: the whole context. */
+  readonly window: number | null
+}
+
+export interface DecoderSpec {
+  readonly architecture: string
+  readonly vocabSize: number
+  readonly hiddenSize: number
+  readonly intermediateSize: number
+  readonly numHeads: number
+  readonly numKvHeads: number
+  readonly headDim: number
+  readonly layers: readonly LayerSpec[]
+  readonly ropes: readonly RopeSpec[]
+  readonly activation: 'silu' | 'gelu_tanh'
+  readonly normEps: number
+  readonly normPlacement: Family['normPlacement']
+  readonly normAddsOne: boolean
+  readonly qkNorm: Family['qkNorm']
+  readonly hasQkvBias: boolean
+  readonly hasOutputBias: boolean
+  readonly hasMlpBias: boolean
+  readonly isFused: boolean
+  readonly tiesEmbeddings: boolean
+  readonly embeddingScale: number
+  readonly attentionScale: number
+  readonly attentionSoftcap: number | null
+  readonly logitSoftcap: number | null
+  /** Positions the model was made for. */
+  readonly maxPositions: number
+  readonly bosTokenId: number | null
+  readonly eosTokenIds: readonly number[]
+}
+
+/** Typed access to an untrusted config, with the file's name in every complaint. */
+class ConfigReader {
+  readonly path: string
+  readonly #fields: Readonly<Record<string, unknown>>
+
+  constructor(path: string, fields: Readonly<Record<string, unknown>>) {
+    this.path = path
+    this.#fields = fields
+  }
+
+  raw(key: string): unknown {
+    return this.#fields[key] ?? null
+  }
+
+  fail(key: string, expected: string): never {
+    throw new ModelError(
+      `${this.path}: ${key} should be ${expected}, found ${JSON.stringify(this.#fields[key])?.slice(0, 80) ?? 'nothing'}`,
+    )
+  }
+
+  number(key: string, fallback?: number): number {
+    const value = this.raw(key) ?? fallback
+    if (typeof value !== 'number' || !Number.isFinite(value)) this.fail(key, 'a number')
+    return value
+  }
+
+  /** A size: an integer from 1 up to 2^24, beyond every real model and small enough that products stay exact. */
+  size(key: string, fallback?: number): number {
+    const value = this.number(key, fallback)
+    if (!Number.isInteger(value) || value < 1 || value > 1 << 24) this.fail(key, 'a positive integer')
+    return value
+  }
+
+  optionalNumber(key: string): number | null {
+    return this.raw(key) === null ? null : this.number(key)
+  }
+
+  flag(key: string, fallback: boolean): boolean {
+    const value = this.raw(key) ?? fallback
+    if (typeof value !== 'boolean') this.fail(key, 'true or false')
+    return value
+  }
+
+  object(key: string): RopeParameters | null {
+    const value = this.raw(key)
+    if (value === null) return null
+    if (typeof value !== 'object' || Array.isArray(value)) this.fail(key, 'an object')
+    return value as RopeParameters
+  }
+
+  list(key: string, length: number): readonly unknown[] | null {
+    const value = this.raw(key)
+    if (value === null) return null
+    if (!Array.isArray(value) || value.length < length) this.fail(key, `a list of ${length}`)
+    return value
+  }
+
+  /** A token id, a list of them, or null. */
+  tokenIds(key: string): readonly number[] {
+    const value = this.raw(key)
+    const list = value === null ? [] : Array.isArray(value) ? value : [value]
+    if (!list.every((id) => typeof id === 'number' && Number.isInteger(id) && id >= 0))
+      this.fail(key, 'a token id or a list of them')
+    return list as number[]
+  }
+}
+
+function windowsOf(config: ConfigReader, family: Family, numLayers: number): (number | null)[] {
+  const none = Array.from({ length: numLayers }, () => null)
+  const { windows } = family
+  if (windows.kind === 'never' && !family.hasNopeLayers) return none
+  if ((windows.kind === 'upper' || family.hasNopeLayers) && !config.flag('use_sliding_window', false)) return none
+  const window = config.raw('sliding_window') === null ? null : config.size('sliding_window')
+  if (window === null || windows.kind === 'always') return none.map(() => window)
+  const types = config.list('layer_types', numLayers)
+  if (types !== null) {
+    return none.map((_, i) => {
+      if (types[i] !== 'sliding_attention' && types[i] !== 'full_attention')
+        config.fail('layer_types', 'a list of sliding_attention and full_attention')
+      return types[i] === 'sliding_attention' ? window : null
+    })
+  }
+  if (windows.kind === 'upper') {
+    const first = config.number('max_window_layers', 0)
+    return none.map((_, i) => (i >= first ? window : null))
+  }
+  if (windows.kind === 'pattern') {
+    const period = config.size('sliding_window_pattern', windows.period)
+    return none.map((_, i) => ((i + 1) % period === 0 ? null : window))
+  }
+  return none.map((_, i) => (hasRope(config, family, i, numLayers) ? null : window))
+}
+
+function hasRope(config: ConfigReader, family: Family, layer: number, numLayers: number): boolean {
+  if (!family.hasNopeLayers) return true
+  const list = config.list('no_rope_layers', numLayers)
+  // The list's name notwithstanding, 1 means that the layer has one.
+  return list !== null ? list[layer] !== 0 : (layer + 1) % config.size('no_rope_layer_interval', 4) !== 0
+}
+
+/** The frequency tables: one, or where sliding layers have their own, [global, local]. */
+function ropesOf(
+  config: ConfigReader,
+  family: Family,
+  headDim: number,
+  maxPositions: number,
+  servedPositions: number,
+): RopeSpec[] {
+  const nested = config.object('rope_parameters')
+  const isPerType = nested !== null && typeof nested['full_attention'] === 'object' && nested['full_attention'] !== null
+  const global =
+    (isPerType ? (nested['full_attention'] as RopeParameters) : nested) ?? config.object('rope_scaling') ?? {}
+  const compute = (parameters: RopeParameters, theta: number): RopeSpec => {
+    const own = parameters['rope_theta'] ?? theta
+    const partial = parameters['partial_rotary_factor'] ?? config.number('partial_rotary_factor', 1)
+    if (typeof own !== 'number' || own <= 1) config.fail('rope_theta', 'a number above 1')
+    if (typeof partial !== 'number' || partial <= 0 || partial > 1)
+      config.fail('partial_rotary_factor', 'between 0 and 1')
+    const rotaryDim = Math.floor(headDim * partial)
+    if (rotaryDim % 2 !== 0 || rotaryDim === 0)
+      config.fail('partial_rotary_factor', `such that an even number of the ${headDim} head dims is rotated`)
+    return computeRope({
+      path: config.path,
+      parameters,
+      theta: own,
+      rotaryDim,
+      maxPositions,
+      originalMaxPositions: config.optionalNumber('original_max_position_embeddings'),
+      servedPositions,
+    })
+  }
+  const ropes = [compute(global, config.number('rope_theta', family.theta))]
+  if (family.localTheta !== null) {
+    const local = isPerType ? ((nested['sliding_attention'] as RopeParameters | undefined) ?? {}) : {}
+    ropes.push(compute(local, config.number('rope_local_base_freq', family.localTheta)))
+  }
+  return ropes
+}
+
+const ACTIVATIONS: Readonly<Record<string, DecoderSpec['activation']>> = {
+  silu: 'silu',
+  gelu_pytorch_tanh: 'gelu_tanh',
+}
+
+export interface SpecOptions {
+  /** Positions that will be served, which picks between longrope's tables; null: the model's own. */
+  readonly servedPositions: number | null
+}
+
+/**
+ * The spec of a parsed config.json and generation_config.json (null: there is none). Throws ModelError naming the field at fault, or the
+ * architecture with the list of known ones.
+ */
+export function parseSpec(
+  path: string,
+  json: unknown,
+  generationJson: unknown,
+  options: SpecOptions = { servedPositions: null },
+): DecoderSpec {
+  const isObject = (value: unknown): value is Record<string, unknown> =>
+    typeof value === 'object' && value !== null && !Array.isArray(value)
+  if (!isObject(json)) throw new ModelError(`${path}: not a JSON object`)
+  const architectures = json['architectures']
+  const architecture: unknown = Array.isArray(architectures) ? architectures[0] : undefined
+  const family =
+    typeof architecture === 'string' && Object.hasOwn(FAMILIES, architecture) ? FAMILIES[architecture] : undefined
+  if (family === undefined) {
+    throw new ModelError(
+      `${path}: unknown architecture ${JSON.stringify(architecture) ?? '(none)'}; known: ${Object.keys(FAMILIES).join(', ')}`,
+    )
+  }
+  const config: ConfigReader = new ConfigReader(
+    path,
+    isObject(json['text_config']) ? { ...json, ...json['text_config'] } : json,
+  )
+  const generation = new ConfigReader(
+    path.replace(/config\.json$/, 'generation_config.json'),
+    isObject(generationJson) ? generationJson : {},
+  )
+
+  const hiddenSize = config.size('hidden_size')
+  const numLayers = config.size('num_hidden_layers')
+  const numHeads = config.size('num_attention_heads')
+  const numKvHeads = config.size('num_key_value_heads', numHeads)
+  const headDim = config.size('head_dim', hiddenSize / numHeads)
+  if (numHeads % numKvHeads !== 0) config.fail('num_key_value_heads', `a divisor of num_attention_heads (${numHeads})`)
+  const maxPositions = config.size('max_position_embeddings')
+  const activationName = config.raw('hidden_activation') ?? config.raw('hidden_act') ?? family.activation
+  const activation = typeof activationName === 'string' ? ACTIVATIONS[activationName] : undefined
+  if (activation === undefined) config.fail('hidden_act', Object.keys(ACTIVATIONS).join(' or '))
+  const isPresent = (presence: Family['qkvBias']): boolean =>
+    typeof presence === 'string' ? config.flag(presence, false) : presence
+  const windows = windowsOf(config, family, numLayers)
+  const layers = windows.map((window, i) => ({
+    window,
+    rope: hasRope(config, family, i, numLayers) ? (family.localTheta !== null && window !== null ? 1 : 0) : null,
+  }))
+  const eos =
+    generation.raw('eos_token_id') === null ? config.tokenIds('eos_token_id') : generation.tokenIds('eos_token_id')
+  const queryScalar = config.optionalNumber('query_pre_attn_scalar')
+  return {
+    architecture: architecture as string,
+    vocabSize: config.size('vocab_size'),
+    hiddenSize,
+    intermediateSize: config.size('intermediate_size'),
+    numHeads,
+    numKvHeads,
+    headDim,
+    layers,
+    ropes: ropesOf(config, family, headDim, maxPositions, options.servedPositions ?? maxPositions),
+    activation,
+    normEps: config.number('rms_norm_eps', family.normEps),
+    normPlacement: family.normPlacement,
+    normAddsOne: family.normAddsOne,
+    qkNorm: family.qkNorm,
+    hasQkvBias: isPresent(family.qkvBias),
+    hasOutputBias: isPresent(family.outputBias),
+    hasMlpBias: isPresent(family.mlpBias),
+    isFused: family.isFused,
+    tiesEmbeddings: config.flag('tie_word_embeddings', family.tiesEmbeddings),
+    embeddingScale: family.scalesEmbeddings ? Math.sqrt(hiddenSize) : 1,
+    attentionScale: 1 / Math.sqrt(queryScalar ?? headDim),
+    attentionSoftcap: config.optionalNumber('attn_logit_softcapping'),
+    logitSoftcap: config.optionalNumber('final_logit_softcapping'),
+    maxPositions,
+    bosTokenId: config.tokenIds('bos_token_id')[0] ?? null,
+    eosTokenIds: eos,
+  }
+}
+
+async function readJson(path: string): Promise<unknown> {
+  let text: string
+  try {
+    text = await readFile(path, 'utf8')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
+    throw new ModelError(`${path}: cannot be read (${(error as NodeJS.ErrnoException).code})`, { cause: error })
+  }
+  try {
+    return JSON.parse(text) as unknown
+  } catch (error) {
+    throw new ModelError(`${path}: not valid JSON. Download the file again.`, { cause: error })
+  }
+}
+
+/** Reads the spec of a checkpoint folder. Throws ModelError. */
+export async function readSpec(folder: string, options?: SpecOptions): Promise<DecoderSpec> {
+  const path = join(folder, 'config.json')
+  const config = await readJson(path)
+  if (config === null)
+    throw new ModelError(
+      `${path} not found. Expected a folder in Hugging Face layout (config.json, *.safetensors, tokenizer.json) or a .gguf file.`,
+    )
+  return parseSpec(path, config, await readJson(join(folder, 'generation_config.json')), options)
+}

@@ -1,0 +1,109 @@
+/** StepPlan (sequences, in the scheduler's terms) -> StepInput (rows, in the backend's terms). */
+import type { BackendLimits, SampleRow, ScoreRow, StepInput } from '../../kernels/ops.ts'
+import { RunnerError, type StepPlan } from './runner.ts'
+
+export interface PlannedStep {
+  readonly input: StepInput
+  readonly samples: readonly SampleRow[]
+  readonly scores: readonly ScoreRow[]
+}
+
+interface PlanLimits extends BackendLimits {
+  readonly blockSize: number
+  readonly numBlocks: number
+  readonly vocabSize: number
+}
+
+/** Lays plans out as rows in arrays of its own. Up to two steps may be in flight, so the arrays rotate among three. */
+export class StepLayout {
+  readonly #limits: PlanLimits
+  readonly #buffers: {
+    tokens: Int32Array
+    positions: Int32Array
+    slots: Int32Array
+    starts: Int32Array
+    tables: Int32Array
+  }[]
+  #next = 0
+
+  constructor(limits: PlanLimits) {
+    this.#limits = limits
+    this.#buffers = Array.from({ length: 3 }, () => ({
+      tokens: new Int32Array(limits.maxRows),
+      positions: new Int32Array(limits.maxRows),
+      slots: new Int32Array(limits.maxRows),
+      starts: new Int32Array(limits.maxSequences + 1),
+      tables: new Int32Array(limits.maxSequences * limits.maxBlocksPerSequence),
+    }))
+  }
+
+  /** Throws RunnerError (`engine_error`) naming the number at fault when a plan breaks the limits: a bug of the scheduler's. */
+  plan(plan: StepPlan): PlannedStep {
+    const { maxRows, maxSequences, maxSampleRows, maxBlocksPerSequence, blockSize, numBlocks, vocabSize } = this.#limits
+    const check = (ok: boolean, problem: () => string): void => {
+      if (!ok) throw new RunnerError('engine_error', `step ${plan.stepId}: ${problem()}`)
+    }
+    check(plan.sequences.length <= maxSequences, () => `${plan.sequences.length} sequences, at most ${maxSequences}`)
+    for (const { source, destination, numTokens } of plan.blockCopies) {
+      const isBlock = (block: number): boolean => Number.isInteger(block) && block >= 0 && block < numBlocks
+      check(
+        isBlock(source) && isBlock(destination) && numTokens >= 0 && numTokens <= blockSize,
+        () => `copy of ${numTokens} tokens ${source} -> ${destination}`,
+      )
+    }
+    const { tokens, positions, slots, starts, tables } = this.#buffers[this.#next]!
+    this.#next = (this.#next + 1) % this.#buffers.length
+    const samples: SampleRow[] = []
+    const scores: ScoreRow[] = []
+    let row = 0
+    for (const [s, sequence] of plan.sequences.entries()) {
+      const { tokenSource, startPosition, blockTable, sample, score } = sequence
+      const count = 'ids' in tokenSource ? tokenSource.ids.length : 1
+      const used = Math.ceil((startPosition + count) / blockSize)
+      check(count > 0, () => `sequence ${s} has no tokens`)
+      check(row + count <= maxRows, () => `${row + count} rows, at most ${maxRows}`)
+      check(
+        used <= blockTable.length && used <= maxBlocksPerSequence,
+        () => `sequence ${s} needs ${used} blocks, its table has ${blockTable.length}`,
+      )
+      check(sample.length <= count, () => `sequence ${s} samples ${sample.length} rows of ${count}`)
+      check(
+        score === null || score.targets.length <= count,
+        () => `sequence ${s} scores ${score?.targets.length} rows of ${count}`,
+      )
+      starts[s] = row
+      for (let i = 0; i < used; i++) {
+        const block = blockTable[i]!
+        check(block >= 0 && block < numBlocks, () => `sequence ${s} names block ${block} of ${numBlocks}`)
+        tables[s * maxBlocksPerSequence + i] = block
+      }
+      for (let i = 0; i < count; i++) {
+        const position = startPosition + i
+        const token = 'ids' in tokenSource ? tokenSource.ids[i]! : -(tokenSource.fromPreviousStep + 1)
+        check(
+          token < vocabSize && ('fromPreviousStep' in tokenSource || token >= 0),
+          () => `sequence ${s} has token ${token}, vocabulary ${vocabSize}`,
+        )
+        tokens[row + i] = token
+        positions[row + i] = position
+        slots[row + i] = blockTable[Math.floor(position / blockSize)]! * blockSize + (position % blockSize)
+      }
+      for (const [i, spec] of sample.entries()) samples.push({ row: row + count - sample.length + i, spec })
+      score?.targets.forEach((target, i) => scores.push({ row: row + i, target, topN: score.topN }))
+      row += count
+    }
+    check(samples.length <= maxSampleRows, () => `${samples.length} sample rows, at most ${maxSampleRows}`)
+    starts[plan.sequences.length] = row
+    const input = {
+      numRows: row,
+      numSequences: plan.sequences.length,
+      tokens,
+      positions,
+      slots,
+      sequenceStarts: starts,
+      blockTables: tables,
+      maxBlocksPerSequence,
+    }
+    return { input, samples, scores }
+  }
+}

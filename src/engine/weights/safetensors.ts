@@ -1,0 +1,269 @@
+/**
+ * safetensors checkpoints: a little-endian u64 header length, a JSON header {name: {dtype, shape, data_offsets}}, then the tensors' bytes
+ * (https://huggingface.co/docs/safetensors). One file or several with an index. The header is untrusted: everything it says is checked against
+ * the file before a byte of it is used.
+ */
+import { open, readdir, readFile, stat, type FileHandle } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+import { decodeBf16, encodeF16 } from '../../kernels/float.ts'
+import type { MatrixData } from '../../kernels/ops.ts'
+import { ModelError, type ProgressListener } from '../runner/runner.ts'
+import type { TensorInfo, WeightSource } from './source.ts'
+
+/** As in the format's own implementation. */
+const MAX_HEADER_BYTES = 100_000_000
+/** Bytes of an element of each dtype the format knows; only F32, F16 and BF16 can be served. */
+const ELEMENT_BYTES: Readonly<Record<string, number>> = {
+  BOOL: 1,
+  U8: 1,
+  I8: 1,
+  F8_E5M2: 1,
+  F8_E4M3: 1,
+  I16: 2,
+  U16: 2,
+  F16: 2,
+  BF16: 2,
+  I32: 4,
+  U32: 4,
+  F32: 4,
+  F64: 8,
+  I64: 8,
+  U64: 8,
+}
+/** One read at most, so that progress is seen inside large tensors (and Node reads at most 2 GiB). */
+const READ_BYTES = 64 << 20
+
+interface Placed extends TensorInfo {
+  readonly offset: number // in its file
+}
+
+const AGAIN = 'Download the file again.'
+
+function checkEntry(
+  path: string,
+  name: string,
+  value: unknown,
+  dataBytes: number,
+): { dtype: string; shape: number[]; start: number; end: number } {
+  const fail = (problem: string): never => {
+    throw new ModelError(
+      `${path}: broken safetensors header: tensor ${JSON.stringify(name.slice(0, 200))} ${problem}. ${AGAIN}`,
+    )
+  }
+  if (typeof value !== 'object' || value === null) return fail('is not described by an object')
+  const { dtype, shape, data_offsets: offsets } = value as { dtype?: unknown; shape?: unknown; data_offsets?: unknown }
+  if (typeof dtype !== 'string' || ELEMENT_BYTES[dtype] === undefined)
+    return fail(`has the unknown dtype ${JSON.stringify(dtype)?.slice(0, 50)}`)
+  const isCount = (n: unknown): n is number => typeof n === 'number' && Number.isSafeInteger(n) && n >= 0
+  if (!Array.isArray(shape) || shape.length > 8 || !shape.every(isCount))
+    return fail('has no valid shape (up to 8 sizes, each a non-negative integer)')
+  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount))
+    return fail('has no valid data_offsets (two non-negative integers)')
+  const [start, end] = offsets as [number, number]
+  if (start > end || end > dataBytes)
+    return fail(`has data_offsets [${start}, ${end}] outside the ${dataBytes} bytes of data in the file`)
+  const expected = (shape as number[]).reduce((product, size) => product * size, 1) * ELEMENT_BYTES[dtype]
+  if (end - start !== expected)
+    return fail(`of shape [${shape.join(', ')}] ${dtype} needs ${expected} bytes, its data_offsets span ${end - start}`)
+  return { dtype, shape: shape as number[], start, end }
+}
+
+/** Checks a header against the size of its file; exported for the fuzz test. Throws ModelError and nothing else. */
+export function parseSafetensorsHeader(path: string, header: Uint8Array, fileBytes: number): Map<string, Placed> {
+  let parsed: unknown
+  try {
+    parsed = JSON.parse(new TextDecoder('utf-8', { fatal: true }).decode(header))
+  } catch (error) {
+    throw new ModelError(`${path}: the safetensors header is not valid JSON. ${AGAIN}`, { cause: error })
+  }
+  if (typeof parsed !== 'object' || parsed === null || Array.isArray(parsed)) {
+    throw new ModelError(`${path}: the safetensors header is not a JSON object. ${AGAIN}`)
+  }
+  const dataStart = 8 + header.length
+  const dataBytes = fileBytes - dataStart
+  const tensors: Placed[] = []
+  for (const [name, value] of Object.entries(parsed)) {
+    if (name === '__metadata__') continue
+    const { dtype, shape, start, end } = checkEntry(path, name, value, dataBytes)
+    tensors.push({ name, dtype, shape, bytes: end - start, offset: dataStart + start })
+  }
+  tensors.sort((a, b) => a.offset - b.offset || a.bytes - b.bytes)
+  let end = dataStart
+  let last = 'the header'
+  for (const tensor of tensors) {
+    if (tensor.offset < end)
+      throw new ModelError(`${path}: broken safetensors header: tensors ${last} and ${tensor.name} overlap. ${AGAIN}`)
+    if (tensor.offset > end)
+      throw new ModelError(
+        `${path}: broken safetensors header: ${tensor.offset - end} unused bytes before ${tensor.name}. ${AGAIN}`,
+      )
+    end = tensor.offset + tensor.bytes
+    last = tensor.name
+  }
+  if (end !== fileBytes)
+    throw new ModelError(`${path}: the tensors end at byte ${end}, the file at ${fileBytes}. ${AGAIN}`)
+  return new Map(tensors.map((tensor) => [tensor.name, tensor]))
+}
+
+async function readFully(
+  file: FileHandle,
+  path: string,
+  target: Uint8Array,
+  offset: number,
+  onRead: (bytes: number) => void,
+): Promise<void> {
+  for (let done = 0; done < target.length;) {
+    const { bytesRead } = await file.read(target, done, Math.min(READ_BYTES, target.length - done), offset + done)
+    if (bytesRead === 0)
+      throw new ModelError(`${path}: ended at byte ${offset + done} while being read; was it replaced?`)
+    done += bytesRead
+    onRead(bytesRead)
+  }
+}
+
+async function readHeader(file: FileHandle, path: string): Promise<Map<string, Placed>> {
+  const { size } = await file.stat()
+  const prefix = new Uint8Array(8)
+  if (size >= 8) await readFully(file, path, prefix, 0, () => {})
+  const headerBytes = Number(new DataView(prefix.buffer).getBigUint64(0, true))
+  if (size < 8 || headerBytes > Math.min(size - 8, MAX_HEADER_BYTES) || headerBytes < 2) {
+    throw new ModelError(
+      `${path}: not a safetensors file, or truncated: its ${size} bytes should begin with a header of ${headerBytes} bytes ` +
+        `(at most ${MAX_HEADER_BYTES}). ${AGAIN}`,
+    )
+  }
+  const header = new Uint8Array(headerBytes)
+  await readFully(file, path, header, 8, () => {})
+  return parseSafetensorsHeader(path, header, size)
+}
+
+/** Brings stored bytes to a canonical format: F32 and F16 as they are; BF16 to f16 where every value fits its range, else to f32. */
+function toMatrixData(path: string, { name, dtype }: TensorInfo, bytes: ArrayBuffer): MatrixData {
+  switch (dtype) {
+    case 'F32':
+      return { format: 'f32', values: new Float32Array(bytes) }
+    case 'F16':
+      return { format: 'f16', values: new Uint16Array(bytes) }
+    case 'BF16': {
+      const words = new Uint16Array(bytes)
+      // f16 holds every bf16 fraction; its range ends at 65504 (bf16 0x477f = 65280), and below 2^-14 it is exact to 2^-25.
+      if (words.every((word) => (word & 0x7fff) <= 0x477f)) return { format: 'f16', values: bf16ToF16(words) }
+      return { format: 'f32', values: decodeBf16(words) }
+    }
+    default:
+      throw new ModelError(
+        `${path}: tensor ${name} has dtype ${dtype}; F32, F16 and BF16 can be served. ` +
+          'For quantised weights use a GGUF file, or load the original with --quantization q8 or q4.',
+      )
+  }
+}
+
+/** In pieces, so that the f32 in between stays small. */
+function bf16ToF16(words: Uint16Array): Uint16Array {
+  const halves = new Uint16Array(words.length)
+  const piece = new Float32Array(Math.min(words.length, 65536))
+  for (let at = 0; at < words.length; at += piece.length) {
+    const part = words.subarray(at, at + piece.length)
+    encodeF16(decodeBf16(part, piece.subarray(0, part.length)), halves.subarray(at, at + part.length))
+  }
+  return halves
+}
+
+/** The files of a checkpoint folder: by its index, else model.safetensors, else the only .safetensors there is. */
+async function listFiles(folder: string): Promise<{ files: string[]; index: Map<string, string> | null }> {
+  const names = (await readdir(folder)).filter((name) => name.endsWith('.safetensors')).sort()
+  const indexPath = join(folder, 'model.safetensors.index.json')
+  let text: string | null = null
+  try {
+    text = await readFile(indexPath, 'utf8')
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+  }
+  if (text !== null) {
+    let map: unknown
+    try {
+      map = (JSON.parse(text) as { weight_map?: unknown } | null)?.weight_map
+    } catch (error) {
+      throw new ModelError(`${indexPath}: not valid JSON. ${AGAIN}`, { cause: error })
+    }
+    const entries = typeof map === 'object' && map !== null ? Object.entries(map) : []
+    const valid =
+      entries.length > 0 &&
+      entries.every(([, file]) => typeof file === 'string' && basename(file) === file && file.endsWith('.safetensors'))
+    if (!valid)
+      throw new ModelError(
+        `${indexPath}: weight_map should name a .safetensors file of this folder for each tensor. ${AGAIN}`,
+      )
+    const index = new Map(entries as [string, string][])
+    return { files: [...new Set(index.values())].sort(), index }
+  }
+  if (names.includes('model.safetensors')) return { files: ['model.safetensors'], index: null }
+  if (names.length === 1) return { files: names, index: null }
+  throw new ModelError(
+    names.length === 0
+      ? `${folder}: no .safetensors weights found. Expected model.safetensors, or shards with model.safetensors.index.json.`
+      : `${folder}: ${names.length} .safetensors files but no model.safetensors.index.json to say which belong together.`,
+  )
+}
+
+/**
+ * Opens the safetensors weights of a folder (or one file) and checks every header. Tensors are read on demand; `onProgress` hears the bytes read.
+ * Throws ModelError.
+ */
+export async function openSafetensors(path: string, onProgress?: ProgressListener): Promise<WeightSource> {
+  const isFolder = (await stat(path)).isDirectory()
+  const { files, index } = isFolder ? await listFiles(path) : { files: [''], index: null }
+  const handles: FileHandle[] = []
+  const tensors = new Map<string, Placed & { readonly file: FileHandle; readonly filePath: string }>()
+  const close = async (): Promise<void> => {
+    await Promise.all(handles.splice(0).map((handle) => handle.close()))
+  }
+  let totalBytes = 0
+  try {
+    for (const name of files) {
+      const filePath = isFolder ? join(path, name) : path
+      let file: FileHandle
+      try {
+        file = await open(filePath, 'r')
+      } catch (error) {
+        throw new ModelError(
+          `${filePath}: cannot be read (${(error as NodeJS.ErrnoException).code}); the index names it. Download the missing shard.`,
+          {
+            cause: error,
+          },
+        )
+      }
+      handles.push(file)
+      for (const [tensor, placed] of await readHeader(file, filePath)) {
+        if (tensors.has(tensor))
+          throw new ModelError(`${filePath}: tensor ${tensor} is also in another shard. ${AGAIN}`)
+        tensors.set(tensor, { ...placed, file, filePath })
+        totalBytes += placed.bytes
+      }
+    }
+    for (const [tensor, file] of index ?? []) {
+      if (!tensors.has(tensor))
+        throw new ModelError(`${join(path, file)}: tensor ${tensor} is missing, the index places it there. ${AGAIN}`)
+    }
+  } catch (error) {
+    await close()
+    throw error
+  }
+  let doneBytes = 0
+  return {
+    path,
+    tensors,
+    totalBytes,
+    async read(name) {
+      const tensor = tensors.get(name)
+      if (tensor === undefined) throw new Error(`tensor ${name} is not in ${path}`)
+      const bytes = new ArrayBuffer(tensor.bytes)
+      await readFully(tensor.file, tensor.filePath, new Uint8Array(bytes), tensor.offset, (read) => {
+        doneBytes += read
+        onProgress?.(doneBytes, totalBytes)
+      })
+      return toMatrixData(tensor.filePath, tensor, bytes)
+    },
+    close,
+  }
+}
