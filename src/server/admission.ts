@@ -33,23 +33,38 @@ export function createAdmission(options: AdmissionOptions): Admission {
     admit(contentLength) {
       const state = options.state()
       if (state !== 'ready') {
-        throw new ApiError(503, 'server_error', state === 'loading' ? 'the model is loading' : 'the server is shutting down', {
-          code: state,
-          retryAfter: state === 'loading' ? 2 : 5,
-        })
+        throw new ApiError(
+          503,
+          'server_error',
+          state === 'loading' ? 'the model is loading' : 'the server is shutting down',
+          {
+            code: state,
+            retryAfter: state === 'loading' ? 2 : 5,
+          },
+        )
       }
       const bytes = contentLength ?? maxRequestBytes
       if (bytes > maxRequestBytes) {
-        throw new ApiError(413, 'invalid_request_error', `body: expected at most ${maxRequestBytes} bytes, found ${bytes}`, {
-          code: 'request_too_large',
-        })
+        throw new ApiError(
+          413,
+          'invalid_request_error',
+          `body: expected at most ${maxRequestBytes} bytes, found ${bytes}`,
+          {
+            code: 'request_too_large',
+          },
+        )
       }
       const waiting = options.stats().numWaiting
       if (waiting + entering >= maxQueuedRequests || enteringBytes + bytes > maxRequestBytes * BODY_BUDGET_FACTOR) {
-        throw new ApiError(429, 'rate_limit_error', `the queue is full: ${waiting + entering} of ${maxQueuedRequests} requests wait`, {
-          code: 'queue_full',
-          retryAfter: 1,
-        })
+        throw new ApiError(
+          429,
+          'rate_limit_error',
+          `the queue is full: ${waiting + entering} of ${maxQueuedRequests} requests wait`,
+          {
+            code: 'queue_full',
+            retryAfter: 1,
+          },
+        )
       }
       entering++
       enteringBytes += bytes

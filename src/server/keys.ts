@@ -19,14 +19,19 @@ export interface Keys {
 const digest = (value: string): Buffer => createHash('sha256').update(value).digest()
 
 /** `keys` empty: every caller is the same anonymous one. */
-export function createKeys(options: { readonly keys: readonly string[]; readonly adminKey: string | null; readonly secret: Buffer }): Keys {
+export function createKeys(options: {
+  readonly keys: readonly string[]
+  readonly adminKey: string | null
+  readonly secret: Buffer
+}): Keys {
   const caller = (key: string, isAdmin: boolean): Caller => ({
     keyId: key === '' ? 'anonymous' : digest(key).toString('hex').slice(0, 12),
     isAdmin,
     cacheSalt: createHmac('sha256', options.secret).update(key).digest('hex'),
   })
   const known = options.keys.map((key) => ({ digest: digest(key), caller: caller(key, false) }))
-  if (options.adminKey !== null) known.push({ digest: digest(options.adminKey), caller: caller(options.adminKey, true) })
+  if (options.adminKey !== null)
+    known.push({ digest: digest(options.adminKey), caller: caller(options.adminKey, true) })
   const anonymous = caller('', options.adminKey === null)
 
   return {

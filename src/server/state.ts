@@ -66,10 +66,15 @@ export class ServerState {
   engineFor(model: string | undefined): Engine {
     const engine = this.requireEngine()
     if (model !== undefined && model !== engine.modelName) {
-      throw new ApiError(404, 'invalid_request_error', `model: not served here; GET /v1/models lists "${engine.modelName}"`, {
-        param: 'model',
-        code: 'model_not_found',
-      })
+      throw new ApiError(
+        404,
+        'invalid_request_error',
+        `model: not served here; GET /v1/models lists "${engine.modelName}"`,
+        {
+          param: 'model',
+          code: 'model_not_found',
+        },
+      )
     }
     return engine
   }

@@ -1,0 +1,64 @@
+#!/usr/bin/env node
+/** The CLI: parses the command line and runs the command. Lines for people go to stderr, JSON log lines to stdout. */
+import { readFileSync } from 'node:fs'
+import { type CommandLine, ConfigError, helpText, parseCommandLine } from './config.ts'
+import { convertTraceFile, validateTraceFile } from './observability/trace-files.ts'
+import { type BuildInfo, indexDocuments, serve, tune } from './serve.ts'
+
+/** Exit codes: 0 done, 1 failed, 2 wrong usage. */
+async function run(commandLine: CommandLine, build: BuildInfo): Promise<number> {
+  const { command, positionals } = commandLine
+  switch (command) {
+    case 'help':
+      process.stdout.write(helpText())
+      return 0
+    case 'version':
+      process.stdout.write(`miniserve ${build.version}${build.revision ? ` (${build.revision})` : ''}\n`)
+      return 0
+    case 'serve':
+      return serve(commandLine.config, build)
+    case 'rag index':
+      return indexDocuments(commandLine.config, positionals)
+    case 'tune':
+      return tune(commandLine.config)
+    case 'trace validate': {
+      const { ok, breaches } = await validateTraceFile(oneFile(command, positionals), commandLine.level)
+      process.stdout.write(breaches.map((breach) => `${breach}\n`).join(''))
+      process.stderr.write(ok ? 'the trace keeps the contract\n' : `${breaches.length} breaches\n`)
+      return ok ? 0 : 1
+    }
+    case 'trace convert':
+      process.stdout.write(await convertTraceFile(oneFile(command, positionals), commandLine.to))
+      return 0
+    default:
+      throw new Error(`unknown command ${String(command satisfies never)}`)
+  }
+}
+
+function oneFile(command: string, positionals: readonly string[]): string {
+  const [file, ...rest] = positionals
+  if (file !== undefined && rest.length === 0) return file
+  throw new ConfigError(`${command}: expected one file, found ${positionals.length}`)
+}
+
+function readBuildInfo(): BuildInfo {
+  const read = (path: string): unknown => JSON.parse(readFileSync(new URL(path, import.meta.url), 'utf8'))
+  try {
+    return read('./build-info.json') as BuildInfo
+  } catch {
+    return { version: (read('../package.json') as { version: string }).version, revision: null }
+  }
+}
+
+try {
+  process.exitCode = await run(parseCommandLine(process.argv.slice(2), process.env), readBuildInfo())
+} catch (error) {
+  // One line for people; the stack only when it is a bug of ours.
+  const isExpected =
+    error instanceof Error &&
+    ['ConfigError', 'ModelError', 'RagError', 'TraceFileError', 'StartError'].includes(error.name)
+  process.stderr.write(
+    `miniserve: ${isExpected ? error.message : error instanceof Error ? error.stack : String(error)}\n`,
+  )
+  process.exitCode = error instanceof ConfigError ? 2 : 1
+}

@@ -1,0 +1,47 @@
+/** Progress on stderr: one rewritten line on a terminal, a line every 10 % otherwise. */
+import type { WriteStream } from 'node:tty'
+
+export interface Progress {
+  /** Bytes (or any unit) done, of how many. */
+  readonly update: (done: number, total: number) => void
+  /** Leaves the terminal's line; idempotent. */
+  end(): void
+}
+
+const BAR_WIDTH = 24
+/** What ends sooner than this shows nothing: a start of a second needs no bar. */
+const QUIET_MS = 1_000
+
+export function createProgress(stream: Pick<WriteStream, 'write' | 'isTTY'>, label: string): Progress {
+  const startedMs = performance.now()
+  let lastTenth = 0
+  let lastDrawnMs = 0
+  let isLineOpen = false
+  return {
+    update(done, total) {
+      const nowMs = performance.now()
+      if (total <= 0 || nowMs - startedMs < QUIET_MS) return
+      const share = Math.min(done / total, 1)
+      if (stream.isTTY) {
+        if (nowMs - lastDrawnMs < 100 && share < 1) return
+        lastDrawnMs = nowMs
+        isLineOpen = true
+        const filled = Math.round(share * BAR_WIDTH)
+        const seconds = (nowMs - startedMs) / 1000
+        const rate = `${(done / 1e6 / seconds).toFixed(0)} MB/s`
+        stream.write(
+          `\r${label} [${'='.repeat(filled)}${' '.repeat(BAR_WIDTH - filled)}] ${(share * 100).toFixed(0)} % ${rate} `,
+        )
+        return
+      }
+      const tenth = Math.floor(share * 10)
+      if (tenth <= lastTenth) return
+      lastTenth = tenth
+      stream.write(`${label}: ${tenth * 10} %\n`)
+    },
+    end() {
+      if (isLineOpen) stream.write('\n')
+      isLineOpen = false
+    },
+  }
+}

@@ -1,0 +1,274 @@
+/** Builds the parts, wires them, listens, and drains. */
+import { once } from 'node:events'
+import type { Server } from 'node:http'
+import { basename, join } from 'node:path'
+import { fileURLToPath, pathToFileURL } from 'node:url'
+import { createAdaptorServer } from '@hono/node-server'
+import type { Config } from './config.ts'
+import { loadChatTemplate } from './engine/chat-template.ts'
+import { createEngine } from './engine/engine.ts'
+import type { EngineSubscriber } from './engine/events.ts'
+import { createRemoteEngine } from './engine/remote.ts'
+import type { Engine } from './engine/request.ts'
+import type { ModelRequest } from './engine/runner/runner.ts'
+import { createWorkerRunner } from './engine/runner/worker-runner.ts'
+import { loadTokenizer } from './engine/tokenizer.ts'
+import { resolveModel } from './engine/weights/hub.ts'
+import { createObservability, type Observability } from './observability/observability.ts'
+import { createProgress } from './progress.ts'
+import { createRag, type RagService } from './rag/service.ts'
+import { createApp } from './server/app.ts'
+import { createKeys, loadSecret } from './server/keys.ts'
+import { ServerState } from './server/state.ts'
+
+export interface BuildInfo {
+  readonly version: string
+  readonly revision: string | null
+}
+
+/** A start that cannot go on for a reason outside the program: one line, exit code 1. */
+export class StartError extends Error {
+  override readonly name = 'StartError'
+}
+
+const MODELS = fileURLToPath(new URL('../models/', import.meta.url))
+
+/** The models in this package (models/README.md). */
+export const BUNDLED = {
+  language: join(MODELS, 'mini-2m'),
+  embedder: join(MODELS, 'embed'),
+  reranker: join(MODELS, 'rerank'),
+}
+
+/** How long the exporter's last flush may hold up the exit. */
+const EXPORT_FLUSH_MS = 5_000
+
+/** Serves until SIGTERM or SIGINT; the exit code. */
+export async function serve(config: Config, build: BuildInfo): Promise<number> {
+  const startedMs = performance.now()
+  const stop = stopSignal()
+  const observability = createObservability({
+    serviceVersion: build.revision ?? build.version,
+    otlpEndpoint: config.otlpTracesEndpoint,
+    traceDetail: config.traceDetail,
+    traceStoreSize: config.traceStoreSize,
+    trustRemote: config.trustRemoteTraces,
+    captureContent: config.captureContent,
+    logLevel: config.logLevel,
+    logFile: config.logFile === '' ? null : config.logFile,
+  })
+  const { logger } = observability
+  const state = new ServerState([observability.engineSubscriber, ...(await loadPlugins(config.plugins))])
+  observability.metrics.observeEngine(() => state.stats())
+  const secret = loadSecret(config.cacheDir)
+  const rag = ragOf(config)
+  const app = createApp({
+    state,
+    observability,
+    keys: createKeys({ keys: config.apiKeys, adminKey: config.adminKey, secret }),
+    rag,
+    version: build.version,
+    revision: build.revision,
+    settings: {
+      corsOrigins: config.corsOrigins,
+      maxQueuedRequests: config.maxQueuedRequests,
+      maxRequestBytes: config.maxRequestBytes,
+      requestTimeoutMs: config.requestTimeoutMs,
+      defaultSeed: config.seed,
+    },
+  })
+  const server = createAdaptorServer({ fetch: app.fetch, overrideGlobalObjects: false }) as Server
+  let engine: Engine | null = null
+  try {
+    const url = await listen(server, config)
+    const loading = loadEngine(config, (where, error) => logger.error('engine.problem', { where, error }))
+    // A signal while a large model loads must not wait for it.
+    const loaded = await Promise.race([loading, stop.requested])
+    if (loaded === 'stop') return 0
+    engine = loaded
+    state.ready(engine)
+    logger.info('server.ready', { url, model: engine.modelName, device: engine.modelInfo?.device.kind ?? 'remote' })
+    process.stderr.write(`${readyLine(url, engine, performance.now() - startedMs)}\n`)
+    rag?.warmUp()
+    await stop.requested
+    return 0
+  } finally {
+    await shutDown({ config, state, server, engine, rag, observability })
+    stop.release()
+  }
+}
+
+interface Running {
+  readonly config: Config
+  readonly state: ServerState
+  readonly server: Server
+  readonly engine: Engine | null
+  readonly rag: RagService | null
+  readonly observability: Observability
+}
+
+/** Refuses what is new, lets what runs finish, then closes everything; each step is bounded. */
+async function shutDown({ config, state, server, engine, rag, observability }: Running): Promise<void> {
+  state.drain()
+  const deadline = performance.now() + config.shutdownTimeoutMs
+  observability.logger.info('server.draining', { running: state.stats().numRunning, waiting: state.stats().numWaiting })
+  await engine?.drain(config.shutdownTimeoutMs)
+  // The last frames of ended streams are still on their way to the sockets.
+  const closed = server.listening ? new Promise<void>((resolve) => server.close(() => resolve())) : Promise.resolve()
+  server.closeIdleConnections()
+  const timer = setTimeout(() => server.closeAllConnections(), Math.max(deadline - performance.now(), 0) + 500)
+  await closed
+  clearTimeout(timer)
+  await Promise.allSettled([engine?.close(), rag?.close()])
+  observability.logger.info('server.stopped', {})
+  await observability.shutdown(EXPORT_FLUSH_MS)
+}
+
+/** The first SIGTERM or SIGINT asks for a graceful stop, the second ends the process at once. */
+function stopSignal(): { readonly requested: Promise<'stop'>; release(): void } {
+  let request: () => void = () => {}
+  const requested = new Promise<'stop'>((resolve) => {
+    request = () => resolve('stop')
+  })
+  let isRequested = false
+  const onSignal = (signal: NodeJS.Signals) => {
+    if (isRequested) process.exit(signal === 'SIGINT' ? 130 : 143)
+    isRequested = true
+    request()
+  }
+  process.on('SIGTERM', onSignal)
+  process.on('SIGINT', onSignal)
+  return {
+    requested,
+    release() {
+      process.off('SIGTERM', onSignal)
+      process.off('SIGINT', onSignal)
+    },
+  }
+}
+
+async function listen(server: Server, config: Config): Promise<string> {
+  server.listen(config.port, config.host)
+  try {
+    await once(server, 'listening')
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : undefined
+    const why = code === 'EADDRINUSE' ? 'the port is taken; --port 0 takes any free one' : String(code ?? error)
+    throw new StartError(`cannot listen on ${config.host}:${config.port}: ${why}`, { cause: error })
+  }
+  const address = server.address()
+  const port = typeof address === 'object' && address !== null ? address.port : config.port
+  return `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`
+}
+
+async function loadEngine(config: Config, onError: (where: string, error: unknown) => void): Promise<Engine> {
+  if (config.engineUrl !== null) {
+    return createRemoteEngine({ url: config.engineUrl, apiKey: config.engineApiKey, model: config.servedModelName })
+  }
+  const { path, name } = await locateModel(config)
+  const progress = createProgress(process.stderr, 'loading weights')
+  const runner = createWorkerRunner()
+  try {
+    const modelInfo = await runner.load(modelRequest(config, path), progress.update)
+    const tokenizer = await loadTokenizer(path)
+    return createEngine({
+      runner,
+      modelInfo,
+      tokenizer,
+      chatTemplate: await loadChatTemplate(path, tokenizer),
+      options: {
+        modelName: config.servedModelName ?? name,
+        maxNumSeqs: config.maxNumSeqs,
+        prefixCaching: config.prefixCaching,
+        runAhead: config.runAhead === 0 ? 0 : 1,
+        speculation: config.speculation,
+        maxQueuedRequests: config.maxQueuedRequests,
+        maxQueuedTokens: config.maxQueuedTokens,
+        onError,
+      },
+    })
+  } catch (error) {
+    await runner.close()
+    throw error
+  } finally {
+    progress.end()
+  }
+}
+
+async function locateModel(config: Config): Promise<{ path: string; name: string }> {
+  if (config.model === null) return { path: BUNDLED.language, name: basename(BUNDLED.language) }
+  const progress = createProgress(process.stderr, 'downloading')
+  try {
+    return await resolveModel(config.model, {
+      cacheDir: config.hfHubCache,
+      token: config.hfToken,
+      endpoint: config.hfEndpoint,
+      offline: config.hfOffline,
+      onProgress: progress.update,
+    })
+  } finally {
+    progress.end()
+  }
+}
+
+function modelRequest(config: Config, path: string): ModelRequest {
+  return {
+    path,
+    device: config.device,
+    quantization: config.quantization,
+    kernelSet: config.kernelSet,
+    retune: config.retune,
+    maxModelLen: config.maxModelLen,
+    maxNumSeqs: config.maxNumSeqs,
+    maxNumBatchedTokens: config.maxNumBatchedTokens,
+    blockSize: config.blockSize,
+    numKvBlocks: config.numKvBlocks,
+    threads: config.threads,
+    traceKernels: config.traceDetail === 'kernels',
+    cacheDir: config.cacheDir,
+  }
+}
+
+function readyLine(url: string, engine: Engine, ms: number): string {
+  const device = engine.modelInfo?.device
+  const where = device ? `${device.kind} (${device.adapter})` : 'a remote engine'
+  return `miniserve ready on ${url}: ${engine.modelName} on ${where}, ${(ms / 1000).toFixed(1)} s`
+}
+
+function ragOf(config: Config): RagService {
+  return createRag({
+    dataDir: join(config.dataDir, 'indexes'),
+    store: config.ragStore,
+    storeUrl: config.ragStoreUrl,
+    embeddingModel: config.embeddingModel ?? BUNDLED.embedder,
+    rerankerModel: config.rerankerModel ?? BUNDLED.reranker,
+    defaultIndex: config.ragIndex,
+  })
+}
+
+/** Modules named by --plugin: each exports an EngineSubscriber by default. */
+async function loadPlugins(files: readonly string[]): Promise<EngineSubscriber[]> {
+  return Promise.all(
+    files.map(async (file) => {
+      const loaded: unknown = await import(pathToFileURL(file).href).catch((error: unknown) => {
+        throw new StartError(
+          `--plugin ${file}: cannot be loaded: ${error instanceof Error ? error.message : String(error)}`,
+          { cause: error },
+        )
+      })
+      const plugin: unknown = typeof loaded === 'object' && loaded !== null ? Reflect.get(loaded, 'default') : undefined
+      if (!isSubscriber(plugin)) {
+        throw new StartError(
+          `--plugin ${file}: expected a default export {name, onEvent(event)}, found ${typeof plugin}`,
+        )
+      }
+      return plugin
+    }),
+  )
+}
+
+const isSubscriber = (value: unknown): value is EngineSubscriber =>
+  typeof value === 'object' &&
+  value !== null &&
+  typeof Reflect.get(value, 'name') === 'string' &&
+  typeof Reflect.get(value, 'onEvent') === 'function'

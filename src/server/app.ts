@@ -1,0 +1,79 @@
+/** createApp(parts): the Hono application with its middleware and routes. Knows no sockets: `app.request(path)` tests it. */
+import { Hono } from 'hono'
+import type { Observability } from '../observability/observability.ts'
+import type { RagService } from '../rag/service.ts'
+import { createAdmission } from './admission.ts'
+import { generationRoutes } from './completions.ts'
+import { embeddingRoutes } from './embeddings.ts'
+import type { AppEnv } from './env.ts'
+import { ApiError } from './errors.ts'
+import type { Keys } from './keys.ts'
+import { admit, allowOrigins, renderError, requestTrace, requireKey } from './middleware.ts'
+import { CORE_ROUTES } from './openapi.ts'
+import { probeRoutes } from './probes.ts'
+import { ragRoutes } from './rag.ts'
+import { rerankRoutes } from './rerank.ts'
+import type { ServerState } from './state.ts'
+import { tokenizeRoutes } from './tokenize.ts'
+import { traceRoutes } from './traces.ts'
+import { RAG_ROUTES } from './wire-rag.ts'
+
+export interface AppParts {
+  readonly state: ServerState
+  readonly observability: Observability
+  readonly keys: Keys
+  /** null: no retrieval on this server. */
+  readonly rag: RagService | null
+  readonly version: string
+  readonly revision: string | null
+  readonly settings: {
+    readonly corsOrigins: readonly string[]
+    readonly maxQueuedRequests: number
+    readonly maxRequestBytes: number
+    readonly requestTimeoutMs: number
+    readonly defaultSeed: number | null
+  }
+}
+
+export function createApp(parts: AppParts): Hono<AppEnv> {
+  const { state, observability, rag, settings } = parts
+  const { maxRequestBytes } = settings
+  const admission = createAdmission({
+    maxQueuedRequests: settings.maxQueuedRequests,
+    maxRequestBytes,
+    stats: () => state.stats(),
+    state: () => state.phase,
+  })
+  const app = new Hono<AppEnv>()
+  app.onError((error, c) => renderError(error, c))
+  app.notFound(() => {
+    throw new ApiError(404, 'invalid_request_error', 'no such route; GET /openapi.json lists them', {
+      code: 'not_found',
+    })
+  })
+  app.use(requestTrace(observability))
+  if (settings.corsOrigins.length > 0) app.use(allowOrigins(settings.corsOrigins))
+  app.use(requireKey(parts.keys))
+  for (const path of ['/v1/completions', '/v1/chat/completions', '/v1/embeddings', '/v1/rerank', '/v1/rag/*']) {
+    app.on('POST', path, admit(admission))
+  }
+  app.route('/', generationRoutes({ state, rag, ...settings }))
+  app.route('/', tokenizeRoutes({ state, maxRequestBytes }))
+  app.route('/', traceRoutes({ store: observability.store }))
+  app.route(
+    '/',
+    probeRoutes({
+      state,
+      version: parts.version,
+      revision: parts.revision,
+      routes: { ...CORE_ROUTES, ...(rag ? RAG_ROUTES : {}) },
+      renderMetrics: (accept) => observability.metrics.render(accept),
+    }),
+  )
+  if (rag) {
+    app.route('/', embeddingRoutes({ rag, maxRequestBytes }))
+    app.route('/', rerankRoutes({ rag, maxRequestBytes }))
+    app.route('/', ragRoutes({ rag, maxRequestBytes }))
+  }
+  return app
+}

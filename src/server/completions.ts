@@ -1,0 +1,68 @@
+/** POST /v1/completions and /v1/chat/completions: a body becomes a job, the pipeline does the rest. */
+import { type Context, Hono } from 'hono'
+import type { z } from 'zod'
+import type { Engine } from '../engine/request.ts'
+import type { RagService } from '../rag/service.ts'
+import type { AppEnv } from './env.ts'
+import { chatJob, completionJob, type GenerationJob, type JobContext } from './job.ts'
+import { readJson } from './middleware.ts'
+import { runPipeline } from './pipeline.ts'
+import type { ServerState } from './state.ts'
+import { chatRequest, completionRequest, parseBody } from './wire.ts'
+
+export interface GenerationParts {
+  readonly state: ServerState
+  readonly rag: RagService | null
+  readonly maxRequestBytes: number
+  /** 0: none. */
+  readonly requestTimeoutMs: number
+  readonly defaultSeed: number | null
+}
+
+export function generationRoutes(parts: GenerationParts): Hono<AppEnv> {
+  return new Hono<AppEnv>()
+    .post('/v1/completions', (c) => handle(c, parts, completionRequest, completionJob))
+    .post('/v1/chat/completions', (c) => handle(c, parts, chatRequest, chatJob))
+}
+
+async function handle<T extends z.ZodType<{ model?: string | undefined }>>(
+  c: Context<AppEnv>,
+  parts: GenerationParts,
+  schema: T,
+  toJob: (body: z.output<T>, context: JobContext) => GenerationJob,
+): Promise<Response> {
+  const startedMs = performance.now()
+  const trace = c.get('trace')
+  const abort = new AbortController()
+  const { signal } = c.req.raw
+  const onDisconnect = () => abort.abort()
+  if (signal.aborted) onDisconnect()
+  else signal.addEventListener('abort', onDisconnect, { once: true })
+
+  const body = parseBody(schema, await readJson(c, parts.maxRequestBytes))
+  const engine: Engine = parts.state.engineFor(body.model)
+  const job = toJob(body, {
+    requestId: c.get('requestId'),
+    model: engine.modelName,
+    maxModelLen: engine.maxModelLen,
+    cacheSalt: c.get('caller').cacheSalt,
+    defaultSeed: parts.defaultSeed,
+    deadlineMs: parts.requestTimeoutMs > 0 ? startedMs + parts.requestTimeoutMs : null,
+    traceparent: trace.traceparent() ?? undefined,
+  })
+  trace.setGeneration({
+    operation: job.kind === 'chat' ? 'chat' : 'text_completion',
+    model: job.model,
+    numChoices: job.generation.prompts.length * job.generation.n,
+    maxTokens: job.generation.maxTokens,
+    temperature: job.generation.sampling.temperature,
+    topP: job.generation.sampling.topP,
+    topK: job.generation.sampling.topK,
+    seed: job.generation.sampling.seed,
+    stopSequences: job.generation.stop.length,
+    stream: job.stream,
+  })
+  const response = await runPipeline({ engine, rag: parts.rag }, job, { trace, abort, admitted: c.get('admitted') })
+  if (job.stream) c.set('isStreaming', true)
+  return response
+}

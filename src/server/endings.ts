@@ -1,0 +1,32 @@
+/** Which row of the table of endings (observability/contract.ts) a failure is. */
+import { EngineError, type EngineErrorCode } from '../engine/request.ts'
+import type { EndingName } from '../observability/endings.ts'
+import { ApiError } from './errors.ts'
+
+const ENGINE_ENDING: Readonly<Record<EngineErrorCode, EndingName>> = {
+  invalid_request: 'validation',
+  context_length_exceeded: 'validation',
+  queue_full: 'refused',
+  draining: 'unavailable',
+  deadline: 'deadline',
+  engine_error: 'engine_error',
+  device_lost: 'device_lost',
+  upstream_error: 'engine_error',
+  upstream_timeout: 'engine_error',
+  shutdown: 'shutdown',
+}
+
+/** The ending of a request that failed with `error`, and the error itself for exception.type. */
+export function endingOf(error: unknown): { readonly ending: EndingName; readonly error: unknown } {
+  if (error instanceof EngineError) return { ending: ENGINE_ENDING[error.code], error }
+  if (error instanceof ApiError) return { ending: endingOfStatus(error.status, error.code), error }
+  return { ending: 'exception', error }
+}
+
+function endingOfStatus(status: number, code: string | null): EndingName {
+  if (code === 'client_disconnect') return 'client_disconnect'
+  if (status === 401) return 'unauthorized'
+  if (status === 429) return 'refused'
+  if (status === 503) return 'unavailable'
+  return status < 500 ? 'validation' : 'exception'
+}

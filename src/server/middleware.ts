@@ -1,0 +1,136 @@
+/** What happens to every request before and after its handler: trace and ids, CORS, keys, admission, the error envelope. */
+import { randomBytes } from 'node:crypto'
+import type { Context, MiddlewareHandler } from 'hono'
+import { cors } from 'hono/cors'
+import type { Observability } from '../observability/observability.ts'
+import type { Admission } from './admission.ts'
+import { endingOf } from './endings.ts'
+import type { AppEnv } from './env.ts'
+import { ApiError, invalidRequest, toApiError, toErrorBody } from './errors.ts'
+import type { Keys } from './keys.ts'
+import { routeOf } from './routes.ts'
+
+const CALLER_REQUEST_ID = /^[A-Za-z0-9._-]{1,128}$/
+
+/** Opens the request's trace before its body is read, puts the ids on the response, and closes the trace of what is not a stream. */
+export function requestTrace(observability: Observability): MiddlewareHandler<AppEnv> {
+  return async function requestTrace(c, next) {
+    const { route, kind, idPrefix } = routeOf(c.req.method, c.req.path)
+    const requestId = `${idPrefix}-${randomBytes(12).toString('hex')}`
+    const url = new URL(c.req.url)
+    const trace = observability.openRequest({
+      method: c.req.method,
+      route,
+      path: url.pathname,
+      scheme: url.protocol.slice(0, -1),
+      host: url.hostname,
+      port: Number(url.port) || (url.protocol === 'https:' ? 443 : 80),
+      headers: { traceparent: c.req.header('traceparent'), tracestate: c.req.header('tracestate') },
+      requestId,
+      kind,
+    })
+    const callerId = c.req.header('x-request-id')
+    c.set('trace', trace)
+    c.set('requestId', requestId)
+    c.set('admitted', () => {})
+    c.set('isStreaming', false)
+    await trace.run(next)
+    c.get('admitted')()
+    c.res.headers.set('X-Trace-Id', trace.traceId)
+    c.res.headers.set('X-Request-Id', callerId && CALLER_REQUEST_ID.test(callerId) ? callerId : requestId)
+    const traceresponse = trace.traceresponse()
+    if (traceresponse) c.res.headers.set('traceresponse', traceresponse)
+    if (c.get('isStreaming') && !c.error) return
+    const timing = trace.serverTiming()
+    if (timing) c.res.headers.set('Server-Timing', timing)
+    if (c.error) trace.finish({ ...endingOf(c.error), status: c.res.status })
+    else trace.finish(endingOfResponse(c.res.status))
+  }
+}
+
+/** Handlers that answer an error status without throwing (404 of an unknown route) end by their status. */
+const endingOfResponse = (status: number) =>
+  status < 400
+    ? ({ ending: 'success', status } as const)
+    : ({ ending: status < 500 ? 'validation' : 'exception', status } as const)
+
+/** Renders what handlers throw. Registered as app.onError. */
+export function renderError(error: unknown, c: Context<AppEnv>): Response {
+  const trace = c.get('trace')
+  const apiError = toApiError(error, trace.traceId)
+  const headers: Record<string, string> = {}
+  if (apiError.retryAfter !== null) headers['Retry-After'] = String(apiError.retryAfter)
+  // OpenAI's clients retry 5xx: what failed in the engine or ran out of time would only fail, or wait, again.
+  if (apiError.status === 500 || apiError.status === 504) headers['x-should-retry'] = 'false'
+  if (apiError.status === 401) headers['WWW-Authenticate'] = 'Bearer'
+  return c.json(toErrorBody(apiError), apiError.status, headers)
+}
+
+const OPEN_ROUTES = new Set(['/health', '/ready'])
+
+/** Every route but /health and /ready needs a key once keys are set. */
+export function requireKey(keys: Keys): MiddlewareHandler<AppEnv> {
+  return async function requireKey(c, next) {
+    const caller = keys.authenticate(c.req.header('authorization'), c.req.header('x-api-key'))
+    if (!caller && !OPEN_ROUTES.has(c.req.path)) {
+      throw new ApiError(
+        401,
+        'authentication_error',
+        'expected a known API key in Authorization: Bearer or X-Api-Key',
+        {
+          code: 'invalid_api_key',
+        },
+      )
+    }
+    if (caller) {
+      c.set('caller', caller)
+      c.get('trace').setKeyId(caller.keyId)
+    }
+    await next()
+  }
+}
+
+/** CORS for the origins that were allowed; with none, browsers stay out. */
+export function allowOrigins(origins: readonly string[]): MiddlewareHandler {
+  return cors({
+    origin: origins.includes('*') ? '*' : [...origins],
+    allowMethods: ['GET', 'POST', 'DELETE', 'OPTIONS'],
+    exposeHeaders: ['X-Trace-Id', 'X-Request-Id', 'traceresponse', 'Server-Timing', 'Retry-After'],
+    maxAge: 600,
+  })
+}
+
+/** Takes a place in the queue before the body is read. */
+export function admit(admission: Admission): MiddlewareHandler<AppEnv> {
+  return async function admit(c, next) {
+    const length = c.req.header('content-length')
+    c.set('admitted', admission.admit(length === undefined ? null : Number(length)))
+    await next()
+  }
+}
+
+/**
+ * The request's body as JSON, read with a bound (a chunked body has no Content-Length to refuse it by).
+ * @throws ApiError 413 or 400.
+ */
+export async function readJson(c: Context, maxBytes: number): Promise<unknown> {
+  const chunks: Uint8Array[] = []
+  let numBytes = 0
+  for await (const chunk of c.req.raw.body ?? []) {
+    numBytes += chunk.byteLength
+    if (numBytes > maxBytes) {
+      throw new ApiError(413, 'invalid_request_error', `body: expected at most ${maxBytes} bytes`, {
+        code: 'request_too_large',
+      })
+    }
+    chunks.push(chunk)
+  }
+  if (numBytes === 0) throw invalidRequest('body: expected a JSON object, found nothing')
+  try {
+    return JSON.parse(Buffer.concat(chunks).toString('utf8'))
+  } catch (error) {
+    // The parser's message quotes the body.
+    const position = /position (\d+)/.exec(String(error))?.[1]
+    throw invalidRequest(`body: expected JSON, found something else${position ? ` at byte ${position}` : ''}`)
+  }
+}

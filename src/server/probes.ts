@@ -1,0 +1,64 @@
+/** /health, /ready, /version, /openapi.json, /metrics and the model list. */
+import { Hono } from 'hono'
+import type { AppEnv } from './env.ts'
+import { ApiError } from './errors.ts'
+import { openApiDocument, type Routes } from './openapi.ts'
+import type { ServerState } from './state.ts'
+
+export interface ProbeParts {
+  readonly state: ServerState
+  readonly version: string
+  readonly revision: string | null
+  readonly routes: Routes
+  /** Prometheus text, or OpenMetrics when the Accept header asks for it. */
+  readonly renderMetrics: (
+    accept: string | undefined,
+  ) => Promise<{ readonly contentType: string; readonly body: string }>
+}
+
+export function probeRoutes(parts: ProbeParts): Hono<AppEnv> {
+  const startedSeconds = Math.floor(Date.now() / 1000)
+  const document = openApiDocument(parts.version, parts.routes)
+  const model = () => {
+    const engine = parts.state.requireEngine()
+    return {
+      id: engine.modelName,
+      object: 'model',
+      created: startedSeconds,
+      owned_by: 'miniserve',
+      max_model_len: engine.maxModelLen,
+    }
+  }
+  return new Hono<AppEnv>()
+    .get('/health', (c) => c.json({ status: 'ok' }))
+    .get('/ready', (c) => {
+      const { phase } = parts.state
+      if (phase === 'ready') return c.json({ status: 'ready' })
+      return c.json({ status: phase }, 503, { 'retry-after': '2' })
+    })
+    .get('/version', (c) => {
+      const info = parts.state.engine?.modelInfo
+      return c.json({
+        version: parts.version,
+        revision: parts.revision,
+        node: process.version,
+        device: info ? { ...info.device, quantization: info.quantization } : null,
+      })
+    })
+    .get('/openapi.json', (c) => c.json(document))
+    .get('/metrics', async (c) => {
+      const { contentType, body } = await parts.renderMetrics(c.req.header('accept'))
+      return c.body(body, 200, { 'content-type': contentType })
+    })
+    .get('/v1/models', (c) => c.json({ object: 'list', data: [model()] }))
+    .get('/v1/models/:id{.+}', (c) => {
+      const found = model()
+      if (c.req.param('id') !== found.id) {
+        throw new ApiError(404, 'invalid_request_error', `model: not served here; GET /v1/models lists "${found.id}"`, {
+          param: 'model',
+          code: 'model_not_found',
+        })
+      }
+      return c.json(found)
+    })
+}

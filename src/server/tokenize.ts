@@ -1,0 +1,37 @@
+/** POST /tokenize, /detokenize: what a prompt becomes, without generating. */
+import { Hono } from 'hono'
+import type { PromptInput } from '../engine/request.ts'
+import type { AppEnv } from './env.ts'
+import { ApiError, invalidRequest } from './errors.ts'
+import { readJson } from './middleware.ts'
+import type { ServerState } from './state.ts'
+import { detokenizeRequest, parseBody, tokenizeRequest } from './wire.ts'
+
+const remoteTokenizer = (): ApiError =>
+  new ApiError(501, 'invalid_request_error', 'a remote engine tokenizes; ask it', { code: 'not_supported' })
+
+export function tokenizeRoutes(parts: { readonly state: ServerState; readonly maxRequestBytes: number }): Hono<AppEnv> {
+  return new Hono<AppEnv>()
+    .post('/tokenize', async (c) => {
+      const body = parseBody(tokenizeRequest, await readJson(c, parts.maxRequestBytes))
+      const engine = parts.state.engineFor(body.model)
+      const input: PromptInput = body.messages
+        ? { messages: body.messages.map(({ role, content }) => ({ role, content })) }
+        : { text: body.prompt ?? '' }
+      const tokens = engine.encode(input, { addSpecialTokens: body.add_special_tokens ?? true })
+      if (!tokens) throw remoteTokenizer()
+      return c.json({ tokens, count: tokens.length, max_model_len: engine.maxModelLen })
+    })
+    .post('/detokenize', async (c) => {
+      const body = parseBody(detokenizeRequest, await readJson(c, parts.maxRequestBytes))
+      const engine = parts.state.engineFor(body.model)
+      const vocabSize = engine.modelInfo?.vocabSize
+      const outside = vocabSize === undefined ? undefined : body.tokens.find((token) => token >= vocabSize)
+      if (outside !== undefined) {
+        throw invalidRequest(`tokens: expected ids below the vocabulary's ${vocabSize}, found ${outside}`, 'tokens')
+      }
+      const prompt = engine.decode(body.tokens)
+      if (prompt === null) throw remoteTokenizer()
+      return c.json({ prompt })
+    })
+}

@@ -1,0 +1,151 @@
+/** A real OTLP gRPC receiver (@elastic/mockotlpserver: grpc-js and the official protos) that keeps what arrives. */
+import { createRequire } from 'node:module'
+
+/** Attribute value as it stood on the wire: exactly one member. */
+export interface WireValue {
+  readonly stringValue?: string
+  readonly intValue?: number | string | { toString(): string }
+  readonly doubleValue?: number
+  readonly boolValue?: boolean
+  readonly arrayValue?: { readonly values: readonly WireValue[] }
+}
+
+interface WireAttribute {
+  readonly key: string
+  readonly value: WireValue
+}
+
+interface WireSpan {
+  readonly traceId: Uint8Array
+  readonly spanId: Uint8Array
+  readonly parentSpanId: Uint8Array
+  readonly name: string
+  readonly kind: unknown
+  readonly startTimeUnixNano: { toString(): string }
+  readonly endTimeUnixNano: { toString(): string }
+  readonly attributes: readonly WireAttribute[]
+  readonly events: readonly {
+    readonly name: string
+    readonly timeUnixNano: { toString(): string }
+    readonly attributes: readonly WireAttribute[]
+  }[]
+  readonly links: readonly { readonly traceId: Uint8Array; readonly spanId: Uint8Array }[]
+  readonly status?: { readonly code?: unknown; readonly message?: string }
+}
+
+interface WireTrace {
+  readonly resourceSpans: readonly {
+    readonly resource: { readonly attributes: readonly WireAttribute[] }
+    readonly scopeSpans: readonly { readonly scope: { readonly name: string }; readonly spans: readonly WireSpan[] }[]
+  }[]
+}
+
+/** A received span with hex ids and times in nanoseconds. */
+export interface ReceivedSpan {
+  readonly traceId: string
+  readonly spanId: string
+  readonly parentSpanId: string
+  readonly name: string
+  readonly kind: string
+  readonly start: bigint
+  readonly end: bigint
+  readonly attributes: Readonly<Record<string, WireValue>>
+  readonly events: readonly { readonly name: string; readonly attributes: Readonly<Record<string, WireValue>> }[]
+  readonly status: string
+  readonly resource: Readonly<Record<string, WireValue>>
+  readonly scope: string
+}
+
+interface MockOtlpServer {
+  readonly grpcUrl: string
+  start(): Promise<void>
+  close(): Promise<void>
+}
+
+const { MockOtlpServer } = createRequire(import.meta.url)('@elastic/mockotlpserver') as {
+  MockOtlpServer: new (options: object) => MockOtlpServer
+}
+
+const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')
+const record = (attributes: readonly WireAttribute[]): Record<string, WireValue> =>
+  Object.fromEntries(attributes.map(({ key, value }) => [key, value]))
+
+const KINDS = ['SPAN_KIND_UNSPECIFIED', 'SPAN_KIND_INTERNAL', 'SPAN_KIND_SERVER', 'SPAN_KIND_CLIENT']
+const STATUSES = ['STATUS_CODE_UNSET', 'STATUS_CODE_OK', 'STATUS_CODE_ERROR']
+/** The protobuf decoder gives enums as names or as numbers, by version. */
+const enumName = (value: unknown, names: readonly string[]): string =>
+  typeof value === 'number' ? (names[value] ?? String(value)) : String(value ?? names[0])
+
+export class OtlpReceiver {
+  readonly spans: ReceivedSpan[] = []
+  private readonly server: MockOtlpServer
+  private readonly waiting: (() => void)[] = []
+
+  private constructor() {
+    this.server = new MockOtlpServer({
+      services: ['grpc'],
+      grpcHostname: '127.0.0.1',
+      grpcPort: 0,
+      logLevel: 'fatal',
+      onTrace: (trace: WireTrace) => this.receive(trace),
+    })
+  }
+
+  static async start(): Promise<OtlpReceiver> {
+    const receiver = new OtlpReceiver()
+    await receiver.server.start()
+    return receiver
+  }
+
+  get url(): string {
+    return this.server.grpcUrl
+  }
+
+  /** The spans of a trace, once `count` of them have come. */
+  async trace(traceId: string, count: number): Promise<ReceivedSpan[]> {
+    return this.until(() => {
+      const found = this.spans.filter((span) => span.traceId === traceId)
+      return found.length >= count ? found : null
+    })
+  }
+
+  /** Waits until `ready` gives a value; asked again whenever spans arrive. */
+  async until<T>(ready: () => T | null): Promise<T> {
+    for (;;) {
+      const value = ready()
+      if (value !== null) return value
+      await new Promise<void>((resolve) => this.waiting.push(resolve))
+    }
+  }
+
+  async close(): Promise<void> {
+    await this.server.close()
+  }
+
+  private receive(trace: WireTrace): void {
+    for (const { resource, scopeSpans } of trace.resourceSpans) {
+      for (const { scope, spans } of scopeSpans) {
+        for (const span of spans) {
+          this.spans.push({
+            traceId: hex(span.traceId),
+            spanId: hex(span.spanId),
+            parentSpanId: span.parentSpanId ? hex(span.parentSpanId) : '',
+            name: span.name,
+            kind: enumName(span.kind, KINDS),
+            start: BigInt(span.startTimeUnixNano.toString()),
+            end: BigInt(span.endTimeUnixNano.toString()),
+            attributes: record(span.attributes),
+            events: (span.events ?? []).map((event) => ({
+              name: event.name,
+              attributes: record(event.attributes ?? []),
+            })),
+            status: enumName(span.status?.code, STATUSES),
+            resource: record(resource.attributes),
+            scope: scope.name,
+          })
+        }
+      }
+    }
+    for (const wake of this.waiting.splice(0)) wake()
+  }
+}
