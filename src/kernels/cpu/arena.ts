@@ -1,0 +1,71 @@
+/** Address space of the cpu backend: one shared WebAssembly memory, filled from the bottom and never freed but as a whole. */
+import { createMemory, type Memory } from './host.js'
+
+const PAGE_BYTES = 65536
+const LIMIT_BYTES = 65536 * PAGE_BYTES
+/** The memory grows by at least this much: every growth is a call into the runtime. */
+const GROWTH_PAGES = 256
+const MIB = 2 ** 20
+
+export class Arena {
+  readonly memory: Memory
+  #pages = 32
+  // The module keeps nothing in memory itself; address 0 stays out of use so that 0 can mean "none".
+  #top = PAGE_BYTES
+
+  constructor() {
+    this.memory = createMemory(this.#pages)
+  }
+
+  get usedBytes(): number {
+    return this.#top
+  }
+
+  get freeBytes(): number {
+    return LIMIT_BYTES - this.#top
+  }
+
+  /** Address of `bytes` zeroed bytes on a cache line of their own. Throws when 4 GiB or the machine's memory are exhausted. */
+  allocate(bytes: number, purpose: string): number {
+    const address = Math.ceil(this.#top / 64) * 64
+    const end = address + bytes
+    const pages = Math.ceil(end / PAGE_BYTES)
+    if (end > LIMIT_BYTES) {
+      throw new Error(
+        `${purpose}: the cpu backend addresses 4096 MiB, of which ${Math.round(address / MIB)} MiB are taken and ${Math.ceil(bytes / MIB)} MiB ` +
+          'more are asked for. Try --quantization q8 or q4, fewer --num-kv-blocks or a smaller --max-num-batched-tokens, or --device webgpu.',
+      )
+    }
+    if (pages > this.#pages) {
+      const grown = Math.min(65536, Math.max(pages, this.#pages + GROWTH_PAGES))
+      try {
+        this.memory.grow(grown - this.#pages)
+      } catch (cause) {
+        throw new Error(
+          `${purpose}: the system refused ${Math.ceil(bytes / MIB)} MiB more memory (${Math.round(address / MIB)} MiB are in use)`,
+          { cause },
+        )
+      }
+      this.#pages = grown
+    }
+    this.#top = end
+    return address
+  }
+
+  // Views stay valid when the memory grows: a shared memory never moves.
+  bytes(address: number, length: number): Uint8Array {
+    return new Uint8Array(this.memory.buffer, address, length)
+  }
+
+  u16(address: number, length: number): Uint16Array {
+    return new Uint16Array(this.memory.buffer, address, length)
+  }
+
+  i32(address: number, length: number): Int32Array {
+    return new Int32Array(this.memory.buffer, address, length)
+  }
+
+  f32(address: number, length: number): Float32Array {
+    return new Float32Array(this.memory.buffer, address, length)
+  }
+}

@@ -1,0 +1,341 @@
+// Causal attention over the paged pool. A unit of work is a run of rows of one sequence and one KV head with its query heads. The context is taken
+// in splits of 128 tokens aligned to absolute positions; each split is a complete softmax of its own (maximum, sum, weighted values) and splits are
+// folded in ascending order. So a row's result does not depend on the rows beside it, nor on whether the splits ran on one thread or many.
+//
+// The pool, a layer: blocks of [kvHead][K: tile of 16 tokens][headDim][16] then [V: panel of 16 dims][tokens][16], f16 in pairs (simd.ts) or f32.
+import { barrier, scratch, takeUnits } from './pool'
+import { dotRows } from './linear-float'
+import { exp, madd, maxLanes, sumLanes, tanh, WIDEN_FACTOR, widenHigh, widenLow } from './simd'
+
+const SPLIT: i32 = 128
+
+@unmanaged
+export class AttentionCommand {
+  opcode: i32
+  q: usize
+  qStride: usize
+  out: usize
+  outStride: usize
+  pool: usize // of the layer
+  blockBytes: usize
+  headBytes: usize // K and V of one head of a block
+  keyBytes: usize // of them K
+  blockSize: i32
+  paddedBlock: i32 // rounded up to 16
+  half: i32 // f16
+  numKvHeads: i32
+  group: i32 // query heads a KV head
+  headDim: i32
+  scale: f32
+  window: i32 // 0: none
+  softcap: f32 // 0: none
+  items: usize // AttentionItem[numItems]
+  numItems: i32
+  positions: usize // i32[rows]
+  splits: i32 // 0: a unit folds its splits itself; else splits of the longest item, computed apart
+  partials: usize // [item][kvHead][split]: f32 [rows][paddedDim + 4]
+  partialBytes: usize // of one split
+  counter: i32
+  foldCounter: i32
+}
+
+@unmanaged
+class AttentionItem {
+  firstRow: i32
+  numRows: i32
+  blockTable: usize // i32[]
+}
+
+// A state of R = numRows * group softmaxes: [R][paddedDim] weighted values, then per row of 4 f32: maximum, sum, unused.
+function stateBytes(r: i32, paddedDim: usize): usize {
+  return <usize>r * (paddedDim * 4 + 16)
+}
+
+export function attention(c: AttentionCommand): void {
+  const perItem = c.splits == 0 ? c.numKvHeads : c.numKvHeads * c.splits
+  const units = c.numItems * perItem
+  for (;;) {
+    const unit = takeUnits(changetype<usize>(c) + offsetof<AttentionCommand>('counter'), 1)
+    if (unit >= units) break
+    const index = unit / perItem
+    const rest = unit - index * perItem
+    const item = changetype<AttentionItem>(c.items + <usize>index * offsetof<AttentionItem>())
+    if (c.splits == 0) runItem(c, item, rest)
+    else runSplit(c, item, index, rest / c.splits, rest % c.splits)
+  }
+  if (c.splits == 0) return
+  barrier()
+  const folds = c.numItems * c.numKvHeads
+  for (;;) {
+    const unit = takeUnits(changetype<usize>(c) + offsetof<AttentionCommand>('foldCounter'), 1)
+    if (unit >= folds) break
+    foldPartials(c, unit / c.numKvHeads, unit % c.numKvHeads)
+  }
+}
+
+/** First position the item's first row sees. */
+function firstPosition(c: AttentionCommand, item: AttentionItem): i32 {
+  return c.window == 0 ? 0 : max(0, position(c, item.firstRow) - c.window + 1)
+}
+
+// @ts-ignore: decorator
+@inline
+function position(c: AttentionCommand, row: i32): i32 {
+  return load<i32>(c.positions + (<usize>row << 2))
+}
+
+// @ts-ignore: decorator
+@inline
+function paddedDim(c: AttentionCommand): usize {
+  return (<usize>c.headDim + 15) & ~15
+}
+
+/** All splits of one item and KV head. Scratch: queries, total state, split state, scores, keys or values. */
+function runItem(c: AttentionCommand, item: AttentionItem, kvHead: i32): void {
+  const r = item.numRows * c.group
+  const dim = paddedDim(c)
+  const queries = scratch
+  const total = queries + (<usize>r * dim << 2)
+  const split = total + stateBytes(r, dim)
+  const work = split + stateBytes(r, dim)
+  loadQueries(c, item, kvHead, queries)
+  resetState(total, r, dim)
+  const last = position(c, item.firstRow + item.numRows - 1)
+  for (let s = firstPosition(c, item) / SPLIT; s * SPLIT <= last; s++) {
+    computeSplit(c, item, kvHead, s, queries, split, work)
+    fold(total, split, r, dim)
+  }
+  writeOut(c, item, kvHead, total)
+}
+
+/** One split into its place among the partials. */
+function runSplit(c: AttentionCommand, item: AttentionItem, index: i32, kvHead: i32, s: i32): void {
+  const last = position(c, item.firstRow + item.numRows - 1)
+  if (s * SPLIT > last || s < firstPosition(c, item) / SPLIT) return
+  const queries = scratch
+  loadQueries(c, item, kvHead, queries)
+  const work = queries + (<usize>(item.numRows * c.group) * paddedDim(c) << 2)
+  computeSplit(c, item, kvHead, s, queries, partial(c, index, kvHead, s), work)
+}
+
+// @ts-ignore: decorator
+@inline
+function partial(c: AttentionCommand, index: i32, kvHead: i32, s: i32): usize {
+  return c.partials + c.partialBytes * <usize>((index * c.numKvHeads + kvHead) * c.splits + s)
+}
+
+function foldPartials(c: AttentionCommand, index: i32, kvHead: i32): void {
+  const item = changetype<AttentionItem>(c.items + <usize>index * offsetof<AttentionItem>())
+  const r = item.numRows * c.group
+  const dim = paddedDim(c)
+  const total = scratch
+  resetState(total, r, dim)
+  const last = position(c, item.firstRow + item.numRows - 1)
+  for (let s = firstPosition(c, item) / SPLIT; s * SPLIT <= last; s++) fold(total, partial(c, index, kvHead, s), r, dim)
+  writeOut(c, item, kvHead, total)
+}
+
+/** Queries of the item's rows and the KV head's group, scaled: [row][head of the group][paddedDim]. */
+function loadQueries(c: AttentionCommand, item: AttentionItem, kvHead: i32, dst: usize): void {
+  const dim = paddedDim(c)
+  for (let row = 0; row < item.numRows; row++) {
+    for (let g = 0; g < c.group; g++) {
+      const from = c.q + c.qStride * (item.firstRow + row) + (<usize>((kvHead * c.group + g) * c.headDim) << 2)
+      for (let d: usize = 0; d < <usize>c.headDim; d++) store<f32>(dst + (d << 2), load<f32>(from + (d << 2)) * c.scale)
+      dst += dim << 2
+    }
+  }
+}
+
+function resetState(state: usize, r: i32, dim: usize): void {
+  memory.fill(state, 0, <usize>r * dim << 2)
+  const stats = state + (<usize>r * dim << 2)
+  for (let i = 0; i < r; i++) {
+    store<f32>(stats + (<usize>i << 4), -Infinity)
+    store<f32>(stats + (<usize>i << 4), 0, 4)
+  }
+}
+
+/** The block's K and V of a KV head. */
+// @ts-ignore: decorator
+@inline
+function blockAddress(c: AttentionCommand, item: AttentionItem, block: i32, kvHead: i32): usize {
+  return c.pool + c.blockBytes * load<i32>(item.blockTable + (<usize>block << 2)) + c.headBytes * kvHead
+}
+
+/** Copies panels of 16 as f32. */
+function widen(source: usize, steps: usize, half: bool, dst: usize): void {
+  if (!half) {
+    memory.copy(dst, source, steps << 6)
+    return
+  }
+  const factor = f32x4.splat(WIDEN_FACTOR)
+  const end = source + (steps << 5)
+  while (source < end) {
+    const low = v128.load(source)
+    const high = v128.load(source, 16)
+    v128.store(dst, f32x4.mul(widenLow(low), factor))
+    v128.store(dst, f32x4.mul(widenHigh(low), factor), 16)
+    v128.store(dst, f32x4.mul(widenLow(high), factor), 32)
+    v128.store(dst, f32x4.mul(widenHigh(high), factor), 48)
+    source += 32
+    dst += 64
+  }
+}
+
+function computeSplit(c: AttentionCommand, item: AttentionItem, kvHead: i32, s: i32, queries: usize, state: usize, work: usize): void {
+  const dim = paddedDim(c)
+  const r = item.numRows * c.group
+  const first = s * SPLIT
+  const last = position(c, item.firstRow + item.numRows - 1)
+  const tokens = min(SPLIT, last + 1 - first)
+  const scores = work
+  const tile = work + (<usize>r * SPLIT << 2)
+  scoreSplit(c, item, kvHead, first, tokens, queries, scores, tile)
+  const stats = state + (<usize>r * dim << 2)
+  for (let row = 0; row < item.numRows; row++) {
+    const end = position(c, item.firstRow + row) + 1
+    const begin = c.window == 0 ? 0 : max(0, end - c.window)
+    for (let g = 0; g < c.group; g++) {
+      const i = <usize>(row * c.group + g)
+      softmax(c, scores + i * (SPLIT << 2), max(0, begin - first), min(tokens, end - first), (tokens + 15) & ~15, stats + (i << 4))
+    }
+  }
+  gatherValues(c, item, kvHead, first, tokens, tile)
+  const panelBytes = <usize>SPLIT << 6
+  for (let p: usize = 0; p < dim; p += 16) {
+    dotRows(scores, SPLIT << 2, r, tile + (p >> 4) * panelBytes, tokens, state + (p << 2), dim << 2, true)
+  }
+}
+
+/** scores[r][128] of the split's tokens, 16 at a time. Tokens past the last valid one are computed from stale data and masked by the softmax. */
+function scoreSplit(c: AttentionCommand, item: AttentionItem, kvHead: i32, first: i32, tokens: i32, queries: usize, scores: usize, tile: usize): void {
+  const dim = paddedDim(c)
+  const depth = <usize>c.headDim
+  const r = item.numRows * c.group
+  if ((c.blockSize & 15) == 0) {
+    for (let t = 0; t < tokens; t += 16) {
+      const token = first + t
+      const block = token / c.blockSize
+      const inBlock = (token - block * c.blockSize) >> 4
+      const source = blockAddress(c, item, block, kvHead) + <usize>inBlock * (depth << (c.half ? 5 : 6))
+      widen(source, depth, c.half != 0, tile)
+      dotRows(queries, dim << 2, r, tile, depth, scores + (<usize>t << 2), SPLIT << 2, true)
+    }
+    return
+  }
+  // Blocks of other sizes: their (padded) tiles hold tokens that are not adjacent in the split, so scores go through a tile of their own.
+  const apart = tile + (depth << 6)
+  for (let t = 0; t < tokens; ) {
+    const token = first + t
+    const block = token / c.blockSize
+    const offset = token - block * c.blockSize
+    const inTile = offset & 15
+    const count = min(min(16 - inTile, c.blockSize - offset), tokens - t)
+    const source = blockAddress(c, item, block, kvHead) + <usize>(offset >> 4) * (depth << (c.half ? 5 : 6))
+    widen(source, depth, c.half != 0, tile)
+    dotRows(queries, dim << 2, r, tile, depth, apart, 64, true)
+    for (let i = 0; i < r; i++) {
+      memory.copy(scores + (<usize>(i * SPLIT + t) << 2), apart + (<usize>(i * 16 + inTile) << 2), <usize>count << 2)
+    }
+    t += count
+  }
+}
+
+/** tile[panel of 16 dims][128 tokens][16] of the split's values as f32. */
+function gatherValues(c: AttentionCommand, item: AttentionItem, kvHead: i32, first: i32, tokens: i32, tile: usize): void {
+  const dim = paddedDim(c)
+  const shift: usize = c.half ? 5 : 6
+  for (let t = 0; t < tokens; ) {
+    const token = first + t
+    const block = token / c.blockSize
+    const offset = token - block * c.blockSize
+    const count = min(c.blockSize - offset, tokens - t)
+    const source = blockAddress(c, item, block, kvHead) + c.keyBytes + (<usize>offset << shift)
+    for (let p: usize = 0; p < dim >> 4; p++) {
+      widen(source + p * (<usize>c.paddedBlock << shift), count, c.half != 0, tile + (p * SPLIT + t << 6))
+    }
+    t += count
+  }
+}
+
+/** Softmax numerators of scores[begin .. end) in place, zeros elsewhere up to `width`; their maximum and sum to stats. */
+function softmax(c: AttentionCommand, scores: usize, begin: i32, end: i32, width: i32, stats: usize): void {
+  if (begin >= end) {
+    memory.fill(scores, 0, <usize>width << 2)
+    store<f32>(stats, -Infinity)
+    store<f32>(stats, 0, 4)
+    return
+  }
+  const lanes = i32x4(0, 1, 2, 3)
+  const begins = i32x4.splat(begin)
+  const ends = i32x4.splat(end)
+  const out = f32x4.splat(-Infinity)
+  let largest = out
+  for (let t = 0; t < width; t += 4) {
+    const at = scores + (<usize>t << 2)
+    let value = v128.load(at)
+    if (c.softcap != 0) {
+      const cap = f32x4.splat(c.softcap)
+      value = f32x4.mul(cap, tanh(f32x4.div(value, cap)))
+    }
+    const index = i32x4.add(lanes, i32x4.splat(t))
+    const valid = v128.and(i32x4.ge_s(index, begins), i32x4.lt_s(index, ends))
+    value = v128.bitselect(value, out, valid)
+    largest = f32x4.max(largest, value)
+    v128.store(at, value)
+  }
+  const maximum = maxLanes(largest)
+  const maxima = f32x4.splat(maximum)
+  let sums = f32x4.splat(0)
+  for (let t = 0; t < width; t += 4) {
+    const at = scores + (<usize>t << 2)
+    const value = exp(f32x4.sub(v128.load(at), maxima))
+    sums = f32x4.add(sums, value)
+    v128.store(at, value)
+  }
+  store<f32>(stats, maximum)
+  store<f32>(stats, sumLanes(sums), 4)
+}
+
+/** total = total folded with the next split. A split in which a row sees nothing leaves the row as it is. */
+function fold(total: usize, split: usize, r: i32, dim: usize): void {
+  const offset = <usize>r * dim << 2
+  for (let i: usize = 0; i < <usize>r; i++) {
+    const stats = total + offset + (i << 4)
+    const splitStats = split + offset + (i << 4)
+    const splitMax = load<f32>(splitStats)
+    if (splitMax == -Infinity) continue
+    const oldMax = load<f32>(stats)
+    const newMax = max(oldMax, splitMax)
+    const factors = exp(f32x4.replace_lane(f32x4.splat(splitMax - newMax), 0, oldMax - newMax))
+    const keep = f32x4.splat(f32x4.extract_lane(factors, 0))
+    const take = f32x4.splat(f32x4.extract_lane(factors, 1))
+    store<f32>(stats, newMax)
+    store<f32>(
+      stats,
+      load<f32>(stats, 4) * f32x4.extract_lane(factors, 0) + load<f32>(splitStats, 4) * f32x4.extract_lane(factors, 1),
+      4,
+    )
+    const row = i * dim << 2
+    for (let d = row; d < row + (dim << 2); d += 16) {
+      v128.store(total + d, madd(v128.load(total + d), keep, f32x4.mul(v128.load(split + d), take)))
+    }
+  }
+}
+
+/** out = weighted values / sum. */
+function writeOut(c: AttentionCommand, item: AttentionItem, kvHead: i32, total: usize): void {
+  const dim = paddedDim(c)
+  const r = item.numRows * c.group
+  const stats = total + (<usize>r * dim << 2)
+  let i: usize = 0
+  for (let row = 0; row < item.numRows; row++) {
+    for (let g = 0; g < c.group; g++, i++) {
+      const out = c.out + c.outStride * (item.firstRow + row) + (<usize>((kvHead * c.group + g) * c.headDim) << 2)
+      const sum = load<f32>(stats + (i << 4), 4)
+      const from = total + (i * dim << 2)
+      for (let d: usize = 0; d < <usize>c.headDim; d++) store<f32>(out + (d << 2), load<f32>(from + (d << 2)) / sum)
+    }
+  }
+}

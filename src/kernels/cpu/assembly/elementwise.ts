@@ -1,0 +1,285 @@
+// Ops over single rows: embed, normAdd, qkvRopeStore; greedy choice over logits; block copies.
+import { takeUnits } from './pool'
+import { ACTIVATION_FACTOR, madd, narrow, WIDEN_FACTOR } from './simd'
+import { inverseRms } from './prepare'
+import { GROUP16, headerBytes, MINS } from './linear-quantized'
+
+@unmanaged
+export class EmbedCommand {
+  opcode: i32
+  rows: i32
+  out: usize
+  outStride: usize
+  tokens: usize // i32[rows]
+  format: i32
+  flags: i32
+  cols: usize
+  panelBytes: usize
+  weights: usize
+  factors: usize // f32[panels]
+  scale: f32
+  counter: i32
+}
+
+/** f32 value of stored f16 bits times 2^-112 (simd.ts). */
+// @ts-ignore: decorator
+@inline
+function widenScalar(bits: u32): f32 {
+  return reinterpret<f32>(((bits & 0x8000) << 16) | ((bits & 0x7fff) << 13))
+}
+
+/** Byte offset of row r's f16 in a 32-byte group of 16: pairs of rows (i, i + 4) share a word. */
+// @ts-ignore: decorator
+@inline
+function halfOffset(r: usize): usize {
+  return ((r & 8) << 1) + ((r & 3) << 2) + ((r & 4) >> 1)
+}
+
+export function embed(c: EmbedCommand): void {
+  for (;;) {
+    const row = takeUnits(changetype<usize>(c) + offsetof<EmbedCommand>('counter'), 1)
+    if (row >= c.rows) return
+    const token = load<i32>(c.tokens + (<usize>row << 2))
+    const panel = token >> 4
+    const weights = c.weights + c.panelBytes * panel
+    const out = c.out + c.outStride * row
+    const factor = load<f32>(c.factors + (<usize>panel << 2)) * c.scale
+    if (c.format >= 2) embedQuantized(c, weights, token & 15, factor * ACTIVATION_FACTOR, out)
+    else if (c.format == 1) {
+      const at = weights + halfOffset(token & 15)
+      for (let k: usize = 0; k < c.cols; k++) {
+        store<f32>(out + (k << 2), widenScalar(load<u16>(at + (k << 5))) * ACTIVATION_FACTOR * factor)
+      }
+    } else {
+      const at = weights + (<usize>(token & 15) << 2)
+      for (let k: usize = 0; k < c.cols; k++) store<f32>(out + (k << 2), load<f32>(at + (k << 6)) * factor)
+    }
+  }
+}
+
+function embedQuantized(c: EmbedCommand, panel: usize, r: usize, factor: f32, out: usize): void {
+  const header = headerBytes(c.flags)
+  const grouped = (c.flags & GROUP16) != 0
+  const wide = c.format == 2
+  const hasMins = (c.flags & MINS) != 0
+  const half = halfOffset(r)
+  const set = (r >> 2) << 4
+  for (let k: usize = 0; k < c.cols; k++) {
+    const block = panel + (k >> 5) * (header + (wide ? 512 : 256))
+    const second: usize = grouped ? ((k & 16) << 1) : 0
+    const scale = widenScalar(load<u16>(block + second + half))
+    const i = k & 31
+    let code: i32
+    if (wide) {
+      code = load<i8>(block + header + (i >> 2 << 6) + set + ((i & 2) << 2) + ((r & 3) << 1) + (i & 1))
+    } else {
+      // Columns (0, 2) (4, 6) (1, 3) (5, 7) of each 8 share a byte.
+      const byte = load<u8>(block + header + (i >> 3 << 6) + set + ((r & 3) << 2) + ((i & 1) << 1) + ((i & 4) >> 2))
+      code = <i32>((i & 2) != 0 ? byte >> 4 : byte & 15) - (hasMins ? 0 : 8)
+    }
+    let value = <f32>code * scale
+    if (hasMins) value += widenScalar(load<u16>(block + (grouped ? 64 : 32) + second + half))
+    store<f32>(out + (k << 2), value * factor)
+  }
+}
+
+@unmanaged
+export class NormAddCommand {
+  opcode: i32
+  rows: i32
+  residual: usize
+  residualStride: usize
+  x: usize
+  xStride: usize
+  cols: usize
+  weight: usize
+  eps: f32
+  counter: i32
+}
+
+export function normAdd(c: NormAddCommand): void {
+  for (;;) {
+    const row = takeUnits(changetype<usize>(c) + offsetof<NormAddCommand>('counter'), 1)
+    if (row >= c.rows) return
+    const x = c.x + c.xStride * row
+    const residual = c.residual + c.residualStride * row
+    const inverse = inverseRms(x, c.cols, c.eps)
+    for (let i: usize = 0; i < c.cols << 2; i += 4) {
+      store<f32>(residual + i, load<f32>(residual + i) + load<f32>(x + i) * inverse * load<f32>(c.weight + i))
+    }
+  }
+}
+
+@unmanaged
+export class QkvCommand {
+  opcode: i32
+  rows: i32
+  q: usize
+  qStride: usize
+  qkv: usize
+  qkvStride: usize
+  slots: usize // i32[rows]
+  pool: usize
+  blockBytes: usize
+  headBytes: usize
+  keyBytes: usize
+  blockSize: i32
+  paddedBlock: i32
+  half: i32
+  numHeads: i32
+  numKvHeads: i32
+  headDim: i32
+  normKind: i32 // 0: none, 1: each head, 2: the whole projection
+  qNorm: usize
+  qEps: f32
+  kNorm: usize
+  kEps: f32
+  rope: usize // f32 [rows][2][rotaryDim / 2]: cosines, sines; 0: none
+  rotaryDim: i32
+  counter: i32
+}
+
+export function qkvRopeStore(c: QkvCommand): void {
+  for (;;) {
+    const row = takeUnits(changetype<usize>(c) + offsetof<QkvCommand>('counter'), 1)
+    if (row >= c.rows) return
+    const dim = <usize>c.headDim << 2
+    const source = c.qkv + c.qkvStride * row
+    const q = c.q + c.qStride * row
+    const keys = source + dim * c.numHeads
+    const values = keys + dim * c.numKvHeads
+    memory.copy(q, source, dim * c.numHeads)
+    // Keys are finished where they lie: nothing reads qkv afterwards.
+    normHeads(c.normKind, q, c.numHeads, c.headDim, c.qNorm, c.qEps)
+    normHeads(c.normKind, keys, c.numKvHeads, c.headDim, c.kNorm, c.kEps)
+    if (c.rope != 0) {
+      const table = c.rope + (<usize>(row * c.rotaryDim) << 2)
+      rotate(q, c.numHeads, c.headDim, table, c.rotaryDim >> 1)
+      rotate(keys, c.numKvHeads, c.headDim, table, c.rotaryDim >> 1)
+    }
+    const slot = load<i32>(c.slots + (<usize>row << 2))
+    const block = slot / c.blockSize
+    const offset = <usize>(slot - block * c.blockSize)
+    for (let head = 0; head < c.numKvHeads; head++) {
+      const at = c.pool + c.blockBytes * block + c.headBytes * head
+      storeKey(c, keys + dim * head, at, offset)
+      storeValue(c, values + dim * head, at + c.keyBytes, offset)
+    }
+  }
+}
+
+function normHeads(kind: i32, x: usize, heads: i32, headDim: i32, weight: usize, eps: f32): void {
+  if (kind == 0) return
+  const width = <usize>(kind == 1 ? headDim : headDim * heads)
+  const pieces = kind == 1 ? heads : 1
+  for (let piece = 0; piece < pieces; piece++) {
+    const at = x + (width << 2) * piece
+    const inverse = inverseRms(at, width, eps)
+    for (let i: usize = 0; i < width << 2; i += 4) store<f32>(at + i, load<f32>(at + i) * inverse * load<f32>(weight + i))
+  }
+}
+
+/** Rotates the pairs (i, i + half) of each head. */
+function rotate(x: usize, heads: i32, headDim: i32, table: usize, half: i32): void {
+  const bytes = <usize>half << 2
+  for (let head = 0; head < heads; head++) {
+    const at = x + (<usize>(head * headDim) << 2)
+    for (let i: usize = 0; i < bytes; i += 4) {
+      const cos = load<f32>(table + i)
+      const sin = load<f32>(table + bytes + i)
+      const a = load<f32>(at + i)
+      const b = load<f32>(at + bytes + i)
+      store<f32>(at + i, a * cos - b * sin)
+      store<f32>(at + bytes + i, b * cos + a * sin)
+    }
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function narrowScalar(value: f32): u16 {
+  return <u16>i32x4.extract_lane(narrow(f32x4.splat(value)), 0)
+}
+
+/** K of one token: lane `offset & 15` of its tile [headDim][16]. */
+function storeKey(c: QkvCommand, source: usize, keys: usize, offset: usize): void {
+  const lane = offset & 15
+  const headDim = <usize>c.headDim
+  if (c.half) {
+    const at = keys + (offset >> 4) * (headDim << 5) + halfOffset(lane)
+    const whole = headDim & ~3
+    for (let d: usize = 0; d < whole; d += 4) {
+      const bits = narrow(v128.load(source + (d << 2)))
+      v128.store16_lane(at + (d << 5), bits, 0)
+      v128.store16_lane(at + (d << 5), bits, 2, 32)
+      v128.store16_lane(at + (d << 5), bits, 4, 64)
+      v128.store16_lane(at + (d << 5), bits, 6, 96)
+    }
+    for (let d = whole; d < headDim; d++) store<u16>(at + (d << 5), narrowScalar(load<f32>(source + (d << 2))))
+  } else {
+    const at = keys + (offset >> 4) * (headDim << 6) + (lane << 2)
+    for (let d: usize = 0; d < headDim; d++) store<f32>(at + (d << 6), load<f32>(source + (d << 2)))
+  }
+}
+
+/** V of one token: row `offset` of its panels [paddedBlock][16]. */
+function storeValue(c: QkvCommand, source: usize, values: usize, offset: usize): void {
+  const shift: usize = c.half ? 5 : 6
+  for (let d: usize = 0; d < <usize>c.headDim; d++) {
+    const at = values + (d >> 4) * (<usize>c.paddedBlock << shift) + (offset << shift)
+    const value = load<f32>(source + (d << 2))
+    if (c.half) store<u16>(at + halfOffset(d & 15), narrowScalar(value))
+    else store<f32>(at + ((d & 15) << 2), value)
+  }
+}
+
+@unmanaged
+export class ArgmaxCommand {
+  opcode: i32
+  rows: i32
+  logits: usize
+  stride: usize
+  vocab: i32
+  out: usize // i32[rows]
+  counter: i32
+}
+
+/** The largest logit's token, the lowest id on ties. */
+export function argmax(c: ArgmaxCommand): void {
+  for (;;) {
+    const row = takeUnits(changetype<usize>(c) + offsetof<ArgmaxCommand>('counter'), 1)
+    if (row >= c.rows) return
+    const logits = c.logits + c.stride * row
+    const whole = c.vocab & ~3
+    let best = f32x4.splat(-Infinity)
+    let tokens = i32x4.splat(0)
+    let index = i32x4(0, 1, 2, 3)
+    for (let t = 0; t < whole; t += 4) {
+      const values = v128.load(logits + (<usize>t << 2))
+      const larger = f32x4.gt(values, best)
+      best = v128.bitselect(values, best, larger)
+      tokens = v128.bitselect(index, tokens, larger)
+      index = i32x4.add(index, i32x4.splat(4))
+    }
+    let value = f32x4.extract_lane(best, 0)
+    let token = i32x4.extract_lane(tokens, 0)
+    for (let lane = 1; lane < 4; lane++) {
+      best = i8x16.shuffle(best, best, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3)
+      tokens = i8x16.shuffle(tokens, tokens, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3)
+      const other = f32x4.extract_lane(best, 0)
+      const id = i32x4.extract_lane(tokens, 0)
+      if (other > value || (other == value && id < token)) {
+        value = other
+        token = id
+      }
+    }
+    for (let t = whole; t < c.vocab; t++) {
+      const other = load<f32>(logits + (<usize>t << 2))
+      if (other > value) {
+        value = other
+        token = t
+      }
+    }
+    store<i32>(c.out + (<usize>row << 2), token)
+  }
+}

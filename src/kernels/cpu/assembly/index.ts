@@ -1,0 +1,68 @@
+// The module's entry points: `start` once a thread, then `run` on the coordinating thread and `serve` on the others.
+import { attention, AttentionCommand } from './attention'
+import { argmax, ArgmaxCommand, embed, EmbedCommand, normAdd, NormAddCommand, qkvRopeStore, QkvCommand } from './elementwise'
+import { linear, LinearCommand } from './linear'
+import { pack, PackCommand } from './pack'
+import { announce, awaitProgram, barrier, programAddress, programLength, setScratch, start as startThread } from './pool'
+
+/** Bytes of a command. */
+const COMMAND: usize = 128
+/** A program starts with a header of this size: the scratch base, bytes of it a thread. */
+const HEADER: usize = 64
+
+export function start(control: usize, thread: i32, numThreads: i32): void {
+  startThread(control, thread, numThreads)
+}
+
+/** Runs a program of `length` commands on all threads; returns when every one is done. */
+export function run(program: usize, length: i32): void {
+  announce(program, length)
+  execute()
+}
+
+/** Runs programs until the pool is stopped. `epoch`: the count of programs announced when the thread was made. */
+export function serve(epoch: i32): void {
+  for (;;) {
+    epoch = awaitProgram(epoch)
+    if (epoch < 0) return
+    execute()
+  }
+}
+
+function execute(): void {
+  const program = programAddress()
+  const length = programLength()
+  setScratch(load<usize>(program), load<usize>(program, 4))
+  let command = program + HEADER
+  for (let i = 0; i < length; i++) {
+    switch (load<i32>(command)) {
+      case 0:
+        break
+      case 1:
+        linear(changetype<LinearCommand>(command))
+        break
+      case 2:
+        embed(changetype<EmbedCommand>(command))
+        break
+      case 3:
+        normAdd(changetype<NormAddCommand>(command))
+        break
+      case 4:
+        qkvRopeStore(changetype<QkvCommand>(command))
+        break
+      case 5:
+        attention(changetype<AttentionCommand>(command))
+        break
+      case 6:
+        argmax(changetype<ArgmaxCommand>(command))
+        break
+      case 7:
+        pack(changetype<PackCommand>(command))
+        break
+      default:
+        unreachable()
+    }
+    barrier()
+    command += COMMAND
+  }
+}

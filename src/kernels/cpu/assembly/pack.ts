@@ -1,0 +1,168 @@
+// Weight matrices from rows as they arrive to panels. A unit is one panel; the source rows of a batch of panels lie in staging memory.
+import { takeUnits } from './pool'
+import { narrow } from './simd'
+import { GROUP16, headerBytes, MINS } from './linear-quantized'
+
+@unmanaged
+export class PackCommand {
+  opcode: i32
+  format: i32
+  flags: i32
+  panels: i32 // of this batch
+  cols: usize
+  padded: usize
+  rows: i32 // valid rows of the batch; the rest of the last panel is zero
+  source: usize // values or codes [rows][cols]
+  scales: usize // f32 [rows][groups]
+  mins: usize
+  dst: usize
+  panelBytes: usize
+  panelStep: i32 // 2 when gate and up panels alternate
+  factors: usize // f32, one a panel of dst
+  invalid: usize // i32: set when a value is infinite or NaN
+  counter: i32
+}
+
+export function pack(c: PackCommand): void {
+  for (;;) {
+    const panel = takeUnits(changetype<usize>(c) + offsetof<PackCommand>('counter'), 1)
+    if (panel >= c.panels) return
+    const first = panel << 4
+    const rows = min(16, c.rows - first)
+    const dst = c.dst + c.panelBytes * (panel * c.panelStep)
+    const factor = c.factors + (<usize>(panel * c.panelStep) << 2)
+    if (c.format == 0) packFloat(c, first, rows, dst, factor)
+    else if (c.format == 1) packHalf(c, first, rows, dst, factor)
+    else packQuantized(c, first, rows, dst, factor)
+  }
+}
+
+function packFloat(c: PackCommand, first: i32, rows: i32, dst: usize, factor: usize): void {
+  store<f32>(factor, 1)
+  memory.fill(dst, 0, c.padded << 6)
+  for (let r = 0; r < rows; r++) {
+    const source = c.source + (c.cols * (first + r) << 2)
+    const at = dst + (<usize>r << 2)
+    for (let k: usize = 0; k < c.cols; k++) {
+      const value = load<f32>(source + (k << 2))
+      if (!isFinite<f32>(value)) store<i32>(c.invalid, 1)
+      store<f32>(at + (k << 6), value)
+    }
+  }
+}
+
+// @ts-ignore: decorator
+@inline
+function halfOffset(r: usize): usize {
+  return ((r & 8) << 1) + ((r & 3) << 2) + ((r & 4) >> 1)
+}
+
+/** 2^n as f32, -126 <= n <= 127. */
+// @ts-ignore: decorator
+@inline
+function powerOfTwo(n: i32): f32 {
+  return reinterpret<f32>((n + 127) << 23)
+}
+
+/**
+ * f16 values keep their value exactly; a panel without large ones is stored times 2^10, so that its subnormals become normal numbers (a subnormal
+ * operand costs some processors a hundred cycles).
+ */
+function packHalf(c: PackCommand, first: i32, rows: i32, dst: usize, factor: usize): void {
+  memory.fill(dst, 0, c.padded << 5)
+  let largest: u32 = 0
+  for (let r = 0; r < rows; r++) {
+    const source = c.source + (c.cols * (first + r) << 1)
+    for (let k: usize = 0; k < c.cols; k++) largest = max(largest, <u32>load<u16>(source + (k << 1)) & 0x7fff)
+  }
+  const exponent = <i32>(largest >> 10)
+  if (exponent == 31) store<i32>(c.invalid, 1)
+  const shift = min(10, 30 - min(30, exponent))
+  for (let r = 0; r < rows; r++) {
+    const source = c.source + (c.cols * (first + r) << 1)
+    const at = dst + halfOffset(r)
+    for (let k: usize = 0; k < c.cols; k++) {
+      store<u16>(at + (k << 5), scaleHalf(<u32>load<u16>(source + (k << 1)), shift))
+    }
+  }
+  store<f32>(factor, powerOfTwo(16 - shift))
+}
+
+/** f16 bits times 2^shift; the caller knows that the result does not overflow. */
+function scaleHalf(bits: u32, shift: i32): u16 {
+  const sign = bits & 0x8000
+  let magnitude = bits & 0x7fff
+  if (magnitude >= 0x400) return <u16>(sign | (magnitude + (<u32>shift << 10)))
+  // Subnormal: shift the fraction up until it is normal or the shift is used up.
+  while (shift > 0 && magnitude != 0 && magnitude < 0x400) {
+    magnitude <<= 1
+    shift--
+  }
+  // Having reached 0x400 it reads as exponent 1 already; what is left of the shift goes to the exponent.
+  if (magnitude >= 0x400) magnitude += <u32>shift << 10
+  return <u16>(sign | magnitude)
+}
+
+/** Largest magnitude of `count` f32. */
+function amplitude(source: usize, count: usize, start: f32): f32 {
+  let largest = start
+  for (let i: usize = 0; i < count << 2; i += 4) largest = max(largest, abs(load<f32>(source + i)))
+  return largest
+}
+
+// @ts-ignore: decorator
+@inline
+function toHalf(value: f32): u16 {
+  return <u16>i32x4.extract_lane(narrow(f32x4.splat(value)), 0)
+}
+
+/**
+ * Scales and minimums are stored as f16 times a power of two of the panel's own, which puts the largest between 2^14 and 2^15: rounding to 11 bits
+ * of fraction, the error int8 activations make is a hundred times larger.
+ */
+function packQuantized(c: PackCommand, first: i32, rows: i32, dst: usize, factor: usize): void {
+  memory.fill(dst, 0, c.panelBytes)
+  const grouped = (c.flags & GROUP16) != 0
+  const hasMins = (c.flags & MINS) != 0
+  const wide = c.format == 2
+  const shift: usize = grouped ? 4 : 5
+  const groups = c.cols >> shift
+  const header = headerBytes(c.flags)
+  const blockBytes = header + (wide ? 512 : 256)
+  let largest = amplitude(c.scales + (groups * first << 2), groups * rows, 0)
+  if (hasMins) largest = amplitude(c.mins + (groups * first << 2), groups * rows, largest)
+  if (!isFinite<f32>(largest)) store<i32>(c.invalid, 1)
+  const exponent = largest == 0 ? 0 : max(-100, min(60, 14 - ((reinterpret<i32>(largest) >> 23) - 127)))
+  const up = powerOfTwo(exponent)
+  for (let r: usize = 0; r < <usize>rows; r++) {
+    const half = halfOffset(r)
+    const row = <usize>first + r
+    for (let g: usize = 0; g < groups; g++) {
+      const block = dst + (grouped ? g >> 1 : g) * blockBytes
+      const second: usize = grouped ? (g & 1) << 5 : 0
+      store<u16>(block + second + half, toHalf(load<f32>(c.scales + (groups * row + g << 2)) * up))
+      if (hasMins) {
+        store<u16>(block + (grouped ? 64 : 32) + second + half, toHalf(load<f32>(c.mins + (groups * row + g << 2)) * up))
+      }
+    }
+    const set = (r >> 2) << 4
+    if (wide) {
+      const source = c.source + c.cols * row
+      for (let k: usize = 0; k < c.cols; k++) {
+        const i = k & 31
+        const at = dst + (k >> 5) * blockBytes + header + (i >> 2 << 6) + set + ((i & 2) << 2) + ((r & 3) << 1) + (i & 1)
+        store<i8>(at, load<i8>(source + k))
+      }
+    } else {
+      const source = c.source + (c.cols >> 1) * row
+      for (let k: usize = 0; k < c.cols; k++) {
+        const i = k & 31
+        const pair = load<u8>(source + (k >> 1))
+        const code = (k & 1) != 0 ? pair >> 4 : pair & 15
+        const at = dst + (k >> 5) * blockBytes + header + (i >> 3 << 6) + set + ((r & 3) << 2) + ((i & 1) << 1) + ((i & 4) >> 2)
+        store<u8>(at, load<u8>(at) | ((i & 2) != 0 ? code << 4 : code))
+      }
+    }
+  }
+  store<f32>(factor, powerOfTwo(16 - exponent))
+}

@@ -1,0 +1,121 @@
+// Inputs of a matrix product, made once per row: normalised where asked, zero-padded, and in the form the product's weights want.
+import { ACTIVATION_FACTOR, madd, sumLanes } from './simd'
+
+/** Prepared forms. */
+export const PLAIN: i32 = 0 // f32
+export const SCALED: i32 = 1 // f32 times 2^96
+export const QUANTIZED: i32 = 2 // blocks of 32 int8, below
+
+// A block of 32 int8 activations, 128 bytes:
+//   +0 f32 scale * 2^96, +4 f32 sum of the first 16 values * 2^96, +8 f32 sum of the last 16, +12 i32 -8 * sum of the codes
+//   +16 i8[32] the codes in the order of q4's nibbles (linear-quantized.ts), +64 i16[32] the codes in order
+export const BLOCK_BYTES: usize = 128
+export const BLOCK_SUMS: usize = 4
+export const BLOCK_OFFSET: usize = 12
+export const BLOCK_I8: usize = 16
+export const BLOCK_I16: usize = 64
+
+/** Bytes of a prepared row of `padded` columns (a multiple of 4; of 32 when quantised). */
+export function preparedBytes(form: i32, padded: usize): usize {
+  return form == QUANTIZED ? (padded / 32) * BLOCK_BYTES : padded * 4
+}
+
+/** 1 / sqrt(mean(x^2) + eps) of `cols` values: four lane sums in ascending order, then the tail. */
+export function inverseRms(x: usize, cols: usize, eps: f32): f32 {
+  let sums = f32x4.splat(0)
+  const whole = cols & ~3
+  for (let i: usize = 0; i < whole; i += 4) {
+    const values = v128.load(x + i * 4)
+    sums = madd(values, values, sums)
+  }
+  let sum = sumLanes(sums)
+  for (let i = whole; i < cols; i++) sum += load<f32>(x + i * 4) * load<f32>(x + i * 4)
+  return <f32>1 / sqrt<f32>(sum / <f32>cols + eps)
+}
+
+/** dst = x * factor (* weight), `cols` values, zeros up to `padded` (multiples of 4). weight 0: none. */
+function scaleRow(x: usize, cols: usize, padded: usize, weight: usize, factor: f32, dst: usize): void {
+  const whole = cols & ~3
+  const factors = f32x4.splat(factor)
+  if (weight != 0) {
+    for (let i: usize = 0; i < whole; i += 4) {
+      v128.store(dst + i * 4, f32x4.mul(f32x4.mul(v128.load(x + i * 4), factors), v128.load(weight + i * 4)))
+    }
+  } else {
+    for (let i: usize = 0; i < whole; i += 4) v128.store(dst + i * 4, f32x4.mul(v128.load(x + i * 4), factors))
+  }
+  for (let i = whole; i < cols; i++) {
+    const value = load<f32>(x + i * 4) * factor
+    store<f32>(dst + i * 4, weight == 0 ? value : value * load<f32>(weight + i * 4))
+  }
+  for (let i = cols; i < padded; i++) store<f32>(dst + i * 4, 0)
+}
+
+/** Quantises 32 f32 values to a block: code = nearest(x * 127 / max |x|). */
+function quantizeBlock(x: usize, dst: usize): void {
+  let largest = f32x4.splat(0)
+  for (let i: usize = 0; i < 128; i += 16) largest = f32x4.max(largest, f32x4.abs(v128.load(x + i)))
+  const amplitude = max(
+    max(f32x4.extract_lane(largest, 0), f32x4.extract_lane(largest, 1)),
+    max(f32x4.extract_lane(largest, 2), f32x4.extract_lane(largest, 3)),
+  )
+  // The division, unlike the multiplication by a reciprocal, cannot overflow for a tiny amplitude.
+  const inverse: f32 = amplitude > 1e-35 ? <f32>127 / amplitude : 0
+  const factors = f32x4.splat(inverse)
+  let sumLow = i32x4.splat(0)
+  let sumHigh = i32x4.splat(0)
+  const ones = i16x8.splat(1)
+  for (let i: usize = 0; i < 2; i++) {
+    const at = x + i * 64
+    const a = i32x4.trunc_sat_f32x4_s(f32x4.nearest(f32x4.mul(v128.load(at), factors)))
+    const b = i32x4.trunc_sat_f32x4_s(f32x4.nearest(f32x4.mul(v128.load(at, 16), factors)))
+    const c = i32x4.trunc_sat_f32x4_s(f32x4.nearest(f32x4.mul(v128.load(at, 32), factors)))
+    const d = i32x4.trunc_sat_f32x4_s(f32x4.nearest(f32x4.mul(v128.load(at, 48), factors)))
+    const low = i16x8.narrow_i32x4_s(a, b)
+    const high = i16x8.narrow_i32x4_s(c, d)
+    v128.store(dst + i * 32, low, BLOCK_I16)
+    v128.store(dst + i * 32, high, BLOCK_I16 + 16)
+    const sum = i32x4.add(i32x4.dot_i16x8_s(low, ones), i32x4.dot_i16x8_s(high, ones))
+    if (i == 0) sumLow = sum
+    else sumHigh = sum
+    // Of every 8 codes: 0 4 1 5 | 2 6 3 7, each four times repeated by the kernel's splat.
+    const codes = i8x16.narrow_i16x8_s(low, high)
+    v128.store(dst + i * 16, i8x16.shuffle(codes, codes, 0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15), BLOCK_I8)
+  }
+  const scale: f32 = inverse == 0 ? 0 : (amplitude / <f32>127) * ACTIVATION_FACTOR
+  const low = i32x4.extract_lane(sumLow, 0) + i32x4.extract_lane(sumLow, 1) + i32x4.extract_lane(sumLow, 2) + i32x4.extract_lane(sumLow, 3)
+  const high = i32x4.extract_lane(sumHigh, 0) + i32x4.extract_lane(sumHigh, 1) + i32x4.extract_lane(sumHigh, 2) + i32x4.extract_lane(sumHigh, 3)
+  store<f32>(dst, scale)
+  store<f32>(dst, scale * <f32>low, BLOCK_SUMS)
+  store<f32>(dst, scale * <f32>high, BLOCK_SUMS + 4)
+  store<i32>(dst, -8 * (low + high), BLOCK_OFFSET)
+}
+
+/**
+ * One row in the given form. `row` is `cols` f32; `padded` their padded number; `weight` the norm's (0: no norm); `temporary` room for
+ * `padded` f32, used when quantising.
+ */
+export function prepareRow(
+  form: i32,
+  row: usize,
+  cols: usize,
+  padded: usize,
+  weight: usize,
+  eps: f32,
+  dst: usize,
+  temporary: usize,
+): void {
+  let factor: f32 = weight == 0 ? 1 : inverseRms(row, cols, eps)
+  if (form == QUANTIZED) {
+    let source = row
+    if (weight != 0 || padded != cols) {
+      scaleRow(row, cols, padded, weight, factor, temporary)
+      source = temporary
+    }
+    const blocks = padded / 32
+    for (let b: usize = 0; b < blocks; b++) quantizeBlock(source + b * 128, dst + b * BLOCK_BYTES)
+    return
+  }
+  if (form == SCALED) factor *= ACTIVATION_FACTOR
+  scaleRow(row, cols, padded, weight, factor, dst)
+}
