@@ -1,0 +1,41 @@
+/** What crosses between worker-runner.ts and worker.ts. */
+import { ModelError, type ModelInfo, type ModelRequest, RunnerError, type StepPlan, type StepResult } from './runner.ts'
+
+export type WorkerCall =
+  | { readonly kind: 'load'; readonly request: ModelRequest }
+  | { readonly kind: 'execute'; readonly plan: StepPlan }
+  | { readonly kind: 'readBlocks'; readonly blocks: readonly number[] }
+  | { readonly kind: 'writeBlocks'; readonly blocks: readonly number[]; readonly bytes: Uint8Array }
+  | { readonly kind: 'close' }
+
+export interface WorkerRequest {
+  readonly id: number
+  readonly call: WorkerCall
+}
+
+export type WorkerResponse =
+  | { readonly id: number; readonly value: ModelInfo | StepResult | Uint8Array | null }
+  | { readonly id: number; readonly error: WireError }
+  | { readonly progress: readonly [doneBytes: number, totalBytes: number] }
+
+/** An error as plain data: classes do not survive the structured clone. */
+export interface WireError {
+  readonly kind: 'model' | 'runner' | 'other'
+  readonly code: RunnerError['code']
+  readonly message: string
+  readonly stack: string | undefined
+}
+
+export function toWireError(error: unknown): WireError {
+  const { message, stack } = error instanceof Error ? error : new Error(String(error))
+  if (error instanceof ModelError) return { kind: 'model', code: 'engine_error', message, stack }
+  if (error instanceof RunnerError) return { kind: 'runner', code: error.code, message, stack }
+  return { kind: 'other', code: 'engine_error', message, stack }
+}
+
+/** The error as the caller of a local runner would have seen it, with the worker's stack as its cause. */
+export function fromWireError({ kind, code, message, stack }: WireError): Error {
+  const cause = new Error(message)
+  if (stack !== undefined) cause.stack = stack
+  return kind === 'model' ? new ModelError(message, { cause }) : new RunnerError(code, message, { cause })
+}

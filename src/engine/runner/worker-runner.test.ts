@@ -1,0 +1,140 @@
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { goldenRequest, GREEDY, readGolden } from '../../../test/golden/golden.ts'
+import { createLocalRunner } from './local.ts'
+import { ModelError, type Runner, RunnerError, type StepPlan } from './runner.ts'
+import { createWorkerRunner } from './worker-runner.ts'
+
+const golden = readGolden('llama')
+let folder = ''
+beforeAll(() => (folder = mkdtempSync(join(tmpdir(), 'miniserve-worker-'))))
+afterAll(() => rmSync(folder, { recursive: true }))
+
+function planOf(stepId: number, ids: readonly number[], startPosition: number): StepPlan {
+  const sequence = { startPosition, blockTable: Int32Array.of(3, 1, 4, 2), sample: [{ ...GREEDY, logprobs: 2 }] }
+  return {
+    stepId,
+    blockCopies: [],
+    sequences: [
+      { ...sequence, tokenSource: { ids: Int32Array.from(ids) }, score: { targets: Int32Array.of(7), topN: 1 } },
+    ],
+  }
+}
+
+/** A worker that answers load and then does what `body` says with every other message. */
+function scriptedWorker(name: string, body: string): URL {
+  const path = join(folder, `${name}.mjs`)
+  writeFileSync(
+    path,
+    `import { parentPort } from 'node:worker_threads'
+parentPort.on('message', ({ id, call }) => {
+  if (call.kind === 'load') return parentPort.postMessage({ id, value: {} })
+  ${body}
+})`,
+  )
+  return pathToFileURL(path)
+}
+
+/** Rejections of promises that were made to reject, attached at once. */
+async function codesOf(calls: readonly Promise<unknown>[]): Promise<unknown[]> {
+  const settled = await Promise.allSettled(calls)
+  return settled.map((result) =>
+    result.status === 'rejected' && result.reason instanceof RunnerError ? result.reason.code : 'not a RunnerError',
+  )
+}
+
+test('a step over the thread gives what it gives in this one; progress, log-probabilities and blocks come along', async () => {
+  const local = createLocalRunner()
+  const remote = createWorkerRunner()
+  const progress: [number, number][] = []
+  const infos = [
+    await local.load(goldenRequest('llama')),
+    await remote.load(goldenRequest('llama'), (done, total) => progress.push([done, total])),
+  ]
+  expect(infos[1]).toEqual(infos[0])
+  expect(progress.at(-1)).toEqual([infos[0]!.weightBytes, infos[0]!.weightBytes])
+  // Two in flight, the second feeding on the token the first draws.
+  const first = planOf(1, golden.prompt, 0)
+  const { sequences } = planOf(2, [], golden.prompt.length)
+  const second: StepPlan = {
+    stepId: 2,
+    blockCopies: [],
+    sequences: [{ ...sequences[0]!, tokenSource: { fromPreviousStep: 0 } }],
+  }
+  const run = (runner: Runner) => Promise.all([runner.execute(first), runner.execute(second)])
+  const withoutTimes = (results: Awaited<ReturnType<typeof run>>) =>
+    results.map((result) => ({ ...result, computeMs: 0 }))
+  const expected = withoutTimes(await run(local))
+  expect(withoutTimes(await run(remote))).toEqual(expected)
+  expect(expected.map((result) => result.sequences[0]!.tokens[0])).toEqual(golden.tokens.slice(0, 2))
+  expect(expected[0]!.sequences[0]!.logprobs[0]!.topTokens).toHaveLength(2)
+  expect(expected[0]!.sequences[0]!.scores).toHaveLength(1)
+
+  const bytes = await remote.readBlocks([3, 1])
+  expect(bytes).toEqual(await local.readBlocks([3, 1]))
+  await remote.writeBlocks([9, 8], bytes)
+  expect(bytes.length).toBe(2 * infos[0]!.blockBytes)
+  expect(await remote.readBlocks([9, 8])).toEqual(bytes)
+  await Promise.all([local.close(), remote.close()])
+})
+
+test.each([
+  ['local', () => createLocalRunner()],
+  ['worker', () => createWorkerRunner()],
+])(
+  '%s: errors keep their class and code, a bad plan does not end the runner, close is final and idempotent',
+  async (_name, create) => {
+    const runner = create()
+    await expect(runner.execute(planOf(0, [1], 0))).rejects.toThrow('no model is loaded')
+    await runner.load(goldenRequest('llama'))
+    const [bad, good] = [runner.execute(planOf(0, [1, 96], 0)), runner.execute(planOf(1, golden.prompt, 0))]
+    await expect(bad).rejects.toThrow('step 0: sequence 0 has token 96, vocabulary 96')
+    expect((await good).sequences[0]!.tokens).toEqual([golden.tokens[0]])
+    expect(
+      await codesOf([
+        runner.execute(planOf(2, [1], 300)),
+        runner.execute(planOf(3, golden.prompt.concat(golden.prompt), 0)),
+      ]),
+    ).toEqual(['engine_error', 'engine_error'])
+    const inFlight = codesOf([runner.execute(planOf(4, golden.prompt, 0))])
+    await Promise.all([runner.close(), runner.close()])
+    expect(await inFlight).toEqual(['closed'])
+    expect(await codesOf([runner.execute(planOf(5, [1], 0)), runner.readBlocks([0])])).toEqual(['closed', 'closed'])
+    await runner.close()
+  },
+)
+
+test('a model that cannot be served is a ModelError, through the thread too', async () => {
+  for (const runner of [createLocalRunner(), createWorkerRunner()]) {
+    await expect(runner.load(goldenRequest('absent'))).rejects.toThrow(ModelError)
+    await runner.close()
+  }
+})
+
+test('a thread that dies fails what is in flight and every later call', async () => {
+  const cases = [
+    ['throws', 'throw new Error("kernel panic")', 'kernel panic'],
+    ['exits', 'process.exit(3)', 'ended with code 3'],
+  ] as const
+  for (const [name, body, message] of cases) {
+    const runner = createWorkerRunner(scriptedWorker(name, body))
+    await runner.load(goldenRequest('llama'))
+    const calls = [runner.execute(planOf(0, [1], 0)), runner.readBlocks([0])]
+    expect(await codesOf(calls)).toEqual(['engine_error', 'engine_error'])
+    await expect(runner.execute(planOf(1, [1], 0))).rejects.toThrow(message)
+    await runner.close()
+  }
+})
+
+test('close does not wait for a thread whose calls hang', async () => {
+  const runner = createWorkerRunner(
+    scriptedWorker('hangs', 'if (call.kind === "close") parentPort.postMessage({ id, value: null })'),
+  )
+  await runner.load(goldenRequest('llama'))
+  const hanging = codesOf([runner.execute(planOf(0, [1], 0))])
+  await runner.close()
+  expect(await hanging).toEqual(['closed'])
+})

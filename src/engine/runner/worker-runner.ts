@@ -1,0 +1,153 @@
+/**
+ * The runner in a worker thread. Loading, ops and the device's callbacks stay off the thread that serves HTTP. The interface is the local runner's: calls
+ * are answered in order, errors arrive as the same classes.
+ */
+import { existsSync } from 'node:fs'
+import { fileURLToPath } from 'node:url'
+import { Worker } from 'node:worker_threads'
+import {
+  ModelError,
+  type ModelInfo,
+  type ModelRequest,
+  type ProgressListener,
+  type Runner,
+  RunnerError,
+  type StepPlan,
+  type StepResult,
+} from './runner.ts'
+import { fromWireError, type WorkerCall, type WorkerResponse } from './worker-protocol.ts'
+
+/** A worker that does not finish closing within this is terminated. */
+const CLOSE_TIMEOUT_MS = 5_000
+
+/**
+ * The worker's entry as JavaScript. Beside this module in dist/; when this module runs from src/ (tests), the built one, because a worker thread does
+ * not inherit the test runner's TypeScript transform and Node 20 has none of its own.
+ */
+export function findWorkerEntry(moduleUrl: string): URL {
+  if (!moduleUrl.endsWith('.ts')) return new URL('./worker.js', moduleUrl)
+  const entry = new URL('../../../dist/engine/runner/worker.js', moduleUrl)
+  if (!existsSync(fileURLToPath(entry)))
+    throw new ModelError(`${fileURLToPath(entry)} not found: run npm run build first`)
+  return entry
+}
+
+interface PendingCall {
+  readonly resolve: (value: ModelInfo | StepResult | Uint8Array | null) => void
+  readonly reject: (error: Error) => void
+}
+
+class WorkerRunner implements Runner {
+  readonly #entry: URL
+  #worker: Worker | null = null
+  readonly #pending = new Map<number, PendingCall>()
+  #nextId = 0
+  #onProgress: ProgressListener | undefined
+  /** Why no call can be made any more. */
+  #ended: RunnerError | null = null
+  #closing: Promise<void> | null = null
+
+  constructor(entry: URL) {
+    this.#entry = entry
+  }
+
+  async load(request: ModelRequest, onProgress?: ProgressListener): Promise<ModelInfo> {
+    if (this.#worker !== null) throw new Error('load was called twice')
+    this.#onProgress = onProgress
+    // No execArgv: flags of the main process (an inspector port, a test runner's loader) are not the worker's.
+    const worker = new Worker(this.#entry, { execArgv: [] })
+    this.#worker = worker
+    worker.on('message', (response: WorkerResponse) => this.#receive(response))
+    worker.on('error', (error) =>
+      this.#end(new RunnerError('engine_error', `the runner's thread failed: ${error.message}`, { cause: error })),
+    )
+    worker.on('messageerror', (error) =>
+      this.#end(
+        new RunnerError('engine_error', `a message of the runner was unreadable: ${error.message}`, { cause: error }),
+      ),
+    )
+    worker.on('exit', (code) =>
+      this.#end(new RunnerError('engine_error', `the runner's thread ended with code ${code}`)),
+    )
+    return (await this.#call({ kind: 'load', request })) as ModelInfo
+  }
+
+  async execute(plan: StepPlan): Promise<StepResult> {
+    return (await this.#call({ kind: 'execute', plan })) as StepResult
+  }
+
+  async readBlocks(blocks: readonly number[]): Promise<Uint8Array> {
+    return (await this.#call({ kind: 'readBlocks', blocks })) as Uint8Array
+  }
+
+  async writeBlocks(blocks: readonly number[], bytes: Uint8Array): Promise<void> {
+    // Cloned, not transferred: the caller keeps its bytes.
+    await this.#call({ kind: 'writeBlocks', blocks, bytes })
+  }
+
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
+    const worker = this.#worker
+    const isAlive = this.#ended === null
+    this.#end(new RunnerError('closed', 'the runner is closed'))
+    if (worker === null) return
+    if (isAlive) {
+      const timeout = AbortSignal.timeout(CLOSE_TIMEOUT_MS)
+      const closed = this.#post(worker, { kind: 'close' })
+      timeout.addEventListener('abort', () => this.#end(new RunnerError('closed', 'the runner did not close in time')))
+      try {
+        await closed
+      } catch {
+        // Terminated all the same.
+      }
+    }
+    await worker.terminate()
+  }
+
+  #call(call: WorkerCall): Promise<ModelInfo | StepResult | Uint8Array | null> {
+    if (this.#ended !== null) return Promise.reject(this.#ended)
+    if (this.#worker === null) return Promise.reject(new RunnerError('engine_error', 'no model is loaded'))
+    return this.#post(this.#worker, call)
+  }
+
+  #post(worker: Worker, call: WorkerCall): Promise<ModelInfo | StepResult | Uint8Array | null> {
+    const id = this.#nextId++
+    return new Promise((resolve, reject) => {
+      this.#pending.set(id, { resolve, reject })
+      try {
+        worker.postMessage({ id, call }, [])
+      } catch (error) {
+        this.#pending.delete(id)
+        reject(error as Error)
+      }
+    })
+  }
+
+  #receive(response: WorkerResponse): void {
+    if ('progress' in response) {
+      this.#onProgress?.(...response.progress)
+      return
+    }
+    const pending = this.#pending.get(response.id)
+    this.#pending.delete(response.id)
+    if ('error' in response) pending?.reject(fromWireError(response.error))
+    else pending?.resolve(response.value)
+  }
+
+  /** Fails what is in flight, and every call from now on. */
+  #end(error: RunnerError): void {
+    this.#ended ??= error
+    const pending = [...this.#pending.values()]
+    this.#pending.clear()
+    for (const call of pending) call.reject(this.#ended)
+  }
+}
+
+/** A runner in a thread of its own. The thread starts with `load`; `close` ends it. `entry` is for tests. */
+export function createWorkerRunner(entry?: URL): Runner {
+  return new WorkerRunner(entry ?? findWorkerEntry(import.meta.url))
+}
