@@ -54,11 +54,8 @@ async function handle<T extends z.ZodType<{ model?: string | undefined }>>(
     operation: job.kind === 'chat' ? 'chat' : 'text_completion',
     model: job.model,
     numChoices: job.generation.prompts.length * job.generation.n,
-    maxTokens: job.generation.maxTokens,
-    temperature: job.generation.sampling.temperature,
-    topP: job.generation.sampling.topP,
-    topK: job.generation.sampling.topK,
-    seed: job.generation.sampling.seed,
+    n: job.generation.n,
+    ...job.sent,
     stopSequences: job.generation.stop.length,
     stream: job.stream,
   })

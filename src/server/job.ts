@@ -24,6 +24,14 @@ export interface GenerationJob {
   readonly echo: boolean
   readonly returnTokenIds: boolean
   readonly rag: RagJob | null
+  /** Parameters as the caller sent them, for the span; undefined where left out. */
+  readonly sent: {
+    readonly maxTokens: number | undefined
+    readonly temperature: number | undefined
+    readonly topP: number | undefined
+    readonly topK: number | undefined
+    readonly seed: number | undefined
+  }
   /** Everything the engine needs; the pipeline replaces `prompts` by what tokenizing and retrieval made of them. */
   readonly generation: GenerationRequest
 }
@@ -96,10 +104,7 @@ export function chatJob(body: ChatRequest, context: JobContext): GenerationJob {
 }
 
 /** The fields of both routes that mean the same in both. */
-type SharedFields = Omit<
-  Pick<CompletionRequest, keyof CompletionRequest & keyof ChatRequest>,
-  'logprobs' | 'max_tokens'
->
+type SharedFields = Omit<Pick<CompletionRequest, keyof CompletionRequest & keyof ChatRequest>, 'logprobs'>
 
 function common(body: SharedFields, context: JobContext) {
   const stream = body.stream ?? false
@@ -112,6 +117,13 @@ function common(body: SharedFields, context: JobContext) {
     stream,
     includeUsage: body.stream_options?.include_usage ?? false,
     returnTokenIds: body.return_token_ids ?? false,
+    sent: {
+      maxTokens: body.max_tokens,
+      temperature: body.temperature,
+      topP: body.top_p,
+      topK: body.top_k,
+      seed: body.seed,
+    },
   }
 }
 
