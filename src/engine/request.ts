@@ -68,7 +68,12 @@ export interface ChoiceLogprob {
   readonly token: string
   readonly bytes: readonly number[]
   readonly detail: TokenLogprobs
-  readonly top: readonly { readonly tokenId: number; readonly token: string; readonly bytes: readonly number[]; readonly logprob: number }[]
+  readonly top: readonly {
+    readonly tokenId: number
+    readonly token: string
+    readonly bytes: readonly number[]
+    readonly logprob: number
+  }[]
 }
 
 /** The prompt was tokenized and accepted; first event of a prompt. */

@@ -1,0 +1,135 @@
+/** One choice being generated: tokens in, token events with text out, and the decision when it ends. */
+import type { FinishReason } from './events.ts'
+import type { ChoiceLogprob, GenerationRequest, TokenEvent } from './request.ts'
+import type { TokenLogprobs } from './runner/runner.ts'
+import type { Sequence } from './sequence.ts'
+import { IncrementalDetokenizer, StopMatcher } from './stops.ts'
+import type { Tokenizer } from './tokenizer.ts'
+
+export interface ChoiceEnd {
+  readonly reason: FinishReason
+  /** The stop string or stop token id that ended it. */
+  readonly stopReason: string | number | null
+}
+
+/** What a step's tokens became. */
+export interface Delivery {
+  /** null when there is nothing to say: the choice ended with an end token and no text was held back. */
+  readonly event: TokenEvent | null
+  readonly end: ChoiceEnd | null
+  /** Tokens that count. */
+  readonly numTokens: number
+}
+
+export interface ChoiceOptions {
+  readonly sequence: Sequence
+  readonly request: GenerationRequest
+  readonly tokenizer: Tokenizer
+  readonly eosTokenIds: readonly number[]
+}
+
+export class Choice {
+  readonly sequence: Sequence
+  readonly promptIndex: number
+  /** Prompt log-probabilities so far, by position; null where this choice does not score. */
+  readonly promptEntries: (ChoiceLogprob | null)[] | null
+  readonly #request: GenerationRequest
+  readonly #tokenizer: Tokenizer
+  readonly #eos: ReadonlySet<number>
+  readonly #stopTokens: ReadonlySet<number>
+  readonly #detokenizer = new IncrementalDetokenizer()
+  readonly #stops: StopMatcher
+
+  constructor(options: ChoiceOptions) {
+    const { request, sequence } = options
+    this.sequence = sequence
+    this.promptIndex = Math.floor(sequence.choice / request.n)
+    this.promptEntries = sequence.promptLogprobs < 0 ? null : [null]
+    this.#request = request
+    this.#tokenizer = options.tokenizer
+    this.#eos = new Set(request.ignoreEos ? [] : options.eosTokenIds)
+    this.#stopTokens = new Set(request.stopTokenIds)
+    this.#stops = new StopMatcher(request.stop, request.includeStopString)
+  }
+
+  /** Log-probabilities of prompt tokens from `firstPosition` on. A preempted prompt scores positions again: the same numbers. */
+  score(firstPosition: number, scores: readonly TokenLogprobs[]): void {
+    for (const [i, detail] of scores.entries()) {
+      const position = firstPosition + i
+      if (this.promptEntries !== null)
+        this.promptEntries[position] = this.#logprob(this.sequence.tokens.at(position), detail)
+    }
+  }
+
+  /** Takes a step's tokens, in order, up to the one that ends the choice, and pushes those that count to the sequence. */
+  accept(tokens: readonly number[], details: readonly (TokenLogprobs | null)[]): Delivery {
+    const { sequence } = this
+    const tokenIds: number[] = []
+    const logprobs: ChoiceLogprob[] | null = this.#request.logprobs < 0 ? null : []
+    let text = ''
+    let end: ChoiceEnd | null = null
+    for (const [i, token] of tokens.entries()) {
+      if (this.#eos.has(token) || this.#stopTokens.has(token)) {
+        end = { reason: 'stop', stopReason: this.#stopTokens.has(token) ? token : null }
+        break
+      }
+      sequence.tokens.push(token)
+      sequence.sampling.push(token)
+      tokenIds.push(token)
+      const detail = details[i]
+      if (detail !== undefined && detail !== null) logprobs?.push(this.#logprob(token, detail))
+      const piece = this.#tokenizer.isSpecial(token) ? '' : this.#detokenizer.push(this.#tokenizer.tokenBytes(token))
+      if (sequence.numOutputTokens < this.#request.minTokens) text += this.#stops.flush() + piece
+      else {
+        const result = this.#stops.push(piece)
+        text += result.text
+        if (result.stop !== null) {
+          end = { reason: 'stop', stopReason: result.stop }
+          break
+        }
+      }
+      if (sequence.numOutputTokens >= sequence.maxOutputTokens) {
+        end = { reason: 'length', stopReason: null }
+        break
+      }
+    }
+    const wasCut = end !== null && typeof end.stopReason === 'string'
+    if (end !== null && !wasCut) text += this.#flush()
+    const isSilent = tokenIds.length === 0 && text === ''
+    const event: TokenEvent | null = isSilent
+      ? null
+      : { type: 'token', choice: sequence.choice, text, tokenIds, logprobs }
+    return { event, end, numTokens: tokenIds.length }
+  }
+
+  /** What was held back is text after all, unless it completes a stop string now. */
+  #flush(): string {
+    const result = this.#stops.push(this.#detokenizer.flush())
+    return result.text + this.#stops.flush()
+  }
+
+  #logprob(tokenId: number, detail: TokenLogprobs): ChoiceLogprob {
+    return {
+      ...describeToken(this.#tokenizer, tokenId),
+      detail,
+      top: detail.topTokens.map((id, i) => ({
+        ...describeToken(this.#tokenizer, id),
+        logprob: detail.topLogprobs[i] ?? -Infinity,
+      })),
+    }
+  }
+}
+
+const utf8 = new TextDecoder('utf-8', { ignoreBOM: true })
+
+function describeToken(tokenizer: Tokenizer, tokenId: number): { tokenId: number; token: string; bytes: number[] } {
+  const bytes = tokenizer.tokenBytes(tokenId)
+  return { tokenId, token: utf8.decode(bytes), bytes: [...bytes] }
+}
+
+/** Drafts are accepted while they equal the samples; the first sample that differs, or the one after the last draft, counts too. */
+export function acceptDrafts(drafts: readonly number[], samples: readonly number[]): readonly number[] {
+  let numAccepted = 0
+  while (numAccepted < drafts.length && drafts[numAccepted] === samples[numAccepted]) numAccepted++
+  return samples.slice(0, numAccepted + 1)
+}

@@ -1,0 +1,116 @@
+/** From what a request asks for to the SampleSpec of each of its rows. Tokens and counts only. */
+import { EngineError } from './request.ts'
+import type { SamplingParams } from './request.ts'
+import type { SampleSpec } from './runner/runner.ts'
+
+export interface SamplingOptions {
+  readonly params: SamplingParams
+  /** The request's seed, or one drawn for it. u32. */
+  readonly seed: number
+  /** Choice within its prompt: several choices of one seed differ, the same choice of another prompt list does not. */
+  readonly choice: number
+  readonly minTokens: number
+  /** Banned until minTokens tokens were generated: EOS and stop tokens. */
+  readonly endTokenIds: readonly number[]
+  readonly logprobs: number
+  readonly vocabSize: number
+}
+
+/** Sampling of one sequence: what is fixed is compiled once, penalties follow the tokens it is told of. */
+export class SamplingState {
+  /** Specs depend on the tokens generated so far: a step cannot be planned before they are known. */
+  readonly dependsOnTokens: boolean
+  readonly #options: SamplingOptions
+  readonly #base: SampleSpec
+  /** The fixed spec while end tokens are banned, and after. */
+  readonly #banned: SampleSpec
+  readonly #allowed: SampleSpec
+  readonly #outputCounts = new Map<number, number>()
+  /** Distinct tokens of prompt and output, for the repetition penalty. */
+  readonly #seen = new Set<number>()
+
+  constructor(options: SamplingOptions, promptTokens: Iterable<number>) {
+    const { params } = options
+    this.#options = options
+    for (const token of biasedTokens(params)) {
+      if (!Number.isInteger(token) || token < 0 || token >= options.vocabSize) {
+        throw new EngineError(
+          'invalid_request',
+          `logit_bias: expected token ids 0..${options.vocabSize - 1}, found ${token}`,
+          'logit_bias',
+        )
+      }
+    }
+    this.dependsOnTokens =
+      params.presencePenalty !== 0 || params.frequencyPenalty !== 0 || params.repetitionPenalty !== 1
+    if (params.repetitionPenalty !== 1) for (const token of promptTokens) this.#seen.add(token)
+    this.#base = {
+      temperature: params.temperature,
+      topK: params.topK,
+      topP: params.topP,
+      minP: params.minP,
+      seed: options.seed,
+      choice: options.choice,
+      repetition: null,
+      adjustments: null,
+      mask: null,
+      logprobs: options.logprobs,
+    }
+    this.#banned = { ...this.#base, adjustments: this.#adjustments(true, []) }
+    this.#allowed = { ...this.#base, adjustments: this.#adjustments(false, []) }
+  }
+
+  /** Tells of a generated token. */
+  push(token: number): void {
+    if (!this.dependsOnTokens) return
+    this.#outputCounts.set(token, (this.#outputCounts.get(token) ?? 0) + 1)
+    if (this.#options.params.repetitionPenalty !== 1) this.#seen.add(token)
+  }
+
+  /**
+   * The spec of output token number `numOutputTokens` (0: the first), after the tokens pushed so far and `drafts`, tokens
+   * whose verification decides whether the row counts. `mask`: tokens allowed by a grammar.
+   */
+  spec(numOutputTokens: number, mask: Uint32Array | null, drafts: readonly number[] = []): SampleSpec {
+    const isBanned = numOutputTokens < this.#options.minTokens
+    const fixed = isBanned ? this.#banned : this.#allowed
+    if (!this.dependsOnTokens) return mask === null ? fixed : { ...fixed, mask }
+    return {
+      ...this.#base,
+      mask,
+      repetition: this.#repetition(drafts),
+      adjustments: this.#adjustments(isBanned, drafts),
+    }
+  }
+
+  #repetition(drafts: readonly number[]): SampleSpec['repetition'] {
+    const penalty = this.#options.params.repetitionPenalty
+    if (penalty === 1) return null
+    const tokens = drafts.length === 0 ? this.#seen : new Set([...this.#seen, ...drafts])
+    return { penalty, tokens: Int32Array.from(tokens) }
+  }
+
+  #adjustments(banEnd: boolean, drafts: readonly number[]): SampleSpec['adjustments'] {
+    const { params, endTokenIds } = this.#options
+    const deltas = new Map<number, number>()
+    const add = (token: number, delta: number) => deltas.set(token, (deltas.get(token) ?? 0) + delta)
+    for (const token of biasedTokens(params)) add(token, params.logitBias?.[token] ?? 0)
+    if (params.presencePenalty !== 0 || params.frequencyPenalty !== 0) {
+      const counts = drafts.length === 0 ? this.#outputCounts : withDrafts(this.#outputCounts, drafts)
+      for (const [token, count] of counts) add(token, -params.presencePenalty - params.frequencyPenalty * count)
+    }
+    if (banEnd) for (const token of endTokenIds) deltas.set(token, -Infinity)
+    if (deltas.size === 0) return null
+    return { tokens: Int32Array.from(deltas.keys()), deltas: Float32Array.from(deltas.values()) }
+  }
+}
+
+function biasedTokens(params: SamplingParams): number[] {
+  return params.logitBias === null ? [] : Object.keys(params.logitBias).map(Number)
+}
+
+function withDrafts(counts: ReadonlyMap<number, number>, drafts: readonly number[]): Map<number, number> {
+  const all = new Map(counts)
+  for (const token of drafts) all.set(token, (all.get(token) ?? 0) + 1)
+  return all
+}

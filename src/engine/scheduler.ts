@@ -1,0 +1,422 @@
+/**
+ * Which sequences compute how many tokens in the next step. Pure data: sequences, counts and block numbers in, a plan out.
+ *
+ * One token budget a step. Every running sequence with fewer computed than total tokens gets the difference, decode steps first,
+ * then prefill chunks in order of arrival, then newcomers. A sequence's prompt blocks are reserved when it is admitted, so only
+ * decoding can run out of blocks; then the newest sequence gives its blocks back and recomputes later, before any newcomer.
+ *
+ * A sampled token counts as pending from the moment its step is planned, so the next step can be planned and submitted before it is
+ * known (run-ahead). Steps run in the order they were planned: a block given back now may be written by the very next plan.
+ */
+import { BlockPool } from './block-pool.ts'
+import { PrefixCache } from './prefix-cache.ts'
+import type { PrefixCacheOptions, PrefixMatch } from './prefix-cache.ts'
+import type { SampleSpec, SequencePlan, StepPlan } from './runner/runner.ts'
+import type { Sequence } from './sequence.ts'
+
+export interface SchedulerOptions extends PrefixCacheOptions {
+  readonly numBlocks: number
+  readonly maxNumSeqs: number
+  /** Rows (tokens) a step may have. */
+  readonly maxNumBatchedTokens: number
+  /** Rows a step may sample. */
+  readonly maxSampleRows: number
+  /**
+   * Asked once for each waiting sequence that is next, with what the pool holds of it: true when more of its blocks are being
+   * fetched (kv-tiers.ts), and it is to wait until `isLoadingKv` is unset.
+   */
+  readonly prefetch?: (sequence: Sequence, match: PrefixMatch) => boolean
+}
+
+/** What one step does for one sequence. */
+export interface ScheduledSequence {
+  readonly sequence: Sequence
+  readonly startPosition: number
+  readonly numTokens: number
+  /** Tokens to verify: the last `drafts.length` of numTokens. */
+  readonly drafts: readonly number[]
+  readonly numSampleRows: number
+  /** Before its first token: a prefill chunk in the sense of the counters. */
+  readonly isPrefill: boolean
+  /** Preemptions at planning time: another number later means its blocks are gone. */
+  readonly epoch: number
+}
+
+export interface Admission {
+  readonly sequence: Sequence
+  readonly kind: 'first' | 'resume'
+  readonly match: PrefixMatch
+}
+
+export interface ScheduledStep {
+  readonly plan: StepPlan
+  readonly sequences: readonly ScheduledSequence[]
+  readonly admitted: readonly Admission[]
+  readonly numRows: number
+  readonly numPrefillTokens: number
+  readonly numDecodeTokens: number
+}
+
+/** What planning did, step or not. */
+export interface Schedule {
+  readonly step: ScheduledStep | null
+  readonly preempted: readonly { readonly sequence: Sequence; readonly numComputedTokens: number }[]
+}
+
+const NO_MATCH: PrefixMatch = { blocks: [], partial: null, numTokens: 0, missReason: 'disabled' }
+
+export class Scheduler {
+  readonly pool: BlockPool
+  readonly cache: PrefixCache
+  readonly #options: SchedulerOptions
+  /** In order of (priority, arrival): first served, last preempted. */
+  readonly #running: Sequence[] = []
+  /** In order of (priority, preempted first, arrival). */
+  readonly #waiting: Sequence[] = []
+  #stepId = 0
+
+  constructor(options: SchedulerOptions) {
+    this.#options = options
+    this.cache = new PrefixCache(options)
+    this.pool = new BlockPool(options.numBlocks, this.cache)
+  }
+
+  get running(): readonly Sequence[] {
+    return this.#running
+  }
+
+  get waiting(): readonly Sequence[] {
+    return this.#waiting
+  }
+
+  /** Tokens of the waiting sequences. */
+  get numWaitingTokens(): number {
+    return this.#waiting.reduce((sum, sequence) => sum + sequence.tokens.length, 0)
+  }
+
+  /** Id of the last step planned. */
+  get stepId(): number {
+    return this.#stepId
+  }
+
+  /** Queues a sequence. Its tokens must fit the pool: ceil((prompt + output) / blockSize) <= numBlocks. */
+  add(sequence: Sequence): void {
+    insert(this.#waiting, sequence, compareWaiting)
+  }
+
+  /** Ends a sequence, in whatever state it is: its blocks are free for the next plan, what they hold can still be hit. */
+  finish(sequence: Sequence): void {
+    if (sequence.status === 'finished') return
+    if (sequence.status === 'running') {
+      remove(this.#running, sequence)
+      this.#publishAll(sequence)
+      this.#releaseBlocks(sequence)
+    } else {
+      remove(this.#waiting, sequence)
+    }
+    sequence.status = 'finished'
+  }
+
+  /** The pool's content is lost: nothing of it may be hit again. Running sequences are to be finished by the caller. */
+  invalidate(): void {
+    this.cache.clear()
+    for (const sequence of this.#running) sequence.numComputedTokens = 0
+  }
+
+  /** Plans the next step. Null step: nothing can run, or not before a step in flight is known. */
+  schedule(): Schedule {
+    if (this.#running.some((sequence) => sequence.numPendingTokens > 0 && !sequence.canRunAhead)) {
+      return { step: null, preempted: [] }
+    }
+    const draft = new StepDraft(this.#stepId + 1, this.#options)
+    const preempted: Schedule['preempted'][number][] = []
+    this.#scheduleDecodes(draft, preempted)
+    for (const sequence of this.#running) {
+      if (!sequence.isDecoding && sequence.numPendingTokens === 0) draft.addChunk(sequence)
+      this.#publish(sequence, draft.stepId)
+    }
+    if (preempted.length === 0) this.#admit(draft)
+    if (draft.isEmpty) return { step: null, preempted }
+    this.#stepId = draft.stepId
+    return { step: draft.finish(), preempted }
+  }
+
+  /**
+   * The step's result is known: `numAccepted` of its sampled tokens count (drafts are accepted while they equal the samples).
+   * The caller pushes them to the sequence after this.
+   */
+  settle(entry: ScheduledSequence, numAccepted: number): void {
+    const { sequence } = entry
+    if (entry.numSampleRows === 0) return
+    sequence.numPendingTokens -= entry.numSampleRows
+    if (sequence.counters.numPreemptions === entry.epoch)
+      sequence.numComputedTokens -= entry.numSampleRows - numAccepted
+  }
+
+  /** Tokens were pushed: full blocks of known tokens can be shared from now on. */
+  publish(sequence: Sequence): void {
+    this.#publish(sequence, this.#stepId)
+  }
+
+  #scheduleDecodes(draft: StepDraft, preempted: Schedule['preempted'][number][]): void {
+    let numDecoding = this.#running.filter((sequence) => sequence.isDecoding && sequence.wantsMoreTokens).length
+    for (let i = 0; i < this.#running.length; i++) {
+      const sequence = this.#running[i]
+      if (sequence === undefined || !sequence.isDecoding || !sequence.wantsMoreTokens) continue
+      if (draft.budget === 0) return
+      numDecoding--
+      const drafts = sequence.drafts.slice(0, draft.roomForDrafts(numDecoding))
+      sequence.drafts = []
+      while (!this.#grow(sequence, sequence.numTokens + drafts.length)) {
+        const victim = this.#victim(draft, sequence)
+        preempted.push({ sequence: victim, numComputedTokens: victim.numComputedTokens })
+        this.#preempt(victim)
+        if (victim === sequence) return
+      }
+      draft.addDecode(sequence, drafts)
+    }
+  }
+
+  /** The newest sequence without work in this step; in the end the one that asks. */
+  #victim(draft: StepDraft, asking: Sequence): Sequence {
+    return this.#running.findLast((sequence) => sequence === asking || !draft.includes(sequence)) ?? asking
+  }
+
+  #preempt(sequence: Sequence): void {
+    this.#publishAll(sequence)
+    sequence.counters.numPreemptions++
+    sequence.maxComputedTokens = Math.max(
+      sequence.maxComputedTokens,
+      Math.min(sequence.numComputedTokens, sequence.tokens.length),
+    )
+    remove(this.#running, sequence)
+    this.#releaseBlocks(sequence)
+    sequence.numComputedTokens = 0
+    sequence.status = 'preempted'
+    insert(this.#waiting, sequence, compareWaiting)
+  }
+
+  /** First come, first served: the first sequence that does not fit stops the loop, or small ones would starve it. */
+  #admit(draft: StepDraft): void {
+    for (const sequence of this.#waiting.slice()) {
+      if (draft.budget === 0 || this.#running.length >= this.#options.maxNumSeqs) return
+      if (sequence.isLoadingKv || sequence.numPendingTokens > 0) continue
+      const match = this.#match(sequence, draft.stepId)
+      if (this.#options.prefetch?.(sequence, match) === true) continue
+      if (!this.#allocate(sequence, match, draft)) return
+      remove(this.#waiting, sequence)
+      const kind = sequence.status === 'waiting' ? 'first' : 'resume'
+      sequence.status = 'running'
+      insert(this.#running, sequence, compareRunning)
+      draft.admitted.push({ sequence, kind, match })
+      draft.addChunk(sequence)
+      this.#publish(sequence, draft.stepId)
+    }
+  }
+
+  #match(sequence: Sequence, stepId: number): PrefixMatch {
+    // Log-probabilities of prompt tokens need their logits: nothing of the prompt can be skipped.
+    if (sequence.cacheRoot === null || sequence.promptLogprobs >= 0) return NO_MATCH
+    return this.cache.match(sequence.tokens.view, sequence.cacheRoot, sequence.blockHashes, stepId)
+  }
+
+  /** Blocks for all known tokens. Leaves one free for each running sequence, or admission and preemption would alternate. */
+  #allocate(sequence: Sequence, match: PrefixMatch, draft: StepDraft): boolean {
+    const { pool } = this
+    const numNew = Math.ceil(sequence.tokens.length / this.#options.blockSize) - match.blocks.length
+    for (const block of match.blocks) pool.acquire(block)
+    const blocks = pool.numFree < numNew + this.#running.length ? null : pool.allocate(numNew)
+    if (blocks === null) {
+      pool.release(match.blocks)
+      return false
+    }
+    for (const block of match.blocks) sequence.blockTable.push(block)
+    for (const block of blocks) sequence.blockTable.push(block)
+    if (match.partial !== null) {
+      draft.blockCopies.push({ ...match.partial, destination: sequence.blockTable.at(match.blocks.length) })
+    }
+    sequence.numComputedTokens = match.numTokens
+    sequence.numPublishedBlocks = match.blocks.length
+    return true
+  }
+
+  #grow(sequence: Sequence, numTokens: number): boolean {
+    const numNew = Math.ceil(numTokens / this.#options.blockSize) - sequence.blockTable.length
+    if (numNew <= 0) return true
+    const blocks = this.pool.allocate(numNew)
+    if (blocks === null) return false
+    for (const block of blocks) sequence.blockTable.push(block)
+    return true
+  }
+
+  #publish(sequence: Sequence, stepId: number): void {
+    if (sequence.cacheRoot === null || sequence.status !== 'running') return
+    const { blockSize } = this.#options
+    const tokens = sequence.tokens.view
+    const numFull = Math.floor(Math.min(sequence.numComputedTokens, tokens.length) / blockSize)
+    if (numFull <= sequence.numPublishedBlocks) return
+    this.cache.extendChain(sequence.blockHashes, sequence.cacheRoot, tokens, numFull)
+    for (let i = sequence.numPublishedBlocks; i < numFull; i++) {
+      const hash = sequence.blockHashes[i] ?? ''
+      const parent = sequence.blockHashes[i - 1] ?? sequence.cacheRoot
+      const content = tokens.subarray(i * blockSize, (i + 1) * blockSize)
+      this.cache.publish(sequence.blockTable.at(i), hash, parent, content, stepId)
+    }
+    sequence.numPublishedBlocks = numFull
+  }
+
+  /** Before its blocks are given back: full ones and the last, partly filled one. */
+  #publishAll(sequence: Sequence): void {
+    if (sequence.cacheRoot === null) return
+    this.#publish(sequence, this.#stepId)
+    const { blockSize } = this.#options
+    const numKnown = Math.min(sequence.numComputedTokens, sequence.tokens.length)
+    const numFull = sequence.numPublishedBlocks
+    if (numKnown <= numFull * blockSize) return
+    const parent = numFull === 0 ? sequence.cacheRoot : (sequence.blockHashes[numFull - 1] ?? '')
+    const content = sequence.tokens.view.subarray(numFull * blockSize, numKnown)
+    this.cache.publishPartial(sequence.blockTable.at(numFull), parent, content, this.#stepId)
+  }
+
+  #releaseBlocks(sequence: Sequence): void {
+    this.pool.release(sequence.blockTable.view)
+    sequence.blockTable.clear()
+    sequence.numPublishedBlocks = 0
+  }
+}
+
+/** A step while it is being planned. */
+class StepDraft {
+  readonly stepId: number
+  readonly admitted: Admission[] = []
+  readonly blockCopies: { source: number; destination: number; numTokens: number }[] = []
+  budget: number
+  readonly #sequences = new Map<Sequence, ScheduledSequence>()
+  readonly #plans: SequencePlan[] = []
+  readonly #maxSampleRows: number
+  #numSampleRows = 0
+  #numPrefillTokens = 0
+  #numDecodeTokens = 0
+
+  constructor(stepId: number, options: SchedulerOptions) {
+    this.stepId = stepId
+    this.budget = options.maxNumBatchedTokens
+    this.#maxSampleRows = options.maxSampleRows
+  }
+
+  get isEmpty(): boolean {
+    return this.#plans.length === 0
+  }
+
+  includes(sequence: Sequence): boolean {
+    return this.#sequences.has(sequence)
+  }
+
+  /** Rows left for drafts when this sequence and `numOthers` more need one each. */
+  roomForDrafts(numOthers: number): number {
+    const left = Math.min(this.budget, this.#maxSampleRows - this.#numSampleRows)
+    return Math.max(0, left - 1 - numOthers)
+  }
+
+  /** The newest token, and drafts after it. */
+  addDecode(sequence: Sequence, drafts: readonly number[]): void {
+    const start = sequence.numComputedTokens
+    const numKnown = sequence.numOutputTokens + sequence.numPendingTokens
+    const sample: SampleSpec[] = []
+    for (let i = 0; i <= drafts.length; i++) {
+      sample.push(sequence.sampling.spec(numKnown + i, sequence.mask, drafts.slice(0, i)))
+    }
+    this.#numDecodeTokens += 1 + drafts.length
+    if (sequence.numPendingTokens === 0) {
+      this.#add(sequence, { ids: Int32Array.of(sequence.tokens.at(start), ...drafts) }, drafts, sample, null)
+      return
+    }
+    if (sequence.pendingStepId !== this.stepId - 1) {
+      throw new Error(`pending token of step ${sequence.pendingStepId} used in step ${this.stepId}`)
+    }
+    this.#add(sequence, { fromPreviousStep: sequence.pendingSampleRow }, drafts, sample, null)
+  }
+
+  /** As much of what is not computed as the budget allows; a token is sampled when nothing is left. */
+  addChunk(sequence: Sequence): void {
+    const start = sequence.numComputedTokens
+    const end = Math.min(sequence.tokens.length, start + this.budget)
+    const samples =
+      end === sequence.tokens.length && sequence.wantsMoreTokens && this.#numSampleRows < this.#maxSampleRows
+    // Without room to sample, the last token waits for a step that has it.
+    const last = end === sequence.tokens.length && sequence.wantsMoreTokens && !samples ? end - 1 : end
+    if (last <= start) return
+    sequence.counters.numRecomputedTokens += Math.max(0, Math.min(last, sequence.maxComputedTokens) - start)
+    this.#numPrefillTokens += last - start
+    const sample = samples ? [sequence.sampling.spec(sequence.numOutputTokens, sequence.mask)] : []
+    this.#add(sequence, { ids: sequence.tokens.slice(start, last) }, [], sample, promptScores(sequence, start, last))
+  }
+
+  finish(): ScheduledStep {
+    return {
+      plan: { stepId: this.stepId, blockCopies: this.blockCopies, sequences: this.#plans },
+      sequences: [...this.#sequences.values()],
+      admitted: this.admitted,
+      numRows: this.#numPrefillTokens + this.#numDecodeTokens,
+      numPrefillTokens: this.#numPrefillTokens,
+      numDecodeTokens: this.#numDecodeTokens,
+    }
+  }
+
+  #add(
+    sequence: Sequence,
+    tokenSource: SequencePlan['tokenSource'],
+    drafts: readonly number[],
+    sample: readonly SampleSpec[],
+    score: SequencePlan['score'],
+  ): void {
+    const startPosition = sequence.numComputedTokens
+    const numTokens = 'ids' in tokenSource ? tokenSource.ids.length : 1
+    this.#sequences.set(sequence, {
+      sequence,
+      startPosition,
+      numTokens,
+      drafts,
+      numSampleRows: sample.length,
+      isPrefill: sequence.counters.firstTokenMs === null && sequence.numPendingTokens === 0,
+      epoch: sequence.counters.numPreemptions,
+    })
+    this.#plans.push({ tokenSource, startPosition, blockTable: sequence.blockTable.slice(), sample, score })
+    this.budget -= numTokens
+    sequence.numComputedTokens += numTokens
+    if (sample.length > 0) {
+      sequence.numPendingTokens += sample.length
+      sequence.pendingSampleRow = this.#numSampleRows
+      sequence.pendingStepId = this.stepId
+      this.#numSampleRows += sample.length
+    }
+  }
+}
+
+/** Prompt scoring of input tokens start .. end - 1: each one's successor in the prompt; the last has none. */
+function promptScores(sequence: Sequence, start: number, end: number): SequencePlan['score'] {
+  if (sequence.promptLogprobs < 0) return null
+  const targets = sequence.tokens.slice(start + 1, Math.min(end + 1, sequence.numPromptTokens))
+  return targets.length === 0 ? null : { targets, topN: sequence.promptLogprobs }
+}
+
+function compareRunning(a: Sequence, b: Sequence): number {
+  return a.priority - b.priority || a.arrival - b.arrival
+}
+
+function compareWaiting(a: Sequence, b: Sequence): number {
+  const isResumed = (sequence: Sequence) => (sequence.status === 'preempted' ? 0 : 1)
+  return a.priority - b.priority || isResumed(a) - isResumed(b) || a.arrival - b.arrival
+}
+
+/** Inserts into a sorted list. Most go to its end. */
+function insert(list: Sequence[], sequence: Sequence, compare: (a: Sequence, b: Sequence) => number): void {
+  const after = list.findLastIndex((other) => compare(other, sequence) <= 0)
+  list.splice(after + 1, 0, sequence)
+}
+
+function remove(list: Sequence[], sequence: Sequence): void {
+  const index = list.indexOf(sequence)
+  if (index < 0) throw new Error(`sequence ${sequence.requestId}/${sequence.choice} is not in the list it belongs to`)
+  list.splice(index, 1)
+}

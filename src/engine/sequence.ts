@@ -1,0 +1,174 @@
+/** One choice of one prompt: its tokens, how far they are computed, its blocks and its counts. Plain numbers, no compute. */
+import type { SequenceCounters } from './events.ts'
+import type { BlockHash } from './prefix-cache.ts'
+import type { SamplingState } from './sampling.ts'
+
+/** A growing Int32Array. */
+export class Int32Vector {
+  #values: Int32Array
+  #length = 0
+
+  constructor(values: Iterable<number> = []) {
+    this.#values = Int32Array.from(values)
+    this.#length = this.#values.length
+  }
+
+  get length(): number {
+    return this.#length
+  }
+
+  /** The values so far, without a copy; valid until the next push. */
+  get view(): Int32Array {
+    return this.#values.subarray(0, this.#length)
+  }
+
+  at(index: number): number {
+    if (index < 0 || index >= this.#length) throw new RangeError(`index ${index} of ${this.#length}`)
+    return this.#values[index] ?? 0
+  }
+
+  push(value: number): void {
+    if (this.#length === this.#values.length) {
+      const grown = new Int32Array(Math.max(16, this.#length * 2))
+      grown.set(this.#values)
+      this.#values = grown
+    }
+    this.#values[this.#length++] = value
+  }
+
+  /** A copy with a buffer of its own (a view's buffer would be cloned whole on its way to a worker). */
+  slice(start = 0, end = this.#length): Int32Array {
+    return this.#values.slice(start, Math.min(end, this.#length))
+  }
+
+  clear(): void {
+    this.#length = 0
+  }
+}
+
+export type SequenceStatus = 'waiting' | 'running' | 'preempted' | 'finished'
+
+export type MutableCounters = { -readonly [K in keyof SequenceCounters]: SequenceCounters[K] } & {
+  decodeStepMicros: number[]
+}
+
+export interface SequenceOptions {
+  readonly requestId: string
+  readonly choice: number
+  /** Order of arrival. */
+  readonly arrival: number
+  readonly priority: number
+  readonly promptTokens: readonly number[]
+  /** Tokens to generate at most; 0: compute the prompt only. */
+  readonly maxOutputTokens: number
+  readonly sampling: SamplingState
+  /** -1: none; 0..20: log-probabilities of the prompt's tokens. */
+  readonly promptLogprobs: number
+  /** First parent of its block hashes; null: neither served from the prefix cache nor put there. */
+  readonly cacheRoot: BlockHash | null
+  /** Tokens are constrained by a grammar: its steps need a mask. */
+  readonly hasGrammar: boolean
+  readonly arrivedMs: number
+}
+
+export class Sequence {
+  readonly requestId: string
+  readonly choice: number
+  readonly arrival: number
+  readonly priority: number
+  readonly numPromptTokens: number
+  readonly maxOutputTokens: number
+  readonly sampling: SamplingState
+  readonly promptLogprobs: number
+  readonly cacheRoot: BlockHash | null
+  readonly hasGrammar: boolean
+  /** Prompt and output tokens known to the host. */
+  readonly tokens: Int32Vector
+  readonly blockTable = new Int32Vector()
+  /** Chained hashes of its full blocks, as far as they were needed. */
+  readonly blockHashes: BlockHash[] = []
+  readonly counters: MutableCounters
+
+  status: SequenceStatus = 'waiting'
+  /** Tokens whose K and V are in the pool once the planned steps have run. */
+  numComputedTokens = 0
+  /** The most tokens it ever had computed: below it, work after a preemption is recomputation. */
+  maxComputedTokens = 0
+  /** Tokens planned steps will draw and the host does not know yet: 0 or 1, or 1 + drafts. */
+  numPendingTokens = 0
+  /** The sample row that draws the pending token, and its step. */
+  pendingSampleRow = -1
+  pendingStepId = -1
+  /** Its first blocks known to the prefix cache. */
+  numPublishedBlocks = 0
+  /** Tokens to verify in its next decode step. */
+  drafts: readonly number[] = []
+  /** Tokens allowed next, by its grammar. */
+  mask: Uint32Array | null = null
+  /** Blocks of a KV tier are on their way: not to be scheduled yet. */
+  isLoadingKv = false
+  /** Since when it waits, for the `scheduled` event. */
+  waitingSinceMs: number
+
+  constructor(options: SequenceOptions) {
+    this.requestId = options.requestId
+    this.choice = options.choice
+    this.arrival = options.arrival
+    this.priority = options.priority
+    this.numPromptTokens = options.promptTokens.length
+    this.maxOutputTokens = options.maxOutputTokens
+    this.sampling = options.sampling
+    this.promptLogprobs = options.promptLogprobs
+    this.cacheRoot = options.cacheRoot
+    this.hasGrammar = options.hasGrammar
+    this.tokens = new Int32Vector(options.promptTokens)
+    this.waitingSinceMs = options.arrivedMs
+    this.counters = {
+      numPromptTokens: this.numPromptTokens,
+      numCachedTokens: 0,
+      numMissTokens: 0,
+      missReason: 'none',
+      numRecomputedTokens: 0,
+      numPreemptions: 0,
+      numGeneratedTokens: 0,
+      arrivedMs: options.arrivedMs,
+      firstScheduledMs: null,
+      firstTokenMs: null,
+      lastTokenMs: null,
+      prefillChunks: 0,
+      decodeSteps: 0,
+      decodeStepMicros: [],
+      decodeRowSum: 0,
+      prefillGpuMicros: null,
+      prefillGpuShareMicros: null,
+      decodeGpuMicros: null,
+      decodeGpuShareMicros: null,
+      numDraftTokens: 0,
+      numAcceptedTokens: 0,
+    }
+  }
+
+  /** Known and pending tokens. */
+  get numTokens(): number {
+    return this.tokens.length + this.numPendingTokens
+  }
+
+  get numOutputTokens(): number {
+    return this.tokens.length - this.numPromptTokens
+  }
+
+  /** Everything but the newest token is computed: the next step is a decode step. */
+  get isDecoding(): boolean {
+    return this.numTokens > this.numPromptTokens && this.numTokens - this.numComputedTokens === 1
+  }
+
+  /** No step may be planned past the tokens it may still generate. */
+  get wantsMoreTokens(): boolean {
+    return this.numOutputTokens + this.numPendingTokens < this.maxOutputTokens
+  }
+
+  /** Its next decode step can be planned before the pending token is known. */
+  get canRunAhead(): boolean {
+    return !this.hasGrammar && !this.sampling.dependsOnTokens && this.numPendingTokens <= 1
+  }
+}

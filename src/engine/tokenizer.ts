@@ -1,0 +1,209 @@
+/** Text to token ids and back, for any tokenizer.json. */
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers'
+import { ModelError } from './runner/runner.ts'
+
+export interface Tokenizer {
+  /** The model class of tokenizer.json (BPE, Unigram, ...), for the span attribute tokenizer.name. */
+  readonly name: string
+  /** One more than the largest token id. */
+  readonly vocabSize: number
+  readonly bosToken: string | null
+  readonly eosToken: string | null
+  /** Special tokens written out in the text are recognised; `addSpecialTokens` adds the ones its post-processor puts around a text. */
+  encode(text: string, options?: { readonly addSpecialTokens?: boolean }): number[]
+  decode(ids: readonly number[], options?: { readonly skipSpecialTokens?: boolean }): string
+  tokenId(token: string): number | null
+  isSpecial(id: number): boolean
+  /** The bytes a token stands for in running text; empty for ids that are not in the vocabulary. */
+  tokenBytes(id: number): Uint8Array
+}
+
+/** A tokenizer as its two files, or as GGUF metadata, describe it. */
+export interface TokenizerFiles {
+  readonly tokenizer: Record<string, unknown>
+  /** tokenizer_config.json; empty where there is none. */
+  readonly config: Record<string, unknown>
+}
+
+/**
+ * The tokenizer of a folder in Hugging Face layout. Throws ModelError for a missing, broken or unsupported tokenizer.json.
+ */
+export async function loadTokenizer(path: string): Promise<Tokenizer> {
+  return createTokenizer(await readTokenizerFiles(path))
+}
+
+/** tokenizer.json and tokenizer_config.json of a folder. */
+export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> {
+  const tokenizer = await readJson(join(path, 'tokenizer.json'))
+  if (tokenizer === null) {
+    throw new ModelError(
+      `${join(path, 'tokenizer.json')}: expected the model's tokenizer, found no file; download the model's tokenizer.json beside its weights`,
+    )
+  }
+  return { tokenizer, config: (await readJson(join(path, 'tokenizer_config.json'))) ?? {} }
+}
+
+export function createTokenizer(files: TokenizerFiles): Tokenizer {
+  const config = {
+    ...files.config,
+    bos_token: tokenText(files.config.bos_token) ?? undefined,
+    eos_token: tokenText(files.config.eos_token) ?? undefined,
+  }
+  let inner: HfTokenizer
+  try {
+    inner = new HfTokenizer(files.tokenizer, config)
+  } catch (error) {
+    throw new ModelError(`tokenizer.json: cannot be used (${error instanceof Error ? error.message : String(error)})`, {
+      cause: error,
+    })
+  }
+  return new VocabularyTokenizer(inner, files)
+}
+
+/** How the strings of the vocabulary spell bytes. */
+interface Spelling {
+  /** byte_level: every character stands for a byte (GPT-2). sentencepiece: `▁` is a space, `<0xNN>` a byte. plain: UTF-8. */
+  readonly kind: 'byte_level' | 'sentencepiece' | 'plain'
+  /** A text's first space was put there by the encoder. */
+  readonly stripsFirstSpace: boolean
+}
+
+class VocabularyTokenizer implements Tokenizer {
+  readonly name: string
+  readonly vocabSize: number
+  readonly bosToken: string | null
+  readonly eosToken: string | null
+  readonly #inner: HfTokenizer
+  readonly #spelling: Spelling
+  readonly #tokens: (string | undefined)[] = []
+  readonly #bytes: (Uint8Array | undefined)[] = []
+  readonly #special = new Set<number>()
+  /** Added tokens stand for their own text, whatever the spelling. */
+  readonly #added = new Set<number>()
+
+  constructor(inner: HfTokenizer, files: TokenizerFiles) {
+    this.#inner = inner
+    this.name = String(record(files.tokenizer.model).type ?? 'BPE')
+    this.bosToken = tokenText(files.config.bos_token)
+    this.eosToken = tokenText(files.config.eos_token)
+    this.#spelling = spellingOf(files.tokenizer)
+    for (const [token, id] of inner.get_vocab(true)) this.#tokens[id] = token
+    for (const [id, token] of inner.get_added_tokens_decoder()) {
+      this.#tokens[id] = token.content
+      this.#added.add(id)
+      if (token.special) this.#special.add(id)
+    }
+    this.vocabSize = this.#tokens.length
+  }
+
+  encode(text: string, options: { readonly addSpecialTokens?: boolean } = {}): number[] {
+    return this.#inner.encode(text, { add_special_tokens: options.addSpecialTokens ?? true }).ids
+  }
+
+  decode(ids: readonly number[], options: { readonly skipSpecialTokens?: boolean } = {}): string {
+    const kept = options.skipSpecialTokens === true ? ids.filter((id) => !this.#special.has(id)) : ids
+    const text = Buffer.concat(kept.map((id) => this.tokenBytes(id))).toString('utf8')
+    return this.#spelling.stripsFirstSpace && text.startsWith(' ') ? text.slice(1) : text
+  }
+
+  tokenId(token: string): number | null {
+    return this.#inner.token_to_id(token) ?? null
+  }
+
+  isSpecial(id: number): boolean {
+    return this.#special.has(id)
+  }
+
+  tokenBytes(id: number): Uint8Array {
+    return (this.#bytes[id] ??= this.#spell(id))
+  }
+
+  #spell(id: number): Uint8Array {
+    const token = this.#tokens[id]
+    if (token === undefined) return new Uint8Array(0)
+    if (this.#added.has(id) || this.#spelling.kind === 'plain') return utf8.encode(token)
+    if (this.#spelling.kind === 'byte_level') return spellByteLevel(token)
+    const byte = /^<0x([0-9A-Fa-f]{2})>$/.exec(token)?.[1]
+    return byte === undefined ? utf8.encode(token.replaceAll('▁', ' ')) : Uint8Array.of(Number.parseInt(byte, 16))
+  }
+}
+
+const utf8 = new TextEncoder()
+
+function spellByteLevel(token: string): Uint8Array {
+  const bytes: number[] = []
+  for (const character of token) {
+    const byte = BYTE_OF_CHARACTER.get(character)
+    if (byte === undefined) return utf8.encode(token)
+    bytes.push(byte)
+  }
+  return Uint8Array.from(bytes)
+}
+
+/** GPT-2's byte alphabet: printable bytes of Latin-1 stand for themselves, the others, in order, for U+0100 and up. */
+const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = (() => {
+  const map = new Map<string, number>()
+  let next = 0x100
+  for (let byte = 0; byte < 256; byte++) {
+    const isPrintable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae
+    map.set(String.fromCodePoint(isPrintable ? byte : next++), byte)
+  }
+  return map
+})()
+
+function spellingOf(tokenizer: Record<string, unknown>): Spelling {
+  const steps = decoderSteps(tokenizer.decoder)
+  const types = new Set(steps.map((step) => step.type))
+  for (const type of types) {
+    if (type === 'WordPiece' || type === 'CTC' || type === 'BPEDecoder') {
+      throw new ModelError(
+        `tokenizer.json: decoder: expected ByteLevel, Metaspace or Replace with ByteFallback, found ${String(type)}; this is not a tokenizer of a causal language model`,
+      )
+    }
+  }
+  if (types.has('ByteLevel')) return { kind: 'byte_level', stripsFirstSpace: false }
+  const metaspace = steps.find((step) => step.type === 'Metaspace')
+  const strip = steps.find((step) => step.type === 'Strip')
+  if (metaspace !== undefined || types.has('ByteFallback') || types.has('Replace')) {
+    const prepends =
+      metaspace !== undefined && metaspace.prepend_scheme !== 'never' && metaspace.add_prefix_space !== false
+    return { kind: 'sentencepiece', stripsFirstSpace: prepends || Number(strip?.start ?? 0) > 0 }
+  }
+  return { kind: 'plain', stripsFirstSpace: false }
+}
+
+function decoderSteps(decoder: unknown): Record<string, unknown>[] {
+  const step = record(decoder)
+  return step.type === 'Sequence' && Array.isArray(step.decoders) ? step.decoders.flatMap(decoderSteps) : [step]
+}
+
+/** A special token in a config file: its text, or an object with it. */
+export function tokenText(value: unknown): string | null {
+  if (typeof value === 'string') return value
+  const { content } = record(value)
+  return typeof content === 'string' ? content : null
+}
+
+function record(value: unknown): Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value) ? { ...value } : {}
+}
+
+/** A JSON object in a file; null when there is no such file. */
+async function readJson(path: string): Promise<Record<string, unknown> | null> {
+  let text: string
+  try {
+    text = await readFile(path, 'utf8')
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null
+    throw new ModelError(`${path}: cannot be read`, { cause: error })
+  }
+  try {
+    const value: unknown = JSON.parse(text)
+    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return { ...value }
+  } catch (error) {
+    throw new ModelError(`${path}: expected JSON, found something else (truncated download?)`, { cause: error })
+  }
+  throw new ModelError(`${path}: expected a JSON object`)
+}

@@ -1,0 +1,158 @@
+/**
+ * A Runner without a model: its KV pool holds token ids, and a row's logits are a hash of the tokens found in the pool through the
+ * row's block table. A block shared wrongly, reused too early, copied short or never written gives another text, so tests of the
+ * engine can compare texts alone. Sampling is the real one.
+ */
+import { Sampler, tokenLogprobs } from '../../src/kernels/sampling.ts'
+import type { ModelInfo, Runner, SequencePlan, StepPlan, StepResult } from '../../src/engine/runner/runner.ts'
+import { RunnerError } from '../../src/engine/runner/runner.ts'
+
+export interface ScriptedRunnerOptions {
+  readonly numBlocks: number
+  readonly blockSize: number
+  readonly vocabSize: number
+  readonly maxNumBatchedTokens: number
+  readonly maxModelLen?: number
+  readonly eosTokenIds?: readonly number[]
+  /** Tokens before a position that its logits depend on; few make texts that repeat themselves. All by default. */
+  readonly order?: number
+  /** Resolves in a later macrotask, as a worker does: arrivals and aborts then fall between steps. */
+  readonly isDeferred?: boolean
+  /** Called with each plan before it runs; a throw fails the step. */
+  readonly onPlan?: (plan: StepPlan) => void
+}
+
+const NEVER_WRITTEN = -1
+
+export class ScriptedRunner implements Runner {
+  readonly modelInfo: ModelInfo
+  readonly #options: ScriptedRunnerOptions
+  readonly #pool: Int32Array // [numBlocks, blockSize] token ids
+  readonly #sampler: Sampler
+  #sampled: number[] = []
+  #isClosed = false
+  numSteps = 0
+
+  constructor(options: ScriptedRunnerOptions) {
+    this.#options = options
+    this.#pool = new Int32Array(options.numBlocks * options.blockSize).fill(NEVER_WRITTEN)
+    this.#sampler = new Sampler(options.vocabSize)
+    this.modelInfo = {
+      architecture: 'scripted',
+      vocabSize: options.vocabSize,
+      hiddenSize: 1,
+      numLayers: 1,
+      maxModelLen: options.maxModelLen ?? options.numBlocks * options.blockSize,
+      eosTokenIds: options.eosTokenIds ?? [],
+      bosTokenId: null,
+      blockSize: options.blockSize,
+      numKvBlocks: options.numBlocks,
+      blockBytes: options.blockSize * 4,
+      maxNumBatchedTokens: options.maxNumBatchedTokens,
+      weightBytes: 0,
+      quantization: 'none',
+      device: {
+        kind: 'reference',
+        adapter: 'scripted',
+        driver: '',
+        isSoftware: true,
+        kvFormat: 'f32',
+        hasTimestamps: false,
+      },
+      fingerprint: `scripted-${options.vocabSize}-${options.blockSize}`,
+    }
+  }
+
+  load(): Promise<ModelInfo> {
+    return Promise.resolve(this.modelInfo)
+  }
+
+  async execute(plan: StepPlan): Promise<StepResult> {
+    const result = this.#run(structuredClone(plan))
+    if (this.#options.isDeferred === true) await new Promise((resolve) => setImmediate(resolve))
+    if (this.#isClosed) throw new RunnerError('closed', 'the runner is closed')
+    return result
+  }
+
+  readBlocks(blocks: readonly number[]): Promise<Uint8Array> {
+    const { blockSize } = this.#options
+    const tokens = blocks.flatMap((block) => [...this.#pool.subarray(block * blockSize, (block + 1) * blockSize)])
+    return Promise.resolve(new Uint8Array(Int32Array.from(tokens).buffer))
+  }
+
+  writeBlocks(blocks: readonly number[], bytes: Uint8Array): Promise<void> {
+    const { blockSize } = this.#options
+    const tokens = new Int32Array(bytes.slice().buffer)
+    for (const [i, block] of blocks.entries()) {
+      this.#pool.set(tokens.subarray(i * blockSize, (i + 1) * blockSize), block * blockSize)
+    }
+    return Promise.resolve()
+  }
+
+  close(): Promise<void> {
+    this.#isClosed = true
+    return Promise.resolve()
+  }
+
+  #run(plan: StepPlan): StepResult {
+    this.#options.onPlan?.(plan)
+    this.numSteps++
+    const { blockSize, maxNumBatchedTokens } = this.#options
+    for (const { source, destination, numTokens } of plan.blockCopies) {
+      this.#pool.copyWithin(destination * blockSize, source * blockSize, source * blockSize + numTokens)
+    }
+    const inputs = plan.sequences.map((sequence) => this.#inputTokens(sequence))
+    const numRows = inputs.reduce((sum, tokens) => sum + tokens.length, 0)
+    if (numRows > maxNumBatchedTokens) throw new Error(`${numRows} rows, at most ${maxNumBatchedTokens}`)
+    // As on a device: every row of the step stores before any row attends.
+    for (const [i, sequence] of plan.sequences.entries()) {
+      inputs[i]?.forEach((token, j) => (this.#pool[this.#slot(sequence, sequence.startPosition + j)] = token))
+    }
+    const sequences = plan.sequences.map((sequence, i) => this.#outputs(sequence, inputs[i]?.length ?? 0))
+    this.#sampled = sequences.flatMap((sequence) => sequence.tokens)
+    return { stepId: plan.stepId, sequences, gpuMicros: null, kernels: null, computeMs: 0 }
+  }
+
+  #inputTokens({ tokenSource }: SequencePlan): number[] {
+    if ('ids' in tokenSource) return [...tokenSource.ids]
+    const token = this.#sampled[tokenSource.fromPreviousStep]
+    if (token === undefined) throw new Error(`the previous step has no sample row ${tokenSource.fromPreviousStep}`)
+    return [token]
+  }
+
+  #outputs(sequence: SequencePlan, numInputs: number): StepResult['sequences'][number] {
+    const first = sequence.startPosition + numInputs - sequence.sample.length
+    const rows = sequence.sample.map((spec, i) => {
+      const logits = this.#logits(sequence, first + i)
+      const token = this.#sampler.sample(logits, spec, first + i + 1)
+      return { token, logprobs: spec.logprobs < 0 ? null : tokenLogprobs(logits, token, spec.logprobs) }
+    })
+    const { score } = sequence
+    const scores = [...(score?.targets ?? [])].map((target, i) =>
+      tokenLogprobs(this.#logits(sequence, sequence.startPosition + i), target, score?.topN ?? 0),
+    )
+    return { tokens: rows.map((row) => row.token), logprobs: rows.map((row) => row.logprobs), scores }
+  }
+
+  /** Logits after the token at `position`: a hash of the context read from the pool. */
+  #logits(sequence: SequencePlan, position: number): Float32Array {
+    let hash = 0x811c9dc5
+    for (let p = Math.max(0, position + 1 - (this.#options.order ?? Infinity)); p <= position; p++) {
+      const token = this.#pool[this.#slot(sequence, p)] ?? NEVER_WRITTEN
+      if (token === NEVER_WRITTEN) throw new Error(`position ${p} was never written`)
+      hash = Math.imul(hash ^ (token + 1), 0x01000193) >>> 0
+      hash = (hash ^ (hash >>> 13)) >>> 0
+    }
+    return Float32Array.from({ length: this.#options.vocabSize }, (_, token) => {
+      const mixed = Math.imul((hash ^ Math.imul(token + 1, 0x9e3779b1)) >>> 0, 0x85ebca6b) >>> 0
+      return ((mixed ^ (mixed >>> 15)) >>> 0) / 2 ** 29
+    })
+  }
+
+  #slot(sequence: SequencePlan, position: number): number {
+    const { blockSize } = this.#options
+    const block = sequence.blockTable[Math.floor(position / blockSize)]
+    if (block === undefined) throw new Error(`position ${position} is past the block table`)
+    return block * blockSize + (position % blockSize)
+  }
+}
