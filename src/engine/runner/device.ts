@@ -8,15 +8,9 @@ interface WebGpuModule {
   createWebGpuBackend(options: BackendOptions & { cacheDir: string | null; retune: boolean }): Promise<Backend>
 }
 
-interface CpuModule {
-  createCpuBackend(options: BackendOptions & { threads: number | null }): Promise<Backend>
-}
-
 const EXTENSION = import.meta.url.endsWith('.ts') ? 'ts' : 'js'
 const importWebGpu = (): Promise<WebGpuModule> =>
   import(new URL(`../../kernels/webgpu/backend.${EXTENSION}`, import.meta.url).href)
-const importCpu = (): Promise<CpuModule> =>
-  import(new URL(`../../kernels/cpu/backend.${EXTENSION}`, import.meta.url).href)
 
 export type DeviceKind = 'reference' | 'webgpu' | 'cpu'
 
@@ -30,7 +24,7 @@ export async function chooseDevice(device: ModelRequest['device']): Promise<Devi
     // No WebGPU on this platform (the native package does not load): not an error for `auto`.
   }
   try {
-    await importCpu()
+    await import('../../kernels/cpu/backend.ts')
     return 'cpu'
   } catch {
     return 'reference'
@@ -49,7 +43,7 @@ export async function createBackend(
       const { createWebGpuBackend } = await importWebGpu()
       return await createWebGpuBackend({ ...options, cacheDir: request.cacheDir, retune: request.retune })
     }
-    const { createCpuBackend } = await importCpu()
+    const { createCpuBackend } = await import('../../kernels/cpu/backend.ts')
     return await createCpuBackend({ ...options, threads: request.threads })
   } catch (error) {
     if (error instanceof ModelError) throw error

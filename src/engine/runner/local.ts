@@ -12,16 +12,21 @@ import {
 } from './runner.ts'
 
 class LocalRunner implements Runner {
+  readonly #loadModel: typeof loadModel
   #request: ModelRequest | null = null
   /** Settles when the current device is usable; replaced when a lost one is being replaced. */
   #model: Promise<LoadedModel> | null = null
   #loaded: LoadedModel | null = null
   #closed = false
 
+  constructor(load: typeof loadModel) {
+    this.#loadModel = load
+  }
+
   async load(request: ModelRequest, onProgress?: ProgressListener): Promise<ModelInfo> {
     if (this.#request !== null) throw new Error('load was called twice')
     this.#request = request
-    this.#model = loadModel(request, onProgress)
+    this.#model = this.#loadModel(request, onProgress)
     const model = await this.#model
     if (this.#closed) {
       await model.backend.close()
@@ -91,7 +96,7 @@ class LocalRunner implements Runner {
     } catch {
       // What is left of a lost device may refuse to be closed.
     }
-    const model = await loadModel(request)
+    const model = await this.#loadModel(request)
     if (!this.#closed) this.#loaded = model
     return model
   }
@@ -148,7 +153,7 @@ function toResult(plan: StepPlan, output: StepOutput, computeMs: number): StepRe
   return { stepId: plan.stepId, sequences, gpuMicros: output.gpuMicros, kernels: output.kernels, computeMs }
 }
 
-/** A runner in the calling thread, for tests and inside the worker. */
-export function createLocalRunner(): Runner {
-  return new LocalRunner()
+/** A runner in the calling thread, for tests and inside the worker. `load` is for tests. */
+export function createLocalRunner(load: typeof loadModel = loadModel): Runner {
+  return new LocalRunner(load)
 }

@@ -1,0 +1,80 @@
+import { expect, test } from 'vitest'
+import { goldenRequest, GREEDY, readGolden } from '../../../test/golden/golden.ts'
+import { DeviceLostError } from '../../kernels/ops.ts'
+import { createLocalRunner } from './local.ts'
+import { loadModel } from './model.ts'
+import { ModelError, type ModelRequest, type StepPlan } from './runner.ts'
+
+const golden = readGolden('llama')
+const PLAN: StepPlan = {
+  stepId: 1,
+  blockCopies: [],
+  sequences: [
+    {
+      tokenSource: { ids: Int32Array.from(golden.prompt) },
+      startPosition: 0,
+      blockTable: Int32Array.of(0, 1, 2),
+      sample: [GREEDY],
+      score: null,
+    },
+  ],
+}
+
+test('a lost device fails the steps in flight with device_lost, and the next call runs on a new one with the same pool', async () => {
+  const requests: ModelRequest[] = []
+  let closed = 0
+  const runner = createLocalRunner(async (request, onProgress) => {
+    requests.push(request)
+    const model = await loadModel(request, onProgress)
+    const { backend } = model
+    const isFirst = requests.length === 1
+    const close = backend.close.bind(backend)
+    backend.close = () => {
+      closed++
+      return close()
+    }
+    if (isFirst) backend.endStep = () => Promise.reject(new DeviceLostError('unplugged'))
+    return model
+  })
+  await runner.load(goldenRequest('llama', { numKvBlocks: null, maxNumSeqs: 1 }))
+  const lost = await Promise.allSettled([runner.execute(PLAN), runner.execute({ ...PLAN, stepId: 2 })])
+  for (const result of lost) {
+    expect(result).toMatchObject({
+      status: 'rejected',
+      reason: { name: 'RunnerError', code: 'device_lost', message: 'the device was lost: unplugged' },
+    })
+  }
+  expect((await runner.execute({ ...PLAN, stepId: 3 })).sequences[0]!.tokens).toEqual([golden.tokens[0]])
+  expect(requests.map((request) => request.numKvBlocks)).toEqual([null, 16])
+  await runner.close()
+  expect(closed).toBe(2)
+})
+
+test('limits that cannot be served are refused with what to change', async () => {
+  const load = (overrides: Partial<ModelRequest>) => async () =>
+    createLocalRunner().load(goldenRequest('llama', overrides))
+  await expect(load({ maxModelLen: 257 })).rejects.toThrow("--max-model-len 257 is more than the model's 256")
+  await expect(load({ maxModelLen: 256, numKvBlocks: 10 })).rejects.toThrow(/Raise --num-kv-blocks to 16/)
+  await expect(load({ maxNumSeqs: 100 })).rejects.toThrow(ModelError)
+  await expect(load({ path: '/nowhere' })).rejects.toThrow('/nowhere does not exist')
+})
+
+test('a model length that was not asked for shrinks to the pool; the fingerprint tells weights and layouts apart', async () => {
+  const infoOf = async (overrides: Partial<ModelRequest>, name = 'llama') => {
+    const runner = createLocalRunner()
+    const info = await runner.load(goldenRequest(name, overrides))
+    await runner.close()
+    return info
+  }
+  const small = await infoOf({ numKvBlocks: 10 })
+  expect(small.maxModelLen).toBe(160)
+  const whole = await infoOf({ numKvBlocks: null, maxNumSeqs: 3 })
+  expect([whole.maxModelLen, whole.numKvBlocks, whole.blockBytes]).toEqual([256, 48, 2 * 2 * 16 * 2 * 8 * 4])
+  expect(whole.fingerprint).toBe(small.fingerprint)
+  const others = await Promise.all([
+    infoOf({ blockSize: 8 }),
+    infoOf({}, 'llama-sharded'),
+    infoOf({ kernelSet: 'fast' }),
+  ])
+  expect(new Set([whole, ...others].map((info) => info.fingerprint)).size).toBe(4)
+})
