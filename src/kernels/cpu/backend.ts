@@ -32,7 +32,7 @@ import { defaultThreads } from './cores.ts'
 import { KvCache, kvGeometry, type KvFormat } from './kv-cache.ts'
 import { MatrixPacker, PANEL, roundUp, type PackedMatrix } from './matrices.ts'
 import { Pool } from './pool.ts'
-import { Program } from './program.ts'
+import { Program, type PoolFields } from './program.ts'
 
 export interface CpuBackendOptions extends BackendOptions {
   /** Threads that compute, the calling one included; null: physical cores, at most 8. */
@@ -284,11 +284,19 @@ class CpuBackend implements InspectableBackend {
     for (const token of this.#arena.i32(this.#tokens, numRows)) {
       if (token >= matrix.rows) throw new Error(`token ${token} is outside the vocabulary of ${matrix.rows}`)
     }
-    this.#program.add('embed', [
-      ...[numRows, target.address, target.stride, this.#tokens, matrix.formatCode, matrix.flags, matrix.cols],
-      ...[matrix.panelBytes, matrix.weights, matrix.factors],
-      { f32: scale },
-    ])
+    this.#program.add('embed', {
+      rows: numRows,
+      out: target.address,
+      outStride: target.stride,
+      tokens: this.#tokens,
+      format: matrix.formatCode,
+      flags: matrix.flags,
+      cols: matrix.cols,
+      panelBytes: matrix.panelBytes,
+      weights: matrix.weights,
+      factors: matrix.factors,
+      scale,
+    })
   }
 
   linear(out: Activation, x: Activation, w: Matrix, { norm, bias, residual, glu }: LinearOptions): void {
@@ -305,19 +313,30 @@ class CpuBackend implements InspectableBackend {
       throw new Error(`linear ${w.label}: the matrix was loaded ${matrix.gated ? 'for' : 'without'} glu`)
     const epilogue = (glu === 'silu' ? SILU : glu === 'gelu_tanh' ? GELU : 0) | (residual === true ? RESIDUAL : 0)
     this.#addLinear(matrix, source, norm, {
-      ...{ rows: this.#stepInput().numRows, rowIndex: 0, out: target.address, outStride: target.stride, epilogue },
-      ...{ bias: bias === undefined ? 0 : this.#biasOf(bias, matrix), softcap: 0, scale: 1 },
+      rows: this.#stepInput().numRows,
+      rowIndex: 0,
+      out: target.address,
+      outStride: target.stride,
+      epilogue,
+      bias: bias === undefined ? 0 : this.#biasOf(bias, matrix),
+      softcap: 0,
+      scale: 1,
     })
   }
 
   normAdd(residual: Activation, x: Activation, norm: Norm): void {
     const target = this.#activation(residual)
     const source = this.#activation(x)
-    this.#program.add('normAdd', [
-      ...[this.#stepInput().numRows, target.address, target.stride, source.address, source.stride, source.cols],
-      this.#vector(norm.weight).address,
-      { f32: norm.eps },
-    ])
+    this.#program.add('normAdd', {
+      rows: this.#stepInput().numRows,
+      residual: target.address,
+      residualStride: target.stride,
+      x: source.address,
+      xStride: source.stride,
+      cols: source.cols,
+      weight: this.#vector(norm.weight).address,
+      eps: norm.eps,
+    })
   }
 
   qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void {
@@ -331,18 +350,25 @@ class CpuBackend implements InspectableBackend {
         `qkvRopeStore: [.., ${source.cols}] -> [.., ${queries.cols}] does not fit ${numHeads} + 2 x ${numKvHeads} heads of ${headDim}`,
       )
     }
-    this.#program.add('qkvRopeStore', [
-      ...[this.#stepInput().numRows, queries.address, queries.stride, source.address, source.stride, this.#slots],
+    this.#program.add('qkvRopeStore', {
       ...this.#poolFields(kv, layer),
-      ...[numHeads, numKvHeads, headDim],
-      qkNorm === null ? 0 : qkNorm.kind === 'head' ? 1 : 2,
-      qkNorm === null ? 0 : this.#vector(qkNorm.q.weight).address,
-      { f32: qkNorm?.q.eps ?? 0 },
-      qkNorm === null ? 0 : this.#vector(qkNorm.k.weight).address,
-      { f32: qkNorm?.k.eps ?? 0 },
-      rope === null ? 0 : this.#ropeOfStep(rope),
-      rope?.rotaryDim ?? 0,
-    ])
+      rows: this.#stepInput().numRows,
+      q: queries.address,
+      qStride: queries.stride,
+      qkv: source.address,
+      qkvStride: source.stride,
+      slots: this.#slots,
+      numHeads,
+      numKvHeads,
+      headDim,
+      normKind: qkNorm === null ? 0 : qkNorm.kind === 'head' ? 1 : 2,
+      qNorm: qkNorm === null ? 0 : this.#vector(qkNorm.q.weight).address,
+      qEps: qkNorm?.q.eps ?? 0,
+      kNorm: qkNorm === null ? 0 : this.#vector(qkNorm.k.weight).address,
+      kEps: qkNorm?.k.eps ?? 0,
+      rope: rope === null ? 0 : this.#ropeOfStep(rope),
+      rotaryDim: rope?.rotaryDim ?? 0,
+    })
   }
 
   attention(out: Activation, q: Activation, options: AttentionOptions): void {
@@ -362,15 +388,25 @@ class CpuBackend implements InspectableBackend {
       states <= MAX_PARTIALS
     const partialBytes = apart ? this.#rowsPerItem(group) * group * (roundUp(headDim, 16) * 4 + 16) : 0
     const partials = apart ? this.#reservePartials(partialBytes * states) : 0
-    this.#program.add('attention', [
-      ...[queries.address, queries.stride, target.address, target.stride],
+    this.#program.add('attention', {
       ...this.#poolFields(kv, layer),
-      ...[numKvHeads, group, headDim],
-      { f32: options.scale },
-      window ?? 0,
-      { f32: softcap ?? 0 },
-      ...[this.#items, this.#numItems, this.#positions, apart ? numSplits : 0, partials, partialBytes],
-    ])
+      q: queries.address,
+      qStride: queries.stride,
+      out: target.address,
+      outStride: target.stride,
+      numKvHeads,
+      group,
+      headDim,
+      scale: options.scale,
+      window: window ?? 0,
+      softcap: softcap ?? 0,
+      items: this.#items,
+      numItems: this.#numItems,
+      positions: this.#positions,
+      splits: apart ? numSplits : 0,
+      partials,
+      partialBytes,
+    })
   }
 
   sample(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly SampleRow[]): void {
@@ -379,7 +415,7 @@ class CpuBackend implements InspectableBackend {
     const vocab = matrix.rows
     const stride = this.#addLogits(x, matrix, options, rows)
     if (rows.some(({ spec }) => isPlainGreedy(spec)))
-      this.#program.add('argmax', [rows.length, this.#logits, stride, vocab, this.#greedyTokens])
+      this.#program.add('argmax', { rows: rows.length, logits: this.#logits, stride, vocab, out: this.#greedyTokens })
     this.#run()
     const greedy = this.#arena.i32(this.#greedyTokens, rows.length)
     this.#sampler ??= new Sampler(vocab)
@@ -418,7 +454,10 @@ class CpuBackend implements InspectableBackend {
     const kernels = [...this.#kernels].map(([kernel, time]) => ({ kernel, ...time }))
     this.#kernels.clear()
     return Promise.resolve({
-      ...{ sampled, sampledLogprobs, scores, gpuMicros: null },
+      sampled,
+      sampledLogprobs,
+      scores,
+      gpuMicros: null,
       logits: options?.logits === true ? this.#copyLogits() : null,
       kernels: this.#options.traceKernels ? kernels : null,
     })
@@ -502,16 +541,23 @@ class CpuBackend implements InspectableBackend {
     const units = outPanels * Math.ceil(to.rows / ROW_TILE)
     // Large enough to make the counter cheap, small enough to end together.
     const chunk = Math.max(1, Math.min(16, Math.floor(units / (numThreads * 8))))
-    this.#program.add('linear', [
-      ...[to.rows, source.address, source.stride, matrix.cols, matrix.padded],
-      norm === undefined ? 0 : this.#vector(norm.weight).address,
-      { f32: norm?.eps ?? 0 },
-      ...[to.rowIndex, this.#prepared, matrix.formatCode, matrix.flags, matrix.numPanels, matrix.panelBytes],
-      ...[matrix.weights, matrix.factors, to.bias, to.out, to.outStride, to.epilogue],
-      { f32: to.softcap },
-      { f32: to.scale },
+    this.#program.add('linear', {
+      ...to,
+      x: source.address,
+      xStride: source.stride,
+      cols: matrix.cols,
+      padded: matrix.padded,
+      normWeight: norm === undefined ? 0 : this.#vector(norm.weight).address,
+      eps: norm?.eps ?? 0,
+      prepared: this.#prepared,
+      format: matrix.formatCode,
+      flags: matrix.flags,
+      panels: matrix.numPanels,
+      panelBytes: matrix.panelBytes,
+      weights: matrix.weights,
+      factors: matrix.factors,
       chunk,
-    ])
+    })
   }
 
   /** Logits of the given rows into their buffer; the bytes between rows. */
@@ -531,8 +577,14 @@ class CpuBackend implements InspectableBackend {
     }
     this.#arena.i32(this.#rowIndex, rows.length).set(rows.map(({ row }) => row))
     this.#addLinear(matrix, source, norm, {
-      ...{ rows: rows.length, rowIndex: this.#rowIndex, out: this.#logits, outStride: stride, epilogue: 0, bias: 0 },
-      ...{ softcap: softcap ?? 0, scale },
+      rows: rows.length,
+      rowIndex: this.#rowIndex,
+      out: this.#logits,
+      outStride: stride,
+      epilogue: 0,
+      bias: 0,
+      softcap: softcap ?? 0,
+      scale,
     })
     return stride
   }
@@ -564,18 +616,17 @@ class CpuBackend implements InspectableBackend {
     return interleaved
   }
 
-  /** pool, blockBytes, headBytes, keyBytes, blockSize, paddedBlock, half */
-  #poolFields(kv: KvCache, layer: number): number[] {
+  #poolFields(kv: KvCache, layer: number): PoolFields {
     const { blockBytes, headBytes, keyBytes, paddedBlock } = kv.geometry
-    return [
-      kv.layer(layer),
+    return {
+      pool: kv.layer(layer),
       blockBytes,
       headBytes,
       keyBytes,
-      kv.layout.blockSize,
+      blockSize: kv.layout.blockSize,
       paddedBlock,
-      kv.format === 'f16' ? 1 : 0,
-    ]
+      half: kv.format === 'f16' ? 1 : 0,
+    }
   }
 
   #checkHeads(layout: KvLayout, numKvHeads: number, headDim: number): void {

@@ -2,10 +2,43 @@
 
 // (func (param v128 v128 v128) (result v128) local.get 0, 1, 2; f32x4.relaxed_madd)
 const RELAXED_MADD = Uint8Array.of(
-  ...[0, 0x61, 0x73, 0x6d, 1, 0, 0, 0], // magic, version 1
-  ...[1, 8, 1, 0x60, 3, 0x7b, 0x7b, 0x7b, 1, 0x7b], // one type
-  ...[3, 2, 1, 0], // one function of it
-  ...[10, 13, 1, 11, 0, 0x20, 0, 0x20, 1, 0x20, 2, 0xfd, 0x85, 2, 0x0b],
+  0,
+  0x61,
+  0x73,
+  0x6d,
+  1,
+  0,
+  0,
+  0, // magic, version 1
+  1,
+  8,
+  1,
+  0x60,
+  3,
+  0x7b,
+  0x7b,
+  0x7b,
+  1,
+  0x7b, // one type
+  3,
+  2,
+  1,
+  0, // one function of it
+  10,
+  13,
+  1,
+  11,
+  0,
+  0x20,
+  0,
+  0x20,
+  1,
+  0x20,
+  2,
+  0xfd,
+  0x85,
+  2,
+  0x0b,
 )
 
 export function hasRelaxedSimd() {

@@ -92,18 +92,39 @@ export class MatrixPacker {
         const addresses = this.#stage(staging, planes, half * halfRows + first, count)
         const panel = (first / PANEL) * halves + half
         const [source = 0, scales = 0, mins = 0] = addresses
-        const numBatch = Math.ceil(count / PANEL)
-        this.#program.add('pack', [
-          ...[formatCode, flags, numBatch, cols, padded, count, source, scales, mins],
-          ...[weights + panel * panelBytes, panelBytes, halves, factors + panel * 4, invalid],
-        ])
+        this.#program.add('pack', {
+          format: formatCode,
+          flags,
+          panels: Math.ceil(count / PANEL),
+          cols,
+          padded,
+          rows: count,
+          source,
+          scales,
+          mins,
+          dst: weights + panel * panelBytes,
+          panelBytes,
+          panelStep: halves,
+          factors: factors + panel * 4,
+          invalid,
+        })
         this.#run()
       }
     }
     if (this.#arena.i32(invalid, 1)[0] !== 0) throw new Error(`${label}: the weights hold infinities or NaN`)
     return {
-      ...{ label, rows, cols, format: data.format, formatCode, flags, padded, gated, numPanels, panelBytes },
-      ...{ weights, factors },
+      label,
+      rows,
+      cols,
+      format: data.format,
+      formatCode,
+      flags,
+      padded,
+      gated,
+      numPanels,
+      panelBytes,
+      weights,
+      factors,
     }
   }
 

@@ -1,3 +1,4 @@
+/* oxlint-disable unicorn/require-post-message-target-origin -- a worker thread's port, not a window */
 // One thread of the cpu backend's pool (pool.ts). It lives inside `serve`, which sleeps while there is nothing to do, until the pool is stopped.
 import { parentPort, workerData } from 'node:worker_threads'
 import { instantiate } from './host.js'

@@ -1,24 +1,66 @@
 /** A list of commands in shared memory, written here and run by all threads (assembly/index.ts). */
 import type { Arena } from './arena.ts'
 
-export const OPCODES = {
-  linear: 1,
-  embed: 2,
-  normAdd: 3,
-  qkvRopeStore: 4,
-  attention: 5,
-  argmax: 6,
-  pack: 7,
+/** Commands' fields as in the class of the same name in assembly/, counters left out. */
+const POOL_FIELDS = ['pool', 'blockBytes', 'headBytes', 'keyBytes', 'blockSize', 'paddedBlock', 'half'] as const
+export const COMMANDS = {
+  linear: {
+    opcode: 1,
+    fields: [
+      ...(['rows', 'x', 'xStride', 'cols', 'padded', 'normWeight', 'eps', 'rowIndex', 'prepared', 'format'] as const),
+      ...(['flags', 'panels', 'panelBytes', 'weights', 'factors', 'bias', 'out', 'outStride', 'epilogue'] as const),
+      ...(['softcap', 'scale', 'chunk'] as const),
+    ],
+  },
+  embed: {
+    opcode: 2,
+    fields: [
+      ...(['rows', 'out', 'outStride', 'tokens', 'format', 'flags', 'cols', 'panelBytes', 'weights'] as const),
+      ...(['factors', 'scale'] as const),
+    ],
+  },
+  normAdd: {
+    opcode: 3,
+    fields: ['rows', 'residual', 'residualStride', 'x', 'xStride', 'cols', 'weight', 'eps'],
+  },
+  qkvRopeStore: {
+    opcode: 4,
+    fields: [
+      ...(['rows', 'q', 'qStride', 'qkv', 'qkvStride', 'slots'] as const),
+      ...POOL_FIELDS,
+      ...(['numHeads', 'numKvHeads', 'headDim', 'normKind', 'qNorm', 'qEps', 'kNorm', 'kEps'] as const),
+      ...(['rope', 'rotaryDim'] as const),
+    ],
+  },
+  attention: {
+    opcode: 5,
+    fields: [
+      ...(['q', 'qStride', 'out', 'outStride'] as const),
+      ...POOL_FIELDS,
+      ...(['numKvHeads', 'group', 'headDim', 'scale', 'window', 'softcap', 'items', 'numItems'] as const),
+      ...(['positions', 'splits', 'partials', 'partialBytes'] as const),
+    ],
+  },
+  argmax: { opcode: 6, fields: ['rows', 'logits', 'stride', 'vocab', 'out'] },
+  pack: {
+    opcode: 7,
+    fields: [
+      ...(['format', 'flags', 'panels', 'cols', 'padded', 'rows', 'source', 'scales', 'mins', 'dst'] as const),
+      ...(['panelBytes', 'panelStep', 'factors', 'invalid'] as const),
+    ],
+  },
 } as const
-export type Opcode = keyof typeof OPCODES
+export type Opcode = keyof typeof COMMANDS
+export type Fields<T extends Opcode> = Readonly<Record<(typeof COMMANDS)[T]['fields'][number], number>>
+export type PoolFields = Readonly<Record<(typeof POOL_FIELDS)[number], number>>
+
+/** Fields that hold an f32; all others are integers or addresses. */
+export const FLOAT_FIELDS: ReadonlySet<string> = new Set(['eps', 'qEps', 'kEps', 'scale', 'softcap'])
 
 const COMMAND_WORDS = 32
 const HEADER_WORDS = 16
 /** A step of 128 layers of 8 ops, twice over. */
 const MAX_COMMANDS = 2048
-
-/** A 32-bit word of a command: integers and addresses as they are, floats marked. */
-export type Word = number | { readonly f32: number }
 
 export class Program {
   readonly address: number
@@ -42,17 +84,15 @@ export class Program {
     return this.#names
   }
 
-  /** Appends a command: its fields in the order of the class of the same name in assembly/; counters, which follow them, start at zero. */
-  add(opcode: Opcode, fields: readonly Word[]): void {
+  /** Appends a command, its counters at zero. */
+  add<T extends Opcode>(name: T, values: Fields<T>): void {
     if (this.#names.length === MAX_COMMANDS) throw new Error(`a step has more than ${MAX_COMMANDS} ops`)
     let at = HEADER_WORDS + this.#names.length * COMMAND_WORDS
     this.#words.fill(0, at, at + COMMAND_WORDS)
-    this.#words[at++] = OPCODES[opcode]
-    for (const field of fields) {
-      if (typeof field === 'number') this.#words[at++] = field
-      else this.#floats[at++] = field.f32
-    }
-    this.#names.push(opcode)
+    this.#words[at++] = COMMANDS[name].opcode
+    const fields: readonly (keyof Fields<T>)[] = COMMANDS[name].fields
+    for (const field of fields) (FLOAT_FIELDS.has(String(field)) ? this.#floats : this.#words)[at++] = values[field]
+    this.#names.push(name)
   }
 
   /** Moves command `index` to the front, for running it alone. */
