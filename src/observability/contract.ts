@@ -1,0 +1,451 @@
+/**
+ * The span contract as data: spans, parents, attributes, events, the table of endings and the levels of detail. It drives emission
+ * (typed at compile time), the tests, `miniserve trace validate`, the waterfall page and docs/span-contract.md.
+ *
+ * Attributes marked `convention` and the aliases are OpenTelemetry's semantic conventions: HTTP of v1.44.0, GenAI of
+ * open-telemetry/semantic-conventions-genai at 024a4f9 (client-inference) and 32c328e (migration).
+ */
+
+export type TraceDetail = 'off' | 'contract' | 'steps' | 'kernels'
+/** Levels a trace can be judged at. A level includes the ones before it. */
+export type ContractLevel = Exclude<TraceDetail, 'off'>
+export const CONTRACT_LEVELS: readonly ContractLevel[] = ['contract', 'steps', 'kernels']
+
+export type AttributeType = 'string' | 'int' | 'double' | 'boolean' | 'string[]'
+
+/**
+ * When an attribute is there: `always`; `completed`: on a span that ended well in a request that was served; `accepted`: once the
+ * engine took the request (never on refused or scored ones); `optional`: where it applies, as the meaning says.
+ */
+export type Presence = 'always' | 'completed' | 'accepted' | 'optional'
+
+export interface AttributeSpec {
+  readonly type: AttributeType
+  readonly when: Presence
+  readonly meaning: string
+  /** Names of current conventions that carry the same value. */
+  readonly alias?: readonly string[]
+  /** The name itself is a current convention's, not the contract's. */
+  readonly convention?: true
+  /** The values it may take. */
+  readonly oneOf?: readonly string[]
+}
+
+export interface EventSpec {
+  readonly meaning: string
+  readonly attributes: Readonly<Record<string, AttributeSpec>>
+}
+
+export interface SpanSpec {
+  /** Name of the span directly above; null: a root. */
+  readonly parent: string | null
+  readonly kind: 'server' | 'internal'
+  readonly level: ContractLevel
+  readonly when: string
+  /** At most once below one root. */
+  readonly single: boolean
+  /** Its interval need not lie inside its parent's. */
+  readonly mayOutliveParent: boolean
+  /** Name of the log line written when the span ends well. */
+  readonly logEvent: string | null
+  readonly attributes: Readonly<Record<string, AttributeSpec>>
+  readonly events: Readonly<Record<string, EventSpec>>
+}
+
+const string = (when: Presence, meaning: string, more: Partial<AttributeSpec> = {}) =>
+  ({ type: 'string', when, meaning, ...more }) as const
+const int = (when: Presence, meaning: string, more: Partial<AttributeSpec> = {}) =>
+  ({ type: 'int', when, meaning, ...more }) as const
+const double = (when: Presence, meaning: string, more: Partial<AttributeSpec> = {}) =>
+  ({ type: 'double', when, meaning, ...more }) as const
+const boolean = (when: Presence, meaning: string, more: Partial<AttributeSpec> = {}) =>
+  ({ type: 'boolean', when, meaning, ...more }) as const
+const strings = (when: Presence, meaning: string, more: Partial<AttributeSpec> = {}) =>
+  ({ type: 'string[]', when, meaning, ...more }) as const
+const convention = { convention: true } as const
+
+const errorType = string('optional', 'why the span ended in an error', convention)
+
+export const ROOT_SPAN = 'http.handler'
+
+export const MISS_REASONS = ['none', 'cold', 'evicted', 'diverged', 'disabled'] as const
+export const STOP_REASONS = ['stop', 'length', 'abort', 'error'] as const
+export const SAMPLING_REASONS = ['head', 'baseline', 'error', 'abort', 'empty', 'ttft', 'slowest'] as const
+
+const gpuAttributes = {
+  'llm.gpu.us': int('optional', 'device time of the steps it took part in, where the adapter has timestamps'),
+  'llm.gpu.share_us': int('optional', 'its share of that time, by rows'),
+}
+
+const kvAttributes = {
+  'kv.blocks': int('always', 'KV blocks asked for'),
+  'kv.bytes': int('completed', 'bytes moved'),
+  'kv.ok': boolean('completed', 'false when the operation failed and the blocks are recomputed'),
+}
+
+export const SPANS = {
+  'http.handler': {
+    parent: null,
+    kind: 'server',
+    level: 'contract',
+    when: 'every request of a generation or retrieval route',
+    single: true,
+    mayOutliveParent: false,
+    logEvent: null,
+    attributes: {
+      'http.method': string('always', 'request method', { alias: ['http.request.method'] }),
+      'http.route': string('always', 'the route pattern'),
+      'http.status_code': int('always', 'the status sent (499: the client left before there was one)', {
+        alias: ['http.response.status_code'],
+      }),
+      'llm.model': string('optional', 'served model name, once the body named a model that is served', {
+        alias: ['gen_ai.request.model', 'gen_ai.response.model'],
+      }),
+      'llm.request.id': string('always', 'id of the response (cmpl-…, chatcmpl-…)', { alias: ['gen_ai.response.id'] }),
+      'llm.tokens.in': int('accepted', 'tokens of the final prompt', { alias: ['gen_ai.usage.input_tokens'] }),
+      'llm.tokens.out': int('accepted', 'generated tokens; 0 when decode was never reached', {
+        alias: ['gen_ai.usage.output_tokens'],
+      }),
+      'llm.scored': boolean('optional', 'true when the prompt was only scored (max_tokens: 0)'),
+      'llm.choices': int('optional', 'sequences of the request, when more than one'),
+      'sampling.reason': string('optional', 'why the trace was exported', { oneOf: SAMPLING_REASONS }),
+      'url.path': string('always', 'path without query', convention),
+      'url.scheme': string('always', 'http or https', convention),
+      'server.address': string('optional', 'host the client called', convention),
+      'server.port': int('optional', 'port the client called', convention),
+      'error.type': errorType,
+      'gen_ai.operation.name': string('optional', 'text_completion, chat, embeddings, retrieval', convention),
+      'gen_ai.provider.name': string('optional', 'miniserve', convention),
+      'gen_ai.request.max_tokens': int('optional', 'where sent', convention),
+      'gen_ai.request.temperature': double('optional', 'where sent', convention),
+      'gen_ai.request.top_p': double('optional', 'where sent', convention),
+      'gen_ai.request.top_k': int('optional', 'where sent', convention),
+      'gen_ai.request.seed': int('optional', 'where sent', convention),
+      'llm.stop_sequences': int('optional', "stop strings sent; their text is the caller's content and stays out"),
+      'gen_ai.request.stream': boolean('optional', 'true for a stream', convention),
+      'gen_ai.request.choice.count': int('optional', 'n, when not 1', convention),
+      'gen_ai.response.finish_reasons': strings('optional', 'one a choice', convention),
+      'gen_ai.response.time_to_first_chunk': double('optional', 'seconds from arrival to the first token', convention),
+      'gen_ai.usage.cache_read.input_tokens': int('optional', 'prompt tokens served from the prefix cache', convention),
+      'gen_ai.input.messages': string('optional', 'only with MINISERVE_CAPTURE_CONTENT=true', convention),
+      'gen_ai.output.messages': string('optional', 'only with MINISERVE_CAPTURE_CONTENT=true', convention),
+    },
+    events: {
+      'request.arrived': { meaning: 'the request reached the server', attributes: {} },
+      'request.queued': { meaning: 'the engine took the request into its queue', attributes: {} },
+      'request.scheduled': {
+        meaning: 'a sequence got its first step, or its first after a preemption',
+        attributes: {
+          kind: string('always', '', { oneOf: ['first', 'resume'] }),
+          wait_us: int('always', 'time in the queue'),
+          choice: int('optional', 'index of the sequence, when there are several'),
+        },
+      },
+      'request.preempted': {
+        meaning: 'a sequence lost its blocks and went back to the queue',
+        attributes: { choice: int('optional', 'index of the sequence, when there are several') },
+      },
+      'request.departed': {
+        meaning: 'the response is complete; before [DONE] is written',
+        attributes: { finish_reasons: strings('optional', 'one a choice') },
+      },
+      'request.aborted': {
+        meaning: 'the request ended any other way',
+        attributes: { reason: string('always', 'see the table of endings') },
+      },
+      exception: {
+        meaning: 'the error behind an ERROR status; its message only where it is a stable code',
+        attributes: {
+          'exception.type': string('always', 'class of the error'),
+          'exception.message': string('optional', 'stable code of the error'),
+        },
+      },
+    },
+  },
+  'tokenize.input': {
+    parent: 'http.handler',
+    kind: 'internal',
+    level: 'contract',
+    when: 'the body is valid',
+    single: true,
+    mayOutliveParent: false,
+    logEvent: 'input.tokenized',
+    attributes: {
+      'llm.tokens.in': int('completed', "tokens of the caller's own prompt"),
+      'tokenizer.name': string('completed', '`remote` when a remote engine tokenizes'),
+      'error.type': errorType,
+    },
+    events: {},
+  },
+  'rag.retrieve': {
+    parent: 'http.handler',
+    kind: 'internal',
+    level: 'contract',
+    when: 'the request asked for retrieval',
+    single: true,
+    mayOutliveParent: false,
+    logEvent: 'rag.retrieved',
+    attributes: {
+      'rag.docs.retrieved': int('completed', 'candidates from vector.search'),
+      'rag.docs.reranked': int('completed', 'documents kept after rerank, the ones put in the prompt'),
+      'rag.index.name': string('always', 'the index', { alias: ['gen_ai.data_source.id'] }),
+      'gen_ai.operation.name': string('optional', 'retrieval', convention),
+      'gen_ai.retrieval.top_k': int('optional', 'candidates asked for', convention),
+      'error.type': errorType,
+    },
+    events: {},
+  },
+  'embed.query': {
+    parent: 'rag.retrieve',
+    kind: 'internal',
+    level: 'contract',
+    when: 'below rag.retrieve; below the root on retrieval routes',
+    single: false,
+    mayOutliveParent: false,
+    logEvent: null,
+    attributes: {
+      'rag.embed.model': string('always', 'embedding model', { alias: ['gen_ai.request.model'] }),
+      'rag.embed.dimensions': int('completed', 'length of the vector', {
+        alias: ['gen_ai.embeddings.dimension.count'],
+      }),
+      'gen_ai.operation.name': string('optional', 'embeddings', convention),
+      'error.type': errorType,
+    },
+    events: {},
+  },
+  'vector.search': {
+    parent: 'rag.retrieve',
+    kind: 'internal',
+    level: 'contract',
+    when: 'below rag.retrieve; below the root on retrieval routes',
+    single: true,
+    mayOutliveParent: false,
+    logEvent: null,
+    attributes: {
+      'rag.search.top_k': int('always', 'candidates asked for'),
+      'rag.search.candidates': int('completed', 'candidates found'),
+      'rag.search.max_score': double('optional', 'best score; absent when nothing was found'),
+      'error.type': errorType,
+    },
+    events: {},
+  },
+  rerank: {
+    parent: 'rag.retrieve',
+    kind: 'internal',
+    level: 'contract',
+    when: 'below rag.retrieve; below the root on retrieval routes',
+    single: true,
+    mayOutliveParent: false,
+    logEvent: null,
+    attributes: {
+      'rag.rerank.model': string('always', 'reranking model'),
+      'rag.rerank.candidates': int('always', 'documents scored'),
+      'rag.rerank.top_n': int('always', 'documents asked for'),
+      'error.type': errorType,
+    },
+    events: {},
+  },
+  'llm.prefill': {
+    parent: 'http.handler',
+    kind: 'internal',
+    level: 'contract',
+    when: 'the first scheduled step to the first token on the host',
+    single: true,
+    mayOutliveParent: false,
+    logEvent: 'prefill.done',
+    attributes: {
+      'llm.tokens.in': int(
+        'always',
+        'tokens of the final prompt, retrieved context included; a prompt counts once whatever `n`',
+      ),
+      'llm.cache.hits': int('always', 'tokens served from the prefix cache at first admission'),
+      'llm.cache.misses': int('always', 'tokens not found in it; hits + misses = llm.tokens.in'),
+      'llm.cache.miss_reason': string('always', 'why not all were found', { oneOf: MISS_REASONS }),
+      'llm.queue.us': int('always', 'wait before the first scheduled step'),
+      'llm.prefill.chunks': int('completed', 'prefill steps taken'),
+      'llm.recomputed_tokens': int('optional', 'tokens computed again after preemptions'),
+      'llm.choices': int('optional', 'sequences of the request, when more than one'),
+      ...gpuAttributes,
+      'error.type': errorType,
+    },
+    events: {},
+  },
+  'llm.decode': {
+    parent: 'http.handler',
+    kind: 'internal',
+    level: 'contract',
+    when: 'the first token to the last; never for scored-only requests',
+    single: true,
+    mayOutliveParent: false,
+    logEvent: 'decode.done',
+    attributes: {
+      'llm.tokens.out': int('always', 'generated tokens without the EOS or stop token that ended them'),
+      'llm.decode.steps': int('always', 'forward passes after the first token'),
+      'llm.decode.mean_step_ms': double('always', 'a double also when whole; 0.0 for 0 steps'),
+      'llm.stop_reason': string('always', 'how it ended', { oneOf: STOP_REASONS }),
+      'llm.decode.timeline': string(
+        'always',
+        'durations of the steps: base64 of delta-coded varints, at most 2,048 characters',
+      ),
+      'llm.decode.p50_us': int('always', 'median step'),
+      'llm.decode.p95_us': int('always', '95th percentile step'),
+      'llm.decode.max_us': int('always', 'longest step'),
+      'llm.batch.mean_rows': double('always', 'mean number of rows in its steps'),
+      'llm.choices': int('optional', 'sequences of the request, when more than one'),
+      'llm.draft.tokens': int('optional', 'drafted tokens, with speculation'),
+      'llm.draft.accepted': int('optional', 'drafts that were accepted'),
+      'llm.sched.first_step': int('optional', 'id of the step that made the first token (steps level)'),
+      'llm.sched.last_step': int('optional', 'id of the last step (steps level)'),
+      ...gpuAttributes,
+      'error.type': errorType,
+    },
+    events: { 'llm.first_token': { meaning: 'the first token reached the host; exactly once', attributes: {} } },
+  },
+  'format.output': {
+    parent: 'http.handler',
+    kind: 'internal',
+    level: 'contract',
+    when: 'building the body; streamed: the first frame to the last one handed to the socket',
+    single: true,
+    mayOutliveParent: false,
+    logEvent: null,
+    attributes: {
+      'llm.tokens.out': int('completed', 'the same number as on the root'),
+      'output.format': string('completed', 'how it was written', { oneOf: ['text', 'json', 'sse'] }),
+      'gen_ai.output.type': string('optional', 'text or json', convention),
+      'error.type': errorType,
+    },
+    events: {},
+  },
+  'kv.lookup': {
+    parent: 'llm.prefill',
+    kind: 'internal',
+    level: 'steps',
+    when: 'a lower KV tier was asked',
+    single: false,
+    mayOutliveParent: false,
+    logEvent: null,
+    attributes: kvAttributes,
+    events: {},
+  },
+  'kv.retrieve': {
+    parent: 'llm.prefill',
+    kind: 'internal',
+    level: 'steps',
+    when: 'blocks came from a lower KV tier',
+    single: false,
+    mayOutliveParent: false,
+    logEvent: null,
+    attributes: kvAttributes,
+    events: {},
+  },
+  'kv.disk_read': {
+    parent: 'kv.retrieve',
+    kind: 'internal',
+    level: 'steps',
+    when: 'blocks were read from disk',
+    single: false,
+    mayOutliveParent: false,
+    logEvent: null,
+    attributes: kvAttributes,
+    events: {},
+  },
+  'kv.store': {
+    parent: 'http.handler',
+    kind: 'internal',
+    level: 'steps',
+    when: 'blocks were written to a lower KV tier; may outlive its parent',
+    single: false,
+    mayOutliveParent: true,
+    logEvent: null,
+    attributes: kvAttributes,
+    events: {},
+  },
+  'decode.step': {
+    parent: 'llm.decode',
+    kind: 'internal',
+    level: 'steps',
+    when: 'a sampled step of the request, linked to its engine.step',
+    single: false,
+    mayOutliveParent: false,
+    logEvent: null,
+    attributes: {
+      'engine.step.id': int('always', 'the step'),
+      'engine.step.rows': int('always', 'rows in the step'),
+    },
+    events: {},
+  },
+  'engine.step': {
+    parent: null,
+    kind: 'internal',
+    level: 'steps',
+    when: 'a sampled step of the engine: the root of a trace of its own, linked with the requests it served',
+    single: false,
+    mayOutliveParent: false,
+    logEvent: null,
+    attributes: {
+      'engine.step.id': int('always', 'number of the step since start'),
+      'engine.step.rows': int('always', 'sequences in it'),
+      'engine.step.prefill_tokens': int('always', 'prompt tokens computed'),
+      'engine.step.decode_tokens': int('always', 'decode rows computed'),
+      'engine.running': int('always', 'sequences running'),
+      'engine.waiting': int('always', 'sequences waiting'),
+      'engine.kv.free_blocks': int('always', 'KV blocks free after it'),
+      'engine.kv.blocks': int('always', 'KV blocks of the pool'),
+      'llm.gpu.us': int('optional', 'device time, where the adapter has timestamps'),
+    },
+    events: {
+      'gpu.kernel': {
+        meaning: 'device time of one kernel in the step (kernels level)',
+        attributes: {
+          kernel: string('always', 'name of the kernel'),
+          us: int('always', 'device time'),
+          count: int('always', 'dispatches'),
+        },
+      },
+    },
+  },
+} as const satisfies Readonly<Record<string, SpanSpec>>
+
+export type SpanName = keyof typeof SPANS
+/** Spans that a piece of code opens around its own work. */
+export type StageName = 'tokenize.input' | 'rag.retrieve' | 'embed.query' | 'vector.search' | 'rerank' | 'format.output'
+
+interface ValueOf {
+  string: string
+  int: number
+  double: number
+  boolean: boolean
+  'string[]': readonly string[]
+}
+type SpecsOf<N extends SpanName> = (typeof SPANS)[N]['attributes']
+/** Values a span of this name may carry, typed by the table. */
+export type SpanAttributes<N extends SpanName> = {
+  readonly [K in keyof SpecsOf<N>]?: SpecsOf<N>[K] extends { readonly type: infer T extends AttributeType }
+    ? ValueOf[T]
+    : never
+}
+
+export type AttributeValue = string | number | boolean | readonly string[]
+
+/** The table without its literal types, for code that walks it. */
+export const SPAN_TABLE: Readonly<Record<string, SpanSpec>> = SPANS
+
+/** The conventions' constants a span carries besides what its code sets. */
+export const CONSTANT_ATTRIBUTES: Readonly<Partial<Record<SpanName, Readonly<Record<string, string>>>>> = {
+  'rag.retrieve': { 'gen_ai.operation.name': 'retrieval' },
+  'embed.query': { 'gen_ai.operation.name': 'embeddings' },
+}
+
+/** Every attribute name that leaves as a double, whole numbers included. */
+export const DOUBLE_ATTRIBUTES: ReadonlySet<string> = new Set(
+  Object.values(SPAN_TABLE).flatMap((span) =>
+    Object.entries(span.attributes).flatMap(([name, spec]) =>
+      spec.type === 'double' ? [name, ...(spec.alias ?? [])] : [],
+    ),
+  ),
+)
+
+/** Lifts a level over the spans of the table. */
+export const isInLevel = (span: SpanSpec, level: ContractLevel): boolean =>
+  CONTRACT_LEVELS.indexOf(span.level) <= CONTRACT_LEVELS.indexOf(level)

@@ -1,0 +1,109 @@
+/** What the engine did for one request, over all its sequences: the numbers of llm.prefill and llm.decode. */
+import type { CacheMissReason, FinishReason, SequenceCounters } from '../engine/events.ts'
+
+export interface EnginePhases {
+  readonly tokensIn: number
+  readonly tokensOut: number
+  readonly cacheHits: number
+  readonly cacheMisses: number
+  readonly missReason: CacheMissReason
+  readonly numChoices: number
+  readonly queueMicros: number
+  readonly prefillChunks: number
+  readonly recomputedTokens: number
+  readonly numPreemptions: number
+  readonly decodeSteps: number
+  /** Steps of all sequences, one after the other. */
+  readonly stepMicros: readonly number[]
+  readonly meanRows: number
+  readonly stopReason: FinishReason
+  readonly finishReasons: readonly FinishReason[]
+  readonly arrivedMs: number
+  readonly firstScheduledMs: number | null
+  readonly firstTokenMs: number | null
+  readonly lastTokenMs: number | null
+  readonly ttftSeconds: number | null
+  readonly prefillGpuMicros: number | null
+  readonly prefillGpuShareMicros: number | null
+  readonly decodeGpuMicros: number | null
+  readonly decodeGpuShareMicros: number | null
+  readonly numDraftTokens: number
+  readonly numAcceptedTokens: number
+  /** By Server-Timing name. */
+  readonly durationsMs: Readonly<Record<string, number>>
+}
+
+/** One sequence that ended. */
+export interface EndedSequence {
+  readonly choice: number
+  readonly reason: FinishReason
+  readonly counters: SequenceCounters
+}
+
+/**
+ * Adds up the sequences of a request. A prompt's tokens count once whatever `n`: those of its first choice. Times: the earliest
+ * arrival, first step and first token, the latest last token.
+ */
+export function aggregate(sequences: readonly EndedSequence[], n: number): EnginePhases {
+  const ordered = [...sequences].sort((a, b) => a.choice - b.choice)
+  const all = ordered.map((sequence) => sequence.counters)
+  const prompts = ordered.filter((sequence) => sequence.choice % n === 0).map((sequence) => sequence.counters)
+  const sum = (of: readonly SequenceCounters[], key: NumericKey) => of.reduce((total, c) => total + c[key], 0)
+  const arrivedMs = least(all.map((c) => c.arrivedMs)) ?? 0
+  const firstScheduledMs = least(all.map((c) => c.firstScheduledMs))
+  const firstTokenMs = least(all.map((c) => c.firstTokenMs))
+  const lastTokenMs = greatest(all.map((c) => c.lastTokenMs))
+  const decodeSteps = sum(all, 'decodeSteps')
+  const durationsMs: Record<string, number> = {}
+  if (firstScheduledMs !== null) durationsMs.queue = firstScheduledMs - arrivedMs
+  if (firstScheduledMs !== null && firstTokenMs !== null) durationsMs['llm.prefill'] = firstTokenMs - firstScheduledMs
+  if (firstTokenMs !== null && lastTokenMs !== null) durationsMs['llm.decode'] = lastTokenMs - firstTokenMs
+  return {
+    tokensIn: sum(prompts, 'numPromptTokens'),
+    tokensOut: sum(all, 'numGeneratedTokens'),
+    cacheHits: sum(prompts, 'numCachedTokens'),
+    cacheMisses: sum(prompts, 'numMissTokens'),
+    missReason: prompts.find((c) => c.missReason !== 'none')?.missReason ?? 'none',
+    numChoices: ordered.length,
+    queueMicros: firstScheduledMs === null ? 0 : Math.max(0, Math.round((firstScheduledMs - arrivedMs) * 1000)),
+    prefillChunks: sum(all, 'prefillChunks'),
+    recomputedTokens: sum(all, 'numRecomputedTokens'),
+    numPreemptions: sum(all, 'numPreemptions'),
+    decodeSteps,
+    stepMicros: all.length === 1 && all[0] ? all[0].decodeStepMicros : all.flatMap((c) => c.decodeStepMicros),
+    meanRows: decodeSteps === 0 ? 0 : sum(all, 'decodeRowSum') / decodeSteps,
+    stopReason: overallReason(ordered.map((sequence) => sequence.reason)),
+    finishReasons: ordered.map((sequence) => sequence.reason),
+    arrivedMs,
+    firstScheduledMs,
+    firstTokenMs,
+    lastTokenMs,
+    ttftSeconds: firstTokenMs === null ? null : Math.max(0, firstTokenMs - arrivedMs) / 1000,
+    prefillGpuMicros: sumOrNull(all.map((c) => c.prefillGpuMicros)),
+    prefillGpuShareMicros: sumOrNull(all.map((c) => c.prefillGpuShareMicros)),
+    decodeGpuMicros: sumOrNull(all.map((c) => c.decodeGpuMicros)),
+    decodeGpuShareMicros: sumOrNull(all.map((c) => c.decodeGpuShareMicros)),
+    numDraftTokens: sum(all, 'numDraftTokens'),
+    numAcceptedTokens: sum(all, 'numAcceptedTokens'),
+    durationsMs,
+  }
+}
+
+type NumericKey = {
+  [K in keyof SequenceCounters]: SequenceCounters[K] extends number ? K : never
+}[keyof SequenceCounters]
+
+/** The reason that says most of the whole: an error before an abort before length before stop. */
+function overallReason(reasons: readonly FinishReason[]): FinishReason {
+  return (['error', 'abort', 'length'] as const).find((reason) => reasons.includes(reason)) ?? 'stop'
+}
+
+const known = (values: readonly (number | null)[]) => values.filter((value) => value !== null)
+const least = (values: readonly (number | null)[]) =>
+  known(values).reduce<number | null>((a, b) => (a === null || b < a ? b : a), null)
+const greatest = (values: readonly (number | null)[]) =>
+  known(values).reduce<number | null>((a, b) => (a === null || b > a ? b : a), null)
+const sumOrNull = (values: readonly (number | null)[]) => {
+  const numbers = known(values)
+  return numbers.length === 0 ? null : Math.round(numbers.reduce((a, b) => a + b, 0))
+}

@@ -1,0 +1,339 @@
+/**
+ * Engine events -> llm.prefill, llm.decode, the root's events and, at the steps level, KV and step spans. Finds its parents in the
+ * SpanRegistry and works on the request object: engine events carry no async context.
+ */
+import { ROOT_CONTEXT, type Span, SpanStatusCode, trace as traceApi, type Tracer } from '@opentelemetry/api'
+import type {
+  EngineEvent,
+  EngineSubscriber,
+  FinishedEvent,
+  FirstTokenEvent,
+  KvDoneEvent,
+  KvSubmittedEvent,
+  QueuedEvent,
+  ScheduledEvent,
+} from '../engine/events.ts'
+import { runIn } from './context.ts'
+import { ROOT_SPAN, type SpanName, SPANS, type TraceDetail } from './contract.ts'
+import { encodeTimeline, percentile } from './decode-timeline.ts'
+import { aggregate, type EndedSequence, type EnginePhases } from './engine-phases.ts'
+import type { RequestTrace } from './request-trace.ts'
+import type { SpanRegistry } from './span-registry.ts'
+import { createStepTracing, type StepTracing } from './step-tracing.ts'
+
+export interface EngineSubscriberParts {
+  readonly registry: SpanRegistry
+  readonly tracer: Tracer | null
+  readonly detail: TraceDetail
+  /** The request's trace, open or waiting for its last work. */
+  readonly find: (requestId: string) => RequestTrace | undefined
+  /** A root for a request whose start was never seen; undefined for one that has been closed. */
+  readonly openLazy: (requestId: string) => RequestTrace | undefined
+}
+
+/** What is known of a request between its first `queued` and its last `finished`. */
+interface Running {
+  readonly trace: RequestTrace
+  readonly release: () => void
+  readonly isLazy: boolean
+  numQueued: number
+  readonly ended: EndedSequence[]
+  readonly cached: Map<number, { readonly hits: number; readonly misses: number; readonly reason: string }>
+  queueMicros: number
+  firstScheduledMs: number | null
+  firstTokenMs: number | null
+  firstStepId: number | null
+  errorCode: string | null
+}
+
+interface KvOperation {
+  readonly span: Span | null
+  readonly release: () => void
+  readonly trace: RequestTrace
+}
+
+const ROOT_ONLY = [ROOT_SPAN] as const
+const KV_PARENTS: Readonly<Record<KvSubmittedEvent['operation'], readonly SpanName[]>> = {
+  lookup: ['llm.prefill', ROOT_SPAN],
+  retrieve: ['llm.prefill', ROOT_SPAN],
+  disk_read: ['kv.retrieve', 'llm.prefill', ROOT_SPAN],
+  store: ROOT_ONLY,
+}
+
+export class TracingSubscriber implements EngineSubscriber {
+  readonly name = 'tracing'
+  private readonly parts: EngineSubscriberParts
+  private readonly running = new Map<string, Running>()
+  private readonly kvOperations = new Map<string, KvOperation>()
+  private readonly steps: StepTracing | null
+
+  constructor(parts: EngineSubscriberParts) {
+    this.parts = parts
+    const { tracer, registry, find, detail } = parts
+    this.steps =
+      tracer && (detail === 'steps' || detail === 'kernels')
+        ? createStepTracing({
+            tracer,
+            registry,
+            find,
+            decodeStartMs: (requestId) => this.running.get(requestId)?.firstTokenMs ?? null,
+            withKernels: detail === 'kernels',
+          })
+        : null
+  }
+
+  /** Requests between their first `queued` and their last `finished`. */
+  get size(): number {
+    return this.running.size + this.kvOperations.size
+  }
+
+  onEvent(event: EngineEvent): void {
+    switch (event.type) {
+      case 'queued':
+        return this.onQueued(event)
+      case 'scheduled':
+        return this.onScheduled(event)
+      case 'prefillChunk':
+        return this.running.get(event.requestId)?.trace.touch()
+      case 'firstToken':
+        return this.onFirstToken(event)
+      case 'preempted': {
+        const running = this.running.get(event.requestId)
+        running?.trace.event('request.preempted', { choice: choiceOf(running, event.choice) }, event.atMs)
+        return
+      }
+      case 'finished':
+        return this.onFinished(event)
+      case 'kvSubmitted':
+        return this.onKvSubmitted(event)
+      case 'kvDone':
+        return this.onKvDone(event)
+      case 'step':
+        for (const requestId of event.requestIds) this.running.get(requestId)?.trace.touch()
+        this.steps?.onStep(event)
+    }
+  }
+
+  private onQueued(event: QueuedEvent): void {
+    let running = this.running.get(event.requestId)
+    if (!running) {
+      const known = this.parts.find(event.requestId)
+      const trace = known ?? this.parts.openLazy(event.requestId)
+      if (!trace) return
+      running = {
+        trace,
+        release: trace.hold(),
+        isLazy: known === undefined,
+        numQueued: 0,
+        ended: [],
+        cached: new Map(),
+        queueMicros: 0,
+        firstScheduledMs: null,
+        firstTokenMs: null,
+        firstStepId: null,
+        errorCode: null,
+      }
+      this.running.set(event.requestId, running)
+      trace.event('request.queued', {}, event.atMs)
+      const { requestId } = event
+      // A forced close (watchdog, shutdown) comes before the last `finished`.
+      trace.beforeClose(() => this.settle(requestId))
+    }
+    running.numQueued += 1
+    running.trace.accepted(event.numPromptTokens, event.choice % choicesPerPrompt(running) === 0)
+  }
+
+  private onScheduled(event: ScheduledEvent): void {
+    const running = this.running.get(event.requestId)
+    if (!running) return
+    const { trace } = running
+    trace.event(
+      'request.scheduled',
+      { kind: event.kind, wait_us: Math.round(event.waitUs), choice: choiceOf(running, event.choice) },
+      event.atMs,
+    )
+    if (event.kind === 'resume') return
+    running.cached.set(event.choice, {
+      hits: event.numCachedTokens,
+      misses: event.numMissTokens,
+      reason: event.missReason,
+    })
+    if (running.firstScheduledMs !== null) return
+    running.firstScheduledMs = event.atMs
+    running.queueMicros = Math.round(event.waitUs)
+    this.open(trace, 'llm.prefill', event.atMs)
+  }
+
+  private onFirstToken(event: FirstTokenEvent): void {
+    const running = this.running.get(event.requestId)
+    if (!running || running.firstTokenMs !== null) return
+    running.firstTokenMs = event.atMs
+    running.firstStepId = event.stepId
+    const { trace } = running
+    const prefill = this.parts.registry.get(event.requestId, 'llm.prefill')
+    const prompts = [...running.cached].filter(([choice]) => choice % choicesPerPrompt(running) === 0)
+    const hits = prompts.reduce((sum, [, cached]) => sum + cached.hits, 0)
+    const misses = prompts.reduce((sum, [, cached]) => sum + cached.misses, 0)
+    runIn(prefill?.context ?? trace.context, () =>
+      trace.log.info(SPANS['llm.prefill'].logEvent, {
+        'llm.tokens.in': hits + misses,
+        'llm.cache.hits': hits,
+        'llm.cache.misses': misses,
+        'llm.queue.us': running.queueMicros,
+        duration_ms: milliseconds(event.atMs - (running.firstScheduledMs ?? event.atMs)),
+      }),
+    )
+    const decode = this.open(trace, 'llm.decode', event.atMs)
+    if (decode) trace.event('llm.first_token', {}, event.atMs, { span: decode, name: 'llm.decode' })
+  }
+
+  private onFinished(event: FinishedEvent): void {
+    const running = this.running.get(event.requestId)
+    if (!running) return
+    running.ended.push({ choice: event.choice, reason: event.reason, counters: event.counters })
+    running.errorCode ??= event.errorCode
+    const expected = Math.max(running.numQueued, running.trace.generation?.numChoices ?? 1)
+    if (running.ended.length < expected) return
+    this.settle(event.requestId, event.atMs)
+  }
+
+  /** The engine is done with the request, or the request with the engine: ends its spans, hands over its numbers. */
+  private settle(requestId: string, atMs: number = performance.now()): void {
+    const running = this.running.get(requestId)
+    if (!running) return
+    this.running.delete(requestId)
+    const { trace } = running
+    try {
+      const phases = aggregate(running.ended, choicesPerPrompt(running))
+      if (running.ended.length > 0) trace.setPhases(phases)
+      this.endPrefill(running, phases, atMs)
+      this.endDecode(running, phases, atMs)
+      this.steps?.forget(requestId)
+      if (running.isLazy) trace.finish({ ending: LAZY_ENDINGS[phases.stopReason], status: null })
+    } finally {
+      running.release()
+    }
+  }
+
+  private endPrefill(running: Running, phases: EnginePhases, atMs: number): void {
+    const { trace } = running
+    const span = this.parts.registry.pop(trace.requestId, 'llm.prefill')?.span
+    if (!span) return
+    span.setAttributes(
+      trace.checked('llm.prefill', {
+        'llm.tokens.in': phases.tokensIn,
+        'llm.cache.hits': phases.cacheHits,
+        'llm.cache.misses': phases.cacheMisses,
+        'llm.cache.miss_reason': phases.missReason,
+        'llm.queue.us': phases.queueMicros,
+        'llm.prefill.chunks': phases.prefillChunks,
+        'llm.recomputed_tokens': phases.recomputedTokens || undefined,
+        'llm.choices': phases.numChoices > 1 ? phases.numChoices : undefined,
+        'llm.gpu.us': phases.prefillGpuMicros,
+        'llm.gpu.share_us': phases.prefillGpuShareMicros,
+      }),
+    )
+    if (phases.firstTokenMs === null) markCut(span, phases, running.errorCode)
+    span.end(trace.time(running.firstTokenMs ?? atMs))
+  }
+
+  private endDecode(running: Running, phases: EnginePhases, atMs: number): void {
+    const { trace } = running
+    const found = this.parts.registry.pop(trace.requestId, 'llm.decode')
+    if (!found) return
+    const { span, context } = found
+    const steps = phases.stepMicros
+    const sorted = [...steps].sort((a, b) => a - b)
+    const meanStepMs = steps.length === 0 ? 0 : steps.reduce((sum, us) => sum + us, 0) / steps.length / 1000
+    const values = {
+      'llm.tokens.out': phases.tokensOut,
+      'llm.decode.steps': phases.decodeSteps,
+      'llm.decode.mean_step_ms': meanStepMs,
+      'llm.stop_reason': phases.stopReason,
+    }
+    span.setAttributes(
+      trace.checked('llm.decode', {
+        ...values,
+        'llm.decode.timeline': encodeTimeline(steps),
+        'llm.decode.p50_us': percentile(sorted, 0.5),
+        'llm.decode.p95_us': percentile(sorted, 0.95),
+        'llm.decode.max_us': percentile(sorted, 1),
+        'llm.batch.mean_rows': phases.meanRows,
+        'llm.choices': phases.numChoices > 1 ? phases.numChoices : undefined,
+        'llm.draft.tokens': phases.numDraftTokens || undefined,
+        'llm.draft.accepted': phases.numDraftTokens ? phases.numAcceptedTokens : undefined,
+        'llm.gpu.us': phases.decodeGpuMicros,
+        'llm.gpu.share_us': phases.decodeGpuShareMicros,
+        'llm.sched.first_step': this.steps ? running.firstStepId : undefined,
+        'llm.sched.last_step': this.steps?.lastStepOf(trace.requestId),
+      }),
+    )
+    if (phases.stopReason === 'error' || phases.stopReason === 'abort') markCut(span, phases, running.errorCode)
+    const endMs = phases.lastTokenMs ?? atMs
+    runIn(context, () =>
+      trace.log.info(SPANS['llm.decode'].logEvent, {
+        ...values,
+        duration_ms: milliseconds(endMs - (running.firstTokenMs ?? endMs)),
+      }),
+    )
+    span.end(trace.time(endMs))
+  }
+
+  private onKvSubmitted(event: KvSubmittedEvent): void {
+    const trace = this.parts.find(event.requestId) ?? this.parts.openLazy(event.requestId)
+    if (!trace) return
+    const name = `kv.${event.operation}` as const
+    const parent = this.parts.registry.getContext(event.requestId, ...KV_PARENTS[event.operation])
+    const span =
+      this.steps && parent ? trace.startSpan(name, parent, event.atMs, { 'kv.blocks': event.numBlocks }) : null
+    if (span && parent && event.operation === 'retrieve') {
+      this.parts.registry.open(event.requestId, name, span, traceApi.setSpan(parent, span))
+    }
+    this.kvOperations.set(operationKey(event), { span, release: trace.hold(), trace })
+  }
+
+  private onKvDone(event: KvDoneEvent): void {
+    const key = operationKey(event)
+    const operation = this.kvOperations.get(key)
+    if (!operation) return
+    this.kvOperations.delete(key)
+    const { span, trace, release } = operation
+    const name = `kv.${event.operation}` as const
+    try {
+      if (!span) return
+      span.setAttributes(
+        trace.checked(name, { 'kv.blocks': event.numBlocks, 'kv.bytes': event.bytes, 'kv.ok': event.ok }),
+      )
+      if (this.parts.registry.get(event.requestId, name)?.span === span) this.parts.registry.pop(event.requestId, name)
+      span.end(trace.time(event.atMs, SPANS[name].mayOutliveParent))
+    } finally {
+      release()
+    }
+  }
+
+  private open(trace: RequestTrace, name: 'llm.prefill' | 'llm.decode', atMs: number): Span | null {
+    const context = this.parts.registry.getContext(trace.requestId, ROOT_SPAN) ?? ROOT_CONTEXT
+    const span = trace.startSpan(name, context, atMs, {})
+    if (span) this.parts.registry.open(trace.requestId, name, span, traceApi.setSpan(context, span))
+    return span
+  }
+}
+
+const LAZY_ENDINGS = { stop: 'success', length: 'success', abort: 'closed_early', error: 'engine_error' } as const
+
+/** A phase that an abort or an error cut short. */
+function markCut(span: Span, phases: EnginePhases, errorCode: string | null): void {
+  if (phases.stopReason !== 'abort' && phases.stopReason !== 'error') return
+  span.setAttribute('error.type', errorCode ?? phases.stopReason)
+  if (phases.stopReason === 'error') span.setStatus({ code: SpanStatusCode.ERROR })
+}
+
+const choicesPerPrompt = (running: Running): number => Math.max(1, running.trace.generation?.n ?? 1)
+
+/** The index of a sequence is said only where there are several. */
+const choiceOf = (running: Running, choice: number): number | undefined =>
+  (running.trace.generation?.numChoices ?? running.numQueued) > 1 ? choice : undefined
+
+const operationKey = (event: KvSubmittedEvent | KvDoneEvent): string => `${event.requestId}/${event.operationId}`
+
+const milliseconds = (ms: number): number => Math.round(ms * 1000) / 1000

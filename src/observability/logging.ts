@@ -1,0 +1,120 @@
+/**
+ * JSON log lines on stdout and in a file: a constant event name as `msg`, fields beside it, trace_id and span_id of the request
+ * that wrote it. Fields pass the redaction; so do child bindings.
+ */
+import { trace as traceApi } from '@opentelemetry/api'
+import { destination, type DestinationStream, type Logger, pino } from 'pino'
+import { activeContext, currentRequest } from './context.ts'
+import { LogFile } from './log-file.ts'
+import { redact } from './redact.ts'
+
+export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal'
+export type LogFields = Record<string, unknown>
+/** `event` is a constant such as `input.tokenized`; what varies goes into fields. */
+export type Log = Readonly<Record<LogLevel, (event: string, fields?: LogFields) => void>>
+
+export interface LoggingOptions {
+  readonly level: LogLevel | 'silent'
+  /** null: no file. */
+  readonly file: string | null
+  /** Where lines go besides the file; stdout when absent. */
+  readonly stream?: DestinationStream
+  readonly rotateBytes?: number
+}
+
+export interface Logging {
+  readonly log: Log
+  /** Resolves when the lines so far are with the operating system. */
+  flush(): Promise<void>
+  close(): void
+}
+
+const EVENT_NAME = /^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*$/
+
+export function createLogging(options: LoggingOptions): Logging {
+  const stdout = options.stream ?? openStdout()
+  let file: LogFile | null = null
+  let fileError: unknown = null
+  if (options.file !== null && options.level !== 'silent') {
+    try {
+      file = new LogFile({
+        path: options.file,
+        ...(options.rotateBytes === undefined ? {} : { maxBytes: options.rotateBytes }),
+        onError: (error) => log.warn('log.file_failed', { path: options.file, error }),
+      })
+    } catch (error) {
+      fileError = error
+    }
+  }
+  const root: Logger = pino(
+    {
+      level: options.level,
+      base: null,
+      timestamp: () => `,"time":"${new Date().toISOString()}"`,
+      formatters: { level: (label) => ({ level: label }), log: redact, bindings: redact },
+      mixin: requestFields,
+      // The request's ids win over a field of the same name.
+      mixinMergeStrategy: (fields, ids) => ({ ...fields, ...ids }),
+    },
+    {
+      write(line: string) {
+        stdout.write(line)
+        file?.write(line)
+        currentRequest()?.addLogLine(line.trimEnd())
+      },
+    },
+  )
+  const call =
+    (level: LogLevel) =>
+    (event: string, fields: LogFields = {}) => {
+      if (!root.isLevelEnabled(level)) return
+      // A name built at run time could carry content past the redaction of fields.
+      root[level](fields, EVENT_NAME.test(event) ? event : 'log.invalid_event')
+    }
+  const log: Log = {
+    trace: call('trace'),
+    debug: call('debug'),
+    info: call('info'),
+    warn: call('warn'),
+    error: call('error'),
+    fatal: call('fatal'),
+  }
+  if (fileError) log.warn('log.file_unavailable', { path: options.file, error: fileError })
+  const onExit = () => file?.close()
+  process.once('exit', onExit)
+  return {
+    log,
+    async flush() {
+      await file?.flush()
+      if ('flush' in stdout && typeof stdout.flush === 'function') {
+        await new Promise<void>((resolve) => (stdout as ReturnType<typeof destination>).flush(() => resolve()))
+      }
+    },
+    close() {
+      process.off('exit', onExit)
+      file?.close()
+    },
+  }
+}
+
+/** stdout, written without blocking the event loop. A reader that went away (a closed pipe) must not end the server. */
+function openStdout(): DestinationStream {
+  const stream = destination({ fd: 1, sync: false })
+  stream.on('error', () => {})
+  process.once('exit', () => {
+    try {
+      stream.flushSync()
+    } catch {
+      // Not opened yet, or closed by its reader.
+    }
+  })
+  return stream
+}
+
+function requestFields(): object {
+  const context = activeContext()
+  const request = currentRequest(context)
+  if (!request) return {}
+  const span = traceApi.getSpanContext(context)
+  return { trace_id: request.traceId, span_id: span?.spanId ?? request.spanId }
+}

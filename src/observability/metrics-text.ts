@@ -1,0 +1,53 @@
+/** Metrics as text: Prometheus 0.0.4 and OpenMetrics 1.0.0 (counters without _total in their metadata, exemplars, # EOF). */
+import type { Registry } from 'prom-client'
+
+type MetricJson = Awaited<ReturnType<Registry['getMetricsAsJSON']>>[number]
+type Labels = Readonly<Record<string, string | number | undefined>>
+
+interface Exemplar {
+  readonly labelSet: Labels
+  readonly value: number
+  /** Seconds since 1970. */
+  readonly timestamp: number
+}
+
+export function renderMetrics(metrics: readonly MetricJson[], isOpenMetrics: boolean): string {
+  const lines: string[] = []
+  for (const metric of metrics) {
+    const family = isOpenMetrics && isCounter(metric) ? metric.name.replace(/_total$/, '') : metric.name
+    lines.push(`# HELP ${family} ${escapeHelp(metric.help)}`, `# TYPE ${family} ${String(metric.type)}`)
+    for (const sample of metric.values) {
+      const name = 'metricName' in sample && typeof sample.metricName === 'string' ? sample.metricName : metric.name
+      let line = `${name}${formatLabels(sample.labels)} ${formatNumber(sample.value)}`
+      const exemplar = 'exemplar' in sample ? sample.exemplar : null
+      if (isOpenMetrics && isExemplar(exemplar)) {
+        line += ` # ${formatLabels(exemplar.labelSet)} ${formatNumber(exemplar.value)} ${exemplar.timestamp}`
+      }
+      lines.push(line)
+    }
+  }
+  if (isOpenMetrics) lines.push('# EOF')
+  return `${lines.join('\n')}\n`
+}
+
+// The declaration says it is a number; it is a string.
+const isCounter = (metric: MetricJson): boolean => String(metric.type) === 'counter'
+
+const isExemplar = (value: unknown): value is Exemplar =>
+  typeof value === 'object' && value !== null && 'labelSet' in value && 'timestamp' in value
+
+function formatLabels(labels: Labels): string {
+  const parts = Object.entries(labels).flatMap(([name, value]) =>
+    value === undefined ? [] : [`${name}="${escapeLabel(name === 'le' ? formatNumber(value) : String(value))}"`],
+  )
+  return parts.length === 0 ? '' : `{${parts.join(',')}}`
+}
+
+function formatNumber(value: string | number): string {
+  if (value === Infinity) return '+Inf'
+  if (value === -Infinity) return '-Inf'
+  return String(value)
+}
+
+const escapeHelp = (value: string): string => value.replaceAll('\\', '\\\\').replaceAll('\n', '\\n')
+const escapeLabel = (value: string): string => escapeHelp(value).replaceAll('"', '\\"')

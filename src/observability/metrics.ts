@@ -1,0 +1,273 @@
+/**
+ * /metrics: vLLM's names with `miniserve_` for `vllm:`, their GenAI equivalents, and the server's own health. OpenMetrics carries
+ * exemplars, the trace ids of kept traces. prom-client keeps the numbers; the text is written here, because its registry speaks only
+ * one of the two formats at a time.
+ */
+import { monitorEventLoopDelay } from 'node:perf_hooks'
+import { Counter, Gauge, Histogram, Registry } from 'prom-client'
+import { renderMetrics } from './metrics-text.ts'
+import type { RequestTrace } from './request-trace.ts'
+import type { SpanCounts } from './tracing.ts'
+
+/** The engine's gauges, read when /metrics is. */
+export interface EngineGauges {
+  readonly numRunning: number
+  readonly numWaiting: number
+  readonly numBlocks: number
+  readonly numFreeBlocks: number
+}
+
+export interface MetricsOptions {
+  readonly spanCounts: () => SpanCounts
+  readonly traceStore: { readonly size: number; readonly bytes: number }
+}
+
+// Buckets in seconds: vLLM's for its names, the GenAI semantic conventions' for theirs.
+const TTFT = [
+  0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 640, 2560,
+]
+const INTER_TOKEN = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80]
+const LATENCY = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680]
+const GENAI_DURATION = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92]
+const GENAI_TTFT = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
+const GENAI_TPOT = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5]
+
+export class Metrics {
+  private readonly registry = new Registry<typeof Registry.OPENMETRICS_CONTENT_TYPE>()
+  private readonly loopDelay = monitorEventLoopDelay({ resolution: 10 })
+  private readEngine: (() => EngineGauges) | null = null
+  private readonly promptTokens: Counter
+  private readonly generationTokens: Counter
+  private readonly keyTokens: Counter
+  private readonly cacheQueries: Counter
+  private readonly cacheHits: Counter
+  private readonly preemptions: Counter
+  private readonly drafts: Counter
+  private readonly success: Counter
+  private readonly endings: Counter
+  private readonly breaches: Counter
+  private readonly leaks: Counter
+  private readonly subscriberErrors: Counter
+  private readonly interToken: Histogram
+  private readonly histograms: Readonly<Record<HistogramName, Histogram>>
+
+  constructor(options: MetricsOptions) {
+    this.registry.setContentType(Registry.OPENMETRICS_CONTENT_TYPE)
+    const registers = [this.registry]
+    const counter = (name: string, help: string, labelNames: string[] = []) =>
+      new Counter({ name, help, labelNames, registers })
+    const gauge = (name: string, help: string, read: () => number) =>
+      new Gauge({
+        name,
+        help,
+        registers,
+        collect() {
+          this.set(read())
+        },
+      })
+    /** A counter kept elsewhere. */
+    const mirror = (name: string, help: string, read: () => number) =>
+      new Counter({
+        name,
+        help,
+        registers,
+        collect() {
+          this.reset()
+          this.inc(read())
+        },
+      })
+    const histogram = (name: string, help: string, buckets: number[], labelNames: string[] = ['model_name']) =>
+      new Histogram({ name, help, buckets, labelNames, registers, enableExemplars: true })
+    this.interToken = new Histogram({
+      name: 'miniserve_inter_token_latency_seconds',
+      help: 'Duration of decode steps',
+      buckets: INTER_TOKEN,
+      labelNames: ['model_name'],
+      registers,
+    })
+
+    const engine = () => this.readEngine?.() ?? NO_ENGINE
+    gauge('miniserve_num_requests_running', 'Sequences in the running batch', () => engine().numRunning)
+    gauge(
+      'miniserve_num_requests_waiting',
+      'Sequences waiting for their first step or to resume',
+      () => engine().numWaiting,
+    )
+    gauge('miniserve_kv_cache_usage_perc', 'Share of the KV blocks in use, 0 to 1', () => {
+      const { numBlocks, numFreeBlocks } = engine()
+      return numBlocks === 0 ? 0 : (numBlocks - numFreeBlocks) / numBlocks
+    })
+    this.promptTokens = counter('miniserve_prompt_tokens_total', 'Prompt tokens processed', ['model_name'])
+    this.generationTokens = counter('miniserve_generation_tokens_total', 'Tokens generated', ['model_name'])
+    this.keyTokens = counter('miniserve_key_tokens_total', 'Tokens by API key (a digest), for costs', [
+      'model_name',
+      'key_id',
+      'direction',
+    ])
+    this.cacheQueries = counter('miniserve_prefix_cache_queries_total', 'Prompt tokens looked up in the prefix cache', [
+      'model_name',
+    ])
+    this.cacheHits = counter('miniserve_prefix_cache_hits_total', 'Prompt tokens found in the prefix cache', [
+      'model_name',
+    ])
+    this.preemptions = counter(
+      'miniserve_num_preemptions_total',
+      'Sequences that lost their blocks and were recomputed',
+      ['model_name'],
+    )
+    this.drafts = counter('miniserve_spec_decode_tokens_total', 'Drafted tokens by outcome', ['model_name', 'outcome'])
+    this.success = counter('miniserve_request_success_total', 'Sequences that ended, by reason', [
+      'model_name',
+      'finished_reason',
+    ])
+    this.endings = counter('miniserve_requests_total', 'Requests by route, status and row of the table of endings', [
+      'route',
+      'status',
+      'ending',
+    ])
+    this.breaches = counter(
+      'miniserve_trace_breaches_total',
+      'Span attributes that did not fit the contract and were left out',
+      ['span', 'attribute'],
+    )
+    this.leaks = counter('miniserve_trace_leaks_total', 'Requests whose trace the watchdog had to close')
+    this.subscriberErrors = counter('miniserve_trace_errors_total', 'Errors inside tracing; the request went on', [
+      'where',
+    ])
+    this.histograms = {
+      ttft: histogram('miniserve_time_to_first_token_seconds', 'Arrival at the engine to the first token', TTFT),
+      e2e: histogram('miniserve_e2e_request_latency_seconds', 'Arrival to the end of the response', LATENCY),
+      queue: histogram('miniserve_request_queue_time_seconds', 'Arrival at the engine to the first step', LATENCY),
+      prefill: histogram('miniserve_request_prefill_time_seconds', 'First step to the first token', LATENCY),
+      decode: histogram('miniserve_request_decode_time_seconds', 'First token to the last', LATENCY),
+      genAiDuration: histogram(
+        'gen_ai_server_request_duration_seconds',
+        'GenAI request duration',
+        GENAI_DURATION,
+        GENAI_LABELS,
+      ),
+      genAiTtft: histogram(
+        'gen_ai_server_time_to_first_token_seconds',
+        'Time to the first token, queue included',
+        GENAI_TTFT,
+        GENAI_LABELS,
+      ),
+      genAiTpot: histogram(
+        'gen_ai_server_time_per_output_token_seconds',
+        'Time per output token after the first',
+        GENAI_TPOT,
+        GENAI_LABELS,
+      ),
+    }
+    for (const outcome of ['created', 'exported', 'dropped', 'unsampled'] as const) {
+      mirror(
+        `miniserve_spans_${outcome}_total`,
+        `Spans ${outcome}; created = exported + dropped + unsampled`,
+        () => options.spanCounts()[outcome],
+      )
+    }
+    gauge('miniserve_trace_store_traces', 'Traces in memory', () => options.traceStore.size)
+    gauge('miniserve_trace_store_bytes', 'Estimated size of the traces in memory', () => options.traceStore.bytes)
+    this.loopDelay.enable()
+    gauge(
+      'miniserve_event_loop_lag_p99_seconds',
+      '99th percentile of the event loop delay since the last scrape',
+      () => {
+        const p99 = this.loopDelay.percentile(99) / 1e9
+        this.loopDelay.reset()
+        return Number.isFinite(p99) ? p99 : 0
+      },
+    )
+    gauge('process_resident_memory_bytes', 'Resident memory', () => process.memoryUsage.rss())
+    gauge('process_start_time_seconds', 'Start of the process since 1970', () => performance.timeOrigin / 1000)
+    mirror('process_cpu_seconds_total', 'User and system CPU time', () => {
+      const { user, system } = process.cpuUsage()
+      return (user + system) / 1e6
+    })
+  }
+
+  /** Where the engine's gauges come from. */
+  observeEngine(read: () => EngineGauges): void {
+    this.readEngine = read
+  }
+
+  onBreach(span: string, attribute: string): void {
+    this.breaches.inc({ span, attribute })
+  }
+
+  onLeak(): void {
+    this.leaks.inc()
+  }
+
+  onError(where: string): void {
+    this.subscriberErrors.inc({ where })
+  }
+
+  /** A request's trace has closed. `isKept`: its id may stand in an exemplar. */
+  onRequest(trace: RequestTrace, isKept: boolean): void {
+    const { ending, generation, phases, input } = trace
+    if (!ending || input.kind === 'other') return
+    const status = ending.row.statusCode ?? ending.status
+    this.endings.inc({
+      route: input.route,
+      status: status === null ? 'none' : String(status),
+      ending: ending.row.ending,
+    })
+    const exemplarLabels = isKept ? { trace_id: trace.traceId } : undefined
+    const observe = (name: HistogramName, labels: Record<string, string>, value: number) =>
+      this.histograms[name].observe({ labels, value, ...(exemplarLabels ? { exemplarLabels } : {}) })
+    const seconds = (ending.atMs - trace.startMs) / 1000
+    const model = generation?.model ?? 'none'
+    const genAi = {
+      gen_ai_operation_name: generation?.operation ?? 'none',
+      gen_ai_provider_name: 'miniserve',
+      gen_ai_request_model: model,
+    }
+    observe('genAiDuration', { ...genAi, error_type: ending.row.errorType ?? '' }, seconds)
+    if (!phases) return
+    const byModel = { model_name: model }
+    observe('e2e', byModel, seconds)
+    if (phases.ttftSeconds !== null) {
+      observe('ttft', byModel, phases.ttftSeconds)
+      observe('genAiTtft', genAi, phases.ttftSeconds)
+    }
+    const { queue, 'llm.prefill': prefill, 'llm.decode': decode } = phases.durationsMs
+    if (queue !== undefined) observe('queue', byModel, queue / 1000)
+    if (prefill !== undefined) observe('prefill', byModel, prefill / 1000)
+    if (decode !== undefined) observe('decode', byModel, decode / 1000)
+    if (decode !== undefined && phases.tokensOut > 1)
+      observe('genAiTpot', genAi, decode / 1000 / (phases.tokensOut - 1))
+    const interToken = this.interToken.labels(byModel)
+    for (const us of phases.stepMicros) interToken.observe(us / 1e6)
+    this.promptTokens.inc(byModel, phases.tokensIn)
+    this.generationTokens.inc(byModel, phases.tokensOut)
+    this.keyTokens.inc({ ...byModel, key_id: trace.keyId, direction: 'in' }, phases.tokensIn)
+    this.keyTokens.inc({ ...byModel, key_id: trace.keyId, direction: 'out' }, phases.tokensOut)
+    this.cacheQueries.inc(byModel, phases.cacheHits + phases.cacheMisses)
+    this.cacheHits.inc(byModel, phases.cacheHits)
+    this.preemptions.inc(byModel, phases.numPreemptions)
+    if (phases.numDraftTokens > 0) {
+      this.drafts.inc({ ...byModel, outcome: 'accepted' }, phases.numAcceptedTokens)
+      this.drafts.inc({ ...byModel, outcome: 'rejected' }, phases.numDraftTokens - phases.numAcceptedTokens)
+    }
+    for (const reason of phases.finishReasons) this.success.inc({ ...byModel, finished_reason: reason })
+  }
+
+  /** The exposition: OpenMetrics when the Accept header asks for it, else Prometheus text. */
+  async render(accept: string | undefined): Promise<{ readonly contentType: string; readonly body: string }> {
+    const isOpenMetrics = accept?.includes('application/openmetrics-text') ?? false
+    return {
+      contentType: isOpenMetrics ? Registry.OPENMETRICS_CONTENT_TYPE : Registry.PROMETHEUS_CONTENT_TYPE,
+      body: renderMetrics(await this.registry.getMetricsAsJSON(), isOpenMetrics),
+    }
+  }
+
+  close(): void {
+    this.loopDelay.disable()
+  }
+}
+
+type HistogramName = 'ttft' | 'e2e' | 'queue' | 'prefill' | 'decode' | 'genAiDuration' | 'genAiTtft' | 'genAiTpot'
+
+const GENAI_LABELS = ['gen_ai_operation_name', 'gen_ai_provider_name', 'gen_ai_request_model', 'error_type']
+const NO_ENGINE: EngineGauges = { numRunning: 0, numWaiting: 0, numBlocks: 0, numFreeBlocks: 0 }

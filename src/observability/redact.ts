@@ -1,0 +1,99 @@
+/**
+ * Default-deny redaction of log fields. Any key that names content (prompt, completion, messages, text; any case, any depth) is
+ * dropped, errors keep their class and stable code only, and what is not plain data is not written. The exceptions are listed
+ * numeric keys, and they must hold numbers.
+ */
+import { describeError } from './attributes.ts'
+
+const CONTENT_KEY = /prompt|completion|messages|text/i
+
+/** Names of the wire and of metrics that match CONTENT_KEY and hold counts. */
+const NUMERIC_KEYS: ReadonlySet<string> = new Set([
+  'prompt_tokens',
+  'completion_tokens',
+  'prompt_index',
+  'num_prompts',
+  'num_prompt_tokens',
+  'num_completion_tokens',
+  'context_length',
+  'max_context',
+])
+
+const MAX_DEPTH = 6
+const MAX_KEYS = 64
+const MAX_ITEMS = 128
+const MAX_STRING = 1024
+
+/** A copy of the fields that is safe to write. */
+export function redact(fields: Readonly<Record<string, unknown>>): Record<string, unknown> {
+  return copyEntries(Object.entries(fields), 0, new Set())
+}
+
+function copyEntries(
+  entries: Iterable<readonly [string, unknown]>,
+  depth: number,
+  above: ReadonlySet<object>,
+): Record<string, unknown> {
+  const out: Record<string, unknown> = {}
+  let numKeys = 0
+  for (const [key, value] of entries) {
+    if (value === undefined) continue
+    if (NUMERIC_KEYS.has(key)) {
+      if (typeof value === 'number' && Number.isFinite(value)) out[key] = value
+      continue
+    }
+    if (CONTENT_KEY.test(key)) continue
+    if (++numKeys > MAX_KEYS) break
+    const copy = copyValue(value, depth, above)
+    if (copy !== undefined) out[key] = copy
+  }
+  return out
+}
+
+function copyValue(value: unknown, depth: number, above: ReadonlySet<object>): unknown {
+  switch (typeof value) {
+    case 'string':
+      return value.length > MAX_STRING ? `${value.slice(0, MAX_STRING)}…` : value
+    case 'number':
+      return Number.isFinite(value) ? value : String(value)
+    case 'boolean':
+      return value
+    case 'bigint':
+      return value.toString()
+    case 'object':
+      return value === null ? null : copyObject(value, depth, above)
+    default:
+      return undefined
+  }
+}
+
+function copyObject(value: object, depth: number, above: ReadonlySet<object>): unknown {
+  if (above.has(value)) return '[circular]'
+  if (depth >= MAX_DEPTH) return '[deep]'
+  const inside = new Set(above).add(value)
+  if (value instanceof Error) return copyError(value, depth, inside)
+  if (value instanceof Date) return Number.isNaN(value.getTime()) ? null : value.toISOString()
+  if (value instanceof Map) {
+    return copyEntries(
+      [...value].map(([key, item]) => [String(key), item] as const),
+      depth + 1,
+      inside,
+    )
+  }
+  if (Array.isArray(value) || value instanceof Set) {
+    return [...value].slice(0, MAX_ITEMS).map((item) => copyValue(item, depth + 1, inside) ?? null)
+  }
+  if (ArrayBuffer.isView(value) || value instanceof ArrayBuffer) return `[${value.byteLength} bytes]`
+  // toJSON is not called: it may turn an object with safe keys into one string of content.
+  return copyEntries(Object.entries(value), depth + 1, inside)
+}
+
+/** Messages and stacks may quote the request; the class, the code and the cause's class and code tell where to look. */
+function copyError(error: Error, depth: number, above: ReadonlySet<object>): Record<string, unknown> {
+  const { type, code } = describeError(error)
+  return {
+    type,
+    ...(code === null ? {} : { code }),
+    ...(error.cause instanceof Error ? { cause: copyObject(error.cause, depth + 1, above) } : {}),
+  }
+}

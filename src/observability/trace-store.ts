@@ -1,0 +1,191 @@
+/** The last complete traces, in memory: a ring bounded by count and bytes, searchable, each visible to the key that made it. */
+import type { ReadableSpan } from '@opentelemetry/sdk-trace-base'
+
+export interface StoredTrace {
+  readonly traceId: string
+  /** The root of this tree; a trace id may have several. */
+  readonly rootSpanId: string
+  /** null for a step of the engine. */
+  readonly requestId: string | null
+  /** null: shown to the admin key only. */
+  readonly keyId: string | null
+  readonly route: string
+  readonly method: string
+  readonly model: string | null
+  /** http.status_code; null when there was none. */
+  readonly status: number | null
+  readonly isError: boolean
+  /** Name of the row in the table of endings. */
+  readonly ending: string
+  /** Milliseconds since 1970. */
+  readonly startMs: number
+  readonly durationMs: number
+  readonly tokensIn: number | null
+  readonly tokensOut: number | null
+  readonly ttftSeconds: number | null
+  /** sampling.reason of an exported trace. */
+  readonly keptFor: string | null
+  readonly spans: ReadableSpan[]
+  readonly logLines: readonly string[]
+}
+
+/** Who asks. */
+export interface TraceViewer {
+  readonly keyId: string
+  readonly isAdmin: boolean
+}
+
+export interface TraceQuery {
+  /** ok, error, a status such as 404, or a class such as 5xx. */
+  readonly status?: string
+  readonly route?: string
+  readonly minMs?: number
+  /** Started at or after, milliseconds since 1970. */
+  readonly sinceMs?: number
+  readonly tokensOut?: number
+  readonly requestId?: string
+  readonly limit?: number
+}
+
+export interface TraceStoreOptions {
+  readonly maxTraces: number
+  readonly maxBytes?: number
+  /** Traces of engine steps kept besides, so that they never push out a request. */
+  readonly maxSteps?: number
+}
+
+const DEFAULT_LIMIT = 100
+
+export class TraceStore {
+  private readonly requests: Ring
+  private readonly steps: Ring
+
+  constructor(options: TraceStoreOptions) {
+    const maxBytes = options.maxBytes ?? 64 * 1024 * 1024
+    this.requests = new Ring(options.maxTraces, maxBytes)
+    this.steps = new Ring(Math.min(options.maxSteps ?? 500, options.maxTraces), maxBytes / 4)
+  }
+
+  add(trace: StoredTrace): void {
+    const ring = trace.requestId === null ? this.steps : this.requests
+    ring.add(trace)
+  }
+
+  /** All trees of a trace id that the viewer may see, oldest first. */
+  get(traceId: string, viewer: TraceViewer): readonly StoredTrace[] {
+    return [...this.requests.get(traceId), ...this.steps.get(traceId)].filter((trace) => mayShow(trace, viewer))
+  }
+
+  /** Request traces, newest first. */
+  list(query: TraceQuery, viewer: TraceViewer): readonly StoredTrace[] {
+    const limit = query.limit ?? DEFAULT_LIMIT
+    const found: StoredTrace[] = []
+    for (const trace of this.requests.newestFirst()) {
+      if (found.length >= limit) break
+      if (mayShow(trace, viewer) && matches(trace, query)) found.push(trace)
+    }
+    return found
+  }
+
+  get size(): number {
+    return this.requests.size + this.steps.size
+  }
+
+  get bytes(): number {
+    return this.requests.bytes + this.steps.bytes
+  }
+}
+
+const mayShow = (trace: StoredTrace, viewer: TraceViewer): boolean => viewer.isAdmin || trace.keyId === viewer.keyId
+
+function matches(trace: StoredTrace, query: TraceQuery): boolean {
+  return (
+    (query.status === undefined || hasStatus(trace, query.status)) &&
+    (query.route === undefined || trace.route === query.route) &&
+    (query.minMs === undefined || trace.durationMs >= query.minMs) &&
+    (query.sinceMs === undefined || trace.startMs >= query.sinceMs) &&
+    (query.tokensOut === undefined || trace.tokensOut === query.tokensOut) &&
+    (query.requestId === undefined || trace.requestId === query.requestId)
+  )
+}
+
+function hasStatus(trace: StoredTrace, wanted: string): boolean {
+  if (wanted === 'ok') return !trace.isError && (trace.status ?? 0) < 400
+  if (wanted === 'error') return trace.isError
+  const digit = /^([1-5])xx$/.exec(wanted)?.[1]
+  return digit === undefined ? String(trace.status) === wanted : Math.floor((trace.status ?? 0) / 100) === Number(digit)
+}
+
+interface Slot {
+  readonly trace: StoredTrace
+  readonly bytes: number
+}
+
+class Ring {
+  bytes = 0
+  private readonly maxCount: number
+  private readonly maxBytes: number
+  private readonly byTraceId = new Map<string, StoredTrace[]>()
+  private slots: (Slot | null)[] = []
+  /** Index of the oldest slot; what lies before it is gone. */
+  private head = 0
+
+  constructor(maxCount: number, maxBytes: number) {
+    this.maxCount = maxCount
+    this.maxBytes = maxBytes
+  }
+
+  get size(): number {
+    return this.slots.length - this.head
+  }
+
+  add(trace: StoredTrace): void {
+    if (this.maxCount === 0) return
+    const bytes = estimateBytes(trace)
+    this.slots.push({ trace, bytes })
+    this.bytes += bytes
+    const same = this.byTraceId.get(trace.traceId)
+    if (same) same.push(trace)
+    else this.byTraceId.set(trace.traceId, [trace])
+    while (this.size > this.maxCount || (this.bytes > this.maxBytes && this.size > 1)) this.evict()
+  }
+
+  get(traceId: string): readonly StoredTrace[] {
+    return this.byTraceId.get(traceId) ?? []
+  }
+
+  *newestFirst(): Generator<StoredTrace> {
+    for (let i = this.slots.length - 1; i >= this.head; i--) {
+      const slot = this.slots[i]
+      if (slot) yield slot.trace
+    }
+  }
+
+  private evict(): void {
+    const slot = this.slots[this.head]
+    if (!slot) return
+    this.slots[this.head++] = null
+    this.bytes -= slot.bytes
+    const rest = (this.byTraceId.get(slot.trace.traceId) ?? []).filter((trace) => trace !== slot.trace)
+    if (rest.length > 0) this.byTraceId.set(slot.trace.traceId, rest)
+    else this.byTraceId.delete(slot.trace.traceId)
+    // Shifting once a ring's length keeps eviction O(1).
+    if (this.head > this.maxCount) {
+      this.slots = this.slots.slice(this.head)
+      this.head = 0
+    }
+  }
+}
+
+/** What a trace holds in memory, roughly: objects by count, strings by length. */
+function estimateBytes(trace: StoredTrace): number {
+  let bytes = 1000 + trace.logLines.reduce((sum, line) => sum + line.length + 32, 0)
+  for (const span of trace.spans) {
+    bytes += 700 + 100 * span.events.length + 200 * span.links.length
+    for (const key in span.attributes) {
+      const value = span.attributes[key]
+      bytes += 24 + (typeof value === 'string' ? value.length : 8)
+    }
+  }
+  return bytes
+}
