@@ -5,6 +5,8 @@ export default defineConfig({
   test: {
     include: ['src/**/*.test.ts', 'src/**/*.test.tsx', 'test/**/*.test.ts'],
     pool: 'forks',
+    // Worker threads inherit it: their entries are TypeScript here.
+    execArgv: ['--import', new URL('./test/typescript-workers.mjs', import.meta.url).href],
     maxWorkers: 2,
     testTimeout: 60_000,
     hookTimeout: 60_000,

@@ -1,0 +1,53 @@
+/** The index of this project's own documentation: built from the shipped files, kept in the cache folder. */
+import { dirname } from 'node:path'
+import type { Embedder } from './embedder.ts'
+import { RagError } from './errors.ts'
+import { indexFiles } from './index-files.ts'
+import { createMemoryStore } from './stores/memory.ts'
+import type { VectorIndex } from './vector-index.ts'
+
+export interface BundledIndex {
+  /** The index, up to date with the files. The first call brings it there; one that failed is tried again. */
+  open(): Promise<VectorIndex>
+  close(): Promise<void>
+}
+
+export interface BundledIndexOptions {
+  readonly name: string
+  /** Files and folders. Ids of documents are their paths from the first one's folder. */
+  readonly files: readonly string[]
+  readonly folder: string
+  readonly embedder: Embedder
+}
+
+export function bundledIndex({ name, files, folder, embedder }: BundledIndexOptions): BundledIndex {
+  const store = createMemoryStore(folder)
+  let ready: Promise<VectorIndex> | null = null
+
+  async function build(): Promise<VectorIndex> {
+    const { fingerprint, dimensions } = await embedder.load()
+    const spec = { model: fingerprint, dimensions }
+    let index: VectorIndex
+    try {
+      index = await store.openOrCreate(name, spec)
+    } catch (error) {
+      // It can be made again at any time: from another model's vectors, and from a damaged file.
+      if (!(error instanceof RagError) || !['index_model_mismatch', 'index_corrupt'].includes(error.code)) throw error
+      await store.drop(name)
+      index = await store.openOrCreate(name, spec)
+    }
+    await indexFiles(files, { index, embedder, workingFolder: dirname(files[0] ?? '.') })
+    return index
+  }
+
+  return {
+    open() {
+      ready ??= build()
+      ready.catch(() => {
+        ready = null
+      })
+      return ready
+    },
+    close: () => store.close(),
+  }
+}

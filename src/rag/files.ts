@@ -1,0 +1,142 @@
+/** Documents from files: which files of a folder are documents, and what is in them. */
+import { readdir, readFile, stat } from 'node:fs/promises'
+import { extname, join, relative, resolve, sep } from 'node:path'
+import { z } from 'zod'
+import type { DocumentFormat } from './blocks.ts'
+import { messageOf, RagError } from './errors.ts'
+import { MAX_DOCUMENT_LENGTH, type Rejection, type SourceDocument } from './ingest.ts'
+
+const FORMATS: Readonly<Record<string, DocumentFormat | 'jsonl'>> = {
+  '.md': 'markdown',
+  '.markdown': 'markdown',
+  '.mdx': 'markdown',
+  '.txt': 'text',
+  '.text': 'text',
+  '.rst': 'text',
+  '.html': 'html',
+  '.htm': 'html',
+  '.xhtml': 'html',
+  '.jsonl': 'jsonl',
+  '.ndjson': 'jsonl',
+}
+
+/** Format by a path's or URL's extension; null when it is not one of a document. */
+export function formatOf(path: string): DocumentFormat | 'jsonl' | null {
+  return FORMATS[extname(path.replace(/[?#].*$/, '')).toLowerCase()] ?? null
+}
+
+export const metadataSchema = z.record(
+  z.string(),
+  z.union([
+    z.string(),
+    z.number(),
+    z.boolean(),
+    z.null(),
+    z.array(z.union([z.string(), z.number(), z.boolean(), z.null()])),
+  ]),
+)
+
+/** A line of a JSON lines file. */
+const jsonLine = z.object({
+  id: z.union([z.string().min(1), z.number()]).optional(),
+  text: z.string(),
+  source: z.string().optional(),
+  metadata: metadataSchema.optional(),
+})
+
+export interface FoundFile {
+  /** Absolute. */
+  readonly path: string
+  readonly bytes: number
+}
+
+/**
+ * The documents' files below the given paths, sorted. Hidden files, node_modules and links inside folders are left out; a file that
+ * is named itself is taken whatever its extension.
+ * @throws RagError invalid_request naming the path that is not there.
+ */
+export async function findFiles(paths: readonly string[]): Promise<readonly FoundFile[]> {
+  const found = new Map<string, FoundFile>()
+  const add = (path: string, bytes: number): unknown => found.set(path, { path, bytes })
+  const walk = async (folder: string): Promise<void> => {
+    for (const entry of await readdir(folder, { withFileTypes: true })) {
+      const path = join(folder, entry.name)
+      if (entry.name.startsWith('.') || entry.name === 'node_modules') continue
+      if (entry.isDirectory()) await walk(path)
+      else if (entry.isFile() && formatOf(path)) add(path, (await stat(path)).size)
+    }
+  }
+  for (const given of paths) {
+    const path = resolve(given)
+    try {
+      const info = await stat(path)
+      if (info.isDirectory()) await walk(path)
+      else add(path, info.size)
+    } catch (error) {
+      throw new RagError('invalid_request', `${given}: cannot be read: ${messageOf(error)}`)
+    }
+  }
+  return [...found.values()].toSorted((a, b) => (a.path < b.path ? -1 : 1))
+}
+
+/** A file's id and source: its path from the working folder, with slashes; absolute when it lies outside. */
+export function fileId(path: string, workingFolder: string): string {
+  const inside = relative(workingFolder, path)
+  return (inside.startsWith('..') || inside === '' ? path : inside).split(sep).join('/')
+}
+
+/** The documents of a file. What cannot be read is handed to `reject`. */
+export async function* readDocuments(
+  { path, bytes }: FoundFile,
+  id: string,
+  reject: (rejection: Rejection) => void,
+): AsyncGenerator<SourceDocument> {
+  const format = formatOf(path) ?? 'text'
+  // A UTF-8 byte is at most one UTF-16 unit. JSON lines may be many documents.
+  if (bytes > MAX_DOCUMENT_LENGTH * (format === 'jsonl' ? 16 : 1)) {
+    return reject({ id, reason: `expected at most ${MAX_DOCUMENT_LENGTH} bytes, found ${bytes}` })
+  }
+  let text: string
+  try {
+    text = new TextDecoder('utf-8', { fatal: true }).decode(await readFile(path))
+  } catch (error) {
+    return reject({ id, reason: error instanceof TypeError ? 'expected UTF-8 text' : messageOf(error) })
+  }
+  if (format !== 'jsonl') {
+    yield { id, text, source: id, format, metadata: {}, origin: path }
+    return
+  }
+  let lineNumber = 0
+  for (const line of text.split('\n')) {
+    lineNumber++
+    if (line.trim() === '') continue
+    const parsed = parseLine(line)
+    if (typeof parsed === 'string') {
+      reject({ id: `${id}:${lineNumber}`, reason: parsed })
+      continue
+    }
+    const source = parsed.source ?? id
+    const named = formatOf(source)
+    yield {
+      id: parsed.id === undefined ? `${id}#${lineNumber}` : String(parsed.id),
+      text: parsed.text,
+      source,
+      format: named === null || named === 'jsonl' ? 'text' : named,
+      metadata: parsed.metadata ?? {},
+      origin: path,
+    }
+  }
+}
+
+function parseLine(line: string): z.output<typeof jsonLine> | string {
+  let json: unknown
+  try {
+    json = JSON.parse(line)
+  } catch {
+    return 'expected a JSON object'
+  }
+  const result = jsonLine.safeParse(json)
+  if (result.success) return result.data
+  const issue = result.error.issues[0]
+  return `${issue?.path.join('.') || 'line'}: ${issue?.message ?? 'not as expected'}`
+}

@@ -1,0 +1,149 @@
+/** Documents into an index: hashed, chunked, embedded, stored, one document at a time, so that an interruption loses no finished one. */
+import { createHash } from 'node:crypto'
+import type { DocumentFormat } from './blocks.ts'
+import { chunkDocument, contextualText, type ChunkingOptions } from './chunk.ts'
+import type { Embedder } from './embedder.ts'
+import { messageOf, RagError } from './errors.ts'
+import type { EmbeddedDocument, Metadata, VectorIndex } from './vector-index.ts'
+
+/** A document before it is cut. */
+export interface SourceDocument {
+  readonly id: string
+  readonly text: string
+  readonly source: string
+  readonly format: DocumentFormat
+  readonly metadata: Metadata
+  /** The file it came from; empty for one that came over HTTP. */
+  readonly origin: string
+}
+
+export interface Rejection {
+  readonly id: string
+  readonly reason: string
+}
+
+export interface IngestResult {
+  /** Documents that are in the index now. */
+  readonly accepted: number
+  /** Of those, how many were there already with the same content. */
+  readonly unchanged: number
+  readonly rejected: readonly Rejection[]
+  /** Chunks written. */
+  readonly chunks: number
+}
+
+/** Goes into the content hash: a change of how documents are cut makes every document new. */
+const CHUNKING_VERSION = 1
+/** Tokens of a chunk, where the model reads that many. Short passages rank better and leave room for several in a prompt. */
+const MAX_CHUNK_TOKENS = 160
+const OVERLAP_SHARE = 0.15
+/** Around a text: [CLS] and [SEP]. */
+const SPECIAL_TOKENS = 2
+/** UTF-16 units of a document. */
+export const MAX_DOCUMENT_LENGTH = 16 * 1024 * 1024
+/** Documents of which one is embedded while the next is cut and the last is written. */
+const PIPELINE_DEPTH = 2
+
+export function chunkingFor(maxTokens: number): ChunkingOptions {
+  const limit = Math.min(MAX_CHUNK_TOKENS, maxTokens - SPECIAL_TOKENS)
+  return { maxTokens: limit, overlapTokens: Math.floor(limit * OVERLAP_SHARE) }
+}
+
+export function contentHash(document: SourceDocument, chunking: ChunkingOptions): string {
+  const { text, source, format, metadata } = document
+  return createHash('sha256')
+    .update(JSON.stringify([CHUNKING_VERSION, chunking, source, format, metadata, text.length]))
+    .update(text)
+    .digest('hex')
+}
+
+export interface IngestOptions {
+  readonly index: VectorIndex
+  readonly embedder: Embedder
+  readonly signal?: AbortSignal
+  /** After each document. */
+  readonly onDocument?: (id: string) => void
+}
+
+/**
+ * Puts documents into an index. Those whose content is there already are left alone; one that cannot be used is reported and the rest
+ * goes on. @throws RagError when the model or the store fails: what was done until then stays.
+ */
+export async function ingest(
+  documents: AsyncIterable<SourceDocument> | Iterable<SourceDocument>,
+  { index, embedder, signal, onDocument }: IngestOptions,
+): Promise<IngestResult> {
+  const { maxTokens } = await embedder.load()
+  const chunking = chunkingFor(maxTokens)
+  const known = new Map((await index.summaries()).map(({ id, contentHash: hash, origin }) => [id, `${hash} ${origin}`]))
+  const rejected: Rejection[] = []
+  let accepted = 0
+  let unchanged = 0
+  let chunks = 0
+
+  const ingestOne = async (document: SourceDocument): Promise<void> => {
+    const hash = contentHash(document, chunking)
+    if (known.get(document.id) === `${hash} ${document.origin}`) unchanged++
+    else {
+      const embedded = await prepare(document, hash, chunking, embedder, signal)
+      if (typeof embedded === 'string') {
+        rejected.push({ id: document.id, reason: embedded })
+        return
+      }
+      await index.upsert([embedded])
+      known.set(document.id, `${hash} ${document.origin}`)
+      chunks += embedded.chunks.length
+    }
+    accepted++
+  }
+
+  const running = new Map<string, Promise<void>>()
+  let failure: unknown = null
+  try {
+    for await (const document of documents) {
+      signal?.throwIfAborted()
+      // Two versions of one document must not overtake each other.
+      await running.get(document.id)
+      while (running.size >= PIPELINE_DEPTH) await Promise.race(running.values())
+      if (failure) break
+      const work = ingestOne(document)
+        .catch((error: unknown) => {
+          failure ??= error
+        })
+        .finally(() => {
+          running.delete(document.id)
+          onDocument?.(document.id)
+        })
+      running.set(document.id, work)
+    }
+  } finally {
+    await Promise.all(running.values())
+  }
+  if (failure) throw failure
+  return { accepted, unchanged, rejected, chunks }
+}
+
+/** The document ready to be stored, or why it cannot be. */
+async function prepare(
+  document: SourceDocument,
+  hash: string,
+  chunking: ChunkingOptions,
+  embedder: Embedder,
+  signal: AbortSignal | undefined,
+): Promise<EmbeddedDocument | string> {
+  const { id, text, source, format, metadata, origin } = document
+  if (text.length > MAX_DOCUMENT_LENGTH) {
+    return `text: expected at most ${MAX_DOCUMENT_LENGTH} characters, found ${text.length}`
+  }
+  if (text.includes('\u0000')) return 'text: expected text, found NUL characters'
+  try {
+    const chunks = await chunkDocument(text, format, chunking, (texts) => embedder.countTokens(texts))
+    if (chunks.length === 0) return 'text: expected some text, found none'
+    const options = { role: 'document' as const, ...(signal && { signal }) }
+    const { vectors } = await embedder.embed(chunks.map(contextualText), options)
+    return { id, source, contentHash: hash, origin, metadata, chunks, vectors }
+  } catch (error) {
+    if (error instanceof RagError || signal?.aborted) throw error
+    return `cannot be indexed: ${messageOf(error)}`
+  }
+}

@@ -1,0 +1,158 @@
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { MINILM_L6, TINY, writeBertFolder } from '../../test/rag/onnx-bert.ts'
+import { createEmbedder } from './embedder.ts'
+import { createModelThread, resolveModel, type ModelThread } from './models.ts'
+import { createReranker } from './reranker.ts'
+
+const HUB = { cacheDir: '', endpoint: 'http://127.0.0.1:9', isOffline: false }
+const TEXTS = [
+  'a walnut loaf',
+  'the scheduler preempts a sequence when blocks run out',
+  'fox',
+  'a walnut loaf and a fox',
+]
+const WORDS = [...new Set(TEXTS.flatMap((text) => text.split(' ')))]
+
+let folder = ''
+let thread: ModelThread
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'miniserve-models-'))
+  HUB.cacheDir = join(folder, 'hub')
+  thread = createModelThread()
+})
+afterAll(async () => {
+  await thread.close()
+  rmSync(folder, { recursive: true })
+})
+
+const dot = (a: Float32Array, b: Float32Array): number => a.reduce((sum, value, i) => sum + value * (b[i] ?? 0), 0)
+const rows = (vectors: Float32Array, dimensions: number): Float32Array[] =>
+  Array.from({ length: vectors.length / dimensions }, (_, i) => vectors.slice(i * dimensions, (i + 1) * dimensions))
+
+describe('the embedding model', () => {
+  it('gives normalised vectors that do not depend on the batch, in the order of the texts', async () => {
+    const path = writeBertFolder(folder, 'tiny-embedder', { words: WORDS })
+    const embedder = createEmbedder(resolveModel(path, '--embedding-model', HUB), thread)
+    const { dimensions, maxTokens, fingerprint } = await embedder.load()
+    expect([dimensions, maxTokens]).toEqual([TINY.hidden, TINY.maxPositions])
+    expect(fingerprint).toMatch(/^tiny-embedder@[0-9a-f]{12}$/)
+    const many = Array.from({ length: 37 }, (_, i) => TEXTS[i % TEXTS.length] ?? '')
+    const { vectors, numTokens } = await embedder.embed(many, { role: 'document' })
+    const batch = rows(vectors, dimensions)
+    for (const [i, text] of TEXTS.entries()) {
+      const alone = await embedder.embed([text], { role: 'query' })
+      expect(dot(alone.vectors, alone.vectors)).toBeCloseTo(1, 5)
+      expect(dot(alone.vectors, batch[i] ?? alone.vectors)).toBeCloseTo(1, 4)
+      expect(alone.numTokens[0]).toBe(numTokens[i])
+      expect(numTokens[i]).toBe(text.split(' ').length + 2)
+    }
+    const [loaf, , fox, both] = batch
+    if (!loaf || !fox || !both) throw new Error('three vectors')
+    expect(dot(loaf, both)).toBeGreaterThan(dot(loaf, fox))
+    expect(await embedder.countTokens(TEXTS)).toEqual(TEXTS.map((text) => text.split(' ').length))
+    const id = 7
+    expect(await embedder.decode([[id], [99_999]])).toEqual([expect.any(String), null])
+  })
+
+  it('stops at an abort, and a query passes the ingestion that waits', async () => {
+    const embedder = createEmbedder(resolveModel(join(folder, 'tiny-embedder'), '--embedding-model', HUB), thread)
+    const order: string[] = []
+    const controller = new AbortController()
+    const ingestion = Promise.all(
+      Array.from({ length: 5 }, () =>
+        embedder.embed(TEXTS, { role: 'document', signal: controller.signal }).then(() => order.push('document')),
+      ),
+    )
+    await embedder.embed(['fox'], { role: 'query' }).then(() => order.push('query'))
+    expect(order.indexOf('query')).toBeLessThan(2)
+    await ingestion
+    const aborted = embedder.embed(TEXTS, { role: 'document', signal: controller.signal })
+    controller.abort(new Error('enough'))
+    await expect(aborted).rejects.toThrow('enough')
+    await expect(embedder.embed(TEXTS, { role: 'query', signal: controller.signal })).rejects.toThrow('enough')
+  })
+
+  it('follows the pooling and the prompts that sentence-transformers stores', async () => {
+    const path = writeBertFolder(folder, 'cls-embedder', { words: WORDS })
+    const plain = createEmbedder(resolveModel(join(folder, 'tiny-embedder'), '--embedding-model', HUB), thread)
+    mkdirSync(join(path, '1_Pooling'))
+    writeFileSync(join(path, '1_Pooling', 'config.json'), '{"pooling_mode_cls_token": true}')
+    writeFileSync(join(path, 'config_sentence_transformers.json'), '{"prompts": {"query": "fox "}}')
+    writeFileSync(join(path, 'sentence_bert_config.json'), '{"max_seq_length": 16}')
+    const embedder = createEmbedder(resolveModel(path, '--embedding-model', HUB), thread)
+    expect((await embedder.load()).maxTokens).toBe(16)
+    const [asQuery, asDocument, mean] = await Promise.all([
+      embedder.embed(['walnut'], { role: 'query' }),
+      embedder.embed(['walnut'], { role: 'document' }),
+      plain.embed(['walnut'], { role: 'document' }),
+    ])
+    expect([asQuery.numTokens, asDocument.numTokens]).toEqual([[4], [3]])
+    expect(dot(asDocument.vectors, mean.vectors)).toBeLessThan(0.999)
+    const long = await embedder.embed(['walnut '.repeat(50)], { role: 'document' })
+    expect(long.numTokens).toEqual([16])
+  })
+})
+
+describe('the reranking model', () => {
+  it('gives each document a relevance in its place', async () => {
+    const path = writeBertFolder(folder, 'tiny-reranker', { isClassifier: true, words: WORDS })
+    const reranker = createReranker(resolveModel(path, '--reranker-model', HUB), thread)
+    const many = Array.from({ length: 19 }, (_, i) => TEXTS[i % TEXTS.length] ?? '')
+    const { scores, numTokens } = await reranker.rerank('walnut fox', many)
+    expect(numTokens).toBeGreaterThan(many.length * 5)
+    for (const [i, text] of TEXTS.entries()) {
+      const alone = await reranker.rerank('walnut fox', [text])
+      expect(alone.scores[0]).toBeCloseTo(scores[i] ?? NaN, 4)
+      expect(alone.scores[0]).toBeGreaterThan(0)
+      expect(alone.scores[0]).toBeLessThan(1)
+    }
+    expect(new Set(scores).size).toBeGreaterThan(2)
+  })
+
+  it('takes no longer than its signal allows', async () => {
+    const reranker = createReranker(resolveModel(join(folder, 'tiny-reranker'), '--reranker-model', HUB), thread)
+    await expect(reranker.rerank('fox', TEXTS, { signal: AbortSignal.timeout(0) })).rejects.toThrow(/timeout/i)
+  })
+})
+
+describe('a model that cannot be had', () => {
+  it.each([
+    ['nowhere', '--embedding-model: nowhere is neither a folder nor a hub id'],
+    ['', 'has no config.json'],
+  ])('is refused by name: %j', (location, message) => {
+    const at = location === '' ? folder : location
+    expect(() => resolveModel(at, '--embedding-model', HUB)).toThrow(message)
+  })
+
+  it('says what is wrong with a folder or a hub, and can be tried again', async () => {
+    const broken = writeBertFolder(folder, 'broken')
+    writeFileSync(join(broken, 'onnx', 'model.onnx'), 'no onnx')
+    for (const [location, hub, message] of [
+      [broken, HUB, /embedding model broken cannot be loaded/],
+      ['some/model', HUB, /must be on http:\/\/127\.0\.0\.1:9 with ONNX weights/],
+      ['some/model', { ...HUB, isOffline: true }, /HF_HUB_OFFLINE is set/],
+    ] as const) {
+      const embedder = createEmbedder(resolveModel(location, '--embedding-model', hub), thread)
+      await expect(embedder.load()).rejects.toMatchObject({
+        code: 'model_unavailable',
+        message: expect.stringMatching(message),
+      })
+    }
+    writeBertFolder(folder, 'broken')
+    expect((await createEmbedder(resolveModel(broken, '', HUB), thread).load()).dimensions).toBe(TINY.hidden)
+  })
+})
+
+describe.runIf(process.env['MINISERVE_TEST_LEVEL'] === 'full')('the shapes that people use', () => {
+  it('all-MiniLM-L6-v2 and ms-marco-MiniLM-L-6-v2 load and run', async () => {
+    const options = { shape: MINILM_L6, words: WORDS }
+    const embedder = createEmbedder(resolveModel(writeBertFolder(folder, 'minilm', options), '', HUB), thread)
+    expect(await embedder.load()).toMatchObject({ dimensions: 384, maxTokens: 512 })
+    const path = writeBertFolder(folder, 'ms-marco', { ...options, isClassifier: true })
+    const { scores } = await createReranker(resolveModel(path, '', HUB), thread).rerank('fox', TEXTS)
+    expect(scores).toHaveLength(TEXTS.length)
+  })
+})

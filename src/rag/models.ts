@@ -1,0 +1,83 @@
+/** Where the models of retrieval come from, and the thread they run in. */
+import { existsSync, statSync } from 'node:fs'
+import { basename, join, resolve } from 'node:path'
+import { RagError } from './errors.ts'
+import type { ModelWorkerApi } from './model-worker.ts'
+import { WorkerClient, workerUrl } from './worker-rpc.ts'
+
+/** A model on disk, or on the hub. Structured-cloneable: the worker loads it. */
+export type ModelSource =
+  | { readonly kind: 'folder'; readonly name: string; readonly folder: string }
+  | {
+      readonly kind: 'hub'
+      readonly name: string
+      readonly cacheDir: string
+      /** The hub's address, without a slash at the end. */
+      readonly endpoint: string
+      readonly isOffline: boolean
+    }
+
+export interface HubOptions {
+  readonly cacheDir: string
+  readonly endpoint: string
+  readonly isOffline: boolean
+}
+
+const HUB_ID = /^[\w.-]+\/[\w.-]+$/
+
+/**
+ * A folder when there is one at that path, else a hub id.
+ * @throws RagError model_unavailable naming the flag and what is missing.
+ */
+export function resolveModel(location: string, flag: string, hub: HubOptions): ModelSource {
+  const folder = resolve(location)
+  if (existsSync(folder) && statSync(folder).isDirectory()) {
+    for (const file of ['config.json', 'tokenizer.json']) {
+      if (existsSync(join(folder, file))) continue
+      throw new RagError(
+        'model_unavailable',
+        `${flag}: ${folder} has no ${file}; expected config.json, tokenizer.json and onnx/model.onnx`,
+      )
+    }
+    if (!onnxFile(folder)) {
+      throw new RagError(
+        'model_unavailable',
+        `${flag}: ${folder} has neither onnx/model.onnx nor onnx/model_quantized.onnx`,
+      )
+    }
+    return { kind: 'folder', name: basename(folder), folder }
+  }
+  if (HUB_ID.test(location)) return { kind: 'hub', name: location, ...hub }
+  throw new RagError('model_unavailable', `${flag}: ${location} is neither a folder nor a hub id ORG/NAME`)
+}
+
+/** The weights of a folder: the quantized ones when both are there, as the library's own default. */
+export function onnxFile(folder: string): { readonly path: string; readonly isQuantized: boolean } | null {
+  for (const [file, isQuantized] of [
+    ['model_quantized.onnx', true],
+    ['model.onnx', false],
+  ] as const) {
+    const path = join(folder, 'onnx', file)
+    if (existsSync(path)) return { path, isQuantized }
+  }
+  return null
+}
+
+/** Urgency of calls to the models: a query of a waiting client goes before the next batch of an ingestion. */
+export const QUERY_PRIORITY = 0
+export const INGEST_PRIORITY = 1
+
+/** Calls that may wait for the models before new ones are refused. */
+const MAX_WAITING = 1024
+
+export type ModelThread = WorkerClient<ModelWorkerApi>
+
+/** The thread of the embedding and reranking models. One call at a time, so that urgent ones wait for one batch at most. */
+export const createModelThread = (): ModelThread =>
+  new WorkerClient(workerUrl('./model-worker', import.meta.url), {
+    name: 'the embedding and reranking worker',
+    concurrency: 1,
+    maxWaiting: MAX_WAITING,
+    failureCode: 'model_unavailable',
+    drainOnClose: false,
+  })

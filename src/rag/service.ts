@@ -1,0 +1,347 @@
+/** Retrieval as the server and the command line use it: named indexes, models and the bundled index behind one object. */
+import { join } from 'node:path'
+import type { ChatMessage, Engine, PromptInput } from '../engine/request.ts'
+import { stage } from '../observability/context.ts'
+import { bundledIndex, type BundledIndex } from './bundled.ts'
+import { createEmbedder, type Embedder, type Embeddings } from './embedder.ts'
+import { RagError } from './errors.ts'
+import { ingest, type IngestResult, type SourceDocument } from './ingest.ts'
+import { createModelThread, resolveModel, type HubOptions } from './models.ts'
+import {
+  buildMessages,
+  buildPlainPrompt,
+  buildTemplatePrompt,
+  type PromptInputs,
+  type PromptTemplate,
+} from './prompt.ts'
+import { createReranker, type Reranker, type Reranking } from './reranker.ts'
+import {
+  parseRetrieveParams,
+  retrieve,
+  type RawRetrieveParams,
+  type RetrievedDocument,
+  type Retrieval,
+} from './retrieve.ts'
+import { createMemoryStore } from './stores/memory.ts'
+import { createPgvectorStore } from './stores/pgvector.ts'
+import { isIndexName, type IndexInfo, type IndexStore, type StoredDocument, type VectorIndex } from './vector-index.ts'
+
+export interface RagOptions {
+  readonly store: 'memory' | 'pgvector'
+  /** postgres://… for pgvector. */
+  readonly storeUrl: string | null
+  /** Folder of the memory store's indexes. */
+  readonly dataDir: string
+  /** Folder of what can be made again: the bundled index. */
+  readonly cacheDir: string
+  /** Folder of the bundled models. */
+  readonly modelsDir: string
+  /** A folder or a hub id; null: the bundled model. */
+  readonly embeddingModel: string | null
+  readonly rerankerModel: string | null
+  readonly hub: HubOptions
+  /** The index of `"rag": true`. */
+  readonly defaultIndex: string
+  /** Files of the bundled index, which answers under `bundledName` until the user makes one of that name. Empty: none. */
+  readonly bundledFiles: readonly string[]
+  readonly rerankBudgetMs: number
+  /** prompt.json of the served model; null for one without. */
+  readonly promptTemplate: PromptTemplate | null
+}
+
+/** Name of the bundled index. */
+export const BUNDLED_INDEX = 'docs'
+export const DEFAULT_RERANK_BUDGET_MS = 1000
+
+/** What to retrieve for a generation request. */
+export interface RagRequest extends RawRetrieveParams {
+  readonly query: string
+  readonly index: string | null
+}
+
+export interface Citation {
+  readonly id: string
+  readonly chunk: number
+  readonly source: string
+  readonly score: number
+  readonly rank: number
+}
+
+export interface AugmentedPrompts {
+  readonly prompts: readonly PromptInput[]
+  readonly citations: { readonly index: string; readonly documents: readonly Citation[] }
+}
+
+/** The part of a generation request that decides how long its prompt may be. */
+interface GenerationLimits {
+  readonly prompts: readonly PromptInput[]
+  readonly maxTokens: number
+}
+
+type PromptEngine = Pick<Engine, 'encode' | 'decode' | 'maxModelLen'>
+
+/** Share of the context that a generation keeps for its answer when it asks for as much as there is. */
+const MIN_ANSWER_SHARE = 0.25
+
+export class RagService {
+  readonly defaultIndex: string
+  readonly embedder: Embedder
+  readonly reranker: Reranker
+  readonly #store: IndexStore
+  readonly #bundled: BundledIndex | null
+  readonly #rerankBudgetMs: number
+  readonly #template: PromptTemplate | null
+  readonly #closeModels: () => Promise<void>
+
+  constructor(parts: {
+    readonly defaultIndex: string
+    readonly embedder: Embedder
+    readonly reranker: Reranker
+    readonly store: IndexStore
+    readonly bundled: BundledIndex | null
+    readonly rerankBudgetMs: number
+    readonly promptTemplate: PromptTemplate | null
+    readonly closeModels: () => Promise<void>
+  }) {
+    this.defaultIndex = parts.defaultIndex
+    this.embedder = parts.embedder
+    this.reranker = parts.reranker
+    this.#store = parts.store
+    this.#bundled = parts.bundled
+    this.#rerankBudgetMs = parts.rerankBudgetMs
+    this.#template = parts.promptTemplate
+    this.#closeModels = parts.closeModels
+  }
+
+  /**
+   * Loads the models and brings the bundled index up to date, so that the first request need not wait for it. Failures are kept for
+   * the requests that need what failed. Resolves when done.
+   */
+  async warm(): Promise<void> {
+    await Promise.allSettled([this.embedder.load(), this.reranker.load(), this.#bundled?.open() ?? null])
+  }
+
+  /**
+   * The final prompt of a generation request: its documents and its question in the model's own template, as the span rag.retrieve.
+   * @throws RagError naming the field, or the part that failed.
+   */
+  augment(request: RagRequest, generation: GenerationLimits, engine: PromptEngine): Promise<AugmentedPrompts> {
+    const name = request.index ?? this.defaultIndex
+    return stage('rag.retrieve', { 'rag.index.name': name }, async (span) => {
+      const params = parseRetrieveParams(request, 'rag.')
+      span.set({ 'gen_ai.retrieval.top_k': params.topK })
+      const index = await this.#searchable(name, 'rag.index')
+      const found = await retrieve(this.#retrieveParts(index), request.query, params)
+      const { prompt, used } = this.#buildPrompt(request.query, generation, engine, found.documents)
+      span.set({ 'rag.docs.retrieved': found.numCandidates, 'rag.docs.reranked': used.length })
+      return { prompts: [prompt], citations: { index: name, documents: used.map(toCitation) } }
+    })
+  }
+
+  /** Documents that answer a query. Without the span rag.retrieve, which belongs to generation requests. */
+  async query(
+    query: string,
+    indexName: string | null,
+    params: RawRetrieveParams,
+  ): Promise<Retrieval & { readonly index: string }> {
+    const name = indexName ?? this.defaultIndex
+    const parsed = parseRetrieveParams(params, '')
+    const index = await this.#searchable(name, 'index')
+    return { index: name, ...(await retrieve(this.#retrieveParts(index), query, parsed)) }
+  }
+
+  /** Puts documents into an index, which their first one makes. They can be found when this resolves. */
+  async ingestDocuments(
+    indexName: string | null,
+    documents: readonly SourceDocument[],
+    signal?: AbortSignal,
+  ): Promise<IngestResult & { readonly index: string }> {
+    const name = indexName ?? this.defaultIndex
+    const index = await this.openForWriting(name)
+    return { index: name, ...(await ingest(documents, { index, embedder: this.embedder, ...(signal && { signal }) })) }
+  }
+
+  /** @throws RagError invalid_request, index_model_mismatch */
+  async openForWriting(name: string): Promise<VectorIndex> {
+    if (!isIndexName(name)) {
+      throw new RagError(
+        'invalid_request',
+        'index: expected up to 64 letters, digits, dots, dashes and underscores',
+        'index',
+      )
+    }
+    const { fingerprint, dimensions } = await this.embedder.load()
+    return this.#store.openOrCreate(name, { model: fingerprint, dimensions })
+  }
+
+  /** @throws RagError index_not_found, document_not_found */
+  async getDocument(indexName: string | null, id: string): Promise<StoredDocument> {
+    const index = await this.#open(indexName ?? this.defaultIndex, 'index')
+    const document = await index.get(id)
+    if (!document) throw documentNotFound()
+    return document
+  }
+
+  /** @throws RagError index_not_found, document_not_found */
+  async deleteDocument(indexName: string | null, id: string): Promise<void> {
+    const index = await this.#store.open(indexName ?? this.defaultIndex)
+    if (!index) throw indexNotFound('index')
+    if ((await index.delete([id])) === 0) throw documentNotFound()
+  }
+
+  async listIndexes(): Promise<readonly (IndexInfo & { readonly isBundled: boolean })[]> {
+    const own = (await this.#store.list()).map((info) => ({ ...info, isBundled: false }))
+    if (!this.#bundled || own.some(({ name }) => name === BUNDLED_INDEX)) return own
+    return [...own, { ...(await (await this.#bundled.open()).info()), isBundled: true }]
+  }
+
+  /** Vectors of texts, as the span embed.query. @throws RagError invalid_request naming a text that is too long for the model. */
+  embed(texts: readonly string[], signal?: AbortSignal): Promise<Embeddings> {
+    return stage('embed.query', { 'rag.embed.model': this.embedder.name }, async (span) => {
+      const { maxTokens, dimensions } = await this.embedder.load()
+      span.set({ 'rag.embed.dimensions': dimensions })
+      const counts = await this.embedder.countTokens(texts)
+      const tooLong = counts.findIndex((count) => count + 2 > maxTokens)
+      if (tooLong >= 0) {
+        const param = texts.length > 1 ? `input.${tooLong}` : 'input'
+        throw new RagError(
+          'context_length_exceeded',
+          `${param}: expected at most ${maxTokens - 2} tokens, found ${counts[tooLong] ?? 0}`,
+          param,
+        )
+      }
+      return this.embedder.embed(texts, { role: 'query', ...(signal && { signal }) })
+    })
+  }
+
+  /** Scores of documents against a query, as the span rerank. */
+  rerank(query: string, documents: readonly string[], topN: number, signal?: AbortSignal): Promise<Reranking> {
+    const attributes = {
+      'rag.rerank.model': this.reranker.name,
+      'rag.rerank.candidates': documents.length,
+      'rag.rerank.top_n': topN,
+    }
+    return stage('rerank', attributes, () => this.reranker.rerank(query, documents, signal && { signal }))
+  }
+
+  /** Idempotent. */
+  async close(): Promise<void> {
+    await this.#closeModels()
+    await Promise.all([this.#store.close(), this.#bundled?.close()])
+  }
+
+  async #open(name: string, param: string): Promise<VectorIndex> {
+    const index = await this.#store.open(name)
+    if (index) return index
+    if (this.#bundled && name === BUNDLED_INDEX) return this.#bundled.open()
+    throw indexNotFound(param)
+  }
+
+  async #searchable(name: string, param: string): Promise<VectorIndex> {
+    const index = await this.#open(name, param)
+    const { fingerprint, dimensions } = await this.embedder.load()
+    if (index.model !== fingerprint || index.dimensions !== dimensions) {
+      throw new RagError(
+        'index_model_mismatch',
+        `${param}: the index was built with the embedding model ${index.model}, this server has ${fingerprint}; index the documents again`,
+        param,
+      )
+    }
+    if ((await index.info()).numChunks === 0) {
+      throw new RagError('index_empty', `${param}: the index has no documents; POST some to /v1/rag/documents`, param)
+    }
+    return index
+  }
+
+  #retrieveParts(index: VectorIndex) {
+    return { index, embedder: this.embedder, reranker: this.reranker, rerankBudgetMs: this.#rerankBudgetMs }
+  }
+
+  #buildPrompt(
+    query: string,
+    { prompts, maxTokens }: GenerationLimits,
+    engine: PromptEngine,
+    documents: readonly RetrievedDocument[],
+  ): { readonly prompt: PromptInput; readonly used: readonly RetrievedDocument[] } {
+    const { maxModelLen } = engine
+    const answerTokens = Math.min(maxTokens, Math.ceil(maxModelLen * MIN_ANSWER_SHARE))
+    const inputs: PromptInputs = { documents, tokenizer: engine, maxTokens: maxModelLen - answerTokens }
+    const first = prompts[0]
+    const conversation = first && 'messages' in first ? first.messages : null
+    if (!this.#template) {
+      if (!conversation) {
+        const { prompt: text, used } = buildPlainPrompt(query, inputs)
+        return { prompt: { text }, used }
+      }
+      const { prompt: messages, used } = buildMessages(conversation, inputs)
+      return { prompt: { messages }, used }
+    }
+    const { prompt: text, used } = buildTemplatePrompt(this.#template, query, inputs, earlierTurns(conversation))
+    // The template begins with the sequence's first token itself.
+    const ids = engine.encode({ text }, { addSpecialTokens: false })
+    return { prompt: ids ? { ids } : { text }, used }
+  }
+}
+
+/** What was said before the question. */
+const earlierTurns = (conversation: readonly ChatMessage[] | null): readonly ChatMessage[] =>
+  conversation?.slice(
+    0,
+    conversation.findLastIndex(({ role }) => role === 'user'),
+  ) ?? []
+
+const toCitation = ({ id, chunk, source, score, rank }: RetrievedDocument): Citation => ({
+  id,
+  chunk,
+  source,
+  score,
+  rank,
+})
+
+const indexNotFound = (param: string): RagError =>
+  new RagError('index_not_found', `${param}: no index of that name; GET /v1/rag/indexes lists them`, param)
+
+const documentNotFound = (): RagError =>
+  new RagError('document_not_found', 'id: no document of that id in the index', 'id')
+
+/** Builds retrieval. Nothing is loaded or opened before it is needed. @throws RagError model_unavailable for a model that is not there. */
+export function createRag(options: RagOptions): RagService {
+  const thread = createModelThread()
+  const model = (location: string | null, folder: string, flag: string) =>
+    resolveModel(location ?? join(options.modelsDir, folder), flag, options.hub)
+  const embedder = createEmbedder(model(options.embeddingModel, BUNDLED_EMBEDDER, '--embedding-model'), thread)
+  const reranker = createReranker(model(options.rerankerModel, BUNDLED_RERANKER, '--reranker-model'), thread)
+  return new RagService({
+    ...options,
+    embedder,
+    reranker,
+    store: createStore(options),
+    bundled:
+      options.bundledFiles.length > 0
+        ? bundledIndex({
+            name: BUNDLED_INDEX,
+            files: options.bundledFiles,
+            folder: join(options.cacheDir, 'rag'),
+            embedder,
+          })
+        : null,
+    closeModels: () => thread.close(),
+  })
+}
+
+/** Folders of the bundled models below `modelsDir`. */
+export const BUNDLED_EMBEDDER = 'mini-embedder'
+export const BUNDLED_RERANKER = 'mini-reranker'
+
+function createStore({ store, storeUrl, dataDir }: RagOptions): IndexStore {
+  switch (store) {
+    case 'memory':
+      return createMemoryStore(join(dataDir, 'rag'))
+    case 'pgvector':
+      if (storeUrl === null)
+        throw new RagError('invalid_request', '--rag-store pgvector: expected --rag-store-url postgres://…')
+      return createPgvectorStore(storeUrl)
+    default:
+      throw new Error(`unknown store ${String(store)}`)
+  }
+}

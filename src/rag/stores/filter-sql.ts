@@ -1,0 +1,64 @@
+/** Metadata filters as SQL conditions. */
+import type { FilterCondition, MetadataFilter } from '../vector-index.ts'
+
+/** Numbered parameters of a statement, collected while its text is put together. */
+export class Parameters {
+  readonly values: unknown[] = []
+  add(value: unknown): string {
+    this.values.push(value)
+    return `$${this.values.length}`
+  }
+}
+
+/** A condition over documents `d`. Field names and values are parameters, never text. Equal to matchesFilter (filter.ts). */
+export function filterSql(filter: MetadataFilter | undefined, parameters: Parameters): string {
+  const conditions = Object.entries(filter ?? {}).map(([field, condition]) => fieldSql(field, condition, parameters))
+  return conditions.length === 0 ? 'true' : conditions.join(' and ')
+}
+
+const isOperators = (
+  condition: FilterCondition,
+): condition is Extract<FilterCondition, { readonly exists?: boolean }> =>
+  typeof condition === 'object' && condition !== null && !Array.isArray(condition)
+
+function fieldSql(field: string, condition: FilterCondition, parameters: Parameters): string {
+  const value =
+    field === 'id'
+      ? 'to_jsonb(d.id)'
+      : field === 'source'
+        ? 'to_jsonb(d.source)'
+        : `(d.metadata -> ${parameters.add(field)})`
+  // The values of the field: of a list each, of a missing one none.
+  const some = (test: string): string =>
+    `exists (select from jsonb_array_elements(case jsonb_typeof(${value}) when 'array' then ${value} else jsonb_build_array(${value}) end) as v ` +
+    `where ${value} is not null and ${test})`
+  const json = (operand: unknown): string => `${parameters.add(JSON.stringify(operand))}::jsonb`
+  if (!isOperators(condition)) {
+    return Array.isArray(condition)
+      ? some(`${json(condition)} @> jsonb_build_array(v)`)
+      : some(`v = ${json(condition)}`)
+  }
+  const { ne, exists, prefix, ...comparisons } = condition
+  const parts: string[] = []
+  if (exists !== undefined) parts.push(`(${value} is not null) = ${parameters.add(exists)}`)
+  if (ne !== undefined) parts.push(`not ${some(`v = ${json(ne)}`)}`)
+  const range: string[] = []
+  if (prefix !== undefined)
+    range.push(`jsonb_typeof(v) = 'string' and starts_with(v #>> '{}', ${parameters.add(prefix)})`)
+  for (const [name, operator] of [
+    ['gt', '>'],
+    ['gte', '>='],
+    ['lt', '<'],
+    ['lte', '<='],
+  ] as const) {
+    const operand = comparisons[name]
+    if (operand === undefined) continue
+    range.push(
+      typeof operand === 'number'
+        ? `jsonb_typeof(v) = 'number' and v ${operator} ${json(operand)}`
+        : `jsonb_typeof(v) = 'string' and (v #>> '{}') collate "C" ${operator} ${parameters.add(operand)}`,
+    )
+  }
+  if (range.length > 0) parts.push(some(range.join(' and ')))
+  return parts.length === 0 ? 'true' : `(${parts.join(' and ')})`
+}
