@@ -399,7 +399,7 @@ class LocalEngine implements Engine {
   async #failSteps(error: unknown): Promise<void> {
     if (!this.#isClosed()) this.#options.onError?.('step', error)
     const others = this.#inFlight.splice(0)
-    for (const { result } of others) await result.catch(() => null)
+    await settled(others.map(({ result }) => result))
     const isRunnerFault = error instanceof RunnerError
     const code = isRunnerFault && error.code === 'device_lost' ? 'device_lost' : 'engine_error'
     const message =
@@ -573,4 +573,9 @@ class LocalEngine implements Engine {
 function hashBlock(parent: BlockHash, tokens: Int32Array): BlockHash {
   const bytes = new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength)
   return createHash('sha256').update(`${parent.length}:${parent}`).update(bytes).digest('base64url')
+}
+
+/** When all of them have ended, however. */
+async function settled(promises: readonly Promise<unknown>[]): Promise<void> {
+  await Promise.allSettled(promises)
 }

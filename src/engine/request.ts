@@ -76,7 +76,7 @@ export interface ChoiceLogprob {
   }[]
 }
 
-/** The prompt was tokenized and accepted; first event of a prompt. */
+/** The prompt was accepted; first event of a prompt. A remote engine sends it again when it has told its number of tokens (0 until then). */
 export interface PromptEvent {
   readonly type: 'prompt'
   readonly promptIndex: number

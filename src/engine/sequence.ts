@@ -123,29 +123,7 @@ export class Sequence {
     this.hasGrammar = options.hasGrammar
     this.tokens = new Int32Vector(options.promptTokens)
     this.waitingSinceMs = options.arrivedMs
-    this.counters = {
-      numPromptTokens: this.numPromptTokens,
-      numCachedTokens: 0,
-      numMissTokens: 0,
-      missReason: 'none',
-      numRecomputedTokens: 0,
-      numPreemptions: 0,
-      numGeneratedTokens: 0,
-      arrivedMs: options.arrivedMs,
-      firstScheduledMs: null,
-      firstTokenMs: null,
-      lastTokenMs: null,
-      prefillChunks: 0,
-      decodeSteps: 0,
-      decodeStepMicros: [],
-      decodeRowSum: 0,
-      prefillGpuMicros: null,
-      prefillGpuShareMicros: null,
-      decodeGpuMicros: null,
-      decodeGpuShareMicros: null,
-      numDraftTokens: 0,
-      numAcceptedTokens: 0,
-    }
+    this.counters = newCounters(this.numPromptTokens, options.arrivedMs)
   }
 
   /** Known and pending tokens. */
@@ -170,5 +148,32 @@ export class Sequence {
   /** Its next decode step can be planned before the pending token is known. */
   get canRunAhead(): boolean {
     return !this.hasGrammar && !this.sampling.dependsOnTokens && this.numPendingTokens <= 1
+  }
+}
+
+/** The counts of a sequence that just arrived. */
+export function newCounters(numPromptTokens: number, arrivedMs: number): MutableCounters {
+  return {
+    numPromptTokens,
+    numCachedTokens: 0,
+    numMissTokens: 0,
+    missReason: 'none',
+    numRecomputedTokens: 0,
+    numPreemptions: 0,
+    numGeneratedTokens: 0,
+    arrivedMs,
+    firstScheduledMs: null,
+    firstTokenMs: null,
+    lastTokenMs: null,
+    prefillChunks: 0,
+    decodeSteps: 0,
+    decodeStepMicros: [],
+    decodeRowSum: 0,
+    prefillGpuMicros: null,
+    prefillGpuShareMicros: null,
+    decodeGpuMicros: null,
+    decodeGpuShareMicros: null,
+    numDraftTokens: 0,
+    numAcceptedTokens: 0,
   }
 }

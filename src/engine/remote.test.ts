@@ -1,0 +1,240 @@
+import { once } from 'node:events'
+import { createServer } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { text } from 'node:stream/consumers'
+import { afterEach, describe, expect, it } from 'vitest'
+import { collect, request } from '../../test/engine/requests.ts'
+import type { EngineEvent } from './events.ts'
+import { createRemoteEngine } from './remote.ts'
+
+const cleanups: (() => Promise<void>)[] = []
+afterEach(async () => {
+  for (const cleanup of cleanups.splice(0)) await cleanup()
+})
+
+interface Received {
+  readonly url: string
+  readonly headers: IncomingMessage['headers']
+  readonly body: Record<string, unknown>
+}
+
+/** An OpenAI-compatible server on loopback whose completions do what `answer` says. */
+async function remote(answer: (response: ServerResponse, received: Received) => void, idleTimeoutMs?: number) {
+  const received: Received[] = []
+  const server = createServer(async (incoming, response) => {
+    if (incoming.method === 'GET') {
+      response.end(JSON.stringify({ data: [{ id: 'other' }, { id: 'tiny', max_model_len: 128 }] }))
+      return
+    }
+    const call = { url: incoming.url ?? '', headers: incoming.headers, body: JSON.parse(await text(incoming)) }
+    received.push(call)
+    answer(response, call)
+  })
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  const engine = await createRemoteEngine({
+    url: `http://127.0.0.1:${port}/v1/`,
+    apiKey: 'secret',
+    model: 'tiny',
+    ...(idleTimeoutMs === undefined ? {} : { idleTimeoutMs }),
+  })
+  const events: EngineEvent[] = []
+  engine.subscribe({ name: 'test', onEvent: (event) => events.push(event) })
+  cleanups.push(async () => {
+    await engine.close()
+    server.closeAllConnections()
+    server.close()
+    await once(server, 'close')
+  })
+  return { engine, events, received, port }
+}
+
+const frames = (...values: unknown[]) => values.map((value) => `data: ${JSON.stringify(value)}\n\n`).join('')
+const chunk = (index: number, piece: string, finishReason: string | null = null) => ({
+  choices: [{ index, text: piece, finish_reason: finishReason }],
+})
+const usage = (prompt: number, completion: number, cached: number) => ({
+  choices: [],
+  usage: { prompt_tokens: prompt, completion_tokens: completion, prompt_tokens_details: { cached_tokens: cached } },
+})
+
+describe('a remote engine', () => {
+  it('sends the request on, with key and traceparent, and yields its stream', async () => {
+    const { engine, events, received } = await remote((response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      // Cut inside a frame and inside a character: the reader must not depend on where the network cuts.
+      const bytes = Buffer.from(frames(chunk(0, 'hé'), chunk(0, 'llo', 'stop'), usage(5, 2, 3)) + 'data: [DONE]\n\n')
+      const cut = bytes.indexOf(0xc3) + 1
+      response.write(bytes.subarray(0, cut))
+      setImmediate(() => response.end(bytes.subarray(cut)))
+    })
+    expect(engine).toMatchObject({ modelName: 'tiny', maxModelLen: 128, tokenizerName: 'remote', modelInfo: null })
+    const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
+    const generation = request({
+      prompts: [{ text: 'prompt' }],
+      stop: ['x'],
+      traceparent,
+      sampling: { temperature: 0.5, topK: 3, seed: 1 },
+    })
+    const result = await collect(engine, generation)
+    expect(result.texts).toEqual(['héllo'])
+    expect(result.events.at(-1)).toMatchObject({
+      type: 'finished',
+      reason: 'stop',
+      counters: { numPromptTokens: 5, numCachedTokens: 3, numMissTokens: 2, numGeneratedTokens: 2, decodeSteps: 1 },
+    })
+    expect(result.events.filter((event) => event.type === 'prompt').map((event) => event.numTokens)).toEqual([0, 5])
+    expect(received[0]).toMatchObject({
+      url: '/v1/completions',
+      headers: { authorization: 'Bearer secret', traceparent },
+      body: {
+        model: 'tiny',
+        prompt: 'prompt',
+        stream: true,
+        stop: ['x'],
+        temperature: 0.5,
+        top_k: 3,
+        seed: 1,
+        max_tokens: 8,
+      },
+    })
+    expect(received[0]?.body).not.toHaveProperty('min_p')
+    expect(events.map((event) => event.type)).toEqual(['queued', 'scheduled', 'firstToken', 'finished'])
+  })
+
+  it('calls once a prompt and keeps the choices apart', async () => {
+    const { engine, received } = await remote((response, { body }) => {
+      response.end(
+        frames(
+          chunk(1, `${String(body.prompt)}1`, 'length'),
+          chunk(0, `${String(body.prompt)}0`, 'stop'),
+          usage(1, 2, 0),
+        ) + 'data: [DONE]\n\n',
+      )
+    })
+    const result = await collect(engine, request({ prompts: [{ text: 'a' }, { text: 'b' }], n: 2 }))
+    expect(result.texts).toEqual(['a0', 'a1', 'b0', 'b1'])
+    expect(result.reasons).toEqual(['stop', 'length', 'stop', 'length'])
+    expect(received).toHaveLength(2)
+  })
+
+  it('speaks chat, with log-probabilities, a schema and continued messages', async () => {
+    const { engine, received } = await remote((response) => {
+      const content = [
+        { token: 'hi', logprob: -0.5, bytes: [104, 105], top_logprobs: [{ token: 'ho', logprob: -0.1 }] },
+      ]
+      const choice = { index: 0, delta: { content: 'hi' }, finish_reason: 'stop', logprobs: { content } }
+      response.end(frames({ choices: [choice] }, usage(3, 1, 0)) + 'data: [DONE]\n\n')
+    })
+    const messages = [{ role: 'user', content: 'hello' }]
+    const generation = request({
+      prompts: [{ messages, continueFinalMessage: true }],
+      logprobs: 1,
+      maxTokens: 128,
+      structured: { kind: 'json_schema', schema: { type: 'object' } },
+    })
+    const { events } = await collect(engine, generation)
+    const token = events.find((event) => event.type === 'token')
+    expect(token).toMatchObject({
+      text: 'hi',
+      logprobs: [{ token: 'hi', bytes: [104, 105], detail: { logprob: -0.5, rank: 2 } }],
+    })
+    expect(received[0]).toMatchObject({
+      url: '/v1/chat/completions',
+      body: {
+        messages,
+        continue_final_message: true,
+        logprobs: true,
+        top_logprobs: 1,
+        response_format: { type: 'json_schema' },
+      },
+    })
+    expect(received[0]?.body).not.toHaveProperty('max_tokens')
+  })
+
+  it.each([
+    [
+      400,
+      { error: { message: 'CANARY', type: 'invalid_request_error', param: 'top_p', code: null } },
+      'invalid_request',
+    ],
+    [400, { error: { message: "This model's maximum context length is 8 tokens. CANARY" } }, 'context_length_exceeded'],
+    [429, { error: { message: 'CANARY' } }, 'queue_full'],
+    [401, { error: { message: 'CANARY' } }, 'upstream_error'],
+    [500, 'CANARY', 'upstream_error'],
+    [504, null, 'upstream_timeout'],
+  ])('maps status %i', async (status, body, code) => {
+    const { engine, events } = await remote((response) => response.writeHead(status).end(JSON.stringify(body)))
+    const error: unknown = await collect(engine, request({})).catch((error: unknown) => error)
+    expect(error).toMatchObject({ name: 'EngineError', code })
+    expect(String(error)).not.toContain('CANARY')
+    expect(events.filter((event) => event.type === 'finished')).toHaveLength(1)
+    expect(engine.stats().numRunning).toBe(0)
+  })
+
+  it('maps what breaks within a stream', async () => {
+    const bodies = [
+      frames(chunk(0, 'a')),
+      frames(chunk(0, 'a'), { error: { message: 'CANARY', code: 500 } }),
+      frames(chunk(0, 'a')) + 'data: [DONE]\n\n',
+      'data: {broken\n\n',
+    ]
+    for (const body of bodies) {
+      const { engine } = await remote((response) => response.end(body))
+      await expect(collect(engine, request({}))).rejects.toMatchObject({ code: 'upstream_error' })
+    }
+    const cut = await remote((response) => {
+      response.write(frames(chunk(0, 'a')))
+      setImmediate(() => response.destroy())
+    })
+    await expect(collect(cut.engine, request({}))).rejects.toMatchObject({ code: 'upstream_error' })
+  })
+
+  it('gives up on silence, at the deadline and when shut down', async () => {
+    const silent = await remote((response) => response.write(frames(chunk(0, 'a'))), 30)
+    await expect(collect(silent.engine, request({}))).rejects.toMatchObject({ code: 'upstream_timeout' })
+    const slow = await remote(() => {})
+    await expect(collect(slow.engine, request({ deadlineMs: performance.now() + 20 }))).rejects.toMatchObject({
+      code: 'deadline',
+    })
+    const ended = expect(collect(slow.engine, request({}))).rejects.toMatchObject({ code: 'shutdown' })
+    await slow.engine.drain(10)
+    await ended
+    await expect(collect(slow.engine, request({}))).rejects.toMatchObject({ code: 'draining' })
+  })
+
+  it('closes the call when the client leaves', async () => {
+    let isClosed: Promise<unknown> = Promise.resolve()
+    const { engine, events } = await remote((response) => {
+      isClosed = once(response, 'close')
+      response.write(frames(chunk(0, 'a')))
+    })
+    const abort = new AbortController()
+    const stream = engine.submit(request({}), abort.signal)
+    await stream.next()
+    await stream.next()
+    abort.abort()
+    expect((await stream.next()).value).toMatchObject({ type: 'finished', reason: 'abort' })
+    expect((await stream.next()).done).toBe(true)
+    await isClosed
+    const other = engine.submit(request({}), new AbortController().signal)
+    await other.next()
+    await other.return?.()
+    await isClosed
+    expect(events.filter((event) => event.type === 'finished').map((event) => event.reason)).toEqual(['abort', 'abort'])
+  })
+
+  it('is not made when the other engine is away, or has not the model', async () => {
+    const { port } = await remote(() => {})
+    const url = `http://127.0.0.1:${port}`
+    await expect(createRemoteEngine({ url, apiKey: null, model: 'absent' })).rejects.toThrow(
+      /expected model absent, found other, tiny/,
+    )
+    await expect(createRemoteEngine({ url: 'http://127.0.0.1:9', apiKey: null, model: null })).rejects.toThrow(
+      /cannot be asked for its models/,
+    )
+    expect((await createRemoteEngine({ url, apiKey: null, model: null })).modelName).toBe('other')
+  })
+})

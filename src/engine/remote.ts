@@ -1,0 +1,425 @@
+/** The Engine interface over an OpenAI-compatible engine elsewhere: the same pipeline, retrieval and traces around it. */
+import { EventBus } from './event-bus.ts'
+import type { EngineSubscriber, FinishReason } from './events.ts'
+import { RequestStream } from './request-stream.ts'
+import { parseChunk, readServerSentEvents, remoteRefusal, remoteRequest } from './remote-protocol.ts'
+import type { RemoteChoice, RemoteChunk } from './remote-protocol.ts'
+import { EngineError } from './request.ts'
+import type { Engine, EngineStats, GenerationEvent, GenerationRequest } from './request.ts'
+import { ModelError } from './runner/runner.ts'
+import { newCounters } from './sequence.ts'
+import type { MutableCounters } from './sequence.ts'
+
+export interface RemoteEngineOptions {
+  /** Base of its API, with or without /v1. */
+  readonly url: string
+  readonly apiKey: string | null
+  /** null: the first one it lists. */
+  readonly model: string | null
+  /** Milliseconds without a byte after which a request has failed. */
+  readonly idleTimeoutMs?: number
+  readonly onError?: (where: string, error: unknown) => void
+}
+
+/** Bound on a context whose length the other engine does not tell. */
+const UNKNOWN_MODEL_LEN = 1 << 20
+const CONNECT_TIMEOUT_MS = 10_000
+
+/** Asks the other engine for its models. Throws ModelError when it cannot be reached or does not serve the model asked for. */
+export async function createRemoteEngine(options: RemoteEngineOptions): Promise<Engine> {
+  const base = options.url.replace(/\/+$/, '').replace(/\/v1$/, '')
+  const headers: Record<string, string> = options.apiKey === null ? {} : { authorization: `Bearer ${options.apiKey}` }
+  const models = await listModels(`${base}/v1/models`, headers)
+  const model = models.find(({ id }) => options.model === null || id === options.model)
+  if (model === undefined) {
+    const listed = models.map(({ id }) => id).join(', ') || 'none'
+    throw new ModelError(
+      `engine at ${base}: expected model ${options.model ?? '(any)'}, found ${listed}; name one with --served-model-name`,
+    )
+  }
+  return new RemoteEngine(model.id, model.maxModelLen, `${base}/v1/`, headers, options)
+}
+
+async function listModels(
+  url: string,
+  headers: Record<string, string>,
+): Promise<{ id: string; maxModelLen: number }[]> {
+  let body: unknown
+  try {
+    const response = await fetch(url, { headers, signal: AbortSignal.timeout(CONNECT_TIMEOUT_MS) })
+    if (!response.ok) throw new Error(`status ${response.status}`)
+    body = await response.json()
+  } catch (cause) {
+    throw new ModelError(
+      `engine at ${url}: cannot be asked for its models (${reasonOf(cause)}); is it running, and is the key right?`,
+      { cause },
+    )
+  }
+  const entries: unknown[] =
+    typeof body === 'object' && body !== null && 'data' in body && Array.isArray(body.data) ? body.data : []
+  return entries.flatMap((entry) => {
+    if (typeof entry !== 'object' || entry === null || !('id' in entry) || typeof entry.id !== 'string') return []
+    const length = 'max_model_len' in entry ? entry.max_model_len : undefined
+    return [{ id: entry.id, maxModelLen: typeof length === 'number' && length > 0 ? length : UNKNOWN_MODEL_LEN }]
+  })
+}
+
+/** One prompt's call to the other engine: `n` choices over one stream. */
+interface Call {
+  readonly promptIndex: number
+  readonly choices: readonly RemoteChoiceState[]
+}
+
+interface RemoteChoiceState {
+  readonly choice: number
+  readonly counters: MutableCounters
+  reason: FinishReason | null
+  stopReason: string | number | null
+  lastChunkMs: number
+  isFinished: boolean
+}
+
+interface ActiveRequest {
+  readonly request: GenerationRequest
+  readonly stream: RequestStream
+  readonly calls: Call[]
+  /** Aborts the calls; the reason says how the request ends. */
+  readonly control: AbortController
+}
+
+class RemoteEngine implements Engine {
+  readonly modelName: string
+  readonly modelInfo = null
+  readonly maxModelLen: number
+  readonly tokenizerName = 'remote'
+  readonly #base: string
+  readonly #headers: Record<string, string>
+  readonly #idleTimeoutMs: number
+  readonly #bus: EventBus
+  readonly #active = new Set<ActiveRequest>()
+  readonly #idleListeners: (() => void)[] = []
+  #state: 'running' | 'draining' = 'running'
+  #stats = { prefixCacheQueries: 0, prefixCacheHits: 0, promptTokens: 0, generationTokens: 0 }
+
+  constructor(
+    modelName: string,
+    maxModelLen: number,
+    base: string,
+    headers: Record<string, string>,
+    options: RemoteEngineOptions,
+  ) {
+    this.modelName = modelName
+    this.maxModelLen = maxModelLen
+    this.#base = base
+    this.#headers = headers
+    this.#idleTimeoutMs = options.idleTimeoutMs ?? 120_000
+    this.#bus = new EventBus((subscriber, error) => options.onError?.(`subscriber ${subscriber}`, error))
+  }
+
+  encode(): null {
+    return null
+  }
+
+  decode(): null {
+    return null
+  }
+
+  submit(request: GenerationRequest, signal: AbortSignal): AsyncIterableIterator<GenerationEvent> {
+    const control = new AbortController()
+    const abort = () => control.abort(new ClientGone())
+    const stream = new RequestStream(() => {
+      signal.addEventListener('abort', abort, { once: true })
+      if (signal.aborted) abort()
+      void this.#serve(active).finally(() => signal.removeEventListener('abort', abort))
+    }, abort)
+    const active: ActiveRequest = { request, stream, calls: [], control }
+    return stream
+  }
+
+  subscribe(subscriber: EngineSubscriber): () => void {
+    return this.#bus.subscribe(subscriber)
+  }
+
+  stats(): EngineStats {
+    const numRunning = [...this.#active].reduce(
+      (sum, { calls }) => sum + calls.reduce((n, call) => n + call.choices.length, 0),
+      0,
+    )
+    return {
+      numRunning,
+      numWaiting: 0,
+      numWaitingTokens: 0,
+      numBlocks: 0,
+      numFreeBlocks: 0,
+      numPreemptions: 0,
+      numDraftTokens: 0,
+      numAcceptedTokens: 0,
+      ...this.#stats,
+    }
+  }
+
+  async drain(timeoutMs: number): Promise<void> {
+    this.#state = 'draining'
+    if (this.#active.size === 0) return
+    const timer = setTimeout(() => this.#shutDown(), timeoutMs)
+    await new Promise<void>((resolve) => this.#idleListeners.push(resolve))
+    clearTimeout(timer)
+  }
+
+  async close(): Promise<void> {
+    this.#shutDown()
+    await this.drain(0)
+  }
+
+  #shutDown(): void {
+    for (const { control } of this.#active) control.abort(new EngineError('shutdown', 'the server is shutting down'))
+  }
+
+  /** Runs a request to its end, whatever that is; never rejects. */
+  async #serve(active: ActiveRequest): Promise<void> {
+    const { request, stream, control } = active
+    this.#active.add(active)
+    const deadline =
+      request.deadlineMs === null
+        ? undefined
+        : setTimeout(
+            () => control.abort(new EngineError('deadline', 'the request took longer than its time limit')),
+            Math.max(0, request.deadlineMs - performance.now()),
+          )
+    try {
+      if (this.#state === 'draining')
+        throw new EngineError('draining', 'the server is shutting down and takes no new requests')
+      if (request.promptLogprobs >= 0) {
+        throw new EngineError(
+          'invalid_request',
+          'echo: log-probabilities of the prompt are not available from a remote engine',
+          'echo',
+        )
+      }
+      for (let i = 0; i < request.prompts.length; i++) active.calls.push(this.#queue(request, i))
+      // Accepted by all before the first event: a refusal is a status, not the first frame of a stream.
+      const responses = await Promise.all(active.calls.map((call) => this.#open(active, call)))
+      for (const { promptIndex } of active.calls)
+        stream.push({ type: 'prompt', promptIndex, tokenIds: null, numTokens: 0 })
+      await Promise.all(responses.map(({ call, body }) => this.#read(active, call, body)))
+      stream.end()
+    } catch (error) {
+      const failure = failureOf(control.signal.aborted ? control.signal.reason : error)
+      control.abort(failure)
+      this.#endOpenChoices(active, failure)
+      stream.end(failure instanceof ClientGone ? null : failure)
+    } finally {
+      clearTimeout(deadline)
+      this.#active.delete(active)
+      if (this.#active.size === 0) for (const listener of this.#idleListeners.splice(0)) listener()
+    }
+  }
+
+  #queue(request: GenerationRequest, promptIndex: number): Call {
+    const prompt = request.prompts[promptIndex]
+    const numPromptTokens = prompt !== undefined && 'ids' in prompt ? prompt.ids.length : 0
+    const atMs = performance.now()
+    const choices = Array.from({ length: request.n }, (_, i): RemoteChoiceState => {
+      const choice = promptIndex * request.n + i
+      this.#bus.publish({ type: 'queued', requestId: request.requestId, choice, atMs, numPromptTokens })
+      return {
+        choice,
+        counters: newCounters(numPromptTokens, atMs),
+        reason: null,
+        stopReason: null,
+        lastChunkMs: 0,
+        isFinished: false,
+      }
+    })
+    return { promptIndex, choices }
+  }
+
+  async #open(active: ActiveRequest, call: Call): Promise<{ call: Call; body: AsyncIterable<Uint8Array> }> {
+    const { request, control } = active
+    const prompt = request.prompts[call.promptIndex] ?? { text: '' }
+    const { path, body } = remoteRequest(request, prompt, this.modelName, this.maxModelLen)
+    const traceparent: Record<string, string> =
+      request.traceparent === undefined ? {} : { traceparent: request.traceparent }
+    const atMs = performance.now()
+    for (const { choice, counters } of call.choices) {
+      counters.firstScheduledMs = atMs
+      const { requestId } = request
+      const waitUs = Math.round((atMs - counters.arrivedMs) * 1000)
+      this.#bus.publish({
+        type: 'scheduled',
+        requestId,
+        choice,
+        atMs,
+        kind: 'first',
+        waitUs,
+        numCachedTokens: 0,
+        numMissTokens: counters.numPromptTokens,
+        missReason: 'disabled',
+      })
+    }
+    const response = await this.#withIdleTimeout(control.signal, (signal) =>
+      fetch(this.#base + path, {
+        method: 'POST',
+        headers: {
+          ...this.#headers,
+          ...traceparent,
+          'content-type': 'application/json',
+          'x-request-id': request.requestId,
+        },
+        body: JSON.stringify(body),
+        signal,
+      }),
+    )
+    if (!response.ok) throw remoteRefusal(response.status, await response.json().catch(() => null))
+    if (response.body === null) throw new EngineError('upstream_error', 'the remote engine answered without a body')
+    return { call, body: response.body }
+  }
+
+  /** Fails with upstream_timeout when nothing happens for too long. The timer covers one wait: an answer, or the next chunk. */
+  async #withIdleTimeout<T>(signal: AbortSignal, wait: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const seconds = this.#idleTimeoutMs / 1000
+    let timer: NodeJS.Timeout | undefined
+    const timeout = new Promise<never>((_resolve, reject) => {
+      timer = setTimeout(
+        () => reject(new EngineError('upstream_timeout', `the remote engine was silent for ${seconds} s`)),
+        this.#idleTimeoutMs,
+      )
+    })
+    try {
+      return await Promise.race([wait(signal), timeout])
+    } finally {
+      clearTimeout(timer)
+    }
+  }
+
+  async #read(active: ActiveRequest, call: Call, body: AsyncIterable<Uint8Array>): Promise<void> {
+    const { control } = active
+    let usage: RemoteChunk['usage'] = null
+    const payloads = readServerSentEvents(body)
+    while (true) {
+      const next = await this.#withIdleTimeout(control.signal, () => payloads.next())
+      if (next.done === true) break
+      const chunk = parseChunk(next.value)
+      usage = chunk.usage ?? usage
+      for (const choice of chunk.choices) this.#deliver(active, call, choice)
+    }
+    if (call.choices.some(({ reason }) => reason === null)) {
+      throw new EngineError('upstream_error', 'the remote engine ended its stream without finishing every choice')
+    }
+    this.#settle(active, call, usage)
+  }
+
+  #deliver(active: ActiveRequest, call: Call, chunk: RemoteChoice): void {
+    const state = call.choices[chunk.index]
+    if (state === undefined)
+      throw new EngineError('upstream_error', `the remote engine sent choice ${chunk.index} of ${call.choices.length}`)
+    const { counters, choice } = state
+    const atMs = performance.now()
+    const numTokens = Math.max(chunk.tokenIds.length, chunk.logprobs?.length ?? 0, chunk.text === '' ? 0 : 1)
+    if (numTokens > 0) {
+      counters.numGeneratedTokens += numTokens
+      if (counters.firstTokenMs === null) {
+        counters.firstTokenMs = atMs
+        counters.prefillChunks = 1
+        this.#bus.publish({ type: 'firstToken', requestId: active.request.requestId, choice, atMs, stepId: 0 })
+      } else {
+        counters.decodeStepMicros.push(Math.round((atMs - state.lastChunkMs) * 1000))
+        counters.decodeSteps++
+        counters.decodeRowSum++
+      }
+      counters.lastTokenMs = atMs
+      state.lastChunkMs = atMs
+      active.stream.push({
+        type: 'token',
+        choice,
+        text: chunk.text,
+        tokenIds: chunk.tokenIds,
+        logprobs: chunk.logprobs,
+      })
+    }
+    if (chunk.finishReason !== null) {
+      state.reason = chunk.finishReason === 'length' ? 'length' : chunk.finishReason === 'abort' ? 'abort' : 'stop'
+      state.stopReason = chunk.stopReason
+    }
+  }
+
+  /** The usage is known: counts are the other engine's own, its choices have ended. */
+  #settle(active: ActiveRequest, call: Call, usage: RemoteChunk['usage']): void {
+    const { stream, request } = active
+    if (usage !== null) {
+      this.#stats.promptTokens += usage.promptTokens
+      this.#stats.prefixCacheQueries += usage.promptTokens
+      this.#stats.prefixCacheHits += usage.cachedTokens
+      stream.push({ type: 'prompt', promptIndex: call.promptIndex, tokenIds: null, numTokens: usage.promptTokens })
+      // A chunk may have brought several tokens; only the sum over the choices is told.
+      const counted = call.choices.reduce((sum, { counters }) => sum + counters.numGeneratedTokens, 0)
+      const [first] = call.choices
+      if (first !== undefined)
+        first.counters.numGeneratedTokens = Math.max(
+          0,
+          first.counters.numGeneratedTokens + usage.completionTokens - counted,
+        )
+    }
+    for (const state of call.choices) {
+      const { counters, reason } = state
+      if (usage !== null) {
+        counters.numPromptTokens = usage.promptTokens
+        counters.numCachedTokens = Math.min(usage.cachedTokens, usage.promptTokens)
+      }
+      counters.numMissTokens = counters.numPromptTokens - counters.numCachedTokens
+      counters.missReason = counters.numCachedTokens > 0 ? 'none' : 'cold'
+      this.#stats.generationTokens += counters.numGeneratedTokens
+      this.#finish(request, state, reason ?? 'stop', null)
+      stream.push({
+        type: 'finished',
+        choice: state.choice,
+        reason: reason ?? 'stop',
+        stopReason: state.stopReason,
+        counters,
+      })
+    }
+  }
+
+  #endOpenChoices(active: ActiveRequest, failure: EngineError | ClientGone): void {
+    for (const state of active.calls.flatMap((call) => call.choices).filter((choice) => !choice.isFinished)) {
+      const isFault = failure instanceof EngineError && failure.code.startsWith('upstream')
+      const reason = isFault ? 'error' : 'abort'
+      this.#finish(active.request, state, reason, failure instanceof EngineError ? failure.code : null)
+      const { choice, counters } = state
+      if (failure instanceof ClientGone)
+        active.stream.push({ type: 'finished', choice, reason, stopReason: null, counters })
+    }
+  }
+
+  #finish(request: GenerationRequest, state: RemoteChoiceState, reason: FinishReason, errorCode: string | null): void {
+    state.isFinished = true
+    const { choice, counters } = state
+    this.#bus.publish({
+      type: 'finished',
+      requestId: request.requestId,
+      choice,
+      atMs: performance.now(),
+      reason,
+      counters,
+      errorCode,
+    })
+  }
+}
+
+/** Why calls were aborted when the client left. */
+class ClientGone extends Error {
+  override readonly name = 'ClientGone'
+}
+
+function failureOf(error: unknown): EngineError | ClientGone {
+  if (error instanceof EngineError || error instanceof ClientGone) return error
+  return new EngineError('upstream_error', `the remote engine cannot be reached (${reasonOf(error)})`, null, {
+    cause: error,
+  })
+}
+
+function reasonOf(error: unknown): string {
+  const cause = error instanceof Error ? error.cause : undefined
+  if (cause instanceof Error && 'code' in cause) return String(cause.code)
+  return error instanceof Error ? error.message : String(error)
+}
