@@ -1,12 +1,15 @@
 #!/usr/bin/env node
 // Builds dist/: the WebAssembly kernels, then TypeScript, then assets beside their modules. `--if-needed` skips when dist/ is newer than every source.
 import { spawnSync } from 'node:child_process'
-import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { dirname, join, relative } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
-const stamp = join(root, 'dist', '.built')
+const dist = join(root, 'dist')
+// Built beside and then put in its place: a failed or concurrent build never leaves half a dist/.
+const staging = join(root, `.dist-${process.pid}`)
+const stamp = join(dist, '.built')
 const ASSETS = /\.(wgsl|wasm|css|js|json|svg)$/
 
 /** Every file below a folder. */
@@ -38,28 +41,30 @@ function run(command, args) {
   })
   if (result.status !== 0) {
     process.stderr.write(`build: ${command} failed${result.error ? `: ${result.error.message}` : ''}\n`)
+    rmSync(staging, { recursive: true, force: true })
     process.exit(result.status ?? 1)
   }
 }
 
 const started = Date.now()
-rmSync(join(root, 'dist'), { recursive: true, force: true })
 const wasmBuild = join(root, 'scripts', 'build-wasm.mjs')
 if (existsSync(wasmBuild)) {
   const { buildWasm } = await import(wasmBuild)
-  await buildWasm({ run, root, dist: join(root, 'dist') })
+  await buildWasm({ run, root, dist: staging })
 }
-run('typescript/bin/tsc', ['-p', 'tsconfig.build.json'])
+run('typescript/bin/tsc', ['-p', 'tsconfig.build.json', '--outDir', staging])
 for (const path of sources) {
   const inside = relative(join(root, 'src'), path)
   if (!ASSETS.test(path) || inside.includes('assembly')) continue
-  const target = join(root, 'dist', inside)
+  const target = join(staging, inside)
   mkdirSync(dirname(target), { recursive: true })
   cpSync(path, target)
 }
 const git = spawnSync('git', ['rev-parse', '--short=12', 'HEAD'], { cwd: root, encoding: 'utf8' })
 const version = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')).version
 const revision = git.status === 0 ? git.stdout.trim() : null
-writeFileSync(join(root, 'dist', 'build-info.json'), `${JSON.stringify({ version, revision })}\n`)
-writeFileSync(stamp, '')
+writeFileSync(join(staging, 'build-info.json'), `${JSON.stringify({ version, revision })}\n`)
+writeFileSync(join(staging, '.built'), '')
+rmSync(dist, { recursive: true, force: true })
+renameSync(staging, dist)
 process.stderr.write(`build: dist/ ready in ${((Date.now() - started) / 1000).toFixed(1)} s\n`)

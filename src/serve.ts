@@ -1,22 +1,23 @@
 /** Builds the parts, wires them, listens, and drains. */
 import { once } from 'node:events'
+import { readFile } from 'node:fs/promises'
 import type { Server } from 'node:http'
 import { basename, join } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
 import { createAdaptorServer } from '@hono/node-server'
+import { z } from 'zod'
 import type { Config } from './config.ts'
 import { loadChatTemplate } from './engine/chat-template.ts'
 import { createEngine } from './engine/engine.ts'
 import type { EngineSubscriber } from './engine/events.ts'
-import { createRemoteEngine } from './engine/remote.ts'
 import type { Engine } from './engine/request.ts'
 import type { ModelRequest } from './engine/runner/runner.ts'
 import { createWorkerRunner } from './engine/runner/worker-runner.ts'
 import { loadTokenizer } from './engine/tokenizer.ts'
-import { resolveModel } from './engine/weights/hub.ts'
 import { createObservability, type Observability } from './observability/observability.ts'
 import { createProgress } from './progress.ts'
-import { createRag, type RagService } from './rag/service.ts'
+import { createRag, DEFAULT_RERANK_BUDGET_MS, type RagService } from './rag/service.ts'
+import { type PromptTemplate, promptTemplate } from './rag/prompt.ts'
 import { createApp } from './server/app.ts'
 import { createKeys, loadSecret } from './server/keys.ts'
 import { ServerState } from './server/state.ts'
@@ -31,14 +32,11 @@ export class StartError extends Error {
   override readonly name = 'StartError'
 }
 
-const MODELS = fileURLToPath(new URL('../models/', import.meta.url))
+const PACKAGE = fileURLToPath(new URL('..', import.meta.url))
+const MODELS = join(PACKAGE, 'models')
 
-/** The models in this package (models/README.md). */
-export const BUNDLED = {
-  language: join(MODELS, 'mini-2m'),
-  embedder: join(MODELS, 'embed'),
-  reranker: join(MODELS, 'rerank'),
-}
+/** The language model in this package (models/README.md). */
+const BUNDLED_MODEL = join(MODELS, 'mini-1m')
 
 /** How long the exporter's last flush may hold up the exit. */
 const EXPORT_FLUSH_MS = 5_000
@@ -61,7 +59,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   const state = new ServerState([observability.engineSubscriber, ...(await loadPlugins(config.plugins))])
   observability.metrics.observeEngine(() => state.stats())
   const secret = loadSecret(config.cacheDir)
-  const rag = ragOf(config)
+  const rag = await ragOf(config)
   const app = createApp({
     state,
     observability,
@@ -89,7 +87,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     state.ready(engine)
     logger.info('server.ready', { url, model: engine.modelName, device: engine.modelInfo?.device.kind ?? 'remote' })
     process.stderr.write(`${readyLine(url, engine, performance.now() - startedMs)}\n`)
-    rag?.warmUp()
+    void rag.warm()
     await stop.requested
     return 0
   } finally {
@@ -103,7 +101,7 @@ interface Running {
   readonly state: ServerState
   readonly server: Server
   readonly engine: Engine | null
-  readonly rag: RagService | null
+  readonly rag: RagService
   readonly observability: Observability
 }
 
@@ -119,7 +117,7 @@ async function shutDown({ config, state, server, engine, rag, observability }: R
   const timer = setTimeout(() => server.closeAllConnections(), Math.max(deadline - performance.now(), 0) + 500)
   await closed
   clearTimeout(timer)
-  await Promise.allSettled([engine?.close(), rag?.close()])
+  await Promise.allSettled([engine?.close(), rag.close()])
   observability.logger.info('server.stopped', {})
   await observability.shutdown(EXPORT_FLUSH_MS)
 }
@@ -163,6 +161,7 @@ async function listen(server: Server, config: Config): Promise<string> {
 
 async function loadEngine(config: Config, onError: (where: string, error: unknown) => void): Promise<Engine> {
   if (config.engineUrl !== null) {
+    const { createRemoteEngine } = await import('./engine/remote.ts')
     return createRemoteEngine({ url: config.engineUrl, apiKey: config.engineApiKey, model: config.servedModelName })
   }
   const { path, name } = await locateModel(config)
@@ -196,7 +195,8 @@ async function loadEngine(config: Config, onError: (where: string, error: unknow
 }
 
 async function locateModel(config: Config): Promise<{ path: string; name: string }> {
-  if (config.model === null) return { path: BUNDLED.language, name: basename(BUNDLED.language) }
+  if (config.model === null) return { path: BUNDLED_MODEL, name: basename(BUNDLED_MODEL) }
+  const { resolveModel } = await import('./engine/weights/hub.ts')
   const progress = createProgress(process.stderr, 'downloading')
   try {
     return await resolveModel(config.model, {
@@ -235,15 +235,34 @@ function readyLine(url: string, engine: Engine, ms: number): string {
   return `miniserve ready on ${url}: ${engine.modelName} on ${where}, ${(ms / 1000).toFixed(1)} s`
 }
 
-function ragOf(config: Config): RagService {
+async function ragOf(config: Config): Promise<RagService> {
   return createRag({
-    dataDir: join(config.dataDir, 'indexes'),
     store: config.ragStore,
     storeUrl: config.ragStoreUrl,
-    embeddingModel: config.embeddingModel ?? BUNDLED.embedder,
-    rerankerModel: config.rerankerModel ?? BUNDLED.reranker,
+    dataDir: config.dataDir,
+    cacheDir: config.cacheDir,
+    modelsDir: MODELS,
+    embeddingModel: config.embeddingModel,
+    rerankerModel: config.rerankerModel,
+    hub: { cacheDir: config.hfHubCache, endpoint: config.hfEndpoint, isOffline: config.hfOffline },
     defaultIndex: config.ragIndex,
+    bundledFiles: [join(PACKAGE, 'README.md'), join(PACKAGE, 'docs')],
+    rerankBudgetMs: DEFAULT_RERANK_BUDGET_MS,
+    promptTemplate: await loadPromptTemplate(config.model ?? BUNDLED_MODEL),
   })
+}
+
+/** prompt.json of a model folder: the template that retrieval puts documents and question into. null: the model has none. */
+async function loadPromptTemplate(modelPath: string): Promise<PromptTemplate | null> {
+  const path = join(modelPath, 'prompt.json')
+  const text = await readFile(path, 'utf8').catch(() => null)
+  if (text === null) return null
+  try {
+    return promptTemplate.parse(JSON.parse(text))
+  } catch (error) {
+    const why = error instanceof z.ZodError ? z.prettifyError(error).replaceAll('\n', ' ') : 'it is not JSON'
+    throw new StartError(`${path}: expected a prompt template, found something else: ${why}`, { cause: error })
+  }
 }
 
 /** Modules named by --plugin: each exports an EngineSubscriber by default. */
@@ -272,3 +291,27 @@ const isSubscriber = (value: unknown): value is EngineSubscriber =>
   value !== null &&
   typeof Reflect.get(value, 'name') === 'string' &&
   typeof Reflect.get(value, 'onEvent') === 'function'
+
+/** `miniserve rag index PATH…`: the exit code. */
+export async function indexDocuments(config: Config, paths: readonly string[]): Promise<number> {
+  const rag = await ragOf(config)
+  try {
+    const { runRagIndex } = await import('./rag/index-command.ts')
+    return await runRagIndex({ rag, paths, index: config.ragIndex }, process.stderr)
+  } finally {
+    await rag.close()
+  }
+}
+
+/** `miniserve tune`: measures the kernel variants of this adapter and remembers them. */
+export async function tune(config: Config): Promise<number> {
+  const runner = createWorkerRunner()
+  try {
+    const { path } = await locateModel(config)
+    const info = await runner.load({ ...modelRequest(config, path), device: 'webgpu', retune: true })
+    process.stderr.write(`tuned for ${info.device.adapter} (${info.device.driver}); remembered in ${config.cacheDir}\n`)
+    return 0
+  } finally {
+    await runner.close()
+  }
+}

@@ -1,6 +1,7 @@
 /** Which row of the table of endings (observability/contract.ts) a failure is. */
 import { EngineError, type EngineErrorCode } from '../engine/request.ts'
 import type { EndingName } from '../observability/endings.ts'
+import { RagError } from '../rag/errors.ts'
 import { ApiError } from './errors.ts'
 
 const ENGINE_ENDING: Readonly<Record<EngineErrorCode, EndingName>> = {
@@ -20,6 +21,7 @@ const ENGINE_ENDING: Readonly<Record<EngineErrorCode, EndingName>> = {
 export function endingOf(error: unknown): { readonly ending: EndingName; readonly error: unknown } {
   if (error instanceof EngineError) return { ending: ENGINE_ENDING[error.code], error }
   if (error instanceof ApiError) return { ending: endingOfStatus(error.status, error.code), error }
+  if (error instanceof RagError) return { ending: endingOfStatus(error.status, error.code), error }
   return { ending: 'exception', error }
 }
 

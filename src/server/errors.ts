@@ -1,6 +1,7 @@
 /** The one error class of the HTTP edge and OpenAI's error envelope around it. */
 import type { ContentfulStatusCode } from 'hono/utils/http-status'
 import { EngineError, type EngineErrorCode } from '../engine/request.ts'
+import { RagError } from '../rag/errors.ts'
 
 export type ApiErrorType = 'invalid_request_error' | 'authentication_error' | 'rate_limit_error' | 'server_error'
 
@@ -77,6 +78,16 @@ export function toApiError(error: unknown, traceId: string): ApiError {
       param: error.param,
       code: error.code === 'invalid_request' ? null : error.code,
       ...(status === 429 || status === 503 ? { retryAfter: RETRY_AFTER_SECONDS } : {}),
+      cause: error,
+    })
+  }
+  if (error instanceof RagError) {
+    const status = error.status as ContentfulStatusCode
+    const type = status >= 500 ? 'server_error' : 'invalid_request_error'
+    return new ApiError(status, type, error.message, {
+      param: error.param,
+      code: error.code === 'invalid_request' ? null : error.code,
+      ...(status === 503 ? { retryAfter: RETRY_AFTER_SECONDS } : {}),
       cause: error,
     })
   }
