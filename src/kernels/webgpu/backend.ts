@@ -1,0 +1,396 @@
+/**
+ * The WebGPU backend: the ops of kernels/ops.ts in WGSL, through Dawn, on any adapter. Ops are only recorded; endStep writes the step buffer,
+ * submits one compute pass and reads one small buffer back.
+ */
+import type { InspectableBackend } from '../inspect.ts'
+import type {
+  Activation,
+  AttentionOptions,
+  Backend,
+  BackendInfo,
+  BackendOptions,
+  KvLayout,
+  LinearOptions,
+  LogitsOptions,
+  Matrix,
+  MatrixData,
+  Norm,
+  QkvOptions,
+  RopeTable,
+  SampleRow,
+  ScoreRow,
+  StepInput,
+  StepOutput,
+  Vector,
+} from '../ops.ts'
+import { AttentionKernels, type GpuRope } from './attention.ts'
+import { Bindings, createStorage, type GpuActivation, type GpuContext, type GpuVector } from './context.ts'
+import { openDevice, type GpuDevice } from './device.ts'
+import { embed, normAdd } from './elementwise.ts'
+import { LinearKernels } from './linear.ts'
+import { loadMatrix, type GpuMatrix } from './matrix.ts'
+import { Pipelines } from './pipelines.ts'
+import { SampleKernels } from './sample.ts'
+import { StepQueue } from './step-queue.ts'
+import { maxStepBytes, StepWriter } from './step-layout.ts'
+
+export { hasAdapter, hasRealGpu } from './device.ts'
+
+export interface WebGpuBackendOptions extends BackendOptions {
+  /** Folder for tuning results; null: none are kept. */
+  readonly cacheDir: string | null
+  /** Measure kernel variants before `ready` resolves, whatever is remembered. */
+  readonly retune: boolean
+  /** Largest storage binding in bytes to use, below the adapter's own: makes sharding testable with small weights. */
+  readonly maxBindingBytes?: number
+}
+
+export class WebGpuBackend implements InspectableBackend {
+  readonly info: BackendInfo
+  /** The device itself. Destroying it is what a lost device looks like. */
+  readonly device: GPUDevice
+  readonly #options: WebGpuBackendOptions
+  readonly #gpu: GpuDevice
+  readonly #context: GpuContext
+  readonly #bindings: Bindings
+  readonly #linear: LinearKernels
+  readonly #attention: AttentionKernels
+  readonly #sample: SampleKernels
+  readonly #queue: StepQueue
+  // Handles given out are these maps' keys: one of another backend is refused.
+  readonly #matrices = new Map<Matrix, GpuMatrix>()
+  readonly #vectors = new Map<Vector, GpuVector>()
+  readonly #activations = new Map<Activation, GpuActivation>()
+  readonly #ropes = new Map<RopeTable, GpuRope>()
+  readonly #copies: { source: number; destination: number }[] = []
+  #nextId = 1
+  #input: StepInput | null = null
+  #closed = false
+
+  constructor(options: WebGpuBackendOptions, gpu: GpuDevice) {
+    const { device } = gpu
+    this.#options = options
+    this.#gpu = gpu
+    this.device = device
+    const capabilities = {
+      ...gpu.capabilities,
+      maxBindingBytes: Math.min(options.maxBindingBytes ?? Infinity, gpu.capabilities.maxBindingBytes),
+    }
+    this.info = {
+      kind: 'webgpu',
+      adapter: gpu.adapterName,
+      driver: gpu.driver,
+      isSoftware: capabilities.isSoftware,
+      kvFormat: 'f16',
+      hasTimestamps: capabilities.hasTimestamps,
+      memoryBudgetBytes: null,
+    }
+    this.#context = {
+      device,
+      capabilities,
+      pipelines: new Pipelines(device),
+      step: new StepWriter(),
+      stepBuffer: createStorage(device, 'step', maxStepBytes(options.limits)),
+      dispatches: [],
+      nothing: createStorage(device, 'nothing', 16),
+      vector: (vector) => found(this.#vectors.get(vector), vector),
+      activation: (activation) => found(this.#activations.get(activation), activation),
+    }
+    this.#bindings = new Bindings(this.#context)
+    this.#linear = new LinearKernels(this.#context, this.#bindings)
+    this.#attention = new AttentionKernels(this.#context, this.#bindings, this.#linear.broadcastLanes)
+    this.#sample = new SampleKernels(this.#context, this.#bindings, this.#linear, options.limits)
+    this.#queue = new StepQueue(this.#context, gpu, options.traceKernels)
+  }
+
+  async loadMatrix(
+    label: string,
+    rows: number,
+    cols: number,
+    data: MatrixData,
+    use: { glu?: boolean } = {},
+  ): Promise<Matrix> {
+    this.#checkAlive()
+    const loader = {
+      device: this.device,
+      maxBindingBytes: this.#context.capabilities.maxBindingBytes,
+      gluRun: this.#linear.gluRun,
+    }
+    const matrix = await loadMatrix(loader, label, rows, cols, data, use.glu === true)
+    this.#checkAlive()
+    this.#matrices.set(matrix, matrix)
+    return matrix
+  }
+
+  loadVector(label: string, values: Float32Array): Vector {
+    this.#checkAlive()
+    // Padded like activations: kernels read whole blocks.
+    const buffer = createStorage(this.device, label, Math.ceil(values.length / 32) * 128)
+    this.device.queue.writeBuffer(buffer, 0, values.slice())
+    const vector = { label, length: values.length, id: this.#nextId++, buffer }
+    this.#vectors.set(vector, vector)
+    return vector
+  }
+
+  loadRope(label: string, inverseFrequencies: Float64Array, attentionFactor: number): RopeTable {
+    const table: GpuRope = {
+      id: this.#nextId++,
+      label,
+      rotaryDim: inverseFrequencies.length * 2,
+      inverseFrequencies,
+      attentionFactor,
+      buffer: null,
+    }
+    this.#ropes.set(table, table)
+    return table
+  }
+
+  createActivation(label: string, cols: number): Activation {
+    this.#checkAlive()
+    const stride = Math.ceil(cols / 32) * 32
+    const buffer = createStorage(this.device, label, this.#options.limits.maxRows * stride * 4)
+    const activation = { label, cols, stride, id: this.#nextId++, buffer }
+    this.#activations.set(activation, activation)
+    return activation
+  }
+
+  createKvCache(layout: KvLayout): void {
+    this.#checkAlive()
+    this.#attention.createPool(layout)
+  }
+
+  kvBlockBytes(layout: KvLayout): number {
+    return layout.numLayers * 2 * AttentionKernels.halfBlockBytes(layout)
+  }
+
+  async ready(): Promise<void> {
+    this.#checkAlive()
+    const numPositions = this.#options.limits.maxBlocksPerSequence * this.#attention.layout.blockSize
+    for (const table of this.#ropes.values()) table.buffer ??= this.#uploadRope(table, numPositions)
+    await this.#context.pipelines.settled()
+    await this.device.queue.onSubmittedWorkDone()
+    const refused = this.#gpu.takeError()
+    if (refused !== null) throw refused
+  }
+
+  copyBlock(source: number, destination: number, numTokens: number): void {
+    // The whole block goes: tokens past numTokens are written before they are ever attended to, and one copy a layer is cheapest.
+    if (numTokens > 0) this.#copies.push({ source, destination })
+  }
+
+  beginStep(input: StepInput): void {
+    if (this.#closed) throw new Error('the backend is closed')
+    const { maxBlocksPerSequence, maxRows, maxSequences } = this.#options.limits
+    if (
+      input.numRows > maxRows ||
+      input.numSequences > maxSequences ||
+      input.maxBlocksPerSequence > maxBlocksPerSequence
+    ) {
+      throw new Error(
+        `step of ${input.numRows} rows, ${input.numSequences} sequences, ${input.maxBlocksPerSequence} blocks a sequence exceeds the limits ${maxRows}, ${maxSequences}, ${maxBlocksPerSequence}`,
+      )
+    }
+    this.#input = input
+    this.#context.dispatches.length = 0
+    this.#context.step.begin(input)
+    this.#attention.beginStep()
+    this.#sample.beginStep()
+  }
+
+  embed(out: Activation, table: Matrix, scale: number): void {
+    const { numRows } = this.#step()
+    embed(this.#context, this.#bindings, out, this.#matrix(table), scale, this.#sample.sampled, numRows)
+  }
+
+  linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void {
+    this.#linear.linear(out, x, this.#matrix(w), options, this.#step().numRows)
+  }
+
+  normAdd(residual: Activation, x: Activation, norm: Norm): void {
+    normAdd(this.#context, this.#bindings, residual, x, norm, this.#step().numRows)
+  }
+
+  qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void {
+    const rope = options.rope === null ? null : found(this.#ropes.get(options.rope), options.rope)
+    this.#attention.qkvRopeStore(q, qkv, options, rope, this.#step().numRows)
+  }
+
+  attention(out: Activation, q: Activation, options: AttentionOptions): void {
+    this.#attention.attention(out, q, options, this.#step())
+  }
+
+  sample(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly SampleRow[]): void {
+    this.#sample.sample(x, this.#matrix(head), options, rows, this.#step().positions)
+  }
+
+  score(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly ScoreRow[]): void {
+    this.#step()
+    this.#sample.score(x, this.#matrix(head), options, rows)
+  }
+
+  async endStep(options?: { readonly logits?: boolean }): Promise<StepOutput> {
+    const { numRows } = this.#step()
+    this.#input = null
+    // Checked here, not in the ops: the caller's contract is that endStep rejects.
+    if (this.#gpu.lost.error !== null) throw this.#gpu.lost.error
+    const { dispatches, step, stepBuffer } = this.#context
+    this.device.queue.writeBuffer(stepBuffer, 0, step.words())
+    this.#encodeCopies()
+    return this.#queue.submit({
+      dispatches,
+      layout: this.#sample.layout,
+      results: this.#sample.results,
+      numRows,
+      logitsBytes: options?.logits === true ? this.#sample.logitsBytes : 0,
+      copyLogits: (encoder, target) => this.#sample.copyLogits(encoder, target),
+    })
+  }
+
+  async readBlocks(blocks: readonly number[]): Promise<Uint8Array> {
+    this.#checkAlive()
+    const size = blocks.length * this.kvBlockBytes(this.#attention.layout)
+    const bytes = await this.#queue.readBuffer(size, (encoder, target) => {
+      this.#forEachPiece(blocks, (pool, poolAt, at, length) =>
+        encoder.copyBufferToBuffer(pool, poolAt, target, at, length),
+      )
+    })
+    return new Uint8Array(bytes)
+  }
+
+  async writeBlocks(blocks: readonly number[], bytes: Uint8Array): Promise<void> {
+    this.#checkAlive()
+    const expected = blocks.length * this.kvBlockBytes(this.#attention.layout)
+    if (bytes.byteLength !== expected) {
+      throw new Error(`writeBlocks: ${bytes.byteLength} bytes for ${blocks.length} blocks, expected ${expected}`)
+    }
+    // The queue copies at once and keeps the order with the steps.
+    const copy = bytes.slice()
+    this.#forEachPiece(blocks, (pool, poolAt, at, length) =>
+      this.device.queue.writeBuffer(pool, poolAt, copy, at, length),
+    )
+    return Promise.resolve()
+  }
+
+  debugWrite(activation: Activation, values: Float32Array): void {
+    const { buffer, cols, stride } = this.#context.activation(activation)
+    const rows = values.length / cols
+    if (!Number.isInteger(rows) || rows > this.#options.limits.maxRows) {
+      throw new Error(
+        `debugWrite ${activation.label}: ${values.length} values are no ${this.#options.limits.maxRows} rows or fewer of ${cols}`,
+      )
+    }
+    const padded = new Float32Array(rows * stride)
+    for (let row = 0; row < rows; row++) padded.set(values.subarray(row * cols, (row + 1) * cols), row * stride)
+    this.device.queue.writeBuffer(buffer, 0, padded)
+  }
+
+  async debugRead(activation: Activation): Promise<Float32Array> {
+    const { buffer, cols, stride } = this.#context.activation(activation)
+    const bytes = await this.#queue.readBuffer(buffer.size, (encoder, target) =>
+      encoder.copyBufferToBuffer(buffer, 0, target, 0, buffer.size),
+    )
+    const padded = new Float32Array(bytes)
+    const rows = this.#options.limits.maxRows
+    const values = new Float32Array(rows * cols)
+    for (let row = 0; row < rows; row++) values.set(padded.subarray(row * stride, row * stride + cols), row * cols)
+    return values
+  }
+
+  close(): Promise<void> {
+    if (!this.#closed) {
+      this.#closed = true
+      this.device.destroy()
+      this.#matrices.clear()
+      this.#vectors.clear()
+      this.#activations.clear()
+      this.#ropes.clear()
+      this.#bindings.clear()
+    }
+    return Promise.resolve()
+  }
+
+  /** cos and sin of every position, from f64 angles: WGSL's own are too coarse for large ones. */
+  #uploadRope({ label, inverseFrequencies, attentionFactor }: GpuRope, numPositions: number): GPUBuffer {
+    const half = inverseFrequencies.length
+    const values = new Float32Array(numPositions * half * 2)
+    for (let position = 0; position < numPositions; position++) {
+      for (let i = 0; i < half; i++) {
+        const angle = position * inverseFrequencies[i]!
+        values[2 * (position * half + i)] = Math.cos(angle) * attentionFactor
+        values[2 * (position * half + i) + 1] = Math.sin(angle) * attentionFactor
+      }
+    }
+    const buffer = createStorage(this.device, label, values.byteLength)
+    this.device.queue.writeBuffer(buffer, 0, values)
+    return buffer
+  }
+
+  /** Block copies of the step, submitted before its pass, in order. */
+  #encodeCopies(): void {
+    if (this.#copies.length === 0) return
+    const { layout, pools } = this.#attention
+    const half = AttentionKernels.halfBlockBytes(layout)
+    const vBase = layout.numBlocks * half
+    const encoder = this.device.createCommandEncoder()
+    const scratch = createStorage(this.device, 'block copy', half)
+    for (const { source, destination } of this.#copies.splice(0)) {
+      if (source === destination) continue
+      for (const pool of pools) {
+        for (const base of [0, vBase]) {
+          // Within one buffer a copy must not be direct: WebGPU forbids equal source and destination.
+          encoder.copyBufferToBuffer(pool, base + source * half, scratch, 0, half)
+          encoder.copyBufferToBuffer(scratch, 0, pool, base + destination * half, half)
+        }
+      }
+    }
+    this.device.queue.submit([encoder.finish()])
+    scratch.destroy()
+  }
+
+  /** Visits K and V of each block in each layer with their places in the opaque bytes: block, layer, K, V. */
+  #forEachPiece(
+    blocks: readonly number[],
+    visit: (pool: GPUBuffer, poolAt: number, at: number, length: number) => void,
+  ): void {
+    const { layout, pools } = this.#attention
+    const half = AttentionKernels.halfBlockBytes(layout)
+    let at = 0
+    for (const block of blocks) {
+      if (block < 0 || block >= layout.numBlocks)
+        throw new Error(`block ${block} is outside the pool of ${layout.numBlocks}`)
+      for (const pool of pools) {
+        for (const base of [0, layout.numBlocks * half]) {
+          visit(pool, base + block * half, at, half)
+          at += half
+        }
+      }
+    }
+  }
+
+  #step(): StepInput {
+    if (this.#input === null) throw new Error('an op was called outside beginStep .. endStep')
+    return this.#input
+  }
+
+  #matrix(matrix: Matrix): GpuMatrix {
+    return found(this.#matrices.get(matrix), matrix)
+  }
+
+  #checkAlive(): void {
+    if (this.#closed) throw new Error('the backend is closed')
+    if (this.#gpu.lost.error !== null) throw this.#gpu.lost.error
+  }
+}
+
+function found<T>(value: T | undefined, { label }: { readonly label: string }): T {
+  if (value === undefined) throw new Error(`${label} is not of this backend`)
+  return value
+}
+
+/**
+ * Opens the best adapter (software ones included; `hasRealGpu` tells).
+ * @throws Error that says what to install when there is none
+ */
+export async function createWebGpuBackend(options: WebGpuBackendOptions): Promise<Backend & WebGpuBackend> {
+  return new WebGpuBackend(options, await openDevice())
+}

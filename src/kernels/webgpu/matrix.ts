@@ -1,0 +1,234 @@
+/**
+ * The one weight layout of this backend. A matrix is cut into tiles of 32 output rows; a tile holds vec4<u32> units of consecutive inputs,
+ * [unit of K][32 rows]: a lane that owns an output row reads its unit beside its neighbours' (coalesced on a GPU, contiguous on a CPU), and
+ * no lane needs another's weights. K is padded with zeros to blocks of 32 inputs, rows to whole tiles.
+ *
+ *     codes    f32: 8 units a block, f16: 4, q8: 2, q4: 1 (4 bits an input, ascending from the low end)
+ *     scales   u32, [tile][word of K][32 rows]: f16 pairs (scale, min) a group, or two groups' scales without mins. A power of two, the same
+ *              for the whole matrix, is taken out so that small scales do not end in f16's subnormals; kernels multiply it back at the end
+ *
+ * Gate and up rows of a gated matrix alternate in runs, so that one lane computes both halves of its outputs.
+ */
+import { checkMatrix } from '../dequantize.ts'
+import { f32ToF16 } from '../float.ts'
+import type { Matrix, MatrixData, MatrixFormat } from '../ops.ts'
+
+export const TILE_ROWS = 32
+export const BLOCK_COLS = 32
+
+const BITS: Readonly<Record<MatrixFormat, number>> = { f32: 32, f16: 16, q8: 8, q4: 4 }
+
+/** What of a format the kernels are specialised to. */
+export interface WeightForm {
+  /** Bits a code. */
+  readonly FORMAT: number
+  readonly UNITS: number
+  readonly GROUP: number
+  readonly MINS: number
+}
+
+export interface MatrixShard {
+  readonly codes: GPUBuffer
+  readonly scales: GPUBuffer
+  /** Packed rows before this shard and in it, padding excluded. A gated matrix counts both halves. */
+  readonly firstRow: number
+  readonly numRows: number
+}
+
+export interface GpuMatrix extends Matrix {
+  readonly id: number
+  readonly form: WeightForm
+  readonly numBlocks: number
+  /** Run length of alternating gate and up rows; 0: not gated. */
+  readonly gluRun: number
+  readonly weightScale: number
+  readonly shards: readonly MatrixShard[]
+}
+
+export function weightForm(data: MatrixData): WeightForm {
+  const bits = BITS[data.format]
+  const quantized = data.format === 'q8' || data.format === 'q4'
+  return {
+    FORMAT: bits,
+    UNITS: (BLOCK_COLS * bits) / 128,
+    GROUP: quantized ? data.group : 32,
+    MINS: quantized && data.mins !== null ? 1 : 0,
+  }
+}
+
+/** Words of scales a row of K needs. */
+function scaleWords({ GROUP, MINS, FORMAT }: WeightForm, numBlocks: number): number {
+  if (FORMAT >= 16) return 0
+  const groups = numBlocks * (BLOCK_COLS / GROUP)
+  return MINS === 1 ? groups : Math.ceil(groups / 2)
+}
+
+/** The bytes of a matrix's codes as words, each row padded to whole 16-byte units. */
+function codeWords(data: MatrixData, rows: number, cols: number, units: number): Uint32Array {
+  const plane = data.format === 'f32' || data.format === 'f16' ? data.values : data.codes
+  const bytes = new Uint8Array(plane.buffer, plane.byteOffset, plane.byteLength)
+  const rowBytes = (cols * BITS[data.format]) / 8
+  const paddedBytes = units * 16
+  if (rowBytes === paddedBytes && bytes.byteOffset % 4 === 0) {
+    return new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
+  }
+  const padded = new Uint8Array(rows * paddedBytes)
+  for (let row = 0; row < rows; row++)
+    padded.set(bytes.subarray(row * rowBytes, (row + 1) * rowBytes), row * paddedBytes)
+  return new Uint32Array(padded.buffer)
+}
+
+/** Largest power of two that keeps `values` within f16 when multiplied by it. */
+function scaleShift(...planes: (Float32Array | null)[]): number {
+  let largest = 0
+  for (const plane of planes) {
+    if (plane === null) continue
+    for (const value of plane) largest = Math.max(largest, Math.abs(value))
+  }
+  return largest === 0 || !Number.isFinite(largest) ? 1 : 2 ** Math.floor(Math.log2(60000 / largest))
+}
+
+/** Source row of each packed row; -1: padding. */
+function packedOrder(rows: number, gluRun: number): Int32Array {
+  const outputs = rows / 2
+  const length = gluRun === 0 ? rows : 2 * Math.ceil(outputs / gluRun) * gluRun
+  const order = new Int32Array(Math.ceil(length / TILE_ROWS) * TILE_ROWS).fill(-1)
+  if (gluRun === 0) for (let row = 0; row < rows; row++) order[row] = row
+  else {
+    for (let output = 0; output < outputs; output++) {
+      const packed = 2 * Math.floor(output / gluRun) * gluRun + (output % gluRun)
+      order[packed] = output
+      order[packed + gluRun] = outputs + output
+    }
+  }
+  return order
+}
+
+export interface MatrixLoader {
+  readonly device: GPUDevice
+  readonly maxBindingBytes: number
+  /** Run length of gate and up rows where a matrix is gated. */
+  readonly gluRun: number
+}
+
+let nextId = 1
+
+/** Repacks a matrix and uploads it, a shard at a time. Peak host memory beyond the data itself is one shard. */
+export async function loadMatrix(
+  { device, maxBindingBytes, gluRun }: MatrixLoader,
+  label: string,
+  rows: number,
+  cols: number,
+  data: MatrixData,
+  isGated: boolean,
+): Promise<GpuMatrix> {
+  checkMatrix(label, rows, cols, data)
+  const form = weightForm(data)
+  const numBlocks = Math.ceil(cols / BLOCK_COLS)
+  const units = numBlocks * form.UNITS
+  const words = codeWords(data, rows, cols, units)
+  const numScaleWords = scaleWords(form, numBlocks)
+  const isQuantized = data.format === 'q8' || data.format === 'q4'
+  const shift = isQuantized ? scaleShift(data.scales, data.mins) : 1
+  const run = isGated ? gluRun : 0
+  const order = packedOrder(rows, run)
+
+  const tileBytes = units * TILE_ROWS * 16
+  // A shard of a gated matrix ends behind whole pairs of runs.
+  const granularity = run > TILE_ROWS / 2 ? (2 * run) / TILE_ROWS : 1
+  const tilesPerShard = Math.floor(maxBindingBytes / tileBytes / granularity) * granularity
+  if (tilesPerShard === 0)
+    throw new Error(
+      `${label}: ${TILE_ROWS * granularity} rows of ${cols} inputs exceed the adapter's largest binding of ${maxBindingBytes} bytes`,
+    )
+  const numTiles = order.length / TILE_ROWS
+  const shards: MatrixShard[] = []
+  for (let firstTile = 0; firstTile < numTiles; firstTile += tilesPerShard) {
+    const tiles = Math.min(tilesPerShard, numTiles - firstTile)
+    const shardOrder = order.subarray(firstTile * TILE_ROWS, (firstTile + tiles) * TILE_ROWS)
+    const codes = device.createBuffer({
+      label: `${label} codes`,
+      size: tiles * tileBytes,
+      usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST,
+      mappedAtCreation: true,
+    })
+    interleave(new Uint32Array(codes.getMappedRange()), words, shardOrder, units)
+    codes.unmap()
+    const scales = device.createBuffer({
+      label: `${label} scales`,
+      size: Math.max(16, tiles * TILE_ROWS * numScaleWords * 4),
+      usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST,
+      mappedAtCreation: true,
+    })
+    if (isQuantized) {
+      packScales(
+        new Uint32Array(scales.getMappedRange()),
+        data.scales,
+        data.mins,
+        shardOrder,
+        cols / data.group,
+        numScaleWords,
+        shift,
+      )
+    }
+    scales.unmap()
+    shards.push({ codes, scales, firstRow: firstTile * TILE_ROWS, numRows: tiles * TILE_ROWS })
+  }
+  // Uploads are copied by the queue: waiting here keeps the staging memory at one matrix.
+  await device.queue.onSubmittedWorkDone()
+  return {
+    id: nextId++,
+    label,
+    rows,
+    cols,
+    format: data.format,
+    form,
+    numBlocks,
+    gluRun: run,
+    weightScale: 1 / shift,
+    shards,
+  }
+}
+
+function interleave(target: Uint32Array, words: Uint32Array, order: Int32Array, units: number): void {
+  for (let packed = 0; packed < order.length; packed++) {
+    const row = order[packed]!
+    if (row < 0) continue
+    const tile = Math.floor(packed / TILE_ROWS) * units * TILE_ROWS + (packed % TILE_ROWS)
+    let from = row * units * 4
+    let to = tile * 4
+    for (let unit = 0; unit < units; unit++) {
+      target[to] = words[from]!
+      target[to + 1] = words[from + 1]!
+      target[to + 2] = words[from + 2]!
+      target[to + 3] = words[from + 3]!
+      from += 4
+      to += TILE_ROWS * 4
+    }
+  }
+}
+
+function packScales(
+  target: Uint32Array,
+  scales: Float32Array,
+  mins: Float32Array | null,
+  order: Int32Array,
+  groups: number,
+  numWords: number,
+  shift: number,
+): void {
+  const scaled = (value: number | undefined) => f32ToF16(value === undefined ? 0 : value * shift)
+  for (let packed = 0; packed < order.length; packed++) {
+    const row = order[packed]!
+    if (row < 0) continue
+    const base = row * groups
+    const tile = Math.floor(packed / TILE_ROWS) * numWords * TILE_ROWS + (packed % TILE_ROWS)
+    for (let word = 0; word < numWords; word++) {
+      const [low, high] =
+        mins === null
+          ? [scales[base + 2 * word], 2 * word + 1 < groups ? scales[base + 2 * word + 1] : undefined]
+          : [word < groups ? scales[base + word] : undefined, word < groups ? mins[base + word] : undefined]
+      target[tile + word * TILE_ROWS] = (scaled(low) | (scaled(high) << 16)) >>> 0
+    }
+  }
+}

@@ -1,0 +1,108 @@
+/** Shader text to compute pipelines: one pipeline for each (kernel, defines), with an explicit bind group layout that all variants of a kernel share. */
+import { readFileSync } from 'node:fs'
+import { preprocess, type Defines } from './preprocessor.ts'
+
+/** How a kernel's bindings are used, in order from @binding(0). */
+export type BindingKind = 'read' | 'write' | 'uniform'
+
+export interface KernelSource {
+  /** File under wgsl/, without its ending. */
+  readonly name: string
+  readonly bindings: readonly BindingKind[]
+  readonly defines: Defines
+}
+
+const sources = new Map<string, string>()
+
+/** Text of a shader file. */
+export function readShader(name: string): string {
+  let text = sources.get(name)
+  if (text === undefined) {
+    text = readFileSync(new URL(`./wgsl/${name}`, import.meta.url), 'utf8')
+    sources.set(name, text)
+  }
+  return text
+}
+
+/** The text a pipeline is compiled from. */
+export function shaderText({ name, defines }: Pick<KernelSource, 'name' | 'defines'>): string {
+  return preprocess(`${name}.wgsl`, defines, readShader)
+}
+
+function kernelKey({ name, defines }: KernelSource): string {
+  return `${name}|${Object.entries(defines)
+    .map(([key, value]) => `${key}=${value}`)
+    .toSorted()
+    .join(',')}`
+}
+
+const BUFFER_TYPES = { read: 'read-only-storage', write: 'storage', uniform: 'uniform' } as const
+
+export class Pipelines {
+  readonly #device: GPUDevice
+  readonly #pipelines = new Map<string, GPUComputePipeline>()
+  readonly #pending: Promise<void>[] = []
+  readonly #layouts = new Map<string, GPUBindGroupLayout>()
+
+  constructor(device: GPUDevice) {
+    this.#device = device
+  }
+
+  layout(bindings: readonly BindingKind[]): GPUBindGroupLayout {
+    const key = bindings.join(',')
+    let layout = this.#layouts.get(key)
+    if (layout === undefined) {
+      layout = this.#device.createBindGroupLayout({
+        entries: bindings.map((kind, binding) => ({
+          binding,
+          visibility: GPUShaderStage.COMPUTE,
+          buffer: { type: BUFFER_TYPES[kind] },
+        })),
+      })
+      this.#layouts.set(key, layout)
+    }
+    return layout
+  }
+
+  #descriptor(source: KernelSource): GPUComputePipelineDescriptor {
+    const label = kernelKey(source)
+    return {
+      label,
+      layout: this.#device.createPipelineLayout({ bindGroupLayouts: [this.layout(source.bindings)] }),
+      compute: { module: this.#device.createShaderModule({ label, code: shaderText(source) }) },
+    }
+  }
+
+  /** The pipeline, compiled on the spot when `prepare` has not done so. */
+  get(source: KernelSource): GPUComputePipeline {
+    const key = kernelKey(source)
+    let pipeline = this.#pipelines.get(key)
+    if (pipeline === undefined) {
+      pipeline = this.#device.createComputePipeline(this.#descriptor(source))
+      this.#pipelines.set(key, pipeline)
+    }
+    return pipeline
+  }
+
+  /** Starts compiling in the background; `settled` waits. */
+  prepare(source: KernelSource): void {
+    const key = kernelKey(source)
+    if (this.#pipelines.has(key)) return
+    this.#pending.push(
+      this.#device.createComputePipelineAsync(this.#descriptor(source)).then((pipeline) => {
+        this.#pipelines.set(key, pipeline)
+      }),
+    )
+  }
+
+  async settled(): Promise<void> {
+    await Promise.all(this.#pending.splice(0))
+  }
+
+  bind(bindings: readonly BindingKind[], buffers: readonly GPUBuffer[]): GPUBindGroup {
+    return this.#device.createBindGroup({
+      layout: this.layout(bindings),
+      entries: buffers.map((buffer, binding) => ({ binding, resource: { buffer } })),
+    })
+  }
+}

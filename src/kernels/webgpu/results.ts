@@ -1,0 +1,43 @@
+/** The results buffer of a step, read back in one piece: timestamps, sampled tokens, log-probabilities. */
+import type { TokenLogprobs } from '../ops.ts'
+
+/** Word of the first sampled token; timestamps lie before it. wgsl/sample-io.wgsl has the same constants. */
+export const RESULT_TOKENS = 64
+/** Words of one row's log-probabilities: logprob, rank, tokens, their log-probabilities. */
+export const RESULT_WORDS = 42
+const MAX_TOP = 20
+
+export interface LogprobSlot {
+  readonly word: number
+  readonly topN: number
+}
+
+/** What a step asked for and where it lies. */
+export interface ResultLayout {
+  readonly numSamples: number
+  readonly logprobs: readonly (LogprobSlot | null)[]
+  readonly scores: readonly LogprobSlot[]
+  /** Words used. */
+  readonly words: number
+}
+
+function readLogprobs(bytes: ArrayBuffer, { word, topN }: LogprobSlot): TokenLogprobs {
+  const words = new Uint32Array(bytes, word * 4, RESULT_WORDS)
+  const floats = new Float32Array(bytes, word * 4, RESULT_WORDS)
+  return {
+    logprob: floats[0]!,
+    rank: words[1]!,
+    topTokens: [...words.subarray(2, 2 + topN)],
+    topLogprobs: [...floats.subarray(2 + MAX_TOP, 2 + MAX_TOP + topN)],
+  }
+}
+
+/** Tokens, log-probabilities and scores of a step. */
+export function readResults(bytes: ArrayBuffer, layout: ResultLayout) {
+  return {
+    sampled:
+      layout.numSamples === 0 ? new Int32Array(0) : new Int32Array(bytes, RESULT_TOKENS * 4, layout.numSamples).slice(),
+    sampledLogprobs: layout.logprobs.map((slot) => (slot === null ? null : readLogprobs(bytes, slot))),
+    scores: layout.scores.map((slot) => readLogprobs(bytes, slot)),
+  }
+}

@@ -1,0 +1,96 @@
+/** The step buffer: what wgsl/step.wgsl reads, written by one writeBuffer a step. */
+import type { BackendLimits, StepInput } from '../ops.ts'
+
+/** Word indices of the header; wgsl/step.wgsl has the same constants. */
+const HEADER = {
+  numRows: 0,
+  tokens: 1,
+  positions: 2,
+  slots: 3,
+  blockTables: 4,
+  tableStride: 5,
+  numSampleRows: 6,
+  sampleRows: 7,
+  numScoreRows: 8,
+  scoreRows: 9,
+  scoreTargets: 10,
+  sampleSpecs: 11,
+  currentTokens: 12,
+  previousTokens: 13,
+  attentionItems: 14,
+  numSingleItems: 15,
+  attentionRows: 16,
+  scoreResults: 17,
+} as const
+const HEADER_WORDS = 32
+
+/** Words of one attention item, one split row and one sample spec. */
+export const ITEM_WORDS = 6
+export const SPLIT_ROW_WORDS = 3
+export const SPEC_WORDS = 14
+
+/** Partial results of split attention rows in one step. */
+export const MAX_PARTIALS = 8192
+
+/** Bytes the longest step may take. */
+export function maxStepBytes({ maxRows, maxSequences, maxSampleRows, maxBlocksPerSequence }: BackendLimits): number {
+  const items = (maxRows + MAX_PARTIALS) * ITEM_WORDS + maxRows * SPLIT_ROW_WORDS
+  const rows = 3 * maxRows + 3 * maxRows + maxSampleRows * (1 + SPEC_WORDS)
+  return 4 * (HEADER_WORDS + rows + items + maxSequences * maxBlocksPerSequence)
+}
+
+export type StepSection = Exclude<
+  keyof typeof HEADER,
+  'numRows' | 'tableStride' | `num${string}` | `${string}Tokens` | 'scoreResults'
+>
+
+/** Sections in a growing array of words; reused for every step. */
+export class StepWriter {
+  #words = new Int32Array(4096)
+  #floats = new Float32Array(this.#words.buffer)
+  #length = HEADER_WORDS
+
+  /** Begins a step: the header and what every op may read. */
+  begin(input: StepInput): void {
+    this.#words.fill(0, 0, HEADER_WORDS)
+    this.#length = HEADER_WORDS
+    this.set('numRows', input.numRows)
+    this.set('tableStride', input.maxBlocksPerSequence)
+    this.append('tokens', input.tokens.subarray(0, input.numRows))
+    this.append('positions', input.positions.subarray(0, input.numRows))
+    this.append('slots', input.slots.subarray(0, input.numRows))
+    this.append('blockTables', input.blockTables.subarray(0, input.numSequences * input.maxBlocksPerSequence))
+  }
+
+  set(name: keyof typeof HEADER, value: number): void {
+    this.#words[HEADER[name]] = value
+  }
+
+  get(name: keyof typeof HEADER): number {
+    return this.#words[HEADER[name]]!
+  }
+
+  append(section: StepSection, values: ArrayLike<number>): void {
+    this.reserve(section, values.length).words.set(values)
+  }
+
+  /** Room for a section, as words and as floats over the same memory, valid until the next call. */
+  reserve(section: StepSection, length: number): { words: Int32Array; floats: Float32Array } {
+    const start = this.#length
+    const end = start + length
+    if (end > this.#words.length) {
+      const grown = new Int32Array(Math.max(end, this.#words.length * 2))
+      grown.set(this.#words.subarray(0, start))
+      this.#words = grown
+      this.#floats = new Float32Array(grown.buffer)
+    }
+    this.#length = end
+    this.set(section, start)
+    return { words: this.#words.subarray(start, end), floats: this.#floats.subarray(start, end) }
+  }
+
+  /** The step's words so far. */
+  words(): Int32Array<ArrayBuffer> {
+    return this.#words.subarray(0, this.#length)
+  }
+}

@@ -1,0 +1,201 @@
+/** Submits recorded steps, in one compute pass each, and reads their results back. */
+import type { StepOutput } from '../ops.ts'
+import { createStorage, type Dispatch, type GpuContext } from './context.ts'
+import type { GpuDevice } from './device.ts'
+import { PollThrottle } from './poll-throttle.ts'
+import { readResults, type ResultLayout } from './results.ts'
+
+type KernelTimes = NonNullable<StepOutput['kernels']>
+
+/** Query slots: passes a traced step may have, two queries each. WebGPU's limit is 4096 queries a set. */
+const MAX_TRACED_DISPATCHES = 2048
+
+export interface StepSubmission {
+  readonly dispatches: readonly Dispatch[]
+  readonly layout: ResultLayout
+  readonly results: GPUBuffer
+  /** Work of the step, in rows: how long it may take. */
+  readonly numRows: number
+  /** Bytes of raw logits to read, 0: none. */
+  readonly logitsBytes: number
+  copyLogits(encoder: GPUCommandEncoder, target: GPUBuffer): void
+}
+
+export class StepQueue {
+  readonly #context: GpuContext
+  readonly #gpu: GpuDevice
+  readonly #tracesKernels: boolean
+  readonly #throttle = new PollThrottle()
+  /** Readback buffers not in use: two steps in flight take two. */
+  readonly #idle: GPUBuffer[] = []
+  readonly #queries: GPUQuerySet | null
+  readonly #traceQueries: GPUBuffer | null
+
+  constructor(context: GpuContext, gpu: GpuDevice, traceKernels: boolean) {
+    this.#context = context
+    this.#gpu = gpu
+    const { hasTimestamps } = context.capabilities
+    this.#tracesKernels = traceKernels && hasTimestamps
+    this.#queries = hasTimestamps
+      ? context.device.createQuerySet({ type: 'timestamp', count: this.#tracesKernels ? 2 * MAX_TRACED_DISPATCHES : 2 })
+      : null
+    this.#traceQueries = this.#tracesKernels
+      ? context.device.createBuffer({
+          label: 'kernel timestamps',
+          size: 16 * MAX_TRACED_DISPATCHES,
+          usage: GPUBufferUsage.QUERY_RESOLVE | GPUBufferUsage.COPY_SRC,
+        })
+      : null
+  }
+
+  /** Encodes and submits; resolves with the step's results. Rejects with DeviceLostError, or with the first validation error. */
+  async submit(step: StepSubmission): Promise<StepOutput> {
+    const { device } = this.#context
+    const traced = this.#tracesKernels ? step.dispatches.slice(0, MAX_TRACED_DISPATCHES) : null
+    const resultBytes = step.layout.words * 4
+    const traceBytes = traced === null ? 0 : traced.length * 16
+    const logitsAt = Math.ceil((resultBytes + traceBytes) / 256) * 256
+    const readback = this.#acquire(logitsAt + step.logitsBytes)
+    const logits = step.logitsBytes === 0 ? null : createStorage(device, 'logits readback', step.logitsBytes)
+
+    const encoder = device.createCommandEncoder()
+    if (traced === null) this.#encodePass(encoder, step.dispatches)
+    else this.#encodeTraced(encoder, step.dispatches)
+    if (this.#queries !== null && traced === null) encoder.resolveQuerySet(this.#queries, 0, 2, step.results, 0)
+    encoder.copyBufferToBuffer(step.results, 0, readback, 0, resultBytes)
+    if (traced !== null && this.#traceQueries !== null && this.#queries !== null && traced.length > 0) {
+      encoder.resolveQuerySet(this.#queries, 0, 2 * traced.length, this.#traceQueries, 0)
+      encoder.copyBufferToBuffer(this.#traceQueries, 0, readback, resultBytes, traceBytes)
+    }
+    if (logits !== null) {
+      step.copyLogits(encoder, logits)
+      encoder.copyBufferToBuffer(logits, 0, readback, logitsAt, step.logitsBytes)
+    }
+    device.queue.submit([encoder.finish()])
+
+    const bytes = await this.#read(readback, step.numRows)
+    logits?.destroy()
+    const timestamps = new BigUint64Array(bytes, 0, 2)
+    const kernels =
+      traced === null
+        ? null
+        : sumByKernel(traced, new BigUint64Array(bytes.slice(resultBytes, resultBytes + traceBytes)))
+    const stepMicros = this.#queries === null || traced !== null ? null : Number(timestamps[1]! - timestamps[0]!) / 1000
+    return {
+      ...readResults(bytes, step.layout),
+      logits: logits === null ? null : new Float32Array(bytes, logitsAt, step.logitsBytes / 4),
+      gpuMicros: kernels === null ? stepMicros : kernels.reduce((sum, { micros }) => sum + micros, 0),
+      kernels,
+    }
+  }
+
+  /** Reads `bytes` of a buffer, after everything submitted so far. */
+  async readBuffer(size: number, copy: (encoder: GPUCommandEncoder, target: GPUBuffer) => void): Promise<ArrayBuffer> {
+    if (size === 0) return new ArrayBuffer(0)
+    const { device } = this.#context
+    const readback = device.createBuffer({
+      size: Math.ceil(size / 4) * 4,
+      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+    })
+    const encoder = device.createCommandEncoder()
+    copy(encoder, readback)
+    device.queue.submit([encoder.finish()])
+    try {
+      return (await this.#map(readback, 1)).slice(0, size)
+    } finally {
+      readback.destroy()
+    }
+  }
+
+  #encodePass(encoder: GPUCommandEncoder, dispatches: readonly Dispatch[]): void {
+    const timestampWrites =
+      this.#queries === null
+        ? undefined
+        : { querySet: this.#queries, beginningOfPassWriteIndex: 0, endOfPassWriteIndex: 1 }
+    const pass = encoder.beginComputePass(timestampWrites === undefined ? {} : { timestampWrites })
+    let pipeline: GPUComputePipeline | null = null
+    for (const dispatch of dispatches) {
+      if (dispatch.pipeline !== pipeline) {
+        pipeline = dispatch.pipeline
+        pass.setPipeline(pipeline)
+      }
+      pass.setBindGroup(0, dispatch.group)
+      pass.dispatchWorkgroups(dispatch.x, dispatch.y)
+    }
+    pass.end()
+  }
+
+  /** Timestamps exist at pass borders only: a pass a dispatch. */
+  #encodeTraced(encoder: GPUCommandEncoder, dispatches: readonly Dispatch[]): void {
+    for (const [i, dispatch] of dispatches.entries()) {
+      const timestampWrites =
+        i < MAX_TRACED_DISPATCHES && this.#queries !== null
+          ? {
+              timestampWrites: {
+                querySet: this.#queries,
+                beginningOfPassWriteIndex: 2 * i,
+                endOfPassWriteIndex: 2 * i + 1,
+              },
+            }
+          : {}
+      const pass = encoder.beginComputePass(timestampWrites)
+      pass.setPipeline(dispatch.pipeline)
+      pass.setBindGroup(0, dispatch.group)
+      pass.dispatchWorkgroups(dispatch.x, dispatch.y)
+      pass.end()
+    }
+  }
+
+  #acquire(size: number): GPUBuffer {
+    const at = this.#idle.findIndex((buffer) => buffer.size >= size)
+    if (at >= 0) return this.#idle.splice(at, 1)[0]!
+    // Rounded up, so that steps of a few more rows find the buffer large enough.
+    return this.#context.device.createBuffer({
+      label: 'readback',
+      size: Math.max(4096, 2 ** Math.ceil(Math.log2(size))),
+      usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
+    })
+  }
+
+  async #read(buffer: GPUBuffer, work: number): Promise<ArrayBuffer> {
+    const bytes = await this.#map(buffer, work)
+    buffer.unmap()
+    this.#idle.push(buffer)
+    // Four are more than two steps in flight can use: larger ones of an unusual step are let go.
+    if (this.#idle.length > 4) this.#idle.shift()?.destroy()
+    return bytes
+  }
+
+  /** A copy of a mapped buffer's bytes. A device that went away and a step the device refused end in their own errors. */
+  async #map(buffer: GPUBuffer, work: number): Promise<ArrayBuffer> {
+    try {
+      await this.#throttle.wait(buffer.mapAsync(GPUMapMode.READ), work)
+    } catch (error) {
+      throw await this.#explain(error)
+    }
+    if (this.#gpu.lost.error !== null) throw this.#gpu.lost.error
+    const refused = this.#gpu.takeError()
+    if (refused !== null) {
+      buffer.unmap()
+      throw refused
+    }
+    return buffer.getMappedRange().slice(0)
+  }
+
+  async #explain(error: unknown): Promise<unknown> {
+    // The rejection of the map arrives before or after that of device.lost.
+    await new Promise((resolve) => setTimeout(resolve, 0))
+    return this.#gpu.lost.error ?? this.#gpu.takeError() ?? error
+  }
+}
+
+function sumByKernel(dispatches: readonly Dispatch[], timestamps: BigUint64Array): KernelTimes {
+  const times = new Map<string, { kernel: string; micros: number; count: number }>()
+  for (const [i, { kernel }] of dispatches.entries()) {
+    let entry = times.get(kernel)
+    if (entry === undefined) times.set(kernel, (entry = { kernel, micros: 0, count: 0 }))
+    entry.micros += Number(timestamps[2 * i + 1]! - timestamps[2 * i]!) / 1000
+    entry.count++
+  }
+  return [...times.values()].toSorted((a, b) => b.micros - a.micros)
+}

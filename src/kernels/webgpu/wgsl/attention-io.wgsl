@@ -1,0 +1,71 @@
+// Bindings and the item list that the attention kernels share.
+//
+// An item is up to TM rows of one sequence and a range of splits (SPLIT tokens each, aligned to absolute positions). A split is reduced by
+// online softmax over tiles, also aligned to absolute positions, and the splits are combined in order. One item walks all splits of its rows
+// and finishes them (prefill), or one item a split leaves its sum, its maximum and its weights to attention-reduce.wgsl (decode); both take
+// the same steps in the same order, so a row's bits do not depend on which it was. Tiles and splits that a row's mask covers whole change
+// nothing: weight 0, factor exp(0) = 1.
+#include "step.wgsl"
+
+struct AttentionParams {
+  num_kv_heads: u32,
+  q_stride: u32,
+  out_stride: u32,
+  v_base: u32,
+  window: u32, // 0: none
+  first_item: u32, // 0: single-row items, 1: the items behind them
+  scale: f32,
+  softcap: f32, // 0: none
+}
+
+@group(0) @binding(1) var<uniform> params: AttentionParams;
+@group(0) @binding(2) var<storage, read> q: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> kv: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read_write> out: array<f32>;
+@group(0) @binding(5) var<storage, read_write> partials: array<f32>;
+
+#include "kv-layout.wgsl"
+
+const ITEM_WORDS = 6u;
+const EMPTY_MAX = -1e30;
+
+struct Item {
+  row: u32,
+  num_rows: u32,
+  table: u32, // index into step of the sequence's block table
+  first_split: u32,
+  end_split: u32,
+  partial: i32, // index of the partial result, or -1: finish the rows here
+}
+
+fn load_item(index: u32) -> Item {
+  let first = params.first_item * header(NUM_SINGLE_ITEMS);
+  let at = header(ATTENTION_ITEMS) + (first + index) * ITEM_WORDS;
+  return Item(
+    u32(step[at]),
+    u32(step[at + 1u]),
+    header(BLOCK_TABLES) + u32(step[at + 2u]) * header(TABLE_STRIDE),
+    u32(step[at + 3u]),
+    u32(step[at + 4u]),
+    step[at + 5u],
+  );
+}
+
+fn position_of(item: Item, m: u32) -> u32 {
+  return u32(step[header(POSITIONS) + item.row + min(m, item.num_rows - 1u)]);
+}
+
+fn is_visible(token: u32, position: u32) -> bool {
+  return token <= position && (params.window == 0u || token + params.window > position);
+}
+
+fn first_visible(position: u32) -> u32 {
+  return select(0u, position + 1u - params.window, params.window > 0u && position >= params.window);
+}
+
+fn cap(score: f32) -> f32 {
+  if (params.softcap > 0.0) {
+    return params.softcap * tanh(clamp(score / params.softcap, -10.0, 10.0));
+  }
+  return score;
+}

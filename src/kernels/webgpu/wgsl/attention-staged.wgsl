@@ -1,0 +1,167 @@
+// Paged attention with workgroup memory: for GPUs, and for every adapter without subgroups of a known size.
+//
+//   q, out   f32 [rows, numHeads D]
+//   kv       kv-layout.wgsl
+//   launch   x = items, y = KV heads; workgroup = WS threads
+//
+// The whole query group of a KV head and TM rows (QV = TM G query vectors) share a workgroup. A tile of TILE tokens: scores by (token, query)
+// pairs, one thread a pair, neighbouring threads on neighbouring tokens; weights; then every thread adds the tile's values into the dims it
+// owns. K and V come straight from memory: the query group's second reader finds them in the cache, and staging them would cost the
+// workgroup memory that lets several workgroups share a core.
+#include "attention-io.wgsl"
+
+const TILE = 32u;
+
+var<workgroup> queries: array<vec4<f32>, $(TM * G * D / 4)>;
+var<workgroup> scores: array<f32, $(TM * G * 32)>;
+var<workgroup> max_of: array<f32, $(TM * G)>;
+var<workgroup> sum_of: array<f32, $(TM * G)>;
+var<workgroup> factor_of: array<f32, $(TM * G)>;
+var<workgroup> all_max_of: array<f32, $(TM * G)>;
+var<workgroup> all_sum_of: array<f32, $(TM * G)>;
+var<workgroup> old_factor_of: array<f32, $(TM * G)>;
+
+@compute @workgroup_size($(WS))
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let item = load_item(group.x);
+  let kv_head = group.y;
+  for (var i = lane; i < $(TM * G * D / 4)u; i += $(WS)u) {
+    let vector = i / $(D / 4)u;
+    let row = item.row + min(vector / $(G)u, item.num_rows - 1u);
+    queries[i] = q[row * (params.q_stride >> 2u) + (kv_head * $(G)u + vector % $(G)u) * $(D / 4)u + i % $(D / 4)u] * params.scale;
+  }
+  for (var v = lane; v < $(TM * G)u; v += $(WS)u) {
+    all_max_of[v] = EMPTY_MAX;
+    all_sum_of[v] = 0.0;
+  }
+#repeat n (TM * G * D / 4 + WS - 1) / WS
+  var all$(n) = vec4<f32>(0.0);
+#end
+  let last = position_of(item, $(TM - 1)u);
+  let first = first_visible(position_of(item, 0u));
+  for (var split = item.first_split; split < item.end_split; split++) {
+    workgroupBarrier();
+    for (var v = lane; v < $(TM * G)u; v += $(WS)u) {
+      max_of[v] = EMPTY_MAX;
+      sum_of[v] = 0.0;
+    }
+#repeat n (TM * G * D / 4 + WS - 1) / WS
+    var acc$(n) = vec4<f32>(0.0);
+#end
+    let first_tile = max(split * $(SPLIT)u, first) / TILE;
+    let end_token = min((split + 1u) * $(SPLIT)u, last + 1u);
+    for (var tile = first_tile; tile * TILE < end_token; tile++) {
+      workgroupBarrier();
+      for (var i = lane; i < $(TM * G * 32)u; i += $(WS)u) {
+        let vector = i / TILE;
+        let token = tile * TILE + i % TILE;
+        var score = EMPTY_MAX;
+        // Tokens past the last row have no block.
+        if (token <= last && is_visible(token, position_of(item, vector / $(G)u))) {
+          let block = u32(step[item.table + token / $(BLOCK)u]);
+          var dot_product = 0.0;
+          for (var c = 0u; c < $(D / 8)u; c++) {
+            let key = kv[k_at(block, kv_head, c, token % $(BLOCK)u)];
+            let low = queries[vector * $(D / 4)u + 2u * c];
+            let high = queries[vector * $(D / 4)u + 2u * c + 1u];
+#repeat w 2
+            let pair$(w) = unpack2x16float(key[$(w)]);
+            dot_product = fma(pair$(w).y, low[$(2 * w + 1)], fma(pair$(w).x, low[$(2 * w)], dot_product));
+#end
+#repeat w 2
+            let upper$(w) = unpack2x16float(key[$(w + 2)]);
+            dot_product = fma(upper$(w).y, high[$(2 * w + 1)], fma(upper$(w).x, high[$(2 * w)], dot_product));
+#end
+          }
+          score = cap(dot_product);
+        }
+        scores[i] = score;
+      }
+      workgroupBarrier();
+      for (var v = lane; v < $(TM * G)u; v += $(WS)u) {
+        var new_max = max_of[v];
+        for (var t = 0u; t < TILE; t++) {
+          new_max = max(new_max, scores[v * TILE + t]);
+        }
+        factor_of[v] = exp(max_of[v] - new_max);
+        max_of[v] = new_max;
+      }
+      workgroupBarrier();
+      for (var i = lane; i < $(TM * G * 32)u; i += $(WS)u) {
+        // A masked score is EMPTY_MAX; so is the maximum while no token has been visible, and exp(0) must not count.
+        scores[i] = select(0.0, exp(scores[i] - max_of[i / TILE]), scores[i] > EMPTY_MAX);
+      }
+      workgroupBarrier();
+      for (var v = lane; v < $(TM * G)u; v += $(WS)u) {
+        var sum = sum_of[v] * factor_of[v];
+        for (var t = 0u; t < TILE; t++) {
+          sum += scores[v * TILE + t];
+        }
+        sum_of[v] = sum;
+      }
+      let end = min(TILE, last + 1u - tile * TILE);
+#repeat n (TM * G * D / 4 + WS - 1) / WS
+      {
+        let i = $(n * WS)u + lane;
+        if (i < $(TM * G * D / 4)u) {
+          let vector = i / $(D / 4)u;
+          let quad = i % $(D / 4)u;
+          var value = acc$(n) * factor_of[vector];
+          for (var t = 0u; t < end; t++) {
+            let token = tile * TILE + t;
+            let block = u32(step[item.table + token / $(BLOCK)u]);
+            let words = kv[v_at(block, kv_head, token % $(BLOCK)u, quad >> 1u)];
+            let pair = select(words.xy, words.zw, (quad & 1u) == 1u);
+            let weight = vec4<f32>(scores[vector * TILE + t]);
+            value = fma(weight, vec4<f32>(unpack2x16float(pair.x), unpack2x16float(pair.y)), value);
+          }
+          acc$(n) = value;
+        }
+      }
+#end
+    }
+    workgroupBarrier();
+    for (var v = lane; v < $(TM * G)u; v += $(WS)u) {
+      let new_max = max(all_max_of[v], max_of[v]);
+      old_factor_of[v] = exp(all_max_of[v] - new_max);
+      factor_of[v] = exp(max_of[v] - new_max);
+      all_max_of[v] = new_max;
+      all_sum_of[v] = all_sum_of[v] * old_factor_of[v] + sum_of[v] * factor_of[v];
+    }
+    workgroupBarrier();
+#repeat n (TM * G * D / 4 + WS - 1) / WS
+    {
+      let vector = min(($(n * WS)u + lane) / $(D / 4)u, $(TM * G - 1)u);
+      all$(n) = all$(n) * old_factor_of[vector] + acc$(n) * factor_of[vector];
+    }
+#end
+  }
+#repeat n (TM * G * D / 4 + WS - 1) / WS
+  {
+    let i = $(n * WS)u + lane;
+    if (i < $(TM * G * D / 4)u) {
+      let vector = i / $(D / 4)u;
+      let d = (i % $(D / 4)u) * 4u;
+      let m = vector / $(G)u;
+      let head = kv_head * $(G)u + vector % $(G)u;
+      if (m < item.num_rows) {
+        if (item.partial < 0) {
+          let at = (item.row + m) * params.out_stride + head * $(D)u + d;
+#repeat e 4
+          out[at + $(e)u] = all$(n)[$(e)] / all_sum_of[vector];
+#end
+        } else {
+          let at = (u32(item.partial) * params.num_kv_heads * $(G)u + head) * $(D + 2)u;
+#repeat e 4
+          partials[at + d + $(e)u] = all$(n)[$(e)];
+#end
+          if (d == 0u) {
+            partials[at + $(D)u] = all_max_of[vector];
+            partials[at + $(D + 1)u] = all_sum_of[vector];
+          }
+        }
+      }
+    }
+  }
+#end
+}

@@ -1,0 +1,110 @@
+// out = x W^T for many rows (tiled GEMM), fused like linear-broadcast.wgsl: for GPUs, and for every adapter without subgroups of a known size.
+//
+//   x, codes, scales, out   as in linear-broadcast.wgsl
+//   launch   x = packed output rows / (32 R), y = rows / (TM YS); workgroup = 32 lanes (output rows) x YS groups of TM rows of x
+//
+// A block of 32 inputs of all TM YS rows is staged in workgroup memory; a thread multiplies TM rows of it with R output rows it reads itself
+// (the YS groups share them through the cache). SEGMENTS runs of K are summed one after another, in the order of linear-vector.wgsl.
+#include "linear-io.wgsl"
+#include "linear-tree.wgsl"
+
+var<workgroup> xs: array<vec4<f32>, $(ROWS * 8)>;
+
+@compute @workgroup_size(32, $(YS))
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+  let num_rows = rows_of_chunk();
+  let first_row = group.y * $(ROWS)u;
+  if (first_row >= num_rows) {
+    return;
+  }
+  let index = local.y * 32u + local.x;
+  let packed = group.x * $(32 * R)u + local.x;
+#if NORM
+  compute_norms(first_row, num_rows, index);
+#endif
+#include "linear-scales.wgsl"
+#repeat m TM
+  let x_at$(m) = (local.y * $(TM)u + $(m)u) * 8u;
+#repeat i R
+  var sum$(m)_$(i) = 0.0;
+  var acc$(m)_$(i) = 0.0;
+#if FORMAT < 16
+  var group$(m)_$(i) = 0.0;
+#endif
+#end
+#end
+  let segment_blocks = (params.num_blocks + $(SEGMENTS - 1)u) / $(SEGMENTS)u;
+  var b = (packed / TILE) * tile_units + packed % TILE;
+  for (var segment = 0u; segment < $(SEGMENTS)u; segment++) {
+    let end_block = min((segment + 1u) * segment_blocks, params.num_blocks);
+    for (var block = segment * segment_blocks; block < end_block; block++) {
+      workgroupBarrier();
+      for (var item = index; item < $(ROWS * 8)u; item += $(32 * YS)u) {
+        let at = source_row(first_row + item / 8u, num_rows) * (params.x_stride >> 2u) + block * 8u + item % 8u;
+#if NORM
+        xs[item] = x[at] * norm_weight[block * 8u + item % 8u];
+#else
+        xs[item] = x[at];
+#endif
+      }
+      workgroupBarrier();
+#if FORMAT == 4 || (FORMAT == 8 && MINS)
+#repeat m TM
+#repeat h 32 / GROUP
+      var xsum$(m)_$(h) = 0.0;
+#repeat q GROUP / 4
+      xsum$(m)_$(h) += sum4(xs[x_at$(m) + $(h * GROUP / 4 + q)u]);
+#end
+#end
+#end
+#endif
+#include "linear-block.wgsl"
+      b += $(UNITS * 32)u;
+    }
+#repeat m TM
+#repeat i R
+    // The first sum is taken as it is: 0 + (-0) would lose the sign that linear-vector.wgsl keeps.
+    sum$(m)_$(i) = select(sum$(m)_$(i) + acc$(m)_$(i), acc$(m)_$(i), segment == 0u);
+    acc$(m)_$(i) = 0.0;
+#end
+#end
+  }
+#repeat m TM
+  {
+    let row = first_row + local.y * $(TM)u + $(m)u;
+    var factor = params.weight_scale;
+#if NORM
+    factor *= inverse_rms[local.y * $(TM)u + $(m)u];
+#endif
+#if GLU > 0
+#repeat j R / 2
+    {
+      let n = group.x * $(R / 2 * 32)u + $(j * 32)u + local.x;
+      if (row < num_rows && n < params.num_outputs) {
+        var gate = sum$(m)_$(2 * j) * factor;
+        var up = sum$(m)_$(2 * j + 1) * factor;
+#if BIAS
+        gate += bias[params.first_output + n];
+        up += bias[params.glu_bias + params.first_output + n];
+#endif
+        store(row, n, activate(gate) * up);
+      }
+    }
+#end
+#else
+#repeat i R
+    {
+      let n = packed + $(i * 32)u;
+      if (row < num_rows && n < params.num_outputs) {
+#if BIAS
+        store(row, n, sum$(m)_$(i) * factor + bias[params.first_output + n]);
+#else
+        store(row, n, sum$(m)_$(i) * factor);
+#endif
+      }
+    }
+#end
+#endif
+  }
+#end
+}

@@ -1,0 +1,121 @@
+// Splits qkv rows into heads, normalises and rotates q and k, writes q as f32 and k and v to the pool as f16.
+//
+//   qkv      f32 [rows, stride]: q heads, k heads, v heads
+//   q        f32 [rows, q_stride]
+//   kv       one layer of the pool as u32 words, see kv-layout.wgsl
+//   launch   x = numHeads + 2 numKvHeads, y = rows; workgroup = WS threads, each one word (two neighbouring dims) at a time
+//
+// Each thread rotates the two dims it stores by itself: rope pairs (i, i + half) lie in different words, and reading both partners twice is
+// cheaper than exchanging them.
+#include "step.wgsl"
+
+struct QkvParams {
+  num_heads: u32,
+  num_kv_heads: u32,
+  qkv_stride: u32,
+  q_stride: u32,
+  rotary_half: u32,
+  v_base: u32,
+  q_eps: f32,
+  k_eps: f32,
+}
+
+@group(0) @binding(1) var<uniform> params: QkvParams;
+@group(0) @binding(2) var<storage, read> qkv: array<f32>;
+@group(0) @binding(3) var<storage, read_write> q: array<f32>;
+@group(0) @binding(4) var<storage, read_write> kv: array<u32>;
+@group(0) @binding(5) var<storage, read> rope: array<vec2<f32>>; // [position, half] cos, sin
+@group(0) @binding(6) var<storage, read> q_weight: array<f32>;
+@group(0) @binding(7) var<storage, read> k_weight: array<f32>;
+
+#include "kv-layout.wgsl"
+
+#if QK_NORM > 0
+var<workgroup> sums: array<f32, $(WS)>;
+#endif
+
+// Dim d of a q or k head after norm and rope. `base`: the head's first value in qkv.
+fn rotated(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool, angle_base: u32) -> f32 {
+  let value = normed(base, weight_base, d, factor, is_q);
+#if ROPE
+  let half = params.rotary_half;
+  if (d < half) {
+    let angle = rope[angle_base + d];
+    return value * angle.x - normed(base, weight_base, d + half, factor, is_q) * angle.y;
+  }
+  if (d < 2u * half) {
+    let angle = rope[angle_base + d - half];
+    return value * angle.x + normed(base, weight_base, d - half, factor, is_q) * angle.y;
+  }
+#endif
+  return value;
+}
+
+fn normed(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool) -> f32 {
+#if QK_NORM > 0
+  if (is_q) {
+    return qkv[base + d] * factor * q_weight[weight_base + d];
+  }
+  return qkv[base + d] * factor * k_weight[weight_base + d];
+#else
+  return qkv[base + d];
+#endif
+}
+
+@compute @workgroup_size($(WS))
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let row = group.y;
+  let head = group.x;
+  let is_q = head < params.num_heads;
+  let is_v = head >= params.num_heads + params.num_kv_heads;
+  let base = row * params.qkv_stride + head * $(D)u;
+  var factor = 1.0;
+  var weight_base = 0u;
+#if QK_NORM > 0
+  let own = select(head - params.num_heads, head, is_q);
+#if QK_NORM == 1
+  let start = base;
+  let width = $(D)u;
+#else
+  let start = base - own * $(D)u;
+  let width = $(D)u * select(params.num_kv_heads, params.num_heads, is_q);
+  weight_base = own * $(D)u;
+#endif
+  if (!is_v) {
+    var sum = 0.0;
+    for (var i = lane; i < width; i += $(WS)u) {
+      sum = fma(qkv[start + i], qkv[start + i], sum);
+    }
+    sums[lane] = sum;
+  }
+  workgroupBarrier();
+  if (!is_v) {
+    var total = 0.0;
+#repeat t WS
+    total += sums[$(t)];
+#end
+    factor = 1.0 / sqrt(total / f32(width) + select(params.k_eps, params.q_eps, is_q));
+  }
+#endif
+  let angle_base = u32(step[header(POSITIONS) + row]) * params.rotary_half;
+  let slot = u32(step[header(SLOTS) + row]);
+  let block = slot / $(BLOCK)u;
+  let token = slot % $(BLOCK)u;
+  for (var word = lane; word < $(D / 2)u; word += $(WS)u) {
+    let d = 2u * word;
+    if (is_v) {
+      let kv_head = head - params.num_heads - params.num_kv_heads;
+      kv[v_at(block, kv_head, token, word >> 2u) * 4u + (word & 3u)] = pack2x16float(vec2<f32>(qkv[base + d], qkv[base + d + 1u]));
+    } else {
+      let low = rotated(base, weight_base, d, factor, is_q, angle_base);
+      let high = rotated(base, weight_base, d + 1u, factor, is_q, angle_base);
+      if (is_q) {
+        let at = row * params.q_stride + head * $(D)u + d;
+        q[at] = low;
+        q[at + 1u] = high;
+      } else {
+        kv[k_at(block, head - params.num_heads, word >> 2u, token) * 4u + (word & 3u)] = pack2x16float(vec2<f32>(low, high));
+      }
+    }
+  }
+}

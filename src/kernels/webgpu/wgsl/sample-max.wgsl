@@ -1,0 +1,67 @@
+// The largest value of each chunk of a row's adjusted and masked logits, and the lowest token that has it. DRAW: the largest z + Gumbel noise
+// over the tokens that pass the filters instead (greedy rows keep what the first pass found).
+//
+//   launch   x = chunks, y = sample rows; workgroup = WS threads
+#include "sample-io.wgsl"
+#include "sampling-math.wgsl"
+
+var<workgroup> best_values: array<f32, $(WS)>;
+var<workgroup> best_tokens: array<u32, $(WS)>;
+
+@compute @workgroup_size($(WS))
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let row = params.first_row + group.y;
+  let spec = load_spec(row);
+#if DRAW
+  if ((spec.flags & FLAG_GREEDY) != 0u) {
+    return;
+  }
+  var maximum = BANNED_LOGIT;
+  for (var i = 0u; i < params.num_chunks; i++) {
+    maximum = max(maximum, bitcast<f32>(maxima[(row * params.num_chunks + i) * 2u]));
+  }
+  var threshold = BANNED_LOGIT;
+  if ((spec.flags & FLAG_FILTER) != 0u) {
+    threshold = thresholds[row];
+  }
+#endif
+  var best = BANNED_LOGIT;
+  var best_token = 0xffffffffu;
+  let end = min((group.x + 1u) * params.chunk, params.vocab);
+  for (var token = group.x * params.chunk + lane; token < end; token += $(WS)u) {
+    var value = value_of(row, token, spec.flags);
+#if DRAW
+    if (value <= BANNED_LOGIT) {
+      continue;
+    }
+    value = (value - maximum) * spec.inverse_temperature;
+    // No noise exceeds 23: a token that far behind cannot win.
+    if (value < threshold || value + 23.0 < best) {
+      continue;
+    }
+    value += gumbel(mix(mix(token ^ spec.key0) ^ spec.key1));
+#endif
+    if (value > best) {
+      best = value;
+      best_token = token;
+    }
+  }
+  best_values[lane] = best;
+  best_tokens[lane] = best_token;
+  workgroupBarrier();
+  if (lane == 0u) {
+    for (var i = 1u; i < $(WS)u; i++) {
+      if (best_values[i] > best || (best_values[i] == best && best_tokens[i] < best_token)) {
+        best = best_values[i];
+        best_token = best_tokens[i];
+      }
+    }
+#if DRAW
+    let at = ((row + header(NUM_SAMPLE_ROWS)) * params.num_chunks + group.x) * 2u;
+#else
+    let at = (row * params.num_chunks + group.x) * 2u;
+#endif
+    maxima[at] = bitcast<u32>(best);
+    maxima[at + 1u] = best_token;
+  }
+}

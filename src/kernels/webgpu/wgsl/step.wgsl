@@ -1,0 +1,26 @@
+// The step: everything the host decides anew each time, in one buffer that is written once a step. Sections are packed tightly behind the
+// header, which holds their offsets in words. step-layout.ts writes it; the indices below are its STEP_HEADER.
+@group(0) @binding(0) var<storage, read> step: array<i32>;
+
+const NUM_ROWS = 0u;
+const TOKENS = 1u; // [rows] token, or -(i + 1): sample row i of the previous step
+const POSITIONS = 2u; // [rows]
+const SLOTS = 3u; // [rows]
+const BLOCK_TABLES = 4u; // [sequences, TABLE_STRIDE]
+const TABLE_STRIDE = 5u;
+const NUM_SAMPLE_ROWS = 6u;
+const SAMPLE_ROWS = 7u; // [sample rows] row of the step
+const NUM_SCORE_ROWS = 8u;
+const SCORE_ROWS = 9u; // [score rows] row of the step
+const SCORE_TARGETS = 10u; // [score rows, 2] target token, topN
+const SAMPLE_SPECS = 11u; // [sample rows, SPEC_WORDS]
+const CURRENT_TOKENS = 12u; // offset into `sampled` of this step's tokens
+const PREVIOUS_TOKENS = 13u;
+const ATTENTION_ITEMS = 14u; // [items, ITEM_WORDS]
+const NUM_SINGLE_ITEMS = 15u;
+const ATTENTION_ROWS = 16u; // [split rows, 3] row, first partial, number of partials
+const SCORE_RESULTS = 17u; // word of the results buffer
+
+fn header(index: u32) -> u32 {
+  return u32(step[index]);
+}
