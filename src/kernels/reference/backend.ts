@@ -4,10 +4,10 @@
  */
 import { cpus } from 'node:os'
 import { checkMatrix, dequantize } from '../dequantize.ts'
+import type { InspectableBackend } from '../inspect.ts'
 import type {
   Activation,
   AttentionOptions,
-  Backend,
   BackendInfo,
   BackendOptions,
   KvLayout,
@@ -61,7 +61,7 @@ interface StepResults {
   logits: Float32Array | null
 }
 
-class ReferenceBackend implements Backend {
+class ReferenceBackend implements InspectableBackend {
   readonly info: BackendInfo = {
     kind: 'reference',
     adapter: cpus()[0]?.model ?? 'unknown CPU',
@@ -335,6 +335,17 @@ class ReferenceBackend implements Backend {
     return Promise.resolve()
   }
 
+  debugWrite(activation: Activation, values: Float32Array): void {
+    const { label, cols, values: target } = this.#activation(activation)
+    if (values.length % cols !== 0 || values.length > target.length)
+      throw new Error(`debugWrite ${label}: ${values.length} values do not fit rows of ${cols}`)
+    target.set(values)
+  }
+
+  debugRead(activation: Activation): Promise<Float32Array> {
+    return Promise.resolve(this.#activation(activation).values.slice())
+  }
+
   close(): Promise<void> {
     this.#closed = true
     this.#matrices.clear()
@@ -492,6 +503,6 @@ function rotate(x: Float32Array, start: number, numHeads: number, headDim: numbe
 }
 
 /** A backend in this thread, in plain TypeScript. Needs nothing of the machine. */
-export function createReferenceBackend(options: BackendOptions): Backend {
+export function createReferenceBackend(options: BackendOptions): InspectableBackend {
   return new ReferenceBackend(options)
 }
