@@ -39,6 +39,8 @@ export interface EventSpec {
 export interface SpanSpec {
   /** Name of the span directly above; null: a root. */
   readonly parent: string | null
+  /** Names it may stand below instead, when there is no span of `parent`. */
+  readonly orParents: readonly string[]
   readonly kind: 'server' | 'internal'
   readonly level: ContractLevel
   readonly when: string
@@ -86,6 +88,7 @@ const kvAttributes = {
 export const SPANS = {
   'http.handler': {
     parent: null,
+    orParents: [],
     kind: 'server',
     level: 'contract',
     when: 'every request of a generation or retrieval route',
@@ -164,6 +167,7 @@ export const SPANS = {
   },
   'tokenize.input': {
     parent: 'http.handler',
+    orParents: [],
     kind: 'internal',
     level: 'contract',
     when: 'the body is valid',
@@ -179,6 +183,7 @@ export const SPANS = {
   },
   'rag.retrieve': {
     parent: 'http.handler',
+    orParents: [],
     kind: 'internal',
     level: 'contract',
     when: 'the request asked for retrieval',
@@ -197,6 +202,7 @@ export const SPANS = {
   },
   'embed.query': {
     parent: 'rag.retrieve',
+    orParents: ['http.handler'],
     kind: 'internal',
     level: 'contract',
     when: 'below rag.retrieve; below the root on retrieval routes',
@@ -215,6 +221,7 @@ export const SPANS = {
   },
   'vector.search': {
     parent: 'rag.retrieve',
+    orParents: ['http.handler'],
     kind: 'internal',
     level: 'contract',
     when: 'below rag.retrieve; below the root on retrieval routes',
@@ -231,6 +238,7 @@ export const SPANS = {
   },
   rerank: {
     parent: 'rag.retrieve',
+    orParents: ['http.handler'],
     kind: 'internal',
     level: 'contract',
     when: 'below rag.retrieve; below the root on retrieval routes',
@@ -247,6 +255,7 @@ export const SPANS = {
   },
   'llm.prefill': {
     parent: 'http.handler',
+    orParents: [],
     kind: 'internal',
     level: 'contract',
     when: 'the first scheduled step to the first token on the host',
@@ -272,6 +281,7 @@ export const SPANS = {
   },
   'llm.decode': {
     parent: 'http.handler',
+    orParents: [],
     kind: 'internal',
     level: 'contract',
     when: 'the first token to the last; never for scored-only requests',
@@ -303,6 +313,7 @@ export const SPANS = {
   },
   'format.output': {
     parent: 'http.handler',
+    orParents: [],
     kind: 'internal',
     level: 'contract',
     when: 'building the body; streamed: the first frame to the last one handed to the socket',
@@ -319,6 +330,7 @@ export const SPANS = {
   },
   'kv.lookup': {
     parent: 'llm.prefill',
+    orParents: ['http.handler'],
     kind: 'internal',
     level: 'steps',
     when: 'a lower KV tier was asked',
@@ -330,6 +342,7 @@ export const SPANS = {
   },
   'kv.retrieve': {
     parent: 'llm.prefill',
+    orParents: ['http.handler'],
     kind: 'internal',
     level: 'steps',
     when: 'blocks came from a lower KV tier',
@@ -341,6 +354,7 @@ export const SPANS = {
   },
   'kv.disk_read': {
     parent: 'kv.retrieve',
+    orParents: ['llm.prefill', 'http.handler'],
     kind: 'internal',
     level: 'steps',
     when: 'blocks were read from disk',
@@ -352,6 +366,7 @@ export const SPANS = {
   },
   'kv.store': {
     parent: 'http.handler',
+    orParents: [],
     kind: 'internal',
     level: 'steps',
     when: 'blocks were written to a lower KV tier; may outlive its parent',
@@ -363,6 +378,7 @@ export const SPANS = {
   },
   'decode.step': {
     parent: 'llm.decode',
+    orParents: [],
     kind: 'internal',
     level: 'steps',
     when: 'a sampled step of the request, linked to its engine.step',
@@ -377,6 +393,7 @@ export const SPANS = {
   },
   'engine.step': {
     parent: null,
+    orParents: [],
     kind: 'internal',
     level: 'steps',
     when: 'a sampled step of the engine: the root of a trace of its own, linked with the requests it served',

@@ -1,0 +1,391 @@
+/**
+ * Traces as files, in four forms, pure functions both ways. The canonical one is OTLP JSON (ids hexadecimal, enums and 64-bit numbers as
+ * the protobuf JSON mapping of OTLP has them). Tempo's API writes `batches` with base64 ids and enum names; Grafana's download and import
+ * `batches` with instrumentationLibrarySpans; Jaeger its own JSON with microseconds.
+ */
+import type { ReadableSpan } from '@opentelemetry/sdk-trace-base'
+import { DOUBLE_ATTRIBUTES } from './contract.ts'
+import { fromJaeger, toJaeger } from './trace-format-jaeger.ts'
+import { array, isRecord, optionalString, record, TraceFormatError, type JsonRecord } from './trace-json.ts'
+
+export interface OtlpValue {
+  readonly stringValue?: string
+  readonly boolValue?: boolean
+  /** 64 bits: a string. */
+  readonly intValue?: string
+  readonly doubleValue?: number
+  readonly arrayValue?: { readonly values: readonly OtlpValue[] }
+}
+
+export interface OtlpAttribute {
+  readonly key: string
+  readonly value: OtlpValue
+}
+
+export interface OtlpEvent {
+  readonly timeUnixNano: string
+  readonly name: string
+  readonly attributes: readonly OtlpAttribute[]
+}
+
+export interface OtlpLink {
+  readonly traceId: string
+  readonly spanId: string
+  readonly attributes: readonly OtlpAttribute[]
+}
+
+export interface OtlpSpan {
+  /** 32 hexadecimal digits. */
+  readonly traceId: string
+  /** 16 hexadecimal digits. */
+  readonly spanId: string
+  /** Empty on a root. */
+  readonly parentSpanId: string
+  readonly traceState?: string
+  readonly name: string
+  /** 1 internal, 2 server, 3 client, 4 producer, 5 consumer. */
+  readonly kind: number
+  readonly startTimeUnixNano: string
+  readonly endTimeUnixNano: string
+  readonly attributes: readonly OtlpAttribute[]
+  readonly events: readonly OtlpEvent[]
+  readonly links: readonly OtlpLink[]
+  /** code: 0 unset, 1 ok, 2 error. */
+  readonly status: { readonly code: number; readonly message?: string }
+}
+
+export interface OtlpScopeSpans {
+  readonly scope: { readonly name: string; readonly version?: string }
+  readonly spans: readonly OtlpSpan[]
+}
+
+export interface OtlpResourceSpans {
+  readonly resource: { readonly attributes: readonly OtlpAttribute[] }
+  readonly scopeSpans: readonly OtlpScopeSpans[]
+}
+
+export interface OtlpTraces {
+  readonly resourceSpans: readonly OtlpResourceSpans[]
+}
+
+export type TraceFormat = 'otlp' | 'tempo' | 'grafana' | 'jaeger'
+export const TRACE_FORMATS: readonly TraceFormat[] = ['otlp', 'tempo', 'grafana', 'jaeger']
+
+export const SPAN_KINDS = [
+  'SPAN_KIND_UNSPECIFIED',
+  'SPAN_KIND_INTERNAL',
+  'SPAN_KIND_SERVER',
+  'SPAN_KIND_CLIENT',
+  'SPAN_KIND_PRODUCER',
+  'SPAN_KIND_CONSUMER',
+] as const
+const STATUS_CODES = ['STATUS_CODE_UNSET', 'STATUS_CODE_OK', 'STATUS_CODE_ERROR'] as const
+
+/** Spans of this process in the canonical form. */
+export function spansToOtlp(spans: readonly ReadableSpan[]): OtlpTraces {
+  const groups = new Map<ReadableSpan['resource'], Map<ReadableSpan['instrumentationScope'], OtlpSpan[]>>()
+  for (const span of spans) {
+    const scopes = groups.get(span.resource) ?? new Map<ReadableSpan['instrumentationScope'], OtlpSpan[]>()
+    groups.set(span.resource, scopes)
+    const list = scopes.get(span.instrumentationScope) ?? []
+    scopes.set(span.instrumentationScope, list)
+    list.push(toOtlpSpan(span))
+  }
+  return {
+    resourceSpans: [...groups].map(([resource, scopes]) => ({
+      resource: { attributes: toOtlpAttributes(resource.attributes) },
+      scopeSpans: [...scopes].map(([{ name, version }, members]) => ({
+        scope: { name, ...(version ? { version } : {}) },
+        spans: members,
+      })),
+    })),
+  }
+}
+
+function toOtlpSpan(span: ReadableSpan): OtlpSpan {
+  const { traceId, spanId, traceState } = span.spanContext()
+  const state = traceState?.serialize()
+  return {
+    traceId,
+    spanId,
+    parentSpanId: span.parentSpanContext?.spanId ?? '',
+    ...(state ? { traceState: state } : {}),
+    name: span.name,
+    kind: span.kind + 1,
+    startTimeUnixNano: nanos(span.startTime),
+    endTimeUnixNano: nanos(span.endTime),
+    attributes: toOtlpAttributes(span.attributes),
+    events: span.events.map((event) => ({
+      timeUnixNano: nanos(event.time),
+      name: event.name,
+      attributes: toOtlpAttributes(event.attributes ?? {}),
+    })),
+    links: span.links.map((link) => ({
+      traceId: link.context.traceId,
+      spanId: link.context.spanId,
+      attributes: toOtlpAttributes(link.attributes ?? {}),
+    })),
+    status: { code: span.status.code, ...(span.status.message ? { message: span.status.message } : {}) },
+  }
+}
+
+const nanos = ([seconds, rest]: readonly [number, number]): string =>
+  String(BigInt(seconds) * 1_000_000_000n + BigInt(rest))
+
+function toOtlpAttributes(attributes: ReadableSpan['attributes']): OtlpAttribute[] {
+  return Object.entries(attributes).flatMap(([key, value]) =>
+    value === undefined || value === null ? [] : [{ key, value: toOtlpValue(value, DOUBLE_ATTRIBUTES.has(key)) }],
+  )
+}
+
+function toOtlpValue(value: unknown, isDouble: boolean): OtlpValue {
+  if (typeof value === 'boolean') return { boolValue: value }
+  if (typeof value === 'number') {
+    return !isDouble && Number.isSafeInteger(value) ? { intValue: String(value) } : { doubleValue: value }
+  }
+  if (Array.isArray(value)) return { arrayValue: { values: value.map((item) => toOtlpValue(item, isDouble)) } }
+  return { stringValue: String(value) }
+}
+
+/** Writes the canonical form in another one. */
+export function writeTraces(traces: OtlpTraces, format: TraceFormat): unknown {
+  switch (format) {
+    case 'otlp':
+      return traces
+    case 'tempo':
+      return toTempo(traces)
+    case 'grafana':
+      return toGrafana(traces)
+    case 'jaeger':
+      return toJaeger(traces)
+    default:
+      throw new Error(`expected a trace format of ${TRACE_FORMATS.join(', ')}, found "${String(format)}"`)
+  }
+}
+
+/** As GET /api/traces/{id} of Tempo: base64 ids, enum names, nothing that is zero or empty. */
+function toTempo(traces: OtlpTraces): unknown {
+  return {
+    batches: traces.resourceSpans.map(({ resource, scopeSpans }) => ({
+      resource,
+      scopeSpans: scopeSpans.map(({ scope, spans }) => ({
+        scope,
+        spans: spans.map((span) => ({
+          traceId: toBase64(span.traceId),
+          spanId: toBase64(span.spanId),
+          ...(span.parentSpanId ? { parentSpanId: toBase64(span.parentSpanId) } : {}),
+          ...(span.traceState ? { traceState: span.traceState } : {}),
+          name: span.name,
+          kind: SPAN_KINDS[span.kind] ?? SPAN_KINDS[0],
+          startTimeUnixNano: span.startTimeUnixNano,
+          endTimeUnixNano: span.endTimeUnixNano,
+          ...unlessEmpty('attributes', span.attributes),
+          ...unlessEmpty(
+            'events',
+            span.events.map(({ attributes, ...event }) => ({ ...event, ...unlessEmpty('attributes', attributes) })),
+          ),
+          ...unlessEmpty(
+            'links',
+            span.links.map((link) => ({
+              traceId: toBase64(link.traceId),
+              spanId: toBase64(link.spanId),
+              ...unlessEmpty('attributes', link.attributes),
+            })),
+          ),
+          status: {
+            ...(span.status.code ? { code: STATUS_CODES[span.status.code] } : {}),
+            ...(span.status.message ? { message: span.status.message } : {}),
+          },
+        })),
+      })),
+    })),
+  }
+}
+
+const unlessEmpty = (key: string, list: readonly unknown[]): object => (list.length > 0 ? { [key]: list } : {})
+const toBase64 = (hex: string): string => Buffer.from(hex, 'hex').toString('base64')
+
+/** As Grafana's "Import trace" reads it and its download button writes it. */
+function toGrafana(traces: OtlpTraces): unknown {
+  return {
+    batches: traces.resourceSpans.map(({ resource, scopeSpans }) => ({
+      resource: { ...resource, droppedAttributesCount: 0 },
+      instrumentationLibrarySpans: scopeSpans.map(({ scope, spans }) => ({
+        instrumentationLibrary: { name: scope.name, version: scope.version ?? '' },
+        spans: spans.map((span) => ({
+          ...span,
+          traceState: span.traceState ?? '',
+          // The import shows the name as it stands; a number would show as a number.
+          kind: SPAN_KINDS[span.kind] ?? SPAN_KINDS[0],
+          droppedAttributesCount: 0,
+          droppedEventsCount: 0,
+          droppedLinksCount: 0,
+        })),
+      })),
+    })),
+  }
+}
+
+/**
+ * Reads any of the forms from a file's text: one JSON value, or OTLP's JSON lines.
+ * @throws TraceFormatError saying what was expected where.
+ */
+export function parseTraceText(text: string): OtlpTraces {
+  const values: unknown[] = []
+  try {
+    values.push(JSON.parse(text))
+  } catch {
+    for (const [i, line] of text.split('\n').entries()) {
+      if (line.trim() === '') continue
+      try {
+        values.push(JSON.parse(line))
+      } catch {
+        throw new TraceFormatError(`line ${i + 1}`, 'JSON', 'something else')
+      }
+    }
+  }
+  return { resourceSpans: values.flatMap((value) => parseTraces(value).resourceSpans) }
+}
+
+/** Reads any of the four forms. */
+export function parseTraces(value: unknown): OtlpTraces {
+  if (Array.isArray(value)) return { resourceSpans: value.flatMap((item) => parseTraces(item).resourceSpans) }
+  const root = record(value, 'file')
+  // Tempo's /api/v2/traces wraps the trace.
+  if (isRecord(root.trace)) return parseTraces(root.trace)
+  if (Array.isArray(root.data)) return fromJaeger(root)
+  const batches = root.resourceSpans ?? root.batches
+  if (!Array.isArray(batches)) {
+    throw new TraceFormatError(
+      'file',
+      'resourceSpans (OTLP), batches (Tempo, Grafana) or data (Jaeger)',
+      Object.keys(root).join(', ') || 'nothing',
+    )
+  }
+  return {
+    resourceSpans: batches.map((batch, i) =>
+      parseBatch(batch, `${root.resourceSpans ? 'resourceSpans' : 'batches'}[${i}]`),
+    ),
+  }
+}
+
+function parseBatch(value: unknown, path: string): OtlpResourceSpans {
+  const batch = record(value, path)
+  const resource = isRecord(batch.resource) ? batch.resource : {}
+  const scopes = batch.scopeSpans ?? batch.instrumentationLibrarySpans
+  return {
+    resource: { attributes: parseAttributes(resource.attributes, `${path}.resource.attributes`) },
+    scopeSpans: array(scopes, `${path}.scopeSpans`).map((item, i) => {
+      const where = `${path}.scopeSpans[${i}]`
+      const entry = record(item, where)
+      const scope = entry.scope ?? entry.instrumentationLibrary
+      const { name, version } = isRecord(scope) ? scope : {}
+      return {
+        scope: { name: optionalString(name), ...(typeof version === 'string' && version ? { version } : {}) },
+        spans: array(entry.spans, `${where}.spans`).map((span, j) => parseSpan(span, `${where}.spans[${j}]`)),
+      }
+    }),
+  }
+}
+
+function parseSpan(value: unknown, path: string): OtlpSpan {
+  const span = record(value, path)
+  if (typeof span.name !== 'string') throw new TraceFormatError(`${path}.name`, 'a string', typeof span.name)
+  const status = isRecord(span.status) ? span.status : {}
+  return {
+    traceId: parseId(span.traceId, 16, `${path}.traceId`),
+    spanId: parseId(span.spanId, 8, `${path}.spanId`),
+    parentSpanId: span.parentSpanId ? parseId(span.parentSpanId, 8, `${path}.parentSpanId`) : '',
+    ...(typeof span.traceState === 'string' && span.traceState ? { traceState: span.traceState } : {}),
+    name: span.name,
+    kind: parseEnum(span.kind, SPAN_KINDS, `${path}.kind`),
+    startTimeUnixNano: parseNanos(span.startTimeUnixNano, `${path}.startTimeUnixNano`),
+    endTimeUnixNano: parseNanos(span.endTimeUnixNano, `${path}.endTimeUnixNano`),
+    attributes: parseAttributes(span.attributes, `${path}.attributes`),
+    events: array(span.events ?? [], `${path}.events`).map((item, i) => {
+      const event = record(item, `${path}.events[${i}]`)
+      return {
+        timeUnixNano: parseNanos(event.timeUnixNano, `${path}.events[${i}].timeUnixNano`),
+        name: optionalString(event.name),
+        attributes: parseAttributes(event.attributes, `${path}.events[${i}].attributes`),
+      }
+    }),
+    links: array(span.links ?? [], `${path}.links`).map((item, i) => {
+      const link = record(item, `${path}.links[${i}]`)
+      return {
+        traceId: parseId(link.traceId, 16, `${path}.links[${i}].traceId`),
+        spanId: parseId(link.spanId, 8, `${path}.links[${i}].spanId`),
+        attributes: parseAttributes(link.attributes, `${path}.links[${i}].attributes`),
+      }
+    }),
+    status: {
+      code: parseEnum(status.code, STATUS_CODES, `${path}.status.code`),
+      ...(typeof status.message === 'string' && status.message ? { message: status.message } : {}),
+    },
+  }
+}
+
+/** An id in hexadecimal, or base64 as protobuf's JSON has bytes; told apart by length. */
+function parseId(value: unknown, numBytes: number, path: string): string {
+  if (typeof value === 'string') {
+    if (value.length === numBytes * 2 && /^[0-9a-f]+$/i.test(value)) return value.toLowerCase()
+    const bytes = Buffer.from(value, 'base64')
+    if (bytes.length === numBytes) return bytes.toString('hex')
+  }
+  throw new TraceFormatError(
+    path,
+    `an id of ${numBytes} bytes, hexadecimal or base64`,
+    typeof value === 'string' ? `${value.length} characters` : typeof value,
+  )
+}
+
+function parseEnum(value: unknown, names: readonly string[], path: string): number {
+  if (value === undefined || value === null) return 0
+  if (typeof value === 'number' && Number.isInteger(value) && value >= 0 && value < names.length) return value
+  const found = names.indexOf(String(value))
+  if (found < 0) throw new TraceFormatError(path, `one of ${names.join(', ')}`, String(value))
+  return found
+}
+
+function parseNanos(value: unknown, path: string): string {
+  if (typeof value === 'string' && /^\d+$/.test(value)) return value
+  if (typeof value === 'number' && value >= 0) return String(BigInt(Math.round(value)))
+  throw new TraceFormatError(path, 'nanoseconds since 1970', typeof value)
+}
+
+function parseAttributes(value: unknown, path: string): OtlpAttribute[] {
+  return array(value ?? [], path).map((item, i) => {
+    const attribute = record(item, `${path}[${i}]`)
+    return { key: optionalString(attribute.key), value: parseValue(attribute.value, `${path}[${i}].value`) }
+  })
+}
+
+function parseValue(value: unknown, path: string): OtlpValue {
+  const given: JsonRecord = isRecord(value) ? value : {}
+  if (typeof given.stringValue === 'string') return { stringValue: given.stringValue }
+  if (typeof given.boolValue === 'boolean') return { boolValue: given.boolValue }
+  if (typeof given.intValue === 'number' || typeof given.intValue === 'string')
+    return { intValue: String(given.intValue) }
+  if (typeof given.doubleValue === 'number') return { doubleValue: given.doubleValue }
+  if (isRecord(given.arrayValue)) {
+    const values = array(given.arrayValue.values ?? [], `${path}.arrayValue.values`)
+    return { arrayValue: { values: values.map((item, i) => parseValue(item, `${path}.arrayValue.values[${i}]`)) } }
+  }
+  return {}
+}
+
+/** Every span with what stands around it. */
+export function* eachSpan(
+  traces: OtlpTraces,
+): Generator<{ readonly span: OtlpSpan; readonly scope: string; readonly resource: OtlpResourceSpans['resource'] }> {
+  for (const { resource, scopeSpans } of traces.resourceSpans) {
+    for (const { scope, spans } of scopeSpans) for (const span of spans) yield { span, scope: scope.name, resource }
+  }
+}
+
+/** A value as JavaScript has it. */
+export function plainValue(value: OtlpValue): string | number | boolean | readonly unknown[] | null {
+  if (value.intValue !== undefined) return Number(value.intValue)
+  if (value.arrayValue) return value.arrayValue.values.map(plainValue)
+  return value.stringValue ?? value.doubleValue ?? value.boolValue ?? null
+}

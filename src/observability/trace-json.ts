@@ -1,0 +1,26 @@
+/** Reading JSON of unknown origin: what was expected where, and what was found. */
+
+export type JsonRecord = Readonly<Record<string, unknown>>
+
+/** A trace file that is in none of the forms. */
+export class TraceFormatError extends Error {
+  override readonly name = 'TraceFormatError'
+  constructor(path: string, expected: string, found: string) {
+    super(`${path}: expected ${expected}, found ${found}`)
+  }
+}
+
+export const isRecord = (value: unknown): value is JsonRecord =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
+
+export function record(value: unknown, path: string): JsonRecord {
+  if (isRecord(value)) return value
+  throw new TraceFormatError(path, 'an object', Array.isArray(value) ? 'an array' : typeof value)
+}
+
+export function array(value: unknown, path: string): readonly unknown[] {
+  if (Array.isArray(value)) return value
+  throw new TraceFormatError(path, 'an array', typeof value)
+}
+
+export const optionalString = (value: unknown): string => (typeof value === 'string' ? value : '')
