@@ -148,13 +148,13 @@ const DASHBOARDS = {
       graph(
         'Prompt tokens per second by key',
         'short',
-        [[rate('tokens_by_key_total{direction="in"}', 'key_id'), '{{key_id}}']],
+        [[rate('key_tokens_total{direction="in"}', 'key_id'), '{{key_id}}']],
         { width: 12 },
       ),
       graph(
         'Output tokens per second by key',
         'short',
-        [[rate('tokens_by_key_total{direction="out"}', 'key_id'), '{{key_id}}']],
+        [[rate('key_tokens_total{direction="out"}', 'key_id'), '{{key_id}}']],
         { width: 12 },
       ),
       {
@@ -164,7 +164,7 @@ const DASHBOARDS = {
         width: 24,
         queries: [
           [
-            'sum by (key_id) (increase(miniserve_tokens_by_key_total{direction="in"}[$__range])) * $input_price / 1e6 + sum by (key_id) (increase(miniserve_tokens_by_key_total{direction="out"}[$__range])) * $output_price / 1e6',
+            'sum by (key_id) (increase(miniserve_key_tokens_total{direction="in"}[$__range])) * $input_price / 1e6 + sum by (key_id) (increase(miniserve_key_tokens_total{direction="out"}[$__range])) * $output_price / 1e6',
             '{{key_id}}',
           ],
         ],
@@ -181,12 +181,9 @@ const DASHBOARDS = {
         'Failed requests',
         '{ name="http.handler" && status=error } | select(span.llm.request.id, span.error.type)',
       ),
-      graph(
-        'Aborts and errors',
-        'reqps',
-        [[rate('request_success_total{finished_reason=~"abort|error"}', 'finished_reason'), '{{finished_reason}}']],
-        { width: 12 },
-      ),
+      graph('Aborts and errors', 'reqps', [[rate('requests_total{ending!="success"}', 'ending'), '{{ending}}']], {
+        width: 12,
+      }),
       graph(
         'Spans',
         'short',
@@ -211,14 +208,8 @@ const DASHBOARDS = {
         ['60 * sum(rate(miniserve_num_preemptions_total[$__rate_interval]))', 'preemptions'],
       ]),
       graph('Event-loop lag', 's', [['miniserve_event_loop_lag_p99_seconds', 'p99']]),
-      graph('Drafts by prompt lookup', 'short', [
-        [rate('spec_decode_num_draft_tokens_total'), 'drafted'],
-        [rate('spec_decode_num_accepted_tokens_total'), 'accepted'],
-      ]),
-      graph('Memory', 'bytes', [
-        ['process_resident_memory_bytes{job="miniserve"}', 'resident'],
-        ['miniserve_gpu_memory_bytes', 'device'],
-      ]),
+      graph('Drafts by prompt lookup', 'short', [[rate('spec_decode_tokens_total', 'outcome'), '{{outcome}}']]),
+      graph('Memory', 'bytes', [['process_resident_memory_bytes{job="miniserve"}', 'resident']]),
       graph('CPU', 'percentunit', [['rate(process_cpu_seconds_total{job="miniserve"}[$__rate_interval])', 'cpu']]),
       traces('Sampled engine steps', '{ name="engine.step" }', { width: 24 }),
     ],
