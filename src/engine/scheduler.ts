@@ -165,7 +165,8 @@ export class Scheduler {
       if (sequence === undefined || !sequence.isDecoding || !sequence.wantsMoreTokens) continue
       if (draft.budget === 0) return
       numDecoding--
-      const drafts = sequence.drafts.slice(0, draft.roomForDrafts(numDecoding))
+      // Drafts continue known tokens only.
+      const drafts = sequence.numPendingTokens > 0 ? [] : sequence.drafts.slice(0, draft.roomForDrafts(numDecoding))
       sequence.drafts = []
       while (!this.#grow(sequence, sequence.numTokens + drafts.length)) {
         const victim = this.#victim(draft, sequence)
