@@ -22,13 +22,13 @@ async function run(commandLine: CommandLine, build: BuildInfo): Promise<number> 
     case 'tune':
       return tune(commandLine.config)
     case 'trace validate': {
-      const { ok, breaches } = await validateTraceFile(oneFile(command, positionals), commandLine.level)
+      const { ok, breaches } = validateTraceFile(oneFile(command, positionals), commandLine.level)
       process.stdout.write(breaches.map((breach) => `${breach}\n`).join(''))
       process.stderr.write(ok ? 'the trace keeps the contract\n' : `${breaches.length} breaches\n`)
       return ok ? 0 : 1
     }
     case 'trace convert':
-      process.stdout.write(await convertTraceFile(oneFile(command, positionals), commandLine.to))
+      process.stdout.write(convertTraceFile(oneFile(command, positionals), commandLine.to))
       return 0
     default:
       throw new Error(`unknown command ${String(command satisfies never)}`)
@@ -56,7 +56,7 @@ try {
   // One line for people; the stack only when it is a bug of ours.
   const isExpected =
     error instanceof Error &&
-    ['ConfigError', 'ModelError', 'RagError', 'TraceFileError', 'StartError'].includes(error.name)
+    ['ConfigError', 'ModelError', 'RagError', 'TraceFormatError', 'StartError'].includes(error.name)
   process.stderr.write(
     `miniserve: ${isExpected ? error.message : error instanceof Error ? error.stack : String(error)}\n`,
   )

@@ -14,7 +14,7 @@ import type { Engine } from './engine/request.ts'
 import type { ModelRequest } from './engine/runner/runner.ts'
 import { createWorkerRunner } from './engine/runner/worker-runner.ts'
 import { loadTokenizer } from './engine/tokenizer.ts'
-import { createObservability, type Observability } from './observability/observability.ts'
+import { createObservability, type Observability, type SubscriberHost } from './observability/observability.ts'
 import { createProgress } from './progress.ts'
 import { createRag, DEFAULT_RERANK_BUDGET_MS, type RagService } from './rag/service.ts'
 import { type PromptTemplate, promptTemplate } from './rag/prompt.ts'
@@ -56,7 +56,10 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     logFile: config.logFile === '' ? null : config.logFile,
   })
   const { logger } = observability
-  const state = new ServerState([observability.engineSubscriber, ...(await loadPlugins(config.plugins))])
+  const state = new ServerState([
+    observability.engineSubscriber,
+    ...(await loadPlugins(config.plugins, observability.subscriberHost)),
+  ])
   observability.metrics.observeEngine(() => state.stats())
   const secret = loadSecret(config.cacheDir)
   const rag = await ragOf(config)
@@ -118,7 +121,13 @@ async function shutDown({ config, state, server, engine, rag, observability }: R
   await closed
   clearTimeout(timer)
   await Promise.allSettled([engine?.close(), rag.close()])
-  observability.logger.info('server.stopped', {})
+  // All zero unless something leaked; the end-to-end tests hold it.
+  const open = observability.open()
+  observability.logger.info('server.stopped', {
+    open_requests: open.requests,
+    open_spans: open.spans,
+    open_engine: open.engine,
+  })
   await observability.shutdown(EXPORT_FLUSH_MS)
 }
 
@@ -265,17 +274,17 @@ async function loadPromptTemplate(modelPath: string): Promise<PromptTemplate | n
   }
 }
 
-/** Modules named by --plugin: each exports an EngineSubscriber by default. */
-async function loadPlugins(files: readonly string[]): Promise<EngineSubscriber[]> {
+/** Modules named by --plugin: each default export is an EngineSubscriber, or a function that makes one (docs/extending-traces.md). */
+async function loadPlugins(files: readonly string[], host: SubscriberHost): Promise<EngineSubscriber[]> {
   return Promise.all(
     files.map(async (file) => {
       const loaded: unknown = await import(pathToFileURL(file).href).catch((error: unknown) => {
-        throw new StartError(
-          `--plugin ${file}: cannot be loaded: ${error instanceof Error ? error.message : String(error)}`,
-          { cause: error },
-        )
+        const why = error instanceof Error ? error.message : String(error)
+        throw new StartError(`--plugin ${file}: cannot be loaded: ${why}`, { cause: error })
       })
-      const plugin: unknown = typeof loaded === 'object' && loaded !== null ? Reflect.get(loaded, 'default') : undefined
+      const exported: unknown =
+        typeof loaded === 'object' && loaded !== null ? Reflect.get(loaded, 'default') : undefined
+      const plugin: unknown = typeof exported === 'function' ? await exported(host) : exported
       if (!isSubscriber(plugin)) {
         throw new StartError(
           `--plugin ${file}: expected a default export {name, onEvent(event)}, found ${typeof plugin}`,

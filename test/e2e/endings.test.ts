@@ -214,7 +214,9 @@ it('leaves no span open after a hundred requests that end in every way', async (
   }
   expect(await gauge('miniserve_num_requests_running')).toBe(0)
   expect(await gauge('miniserve_num_requests_waiting')).toBe(0)
-  expect(await gauge('miniserve_spans_open')).toBe(0)
+  await server.stop()
+  const stopped = server.logs.find((line) => line.msg === 'server.stopped')
+  expect(stopped).toMatchObject({ open_requests: 0, open_spans: 0, open_engine: 0 })
 })
 
 /** An upstream that answers 500, or begins a stream and breaks it. */
