@@ -1,4 +1,5 @@
 /** The index of this project's own documentation: built from the shipped files, kept in the cache folder. */
+import { existsSync } from 'node:fs'
 import { dirname } from 'node:path'
 import type { Embedder } from './embedder.ts'
 import { RagError } from './errors.ts'
@@ -36,7 +37,9 @@ export function bundledIndex({ name, files, folder, embedder }: BundledIndexOpti
       await store.drop(name)
       index = await store.openOrCreate(name, spec)
     }
-    await indexFiles(files, { index, embedder, workingFolder: dirname(files[0] ?? '.') })
+    // A checkout in the making, or a package cut down, may lack some.
+    const present = files.filter((file) => existsSync(file))
+    await indexFiles(present, { index, embedder, workingFolder: dirname(files[0] ?? '.') })
     return index
   }
 

@@ -7,7 +7,7 @@ import { createEmbedder } from './embedder.ts'
 import { createModelThread, resolveModel, type ModelThread } from './models.ts'
 import { createReranker } from './reranker.ts'
 
-const HUB = { cacheDir: '', endpoint: 'http://127.0.0.1:9', isOffline: false }
+const HUB = { hubCacheDir: '', downloadDir: '', endpoint: 'http://127.0.0.1:9', isOffline: false }
 const TEXTS = [
   'a walnut loaf',
   'the scheduler preempts a sequence when blocks run out',
@@ -20,7 +20,8 @@ let folder = ''
 let thread: ModelThread
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'miniserve-models-'))
-  HUB.cacheDir = join(folder, 'hub')
+  HUB.hubCacheDir = join(folder, 'hub')
+  HUB.downloadDir = join(folder, 'downloads')
   thread = createModelThread()
 })
 afterAll(async () => {
@@ -115,6 +116,18 @@ describe('the reranking model', () => {
   it('takes no longer than its signal allows', async () => {
     const reranker = createReranker(resolveModel(join(folder, 'tiny-reranker'), '--reranker-model', HUB), thread)
     await expect(reranker.rerank('fox', TEXTS, { signal: AbortSignal.timeout(0) })).rejects.toThrow(/timeout/i)
+  })
+})
+
+describe('a hub id', () => {
+  it('is found in the cache of other tools', async () => {
+    const repository = join(HUB.hubCacheDir, 'models--some--cached')
+    mkdirSync(join(repository, 'refs'), { recursive: true })
+    writeFileSync(join(repository, 'refs', 'main'), 'abc123\n')
+    writeBertFolder(join(repository, 'snapshots'), 'abc123')
+    const embedder = createEmbedder(resolveModel('some/cached', '--embedding-model', HUB), thread)
+    expect(embedder.name).toBe('some/cached')
+    expect((await embedder.load()).dimensions).toBe(TINY.hidden)
   })
 })
 

@@ -1,5 +1,5 @@
 /** Where the models of retrieval come from, and the thread they run in. */
-import { existsSync, statSync } from 'node:fs'
+import { existsSync, readFileSync, statSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
 import { RagError } from './errors.ts'
 import type { ModelWorkerApi } from './model-worker.ts'
@@ -18,7 +18,10 @@ export type ModelSource =
     }
 
 export interface HubOptions {
-  readonly cacheDir: string
+  /** The hub's own cache on this machine: looked into, never written. */
+  readonly hubCacheDir: string
+  /** Where @xenova/transformers keeps what it downloads. */
+  readonly downloadDir: string
   readonly endpoint: string
   readonly isOffline: boolean
 }
@@ -47,8 +50,22 @@ export function resolveModel(location: string, flag: string, hub: HubOptions): M
     }
     return { kind: 'folder', name: basename(folder), folder }
   }
-  if (HUB_ID.test(location)) return { kind: 'hub', name: location, ...hub }
+  if (HUB_ID.test(location)) {
+    const snapshot = cachedSnapshot(location, hub.hubCacheDir)
+    if (snapshot) return { kind: 'folder', name: location, folder: snapshot }
+    const { downloadDir: cacheDir, endpoint, isOffline } = hub
+    return { kind: 'hub', name: location, cacheDir, endpoint, isOffline }
+  }
   throw new RagError('model_unavailable', `${flag}: ${location} is neither a folder nor a hub id ORG/NAME`)
+}
+
+/** A model that other tools have already downloaded into the hub's cache, when it is complete there. */
+function cachedSnapshot(id: string, hubCacheDir: string): string | null {
+  const repository = join(hubCacheDir, `models--${id.replace('/', '--')}`)
+  const ref = join(repository, 'refs', 'main')
+  if (!existsSync(ref)) return null
+  const snapshot = join(repository, 'snapshots', readFileSync(ref, 'utf8').trim())
+  return existsSync(join(snapshot, 'tokenizer.json')) && onnxFile(snapshot) ? snapshot : null
 }
 
 /** The weights of a folder: the quantized ones when both are there, as the library's own default. */

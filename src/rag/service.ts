@@ -6,7 +6,7 @@ import { bundledIndex, type BundledIndex } from './bundled.ts'
 import { createEmbedder, type Embedder, type Embeddings } from './embedder.ts'
 import { RagError } from './errors.ts'
 import { ingest, type IngestResult, type SourceDocument } from './ingest.ts'
-import { createModelThread, resolveModel, type HubOptions } from './models.ts'
+import { createModelThread, resolveModel, type ModelSource } from './models.ts'
 import {
   buildMessages,
   buildPlainPrompt,
@@ -39,7 +39,8 @@ export interface RagOptions {
   /** A folder or a hub id; null: the bundled model. */
   readonly embeddingModel: string | null
   readonly rerankerModel: string | null
-  readonly hub: HubOptions
+  /** The hub's cache on this machine, its address, and whether it may be called. */
+  readonly hub: { readonly cacheDir: string; readonly endpoint: string; readonly isOffline: boolean }
   /** The index of `"rag": true`. */
   readonly defaultIndex: string
   /** Files of the bundled index, which answers under `bundledName` until the user makes one of that name. Empty: none. */
@@ -304,11 +305,16 @@ const indexNotFound = (param: string): RagError =>
 const documentNotFound = (): RagError =>
   new RagError('document_not_found', 'id: no document of that id in the index', 'id')
 
-/** Builds retrieval. Nothing is loaded or opened before it is needed. @throws RagError model_unavailable for a model that is not there. */
+/** Builds retrieval. Nothing is loaded or opened before it is needed. @throws RagError model_unavailable for a model that was asked for and is not there. */
 export function createRag(options: RagOptions): RagService {
   const thread = createModelThread()
-  const model = (location: string | null, folder: string, flag: string) =>
-    resolveModel(location ?? join(options.modelsDir, folder), flag, options.hub)
+  const { cacheDir: hubCacheDir, endpoint, isOffline } = options.hub
+  const hub = { hubCacheDir, downloadDir: join(options.cacheDir, 'transformers'), endpoint, isOffline }
+  // A bundled model that is missing is an error of the requests that need it; one that was asked for, of the start.
+  const model = (location: string | null, name: string, flag: string): ModelSource =>
+    location === null
+      ? { kind: 'folder', name, folder: join(options.modelsDir, name) }
+      : resolveModel(location, flag, hub)
   const embedder = createEmbedder(model(options.embeddingModel, BUNDLED_EMBEDDER, '--embedding-model'), thread)
   const reranker = createReranker(model(options.rerankerModel, BUNDLED_RERANKER, '--reranker-model'), thread)
   return new RagService({

@@ -1,22 +1,13 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import {
-  appendFileSync,
-  copyFileSync,
-  existsSync,
-  mkdtempSync,
-  readFileSync,
-  rmSync,
-  statSync,
-  truncateSync,
-  writeFileSync,
-} from 'node:fs'
+import { appendFileSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { z } from 'zod'
 import { seededRandom, syntheticDocument } from '../../../test/rag/documents.ts'
 import { RagError } from '../errors.ts'
+import type { EmbeddedDocument } from '../vector-index.ts'
 import { JournalReader } from './journal.ts'
 import { JournaledIndex } from './journaled-index.ts'
 import { LocalMemoryStore } from './memory-local.ts'
@@ -48,14 +39,21 @@ const idsIn = async (path: string): Promise<string[]> => {
   return ids
 }
 
+/** A document whose record is short: every byte of it is tried. */
+function small(id: string, random: () => number): EmbeddedDocument {
+  const chunks = [{ chunk: 0, text: id, headings: [], start: 0, end: 2, numTokens: 1 }]
+  const vectors = Float32Array.from({ length: 4 }, random)
+  return { id, source: id, contentHash: id, origin: '', metadata: {}, chunks, vectors }
+}
+
 describe('the journal of an index', () => {
-  async function fiveDocuments(): Promise<{ path: string; ends: number[] }> {
+  async function threeDocuments(): Promise<{ path: string; ends: number[] }> {
     const random = seededRandom(3)
     const store = new LocalMemoryStore(folder)
     const index = await store.openOrCreate('notes', SPEC)
     const ends = [statSync(index.path).size]
-    for (let i = 0; i < 5; i++) {
-      await index.upsert([syntheticDocument(`d${i}`, 4, random)])
+    for (let i = 0; i < 3; i++) {
+      await index.upsert([small(`d${i}`, random)])
       ends.push(statSync(index.path).size)
     }
     await store.close()
@@ -63,16 +61,16 @@ describe('the journal of an index', () => {
   }
 
   it('cut at any byte, opens with the whole documents before it, and goes on from there', async () => {
-    const { path, ends } = await fiveDocuments()
+    const { path, ends } = await threeDocuments()
     const headerEnd = ends[0] ?? 0
+    const good = readFileSync(path)
     const torn = join(folder, 'torn.idx')
-    for (let size = headerEnd; size < statSync(path).size; size++) {
-      copyFileSync(path, torn)
-      truncateSync(torn, size)
+    for (let size = headerEnd; size < good.length; size++) {
+      writeFileSync(torn, good.subarray(0, size))
       const whole = ends.filter((end) => end <= size).length - 1
       const expected = Array.from({ length: whole }, (_, i) => `d${i}`)
       expect(idsInRecords(torn)).toEqual(expected)
-      if (size % 97 === 0) {
+      if (size % 151 === 0) {
         const index = new JournaledIndex(torn)
         await index.upsert([syntheticDocument('after', 4, seededRandom(size))])
         index.close()
@@ -80,23 +78,23 @@ describe('the journal of an index', () => {
       }
     }
     // Before the header is whole there is no such file: it is made under another name first.
-    truncateSync(torn, headerEnd - 1)
+    writeFileSync(torn, good.subarray(0, headerEnd - 1))
     await expect(idsIn(torn)).rejects.toMatchObject({ code: 'index_corrupt' })
   })
 
   it('damaged at any byte, is refused by name or has lost its last record, and never yields anything else', async () => {
-    const { path, ends } = await fiveDocuments()
+    const { path, ends } = await threeDocuments()
     const good = readFileSync(path)
-    const lastRecord = ends[4] ?? Infinity
+    const lastRecord = ends[2] ?? Infinity
     const damaged = join(folder, 'damaged.idx')
-    const all = ['d0', 'd1', 'd2', 'd3', 'd4']
+    const all = ['d0', 'd1', 'd2']
     let refused = 0
     for (let at = 0; at < good.length; at++) {
       const bytes = Buffer.from(good)
       bytes[at] = (bytes[at] ?? 0) ^ 0x10
       writeFileSync(damaged, bytes)
       try {
-        expect(idsInRecords(damaged)).toEqual(all.slice(0, 4))
+        expect(idsInRecords(damaged)).toEqual(all.slice(0, 2))
         expect(at).toBeGreaterThan(lastRecord)
       } catch (error) {
         if (!(error instanceof RagError)) throw error
@@ -109,9 +107,9 @@ describe('the journal of an index', () => {
   })
 
   it('takes zeros at the end, as a loss of power leaves them, for a torn tail', async () => {
-    const { path } = await fiveDocuments()
+    const { path } = await threeDocuments()
     appendFileSync(path, Buffer.alloc(5000))
-    expect(await idsIn(path)).toHaveLength(5)
+    expect(await idsIn(path)).toHaveLength(3)
   })
 
   it('is rewritten when most of it is dead, with the same content', async () => {

@@ -1,0 +1,85 @@
+/** `miniserve rag index PATH…`: files into an index, with progress for people. */
+import { messageOf, RagError } from './errors.ts'
+import { indexFiles } from './index-files.ts'
+import type { RagService } from './service.ts'
+
+export interface RagIndexArgs {
+  readonly rag: Pick<RagService, 'openForWriting' | 'embedder'>
+  readonly paths: readonly string[]
+  readonly index: string
+}
+
+/** Where lines for people go: stderr. */
+export interface ProgressStream {
+  readonly isTTY?: boolean
+  readonly columns?: number
+  write(text: string): unknown
+}
+
+const BAR_WIDTH = 30
+/** Rejected documents that are listed one by one. */
+const MAX_LISTED = 20
+
+/** @returns the exit code: 0, or 1 when nothing could be indexed or the model or store failed. */
+export async function runRagIndex({ rag, paths, index: name }: RagIndexArgs, out: ProgressStream): Promise<number> {
+  if (paths.length === 0) {
+    out.write('rag index: expected at least one file or folder\n')
+    return 2
+  }
+  const started = performance.now()
+  const progress = createProgressLine(out)
+  try {
+    const index = await rag.openForWriting(name)
+    const result = await indexFiles(paths, {
+      index,
+      embedder: rag.embedder,
+      workingFolder: process.cwd(),
+      onProgress: progress.update,
+    })
+    progress.end()
+    for (const { id, reason } of result.rejected.slice(0, MAX_LISTED)) out.write(`skipped ${id}: ${reason}\n`)
+    if (result.rejected.length > MAX_LISTED) out.write(`and ${result.rejected.length - MAX_LISTED} more\n`)
+    const seconds = (performance.now() - started) / 1000
+    const { numDocuments, numChunks } = await index.info()
+    out.write(
+      `index ${name}: ${numDocuments} documents, ${numChunks} chunks (${result.accepted - result.unchanged} new or changed, ` +
+        `${result.unchanged} unchanged, ${result.deleted} deleted, ${result.rejected.length} skipped; ${result.chunks} chunks written ` +
+        `in ${seconds.toFixed(1)} s)\n`,
+    )
+    if (result.numFiles === 0) out.write('no documents found: expected .md, .txt, .rst, .html or .jsonl files\n')
+    return result.accepted === 0 && (result.rejected.length > 0 || result.numFiles === 0) ? 1 : 0
+  } catch (error) {
+    progress.end()
+    if (!(error instanceof RagError)) throw error
+    out.write(`rag index: ${messageOf(error)}\n`)
+    return 1
+  }
+}
+
+/** A bar that is redrawn on a terminal; elsewhere a line every 10 %. */
+function createProgressLine(out: ProgressStream): {
+  readonly update: (done: number, total: number) => void
+  end(): void
+} {
+  let shown = -1
+  let isOpen = false
+  return {
+    update(done, total) {
+      const percent = total === 0 ? 100 : Math.floor((done / total) * 100)
+      if (out.isTTY) {
+        if (percent === shown) return
+        const filled = Math.round((percent / 100) * BAR_WIDTH)
+        out.write(`\r[${'#'.repeat(filled)}${'.'.repeat(BAR_WIDTH - filled)}] ${percent} %`)
+        isOpen = true
+        shown = percent
+      } else if (percent >= shown + 10 || (percent === 100 && shown !== 100)) {
+        shown = percent - (percent % 10)
+        out.write(`indexing: ${shown} %\n`)
+      }
+    },
+    end() {
+      if (isOpen) out.write('\n')
+      isOpen = false
+    },
+  }
+}

@@ -1,0 +1,80 @@
+/** POST /v1/embeddings in OpenAI's shape. */
+import { Hono } from 'hono'
+import type { RagService } from '../rag/service.ts'
+import type { AppEnv } from './env.ts'
+import { ApiError, invalidRequest } from './errors.ts'
+import { readJson } from './middleware.ts'
+import { parseBody } from './wire.ts'
+import { embeddingsRequest } from './wire-rag.ts'
+
+export function embeddingRoutes({
+  rag,
+  maxRequestBytes,
+}: {
+  readonly rag: RagService
+  readonly maxRequestBytes: number
+}): Hono<AppEnv> {
+  return new Hono<AppEnv>().post('/v1/embeddings', async (c) => {
+    const body = parseBody(embeddingsRequest, await readJson(c, maxRequestBytes))
+    if (body.model !== undefined && body.model !== rag.embedder.name) {
+      throw new ApiError(404, 'invalid_request_error', 'model: no embedding model of that name is served', {
+        param: 'model',
+        code: 'model_not_found',
+      })
+    }
+    const { dimensions } = await rag.embedder.load()
+    const length = body.dimensions ?? dimensions
+    if (length > dimensions) {
+      throw invalidRequest(`dimensions: expected at most the model's ${dimensions}, found ${length}`, 'dimensions')
+    }
+    const texts = await toTexts(body.input, rag)
+    const { vectors, numTokens } = await rag.embed(texts)
+    const promptTokens = numTokens.reduce((sum, count) => sum + count, 0)
+    return c.json({
+      object: 'list',
+      data: texts.map((_, index) => {
+        const vector = shorten(vectors.subarray(index * dimensions, (index + 1) * dimensions), length)
+        return {
+          object: 'embedding',
+          index,
+          embedding: body.encoding_format === 'base64' ? toBase64(vector) : [...vector],
+        }
+      }),
+      model: rag.embedder.name,
+      usage: { prompt_tokens: promptTokens, total_tokens: promptTokens },
+    })
+  })
+}
+
+/** Token ids are those of the embedding model's tokenizer; they are read as the text they stand for. */
+async function toTexts(
+  input: string | readonly string[] | readonly number[] | readonly (readonly number[])[],
+  rag: RagService,
+): Promise<readonly string[]> {
+  if (typeof input === 'string') return [input]
+  const strings = input.filter((item) => typeof item === 'string')
+  if (strings.length === input.length) return strings
+  const numbers = input.filter((item) => typeof item === 'number')
+  const lists = numbers.length > 0 ? [numbers] : input.filter((item) => typeof item === 'object')
+  const texts = await rag.embedder.decode(lists)
+  return texts.map((text, i) => {
+    if (text !== null && text !== '') return text
+    const param = numbers.length > 0 ? 'input' : `input.${i}`
+    throw invalidRequest(
+      `${param}: expected token ids of the embedding model's vocabulary that stand for some text`,
+      param,
+    )
+  })
+}
+
+/** The first values, brought back to length 1: what models trained for it (Matryoshka) allow, and others bear. */
+function shorten(vector: Float32Array, length: number): Float32Array {
+  if (length === vector.length) return vector
+  const short = vector.slice(0, length)
+  const norm = Math.hypot(...short)
+  return norm > 0 ? short.map((value) => value / norm) : short
+}
+
+/** f32, little-endian. */
+const toBase64 = (vector: Float32Array): string =>
+  Buffer.from(vector.buffer, vector.byteOffset, vector.byteLength).toString('base64')

@@ -1,0 +1,38 @@
+/** POST /v1/rerank: documents by their relevance to a query, in the shape that Cohere, Jina and vLLM share. */
+import { Hono } from 'hono'
+import type { RagService } from '../rag/service.ts'
+import type { AppEnv } from './env.ts'
+import { ApiError } from './errors.ts'
+import { readJson } from './middleware.ts'
+import { parseBody } from './wire.ts'
+import { rerankRequest } from './wire-rag.ts'
+
+export function rerankRoutes({
+  rag,
+  maxRequestBytes,
+}: {
+  readonly rag: RagService
+  readonly maxRequestBytes: number
+}): Hono<AppEnv> {
+  return new Hono<AppEnv>().post('/v1/rerank', async (c) => {
+    const body = parseBody(rerankRequest, await readJson(c, maxRequestBytes))
+    if (body.model !== undefined && body.model !== rag.reranker.name) {
+      throw new ApiError(404, 'invalid_request_error', 'model: no reranking model of that name is served', {
+        param: 'model',
+        code: 'model_not_found',
+      })
+    }
+    const { documents, query } = body
+    const topN = Math.min(body.top_n ?? documents.length, documents.length)
+    const { scores, numTokens } = await rag.rerank(query, documents, topN)
+    const results = documents
+      .map((text, index) => ({
+        index,
+        relevance_score: scores[index] ?? 0,
+        ...(body.return_documents ? { document: { text } } : {}),
+      }))
+      .toSorted((a, b) => b.relevance_score - a.relevance_score || a.index - b.index)
+      .slice(0, topN)
+    return c.json({ id: c.get('requestId'), model: rag.reranker.name, results, usage: { total_tokens: numTokens } })
+  })
+}

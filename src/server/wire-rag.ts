@@ -1,0 +1,83 @@
+/** Wire schemas of the retrieval routes: validation, types and their part of /openapi.json. */
+import { z } from 'zod'
+import { metadataSchema } from '../rag/files.ts'
+import type { Routes } from './openapi.ts'
+
+const nullable = <T extends z.ZodType>(type: T) => type.nullish().transform((value) => value ?? undefined)
+const tokenId = z.int().min(0)
+const indexName = nullable(z.string().min(1).max(64))
+
+const MAX_INPUTS = 2048
+const MAX_RERANK_DOCUMENTS = 1000
+const MAX_INGEST_DOCUMENTS = 10_000
+const MAX_ID_LENGTH = 512
+
+export const embeddingsRequest = z.object({
+  model: nullable(z.string()),
+  input: z.union(
+    [
+      z.string().min(1),
+      z.array(z.string().min(1)).min(1).max(MAX_INPUTS),
+      z.array(tokenId).min(1),
+      z.array(z.array(tokenId).min(1)).min(1).max(MAX_INPUTS),
+    ],
+    {
+      error: `a string, an array of up to ${MAX_INPUTS} strings, an array of token ids or an array of arrays of token ids, none of them empty`,
+    },
+  ),
+  encoding_format: nullable(z.enum(['float', 'base64'])),
+  dimensions: nullable(z.int().min(1)),
+  user: nullable(z.string()),
+})
+
+const rerankDocument = z.union([z.string(), z.object({ text: z.string() }).transform(({ text }) => text)], {
+  error: 'a string or an object with a text',
+})
+
+export const rerankRequest = z.object({
+  model: nullable(z.string()),
+  query: z.string().min(1),
+  documents: z.array(rerankDocument).min(1).max(MAX_RERANK_DOCUMENTS),
+  top_n: nullable(z.int().min(1)),
+  return_documents: nullable(z.boolean()),
+})
+
+/** One document; held against this on its own, so that a bad one does not refuse the others. */
+export const ragDocument = z.object({
+  id: z.string().min(1).max(MAX_ID_LENGTH),
+  text: z.string(),
+  source: nullable(z.string().max(MAX_ID_LENGTH * 4)),
+  format: nullable(z.enum(['markdown', 'text', 'html'])),
+  metadata: nullable(metadataSchema),
+})
+
+export const ragDocumentsRequest = z.object({
+  index: indexName,
+  documents: z.array(z.unknown()).min(1).max(MAX_INGEST_DOCUMENTS),
+})
+
+export const ragQueryRequest = z.object({
+  index: indexName,
+  query: z.string().min(1),
+  top_k: nullable(z.int()),
+  top_n: nullable(z.int()),
+  min_score: nullable(z.number()),
+  filter: nullable(z.record(z.string(), z.unknown())),
+})
+
+export const RAG_ROUTES: Routes = {
+  '/v1/embeddings': { post: { summary: 'Vectors of texts', body: embeddingsRequest } },
+  '/v1/rerank': { post: { summary: 'Documents by their relevance to a query', body: rerankRequest } },
+  '/v1/rag/documents': {
+    post: {
+      summary: 'Put documents into an index',
+      body: ragDocumentsRequest.extend({ documents: z.array(ragDocument) }),
+    },
+  },
+  '/v1/rag/documents/{id}': {
+    get: { summary: 'A document and its chunks; ?index= names the index', parameters: ['id'] },
+    delete: { summary: 'Take a document out; ?index= names the index', parameters: ['id'] },
+  },
+  '/v1/rag/indexes': { get: { summary: 'The indexes' } },
+  '/v1/rag/query': { post: { summary: 'Chunks that answer a query', body: ragQueryRequest } },
+}
