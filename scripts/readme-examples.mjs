@@ -1,0 +1,67 @@
+#!/usr/bin/env node
+// Rewrites the README's examples with what the server really answers: npm run build && node scripts/readme-examples.mjs
+import { execFileSync, spawn } from 'node:child_process'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = join(dirname(fileURLToPath(import.meta.url)), '..')
+const folder = mkdtempSync(join(tmpdir(), 'miniserve-readme-'))
+const server = spawn(process.execPath, [join(root, 'dist', 'main.js'), '--port', '8000', '--data-dir', folder], {
+  cwd: folder,
+  stdio: ['ignore', 'ignore', 'pipe'],
+})
+
+/** Runs a command of the README in the server's folder. */
+const sh = (command) => execFileSync('bash', ['-c', command], { cwd: folder, encoding: 'utf8' })
+const block = (language, ...parts) => `\`\`\`${language}\n${parts.join('\n').trimEnd()}\n\`\`\``
+const pretty = (text) => JSON.stringify(JSON.parse(text), null, 2)
+/** Objects and arrays of plain values on one line, so that a body stays readable. */
+const compact = (text) =>
+  pretty(text).replaceAll(
+    /([[{])\n\s+([^[\]{}]*?)\n\s+([\]}])/g,
+    (_, open, inner, close) => `${open} ${inner.replaceAll(/\n\s+/g, ' ')} ${close}`,
+  )
+
+try {
+  await new Promise((resolve, reject) => {
+    let text = ''
+    server.stderr.on('data', (chunk) => {
+      text += chunk
+      if (text.includes('ready on')) resolve()
+    })
+    server.once('exit', (code) => reject(new Error(`the server exited with ${code}: ${text}`)))
+  })
+  const completion = `curl -si http://127.0.0.1:8000/v1/completions -H 'content-type: application/json' \\
+  -d '{"prompt": "The river", "max_tokens": 24, "temperature": 0}'`
+  const answer = sh(completion)
+  const [head, body] = answer.split('\r\n\r\n')
+  const traceId = /^x-trace-id: (\w+)/im.exec(head)?.[1]
+  const shown = head.split('\r\n').filter((line) => /^(HTTP|x-trace-id|x-request-id|server-timing)/i.test(line))
+
+  const grep = `grep ${traceId} logs/miniserve.log`
+  const logs = sh(grep)
+
+  const question = `curl -s http://127.0.0.1:8000/v1/completions -H 'content-type: application/json' \\
+  -d '{"prompt": "What is in the span tree contract?", "rag": true, "max_tokens": 64, "temperature": 0}'`
+  sh(question)
+  const rag = sh(question)
+
+  const examples = {
+    completion: block('console', `$ ${completion}`, ...shown, '', compact(body)),
+    log: block('console', `$ ${grep}`, logs),
+    rag: block('console', `$ ${question}`, compact(rag)),
+  }
+  let readme = readFileSync(join(root, 'README.md'), 'utf8')
+  for (const [name, text] of Object.entries(examples)) {
+    const section = new RegExp(`(<!-- example: ${name} -->\\n)[\\s\\S]*?(<!-- end -->)`)
+    if (!section.test(readme)) throw new Error(`README.md has no section "example: ${name}"`)
+    readme = readme.replace(section, (_, start, end) => `${start}\n${text}\n\n${end}`)
+  }
+  writeFileSync(join(root, 'README.md'), readme)
+} finally {
+  server.kill('SIGTERM')
+  await new Promise((resolve) => (server.exitCode === null ? server.once('exit', resolve) : resolve()))
+  rmSync(folder, { recursive: true, force: true })
+}

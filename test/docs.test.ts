@@ -1,0 +1,52 @@
+/** The documents: links lead somewhere, and the README's promises about commands hold. */
+import { existsSync, readdirSync, readFileSync } from 'node:fs'
+import { dirname, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { describe, expect, it } from 'vitest'
+import { SETTINGS } from '../src/config.ts'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const documents = [
+  'README.md',
+  'CONTRIBUTING.md',
+  'test/README.md',
+  ...readdirSync(join(root, 'docs')).map((name) => `docs/${name}`),
+].filter((path) => path.endsWith('.md'))
+
+describe.each(documents)('%s', (path) => {
+  const text = readFileSync(join(root, path), 'utf8')
+
+  it('links only to files that exist', () => {
+    const links = [...text.matchAll(/\]\((?!https?:|#)([^)#\s]+)/g)].map(([, link = '']) => link)
+    expect(links.filter((link) => !existsSync(join(root, dirname(path), link)))).toEqual([])
+  })
+
+  it('names only flags that exist', () => {
+    const known = new Set([...SETTINGS.flatMap((setting) => setting.flag ?? []), 'help', 'version', 'level', 'to'])
+    const lines = text.split('\n').filter((line) => /miniserve|npm start|`--/.test(line))
+    const flags = lines.flatMap((line) =>
+      [...line.matchAll(/(?<![\w-])--([a-z][a-z0-9-]+)/g)].map(([, flag = '']) => flag),
+    )
+    const foreign = new Set([
+      'build',
+      'up',
+      'full',
+      'save-exact',
+      'omit',
+      'no-audit',
+      'no-fund',
+      'peers',
+      'shape',
+      'batch',
+    ])
+    expect(flags.filter((flag) => !known.has(flag) && !foreign.has(flag))).toEqual([])
+  })
+})
+
+it('the README has an answer of the real server in each example', () => {
+  const readme = readFileSync(join(root, 'README.md'), 'utf8')
+  for (const name of ['completion', 'log', 'rag']) {
+    const section = new RegExp(`<!-- example: ${name} -->([\\s\\S]*?)<!-- end -->`).exec(readme)?.[1] ?? ''
+    expect(section, name).toMatch(name === 'log' ? /"trace_id":"[0-9a-f]{32}"/ : /"choices"/)
+  }
+})
