@@ -116,6 +116,16 @@ export const ENDINGS: readonly EndingRow[] = [
   ...failure('exception', 'write failure, uncaught', 'exception', [500]),
   ...failure('shutdown', 'shutdown bound passed', 'shutdown', [503]),
   {
+    ending: 'shutdown',
+    path: 'process ended before an answer',
+    ...failed,
+    phase: 'before headers',
+    sent: [],
+    errorType: 'shutdown',
+    reason: 'shutdown',
+    tail: 'none',
+  },
+  {
     ending: 'leak',
     path: 'watchdog',
     ...failed,

@@ -122,6 +122,7 @@ export class RequestTrace {
   private enginePhases: EnginePhases | null = null
   private numPending = 0
   private ended: { readonly row: EndingRow; readonly status: number | null; readonly atMs: number } | null = null
+  private isClosing = false
   private isClosed = false
   private lastActivityMs = this.startMs
   /** Prompt tokens of the sequences the engine queued; null: it never took the request. */
@@ -383,7 +384,7 @@ export class RequestTrace {
 
   /** Ends the root with work still in flight: the watchdog's and the shutdown's last word. */
   forceClose(): void {
-    if (this.ended && !this.isClosed) this.close(true)
+    if (this.ended && !this.isClosing) this.close(true)
   }
 
   private recordEnding(row: EndingRow, input: FinishInput): void {
@@ -417,12 +418,14 @@ export class RequestTrace {
   }
 
   private closeWhenDone(): void {
-    if (this.ended && this.numPending === 0 && !this.isClosed) this.close(false)
+    if (this.ended && this.numPending === 0 && !this.isClosing) this.close(false)
   }
 
   private close(isForced: boolean): void {
     const ended = this.ended
     if (!ended) return
+    // The hooks release what the request still holds, which must not close it a second time.
+    this.isClosing = true
     let decision: SamplingDecision = { isExported: false, reason: null }
     try {
       for (const hook of this.closeHooks) hook()

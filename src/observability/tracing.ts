@@ -69,7 +69,7 @@ export interface Tracing {
 
 export function createTracing(options: TracingOptions): Tracing {
   installDiagnostics(options.onDiagnostic)
-  contextApi.setGlobalContextManager(contextManager)
+  registerContextManager()
   const counter = new SpanCounter()
   const exporter =
     options.exporter ??
@@ -118,6 +118,13 @@ export function createTracing(options: TracingOptions): Tracing {
       return stopped
     },
   }
+}
+
+let isRegistered = false
+
+/** OpenTelemetry's own API then sees the requests' context too. A process has one, whatever number of servers it makes. */
+function registerContextManager(): void {
+  if (!isRegistered) isRegistered = contextApi.setGlobalContextManager(contextManager)
 }
 
 /** Resolves when the promise settles, however, or the time has passed. */
@@ -336,7 +343,8 @@ function summary(message: string): string {
   } catch {
     // Plain words.
   }
-  return message.slice(0, 300)
+  // The first line: a stack may follow.
+  return (message.split('\n', 1)[0] ?? '').slice(0, 300)
 }
 
 /** Random W3C ids, for requests without spans. */

@@ -225,8 +225,8 @@ class Validation {
       const isWhole = isServed && !node.values.has('error.type')
       for (const [name, spec] of Object.entries(node.spec.attributes)) {
         const isNeeded = spec.when === 'always' || (spec.when === 'completed' && isWhole)
-        // The watchdog knows no status.
-        if (!isNeeded || (name === 'http.status_code' && row?.ending === 'leak')) continue
+        const hasNoStatus = row !== null && row.statusCode === null && row.sent.length === 0
+        if (!isNeeded || (name === 'http.status_code' && hasNoStatus)) continue
         for (const key of [name, ...(spec.alias ?? [])]) {
           if (!node.values.has(key))
             this.add(node.span, 'attribute.missing', `expected ${key} (${spec.when}), found none`)
