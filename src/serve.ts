@@ -241,7 +241,7 @@ function modelRequest(config: Config, path: string): ModelRequest {
 function readyLine(url: string, engine: Engine, ms: number): string {
   const device = engine.modelInfo?.device
   const where = device ? `${device.kind} (${device.adapter})` : 'a remote engine'
-  return `miniserve ready on ${url}: ${engine.modelName} on ${where}, ${(ms / 1000).toFixed(1)} s`
+  return `miniserve ready on ${url} with ${engine.modelName} on ${where}, after ${(ms / 1000).toFixed(1)} s`
 }
 
 async function ragOf(config: Config): Promise<RagService> {

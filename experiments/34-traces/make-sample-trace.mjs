@@ -93,8 +93,8 @@ try {
     let text = ''
     server.stderr.on('data', (chunk) => {
       text += chunk
-      const ready = /ready on (http:\S+?):? /.exec(text)
-      if (ready) resolve(ready[1].replace(/:$/, ''))
+      const ready = /ready on (http:\S+) /.exec(text)
+      if (ready) resolve(ready[1])
     })
     server.once('exit', (code) => reject(new Error(`the server exited with ${code}: ${text}`)))
   })
