@@ -96,5 +96,6 @@ export const createModelThread = (): ModelThread =>
     concurrency: 1,
     maxWaiting: MAX_WAITING,
     failureCode: 'model_unavailable',
-    drainOnClose: false,
+    // ONNX Runtime aborts the whole process when its thread is ended in the middle of a call.
+    drainOnClose: true,
   })
