@@ -13,23 +13,25 @@ import type { TensorInfo, WeightSource } from './source.ts'
 /** As in the format's own implementation. */
 const MAX_HEADER_BYTES = 100_000_000
 /** Bytes of an element of each dtype the format knows; only F32, F16 and BF16 can be served. */
-const ELEMENT_BYTES: Readonly<Record<string, number>> = {
-  BOOL: 1,
-  U8: 1,
-  I8: 1,
-  F8_E5M2: 1,
-  F8_E4M3: 1,
-  I16: 2,
-  U16: 2,
-  F16: 2,
-  BF16: 2,
-  I32: 4,
-  U32: 4,
-  F32: 4,
-  F64: 8,
-  I64: 8,
-  U64: 8,
-}
+const ELEMENT_BYTES: ReadonlyMap<string, number> = new Map(
+  Object.entries({
+    BOOL: 1,
+    U8: 1,
+    I8: 1,
+    F8_E5M2: 1,
+    F8_E4M3: 1,
+    I16: 2,
+    U16: 2,
+    F16: 2,
+    BF16: 2,
+    I32: 4,
+    U32: 4,
+    F32: 4,
+    F64: 8,
+    I64: 8,
+    U64: 8,
+  }),
+)
 /** One read at most, so that progress is seen inside large tensors (and Node reads at most 2 GiB). */
 const READ_BYTES = 64 << 20
 
@@ -52,7 +54,8 @@ function checkEntry(
   }
   if (typeof value !== 'object' || value === null) return fail('is not described by an object')
   const { dtype, shape, data_offsets: offsets } = value as { dtype?: unknown; shape?: unknown; data_offsets?: unknown }
-  if (typeof dtype !== 'string' || ELEMENT_BYTES[dtype] === undefined)
+  const elementBytes = typeof dtype === 'string' ? ELEMENT_BYTES.get(dtype) : undefined
+  if (typeof dtype !== 'string' || elementBytes === undefined)
     return fail(`has the unknown dtype ${JSON.stringify(dtype)?.slice(0, 50)}`)
   const isCount = (n: unknown): n is number => typeof n === 'number' && Number.isSafeInteger(n) && n >= 0
   if (!Array.isArray(shape) || shape.length > 8 || !shape.every(isCount))
@@ -62,7 +65,7 @@ function checkEntry(
   const [start, end] = offsets as [number, number]
   if (start > end || end > dataBytes)
     return fail(`has data_offsets [${start}, ${end}] outside the ${dataBytes} bytes of data in the file`)
-  const expected = (shape as number[]).reduce((product, size) => product * size, 1) * ELEMENT_BYTES[dtype]
+  const expected = (shape as number[]).reduce((product, size) => product * size, 1) * elementBytes
   if (end - start !== expected)
     return fail(`of shape [${shape.join(', ')}] ${dtype} needs ${expected} bytes, its data_offsets span ${end - start}`)
   return { dtype, shape: shape as number[], start, end }

@@ -1,0 +1,139 @@
+import { expect, test } from 'vitest'
+import { parseSpec } from './spec.ts'
+
+const LLAMA = {
+  architectures: ['LlamaForCausalLM'],
+  vocab_size: 100,
+  hidden_size: 32,
+  intermediate_size: 64,
+  num_hidden_layers: 6,
+  num_attention_heads: 4,
+  num_key_value_heads: 2,
+  max_position_embeddings: 512,
+}
+const parse = (fields: object, generation: unknown = null, served: number | null = null) =>
+  parseSpec('m/config.json', { ...LLAMA, ...fields }, generation, { servedPositions: served })
+
+test('both dialects of rope and dtype give the same spec', () => {
+  const scaling = {
+    rope_type: 'llama3',
+    factor: 8,
+    low_freq_factor: 1,
+    high_freq_factor: 4,
+    original_max_position_embeddings: 128,
+  }
+  const old = parse({ rope_theta: 5e5, rope_scaling: scaling, torch_dtype: 'bfloat16' })
+  expect(parse({ rope_parameters: { ...scaling, rope_theta: 5e5 }, dtype: 'bfloat16' })).toEqual(old)
+  expect(parse({ rope_theta: 5e5, rope_scaling: { ...scaling, rope_type: undefined, type: 'llama3' } })).toEqual(old)
+  expect(parse({ rope_theta: 5e5 }).ropes).not.toEqual(old.ropes)
+  const gemma = {
+    architectures: ['Gemma3ForCausalLM'],
+    head_dim: 8,
+    sliding_window: 64,
+    query_pre_attn_scalar: 16,
+    hidden_activation: 'gelu_pytorch_tanh',
+  }
+  const linear = { rope_type: 'linear', factor: 8 }
+  const nested = {
+    full_attention: { ...linear, rope_theta: 1e6 },
+    sliding_attention: { rope_type: 'default', rope_theta: 1e4 },
+  }
+  const gemmaOld = parse({
+    ...gemma,
+    rope_theta: 1e6,
+    rope_local_base_freq: 1e4,
+    rope_scaling: linear,
+    sliding_window_pattern: 3,
+  })
+  const types = ['sliding_attention', 'sliding_attention', 'full_attention']
+  expect(parse({ ...gemma, rope_parameters: nested, layer_types: [...types, ...types] })).toEqual(gemmaOld)
+  expect(gemmaOld.layers.slice(0, 3)).toEqual([
+    { window: 64, rope: 1 },
+    { window: 64, rope: 1 },
+    { window: null, rope: 0 },
+  ])
+  expect(gemmaOld.ropes[0]!.inverseFrequencies[0]).toBe(1 / 8)
+})
+
+test('end-of-sequence ids: one, a list, and generation_config.json before config.json', () => {
+  expect(parse({ eos_token_id: 7 }).eosTokenIds).toEqual([7])
+  expect(parse({ eos_token_id: [7, 8] }).eosTokenIds).toEqual([7, 8])
+  expect(parse({ eos_token_id: 7 }, { eos_token_id: [9, 7] }).eosTokenIds).toEqual([9, 7])
+  expect(parse({ eos_token_id: 7 }, {}).eosTokenIds).toEqual([7])
+  expect(parse({}).eosTokenIds).toEqual([])
+})
+
+test('sliding windows follow each family and its switches', () => {
+  const windows = (fields: object) => parse({ sliding_window: 16, ...fields }).layers.map((layer) => layer.window)
+  expect(windows({})).toEqual([null, null, null, null, null, null])
+  expect(windows({ architectures: ['MistralForCausalLM'] })).toEqual([16, 16, 16, 16, 16, 16])
+  expect(windows({ architectures: ['MistralForCausalLM'], sliding_window: null })).toEqual([
+    null,
+    null,
+    null,
+    null,
+    null,
+    null,
+  ])
+  expect(windows({ architectures: ['Qwen2ForCausalLM'] })).toEqual([null, null, null, null, null, null])
+  expect(windows({ architectures: ['Qwen2ForCausalLM'], use_sliding_window: true, max_window_layers: 4 })).toEqual([
+    null,
+    null,
+    null,
+    null,
+    16,
+    16,
+  ])
+  expect(windows({ architectures: ['Gemma2ForCausalLM'] })).toEqual([16, null, 16, null, 16, null])
+  const smollm3 = { architectures: ['SmolLM3ForCausalLM'], no_rope_layers: [1, 0, 1, 1, 0, 1] }
+  expect(parse(smollm3).layers.map((layer) => layer.rope)).toEqual([0, null, 0, 0, null, 0])
+  expect(windows({ ...smollm3, use_sliding_window: true })).toEqual([null, 16, null, null, 16, null])
+})
+
+test('longrope picks one table for the whole life of the model, by the positions served', () => {
+  const factors = (value: number) => Array.from({ length: 4 }, () => value)
+  const rope = {
+    rope_type: 'longrope',
+    short_factor: factors(1),
+    long_factor: factors(4),
+    original_max_position_embeddings: 128,
+  }
+  const short = parse({ rope_parameters: rope }, null, 128).ropes[0]!
+  const long = parse({ rope_parameters: rope }, null, 129).ropes[0]!
+  expect(short.inverseFrequencies[0]).toBe(1)
+  expect(long.inverseFrequencies[0]).toBe(0.25)
+  expect(long.attentionFactor).toBeCloseTo(Math.sqrt(1 + Math.log(4) / Math.log(128)), 12)
+})
+
+const REFUSED: [string, object, RegExp][] = [
+  ['no architecture', { architectures: undefined }, /unknown architecture \(none\); known: LlamaForCausalLM/],
+  ['a name of the prototype', { architectures: ['toString'] }, /unknown architecture "toString"/],
+  ['a size that is text', { hidden_size: '32' }, /m\/config.json: hidden_size should be a number, found "32"/],
+  ['a negative size', { num_hidden_layers: -1 }, /num_hidden_layers should be a positive integer, found -1/],
+  ['a giant size', { vocab_size: 1e12 }, /vocab_size should be a positive integer/],
+  [
+    'heads that do not divide',
+    { num_key_value_heads: 3 },
+    /num_key_value_heads should be a divisor of num_attention_heads \(4\), found 3/,
+  ],
+  ['an unknown activation', { hidden_act: 'relu2' }, /hidden_act should be silu or gelu_pytorch_tanh, found "relu2"/],
+  [
+    'an unknown rope',
+    { rope_scaling: { rope_type: 'spiral' } },
+    /unknown rope scaling "spiral"; known: default, linear, llama3, yarn, longrope/,
+  ],
+  [
+    'a rope without its factor',
+    { rope_scaling: { rope_type: 'linear' } },
+    /rope parameter factor should be a number, found nothing/,
+  ],
+  [
+    'a list that is too short',
+    { architectures: ['SmolLM3ForCausalLM'], no_rope_layers: [1] },
+    /no_rope_layers should be a list of 6/,
+  ],
+]
+
+test.each(REFUSED)('refused by name: %s', (_name, fields, message) => {
+  expect(() => parse(fields)).toThrow(message)
+})
