@@ -9,7 +9,17 @@ import { createIndexFile, JournaledIndex } from './journaled-index.ts'
 const EXTENSION = '.idx'
 const LOCK_TIMEOUT_MS = 40_000
 
-/** What callers must have checked. */
+/** @throws RagError invalid_request for a name that no index can have. */
+export function checkName(name: string): void {
+  if (isIndexName(name)) return
+  throw new RagError(
+    'invalid_request',
+    'index: expected up to 64 letters, digits, dots, dashes and underscores',
+    'index',
+  )
+}
+
+/** @throws RagError index_model_mismatch for an index that was made for something else. */
 export function checkSpec(index: VectorIndex, { model, dimensions }: IndexSpec): void {
   if (index.model === model && index.dimensions === dimensions) return
   throw new RagError(
@@ -63,13 +73,7 @@ export class LocalMemoryStore implements IndexStore {
   }
 
   async openOrCreate(name: string, spec: IndexSpec): Promise<JournaledIndex> {
-    if (!isIndexName(name)) {
-      throw new RagError(
-        'invalid_request',
-        'index: expected up to 64 letters, digits, dots, dashes and underscores',
-        'index',
-      )
-    }
+    checkName(name)
     const index = (await this.open(name)) ?? (await this.#create(name, spec))
     checkSpec(index, spec)
     return index

@@ -22,7 +22,7 @@ import type {
 import { isIndexName } from '../vector-index.ts'
 import { filterSql, Parameters } from './filter-sql.ts'
 import { searchableText } from './memory-index.ts'
-import { checkSpec } from './memory-local.ts'
+import { checkName, checkSpec } from './memory-local.ts'
 
 /** Chunks from which on an HNSW index is faster than reading all. */
 const HNSW_MIN_CHUNKS = 50_000
@@ -107,9 +107,11 @@ class PgvectorIndex implements VectorIndex {
   readonly dimensions: number
   readonly #pool: Pool
   readonly #id: string
+  readonly #hnswMinChunks: number
   #hasHnsw = false
 
-  constructor(pool: Pool, id: string, name: string, { model, dimensions }: IndexSpec) {
+  constructor(pool: Pool, id: string, name: string, { model, dimensions }: IndexSpec, hnswMinChunks: number) {
+    this.#hnswMinChunks = hnswMinChunks
     this.#pool = pool
     this.#id = id
     this.name = name
@@ -275,8 +277,8 @@ class PgvectorIndex implements VectorIndex {
   async #addHnsw(): Promise<void> {
     if (this.#hasHnsw || this.dimensions > HNSW_MAX_DIMENSIONS) return
     const [row] = await this.#query<{ many: boolean }>(
-      'select count(*) >= $2 as many from (select from miniserve.chunks where index_id = $1 limit $2) as some',
-      [this.#id, HNSW_MIN_CHUNKS],
+      'select count(*) >= $2 as many from (select from miniserve.chunks where index_id = $1 limit $2) as first_chunks',
+      [this.#id, this.#hnswMinChunks],
     )
     if (!row?.many) return
     await this.#query(
@@ -337,8 +339,16 @@ async function inTransaction(pool: Pool, work: (client: PoolClient) => Promise<v
   }
 }
 
+export interface PgvectorOptions {
+  /** Chunks of an index from which on it is searched approximately. */
+  readonly hnswMinChunks?: number
+}
+
 /** @param url postgres://user:password@host:port/database; the user may create a schema there. */
-export function createPgvectorStore(url: string): IndexStore {
+export function createPgvectorStore(
+  url: string,
+  { hnswMinChunks = HNSW_MIN_CHUNKS }: PgvectorOptions = {},
+): IndexStore {
   const pool = new Pool({
     connectionString: url,
     max: POOL_SIZE,
@@ -377,7 +387,7 @@ export function createPgvectorStore(url: string): IndexStore {
         'select index_id, model, dimensions from miniserve.indexes where name = $1',
         [name],
       )
-      return rows[0] ? new PgvectorIndex(pool, rows[0].index_id, name, rows[0]) : null
+      return rows[0] ? new PgvectorIndex(pool, rows[0].index_id, name, rows[0], hnswMinChunks) : null
     } catch (error) {
       throw storeError(error)
     }
@@ -400,6 +410,7 @@ export function createPgvectorStore(url: string): IndexStore {
     },
     open: (name) => (isIndexName(name) ? find(name) : Promise.resolve(null)),
     async openOrCreate(name, spec) {
+      checkName(name)
       await prepare()
       await pool
         .query('insert into miniserve.indexes (name, model, dimensions) values ($1, $2, $3) on conflict do nothing', [

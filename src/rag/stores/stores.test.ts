@@ -1,0 +1,204 @@
+/** What every store must do: the memory store through its worker, and PostgreSQL under MINISERVE_TEST_LEVEL=full. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { seededRandom, syntheticDocument } from '../../../test/rag/documents.ts'
+import { postgresBinaries, startPostgres } from '../../../test/rag/postgres.ts'
+import type { Candidate, IndexStore, Metadata, MetadataFilter, SearchQuery } from '../vector-index.ts'
+import { matchesFilter } from '../filter.ts'
+import { MemoryIndex } from './memory-index.ts'
+import { createMemoryStore } from './memory.ts'
+import { createPgvectorStore } from './pgvector.ts'
+
+const DIMENSIONS = 12
+const SPEC = { model: 'test@1', dimensions: DIMENSIONS }
+const isFull = process.env['MINISERVE_TEST_LEVEL'] === 'full'
+
+/** What a search found, without the order of its answer. */
+const found = (candidates: readonly Candidate[]): string[] =>
+  candidates
+    .map(({ documentId, chunk, vectorRank, textRank, similarity }) =>
+      [documentId, chunk, vectorRank, textRank, similarity.toFixed(4)].join(' '),
+    )
+    .toSorted()
+
+function describeStore(
+  name: string,
+  start: () => Promise<{ readonly store: IndexStore; stop(): Promise<void> }>,
+): void {
+  describe(name, () => {
+    let store: IndexStore
+    let stop: () => Promise<void>
+    beforeAll(async () => {
+      ;({ store, stop } = await start())
+    })
+    afterAll(async () => {
+      await store.close()
+      await store.close()
+      await stop()
+    })
+
+    it('keeps documents: adds, replaces, deletes, lists, and forgets a dropped index', async () => {
+      const random = seededRandom(1)
+      expect(await store.open('kept')).toBeNull()
+      const index = await store.openOrCreate('kept', SPEC)
+      const documents = ['a/b.md', 'ü?#', 'c'].map((id) => syntheticDocument(id, DIMENSIONS, random))
+      await index.upsert(documents)
+      for (const { vectors: _, ...document } of documents) expect(await index.get(document.id)).toEqual(document)
+      expect(await index.get('none')).toBeNull()
+      const replacement = syntheticDocument('c', DIMENSIONS, random)
+      await index.upsert([replacement])
+      expect(await index.get('c')).toMatchObject({ contentHash: replacement.contentHash, chunks: replacement.chunks })
+      expect(await index.delete(['a/b.md', 'none'])).toBe(1)
+      expect((await index.summaries()).map(({ id }) => id).toSorted()).toEqual(['c', 'ü?#'])
+      const again = await store.open('kept')
+      expect(again).toMatchObject({ name: 'kept', ...SPEC })
+      expect(await again?.info()).toMatchObject({ name: 'kept', numDocuments: 2, ...SPEC })
+      expect((await store.list()).map((info) => info.name)).toContain('kept')
+      await expect(store.openOrCreate('kept', { model: 'test@2', dimensions: DIMENSIONS })).rejects.toMatchObject({
+        code: 'index_model_mismatch',
+        param: 'index',
+      })
+      await expect(store.openOrCreate('../x', SPEC)).rejects.toMatchObject({ code: 'invalid_request', param: 'index' })
+      expect(await store.drop('kept')).toBe(true)
+      expect(await store.drop('kept')).toBe(false)
+      expect(await store.open('kept')).toBeNull()
+    })
+
+    it('finds by vector and by BM25 exactly what a MemoryIndex finds', async () => {
+      const random = seededRandom(2)
+      const reference = new MemoryIndex(DIMENSIONS)
+      const index = await store.openOrCreate('searched', SPEC)
+      for (let round = 0; round < 3; round++) {
+        const documents = Array.from({ length: 40 }, (_, i) =>
+          syntheticDocument(`d${i + round * 20}`, DIMENSIONS, random),
+        )
+        await index.upsert(documents)
+        for (const document of documents) reference.put(document)
+      }
+      const gone = ['d3', 'd50']
+      await index.delete(gone)
+      for (const id of gone) reference.delete(id)
+      for (let i = 0; i < 12; i++) {
+        const vector = syntheticDocument('q', DIMENSIONS, random).vectors.slice(0, DIMENSIONS)
+        const filter: MetadataFilter = i % 2 === 0 ? {} : { group: { lte: 2 } }
+        // Every row has the words but one: ties by the thousand would make the two differ by right.
+        const query: SearchQuery = { vector, text: `word${Math.floor(random() * 1000)} d${i + 5}.md`, depth: 7, filter }
+        expect(found(await index.search(query))).toEqual(found(reference.search(query)))
+      }
+    })
+
+    it('applies filters as filter.ts does', async () => {
+      const index = await store.openOrCreate('filtered', SPEC)
+      const metadatas: Metadata[] = [
+        { year: 2024, lang: 'en', tags: ['gpu', 'web'], draft: false, note: null },
+        { year: 2023, lang: 'de', tags: [] },
+        { year: '2024', lang: "o'brien", tags: ['cpu'] },
+        {},
+      ]
+      const random = seededRandom(3)
+      const documents = metadatas.map((metadata, i) => ({
+        ...syntheticDocument(`f/${i}`, DIMENSIONS, random),
+        metadata,
+      }))
+      await index.upsert(documents)
+      const filters: MetadataFilter[] = [
+        { lang: 'en' },
+        { lang: "o'brien" },
+        { lang: ['de', 'en'] },
+        { tags: 'web' },
+        { tags: ['web', 'cpu'] },
+        { tags: { ne: 'web' } },
+        { year: { gte: 2024 } },
+        { year: { gt: '2000' } },
+        { year: { ne: 2024 } },
+        { note: null },
+        { note: { exists: true } },
+        { missing: { exists: false } },
+        { missing: { prefix: '' } },
+        { draft: false },
+        { lang: [] },
+        { id: { prefix: 'f/' } },
+        { source: 'f/2.md' },
+        { lang: { prefix: 'o', ne: 'x' }, year: { lt: 'a' } },
+        { [`a' or true --`]: 1 },
+      ]
+      const vector = new Float32Array(DIMENSIONS).fill(0.1)
+      for (const filter of filters) {
+        const hits = await index.search({ vector, text: '', depth: 100, filter })
+        const expected = documents.filter((document) => matchesFilter(document, filter)).map(({ id }) => id)
+        expect([filter, [...new Set(hits.map(({ documentId }) => documentId))].toSorted()]).toEqual([filter, expected])
+      }
+    })
+
+    it('serves writers and searches at the same time', async () => {
+      const random = seededRandom(4)
+      const index = await store.openOrCreate('busy', SPEC)
+      const query = { vector: new Float32Array(DIMENSIONS).fill(0.1), text: 'part', depth: 5 }
+      await Promise.all(
+        Array.from({ length: 20 }, async (_, i) => {
+          await index.upsert([syntheticDocument(`b${i}`, DIMENSIONS, random)])
+          const hits = await index.search(query)
+          expect(hits.length).toBeGreaterThan(0)
+        }),
+      )
+      expect((await index.info()).numDocuments).toBe(20)
+    })
+  })
+}
+
+describeStore('the memory store', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'miniserve-stores-'))
+  return { store: createMemoryStore(folder), stop: async () => rmSync(folder, { recursive: true }) }
+})
+
+const binaries = isFull ? postgresBinaries() : null
+if (binaries !== null) {
+  describeStore('the pgvector store', async () => {
+    const server = await startPostgres(binaries)
+    return { store: createPgvectorStore(server.url), stop: () => server.stop() }
+  })
+
+  describe('the pgvector store', () => {
+    it('answers store_unavailable when its server goes, and goes on when it is there', async () => {
+      const server = await startPostgres(binaries)
+      const store = createPgvectorStore(server.url)
+      const index = await store.openOrCreate('x', SPEC)
+      await server.stop()
+      const query = { vector: new Float32Array(DIMENSIONS), text: 'x', depth: 1 }
+      await expect(index.search(query)).rejects.toMatchObject({ code: 'store_unavailable' })
+      await expect(index.upsert([syntheticDocument('a', DIMENSIONS, seededRandom(1))])).rejects.toMatchObject({
+        code: 'store_unavailable',
+      })
+      await expect(store.open('x')).rejects.toMatchObject({ code: 'store_unavailable' })
+      await store.close()
+    })
+
+    it('makes its tables once for two that start together, and an approximate index for a large one', async () => {
+      const server = await startPostgres(binaries)
+      const [one, two] = [createPgvectorStore(server.url, { hnswMinChunks: 50 }), createPgvectorStore(server.url)]
+      const [index] = await Promise.all([one.openOrCreate('x', SPEC), two.openOrCreate('x', SPEC)])
+      const random = seededRandom(6)
+      await index?.upsert(Array.from({ length: 60 }, (_, i) => syntheticDocument(`d${i}`, DIMENSIONS, random)))
+      const vector = syntheticDocument('q', DIMENSIONS, random).vectors.slice(0, DIMENSIONS)
+      const hits = (await index?.search({ vector, text: '', depth: 5 })) ?? []
+      expect(hits).toHaveLength(5)
+      await Promise.all([one.close(), two.close()])
+      await server.stop()
+    })
+  })
+}
+
+describe.runIf(isFull)('PostgreSQL with pgvector', () => {
+  it('is installed (test/rag/install-pgvector.sh)', () => expect(binaries).not.toBeNull())
+})
+
+describe('a pgvector store that is not there', () => {
+  it('answers store_unavailable', async () => {
+    const store = createPgvectorStore('postgres://nobody@127.0.0.1:9/none')
+    await expect(store.open('x')).rejects.toMatchObject({ code: 'store_unavailable', status: 503 })
+    await expect(store.list()).rejects.toMatchObject({ code: 'store_unavailable' })
+    await store.close()
+  })
+})
