@@ -1,0 +1,119 @@
+import { Hono } from 'hono'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { play, testObservability, type TestObservability } from '../../test/observability/scenario.ts'
+import { parseTraces, TRACE_FORMATS } from '../observability/trace-formats.ts'
+import type { AppEnv } from './env.ts'
+import { toApiError, toErrorBody } from './errors.ts'
+import { traceRoutes } from './traces.ts'
+
+let observability: TestObservability
+let traceId: string
+let failedId: string
+
+/** The routes as the server mounts them, with the caller a test wants. */
+function app(caller: { readonly keyId: string; readonly isAdmin: boolean } = { keyId: 'alice', isAdmin: false }) {
+  const hono = new Hono<AppEnv>()
+  hono.use(async (c, next) => {
+    c.set('caller', { ...caller, cacheSalt: '' })
+    await next()
+  })
+  hono.onError((error, c) => {
+    const apiError = toApiError(error, '')
+    return c.json(toErrorBody(apiError), apiError.status)
+  })
+  return hono.route('/', traceRoutes({ store: observability.store }))
+}
+
+beforeAll(async () => {
+  observability = testObservability()
+  const good = await play(observability, 'formatting', { rag: true, input: { keyId: 'alice' } })
+  good.trace.finish({ ending: 'success', status: 200 })
+  traceId = good.trace.traceId
+  const failed = await play(observability, 'decoding', { input: { keyId: 'bob', route: '/v1/chat/completions' } })
+  failed.trace.finish({ ending: 'engine_error', status: 500 })
+  failed.finishEngine('error')
+  failedId = failed.trace.traceId
+})
+afterAll(() => observability.shutdown(100))
+
+const listed = async (query: string, caller?: Parameters<typeof app>[0]) => {
+  const response = await app(caller).request(`/v1/traces${query}`)
+  return ((await response.json()) as { traces: { trace_id: string }[] }).traces.map((trace) => trace.trace_id)
+}
+
+describe('/v1/traces', () => {
+  const admin = { keyId: 'root', isAdmin: true }
+
+  it('lists what the caller made, newest first, and everything to the admin key', async () => {
+    expect(await listed('')).toEqual([traceId])
+    expect(await listed('', admin)).toEqual([failedId, traceId])
+    expect(await listed('', { keyId: 'carol', isAdmin: false })).toEqual([])
+  })
+
+  it.each([
+    ['?status=error', ['failed']],
+    ['?status=5xx', ['failed']],
+    ['?status=200', ['good']],
+    ['?status=ok', ['good']],
+    ['?route=/v1/completions', ['good']],
+    ['?min_ms=100000', []],
+    ['?since=2000-01-01T00:00:00Z&limit=1', ['failed']],
+    ['?since=4102444800000', []],
+    ['?tokens_out=4', ['failed', 'good']],
+    ['?tokens_out=0', []],
+    ['?status=&route=&min_ms=', ['failed', 'good']],
+  ])('filters %s', async (query, expected) => {
+    const ids = await listed(query, admin)
+    expect(ids.map((id) => (id === traceId ? 'good' : 'failed'))).toEqual(expected)
+  })
+
+  it.each([
+    ['?limit=-1', 'limit'],
+    ['?status=fine', 'status'],
+    ['?since=yesterday', 'since'],
+    ['?min_ms=slow', 'min_ms'],
+  ])('refuses %s naming the field', async (query, param) => {
+    const response = await app().request(`/v1/traces${query}`)
+    expect(response.status).toBe(400)
+    expect(await response.json()).toMatchObject({ error: { param } })
+  })
+
+  it.each(TRACE_FORMATS)('gives a trace as %s, which reads back', async (format) => {
+    const response = await app().request(`/v1/traces/${traceId}?format=${format}`)
+    const spans = parseTraces(await response.json()).resourceSpans.flatMap((r) => r.scopeSpans.flatMap((s) => s.spans))
+    expect(spans).toHaveLength(9)
+    expect(new Set(spans.map((span) => span.traceId))).toEqual(new Set([traceId]))
+  })
+
+  it('hides the traces of others, and says what a missing one may be', async () => {
+    for (const id of [failedId, '0'.repeat(32)]) {
+      const response = await app().request(`/v1/traces/${id}`)
+      expect(response.status).toBe(404)
+      expect(await response.json()).toMatchObject({ error: { code: 'trace_not_found' } })
+    }
+  })
+
+  it('holds a stored trace against the contract', async () => {
+    const response = await app().request(`/v1/traces/${traceId}/validate`)
+    expect(await response.json()).toEqual({ trace_id: traceId, level: 'contract', ok: true, breaches: [] })
+    expect((await app().request(`/v1/traces/${traceId}/validate?level=all`)).status).toBe(400)
+  })
+})
+
+describe('/traces', () => {
+  it('serves pages that need no inline script or style', async () => {
+    for (const path of ['/traces', `/traces/${traceId}`]) {
+      const response = await app().request(path)
+      expect(response.status).toBe(200)
+      expect(response.headers.get('content-security-policy')).toContain("default-src 'none'")
+      const body = await response.text()
+      expect(body).toMatch(/^<!DOCTYPE html><html lang="en">/)
+      expect(body).not.toMatch(/\sstyle=|\son[a-z]+=|<script>|<style>/)
+    }
+  })
+
+  it('serves its assets and no others', async () => {
+    expect((await app().request('/traces/assets/traces.css')).headers.get('content-type')).toContain('text/css')
+    expect((await app().request('/traces/assets/..%2f..%2ftraces.ts')).status).toBe(404)
+  })
+})

@@ -1,0 +1,45 @@
+// Comforts on top of pages that work without: arrow keys between spans, a readout on the step chart, opening the span a link names.
+'use strict'
+
+const summaries = () => [...document.querySelectorAll('details[data-span] > summary')]
+
+document.addEventListener('keydown', (event) => {
+  if (event.altKey || event.ctrlKey || event.metaKey) return
+  const list = summaries()
+  const at = list.indexOf(document.activeElement)
+  if (at < 0) return
+  const move = { ArrowDown: 1, j: 1, ArrowUp: -1, k: -1 }[event.key]
+  if (move) {
+    event.preventDefault()
+    list[Math.min(Math.max(at + move, 0), list.length - 1)].focus()
+  } else if (event.key === 'ArrowRight' || event.key === 'ArrowLeft') {
+    event.preventDefault()
+    list[at].parentElement.open = event.key === 'ArrowRight'
+  } else if (event.key === 'Home' || event.key === 'End') {
+    event.preventDefault()
+    list[event.key === 'Home' ? 0 : list.length - 1].focus()
+  }
+})
+
+function openTarget() {
+  const target = location.hash.startsWith('#span-') ? document.getElementById(location.hash.slice(1)) : null
+  if (target instanceof HTMLDetailsElement) {
+    target.open = true
+    target.querySelector('summary').focus()
+  }
+}
+addEventListener('hashchange', openTarget)
+openTarget()
+
+for (const chart of document.querySelectorAll('svg[data-steps]')) {
+  const steps = chart.dataset.steps.split(' ').map(Number)
+  const readout = chart.parentElement.querySelector('.readout')
+  chart.addEventListener('pointermove', (event) => {
+    const { left, width } = chart.getBoundingClientRect()
+    const index = Math.min(steps.length - 1, Math.max(0, Math.floor(((event.clientX - left) / width) * steps.length)))
+    readout.textContent = `step ${index + 1}: ${(steps[index] / 1000).toFixed(2)} ms`
+  })
+  chart.addEventListener('pointerleave', () => {
+    readout.textContent = ''
+  })
+}

@@ -1,0 +1,12 @@
+/** The level of detail a stored trace was recorded at, by what is in it. */
+import { CONTRACT_LEVELS, type ContractLevel, SPAN_TABLE } from '../../observability/contract.ts'
+import type { StoredTrace } from '../../observability/trace-store.ts'
+
+export function levelOf(spans: StoredTrace['spans']): ContractLevel {
+  let level: ContractLevel = 'contract'
+  for (const span of spans) {
+    const found = SPAN_TABLE[span.name]?.level ?? 'contract'
+    if (CONTRACT_LEVELS.indexOf(found) > CONTRACT_LEVELS.indexOf(level)) level = found
+  }
+  return level
+}

@@ -1,0 +1,239 @@
+/** /traces/{id}: the waterfall. Rows are <details>, so it folds, and works by keyboard, without script. */
+import { TRACE_FORMATS } from '../../observability/trace-formats.ts'
+import { Layout } from './layout.tsx'
+import { StepChart } from './step-chart.tsx'
+import { statusClass } from './trace-list.tsx'
+import { type AttributeView, formatMs, type LogView, type SpanRow, type TraceView } from './trace-view.ts'
+
+export function TracePage({ views }: { readonly views: readonly TraceView[] }) {
+  const traceId = views[0]?.trace.traceId ?? ''
+  return (
+    <Layout title={`Trace ${traceId.slice(0, 8)} · miniserve`}>
+      <nav class="crumbs" aria-label="Breadcrumb">
+        <a href="/traces">Traces</a> / <code class="id">{traceId}</code>
+      </nav>
+      {views.map((view) => (
+        <Tree view={view} />
+      ))}
+      <section class="downloads" aria-label="Download">
+        <h2>Download</h2>
+        <p>
+          {TRACE_FORMATS.map((format) => (
+            <a class="button" href={`/v1/traces/${traceId}?format=${format}`} download={`${traceId}.${format}.json`}>
+              {format}
+            </a>
+          ))}
+        </p>
+      </section>
+    </Layout>
+  )
+}
+
+function Tree({ view }: { readonly view: TraceView }) {
+  const { trace } = view
+  return (
+    <article class="tree">
+      <h1>
+        {trace.method} {trace.route} <span class={`status ${statusClass(trace)}`}>{trace.status ?? trace.ending}</span>
+      </h1>
+      <p class="sub">
+        <time datetime={new Date(trace.startMs).toISOString()}>
+          {new Date(trace.startMs).toISOString().replace('T', ' ')}
+        </time>
+        {trace.requestId ? <code>{trace.requestId}</code> : null}
+        {trace.model ? <span>{trace.model}</span> : null}
+        {trace.ending === 'success' ? null : <strong class="ending">{trace.ending}</strong>}
+      </p>
+      <dl class="facts">
+        {view.facts.map((fact) => (
+          <div class={fact.isWarning ? 'is-warning' : ''}>
+            <dt>{fact.label}</dt>
+            <dd>{fact.value}</dd>
+          </div>
+        ))}
+      </dl>
+      <Breaches view={view} />
+      <Waterfall view={view} />
+      <Logs logs={view.logs} />
+      <details class="resource">
+        <summary>Resource</summary>
+        <Attributes list={view.resource} />
+      </details>
+    </article>
+  )
+}
+
+function Breaches({ view }: { readonly view: TraceView }) {
+  if (view.breaches.length === 0) {
+    return <p class="verdict good">Holds the span contract ({view.level}).</p>
+  }
+  return (
+    <section class="verdict bad" aria-label="Contract breaches">
+      <h2>
+        {view.breaches.length} {view.breaches.length === 1 ? 'breach' : 'breaches'} of the span contract ({view.level})
+      </h2>
+      <ul>
+        {view.breaches.map((breach) => (
+          <li>
+            <a href={`#span-${breach.spanId}`}>{breach.span}</a> <code>{breach.rule}</code> {breach.message}
+          </li>
+        ))}
+      </ul>
+    </section>
+  )
+}
+
+const TICKS = [0, 0.25, 0.5, 0.75, 1] as const
+
+function Waterfall({ view }: { readonly view: TraceView }) {
+  return (
+    <section class="waterfall" aria-label="Spans">
+      <div class="axis" aria-hidden="true">
+        <span>Span</span>
+        <svg>
+          {TICKS.map((share) => (
+            <text x={percent(share)} y="12" text-anchor={share === 0 ? 'start' : share === 1 ? 'end' : 'middle'}>
+              {formatMs(view.axisMs * share)}
+            </text>
+          ))}
+        </svg>
+        <span class="number">Duration</span>
+      </div>
+      {view.rows.map((row) => (
+        <SpanDetails row={row} axisMs={view.axisMs} />
+      ))}
+    </section>
+  )
+}
+
+const MAX_INDENT = 5
+
+function SpanDetails({ row, axisMs }: { readonly row: SpanRow; readonly axisMs: number }) {
+  const isFlagged = row.breaches.length > 0
+  return (
+    <details class={`span${row.isError ? ' is-error' : ''}`} id={`span-${row.spanId}`} data-span>
+      <summary>
+        <span class={`name depth-${Math.min(row.depth, MAX_INDENT)}`}>
+          {row.name}
+          {isFlagged ? (
+            <b class="flag" title={`${row.breaches.length} contract breaches`}>
+              !
+            </b>
+          ) : null}
+        </span>
+        <Bar row={row} axisMs={axisMs} />
+        <span class="number">{formatMs(row.durationMs)}</span>
+      </summary>
+      <div class="inside">
+        {row.breaches.map((breach) => (
+          <p class="breach">
+            <code>{breach.rule}</code> {breach.message}
+          </p>
+        ))}
+        {row.timeline ? <StepChart timeline={row.timeline} /> : null}
+        <p class="when">
+          starts at {formatMs(row.startMs)}, span <code>{row.spanId}</code>
+        </p>
+        <Attributes list={row.attributes} />
+        {row.events.length === 0 ? null : (
+          <div>
+            <h3>Events</h3>
+            <ol class="events">
+              {row.events.map((event) => (
+                <li>
+                  <span class="number">{formatMs(event.atMs)}</span> <b>{event.name}</b>{' '}
+                  {event.attributes.map((attribute) => (
+                    <code>
+                      {attribute.key}={attribute.value}
+                    </code>
+                  ))}
+                </li>
+              ))}
+            </ol>
+          </div>
+        )}
+        {row.links.length === 0 ? null : (
+          <p class="links">
+            Linked with{' '}
+            {row.links.map((link) => (
+              <a href={`/traces/${link.traceId}#span-${link.spanId}`}>trace {link.traceId.slice(0, 8)}</a>
+            ))}
+          </p>
+        )}
+      </div>
+    </details>
+  )
+}
+
+/** The span on the time axis, its events as ticks. Geometry stands in attributes: the content policy forbids inline styles. */
+function Bar({ row, axisMs }: { readonly row: SpanRow; readonly axisMs: number }) {
+  const x = Math.max(0, row.startMs / axisMs)
+  const width = Math.max(0.002, row.durationMs / axisMs)
+  return (
+    <svg
+      class={`lane family-${row.family}`}
+      role="img"
+      aria-label={`${formatMs(row.startMs)} to ${formatMs(row.startMs + row.durationMs)}`}
+    >
+      {TICKS.slice(1, -1).map((share) => (
+        <line class="grid" x1={percent(share)} x2={percent(share)} y1="0" y2="100%" />
+      ))}
+      <rect
+        class="block"
+        x={percent(Math.min(x, 0.998))}
+        y="25%"
+        width={percent(Math.min(width, 1 - Math.min(x, 0.998)))}
+        height="50%"
+        rx="2"
+      />
+      {row.events.map((event) => (
+        <line class="tick" x1={percent(event.atMs / axisMs)} x2={percent(event.atMs / axisMs)} y1="10%" y2="90%">
+          <title>{event.name}</title>
+        </line>
+      ))}
+    </svg>
+  )
+}
+
+function Attributes({ list }: { readonly list: readonly AttributeView[] }) {
+  return (
+    <table class="attributes">
+      <tbody>
+        {list.map((attribute) => (
+          <tr>
+            <th scope="row">{attribute.key}</th>
+            <td>{attribute.value}</td>
+            <td class="type">{attribute.type}</td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  )
+}
+
+function Logs({ logs }: { readonly logs: readonly LogView[] }) {
+  if (logs.length === 0) return null
+  return (
+    <section class="logs" aria-label="Log lines">
+      <h2>Log</h2>
+      <ol>
+        {logs.map((line) => (
+          <li class={`level-${line.level}`}>
+            <span class="number">{line.atMs === null ? '' : `+${Math.round(line.atMs)} ms`}</span>
+            <b>{line.event}</b>
+            <span class="where">{line.spanName ?? ''}</span>
+            <span class="fields">
+              {line.fields.map((field) => (
+                <code>
+                  {field.key}={field.value}
+                </code>
+              ))}
+            </span>
+          </li>
+        ))}
+      </ol>
+    </section>
+  )
+}
+
+const percent = (share: number): string => `${(share * 100).toFixed(3)}%`

@@ -1,0 +1,233 @@
+/** What the trace page shows of one tree, computed from its spans: plain data, no markup. */
+import { SPAN_TABLE } from '../../observability/contract.ts'
+import { type DecodeTimeline, decodeTimeline } from '../../observability/decode-timeline.ts'
+import {
+  type OtlpAttribute,
+  type OtlpSpan,
+  type OtlpTraces,
+  eachSpan,
+  plainValue,
+  spansToOtlp,
+} from '../../observability/trace-formats.ts'
+import type { StoredTrace } from '../../observability/trace-store.ts'
+import { type Breach, validateTraces } from '../../observability/validate.ts'
+import { levelOf } from './trace-level.ts'
+
+export interface AttributeView {
+  readonly key: string
+  readonly value: string
+  readonly type: string
+}
+
+export interface SpanRow {
+  readonly spanId: string
+  readonly name: string
+  readonly depth: number
+  /** First part of the name: http, tokenize, rag, llm, ...; picks the colour. */
+  readonly family: string
+  readonly isError: boolean
+  /** Milliseconds after the root's start. */
+  readonly startMs: number
+  readonly durationMs: number
+  readonly attributes: readonly AttributeView[]
+  readonly events: readonly {
+    readonly name: string
+    readonly atMs: number
+    readonly attributes: readonly AttributeView[]
+  }[]
+  readonly links: readonly { readonly traceId: string; readonly spanId: string }[]
+  readonly breaches: readonly Breach[]
+  readonly timeline: DecodeTimeline | null
+}
+
+export interface LogView {
+  readonly atMs: number | null
+  readonly level: string
+  readonly event: string
+  readonly spanName: string | null
+  readonly fields: readonly AttributeView[]
+}
+
+export interface TraceView {
+  readonly trace: StoredTrace
+  /** Length of the time axis: the latest end of any span. */
+  readonly axisMs: number
+  readonly rows: readonly SpanRow[]
+  readonly logs: readonly LogView[]
+  readonly breaches: readonly Breach[]
+  readonly level: string
+  readonly resource: readonly AttributeView[]
+  readonly facts: readonly { readonly label: string; readonly value: string; readonly isWarning?: boolean }[]
+}
+
+export function traceView(trace: StoredTrace): TraceView {
+  const otlp = spansToOtlp(trace.spans)
+  const spans = [...eachSpan(otlp)].map(({ span }) => span)
+  const level = levelOf(trace.spans)
+  const breaches = validateTraces(otlp, level)
+  const root = spans.find((span) => span.spanId === trace.rootSpanId) ?? spans[0]
+  const originNanos = BigInt(root?.startTimeUnixNano ?? 0)
+  const rows = root ? toRows(root, spans, originNanos, breaches) : []
+  return {
+    trace,
+    axisMs: Math.max(...rows.map((row) => row.startMs + row.durationMs), 0.001),
+    rows,
+    logs: trace.logLines.flatMap((line) => toLog(line, trace, spans)),
+    breaches,
+    level,
+    resource: (otlp.resourceSpans[0]?.resource.attributes ?? []).map(toAttribute),
+    facts: factsOf(trace, otlp),
+  }
+}
+
+/** Depth first in order of start; spans whose parent is missing stand below the root. */
+function toRows(
+  root: OtlpSpan,
+  spans: readonly OtlpSpan[],
+  originNanos: bigint,
+  breaches: readonly Breach[],
+): SpanRow[] {
+  const ids = new Set(spans.map((span) => span.spanId))
+  const children = new Map<string, OtlpSpan[]>()
+  for (const span of spans) {
+    if (span === root) continue
+    const parent = ids.has(span.parentSpanId) ? span.parentSpanId : root.spanId
+    children.set(parent, [...(children.get(parent) ?? []), span])
+  }
+  const rows: SpanRow[] = []
+  const visit = (span: OtlpSpan, depth: number) => {
+    rows.push(toRow(span, depth, originNanos, breaches))
+    const below = [...(children.get(span.spanId) ?? [])].sort((a, b) =>
+      Number(BigInt(a.startTimeUnixNano) - BigInt(b.startTimeUnixNano)),
+    )
+    for (const child of below) visit(child, depth + 1)
+  }
+  visit(root, 0)
+  return rows
+}
+
+function toRow(span: OtlpSpan, depth: number, originNanos: bigint, breaches: readonly Breach[]): SpanRow {
+  const since = (nanos: string) => Number(BigInt(nanos) - originNanos) / 1e6
+  const startMs = since(span.startTimeUnixNano)
+  const timeline = span.attributes.find(({ key }) => key === 'llm.decode.timeline')?.value.stringValue
+  return {
+    spanId: span.spanId,
+    name: span.name,
+    depth,
+    family: familyOf(span.name),
+    isError: span.status.code === 2,
+    startMs,
+    durationMs: since(span.endTimeUnixNano) - startMs,
+    attributes: orderAttributes(span).map(toAttribute),
+    events: span.events.map((event) => ({
+      name: event.name,
+      atMs: since(event.timeUnixNano),
+      attributes: event.attributes.map(toAttribute),
+    })),
+    links: span.links,
+    breaches: breaches.filter((breach) => breach.spanId === span.spanId),
+    timeline: timeline ? readTimeline(timeline) : null,
+  }
+}
+
+/** The contract's own names first, in the table's order; the conventions' twins after them. */
+function orderAttributes(span: OtlpSpan): readonly OtlpAttribute[] {
+  const names = Object.entries(SPAN_TABLE[span.name]?.attributes ?? {})
+  const rank = new Map(names.map(([name, spec], i) => [name, spec.convention ? i + 1000 : i]))
+  return [...span.attributes].sort((a, b) => (rank.get(a.key) ?? 2000) - (rank.get(b.key) ?? 2000))
+}
+
+const familyOf = (name: string): string => {
+  const family = name.split('.', 1)[0] ?? ''
+  if (family === 'llm') return name === 'llm.prefill' ? 'prefill' : 'decode'
+  return { embed: 'rag', vector: 'rag', rerank: 'rag' }[family] ?? family
+}
+
+function readTimeline(text: string): DecodeTimeline | null {
+  try {
+    return decodeTimeline(text)
+  } catch {
+    // Cut off by the limit of some exporter: the page shows the rest.
+    return null
+  }
+}
+
+function toAttribute({ key, value }: OtlpAttribute): AttributeView {
+  const plain = plainValue(value)
+  return {
+    key,
+    value: Array.isArray(plain) ? plain.map(String).join(', ') : String(plain),
+    type: Object.keys(value)[0]?.replace('Value', '') ?? '',
+  }
+}
+
+const STORY_KEYS = new Set(['level', 'time', 'msg', 'trace_id', 'span_id'])
+
+function toLog(line: string, trace: StoredTrace, spans: readonly OtlpSpan[]): LogView[] {
+  try {
+    const record = JSON.parse(line) as Record<string, unknown>
+    const time = Date.parse(String(record.time))
+    return [
+      {
+        atMs: Number.isNaN(time) ? null : Math.max(0, time - trace.startMs),
+        level: String(record.level),
+        event: String(record.msg),
+        spanName: spans.find((span) => span.spanId === record.span_id)?.name ?? null,
+        fields: Object.entries(record)
+          .filter(([key]) => !STORY_KEYS.has(key))
+          .map(([key, value]) => ({
+            key,
+            value: typeof value === 'string' ? value : JSON.stringify(value),
+            type: typeof value,
+          })),
+      },
+    ]
+  } catch {
+    return []
+  }
+}
+
+/** The numbers that answer most questions, read from the spans. */
+function factsOf(trace: StoredTrace, otlp: OtlpTraces): TraceView['facts'] {
+  const value = (span: string, key: string) => {
+    const found = [...eachSpan(otlp)].find((entry) => entry.span.name === span)?.span
+    const attribute = found?.attributes.find((entry) => entry.key === key)
+    return attribute ? plainValue(attribute.value) : null
+  }
+  const number = (span: string, key: string) => {
+    const found = value(span, key)
+    return typeof found === 'number' ? found : null
+  }
+  const facts: { label: string; value: string; isWarning?: boolean }[] = []
+  const add = (label: string, text: string | null, isWarning = false) => {
+    if (text !== null) facts.push(isWarning ? { label, value: text, isWarning } : { label, value: text })
+  }
+  add('Duration', formatMs(trace.durationMs))
+  if (trace.ttftSeconds !== null) add('First token', formatMs(trace.ttftSeconds * 1000))
+  const queue = number('llm.prefill', 'llm.queue.us')
+  if (queue !== null) add('Queue', formatMs(queue / 1000))
+  const tokensIn = number('llm.prefill', 'llm.tokens.in')
+  const hits = number('llm.prefill', 'llm.cache.hits')
+  if (tokensIn !== null) add('Prompt', `${tokensIn} tokens`)
+  if (hits !== null && tokensIn !== null) {
+    const reason = String(value('llm.prefill', 'llm.cache.miss_reason') ?? 'none')
+    add('Cache', `${hits} of ${tokensIn} tokens${reason === 'none' ? '' : `, ${reason}`}`)
+  }
+  const tokensOut = number('http.handler', 'llm.tokens.out')
+  if (tokensOut !== null) add('Output', `${tokensOut} tokens`, tokensOut === 0)
+  const mean = number('llm.decode', 'llm.decode.mean_step_ms')
+  if (mean) add('Step', `${formatMs(mean)} mean`)
+  const stop = value('llm.decode', 'llm.stop_reason')
+  if (stop !== null) add('Stopped', String(stop))
+  if (trace.keptFor !== null) add('Exported for', trace.keptFor)
+  return facts
+}
+
+/** A duration with a unit that fits. */
+export function formatMs(ms: number): string {
+  if (ms >= 10_000) return `${(ms / 1000).toFixed(1)} s`
+  if (ms >= 1000) return `${(ms / 1000).toFixed(2)} s`
+  if (ms >= 10) return `${ms.toFixed(1)} ms`
+  if (ms >= 0.1) return `${ms.toFixed(2)} ms`
+  return `${Math.round(ms * 1000)} µs`
+}

@@ -1,0 +1,186 @@
+/** The trace pages in a real browser: what is seen, the keyboard, a phone's width, both colour schemes, the content policy. */
+import { existsSync, mkdirSync } from 'node:fs'
+import type { Server } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import { join } from 'node:path'
+import { serve } from '@hono/node-server'
+import { Hono } from 'hono'
+import { type Browser, chromium, type Page } from 'playwright-core'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { play, testObservability, type TestObservability } from '../../../test/observability/scenario.ts'
+import type { AppEnv } from '../env.ts'
+import { traceRoutes } from '../traces.ts'
+
+const CHROMIUM = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium'
+const hasChromium = existsSync(CHROMIUM)
+const isRequired = (process.env.MINISERVE_REQUIRE ?? '').split(',').includes('chromium')
+/** Where screenshots go when they are wanted. */
+const SHOTS = process.env.MINISERVE_SCREENSHOTS
+
+if (!hasChromium && isRequired) {
+  it('finds Chromium, which MINISERVE_REQUIRE lists', () => expect(CHROMIUM).toBe('an existing file'))
+}
+
+describe.skipIf(!hasChromium)(`trace pages in Chromium${hasChromium ? '' : ` (skipped: no ${CHROMIUM})`}`, () => {
+  let observability: TestObservability
+  let server: Server
+  let browser: Browser
+  let url: string
+  let good: string
+  let flagged: string
+  let failed: string
+  const problems: string[] = []
+
+  beforeAll(async () => {
+    observability = testObservability({ traceDetail: 'steps' })
+    const stepMicros = Array.from(
+      { length: 160 },
+      (_, i) => 7000 + Math.round(2500 * Math.sin(i / 9)) + (i % 37 === 0 ? 9000 : 0),
+    )
+    const served = await play(observability, 'formatting', {
+      rag: true,
+      isStreamed: true,
+      plan: { stepMicros, numPromptTokens: 640, numCachedTokens: 512 },
+    })
+    served.trace.finish({ ending: 'success', status: 200 })
+    good = served.trace.traceId
+    const broken = await play(observability, 'formatting')
+    // What a careless subscriber would do: past the table, straight onto the span.
+    observability.subscriberHost.registry
+      .get(broken.trace.requestId, 'http.handler')
+      ?.span.setAttribute('llm.tokens.total', 3)
+    broken.trace.finish({ ending: 'success', status: 200 })
+    flagged = broken.trace.traceId
+    const error = await play(observability, 'decoding')
+    error.trace.finish({ ending: 'device_lost', status: 503 })
+    error.finishEngine('error')
+    failed = error.trace.traceId
+    const app = new Hono<AppEnv>()
+    app.use(async (c, next) => {
+      c.set('caller', { keyId: 'anonymous', isAdmin: true, cacheSalt: '' })
+      await next()
+    })
+    app.route('/', traceRoutes({ store: observability.store }))
+    server = serve({ fetch: app.fetch, port: 0, hostname: '127.0.0.1' }) as Server
+    if (!server.listening) await new Promise((resolve) => server.once('listening', resolve))
+    url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+    browser = await chromium.launch({
+      executablePath: CHROMIUM,
+      args: [
+        '--headless',
+        '--no-sandbox',
+        '--disable-gpu',
+        '--disable-quic',
+        '--no-first-run',
+        '--disable-background-networking',
+        '--disable-component-update',
+        '--disable-sync',
+      ],
+    })
+  })
+
+  afterAll(async () => {
+    await browser?.close()
+    await new Promise((resolve) => (server ? server.close(resolve) : resolve(undefined)))
+    await observability?.shutdown(100)
+  })
+
+  async function visit(
+    path: string,
+    options: { readonly width?: number; readonly dark?: boolean } = {},
+  ): Promise<Page> {
+    const context = await browser.newContext({
+      viewport: { width: options.width ?? 1200, height: 900 },
+      colorScheme: options.dark ? 'dark' : 'light',
+    })
+    const page = await context.newPage()
+    page.on('console', (message) => message.type() === 'error' && problems.push(message.text()))
+    page.on('pageerror', (error) => problems.push(error.message))
+    await page.goto(`${url}${path}`)
+    return page
+  }
+
+  async function shoot(page: Page, name: string): Promise<void> {
+    if (!SHOTS) return
+    mkdirSync(SHOTS, { recursive: true })
+    await page.screenshot({ path: join(SHOTS, `${name}.png`), fullPage: true })
+  }
+
+  const overflow = (page: Page) =>
+    page.evaluate('document.documentElement.scrollWidth - document.documentElement.clientWidth')
+
+  it('lists the traces and filters them', async () => {
+    const page = await visit('/traces')
+    expect(await page.locator('table.traces tbody tr').count()).toBe(3)
+    await shoot(page, 'list-light')
+    await page.selectOption('select[name=status]', 'error')
+    await page.click('button[type=submit]')
+    expect(await page.locator('table.traces tbody tr').count()).toBe(1)
+    await page.click('table.traces a')
+    expect(page.url()).toContain(`/traces/${failed}`)
+    expect(await page.locator('.tree .ending').first().textContent()).toBe('device_lost')
+    await shoot(page, 'failed-light')
+    await page.context().close()
+  })
+
+  it('draws the spans in order on one axis, opens them by keyboard, shows the timeline, the log and the cache', async () => {
+    const page = await visit(`/traces/${good}`, { dark: true })
+    const names = await page.locator('details[data-span] > summary .name').allTextContents()
+    expect(names).toEqual([
+      'http.handler',
+      'tokenize.input',
+      'rag.retrieve',
+      'embed.query',
+      'vector.search',
+      'rerank',
+      'llm.prefill',
+      'llm.decode',
+      'format.output',
+    ])
+    expect(await page.locator('.verdict').textContent()).toContain('Holds the span contract')
+    expect(await page.locator('.facts').textContent()).toContain('512 of 640 tokens, diverged')
+    expect(await page.locator('.logs li').count()).toBe(6)
+    await page.locator('details[data-span] > summary').first().focus()
+    for (let i = 0; i < 7; i++) await page.keyboard.press('ArrowDown')
+    await page.keyboard.press('Enter')
+    const decode = page.locator('details[data-span][open]')
+    expect(await decode.locator('.name').textContent()).toBe('llm.decode')
+    const steps = (await decode.locator('svg[data-steps]').getAttribute('data-steps'))?.split(' ') ?? []
+    expect(steps).toHaveLength(160)
+    await decode.locator('svg[data-steps]').hover()
+    expect(await decode.locator('.readout').textContent()).toMatch(/^step \d+: \d+\.\d\d ms$/)
+    await shoot(page, 'trace-dark')
+    await page.keyboard.press('ArrowLeft')
+    expect(await page.locator('details[data-span][open]').count()).toBe(0)
+    await page.context().close()
+  })
+
+  it('flags a breach and leads to its span', async () => {
+    const page = await visit(`/traces/${flagged}`)
+    expect(await page.locator('section.verdict').textContent()).toContain('llm.tokens.total')
+    await page.click('section.verdict a')
+    expect(await page.locator('details[data-span][open] .breach').textContent()).toContain('attribute.unknown')
+    await shoot(page, 'breach-light')
+    await page.context().close()
+  })
+
+  it('fits a phone', async () => {
+    for (const path of ['/traces', `/traces/${good}`]) {
+      const page = await visit(path, { width: 390 })
+      for (const summary of await page.locator('details[data-span] > summary').all()) await summary.click()
+      expect(await overflow(page)).toBe(0)
+      await shoot(page, path === '/traces' ? 'list-phone' : 'trace-phone')
+      await page.context().close()
+    }
+  })
+
+  it('works without script, and breaks no rule of its content policy', async () => {
+    const context = await browser.newContext({ javaScriptEnabled: false })
+    const page = await context.newPage()
+    await page.goto(`${url}/traces/${good}`)
+    await page.locator('details[data-span] > summary').last().click()
+    expect(await page.locator('details[data-span][open]').textContent()).toContain('output.format')
+    await context.close()
+    expect(problems).toEqual([])
+  })
+})
