@@ -128,10 +128,12 @@ export class RagService {
    */
   augment(request: RagRequest, generation: GenerationLimits, engine: PromptEngine): Promise<AugmentedPrompts> {
     const name = request.index ?? this.defaultIndex
-    return stage('rag.retrieve', { 'rag.index.name': name }, async (span) => {
+    return stage('rag.retrieve', async (span) => {
       const params = parseRetrieveParams(request, 'rag.')
       span.set({ 'gen_ai.retrieval.top_k': params.topK })
       const index = await this.#searchable(name, 'rag.index')
+      // Not before it is found: a name that is none of ours is the caller's text.
+      span.set({ 'rag.index.name': name })
       const found = await retrieve(this.#retrieveParts(index), request.query, params)
       const { prompt, used } = this.#buildPrompt(request.query, generation, engine, found.documents)
       span.set({ 'rag.docs.retrieved': found.numCandidates, 'rag.docs.reranked': used.length })
