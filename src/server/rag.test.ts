@@ -1,0 +1,200 @@
+/** The retrieval routes over real models (random weights) and a real store. */
+import { mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Hono } from 'hono'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { writeBertFolder } from '../../test/rag/onnx-bert.ts'
+import { createRag, type RagService } from '../rag/service.ts'
+import { embeddingRoutes } from './embeddings.ts'
+import type { AppEnv } from './env.ts'
+import { toApiError, toErrorBody } from './errors.ts'
+import { openApiDocument } from './openapi.ts'
+import { ragRoutes } from './rag.ts'
+import { rerankRoutes } from './rerank.ts'
+import { RAG_ROUTES } from './wire-rag.ts'
+
+let folder = ''
+let rag: RagService
+let app: Hono<AppEnv>
+beforeAll(() => {
+  folder = mkdtempSync(join(tmpdir(), 'miniserve-rag-routes-'))
+  const words = ['fox', 'walnut', 'bread']
+  rag = createRag({
+    store: 'memory',
+    storeUrl: null,
+    dataDir: folder,
+    cacheDir: folder,
+    modelsDir: folder,
+    embeddingModel: writeBertFolder(folder, 'embedder', { words }),
+    rerankerModel: writeBertFolder(folder, 'reranker', { words, isClassifier: true }),
+    hub: { cacheDir: folder, endpoint: 'http://127.0.0.1:9', isOffline: true },
+    defaultIndex: 'docs',
+    bundledFiles: [],
+    rerankBudgetMs: 60_000,
+    promptTemplate: null,
+  })
+  const parts = { rag, maxRequestBytes: 100_000 }
+  app = new Hono<AppEnv>()
+  app.use(async (c, next) => {
+    c.set('requestId', 'req-1')
+    await next()
+  })
+  app.onError((error, c) => {
+    const apiError = toApiError(error, '0'.repeat(32))
+    return c.json(toErrorBody(apiError), apiError.status)
+  })
+  for (const routes of [embeddingRoutes(parts), rerankRoutes(parts), ragRoutes(parts)]) app.route('/', routes)
+})
+afterAll(async () => {
+  await rag.close()
+  rmSync(folder, { recursive: true })
+})
+
+async function call(
+  method: string,
+  path: string,
+  body?: unknown,
+): Promise<{ status: number; json: Record<string, unknown> }> {
+  const init = body === undefined ? {} : { body: JSON.stringify(body) }
+  const response = await app.request(path, { method, ...init })
+  const json: unknown = await response.json()
+  return { status: response.status, json: json as Record<string, unknown> }
+}
+const post = (path: string, body: unknown) => call('POST', path, body)
+
+describe('POST /v1/embeddings', () => {
+  const embed = async (body: object) => {
+    const { status, json } = await post('/v1/embeddings', body)
+    expect([status, json['error']]).toEqual([200, undefined])
+    return json as {
+      data: { index: number; embedding: number[] | string }[]
+      model: string
+      usage: { prompt_tokens: number }
+    }
+  }
+
+  it('takes a text or several, floats or base64, whole or shortened', async () => {
+    const one = await embed({ input: 'fox' })
+    expect(one).toMatchObject({ object: 'list', model: 'embedder', usage: { prompt_tokens: 3, total_tokens: 3 } })
+    const many = await embed({ input: ['walnut bread', 'fox'], model: 'embedder', encoding_format: 'base64' })
+    expect(many.data.map(({ index }) => index)).toEqual([0, 1])
+    const bytes = Buffer.from(String(many.data[1]?.embedding), 'base64')
+    const floats = Array.from({ length: bytes.length / 4 }, (_, i) => bytes.readFloatLE(i * 4))
+    expect(floats).toHaveLength(32)
+    floats.forEach((value, i) => expect(value).toBeCloseTo(Number(one.data[0]?.embedding[i]), 4))
+    const [short] = (await embed({ input: 'fox', dimensions: 4 })).data
+    const vector = (short?.embedding ?? []) as number[]
+    expect(vector).toHaveLength(4)
+    expect(Math.hypot(...vector)).toBeCloseTo(1, 5)
+  })
+
+  it("takes token ids of the model's own vocabulary", async () => {
+    const ids = await embed({ input: [[5], [6, 7]] })
+    const [fox] = (await embed({ input: 'fox' })).data
+    expect(ids.data).toHaveLength(2)
+    expect(ids.data[0]?.embedding).toEqual(fox?.embedding)
+  })
+
+  it.each([
+    [{ input: [] }, 400, 'input'],
+    [{ input: '' }, 400, 'input'],
+    [{ input: [1, 999_999] }, 400, 'input'],
+    [{ input: ['fox', 'fox '.repeat(200)] }, 400, 'input.1'],
+    [{ input: 'fox', dimensions: 64 }, 400, 'dimensions'],
+    [{ input: 'fox', encoding_format: 'hex' }, 400, 'encoding_format'],
+    [{ input: 'fox', model: 'other' }, 404, 'model'],
+  ])('%j is refused by name', async (body, status, param) => {
+    expect(await post('/v1/embeddings', body)).toMatchObject({
+      status,
+      json: { error: { param, type: 'invalid_request_error' } },
+    })
+  })
+})
+
+describe('POST /v1/rerank', () => {
+  it('scores every document and gives the best first', async () => {
+    const documents = ['fox', { text: 'walnut bread' }, 'bread']
+    const { json } = await post('/v1/rerank', { query: 'walnut', documents, return_documents: true })
+    const results = json['results'] as { index: number; relevance_score: number; document: { text: string } }[]
+    expect(results.map(({ index }) => index).toSorted()).toEqual([0, 1, 2])
+    expect(results.map(({ relevance_score: score }) => score)).toEqual(
+      results.map(({ relevance_score: score }) => score).toSorted((a, b) => b - a),
+    )
+    expect(results.find(({ index }) => index === 1)?.document.text).toBe('walnut bread')
+    const best = await post('/v1/rerank', { query: 'walnut', documents, top_n: 1 })
+    expect(best.json['results']).toEqual([{ index: results[0]?.index, relevance_score: results[0]?.relevance_score }])
+  })
+
+  it.each([
+    [{ query: 'x', documents: [] }, 'documents'],
+    [{ query: 'x', documents: [1] }, 'documents.0'],
+    [{ query: 'x', documents: ['a'], top_n: 0 }, 'top_n'],
+    [{ documents: ['a'] }, 'query'],
+  ])('%j is refused by name', async (body, param) => {
+    expect(await post('/v1/rerank', body)).toMatchObject({ status: 400, json: { error: { param } } })
+  })
+})
+
+describe('/v1/rag', () => {
+  it('takes documents in, finds them at once, shows them and takes them out', async () => {
+    const put = await post('/v1/rag/documents', {
+      index: 'notes',
+      documents: [
+        { id: 'a/b c.md', text: '# Fox\n\nA fox.', metadata: { n: 1 } },
+        { id: 'bread', text: 'walnut bread' },
+        { id: 'bad' },
+        { text: 'no id' },
+        7,
+        { id: 'blank', text: ' ' },
+      ],
+    })
+    expect(put).toMatchObject({ status: 200, json: { index: 'notes', accepted: 2, chunks: 2 } })
+    expect((put.json['rejected'] as { id: string }[]).map(({ id }) => id)).toEqual([
+      'bad',
+      'documents.3',
+      'documents.4',
+      'blank',
+    ])
+    const found = await post('/v1/rag/query', { index: 'notes', query: 'walnut bread', top_n: 1 })
+    expect(found.json).toMatchObject({
+      index: 'notes',
+      reranked: true,
+      documents: [{ id: 'bread', chunk: 0, source: 'bread', rank: 1, text: 'walnut bread' }],
+    })
+    const path = `/v1/rag/documents/${encodeURIComponent('a/b c.md')}?index=notes`
+    expect((await call('GET', path)).json).toMatchObject({
+      id: 'a/b c.md',
+      metadata: { n: 1 },
+      chunks: [{ text: 'A fox.', headings: ['Fox'] }],
+    })
+    expect((await call('GET', '/v1/rag/indexes')).json).toMatchObject({
+      default: 'docs',
+      indexes: [{ name: 'notes', documents: 2, chunks: 2, bundled: false }],
+    })
+    expect(await call('DELETE', path)).toMatchObject({ status: 200, json: { deleted: true } })
+    expect(await call('DELETE', path)).toMatchObject({
+      status: 404,
+      json: { error: { param: 'id', code: 'document_not_found' } },
+    })
+    expect(await call('GET', path)).toMatchObject({ status: 404 })
+  })
+
+  it.each([
+    ['POST', '/v1/rag/query', { query: 'x', index: 'none' }, 404, 'index'],
+    ['POST', '/v1/rag/query', { query: 'x' }, 404, 'index'],
+    ['POST', '/v1/rag/query', { query: 'x', index: 'notes', top_k: 5000 }, 400, 'top_k'],
+    ['POST', '/v1/rag/query', { query: 'x', index: 'notes', filter: { n: { like: 1 } } }, 400, 'filter.n'],
+    ['POST', '/v1/rag/documents', { index: '../up', documents: [{ id: 'a', text: 'a' }] }, 400, 'index'],
+    ['POST', '/v1/rag/documents', { documents: [] }, 400, 'documents'],
+    ['POST', '/v1/rag/documents', { documents: [{ id: 'a', text: 'x'.repeat(200_000) }] }, 413, null],
+    ['GET', '/v1/rag/documents/%E0%A4%A?index=notes', undefined, 400, 'id'],
+    ['GET', '/v1/rag/documents/x?index=none', undefined, 404, 'index'],
+  ])('%s %s refuses by name', async (method, path, body, status, param) => {
+    expect(await call(method, path, body)).toMatchObject({ status, json: { error: { param } } })
+  })
+
+  it('is in the OpenAPI document', () => {
+    expect(JSON.stringify(openApiDocument('1', RAG_ROUTES))).toContain('/v1/rag/documents/{id}')
+  })
+})
