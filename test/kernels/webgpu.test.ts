@@ -4,4 +4,6 @@ import { describeBackend } from './conformance.ts'
 
 const skipReason = (await hasAdapter()) ? null : 'there is no WebGPU adapter (software Vulkan: mesa-vulkan-drivers)'
 
-describeBackend('webgpu', (options) => createWebGpuBackend({ ...options, cacheDir: null, retune: false }), { skipReason })
+describeBackend('webgpu', (options) => createWebGpuBackend({ ...options, cacheDir: null, retune: false }), {
+  skipReason,
+})

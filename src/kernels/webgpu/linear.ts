@@ -9,22 +9,13 @@ const BINDINGS: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 're
 /** Which x rows a call takes: all of the step's, its sample rows or its score rows. */
 export type RowSelection = 'all' | 'sample' | 'score'
 const GATHER: Readonly<Record<RowSelection, number>> = { all: 0, sample: 1, score: 2 }
-const GLU = { silu: 1, gelu_tanh: 2 } as const
+const FLAG = { bias: 1, residual: 2, logits: 4, silu: 8, gelu_tanh: 16 } as const
 
-/**
- * How a matrix is cut. `tree` is decided at load and never changes: every variant of the matrix adds its products in the same order.
- * The tiles may be chosen freely (tune.ts): they change speed only.
- */
-export interface LinearPlan {
+/** Tiles of a kernel. They change speed only: the K-reduction tree is the matrix's own. */
+export interface LinearVariant {
   /** Output rows a lane. */
   readonly R: number
-  /** Rows of x a lane, ascending: a step takes the first that is not smaller than its rows, or the last in several workgroups. */
-  readonly rowTiles: readonly number[]
-}
-
-/** Tiles to begin with, no measurement needed; `candidates` are what tuning may try. */
-export interface LinearVariant {
-  readonly R: number
+  /** Rows of x a lane. */
   readonly TM: number
 }
 
@@ -71,9 +62,18 @@ export class LinearKernels {
     return segments
   }
 
+  /**
+   * Steps of 1, 2 to 4, 5 to 8 and more rows are told apart; on software adapters of 1 and more, since compiling a kernel takes them half a
+   * second and a tile that is not full costs little where reading weights costs most.
+   */
+  bucket(numRows: number): number {
+    if (this.broadcastLanes !== 0) return numRows <= 1 ? 1 : 8
+    return numRows <= 1 ? 1 : numRows <= 4 ? 4 : 8
+  }
+
   /** The tile for a number of rows. */
   variant(w: GpuMatrix, numRows: number): LinearVariant {
-    const bucket = numRows <= 1 ? 1 : numRows <= 2 ? 2 : numRows <= 4 ? 4 : 8
+    const bucket = this.bucket(numRows)
     const tuned = this.tuned.get(shapeKey(w, bucket))
     if (tuned !== undefined) return tuned
     return this.candidates(w, bucket)[0]!
@@ -86,10 +86,9 @@ export class LinearKernels {
       const R = w.gluRun > 0 ? [2] : bucket === 1 ? [1, 2] : [2, 1]
       return R.map((r) => ({ R: r, TM: bucket }))
     }
-    const packedRows = w.shards.reduce((sum, shard) => sum + shard.numRows, 0)
     const rows = [4, 2, 8].filter((R) => {
       const span = R * lanes
-      const fits = span <= 32 ? 32 % span === 0 : span % 32 === 0 && packedRows % span === 0
+      const fits = span <= 32 ? 32 % span === 0 : w.shards.every(({ numRows }) => numRows % span === 0)
       return fits && (w.gluRun === 0 || R % 2 === 0)
     })
     const TM = bucket === 8 ? [4, 8, 2] : [bucket]
@@ -98,22 +97,16 @@ export class LinearKernels {
 
   /** The kernel of a call for a number of rows, with its grid. */
   #kernel(call: LinearCall, numRows: number): { source: KernelSource; rowsPerGroup: number; outputsPerGroup: number } {
-    const { w, options, logits, selection } = call
+    const { w, options } = call
+    const { FORMAT, GROUP, MINS } = w.form
     const { R, TM } = this.variant(w, numRows)
-    const common = {
-      ...w.form,
-      R,
-      TM,
-      NORM: options.norm === undefined ? 0 : 1,
-      BIAS: options.bias === undefined ? 0 : 1,
-      RESIDUAL: options.residual === true ? 1 : 0,
-      GLU: options.glu === undefined ? 0 : GLU[options.glu],
-      LOGITS: logits === null ? 0 : 1,
-      GATHER: GATHER[selection],
-    }
+    const common = { FORMAT, GROUP, MINS, R, TM, NORM: options.norm === undefined ? 0 : 1 }
     const lanes = this.broadcastLanes
     if (lanes !== 0) {
-      const defines = { ...common, X: 0, LANES: lanes, X_WIDTH: Math.min(4, 32 / lanes) }
+      // A quantised step is a block, for the sake of its groups; a float step is the fewest units that give each lane an input.
+      const STEP_COLS = FORMAT < 16 ? 32 : Math.max(lanes, 128 / FORMAT)
+      const STEP_UNITS = (STEP_COLS * FORMAT) / 128
+      const defines = { ...common, LANES: lanes, STEP_COLS, STEP_UNITS, W: Math.min(4, STEP_COLS / lanes) }
       return {
         source: { name: 'linear-broadcast', bindings: BINDINGS, defines },
         rowsPerGroup: TM,
@@ -121,16 +114,16 @@ export class LinearKernels {
       }
     }
     const segments = this.#segments(w)
-    const staged = { ...common, LANES: 32, X_WIDTH: 4 }
+    const staged = { ...common, LANES: 32, W: 4, STEP_UNITS: FORMAT / 4, GLU: w.gluRun > 0 ? 1 : 0 }
     if (numRows <= 8) {
-      const defines = { ...staged, X: 2, YS: segments, ROWS: TM }
+      const defines = { ...staged, YS: segments, ROWS: TM }
       return {
         source: { name: 'linear-vector', bindings: BINDINGS, defines },
         rowsPerGroup: TM,
         outputsPerGroup: R * 32,
       }
     }
-    const defines = { ...staged, X: 1, YS: 4, ROWS: TM * 4, SEGMENTS: segments }
+    const defines = { ...staged, YS: 4, ROWS: TM * 4, SEGMENTS: segments }
     return {
       source: { name: 'linear-matrix', bindings: BINDINGS, defines },
       rowsPerGroup: TM * 4,
@@ -138,9 +131,9 @@ export class LinearKernels {
     }
   }
 
-  #group(call: LinearCall, shard: MatrixShard, index: number): GPUBindGroup {
-    const { key, logits, maxRows, firstRow, options, out, w, x } = call
-    return this.#bindings.get(`${key}|${index}`, BINDINGS, () => {
+  #group(call: LinearCall, R: number, shard: MatrixShard, index: number): GPUBindGroup {
+    const { key, logits, maxRows, firstRow, options, out, selection, w, x } = call
+    return this.#bindings.get(`${key}|${R}|${index}`, BINDINGS, () => {
       const source = this.#context.activation(x)
       const isGated = w.gluRun > 0
       const firstOutput = isGated ? shard.firstRow / 2 : shard.firstRow
@@ -161,7 +154,12 @@ export class LinearKernels {
           { f32: w.weightScale },
           { f32: logits?.scale ?? 1 },
           { f32: logits?.softcap ?? 0 },
-          1,
+          GATHER[selection],
+          (options.bias === undefined ? 0 : FLAG.bias) |
+            (options.residual === true ? FLAG.residual : 0) |
+            (logits === null ? 0 : FLAG.logits) |
+            (options.glu === undefined ? 0 : FLAG[options.glu]),
+          R,
         ],
         buffers: [
           source.buffer,
@@ -177,8 +175,9 @@ export class LinearKernels {
 
   #record(call: LinearCall, numRows: number): void {
     const { source, rowsPerGroup, outputsPerGroup } = this.#kernel(call, numRows)
+    const { R } = this.variant(call.w, numRows)
     for (const [index, shard] of call.w.shards.entries()) {
-      const group = this.#group(call, shard, index)
+      const group = this.#group(call, R, shard, index)
       record(
         this.#context,
         source,
@@ -204,7 +203,7 @@ export class LinearKernels {
     }
     const norm = options.norm === undefined ? '' : this.#context.vector(options.norm.weight).id
     const bias = options.bias === undefined ? '' : this.#context.vector(options.bias).id
-    const key = `linear|${target.id}|${source.id}|${w.id}|${norm}|${options.norm?.eps}|${bias}`
+    const key = `linear|${target.id}|${source.id}|${w.id}|${norm}|${options.norm?.eps}|${bias}|${options.residual}|${options.glu}`
     this.#record({ key, out: target, x, w, options, logits: null, selection: 'all', firstRow: 0, maxRows: 0 }, numRows)
   }
 

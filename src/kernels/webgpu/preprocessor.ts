@@ -84,6 +84,21 @@ function evaluate(text: string, variables: Variables): number {
   return value
 }
 
+/** Replaces each $(expression) of a line by its value. */
+function substitute(line: string, variables: Variables): string {
+  let result = ''
+  let at = 0
+  for (let start = line.indexOf('$('); start >= 0; start = line.indexOf('$(', at)) {
+    let depth = 1
+    let end = start + 2
+    for (; end < line.length && depth > 0; end++) depth += line[end] === '(' ? 1 : line[end] === ')' ? -1 : 0
+    if (depth > 0) throw new Error(`"${line.trim()}" lacks a )`)
+    result += line.slice(at, start) + evaluate(line.slice(start + 2, end - 1), variables)
+    at = end
+  }
+  return result + line.slice(at)
+}
+
 /**
  * Expands a shader.
  * @param name file to start from
@@ -116,7 +131,7 @@ export function preprocess(name: string, defines: Defines, read: (name: string) 
       const line = lines[at]!
       const directive = /^\s*#(\w+)\s*(.*)$/.exec(line)
       if (directive === null) {
-        output.push(line.replace(/\$\(((?:[^()]|\([^()]*\))*)\)/g, (_, text: string) => `${evaluate(text, variables)}`))
+        output.push(substitute(line, variables))
         continue
       }
       const [, keyword, rest = ''] = directive

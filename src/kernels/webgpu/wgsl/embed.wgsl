@@ -1,7 +1,7 @@
 // out[r] = table[tokens[r]] * scale: gathers rows of an interleaved weight matrix (matrix.ts), in any format. A token may be one that the
 // previous step sampled and the host does not know yet.
 //
-//   launch   x = rows; workgroup = WS threads over the units of a row. One dispatch a shard: a token outside the shard is left alone.
+//   launch   x = rows; workgroup = WS threads over the columns. One dispatch a shard: a token outside the shard is left alone.
 #include "step.wgsl"
 
 struct EmbedParams {
@@ -14,16 +14,10 @@ struct EmbedParams {
 }
 
 @group(0) @binding(1) var<uniform> params: EmbedParams;
-@group(0) @binding(2) var<storage, read> codes: array<vec4<u32>>;
+@group(0) @binding(2) var<storage, read> codes: array<u32>;
 @group(0) @binding(3) var<storage, read> scales: array<u32>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 @group(0) @binding(5) var<storage, read> sampled: array<i32>;
-
-fn put(row: u32, column: u32, value: f32) {
-  if (column < params.cols) {
-    out[row * params.out_stride + column] = value * params.scale;
-  }
-}
 
 @compute @workgroup_size($(WS))
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -35,32 +29,29 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (u32(token) < params.first_row || u32(token) >= params.first_row + params.num_rows) {
     return;
   }
-  let source = u32(token) - params.first_row;
-  let num_units = params.num_blocks * $(UNITS)u;
-  for (var unit = lane; unit < num_units; unit += $(WS)u) {
-    let v = codes[((source / 32u) * num_units + unit) * 32u + source % 32u];
-    let column = unit * $(32 / UNITS)u;
+  let tile = (u32(token) - params.first_row) / 32u;
+  let tile_row = (u32(token) - params.first_row) % 32u;
+  for (var column = lane; column < params.cols; column += $(WS)u) {
+    // [tile][unit][32 rows][4 words]
+    let word_index = column / $(32 / FORMAT)u;
+    let unit = tile * params.num_blocks * $(FORMAT / 4)u + word_index / 4u;
+    let word = codes[(unit * 32u + tile_row) * 4u + word_index % 4u];
+    let shift = (column % $(32 / FORMAT)u) * $(FORMAT)u;
 #if FORMAT == 32
-#repeat e 4
-    put(row, column + $(e)u, bitcast<f32>(v[$(e)]));
-#end
+    let value = bitcast<f32>(word);
 #endif
 #if FORMAT == 16
-#repeat e 4
-    let h$(e) = unpack2x16float(v[$(e)]);
-    put(row, column + $(2 * e)u, h$(e).x);
-    put(row, column + $(2 * e + 1)u, h$(e).y);
-#end
+    let value = unpack2x16float(word >> shift).x;
 #endif
 #if FORMAT < 16
     let group_index = column / $(GROUP)u;
 #if MINS
-    let pair = unpack2x16float(scales[((source / 32u) * params.num_blocks * $(32 / GROUP)u + group_index) * 32u + source % 32u]);
+    let pair = unpack2x16float(scales[(tile * params.num_blocks * $(32 / GROUP)u + group_index) * 32u + tile_row]);
     let weight_scale = pair.x;
     let weight_min = pair.y;
 #else
     let num_words = (params.num_blocks * $(32 / GROUP)u + 1u) >> 1u;
-    let pair = unpack2x16float(scales[((source / 32u) * num_words + (group_index >> 1u)) * 32u + source % 32u]);
+    let pair = unpack2x16float(scales[(tile * num_words + (group_index >> 1u)) * 32u + tile_row]);
     let weight_scale = select(pair.x, pair.y, (group_index & 1u) == 1u);
 #if FORMAT == 4
     let weight_min = -8.0 * weight_scale;
@@ -69,14 +60,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #endif
 #endif
 #if FORMAT == 8
-#repeat e 16
-    put(row, column + $(e)u, fma(f32(bitcast<i32>(v[$(e / 4)] << $(24 - 8 * (e % 4))u) >> 24u), weight_scale, weight_min));
-#end
+    let code = f32(bitcast<i32>(word << (24u - shift)) >> 24u);
 #else
-#repeat e 32
-    put(row, column + $(e)u, fma(f32((v[$(e / 8)] >> $(4 * (e % 8))u) & 15u), weight_scale, weight_min));
-#end
+    let code = f32((word >> shift) & 15u);
 #endif
+    let value = fma(code, weight_scale, weight_min);
 #endif
+    out[row * params.out_stride + column] = value * params.scale;
   }
 }

@@ -4,14 +4,15 @@
 //   x        f32 [rows, x_stride]
 //   codes    [tile][unit][32 output rows] vec4<u32>; scales: see matrix.ts
 //   out      f32 [rows, out_stride]
-//   launch   x = output rows / (LANES R), y = rows / TM; workgroup = one subgroup of LANES
+//   launch   x = packed output rows / (LANES R), y = rows / TM; workgroup = one subgroup of LANES
 //
 // A lane owns R output rows and accumulates TM input rows for each: a weight word is read once for TM rows. Each lane reads its share of a
-// block of x once, and the others get it by subgroupBroadcast with a constant lane, which is one shuffle.
-// Norm: the weights multiply x on the way in; the sum of squares is gathered along the same walk and 1/rms scales the result, so that the
-// norm costs neither a pass over x nor a dispatch.
-// Tried on llvmpipe (Mesa 25.0): x read by every lane 1.5 to 2.5 times slower; one output row a lane 2 times slower; weights through a
-// texture no faster; 64 lanes with workgroup memory 10 times slower.
+// step's inputs once, and the others get it by subgroupBroadcast with a constant lane, which is one shuffle.
+// Norm: the weights multiply x on the way in; the squares are gathered along the same walk and 1/rms scales the result, so that the norm
+// costs neither a pass over x nor a dispatch.
+// Tried on llvmpipe (Mesa 25.0): x read by every lane 1.5 to 2.5 times slower; weights through a texture no faster; 64 lanes with workgroup
+// memory 10 times slower. A read compiles to a branch for each of its words and lanes, 0.1 s of compile time each, so the text has as few
+// reads as possible: a step is the fewest units that give every lane an input, and loops that must not unroll have bounds from uniforms.
 enable subgroups;
 // Every lane runs the same loops: the bounds come from uniforms and workgroup ids.
 diagnostic(off, subgroup_uniformity);
@@ -19,105 +20,89 @@ diagnostic(off, subgroup_uniformity);
 
 @compute @workgroup_size($(LANES))
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let num_rows = rows_of_chunk();
+  let num_rows = rows_of_call();
   let first_row = group.y * $(TM)u;
   if (first_row >= num_rows) {
     return;
   }
   let packed = group.x * $(LANES * R)u + lane;
-#if X_WIDTH == 4
-  let x_stride = params.x_stride >> 2u;
-#else
-  let x_stride = params.x_stride >> 1u;
-#endif
 #repeat m TM
-  let x_at$(m) = source_row(first_row + $(m)u, num_rows) * x_stride + lane;
+  let x_at$(m) = source_row(first_row + $(m)u, num_rows) * (params.x_stride / $(W)u) + lane;
 #if NORM
-  var squares$(m) = 0.0;
+#repeat r STEP_COLS / (LANES * W)
+#if W == 1
+  var squares$(m)_$(r) = 0.0;
+#else
+  var squares$(m)_$(r) = vec$(W)<f32>(0.0);
+#endif
+#end
 #endif
 #repeat i R
   var acc$(m)_$(i) = 0.0;
-#if FORMAT < 16
-  var group$(m)_$(i) = 0.0;
-#endif
 #end
 #end
 #include "linear-scales.wgsl"
   var b = (packed / TILE) * tile_units + packed % TILE;
-  for (var block = 0u; block < params.num_blocks; block++) {
-#repeat r 32 / (LANES * X_WIDTH)
+  let num_steps = params.num_blocks * $(32 / STEP_COLS)u;
+  for (var block = 0u; block < num_steps; block++) {
+#repeat r STEP_COLS / (LANES * W)
 #if NORM
-    let weight$(r) = norm_weight[block * $(32 / X_WIDTH)u + $(r * LANES)u + lane];
+    let weight$(r) = norm_weight[block * $(STEP_COLS / W)u + $(r * LANES)u + lane];
 #endif
 #repeat m TM
 #if NORM
-    let raw$(m)_$(r) = x[x_at$(m) + block * $(32 / X_WIDTH)u + $(r * LANES)u];
-    squares$(m) += dot(raw$(m)_$(r), raw$(m)_$(r));
+    let raw$(m)_$(r) = x[x_at$(m) + block * $(STEP_COLS / W)u + $(r * LANES)u];
+    squares$(m)_$(r) = fma(raw$(m)_$(r), raw$(m)_$(r), squares$(m)_$(r));
     let xv$(m)_$(r) = raw$(m)_$(r) * weight$(r);
 #else
-    let xv$(m)_$(r) = x[x_at$(m) + block * $(32 / X_WIDTH)u + $(r * LANES)u];
+    let xv$(m)_$(r) = x[x_at$(m) + block * $(STEP_COLS / W)u + $(r * LANES)u];
 #endif
 #end
 #end
-#if FORMAT == 4 || (FORMAT == 8 && MINS)
 #repeat m TM
-#repeat r 32 / (LANES * X_WIDTH)
-    let part$(m)_$(r) = dot(xv$(m)_$(r), vec$(X_WIDTH)<f32>(1.0));
-#end
-#repeat h 32 / GROUP
-    var xsum$(m)_$(h) = 0.0;
-#repeat l GROUP / X_WIDTH
-    xsum$(m)_$(h) += subgroupBroadcast(part$(m)_$((h * GROUP / X_WIDTH + l) / LANES), $((h * GROUP / X_WIDTH + l) % LANES)u);
-#end
-#end
-#end
+#repeat k STEP_COLS
+#if W == 1
+    let x$(m)_$(k) = subgroupBroadcast(xv$(m)_$(k / LANES), $(k % LANES)u);
+#else
+    let x$(m)_$(k) = subgroupBroadcast(xv$(m)_$(k / (LANES * W))[$(k % W)], $(k / W % LANES)u);
 #endif
+#end
+#end
+#include "linear-xsum.wgsl"
 #include "linear-block.wgsl"
-    b += $(UNITS * 32)u;
+    b += $(STEP_UNITS * 32)u;
   }
+  var sums: array<f32, $(TM * R)>;
+  var factors: array<f32, $(TM)>;
 #repeat m TM
-  {
-    let row = first_row + $(m)u;
-    var factor = params.weight_scale;
 #if NORM
-    var total = 0.0;
-#repeat l LANES
-    total += subgroupBroadcast(squares$(m), $(l)u);
-#end
-    factor *= 1.0 / sqrt(total * params.inverse_cols + params.eps);
-#endif
-#if GLU > 0
-    // Gate and up rows alternate in runs of LANES packed rows.
-#repeat j R / 2
-    {
-      let n = group.x * $(LANES * R / 2)u + $(j * LANES)u + lane;
-      if (row < num_rows && n < params.num_outputs) {
-#if BIAS
-        let column = params.first_output + n;
-        let gate = acc$(m)_$(2 * j) * factor + bias[column];
-        let up = acc$(m)_$(2 * j + 1) * factor + bias[params.glu_bias + column];
+  var total$(m) = 0.0;
+#repeat k STEP_COLS
+#if W == 1
+  total$(m) += subgroupBroadcast(squares$(m)_$(k / LANES), $(k % LANES)u);
 #else
-        let gate = acc$(m)_$(2 * j) * factor;
-        let up = acc$(m)_$(2 * j + 1) * factor;
+  total$(m) += subgroupBroadcast(squares$(m)_$(k / (LANES * W))[$(k % W)], $(k / W % LANES)u);
 #endif
-        store(row, n, activate(gate) * up);
-      }
-    }
 #end
+  factors[$(m)] = params.weight_scale / sqrt(total$(m) * params.inverse_cols + params.eps);
 #else
+  factors[$(m)] = params.weight_scale;
+#endif
 #repeat i R
-    {
-      let n = packed + $(i * LANES)u;
-      if (row < num_rows && n < params.num_outputs) {
-#if BIAS
-        store(row, n, acc$(m)_$(i) * factor + bias[params.first_output + n]);
-#else
-        store(row, n, acc$(m)_$(i) * factor);
-#endif
+  sums[$(m * R + i)] = acc$(m)_$(i);
+#end
+#end
+  let end_row = min(num_rows - first_row, $(TM)u);
+  // Gate and up rows alternate in runs of LANES packed rows, so that a lane has both.
+  let is_gated = (params.flags & (FLAG_SILU | FLAG_GELU)) != 0u;
+  let stride = select(1u, 2u, is_gated);
+  for (var m = 0u; m < end_row; m++) {
+    for (var i = 0u; i < params.rows_per_lane; i += stride) {
+      let n = (group.x * $(R)u + i) / stride * $(LANES)u + lane;
+      if (n < params.num_outputs) {
+        let at = m * $(R)u + i;
+        store(first_row + m, n, sums[at] * factors[m], sums[min(at + 1u, $(TM * R - 1)u)] * factors[m]);
       }
     }
-#end
-#endif
   }
-#end
 }

@@ -1,4 +1,5 @@
-// Bindings, parameters and epilogue that the linear kernels share.
+// Bindings, parameters and epilogue that the linear kernels share. What happens to a finished sum is chosen by uniforms: the branch costs
+// nothing beside the sum, and a pipeline less is a pipeline that need not be compiled.
 #include "step.wgsl"
 
 struct LinearParams {
@@ -9,22 +10,32 @@ struct LinearParams {
   first_output: u32, // column of out where the shard begins
   first_row: u32, // gathered rows: where the chunk begins
   max_rows: u32, // rows of the chunk at most
-  glu_bias: u32, // bias[glu_bias + n] belongs to the up projection
+  up_bias: u32, // bias[up_bias + n] belongs to the up projection
   inverse_cols: f32,
   eps: f32,
   weight_scale: f32, // power of two taken out of the f16 scales
   logit_scale: f32,
-  softcap: f32,
-  segments: u32, // K is cut into this many runs of blocks, whose sums are added in order
+  softcap: f32, // 0: none
+  gather: u32, // GATHER_*
+  flags: u32, // FLAG_*
+  rows_per_lane: u32, // R: not known to the compiler, which would unroll the epilogue
 }
 
+const GATHER_SAMPLE = 1u;
+const GATHER_SCORE = 2u;
+const FLAG_BIAS = 1u;
+const FLAG_RESIDUAL = 2u;
+const FLAG_LOGITS = 4u;
+const FLAG_SILU = 8u;
+const FLAG_GELU = 16u;
+
 @group(0) @binding(1) var<uniform> params: LinearParams;
-#if X_WIDTH == 4
-@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read> norm_weight: array<vec4<f32>>;
+#if W == 1
+@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(6) var<storage, read> norm_weight: array<f32>;
 #else
-@group(0) @binding(2) var<storage, read> x: array<vec2<f32>>;
-@group(0) @binding(6) var<storage, read> norm_weight: array<vec2<f32>>;
+@group(0) @binding(2) var<storage, read> x: array<vec$(W)<f32>>;
+@group(0) @binding(6) var<storage, read> norm_weight: array<vec$(W)<f32>>;
 #endif
 @group(0) @binding(3) var<storage, read> codes: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> scales: array<u32>;
@@ -34,59 +45,58 @@ struct LinearParams {
 // Rows of a tile of the weight layout: [tile][unit of K][TILE rows] vec4<u32>, see matrix.ts.
 const TILE = 32u;
 
-fn rows_of_chunk() -> u32 {
-#if GATHER == 1
-  let rows = header(NUM_SAMPLE_ROWS);
-  return min(select(0u, rows - params.first_row, rows > params.first_row), params.max_rows);
-#endif
-#if GATHER == 2
-  let rows = header(NUM_SCORE_ROWS);
-  return min(select(0u, rows - params.first_row, rows > params.first_row), params.max_rows);
-#endif
-#if GATHER == 0
-  return header(NUM_ROWS);
-#endif
-}
-
 // Row of x that feeds row m of out. Rows past the last compute the last one again and are not stored.
 fn source_row(m: u32, num_rows: u32) -> u32 {
-  let clamped = min(m, num_rows - 1u);
-#if GATHER == 1
-  return u32(step[header(SAMPLE_ROWS) + params.first_row + clamped]);
-#endif
-#if GATHER == 2
-  return u32(step[header(SCORE_ROWS) + params.first_row + clamped]);
-#endif
-#if GATHER == 0
-  return clamped;
-#endif
+  let row = min(m, num_rows - 1u);
+  if (params.gather == GATHER_SAMPLE) {
+    return u32(step[header(SAMPLE_ROWS) + params.first_row + row]);
+  }
+  if (params.gather == GATHER_SCORE) {
+    return u32(step[header(SCORE_ROWS) + params.first_row + row]);
+  }
+  return row;
 }
 
-#if GLU > 0
+fn rows_of_call() -> u32 {
+  if (params.gather == 0u) {
+    return header(NUM_ROWS);
+  }
+  let rows = header(select(NUM_SCORE_ROWS, NUM_SAMPLE_ROWS, params.gather == GATHER_SAMPLE));
+  return min(rows - min(rows, params.first_row), params.max_rows);
+}
+
 fn activate(gate: f32) -> f32 {
-#if GLU == 1
-  return gate / (1.0 + exp(-gate));
-#else
+  if ((params.flags & FLAG_SILU) != 0u) {
+    return gate / (1.0 + exp(-gate));
+  }
   // tanh of a large argument overflows in implementations that use exp; it is 1 to f32 from 10 on.
   let inner = clamp(0.7978845608028654 * fma(0.044715 * gate * gate, gate, gate), -10.0, 10.0);
   return 0.5 * gate * (1.0 + tanh(inner));
-#endif
 }
-#endif
 
-fn store(m: u32, n: u32, value: f32) {
-  let at = m * params.out_stride + params.first_output + n;
-#if LOGITS
-  var logit = value * params.logit_scale;
-  if (params.softcap > 0.0) {
-    logit = params.softcap * tanh(clamp(logit / params.softcap, -10.0, 10.0));
+// Stores a finished sum as column n of row m. `up`: the up projection's sum of a gated matrix.
+fn store(m: u32, n: u32, sum: f32, up: f32) {
+  var value = sum;
+  let column = params.first_output + n;
+  if ((params.flags & FLAG_BIAS) != 0u) {
+    value += bias[column];
   }
-  out[at] = logit;
-#else
-#if RESIDUAL
-  out[at] += value;
-#else
+  if ((params.flags & (FLAG_SILU | FLAG_GELU)) != 0u) {
+    var factor = up;
+    if ((params.flags & FLAG_BIAS) != 0u) {
+      factor += bias[params.up_bias + column];
+    }
+    value = activate(value) * factor;
+  }
+  if ((params.flags & FLAG_LOGITS) != 0u) {
+    value *= params.logit_scale;
+    if (params.softcap > 0.0) {
+      value = params.softcap * tanh(clamp(value / params.softcap, -10.0, 10.0));
+    }
+  }
+  let at = m * params.out_stride + column;
+  if ((params.flags & FLAG_RESIDUAL) != 0u) {
+    value += out[at];
+  }
   out[at] = value;
-#endif
-#endif
 }

@@ -1,9 +1,9 @@
 // out = x W^T for many rows (tiled GEMM), fused like linear-broadcast.wgsl: for GPUs, and for every adapter without subgroups of a known size.
 //
 //   x, codes, scales, out   as in linear-broadcast.wgsl
-//   launch   x = packed output rows / (32 R), y = rows / (TM YS); workgroup = 32 lanes (output rows) x YS groups of TM rows of x
+//   launch   x = packed output rows / (32 R), y = rows / ROWS; workgroup = 32 lanes (output rows) x YS groups of TM rows of x, ROWS = TM YS
 //
-// A block of 32 inputs of all TM YS rows is staged in workgroup memory; a thread multiplies TM rows of it with R output rows it reads itself
+// A block of 32 inputs of all ROWS rows is staged in workgroup memory; a thread multiplies TM rows of it with R output rows it reads itself
 // (the YS groups share them through the cache). SEGMENTS runs of K are summed one after another, in the order of linear-vector.wgsl.
 #include "linear-io.wgsl"
 #include "linear-tree.wgsl"
@@ -12,7 +12,7 @@ var<workgroup> xs: array<vec4<f32>, $(ROWS * 8)>;
 
 @compute @workgroup_size(32, $(YS))
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
-  let num_rows = rows_of_chunk();
+  let num_rows = rows_of_call();
   let first_row = group.y * $(ROWS)u;
   if (first_row >= num_rows) {
     return;
@@ -24,13 +24,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
 #endif
 #include "linear-scales.wgsl"
 #repeat m TM
-  let x_at$(m) = (local.y * $(TM)u + $(m)u) * 8u;
 #repeat i R
   var sum$(m)_$(i) = 0.0;
   var acc$(m)_$(i) = 0.0;
-#if FORMAT < 16
-  var group$(m)_$(i) = 0.0;
-#endif
 #end
 #end
   let segment_blocks = (params.num_blocks + $(SEGMENTS - 1)u) / $(SEGMENTS)u;
@@ -48,18 +44,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
 #endif
       }
       workgroupBarrier();
-#if FORMAT == 4 || (FORMAT == 8 && MINS)
 #repeat m TM
-#repeat h 32 / GROUP
-      var xsum$(m)_$(h) = 0.0;
-#repeat q GROUP / 4
-      xsum$(m)_$(h) += sum4(xs[x_at$(m) + $(h * GROUP / 4 + q)u]);
+#repeat q 8
+      let xq$(m)_$(q) = xs[(local.y * $(TM)u + $(m)u) * 8u + $(q)u];
+#repeat c 4
+      let x$(m)_$(4 * q + c) = xq$(m)_$(q)[$(c)];
 #end
 #end
 #end
-#endif
+#include "linear-xsum.wgsl"
 #include "linear-block.wgsl"
-      b += $(UNITS * 32)u;
+      b += $(FORMAT * 8)u;
     }
 #repeat m TM
 #repeat i R
@@ -72,39 +67,27 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
 #repeat m TM
   {
     let row = first_row + local.y * $(TM)u + $(m)u;
-    var factor = params.weight_scale;
 #if NORM
-    factor *= inverse_rms[local.y * $(TM)u + $(m)u];
+    let factor = inverse_rms[local.y * $(TM)u + $(m)u];
+#else
+    let factor = 1.0;
 #endif
-#if GLU > 0
+    if (row < num_rows) {
+#if GLU
 #repeat j R / 2
-    {
-      let n = group.x * $(R / 2 * 32)u + $(j * 32)u + local.x;
-      if (row < num_rows && n < params.num_outputs) {
-        var gate = sum$(m)_$(2 * j) * factor;
-        var up = sum$(m)_$(2 * j + 1) * factor;
-#if BIAS
-        gate += bias[params.first_output + n];
-        up += bias[params.glu_bias + params.first_output + n];
-#endif
-        store(row, n, activate(gate) * up);
+      if (group.x * $(R / 2 * 32)u + $(j * 32)u + local.x < params.num_outputs) {
+        let gate = sum$(m)_$(2 * j) * params.weight_scale * factor;
+        store(row, group.x * $(R / 2 * 32)u + $(j * 32)u + local.x, gate, sum$(m)_$(2 * j + 1) * params.weight_scale * factor);
       }
-    }
 #end
 #else
 #repeat i R
-    {
-      let n = packed + $(i * 32)u;
-      if (row < num_rows && n < params.num_outputs) {
-#if BIAS
-        store(row, n, sum$(m)_$(i) * factor + bias[params.first_output + n]);
-#else
-        store(row, n, sum$(m)_$(i) * factor);
-#endif
+      if (packed + $(i * 32)u < params.num_outputs) {
+        store(row, packed + $(i * 32)u, sum$(m)_$(i) * params.weight_scale * factor, 0.0);
       }
-    }
 #end
 #endif
+    }
   }
 #end
 }

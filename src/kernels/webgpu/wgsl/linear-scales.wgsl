@@ -1,5 +1,5 @@
-// Addresses of an output row's codes and scales; `packed` is the packed row of R index 0.
-  let tile_units = params.num_blocks * $(UNITS * 32)u;
+// Where an output row's codes and scales begin; `packed` is the packed row of R index 0.
+  let tile_units = params.num_blocks * $(FORMAT * 8)u;
 #if FORMAT < 16
 #if MINS
   let tile_scales = params.num_blocks * $(32 / GROUP * 32)u;

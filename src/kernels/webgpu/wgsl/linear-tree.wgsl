@@ -1,5 +1,4 @@
-// What the two kernels with workgroup memory share: the segments of K, the fused norm, the sums of x that offsets need. Every sum is taken
-// in the same order by both.
+// What the two kernels with workgroup memory share: the fused norm. Every sum is taken in the same order by both.
 // 1 / rms of ROWS rows of x, from workgroup row `first_row` on: lane l adds up the squares of vectors l, l + 32, ..., and the 32 sums are
 // added in order. Ends with the result in inverse_rms.
 #if NORM
@@ -28,7 +27,3 @@ fn compute_norms(first_row: u32, num_rows: u32, local: u32) {
   workgroupBarrier();
 }
 #endif
-
-fn sum4(value: vec4<f32>) -> f32 {
-  return (value.x + value.y) + (value.z + value.w);
-}

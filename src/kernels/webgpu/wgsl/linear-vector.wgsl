@@ -11,9 +11,22 @@
 
 var<workgroup> partials: array<f32, $(YS * TM * R * 32)>;
 
+fn sum_of(m: u32, column: u32) -> f32 {
+  let at = m * $(R * 32)u + column;
+  var sum = partials[at];
+  for (var segment = 1u; segment < $(YS)u; segment++) {
+    sum += partials[segment * $(TM * R * 32)u + at];
+  }
+#if NORM
+  return sum * params.weight_scale * inverse_rms[m];
+#else
+  return sum * params.weight_scale;
+#endif
+}
+
 @compute @workgroup_size(32, $(YS))
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
-  let num_rows = rows_of_chunk();
+  let num_rows = rows_of_call();
   let first_row = group.y * $(TM)u;
   if (first_row >= num_rows) {
     return;
@@ -28,32 +41,28 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
   let x_at$(m) = source_row(first_row + $(m)u, num_rows) * (params.x_stride >> 2u);
 #repeat i R
   var acc$(m)_$(i) = 0.0;
-#if FORMAT < 16
-  var group$(m)_$(i) = 0.0;
-#endif
 #end
 #end
   let segment_blocks = (params.num_blocks + $(YS - 1)u) / $(YS)u;
   let first_block = local.y * segment_blocks;
   let end_block = min(first_block + segment_blocks, params.num_blocks);
-  var b = (packed / TILE) * tile_units + packed % TILE + first_block * $(UNITS * 32)u;
+  var b = (packed / TILE) * tile_units + packed % TILE + first_block * $(FORMAT * 8)u;
   for (var block = first_block; block < end_block; block++) {
-#if FORMAT == 4 || (FORMAT == 8 && MINS)
 #repeat m TM
-#repeat h 32 / GROUP
-    var xsum$(m)_$(h) = 0.0;
-#repeat q GROUP / 4
+#repeat q 8
 #if NORM
-    xsum$(m)_$(h) += sum4(x[x_at$(m) + block * 8u + $(h * GROUP / 4 + q)u] * norm_weight[block * 8u + $(h * GROUP / 4 + q)u]);
+    let xq$(m)_$(q) = x[x_at$(m) + block * 8u + $(q)u] * norm_weight[block * 8u + $(q)u];
 #else
-    xsum$(m)_$(h) += sum4(x[x_at$(m) + block * 8u + $(h * GROUP / 4 + q)u]);
+    let xq$(m)_$(q) = x[x_at$(m) + block * 8u + $(q)u];
 #endif
+#repeat c 4
+    let x$(m)_$(4 * q + c) = xq$(m)_$(q)[$(c)];
 #end
 #end
 #end
-#endif
+#include "linear-xsum.wgsl"
 #include "linear-block.wgsl"
-    b += $(UNITS * 32)u;
+    b += $(FORMAT * 8)u;
   }
 #repeat m TM
 #repeat i R
@@ -61,54 +70,24 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
 #end
 #end
   workgroupBarrier();
-#if GLU > 0
+#if GLU
+  // Gate and up rows alternate in runs of 32 packed rows.
   for (var item = index; item < $(TM * R / 2 * 32)u; item += $(32 * YS)u) {
     let m = item / $(R / 2 * 32)u;
-    let rest = item % $(R / 2 * 32)u;
-    let pair = rest / 32u;
-    let lane = rest % 32u;
-    var gate = partials[m * $(R * 32)u + pair * 64u + lane];
-    var up = partials[m * $(R * 32)u + pair * 64u + 32u + lane];
-    for (var segment = 1u; segment < $(YS)u; segment++) {
-      let at = (segment * $(TM)u + m) * $(R * 32)u + pair * 64u + lane;
-      gate += partials[at];
-      up += partials[at + 32u];
-    }
-    var factor = params.weight_scale;
-#if NORM
-    factor *= inverse_rms[m];
-#endif
-    let row = first_row + m;
-    let n = group.x * $(R / 2 * 32)u + pair * 32u + lane;
-    if (row < num_rows && n < params.num_outputs) {
-      gate *= factor;
-      up *= factor;
-#if BIAS
-      gate += bias[params.first_output + n];
-      up += bias[params.glu_bias + params.first_output + n];
-#endif
-      store(row, n, activate(gate) * up);
+    let column = item % $(R / 2 * 32)u;
+    let n = group.x * $(R / 2 * 32)u + column;
+    let gate = column / 32u * 64u + column % 32u;
+    if (first_row + m < num_rows && n < params.num_outputs) {
+      store(first_row + m, n, sum_of(m, gate), sum_of(m, gate + 32u));
     }
   }
 #else
   for (var item = index; item < $(TM * R * 32)u; item += $(32 * YS)u) {
     let m = item / $(R * 32)u;
-    var value = partials[item];
-    for (var segment = 1u; segment < $(YS)u; segment++) {
-      value += partials[segment * $(TM * R * 32)u + item];
-    }
-    var factor = params.weight_scale;
-#if NORM
-    factor *= inverse_rms[m];
-#endif
-    let row = first_row + m;
-    let n = group.x * $(R * 32)u + item % $(R * 32)u;
-    if (row < num_rows && n < params.num_outputs) {
-#if BIAS
-      store(row, n, value * factor + bias[params.first_output + n]);
-#else
-      store(row, n, value * factor);
-#endif
+    let column = item % $(R * 32)u;
+    let n = group.x * $(R * 32)u + column;
+    if (first_row + m < num_rows && n < params.num_outputs) {
+      store(first_row + m, n, sum_of(m, column), 0.0);
     }
   }
 #endif

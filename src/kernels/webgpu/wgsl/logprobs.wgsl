@@ -42,9 +42,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   values[lane] = largest;
   ranks[lane] = rank;
   workgroupBarrier();
-#repeat t WS
-  largest = max(largest, values[$(t)]);
-#end
+  for (var t = 0u; t < $(WS)u; t++) {
+    largest = max(largest, values[t]);
+  }
   workgroupBarrier();
   var sum = 0.0;
   for (var i = lane; i < params.vocab; i += $(WS)u) {
@@ -54,10 +54,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   workgroupBarrier();
   var total = 0.0;
   var total_rank = 1u;
-#repeat t WS
-  total += values[$(t)];
-  total_rank += ranks[$(t)];
-#end
+  for (var t = 0u; t < $(WS)u; t++) {
+    total += values[t];
+    total_rank += ranks[t];
+  }
   let normalizer = largest + log(total);
   if (lane == 0u) {
     results[result] = bitcast<u32>(own - normalizer);

@@ -28,9 +28,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   sums[lane] = sum;
   workgroupBarrier();
   var total = 0.0;
-#repeat t WS
-  total += sums[$(t)];
-#end
+  for (var t = 0u; t < $(WS)u; t++) {
+    total += sums[t];
+  }
   let factor = 1.0 / sqrt(total * params.inverse_cols + params.eps);
   for (var i = lane; i < params.cols; i += $(WS)u) {
     residual[base + i] += x[base + i] * factor * weight[i];

@@ -91,9 +91,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   workgroupBarrier();
   if (!is_v) {
     var total = 0.0;
-#repeat t WS
-    total += sums[$(t)];
-#end
+  for (var t = 0u; t < $(WS)u; t++) {
+      total += sums[t];
+  }
     factor = 1.0 / sqrt(total / f32(width) + select(params.k_eps, params.q_eps, is_q));
   }
 #endif
