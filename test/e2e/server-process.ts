@@ -42,9 +42,13 @@ export class ServerProcess {
   }
 
   /** Starts the server on a free port and waits for its ready line. Fails with what it printed when it exits instead. */
-  static async start(args: readonly string[] = [], env: Readonly<Record<string, string>> = {}): Promise<ServerProcess> {
+  static async start(
+    args: readonly string[] = [],
+    env: Readonly<Record<string, string>> = {},
+    entry = join(root, 'dist', 'main.js'),
+  ): Promise<ServerProcess> {
     const folder = mkdtempSync(join(tmpdir(), 'miniserve-e2e-'))
-    const child = spawn(process.execPath, [join(root, 'dist', 'main.js'), '--port', '0', ...args], {
+    const child = spawn(process.execPath, [entry, '--port', '0', ...args], {
       cwd: folder,
       env: {
         PATH: process.env['PATH'],
