@@ -1,4 +1,13 @@
 import { describeBackend } from '../../../test/kernels/conformance.ts'
 import { createCpuBackend } from './backend.ts'
 
-describeBackend('cpu', (options) => createCpuBackend({ ...options, threads: 2 }), { tolerances: { quantized: 5e-4 } })
+// int8 activations against exactly dequantised weights: each block of 32 is rounded to 255 steps, a relative squared error of about 3e-5.
+const tolerances = { quantized: 5e-4 }
+
+describeBackend('cpu', (options) => createCpuBackend({ ...options, threads: 2 }), { tolerances })
+
+if (process.env.MINISERVE_TEST_LEVEL === 'full') {
+  describeBackend('cpu, one thread', (options) => createCpuBackend({ ...options, threads: 1 }), { tolerances })
+  const plain = { threads: 3, relaxedSimd: false, kvFormat: 'f32' } as const
+  describeBackend('cpu, plain SIMD, f32 KV', (options) => createCpuBackend({ ...options, ...plain }), { tolerances })
+}

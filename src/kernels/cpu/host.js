@@ -1,4 +1,5 @@
 // See host.d.ts.
+import { setFlagsFromString } from 'node:v8'
 
 // (func (param v128 v128 v128) (result v128) local.get 0, 1, 2; f32x4.relaxed_madd)
 const RELAXED_MADD = Uint8Array.of(
@@ -42,6 +43,9 @@ const RELAXED_MADD = Uint8Array.of(
 )
 
 export function hasRelaxedSimd() {
+  if (WebAssembly.validate(RELAXED_MADD)) return true
+  // Node 20 has the final instructions behind a flag, which is read at every compilation. A runtime that does not know it ignores it.
+  setFlagsFromString('--experimental-wasm-relaxed-simd')
   return WebAssembly.validate(RELAXED_MADD)
 }
 

@@ -277,6 +277,92 @@ export function dot1x16Q4(x: usize, panel: usize, blocks: usize, flags: i32, acc
   v128.store(acc, a3, 48)
 }
 
+/** One block of 4 activation rows against 2 of the 4 sets of a q4 panel whose nibbles are bytes (spreadNibbles). */
+// @ts-ignore: decorator
+@inline
+function block4x8Q4(x: usize, xStride: usize, header: usize, w: usize, high: bool, hasMins: bool, acc: usize): void {
+  const x1 = x + xStride
+  const x2 = x1 + xStride
+  const x3 = x2 + xStride
+  let a0 = i16x8.splat(0)
+  let a1 = a0
+  let b0 = a0
+  let b1 = a0
+  let c0 = a0
+  let c1 = a0
+  let d0 = a0
+  let d1 = a0
+  for (let at: usize = 0; at < 32; at += 4) {
+    const w0 = v128.load(w)
+    const w1 = v128.load(w, 16)
+    let value = v128.load32_splat(x + at, BLOCK_I8)
+    a0 = i16x8.add(a0, i16x8.relaxed_dot_i8x16_i7x16_s(value, w0))
+    a1 = i16x8.add(a1, i16x8.relaxed_dot_i8x16_i7x16_s(value, w1))
+    value = v128.load32_splat(x1 + at, BLOCK_I8)
+    b0 = i16x8.add(b0, i16x8.relaxed_dot_i8x16_i7x16_s(value, w0))
+    b1 = i16x8.add(b1, i16x8.relaxed_dot_i8x16_i7x16_s(value, w1))
+    value = v128.load32_splat(x2 + at, BLOCK_I8)
+    c0 = i16x8.add(c0, i16x8.relaxed_dot_i8x16_i7x16_s(value, w0))
+    c1 = i16x8.add(c1, i16x8.relaxed_dot_i8x16_i7x16_s(value, w1))
+    value = v128.load32_splat(x3 + at, BLOCK_I8)
+    d0 = i16x8.add(d0, i16x8.relaxed_dot_i8x16_i7x16_s(value, w0))
+    d1 = i16x8.add(d1, i16x8.relaxed_dot_i8x16_i7x16_s(value, w1))
+    w += 64
+  }
+  finishPairs(acc, header, high, hasMins, x, a0, a1)
+  finishPairs(acc + 64, header, high, hasMins, x1, b0, b1)
+  finishPairs(acc + 128, header, high, hasMins, x2, c0, c1)
+  finishPairs(acc + 192, header, high, hasMins, x3, d0, d1)
+}
+
+// @ts-ignore: decorator
+@inline
+function finishPairs(acc: usize, header: usize, high: bool, hasMins: bool, x: usize, p0: v128, p1: v128): void {
+  const ones = i16x8.splat(1)
+  const start = hasMins ? i32x4.splat(0) : v128.load32_splat(x, BLOCK_OFFSET)
+  const s0 = i32x4.add(start, i32x4.dot_i16x8_s(p0, ones))
+  const s1 = i32x4.add(start, i32x4.dot_i16x8_s(p1, ones))
+  finish2(acc, header, 0, high, 0, x, s0, s1)
+}
+
+/** acc[4][16] = four rows against a q4 panel, relaxed. */
+function dot4x16Q4(x: usize, xStride: usize, panel: usize, codes: usize, blocks: usize, flags: i32, acc: usize): void {
+  memory.fill(acc, 0, 256)
+  const hasMins = (flags & MINS) != 0
+  const stride = headerBytes(flags) + 256
+  for (let b: usize = 0; b < blocks; b++) {
+    block4x8Q4(x, xStride, panel, codes, false, hasMins, acc)
+    block4x8Q4(x, xStride, panel, codes + 32, true, hasMins, acc + 32)
+    if (hasMins) {
+      for (let r: usize = 0; r < 4; r++) {
+        addMins(acc + r * 64, panel, false, false, x + r * xStride)
+        addMins(acc + r * 64 + 32, panel, true, false, x + r * xStride)
+      }
+    }
+    x += BLOCK_BYTES
+    panel += stride
+    codes += 512
+  }
+}
+
+/** The nibbles of a q4 panel as bytes, 512 a block: of each 8 columns the low nibbles, then the high ones. */
+function spreadNibbles(panel: usize, blocks: usize, flags: i32, dst: usize): void {
+  const mask = i8x16.splat(15)
+  const header = headerBytes(flags)
+  for (let b: usize = 0; b < blocks; b++) {
+    panel += header
+    for (let g: usize = 0; g < 4; g++) {
+      for (let s: usize = 0; s < 64; s += 16) {
+        const packed = v128.load(panel + g * 64 + s)
+        v128.store(dst + g * 128 + s, v128.and(packed, mask))
+        v128.store(dst + g * 128 + s, v128.and(i16x8.shr_u(packed, 4), mask), 64)
+      }
+    }
+    panel += 256
+    dst += 512
+  }
+}
+
 /** The codes of a q4 panel as those of a q8 panel, 512 bytes a block. */
 function expandCodes(panel: usize, blocks: usize, flags: i32, dst: usize): void {
   const offset = i8x16.splat((flags & MINS) != 0 ? 0 : 8)
@@ -317,6 +403,15 @@ export function multiplyQuantizedPanel(
   if (!wide) {
     if (rows < 4) {
       for (let r = 0; r < rows; r++) dot1x16Q4(x + <usize>r * xStride, panel, blocks, flags, acc + <usize>r * 64)
+      return
+    }
+    if (ASC_FEATURE_RELAXED_SIMD) {
+      spreadNibbles(panel, blocks, flags, temporary)
+      let r = 0
+      for (; r + 4 <= rows; r += 4) {
+        dot4x16Q4(x + <usize>r * xStride, xStride, panel, temporary, blocks, flags, acc + <usize>r * 64)
+      }
+      for (; r < rows; r++) dot1x16Q4(x + <usize>r * xStride, panel, blocks, flags, acc + <usize>r * 64)
       return
     }
     expandCodes(panel, blocks, flags, temporary)
