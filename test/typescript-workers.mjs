@@ -4,8 +4,8 @@ import { register } from 'node:module'
 import { isMainThread } from 'node:worker_threads'
 import { fileURLToPath } from 'node:url'
 
-// A hook thread is a start of its own; the main thread of a test file has vitest.
-if (!isMainThread) register(import.meta.url)
+// A hook thread takes a while to start, and the main thread of a test file has vitest. Processes that tests fork ask for it.
+if (!isMainThread || process.env.MINISERVE_TEST_TYPESCRIPT === '1') register(import.meta.url)
 
 /** Module hook: types of .ts files are removed. */
 export async function load(url, context, nextLoad) {
