@@ -35,6 +35,8 @@ export interface ObservabilityOptions {
   readonly tailSampling?: TailSamplingOptions | null
   /** Without a sign of life for this long, the watchdog closes a request's trace. Default 15 minutes. */
   readonly leakAfterMs?: number
+  /** Spans that may wait for the exporter; more are dropped and counted. */
+  readonly exportQueueSize?: number
   /** Replaces stdout. */
   readonly logStream?: LoggingOptions['stream']
   /** Replaces the OTLP exporter. */
@@ -128,6 +130,7 @@ class Wiring implements Observability, TraceHost, SubscriberHost {
           onDiagnostic: (detail, suppressed) => this.log.warn('telemetry.problem', { detail, suppressed }),
           onLooseSpan: (span) => this.storeLoose(span),
           ...(options.exporter ? { exporter: options.exporter } : {}),
+          ...(options.exportQueueSize === undefined ? {} : { queueSize: options.exportQueueSize }),
         })
     this.tracer = this.tracing?.tracer ?? null
     this.resourceAttributes = this.tracing?.resourceAttributes ?? {}

@@ -1,0 +1,105 @@
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { dirname, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { createLogging, type Logging } from './logging.ts'
+
+let folder: string
+let logging: Logging | null
+let lines: string[]
+
+beforeEach(() => {
+  folder = mkdtempSync(join(tmpdir(), 'miniserve-log-'))
+  lines = []
+  logging = null
+})
+afterEach(() => {
+  logging?.close()
+  rmSync(folder, { recursive: true, force: true })
+})
+
+function start(options: { readonly file?: string; readonly rotateBytes?: number; readonly level?: 'info' | 'silent' }) {
+  logging = createLogging({
+    level: options.level ?? 'info',
+    file: options.file ?? null,
+    stream: { write: (line) => void lines.push(line) },
+    ...(options.rotateBytes === undefined ? {} : { rotateBytes: options.rotateBytes }),
+  })
+  return logging
+}
+
+describe('logging', () => {
+  it('writes the same JSON line to the stream and, flushed, to the file', async () => {
+    const file = join(folder, 'new', 'server.log')
+    const { log, flush } = start({ file })
+    log.info('server.ready', { port: 8000, prompt: 'never' })
+    log.debug('too.fine', {})
+    await flush()
+    expect(readFileSync(file, 'utf8')).toBe(lines.join(''))
+    expect(JSON.parse(lines[0] ?? '')).toEqual({
+      level: 'info',
+      time: expect.any(String),
+      port: 8000,
+      msg: 'server.ready',
+    })
+    expect(lines).toHaveLength(1)
+  })
+
+  it('goes on with one warning when the file cannot be opened', () => {
+    const blocker = join(folder, 'file')
+    writeFileSync(blocker, '')
+    const { log } = start({ file: join(blocker, 'server.log') })
+    log.info('server.ready', {})
+    expect(lines.map((line) => (JSON.parse(line) as { msg: string }).msg)).toEqual([
+      'log.file_unavailable',
+      'server.ready',
+    ])
+    expect(lines[0]).toMatch(/"code":"E[A-Z]+"/)
+  })
+
+  it('rotates by size and keeps three files', async () => {
+    const file = join(folder, 'server.log')
+    const { log, flush } = start({ file, rotateBytes: 2000 })
+    for (let i = 0; i < 60; i++) {
+      log.info('line.written', { i, filler: 'x'.repeat(200) })
+      if (i % 5 === 4) await flush()
+    }
+    expect(readdirSync(folder).sort()).toEqual(['server.log', 'server.log.1', 'server.log.2'])
+    for (const name of ['server.log.1', 'server.log.2']) expect(statSync(join(folder, name)).size).toBeGreaterThan(2000)
+    const kept = readdirSync(folder)
+      .sort()
+      .reverse()
+      .flatMap((name) => readFileSync(join(folder, name), 'utf8').trim().split('\n'))
+      .filter((line) => line !== '')
+      .map((line) => (JSON.parse(line) as { i: number }).i)
+    expect(kept).toEqual(Array.from({ length: kept.length }, (_, n) => 60 - kept.length + n))
+  })
+
+  it('replaces an event name that is no constant', () => {
+    const { log } = start({})
+    log.info(`the prompt was ${'SECRET'}`, {})
+    expect(lines[0]).toContain('log.invalid_event')
+    expect(lines[0]).not.toContain('SECRET')
+  })
+
+  it('makes no file when silent', () => {
+    start({ file: join(folder, 'server.log'), level: 'silent' }).log.error('nobody.listens', {})
+    expect(readdirSync(folder)).toEqual([])
+  })
+})
+
+it('no log call builds its event name: names are constants', () => {
+  const src = resolve(dirname(fileURLToPath(import.meta.url)), '..')
+  const calls = readdirSync(src, { recursive: true, encoding: 'utf8' })
+    .filter((path) => /\.tsx?$/.test(path) && !/\.test\.tsx?$/.test(path))
+    .flatMap((path) => {
+      const text = readFileSync(join(src, path), 'utf8')
+      return [...text.matchAll(/\blog(?:ger)?\??\.(?:trace|debug|info|warn|error|fatal)\(\s*([^,)\n]+)/g)].map(
+        (match) => ({ path, argument: match[1] ?? '' }),
+      )
+    })
+  expect(calls.length).toBeGreaterThan(5)
+  const built = calls.filter(({ argument }) => /^`|\+/.test(argument))
+  expect(built).toEqual([])
+})

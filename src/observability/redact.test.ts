@@ -1,0 +1,73 @@
+import { describe, expect, it } from 'vitest'
+import { redact } from './redact.ts'
+
+const CANARY = 'CANARY-5f1d'
+
+class Failure extends Error {
+  override readonly name = 'Failure'
+  readonly code = 'device_lost'
+  readonly prompt = CANARY
+}
+
+const circular: Record<string, unknown> = { prompt: CANARY, count: 1 }
+circular.self = circular
+
+describe('redact', () => {
+  it.each([
+    [
+      'content keys in any case',
+      { Prompt: CANARY, user_prompt: CANARY, COMPLETION: CANARY, messages: [CANARY], inputText: CANARY },
+    ],
+    ['nested objects', { a: { b: { c: { prompts: { d: CANARY } } } } }],
+    [
+      'arrays, maps and sets',
+      { list: [{ text: CANARY }], map: new Map([['text', CANARY]]), set: new Set([{ message: 1, prompt: CANARY }]) },
+    ],
+    [
+      'errors with their causes',
+      { error: new Failure(CANARY, { cause: new Error(CANARY, { cause: { text: CANARY } }) }) },
+    ],
+    ['stacks', { error: Object.assign(new Error('x'), { stack: CANARY }) }],
+    ['objects that serialise themselves', { value: { toJSON: () => CANARY } }],
+    ['functions and symbols', { fn: () => CANARY, symbol: Symbol(CANARY) }],
+    ['bytes', { bytes: Buffer.from(CANARY), array: new TextEncoder().encode(CANARY) }],
+    ['circles', { circular }],
+    ['numeric keys that hold no number', { prompt_tokens: CANARY, completion_tokens: { value: CANARY } }],
+  ])('drops %s', (_, fields) => {
+    expect(JSON.stringify(redact(fields))).not.toContain(CANARY)
+  })
+
+  it('keeps what is allowed', () => {
+    expect(
+      redact({
+        prompt_tokens: 3,
+        completion_tokens: 0,
+        route: '/v1/completions',
+        nested: { 'llm.tokens.in': 4 },
+        none: null,
+        list: [1, 'a'],
+      }),
+    ).toEqual({
+      prompt_tokens: 3,
+      completion_tokens: 0,
+      route: '/v1/completions',
+      nested: { 'llm.tokens.in': 4 },
+      none: null,
+      list: [1, 'a'],
+    })
+    expect(redact({ error: new Failure('x', { cause: new TypeError('y') }) })).toEqual({
+      error: { type: 'Failure', code: 'device_lost', cause: { type: 'TypeError' } },
+    })
+  })
+
+  it('bounds depth, width and length', () => {
+    const deep = JSON.stringify(redact({ a: { b: { c: { d: { e: { f: { g: { h: 1 } } } } } } } }))
+    expect(deep).toContain('[deep]')
+    const wide = redact({ list: Array.from({ length: 1000 }, (_, i) => i), long: 'x'.repeat(5000) })
+    expect((wide.list as unknown[]).length).toBe(128)
+    expect(String(wide.long).length).toBe(1025)
+    expect(Object.keys(redact(Object.fromEntries(Array.from({ length: 1000 }, (_, i) => [`k${i}`, i])))).length).toBe(
+      64,
+    )
+  })
+})
