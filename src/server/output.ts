@@ -167,10 +167,15 @@ export function tailOf(result: GenerationResult, citations: Citations | null): T
   return { usage: result.usage(), timings: result.timings(), ...(citations ? { rag: citations } : {}) }
 }
 
-type PromptText = (promptIndex: number) => string
+/** The texts of a prompt that `echo` gives back. */
+export interface EchoText {
+  prompt(promptIndex: number): string
+  /** Its first token, which nothing comes before and which has no log-probability. */
+  firstToken(promptIndex: number): string
+}
 
-/** /v1/completions. `promptText` gives the echo of a prompt. */
-export function completionShape(job: GenerationJob, promptText: PromptText): Shape {
+/** /v1/completions. */
+export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
   const head = { id: job.requestId, object: 'text_completion', created: job.created, model: job.model }
   const promptOf = (choice: number) => Math.floor(choice / job.generation.n)
   const offsets = new Map<number, number>()
@@ -186,12 +191,19 @@ export function completionShape(job: GenerationJob, promptText: PromptText): Sha
     body: (result, citations) => ({
       ...head,
       choices: result.choices.map((c, index) => {
-        const echo = job.echo ? promptText(promptOf(index)) : ''
+        const echo = job.echo ? echoText.prompt(promptOf(index)) : ''
         const prompt = job.echo ? (result.promptLogprobs[promptOf(index)] ?? []) : []
         return choice(
           index,
           echo + c.text,
-          wantsLogprobs ? legacyLogprobs([...prompt, ...c.logprobs], job.generation.logprobs, 0) : null,
+          wantsLogprobs
+            ? legacyLogprobs(
+                [...prompt, ...c.logprobs],
+                job.generation.logprobs,
+                0,
+                job.echo ? echoText.firstToken(promptOf(index)) : '',
+              )
+            : null,
           finishReason(c.finished),
           {
             stop_reason: c.finished?.stopReason ?? null,
@@ -206,7 +218,7 @@ export function completionShape(job: GenerationJob, promptText: PromptText): Sha
     opening: () =>
       job.echo
         ? Array.from({ length: job.generation.prompts.length * job.generation.n }, (_, index) => {
-            const text = promptText(promptOf(index))
+            const text = echoText.prompt(promptOf(index))
             offsets.set(index, text.length)
             return { ...head, choices: [choice(index, text, null, null)] }
           })
@@ -283,15 +295,16 @@ export function chatShape(job: GenerationJob): Shape {
 /** OpenAI's words for how a choice ended: an aborted one is `abort` as in vLLM. */
 const finishReason = (event: ChoiceFinishedEvent | null): string | null => event?.reason ?? null
 
-function legacyLogprobs(entries: readonly (ChoiceLogprob | null)[], top: number, start: number) {
+function legacyLogprobs(entries: readonly (ChoiceLogprob | null)[], top: number, start: number, firstToken = '') {
+  const tokens = entries.map((entry) => entry?.token ?? firstToken)
   const offsets: number[] = []
   let offset = start
-  for (const entry of entries) {
+  for (const token of tokens) {
     offsets.push(offset)
-    offset += entry?.token.length ?? 0
+    offset += token.length
   }
   return {
-    tokens: entries.map((entry) => entry?.token ?? ''),
+    tokens,
     token_logprobs: entries.map((entry) => finite(entry?.detail.logprob ?? null)),
     top_logprobs:
       top === 0

@@ -186,10 +186,16 @@ function noteResult(trace: RequestTrace, job: GenerationJob, result: GenerationR
 
 function shapeOf(parts: PipelineParts, job: GenerationJob, final: FinalPrompts): Shape {
   if (job.kind === 'chat') return chatShape(job)
-  return completionShape(job, (promptIndex) => {
-    const prompt = final.prompts[promptIndex] ?? { ids: [] }
-    const given = job.generation.prompts[promptIndex]
-    if (!job.rag && given && 'text' in given) return given.text
-    return 'ids' in prompt ? (parts.engine.decode(prompt.ids) ?? '') : 'text' in prompt ? prompt.text : ''
+  const finalIds = (promptIndex: number): readonly number[] => {
+    const prompt = final.prompts[promptIndex]
+    return prompt && 'ids' in prompt ? prompt.ids : []
+  }
+  return completionShape(job, {
+    prompt(promptIndex) {
+      const given = job.generation.prompts[promptIndex]
+      return given && 'text' in given ? given.text : (parts.engine.decode(finalIds(promptIndex)) ?? '')
+    },
+    firstToken: (promptIndex) =>
+      parts.engine.decode(finalIds(promptIndex).slice(0, 1), { skipSpecialTokens: false }) ?? '',
   })
 }
