@@ -1,5 +1,6 @@
 /** One choice being generated: tokens in, token events with text out, and the decision when it ends. */
 import type { FinishReason } from './events.ts'
+import type { GrammarMatcher } from './grammar.ts'
 import type { ChoiceLogprob, GenerationRequest, TokenEvent } from './request.ts'
 import type { TokenLogprobs } from './runner/runner.ts'
 import type { Sequence } from './sequence.ts'
@@ -26,6 +27,8 @@ export interface ChoiceOptions {
   readonly request: GenerationRequest
   readonly tokenizer: Tokenizer
   readonly eosTokenIds: readonly number[]
+  /** null: the output is free. */
+  readonly matcher: GrammarMatcher | null
 }
 
 export class Choice {
@@ -33,6 +36,7 @@ export class Choice {
   readonly promptIndex: number
   /** Prompt log-probabilities so far, by position; null where this choice does not score. */
   readonly promptEntries: (ChoiceLogprob | null)[] | null
+  readonly matcher: GrammarMatcher | null
   readonly #request: GenerationRequest
   readonly #tokenizer: Tokenizer
   readonly #eos: ReadonlySet<number>
@@ -47,7 +51,9 @@ export class Choice {
     this.promptEntries = sequence.promptLogprobs < 0 ? null : [null]
     this.#request = request
     this.#tokenizer = options.tokenizer
-    this.#eos = new Set(request.ignoreEos ? [] : options.eosTokenIds)
+    this.matcher = options.matcher
+    // A grammar that is complete allows nothing but an end token.
+    this.#eos = new Set(request.ignoreEos && this.matcher === null ? [] : options.eosTokenIds)
     this.#stopTokens = new Set(request.stopTokenIds)
     this.#stops = new StopMatcher(request.stop, request.includeStopString)
   }
@@ -73,6 +79,7 @@ export class Choice {
         end = { reason: 'stop', stopReason: this.#stopTokens.has(token) ? token : null }
         break
       }
+      if (this.matcher?.accept(token) === false) throw new Error(`token ${token} was drawn past the grammar's mask`)
       sequence.tokens.push(token)
       sequence.sampling.push(token)
       tokenIds.push(token)

@@ -1,24 +1,27 @@
 /** The local engine: requests in, token events out. The step loop is schedule, run, deliver. */
-import { createHash, randomInt } from 'node:crypto'
+import { createHash } from 'node:crypto'
+import { checkPrompt, checkQueue, createSequences, MAX_DRAFT_TOKENS } from './admission.ts'
 import type { ChatTemplate } from './chat-template.ts'
 import { acceptDrafts, Choice } from './choice.ts'
 import type { ChoiceEnd } from './choice.ts'
 import { EventBus } from './event-bus.ts'
 import type { EngineSubscriber } from './events.ts'
+import { createGrammarCompiler } from './grammar.ts'
+import type { GrammarCompiler, GrammarMatcher } from './grammar.ts'
+import type { KvTiers } from './kv-tiers.ts'
+import { KvTransfer } from './kv-transfer.ts'
 import type { BlockHash } from './prefix-cache.ts'
 import { RequestStream } from './request-stream.ts'
 import { EngineError } from './request.ts'
 import type { Engine, EngineStats, GenerationEvent, GenerationRequest, PromptInput } from './request.ts'
 import { RunnerError } from './runner/runner.ts'
 import type { ModelInfo, Runner, StepResult } from './runner/runner.ts'
-import { SamplingState } from './sampling.ts'
 import { Scheduler } from './scheduler.ts'
 import type { Schedule, ScheduledSequence, ScheduledStep } from './scheduler.ts'
-import { Sequence } from './sequence.ts'
+import type { Sequence } from './sequence.ts'
+import { countChunk, countDecodeStep, stepEvent } from './step-accounting.ts'
+import type { FinishedStep } from './step-accounting.ts'
 import type { Tokenizer } from './tokenizer.ts'
-
-/** Drafts of a sequence in one step; the runner sizes its sample rows for as many. */
-const MAX_DRAFT_TOKENS = 8
 
 export interface EngineOptions {
   readonly modelName: string
@@ -43,6 +46,8 @@ export interface EngineParts {
   readonly tokenizer: Tokenizer
   /** null: the model has none, messages are refused. */
   readonly chatTemplate: ChatTemplate | null
+  /** Opened with the same fingerprint and block size; closed with the engine. Absent or null: blocks live in the pool only. */
+  readonly kvTiers?: KvTiers | null
   readonly options: EngineOptions
 }
 
@@ -58,6 +63,7 @@ interface ActiveRequest {
   readonly request: GenerationRequest
   readonly stream: RequestStream
   readonly openChoices: Set<Choice>
+  isEnded: boolean
   /** Removes the abort listener and the deadline timer. */
   release(): void
 }
@@ -77,9 +83,13 @@ class LocalEngine implements Engine {
   readonly #options: EngineOptions
   readonly #scheduler: Scheduler
   readonly #bus: EventBus
+  readonly #kv: KvTransfer | null
+  readonly #grammars: GrammarCompiler
   readonly #choices = new Map<Sequence, { readonly choice: Choice; readonly active: ActiveRequest }>()
   readonly #active = new Set<ActiveRequest>()
   readonly #inFlight: StepInFlight[] = []
+  /** Masks of tokens allowed next, being computed since the last delivery. */
+  #masks: Promise<void>[] = []
   readonly #idleListeners: (() => void)[] = []
   readonly #stats = {
     prefixCacheQueries: 0,
@@ -99,23 +109,39 @@ class LocalEngine implements Engine {
   #loop: Promise<void> = Promise.resolve()
 
   constructor(parts: EngineParts) {
-    const { modelInfo, options } = parts
+    const { modelInfo, options, tokenizer, runner, kvTiers } = parts
+    const { blockSize, blockBytes, vocabSize, eosTokenIds } = modelInfo
     this.#parts = parts
     this.#options = options
     this.modelName = options.modelName
     this.modelInfo = modelInfo
     // One sequence alone must always be able to finish, or it would be preempted for ever.
-    this.maxModelLen = Math.min(modelInfo.maxModelLen, modelInfo.numKvBlocks * modelInfo.blockSize)
-    this.tokenizerName = parts.tokenizer.name
-    this.#bus = new EventBus((subscriber, error) => options.onError?.(`subscriber ${subscriber}`, error))
+    this.maxModelLen = Math.min(modelInfo.maxModelLen, modelInfo.numKvBlocks * blockSize)
+    this.tokenizerName = tokenizer.name
+    const onError = (where: string, error: unknown) => options.onError?.(where, error)
+    this.#bus = new EventBus((subscriber, error) => onError(`subscriber ${subscriber}`, error))
+    this.#grammars = createGrammarCompiler({ tokenizer, vocabSize, eosTokenIds })
     this.#scheduler = new Scheduler({
-      blockSize: modelInfo.blockSize,
+      blockSize,
       numBlocks: modelInfo.numKvBlocks,
       maxNumSeqs: options.maxNumSeqs,
       maxNumBatchedTokens: modelInfo.maxNumBatchedTokens,
       maxSampleRows: options.maxNumSeqs * (1 + MAX_DRAFT_TOKENS),
       hash: hashBlock,
+      prefetch: (sequence, match) => this.#kv?.prefetch(this.#scheduler, sequence, match) ?? false,
     })
+    this.#kv =
+      kvTiers === null || kvTiers === undefined
+        ? null
+        : new KvTransfer({
+            tiers: kvTiers,
+            runner,
+            bus: this.#bus,
+            blockSize,
+            blockBytes,
+            onError,
+            onLoaded: () => this.#signal(),
+          })
   }
 
   encode(prompt: PromptInput, options: { readonly addSpecialTokens?: boolean } = {}): readonly number[] {
@@ -141,30 +167,20 @@ class LocalEngine implements Engine {
     const onAbort = () => this.#abort(active)
     let deadline: NodeJS.Timeout | undefined
     const stream = new RequestStream(() => {
-      signal.addEventListener('abort', onAbort, { once: true })
-      try {
-        this.#admit(active)
-      } catch (error) {
-        active.release()
-        stream.end(error)
-        return
-      }
       if (request.deadlineMs !== null) {
         const fail = () =>
           this.#fail(active, new EngineError('deadline', 'the request took longer than its time limit'))
         deadline = setTimeout(fail, Math.max(0, request.deadlineMs - performance.now()))
       }
+      signal.addEventListener('abort', onAbort, { once: true })
+      this.#admit(active).catch((error: unknown) => this.#end(active, error))
       if (signal.aborted) this.#abort(active)
     }, onAbort)
-    const active: ActiveRequest = {
-      request,
-      stream,
-      openChoices: new Set(),
-      release: () => {
-        clearTimeout(deadline)
-        signal.removeEventListener('abort', onAbort)
-      },
+    const release = () => {
+      clearTimeout(deadline)
+      signal.removeEventListener('abort', onAbort)
     }
+    const active: ActiveRequest = { request, stream, openChoices: new Set(), isEnded: false, release }
     return stream
   }
 
@@ -174,12 +190,13 @@ class LocalEngine implements Engine {
 
   stats(): EngineStats {
     const { running, waiting, numWaitingTokens, pool } = this.#scheduler
+    const { numBlocks, numFree: numFreeBlocks } = pool
     return {
       numRunning: running.length,
       numWaiting: waiting.length,
       numWaitingTokens,
-      numBlocks: pool.numBlocks,
-      numFreeBlocks: pool.numFree,
+      numBlocks,
+      numFreeBlocks,
       ...this.#stats,
     }
   }
@@ -195,17 +212,25 @@ class LocalEngine implements Engine {
   }
 
   async close(): Promise<void> {
-    if (this.#state === 'closed') return this.#loop
-    this.#state = 'closed'
-    this.#failAll(new EngineError('shutdown', 'the server is shutting down'))
-    this.#signal()
-    await this.#parts.runner.close()
+    if (this.#state !== 'closed') {
+      this.#state = 'closed'
+      this.#failAll(new EngineError('shutdown', 'the server is shutting down'))
+      this.#signal()
+      this.#loop = this.#shutDown(this.#loop)
+    }
     await this.#loop
   }
 
   /** Starts the step loop. */
   start(): void {
     this.#loop = this.#run()
+  }
+
+  async #shutDown(loop: Promise<void>): Promise<void> {
+    await this.#kv?.settle()
+    await this.#parts.kvTiers?.close()
+    await this.#parts.runner.close()
+    await loop
   }
 
   async #run(): Promise<void> {
@@ -230,6 +255,7 @@ class LocalEngine implements Engine {
   /** Schedules, runs and delivers one step. False: there was nothing to do. */
   async #step(): Promise<boolean> {
     try {
+      await Promise.all(this.#masks.splice(0))
       while (this.#inFlight.length <= this.#options.runAhead) {
         const step = this.#schedule()
         if (step === null) break
@@ -244,6 +270,12 @@ class LocalEngine implements Engine {
     return true
   }
 
+  #schedule(): ScheduledStep | null {
+    const schedule = this.#scheduler.schedule()
+    this.#publishSchedule(schedule, performance.now())
+    return schedule.step
+  }
+
   #submitStep(step: ScheduledStep): void {
     const result = this.#parts.runner.execute(step.plan)
     // Awaited in order, maybe after an earlier step has failed: not an unhandled rejection until then.
@@ -251,32 +283,24 @@ class LocalEngine implements Engine {
     this.#inFlight.push({ step, result, submittedMs: performance.now() })
   }
 
-  #schedule(): ScheduledStep | null {
-    const schedule = this.#scheduler.schedule()
-    this.#publishSchedule(schedule, performance.now())
-    return schedule.step
-  }
-
-  #publishSchedule(schedule: Schedule, atMs: number): void {
-    for (const { sequence, numComputedTokens } of schedule.preempted) {
+  #publishSchedule({ step, preempted }: Schedule, atMs: number): void {
+    for (const { sequence, numComputedTokens } of preempted) {
       const { requestId, choice } = sequence
       sequence.waitingSinceMs = atMs
       this.#stats.numPreemptions++
       this.#bus.publish({ type: 'preempted', requestId, choice, atMs, numComputedTokens })
     }
-    for (const { sequence, kind, match } of schedule.step?.admitted ?? []) {
+    for (const { sequence, kind, match } of step?.admitted ?? []) {
       const { requestId, choice, counters } = sequence
-      const numMissTokens = sequence.tokens.length - match.numTokens
+      const { numTokens: numCachedTokens, missReason } = match
+      const numMissTokens = sequence.tokens.length - numCachedTokens
       if (kind === 'first') {
         counters.firstScheduledMs = atMs
-        counters.numCachedTokens = match.numTokens
-        counters.numMissTokens = numMissTokens
-        counters.missReason = match.missReason
+        Object.assign(counters, { numCachedTokens, numMissTokens, missReason })
         this.#stats.prefixCacheQueries += sequence.numPromptTokens
-        this.#stats.prefixCacheHits += match.numTokens
+        this.#stats.prefixCacheHits += numCachedTokens
       }
       const waitUs = Math.round((atMs - sequence.waitingSinceMs) * 1000)
-      const { numTokens: numCachedTokens, missReason } = match
       this.#bus.publish({
         type: 'scheduled',
         requestId,
@@ -291,151 +315,157 @@ class LocalEngine implements Engine {
     }
   }
 
-  #deliver(inFlight: StepInFlight, result: StepResult): void {
-    const { step } = inFlight
+  #deliver({ step, submittedMs }: StepInFlight, result: StepResult): void {
     const atMs = performance.now()
-    const startMs = Math.max(inFlight.submittedMs, this.#lastDeliveredMs)
+    const finished: FinishedStep = { step, result, startMs: Math.max(submittedMs, this.#lastDeliveredMs), atMs }
     this.#lastDeliveredMs = atMs
     for (const [i, entry] of step.sequences.entries()) {
       const owner = this.#choices.get(entry.sequence)
       const output = result.sequences[i]
       // Ended while the step ran: its tokens are overshoot and appear nowhere.
       if (owner === undefined || output === undefined) continue
-      const tokens = acceptDrafts(entry.drafts, output.tokens)
-      this.#scheduler.settle(entry, tokens.length)
-      if (entry.isPrefill) this.#countChunk(entry, step, result, atMs)
-      const { choice, active } = owner
-      if (output.scores.length > 0) choice.score(entry.startPosition + 1, output.scores)
-      const isPromptDone = entry.isPrefill && entry.startPosition + entry.numTokens >= entry.sequence.numPromptTokens
-      if (isPromptDone && choice.promptEntries !== null) {
-        active.stream.push({ type: 'promptLogprobs', promptIndex: choice.promptIndex, entries: choice.promptEntries })
+      try {
+        this.#deliverTo(owner.choice, owner.active, entry, output, finished)
+      } catch (cause) {
+        this.#options.onError?.('delivery', cause)
+        this.#fail(
+          owner.active,
+          new EngineError('engine_error', 'the engine failed while the request ran', null, { cause }),
+        )
       }
-      if (entry.numSampleRows === 0) {
-        if (isPromptDone && entry.sequence.maxOutputTokens === 0)
-          this.#finish(choice, active, { reason: 'length', stopReason: null })
-        continue
-      }
-      this.#countTokens(entry, tokens.length)
-      const delivery = choice.accept(tokens, output.logprobs)
-      this.#countStep(entry, step, result, delivery.numTokens, startMs, atMs)
-      if (delivery.event !== null) active.stream.push(delivery.event)
-      if (delivery.end === null) this.#scheduler.publish(entry.sequence)
-      else this.#finish(choice, active, delivery.end)
     }
-    this.#publishStep(step, result, startMs, atMs)
+    this.#bus.publish(stepEvent(finished, this.#scheduler))
   }
 
-  #countChunk(entry: ScheduledSequence, step: ScheduledStep, result: StepResult, atMs: number): void {
-    const { requestId, choice, counters } = entry.sequence
-    counters.prefillChunks++
-    if (result.gpuMicros !== null) {
-      counters.prefillGpuMicros = (counters.prefillGpuMicros ?? 0) + result.gpuMicros
-      const share = (result.gpuMicros * entry.numTokens) / step.numRows
-      counters.prefillGpuShareMicros = (counters.prefillGpuShareMicros ?? 0) + share
-    }
-    const { stepId } = step.plan
-    this.#bus.publish({ type: 'prefillChunk', requestId, choice, atMs, stepId, numTokens: entry.numTokens })
-  }
-
-  #countTokens(entry: ScheduledSequence, numAccepted: number): void {
-    const { counters } = entry.sequence
-    counters.numDraftTokens += entry.drafts.length
-    counters.numAcceptedTokens += numAccepted - 1
-    this.#stats.numDraftTokens += entry.drafts.length
-    this.#stats.numAcceptedTokens += numAccepted - 1
-  }
-
-  /** The step that draws the first token is prefill; one whose only token is the end token does not count, as that token does not. */
-  #countStep(
+  #deliverTo(
+    choice: Choice,
+    active: ActiveRequest,
     entry: ScheduledSequence,
-    step: ScheduledStep,
-    result: StepResult,
-    numTokens: number,
-    startMs: number,
-    atMs: number,
+    output: StepResult['sequences'][number],
+    finished: FinishedStep,
   ): void {
-    const { requestId, choice, counters } = entry.sequence
-    counters.numGeneratedTokens += numTokens
-    this.#stats.generationTokens += numTokens
-    if (counters.firstTokenMs === null) {
-      counters.firstTokenMs = atMs
-      counters.lastTokenMs = atMs
-      this.#stats.promptTokens += entry.sequence.numPromptTokens
-      this.#bus.publish({ type: 'firstToken', requestId, choice, atMs, stepId: step.plan.stepId })
+    const { sequence } = entry
+    const tokens = acceptDrafts(entry.drafts, output.tokens)
+    this.#scheduler.settle(entry, tokens.length)
+    if (output.scores.length > 0) choice.score(entry.startPosition + 1, output.scores)
+    if (entry.isPrefill) this.#deliverChunk(choice, active, entry, finished)
+    if (entry.numSampleRows === 0) return
+    this.#countDrafts(entry, tokens.length - 1)
+    const delivery = choice.accept(tokens, output.logprobs)
+    this.#countTokens(entry, delivery.numTokens, finished)
+    if (delivery.event !== null) active.stream.push(delivery.event)
+    if (delivery.end !== null) {
+      this.#finish(choice, active, delivery.end)
       return
     }
-    if (numTokens === 0) return
-    counters.lastTokenMs = atMs
-    counters.decodeSteps++
-    counters.decodeStepMicros.push(Math.round((atMs - startMs) * 1000))
-    counters.decodeRowSum += step.numRows
-    if (result.gpuMicros === null) return
-    counters.decodeGpuMicros = (counters.decodeGpuMicros ?? 0) + result.gpuMicros
-    const share = (result.gpuMicros * entry.numTokens) / step.numRows
-    counters.decodeGpuShareMicros = (counters.decodeGpuShareMicros ?? 0) + share
+    this.#scheduler.publish(sequence)
+    if (choice.matcher !== null) this.#masks.push(setMask(sequence, choice.matcher))
+    if (sequence.lookup === null) return
+    const drafts = sequence.lookup.propose(sequence.tokens.view)
+    sequence.wantsDrafts = drafts.length > 0
+    sequence.drafts = drafts
   }
 
-  #publishStep(step: ScheduledStep, result: StepResult, startMs: number, atMs: number): void {
-    const { running, waiting, pool } = this.#scheduler
+  #deliverChunk(choice: Choice, active: ActiveRequest, entry: ScheduledSequence, finished: FinishedStep): void {
+    const { sequence, numTokens } = entry
+    countChunk(entry, finished)
+    const { stepId } = finished.step.plan
     this.#bus.publish({
-      type: 'step',
-      stepId: step.plan.stepId,
-      startMs,
-      atMs,
-      numRows: step.numRows,
-      numPrefillTokens: step.numPrefillTokens,
-      numDecodeTokens: step.numDecodeTokens,
-      numRunning: running.length,
-      numWaiting: waiting.length,
-      numFreeBlocks: pool.numFree,
-      numBlocks: pool.numBlocks,
-      gpuMicros: result.gpuMicros,
-      kernels: result.kernels,
-      requestIds: [...new Set(step.sequences.map((entry) => entry.sequence.requestId))],
+      type: 'prefillChunk',
+      requestId: sequence.requestId,
+      choice: sequence.choice,
+      atMs: finished.atMs,
+      stepId,
+      numTokens,
     })
+    if (entry.startPosition + numTokens < sequence.numPromptTokens) return
+    if (choice.promptEntries !== null) {
+      active.stream.push({ type: 'promptLogprobs', promptIndex: choice.promptIndex, entries: choice.promptEntries })
+    }
+    if (sequence.maxOutputTokens === 0) this.#finish(choice, active, { reason: 'length', stopReason: null })
+  }
+
+  #countDrafts({ sequence, drafts }: ScheduledSequence, numAccepted: number): void {
+    if (drafts.length === 0) return
+    sequence.lookup?.record(drafts.length, numAccepted, sequence.tokens.length)
+    sequence.counters.numDraftTokens += drafts.length
+    sequence.counters.numAcceptedTokens += numAccepted
+    this.#stats.numDraftTokens += drafts.length
+    this.#stats.numAcceptedTokens += numAccepted
+  }
+
+  #countTokens(entry: ScheduledSequence, numTokens: number, finished: FinishedStep): void {
+    const { requestId, choice, counters, numPromptTokens } = entry.sequence
+    counters.numGeneratedTokens += numTokens
+    this.#stats.generationTokens += numTokens
+    if (counters.firstTokenMs !== null) {
+      if (numTokens > 0) countDecodeStep(entry, finished)
+      return
+    }
+    counters.firstTokenMs = finished.atMs
+    counters.lastTokenMs = finished.atMs
+    this.#stats.promptTokens += numPromptTokens
+    this.#bus.publish({ type: 'firstToken', requestId, choice, atMs: finished.atMs, stepId: finished.step.plan.stepId })
   }
 
   /** A step failed: the pool's content is lost and every running sequence with it. Waiting ones go on, unless the engine itself is at fault. */
   async #failSteps(error: unknown): Promise<void> {
     if (!this.#isClosed()) this.#options.onError?.('step', error)
-    const others = this.#inFlight.splice(0)
-    await settled(others.map(({ result }) => result))
+    await settled(this.#inFlight.splice(0).map(({ result }) => result))
     const isRunnerFault = error instanceof RunnerError
-    const code = isRunnerFault && error.code === 'device_lost' ? 'device_lost' : 'engine_error'
-    const message =
-      code === 'device_lost'
-        ? 'the device was lost while the request ran; it may be sent again'
-        : 'the engine failed while the request ran'
-    const failed = new EngineError(code, message, null, { cause: error })
+    const isLost = isRunnerFault && error.code === 'device_lost'
+    const message = isLost
+      ? 'the device was lost while the request ran; it may be sent again'
+      : 'the engine failed while the request ran'
+    const failure = new EngineError(isLost ? 'device_lost' : 'engine_error', message, null, { cause: error })
     const running = [...this.#scheduler.running]
     this.#scheduler.invalidate()
     for (const sequence of running) {
       const owner = this.#choices.get(sequence)
-      if (owner !== undefined) this.#fail(owner.active, failed)
+      if (owner !== undefined) this.#fail(owner.active, failure)
     }
-    if (!isRunnerFault) this.#failAll(failed)
+    if (!isRunnerFault) this.#failAll(failure)
   }
 
-  #admit(active: ActiveRequest): void {
+  async #admit(active: ActiveRequest): Promise<void> {
     const { request, stream, openChoices } = active
     if (this.#state !== 'running')
       throw new EngineError('draining', 'the server is shutting down and takes no new requests')
-    const prompts = request.prompts.map((prompt) => this.#promptTokens(prompt, request))
-    this.#checkQueue(prompts.length * request.n, prompts.reduce((sum, tokens) => sum + tokens.length, 0) * request.n)
-    const sequences = prompts.flatMap((tokens, promptIndex) =>
-      Array.from({ length: request.n }, (_, i) => this.#createSequence(request, tokens, promptIndex, i)),
+    const { maxModelLen, modelInfo } = this
+    const prompts = request.prompts.map((prompt) =>
+      checkPrompt(this.encode(prompt), prompt, request, modelInfo, maxModelLen),
     )
+    checkQueue(prompts, request.n, this.#scheduler, { maxModelLen, ...this.#options })
+    const cacheRoot = this.#options.prefixCaching ? this.#scheduler.cache.root(request.cacheSalt) : null
+    const { speculation } = this.#options
+    const sequences = createSequences(request, prompts, {
+      modelInfo,
+      maxModelLen,
+      speculation,
+      cacheRoot,
+      arrival: this.#numArrived,
+    })
+    this.#numArrived += sequences.length
+    // Without a grammar nothing is awaited: the choices are queued before submit's first next() returns.
+    const matchers = request.structured === null ? [] : await this.#createMatchers(active, sequences)
+    if (active.isEnded) return
     for (const [promptIndex, tokenIds] of prompts.entries()) {
       stream.push({ type: 'prompt', promptIndex, tokenIds, numTokens: tokenIds.length })
     }
     this.#active.add(active)
-    for (const sequence of sequences) {
+    for (const [i, sequence] of sequences.entries()) {
+      const { requestId, numPromptTokens, counters } = sequence
       const { tokenizer } = this.#parts
-      const choice = new Choice({ sequence, request, tokenizer, eosTokenIds: this.modelInfo.eosTokenIds })
+      const choice = new Choice({
+        sequence,
+        request,
+        tokenizer,
+        eosTokenIds: modelInfo.eosTokenIds,
+        matcher: matchers[i] ?? null,
+      })
       openChoices.add(choice)
       this.#choices.set(sequence, { choice, active })
       this.#scheduler.add(sequence)
-      const { requestId, numPromptTokens, counters } = sequence
       this.#bus.publish({
         type: 'queued',
         requestId,
@@ -447,92 +477,39 @@ class LocalEngine implements Engine {
     this.#signal()
   }
 
-  #promptTokens(prompt: PromptInput, request: GenerationRequest): readonly number[] {
-    const encoded = this.encode(prompt)
-    const { bosTokenId, vocabSize } = this.modelInfo
-    const tokens = encoded.length === 0 && bosTokenId !== null ? [bosTokenId] : encoded
-    const param = 'messages' in prompt ? 'messages' : 'prompt'
-    if (tokens.length === 0)
-      throw new EngineError('invalid_request', `${param}: expected at least one token, found none`, param)
-    const unknown = tokens.find((token) => !Number.isInteger(token) || token < 0 || token >= vocabSize)
-    if (unknown !== undefined) {
-      throw new EngineError(
-        'invalid_request',
-        `${param}: expected token ids 0..${vocabSize - 1}, found ${unknown}`,
-        param,
-      )
+  /** A matcher a sequence, and its first mask, computed while other sequences' steps run. */
+  async #createMatchers(active: ActiveRequest, sequences: readonly Sequence[]): Promise<GrammarMatcher[]> {
+    const { structured } = active.request
+    if (structured === null) return []
+    const matchers: GrammarMatcher[] = []
+    try {
+      for (const sequence of sequences) {
+        const matcher = await this.#grammars.createMatcher(structured)
+        matchers.push(matcher)
+        await setMask(sequence, matcher)
+      }
+    } finally {
+      if (matchers.length < sequences.length || active.isEnded) for (const matcher of matchers) matcher.close()
     }
-    const room = this.maxModelLen - Math.min(1, request.maxTokens)
-    if (tokens.length > room) {
-      const message = `${param}: this model's maximum context length is ${this.maxModelLen} tokens; the prompt has ${tokens.length}, which leaves no room for an answer`
-      throw new EngineError('context_length_exceeded', message, param)
-    }
-    return tokens
-  }
-
-  #checkQueue(numSequences: number, numTokens: number): void {
-    const { maxQueuedRequests, maxQueuedTokens } = this.#options
-    const { waiting, numWaitingTokens } = this.#scheduler
-    if (waiting.length + numSequences > maxQueuedRequests) {
-      throw new EngineError(
-        'queue_full',
-        `${waiting.length} of at most ${maxQueuedRequests} sequences wait already; try again later`,
-      )
-    }
-    if (numWaitingTokens > 0 && numWaitingTokens + numTokens > maxQueuedTokens) {
-      throw new EngineError(
-        'queue_full',
-        `${numWaitingTokens} of at most ${maxQueuedTokens} prompt tokens wait already; try again later`,
-      )
-    }
-  }
-
-  #createSequence(
-    request: GenerationRequest,
-    promptTokens: readonly number[],
-    promptIndex: number,
-    choice: number,
-  ): Sequence {
-    const seed = request.sampling.seed ?? randomInt(2 ** 32)
-    return new Sequence({
-      requestId: request.requestId,
-      choice: promptIndex * request.n + choice,
-      arrival: this.#numArrived++,
-      priority: request.priority,
-      promptTokens,
-      maxOutputTokens: Math.min(request.maxTokens, this.maxModelLen - promptTokens.length),
-      sampling: new SamplingState(
-        {
-          params: request.sampling,
-          seed: seed >>> 0,
-          choice,
-          minTokens: request.minTokens,
-          endTokenIds: [...(request.ignoreEos ? [] : this.modelInfo.eosTokenIds), ...request.stopTokenIds],
-          logprobs: request.logprobs,
-          vocabSize: this.modelInfo.vocabSize,
-        },
-        promptTokens,
-      ),
-      promptLogprobs: choice === 0 ? request.promptLogprobs : -1,
-      cacheRoot: this.#options.prefixCaching ? this.#scheduler.cache.root(request.cacheSalt) : null,
-      hasGrammar: request.structured !== null,
-      arrivedMs: performance.now(),
-    })
+    return matchers
   }
 
   #finish(choice: Choice, active: ActiveRequest, end: ChoiceEnd, errorCode: string | null = null): void {
     const { sequence } = choice
+    // A failed step's blocks may hold anything.
+    if (sequence.status === 'running' && end.reason !== 'error') this.#kv?.store(sequence)
     this.#scheduler.finish(sequence)
+    choice.matcher?.close()
     this.#choices.delete(sequence)
     active.openChoices.delete(choice)
     const { requestId, counters } = sequence
-    const atMs = performance.now()
+    const { reason } = end
     this.#bus.publish({
       type: 'finished',
       requestId,
       choice: sequence.choice,
-      atMs,
-      reason: end.reason,
+      atMs: performance.now(),
+      reason,
       counters,
       errorCode,
     })
@@ -553,13 +530,15 @@ class LocalEngine implements Engine {
     for (const choice of active.openChoices) {
       this.#finish(choice, active, { reason: isFault ? 'error' : 'abort', stopReason: null }, error.code)
     }
+    this.#end(active, error)
   }
 
   #failAll(error: EngineError): void {
     for (const active of this.#active) this.#fail(active, error)
   }
 
-  #end(active: ActiveRequest, error: EngineError | null): void {
+  #end(active: ActiveRequest, error: unknown): void {
+    active.isEnded = true
     active.release()
     active.stream.end(error)
     this.#active.delete(active)
@@ -569,13 +548,17 @@ class LocalEngine implements Engine {
   }
 }
 
-/** Chained block hash. The parent's length comes first, so that no salt a caller chooses can stand for a parent and its tokens. */
-function hashBlock(parent: BlockHash, tokens: Int32Array): BlockHash {
-  const bytes = new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength)
-  return createHash('sha256').update(`${parent.length}:${parent}`).update(bytes).digest('base64url')
+async function setMask(sequence: Sequence, matcher: GrammarMatcher): Promise<void> {
+  sequence.mask = await matcher.mask()
 }
 
 /** When all of them have ended, however. */
 async function settled(promises: readonly Promise<unknown>[]): Promise<void> {
   await Promise.allSettled(promises)
+}
+
+/** Chained block hash. The parent's length comes first, so that no salt a caller chooses can stand for a parent and its tokens. */
+function hashBlock(parent: BlockHash, tokens: Int32Array): BlockHash {
+  const bytes = new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength)
+  return createHash('sha256').update(`${parent.length}:${parent}`).update(bytes).digest('base64url')
 }

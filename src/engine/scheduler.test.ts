@@ -40,6 +40,7 @@ function sequence(
     promptLogprobs: -1,
     cacheRoot: 'root',
     hasGrammar: false,
+    lookup: null,
     arrivedMs: 0,
     ...fields,
   })

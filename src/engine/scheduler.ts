@@ -74,6 +74,7 @@ export class Scheduler {
   /** In order of (priority, preempted first, arrival). */
   readonly #waiting: Sequence[] = []
   #stepId = 0
+  #generation = 0
 
   constructor(options: SchedulerOptions) {
     this.#options = options
@@ -99,6 +100,11 @@ export class Scheduler {
     return this.#stepId
   }
 
+  /** Counts how often the pool's content was lost. */
+  get generation(): number {
+    return this.#generation
+  }
+
   /** Queues a sequence. Its tokens must fit the pool: ceil((prompt + output) / blockSize) <= numBlocks. */
   add(sequence: Sequence): void {
     insert(this.#waiting, sequence, compareWaiting)
@@ -119,8 +125,20 @@ export class Scheduler {
 
   /** The pool's content is lost: nothing of it may be hit again. Running sequences are to be finished by the caller. */
   invalidate(): void {
+    this.#generation++
     this.cache.clear()
     for (const sequence of this.#running) sequence.numComputedTokens = 0
+  }
+
+  /**
+   * `count` blocks to fill from outside, and a hold on those they continue; null when that would take what running sequences need next.
+   * All are the caller's to release.
+   */
+  reserve(held: readonly number[], count: number): number[] | null {
+    for (const block of held) this.pool.acquire(block)
+    const blocks = this.pool.numFree < count + this.#running.length ? null : this.pool.allocate(count)
+    if (blocks === null) this.pool.release(held)
+    return blocks
   }
 
   /** Plans the next step. Null step: nothing can run, or not before a step in flight is known. */

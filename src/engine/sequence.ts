@@ -2,6 +2,7 @@
 import type { SequenceCounters } from './events.ts'
 import type { BlockHash } from './prefix-cache.ts'
 import type { SamplingState } from './sampling.ts'
+import type { PromptLookup } from './speculate.ts'
 
 /** A growing Int32Array. */
 export class Int32Vector {
@@ -68,6 +69,7 @@ export interface SequenceOptions {
   readonly cacheRoot: BlockHash | null
   /** Tokens are constrained by a grammar: its steps need a mask. */
   readonly hasGrammar: boolean
+  readonly lookup: PromptLookup | null
   readonly arrivedMs: number
 }
 
@@ -107,6 +109,12 @@ export class Sequence {
   mask: Uint32Array | null = null
   /** Blocks of a KV tier are on their way: not to be scheduled yet. */
   isLoadingKv = false
+  /** The KV tiers were asked for its prefix. */
+  isKvLookedUp = false
+  /** Guesses its next tokens; null: not to be. */
+  readonly lookup: PromptLookup | null
+  /** It has something to guess by: its next step is planned when its newest token is known. */
+  wantsDrafts = false
   /** Since when it waits, for the `scheduled` event. */
   waitingSinceMs: number
 
@@ -121,6 +129,7 @@ export class Sequence {
     this.promptLogprobs = options.promptLogprobs
     this.cacheRoot = options.cacheRoot
     this.hasGrammar = options.hasGrammar
+    this.lookup = options.lookup
     this.tokens = new Int32Vector(options.promptTokens)
     this.waitingSinceMs = options.arrivedMs
     this.counters = newCounters(this.numPromptTokens, options.arrivedMs)
@@ -147,7 +156,7 @@ export class Sequence {
 
   /** Its next decode step can be planned before the pending token is known. */
   get canRunAhead(): boolean {
-    return !this.hasGrammar && !this.sampling.dependsOnTokens && this.numPendingTokens <= 1
+    return !this.hasGrammar && !this.wantsDrafts && !this.sampling.dependsOnTokens && this.numPendingTokens <= 1
   }
 }
 

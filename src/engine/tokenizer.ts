@@ -18,6 +18,10 @@ export interface Tokenizer {
   isSpecial(id: number): boolean
   /** The bytes a token stands for in running text; empty for ids that are not in the vocabulary. */
   tokenBytes(id: number): Uint8Array
+  /** How the strings of the vocabulary spell bytes. */
+  readonly spelling: Spelling['kind']
+  /** A token as the vocabulary spells it; null for ids that are not in it. */
+  tokenText(id: number): string | null
 }
 
 /** A tokenizer as its two files, or as GGUF metadata, describe it. */
@@ -48,8 +52,8 @@ export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> 
 export function createTokenizer(files: TokenizerFiles): Tokenizer {
   const config = {
     ...files.config,
-    bos_token: tokenText(files.config.bos_token) ?? undefined,
-    eos_token: tokenText(files.config.eos_token) ?? undefined,
+    bos_token: specialText(files.config.bos_token) ?? undefined,
+    eos_token: specialText(files.config.eos_token) ?? undefined,
   }
   let inner: HfTokenizer
   try {
@@ -86,8 +90,8 @@ class VocabularyTokenizer implements Tokenizer {
   constructor(inner: HfTokenizer, files: TokenizerFiles) {
     this.#inner = inner
     this.name = String(record(files.tokenizer.model).type ?? 'BPE')
-    this.bosToken = tokenText(files.config.bos_token)
-    this.eosToken = tokenText(files.config.eos_token)
+    this.bosToken = specialText(files.config.bos_token)
+    this.eosToken = specialText(files.config.eos_token)
     this.#spelling = spellingOf(files.tokenizer)
     for (const [token, id] of inner.get_vocab(true)) this.#tokens[id] = token
     for (const [id, token] of inner.get_added_tokens_decoder()) {
@@ -114,6 +118,14 @@ class VocabularyTokenizer implements Tokenizer {
 
   isSpecial(id: number): boolean {
     return this.#special.has(id)
+  }
+
+  get spelling(): Spelling['kind'] {
+    return this.#spelling.kind
+  }
+
+  tokenText(id: number): string | null {
+    return this.#tokens[id] ?? null
   }
 
   tokenBytes(id: number): Uint8Array {
@@ -180,7 +192,7 @@ function decoderSteps(decoder: unknown): Record<string, unknown>[] {
 }
 
 /** A special token in a config file: its text, or an object with it. */
-export function tokenText(value: unknown): string | null {
+function specialText(value: unknown): string | null {
   if (typeof value === 'string') return value
   const { content } = record(value)
   return typeof content === 'string' ? content : null

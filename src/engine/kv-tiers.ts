@@ -1,0 +1,247 @@
+/**
+ * Where KV blocks live on outside the pool: host memory, and a directory that outlives the process. Both bounded, least recently used out
+ * first. A block is named by its chained, salted hash; a file also says which model and layout it is of, and carries a checksum: one that is
+ * damaged, or of something else, is left aside with a log line. Blocks of one model only: their bytes mean nothing to another.
+ */
+import { createHash } from 'node:crypto'
+import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
+import { join } from 'node:path'
+import type { BlockHash } from './prefix-cache.ts'
+
+/** A full block with its place in the chain. */
+export interface StoredBlock {
+  readonly hash: BlockHash
+  readonly parent: BlockHash
+  readonly tokens: Int32Array // [blockSize]
+  readonly bytes: Uint8Array // [blockBytes]
+}
+
+export interface KvTiersOptions {
+  /** 0: no host memory tier. */
+  readonly hostMemoryBytes: number
+  /** null: no disk tier. Made if absent, readable by its owner only. */
+  readonly directory: string | null
+  readonly maxDiskBytes: number
+  /** ModelInfo.fingerprint. */
+  readonly fingerprint: string
+  readonly blockSize: number
+  readonly blockBytes: number
+  readonly onLog: (message: string, fields: Readonly<Record<string, string | number>>) => void
+}
+
+const MAGIC = 'miniserve-kv-1\n'
+const NAME = /^([\w-]{43})\.kv$/
+/** Blocks waiting to be written: a disk that cannot keep up loses blocks, not memory. */
+const MAX_PENDING_WRITES = 1024
+
+/** Opens the tiers, reading what the directory holds by name and size. Null when both are off. Throws when the directory cannot be used. */
+export async function openKvTiers(options: KvTiersOptions): Promise<KvTiers | null> {
+  if (options.hostMemoryBytes <= 0 && options.directory === null) return null
+  const tiers = new KvTiers(options)
+  await tiers.scan()
+  return tiers
+}
+
+export class KvTiers {
+  readonly #options: KvTiersOptions
+  /** Blocks of one model and layout. */
+  readonly #folder: string | null
+  readonly #identity: string
+  /** Least recently used first. */
+  readonly #host = new Map<BlockHash, StoredBlock>()
+  /** Name -> file size, least recently used first. */
+  readonly #disk = new Map<BlockHash, number>()
+  #diskBytes = 0
+  #numPendingWrites = 0
+  /** Writes and deletions, one after another. */
+  #writes: Promise<void> = Promise.resolve()
+  #isClosed = false
+
+  constructor(options: KvTiersOptions) {
+    this.#options = options
+    const { fingerprint, blockSize, blockBytes } = options
+    this.#identity = digest(`${fingerprint.length}:${fingerprint}:${blockSize}:${blockBytes}`)
+    this.#folder = options.directory === null ? null : join(options.directory, this.#identity)
+  }
+
+  get numHostBlocks(): number {
+    return this.#host.size
+  }
+
+  get numDiskBlocks(): number {
+    return this.#disk.size
+  }
+
+  /** Learns what the directory holds. */
+  async scan(): Promise<void> {
+    const folder = this.#folder
+    if (folder === null) return
+    await mkdir(folder, { recursive: true, mode: 0o700 })
+    const files = await Promise.all(
+      (await readdir(folder)).map(async (name) => {
+        const [, hash] = NAME.exec(name) ?? []
+        // Left by a write that was cut off.
+        if (name.endsWith('.tmp')) await rm(join(folder, name), { force: true })
+        return hash === undefined
+          ? null
+          : { hash, ...(await stat(join(folder, name)).then(({ size, mtimeMs }) => ({ size, mtimeMs }))) }
+      }),
+    )
+    const known = files.filter((file) => file !== null).sort((a, b) => a.mtimeMs - b.mtimeMs)
+    for (const { hash, size } of known) this.#addToDisk(hash, size)
+    this.#trimDisk()
+  }
+
+  /** Whether a block is in one of the tiers, as far as names tell. */
+  has(hash: BlockHash): boolean {
+    return this.#host.has(hash) || this.#disk.has(hash)
+  }
+
+  isInHostMemory(hash: BlockHash): boolean {
+    return this.#host.has(hash)
+  }
+
+  /** Keeps a block. The disk's copy is written in the background, or not at all when too many wait. */
+  put(block: StoredBlock): void {
+    this.#putInHost(block)
+    if (this.#folder === null || this.#disk.has(block.hash) || this.#isClosed) return
+    if (this.#numPendingWrites >= MAX_PENDING_WRITES) return
+    this.#numPendingWrites++
+    this.#enqueue(async () => {
+      this.#numPendingWrites--
+      await this.#write(block)
+    })
+  }
+
+  /** The block of this name, if it is there, whole, and has this parent and these tokens. */
+  async get(hash: BlockHash, parent: BlockHash, tokens: Int32Array): Promise<Uint8Array | null> {
+    const block = this.#host.get(hash) ?? (await this.#read(hash))
+    if (block === null || block.parent !== parent || !isEqual(block.tokens, tokens)) return null
+    this.#putInHost(block)
+    const size = this.#disk.get(hash)
+    if (size !== undefined) {
+      this.#disk.delete(hash)
+      this.#disk.set(hash, size)
+    }
+    return block.bytes
+  }
+
+  /** Writes what waits. */
+  async flush(): Promise<void> {
+    await this.#writes
+  }
+
+  /** Idempotent. */
+  async close(): Promise<void> {
+    this.#isClosed = true
+    await this.flush()
+    this.#host.clear()
+  }
+
+  #putInHost(block: StoredBlock): void {
+    const maxBlocks = Math.floor(this.#options.hostMemoryBytes / this.#options.blockBytes)
+    this.#host.delete(block.hash)
+    if (maxBlocks === 0) return
+    this.#host.set(block.hash, block)
+    const [oldest] = this.#host.keys()
+    if (this.#host.size > maxBlocks && oldest !== undefined) this.#host.delete(oldest)
+  }
+
+  #addToDisk(hash: BlockHash, size: number): void {
+    this.#diskBytes += size - (this.#disk.get(hash) ?? 0)
+    this.#disk.delete(hash)
+    this.#disk.set(hash, size)
+  }
+
+  #trimDisk(): void {
+    for (const hash of this.#disk.keys()) {
+      if (this.#diskBytes <= this.#options.maxDiskBytes) return
+      this.#discard(hash)
+    }
+  }
+
+  #discard(hash: BlockHash): void {
+    this.#diskBytes -= this.#disk.get(hash) ?? 0
+    this.#disk.delete(hash)
+    this.#enqueue(() => rm(this.#path(hash), { force: true }))
+  }
+
+  #enqueue(work: () => Promise<void>): void {
+    this.#writes = this.#writes.then(work).catch((error: unknown) => {
+      this.#options.onLog('kv_tier.disk_failed', { reason: reasonOf(error) })
+    })
+  }
+
+  async #write(block: StoredBlock): Promise<void> {
+    const path = this.#path(block.hash)
+    const content = encode(this.#identity, block)
+    const file = await open(`${path}.tmp`, 'w', 0o600)
+    try {
+      await file.writeFile(content)
+    } finally {
+      await file.close()
+    }
+    await rename(`${path}.tmp`, path)
+    this.#addToDisk(block.hash, content.length)
+    this.#trimDisk()
+  }
+
+  async #read(hash: BlockHash): Promise<StoredBlock | null> {
+    if (!this.#disk.has(hash)) return null
+    let problem: string
+    try {
+      const block = decode(await readFile(this.#path(hash)), this.#identity, this.#options)
+      if (typeof block !== 'string' && block.hash === hash) return block
+      problem = typeof block === 'string' ? block : 'another block’s name'
+    } catch (error) {
+      problem = reasonOf(error)
+    }
+    this.#options.onLog('kv_tier.file_ignored', { reason: problem })
+    this.#discard(hash)
+    return null
+  }
+
+  #path(hash: BlockHash): string {
+    return join(this.#folder ?? '', `${hash}.kv`)
+  }
+}
+
+/** magic, checksum of the rest, identity, hash, parent (32 bytes of base64url text each 43), tokens i32, bytes. */
+function encode(identity: string, block: StoredBlock): Buffer {
+  const tokens = Buffer.from(block.tokens.buffer, block.tokens.byteOffset, block.tokens.byteLength)
+  const body = Buffer.concat([Buffer.from(identity + block.hash + block.parent, 'latin1'), tokens, block.bytes])
+  return Buffer.concat([Buffer.from(MAGIC + digest(body), 'latin1'), body])
+}
+
+/** The block, or what is wrong with it. */
+function decode(content: Buffer, identity: string, { blockSize, blockBytes }: KvTiersOptions): StoredBlock | string {
+  const digestLength = identity.length
+  const bodyStart = MAGIC.length + digestLength
+  const expected = bodyStart + 3 * digestLength + blockSize * 4 + blockBytes
+  if (content.length !== expected) return `expected ${expected} bytes, found ${content.length}`
+  if (content.toString('latin1', 0, MAGIC.length) !== MAGIC) return 'another kind of file'
+  const body = content.subarray(bodyStart)
+  if (content.toString('latin1', MAGIC.length, bodyStart) !== digest(body)) return 'checksum differs'
+  const text = (i: number) => body.toString('latin1', i * digestLength, (i + 1) * digestLength)
+  if (text(0) !== identity) return 'of another model or layout'
+  const tokensStart = 3 * digestLength
+  const payload = body.subarray(tokensStart)
+  const tokens = new Int32Array(payload.buffer.slice(payload.byteOffset, payload.byteOffset + blockSize * 4))
+  return { hash: text(1), parent: text(2), tokens, bytes: Uint8Array.from(payload.subarray(blockSize * 4)) }
+}
+
+function digest(data: string | Uint8Array): string {
+  return createHash('sha256').update(data).digest('base64url')
+}
+
+function isEqual(a: Int32Array, b: Int32Array): boolean {
+  return a.length === b.length && a.every((token, i) => token === b[i])
+}
+
+function reasonOf(error: unknown): string {
+  return error instanceof Error && 'code' in error
+    ? String(error.code)
+    : error instanceof Error
+      ? error.message
+      : String(error)
+}
