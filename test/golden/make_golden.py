@@ -102,7 +102,7 @@ MODELS = {
     "smollm3": ("smollm3", BASE | dict(num_hidden_layers=4, no_rope_layer_interval=2), dict(dtype=torch.bfloat16)),
     "gemma2": ("gemma2", BASE | GEMMA | dict(num_hidden_layers=6, hidden_size=24, attn_logit_softcapping=5.0, final_logit_softcapping=8.0), dict(dtype=HALF, dialect=4)),
     "gemma3": ("gemma3_text", BASE | GEMMA | dict(num_hidden_layers=6, hidden_size=24, rope_parameters=GEMMA3_ROPE, layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2), dict(dtype=torch.bfloat16)),
-    "gemma3-old": ("gemma3_text", BASE | GEMMA | dict(num_hidden_layers=6, hidden_size=24, rope_parameters=GEMMA3_ROPE, final_logit_softcapping=10.0), dict(dtype=HALF, dialect=4, drop=["layer_types"])),
+    "gemma3-old": ("gemma3_text", BASE | GEMMA | dict(num_hidden_layers=6, hidden_size=24, query_pre_attn_scalar=8, rope_parameters=GEMMA3_ROPE, final_logit_softcapping=10.0), dict(dtype=HALF, dialect=4, drop=["layer_types"])),
     "phi3": ("phi3", BASE | dict(hidden_size=64, intermediate_size=40, rope_parameters=dict(rope_theta=10000.0, partial_rotary_factor=0.75, rope_type="default"), sliding_window=23), dict(dtype=HALF)),
     "phi3-longrope": ("phi3", BASE | dict(num_key_value_heads=4, max_position_embeddings=256, original_max_position_embeddings=16, rope_scaling=PHI3_LONGROPE), dict(dtype=torch.bfloat16, dialect=4)),
     "olmo2": ("olmo2", BASE, dict(dtype=HALF)),

@@ -3,22 +3,13 @@ import type { Backend, BackendOptions } from '../../kernels/ops.ts'
 import { createReferenceBackend } from '../../kernels/reference/backend.ts'
 import { ModelError, type ModelRequest } from './runner.ts'
 
-interface WebGpuModule {
-  hasRealGpu(): Promise<boolean>
-  createWebGpuBackend(options: BackendOptions & { cacheDir: string | null; retune: boolean }): Promise<Backend>
-}
-
-const EXTENSION = import.meta.url.endsWith('.ts') ? 'ts' : 'js'
-const importWebGpu = (): Promise<WebGpuModule> =>
-  import(new URL(`../../kernels/webgpu/backend.${EXTENSION}`, import.meta.url).href)
-
 export type DeviceKind = 'reference' | 'webgpu' | 'cpu'
 
 /** `auto` = a real GPU, else the SIMD backend, else plain TypeScript. */
 export async function chooseDevice(device: ModelRequest['device']): Promise<DeviceKind> {
   if (device !== 'auto') return device
   try {
-    const { hasRealGpu } = await importWebGpu()
+    const { hasRealGpu } = await import('../../kernels/webgpu/backend.ts')
     if (await hasRealGpu()) return 'webgpu'
   } catch {
     // No WebGPU on this platform (the native package does not load): not an error for `auto`.
@@ -40,7 +31,7 @@ export async function createBackend(
   if (kind === 'reference') return createReferenceBackend(options)
   try {
     if (kind === 'webgpu') {
-      const { createWebGpuBackend } = await importWebGpu()
+      const { createWebGpuBackend } = await import('../../kernels/webgpu/backend.ts')
       return await createWebGpuBackend({ ...options, cacheDir: request.cacheDir, retune: request.retune })
     }
     const { createCpuBackend } = await import('../../kernels/cpu/backend.ts')

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { freemem } from 'node:os'
 import type { Backend, BackendLimits } from '../../kernels/ops.ts'
+import { openGguf } from '../weights/gguf.ts'
 import { openSafetensors } from '../weights/safetensors.ts'
 import type { WeightSource } from '../weights/source.ts'
 import { Decoder, kvLayout, loadDecoder } from './decoder.ts'
@@ -23,10 +24,12 @@ const DRAFT_ROWS_PER_SEQUENCE = 8
 /** Without a word from the device, the KV pool takes at most this, and at most half of the free memory. */
 const DEFAULT_KV_BYTES = 1 << 30
 
-async function openCheckpoint(
-  path: string,
-  onProgress?: ProgressListener,
-): Promise<{ source: WeightSource; spec: (served: number | null) => Promise<DecoderSpec> }> {
+interface Checkpoint {
+  readonly source: WeightSource
+  spec(servedPositions: number | null): Promise<DecoderSpec>
+}
+
+async function openCheckpoint(path: string, onProgress?: ProgressListener): Promise<Checkpoint> {
   let isFolder: boolean
   try {
     isFolder = (await stat(path)).isDirectory()
@@ -35,7 +38,10 @@ async function openCheckpoint(
       cause: error,
     })
   }
-  if (!isFolder) throw new ModelError(`${path} is a file. Expected a folder in Hugging Face layout or a .gguf file.`)
+  if (!isFolder) {
+    const { source, spec } = await openGguf(path, onProgress)
+    return { source, spec: async (servedPositions) => spec({ servedPositions }) }
+  }
   const spec = (servedPositions: number | null): Promise<DecoderSpec> => readSpec(path, { servedPositions })
   // The config first: an unknown architecture should be named before missing weights are.
   await spec(null)
@@ -106,10 +112,11 @@ function sizePool(request: ModelRequest, maxModelLen: number, blockBytes: number
 
 /** Everything a model needs to run steps. Throws ModelError; on failure nothing stays open. */
 export async function loadModel(request: ModelRequest, onProgress?: ProgressListener): Promise<LoadedModel> {
-  const { source, spec: specFor } = await openCheckpoint(request.path, onProgress)
+  const checkpoint = await openCheckpoint(request.path, onProgress)
+  const { source } = checkpoint
   let backend: Backend | null = null
   try {
-    const spec = await specFor(request.maxModelLen)
+    const spec = await checkpoint.spec(request.maxModelLen)
     if (request.maxModelLen !== null && request.maxModelLen > spec.maxPositions) {
       throw new ModelError(
         `--max-model-len ${request.maxModelLen} is more than the model's ${spec.maxPositions} (max_position_embeddings in config.json)`,

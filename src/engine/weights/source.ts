@@ -148,3 +148,20 @@ export function concatRows(parts: readonly MatrixData[]): MatrixData {
     values: joinF32(parts.map((part) => (part.format === 'f16' ? decodeF16(part.values) : dequantize(part)))),
   }
 }
+
+/** The matrix whose row r is row `from(r)` of the data. */
+export function permuteRows(data: MatrixData, rows: number, cols: number, from: (row: number) => number): MatrixData {
+  const move = <T extends Float32Array | Uint16Array | Int8Array | Uint8Array>(source: T, target: T): T => {
+    const width = source.length / rows
+    for (let row = 0; row < rows; row++)
+      target.set(source.subarray(from(row) * width, (from(row) + 1) * width), row * width)
+    return target
+  }
+  const moveF32 = (plane: Float32Array): Float32Array => move(plane, new Float32Array(plane.length))
+  if (data.format === 'f32') return { ...data, values: moveF32(data.values) }
+  if (data.format === 'f16') return { ...data, values: move(data.values, new Uint16Array(rows * cols)) }
+  const scales = moveF32(data.scales)
+  const mins = data.mins === null ? null : moveF32(data.mins)
+  if (data.format === 'q8') return { ...data, codes: move(data.codes, new Int8Array(data.codes.length)), scales, mins }
+  return { ...data, codes: move(data.codes, new Uint8Array(data.codes.length)), scales, mins }
+}

@@ -1,0 +1,231 @@
+/**
+ * ggml's block formats -> the canonical planes of ops.ts. Layouts from ggml's ggml-common.h and the dequantiser of its gguf-py, which the tests compare
+ * with. Every mapping keeps the exact codes; scales and minimums are products of an f16 and a small integer, exact in f32.
+ */
+import { decodeBf16, encodeF16, f16Table } from '../../kernels/float.ts'
+import type { MatrixData } from '../../kernels/ops.ts'
+
+export interface BlockFormat {
+  readonly name: string
+  /** Values a block. */
+  readonly values: number
+  /** Bytes a block. */
+  readonly bytes: number
+  readonly decode: (bytes: Uint8Array, numValues: number) => MatrixData
+}
+
+interface Planes<Codes> {
+  readonly codes: Codes
+  readonly scales: Float32Array
+  readonly mins: Float32Array
+}
+
+const q4Planes = (numValues: number): Planes<Uint8Array> => ({
+  codes: new Uint8Array(numValues / 2),
+  scales: new Float32Array(numValues / 32),
+  mins: new Float32Array(numValues / 32),
+})
+
+const q8Planes = (numValues: number, group: number): Planes<Int8Array> => ({
+  codes: new Int8Array(numValues),
+  scales: new Float32Array(numValues / group),
+  mins: new Float32Array(numValues / group),
+})
+
+const u16 = (bytes: Uint8Array, at: number): number => bytes[at]! | (bytes[at + 1]! << 8)
+
+/** Blocks of 32 keep value j in the low nibble of byte j and value j + 16 in the high one; ours pair neighbours. */
+function repackNibbles(source: Uint8Array, from: number, target: Uint8Array, to: number): void {
+  for (let j = 0; j < 8; j++) {
+    const a = source[from + 2 * j]!
+    const b = source[from + 2 * j + 1]!
+    target[to + j] = (a & 15) | ((b & 15) << 4)
+    target[to + 8 + j] = (a >> 4) | (b & 0xf0)
+  }
+}
+
+function q4Legacy(bytes: Uint8Array, numValues: number, hasMin: boolean): MatrixData {
+  const half = f16Table()
+  const { codes, scales, mins } = q4Planes(numValues)
+  const header = hasMin ? 4 : 2
+  for (let block = 0; block < scales.length; block++) {
+    const at = block * (header + 16)
+    scales[block] = half[u16(bytes, at)]!
+    if (hasMin) mins[block] = half[u16(bytes, at + 2)]!
+    repackNibbles(bytes, at + header, codes, block * 16)
+  }
+  return { format: 'q4', group: 32, codes, scales, mins: hasMin ? mins : null }
+}
+
+function q5Legacy(bytes: Uint8Array, numValues: number, hasMin: boolean): MatrixData {
+  const half = f16Table()
+  const { codes, scales, mins } = q8Planes(numValues, 32)
+  const header = hasMin ? 4 : 2
+  const offset = hasMin ? 0 : 16
+  for (let block = 0; block < scales.length; block++) {
+    const at = block * (header + 20)
+    scales[block] = half[u16(bytes, at)]!
+    if (hasMin) mins[block] = half[u16(bytes, at + 2)]!
+    for (let j = 0; j < 32; j++) {
+      const nibbles = bytes[at + header + 4 + (j & 15)]!
+      const fifth = (bytes[at + header + (j >> 3)]! >> (j & 7)) & 1
+      codes[block * 32 + j] = ((j < 16 ? nibbles & 15 : nibbles >> 4) | (fifth << 4)) - offset
+    }
+  }
+  return { format: 'q8', group: 32, codes, scales, mins: hasMin ? mins : null }
+}
+
+function q8Legacy(bytes: Uint8Array, numValues: number): MatrixData {
+  const half = f16Table()
+  const { codes, scales } = q8Planes(numValues, 32)
+  const signed = new Int8Array(bytes.buffer, bytes.byteOffset, bytes.length)
+  for (let block = 0; block < scales.length; block++) {
+    const at = block * 34
+    scales[block] = half[u16(bytes, at)]!
+    codes.set(signed.subarray(at + 2, at + 34), block * 32)
+  }
+  return { format: 'q8', group: 32, codes, scales, mins: null }
+}
+
+/** Scale and minimum of sub-block j of a K block: 6 bits each, the upper four sub-blocks' high bits tucked into the first eight bytes. */
+function scaleAndMin(bytes: Uint8Array, at: number, j: number): [scale: number, min: number] {
+  if (j < 4) return [bytes[at + j]! & 63, bytes[at + j + 4]! & 63]
+  return [
+    (bytes[at + j + 4]! & 15) | ((bytes[at + j - 4]! >> 6) << 4),
+    (bytes[at + j + 4]! >> 4) | ((bytes[at + j]! >> 6) << 4),
+  ]
+}
+
+function setKScales(bytes: Uint8Array, at: number, block: number, { scales, mins }: Planes<unknown>): void {
+  const half = f16Table()
+  const d = half[u16(bytes, at)]!
+  const dmin = half[u16(bytes, at + 2)]!
+  for (let j = 0; j < 8; j++) {
+    const [scale, min] = scaleAndMin(bytes, at + 4, j)
+    scales[block * 8 + j] = d * scale
+    mins[block * 8 + j] = -dmin * min
+  }
+}
+
+/** 256 values: bytes 32 c .. of the nibbles hold sub-block 2 c in their low halves and 2 c + 1 in the high ones. */
+function q4K(bytes: Uint8Array, numValues: number): MatrixData {
+  const planes = q4Planes(numValues)
+  const { codes } = planes
+  for (let block = 0; block < numValues / 256; block++) {
+    const at = block * 144
+    setKScales(bytes, at, block, planes)
+    for (let chunk = 0; chunk < 4; chunk++) {
+      const from = at + 16 + chunk * 32
+      const to = block * 128 + chunk * 32
+      for (let j = 0; j < 16; j++) {
+        const a = bytes[from + 2 * j]!
+        const b = bytes[from + 2 * j + 1]!
+        codes[to + j] = (a & 15) | ((b & 15) << 4)
+        codes[to + 16 + j] = (a >> 4) | (b & 0xf0)
+      }
+    }
+  }
+  return { format: 'q4', group: 32, ...planes }
+}
+
+function q5K(bytes: Uint8Array, numValues: number): MatrixData {
+  const planes = q8Planes(numValues, 32)
+  const { codes } = planes
+  for (let block = 0; block < numValues / 256; block++) {
+    const at = block * 176
+    setKScales(bytes, at, block, planes)
+    for (let i = 0; i < 256; i++) {
+      const sub = i >> 5
+      const nibbles = bytes[at + 48 + (sub >> 1) * 32 + (i & 31)]!
+      const fifth = (bytes[at + 16 + (i & 31)]! >> sub) & 1
+      codes[block * 256 + i] = ((sub & 1) === 0 ? nibbles & 15 : nibbles >> 4) | (fifth << 4)
+    }
+  }
+  return { format: 'q8', group: 32, ...planes }
+}
+
+function q6K(bytes: Uint8Array, numValues: number): MatrixData {
+  const half = f16Table()
+  const { codes, scales } = q8Planes(numValues, 16)
+  for (let block = 0; block < numValues / 256; block++) {
+    const at = block * 210
+    const d = half[u16(bytes, at + 208)]!
+    for (let j = 0; j < 16; j++) scales[block * 16 + j] = d * ((bytes[at + 192 + j]! << 24) >> 24)
+    for (let i = 0; i < 256; i++) {
+      const side = i >> 7 // each half of 128: 64 bytes of low bits, 32 of high bits
+      const quarter = (i >> 5) & 3
+      const low = bytes[at + side * 64 + (quarter & 1) * 32 + (i & 31)]!
+      const high = (bytes[at + 128 + side * 32 + (i & 31)]! >> (2 * quarter)) & 3
+      codes[block * 256 + i] = ((quarter < 2 ? low & 15 : low >> 4) | (high << 4)) - 32
+    }
+  }
+  return { format: 'q8', group: 16, codes, scales, mins: null }
+}
+
+/** A copy, because a view of another element size needs an aligned start. */
+const aligned = (bytes: Uint8Array): ArrayBuffer => bytes.slice().buffer
+
+function bf16(bytes: Uint8Array): MatrixData {
+  const words = new Uint16Array(aligned(bytes))
+  const values = decodeBf16(words)
+  // f16 holds every bf16 fraction; its range ends at 65504.
+  return words.every((word) => (word & 0x7fff) <= 0x477f)
+    ? { format: 'f16', values: encodeF16(values) }
+    : { format: 'f32', values }
+}
+
+/** By ggml's type number. */
+export const BLOCK_FORMATS: ReadonlyMap<number, BlockFormat> = new Map([
+  [
+    0,
+    {
+      name: 'F32',
+      values: 1,
+      bytes: 4,
+      decode: (bytes: Uint8Array) => ({ format: 'f32', values: new Float32Array(aligned(bytes)) }) as const,
+    },
+  ],
+  [
+    1,
+    {
+      name: 'F16',
+      values: 1,
+      bytes: 2,
+      decode: (bytes: Uint8Array) => ({ format: 'f16', values: new Uint16Array(aligned(bytes)) }) as const,
+    },
+  ],
+  [2, { name: 'Q4_0', values: 32, bytes: 18, decode: (bytes: Uint8Array, n: number) => q4Legacy(bytes, n, false) }],
+  [3, { name: 'Q4_1', values: 32, bytes: 20, decode: (bytes: Uint8Array, n: number) => q4Legacy(bytes, n, true) }],
+  [6, { name: 'Q5_0', values: 32, bytes: 22, decode: (bytes: Uint8Array, n: number) => q5Legacy(bytes, n, false) }],
+  [7, { name: 'Q5_1', values: 32, bytes: 24, decode: (bytes: Uint8Array, n: number) => q5Legacy(bytes, n, true) }],
+  [8, { name: 'Q8_0', values: 32, bytes: 34, decode: q8Legacy }],
+  [12, { name: 'Q4_K', values: 256, bytes: 144, decode: q4K }],
+  [13, { name: 'Q5_K', values: 256, bytes: 176, decode: q5K }],
+  [14, { name: 'Q6_K', values: 256, bytes: 210, decode: q6K }],
+  [30, { name: 'BF16', values: 1, bytes: 2, decode: bf16 }],
+])
+
+/** Names of types that exist but cannot be served, for the error. */
+const OTHER_TYPES: Readonly<Record<number, string>> = {
+  9: 'Q8_1',
+  10: 'Q2_K',
+  11: 'Q3_K',
+  15: 'Q8_K',
+  16: 'IQ2_XXS',
+  17: 'IQ2_XS',
+  18: 'IQ3_XXS',
+  19: 'IQ1_S',
+  20: 'IQ4_NL',
+  21: 'IQ3_S',
+  22: 'IQ2_S',
+  23: 'IQ4_XS',
+  28: 'F64',
+  29: 'IQ1_M',
+  34: 'TQ1_0',
+  35: 'TQ2_0',
+  39: 'MXFP4',
+}
+
+export function typeName(type: number): string {
+  return BLOCK_FORMATS.get(type)?.name ?? OTHER_TYPES[type] ?? `number ${type}`
+}

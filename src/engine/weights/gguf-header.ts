@@ -1,0 +1,212 @@
+/**
+ * The header of a GGUF file: metadata and tensor descriptions (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). The file is untrusted: counts and
+ * lengths are held against its size before anything is allocated. (The npm package for it reads arrays of any claimed length.)
+ */
+import type { FileHandle } from 'node:fs/promises'
+import { ModelError } from '../runner/runner.ts'
+
+export type GgufValue = string | number | boolean | readonly string[] | readonly number[]
+
+export interface GgufTensor {
+  readonly name: string
+  /** ggml's number of the type. */
+  readonly type: number
+  /** Fastest dimension first, as ggml has it. */
+  readonly dimensions: readonly number[]
+  /** From the start of the file. */
+  readonly offset: number
+}
+
+export interface GgufHeader {
+  readonly version: number
+  readonly metadata: ReadonlyMap<string, GgufValue>
+  readonly tensors: readonly GgufTensor[]
+}
+
+const MAGIC = 0x46554747 // 'GGUF', little-endian
+const MAX_DIMENSIONS = 4
+/** Bytes of each scalar type; 8 (string) and 9 (array) have their own. */
+const SCALAR_BYTES: Readonly<Record<number, number>> = {
+  0: 1,
+  1: 1,
+  2: 2,
+  3: 2,
+  4: 4,
+  5: 4,
+  6: 4,
+  7: 1,
+  10: 8,
+  11: 8,
+  12: 8,
+}
+const FIRST_READ_BYTES = 1 << 20
+/** A header is mostly the vocabulary: tens of megabytes at most. */
+const MAX_HEADER_BYTES = 1 << 28
+
+const AGAIN = 'Download the file again.'
+
+/** More of the file is needed than was read. */
+class ShortRead extends Error {}
+
+class HeaderReader {
+  readonly path: string
+  readonly #view: DataView
+  readonly #bytes: Uint8Array
+  readonly #fileBytes: number
+  readonly #decoder = new TextDecoder('utf-8')
+  #at = 0
+
+  constructor(path: string, bytes: Uint8Array, fileBytes: number) {
+    this.path = path
+    this.#bytes = bytes
+    this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    this.#fileBytes = fileBytes
+  }
+
+  get position(): number {
+    return this.#at
+  }
+
+  fail(problem: string): never {
+    throw new ModelError(`${this.path}: broken GGUF header at byte ${this.#at}: ${problem}. ${AGAIN}`)
+  }
+
+  /** Where the next `count` bytes begin. */
+  #take(count: number): number {
+    if (count > this.#fileBytes - this.#at)
+      this.fail(`${count} bytes are announced, ${this.#fileBytes - this.#at} are left in the file`)
+    if (count > this.#bytes.length - this.#at) throw new ShortRead()
+    const at = this.#at
+    this.#at += count
+    return at
+  }
+
+  u32(): number {
+    return this.#view.getUint32(this.#take(4), true)
+  }
+
+  /** A count or an offset: beyond 2^53 nothing is real. */
+  u64(): number {
+    const value = this.#view.getBigUint64(this.#take(8), true)
+    if (value > BigInt(Number.MAX_SAFE_INTEGER)) this.fail(`the number ${value} is out of range`)
+    return Number(value)
+  }
+
+  /** A count of things that take at least `itemBytes` each. */
+  count(itemBytes: number): number {
+    const value = this.u64()
+    if (value * itemBytes > this.#fileBytes - this.#at)
+      this.fail(`${value} items are announced, the file has ${this.#fileBytes - this.#at} bytes left`)
+    return value
+  }
+
+  text(): string {
+    const length = this.u64()
+    const at = this.#take(length)
+    return this.#decoder.decode(this.#bytes.subarray(at, at + length))
+  }
+
+  scalar(type: number): number | boolean {
+    const bytes = SCALAR_BYTES[type]
+    if (bytes === undefined) this.fail(`unknown value type ${type}`)
+    const at = this.#take(bytes)
+    switch (type) {
+      case 0:
+        return this.#view.getUint8(at)
+      case 1:
+        return this.#view.getInt8(at)
+      case 2:
+        return this.#view.getUint16(at, true)
+      case 3:
+        return this.#view.getInt16(at, true)
+      case 4:
+        return this.#view.getUint32(at, true)
+      case 5:
+        return this.#view.getInt32(at, true)
+      case 6:
+        return this.#view.getFloat32(at, true)
+      case 7:
+        return this.#view.getUint8(at) !== 0
+      case 10:
+        return Number(this.#view.getBigUint64(at, true))
+      case 11:
+        return Number(this.#view.getBigInt64(at, true))
+      default:
+        return this.#view.getFloat64(at, true)
+    }
+  }
+
+  value(type: number): GgufValue {
+    if (type === 8) return this.text()
+    if (type !== 9) return this.scalar(type)
+    const itemType = this.u32()
+    if (itemType === 8) {
+      const length = this.count(8)
+      return Array.from({ length }, () => this.text())
+    }
+    const itemBytes = SCALAR_BYTES[itemType]
+    if (itemBytes === undefined) this.fail(`arrays of value type ${itemType} are not known`)
+    const length = this.count(itemBytes)
+    return Array.from({ length }, () => Number(this.scalar(itemType)))
+  }
+}
+
+function readHeader(reader: HeaderReader): GgufHeader {
+  if (reader.u32() !== MAGIC) reader.fail('it does not begin with GGUF')
+  const version = reader.u32()
+  if (version !== 2 && version !== 3)
+    reader.fail(`version ${version}; 2 and 3 can be read (a big-endian file reads as a large version)`)
+  const numTensors = reader.count(24)
+  const numValues = reader.count(12)
+  const metadata = new Map<string, GgufValue>()
+  for (let i = 0; i < numValues; i++) {
+    const key = reader.text()
+    metadata.set(key, reader.value(reader.u32()))
+  }
+  const tensors: GgufTensor[] = []
+  const names = new Set<string>()
+  for (let i = 0; i < numTensors; i++) {
+    const name = reader.text()
+    if (names.has(name)) reader.fail(`tensor ${JSON.stringify(name.slice(0, 100))} appears twice`)
+    names.add(name)
+    const rank = reader.u32()
+    if (rank < 1 || rank > MAX_DIMENSIONS)
+      reader.fail(`tensor ${JSON.stringify(name.slice(0, 100))} has ${rank} dimensions`)
+    const dimensions = Array.from({ length: rank }, () => reader.u64())
+    tensors.push({ name, dimensions, type: reader.u32(), offset: reader.u64() })
+  }
+  const alignment = metadata.get('general.alignment') ?? 32
+  if (typeof alignment !== 'number' || alignment < 1 || alignment > 1 << 20 || (alignment & (alignment - 1)) !== 0) {
+    reader.fail(`general.alignment should be a power of two, found ${JSON.stringify(alignment)}`)
+  }
+  const dataStart = Math.ceil(reader.position / alignment) * alignment
+  return { version, metadata, tensors: tensors.map((tensor) => ({ ...tensor, offset: tensor.offset + dataStart })) }
+}
+
+/** Parses a header from the first bytes of a file of `fileBytes`; null when more bytes are needed. Throws ModelError and nothing else. */
+export function parseGgufHeader(path: string, bytes: Uint8Array, fileBytes: number): GgufHeader | null {
+  try {
+    return readHeader(new HeaderReader(path, bytes, fileBytes))
+  } catch (error) {
+    if (error instanceof ShortRead) return null
+    throw error
+  }
+}
+
+/** Reads the header of an open file. */
+export async function readGgufHeader(file: FileHandle, path: string): Promise<GgufHeader> {
+  const { size } = await file.stat()
+  for (let length = Math.min(FIRST_READ_BYTES, size); ; length = Math.min(length * 4, size)) {
+    const bytes = new Uint8Array(length)
+    let done = 0
+    while (done < length) {
+      const { bytesRead } = await file.read(bytes, done, length - done, done)
+      if (bytesRead === 0) throw new ModelError(`${path}: ended at byte ${done} while being read; was it replaced?`)
+      done += bytesRead
+    }
+    const header = parseGgufHeader(path, bytes, size)
+    if (header !== null) return header
+    if (length >= Math.min(size, MAX_HEADER_BYTES))
+      throw new ModelError(`${path}: the GGUF header does not end within ${length} bytes. ${AGAIN}`)
+  }
+}

@@ -1,0 +1,272 @@
+/** A tokenizer.json and tokenizer_config.json of the same meaning as a GGUF file's tokenizer metadata. */
+import { open } from 'node:fs/promises'
+import { ModelError } from '../runner/runner.ts'
+import { type GgufHeader, readGgufHeader } from './gguf-header.ts'
+
+export interface GgufTokenizer {
+  /** As tokenizer.json. */
+  readonly tokenizer: Record<string, unknown>
+  /** As tokenizer_config.json; `chat_template` where the file has one. */
+  readonly config: Record<string, unknown>
+}
+
+// Token types of GGUF.
+const CONTROL = 3
+const USER_DEFINED = 4
+
+const GPT2 = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
+/** The GPT-4 style pattern with at most `digits` digits a piece. */
+const modern = (digits: string): string =>
+  String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}${digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+const TEKKEN = String.raw`[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+
+interface Splitter {
+  readonly pattern: string
+  /** Digits are split one by one before the pattern is applied. */
+  readonly splitsDigits?: boolean
+  /** A piece that is a token as a whole is taken before merges are tried. */
+  readonly ignoresMerges?: boolean
+}
+
+/** By tokenizer.ggml.pre, the converter's name for how the model's tokenizer.json splits text before merging. */
+const SPLITTERS: ReadonlyMap<string, Splitter> = new Map([
+  ['gpt-2', { pattern: GPT2 }],
+  ['default', { pattern: GPT2 }],
+  ['phi-2', { pattern: GPT2 }],
+  ['olmo', { pattern: GPT2 }],
+  ['smollm', { pattern: GPT2, splitsDigits: true }],
+  ['starcoder', { pattern: GPT2, splitsDigits: true }],
+  ['refact', { pattern: GPT2, splitsDigits: true }],
+  ['command-r', { pattern: GPT2, splitsDigits: true }],
+  ['llama-bpe', { pattern: modern('{1,3}'), ignoresMerges: true }],
+  ['llama3', { pattern: modern('{1,3}'), ignoresMerges: true }],
+  ['smaug-bpe', { pattern: modern('{1,3}') }],
+  ['dbrx', { pattern: modern('{1,3}') }],
+  ['qwen2', { pattern: modern('') }],
+  ['deepseek-r1-qwen', { pattern: modern('') }],
+  ['stablelm2', { pattern: modern('') }],
+  ['tekken', { pattern: TEKKEN, ignoresMerges: true }],
+])
+
+interface Metadata {
+  readonly path: string
+  readonly values: GgufHeader['metadata']
+}
+
+function listOf<T extends 'string' | 'number'>(
+  { path, values }: Metadata,
+  key: string,
+  type: T,
+): readonly (T extends 'string' ? string : number)[] {
+  const value: unknown = values.get(`tokenizer.ggml.${key}`)
+  if (!Array.isArray(value) || !value.every((item) => typeof item === type)) {
+    throw new ModelError(
+      `${path}: tokenizer.ggml.${key} should be a list of ${type}s; this file has no usable tokenizer. Take another conversion of the model.`,
+    )
+  }
+  return value as (T extends 'string' ? string : number)[]
+}
+
+function numberOf({ values }: Metadata, key: string): number | null {
+  const value = values.get(`tokenizer.ggml.${key}`)
+  return typeof value === 'number' ? value : null
+}
+
+function flagOf({ values }: Metadata, key: string, fallback: boolean): boolean {
+  const value = values.get(`tokenizer.ggml.${key}`)
+  return typeof value === 'boolean' ? value : fallback
+}
+
+/** The byte-level BPE part of tokenizer.json. */
+function byteLevel(metadata: Metadata, vocab: Record<string, number>): Record<string, unknown> {
+  const name = metadata.values.get('tokenizer.ggml.pre') ?? 'default'
+  const splitter = typeof name === 'string' ? SPLITTERS.get(name) : undefined
+  if (splitter === undefined) {
+    throw new ModelError(
+      `${metadata.path}: unknown pre-tokenizer ${JSON.stringify(name)}; known: ${[...SPLITTERS.keys()].join(', ')}. ` +
+        "Serve the model's original folder instead: its tokenizer.json says how text is split.",
+    )
+  }
+  const split = { type: 'Split', pattern: { Regex: splitter.pattern }, behavior: 'Isolated', invert: false }
+  const digits = { type: 'Digits', individual_digits: true }
+  const bytes = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false }
+  return {
+    normalizer: null,
+    pre_tokenizer: {
+      type: 'Sequence',
+      pretokenizers: splitter.splitsDigits === true ? [digits, split, bytes] : [split, bytes],
+    },
+    decoder: { type: 'ByteLevel', add_prefix_space: true, trim_offsets: true, use_regex: true },
+    model: {
+      type: 'BPE',
+      dropout: null,
+      unk_token: null,
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: false,
+      byte_fallback: false,
+      ignore_merges: splitter.ignoresMerges === true,
+      vocab,
+      merges: listOf(metadata, 'merges', 'string'),
+    },
+  }
+}
+
+/**
+ * SentencePiece's BPE always joins the adjacent pair whose union scores highest. As merges: every way to cut a token into two tokens, best union
+ * first (ties by id of the parts, as Hugging Face's converter has it).
+ */
+function mergesOf(
+  tokens: readonly string[],
+  scores: readonly number[],
+  ids: ReadonlyMap<string, number>,
+  isNormal: (id: number) => boolean,
+): string[][] {
+  const merges: { left: number; right: number; score: number }[] = []
+  for (const [id, token] of tokens.entries()) {
+    if (!isNormal(id)) continue
+    const characters = [...token]
+    let head = ''
+    for (let cut = 1; cut < characters.length; cut++) {
+      head += characters[cut - 1]
+      const left = ids.get(head)
+      const right = ids.get(token.slice(head.length))
+      if (left !== undefined && right !== undefined && isNormal(left) && isNormal(right))
+        merges.push({ left, right, score: scores[id] ?? 0 })
+    }
+  }
+  merges.sort((a, b) => b.score - a.score || a.left - b.left || a.right - b.right)
+  return merges.map(({ left, right }) => [tokens[left] ?? '', tokens[right] ?? ''])
+}
+
+/** The SentencePiece part of tokenizer.json. */
+function sentencePiece(
+  metadata: Metadata,
+  tokens: readonly string[],
+  types: readonly number[],
+  vocab: Record<string, number>,
+): Record<string, unknown> {
+  const scores = listOf(metadata, 'scores', 'number')
+  if (scores.length !== tokens.length)
+    throw new ModelError(`${metadata.path}: ${tokens.length} tokens but ${scores.length} scores in tokenizer.ggml.*`)
+  const addsPrefix = flagOf(metadata, 'add_space_prefix', true)
+  const ids = new Map(tokens.map((token, id) => [token, id]))
+  const replace = { type: 'Replace', pattern: { String: ' ' }, content: '▁' }
+  const restore = { type: 'Replace', pattern: { String: '▁' }, content: ' ' }
+  const strip = { type: 'Strip', content: ' ', start: 1, stop: 0 }
+  const unknown = numberOf(metadata, 'unknown_token_id') ?? types.indexOf(2)
+  return {
+    normalizer: addsPrefix ? { type: 'Sequence', normalizers: [{ type: 'Prepend', prepend: '▁' }, replace] } : replace,
+    pre_tokenizer: null,
+    decoder: {
+      type: 'Sequence',
+      decoders: [restore, { type: 'ByteFallback' }, { type: 'Fuse' }, ...(addsPrefix ? [strip] : [])],
+    },
+    model: {
+      type: 'BPE',
+      dropout: null,
+      unk_token: tokens[unknown] ?? null,
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: true,
+      byte_fallback: true,
+      ignore_merges: false,
+      vocab,
+      // Control, byte and unknown pieces take part in no merge.
+      merges: mergesOf(tokens, scores, ids, (id) => types[id] === 1 || types[id] === USER_DEFINED),
+    },
+  }
+}
+
+/** Puts the begin and end tokens around a text where the file asks for it. */
+function postProcessor(
+  metadata: Metadata,
+  bos: string | null,
+  eos: string | null,
+  kind: unknown,
+): Record<string, unknown> | null {
+  const addsBos = flagOf(metadata, 'add_bos_token', kind === 'llama') && bos !== null
+  const addsEos = flagOf(metadata, 'add_eos_token', false) && eos !== null
+  if (!addsBos && !addsEos) return null
+  const special = (id: string): unknown => ({ SpecialToken: { id, type_id: 0 } })
+  const around = (sequence: 'A' | 'B'): unknown[] => [
+    ...(addsBos && bos !== null ? [special(bos)] : []),
+    { Sequence: { id: sequence, type_id: 0 } },
+    ...(addsEos && eos !== null ? [special(eos)] : []),
+  ]
+  const ids: [string | null, string][] = [
+    [bos, 'bos_token_id'],
+    [eos, 'eos_token_id'],
+  ]
+  const specials = ids
+    .filter(([token]) => token !== null)
+    .map(([token, key]) => [token, { id: token, ids: [numberOf(metadata, key)], tokens: [token] }])
+  return {
+    type: 'TemplateProcessing',
+    single: around('A'),
+    pair: [...around('A'), ...around('B')],
+    special_tokens: Object.fromEntries(specials) as unknown,
+  }
+}
+
+/** Builds the two files' contents from metadata. Throws ModelError. */
+export function toTokenizerFiles(path: string, values: GgufHeader['metadata']): GgufTokenizer {
+  const metadata = { path, values }
+  const kind = values.get('tokenizer.ggml.model')
+  const tokens = listOf(metadata, 'tokens', 'string')
+  const types = values.has('tokenizer.ggml.token_type') ? listOf(metadata, 'token_type', 'number') : tokens.map(() => 1)
+  if (types.length !== tokens.length)
+    throw new ModelError(`${path}: ${tokens.length} tokens but ${types.length} token types in tokenizer.ggml.*`)
+  const vocab = Object.fromEntries(tokens.map((token, id) => [token, id]))
+  const tokenOf = (key: string): string | null => tokens[numberOf(metadata, key) ?? -1] ?? null
+  const bos = tokenOf('bos_token_id')
+  const eos = tokenOf('eos_token_id')
+  let parts: Record<string, unknown>
+  if (kind === 'gpt2') parts = byteLevel(metadata, vocab)
+  else if (kind === 'llama') parts = sentencePiece(metadata, tokens, types, vocab)
+  else
+    throw new ModelError(
+      `${path}: unknown tokenizer.ggml.model ${JSON.stringify(kind) ?? '(none)'}; known: gpt2 (byte-level BPE), llama (SentencePiece)`,
+    )
+  const added = tokens.flatMap((content, id) =>
+    types[id] === CONTROL || types[id] === USER_DEFINED || types[id] === 2
+      ? [
+          {
+            id,
+            content,
+            single_word: false,
+            lstrip: false,
+            rstrip: false,
+            normalized: false,
+            special: types[id] !== USER_DEFINED,
+          },
+        ]
+      : [],
+  )
+  const template = values.get('tokenizer.chat_template')
+  return {
+    tokenizer: {
+      version: '1.0',
+      truncation: null,
+      padding: null,
+      added_tokens: added,
+      post_processor: postProcessor(metadata, bos, eos, kind),
+      ...parts,
+    },
+    config: {
+      ...(bos === null ? {} : { bos_token: bos }),
+      ...(eos === null ? {} : { eos_token: eos }),
+      ...(typeof template === 'string' ? { chat_template: template } : {}),
+    },
+  }
+}
+
+/** Reads the tokenizer of a .gguf file. Throws ModelError. */
+export async function loadGgufTokenizer(path: string): Promise<GgufTokenizer> {
+  const file = await open(path, 'r')
+  try {
+    return toTokenizerFiles(path, (await readGgufHeader(file, path)).metadata)
+  } finally {
+    await file.close()
+  }
+}

@@ -1,0 +1,197 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterAll, beforeAll, expect, test } from 'vitest'
+import { forcedDecode, goldenPath, goldenRequest, readGolden } from '../../../test/golden/golden.ts'
+import { dequantize } from '../../kernels/dequantize.ts'
+import { loadModel } from '../runner/model.ts'
+import { ModelError } from '../runner/runner.ts'
+import { createTokenizer, readTokenizerFiles } from '../tokenizer.ts'
+import { BLOCK_FORMATS } from './gguf-blocks.ts'
+import { parseGgufHeader } from './gguf-header.ts'
+import { loadGgufTokenizer, toTokenizerFiles } from './gguf-tokenizer.ts'
+import { openGguf } from './gguf.ts'
+
+const FIXTURES = fileURLToPath(new URL('../../../test/golden/gguf/', import.meta.url))
+let folder = ''
+beforeAll(() => (folder = mkdtempSync(join(tmpdir(), 'miniserve-gguf-'))))
+afterAll(() => rmSync(folder, { recursive: true }))
+
+const BLOCKS = JSON.parse(readFileSync(`${FIXTURES}blocks.json`, 'utf8')) as Record<
+  string,
+  { type: number; bytes: string; values: string }
+>
+
+test.each(Object.keys(BLOCKS))('%s blocks have the values of gguf-py', (name) => {
+  const { type, bytes, values } = BLOCKS[name]!
+  const format = BLOCK_FORMATS.get(type)!
+  expect(format.name).toBe(name)
+  const expected = new Float32Array(new Uint8Array(Buffer.from(values, 'base64')).buffer)
+  const decoded = format.decode(new Uint8Array(Buffer.from(bytes, 'base64')), expected.length)
+  const found = dequantize(decoded)
+  expect(found.length).toBe(expected.length)
+  for (let i = 0; i < found.length; i++) {
+    // gguf-py rounds code * scale before it adds the minimum, our meaning rounds once: one unit in the last place of the larger term.
+    const group = 'group' in decoded ? Math.floor(i / decoded.group) : 0
+    const min = 'mins' in decoded && decoded.mins !== null ? Math.abs(decoded.mins[group]!) : 0
+    const tolerance = min === 0 ? 0 : 2 ** -23 * (min + Math.abs(expected[i]!))
+    if (!(Math.abs(found[i]! - expected[i]!) <= tolerance)) expect.fail(`${name}[${i}]: ${found[i]} for ${expected[i]}`)
+  }
+})
+
+test.each(['tiny-text', 'llama-bf16', 'qwen2-yarn', 'gemma3-old', 'phi3-longrope', 'olmo2'])(
+  '%s as GGUF gives the logits of its safetensors',
+  async (name) => {
+    const golden = readGolden(name)
+    const ids = [...golden.prompt, ...golden.tokens]
+    const run = async (path: string, maxModelLen: number) => {
+      const model = await loadModel({ ...goldenRequest(name), path, maxModelLen })
+      const { logits } = await forcedDecode(model, ids, 33, [5, 2, 7, 1, 3, 0])
+      await model.backend.close()
+      return logits
+    }
+    for (const served of [64, 256]) {
+      const expected = await run(goldenPath(name), served)
+      const found = await run(`${FIXTURES}${name}.gguf`, served)
+      // Rope factors are f32 in the file; everything else is the same bits.
+      found.forEach((row, i) =>
+        row.forEach((value, t) => expect(Math.abs(value - expected[i]![t]!)).toBeLessThan(2e-3)),
+      )
+      const error = found.reduce(
+        (sum, row, i) => sum + row.reduce((s, value, t) => s + (value - expected[i]![t]!) ** 2, 0),
+        0,
+      )
+      const power = expected.reduce((sum, row) => sum + row.reduce((s, value) => s + value ** 2, 0), 0)
+      expect(error / power).toBeLessThan(1e-9)
+    }
+  },
+)
+
+test('the tokenizer and chat template of a byte-level GGUF are those of its folder', async () => {
+  const fromGguf = await loadGgufTokenizer(`${FIXTURES}tiny-text.gguf`)
+  const fromFolder = await readTokenizerFiles(goldenPath('tiny-text'))
+  expect(fromGguf.config).toMatchObject({
+    bos_token: '<|begin|>',
+    eos_token: '<|end|>',
+    chat_template: fromFolder.config['chat_template'],
+  })
+  const [a, b] = [createTokenizer(fromGguf), createTokenizer(fromFolder)]
+  for (const text of ['The river runs', " it's 12345 birds\n\n  x", '東京 🙂 naïve', '<|user|>\nhi<|end|>', '']) {
+    const ids = a.encode(text, { addSpecialTokens: false })
+    expect(ids, text).toEqual(b.encode(text, { addSpecialTokens: false }))
+    expect(a.decode(ids, { skipSpecialTokens: false })).toBe(text)
+  }
+  expect(a.encode('The river')[0]).toBe(1)
+  expect(a.vocabSize).toBe(320)
+})
+
+interface SentencePieceFixture {
+  readonly metadata: Record<string, never>
+  readonly texts: readonly { readonly text: string; readonly ids: readonly number[] }[]
+}
+
+test.each(['prefix', 'plain'])(
+  'a SentencePiece vocabulary (%s) gives the ids of SentencePiece, bytes for what it lacks',
+  (name) => {
+    const fixtures = JSON.parse(readFileSync(`${FIXTURES}sentencepiece.json`, 'utf8')) as Record<
+      string,
+      SentencePieceFixture
+    >
+    const { metadata, texts } = fixtures[name]!
+    const tokenizer = createTokenizer(toTokenizerFiles('sp.gguf', new Map(Object.entries(metadata))))
+    for (const { text, ids } of texts) {
+      expect(tokenizer.encode(text, { addSpecialTokens: false }), JSON.stringify(text)).toEqual(ids)
+      if (text !== '▁') expect(tokenizer.decode(ids)).toBe(text)
+      expect(tokenizer.encode(text)).toEqual([1, ...ids])
+    }
+    const pieces: readonly string[] = metadata['tokenizer.ggml.tokens'] ?? []
+    expect(tokenizer.encode('a<|tool|>b', { addSpecialTokens: false })).toContain(pieces.indexOf('<|tool|>'))
+  },
+)
+
+test('pre-tokenizers split as their models do', () => {
+  const tokens = Array.from({ length: 94 }, (_, i) => String.fromCodePoint(33 + i)).concat(
+    'Ġ',
+    'Ċ',
+    '12',
+    '123',
+    '1234',
+    'Ġ1',
+    '!Ċ',
+    "'S",
+  )
+  const merges = ['1 2', '12 3', '123 4', 'Ġ 1', '! Ċ', "' S"]
+  const pieces = (pre: string, text: string): string[] => {
+    const values = new Map<string, string | readonly string[]>([
+      ['tokenizer.ggml.model', 'gpt2'],
+      ['tokenizer.ggml.pre', pre],
+      ['tokenizer.ggml.tokens', tokens],
+      ['tokenizer.ggml.merges', merges],
+    ])
+    return createTokenizer(toTokenizerFiles('pre.gguf', values))
+      .encode(text)
+      .map((id) => tokens[id]!)
+  }
+  expect(pieces('gpt-2', '1234 1')).toEqual(['1234', 'Ġ1'])
+  expect(pieces('llama-bpe', '1234 1')).toEqual(['123', '4', 'Ġ', '1'])
+  expect(pieces('qwen2', '1234 1')).toEqual(['1', '2', '3', '4', 'Ġ', '1'])
+  expect(pieces('smollm', '1234 1')).toEqual(['1', '2', '3', '4', 'Ġ', '1'])
+  expect(pieces('gpt-2', 'a!\n')).toEqual(['a', '!', 'Ċ'])
+  expect(pieces('qwen2', 'a!\n')).toEqual(['a', '!Ċ'])
+  expect(pieces('gpt-2', "I'S")).toEqual(['I', "'", 'S'])
+  expect(pieces('qwen2', "I'S")).toEqual(['I', "'S"])
+  expect(() => pieces('wolf', 'a')).toThrow(/unknown pre-tokenizer "wolf"; known: gpt-2/)
+})
+
+test('fuzz: a damaged file is refused with a ModelError or opened with every tensor inside it', async () => {
+  const original = readFileSync(`${FIXTURES}qwen2-yarn.gguf`)
+  const path = join(folder, 'fuzz.gguf')
+  let state = 3
+  const random = (below: number): number => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
+    return Math.floor((state / 2 ** 32) * below)
+  }
+  let refused = 0
+  for (let round = 0; round < 200; round++) {
+    const bytes = Buffer.from(original.subarray(0, random(3) === 0 ? random(original.length) : original.length))
+    for (let edits = 1 + random(4); edits > 0 && bytes.length > 8; edits--) {
+      const at = random(Math.min(bytes.length, 3500))
+      if (random(3) === 0 && at + 8 < bytes.length)
+        bytes.writeBigUInt64LE(BigInt(random(2 ** 32)) << BigInt(random(32)), at)
+      else bytes[at] = random(256)
+    }
+    writeFileSync(path, bytes)
+    try {
+      const { source, spec } = await openGguf(path)
+      try {
+        spec({ servedPositions: 64 })
+        for (const { bytes: size } of source.tensors.values()) expect(size).toBeLessThanOrEqual(bytes.length)
+      } finally {
+        await source.close()
+      }
+    } catch (error) {
+      if (!(error instanceof ModelError)) throw error
+      refused++
+    }
+  }
+  expect(refused).toBeGreaterThan(70)
+})
+
+test('files that cannot be served say why', async () => {
+  const edit = (name: string, change: (bytes: Buffer) => void): string => {
+    const bytes = readFileSync(`${FIXTURES}qwen2-yarn.gguf`)
+    change(bytes)
+    const path = join(folder, name)
+    writeFileSync(path, bytes)
+    return path
+  }
+  const unknown = edit('arch.gguf', (bytes) => bytes.write('qwenX', bytes.indexOf('qwen2')))
+  await expect(openGguf(unknown)).rejects.toThrow(/unknown architecture "qwenX"; known: llama, qwen2, qwen3/)
+  const type = edit('type.gguf', (bytes) =>
+    bytes.writeUInt32LE(10, bytes.indexOf('blk.0.attn_output.weight') + 24 + 4 + 16),
+  )
+  await expect(openGguf(type)).rejects.toThrow(
+    /tensor blk.0.attn_output.weight has type Q2_K; known: F32.*another quantisation/,
+  )
+})

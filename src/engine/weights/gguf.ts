@@ -1,0 +1,371 @@
+/**
+ * GGUF files as a weight source: tensors under their Hugging Face names, and a config.json of the same meaning made from the metadata, so that
+ * the decoder knows one naming only.
+ */
+import { open, type FileHandle } from 'node:fs/promises'
+import { dequantize } from '../../kernels/dequantize.ts'
+import type { MatrixData } from '../../kernels/ops.ts'
+import { type DecoderSpec, parseSpec, type SpecOptions } from '../runner/spec.ts'
+import { ModelError, type ProgressListener } from '../runner/runner.ts'
+import { BLOCK_FORMATS, typeName } from './gguf-blocks.ts'
+import { type GgufHeader, type GgufTensor, type GgufValue, readGgufHeader } from './gguf-header.ts'
+import { permuteRows, type TensorInfo, type WeightSource } from './source.ts'
+
+/** How ggml's name of an architecture relates to ours. */
+interface GgufFamily {
+  readonly architecture: string
+  /** The converter reordered the rows of q and k for rotations of neighbouring pairs; our rope rotates halves. */
+  readonly permutesQk: boolean
+  /** Names of post_attention_layernorm and of the norm before the MLP differ between pre-norm families and those that normalise outputs. */
+  readonly normalisesOutputs: boolean
+  readonly isFused: boolean
+}
+
+const PLAIN = { permutesQk: false, normalisesOutputs: false, isFused: false }
+
+const FAMILIES: ReadonlyMap<string, GgufFamily> = new Map([
+  ['llama', { ...PLAIN, architecture: 'LlamaForCausalLM', permutesQk: true }],
+  ['qwen2', { ...PLAIN, architecture: 'Qwen2ForCausalLM' }],
+  ['qwen3', { ...PLAIN, architecture: 'Qwen3ForCausalLM' }],
+  ['smollm3', { ...PLAIN, architecture: 'SmolLM3ForCausalLM', permutesQk: true }],
+  ['gemma2', { ...PLAIN, architecture: 'Gemma2ForCausalLM', normalisesOutputs: true }],
+  ['gemma3', { ...PLAIN, architecture: 'Gemma3ForCausalLM', normalisesOutputs: true }],
+  ['phi3', { ...PLAIN, architecture: 'Phi3ForCausalLM', isFused: true }],
+  ['olmo2', { ...PLAIN, architecture: 'Olmo2ForCausalLM', normalisesOutputs: true }],
+])
+
+/** Names inside `blk.N.` and what they are called in Hugging Face checkpoints. */
+function layerNames({ normalisesOutputs, isFused, architecture }: GgufFamily): Readonly<Record<string, string>> {
+  return {
+    attn_norm: 'input_layernorm',
+    attn_q: 'self_attn.q_proj',
+    attn_k: 'self_attn.k_proj',
+    attn_v: 'self_attn.v_proj',
+    attn_qkv: 'self_attn.qkv_proj',
+    attn_output: 'self_attn.o_proj',
+    attn_q_norm: 'self_attn.q_norm',
+    attn_k_norm: 'self_attn.k_norm',
+    post_attention_norm: 'post_attention_layernorm',
+    ffn_norm:
+      normalisesOutputs && architecture !== 'Olmo2ForCausalLM'
+        ? 'pre_feedforward_layernorm'
+        : 'post_attention_layernorm',
+    post_ffw_norm: 'post_feedforward_layernorm',
+    ffn_gate: 'mlp.gate_proj',
+    ffn_up: isFused ? 'mlp.gate_up_proj' : 'mlp.up_proj',
+    ffn_down: 'mlp.down_proj',
+  }
+}
+
+const TOP_NAMES: Readonly<Record<string, string>> = {
+  token_embd: 'model.embed_tokens',
+  output_norm: 'model.norm',
+  output: 'lm_head',
+}
+
+function hubName(name: string, layers: Readonly<Record<string, string>>): string {
+  const match = /^(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)$/.exec(name)
+  if (match === null) return name
+  const [, layer, part = '', kind = ''] = match
+  const known = layer === undefined ? TOP_NAMES : layers
+  if (!Object.hasOwn(known, part)) return name
+  return layer === undefined ? `${known[part]}.${kind}` : `model.layers.${layer}.${known[part]}.${kind}`
+}
+
+interface Placed extends TensorInfo {
+  readonly tensor: GgufTensor
+  /** Heads whose rows the converter permuted. */
+  readonly permutedHeads: number | null
+}
+
+/** Typed access to metadata. */
+export class GgufMetadata {
+  readonly path: string
+  readonly architecture: string
+  readonly #values: ReadonlyMap<string, GgufValue>
+
+  constructor(path: string, { metadata }: GgufHeader) {
+    this.path = path
+    this.#values = metadata
+    const architecture = metadata.get('general.architecture')
+    if (typeof architecture !== 'string')
+      throw new ModelError(
+        `${path}: general.architecture should be a name, found ${JSON.stringify(architecture) ?? 'nothing'}`,
+      )
+    this.architecture = architecture
+  }
+
+  get(key: string): GgufValue | null {
+    return this.#values.get(key) ?? null
+  }
+
+  /** A value of this architecture's, as plain JSON for the config reader to judge; some files give one a layer where all are equal. */
+  own(key: string): unknown {
+    const value = this.get(`${this.architecture}.${key}`)
+    if (!Array.isArray(value)) return value ?? undefined
+    const [first] = value as readonly unknown[]
+    if (value.some((item: unknown) => item !== first)) {
+      throw new ModelError(
+        `${this.path}: ${this.architecture}.${key} differs between layers, which no known family does`,
+      )
+    }
+    return first
+  }
+}
+
+/** The period of the pattern, or a flag for each layer. */
+function slidingLayers(pattern: GgufValue | null): Record<string, unknown> {
+  if (!Array.isArray(pattern)) return { sliding_window_pattern: pattern }
+  return {
+    layer_types: pattern.map((isSliding: unknown) => (isSliding === 1 ? 'sliding_attention' : 'full_attention')),
+  }
+}
+
+/** The config.json of the model's Hugging Face form. */
+function configOf(
+  metadata: GgufMetadata,
+  family: GgufFamily,
+  names: ReadonlySet<string>,
+  factors: RopeFactors,
+): Record<string, unknown> {
+  const own = (key: string): unknown => metadata.own(key)
+  const tokens = metadata.get('tokenizer.ggml.tokens')
+  const hidden = own('embedding_length')
+  const heads = own('attention.head_count')
+  const headDim =
+    own('attention.key_length') ??
+    (typeof hidden === 'number' && typeof heads === 'number' ? hidden / heads : undefined)
+  const rotary = own('rope.dimension_count')
+  const scaling = own('rope.scaling.type')
+  const original = own('rope.scaling.original_context_length')
+  const rope: Record<string, unknown> = { rope_theta: own('rope.freq_base') }
+  if (typeof rotary === 'number' && typeof headDim === 'number' && rotary !== headDim)
+    rope['partial_rotary_factor'] = rotary / headDim
+  if (factors.long !== null && factors.short !== null) {
+    const attention = own('rope.scaling.attn_factor')
+    Object.assign(rope, {
+      rope_type: 'longrope',
+      long_factor: factors.long,
+      short_factor: factors.short,
+      original_max_position_embeddings: original,
+      attention_factor: attention,
+    })
+  } else if (scaling === 'linear' || scaling === 'yarn') {
+    Object.assign(rope, {
+      rope_type: scaling,
+      factor: own('rope.scaling.factor'),
+      original_max_position_embeddings: original,
+    })
+  } else if (scaling !== undefined && scaling !== 'none') {
+    rope['rope_type'] = scaling
+  }
+  const isGemma3 = metadata.architecture === 'gemma3'
+  const layers = own('block_count')
+  // llama.cpp knows these two only by the size of the model: the 27 B ones scale queries by hidden / heads.
+  const isLargeGemma = (metadata.architecture === 'gemma2' && layers === 46) || (isGemma3 && layers === 62)
+  const eos = [
+    metadata.get('tokenizer.ggml.eos_token_id'),
+    metadata.get('tokenizer.ggml.eot_token_id'),
+    metadata.get('tokenizer.ggml.eom_token_id'),
+  ]
+  return {
+    architectures: [family.architecture],
+    vocab_size: Array.isArray(tokens) ? tokens.length : own('vocab_size'),
+    hidden_size: hidden,
+    intermediate_size: own('feed_forward_length'),
+    num_hidden_layers: layers,
+    num_attention_heads: heads,
+    num_key_value_heads: own('attention.head_count_kv') ?? heads,
+    head_dim: headDim,
+    max_position_embeddings: own('context_length'),
+    rms_norm_eps: own('attention.layer_norm_rms_epsilon'),
+    rope_parameters: isGemma3
+      ? { full_attention: rope, sliding_attention: { rope_theta: own('rope.freq_base_swa') ?? 10_000 } }
+      : rope,
+    sliding_window: own('attention.sliding_window'),
+    ...slidingLayers(metadata.get(`${metadata.architecture}.attention.sliding_window_pattern`)),
+    use_sliding_window: own('attention.sliding_window') !== undefined,
+    query_pre_attn_scalar:
+      isLargeGemma && typeof hidden === 'number' && typeof heads === 'number' ? hidden / heads : undefined,
+    attn_logit_softcapping: own('attn_logit_softcapping'),
+    final_logit_softcapping: own('final_logit_softcapping'),
+    attention_bias: names.has('model.layers.0.self_attn.q_proj.bias'),
+    mlp_bias: names.has('model.layers.0.mlp.gate_proj.bias'),
+    tie_word_embeddings: !names.has('lm_head.weight'),
+    bos_token_id: metadata.get('tokenizer.ggml.bos_token_id'),
+    eos_token_id: eos.filter((id) => typeof id === 'number'),
+  }
+}
+
+interface RopeFactors {
+  /** Divisors of the frequencies (llama 3's scaling, already worked out). */
+  readonly fixed: readonly number[] | null
+  readonly long: readonly number[] | null
+  readonly short: readonly number[] | null
+}
+
+export interface GgufModel {
+  readonly source: WeightSource
+  readonly metadata: GgufMetadata
+  spec(options: SpecOptions): DecoderSpec
+}
+
+/** Reads a tensor's bytes. */
+async function readBytes(
+  file: FileHandle,
+  path: string,
+  { offset }: GgufTensor,
+  length: number,
+  onRead: (bytes: number) => void,
+): Promise<Uint8Array> {
+  const bytes = new Uint8Array(length)
+  for (let done = 0; done < length;) {
+    const { bytesRead } = await file.read(bytes, done, Math.min(64 << 20, length - done), offset + done)
+    if (bytesRead === 0)
+      throw new ModelError(`${path}: ended at byte ${offset + done} while being read; was it replaced?`)
+    done += bytesRead
+    onRead(bytesRead)
+  }
+  return bytes
+}
+
+/** Checks each tensor's type and place, and gives it its Hugging Face name. */
+function place(
+  path: string,
+  header: GgufHeader,
+  fileBytes: number,
+  family: GgufFamily,
+  metadata: GgufMetadata,
+): Map<string, Placed> {
+  const names = layerNames(family)
+  const tensors = new Map<string, Placed>()
+  const heads = {
+    q: metadata.own('attention.head_count'),
+    k: metadata.own('attention.head_count_kv') ?? metadata.own('attention.head_count'),
+  }
+  const spans: { name: string; start: number; end: number }[] = []
+  for (const tensor of header.tensors) {
+    const fail = (problem: string): never => {
+      throw new ModelError(`${path}: tensor ${tensor.name} ${problem}`)
+    }
+    const format = BLOCK_FORMATS.get(tensor.type)
+    if (format === undefined) {
+      const known = [...BLOCK_FORMATS.values()].map(({ name }) => name).join(', ')
+      fail(`has type ${typeName(tensor.type)}; known: ${known}. Take the file in another quantisation (Q4_K_M, Q8_0).`)
+      continue
+    }
+    const count = tensor.dimensions.reduce((product, size) => product * size, 1)
+    const [cols = 0] = tensor.dimensions
+    if (cols % format.values !== 0)
+      fail(`of type ${format.name} has rows of ${cols}, not a multiple of ${format.values}`)
+    const bytes = (count / format.values) * format.bytes
+    if (!Number.isSafeInteger(bytes) || tensor.offset + bytes > fileBytes) {
+      fail(
+        `needs bytes ${tensor.offset} to ${tensor.offset + bytes}, the file has ${fileBytes}. Download the file again.`,
+      )
+    }
+    spans.push({ name: tensor.name, start: tensor.offset, end: tensor.offset + bytes })
+    const which = family.permutesQk ? /^blk\.\d+\.attn_([qk])\.(weight|bias)$/.exec(tensor.name)?.[1] : undefined
+    const headCount = which === 'q' ? heads.q : which === 'k' ? heads.k : null
+    const name = hubName(tensor.name, names)
+    tensors.set(name, {
+      name,
+      dtype: format.name,
+      shape: [...tensor.dimensions].reverse(),
+      bytes,
+      tensor,
+      permutedHeads: typeof headCount === 'number' ? headCount : null,
+    })
+  }
+  spans.sort((a, b) => a.start - b.start)
+  for (const [i, span] of spans.entries()) {
+    const next = spans[i + 1]
+    if (next !== undefined && next.start < span.end)
+      throw new ModelError(`${path}: tensors ${span.name} and ${next.name} overlap. Download the file again.`)
+  }
+  return tensors
+}
+
+/** ggml's llama row h headDim + 2 i + j is our row h headDim + j half + i. */
+function undoPermutation(data: MatrixData, rows: number, cols: number, numHeads: number): MatrixData {
+  const headDim = rows / numHeads
+  const half = headDim / 2
+  return permuteRows(data, rows, cols, (row) => {
+    const inHead = row % headDim
+    return row - inHead + 2 * (inHead % half) + Math.floor(inHead / half)
+  })
+}
+
+/** Opens a .gguf file and checks its header. Throws ModelError. */
+export async function openGguf(path: string, onProgress?: ProgressListener): Promise<GgufModel> {
+  const file = await open(path, 'r')
+  try {
+    const header = await readGgufHeader(file, path)
+    const metadata = new GgufMetadata(path, header)
+    const family = FAMILIES.get(metadata.architecture)
+    if (family === undefined || metadata.own('expert_count') !== undefined) {
+      const what =
+        family === undefined
+          ? `unknown architecture "${metadata.architecture}"`
+          : `"${metadata.architecture}" with experts`
+      throw new ModelError(`${path}: ${what}; known: ${[...FAMILIES.keys()].join(', ')} (without experts)`)
+    }
+    if (
+      metadata.get('split.count') !== null &&
+      metadata.get('split.count') !== 1 &&
+      metadata.get('split.count') !== 0
+    ) {
+      throw new ModelError(
+        `${path}: one part of a split GGUF. Join the parts (llama-gguf-split --merge) or take a file in one piece.`,
+      )
+    }
+    const tensors = place(path, header, (await file.stat()).size, family, metadata)
+    const totalBytes = [...tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0)
+    let doneBytes = 0
+    const read = async (name: string): Promise<MatrixData> => {
+      const placed = tensors.get(name)
+      if (placed === undefined) throw new Error(`tensor ${name} is not in ${path}`)
+      const bytes = await readBytes(file, path, placed.tensor, placed.bytes, (count) => {
+        doneBytes += count
+        onProgress?.(doneBytes, totalBytes)
+      })
+      const [rows = 1, cols = 1] = placed.shape.length === 1 ? [placed.shape[0] ?? 1, 1] : placed.shape
+      const format = BLOCK_FORMATS.get(placed.tensor.type)
+      if (format === undefined) throw new Error(`${name} has no format`)
+      const data = format.decode(bytes, rows * cols)
+      if (placed.permutedHeads === null) return data
+      if (rows % (2 * placed.permutedHeads) !== 0)
+        throw new ModelError(`${path}: tensor ${name} has ${rows} rows for ${placed.permutedHeads} heads`)
+      return undoPermutation(data, rows, cols, placed.permutedHeads)
+    }
+    const factorsOf = async (name: string): Promise<readonly number[] | null> =>
+      tensors.has(name) ? [...dequantize(await read(name))] : null
+    const factors: RopeFactors = {
+      fixed: await factorsOf('rope_freqs.weight'),
+      long: await factorsOf('rope_factors_long.weight'),
+      short: await factorsOf('rope_factors_short.weight'),
+    }
+    const config = configOf(metadata, family, new Set(tensors.keys()), factors)
+    const spec = (options: SpecOptions): DecoderSpec => {
+      const parsed = parseSpec(path, config, null, options)
+      const ropes = parsed.ropes.map((rope) => {
+        if (factors.fixed === null) return rope
+        if (factors.fixed.length !== rope.inverseFrequencies.length || !factors.fixed.every((factor) => factor > 0)) {
+          throw new ModelError(
+            `${path}: rope_freqs.weight should be ${rope.inverseFrequencies.length} positive numbers, found ${factors.fixed.length}`,
+          )
+        }
+        return {
+          ...rope,
+          inverseFrequencies: rope.inverseFrequencies.map((frequency, i) => frequency / (factors.fixed?.[i] ?? 1)),
+        }
+      })
+      // The converter has added the 1 to norm weights already.
+      return { ...parsed, ropes, normAddsOne: false }
+    }
+    return { source: { path, tensors, totalBytes, read, close: () => file.close() }, metadata, spec }
+  } catch (error) {
+    await file.close()
+    throw error
+  }
+}

@@ -1,0 +1,220 @@
+"""Makes the GGUF fixtures from the tiny checkpoints of make_golden.py, with gguf-py, in the way llama.cpp's converter writes them.
+
+    pip install gguf==0.19.0 safetensors sentencepiece torch
+    python test/golden/make_gguf.py
+
+gguf/NAME.gguf: a checkpoint with its metadata (and tokenizer). gguf/blocks.json: blocks of every quantised type as base64 with gguf-py's dequantised
+values. gguf/sentencepiece.json: a SentencePiece vocabulary as GGUF metadata has it, with the ids SentencePiece gives to some texts.
+"""
+
+import base64
+import io
+import json
+import pathlib
+
+import gguf
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+HERE = pathlib.Path(__file__).parent
+OUT = HERE / "gguf"
+
+NAMES = {
+    "model.embed_tokens": "token_embd",
+    "model.norm": "output_norm",
+    "lm_head": "output",
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "attn_q",
+    "self_attn.k_proj": "attn_k",
+    "self_attn.v_proj": "attn_v",
+    "self_attn.qkv_proj": "attn_qkv",
+    "self_attn.o_proj": "attn_output",
+    "self_attn.q_norm": "attn_q_norm",
+    "self_attn.k_norm": "attn_k_norm",
+    "mlp.gate_proj": "ffn_gate",
+    "mlp.up_proj": "ffn_up",
+    "mlp.gate_up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down",
+    "pre_feedforward_layernorm": "ffn_norm",
+    "post_feedforward_layernorm": "post_ffw_norm",
+}
+
+
+def tensor_name(name, arch):
+    stem, kind = name.rsplit(".", 1)
+    if not stem.startswith("model.layers."):
+        return f"{NAMES[stem]}.{kind}"
+    _, _, layer, part = stem.split(".", 3)
+    if part == "post_attention_layernorm":
+        part = "post_attention_norm" if arch in ("gemma3", "olmo2") else "ffn_norm"
+    else:
+        part = NAMES[part]
+    return f"blk.{layer}.{part}.{kind}"
+
+
+def permute(weights, heads):
+    """As llama.cpp's converter: rotations of neighbouring pairs instead of halves."""
+    rows = weights.shape[0]
+    return weights.reshape(heads, 2, rows // heads // 2, *weights.shape[1:]).swapaxes(1, 2).reshape(weights.shape)
+
+
+def write_model(name, arch, tokenizer=False):
+    folder = HERE / "models" / name
+    config = json.loads((folder / "config.json").read_text())
+    writer = gguf.GGUFWriter(OUT / f"{name}.gguf", arch)
+    writer.add_name(name)
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_context_length(config["max_position_embeddings"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
+    writer.add_key_length(head_dim)
+    writer.add_value_length(head_dim)
+    writer.add_vocab_size(config["vocab_size"])
+    rope = config.get("rope_parameters") or {"rope_theta": config["rope_theta"], **(config.get("rope_scaling") or {})}
+    if "full_attention" in rope:
+        rope = rope["full_attention"]
+    writer.add_rope_freq_base(rope["rope_theta"])
+    writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "linear":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(rope["factor"])
+    if kind == "yarn":
+        writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
+        writer.add_rope_scaling_factor(rope["factor"])
+        writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+    if kind == "longrope":
+        original = config["original_max_position_embeddings"]
+        writer.add_rope_scaling_orig_ctx_len(original)
+        factor = config["max_position_embeddings"] / original
+        writer.add_rope_scaling_attn_factors(float(np.sqrt(1 + np.log(factor) / np.log(original))))
+        writer.add_tensor("rope_factors_long.weight", np.array(rope["long_factor"], dtype=np.float32))
+        writer.add_tensor("rope_factors_short.weight", np.array(rope["short_factor"], dtype=np.float32))
+    if kind == "llama3":
+        # The converter works the scaling out into one divisor a frequency.
+        half = head_dim // 2
+        wavelengths = 2 * np.pi * rope["rope_theta"] ** (np.arange(half) / half)
+        low, high, original = rope["low_freq_factor"], rope["high_freq_factor"], rope["original_max_position_embeddings"]
+        smooth = (original / wavelengths - low) / (high - low)
+        blended = 1 / ((1 - smooth) / rope["factor"] + smooth)
+        factors = np.where(wavelengths < original / high, 1, np.where(wavelengths > original / low, rope["factor"], blended))
+        writer.add_tensor("rope_freqs.weight", factors.astype(np.float32))
+    if arch in ("gemma3", "phi3") and config.get("sliding_window"):
+        writer.add_sliding_window(config["sliding_window"])
+    if arch == "gemma3":
+        writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    if tokenizer:
+        add_tokenizer(writer, folder)
+    for key, value in load_file(folder / "model.safetensors").items():
+        if arch == "llama" and ("q_proj" in key or "k_proj" in key):
+            value = permute(value, config["num_attention_heads" if "q_proj" in key else "num_key_value_heads"])
+        is_vector = value.ndim == 1
+        if arch.startswith("gemma") and key.endswith("norm.weight"):
+            value = value.float() + 1
+        data = value.float().numpy()
+        if not is_vector and value.dtype == torch.bfloat16:
+            writer.add_tensor(tensor_name(key, arch), gguf.quants.quantize(data, gguf.GGMLQuantizationType.BF16), raw_dtype=gguf.GGMLQuantizationType.BF16)
+        else:
+            writer.add_tensor(tensor_name(key, arch), data if is_vector or value.dtype == torch.float32 else data.astype(np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def add_tokenizer(writer, folder):
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    vocab = tokenizer["model"]["vocab"]
+    added = {t["id"]: t for t in tokenizer["added_tokens"]}
+    tokens = sorted(vocab, key=vocab.get)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("gpt-2")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.CONTROL if i in added else gguf.TokenType.NORMAL for i in range(len(tokens))])
+    writer.add_token_merges([" ".join(m) if isinstance(m, list) else m for m in tokenizer["model"]["merges"]])
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    writer.add_add_bos_token(True)
+    writer.add_chat_template(config["chat_template"])
+
+
+def write_blocks():
+    rng = np.random.default_rng(7)
+    kinds = gguf.GGMLQuantizationType
+    out = {}
+    for kind in (kinds.F16, kinds.BF16, kinds.Q8_0, kinds.Q4_0, kinds.Q4_1, kinds.Q5_0, kinds.Q5_1, kinds.Q4_K, kinds.Q5_K, kinds.Q6_K):
+        values = rng.normal(size=(2, 512)).astype(np.float32)
+        if kind in (kinds.Q4_K, kinds.Q5_K, kinds.Q6_K):
+            # gguf-py cannot quantise these: random codes and scales are as good.
+            size = {kinds.Q4_K: 144, kinds.Q5_K: 176, kinds.Q6_K: 210}[kind]
+            blocks = rng.integers(0, 256, size=(4, size), dtype=np.uint8)
+            factors = rng.normal(size=(4, 2)).astype(np.float16).view(np.uint8).reshape(4, 4)
+            if kind == kinds.Q6_K:
+                blocks[:, -2:] = factors[:, :2]
+            else:
+                blocks[:, :4] = factors
+            data = blocks.reshape(2, -1)
+        else:
+            data = gguf.quants.quantize(values, kind)
+        dequantised = gguf.quants.dequantize(data, kind).astype(np.float32)
+        assert dequantised.shape == (2, 512)
+        out[kind.name] = {"type": int(kind), "bytes": base64.b64encode(data.tobytes()).decode(), "values": base64.b64encode(dequantised.tobytes()).decode()}
+    (OUT / "blocks.json").write_text(json.dumps(out, indent=0) + "\n")
+
+
+TEXTS = [
+    "", "a", " ", "  two  spaces ", "The river runs past the old mill.", "the train leaves at seven", "Naïve café", "größer",
+    "東京 🙂", "numbers: 0.25, 1.5 and 340!", "line\nbreak\ttab", "antidisestablishmentarianism", "▁", "aaaaaaaaaa", "How many birds?",
+]
+
+
+def write_sentencepiece():
+    import sentencepiece
+
+    import make_golden
+
+    out = {}
+    for name, prefix in (("prefix", True), ("plain", False)):
+        model = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(make_golden.TOKENIZER_TEXT.split("\n")), model_writer=model, vocab_size=420, model_type="bpe", byte_fallback=True,
+            character_coverage=0.99, normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=prefix, minloglevel=2,
+            user_defined_symbols=["<|tool|>"],
+        )
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+        ids = range(processor.get_piece_size())
+        # Types as in GGUF: 1 normal, 2 unknown, 3 control, 4 user defined, 6 byte.
+        kind = lambda i: 2 if processor.is_unknown(i) else 3 if processor.is_control(i) else 6 if processor.is_byte(i) else 4 if processor.id_to_piece(i) == "<|tool|>" else 1
+        out[name] = {
+            "metadata": {
+                "tokenizer.ggml.model": "llama",
+                "tokenizer.ggml.tokens": [processor.id_to_piece(i) for i in ids],
+                "tokenizer.ggml.scores": [processor.get_score(i) for i in ids],
+                "tokenizer.ggml.token_type": [kind(i) for i in ids],
+                "tokenizer.ggml.bos_token_id": 1,
+                "tokenizer.ggml.eos_token_id": 2,
+                "tokenizer.ggml.unknown_token_id": 0,
+                "tokenizer.ggml.add_space_prefix": prefix,
+                "tokenizer.ggml.add_bos_token": True,
+            },
+            "texts": [{"text": text, "ids": processor.encode(text)} for text in TEXTS],
+        }
+    (OUT / "sentencepiece.json").write_text(json.dumps(out, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    OUT.mkdir(exist_ok=True)
+    write_blocks()
+    write_sentencepiece()
+    write_model("tiny-text", "llama", tokenizer=True)
+    write_model("llama-bf16", "llama")
+    write_model("qwen2-yarn", "qwen2")
+    write_model("gemma3-old", "gemma3")
+    write_model("phi3-longrope", "phi3")
+    write_model("olmo2", "olmo2")
