@@ -35,6 +35,12 @@ const seconds = (max: number) =>
     .pipe(z.number().max(max, `at most ${max} seconds`))
     .transform((value) => value * 1000)
 
+/** Bytes, with an optional unit. */
+const size = z
+  .string()
+  .regex(/^\d+(\.\d+)?\s*(k|m|g|ki|mi|gi|kb|mb|gb|kib|mib|gib)?$/i, 'a size such as 512M or 2G')
+  .transform(parseSize)
+
 const truthy = z
   .string()
   .regex(/^(1|0|true|false|yes|no|on|off)$/i, 'true or false')
@@ -207,26 +213,26 @@ const schema = z.object({
     help: 'compute every prompt from its first token',
     group: 'engine',
   }),
-  kvHostMemoryBytes: field(
-    z
-      .string()
-      .regex(/^\d+(\.\d+)?\s*(k|m|g|ki|mi|gi|kb|mb|gb|kib|mib|gib)?$/i, 'a size such as 512M or 2G')
-      .transform(parseSize)
-      .default(0),
-    {
-      flag: 'kv-host-memory',
-      value: 'SIZE',
-      help: 'host memory for evicted KV blocks, such as 512M',
-      group: 'engine',
-      defaultText: '0',
-    },
-  ),
+  kvHostMemoryBytes: field(size.default(0), {
+    flag: 'kv-host-memory',
+    value: 'SIZE',
+    help: 'host memory for evicted KV blocks, such as 512M',
+    group: 'engine',
+    defaultText: '0',
+  }),
   kvCacheDir: field(text.nullable().default(null), {
     flag: 'kv-cache-dir',
     value: 'FOLDER',
     help: 'folder where evicted KV blocks outlive the process',
     group: 'engine',
     defaultText: 'none',
+  }),
+  kvCacheMaxBytes: field(size.default(8 * 1024 ** 3), {
+    flag: 'kv-cache-max-size',
+    value: 'SIZE',
+    help: 'bound of --kv-cache-dir; the least recently used blocks go first',
+    group: 'engine',
+    defaultText: '8G',
   }),
   speculation: field(z.boolean().default(true), {
     flag: 'no-speculation',

@@ -11,9 +11,11 @@ import { loadChatTemplate } from './engine/chat-template.ts'
 import { createEngine } from './engine/engine.ts'
 import type { EngineSubscriber } from './engine/events.ts'
 import type { Engine } from './engine/request.ts'
-import type { ModelRequest } from './engine/runner/runner.ts'
+import type { KvTiers } from './engine/kv-tiers.ts'
+import type { ModelInfo, ModelRequest } from './engine/runner/runner.ts'
 import { createWorkerRunner } from './engine/runner/worker-runner.ts'
 import { loadTokenizer } from './engine/tokenizer.ts'
+import type { Log } from './observability/logging.ts'
 import { createObservability, type Observability, type SubscriberHost } from './observability/observability.ts'
 import { createProgress } from './progress.ts'
 import { createRag, DEFAULT_RERANK_BUDGET_MS, type RagService } from './rag/service.ts'
@@ -82,7 +84,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   let engine: Engine | null = null
   try {
     const url = await listen(server, config)
-    const loading = loadEngine(config, (where, error) => logger.error('engine.problem', { where, error }))
+    const loading = loadEngine(config, logger)
     // A signal while a large model loads must not wait for it.
     const loaded = await Promise.race([loading, stop.requested])
     if (loaded === 'stop') return 0
@@ -168,10 +170,16 @@ async function listen(server: Server, config: Config): Promise<string> {
   return `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`
 }
 
-async function loadEngine(config: Config, onError: (where: string, error: unknown) => void): Promise<Engine> {
+async function loadEngine(config: Config, logger: Log): Promise<Engine> {
+  const onError = (where: string, error: unknown) => logger.error('engine.problem', { where, error })
   if (config.engineUrl !== null) {
     const { createRemoteEngine } = await import('./engine/remote.ts')
-    return createRemoteEngine({ url: config.engineUrl, apiKey: config.engineApiKey, model: config.servedModelName })
+    return createRemoteEngine({
+      url: config.engineUrl,
+      apiKey: config.engineApiKey,
+      model: config.servedModelName,
+      onError,
+    })
   }
   const { path, name } = await locateModel(config)
   const progress = createProgress(process.stderr, 'loading weights')
@@ -184,6 +192,7 @@ async function loadEngine(config: Config, onError: (where: string, error: unknow
       modelInfo,
       tokenizer,
       chatTemplate: await loadChatTemplate(path, tokenizer),
+      kvTiers: await kvTiersOf(config, modelInfo, logger),
       options: {
         modelName: config.servedModelName ?? name,
         maxNumSeqs: config.maxNumSeqs,
@@ -201,6 +210,21 @@ async function loadEngine(config: Config, onError: (where: string, error: unknow
   } finally {
     progress.end()
   }
+}
+
+/** Where evicted KV blocks go; null: nowhere. */
+async function kvTiersOf(config: Config, modelInfo: ModelInfo, logger: Log): Promise<KvTiers | null> {
+  if (!config.prefixCaching || (config.kvHostMemoryBytes === 0 && config.kvCacheDir === null)) return null
+  const { openKvTiers } = await import('./engine/kv-tiers.ts')
+  return openKvTiers({
+    hostMemoryBytes: config.kvHostMemoryBytes,
+    directory: config.kvCacheDir,
+    maxDiskBytes: config.kvCacheMaxBytes,
+    fingerprint: modelInfo.fingerprint,
+    blockSize: modelInfo.blockSize,
+    blockBytes: modelInfo.blockBytes,
+    onLog: (detail, fields) => logger.warn('kv.tier', { detail, ...fields }),
+  })
 }
 
 async function locateModel(config: Config): Promise<{ path: string; name: string }> {
