@@ -68,6 +68,9 @@ const convention = { convention: true } as const
 
 const errorType = string('optional', 'why the span ended in an error', convention)
 
+/** Instrumentation scope of the contract's spans. */
+export const SCOPE_NAME = 'lynx-cortex.miniserve'
+
 export const ROOT_SPAN = 'http.handler'
 
 export const MISS_REASONS = ['none', 'cold', 'evicted', 'diverged', 'disabled'] as const

@@ -6,11 +6,12 @@ import type { ReadableSpan, SpanExporter } from '@opentelemetry/sdk-trace-base'
 import { type ClockAnchor, createClock } from './clock.ts'
 import type { TraceDetail } from './contract.ts'
 import { TracingSubscriber } from './engine-subscriber.ts'
-import type { EngineSubscriber } from '../engine/events.ts'
+import type { EngineEvent, EngineSubscriber } from '../engine/events.ts'
 import { createLogging, type Log, type LoggingOptions, type LogLevel } from './logging.ts'
 import { Metrics } from './metrics.ts'
 import { type OpenRequestInput, RequestTrace } from './request-trace.ts'
 import { SpanRegistry } from './span-registry.ts'
+import type { SubscriberHost } from './plugins.ts'
 import { createTailSampler, type TailSamplingOptions } from './tail-sampling.ts'
 import type { SamplingDecision, TraceHost } from './trace-host.ts'
 import { type StoredTrace, TraceStore } from './trace-store.ts'
@@ -43,22 +44,16 @@ export interface ObservabilityOptions {
   readonly exporter?: SpanExporter
 }
 
-/** What a subscriber that adds spans of its own works with (docs/extending-traces.md). */
-export interface SubscriberHost {
-  /** null: tracing is off. */
-  readonly tracer: Tracer | null
-  readonly registry: SpanRegistry
-  readonly log: Log
-  /** The request's trace while it is open. */
-  find(requestId: string): RequestTrace | undefined
-}
+export type { SubscriberHost } from './plugins.ts'
 
 export interface Observability {
   readonly logger: Log
   readonly metrics: Metrics
   readonly store: TraceStore
-  /** Subscribe it to the engine. */
+  /** Subscribe it to the engine; with others beside it, subscribe what `subscribers` makes of them. */
   readonly engineSubscriber: EngineSubscriber
+  /** Tracing around other subscribers: it opens spans before they hear an event and closes them after, so that theirs nest. */
+  subscribers(others: readonly EngineSubscriber[]): readonly EngineSubscriber[]
   readonly subscriberHost: SubscriberHost
   /** What the resource of every span says: for exports of stored traces. */
   readonly resourceAttributes: ReadableSpan['resource']['attributes']
@@ -85,7 +80,7 @@ export function createObservability(options: ObservabilityOptions): Observabilit
   return new Wiring(options, logging)
 }
 
-class Wiring implements Observability, TraceHost, SubscriberHost {
+class Wiring implements Observability, TraceHost {
   readonly logger: Log
   readonly log: Log
   readonly metrics: Metrics
@@ -93,7 +88,7 @@ class Wiring implements Observability, TraceHost, SubscriberHost {
   readonly registry = new SpanRegistry()
   readonly tracer: Tracer | null
   readonly engineSubscriber: TracingSubscriber
-  readonly subscriberHost: SubscriberHost = this
+  readonly subscriberHost: SubscriberHost
   readonly captureContent: boolean
   readonly trustRemote: boolean
   readonly resourceAttributes: ReadableSpan['resource']['attributes']
@@ -133,6 +128,12 @@ class Wiring implements Observability, TraceHost, SubscriberHost {
           ...(options.exportQueueSize === undefined ? {} : { queueSize: options.exportQueueSize }),
         })
     this.tracer = this.tracing?.tracer ?? null
+    this.subscriberHost = {
+      tracer: this.tracing?.extensionTracer ?? null,
+      registry: this.registry,
+      log: this.log,
+      find: (requestId) => this.find(requestId),
+    }
     this.resourceAttributes = this.tracing?.resourceAttributes ?? {}
     this.sampler = createTailSampler(options.tailSampling ?? null)
     this.metrics = new Metrics({ spanCounts: () => this.spanCounts(), traceStore: this.store })
@@ -145,6 +146,16 @@ class Wiring implements Observability, TraceHost, SubscriberHost {
     })
     this.watchdog = setInterval(() => this.closeLeaks(), Math.min(PENDING_AFTER_MS, this.leakAfterMs) / 2)
     this.watchdog.unref()
+  }
+
+  subscribers(others: readonly EngineSubscriber[]): readonly EngineSubscriber[] {
+    const tracing = this.engineSubscriber
+    const isLast = ({ type }: EngineEvent) => type === 'finished' || type === 'kvDone'
+    return [
+      { name: 'tracing', onEvent: (event) => void (isLast(event) || tracing.onEvent(event)) },
+      ...others,
+      { name: 'tracing.close', onEvent: (event) => void (isLast(event) && tracing.onEvent(event)) },
+    ]
   }
 
   openRequest(input: OpenRequestInput): RequestTrace {

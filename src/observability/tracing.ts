@@ -21,10 +21,9 @@ import {
 import { NodeTracerProvider } from '@opentelemetry/sdk-trace-node'
 import { MAX_ATTRIBUTE_CHARACTERS } from './attributes.ts'
 import { contextManager } from './context.ts'
+import { SCOPE_NAME } from './contract.ts'
 import { createOtlpExporter } from './otlp-exporter.ts'
 import { type SpanTree, treeOf } from './span-tree.ts'
-
-export const SCOPE_NAME = 'lynx-cortex.miniserve'
 
 /** One batch is in flight at a time, so a batch is large: 1,000 requests a second are 9,000 spans. */
 const QUEUE_SIZE = 32_768
@@ -56,6 +55,8 @@ export interface TracingOptions {
 
 export interface Tracing {
   readonly tracer: Tracer
+  /** For spans that are not the contract's: a scope of its own, which the validator leaves alone. */
+  readonly extensionTracer: Tracer
   readonly resourceAttributes: ReadableSpan['resource']['attributes']
   /** Whether spans go anywhere. */
   readonly hasExporter: boolean
@@ -105,6 +106,7 @@ export function createTracing(options: TracingOptions): Tracing {
   let stopped: Promise<void> | null = null
   return {
     tracer: provider.getTracer(SCOPE_NAME, options.serviceVersion),
+    extensionTracer: provider.getTracer(`${SCOPE_NAME}.extension`, options.serviceVersion),
     resourceAttributes: resource.attributes,
     hasExporter: batch !== null,
     counts: () => counter.counts(),

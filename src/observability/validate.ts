@@ -2,7 +2,15 @@
  * Holds traces against the contract. Each http.handler and each engine.step is judged by itself: a trace id may hold several (a caller
  * making several calls, several instances). A breach names the span, the rule and what was found.
  */
-import { type AttributeSpec, type ContractLevel, isInLevel, ROOT_SPAN, type SpanSpec, SPAN_TABLE } from './contract.ts'
+import {
+  type AttributeSpec,
+  type ContractLevel,
+  isInLevel,
+  ROOT_SPAN,
+  SCOPE_NAME,
+  type SpanSpec,
+  SPAN_TABLE,
+} from './contract.ts'
 import { type EndingRow, ENDINGS } from './endings.ts'
 import {
   eachSpan,
@@ -22,8 +30,6 @@ export interface Breach {
   readonly rule: string
   readonly message: string
 }
-
-export const SCOPE = 'lynx-cortex.miniserve'
 
 /** Attribute namespaces that belong to the contract: a name in them that is not in the table is a mistake, not an extension. */
 const OWN_NAMESPACES = /^(llm|rag|kv|engine|tokenizer|output|http|gen_ai|sampling)\./
@@ -56,7 +62,7 @@ class Validation {
   run(traces: OtlpTraces): readonly Breach[] {
     const all = [...eachSpan(traces)]
     // Other services' spans, and those of plugins, are none of the contract's business. A file that lost its scopes is judged whole.
-    const own = all.filter(({ scope }) => scope === SCOPE)
+    const own = all.filter(({ scope }) => scope === SCOPE_NAME)
     const spans = (own.length > 0 ? own : all.filter(({ scope }) => scope === '')).map(({ span }) => span)
     const nodes = this.nodesOf(spans)
     for (const node of nodes.values()) this.checkSpan(node)

@@ -1,0 +1,129 @@
+/** The generated parts of docs/span-contract.md and docs/events.md. */
+import { type AttributeSpec, SPAN_TABLE } from '../../src/observability/contract.ts'
+import { ENDINGS } from '../../src/observability/endings.ts'
+
+const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>
+  [head, head.map(() => '---'), ...rows]
+    .map((row) => `| ${row.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`)
+    .join('\n')
+
+const code = (text: string): string => `\`${text}\``
+
+function attributeRow(name: string, spec: AttributeSpec): readonly string[] {
+  const values = spec.oneOf ? ` (${spec.oneOf.join(', ')})` : ''
+  return [code(name), spec.type, spec.when, `${spec.meaning}${values}`, (spec.alias ?? []).map(code).join(', ')]
+}
+
+/** One section a span: its place, when it is there, its attributes and events. */
+export function spansMarkdown(): string {
+  return Object.entries(SPAN_TABLE)
+    .map(([name, span]) => {
+      const place = span.parent === null ? 'A root' : `Below ${[span.parent, ...span.orParents].map(code).join(' or ')}`
+      const facts = [
+        place,
+        span.kind.toUpperCase(),
+        `level ${span.level}`,
+        ...(span.mayOutliveParent ? ['may outlive its parent'] : []),
+      ]
+      const attributes = Object.entries(span.attributes)
+      const own = attributes.filter(([, spec]) => !spec.convention)
+      const conventions = attributes.filter(([, spec]) => spec.convention)
+      const head = ['attribute', 'type', 'when', 'meaning', 'also emitted as']
+      const parts = [`### ${name}`, `${facts.join(', ')}. When: ${span.when}.`]
+      if (own.length > 0)
+        parts.push(
+          table(
+            head,
+            own.map(([key, spec]) => attributeRow(key, spec)),
+          ),
+        )
+      if (conventions.length > 0) {
+        parts.push(
+          "Besides, of today's conventions:",
+          table(
+            head,
+            conventions.map(([key, spec]) => attributeRow(key, spec)),
+          ),
+        )
+      }
+      const events = Object.entries(span.events)
+      if (events.length > 0) {
+        const rows = events.map(([event, spec]) => [
+          code(event),
+          spec.meaning,
+          Object.entries(spec.attributes)
+            .map(([key, attribute]) => `${code(key)} ${attribute.type}`)
+            .join(', '),
+        ])
+        parts.push(table(['event', 'meaning', 'attributes'], rows))
+      }
+      return parts.join('\n\n')
+    })
+    .join('\n\n')
+}
+
+export function endingsMarkdown(): string {
+  const rows = ENDINGS.map((row) => [
+    row.path,
+    row.sent.length === 0 ? 'none' : row.sent.join(', '),
+    row.statusCode === null ? (row.sent.length === 0 ? 'absent' : 'same') : String(row.statusCode),
+    row.spanStatus === 'error' ? 'ERROR' : 'unset',
+    row.errorType ?? '',
+    row.reason === null ? code(row.event) : `${code(row.event)} {${row.reason}}`,
+    row.tail,
+  ])
+  return table(['path', 'status sent', 'http.status_code', 'span status', 'error.type', 'event', 'response'], rows)
+}
+
+interface EventDoc {
+  readonly name: string
+  readonly type: string
+  readonly doc: string
+  readonly base: string | null
+  readonly fields: readonly { readonly name: string; readonly type: string; readonly doc: string }[]
+}
+
+/** The interfaces of src/engine/events.ts with their comments: the file is plain enough to be read line by line. */
+export function readEvents(source: string): readonly EventDoc[] {
+  const interfaces = new Map<string, EventDoc>()
+  const declaration =
+    /(?:\/\*\*((?:(?!\*\/)[\s\S])*)\*\/\s*)?(?:export )?interface (\w+)(?: extends (\w+))? \{\n([\s\S]*?)\n\}/g
+  for (const [, comment, name = '', base, body = ''] of source.matchAll(declaration)) {
+    const fields = [...body.matchAll(/(?: {2}\/\*\*((?:(?!\*\/)[\s\S])*)\*\/\n)? {2}readonly (\w+): (.+)/g)].map(
+      ([, doc, field = '', type = '']) => ({
+        name: field,
+        type: type.trim(),
+        doc: clean(doc),
+      }),
+    )
+    const type = fields.find((field) => field.name === 'type')?.type.replaceAll("'", '') ?? ''
+    interfaces.set(name, { name, type, doc: clean(comment), base: base ?? null, fields })
+  }
+  const inherited = (event: EventDoc): EventDoc['fields'] => {
+    const base = event.base === null ? undefined : interfaces.get(event.base)
+    return base ? [...inherited(base), ...base.fields] : []
+  }
+  const union = /export type EngineEvent =([\s\S]*?)\n\n/.exec(source)?.[1] ?? ''
+  return [...union.matchAll(/\w+/g)].map(([name]) => {
+    const event = interfaces.get(name)
+    if (!event)
+      throw new Error(`src/engine/events.ts: expected an interface ${name} of the union EngineEvent, found none`)
+    return { ...event, fields: [...inherited(event), ...event.fields].filter((field) => field.name !== 'type') }
+  })
+}
+
+const clean = (comment: string | undefined): string =>
+  (comment ?? '')
+    .split('\n')
+    .map((line) => line.replace(/^\s*\*?\s?/, '').trim())
+    .filter((line) => line !== '')
+    .join(' ')
+
+export function eventsMarkdown(source: string): string {
+  return readEvents(source)
+    .map((event) => {
+      const rows = event.fields.map((field) => [code(field.name), code(field.type), field.doc])
+      return `### ${event.type}\n\n${event.doc}\n\n${table(['key', 'type', ''], rows)}`
+    })
+    .join('\n\n')
+}
