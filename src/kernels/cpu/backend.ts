@@ -56,6 +56,10 @@ const ATTENTION_ROWS = 48
 /** Splits are computed apart only while their states are few. */
 const MAX_PARTIALS = 2048
 const SCORE_ROWS = 16
+/** Multiply-adds, and bytes of weights, a microsecond of one thread: rough, for deciding whether sharing the work pays. */
+const WORK_PER_MICROSECOND = 15_000
+/** What handing an op around costs: a barrier, more when other programs want the cores. */
+const SHARING_MICROSECONDS = 8
 
 interface HostVector extends Vector {
   readonly address: number // f32[length], zeros up to a whole panel
@@ -72,6 +76,12 @@ interface HostRope extends RopeTable {
   readonly address: number // f32 [maxRows][cosines, sines][rotaryDim / 2]
   /** Step whose positions the table holds. */
   step: number
+}
+
+/** f32 [rows, whole panels of the vocabulary]. */
+interface LogitsBuffer {
+  address: number
+  bytes: number
 }
 
 interface StepResults {
@@ -125,11 +135,14 @@ class CpuBackend implements InspectableBackend {
   #preparedBytes = 0
   #partials = 0
   #partialsBytes = 0
-  #logits = 0
-  #logitsBytes = 0
+  // Sampled and scored rows apart: a step may have both, in either order.
+  readonly #logits: LogitsBuffer = { address: 0, bytes: 0 }
+  readonly #scored: LogitsBuffer = { address: 0, bytes: 0 }
   #largestInner = 0
   #largestOuter = 0
 
+  /** One thread's time for what is recorded. */
+  #estimatedMicroseconds = 0
   #input: StepInput | null = null
   #step = 0
   #itemGroup = 0
@@ -172,8 +185,8 @@ class CpuBackend implements InspectableBackend {
 
   /** What is left for the KV pool: of the address space and of the machine, less what steps still need. */
   #memoryBudget(): number {
-    const { maxRows, maxSampleRows } = this.#options.limits
-    const logits = Math.max(maxSampleRows, SCORE_ROWS) * this.#largestOuter * 4
+    const { maxRows, maxSequences, maxSampleRows } = this.#options.limits
+    const logits = (maxSequences + maxSampleRows + SCORE_ROWS) * this.#largestOuter * 4
     const activations = 8 * maxRows * this.#largestInner * 4
     const reserve = logits + activations + this.#scratchNeed() * this.#pool.numThreads + 64 * 2 ** 20
     const machine = process.availableMemory() * 0.8
@@ -254,6 +267,7 @@ class CpuBackend implements InspectableBackend {
     }
     this.#reserve()
     this.#program.clear()
+    this.#estimatedMicroseconds = 0
     this.#step++
     this.#input = input
     this.#itemGroup = 0
@@ -269,10 +283,9 @@ class CpuBackend implements InspectableBackend {
     }
     this.#arena.i32(this.#positions, input.numRows).set(input.positions.subarray(0, input.numRows))
     this.#arena.i32(this.#slots, input.numRows).set(input.slots.subarray(0, input.numRows))
-    const numEntries = input.numSequences * input.maxBlocksPerSequence
-    this.#arena.i32(this.#blockTables, numEntries).set(input.blockTables.subarray(0, numEntries))
     this.#longest = 0
     for (let row = 0; row < input.numRows; row++) this.#longest = Math.max(this.#longest, input.positions[row]! + 1)
+    this.#copyBlockTables(input)
   }
 
   embed(out: Activation, table: Matrix, scale: number): void {
@@ -388,6 +401,8 @@ class CpuBackend implements InspectableBackend {
       states <= MAX_PARTIALS
     const partialBytes = apart ? this.#rowsPerItem(group) * group * (roundUp(headDim, 16) * 4 + 16) : 0
     const partials = apart ? this.#reservePartials(partialBytes * states) : 0
+    const { numRows } = this.#stepInput()
+    this.#estimatedMicroseconds += (2 * numRows * numHeads * headDim * this.#longest) / WORK_PER_MICROSECOND
     this.#program.add('attention', {
       ...this.#poolFields(kv, layer),
       q: queries.address,
@@ -413,15 +428,21 @@ class CpuBackend implements InspectableBackend {
     const { positions } = this.#stepInput()
     const matrix = this.#matrix(head)
     const vocab = matrix.rows
-    const stride = this.#addLogits(x, matrix, options, rows)
+    const stride = this.#addLogits(this.#logits, x, matrix, options, rows)
     if (rows.some(({ spec }) => isPlainGreedy(spec)))
-      this.#program.add('argmax', { rows: rows.length, logits: this.#logits, stride, vocab, out: this.#greedyTokens })
+      this.#program.add('argmax', {
+        rows: rows.length,
+        logits: this.#logits.address,
+        stride,
+        vocab,
+        out: this.#greedyTokens,
+      })
     this.#run()
     const greedy = this.#arena.i32(this.#greedyTokens, rows.length)
     this.#sampler ??= new Sampler(vocab)
     const sampled = new Int32Array(rows.length)
     for (const [i, { row, spec }] of rows.entries()) {
-      const logits = this.#arena.f32(this.#logits + i * stride, vocab)
+      const logits = this.#arena.f32(this.#logits.address + i * stride, vocab)
       sampled[i] = isPlainGreedy(spec) ? greedy[i]! : this.#sampler.sample(logits, spec, positions[row]! + 1)
       this.#results.sampledLogprobs.push(spec.logprobs < 0 ? null : tokenLogprobs(logits, sampled[i]!, spec.logprobs))
     }
@@ -432,15 +453,13 @@ class CpuBackend implements InspectableBackend {
 
   score(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly ScoreRow[]): void {
     const matrix = this.#matrix(head)
-    if (this.#results.numLogitRows > 0)
-      throw new Error('score must come before sample: they share the memory of the logits')
     // In chunks, so that a long prompt does not ask for [prompt, vocab] logits at once.
     for (let first = 0; first < rows.length; first += SCORE_ROWS) {
       const chunk = rows.slice(first, first + SCORE_ROWS)
-      const stride = this.#addLogits(x, matrix, options, chunk)
+      const stride = this.#addLogits(this.#scored, x, matrix, options, chunk)
       this.#run()
       for (const [i, { target, topN }] of chunk.entries()) {
-        const logits = this.#arena.f32(this.#logits + i * stride, matrix.rows)
+        const logits = this.#arena.f32(this.#scored.address + i * stride, matrix.rows)
         this.#results.scores.push(tokenLogprobs(logits, target, topN))
       }
     }
@@ -500,6 +519,17 @@ class CpuBackend implements InspectableBackend {
 
   // -- inside ---------------------------------------------------------------------------------------------------------
 
+  /** The entries in use of each sequence's table: a table has room for the longest context there may be. */
+  #copyBlockTables({ numSequences, sequenceStarts, positions, blockTables, maxBlocksPerSequence }: StepInput): void {
+    const blockSize = this.#kv?.layout.blockSize ?? 1
+    const tables = this.#arena.i32(this.#blockTables, numSequences * maxBlocksPerSequence)
+    for (let sequence = 0; sequence < numSequences; sequence++) {
+      const last = positions[sequenceStarts[sequence + 1]! - 1] ?? 0
+      const from = sequence * maxBlocksPerSequence
+      tables.set(blockTables.subarray(from, from + Math.floor(last / blockSize) + 1), from)
+    }
+  }
+
   /** Runs what is recorded; with traceKernels op by op, timed. */
   #run(): void {
     const { address, length, names } = this.#program
@@ -516,9 +546,12 @@ class CpuBackend implements InspectableBackend {
         this.#kernels.set(name, time)
       }
     } else {
-      this.#pool.run(address, length)
+      // A small model decodes faster on one thread than with a barrier after every op.
+      const saved = this.#estimatedMicroseconds * (1 - 1 / this.#pool.numThreads)
+      this.#pool.run(address, length, this.#input !== null && saved < length * SHARING_MICROSECONDS)
     }
     this.#program.clear()
+    this.#estimatedMicroseconds = 0
   }
 
   #addLinear(
@@ -541,6 +574,8 @@ class CpuBackend implements InspectableBackend {
     const units = outPanels * Math.ceil(to.rows / ROW_TILE)
     // Large enough to make the counter cheap, small enough to end together.
     const chunk = Math.max(1, Math.min(16, Math.floor(units / (numThreads * 8))))
+    const work = matrix.numPanels * (matrix.panelBytes + to.rows * PANEL * matrix.padded)
+    this.#estimatedMicroseconds += work / WORK_PER_MICROSECOND
     this.#program.add('linear', {
       ...to,
       x: source.address,
@@ -562,6 +597,7 @@ class CpuBackend implements InspectableBackend {
 
   /** Logits of the given rows into their buffer; the bytes between rows. */
   #addLogits(
+    buffer: LogitsBuffer,
     x: Activation,
     matrix: PackedMatrix,
     { norm, softcap, scale }: LogitsOptions,
@@ -571,15 +607,18 @@ class CpuBackend implements InspectableBackend {
     if (source.cols !== matrix.cols || matrix.gated)
       throw new Error(`logits ${matrix.label}: [.., ${source.cols}] does not fit ${matrix.rows} x ${matrix.cols}`)
     const stride = matrix.numPanels * PANEL * 4
-    if (rows.length * stride > this.#logitsBytes) {
-      this.#logitsBytes = Math.max(rows.length, this.#options.limits.maxSampleRows, SCORE_ROWS) * stride
-      this.#logits = this.#arena.allocate(this.#logitsBytes, 'logits')
+    if (rows.length * stride > buffer.bytes) {
+      // One row a sequence is usual; more are drafts to verify, which few servers ever see.
+      const { maxSequences, maxSampleRows } = this.#options.limits
+      const numRows = rows.length <= maxSequences ? Math.max(1, Math.min(maxSequences, maxSampleRows)) : maxSampleRows
+      buffer.bytes = Math.max(rows.length, buffer === this.#scored ? SCORE_ROWS : numRows) * stride
+      buffer.address = this.#arena.allocate(buffer.bytes, 'logits')
     }
     this.#arena.i32(this.#rowIndex, rows.length).set(rows.map(({ row }) => row))
     this.#addLinear(matrix, source, norm, {
       rows: rows.length,
       rowIndex: this.#rowIndex,
-      out: this.#logits,
+      out: buffer.address,
       outStride: stride,
       epilogue: 0,
       bias: 0,
@@ -593,7 +632,8 @@ class CpuBackend implements InspectableBackend {
     const { numLogitRows, vocab } = this.#results
     const stride = roundUp(vocab, PANEL) * 4
     const logits = new Float32Array(numLogitRows * vocab)
-    for (let i = 0; i < numLogitRows; i++) logits.set(this.#arena.f32(this.#logits + i * stride, vocab), i * vocab)
+    for (let i = 0; i < numLogitRows; i++)
+      logits.set(this.#arena.f32(this.#logits.address + i * stride, vocab), i * vocab)
     return logits
   }
 

@@ -14,8 +14,8 @@ export interface Module {
 export interface Exports {
   /** Once a thread, before anything else. */
   start(control: number, thread: number, numThreads: number): void
-  /** The coordinating thread: runs `length` commands at `program` on all threads. */
-  run(program: number, length: number): void
+  /** The coordinating thread: runs `length` commands at `program` on all threads, or (`alone` 1) by itself. */
+  run(program: number, length: number, alone: 0 | 1): void
   /** The other threads: runs programs until the pool is stopped. */
   serve(epoch: number): void
 }

@@ -84,12 +84,12 @@ export class Pool {
     return new Pool(exports, workers, words, relaxed)
   }
 
-  /** Runs a program on all threads; returns when it is done. */
-  run(program: number, length: number): void {
+  /** Runs a program on all threads, or on the calling one alone; returns when it is done. Who computes never changes a result. */
+  run(program: number, length: number, alone = false): void {
     if (this.#failure !== null) throw this.#failure
     if (this.#closed !== null) throw new Error('the backend is closed')
     try {
-      this.#exports.run(program, length)
+      this.#exports.run(program, length, alone ? 1 : 0)
     } catch (cause) {
       // Threads waiting at a barrier for this one must not wait for ever.
       this.#failure = new Error('the cpu kernels failed', { cause })

@@ -49,6 +49,7 @@ export const COMMANDS = {
       ...(['panelBytes', 'panelStep', 'factors', 'invalid'] as const),
     ],
   },
+  read: { opcode: 8, fields: ['address', 'bytes'] },
 } as const
 export type Opcode = keyof typeof COMMANDS
 export type Fields<T extends Opcode> = Readonly<Record<(typeof COMMANDS)[T]['fields'][number], number>>

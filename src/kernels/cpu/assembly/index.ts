@@ -3,6 +3,7 @@ import { attention, AttentionCommand } from './attention'
 import { argmax, ArgmaxCommand, embed, EmbedCommand, normAdd, NormAddCommand, qkvRopeStore, QkvCommand } from './elementwise'
 import { linear, LinearCommand } from './linear'
 import { pack, PackCommand } from './pack'
+import { read, ReadCommand } from './read'
 import { announce, awaitProgram, barrier, programAddress, programLength, setScratch, start as startThread } from './pool'
 
 /** Bytes of a command. */
@@ -14,9 +15,9 @@ export function start(control: usize, thread: i32, numThreads: i32): void {
   startThread(control, thread, numThreads)
 }
 
-/** Runs a program of `length` commands on all threads; returns when every one is done. */
-export function run(program: usize, length: i32): void {
-  announce(program, length)
+/** Runs a program of `length` commands on all threads, or on this one alone; returns when every command is done. */
+export function run(program: usize, length: i32, alone: bool): void {
+  announce(program, length, alone)
   execute()
 }
 
@@ -58,6 +59,9 @@ function execute(): void {
         break
       case 7:
         pack(changetype<PackCommand>(command))
+        break
+      case 8:
+        read(changetype<ReadCommand>(command))
         break
       default:
         unreachable()

@@ -17,6 +17,8 @@ const SPINS: i32 = 20000
 let control: usize = 0
 export let thread: i32 = 0
 export let numThreads: i32 = 1
+/** The coordinating thread is running a program by itself. */
+let solo: bool = false
 /** This thread's scratch space. Set by every program: it may have grown. */
 export let scratch: usize = 0
 
@@ -39,7 +41,7 @@ export function takeUnits(counter: usize, count: i32): i32 {
 
 /** Waits until every thread is here. Traps when another thread has failed: its share would never come. */
 export function barrier(): void {
-  if (numThreads == 1) return
+  if (numThreads == 1 || solo) return
   const generation = atomic.load<i32>(control + GENERATION)
   if (atomic.add<i32>(control + ARRIVED, 1) == numThreads - 1) {
     atomic.store<i32>(control + ARRIVED, 0)
@@ -58,11 +60,12 @@ export function barrier(): void {
   if (atomic.load<i32>(control + FAULT) != 0) unreachable()
 }
 
-/** Publishes the program at PROGRAM to the other threads. */
-export function announce(program: usize, length: i32): void {
+/** Sets the program to run and, unless this thread is to run it alone, gives it to the others. */
+export function announce(program: usize, length: i32, alone: bool): void {
   store<usize>(control + PROGRAM, program)
   store<i32>(control + LENGTH, length)
-  if (numThreads == 1) return
+  solo = alone
+  if (numThreads == 1 || alone) return
   atomic.add<i32>(control + EPOCH, 1)
   if (atomic.load<i32>(control + SLEEPERS) > 0) atomic.notify(control + EPOCH, -1)
 }
