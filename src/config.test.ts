@@ -1,7 +1,8 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { format } from 'prettier'
 import { describe, expect, it } from 'vitest'
-import { ConfigError, helpText, parseCommandLine, SETTINGS, settingsMarkdown } from './config.ts'
+import { ConfigError, parseCommandLine, SETTINGS } from './config.ts'
+import { helpText, settingsMarkdown } from './config-help.ts'
 
 const parse = (argv: string[], env: Record<string, string> = {}) => parseCommandLine(argv, { HOME: '/home/u', ...env })
 

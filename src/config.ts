@@ -9,7 +9,7 @@ import { parseArgs } from 'node:util'
 import { z } from 'zod'
 
 /** How a field is set and described. `flag` is absent for settings that only the environment has. */
-interface FieldMeta {
+export interface FieldMeta {
   readonly flag?: string
   readonly env?: string
   readonly value?: string
@@ -554,53 +554,4 @@ function finish(values: Readonly<Record<string, unknown>>, env: Readonly<Record<
 
 function defaults(): Fields {
   return Object.fromEntries(SETTINGS.map((setting) => [setting.key, setting.type.parse(undefined)])) as Fields
-}
-
-const GROUPS: readonly (readonly [FieldMeta['group'], string])[] = [
-  ['server', 'Server'],
-  ['model', 'Model'],
-  ['engine', 'Engine'],
-  ['retrieval', 'Retrieval'],
-  ['observability', 'Observability'],
-  ['other', 'Folders and downloads'],
-]
-
-/** The text of --help. */
-export function helpText(): string {
-  const lines = [
-    'usage: miniserve [serve] [flags]               serve a model over the OpenAI API',
-    '       miniserve rag index PATH... [flags]     index documents for retrieval',
-    '       miniserve trace validate FILE [--level contract|steps|kernels]',
-    '       miniserve trace convert FILE --to otlp|tempo|grafana|jaeger',
-    '       miniserve tune [flags]                  measure kernel variants for this adapter',
-    '       miniserve --version | --help',
-  ]
-  for (const [group, title] of GROUPS) {
-    lines.push('', `${title}:`)
-    for (const setting of SETTINGS.filter((candidate) => candidate.group === group)) {
-      const name = setting.flag ? `--${setting.flag}${setting.value ? ` ${setting.value}` : ''}` : (setting.env ?? '')
-      const env = setting.flag && setting.env ? ` [${setting.env}]` : ''
-      const fallback = setting.isBoolean ? '' : ` (${setting.printedDefault})`
-      lines.push(`  ${name}${env}`, `      ${setting.help}${fallback}`)
-    }
-  }
-  return `${lines.join('\n')}\n`
-}
-
-/** The tables of docs/configuration.md. */
-export function settingsMarkdown(): string {
-  const parts: string[] = []
-  for (const [group, title] of GROUPS) {
-    parts.push(`### ${title}`, '', '| flag | variable | default | what it does |', '|---|---|---|---|')
-    for (const setting of SETTINGS.filter((candidate) => candidate.group === group)) {
-      const cell = (value: string) => value.replaceAll('|', '\\|')
-      const flag = setting.flag ? `\`--${setting.flag}${setting.value ? ` ${cell(setting.value)}` : ''}\`` : ''
-      const env = setting.env ? `\`${setting.env}\`` : ''
-      parts.push(
-        `| ${flag} | ${env} | ${setting.isBoolean ? '' : cell(setting.printedDefault)} | ${cell(setting.help)} |`,
-      )
-    }
-    parts.push('')
-  }
-  return parts.join('\n')
 }

@@ -1,7 +1,8 @@
 #!/usr/bin/env node
 /** The CLI: parses the command line and runs the command. Lines for people go to stderr, JSON log lines to stdout. */
 import { readFileSync } from 'node:fs'
-import { type CommandLine, ConfigError, helpText, parseCommandLine } from './config.ts'
+import { type CommandLine, ConfigError, parseCommandLine } from './config.ts'
+import { helpText } from './config-help.ts'
 import { convertTraceFile, validateTraceFile } from './observability/trace-files.ts'
 import { type BuildInfo, indexDocuments, serve, tune } from './serve.ts'
 

@@ -1,0 +1,51 @@
+/** What people read of the configuration: `--help` and the tables of docs/configuration.md, from the settings themselves. */
+import { type FieldMeta, SETTINGS } from './config.ts'
+
+const GROUPS: readonly (readonly [FieldMeta['group'], string])[] = [
+  ['server', 'Server'],
+  ['model', 'Model'],
+  ['engine', 'Engine'],
+  ['retrieval', 'Retrieval'],
+  ['observability', 'Observability'],
+  ['other', 'Folders and downloads'],
+]
+
+/** The text of --help. */
+export function helpText(): string {
+  const lines = [
+    'usage: miniserve [serve] [flags]               serve a model over the OpenAI API',
+    '       miniserve rag index PATH... [flags]     index documents for retrieval',
+    '       miniserve trace validate FILE [--level contract|steps|kernels]',
+    '       miniserve trace convert FILE --to otlp|tempo|grafana|jaeger',
+    '       miniserve tune [flags]                  measure kernel variants for this adapter',
+    '       miniserve --version | --help',
+  ]
+  for (const [group, title] of GROUPS) {
+    lines.push('', `${title}:`)
+    for (const setting of SETTINGS.filter((candidate) => candidate.group === group)) {
+      const name = setting.flag ? `--${setting.flag}${setting.value ? ` ${setting.value}` : ''}` : (setting.env ?? '')
+      const env = setting.flag && setting.env ? ` [${setting.env}]` : ''
+      const fallback = setting.isBoolean ? '' : ` (${setting.printedDefault})`
+      lines.push(`  ${name}${env}`, `      ${setting.help}${fallback}`)
+    }
+  }
+  return `${lines.join('\n')}\n`
+}
+
+/** The tables of docs/configuration.md. */
+export function settingsMarkdown(): string {
+  const parts: string[] = []
+  for (const [group, title] of GROUPS) {
+    parts.push(`### ${title}`, '', '| flag | variable | default | what it does |', '|---|---|---|---|')
+    for (const setting of SETTINGS.filter((candidate) => candidate.group === group)) {
+      const cell = (value: string) => value.replaceAll('|', '\\|')
+      const flag = setting.flag ? `\`--${setting.flag}${setting.value ? ` ${cell(setting.value)}` : ''}\`` : ''
+      const env = setting.env ? `\`${setting.env}\`` : ''
+      parts.push(
+        `| ${flag} | ${env} | ${setting.isBoolean ? '' : cell(setting.printedDefault)} | ${cell(setting.help)} |`,
+      )
+    }
+    parts.push('')
+  }
+  return parts.join('\n')
+}
