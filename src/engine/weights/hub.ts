@@ -1,20 +1,215 @@
-/** Model specs to local paths. Hub downloads are being added; local folders and files are resolved here. */
-import { existsSync } from 'node:fs'
-import { basename, resolve } from 'node:path'
-import type { ProgressListener } from '../runner/runner.ts'
-import { ModelError } from '../runner/runner.ts'
+/**
+ * Hub ids -> local folders, offline first: what the standard Hugging Face cache holds is used without a word to the network; what it lacks is downloaded into
+ * the same layout (models--ORG--NAME/{refs, blobs, snapshots}), so that other tools share it.
+ */
+import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+import { ModelError, type ProgressListener } from '../runner/runner.ts'
+import { type Blob, fetchBlob, type HubClient, linkBlob, describeBlob, requestHub } from './hub-download.ts'
 
-export interface ResolveOptions {
+export interface HubOptions {
+  /** The cache's hub folder ($HF_HOME/hub). */
   readonly cacheDir: string
   readonly token: string | null
+  /** https://huggingface.co, or a mirror. */
   readonly endpoint: string
+  /** Never call the hub. */
   readonly offline: boolean
   readonly onProgress?: ProgressListener
 }
 
-/** A folder or file on disk, or a hub id, as a local path and the name to serve it under. */
-export async function resolveModel(spec: string, _options: ResolveOptions): Promise<{ path: string; name: string }> {
-  const path = resolve(spec)
-  if (existsSync(path)) return { path, name: basename(path).replace(/\.gguf$/, '') }
-  throw new ModelError(`--model ${spec}: expected a folder or a .gguf file, found nothing at ${path}`)
+export interface ResolvedModel {
+  /** A folder in Hugging Face layout or a .gguf file. */
+  readonly path: string
+  /** For /v1/models. */
+  readonly name: string
+}
+
+/** ORG/NAME, or ORG/NAME:QUANT for one of a repository's GGUF files. */
+const HUB_ID = /^([\w-][\w.-]*)\/([\w-][\w.-]*?)(?::([\w.-]+))?$/
+const REVISION = 'main'
+/** Small files of a model that are taken when they are there. */
+const SIDE_FILES = new Set([
+  'config.json',
+  'generation_config.json',
+  'tokenizer.json',
+  'tokenizer_config.json',
+  'special_tokens_map.json',
+  'chat_template.jinja',
+  'model.safetensors.index.json',
+  'prompt.json',
+])
+/** GGUF files are taken in this order when none is named. */
+const GGUF_PREFERENCE = ['Q4_K_M', 'Q8_0', 'Q4_0', 'Q6_K', 'Q5_K_M', 'F16', 'BF16'] as const
+
+/**
+ * The local path of a model given as a folder, a .gguf file or a hub id, downloading what is missing. Throws ModelError.
+ */
+export async function resolveModel(model: string, options: HubOptions): Promise<ResolvedModel> {
+  try {
+    await stat(model)
+    return { path: model, name: basename(model).replace(/\.gguf$/i, '') }
+  } catch {
+    // Not a path: a hub id, then.
+  }
+  const match = HUB_ID.exec(model)
+  if (match === null) {
+    throw new ModelError(
+      `--model ${model}: no such folder or file, and not a hub id (ORG/NAME, or ORG/NAME:QUANT for a GGUF file)`,
+    )
+  }
+  const [, org = '', name = '', quant = null] = match
+  const repository = new Repository(`${org}/${name}`, options)
+  const path = (await repository.findCached(quant)) ?? (await repository.download(quant))
+  return { path, name: model }
+}
+
+/** The files a repository's listing offers that this server needs. Throws ModelError when there are no weights among them. */
+export function chooseFiles(
+  id: string,
+  files: readonly string[],
+  quant: string | null,
+): { files: string[]; gguf: string | null } {
+  const top = files.filter((file) => basename(file) === file)
+  const side = top.filter((file) => SIDE_FILES.has(file))
+  const weights = top.filter((file) => /^model(-\d+-of-\d+)?\.safetensors$/.test(file))
+  if (weights.length > 0 && quant === null) return { files: [...side, ...weights], gguf: null }
+  const ggufs = top.filter(
+    (file) => file.endsWith('.gguf') && !/-\d+-of-\d+\.gguf$/.test(file) && !file.startsWith('mmproj'),
+  )
+  const named = (name: string): string | undefined =>
+    ggufs.find((file) => file.toUpperCase().includes(name.toUpperCase()))
+  const gguf =
+    quant !== null
+      ? named(quant)
+      : (GGUF_PREFERENCE.map(named).find((file) => file !== undefined) ?? (ggufs.length === 1 ? ggufs[0] : undefined))
+  if (gguf === undefined) {
+    const offered = ggufs.length > 0 ? `; it has ${ggufs.join(', ')}` : ''
+    throw new ModelError(
+      quant !== null
+        ? `${id} has no GGUF file (in one piece) with ${quant} in its name${offered}`
+        : `${id} has no weights that can be served: expected model.safetensors, its shards, or a .gguf file${offered}`,
+    )
+  }
+  return { files: [gguf], gguf }
+}
+
+class Repository {
+  readonly #id: string
+  readonly #options: HubOptions
+  readonly #folder: string
+
+  constructor(id: string, options: HubOptions) {
+    this.#id = id
+    this.#options = options
+    this.#folder = join(options.cacheDir, `models--${id.replace('/', '--')}`)
+  }
+
+  /** The snapshot in the cache, when everything needed is there; null otherwise. */
+  async findCached(quant: string | null): Promise<string | null> {
+    let snapshot: string
+    let names: string[]
+    try {
+      const sha = (await readFile(join(this.#folder, 'refs', REVISION), 'utf8')).trim()
+      snapshot = join(this.#folder, 'snapshots', basename(sha))
+      names = []
+      // A link whose blob is gone counts as missing: stat follows it.
+      for (const name of await readdir(snapshot)) {
+        if (await exists(join(snapshot, name))) names.push(name)
+      }
+    } catch {
+      return null
+    }
+    let chosen: ReturnType<typeof chooseFiles>
+    try {
+      chosen = chooseFiles(this.#id, names, quant)
+    } catch {
+      return null
+    }
+    if (chosen.gguf !== null) return join(snapshot, chosen.gguf)
+    const required = ['config.json', 'tokenizer.json', ...(await this.#shards(snapshot, names))]
+    return required.every((file) => names.includes(file)) ? snapshot : null
+  }
+
+  async #shards(snapshot: string, names: readonly string[]): Promise<string[]> {
+    if (!names.includes('model.safetensors.index.json')) return ['model.safetensors']
+    try {
+      const index = JSON.parse(await readFile(join(snapshot, 'model.safetensors.index.json'), 'utf8')) as {
+        weight_map?: Record<string, string>
+      }
+      return [...new Set(Object.values(index.weight_map ?? {}))]
+    } catch {
+      return ['model.safetensors']
+    }
+  }
+
+  /** Downloads what is missing; the path to serve. */
+  async download(quant: string | null): Promise<string> {
+    if (this.#options.offline) {
+      throw new ModelError(
+        `${this.#id} is not (completely) in the cache ${this.#options.cacheDir}, and HF_HUB_OFFLINE is set. Download it once with the network on.`,
+      )
+    }
+    const client: HubClient = {
+      id: this.#id,
+      endpoint: this.#options.endpoint.replace(/\/+$/, ''),
+      token: this.#options.token,
+    }
+    const { sha, files } = await this.#list(client)
+    const chosen = chooseFiles(this.#id, files, quant)
+    const blobs: { file: string; blob: Blob }[] = []
+    for (const file of chosen.files) blobs.push({ file, blob: await describeBlob(client, sha, file) })
+    const totalBytes = blobs.reduce((sum, { blob }) => sum + blob.bytes, 0)
+    let doneBytes = 0
+    const snapshot = join(this.#folder, 'snapshots', sha)
+    await mkdir(snapshot, { recursive: true })
+    await mkdir(join(this.#folder, 'blobs'), { recursive: true })
+    // Small files first: a wrong architecture or a missing tokenizer is then seen early by a reader of the folder.
+    for (const { file, blob } of blobs.sort((a, b) => a.blob.bytes - b.blob.bytes)) {
+      const before = doneBytes
+      await fetchBlob(client, blob, join(this.#folder, 'blobs'), (bytes) => {
+        doneBytes = before + bytes
+        this.#options.onProgress?.(doneBytes, totalBytes)
+      })
+      doneBytes = before + blob.bytes
+      await linkBlob(join(this.#folder, 'blobs', blob.etag), join(snapshot, file))
+    }
+    await mkdir(join(this.#folder, 'refs'), { recursive: true })
+    await writeFile(join(this.#folder, 'refs', REVISION), sha)
+    return chosen.gguf === null ? snapshot : join(snapshot, chosen.gguf)
+  }
+
+  async #list(client: HubClient): Promise<{ sha: string; files: string[] }> {
+    const response = await requestHub(client, `${client.endpoint}/api/models/${client.id}/revision/${REVISION}`, {})
+    let body: { sha?: unknown; siblings?: unknown } | null
+    try {
+      body = (await response.json()) as typeof body
+    } catch (error) {
+      throw new ModelError(
+        `${client.endpoint} answered something other than JSON about ${client.id}. Is HF_ENDPOINT a hub?`,
+        { cause: error },
+      )
+    }
+    const sha = body?.sha
+    const siblings = body?.siblings
+    if (typeof sha !== 'string' || !/^[0-9a-f]{40}$/.test(sha) || !Array.isArray(siblings)) {
+      throw new ModelError(
+        `${client.endpoint} gave no listing of ${client.id} (expected sha and siblings). Is HF_ENDPOINT a hub?`,
+      )
+    }
+    const files = siblings.flatMap((entry: unknown) => {
+      const file = typeof entry === 'object' && entry !== null && 'rfilename' in entry ? entry.rfilename : null
+      return typeof file === 'string' ? [file] : []
+    })
+    return { sha, files }
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  try {
+    await stat(path)
+    return true
+  } catch {
+    return false
+  }
 }

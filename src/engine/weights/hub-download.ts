@@ -1,0 +1,207 @@
+/** Files of a hub repository, fetched into a cache's blobs: resumable, verified, never half visible. */
+import { createHash, type Hash } from 'node:crypto'
+import { createReadStream } from 'node:fs'
+import { copyFile, open, rename, rm, stat, symlink, truncate } from 'node:fs/promises'
+import { basename, dirname, join, relative } from 'node:path'
+import { ModelError } from '../runner/runner.ts'
+
+export interface HubClient {
+  /** ORG/NAME. */
+  readonly id: string
+  /** Without a slash at the end. */
+  readonly endpoint: string
+  readonly token: string | null
+}
+
+export interface Blob {
+  readonly url: string
+  /** Content hash (sha256 for large files) without quotes: the blob's file name. */
+  readonly etag: string
+  readonly bytes: number
+}
+
+/** A download that is cut is continued this often before it is given up. */
+const ATTEMPTS = 4
+/** Without a byte for this long a connection is given up. */
+const STALL_TIMEOUT_MS = 30_000
+
+/** A request with the token; failures as ModelError that say what to do. `signal` aborts a stalled one. */
+export async function requestHub(
+  { id, endpoint, token }: HubClient,
+  url: string,
+  init: RequestInit,
+): Promise<Response> {
+  const headers = new Headers(init.headers)
+  // Only to the hub itself: fetch drops it when a redirect leads to another host.
+  if (token !== null && url.startsWith(`${endpoint}/`)) headers.set('authorization', `Bearer ${token}`)
+  let response: Response
+  try {
+    response = await fetch(url, { ...init, headers, signal: init.signal ?? AbortSignal.timeout(STALL_TIMEOUT_MS) })
+  } catch (error) {
+    const cause = error instanceof Error && error.cause instanceof Error ? error.cause.message : String(error)
+    throw new ModelError(
+      `${endpoint} cannot be reached (${cause}). Check the network, or serve a local folder with --model DIR.`,
+      { cause: error },
+    )
+  }
+  if (response.ok || response.status === 416 || (response.status >= 300 && response.status < 400)) return response
+  await response.body?.cancel()
+  if (response.status === 401 || response.status === 403) {
+    throw new ModelError(
+      `${endpoint} refuses ${id} (${response.status}): it is private, gated or does not exist. ` +
+        `Check the name, accept its terms at ${endpoint}/${id} and set HF_TOKEN${token === null ? '' : ' to a token that may read it'}.`,
+    )
+  }
+  if (response.status === 404)
+    throw new ModelError(`${endpoint} has no ${url.slice(endpoint.length + 1)} (404). Check the name ${id}.`)
+  throw new ModelError(
+    `${endpoint} answered ${response.status} for ${url.slice(endpoint.length + 1)}. Try again later.`,
+  )
+}
+
+/** Name, size and hash of a file at a revision. */
+export async function describeBlob(client: HubClient, sha: string, file: string): Promise<Blob> {
+  const url = `${client.endpoint}/${client.id}/resolve/${sha}/${encodeURIComponent(file)}`
+  // Large files are redirected to a store; the hub's own answer carries their hash and size.
+  const response = await requestHub(client, url, {
+    method: 'HEAD',
+    redirect: 'manual',
+    headers: { 'accept-encoding': 'identity' },
+  })
+  const etag = (response.headers.get('x-linked-etag') ?? response.headers.get('etag') ?? '')
+    .replace(/^W\//, '')
+    .replaceAll('"', '')
+  const bytes = Number(response.headers.get('x-linked-size') ?? response.headers.get('content-length') ?? NaN)
+  if (!/^[\w-]+$/.test(etag) || !Number.isSafeInteger(bytes) || bytes < 0) {
+    throw new ModelError(
+      `${client.endpoint} gave no hash or size of ${client.id}/${file} (etag ${JSON.stringify(etag.slice(0, 80))}). Is HF_ENDPOINT a hub?`,
+    )
+  }
+  return { url, etag, bytes }
+}
+
+async function sizeOf(path: string): Promise<number | null> {
+  try {
+    return (await stat(path)).size
+  } catch {
+    return null
+  }
+}
+
+/** Large files' etag is the sha256 of their content; small ones' is git's hash, which the size must stand in for. */
+const isSha256 = (etag: string): boolean => /^[0-9a-f]{64}$/.test(etag)
+
+/** Downloads a blob into `folder`/etag unless it is there, continuing an earlier part. Throws ModelError; the part is kept for the next try. */
+export async function fetchBlob(
+  client: HubClient,
+  blob: Blob,
+  folder: string,
+  onBytes: (done: number) => void,
+): Promise<void> {
+  const target = join(folder, blob.etag)
+  if ((await sizeOf(target)) === blob.bytes) return
+  const part = `${target}.incomplete`
+  let reason: unknown = null
+  for (let attempt = 0; attempt < ATTEMPTS; attempt++) {
+    try {
+      await continuePart(client, blob, part, onBytes)
+      await rename(part, target)
+      return
+    } catch (error) {
+      if (error instanceof ModelError) throw error
+      reason = error
+    }
+  }
+  const done = (await sizeOf(part)) ?? 0
+  throw new ModelError(
+    `the download of ${client.id} was cut after ${done} of ${blob.bytes} bytes (${reason instanceof Error ? reason.message : String(reason)}). ` +
+      'Start again to continue it.',
+    { cause: reason },
+  )
+}
+
+/** Appends to the part until it is whole and right. Throws ModelError for what a retry cannot mend, another error for what it may. */
+async function continuePart(
+  client: HubClient,
+  blob: Blob,
+  part: string,
+  onBytes: (done: number) => void,
+): Promise<void> {
+  let done = (await sizeOf(part)) ?? 0
+  if (done > blob.bytes) {
+    await truncate(part, 0)
+    done = 0
+  }
+  let hash = await hashOf(part, done)
+  if (done < blob.bytes || done === 0) {
+    const stall = new AbortController()
+    let timer = setTimeout(() => stall.abort(new Error('no data for 30 s')), STALL_TIMEOUT_MS)
+    const file = await open(part, 'a')
+    try {
+      const range: Record<string, string> = done > 0 ? { range: `bytes=${done}-` } : {}
+      const response = await requestHub(client, blob.url, {
+        headers: { 'accept-encoding': 'identity', ...range },
+        signal: stall.signal,
+      })
+      const etag = (response.headers.get('x-linked-etag') ?? response.headers.get('etag'))
+        ?.replace(/^W\//, '')
+        .replaceAll('"', '')
+      // After a redirect the etag is the store's own, which may be of another kind; only a hash of the same kind can be compared.
+      if (etag !== undefined && etag !== blob.etag && etag.length === blob.etag.length) {
+        await response.body?.cancel()
+        throw new ModelError(
+          `${client.id} changed on ${client.endpoint} while it was downloaded (${blob.etag} became ${etag}). Start again.`,
+        )
+      }
+      if (done > 0 && response.status !== 206) {
+        // The server does not continue: from the beginning.
+        await file.truncate(0)
+        done = 0
+        hash = await hashOf(part, 0)
+        if (response.status === 416) {
+          await response.body?.cancel()
+          throw new Error('the server refused to continue')
+        }
+      }
+      for await (const chunk of response.body ?? []) {
+        clearTimeout(timer)
+        timer = setTimeout(() => stall.abort(new Error('no data for 30 s')), STALL_TIMEOUT_MS)
+        await file.appendFile(chunk)
+        hash.update(chunk)
+        done += chunk.byteLength
+        onBytes(done)
+      }
+    } finally {
+      clearTimeout(timer)
+      await file.close()
+    }
+  }
+  if (done < blob.bytes) throw new Error('the connection ended early')
+  const digest = hash.digest('hex')
+  if (done !== blob.bytes || (isSha256(blob.etag) && digest !== blob.etag)) {
+    await rm(part, { force: true })
+    const found = done !== blob.bytes ? `${done} bytes` : `sha256 ${digest}`
+    const expected = done !== blob.bytes ? `${blob.bytes} bytes` : blob.etag
+    throw new ModelError(
+      `${client.id}: ${basename(new URL(blob.url).pathname)} arrived damaged: expected ${expected}, found ${found}. Start again.`,
+    )
+  }
+}
+
+/** The running hash of the first part of a file. */
+async function hashOf(path: string, bytes: number): Promise<Hash> {
+  const hash = createHash('sha256')
+  if (bytes > 0) for await (const chunk of createReadStream(path, { end: bytes - 1 })) hash.update(chunk as Buffer)
+  return hash
+}
+
+/** Makes `link` point at a blob, relatively, as the cache's other users do; where links are not allowed, a copy. */
+export async function linkBlob(blob: string, link: string): Promise<void> {
+  await rm(link, { force: true })
+  try {
+    await symlink(relative(dirname(link), blob), link)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EPERM') throw error
+    await copyFile(blob, link)
+  }
+}
