@@ -36,9 +36,12 @@ export function randomValues(seed: number, length: number, magnitude = 1): Float
   return Float32Array.from({ length }, () => next() * magnitude)
 }
 
-/** Every storage form a weight matrix can have. */
-export const FORMATS = ['f32', 'f16', 'q8', 'q8 g16', 'q8 mins', 'q8 g16 mins', 'q4', 'q4 mins'] as const
-export type Format = (typeof FORMATS)[number]
+export type Format = 'f32' | 'f16' | 'q8' | 'q8 g16' | 'q8 mins' | 'q8 g16 mins' | 'q4' | 'q4 mins'
+
+/** Every storage form a weight matrix can have; at the default level those that between them take every path. */
+export const FORMATS: readonly Format[] = isFull
+  ? ['f32', 'f16', 'q8', 'q8 g16', 'q8 mins', 'q8 g16 mins', 'q4', 'q4 mins']
+  : ['f32', 'f16', 'q8', 'q8 g16 mins', 'q4', 'q4 mins']
 
 export function formatTolerance(format: Format, tolerances: Tolerances): number {
   return format === 'f32' ? tolerances.f32 : format === 'f16' ? tolerances.f16 : tolerances.quantized

@@ -1,9 +1,139 @@
-/** The WebGPU backend against the conformance suite, on whatever adapter there is (lavapipe in CI). */
-import { createWebGpuBackend, hasAdapter } from '../../src/kernels/webgpu/backend.ts'
+/** The WebGPU backend against the conformance suite, on whatever adapter there is (lavapipe in CI), and what only this backend does. */
+import { afterEach, describe, expect, it } from 'vitest'
+import { DeviceLostError, type BackendOptions, type Matrix, type SampleSpec } from '../../src/kernels/ops.ts'
+import {
+  createWebGpuBackend,
+  hasAdapter,
+  type WebGpuBackend,
+  type WebGpuBackendOptions,
+} from '../../src/kernels/webgpu/backend.ts'
 import { describeBackend } from './conformance.ts'
+import {
+  BLOCK_SIZE,
+  backendOptions,
+  expectBitEqual,
+  isFull,
+  plainStep,
+  randomMatrix,
+  randomValues,
+  type Format,
+} from './fixtures.ts'
 
 const skipReason = (await hasAdapter()) ? null : 'there is no WebGPU adapter (software Vulkan: mesa-vulkan-drivers)'
+const create = (more: Partial<WebGpuBackendOptions>) => (options: BackendOptions) =>
+  createWebGpuBackend({ ...options, cacheDir: null, retune: false, ...more })
 
-describeBackend('webgpu', (options) => createWebGpuBackend({ ...options, cacheDir: null, retune: false }), {
-  skipReason,
+describeBackend('webgpu', create({}), { skipReason })
+// What runs on GPUs and wherever subgroups are missing or vary in size.
+if (isFull) describeBackend('webgpu without subgroups', create({ avoidSubgroups: true }), { skipReason })
+
+describe.skipIf(skipReason !== null)('webgpu', () => {
+  const COLS = 96
+  const open: WebGpuBackend[] = []
+  afterEach(async () => {
+    for (const backend of open.splice(0)) await backend.close()
+  })
+
+  async function openBackend(more: Partial<WebGpuBackendOptions> = {}): Promise<WebGpuBackend> {
+    const backend = await create(more)(backendOptions())
+    open.push(backend)
+    return backend
+  }
+
+  /** out = norm(x) W^T of `numRows` rows, with a gate where asked; and the rows' embedding of token = row. */
+  async function products(backend: WebGpuBackend, format: Format, numRows: number) {
+    const rows = 200
+    const w = await backend.loadMatrix('w', rows, COLS, randomMatrix(format, 1, rows, COLS))
+    const gated = await backend.loadMatrix('gated', rows, COLS, randomMatrix(format, 2, rows, COLS), { glu: true })
+    const norm = { weight: backend.loadVector('norm', randomValues(3, COLS)), eps: 1e-5 }
+    const x = backend.createActivation('x', COLS)
+    const out = backend.createActivation('out', rows)
+    const inner = backend.createActivation('inner', rows / 2)
+    const embedded = backend.createActivation('embedded', COLS)
+    backend.createKvCache({ numLayers: 1, numBlocks: 16, blockSize: BLOCK_SIZE, numKvHeads: 1, headDim: 16 })
+    await backend.ready()
+    backend.debugWrite(x, randomValues(4, numRows * COLS))
+    backend.beginStep(plainStep(numRows))
+    backend.linear(out, x, w, { norm })
+    backend.linear(inner, x, gated, { glu: 'silu' })
+    backend.embed(embedded, w, 1)
+    await backend.endStep()
+    const outputs = [await backend.debugRead(out), await backend.debugRead(inner), await backend.debugRead(embedded)]
+    return outputs
+  }
+
+  for (const avoidSubgroups of [false, true]) {
+    it(`shards matrices above the binding limit${avoidSubgroups ? ', without subgroups' : ''}`, async () => {
+      const whole = await products(await openBackend({ avoidSubgroups }), 'q8 g16 mins', 9)
+      // Five tiles of 32 rows a shard: 2 shards of 200 rows.
+      const sharded = await products(await openBackend({ avoidSubgroups, maxBindingBytes: 16384 }), 'q8 g16 mins', 9)
+      for (const [i, values] of sharded.entries()) expectBitEqual(values, whole[i]!, `output ${i}`)
+    })
+  }
+
+  it('refuses a matrix of which not even one tile can be bound', async () => {
+    const backend = await openBackend({ maxBindingBytes: 1024 })
+    await expect(backend.loadMatrix('wide', 32, COLS, randomMatrix('f32', 1, 32, COLS))).rejects.toThrow(
+      /wide: 32 rows/,
+    )
+  })
+
+  it('reports device time, by kernel when traced', async () => {
+    const backend = await create({})({ ...backendOptions(), traceKernels: true })
+    open.push(backend)
+    if (!backend.info.hasTimestamps) return
+    const x = backend.createActivation('x', COLS)
+    const out = backend.createActivation('out', COLS)
+    const w = await backend.loadMatrix('w', COLS, COLS, randomMatrix('f16', 1, COLS, COLS))
+    backend.createKvCache({ numLayers: 1, numBlocks: 16, blockSize: BLOCK_SIZE, numKvHeads: 1, headDim: 16 })
+    await backend.ready()
+    backend.beginStep(plainStep(3))
+    backend.linear(out, x, w, {})
+    backend.linear(out, x, w, { residual: true })
+    backend.embed(x, w, 1)
+    const { gpuMicros, kernels } = await backend.endStep()
+    expect(kernels?.map(({ kernel, count }) => [kernel, count]).toSorted()).toEqual([
+      ['embed', 1],
+      [expect.stringContaining('linear'), 2],
+    ])
+    expect(gpuMicros).toBeGreaterThan(0)
+  })
+
+  it('rejects the steps in flight with DeviceLostError when the device goes, and every call after', async () => {
+    const backend = await openBackend()
+    const vocab = 4096
+    const head: Matrix = await backend.loadMatrix('head', vocab, COLS, randomMatrix('f16', 1, vocab, COLS))
+    const norm = { weight: backend.loadVector('norm', randomValues(3, COLS)), eps: 1e-5 }
+    const x = backend.createActivation('x', COLS)
+    backend.createKvCache({ numLayers: 1, numBlocks: 16, blockSize: BLOCK_SIZE, numKvHeads: 1, headDim: 16 })
+    await backend.ready()
+    const spec: SampleSpec = {
+      temperature: 0,
+      topK: 0,
+      topP: 1,
+      minP: 0,
+      seed: 0,
+      choice: 0,
+      repetition: null,
+      adjustments: null,
+      mask: null,
+      logprobs: -1,
+    }
+    const step = () => {
+      backend.beginStep(plainStep(8))
+      backend.embed(x, head, 1)
+      const rows = Array.from({ length: 8 }, (_, row) => ({ row, spec }))
+      backend.sample(x, head, { norm, softcap: null, scale: 1 }, rows)
+      return backend.endStep()
+    }
+    await step()
+    const inFlight = [step(), step()]
+    backend.device.destroy()
+    for (const promise of inFlight) await expect(promise).rejects.toBeInstanceOf(DeviceLostError)
+    await expect(step()).rejects.toBeInstanceOf(DeviceLostError)
+    await expect(backend.readBlocks([0])).rejects.toBeInstanceOf(DeviceLostError)
+    // A new device serves again in the same process.
+    const next = await openBackend()
+    expect((await products(next, 'f16', 2))[0]!.some((value) => value !== 0)).toBe(true)
+  })
 })

@@ -43,6 +43,8 @@ export interface WebGpuBackendOptions extends BackendOptions {
   readonly retune: boolean
   /** Largest storage binding in bytes to use, below the adapter's own: makes sharding testable with small weights. */
   readonly maxBindingBytes?: number
+  /** Use the kernels of adapters without subgroups of a known size, whatever the adapter is: makes them testable on any. */
+  readonly avoidSubgroups?: boolean
 }
 
 export class WebGpuBackend implements InspectableBackend {
@@ -74,6 +76,7 @@ export class WebGpuBackend implements InspectableBackend {
     this.device = device
     const capabilities = {
       ...gpu.capabilities,
+      subgroupSize: options.avoidSubgroups === true ? 0 : gpu.capabilities.subgroupSize,
       maxBindingBytes: Math.min(options.maxBindingBytes ?? Infinity, gpu.capabilities.maxBindingBytes),
     }
     this.info = {

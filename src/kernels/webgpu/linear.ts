@@ -63,12 +63,12 @@ export class LinearKernels {
   }
 
   /**
-   * Steps of 1, 2 to 4, 5 to 8 and more rows are told apart; on software adapters of 1 and more, since compiling a kernel takes them half a
-   * second and a tile that is not full costs little where reading weights costs most.
+   * Steps of 1, 2 to 4, 5 and more rows are told apart; on software adapters of 1 and more, since compiling a kernel takes them half a second
+   * and a tile that is not full costs little where reading weights costs most.
    */
   bucket(numRows: number): number {
-    if (this.broadcastLanes !== 0) return numRows <= 1 ? 1 : 8
-    return numRows <= 1 ? 1 : numRows <= 4 ? 4 : 8
+    if (numRows <= 1) return 1
+    return numRows <= 4 && !this.#context.capabilities.isSoftware ? 4 : 8
   }
 
   /** The tile for a number of rows. */
@@ -84,7 +84,8 @@ export class LinearKernels {
     const lanes = this.broadcastLanes
     if (lanes === 0) {
       const R = w.gluRun > 0 ? [2] : bucket === 1 ? [1, 2] : [2, 1]
-      return R.map((r) => ({ R: r, TM: bucket }))
+      // Compiling a tile of 8 rows takes a software adapter a minute.
+      return R.map((r) => ({ R: r, TM: this.#context.capabilities.isSoftware ? Math.min(2, bucket) : bucket }))
     }
     const rows = [4, 2, 8].filter((R) => {
       const span = R * lanes
@@ -114,7 +115,14 @@ export class LinearKernels {
       }
     }
     const segments = this.#segments(w)
-    const staged = { ...common, LANES: 32, W: 4, STEP_UNITS: FORMAT / 4, GLU: w.gluRun > 0 ? 1 : 0 }
+    const staged = {
+      ...common,
+      LANES: 32,
+      W: 4,
+      STEP_UNITS: FORMAT < 16 ? FORMAT / 4 : 1,
+      STEP_COLS: FORMAT < 16 ? 32 : 128 / FORMAT,
+      GLU: w.gluRun > 0 ? 1 : 0,
+    }
     if (numRows <= 8) {
       const defines = { ...staged, YS: segments, ROWS: TM }
       return {
@@ -160,6 +168,7 @@ export class LinearKernels {
             (logits === null ? 0 : FLAG.logits) |
             (options.glu === undefined ? 0 : FLAG[options.glu]),
           R,
+          w.form.FORMAT < 16 ? 1 : Math.max(1, w.form.FORMAT / 4),
         ],
         buffers: [
           source.buffer,

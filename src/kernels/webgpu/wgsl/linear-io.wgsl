@@ -19,6 +19,7 @@ struct LinearParams {
   gather: u32, // GATHER_*
   flags: u32, // FLAG_*
   rows_per_lane: u32, // R: not known to the compiler, which would unroll the epilogue
+  block_steps: u32, // steps a block, likewise
 }
 
 const GATHER_SAMPLE = 1u;

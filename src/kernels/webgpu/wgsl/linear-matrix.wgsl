@@ -44,17 +44,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
 #endif
       }
       workgroupBarrier();
+      for (var part = 0u; part < params.block_steps; part++) {
 #repeat m TM
-#repeat q 8
-      let xq$(m)_$(q) = xs[(local.y * $(TM)u + $(m)u) * 8u + $(q)u];
+#repeat q STEP_COLS / 4
+        let xq$(m)_$(q) = xs[(local.y * $(TM)u + $(m)u) * 8u + part * $(STEP_COLS / 4)u + $(q)u];
 #repeat c 4
-      let x$(m)_$(4 * q + c) = xq$(m)_$(q)[$(c)];
+        let x$(m)_$(4 * q + c) = xq$(m)_$(q)[$(c)];
 #end
 #end
 #end
 #include "linear-xsum.wgsl"
 #include "linear-block.wgsl"
-      b += $(FORMAT * 8)u;
+        b += $(STEP_UNITS * 32)u;
+      }
     }
 #repeat m TM
 #repeat i R

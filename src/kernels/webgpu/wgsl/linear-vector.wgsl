@@ -47,13 +47,17 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
   let first_block = local.y * segment_blocks;
   let end_block = min(first_block + segment_blocks, params.num_blocks);
   var b = (packed / TILE) * tile_units + packed % TILE + first_block * $(FORMAT * 8)u;
-  for (var block = first_block; block < end_block; block++) {
-#repeat m TM
-#repeat q 8
+  // `block` counts steps; in the quantised formats a step is a block.
+  for (var block = first_block * $(32 / STEP_COLS)u; block < end_block * $(32 / STEP_COLS)u; block++) {
+#repeat q STEP_COLS / 4
 #if NORM
-    let xq$(m)_$(q) = x[x_at$(m) + block * 8u + $(q)u] * norm_weight[block * 8u + $(q)u];
+    let weight$(q) = norm_weight[block * $(STEP_COLS / 4)u + $(q)u];
+#endif
+#repeat m TM
+#if NORM
+    let xq$(m)_$(q) = x[x_at$(m) + block * $(STEP_COLS / 4)u + $(q)u] * weight$(q);
 #else
-    let xq$(m)_$(q) = x[x_at$(m) + block * 8u + $(q)u];
+    let xq$(m)_$(q) = x[x_at$(m) + block * $(STEP_COLS / 4)u + $(q)u];
 #endif
 #repeat c 4
     let x$(m)_$(4 * q + c) = xq$(m)_$(q)[$(c)];
@@ -62,7 +66,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
 #end
 #include "linear-xsum.wgsl"
 #include "linear-block.wgsl"
-    b += $(FORMAT * 8)u;
+    b += $(STEP_UNITS * 32)u;
   }
 #repeat m TM
 #repeat i R
