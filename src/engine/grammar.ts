@@ -101,10 +101,9 @@ class CachingCompiler implements GrammarCompiler {
   async #load(): Promise<Instance> {
     const { tokenizer, vocabSize, eosTokenIds } = this.#options
     const library = loadLibrary()
-    // Special tokens carry no text: as empty strings they are never allowed but where the grammar may end.
-    const vocabulary = Array.from({ length: vocabSize }, (_, id) =>
-      tokenizer.isSpecial(id) ? '' : (tokenizer.tokenText(id) ?? ''),
-    )
+    // Special tokens carry no text, and some bytes occur in no text: as empty strings they are never allowed but where the grammar may end.
+    const isText = (id: number) => !tokenizer.isSpecial(id) && !tokenizer.tokenBytes(id).some(isNeverUtf8)
+    const vocabulary = Array.from({ length: vocabSize }, (_, id) => (isText(id) ? (tokenizer.tokenText(id) ?? '') : ''))
     const kinds = { byte_level: 'byte_level', sentencepiece: 'byte_fallback', plain: 'raw' } as const
     const info = await library.TokenizerInfo.createTokenizerInfo(
       vocabulary,
@@ -210,6 +209,11 @@ function paramOf(structured: StructuredOutput): string {
     : 'structured_outputs'
 }
 
+/** C0, C1 and F5 to FF begin no character of Unicode and continue none. */
+function isNeverUtf8(byte: number): boolean {
+  return byte === 0xc0 || byte === 0xc1 || byte >= 0xf5
+}
+
 function ebnfLiteral(text: string): string {
   const escaped = Array.from(text, (character) => {
     const code = character.codePointAt(0) ?? 0
@@ -221,14 +225,15 @@ function ebnfLiteral(text: string): string {
 
 /**
  * A fresh instance of the library. Its package says ES module but its file is CommonJS, which Node refuses to load by name: it is compiled here
- * under a name that says what it is.
+ * under a name that says what it is. It writes what it dislikes to the console, quoting it: stdout is the log's, and content stays out of both.
  */
 function loadLibrary(): typeof XGrammar {
   const path = createRequire(import.meta.url).resolve('@mlc-ai/web-xgrammar')
   const module = new Module(path)
   const compileModule: unknown = Reflect.get(module, '_compile')
   if (typeof compileModule !== 'function') throw new Error('this version of Node cannot load CommonJS from source')
-  compileModule.call(module, readFileSync(path, 'utf8'), path.replace(/\.js$/, '.cjs'))
+  const quiet = 'const console = { log() {}, info() {}, warn() {}, error() {} };'
+  compileModule.call(module, quiet + readFileSync(path, 'utf8'), path.replace(/\.js$/, '.cjs'))
   const library: typeof XGrammar = module.exports
   return library
 }

@@ -32,21 +32,30 @@ const KEYWORDS: Readonly<Record<string, readonly string[]>> = {
   array: ['items', 'prefixItems', 'minItems', 'maxItems'],
   object: ['properties', 'required', 'additionalProperties', 'minProperties', 'maxProperties'],
 }
-const FORMATS = new Set([
-  'date',
-  'time',
-  'date-time',
-  'duration',
-  'email',
-  'hostname',
-  'ipv4',
-  'ipv6',
-  'uuid',
-  'uri',
-  'uri-reference',
-  'json-pointer',
+/** What a JSON string cannot hold as it is. */
+const UNSAFE = '"\\\\\\x00-\\x1f'
+/** A character that stands for itself. A complement, since the compiler misreads ranges beyond ASCII. */
+const PLAIN = `[^${UNSAFE}]`
+const DATE =
+  '\\d{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\\d|30)|02-(?:0[1-9]|1\\d|2[0-8]))'
+const TIME = '(?:[01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(?:\\.\\d{1,6})?(?:Z|[+-](?:[01]\\d|2[0-3]):[0-5]\\d)'
+const OCTET = '(?:25[0-5]|2[0-4]\\d|1\\d{2}|[1-9]?\\d)'
+const LABEL = '[A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?'
+const HOST = `(?:${LABEL}\\.){1,4}[A-Za-z]{2,12}`
+/** Formats as patterns that give valid values only, if not every one (no 29 February, no local hosts). */
+const FORMATS: ReadonlyMap<unknown, string> = new Map([
+  ['date', DATE],
+  ['time', TIME],
+  ['date-time', `${DATE}T${TIME}`],
+  ['uuid', '[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}'],
+  ['ipv4', `${OCTET}\\.${OCTET}\\.${OCTET}\\.${OCTET}`],
+  ['ipv6', '(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}'],
+  ['hostname', HOST],
+  ['email', `[A-Za-z0-9_+-]{1,32}(?:\\.[A-Za-z0-9_+-]{1,32}){0,3}@${HOST}`],
+  ['uri', `https?://${HOST}(?::[1-9]\\d{0,3})?(?:/[A-Za-z0-9._~-]{1,64}){0,8}/?`],
 ])
 const MAX_DEPTH = 64
+const MAX_LISTED_INTEGERS = 1024
 
 /** The schema to compile. Throws EngineError invalid_request naming every keyword that cannot be enforced, or what is wrong. */
 export function prepareSchema(schema: unknown): unknown {
@@ -214,14 +223,18 @@ class Preparation {
     ]
     if ((pattern !== undefined || format !== undefined) && beside.length > 0)
       return this.#refuse(path, `${quote(beside)} beside "${own}"`)
-    if (format !== undefined)
-      return FORMATS.has(String(format)) ? { type: 'string', format } : this.#refuse(path, '"format" of this name')
+    if (format !== undefined) {
+      const known = FORMATS.get(format)
+      return known === undefined ? this.#refuse(path, '"format" of this name') : { type: 'string', pattern: known }
+    }
     if (pattern !== undefined) {
       const safe = typeof pattern === 'string' ? jsonSafePattern(pattern) : null
       return safe === null ? this.#refuse(path, '"pattern" of this kind') : { type: 'string', pattern: safe }
     }
     if (!this.#areBounds(minLength, maxLength)) return this.#refuse(path, '"minLength" and "maxLength"')
-    return { type: 'string', ...schema }
+    // As a pattern: the compiler's own form of a bounded string lets control characters through.
+    if (minLength === undefined && maxLength === undefined) return { type: 'string' }
+    return { type: 'string', pattern: `${PLAIN}{${String(minLength ?? 0)},${String(maxLength ?? '')}}` }
   }
 
   #number(type: string, schema: Schema, path: string): Schema {
@@ -242,21 +255,23 @@ class Preparation {
         -ceil(negative(maximum)),
         exclusiveMaximum === undefined ? Infinity : Math.ceil(Number(exclusiveMaximum)) - 1,
       )
-      if (low > high) return this.#refuse(path, `${quote(Object.keys(schema))} that leave no integer`)
-      return { type, ...(low === -Infinity ? {} : { minimum: low }), ...(high === Infinity ? {} : { maximum: high }) }
+      return this.#integer(low, high, quote(Object.keys(schema)), path)
     }
-    // Fractional ranges are built from digits in a way that does not hold at every border; whole borders, taken inclusively, do.
-    if (
-      exclusiveMinimum !== undefined ||
-      exclusiveMaximum !== undefined ||
-      !isWholeOrAbsent(minimum) ||
-      !isWholeOrAbsent(maximum)
-    ) {
-      return this.#refuse(path, `${quote(Object.keys(schema))} of a "number" (whole "minimum" and "maximum" are)`)
-    }
-    if (Number(minimum ?? -Infinity) > Number(maximum ?? Infinity))
-      return this.#refuse(path, '"minimum" above "maximum"')
-    return { type, ...schema }
+    if (Object.keys(schema).length === 0 || (minimum === 0 && Object.keys(schema).length === 1))
+      return { type, ...schema }
+    return this.#refuse(path, `${quote(Object.keys(schema))} of a "number" ("minimum": 0 can)`)
+  }
+
+  /** The compiler builds ranges from digits and lets numbers beyond some borders through: only those it gets right are left to it. */
+  #integer(low: number, high: number, keywords: string, path: string): Schema {
+    if (low > high) return this.#refuse(path, `${keywords} that leave no integer`)
+    if (low === -Infinity && high === Infinity) return { type: 'integer' }
+    if (high - low < MAX_LISTED_INTEGERS) return { enum: Array.from({ length: high - low + 1 }, (_, i) => low + i) }
+    if (high === Infinity && (low === 0 || low === 1)) return { type: 'integer', minimum: low }
+    return this.#refuse(
+      path,
+      `${keywords} of this range (from 0 or 1 on, or at most ${MAX_LISTED_INTEGERS} integers, can)`,
+    )
   }
 
   #array(schema: Schema, path: string, depth: number): Schema {
@@ -329,16 +344,18 @@ export function jsonSafePattern(pattern: string): string | null {
   let safe = ''
   for (let i = 0; i < body.length;) {
     const rest = body.slice(i)
-    const group = /^\[(\^?)((?:\\[dwDW.\-\]^$*+?(){}|/]|[^\\\]"\p{Cc}])+)\]/u.exec(rest)
+    const group = /^\[(\^?)((?:\\[dwDW.\-\]^$*+?(){}|/]|[^\\\]"\p{Cc}\u{80}-\u{10ffff}])+)\]/u.exec(rest)
     const token =
       group?.[0] ??
-      /^(?:\\[dw.\-\]^$*+?(){}|/[]|\(\?:|[()|*+?]|\{\d+(?:,\d*)?\}|\.|[^\\"()[\]{}|*+?.^$\p{Cc}])/u.exec(rest)?.[0]
+      /^(?:\\[dw.\-\]^$*+?(){}|/[]|\(\?:|\((?!\?)|[)|*+?]|\{\d+(?:,\d*)?\}|\.|[^\\"()[\]{}|*+?.^$\p{Cc}])/u.exec(
+        rest,
+      )?.[0]
     if (token === undefined) return null
     i += token.length
-    if (token === '.') safe += '[^"\\\\\\x00-\\x1f]'
+    if (token === '.') safe += PLAIN
     else if (group !== null && group[1] === '^') {
       if (/\\[DW]/.test(token)) return null
-      safe += `[^"\\\\\\x00-\\x1f${group[2] ?? ''}]`
+      safe += `[^${UNSAFE}${group[2] ?? ''}]`
     } else if (group !== null) {
       if (/\\[DW]/.test(token) || coversUnsafe(group[2] ?? '')) return null
       safe += token
@@ -406,10 +423,6 @@ function typesOf(type: unknown): string[] {
 
 function isSchema(value: unknown): value is Schema {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-function isWholeOrAbsent(value: unknown): boolean {
-  return value === undefined || Number.isInteger(value)
 }
 
 function ceil(bound: unknown): number {

@@ -128,7 +128,11 @@ export class KvTiers {
 
   /** Writes what waits. */
   async flush(): Promise<void> {
-    await this.#writes
+    // A write may enqueue deletions.
+    for (let last: Promise<void> | null = null; last !== this.#writes;) {
+      last = this.#writes
+      await last
+    }
   }
 
   /** Idempotent. */

@@ -1,0 +1,205 @@
+import { mkdtemp, readdir, readFile, rm, stat, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterEach, beforeEach, describe, expect, it } from 'vitest'
+import { createByteTokenizer } from '../../test/engine/byte-tokenizer.ts'
+import { collect, request } from '../../test/engine/requests.ts'
+import { ScriptedRunner } from '../../test/engine/scripted-runner.ts'
+import { createEngine } from './engine.ts'
+import type { EngineEvent } from './events.ts'
+import { openKvTiers } from './kv-tiers.ts'
+import type { KvTiersOptions } from './kv-tiers.ts'
+
+let directory = ''
+beforeEach(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'miniserve-kv-'))
+})
+afterEach(() => rm(directory, { recursive: true, force: true }))
+
+const logged: string[] = []
+const options = (fields: Partial<KvTiersOptions> = {}): KvTiersOptions => ({
+  hostMemoryBytes: 0,
+  directory: null,
+  maxDiskBytes: 1 << 20,
+  fingerprint: 'model',
+  blockSize: 4,
+  blockBytes: 16,
+  onLog: (message, { reason }) => logged.push(`${message} ${String(reason)}`),
+  ...fields,
+})
+
+const name = (i: number) => String(i).padStart(43, 'x')
+const block = (i: number) => ({
+  hash: name(i),
+  parent: name(i + 1),
+  tokens: Int32Array.of(i, 2, 3, 4),
+  bytes: Uint8Array.from({ length: 16 }, (_, j) => i + j),
+})
+
+async function open(fields: Partial<KvTiersOptions>) {
+  const tiers = await openKvTiers(options(fields))
+  if (tiers === null) throw new Error('no tier')
+  return tiers
+}
+
+const folderOf = async () => join(directory, (await readdir(directory))[0] ?? '')
+
+describe('the tiers', () => {
+  it('are off without memory and directory', async () => {
+    expect(await openKvTiers(options())).toBeNull()
+  })
+
+  it('bound host memory, least recently used out first', async () => {
+    const tiers = await open({ hostMemoryBytes: 3 * 16 })
+    for (const i of [1, 2, 3]) tiers.put(block(i))
+    await tiers.get(name(1), name(2), block(1).tokens)
+    tiers.put(block(4))
+    expect([1, 2, 3, 4].map((i) => tiers.has(name(i)))).toEqual([true, false, true, true])
+    expect(await tiers.get(name(1), name(2), block(1).tokens)).toEqual(block(1).bytes)
+    expect(await tiers.get(name(1), name(2), Int32Array.of(9, 2, 3, 4))).toBeNull()
+    expect(await tiers.get(name(1), name(9), block(1).tokens)).toBeNull()
+    await tiers.close()
+  })
+
+  it('keep files for the next process, for the owner alone, within their bound', async () => {
+    const first = await open({ directory, maxDiskBytes: 700 })
+    for (const i of [1, 2, 3, 4]) first.put(block(i))
+    await first.close()
+    const folder = await folderOf()
+    const files = await readdir(folder)
+    for (const file of files) expect((await stat(join(folder, file))).mode & 0o777).toBe(0o600)
+    expect(files.length).toBeLessThan(4)
+    const second = await open({ directory, maxDiskBytes: 700 })
+    expect(second.numDiskBlocks).toBe(files.length)
+    expect(await second.get(name(4), name(5), block(4).tokens)).toEqual(block(4).bytes)
+    const other = await open({ directory, fingerprint: 'another model' })
+    expect(other.has(name(4))).toBe(false)
+    await Promise.all([second.close(), other.close()])
+  })
+
+  it('leave a damaged or foreign file aside with a log line', async () => {
+    const first = await open({ directory })
+    for (const i of [1, 2, 3]) first.put(block(i))
+    await first.close()
+    const folder = await folderOf()
+    const content = await readFile(join(folder, `${name(1)}.kv`))
+    content[content.length - 1] = (content.at(-1) ?? 0) ^ 1
+    await writeFile(join(folder, `${name(1)}.kv`), content)
+    await writeFile(join(folder, `${name(2)}.kv`), 'short')
+    await writeFile(
+      join(folder, `${name(3)}.kv`),
+      await readFile(join(folder, `${name(3)}.kv`)).then((file) => file.fill(0x20, 0, 5)),
+    )
+    await writeFile(join(folder, 'notes.txt'), 'not ours')
+    await writeFile(join(folder, `${name(9)}.kv.tmp`), 'cut off')
+    logged.length = 0
+    const second = await open({ directory })
+    for (const i of [1, 2, 3]) expect(await second.get(name(i), name(i + 1), block(i).tokens)).toBeNull()
+    await second.close()
+    expect(logged).toEqual([
+      expect.stringContaining('checksum differs'),
+      expect.stringContaining('expected'),
+      expect.stringContaining('another kind'),
+    ])
+    expect(await readdir(folder)).toEqual(['notes.txt'])
+  })
+})
+
+describe('an engine with tiers', () => {
+  const prompt = 'a long prefix that everybody shares, '.repeat(3)
+
+  async function start(fields: Partial<KvTiersOptions>, numBlocks = 64) {
+    const runner = new ScriptedRunner({
+      numBlocks,
+      blockSize: 4,
+      vocabSize: 259,
+      maxNumBatchedTokens: 32,
+      isDeferred: true,
+    })
+    const { fingerprint, blockBytes } = runner.modelInfo
+    const engine = createEngine({
+      runner,
+      modelInfo: runner.modelInfo,
+      tokenizer: createByteTokenizer(),
+      chatTemplate: null,
+      kvTiers: await openKvTiers(options({ fingerprint, blockBytes, ...fields })),
+      options: {
+        modelName: 'scripted',
+        maxNumSeqs: 4,
+        prefixCaching: true,
+        runAhead: 1,
+        speculation: false,
+        maxQueuedRequests: 64,
+        maxQueuedTokens: 4096,
+      },
+    })
+    const events: EngineEvent[] = []
+    engine.subscribe({ name: 'test', onEvent: (event) => events.push(event) })
+    return { engine, events }
+  }
+
+  const kvOf = (events: readonly EngineEvent[]) =>
+    events.filter((event) => event.type === 'kvSubmitted' || event.type === 'kvDone')
+  const counted = (result: Awaited<ReturnType<typeof collect>>) => {
+    const last = result.events.at(-1)
+    return last?.type === 'finished' ? last.counters : null
+  }
+
+  it('serves an evicted prefix from host memory with the same tokens', async () => {
+    const { engine, events } = await start({ hostMemoryBytes: 1 << 16 }, 40)
+    const cold = await collect(engine, request({ prompts: [{ text: prompt }] }))
+    await collect(engine, request({ prompts: [{ text: 'something else that fills the whole pool. '.repeat(3) }] }))
+    events.length = 0
+    const warm = await collect(engine, request({ prompts: [{ text: prompt }] }))
+    expect(warm.tokenIds).toEqual(cold.tokenIds)
+    expect(counted(warm)?.numCachedTokens).toBeGreaterThan(100)
+    expect(
+      kvOf(events)
+        .map((event) => `${event.type} ${event.operation}`)
+        .slice(0, 4),
+    ).toEqual(['kvSubmitted lookup', 'kvDone lookup', 'kvSubmitted retrieve', 'kvDone retrieve'])
+    await engine.close()
+    expect(engine.stats().numFreeBlocks).toBe(40)
+  })
+
+  it('serves it from disk after a restart, every operation counted before it starts and ended', async () => {
+    const first = await start({ directory })
+    const cold = await collect(first.engine, request({ prompts: [{ text: prompt }] }))
+    await first.engine.close()
+    const second = await start({ directory })
+    const warm = await collect(second.engine, request({ prompts: [{ text: prompt }] }))
+    await second.engine.close()
+    expect(warm.tokenIds).toEqual(cold.tokenIds)
+    expect(counted(warm)?.numCachedTokens).toBeGreaterThan(100)
+    const kv = kvOf([...second.events])
+    expect(kv.filter((event) => event.operation === 'disk_read')).toHaveLength(2)
+    const open = new Set<number>()
+    for (const event of kv) {
+      if (event.type === 'kvSubmitted') open.add(event.operationId)
+      else expect(open.delete(event.operationId)).toBe(true)
+    }
+    expect(open.size).toBe(0)
+    const stored = kvOf(first.events).findLast((event) => event.type === 'kvDone')
+    expect(stored).toMatchObject({ operation: 'store', ok: true })
+    const salted = await start({ directory })
+    expect(
+      counted(await collect(salted.engine, request({ prompts: [{ text: prompt }], cacheSalt: 'another tenant' })))
+        ?.numCachedTokens,
+    ).toBe(0)
+    await salted.engine.close()
+  })
+
+  it('computes what a damaged file does not give', async () => {
+    const first = await start({ directory })
+    const cold = await collect(first.engine, request({ prompts: [{ text: prompt }] }))
+    await first.engine.close()
+    const folder = await folderOf()
+    for (const file of await readdir(folder)) await writeFile(join(folder, file), 'damaged')
+    const second = await start({ directory })
+    const again = await collect(second.engine, request({ prompts: [{ text: prompt }] }))
+    expect(again.tokenIds).toEqual(cold.tokenIds)
+    expect(counted(again)?.numCachedTokens).toBe(0)
+    await second.engine.close()
+    expect(second.engine.stats().numFreeBlocks).toBe(64)
+  })
+})
