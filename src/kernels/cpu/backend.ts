@@ -32,7 +32,7 @@ import { defaultThreads } from './cores.ts'
 import { KvCache, kvGeometry, type KvFormat } from './kv-cache.ts'
 import { MatrixPacker, PANEL, roundUp, type PackedMatrix } from './matrices.ts'
 import { Pool } from './pool.ts'
-import { Program, type PoolFields } from './program.ts'
+import { Program } from './program.ts'
 
 export interface CpuBackendOptions extends BackendOptions {
   /** Threads that compute, the calling one included; null: physical cores, at most 8. */
@@ -364,7 +364,13 @@ class CpuBackend implements InspectableBackend {
       )
     }
     this.#program.add('qkvRopeStore', {
-      ...this.#poolFields(kv, layer),
+      pool: kv.layer(layer),
+      blockBytes: kv.geometry.blockBytes,
+      headBytes: kv.geometry.headBytes,
+      keyBytes: kv.geometry.keyBytes,
+      blockSize: kv.layout.blockSize,
+      paddedBlock: kv.geometry.paddedBlock,
+      half: kv.half,
       rows: this.#stepInput().numRows,
       q: queries.address,
       qStride: queries.stride,
@@ -404,7 +410,13 @@ class CpuBackend implements InspectableBackend {
     const { numRows } = this.#stepInput()
     this.#estimatedMicroseconds += (2 * numRows * numHeads * headDim * this.#longest) / WORK_PER_MICROSECOND
     this.#program.add('attention', {
-      ...this.#poolFields(kv, layer),
+      pool: kv.layer(layer),
+      blockBytes: kv.geometry.blockBytes,
+      headBytes: kv.geometry.headBytes,
+      keyBytes: kv.geometry.keyBytes,
+      blockSize: kv.layout.blockSize,
+      paddedBlock: kv.geometry.paddedBlock,
+      half: kv.half,
       q: queries.address,
       qStride: queries.stride,
       out: target.address,
@@ -576,8 +588,16 @@ class CpuBackend implements InspectableBackend {
     const chunk = Math.max(1, Math.min(16, Math.floor(units / (numThreads * 8))))
     const work = matrix.numPanels * (matrix.panelBytes + to.rows * PANEL * matrix.padded)
     this.#estimatedMicroseconds += work / WORK_PER_MICROSECOND
+    // Every field spelled out, here and below: an object made by spreading is a slow dictionary, and there are hundreds a step.
     this.#program.add('linear', {
-      ...to,
+      rows: to.rows,
+      rowIndex: to.rowIndex,
+      out: to.out,
+      outStride: to.outStride,
+      epilogue: to.epilogue,
+      bias: to.bias,
+      softcap: to.softcap,
+      scale: to.scale,
       x: source.address,
       xStride: source.stride,
       cols: matrix.cols,
@@ -654,19 +674,6 @@ class CpuBackend implements InspectableBackend {
     }
     this.#gatedBiases.set(bias, interleaved)
     return interleaved
-  }
-
-  #poolFields(kv: KvCache, layer: number): PoolFields {
-    const { blockBytes, headBytes, keyBytes, paddedBlock } = kv.geometry
-    return {
-      pool: kv.layer(layer),
-      blockBytes,
-      headBytes,
-      keyBytes,
-      blockSize: kv.layout.blockSize,
-      paddedBlock,
-      half: kv.format === 'f16' ? 1 : 0,
-    }
   }
 
   #checkHeads(layout: KvLayout, numKvHeads: number, headDim: number): void {

@@ -53,8 +53,15 @@ export function createMemory(pages) {
   return new WebAssembly.Memory({ initial: pages, maximum: 65536, shared: true })
 }
 
-export function compile(bytes) {
-  return WebAssembly.compile(bytes)
+export async function compile(bytes) {
+  // With the optimising compiler at once: by default V8 starts with its baseline code, ten times slower, and replaces it function by function while
+  // the first requests run.
+  setFlagsFromString('--no-liftoff')
+  try {
+    return await WebAssembly.compile(bytes)
+  } finally {
+    setFlagsFromString('--liftoff')
+  }
 }
 
 export async function instantiate(module, memory) {

@@ -42,6 +42,11 @@ export class KvCache {
     this.#base = arena.allocate(layout.numLayers * layout.numBlocks * this.geometry.blockBytes, 'KV pool')
   }
 
+  /** Whether the elements are f16: 1 or 0, as the kernels want it. */
+  get half(): 0 | 1 {
+    return this.format === 'f16' ? 1 : 0
+  }
+
   /** Address of a layer's blocks. */
   layer(index: number): number {
     if (index < 0 || index >= this.layout.numLayers)

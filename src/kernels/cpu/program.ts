@@ -53,7 +53,6 @@ export const COMMANDS = {
 } as const
 export type Opcode = keyof typeof COMMANDS
 export type Fields<T extends Opcode> = Readonly<Record<(typeof COMMANDS)[T]['fields'][number], number>>
-export type PoolFields = Readonly<Record<(typeof POOL_FIELDS)[number], number>>
 
 /** Fields that hold an f32; all others are integers or addresses. */
 export const FLOAT_FIELDS: ReadonlySet<string> = new Set(['eps', 'qEps', 'kEps', 'scale', 'softcap'])
