@@ -33,9 +33,6 @@ interface Layer {
   readonly feedForwardNorm: Norm | null // of the MLP's output
 }
 
-/** Applied to every weight matrix between the file and the backend (quantisation on load); the role is the tensor's name. */
-export type MatrixTransform = (name: string, rows: number, cols: number, data: MatrixData) => MatrixData
-
 export class Decoder {
   readonly #backend: Backend
   readonly #spec: DecoderSpec
@@ -123,12 +120,7 @@ const PREFIXES = ['model.', 'model.language_model.', 'language_model.model.'] as
  * Reads every weight, one tensor at a time, into the backend; q, k, v and gate, up are joined to one matrix each. Throws ModelError for a missing
  * or misshapen tensor before anything is read, so that a broken checkpoint fails at once.
  */
-export async function loadDecoder(
-  backend: Backend,
-  spec: DecoderSpec,
-  source: WeightSource,
-  transform: MatrixTransform,
-): Promise<Decoder> {
+export async function loadDecoder(backend: Backend, spec: DecoderSpec, source: WeightSource): Promise<Decoder> {
   const prefix = PREFIXES.find((candidate) => source.tensors.has(`${candidate}embed_tokens.weight`)) ?? PREFIXES[0]
   checkTensors(spec, source, prefix)
   const { hiddenSize, intermediateSize, vocabSize, numHeads, numKvHeads, headDim } = spec
@@ -141,8 +133,7 @@ export async function loadDecoder(
     use?: { glu: boolean },
   ): Promise<Matrix> => {
     const data: MatrixData[] = []
-    for (const [name, rows] of parts)
-      data.push(transform(name, rows, cols, await readMatrix(source, `${name}.weight`, rows, cols)))
+    for (const [name, rows] of parts) data.push(await readMatrix(source, `${name}.weight`, rows, cols))
     const rows = parts.reduce((sum, [, count]) => sum + count, 0)
     return backend.loadMatrix(parts.map(([name]) => name).join('+'), rows, cols, concatRows(data), use)
   }

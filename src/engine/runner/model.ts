@@ -2,8 +2,11 @@
 import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { freemem } from 'node:os'
+import { matrixBytes } from '../../kernels/dequantize.ts'
 import type { Backend, BackendLimits } from '../../kernels/ops.ts'
 import { openGguf } from '../weights/gguf.ts'
+import { openPacked, packedPath, packing, type PackingSource } from '../weights/packed-cache.ts'
+import { quantizing } from '../weights/quantize.ts'
 import { openSafetensors } from '../weights/safetensors.ts'
 import type { WeightSource } from '../weights/source.ts'
 import { Decoder, kvLayout, loadDecoder } from './decoder.ts'
@@ -70,19 +73,38 @@ function fingerprintOf(
 /** Bytes of each tensor that go into the fingerprint: its first values, which differ between any two trainings. */
 const FINGERPRINT_BYTES = 4096
 
-/** A source that also collects the first bytes of every tensor read. */
-function sampling(source: WeightSource, samples: Uint8Array[]): WeightSource {
+interface ReadTally {
+  readonly samples: Uint8Array[]
+  bytes: number
+}
+
+/** A source that also counts what is read, as it is served, and collects the first bytes of every tensor. */
+function tallying(source: WeightSource, tally: ReadTally): WeightSource {
   return {
     ...source,
     async read(name) {
       const data = await source.read(name)
       const plane = 'values' in data ? data.values : data.codes
-      samples.push(
+      tally.bytes += matrixBytes(data)
+      tally.samples.push(
         new Uint8Array(plane.buffer, plane.byteOffset, Math.min(FINGERPRINT_BYTES, plane.byteLength)).slice(),
       )
       return data
     },
   }
+}
+
+/** The weights as they are to be served: quantised if asked, from the cache of packed weights if they are there. */
+async function openWeights(
+  source: WeightSource,
+  { quantization, cacheDir }: ModelRequest,
+  onProgress?: ProgressListener,
+): Promise<WeightSource & Partial<PackingSource>> {
+  if (quantization === 'none') return source
+  const quantised = quantizing(source, quantization)
+  if (cacheDir === null) return quantised
+  const path = packedPath(cacheDir, source, quantization)
+  return (await openPacked(path, source, onProgress)) ?? packing(path, quantised)
 }
 
 interface PoolSize {
@@ -113,7 +135,7 @@ function sizePool(request: ModelRequest, maxModelLen: number, blockBytes: number
 /** Everything a model needs to run steps. Throws ModelError; on failure nothing stays open. */
 export async function loadModel(request: ModelRequest, onProgress?: ProgressListener): Promise<LoadedModel> {
   const checkpoint = await openCheckpoint(request.path, onProgress)
-  const { source } = checkpoint
+  let source: WeightSource & Partial<PackingSource> = checkpoint.source
   let backend: Backend | null = null
   try {
     const spec = await checkpoint.spec(request.maxModelLen)
@@ -140,8 +162,10 @@ export async function loadModel(request: ModelRequest, onProgress?: ProgressList
       { limits, kernelSet: request.kernelSet, traceKernels: request.traceKernels },
       request,
     )
-    const samples: Uint8Array[] = []
-    const decoder = await loadDecoder(backend, spec, sampling(source, samples), (_name, _rows, _cols, data) => data)
+    source = await openWeights(source, request, onProgress)
+    const tally: ReadTally = { samples: [], bytes: 0 }
+    const decoder = await loadDecoder(backend, spec, tallying(source, tally))
+    await source.commit?.()
     const blockBytes = backend.kvBlockBytes(kvLayout(spec, 1, request.blockSize))
     const { numBlocks, maxModelLen } = sizePool(request, modelLen, blockBytes, backend)
     backend.createKvCache(kvLayout(spec, numBlocks, request.blockSize))
@@ -159,10 +183,10 @@ export async function loadModel(request: ModelRequest, onProgress?: ProgressList
       numKvBlocks: numBlocks,
       blockBytes,
       maxNumBatchedTokens: limits.maxRows,
-      weightBytes: source.totalBytes,
+      weightBytes: tally.bytes,
       quantization: request.quantization,
       device: { kind: device, adapter, driver, isSoftware, kvFormat, hasTimestamps },
-      fingerprint: fingerprintOf(source, spec, request, backend, samples),
+      fingerprint: fingerprintOf(source, spec, request, backend, tally.samples),
     }
     const layout = new StepLayout({ ...limits, blockSize: request.blockSize, numBlocks, vocabSize: spec.vocabSize })
     return { info, backend, decoder, layout }

@@ -3,6 +3,7 @@
  * the decoder knows one naming only.
  */
 import { open, type FileHandle } from 'node:fs/promises'
+import { resolve } from 'node:path'
 import { dequantize } from '../../kernels/dequantize.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
 import { type DecoderSpec, parseSpec, type SpecOptions } from '../runner/spec.ts'
@@ -319,7 +320,9 @@ export async function openGguf(path: string, onProgress?: ProgressListener): Pro
         `${path}: one part of a split GGUF. Join the parts (llama-gguf-split --merge) or take a file in one piece.`,
       )
     }
-    const tensors = place(path, header, (await file.stat()).size, family, metadata)
+    const { size, mtimeMs } = await file.stat()
+    const identity = `${resolve(path)} ${size} ${mtimeMs}\n`
+    const tensors = place(path, header, size, family, metadata)
     const totalBytes = [...tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0)
     let doneBytes = 0
     const read = async (name: string): Promise<MatrixData> => {
@@ -363,7 +366,7 @@ export async function openGguf(path: string, onProgress?: ProgressListener): Pro
       // The converter has added the 1 to norm weights already.
       return { ...parsed, ropes, normAddsOne: false }
     }
-    return { source: { path, tensors, totalBytes, read, close: () => file.close() }, metadata, spec }
+    return { source: { path, tensors, identity, totalBytes, read, close: () => file.close() }, metadata, spec }
   } catch (error) {
     await file.close()
     throw error

@@ -62,12 +62,16 @@ export async function requestHub(
 /** Name, size and hash of a file at a revision. */
 export async function describeBlob(client: HubClient, sha: string, file: string): Promise<Blob> {
   const url = `${client.endpoint}/${client.id}/resolve/${sha}/${encodeURIComponent(file)}`
-  // Large files are redirected to a store; the hub's own answer carries their hash and size.
-  const response = await requestHub(client, url, {
-    method: 'HEAD',
-    redirect: 'manual',
-    headers: { 'accept-encoding': 'identity' },
-  })
+  const head = (at: string): Promise<Response> =>
+    requestHub(client, at, { method: 'HEAD', redirect: 'manual', headers: { 'accept-encoding': 'identity' } })
+  let response = await head(url)
+  // Large files are redirected to a store on another host: then the hub's own answer carries their hash and size. Redirects within the hub (renamed
+  // repositories, its cache of small files) are followed.
+  for (let hops = 0; hops < 5 && response.status >= 300 && response.status < 400; hops++) {
+    const next = new URL(response.headers.get('location') ?? '', response.url || url)
+    if (next.origin !== new URL(client.endpoint).origin) break
+    response = await head(next.href)
+  }
   const etag = (response.headers.get('x-linked-etag') ?? response.headers.get('etag') ?? '')
     .replace(/^W\//, '')
     .replaceAll('"', '')

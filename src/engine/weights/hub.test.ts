@@ -65,7 +65,10 @@ class HubStandIn {
         .writeHead(200, { 'content-type': 'application/json' })
         .end(JSON.stringify({ sha: SHA, siblings }))
     }
-    const name = path.replace(`/org/tiny/resolve/${SHA}/`, '')
+    // As the hub does with small files: served from a cache of its own.
+    if (path === `/org/tiny/resolve/${SHA}/config.json`)
+      return void response.writeHead(307, { location: '/api/resolve-cache/config.json' }).end()
+    const name = path.replace(`/org/tiny/resolve/${SHA}/`, '').replace('/api/resolve-cache/', '')
     const content = this.files.get(name)
     if (content === undefined) return void response.writeHead(404).end('not found')
     const own = createHash('sha256').update(content).digest('hex')

@@ -4,7 +4,7 @@
  * the file before a byte of it is used.
  */
 import { open, readdir, readFile, stat, type FileHandle } from 'node:fs/promises'
-import { basename, join } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import { decodeBf16, encodeF16 } from '../../kernels/float.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
@@ -222,6 +222,7 @@ export async function openSafetensors(path: string, onProgress?: ProgressListene
     await Promise.all(handles.splice(0).map((handle) => handle.close()))
   }
   let totalBytes = 0
+  let identity = ''
   try {
     for (const name of files) {
       const filePath = isFolder ? join(path, name) : path
@@ -237,6 +238,8 @@ export async function openSafetensors(path: string, onProgress?: ProgressListene
         )
       }
       handles.push(file)
+      const { size, mtimeMs } = await file.stat()
+      identity += `${resolve(filePath)} ${size} ${mtimeMs}\n`
       for (const [tensor, placed] of await readHeader(file, filePath)) {
         if (tensors.has(tensor))
           throw new ModelError(`${filePath}: tensor ${tensor} is also in another shard. ${AGAIN}`)
@@ -256,6 +259,7 @@ export async function openSafetensors(path: string, onProgress?: ProgressListene
   return {
     path,
     tensors,
+    identity,
     totalBytes,
     async read(name) {
       const tensor = tensors.get(name)

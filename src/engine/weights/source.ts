@@ -18,6 +18,8 @@ export interface WeightSource {
   /** For messages: the file or folder. */
   readonly path: string
   readonly tensors: ReadonlyMap<string, TensorInfo>
+  /** Changes when a file of the checkpoint does: paths, sizes, times of change. */
+  readonly identity: string
   /** Bytes of all tensors. */
   readonly totalBytes: number
   /** The tensor's values in the nearest canonical format, read from disk now. Rows x columns as stored; vectors are one row. */
