@@ -56,7 +56,7 @@ export function decodeTimeline(text: string): DecodeTimeline {
 }
 
 /** Value of sorted numbers below which the share `p` lies (nearest rank); 0 for none. */
-export function percentile(sorted: readonly number[], p: number): number {
+export function percentile(sorted: ArrayLike<number>, p: number): number {
   return Math.round(sorted[Math.max(0, Math.ceil(sorted.length * p) - 1)] ?? 0)
 }
 

@@ -243,7 +243,7 @@ export class TracingSubscriber implements EngineSubscriber {
     if (!found) return
     const { span, context } = found
     const steps = phases.stepMicros
-    const sorted = [...steps].sort((a, b) => a - b)
+    const sorted = Float64Array.from(steps).sort()
     const meanStepMs = steps.length === 0 ? 0 : steps.reduce((sum, us) => sum + us, 0) / steps.length / 1000
     const values = {
       'llm.tokens.out': phases.tokensOut,

@@ -1,8 +1,14 @@
 /** Metrics as text: Prometheus 0.0.4 and OpenMetrics 1.0.0 (counters without _total in their metadata, exemplars, # EOF). */
-import type { Registry } from 'prom-client'
-
-type MetricJson = Awaited<ReturnType<Registry['getMetricsAsJSON']>>[number]
 type Labels = Readonly<Record<string, string | number | undefined>>
+
+/** What prom-client's getMetricsAsJSON gives, and BulkHistogram. */
+export interface MetricFamily {
+  readonly name: string
+  readonly help: string
+  /** counter, gauge or histogram; prom-client declares a number and gives the word. */
+  readonly type: unknown
+  readonly values: readonly { readonly labels: Labels; readonly value: number }[]
+}
 
 interface Exemplar {
   readonly labelSet: Labels
@@ -11,7 +17,7 @@ interface Exemplar {
   readonly timestamp: number
 }
 
-export function renderMetrics(metrics: readonly MetricJson[], isOpenMetrics: boolean): string {
+export function renderMetrics(metrics: readonly MetricFamily[], isOpenMetrics: boolean): string {
   const lines: string[] = []
   for (const metric of metrics) {
     const family = isOpenMetrics && isCounter(metric) ? metric.name.replace(/_total$/, '') : metric.name
@@ -30,8 +36,7 @@ export function renderMetrics(metrics: readonly MetricJson[], isOpenMetrics: boo
   return `${lines.join('\n')}\n`
 }
 
-// The declaration says it is a number; it is a string.
-const isCounter = (metric: MetricJson): boolean => String(metric.type) === 'counter'
+const isCounter = (metric: MetricFamily): boolean => String(metric.type) === 'counter'
 
 const isExemplar = (value: unknown): value is Exemplar =>
   typeof value === 'object' && value !== null && 'labelSet' in value && 'timestamp' in value

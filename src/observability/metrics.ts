@@ -5,6 +5,7 @@
  */
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
+import { BulkHistogram } from './bulk-histogram.ts'
 import { renderMetrics } from './metrics-text.ts'
 import type { RequestTrace } from './request-trace.ts'
 import type { SpanCounts } from './tracing.ts'
@@ -48,7 +49,12 @@ export class Metrics {
   private readonly breaches: Counter
   private readonly leaks: Counter
   private readonly subscriberErrors: Counter
-  private readonly interToken: Histogram
+  private readonly interToken = new BulkHistogram(
+    'miniserve_inter_token_latency_seconds',
+    'Duration of decode steps',
+    'model_name',
+    INTER_TOKEN,
+  )
   private readonly histograms: Readonly<Record<HistogramName, Histogram>>
 
   constructor(options: MetricsOptions) {
@@ -78,13 +84,6 @@ export class Metrics {
       })
     const histogram = (name: string, help: string, buckets: number[], labelNames: string[] = ['model_name']) =>
       new Histogram({ name, help, buckets, labelNames, registers, enableExemplars: true })
-    this.interToken = new Histogram({
-      name: 'miniserve_inter_token_latency_seconds',
-      help: 'Duration of decode steps',
-      buckets: INTER_TOKEN,
-      labelNames: ['model_name'],
-      registers,
-    })
 
     const engine = () => this.readEngine?.() ?? NO_ENGINE
     gauge('miniserve_num_requests_running', 'Sequences in the running batch', () => engine().numRunning)
@@ -237,8 +236,7 @@ export class Metrics {
     if (decode !== undefined) observe('decode', byModel, decode / 1000)
     if (decode !== undefined && phases.tokensOut > 1)
       observe('genAiTpot', genAi, decode / 1000 / (phases.tokensOut - 1))
-    const interToken = this.interToken.labels(byModel)
-    for (const us of phases.stepMicros) interToken.observe(us / 1e6)
+    this.interToken.observe(model, phases.stepMicros, 1e-6)
     this.promptTokens.inc(byModel, phases.tokensIn)
     this.generationTokens.inc(byModel, phases.tokensOut)
     this.keyTokens.inc({ ...byModel, key_id: trace.keyId, direction: 'in' }, phases.tokensIn)
@@ -258,7 +256,7 @@ export class Metrics {
     const isOpenMetrics = accept?.includes('application/openmetrics-text') ?? false
     return {
       contentType: isOpenMetrics ? Registry.OPENMETRICS_CONTENT_TYPE : Registry.PROMETHEUS_CONTENT_TYPE,
-      body: renderMetrics(await this.registry.getMetricsAsJSON(), isOpenMetrics),
+      body: renderMetrics([...(await this.registry.getMetricsAsJSON()), this.interToken.toJson()], isOpenMetrics),
     }
   }
 

@@ -29,7 +29,7 @@ import { type SpanTree, treeOf } from './span-tree.ts'
 const QUEUE_SIZE = 32_768
 const BATCH_SIZE = 2048
 const BATCH_DELAY_MS = 1000
-const EXPORT_TIMEOUT_MS = 5000
+const EXPORT_TIMEOUT_MS = 10_000
 
 export interface SpanCounts {
   readonly created: number
