@@ -2,17 +2,15 @@
 
     python export.py
 
-Token tables are stored as int8 with one scale a row, matrices of the layers as float16; both are widened to float32 inside the
-graph, so every operator computes in float32 and runs on any execution provider. Opset 17, IR version 8.
+Token tables are stored as int8 with one scale a row and widened to float32 inside the graph, so every operator computes in
+float32 and runs on any execution provider. Opset 17, IR version 8.
 """
 
 import json
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn import functional as F
 
@@ -43,19 +41,18 @@ class QuantizedTable(nn.Module):
 class EmbedderGraph(nn.Module):
     """BERT's inputs -> last_hidden_state [B, T, D]: every token's vector times its weight."""
 
-    def __init__(self, model: embedder.Encoder) -> None:
+    def __init__(self, model: embedder.Embedder) -> None:
         super().__init__()
         self.model = model
         self.table = QuantizedTable(model.table.weight.data)
         self.register_buffer("rows", model.rows.to(torch.int32))
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor) -> torch.Tensor:
-        mask = attention_mask.to(torch.float32)
         rows = self.rows[input_ids].to(torch.int64)
-        hidden = self.model.contextualise(self.table(rows), mask)
-        weight = torch.exp(self.model.log_weight.weight[rows].squeeze(-1)) * (input_ids > 4)
-        # BERT's graph has token_type_ids; a sentence alone has type 0 throughout, so that this factor is 1.
-        return hidden * (weight * (1 - token_type_ids.to(torch.float32)))[..., None]
+        real = ((input_ids >= embedder.NUM_SPECIAL) & (attention_mask > 0)).to(torch.float32)
+        # BERT's graph has token_type_ids; a sentence alone has type 0 throughout, so that the last factor is 1.
+        weight = torch.exp(self.model.log_weight.weight[rows].squeeze(-1)) * real * (1 - token_type_ids.to(torch.float32))
+        return self.table(rows) * weight[..., None]
 
 
 class RerankerGraph(nn.Module):
@@ -69,24 +66,13 @@ class RerankerGraph(nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor) -> torch.Tensor:
         rows = self.rows[input_ids].to(torch.int64)
-        real = ((input_ids > 4) & (attention_mask > 0)).to(torch.float32)
+        real = ((input_ids >= embedder.NUM_SPECIAL) & (attention_mask > 0)).to(torch.float32)
         types = token_type_ids.to(torch.float32)
         x = F.normalize(self.table(rows), dim=-1)
         question_weight, passage_weight = (
-            weight.weight[rows].squeeze(-1) for weight in (self.model.question_weight, self.model.passage_weight)
+            torch.exp(table.weight[rows].squeeze(-1)) * real for table in (self.model.question_weight, self.model.passage_weight)
         )
-        return self.model.score(x, question_weight, passage_weight, real * (1 - types), real * types)[:, None]
-
-
-def halve(graph: onnx.GraphProto) -> None:
-    """Store float32 initialisers of 1,024 values or more as float16, with a Cast in front of their users."""
-    for tensor in list(graph.initializer):
-        if tensor.data_type != TensorProto.FLOAT or np.prod(tensor.dims) < 1024:
-            continue
-        name = tensor.name
-        values = numpy_helper.to_array(tensor).astype(np.float16)
-        tensor.CopyFrom(numpy_helper.from_array(values, name + "_f16"))
-        graph.node.insert(0, helper.make_node("Cast", [name + "_f16"], [name], name=name + "_widen", to=TensorProto.FLOAT))
+        return self.model.score(x, x, question_weight * (1 - types), passage_weight * types)[:, None]
 
 
 def export(module: nn.Module, folder: Path, output: str, axes: dict[int, str]) -> None:
@@ -106,7 +92,6 @@ def export(module: nn.Module, folder: Path, output: str, axes: dict[int, str]) -
         dynamo=False,
     )
     model = onnx.load(str(path))
-    halve(model.graph)
     model.ir_version = IR_VERSION
     model.producer_name, model.producer_version = "miniserve", ""
     for node in model.graph.node:
@@ -155,14 +140,13 @@ def main() -> None:
     bi = embedder.load(str(OUT / "embedder.pt"), rows)
     folder = MODELS / "mini-embedder"
     write_tokenizer(folder)
-    sizes = {"num_hidden_layers": bi.config.num_layers, "num_attention_heads": bi.config.num_heads}
-    write_config(folder, bi, "BertModel", intermediate_size=bi.config.intermediate_size, **sizes)
+    write_config(folder, bi, "BertModel", num_hidden_layers=0)
     export(EmbedderGraph(bi), folder, "last_hidden_state", {0: "batch", 1: "sequence"})
     cross = reranker.load(str(OUT / "reranker.pt"), rows)
     folder = MODELS / "mini-reranker"
     write_tokenizer(folder)
     labels = {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}
-    write_config(folder, cross, "BertForSequenceClassification", **labels)
+    write_config(folder, cross, "BertForSequenceClassification", num_hidden_layers=0, **labels)
     export(RerankerGraph(cross), folder, "logits", {0: "batch"})
 
 

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from embedder import NUM_SPECIAL
+
 KERNELS = torch.linspace(-0.1, 0.9, 11)
 KERNEL_WIDTH = 0.08
 
@@ -41,36 +43,43 @@ class Reranker(nn.Module):
 
     def score(
         self,
-        x: torch.Tensor,  # [B, T, D] unit token vectors
-        question_weight: torch.Tensor,  # [B, T] logarithms
-        passage_weight: torch.Tensor,  # [B, T] logarithms
-        is_question: torch.Tensor,  # [B, T] 1 for a question token
-        is_passage: torch.Tensor,  # [B, T] 1 for a passage token
+        question: torch.Tensor,  # [B, Q, D] unit token vectors
+        passage: torch.Tensor,  # [B, P, D] unit token vectors
+        question_weight: torch.Tensor,  # [B, Q], 0 for what is not a question token
+        passage_weight: torch.Tensor,  # [B, P], 0 for what is not a passage token
     ) -> torch.Tensor:
         """Logit of every row. [B]"""
-        weight = torch.exp(question_weight) * is_question
-        share = weight / (weight.sum(dim=1, keepdim=True) + 1e-6)
-        passage = torch.exp(passage_weight) * is_passage
-        similarity = x @ x.transpose(1, 2)  # [B, T, T]: rows question, columns passage
-        visible = is_passage[:, None, :]
+        share = question_weight / (question_weight.sum(dim=1, keepdim=True) + 1e-6)
+        similarity = question @ passage.transpose(1, 2)  # [B, Q, P]
+        visible = (passage_weight > 0).to(question.dtype)[:, None, :]
         best = (similarity * visible - (1 - visible)).amax(dim=2)
-        exact = ((similarity > 0.999).to(x.dtype) * visible).amax(dim=2)
+        exact = ((similarity > 0.999).to(question.dtype) * visible).amax(dim=2)
         distance = similarity[..., None] - self.kernels
-        counts = (torch.exp(-distance * distance / (2 * KERNEL_WIDTH**2)) * passage[:, None, :, None]).sum(dim=2)
+        counts = (torch.exp(-distance * distance / (2 * KERNEL_WIDTH**2)) * passage_weight[:, None, :, None]).sum(dim=2)
         features = torch.cat([torch.log1p(counts), best[..., None], (best * best.abs())[..., None], exact[..., None]], dim=-1)
-        matched = self.match_out(F.relu(self.match_in(features))).squeeze(-1)  # [B, T]
-        mean_question = F.normalize((x * weight[..., None]).sum(dim=1), dim=-1)
-        mean_passage = F.normalize((x * passage[..., None]).sum(dim=1), dim=-1)
+        matched = self.match_out(F.relu(self.match_in(features))).squeeze(-1)  # [B, Q]
+        mean_question = F.normalize((question * question_weight[..., None]).sum(dim=1), dim=-1)
+        mean_passage = F.normalize((passage * passage_weight[..., None]).sum(dim=1), dim=-1)
         cosine = (mean_question * mean_passage).sum(dim=-1)
         summary = torch.stack([(matched * share).sum(dim=1), (best * share).sum(dim=1), cosine], dim=-1)
         return self.combine(summary).squeeze(-1)
 
+    def weights(self, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positive weight of each token in a question and in a passage. [B, T]"""
+        rows = self.rows[ids]
+        real = (ids >= NUM_SPECIAL).to(torch.float32)
+        return tuple(torch.exp(table(rows).squeeze(-1)) * real for table in (self.question_weight, self.passage_weight))
+
+    def compare(self, questions: torch.Tensor, passages: torch.Tensor) -> torch.Tensor:
+        """Logits of token ids [B, Q] against token ids [B, P], row by row. [B]"""
+        weights = self.weights(questions)[0], self.weights(passages)[1]
+        return self.score(self.vectors(questions), self.vectors(passages), *weights)
+
     def forward(self, ids: torch.Tensor, mask: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
         """Logits of the pairs. [B, T] token ids, mask and types -> [B, 1]"""
-        real = ((ids > 4) & (mask > 0)).to(torch.float32)
-        types = types.to(torch.float32)
-        weights = (embedding(self.rows[ids]).squeeze(-1) for embedding in (self.question_weight, self.passage_weight))
-        return self.score(self.vectors(ids), *weights, real * (1 - types), real * types)[:, None]
+        x, types = self.vectors(ids), types.to(torch.float32)
+        question_weight, passage_weight = (weight * mask for weight in self.weights(ids))
+        return self.score(x, x, question_weight * (1 - types), passage_weight * types)[:, None]
 
 
 def save(path: str, model: Reranker) -> None:

@@ -1,4 +1,4 @@
-"""Train the cross-encoder on top of the bi-encoder's static embeddings.
+"""Train the cross-encoder on top of the bi-encoder's embeddings.
 
     python train_reranker.py [--steps 600]
 
@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from bags import BagSampler
 from check_eval import read_jsonl
-from embedder import Encoder
+from embedder import Embedder
 from embedder import load as load_embedder
 from lexicon import read_lexicon
 from reranker import Reranker, RerankerConfig, save
@@ -27,25 +27,16 @@ OUT = HERE / "out"
 NEGATIVES = 6
 
 
-def pair_ids(questions: torch.Tensor, passages: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Questions [B, Q] and passages [B, N, P] as rows [B * N, Q + P] with their types."""
-    count = passages.shape[1]
-    questions = questions[:, None].expand(-1, count, -1)
-    ids = torch.cat([questions, passages], dim=2).flatten(0, 1)
-    types = torch.zeros_like(ids)
-    types[:, questions.shape[2] :] = 1
-    return ids, types
-
-
-def listwise(model: Reranker, embedder: Encoder, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
+def listwise(model: Reranker, embedder: Embedder, batch: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """Logits of each question against its passage (first), its hard negative and its hardest in-batch negatives."""
     questions, passages, negatives = batch
     with torch.no_grad():
-        scores = embedder(questions, questions > 0, True) @ embedder(passages, passages > 0, True).T
+        scores = embedder(questions) @ embedder(passages).T
         scores.fill_diagonal_(-2)
         hardest = scores.topk(NEGATIVES, dim=1).indices
-    ids, types = pair_ids(questions, torch.cat([passages[:, None], negatives[:, None], passages[hardest]], dim=1))
-    return model(ids, (ids > 0).float(), types).reshape(len(questions), -1)
+    rows = torch.cat([passages[:, None], negatives[:, None], passages[hardest]], dim=1)  # [B, N, P]
+    repeated = questions.repeat_interleave(rows.shape[1], dim=0)
+    return model.compare(repeated, rows.flatten(0, 1)).reshape(len(questions), -1)
 
 
 def dev_ranks(model: Reranker, tokenizer: Tokenizer) -> dict[str, float]:
@@ -66,25 +57,27 @@ def dev_ranks(model: Reranker, tokenizer: Tokenizer) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--weight-rate", type=float, default=3e-3)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--out", default=str(OUT / "reranker.pt"))
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     tokenizer = Tokenizer.from_file(str(OUT / "tokenizer.json"))
     rows = json.loads((OUT / "rows.json").read_text())
-    embedder = load_embedder(str(OUT / "embedder-static.pt"), rows)
+    embedder = load_embedder(str(OUT / "embedder.pt"), rows)
     model = Reranker(RerankerConfig(num_rows=max(rows) + 1), torch.tensor(rows))
     model.table.weight.data.copy_(embedder.table.weight)
     model.question_weight.weight.data.copy_(embedder.log_weight.weight)
     model.passage_weight.weight.data.copy_(embedder.log_weight.weight)
     model.combine.weight.data.copy_(torch.tensor([[1.0, 5.0, 10.0]]))
+    model.table.weight.requires_grad_(False)
     sampler = BagSampler(read_lexicon(), tokenizer, seed=11)
     held_out = BagSampler(read_lexicon(), tokenizer, seed=12).batch(256)
     optimizer = torch.optim.AdamW(
         [
-            {"params": [model.table.weight], "lr": 2e-4},
-            {"params": [model.question_weight.weight, model.passage_weight.weight], "lr": 1e-2},
-            {"params": [p for name, p in model.named_parameters() if name.startswith(("match", "combine"))], "lr": 5e-3},
+            {"params": [model.question_weight.weight, model.passage_weight.weight], "lr": arguments.weight_rate},
+            {"params": [p for name, p in model.named_parameters() if name.startswith(("match", "combine"))], "lr": 3e-3},
         ],
         weight_decay=0.0,
         foreach=True,
@@ -99,22 +92,22 @@ def main() -> None:
         loss = F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long))
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], 1.0)
         optimizer.step()
         schedule.step()
         running += loss.item()
-        if (step + 1) % 100 == 0:
+        if (step + 1) % 50 == 0:
             with torch.no_grad():
                 logits = listwise(model, embedder, held_out)
             right = float((logits.argmax(dim=1) == 0).float().mean())
             seconds = time.monotonic() - started
             print(
-                f"step {step + 1} loss {running / 100:.4f} held-out accuracy {right:.3f} dev MRR {dev_ranks(model, tokenizer)} "
+                f"step {step + 1} loss {running / 50:.4f} held-out accuracy {right:.3f} dev MRR {dev_ranks(model, tokenizer)} "
                 f"{seconds:.0f} s",
                 flush=True,
             )
             running = 0.0
-    save(str(OUT / "reranker.pt"), model)
+    save(arguments.out, model)
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def write(name: str, model: torch.nn.Module, tokenizer: Tokenizer, output: str, 
     ids = torch.tensor([[2, 11, 12, 13, 3], [2, 14, 3, 0, 0]])
     path = folder / "onnx" / "model.onnx"
     torch.onnx.export(
-        Flat(model, output),
+        Flat(model, output).eval(),
         (ids, (ids > 0).long(), torch.zeros_like(ids)),
         str(path),
         input_names=names,
