@@ -45,8 +45,7 @@ def main() -> None:
         "texts": TEXTS,
         "ids": [tokenizer.encode(text).ids for text in TEXTS],
         "vectors": [[round(float(x), 5) for x in vector] for vector in vectors],
-        "question": QUESTION,
-        "passages": TEXTS[1:],
+        "pairs": [[QUESTION, passage] for passage in TEXTS[1:]],
         "logits": [round(logit, 4) for logit in logits],
     }
     (HERE / "expected.json").write_text(json.dumps(expected, separators=(",", ":"), ensure_ascii=False) + "\n")
