@@ -243,6 +243,21 @@ const versionOf = (name) => {
   return existsSync(path) ? JSON.parse(readFileSync(path, 'utf8')).version : null
 }
 
+/** An SQLite database with sqlite-vec, or null: the bindings are compiled when they are installed, and that may have failed. */
+function openSqliteVec() {
+  const Database = peer('better-sqlite3')
+  const sqliteVec = peer('sqlite-vec')
+  if (!Database || !sqliteVec) return null
+  try {
+    const database = new Database(':memory:')
+    sqliteVec.load(database)
+    return database
+  } catch (error) {
+    console.error(`sqlite-vec: not measured (${error.message.split('\n')[0]})`)
+    return null
+  }
+}
+
 const DEPTH = 10
 
 /** Exact and approximate search of the same vectors in one run. Recall against a scan in float64. */
@@ -342,11 +357,8 @@ async function search() {
         [...usearch.exactSearch(rows, queries[q], dimensions, DEPTH, 'ip').keys].map(Number),
       )
     }
-    const Database = peer('better-sqlite3')
-    const sqliteVec = Database && peer('sqlite-vec')
-    if (sqliteVec) {
-      const database = new Database(':memory:')
-      sqliteVec.load(database)
+    const database = openSqliteVec()
+    if (database) {
       database.exec(`create virtual table v using vec0(e float[${dimensions}] distance_metric=cosine)`)
       const insert = database.prepare('insert into v(rowid, e) values (?, ?)')
       database.transaction(() => {

@@ -1,6 +1,8 @@
 /** Worker entry of the models: loads them on their first call through @xenova/transformers and runs them one batch a call. */
 import { createHash } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { availableParallelism } from 'node:os'
 import { basename, dirname, join } from 'node:path'
 import { messageOf, RagError } from './errors.ts'
 import { onnxFile, type ModelSource } from './models.ts'
@@ -119,6 +121,26 @@ function embeddingSettings(source: ModelSource): EmbeddingSettings & { readonly 
   }
 }
 
+interface OnnxRuntime {
+  readonly InferenceSession: { create(model: unknown, options: Readonly<Record<string, unknown>>): Promise<unknown> }
+}
+
+let isLimited = false
+
+/**
+ * Half of the cores for ONNX Runtime, which takes all of them by default and spins on them between operators: the event loop and the
+ * engine's threads would wait. @xenova/transformers has no option for it, so the sessions it makes are given one here.
+ */
+function limitThreads(): void {
+  if (isLimited) return
+  isLimited = true
+  const runtime = createRequire(import.meta.resolve('@xenova/transformers'))('onnxruntime-node') as OnnxRuntime
+  const { InferenceSession } = runtime
+  const create = InferenceSession.create.bind(InferenceSession)
+  const intraOpNumThreads = Math.max(1, Math.floor(availableParallelism() / 2))
+  InferenceSession.create = (model, options) => create(model, { ...options, intraOpNumThreads, interOpNumThreads: 1 })
+}
+
 async function load(source: ModelSource, task: 'embedding' | 'reranking'): Promise<Loaded> {
   let library
   try {
@@ -129,6 +151,7 @@ async function load(source: ModelSource, task: 'embedding' | 'reranking'): Promi
       `@xenova/transformers cannot be loaded: ${messageOf(error)}; npm install puts it in place`,
     )
   }
+  limitThreads()
   const { AutoModel, AutoModelForSequenceClassification, AutoTokenizer, env } = library
   const AutoClass = task === 'embedding' ? AutoModel : AutoModelForSequenceClassification
   let id: string

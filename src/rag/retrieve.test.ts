@@ -21,14 +21,15 @@ const ids = (candidates: readonly Candidate[]): string => candidates.map(({ docu
 describe('reciprocal rank fusion', () => {
   it('prefers what both searches found, and orders equals by document', () => {
     const found = [candidate('d', null, 1), candidate('c', 1, null), candidate('b', 2, 2), candidate('a', null, 3)]
-    expect(ids(fuse(found))).toBe('bcda')
-    expect(ids(fuse(found.toReversed()))).toBe('bcda')
+    const equal = { vector: 1, text: 1, search: 1, rerank: 1 }
+    expect(ids(fuse(found, equal))).toBe('bcda')
+    expect(ids(fuse(found.toReversed(), equal))).toBe('bcda')
     expect(ids(fuse(found, { vector: 0, text: 1, search: 1, rerank: 1 }))).toBe('dbac')
   })
 
   it('weighs the order of the search against the reranker', () => {
     const weights = { vector: 1, text: 1, search: 1, rerank: 1 }
-    // Ranks by the reranker: 3, 1, 2. By 1 / (60 + rank), first and third tie to second and first.
+    // Ranks by the reranker: 3, 1, 2. Fused, the second is best in sum.
     expect(fuseReranked([0.1, 0.9, 0.5], weights)).toEqual([1, 0, 2])
     expect(fuseReranked([0.1, 0.9, 0.5], { ...weights, search: 0 })).toEqual([1, 2, 0])
     expect(fuseReranked([0.1, 0.9, 0.5], { ...weights, rerank: 0 })).toEqual([0, 1, 2])
