@@ -92,7 +92,7 @@ def save_tokenizer(folder):
 MODELS = {
     "llama": ("llama", BASE | dict(rope_theta=10000.0), dict(dialect=4)),
     "llama-bf16": ("llama", BASE | dict(rope_theta=500000.0, rope_scaling=LLAMA3_ROPE, tie_word_embeddings=True, eos_token_id=[2, 5]), dict(dtype=torch.bfloat16, dialect=5)),
-    "llama-sharded": ("llama", BASE | dict(attention_bias=True, mlp_bias=True, num_key_value_heads=4, head_dim=12, rope_scaling=dict(rope_type="linear", factor=2.5)), dict(dtype=torch.float16, dialect=5, shards=3)),
+    "llama-sharded": ("llama", BASE | dict(attention_bias=True, mlp_bias=True, num_key_value_heads=4, head_dim=16, rope_scaling=dict(rope_type="linear", factor=2.5)), dict(dtype=torch.float16, dialect=5, shards=3)),
     # With a tokenizer and a chat template, for tests that go from text to text.
     "tiny-text": ("llama", BASE | dict(vocab_size=TEXT_VOCAB, max_position_embeddings=512, rope_theta=10000.0), dict(dtype=HALF, tokenizer=True)),
     "mistral": ("mistral", BASE | dict(sliding_window=11, head_dim=8), dict(dtype=HALF)),

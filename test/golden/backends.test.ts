@@ -1,0 +1,25 @@
+/** The stored models on the other backends: KV in f16 and sums in f32, so within the tolerance of those; greedy tokens wherever the lead is clear. */
+import { describe, expect, test } from 'vitest'
+import { GOLDEN_MODELS, runGolden } from './golden.ts'
+
+const isFull = process.env['MINISERVE_TEST_LEVEL'] === 'full' || process.env['MINISERVE_TEST_LEVEL'] === 'soak'
+const { hasAdapter } = await import('../../src/kernels/webgpu/backend.ts')
+const hasWebGpu = await hasAdapter()
+
+/** One of each kind of layer, rope and norm; the full level runs all. Pipelines are compiled for every model's shapes, which takes seconds in software. */
+const WEBGPU_MODELS = isFull ? GOLDEN_MODELS : ['gemma3-old']
+
+async function check(name: string, device: 'cpu' | 'webgpu'): Promise<void> {
+  const report = await runGolden(name, { device, threads: 1 })
+  expect(report.wrongTokens).toEqual([])
+  expect(report.logitsNmse).toBeLessThan(1e-5)
+  expect(report.logprobError).toBeLessThan(0.05)
+}
+
+describe('cpu', () => {
+  test.each(GOLDEN_MODELS)('%s', (name) => check(name, 'cpu'))
+})
+
+describe.skipIf(!hasWebGpu)('webgpu (needs an adapter)', () => {
+  test.each(WEBGPU_MODELS)('%s', (name) => check(name, 'webgpu'), 120_000)
+})
