@@ -1,4 +1,7 @@
 /** The WebGPU backend against the conformance suite, on whatever adapter there is (lavapipe in CI), and what only this backend does. */
+import { mkdtemp, rm } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { afterEach, describe, expect, it } from 'vitest'
 import { DeviceLostError, type BackendOptions, type Matrix, type SampleSpec } from '../../src/kernels/ops.ts'
 import {
@@ -7,6 +10,7 @@ import {
   type WebGpuBackend,
   type WebGpuBackendOptions,
 } from '../../src/kernels/webgpu/backend.ts'
+import { readTuning } from '../../src/kernels/webgpu/tune.ts'
 import { describeBackend } from './conformance.ts'
 import {
   BLOCK_SIZE,
@@ -76,6 +80,28 @@ describe.skipIf(skipReason !== null)('webgpu', () => {
     await expect(backend.loadMatrix('wide', 32, COLS, randomMatrix('f32', 1, 32, COLS))).rejects.toThrow(
       /wide: 32 rows/,
     )
+  })
+
+  it('refuses the kernel set that no adapter has proven', async () => {
+    await expect(create({})({ ...backendOptions(), kernelSet: 'fast' })).rejects.toThrow(/--kernel-set invariant/)
+  })
+
+  it.runIf(isFull)('tunes without changing a bit, and remembers', async () => {
+    const cacheDir = await mkdtemp(join(tmpdir(), 'miniserve-tuning-'))
+    try {
+      const plain = await products(await openBackend(), 'f16', 9)
+      const tuning = await openBackend({ cacheDir, retune: true })
+      const tuned = await products(tuning, 'f16', 9)
+      const remembered = await readTuning(cacheDir, tuning.info.adapter, tuning.info.driver)
+      expect(remembered?.entries.map(({ shape }) => shape)).toHaveLength(4)
+      const next = await products(await openBackend({ cacheDir }), 'f16', 9)
+      for (const [i, values] of plain.entries()) {
+        expectBitEqual(tuned[i]!, values, `tuned, output ${i}`)
+        expectBitEqual(next[i]!, values, `as remembered, output ${i}`)
+      }
+    } finally {
+      await rm(cacheDir, { recursive: true, force: true })
+    }
   })
 
   it('reports device time, by kernel when traced', async () => {

@@ -27,11 +27,13 @@ import { AttentionKernels, type GpuRope } from './attention.ts'
 import { Bindings, createStorage, type GpuActivation, type GpuContext, type GpuVector } from './context.ts'
 import { openDevice, type GpuDevice } from './device.ts'
 import { embed, normAdd } from './elementwise.ts'
-import { LinearKernels } from './linear.ts'
-import { loadMatrix, type GpuMatrix } from './matrix.ts'
+import { LinearKernels, shapeKey } from './linear.ts'
+import { loadMatrix, type GpuMatrix, type MatrixLoader } from './matrix.ts'
 import { Pipelines } from './pipelines.ts'
 import { SampleKernels } from './sample.ts'
 import { StepQueue } from './step-queue.ts'
+import { loadProbe, probeError, probeValues, rowsAlone, type Probe } from './tune-probe.ts'
+import { applyTuning, readTuning, tune, writeTuning, type TuningResult } from './tune.ts'
 import { maxStepBytes, StepWriter } from './step-layout.ts'
 
 export { hasAdapter, hasRealGpu } from './device.ts'
@@ -114,12 +116,7 @@ export class WebGpuBackend implements InspectableBackend {
     use: { glu?: boolean } = {},
   ): Promise<Matrix> {
     this.#checkAlive()
-    const loader = {
-      device: this.device,
-      maxBindingBytes: this.#context.capabilities.maxBindingBytes,
-      gluRun: this.#linear.gluRun,
-    }
-    const matrix = await loadMatrix(loader, label, rows, cols, data, use.glu === true)
+    const matrix = await loadMatrix(this.#matrixLoader(), label, rows, cols, data, use.glu === true)
     this.#checkAlive()
     this.#matrices.set(matrix, matrix)
     return matrix
@@ -170,7 +167,7 @@ export class WebGpuBackend implements InspectableBackend {
     this.#checkAlive()
     const numPositions = this.#options.limits.maxBlocksPerSequence * this.#attention.layout.blockSize
     for (const table of this.#ropes.values()) table.buffer ??= this.#uploadRope(table, numPositions)
-    await this.#context.pipelines.settled()
+    await this.#chooseTiles()
     await this.device.queue.onSubmittedWorkDone()
     const refused = this.#gpu.takeError()
     if (refused !== null) throw refused
@@ -312,6 +309,87 @@ export class WebGpuBackend implements InspectableBackend {
     return Promise.resolve()
   }
 
+  /** Tiles by measurement: measured now when asked, else as remembered, else the defaults. */
+  async #chooseTiles(): Promise<void> {
+    const { cacheDir, retune } = this.#options
+    const { adapter, driver } = this.info
+    const matrices = [...this.#matrices.values()]
+    if (retune) {
+      const result = await this.#tune(matrices)
+      if (cacheDir !== null) await writeTuning(cacheDir, result)
+      return
+    }
+    const remembered = cacheDir === null ? null : await readTuning(cacheDir, adapter, driver)
+    if (remembered !== null) applyTuning(this.#linear, matrices, remembered)
+  }
+
+  /** Measures tiles through the very steps that will use them. */
+  async #tune(matrices: readonly GpuMatrix[]): Promise<TuningResult> {
+    const activations = new Map<string, Activation>()
+    const activation = (role: string, cols: number): Activation => {
+      const key = `${role} ${cols}`
+      const found = activations.get(key) ?? this.createActivation(`tuning ${key}`, cols)
+      activations.set(key, found)
+      return found
+    }
+    const run = async (matrix: GpuMatrix, values: Float32Array, numRows: number, repeats: number) => {
+      const isGated = matrix.gluRun > 0
+      const x = activation('x', matrix.cols)
+      const out = activation('out', isGated ? matrix.rows / 2 : matrix.rows)
+      this.debugWrite(x, values)
+      this.beginStep(rowsAlone(numRows, this.#options.limits.maxBlocksPerSequence))
+      for (let i = 0; i < repeats; i++) this.linear(out, x, matrix, isGated ? { glu: 'silu' } : {})
+      const started = performance.now()
+      const { gpuMicros } = await this.endStep()
+      const micros = (gpuMicros ?? (performance.now() - started) * 1000) / repeats
+      return { micros, out: await this.debugRead(out) }
+    }
+    const probes = new Map<string, Probe>()
+    try {
+      return await tune({
+        adapter: this.info.adapter,
+        driver: this.info.driver,
+        linear: this.#linear,
+        matrices,
+        maxRows: this.#options.limits.maxRows,
+        run: async (matrix, numRows) => {
+          const { micros, out } = await run(matrix, probeValues(numRows * matrix.cols), numRows, 4)
+          return {
+            micros,
+            output: new Uint32Array(out.buffer, 0, numRows * (out.length / this.#options.limits.maxRows)),
+          }
+        },
+        error: async (like, numRows) => {
+          const key = `${like.format} ${like.form.GROUP} ${like.form.MINS} ${like.gluRun}`
+          const probe = probes.get(key) ?? (await loadProbe(this.#matrixLoader(), like))
+          probes.set(key, probe)
+          // The tiles in force are the real matrix's: the small one takes them over.
+          const bucket = this.#linear.bucket(numRows)
+          this.#linear.tuned.set(shapeKey(probe.matrix, bucket), this.#linear.variant(like, numRows))
+          this.#matrices.set(probe.matrix, probe.matrix)
+          const values = probeValues(numRows * probe.matrix.cols)
+          const { out } = await run(probe.matrix, values, numRows, 1)
+          this.#matrices.delete(probe.matrix)
+          return probeError(probe, values, out, numRows)
+        },
+      })
+    } finally {
+      this.#bindings.clear()
+      for (const temporary of activations.values()) {
+        this.#activations.get(temporary)?.buffer.destroy()
+        this.#activations.delete(temporary)
+      }
+    }
+  }
+
+  #matrixLoader(): MatrixLoader {
+    return {
+      device: this.device,
+      maxBindingBytes: this.#context.capabilities.maxBindingBytes,
+      gluRun: this.#linear.gluRun,
+    }
+  }
+
   /** cos and sin of every position, from f64 angles: WGSL's own are too coarse for large ones. */
   #uploadRope({ label, inverseFrequencies, attentionFactor }: GpuRope, numPositions: number): GPUBuffer {
     const half = inverseFrequencies.length
@@ -392,8 +470,13 @@ function found<T>(value: T | undefined, { label }: { readonly label: string }): 
 
 /**
  * Opens the best adapter (software ones included; `hasRealGpu` tells).
- * @throws Error that says what to install when there is none
+ * @throws Error that says what to install when there is none, or that the kernel set `fast` is not to be had
  */
 export async function createWebGpuBackend(options: WebGpuBackendOptions): Promise<Backend & WebGpuBackend> {
+  if (options.kernelSet === 'fast') {
+    throw new Error(
+      'the kernel set "fast" (subgroup sums, subgroup matrices) is not proven on any adapter yet; use --kernel-set invariant',
+    )
+  }
   return new WebGpuBackend(options, await openDevice())
 }

@@ -71,6 +71,11 @@ export class LinearKernels {
     return numRows <= 4 && !this.#context.capabilities.isSoftware ? 4 : 8
   }
 
+  /** The values `bucket` may take. */
+  get buckets(): readonly number[] {
+    return this.#context.capabilities.isSoftware ? [1, 8] : [1, 4, 8]
+  }
+
   /** The tile for a number of rows. */
   variant(w: GpuMatrix, numRows: number): LinearVariant {
     const bucket = this.bucket(numRows)

@@ -41,7 +41,6 @@ const BUFFER_TYPES = { read: 'read-only-storage', write: 'storage', uniform: 'un
 export class Pipelines {
   readonly #device: GPUDevice
   readonly #pipelines = new Map<string, GPUComputePipeline>()
-  readonly #pending: Promise<void>[] = []
   readonly #layouts = new Map<string, GPUBindGroupLayout>()
 
   constructor(device: GPUDevice) {
@@ -73,7 +72,7 @@ export class Pipelines {
     }
   }
 
-  /** The pipeline, compiled on the spot when `prepare` has not done so. */
+  /** The pipeline, compiled on first use. */
   get(source: KernelSource): GPUComputePipeline {
     const key = kernelKey(source)
     let pipeline = this.#pipelines.get(key)
@@ -82,21 +81,6 @@ export class Pipelines {
       this.#pipelines.set(key, pipeline)
     }
     return pipeline
-  }
-
-  /** Starts compiling in the background; `settled` waits. */
-  prepare(source: KernelSource): void {
-    const key = kernelKey(source)
-    if (this.#pipelines.has(key)) return
-    this.#pending.push(
-      this.#device.createComputePipelineAsync(this.#descriptor(source)).then((pipeline) => {
-        this.#pipelines.set(key, pipeline)
-      }),
-    )
-  }
-
-  async settled(): Promise<void> {
-    await Promise.all(this.#pending.splice(0))
   }
 
   bind(bindings: readonly BindingKind[], buffers: readonly GPUBuffer[]): GPUBindGroup {
