@@ -48,6 +48,10 @@ interface Running {
 
 interface KvOperation {
   readonly span: Span | null
+  /** It stands below llm.prefill, and must not outlast it: an abort ends the phase with the operation still running. */
+  readonly isBelowPrefill: boolean
+  /** When llm.prefill ended; Infinity while it runs. */
+  endBoundMs: number
   readonly release: () => void
   readonly trace: RequestTrace
 }
@@ -234,7 +238,11 @@ export class TracingSubscriber implements EngineSubscriber {
       }),
     )
     if (phases.firstTokenMs === null) markCut(span, phases, running.errorCode)
-    span.end(trace.time(running.firstTokenMs ?? atMs))
+    const endMs = running.firstTokenMs ?? atMs
+    for (const operation of this.kvOperations.values()) {
+      if (operation.trace === trace) operation.endBoundMs = Math.min(operation.endBoundMs, endMs)
+    }
+    span.end(trace.time(endMs))
   }
 
   private endDecode(running: Running, phases: EnginePhases, atMs: number): void {
@@ -282,14 +290,25 @@ export class TracingSubscriber implements EngineSubscriber {
   private onKvSubmitted(event: KvSubmittedEvent): void {
     const trace = this.parts.find(event.requestId) ?? this.parts.openLazy(event.requestId)
     if (!trace) return
+    const { registry } = this.parts
     const name = `kv.${event.operation}` as const
-    const parent = this.parts.registry.getContext(event.requestId, ...KV_PARENTS[event.operation])
+    // llm.prefill is over with the first token, though its span waits for its last numbers.
+    const isPrefilling = (this.running.get(event.requestId)?.firstTokenMs ?? null) === null
+    const parents = KV_PARENTS[event.operation].filter((parent) => parent !== 'llm.prefill' || isPrefilling)
+    const parentName = parents.find((parent) => registry.get(event.requestId, parent))
+    const parent = parentName && registry.getContext(event.requestId, parentName)
     const span =
       this.steps && parent ? trace.startSpan(name, parent, event.atMs, { 'kv.blocks': event.numBlocks }) : null
     if (span && parent && event.operation === 'retrieve') {
-      this.parts.registry.open(event.requestId, name, span, traceApi.setSpan(parent, span))
+      registry.open(event.requestId, name, span, traceApi.setSpan(parent, span))
     }
-    this.kvOperations.set(operationKey(event), { span, release: trace.hold(), trace })
+    this.kvOperations.set(operationKey(event), {
+      span,
+      isBelowPrefill: parentName !== undefined && parentName !== ROOT_SPAN && isPrefilling,
+      endBoundMs: Infinity,
+      release: trace.hold(),
+      trace,
+    })
   }
 
   private onKvDone(event: KvDoneEvent): void {
@@ -305,7 +324,9 @@ export class TracingSubscriber implements EngineSubscriber {
         trace.checked(name, { 'kv.blocks': event.numBlocks, 'kv.bytes': event.bytes, 'kv.ok': event.ok }),
       )
       if (this.parts.registry.get(event.requestId, name)?.span === span) this.parts.registry.pop(event.requestId, name)
-      span.end(trace.time(event.atMs, SPANS[name].mayOutliveParent))
+      const prefillEndMs = Math.min(operation.endBoundMs, this.running.get(event.requestId)?.firstTokenMs ?? Infinity)
+      const endMs = operation.isBelowPrefill ? Math.min(event.atMs, prefillEndMs) : event.atMs
+      span.end(trace.time(endMs, SPANS[name].mayOutliveParent))
     } finally {
       release()
     }
