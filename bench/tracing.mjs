@@ -155,7 +155,10 @@ async function perRequest() {
     }
   }
   for (const observability of Object.values(variants)) await observability.shutdown(1000)
-  return Object.entries(times).map(([variant, list]) => ({ variant, 'CPU µs a request': Number(median(list).toFixed(1)) }))
+  return Object.entries(times).map(([variant, list]) => ({
+    variant,
+    'CPU µs a request': Number(median(list).toFixed(1)),
+  }))
 }
 
 async function bytes() {
@@ -174,8 +177,8 @@ async function bytes() {
   return row
 }
 
-/** Runs a helper and reads its first line. */
-async function helper(args, options = {}) {
+/** Starts a process of ours and reads its first line. */
+async function startProcess(args, options = {}) {
   const child = spawn(process.execPath, args, { cwd: root, stdio: ['pipe', 'pipe', 'inherit'], ...options })
   const lines = createInterface({ input: child.stdout })[Symbol.asyncIterator]()
   const { value } = await lines.next()
@@ -183,7 +186,7 @@ async function helper(args, options = {}) {
 }
 
 async function throughExporter() {
-  const receiver = await helper([join(root, 'bench', '_otlp-receiver.mjs')])
+  const receiver = await startProcess([join(root, 'bench', '_otlp-receiver.mjs')])
   const observability = make({ otlpEndpoint: receiver.first, traceStoreSize: 1000, logLevel: 'info' })
   const delay = monitorEventLoopDelay({ resolution: 5 })
   delay.enable()
@@ -254,7 +257,7 @@ async function serverRound(url) {
 }
 
 async function onAndOff() {
-  const receiver = await helper([join(root, 'bench', '_otlp-receiver.mjs')])
+  const receiver = await startProcess([join(root, 'bench', '_otlp-receiver.mjs')])
   const off = await startServer(['--trace-detail', 'off', '--log-level', 'silent'])
   const on = await startServer(['--otlp-traces-endpoint', receiver.first])
   try {

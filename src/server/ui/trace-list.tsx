@@ -96,8 +96,10 @@ function TraceRow({ trace, slowest }: { readonly trace: StoredTrace; readonly sl
         <code>{trace.requestId ?? trace.traceId}</code>
       </td>
       <td data-label="Status">
-        <span class={`status ${statusClass(trace)}`}>{trace.status ?? 'none'}</span>
-        {trace.ending === 'success' ? null : <span class="ending">{trace.ending}</span>}
+        <span>
+          <span class={`status ${statusClass(trace)}`}>{trace.status ?? 'none'}</span>
+          {trace.ending === 'success' ? null : <span class="ending">{trace.ending}</span>}
+        </span>
       </td>
       <td data-label="Tokens" class="number">
         {trace.tokensIn === null ? '–' : `${trace.tokensIn} → ${trace.tokensOut ?? 0}`}

@@ -118,7 +118,10 @@ function toRow(span: OtlpSpan, depth: number, originNanos: bigint, breaches: rea
     isError: span.status.code === 2,
     startMs,
     durationMs: since(span.endTimeUnixNano) - startMs,
-    attributes: orderAttributes(span).map(toAttribute),
+    // The chart shows what the timeline's text encodes.
+    attributes: orderAttributes(span)
+      .filter(({ key }) => key !== 'llm.decode.timeline')
+      .map(toAttribute),
     events: span.events.map((event) => ({
       name: event.name,
       atMs: since(event.timeUnixNano),
