@@ -38,6 +38,8 @@ export async function createBackend(
     return await createCpuBackend({ ...options, threads: request.threads })
   } catch (error) {
     if (error instanceof ModelError) throw error
+    // `auto` promised a device that works: the next one down.
+    if (request.device === 'auto') return createBackend(kind === 'webgpu' ? 'cpu' : 'reference', options, request)
     const reason = error instanceof Error ? error.message : String(error)
     throw new ModelError(
       `device ${kind} cannot be used: ${reason}. Try --device ${kind === 'webgpu' ? 'cpu' : 'reference'}.`,
