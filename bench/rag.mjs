@@ -8,6 +8,7 @@ import { availableParallelism, cpus, loadavg, tmpdir, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { createInterface } from 'node:readline'
+import { Readable } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { createEmbedder } from '../dist/rag/embedder.js'
@@ -416,7 +417,7 @@ async function firstTokenMs(url, body) {
   })
   if (!response.ok) throw new Error(`${response.status}: ${await response.text()}`)
   let first = null
-  for await (const line of createInterface({ input: response.body })) {
+  for await (const line of createInterface({ input: Readable.fromWeb(response.body) })) {
     const frame = line.startsWith('data: {') ? JSON.parse(line.slice(6)) : null
     if (frame?.choices?.[0]?.text && first === null) first = performance.now() - started
   }

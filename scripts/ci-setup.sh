@@ -30,6 +30,6 @@ dpkg -s libvulkan1 >/dev/null 2>&1 || { update && install libvulkan1; }
 command -v chromium >/dev/null 2>&1 || { update && install chromium; }
 command -v promtool >/dev/null 2>&1 || { update && install prometheus; }
 if $full; then
-  ls /usr/share/postgresql/*/extension/vector.control >/dev/null 2>&1 || { update && install postgresql postgresql-15-pgvector || install postgresql-pgvector; }
+  ls /usr/share/postgresql/*/extension/vector.control >/dev/null 2>&1 || { update && $sudo env DEBIAN_FRONTEND=noninteractive "$(dirname "$0")/../test/rag/install-pgvector.sh" >/dev/null; }
 fi
 echo "ci-setup: mesa $(dpkg-query -W -f='${Version}' mesa-vulkan-drivers), $(chromium --version 2>/dev/null || echo 'no chromium'), promtool $(promtool --version 2>/dev/null | head -1 | cut -d' ' -f3 || true)"
