@@ -195,13 +195,19 @@ class CpuBackend implements InspectableBackend {
 
   // -- load time ------------------------------------------------------------------------------------------------------
 
-  loadMatrix(label: string, rows: number, cols: number, data: MatrixData, use?: { glu?: boolean }): Promise<Matrix> {
+  async loadMatrix(
+    label: string,
+    rows: number,
+    cols: number,
+    data: MatrixData,
+    use?: { glu?: boolean },
+  ): Promise<Matrix> {
     checkMatrix(label, rows, cols, data)
     const matrix = this.#packer.pack(label, rows, cols, data, use?.glu === true)
     this.#matrices.set(matrix, matrix)
     this.#largestInner = Math.max(this.#largestInner, matrix.padded)
     this.#largestOuter = Math.max(this.#largestOuter, matrix.numPanels * PANEL)
-    return Promise.resolve(matrix)
+    return matrix
   }
 
   loadVector(label: string, values: Float32Array): Vector {

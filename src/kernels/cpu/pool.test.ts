@@ -1,0 +1,72 @@
+import { readdirSync, readFileSync } from 'node:fs'
+import { expect, test } from 'vitest'
+import type { BackendOptions } from '../ops.ts'
+import { createCpuBackend } from './backend.ts'
+import { Arena } from './arena.ts'
+import { COMMANDS, FLOAT_FIELDS } from './program.ts'
+
+const OPTIONS: BackendOptions = {
+  limits: { maxRows: 8, maxSequences: 2, maxSampleRows: 2, maxBlocksPerSequence: 4 },
+  kernelSet: 'invariant',
+  traceKernels: false,
+}
+
+test('commands are laid out as the kernels read them', () => {
+  const folder = new URL('./assembly/', import.meta.url)
+  const sources = readdirSync(folder)
+    .filter((name) => name.endsWith('.ts'))
+    .map((name) => readFileSync(new URL(name, folder), 'utf8'))
+    .join('\n')
+  const classes = new Map(
+    [...sources.matchAll(/export class (\w+)Command \{\n([^}]*)\}/g)].map(([, name, body]) => [
+      name!.toLowerCase(),
+      [...body!.matchAll(/^ {2}(\w+): (\w+)/gm)].map(
+        ([, field, type]) => `${field}: ${type === 'f32' ? 'f32' : 'word'}`,
+      ),
+    ]),
+  )
+  for (const [name, { fields }] of Object.entries(COMMANDS)) {
+    const found = classes.get(name === 'qkvRopeStore' ? 'qkv' : name.toLowerCase())
+    const expected = fields.map((field) => `${field}: ${FLOAT_FIELDS.has(field) ? 'f32' : 'word'}`)
+    expect(found?.slice(0, fields.length + 1), name).toEqual(['opcode: word', ...expected])
+    // Counters follow, and 32 words are all there are.
+    expect(found!.length, name).toBeLessThanOrEqual(32)
+    for (const rest of found!.slice(fields.length + 1)) expect(rest, name).toMatch(/ounter: word|sink: word/)
+  }
+})
+
+test('a model beyond 4 GiB is refused with what to try', () => {
+  const arena = new Arena()
+  arena.allocate(2 ** 20, 'small')
+  expect(() => arena.allocate(4.4e9, 'lm_head')).toThrow(
+    /^lm_head: the cpu backend addresses 4096 MiB, .* --quantization q8 or q4, .* --device webgpu/,
+  )
+  // What is in reach still is, and an address above 2 GiB works like any other.
+  const high = arena.allocate(2.5e9, 'weights') + 2.4e9
+  arena.f32(high, 1)[0] = 7
+  expect(arena.f32(high, 1)[0]).toBe(7)
+})
+
+test('weights that are not finite are refused by name', async () => {
+  const backend = await createCpuBackend({ ...OPTIONS, threads: 1 })
+  const values = new Uint16Array(16 * 32).fill(0x3c00)
+  values[77] = 0x7c00
+  await expect(backend.loadMatrix('layers.0.down', 16, 32, { format: 'f16', values })).rejects.toThrow(
+    'layers.0.down: the weights hold infinities or NaN',
+  )
+  await backend.close()
+})
+
+test('an idle pool burns no processor, and a closed backend says so', async () => {
+  const backend = await createCpuBackend({ ...OPTIONS, threads: 4 })
+  const values = new Float32Array(64 * 64).fill(1)
+  await backend.loadMatrix('w', 64, 64, { format: 'f32', values })
+  const before = process.cpuUsage()
+  await new Promise((resolve) => setTimeout(resolve, 400))
+  const { user, system } = process.cpuUsage(before)
+  // Three spinning threads would take 1,200,000 microseconds where there are cores, 400,000 on a single one.
+  expect(user + system).toBeLessThan(200_000)
+  await backend.close()
+  await backend.close()
+  await expect(backend.loadMatrix('w', 64, 64, { format: 'f32', values })).rejects.toThrow('the backend is closed')
+})
