@@ -67,6 +67,9 @@ function log1pSmall(x: number): number {
   return f32(x + f32(f32(cube * p) - f32(0.5 * square)))
 }
 
+/** Above ln 2 by more than f32 rounding of the noise. */
+const LN2_BOUND = Math.LN2 * (1 + 1e-5)
+
 const wordView = new Uint32Array(1)
 const floatView = new Float32Array(wordView.buffer)
 
@@ -138,7 +141,7 @@ export class Sampler {
       if (z < threshold) continue
       const hash = noiseHash(key0, key1, token)
       // gumbel < -ln v <= (leading zeros + 1) ln 2: nearly every token is out of the race before its logarithms.
-      if (z + (Math.clz32(hash) + 1) * 0.69315 < bestScore) continue
+      if (z + (Math.clz32(hash) + 1) * LN2_BOUND < bestScore) continue
       const score = f32(z + gumbel(hash))
       if (score > bestScore) {
         bestScore = score
