@@ -16,9 +16,10 @@ export interface ChatTemplate {
   render(messages: readonly ChatMessage[], options?: { readonly continueFinalMessage?: boolean }): string
 }
 
-/** The template of a folder: chat_template.jinja, else tokenizer_config.json; null when the model has none. */
+/** The template of a folder (chat_template.jinja, else tokenizer_config.json) or a .gguf file; null when the model has none. */
 export async function loadChatTemplate(path: string, tokenizer: Tokenizer): Promise<ChatTemplate | null> {
-  const source = (await readIfPresent(join(path, 'chat_template.jinja'))) ?? templateOf(await readTokenizerFiles(path))
+  const own = path.endsWith('.gguf') ? null : await readIfPresent(join(path, 'chat_template.jinja'))
+  const source = own ?? templateOf(await readTokenizerFiles(path))
   return source === null ? null : createChatTemplate(source, tokenizer)
 }
 
@@ -85,7 +86,7 @@ async function readIfPresent(path: string): Promise<string | null> {
   try {
     return await readFile(path, 'utf8')
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null
+    if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENOTDIR')) return null
     throw new ModelError(`${path}: cannot be read`, { cause: error })
   }
 }

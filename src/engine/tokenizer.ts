@@ -3,6 +3,7 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers'
 import { ModelError } from './runner/runner.ts'
+import { loadGgufTokenizer } from './weights/gguf-tokenizer.ts'
 
 export interface Tokenizer {
   /** The model class of tokenizer.json (BPE, Unigram, ...), for the span attribute tokenizer.name. */
@@ -31,15 +32,14 @@ export interface TokenizerFiles {
   readonly config: Record<string, unknown>
 }
 
-/**
- * The tokenizer of a folder in Hugging Face layout. Throws ModelError for a missing, broken or unsupported tokenizer.json.
- */
+/** The tokenizer of a folder in Hugging Face layout or of a .gguf file. Throws ModelError for one that is missing, broken or unsupported. */
 export async function loadTokenizer(path: string): Promise<Tokenizer> {
   return createTokenizer(await readTokenizerFiles(path))
 }
 
-/** tokenizer.json and tokenizer_config.json of a folder. */
+/** tokenizer.json and tokenizer_config.json of a folder, or what says the same in a .gguf file. */
 export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> {
+  if (path.endsWith('.gguf')) return loadGgufTokenizer(path)
   const tokenizer = await readJson(join(path, 'tokenizer.json'))
   if (tokenizer === null) {
     throw new ModelError(
@@ -49,6 +49,10 @@ export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> 
   return { tokenizer, config: (await readJson(join(path, 'tokenizer_config.json'))) ?? {} }
 }
 
+/** The library wants every stage named. */
+const ABSENT_STAGES = { added_tokens: [], normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null }
+
+/** A tokenizer from its files' contents. Throws ModelError. */
 export function createTokenizer(files: TokenizerFiles): Tokenizer {
   const config = {
     ...files.config,
@@ -57,7 +61,7 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
   }
   let inner: HfTokenizer
   try {
-    inner = new HfTokenizer(files.tokenizer, config)
+    inner = new HfTokenizer({ ...ABSENT_STAGES, ...files.tokenizer }, config)
   } catch (error) {
     throw new ModelError(`tokenizer.json: cannot be used (${error instanceof Error ? error.message : String(error)})`, {
       cause: error,

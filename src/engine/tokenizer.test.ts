@@ -1,0 +1,128 @@
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { createByteTokenizer, EOS } from '../../test/engine/byte-tokenizer.ts'
+import { createChatTemplate, loadChatTemplate } from './chat-template.ts'
+import { createTokenizer, loadTokenizer } from './tokenizer.ts'
+
+let directory = ''
+beforeAll(async () => {
+  directory = await mkdtemp(join(tmpdir(), 'miniserve-tokenizer-'))
+})
+afterAll(() => rm(directory, { recursive: true, force: true }))
+
+describe('a byte-level tokenizer', () => {
+  const tokenizer = createByteTokenizer()
+
+  it('takes every text there and back', () => {
+    for (const text of ['hello', ' two  spaces\n', 'é日本😀', '\u0000\u007f', 'the then']) {
+      expect(tokenizer.decode(tokenizer.encode(text))).toBe(text)
+    }
+    expect(tokenizer.encode('th')).toEqual([257])
+    expect([...tokenizer.tokenBytes(258)]).toEqual([...Buffer.from(' the')])
+    expect(tokenizer.tokenBytes(9999)).toHaveLength(0)
+  })
+
+  it('knows its special tokens', () => {
+    expect(tokenizer.encode('a<|end|>b')).toEqual([97, EOS, 98])
+    expect(tokenizer.isSpecial(EOS)).toBe(true)
+    expect(tokenizer.decode([97, EOS, 98])).toBe('a<|end|>b')
+    expect(tokenizer.decode([97, EOS, 98], { skipSpecialTokens: true })).toBe('ab')
+    expect(tokenizer).toMatchObject({
+      name: 'BPE',
+      vocabSize: 259,
+      bosToken: null,
+      eosToken: '<|end|>',
+      spelling: 'byte_level',
+    })
+  })
+})
+
+describe('a sentencepiece-style tokenizer', () => {
+  const decoders = [
+    { type: 'Replace', pattern: { String: '▁' }, content: ' ' },
+    { type: 'ByteFallback' },
+    { type: 'Fuse' },
+    { type: 'Strip', content: ' ', start: 1, stop: 0 },
+  ]
+  const vocab = Object.fromEntries(
+    [
+      '<unk>',
+      '▁',
+      '▁a',
+      'b',
+      ...Array.from({ length: 256 }, (_, byte) => `<0x${byte.toString(16).toUpperCase().padStart(2, '0')}>`),
+    ].map((token, id) => [token, id]),
+  )
+  const tokenizer = createTokenizer({
+    tokenizer: {
+      decoder: { type: 'Sequence', decoders },
+      model: { type: 'BPE', vocab, merges: [], byte_fallback: true, unk_token: '<unk>' },
+    },
+    config: {},
+  })
+
+  it('spells spaces and fallback bytes, and drops the space its encoder put in front', () => {
+    expect([...tokenizer.tokenBytes(2)]).toEqual([0x20, 0x61])
+    expect([...tokenizer.tokenBytes(4 + 0xc3)]).toEqual([0xc3])
+    expect(tokenizer.decode([2, 3, 2, 4 + 0xc3, 4 + 0xa9])).toBe('ab aé')
+  })
+})
+
+describe('what cannot be loaded', () => {
+  it('is told with its file', async () => {
+    await expect(loadTokenizer(directory)).rejects.toThrow(
+      /tokenizer\.json: expected the model's tokenizer, found no file/,
+    )
+    await writeFile(join(directory, 'tokenizer.json'), '{"model":')
+    await expect(loadTokenizer(directory)).rejects.toThrow(/expected JSON/)
+    expect(() =>
+      createTokenizer({
+        tokenizer: { decoder: { type: 'WordPiece' }, model: { type: 'WordPiece', vocab: {} } },
+        config: {},
+      }),
+    ).toThrow(/WordPiece/)
+  })
+})
+
+describe('a chat template', () => {
+  const source =
+    "{{ bos_token }}{% for m in messages %}{% if m.role not in ['user', 'assistant', 'system'] %}{{ raise_exception('Unknown role') }}{% endif %}<{{ m.role }}>{{ m.content | trim }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+  const template = createChatTemplate(source, { bosToken: '^', eosToken: '$' })
+  const user = { role: 'user', content: ' hi ' }
+
+  it('renders a conversation up to the answer', () => {
+    expect(template.render([{ role: 'system', content: 'be brief' }, user])).toBe(
+      '^<system>be brief$<user>hi$<assistant>',
+    )
+  })
+
+  it('continues the final message where it ends', () => {
+    const messages = [user, { role: 'assistant', content: 'The answer ' }]
+    expect(template.render(messages, { continueFinalMessage: true })).toBe('^<user>hi$<assistant>The answer ')
+  })
+
+  it('refuses what the template refuses as a bad request', () => {
+    for (const messages of [[{ role: 'wizard', content: 'x' }], []]) {
+      expect(() => template.render(messages)).toThrow(
+        expect.objectContaining({ code: 'invalid_request', param: 'messages' }),
+      )
+    }
+    expect(() => createChatTemplate('{% if %}', { bosToken: null, eosToken: null })).toThrow(/cannot be parsed/)
+  })
+
+  it('is found in the jinja file, else in the config, by its name `default`', async () => {
+    const tokenizer = createByteTokenizer()
+    await writeFile(join(directory, 'tokenizer.json'), '{}')
+    expect(await loadChatTemplate(directory, tokenizer)).toBeNull()
+    const list = [
+      { name: 'tool_use', template: 'no' },
+      { name: 'default', template: 'list' },
+    ]
+    await writeFile(join(directory, 'tokenizer_config.json'), JSON.stringify({ chat_template: list }))
+    expect((await loadChatTemplate(directory, tokenizer))?.render([user])).toBe('list')
+    await writeFile(join(directory, 'chat_template.jinja'), 'file')
+    expect((await loadChatTemplate(directory, tokenizer))?.render([user])).toBe('file')
+  })
+})
