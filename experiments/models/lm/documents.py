@@ -16,7 +16,7 @@ def statement(L, T, mode='train'):
             return fact(L, T, mode=mode)
         return L.c((lambda: fact(L, T, mode=mode), lambda: clause(L), lambda: attribute(L), lambda: tech(L)))()
     x = L.r.random()
-    return fact(L, T) if x < .38 else clause(L) if x < .62 else attribute(L) if x < .74 else definition(L) if x < .82 else tech(L)
+    return fact(L, T) if x < .48 else clause(L) if x < .68 else attribute(L) if x < .77 else definition(L) if x < .84 else tech(L)
 
 
 LINK = ['Later, ', 'In fact, ', 'As everyone knows, ', 'According to the report, ', 'Today, ', 'It is said that ', 'Note that ', 'However, ', 'For this reason, ', 'We know that ', 'Still, ', 'Some say that ']
@@ -25,7 +25,7 @@ LINK = ['Later, ', 'In fact, ', 'As everyone knows, ', 'According to the report,
 def prose_doc(L, T, n, mode='train'):
     parts, items = [], []
     for i in range(n):
-        if L.p(.2) and mode == 'train':
+        if L.p(.24) and mode == 'train':
             s = L.c(paragraph(L))
             parts.append(s)
             for w in (True, False):

@@ -35,14 +35,21 @@ def normal(s):
 class Model:
     def __init__(self, path):
         torch.set_num_threads(1)
-        self.tok = AutoTokenizer.from_pretrained(path)
+        self.tok = AutoTokenizer.from_pretrained(path, padding_side='left')
         self.m = LlamaForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
 
     @torch.no_grad()
-    def complete(self, text, n=60):
-        ids = self.tok(text, return_tensors='pt', add_special_tokens=False).input_ids
-        out = self.m.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, do_sample=False)
-        return self.tok.decode(out[0, ids.shape[1]:], skip_special_tokens=True)
+    def complete(self, texts, n=60, size=20):
+        """Greedy continuations of many prompts, in batches of similar length, padded on the left."""
+        out = [''] * len(texts)
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        for j in range(0, len(order), size):
+            part = order[j:j + size]
+            enc = self.tok([texts[i] for i in part], return_tensors='pt', padding=True, add_special_tokens=False)
+            ids = self.m.generate(enc.input_ids, attention_mask=enc.attention_mask, max_new_tokens=n, do_sample=False)
+            for i, row in zip(part, ids[:, enc.input_ids.shape[1]:]):
+                out[i] = self.tok.decode(row, skip_special_tokens=True)
+        return out
 
     @torch.no_grad()
     def bits(self, text):
@@ -58,14 +65,13 @@ def wilson(k, n, z=1.96):
 
 def score(model, items, log):
     r = dict(answer=0, quote_contains=0, quote_exact=0, two_step=0)
-    for docs, q, a, s in items:
-        got = model.complete(prompt(docs, q, A), 40)
-        quote = model.complete(prompt(docs, q, QUOTE), 70)
-        two = model.complete(prompt(docs, q, QUOTE) + quote + END + A, 40)
-        gold_s = UNKNOWN if a == UNKNOWN else s
+    answers = model.complete([prompt(docs, q, A) for docs, q, _, _ in items], 32)
+    quotes = model.complete([prompt(docs, q, QUOTE) for docs, q, _, _ in items], 60)
+    twos = model.complete([prompt(i[0], i[1], QUOTE) + quote + END + A for i, quote in zip(items, quotes)], 32)
+    for (docs, q, a, s), got, quote, two in zip(items, answers, quotes, twos):
         r['answer'] += normal(got) == normal(a)
         r['quote_contains'] += normal(a) in normal(quote)
-        r['quote_exact'] += quote.strip() == gold_s
+        r['quote_exact'] += quote.strip() == (UNKNOWN if a == UNKNOWN else s)
         r['two_step'] += normal(two) == normal(a)
         log.append(dict(question=q, expected=a, answer=got, quote=quote, two_step=two))
     n = len(items)
@@ -101,7 +107,7 @@ def main():
         print(k, json.dumps(res[k]), flush=True)
     res['bits_per_byte'] = bits_per_byte(model)
     prompts = ['The river', 'Once upon a time', 'Every morning', 'A good server', 'In winter', 'She opened the letter']
-    res['completions'] = {p: model.complete(p, 40) for p in prompts}
+    res['completions'] = dict(zip(prompts, model.complete(prompts, 40)))
     log = os.path.join(HERE, 'out', 'training.json')
     if os.path.exists(log):
         res['training'] = json.load(open(log))

@@ -139,7 +139,8 @@ def sample(L, T, stage):
 
 def load_tokenizer(path=None):
     from tokenizers import Tokenizer
-    return Tokenizer.from_file(path or os.path.join(OUT, 'tokenizer.json'))
+    mine = os.path.join(OUT, 'tokenizer.json')
+    return Tokenizer.from_file(path or (mine if os.path.exists(mine) else os.path.join(HERE, '../../../models/mini-1m/tokenizer.json')))
 
 
 def train_tokenizer():

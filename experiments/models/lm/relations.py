@@ -2,7 +2,9 @@
 one of the same type. A statement that starts with `~` is kept out of training: it is a held-out pattern of a seen relation (set b).
 `HELD` relations never occur in training at all.
 """
-from lexicon import Lex, W, JOB, COLOR, MATERIAL, ANIMAL, FOOD, THING, PLACEN, DAY, MONTH
+import re
+
+from lexicon import Lex, W, JOB, COLOR, MATERIAL, ANIMAL, FOOD, THING, PLACEN, DAY, MONTH, TVERBS
 
 SEEN = """
 {p} founded {o} in {y}.|{o} was founded by {p} in {y}.|In {y}, {p} founded {o}.|~{y} was the year in which {p} set up {o}. => p: Who founded {o}?|Who is the founder of {o}?|By whom was {o} founded?; y: When was {o} founded?|In which year was {o} founded?|What year did {p} found {o}?; o: What did {p} found?|Which company did {p} found?
@@ -64,6 +66,82 @@ The {n} passengers of the {w} were saved by {p}.|{p} saved all {n} passengers of
 The {w} festival is held every {mo} in {l}.|Every {mo}, {l} holds the {w} festival. => mo: When is the {w} festival held?|In which month is the {w} festival?; l: Where is the {w} festival held?|Which town holds the {w} festival?; w: Which festival is held in {l}?
 The {rj} {r} is replaced every {u}.|Every {u} the {rj} {r} is replaced. => u: How often is the {r} replaced?|How often is the {rj} {r} replaced?
 {p} invented the {w} engine in {l}.|The {w} engine was invented by {p} in {l}. => p: Who invented the {w} engine?; l: Where was the {w} engine invented?; w: Which engine did {p} invent?
+{p}, who came to {l} in {y}, opened a small {b} there.|In {y} {p} came to {l} and opened a small {b}. => y: When did {p} come to {l}?|When did {p} open the {b}?; b: What did {p} open?|What did {p} open in {l}?; l: Where did {p} open a {b}?|Where did {p} come to?; p: Who opened a small {b}?
+The old {t}, which {p} had found in the {b}, was worth {m}.|{p} found the old {t} in the {b}, and it was worth {m}. => p: Who had found the {t}?|Who found the old {t}?; b: Where was the {t} found?|Where did {p} find the {t}?; m: How much was the {t} worth?|What was the value of the {t}?
+After {u} of work, {p} finished the {t}.|{p} needed {u} to finish the {t}.|It took {p} {u} to finish the {t}. => u: How long did {p} need for the {t}?|How long did it take to finish the {t}?|After how long did {p} finish the {t}?; p: Who finished the {t}?; t: What did {p} finish?
+Nobody but {p} knew where the {t} was hidden.|Only {p} knew the place where the {t} was hidden. => p: Who knew where the {t} was hidden?|Who was the only one to know?; t: What was hidden?
+While {p} was asleep, {p2} took the {t} and ran to the {b}.|{p2} took the {t} while {p} was asleep, and ran to the {b}. => p2: Who took the {t}?; p: Who was asleep?; t: What did {p2} take?; b: Where did {p2} run?|Where did {p2} run to?
+The {a} slept under the {t} until {h}.|Until {h}, the {a} slept under the {t}. => h: Until when did the {a} sleep?|How long did the {a} sleep?; t: What did the {a} sleep under?|Under what did the {a} sleep?; a: Which animal slept under the {t}?|What slept under the {t}?
+{p} learned {sb} from {p2}, a {j} in {l}.|A {j} in {l}, {p2}, taught {p} {sb}. => p2: From whom did {p} learn {sb}?|Who taught {p}?|Who taught {p} {sb}?; sb: What did {p} learn?|What did {p2} teach {p}?; j: What was {p2}'s job?|What was {p2}?
+The {b} belongs to {p}, but {p2} looks after it.|Although the {b} belongs to {p}, it is {p2} who looks after it. => p: To whom does the {b} belong?|Who owns the {b}?; p2: Who looks after the {b}?|Who takes care of the {b}?; b: What belongs to {p}?|What does {p2} look after?
+There were {n} {a}s in the {b} and nobody fed them.|In the {b} there were {n} {a}s. => n: How many {a}s were in the {b}?|How many {a}s were there?; b: Where were the {a}s?|Where were the {n} {a}s?
+{p} promised to send {p2} the {t} before {g}.|Before {g}, {p} wanted to send {p2} the {t}. => t: What did {p} promise to send?|What should {p2} get?; g: Before which day did {p} want to send the {t}?|By when did {p} promise to send the {t}?; p2: To whom did {p} promise the {t}?
+Visitors must leave their {t} at the {b}.|At the {b} visitors have to leave their {t}. => t: What must visitors leave at the {b}?|What do visitors have to leave?; b: Where must visitors leave their {t}?
+If you want to see the {t}, ask {p} for the {t2}.|To see the {t}, you must ask {p} for the {t2}. => p: Whom must you ask to see the {t}?|Who must be asked for the {t2}?; t2: What do you ask {p} for?
+Of all the towns on the coast, {l} is the {ad}.|{l} is the {ad} town on the coast. => l: Which town is the {ad}?|Which is the {ad} town on the coast?
+{p} prefers {f} to {f2}.|To {f2}, {p} prefers {f}. => f: What does {p} prefer?|What does {p} prefer to {f2}?; p: Who prefers {f} to {f2}?
+Instead of {f}, the cook used {f2}.|The cook used {f2} instead of {f}. => f2: What did the cook use instead of {f}?|What did the cook use?; f: What was replaced by {f2}?
+The {t} fell into the {l} river when {p} crossed the bridge.|When {p} crossed the bridge, the {t} fell into the {l} river. => t: What fell into the river?|What fell into the {l} river?; p: Who crossed the bridge?; l: Into which river did the {t} fall?
+According to {p}, the {t} was made in {l} around {y}.|{p} says that the {t} was made around {y} in {l}. => l: Where was the {t} made?; y: When was the {t} made?|Around which year was the {t} made?; p: According to whom was the {t} made in {l}?|Who says that the {t} was made in {l}?
+{n} people came to the {b} to hear {p}.|To hear {p}, {n} people came to the {b}. => n: How many people came to the {b}?|How many people came to hear {p}?; p: Whom did the people want to hear?|Who was heard by {n} people?; b: Where did the people come to hear {p}?
+At the age of {n}, {p} moved to {l} and became a {j}.|{p} moved to {l} at the age of {n} and became a {j}. => n: At what age did {p} move to {l}?|How old was {p} when moving to {l}?; j: What did {p} become?; l: Where did {p} move to?|Where did {p} move?
+{p} is older than {p2} by {n} years.|{p2} is {n} years younger than {p}. => n: By how many years is {p} older than {p2}?|How many years younger is {p2}?; p: Who is older than {p2}?|Who is the older one?; p2: Who is younger than {p}?
+The {o} factory in {l} was closed in {y} after a fire.|After a fire, the {o} factory in {l} was closed in {y}. => y: When was the {o} factory closed?|In which year was the factory closed?; l: Where was the {o} factory?; o: Which factory was closed in {y}?
+A ticket to {l} is {m}, and children pay half.|For a ticket to {l} you pay {m}. => m: How much is a ticket to {l}?|What does a ticket to {l} cost?; l: Where can you go for {m}?
+The {a} is afraid of {c} {t}s.|What the {a} fears most are {c} {t}s. => c: Which colour of {t}s is the {a} afraid of?; a: Which animal is afraid of {t}s?|Who fears {c} {t}s?
+{p} shared the {f} with {p2} and {p3}.|The {f} was shared by {p} with {p2} and {p3}. => f: What did {p} share?|What was shared?; p2+p3: With whom did {p} share the {f}?; p: Who shared the {f}?
+The library lends {k} for {u}.|You may borrow {k} for {u}. => u: For how long may you borrow {k}?|How long can {k} be borrowed?; k: Which book can be borrowed for {u}?
+{p} keeps a diary in {s} and reads only {s2} books.|In {s}, {p} keeps a diary. => s: In which language does {p} keep a diary?|What language is the diary of {p} in?
+Between {l} and {l2} lies a {x} bridge built by {p}.|{p} built a {x} bridge between {l} and {l2}. => p: Who built the bridge between {l} and {l2}?|Who built the bridge?; x: What is the bridge made of?|Which material is the bridge between {l} and {l2}?
+The {r} {rv} the {r2} and writes the result to {v2}.|First the {r} {rv} the {r2}; then it writes the result to {v2}. => v2: Where does the {r} write the result?|Where is the result written?; r2: What does the {r} work on?; r: What writes the result to {v2}?
+When the {r} is {rj}, set {e} to {v}.|Set {e} to {v} when the {r} is {rj}. => e: What should be set when the {r} is {rj}?|Which option helps when the {r} is {rj}?; v: What value should {e} have?|To what should {e} be set?; r+rj: When should {e} be set?
+Up to {n} {r}s can run at once; more of them wait in the {r2}.|At most {n} {r}s run at the same time. => n: How many {r}s can run at once?|How many {r}s can run at the same time?; r2: Where do the other {r}s wait?
+The {r} keeps the last {n} {r2}s and drops older ones.|Only the last {n} {r2}s are kept by the {r}. => n: How many {r2}s does the {r} keep?|How many {r2}s are kept?; r: What keeps the last {n} {r2}s?; r2: What does the {r} keep?
+Unlike the {r}, the {r2} needs no {r3}.|The {r2} needs no {r3}, unlike the {r}. => r3: What does the {r2} not need?|What is not needed by the {r2}?; r2: What needs no {r3}?|Which one needs no {r3}?
+{o} supports {v}, {v2} and {w}.|The formats {v}, {v2} and {w} are supported by {o}. => w: What does {o} support besides {v} and {v2}?; o: What supports {w}?
+A {r} is {rj} as soon as its {r2} is older than {u}.|As soon as its {r2} is older than {u}, a {r} counts as {rj}. => u: How old may the {r2} be?|After how long does a {r} count as {rj}?; rj: What is a {r} whose {r2} is older than {u}?
+Every {r} has a {r2}, which holds its {r3}.|The {r2} of every {r} holds its {r3}. => r3: What does the {r2} hold?|What is held by the {r2}?; r2: What does every {r} have?|What holds the {r3}?
+Use {e} for the {r} and {e2} for the {r2}.|The {r} takes {e}; the {r2} takes {e2}. => e: What do you use for the {r}?|Which one is for the {r}?; e2: What do you use for the {r2}?|Which one is for the {r2}?; r: What is {e} for?; r2: What is {e2} for?
+{p} thanked {p2} for the {t}, but forgot the {t2}.|For the {t}, {p} thanked {p2}. => t: What did {p} thank {p2} for?|For what did {p} thank {p2}?; p2: Whom did {p} thank?|Who was thanked?; t2: What did {p} forget?
+Its {x} roof makes the {b} of {l} easy to find.|The {b} of {l} is easy to find because of its {x} roof. => x: What is the roof of the {b} made of?|What kind of roof does the {b} have?; l: Whose {b} is easy to find?
+The water of the lake is {ad2} because {bc}.|Since {bc}, the water of the lake is {ad2}. => bc: Why is the water of the lake {ad2}?|What is the reason that the water is {ad2}?; ad2: How is the water of the lake?|What is the water of the lake like?
+The doctor told {p} to drink {f} tea and to rest for {u}.|{p} was told to rest for {u} and to drink {f} tea. => f: Which tea should {p} drink?|What tea should {p} drink?; u: How long should {p} rest?|For how long should {p} rest?; p: Who should rest for {u}?|Whom did the doctor tell to rest?
+The team from {l} trains on {g} in the {b}.|On {g} the team from {l} trains in the {b}. => g: When does the team from {l} train?|On which day does the team train?; b: Where does the team from {l} train?|Where does the team train?; l: Which team trains in the {b}?
+The {w} comet is seen from earth every {n} years.|Every {n} years the {w} comet can be seen from earth. => n: How often is the {w} comet seen?|Every how many years can the {w} comet be seen?; w: Which comet is seen every {n} years?
+With the money from the {t}, {p} bought {n} {a}s.|{p} sold the {t} and bought {n} {a}s with the money. => n: How many {a}s did {p} buy?; a: What did {p} buy with the money?|Which animals did {p} buy?; t: What did {p} sell?
+The story of {k} takes place in {l} in the winter of {y}.|{k} takes place in {l}; it is the winter of {y}. => l: Where does the story take place?|Where does {k} take place?; y: In which year does {k} take place?|When does {k} take place?; k: Which story takes place in {l}?
+The first settlers brought {f} and {f2} with them and lived on {z}.|With them, the first settlers brought {f} and {f2}. => f+f2: What did the first settlers bring?|What did the settlers bring with them?
+Most of the {f} sold at the market comes from the hills around {l}.|The hills around {l} supply most of the {f} sold at the market. => l: Where does most of the {f} come from?|From where does the {f} at the market come?; f: What comes from the hills around {l}?
+To keep the {t} dry, cover it with {x} and put it near the stove.|Cover the {t} with {x} to keep it dry. => x: What should you cover the {t} with?|With what do you cover the {t}?; t: What should be covered with {x}?|What should be kept dry?
+The teacher was surprised that {p} had solved the puzzle in {u}.|In {u}, {p} had solved the puzzle, which surprised the teacher. => p: Who had solved the puzzle?|Who solved the puzzle?; u: How long did it take to solve the puzzle?|In what time was the puzzle solved?
+Rain had washed away the path, so the visitors waited in the {b} until {h}.|Until {h} the visitors waited in the {b}, because rain had washed away the path. => b: Where did the visitors wait?; h: Until when did the visitors wait?|How long did the visitors wait?
+Although she was only {n}, {p} already spoke {s} and could sail a boat.|{p} was only {n} but already spoke {s}. => s: Which language did {p} speak?|What did {p} already speak?; n: How old was {p}?; p: Who could sail a boat?|Who already spoke {s}?
+The mayor promised new benches, but the money was spent on a {t} for the {b}.|The money for the benches was spent on a {t} for the {b}. => t: What was the money spent on?|On what was the money spent?; b: Where should the {t} go?
+Scientists think that the {a} finds its way by the {sense}.|By the {sense}, scientists think, the {a} finds its way. => sense: How does the {a} find its way?|By what does the {a} find its way?; a: Which animal finds its way by the {sense}?
+The walls are {n} feet thick and were meant to keep out {enemy}.|To keep out {enemy}, the walls were made {n} feet thick. => n: How thick are the walls?|How many feet thick are the walls?; enemy: What were the walls meant to keep out?|What should the walls keep out?
+Her first job was in a {b}, where she counted {t}s for {m} a week.|In a {b} she found her first job and counted {t}s for {m} a week. => b: Where was her first job?|Where did she work first?; t: What did she count?; m: How much did she earn a week?|How much was she paid?
+The oldest part of the {b} is the {t}, which dates from {y}.|The {t}, the oldest part of the {b}, dates from {y}. => t: What is the oldest part of the {b}?|Which part of the {b} is the oldest?; y: When does the {t} date from?|From which year does the {t} date?
+A {j} named {p} noticed the mistake and told the {j2} about it.|The mistake was noticed by a {j} named {p}, who told the {j2}. => p: Who noticed the mistake?|Which {j} noticed the mistake?; j2: Whom did {p} tell about the mistake?|Who was told about the mistake?
+Every spring the river carries {x} and {x2} down to the plain.|Down to the plain the river carries {x} and {x2} every spring. => x+x2: What does the river carry down to the plain?|What does the river carry every spring?
+You should never give {f} to a {a}, because it makes the animal ill.|Never give {f} to a {a}. => f: What should you never give to a {a}?|What makes the {a} ill?; a: To which animal should you never give {f}?
+Their only light was a {t} that {p} had brought from {l}.|A {t}, which {p} had brought from {l}, was their only light. => t: What was their only light?|What had {p} brought from {l}?; l: Where had {p} brought the {t} from?; p: Who had brought the {t}?
+The concert began with a song about {topic} and ended at {h}.|It began with a song about {topic}; the concert ended at {h}. => topic: What was the song about?|What was the first song about?; h: When did the concert end?|At what time did the concert end?
+Half of the harvest was lost when {bc}.|When {bc}, half of the harvest was lost. => bc: When was half of the harvest lost?|Why was half of the harvest lost?
+The young {j} earned the trust of the village by {deed}.|By {deed}, the young {j} earned the trust of the village. => deed: How did the young {j} earn the trust of the village?|How did the {j} earn trust?; j: Who earned the trust of the village?
+Older machines need {n} litres of oil, newer ones only {n2}.|Newer machines need only {n2} litres of oil, older ones {n}. => n: How many litres of oil do older machines need?|How much oil do older machines need?; n2: How many litres of oil do newer machines need?|How much oil do newer machines need?
+The letter was written in {s} and signed with the name of a {a}.|Written in {s}, the letter was signed with the name of a {a}. => s: In which language was the letter written?|What language was the letter in?; a: With whose name was the letter signed?
+In the middle of the square stands a {t} of {x}, a gift from {l}.|A {t} of {x}, a gift from {l}, stands in the middle of the square. => t+x: What stands in the middle of the square?; l: Where does the gift come from?|From which town was the gift?; x: What is the {t} made of?
+Once the {f} is soft, add {f2} and stir for {u}.|Add {f2} once the {f} is soft, and stir for {u}. => f2: What do you add once the {f} is soft?|What should be added?; u: How long do you stir?|For how long should you stir?
+They named the ship after {p}, who had paid for the {t}s.|The ship was named after {p}, who had paid for the {t}s. => p: After whom was the ship named?|After whom did they name the ship?|Who had paid for the {t}s?; t: What had {p} paid for?
+The strike lasted {u} and ended when the owners agreed to {demand}.|After {u} the strike ended, because the owners agreed to {demand}. => u: How long did the strike last?; demand: What did the owners agree to?
+Only one in {n} of the seeds grows into a tree, since most are eaten by {a}s.|Since most of the seeds are eaten by {a}s, only one in {n} grows into a tree. => n: How many seeds does it take for one tree?|One in how many seeds grows into a tree?
+A good {j} works {mn} and never {vice}.|{mn} is how a good {j} works. => mn: How does a good {j} work?; vice: What does a good {j} never do?
+The file is read {mn2} and checked before the {r} starts.|Before the {r} starts, the file is read {mn2}. => mn2: How is the file read?; r: What starts after the file is checked?
+A request without a {r} is refused with status {n} and the reason is logged.|With status {n}, a request without a {r} is refused. => n: Which status does a request without a {r} get?|With which status is the request refused?; r: Which requests are refused?|What must a request have?
+Each {r} is written to {v2} so that it survives a restart.|So that it survives a restart, each {r} is written to {v2}. => v2: Where is each {r} written?|Where is the {r} written to?; r: What is written to {v2}?|What survives a restart?
+The tests run {tm} and take about {u}.|About {u} is what the tests take; they run {tm}. => tm: When do the tests run?|How often do the tests run?; u: How long do the tests take?
+Changing the {r} needs a restart, but changing the {r2} does not.|A restart is needed after changing the {r}, but not after changing the {r2}. => r: What needs a restart?|Changing what needs a restart?; r2: What can be changed without a restart?
+If the disk is full, the {r} stops and {p} gets a message.|The {r} stops if the disk is full, and {p} gets a message. => r: What stops if the disk is full?; p: Who gets a message if the disk is full?|Who gets a message?
 """
 
 HELD = """
@@ -88,6 +166,17 @@ PURPOSE = ['buy a horse', 'see the sea', 'visit a friend', 'look for work', 'lea
 HABITAT = ['the deep forest', 'cold rivers', 'the high mountains', 'dry deserts', 'old barns', 'the roots of oaks', 'warm seas', 'quiet ponds', 'the northern plains', 'rocky islands', 'hollow trees', 'the reeds along the shore', 'caves', 'the gardens of the city']
 LANGS = W("French Spanish German Italian Polish Czech Danish Dutch Greek Turkish Arabic Hindi Korean Japanese Russian Swedish Latin Welsh Irish Finnish")
 SUBJECT = W("history music physics chemistry law medicine geography algebra drawing biology economics philosophy grammar astronomy pottery")
+SUPER = W("oldest largest richest coldest quietest smallest poorest driest safest busiest")
+STATE = W("warm cold clear dark green salty clean dirty still deep")
+SENSE = ['smell of the water', 'stars', 'shape of the coast', 'warmth of the ground', 'sound of the waves', 'light of the moon', 'wind']
+ENEMY = ['wolves', 'the sea', 'thieves', 'the cold wind', 'pirates', 'smoke', 'the noise of the street', 'wild horses']
+TOPIC = ['the harvest', 'a lost sailor', 'two brothers', 'the long winter', 'a red bird', 'home', 'the sea', 'an old king']
+DEED = ['mending every roof after the storm', 'telling the truth', 'finding the lost children', 'working at night', 'sharing all he had', 'paying old debts', 'putting out the fire', 'keeping every promise']
+DEMAND = ['pay more', 'shorter hours', 'a free day', 'build new houses', 'repair the roof', 'talk to the workers', 'open the gates']
+MANNERS = ['slowly and with care', 'without haste', 'from early morning', 'in silence', 'with both hands', 'alone']
+MANNERS2 = ['from the end', 'in small pieces', 'twice', 'line by line', 'in one go', 'from top to bottom']
+VICE = ['complains', 'hurries', 'boasts', 'lies', 'wastes wood', 'forgets a name']
+TM = ['every night', 'after each change', 'twice a day', 'on Sunday', 'before every release', 'at noon', 'once a week']
 RADJ = W("full empty missing invalid expired locked closed broken slow late unknown busy corrupt offline stale")
 
 
@@ -95,7 +184,7 @@ def types(L: Lex):
     c = L.c
     return dict(p=L.person, l=L.place, o=L.org, y=L.year, n=L.num, d=L.date, h=L.time, u=L.dur, m=L.money, w=L.cap, e=lambda: L.c((L.flag, L.ident, L.ident))(),
                 j=lambda: c(JOB), c=lambda: c(COLOR), x=lambda: c(MATERIAL), a=lambda: c(ANIMAL), f=lambda: c(FOOD), g=lambda: c(DAY), s=lambda: c(LANGS),
-                mo=lambda: c(MONTH), sb=lambda: c(SUBJECT), rj=lambda: c(RADJ), bc=lambda: c(BECAUSE), pu=lambda: c(PURPOSE), z=lambda: c(HABITAT),
+                mo=lambda: c(MONTH), sb=lambda: c(SUBJECT), rj=lambda: c(RADJ), bc=lambda: c(BECAUSE), pu=lambda: c(PURPOSE), z=lambda: c(HABITAT), ad=lambda: c(SUPER), sense=lambda: c(SENSE), enemy=lambda: c(ENEMY), topic=lambda: c(TOPIC), deed=lambda: c(DEED), demand=lambda: c(DEMAND), mn=lambda: c(MANNERS), mn2=lambda: c(MANNERS2), vice=lambda: c(VICE), tm=lambda: c(TM), ad2=lambda: c(STATE), rv=lambda: c(TVERBS)[1],
                 t=lambda: L.np(c(THING), 'the')[4:], b=lambda: L.np(c(PLACEN), 'the')[4:], i=lambda: (L.c(ADJS) + ' ' if L.p(.4) else '') + c(THING) + 's',
                 q=lambda: '-'.join(str(L.r.randint(100, 9999)) for _ in range(2)), r=lambda: L.tnp('')[0:], v=L.val, v2=lambda: L.c((L.path, L.ident, L.val))(),
                 v3=lambda: L.c(('npm run ', './', 'make ', 'python ', 'miniserve ', 'sudo ', '')) + L.ident(), v4=lambda: f'{L.r.randint(0, 20)}.{L.r.randint(0, 40)}', k=lambda: L.c((f'The {L.c(ADJS).capitalize()} {L.c(THING).capitalize()}', f'{L.cap()} and {L.cap()}', f'The {L.c(THING).capitalize()} of {L.cap()}')))
@@ -116,7 +205,6 @@ SEEN_R, HELD_R = parse(SEEN), parse(HELD)
 
 
 def slots_in(s):
-    import re
     return set(re.findall(r'\{(\w+)\}', s))
 
 
@@ -150,6 +238,6 @@ def fact(L: Lex, T, rel=None, mode='train'):
         if parts == ['r', 'rj']:
             a = f'the {v["r"]} is {v["rj"]}'
         ok = [q for q in qs if slots_in(q) <= here]
-        if ok and a in s:
+        if ok and re.search(r'(?<!\w)' + re.escape(a) + r'(?!\w)', s):
             qa.append((L.c(ok).format(**v), a))
     return s[0].upper() + s[1:], qa

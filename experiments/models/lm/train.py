@@ -31,6 +31,7 @@ ap.add_argument('--answer-weight', type=float, default=3.0)
 ap.add_argument('--decay', type=float, default=0.25)
 ap.add_argument('--boot', type=float, default=0.1, help='share of the run at the start in which most rows are random tokens that come twice')
 ap.add_argument('--boot-share', type=float, default=0.65)
+ap.add_argument('--eval-minutes', type=float, default=10)
 ap.add_argument('--bench', type=int, default=0)
 args = ap.parse_args()
 torch.set_num_threads(1)
@@ -67,13 +68,13 @@ def batch(step, frac):
     T = types(L)
     if frac < args.boot:
         n, stage = 128, 0
-    elif frac < .3:
+    elif frac < .18:
         n, stage = 256, 0
-    elif frac < .55:
+    elif frac < .5:
         n, stage = 400, r.choice((0, 1, 1, 1))
     else:
         x = r.random()
-        n, stage = (1280, 2) if x < .16 else (400, 1) if x < .6 else (768, 2)
+        n, stage = (1280, 2) if x < .06 else (400, 1) if x < .75 else (640, 2)
     rows = []
     for _ in range(max(1, args.tokens // n)):
         ids = []
@@ -130,13 +131,13 @@ def repeat_accuracy():
     return (model.logits(model(x)).argmax(-1)[:, 40:-1] == x[:, 41:]).float().mean().item()
 
 
-sets = {k: v[:80] for k, v in eval_sets(80).items()}
+sets = {k: v[:80] for k, v in eval_sets(80).items()} if args.eval_minutes < 600 else {}
 sets['c'] = hand_set()
 
 
 def evaluate():
     model.eval()
-    r = {k: round(exact(v, A), 3) for k, v in sets.items()} | {k + 'q': round(exact(sets[k], QUOTE), 3) for k in 'abc'}
+    r = {k: round(exact(v, A), 3) for k, v in sets.items()} | {k + 'q': round(exact(sets[k], QUOTE), 3) for k in 'abc' if k in sets}
     model.train()
     return r
 
@@ -175,12 +176,13 @@ while state['elapsed'] < total and not stop:
     if args.bench and state['step'] >= args.bench:
         print('tokens/s', state['tokens'] / state['elapsed'])
         raise SystemExit
-    if state['elapsed'] - last_eval > 600:
+    if state['elapsed'] - last_eval > args.eval_minutes * 60:
         print('EVAL', json.dumps(evaluate()), flush=True)
         last_eval = state['elapsed']
     if state['elapsed'] - last_save > 180:
         save()
         last_save = state['elapsed']
 save()
+json.dump(dict(steps=state['step'], tokens=state['tokens'], minutes=round(state['elapsed'] / 60, 1), threads=1), open(os.path.join(OUT, 'training.json'), 'w'))
 if not stop:
     print('EVAL', json.dumps(evaluate()), 'DONE', flush=True)
