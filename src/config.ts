@@ -41,6 +41,11 @@ const size = z
   .regex(/^\d+(\.\d+)?\s*(k|m|g|ki|mi|gi|kb|mb|gb|kib|mib|gib)?$/i, 'a size such as 512M or 2G')
   .transform(parseSize)
 
+const share = z
+  .string()
+  .regex(/^(0(\.\d+)?|1(\.0+)?)$/, 'a share from 0 to 1')
+  .transform(Number)
+
 const truthy = z
   .string()
   .regex(/^(1|0|true|false|yes|no|on|off)$/i, 'true or false')
@@ -313,6 +318,20 @@ const schema = z.object({
     value: 'off|contract|steps|kernels',
     help: 'off also by MINISERVE_TRACES_ENABLED=false or OTEL_SDK_DISABLED=true; kernels is slower',
     group: 'observability',
+  }),
+  traceBaseline: field(share.default(1), {
+    flag: 'trace-baseline',
+    value: 'SHARE',
+    help: 'below 1: export this share of the traces, and besides them every error, abort, empty output and slow one',
+    group: 'observability',
+    defaultText: '1: all',
+  }),
+  traceKeepTtftMs: field(seconds(3600).nullable().default(null), {
+    flag: 'trace-keep-ttft',
+    value: 'SECONDS',
+    help: 'with --trace-baseline: a first token later than this is slow',
+    group: 'observability',
+    defaultText: 'none',
   }),
   traceStoreSize: field(integer(0, 1_000_000).default(1000), {
     flag: 'trace-store-size',

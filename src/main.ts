@@ -57,7 +57,7 @@ try {
   // One line for people; the stack only when it is a bug of ours.
   const isExpected =
     error instanceof Error &&
-    ['ConfigError', 'ModelError', 'RagError', 'TraceFormatError', 'StartError'].includes(error.name)
+    ['ConfigError', 'ModelError', 'RagError', 'TraceFormatError', 'StartError', 'PluginError'].includes(error.name)
   process.stderr.write(
     `miniserve: ${isExpected ? error.message : error instanceof Error ? error.stack : String(error)}\n`,
   )

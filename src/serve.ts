@@ -3,20 +3,20 @@ import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
 import type { Server } from 'node:http'
 import { basename, join } from 'node:path'
-import { fileURLToPath, pathToFileURL } from 'node:url'
+import { fileURLToPath } from 'node:url'
 import { createAdaptorServer } from '@hono/node-server'
 import { z } from 'zod'
 import type { Config } from './config.ts'
 import { loadChatTemplate } from './engine/chat-template.ts'
 import { createEngine } from './engine/engine.ts'
-import type { EngineSubscriber } from './engine/events.ts'
 import type { Engine } from './engine/request.ts'
 import type { KvTiers } from './engine/kv-tiers.ts'
 import type { ModelInfo, ModelRequest } from './engine/runner/runner.ts'
 import { createWorkerRunner } from './engine/runner/worker-runner.ts'
 import { loadTokenizer } from './engine/tokenizer.ts'
 import type { Log } from './observability/logging.ts'
-import { createObservability, type Observability, type SubscriberHost } from './observability/observability.ts'
+import { createObservability, type Observability } from './observability/observability.ts'
+import { loadPlugins } from './observability/plugins.ts'
 import { createProgress } from './progress.ts'
 import { createRag, DEFAULT_RERANK_BUDGET_MS, type RagService } from './rag/service.ts'
 import { type PromptTemplate, promptTemplate } from './rag/prompt.ts'
@@ -40,6 +40,9 @@ const MODELS = join(PACKAGE, 'models')
 /** The language model in this package (models/README.md). */
 const BUNDLED_MODEL = join(MODELS, 'mini-1m')
 
+/** Traces exported a minute for being slow, where only a share is. */
+const SLOWEST_PER_MINUTE = 10
+
 /** How long the exporter's last flush may hold up the exit. */
 const EXPORT_FLUSH_MS = 5_000
 
@@ -54,14 +57,16 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     traceStoreSize: config.traceStoreSize,
     trustRemote: config.trustRemoteTraces,
     captureContent: config.captureContent,
+    tailSampling:
+      config.traceBaseline < 1
+        ? { baseline: config.traceBaseline, ttftMs: config.traceKeepTtftMs, slowestPerMinute: SLOWEST_PER_MINUTE }
+        : null,
     logLevel: config.logLevel,
     logFile: config.logFile === '' ? null : config.logFile,
   })
   const { logger } = observability
-  const state = new ServerState([
-    observability.engineSubscriber,
-    ...(await loadPlugins(config.plugins, observability.subscriberHost)),
-  ])
+  const plugins = await loadPlugins(config.plugins, observability.subscriberHost)
+  const state = new ServerState(observability.subscribers(plugins))
   observability.metrics.observeEngine(() => state.stats())
   const secret = loadSecret(config.cacheDir)
   const rag = await ragOf(config)
@@ -297,33 +302,6 @@ async function loadPromptTemplate(modelPath: string): Promise<PromptTemplate | n
     throw new StartError(`${path}: expected a prompt template, found something else: ${why}`, { cause: error })
   }
 }
-
-/** Modules named by --plugin: each default export is an EngineSubscriber, or a function that makes one (docs/extending-traces.md). */
-async function loadPlugins(files: readonly string[], host: SubscriberHost): Promise<EngineSubscriber[]> {
-  return Promise.all(
-    files.map(async (file) => {
-      const loaded: unknown = await import(pathToFileURL(file).href).catch((error: unknown) => {
-        const why = error instanceof Error ? error.message : String(error)
-        throw new StartError(`--plugin ${file}: cannot be loaded: ${why}`, { cause: error })
-      })
-      const exported: unknown =
-        typeof loaded === 'object' && loaded !== null ? Reflect.get(loaded, 'default') : undefined
-      const plugin: unknown = typeof exported === 'function' ? await exported(host) : exported
-      if (!isSubscriber(plugin)) {
-        throw new StartError(
-          `--plugin ${file}: expected a default export {name, onEvent(event)}, found ${typeof plugin}`,
-        )
-      }
-      return plugin
-    }),
-  )
-}
-
-const isSubscriber = (value: unknown): value is EngineSubscriber =>
-  typeof value === 'object' &&
-  value !== null &&
-  typeof Reflect.get(value, 'name') === 'string' &&
-  typeof Reflect.get(value, 'onEvent') === 'function'
 
 /** `miniserve rag index PATH…`: the exit code. */
 export async function indexDocuments(config: Config, paths: readonly string[]): Promise<number> {
