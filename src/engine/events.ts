@@ -26,7 +26,7 @@ export interface SequenceCounters {
   readonly firstTokenMs: number | null
   readonly lastTokenMs: number | null
   readonly prefillChunks: number
-  /** Forward passes after the first token. */
+  /** Forward passes after the first token that drew a token that counts: the one that drew the end token is not among them. */
   readonly decodeSteps: number
   /** Durations of the decode steps in microseconds, in order. */
   readonly decodeStepMicros: readonly number[]
@@ -91,7 +91,7 @@ export interface FinishedEvent extends ChoiceEvent {
   readonly type: 'finished'
   readonly reason: FinishReason
   readonly counters: SequenceCounters
-  /** Stable code when reason is error: engine_error, device_lost. */
+  /** Stable code when reason is error (engine_error, device_lost, upstream_*) or abort for another reason than the client (deadline, shutdown); else null. */
   readonly errorCode: string | null
 }
 
