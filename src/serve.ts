@@ -11,7 +11,7 @@ import { loadChatTemplate } from './engine/chat-template.ts'
 import { createEngine } from './engine/engine.ts'
 import type { Engine } from './engine/request.ts'
 import type { KvTiers } from './engine/kv-tiers.ts'
-import type { ModelInfo, ModelRequest } from './engine/runner/runner.ts'
+import { ModelError, type ModelInfo, type ModelRequest } from './engine/runner/runner.ts'
 import { createWorkerRunner } from './engine/runner/worker-runner.ts'
 import { loadTokenizer } from './engine/tokenizer.ts'
 import type { Log } from './observability/logging.ts'
@@ -192,6 +192,11 @@ async function loadEngine(config: Config, logger: Log): Promise<Engine> {
   try {
     const modelInfo = await runner.load(modelRequest(config, path), progress.update)
     const tokenizer = await loadTokenizer(path)
+    if (tokenizer.vocabSize > modelInfo.vocabSize) {
+      throw new ModelError(
+        `${path}: the tokenizer has ${tokenizer.vocabSize} tokens, expected at most the model's ${modelInfo.vocabSize}; check that both belong together`,
+      )
+    }
     return createEngine({
       runner,
       modelInfo,
