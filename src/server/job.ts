@@ -10,7 +10,7 @@ export interface RagJob {
   readonly topK: number | null
   readonly topN: number | null
   readonly minScore: number | null
-  readonly filter: Readonly<Record<string, string | number | boolean>> | null
+  readonly filter: Readonly<Record<string, unknown>> | null
 }
 
 export interface GenerationJob {

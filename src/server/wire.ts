@@ -74,7 +74,8 @@ const rag = nullable(
         top_k: z.int().min(1).max(1000).optional(),
         top_n: z.int().min(1).max(100).optional(),
         min_score: z.number().optional(),
-        filter: z.record(z.string(), z.union([z.string(), z.number(), z.boolean()])).optional(),
+        // Values and operators are checked where they are used (rag/filter.ts).
+        filter: z.record(z.string(), z.unknown()).optional(),
       }),
     ],
     { error: 'true or an object {index, top_k, top_n, min_score, filter}' },
