@@ -54,10 +54,10 @@ async function measure(device) {
       return JSON.parse(/"timings":(\{[^}]*\})/.exec(text)[1]).tokens_per_second
     }
     await stream()
-    let isStreaming = true
+    const streaming = { isOver: false }
     const health = []
     const poll = (async () => {
-      while (isStreaming) {
+      while (!streaming.isOver) {
         const askedMs = performance.now()
         await (await fetch(`${url}/health`)).text()
         health.push(performance.now() - askedMs)
@@ -66,7 +66,7 @@ async function measure(device) {
     })()
     const rates = []
     for (let i = 0; i < 3; i++) rates.push(await stream())
-    isStreaming = false
+    streaming.isOver = true
     await poll
     const alone = []
     for (let i = 0; i < 3; i++) alone.push(await stream())

@@ -17,8 +17,12 @@ beforeAll(async () => {
   receiver = await OtlpReceiver.start()
   // A small pool and a short queue: preemptions and refusals happen.
   server = await ServerProcess.start([
-    ...['--otlp-traces-endpoint', receiver.url, '--log-level', 'info', '--max-num-seqs', '12'],
-    ...['--num-kv-blocks', '128', '--max-queued-requests', '20', '--max-model-len', '512'],
+    '--otlp-traces-endpoint',
+    receiver.url,
+    '--max-num-seqs=12',
+    '--num-kv-blocks=128',
+    '--max-queued-requests=20',
+    '--max-model-len=512',
   ])
 })
 
