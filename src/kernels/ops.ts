@@ -238,6 +238,8 @@ export interface Backend {
   createKvCache(layout: KvLayout): void
   /** Bytes one block takes over all layers, K and V. */
   kvBlockBytes(layout: KvLayout): number
+  /** Blocks a pool can have at most (a device's largest binding); Infinity where memory alone decides. */
+  maxKvBlocks(layout: KvLayout): number
   /** All weights are in: compile pipelines, warm up, free staging memory. */
   ready(): Promise<void>
 

@@ -7,6 +7,7 @@ import {
   type ProgressListener,
   type Runner,
   RunnerError,
+  type SampleSpec,
   type StepPlan,
   type StepResult,
 } from './runner.ts'
@@ -32,6 +33,7 @@ class LocalRunner implements Runner {
       await model.backend.close()
       throw closedError()
     }
+    if (model.info.device.kind === 'webgpu') await warmUp(model)
     this.#loaded = model
     return model.info
   }
@@ -134,6 +136,47 @@ function run({ backend, decoder, layout }: LoadedModel, plan: StepPlan): Promise
   backend.beginStep(input)
   decoder.forward(samples, scores)
   return backend.endStep()
+}
+
+/** Row counts of the warm-up: a decode row, a few, and a chunk, which take different kernels. */
+const WARM_UP_ROWS = [1, 3, 40]
+
+/**
+ * Runs the shapes that requests will run, so that none of them waits for a pipeline to compile. Writes into the first blocks of a pool that
+ * nobody uses yet.
+ */
+async function warmUp(model: LoadedModel): Promise<void> {
+  const { blockSize, numKvBlocks, maxNumBatchedTokens, maxModelLen } = model.info
+  const mostRows = Math.min(numKvBlocks * blockSize, maxNumBatchedTokens, maxModelLen)
+  for (const rows of WARM_UP_ROWS) {
+    const numRows = Math.min(rows, mostRows)
+    const blockTable = Int32Array.from({ length: Math.ceil(numRows / blockSize) }, (_, i) => i)
+    for (const temperature of [0, 1]) {
+      const sequences = [
+        {
+          tokenSource: { ids: new Int32Array(numRows) },
+          startPosition: 0,
+          blockTable,
+          sample: [{ ...GREEDY, temperature, topP: temperature === 0 ? 1 : 0.9 }],
+          score: null,
+        },
+      ]
+      await run(model, { stepId: 0, blockCopies: [], sequences })
+    }
+  }
+}
+
+const GREEDY: SampleSpec = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  seed: 0,
+  choice: 0,
+  repetition: null,
+  adjustments: null,
+  mask: null,
+  logprobs: -1,
 }
 
 function toResult(plan: StepPlan, output: StepOutput, computeMs: number): StepResult {

@@ -3,7 +3,7 @@ import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { freemem } from 'node:os'
 import { matrixBytes } from '../../kernels/dequantize.ts'
-import type { Backend, BackendLimits } from '../../kernels/ops.ts'
+import type { Backend, BackendLimits, KvLayout } from '../../kernels/ops.ts'
 import { openGguf } from '../weights/gguf.ts'
 import { openPacked, packedPath, packing, type PackingSource } from '../weights/packed-cache.ts'
 import { quantizing } from '../weights/quantize.ts'
@@ -116,11 +116,12 @@ interface PoolSize {
  * Blocks of the KV pool: as asked, else what the memory at hand holds, at most what maxNumSeqs sequences of full length need. A model length that was
  * not asked for shrinks to the pool.
  */
-function sizePool(request: ModelRequest, maxModelLen: number, blockBytes: number, backend: Backend): PoolSize {
+function sizePool(request: ModelRequest, maxModelLen: number, layout: KvLayout, backend: Backend): PoolSize {
   const { blockSize, maxNumSeqs } = request
   const perSequence = Math.ceil(maxModelLen / blockSize)
   const budget = backend.info.memoryBudgetBytes ?? Math.min(DEFAULT_KV_BYTES, freemem() / 2)
-  const affordable = Math.floor(budget / blockBytes)
+  const blockBytes = backend.kvBlockBytes(layout)
+  const affordable = Math.min(Math.floor(budget / blockBytes), backend.maxKvBlocks(layout))
   const numBlocks = request.numKvBlocks ?? Math.max(1, Math.min(affordable, perSequence * maxNumSeqs))
   if (numBlocks >= perSequence) return { numBlocks, maxModelLen }
   if (request.maxModelLen !== null) {
@@ -166,9 +167,9 @@ export async function loadModel(request: ModelRequest, onProgress?: ProgressList
     const tally: ReadTally = { samples: [], bytes: 0 }
     const decoder = await loadDecoder(backend, spec, tallying(source, tally))
     await source.commit?.()
-    const blockBytes = backend.kvBlockBytes(kvLayout(spec, 1, request.blockSize))
-    const { numBlocks, maxModelLen } = sizePool(request, modelLen, blockBytes, backend)
-    backend.createKvCache(kvLayout(spec, numBlocks, request.blockSize))
+    const layout = kvLayout(spec, 1, request.blockSize)
+    const { numBlocks, maxModelLen } = sizePool(request, modelLen, layout, backend)
+    backend.createKvCache({ ...layout, numBlocks })
     await backend.ready()
     const { kind: device, adapter, driver, isSoftware, kvFormat, hasTimestamps } = backend.info
     const info: ModelInfo = {
@@ -181,18 +182,23 @@ export async function loadModel(request: ModelRequest, onProgress?: ProgressList
       bosTokenId: spec.bosTokenId,
       blockSize: request.blockSize,
       numKvBlocks: numBlocks,
-      blockBytes,
+      blockBytes: backend.kvBlockBytes(layout),
       maxNumBatchedTokens: limits.maxRows,
       weightBytes: tally.bytes,
       quantization: request.quantization,
       device: { kind: device, adapter, driver, isSoftware, kvFormat, hasTimestamps },
       fingerprint: fingerprintOf(source, spec, request, backend, tally.samples),
     }
-    const layout = new StepLayout({ ...limits, blockSize: request.blockSize, numBlocks, vocabSize: spec.vocabSize })
-    return { info, backend, decoder, layout }
+    const steps = new StepLayout({ ...limits, blockSize: request.blockSize, numBlocks, vocabSize: spec.vocabSize })
+    return { info, backend, decoder, layout: steps }
   } catch (error) {
     await backend?.close()
-    throw error
+    if (error instanceof ModelError || !(error instanceof Error)) throw error
+    // What a device cannot hold (4 GiB of the cpu backend, an odd head size) is as much a model that cannot be served.
+    throw new ModelError(
+      `${request.path} on this device: ${error.message}. Try --quantization q8 or q4, or another --device.`,
+      { cause: error },
+    )
   } finally {
     await source.close()
   }

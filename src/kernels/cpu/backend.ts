@@ -243,6 +243,10 @@ class CpuBackend implements InspectableBackend {
     return layout.numLayers * kvGeometry(layout, this.#kvFormat).blockBytes
   }
 
+  maxKvBlocks(): number {
+    return Infinity
+  }
+
   ready(): Promise<void> {
     const staging = this.#packer.takeStaging()
     if (staging.bytes >= this.#scratchNeed() * this.#pool.numThreads) {

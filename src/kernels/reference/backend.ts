@@ -150,6 +150,10 @@ class ReferenceBackend implements InspectableBackend {
     return numLayers * 2 * blockSize * numKvHeads * headDim * Float32Array.BYTES_PER_ELEMENT
   }
 
+  maxKvBlocks(): number {
+    return Infinity
+  }
+
   ready(): Promise<void> {
     return Promise.resolve()
   }

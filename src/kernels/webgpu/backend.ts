@@ -163,6 +163,10 @@ export class WebGpuBackend implements InspectableBackend {
     return layout.numLayers * 2 * AttentionKernels.halfBlockBytes(layout)
   }
 
+  maxKvBlocks(layout: KvLayout): number {
+    return Math.floor(this.#context.capabilities.maxBindingBytes / (2 * AttentionKernels.halfBlockBytes(layout)))
+  }
+
   async ready(): Promise<void> {
     this.#checkAlive()
     const numPositions = this.#options.limits.maxBlocksPerSequence * this.#attention.layout.blockSize
