@@ -21,6 +21,7 @@ import { createProgress } from './progress.ts'
 import { createRag, DEFAULT_RERANK_BUDGET_MS, type RagService } from './rag/service.ts'
 import { type PromptTemplate, promptTemplate } from './rag/prompt.ts'
 import { createApp } from './server/app.ts'
+import type { SamplingDefaults } from './server/job.ts'
 import { createKeys, loadSecret } from './server/keys.ts'
 import { ServerState } from './server/state.ts'
 
@@ -94,7 +95,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     const loaded = await Promise.race([loading, stop.requested])
     if (loaded === 'stop') return 0
     engine = loaded
-    state.ready(engine)
+    state.ready(engine, await loadSamplingDefaults(config.model ?? BUNDLED_MODEL))
     logger.info('server.ready', { url, model: engine.modelName, device: engine.modelInfo?.device.kind ?? 'remote' })
     process.stderr.write(`${readyLine(url, engine, performance.now() - startedMs)}\n`)
     void rag.warm()
@@ -293,6 +294,38 @@ async function ragOf(config: Config): Promise<RagService> {
     rerankBudgetMs: DEFAULT_RERANK_BUDGET_MS,
     promptTemplate: await loadPromptTemplate(config.model ?? BUNDLED_MODEL),
   })
+}
+
+const generationConfig = z.object({
+  do_sample: z.boolean().optional(),
+  temperature: z.number().min(0).optional(),
+  top_k: z.int().min(0).optional(),
+  top_p: z.number().gt(0).max(1).optional(),
+  min_p: z.number().min(0).max(1).optional(),
+  repetition_penalty: z.number().gt(0).optional(),
+})
+
+/**
+ * What a model's generation_config.json recommends for parameters that a request leaves out; a value that makes no sense is left out too.
+ * `do_sample: false`, written down, means greedy.
+ */
+async function loadSamplingDefaults(modelPath: string): Promise<SamplingDefaults> {
+  const text = await readFile(join(modelPath, 'generation_config.json'), 'utf8').catch(() => null)
+  if (text === null) return {}
+  let found: z.output<typeof generationConfig>
+  try {
+    found = generationConfig.parse(JSON.parse(text))
+  } catch {
+    return {}
+  }
+  const temperature = found.do_sample === false ? 0 : found.temperature
+  return {
+    ...(temperature === undefined ? {} : { temperature }),
+    ...(found.top_k === undefined ? {} : { topK: found.top_k }),
+    ...(found.top_p === undefined ? {} : { topP: found.top_p }),
+    ...(found.min_p === undefined ? {} : { minP: found.min_p }),
+    ...(found.repetition_penalty === undefined ? {} : { repetitionPenalty: found.repetition_penalty }),
+  }
 }
 
 /** prompt.json of a model folder: the template that retrieval puts documents and question into. null: the model has none. */

@@ -266,6 +266,11 @@ export class RequestTrace {
     this.resultInfo = result
   }
 
+  /** MINISERVE_CAPTURE_CONTENT: the one way for content onto a span. */
+  get capturesContent(): boolean {
+    return this.host.captureContent
+  }
+
   /** Prompt and output on the span; only where MINISERVE_CAPTURE_CONTENT is on, else nothing. */
   setContent(content: { readonly input?: string; readonly output?: string }): void {
     if (!this.host.captureContent) return
@@ -408,7 +413,7 @@ export class RequestTrace {
       status: status ?? undefined,
       duration_ms: round((this.ended?.atMs ?? this.startMs) - this.startMs),
       tokens_in: this.resultInfo?.tokensIn,
-      tokens_out: this.resultInfo?.tokensOut,
+      tokens_out: this.tokensOut ?? undefined,
       finish_reasons: this.resultInfo?.finishReasons,
       reason: row.reason ?? undefined,
       error_type: described?.type,

@@ -47,6 +47,7 @@ async function handle<T extends z.ZodType<{ model?: string | undefined }>>(
     maxModelLen: engine.maxModelLen,
     cacheSalt: c.get('caller').cacheSalt,
     defaultSeed: parts.defaultSeed,
+    defaults: parts.state.samplingDefaults,
     deadlineMs: parts.requestTimeoutMs > 0 ? startedMs + parts.requestTimeoutMs : null,
     traceparent: trace.traceparent() ?? undefined,
   })

@@ -1,4 +1,5 @@
 /** A validated generation request, free of its wire shape: what the pipeline runs. */
+import { createHmac } from 'node:crypto'
 import type { ChatMessage, GenerationRequest, PromptInput, StructuredOutput } from '../engine/request.ts'
 import { invalidRequest } from './errors.ts'
 import type { ChatRequest, CompletionRequest } from './wire.ts'
@@ -36,6 +37,15 @@ export interface GenerationJob {
   readonly generation: GenerationRequest
 }
 
+/** Sampling parameters that a model's authors recommend; absent ones are OpenAI's. */
+export interface SamplingDefaults {
+  readonly temperature?: number
+  readonly topK?: number
+  readonly topP?: number
+  readonly minP?: number
+  readonly repetitionPenalty?: number
+}
+
 /** What the server knows about a request besides its body. */
 export interface JobContext {
   readonly requestId: string
@@ -43,6 +53,8 @@ export interface JobContext {
   readonly maxModelLen: number
   readonly cacheSalt: string
   readonly defaultSeed: number | null
+  /** What the model's generation_config.json says, for parameters that the caller left out. */
+  readonly defaults: SamplingDefaults
   readonly deadlineMs: number | null
   readonly traceparent: string | undefined
 }
@@ -55,6 +67,8 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
   const logprobs = body.logprobs ?? -1
   const echo = body.echo ?? false
   const maxTokens = body.max_tokens ?? DEFAULT_COMPLETION_TOKENS
+  if (echo && body.rag)
+    throw invalidRequest('echo: expected false when rag is set: the final prompt holds documents', 'echo')
   if (maxTokens === 0 && body.stream)
     throw invalidRequest('max_tokens: 0 scores the prompt and cannot be streamed', 'max_tokens')
   if (body.rag && (prompts.length > 1 || !prompts[0] || !('text' in prompts[0]))) {
@@ -128,20 +142,21 @@ function common(body: SharedFields, context: JobContext) {
 }
 
 function generationFields(body: SharedFields, context: JobContext) {
+  const { defaults } = context
   const stop = body.stop === undefined ? [] : typeof body.stop === 'string' ? [body.stop] : body.stop
   return {
     requestId: context.requestId,
     n: body.n ?? 1,
     minTokens: body.min_tokens ?? 0,
     sampling: {
-      temperature: body.temperature ?? 1,
-      topK: Math.max(body.top_k ?? 0, 0),
-      topP: body.top_p ?? 1,
-      minP: body.min_p ?? 0,
+      temperature: body.temperature ?? defaults.temperature ?? 1,
+      topK: Math.max(body.top_k ?? defaults.topK ?? 0, 0),
+      topP: body.top_p ?? defaults.topP ?? 1,
+      minP: body.min_p ?? defaults.minP ?? 0,
       seed: body.seed === undefined ? context.defaultSeed : toU32(body.seed),
       presencePenalty: body.presence_penalty ?? 0,
       frequencyPenalty: body.frequency_penalty ?? 0,
-      repetitionPenalty: body.repetition_penalty ?? 1,
+      repetitionPenalty: body.repetition_penalty ?? defaults.repetitionPenalty ?? 1,
       logitBias: body.logit_bias
         ? Object.fromEntries(Object.entries(body.logit_bias).map(([id, bias]) => [Number(id), bias]))
         : null,
@@ -151,7 +166,11 @@ function generationFields(body: SharedFields, context: JobContext) {
     includeStopString: body.include_stop_str_in_output ?? false,
     ignoreEos: body.ignore_eos ?? false,
     structured: structuredOutput(body),
-    cacheSalt: body.cache_salt ?? context.cacheSalt,
+    // Under the key's own salt: two keys that choose the same one still share nothing.
+    cacheSalt:
+      body.cache_salt === undefined
+        ? context.cacheSalt
+        : createHmac('sha256', context.cacheSalt).update(body.cache_salt).digest('hex'),
     priority: body.priority ?? 0,
     deadlineMs: context.deadlineMs,
     ...(context.traceparent === undefined ? {} : { traceparent: context.traceparent }),

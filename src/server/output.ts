@@ -1,5 +1,11 @@
 /** From generation events to OpenAI's response bodies and chunks. Two shapes (completion, chat), one aggregation. */
-import type { ChoiceFinishedEvent, ChoiceLogprob, GenerationEvent, TokenEvent } from '../engine/request.ts'
+import type {
+  ChoiceFinishedEvent,
+  ChoiceLogprob,
+  GenerationEvent,
+  PromptLogprobsEvent,
+  TokenEvent,
+} from '../engine/request.ts'
 import type { GenerationJob } from './job.ts'
 
 /** A retrieved document as the response names it; `text` stays in the prompt. */
@@ -150,8 +156,10 @@ const round = (value: number): number => Math.round(value * 1000) / 1000
 /** How one route says what was generated. */
 export interface Shape {
   body(result: GenerationResult, citations: Citations | null): unknown
-  /** Chunks before the first token. */
+  /** Chunks before the first event. */
   opening(): unknown[]
+  /** Chunks that give a prompt back with its log-probabilities. */
+  echo(event: PromptLogprobsEvent): unknown[]
   /** The chunk of a token event, or null when it has nothing to say. */
   token(event: TokenEvent): unknown
   /** The chunk that ends a choice. `tail` goes into the stream's last chunk. */
@@ -187,15 +195,25 @@ export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
     ...more,
   })
   const wantsLogprobs = job.generation.logprobs >= 0
+  /** The prompt's own chunk, for each of its choices. */
+  const echo = (promptIndex: number, entries: readonly (ChoiceLogprob | null)[] | null) => {
+    const text = echoText.prompt(promptIndex)
+    const logprobs = entries && legacyLogprobs(entries, job.generation.logprobs, 0, echoText.firstToken(promptIndex))
+    return Array.from({ length: job.generation.n }, (_, i) => {
+      const index = promptIndex * job.generation.n + i
+      offsets.set(index, text.length)
+      return { ...head, choices: [choice(index, text, logprobs, null)] }
+    })
+  }
   return {
     body: (result, citations) => ({
       ...head,
       choices: result.choices.map((c, index) => {
-        const echo = job.echo ? echoText.prompt(promptOf(index)) : ''
+        const prefix = job.echo ? echoText.prompt(promptOf(index)) : ''
         const prompt = job.echo ? (result.promptLogprobs[promptOf(index)] ?? []) : []
         return choice(
           index,
-          echo + c.text,
+          prefix + c.text,
           wantsLogprobs
             ? legacyLogprobs(
                 [...prompt, ...c.logprobs],
@@ -216,13 +234,8 @@ export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
       ...tailOf(result, citations),
     }),
     opening: () =>
-      job.echo
-        ? Array.from({ length: job.generation.prompts.length * job.generation.n }, (_, index) => {
-            const text = echoText.prompt(promptOf(index))
-            offsets.set(index, text.length)
-            return { ...head, choices: [choice(index, text, null, null)] }
-          })
-        : [],
+      job.echo && !wantsLogprobs ? job.generation.prompts.flatMap((_, promptIndex) => echo(promptIndex, null)) : [],
+    echo: (event) => (job.echo ? echo(event.promptIndex, event.entries) : []),
     token: (event) => {
       if (event.text === '' && !event.logprobs?.length && !(job.returnTokenIds && event.tokenIds.length > 0))
         return null
@@ -272,6 +285,7 @@ export function chatShape(job: GenerationJob): Shape {
     }),
     opening: () =>
       Array.from({ length: job.generation.n }, (_, index) => chunk(index, { role: 'assistant', content: '' })),
+    echo: () => [],
     token: (event) => {
       if (event.text === '' && !event.logprobs?.length && !(job.returnTokenIds && event.tokenIds.length > 0))
         return null

@@ -111,9 +111,8 @@ function formatStream(
     try {
       for (const chunk of shape.opening()) yield dataFrame(chunk)
       for await (const event of events) {
-        result.add(event, false)
-        const chunk = toChunk(shape, event, job, result, final.citations)
-        if (chunk) yield dataFrame(chunk)
+        result.add(event, trace.capturesContent)
+        for (const chunk of toChunks(shape, event, job, result, final.citations)) yield dataFrame(chunk)
       }
       if (job.includeUsage) yield dataFrame(shape.usage(tailOf(result, final.citations)))
       close()
@@ -160,16 +159,23 @@ function started(frames: AsyncIterableIterator<string>): AsyncIterator<string> &
   }
 }
 
-function toChunk(
+function toChunks(
   shape: Shape,
   event: GenerationEvent,
   job: GenerationJob,
   result: GenerationResult,
   citations: Citations | null,
-): unknown {
-  if (event.type === 'token') return shape.token(event)
-  if (event.type !== 'finished') return null
-  return shape.finished(event, result.isComplete && !job.includeUsage ? tailOf(result, citations) : null)
+): unknown[] {
+  switch (event.type) {
+    case 'prompt':
+      return []
+    case 'promptLogprobs':
+      return shape.echo(event)
+    case 'token':
+      return [shape.token(event) ?? []].flat()
+    case 'finished':
+      return [shape.finished(event, result.isComplete && !job.includeUsage ? tailOf(result, citations) : null)]
+  }
 }
 
 /** What the root span and the story's last line say of the result. */
@@ -181,6 +187,12 @@ function noteResult(trace: RequestTrace, job: GenerationJob, result: GenerationR
     finishReasons: result.finishReasons,
     timeToFirstTokenSeconds: result.timeToFirstTokenSeconds,
     isScored: job.generation.maxTokens === 0,
+  })
+  if (!trace.capturesContent) return
+  const { prompts } = job.generation
+  trace.setContent({
+    input: JSON.stringify(prompts),
+    output: JSON.stringify(result.choices.map((choice) => choice.text)),
   })
 }
 

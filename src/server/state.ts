@@ -2,6 +2,7 @@
 import type { EngineSubscriber } from '../engine/events.ts'
 import type { Engine, EngineStats } from '../engine/request.ts'
 import { ApiError } from './errors.ts'
+import type { SamplingDefaults } from './job.ts'
 
 export type Phase = 'loading' | 'ready' | 'draining'
 
@@ -23,6 +24,7 @@ const NO_STATS: EngineStats = {
 export class ServerState {
   private currentPhase: Phase = 'loading'
   private current: Engine | null = null
+  private defaults: SamplingDefaults = {}
   private readonly subscribers: readonly EngineSubscriber[]
 
   /** `subscribers` hear every engine event from the first on. */
@@ -38,13 +40,19 @@ export class ServerState {
     return this.current
   }
 
+  /** Of the served model's generation_config.json. */
+  get samplingDefaults(): SamplingDefaults {
+    return this.defaults
+  }
+
   stats(): EngineStats {
     return this.current?.stats() ?? NO_STATS
   }
 
   /** The model is loaded. A shutdown that came first stays a shutdown. */
-  ready(engine: Engine): void {
+  ready(engine: Engine, samplingDefaults: SamplingDefaults = {}): void {
     this.current = engine
+    this.defaults = samplingDefaults
     for (const subscriber of this.subscribers) engine.subscribe(subscriber)
     if (this.currentPhase === 'loading') this.currentPhase = 'ready'
   }

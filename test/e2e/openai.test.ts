@@ -141,6 +141,24 @@ describe('completions', () => {
     await complete({ prompt })
     const other = await server.post('/v1/completions', { prompt, max_tokens: 1 }, { authorization: 'Bearer k2' })
     expect(((await other.json()) as Completion).usage.prompt_tokens_details.cached_tokens).toBe(0)
+    await complete({ prompt, cache_salt: 'the same' })
+    const salted = { prompt, max_tokens: 1, cache_salt: 'the same' }
+    const chosen = await server.post('/v1/completions', salted, { authorization: 'Bearer k2' })
+    expect(((await chosen.json()) as Completion).usage.prompt_tokens_details.cached_tokens).toBe(0)
+  })
+})
+
+describe('echo in a stream', () => {
+  it('gives the prompt back with its log-probabilities', async () => {
+    const body = { prompt: 'The river runs', max_tokens: 2, echo: true, logprobs: 1, temperature: 0 }
+    const whole = await complete(body)
+    const frames = await readFrames(await server.post('/v1/completions', { ...body, stream: true }, KEY))
+    const choices = frames.slice(0, -1).flatMap((frame) => (frame as Completion).choices)
+    expect(choices.map((choice) => choice.text).join('')).toBe(whole.choices[0]?.text)
+    expect(choices.flatMap((choice) => choice.logprobs?.tokens ?? [])).toEqual(whole.choices[0]?.logprobs?.tokens)
+    expect(choices.flatMap((choice) => choice.logprobs?.text_offset ?? [])).toEqual(
+      whole.choices[0]?.logprobs?.text_offset,
+    )
   })
 })
 

@@ -66,3 +66,18 @@ it('keeps what callers write out of logs, spans, metrics, the store and error bo
     expect(text.includes(CANARY), where).toBe(false)
   }
 })
+
+it('puts content on spans only when MINISERVE_CAPTURE_CONTENT asks for it', async () => {
+  const own = await ServerProcess.start([], { MINISERVE_CAPTURE_CONTENT: 'true' })
+  try {
+    for (const stream of [false, true]) {
+      const response = await own.post('/v1/completions', { prompt: CANARY, max_tokens: 2, stream })
+      await response.text()
+      const trace = await (await own.get(`/v1/traces/${response.headers.get('x-trace-id')}`)).text()
+      expect(trace).toContain(CANARY)
+      expect(trace).toContain('gen_ai.output.messages')
+    }
+  } finally {
+    await own.stop()
+  }
+})
