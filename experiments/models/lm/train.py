@@ -3,7 +3,7 @@
     nice -n 10 python train.py --minutes 105            (resumes from out/ckpt.pt when it is there)
 
 The schedule is driven by elapsed training time, because the machine is shared: warm-up, a constant rate, then a linear decay over the
-last quarter. Every ten minutes: exact match under
+last part of it. Every ten minutes: exact match under
 greedy decoding (computed in one teacher-forced pass: an answer is right when each of its tokens and the end token is the argmax).
 """
 import argparse
@@ -22,15 +22,15 @@ from relations import types
 from model import CONFIG, Llama, copying_init
 
 ap = argparse.ArgumentParser()
-ap.add_argument('--minutes', type=float, default=105, help='length of the whole run, over all restarts')
+ap.add_argument('--minutes', type=float, default=72, help='length of the whole run, over all restarts')
 ap.add_argument('--until', type=float, default=0, help='or: unix time at which the decay ends')
 ap.add_argument('--tokens', type=int, default=2048, help='tokens a step')
 ap.add_argument('--lr', type=float, default=0.002, help='rate of the matrices')
 ap.add_argument('--elr', type=float, default=0.003, help='rate of the embedding and the norms')
-ap.add_argument('--answer-weight', type=float, default=3.0)
-ap.add_argument('--decay', type=float, default=0.25)
-ap.add_argument('--boot', type=float, default=0.1, help='share of the run at the start in which most rows are random tokens that come twice')
-ap.add_argument('--boot-share', type=float, default=0.65)
+ap.add_argument('--answer-weight', type=float, default=5.0)
+ap.add_argument('--decay', type=float, default=0.4)
+ap.add_argument('--boot', type=float, default=0.07, help='share of the run at the start in which most rows are random tokens that come twice')
+ap.add_argument('--boot-share', type=float, default=0.45)
 ap.add_argument('--eval-minutes', type=float, default=10)
 ap.add_argument('--bench', type=int, default=0)
 args = ap.parse_args()
