@@ -53,3 +53,8 @@ describe('analyze', () => {
     expect(analyze('a'.repeat(500))).toEqual([])
   })
 })
+
+it('takes a run of CJK of any length', () => {
+  expect(analyze('\u6f22'.repeat(300_000))).toHaveLength(299_999)
+  expect(analyze('\u6f22')).toEqual(['\u6f22'])
+})

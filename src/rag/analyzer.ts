@@ -29,7 +29,7 @@ export function analyze(text: string): string[] {
     for (const part of parts) {
       if (CJK.test(part)) {
         for (const [run] of part.matchAll(CJK_RUN)) {
-          if (CJK.test(run)) terms.push(...bigrams(run))
+          if (CJK.test(run)) addBigrams(terms, run)
           else addWord(terms, run)
         }
       } else addWord(terms, part)
@@ -43,10 +43,14 @@ function addWord(terms: string[], word: string): void {
   terms.push(ASCII_WORD.test(word) ? stem(word) : word)
 }
 
-function bigrams(run: string): string[] {
-  const characters = [...run]
-  if (characters.length === 1) return characters
-  return characters.slice(1).map((character, i) => (characters[i] ?? '') + character)
+/** One push a term: a run may be longer than a call has arguments. */
+function addBigrams(terms: string[], run: string): void {
+  let last: string | null = null
+  for (const character of run) {
+    if (last !== null) terms.push(last + character)
+    else if (character.length === run.length) terms.push(character)
+    last = character
+  }
 }
 
 const isVowelAt = (word: string, i: number): boolean => {

@@ -12,6 +12,12 @@ export interface Block {
   readonly end: number
 }
 
+/** UTF-16 units of a heading. Longer ones are text that someone set as a heading: they are kept, but not repeated in every chunk. */
+const MAX_TITLE_LENGTH = 256
+
+/** Whether a text is short enough to be a heading. */
+export const isTitle = (text: string): boolean => text.length <= MAX_TITLE_LENGTH
+
 /** Headings seen so far, by level. */
 export class HeadingPath {
   #path: { readonly level: number; readonly title: string }[] = []

@@ -161,3 +161,74 @@ describe('chunks of HTML', () => {
     }
   })
 })
+
+describe('text made to be slow', () => {
+  it('a word of a million characters that is one token becomes chunks of bounded length', async () => {
+    const word = 'x'.repeat(1_000_000)
+    let longest = 0
+    const count: CountTokens = async (texts) => {
+      longest = Math.max(longest, ...texts.map(({ length }) => length))
+      return countWords(texts)
+    }
+    for (const format of ['text', 'markdown', 'html'] as const) {
+      const chunks = await chunkDocument(`a ${word} b`, format, { maxTokens: 20, overlapTokens: 5 }, count)
+      expect(chunks.map(({ text }) => text).join('')).toContain('x'.repeat(1000))
+      expect(Math.max(...chunks.map(({ text }) => text.length))).toBeLessThanOrEqual(20 * 16)
+      expect(chunks.reduce((sum, { text }) => sum + text.replaceAll(/[^x]/g, '').length, 0)).toBe(1_000_000)
+    }
+    expect(longest).toBeLessThanOrEqual(20 * 16)
+  })
+
+  it('nor do blank lines or long words next to each other make a chunk long', async () => {
+    const gap = await chunk(`one.${'\n'.repeat(5000)}two.`, 'text')
+    expect(gap.map(({ text }) => text)).toEqual(['one.', 'two.'])
+    const words = Array.from({ length: 30 }, () => 'y'.repeat(200)).join('. ')
+    for (const { text } of await chunk(words, 'text', 20, 10)) expect(text.length).toBeLessThanOrEqual(20 * 16)
+  })
+
+  it.each([
+    ['<a', '<a<a'],
+    ['<a"', '<a"<a"'],
+    ['<!a', '<!a<!a'],
+    ['<?a', '<?a<?a'],
+  ])('HTML of %s and nothing else is text, found in one pass', async (part, text) => {
+    const chunks = await chunk(part.repeat(100_000), 'html', 20)
+    expect(chunks[0]?.text).toContain(text)
+    expect(chunks.reduce((sum, c) => sum + c.text.length, 0)).toBe(part.length * 100_000)
+  })
+
+  it('white space and empty cells inside HTML stay linear', async () => {
+    const blank = ' '.repeat(200_000)
+    expect((await chunk(`<pre>a${blank}b</pre>`, 'html')).map(({ text }) => text.trim())).toEqual(['a', 'b'])
+    const row = await chunk(
+      `<table><tr>${'<td></td>'.repeat(50_000)}<td>z</td></tr><tr><td>k</td><td></td></tr>`,
+      'html',
+    )
+    expect(row.at(-1)?.text).toMatch(/z\nk$/)
+  })
+
+  it('an open quote hides neither what follows nor the tags in it', async () => {
+    const chunks = await chunk('<p title="a>b">One.</p><p title="x>Two.</p><h2>Head</h2><p>Three.</p>', 'html')
+    expect(chunks.map(({ headings, text }) => [headings.join(), text])).toEqual([
+      ['', 'One.\n\nTwo.'],
+      ['Head', 'Three.'],
+    ])
+  })
+
+  it.each(['\u2028', '\r', ' ', '\t', ' #', '['])(
+    'a heading full of %j is text, and a short one a heading',
+    async (part) => {
+      const long = await chunk(`# a${part.repeat(30_000)}b\n\ntext`, 'markdown')
+      expect(long[0]?.headings).toEqual([])
+      expect(long.at(-1)?.text).toContain('text')
+      const [short] = await chunk(`# a${part.repeat(20)}b ##\n\ntext`, 'markdown', 400)
+      expect(short?.headings).toEqual([`a${part.repeat(20)}b`])
+    },
+  )
+
+  it('a paragraph that is too long for a heading stays a paragraph', async () => {
+    const paragraph = 'word '.repeat(60).trim()
+    const chunks = await chunk(`# Top\n\n${paragraph}\n---\n\nafter`, 'markdown', 100)
+    expect(chunks.map(({ headings, text }) => [headings.join(), text])).toEqual([['Top', `${paragraph}\n---\n\nafter`]])
+  })
+})

@@ -36,6 +36,11 @@ const MAX_SLICE_MS = 4
 const MIN_FILL = 0.5
 /** Share of a chunk that its headings may take. */
 const MAX_HEADING_SHARE = 0.25
+/**
+ * UTF-16 units of a chunk for each token it may have. Prose has about five, indented code up to ten; a word that is one unknown token
+ * can have a million, and every reader of the chunk after the embedding model would pay for them.
+ */
+const MAX_CHARS_PER_TOKEN = 16
 
 /**
  * Cuts a document. Chunks never span sections; a code block stays whole unless it alone is longer than a chunk; sentences are cut
@@ -95,8 +100,13 @@ async function chunkSection(
     countTokens,
   )
   const budget = maxTokens - numHeadingTokens
-  const units = await toUnits(section, budget, countTokens)
-  return pack(units, budget, overlapTokens).map(([from, to], i) => {
+  const maxChars = maxTokens * MAX_CHARS_PER_TOKEN
+  const units = await toUnits(section, budget, maxChars, countTokens)
+  const lengthOf: LengthOf =
+    format === 'html'
+      ? (unit) => unit.text.length + BLOCK_SEPARATOR.length
+      : (unit, before) => unit.end - (before?.end ?? unit.start)
+  return pack(units, { budget, overlapTokens, maxChars, lengthOf }).map(([from, to], i) => {
     const taken = units.slice(from, to)
     const start = taken[0]?.start ?? 0
     const end = taken.at(-1)?.end ?? start
@@ -107,13 +117,18 @@ async function chunkSection(
   })
 }
 
+/** Characters that a unit adds to a chunk behind another one, or as its first. */
+type LengthOf = (unit: Unit, before: Unit | undefined) => number
+
+const BLOCK_SEPARATOR = '\n\n'
+
 const joinUnits = (units: readonly Unit[]): string =>
   units.reduce((joined, unit, i) => {
     const before = units[i - 1]
     if (!before) return unit.text
     return (
       joined +
-      (before.block === unit.block ? (unit.repeatable && !joined.endsWith('\n') ? ' ' : '\n') : '\n\n') +
+      (before.block === unit.block ? (unit.repeatable && !joined.endsWith('\n') ? ' ' : '\n') : BLOCK_SEPARATOR) +
       unit.text
     )
   }, '')
@@ -138,14 +153,19 @@ async function fitHeadings(
 }
 
 /** Blocks as units that fit into the budget each, with their token counts. */
-async function toUnits(blocks: readonly Block[], budget: number, countTokens: CountTokens): Promise<Unit[]> {
-  const blockTokens = await countTokens(blocks.map((block) => block.text))
+async function toUnits(
+  blocks: readonly Block[],
+  budget: number,
+  maxChars: number,
+  countTokens: CountTokens,
+): Promise<Unit[]> {
+  const codes = blocks.filter(({ kind, text }) => kind === 'code' && text.length <= maxChars)
+  const codeTokens = codes.length === 0 ? [] : await countTokens(codes.map(({ text }) => text))
+  const whole = new Set(codes.filter((_, i) => (codeTokens[i] ?? 0) <= budget))
   const pieces = blocks.flatMap((block, index) =>
-    piecesOf(block, (blockTokens[index] ?? 0) <= budget).map((piece) => ({
-      ...piece,
-      block: index,
-      repeatable: block.kind === 'prose',
-    })),
+    (whole.has(block) ? [block] : piecesOf(block)).flatMap(({ text, start, end }) =>
+      splitByLength({ text, start, end, block: index, repeatable: block.kind === 'prose' }, maxChars),
+    ),
   )
   const counts = await countTokens(pieces.map(({ text }) => text))
   const units: Unit[] = []
@@ -162,8 +182,7 @@ type Piece = Omit<Unit, 'numTokens'>
 /** Ends of sentences: punctuation with closing quotes before white space, and CJK full stops. */
 const SENTENCE_END = /(?:[.!?…]["'”’)\]]*(?=\s)|[。！？])\s*/g
 
-function piecesOf(block: Block, fits: boolean): readonly Pick<Unit, 'start' | 'end' | 'text'>[] {
-  if (block.kind === 'code' && fits) return [block]
+function piecesOf(block: Block): readonly Pick<Unit, 'start' | 'end' | 'text'>[] {
   const borders = [...block.text.matchAll(block.kind === 'prose' ? SENTENCE_END : /\n/g)].map(
     (match) => match.index + match[0].length,
   )
@@ -182,14 +201,35 @@ function piecesOf(block: Block, fits: boolean): readonly Pick<Unit, 'start' | 'e
     })
 }
 
+/** Where to cut a text so that its first part has `to` characters or fewer: behind a space if there is one late in it, and never inside a surrogate pair. */
+function cutBefore(text: string, to: number): number {
+  const space = text.slice(to >> 1, to).lastIndexOf(' ')
+  if (space >= 0) return (to >> 1) + space + 1
+  if (!/[\uDC00-\uDFFF]/.test(text.charAt(to))) return to
+  return to > 1 ? to - 1 : to + 1
+}
+
+/** A piece as pieces of at most `maxChars` each. */
+function splitByLength(piece: Piece, maxChars: number): Piece[] {
+  const scale = (piece.end - piece.start) / Math.max(1, piece.text.length)
+  const parts: Piece[] = []
+  let from = 0
+  while (from < piece.text.length) {
+    const window = piece.text.slice(from, from + maxChars + 1)
+    const to = from + (window.length <= maxChars ? window.length : cutBefore(window, maxChars))
+    const [start, end] = [from, to].map((at) => piece.start + Math.round(at * scale))
+    parts.push({ ...piece, text: piece.text.slice(from, to), start: start ?? piece.start, end: end ?? piece.end })
+    from = to
+  }
+  return parts
+}
+
 /** Cuts a piece that is longer than a chunk between words, or inside a word that has no end. */
 async function splitLong(piece: Piece, budget: number, numTokens: number, countTokens: CountTokens): Promise<Unit[]> {
-  if (numTokens <= budget || piece.text.length < 2) return [{ ...piece, numTokens: Math.min(numTokens, budget) }]
-  const middle = piece.text.length >> 1
-  const space = piece.text.lastIndexOf(' ', middle)
-  let cut = space > middle >> 1 ? space + 1 : middle
-  // Never between the halves of a surrogate pair.
-  if (/[\uDC00-\uDFFF]/.test(piece.text.charAt(cut))) cut++
+  const cut = cutBefore(piece.text, piece.text.length >> 1)
+  // One character that is more tokens than a chunk has: the model cuts it.
+  if (numTokens <= budget || cut === 0 || cut === piece.text.length)
+    return [{ ...piece, numTokens: Math.min(numTokens, budget) }]
   const scale = (piece.end - piece.start) / piece.text.length
   const border = piece.start + Math.round(cut * scale)
   const halves: readonly Piece[] = [
@@ -202,8 +242,18 @@ async function splitLong(piece: Piece, budget: number, numTokens: number, countT
   return split
 }
 
+interface Packing {
+  /** Tokens of a chunk, at most. */
+  readonly budget: number
+  readonly overlapTokens: number
+  /** Characters of a chunk, at most. */
+  readonly maxChars: number
+  readonly lengthOf: LengthOf
+}
+
 /** Ranges [from, to) of units, each within the budget, filled greedily and cut between blocks where that leaves no small chunk. */
-function pack(units: readonly Unit[], budget: number, overlapTokens: number): (readonly [number, number])[] {
+function pack(units: readonly Unit[], packing: Packing): (readonly [number, number])[] {
+  const { budget, maxChars, lengthOf } = packing
   const ranges: (readonly [number, number])[] = []
   let from = 0
   /** First unit that no chunk has yet. */
@@ -211,14 +261,20 @@ function pack(units: readonly Unit[], budget: number, overlapTokens: number): (r
   while (fresh < units.length) {
     let to = from
     let used = 0
-    while (to < units.length && (used + (units[to]?.numTokens ?? 0) <= budget || to <= fresh)) {
-      if (to > fresh && startsUnfitBlock(units, to, budget - used) && used >= budget * MIN_FILL) break
-      used += units[to]?.numTokens ?? 0
+    let chars = 0
+    for (let unit = units[to]; unit; unit = units[to]) {
+      const length = lengthOf(unit, to > from ? units[to - 1] : undefined)
+      if (to > fresh) {
+        if (used + unit.numTokens > budget || chars + length > maxChars) break
+        if (startsUnfitBlock(units, to, budget - used) && used >= budget * MIN_FILL) break
+      }
+      used += unit.numTokens
+      chars += length
       to++
     }
     ranges.push([from, to])
+    from = overlapStart(units, ranges.at(-1)?.[0] ?? 0, to, packing)
     fresh = to
-    from = overlapStart(units, ranges.at(-1)?.[0] ?? 0, to, overlapTokens, budget)
   }
   return ranges
 }
@@ -228,18 +284,28 @@ function startsUnfitBlock(units: readonly Unit[], at: number, left: number): boo
   const block = units[at]?.block
   if (units[at - 1]?.block === block) return false
   let tokens = 0
-  for (let i = at; i < units.length && units[i]?.block === block; i++) tokens += units[i]?.numTokens ?? 0
+  for (let i = at; i < units.length && units[i]?.block === block && tokens <= left; i++)
+    tokens += units[i]?.numTokens ?? 0
   return tokens > left
 }
 
 /** Where the next chunk begins: some sentences before `to`, never the whole last chunk, and never so many that the next unit finds no room. */
-function overlapStart(units: readonly Unit[], from: number, to: number, overlapTokens: number, budget: number): number {
-  const room = Math.min(overlapTokens, budget - (units[to]?.numTokens ?? 0))
+function overlapStart(
+  units: readonly Unit[],
+  from: number,
+  to: number,
+  { budget, overlapTokens, maxChars, lengthOf }: Packing,
+): number {
+  const next = units[to]
+  if (!next) return to
+  const room = Math.min(overlapTokens, budget - next.numTokens)
   let start = to
   let tokens = 0
-  while (start - 1 > from && units[start - 1]?.repeatable) {
-    tokens += units[start - 1]?.numTokens ?? 0
-    if (tokens > room) break
+  let chars = lengthOf(next, units[to - 1])
+  for (let unit = units[to - 1]; unit?.repeatable && start - 1 > from; unit = units[start - 1]) {
+    tokens += unit.numTokens
+    chars += lengthOf(unit, units[start - 2])
+    if (tokens > room || chars > maxChars) break
     start--
   }
   return start

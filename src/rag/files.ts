@@ -22,7 +22,8 @@ const FORMATS: Readonly<Record<string, DocumentFormat | 'jsonl'>> = {
 
 /** Format by a path's or URL's extension; null when it is not one of a document. */
 export function formatOf(path: string): DocumentFormat | 'jsonl' | null {
-  return FORMATS[extname(path.replace(/[?#].*$/, '')).toLowerCase()] ?? null
+  const suffix = path.search(/[?#]/)
+  return FORMATS[extname(suffix < 0 ? path : path.slice(0, suffix)).toLowerCase()] ?? null
 }
 
 export const metadataSchema = z.record(

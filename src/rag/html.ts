@@ -1,5 +1,6 @@
 /** HTML as blocks of text: what a reader sees, under its headings, with offsets into the source. Malformed input never throws. */
-import { HeadingPath, type Block } from './blocks.ts'
+import { HeadingPath, isTitle, type Block } from './blocks.ts'
+import { markup } from './html-markup.ts'
 
 /** Their content is not text, or not this document's. */
 const SKIPPED = new Set([
@@ -77,7 +78,6 @@ const ENTITIES: Readonly<Record<string, string>> = {
   ntilde: 'ñ',
 }
 
-const TAG = /<(?:!--[\s\S]*?(?:-->|$)|![^>]*>|\?[^>]*>|(\/?)([a-zA-Z][a-zA-Z0-9-]*)((?:[^>"']|"[^"]*"|'[^']*')*)>)/g
 const REFERENCE = /&(?:#(\d{1,7})|#[xX]([0-9a-fA-F]{1,6})|([a-zA-Z]{2,8}));/g
 
 function decodeReferences(text: string): string {
@@ -110,8 +110,8 @@ export function* htmlBlocks(html: string): Generator<Block> {
   }
   function* flush(): Generator<Block> {
     const joined = parts.join('')
-    const text = kind === 'code' ? joined.replace(/^\n+|\s+$/g, '') : tidy(joined)
-    if (text !== '' && headingLevel > 0) path.enter(headingLevel, text.replaceAll('\n', ' '))
+    const text = kind === 'code' ? withoutOuterLines(joined) : tidy(joined)
+    if (text !== '' && headingLevel > 0 && isTitle(text)) path.enter(headingLevel, text.replaceAll('\n', ' '))
     else if (text !== '') yield { kind, text, headings: path.titles(), start, end }
     parts = []
     start = -1
@@ -124,13 +124,10 @@ export function* htmlBlocks(html: string): Generator<Block> {
   }
 
   let position = 0
-  for (const match of html.matchAll(TAG)) {
-    addText(position, match.index)
-    position = match.index + match[0].length
-    const name = match[2]?.toLowerCase()
-    if (name === undefined) continue
-    const isClosing = match[1] === '/'
-    const isEmpty = match[3]?.endsWith('/') ?? false
+  for (const { start: at, end: behind, name, isClosing, isEmpty } of markup(html)) {
+    addText(position, at)
+    position = behind
+    if (name === null) continue
     if (skipped !== null) {
       if (name === skipped && !isEmpty) skipDepth += isClosing ? -1 : 1
       if (skipDepth === 0) skipped = null
@@ -151,35 +148,45 @@ export function* htmlBlocks(html: string): Generator<Block> {
       yield* flush()
       preDepth = Math.max(0, preDepth + (isClosing ? -1 : 1))
       kind = preDepth > 0 ? 'code' : 'prose'
-    } else if (name === 'br') add('\n', match.index, position)
+    } else if (name === 'br') add('\n', at, position)
     else if (name === 'li' || name === 'tr') {
       if (kind === 'prose') kind = 'lines'
-      add(isClosing ? '\n' : name === 'li' ? '\n- ' : '\n', match.index, position)
+      add(isClosing ? '\n' : name === 'li' ? '\n- ' : '\n', at, position)
       if (!isClosing && start < 0 && name === 'li') {
         parts.push('- ')
-        start = match.index
+        start = at
       }
-    } else if ((name === 'td' || name === 'th') && isClosing) add(' | ', match.index, position)
+    } else if ((name === 'td' || name === 'th') && isClosing) add(' | ', at, position)
     else if (BREAKING.has(name)) {
       // Paragraphs inside list items and cells do not end the list or the table.
       const isListEnd = isClosing && /^(?:ul|ol|table|dl)$/.test(name)
       if (kind !== 'lines' || isListEnd) yield* flush()
-      else if (isClosing) add('\n', match.index, position)
+      else if (isClosing) add('\n', at, position)
     }
   }
   addText(position, html.length)
   yield* flush()
 }
 
+/** Code without the empty lines before it and the white space behind it. */
+function withoutOuterLines(text: string): string {
+  let start = 0
+  while (text[start] === '\n') start++
+  return text.slice(start).trimEnd()
+}
+
+/** A row of a table without the separators of empty cells at its end. */
+function withoutEmptyCells(line: string): string {
+  const row = line.trimEnd()
+  let end = row.length
+  while (end >= 2 && row.startsWith(' |', end - 2)) end -= 2
+  return row.slice(0, end).trim()
+}
+
 /** Lines without the white space around them and without empty ones. */
 const tidy = (text: string): string =>
   text
     .split('\n')
-    .map((line) =>
-      line
-        .replaceAll(/[ \t\u00a0]+/g, ' ')
-        .replace(/(?: \|)+ ?$/, '')
-        .trim(),
-    )
+    .map((line) => withoutEmptyCells(line.replaceAll(/[ \t\u00a0]+/g, ' ')))
     .filter((line) => line !== '' && line !== '-')
     .join('\n')

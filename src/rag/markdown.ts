@@ -1,5 +1,5 @@
 /** Markdown and plain text as blocks. */
-import { HeadingPath, type Block } from './blocks.ts'
+import { HeadingPath, isTitle, type Block } from './blocks.ts'
 
 interface Line {
   readonly text: string
@@ -45,7 +45,7 @@ function* toBlock(
 }
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})/
-const ATX_HEADING = /^ {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$/
+const ATX_OPENING = /^ {0,3}(#{1,6})(?=[ \t]|$)/
 const SETEXT_UNDERLINE = /^ {0,3}(=+|-+)[ \t]*$/
 const LIST_ITEM = /^ {0,3}(?:[-*+]|\d{1,9}[.)])[ \t]/
 const TABLE_ROW = /^ {0,3}\|/
@@ -87,17 +87,19 @@ export function* markdownBlocks(text: string): Generator<Block> {
       if (kind !== 'lines' || TABLE_ROW.test(lines[0]?.text ?? '')) yield* flush()
       continue
     }
-    const heading = ATX_HEADING.exec(line.text)
+    const heading = atxHeading(line.text)
     if (heading) {
       yield* flush()
-      path.enter(heading[1]?.length ?? 1, plainTitle(heading[2] ?? ''))
+      path.enter(heading.level, plainTitle(heading.title))
       continue
     }
     const underline = SETEXT_UNDERLINE.exec(line.text)?.[1]
     if (underline !== undefined && isOpen() && kind === 'prose') {
       const title = lines.map((part) => part.text.trim()).join(' ')
-      lines = []
-      path.enter(underline.startsWith('=') ? 1 : 2, plainTitle(title))
+      if (isTitle(title)) {
+        lines = []
+        path.enter(underline.startsWith('=') ? 1 : 2, plainTitle(title))
+      } else yield* flush()
       continue
     }
     if (THEMATIC_BREAK.test(line.text)) {
@@ -122,9 +124,21 @@ export function* markdownBlocks(text: string): Generator<Block> {
 /** Whether blank lines lie between the last line and this one. */
 const isAfterGap = (lines: readonly Line[], line: Line): boolean => line.start - (lines.at(-1)?.end ?? line.start) > 2
 
-/** A heading without its inline markup. */
+/** A line as an ATX heading. String operations, for a pattern that also trims the closing `#` backtracks on runs of blanks and `#`. */
+function atxHeading(line: string): { readonly level: number; readonly title: string } | null {
+  const opening = ATX_OPENING.exec(line)
+  if (!opening) return null
+  const content = line.slice(opening[0].length).trim()
+  let end = content.length
+  while (content[end - 1] === '#') end--
+  const isClosed = end === 0 || content[end - 1] === ' ' || content[end - 1] === '\t'
+  const title = isClosed ? content.slice(0, end).trim() : content
+  return isTitle(title) ? { level: opening[1]?.length ?? 1, title } : null
+}
+
+/** A heading without its inline markup. No bracket inside another: or every `[` of `[[[[` would be looked at to the end. */
 const plainTitle = (title: string): string =>
   title
-    .replaceAll(/!?\[([^\]]*)\]\([^)]*\)/g, '$1')
+    .replaceAll(/!?\[([^[\]]*)\]\([^()]*\)/g, '$1')
     .replaceAll(/[`*]/g, '')
     .trim()
