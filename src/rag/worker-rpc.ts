@@ -54,7 +54,7 @@ export interface WorkerClientOptions {
   readonly workerData?: unknown
 }
 
-/** Characters of what a worker wrote to stderr that its death is reported with. */
+/** Characters of what a worker wrote to stderr that are kept as the cause of its death. Clients never see them: they hold paths. */
 const STDERR_TAIL = 500
 
 /** A sibling module as the entry of a worker, with the extension this code runs with (.ts in the tests, .js when built). */
@@ -157,12 +157,12 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
     worker.stderr.setEncoding('utf8').on('data', (text: string) => {
       tail = (tail + text).slice(-STDERR_TAIL)
     })
-    const died = (reason: string): void => {
-      if (this.#worker === worker) this.#fail(this.#failure(`${reason}${tail.trim() ? `: ${tail.trim()}` : ''}`))
+    const died = (reason: string, error?: unknown): void => {
+      if (this.#worker === worker) this.#fail(this.#failure(reason, deathCause(error, tail.trim())))
     }
     worker.on('message', (message: FromWorker) => this.#receive(message))
-    worker.on('error', (error) => died(`failed: ${messageOf(error)}`))
-    worker.on('messageerror', (error) => died(`sent what cannot be read: ${error.message}`))
+    worker.on('error', (error) => died('failed', error))
+    worker.on('messageerror', (error) => died('sent what cannot be read', error))
     worker.on('exit', (code) => died(`ended with code ${code}`))
     return worker
   }
@@ -188,9 +188,16 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
     this.#whenIdle?.()
   }
 
-  #failure(what: string): RagError {
-    return new RagError(this.#options.failureCode, `${this.#options.name} ${what}`)
+  #failure(what: string, cause?: Error): RagError {
+    return new RagError(this.#options.failureCode, `${this.#options.name} ${what}`, null, { cause })
   }
+}
+
+/** What a worker threw and what it last wrote, for logs. */
+function deathCause(error: unknown, stderr: string): Error | undefined {
+  if (error === undefined && stderr === '') return undefined
+  const what = error === undefined ? [] : [messageOf(error)]
+  return new Error([...what, ...(stderr === '' ? [] : [`stderr: ${stderr}`])].join('; '), { cause: error })
 }
 
 const toError = (reason: unknown): Error => (reason instanceof Error ? reason : new Error(String(reason)))
