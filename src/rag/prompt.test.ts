@@ -98,3 +98,20 @@ describe('prompts without a template of the model', () => {
     )
   })
 })
+
+describe('documents that cannot fit', () => {
+  it('are left out without being encoded', () => {
+    let longest = 0
+    const tokenizer = {
+      encode: ({ text }: { text: string }) => {
+        longest = Math.max(longest, text.length)
+        return text.split(/\s+/).map((_, i) => i)
+      },
+      decode: () => '',
+    }
+    const documents = [document('a', 0, 'x'.repeat(1_500_000), 1), document('b', 0, 'short', 2)]
+    const { used } = buildPlainPrompt('Why?', { documents, tokenizer, maxTokens: 200 })
+    expect(used.map(({ id }) => id)).toEqual(['b'])
+    expect(longest).toBeLessThan(200 * 16 + 100)
+  })
+})

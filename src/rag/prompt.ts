@@ -65,6 +65,9 @@ export function toData(text: string, tokenizer: PromptTokenizer): string {
 /** Characters a token, where no tokenizer is at hand. Low, so that the estimate is high. */
 const CHARACTERS_PER_TOKEN = 3
 
+/** Characters of a token on average in any text worth showing, at most: above it only runs of one sign and words that are one unknown token. */
+const MAX_CHARACTERS_PER_TOKEN = 16
+
 const countTokens = (text: string, tokenizer: PromptTokenizer): number =>
   tokenizer.encode({ text }, { addSpecialTokens: false })?.length ?? Math.ceil(text.length / CHARACTERS_PER_TOKEN)
 
@@ -91,7 +94,10 @@ function fill(
   const kept: { readonly document: RetrievedDocument; readonly part: string }[] = []
   let left = maxTokens - fixedTokens
   for (const document of documents) {
-    const part = render(toData(contextualText(document), tokenizer), document)
+    const text = contextualText(document)
+    // Not even encoded: that alone would take the longer the less it fits.
+    if (text.length > left * MAX_CHARACTERS_PER_TOKEN) continue
+    const part = render(toData(text, tokenizer), document)
     const cost = countTokens(part, tokenizer)
     // A shorter one further down may still fit.
     if (cost > left) continue
@@ -108,7 +114,13 @@ function fill(
   return { used, parts: inOrder.map(({ part }) => part) }
 }
 
-/** A prompt after the model's own template. Earlier turns of a conversation stay between the documents and the question. */
+/** Roles of a conversation that instruct the model. */
+export const INSTRUCTING_ROLES: readonly string[] = ['system', 'developer']
+
+/**
+ * A prompt after the model's own template, which has no place for a system message: its text follows the header's, where it is part of
+ * the prefix that questions share. Earlier turns of a conversation stay between the documents and the question.
+ */
 export function buildTemplatePrompt(
   template: PromptTemplate,
   question: string,
@@ -123,10 +135,14 @@ export function buildTemplatePrompt(
       ? `${template.answer} ${toData(content.trim(), tokenizer)}${template.stop[0] ?? '\n'}`
       : ''
   })
+  const instructions = earlier
+    .filter(({ role, content }) => INSTRUCTING_ROLES.includes(role) && content.trim() !== '')
+    .map(({ content }) => `${toData(content.trim(), tokenizer)}\n`)
+  const header = template.header + instructions.join('')
   const tail = turns.join('') + ask(question) + template.answer
-  const fixedTokens = countTokens(template.header + tail, tokenizer)
+  const fixedTokens = countTokens(header + tail, tokenizer)
   const { used, parts } = fill(inputs, fixedTokens, (text) => template.document.replace('{text}', () => text))
-  return { prompt: template.header + parts.join('') + tail, used }
+  return { prompt: header + parts.join('') + tail, used }
 }
 
 const renderGeneric = (text: string, { source }: RetrievedDocument): string =>
