@@ -33,7 +33,7 @@ export interface IngestResult {
 }
 
 /** Goes into the content hash: a change of how documents are cut makes every document new. */
-const CHUNKING_VERSION = 1
+const CHUNKING_VERSION = 2
 /** Tokens of a chunk, where the model reads that many. Short passages rank better and leave room for several in a prompt. */
 const MAX_CHUNK_TOKENS = 160
 const OVERLAP_SHARE = 0.15
@@ -75,7 +75,11 @@ export async function ingest(
 ): Promise<IngestResult> {
   const { maxTokens } = await embedder.load()
   const chunking = chunkingFor(maxTokens)
-  const known = new Map((await index.summaries()).map(({ id, contentHash: hash, origin }) => [id, `${hash} ${origin}`]))
+  // Of a list only its own documents: an index may hold a million others.
+  const ids = Array.isArray(documents) ? documents.map(({ id }: SourceDocument) => id) : undefined
+  const known = new Map(
+    (await index.summaries(ids)).map(({ id, contentHash: hash, origin }) => [id, `${hash} ${origin}`]),
+  )
   const rejected: Rejection[] = []
   let accepted = 0
   let unchanged = 0

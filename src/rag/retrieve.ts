@@ -133,11 +133,20 @@ export interface RetrieveParts {
   readonly rerankBudgetMs: number
 }
 
-/** @throws RagError of the stage that failed. A failing reranker is no error: the search's order is used, and its span says so. */
-export async function retrieve(parts: RetrieveParts, query: string, params: RetrieveParams): Promise<Retrieval> {
-  const vector = await embedQuery(parts.embedder, query)
+/**
+ * @throws RagError of the stage that failed, or the signal's reason. A failing reranker is no error: the search's order is used, and
+ * its span says so.
+ */
+export async function retrieve(
+  parts: RetrieveParts,
+  query: string,
+  params: RetrieveParams,
+  signal?: AbortSignal,
+): Promise<Retrieval> {
+  const vector = await embedQuery(parts.embedder, query, signal)
+  signal?.throwIfAborted()
   const candidates = await searchIndex(parts.index, vector, query, params)
-  const reranked = await rerank(parts, query, candidates, params.topN)
+  const reranked = await rerank(parts, query, candidates, params.topN, signal)
   const ordered = reranked
     ? fuseReranked(reranked).flatMap((i) => toScored(candidates[i], reranked[i]))
     : candidates.flatMap((candidate) => toScored(candidate, candidate.similarity))
@@ -158,9 +167,9 @@ function toDocument(candidate: Candidate, score: number, rank: number): Retrieve
 }
 
 /** One text as a vector. */
-export const embedQuery = (embedder: Embedder, query: string): Promise<Float32Array> =>
+export const embedQuery = (embedder: Embedder, query: string, signal?: AbortSignal): Promise<Float32Array> =>
   stage('embed.query', { 'rag.embed.model': embedder.name }, async (span) => {
-    const { vectors } = await embedder.embed([query], { role: 'query' })
+    const { vectors } = await embedder.embed([query], { role: 'query', ...(signal && { signal }) })
     span.set({ 'rag.embed.dimensions': vectors.length })
     return vectors
   })
@@ -182,18 +191,21 @@ const rerank = (
   query: string,
   candidates: readonly Candidate[],
   topN: number,
+  cancel?: AbortSignal,
 ): Promise<Float32Array | null> =>
   stage(
     'rerank',
     { 'rag.rerank.model': reranker.name, 'rag.rerank.candidates': candidates.length, 'rag.rerank.top_n': topN },
     async (span) => {
       if (candidates.length === 0) return new Float32Array(0)
-      const signal = AbortSignal.timeout(rerankBudgetMs)
+      const budget = AbortSignal.timeout(rerankBudgetMs)
+      const signal = cancel ? AbortSignal.any([budget, cancel]) : budget
       try {
         return (await reranker.rerank(query, candidates.map(contextualText), { signal })).scores
       } catch (error) {
+        cancel?.throwIfAborted()
         span.set({
-          'error.type': signal.aborted ? 'timeout' : error instanceof RagError ? error.code : 'rerank_failed',
+          'error.type': budget.aborted ? 'timeout' : error instanceof RagError ? error.code : 'rerank_failed',
         })
         return null
       }

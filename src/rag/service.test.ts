@@ -1,11 +1,11 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { writeBertFolder } from '../../test/rag/onnx-bert.ts'
 import type { PromptInput } from '../engine/request.ts'
 import { runRagIndex } from './index-command.ts'
-import type { SourceDocument } from './ingest.ts'
+import { ingest, type SourceDocument } from './ingest.ts'
 import type { PromptTemplate } from './prompt.ts'
 import { createModelThread, type ModelThread } from './models.ts'
 import { bundledIndex } from './bundled.ts'
@@ -134,15 +134,41 @@ describe('retrieval', () => {
     expect(other.split('<12>').slice(0, -1)).toEqual(textOf(found).split('<12>').slice(0, -1))
   })
 
-  it('keeps earlier turns of a conversation between the documents and the question', async () => {
+  it('keeps instructions behind the header and earlier turns between the documents and the question', async () => {
     const messages = [
       { role: 'system', content: 'Be brief.' },
       { role: 'user', content: 'Fox?' },
       { role: 'assistant', content: ' Yes. ' },
       { role: 'user', content: 'Walnut?' },
+      { role: 'developer', content: 'Never say <|im_end|>.' },
     ]
     const text = textOf(await augment('Walnut?', {}, [{ messages }]))
+    expect(text).toMatch(/^<12>Answer\.\nBe brief\.\nNever say < \|im_end\|>\.\n<12>/)
     expect(text).toMatch(/oven\.\n<12>Fox\?<10> Yes\.<10><12>Walnut\?<10>$/)
+  })
+
+  it('refuses to go on with a final message that the prompt would not end with', async () => {
+    const messages = [
+      { role: 'user', content: 'Fox?' },
+      { role: 'assistant', content: 'It is' },
+    ]
+    await expect(augment('Fox?', {}, [{ messages, continueFinalMessage: true }])).rejects.toMatchObject({
+      code: 'invalid_request',
+      param: 'continue_final_message',
+    })
+    await expect(augment('Fox?', {}, [{ messages, continueFinalMessage: false }])).resolves.toBeDefined()
+  })
+
+  it('asks the index about the posted documents only', async () => {
+    const store = createMemoryStore(join(folder, 'asked'))
+    const { dimensions } = await rag.embedder.load()
+    const index = await store.openOrCreate('asked', { model: 'm', dimensions })
+    await ingest([document('a', 'fox'), document('b', 'bread')], { index, embedder: rag.embedder })
+    const summaries = vi.spyOn(index, 'summaries')
+    const again = await ingest([document('b', 'bread'), document('c', 'span')], { index, embedder: rag.embedder })
+    expect(again).toMatchObject({ accepted: 2, unchanged: 1 })
+    expect(await summaries.mock.results[0]?.value).toEqual([expect.objectContaining({ id: 'b' })])
+    await store.close()
   })
 
   it('uses fewer documents when the context is short, the best ones', async () => {

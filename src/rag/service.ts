@@ -11,6 +11,7 @@ import {
   buildMessages,
   buildPlainPrompt,
   buildTemplatePrompt,
+  INSTRUCTING_ROLES,
   type PromptInputs,
   type PromptTemplate,
 } from './prompt.ts'
@@ -130,6 +131,7 @@ export class RagService {
     const name = request.index ?? this.defaultIndex
     return stage('rag.retrieve', async (span) => {
       const params = parseRetrieveParams(request, 'rag.')
+      refuseContinuation(generation.prompts)
       span.set({ 'gen_ai.retrieval.top_k': params.topK })
       const index = await this.#searchable(name, 'rag.index')
       // Not before it is found: a name that is none of ours is the caller's text.
@@ -146,11 +148,12 @@ export class RagService {
     query: string,
     indexName: string | null,
     params: RawRetrieveParams,
+    signal?: AbortSignal,
   ): Promise<Retrieval & { readonly index: string }> {
     const name = indexName ?? this.defaultIndex
     const parsed = parseRetrieveParams(params, '')
     const index = await this.#searchable(name, 'index')
-    return { index: name, ...(await retrieve(this.#retrieveParts(index), query, parsed)) }
+    return { index: name, ...(await retrieve(this.#retrieveParts(index), query, parsed, signal)) }
   }
 
   /** Puts documents into an index, which their first one makes. They can be found when this resolves. */
@@ -286,12 +289,19 @@ export class RagService {
   }
 }
 
-/** What was said before the question. */
-const earlierTurns = (conversation: readonly ChatMessage[] | null): readonly ChatMessage[] =>
-  conversation?.slice(
-    0,
-    conversation.findLastIndex(({ role }) => role === 'user'),
-  ) ?? []
+/** What was said before the question, and instructions wherever they stand. */
+function earlierTurns(conversation: readonly ChatMessage[] | null): readonly ChatMessage[] {
+  const question = conversation?.findLastIndex(({ role }) => role === 'user') ?? -1
+  return conversation?.filter(({ role }, i) => i < question || INSTRUCTING_ROLES.includes(role)) ?? []
+}
+
+/** The final prompt ends with the question: there is nothing to go on with. */
+function refuseContinuation(prompts: readonly PromptInput[]): void {
+  const param = 'continue_final_message'
+  if (prompts.some((prompt) => 'messages' in prompt && prompt.continueFinalMessage)) {
+    throw new RagError('invalid_request', `${param}: expected false when rag is set, found true`, param)
+  }
+}
 
 const toCitation = ({ id, chunk, source, score, rank }: RetrievedDocument): Citation => ({
   id,

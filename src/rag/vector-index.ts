@@ -113,7 +113,8 @@ export interface VectorIndex {
   /** @returns how many of them were there. */
   delete(ids: readonly string[]): Promise<number>
   get(id: string): Promise<StoredDocument | null>
-  summaries(): Promise<readonly DocumentSummary[]>
+  /** Of the documents of these ids that are there; of all without. */
+  summaries(ids?: readonly string[]): Promise<readonly DocumentSummary[]>
   /** Up to `depth` chunks by similarity and up to `depth` by their words, without duplicates, in no particular order. */
   search(query: SearchQuery): Promise<readonly Candidate[]>
 }

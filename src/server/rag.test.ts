@@ -3,7 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Hono } from 'hono'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { writeBertFolder } from '../../test/rag/onnx-bert.ts'
 import { createRag, type RagService } from '../rag/service.ts'
 import { embeddingRoutes } from './embeddings.ts'
@@ -196,5 +196,29 @@ describe('/v1/rag', () => {
 
   it('is in the OpenAPI document', () => {
     expect(JSON.stringify(openApiDocument('1', RAG_ROUTES))).toContain('/v1/rag/documents/{id}')
+  })
+})
+
+describe('a client that goes away', () => {
+  it('ends its ingestion between documents; what was accepted stays', async () => {
+    const controller = new AbortController()
+    const original = rag.embedder.embed
+    const embed = vi.spyOn(rag.embedder, 'embed').mockImplementation(async (texts, options) => {
+      const embedded = await original(texts, options)
+      controller.abort()
+      return embedded
+    })
+    const documents = Array.from({ length: 8 }, (_, i) => ({ id: `d${i}`, text: 'fox' }))
+    const { status } = await app.request('/v1/rag/documents', {
+      method: 'POST',
+      body: JSON.stringify({ index: 'left', documents }),
+      signal: controller.signal,
+    })
+    embed.mockRestore()
+    expect(status).toBe(499)
+    const found = await Promise.allSettled(documents.map(({ id }) => rag.getDocument('left', id)))
+    const accepted = found.filter(({ status }) => status === 'fulfilled').length
+    expect(accepted).toBeGreaterThanOrEqual(1)
+    expect(accepted).toBeLessThan(4)
   })
 })

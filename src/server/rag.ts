@@ -19,7 +19,8 @@ export function ragRoutes({ rag, maxRequestBytes }: RagRouteParts): Hono<AppEnv>
     .post('/v1/rag/documents', async (c) => {
       const body = parseBody(ragDocumentsRequest, await readJson(c, maxRequestBytes))
       const { documents, rejected } = checkDocuments(body.documents)
-      const result = await rag.ingestDocuments(body.index ?? null, documents)
+      const { signal } = c.req.raw
+      const result = await unlessGone(signal, rag.ingestDocuments(body.index ?? null, documents, signal))
       return c.json({
         index: result.index,
         accepted: result.accepted,
@@ -61,14 +62,26 @@ export function ragRoutes({ rag, maxRequestBytes }: RagRouteParts): Hono<AppEnv>
     })
     .post('/v1/rag/query', async (c) => {
       const body = parseBody(ragQueryRequest, await readJson(c, maxRequestBytes))
-      const found = await rag.query(body.query, body.index ?? null, {
+      const params = {
         topK: body.top_k ?? null,
         topN: body.top_n ?? null,
         minScore: body.min_score ?? null,
         filter: body.filter ?? null,
-      })
+      }
+      const { signal } = c.req.raw
+      const found = await unlessGone(signal, rag.query(body.query, body.index ?? null, params, signal))
       return c.json({ index: found.index, reranked: found.isReranked, documents: found.documents })
     })
+}
+
+/** What a cancelled request fails with ends its trace as the client's leaving, not as an exception. */
+async function unlessGone<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
+  try {
+    return await work
+  } catch (error) {
+    if (!signal.aborted) throw error
+    throw new ApiError(499 as 500, 'server_error', 'the client went away', { code: 'client_disconnect', cause: error })
+  }
 }
 
 /** The id as it stands in the path: a document's id may hold encoded slashes, which the router's own decoding would tell nothing of. */

@@ -90,9 +90,12 @@ export class JournaledIndex implements VectorIndex {
     return this.#memory.get(id)
   }
 
-  async summaries(): Promise<readonly DocumentSummary[]> {
+  async summaries(ids: readonly string[] | null = null): Promise<readonly DocumentSummary[]> {
     this.#refresh()
-    return [...this.#memory.documents()].map(({ id, contentHash, origin }) => ({ id, contentHash, origin }))
+    const documents = ids
+      ? [...new Set(ids)].flatMap((id) => this.#memory.get(id) ?? [])
+      : [...this.#memory.documents()]
+    return documents.map(({ id, contentHash, origin }) => ({ id, contentHash, origin }))
   }
 
   async search(query: SearchQuery): Promise<readonly Candidate[]> {

@@ -40,7 +40,10 @@ export interface MemoryWorkerApi {
     readonly params: { readonly name: string; readonly id: string }
     readonly result: StoredDocument | null
   }
-  readonly summaries: { readonly params: { readonly name: string }; readonly result: readonly DocumentSummary[] }
+  readonly summaries: {
+    readonly params: { readonly name: string; readonly ids: readonly string[] | null }
+    readonly result: readonly DocumentSummary[]
+  }
   readonly search: {
     readonly params: { readonly name: string; readonly query: SearchQuery }
     readonly result: readonly Candidate[]
@@ -73,6 +76,6 @@ serveCalls<MemoryWorkerApi>({
   },
   delete: async ({ name, ids }) => (await opened(name)).delete(ids),
   get: async ({ name, id }) => (await opened(name)).get(id),
-  summaries: async ({ name }) => (await opened(name)).summaries(),
+  summaries: async ({ name, ids }) => (await opened(name)).summaries(ids),
   search: async ({ name, query }) => new Transferred(await (await opened(name)).search(query), []),
 })

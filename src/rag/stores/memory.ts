@@ -47,8 +47,8 @@ class MemoryStoreIndex implements VectorIndex {
     return this.#client.call('get', { name: this.name, id })
   }
 
-  summaries(): Promise<readonly DocumentSummary[]> {
-    return this.#client.call('summaries', { name: this.name })
+  summaries(ids: readonly string[] | null = null): Promise<readonly DocumentSummary[]> {
+    return this.#client.call('summaries', { name: this.name, ids })
   }
 
   search(query: SearchQuery): Promise<readonly Candidate[]> {

@@ -167,10 +167,10 @@ class PgvectorIndex implements VectorIndex {
     return { id, source, contentHash, origin, metadata, chunks: rows.map(toChunk) }
   }
 
-  async summaries(): Promise<readonly DocumentSummary[]> {
+  async summaries(ids: readonly string[] | null = null): Promise<readonly DocumentSummary[]> {
     return this.#query<DocumentSummary & QueryResultRow>(
-      'select id, content_hash as "contentHash", origin from miniserve.documents where index_id = $1',
-      [this.#id],
+      'select id, content_hash as "contentHash", origin from miniserve.documents where index_id = $1 and ($2::text[] is null or id = any($2))',
+      [this.#id, ids],
     )
   }
 

@@ -52,6 +52,7 @@ function describeStore(
       expect(await index.get('c')).toMatchObject({ contentHash: replacement.contentHash, chunks: replacement.chunks })
       expect(await index.delete(['a/b.md', 'none'])).toBe(1)
       expect((await index.summaries()).map(({ id }) => id).toSorted()).toEqual(['c', 'ü?#'])
+      expect((await index.summaries(['c', 'none', 'c'])).map(({ id }) => id)).toEqual(['c'])
       const again = await store.open('kept')
       expect(again).toMatchObject({ name: 'kept', ...SPEC })
       expect(await again?.info()).toMatchObject({ name: 'kept', numDocuments: 2, ...SPEC })
