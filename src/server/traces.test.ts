@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { play, testObservability, type TestObservability } from '../../test/observability/scenario.ts'
 import { parseTraces, TRACE_FORMATS } from '../observability/trace-formats.ts'
 import type { AppEnv } from './env.ts'
-import { toApiError, toErrorBody } from './errors.ts'
+import { type ErrorBody, toApiError, toErrorBody } from './errors.ts'
 import { traceRoutes } from './traces.ts'
 
 let observability: TestObservability
@@ -69,13 +69,18 @@ describe('/v1/traces', () => {
 
   it.each([
     ['?limit=-1', 'limit'],
+    ['?limit=2000', 'limit'],
+    ['?tokens_out=1.5', 'tokens_out'],
     ['?status=fine', 'status'],
     ['?since=yesterday', 'since'],
     ['?min_ms=slow', 'min_ms'],
   ])('refuses %s naming the field', async (query, param) => {
     const response = await app().request(`/v1/traces${query}`)
     expect(response.status).toBe(400)
-    expect(await response.json()).toMatchObject({ error: { param } })
+    const { error } = (await response.json()) as ErrorBody
+    expect(error.param).toBe(param)
+    expect(error.message).toMatch(new RegExp(`^${param}: expected [a-z]`))
+    expect(error.message).not.toMatch(/NaN|Invalid|Too/)
   })
 
   it.each(TRACE_FORMATS)('gives a trace as %s, which reads back', async (format) => {

@@ -14,7 +14,7 @@ import { TraceListPage } from './ui/trace-list.tsx'
 import { TracePage } from './ui/trace-page.tsx'
 import { traceView } from './ui/trace-view.ts'
 
-const count = z.coerce.number().int().min(0)
+const count = z.coerce.number('a whole number').int('a whole number').min(0, 'a whole number of at least 0')
 /** Empty fields of the page's form are fields not set. */
 const optional = <T extends z.ZodType>(type: T) =>
   z.preprocess((value) => (value === '' ? undefined : value), type.optional())
@@ -22,13 +22,13 @@ const optional = <T extends z.ZodType>(type: T) =>
 const listQuery = z.object({
   status: optional(z.string().regex(/^(ok|error|[1-5]xx|[1-5]\d\d)$/, 'ok, error, a status or a class such as 5xx')),
   route: optional(z.string()),
-  min_ms: optional(z.coerce.number().min(0)),
+  min_ms: optional(z.coerce.number('a number').min(0, 'a number of at least 0')),
   since: optional(
     z.string().refine((value) => !Number.isNaN(toEpochMs(value)), 'a time: ISO 8601 or milliseconds since 1970'),
   ),
   tokens_out: optional(count),
   request_id: optional(z.string()),
-  limit: optional(count.max(1000)),
+  limit: optional(count.max(1000, 'at most 1000')),
 })
 
 /** What the pages load, by name. */
@@ -109,7 +109,7 @@ function parseQuery(c: Context<AppEnv>): TraceQuery {
   if (!parsed.success) {
     const [issue] = parsed.error.issues
     const name = String(issue?.path[0] ?? 'query')
-    throw invalidRequest(`${name}: expected ${issue?.message ?? 'another value'}`, name)
+    throw invalidRequest(`${name}: expected ${issue?.message ?? 'another value'}, found something else`, name)
   }
   const { min_ms: minMs, tokens_out: tokensOut, request_id: requestId, since, ...rest } = parsed.data
   return {
