@@ -13,11 +13,21 @@ const unsupported = (allowed: readonly unknown[] = []) =>
   z
     .unknown()
     .optional()
-    .refine((value) => value === undefined || value === null || allowed.some((item) => deepEqual(item, value)), {
+    .refine((value) => value === undefined || value === null || allowed.some((item) => isSame(item, value)), {
       error: 'not supported by this server',
     })
 
-const deepEqual = (a: unknown, b: unknown): boolean => JSON.stringify(a) === JSON.stringify(b)
+/** Equal as a scalar or as a flat list: the caller's value may be of any size and depth. */
+const isSame = (a: unknown, b: unknown): boolean =>
+  Array.isArray(a) && Array.isArray(b) ? a.length === b.length && a.every((item, i) => item === b[i]) : a === b
+
+/** OpenAI's seeds are 64 bits wide. What a double cannot hold exactly is folded to 32, and so keeps a form that spans can carry. */
+const seed = z
+  .number()
+  .refine(Number.isInteger, { error: 'a whole number' })
+  .transform((value) =>
+    Number.isSafeInteger(value) ? value : Number(BigInt.asUintN(32, BigInt(value) ^ (BigInt(value) >> 32n))),
+  )
 
 const stop = nullable(
   z.union([z.string().min(1), z.array(z.string().min(1)).max(16)], {
@@ -90,7 +100,7 @@ const generationFields = {
   top_k: nullable(z.int().min(-1).max(1_000_000)),
   min_p: nullable(z.number().min(0).max(1)),
   n: nullable(z.int().min(1).max(128)),
-  seed: nullable(z.int()),
+  seed: nullable(seed),
   stop,
   stop_token_ids: nullable(z.array(tokenId).max(128)),
   include_stop_str_in_output: nullable(z.boolean()),
@@ -199,6 +209,8 @@ function describeExpected(issue: z.core.$ZodIssue): string {
       return `${issue.inclusive ? 'at most' : 'less than'} ${String(issue.maximum)}${sizeUnit(issue.origin)}`
     case 'invalid_value':
       return `one of ${issue.values.map(String).join(', ')}`
+    case 'invalid_key':
+      return issue.issues[0]?.message ?? 'other keys'
     default:
       return issue.message
   }
@@ -212,6 +224,31 @@ const at = (body: unknown, path: readonly PropertyKey[]): unknown =>
     body,
   )
 
+/** The schema of a field or an item, undefined where the schema names none: past it a path is made of the caller's own keys. */
+function schemaAt(type: z.core.$ZodType, key: PropertyKey): z.core.$ZodType | undefined {
+  if (type instanceof z.ZodObject) return Object.hasOwn(type.shape, key) ? type.shape[String(key)] : undefined
+  if (type instanceof z.ZodArray) return type.element
+  if (type instanceof z.ZodOptional || type instanceof z.ZodNullable) return schemaAt(type.unwrap(), key)
+  if (type instanceof z.ZodPipe) return schemaAt(type.in, key)
+  if (type instanceof z.ZodUnion) {
+    for (const option of type.options) {
+      const found = schemaAt(option, key)
+      if (found) return found
+    }
+  }
+  return undefined
+}
+
+/** The part of a path that the schema names. */
+function knownPath(type: z.core.$ZodType, path: readonly PropertyKey[]): readonly PropertyKey[] {
+  let current: z.core.$ZodType | undefined = type
+  const end = path.findIndex((key) => {
+    current = current && schemaAt(current, key)
+    return current === undefined
+  })
+  return end === -1 ? path : path.slice(0, end)
+}
+
 /**
  * A request body held against its schema.
  * @throws ApiError 400 naming the field, what was expected and the type that was found.
@@ -224,11 +261,13 @@ export function parseBody<T extends z.ZodType>(type: T, body: unknown): z.output
   if (issue.path.length === 0 && issue.code === 'invalid_type') {
     throw invalidRequest(`body: expected a JSON object, found ${describeFound(body)}`)
   }
-  const param = issue.path.map(String).join('.')
-  const isCustom = issue.code === 'custom' && issue.message === 'not supported by this server'
-  const found = describeFound(at(body, issue.path))
-  throw invalidRequest(
-    isCustom ? `${param}: ${issue.message}` : `${param}: expected ${describeExpected(issue)}, found ${found}`,
-    param,
-  )
+  const path = knownPath(type, issue.path)
+  const param = path.map(String).join('.')
+  if (issue.code === 'custom' && issue.message === 'not supported by this server') {
+    throw invalidRequest(`${param}: ${issue.message}`, param)
+  }
+  const where =
+    path.length === issue.path.length || issue.code === 'invalid_key' ? param : `${param} (one of its values)`
+  const found = issue.code === 'invalid_key' ? 'another key' : describeFound(at(body, issue.path))
+  throw invalidRequest(`${where}: expected ${describeExpected(issue)}, found ${found}`, param)
 }
