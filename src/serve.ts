@@ -1,10 +1,10 @@
 /** Builds the parts, wires them, listens, and drains. */
 import { once } from 'node:events'
 import { readFile } from 'node:fs/promises'
-import type { Server } from 'node:http'
+import { createServer, type Server } from 'node:http'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { createAdaptorServer } from '@hono/node-server'
+import { getRequestListener, RequestError } from '@hono/node-server'
 import { z } from 'zod'
 import type { Config } from './config.ts'
 import { loadChatTemplate } from './engine/chat-template.ts'
@@ -23,6 +23,7 @@ import { type PromptTemplate, promptTemplate } from './rag/prompt.ts'
 import { createApp } from './server/app.ts'
 import type { SamplingDefaults } from './server/job.ts'
 import { createKeys, loadSecret } from './server/keys.ts'
+import { refuseMalformed } from './server/middleware.ts'
 import { ServerState } from './server/state.ts'
 
 export interface BuildInfo {
@@ -79,6 +80,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     version: build.version,
     revision: build.revision,
     settings: {
+      host: config.host,
       corsOrigins: config.corsOrigins,
       maxQueuedRequests: config.maxQueuedRequests,
       maxRequestBytes: config.maxRequestBytes,
@@ -86,7 +88,13 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
       defaultSeed: config.seed,
     },
   })
-  const server = createAdaptorServer({ fetch: app.fetch, overrideGlobalObjects: false }) as Server
+  const server = createServer(
+    getRequestListener(app.fetch, {
+      overrideGlobalObjects: false,
+      errorHandler: (error) =>
+        error instanceof RequestError ? refuseMalformed(observability) : new Response(null, { status: 500 }),
+    }),
+  )
   let engine: Engine | null = null
   try {
     const url = await listen(server, config)

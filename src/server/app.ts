@@ -10,6 +10,7 @@ import { ApiError } from './errors.ts'
 import type { Keys } from './keys.ts'
 import { admit, allowOrigins, renderError, requestTrace, requireKey } from './middleware.ts'
 import { CORE_ROUTES } from './openapi.ts'
+import { requireOwnOrigin } from './origin.ts'
 import { probeRoutes } from './probes.ts'
 import { ragRoutes } from './rag.ts'
 import { rerankRoutes } from './rerank.ts'
@@ -27,6 +28,8 @@ export interface AppParts {
   readonly version: string
   readonly revision: string | null
   readonly settings: {
+    /** The address the server listens on; left out where there is no socket. */
+    readonly host?: string
     readonly corsOrigins: readonly string[]
     readonly maxQueuedRequests: number
     readonly maxRequestBytes: number
@@ -54,9 +57,10 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
   app.use(requestTrace(observability))
   if (settings.corsOrigins.length > 0) app.use(allowOrigins(settings.corsOrigins))
   app.use(requireKey(parts.keys))
-  for (const path of ['/v1/completions', '/v1/chat/completions', '/v1/embeddings', '/v1/rerank', '/v1/rag/*']) {
-    app.on('POST', path, admit(admission))
-  }
+  const isOpen = parts.keys.authenticate(undefined, undefined) !== null
+  if (isOpen) app.use(requireOwnOrigin({ corsOrigins: settings.corsOrigins, host: settings.host }))
+  app.on('POST', ['/v1/completions', '/v1/chat/completions'], admit(admission, 'submitted'))
+  app.on('POST', ['/v1/embeddings', '/v1/rerank', '/v1/rag/*'], admit(admission, 'parsed'))
   app.route('/', generationRoutes({ state, rag, ...settings }))
   app.route('/', tokenizeRoutes({ state, maxRequestBytes }))
   app.route('/', traceRoutes({ store: observability.store }))

@@ -27,7 +27,7 @@ export function endingOf(error: unknown): { readonly ending: EndingName; readonl
 
 function endingOfStatus(status: number, code: string | null): EndingName {
   if (code === 'client_disconnect') return 'client_disconnect'
-  if (status === 401) return 'unauthorized'
+  if (status === 401 || status === 403) return 'unauthorized'
   if (status === 429) return 'refused'
   if (status === 503) return 'unavailable'
   return status < 500 ? 'validation' : 'exception'

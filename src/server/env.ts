@@ -13,6 +13,8 @@ export interface AppEnv {
     caller: Caller
     /** Gives back the place that admission took; idempotent. */
     admitted: () => void
+    /** Told how the body comes in, on routes that are admitted. */
+    bodyReading: { readonly arrived: (numBytes: number) => void; readonly parsed: () => void } | undefined
     /** The handler answered with a stream and closes the trace itself. */
     isStreaming: boolean
   }

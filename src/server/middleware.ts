@@ -10,6 +10,13 @@ import { ApiError, invalidRequest, toApiError, toErrorBody } from './errors.ts'
 import type { Keys } from './keys.ts'
 import { routeOf } from './routes.ts'
 
+/** A body must make progress within the first and be whole within the second, with a second more for each MiB it may have. */
+const BODY_IDLE_MS = 10_000
+const BODY_TOTAL_MS = 30_000
+
+/** Nesting of a body. Recursive code runs over parsed values; past the stack's end it would fail with the server's error. */
+const MAX_JSON_DEPTH = 128
+
 const CALLER_REQUEST_ID = /^[A-Za-z0-9._-]{1,128}$/
 
 /** Opens the request's trace before its body is read, puts the ids on the response, and closes the trace of what is not a stream. */
@@ -62,6 +69,8 @@ export function renderError(error: unknown, c: Context<AppEnv>): Response {
   if (apiError.retryAfter !== null) headers['Retry-After'] = String(apiError.retryAfter)
   // OpenAI's clients retry 5xx: what failed in the engine or ran out of time would only fail, or wait, again.
   if (apiError.status === 500 || apiError.status === 504) headers['x-should-retry'] = 'false'
+  // The rest of the body may still come.
+  if (apiError.status === 408) headers['Connection'] = 'close'
   if (apiError.status === 401) headers['WWW-Authenticate'] = 'Bearer'
   return c.json(toErrorBody(apiError), apiError.status, headers)
 }
@@ -100,37 +109,144 @@ export function allowOrigins(origins: readonly string[]): MiddlewareHandler {
   })
 }
 
-/** Takes a place in the queue before the body is read. */
-export function admit(admission: Admission): MiddlewareHandler<AppEnv> {
+/**
+ * Takes a place in the queue before the body is read, held until the handler gives it back ('submitted') or, where work does not pass
+ * the engine's queue, until the body is parsed.
+ */
+export function admit(admission: Admission, heldUntil: 'submitted' | 'parsed'): MiddlewareHandler<AppEnv> {
   return async function admit(c, next) {
     const length = c.req.header('content-length')
-    c.set('admitted', admission.admit(length === undefined ? null : Number(length)))
+    const place = admission.admit(length === undefined ? null : Number(length))
+    c.set('admitted', place.release)
+    c.set('bodyReading', { arrived: place.arrived, parsed: heldUntil === 'parsed' ? place.release : () => {} })
     await next()
   }
 }
 
 /**
- * The request's body as JSON, read with a bound (a chunked body has no Content-Length to refuse it by).
- * @throws ApiError 413 or 400.
+ * The request's body as JSON, read with a bound (a chunked body has no Content-Length to refuse it by) and within a time.
+ * @throws ApiError 400, 408, 413, 429, and 499 when the client went away.
  */
-export async function readJson(c: Context, maxBytes: number): Promise<unknown> {
+export async function readJson(c: Context<AppEnv>, maxBytes: number): Promise<unknown> {
+  const reading = c.get('bodyReading')
+  const bytes = await readBody(c.req.raw.body, maxBytes, (numBytes) => reading?.arrived(numBytes))
+  if (bytes.length === 0) throw invalidRequest('body: expected a JSON object, found nothing')
+  requireFlat(bytes)
+  const value = parseJson(bytes)
+  reading?.parsed()
+  return value
+}
+
+async function readBody(
+  body: ReadableStream<Uint8Array> | null,
+  maxBytes: number,
+  onArrival: (numBytes: number) => void,
+): Promise<Buffer> {
+  if (!body) return Buffer.alloc(0)
   const chunks: Uint8Array[] = []
+  const endMs = performance.now() + BODY_TOTAL_MS + (maxBytes / 2 ** 20) * 1000
   let numBytes = 0
-  for await (const chunk of c.req.raw.body ?? []) {
-    numBytes += chunk.byteLength
-    if (numBytes > maxBytes) {
-      throw new ApiError(413, 'invalid_request_error', `body: expected at most ${maxBytes} bytes`, {
-        code: 'request_too_large',
-      })
-    }
-    chunks.push(chunk)
-  }
-  if (numBytes === 0) throw invalidRequest('body: expected a JSON object, found nothing')
+  const reader = body.getReader()
   try {
-    return JSON.parse(Buffer.concat(chunks).toString('utf8'))
+    for (;;) {
+      const { done, value } = await readChunk(reader, Math.min(BODY_IDLE_MS, endMs - performance.now()))
+      if (done) return Buffer.concat(chunks)
+      numBytes += value.byteLength
+      if (numBytes > maxBytes) {
+        throw new ApiError(413, 'invalid_request_error', `body: expected at most ${maxBytes} bytes`, {
+          code: 'request_too_large',
+        })
+      }
+      onArrival(value.byteLength)
+      chunks.push(value)
+    }
+  } catch (error) {
+    // What is left is of no use. A stream that broke, or a read that never ends, has nothing to say to it.
+    reader.cancel().catch(() => {})
+    throw error
+  }
+}
+
+/** @throws ApiError 408 after `timeoutMs`, 499 when the stream breaks: only a client that went away breaks it. */
+async function readChunk(
+  reader: ReadableStreamDefaultReader<Uint8Array>,
+  timeoutMs: number,
+): Promise<Awaited<ReturnType<typeof reader.read>>> {
+  let timer: NodeJS.Timeout | undefined
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(
+      () =>
+        reject(
+          new ApiError(408, 'invalid_request_error', 'body: expected the rest of it in time, found no end', {
+            code: 'request_timeout',
+          }),
+        ),
+      Math.max(timeoutMs, 0),
+    )
+  })
+  const chunk = reader.read().catch((error: unknown) => {
+    throw new ApiError(499 as 500, 'server_error', 'the client went away', { code: 'client_disconnect', cause: error })
+  })
+  try {
+    return await Promise.race([chunk, late])
+  } finally {
+    clearTimeout(timer)
+  }
+}
+
+function parseJson(bytes: Buffer): unknown {
+  try {
+    return JSON.parse(bytes.toString('utf8'))
   } catch (error) {
     // The parser's message quotes the body.
     const position = /position (\d+)/.exec(String(error))?.[1]
     throw invalidRequest(`body: expected JSON, found something else${position ? ` at byte ${position}` : ''}`)
   }
+}
+
+const [QUOTE, BACKSLASH, OPEN_ARRAY, CLOSE_ARRAY, OPEN_OBJECT, CLOSE_OBJECT] = [0x22, 0x5c, 0x5b, 0x5d, 0x7b, 0x7d]
+
+/** @throws ApiError 400 when JSON text nests deeper than it may. */
+function requireFlat(bytes: Buffer): void {
+  let depth = 0
+  for (let i = 0; i < bytes.length; i++) {
+    const byte = bytes[i]
+    if (byte === QUOTE) i = endOfString(bytes, i)
+    else if (byte === CLOSE_ARRAY || byte === CLOSE_OBJECT) depth--
+    else if ((byte === OPEN_ARRAY || byte === OPEN_OBJECT) && ++depth > MAX_JSON_DEPTH) {
+      throw invalidRequest(`body: expected at most ${MAX_JSON_DEPTH} levels of nesting, found more`)
+    }
+  }
+}
+
+/** The place of the closing quote; the end of the bytes where there is none. */
+function endOfString(bytes: Buffer, start: number): number {
+  for (let end = bytes.indexOf(QUOTE, start + 1); end !== -1; end = bytes.indexOf(QUOTE, end + 1)) {
+    let first = end
+    while (bytes[first - 1] === BACKSLASH) first--
+    if ((end - first) % 2 === 0) return end
+  }
+  return bytes.length
+}
+
+/** The answer to a request whose target or Host is not a URL: no route can see it, ids and the envelope it has all the same. */
+export function refuseMalformed(observability: Observability): Response {
+  const requestId = `req-${randomBytes(12).toString('hex')}`
+  const trace = observability.openRequest({
+    method: '_OTHER',
+    route: '*',
+    path: '*',
+    scheme: 'http',
+    host: '',
+    port: 0,
+    headers: {},
+    requestId,
+    kind: 'other',
+  })
+  const error = invalidRequest('expected a request target and a Host header that make a URL, found something else')
+  trace.finish({ ...endingOf(error), status: 400 })
+  return Response.json(toErrorBody(error), {
+    status: 400,
+    headers: { 'X-Trace-Id': trace.traceId, 'X-Request-Id': requestId },
+  })
 }

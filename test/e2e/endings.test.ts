@@ -2,7 +2,7 @@
  * The table of endings against the real server process: each way a request can end leaves exactly one root, ended once, with the row's
  * status, event and stream tail.
  */
-import { createServer, type Server } from 'node:http'
+import { createServer, request as httpRequest, type Server } from 'node:http'
 import type { AddressInfo } from 'node:net'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type EndingName, endingRow } from '../../src/observability/endings.ts'
@@ -107,6 +107,17 @@ describe('clients that go away', () => {
     await expectEnding(traceId, 'client_disconnect', null)
     expect(await gauge('miniserve_num_requests_running')).toBe(0)
   })
+})
+
+it('clients that go away while their body is read', async () => {
+  const traceId = 'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa2'
+  const headers = { ...KEY, traceparent: `00-${traceId}-00f067aa0ba902b7-01`, 'content-length': '1000' }
+  const request = httpRequest(`${server.url}/v1/completions`, { method: 'POST', headers })
+  request.on('error', () => {})
+  request.write('{"prompt":')
+  await server.waitForLog((line) => line.trace_id === traceId && line.msg === 'request.received')
+  request.destroy()
+  await expectEnding(traceId, 'client_disconnect', null)
 })
 
 describe('failures', () => {

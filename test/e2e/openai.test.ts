@@ -1,4 +1,6 @@
 /** What OpenAI's own client expects of a server, against the real process. */
+import { once } from 'node:events'
+import { connect } from 'node:net'
 import OpenAI from 'openai'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { readFrames, ServerProcess } from './server-process.ts'
@@ -230,6 +232,21 @@ describe('the edge', () => {
     }
     const odd = await server.get('/health', { 'x-request-id': 'no spaces please' })
     expect(odd.headers.get('x-request-id')).toMatch(/^req-/)
+  })
+
+  it.each([
+    ['OPTIONS * HTTP/1.1', 'localhost'],
+    ['GET /health HTTP/1.1', 'a b/c'],
+  ])('puts ids on the answer to %s with Host: %s', async (line, host) => {
+    const { hostname, port } = new URL(server.url)
+    const socket = connect(Number(port), hostname)
+    socket.setEncoding('utf8').end(`${line}\r\nHost: ${host}\r\nConnection: close\r\n\r\n`)
+    let text = ''
+    socket.on('data', (chunk: string) => (text += chunk))
+    await once(socket, 'close')
+    expect(text).toMatch(/^HTTP\/1\.1 400 /)
+    expect(text).toMatch(/^x-trace-id: [0-9a-f]{32}\r$/im)
+    expect(text).toContain('"type":"invalid_request_error"')
   })
 
   it('leaves only the probes open without a key', async () => {

@@ -1,0 +1,236 @@
+/** What stands before the handlers, with the real middleware and a handler that reads a body. */
+import { Hono } from 'hono'
+import { afterEach, describe, expect, it, vi } from 'vitest'
+import { testObservability } from '../../test/observability/scenario.ts'
+import type { EngineStats } from '../engine/request.ts'
+import { createAdmission } from './admission.ts'
+import type { AppEnv } from './env.ts'
+import type { ErrorBody } from './errors.ts'
+import { admit, readJson, renderError, requestTrace } from './middleware.ts'
+import { requireOwnOrigin } from './origin.ts'
+import { chatRequest, completionRequest, parseBody } from './wire.ts'
+
+const MAX_BYTES = 1 << 20
+const IDLE: EngineStats = {
+  numRunning: 0,
+  numWaiting: 0,
+  numWaitingTokens: 0,
+  numBlocks: 0,
+  numFreeBlocks: 0,
+  prefixCacheQueries: 0,
+  prefixCacheHits: 0,
+  numPreemptions: 0,
+  promptTokens: 0,
+  generationTokens: 0,
+  numDraftTokens: 0,
+  numAcceptedTokens: 0,
+}
+
+function deferred(): { readonly promise: Promise<void>; readonly resolve: () => void } {
+  let resolve = () => {}
+  const promise = new Promise<void>((done) => (resolve = done))
+  return { promise, resolve }
+}
+
+function edge({ maxQueuedRequests = 100, host = '127.0.0.1', corsOrigins = [] as string[] } = {}) {
+  const observability = testObservability()
+  const admission = createAdmission({
+    maxQueuedRequests,
+    maxRequestBytes: MAX_BYTES,
+    stats: () => IDLE,
+    state: () => 'ready',
+  })
+  const work = deferred()
+  const parsed = deferred()
+  const app = new Hono<AppEnv>()
+  app.onError(renderError)
+  app.use(requestTrace(observability))
+  app.use(requireOwnOrigin({ corsOrigins, host }))
+  app.on('POST', ['/v1/completions', '/v1/chat/completions'], admit(admission, 'submitted'))
+  app.on('POST', '/v1/rag/documents', admit(admission, 'parsed'))
+  app.post('/v1/completions', async (c) => c.json(parseBody(completionRequest, await readJson(c, MAX_BYTES))))
+  app.post('/v1/chat/completions', async (c) => c.json(parseBody(chatRequest, await readJson(c, MAX_BYTES))))
+  app.post('/v1/rag/documents', async (c) => {
+    await readJson(c, MAX_BYTES)
+    parsed.resolve()
+    await work.promise
+    return c.json({})
+  })
+  app.get('/v1/models', (c) => c.json({}))
+  app.get('/health', (c) => c.json({}))
+  const send = (
+    body: string | ReadableStream<Uint8Array>,
+    headers: Record<string, string> = {},
+    path = '/v1/completions',
+  ) =>
+    Promise.resolve(
+      app.fetch(new Request(new URL(path, 'http://localhost:8000'), { method: 'POST', body, headers, duplex: 'half' })),
+    )
+  return { app, send, observability, work, parsed }
+}
+
+const errorOf = async (response: Response) => ((await response.json()) as ErrorBody).error
+const GOOD = JSON.stringify({ prompt: 'x' })
+
+/** A body that gives its chunks and then nothing more, not even its end. */
+function stalled(...chunks: readonly string[]): ReadableStream<Uint8Array> {
+  return new ReadableStream({
+    start(controller) {
+      for (const chunk of chunks) controller.enqueue(new TextEncoder().encode(chunk))
+    },
+  })
+}
+
+describe('bodies', () => {
+  afterEach(() => {
+    vi.useRealTimers()
+  })
+
+  it('that come slowly keep nobody out, and end with 408', async () => {
+    vi.useFakeTimers()
+    const { send } = edge()
+    const slow = Array.from({ length: 20 }, (_, i) =>
+      send(stalled('{"prompt":'), i % 2 === 0 ? {} : { 'content-length': String(MAX_BYTES) }),
+    )
+    await vi.advanceTimersByTimeAsync(9_000)
+    expect((await send(GOOD)).status).toBe(200)
+    await vi.advanceTimersByTimeAsync(1_001)
+    for (const response of await Promise.all(slow)) {
+      expect(response.status).toBe(408)
+      expect(await errorOf(response)).toMatchObject({ type: 'invalid_request_error', code: 'request_timeout' })
+    }
+  })
+
+  it('that trickle end with 408 as well', async () => {
+    vi.useFakeTimers()
+    const { send } = edge()
+    let timer: NodeJS.Timeout | undefined
+    let isCancelled = false
+    const trickle = new ReadableStream<Uint8Array>({
+      start(controller) {
+        timer = setInterval(() => controller.enqueue(new TextEncoder().encode(' ')), 5_000)
+      },
+      cancel: () => {
+        clearInterval(timer)
+        isCancelled = true
+      },
+    })
+    const response = send(trickle)
+    await vi.advanceTimersByTimeAsync(32_000)
+    expect((await response).status).toBe(408)
+    expect(isCancelled).toBe(true)
+  })
+
+  it('count while they are held, and no longer', async () => {
+    vi.useFakeTimers()
+    const { send } = edge()
+    const held = Array.from({ length: 8 }, () => send(stalled('x'.repeat(MAX_BYTES - 10))))
+    await vi.advanceTimersByTimeAsync(1)
+    for (const refused of [send('x'.repeat(200)), send(stalled('x'.repeat(200)))]) {
+      expect((await refused).status).toBe(429)
+      expect((await errorOf(await refused)).code).toBe('bytes_in_flight')
+    }
+    await vi.advanceTimersByTimeAsync(10_000)
+    await Promise.all(held)
+    expect((await send(GOOD)).status).toBe(200)
+  })
+
+  it('give their place back once parsed where work does not wait for the engine', async () => {
+    const { send, work, parsed } = edge({ maxQueuedRequests: 1 })
+    const ingest = send('{}', {}, '/v1/rag/documents')
+    await parsed.promise
+    expect((await send(GOOD)).status).toBe(200)
+    work.resolve()
+    expect((await ingest).status).toBe(200)
+  })
+
+  it('of a client that goes away end as such', async () => {
+    const { send, observability } = edge()
+    const body = new ReadableStream<Uint8Array>({ pull: (controller) => controller.error(new Error('aborted')) })
+    const response = await send(body)
+    expect((await errorOf(response)).code).toBe('client_disconnect')
+    const traceId = response.headers.get('x-trace-id') ?? ''
+    expect(observability.store.get(traceId, { keyId: '', isAdmin: true })).toMatchObject([
+      { ending: 'client_disconnect', status: 499 },
+    ])
+  })
+
+  it('that nest deeply are a 400, however they hide it', async () => {
+    const { send } = edge()
+    const nest = (depth: number) => `{"prompt":"x","tools":${'['.repeat(depth)}${']'.repeat(depth)}}`
+    for (const path of ['/v1/completions', '/v1/chat/completions']) {
+      const response = await send(nest(100_000), {}, path)
+      expect(response.status).toBe(400)
+      expect((await errorOf(response)).message).toMatch(/^body: expected at most 128 levels/)
+    }
+    expect((await send(nest(127))).status).toBe(200)
+    expect((await send(nest(128))).status).toBe(400)
+    const inText = JSON.stringify({ prompt: `\\"${'[{'.repeat(500)}"\\` })
+    expect((await send(inText)).status).toBe(200)
+  })
+})
+
+describe('messages', () => {
+  it.each([
+    [{ logit_bias: { 'my secret': 1 } }, 'logit_bias'],
+    [{ logit_bias: { 5: 1000 } }, 'logit_bias'],
+    [{ rag: { top_k: 0 } }, 'rag.top_k'],
+    [
+      { response_format: { type: 'json_schema', json_schema: { 'my secret': 1 } } },
+      'response_format.json_schema.schema',
+    ],
+    [{ stop: ['', 'my secret'] }, 'stop.0'],
+    [{ seed: 1.5 }, 'seed'],
+  ])('%j names %s and nothing of the caller', async (fields, param) => {
+    const error = await errorOf(await edge().send(JSON.stringify({ prompt: 'x', ...fields })))
+    expect(error.param).toBe(param)
+    expect(error.message).toMatch(new RegExp(`^${param}\\b`))
+    expect(error.message).not.toMatch(/secret|Invalid/)
+  })
+
+  it('seeds may be 64 bits wide', async () => {
+    for (const seed of ['18446744073709551615', '-9223372036854775808', '9007199254740993']) {
+      const response = await edge().send(`{"prompt":"x","seed":${seed}}`)
+      expect(response.status).toBe(200)
+      expect(Number.isSafeInteger(((await response.json()) as { seed: number }).seed)).toBe(true)
+    }
+  })
+})
+
+describe('web pages', () => {
+  it.each([
+    [{}, 200, null],
+    [{ 'content-type': 'application/x-www-form-urlencoded' }, 200, null],
+    [{ origin: 'http://localhost:8000', 'content-type': 'application/json' }, 200, null],
+    [{ 'sec-fetch-site': 'same-origin', origin: 'http://proxy.test', 'content-type': 'application/json' }, 200, null],
+    [{ origin: 'http://app.test', 'sec-fetch-site': 'cross-site', 'content-type': 'application/json' }, 200, null],
+    [{ 'sec-fetch-site': 'cross-site', 'content-type': 'application/json' }, 403, 'origin_not_allowed'],
+    [{ 'sec-fetch-site': 'same-site', origin: 'http://localhost:3000' }, 403, 'origin_not_allowed'],
+    [{ origin: 'http://evil.test', 'content-type': 'text/plain' }, 403, 'origin_not_allowed'],
+    [{ origin: 'http://localhost:3000' }, 403, 'origin_not_allowed'],
+    [{ origin: 'null' }, 403, 'origin_not_allowed'],
+    [{ origin: 'http://localhost:8000', 'content-type': 'text/plain' }, 415, 'unsupported_media_type'],
+    [{ 'sec-fetch-site': 'same-origin', 'content-type': 'multipart/form-data' }, 415, 'unsupported_media_type'],
+  ])('%j is a %i %s', async (headers: Record<string, string>, status, code) => {
+    const { send, observability } = edge({ corsOrigins: ['http://app.test'] })
+    const response = await send(GOOD, headers)
+    expect(response.status).toBe(status)
+    if (code === null) return
+    expect(await errorOf(response)).toMatchObject({ type: 'invalid_request_error', code })
+    const trace = observability.store.get(response.headers.get('x-trace-id') ?? '', { keyId: '', isAdmin: true })
+    expect(trace).toMatchObject([{ ending: status === 403 ? 'unauthorized' : 'validation', status }])
+  })
+
+  it('reach a server on loopback under its own names only', async () => {
+    const get = async (url: string, options: Parameters<typeof edge>[0] = {}) =>
+      (await edge(options).app.request(url)).status
+    for (const host of ['localhost', '127.0.0.1:8000', '127.1.2.3', '[::1]:8000', 'mini.localhost']) {
+      expect(await get(`http://${host}/v1/models`), host).toBe(200)
+    }
+    expect(await get('http://evil.test/v1/models')).toBe(403)
+    expect(await get('http://127.0.0.1.evil.test/v1/models')).toBe(403)
+    expect(await get('http://evil.test/health')).toBe(200)
+    expect(await get('http://app.test/v1/models', { corsOrigins: ['https://app.test'] })).toBe(200)
+    expect(await get('http://anything.test/v1/models', { host: '0.0.0.0' })).toBe(200)
+  })
+})

@@ -1,0 +1,75 @@
+/**
+ * What web pages may do to a server without keys. Any page can make its visitor's browser send requests to an address that the visitor
+ * reaches, this server's too: such writes are refused by their origin, and on loopback so is what came under a foreign host name (a name
+ * that its owner pointed at 127.0.0.1, which makes the page same-origin: DNS rebinding). Where keys are set, they are the protection:
+ * a page does not know one.
+ */
+import type { Context, MiddlewareHandler } from 'hono'
+import type { AppEnv } from './env.ts'
+import { ApiError } from './errors.ts'
+
+export interface OriginPolicy {
+  /** Origins that may call from a browser; '*' is every origin, under every host name. */
+  readonly corsOrigins: readonly string[]
+  /** The address the server listens on; undefined: not known, host names are then not checked. */
+  readonly host: string | undefined
+}
+
+const SAFE_METHODS = new Set(['GET', 'HEAD', 'OPTIONS'])
+const OPEN_PATHS = new Set(['/health', '/ready'])
+const JSON_TYPE = /^application\/(?:[\w.+-]+\+)?json\s*(?:;|$)/i
+const LOOPBACK = /^(?:127(?:\.\d{1,3}){3}|\[?::1\]?|localhost|(?:[a-z0-9-]+\.)+localhost)$/i
+
+const isLoopback = (hostname: string): boolean => LOOPBACK.test(hostname)
+
+const refused = (message: string, code: string): ApiError =>
+  new ApiError(403, 'invalid_request_error', message, { code })
+
+/** Refuses what other sites' pages send: 403, and 415 for a page's body that is not declared as JSON. */
+export function requireOwnOrigin(policy: OriginPolicy): MiddlewareHandler<AppEnv> {
+  const isEveryone = policy.corsOrigins.includes('*')
+  const isLocal = policy.host !== undefined && isLoopback(policy.host)
+  const hosts = new Set(
+    policy.corsOrigins.filter((origin) => URL.canParse(origin)).map((origin) => new URL(origin).hostname),
+  )
+  return async function requireOwnOrigin(c, next) {
+    const { hostname } = new URL(c.req.url)
+    if (isLocal && !isEveryone && !OPEN_PATHS.has(c.req.path) && !isLoopback(hostname) && !hosts.has(hostname)) {
+      throw refused(
+        'Host: expected a loopback address or localhost on a server without keys; --cors-origin allows another host',
+        'host_not_allowed',
+      )
+    }
+    if (!SAFE_METHODS.has(c.req.method)) {
+      if (!isAllowedOrigin(c, policy.corsOrigins)) {
+        throw refused(
+          'Origin: expected this server itself or an origin that --cors-origin allows',
+          'origin_not_allowed',
+        )
+      }
+      requireJsonOfPages(c)
+    }
+    await next()
+  }
+}
+
+function isAllowedOrigin(c: Context<AppEnv>, corsOrigins: readonly string[]): boolean {
+  const origin = c.req.header('origin')
+  const site = c.req.header('sec-fetch-site')
+  if (corsOrigins.includes('*') || (origin !== undefined && corsOrigins.includes(origin))) return true
+  // The browser's own judgement holds behind proxies that change the Host header, too. It comes over https and on loopback only.
+  if (site !== undefined) return site === 'same-origin' || site === 'none'
+  if (origin === undefined) return true
+  const host = c.req.header('host') ?? new URL(c.req.url).host
+  return URL.canParse(origin) && new URL(origin).host === host.toLowerCase()
+}
+
+/** Forms and text/plain are what a page may send anywhere without asking first. Programs other than browsers may label as they like. */
+function requireJsonOfPages(c: Context<AppEnv>): void {
+  const type = c.req.header('content-type')
+  const isBrowser = c.req.header('origin') !== undefined || c.req.header('sec-fetch-site') !== undefined
+  if (!isBrowser || type === undefined || JSON_TYPE.test(type)) return
+  throw new ApiError(415, 'invalid_request_error', 'Content-Type: expected application/json, found another type', {
+    code: 'unsupported_media_type',
+  })
+}
