@@ -1,0 +1,119 @@
+/** What a step gives back: tokens drawn and prompts scored from logits, on the calling thread. */
+import type {
+  Activation,
+  BackendOptions,
+  LogitsOptions,
+  Matrix,
+  SampleRow,
+  SampleSpec,
+  ScoreRow,
+  TokenLogprobs,
+} from '../ops.ts'
+import { GREEDY_TEMPERATURE, Sampler, tokenLogprobs } from '../sampling.ts'
+import type { Arena } from './arena.ts'
+import type { Executor } from './executor.ts'
+import { PANEL, roundUp } from './matrices.ts'
+import type { Recorder } from './recorder.ts'
+import { LogitsBuffer, SCORE_ROWS } from './working-memory.ts'
+
+interface StepResults {
+  sampled: Int32Array
+  sampledLogprobs: (TokenLogprobs | null)[]
+  scores: TokenLogprobs[]
+  /** Rows of logits that may be asked for. */
+  numLogitRows: number
+  vocab: number
+}
+
+function emptyResults(): StepResults {
+  return { sampled: new Int32Array(0), sampledLogprobs: [], scores: [], numLogitRows: 0, vocab: 0 }
+}
+
+/** Whether the token is the largest raw logit. */
+function isPlainGreedy(spec: SampleSpec): boolean {
+  return (
+    spec.temperature < GREEDY_TEMPERATURE && spec.repetition === null && spec.adjustments === null && spec.mask === null
+  )
+}
+
+export class Output {
+  readonly #arena: Arena
+  readonly #recorder: Recorder
+  readonly #executor: Executor
+  // Sampled and scored rows apart: a step may have both, in either order.
+  readonly #logits: LogitsBuffer
+  readonly #scored: LogitsBuffer
+  readonly #greedyTokens: number // i32 [maxSampleRows]
+  #results = emptyResults()
+  #sampler: Sampler | null = null
+
+  constructor(limits: BackendOptions['limits'], arena: Arena, recorder: Recorder, executor: Executor) {
+    const { maxSequences, maxSampleRows } = limits
+    this.#arena = arena
+    this.#recorder = recorder
+    this.#executor = executor
+    // One row a sequence is usual; more are drafts to verify, which few servers ever see.
+    this.#logits = new LogitsBuffer(arena, Math.max(1, Math.min(maxSequences, maxSampleRows)), maxSampleRows)
+    this.#scored = new LogitsBuffer(arena, SCORE_ROWS, SCORE_ROWS)
+    this.#greedyTokens = arena.allocate(Math.max(maxSampleRows, 1) * 4, 'sampled tokens')
+  }
+
+  get results(): Readonly<StepResults> {
+    return this.#results
+  }
+
+  /** Begins a step. The results of the one before stay as they are for who holds them. */
+  begin(): void {
+    this.#results = emptyResults()
+  }
+
+  /** Runs what is recorded and draws a token for each row. `positions`: of the step's rows. */
+  sample(
+    x: Activation,
+    head: Matrix,
+    options: LogitsOptions,
+    rows: readonly SampleRow[],
+    positions: ArrayLike<number>,
+  ): void {
+    const vocab = head.rows
+    const stride = this.#recorder.logits(this.#logits, x, head, options, rows)
+    const { address } = this.#logits
+    if (rows.some(({ spec }) => isPlainGreedy(spec)))
+      this.#recorder.argmax(rows.length, address, stride, vocab, this.#greedyTokens)
+    this.#executor.run()
+    const greedy = this.#arena.i32(this.#greedyTokens, rows.length)
+    this.#sampler ??= new Sampler(vocab)
+    const sampled = new Int32Array(rows.length)
+    for (const [i, { row, spec }] of rows.entries()) {
+      const logits = this.#arena.f32(address + i * stride, vocab)
+      sampled[i] = isPlainGreedy(spec) ? greedy[i]! : this.#sampler.sample(logits, spec, positions[row]! + 1)
+      this.#results.sampledLogprobs.push(spec.logprobs < 0 ? null : tokenLogprobs(logits, sampled[i]!, spec.logprobs))
+    }
+    this.#results.sampled = sampled
+    this.#results.numLogitRows = rows.length
+    this.#results.vocab = vocab
+  }
+
+  /** Runs what is recorded and scores the target of each row. */
+  score(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly ScoreRow[]): void {
+    for (let first = 0; first < rows.length; first += SCORE_ROWS) {
+      const chunk = rows.slice(first, first + SCORE_ROWS)
+      const stride = this.#recorder.logits(this.#scored, x, head, options, chunk)
+      this.#executor.run()
+      for (const [i, { target, topN }] of chunk.entries()) {
+        const logits = this.#arena.f32(this.#scored.address + i * stride, head.rows)
+        this.#results.scores.push(tokenLogprobs(logits, target, topN))
+      }
+    }
+  }
+
+  /** Logits of the sampled rows, [rows, vocab]. */
+  copyLogits(): Float32Array {
+    const { numLogitRows, vocab } = this.#results
+    const stride = roundUp(vocab, PANEL) * 4
+    const logits = new Float32Array(numLogitRows * vocab)
+    for (let i = 0; i < numLogitRows; i++)
+      logits.set(this.#arena.f32(this.#logits.address + i * stride, vocab), i * vocab)
+    return logits
+  }
+}

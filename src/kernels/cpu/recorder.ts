@@ -1,0 +1,273 @@
+/** Checks a step's ops and records them as commands. */
+import type { Activation, AttentionOptions, LinearOptions, LogitsOptions, Matrix, Norm, QkvOptions } from '../ops.ts'
+import type { Executor } from './executor.ts'
+import { PANEL, roundUp, type PackedMatrix } from './matrices.ts'
+import type { Program } from './program.ts'
+import type { HostActivation, Resources } from './resources.ts'
+import { rowsPerItem, type StepInputs } from './step-inputs.ts'
+import { ROW_TILE, SPLIT, type LogitsBuffer, type WorkingMemory } from './working-memory.ts'
+
+// Flags of assembly/linear.ts.
+const SILU = 1
+const GELU = 2
+const RESIDUAL = 4
+
+/** Splits are computed apart only while their states are few. */
+const MAX_PARTIALS = 2048
+
+export class Recorder {
+  readonly #program: Program
+  readonly #executor: Executor
+  readonly #resources: Resources
+  readonly #step: StepInputs
+  readonly #memory: WorkingMemory
+  readonly #numThreads: number
+
+  constructor(
+    program: Program,
+    executor: Executor,
+    resources: Resources,
+    step: StepInputs,
+    memory: WorkingMemory,
+    numThreads: number,
+  ) {
+    this.#program = program
+    this.#executor = executor
+    this.#resources = resources
+    this.#step = step
+    this.#memory = memory
+    this.#numThreads = numThreads
+  }
+
+  embed(out: Activation, table: Matrix, scale: number): void {
+    const target = this.#resources.activation(out)
+    const matrix = this.#resources.matrix(table)
+    const { numRows } = this.#step.input
+    if (target.cols !== matrix.cols || matrix.gated)
+      throw new Error(`embed ${table.label}: rows of ${matrix.cols} do not fit [.., ${target.cols}]`)
+    for (const token of this.#step.tokenIds()) {
+      if (token >= matrix.rows) throw new Error(`token ${token} is outside the vocabulary of ${matrix.rows}`)
+    }
+    this.#program.add('embed', {
+      rows: numRows,
+      out: target.address,
+      outStride: target.stride,
+      tokens: this.#step.tokens,
+      format: matrix.formatCode,
+      flags: matrix.flags,
+      cols: matrix.cols,
+      panelBytes: matrix.panelBytes,
+      weights: matrix.weights,
+      factors: matrix.factors,
+      scale,
+    })
+  }
+
+  linear(out: Activation, x: Activation, w: Matrix, { norm, bias, residual, glu }: LinearOptions): void {
+    const target = this.#resources.activation(out)
+    const source = this.#resources.activation(x)
+    const matrix = this.#resources.matrix(w)
+    const outputs = glu === undefined ? matrix.rows : matrix.rows / 2
+    if (target === source || target.cols !== outputs || source.cols !== matrix.cols) {
+      throw new Error(
+        `linear ${w.label}: [.., ${source.cols}] -> [.., ${target.cols}] does not fit ${matrix.rows} x ${matrix.cols}`,
+      )
+    }
+    if (matrix.gated !== (glu !== undefined))
+      throw new Error(`linear ${w.label}: the matrix was loaded ${matrix.gated ? 'for' : 'without'} glu`)
+    const epilogue = (glu === 'silu' ? SILU : glu === 'gelu_tanh' ? GELU : 0) | (residual === true ? RESIDUAL : 0)
+    this.#addLinear(matrix, source, norm, {
+      rows: this.#step.input.numRows,
+      rowIndex: 0,
+      out: target.address,
+      outStride: target.stride,
+      epilogue,
+      bias: bias === undefined ? 0 : this.#resources.bias(bias, matrix),
+      softcap: 0,
+      scale: 1,
+    })
+  }
+
+  normAdd(residual: Activation, x: Activation, norm: Norm): void {
+    const target = this.#resources.activation(residual)
+    const source = this.#resources.activation(x)
+    this.#program.add('normAdd', {
+      rows: this.#step.input.numRows,
+      residual: target.address,
+      residualStride: target.stride,
+      x: source.address,
+      xStride: source.stride,
+      cols: source.cols,
+      weight: this.#resources.vector(norm.weight).address,
+      eps: norm.eps,
+    })
+  }
+
+  qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void {
+    const { numHeads, numKvHeads, headDim, qkNorm, rope, layer } = options
+    const queries = this.#resources.activation(q)
+    const source = this.#resources.activation(qkv)
+    const kv = this.#resources.kvCacheOf(numKvHeads, headDim)
+    if (source.cols !== (numHeads + 2 * numKvHeads) * headDim || queries.cols !== numHeads * headDim) {
+      throw new Error(
+        `qkvRopeStore: [.., ${source.cols}] -> [.., ${queries.cols}] does not fit ${numHeads} + 2 x ${numKvHeads} heads of ${headDim}`,
+      )
+    }
+    this.#program.add('qkvRopeStore', {
+      pool: kv.layer(layer),
+      blockBytes: kv.geometry.blockBytes,
+      headBytes: kv.geometry.headBytes,
+      keyBytes: kv.geometry.keyBytes,
+      blockSize: kv.layout.blockSize,
+      paddedBlock: kv.geometry.paddedBlock,
+      half: kv.half,
+      rows: this.#step.input.numRows,
+      q: queries.address,
+      qStride: queries.stride,
+      qkv: source.address,
+      qkvStride: source.stride,
+      slots: this.#step.slots,
+      numHeads,
+      numKvHeads,
+      headDim,
+      normKind: qkNorm === null ? 0 : qkNorm.kind === 'head' ? 1 : 2,
+      qNorm: qkNorm === null ? 0 : this.#resources.vector(qkNorm.q.weight).address,
+      qEps: qkNorm?.q.eps ?? 0,
+      kNorm: qkNorm === null ? 0 : this.#resources.vector(qkNorm.k.weight).address,
+      kEps: qkNorm?.k.eps ?? 0,
+      rope: rope === null ? 0 : this.#step.rope(this.#resources.rope(rope)),
+      rotaryDim: rope?.rotaryDim ?? 0,
+    })
+  }
+
+  attention(out: Activation, q: Activation, options: AttentionOptions): void {
+    const { numHeads, numKvHeads, headDim, layer, window, softcap } = options
+    const target = this.#resources.activation(out)
+    const queries = this.#resources.activation(q)
+    const kv = this.#resources.kvCacheOf(numKvHeads, headDim)
+    const group = numHeads / numKvHeads
+    if (this.#step.itemGroup !== group) {
+      if (this.#step.itemGroup !== 0 && this.#program.names.includes('attention')) {
+        throw new Error('the attention ops of a step must have the same number of query heads a KV head')
+      }
+      this.#step.buildItems(group)
+    }
+    const numSplits = Math.ceil(this.#step.longest / SPLIT)
+    const states = this.#step.numItems * numKvHeads * numSplits
+    const apart =
+      this.#numThreads > 1 &&
+      numSplits > 1 &&
+      this.#step.numItems * numKvHeads < 4 * this.#numThreads &&
+      states <= MAX_PARTIALS
+    const partialBytes = apart ? rowsPerItem(group) * group * (roundUp(headDim, 16) * 4 + 16) : 0
+    const partials = apart ? this.#memory.reservePartials(partialBytes * states) : 0
+    const { numRows } = this.#step.input
+    this.#executor.addWork(2 * numRows * numHeads * headDim * this.#step.longest)
+    this.#program.add('attention', {
+      pool: kv.layer(layer),
+      blockBytes: kv.geometry.blockBytes,
+      headBytes: kv.geometry.headBytes,
+      keyBytes: kv.geometry.keyBytes,
+      blockSize: kv.layout.blockSize,
+      paddedBlock: kv.geometry.paddedBlock,
+      half: kv.half,
+      q: queries.address,
+      qStride: queries.stride,
+      out: target.address,
+      outStride: target.stride,
+      numKvHeads,
+      group,
+      headDim,
+      scale: options.scale,
+      window: window ?? 0,
+      softcap: softcap ?? 0,
+      items: this.#step.items,
+      numItems: this.#step.numItems,
+      positions: this.#step.positions,
+      splits: apart ? numSplits : 0,
+      partials,
+      partialBytes,
+    })
+  }
+
+  /** Logits of the given rows into the buffer; the bytes between rows. */
+  logits(
+    buffer: LogitsBuffer,
+    x: Activation,
+    head: Matrix,
+    { norm, softcap, scale }: LogitsOptions,
+    rows: readonly { readonly row: number }[],
+  ): number {
+    const matrix = this.#resources.matrix(head)
+    const source = this.#resources.activation(x)
+    if (source.cols !== matrix.cols || matrix.gated)
+      throw new Error(`logits ${matrix.label}: [.., ${source.cols}] does not fit ${matrix.rows} x ${matrix.cols}`)
+    const stride = matrix.numPanels * PANEL * 4
+    buffer.reserve(rows.length, stride)
+    this.#step.setRowIndex(rows)
+    this.#addLinear(matrix, source, norm, {
+      rows: rows.length,
+      rowIndex: this.#step.rowIndex,
+      out: buffer.address,
+      outStride: stride,
+      epilogue: 0,
+      bias: 0,
+      softcap: softcap ?? 0,
+      scale,
+    })
+    return stride
+  }
+
+  /** The largest of each row of logits, as token ids at `out`. */
+  argmax(rows: number, logits: number, stride: number, vocab: number, out: number): void {
+    this.#program.add('argmax', { rows, logits, stride, vocab, out })
+  }
+
+  #addLinear(
+    matrix: PackedMatrix,
+    source: HostActivation,
+    norm: Norm | undefined,
+    to: {
+      readonly rows: number
+      readonly rowIndex: number
+      readonly out: number
+      readonly outStride: number
+      readonly epilogue: number
+      readonly bias: number
+      readonly softcap: number
+      readonly scale: number
+    },
+  ): void {
+    const outPanels = matrix.gated ? matrix.numPanels / 2 : matrix.numPanels
+    const units = outPanels * Math.ceil(to.rows / ROW_TILE)
+    // Large enough to make the counter cheap, small enough to end together.
+    const chunk = Math.max(1, Math.min(16, Math.floor(units / (this.#numThreads * 8))))
+    const work = matrix.numPanels * (matrix.panelBytes + to.rows * PANEL * matrix.padded)
+    this.#executor.addWork(work)
+    // Every field spelled out, here and above: an object made by spreading is a slow dictionary, and there are hundreds a step.
+    this.#program.add('linear', {
+      rows: to.rows,
+      rowIndex: to.rowIndex,
+      out: to.out,
+      outStride: to.outStride,
+      epilogue: to.epilogue,
+      bias: to.bias,
+      softcap: to.softcap,
+      scale: to.scale,
+      x: source.address,
+      xStride: source.stride,
+      cols: matrix.cols,
+      padded: matrix.padded,
+      normWeight: norm === undefined ? 0 : this.#resources.vector(norm.weight).address,
+      eps: norm?.eps ?? 0,
+      prepared: this.#memory.prepared,
+      format: matrix.formatCode,
+      flags: matrix.flags,
+      panels: matrix.numPanels,
+      panelBytes: matrix.panelBytes,
+      weights: matrix.weights,
+      factors: matrix.factors,
+      chunk,
+    })
+  }
+}

@@ -1,0 +1,172 @@
+/** What a model has put into the cpu backend: matrices, vectors, rope tables, step buffers and the KV pool, by the handles given out. */
+import { checkMatrix } from '../dequantize.ts'
+import type { Activation, KvLayout, Matrix, MatrixData, RopeTable, Vector } from '../ops.ts'
+import type { Arena } from './arena.ts'
+import { KvCache, kvGeometry, type KvFormat } from './kv-cache.ts'
+import { PANEL, roundUp, type MatrixPacker, type PackedMatrix } from './matrices.ts'
+
+export interface HostVector extends Vector {
+  readonly address: number // f32[length], zeros up to a whole panel
+}
+
+export interface HostActivation extends Activation {
+  readonly address: number // f32 [maxRows, stride]
+  readonly stride: number
+}
+
+export interface HostRope extends RopeTable {
+  readonly inverseFrequencies: Float64Array
+  readonly attentionFactor: number
+  readonly address: number // f32 [maxRows][cosines, sines][rotaryDim / 2]
+  /** Step whose positions the table holds. */
+  step: number
+}
+
+/** Look-ups throw for a handle of another backend. */
+export class Resources {
+  readonly kvFormat: KvFormat
+  readonly #arena: Arena
+  readonly #packer: MatrixPacker
+  readonly #maxRows: number
+  // The objects given out are these very maps' keys: a handle of another backend is refused.
+  readonly #matrices = new Map<Matrix, PackedMatrix>()
+  readonly #vectors = new Map<Vector, HostVector>()
+  readonly #ropes = new Map<RopeTable, HostRope>()
+  readonly #activations = new Map<Activation, HostActivation>()
+  /** Biases of gated matrices, in the order of their panels. */
+  readonly #gatedBiases = new Map<Vector, number>()
+  #kv: KvCache | null = null
+  #largestInner = 0
+  #largestOuter = 0
+
+  /** `maxRows`: rows that step buffers and rope tables have room for. */
+  constructor(arena: Arena, packer: MatrixPacker, maxRows: number, kvFormat: KvFormat) {
+    this.#arena = arena
+    this.#packer = packer
+    this.#maxRows = maxRows
+    this.kvFormat = kvFormat
+  }
+
+  /** Padded columns of the widest matrix. */
+  get largestInner(): number {
+    return this.#largestInner
+  }
+
+  /** Padded rows of the tallest matrix. */
+  get largestOuter(): number {
+    return this.#largestOuter
+  }
+
+  /** Layout of the KV pool once there is one. */
+  get kvLayout(): KvLayout | null {
+    return this.#kv?.layout ?? null
+  }
+
+  /** Packs a matrix; `gated`: for glu. Throws for sizes that do not fit the data and for infinities or NaN. */
+  loadMatrix(label: string, rows: number, cols: number, data: MatrixData, gated: boolean): Matrix {
+    checkMatrix(label, rows, cols, data)
+    const matrix = this.#packer.pack(label, rows, cols, data, gated)
+    this.#matrices.set(matrix, matrix)
+    this.#largestInner = Math.max(this.#largestInner, matrix.padded)
+    this.#largestOuter = Math.max(this.#largestOuter, matrix.numPanels * PANEL)
+    return matrix
+  }
+
+  loadVector(label: string, values: Float32Array): Vector {
+    const address = this.#arena.allocate(roundUp(values.length, PANEL) * 4, label)
+    this.#arena.f32(address, values.length).set(values)
+    const vector = { label, length: values.length, address }
+    this.#vectors.set(vector, vector)
+    return vector
+  }
+
+  loadRope(label: string, inverseFrequencies: Float64Array, attentionFactor: number): RopeTable {
+    const rotaryDim = inverseFrequencies.length * 2
+    const address = this.#arena.allocate(this.#maxRows * rotaryDim * 4, label)
+    const table = { label, rotaryDim, inverseFrequencies, attentionFactor, address, step: -1 }
+    this.#ropes.set(table, table)
+    return table
+  }
+
+  createActivation(label: string, cols: number): Activation {
+    const stride = roundUp(cols, PANEL) * 4
+    const address = this.#arena.allocate(this.#maxRows * stride, label)
+    const activation = { label, cols, address, stride }
+    this.#activations.set(activation, activation)
+    return activation
+  }
+
+  createKvCache(layout: KvLayout): void {
+    if (this.#kv !== null) throw new Error('createKvCache was called twice')
+    this.#kv = new KvCache(this.#arena, layout, this.kvFormat)
+  }
+
+  /** Bytes of all layers of one block of a pool of this layout. */
+  kvBlockBytes(layout: KvLayout): number {
+    return layout.numLayers * kvGeometry(layout, this.kvFormat).blockBytes
+  }
+
+  kvCache(): KvCache {
+    if (this.#kv === null) throw new Error('createKvCache has not been called')
+    return this.#kv
+  }
+
+  /** The KV pool, for an op on heads of these sizes. Throws when its heads are others. */
+  kvCacheOf(numKvHeads: number, headDim: number): KvCache {
+    const kv = this.kvCache()
+    const { layout } = kv
+    if (layout.numKvHeads !== numKvHeads || layout.headDim !== headDim)
+      throw new Error(
+        `the KV pool has ${layout.numKvHeads} heads of ${layout.headDim}, the op ${numKvHeads} of ${headDim}`,
+      )
+    return kv
+  }
+
+  matrix(matrix: Matrix): PackedMatrix {
+    const found = this.#matrices.get(matrix)
+    if (found === undefined) throw new Error(`matrix ${matrix.label} is not of this backend`)
+    return found
+  }
+
+  vector(vector: Vector): HostVector {
+    const found = this.#vectors.get(vector)
+    if (found === undefined) throw new Error(`vector ${vector.label} is not of this backend`)
+    return found
+  }
+
+  activation(activation: Activation): HostActivation {
+    const found = this.#activations.get(activation)
+    if (found === undefined) throw new Error(`activation ${activation.label} is not of this backend`)
+    return found
+  }
+
+  rope(rope: RopeTable): HostRope {
+    const found = this.#ropes.get(rope)
+    if (found === undefined) throw new Error(`rope table ${rope.label} is not of this backend`)
+    return found
+  }
+
+  /** Address of the bias as the epilogue reads it: of a gated matrix, 16 of the gate and 16 of the up projection in turn. */
+  bias(bias: Vector, matrix: PackedMatrix): number {
+    const { address, length } = this.vector(bias)
+    if (length !== matrix.rows) throw new Error(`bias ${bias.label} has ${length} entries, expected ${matrix.rows}`)
+    if (!matrix.gated) return address
+    const known = this.#gatedBiases.get(bias)
+    if (known !== undefined) return known
+    const interleaved = this.#arena.allocate(matrix.numPanels * PANEL * 4, bias.label)
+    const target = this.#arena.f32(interleaved, matrix.numPanels * PANEL)
+    const values = this.#arena.f32(address, length)
+    const half = length / 2
+    for (let i = 0; i < length; i++) {
+      const row = i % half
+      target[(row >> 4) * 32 + (i < half ? 0 : 16) + (row & 15)] = values[i]!
+    }
+    this.#gatedBiases.set(bias, interleaved)
+    return interleaved
+  }
+
+  /** Staging memory that is free for other use once the weights are in. */
+  takeStaging(): { readonly address: number; readonly bytes: number } {
+    return this.#packer.takeStaging()
+  }
+}

@@ -1,0 +1,159 @@
+/** A step's inputs in shared memory, as its ops read them. */
+import type { BackendOptions, StepInput } from '../ops.ts'
+import type { Arena } from './arena.ts'
+import type { HostRope } from './resources.ts'
+import { ATTENTION_ROWS, SCORE_ROWS } from './working-memory.ts'
+
+/** Rows of one sequence that a unit of attention takes, for `group` query heads a KV head. */
+export function rowsPerItem(group: number): number {
+  return Math.max(1, Math.floor(ATTENTION_ROWS / group))
+}
+
+export class StepInputs {
+  readonly tokens: number // i32 [maxRows]
+  readonly positions: number // i32 [maxRows]
+  readonly slots: number // i32 [maxRows]
+  readonly items: number // i32 [maxRows][first row, rows, address of the block table]
+  readonly rowIndex: number // i32 [rows of logits]
+  readonly #blockTables: number // i32 [maxSequences, maxBlocksPerSequence]
+  readonly #limits: BackendOptions['limits']
+  readonly #arena: Arena
+  #input: StepInput | null = null
+  #step = 0
+  #itemGroup = 0
+  #numItems = 0
+  #longest = 0
+
+  constructor(limits: BackendOptions['limits'], arena: Arena) {
+    this.#limits = limits
+    this.#arena = arena
+    const { maxRows, maxSequences, maxSampleRows, maxBlocksPerSequence } = limits
+    const words = (count: number): number => arena.allocate(count * 4, 'step inputs')
+    this.tokens = words(maxRows)
+    this.positions = words(maxRows)
+    this.slots = words(maxRows)
+    this.#blockTables = words(maxSequences * maxBlocksPerSequence)
+    this.items = words(3 * maxRows)
+    this.rowIndex = words(Math.max(maxSampleRows, SCORE_ROWS))
+  }
+
+  /** The input of the step under way. Throws between steps. */
+  get input(): StepInput {
+    if (this.#input === null) throw new Error('an op was called outside beginStep .. endStep')
+    return this.#input
+  }
+
+  /** Query heads a KV head that the items were built for; 0: none built in this step. */
+  get itemGroup(): number {
+    return this.#itemGroup
+  }
+
+  get numItems(): number {
+    return this.#numItems
+  }
+
+  /** Tokens of the longest context in the step. */
+  get longest(): number {
+    return this.#longest
+  }
+
+  /** Throws when the input exceeds the limits the backend was made for. */
+  check({ numRows, numSequences, maxBlocksPerSequence }: StepInput): void {
+    const limits = this.#limits
+    if (
+      numRows > limits.maxRows ||
+      numSequences > limits.maxSequences ||
+      maxBlocksPerSequence > limits.maxBlocksPerSequence
+    ) {
+      throw new Error(
+        `step of ${numRows} rows, ${numSequences} sequences, ${maxBlocksPerSequence} blocks a sequence ` +
+          `exceeds the limits ${limits.maxRows}, ${limits.maxSequences}, ${limits.maxBlocksPerSequence}`,
+      )
+    }
+  }
+
+  /** Copies the inputs. `previous`: tokens the last step drew, which negative tokens refer to; `blockSize`: of the KV pool. */
+  begin(input: StepInput, previous: Int32Array, blockSize: number): void {
+    const { numRows, positions } = input
+    this.#step++
+    this.#input = input
+    this.#itemGroup = 0
+    const tokens = this.#arena.i32(this.tokens, numRows)
+    for (let row = 0; row < numRows; row++) {
+      const token = input.tokens[row]!
+      const known = token >= 0 ? token : previous[-token - 1]
+      if (known === undefined)
+        throw new Error(`row ${row} takes sample row ${-token - 1} of a step that drew ${previous.length}`)
+      tokens[row] = known
+    }
+    this.#arena.i32(this.positions, numRows).set(positions.subarray(0, numRows))
+    this.#arena.i32(this.slots, numRows).set(input.slots.subarray(0, numRows))
+    this.#longest = 0
+    for (let row = 0; row < numRows; row++) this.#longest = Math.max(this.#longest, positions[row]! + 1)
+    this.#copyBlockTables(input, blockSize)
+  }
+
+  /** Throws when no step is under way. */
+  end(): void {
+    void this.input
+    this.#input = null
+  }
+
+  /** Token ids of the step's rows. */
+  tokenIds(): Int32Array {
+    return this.#arena.i32(this.tokens, this.input.numRows)
+  }
+
+  /** Sets the rows that the next logits are of. */
+  setRowIndex(rows: readonly { readonly row: number }[]): void {
+    const index = this.#arena.i32(this.rowIndex, rows.length)
+    for (let i = 0; i < rows.length; i++) index[i] = rows[i]!.row
+  }
+
+  /** Units of attention: runs of rows of one sequence. */
+  buildItems(group: number): void {
+    this.#itemGroup = group
+    const { numSequences, sequenceStarts, maxBlocksPerSequence } = this.input
+    const most = rowsPerItem(group)
+    const items = this.#arena.i32(this.items, 3 * this.#limits.maxRows)
+    this.#numItems = 0
+    for (let sequence = 0; sequence < numSequences; sequence++) {
+      const end = sequenceStarts[sequence + 1]!
+      for (let row = sequenceStarts[sequence]!; row < end; row += most) {
+        const at = 3 * this.#numItems++
+        items[at] = row
+        items[at + 1] = Math.min(most, end - row)
+        items[at + 2] = this.#blockTables + sequence * maxBlocksPerSequence * 4
+      }
+    }
+  }
+
+  /** Address of the table, with the cosines and sines of this step's positions. */
+  rope(table: HostRope): number {
+    if (table.step === this.#step) return table.address
+    const { numRows, positions } = this.input
+    const { inverseFrequencies, attentionFactor, rotaryDim } = table
+    const half = rotaryDim / 2
+    const values = this.#arena.f32(table.address, numRows * rotaryDim)
+    for (let row = 0; row < numRows; row++) {
+      for (let i = 0; i < half; i++) {
+        const angle = positions[row]! * inverseFrequencies[i]!
+        values[row * rotaryDim + i] = Math.cos(angle) * attentionFactor
+        values[row * rotaryDim + half + i] = Math.sin(angle) * attentionFactor
+      }
+    }
+    table.step = this.#step
+    return table.address
+  }
+
+  /** The entries in use of each sequence's table: a table has room for the longest context there may be. */
+  #copyBlockTables(input: StepInput, blockSize: number): void {
+    const { numSequences, sequenceStarts, positions, blockTables, maxBlocksPerSequence } = input
+    const tables = this.#arena.i32(this.#blockTables, numSequences * maxBlocksPerSequence)
+    for (let sequence = 0; sequence < numSequences; sequence++) {
+      const last = positions[sequenceStarts[sequence + 1]! - 1] ?? 0
+      const from = sequence * maxBlocksPerSequence
+      tables.set(blockTables.subarray(from, from + Math.floor(last / blockSize) + 1), from)
+    }
+  }
+}

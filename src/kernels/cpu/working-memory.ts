@@ -1,0 +1,129 @@
+/** Memory that ops work in beside their operands, grown to what the loaded model needs. */
+import type { BackendOptions } from '../ops.ts'
+import type { Arena } from './arena.ts'
+import { roundUp } from './matrices.ts'
+import type { Program } from './program.ts'
+import type { Resources } from './resources.ts'
+
+/** Rows a unit of a matrix product has at most, tokens of an attention split (assembly/linear.ts, attention.ts). */
+export const ROW_TILE = 128
+export const SPLIT = 128
+/** Query heads times rows that a unit of attention takes: its scores and sums stay in the level-2 cache. */
+export const ATTENTION_ROWS = 48
+/** Rows scored at a time, so that a long prompt does not ask for [prompt, vocab] logits at once. */
+export const SCORE_ROWS = 16
+
+/** f32 [rows, whole panels of the vocabulary]. */
+export class LogitsBuffer {
+  readonly #arena: Arena
+  readonly #usualRows: number
+  readonly #maxRows: number
+  #address = 0
+  #bytes = 0
+
+  /** Made for `usualRows` rows, for `maxRows` once a step has more. */
+  constructor(arena: Arena, usualRows: number, maxRows: number) {
+    this.#arena = arena
+    this.#usualRows = usualRows
+    this.#maxRows = maxRows
+  }
+
+  get address(): number {
+    return this.#address
+  }
+
+  /** Makes room for rows `stride` bytes apart. */
+  reserve(numRows: number, stride: number): void {
+    if (numRows * stride <= this.#bytes) return
+    this.#bytes = Math.max(numRows, numRows <= this.#usualRows ? this.#usualRows : this.#maxRows) * stride
+    this.#address = this.#arena.allocate(this.#bytes, 'logits')
+  }
+}
+
+export class WorkingMemory {
+  readonly #limits: BackendOptions['limits']
+  readonly #arena: Arena
+  readonly #program: Program
+  readonly #resources: Resources
+  readonly #numThreads: number
+  #scratchBytes = 0 // per thread
+  #prepared = 0
+  #preparedBytes = 0
+  #partials = 0
+  #partialsBytes = 0
+
+  constructor(
+    limits: BackendOptions['limits'],
+    arena: Arena,
+    program: Program,
+    resources: Resources,
+    numThreads: number,
+  ) {
+    this.#limits = limits
+    this.#arena = arena
+    this.#program = program
+    this.#resources = resources
+    this.#numThreads = numThreads
+  }
+
+  /** Address of the rows that a matrix product normalises or quantises before it starts. */
+  get prepared(): number {
+    return this.#prepared
+  }
+
+  /** Bytes left for the KV pool: of the address space and of the machine, less what steps still need. */
+  budget(): number {
+    const { maxRows, maxSequences, maxSampleRows } = this.#limits
+    const { largestInner, largestOuter } = this.#resources
+    const logits = (maxSequences + maxSampleRows + SCORE_ROWS) * largestOuter * 4
+    const activations = 8 * maxRows * largestInner * 4
+    const reserve = logits + activations + this.#scratchNeed() * this.#numThreads + 64 * 2 ** 20
+    const machine = process.availableMemory() * 0.8
+    return Math.max(0, Math.floor(Math.min(this.#arena.freeBytes, machine) - reserve))
+  }
+
+  /** Takes memory that has served its purpose as scratch, if it is large enough. */
+  reuse({ address, bytes }: { readonly address: number; readonly bytes: number }): void {
+    if (bytes >= this.#scratchNeed() * this.#numThreads)
+      this.#setScratch(address, Math.floor(bytes / this.#numThreads / 64) * 64)
+  }
+
+  /** Grows scratch and prepared rows to what the loaded matrices need. Before a step records addresses of them. */
+  reserve(): void {
+    const need = this.#scratchNeed()
+    if (need > this.#scratchBytes) this.#setScratch(this.#arena.allocate(need * this.#numThreads, 'scratch'), need)
+    const { maxRows, maxSampleRows } = this.#limits
+    // f32 or, quantised, 128 bytes for 32 values: the same.
+    const prepared = Math.max(maxRows, maxSampleRows, SCORE_ROWS) * this.#resources.largestInner * 4
+    if (prepared > this.#preparedBytes) {
+      this.#preparedBytes = prepared
+      this.#prepared = this.#arena.allocate(prepared, 'prepared rows')
+    }
+  }
+
+  /** Address of room for the states of attention splits. */
+  reservePartials(bytes: number): number {
+    if (bytes > this.#partialsBytes) {
+      // An op recorded before may use the old ones: they stay.
+      this.#partialsBytes = bytes * 2
+      this.#partials = this.#arena.allocate(this.#partialsBytes, 'attention splits')
+    }
+    return this.#partials
+  }
+
+  #setScratch(address: number, bytesPerThread: number): void {
+    this.#scratchBytes = bytesPerThread
+    this.#program.setScratch(address, bytesPerThread)
+  }
+
+  /** Scratch bytes a thread needs for any op on what is loaded. */
+  #scratchNeed(): number {
+    // Own prepared rows or none, their f32 form while quantising, a tile of sums (gate and up), widened weights or expanded codes.
+    const inner = this.#resources.largestInner
+    const product = 3 * inner * 4 + ROW_TILE * 128 + Math.max(256 * 64, inner * 16)
+    const dim = roundUp(this.#resources.kvLayout?.headDim ?? 0, 16)
+    const rows = Math.max(ATTENTION_ROWS, 64)
+    const attended = rows * (3 * dim * 4 + 32 + SPLIT * 4 + 64) + SPLIT * dim * 4 + dim * 64
+    return roundUp(Math.max(product, attended) + 4096, 64)
+  }
+}
