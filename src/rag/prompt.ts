@@ -19,6 +19,8 @@ export const promptTemplate = z.object({
   question: z.string().refine((text) => text.includes('{question}'), { error: 'expected {question} in it' }),
   /** What the answer follows. */
   answer: z.string(),
+  /** What a sentence quoted from the documents follows, for models that answer better so; the question then ends with it. */
+  quote: z.string().optional(),
   /** Strings that end an answer. */
   stop: z.array(z.string()),
 })
@@ -139,7 +141,7 @@ export function buildTemplatePrompt(
     .filter(({ role, content }) => INSTRUCTING_ROLES.includes(role) && content.trim() !== '')
     .map(({ content }) => `${toData(content.trim(), tokenizer)}\n`)
   const header = template.header + instructions.join('')
-  const tail = turns.join('') + ask(question) + template.answer
+  const tail = turns.join('') + ask(question) + (template.quote ?? template.answer)
   const fixedTokens = countTokens(header + tail, tokenizer)
   const { used, parts } = fill(inputs, fixedTokens, (text) => template.document.replace('{text}', () => text))
   return { prompt: header + parts.join('') + tail, used }
