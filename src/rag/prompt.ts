@@ -21,6 +21,8 @@ export const promptTemplate = z.object({
   answer: z.string(),
   /** What a sentence quoted from the documents follows, for models that answer better so; the question then ends with it. */
   quote: z.string().optional(),
+  /** Documents that the model answers best from, when the request names no top_n. */
+  documents: z.int().min(1).max(100).optional(),
   /** Strings that end an answer. */
   stop: z.array(z.string()),
 })

@@ -130,7 +130,10 @@ export class RagService {
   augment(request: RagRequest, generation: GenerationLimits, engine: PromptEngine): Promise<AugmentedPrompts> {
     const name = request.index ?? this.defaultIndex
     return stage('rag.retrieve', async (span) => {
-      const params = parseRetrieveParams(request, 'rag.')
+      const params = parseRetrieveParams(
+        { ...request, topN: request.topN ?? this.#template?.documents ?? null },
+        'rag.',
+      )
       refuseContinuation(generation.prompts)
       span.set({ 'gen_ai.retrieval.top_k': params.topK })
       const index = await this.#searchable(name, 'rag.index')
