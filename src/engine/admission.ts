@@ -4,19 +4,69 @@ import { EngineError } from './request.ts'
 import type { GenerationRequest, PromptInput } from './request.ts'
 import type { ModelInfo } from './runner/runner.ts'
 import { SamplingState } from './sampling.ts'
-import type { Scheduler } from './scheduler.ts'
 import { Sequence } from './sequence.ts'
 import { PromptLookup } from './speculate.ts'
 
 /** Drafts of a sequence in one step; the runner sizes its sample rows for as many. */
 export const MAX_DRAFT_TOKENS = 8
 
-export interface AdmissionLimits {
-  readonly maxModelLen: number
+/** Tokens a request may generate, all its choices together: what is not streamed is held until the answer is complete. */
+const MAX_REQUEST_TOKENS = 2_000_000
+/** Log-probability entries (a token's own, and each of its top tokens) a request may yield: some 100 bytes each, held likewise. */
+const MAX_REQUEST_LOGPROBS = 2 ** 20
+
+export interface QueueBounds {
   /** Sequences (prompts times n) that may wait. */
   readonly maxQueuedRequests: number
-  /** Prompt tokens that may wait; one prompt may always. */
+  /** Prompt tokens that may wait; a request of one prompt may always, when nothing else waits. */
   readonly maxQueuedTokens: number
+}
+
+/** What waits, and what is about to. */
+export interface QueueLoad {
+  readonly numSequences: number
+  readonly numTokens: number
+}
+
+/** Fields that only the model, or another field, says the range of. Throws EngineError invalid_request naming the field. */
+export function checkRequest(request: GenerationRequest, { vocabSize }: ModelInfo): void {
+  const { minTokens, maxTokens, stopTokenIds } = request
+  const unknown = stopTokenIds.find((token) => !Number.isInteger(token) || token < 0 || token >= vocabSize)
+  if (unknown !== undefined) {
+    throw refused('stop_token_ids', `expected token ids 0..${vocabSize - 1}, found ${unknown}`)
+  }
+  if (minTokens > maxTokens) {
+    throw refused('min_tokens', `expected at most max_tokens (${maxTokens}), found ${minTokens}`)
+  }
+}
+
+/** Throws EngineError invalid_request for a request whose answer could be larger than the engine holds for one. */
+export function checkSize(
+  request: GenerationRequest,
+  prompts: readonly (readonly number[])[],
+  maxModelLen: number,
+): void {
+  const { n, maxTokens, logprobs, promptLogprobs } = request
+  const numPromptTokens = prompts.reduce((sum, tokens) => sum + tokens.length, 0)
+  const numTokens = n * prompts.reduce((sum, tokens) => sum + Math.min(maxTokens, maxModelLen - tokens.length), 0)
+  if (numTokens > MAX_REQUEST_TOKENS) {
+    throw refused(
+      'n',
+      `expected at most ${MAX_REQUEST_TOKENS} tokens (prompts times n times max_tokens), found ${numTokens}; lower n or max_tokens`,
+    )
+  }
+  // -1 asks for none: no entry a token.
+  const numEntries = numTokens * (1 + logprobs) + numPromptTokens * (1 + promptLogprobs)
+  if (numEntries > MAX_REQUEST_LOGPROBS) {
+    throw refused(
+      'logprobs',
+      `expected at most ${MAX_REQUEST_LOGPROBS} log-probabilities (of every token and its top ones), found up to ${numEntries}; lower logprobs, n or max_tokens`,
+    )
+  }
+}
+
+function refused(param: string, message: string): EngineError {
+  return new EngineError('invalid_request', `${param}: ${message}`, param)
 }
 
 /** Token ids of a prompt that the model can take. Throws EngineError invalid_request or context_length_exceeded. */
@@ -47,26 +97,41 @@ export function checkPrompt(
   return tokens
 }
 
-/** Throws EngineError queue_full when `prompts`, `n` times each, would wait beyond the bounds. */
+/**
+ * Throws EngineError queue_full when `prompts`, `n` times each, would wait beyond the bounds now, and invalid_request when they would
+ * in an empty queue as well.
+ */
 export function checkQueue(
   prompts: readonly (readonly number[])[],
   n: number,
-  scheduler: Scheduler,
-  limits: AdmissionLimits,
+  load: QueueLoad,
+  { maxQueuedRequests, maxQueuedTokens }: QueueBounds,
 ): void {
-  const { maxQueuedRequests, maxQueuedTokens } = limits
-  const { waiting, numWaitingTokens } = scheduler
+  const numSequences = prompts.length * n
   const numTokens = prompts.reduce((sum, tokens) => sum + tokens.length, 0) * n
-  if (waiting.length + prompts.length * n > maxQueuedRequests) {
-    throw new EngineError(
-      'queue_full',
-      `${waiting.length} of at most ${maxQueuedRequests} sequences wait already; try again later`,
+  const isOnePrompt = prompts.length === 1
+  if (numSequences > maxQueuedRequests) {
+    throw refused(
+      prompts.length > maxQueuedRequests ? 'prompt' : 'n',
+      `expected at most ${maxQueuedRequests} sequences (prompts times n) in one request, found ${numSequences}`,
     )
   }
-  if (numWaitingTokens > 0 && numWaitingTokens + numTokens > maxQueuedTokens) {
+  if (numTokens > maxQueuedTokens && !isOnePrompt) {
+    throw refused(
+      'prompt',
+      `expected at most ${maxQueuedTokens} prompt tokens (prompts times n) in one request of several prompts, found ${numTokens}`,
+    )
+  }
+  if (load.numSequences + numSequences > maxQueuedRequests) {
     throw new EngineError(
       'queue_full',
-      `${numWaitingTokens} of at most ${maxQueuedTokens} prompt tokens wait already; try again later`,
+      `${load.numSequences} of at most ${maxQueuedRequests} sequences wait already; try again later`,
+    )
+  }
+  if (load.numTokens + numTokens > maxQueuedTokens && !(isOnePrompt && load.numTokens === 0)) {
+    throw new EngineError(
+      'queue_full',
+      `${load.numTokens} of at most ${maxQueuedTokens} prompt tokens wait already; try again later`,
     )
   }
 }

@@ -215,7 +215,21 @@ describe('refusals', () => {
       code: 'invalid_request',
       param: 'logit_bias',
     })
-    expect(await refused({ n: 5 }, { maxQueuedRequests: 4 })).toMatchObject({ code: 'queue_full' })
+    const bad = (param: string) => ({ code: 'invalid_request', param })
+    expect(await refused({ n: 5 }, { maxQueuedRequests: 4 })).toMatchObject(bad('n'))
+    const several = { prompts: [{ text: 'x'.repeat(12) }, { text: 'y'.repeat(12) }] }
+    expect(await refused(several, { maxQueuedRequests: 1 })).toMatchObject(bad('prompt'))
+    expect(await refused(several, { maxQueuedTokens: 20 })).toMatchObject(bad('prompt'))
+    expect(await refused({ stopTokenIds: [259] })).toMatchObject(bad('stop_token_ids'))
+    expect(await refused({ minTokens: 9, maxTokens: 8 })).toMatchObject(bad('min_tokens'))
+    const many = { maxQueuedRequests: 20_000, maxQueuedTokens: 200_000 }
+    expect(await refused({ n: 256, maxTokens: 250, logprobs: 20 }, many)).toMatchObject(bad('logprobs'))
+    expect(await refused({ n: 9000, maxTokens: 250 }, many)).toMatchObject(bad('n'))
+    // Longer than any 256 tokens: refused before it is tokenized.
+    expect(await refused({ prompts: [{ text: 'x'.repeat(256 * 7 + 1) }] })).toMatchObject({
+      code: 'context_length_exceeded',
+      message: expect.stringContaining('bytes'),
+    })
   })
 
   it('bound the tokens that wait, but never one prompt alone', async () => {
@@ -227,6 +241,27 @@ describe('refusals', () => {
       collect(engine, request(long)),
     ])
     expect(results.map((result) => result.status)).toEqual(['fulfilled', 'rejected', 'rejected'])
+    await engine.close()
+  })
+})
+
+describe('while its grammar is compiled, a request', () => {
+  const structured = { kind: 'choice', choices: ['yes', 'no'] } as const
+
+  it('holds its places in the queue', async () => {
+    const { engine } = setup({ maxQueuedRequests: 2 }, { eosTokenIds: [EOS] })
+    const results = await Promise.allSettled([1, 2, 3].map(() => collect(engine, request({ structured }))))
+    expect(results.map(({ status }) => status)).toEqual(['fulfilled', 'fulfilled', 'rejected'])
+    expectNoLeaks(engine)
+    await engine.close()
+  })
+
+  it('is refused when the engine starts to drain', async () => {
+    const { engine } = setup({}, { eosTokenIds: [EOS] })
+    const result = expect(collect(engine, request({ structured }))).rejects.toMatchObject({ code: 'draining' })
+    await engine.drain(0)
+    await result
+    expectNoLeaks(engine)
     await engine.close()
   })
 })

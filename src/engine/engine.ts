@@ -1,6 +1,6 @@
 /** The local engine: requests in, token events out. The step loop is schedule, run, deliver. */
 import { createHash } from 'node:crypto'
-import { checkPrompt, checkQueue, createSequences, MAX_DRAFT_TOKENS } from './admission.ts'
+import { checkPrompt, checkQueue, checkRequest, checkSize, createSequences, MAX_DRAFT_TOKENS } from './admission.ts'
 import type { ChatTemplate } from './chat-template.ts'
 import { acceptDrafts, Choice } from './choice.ts'
 import type { ChoiceEnd } from './choice.ts'
@@ -33,7 +33,7 @@ export interface EngineOptions {
   readonly speculation: boolean
   /** Sequences (prompts times n) that may wait. */
   readonly maxQueuedRequests: number
-  /** Prompt tokens that may wait; one prompt may always. */
+  /** Prompt tokens that may wait; a request of one prompt may always, when nothing else waits. */
   readonly maxQueuedTokens: number
   /** Told of what must not stop the loop: a subscriber that throws, a failed step. */
   readonly onError?: (where: string, error: unknown) => void
@@ -91,6 +91,8 @@ class LocalEngine implements Engine {
   /** Masks of tokens allowed next, being computed since the last delivery. */
   #masks: Promise<void>[] = []
   readonly #idleListeners: (() => void)[] = []
+  /** Places in the queue of requests whose grammars are being compiled. */
+  readonly #reserved = { numSequences: 0, numTokens: 0 }
   readonly #stats = {
     prefixCacheQueries: 0,
     prefixCacheHits: 0,
@@ -146,7 +148,7 @@ class LocalEngine implements Engine {
 
   encode(prompt: PromptInput, options: { readonly addSpecialTokens?: boolean } = {}): readonly number[] {
     if ('ids' in prompt) return prompt.ids
-    if ('text' in prompt) return this.#parts.tokenizer.encode(prompt.text, options)
+    if ('text' in prompt) return this.#encode(prompt.text, 'prompt', options)
     const { chatTemplate, tokenizer } = this.#parts
     if (chatTemplate === null) {
       throw new EngineError(
@@ -155,8 +157,30 @@ class LocalEngine implements Engine {
         'messages',
       )
     }
-    const text = chatTemplate.render(prompt.messages, { continueFinalMessage: prompt.continueFinalMessage === true })
-    return tokenizer.encode(text, { addSpecialTokens: false })
+    const numBytes = prompt.messages.reduce((sum, { content }) => sum + Buffer.byteLength(content), 0)
+    this.#checkBytes(numBytes, 'messages')
+    // What people write is data: only the template may begin and end turns.
+    const messages = prompt.messages.map((message) => ({
+      ...message,
+      role: tokenizer.escapeSpecialTokens(message.role),
+      content: tokenizer.escapeSpecialTokens(message.content),
+      ...(message.name === undefined ? {} : { name: tokenizer.escapeSpecialTokens(message.name) }),
+    }))
+    const text = chatTemplate.render(messages, { continueFinalMessage: prompt.continueFinalMessage === true })
+    return this.#encode(text, 'messages', { addSpecialTokens: false })
+  }
+
+  #encode(text: string, param: string, options: { readonly addSpecialTokens?: boolean }): readonly number[] {
+    this.#checkBytes(Buffer.byteLength(text), param)
+    return this.#parts.tokenizer.encode(text, options)
+  }
+
+  /** Tokenizing blocks the thread that serves: what cannot fit, even in the longest tokens, is refused before. */
+  #checkBytes(numBytes: number, param: string): void {
+    const maxBytes = this.maxModelLen * this.#parts.tokenizer.maxTokenBytes
+    if (numBytes <= maxBytes) return
+    const message = `${param}: this model's maximum context length is ${this.maxModelLen} tokens, at most ${maxBytes} bytes of text; found ${numBytes} bytes`
+    throw new EngineError('context_length_exceeded', message, param)
   }
 
   decode(ids: readonly number[], options: { readonly skipSpecialTokens?: boolean } = {}): string {
@@ -354,6 +378,11 @@ class LocalEngine implements Engine {
     const delivery = choice.accept(tokens, output.logprobs)
     this.#countTokens(entry, delivery.numTokens, finished)
     if (delivery.event !== null) active.stream.push(delivery.event)
+    const { overflow } = active.stream
+    if (overflow !== null) {
+      this.#fail(active, overflow)
+      return
+    }
     if (delivery.end !== null) {
       this.#finish(choice, active, delivery.end)
       return
@@ -429,13 +458,21 @@ class LocalEngine implements Engine {
 
   async #admit(active: ActiveRequest): Promise<void> {
     const { request, stream, openChoices } = active
-    if (this.#state !== 'running')
-      throw new EngineError('draining', 'the server is shutting down and takes no new requests')
+    this.#refuseUnlessRunning()
     const { maxModelLen, modelInfo } = this
+    checkRequest(request, modelInfo)
     const prompts = request.prompts.map((prompt) =>
       checkPrompt(this.encode(prompt), prompt, request, modelInfo, maxModelLen),
     )
-    checkQueue(prompts, request.n, this.#scheduler, { maxModelLen, ...this.#options })
+    checkSize(request, prompts, maxModelLen)
+    const { waiting, numWaitingTokens } = this.#scheduler
+    const { numSequences, numTokens } = this.#reserved
+    checkQueue(
+      prompts,
+      request.n,
+      { numSequences: waiting.length + numSequences, numTokens: numWaitingTokens + numTokens },
+      this.#options,
+    )
     const cacheRoot = this.#options.prefixCaching ? this.#scheduler.cache.root(request.cacheSalt) : null
     const { speculation } = this.#options
     const sequences = createSequences(request, prompts, {
@@ -448,7 +485,11 @@ class LocalEngine implements Engine {
     this.#numArrived += sequences.length
     // Without a grammar nothing is awaited: the choices are queued before submit's first next() returns.
     const matchers = request.structured === null ? [] : await this.#createMatchers(active, sequences)
-    if (active.isEnded) return
+    if (active.isEnded || this.#state !== 'running') {
+      for (const matcher of matchers) matcher.close()
+      if (active.isEnded) return
+      this.#refuseUnlessRunning()
+    }
     for (const [promptIndex, tokenIds] of prompts.entries()) {
       stream.push({ type: 'prompt', promptIndex, tokenIds, numTokens: tokenIds.length })
     }
@@ -482,16 +523,29 @@ class LocalEngine implements Engine {
     const { structured } = active.request
     if (structured === null) return []
     const matchers: GrammarMatcher[] = []
+    // They hold their places in the queue meanwhile.
+    const numTokens = sequences.reduce((sum, sequence) => sum + sequence.numPromptTokens, 0)
+    this.#reserved.numSequences += sequences.length
+    this.#reserved.numTokens += numTokens
     try {
       for (const sequence of sequences) {
         const matcher = await this.#grammars.createMatcher(structured)
         matchers.push(matcher)
         await setMask(sequence, matcher)
       }
+    } catch (error) {
+      for (const matcher of matchers) matcher.close()
+      throw error
     } finally {
-      if (matchers.length < sequences.length || active.isEnded) for (const matcher of matchers) matcher.close()
+      this.#reserved.numSequences -= sequences.length
+      this.#reserved.numTokens -= numTokens
     }
     return matchers
+  }
+
+  #refuseUnlessRunning(): void {
+    if (this.#state === 'running') return
+    throw new EngineError('draining', 'the server is shutting down and takes no new requests')
   }
 
   #finish(choice: Choice, active: ActiveRequest, end: ChoiceEnd, errorCode: string | null = null): void {

@@ -145,7 +145,8 @@ describe('what finishes', () => {
 describe('what cannot be enforced', () => {
   it.each([
     [{ type: 'array', uniqueItems: true }, '"uniqueItems" at #'],
-    [{ type: 'object', properties: { a: { not: { type: 'string' } } } }, '"not" at #/properties/a'],
+    [{ type: 'object', properties: { a: { not: { type: 'string' } } } }, '"not" at #/properties/0'],
+    [{ type: 'string', secret: 1 }, ': an unknown keyword at #'],
     [{ type: 'integer', multipleOf: 5 }, '"multipleOf"'],
     [{ allOf: [{ type: 'integer' }, { minimum: 3 }] }, '"allOf"'],
     [{ oneOf: [{ type: 'integer' }, { type: 'number' }] }, '"oneOf"'],

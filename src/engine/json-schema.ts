@@ -86,9 +86,9 @@ class Preparation {
     const prepared = this.#node(rest, '#', 0)
     const named = (definitions: unknown, path: string) =>
       Object.fromEntries(
-        Object.entries(isSchema(definitions) ? definitions : {}).map(([name, node]) => [
+        Object.entries(isSchema(definitions) ? definitions : {}).map(([name, node], i) => [
           name,
-          this.#node(node, `${path}/${name}`, 1),
+          this.#node(node, `${path}/${i}`, 1),
         ]),
       )
     const all = {
@@ -99,7 +99,7 @@ class Preparation {
   }
 
   #refuse(path: string, problem: string): Schema {
-    // Names in a schema are the caller's words, but not content: they are needed to find the place.
+    // A path counts properties and definitions from 0: their names are the caller's, and messages reach logs and traces.
     if (this.#problems.length < 16) this.#problems.push(`${problem} at ${path}`)
     return {}
   }
@@ -315,7 +315,7 @@ class Preparation {
     if (own.length > 0) {
       if (Number(minProperties ?? 0) > own.length || Number(maxProperties ?? Infinity) < required.length)
         return this.#refuse(path, quote(Object.keys(bounds)))
-      const nodes = own.map(([name, node]) => [name, this.#node(node, `${path}/properties/${name}`, depth + 1)])
+      const nodes = own.map(([name, node], i) => [name, this.#node(node, `${path}/properties/${i}`, depth + 1)])
       return { type: 'object', properties: Object.fromEntries(nodes), required, additionalProperties: false, ...bounds }
     }
     // Free keys may repeat, and a repeated key counts once.
@@ -433,6 +433,12 @@ function negative(bound: unknown): unknown {
   return bound === undefined ? undefined : -Number(bound)
 }
 
+/** Keywords of the standard that are not enforced, so that they can be named. */
+const OTHER_KEYWORDS =
+  '$ref $defs definitions $anchor $dynamicRef $dynamicAnchor $recursiveRef $vocabulary type enum const allOf anyOf oneOf not if then else dependencies dependentSchemas dependentRequired patternProperties propertyNames unevaluatedProperties unevaluatedItems additionalItems contains minContains maxContains uniqueItems multipleOf contentEncoding contentMediaType contentSchema'
+const STANDARD = new Set([...Object.values(KEYWORDS).flat(), ...OTHER_KEYWORDS.split(' ')])
+
+/** Keywords of the standard by name; anything else is the caller's word, which no message repeats. */
 function quote(names: readonly string[]): string {
-  return names.map((name) => `"${name}"`).join(', ')
+  return [...new Set(names.map((name) => (STANDARD.has(name) ? `"${name}"` : 'an unknown keyword')))].join(', ')
 }

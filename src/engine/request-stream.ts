@@ -1,19 +1,36 @@
 /** The consumer's side of a request: its events in order, as an async iterator that may be left at any time. */
-import type { GenerationEvent } from './request.ts'
+import { EngineError } from './request.ts'
+import type { ChoiceLogprob, GenerationEvent, TokenEvent } from './request.ts'
 
 interface Reader {
   resolve(result: IteratorResult<GenerationEvent, undefined>): void
   reject(error: unknown): void
 }
 
+/** Events a stream holds one by one for a consumer that lags; later tokens are merged into the newest event of their choice. */
+const MAX_BUFFERED_EVENTS = 256
+/** Log-probability entries (a token's own, and each of its top tokens) of generated tokens that a stream holds. */
+export const MAX_BUFFERED_LOGPROBS = 65_536
+
+/** A token event in the buffer that later ones of its choice may be merged into. */
+interface MergedTokenEvent extends TokenEvent {
+  text: string
+  readonly tokenIds: number[]
+  readonly logprobs: ChoiceLogprob[] | null
+}
+
 /**
- * Events are pushed by the step loop and pulled by one consumer. Bounded by what a request may produce (its tokens), so pushing
- * never waits: a slow client must not hold the step loop up.
+ * Events are pushed by the step loop and pulled by one consumer. Pushing never waits: a slow client must not hold the step loop up,
+ * nor the blocks of its sequences. What it does not read is merged beyond MAX_BUFFERED_EVENTS, so that the rest of a request costs
+ * its text and token ids; log-probabilities, which cannot be merged into less, are bounded: see `overflow`.
  */
 export class RequestStream implements AsyncIterableIterator<GenerationEvent, undefined> {
   readonly #start: () => void
   readonly #cancel: () => void
   readonly #events: GenerationEvent[] = []
+  /** By choice, the buffered event that its next tokens are merged into. */
+  readonly #merged = new Map<number, MergedTokenEvent>()
+  #numLogprobs = 0
   readonly #readers: Reader[] = []
   #isStarted = false
   #isEnded = false
@@ -28,15 +45,23 @@ export class RequestStream implements AsyncIterableIterator<GenerationEvent, und
   push(event: GenerationEvent): void {
     if (this.#isEnded) return
     const reader = this.#readers.shift()
-    if (reader === undefined) this.#events.push(event)
+    if (reader === undefined) this.#buffer(event)
     else reader.resolve({ done: false, value: event })
   }
 
-  /** After the events so far the iteration ends; with an error it throws it. */
+  /** Why the request cannot go on for this consumer, which lags too far behind; null while it can. */
+  get overflow(): EngineError | null {
+    if (this.#numLogprobs <= MAX_BUFFERED_LOGPROBS) return null
+    const message = `the client does not read: more than ${MAX_BUFFERED_LOGPROBS} log-probabilities wait to be taken; ask for fewer or read faster`
+    return new EngineError('deadline', message, 'logprobs')
+  }
+
+  /** After the events so far the iteration ends. With an error it throws it next, and what was not read is dropped. */
   end(error: unknown = null): void {
     if (this.#isEnded) return
     this.#isEnded = true
     this.#error = error
+    if (error !== null) this.#clear()
     for (const reader of this.#readers.splice(0)) this.#settle(reader)
   }
 
@@ -45,7 +70,7 @@ export class RequestStream implements AsyncIterableIterator<GenerationEvent, und
       this.#isStarted = true
       if (!this.#isEnded) this.#start()
     }
-    const event = this.#events.shift()
+    const event = this.#take()
     if (event !== undefined) return Promise.resolve({ done: false, value: event })
     return new Promise((resolve, reject) => {
       const reader = { resolve, reject }
@@ -58,7 +83,7 @@ export class RequestStream implements AsyncIterableIterator<GenerationEvent, und
     const wasRunning = this.#isStarted && !this.#isEnded
     this.#isStarted = true
     this.end()
-    this.#events.length = 0
+    this.#clear()
     this.#error = null
     if (wasRunning) this.#cancel()
     return Promise.resolve({ done: true, value: undefined })
@@ -68,10 +93,49 @@ export class RequestStream implements AsyncIterableIterator<GenerationEvent, und
     return this
   }
 
+  #buffer(event: GenerationEvent): void {
+    if (event.type === 'token') {
+      this.#numLogprobs += countLogprobs(event)
+      // Also when the buffer has shrunk since: an event of its own would come after tokens that are merged later.
+      const merged = this.#merged.get(event.choice)
+      if (merged !== undefined) {
+        merged.text += event.text
+        merged.tokenIds.push(...event.tokenIds)
+        merged.logprobs?.push(...(event.logprobs ?? []))
+        return
+      }
+      if (this.#events.length >= MAX_BUFFERED_EVENTS) {
+        const first = { ...event, tokenIds: [...event.tokenIds], logprobs: event.logprobs && [...event.logprobs] }
+        this.#merged.set(event.choice, first)
+        this.#events.push(first)
+        return
+      }
+    }
+    this.#events.push(event)
+  }
+
+  #take(): GenerationEvent | undefined {
+    const event = this.#events.shift()
+    if (event?.type !== 'token') return event
+    this.#numLogprobs -= countLogprobs(event)
+    if (this.#merged.get(event.choice) === event) this.#merged.delete(event.choice)
+    return event
+  }
+
+  #clear(): void {
+    this.#events.length = 0
+    this.#merged.clear()
+    this.#numLogprobs = 0
+  }
+
   #settle(reader: Reader): void {
     const error = this.#error
     this.#error = null
     if (error === null) reader.resolve({ done: true, value: undefined })
     else reader.reject(error)
   }
+}
+
+function countLogprobs({ logprobs }: TokenEvent): number {
+  return logprobs?.reduce((sum, { top }) => sum + 1 + top.length, 0) ?? 0
 }

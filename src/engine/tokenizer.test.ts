@@ -39,6 +39,14 @@ describe('a byte-level tokenizer', () => {
   })
 })
 
+it('special tokens in data become text', () => {
+  const tokenizer = createByteTokenizer()
+  const escaped = tokenizer.escapeSpecialTokens('a <b> <|end|><|end|>')
+  expect(escaped).toBe('a <b> < |end|>< |end|>')
+  expect(tokenizer.encode(escaped)).not.toContain(EOS)
+  expect(tokenizer.maxTokenBytes).toBe(7)
+})
+
 describe('a sentencepiece-style tokenizer', () => {
   const decoders = [
     { type: 'Replace', pattern: { String: '▁' }, content: ' ' },

@@ -17,6 +17,10 @@ export interface Tokenizer {
   decode(ids: readonly number[], options?: { readonly skipSpecialTokens?: boolean }): string
   tokenId(token: string): number | null
   isSpecial(id: number): boolean
+  /** Text in which encode() finds no special token: each is broken by a space after its first character, which changes little else. */
+  escapeSpecialTokens(text: string): string
+  /** Bytes of the longest token: a text of more than n times as many has more than n tokens. */
+  readonly maxTokenBytes: number
   /** The bytes a token stands for in running text; empty for ids that are not in the vocabulary. */
   tokenBytes(id: number): Uint8Array
   /** How the strings of the vocabulary spell bytes. */
@@ -90,6 +94,9 @@ class VocabularyTokenizer implements Tokenizer {
   readonly #special = new Set<number>()
   /** Added tokens stand for their own text, whatever the spelling. */
   readonly #added = new Set<number>()
+  /** Any special token, the longest first; null when there are none. */
+  readonly #specialText: RegExp | null
+  #maxTokenBytes = 0
 
   constructor(inner: HfTokenizer, files: TokenizerFiles) {
     this.#inner = inner
@@ -104,6 +111,9 @@ class VocabularyTokenizer implements Tokenizer {
       if (token.special) this.#special.add(id)
     }
     this.vocabSize = this.#tokens.length
+    const special = [...this.#special].map((id) => this.#tokens[id] ?? '').filter((token) => token !== '')
+    const alternatives = special.toSorted((a, b) => b.length - a.length).map(escapeRegExp)
+    this.#specialText = alternatives.length === 0 ? null : new RegExp(alternatives.join('|'), 'gu')
   }
 
   encode(text: string, options: { readonly addSpecialTokens?: boolean } = {}): number[] {
@@ -122,6 +132,30 @@ class VocabularyTokenizer implements Tokenizer {
 
   isSpecial(id: number): boolean {
     return this.#special.has(id)
+  }
+
+  escapeSpecialTokens(text: string): string {
+    const pattern = this.#specialText
+    if (pattern === null) return text
+    let escaped = text
+    // Again, since the space may complete another special token; each pass widens a gap beyond what any token holds.
+    for (let before = ''; before !== escaped;) {
+      before = escaped
+      escaped = escaped.replaceAll(pattern, (token) => {
+        const [first = ''] = token
+        // A token of one character cannot be broken.
+        return first === token ? ' ' : `${first} ${token.slice(first.length)}`
+      })
+    }
+    return escaped
+  }
+
+  get maxTokenBytes(): number {
+    if (this.#maxTokenBytes === 0) {
+      for (let id = 0; id < this.vocabSize; id++)
+        this.#maxTokenBytes = Math.max(this.#maxTokenBytes, 1, this.tokenBytes(id).length)
+    }
+    return this.#maxTokenBytes
   }
 
   get spelling(): Spelling['kind'] {
@@ -147,6 +181,10 @@ class VocabularyTokenizer implements Tokenizer {
 }
 
 const utf8 = new TextEncoder()
+
+function escapeRegExp(text: string): string {
+  return text.replaceAll(/[\\^$.*+?()[\]{}|/]/g, '\\$&')
+}
 
 function spellByteLevel(token: string): Uint8Array {
   const bytes: number[] = []
