@@ -41,6 +41,8 @@ try {
   const shown = head.split('\r\n').filter((line) => /^(HTTP|x-trace-id|x-request-id|server-timing)/i.test(line))
 
   const grep = `grep ${traceId} logs/miniserve.log`
+  // The log file is flushed within 100 ms.
+  sh('sleep 0.3')
   const logs = sh(grep)
 
   const question = `curl -s http://127.0.0.1:8000/v1/completions -H 'content-type: application/json' \\
