@@ -45,15 +45,18 @@ try {
   sh('sleep 0.3')
   const logs = sh(grep)
 
+  const ingest = `curl -s http://127.0.0.1:8000/v1/rag/documents -H 'content-type: application/json' -d '{"index": "town", "documents": [
+  {"id": "museum", "text": "The museum of Lorvik was founded by Mira Talven in 1902. It keeps 340 paintings and opens at nine in the morning."},
+  {"id": "bridge", "text": "The old bridge over the Senn is 85 metres long. It was built by Tomas Reller and repaired in 1987."}]}'`
+  const ingested = sh(ingest)
   const question = `curl -s http://127.0.0.1:8000/v1/completions -H 'content-type: application/json' \\
-  -d '{"prompt": "What is in the span tree contract?", "rag": true, "max_tokens": 64, "temperature": 0}'`
-  sh(question)
+  -d '{"prompt": "Who founded the museum of Lorvik?", "rag": {"index": "town"}, "max_tokens": 32}'`
   const rag = sh(question)
 
   const examples = {
     completion: block('console', `$ ${completion}`, ...shown, '', compact(body)),
     log: block('console', `$ ${grep}`, logs),
-    rag: block('console', `$ ${question}`, compact(rag)),
+    rag: block('console', `$ ${ingest}`, ingested, `$ ${question}`, compact(rag)),
   }
   let readme = readFileSync(join(root, 'README.md'), 'utf8')
   for (const [name, text] of Object.entries(examples)) {
