@@ -1,0 +1,102 @@
+#!/usr/bin/env node
+// Rewrites the README's numbers from bench/results/*.json: node scripts/readme-numbers.mjs
+import { existsSync, readFileSync, writeFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const read = (path) => {
+  const file = join(root, path)
+  return existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : null
+}
+const results = (name) => read(`bench/results/${name}.json`)
+const rows = []
+const row = (what, value, goal, command) => rows.push(`| ${what} | ${value} | ${goal} | \`${command}\` |`)
+const number = (value, digits = 0) => value.toLocaleString('en-US', { maximumFractionDigits: digits })
+
+const start = results('start')
+for (const { device, readySeconds, tokensPerSecond, healthP99Ms } of start.results) {
+  row(`start to ready, ${device}`, `${number(readySeconds, 2)} s`, 'under 3 s', 'npm run bench -- start')
+  row(
+    `one stream of the bundled model, ${device}`,
+    `${number(tokensPerSecond)} tokens/s`,
+    device === 'cpu' ? '500' : '100',
+    'npm run bench -- start',
+  )
+  row(`/health while it streams, p99, ${device}`, `${number(healthP99Ms, 1)} ms`, '50 ms', 'npm run bench -- start')
+}
+const peers = results('model-cpu-smollm2-135m-q8-peers')
+const [ours, theirs] = peers.rows[0].results
+const ratio = (key) => `${number(ours[key] / theirs[key], 2)} × node-llama-cpp`
+row(
+  'SmolLM2-135M shape, Q8_0, decode on cpu',
+  `${number(ours.decodeTokensPerSecond)} tokens/s, ${ratio('decodeTokensPerSecond')}`,
+  '2 ×: missed',
+  'npm run bench -- model --quantization q8 --peers',
+)
+row(
+  'the same, prefill',
+  `${number(ours.prefillTokensPerSecond)} tokens/s, ${ratio('prefillTokensPerSecond')}`,
+  '0.4 ×',
+  'npm run bench -- model --quantization q8 --peers',
+)
+const batches = results('model-cpu-smollm2-135m-q8').rows
+const decode = (batch) => batches.find((found) => found.batch === batch).results[0].decodeTokensPerSecond
+row(
+  'the same, decode at batch 16 over batch 1',
+  `${number(decode(16) / decode(1), 1)} ×`,
+  '4 ×: missed',
+  'npm run bench -- model --quantization q8',
+)
+
+const [one, sixteen] = results('serve-closed').rows
+row(
+  'bundled model over HTTP, 16 clients over 1',
+  `${number(sixteen.outputTokensPerSecond)} over ${number(one.outputTokensPerSecond)} tokens/s, ${number(sixteen.outputTokensPerSecond / one.outputTokensPerSecond, 1)} ×`,
+  '4 ×: missed',
+  'npm run bench -- serve --only closed',
+)
+const { prefix } = results('serve-prefix')
+row(
+  `time to first token, shared prefix of ${number(prefix.tokens)} tokens`,
+  `${number(prefix.coldTtftMs)} ms cold, ${number(prefix.warmTtftMs)} ms warm`,
+  'a tenth',
+  'npm run bench -- serve --only prefix',
+)
+const { tracing } = results('serve-tracing')
+row(
+  'throughput with tracing on',
+  `${number(tracing.differencePercent, 1)} %`,
+  '-3 %',
+  'npm run bench -- serve --only tracing',
+)
+const { throughExporter } = results('tracing')
+row(
+  'traces through the exporter',
+  `${number(throughExporter['requests a second'])}/s, ${throughExporter.dropped} dropped`,
+  '1,000/s, none dropped',
+  'npm run bench -- tracing',
+)
+const [answers] = read('experiments/rag-answers/results.json').results
+row(
+  'whole pipeline, 100 hand-written questions, bundled models',
+  `document found ${number(answers.documentFound * 100)} %, answered ${number(answers.answered * 100)} %`,
+  '70 % answered: missed',
+  'node experiments/rag-answers/evaluate.mjs',
+)
+
+const lines = [
+  `Measured on ${start.hardware.cores} cores of an ${start.hardware.cpu} virtual machine, Node ${start.node}, ${start.date.slice(0, 10)}; the JSON is in \`bench/results/\`.`,
+  '',
+  '| what | measured | goal | script |',
+  '|---|---|---|---|',
+  ...rows,
+]
+const readme = readFileSync(join(root, 'README.md'), 'utf8')
+writeFileSync(
+  join(root, 'README.md'),
+  readme.replace(
+    /(<!-- numbers -->\n)[\s\S]*?(<!-- end -->)/,
+    (_, open, close) => `${open}\n${lines.join('\n')}\n\n${close}`,
+  ),
+)
