@@ -32,13 +32,13 @@ row(
   'SmolLM2-135M shape, Q8_0, decode on cpu',
   `${number(ours.decodeTokensPerSecond)} tokens/s, ${ratio('decodeTokensPerSecond')}`,
   '2 ×: missed',
-  'npm run bench -- model --quantization q8 --peers',
+  'npm run bench -- model --quantization q8 --prompt 256 --tokens 64 --peers',
 )
 row(
   'the same, prefill',
   `${number(ours.prefillTokensPerSecond)} tokens/s, ${ratio('prefillTokensPerSecond')}`,
   '0.4 ×',
-  'npm run bench -- model --quantization q8 --peers',
+  'npm run bench -- model --quantization q8 --prompt 256 --tokens 64 --peers',
 )
 const batches = results('model-cpu-smollm2-135m-q8').rows
 const decode = (batch) => batches.find((found) => found.batch === batch).results[0].decodeTokensPerSecond
@@ -46,7 +46,7 @@ row(
   'the same, decode at batch 16 over batch 1',
   `${number(decode(16) / decode(1), 1)} ×`,
   '4 ×: missed',
-  'npm run bench -- model --quantization q8',
+  'npm run bench -- model --quantization q8 --prompt 256 --tokens 64',
 )
 
 const [one, sixteen] = results('serve-closed').rows

@@ -164,7 +164,7 @@ const schema = z.object({
   kernelSet: field(oneOf(['invariant', 'fast']).default('invariant'), {
     flag: 'kernel-set',
     value: 'invariant|fast',
-    help: 'fast allows kernels whose rounding depends on the batch',
+    help: 'fast is for kernels whose rounding depends on the batch; no backend has proven ones yet, and it is refused',
     group: 'model',
   }),
   retune: field(z.boolean().default(false), {
