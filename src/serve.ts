@@ -18,7 +18,7 @@ import type { Log } from './observability/logging.ts'
 import { createObservability, type Observability } from './observability/observability.ts'
 import { loadPlugins } from './observability/plugins.ts'
 import { createProgress } from './progress.ts'
-import { createRag, DEFAULT_RERANK_BUDGET_MS, type RagService } from './rag/service.ts'
+import { createRag, DEFAULT_RERANK_BUDGET_MS, type RagOptions, type RagService } from './rag/service.ts'
 import { type PromptTemplate, promptTemplate } from './rag/prompt.ts'
 import { createApp } from './server/app.ts'
 import type { SamplingDefaults } from './server/job.ts'
@@ -71,7 +71,8 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   const state = new ServerState(observability.subscribers(plugins))
   observability.metrics.observeEngine(() => state.stats())
   const secret = loadSecret(config.cacheDir)
-  const rag = await ragOf(config)
+  let template: PromptTemplate | null = null
+  const rag = createRag({ ...ragSettings(config), promptTemplate: () => template })
   const app = createApp({
     state,
     observability,
@@ -102,8 +103,9 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     // A signal while a large model loads must not wait for it.
     const loaded = await Promise.race([loading, stop.requested])
     if (loaded === 'stop') return 0
-    engine = loaded
-    state.ready(engine, await loadSamplingDefaults(config.model ?? BUNDLED_MODEL))
+    engine = loaded.engine
+    template = loaded.promptTemplate
+    state.ready(engine, loaded.samplingDefaults)
     logger.info('server.ready', { url, model: engine.modelName, device: engine.modelInfo?.device.kind ?? 'remote' })
     process.stderr.write(`${readyLine(url, engine, performance.now() - startedMs)}\n`)
     void rag.warm()
@@ -184,16 +186,24 @@ async function listen(server: Server, config: Config): Promise<string> {
   return `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`
 }
 
-async function loadEngine(config: Config, logger: Log): Promise<Engine> {
+/** The engine and what lies beside its model's weights; nothing does for a remote one. */
+interface Loaded {
+  readonly engine: Engine
+  readonly samplingDefaults: SamplingDefaults
+  readonly promptTemplate: PromptTemplate | null
+}
+
+async function loadEngine(config: Config, logger: Log): Promise<Loaded> {
   const onError = (where: string, error: unknown) => logger.error('engine.problem', { where, error })
   if (config.engineUrl !== null) {
     const { createRemoteEngine } = await import('./engine/remote.ts')
-    return createRemoteEngine({
+    const engine = await createRemoteEngine({
       url: config.engineUrl,
       apiKey: config.engineApiKey,
       model: config.servedModelName,
       onError,
     })
+    return { engine, samplingDefaults: {}, promptTemplate: null }
   }
   const { path, name } = await locateModel(config)
   const progress = createProgress(process.stderr, 'loading weights')
@@ -206,7 +216,9 @@ async function loadEngine(config: Config, logger: Log): Promise<Engine> {
         `${path}: the tokenizer has ${tokenizer.vocabSize} tokens, expected at most the model's ${modelInfo.vocabSize}; check that both belong together`,
       )
     }
-    return createEngine({
+    const samplingDefaults = await loadSamplingDefaults(path)
+    const promptTemplate = await loadPromptTemplate(path)
+    const engine = createEngine({
       runner,
       modelInfo,
       tokenizer,
@@ -223,6 +235,7 @@ async function loadEngine(config: Config, logger: Log): Promise<Engine> {
         onError,
       },
     })
+    return { engine, samplingDefaults, promptTemplate }
   } catch (error) {
     await runner.close()
     throw error
@@ -287,8 +300,8 @@ function readyLine(url: string, engine: Engine, ms: number): string {
   return `miniserve ready on ${url} with ${engine.modelName} on ${where}, after ${(ms / 1000).toFixed(1)} s`
 }
 
-async function ragOf(config: Config): Promise<RagService> {
-  return createRag({
+function ragSettings(config: Config): Omit<RagOptions, 'promptTemplate'> {
+  return {
     store: config.ragStore,
     storeUrl: config.ragStoreUrl,
     dataDir: config.dataDir,
@@ -300,8 +313,7 @@ async function ragOf(config: Config): Promise<RagService> {
     defaultIndex: config.ragIndex,
     bundledFiles: [join(PACKAGE, 'README.md'), join(PACKAGE, 'docs')],
     rerankBudgetMs: DEFAULT_RERANK_BUDGET_MS,
-    promptTemplate: await loadPromptTemplate(config.model ?? BUNDLED_MODEL),
-  })
+  }
 }
 
 const generationConfig = z.object({
@@ -351,7 +363,7 @@ async function loadPromptTemplate(modelPath: string): Promise<PromptTemplate | n
 
 /** `miniserve rag index PATH…`: the exit code. */
 export async function indexDocuments(config: Config, paths: readonly string[]): Promise<number> {
-  const rag = await ragOf(config)
+  const rag = createRag({ ...ragSettings(config), promptTemplate: () => null })
   try {
     const { runRagIndex } = await import('./rag/index-command.ts')
     return await runRagIndex({ rag, paths, index: config.ragIndex }, process.stderr)

@@ -66,7 +66,7 @@ const serviceWith = ({
     store: createMemoryStore(join(dataDir, 'rag')),
     bundled: null,
     rerankBudgetMs: 60_000,
-    promptTemplate: TEMPLATE,
+    promptTemplate: () => TEMPLATE,
     closeModels: async () => {},
     ...parts,
   })
@@ -90,7 +90,7 @@ beforeAll(() => {
     defaultIndex: 'docs',
     bundledFiles: [join(folder, 'shipped', 'README.md'), join(folder, 'shipped', 'docs')],
     rerankBudgetMs: 60_000,
-    promptTemplate: TEMPLATE,
+    promptTemplate: () => TEMPLATE,
   }
   rag = createRag(options)
   thread = createModelThread()

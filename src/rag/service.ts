@@ -47,8 +47,8 @@ export interface RagOptions {
   /** Files of the bundled index, which answers under `bundledName` until the user makes one of that name. Empty: none. */
   readonly bundledFiles: readonly string[]
   readonly rerankBudgetMs: number
-  /** prompt.json of the served model; null for one without. */
-  readonly promptTemplate: PromptTemplate | null
+  /** prompt.json of the served model, asked for with each request (the model may be loading still); null for one without. */
+  readonly promptTemplate: () => PromptTemplate | null
 }
 
 /** Name of the bundled index. */
@@ -92,7 +92,7 @@ export class RagService {
   readonly #store: IndexStore
   readonly #bundled: BundledIndex | null
   readonly #rerankBudgetMs: number
-  readonly #template: PromptTemplate | null
+  readonly #template: () => PromptTemplate | null
   readonly #closeModels: () => Promise<void>
 
   constructor(parts: {
@@ -102,7 +102,7 @@ export class RagService {
     readonly store: IndexStore
     readonly bundled: BundledIndex | null
     readonly rerankBudgetMs: number
-    readonly promptTemplate: PromptTemplate | null
+    readonly promptTemplate: () => PromptTemplate | null
     readonly closeModels: () => Promise<void>
   }) {
     this.defaultIndex = parts.defaultIndex
@@ -131,7 +131,7 @@ export class RagService {
     const name = request.index ?? this.defaultIndex
     return stage('rag.retrieve', async (span) => {
       const params = parseRetrieveParams(
-        { ...request, topN: request.topN ?? this.#template?.documents ?? null },
+        { ...request, topN: request.topN ?? this.#template()?.documents ?? null },
         'rag.',
       )
       refuseContinuation(generation.prompts)
@@ -277,7 +277,8 @@ export class RagService {
     const inputs: PromptInputs = { documents, tokenizer: engine, maxTokens: maxModelLen - answerTokens }
     const first = prompts[0]
     const conversation = first && 'messages' in first ? first.messages : null
-    if (!this.#template) {
+    const template = this.#template()
+    if (!template) {
       if (!conversation) {
         const { prompt: text, used } = buildPlainPrompt(query, inputs)
         return { prompt: { text }, used }
@@ -285,7 +286,7 @@ export class RagService {
       const { prompt: messages, used } = buildMessages(conversation, inputs)
       return { prompt: { messages }, used }
     }
-    const { prompt: text, used } = buildTemplatePrompt(this.#template, query, inputs, earlierTurns(conversation))
+    const { prompt: text, used } = buildTemplatePrompt(template, query, inputs, earlierTurns(conversation))
     // The template begins with the sequence's first token itself.
     const ids = engine.encode({ text }, { addSpecialTokens: false })
     return { prompt: ids ? { ids } : { text }, used }

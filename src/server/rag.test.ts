@@ -32,7 +32,7 @@ beforeAll(() => {
     defaultIndex: 'docs',
     bundledFiles: [],
     rerankBudgetMs: 60_000,
-    promptTemplate: null,
+    promptTemplate: () => null,
   })
   const parts = { rag, maxRequestBytes: 100_000 }
   app = new Hono<AppEnv>()
