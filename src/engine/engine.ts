@@ -13,7 +13,7 @@ import { KvTransfer } from './kv-transfer.ts'
 import type { BlockHash } from './prefix-cache.ts'
 import { RequestStream } from './request-stream.ts'
 import { EngineError } from './request.ts'
-import type { Engine, EngineStats, GenerationEvent, GenerationRequest, PromptInput } from './request.ts'
+import type { Engine, EngineStats, GenerationRequest, GenerationStream, PromptInput } from './request.ts'
 import { RunnerError } from './runner/runner.ts'
 import type { ModelInfo, Runner, StepResult } from './runner/runner.ts'
 import { Scheduler } from './scheduler.ts'
@@ -187,7 +187,7 @@ class LocalEngine implements Engine {
     return this.#parts.tokenizer.decode(ids, options)
   }
 
-  submit(request: GenerationRequest, signal: AbortSignal): AsyncIterableIterator<GenerationEvent> {
+  submit(request: GenerationRequest, signal: AbortSignal): GenerationStream {
     const onAbort = () => this.#abort(active)
     let deadline: NodeJS.Timeout | undefined
     const stream = new RequestStream(() => {

@@ -5,7 +5,7 @@ import { RequestStream } from './request-stream.ts'
 import { parseChunk, readServerSentEvents, remoteRefusal, remoteRequest } from './remote-protocol.ts'
 import type { RemoteChoice, RemoteChunk } from './remote-protocol.ts'
 import { EngineError } from './request.ts'
-import type { Engine, EngineStats, GenerationEvent, GenerationRequest } from './request.ts'
+import type { Engine, EngineStats, GenerationRequest, GenerationStream } from './request.ts'
 import { ModelError } from './runner/runner.ts'
 import { newCounters } from './sequence.ts'
 import type { MutableCounters } from './sequence.ts'
@@ -124,7 +124,7 @@ class RemoteEngine implements Engine {
     return null
   }
 
-  submit(request: GenerationRequest, signal: AbortSignal): AsyncIterableIterator<GenerationEvent> {
+  submit(request: GenerationRequest, signal: AbortSignal): GenerationStream {
     const control = new AbortController()
     const abort = () => control.abort(new ClientGone())
     const stream = new RequestStream(() => {

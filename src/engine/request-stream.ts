@@ -1,6 +1,6 @@
 /** The consumer's side of a request: its events in order, as an async iterator that may be left at any time. */
 import { EngineError } from './request.ts'
-import type { ChoiceLogprob, GenerationEvent, TokenEvent } from './request.ts'
+import type { ChoiceLogprob, GenerationEvent, GenerationStream, TokenEvent } from './request.ts'
 
 interface Reader {
   resolve(result: IteratorResult<GenerationEvent, undefined>): void
@@ -24,7 +24,7 @@ interface MergedTokenEvent extends TokenEvent {
  * nor the blocks of its sequences. What it does not read is merged beyond MAX_BUFFERED_EVENTS, so that the rest of a request costs
  * its text and token ids; log-probabilities, which cannot be merged into less, are bounded: see `overflow`.
  */
-export class RequestStream implements AsyncIterableIterator<GenerationEvent, undefined> {
+export class RequestStream implements GenerationStream {
   readonly #start: () => void
   readonly #cancel: () => void
   readonly #events: GenerationEvent[] = []
@@ -32,6 +32,7 @@ export class RequestStream implements AsyncIterableIterator<GenerationEvent, und
   readonly #merged = new Map<number, MergedTokenEvent>()
   #numLogprobs = 0
   readonly #readers: Reader[] = []
+  #listener: () => void = () => {}
   #isStarted = false
   #isEnded = false
   #error: unknown = null
@@ -45,8 +46,12 @@ export class RequestStream implements AsyncIterableIterator<GenerationEvent, und
   push(event: GenerationEvent): void {
     if (this.#isEnded) return
     const reader = this.#readers.shift()
-    if (reader === undefined) this.#buffer(event)
-    else reader.resolve({ done: false, value: event })
+    if (reader !== undefined) {
+      reader.resolve({ done: false, value: event })
+      return
+    }
+    this.#buffer(event)
+    this.#listener()
   }
 
   /** Why the request cannot go on for this consumer, which lags too far behind; null while it can. */
@@ -63,6 +68,7 @@ export class RequestStream implements AsyncIterableIterator<GenerationEvent, und
     this.#error = error
     if (error !== null) this.#clear()
     for (const reader of this.#readers.splice(0)) this.#settle(reader)
+    this.#listener()
   }
 
   next(): Promise<IteratorResult<GenerationEvent, undefined>> {
@@ -79,9 +85,24 @@ export class RequestStream implements AsyncIterableIterator<GenerationEvent, und
     })
   }
 
+  poll(): IteratorResult<GenerationEvent, undefined> | null {
+    const event = this.#take()
+    if (event !== undefined) return { done: false, value: event }
+    if (!this.#isEnded) return null
+    const error = this.#error
+    this.#error = null
+    if (error !== null) throw error
+    return { done: true, value: undefined }
+  }
+
+  onReadable(listener: () => void): void {
+    this.#listener = listener
+  }
+
   return(): Promise<IteratorResult<GenerationEvent, undefined>> {
     const wasRunning = this.#isStarted && !this.#isEnded
     this.#isStarted = true
+    this.#listener = () => {}
     this.end()
     this.#clear()
     this.#error = null

@@ -113,6 +113,17 @@ export interface ChoiceFinishedEvent {
 
 export type GenerationEvent = PromptEvent | PromptLogprobsEvent | TokenEvent | ChoiceFinishedEvent
 
+/** A request's events: an async iterator, and beside it a way without a promise an event, which is most of what a stream costs. */
+export interface GenerationStream extends AsyncIterableIterator<GenerationEvent, undefined> {
+  /** What next() would give, if it is there already, else null. Throws what next() would reject with. Not before the first next(). */
+  poll(): IteratorResult<GenerationEvent, undefined> | null
+  /**
+   * From now on `listener` is called whenever poll() has something again: by the engine, in the middle of its step and in its async
+   * context. It must be cheap and must not throw.
+   */
+  onReadable(listener: () => void): void
+}
+
 /** Why a request could not be served; the server maps codes to statuses by the table of endings. */
 export class EngineError extends Error {
   override readonly name = 'EngineError'
@@ -170,7 +181,7 @@ export interface Engine {
    * request that is refused, later for one that fails. Aborting the signal frees its blocks within one step and ends the iteration
    * with each open choice finished as `abort`. `return()` does the same.
    */
-  submit(request: GenerationRequest, signal: AbortSignal): AsyncIterableIterator<GenerationEvent>
+  submit(request: GenerationRequest, signal: AbortSignal): GenerationStream
   subscribe(subscriber: EngineSubscriber): () => void
   stats(): EngineStats
   /** New submissions are refused (`draining`); resolves when the running ones have ended or the bound has passed (they are then ended as `shutdown`). */

@@ -7,6 +7,7 @@ import type {
   TokenEvent,
 } from '../engine/request.ts'
 import type { GenerationJob } from './job.ts'
+import { dataFrame } from './sse.ts'
 
 /** A retrieved document as the response names it; `text` stays in the prompt. */
 export interface CitedDocument {
@@ -160,8 +161,8 @@ export interface Shape {
   opening(): unknown[]
   /** Chunks that give a prompt back with its log-probabilities. */
   echo(event: PromptLogprobsEvent): unknown[]
-  /** The chunk of a token event, or null when it has nothing to say. */
-  token(event: TokenEvent): unknown
+  /** The frame of a token event's chunk, or '' when it has nothing to say. */
+  tokenFrame(event: TokenEvent): string
   /** The chunk that ends a choice. `tail` goes into the stream's last chunk. */
   finished(event: ChoiceFinishedEvent, tail: Tail | null): unknown
   /** The chunk after all choices, when include_usage asked for one. */
@@ -195,6 +196,7 @@ export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
     ...more,
   })
   const wantsLogprobs = job.generation.logprobs >= 0
+  const textFrame = textFrames((index, text) => ({ ...head, choices: [choice(index, text, null, null)] }))
   /** The prompt's own chunk, for each of its choices. */
   const echo = (promptIndex: number, entries: readonly (ChoiceLogprob | null)[] | null) => {
     const text = echoText.prompt(promptIndex)
@@ -236,19 +238,15 @@ export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
     opening: () =>
       job.echo && !wantsLogprobs ? job.generation.prompts.flatMap((_, promptIndex) => echo(promptIndex, null)) : [],
     echo: (event) => (job.echo ? echo(event.promptIndex, event.entries) : []),
-    token: (event) => {
-      if (event.text === '' && !event.logprobs?.length && !(job.returnTokenIds && event.tokenIds.length > 0))
-        return null
+    tokenFrame: (event) => {
+      if (!wantsLogprobs && !job.returnTokenIds) return event.text === '' ? '' : textFrame(event)
+      if (event.text === '' && !event.logprobs?.length && !(job.returnTokenIds && event.tokenIds.length > 0)) return ''
       const offset = offsets.get(event.choice) ?? 0
       offsets.set(event.choice, offset + event.text.length)
       const logprobs =
         wantsLogprobs && event.logprobs ? legacyLogprobs(event.logprobs, job.generation.logprobs, offset) : null
-      return {
-        ...head,
-        choices: [
-          choice(event.choice, event.text, logprobs, null, job.returnTokenIds ? { token_ids: event.tokenIds } : {}),
-        ],
-      }
+      const more = job.returnTokenIds ? { token_ids: event.tokenIds } : {}
+      return dataFrame({ ...head, choices: [choice(event.choice, event.text, logprobs, null, more)] })
     },
     finished: (event, tail) => ({
       ...head,
@@ -269,6 +267,7 @@ export function chatShape(job: GenerationJob): Shape {
   })
   const content = (entries: readonly ChoiceLogprob[]) => ({ content: entries.map(chatLogprob), refusal: null })
   const wantsLogprobs = job.generation.logprobs >= 0
+  const textFrame = textFrames((index, text) => chunk(index, { content: text }))
   return {
     body: (result, citations) => ({
       ...head,
@@ -286,17 +285,14 @@ export function chatShape(job: GenerationJob): Shape {
     opening: () =>
       Array.from({ length: job.generation.n }, (_, index) => chunk(index, { role: 'assistant', content: '' })),
     echo: () => [],
-    token: (event) => {
-      if (event.text === '' && !event.logprobs?.length && !(job.returnTokenIds && event.tokenIds.length > 0))
-        return null
-      return chunk(
-        event.choice,
-        { content: event.text },
-        {
-          ...(wantsLogprobs && event.logprobs ? { logprobs: content(event.logprobs) } : {}),
-          ...(job.returnTokenIds ? { token_ids: event.tokenIds } : {}),
-        },
-      )
+    tokenFrame: (event) => {
+      if (!wantsLogprobs && !job.returnTokenIds) return event.text === '' ? '' : textFrame(event)
+      if (event.text === '' && !event.logprobs?.length && !(job.returnTokenIds && event.tokenIds.length > 0)) return ''
+      const more = {
+        ...(wantsLogprobs && event.logprobs ? { logprobs: content(event.logprobs) } : {}),
+        ...(job.returnTokenIds ? { token_ids: event.tokenIds } : {}),
+      }
+      return dataFrame(chunk(event.choice, { content: event.text }, more))
     },
     finished: (event, tail) => ({
       ...chunk(event.choice, {}, { finish_reason: finishReason(event), stop_reason: event.stopReason }),
@@ -304,6 +300,23 @@ export function chatShape(job: GenerationJob): Shape {
     }),
     usage: (tail) => ({ ...head, object: 'chat.completion.chunk', choices: [], ...tail }),
   }
+}
+
+/** No text a model writes is serialised to this. */
+const TEXT_MARK = '\u0000text\u0000'
+
+/** Frames of chunks that differ in their text alone: what stands around it is serialised once a choice. */
+function textFrames(chunkOf: (choice: number, text: string) => unknown): (event: TokenEvent) => string {
+  const around: (readonly [before: string, after: string] | undefined)[] = []
+  return ({ choice, text }) => {
+    const [before, after] = (around[choice] ??= cutAt(JSON.stringify(TEXT_MARK), dataFrame(chunkOf(choice, TEXT_MARK))))
+    return before + JSON.stringify(text) + after
+  }
+}
+
+function cutAt(mark: string, frame: string): readonly [before: string, after: string] {
+  const at = frame.indexOf(mark)
+  return [frame.slice(0, at), frame.slice(at + mark.length)]
 }
 
 /** OpenAI's words for how a choice ended: an aborted one is `abort` as in vLLM. */

@@ -1,27 +1,17 @@
 /** THE request path: tokenize -> retrieve -> generate -> format. Four stages, four calls. */
-import type { Engine, GenerationEvent, GenerationRequest, PromptInput } from '../engine/request.ts'
-import { bindIterator, openStage, stage } from '../observability/context.ts'
-import type { RequestTrace } from '../observability/request-trace.ts'
+import type { Engine, GenerationRequest, PromptInput } from '../engine/request.ts'
+import { stage } from '../observability/context.ts'
 import type { RagService } from '../rag/service.ts'
-import { endingOf } from './endings.ts'
-import { ApiError, invalidRequest, toApiError, toErrorBody } from './errors.ts'
+import { ApiError, invalidRequest } from './errors.ts'
 import type { GenerationJob } from './job.ts'
-import { chatShape, type Citations, completionShape, GenerationResult, type Shape, tailOf } from './output.ts'
-import { dataFrame, DONE_FRAME, SSE_HEADERS, sseStream } from './sse.ts'
+import { chatShape, type Citations, completionShape, GenerationResult, type Shape } from './output.ts'
+import { SSE_HEADERS, sseStream } from './sse.ts'
+import { type Accepted, noteResult, type RequestScope, streamedOutput } from './streamed-output.ts'
 
 export interface PipelineParts {
   readonly engine: Engine
   /** null: the server has no retrieval. */
   readonly rag: RagService | null
-}
-
-/** The life of one request around the pipeline. */
-export interface RequestScope {
-  readonly trace: RequestTrace
-  /** Aborted when the client goes away, and by the pipeline when a stream is closed early. */
-  readonly abort: AbortController
-  /** The engine has the request: its place before the engine is free again. */
-  readonly admitted: () => void
 }
 
 interface FinalPrompts {
@@ -33,8 +23,8 @@ interface FinalPrompts {
 export async function runPipeline(parts: PipelineParts, job: GenerationJob, scope: RequestScope): Promise<Response> {
   const own = await tokenize(parts.engine, job)
   const final = job.rag ? await retrieve(parts, job) : { prompts: own, citations: null }
-  const events = await generate(parts.engine, { ...job.generation, prompts: final.prompts }, scope)
-  return job.stream ? formatStream(parts, job, final, events, scope) : formatBody(parts, job, final, events, scope)
+  const accepted = await generate(parts.engine, { ...job.generation, prompts: final.prompts }, scope)
+  return job.stream ? formatStream(parts, job, final, accepted, scope) : formatBody(parts, job, final, accepted, scope)
 }
 
 /** The caller's own prompt as token ids; a remote engine keeps the text. */
@@ -54,20 +44,11 @@ async function retrieve(parts: PipelineParts, job: GenerationJob): Promise<Final
 }
 
 /** Submits to the engine and waits until it has accepted: a refusal is a status, not the first frame of a stream. */
-async function generate(
-  engine: Engine,
-  request: GenerationRequest,
-  scope: RequestScope,
-): Promise<AsyncIterableIterator<GenerationEvent>> {
+async function generate(engine: Engine, request: GenerationRequest, scope: RequestScope): Promise<Accepted> {
   const events = engine.submit(request, scope.abort.signal)
-  const first = await events.next()
+  const { value } = await events.next()
   scope.admitted()
-  return first.done ? events : prepend(first.value, events)
-}
-
-async function* prepend<T>(first: T, rest: AsyncIterableIterator<T>): AsyncIterableIterator<T> {
-  yield first
-  yield* rest
+  return { first: value, events }
 }
 
 /** One JSON body. The middleware closes the trace. */
@@ -75,10 +56,11 @@ async function formatBody(
   parts: PipelineParts,
   job: GenerationJob,
   final: FinalPrompts,
-  events: AsyncIterable<GenerationEvent>,
+  { first, events }: Accepted,
   scope: RequestScope,
 ): Promise<Response> {
   const result = new GenerationResult(job)
+  if (first !== undefined) result.add(first, true)
   for await (const event of events) result.add(event, true)
   if (scope.abort.signal.aborted)
     throw new ApiError(499 as 500, 'server_error', 'the client went away', { code: 'client_disconnect' })
@@ -93,107 +75,16 @@ async function formatBody(
   })
 }
 
-/** Server-sent events. The trace closes before [DONE] is written, or where the stream breaks. */
+/** Server-sent events. */
 function formatStream(
   parts: PipelineParts,
   job: GenerationJob,
   final: FinalPrompts,
-  events: AsyncIterable<GenerationEvent>,
+  accepted: Accepted,
   scope: RequestScope,
 ): Response {
-  const { trace, abort } = scope
-  const result = new GenerationResult(job)
-  const shape = shapeOf(parts, job, final)
-
-  async function* frames(): AsyncGenerator<string> {
-    const output = openStage('format.output')
-    const close = () => output.end({ 'llm.tokens.out': result.numGeneratedTokens, 'output.format': 'sse' })
-    try {
-      for (const chunk of shape.opening()) yield dataFrame(chunk)
-      for await (const event of events) {
-        result.add(event, trace.capturesContent)
-        for (const chunk of toChunks(shape, event, job, result, final.citations)) yield dataFrame(chunk)
-      }
-      if (job.includeUsage) yield dataFrame(shape.usage(tailOf(result, final.citations)))
-      close()
-      noteResult(trace, job, result)
-      if (abort.signal.aborted) return
-      trace.finish({ ending: 'success', status: 200 })
-      yield DONE_FRAME
-    } catch (error) {
-      close()
-      noteResult(trace, job, result)
-      trace.finish({ ...endingOf(error), status: 200 })
-      yield dataFrame(toErrorBody(toApiError(error, trace.traceId)))
-      yield DONE_FRAME
-    } finally {
-      // Reached early when the consumer stopped reading; the engine has then ended the choices. A finished trace stays as it is.
-      close()
-      noteResult(trace, job, result)
-      trace.finish({ ending: abort.signal.aborted ? 'client_disconnect' : 'closed_early', status: 200 })
-    }
-  }
-
-  const onCancel = () => {
-    const isClientGone = abort.signal.aborted
-    abort.abort()
-    // A stream nobody ever read has run no line of frames().
-    if (!output.started) trace.finish({ ending: isClientGone ? 'client_disconnect' : 'closed_early', status: 200 })
-  }
-  const output = started(bindIterator(frames()))
-  return new Response(sseStream(output, onCancel), { headers: SSE_HEADERS })
-}
-
-/** An iterator that knows whether it was ever asked. */
-function started(frames: AsyncIterableIterator<string>): AsyncIterator<string> & { readonly started: boolean } {
-  let isStarted = false
-  return {
-    get started() {
-      return isStarted
-    },
-    next: () => {
-      isStarted = true
-      return frames.next()
-    },
-    return: (value) => frames.return?.(value) ?? Promise.resolve({ done: true, value: undefined }),
-  }
-}
-
-function toChunks(
-  shape: Shape,
-  event: GenerationEvent,
-  job: GenerationJob,
-  result: GenerationResult,
-  citations: Citations | null,
-): unknown[] {
-  switch (event.type) {
-    case 'prompt':
-      return []
-    case 'promptLogprobs':
-      return shape.echo(event)
-    case 'token':
-      return [shape.token(event) ?? []].flat()
-    case 'finished':
-      return [shape.finished(event, result.isComplete && !job.includeUsage ? tailOf(result, citations) : null)]
-  }
-}
-
-/** What the root span and the story's last line say of the result. */
-function noteResult(trace: RequestTrace, job: GenerationJob, result: GenerationResult): void {
-  trace.setResult({
-    tokensIn: result.numPromptTokens,
-    tokensOut: result.numGeneratedTokens,
-    cachedTokens: result.numCachedTokens,
-    finishReasons: result.finishReasons,
-    timeToFirstTokenSeconds: result.timeToFirstTokenSeconds,
-    isScored: job.generation.maxTokens === 0,
-  })
-  if (!trace.capturesContent) return
-  const { prompts } = job.generation
-  trace.setContent({
-    input: JSON.stringify(prompts),
-    output: JSON.stringify(result.choices.map((choice) => choice.text)),
-  })
+  const source = streamedOutput({ job, accepted, shape: shapeOf(parts, job, final), citations: final.citations }, scope)
+  return new Response(sseStream(source), { headers: SSE_HEADERS })
 }
 
 function shapeOf(parts: PipelineParts, job: GenerationJob, final: FinalPrompts): Shape {

@@ -1,7 +1,6 @@
-/** Server-sent events with back-pressure: a frame is made only when the socket asks for one. */
+/** Server-sent events with back-pressure: frames are made only when the socket asks for them. */
 
 const PING_AFTER_MS = 15_000
-const encoder = new TextEncoder()
 
 /** `data: {json}` of one chunk. */
 export const dataFrame = (value: unknown): string => `data: ${JSON.stringify(value)}\n\n`
@@ -15,37 +14,77 @@ export const SSE_HEADERS: Readonly<Record<string, string>> = {
   'x-accel-buffering': 'no',
 }
 
+/** Where the frames of a stream come from. Nothing in it waits. */
+export interface FrameSource {
+  /** The frames there are now, joined: '' when there are none yet, null after the last. Must not throw. */
+  take(): string | null
+  /** `listener` is called when take() has something again. */
+  onReadable(listener: () => void): void
+  /** The consumer went away; take() is not called again. */
+  cancel(): void
+}
+
 /**
- * A byte stream of the frames an iterator yields; a comment ping goes out after 15 s of silence. `onCancel` is told when the
- * consumer goes away; the iterator is then returned. The caller binds the iterator to its async context: pulls come from the
- * socket and carry none.
+ * A byte stream of a source's frames. What a step of the engine brings to a stream, for all of its choices, is one chunk and so one write
+ * to the socket. A comment ping goes out after 15 s of silence. Callbacks run in whatever async context: a source carries its own.
  */
-export function sseStream(frames: AsyncIterator<string>, onCancel: () => void): ReadableStream<Uint8Array> {
-  let pending: Promise<IteratorResult<string>> | null = null
+export function sseStream(source: FrameSource): ReadableStream<Uint8Array> {
+  let timer: NodeJS.Timeout | undefined
+  let isAsked = false
+  let isFlushQueued = false
+  let isOver = false
+  let sentMs = 0
+
+  const send = (controller: ReadableStreamDefaultController<Uint8Array>, frames: string) => {
+    isAsked = false
+    sentMs = performance.now()
+    controller.enqueue(Buffer.from(frames))
+  }
+  const flush = (controller: ReadableStreamDefaultController<Uint8Array>) => {
+    if (!isAsked || isOver) return
+    const frames = source.take()
+    if (frames === '') return
+    if (frames !== null) {
+      send(controller, frames)
+      return
+    }
+    isOver = true
+    clearTimeout(timer)
+    controller.close()
+  }
+  // One timer a stream, armed for what is left of the silence when it fires: a new one for each frame would cost as much as the frame.
+  const watch = (controller: ReadableStreamDefaultController<Uint8Array>, delayMs: number) => {
+    timer = setTimeout(() => {
+      const silentMs = performance.now() - sentMs
+      if (silentMs >= PING_AFTER_MS && isAsked) send(controller, PING_FRAME)
+      watch(controller, silentMs >= PING_AFTER_MS ? PING_AFTER_MS : PING_AFTER_MS - silentMs)
+    }, delayMs)
+  }
   return new ReadableStream<Uint8Array>(
     {
-      async pull(controller) {
-        pending ??= frames.next()
-        let timer: NodeJS.Timeout | undefined
-        const silence = new Promise<'silence'>((resolve) => {
-          timer = setTimeout(() => resolve('silence'), PING_AFTER_MS)
+      start(controller) {
+        source.onReadable(() => {
+          if (!isAsked || isFlushQueued) return
+          isFlushQueued = true
+          // After the step's other choices.
+          queueMicrotask(() => {
+            isFlushQueued = false
+            flush(controller)
+          })
         })
-        try {
-          const next = await Promise.race([pending, silence])
-          if (next === 'silence') {
-            controller.enqueue(encoder.encode(PING_FRAME))
-            return
-          }
-          pending = null
-          if (next.done) controller.close()
-          else controller.enqueue(encoder.encode(next.value))
-        } finally {
-          clearTimeout(timer)
-        }
       },
-      async cancel() {
-        onCancel()
-        await frames.return?.()
+      pull(controller) {
+        if (timer === undefined) {
+          sentMs = performance.now()
+          watch(controller, PING_AFTER_MS)
+        }
+        isAsked = true
+        flush(controller)
+      },
+      cancel() {
+        isOver = true
+        clearTimeout(timer)
+        source.cancel()
       },
     },
     { highWaterMark: 0 },

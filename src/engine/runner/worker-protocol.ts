@@ -1,21 +1,29 @@
 /** What crosses between worker-runner.ts and worker.ts. */
-import { ModelError, type ModelInfo, type ModelRequest, RunnerError, type StepPlan, type StepResult } from './runner.ts'
+import { ModelError, type ModelInfo, type ModelRequest, RunnerError } from './runner.ts'
+import type { ResultDetails } from './step-codec.ts'
 
 export type WorkerCall =
   | { readonly kind: 'load'; readonly request: ModelRequest }
-  | { readonly kind: 'execute'; readonly plan: StepPlan }
   | { readonly kind: 'readBlocks'; readonly blocks: readonly number[] }
   | { readonly kind: 'writeBlocks'; readonly blocks: readonly number[]; readonly bytes: Uint8Array }
   | { readonly kind: 'close' }
 
-export interface WorkerRequest {
-  readonly id: number
-  readonly call: WorkerCall
-}
+/**
+ * Steps go through slots, shared memory for a plan and then its result (step-codec.ts): a number says that the plan in that slot is to be
+ * run. `memory` comes before the first use of a slot, and again when a plan needed more.
+ */
+export type WorkerRequest =
+  | number
+  | { readonly id: number; readonly call: WorkerCall }
+  | { readonly slot: number; readonly memory: SharedArrayBuffer }
 
+/** A number: the result in that slot is complete. */
 export type WorkerResponse =
-  | { readonly id: number; readonly value: ModelInfo | StepResult | Uint8Array | null }
+  | number
+  | { readonly id: number; readonly value: ModelInfo | Uint8Array | null }
   | { readonly id: number; readonly error: WireError }
+  | { readonly slot: number; readonly details: ResultDetails }
+  | { readonly slot: number; readonly error: WireError }
   | { readonly progress: readonly [doneBytes: number, totalBytes: number] }
 
 /** An error as plain data: classes do not survive the structured clone. */

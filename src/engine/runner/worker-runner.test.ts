@@ -24,13 +24,15 @@ function planOf(stepId: number, ids: readonly number[], startPosition: number): 
   }
 }
 
-/** A worker that answers load and then does what `body` says with every other message. */
+/** A worker that answers load and then does what `body` says with every other call; steps are numbers, their memory is let pass. */
 function scriptedWorker(name: string, body: string): URL {
   const path = join(folder, `${name}.mjs`)
   writeFileSync(
     path,
     `import { parentPort } from 'node:worker_threads'
-parentPort.on('message', ({ id, call }) => {
+parentPort.on('message', (request) => {
+  if (request.memory) return
+  const { id, call = { kind: 'execute' } } = request
   if (call.kind === 'load') return parentPort.postMessage({ id, value: {} })
   ${body}
 })`,

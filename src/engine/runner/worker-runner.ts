@@ -15,7 +15,8 @@ import {
   type StepPlan,
   type StepResult,
 } from './runner.ts'
-import { fromWireError, type WorkerCall, type WorkerResponse } from './worker-protocol.ts'
+import { readResult, WordWriter, writePlan } from './step-codec.ts'
+import { fromWireError, type WorkerCall, type WorkerRequest, type WorkerResponse } from './worker-protocol.ts'
 
 /** A worker that does not finish closing within this is terminated. */
 const CLOSE_TIMEOUT_MS = 5_000
@@ -33,14 +34,31 @@ export function findWorkerEntry(moduleUrl: string): URL {
 }
 
 interface PendingCall {
-  readonly resolve: (value: ModelInfo | StepResult | Uint8Array | null) => void
+  readonly resolve: (value: ModelInfo | Uint8Array | null) => void
   readonly reject: (error: Error) => void
+}
+
+interface PendingStep {
+  readonly resolve: (result: StepResult) => void
+  readonly reject: (error: Error) => void
+}
+
+/** Memory that a plan goes over in and its result comes back in. */
+interface StepSlot {
+  readonly index: number
+  readonly writer: WordWriter
+  /** What the worker was told it writes to. */
+  memory: SharedArrayBuffer | null
+  /** null: free. */
+  pending: PendingStep | null
 }
 
 class WorkerRunner implements Runner {
   readonly #entry: URL
   #worker: Worker | null = null
   readonly #pending = new Map<number, PendingCall>()
+  /** As many as there were ever steps in flight. */
+  readonly #slots: StepSlot[] = []
   #nextId = 0
   #onProgress: ProgressListener | undefined
   /** Why no call can be made any more. */
@@ -73,7 +91,19 @@ class WorkerRunner implements Runner {
   }
 
   async execute(plan: StepPlan): Promise<StepResult> {
-    return (await this.#call({ kind: 'execute', plan })) as StepResult
+    if (this.#ended !== null) throw this.#ended
+    const worker = this.#worker
+    if (worker === null) throw new RunnerError('engine_error', 'no model is loaded')
+    const slot = this.#freeSlot()
+    writePlan(slot.writer, plan)
+    if (slot.writer.buffer !== slot.memory) {
+      slot.memory = slot.writer.buffer
+      worker.postMessage({ slot: slot.index, memory: slot.memory } satisfies WorkerRequest, [])
+    }
+    return new Promise((resolve, reject) => {
+      slot.pending = { resolve, reject }
+      worker.postMessage(slot.index satisfies WorkerRequest, [])
+    })
   }
 
   async readBlocks(blocks: readonly number[]): Promise<Uint8Array> {
@@ -108,18 +138,26 @@ class WorkerRunner implements Runner {
     await worker.terminate()
   }
 
-  #call(call: WorkerCall): Promise<ModelInfo | StepResult | Uint8Array | null> {
+  #freeSlot(): StepSlot {
+    const free = this.#slots.find(({ pending }) => pending === null)
+    if (free !== undefined) return free
+    const slot: StepSlot = { index: this.#slots.length, writer: new WordWriter(), memory: null, pending: null }
+    this.#slots.push(slot)
+    return slot
+  }
+
+  #call(call: WorkerCall): Promise<ModelInfo | Uint8Array | null> {
     if (this.#ended !== null) return Promise.reject(this.#ended)
     if (this.#worker === null) return Promise.reject(new RunnerError('engine_error', 'no model is loaded'))
     return this.#post(this.#worker, call)
   }
 
-  #post(worker: Worker, call: WorkerCall): Promise<ModelInfo | StepResult | Uint8Array | null> {
+  #post(worker: Worker, call: WorkerCall): Promise<ModelInfo | Uint8Array | null> {
     const id = this.#nextId++
     return new Promise((resolve, reject) => {
       this.#pending.set(id, { resolve, reject })
       try {
-        worker.postMessage({ id, call }, [])
+        worker.postMessage({ id, call } satisfies WorkerRequest, [])
       } catch (error) {
         this.#pending.delete(id)
         reject(error as Error)
@@ -128,6 +166,16 @@ class WorkerRunner implements Runner {
   }
 
   #receive(response: WorkerResponse): void {
+    if (typeof response === 'number') {
+      this.#settle(response)?.resolve(readResult(this.#memory(response), null))
+      return
+    }
+    if ('slot' in response) {
+      const step = this.#settle(response.slot)
+      if ('error' in response) step?.reject(fromWireError(response.error))
+      else step?.resolve(readResult(this.#memory(response.slot), response.details))
+      return
+    }
     if ('progress' in response) {
       this.#onProgress?.(...response.progress)
       return
@@ -138,9 +186,25 @@ class WorkerRunner implements Runner {
     else pending?.resolve(response.value)
   }
 
+  /** Frees a slot: its content is valid until the next plan is written. */
+  #settle(index: number): PendingStep | null {
+    const slot = this.#slots[index]
+    if (slot === undefined) return null
+    const { pending } = slot
+    slot.pending = null
+    return pending
+  }
+
+  #memory(index: number): SharedArrayBuffer {
+    const memory = this.#slots[index]?.memory
+    if (memory === undefined || memory === null) throw new Error(`slot ${index} has no memory`)
+    return memory
+  }
+
   /** Fails what is in flight, and every call from now on. */
   #end(error: RunnerError): void {
     this.#ended ??= error
+    for (const { index } of this.#slots) this.#settle(index)?.reject(this.#ended)
     const pending = [...this.#pending.values()]
     this.#pending.clear()
     for (const call of pending) call.reject(this.#ended)

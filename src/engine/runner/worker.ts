@@ -2,6 +2,7 @@
 import { parentPort } from 'node:worker_threads'
 import { createLocalRunner } from './local.ts'
 import type { Runner } from './runner.ts'
+import { readPlan, WordWriter, writeResult } from './step-codec.ts'
 import { toWireError, type WorkerCall, type WorkerRequest, type WorkerResponse } from './worker-protocol.ts'
 
 /** Between two progress messages, unless the load is complete. */
@@ -21,8 +22,6 @@ function serve(port: NonNullable<typeof parentPort>, runner: Runner): void {
       switch (call.kind) {
         case 'load':
           return post({ id, value: await runner.load(call.request, onProgress) })
-        case 'execute':
-          return post({ id, value: await runner.execute(call.plan) })
         case 'readBlocks': {
           const bytes = await runner.readBlocks(call.blocks)
           const isWhole = bytes.buffer instanceof ArrayBuffer && bytes.byteLength === bytes.buffer.byteLength
@@ -41,7 +40,24 @@ function serve(port: NonNullable<typeof parentPort>, runner: Runner): void {
       post({ id, error: toWireError(error) })
     }
   }
-  port.on('message', ({ id, call }: WorkerRequest) => void answer(id, call))
+  const slots: SharedArrayBuffer[] = []
+  const execute = async (slot: number): Promise<void> => {
+    const memory = slots[slot]
+    try {
+      if (memory === undefined) throw new Error(`slot ${slot} has no memory`)
+      const result = await runner.execute(readPlan(memory))
+      // A result is smaller than its plan: it fits.
+      const details = writeResult(new WordWriter(memory), result)
+      post(details === null ? slot : { slot, details })
+    } catch (error) {
+      post({ slot, error: toWireError(error) })
+    }
+  }
+  port.on('message', (request: WorkerRequest) => {
+    if (typeof request === 'number') void execute(request)
+    else if ('slot' in request) slots[request.slot] = request.memory
+    else void answer(request.id, request.call)
+  })
 }
 
 if (parentPort !== null) serve(parentPort, createLocalRunner())

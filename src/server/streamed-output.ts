@@ -1,0 +1,172 @@
+/** A generation as a stream of frames: events in, server-sent events out, and the trace closed where the stream ends or breaks. */
+import type { GenerationEvent, GenerationStream } from '../engine/request.ts'
+import { bindFunction, openStage, type OpenStage } from '../observability/context.ts'
+import type { RequestTrace } from '../observability/request-trace.ts'
+import { endingOf } from './endings.ts'
+import { toApiError, toErrorBody } from './errors.ts'
+import type { GenerationJob } from './job.ts'
+import { type Citations, GenerationResult, type Shape, tailOf } from './output.ts'
+import { dataFrame, DONE_FRAME, type FrameSource } from './sse.ts'
+
+/** The life of one request around the pipeline. */
+export interface RequestScope {
+  readonly trace: RequestTrace
+  /** Aborted when the client goes away, and by the pipeline when a stream is closed early. */
+  readonly abort: AbortController
+  /** The engine has the request: its place before the engine is free again. */
+  readonly admitted: () => void
+}
+
+/** What the engine took: its first event, and the others to come. */
+export interface Accepted {
+  /** undefined: the request was over before it had one. */
+  readonly first: GenerationEvent | undefined
+  readonly events: GenerationStream
+}
+
+export interface StreamedGeneration {
+  readonly job: GenerationJob
+  readonly accepted: Accepted
+  readonly shape: Shape
+  readonly citations: Citations | null
+}
+
+/** The frames of a generation. Call it in the request's context; its methods may be called in any. */
+export function streamedOutput(generation: StreamedGeneration, scope: RequestScope): FrameSource {
+  return new StreamedOutput(generation, scope)
+}
+
+class StreamedOutput implements FrameSource {
+  readonly #generation: StreamedGeneration
+  readonly #scope: RequestScope
+  readonly #result: GenerationResult
+  readonly #openStage: () => OpenStage<'format.output'>
+  /** null until the first frame is asked for. */
+  #stage: OpenStage<'format.output'> | null = null
+  #isOver = false
+
+  constructor(generation: StreamedGeneration, scope: RequestScope) {
+    this.#generation = generation
+    this.#scope = scope
+    this.#result = new GenerationResult(generation.job)
+    this.#openStage = bindFunction(() => openStage('format.output'))
+  }
+
+  take(): string | null {
+    if (this.#isOver) return null
+    const { accepted, shape } = this.#generation
+    let frames = ''
+    try {
+      if (this.#stage === null) {
+        this.#stage = this.#openStage()
+        for (const chunk of shape.opening()) frames += dataFrame(chunk)
+        if (accepted.first !== undefined) frames += this.#framesOf(accepted.first)
+      }
+      for (;;) {
+        const next = accepted.events.poll()
+        if (next === null) return frames
+        // Aborted and with nothing more to say: the end, not a wait for the next frame.
+        if (next.done === true) return frames + this.#finish() || null
+        frames += this.#framesOf(next.value)
+      }
+    } catch (error) {
+      return frames + this.#fail(error)
+    }
+  }
+
+  onReadable(listener: () => void): void {
+    this.#generation.accepted.events.onReadable(listener)
+  }
+
+  cancel(): void {
+    if (this.#isOver) return
+    const { abort } = this.#scope
+    const ending = abort.signal.aborted ? 'client_disconnect' : 'closed_early'
+    abort.abort()
+    // The engine has ended the choices; what it said of them goes into the trace.
+    this.#drain()
+    void this.#generation.accepted.events.return?.()
+    this.#close()
+    this.#scope.trace.finish({ ending, status: 200 })
+  }
+
+  #framesOf(event: GenerationEvent): string {
+    const { job, shape, citations } = this.#generation
+    const result = this.#result
+    result.add(event, this.#scope.trace.capturesContent)
+    switch (event.type) {
+      case 'prompt':
+        return ''
+      case 'promptLogprobs':
+        return shape.echo(event).map(dataFrame).join('')
+      case 'token':
+        return shape.tokenFrame(event)
+      case 'finished':
+        return dataFrame(
+          shape.finished(event, result.isComplete && !job.includeUsage ? tailOf(result, citations) : null),
+        )
+    }
+  }
+
+  /** The engine has said everything. The trace closes before [DONE] is written. */
+  #finish(): string {
+    const { job, shape, citations } = this.#generation
+    const { trace, abort } = this.#scope
+    const usage = job.includeUsage ? dataFrame(shape.usage(tailOf(this.#result, citations))) : ''
+    this.#close()
+    if (abort.signal.aborted) {
+      trace.finish({ ending: 'client_disconnect', status: 200 })
+      return usage
+    }
+    trace.finish({ ending: 'success', status: 200 })
+    return usage + DONE_FRAME
+  }
+
+  #fail(error: unknown): string {
+    const { trace } = this.#scope
+    // Where the error is not the engine's own, it is still at work.
+    void this.#generation.accepted.events.return?.()
+    this.#close()
+    trace.finish({ ...endingOf(error), status: 200 })
+    return dataFrame(toErrorBody(toApiError(error, trace.traceId))) + DONE_FRAME
+  }
+
+  #close(): void {
+    this.#isOver = true
+    const { job } = this.#generation
+    this.#stage?.end({ 'llm.tokens.out': this.#result.numGeneratedTokens, 'output.format': 'sse' })
+    noteResult(this.#scope.trace, job, this.#result)
+  }
+
+  /** Takes in what nobody will read, for its counts. */
+  #drain(): void {
+    const { trace } = this.#scope
+    try {
+      for (;;) {
+        const next = this.#generation.accepted.events.poll()
+        if (next === null || next.done === true) return
+        this.#result.add(next.value, trace.capturesContent)
+      }
+    } catch {
+      // A request that failed while its client left has ended by leaving.
+    }
+  }
+}
+
+/** What the root span and the story's last line say of the result. */
+export function noteResult(trace: RequestTrace, job: GenerationJob, result: GenerationResult): void {
+  trace.setResult({
+    tokensIn: result.numPromptTokens,
+    tokensOut: result.numGeneratedTokens,
+    cachedTokens: result.numCachedTokens,
+    finishReasons: result.finishReasons,
+    timeToFirstTokenSeconds: result.timeToFirstTokenSeconds,
+    isScored: job.generation.maxTokens === 0,
+  })
+  if (!trace.capturesContent) return
+  const { prompts } = job.generation
+  trace.setContent({
+    input: JSON.stringify(prompts),
+    output: JSON.stringify(result.choices.map((choice) => choice.text)),
+  })
+}
