@@ -2,13 +2,11 @@
 import { randomInt } from 'node:crypto'
 import { EngineError } from './request.ts'
 import type { GenerationRequest, PromptInput } from './request.ts'
+import { MAX_DRAFT_TOKENS } from './runner/runner.ts'
 import type { ModelInfo } from './runner/runner.ts'
 import { SamplingState } from './sampling.ts'
 import { Sequence } from './sequence.ts'
 import { PromptLookup } from './speculate.ts'
-
-/** Drafts of a sequence in one step; the runner sizes its sample rows for as many. */
-export const MAX_DRAFT_TOKENS = 8
 
 /** Tokens a request may generate, all its choices together: what is not streamed is held until the answer is complete. */
 const MAX_REQUEST_TOKENS = 2_000_000

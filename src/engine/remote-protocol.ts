@@ -102,7 +102,26 @@ function structuredFields(structured: StructuredOutput | null): Record<string, u
   }
 }
 
-/** The `data:` payloads of a server-sent event stream, without the closing [DONE]; throws upstream_error when that never comes. */
+/** Characters of one event, and bytes of a body that is no stream. What is longer is not what was asked for. */
+const MAX_EVENT_CHARACTERS = 2 ** 23
+const MAX_BODY_BYTES = 2 ** 23
+
+/** A body as JSON, read no further than it may be long. Rejects for what is longer, or not JSON. */
+export async function readJson(response: Response): Promise<unknown> {
+  const chunks: Uint8Array[] = []
+  let numBytes = 0
+  for await (const bytes of response.body ?? []) {
+    numBytes += bytes.length
+    if (numBytes > MAX_BODY_BYTES) throw new Error(`expected a body of at most ${MAX_BODY_BYTES} bytes`)
+    chunks.push(bytes)
+  }
+  return JSON.parse(Buffer.concat(chunks).toString('utf8'))
+}
+
+/**
+ * The `data:` payloads of a server-sent event stream, without the closing [DONE]; throws upstream_error when that never comes, and for an
+ * event without end.
+ */
 export async function* readServerSentEvents(body: AsyncIterable<Uint8Array>): AsyncGenerator<unknown, void, undefined> {
   const decoder = new TextDecoder()
   let buffered = ''
@@ -110,6 +129,12 @@ export async function* readServerSentEvents(body: AsyncIterable<Uint8Array>): As
     buffered += decoder.decode(bytes, { stream: true })
     const lines = buffered.split('\n')
     buffered = lines.pop() ?? ''
+    if (buffered.length > MAX_EVENT_CHARACTERS) {
+      throw new EngineError(
+        'upstream_error',
+        `the remote engine sent an event of over ${MAX_EVENT_CHARACTERS} characters`,
+      )
+    }
     for (const line of lines) {
       if (!line.startsWith('data:')) continue
       const data = line.slice('data:'.length).trim()

@@ -20,7 +20,11 @@ interface Received {
 }
 
 /** An OpenAI-compatible server on loopback whose completions do what `answer` says. */
-async function remote(answer: (response: ServerResponse, received: Received) => void, idleTimeoutMs?: number) {
+async function remote(
+  answer: (response: ServerResponse, received: Received) => void,
+  idleTimeoutMs?: number,
+  model = 'tiny',
+) {
   const received: Received[] = []
   const server = createServer(async (incoming, response) => {
     if (incoming.method === 'GET') {
@@ -37,7 +41,7 @@ async function remote(answer: (response: ServerResponse, received: Received) => 
   const engine = await createRemoteEngine({
     url: `http://127.0.0.1:${port}/v1/`,
     apiKey: 'secret',
-    model: 'tiny',
+    model,
     ...(idleTimeoutMs === undefined ? {} : { idleTimeoutMs }),
   })
   const events: EngineEvent[] = []
@@ -203,6 +207,43 @@ describe('a remote engine', () => {
     await slow.engine.drain(10)
     await ended
     await expect(collect(slow.engine, request({}))).rejects.toMatchObject({ code: 'draining' })
+  })
+
+  it('holds only so much for a client that does not read, and for another engine that does not end', async () => {
+    // Each about as much as may be held, so that the second is too much.
+    const top = Array.from({ length: 20 }, (_, i) => ({ token: `t${i}`, logprob: -i }))
+    const entries = Array.from({ length: 1700 }, () => ({ token: 'a', logprob: -1, top_logprobs: top }))
+    const choice = { index: 0, delta: { content: 'a' }, finish_reason: null, logprobs: { content: entries } }
+    const { engine, events } = await remote(
+      (response) => {
+        for (let i = 0; i < 3; i++) response.write(frames({ choices: [choice] }))
+      },
+      undefined,
+      'other',
+    )
+    const finished = new Promise<EngineEvent>((resolve) =>
+      engine.subscribe({ name: 'end', onEvent: (event) => event.type === 'finished' && resolve(event) }),
+    )
+    const messages = [{ role: 'user', content: 'x' }]
+    const generation = request({ prompts: [{ messages }], logprobs: 20, maxTokens: 100_000 })
+    const stream = engine.submit(generation, new AbortController().signal)
+    expect((await stream.next()).value).toMatchObject({ type: 'prompt' })
+    // Read on only when all has come.
+    expect(await finished).toMatchObject({ reason: 'abort', errorCode: 'deadline' })
+    await expect(stream.next()).rejects.toMatchObject({ code: 'deadline', param: 'logprobs' })
+    expect(events.at(-1)).toMatchObject({ type: 'finished' })
+
+    const endless = await remote((response) => response.write(`data: "${'x'.repeat(2 ** 23)}`))
+    await expect(collect(endless.engine, request({}))).rejects.toThrow(/an event of over 8388608 characters/)
+    const chatty = await remote((response) => {
+      for (let i = 0; i < 40; i++) response.write(frames(chunk(0, 'a')))
+    })
+    await expect(collect(chatty.engine, request({ maxTokens: 8 }))).rejects.toThrow(/more tokens than it was asked for/)
+    const refusing = await remote((response) => {
+      response.writeHead(500)
+      response.write('x'.repeat(2 ** 23 + 1))
+    })
+    await expect(collect(refusing.engine, request({}))).rejects.toThrow(/the remote engine failed \(status 500\)/)
   })
 
   it('closes the call when the client leaves', async () => {

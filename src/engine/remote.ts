@@ -2,7 +2,7 @@
 import { EventBus } from './event-bus.ts'
 import type { EngineSubscriber, FinishReason } from './events.ts'
 import { RequestStream } from './request-stream.ts'
-import { parseChunk, readServerSentEvents, remoteRefusal, remoteRequest } from './remote-protocol.ts'
+import { parseChunk, readJson, readServerSentEvents, remoteRefusal, remoteRequest } from './remote-protocol.ts'
 import type { RemoteChoice, RemoteChunk } from './remote-protocol.ts'
 import { EngineError } from './request.ts'
 import type { Engine, EngineStats, GenerationRequest, GenerationStream } from './request.ts'
@@ -48,7 +48,7 @@ async function listModels(
   try {
     const response = await fetch(url, { headers, signal: AbortSignal.timeout(CONNECT_TIMEOUT_MS) })
     if (!response.ok) throw new Error(`status ${response.status}`)
-    body = await response.json()
+    body = await readJson(response)
   } catch (cause) {
     throw new ModelError(
       `engine at ${url}: cannot be asked for its models (${reasonOf(cause)}); is it running, and is the key right?`,
@@ -270,7 +270,7 @@ class RemoteEngine implements Engine {
         signal,
       }),
     )
-    if (!response.ok) throw remoteRefusal(response.status, await response.json().catch(() => null))
+    if (!response.ok) throw remoteRefusal(response.status, await readJson(response).catch(() => null))
     if (response.body === null) throw new EngineError('upstream_error', 'the remote engine answered without a body')
     return { call, body: response.body }
   }
@@ -318,6 +318,9 @@ class RemoteEngine implements Engine {
     const numTokens = Math.max(chunk.tokenIds.length, chunk.logprobs?.length ?? 0, chunk.text === '' ? 0 : 1)
     if (numTokens > 0) {
       counters.numGeneratedTokens += numTokens
+      // Pieces of text are not quite tokens: twice as many as were asked for are no rounding, and what is held for them has to end.
+      if (counters.numGeneratedTokens > 2 * Math.min(active.request.maxTokens, this.maxModelLen) + 16)
+        throw new EngineError('upstream_error', 'the remote engine sends more tokens than it was asked for')
       if (counters.firstTokenMs === null) {
         counters.firstTokenMs = atMs
         counters.prefillChunks = 1
@@ -336,6 +339,8 @@ class RemoteEngine implements Engine {
         tokenIds: chunk.tokenIds,
         logprobs: chunk.logprobs,
       })
+      const { overflow } = active.stream
+      if (overflow !== null) throw overflow
     }
     if (chunk.finishReason !== null) {
       state.reason = chunk.finishReason === 'length' ? 'length' : chunk.finishReason === 'abort' ? 'abort' : 'stop'

@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { MAX_BUFFERED_LOGPROBS, RequestStream } from './request-stream.ts'
+import { MAX_BUFFERED_CHARACTERS, MAX_BUFFERED_LOGPROBS, RequestStream } from './request-stream.ts'
 import { EngineError } from './request.ts'
 import type { ChoiceLogprob, GenerationEvent } from './request.ts'
 
@@ -85,5 +85,51 @@ describe('a consumer that lags', () => {
     stream.end(new EngineError('deadline', 'too late'))
     await expect(stream.next()).rejects.toMatchObject({ code: 'deadline' })
     expect(await stream.next()).toEqual({ done: true, value: undefined })
+  })
+
+  it('overflows with text, until it has read it', async () => {
+    const stream = create()
+    const quarter = { ...token(0, 1), text: 'x'.repeat(MAX_BUFFERED_CHARACTERS / 4) }
+    for (let i = 0; i < 4; i++) stream.push(quarter)
+    expect(stream.overflow).toBeNull()
+    stream.push(token(0, 2))
+    expect(stream.overflow).toMatchObject({ code: 'deadline', param: null })
+    await stream.next()
+    expect(stream.overflow).toBeNull()
+  })
+})
+
+describe('a consumer that polls', () => {
+  it('is told of every event and of the end, and sees what next() would give', async () => {
+    const stream = create()
+    let numCalls = 0
+    const first = stream.next()
+    stream.push(token(0, 1))
+    expect((await first).value).toMatchObject({ tokenIds: [1] })
+    stream.onReadable(() => numCalls++)
+    expect(stream.poll()).toBeNull()
+    stream.push(token(0, 2))
+    stream.push(token(0, 3))
+    expect(numCalls).toBe(2)
+    expect(stream.poll()).toMatchObject({ done: false, value: { tokenIds: [2] } })
+    expect(stream.poll()).toMatchObject({ done: false, value: { tokenIds: [3] } })
+    expect(stream.poll()).toBeNull()
+    stream.end()
+    expect(numCalls).toBe(3)
+    expect(stream.poll()).toEqual({ done: true, value: undefined })
+  })
+
+  it('gets the error once, and no call after it left', async () => {
+    const failing = create()
+    failing.end(new EngineError('deadline', 'too late'))
+    expect(() => failing.poll()).toThrow('too late')
+    expect(failing.poll()).toEqual({ done: true, value: undefined })
+
+    const left = create()
+    let numCalls = 0
+    left.onReadable(() => numCalls++)
+    await left.return()
+    left.push(token(0, 1))
+    expect(numCalls).toBe(0)
   })
 })

@@ -11,6 +11,8 @@ interface Reader {
 const MAX_BUFFERED_EVENTS = 256
 /** Log-probability entries (a token's own, and each of its top tokens) of generated tokens that a stream holds. */
 export const MAX_BUFFERED_LOGPROBS = 65_536
+/** Characters of generated text that a stream holds: a remote engine may send as many as it likes in one token. */
+export const MAX_BUFFERED_CHARACTERS = 2 ** 24
 
 /** A token event in the buffer that later ones of its choice may be merged into. */
 interface MergedTokenEvent extends TokenEvent {
@@ -22,7 +24,7 @@ interface MergedTokenEvent extends TokenEvent {
 /**
  * Events are pushed by the step loop and pulled by one consumer. Pushing never waits: a slow client must not hold the step loop up,
  * nor the blocks of its sequences. What it does not read is merged beyond MAX_BUFFERED_EVENTS, so that the rest of a request costs
- * its text and token ids; log-probabilities, which cannot be merged into less, are bounded: see `overflow`.
+ * its text and token ids; log-probabilities and text, which cannot be merged into less, are bounded: see `overflow`.
  */
 export class RequestStream implements GenerationStream {
   readonly #start: () => void
@@ -31,6 +33,7 @@ export class RequestStream implements GenerationStream {
   /** By choice, the buffered event that its next tokens are merged into. */
   readonly #merged = new Map<number, MergedTokenEvent>()
   #numLogprobs = 0
+  #numCharacters = 0
   readonly #readers: Reader[] = []
   #listener: () => void = () => {}
   #isStarted = false
@@ -56,9 +59,13 @@ export class RequestStream implements GenerationStream {
 
   /** Why the request cannot go on for this consumer, which lags too far behind; null while it can. */
   get overflow(): EngineError | null {
-    if (this.#numLogprobs <= MAX_BUFFERED_LOGPROBS) return null
-    const message = `the client does not read: more than ${MAX_BUFFERED_LOGPROBS} log-probabilities wait to be taken; ask for fewer or read faster`
-    return new EngineError('deadline', message, 'logprobs')
+    const hasManyLogprobs = this.#numLogprobs > MAX_BUFFERED_LOGPROBS
+    if (!hasManyLogprobs && this.#numCharacters <= MAX_BUFFERED_CHARACTERS) return null
+    const what = hasManyLogprobs
+      ? `${MAX_BUFFERED_LOGPROBS} log-probabilities`
+      : `${MAX_BUFFERED_CHARACTERS} characters of text`
+    const message = `the client does not read: more than ${what} wait to be taken; ask for fewer or read faster`
+    return new EngineError('deadline', message, hasManyLogprobs ? 'logprobs' : null)
   }
 
   /** After the events so far the iteration ends. With an error it throws it next, and what was not read is dropped. */
@@ -117,6 +124,7 @@ export class RequestStream implements GenerationStream {
   #buffer(event: GenerationEvent): void {
     if (event.type === 'token') {
       this.#numLogprobs += countLogprobs(event)
+      this.#numCharacters += event.text.length
       // Also when the buffer has shrunk since: an event of its own would come after tokens that are merged later.
       const merged = this.#merged.get(event.choice)
       if (merged !== undefined) {
@@ -139,6 +147,7 @@ export class RequestStream implements GenerationStream {
     const event = this.#events.shift()
     if (event?.type !== 'token') return event
     this.#numLogprobs -= countLogprobs(event)
+    this.#numCharacters -= event.text.length
     if (this.#merged.get(event.choice) === event) this.#merged.delete(event.choice)
     return event
   }
@@ -147,6 +156,7 @@ export class RequestStream implements GenerationStream {
     this.#events.length = 0
     this.#merged.clear()
     this.#numLogprobs = 0
+    this.#numCharacters = 0
   }
 
   #settle(reader: Reader): void {

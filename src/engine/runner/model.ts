@@ -11,7 +11,7 @@ import { openSafetensors } from '../weights/safetensors.ts'
 import type { WeightSource } from '../weights/source.ts'
 import { Decoder, kvLayout, loadDecoder } from './decoder.ts'
 import { chooseDevice, createBackend } from './device.ts'
-import { ModelError, type ModelInfo, type ModelRequest, type ProgressListener } from './runner.ts'
+import { MAX_DRAFT_TOKENS, ModelError, type ModelInfo, type ModelRequest, type ProgressListener } from './runner.ts'
 import { type DecoderSpec, readSpec } from './spec.ts'
 import { StepLayout } from './step-input.ts'
 
@@ -22,8 +22,6 @@ export interface LoadedModel {
   readonly layout: StepLayout
 }
 
-/** Rows that may be sampled beyond one a sequence: drafts to verify. */
-const DRAFT_ROWS_PER_SEQUENCE = 8
 /** Without a word from the device, the KV pool takes at most this, and at most half of the free memory. */
 const DEFAULT_KV_BYTES = 1 << 30
 
@@ -150,7 +148,7 @@ export async function loadModel(request: ModelRequest, onProgress?: ProgressList
     const limits: BackendLimits = {
       maxRows: request.maxNumBatchedTokens ?? (kind === 'webgpu' ? 2048 : 512),
       maxSequences: request.maxNumSeqs,
-      maxSampleRows: request.maxNumSeqs * (1 + DRAFT_ROWS_PER_SEQUENCE),
+      maxSampleRows: request.maxNumSeqs * (1 + MAX_DRAFT_TOKENS),
       maxBlocksPerSequence: Math.ceil(modelLen / request.blockSize),
     }
     if (limits.maxRows < limits.maxSequences) {

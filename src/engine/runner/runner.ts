@@ -6,6 +6,9 @@ import type { SampleSpec, TokenLogprobs } from '../../kernels/ops.ts'
 
 export type { SampleSpec, TokenLogprobs } from '../../kernels/ops.ts'
 
+/** Drafts a sequence may have verified in one step: the planner proposes no more, and the runner sizes its sample rows for as many. */
+export const MAX_DRAFT_TOKENS = 8
+
 export interface ModelRequest {
   /** A folder in Hugging Face layout or a .gguf file, on disk. */
   readonly path: string
