@@ -14,7 +14,7 @@ export interface Embeddings {
   readonly numTokens: readonly number[]
 }
 
-/** An embedding model. Calls may throw RagError `model_unavailable`. */
+/** An embedding model. Calls may throw RagError `model_unavailable`, or the signal's reason once it is aborted. */
 export interface Embedder {
   /** Name for responses and spans. */
   readonly name: string
@@ -23,7 +23,7 @@ export interface Embedder {
   /** Any number of texts; those longer than the model reads are cut. */
   embed(texts: readonly string[], options: EmbedOptions): Promise<Embeddings>
   /** Token counts, special tokens left out. */
-  countTokens(texts: readonly string[]): Promise<readonly number[]>
+  countTokens(texts: readonly string[], options?: { readonly signal?: AbortSignal }): Promise<readonly number[]>
   /** Texts of token ids of this model's tokenizer; null where an id is unknown. */
   decode(ids: readonly (readonly number[])[]): Promise<readonly (string | null)[]>
 }
@@ -58,7 +58,8 @@ export function createEmbedder(model: ModelSource, thread: ModelThread): Embedde
       }
       return { vectors, numTokens }
     },
-    countTokens: (texts) => thread.call('countTokens', { model, texts }, { priority: INGEST_PRIORITY }),
+    countTokens: (texts, { signal } = {}) =>
+      thread.call('countTokens', { model, texts }, { priority: INGEST_PRIORITY, ...(signal && { signal }) }),
     decode: (ids) => thread.call('decode', { model, ids }),
   }
 }

@@ -141,7 +141,9 @@ async function prepare(
   }
   if (text.includes('\u0000')) return 'text: expected text, found NUL characters'
   try {
-    const chunks = await chunkDocument(text, format, chunking, (texts) => embedder.countTokens(texts))
+    const chunks = await chunkDocument(text, format, chunking, (texts) =>
+      embedder.countTokens(texts, signal && { signal }),
+    )
     if (chunks.length === 0) return 'text: expected some text, found none'
     const options = { role: 'document' as const, ...(signal && { signal }) }
     const { vectors } = await embedder.embed(chunks.map(contextualText), options)

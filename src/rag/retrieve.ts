@@ -145,7 +145,8 @@ export async function retrieve(
 ): Promise<Retrieval> {
   const vector = await embedQuery(parts.embedder, query, signal)
   signal?.throwIfAborted()
-  const candidates = await searchIndex(parts.index, vector, query, params)
+  const candidates = await searchIndex(parts.index, vector, query, params, signal)
+  signal?.throwIfAborted()
   const reranked = await rerank(parts, query, candidates, params.topN, signal)
   const ordered = reranked
     ? fuseReranked(reranked).flatMap((i) => toScored(candidates[i], reranked[i]))
@@ -174,9 +175,15 @@ export const embedQuery = (embedder: Embedder, query: string, signal?: AbortSign
     return vectors
   })
 
-const searchIndex = (index: VectorIndex, vector: Float32Array, text: string, { topK, filter }: RetrieveParams) =>
+const searchIndex = (
+  index: VectorIndex,
+  vector: Float32Array,
+  text: string,
+  { topK, filter }: RetrieveParams,
+  signal?: AbortSignal,
+) =>
   stage('vector.search', { 'rag.search.top_k': topK }, async (span) => {
-    const found = await index.search({ vector, text, depth: topK, ...(filter && { filter }) })
+    const found = await index.search({ vector, text, depth: topK, ...(filter && { filter }) }, signal)
     const candidates = fuse(found).slice(0, topK)
     span.set({ 'rag.search.candidates': candidates.length })
     if (candidates.length > 0) {

@@ -3,6 +3,7 @@ import { join } from 'node:path'
 import type { ChatMessage, Engine, PromptInput } from '../engine/request.ts'
 import { stage } from '../observability/context.ts'
 import { bundledIndex, type BundledIndex } from './bundled.ts'
+import { untilAborted } from './abort.ts'
 import { createEmbedder, type Embedder, type Embeddings } from './embedder.ts'
 import { RagError } from './errors.ts'
 import { ingest, type IngestResult, type SourceDocument } from './ingest.ts'
@@ -125,9 +126,15 @@ export class RagService {
 
   /**
    * The final prompt of a generation request: its documents and its question in the model's own template, as the span rag.retrieve.
-   * @throws RagError naming the field, or the part that failed.
+   * @param signal ends it: calls that wait for a model or a store are dropped, and no later stage begins.
+   * @throws RagError naming the field, or the part that failed; the signal's reason.
    */
-  augment(request: RagRequest, generation: GenerationLimits, engine: PromptEngine): Promise<AugmentedPrompts> {
+  augment(
+    request: RagRequest,
+    generation: GenerationLimits,
+    engine: PromptEngine,
+    signal?: AbortSignal,
+  ): Promise<AugmentedPrompts> {
     const name = request.index ?? this.defaultIndex
     return stage('rag.retrieve', async (span) => {
       const params = parseRetrieveParams(
@@ -136,10 +143,10 @@ export class RagService {
       )
       refuseContinuation(generation.prompts)
       span.set({ 'gen_ai.retrieval.top_k': params.topK })
-      const index = await this.#searchable(name, 'rag.index')
+      const index = await this.#searchable(name, 'rag.index', signal)
       // Not before it is found: a name that is none of ours is the caller's text.
       span.set({ 'rag.index.name': name })
-      const found = await retrieve(this.#retrieveParts(index), request.query, params)
+      const found = await retrieve(this.#retrieveParts(index), request.query, params, signal)
       const { prompt, used } = this.#buildPrompt(request.query, generation, engine, found.documents)
       span.set({ 'rag.docs.retrieved': found.numCandidates, 'rag.docs.reranked': used.length })
       return { prompts: [prompt], citations: { index: name, documents: used.map(toCitation) } }
@@ -155,7 +162,7 @@ export class RagService {
   ): Promise<Retrieval & { readonly index: string }> {
     const name = indexName ?? this.defaultIndex
     const parsed = parseRetrieveParams(params, '')
-    const index = await this.#searchable(name, 'index')
+    const index = await this.#searchable(name, 'index', signal)
     return { index: name, ...(await retrieve(this.#retrieveParts(index), query, parsed, signal)) }
   }
 
@@ -207,9 +214,9 @@ export class RagService {
   /** Vectors of texts, as the span embed.query. @throws RagError invalid_request naming a text that is too long for the model. */
   embed(texts: readonly string[], signal?: AbortSignal): Promise<Embeddings> {
     return stage('embed.query', { 'rag.embed.model': this.embedder.name }, async (span) => {
-      const { maxTokens, dimensions } = await this.embedder.load()
+      const { maxTokens, dimensions } = await untilAborted(this.embedder.load(), signal)
       span.set({ 'rag.embed.dimensions': dimensions })
-      const counts = await this.embedder.countTokens(texts)
+      const counts = await this.embedder.countTokens(texts, signal && { signal })
       const tooLong = counts.findIndex((count) => count + 2 > maxTokens)
       if (tooLong >= 0) {
         const param = texts.length > 1 ? `input.${tooLong}` : 'input'
@@ -246,9 +253,10 @@ export class RagService {
     throw indexNotFound(param)
   }
 
-  async #searchable(name: string, param: string): Promise<VectorIndex> {
-    const index = await this.#open(name, param)
-    const { fingerprint, dimensions } = await this.embedder.load()
+  /** Opening an index and loading a model are work that requests share: one that goes away stops waiting, and the work goes on. */
+  async #searchable(name: string, param: string, signal?: AbortSignal): Promise<VectorIndex> {
+    const index = await untilAborted(this.#open(name, param), signal)
+    const { fingerprint, dimensions } = await untilAborted(this.embedder.load(), signal)
     if (index.model !== fingerprint || index.dimensions !== dimensions) {
       throw new RagError(
         'index_model_mismatch',
@@ -256,7 +264,7 @@ export class RagService {
         param,
       )
     }
-    if ((await index.info()).numChunks === 0) {
+    if ((await untilAborted(index.info(), signal)).numChunks === 0) {
       throw new RagError('index_empty', `${param}: the index has no documents; POST some to /v1/rag/documents`, param)
     }
     return index

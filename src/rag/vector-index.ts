@@ -115,8 +115,11 @@ export interface VectorIndex {
   get(id: string): Promise<StoredDocument | null>
   /** Of the documents of these ids that are there; of all without. */
   summaries(ids?: readonly string[]): Promise<readonly DocumentSummary[]>
-  /** Up to `depth` chunks by similarity and up to `depth` by their words, without duplicates, in no particular order. */
-  search(query: SearchQuery): Promise<readonly Candidate[]>
+  /**
+   * Up to `depth` chunks by similarity and up to `depth` by their words, without duplicates, in no particular order.
+   * @throws the signal's reason once it is aborted.
+   */
+  search(query: SearchQuery, signal?: AbortSignal): Promise<readonly Candidate[]>
 }
 
 /** What an index is made for. */

@@ -1,6 +1,8 @@
 /** POST /v1/embeddings in OpenAI's shape. */
 import { Hono } from 'hono'
+import { untilAborted } from '../rag/abort.ts'
 import type { RagService } from '../rag/service.ts'
+import { unlessGone } from './disconnect.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError, invalidRequest } from './errors.ts'
 import { readJson } from './middleware.ts'
@@ -22,13 +24,14 @@ export function embeddingRoutes({
         code: 'model_not_found',
       })
     }
-    const { dimensions } = await rag.embedder.load()
+    const { signal } = c.req.raw
+    const { dimensions } = await unlessGone(signal, untilAborted(rag.embedder.load(), signal))
     const length = body.dimensions ?? dimensions
     if (length > dimensions) {
       throw invalidRequest(`dimensions: expected at most the model's ${dimensions}, found ${length}`, 'dimensions')
     }
     const texts = await toTexts(body.input, rag)
-    const { vectors, numTokens } = await rag.embed(texts)
+    const { vectors, numTokens } = await unlessGone(signal, rag.embed(texts, signal))
     const promptTokens = numTokens.reduce((sum, count) => sum + count, 0)
     return c.json({
       object: 'list',

@@ -75,6 +75,8 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
     throw invalidRequest('prompt: expected one string when rag is set, found token ids or a list', 'prompt')
   }
   const query = prompts[0] && 'text' in prompts[0] ? prompts[0].text : ''
+  if (body.rag && query.trim() === '')
+    throw invalidRequest('prompt: expected a question when rag is set, found blanks', 'prompt')
   return {
     ...common(body, context),
     kind: 'completion',
@@ -97,8 +99,8 @@ export function chatJob(body: ChatRequest, context: JobContext): GenerationJob {
     ...(name === undefined ? {} : { name }),
   }))
   const lastUser = messages.findLast((message) => message.role === 'user')
-  if (body.rag && !lastUser)
-    throw invalidRequest('messages: expected a message of role user when rag is set', 'messages')
+  if (body.rag && (lastUser?.content ?? '').trim() === '')
+    throw invalidRequest('messages: expected a question in a message of role user when rag is set', 'messages')
   if (body.top_logprobs !== undefined && !body.logprobs) {
     throw invalidRequest('top_logprobs: expected logprobs to be true as well', 'top_logprobs')
   }

@@ -1,8 +1,9 @@
 /** THE request path: tokenize -> retrieve -> generate -> format. Four stages, four calls. */
-import type { Engine, GenerationRequest, PromptInput } from '../engine/request.ts'
+import { type Engine, EngineError, type GenerationRequest, type PromptInput } from '../engine/request.ts'
 import { stage } from '../observability/context.ts'
 import type { RagService } from '../rag/service.ts'
-import { ApiError, invalidRequest } from './errors.ts'
+import { clientGone, unlessGone } from './disconnect.ts'
+import { invalidRequest } from './errors.ts'
 import type { GenerationJob } from './job.ts'
 import { chatShape, type Citations, completionShape, GenerationResult, type Shape } from './output.ts'
 import { SSE_HEADERS, sseStream } from './sse.ts'
@@ -22,7 +23,7 @@ interface FinalPrompts {
 /** Runs a job to its response. A stream goes on after this returns and closes the trace itself. */
 export async function runPipeline(parts: PipelineParts, job: GenerationJob, scope: RequestScope): Promise<Response> {
   const own = await tokenize(parts.engine, job)
-  const final = job.rag ? await retrieve(parts, job) : { prompts: own, citations: null }
+  const final = job.rag ? await retrieve(parts, job, scope.abort.signal) : { prompts: own, citations: null }
   const accepted = await generate(parts.engine, { ...job.generation, prompts: final.prompts }, scope)
   return job.stream ? formatStream(parts, job, final, accepted, scope) : formatBody(parts, job, final, accepted, scope)
 }
@@ -38,9 +39,17 @@ async function tokenize(engine: Engine, job: GenerationJob): Promise<readonly Pr
 }
 
 /** The final prompt: the retrieved documents and the question in the model's own template. */
-async function retrieve(parts: PipelineParts, job: GenerationJob): Promise<FinalPrompts> {
+async function retrieve(parts: PipelineParts, job: GenerationJob, gone: AbortSignal): Promise<FinalPrompts> {
   if (!parts.rag || !job.rag) throw invalidRequest('rag: no index is configured on this server', 'rag', 'no_index')
-  return parts.rag.augment(job.rag, job.generation, parts.engine)
+  const { deadlineMs } = job.generation
+  const late = deadlineMs === null ? null : AbortSignal.timeout(Math.max(0, Math.ceil(deadlineMs - performance.now())))
+  const signal = late ? AbortSignal.any([gone, late]) : gone
+  try {
+    return await unlessGone(gone, parts.rag.augment(job.rag, job.generation, parts.engine, signal))
+  } catch (error) {
+    if (!late?.aborted || gone.aborted) throw error
+    throw new EngineError('deadline', 'the request took longer than its time limit', null, { cause: error })
+  }
 }
 
 /** Submits to the engine and waits until it has accepted: a refusal is a status, not the first frame of a stream. */
@@ -62,8 +71,7 @@ async function formatBody(
   const result = new GenerationResult(job)
   if (first !== undefined) result.add(first, true)
   for await (const event of events) result.add(event, true)
-  if (scope.abort.signal.aborted)
-    throw new ApiError(499 as 500, 'server_error', 'the client went away', { code: 'client_disconnect' })
+  if (scope.abort.signal.aborted) throw clientGone()
   return stage('format.output', async (span) => {
     const body = JSON.stringify(shapeOf(parts, job, final).body(result, final.citations))
     span.set({

@@ -3,6 +3,7 @@ import { Hono } from 'hono'
 import { formatOf } from '../rag/files.ts'
 import type { Rejection, SourceDocument } from '../rag/ingest.ts'
 import type { RagService } from '../rag/service.ts'
+import { unlessGone } from './disconnect.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError, invalidRequest } from './errors.ts'
 import { readJson } from './middleware.ts'
@@ -72,16 +73,6 @@ export function ragRoutes({ rag, maxRequestBytes }: RagRouteParts): Hono<AppEnv>
       const found = await unlessGone(signal, rag.query(body.query, body.index ?? null, params, signal))
       return c.json({ index: found.index, reranked: found.isReranked, documents: found.documents })
     })
-}
-
-/** What a cancelled request fails with ends its trace as the client's leaving, not as an exception. */
-async function unlessGone<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {
-  try {
-    return await work
-  } catch (error) {
-    if (!signal.aborted) throw error
-    throw new ApiError(499 as 500, 'server_error', 'the client went away', { code: 'client_disconnect', cause: error })
-  }
 }
 
 /** The id as it stands in the path: a document's id may hold encoded slashes, which the router's own decoding would tell nothing of. */

@@ -1,6 +1,7 @@
 /** POST /v1/rerank: documents by their relevance to a query, in the shape that Cohere, Jina and vLLM share. */
 import { Hono } from 'hono'
 import type { RagService } from '../rag/service.ts'
+import { unlessGone } from './disconnect.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError } from './errors.ts'
 import { readJson } from './middleware.ts'
@@ -23,8 +24,9 @@ export function rerankRoutes({
       })
     }
     const { documents, query } = body
+    const { signal } = c.req.raw
     const topN = Math.min(body.top_n ?? documents.length, documents.length)
-    const { scores, numTokens } = await rag.rerank(query, documents, topN)
+    const { scores, numTokens } = await unlessGone(signal, rag.rerank(query, documents, topN, signal))
     const results = documents
       .map((text, index) => ({
         index,

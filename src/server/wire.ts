@@ -249,6 +249,15 @@ function knownPath(type: z.core.$ZodType, path: readonly PropertyKey[]): readonl
   return end === -1 ? path : path.slice(0, end)
 }
 
+/** What is wrong inside an object where a union has one form that is an object: naming all forms would not name the field. */
+function fieldIssue(issue: z.core.$ZodIssue, body: unknown): z.core.$ZodIssue {
+  if (issue.code !== 'invalid_union') return issue
+  const found = at(body, issue.path)
+  if (typeof found !== 'object' || found === null || Array.isArray(found)) return issue
+  const inner = issue.errors.flat().filter(({ path }) => path.length > 0)[0]
+  return inner ? { ...inner, path: [...issue.path, ...inner.path] } : issue
+}
+
 /**
  * A request body held against its schema.
  * @throws ApiError 400 naming the field, what was expected and the type that was found.
@@ -256,8 +265,9 @@ function knownPath(type: z.core.$ZodType, path: readonly PropertyKey[]): readonl
 export function parseBody<T extends z.ZodType>(type: T, body: unknown): z.output<T> {
   const result = type.safeParse(body)
   if (result.success) return result.data
-  const issue = result.error.issues[0]
-  if (!issue) throw invalidRequest('the body does not fit the schema')
+  const [first] = result.error.issues
+  if (!first) throw invalidRequest('the body does not fit the schema')
+  const issue = fieldIssue(first, body)
   if (issue.path.length === 0 && issue.code === 'invalid_type') {
     throw invalidRequest(`body: expected a JSON object, found ${describeFound(body)}`)
   }

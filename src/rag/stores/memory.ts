@@ -51,8 +51,8 @@ class MemoryStoreIndex implements VectorIndex {
     return this.#client.call('summaries', { name: this.name, ids })
   }
 
-  search(query: SearchQuery): Promise<readonly Candidate[]> {
-    return this.#client.call('search', { name: this.name, query })
+  search(query: SearchQuery, signal?: AbortSignal): Promise<readonly Candidate[]> {
+    return this.#client.call('search', { name: this.name, query }, signal && { signal })
   }
 }
 
