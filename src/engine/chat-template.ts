@@ -3,17 +3,23 @@ import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Template } from '@huggingface/jinja'
 import { EngineError } from './request.ts'
-import type { ChatMessage } from './request.ts'
+import type { ChatMessage, ToolDefinition } from './request.ts'
 import { ModelError } from './runner/runner.ts'
 import type { Tokenizer } from './tokenizer.ts'
 import { readTokenizerFiles } from './tokenizer.ts'
 
+export interface RenderOptions {
+  readonly tools?: readonly ToolDefinition[]
+  /** The prompt ends inside the last message, which the model goes on with, instead of where the assistant's turn begins. */
+  readonly continueFinalMessage?: boolean
+}
+
 export interface ChatTemplate {
   /**
-   * The prompt of a conversation. With `continueFinalMessage` it ends inside the last message, which the model goes on with; else it
-   * ends where the assistant's turn begins. Throws EngineError invalid_request for what the template refuses.
+   * The prompt of a conversation. Throws EngineError invalid_request for what the template refuses, and, naming it, for what it would
+   * leave out: a turn of a role that it does not know, tools where it has no place for them.
    */
-  render(messages: readonly ChatMessage[], options?: { readonly continueFinalMessage?: boolean }): string
+  render(messages: readonly ChatMessage[], options?: RenderOptions): string
 }
 
 /** The template of a folder (chat_template.jinja, else tokenizer_config.json) or a .gguf file; null when the model has none. */
@@ -36,8 +42,12 @@ function templateOf(files: { readonly config: Record<string, unknown> }): string
   return null
 }
 
-/** Not part of any conversation: a private-use character around a word, looked for in the rendered prompt. */
-const END_MARK = '\u{F8FF}end-of-final-message\u{F8FF}'
+/** Not part of any conversation: private-use characters around a word, looked for in the rendered prompt. */
+const mark = (name: string | number): string => `\u{F8FF}${name}\u{F8FE}`
+const END_MARK = mark('end')
+
+/** Shapes of conversations that are known to be shown whole. */
+const MAX_KNOWN_SHAPES = 256
 
 /** Compiles a Jinja template. Throws ModelError when it cannot be parsed. */
 export function createChatTemplate(source: string, tokenizer: Pick<Tokenizer, 'bosToken' | 'eosToken'>): ChatTemplate {
@@ -47,30 +57,153 @@ export function createChatTemplate(source: string, tokenizer: Pick<Tokenizer, 'b
   } catch (error) {
     throw new ModelError(`chat template: cannot be parsed (${messageOf(error)})`, { cause: error })
   }
-  return {
-    render(messages, options = {}) {
-      const continues = options.continueFinalMessage === true
-      const last = messages.at(-1)
-      if (last === undefined) throw refused('expected at least one message, found none')
-      const rendered = renderTemplate(template, {
-        messages: continues ? [...messages.slice(0, -1), { ...last, content: last.content + END_MARK }] : messages,
-        add_generation_prompt: !continues,
-        bos_token: tokenizer.bosToken ?? '',
-        eos_token: tokenizer.eosToken ?? '',
+  return new JinjaChatTemplate(template, tokenizer)
+}
+
+/** A conversation as templates expect it: OpenAI's, with the arguments of calls as objects. */
+type TemplateMessage = Readonly<Record<string, unknown>> & { readonly role: string; readonly content: string }
+
+class JinjaChatTemplate implements ChatTemplate {
+  readonly #template: Template
+  readonly #tokens: Pick<Tokenizer, 'bosToken' | 'eosToken'>
+  /** Shape of a conversation -> whether its developer messages have to become system messages. Least recently used first. */
+  readonly #knownShapes = new Map<string, boolean>()
+
+  constructor(template: Template, tokens: Pick<Tokenizer, 'bosToken' | 'eosToken'>) {
+    this.#template = template
+    this.#tokens = tokens
+  }
+
+  render(messages: readonly ChatMessage[], options: RenderOptions = {}): string {
+    const continues = options.continueFinalMessage === true
+    const tools = options.tools ?? []
+    const given = messages.map(toTemplateMessage)
+    const shown = this.#developerIsSystem(given, tools) ? given.map(asSystem) : given
+    const last = shown.at(-1)
+    if (last === undefined) throw refused('expected at least one message, found none')
+    if (!continues) return this.#render(shown, tools, true)
+    const rendered = this.#render([...shown.slice(0, -1), { ...last, content: last.content + END_MARK }], tools, false)
+    const end = rendered.lastIndexOf(END_MARK)
+    if (end < 0) throw refused('the model’s chat template does not show the final message, so it cannot be continued')
+    return rendered.slice(0, end)
+  }
+
+  #render(
+    messages: readonly TemplateMessage[],
+    tools: readonly ToolDefinition[],
+    addGenerationPrompt: boolean,
+  ): string {
+    try {
+      return this.#template.render({
+        messages,
+        ...(tools.length === 0 ? {} : { tools }),
+        add_generation_prompt: addGenerationPrompt,
+        bos_token: this.#tokens.bosToken ?? '',
+        eos_token: this.#tokens.eosToken ?? '',
       })
-      if (!continues) return rendered
-      const end = rendered.lastIndexOf(END_MARK)
-      if (end < 0) throw refused('the model’s chat template does not show the final message, so it cannot be continued')
-      return rendered.slice(0, end)
-    },
+    } catch (error) {
+      throw refused(`the model's chat template refuses them (${messageOf(error)})`, error)
+    }
+  }
+
+  /**
+   * Templates pass over what they do not know without a word, so each shape of a conversation is rendered once with marks in it. Role
+   * developer is OpenAI's newer name for system; few templates know it.
+   */
+  #developerIsSystem(messages: readonly TemplateMessage[], tools: readonly ToolDefinition[]): boolean {
+    const shape = `${tools.length > 0 ? 'tools' : ''} ${messages.map(shapeOf).join(' ')}`
+    const known = this.#knownShapes.get(shape)
+    const found = known ?? this.#findShape(messages, tools)
+    this.#knownShapes.delete(shape)
+    this.#knownShapes.set(shape, found)
+    const [oldest] = this.#knownShapes.keys()
+    if (this.#knownShapes.size > MAX_KNOWN_SHAPES && oldest !== undefined) this.#knownShapes.delete(oldest)
+    return found
+  }
+
+  #findShape(messages: readonly TemplateMessage[], tools: readonly ToolDefinition[]): boolean {
+    if (messages.some(({ role }) => role === 'developer')) {
+      try {
+        this.#requireShown(messages, tools)
+        return false
+      } catch {
+        this.#requireShown(messages.map(asSystem), tools)
+        return true
+      }
+    }
+    this.#requireShown(messages, tools)
+    return false
+  }
+
+  /** Throws EngineError for the first message, or the tools, of which the rendered prompt shows nothing. */
+  #requireShown(messages: readonly TemplateMessage[], tools: readonly ToolDefinition[]): void {
+    const marked = messages.map((message, i) => ({
+      ...message,
+      content: message.content === '' ? '' : message.content + mark(i),
+      ...(Array.isArray(message.tool_calls)
+        ? { tool_calls: message.tool_calls.map((call) => markFunction(call, `call${i}`)) }
+        : {}),
+    }))
+    const rendered = this.#render(
+      marked,
+      tools.map((tool) => markFunction(tool, 'tools')),
+      true,
+    )
+    if (tools.length > 0 && !rendered.includes(mark('tools'))) {
+      throw new EngineError('invalid_request', "tools: the model's chat template has no place for tools", 'tools')
+    }
+    for (const [i, { role, content, tool_calls: calls }] of messages.entries()) {
+      if (content !== '' && !rendered.includes(mark(i)))
+        throw refused(`the model's chat template has no place for message ${i}, of role ${role}`)
+      if (calls !== undefined && !rendered.includes(mark(`call${i}`)))
+        throw refused(`the model's chat template has no place for the tool calls of message ${i}`)
+    }
   }
 }
 
-function renderTemplate(template: Template, context: Record<string, unknown>): string {
+/** What decides whether a template shows a message, as far as one can tell without knowing the template. */
+function shapeOf({ role, content, tool_calls: calls }: TemplateMessage): string {
+  return `${role}${content === '' ? '' : '+'}${calls === undefined ? '' : '()'}`
+}
+
+function asSystem(message: TemplateMessage): TemplateMessage {
+  return message.role === 'developer' ? { ...message, role: 'system' } : message
+}
+
+function toTemplateMessage({ role, content, name, toolCalls, toolCallId }: ChatMessage): TemplateMessage {
+  return {
+    role,
+    content,
+    ...(name === undefined ? {} : { name }),
+    ...(toolCallId === undefined ? {} : { tool_call_id: toolCallId }),
+    ...(toolCalls === undefined || toolCalls.length === 0
+      ? {}
+      : {
+          tool_calls: toolCalls.map((call) => ({
+            id: call.id,
+            type: 'function',
+            function: { name: call.name, arguments: parseArguments(call.arguments) },
+          })),
+        }),
+  }
+}
+
+/** Templates write arguments as JSON themselves. What a model wrote need not be any: then it stays a string. */
+function parseArguments(text: string): unknown {
   try {
-    return template.render(context)
-  } catch (error) {
-    throw refused(`the model's chat template refuses them (${messageOf(error)})`, error)
+    return JSON.parse(text)
+  } catch {
+    return text
+  }
+}
+
+/** A tool or a call of one with a mark in the function's name, which no template leaves out. */
+function markFunction(tool: Readonly<Record<string, unknown>>, markName: string): Record<string, unknown> {
+  const { function: inner } = tool
+  const name = typeof inner === 'object' && inner !== null && 'name' in inner ? inner.name : ''
+  return {
+    ...tool,
+    function: { ...(typeof inner === 'object' ? inner : {}), name: `${String(name)}${mark(markName)}` },
   }
 }
 

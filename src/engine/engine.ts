@@ -157,16 +157,14 @@ class LocalEngine implements Engine {
         'messages',
       )
     }
-    const numBytes = prompt.messages.reduce((sum, { content }) => sum + Buffer.byteLength(content), 0)
-    this.#checkBytes(numBytes, 'messages')
+    const { messages, tools = [] } = prompt
+    this.#checkBytes(countBytes(messages) + countBytes(tools), 'messages')
     // What people write is data: only the template may begin and end turns.
-    const messages = prompt.messages.map((message) => ({
-      ...message,
-      role: tokenizer.escapeSpecialTokens(message.role),
-      content: tokenizer.escapeSpecialTokens(message.content),
-      ...(message.name === undefined ? {} : { name: tokenizer.escapeSpecialTokens(message.name) }),
-    }))
-    const text = chatTemplate.render(messages, { continueFinalMessage: prompt.continueFinalMessage === true })
+    const escape = (text: string) => tokenizer.escapeSpecialTokens(text)
+    const text = chatTemplate.render(mapStrings(messages, escape), {
+      tools: mapStrings(tools, escape),
+      continueFinalMessage: prompt.continueFinalMessage === true,
+    })
     return this.#encode(text, 'messages', { addSpecialTokens: false })
   }
 
@@ -600,6 +598,22 @@ class LocalEngine implements Engine {
     // What ended may have made room for what waits.
     this.#signal()
   }
+}
+
+/** Bytes of all strings in a value. */
+function countBytes(value: unknown): number {
+  if (typeof value === 'string') return Buffer.byteLength(value)
+  if (typeof value !== 'object' || value === null) return 0
+  return Object.entries(value).reduce((sum, [key, item]) => sum + Buffer.byteLength(key) + countBytes(item), 0)
+}
+
+/** The same value with every string in it changed, keys included. */
+function mapStrings<T>(value: T, map: (text: string) => string): T
+function mapStrings(value: unknown, map: (text: string) => string): unknown {
+  if (typeof value === 'string') return map(value)
+  if (Array.isArray(value)) return value.map((item: unknown) => mapStrings(item, map))
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [map(key), mapStrings(item, map)]))
 }
 
 async function setMask(sequence: Sequence, matcher: GrammarMatcher): Promise<void> {

@@ -1,6 +1,6 @@
 /** The wire of an OpenAI-compatible engine: a request's body, its stream's chunks, its errors. */
 import { EngineError } from './request.ts'
-import type { ChoiceLogprob, GenerationRequest, PromptInput, StructuredOutput } from './request.ts'
+import type { ChatMessage, ChoiceLogprob, GenerationRequest, PromptInput, StructuredOutput } from './request.ts'
 
 /** One chunk of a stream, completions or chat, in the engine's terms. */
 export interface RemoteChunk {
@@ -31,11 +31,14 @@ export function remoteRequest(
   const common = commonFields(request, model, maxModelLen)
   if ('messages' in prompt) {
     const continues = prompt.continueFinalMessage === true
+    // Its calls would come in fields of their own, which a stream of text has no place for.
+    if (prompt.tools !== undefined && prompt.tools.length > 0)
+      throw new EngineError('invalid_request', 'tools: not supported with a remote engine', 'tools')
     return {
       path: 'chat/completions',
       body: {
         ...common,
-        messages: prompt.messages,
+        messages: prompt.messages.map(wireMessage),
         ...(continues ? { continue_final_message: true, add_generation_prompt: false } : {}),
         ...(request.logprobs < 0 ? {} : { logprobs: true, top_logprobs: request.logprobs }),
       },
@@ -48,6 +51,22 @@ export function remoteRequest(
       prompt: 'ids' in prompt ? prompt.ids : prompt.text,
       ...(request.logprobs < 0 ? {} : { logprobs: request.logprobs }),
     },
+  }
+}
+
+function wireMessage({ toolCalls, toolCallId, ...message }: ChatMessage): Record<string, unknown> {
+  return {
+    ...message,
+    ...(toolCallId === undefined ? {} : { tool_call_id: toolCallId }),
+    ...(toolCalls === undefined
+      ? {}
+      : {
+          tool_calls: toolCalls.map(({ id, name, arguments: args }) => ({
+            id,
+            type: 'function',
+            function: { name, arguments: args },
+          })),
+        }),
   }
 }
 
@@ -126,8 +145,10 @@ export async function* readServerSentEvents(body: AsyncIterable<Uint8Array>): As
   const decoder = new TextDecoder()
   let buffered = ''
   for await (const bytes of body) {
-    buffered += decoder.decode(bytes, { stream: true })
-    const lines = buffered.split('\n')
+    const piece = decoder.decode(bytes, { stream: true })
+    buffered += piece
+    // Looked through for its end once, not again with every piece.
+    const lines = piece.includes('\n') ? buffered.split('\n') : [buffered]
     buffered = lines.pop() ?? ''
     if (buffered.length > MAX_EVENT_CHARACTERS) {
       throw new EngineError(

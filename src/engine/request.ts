@@ -2,16 +2,34 @@
 import type { EngineSubscriber, FinishReason, SequenceCounters } from './events.ts'
 import type { ModelInfo, TokenLogprobs } from './runner/runner.ts'
 
+/** A function call that an earlier turn of the assistant made. */
+export interface ToolCall {
+  readonly id: string
+  readonly name: string
+  /** JSON, as the model wrote it. */
+  readonly arguments: string
+}
+
 export interface ChatMessage {
   readonly role: string
   readonly content: string
   readonly name?: string
+  readonly toolCalls?: readonly ToolCall[]
+  /** The call that a message of role tool answers. */
+  readonly toolCallId?: string
 }
+
+/** A function that the model may call, as OpenAI's API describes it and chat templates expect it: `{type: 'function', function: {...}}`. */
+export type ToolDefinition = Readonly<Record<string, unknown>>
 
 export type PromptInput =
   | { readonly ids: readonly number[] }
   | { readonly text: string }
-  | { readonly messages: readonly ChatMessage[]; readonly continueFinalMessage?: boolean }
+  | {
+      readonly messages: readonly ChatMessage[]
+      readonly tools?: readonly ToolDefinition[]
+      readonly continueFinalMessage?: boolean
+    }
 
 export interface SamplingParams {
   readonly temperature: number

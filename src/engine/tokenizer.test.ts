@@ -121,16 +121,17 @@ describe('a chat template', () => {
   })
 
   it('is found in the jinja file, else in the config, by its name `default`', async () => {
+    const SHOWN = '{% for m in messages %}{{ m.content }}{% endfor %}'
     const tokenizer = createByteTokenizer()
     await writeFile(join(directory, 'tokenizer.json'), '{}')
     expect(await loadChatTemplate(directory, tokenizer)).toBeNull()
     const list = [
       { name: 'tool_use', template: 'no' },
-      { name: 'default', template: 'list' },
+      { name: 'default', template: `list${SHOWN}` },
     ]
     await writeFile(join(directory, 'tokenizer_config.json'), JSON.stringify({ chat_template: list }))
-    expect((await loadChatTemplate(directory, tokenizer))?.render([user])).toBe('list')
-    await writeFile(join(directory, 'chat_template.jinja'), 'file')
-    expect((await loadChatTemplate(directory, tokenizer))?.render([user])).toBe('file')
+    expect((await loadChatTemplate(directory, tokenizer))?.render([user])).toBe('list hi ')
+    await writeFile(join(directory, 'chat_template.jinja'), `file${SHOWN}`)
+    expect((await loadChatTemplate(directory, tokenizer))?.render([user])).toBe('file hi ')
   })
 })

@@ -156,7 +156,19 @@ describe('retrieval', () => {
       code: 'invalid_request',
       param: 'continue_final_message',
     })
-    await expect(augment('Fox?', {}, [{ messages, continueFinalMessage: false }])).resolves.toBeDefined()
+  })
+
+  it('refuses turns that the prompt has no place for, instead of leaving them out', async () => {
+    const user = { role: 'user', content: 'Fox?' }
+    for (const messages of [
+      [user, { role: 'assistant', content: 'It is' }],
+      [user, { role: 'tool', content: '3' }, user],
+    ]) {
+      await expect(augment('Fox?', {}, [{ messages }])).rejects.toMatchObject({
+        code: 'invalid_request',
+        param: 'messages',
+      })
+    }
   })
 
   it('asks the index about the posted documents only', async () => {

@@ -294,6 +294,7 @@ export class RagService {
       const { prompt: messages, used } = buildMessages(conversation, inputs)
       return { prompt: { messages }, used }
     }
+    if (conversation) refuseUnplaced(conversation)
     const { prompt: text, used } = buildTemplatePrompt(template, query, inputs, earlierTurns(conversation))
     // The template begins with the sequence's first token itself.
     const ids = engine.encode({ text }, { addSpecialTokens: false })
@@ -305,6 +306,22 @@ export class RagService {
 function earlierTurns(conversation: readonly ChatMessage[] | null): readonly ChatMessage[] {
   const question = conversation?.findLastIndex(({ role }) => role === 'user') ?? -1
   return conversation?.filter(({ role }, i) => i < question || INSTRUCTING_ROLES.includes(role)) ?? []
+}
+
+/** Turns that a prompt after the model's own template has no place for: none is left out without a word. */
+function refuseUnplaced(conversation: readonly ChatMessage[]): void {
+  const question = conversation.findLastIndex(({ role }) => role === 'user')
+  const at = conversation.findIndex(
+    ({ role }, i) => role === 'tool' || (i > question && !INSTRUCTING_ROLES.includes(role)),
+  )
+  const role = conversation[at]?.role
+  if (role === undefined) return
+  const expected = role === 'tool' ? 'no messages of role tool' : 'the question, of role user, as the last turn'
+  throw new RagError(
+    'invalid_request',
+    `messages: expected ${expected} when rag is set, found role ${role} in message ${at}`,
+    'messages',
+  )
 }
 
 /** The final prompt ends with the question: there is nothing to go on with. */

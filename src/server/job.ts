@@ -2,7 +2,7 @@
 import { createHmac } from 'node:crypto'
 import type { ChatMessage, GenerationRequest, PromptInput, StructuredOutput } from '../engine/request.ts'
 import { invalidRequest } from './errors.ts'
-import type { ChatRequest, CompletionRequest } from './wire.ts'
+import type { ChatMessageFields, ChatRequest, CompletionRequest } from './wire.ts'
 
 /** What to retrieve for the request, with the fields the caller left out as null. */
 export interface RagJob {
@@ -93,17 +93,16 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
 }
 
 export function chatJob(body: ChatRequest, context: JobContext): GenerationJob {
-  const messages: ChatMessage[] = body.messages.map(({ role, content, name }) => ({
-    role,
-    content,
-    ...(name === undefined ? {} : { name }),
-  }))
+  const messages = body.messages.map(toChatMessage)
   const lastUser = messages.findLast((message) => message.role === 'user')
   if (body.rag && (lastUser?.content ?? '').trim() === '')
     throw invalidRequest('messages: expected a question in a message of role user when rag is set', 'messages')
   if (body.top_logprobs !== undefined && !body.logprobs) {
     throw invalidRequest('top_logprobs: expected logprobs to be true as well', 'top_logprobs')
   }
+  // `none` forbids calls; what the model does not know of it cannot call.
+  const tools = body.tool_choice === 'none' ? [] : (body.tools ?? [])
+  if (body.rag && tools.length > 0) throw invalidRequest('tools: expected none when rag is set', 'tools')
   return {
     ...common(body, context),
     kind: 'chat',
@@ -111,11 +110,42 @@ export function chatJob(body: ChatRequest, context: JobContext): GenerationJob {
     rag: ragJob(body.rag, lastUser?.content ?? ''),
     generation: {
       ...generationFields(body, context),
-      prompts: [{ messages, continueFinalMessage: body.continue_final_message ?? false }],
+      prompts: [
+        {
+          messages,
+          ...(tools.length === 0 ? {} : { tools }),
+          continueFinalMessage: body.continue_final_message ?? false,
+        },
+      ],
       maxTokens: body.max_completion_tokens ?? body.max_tokens ?? context.maxModelLen,
       logprobs: body.logprobs ? (body.top_logprobs ?? 0) : -1,
       promptLogprobs: -1,
     },
+  }
+}
+
+/** A message of the wire as the engine takes it. */
+export function toChatMessage({
+  role,
+  content,
+  name,
+  tool_calls: calls,
+  tool_call_id: callId,
+}: ChatMessageFields): ChatMessage {
+  return {
+    role,
+    content,
+    ...(name === undefined ? {} : { name }),
+    ...(callId === undefined ? {} : { toolCallId: callId }),
+    ...(calls === undefined
+      ? {}
+      : {
+          toolCalls: calls.map(({ id, function: { name: called, arguments: args } }) => ({
+            id,
+            name: called,
+            arguments: args,
+          })),
+        }),
   }
 }
 

@@ -3,6 +3,7 @@ import { Hono } from 'hono'
 import type { PromptInput } from '../engine/request.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError, invalidRequest } from './errors.ts'
+import { toChatMessage } from './job.ts'
 import { readJson } from './middleware.ts'
 import type { ServerState } from './state.ts'
 import { detokenizeRequest, parseBody, tokenizeRequest } from './wire.ts'
@@ -16,7 +17,7 @@ export function tokenizeRoutes(parts: { readonly state: ServerState; readonly ma
       const body = parseBody(tokenizeRequest, await readJson(c, parts.maxRequestBytes))
       const engine = parts.state.engineFor(body.model)
       const input: PromptInput = body.messages
-        ? { messages: body.messages.map(({ role, content }) => ({ role, content })) }
+        ? { messages: body.messages.map(toChatMessage) }
         : { text: body.prompt ?? '' }
       const tokens = engine.encode(input, { addSpecialTokens: body.add_special_tokens ?? true })
       if (!tokens) throw remoteTokenizer()

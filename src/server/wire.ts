@@ -143,6 +143,17 @@ export const completionRequest = z.object({
 
 const textPart = z.object({ type: z.literal('text'), text: z.string() })
 
+const toolCall = z.object({
+  id: z.string().max(256),
+  type: z.literal('function').optional(),
+  function: z.object({ name: z.string().min(1).max(256), arguments: z.string() }),
+})
+
+const tool = z.looseObject({
+  type: z.literal('function'),
+  function: z.looseObject({ name: z.string().min(1).max(256) }),
+})
+
 const chatMessage = z.object({
   role: z.enum(['system', 'developer', 'user', 'assistant', 'tool']),
   content: z
@@ -150,6 +161,8 @@ const chatMessage = z.object({
     .nullish()
     .transform((content) => (Array.isArray(content) ? content.map((part) => part.text).join('') : (content ?? ''))),
   name: nullable(z.string()),
+  tool_calls: nullable(z.array(toolCall).max(128)),
+  tool_call_id: nullable(z.string().max(256)),
 })
 
 export const chatRequest = z.object({
@@ -161,7 +174,7 @@ export const chatRequest = z.object({
   top_logprobs: nullable(z.int().min(0).max(20)),
   continue_final_message: nullable(z.boolean()),
   add_generation_prompt: unsupported([true]),
-  tools: unsupported([[]]),
+  tools: nullable(z.array(tool).max(128)),
   tool_choice: unsupported(['none', 'auto']),
   functions: unsupported([[]]),
   function_call: unsupported(['none', 'auto']),
@@ -184,6 +197,7 @@ export const tokenizeRequest = z
 export const detokenizeRequest = z.object({ model: nullable(z.string()), tokens: z.array(tokenId).max(1_000_000) })
 
 export type CompletionRequest = z.output<typeof completionRequest>
+export type ChatMessageFields = z.output<typeof chatMessage>
 export type ChatRequest = z.output<typeof chatRequest>
 export type RagParams = Exclude<CompletionRequest['rag'], undefined>
 

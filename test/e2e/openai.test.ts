@@ -186,6 +186,24 @@ describe('chat', () => {
     expect(chunks.at(-1)).toMatchObject({ choices: [], usage: { completion_tokens: whole.usage?.completion_tokens } })
   })
 
+  it('refuses, by name, what the model’s template has no place for', async () => {
+    const user = { role: 'user', content: 'What is 1 + 2?' }
+    const tools = [{ type: 'function', function: { name: 'add', parameters: {} } }]
+    const call = { id: 'c1', type: 'function', function: { name: 'add', arguments: '{}' } }
+    for (const [fields, param] of [
+      [{ messages: [user], tools }, 'tools'],
+      [{ messages: [user], tools: [{ type: 'function' }] }, 'tools.0.function'],
+      [{ messages: [user, { role: 'assistant', content: null, tool_calls: [call] }] }, 'messages'],
+      [{ messages: [user, { role: 'tool', tool_call_id: 'c1', content: '3' }] }, 'messages'],
+      [{ messages: [user], tools, tool_choice: 'required' }, 'tool_choice'],
+    ] as const) {
+      const response = await server.post('/v1/chat/completions', { max_tokens: 1, ...fields }, KEY)
+      expect([response.status, await response.json()]).toMatchObject([400, { error: { param } }])
+    }
+    const allowed = { messages: [user], tools, tool_choice: 'none', max_tokens: 1 }
+    expect((await server.post('/v1/chat/completions', allowed, KEY)).status).toBe(200)
+  })
+
   it('gives logprobs with alternatives', async () => {
     const answer = await client.chat.completions.create({
       model,

@@ -1,0 +1,78 @@
+import { describe, expect, it } from 'vitest'
+import { createChatTemplate } from './chat-template.ts'
+import type { ChatMessage } from './request.ts'
+
+const TOKENS = { bosToken: '', eosToken: '$' }
+
+/** ChatML, as instruction-tuned models with tools have it. */
+const WITH_TOOLS = `{% if tools %}<tools>{% for t in tools %}{{ t.function.name }}{{ t.function.parameters | tojson }}{% endfor %};{% endif %}{% for m in messages %}<{{ m.role }}>{{ m.content }}{% if m.tool_calls %}{% for c in m.tool_calls %}[{{ c.function.name }} {{ c.function.arguments | tojson }}]{% endfor %}{% endif %};{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}`
+
+/** Passes over every role it does not know, as many templates do. */
+const FORGETFUL = `{% if messages[0].role == 'system' %}[{{ messages[0].content }}]{% endif %}{% for m in messages %}{% if m.role == 'user' %}Q:{{ m.content | trim }}{% elif m.role == 'assistant' %}A:{{ m.content | trim }}{% endif %}{{ '\n' }}{% endfor %}`
+
+const tool = { type: 'function', function: { name: 'add', parameters: { type: 'object' } } }
+const turns: ChatMessage[] = [
+  { role: 'user', content: 'what is 1 + 2?' },
+  { role: 'assistant', content: '', toolCalls: [{ id: 'c1', name: 'add', arguments: '{"a": 1, "b": 2}' }] },
+  { role: 'tool', content: '3', toolCallId: 'c1' },
+]
+const codeOf = (param: string) => expect.objectContaining({ code: 'invalid_request', param })
+
+describe('tools', () => {
+  it('reach the template, and so do calls and their results', () => {
+    const template = createChatTemplate(WITH_TOOLS, TOKENS)
+    expect(template.render(turns, { tools: [tool] })).toBe(
+      '<tools>add{"type": "object"};<user>what is 1 + 2?;<assistant>[add {"a": 1, "b": 2}];<tool>3;<assistant>',
+    )
+  })
+
+  it('are refused by name where the template has no place for them', () => {
+    const template = createChatTemplate(FORGETFUL, TOKENS)
+    expect(() => template.render(turns.slice(0, 1), { tools: [tool] })).toThrow(codeOf('tools'))
+    expect(() => template.render(turns.slice(0, 2))).toThrow(
+      "messages: the model's chat template has no place for the tool calls of message 1",
+    )
+  })
+
+  it('keep arguments that are not JSON as the text they are', () => {
+    const call = { id: 'c', name: 'f', arguments: '{broken' }
+    const template = createChatTemplate(WITH_TOOLS, TOKENS)
+    expect(template.render([{ role: 'assistant', content: 'x', toolCalls: [call] }])).toContain('[f "{broken"]')
+  })
+})
+
+describe('a turn that the template would pass over', () => {
+  const template = createChatTemplate(FORGETFUL, TOKENS)
+  const user = { role: 'user', content: 'hi' }
+
+  it('is refused, the first time and every time', () => {
+    for (let i = 0; i < 2; i++) {
+      expect(() => template.render([user, { role: 'tool', content: '3' }])).toThrow(codeOf('messages'))
+      expect(() => template.render([user, { role: 'tool', content: '3' }])).toThrow(
+        /no place for message 1, of role tool/,
+      )
+      expect(() => template.render([user, { role: 'system', content: 'late' }, user])).toThrow(
+        /message 1, of role system/,
+      )
+    }
+  })
+
+  it('is let through when it says nothing, and turns that are shown stay, the last one included', () => {
+    expect(template.render([user, { role: 'tool', content: '' }])).toBe('Q:hi\n\n')
+    expect(template.render([user, { role: 'assistant', content: 'yes' }])).toBe('Q:hi\nA:yes\n')
+  })
+
+  it('becomes a system turn when it is a developer’s, unless the template knows that role', () => {
+    const messages = [{ role: 'developer', content: 'be brief' }, user]
+    expect(template.render(messages)).toBe('[be brief]\nQ:hi\n')
+    expect(template.render(messages)).toBe('[be brief]\nQ:hi\n')
+    expect(createChatTemplate(WITH_TOOLS, TOKENS).render(messages)).toBe('<developer>be brief;<user>hi;<assistant>')
+  })
+})
+
+it('knows only so many shapes, and asks again for one it forgot', () => {
+  const template = createChatTemplate(FORGETFUL, TOKENS)
+  const user = { role: 'user', content: 'hi' }
+  for (let length = 1; length < 300; length++) template.render(Array.from({ length }, () => user))
+  expect(() => template.render([user, { role: 'tool', content: '3' }])).toThrow(codeOf('messages'))
+})
