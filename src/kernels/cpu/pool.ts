@@ -8,6 +8,7 @@ import { compile, hasRelaxedSimd, instantiate, type Exports } from './host.js'
 const CONTROL_BYTES = 448
 const EPOCH = 0
 const STOP = 4
+const SLEEPERS = 64
 const GENERATION = 192
 const FAULT = 320
 
@@ -82,6 +83,11 @@ export class Pool {
     // An idle pool keeps no process alive.
     for (const worker of workers) worker.unref()
     return new Pool(exports, workers, words, relaxed)
+  }
+
+  /** Threads that sleep until there is a program: they have stopped spinning and use no processor. */
+  get sleepingThreads(): number {
+    return Atomics.load(this.#control, SLEEPERS / 4)
   }
 
   /** Runs a program on all threads, or on the calling one alone; returns when it is done. Who computes never changes a result. */

@@ -94,7 +94,8 @@ export class WorkingMemory {
     if (need > this.#scratchBytes) this.#setScratch(this.#arena.allocate(need * this.#numThreads, 'scratch'), need)
     const { maxRows, maxSampleRows } = this.#limits
     // f32 or, quantised, 128 bytes for 32 values: the same.
-    const prepared = Math.max(maxRows, maxSampleRows, SCORE_ROWS) * this.#resources.largestInner * 4
+    // Quantised rows come in quads.
+    const prepared = roundUp(Math.max(maxRows, maxSampleRows, SCORE_ROWS), 4) * this.#resources.largestInner * 4
     if (prepared > this.#preparedBytes) {
       this.#preparedBytes = prepared
       this.#prepared = this.#arena.allocate(prepared, 'prepared rows')

@@ -71,7 +71,7 @@ function embedQuantized(c: EmbedCommand, panel: usize, r: usize, factor: f32, ou
     const i = k & 31
     let code: i32
     if (wide) {
-      code = load<i8>(block + header + (i >> 2 << 6) + set + ((i & 2) << 2) + ((r & 3) << 1) + (i & 1))
+      code = load<i8>(block + header + (i >> 1 << 5) + (r << 1) + (i & 1))
     } else {
       // Columns (0, 2) (4, 6) (1, 3) (5, 7) of each 8 share a byte.
       const byte = load<u8>(block + header + (i >> 3 << 6) + set + ((r & 3) << 2) + ((i & 1) << 1) + ((i & 4) >> 2))

@@ -2,7 +2,7 @@
 import { multiplyPanel } from './linear-float'
 import { multiplyQuantizedPanel } from './linear-quantized'
 import { barrier, scratch, takeUnits } from './pool'
-import { PLAIN, preparedBytes, prepareRow, QUANTIZED, SCALED } from './prepare'
+import { BLOCK_BYTES, PLAIN, preparedBytes, prepareRow, QUAD_BYTES, QUANTIZED, SCALED } from './prepare'
 import { geluTanh, silu, tanh } from './simd'
 
 /** Rows of a unit of work: its sums, [128][16] f32, stay in the level-1 cache. */
@@ -49,10 +49,14 @@ export class LinearCommand {
   prepareCounter: i32
 }
 
-function prepare(c: LinearCommand, row: i32, dst: usize, temporary: usize): void {
+/** Prepares row `row` of the step into its place among the rows that begin at `x`, `bytes` each. */
+function prepare(c: LinearCommand, row: i32, x: usize, bytes: usize, temporary: usize): void {
   const form = c.format == F32 ? PLAIN : c.format == F16 ? SCALED : QUANTIZED
+  const inQuads = form == QUANTIZED && c.rows >= 4
+  const dst = inQuads ? x + bytes * (row & ~3) + BLOCK_BYTES * (row & 3) : x + bytes * row
   const source = c.rowIndex == 0 ? row : load<i32>(c.rowIndex + (<usize>row << 2))
-  prepareRow(form, c.x + <usize>source * c.xStride, c.cols, c.padded, c.normWeight, c.eps, dst, temporary)
+  const blockStride = inQuads ? QUAD_BYTES : BLOCK_BYTES
+  prepareRow(form, c.x + <usize>source * c.xStride, c.cols, c.padded, c.normWeight, c.eps, dst, blockStride, temporary)
 }
 
 export function linear(c: LinearCommand): void {
@@ -64,12 +68,12 @@ export function linear(c: LinearCommand): void {
   if (rows <= OWN_ROWS) {
     x = scratch
     temporary = scratch + bytes * rows
-    for (let r = 0; r < rows; r++) prepare(c, r, x + bytes * r, temporary)
+    for (let r = 0; r < rows; r++) prepare(c, r, x, bytes, temporary)
   } else {
     for (;;) {
       const row = takeUnits(changetype<usize>(c) + offsetof<LinearCommand>('prepareCounter'), 1)
       if (row >= rows) break
-      prepare(c, row, x + bytes * row, temporary)
+      prepare(c, row, x, bytes, temporary)
     }
     barrier()
   }
@@ -106,7 +110,7 @@ function multiply(c: LinearCommand, panel: i32, x: usize, xStride: usize, rows: 
   if (c.format <= F16) {
     multiplyPanel(x, xStride, rows, weights, c.format == F16, c.padded, acc, temporary)
   } else {
-    multiplyQuantizedPanel(x, xStride, rows, weights, c.format == Q8, c.flags, c.padded / 32, acc, temporary)
+    multiplyQuantizedPanel(x, xStride, rows, c.rows >= 4, weights, c.format == Q8, c.flags, c.padded / 32, acc, temporary)
   }
 }
 

@@ -150,7 +150,7 @@ function packQuantized(c: PackCommand, first: i32, rows: i32, dst: usize, factor
       const source = c.source + c.cols * row
       for (let k: usize = 0; k < c.cols; k++) {
         const i = k & 31
-        const at = dst + (k >> 5) * blockBytes + header + (i >> 2 << 6) + set + ((i & 2) << 2) + ((r & 3) << 1) + (i & 1)
+        const at = dst + (k >> 5) * blockBytes + header + (i >> 1 << 5) + (r << 1) + (i & 1)
         store<i8>(at, load<i8>(source + k))
       }
     } else {

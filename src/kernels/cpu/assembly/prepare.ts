@@ -9,7 +9,10 @@ export const QUANTIZED: i32 = 2 // blocks of 32 int8, below
 // A block of 32 int8 activations, 128 bytes:
 //   +0 f32 scale * 2^96, +4 f32 sum of the first 16 values * 2^96, +8 f32 sum of the last 16, +12 i32 -8 * sum of the codes
 //   +16 i8[32] the codes in the order of q4's nibbles (linear-quantized.ts), +64 i16[32] the codes in order
+//
+// Rows of a step of 4 and more come in quads: a block of each of the 4 rows side by side, so that kernels reach all of them from one address.
 export const BLOCK_BYTES: usize = 128
+export const QUAD_BYTES: usize = 4 * BLOCK_BYTES
 export const BLOCK_SUMS: usize = 4
 export const BLOCK_OFFSET: usize = 12
 export const BLOCK_I8: usize = 16
@@ -93,7 +96,7 @@ function quantizeBlock(x: usize, dst: usize): void {
 
 /**
  * One row in the given form. `row` is `cols` f32; `padded` their padded number; `weight` the norm's (0: no norm); `temporary` room for
- * `padded` f32, used when quantising.
+ * `padded` f32, used when quantising; `blockStride` bytes from a quantised block to the row's next.
  */
 export function prepareRow(
   form: i32,
@@ -103,6 +106,7 @@ export function prepareRow(
   weight: usize,
   eps: f32,
   dst: usize,
+  blockStride: usize,
   temporary: usize,
 ): void {
   let factor: f32 = weight == 0 ? 1 : inverseRms(row, cols, eps)
@@ -113,7 +117,7 @@ export function prepareRow(
       source = temporary
     }
     const blocks = padded / 32
-    for (let b: usize = 0; b < blocks; b++) quantizeBlock(source + b * 128, dst + b * BLOCK_BYTES)
+    for (let b: usize = 0; b < blocks; b++) quantizeBlock(source + b * 128, dst + b * blockStride)
     return
   }
   if (form == SCALED) factor *= ACTIVATION_FACTOR
