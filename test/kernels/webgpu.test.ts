@@ -27,9 +27,8 @@ const skipReason = (await hasAdapter()) ? null : 'there is no WebGPU adapter (so
 const create = (more: Partial<WebGpuBackendOptions>) => (options: BackendOptions) =>
   createWebGpuBackend({ ...options, cacheDir: null, retune: false, ...more })
 
+// The other kernels and widths of the full level: webgpu-width-*.test.ts.
 describeBackend('webgpu', create({}), { skipReason })
-// What runs on GPUs and wherever subgroups are missing or vary in size.
-if (isFull) describeBackend('webgpu without subgroups', create({ avoidSubgroups: true }), { skipReason })
 
 describe.skipIf(skipReason !== null)('webgpu', () => {
   const COLS = 96

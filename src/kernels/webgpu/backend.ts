@@ -25,9 +25,9 @@ import type {
 } from '../ops.ts'
 import { AttentionKernels, type GpuRope } from './attention.ts'
 import { Bindings, createStorage, type GpuActivation, type GpuContext, type GpuVector } from './context.ts'
-import { openDevice, type GpuDevice } from './device.ts'
+import { openDevice, type Capabilities, type GpuDevice } from './device.ts'
 import { embed, normAdd } from './elementwise.ts'
-import { LinearKernels, shapeKey } from './linear.ts'
+import { LinearKernels, shapeKey, type LinearVariant } from './linear.ts'
 import { loadMatrix, type GpuMatrix, type MatrixLoader } from './matrix.ts'
 import { Pipelines } from './pipelines.ts'
 import { SampleKernels } from './sample.ts'
@@ -298,6 +298,21 @@ export class WebGpuBackend implements InspectableBackend {
     const values = new Float32Array(rows * cols)
     for (let row = 0; row < rows; row++) values.set(padded.subarray(row * stride, row * stride + cols), row * cols)
     return values
+  }
+
+  /** What the kernels were chosen by. */
+  get capabilities(): Capabilities {
+    return this.#context.capabilities
+  }
+
+  /** The tiles that may be used for a matrix and a number of rows, the default first. */
+  tiles(matrix: Matrix, numRows: number): readonly LinearVariant[] {
+    return this.#linear.candidates(this.#matrix(matrix), this.#linear.bucket(numRows))
+  }
+
+  /** Puts a tile in force for all matrices of the same shape and as many rows, as tuning does. */
+  useTile(matrix: Matrix, numRows: number, tile: LinearVariant): void {
+    this.#linear.tuned.set(shapeKey(this.#matrix(matrix), this.#linear.bucket(numRows)), tile)
   }
 
   close(): Promise<void> {

@@ -119,24 +119,22 @@ export class LinearKernels {
         outputsPerGroup: R * lanes,
       }
     }
-    const segments = this.#segments(w)
     const staged = {
       ...common,
       LANES: 32,
       W: 4,
       STEP_UNITS: FORMAT < 16 ? FORMAT / 4 : 1,
       STEP_COLS: FORMAT < 16 ? 32 : 128 / FORMAT,
-      GLU: w.gluRun > 0 ? 1 : 0,
     }
     if (numRows <= 8) {
-      const defines = { ...staged, YS: segments, ROWS: TM }
+      const defines = { ...staged, YS: this.#segments(w), ROWS: TM }
       return {
         source: { name: 'linear-vector', bindings: BINDINGS, defines },
         rowsPerGroup: TM,
         outputsPerGroup: R * 32,
       }
     }
-    const defines = { ...staged, YS: 4, ROWS: TM * 4, SEGMENTS: segments }
+    const defines = { ...staged, YS: 4, ROWS: TM * 4 }
     return {
       source: { name: 'linear-matrix', bindings: BINDINGS, defines },
       rowsPerGroup: TM * 4,
@@ -174,6 +172,7 @@ export class LinearKernels {
             (options.glu === undefined ? 0 : FLAG[options.glu]),
           R,
           w.form.FORMAT < 16 ? 1 : Math.max(1, w.form.FORMAT / 4),
+          this.#segments(w),
         ],
         buffers: [
           source.buffer,

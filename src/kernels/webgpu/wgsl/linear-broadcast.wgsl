@@ -94,8 +94,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #end
   let end_row = min(num_rows - first_row, $(TM)u);
   // Gate and up rows alternate in runs of LANES packed rows, so that a lane has both.
-  let is_gated = (params.flags & (FLAG_SILU | FLAG_GELU)) != 0u;
-  let stride = select(1u, 2u, is_gated);
+  let stride = select(1u, 2u, is_gated());
   for (var m = 0u; m < end_row; m++) {
     for (var i = 0u; i < params.rows_per_lane; i += stride) {
       let n = (group.x * $(R)u + i) / stride * $(LANES)u + lane;

@@ -20,6 +20,7 @@ struct LinearParams {
   flags: u32, // FLAG_*
   rows_per_lane: u32, // R: not known to the compiler, which would unroll the epilogue
   block_steps: u32, // steps a block, likewise
+  segments: u32, // of K: whose sums are added in order
 }
 
 const GATHER_SAMPLE = 1u;
@@ -66,6 +67,10 @@ fn rows_of_call() -> u32 {
   return min(rows - min(rows, params.first_row), params.max_rows);
 }
 
+fn is_gated() -> bool {
+  return (params.flags & (FLAG_SILU | FLAG_GELU)) != 0u;
+}
+
 fn activate(gate: f32) -> f32 {
   if ((params.flags & FLAG_SILU) != 0u) {
     return gate / (1.0 + exp(-gate));
@@ -82,7 +87,7 @@ fn store(m: u32, n: u32, sum: f32, up: f32) {
   if ((params.flags & FLAG_BIAS) != 0u) {
     value += bias[column];
   }
-  if ((params.flags & (FLAG_SILU | FLAG_GELU)) != 0u) {
+  if (is_gated()) {
     var factor = up;
     if ((params.flags & FLAG_BIAS) != 0u) {
       factor += bias[params.up_bias + column];

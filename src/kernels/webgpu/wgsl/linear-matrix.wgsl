@@ -4,7 +4,7 @@
 //   launch   x = packed output rows / (32 R), y = rows / ROWS; workgroup = 32 lanes (output rows) x YS groups of TM rows of x, ROWS = TM YS
 //
 // A block of 32 inputs of all ROWS rows is staged in workgroup memory; a thread multiplies TM rows of it with R output rows it reads itself
-// (the YS groups share them through the cache). SEGMENTS runs of K are summed one after another, in the order of linear-vector.wgsl.
+// (the YS groups share them through the cache). The segments of K are summed one after another, in the order of linear-vector.wgsl.
 #include "linear-io.wgsl"
 #include "linear-tree.wgsl"
 
@@ -29,9 +29,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
   var acc$(m)_$(i) = 0.0;
 #end
 #end
-  let segment_blocks = (params.num_blocks + $(SEGMENTS - 1)u) / $(SEGMENTS)u;
+  let segment_blocks = (params.num_blocks + params.segments - 1u) / params.segments;
   var b = (packed / TILE) * tile_units + packed % TILE;
-  for (var segment = 0u; segment < $(SEGMENTS)u; segment++) {
+  for (var segment = 0u; segment < params.segments; segment++) {
     let end_block = min((segment + 1u) * segment_blocks, params.num_blocks);
     for (var block = segment * segment_blocks; block < end_block; block++) {
       workgroupBarrier();
@@ -75,20 +75,20 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     let factor = 1.0;
 #endif
     if (row < num_rows) {
-#if GLU
+      if (is_gated()) {
 #repeat j R / 2
-      if (group.x * $(R / 2 * 32)u + $(j * 32)u + local.x < params.num_outputs) {
-        let gate = sum$(m)_$(2 * j) * params.weight_scale * factor;
-        store(row, group.x * $(R / 2 * 32)u + $(j * 32)u + local.x, gate, sum$(m)_$(2 * j + 1) * params.weight_scale * factor);
-      }
+        if (group.x * $(R / 2 * 32)u + $(j * 32)u + local.x < params.num_outputs) {
+          let gate = sum$(m)_$(2 * j) * params.weight_scale * factor;
+          store(row, group.x * $(R / 2 * 32)u + $(j * 32)u + local.x, gate, sum$(m)_$(2 * j + 1) * params.weight_scale * factor);
+        }
 #end
-#else
+      } else {
 #repeat i R
-      if (packed + $(i * 32)u < params.num_outputs) {
-        store(row, packed + $(i * 32)u, sum$(m)_$(i) * params.weight_scale * factor, 0.0);
-      }
+        if (packed + $(i * 32)u < params.num_outputs) {
+          store(row, packed + $(i * 32)u, sum$(m)_$(i) * params.weight_scale * factor, 0.0);
+        }
 #end
-#endif
+      }
     }
   }
 #end

@@ -74,25 +74,16 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
 #end
 #end
   workgroupBarrier();
-#if GLU
-  // Gate and up rows alternate in runs of 32 packed rows.
-  for (var item = index; item < $(TM * R / 2 * 32)u; item += $(32 * YS)u) {
-    let m = item / $(R / 2 * 32)u;
-    let column = item % $(R / 2 * 32)u;
-    let n = group.x * $(R / 2 * 32)u + column;
-    let gate = column / 32u * 64u + column % 32u;
+  // Gate and up rows of a gated matrix alternate in runs of 32 packed rows.
+  let run = select(1u, 2u, is_gated());
+  let columns = $(R * 32)u / run;
+  for (var item = index; item < $(TM)u * columns; item += $(32 * YS)u) {
+    let m = item / columns;
+    let column = item % columns;
+    let n = group.x * columns + column;
     if (first_row + m < num_rows && n < params.num_outputs) {
-      store(first_row + m, n, sum_of(m, gate), sum_of(m, gate + 32u));
+      let at = column / 32u * 32u * run + column % 32u;
+      store(first_row + m, n, sum_of(m, at), sum_of(m, min(at + 32u, $(R * 32 - 1)u)));
     }
   }
-#else
-  for (var item = index; item < $(TM * R * 32)u; item += $(32 * YS)u) {
-    let m = item / $(R * 32)u;
-    let column = item % $(R * 32)u;
-    let n = group.x * $(R * 32)u + column;
-    if (first_row + m < num_rows && n < params.num_outputs) {
-      store(first_row + m, n, sum_of(m, column), 0.0);
-    }
-  }
-#endif
 }
