@@ -4,10 +4,14 @@
 //
 // The pool, a layer: blocks of [kvHead][K: tile of 16 tokens][headDim][16] then [V: panel of 16 dims][tokens][16], f16 in pairs (simd.ts) or f32.
 import { barrier, scratch, takeUnits } from './pool'
-import { dotRows } from './linear-float'
-import { exp, madd, maxLanes, sumLanes, tanh, WIDEN_FACTOR, widenHigh, widenLow } from './simd'
+import { dotRows, dotRowsHalf, widenPanel } from './linear-float'
+import { ACTIVATION_FACTOR, exp, madd, maxLanes, sumLanes, tanh } from './simd'
 
 const SPLIT: i32 = 128
+/** Query rows that are multiplied with f16 keys and values as they lie; more share panels widened once. */
+const FEW: i32 = 3
+/** What sums of f16 keys or values lack: those lack 2^112, queries and softmax numerators carry 2^96. All exact: powers of two. */
+const HALF_SUM_FACTOR: f32 = 65536
 
 @unmanaged
 export class AttentionCommand {
@@ -103,7 +107,7 @@ function runItem(c: AttentionCommand, item: AttentionItem, kvHead: i32): void {
   const last = position(c, item.firstRow + item.numRows - 1)
   for (let s = firstPosition(c, item) / SPLIT; s * SPLIT <= last; s++) {
     computeSplit(c, item, kvHead, s, queries, split, work)
-    fold(total, split, r, dim)
+    fold(c, total, split, r, dim)
   }
   writeOut(c, item, kvHead, total)
 }
@@ -131,17 +135,18 @@ function foldPartials(c: AttentionCommand, index: i32, kvHead: i32): void {
   const total = scratch
   resetState(total, r, dim)
   const last = position(c, item.firstRow + item.numRows - 1)
-  for (let s = firstPosition(c, item) / SPLIT; s * SPLIT <= last; s++) fold(total, partial(c, index, kvHead, s), r, dim)
+  for (let s = firstPosition(c, item) / SPLIT; s * SPLIT <= last; s++) fold(c, total, partial(c, index, kvHead, s), r, dim)
   writeOut(c, item, kvHead, total)
 }
 
 /** Queries of the item's rows and the KV head's group, scaled: [row][head of the group][paddedDim]. */
 function loadQueries(c: AttentionCommand, item: AttentionItem, kvHead: i32, dst: usize): void {
   const dim = paddedDim(c)
+  const factor: f32 = c.half ? c.scale * ACTIVATION_FACTOR : c.scale
   for (let row = 0; row < item.numRows; row++) {
     for (let g = 0; g < c.group; g++) {
       const from = c.q + c.qStride * (item.firstRow + row) + (<usize>((kvHead * c.group + g) * c.headDim) << 2)
-      for (let d: usize = 0; d < <usize>c.headDim; d++) store<f32>(dst + (d << 2), load<f32>(from + (d << 2)) * c.scale)
+      for (let d: usize = 0; d < <usize>c.headDim; d++) store<f32>(dst + (d << 2), load<f32>(from + (d << 2)) * factor)
       dst += dim << 2
     }
   }
@@ -163,24 +168,12 @@ function blockAddress(c: AttentionCommand, item: AttentionItem, block: i32, kvHe
   return c.pool + c.blockBytes * load<i32>(item.blockTable + (<usize>block << 2)) + c.headBytes * kvHead
 }
 
-/** Copies panels of 16 as f32. */
+/** Panels of 16 as f32, without f16's 2^112. */
+// @ts-ignore: decorator
+@inline
 function widen(source: usize, steps: usize, half: bool, dst: usize): void {
-  if (!half) {
-    memory.copy(dst, source, steps << 6)
-    return
-  }
-  const factor = f32x4.splat(WIDEN_FACTOR)
-  const end = source + (steps << 5)
-  while (source < end) {
-    const low = v128.load(source)
-    const high = v128.load(source, 16)
-    v128.store(dst, f32x4.mul(widenLow(low), factor))
-    v128.store(dst, f32x4.mul(widenHigh(low), factor), 16)
-    v128.store(dst, f32x4.mul(widenLow(high), factor), 32)
-    v128.store(dst, f32x4.mul(widenHigh(high), factor), 48)
-    source += 32
-    dst += 64
-  }
+  if (half) widenPanel(source, steps, dst)
+  else memory.copy(dst, source, steps << 6)
 }
 
 function computeSplit(c: AttentionCommand, item: AttentionItem, kvHead: i32, s: i32, queries: usize, state: usize, work: usize): void {
@@ -201,6 +194,10 @@ function computeSplit(c: AttentionCommand, item: AttentionItem, kvHead: i32, s: 
       softmax(c, scores + i * (SPLIT << 2), max(0, begin - first), min(tokens, end - first), (tokens + 15) & ~15, stats + (i << 4))
     }
   }
+  if (r <= FEW) {
+    addValues(c, item, kvHead, first, tokens, scores, r, state)
+    return
+  }
   gatherValues(c, item, kvHead, first, tokens, tile)
   const panelBytes = <usize>SPLIT << 6
   for (let p: usize = 0; p < dim; p += 16) {
@@ -219,8 +216,17 @@ function scoreSplit(c: AttentionCommand, item: AttentionItem, kvHead: i32, first
       const block = token / c.blockSize
       const inBlock = (token - block * c.blockSize) >> 4
       const source = blockAddress(c, item, block, kvHead) + <usize>inBlock * (depth << (c.half ? 5 : 6))
-      widen(source, depth, c.half != 0, tile)
-      dotRows(queries, dim << 2, r, tile, depth, scores + (<usize>t << 2), SPLIT << 2, true)
+      const to = scores + (<usize>t << 2)
+      if (r <= FEW && c.half != 0) {
+        dotRowsHalf(queries, dim << 2, r, source, depth, to, SPLIT << 2, true)
+        continue
+      }
+      let keys = source
+      if (c.half != 0) {
+        widenPanel(source, depth, tile)
+        keys = tile
+      }
+      dotRows(queries, dim << 2, r, keys, depth, to, SPLIT << 2, true)
     }
     return
   }
@@ -237,6 +243,27 @@ function scoreSplit(c: AttentionCommand, item: AttentionItem, kvHead: i32, first
     dotRows(queries, dim << 2, r, tile, depth, apart, 64, true)
     for (let i = 0; i < r; i++) {
       memory.copy(scores + (<usize>(i * SPLIT + t) << 2), apart + (<usize>(i * 16 + inTile) << 2), <usize>count << 2)
+    }
+    t += count
+  }
+}
+
+/** state[r][paddedDim] = numerators times values, for few rows: block by block, the sums carried on. */
+function addValues(c: AttentionCommand, item: AttentionItem, kvHead: i32, first: i32, tokens: i32, scores: usize, r: i32, state: usize): void {
+  const dim = paddedDim(c)
+  const shift: usize = c.half ? 5 : 6
+  for (let t = 0; t < tokens; ) {
+    const token = first + t
+    const block = token / c.blockSize
+    const offset = token - block * c.blockSize
+    const count = min(c.blockSize - offset, tokens - t)
+    const source = blockAddress(c, item, block, kvHead) + c.keyBytes + (<usize>offset << shift)
+    const from = scores + (<usize>t << 2)
+    for (let p: usize = 0; p < dim >> 4; p++) {
+      const values = source + p * (<usize>c.paddedBlock << shift)
+      const to = state + (p << 6)
+      if (c.half != 0) dotRowsHalf(from, SPLIT << 2, r, values, count, to, dim << 2, t == 0)
+      else dotRows(from, SPLIT << 2, r, values, count, to, dim << 2, t == 0)
     }
     t += count
   }
@@ -259,7 +286,10 @@ function gatherValues(c: AttentionCommand, item: AttentionItem, kvHead: i32, fir
   }
 }
 
-/** Softmax numerators of scores[begin .. end) in place, zeros elsewhere up to `width`; their maximum and sum to stats. */
+/**
+ * Softmax numerators of scores[begin .. end) in place (times 2^96 for f16 values), zeros elsewhere up to `width`; their maximum and sum to
+ * stats.
+ */
 function softmax(c: AttentionCommand, scores: usize, begin: i32, end: i32, width: i32, stats: usize): void {
   if (begin >= end) {
     memory.fill(scores, 0, <usize>width << 2)
@@ -267,6 +297,8 @@ function softmax(c: AttentionCommand, scores: usize, begin: i32, end: i32, width
     store<f32>(stats, 0, 4)
     return
   }
+  const scoreFactor = f32x4.splat(c.half ? HALF_SUM_FACTOR : 1)
+  const numeratorFactor = f32x4.splat(c.half ? ACTIVATION_FACTOR : 1)
   const lanes = i32x4(0, 1, 2, 3)
   const begins = i32x4.splat(begin)
   const ends = i32x4.splat(end)
@@ -274,7 +306,7 @@ function softmax(c: AttentionCommand, scores: usize, begin: i32, end: i32, width
   let largest = out
   for (let t = 0; t < width; t += 4) {
     const at = scores + (<usize>t << 2)
-    let value = v128.load(at)
+    let value = f32x4.mul(v128.load(at), scoreFactor)
     if (c.softcap != 0) {
       const cap = f32x4.splat(c.softcap)
       value = f32x4.mul(cap, tanh(f32x4.div(value, cap)))
@@ -292,14 +324,14 @@ function softmax(c: AttentionCommand, scores: usize, begin: i32, end: i32, width
     const at = scores + (<usize>t << 2)
     const value = exp(f32x4.sub(v128.load(at), maxima))
     sums = f32x4.add(sums, value)
-    v128.store(at, value)
+    v128.store(at, f32x4.mul(value, numeratorFactor))
   }
   store<f32>(stats, maximum)
   store<f32>(stats, sumLanes(sums), 4)
 }
 
 /** total = total folded with the next split. A split in which a row sees nothing leaves the row as it is. */
-function fold(total: usize, split: usize, r: i32, dim: usize): void {
+function fold(c: AttentionCommand, total: usize, split: usize, r: i32, dim: usize): void {
   const offset = <usize>r * dim << 2
   for (let i: usize = 0; i < <usize>r; i++) {
     const stats = total + offset + (i << 4)
@@ -310,7 +342,7 @@ function fold(total: usize, split: usize, r: i32, dim: usize): void {
     const newMax = max(oldMax, splitMax)
     const factors = exp(f32x4.replace_lane(f32x4.splat(splitMax - newMax), 0, oldMax - newMax))
     const keep = f32x4.splat(f32x4.extract_lane(factors, 0))
-    const take = f32x4.splat(f32x4.extract_lane(factors, 1))
+    const take = f32x4.splat(f32x4.extract_lane(factors, 1) * (c.half ? HALF_SUM_FACTOR : <f32>1))
     store<f32>(stats, newMax)
     store<f32>(
       stats,

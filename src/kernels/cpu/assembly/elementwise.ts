@@ -1,6 +1,6 @@
 // Ops over single rows: embed, normAdd, qkvRopeStore; greedy choice over logits; block copies.
 import { takeUnits } from './pool'
-import { ACTIVATION_FACTOR, madd, narrow, WIDEN_FACTOR } from './simd'
+import { ACTIVATION_FACTOR, madd, narrow } from './simd'
 import { inverseRms } from './prepare'
 import { GROUP16, headerBytes, MINS } from './linear-quantized'
 
