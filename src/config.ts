@@ -333,6 +333,13 @@ const schema = z.object({
     group: 'observability',
     defaultText: 'none',
   }),
+  traceLeakMs: field(seconds(86_400).default(900_000), {
+    flag: 'trace-leak-timeout',
+    value: 'SECONDS',
+    help: 'a request without a sign of life for this long has its trace closed as a leak, and counted; 0: never',
+    group: 'observability',
+    defaultText: '900',
+  }),
   traceStoreSize: field(integer(0, 1_000_000).default(1000), {
     flag: 'trace-store-size',
     value: 'N',

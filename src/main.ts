@@ -51,6 +51,9 @@ function readBuildInfo(): BuildInfo {
   }
 }
 
+/** What is still open when a command is over (a download, a collector that does not answer) may hold the exit for this long. */
+const LINGER_MS = 500
+
 try {
   process.exitCode = await run(parseCommandLine(process.argv.slice(2), process.env), readBuildInfo())
 } catch (error) {
@@ -63,3 +66,4 @@ try {
   )
   process.exitCode = error instanceof ConfigError ? 2 : 1
 }
+setTimeout(() => process.exit(), LINGER_MS).unref()

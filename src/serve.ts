@@ -45,6 +45,9 @@ const BUNDLED_MODEL = join(MODELS, 'mini-1m')
 /** Traces exported a minute for being slow, where only a share is. */
 const SLOWEST_PER_MINUTE = 10
 
+/** How long closing the engine and the stores may hold it up. */
+const CLOSE_MS = 2_000
+
 /** How long the exporter's last flush may hold up the exit. */
 const EXPORT_FLUSH_MS = 5_000
 
@@ -57,6 +60,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     otlpEndpoint: config.otlpTracesEndpoint,
     traceDetail: config.traceDetail,
     traceStoreSize: config.traceStoreSize,
+    leakAfterMs: config.traceLeakMs === 0 ? Infinity : config.traceLeakMs,
     trustRemote: config.trustRemoteTraces,
     captureContent: config.captureContent,
     tailSampling:
@@ -134,11 +138,14 @@ async function shutDown({ config, state, server, engine, rag, observability }: R
   await engine?.drain(config.shutdownTimeoutMs)
   // The last frames of ended streams are still on their way to the sockets.
   const closed = server.listening ? new Promise<void>((resolve) => server.close(() => resolve())) : Promise.resolve()
-  server.closeIdleConnections()
+  // A connection is idle once its last answer is out: kept alive by its client, it would hold the server for seconds.
+  const sweep = setInterval(() => server.closeIdleConnections(), 50)
   const timer = setTimeout(() => server.closeAllConnections(), Math.max(deadline - performance.now(), 0) + 500)
   await closed
+  clearInterval(sweep)
   clearTimeout(timer)
-  await Promise.allSettled([engine?.close(), rag.close()])
+  // A store that does not answer would keep its own time.
+  await within(CLOSE_MS, Promise.allSettled([engine?.close(), rag.close()]))
   // All zero unless something leaked; the end-to-end tests hold it.
   const open = observability.open()
   observability.logger.info('server.stopped', {
@@ -147,6 +154,16 @@ async function shutDown({ config, state, server, engine, rag, observability }: R
     open_engine: open.engine,
   })
   await observability.shutdown(EXPORT_FLUSH_MS)
+}
+
+/** Waits for a promise that never rejects, but no longer than this. */
+async function within(timeoutMs: number, promise: Promise<unknown>): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const timeout = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, timeoutMs)
+  })
+  await Promise.race([promise, timeout])
+  clearTimeout(timer)
 }
 
 /** The first SIGTERM or SIGINT asks for a graceful stop, the second ends the process at once. */

@@ -196,7 +196,13 @@ export const SPANS = {
     attributes: {
       'rag.docs.retrieved': int('completed', 'candidates from vector.search'),
       'rag.docs.reranked': int('completed', 'documents kept after rerank, the ones put in the prompt'),
-      'rag.index.name': string('always', 'the index', { alias: ['gen_ai.data_source.id'] }),
+      'rag.index.name': string(
+        'completed',
+        "the index, once it is found: a name that is none of ours is the caller's text",
+        {
+          alias: ['gen_ai.data_source.id'],
+        },
+      ),
       'gen_ai.operation.name': string('optional', 'retrieval', convention),
       'gen_ai.retrieval.top_k': int('optional', 'candidates asked for', convention),
       'error.type': errorType,

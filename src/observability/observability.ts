@@ -330,6 +330,11 @@ class Wiring implements Observability, TraceHost {
     for (const trace of this.openRequests.values()) trace.finish({ ending: 'shutdown', status: null })
     for (const trace of this.closing.values()) trace.forceClose()
     await this.tracing?.shutdown(timeoutMs)
+    // created = exported + dropped + unsampled, now that nothing is on its way any more; and nothing is open.
+    if (this.tracing) {
+      const { requests, spans } = this.open()
+      this.log.info('telemetry.stopped', { ...this.tracing.counts(), open_requests: requests, open_spans: spans })
+    }
     this.metrics.close()
     await this.logging.flush().catch(() => {})
     this.logging.close()

@@ -25,7 +25,10 @@ import { SCOPE_NAME } from './contract.ts'
 import { createOtlpExporter } from './otlp-exporter.ts'
 import { type SpanTree, treeOf } from './span-tree.ts'
 
-/** One batch is in flight at a time, so a batch is large: 1,000 requests a second are 9,000 spans. */
+/**
+ * Defaults of OTEL_BSP_MAX_QUEUE_SIZE, _MAX_EXPORT_BATCH_SIZE, _SCHEDULE_DELAY and _EXPORT_TIMEOUT. One batch is in flight at a time, so
+ * a batch is large: 1,000 requests a second are 9,000 spans.
+ */
 const QUEUE_SIZE = 32_768
 const BATCH_SIZE = 2048
 const BATCH_DELAY_MS = 1000
@@ -75,14 +78,18 @@ export function createTracing(options: TracingOptions): Tracing {
   const exporter =
     options.exporter ??
     (options.otlpEndpoint === null ? null : createOtlpExporter(options.otlpEndpoint, EXPORT_TIMEOUT_MS))
-  const queueSize = options.queueSize ?? QUEUE_SIZE
+  const setting = (name: string, fallback: number) => {
+    const value = getNumberFromEnv(`OTEL_BSP_${name}`)
+    return value !== undefined && value > 0 ? value : fallback
+  }
+  const queueSize = options.queueSize ?? setting('MAX_QUEUE_SIZE', QUEUE_SIZE)
   const batch =
     exporter &&
     new BatchSpanProcessor(new CountingExporter(exporter, counter), {
       maxQueueSize: queueSize,
-      maxExportBatchSize: Math.min(BATCH_SIZE, queueSize),
-      scheduledDelayMillis: BATCH_DELAY_MS,
-      exportTimeoutMillis: EXPORT_TIMEOUT_MS + 1000,
+      maxExportBatchSize: Math.min(setting('MAX_EXPORT_BATCH_SIZE', BATCH_SIZE), queueSize),
+      scheduledDelayMillis: setting('SCHEDULE_DELAY', BATCH_DELAY_MS),
+      exportTimeoutMillis: setting('EXPORT_TIMEOUT', EXPORT_TIMEOUT_MS + 1000),
     })
   const gate = new ExportGate(batch, counter, queueSize, options.onLooseSpan)
   const resource = resourceFromAttributes({

@@ -50,7 +50,9 @@ export function requestTrace(observability: Observability): MiddlewareHandler<Ap
     if (c.get('isStreaming') && !c.error) return
     const timing = trace.serverTiming()
     if (timing) c.res.headers.set('Server-Timing', timing)
-    if (c.error) trace.finish({ ...endingOf(c.error), status: c.res.status })
+    // Whatever the handler came to: there is nobody to send it to.
+    if (c.req.raw.signal.aborted) trace.finish({ ending: 'client_disconnect', status: null, error: c.error })
+    else if (c.error) trace.finish({ ...endingOf(c.error), status: c.res.status })
     else trace.finish(endingOfResponse(c.res.status))
   }
 }

@@ -1,5 +1,6 @@
 /** A real OTLP gRPC receiver (@elastic/mockotlpserver: grpc-js and the official protos) that keeps what arrives. */
 import { createRequire } from 'node:module'
+import type { OtlpTraces, OtlpValue } from '../../src/observability/trace-formats.ts'
 
 /** Attribute value as it stood on the wire: exactly one member. */
 export interface WireValue {
@@ -50,7 +51,11 @@ export interface ReceivedSpan {
   readonly start: bigint
   readonly end: bigint
   readonly attributes: Readonly<Record<string, WireValue>>
-  readonly events: readonly { readonly name: string; readonly attributes: Readonly<Record<string, WireValue>> }[]
+  readonly events: readonly {
+    readonly name: string
+    readonly time: bigint
+    readonly attributes: Readonly<Record<string, WireValue>>
+  }[]
   readonly status: string
   readonly resource: Readonly<Record<string, WireValue>>
   readonly scope: string
@@ -137,6 +142,7 @@ export class OtlpReceiver {
             attributes: record(span.attributes),
             events: (span.events ?? []).map((event) => ({
               name: event.name,
+              time: BigInt(event.timeUnixNano.toString()),
               attributes: record(event.attributes ?? []),
             })),
             status: enumName(span.status?.code, STATUSES),
@@ -148,4 +154,50 @@ export class OtlpReceiver {
     }
     for (const wake of this.waiting.splice(0)) wake()
   }
+}
+
+/** Received spans as OTLP JSON, for the contract's validator: what is judged is what was on the wire. */
+export function toOtlp(spans: readonly ReceivedSpan[]): OtlpTraces {
+  return {
+    resourceSpans: spans.map((span) => ({
+      resource: { attributes: attributesOf(span.resource) },
+      scopeSpans: [
+        {
+          scope: { name: span.scope },
+          spans: [
+            {
+              traceId: span.traceId,
+              spanId: span.spanId,
+              parentSpanId: span.parentSpanId,
+              name: span.name,
+              kind: KINDS.indexOf(span.kind),
+              startTimeUnixNano: String(span.start),
+              endTimeUnixNano: String(span.end),
+              attributes: attributesOf(span.attributes),
+              events: span.events.map((event) => ({
+                timeUnixNano: String(event.time),
+                name: event.name,
+                attributes: attributesOf(event.attributes),
+              })),
+              links: [],
+              status: { code: STATUSES.indexOf(span.status) },
+            },
+          ],
+        },
+      ],
+    })),
+  }
+}
+
+const attributesOf = (attributes: Readonly<Record<string, WireValue>>) =>
+  Object.entries(attributes).map(([key, value]) => ({ key, value: otlpValue(value) }))
+
+/** The protobuf decoder gives absent members as null, or leaves them out, by version. */
+function otlpValue(value: WireValue): OtlpValue {
+  const { stringValue = null, intValue = null, doubleValue = null, boolValue = null, arrayValue = null } = value
+  if (stringValue !== null) return { stringValue }
+  if (intValue !== null) return { intValue: String(intValue) }
+  if (doubleValue !== null) return { doubleValue }
+  if (boolValue !== null) return { boolValue }
+  return { arrayValue: { values: (arrayValue?.values ?? []).map(otlpValue) } }
 }

@@ -5,7 +5,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
+const MAIN = join(dirname(fileURLToPath(import.meta.url)), '..', '..', 'dist', 'main.js')
 
 export interface LogLine {
   readonly msg: string
@@ -21,65 +21,68 @@ export interface Exit {
 }
 
 export class ServerProcess {
-  readonly url: string
   readonly exited: Promise<Exit>
   private readonly child: ChildProcess
-  private readonly output: { stdout: string; stderr: string }
+  private readonly output = { stdout: '', stderr: '' }
   private readonly folder: string
+  private readyUrl: string | null
 
-  private constructor(
-    url: string,
-    child: ChildProcess,
-    output: { stdout: string; stderr: string },
-    exited: Promise<Exit>,
-    folder: string,
-  ) {
-    this.url = url
-    this.child = child
-    this.output = output
-    this.exited = exited
-    this.folder = folder
+  /** A server that may not be ready, on the port given or (0) on any free one; its address is then known once it is ready. */
+  constructor(args: readonly string[], env: Readonly<Record<string, string>> = {}, entry = MAIN, port = 0) {
+    this.folder = mkdtempSync(join(tmpdir(), 'miniserve-e2e-'))
+    this.readyUrl = port === 0 ? null : `http://127.0.0.1:${port}`
+    this.child = spawn(process.execPath, [entry, '--port', String(port), ...args], {
+      cwd: this.folder,
+      env: {
+        PATH: process.env['PATH'],
+        HOME: this.folder,
+        VK_DRIVER_FILES: process.env['VK_DRIVER_FILES'],
+        XDG_RUNTIME_DIR: this.folder,
+        ...env,
+      },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
+    this.exited = new Promise((resolve) => this.child.once('close', (code, signal) => resolve({ code, signal })))
+    this.child.stdout?.setEncoding('utf8').on('data', (text: string) => (this.output.stdout += text))
+    this.child.stderr?.setEncoding('utf8').on('data', (text: string) => (this.output.stderr += text))
   }
 
   /** Starts the server on a free port and waits for its ready line. Fails with what it printed when it exits instead. */
   static async start(
     args: readonly string[] = [],
     env: Readonly<Record<string, string>> = {},
-    entry = join(root, 'dist', 'main.js'),
+    entry = MAIN,
   ): Promise<ServerProcess> {
-    const folder = mkdtempSync(join(tmpdir(), 'miniserve-e2e-'))
-    const child = spawn(process.execPath, [entry, '--port', '0', ...args], {
-      cwd: folder,
-      env: {
-        PATH: process.env['PATH'],
-        HOME: folder,
-        VK_DRIVER_FILES: process.env['VK_DRIVER_FILES'],
-        XDG_RUNTIME_DIR: folder,
-        ...env,
-      },
-      stdio: ['ignore', 'pipe', 'pipe'],
-    })
-    const output = { stdout: '', stderr: '' }
-    const exited = new Promise<Exit>((resolve) => child.once('close', (code, signal) => resolve({ code, signal })))
-    child.stdout.setEncoding('utf8').on('data', (text: string) => (output.stdout += text))
-    const url = await new Promise<string>((resolve, reject) => {
-      child.stderr.setEncoding('utf8').on('data', (text: string) => {
-        output.stderr += text
-        const ready = /ready on (http:\/\/\S+)/.exec(output.stderr)
-        if (ready?.[1]) resolve(ready[1])
-      })
-      void exited.then(({ code, signal }) => {
-        reject(
-          new Error(
-            `the server exited (code ${code}, signal ${signal}) before it was ready:\n${output.stderr}\n${output.stdout}`,
-          ),
+    const server = new ServerProcess(args, env, entry)
+    try {
+      await server.ready()
+      return server
+    } catch (error) {
+      rmSync(server.folder, { recursive: true, force: true })
+      throw error
+    }
+  }
+
+  async ready(): Promise<void> {
+    for (;;) {
+      const ready = /ready on (http:\/\/\S+)/.exec(this.output.stderr)
+      if (ready?.[1]) {
+        this.readyUrl = ready[1]
+        return
+      }
+      const more = new Promise<void>((resolve) => this.child.stderr?.once('data', () => resolve()))
+      const ended = this.exited.then(({ code, signal }) => {
+        throw new Error(
+          `the server exited (code ${code}, signal ${signal}) before it was ready:\n${this.output.stderr}\n${this.output.stdout}`,
         )
       })
-    }).catch((error: unknown) => {
-      rmSync(folder, { recursive: true, force: true })
-      throw error
-    })
-    return new ServerProcess(url, child, output, exited, folder)
+      await Promise.race([more, ended])
+    }
+  }
+
+  get url(): string {
+    if (this.readyUrl === null) throw new Error('the server is not ready: its address is not known')
+    return this.readyUrl
   }
 
   get stderr(): string {

@@ -1,0 +1,51 @@
+/**
+ * Faults that only a broken process has, for the end-to-end tests: loaded into the unchanged server by NODE_OPTIONS=--import. A request
+ * asks for one by its header x-fault:
+ *
+ * - handler: the first line of its handler throws.
+ * - end: the third frame of its response is also its last, as when something other than its stream ends it.
+ *
+ * Frames that hold the word "unencodable" cannot be encoded, bodies that hold "unserializable" cannot be written.
+ */
+import { subscribe } from 'node:diagnostics_channel'
+
+let failsNextHandler = false
+
+subscribe('http.server.request.start', ({ request, response }) => {
+  const fault = request.headers['x-fault']
+  if (fault === 'handler') failsNextHandler = true
+  if (fault === 'end') endAfter(response, 3)
+})
+
+function endAfter(response, numFrames) {
+  const { write } = response
+  let numWritten = 0
+  response.write = (...args) => {
+    if (++numWritten > numFrames) return false
+    const isRoomLeft = write.apply(response, args)
+    if (numWritten === numFrames) response.end()
+    return isRoomLeft
+  }
+}
+
+globalThis.AbortController = class extends AbortController {
+  constructor() {
+    super()
+    if (!failsNextHandler) return
+    failsNextHandler = false
+    throw new RangeError('fault: handler')
+  }
+}
+
+const { encode } = TextEncoder.prototype
+TextEncoder.prototype.encode = function (text) {
+  if (text?.startsWith('data: ') && text.includes('unencodable')) throw new RangeError('fault: unencodable')
+  return encode.call(this, text)
+}
+
+const { stringify } = JSON
+JSON.stringify = (...args) => {
+  const text = stringify(...args)
+  if (text?.includes('unserializable') && text.includes('"choices"')) throw new TypeError('fault: unserializable')
+  return text
+}
