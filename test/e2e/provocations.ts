@@ -2,6 +2,8 @@
 import { once } from 'node:events'
 import { createServer as createHttpServer, request as httpRequest, type Server as HttpServer } from 'node:http'
 import { type AddressInfo, createServer, type Server, type Socket } from 'node:net'
+import { homedir } from 'node:os'
+import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { readFrames, ServerProcess } from './server-process.ts'
 
@@ -21,6 +23,8 @@ export interface Provocation {
   readonly how: string
   /** Values of `stream` it is tried with: an ending before the headers may strike either kind of request. */
   readonly streams: readonly boolean[]
+  /** It takes a server of its own, or waits: the default level tries it with the first shape only. */
+  readonly isCostly?: true
   readonly run: (world: World, stream: boolean) => Promise<Outcome>
 }
 
@@ -71,7 +75,8 @@ export class World {
 
   faulty = (): Promise<ServerProcess> => this.server('faulty', [], fault('requests'))
 
-  gpu = (): Promise<ServerProcess> => this.server('gpu', ['--device=webgpu'], fault('device'))
+  gpu = (): Promise<ServerProcess> =>
+    this.server('gpu', ['--device=webgpu'], { ...fault('device'), MESA_SHADER_CACHE_DIR: join(homedir(), '.cache') })
 
   /** Before an engine that fails or is silent; the watchdog is quick. */
   async remote(): Promise<ServerProcess> {
@@ -84,6 +89,21 @@ export class World {
 
   /** A KV pool too small for four sequences: they take turns. */
   crowded = (): Promise<ServerProcess> => this.server('crowded', ['--num-kv-blocks=24', '--max-model-len=256'])
+
+  /** Starts the shared servers side by side; what is wrong with one, its first test will say. */
+  warm(isWithGpu: boolean): void {
+    const { plain, hurried, faulty, gpu, crowded } = this
+    const starts = [
+      plain(),
+      hurried(),
+      faulty(),
+      crowded(),
+      this.remote(),
+      this.storeless(),
+      ...(isWithGpu ? [gpu()] : []),
+    ]
+    void Promise.allSettled(starts)
+  }
 
   /** Hangs up on everyone who waits for the silent store. */
   async hangUpStore(): Promise<void> {
@@ -262,11 +282,13 @@ export const PROVOCATIONS: Readonly<Record<string, readonly Provocation[]>> = {
   'refused: draining, loading': [
     {
       how: 'while the model loads',
+      isCostly: true,
       streams: BOTH,
       run: async (world, stream) => world.whileLoading((server) => sent(server, { ...SHORT, stream })),
     },
     {
       how: 'while the server drains',
+      isCostly: true,
       streams: BOTH,
       async run(world, stream) {
         const server = await world.own(['--device=reference'])
@@ -414,6 +436,7 @@ export const PROVOCATIONS: Readonly<Record<string, readonly Provocation[]>> = {
   'process ended before an answer': [
     {
       how: 'a retrieval that hears nothing',
+      isCostly: true,
       streams: BOTH,
       async run(world, stream) {
         const server = await world.ownWithSilentStore(['--shutdown-timeout=0.2'])
