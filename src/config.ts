@@ -91,7 +91,7 @@ const schema = z.object({
     flag: 'admin-key',
     env: 'MINISERVE_ADMIN_KEY',
     value: 'KEY',
-    help: 'a key that also sees the traces of the other keys',
+    help: 'a key that also sees the traces of the other keys, and what each used on /metrics',
     group: 'server',
   }),
   corsOrigins: field(z.array(text).default([]), {

@@ -36,6 +36,18 @@ export function renderMetrics(metrics: readonly MetricFamily[], isOpenMetrics: b
   return `${lines.join('\n')}\n`
 }
 
+/** A family with every key but one summed up as `others`. Families without key_id stay as they are. */
+export function hideKeys(family: MetricFamily, ownKeyId: string): MetricFamily {
+  if (!family.values.some(({ labels }) => labels['key_id'] !== undefined)) return family
+  const sums = new Map<string, { readonly labels: Labels; readonly value: number }>()
+  for (const { labels, value } of family.values) {
+    const shown = { ...labels, key_id: labels['key_id'] === ownKeyId ? ownKeyId : 'others' }
+    const series = JSON.stringify(Object.entries(shown).sort(([a], [b]) => (a < b ? -1 : 1)))
+    sums.set(series, { labels: shown, value: value + (sums.get(series)?.value ?? 0) })
+  }
+  return { ...family, values: [...sums.values()] }
+}
+
 const isCounter = (metric: MetricFamily): boolean => String(metric.type) === 'counter'
 
 const isExemplar = (value: unknown): value is Exemplar =>

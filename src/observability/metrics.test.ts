@@ -54,6 +54,25 @@ describe('/metrics', () => {
     expect(body).not.toContain('trace_id')
   })
 
+  it('tells of other keys to the admin alone', async () => {
+    const { trace } = await play(observability, 'formatting', { input: { keyId: 'xyz' } })
+    trace.finish({ ending: 'success', status: 200 })
+    const third = await play(observability, 'formatting', { input: { keyId: 'uvw' } })
+    third.trace.finish({ ending: 'success', status: 200 })
+    const keyLines = async (viewer?: { keyId: string; isAdmin: boolean }) =>
+      (await observability.metrics.render(undefined, viewer)).body
+        .split('\n')
+        .filter((line) => line.includes('key_id=') && line.includes('direction="out"'))
+    expect(await keyLines({ keyId: 'root', isAdmin: true })).toHaveLength(3)
+    expect(await keyLines({ keyId: 'abc', isAdmin: false })).toEqual([
+      'miniserve_key_tokens_total{model_name="tiny",key_id="abc",direction="out"} 16',
+      'miniserve_key_tokens_total{model_name="tiny",key_id="others",direction="out"} 8',
+    ])
+    expect((await observability.metrics.render(undefined, { keyId: 'abc', isAdmin: false })).body).not.toMatch(
+      /xyz|uvw/,
+    )
+  })
+
   it('speaks OpenMetrics with exemplars that name stored traces when asked to', async () => {
     const { body, contentType } = await observability.metrics.render(OPENMETRICS)
     expect(contentType).toContain('application/openmetrics-text')

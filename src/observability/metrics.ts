@@ -6,7 +6,7 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import { BulkHistogram } from './bulk-histogram.ts'
-import { renderMetrics } from './metrics-text.ts'
+import { hideKeys, type MetricFamily, renderMetrics } from './metrics-text.ts'
 import type { RequestTrace } from './request-trace.ts'
 import type { SpanCounts } from './tracing.ts'
 
@@ -17,6 +17,14 @@ export interface EngineGauges {
   readonly numBlocks: number
   readonly numFreeBlocks: number
 }
+
+/** Who reads the metrics. */
+export interface MetricsViewer {
+  readonly keyId: string
+  readonly isAdmin: boolean
+}
+
+const EVERYTHING: MetricsViewer = { keyId: '', isAdmin: true }
 
 export interface MetricsOptions {
   readonly spanCounts: () => SpanCounts
@@ -251,12 +259,22 @@ export class Metrics {
     for (const reason of phases.finishReasons) this.success.inc({ ...byModel, finished_reason: reason })
   }
 
-  /** The exposition: OpenMetrics when the Accept header asks for it, else Prometheus text. */
-  async render(accept: string | undefined): Promise<{ readonly contentType: string; readonly body: string }> {
+  /**
+   * The exposition: OpenMetrics when the Accept header asks for it, else Prometheus text. Which keys there are, and what each used, is the
+   * admin's to see (and everyone's on a server without keys); any other viewer has its own key by name and the rest as one.
+   */
+  async render(
+    accept: string | undefined,
+    viewer: MetricsViewer = EVERYTHING,
+  ): Promise<{ readonly contentType: string; readonly body: string }> {
     const isOpenMetrics = accept?.includes('application/openmetrics-text') ?? false
+    const families: readonly MetricFamily[] = [...(await this.registry.getMetricsAsJSON()), this.interToken.toJson()]
     return {
       contentType: isOpenMetrics ? Registry.OPENMETRICS_CONTENT_TYPE : Registry.PROMETHEUS_CONTENT_TYPE,
-      body: renderMetrics([...(await this.registry.getMetricsAsJSON()), this.interToken.toJson()], isOpenMetrics),
+      body: renderMetrics(
+        viewer.isAdmin ? families : families.map((family) => hideKeys(family, viewer.keyId)),
+        isOpenMetrics,
+      ),
     }
   }
 

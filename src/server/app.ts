@@ -14,6 +14,7 @@ import { requireOwnOrigin } from './origin.ts'
 import { probeRoutes } from './probes.ts'
 import { ragRoutes } from './rag.ts'
 import { rerankRoutes } from './rerank.ts'
+import { sessionRoutes } from './session.ts'
 import type { ServerState } from './state.ts'
 import { tokenizeRoutes } from './tokenize.ts'
 import { traceRoutes } from './traces.ts'
@@ -63,7 +64,8 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
   app.on('POST', ['/v1/embeddings', '/v1/rerank', '/v1/rag/*'], admit(admission, 'parsed'))
   app.route('/', generationRoutes({ state, rag, ...settings }))
   app.route('/', tokenizeRoutes({ state, maxRequestBytes }))
-  app.route('/', traceRoutes({ store: observability.store }))
+  if (parts.keys.canSignIn) app.route('/', sessionRoutes(parts.keys))
+  app.route('/', traceRoutes({ store: observability.store, canSignIn: parts.keys.canSignIn }))
   app.route(
     '/',
     probeRoutes({
@@ -71,7 +73,7 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
       version: parts.version,
       revision: parts.revision,
       routes: { ...CORE_ROUTES, ...(rag ? RAG_ROUTES : {}) },
-      renderMetrics: (accept) => observability.metrics.render(accept),
+      renderMetrics: (accept, caller) => observability.metrics.render(accept, caller),
     }),
   )
   if (rag) {

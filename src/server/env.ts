@@ -11,6 +11,8 @@ export interface AppEnv {
     /** The response id (cmpl-, chatcmpl-, req-), also in X-Request-Id unless the caller sent one. */
     requestId: string
     caller: Caller
+    /** The caller is a browser that signed in. */
+    isSignedIn: boolean | undefined
     /** Gives back the place that admission took; idempotent. */
     admitted: () => void
     /** Told how the body comes in, on routes that are admitted. */

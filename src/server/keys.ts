@@ -14,6 +14,12 @@ export interface Caller {
 export interface Keys {
   /** The caller whose key the headers carry, or null when a key is needed and none fits. */
   authenticate(authorization: string | undefined, xApiKey: string | undefined): Caller | null
+  /** Whether there is any key that a person could sign in with. */
+  readonly canSignIn: boolean
+  /** What a browser shows instead of this key until `expiresMs` (of Date.now()); null: nobody's key. */
+  openSession(key: string, expiresMs: number): string | null
+  /** The caller whose key opened the session; null when it is forged, has expired or its key is no longer known. */
+  resumeSession(session: string): Caller | null
 }
 
 const digest = (value: string): Buffer => createHash('sha256').update(value).digest()
@@ -34,17 +40,37 @@ export function createKeys(options: {
     known.push({ digest: digest(options.adminKey), caller: caller(options.adminKey, true) })
   const anonymous = caller('', options.adminKey === null)
 
+  /** Digests have one length, and every key is compared: the time tells neither which key came close nor how long it is. */
+  function find(given: string): (typeof known)[number] | null {
+    const offered = digest(given)
+    let found: (typeof known)[number] | null = null
+    for (const key of known) if (timingSafeEqual(key.digest, offered)) found = key
+    return found
+  }
+
+  /** Bound to the whole key and to this use of the secret. */
+  const seal = (key: (typeof known)[number], expiresMs: number): Buffer =>
+    createHmac('sha256', options.secret).update(`session\n${expiresMs}\n`).update(key.digest).digest()
+
   return {
+    canSignIn: known.length > 0,
     authenticate(authorization, xApiKey) {
       const bearer = /^Bearer\s+(.+)$/i.exec(authorization ?? '')?.[1]
       const given = bearer ?? xApiKey
-      let found: Caller | null = null
-      if (given !== undefined) {
-        // Digests have one length, and every key is compared: the time tells neither which key came close nor how long it is.
-        const offered = digest(given)
-        for (const key of known) if (timingSafeEqual(key.digest, offered)) found = key.caller
-      }
-      return found ?? (options.keys.length === 0 ? anonymous : null)
+      const found = given === undefined ? null : find(given)
+      return found?.caller ?? (options.keys.length === 0 ? anonymous : null)
+    },
+    openSession(given, expiresMs) {
+      const key = find(given)
+      return key && `${key.caller.keyId}.${expiresMs}.${seal(key, expiresMs).toString('base64url')}`
+    },
+    resumeSession(session) {
+      const [, keyId, expires, mac] = /^([0-9a-f]{12})\.(\d{1,16})\.([\w-]{43})$/.exec(session) ?? []
+      const expiresMs = Number(expires)
+      if (mac === undefined || !(expiresMs > Date.now())) return null
+      const offered = Buffer.from(mac, 'base64url')
+      const found = known.find((key) => key.caller.keyId === keyId && timingSafeEqual(seal(key, expiresMs), offered))
+      return found?.caller ?? null
     },
   }
 }

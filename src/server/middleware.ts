@@ -9,13 +9,7 @@ import type { AppEnv } from './env.ts'
 import { ApiError, invalidRequest, toApiError, toErrorBody } from './errors.ts'
 import type { Keys } from './keys.ts'
 import { routeOf } from './routes.ts'
-
-/** A body must make progress within the first and be whole within the second, with a second more for each MiB it may have. */
-const BODY_IDLE_MS = 10_000
-const BODY_TOTAL_MS = 30_000
-
-/** Nesting of a body. Recursive code runs over parsed values; past the stack's end it would fail with the server's error. */
-const MAX_JSON_DEPTH = 128
+import { isSignInPath, sessionOf, signInFirst } from './session.ts'
 
 const CALLER_REQUEST_ID = /^[A-Za-z0-9._-]{1,128}$/
 
@@ -79,11 +73,13 @@ export function renderError(error: unknown, c: Context<AppEnv>): Response {
 
 const OPEN_ROUTES = new Set(['/health', '/ready'])
 
-/** Every route but /health and /ready needs a key once keys are set. */
+/** Every route but /health, /ready and what signing in needs asks for a key once keys are set; a browser's session stands for one on the traces. */
 export function requireKey(keys: Keys): MiddlewareHandler<AppEnv> {
   return async function requireKey(c, next) {
-    const caller = keys.authenticate(c.req.header('authorization'), c.req.header('x-api-key'))
-    if (!caller && !OPEN_ROUTES.has(c.req.path)) {
+    const caller = sessionOf(c, keys) ?? keys.authenticate(c.req.header('authorization'), c.req.header('x-api-key'))
+    if (!caller && !OPEN_ROUTES.has(c.req.path) && !isSignInPath(c.req.path)) {
+      const page = await signInFirst(c)
+      if (page) return page
       throw new ApiError(
         401,
         'authentication_error',
@@ -97,7 +93,7 @@ export function requireKey(keys: Keys): MiddlewareHandler<AppEnv> {
       c.set('caller', caller)
       c.get('trace').setKeyId(caller.keyId)
     }
-    await next()
+    return next()
   }
 }
 
@@ -123,112 +119,6 @@ export function admit(admission: Admission, heldUntil: 'submitted' | 'parsed'): 
     c.set('bodyReading', { arrived: place.arrived, parsed: heldUntil === 'parsed' ? place.release : () => {} })
     await next()
   }
-}
-
-/**
- * The request's body as JSON, read with a bound (a chunked body has no Content-Length to refuse it by) and within a time.
- * @throws ApiError 400, 408, 413, 429, and 499 when the client went away.
- */
-export async function readJson(c: Context<AppEnv>, maxBytes: number): Promise<unknown> {
-  const reading = c.get('bodyReading')
-  const bytes = await readBody(c.req.raw.body, maxBytes, (numBytes) => reading?.arrived(numBytes))
-  if (bytes.length === 0) throw invalidRequest('body: expected a JSON object, found nothing')
-  requireFlat(bytes)
-  const value = parseJson(bytes)
-  reading?.parsed()
-  return value
-}
-
-async function readBody(
-  body: ReadableStream<Uint8Array> | null,
-  maxBytes: number,
-  onArrival: (numBytes: number) => void,
-): Promise<Buffer> {
-  if (!body) return Buffer.alloc(0)
-  const chunks: Uint8Array[] = []
-  const endMs = performance.now() + BODY_TOTAL_MS + (maxBytes / 2 ** 20) * 1000
-  let numBytes = 0
-  const reader = body.getReader()
-  try {
-    for (;;) {
-      const { done, value } = await readChunk(reader, Math.min(BODY_IDLE_MS, endMs - performance.now()))
-      if (done) return Buffer.concat(chunks)
-      numBytes += value.byteLength
-      if (numBytes > maxBytes) {
-        throw new ApiError(413, 'invalid_request_error', `body: expected at most ${maxBytes} bytes`, {
-          code: 'request_too_large',
-        })
-      }
-      onArrival(value.byteLength)
-      chunks.push(value)
-    }
-  } catch (error) {
-    // What is left is of no use. A stream that broke, or a read that never ends, has nothing to say to it.
-    reader.cancel().catch(() => {})
-    throw error
-  }
-}
-
-/** @throws ApiError 408 after `timeoutMs`, 499 when the stream breaks: only a client that went away breaks it. */
-async function readChunk(
-  reader: ReadableStreamDefaultReader<Uint8Array>,
-  timeoutMs: number,
-): Promise<Awaited<ReturnType<typeof reader.read>>> {
-  let timer: NodeJS.Timeout | undefined
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(
-      () =>
-        reject(
-          new ApiError(408, 'invalid_request_error', 'body: expected the rest of it in time, found no end', {
-            code: 'request_timeout',
-          }),
-        ),
-      Math.max(timeoutMs, 0),
-    )
-  })
-  const chunk = reader.read().catch((error: unknown) => {
-    throw new ApiError(499 as 500, 'server_error', 'the client went away', { code: 'client_disconnect', cause: error })
-  })
-  try {
-    return await Promise.race([chunk, late])
-  } finally {
-    clearTimeout(timer)
-  }
-}
-
-function parseJson(bytes: Buffer): unknown {
-  try {
-    return JSON.parse(bytes.toString('utf8'))
-  } catch (error) {
-    // The parser's message quotes the body.
-    const position = /position (\d+)/.exec(String(error))?.[1]
-    throw invalidRequest(`body: expected JSON, found something else${position ? ` at byte ${position}` : ''}`)
-  }
-}
-
-const [QUOTE, BACKSLASH, OPEN_ARRAY, CLOSE_ARRAY, OPEN_OBJECT, CLOSE_OBJECT] = [0x22, 0x5c, 0x5b, 0x5d, 0x7b, 0x7d]
-
-/** @throws ApiError 400 when JSON text nests deeper than it may. */
-function requireFlat(bytes: Buffer): void {
-  let depth = 0
-  for (let i = 0; i < bytes.length; i++) {
-    const byte = bytes[i]
-    if (byte === QUOTE) i = endOfString(bytes, i)
-    else if (byte === CLOSE_ARRAY || byte === CLOSE_OBJECT) depth--
-    else if ((byte === OPEN_ARRAY || byte === OPEN_OBJECT) && ++depth > MAX_JSON_DEPTH) {
-      throw invalidRequest(`body: expected at most ${MAX_JSON_DEPTH} levels of nesting, found more`)
-    }
-  }
-}
-
-/** The place of the closing quote; the end of the bytes where there is none. */
-function endOfString(bytes: Buffer, start: number): number {
-  for (let end = bytes.indexOf(QUOTE, start + 1); end !== -1; end = bytes.indexOf(QUOTE, end + 1)) {
-    let first = end
-    while (bytes[first - 1] === BACKSLASH) first--
-    if ((end - first) % 2 === 0) return end
-  }
-  return bytes.length
 }
 
 /** The answer to a request whose target or Host is not a URL: no route can see it, ids and the envelope it has all the same. */

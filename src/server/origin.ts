@@ -7,6 +7,7 @@
 import type { Context, MiddlewareHandler } from 'hono'
 import type { AppEnv } from './env.ts'
 import { ApiError } from './errors.ts'
+import { isSignInPath } from './sign-in-paths.ts'
 
 export interface OriginPolicy {
   /** Origins that may call from a browser; '*' is every origin, under every host name. */
@@ -47,10 +48,16 @@ export function requireOwnOrigin(policy: OriginPolicy): MiddlewareHandler<AppEnv
           'origin_not_allowed',
         )
       }
-      requireJsonOfPages(c)
+      if (!isSignInPath(c.req.path)) requireJsonOfPages(c)
     }
     await next()
   }
+}
+
+/** Refuses a form that another site's page sends, whatever origins may call the API. @throws ApiError 403 */
+export function requireOwnForm(c: Context<AppEnv>): void {
+  if (isAllowedOrigin(c, [])) return
+  throw refused('Origin: expected a page of this server itself', 'origin_not_allowed')
 }
 
 function isAllowedOrigin(c: Context<AppEnv>, corsOrigins: readonly string[]): boolean {

@@ -2,6 +2,7 @@
 import { Hono } from 'hono'
 import type { AppEnv } from './env.ts'
 import { ApiError } from './errors.ts'
+import type { Caller } from './keys.ts'
 import { openApiDocument, type Routes } from './openapi.ts'
 import type { ServerState } from './state.ts'
 
@@ -10,9 +11,10 @@ export interface ProbeParts {
   readonly version: string
   readonly revision: string | null
   readonly routes: Routes
-  /** Prometheus text, or OpenMetrics when the Accept header asks for it. */
+  /** Prometheus text, or OpenMetrics when the Accept header asks for it; what other keys used shows to the admin key. */
   readonly renderMetrics: (
     accept: string | undefined,
+    caller: Caller,
   ) => Promise<{ readonly contentType: string; readonly body: string }>
 }
 
@@ -47,7 +49,7 @@ export function probeRoutes(parts: ProbeParts): Hono<AppEnv> {
     })
     .get('/openapi.json', (c) => c.json(document))
     .get('/metrics', async (c) => {
-      const { contentType, body } = await parts.renderMetrics(c.req.header('accept'))
+      const { contentType, body } = await parts.renderMetrics(c.req.header('accept'), c.get('caller'))
       return c.body(body, 200, { 'content-type': contentType })
     })
     .get('/v1/models', (c) => c.json({ object: 'list', data: [model()] }))

@@ -6,7 +6,7 @@ import type { RagService } from '../rag/service.ts'
 import { unlessGone } from './disconnect.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError, invalidRequest } from './errors.ts'
-import { readJson } from './middleware.ts'
+import { readJson } from './body.ts'
 import { parseBody } from './wire.ts'
 import { ragDocument, ragDocumentsRequest, ragQueryRequest } from './wire-rag.ts'
 

@@ -4,7 +4,7 @@ import type { RagService } from '../rag/service.ts'
 import { unlessGone } from './disconnect.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError } from './errors.ts'
-import { readJson } from './middleware.ts'
+import { readJson } from './body.ts'
 import { parseBody } from './wire.ts'
 import { rerankRequest } from './wire-rag.ts'
 

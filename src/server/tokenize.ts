@@ -4,7 +4,7 @@ import type { PromptInput } from '../engine/request.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError, invalidRequest } from './errors.ts'
 import { toChatMessage } from './job.ts'
-import { readJson } from './middleware.ts'
+import { readJson } from './body.ts'
 import type { ServerState } from './state.ts'
 import { detokenizeRequest, parseBody, tokenizeRequest } from './wire.ts'
 

@@ -21,7 +21,7 @@ function app(caller: { readonly keyId: string; readonly isAdmin: boolean } = { k
     const apiError = toApiError(error, '')
     return c.json(toErrorBody(apiError), apiError.status)
   })
-  return hono.route('/', traceRoutes({ store: observability.store }))
+  return hono.route('/', traceRoutes({ store: observability.store, canSignIn: false }))
 }
 
 beforeAll(async () => {

@@ -8,7 +8,7 @@ import type { StoredTrace, TraceQuery, TraceStore } from '../observability/trace
 import { validateTraces } from '../observability/validate.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError, invalidRequest } from './errors.ts'
-import { PAGE_HEADERS } from './ui/layout.tsx'
+import { html, type Visitor } from './ui/layout.tsx'
 import { levelOf } from './ui/trace-level.ts'
 import { TraceListPage } from './ui/trace-list.tsx'
 import { TracePage } from './ui/trace-page.tsx'
@@ -38,7 +38,16 @@ const ASSETS: Readonly<Record<string, string>> = {
   'icon.svg': 'image/svg+xml',
 }
 
-export function traceRoutes({ store }: { readonly store: TraceStore }): Hono<AppEnv> {
+export interface TraceRouteParts {
+  readonly store: TraceStore
+  /** There are keys to sign in with. */
+  readonly canSignIn: boolean
+}
+
+export function traceRoutes({ store, canSignIn }: TraceRouteParts): Hono<AppEnv> {
+  const visitorOf = (c: Context<AppEnv>): Visitor =>
+    c.get('isSignedIn') ? 'signed-in' : canSignIn ? 'may-sign-in' : 'anyone'
+
   const assets = new Map(
     Object.keys(ASSETS).map((name) => [name, readFileSync(new URL(`./ui/static/${name}`, import.meta.url), 'utf8')]),
   )
@@ -83,7 +92,7 @@ export function traceRoutes({ store }: { readonly store: TraceStore }): Hono<App
     .get('/traces', (c) => {
       const traces = store.list(parseQuery(c), c.get('caller'))
       const routes = [...new Set(store.list({ limit: 1000 }, c.get('caller')).map((trace) => trace.route))].sort()
-      return page(c, TraceListPage({ traces, filter: c.req.query(), routes }))
+      return html(c, TraceListPage({ traces, filter: c.req.query(), routes, visitor: visitorOf(c) }))
     })
     .get('/traces/assets/:name', (c) => {
       const name = c.req.param('name')
@@ -95,11 +104,7 @@ export function traceRoutes({ store }: { readonly store: TraceStore }): Hono<App
         'x-content-type-options': 'nosniff',
       })
     })
-    .get('/traces/:traceId', (c) => page(c, TracePage({ views: treesOf(c).map(traceView) })))
-}
-
-async function page(c: Context<AppEnv>, body: ReturnType<typeof TracePage>): Promise<Response> {
-  return c.html(`<!DOCTYPE html>${String(await body)}`, 200, { ...PAGE_HEADERS })
+    .get('/traces/:traceId', (c) => html(c, TracePage({ views: treesOf(c).map(traceView), visitor: visitorOf(c) })))
 }
 
 const toEpochMs = (value: string): number => (/^\d+$/.test(value) ? Number(value) : Date.parse(value))

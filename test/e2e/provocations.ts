@@ -271,7 +271,10 @@ export const PROVOCATIONS: Readonly<Record<string, readonly Provocation[]>> = {
             const trace = newTrace()
             const headers = { ...trace.headers, ...KEY }
             const full = await server.post('/v1/completions', { ...LONG, stream: true }, headers, abort.signal)
-            if (full.status === 429) return await sent(server, { ...LONG, stream }, KEY)
+            if (full.status !== 429) continue
+            // One of those that ran may just have ended.
+            const outcome = await sent(server, { ...SHORT, stream }, KEY)
+            if (outcome.sent === 429) return outcome
           }
         } finally {
           abort.abort()

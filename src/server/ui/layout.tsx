@@ -1,22 +1,39 @@
 /** The frame of every page: no inline script or style, so that the strictest content policy fits. */
+import type { Context } from 'hono'
 import type { Child } from 'hono/jsx'
+import type { ContentfulStatusCode } from 'hono/utils/http-status'
+import type { AppEnv } from '../env.ts'
+import { SIGN_IN_PATH, SIGN_OUT_PATH } from '../sign-in-paths.ts'
 
-export const PAGE_HEADERS: Readonly<Record<string, string>> = {
+const PAGE_HEADERS: Readonly<Record<string, string>> = {
   'content-security-policy':
     "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
-  'referrer-policy': 'no-referrer',
+  // With no-referrer a form would not say where it comes from.
+  'referrer-policy': 'same-origin',
   'x-content-type-options': 'nosniff',
   // Traces change and belong to a key: no shared cache may keep them.
   'cache-control': 'no-store',
 }
 
-export function Layout({ title, children }: { readonly title: string; readonly children?: Child }) {
+/** What a visitor of the pages may do about who they are. */
+export type Visitor = 'anyone' | 'may-sign-in' | 'signed-in'
+
+interface LayoutProps {
+  readonly title: string
+  readonly visitor?: Visitor
+  /** The browser asks for the page again at once. */
+  readonly isRefreshed?: boolean
+  readonly children?: Child
+}
+
+export function Layout({ title, visitor = 'anyone', isRefreshed = false, children }: LayoutProps) {
   return (
     <html lang="en">
       <head>
         <meta charset="utf-8" />
         <meta name="viewport" content="width=device-width, initial-scale=1" />
         <meta name="color-scheme" content="light dark" />
+        {isRefreshed ? <meta http-equiv="refresh" content="0" /> : null}
         <title>{title}</title>
         <link rel="icon" href="/traces/assets/icon.svg" type="image/svg+xml" />
         <link rel="stylesheet" href="/traces/assets/traces.css" />
@@ -27,9 +44,25 @@ export function Layout({ title, children }: { readonly title: string; readonly c
           <a class="brand" href="/traces">
             miniserve <span>traces</span>
           </a>
+          {visitor === 'may-sign-in' ? <a href={SIGN_IN_PATH}>Sign in</a> : null}
+          {visitor === 'signed-in' ? (
+            <form method="post" action={SIGN_OUT_PATH}>
+              <button type="submit">Sign out</button>
+            </form>
+          ) : null}
         </header>
         <main>{children}</main>
       </body>
     </html>
   )
+}
+
+/** A page as an answer. */
+export async function html(
+  c: Context<AppEnv>,
+  page: ReturnType<typeof Layout>,
+  status: ContentfulStatusCode = 200,
+  headers: Readonly<Record<string, string>> = {},
+): Promise<Response> {
+  return c.html(`<!DOCTYPE html>${String(await page)}`, status, { ...PAGE_HEADERS, ...headers })
 }

@@ -1,6 +1,6 @@
 /** /traces: the stored traces, newest first, with a filter that is a plain form. */
 import type { StoredTrace } from '../../observability/trace-store.ts'
-import { Layout } from './layout.tsx'
+import { Layout, type Visitor } from './layout.tsx'
 import { formatMs } from './trace-view.ts'
 
 export interface TraceFilter {
@@ -16,12 +16,13 @@ interface TraceListProps {
   readonly traces: readonly StoredTrace[]
   readonly filter: TraceFilter
   readonly routes: readonly string[]
+  readonly visitor: Visitor
 }
 
-export function TraceListPage({ traces, filter, routes }: TraceListProps) {
+export function TraceListPage({ traces, filter, routes, visitor }: TraceListProps) {
   const slowest = Math.max(...traces.map((trace) => trace.durationMs), 0.001)
   return (
-    <Layout title="Traces · miniserve">
+    <Layout title="Traces · miniserve" visitor={visitor}>
       <h1>Traces</h1>
       <form class="filter" method="get" action="/traces">
         <label>

@@ -1,14 +1,14 @@
 /** /traces/{id}: the waterfall. Rows are <details>, so it folds, and works by keyboard, without script. */
 import { TRACE_FORMATS } from '../../observability/trace-formats.ts'
-import { Layout } from './layout.tsx'
+import { Layout, type Visitor } from './layout.tsx'
 import { StepChart } from './step-chart.tsx'
 import { statusClass } from './trace-list.tsx'
 import { type AttributeView, formatMs, type LogView, type SpanRow, type TraceView } from './trace-view.ts'
 
-export function TracePage({ views }: { readonly views: readonly TraceView[] }) {
+export function TracePage({ views, visitor }: { readonly views: readonly TraceView[]; readonly visitor: Visitor }) {
   const traceId = views[0]?.trace.traceId ?? ''
   return (
-    <Layout title={`Trace ${traceId.slice(0, 8)} · miniserve`}>
+    <Layout title={`Trace ${traceId.slice(0, 8)} · miniserve`} visitor={visitor}>
       <nav class="crumbs" aria-label="Breadcrumb">
         <a href="/traces">Traces</a> / <code class="id">{traceId}</code>
       </nav>

@@ -1,23 +1,21 @@
 /** The trace pages in a real browser: what is seen, the keyboard, a phone's width, both colour schemes, the content policy. */
-import { existsSync, mkdirSync } from 'node:fs'
 import type { Server } from 'node:http'
-import type { AddressInfo } from 'node:net'
-import { join } from 'node:path'
-import { serve } from '@hono/node-server'
 import { Hono } from 'hono'
-import { type Browser, chromium, type Page } from 'playwright-core'
+import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import {
+  CHROMIUM,
+  hasChromium,
+  isChromiumRequired,
+  launchChromium,
+  listen,
+  shoot,
+} from '../../../test/observability/chromium.ts'
 import { play, testObservability, type TestObservability } from '../../../test/observability/scenario.ts'
 import type { AppEnv } from '../env.ts'
 import { traceRoutes } from '../traces.ts'
 
-const CHROMIUM = process.env.CHROMIUM_PATH ?? '/usr/bin/chromium'
-const hasChromium = existsSync(CHROMIUM)
-const isRequired = (process.env.MINISERVE_REQUIRE ?? '').split(',').includes('chromium')
-/** Where screenshots go when they are wanted. */
-const SHOTS = process.env.MINISERVE_SCREENSHOTS
-
-if (!hasChromium && isRequired) {
+if (!hasChromium && isChromiumRequired) {
   it('finds Chromium, which MINISERVE_REQUIRE lists', () => expect(CHROMIUM).toBe('an existing file'))
 }
 
@@ -60,23 +58,11 @@ describe.skipIf(!hasChromium)(`trace pages in Chromium${hasChromium ? '' : ` (sk
       c.set('caller', { keyId: 'anonymous', isAdmin: true, cacheSalt: '' })
       await next()
     })
-    app.route('/', traceRoutes({ store: observability.store }))
-    server = serve({ fetch: app.fetch, port: 0, hostname: '127.0.0.1' }) as Server
-    if (!server.listening) await new Promise((resolve) => server.once('listening', resolve))
-    url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
-    browser = await chromium.launch({
-      executablePath: CHROMIUM,
-      args: [
-        '--headless',
-        '--no-sandbox',
-        '--disable-gpu',
-        '--disable-quic',
-        '--no-first-run',
-        '--disable-background-networking',
-        '--disable-component-update',
-        '--disable-sync',
-      ],
-    })
+    app.route('/', traceRoutes({ store: observability.store, canSignIn: false }))
+    const listening = await listen(app)
+    server = listening.server
+    url = `http://127.0.0.1:${listening.port}`
+    browser = await launchChromium()
   })
 
   afterAll(async () => {
@@ -98,12 +84,6 @@ describe.skipIf(!hasChromium)(`trace pages in Chromium${hasChromium ? '' : ` (sk
     page.on('pageerror', (error) => problems.push(error.message))
     await page.goto(`${url}${path}`)
     return page
-  }
-
-  async function shoot(page: Page, name: string): Promise<void> {
-    if (!SHOTS) return
-    mkdirSync(SHOTS, { recursive: true })
-    await page.screenshot({ path: join(SHOTS, `${name}.png`), fullPage: true })
   }
 
   const overflow = (page: Page) =>

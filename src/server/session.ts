@@ -1,0 +1,78 @@
+/**
+ * Signing in to the trace pages with an API key: a browser sends no Authorization header of its own. The key is shown once, over a form
+ * of this server's; from then on a cookie stands for it that scripts cannot read, that other sites' pages cannot send (SameSite=Strict),
+ * and that opens nothing but reading traces. It is sealed with the server's secret, ends with its key or after twelve hours, and is kept
+ * nowhere on the server.
+ */
+import { type Context, Hono } from 'hono'
+import { deleteCookie, getCookie, setCookie } from 'hono/cookie'
+import { readBody } from './body.ts'
+import type { AppEnv } from './env.ts'
+import type { Caller, Keys } from './keys.ts'
+import { requireOwnForm } from './origin.ts'
+import { SIGN_IN_PATH, SIGN_OUT_PATH } from './sign-in-paths.ts'
+import { html } from './ui/layout.tsx'
+import { OwnNavigationPage, SignInPage } from './ui/sign-in.tsx'
+
+export { isSignInPath } from './sign-in-paths.ts'
+
+const COOKIE = 'miniserve_session'
+const SESSION_SECONDS = 12 * 3600
+const MAX_FORM_BYTES = 8192
+
+/** What a session opens: reading traces, as pages and as downloads. */
+const SESSION_PATHS = /^(?:\/v1)?\/traces(?:\/|$)/
+/** Where a sign-in may lead to: nothing that a link could smuggle in. */
+const DESTINATION = /^\/traces(?:\/[0-9a-f]{32})?$/
+
+/** The caller of a browser that has signed in; null for other routes, methods, and for programs, which show a key. */
+export function sessionOf(c: Context<AppEnv>, keys: Keys): Caller | null {
+  if (c.req.header('authorization') !== undefined || c.req.header('x-api-key') !== undefined) return null
+  if (!keys.canSignIn || (c.req.method !== 'GET' && c.req.method !== 'HEAD') || !SESSION_PATHS.test(c.req.path)) {
+    return null
+  }
+  const session = getCookie(c, COOKIE)
+  const caller = session === undefined ? null : keys.resumeSession(session)
+  if (caller) c.set('isSignedIn', true)
+  return caller
+}
+
+/** The page that a browser gets where a key is needed; null for programs, and for routes that are no pages. */
+export async function signInFirst(c: Context<AppEnv>): Promise<Response | null> {
+  const isPage = c.req.method === 'GET' && /^\/traces(?:\/|$)/.test(c.req.path)
+  if (!isPage || !c.req.header('accept')?.includes('text/html')) return null
+  // A link on another site leaves the cookie behind: the browser is asked to come again, from here.
+  const site = c.req.header('sec-fetch-site')
+  if (site === 'cross-site' || site === 'same-site') return html(c, OwnNavigationPage())
+  return html(c, SignInPage({ to: destination(c.req.path), isRefused: false }), 401, { 'WWW-Authenticate': 'Bearer' })
+}
+
+export function sessionRoutes(keys: Keys): Hono<AppEnv> {
+  return new Hono<AppEnv>()
+    .get(SIGN_IN_PATH, (c) => html(c, SignInPage({ to: '/traces', isRefused: false })))
+    .post(SIGN_IN_PATH, async (c) => {
+      requireOwnForm(c)
+      const form = new URLSearchParams((await readBody(c.req.raw.body, MAX_FORM_BYTES)).toString('utf8'))
+      const to = destination(form.get('to') ?? '')
+      const session = keys.openSession((form.get('key') ?? '').trim(), Date.now() + SESSION_SECONDS * 1000)
+      if (session === null) return html(c, SignInPage({ to, isRefused: true }), 401, { 'WWW-Authenticate': 'Bearer' })
+      setCookie(c, COOKIE, session, { ...cookieOptions(c), maxAge: SESSION_SECONDS })
+      return c.redirect(to, 303)
+    })
+    .post(SIGN_OUT_PATH, (c) => {
+      requireOwnForm(c)
+      deleteCookie(c, COOKIE, cookieOptions(c))
+      return c.redirect('/traces', 303)
+    })
+}
+
+const destination = (path: string): string => (DESTINATION.test(path) ? path : '/traces')
+
+/** Secure behind a proxy that speaks TLS, too: who lies in that header only locks himself out. */
+const cookieOptions = (c: Context<AppEnv>) =>
+  ({
+    path: '/',
+    httpOnly: true,
+    sameSite: 'Strict',
+    secure: new URL(c.req.url).protocol === 'https:' || c.req.header('x-forwarded-proto') === 'https',
+  }) as const

@@ -1,0 +1,43 @@
+/** The form that takes an API key, and the page that turns a visit from another site into one of our own. */
+import { SIGN_IN_PATH } from '../sign-in-paths.ts'
+import { Layout } from './layout.tsx'
+
+export function SignInPage({ to, isRefused }: { readonly to: string; readonly isRefused: boolean }) {
+  return (
+    <Layout title="Sign in · miniserve">
+      <form class="sign-in" method="post" action={SIGN_IN_PATH}>
+        <h1>Sign in</h1>
+        <p>With an API key of this server you see the traces it made; with the admin key, all of them.</p>
+        <label for="key">API key</label>
+        <input
+          id="key"
+          name="key"
+          type="password"
+          autocomplete="current-password"
+          required
+          autofocus
+          aria-invalid={isRefused ? 'true' : undefined}
+          aria-describedby={isRefused ? 'refused' : undefined}
+        />
+        {isRefused ? (
+          <p id="refused" class="bad" role="alert">
+            This key is not known here.
+          </p>
+        ) : null}
+        <input type="hidden" name="to" value={to} />
+        <button type="submit">Sign in</button>
+      </form>
+    </Layout>
+  )
+}
+
+/** The browser comes again at once, now from this server's own page, and brings its cookie. */
+export function OwnNavigationPage() {
+  return (
+    <Layout title="miniserve" isRefreshed>
+      <p class="empty">
+        <a href="">Continue to the trace</a>
+      </p>
+    </Layout>
+  )
+}
