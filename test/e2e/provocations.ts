@@ -429,23 +429,25 @@ export const PROVOCATIONS: Readonly<Record<string, readonly Provocation[]>> = {
       run: async (world) => sent(await world.faulty(), { ...SHORT, prompt: 'unserializable', echo: true }),
     },
   ],
-  'write failure, uncaught, in the stream': ['unserializable', 'unencodable'].map((prompt) => ({
-    how: `a frame that is ${prompt}`,
-    streams: [true],
-    run: async (world: World, stream: boolean) => sent(await world.faulty(), { ...SHORT, prompt, echo: true, stream }),
-  })),
+  'write failure, uncaught, in the stream': [
+    {
+      how: 'a frame that cannot be written',
+      streams: [true],
+      run: async (world, stream) =>
+        sent(await world.faulty(), { ...SHORT, prompt: 'unserializable', echo: true, stream }),
+    },
+  ],
   'shutdown bound passed': [{ how: 'a long answer', streams: [false], run: shutDown }],
   'shutdown bound passed, in the stream': [{ how: 'a long answer', streams: [true], run: shutDown }],
   'process ended before an answer': [
     {
-      how: 'a retrieval that hears nothing',
-      isCostly: true,
-      streams: BOTH,
-      async run(world, stream) {
+      how: 'a store that nobody can interrupt',
+      streams: [false],
+      async run(world) {
         const server = await world.ownWithSilentStore(['--shutdown-timeout=0.2'])
         const { traceId, headers } = newTrace()
-        const response = server.post('/v1/completions', { ...SHORT, stream, rag: true }, headers).catch(() => {})
-        await server.waitForLog((line) => line.trace_id === traceId && line.msg === 'input.tokenized')
+        const response = server.get('/v1/rag/documents/a?index=b', headers).catch(() => {})
+        await server.waitForLog((line) => line.trace_id === traceId && line.msg === 'request.received')
         server.signal('SIGTERM')
         await response
         await server.exited

@@ -5,7 +5,7 @@
  * - handler: the first line of its handler throws.
  * - end: the third frame of its response is also its last, as when something other than its stream ends it.
  *
- * Frames that hold the word "unencodable" cannot be encoded, bodies that hold "unserializable" cannot be written.
+ * Bodies and frames that hold the word "unserializable" cannot be written.
  */
 import { subscribe } from 'node:diagnostics_channel'
 
@@ -35,12 +35,6 @@ globalThis.AbortController = class extends AbortController {
     failsNextHandler = false
     throw new RangeError('fault: handler')
   }
-}
-
-const { encode } = TextEncoder.prototype
-TextEncoder.prototype.encode = function (text) {
-  if (text?.startsWith('data: ') && text.includes('unencodable')) throw new RangeError('fault: unencodable')
-  return encode.call(this, text)
 }
 
 const { stringify } = JSON
