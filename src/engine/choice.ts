@@ -79,7 +79,7 @@ export class Choice {
         end = { reason: 'stop', stopReason: this.#stopTokens.has(token) ? token : null }
         break
       }
-      if (this.matcher?.accept(token) === false) throw new Error(`token ${token} was drawn past the grammar's mask`)
+      this.matcher?.accept(token)
       sequence.tokens.push(token)
       sequence.sampling.push(token)
       tokenIds.push(token)

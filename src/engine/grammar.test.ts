@@ -1,4 +1,4 @@
-import { describe, expect, it } from 'vitest'
+import { afterAll, describe, expect, it } from 'vitest'
 import { z } from 'zod'
 import { createByteTokenizer, EOS } from '../../test/engine/byte-tokenizer.ts'
 import { createRandom } from '../../test/engine/random.ts'
@@ -10,6 +10,7 @@ import type { StructuredOutput } from './request.ts'
 
 const tokenizer = createByteTokenizer()
 const compiler = createGrammarCompiler({ tokenizer, vocabSize: 264, eosTokenIds: [EOS] })
+afterAll(() => compiler.close())
 
 /** Bytes that some bytes may not follow, which the library does not know: what they would begin is read as several characters. */
 const STRAY_BYTES = new Set([0xe0, 0xed, 0xf0, 0xf4])
@@ -31,7 +32,7 @@ async function draw(structured: StructuredOutput, seed: number): Promise<string 
       )
       const preferred = closing.filter((token) => allowed.includes(token))
       const token = preferred.length > 0 && random.next() < 0.4 ? random.pick(preferred) : random.pick(allowed)
-      expect(matcher.accept(token)).toBe(true)
+      matcher.accept(token)
       if (token === EOS) return tokenizer.decode(tokens)
       tokens.push(token)
     }
@@ -185,6 +186,88 @@ describe('what cannot be enforced', () => {
     }
     expect(await draw({ kind: 'choice', choices: ['still'] }, 1)).toBe('still')
   })
+})
+
+/** Takes the library many seconds to compile, whatever the machine. */
+const giant = {
+  type: 'object',
+  properties: Object.fromEntries(
+    Array.from({ length: 300 }, (_, i) => [`property${i}`, { type: 'string', maxLength: 50 }]),
+  ),
+}
+
+describe('a grammar that takes long to compile', () => {
+  it('holds up no other grammar and no other sequence, and is broken off when nobody waits for it', async () => {
+    const own = createGrammarCompiler({ tokenizer, vocabSize: 264, eosTokenIds: [EOS] })
+    const abort = new AbortController()
+    const known = await own.createMatcher({ kind: 'choice', choices: ['ab'] })
+    let isSettled = false
+    const slow = own
+      .createMatcher({ kind: 'json_schema', schema: giant }, abort.signal)
+      .finally(() => (isSettled = true))
+    const refused = expect(slow).rejects.toThrow('left')
+    // The sequence goes on and new ones of its grammar begin while the compilation runs.
+    for (const token of Buffer.from('ab')) {
+      const mask = await known.mask()
+      expect(mask[token >> 5]).toBe(1 << (token & 31))
+      known.accept(token)
+    }
+    const another = await own.createMatcher({ kind: 'choice', choices: ['ab'] })
+    expect((await another.mask()).some((word) => word !== 0)).toBe(true)
+    // A new grammar waits behind it in the queue, until the one before is given up.
+    const next = own.createMatcher({ kind: 'choice', choices: ['cd'] })
+    expect(isSettled).toBe(false)
+    abort.abort(new Error('left'))
+    await refused
+    expect((await (await next).mask()).some((word) => word !== 0)).toBe(true)
+    await own.close()
+    await own.close()
+  })
+
+  it('is refused after a time, and gets a thread of its own when it is merely slow', async () => {
+    const impatient = createGrammarCompiler({ tokenizer, vocabSize: 264, eosTokenIds: [EOS], compileTimeoutMs: 300 })
+    await expect(impatient.createMatcher({ kind: 'json_schema', schema: giant })).rejects.toThrow(
+      'response_format: it takes longer than 0.3 s to compile',
+    )
+    expect((await (await impatient.createMatcher({ kind: 'json_object' })).mask()).length).toBe(9)
+    await impatient.close()
+
+    // Everything is slow here: more grammars than there may be threads, the oldest of which go when their sequences have ended.
+    const slow = createGrammarCompiler({ tokenizer, vocabSize: 264, eosTokenIds: [EOS], slowMs: -1 })
+    const first = await slow.createMatcher({ kind: 'choice', choices: ['first'] })
+    for (let i = 0; i < 6; i++) (await slow.createMatcher({ kind: 'choice', choices: [`${i}`] })).close()
+    expect((await first.mask()).some((word) => word !== 0)).toBe(true)
+    first.close()
+    await slow.close()
+  })
+
+  it('is one of a bounded number that wait', async () => {
+    const own = createGrammarCompiler({ tokenizer, vocabSize: 264, eosTokenIds: [EOS] })
+    const waiting = [own.createMatcher({ kind: 'json_schema', schema: giant })]
+    for (let i = 0; i < 64; i++) waiting.push(own.createMatcher({ kind: 'choice', choices: [`${i}`] }))
+    const outcomes = Promise.allSettled(waiting)
+    await expect(own.createMatcher({ kind: 'choice', choices: ['more'] })).rejects.toMatchObject({ code: 'queue_full' })
+    await own.close()
+    for (const outcome of await outcomes) expect(outcome).toMatchObject({ reason: { code: 'shutdown' } })
+  })
+})
+
+it('a model without an end token is told to have none', async () => {
+  const endless = createGrammarCompiler({ tokenizer, vocabSize: 264, eosTokenIds: [] })
+  await expect(endless.createMatcher({ kind: 'json_object' })).rejects.toMatchObject({
+    code: 'invalid_request',
+    param: 'response_format',
+    message: expect.stringContaining('eos_token_id') as string,
+  })
+  await endless.close()
+})
+
+it('a token past the mask is found when the next mask is asked for', async () => {
+  const matcher = await compiler.createMatcher({ kind: 'choice', choices: ['ab'] })
+  matcher.accept(Buffer.from('x')[0] ?? 0)
+  await expect(matcher.mask()).rejects.toThrow("was drawn past the grammar's mask")
+  matcher.close()
+  matcher.close()
 })
 
 describe('in the engine', () => {

@@ -1,16 +1,21 @@
-/** Structured output: a grammar compiled once a schema, a matcher a sequence, and the mask of the tokens that may come next. */
-import { readFileSync } from 'node:fs'
-import Module, { createRequire } from 'node:module'
-import type * as XGrammar from '@mlc-ai/web-xgrammar'
-import { prepareSchema } from './json-schema.ts'
+/**
+ * Structured output: a grammar compiled once a schema, a matcher a sequence, and the mask of the tokens that may come next. All of it runs
+ * in threads: a large schema takes seconds, and compiled grammars cannot leave the instance of the library that made them. Each grammar is
+ * first compiled in a spare thread that nothing else depends on. One that was quick is compiled again in the thread that all quick ones
+ * share; a slow one keeps the thread it is in, and the next gets another spare. So no sequence ever waits for another's grammar.
+ */
+import { grammarParam, grammarSource } from './grammar-source.ts'
+import type { GrammarSource } from './grammar-source.ts'
+import { GrammarThread } from './grammar-thread.ts'
+import type { GrammarVocabulary } from './grammar-protocol.ts'
 import { EngineError } from './request.ts'
 import type { StructuredOutput } from './request.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
 /** Follows one sequence. */
 export interface GrammarMatcher {
-  /** Takes a token. False: the grammar does not allow it here, which a mask would have prevented. */
-  accept(token: number): boolean
+  /** Takes a token. One that the grammar does not allow here, which a mask would have prevented, makes the next mask() reject. */
+  accept(token: number): void
   /** Bit t of word t >> 5 set: token t may come next. u32[ceil(vocab / 32)] */
   mask(): Promise<Uint32Array>
   /** Idempotent. */
@@ -18,8 +23,13 @@ export interface GrammarMatcher {
 }
 
 export interface GrammarCompiler {
-  /** Throws EngineError invalid_request for what cannot be enforced or compiled. */
-  createMatcher(structured: StructuredOutput): Promise<GrammarMatcher>
+  /**
+   * Throws EngineError invalid_request for what cannot be enforced or compiled, queue_full when too many are waiting. Rejects with the
+   * signal's reason when that is aborted; a compilation that nobody waits for any more is broken off.
+   */
+  createMatcher(structured: StructuredOutput, signal?: AbortSignal): Promise<GrammarMatcher>
+  /** Ends the threads; idempotent. */
+  close(): Promise<void>
 }
 
 export interface GrammarOptions {
@@ -29,211 +39,268 @@ export interface GrammarOptions {
   readonly eosTokenIds: readonly number[]
   /** Compiled grammars kept. */
   readonly maxCached?: number
+  /** A compilation that takes longer is refused. */
+  readonly compileTimeoutMs?: number
+  /** A grammar that took longer than this gets a thread of its own. */
+  readonly slowMs?: number
 }
 
-/** White space between two JSON elements: enough to indent, not enough to never finish. */
-const MAX_WHITESPACE = 16
-/** A schema or grammar beyond this is refused: compiling runs on the thread that serves. */
-const MAX_SOURCE_CHARACTERS = 65_536
+/** Grammars that may wait to be compiled, each for any number of requests. */
+const MAX_WAITING = 64
+/** Slow grammars kept, each with a thread and an instance of the library. */
+const MAX_SLOW = 4
+/** Tokens of the vocabulary prepared between two turns of the event loop. */
+const VOCABULARY_SLICE = 4096
 
 export function createGrammarCompiler(options: GrammarOptions): GrammarCompiler {
   return new CachingCompiler(options)
 }
 
-/** One instance of the library with the vocabulary loaded into it. */
-interface Instance {
-  readonly library: typeof XGrammar
-  readonly compiler: XGrammar.GrammarCompiler
+/** A grammar that is compiled, being compiled, or known not to compile. */
+interface Entry {
+  readonly key: string
+  readonly source: GrammarSource
+  readonly param: string
+  /** The thread that has it. Rejects with EngineError. */
+  readonly home: Promise<GrammarThread>
+  readonly resolve: (home: GrammarThread) => void
+  readonly reject: (error: Error) => void
+  numWaiting: number
+  /** Its thread has no other grammar. */
+  isSlow: boolean
+  isSettled: boolean
 }
 
 class CachingCompiler implements GrammarCompiler {
   readonly #options: GrammarOptions
   readonly #maxCached: number
   /** Least recently used first. */
-  readonly #compiled = new Map<string, Promise<{ instance: Instance; grammar: XGrammar.CompiledGrammar }>>()
-  #instance: Promise<Instance> | null = null
+  readonly #entries = new Map<string, Entry>()
+  readonly #queue: Entry[] = []
+  #compiling: Entry | null = null
+  #vocabulary: Promise<GrammarVocabulary> | null = null
+  #spare: GrammarThread | null = null
+  #shared: GrammarThread | null = null
+  readonly #threads = new Set<GrammarThread>()
+  #isClosed = false
 
   constructor(options: GrammarOptions) {
     this.#options = options
     this.#maxCached = options.maxCached ?? 64
   }
 
-  async createMatcher(structured: StructuredOutput): Promise<GrammarMatcher> {
-    const { instance, grammar } = await this.#compile(structured)
-    const { eosTokenIds, vocabSize } = this.#options
-    const inner = await instance.library.GrammarMatcher.createGrammarMatcher(grammar, [...eosTokenIds])
-    return new Matcher(inner, vocabSize)
-  }
-
-  #compile(structured: StructuredOutput): Promise<{ instance: Instance; grammar: XGrammar.CompiledGrammar }> {
-    const source = sourceOf(structured)
-    const key = `${structured.kind} ${source}`
-    const known = this.#compiled.get(key)
-    this.#compiled.delete(key)
-    const compiled = known ?? this.#compileNew(structured, source)
-    this.#compiled.set(key, compiled)
-    // Refusals stay cached as well: the next instance would have to be thrown away like the last.
-    const [oldest] = this.#compiled.keys()
-    if (this.#compiled.size > this.#maxCached && oldest !== undefined) this.#compiled.delete(oldest)
-    return compiled
-  }
-
-  async #compileNew(
-    structured: StructuredOutput,
-    source: string,
-  ): Promise<{ instance: Instance; grammar: XGrammar.CompiledGrammar }> {
-    const instance = await (this.#instance ??= this.#load())
+  async createMatcher(structured: StructuredOutput, signal?: AbortSignal): Promise<GrammarMatcher> {
+    const param = grammarParam(structured)
+    if (this.#options.eosTokenIds.length === 0) {
+      const message = `${param}: this model names no end-of-sequence token (eos_token_id in config.json), without which structured output cannot end`
+      throw new EngineError('invalid_request', message, param)
+    }
+    const entry = this.#entry(grammarSource(structured), param)
+    entry.numWaiting++
     try {
-      return { instance, grammar: await compile(instance, structured, source) }
+      const home = await unlessAborted(entry.home, signal)
+      // A thread that failed takes its grammars with it: the next request compiles them again.
+      if (home.isEnded) this.#entries.delete(entry.key)
+      return await home.createMatcher(entry.key)
+    } finally {
+      entry.numWaiting--
+      this.#cancelIfUnwanted(entry)
+    }
+  }
+
+  async close(): Promise<void> {
+    this.#isClosed = true
+    const closed = new EngineError('shutdown', 'the server is shutting down')
+    for (const entry of this.#entries.values()) this.#settle(entry, closed)
+    this.#entries.clear()
+    this.#queue.length = 0
+    await Promise.all([...this.#threads].map((thread) => this.#closeThread(thread)))
+  }
+
+  /** The entry of a source, made and queued when it is new or its thread is gone. */
+  #entry(source: GrammarSource, param: string): Entry {
+    const key = `${source.kind} ${source.text}`
+    const known = this.#entries.get(key)
+    if (known !== undefined) {
+      this.#entries.delete(key)
+      this.#entries.set(key, known)
+      return known
+    }
+    if (this.#queue.length >= MAX_WAITING) {
+      throw new EngineError('queue_full', `${MAX_WAITING} grammars wait to be compiled already; try again later`)
+    }
+    const { promise: home, resolve, reject } = deferred<GrammarThread>()
+    // Refused with nobody waiting: not unhandled.
+    home.catch(() => {})
+    const entry = { key, source, param, home, resolve, reject, numWaiting: 0, isSlow: false, isSettled: false }
+    this.#entries.set(key, entry)
+    this.#evict()
+    this.#queue.push(entry)
+    this.#compileNext()
+    return entry
+  }
+
+  /** Compiles what is queued, one after the other. */
+  #compileNext(): void {
+    if (this.#compiling !== null || this.#isClosed) return
+    const entry = this.#queue.shift()
+    if (entry === undefined) return
+    this.#compiling = entry
+    this.#compile(entry)
+      .then(
+        (home) => this.#settle(entry, home),
+        (error: unknown) => this.#settle(entry, this.#refusal(entry, error)),
+      )
+      .finally(() => {
+        this.#compiling = null
+        this.#compileNext()
+      })
+  }
+
+  async #compile(entry: Entry): Promise<GrammarThread> {
+    const { compileTimeoutMs = 30_000, slowMs = 50 } = this.#options
+    const vocabulary = await (this.#vocabulary ??= this.#buildVocabulary())
+    const spare = this.#spare ?? (await this.#openSpare(vocabulary))
+    if (entry.isSettled) return spare
+    const tooSlow = `takes longer than ${compileTimeoutMs / 1000} s to compile`
+    const timer = setTimeout(() => void this.#closeThread(spare, new Refusal(tooSlow)), compileTimeoutMs)
+    try {
+      const startedMs = performance.now()
+      await spare.compile(entry.key, entry.source)
+      entry.isSlow = performance.now() - startedMs > slowMs
+    } catch (error) {
+      // The library aborts on what it cannot parse, which leaves the instance in an unknown state.
+      await this.#closeThread(spare)
+      throw error
+    } finally {
+      clearTimeout(timer)
+    }
+    if (entry.isSlow) {
+      this.#spare = null
+      return spare
+    }
+    spare.drop(entry.key)
+    if (this.#shared === null || this.#shared.isEnded) this.#shared = this.#openThread(vocabulary)
+    const shared = this.#shared
+    await shared.compile(entry.key, entry.source)
+    if (entry.isSettled) shared.drop(entry.key)
+    return shared
+  }
+
+  #openThread(vocabulary: GrammarVocabulary): GrammarThread {
+    const thread = new GrammarThread(vocabulary)
+    this.#threads.add(thread)
+    return thread
+  }
+
+  /** A thread that has compiled something: starting it is not taken for compiling. */
+  async #openSpare(vocabulary: GrammarVocabulary): Promise<GrammarThread> {
+    const spare = this.#openThread(vocabulary)
+    this.#spare = spare
+    try {
+      await spare.compile('', { kind: 'ebnf', text: 'root ::= "a"' })
+      return spare
     } catch (cause) {
-      // The library aborts on what it cannot parse, which leaves the instance in an unknown state: matchers in it live on, new ones get another.
-      this.#instance = null
-      const param = paramOf(structured)
-      throw new EngineError(
-        'invalid_request',
-        `${param}: the ${structured.kind} cannot be compiled into a grammar`,
-        param,
-        { cause },
+      await this.#closeThread(spare)
+      throw new EngineError('engine_error', 'structured output cannot be prepared', null, { cause })
+    }
+  }
+
+  async #closeThread(thread: GrammarThread, reason?: Error): Promise<void> {
+    if (this.#spare === thread) this.#spare = null
+    if (this.#shared === thread) this.#shared = null
+    this.#threads.delete(thread)
+    await thread.close(reason)
+  }
+
+  #refusal(entry: Entry, cause: unknown): EngineError {
+    if (cause instanceof EngineError) return cause
+    const why = cause instanceof Refusal ? cause.message : 'cannot be compiled into a grammar'
+    return new EngineError('invalid_request', `${entry.param}: it ${why}`, entry.param, { cause })
+  }
+
+  #settle(entry: Entry, outcome: GrammarThread | EngineError): void {
+    if (entry.isSettled) return
+    entry.isSettled = true
+    if (outcome instanceof GrammarThread) entry.resolve(outcome)
+    else entry.reject(outcome)
+    this.#evict()
+  }
+
+  /** Nobody waits for a grammar that is not compiled yet: it leaves the queue, or its thread is ended. */
+  #cancelIfUnwanted(entry: Entry): void {
+    if (entry.numWaiting > 0 || entry.isSettled) return
+    this.#entries.delete(entry.key)
+    const at = this.#queue.indexOf(entry)
+    if (at >= 0) this.#queue.splice(at, 1)
+    else if (this.#spare !== null) void this.#closeThread(this.#spare)
+    this.#settle(entry, new EngineError('invalid_request', `${entry.param}: nobody waits for it any more`, entry.param))
+  }
+
+  /** The least recently used go; refusals stay cached as well. A thread of its own goes with its grammar, once no sequence uses it. */
+  #evict(): void {
+    const settled = [...this.#entries.values()].filter(({ isSettled }) => isSettled)
+    const slow = settled.filter(({ isSlow }) => isSlow)
+    const unwanted = settled.slice(0, Math.max(0, this.#entries.size - this.#maxCached))
+    for (const entry of new Set([...unwanted, ...slow.slice(0, Math.max(0, slow.length - MAX_SLOW))])) {
+      this.#entries.delete(entry.key)
+      entry.home.then(
+        (home) => {
+          if (!entry.isSlow) home.drop(entry.key)
+          else {
+            this.#threads.delete(home)
+            home.retire()
+          }
+        },
+        () => {},
       )
     }
   }
 
-  async #load(): Promise<Instance> {
+  async #buildVocabulary(): Promise<GrammarVocabulary> {
     const { tokenizer, vocabSize, eosTokenIds } = this.#options
-    const library = loadLibrary()
-    // Special tokens carry no text, and some bytes occur in no text: as empty strings they are never allowed but where the grammar may end.
-    const isText = (id: number) => !tokenizer.isSpecial(id) && !tokenizer.tokenBytes(id).some(isNeverUtf8)
-    const vocabulary = Array.from({ length: vocabSize }, (_, id) => (isText(id) ? (tokenizer.tokenText(id) ?? '') : ''))
-    const kinds = { byte_level: 'byte_level', sentencepiece: 'byte_fallback', plain: 'raw' } as const
-    const info = await library.TokenizerInfo.createTokenizerInfo(
-      vocabulary,
-      kinds[tokenizer.spelling],
-      false,
-      vocabSize,
-      [...eosTokenIds],
-    )
-    return { library, compiler: await library.GrammarCompiler.createGrammarCompiler(info, false) }
-  }
-}
-
-class Matcher implements GrammarMatcher {
-  readonly #inner: XGrammar.GrammarMatcher
-  readonly #numWords: number
-  #numReaders = 0
-  #isClosed = false
-  #isDisposed = false
-
-  constructor(inner: XGrammar.GrammarMatcher, vocabSize: number) {
-    this.#inner = inner
-    this.#numWords = Math.ceil(vocabSize / 32)
-  }
-
-  accept(token: number): boolean {
-    return this.#inner.acceptToken(token)
-  }
-
-  async mask(): Promise<Uint32Array> {
-    this.#numReaders++
-    try {
-      const mask = await this.#inner.getNextTokenBitmask()
-      return Uint32Array.from({ length: this.#numWords }, (_, word) => mask[word] ?? 0)
-    } finally {
-      this.#numReaders--
-      this.#dispose()
+    const tokens: string[] = []
+    for (let id = 0; id < vocabSize; id++) {
+      // Special tokens carry no text, and some bytes occur in no text: as empty strings they are never allowed but where the grammar may end.
+      const isText = !tokenizer.isSpecial(id) && !tokenizer.tokenBytes(id).some(isNeverUtf8)
+      tokens.push(isText ? (tokenizer.tokenText(id) ?? '') : '')
+      if (id % VOCABULARY_SLICE === VOCABULARY_SLICE - 1) await new Promise<void>((resolve) => setImmediate(resolve))
     }
-  }
-
-  close(): void {
-    this.#isClosed = true
-    this.#dispose()
-  }
-
-  /** Not under a mask that is being computed. */
-  #dispose(): void {
-    if (!this.#isClosed || this.#isDisposed || this.#numReaders > 0) return
-    this.#isDisposed = true
-    this.#inner.dispose()
+    const spellings = { byte_level: 'byte_level', sentencepiece: 'byte_fallback', plain: 'raw' } as const
+    return { tokens, spelling: spellings[tokenizer.spelling], eosTokenIds }
   }
 }
 
-function compile(
-  { library, compiler }: Instance,
-  structured: StructuredOutput,
-  source: string,
-): Promise<XGrammar.CompiledGrammar> {
-  switch (structured.kind) {
-    case 'json_object':
-    case 'json_schema':
-      return compiler.compileJSONSchema(source, true, undefined, undefined, false, MAX_WHITESPACE)
-    case 'regex':
-      return library.Grammar.fromStructuralTag({
-        type: 'structural_tag',
-        format: { type: 'regex', pattern: source },
-      }).then((grammar) => compiler.compileGrammar(grammar))
-    case 'choice':
-    case 'grammar':
-      return compiler.compileGrammar(source)
+function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void; reject: (error: Error) => void } {
+  let resolve: (value: T) => void = () => {}
+  let reject: (error: Error) => void = () => {}
+  const promise = new Promise<T>((onValue, onError) => {
+    resolve = onValue
+    reject = onError
+  })
+  return { promise, resolve, reject }
+}
+
+/** The promise's outcome, unless the signal is aborted before: then its reason. */
+async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return promise
+  signal.throwIfAborted()
+  const { promise: aborted, reject } = deferred<never>()
+  const onAbort = () => reject(signal.reason instanceof Error ? signal.reason : new Error('aborted'))
+  signal.addEventListener('abort', onAbort, { once: true })
+  try {
+    return await Promise.race([promise, aborted])
+  } finally {
+    signal.removeEventListener('abort', onAbort)
   }
 }
 
-/** What the library compiles: a JSON Schema, a pattern or EBNF. */
-function sourceOf(structured: StructuredOutput): string {
-  const source = rawSource(structured)
-  if (source.length <= MAX_SOURCE_CHARACTERS) return source
-  const param = paramOf(structured)
-  throw new EngineError(
-    'invalid_request',
-    `${param}: expected at most ${MAX_SOURCE_CHARACTERS} characters, found ${source.length}`,
-    param,
-  )
-}
-
-function rawSource(structured: StructuredOutput): string {
-  switch (structured.kind) {
-    case 'json_object':
-      return JSON.stringify({ type: 'object' })
-    case 'json_schema':
-      return JSON.stringify(prepareSchema(structured.schema))
-    case 'regex':
-      return structured.pattern
-    case 'choice':
-      return `root ::= ${structured.choices.map(ebnfLiteral).join(' | ')}`
-    case 'grammar':
-      return structured.ebnf
-  }
-}
-
-function paramOf(structured: StructuredOutput): string {
-  return structured.kind === 'json_object' || structured.kind === 'json_schema'
-    ? 'response_format'
-    : 'structured_outputs'
+/** Why a grammar is refused, in words that follow its field. */
+class Refusal extends Error {
+  override readonly name = 'Refusal'
 }
 
 /** C0, C1 and F5 to FF begin no character of Unicode and continue none. */
 function isNeverUtf8(byte: number): boolean {
   return byte === 0xc0 || byte === 0xc1 || byte >= 0xf5
-}
-
-function ebnfLiteral(text: string): string {
-  const escaped = Array.from(text, (character) => {
-    const code = character.codePointAt(0) ?? 0
-    if (character === '"' || character === '\\') return `\\${character}`
-    return code < 0x20 || code === 0x7f ? `\\x${code.toString(16).padStart(2, '0')}` : character
-  })
-  return `"${escaped.join('')}"`
-}
-
-/**
- * A fresh instance of the library. Its package says ES module but its file is CommonJS, which Node refuses to load by name: it is compiled here
- * under a name that says what it is. It writes what it dislikes to the console, quoting it: stdout is the log's, and content stays out of both.
- */
-function loadLibrary(): typeof XGrammar {
-  const path = createRequire(import.meta.url).resolve('@mlc-ai/web-xgrammar')
-  const module = new Module(path)
-  const compileModule: unknown = Reflect.get(module, '_compile')
-  if (typeof compileModule !== 'function') throw new Error('this version of Node cannot load CommonJS from source')
-  const quiet = 'const console = { log() {}, info() {}, warn() {}, error() {} };'
-  compileModule.call(module, quiet + readFileSync(path, 'utf8'), path.replace(/\.js$/, '.cjs'))
-  const library: typeof XGrammar = module.exports
-  return library
 }

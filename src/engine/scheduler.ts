@@ -177,10 +177,11 @@ export class Scheduler {
   }
 
   #scheduleDecodes(draft: StepDraft, preempted: Schedule['preempted'][number][]): void {
-    let numDecoding = this.#running.filter((sequence) => sequence.isDecoding && sequence.wantsMoreTokens).length
+    let numDecoding = 0
+    for (const sequence of this.#running) if (wantsDecodeStep(sequence)) numDecoding++
     for (let i = 0; i < this.#running.length; i++) {
       const sequence = this.#running[i]
-      if (sequence === undefined || !sequence.isDecoding || !sequence.wantsMoreTokens) continue
+      if (sequence === undefined || !wantsDecodeStep(sequence)) continue
       if (draft.budget === 0) return
       numDecoding--
       // Drafts continue known tokens only.
@@ -219,7 +220,7 @@ export class Scheduler {
   #admit(draft: StepDraft): void {
     for (const sequence of this.#waiting.slice()) {
       if (draft.budget === 0 || this.#running.length >= this.#options.maxNumSeqs) return
-      if (sequence.isLoadingKv || sequence.numPendingTokens > 0) continue
+      if (sequence.isLoadingKv || sequence.isMaskPending || sequence.numPendingTokens > 0) continue
       const match = this.#match(sequence, draft.stepId)
       if (this.#options.prefetch?.(sequence, match) === true) continue
       if (!this.#allocate(sequence, match, draft)) return
@@ -417,6 +418,10 @@ function promptScores(sequence: Sequence, start: number, end: number): SequenceP
   if (sequence.promptLogprobs < 0) return null
   const targets = sequence.tokens.slice(start + 1, Math.min(end + 1, sequence.numPromptTokens))
   return targets.length === 0 ? null : { targets, topN: sequence.promptLogprobs }
+}
+
+function wantsDecodeStep(sequence: Sequence): boolean {
+  return sequence.isDecoding && sequence.wantsMoreTokens && !sequence.isMaskPending
 }
 
 function compareRunning(a: Sequence, b: Sequence): number {

@@ -107,6 +107,8 @@ export class Sequence {
   drafts: readonly number[] = []
   /** Tokens allowed next, by its grammar. */
   mask: Uint32Array | null = null
+  /** The mask is being computed: not to be scheduled before. */
+  isMaskPending = false
   /** Blocks of a KV tier are on their way: not to be scheduled yet. */
   isLoadingKv = false
   /** The KV tiers were asked for its prefix. */

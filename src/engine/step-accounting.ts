@@ -1,7 +1,31 @@
 /** What a finished step adds to the counters of the sequences in it. */
+import type { EventBus } from './event-bus.ts'
 import type { StepEvent } from './events.ts'
 import type { StepResult } from './runner/runner.ts'
-import type { ScheduledSequence, ScheduledStep, Scheduler } from './scheduler.ts'
+import type { Schedule, ScheduledSequence, ScheduledStep, Scheduler } from './scheduler.ts'
+
+/** What the engine counted over its life. */
+export interface EngineCounts {
+  prefixCacheQueries: number
+  prefixCacheHits: number
+  numPreemptions: number
+  promptTokens: number
+  generationTokens: number
+  numDraftTokens: number
+  numAcceptedTokens: number
+}
+
+export function newEngineCounts(): EngineCounts {
+  return {
+    prefixCacheQueries: 0,
+    prefixCacheHits: 0,
+    numPreemptions: 0,
+    promptTokens: 0,
+    generationTokens: 0,
+    numDraftTokens: 0,
+    numAcceptedTokens: 0,
+  }
+}
 
 /** A step whose result has arrived. */
 export interface FinishedStep {
@@ -35,6 +59,44 @@ export function countDecodeStep({ sequence, numTokens }: ScheduledSequence, fini
   if (result.gpuMicros === null) return
   counters.decodeGpuMicros = (counters.decodeGpuMicros ?? 0) + result.gpuMicros
   counters.decodeGpuShareMicros = (counters.decodeGpuShareMicros ?? 0) + (result.gpuMicros * numTokens) / step.numRows
+}
+
+/** Publishes what planning did, and counts it. */
+export function publishSchedule(
+  { step, preempted }: Schedule,
+  bus: EventBus,
+  counts: EngineCounts,
+  atMs = performance.now(),
+): void {
+  for (const { sequence, numComputedTokens } of preempted) {
+    const { requestId, choice } = sequence
+    sequence.waitingSinceMs = atMs
+    counts.numPreemptions++
+    bus.publish({ type: 'preempted', requestId, choice, atMs, numComputedTokens })
+  }
+  for (const { sequence, kind, match } of step?.admitted ?? []) {
+    const { requestId, choice, counters } = sequence
+    const { numTokens: numCachedTokens, missReason } = match
+    const numMissTokens = sequence.tokens.length - numCachedTokens
+    if (kind === 'first') {
+      counters.firstScheduledMs = atMs
+      Object.assign(counters, { numCachedTokens, numMissTokens, missReason })
+      counts.prefixCacheQueries += sequence.numPromptTokens
+      counts.prefixCacheHits += numCachedTokens
+    }
+    const waitUs = Math.round((atMs - sequence.waitingSinceMs) * 1000)
+    bus.publish({
+      type: 'scheduled',
+      requestId,
+      choice,
+      atMs,
+      kind,
+      waitUs,
+      numCachedTokens,
+      numMissTokens,
+      missReason,
+    })
+  }
 }
 
 /** The step as an event. */

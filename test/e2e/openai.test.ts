@@ -164,6 +164,34 @@ describe('echo in a stream', () => {
   })
 })
 
+it('a schema that takes long to compile holds up no other stream, and is given up with its client', async () => {
+  const known = { structured_outputs: { choice: ['yes'] } }
+  expect((await complete(known)).choices[0]?.text).toBe('yes')
+  // Takes the grammar library many seconds, whatever the machine.
+  const properties = Object.fromEntries(
+    Array.from({ length: 300 }, (_, i) => [`property${i}`, { type: 'string', maxLength: 50 }]),
+  )
+  const schema = { type: 'object', properties }
+  const order: string[] = []
+  const abort = new AbortController()
+  const giant = client.completions
+    .create({ model, prompt: 'x', response_format: { type: 'json_schema', json_schema: { schema } } } as never, {
+      signal: abort.signal,
+    })
+    .then(
+      () => order.push('answered'),
+      () => order.push('gone'),
+    )
+  const stream = await client.completions.create({ model, prompt: 'The river', max_tokens: 32, stream: true })
+  for await (const chunk of stream) if (chunk.choices[0]?.finish_reason) order.push('free')
+  expect((await complete(known)).choices[0]?.text).toBe('yes')
+  order.push('known')
+  abort.abort()
+  await giant
+  expect(order).toEqual(['free', 'known', 'gone'])
+  expect((await complete({ structured_outputs: { choice: ['new'] } })).choices[0]?.text).toBe('new')
+})
+
 describe('chat', () => {
   it('answers, streams with a role first, and ends with usage when asked', async () => {
     const messages = [{ role: 'user' as const, content: 'What is a river?' }]

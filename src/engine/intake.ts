@@ -1,0 +1,114 @@
+/** From a request to its sequences in the scheduler's queue. */
+import type { ActiveRequest, ActiveRequests } from './active-requests.ts'
+import { checkPrompt, checkQueue, checkRequest, checkSize, createSequences } from './admission.ts'
+import type { QueueBounds } from './admission.ts'
+import { Choice } from './choice.ts'
+import type { EventBus } from './event-bus.ts'
+import type { GrammarCompiler, GrammarMatcher } from './grammar.ts'
+import type { PromptEncoder } from './prompt-encoder.ts'
+import type { ModelInfo } from './runner/runner.ts'
+import type { Scheduler } from './scheduler.ts'
+import type { Sequence } from './sequence.ts'
+import type { Tokenizer } from './tokenizer.ts'
+
+export interface IntakeParts {
+  readonly modelInfo: ModelInfo
+  readonly maxModelLen: number
+  readonly tokenizer: Tokenizer
+  readonly encoder: PromptEncoder
+  readonly grammars: GrammarCompiler
+  readonly scheduler: Scheduler
+  readonly requests: ActiveRequests
+  readonly bus: EventBus
+  readonly options: QueueBounds & { readonly prefixCaching: boolean; readonly speculation: boolean }
+  /** Throws EngineError while the engine takes no new requests. */
+  readonly refuseUnlessRunning: () => void
+}
+
+export class Intake {
+  readonly #parts: IntakeParts
+  /** Places in the queue of requests whose grammars are being compiled. */
+  readonly #reserved = { numSequences: 0, numTokens: 0 }
+  #numArrived = 0
+
+  constructor(parts: IntakeParts) {
+    this.#parts = parts
+  }
+
+  /** Queues a request's choices. Throws EngineError for one that is refused. */
+  async admit(active: ActiveRequest): Promise<void> {
+    const { request, stream } = active
+    const { modelInfo, maxModelLen, encoder, scheduler, bus, requests, options, refuseUnlessRunning } = this.#parts
+    refuseUnlessRunning()
+    checkRequest(request, modelInfo)
+    const prompts = request.prompts.map((prompt) =>
+      checkPrompt(encoder.encode(prompt), prompt, request, modelInfo, maxModelLen),
+    )
+    checkSize(request, prompts, maxModelLen)
+    const load = {
+      numSequences: scheduler.waiting.length + this.#reserved.numSequences,
+      numTokens: scheduler.numWaitingTokens + this.#reserved.numTokens,
+    }
+    checkQueue(prompts, request.n, load, options)
+    const sequences = createSequences(request, prompts, {
+      modelInfo,
+      maxModelLen,
+      speculation: options.speculation,
+      cacheRoot: options.prefixCaching ? scheduler.cache.root(request.cacheSalt) : null,
+      arrival: this.#numArrived,
+    })
+    this.#numArrived += sequences.length
+    // Without a grammar nothing is awaited: the choices are queued before submit's first next() returns.
+    const matchers = request.structured === null ? [] : await this.#createMatchers(active, sequences)
+    if (active.ended.signal.aborted) {
+      closeAll(matchers)
+      return
+    }
+    try {
+      refuseUnlessRunning()
+    } catch (error) {
+      closeAll(matchers)
+      throw error
+    }
+    for (const [promptIndex, tokenIds] of prompts.entries()) {
+      stream.push({ type: 'prompt', promptIndex, tokenIds, numTokens: tokenIds.length })
+    }
+    const { tokenizer } = this.#parts
+    const { eosTokenIds } = modelInfo
+    for (const [i, sequence] of sequences.entries()) {
+      const { requestId, numPromptTokens, counters, choice } = sequence
+      requests.open(active, new Choice({ sequence, request, tokenizer, eosTokenIds, matcher: matchers[i] ?? null }))
+      scheduler.add(sequence)
+      bus.publish({ type: 'queued', requestId, choice, atMs: counters.arrivedMs, numPromptTokens })
+    }
+  }
+
+  /** A matcher a sequence, and its first mask, computed while other sequences' steps run. */
+  async #createMatchers({ request, ended }: ActiveRequest, sequences: readonly Sequence[]): Promise<GrammarMatcher[]> {
+    const { structured } = request
+    if (structured === null) return []
+    const matchers: GrammarMatcher[] = []
+    // They hold their places in the queue meanwhile.
+    const numTokens = sequences.reduce((sum, sequence) => sum + sequence.numPromptTokens, 0)
+    this.#reserved.numSequences += sequences.length
+    this.#reserved.numTokens += numTokens
+    try {
+      for (const sequence of sequences) {
+        const matcher = await this.#parts.grammars.createMatcher(structured, ended.signal)
+        matchers.push(matcher)
+        sequence.mask = await matcher.mask()
+      }
+    } catch (error) {
+      closeAll(matchers)
+      throw error
+    } finally {
+      this.#reserved.numSequences -= sequences.length
+      this.#reserved.numTokens -= numTokens
+    }
+    return matchers
+  }
+}
+
+function closeAll(matchers: readonly GrammarMatcher[]): void {
+  for (const matcher of matchers) matcher.close()
+}

@@ -1,0 +1,68 @@
+/** Prompts to token ids: text through the tokenizer, messages through the model's template before. */
+import type { ChatTemplate } from './chat-template.ts'
+import { EngineError } from './request.ts'
+import type { PromptInput } from './request.ts'
+import type { Tokenizer } from './tokenizer.ts'
+
+export class PromptEncoder {
+  readonly #tokenizer: Tokenizer
+  readonly #chatTemplate: ChatTemplate | null
+  readonly #maxModelLen: number
+
+  constructor(tokenizer: Tokenizer, chatTemplate: ChatTemplate | null, maxModelLen: number) {
+    this.#tokenizer = tokenizer
+    this.#chatTemplate = chatTemplate
+    this.#maxModelLen = maxModelLen
+  }
+
+  /** Throws EngineError invalid_request or context_length_exceeded. */
+  encode(prompt: PromptInput, options: { readonly addSpecialTokens?: boolean } = {}): readonly number[] {
+    if ('ids' in prompt) return prompt.ids
+    if ('text' in prompt) return this.#encode(prompt.text, 'prompt', options)
+    if (this.#chatTemplate === null) {
+      throw new EngineError(
+        'invalid_request',
+        'messages: this model has no chat template; use /v1/completions',
+        'messages',
+      )
+    }
+    const { messages, tools = [] } = prompt
+    this.#checkBytes(countBytes(messages) + countBytes(tools), 'messages')
+    // What people write is data: only the template may begin and end turns.
+    const escape = (text: string) => this.#tokenizer.escapeSpecialTokens(text)
+    const text = this.#chatTemplate.render(mapStrings(messages, escape), {
+      tools: mapStrings(tools, escape),
+      continueFinalMessage: prompt.continueFinalMessage === true,
+    })
+    return this.#encode(text, 'messages', { addSpecialTokens: false })
+  }
+
+  #encode(text: string, param: string, options: { readonly addSpecialTokens?: boolean }): readonly number[] {
+    this.#checkBytes(Buffer.byteLength(text), param)
+    return this.#tokenizer.encode(text, options)
+  }
+
+  /** Tokenizing blocks the thread that serves: what cannot fit, even in the longest tokens, is refused before. */
+  #checkBytes(numBytes: number, param: string): void {
+    const maxBytes = this.#maxModelLen * this.#tokenizer.maxTokenBytes
+    if (numBytes <= maxBytes) return
+    const message = `${param}: this model's maximum context length is ${this.#maxModelLen} tokens, at most ${maxBytes} bytes of text; found ${numBytes} bytes`
+    throw new EngineError('context_length_exceeded', message, param)
+  }
+}
+
+/** Bytes of all strings in a value. */
+function countBytes(value: unknown): number {
+  if (typeof value === 'string') return Buffer.byteLength(value)
+  if (typeof value !== 'object' || value === null) return 0
+  return Object.entries(value).reduce((sum, [key, item]) => sum + Buffer.byteLength(key) + countBytes(item), 0)
+}
+
+/** The same value with every string in it changed, keys included. */
+function mapStrings<T>(value: T, map: (text: string) => string): T
+function mapStrings(value: unknown, map: (text: string) => string): unknown {
+  if (typeof value === 'string') return map(value)
+  if (Array.isArray(value)) return value.map((item: unknown) => mapStrings(item, map))
+  if (typeof value !== 'object' || value === null) return value
+  return Object.fromEntries(Object.entries(value).map(([key, item]) => [map(key), mapStrings(item, map)]))
+}
