@@ -15,6 +15,7 @@ import { ModelError, type ModelInfo, type ModelRequest } from './engine/runner/r
 import { createWorkerRunner } from './engine/runner/worker-runner.ts'
 import { loadTokenizer } from './engine/tokenizer.ts'
 import type { Log } from './observability/logging.ts'
+import type { DeviceMemory } from './observability/metrics.ts'
 import { createObservability, type Observability } from './observability/observability.ts'
 import { loadPlugins } from './observability/plugins.ts'
 import { createProgress } from './progress.ts'
@@ -73,7 +74,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   const { logger } = observability
   const plugins = await loadPlugins(config.plugins, observability.subscriberHost)
   const state = new ServerState(observability.subscribers(plugins))
-  observability.metrics.observeEngine(() => state.stats())
+  observability.metrics.observeEngine(() => ({ ...state.stats(), device: deviceMemory(state) }))
   const secret = loadSecret(config.cacheDir)
   let template: PromptTemplate | null = null
   const rag = createRag({ ...ragSettings(config), promptTemplate: () => template })
@@ -119,6 +120,12 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     await shutDown({ config, state, server, engine, rag, observability })
     stop.release()
   }
+}
+
+/** What the local engine's backend holds; null for a remote one, and while it loads. */
+function deviceMemory(state: ServerState): DeviceMemory | null {
+  const info = state.engine?.modelInfo
+  return info ? { kind: info.device.kind, ...info.memory } : null
 }
 
 interface Running {

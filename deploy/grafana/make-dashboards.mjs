@@ -209,7 +209,11 @@ const DASHBOARDS = {
       ]),
       graph('Event-loop lag', 's', [['miniserve_event_loop_lag_p99_seconds', 'p99']]),
       graph('Drafts by prompt lookup', 'short', [[rate('spec_decode_tokens_total', 'outcome'), '{{outcome}}']]),
-      graph('Memory', 'bytes', [['process_resident_memory_bytes{job="miniserve"}', 'resident']]),
+      graph('Device memory', 'bytes', [
+        ['sum by (device, use) (miniserve_device_memory_bytes)', '{{device}} {{use}}'],
+        ['sum(miniserve_device_memory_bytes{use="kv_cache"}) * max(miniserve_kv_cache_usage_perc)', 'kv_cache in use'],
+      ]),
+      graph('Process memory', 'bytes', [['process_resident_memory_bytes{job="miniserve"}', 'resident']]),
       graph('CPU', 'percentunit', [['rate(process_cpu_seconds_total{job="miniserve"}[$__rate_interval])', 'cpu']]),
       traces('Sampled engine steps', '{ name="engine.step" }', { width: 24 }),
     ],

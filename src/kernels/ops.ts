@@ -223,6 +223,16 @@ export interface BackendInfo {
   readonly memoryBudgetBytes: number | null
 }
 
+/** What a backend holds on its device, in bytes. */
+export interface MemoryUse {
+  /** Matrices and vectors, as packed. */
+  readonly weightBytes: number
+  /** The paged pool. */
+  readonly kvCacheBytes: number
+  /** Activations, rotation tables, logits and what else the steps compute in. */
+  readonly scratchBytes: number
+}
+
 /** A backend. Creation is `createReferenceBackend`, `createWebGpuBackend`, `createCpuBackend` (options: `BackendOptions`). */
 export interface Backend {
   readonly info: BackendInfo
@@ -242,6 +252,8 @@ export interface Backend {
   maxKvBlocks(layout: KvLayout): number
   /** All weights are in: compile pipelines, warm up, free staging memory. */
   ready(): Promise<void>
+  /** Memory held now; buffers of a step that is in flight are left out. */
+  memoryUse(): MemoryUse
 
   // -- a step, in program order ---------------------------------------------------------------------------------------
   /** Copies the first `numTokens` tokens' K and V of block `source` to `destination`, all layers, before this step's ops. */

@@ -5,7 +5,7 @@ import { play, testObservability, type TestObservability } from '../../test/obse
 let observability: TestObservability
 beforeEach(async () => {
   observability = testObservability()
-  observability.metrics.observeEngine(() => ({ numRunning: 2, numWaiting: 1, numBlocks: 100, numFreeBlocks: 75 }))
+  observability.metrics.observeEngine(() => ({ numRunning: 2, numWaiting: 1, numBlocks: 100, numFreeBlocks: 75, device: { kind: 'cpu', weightBytes: 300, kvCacheBytes: 200, scratchBytes: 100 } }))
   for (let i = 0; i < 2; i++) {
     const { trace } = await play(observability, 'formatting', { input: { keyId: 'abc' }, plan: { choices: 2, n: 2 } })
     trace.finish({ ending: 'success', status: 200 })
@@ -26,6 +26,9 @@ describe('/metrics', () => {
       'miniserve_num_requests_running 2',
       'miniserve_num_requests_waiting 1',
       'miniserve_kv_cache_usage_perc 0.25',
+      'miniserve_device_memory_bytes{device="cpu",use="weights"} 300',
+      'miniserve_device_memory_bytes{device="cpu",use="kv_cache"} 200',
+      'miniserve_device_memory_bytes{device="cpu",use="scratch"} 100',
       'miniserve_prompt_tokens_total{model_name="tiny"} 24',
       'miniserve_generation_tokens_total{model_name="tiny"} 16',
       'miniserve_key_tokens_total{model_name="tiny",key_id="abc",direction="out"} 16',

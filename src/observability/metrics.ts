@@ -10,12 +10,23 @@ import { hideKeys, type MetricFamily, renderMetrics } from './metrics-text.ts'
 import type { RequestTrace } from './request-trace.ts'
 import type { SpanCounts } from './tracing.ts'
 
+/** Bytes that a backend holds on its device. */
+export interface DeviceMemory {
+  /** webgpu, cpu or reference. */
+  readonly kind: string
+  readonly weightBytes: number
+  readonly kvCacheBytes: number
+  readonly scratchBytes: number
+}
+
 /** The engine's gauges, read when /metrics is. */
 export interface EngineGauges {
   readonly numRunning: number
   readonly numWaiting: number
   readonly numBlocks: number
   readonly numFreeBlocks: number
+  /** null: the engine has no device of its own here. */
+  readonly device: DeviceMemory | null
 }
 
 /** Who reads the metrics. */
@@ -103,6 +114,19 @@ export class Metrics {
     gauge('miniserve_kv_cache_usage_perc', 'Share of the KV blocks in use, 0 to 1', () => {
       const { numBlocks, numFreeBlocks } = engine()
       return numBlocks === 0 ? 0 : (numBlocks - numFreeBlocks) / numBlocks
+    })
+    new Gauge({
+      name: 'miniserve_device_memory_bytes',
+      help: 'Memory of the device by use: weights, kv_cache (the pool, used or not), scratch (activations, logits)',
+      labelNames: ['device', 'use'],
+      registers,
+      collect() {
+        const { device } = engine()
+        if (device === null) return
+        this.set({ device: device.kind, use: 'weights' }, device.weightBytes)
+        this.set({ device: device.kind, use: 'kv_cache' }, device.kvCacheBytes)
+        this.set({ device: device.kind, use: 'scratch' }, device.scratchBytes)
+      },
     })
     this.promptTokens = counter('miniserve_prompt_tokens_total', 'Prompt tokens processed', ['model_name'])
     this.generationTokens = counter('miniserve_generation_tokens_total', 'Tokens generated', ['model_name'])
@@ -286,4 +310,4 @@ export class Metrics {
 type HistogramName = 'ttft' | 'e2e' | 'queue' | 'prefill' | 'decode' | 'genAiDuration' | 'genAiTtft' | 'genAiTpot'
 
 const GENAI_LABELS = ['gen_ai_operation_name', 'gen_ai_provider_name', 'gen_ai_request_model', 'error_type']
-const NO_ENGINE: EngineGauges = { numRunning: 0, numWaiting: 0, numBlocks: 0, numFreeBlocks: 0 }
+const NO_ENGINE: EngineGauges = { numRunning: 0, numWaiting: 0, numBlocks: 0, numFreeBlocks: 0, device: null }

@@ -50,6 +50,7 @@ export class ScriptedRunner implements Runner {
       blockBytes: options.blockSize * 4,
       maxNumBatchedTokens: options.maxNumBatchedTokens,
       weightBytes: 0,
+      memory: { weightBytes: 0, kvCacheBytes: 0, scratchBytes: 0 },
       quantization: 'none',
       device: {
         kind: 'reference',

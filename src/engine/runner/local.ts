@@ -35,7 +35,8 @@ class LocalRunner implements Runner {
     }
     if (model.info.device.kind === 'webgpu') await warmUp(model)
     this.#loaded = model
-    return model.info
+    // The first steps make the buffers of logits and samples.
+    return { ...model.info, memory: model.backend.memoryUse() }
   }
 
   async execute(plan: StepPlan): Promise<StepResult> {

@@ -183,6 +183,7 @@ export async function loadModel(request: ModelRequest, onProgress?: ProgressList
       blockBytes: backend.kvBlockBytes(layout),
       maxNumBatchedTokens: limits.maxRows,
       weightBytes: tally.bytes,
+      memory: backend.memoryUse(),
       quantization: request.quantization,
       device: { kind: device, adapter, driver, isSoftware, kvFormat, hasTimestamps },
       fingerprint: fingerprintOf(source, spec, request, backend, tally.samples),

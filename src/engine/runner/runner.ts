@@ -2,7 +2,7 @@
  * The seam to compute. A Runner owns a model's weights and the KV pool and turns step plans into tokens; it lives in a worker
  * thread (`worker.ts`) in the server and in-process (`local.ts`) in tests. Everything that crosses is plain structured-cloneable data.
  */
-import type { SampleSpec, TokenLogprobs } from '../../kernels/ops.ts'
+import type { MemoryUse, SampleSpec, TokenLogprobs } from '../../kernels/ops.ts'
 
 export type { SampleSpec, TokenLogprobs } from '../../kernels/ops.ts'
 
@@ -44,6 +44,8 @@ export interface ModelInfo {
   readonly blockBytes: number
   readonly maxNumBatchedTokens: number
   readonly weightBytes: number
+  /** What the backend holds on its device once it is ready. */
+  readonly memory: MemoryUse
   readonly quantization: string
   readonly device: {
     readonly kind: 'reference' | 'webgpu' | 'cpu'

@@ -21,8 +21,7 @@ import type {
   ScoreRow,
   StepInput,
   StepOutput,
-  Vector,
-} from '../ops.ts'
+  Vector, MemoryUse } from '../ops.ts'
 import { Arena } from './arena.ts'
 import { defaultThreads } from './cores.ts'
 import { Executor } from './executor.ts'
@@ -120,6 +119,11 @@ class CpuBackend implements InspectableBackend {
 
   maxKvBlocks(): number {
     return Infinity
+  }
+
+  memoryUse(): MemoryUse {
+    const { weightBytes, kvCacheBytes } = this.#resources
+    return { weightBytes, kvCacheBytes, scratchBytes: this.#arena.usedBytes - weightBytes - kvCacheBytes }
   }
 
   ready(): Promise<void> {

@@ -62,6 +62,17 @@ export class Resources {
     return this.#kv?.layout ?? null
   }
 
+  /** Packed matrices, their factors and vectors. */
+  get weightBytes(): number {
+    const matrices = [...this.#matrices.values()].map(({ numPanels, panelBytes }) => numPanels * (panelBytes + 4) + 4)
+    const vectors = [...this.#vectors.values()].map(({ length }) => roundUp(length, PANEL) * 4)
+    return [...matrices, ...vectors].reduce((sum, bytes) => sum + bytes, 0)
+  }
+
+  get kvCacheBytes(): number {
+    return this.#kv === null ? 0 : this.#kv.layout.numBlocks * this.#kv.bytesPerBlock
+  }
+
   /** Packs a matrix; `gated`: for glu. Throws for sizes that do not fit the data and for infinities or NaN. */
   loadMatrix(label: string, rows: number, cols: number, data: MatrixData, gated: boolean): Matrix {
     checkMatrix(label, rows, cols, data)

@@ -24,11 +24,13 @@ import type {
   StepInput,
   StepOutput,
   TokenLogprobs,
-  Vector,
-} from '../ops.ts'
+  Vector, MemoryUse } from '../ops.ts'
 import { Sampler, tokenLogprobs } from '../sampling.ts'
 import { geluTanh, inverseRms, matmul, silu } from './arithmetic.ts'
 import { type AttentionScratch, pagedAttention } from './attention.ts'
+
+const bytesOf = (arrays: readonly ArrayBufferView[]): number =>
+  arrays.reduce((sum, { byteLength }) => sum + byteLength, 0)
 
 /** Rows a matrix product takes at once: bounds the f64 scratch while the weights of four outputs stay in the cache. */
 const TILE_ROWS = 32
@@ -143,6 +145,16 @@ class ReferenceBackend implements InspectableBackend {
     this.#attention = {
       scores: new Float64Array(this.#options.limits.maxBlocksPerSequence * layout.blockSize),
       sum: new Float64Array(layout.headDim),
+    }
+  }
+
+  memoryUse(): MemoryUse {
+    const ropes = [...this.#ropes.values()].flatMap(({ cos, sin }) => [cos, sin])
+    const activations = [...this.#activations.values()].map(({ values }) => values)
+    return {
+      weightBytes: bytesOf([...this.#matrices.values(), ...this.#vectors.values()].map(({ values }) => values)),
+      kvCacheBytes: bytesOf([...this.#keys, ...this.#values]),
+      scratchBytes: bytesOf([...ropes, ...activations, this.#scratch, this.#products, this.#attention.scores, this.#logits]),
     }
   }
 

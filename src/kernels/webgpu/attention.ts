@@ -75,6 +75,10 @@ export class AttentionKernels {
     for (let layer = 0; layer < numLayers; layer++) this.pools.push(createStorage(device, `kv ${layer}`, size))
   }
 
+  get scratchBytes(): number {
+    return this.#partials?.size ?? 0
+  }
+
   beginStep(): void {
     this.#plan = null
   }

@@ -21,10 +21,9 @@ import type {
   ScoreRow,
   StepInput,
   StepOutput,
-  Vector,
-} from '../ops.ts'
+  Vector, MemoryUse } from '../ops.ts'
 import { AttentionKernels, type GpuRope } from './attention.ts'
-import { Bindings, createStorage, type GpuActivation, type GpuContext, type GpuVector } from './context.ts'
+import { Bindings, bufferBytes, createStorage, type GpuActivation, type GpuContext, type GpuVector } from './context.ts'
 import { openDevice, type Capabilities, type GpuDevice } from './device.ts'
 import { embed, normAdd } from './elementwise.ts'
 import { LinearKernels, shapeKey, type LinearVariant } from './linear.ts'
@@ -152,6 +151,26 @@ export class WebGpuBackend implements InspectableBackend {
     const activation = { label, cols, stride, id: this.#nextId++, buffer }
     this.#activations.set(activation, activation)
     return activation
+  }
+
+  memoryUse(): MemoryUse {
+    const shards = [...this.#matrices.values()].flatMap((matrix) => matrix.shards)
+    const { stepBuffer, nothing } = this.#context
+    return {
+      weightBytes: bufferBytes([
+        ...shards.flatMap(({ codes, scales }) => [codes, scales]),
+        ...[...this.#vectors.values()].map(({ buffer }) => buffer),
+      ]),
+      kvCacheBytes: bufferBytes(this.#attention.pools),
+      scratchBytes:
+        bufferBytes([
+          stepBuffer,
+          nothing,
+          ...[...this.#activations.values(), ...this.#ropes.values()].map(({ buffer }) => buffer),
+        ]) +
+        this.#attention.scratchBytes +
+        this.#sample.scratchBytes,
+    }
   }
 
   createKvCache(layout: KvLayout): void {

@@ -117,3 +117,7 @@ export function createStorage(device: GPUDevice, label: string, size: number): G
     usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST | GPUBufferUsage.COPY_SRC,
   })
 }
+
+/** Size of buffers together; those that are not there yet count nothing. */
+export const bufferBytes = (buffers: readonly (GPUBuffer | null)[]): number =>
+  buffers.reduce((sum, buffer) => sum + (buffer?.size ?? 0), 0)

@@ -1,7 +1,7 @@
 /** Launchers of logits, sampling, log-probabilities and scores. */
 import type { Activation, BackendLimits, LogitsOptions, SampleRow, SampleSpec, ScoreRow } from '../ops.ts'
 import { BANNED_LOGIT, GREEDY_TEMPERATURE, noiseKey } from '../sampling.ts'
-import { createStorage, record, type Bindings, type GpuContext } from './context.ts'
+import { bufferBytes, createStorage, record, type Bindings, type GpuContext } from './context.ts'
 import { smallWorkgroup } from './elementwise.ts'
 import type { LinearKernels } from './linear.ts'
 import type { GpuMatrix } from './matrix.ts'
@@ -211,6 +211,19 @@ export class SampleKernels {
     const isWholeRow = name === 'sample-threshold' || name === 'logprobs'
     const WS = isSoftware ? smallWorkgroup(this.#context) : isWholeRow ? 256 : 64
     record(this.#context, { name, bindings: BINDINGS, defines: { ...defines, WS } }, group, x, y)
+  }
+
+  get scratchBytes(): number {
+    return bufferBytes([
+      this.sampled,
+      this.results,
+      this.#thresholds,
+      this.#masks,
+      this.#adjustments,
+      this.#maxima,
+      this.#scoreLogits,
+      ...this.#chunks.map(({ buffer }) => buffer),
+    ])
   }
 
   /** Buffers for the logits of `numRows` rows, as many rows each as one binding holds. */
