@@ -5,7 +5,13 @@ import { play, testObservability, type TestObservability } from '../../test/obse
 let observability: TestObservability
 beforeEach(async () => {
   observability = testObservability()
-  observability.metrics.observeEngine(() => ({ numRunning: 2, numWaiting: 1, numBlocks: 100, numFreeBlocks: 75, device: { kind: 'cpu', weightBytes: 300, kvCacheBytes: 200, scratchBytes: 100 } }))
+  observability.metrics.observeEngine(() => ({
+    numRunning: 2,
+    numWaiting: 1,
+    numBlocks: 100,
+    numFreeBlocks: 75,
+    device: { kind: 'cpu', weightBytes: 300, kvCacheBytes: 200, scratchBytes: 100 },
+  }))
   for (let i = 0; i < 2; i++) {
     const { trace } = await play(observability, 'formatting', { input: { keyId: 'abc' }, plan: { choices: 2, n: 2 } })
     trace.finish({ ending: 'success', status: 200 })

@@ -29,6 +29,13 @@ export interface EngineGauges {
   readonly device: DeviceMemory | null
 }
 
+export interface MetricDescription {
+  readonly name: string
+  readonly help: string
+  readonly type: string
+  readonly labels: readonly string[]
+}
+
 /** Who reads the metrics. */
 export interface MetricsViewer {
   readonly keyId: string
@@ -90,6 +97,17 @@ export class Metrics {
           this.set(read())
         },
       })
+    const gauges = (name: string, help: string, labelNames: string[], read: () => readonly LabelledValue[]) =>
+      new Gauge({
+        name,
+        help,
+        labelNames,
+        registers,
+        collect() {
+          this.reset()
+          for (const { labels, value } of read()) this.set(labels, value)
+        },
+      })
     /** A counter kept elsewhere. */
     const mirror = (name: string, help: string, read: () => number) =>
       new Counter({
@@ -115,19 +133,12 @@ export class Metrics {
       const { numBlocks, numFreeBlocks } = engine()
       return numBlocks === 0 ? 0 : (numBlocks - numFreeBlocks) / numBlocks
     })
-    new Gauge({
-      name: 'miniserve_device_memory_bytes',
-      help: 'Memory of the device by use: weights, kv_cache (the pool, used or not), scratch (activations, logits)',
-      labelNames: ['device', 'use'],
-      registers,
-      collect() {
-        const { device } = engine()
-        if (device === null) return
-        this.set({ device: device.kind, use: 'weights' }, device.weightBytes)
-        this.set({ device: device.kind, use: 'kv_cache' }, device.kvCacheBytes)
-        this.set({ device: device.kind, use: 'scratch' }, device.scratchBytes)
-      },
-    })
+    gauges(
+      'miniserve_device_memory_bytes',
+      'Memory of the device by use: weights, kv_cache (the pool, used or not), scratch (activations, logits)',
+      ['device', 'use'],
+      () => memoryOf(engine().device),
+    )
     this.promptTokens = counter('miniserve_prompt_tokens_total', 'Prompt tokens processed', ['model_name'])
     this.generationTokens = counter('miniserve_generation_tokens_total', 'Tokens generated', ['model_name'])
     this.keyTokens = counter('miniserve_key_tokens_total', 'Tokens by API key (a digest), for costs', [
@@ -302,9 +313,33 @@ export class Metrics {
     }
   }
 
+  /** Every metric there is, in the order of the exposition: for the documentation. */
+  async describe(): Promise<readonly MetricDescription[]> {
+    const labels = new Map(
+      this.registry
+        .getMetricsAsArray()
+        .map((metric) => [metric.name, 'labelNames' in metric ? (metric.labelNames as readonly string[]) : []]),
+    )
+    labels.set(this.interToken.toJson().name, ['model_name'])
+    const families: readonly MetricFamily[] = [...(await this.registry.getMetricsAsJSON()), this.interToken.toJson()]
+    return families.map(({ name, help, type }) => ({ name, help, type: String(type), labels: labels.get(name) ?? [] }))
+  }
+
   close(): void {
     this.loopDelay.disable()
   }
+}
+
+interface LabelledValue {
+  readonly labels: Record<string, string>
+  readonly value: number
+}
+
+function memoryOf(device: DeviceMemory | null): readonly LabelledValue[] {
+  if (device === null) return []
+  const { kind, weightBytes, kvCacheBytes, scratchBytes } = device
+  const uses = { weights: weightBytes, kv_cache: kvCacheBytes, scratch: scratchBytes }
+  return Object.entries(uses).map(([use, value]) => ({ labels: { device: kind, use }, value }))
 }
 
 type HistogramName = 'ttft' | 'e2e' | 'queue' | 'prefill' | 'decode' | 'genAiDuration' | 'genAiTtft' | 'genAiTpot'

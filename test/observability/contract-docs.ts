@@ -1,4 +1,5 @@
 /** The generated parts of docs/span-contract.md and docs/events.md. */
+import type { MetricDescription } from '../../src/observability/metrics.ts'
 import { type AttributeSpec, SPAN_TABLE } from '../../src/observability/contract.ts'
 import { ENDINGS } from '../../src/observability/endings.ts'
 
@@ -126,4 +127,13 @@ export function eventsMarkdown(source: string): string {
       return `### ${event.type}\n\n${event.doc}\n\n${table(['key', 'type', ''], rows)}`
     })
     .join('\n\n')
+}
+
+/** Every metric of /metrics as a table. */
+export function metricsMarkdown(metrics: readonly MetricDescription[]): string {
+  const rows = metrics.map(
+    ({ name, type, labels, help }) =>
+      `| \`${name}\` | ${type} | ${labels.map((label) => `\`${label}\``).join(', ')} | ${help} |`,
+  )
+  return ['| metric | type | labels | meaning |', '|---|---|---|---|', ...rows].join('\n')
 }

@@ -3,14 +3,25 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { parser as traceql } from '@grafana/lezer-traceql'
 import { format } from 'prettier'
 import { describe, expect, it } from 'vitest'
-import { endingsMarkdown, eventsMarkdown, readEvents, spansMarkdown } from './contract-docs.ts'
+import { endingsMarkdown, eventsMarkdown, metricsMarkdown, readEvents, spansMarkdown } from './contract-docs.ts'
+import { testObservability } from './scenario.ts'
 
 const root = new URL('../../', import.meta.url)
 const read = (path: string) => readFileSync(new URL(path, root), 'utf8')
 const example = (name: string) => `\`\`\`js\n${read(`test/observability/plugins/${name}.mjs`).trimEnd()}\n\`\`\``
 
+async function describeMetrics(): Promise<string> {
+  const observability = testObservability()
+  try {
+    return metricsMarkdown(await observability.metrics.describe())
+  } finally {
+    await observability.shutdown(100)
+  }
+}
+
 const generated: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'docs/span-contract.md': { spans: spansMarkdown(), endings: endingsMarkdown() },
+  'docs/metrics.md': { metrics: await describeMetrics() },
   'docs/events.md': { events: eventsMarkdown(read('src/engine/events.ts')) },
   'docs/extending-traces.md': {
     'example: queue-span': example('queue-span'),

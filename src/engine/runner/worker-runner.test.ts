@@ -57,6 +57,9 @@ test('a step over the thread gives what it gives in this one; progress, log-prob
     await remote.load(goldenRequest('llama'), (done, total) => progress.push([done, total])),
   ]
   expect(infos[1]).toEqual(infos[0])
+  const { memory, numKvBlocks, blockBytes } = infos[0]!
+  expect(memory.kvCacheBytes).toBe(numKvBlocks * blockBytes)
+  expect(Math.min(memory.weightBytes, memory.scratchBytes)).toBeGreaterThan(0)
   expect(progress.at(-1)![0]).toBe(infos[0]!.weightBytes)
   expect(progress.at(-1)![1]).toBe(infos[0]!.weightBytes)
   // Two in flight, the second feeding on the token the first draws.

@@ -14,6 +14,7 @@ import type {
   LogitsOptions,
   Matrix,
   MatrixData,
+  MemoryUse,
   Norm,
   QkvOptions,
   RopeTable,
@@ -21,7 +22,8 @@ import type {
   ScoreRow,
   StepInput,
   StepOutput,
-  Vector, MemoryUse } from '../ops.ts'
+  Vector,
+} from '../ops.ts'
 import { Arena } from './arena.ts'
 import { defaultThreads } from './cores.ts'
 import { Executor } from './executor.ts'

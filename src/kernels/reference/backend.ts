@@ -16,6 +16,7 @@ import type {
   Matrix,
   MatrixData,
   MatrixFormat,
+  MemoryUse,
   Norm,
   QkvOptions,
   RopeTable,
@@ -24,7 +25,8 @@ import type {
   StepInput,
   StepOutput,
   TokenLogprobs,
-  Vector, MemoryUse } from '../ops.ts'
+  Vector,
+} from '../ops.ts'
 import { Sampler, tokenLogprobs } from '../sampling.ts'
 import { geluTanh, inverseRms, matmul, silu } from './arithmetic.ts'
 import { type AttentionScratch, pagedAttention } from './attention.ts'
@@ -154,7 +156,14 @@ class ReferenceBackend implements InspectableBackend {
     return {
       weightBytes: bytesOf([...this.#matrices.values(), ...this.#vectors.values()].map(({ values }) => values)),
       kvCacheBytes: bytesOf([...this.#keys, ...this.#values]),
-      scratchBytes: bytesOf([...ropes, ...activations, this.#scratch, this.#products, this.#attention.scores, this.#logits]),
+      scratchBytes: bytesOf([
+        ...ropes,
+        ...activations,
+        this.#scratch,
+        this.#products,
+        this.#attention.scores,
+        this.#logits,
+      ]),
     }
   }
 

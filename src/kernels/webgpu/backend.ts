@@ -14,6 +14,7 @@ import type {
   LogitsOptions,
   Matrix,
   MatrixData,
+  MemoryUse,
   Norm,
   QkvOptions,
   RopeTable,
@@ -21,7 +22,8 @@ import type {
   ScoreRow,
   StepInput,
   StepOutput,
-  Vector, MemoryUse } from '../ops.ts'
+  Vector,
+} from '../ops.ts'
 import { AttentionKernels, type GpuRope } from './attention.ts'
 import { Bindings, bufferBytes, createStorage, type GpuActivation, type GpuContext, type GpuVector } from './context.ts'
 import { openDevice, type Capabilities, type GpuDevice } from './device.ts'
