@@ -71,13 +71,16 @@ export class Bm25Index {
   /**
    * Adds the score of every row that holds a term of the query to `scores` (f32, one a row). Removed rows are not skipped:
    * the caller knows which rows are alive.
+   * @returns the score of a row of mean length with every term of the query once, terms that no row has included; 0 without terms.
    */
-  score(query: string, scores: Float32Array): void {
+  score(query: string, scores: Float32Array): number {
+    let whole = 0
     const meanLength = this.#numRows === 0 ? 1 : Math.max(1, this.#totalLength / this.#numRows)
     for (const [term, weight] of countTerms(query)) {
       const postings = this.#postings.get(term)
+      const idf = inverseDocumentFrequency(this.#numRows, postings?.numLive ?? 0) * weight
+      whole += idf
       if (!postings || postings.numLive === 0) continue
-      const idf = inverseDocumentFrequency(this.#numRows, postings.numLive) * weight
       const { entries } = postings
       for (let i = 0; i < entries.length; i += 2) {
         const row = entries[i] ?? 0
@@ -86,5 +89,6 @@ export class Bm25Index {
         scores[row] = (scores[row] ?? 0) + (idf * frequency * (BM25_K1 + 1)) / (frequency + norm)
       }
     }
+    return whole
   }
 }

@@ -41,6 +41,11 @@ const MAX_HEADING_SHARE = 0.25
  * can have a million, and every reader of the chunk after the embedding model would pay for them.
  */
 const MAX_CHARS_PER_TOKEN = 16
+/**
+ * UTF-16 units that are cut at a time, on this thread and by one call to the model's thread, where queries wait behind it. A section, or a
+ * block, that is longer is cut as several.
+ */
+const MAX_SECTION_CHARS = 32 * 1024
 
 /**
  * Cuts a document. Chunks never span sections; a code block stays whole unless it alone is longer than a chunk; sentences are cut
@@ -56,17 +61,27 @@ export async function chunkDocument(
   let section: Block[] = []
   let sliceStart = performance.now()
   const flush = async (): Promise<void> => {
-    if (section.length > 0)
-      chunks.push(...(await chunkSection(text, format, section, options, countTokens, chunks.length)))
+    if (section.length > 0) {
+      const cut = await chunkSection(text, format, section, options, countTokens, chunks.length)
+      for (const chunk of cut) chunks.push(chunk)
+    }
     section = []
     sliceStart = performance.now()
   }
-  for (const block of blocksOf(text, format)) {
-    if (section[0] && section[0].headings.join('\n') !== block.headings.join('\n')) await flush()
-    section.push(block)
-    if (performance.now() - sliceStart > MAX_SLICE_MS) {
-      await nextTurn()
-      sliceStart = performance.now()
+  let sectionChars = 0
+  for (const whole of blocksOf(text, format)) {
+    for (const block of splitBlock(whole)) {
+      const isOther = section[0] !== undefined && section[0].headings.join('\n') !== block.headings.join('\n')
+      if (isOther || sectionChars + block.text.length > MAX_SECTION_CHARS) {
+        await flush()
+        sectionChars = 0
+      }
+      section.push(block)
+      sectionChars += block.text.length
+      if (performance.now() - sliceStart > MAX_SLICE_MS) {
+        await nextTurn()
+        sliceStart = performance.now()
+      }
     }
   }
   await flush()
@@ -83,6 +98,15 @@ function blocksOf(text: string, format: DocumentFormat): Generator<Block> {
       return plainBlocks(text)
     default:
       throw new Error(`unknown document format ${String(format)}`)
+  }
+}
+
+/** A block as blocks of at most MAX_SECTION_CHARS. */
+function* splitBlock(block: Block): Generator<Block> {
+  if (block.text.length <= MAX_SECTION_CHARS) yield block
+  else {
+    const piece = { ...block, block: 0, repeatable: false }
+    for (const { text, start, end } of splitByLength(piece, MAX_SECTION_CHARS)) yield { ...block, text, start, end }
   }
 }
 

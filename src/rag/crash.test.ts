@@ -5,6 +5,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { seededRandom } from '../../test/rag/documents.ts'
 import { writeBertFolder } from '../../test/rag/onnx-bert.ts'
 import { createEmbedder, type Embedder } from './embedder.ts'
 import { indexFiles } from './index-files.ts'
@@ -37,24 +38,35 @@ afterAll(async () => {
   rmSync(folder, { recursive: true })
 })
 
-/** Writes documents as ingestion does, in a process that can be killed. Sends the id of each once `upsert` has resolved. */
-function startWriter(data: string): ChildProcess {
-  return fork(new URL('../../test/rag/writer.mjs', import.meta.url), [data], {
+const isFull = process.env['MINISERVE_TEST_LEVEL'] === 'full'
+/** Kills of each kind. The seed is in the name of a failure. */
+const NUM_ROUNDS = isFull ? 30 : 4
+const SEED = isFull ? Date.now() % 1_000_000 : 7
+
+/** Writes documents as ingestion does, in a process that can be killed. Sends each once `upsert` has resolved. */
+function startWriter(data: string, numIds: number, dimensions: number): ChildProcess {
+  return fork(new URL('../../test/rag/writer.mjs', import.meta.url), [data, String(numIds), String(dimensions)], {
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
     env: { ...process.env, MINISERVE_TEST_TYPESCRIPT: '1' },
   })
 }
 
-describe('an ingestion that is killed', () => {
-  it('keeps every document it had finished and opens again, time after time', async () => {
-    const data = join(folder, 'killed')
-    const finished = new Set<string>()
-    for (let round = 0; round < 4; round++) {
-      const writer = startWriter(data)
-      let left = 5 + round * 7
+describe(`an ingestion that is killed (seed ${SEED})`, () => {
+  it.each([
+    ['adds documents', 1_000_000, 64],
+    // Four documents of 160 KB: the file is rewritten every few dozen of their versions.
+    ['replaces documents', 4, 2048],
+  ])('keeps every document it had finished and opens again, time after time: %s', async (what, numIds, dimensions) => {
+    const random = seededRandom(SEED)
+    const data = join(folder, what)
+    /** The version of each document that is known to be stored. */
+    const stored = new Map<string, number>()
+    for (let round = 0; round < NUM_ROUNDS; round++) {
+      const writer = startWriter(data, numIds, dimensions)
+      let left = 1 + Math.floor(random() * 60)
       const enough = new Promise<void>((resolve) => {
-        writer.on('message', (id) => {
-          finished.add(String(id))
+        writer.on('message', (message: { id: string; version: number }) => {
+          stored.set(message.id, message.version)
           if (--left === 0) resolve()
         })
       })
@@ -63,12 +75,19 @@ describe('an ingestion that is killed', () => {
       await once(writer, 'exit')
       const store = new LocalMemoryStore(data)
       const index = await store.open('killed')
-      const ids = new Set((await index?.summaries())?.map(({ id }) => id))
-      expect([...finished].filter((id) => !ids.has(id))).toEqual([])
-      // At most the one in hand is there without its message having arrived.
-      expect(ids.size - finished.size).toBeLessThanOrEqual(2)
-      for (const id of ids) finished.add(id)
-      for (const id of ids) expect((await index?.get(id))?.chunks.length).toBeGreaterThan(0)
+      const found = new Map((await index?.summaries())?.map(({ id, contentHash }) => [id, Number(contentHash)]))
+      for (const [id, version] of stored) expect([id, (found.get(id) ?? -1) >= version]).toEqual([id, true])
+      // At most the one in hand, and one whose message did not arrive, are there besides.
+      const newest = Math.max(...stored.values())
+      const besides = [...found.values()].filter((version) => version > newest)
+      expect(besides.length).toBeLessThanOrEqual(2)
+      for (const [id, version] of found) {
+        const document = await index?.get(id)
+        expect(document?.chunks.map(({ text }) => text)).toEqual(
+          Array.from({ length: 20 }, (_, chunk) => `chunk ${chunk} of ${version}`),
+        )
+        stored.set(id, version)
+      }
       await store.close()
     }
   })

@@ -86,22 +86,33 @@ export function fileId(path: string, workingFolder: string): string {
   return (inside.startsWith('..') || inside === '' ? path : inside).split(sep).join('/')
 }
 
-/** The documents of a file. What cannot be read is handed to `reject`. */
+export interface UnreadDocument extends Rejection {
+  /** The file could not be read at all: what it held is not known to be gone. */
+  readonly isUnreadable?: boolean
+}
+
+/** The documents of a file. What cannot be used is handed to `reject`. */
 export async function* readDocuments(
   { path, bytes }: FoundFile,
   id: string,
-  reject: (rejection: Rejection) => void,
+  reject: (rejection: UnreadDocument) => void,
 ): AsyncGenerator<SourceDocument> {
   const format = formatOf(path) ?? 'text'
   // A UTF-8 byte is at most one UTF-16 unit. JSON lines may be many documents.
   if (bytes > MAX_DOCUMENT_LENGTH * (format === 'jsonl' ? 16 : 1)) {
     return reject({ id, reason: `expected at most ${MAX_DOCUMENT_LENGTH} bytes, found ${bytes}` })
   }
+  let content: Uint8Array
+  try {
+    content = await readFile(path)
+  } catch (error) {
+    return reject({ id, reason: messageOf(error), isUnreadable: true })
+  }
   let text: string
   try {
-    text = new TextDecoder('utf-8', { fatal: true }).decode(await readFile(path))
-  } catch (error) {
-    return reject({ id, reason: error instanceof TypeError ? 'expected UTF-8 text' : messageOf(error) })
+    text = new TextDecoder('utf-8', { fatal: true }).decode(content)
+  } catch {
+    return reject({ id, reason: 'expected UTF-8 text' })
   }
   if (format !== 'jsonl') {
     yield { id, text, source: id, format, metadata: {}, origin: path }

@@ -35,6 +35,9 @@ describe('metadata filters', () => {
     [{ missing: 'x' }],
     [{ missing: { prefix: '' } }],
     [{ draft: { exists: false } }],
+    [{ constructor: { exists: true } }],
+    [JSON.parse('{"__proto__": "x"}')],
+    [JSON.parse('{"__proto__": {"exists": true}}')],
   ])('%j does not', (filter) => expect(matches(filter)).toBe(false))
 
   it.each([
@@ -43,6 +46,9 @@ describe('metadata filters', () => {
     [{ year: { gt: true } }, 'rag.filter.year'],
     [{ year: {} }, 'rag.filter.year'],
     [{ tags: [{}] }, 'rag.filter.tags'],
+    [{ lang: 'a\0' }, 'rag.filter.lang'],
+    [{ lang: { prefix: '\ud800' } }, 'rag.filter.lang'],
+    [{ 'a\0': 1 }, 'rag.filter:'],
   ])('refuses %j by name', (filter, name) => {
     expect(() => parseFilter(filter, 'rag.filter')).toThrow(name)
   })

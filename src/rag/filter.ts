@@ -1,6 +1,13 @@
 /** Metadata filters: validation of untrusted input, and the test of one document. */
 import { RagError } from './errors.ts'
-import type { FilterCondition, Metadata, MetadataFilter, MetadataScalar, MetadataValue } from './vector-index.ts'
+import {
+  isStorableText,
+  type FilterCondition,
+  type Metadata,
+  type MetadataFilter,
+  type MetadataScalar,
+  type MetadataValue,
+} from './vector-index.ts'
 
 const OPERATORS = ['ne', 'gt', 'gte', 'lt', 'lte', 'prefix', 'exists'] as const
 const MAX_FIELDS = 32
@@ -8,7 +15,7 @@ const MAX_VALUES = 1000
 
 const isScalar = (value: unknown): value is MetadataScalar =>
   value === null ||
-  typeof value === 'string' ||
+  (typeof value === 'string' && isStorableText(value)) ||
   typeof value === 'boolean' ||
   (typeof value === 'number' && Number.isFinite(value))
 
@@ -25,7 +32,9 @@ export function parseFilter(value: unknown, param: string): MetadataFilter {
   if (!isRecord(value)) throw refuse('', 'an object of conditions by metadata field')
   const fields = Object.entries(value)
   if (fields.length > MAX_FIELDS) throw refuse('', `at most ${MAX_FIELDS} fields, found ${fields.length}`)
-  const filter: Record<string, FilterCondition> = {}
+  if (fields.some(([field]) => !isStorableText(field))) throw refuse('', 'names of fields without NUL characters')
+  // Without a prototype: a condition on a field called __proto__ must not be lost.
+  const filter: Record<string, FilterCondition> = Object.create(null)
   for (const [field, condition] of fields) {
     if (isScalar(condition)) filter[field] = condition
     else if (Array.isArray(condition)) {
@@ -87,12 +96,19 @@ function matches(value: MetadataValue | undefined, condition: FilterCondition): 
   return Object.keys(range).length === 0 || values.some((item) => isInRange(item, range))
 }
 
+/** A field that is the document's, not every object's, such as `constructor`. */
+const own = (metadata: Metadata, field: string): MetadataValue | undefined =>
+  Object.hasOwn(metadata, field) ? metadata[field] : undefined
+
 /** Whether a document passes. `id` and `source` are fields; metadata of the same names is hidden by them. */
 export function matchesFilter(
   document: { readonly id: string; readonly source: string; readonly metadata: Metadata },
   filter: MetadataFilter,
 ): boolean {
   return Object.entries(filter).every(([field, condition]) =>
-    matches(field === 'id' ? document.id : field === 'source' ? document.source : document.metadata[field], condition),
+    matches(
+      field === 'id' ? document.id : field === 'source' ? document.source : own(document.metadata, field),
+      condition,
+    ),
   )
 }

@@ -23,14 +23,18 @@ export async function indexFiles(paths: readonly string[], options: IndexFilesOp
   const { index, workingFolder, onProgress } = options
   const files = await findFiles(paths)
   const totalBytes = files.reduce((sum, { bytes }) => sum + bytes, 0)
-  const unreadable: Rejection[] = []
+  const unused: Rejection[] = []
+  const unreadable = new Set<string>()
   /** Documents of the files as they are now. */
   const present = new Set<string>()
   let doneBytes = 0
   async function* documents() {
     for (const file of files) {
       const id = fileId(file.path, workingFolder)
-      for await (const document of readDocuments(file, id, (rejection) => unreadable.push(rejection))) {
+      for await (const document of readDocuments(file, id, (rejection) => {
+        unused.push({ id: rejection.id, reason: rejection.reason })
+        if (rejection.isUnreadable) unreadable.add(file.path)
+      })) {
         present.add(`${document.origin}\n${document.id}`)
         yield document
       }
@@ -41,8 +45,9 @@ export async function indexFiles(paths: readonly string[], options: IndexFilesOp
   const result = await ingest(documents(), options)
   const roots = paths.map((path) => resolve(path))
   const gone = (await index.summaries()).filter(
-    ({ id, origin }) => origin !== '' && isBelow(origin, roots) && !present.has(`${origin}\n${id}`),
+    ({ id, origin }) =>
+      origin !== '' && isBelow(origin, roots) && !unreadable.has(origin) && !present.has(`${origin}\n${id}`),
   )
   const deleted = gone.length > 0 ? await index.delete(gone.map(({ id }) => id)) : 0
-  return { ...result, rejected: [...unreadable, ...result.rejected], numFiles: files.length, deleted }
+  return { ...result, rejected: [...unused, ...result.rejected], numFiles: files.length, deleted }
 }

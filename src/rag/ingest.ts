@@ -4,7 +4,14 @@ import type { DocumentFormat } from './blocks.ts'
 import { chunkDocument, contextualText, type ChunkingOptions } from './chunk.ts'
 import type { Embedder } from './embedder.ts'
 import { messageOf, RagError } from './errors.ts'
-import type { EmbeddedDocument, Metadata, VectorIndex } from './vector-index.ts'
+import {
+  isDocumentId,
+  isStorableText,
+  MAX_ID_LENGTH,
+  type EmbeddedDocument,
+  type Metadata,
+  type VectorIndex,
+} from './vector-index.ts'
 
 /** A document before it is cut. */
 export interface SourceDocument {
@@ -127,6 +134,21 @@ export async function ingest(
   return { accepted, unchanged, rejected, chunks }
 }
 
+/** Why a document cannot be stored, whatever the store; null when it can. */
+function problemOf({ id, text, source, metadata }: SourceDocument): string | null {
+  if (!isDocumentId(id)) return `id: expected 1 to ${MAX_ID_LENGTH} characters, none of them a control character`
+  if (text.length > MAX_DOCUMENT_LENGTH) {
+    return `text: expected at most ${MAX_DOCUMENT_LENGTH} characters, found ${text.length}`
+  }
+  if (text.includes('\0')) return 'text: expected text, found NUL characters'
+  if (!isStorableText(source)) return 'source: expected text, found NUL characters or half a character'
+  const texts = Object.entries(metadata).flatMap(([name, value]) => [name, value].flat())
+  if (texts.some((item) => typeof item === 'string' && !isStorableText(item))) {
+    return 'metadata: expected text, found NUL characters or half a character'
+  }
+  return null
+}
+
 /** The document ready to be stored, or why it cannot be. */
 async function prepare(
   document: SourceDocument,
@@ -136,10 +158,8 @@ async function prepare(
   signal: AbortSignal | undefined,
 ): Promise<EmbeddedDocument | string> {
   const { id, text, source, format, metadata, origin } = document
-  if (text.length > MAX_DOCUMENT_LENGTH) {
-    return `text: expected at most ${MAX_DOCUMENT_LENGTH} characters, found ${text.length}`
-  }
-  if (text.includes('\u0000')) return 'text: expected text, found NUL characters'
+  const problem = problemOf(document)
+  if (problem !== null) return problem
   try {
     const chunks = await chunkDocument(text, format, chunking, (texts) =>
       embedder.countTokens(texts, signal && { signal }),

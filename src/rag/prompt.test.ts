@@ -58,6 +58,15 @@ describe('control tokens in untrusted text', () => {
     expect(toData('a <custom> b', tokenizer)).toBe('a < custom> b')
     expect(toData('a <div> b', tokenizer)).toBe('a <div> b')
   })
+
+  it('are left out when they have no bracket that could be taken apart', () => {
+    const tokenizer = {
+      encode: ({ text }: { text: string }) => [...text.replaceAll('EOT', '\uE000')].map((c) => c.charCodeAt(0)),
+      decode: (ids: readonly number[], options?: { skipSpecialTokens?: boolean }) =>
+        ids.map((id) => (id === 0xe000 ? (options?.skipSpecialTokens ? '' : 'EOT') : String.fromCharCode(id))).join(''),
+    }
+    expect(toData('a EOT b <div>', tokenizer)).toBe('a  b < div>')
+  })
 })
 
 describe('prompts without a template of the model', () => {

@@ -6,7 +6,8 @@ import { z } from 'zod'
 import type { ChatMessage } from '../engine/request.ts'
 import { contextualText } from './chunk.ts'
 import { RagError } from './errors.ts'
-import { compareChunks, type RetrievedDocument } from './retrieve.ts'
+import { compareChunks } from './fusion.ts'
+import type { RetrievedDocument } from './retrieve.ts'
 
 /** prompt.json of a model that was trained to answer from documents: the pieces its prompts are made of. */
 export const promptTemplate = z.object({
@@ -57,13 +58,19 @@ export interface PromptTokenizer {
 /** Untrusted text as data. Held against the model's own tokenizer: whatever still becomes a special token loses its brackets. */
 export function toData(text: string, tokenizer: PromptTokenizer): string {
   const escaped = escapeControlTokens(text)
-  const ids = tokenizer.encode({ text: escaped }, { addSpecialTokens: false })
-  if (
-    !ids ||
-    tokenizer.decode(ids, { skipSpecialTokens: true }) === tokenizer.decode(ids, { skipSpecialTokens: false })
-  )
-    return escaped
-  return escapeBrackets(escaped)
+  const plain = withoutSpecialTokens(escaped, tokenizer)
+  if (plain === null) return escaped
+  const bare = escapeBrackets(escaped)
+  // A special token without a bracket is left out.
+  return withoutSpecialTokens(bare, tokenizer) ?? bare
+}
+
+/** The text without the special tokens that the tokenizer finds in it; null when it finds none. */
+function withoutSpecialTokens(text: string, tokenizer: PromptTokenizer): string | null {
+  const ids = tokenizer.encode({ text }, { addSpecialTokens: false })
+  if (!ids) return null
+  const plain = tokenizer.decode(ids, { skipSpecialTokens: true })
+  return plain === tokenizer.decode(ids, { skipSpecialTokens: false }) ? null : plain
 }
 
 /** Characters a token, where no tokenizer is at hand. Low, so that the estimate is high. */
@@ -149,13 +156,19 @@ export function buildTemplatePrompt(
   return { prompt: header + parts.join('') + tail, used }
 }
 
-const renderGeneric = (text: string, { source }: RetrievedDocument): string =>
-  `<document source=${JSON.stringify(escapeControlTokens(source))}>\n${text}\n</document>\n`
+const genericRenderer =
+  (tokenizer: PromptTokenizer) =>
+  (text: string, { source }: RetrievedDocument): string =>
+    `<document source=${JSON.stringify(toData(source, tokenizer))}>\n${text}\n</document>\n`
 
 /** A prompt of plain text for a model whose template is not known. */
 export function buildPlainPrompt(question: string, inputs: PromptInputs): BuiltPrompt<string> {
   const tail = `\nQuestion: ${toData(question, inputs.tokenizer)}\nAnswer:`
-  const { used, parts } = fill(inputs, countTokens(GENERIC_HEADER + tail, inputs.tokenizer), renderGeneric)
+  const { used, parts } = fill(
+    inputs,
+    countTokens(GENERIC_HEADER + tail, inputs.tokenizer),
+    genericRenderer(inputs.tokenizer),
+  )
   return { prompt: GENERIC_HEADER + parts.join('') + tail, used }
 }
 
@@ -179,7 +192,7 @@ export function buildMessages(
     messages.reduce((sum, message) => sum + countTokens(message.content, inputs.tokenizer) + TEMPLATE_TOKENS, 0) +
     countTokens(GENERIC_HEADER, inputs.tokenizer) +
     TEMPLATE_TOKENS
-  const { used, parts } = fill(inputs, fixedTokens, renderGeneric)
+  const { used, parts } = fill(inputs, fixedTokens, genericRenderer(inputs.tokenizer))
   return { prompt: withContent(wrap(parts)), used }
 }
 

@@ -4,6 +4,7 @@ import { contextualText } from './chunk.ts'
 import type { Embedder } from './embedder.ts'
 import { RagError } from './errors.ts'
 import { parseFilter } from './filter.ts'
+import { fusedOrder } from './fusion.ts'
 import type { Reranker } from './reranker.ts'
 import type { Candidate, Metadata, MetadataFilter, VectorIndex } from './vector-index.ts'
 
@@ -41,6 +42,12 @@ export interface Retrieval {
   readonly isReranked: boolean
 }
 
+/**
+ * UTF-16 units of a query that are searched with, more than embedding models read: a prompt of a megabyte would keep the models' thread
+ * from everybody else's.
+ */
+const MAX_QUERY_CHARS = 16_384
+
 export const DEFAULT_TOP_K = 20
 export const DEFAULT_TOP_N = 4
 const MAX_TOP_K = 1000
@@ -76,55 +83,6 @@ export function parseRetrieveParams({ topK, topN, minScore, filter }: RawRetriev
   }
 }
 
-/**
- * Constant of reciprocal rank fusion (Cormack, Clarke and Buettcher, SIGIR 2009; they use 60). Smaller than theirs: with two rankings
- * instead of dozens, 60 puts whatever both of them found before the best that one of them found.
- */
-const RRF_K = 10
-
-/** Weights of the two fusions: of the two searches, and of their result with the reranker's. */
-export interface FusionWeights {
-  readonly vector: number
-  readonly text: number
-  readonly search: number
-  readonly rerank: number
-}
-
-/** Chosen on the development questions of experiments/models/retrieval; `npm run bench -- rag quality` shows what they reach on the others. */
-export const FUSION_WEIGHTS: FusionWeights = { vector: 1, text: 0.4, search: 0.25, rerank: 1 }
-
-const reciprocal = (rank: number | null, weight: number): number => (rank === null ? 0 : weight / (RRF_K + rank))
-
-/** Candidates by the fusion of both searches, best first; equal ones by document and chunk, so that the order is always the same. */
-export function fuse(candidates: readonly Candidate[], weights: FusionWeights = FUSION_WEIGHTS): Candidate[] {
-  return candidates
-    .map((candidate) => ({
-      candidate,
-      score: reciprocal(candidate.vectorRank, weights.vector) + reciprocal(candidate.textRank, weights.text),
-    }))
-    .sort((a, b) => b.score - a.score || compareChunks(a.candidate, b.candidate))
-    .map(({ candidate }) => candidate)
-}
-
-/**
- * Positions in the search's order, best first, with the reranker's scores as a second ranking. A small cross-encoder errs, and its
- * errors are not those of the searches: together they err less than it does alone.
- */
-export function fuseReranked(scores: ArrayLike<number>, weights: FusionWeights = FUSION_WEIGHTS): number[] {
-  const places = Array.from({ length: scores.length }, (_, i) => i)
-  const fused = places.map((place) => reciprocal(place + 1, weights.search))
-  places
-    .toSorted((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0) || a - b)
-    .forEach((place, i) => (fused[place] = (fused[place] ?? 0) + reciprocal(i + 1, weights.rerank)))
-  return places.sort((a, b) => (fused[b] ?? 0) - (fused[a] ?? 0) || a - b)
-}
-
-/** By document id (code units), then chunk. */
-export const compareChunks = (
-  a: { readonly documentId: string; readonly chunk: number },
-  b: { readonly documentId: string; readonly chunk: number },
-): number => (a.documentId < b.documentId ? -1 : a.documentId > b.documentId ? 1 : a.chunk - b.chunk)
-
 export interface RetrieveParts {
   readonly index: VectorIndex
   readonly embedder: Embedder
@@ -139,18 +97,21 @@ export interface RetrieveParts {
  */
 export async function retrieve(
   parts: RetrieveParts,
-  query: string,
+  wholeQuery: string,
   params: RetrieveParams,
   signal?: AbortSignal,
 ): Promise<Retrieval> {
+  const query = wholeQuery.slice(0, MAX_QUERY_CHARS)
   const vector = await embedQuery(parts.embedder, query, signal)
   signal?.throwIfAborted()
   const candidates = await searchIndex(parts.index, vector, query, params, signal)
   signal?.throwIfAborted()
   const reranked = await rerank(parts, query, candidates, params.topN, signal)
-  const ordered = reranked
-    ? fuseReranked(reranked).flatMap((i) => toScored(candidates[i], reranked[i]))
-    : candidates.flatMap((candidate) => toScored(candidate, candidate.similarity))
+  const order = reranked ? fusedOrder(candidates, reranked) : candidates.map((_, i) => i)
+  const ordered = order.flatMap((i) => {
+    const candidate = candidates[i]
+    return candidate ? [{ candidate, score: reranked?.[i] ?? candidate.similarity }] : []
+  })
   const { minScore, topN } = params
   const documents = ordered
     .filter(({ score }) => minScore === null || score >= minScore)
@@ -158,9 +119,6 @@ export async function retrieve(
     .map(({ candidate, score }, i) => toDocument(candidate, score, i + 1))
   return { documents, numCandidates: candidates.length, isReranked: reranked !== null }
 }
-
-const toScored = (candidate: Candidate | undefined, score: number | undefined) =>
-  candidate ? [{ candidate, score: score ?? 0 }] : []
 
 function toDocument(candidate: Candidate, score: number, rank: number): RetrievedDocument {
   const { documentId: id, chunk, source, text, headings, start, end, metadata } = candidate
@@ -184,7 +142,9 @@ const searchIndex = (
 ) =>
   stage('vector.search', { 'rag.search.top_k': topK }, async (span) => {
     const found = await index.search({ vector, text, depth: topK, ...(filter && { filter }) }, signal)
-    const candidates = fuse(found).slice(0, topK)
+    const candidates = fusedOrder(found, null)
+      .slice(0, topK)
+      .flatMap((i) => found[i] ?? [])
     span.set({ 'rag.search.candidates': candidates.length })
     if (candidates.length > 0) {
       span.set({ 'rag.search.max_score': Math.max(...candidates.map(({ similarity }) => similarity)) })

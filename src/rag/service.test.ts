@@ -1,4 +1,4 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
@@ -132,6 +132,40 @@ describe('retrieval', () => {
     // The same documents for another question: the same prompt up to the question.
     const other = textOf(await augment('fox fox fox'))
     expect(other.split('<12>').slice(0, -1)).toEqual(textOf(found).split('<12>').slice(0, -1))
+  })
+
+  it('rejects, one by one, what no store can keep', async () => {
+    const bad: SourceDocument[] = [
+      document('a\nb', 'fox'),
+      document('a\u0000', 'fox'),
+      document('a\u009f', 'fox'),
+      document('half \ud83d', 'fox'),
+      document('', 'fox'),
+      document('x'.repeat(513), 'fox'),
+      { ...document('source', 'fox'), source: 'a\u0000' },
+      document('metadata value', 'fox', { a: ['b', 'c\u0000'] }),
+      document('metadata name', 'fox', { 'a\ud800': 1 }),
+    ]
+    const good = document('ü 🦊/#?%.md', 'fox', { __proto__: null, ü: '🦊' })
+    const result = await rag.ingestDocuments('fit', [...bad, good, good])
+    expect(result.rejected.map(({ id }) => id)).toEqual(bad.map(({ id }) => id))
+    expect(result).toMatchObject({ accepted: 2, unchanged: 1, chunks: 1 })
+    expect(await rag.getDocument('fit', good.id)).toMatchObject({ id: good.id })
+    for (const { id } of bad.slice(0, 6)) {
+      await expect(rag.getDocument('fit', id)).rejects.toMatchObject({ code: 'document_not_found' })
+      await expect(rag.deleteDocument('fit', id)).rejects.toMatchObject({ code: 'document_not_found' })
+    }
+  })
+
+  it('lists the other indexes when the file of one is damaged', async () => {
+    const dataDir = join(folder, 'damaged')
+    mkdirSync(join(dataDir, 'rag'), { recursive: true })
+    writeFileSync(join(dataDir, 'rag', 'broken.idx'), 'not an index')
+    const service = serviceWith({ dataDir })
+    await service.ingestDocuments('whole', [document('a', 'fox')])
+    expect((await service.listIndexes()).map(({ name }) => name)).toEqual(['whole'])
+    await expect(service.query('fox', 'broken', REQUEST)).rejects.toMatchObject({ code: 'index_corrupt', status: 503 })
+    await service.close()
   })
 
   it('keeps instructions behind the header and earlier turns between the documents and the question', async () => {
@@ -325,6 +359,11 @@ describe('miniserve rag index', () => {
     const third = await run([root])
     expect(third.out).toMatch(/2 documents, 2 chunks \(2 new or changed, 0 unchanged, 2 deleted/)
     expect(await rag.getDocument('files', 'l1')).toMatchObject({ metadata: { n: 2 } })
+    // A link may lead out of the folder: neither files nor folders are reached through one.
+    writeFileSync(join(folder, 'outside.md'), 'secret')
+    symlinkSync(join(folder, 'outside.md'), join(root, 'link.md'))
+    symlinkSync(join(folder, 'shipped'), join(root, 'linked'))
+    expect((await run([root])).out).toMatch(/2 documents, 2 chunks \(0 new or changed, 2 unchanged, 0 deleted/)
     // What lies elsewhere is not touched.
     await rag.ingestDocuments('files', [document('posted', 'span')])
     await run([join(folder, 'shipped')])

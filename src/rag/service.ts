@@ -26,7 +26,14 @@ import {
 } from './retrieve.ts'
 import { createMemoryStore } from './stores/memory.ts'
 import { createPgvectorStore } from './stores/pgvector.ts'
-import { isIndexName, type IndexInfo, type IndexStore, type StoredDocument, type VectorIndex } from './vector-index.ts'
+import {
+  isDocumentId,
+  isIndexName,
+  type IndexInfo,
+  type IndexStore,
+  type StoredDocument,
+  type VectorIndex,
+} from './vector-index.ts'
 
 export interface RagOptions {
   readonly store: 'memory' | 'pgvector'
@@ -193,7 +200,7 @@ export class RagService {
   /** @throws RagError index_not_found, document_not_found */
   async getDocument(indexName: string | null, id: string): Promise<StoredDocument> {
     const index = await this.#open(indexName ?? this.defaultIndex, 'index')
-    const document = await index.get(id)
+    const document = isDocumentId(id) ? await index.get(id) : null
     if (!document) throw documentNotFound()
     return document
   }
@@ -202,7 +209,7 @@ export class RagService {
   async deleteDocument(indexName: string | null, id: string): Promise<void> {
     const index = await this.#store.open(indexName ?? this.defaultIndex)
     if (!index) throw indexNotFound('index')
-    if ((await index.delete([id])) === 0) throw documentNotFound()
+    if (!isDocumentId(id) || (await index.delete([id])) === 0) throw documentNotFound()
   }
 
   async listIndexes(): Promise<readonly (IndexInfo & { readonly isBundled: boolean })[]> {

@@ -97,6 +97,11 @@ export interface Candidate extends Chunk {
   readonly vectorRank: number | null
   /** Place among the results of lexical search from 1, null when not among them. */
   readonly textRank: number | null
+  /**
+   * How much of the query's words lexical search found in it, 0..1: its BM25 score as a share of what a chunk of mean length gets that
+   * has every one of them once (words that no chunk has count too). 0 when it is not among the results of lexical search.
+   */
+  readonly textShare: number
 }
 
 /**
@@ -145,3 +150,19 @@ const INDEX_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
 
 /** Whether a name can be an index's: it becomes a file's name and a table's key. */
 export const isIndexName = (name: string): boolean => INDEX_NAME.test(name)
+
+/** UTF-16 units of a document's id: it is a key of the store. */
+export const MAX_ID_LENGTH = 512
+
+/** Control characters, and halves of surrogate pairs, which no store and no log line keeps as they are. */
+const UNFIT_FOR_ID = /[\p{Cc}\p{Cs}]/u
+
+/** Whether a text can be a document's id. */
+export const isDocumentId = (id: string): boolean =>
+  id.length > 0 && id.length <= MAX_ID_LENGTH && !UNFIT_FOR_ID.test(id)
+
+/** NUL and halves of surrogate pairs: JSON can write them, PostgreSQL's jsonb refuses them. */
+const UNFIT_FOR_METADATA = /[\0\p{Cs}]/u
+
+/** Whether every store can keep a text of metadata, as a value and as a name. */
+export const isStorableText = (text: string): boolean => !UNFIT_FOR_METADATA.test(text)

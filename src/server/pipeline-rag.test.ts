@@ -345,6 +345,7 @@ describe('a prompt with documents', () => {
     [{ prompt: 'x', rag: { min_score: 'high' } }, 'rag.min_score'],
     [{ prompt: 'x', rag: { filter: { source: { like: 1 } } } }, 'rag.filter.source'],
     [{ prompt: ' \n' }, 'prompt'],
+    [{ prompt: 'tower '.repeat(2000) }, 'prompt'],
     [{ prompt: 'x', rag: { filter: 7 } }, 'rag.filter'],
     [{ prompt: 'x', rag: 'yes' }, 'rag'],
   ])('refuses %j by name', async (body, param) => {

@@ -1,6 +1,7 @@
 /** Wire schemas of the retrieval routes: validation, types and their part of /openapi.json. */
 import { z } from 'zod'
 import { metadataSchema } from '../rag/files.ts'
+import { MAX_ID_LENGTH } from '../rag/vector-index.ts'
 import type { Routes } from './openapi.ts'
 
 const nullable = <T extends z.ZodType>(type: T) => type.nullish().transform((value) => value ?? undefined)
@@ -10,7 +11,6 @@ const indexName = nullable(z.string().min(1).max(64))
 const MAX_INPUTS = 2048
 const MAX_RERANK_DOCUMENTS = 1000
 const MAX_INGEST_DOCUMENTS = 10_000
-const MAX_ID_LENGTH = 512
 
 export const embeddingsRequest = z.object({
   model: nullable(z.string()),

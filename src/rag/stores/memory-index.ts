@@ -84,7 +84,7 @@ export class MemoryIndex {
     const passes = this.#rowTest(filter)
     const similarities = this.#vectors.scores(vector)
     const lexical = new Float32Array(this.#owners.length)
-    this.#terms.score(text, lexical)
+    const whole = this.#terms.score(text, lexical)
     const byVector = topRows(similarities, depth, -Infinity, passes)
     const byText = topRows(lexical, depth, 0, passes)
     const ranks = new Map<number, { vectorRank: number | null; textRank: number | null }>()
@@ -95,7 +95,8 @@ export class MemoryIndex {
       const chunk = entry?.document.chunks[row - entry.firstRow]
       if (!entry || !chunk) return []
       const { id, source, metadata } = entry.document
-      return [{ ...chunk, ...found, documentId: id, source, metadata, similarity: similarities[row] ?? 0 }]
+      const textShare = found.textRank === null ? 0 : Math.min(1, (lexical[row] ?? 0) / whole)
+      return [{ ...chunk, ...found, documentId: id, source, metadata, similarity: similarities[row] ?? 0, textShare }]
     })
   }
 

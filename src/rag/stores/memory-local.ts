@@ -46,8 +46,13 @@ export class LocalMemoryStore implements IndexStore {
       .sort()
     const infos: IndexInfo[] = []
     for (const name of names) {
-      const index = await this.open(name)
-      if (index) infos.push(await index.info())
+      try {
+        const index = await this.open(name)
+        if (index) infos.push(await index.info())
+      } catch (error) {
+        // One damaged file does not hide the others; who asks for its index is told.
+        if (!(error instanceof RagError) || error.code !== 'index_corrupt') throw error
+      }
     }
     return infos
   }

@@ -9,6 +9,7 @@ import type { Candidate, IndexStore, Metadata, MetadataFilter, SearchQuery } fro
 import { matchesFilter } from '../filter.ts'
 import { MemoryIndex } from './memory-index.ts'
 import { createMemoryStore } from './memory.ts'
+import { Database } from './database.ts'
 import { createPgvectorStore } from './pgvector.ts'
 
 const DIMENSIONS = 12
@@ -18,8 +19,8 @@ const isFull = process.env['MINISERVE_TEST_LEVEL'] === 'full'
 /** What a search found, without the order of its answer. */
 const found = (candidates: readonly Candidate[]): string[] =>
   candidates
-    .map(({ documentId, chunk, vectorRank, textRank, similarity }) =>
-      [documentId, chunk, vectorRank, textRank, similarity.toFixed(4)].join(' '),
+    .map(({ documentId, chunk, vectorRank, textRank, textShare, similarity }) =>
+      [documentId, chunk, vectorRank, textRank, textShare.toFixed(4), similarity.toFixed(4)].join(' '),
     )
     .toSorted()
 
@@ -146,6 +147,31 @@ function describeStore(
       )
       expect((await index.info()).numDocuments).toBe(20)
     })
+
+    it('keeps one version of a document that many write at once', async () => {
+      const random = seededRandom(5)
+      const versions = Array.from({ length: 8 }, () => syntheticDocument('same', DIMENSIONS, random))
+      const indexes = await Promise.all(versions.map(() => store.openOrCreate('contended', SPEC)))
+      await Promise.all(versions.map((version, i) => indexes[i]?.upsert([version])))
+      const kept = await indexes[0]?.get('same')
+      expect(versions.map(({ contentHash }) => contentHash)).toContain(kept?.contentHash)
+      expect(await indexes[0]?.info()).toMatchObject({ numDocuments: 1, numChunks: kept?.chunks.length })
+    })
+
+    it('stops a search whose caller is gone, and serves the next', async () => {
+      const index = await store.openOrCreate('left', SPEC)
+      await index.upsert([syntheticDocument('a', DIMENSIONS, seededRandom(6))])
+      const query = { vector: new Float32Array(DIMENSIONS).fill(0.1), text: 'part', depth: 5 }
+      const reason = new Error('gone')
+      await expect(index.search(query, AbortSignal.abort(reason))).rejects.toBe(reason)
+      const leaving = new AbortController()
+      const searches = Array.from({ length: 20 }, () => index.search(query, leaving.signal))
+      leaving.abort(reason)
+      for (const outcome of await Promise.allSettled(searches)) {
+        if (outcome.status === 'rejected') expect(outcome.reason).toBe(reason)
+      }
+      expect((await index.search(query, new AbortController().signal)).length).toBeGreaterThan(0)
+    })
   })
 }
 
@@ -174,6 +200,21 @@ if (binaries !== null) {
       })
       await expect(store.open('x')).rejects.toMatchObject({ code: 'store_unavailable' })
       await store.close()
+    })
+
+    it('cancels a statement on the server when its caller is gone', async () => {
+      const server = await startPostgres(binaries)
+      const database = new Database(server.url)
+      const running = `select count(*)::int as n from pg_stat_activity where query like 'select pg_sleep%' and state = 'active'`
+      const leaving = new AbortController()
+      const sleeping = database.query('select pg_sleep(3600)', [], leaving.signal)
+      const outcome = expect(sleeping).rejects.toThrow('gone')
+      while ((await database.query<{ n: number }>(running, []))[0]?.n === 0);
+      leaving.abort(new Error('gone'))
+      await outcome
+      expect(await database.query(running, [])).toEqual([{ n: 0 }])
+      await database.close()
+      await server.stop()
     })
 
     it('makes its tables once for two that start together, and an approximate index for a large one', async () => {

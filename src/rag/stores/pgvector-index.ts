@@ -1,0 +1,266 @@
+/** One index in PostgreSQL: documents, chunks and the postings of BM25, which PostgreSQL's own ranking functions do not compute. */
+import type { PoolClient, QueryResultRow } from 'pg'
+import pgvector from 'pgvector/pg'
+import { BM25_B, BM25_K1, countTerms } from '../bm25.ts'
+import { RagError } from '../errors.ts'
+import type {
+  Candidate,
+  DocumentSummary,
+  EmbeddedDocument,
+  IndexInfo,
+  IndexSpec,
+  MetadataFilter,
+  SearchQuery,
+  StoredDocument,
+  VectorIndex,
+} from '../vector-index.ts'
+import type { Database } from './database.ts'
+import { filterSql, Parameters } from './filter-sql.ts'
+import { searchableText } from './memory-index.ts'
+
+/** pgvector's limit for HNSW over `vector`. */
+const HNSW_MAX_DIMENSIONS = 2000
+
+interface ChunkRow {
+  readonly chunk_id: string
+  readonly id: string
+  readonly source: string
+  readonly metadata: StoredDocument['metadata']
+  readonly chunk: number
+  readonly text: string
+  readonly headings: string[]
+  readonly start_offset: number
+  readonly end_offset: number
+  readonly num_tokens: number
+  readonly similarity: number
+}
+
+interface TextRow extends ChunkRow {
+  readonly text_share: number
+}
+
+const CHUNK_COLUMNS = `c.chunk_id, d.id, d.source, d.metadata, c.chunk, c.text, c.headings, c.start_offset, c.end_offset, c.num_tokens`
+
+export class PgvectorIndex implements VectorIndex {
+  readonly name: string
+  readonly model: string
+  readonly dimensions: number
+  readonly #database: Database
+  readonly #id: string
+  readonly #hnswMinChunks: number
+  #hasHnsw = false
+
+  /** @param hnswMinChunks from which number of chunks on search is approximate. */
+  constructor(database: Database, id: string, name: string, { model, dimensions }: IndexSpec, hnswMinChunks: number) {
+    this.#hnswMinChunks = hnswMinChunks
+    this.#database = database
+    this.#id = id
+    this.name = name
+    this.model = model
+    this.dimensions = dimensions
+  }
+
+  async info(): Promise<IndexInfo> {
+    const [row] = await this.#database.query<{ documents: number; chunks: number; bytes: number }>(
+      `select (select count(*)::int from miniserve.documents where index_id = $1) as documents,
+              count(*)::int as chunks, coalesce(sum(pg_column_size(c.*)), 0)::float8 as bytes
+       from miniserve.chunks c where index_id = $1`,
+      [this.#id],
+    )
+    const { name, model, dimensions } = this
+    return {
+      name,
+      model,
+      dimensions,
+      numDocuments: row?.documents ?? 0,
+      numChunks: row?.chunks ?? 0,
+      bytes: row?.bytes ?? 0,
+    }
+  }
+
+  async upsert(documents: readonly EmbeddedDocument[]): Promise<void> {
+    await this.#database.transaction(async (client) => {
+      const ids = documents.map(({ id }) => id)
+      // One writer at a time: two that put the same document would each insert it.
+      const { rowCount } = await client.query('select from miniserve.indexes where index_id = $1 for update', [
+        this.#id,
+      ])
+      if (rowCount === 0) throw new RagError('index_not_found', 'index: no index of that name', 'index')
+      await client.query('delete from miniserve.documents where index_id = $1 and id = any($2)', [this.#id, ids])
+      for (const document of documents) await this.#insert(client, document)
+    })
+    await this.#addHnsw()
+  }
+
+  async delete(ids: readonly string[]): Promise<number> {
+    const rows = await this.#database.query(
+      'delete from miniserve.documents where index_id = $1 and id = any($2) returning 1',
+      [this.#id, ids],
+    )
+    return rows.length
+  }
+
+  async get(id: string): Promise<StoredDocument | null> {
+    const rows = await this.#database.query<ChunkRow & { content_hash: string; origin: string }>(
+      `select ${CHUNK_COLUMNS}, 0::float8 as similarity, d.content_hash, d.origin
+       from miniserve.documents d join miniserve.chunks c using (document_id)
+       where d.index_id = $1 and d.id = $2 order by c.chunk`,
+      [this.#id, id],
+    )
+    const [first] = rows
+    if (!first) return null
+    const { source, metadata, content_hash: contentHash, origin } = first
+    return { id, source, contentHash, origin, metadata, chunks: rows.map(toChunk) }
+  }
+
+  async summaries(ids: readonly string[] | null = null): Promise<readonly DocumentSummary[]> {
+    return this.#database.query<DocumentSummary & QueryResultRow>(
+      'select id, content_hash as "contentHash", origin from miniserve.documents where index_id = $1 and ($2::text[] is null or id = any($2))',
+      [this.#id, ids],
+    )
+  }
+
+  async search({ vector, text, depth, filter }: SearchQuery, signal?: AbortSignal): Promise<readonly Candidate[]> {
+    const [byVector, byText] = await Promise.all([
+      this.#searchVector(vector, depth, filter, signal),
+      this.#searchText(text, vector, depth, filter, signal),
+    ])
+    const found = new Map<string, Candidate>()
+    byVector.forEach((row, i) => found.set(row.chunk_id, toCandidate(row, { vectorRank: i + 1, textRank: null })))
+    byText.forEach((row, i) => {
+      const vectorRank = found.get(row.chunk_id)?.vectorRank ?? null
+      found.set(row.chunk_id, toCandidate(row, { vectorRank, textRank: i + 1 }, row.text_share))
+    })
+    return [...found.values()]
+  }
+
+  #searchVector(
+    vector: Float32Array,
+    depth: number,
+    filter: MetadataFilter | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<ChunkRow[]> {
+    const parameters = new Parameters()
+    const query = `${parameters.add(pgvector.toSql([...vector]))}::vector(${this.dimensions})`
+    const embedding = `c.embedding::vector(${this.dimensions})`
+    return this.#database.query<ChunkRow>(
+      `select ${CHUNK_COLUMNS}, -(${embedding} <#> ${query}) as similarity
+       from miniserve.chunks c join miniserve.documents d using (document_id)
+       where c.index_id = ${Number(this.#id)} and ${filterSql(filter, parameters)}
+       order by ${embedding} <#> ${query} limit ${parameters.add(depth)}`,
+      parameters.values,
+      signal,
+    )
+  }
+
+  /** BM25 as in bm25.ts, over the postings of the query's terms. */
+  async #searchText(
+    text: string,
+    vector: Float32Array,
+    depth: number,
+    filter: MetadataFilter | undefined,
+    signal: AbortSignal | undefined,
+  ): Promise<TextRow[]> {
+    const terms = countTerms(text)
+    if (terms.size === 0) return []
+    const parameters = new Parameters()
+    const index = parameters.add(this.#id)
+    const query = `${parameters.add(pgvector.toSql([...vector]))}::vector(${this.dimensions})`
+    return this.#database.query<TextRow>(
+      `with totals as (
+         select count(*)::float8 as n, greatest(1, coalesce(avg(num_terms), 0))::float8 as mean
+         from miniserve.chunks where index_id = ${index}
+       ), terms as (
+         select term, weight from unnest(${parameters.add([...terms.keys()])}::text[], ${parameters.add([...terms.values()])}::float8[]) as t(term, weight)
+       ), weighted as (
+         select term, weight * ln(1 + (n - df + 0.5) / (df + 0.5)) as idf
+         from (select t.term, t.weight, count(p.chunk_id)::float8 as df from terms t
+               left join miniserve.postings p on p.index_id = ${index} and p.term = t.term group by t.term, t.weight) as f, totals
+       ), scored as (
+         select p.chunk_id, sum(w.idf * p.frequency * (${BM25_K1} + 1) /
+                (p.frequency + ${BM25_K1} * (1 - ${BM25_B} + ${BM25_B} * c.num_terms / totals.mean))) as score
+         from weighted w join miniserve.postings p on p.index_id = ${index} and p.term = w.term
+         join miniserve.chunks c on c.chunk_id = p.chunk_id
+         join miniserve.documents d on d.document_id = c.document_id, totals
+         where ${filterSql(filter, parameters)}
+         group by p.chunk_id order by score desc, p.chunk_id limit ${parameters.add(depth)}
+       )
+       select ${CHUNK_COLUMNS}, -(c.embedding::vector(${this.dimensions}) <#> ${query}) as similarity,
+              least(1, s.score / (select sum(idf) from weighted)) as text_share
+       from scored s join miniserve.chunks c using (chunk_id) join miniserve.documents d using (document_id)
+       order by s.score desc, c.chunk_id`,
+      parameters.values,
+      signal,
+    )
+  }
+
+  async #insert(client: PoolClient, document: EmbeddedDocument): Promise<void> {
+    const { id, source, contentHash, origin, metadata, chunks, vectors } = document
+    const inserted = await client.query<{ document_id: string }>(
+      `insert into miniserve.documents (index_id, id, source, content_hash, origin, metadata)
+       values ($1, $2, $3, $4, $5, $6) returning document_id`,
+      [this.#id, id, source, contentHash, origin, JSON.stringify(metadata)],
+    )
+    for (const [i, chunk] of chunks.entries()) {
+      const terms = countTerms(searchableText(document, chunk))
+      const embedding = pgvector.toSql([...vectors.subarray(i * this.dimensions, (i + 1) * this.dimensions)])
+      const { rows } = await client.query<{ chunk_id: string }>(
+        `insert into miniserve.chunks
+           (index_id, document_id, chunk, text, headings, start_offset, end_offset, num_tokens, num_terms, embedding)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) returning chunk_id`,
+        [
+          this.#id,
+          inserted.rows[0]?.document_id,
+          chunk.chunk,
+          chunk.text,
+          chunk.headings,
+          chunk.start,
+          chunk.end,
+          chunk.numTokens,
+          [...terms.values()].reduce((sum, count) => sum + count, 0),
+          embedding,
+        ],
+      )
+      await client.query(
+        `insert into miniserve.postings (index_id, term, chunk_id, frequency)
+         select $1, term, $2, frequency from unnest($3::text[], $4::int[]) as t(term, frequency)`,
+        [this.#id, rows[0]?.chunk_id, [...terms.keys()], [...terms.values()]],
+      )
+    }
+  }
+
+  /** Makes the approximate index once the chunks are many. Partial: each index has its own dimensions. */
+  async #addHnsw(): Promise<void> {
+    if (this.#hasHnsw || this.dimensions > HNSW_MAX_DIMENSIONS) return
+    const [row] = await this.#database.query<{ many: boolean }>(
+      'select count(*) >= $2 as many from (select from miniserve.chunks where index_id = $1 limit $2) as first_chunks',
+      [this.#id, this.#hnswMinChunks],
+    )
+    if (!row?.many) return
+    await this.#database.query(
+      `create index if not exists chunks_hnsw_${Number(this.#id)} on miniserve.chunks
+       using hnsw ((embedding::vector(${this.dimensions})) vector_ip_ops) where index_id = ${Number(this.#id)}`,
+      [],
+    )
+    this.#hasHnsw = true
+  }
+}
+
+const toChunk = (row: ChunkRow) => ({
+  chunk: row.chunk,
+  text: row.text,
+  headings: row.headings,
+  start: row.start_offset,
+  end: row.end_offset,
+  numTokens: row.num_tokens,
+})
+
+const toCandidate = (row: ChunkRow, ranks: Pick<Candidate, 'vectorRank' | 'textRank'>, textShare = 0): Candidate => ({
+  ...toChunk(row),
+  documentId: row.id,
+  source: row.source,
+  metadata: row.metadata,
+  similarity: row.similarity,
+  ...ranks,
+  textShare,
+})
