@@ -1,4 +1,4 @@
-"""BM25, reciprocal rank fusion, and the two measures with their bootstrap intervals."""
+"""BM25, for finding hard negatives. What is served and measured is src/rag/bm25.ts."""
 
 import math
 from collections import Counter
@@ -27,28 +27,3 @@ class Bm25:
                 tf = np.array([counts[term] for counts in self.counts])
                 total += self.idf[term] * tf * (K1 + 1) / (tf + norm)
         return total
-
-
-def ranks(scores: np.ndarray, drop_zero: bool = False) -> np.ndarray:
-    """Rank of every document, 1 for the best; equal scores keep document order. A dropped document has rank infinity."""
-    order = np.argsort(-scores, kind="stable")
-    result = np.empty(len(scores))
-    result[order] = np.arange(1, len(scores) + 1)
-    if drop_zero:
-        result[scores <= 0] = np.inf
-    return result
-
-
-def fuse(rankings: list[np.ndarray], weights: list[float], k: float) -> np.ndarray:
-    """Reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009), with a weight for each ranking."""
-    return sum(weight / (k + ranking) for ranking, weight in zip(rankings, weights, strict=True))
-
-
-def measures(found_ranks: np.ndarray, resamples: int = 10_000, seed: int = 0) -> dict[str, list[float]]:
-    """recall@5 and mean reciprocal rank as [value, low, high]; percentile bootstrap over questions, 95 %."""
-    samples = np.random.default_rng(seed).integers(len(found_ranks), size=(resamples, len(found_ranks)))
-    result = {}
-    for name, values in (("recall@5", (found_ranks <= 5).astype(float)), ("mrr", 1 / found_ranks)):
-        means = values[samples].mean(axis=1)
-        result[name] = [round(float(x), 4) for x in (values.mean(), *np.percentile(means, [2.5, 97.5]))]
-    return result
