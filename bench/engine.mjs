@@ -8,6 +8,12 @@ import { cpus, loadavg } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { Choice } from '../dist/engine/choice.js'
+import { SamplingState } from '../dist/engine/sampling.js'
+import { Scheduler } from '../dist/engine/scheduler.js'
+import { Sequence } from '../dist/engine/sequence.js'
+import { loadTokenizer } from '../dist/engine/tokenizer.js'
+import { completionShape } from '../dist/server/output.js'
 import { closedLoop, complete, createAgent } from './_load.mjs'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
@@ -17,12 +23,136 @@ const { values: flags } = parseArgs({
     concurrency: { type: 'string', default: '1,16,64' },
     seconds: { type: 'string', default: '5' },
     tokens: { type: 'string', default: '256' },
-    rounds: { type: 'string', default: '1' },
     only: { type: 'string' },
   },
 })
 const wants = (name) => flags.only === undefined || flags.only.split(',').includes(name)
 const rounded = (value, digits = 1) => Number(value.toFixed(digits))
+const quantile = (values, q) => values.toSorted((a, b) => a - b)[Math.floor(values.length * q)]
+
+/** Microseconds of planning a step and settling it with 64 sequences decoding. */
+function microSchedule() {
+  const numSeqs = 64
+  const params = {
+    temperature: 0.8,
+    topK: 40,
+    topP: 0.95,
+    minP: 0,
+    seed: 1,
+    presencePenalty: 0,
+    frequencyPenalty: 0,
+    repetitionPenalty: 1,
+    logitBias: null,
+  }
+  const scheduler = new Scheduler({
+    blockSize: 16,
+    numBlocks: 4096,
+    maxNumSeqs: numSeqs,
+    maxNumBatchedTokens: 8192,
+    maxSampleRows: 1024,
+    hash: (parent, tokens) => `${parent.length}${tokens[0]}${Math.random()}`,
+  })
+  for (let i = 0; i < numSeqs; i++) {
+    const promptTokens = Array.from({ length: 100 }, (_, j) => (i * 100 + j) % 4000)
+    const sampling = new SamplingState(
+      { params, seed: 1, choice: 0, minTokens: 0, endTokenIds: [], logprobs: -1, vocabSize: 4096 },
+      promptTokens,
+    )
+    scheduler.add(
+      new Sequence({
+        requestId: `r${i}`,
+        choice: 0,
+        arrival: i,
+        priority: 0,
+        promptTokens,
+        maxOutputTokens: 900,
+        sampling,
+        promptLogprobs: -1,
+        cacheRoot: 'root',
+        hasGrammar: false,
+        lookup: null,
+        arrivedMs: 0,
+      }),
+    )
+  }
+  const durations = []
+  for (let step = 0; step < 800; step++) {
+    const startMs = performance.now()
+    const planned = scheduler.schedule().step
+    for (const entry of planned.sequences) {
+      scheduler.settle(entry, 1)
+      entry.sequence.tokens.push((step * 31) % 4000)
+      entry.sequence.counters.firstTokenMs ??= 1
+      scheduler.publish(entry.sequence)
+    }
+    if (step > 100) durations.push((performance.now() - startMs) * 1000)
+  }
+  return { p50: rounded(quantile(durations, 0.5)), p95: rounded(quantile(durations, 0.95)), sequences: numSeqs }
+}
+
+/** Microseconds a token takes from its id to a TokenEvent and its frame: detokenizing, stop strings, JSON. */
+async function microDeliver() {
+  const tokenizer = await loadTokenizer(flags.model)
+  const request = {
+    n: 1,
+    ignoreEos: true,
+    stop: ['\n\nQuestion:', 'END'],
+    stopTokenIds: [],
+    includeStopString: false,
+    logprobs: -1,
+    minTokens: 0,
+  }
+  const words = 'the river runs past an old mill where a grey cat sleeps on warm stones and children throw bread'.split(
+    ' ',
+  )
+  const text = Array.from({ length: 4000 }, (_, i) => words[(i * 7919) % words.length]).join(' ')
+  const ids = tokenizer.encode(text, { addSpecialTokens: false })
+  const sampling = { push() {} }
+  const sequence = new Sequence({
+    requestId: 'r',
+    choice: 0,
+    arrival: 0,
+    priority: 0,
+    promptTokens: [1],
+    maxOutputTokens: 1e9,
+    sampling,
+    promptLogprobs: -1,
+    cacheRoot: null,
+    hasGrammar: false,
+    lookup: null,
+    arrivedMs: 0,
+  })
+  const choice = new Choice({ sequence, request, tokenizer, eosTokenIds: [], matcher: null })
+  const job = {
+    requestId: 'cmpl-0123456789abcdef01234567',
+    created: 1_700_000_000,
+    model: 'mini-1m',
+    returnTokenIds: false,
+    echo: false,
+    generation: { ...request, prompts: [{ ids: [1] }] },
+  }
+  const shape = completionShape(job, { prompt: () => '', firstToken: () => '' })
+  let numBytes = 0
+  const run = (tokens) => {
+    for (const token of tokens) {
+      const { event } = choice.accept([token], [null])
+      if (event !== null) numBytes += Buffer.from(shape.tokenFrame(event)).length
+    }
+  }
+  run(ids)
+  // In slices, of which the middle one counts: what interrupts the process falls on few of them.
+  const durations = []
+  for (let start = 0; start + 100 <= ids.length; start += 100) {
+    const startMs = performance.now()
+    run(ids.slice(start, start + 100))
+    durations.push(((performance.now() - startMs) * 1000) / 100)
+  }
+  return {
+    perTokenMicros: { p50: rounded(quantile(durations, 0.5), 2), p95: rounded(quantile(durations, 0.95), 2) },
+    tokens: ids.length,
+    bytes: numBytes,
+  }
+}
 
 /** A server process, loaded at one concurrency; microseconds of its serving thread a token. */
 async function overHttp(concurrency) {
@@ -80,6 +210,17 @@ const result = {
   cores: cpus().length,
   loadAverage: loadavg().map((load) => rounded(load, 2)),
   flags,
+}
+if (wants('schedule')) {
+  result.scheduleMicros = microSchedule()
+  const { p50, p95, sequences } = result.scheduleMicros
+  process.stdout.write(`schedule + commit, ${sequences} sequences: ${p50} us p50, ${p95} us p95 (goal 100)\n`)
+}
+if (wants('delivery')) {
+  result.delivery = await microDeliver()
+  process.stdout.write(
+    `delivery: ${result.delivery.perTokenMicros.p50} us a token p50, ${result.delivery.perTokenMicros.p95} p95 (goal 20)\n`,
+  )
 }
 if (wants('http')) {
   result.http = []

@@ -1,19 +1,16 @@
 // Load on a real server over HTTP and SSE: requests a second, output tokens a second, time to first token and between tokens, prefix hits, preemptions;
 // closed-loop and Poisson arrivals, independent, shared-prefix and multi-turn prompts; a 4,000-token prefix cold and warm; tracing off and on,
-// interleaved. And, in this process, what scheduling a step and delivering a token cost.
-//   npm run bench -- serve [--device cpu|reference|webgpu|auto] [--model PATH] [--concurrency 1,4,16] [--rate 2,8] [--seconds 10] [--tokens 64] [--rounds 4] [--only micro|closed|poisson|workloads|prefix|runahead|tracing]
+// interleaved; run-ahead off and on likewise; a long prompt cold, from disk, from host memory and from the pool. Where the system tells it (Linux), the
+// CPU time of each of the server's threads a token. What scheduling a step and delivering a token cost: bench/engine.mjs.
+//   npm run bench -- serve [--device cpu|reference|webgpu|auto] [--model PATH] [--concurrency 1,4,16] [--rate 2,8] [--seconds 10] [--tokens 64] [--rounds 4] [--clients 4] [--only closed|poisson|workloads|prefix|tiers|runahead|tracing]
 // Results: bench/results/serve.json
 import { spawn } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { cpus, loadavg, tmpdir, totalmem } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { Choice } from '../dist/engine/choice.js'
-import { SamplingState } from '../dist/engine/sampling.js'
-import { Scheduler } from '../dist/engine/scheduler.js'
-import { Sequence } from '../dist/engine/sequence.js'
-import { loadTokenizer } from '../dist/engine/tokenizer.js'
+import { closedLoop, complete, createAgent } from './_load.mjs'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const { values: flags } = parseArgs({
@@ -25,6 +22,7 @@ const { values: flags } = parseArgs({
     seconds: { type: 'string', default: '10' },
     tokens: { type: 'string', default: '64' },
     rounds: { type: 'string', default: '4' },
+    clients: { type: 'string', default: '4' },
     only: { type: 'string' },
   },
 })
@@ -56,9 +54,27 @@ const WORDS =
 const words = (random, count) =>
   Array.from({ length: count }, () => WORDS[Math.floor(random() * WORDS.length)]).join(' ')
 
-/** A server of its own in a folder of its own; `use` gets its URL. */
-async function withServer(args, use) {
-  const folder = mkdtempSync(join(tmpdir(), 'miniserve-bench-serve-'))
+/** Of each server, for the CPU time of its threads. */
+const pids = new Map()
+
+/** CPU time in milliseconds of a server's threads: of the one that serves, and of all others together; null where the system does not tell. */
+function threadCpuMs(url) {
+  const pid = pids.get(url)
+  try {
+    const times = readdirSync(`/proc/${pid}/task`).map((thread) => ({
+      isMain: Number(thread) === pid,
+      ms: Number(readFileSync(`/proc/${pid}/task/${thread}/schedstat`, 'utf8').split(' ')[0]) / 1e6,
+    }))
+    const sum = (isMain) => times.filter((time) => time.isMain === isMain).reduce((total, { ms }) => total + ms, 0)
+    return { serving: sum(true), others: sum(false) }
+  } catch {
+    return null
+  }
+}
+
+/** A server of its own in a folder of its own, or in a given one that stays; `use` gets its URL. */
+async function withServer(args, use, keptFolder = null) {
+  const folder = keptFolder ?? mkdtempSync(join(tmpdir(), 'miniserve-bench-serve-'))
   const model = flags.model === undefined ? [] : ['--model', flags.model]
   const server = spawn(
     process.execPath,
@@ -79,51 +95,17 @@ async function withServer(args, use) {
       })
       server.once('exit', (code) => reject(new Error(`the server exited with ${code}: ${text}`)))
     })
+    pids.set(url, server.pid)
     return await use(url)
   } finally {
     server.kill('SIGTERM')
     await exited
-    rmSync(folder, { recursive: true, force: true })
+    if (keptFolder === null) rmSync(folder, { recursive: true, force: true })
   }
 }
 
-/** One streamed completion: when it began, when each text arrived, and the counts the server tells at the end. */
-async function complete(url, body) {
-  const startMs = performance.now()
-  const response = await fetch(`${url}/v1/completions`, {
-    method: 'POST',
-    headers: { 'content-type': 'application/json' },
-    body: JSON.stringify({
-      max_tokens: TOKENS,
-      ignore_eos: true,
-      temperature: 0.8,
-      stream: true,
-      stream_options: { include_usage: true },
-      ...body,
-    }),
-  })
-  if (!response.ok) return { isOk: false, status: response.status, startMs, endMs: performance.now() }
-  const arrivals = []
-  const decoder = new TextDecoder()
-  let [buffered, text, usage] = ['', '', null]
-  for await (const bytes of response.body) {
-    const atMs = performance.now()
-    buffered += decoder.decode(bytes, { stream: true })
-    const lines = buffered.split('\n')
-    buffered = lines.pop()
-    for (const line of lines) {
-      if (!line.startsWith('data: {')) continue
-      const chunk = JSON.parse(line.slice(6))
-      if (chunk.error) return { isOk: false, status: 200, startMs, endMs: atMs }
-      usage = chunk.usage ?? usage
-      const piece = chunk.choices?.[0]?.text ?? ''
-      if (piece === '') continue
-      text += piece
-      arrivals.push(atMs)
-    }
-  }
-  return { isOk: usage !== null, startMs, endMs: performance.now(), arrivals, text, usage }
-}
+const agent = createAgent()
+const send = (url, body) => complete(agent, url, { max_tokens: TOKENS, ignore_eos: true, temperature: 0.8, ...body })
 
 async function counter(url, name) {
   const text = await (await fetch(`${url}/metrics`)).text()
@@ -139,9 +121,11 @@ async function measure(url, load) {
     hits: await counter(url, 'prefix_cache_hits_total'),
   }
   const results = []
+  const startCpuMs = threadCpuMs(url)
   const startMs = performance.now()
   await load((result) => results.push(result))
   const seconds = (performance.now() - startMs) / 1000
+  const endCpuMs = threadCpuMs(url)
   const ok = results.filter((result) => result.isOk)
   const outputTokens = ok.reduce((sum, result) => sum + result.usage.completion_tokens, 0)
   const queries = (await counter(url, 'prefix_cache_queries_total')) - before.queries
@@ -154,28 +138,30 @@ async function measure(url, load) {
     outputTokensPerSecond: rounded(outputTokens / seconds),
     ttftMs: spread(ok.flatMap((result) => (result.arrivals.length === 0 ? [] : [result.arrivals[0] - result.startMs]))),
     itlMs: spread(ok.flatMap((result) => result.arrivals.slice(1).map((atMs, i) => atMs - result.arrivals[i]))),
+    cpuMicrosPerToken:
+      startCpuMs === null || endCpuMs === null || outputTokens === 0
+        ? null
+        : {
+            serving: rounded(((endCpuMs.serving - startCpuMs.serving) * 1000) / outputTokens),
+            others: rounded(((endCpuMs.others - startCpuMs.others) * 1000) / outputTokens),
+          },
     hitRate: queries === 0 ? 0 : rounded(hits / queries, 3),
     preemptions: (await counter(url, 'num_preemptions_total')) - before.preemptions,
   }
 }
 
 /** `concurrency` clients, each sending its next request when the last is answered. */
-const closedLoop = (url, concurrency, seconds, next) => (done) => {
-  const endMs = performance.now() + seconds * 1000
-  const client = async (index) => {
-    while (performance.now() < endMs) done(await complete(url, next(index)))
-  }
-  return Promise.all(Array.from({ length: concurrency }, (_, index) => client(index)))
-}
+const closed = (url, concurrency, seconds, next) => (done) =>
+  closedLoop(async (index) => done(await send(url, next(index))), concurrency, seconds)
 
 /** Requests at exponential distances, whether or not the server keeps up. */
 const poisson = (url, rate, seconds, next) => async (done) => {
   const random = createRandom(7)
   const endMs = performance.now() + seconds * 1000
   const open = []
-  const send = async (body) => done(await complete(url, body))
+  const one = async (body) => done(await send(url, body))
   while (performance.now() < endMs) {
-    open.push(send(next(open.length)))
+    open.push(one(next(open.length)))
     await new Promise((resolve) => setTimeout(resolve, (-Math.log(1 - random()) / rate) * 1000))
   }
   await Promise.all(open)
@@ -215,115 +201,6 @@ const header = () =>
     `\n${'section'.padEnd(10)}${'load'.padEnd(26)}${['req/s', 'tok/s', 'ttft50', 'ttft95', 'ttft99', 'itl50', 'itl95', 'itl99', 'hit %', 'preem', 'fail'].map((name, i) => name.padStart([8, 9, 8, 8, 8, 8, 8, 8, 7, 6, 6][i])).join('')}\n`,
   )
 
-/** Microseconds of planning a step and settling it with 64 sequences decoding. */
-function microSchedule() {
-  const numSeqs = 64
-  const params = {
-    temperature: 0.8,
-    topK: 40,
-    topP: 0.95,
-    minP: 0,
-    seed: 1,
-    presencePenalty: 0,
-    frequencyPenalty: 0,
-    repetitionPenalty: 1,
-    logitBias: null,
-  }
-  const scheduler = new Scheduler({
-    blockSize: 16,
-    numBlocks: 4096,
-    maxNumSeqs: numSeqs,
-    maxNumBatchedTokens: 8192,
-    maxSampleRows: 1024,
-    hash: (parent, tokens) => `${parent.length}${tokens[0]}${Math.random()}`,
-  })
-  for (let i = 0; i < numSeqs; i++) {
-    const promptTokens = Array.from({ length: 100 }, (_, j) => (i * 100 + j) % 4000)
-    const sampling = new SamplingState(
-      { params, seed: 1, choice: 0, minTokens: 0, endTokenIds: [], logprobs: -1, vocabSize: 4096 },
-      promptTokens,
-    )
-    scheduler.add(
-      new Sequence({
-        requestId: `r${i}`,
-        choice: 0,
-        arrival: i,
-        priority: 0,
-        promptTokens,
-        maxOutputTokens: 900,
-        sampling,
-        promptLogprobs: -1,
-        cacheRoot: 'root',
-        hasGrammar: false,
-        lookup: null,
-        arrivedMs: 0,
-      }),
-    )
-  }
-  const durations = []
-  for (let step = 0; step < 800; step++) {
-    const startMs = performance.now()
-    const planned = scheduler.schedule().step
-    for (const entry of planned.sequences) {
-      scheduler.settle(entry, 1)
-      entry.sequence.tokens.push((step * 31) % 4000)
-      entry.sequence.counters.firstTokenMs ??= 1
-      scheduler.publish(entry.sequence)
-    }
-    if (step > 100) durations.push((performance.now() - startMs) * 1000)
-  }
-  return { p50: rounded(quantile(durations, 0.5)), p95: rounded(quantile(durations, 0.95)), sequences: numSeqs }
-}
-
-/** Microseconds a token takes from its id to a TokenEvent and its frame: detokenizing, stop strings, JSON. */
-async function microDeliver() {
-  const tokenizer = await loadTokenizer(flags.model ?? join(root, 'models', 'mini-1m'))
-  const request = {
-    n: 1,
-    ignoreEos: true,
-    stop: ['\n\nQuestion:', 'END'],
-    stopTokenIds: [],
-    includeStopString: false,
-    logprobs: -1,
-    minTokens: 0,
-  }
-  const ids = tokenizer.encode(words(createRandom(3), 4000), { addSpecialTokens: false })
-  const sampling = { push() {} }
-  const sequence = new Sequence({
-    requestId: 'r',
-    choice: 0,
-    arrival: 0,
-    priority: 0,
-    promptTokens: [1],
-    maxOutputTokens: 1e9,
-    sampling,
-    promptLogprobs: -1,
-    cacheRoot: null,
-    hasGrammar: false,
-    lookup: null,
-    arrivedMs: 0,
-  })
-  const choice = new Choice({ sequence, request, tokenizer, eosTokenIds: [], matcher: null })
-  let numBytes = 0
-  const run = (tokens) => {
-    for (const token of tokens) {
-      const { event } = choice.accept([token], [null])
-      if (event !== null)
-        numBytes +=
-          `data: ${JSON.stringify({ id: 'cmpl-1', object: 'text_completion', created: 1, model: 'm', choices: [{ index: 0, text: event.text, logprobs: null, finish_reason: null }] })}\n\n`
-            .length
-    }
-  }
-  run(ids.slice(0, 2000))
-  const startMs = performance.now()
-  run(ids)
-  return {
-    perTokenMicros: rounded(((performance.now() - startMs) * 1000) / ids.length, 2),
-    tokens: ids.length,
-    bytes: numBytes,
-  }
-}
-
 const result = {
   date: new Date().toISOString(),
   node: process.version,
@@ -334,25 +211,18 @@ const result = {
   flags,
 }
 
-if (wants('micro')) {
-  result.micro = { scheduleMicros: microSchedule(), deliver: await microDeliver() }
-  process.stdout.write(
-    `schedule + commit, 64 sequences: ${result.micro.scheduleMicros.p50} us p50, ${result.micro.scheduleMicros.p95} us p95 (goal 100)\n`,
-  )
-  process.stdout.write(`delivery: ${result.micro.deliver.perTokenMicros} us a token (goal 20)\n`)
-}
 header()
 if (['closed', 'poisson', 'workloads', 'prefix'].some(wants)) {
   await withServer([], async (url) => {
     const version = await (await fetch(`${url}/version`)).json()
     result.server = version
-    await closedLoop(url, 2, Math.min(3, SECONDS), workload('independent'))(() => {})
+    await closed(url, 2, Math.min(3, SECONDS), workload('independent'))(() => {})
     if (wants('closed')) {
       for (const concurrency of numbers(flags.concurrency))
         report(
           'closed',
           `${concurrency} clients`,
-          await measure(url, closedLoop(url, concurrency, SECONDS, workload('independent'))),
+          await measure(url, closed(url, concurrency, SECONDS, workload('independent'))),
         )
     }
     if (wants('poisson')) {
@@ -365,14 +235,14 @@ if (['closed', 'poisson', 'workloads', 'prefix'].some(wants)) {
     }
     if (wants('workloads')) {
       for (const kind of ['shared-prefix', 'multi-turn'])
-        report('workload', `${kind}, 8 clients`, await measure(url, closedLoop(url, 8, SECONDS, workload(kind))))
+        report('workload', `${kind}, 8 clients`, await measure(url, closed(url, 8, SECONDS, workload(kind))))
     }
     if (wants('prefix')) {
       const ttft = ({ arrivals, startMs }) => arrivals[0] - startMs
       const [cold, warm] = [[], []]
       for (let i = 0; i < 3; i++) {
         const ids = Array.from({ length: 4000 }, (_, j) => 300 + ((j * 7 + i * 131) % 600))
-        const ask = (tail) => complete(url, { prompt: [...ids, 300 + tail], max_tokens: 4 })
+        const ask = (tail) => send(url, { prompt: [...ids, 300 + tail], max_tokens: 4 })
         cold.push(ttft(await ask(1)))
         warm.push(ttft(await ask(2)))
       }
@@ -393,13 +263,12 @@ async function interleaved(section, settings) {
   const totals = settings.map(() => [])
   await withServer(settings[0].args, (first) =>
     withServer(settings[1].args, async (second) => {
-      for (const url of [first, second])
-        await closedLoop(url, 2, Math.min(3, SECONDS), workload('independent'))(() => {})
+      for (const url of [first, second]) await closed(url, 2, Math.min(3, SECONDS), workload('independent'))(() => {})
       for (let round = 0; round < Number(flags.rounds); round++) {
         for (const i of round % 2 === 0 ? [0, 1] : [1, 0]) {
           const measured = await measure(
             [first, second][i],
-            closedLoop([first, second][i], 4, SECONDS, workload('independent')),
+            closed([first, second][i], Number(flags.clients), SECONDS, workload('independent')),
           )
           totals[i].push(measured.outputTokensPerSecond)
           report(section, `${settings[i].name}, round ${round + 1}`, measured)
@@ -414,6 +283,76 @@ async function interleaved(section, settings) {
   )
 }
 
+/**
+ * Time to first token of one long prompt by where its KV blocks are: nowhere, on disk after a restart, in host memory, in the pool. The pool holds two
+ * such prompts, so that others between two askings push the first one's blocks out of it; host memory, where it is used, holds all of them.
+ */
+async function tiers() {
+  const numTokens = 2000
+  const folder = mkdtempSync(join(tmpdir(), 'miniserve-bench-tiers-'))
+  const ids = (seed) => {
+    const random = createRandom(seed)
+    return Array.from({ length: numTokens }, () => 300 + Math.floor(random() * 600))
+  }
+  const ask = async (url, round) => {
+    const { isOk, arrivals, startMs, usage } = await send(url, { prompt: ids(round), max_tokens: 4, temperature: 0 })
+    if (!isOk) throw new Error('a request of the tiers failed')
+    return { ttftMs: arrivals[0] - startMs, cachedTokens: usage.prompt_tokens_details.cached_tokens }
+  }
+  const common = ['--num-kv-blocks', String(2 * Math.ceil((numTokens + 16) / 16)), '--kv-cache-dir', join(folder, 'kv')]
+  const [noMemory, memory] = [
+    [...common, '--kv-host-memory', '0'],
+    [...common, '--kv-host-memory', '1GiB'],
+  ]
+  const found = { cold: [], disk: [], host: [], pool: [] }
+  try {
+    for (let round = 0; round < Number(flags.rounds); round++) {
+      await withServer(
+        noMemory,
+        async (url) => {
+          await ask(url, 1000 + round)
+          found.cold.push(await ask(url, round))
+          found.pool.push(await ask(url, round))
+        },
+        folder,
+      )
+      await withServer(
+        memory,
+        async (url) => {
+          await ask(url, 2000 + round)
+          found.disk.push(await ask(url, round))
+          for (let other = 0; other < 3; other++) await ask(url, 3000 + 10 * round + other)
+          found.host.push(await ask(url, round))
+        },
+        folder,
+      )
+    }
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+  const median = (list, key) =>
+    rounded(
+      quantile(
+        list.map((item) => item[key]),
+        0.5,
+      ),
+    )
+  result.tiers = {
+    tokens: numTokens,
+    ...Object.fromEntries(
+      Object.entries(found).map(([tier, list]) => [
+        tier,
+        { ttftMs: median(list, 'ttftMs'), cachedTokens: median(list, 'cachedTokens') },
+      ]),
+    ),
+  }
+  for (const tier of Object.keys(found)) {
+    const { ttftMs, cachedTokens } = result.tiers[tier]
+    process.stdout.write(`${numTokens} tokens, ${tier.padEnd(5)} ttft ${ttftMs} ms, ${cachedTokens} tokens cached\n`)
+  }
+}
+
+if (wants('tiers')) await tiers()
 if (wants('runahead')) {
   await interleaved('runahead', [
     { name: 'run-ahead 0', args: ['--run-ahead', '0'] },
@@ -427,6 +366,7 @@ if (wants('tracing')) {
   ])
 }
 
+agent.destroy()
 result.rows = rows
 mkdirSync(join(root, 'bench', 'results'), { recursive: true })
 writeFileSync(join(root, 'bench', 'results', 'serve.json'), `${JSON.stringify(result, null, 2)}\n`)
