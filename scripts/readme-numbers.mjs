@@ -25,29 +25,36 @@ for (const { device, readySeconds, tokensPerSecond, healthP99Ms } of start.resul
   )
   row(`/health while it streams, p99, ${device}`, `${number(healthP99Ms, 1)} ms`, '50 ms', 'npm run bench -- start')
 }
-const peers = results('model-cpu-smollm2-135m-q8-peers')
-const [ours, theirs] = peers.rows[0].results
-const ratio = (key) => `${number(ours[key] / theirs[key], 2)} × node-llama-cpp`
-row(
-  'SmolLM2-135M shape, Q8_0, decode on cpu',
-  `${number(ours.decodeTokensPerSecond)} tokens/s, ${ratio('decodeTokensPerSecond')}`,
-  '2 ×: missed',
-  'npm run bench -- model --quantization q8 --prompt 256 --tokens 64 --peers',
-)
-row(
-  'the same, prefill',
-  `${number(ours.prefillTokensPerSecond)} tokens/s, ${ratio('prefillTokensPerSecond')}`,
-  '0.4 ×',
-  'npm run bench -- model --quantization q8 --prompt 256 --tokens 64 --peers',
-)
-const batches = results('model-cpu-smollm2-135m-q8').rows
-const decode = (batch) => batches.find((found) => found.batch === batch).results[0].decodeTokensPerSecond
-row(
-  'the same, decode at batch 16 over batch 1',
-  `${number(decode(16) / decode(1), 1)} ×`,
-  '4 ×: missed',
-  'npm run bench -- model --quantization q8 --prompt 256 --tokens 64',
-)
+const MODEL = 'npm run bench -- model --device cpu --peers'
+for (const [quantization, type] of [
+  ['none', 'F16'],
+  ['q8', 'Q8_0'],
+  ['q4', 'Q4_0'],
+]) {
+  const measured = results(`model-cpu-smollm2-135m-${quantization}`)
+  if (measured === null) continue
+  const of = (batch) => measured.rows.find((found) => found.batch === batch)?.results
+  const [ours, theirs] = of(1)
+  const shape = `SmolLM2-135M shape, ${type}, on cpu`
+  const verdict = (value, goal) => `${goal} ×${value < goal ? ': missed' : ''}`
+  for (const [phase, goal] of [
+    ['decode', 2],
+    ['prefill', 0.4],
+  ]) {
+    const key = `${phase}TokensPerSecond`
+    if (theirs === undefined) row(`${shape}, ${phase}`, `${number(ours[key])} tokens/s`, '', MODEL)
+    else {
+      const ratio = ours[key] / theirs[key]
+      const value = `${number(ours[key])} tokens/s, ${number(ratio, 2)} × node-llama-cpp`
+      row(`${shape}, ${phase}`, value, verdict(ratio, goal), MODEL)
+    }
+  }
+  const sixteen = of(16)?.[0]
+  if (sixteen !== undefined) {
+    const ratio = sixteen.decodeTokensPerSecond / ours.decodeTokensPerSecond
+    row(`${shape}, decode at batch 16 over batch 1`, `${number(ratio, 1)} ×`, verdict(ratio, 4), MODEL)
+  }
+}
 
 const [one, sixteen] = results('serve-closed').rows
 row(
