@@ -95,7 +95,7 @@ async function measureAll(runners, skipped) {
   for (const runner of runners) await attempt(runner, batches[0]) // warm-up
   for (let round = 0; round < rounds; round++) {
     for (const [b, batch] of batches.entries()) {
-      for (const runner of [...samples.keys()]) {
+      for (const runner of samples.keys()) {
         const result = await attempt(runner, batch)
         if (result === null) continue
         samples.get(runner)[b].prefill.push(result.prefill)
