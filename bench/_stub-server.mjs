@@ -53,6 +53,7 @@ const modelInfo = {
   quantization: 'none',
   device: { kind: 'reference', adapter: 'stub', driver: '', isSoftware: true, kvFormat: 'f32', hasTimestamps: false },
   fingerprint: 'stub',
+  notices: [],
 }
 const engine = createEngine({
   runner,

@@ -234,6 +234,7 @@ async function loadEngine(config: Config, logger: Log): Promise<Loaded> {
   const runner = createWorkerRunner()
   try {
     const modelInfo = await runner.load(modelRequest(config, path), progress.update)
+    for (const notice of modelInfo.notices) logger.warn(notice)
     const tokenizer = await loadTokenizer(path)
     if (tokenizer.vocabSize > modelInfo.vocabSize) {
       throw new ModelError(

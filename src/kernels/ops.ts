@@ -233,13 +233,43 @@ export interface MemoryUse {
   readonly scratchBytes: number
 }
 
+/**
+ * A matrix as a backend lays it out in memory, for a cache on disk. The planes are the backend's own memory: they are valid until the promise
+ * of the callback that got them resolves.
+ */
+export interface PackedMatrix {
+  readonly format: MatrixFormat
+  /** What the backend needs to know beside the planes; opaque. */
+  readonly form: Readonly<Record<string, number>>
+  readonly planes: readonly Uint8Array[]
+}
+
+/** A packed matrix whose planes are still on disk. */
+export interface StoredMatrix {
+  readonly format: MatrixFormat
+  readonly form: Readonly<Record<string, number>>
+  readonly planeBytes: readonly number[]
+  /** Reads plane `index` into `target`, which is as long as the plane. */
+  read(index: number, target: Uint8Array): Promise<void>
+}
+
+export interface MatrixUse {
+  /** The matrix will be used with LinearOptions.glu (a backend may interleave gate and up rows). */
+  readonly glu?: boolean
+  /** Gets the matrix as it was laid out, before `loadMatrix` resolves. */
+  readonly onPacked?: (packed: PackedMatrix) => Promise<void>
+}
+
 /** A backend. Creation is `createReferenceBackend`, `createWebGpuBackend`, `createCpuBackend` (options: `BackendOptions`). */
 export interface Backend {
   readonly info: BackendInfo
 
   // -- load time ------------------------------------------------------------------------------------------------------
-  /** `glu`: the matrix will be used with LinearOptions.glu (a backend may interleave gate and up rows). */
-  loadMatrix(label: string, rows: number, cols: number, data: MatrixData, use?: { glu?: boolean }): Promise<Matrix>
+  loadMatrix(label: string, rows: number, cols: number, data: MatrixData, use?: MatrixUse): Promise<Matrix>
+  /** Names the layout of packed matrices: what was exported under one name may be imported under that name only. */
+  readonly packedLayout: string
+  /** The matrix that `onPacked` got at another start. Throws RangeError when sizes or form do not fit, and what `read` throws. */
+  importMatrix(label: string, rows: number, cols: number, stored: StoredMatrix, use?: MatrixUse): Promise<Matrix>
   loadVector(label: string, values: Float32Array): Vector
   /** `attentionFactor` multiplies cos and sin (yarn, longrope); 1 otherwise. */
   loadRope(label: string, inverseFrequencies: Float64Array, attentionFactor: number): RopeTable

@@ -61,6 +61,7 @@ export class ScriptedRunner implements Runner {
         hasTimestamps: false,
       },
       fingerprint: `scripted-${options.vocabSize}-${options.blockSize}`,
+      notices: [],
     }
   }
 

@@ -6,13 +6,15 @@ import type {
   LogitsOptions,
   Matrix,
   MatrixData,
+  MatrixUse,
   Norm,
   RopeTable,
   SampleRow,
   ScoreRow,
   Vector,
 } from '../../kernels/ops.ts'
-import { concatRows, expectTensor, readMatrix, readVector, type WeightSource } from '../weights/source.ts'
+import { unpackedLoader, type WeightLoader } from '../weights/packed-cache.ts'
+import { concatRows, expectTensor, readMatrix, type WeightSource } from '../weights/source.ts'
 import type { DecoderSpec, LayerSpec } from './spec.ts'
 
 interface Layer {
@@ -117,10 +119,15 @@ export function kvLayout(spec: DecoderSpec, numBlocks: number, blockSize: number
 const PREFIXES = ['model.', 'model.language_model.', 'language_model.model.'] as const
 
 /**
- * Reads every weight, one tensor at a time, into the backend; q, k, v and gate, up are joined to one matrix each. Throws ModelError for a missing
- * or misshapen tensor before anything is read, so that a broken checkpoint fails at once.
+ * Reads every weight, one tensor at a time, into the backend; q, k, v and gate, up are joined to one matrix each. `weights`: where
+ * they are packed already. Throws ModelError for a missing or misshapen tensor before anything is read, so that a broken checkpoint fails at once.
  */
-export async function loadDecoder(backend: Backend, spec: DecoderSpec, source: WeightSource): Promise<Decoder> {
+export async function loadDecoder(
+  backend: Backend,
+  spec: DecoderSpec,
+  source: WeightSource,
+  weights: WeightLoader = unpackedLoader(backend, source),
+): Promise<Decoder> {
   const prefix = PREFIXES.find((candidate) => source.tensors.has(`${candidate}embed_tokens.weight`)) ?? PREFIXES[0]
   checkTensors(spec, source, prefix)
   const { hiddenSize, intermediateSize, vocabSize, numHeads, numKvHeads, headDim } = spec
@@ -130,12 +137,15 @@ export async function loadDecoder(backend: Backend, spec: DecoderSpec, source: W
   const matrix = async (
     parts: readonly (readonly [name: string, rows: number])[],
     cols: number,
-    use?: { glu: boolean },
+    use: MatrixUse = {},
   ): Promise<Matrix> => {
-    const data: MatrixData[] = []
-    for (const [name, rows] of parts) data.push(await readMatrix(source, `${name}.weight`, rows, cols))
     const rows = parts.reduce((sum, [, count]) => sum + count, 0)
-    return backend.loadMatrix(parts.map(([name]) => name).join('+'), rows, cols, concatRows(data), use)
+    const label = parts.map(([name]) => name).join('+')
+    return weights.matrix(label, rows, cols, use, async () => {
+      const data: MatrixData[] = []
+      for (const [name, count] of parts) data.push(await readMatrix(source, `${name}.weight`, count, cols))
+      return concatRows(data)
+    })
   }
   const bias = async (
     isPresent: boolean,
@@ -145,13 +155,13 @@ export async function loadDecoder(backend: Backend, spec: DecoderSpec, source: W
     const values = new Float32Array(parts.reduce((sum, [, length]) => sum + length, 0))
     let at = 0
     for (const [name, length] of parts) {
-      values.set(await readVector(source, `${name}.bias`, length), at)
+      values.set(await weights.vector(`${name}.bias`, length), at)
       at += length
     }
     return backend.loadVector(`${parts[0]?.[0] ?? ''}.bias`, values)
   }
   const norm = async (name: string, length: number): Promise<Norm> => {
-    const values = await readVector(source, `${name}.weight`, length)
+    const values = await weights.vector(`${name}.weight`, length)
     return {
       weight: backend.loadVector(name, spec.normAddsOne ? values.map((value) => value + 1) : values),
       eps: spec.normEps,

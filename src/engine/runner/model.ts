@@ -2,15 +2,13 @@
 import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { freemem } from 'node:os'
-import { matrixBytes } from '../../kernels/dequantize.ts'
 import type { Backend, BackendLimits, KvLayout } from '../../kernels/ops.ts'
 import { openGguf } from '../weights/gguf.ts'
-import { openPacked, packedPath, packing, type PackingSource } from '../weights/packed-cache.ts'
-import { quantizing } from '../weights/quantize.ts'
 import { openSafetensors } from '../weights/safetensors.ts'
 import type { WeightSource } from '../weights/source.ts'
-import { Decoder, kvLayout, loadDecoder } from './decoder.ts'
+import { Decoder, kvLayout } from './decoder.ts'
 import { chooseDevice, createBackend } from './device.ts'
+import { loadWeights } from './model-weights.ts'
 import { MAX_DRAFT_TOKENS, ModelError, type ModelInfo, type ModelRequest, type ProgressListener } from './runner.ts'
 import { type DecoderSpec, readSpec } from './spec.ts'
 import { StepLayout } from './step-input.ts'
@@ -55,54 +53,17 @@ function fingerprintOf(
   spec: DecoderSpec,
   request: ModelRequest,
   backend: Backend,
-  samples: readonly Uint8Array[],
+  digest: string,
 ): string {
   const hash = createHash('sha256')
   hash.update(JSON.stringify(spec, (_, value: unknown) => (value instanceof Float64Array ? [...value] : value)))
   for (const { name, dtype, shape } of source.tensors.values()) hash.update(`${name} ${dtype} ${shape.join('x')}\n`)
-  for (const sample of samples) hash.update(sample)
+  hash.update(digest)
   const { kind, adapter, driver, kvFormat } = backend.info
   hash.update(
     JSON.stringify([request.quantization, request.kernelSet, request.blockSize, kind, adapter, driver, kvFormat]),
   )
   return hash.digest('hex').slice(0, 32)
-}
-
-/** Bytes of each tensor that go into the fingerprint: its first values, which differ between any two trainings. */
-const FINGERPRINT_BYTES = 4096
-
-interface ReadTally {
-  readonly samples: Uint8Array[]
-  bytes: number
-}
-
-/** A source that also counts what is read, as it is served, and collects the first bytes of every tensor. */
-function tallying(source: WeightSource, tally: ReadTally): WeightSource {
-  return {
-    ...source,
-    async read(name) {
-      const data = await source.read(name)
-      const plane = 'values' in data ? data.values : data.codes
-      tally.bytes += matrixBytes(data)
-      tally.samples.push(
-        new Uint8Array(plane.buffer, plane.byteOffset, Math.min(FINGERPRINT_BYTES, plane.byteLength)).slice(),
-      )
-      return data
-    },
-  }
-}
-
-/** The weights as they are to be served: quantised if asked, from the cache of packed weights if they are there. */
-async function openWeights(
-  source: WeightSource,
-  { quantization, cacheDir }: ModelRequest,
-  onProgress?: ProgressListener,
-): Promise<WeightSource & Partial<PackingSource>> {
-  if (quantization === 'none') return source
-  const quantised = quantizing(source, quantization)
-  if (cacheDir === null) return quantised
-  const path = packedPath(cacheDir, source, quantization)
-  return (await openPacked(path, source, onProgress)) ?? packing(path, quantised)
 }
 
 interface PoolSize {
@@ -134,7 +95,7 @@ function sizePool(request: ModelRequest, maxModelLen: number, layout: KvLayout, 
 /** Everything a model needs to run steps. Throws ModelError; on failure nothing stays open. */
 export async function loadModel(request: ModelRequest, onProgress?: ProgressListener): Promise<LoadedModel> {
   const checkpoint = await openCheckpoint(request.path, onProgress)
-  let source: WeightSource & Partial<PackingSource> = checkpoint.source
+  const { source } = checkpoint
   let backend: Backend | null = null
   try {
     const spec = await checkpoint.spec(request.maxModelLen)
@@ -156,15 +117,10 @@ export async function loadModel(request: ModelRequest, onProgress?: ProgressList
         `--max-num-batched-tokens ${limits.maxRows} is below --max-num-seqs ${limits.maxSequences}: each running sequence needs a token a step`,
       )
     }
-    backend = await createBackend(
-      kind,
-      { limits, kernelSet: request.kernelSet, traceKernels: request.traceKernels },
-      request,
-    )
-    source = await openWeights(source, request, onProgress)
-    const tally: ReadTally = { samples: [], bytes: 0 }
-    const decoder = await loadDecoder(backend, spec, tallying(source, tally))
-    await source.commit?.()
+    const options = { limits, kernelSet: request.kernelSet, traceKernels: request.traceKernels }
+    const loaded = await loadWeights(() => createBackend(kind, options, request), spec, source, request, onProgress)
+    backend = loaded.backend
+    const { decoder, facts, notices } = loaded
     const layout = kvLayout(spec, 1, request.blockSize)
     const { numBlocks, maxModelLen } = sizePool(request, modelLen, layout, backend)
     backend.createKvCache({ ...layout, numBlocks })
@@ -182,11 +138,12 @@ export async function loadModel(request: ModelRequest, onProgress?: ProgressList
       numKvBlocks: numBlocks,
       blockBytes: backend.kvBlockBytes(layout),
       maxNumBatchedTokens: limits.maxRows,
-      weightBytes: tally.bytes,
+      weightBytes: facts.weightBytes,
       memory: backend.memoryUse(),
       quantization: request.quantization,
       device: { kind: device, adapter, driver, isSoftware, kvFormat, hasTimestamps },
-      fingerprint: fingerprintOf(source, spec, request, backend, tally.samples),
+      fingerprint: fingerprintOf(source, spec, request, backend, facts.digest),
+      notices,
     }
     const steps = new StepLayout({ ...limits, blockSize: request.blockSize, numBlocks, vocabSize: spec.vocabSize })
     return { info, backend, decoder, layout: steps }

@@ -57,6 +57,8 @@ export interface ModelInfo {
   }
   /** Identifies weights + layout: KV blocks may be reused across processes only under the same fingerprint. */
   readonly fingerprint: string
+  /** What the operator should know of the load: packed weights that were damaged or could not be written. */
+  readonly notices: readonly string[]
 }
 
 /** Where a sequence's input tokens of this step come from. */

@@ -1,219 +1,335 @@
 /**
- * Quantised weights on disk, so that a second start reads them as they are served instead of quantising again. One file a model: the planes one after the other,
- * then a JSON index, its length and a magic word. A file that does not hold together is ignored and written anew.
+ * Weights on disk as a backend lays them out, so that a second start only reads: nothing is decoded, quantised or repacked. One file a
+ * checkpoint, quantisation and layout: planes one after the other, then a JSON index, its length and a magic word. Each plane has a checksum;
+ * a file that does not hold together is never served.
  */
 import { createHash } from 'node:crypto'
-import { mkdir, open, type FileHandle, rename, rm } from 'node:fs/promises'
-import { dirname, join } from 'node:path'
-import type { MatrixData } from '../../kernels/ops.ts'
+import { mkdir, open, type FileHandle, readdir, rename, rm } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import { crc32 } from 'node:zlib'
+import type { Backend, Matrix, MatrixData, MatrixFormat, MatrixUse } from '../../kernels/ops.ts'
 import type { ProgressListener } from '../runner/runner.ts'
-import type { TensorInfo, WeightSource } from './source.ts'
+import { readVector, type WeightSource } from './source.ts'
 
 const MAGIC = 0x4b435057 // 'WPCK'
-const VERSION = 1
+const VERSION = 2
 const FOOTER_BYTES = 8
 /** Planes begin at multiples of this, so that any element size is aligned. */
 const ALIGNMENT = 8
+/** Bytes read and checked at a time. */
+const PIECE = 4 << 20
+
+/** What a decoder takes its weights from. */
+export interface WeightLoader {
+  /** A matrix on the backend; `data` gives its values where they are not packed yet. */
+  matrix(label: string, rows: number, cols: number, use: MatrixUse, data: () => Promise<MatrixData>): Promise<Matrix>
+  /** The values of a one-dimensional tensor. */
+  vector(name: string, length: number): Promise<Float32Array>
+}
+
+/** Straight from the checkpoint. */
+export function unpackedLoader(backend: Backend, source: WeightSource): WeightLoader {
+  return {
+    matrix: async (label, rows, cols, use, data) => backend.loadMatrix(label, rows, cols, await data(), use),
+    vector: (name, length) => readVector(source, name, length),
+  }
+}
+
+/** Facts about the weights as served that are known only once all of them were read. */
+export interface WeightFacts {
+  readonly weightBytes: number
+  /** Identifies the values. */
+  readonly digest: string
+}
 
 interface Plane {
   readonly offset: number
   readonly bytes: number
+  readonly crc: number
 }
 
 interface Entry {
-  readonly info: TensorInfo
-  readonly format: MatrixData['format']
-  readonly group: number | null
-  /** values; or codes, scales and (where there are minimums) mins. */
+  readonly name: string
+  readonly rows: number
+  readonly cols: number
+  readonly format: MatrixFormat
+  readonly form: Readonly<Record<string, number>>
   readonly planes: readonly Plane[]
 }
 
 interface Index {
   readonly version: number
   readonly totalBytes: number
+  readonly facts: WeightFacts
   readonly entries: readonly Entry[]
 }
 
-const planesOf = (data: MatrixData): (Float32Array | Uint16Array | Int8Array | Uint8Array)[] =>
-  'values' in data
-    ? [data.values]
-    : data.mins === null
-      ? [data.codes, data.scales]
-      : [data.codes, data.scales, data.mins]
-
-function assemble({ format, group }: Entry, [first, second, third]: readonly ArrayBuffer[]): MatrixData {
-  if (first === undefined) throw new Error('an entry without planes')
-  if (format === 'f32') return { format, values: new Float32Array(first) }
-  if (format === 'f16') return { format, values: new Uint16Array(first) }
-  if (second === undefined) throw new Error('a quantised entry without scales')
-  const scales = new Float32Array(second)
-  const mins = third === undefined ? null : new Float32Array(third)
-  if (format === 'q4') return { format, group: 32, codes: new Uint8Array(first), scales, mins }
-  return { format, group: group === 16 ? 16 : 32, codes: new Int8Array(first), scales, mins }
+/** The file is there but cannot be used; the message says why. */
+export class DamagedWeightsError extends Error {
+  override readonly name = 'DamagedWeightsError'
 }
 
-/** Where a checkpoint's packed weights are kept: named by the identity of its files and the quantisation. */
-export function packedPath(cacheDir: string, source: WeightSource, quantization: string): string {
-  const hash = createHash('sha256')
-    .update(JSON.stringify([VERSION, source.identity, quantization]))
-    .digest('hex')
-  return join(cacheDir, 'weights', `${hash.slice(0, 32)}.packed`)
+/**
+ * Where a checkpoint's packed weights are kept. The first half of the name is the checkpoint's path, quantisation and layout, the second the
+ * identity of its files: those of an older download stand beside the new ones and are found by their first half.
+ */
+export function packedPath(cacheDir: string, source: WeightSource, quantization: string, layout: string): string {
+  const hash = (value: unknown): string => createHash('sha256').update(JSON.stringify(value)).digest('hex').slice(0, 24)
+  const name = `${hash([source.path, quantization, layout])}-${hash([VERSION, source.identity])}.packed`
+  return join(cacheDir, 'weights', name)
 }
 
+/** Reads `target.length` bytes at `offset` and gives their checksum. */
 async function readAt(
   file: FileHandle,
   offset: number,
-  bytes: number,
+  target: Uint8Array,
   onRead: (count: number) => void,
-): Promise<ArrayBuffer> {
-  const target = new Uint8Array(new ArrayBuffer(bytes))
-  for (let done = 0; done < bytes;) {
-    const { bytesRead } = await file.read(target, done, Math.min(64 << 20, bytes - done), offset + done)
-    if (bytesRead === 0) throw new Error('the packed weights ended early')
+): Promise<number> {
+  // By way of a piece of ordinary memory: the target may be shared with other threads, which neither reading nor checking takes.
+  const piece = new Uint8Array(Math.min(PIECE, target.length))
+  let crc = 0
+  for (let done = 0; done < target.length;) {
+    const { bytesRead } = await file.read(piece, 0, Math.min(PIECE, target.length - done), offset + done)
+    if (bytesRead === 0) throw new DamagedWeightsError('it ends early')
+    const bytes = piece.subarray(0, bytesRead)
+    crc = crc32(bytes, crc)
+    target.set(bytes, done)
     done += bytesRead
     onRead(bytesRead)
   }
-  return target.buffer
+  return crc
 }
 
-async function removeQuietly(path: string): Promise<void> {
+async function readIndex(file: FileHandle): Promise<Index> {
+  const { size } = await file.stat()
+  if (size < FOOTER_BYTES) throw new DamagedWeightsError('it is too short')
+  const footer = new Uint32Array(2)
+  await readAt(file, size - FOOTER_BYTES, new Uint8Array(footer.buffer), () => {})
+  const [indexBytes = 0, magic] = footer
+  const end = size - FOOTER_BYTES - indexBytes
+  if (magic !== MAGIC || end < 0) throw new DamagedWeightsError('its end is not that of packed weights')
+  const text = new Uint8Array(indexBytes)
+  await readAt(file, end, text, () => {})
+  let index: Index
   try {
-    await rm(path, { force: true })
-  } catch {
-    // What cannot be removed is refused again at the next start.
+    index = JSON.parse(Buffer.from(text).toString('utf8')) as Index
+  } catch (cause) {
+    throw new DamagedWeightsError('its index is not JSON', { cause })
   }
+  if (index.version !== VERSION) throw new DamagedWeightsError(`its version is ${index.version}, expected ${VERSION}`)
+  const fits = index.entries.every(({ planes }) =>
+    planes.every(({ offset, bytes }) => offset >= 0 && bytes >= 0 && offset + bytes <= end),
+  )
+  if (!fits) throw new DamagedWeightsError('planes lie outside of it')
+  return index
 }
 
-/** The packed weights as a source; null when there are none, or none that hold together. */
-export async function openPacked(
-  path: string,
-  original: WeightSource,
-  onProgress?: ProgressListener,
-): Promise<WeightSource | null> {
-  let file: FileHandle
-  try {
-    file = await open(path, 'r')
-  } catch {
-    return null
-  }
-  try {
-    const { size } = await file.stat()
-    const footer = new Uint32Array(await readAt(file, size - FOOTER_BYTES, FOOTER_BYTES, () => {}))
-    const indexBytes = footer[0] ?? 0
-    if (footer[1] !== MAGIC || indexBytes > size - FOOTER_BYTES) throw new Error('not packed weights')
-    const end = size - FOOTER_BYTES - indexBytes
-    const index = JSON.parse(Buffer.from(await readAt(file, end, indexBytes, () => {})).toString('utf8')) as Index
-    const fits = index.entries.every((entry) =>
-      entry.planes.every(({ offset, bytes }) => offset >= 0 && bytes >= 0 && offset + bytes <= end),
-    )
-    if (index.version !== VERSION || !fits) throw new Error('packed weights of another version')
-    const entries = new Map(index.entries.map((entry) => [entry.info.name, entry]))
+/** Packed weights that are there. Every read throws DamagedWeightsError where the file is not what was written. */
+export class PackedWeights implements WeightLoader {
+  readonly facts: WeightFacts
+  readonly #backend: Backend
+  readonly #file: FileHandle
+  readonly #entries: ReadonlyMap<string, Entry>
+  readonly #onRead: (count: number) => void
+
+  private constructor(backend: Backend, file: FileHandle, index: Index, onProgress: ProgressListener | undefined) {
+    this.#backend = backend
+    this.#file = file
+    this.facts = index.facts
+    this.#entries = new Map(index.entries.map((entry) => [entry.name, entry]))
     let doneBytes = 0
-    return {
-      ...original,
-      totalBytes: index.totalBytes,
-      async read(name) {
-        const entry = entries.get(name)
-        // Tensors that the first start did not read (of another modality, say).
-        if (entry === undefined) return original.read(name)
-        const planes: ArrayBuffer[] = []
-        for (const { offset, bytes } of entry.planes) {
-          planes.push(
-            await readAt(file, offset, bytes, (count) => {
-              doneBytes += count
-              onProgress?.(doneBytes, index.totalBytes)
-            }),
-          )
+    this.#onRead = (count) => {
+      doneBytes += count
+      onProgress?.(doneBytes, index.totalBytes)
+    }
+  }
+
+  /** Null when there are none. Throws DamagedWeightsError. */
+  static async open(path: string, backend: Backend, onProgress?: ProgressListener): Promise<PackedWeights | null> {
+    let file: FileHandle
+    try {
+      file = await open(path, 'r')
+    } catch {
+      return null
+    }
+    try {
+      return new PackedWeights(backend, file, await readIndex(file), onProgress)
+    } catch (error) {
+      await file.close()
+      throw error
+    }
+  }
+
+  async matrix(label: string, rows: number, cols: number, use: MatrixUse): Promise<Matrix> {
+    const { format, form, planes } = this.#entry(label, rows, cols)
+    const planeBytes = planes.map(({ bytes }) => bytes)
+    const read = (index: number, target: Uint8Array) => this.#read(label, planes[index], target)
+    try {
+      return await this.#backend.importMatrix(label, rows, cols, { format, form, planeBytes, read }, use)
+    } catch (cause) {
+      throw cause instanceof RangeError ? new DamagedWeightsError(cause.message, { cause }) : cause
+    }
+  }
+
+  async vector(name: string, length: number): Promise<Float32Array> {
+    const [plane] = this.#entry(name, 1, length).planes
+    const values = new Float32Array(length)
+    await this.#read(name, plane, new Uint8Array(values.buffer))
+    return values
+  }
+
+  close(): Promise<void> {
+    return this.#file.close()
+  }
+
+  #entry(name: string, rows: number, cols: number): Entry {
+    const entry = this.#entries.get(name)
+    if (entry === undefined || entry.rows !== rows || entry.cols !== cols) {
+      throw new DamagedWeightsError(`${name} [${rows}, ${cols}] is not in it`)
+    }
+    return entry
+  }
+
+  async #read(name: string, plane: Plane | undefined, target: Uint8Array): Promise<void> {
+    if (plane?.bytes !== target.length) throw new DamagedWeightsError(`${name} has another size`)
+    if ((await readAt(this.#file, plane.offset, target, this.#onRead)) !== plane.crc) {
+      throw new DamagedWeightsError(`${name} does not have its checksum`)
+    }
+  }
+}
+
+/**
+ * Loads from the checkpoint and writes what the backend makes of it, beside the target until `commit` moves it into place. A disk that is
+ * full or not writable stops the writing, never the serving.
+ */
+export class PackingLoader implements WeightLoader {
+  readonly #path: string
+  readonly #part: string
+  readonly #backend: Backend
+  readonly #source: WeightSource
+  readonly #entries: Entry[] = []
+  #file: FileHandle | null = null
+  #offset = 0
+  #failure: string | null = null
+
+  private constructor(path: string, backend: Backend, source: WeightSource) {
+    this.#path = path
+    this.#part = `${path}.${process.pid}.incomplete`
+    this.#backend = backend
+    this.#source = source
+  }
+
+  static async create(path: string, backend: Backend, source: WeightSource): Promise<PackingLoader> {
+    const loader = new PackingLoader(path, backend, source)
+    try {
+      await mkdir(dirname(path), { recursive: true })
+      loader.#file = await open(loader.#part, 'w')
+    } catch (error) {
+      await loader.#abandon(error)
+    }
+    return loader
+  }
+
+  /** Why nothing could be written, or null. */
+  get failure(): string | null {
+    return this.#failure
+  }
+
+  async matrix(
+    label: string,
+    rows: number,
+    cols: number,
+    use: MatrixUse,
+    data: () => Promise<MatrixData>,
+  ): Promise<Matrix> {
+    const onPacked: MatrixUse['onPacked'] = async ({ format, form, planes }) =>
+      this.#attempt(async (file) => this.#add(file, { name: label, rows, cols, format, form }, planes))
+    return this.#backend.loadMatrix(label, rows, cols, await data(), this.#file === null ? use : { ...use, onPacked })
+  }
+
+  async vector(name: string, length: number): Promise<Float32Array> {
+    const values = await readVector(this.#source, name, length)
+    const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
+    await this.#attempt((file) => this.#add(file, { name, rows: 1, cols: length, format: 'f32', form: {} }, [bytes]))
+    return values
+  }
+
+  /** All weights were read: the file becomes visible, and those of the checkpoint's earlier states go. */
+  async commit(facts: WeightFacts): Promise<void> {
+    await this.#attempt(async (file) => {
+      const totalBytes = this.#entries.reduce(
+        (sum, { planes }) => sum + planes.reduce((bytes, plane) => bytes + plane.bytes, 0),
+        0,
+      )
+      const index: Index = { version: VERSION, totalBytes, facts, entries: this.#entries }
+      const json = Buffer.from(JSON.stringify(index))
+      await this.#write(file, json, 1)
+      await this.#write(file, new Uint8Array(Uint32Array.of(json.length, MAGIC).buffer), 1)
+      this.#file = null
+      await file.close()
+      await rename(this.#part, this.#path)
+      const folder = dirname(this.#path)
+      const [series = ''] = basename(this.#path).split('-')
+      for (const name of await readdir(folder)) {
+        if (name.startsWith(`${series}-`) && name.endsWith('.packed') && name !== basename(this.#path)) {
+          await rm(join(folder, name), { force: true })
         }
-        return assemble(entry, planes)
-      },
-      async close() {
-        await file.close()
-        await original.close()
-      },
-    }
-  } catch {
-    await file.close()
-    await removeQuietly(path)
-    return null
-  }
-}
-
-/** A source that also writes what is read, beside the target until `commit` moves it into place. */
-export interface PackingSource extends WeightSource {
-  /** All weights were read: the file becomes visible. */
-  commit(): Promise<void>
-}
-
-/** A disk that is full or not writable stops the writing, never the serving: the next start quantises again. */
-export async function packing(path: string, source: WeightSource): Promise<PackingSource> {
-  const part = `${path}.${process.pid}.incomplete`
-  let file: FileHandle | null = null
-  let offset = 0
-  const entries: Entry[] = []
-  const abandon = async (): Promise<void> => {
-    const written = file
-    file = null
-    await written?.close()
-    await removeQuietly(part)
-  }
-  try {
-    await mkdir(dirname(path), { recursive: true })
-    file = await open(part, 'w')
-  } catch {
-    await abandon()
-  }
-  const write = async (target: FileHandle, bytes: Uint8Array): Promise<Plane> => {
-    const at = Math.ceil(offset / ALIGNMENT) * ALIGNMENT
-    for (let done = 0; done < bytes.length;) {
-      done += (await target.write(bytes, done, Math.min(64 << 20, bytes.length - done), at + done)).bytesWritten
-    }
-    offset = at + bytes.length
-    return { offset: at, bytes: bytes.length }
-  }
-  return {
-    ...source,
-    async read(name) {
-      const data = await source.read(name)
-      const info = source.tensors.get(name)
-      if (file === null || info === undefined) return data
-      try {
-        const planes: Plane[] = []
-        for (const plane of planesOf(data))
-          planes.push(await write(file, new Uint8Array(plane.buffer, plane.byteOffset, plane.byteLength)))
-        entries.push({ info, format: data.format, group: 'group' in data ? data.group : null, planes })
-      } catch {
-        await abandon()
       }
-      return data
-    },
-    async commit() {
-      if (file === null) return
-      try {
-        const totalBytes = entries.reduce(
-          (sum, { planes }) => sum + planes.reduce((bytes, plane) => bytes + plane.bytes, 0),
-          0,
-        )
-        const index: Index = { version: VERSION, totalBytes, entries }
-        const json = Buffer.from(JSON.stringify(index))
-        const at = await write(file, json)
-        await file.write(
-          new Uint8Array(Uint32Array.of(json.length, MAGIC).buffer),
-          0,
-          FOOTER_BYTES,
-          at.offset + at.bytes,
-        )
-        await file.close()
-        file = null
-        await rename(part, path)
-      } catch {
-        await abandon()
+    })
+  }
+
+  /** Without a commit before it the load has failed half way: nothing is left. */
+  async close(): Promise<void> {
+    const file = this.#file
+    this.#file = null
+    if (file === null) return
+    try {
+      await file.close()
+    } finally {
+      await rm(this.#part, { force: true })
+    }
+  }
+
+  async #add(file: FileHandle, entry: Omit<Entry, 'planes'>, planes: readonly Uint8Array[]): Promise<void> {
+    const written: Plane[] = []
+    for (const plane of planes) written.push(await this.#write(file, plane, ALIGNMENT))
+    this.#entries.push({ ...entry, planes: written })
+  }
+
+  async #write(file: FileHandle, bytes: Uint8Array, alignment: number): Promise<Plane> {
+    const offset = Math.ceil(this.#offset / alignment) * alignment
+    let crc = 0
+    for (let done = 0; done < bytes.length; done += PIECE) {
+      // A copy, for the reason of readAt.
+      const piece = new Uint8Array(bytes.subarray(done, done + PIECE))
+      crc = crc32(piece, crc)
+      for (let at = 0; at < piece.length;) {
+        at += (await file.write(piece, at, piece.length - at, offset + done + at)).bytesWritten
       }
-    },
-    async close() {
-      // Not committed: the load failed half way.
-      if (file !== null) await abandon()
-      await source.close()
-    },
+    }
+    this.#offset = offset + bytes.length
+    return { offset, bytes: bytes.length, crc }
+  }
+
+  /** Runs a step of the writing on the open file; the first step that fails ends the writing. */
+  async #attempt(step: (file: FileHandle) => Promise<void>): Promise<void> {
+    const file = this.#file
+    if (file === null) return
+    try {
+      await step(file)
+    } catch (error) {
+      await this.#abandon(error)
+    }
+  }
+
+  async #abandon(error: unknown): Promise<void> {
+    this.#failure = error instanceof Error ? error.message : String(error)
+    try {
+      await this.close()
+      await rm(this.#part, { force: true })
+    } catch {
+      // The first failure is the one to tell.
+    }
   }
 }

@@ -1,15 +1,8 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
-import { join } from 'node:path'
-import { afterEach, beforeEach, expect, test } from 'vitest'
+import { expect, test } from 'vitest'
 import { compareGolden, forcedDecode, goldenRequest, readGolden } from '../../../test/golden/golden.ts'
 import { dequantize } from '../../kernels/dequantize.ts'
 import { loadModel } from '../runner/model.ts'
 import { quantizeQ4, quantizeQ8 } from './quantize.ts'
-
-let cacheDir = ''
-beforeEach(() => (cacheDir = mkdtempSync(join(tmpdir(), 'miniserve-packed-'))))
-afterEach(() => rmSync(cacheDir, { recursive: true }))
 
 /** Roughly normal values, deterministic. */
 function values(length: number): Float32Array {
@@ -51,19 +44,14 @@ test('groups of zeros, of one value and with an outlier survive', () => {
   }
 })
 
-async function run(quantization: 'none' | 'q8' | 'q4', cache: string | null = null) {
+async function run(quantization: 'none' | 'q8' | 'q4') {
   const golden = readGolden('smollm3')
-  const progress: number[] = []
-  const model = await loadModel(goldenRequest('smollm3', { quantization, cacheDir: cache }), (done) =>
-    progress.push(done),
-  )
+  const model = await loadModel(goldenRequest('smollm3', { quantization }))
   const output = await forcedDecode(model, [...golden.prompt, ...golden.tokens], 32, [0, 1, 2, 3])
   await model.backend.close()
   return {
     report: compareGolden(golden, output),
-    logits: output.logits,
     info: model.info,
-    lastProgress: progress.at(-1),
   }
 }
 
@@ -77,31 +65,4 @@ test('a float checkpoint is served quantised, and reported as what it is', async
   expect(q8.info.weightBytes).toBeLessThan(0.65 * full.info.weightBytes)
   expect(q4.info.weightBytes).toBeLessThan(q8.info.weightBytes)
   expect(new Set([full, q8, q4].map(({ info }) => info.fingerprint)).size).toBe(3)
-})
-
-test('a second start reads the packed weights: same bits, same fingerprint, without the first one', async () => {
-  const first = await run('q4', cacheDir)
-  const [name] = readdirSync(join(cacheDir, 'weights'))
-  const path = join(cacheDir, 'weights', name!)
-  const second = await run('q4', cacheDir)
-  expect(second.logits).toEqual(first.logits)
-  expect(second.info).toEqual(first.info)
-  expect(second.lastProgress).toBe(first.info.weightBytes)
-  expect(readdirSync(join(cacheDir, 'weights'))).toEqual([name])
-  // Damaged: told by its footer, thrown away and made anew.
-  const whole = readFileSync(path)
-  truncateSync(path, whole.length - 3)
-  expect((await run('q4', cacheDir)).logits).toEqual(first.logits)
-  expect(readFileSync(path)).toEqual(whole)
-  // That it is really read: a changed code changes the logits.
-  const changed = Buffer.from(whole)
-  changed.fill(0x77, 0, 200)
-  writeFileSync(path, changed)
-  expect((await run('q4', cacheDir)).logits).not.toEqual(first.logits)
-})
-
-test('a cache that cannot be written does not keep a model from being served', async () => {
-  const blocked = join(cacheDir, 'file')
-  writeFileSync(blocked, '')
-  expect((await run('q8', blocked)).report.logitsNmse).toBeLessThan(5e-3)
 })

@@ -15,6 +15,7 @@ import type {
   Matrix,
   MatrixData,
   MemoryUse,
+  MatrixUse,
   Norm,
   QkvOptions,
   RopeTable,
@@ -22,13 +23,14 @@ import type {
   ScoreRow,
   StepInput,
   StepOutput,
+  StoredMatrix,
   Vector,
 } from '../ops.ts'
 import { Arena } from './arena.ts'
 import { defaultThreads } from './cores.ts'
 import { Executor } from './executor.ts'
 import type { KvFormat } from './kv-cache.ts'
-import { MatrixPacker } from './matrices.ts'
+import { MatrixPacker, PACKED_LAYOUT } from './matrices.ts'
 import { Output } from './output.ts'
 import { Pool } from './pool.ts'
 import { Program } from './program.ts'
@@ -89,14 +91,20 @@ class CpuBackend implements InspectableBackend {
 
   // -- load time ------------------------------------------------------------------------------------------------------
 
-  async loadMatrix(
+  readonly packedLayout = PACKED_LAYOUT
+
+  async loadMatrix(label: string, rows: number, cols: number, data: MatrixData, use: MatrixUse = {}): Promise<Matrix> {
+    return this.#resources.loadMatrix(label, rows, cols, data, use)
+  }
+
+  async importMatrix(
     label: string,
     rows: number,
     cols: number,
-    data: MatrixData,
-    use?: { glu?: boolean },
+    stored: StoredMatrix,
+    use: MatrixUse = {},
   ): Promise<Matrix> {
-    return this.#resources.loadMatrix(label, rows, cols, data, use?.glu === true)
+    return this.#resources.importMatrix(label, rows, cols, stored, use)
   }
 
   loadVector(label: string, values: Float32Array): Vector {

@@ -1,9 +1,11 @@
 /** Weight matrices in panels of 16 output rows (assembly/linear-float.ts, linear-quantized.ts), packed on load by the pool. */
-import type { MatrixData, MatrixFormat } from '../ops.ts'
+import type { MatrixData, MatrixFormat, PackedMatrix as PackedPlanes, StoredMatrix } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import type { Program } from './program.ts'
 
 export const PANEL = 16
+/** Changes whenever the bytes of packed panels do. */
+export const PACKED_LAYOUT = 'cpu panels 2'
 /** Source rows are packed from staging memory of this size, or one panel's rows if they are larger. */
 const STAGING_BYTES = 4 * 2 ** 20
 
@@ -33,11 +35,11 @@ export function roundUp(value: number, multiple: number): number {
   return Math.ceil(value / multiple) * multiple
 }
 
-function panelBytesOf(data: MatrixData, padded: number, flags: number): number {
-  if (data.format === 'f32') return padded * PANEL * 4
-  if (data.format === 'f16') return padded * PANEL * 2
+function panelBytesOf(format: MatrixFormat, padded: number, flags: number): number {
+  if (format === 'f32') return padded * PANEL * 4
+  if (format === 'f16') return padded * PANEL * 2
   const planes = (1 + (flags & GROUP16)) * (flags & MINS ? 2 : 1)
-  return (padded / 32) * (planes * 32 + (data.format === 'q8' ? 512 : 256))
+  return (padded / 32) * (planes * 32 + (format === 'q8' ? 512 : 256))
 }
 
 interface Plane {
@@ -66,20 +68,55 @@ export class MatrixPacker {
     this.#run = run
   }
 
+  /** Room for a matrix, and all that is known of it beside its bytes. */
+  #place(label: string, rows: number, cols: number, format: MatrixFormat, flags: number, gated: boolean): PackedMatrix {
+    const padded = roundUp(cols, format === 'q8' || format === 'q4' ? 32 : 4)
+    const panelBytes = panelBytesOf(format, padded, flags)
+    const halves = gated ? 2 : 1
+    const numPanels = Math.ceil(rows / halves / PANEL) * halves
+    // One more: whether a value was not finite.
+    const factors = this.#arena.allocate((numPanels + 1) * 4, label)
+    const weights = this.#arena.allocate(numPanels * panelBytes, label)
+    const formatCode = FORMAT_CODES[format]
+    return { label, rows, cols, format, formatCode, flags, padded, gated, numPanels, panelBytes, weights, factors }
+  }
+
+  /** The bytes of a packed matrix, where they are. */
+  planes({ format, flags, factors, weights, numPanels, panelBytes }: PackedMatrix): PackedPlanes {
+    const planes = [this.#arena.bytes(factors, numPanels * 4), this.#arena.bytes(weights, numPanels * panelBytes)]
+    return { format, form: { flags }, planes }
+  }
+
+  /** Reads packed panels to where they will be used. Throws when their sizes do not fit. */
+  async restore(
+    label: string,
+    rows: number,
+    cols: number,
+    stored: StoredMatrix,
+    gated: boolean,
+  ): Promise<PackedMatrix> {
+    const { format, form, planeBytes } = stored
+    const flags = form['flags'] ?? 0
+    const matrix = this.#place(label, rows, cols, format, flags, gated)
+    const { planes } = this.planes(matrix)
+    if (planes.length !== planeBytes.length || planes.some(({ length }, i) => length !== planeBytes[i])) {
+      throw new RangeError(
+        `${label}: stored planes of ${planeBytes.join(', ')} bytes do not fit ${rows} x ${cols} ${format}`,
+      )
+    }
+    for (const [index, plane] of planes.entries()) await stored.read(index, plane)
+    return matrix
+  }
+
   /** Packs a matrix of checked sizes. Throws when it holds infinities or NaN. */
   pack(label: string, rows: number, cols: number, data: MatrixData, gated: boolean): PackedMatrix {
     const quantized = data.format === 'q8' || data.format === 'q4'
     const flags = quantized ? (data.group === 16 ? GROUP16 : 0) | (data.mins === null ? 0 : MINS) : 0
-    const padded = roundUp(cols, quantized ? 32 : 4)
-    const panelBytes = panelBytesOf(data, padded, flags)
+    const matrix = this.#place(label, rows, cols, data.format, flags, gated)
+    const { factors, formatCode, numPanels, padded, panelBytes, weights } = matrix
+    const invalid = factors + numPanels * 4
     const halves = gated ? 2 : 1
     const halfRows = rows / halves
-    const halfPanels = Math.ceil(halfRows / PANEL)
-    const numPanels = halfPanels * halves
-    const factors = this.#arena.allocate((numPanels + 1) * 4, label)
-    const invalid = factors + numPanels * 4
-    const weights = this.#arena.allocate(numPanels * panelBytes, label)
-    const formatCode = FORMAT_CODES[data.format]
     const planes = quantized
       ? [data.codes, data.scales, ...(data.mins === null ? [] : [data.mins])].map((plane) => planeOf(plane, rows))
       : [planeOf(data.values, rows)]
@@ -112,20 +149,7 @@ export class MatrixPacker {
       }
     }
     if (this.#arena.i32(invalid, 1)[0] !== 0) throw new Error(`${label}: the weights hold infinities or NaN`)
-    return {
-      label,
-      rows,
-      cols,
-      format: data.format,
-      formatCode,
-      flags,
-      padded,
-      gated,
-      numPanels,
-      panelBytes,
-      weights,
-      factors,
-    }
+    return matrix
   }
 
   /** Memory that is free for other use once the weights are in. */

@@ -1,6 +1,6 @@
 /** What a model has put into the cpu backend: matrices, vectors, rope tables, step buffers and the KV pool, by the handles given out. */
 import { checkMatrix } from '../dequantize.ts'
-import type { Activation, KvLayout, Matrix, MatrixData, RopeTable, Vector } from '../ops.ts'
+import type { Activation, KvLayout, Matrix, MatrixData, MatrixUse, RopeTable, StoredMatrix, Vector } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import { KvCache, kvGeometry, type KvFormat } from './kv-cache.ts'
 import { PANEL, roundUp, type MatrixPacker, type PackedMatrix } from './matrices.ts'
@@ -73,10 +73,20 @@ export class Resources {
     return this.#kv === null ? 0 : this.#kv.layout.numBlocks * this.#kv.bytesPerBlock
   }
 
-  /** Packs a matrix; `gated`: for glu. Throws for sizes that do not fit the data and for infinities or NaN. */
-  loadMatrix(label: string, rows: number, cols: number, data: MatrixData, gated: boolean): Matrix {
+  /** Packs a matrix. Throws for sizes that do not fit the data and for infinities or NaN. */
+  async loadMatrix(label: string, rows: number, cols: number, data: MatrixData, use: MatrixUse): Promise<Matrix> {
     checkMatrix(label, rows, cols, data)
-    const matrix = this.#packer.pack(label, rows, cols, data, gated)
+    const matrix = this.#keep(this.#packer.pack(label, rows, cols, data, use.glu === true))
+    await use.onPacked?.(this.#packer.planes(matrix))
+    return matrix
+  }
+
+  /** Reads a matrix that was packed before. */
+  async importMatrix(label: string, rows: number, cols: number, stored: StoredMatrix, use: MatrixUse): Promise<Matrix> {
+    return this.#keep(await this.#packer.restore(label, rows, cols, stored, use.glu === true))
+  }
+
+  #keep(matrix: PackedMatrix): PackedMatrix {
     this.#matrices.set(matrix, matrix)
     this.#largestInner = Math.max(this.#largestInner, matrix.padded)
     this.#largestOuter = Math.max(this.#largestOuter, matrix.numPanels * PANEL)

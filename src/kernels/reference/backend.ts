@@ -5,6 +5,7 @@
 import { cpus } from 'node:os'
 import { checkMatrix, dequantize } from '../dequantize.ts'
 import type { InspectableBackend } from '../inspect.ts'
+import { fromPlanes, toPlanes } from '../planes.ts'
 import type {
   Activation,
   AttentionOptions,
@@ -17,6 +18,7 @@ import type {
   MatrixData,
   MatrixFormat,
   MemoryUse,
+  MatrixUse,
   Norm,
   QkvOptions,
   RopeTable,
@@ -24,6 +26,7 @@ import type {
   ScoreRow,
   StepInput,
   StepOutput,
+  StoredMatrix,
   TokenLogprobs,
   Vector,
 } from '../ops.ts'
@@ -101,11 +104,18 @@ class ReferenceBackend implements InspectableBackend {
     this.#tokens = new Int32Array(options.limits.maxRows)
   }
 
-  loadMatrix(label: string, rows: number, cols: number, data: MatrixData): Promise<Matrix> {
+  readonly packedLayout = 'canonical 1'
+
+  async loadMatrix(label: string, rows: number, cols: number, data: MatrixData, use?: MatrixUse): Promise<Matrix> {
     checkMatrix(label, rows, cols, data)
     const matrix = { label, rows, cols, format: data.format as MatrixFormat, values: dequantize(data) }
     this.#matrices.set(matrix, matrix)
-    return Promise.resolve(matrix)
+    await use?.onPacked?.(toPlanes(data))
+    return matrix
+  }
+
+  async importMatrix(label: string, rows: number, cols: number, stored: StoredMatrix): Promise<Matrix> {
+    return this.loadMatrix(label, rows, cols, await fromPlanes(stored))
   }
 
   loadVector(label: string, values: Float32Array): Vector {

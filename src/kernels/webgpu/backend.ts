@@ -15,6 +15,7 @@ import type {
   Matrix,
   MatrixData,
   MemoryUse,
+  MatrixUse,
   Norm,
   QkvOptions,
   RopeTable,
@@ -22,6 +23,7 @@ import type {
   ScoreRow,
   StepInput,
   StepOutput,
+  StoredMatrix,
   Vector,
 } from '../ops.ts'
 import { AttentionKernels, type GpuRope } from './attention.ts'
@@ -29,7 +31,7 @@ import { Bindings, bufferBytes, createStorage, type GpuActivation, type GpuConte
 import { openDevice, type Capabilities, type GpuDevice } from './device.ts'
 import { embed, normAdd } from './elementwise.ts'
 import { LinearKernels, shapeKey, type LinearVariant } from './linear.ts'
-import { loadMatrix, type GpuMatrix, type MatrixLoader } from './matrix.ts'
+import { importMatrix, loadMatrix, packedLayout, type GpuMatrix, type MatrixLoader } from './matrix.ts'
 import { Pipelines } from './pipelines.ts'
 import { SampleKernels } from './sample.ts'
 import { StepQueue } from './step-queue.ts'
@@ -109,15 +111,27 @@ export class WebGpuBackend implements InspectableBackend {
     this.#queue = new StepQueue(this.#context, gpu, options.traceKernels)
   }
 
-  async loadMatrix(
+  get packedLayout(): string {
+    return packedLayout(this.#matrixLoader())
+  }
+
+  async loadMatrix(label: string, rows: number, cols: number, data: MatrixData, use: MatrixUse = {}): Promise<Matrix> {
+    this.#checkAlive()
+    return this.#keep(await loadMatrix(this.#matrixLoader(), label, rows, cols, data, use))
+  }
+
+  async importMatrix(
     label: string,
     rows: number,
     cols: number,
-    data: MatrixData,
-    use: { glu?: boolean } = {},
+    stored: StoredMatrix,
+    use: MatrixUse = {},
   ): Promise<Matrix> {
     this.#checkAlive()
-    const matrix = await loadMatrix(this.#matrixLoader(), label, rows, cols, data, use.glu === true)
+    return this.#keep(await importMatrix(this.#matrixLoader(), label, rows, cols, stored, use))
+  }
+
+  #keep(matrix: GpuMatrix): Matrix {
     this.#checkAlive()
     this.#matrices.set(matrix, matrix)
     return matrix

@@ -11,7 +11,7 @@
  */
 import { checkMatrix } from '../dequantize.ts'
 import { f32ToF16 } from '../float.ts'
-import type { Matrix, MatrixData, MatrixFormat } from '../ops.ts'
+import type { Matrix, MatrixData, MatrixFormat, MatrixUse, StoredMatrix } from '../ops.ts'
 
 export const TILE_ROWS = 32
 export const BLOCK_COLS = 32
@@ -113,26 +113,36 @@ export interface MatrixLoader {
 
 let nextId = 1
 
-/** Repacks a matrix and uploads it, a shard at a time. Peak host memory beyond the data itself is one shard. */
-export async function loadMatrix(
-  { device, maxBindingBytes, gluRun }: MatrixLoader,
+/** Names the layout: what the bytes of packed shards depend on. */
+export function packedLayout({ maxBindingBytes, gluRun }: MatrixLoader): string {
+  return `webgpu tiles 1, runs of ${gluRun}, bindings of ${maxBindingBytes}`
+}
+
+/** A matrix's place on the device: everything but the bytes. */
+interface Plan {
+  readonly form: WeightForm
+  readonly numBlocks: number
+  readonly units: number
+  readonly numScaleWords: number
+  readonly run: number
+  /** Source row of each packed row. */
+  readonly order: Int32Array
+  readonly shards: readonly { readonly firstRow: number; readonly numRows: number; readonly bytes: readonly number[] }[]
+}
+
+function plan(
+  { maxBindingBytes, gluRun }: MatrixLoader,
   label: string,
   rows: number,
   cols: number,
-  data: MatrixData,
+  form: WeightForm,
   isGated: boolean,
-): Promise<GpuMatrix> {
-  checkMatrix(label, rows, cols, data)
-  const form = weightForm(data)
+): Plan {
   const numBlocks = Math.ceil(cols / BLOCK_COLS)
   const units = numBlocks * form.UNITS
-  const words = codeWords(data, rows, cols, units)
   const numScaleWords = scaleWords(form, numBlocks)
-  const isQuantized = data.format === 'q8' || data.format === 'q4'
-  const shift = isQuantized ? scaleShift(data.scales, data.mins) : 1
   const run = isGated ? gluRun : 0
   const order = packedOrder(rows, run)
-
   const tileBytes = units * TILE_ROWS * 16
   // A shard of a gated matrix ends behind whole pairs of runs.
   const granularity = run > TILE_ROWS / 2 ? (2 * run) / TILE_ROWS : 1
@@ -142,52 +152,106 @@ export async function loadMatrix(
       `${label}: ${TILE_ROWS * granularity} rows of ${cols} inputs exceed the adapter's largest binding of ${maxBindingBytes} bytes`,
     )
   const numTiles = order.length / TILE_ROWS
-  const shards: MatrixShard[] = []
-  for (let firstTile = 0; firstTile < numTiles; firstTile += tilesPerShard) {
-    const tiles = Math.min(tilesPerShard, numTiles - firstTile)
-    const shardOrder = order.subarray(firstTile * TILE_ROWS, (firstTile + tiles) * TILE_ROWS)
-    const codes = device.createBuffer({
-      label: `${label} codes`,
-      size: tiles * tileBytes,
-      usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST,
-      mappedAtCreation: true,
-    })
-    interleave(new Uint32Array(codes.getMappedRange()), words, shardOrder, units)
-    codes.unmap()
-    const scales = device.createBuffer({
-      label: `${label} scales`,
-      size: Math.max(16, tiles * TILE_ROWS * numScaleWords * 4),
-      usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST,
-      mappedAtCreation: true,
-    })
-    if (isQuantized) {
-      packScales(
-        new Uint32Array(scales.getMappedRange()),
-        data.scales,
-        data.mins,
-        shardOrder,
-        cols / data.group,
-        numScaleWords,
-        shift,
-      )
+  const shards = Array.from({ length: Math.ceil(numTiles / tilesPerShard) }, (_, i) => {
+    const tiles = Math.min(tilesPerShard, numTiles - i * tilesPerShard)
+    return {
+      firstRow: i * tilesPerShard * TILE_ROWS,
+      numRows: tiles * TILE_ROWS,
+      bytes: [tiles * tileBytes, Math.max(16, tiles * TILE_ROWS * numScaleWords * 4)],
     }
+  })
+  return { form, numBlocks, units, numScaleWords, run, order, shards }
+}
+
+/** Buffers of all shards; `fill` writes the codes and the scales of shard `index` and is awaited before they go to the device. */
+async function upload(
+  { device }: MatrixLoader,
+  label: string,
+  { shards }: Plan,
+  fill: (codes: ArrayBuffer, scales: ArrayBuffer, index: number) => void | Promise<void>,
+): Promise<MatrixShard[]> {
+  const uploaded: MatrixShard[] = []
+  for (const [index, { bytes, firstRow, numRows }] of shards.entries()) {
+    const [codes, scales] = (['codes', 'scales'] as const).map((plane, i) =>
+      device.createBuffer({
+        label: `${label} ${plane}`,
+        size: bytes[i]!,
+        usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST,
+        mappedAtCreation: true,
+      }),
+    ) as [GPUBuffer, GPUBuffer]
+    await fill(codes.getMappedRange(), scales.getMappedRange(), index)
+    codes.unmap()
     scales.unmap()
-    shards.push({ codes, scales, firstRow: firstTile * TILE_ROWS, numRows: tiles * TILE_ROWS })
+    uploaded.push({ codes, scales, firstRow, numRows })
   }
   // Uploads are copied by the queue: waiting here keeps the staging memory at one matrix.
   await device.queue.onSubmittedWorkDone()
-  return {
-    id: nextId++,
-    label,
-    rows,
-    cols,
-    format: data.format,
-    form,
-    numBlocks,
-    gluRun: run,
-    weightScale: 1 / shift,
-    shards,
+  return uploaded
+}
+
+/** Repacks a matrix and uploads it, a shard at a time. Peak host memory beyond the data itself is one shard. */
+export async function loadMatrix(
+  loader: MatrixLoader,
+  label: string,
+  rows: number,
+  cols: number,
+  data: MatrixData,
+  use: MatrixUse,
+): Promise<GpuMatrix> {
+  checkMatrix(label, rows, cols, data)
+  const planned = plan(loader, label, rows, cols, weightForm(data), use.glu === true)
+  const { form, numBlocks, numScaleWords, order, run, shards, units } = planned
+  const words = codeWords(data, rows, cols, units)
+  const isQuantized = data.format === 'q8' || data.format === 'q4'
+  const shift = isQuantized ? scaleShift(data.scales, data.mins) : 1
+  const planes: Uint8Array[] = []
+  const uploaded = await upload(loader, label, planned, (codes, scales, index) => {
+    const { firstRow, numRows } = shards[index]!
+    const shardOrder = order.subarray(firstRow, firstRow + numRows)
+    interleave(new Uint32Array(codes), words, shardOrder, units)
+    if (isQuantized) {
+      const groups = cols / data.group
+      packScales(new Uint32Array(scales), data.scales, data.mins, shardOrder, groups, numScaleWords, shift)
+    }
+    // Unmapping takes the memory away: a copy.
+    if (use.onPacked !== undefined) planes.push(new Uint8Array(codes.slice(0)), new Uint8Array(scales.slice(0)))
+  })
+  await use.onPacked?.({ format: data.format, form: { ...form, shift }, planes })
+  const weightScale = 1 / shift
+  const { format } = data
+  return { id: nextId++, label, rows, cols, format, form, numBlocks, gluRun: run, weightScale, shards: uploaded }
+}
+
+/** Uploads a matrix that was packed before. Throws when its form or sizes do not fit. */
+export async function importMatrix(
+  loader: MatrixLoader,
+  label: string,
+  rows: number,
+  cols: number,
+  { format, form: stored, planeBytes, read }: StoredMatrix,
+  use: MatrixUse,
+): Promise<GpuMatrix> {
+  const { FORMAT = 0, GROUP = 32, MINS = 0, shift = 1 } = stored
+  const form: WeightForm = { FORMAT, UNITS: (BLOCK_COLS * FORMAT) / 128, GROUP, MINS }
+  const planned = plan(loader, label, rows, cols, form, use.glu === true)
+  const expected = planned.shards.flatMap(({ bytes }) => bytes)
+  if (
+    BITS[format] !== FORMAT ||
+    expected.length !== planeBytes.length ||
+    expected.some((n, i) => n !== planeBytes[i])
+  ) {
+    throw new RangeError(
+      `${label}: stored planes of ${planeBytes.join(', ')} bytes do not fit ${rows} x ${cols} ${format}`,
+    )
   }
+  const shards = await upload(loader, label, planned, async (codes, scales, index) => {
+    await read(2 * index, new Uint8Array(codes))
+    await read(2 * index + 1, new Uint8Array(scales))
+  })
+  const { numBlocks, run } = planned
+  const weightScale = 1 / shift
+  return { id: nextId++, label, rows, cols, format, form, numBlocks, gluRun: run, weightScale, shards }
 }
 
 function interleave(target: Uint32Array, words: Uint32Array, order: Int32Array, units: number): void {

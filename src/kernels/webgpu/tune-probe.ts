@@ -42,7 +42,7 @@ export async function loadProbe(loader: MatrixLoader, like: GpuMatrix): Promise<
               scales: plane(1 / 8),
               mins,
             }
-  const matrix = await loadMatrix(loader, `tuning ${format}`, ROWS, COLS, data, like.gluRun > 0)
+  const matrix = await loadMatrix(loader, `tuning ${format}`, ROWS, COLS, data, { glu: like.gluRun > 0 })
   return { matrix, weights: dequantize(data) }
 }
 

@@ -1,0 +1,103 @@
+/** Brings a checkpoint's weights onto a backend: from the packed ones on disk, else from the checkpoint, leaving them packed for the next start. */
+import { createHash, type Hash } from 'node:crypto'
+import { rm } from 'node:fs/promises'
+import { matrixBytes } from '../../kernels/dequantize.ts'
+import type { Backend } from '../../kernels/ops.ts'
+import {
+  DamagedWeightsError,
+  PackedWeights,
+  packedPath,
+  PackingLoader,
+  type WeightFacts,
+} from '../weights/packed-cache.ts'
+import { quantizing } from '../weights/quantize.ts'
+import type { WeightSource } from '../weights/source.ts'
+import { Decoder, loadDecoder } from './decoder.ts'
+import type { ModelRequest, ProgressListener } from './runner.ts'
+import type { DecoderSpec } from './spec.ts'
+
+/** Bytes of each tensor that go into the digest: its first values, which differ between any two trainings. */
+const DIGEST_BYTES = 4096
+
+export interface LoadedWeights {
+  readonly backend: Backend
+  readonly decoder: Decoder
+  readonly facts: WeightFacts
+  /** For the operator's log. */
+  readonly notices: readonly string[]
+}
+
+/** A source that also counts what is read, as it is served, and hashes the first bytes of every tensor. */
+function tallying(source: WeightSource, tally: { bytes: number; readonly hash: Hash }): WeightSource {
+  return {
+    ...source,
+    async read(name) {
+      const data = await source.read(name)
+      const plane = 'values' in data ? data.values : data.codes
+      tally.bytes += matrixBytes(data)
+      tally.hash.update(new Uint8Array(plane.buffer, plane.byteOffset, Math.min(DIGEST_BYTES, plane.byteLength)))
+      return data
+    },
+  }
+}
+
+async function removeQuietly(path: string): Promise<void> {
+  try {
+    await rm(path, { force: true })
+  } catch {
+    // What cannot be removed is refused again at the next start.
+  }
+}
+
+/** @param create makes the backend; called again where packed weights turn out damaged after some of them were loaded */
+export async function loadWeights(
+  create: () => Promise<Backend>,
+  spec: DecoderSpec,
+  source: WeightSource,
+  { cacheDir, quantization }: ModelRequest,
+  onProgress?: ProgressListener,
+): Promise<LoadedWeights> {
+  const notices: string[] = []
+  let backend = await create()
+  try {
+    const path = cacheDir === null ? null : packedPath(cacheDir, source, quantization, backend.packedLayout)
+    if (path !== null) {
+      try {
+        const packed = await PackedWeights.open(path, backend, onProgress)
+        if (packed !== null) {
+          try {
+            const decoder = await loadDecoder(backend, spec, source, packed)
+            return { backend, decoder, facts: packed.facts, notices }
+          } finally {
+            await packed.close()
+          }
+        }
+      } catch (error) {
+        if (!(error instanceof DamagedWeightsError)) throw error
+        notices.push(`packed weights ignored and made anew: ${path}: ${error.message}`)
+        await removeQuietly(path)
+        await backend.close()
+        backend = await create()
+      }
+    }
+    const tally = { bytes: 0, hash: createHash('sha256') }
+    const served = tallying(quantization === 'none' ? source : quantizing(source, quantization), tally)
+    if (path === null) {
+      const decoder = await loadDecoder(backend, spec, served)
+      return { backend, decoder, facts: { weightBytes: tally.bytes, digest: tally.hash.digest('hex') }, notices }
+    }
+    const packing = await PackingLoader.create(path, backend, served)
+    try {
+      const decoder = await loadDecoder(backend, spec, served, packing)
+      const facts = { weightBytes: tally.bytes, digest: tally.hash.digest('hex') }
+      await packing.commit(facts)
+      if (packing.failure !== null) notices.push(`packed weights were not written: ${packing.failure}`)
+      return { backend, decoder, facts, notices }
+    } finally {
+      await packing.close()
+    }
+  } catch (error) {
+    await backend.close()
+    throw error
+  }
+}

@@ -1,0 +1,148 @@
+import {
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  utimesSync,
+  writeFileSync,
+  cpSync,
+} from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { afterEach, beforeEach, describe, expect, test } from 'vitest'
+import { forcedDecode, goldenPath, goldenRequest, readGolden } from '../../../test/golden/golden.ts'
+import { hasAdapter } from '../../kernels/webgpu/backend.ts'
+import { loadModel } from '../runner/model.ts'
+import type { ModelRequest } from '../runner/runner.ts'
+
+const GGUF = fileURLToPath(new URL('../../../test/golden/gguf/olmo2.gguf', import.meta.url))
+const FOOTER_BYTES = 8
+const isFull = process.env.MINISERVE_TEST_LEVEL === 'full'
+
+let cacheDir = ''
+beforeEach(() => (cacheDir = mkdtempSync(join(tmpdir(), 'miniserve-packed-'))))
+afterEach(() => rmSync(cacheDir, { recursive: true }))
+
+const files = () => readdirSync(join(cacheDir, 'weights')).map((name) => join(cacheDir, 'weights', name))
+
+/** Loads and decodes; also what the load reported of its progress: the bytes it said there are. */
+async function start(overrides: Partial<ModelRequest>, name = 'olmo2') {
+  const golden = readGolden(name)
+  let total = 0
+  const model = await loadModel(goldenRequest(name, { cacheDir, ...overrides }), (_, bytes) => (total = bytes))
+  try {
+    const { logits } = await forcedDecode(model, [...golden.prompt, ...golden.tokens], 32, [0, 1, 2, 3])
+    return { logits, total, info: model.info }
+  } finally {
+    await model.backend.close()
+  }
+}
+
+/** Bytes of the planes, from the index. */
+function indexOf(path: string): {
+  totalBytes: number
+  entries: { name: string; planes: { offset: number; crc: number }[] }[]
+} {
+  const bytes = readFileSync(path)
+  const length = bytes.readUInt32LE(bytes.length - FOOTER_BYTES)
+  return JSON.parse(bytes.toString('utf8', bytes.length - FOOTER_BYTES - length, bytes.length - FOOTER_BYTES))
+}
+
+const devices = ['reference', 'cpu', ...((await hasAdapter()) ? (['webgpu'] as const) : [])] as const
+describe.each(devices)('on %s', (device) => {
+  const cases: [string, Partial<ModelRequest>][] = [
+    ['a GGUF file', { path: GGUF }],
+    ['a checkpoint quantised on load', { quantization: 'q4' }],
+  ]
+  // A WebGPU model compiles its kernels twice here.
+  test.each(device === 'webgpu' && !isFull ? cases.slice(1) : cases)(
+    'a second start reads what the first one packed of %s: same bits, same facts',
+    async (_, overrides) => {
+      const first = await start({ device, ...overrides })
+      const [path] = files()
+      expect(files()).toHaveLength(1)
+      const second = await start({ device, ...overrides })
+      expect(second.logits).toEqual(first.logits)
+      expect(second.info).toEqual(first.info)
+      expect(second.info.notices).toEqual([])
+      expect(second.total).toBe(indexOf(path!).totalBytes)
+      expect(files()).toEqual([path])
+    },
+  )
+})
+
+test("packed weights are one backend's, quantisation's and file's own; those of a file that changed go", async () => {
+  const path = join(cacheDir, 'model.gguf')
+  cpSync(GGUF, path)
+  await start({ path })
+  await start({ path, device: 'cpu' })
+  await start({ quantization: 'q8' })
+  expect(files()).toHaveLength(3)
+  const before = files()
+  utimesSync(path, 1, 1)
+  await start({ path })
+  expect(files()).toHaveLength(3)
+  expect(files().filter((name) => before.includes(name))).toHaveLength(2)
+})
+
+test.each([
+  ['cut short', (path: string) => truncateSync(path, readFileSync(path).length - 3), /its end/],
+  ['emptied', (path: string) => truncateSync(path, 0), /too short/],
+  [
+    'changed in one bit of the last plane',
+    (path: string) => {
+      const bytes = readFileSync(path)
+      bytes[indexOf(path).entries.at(-1)!.planes[0]!.offset]! ^= 1
+      writeFileSync(path, bytes)
+    },
+    /checksum/,
+  ],
+  [
+    'not what its index says',
+    (path: string) => {
+      const bytes = readFileSync(path)
+      writeFileSync(
+        path,
+        Buffer.from(bytes.toString('latin1').replace('"name":"model.norm', '"name":"model.nrom'), 'latin1'),
+      )
+    },
+    /model\.norm\.weight .* is not in it/,
+  ],
+])('a file that was %s is ignored, said to be, and made anew', async (_, damage, message) => {
+  const request = { device: 'cpu' as const, path: GGUF }
+  const first = await start(request)
+  const [path] = files()
+  const whole = readFileSync(path!)
+  damage(path!)
+  const again = await start(request)
+  expect(again.logits).toEqual(first.logits)
+  expect(again.info.notices).toEqual([expect.stringMatching(message)])
+  expect(readFileSync(path!)).toEqual(whole)
+})
+
+test('what is packed is what is served', async () => {
+  const first = await start({ quantization: 'q8' })
+  const other = mkdtempSync(join(tmpdir(), 'miniserve-packed-'))
+  // The packed weights of other values under this checkpoint's name: nothing but the file decides.
+  const changed = join(other, 'olmo2')
+  cpSync(goldenPath('olmo2'), changed, { recursive: true })
+  const weights = join(changed, 'model.safetensors')
+  const bytes = readFileSync(weights)
+  bytes.fill(0x3c, bytes.length - 4000)
+  writeFileSync(weights, bytes)
+  await start({ quantization: 'q8', path: changed, cacheDir: other })
+  const [theirs] = readdirSync(join(other, 'weights'))
+  cpSync(join(other, 'weights', theirs!), files()[0]!)
+  expect((await start({ quantization: 'q8' })).logits).not.toEqual(first.logits)
+  rmSync(other, { recursive: true })
+})
+
+test('a cache that cannot be written is said to be, and does not keep a model from being served', async () => {
+  const blocked = join(cacheDir, 'file')
+  writeFileSync(blocked, '')
+  const { info, logits } = await start({ cacheDir: blocked })
+  expect(info.notices).toEqual([expect.stringMatching(/were not written/)])
+  expect(logits).toEqual((await start({ cacheDir: null })).logits)
+})
