@@ -179,6 +179,25 @@ describe('text made to be slow', () => {
     expect(longest).toBeLessThanOrEqual(20 * 16)
   })
 
+  it.each(['markdown', 'text', 'html'] as const)(
+    'a %s of one long paragraph is counted in short calls',
+    async (format) => {
+      let longest = 0
+      const count: CountTokens = async (texts) => {
+        longest = Math.max(
+          longest,
+          texts.reduce((sum, text) => sum + text.length, 0),
+        )
+        return countWords(texts)
+      }
+      const source = Array.from({ length: 60_000 }, (_, i) => `w${i}`).join(' ')
+      const chunks = await chunkDocument(source, format, { maxTokens: 100, overlapTokens: 0 }, count)
+      expect(chunks.map(({ text }) => text.trim()).join(' ')).toBe(source)
+      if (format !== 'html') for (const { text, start, end } of chunks) expect(source.slice(start, end)).toBe(text)
+      expect(longest).toBeLessThanOrEqual(32 * 1024)
+    },
+  )
+
   it('nor do blank lines or long words next to each other make a chunk long', async () => {
     const gap = await chunk(`one.${'\n'.repeat(5000)}two.`, 'text')
     expect(gap.map(({ text }) => text)).toEqual(['one.', 'two.'])

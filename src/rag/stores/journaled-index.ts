@@ -110,6 +110,14 @@ export class JournaledIndex implements VectorIndex {
           throw new Error(`document ${id}: ${vectors.length} values for ${chunks.length} chunks of ${this.dimensions}`)
         }
       }
+      // Before they are written: a file that does not fit into memory could never be opened again.
+      const numChunks = documents.reduce((sum, { chunks }) => sum + chunks.length, 0)
+      if (!this.#memory.hasRoomFor(numChunks)) {
+        throw new RagError(
+          'store_unavailable',
+          `index ${this.name} is full: ${this.#memory.numChunks} chunks and ${numChunks} more do not fit into 4 GiB; --rag-store pgvector has no such bound`,
+        )
+      }
       const records = documents.map(putRecord)
       this.#append(records)
       documents.forEach((document, i) => this.#put(document, records[i]?.length ?? 0))

@@ -22,6 +22,12 @@ describe('scan.wasm', () => {
     }
   })
 
+  it('knows what does not fit into its address space', () => {
+    const matrix = new VectorMatrix(1024)
+    expect([matrix.hasRoomFor(1_000_000), matrix.hasRoomFor(1_050_000)]).toEqual([true, false])
+    expect(() => matrix.append(new Float32Array(7))).toThrow('7 values are no rows of 1024')
+  })
+
   it.each([1, 7, 8, 64, 100])('computes the dot products of %i dimensions', (dimensions) => {
     const random = seededRandom(dimensions)
     const matrix = new VectorMatrix(dimensions)

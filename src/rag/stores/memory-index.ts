@@ -53,6 +53,11 @@ export class MemoryIndex {
     return vectors
   }
 
+  /** Whether that many more chunks fit into memory. */
+  hasRoomFor(numChunks: number): boolean {
+    return this.#vectors.hasRoomFor(numChunks)
+  }
+
   /** Adds a document, replacing one of the same id. */
   put({ vectors, ...document }: EmbeddedDocument): void {
     this.delete(document.id)

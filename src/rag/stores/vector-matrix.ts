@@ -33,6 +33,11 @@ export class VectorMatrix {
     return this.#numRows
   }
 
+  /** Whether that many more rows fit into the address space. */
+  hasRoomFor(numRows: number): boolean {
+    return this.#pagesFor(this.#numRows + numRows) <= MAX_PAGES
+  }
+
   /** Appends rows: [n, dimensions]. @throws RangeError when they would not fit into 4 GiB. */
   append(rows: Float32Array): void {
     const count = rows.length / this.dimensions
@@ -68,8 +73,13 @@ export class VectorMatrix {
     return floats.subarray(out, out + this.#numRows)
   }
 
+  /** Pages of a query, the rows and their scores. */
+  #pagesFor(numRows: number): number {
+    return Math.ceil((((1 + numRows) * this.#stride + numRows) * 4) / PAGE_BYTES)
+  }
+
   #reserve(numRows: number): void {
-    const needed = Math.ceil((((1 + numRows) * this.#stride + numRows) * 4) / PAGE_BYTES)
+    const needed = this.#pagesFor(numRows)
     const have = this.#memory.buffer.byteLength / PAGE_BYTES
     if (needed <= have) return
     if (needed > MAX_PAGES) {
