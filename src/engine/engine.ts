@@ -20,7 +20,7 @@ import type { Engine, EngineStats, GenerationRequest, GenerationStream, PromptIn
 import { MAX_DRAFT_TOKENS, RunnerError } from './runner/runner.ts'
 import type { ModelInfo, Runner, StepResult } from './runner/runner.ts'
 import { Scheduler } from './scheduler.ts'
-import type { ScheduledStep } from './scheduler.ts'
+import type { ScheduledStep } from './step-draft.ts'
 import { newEngineCounts, publishSchedule } from './step-accounting.ts'
 import type { Tokenizer } from './tokenizer.ts'
 

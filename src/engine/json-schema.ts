@@ -5,9 +5,10 @@
  * Narrowed: an object with `properties` gets no others (a further key could repeat one of them, and the last one wins), in their order;
  * a `pattern` matches the whole string; `prefixItems` are all there; `oneOf` needs branches that cannot hold together.
  */
+import { FORMATS, jsonSafePattern, PLAIN } from './json-pattern.ts'
 import { EngineError } from './request.ts'
-
-type Schema = { readonly [keyword: string]: unknown }
+import { areDisjoint, isOfType, isSchema, typesOf } from './schema-node.ts'
+import type { Schema } from './schema-node.ts'
 
 const ANNOTATIONS = new Set([
   'title',
@@ -32,28 +33,6 @@ const KEYWORDS: Readonly<Record<string, readonly string[]>> = {
   array: ['items', 'prefixItems', 'minItems', 'maxItems'],
   object: ['properties', 'required', 'additionalProperties', 'minProperties', 'maxProperties'],
 }
-/** What a JSON string cannot hold as it is. */
-const UNSAFE = '"\\\\\\x00-\\x1f'
-/** A character that stands for itself. A complement, since the compiler misreads ranges beyond ASCII. */
-const PLAIN = `[^${UNSAFE}]`
-const DATE =
-  '\\d{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\\d|30)|02-(?:0[1-9]|1\\d|2[0-8]))'
-const TIME = '(?:[01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(?:\\.\\d{1,6})?(?:Z|[+-](?:[01]\\d|2[0-3]):[0-5]\\d)'
-const OCTET = '(?:25[0-5]|2[0-4]\\d|1\\d{2}|[1-9]?\\d)'
-const LABEL = '[A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?'
-const HOST = `(?:${LABEL}\\.){1,4}[A-Za-z]{2,12}`
-/** Formats as patterns that give valid values only, if not every one (no 29 February, no local hosts). */
-const FORMATS: ReadonlyMap<unknown, string> = new Map([
-  ['date', DATE],
-  ['time', TIME],
-  ['date-time', `${DATE}T${TIME}`],
-  ['uuid', '[0-9a-f]{8}-[0-9a-f]{4}-[1-8][0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}'],
-  ['ipv4', `${OCTET}\\.${OCTET}\\.${OCTET}\\.${OCTET}`],
-  ['ipv6', '(?:[0-9a-f]{1,4}:){7}[0-9a-f]{1,4}'],
-  ['hostname', HOST],
-  ['email', `[A-Za-z0-9_+-]{1,32}(?:\\.[A-Za-z0-9_+-]{1,32}){0,3}@${HOST}`],
-  ['uri', `https?://${HOST}(?::[1-9]\\d{0,3})?(?:/[A-Za-z0-9._~-]{1,64}){0,8}/?`],
-])
 const MAX_DEPTH = 64
 const MAX_LISTED_INTEGERS = 1024
 
@@ -332,97 +311,6 @@ class Preparation {
     const isCount = (value: unknown) => value === undefined || (Number.isInteger(value) && Number(value) >= 0)
     return isCount(least) && isCount(most) && Number(least ?? 0) <= Number(most ?? Infinity)
   }
-}
-
-/**
- * A pattern that matches no quote, backslash or control character, which may not stand in a JSON string as they are; null where that cannot
- * be made sure. Anchors may stand at the ends only, and are dropped: the whole string is matched.
- */
-export function jsonSafePattern(pattern: string): string | null {
-  const body = pattern.replace(/^\^/, '').replace(/(?<!\\)\$$/, '')
-  if (body !== pattern && body.includes('|')) return null
-  let safe = ''
-  for (let i = 0; i < body.length;) {
-    const rest = body.slice(i)
-    const group = /^\[(\^?)((?:\\[dwDW.\-\]^$*+?(){}|/]|[^\\\]"\p{Cc}\u{80}-\u{10ffff}])+)\]/u.exec(rest)
-    const token =
-      group?.[0] ??
-      /^(?:\\[dw.\-\]^$*+?(){}|/[]|\(\?:|\((?!\?)|[)|*+?]|\{\d+(?:,\d*)?\}|\.|[^\\"()[\]{}|*+?.^$\p{Cc}])/u.exec(
-        rest,
-      )?.[0]
-    if (token === undefined) return null
-    i += token.length
-    if (token === '.') safe += PLAIN
-    else if (group !== null && group[1] === '^') {
-      if (/\\[DW]/.test(token)) return null
-      safe += `[^${UNSAFE}${group[2] ?? ''}]`
-    } else if (group !== null) {
-      if (/\\[DW]/.test(token) || coversUnsafe(group[2] ?? '')) return null
-      safe += token
-    } else safe += token
-  }
-  return safe
-}
-
-/** A range in a character class that runs over the quote or the backslash. */
-function coversUnsafe(members: string): boolean {
-  for (const [, from = '', to = ''] of members.matchAll(/(\\?.)-(\\?.)/gsu)) {
-    const [low, high] = [from.codePointAt(from.length - 1) ?? 0, to.codePointAt(to.length - 1) ?? 0]
-    if ([0x22, 0x5c].some((code) => low <= code && code <= high)) return true
-  }
-  return false
-}
-
-/** No value can satisfy two of them: their types differ, or a property they all require has other values in each. */
-function areDisjoint(schemas: readonly unknown[]): boolean {
-  const nodes = schemas.map((node) => (isSchema(node) ? node : {}))
-  return nodes.every((a, i) => nodes.slice(i + 1).every((b) => areTwoDisjoint(a, b)))
-}
-
-function areTwoDisjoint(a: Schema, b: Schema): boolean {
-  const [valuesOfA, valuesOfB] = [fixedValues(a), fixedValues(b)]
-  if (valuesOfA !== null && valuesOfB !== null) return !valuesOfA.some((value) => valuesOfB.includes(value))
-  const widen = (type: unknown) => typesOf(type).map((name) => (name === 'integer' ? 'number' : name))
-  if (a.type !== undefined && b.type !== undefined && !widen(a.type).some((name) => widen(b.type).includes(name)))
-    return true
-  const requiredBy = (schema: Schema) =>
-    schema.type === 'object' && Array.isArray(schema.required) ? schema.required.map(String) : []
-  const valuesOf = (schema: Schema, name: string) =>
-    fixedValues(isSchema(schema.properties) ? schema.properties[name] : null)
-  return requiredBy(a).some((name) => {
-    const [ofA, ofB] = [valuesOf(a, name), valuesOf(b, name)]
-    return requiredBy(b).includes(name) && ofA !== null && ofB !== null && !ofA.some((value) => ofB.includes(value))
-  })
-}
-
-/** The values of an enum or const, as JSON; null without one. */
-function fixedValues(node: unknown): string[] | null {
-  if (!isSchema(node)) return null
-  if ('const' in node) return [JSON.stringify(node.const)]
-  return Array.isArray(node.enum) ? node.enum.map((value) => JSON.stringify(value)) : null
-}
-
-function isOfType(value: unknown, type: string): boolean {
-  switch (type) {
-    case 'null':
-      return value === null
-    case 'array':
-      return Array.isArray(value)
-    case 'object':
-      return isSchema(value)
-    case 'integer':
-      return Number.isInteger(value)
-    default:
-      return typeof value === type
-  }
-}
-
-function typesOf(type: unknown): string[] {
-  return (Array.isArray(type) ? type : [type]).map(String)
-}
-
-function isSchema(value: unknown): value is Schema {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
 function ceil(bound: unknown): number {

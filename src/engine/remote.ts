@@ -2,6 +2,7 @@
 import { EventBus } from './event-bus.ts'
 import type { EngineSubscriber, FinishReason } from './events.ts'
 import { RequestStream } from './request-stream.ts'
+import { listModels, reasonOf } from './remote-models.ts'
 import { parseChunk, readJson, readServerSentEvents, remoteRefusal, remoteRequest } from './remote-protocol.ts'
 import type { RemoteChoice, RemoteChunk } from './remote-protocol.ts'
 import { EngineError } from './request.ts'
@@ -21,10 +22,6 @@ export interface RemoteEngineOptions {
   readonly onError?: (where: string, error: unknown) => void
 }
 
-/** Bound on a context whose length the other engine does not tell. */
-const UNKNOWN_MODEL_LEN = 1 << 20
-const CONNECT_TIMEOUT_MS = 10_000
-
 /** Asks the other engine for its models. Throws ModelError when it cannot be reached or does not serve the model asked for. */
 export async function createRemoteEngine(options: RemoteEngineOptions): Promise<Engine> {
   const base = options.url.replace(/\/+$/, '').replace(/\/v1$/, '')
@@ -38,30 +35,6 @@ export async function createRemoteEngine(options: RemoteEngineOptions): Promise<
     )
   }
   return new RemoteEngine(model.id, model.maxModelLen, `${base}/v1/`, headers, options)
-}
-
-async function listModels(
-  url: string,
-  headers: Record<string, string>,
-): Promise<{ id: string; maxModelLen: number }[]> {
-  let body: unknown
-  try {
-    const response = await fetch(url, { headers, signal: AbortSignal.timeout(CONNECT_TIMEOUT_MS) })
-    if (!response.ok) throw new Error(`status ${response.status}`)
-    body = await readJson(response)
-  } catch (cause) {
-    throw new ModelError(
-      `engine at ${url}: cannot be asked for its models (${reasonOf(cause)}); is it running, and is the key right?`,
-      { cause },
-    )
-  }
-  const entries: unknown[] =
-    typeof body === 'object' && body !== null && 'data' in body && Array.isArray(body.data) ? body.data : []
-  return entries.flatMap((entry) => {
-    if (typeof entry !== 'object' || entry === null || !('id' in entry) || typeof entry.id !== 'string') return []
-    const length = 'max_model_len' in entry ? entry.max_model_len : undefined
-    return [{ id: entry.id, maxModelLen: typeof length === 'number' && length > 0 ? length : UNKNOWN_MODEL_LEN }]
-  })
 }
 
 /** One prompt's call to the other engine: `n` choices over one stream. */
@@ -421,10 +394,4 @@ function failureOf(error: unknown): EngineError | ClientGone {
   return new EngineError('upstream_error', `the remote engine cannot be reached (${reasonOf(error)})`, null, {
     cause: error,
   })
-}
-
-function reasonOf(error: unknown): string {
-  const cause = error instanceof Error ? error.cause : undefined
-  if (cause instanceof Error && 'code' in cause) return String(cause.code)
-  return error instanceof Error ? error.message : String(error)
 }

@@ -6,7 +6,8 @@ import { acceptDrafts } from './choice.ts'
 import type { StepResult } from './runner/runner.ts'
 import { SamplingState } from './sampling.ts'
 import { Scheduler } from './scheduler.ts'
-import type { ScheduledStep, SchedulerOptions } from './scheduler.ts'
+import type { SchedulerOptions } from './scheduler.ts'
+import type { ScheduledStep } from './step-draft.ts'
 import { Sequence } from './sequence.ts'
 
 const VOCAB = 32

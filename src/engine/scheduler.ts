@@ -11,50 +11,18 @@
 import { BlockPool } from './block-pool.ts'
 import { PrefixCache } from './prefix-cache.ts'
 import type { PrefixCacheOptions, PrefixMatch } from './prefix-cache.ts'
-import type { SampleSpec, SequencePlan, StepPlan } from './runner/runner.ts'
 import type { Sequence } from './sequence.ts'
+import { StepDraft } from './step-draft.ts'
+import type { ScheduledSequence, ScheduledStep, StepBounds } from './step-draft.ts'
 
-export interface SchedulerOptions extends PrefixCacheOptions {
+export interface SchedulerOptions extends PrefixCacheOptions, StepBounds {
   readonly numBlocks: number
   readonly maxNumSeqs: number
-  /** Rows (tokens) a step may have. */
-  readonly maxNumBatchedTokens: number
-  /** Rows a step may sample. */
-  readonly maxSampleRows: number
   /**
    * Asked once for each waiting sequence that is next, with what the pool holds of it: true when more of its blocks are being
    * fetched (kv-tiers.ts), and it is to wait until `isLoadingKv` is unset.
    */
   readonly prefetch?: (sequence: Sequence, match: PrefixMatch) => boolean
-}
-
-/** What one step does for one sequence. */
-export interface ScheduledSequence {
-  readonly sequence: Sequence
-  readonly startPosition: number
-  readonly numTokens: number
-  /** Tokens to verify: the last `drafts.length` of numTokens. */
-  readonly drafts: readonly number[]
-  readonly numSampleRows: number
-  /** Before its first token: a prefill chunk in the sense of the counters. */
-  readonly isPrefill: boolean
-  /** Preemptions at planning time: another number later means its blocks are gone. */
-  readonly epoch: number
-}
-
-export interface Admission {
-  readonly sequence: Sequence
-  readonly kind: 'first' | 'resume'
-  readonly match: PrefixMatch
-}
-
-export interface ScheduledStep {
-  readonly plan: StepPlan
-  readonly sequences: readonly ScheduledSequence[]
-  readonly admitted: readonly Admission[]
-  readonly numRows: number
-  readonly numPrefillTokens: number
-  readonly numDecodeTokens: number
 }
 
 /** What planning did, step or not. */
@@ -303,121 +271,6 @@ export class Scheduler {
     sequence.blockTable.clear()
     sequence.numPublishedBlocks = 0
   }
-}
-
-/** A step while it is being planned. */
-class StepDraft {
-  readonly stepId: number
-  readonly admitted: Admission[] = []
-  readonly blockCopies: { source: number; destination: number; numTokens: number }[] = []
-  budget: number
-  readonly #sequences = new Map<Sequence, ScheduledSequence>()
-  readonly #plans: SequencePlan[] = []
-  readonly #maxSampleRows: number
-  #numSampleRows = 0
-  #numPrefillTokens = 0
-  #numDecodeTokens = 0
-
-  constructor(stepId: number, options: SchedulerOptions) {
-    this.stepId = stepId
-    this.budget = options.maxNumBatchedTokens
-    this.#maxSampleRows = options.maxSampleRows
-  }
-
-  get isEmpty(): boolean {
-    return this.#plans.length === 0
-  }
-
-  includes(sequence: Sequence): boolean {
-    return this.#sequences.has(sequence)
-  }
-
-  /** Rows left for drafts when this sequence and `numOthers` more need one each. */
-  roomForDrafts(numOthers: number): number {
-    const left = Math.min(this.budget, this.#maxSampleRows - this.#numSampleRows)
-    return Math.max(0, left - 1 - numOthers)
-  }
-
-  /** The newest token, and drafts after it. */
-  addDecode(sequence: Sequence, drafts: readonly number[]): void {
-    const start = sequence.numComputedTokens
-    const numKnown = sequence.numOutputTokens + sequence.numPendingTokens
-    const sample: SampleSpec[] = []
-    for (let i = 0; i <= drafts.length; i++) {
-      sample.push(sequence.sampling.spec(numKnown + i, sequence.mask, drafts.slice(0, i)))
-    }
-    this.#numDecodeTokens += 1 + drafts.length
-    if (sequence.numPendingTokens === 0) {
-      this.#add(sequence, { ids: Int32Array.of(sequence.tokens.at(start), ...drafts) }, drafts, sample, null)
-      return
-    }
-    if (sequence.pendingStepId !== this.stepId - 1) {
-      throw new Error(`pending token of step ${sequence.pendingStepId} used in step ${this.stepId}`)
-    }
-    this.#add(sequence, { fromPreviousStep: sequence.pendingSampleRow }, drafts, sample, null)
-  }
-
-  /** As much of what is not computed as the budget allows; a token is sampled when nothing is left. */
-  addChunk(sequence: Sequence): void {
-    const start = sequence.numComputedTokens
-    const end = Math.min(sequence.tokens.length, start + this.budget)
-    const samples =
-      end === sequence.tokens.length && sequence.wantsMoreTokens && this.#numSampleRows < this.#maxSampleRows
-    // Without room to sample, the last token waits for a step that has it.
-    const last = end === sequence.tokens.length && sequence.wantsMoreTokens && !samples ? end - 1 : end
-    if (last <= start) return
-    sequence.counters.numRecomputedTokens += Math.max(0, Math.min(last, sequence.maxComputedTokens) - start)
-    this.#numPrefillTokens += last - start
-    const sample = samples ? [sequence.sampling.spec(sequence.numOutputTokens, sequence.mask)] : []
-    this.#add(sequence, { ids: sequence.tokens.slice(start, last) }, [], sample, promptScores(sequence, start, last))
-  }
-
-  finish(): ScheduledStep {
-    return {
-      plan: { stepId: this.stepId, blockCopies: this.blockCopies, sequences: this.#plans },
-      sequences: [...this.#sequences.values()],
-      admitted: this.admitted,
-      numRows: this.#numPrefillTokens + this.#numDecodeTokens,
-      numPrefillTokens: this.#numPrefillTokens,
-      numDecodeTokens: this.#numDecodeTokens,
-    }
-  }
-
-  #add(
-    sequence: Sequence,
-    tokenSource: SequencePlan['tokenSource'],
-    drafts: readonly number[],
-    sample: readonly SampleSpec[],
-    score: SequencePlan['score'],
-  ): void {
-    const startPosition = sequence.numComputedTokens
-    const numTokens = 'ids' in tokenSource ? tokenSource.ids.length : 1
-    this.#sequences.set(sequence, {
-      sequence,
-      startPosition,
-      numTokens,
-      drafts,
-      numSampleRows: sample.length,
-      isPrefill: sequence.counters.firstTokenMs === null && sequence.numPendingTokens === 0,
-      epoch: sequence.counters.numPreemptions,
-    })
-    this.#plans.push({ tokenSource, startPosition, blockTable: sequence.blockTable.slice(), sample, score })
-    this.budget -= numTokens
-    sequence.numComputedTokens += numTokens
-    if (sample.length > 0) {
-      sequence.numPendingTokens += sample.length
-      sequence.pendingSampleRow = this.#numSampleRows
-      sequence.pendingStepId = this.stepId
-      this.#numSampleRows += sample.length
-    }
-  }
-}
-
-/** Prompt scoring of input tokens start .. end - 1: each one's successor in the prompt; the last has none. */
-function promptScores(sequence: Sequence, start: number, end: number): SequencePlan['score'] {
-  if (sequence.promptLogprobs < 0) return null
-  const targets = sequence.tokens.slice(start + 1, Math.min(end + 1, sequence.numPromptTokens))
-  return targets.length === 0 ? null : { targets, topN: sequence.promptLogprobs }
 }
 
 function wantsDecodeStep(sequence: Sequence): boolean {

@@ -2,7 +2,8 @@
 import type { EventBus } from './event-bus.ts'
 import type { StepEvent } from './events.ts'
 import type { StepResult } from './runner/runner.ts'
-import type { Schedule, ScheduledSequence, ScheduledStep, Scheduler } from './scheduler.ts'
+import type { Schedule, Scheduler } from './scheduler.ts'
+import type { ScheduledSequence, ScheduledStep } from './step-draft.ts'
 
 /** What the engine counted over its life. */
 export interface EngineCounts {
