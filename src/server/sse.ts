@@ -16,7 +16,7 @@ export const SSE_HEADERS: Readonly<Record<string, string>> = {
 
 /** Where the frames of a stream come from. Nothing in it waits. */
 export interface FrameSource {
-  /** The frames there are now, joined: '' when there are none yet, null after the last. Must not throw. */
+  /** The frames there are now, joined: '' when there are none yet, null after the last. What it throws breaks the stream. */
   take(): string | null
   /** `listener` is called when take() has something again. */
   onReadable(listener: () => void): void
@@ -42,15 +42,27 @@ export function sseStream(source: FrameSource): ReadableStream<Uint8Array> {
   }
   const flush = (controller: ReadableStreamDefaultController<Uint8Array>) => {
     if (!isAsked || isOver) return
-    const frames = source.take()
+    let frames: string | null
+    try {
+      frames = source.take()
+    } catch (error) {
+      // Nobody stands above a microtask: what is thrown past here ends the process.
+      end()
+      source.cancel()
+      controller.error(error)
+      return
+    }
     if (frames === '') return
     if (frames !== null) {
       send(controller, frames)
       return
     }
+    end()
+    controller.close()
+  }
+  const end = () => {
     isOver = true
     clearTimeout(timer)
-    controller.close()
   }
   // One timer a stream, armed for what is left of the silence when it fires: a new one for each frame would cost as much as the frame.
   const watch = (controller: ReadableStreamDefaultController<Uint8Array>, delayMs: number) => {
@@ -82,8 +94,7 @@ export function sseStream(source: FrameSource): ReadableStream<Uint8Array> {
         flush(controller)
       },
       cancel() {
-        isOver = true
-        clearTimeout(timer)
+        end()
         source.cancel()
       },
     },
