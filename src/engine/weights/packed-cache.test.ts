@@ -66,8 +66,8 @@ describe.each(devices)('on %s', (device) => {
       const second = await start({ device, ...overrides })
       expect(second.logits).toEqual(first.logits)
       // Packing takes memory that reading does not.
-    const { scratchBytes } = second.info.memory
-    expect(second.info).toEqual({ ...first.info, memory: { ...first.info.memory, scratchBytes } })
+      const { scratchBytes } = second.info.memory
+      expect(second.info).toEqual({ ...first.info, memory: { ...first.info.memory, scratchBytes } })
       expect(second.info.notices).toEqual([])
       expect(second.total).toBe(indexOf(path!).totalBytes)
       expect(files()).toEqual([path])
