@@ -46,7 +46,7 @@ export async function describeWidth(subgroupSize: number, plain: boolean): Promi
       describeBackend('webgpu without subgroups', create({ avoidSubgroups: true }))
       describeVariants(create({}))
       // The text of these kernels does not depend on the width.
-    if (!plain) describeVariants(create({ avoidSubgroups: true }), ', without subgroups')
+      if (!plain) describeVariants(create({ avoidSubgroups: true }), ', without subgroups')
     },
   )
 }
