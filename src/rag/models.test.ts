@@ -33,6 +33,19 @@ const dot = (a: Float32Array, b: Float32Array): number => a.reduce((sum, value, 
 const rows = (vectors: Float32Array, dimensions: number): Float32Array[] =>
   Array.from({ length: vectors.length / dimensions }, (_, i) => vectors.slice(i * dimensions, (i + 1) * dimensions))
 
+describe('the model thread', () => {
+  // First in this file: a thread that is alive would keep the addon loaded for the others.
+  it('loads the models again after one before it has ended', async () => {
+    const path = writeBertFolder(folder, 'again', { words: WORDS })
+    for (let i = 0; i < 2; i++) {
+      const own = createModelThread()
+      const { vectors } = await createEmbedder(resolveModel(path, '', HUB), own).embed(['fox'], { role: 'query' })
+      expect(vectors).toHaveLength(TINY.hidden)
+      await own.close()
+    }
+  })
+})
+
 describe('the embedding model', () => {
   it('gives normalised vectors that do not depend on the batch, in the order of the texts', async () => {
     const path = writeBertFolder(folder, 'tiny-embedder', { words: WORDS })

@@ -1,5 +1,6 @@
 /** Where the models of retrieval come from, and the thread they run in. */
 import { existsSync, readFileSync, statSync } from 'node:fs'
+import { createRequire } from 'node:module'
 import { basename, join, resolve } from 'node:path'
 import { RagError } from './errors.ts'
 import type { ModelWorkerApi } from './model-worker.ts'
@@ -89,6 +90,18 @@ const MAX_WAITING = 1024
 
 export type ModelThread = WorkerClient<ModelWorkerApi>
 
+/**
+ * Loads ONNX Runtime's addon in this thread too. It registers itself once a process and is forgotten with the last thread that holds it:
+ * a worker started after one that died could not load it any more.
+ */
+function holdRuntime(): void {
+  try {
+    createRequire(createRequire(import.meta.url).resolve('@xenova/transformers'))('onnxruntime-node')
+  } catch {
+    // The worker will fail on it as well, and says so to those who wait for it.
+  }
+}
+
 /** The thread of the embedding and reranking models. One call at a time, so that urgent ones wait for one batch at most. */
 export const createModelThread = (): ModelThread =>
   new WorkerClient(workerUrl('./model-worker', import.meta.url), {
@@ -98,4 +111,5 @@ export const createModelThread = (): ModelThread =>
     failureCode: 'model_unavailable',
     // ONNX Runtime aborts the whole process when its thread is ended in the middle of a call.
     drainOnClose: true,
+    beforeStart: holdRuntime,
   })

@@ -51,6 +51,8 @@ export interface WorkerClientOptions {
   readonly failureCode: RagErrorCode
   /** Whether close() lets running calls finish: those that write must, or they leave their locks behind. */
   readonly drainOnClose: boolean
+  /** Called in this thread before each start of the worker. */
+  readonly beforeStart?: () => void
   readonly workerData?: unknown
 }
 
@@ -150,6 +152,7 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
   }
 
   #start(): Worker {
+    this.#options.beforeStart?.()
     const worker = new Worker(this.#url, { workerData: this.#options.workerData, stdout: true, stderr: true })
     let tail = ''
     // Libraries print there as they like; this process's stdout is for JSON log lines only.
