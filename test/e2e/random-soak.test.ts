@@ -121,6 +121,15 @@ it(
     await server.stop()
     const stopped = server.logs.find((line) => line.msg === 'server.stopped')
     expect(stopped).toMatchObject({ open_requests: 0, open_spans: 0, open_engine: 0 })
+    // Every span that was made has arrived, or was counted as lost or let go; nothing else was received.
+    const counts = server.logs.find((line) => line.msg === 'telemetry.stopped')
+    expect(counts).toMatchObject({ open_requests: 0, open_spans: 0 })
+    const [created, exported, dropped, unsampled] = ['created', 'exported', 'dropped', 'unsampled'].map((name) =>
+      Number(counts?.[name]),
+    )
+    expect(created).toBe(exported! + dropped! + unsampled!)
+    expect(receiver.spans).toHaveLength(exported!)
+    expect(dropped).toBe(0)
     // Every request that reached a handler has one root; a client can be gone before the server read a byte.
     const roots = receiver.spans.filter((span) => span.name === 'http.handler')
     expect(new Set(roots.map((span) => span.traceId)).size).toBe(roots.length)
