@@ -90,7 +90,9 @@ function TraceRow({ trace, slowest }: { readonly trace: StoredTrace; readonly sl
   return (
     <tr class={trace.isError ? 'is-error' : ''}>
       <td data-label="Started">
-        <time datetime={started}>{started.slice(11, 23)}</time>
+        <time datetime={started}>
+          {started.slice(11, 23)} <small>{started.slice(0, 10)}</small>
+        </time>
       </td>
       <td data-label="Request" class="request">
         <a href={`/traces/${trace.traceId}`}>{trace.route}</a>

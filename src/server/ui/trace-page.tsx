@@ -42,6 +42,11 @@ function Tree({ view }: { readonly view: TraceView }) {
         </time>
         {trace.requestId ? <code>{trace.requestId}</code> : null}
         {trace.model ? <span>{trace.model}</span> : null}
+        {view.callerSpanId ? (
+          <span>
+            called by span <code>{view.callerSpanId}</code>
+          </span>
+        ) : null}
         {trace.ending === 'success' ? null : <strong class="ending">{trace.ending}</strong>}
       </p>
       <dl class="facts">
@@ -53,6 +58,7 @@ function Tree({ view }: { readonly view: TraceView }) {
         ))}
       </dl>
       <Breaches view={view} />
+      <Breakdown view={view} />
       <Waterfall view={view} />
       <Logs logs={view.logs} />
       <details class="resource">
@@ -83,6 +89,36 @@ function Breaches({ view }: { readonly view: TraceView }) {
   )
 }
 
+/** A bar of the stages' shares, with their times beneath. */
+function Breakdown({ view }: { readonly view: TraceView }) {
+  if (view.parts.length < 2) return null
+  let share = 0
+  const parts = view.parts.map((part) => ({ ...part, from: (share += part.share) - part.share }))
+  return (
+    <figure class="breakdown">
+      <svg role="img" aria-label="Where the time went">
+        {parts.map((part) => (
+          <rect class={`block family-${part.stage}`} x={percent(part.from)} width={percent(part.share)} height="100%">
+            <title>
+              {part.stage}: {formatMs(part.ms)}
+            </title>
+          </rect>
+        ))}
+      </svg>
+      <figcaption>
+        {parts.map((part) => (
+          <span>
+            <svg class="key" aria-hidden="true">
+              <rect class={`block family-${part.stage}`} width="100%" height="100%" rx="2" />
+            </svg>
+            {part.stage} <b>{formatMs(part.ms)}</b> {part.share < 0.01 ? '<1' : Math.round(part.share * 100)} %
+          </span>
+        ))}
+      </figcaption>
+    </figure>
+  )
+}
+
 const TICKS = [0, 0.25, 0.5, 0.75, 1] as const
 
 function Waterfall({ view }: { readonly view: TraceView }) {
@@ -102,6 +138,9 @@ function Waterfall({ view }: { readonly view: TraceView }) {
       {view.rows.map((row) => (
         <SpanDetails row={row} axisMs={view.axisMs} />
       ))}
+      <p class="hint">
+        <kbd>↑</kbd> <kbd>↓</kbd> from span to span, <kbd>→</kbd> <kbd>←</kbd> open and close
+      </p>
     </section>
   )
 }
@@ -120,6 +159,7 @@ function SpanDetails({ row, axisMs }: { readonly row: SpanRow; readonly axisMs: 
               !
             </b>
           ) : null}
+          {row.errorType === null ? null : <span class="why">{row.errorType}</span>}
         </span>
         <Bar row={row} axisMs={axisMs} />
         <span class="number">{formatMs(row.durationMs)}</span>
@@ -135,6 +175,12 @@ function SpanDetails({ row, axisMs }: { readonly row: SpanRow; readonly axisMs: 
           starts at {formatMs(row.startMs)}, span <code>{row.spanId}</code>
         </p>
         <Attributes list={row.attributes} />
+        {row.conventions.length === 0 ? null : (
+          <details class="conventions">
+            <summary>{row.conventions.length} by OpenTelemetry's conventions</summary>
+            <Attributes list={row.conventions} />
+          </details>
+        )}
         {row.events.length === 0 ? null : (
           <div>
             <h3>Events</h3>
@@ -170,16 +216,12 @@ function Bar({ row, axisMs }: { readonly row: SpanRow; readonly axisMs: number }
   const x = Math.max(0, row.startMs / axisMs)
   const width = Math.max(0.002, row.durationMs / axisMs)
   return (
-    <svg
-      class={`lane family-${row.family}`}
-      role="img"
-      aria-label={`${formatMs(row.startMs)} to ${formatMs(row.startMs + row.durationMs)}`}
-    >
+    <svg class="lane" role="img" aria-label={`${formatMs(row.startMs)} to ${formatMs(row.startMs + row.durationMs)}`}>
       {TICKS.slice(1, -1).map((share) => (
         <line class="grid" x1={percent(share)} x2={percent(share)} y1="0" y2="100%" />
       ))}
       <rect
-        class="block"
+        class={`block family-${row.family}`}
         x={percent(Math.min(x, 0.998))}
         y="25%"
         width={percent(Math.min(width, 1 - Math.min(x, 0.998)))}

@@ -11,6 +11,7 @@ import {
 } from '../../observability/trace-formats.ts'
 import type { StoredTrace } from '../../observability/trace-store.ts'
 import { type Breach, validateTraces } from '../../observability/validate.ts'
+import { type Interval, type Part, timeBreakdown } from './time-breakdown.ts'
 import { levelOf } from './trace-level.ts'
 
 export interface AttributeView {
@@ -26,10 +27,14 @@ export interface SpanRow {
   /** First part of the name: http, tokenize, rag, llm, ...; picks the colour. */
   readonly family: string
   readonly isError: boolean
+  /** error.type, where the span has one. */
+  readonly errorType: string | null
   /** Milliseconds after the root's start. */
   readonly startMs: number
   readonly durationMs: number
   readonly attributes: readonly AttributeView[]
+  /** What current conventions call some of the same. */
+  readonly conventions: readonly AttributeView[]
   readonly events: readonly {
     readonly name: string
     readonly atMs: number
@@ -53,6 +58,10 @@ export interface TraceView {
   /** Length of the time axis: the latest end of any span. */
   readonly axisMs: number
   readonly rows: readonly SpanRow[]
+  /** Where the root's time went. */
+  readonly parts: readonly Part[]
+  /** The span of another service that called; null: nobody traced. */
+  readonly callerSpanId: string | null
   readonly logs: readonly LogView[]
   readonly breaches: readonly Breach[]
   readonly level: string
@@ -72,12 +81,27 @@ export function traceView(trace: StoredTrace): TraceView {
     trace,
     axisMs: Math.max(...rows.map((row) => row.startMs + row.durationMs), 0.001),
     rows,
+    parts: timeBreakdown(stagesOf(rows), rows[0]?.durationMs ?? 0, PRECEDENCE),
+    callerSpanId: root?.parentSpanId || null,
     logs: trace.logLines.flatMap((line) => toLog(line, trace, spans)),
     breaches,
     level,
     resource: (otlp.resourceSpans[0]?.resource.attributes ?? []).map(toAttribute),
     facts: factsOf(trace, otlp),
   }
+}
+
+/** Work before what goes on around it. */
+const PRECEDENCE = ['prefill', 'decode', 'rag', 'tokenize', 'kv', 'format', 'queue']
+
+/** The root's stages, and the queue, which the first scheduled step ended. */
+function stagesOf(rows: readonly SpanRow[]): readonly Interval[] {
+  return rows.flatMap((row) => {
+    if (row.depth !== 1) return []
+    const own = { stage: row.family, startMs: row.startMs, endMs: row.startMs + row.durationMs }
+    const queueMs = Number(row.attributes.find(({ key }) => key === 'llm.queue.us')?.value ?? 0) / 1000
+    return queueMs > 0 ? [{ stage: 'queue', startMs: row.startMs - queueMs, endMs: row.startMs }, own] : [own]
+  })
 }
 
 /** Depth first in order of start; spans whose parent is missing stand below the root. */
@@ -109,6 +133,8 @@ function toRows(
 function toRow(span: OtlpSpan, depth: number, originNanos: bigint, breaches: readonly Breach[]): SpanRow {
   const since = (nanos: string) => Number(BigInt(nanos) - originNanos) / 1e6
   const startMs = since(span.startTimeUnixNano)
+  // The chart shows what the timeline's text encodes.
+  const ordered = orderAttributes(span).filter(({ key }) => key !== 'llm.decode.timeline')
   const timeline = span.attributes.find(({ key }) => key === 'llm.decode.timeline')?.value.stringValue
   return {
     spanId: span.spanId,
@@ -116,12 +142,11 @@ function toRow(span: OtlpSpan, depth: number, originNanos: bigint, breaches: rea
     depth,
     family: familyOf(span.name),
     isError: span.status.code === 2,
+    errorType: span.attributes.find(({ key }) => key === 'error.type')?.value.stringValue ?? null,
     startMs,
     durationMs: since(span.endTimeUnixNano) - startMs,
-    // The chart shows what the timeline's text encodes.
-    attributes: orderAttributes(span)
-      .filter(({ key }) => key !== 'llm.decode.timeline')
-      .map(toAttribute),
+    attributes: ordered.filter(({ key }) => !isConvention(span.name, key)).map(toAttribute),
+    conventions: ordered.filter(({ key }) => isConvention(span.name, key)).map(toAttribute),
     events: span.events.map((event) => ({
       name: event.name,
       atMs: since(event.timeUnixNano),
@@ -138,6 +163,14 @@ function orderAttributes(span: OtlpSpan): readonly OtlpAttribute[] {
   const names = Object.entries(SPAN_TABLE[span.name]?.attributes ?? {})
   const rank = new Map(names.map(([name, spec], i) => [name, spec.convention ? i + 1000 : i]))
   return [...span.attributes].sort((a, b) => (rank.get(a.key) ?? 2000) - (rank.get(b.key) ?? 2000))
+}
+
+/** A name of a convention, not of the contract: an alias, or marked as one. Names in no table stay in sight. */
+function isConvention(spanName: string, key: string): boolean {
+  const specs = SPAN_TABLE[spanName]?.attributes ?? {}
+  const own = specs[key]
+  if (own) return own.convention === true && key !== 'error.type'
+  return Object.values(specs).some((spec) => spec.alias?.includes(key))
 }
 
 const familyOf = (name: string): string => {

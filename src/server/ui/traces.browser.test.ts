@@ -120,6 +120,10 @@ describe.skipIf(!hasChromium)(`trace pages in Chromium${hasChromium ? '' : ` (sk
     expect(await page.locator('.verdict').textContent()).toContain('Holds the span contract')
     expect(await page.locator('.facts').textContent()).toContain('512 of 640 tokens, diverged')
     expect(await page.locator('.logs li').count()).toBe(6)
+    expect(await page.locator('.breakdown figcaption > span').count()).toBe(7)
+    expect(await page.locator('.breakdown').textContent()).toMatch(
+      /tokenize.*rag.*queue.*prefill.*decode.*format.*other/,
+    )
     await page.locator('details[data-span] > summary').first().focus()
     for (let i = 0; i < 7; i++) await page.keyboard.press('ArrowDown')
     await page.keyboard.press('Enter')

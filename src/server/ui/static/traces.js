@@ -43,3 +43,16 @@ for (const chart of document.querySelectorAll('svg[data-steps]')) {
     readout.textContent = ''
   })
 }
+
+const id = document.querySelector('.crumbs .id')
+// Browsers have a clipboard on https and on this machine only.
+if (id && navigator.clipboard) {
+  const button = document.createElement('button')
+  button.className = 'copy'
+  button.textContent = 'Copy'
+  button.addEventListener('click', async () => {
+    await navigator.clipboard.writeText(id.textContent)
+    button.textContent = 'Copied'
+  })
+  id.after(button)
+}
