@@ -5,66 +5,19 @@
  * Attributes marked `convention` and the aliases are OpenTelemetry's semantic conventions: HTTP of v1.44.0, GenAI of
  * open-telemetry/semantic-conventions-genai at 024a4f9 (client-inference) and 32c328e (migration).
  */
-
-export type TraceDetail = 'off' | 'contract' | 'steps' | 'kernels'
-/** Levels a trace can be judged at. A level includes the ones before it. */
-export type ContractLevel = Exclude<TraceDetail, 'off'>
-export const CONTRACT_LEVELS: readonly ContractLevel[] = ['contract', 'steps', 'kernels']
-
-export type AttributeType = 'string' | 'int' | 'double' | 'boolean' | 'string[]'
-
-/**
- * When an attribute is there: `always`; `completed`: on a span that ended well in a request that was served; `accepted`: once the
- * engine took the request (never on refused or scored ones); `optional`: where it applies, as the meaning says.
- */
-export type Presence = 'always' | 'completed' | 'accepted' | 'optional'
-
-export interface AttributeSpec {
-  readonly type: AttributeType
-  readonly when: Presence
-  readonly meaning: string
-  /** Names of current conventions that carry the same value. */
-  readonly alias?: readonly string[]
-  /** The name itself is a current convention's, not the contract's. */
-  readonly convention?: true
-  /** The values it may take. */
-  readonly oneOf?: readonly string[]
-}
-
-export interface EventSpec {
-  readonly meaning: string
-  readonly attributes: Readonly<Record<string, AttributeSpec>>
-}
-
-export interface SpanSpec {
-  /** Name of the span directly above; null: a root. */
-  readonly parent: string | null
-  /** Names it may stand below instead, when there is no span of `parent`. */
-  readonly orParents: readonly string[]
-  readonly kind: 'server' | 'internal'
-  readonly level: ContractLevel
-  readonly when: string
-  /** At most once below one root. */
-  readonly single: boolean
-  /** Its interval need not lie inside its parent's. */
-  readonly mayOutliveParent: boolean
-  /** Name of the log line written when the span ends well. */
-  readonly logEvent: string | null
-  readonly attributes: Readonly<Record<string, AttributeSpec>>
-  readonly events: Readonly<Record<string, EventSpec>>
-}
-
-const string = (when: Presence, meaning: string, more: Partial<AttributeSpec> = {}) =>
-  ({ type: 'string', when, meaning, ...more }) as const
-const int = (when: Presence, meaning: string, more: Partial<AttributeSpec> = {}) =>
-  ({ type: 'int', when, meaning, ...more }) as const
-const double = (when: Presence, meaning: string, more: Partial<AttributeSpec> = {}) =>
-  ({ type: 'double', when, meaning, ...more }) as const
-const boolean = (when: Presence, meaning: string, more: Partial<AttributeSpec> = {}) =>
-  ({ type: 'boolean', when, meaning, ...more }) as const
-const strings = (when: Presence, meaning: string, more: Partial<AttributeSpec> = {}) =>
-  ({ type: 'string[]', when, meaning, ...more }) as const
-const convention = { convention: true } as const
+import {
+  type AttributeType,
+  boolean,
+  type ContractLevel,
+  CONTRACT_LEVELS,
+  convention,
+  double,
+  int,
+  type SpanSpec,
+  string,
+  strings,
+} from './contract-spec.ts'
+import { STEP_SPANS } from './contract-steps.ts'
 
 const errorType = string('optional', 'why the span ended in an error', convention)
 
@@ -80,12 +33,6 @@ export const SAMPLING_REASONS = ['head', 'baseline', 'error', 'abort', 'empty', 
 const gpuAttributes = {
   'llm.gpu.us': int('optional', 'device time of the steps it took part in, where the adapter has timestamps'),
   'llm.gpu.share_us': int('optional', 'its share of that time, by rows'),
-}
-
-const kvAttributes = {
-  'kv.blocks': int('always', 'KV blocks asked for'),
-  'kv.bytes': int('completed', 'bytes moved'),
-  'kv.ok': boolean('completed', 'false when the operation failed and the blocks are recomputed'),
 }
 
 export const SPANS = {
@@ -337,100 +284,7 @@ export const SPANS = {
     },
     events: {},
   },
-  'kv.lookup': {
-    parent: 'llm.prefill',
-    orParents: ['http.handler'],
-    kind: 'internal',
-    level: 'steps',
-    when: 'a lower KV tier was asked',
-    single: false,
-    mayOutliveParent: false,
-    logEvent: null,
-    attributes: kvAttributes,
-    events: {},
-  },
-  'kv.retrieve': {
-    parent: 'llm.prefill',
-    orParents: ['http.handler'],
-    kind: 'internal',
-    level: 'steps',
-    when: 'blocks came from a lower KV tier',
-    single: false,
-    mayOutliveParent: false,
-    logEvent: null,
-    attributes: kvAttributes,
-    events: {},
-  },
-  'kv.disk_read': {
-    parent: 'kv.retrieve',
-    orParents: ['llm.prefill', 'http.handler'],
-    kind: 'internal',
-    level: 'steps',
-    when: 'blocks were read from disk',
-    single: false,
-    mayOutliveParent: false,
-    logEvent: null,
-    attributes: kvAttributes,
-    events: {},
-  },
-  'kv.store': {
-    parent: 'http.handler',
-    orParents: [],
-    kind: 'internal',
-    level: 'steps',
-    when: 'blocks were written to a lower KV tier; may outlive its parent',
-    single: false,
-    mayOutliveParent: true,
-    logEvent: null,
-    attributes: kvAttributes,
-    events: {},
-  },
-  'decode.step': {
-    parent: 'llm.decode',
-    orParents: [],
-    kind: 'internal',
-    level: 'steps',
-    when: 'a sampled step of the request, linked to its engine.step',
-    single: false,
-    mayOutliveParent: false,
-    logEvent: null,
-    attributes: {
-      'engine.step.id': int('always', 'the step'),
-      'engine.step.rows': int('always', 'rows in the step'),
-    },
-    events: {},
-  },
-  'engine.step': {
-    parent: null,
-    orParents: [],
-    kind: 'internal',
-    level: 'steps',
-    when: 'a sampled step of the engine: the root of a trace of its own, linked with the requests it served',
-    single: false,
-    mayOutliveParent: false,
-    logEvent: null,
-    attributes: {
-      'engine.step.id': int('always', 'number of the step since start'),
-      'engine.step.rows': int('always', 'sequences in it'),
-      'engine.step.prefill_tokens': int('always', 'prompt tokens computed'),
-      'engine.step.decode_tokens': int('always', 'decode rows computed'),
-      'engine.running': int('always', 'sequences running'),
-      'engine.waiting': int('always', 'sequences waiting'),
-      'engine.kv.free_blocks': int('always', 'KV blocks free after it'),
-      'engine.kv.blocks': int('always', 'KV blocks of the pool'),
-      'llm.gpu.us': int('optional', 'device time, where the adapter has timestamps'),
-    },
-    events: {
-      'gpu.kernel': {
-        meaning: 'device time of one kernel in the step (kernels level)',
-        attributes: {
-          kernel: string('always', 'name of the kernel'),
-          us: int('always', 'device time'),
-          count: int('always', 'dispatches'),
-        },
-      },
-    },
-  },
+  ...STEP_SPANS,
 } as const satisfies Readonly<Record<string, SpanSpec>>
 
 export type SpanName = keyof typeof SPANS

@@ -14,7 +14,8 @@ import type {
   ScheduledEvent,
 } from '../engine/events.ts'
 import { runIn } from './context.ts'
-import { ROOT_SPAN, type SpanName, SPANS, type TraceDetail } from './contract.ts'
+import { ROOT_SPAN, type SpanName, SPANS } from './contract.ts'
+import type { TraceDetail } from './contract-spec.ts'
 import { encodeTimeline, percentile } from './decode-timeline.ts'
 import { aggregate, type EndedSequence, type EnginePhases } from './engine-phases.ts'
 import type { RequestTrace } from './request-trace.ts'

@@ -4,7 +4,7 @@ import { ROOT_CONTEXT, trace as traceApi, type Tracer } from '@opentelemetry/api
 import { W3CTraceContextPropagator } from '@opentelemetry/core'
 import type { ReadableSpan, SpanExporter } from '@opentelemetry/sdk-trace-base'
 import { type ClockAnchor, createClock } from './clock.ts'
-import type { TraceDetail } from './contract.ts'
+import type { TraceDetail } from './contract-spec.ts'
 import { TracingSubscriber } from './engine-subscriber.ts'
 import type { EngineEvent, EngineSubscriber } from '../engine/events.ts'
 import { createLogging, type Log, type LoggingOptions, type LogLevel } from './logging.ts'

@@ -1,6 +1,6 @@
 /** `miniserve trace validate` and `trace convert`: the validator and the converters over files. */
 import { readFileSync } from 'node:fs'
-import type { ContractLevel } from './contract.ts'
+import type { ContractLevel } from './contract-spec.ts'
 import { parseTraceText, type TraceFormat, writeTraces } from './trace-formats.ts'
 import { formatBreach, validateTraces } from './validate.ts'
 

@@ -2,15 +2,8 @@
  * Holds traces against the contract. Each http.handler and each engine.step is judged by itself: a trace id may hold several (a caller
  * making several calls, several instances). A breach names the span, the rule and what was found.
  */
-import {
-  type AttributeSpec,
-  type ContractLevel,
-  isInLevel,
-  ROOT_SPAN,
-  SCOPE_NAME,
-  type SpanSpec,
-  SPAN_TABLE,
-} from './contract.ts'
+import { isInLevel, ROOT_SPAN, SCOPE_NAME, SPAN_TABLE } from './contract.ts'
+import type { AttributeSpec, ContractLevel, SpanSpec } from './contract-spec.ts'
 import { type EndingRow, ENDINGS } from './endings.ts'
 import {
   eachSpan,

@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { type Context, Hono } from 'hono'
 import { z } from 'zod'
-import { CONTRACT_LEVELS } from '../observability/contract.ts'
+import { CONTRACT_LEVELS } from '../observability/contract-spec.ts'
 import { spansToOtlp, TRACE_FORMATS, writeTraces } from '../observability/trace-formats.ts'
 import type { StoredTrace, TraceQuery, TraceStore } from '../observability/trace-store.ts'
 import { validateTraces } from '../observability/validate.ts'

@@ -1,5 +1,6 @@
 /** The level of detail a stored trace was recorded at, by what is in it. */
-import { CONTRACT_LEVELS, type ContractLevel, SPAN_TABLE } from '../../observability/contract.ts'
+import { SPAN_TABLE } from '../../observability/contract.ts'
+import { CONTRACT_LEVELS, type ContractLevel } from '../../observability/contract-spec.ts'
 import type { StoredTrace } from '../../observability/trace-store.ts'
 
 export function levelOf(spans: StoredTrace['spans']): ContractLevel {

@@ -1,0 +1,61 @@
+/** What a line of the span contract says: the types of its tables, and short ways to write them (contract.ts has the tables). */
+
+export type TraceDetail = 'off' | 'contract' | 'steps' | 'kernels'
+/** Levels a trace can be judged at. A level includes the ones before it. */
+export type ContractLevel = Exclude<TraceDetail, 'off'>
+export const CONTRACT_LEVELS: readonly ContractLevel[] = ['contract', 'steps', 'kernels']
+
+export type AttributeType = 'string' | 'int' | 'double' | 'boolean' | 'string[]'
+
+/**
+ * When an attribute is there: `always`; `completed`: on a span that ended well in a request that was served; `accepted`: once the
+ * engine took the request (never on refused or scored ones); `optional`: where it applies, as the meaning says.
+ */
+export type Presence = 'always' | 'completed' | 'accepted' | 'optional'
+
+export interface AttributeSpec {
+  readonly type: AttributeType
+  readonly when: Presence
+  readonly meaning: string
+  /** Names of current conventions that carry the same value. */
+  readonly alias?: readonly string[]
+  /** The name itself is a current convention's, not the contract's. */
+  readonly convention?: true
+  /** The values it may take. */
+  readonly oneOf?: readonly string[]
+}
+
+export interface EventSpec {
+  readonly meaning: string
+  readonly attributes: Readonly<Record<string, AttributeSpec>>
+}
+
+export interface SpanSpec {
+  /** Name of the span directly above; null: a root. */
+  readonly parent: string | null
+  /** Names it may stand below instead, when there is no span of `parent`. */
+  readonly orParents: readonly string[]
+  readonly kind: 'server' | 'internal'
+  readonly level: ContractLevel
+  readonly when: string
+  /** At most once below one root. */
+  readonly single: boolean
+  /** Its interval need not lie inside its parent's. */
+  readonly mayOutliveParent: boolean
+  /** Name of the log line written when the span ends well. */
+  readonly logEvent: string | null
+  readonly attributes: Readonly<Record<string, AttributeSpec>>
+  readonly events: Readonly<Record<string, EventSpec>>
+}
+
+export const string = (when: Presence, meaning: string, more: Partial<AttributeSpec> = {}) =>
+  ({ type: 'string', when, meaning, ...more }) as const
+export const int = (when: Presence, meaning: string, more: Partial<AttributeSpec> = {}) =>
+  ({ type: 'int', when, meaning, ...more }) as const
+export const double = (when: Presence, meaning: string, more: Partial<AttributeSpec> = {}) =>
+  ({ type: 'double', when, meaning, ...more }) as const
+export const boolean = (when: Presence, meaning: string, more: Partial<AttributeSpec> = {}) =>
+  ({ type: 'boolean', when, meaning, ...more }) as const
+export const strings = (when: Presence, meaning: string, more: Partial<AttributeSpec> = {}) =>
+  ({ type: 'string[]', when, meaning, ...more }) as const
+export const convention = { convention: true } as const
