@@ -1,10 +1,11 @@
 #!/usr/bin/env node
-// `npm run bench -- kernels [--format f16] [--shape smollm2-135m] [--rows 1,8,64] [--layers 4]`
+// `npm run bench -- kernels [--device webgpu|cpu] [--format f16] [--shape smollm2-135m] [--rows 1,8,64] [--layers 4] [--threads 1]`
 // Each linear shape of a model on the WebGPU backend: device time, GB/s of weights, GFLOP/s, and percent of what the adapter itself reaches in
 // the same process (a streaming read and an fma kernel). Then whole steps by kernel, host encode time, dispatches, and two steps in flight.
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { cpus, loadavg } from 'node:os'
 import { parseArgs } from 'node:util'
+import { benchCpuKernels } from './_kernels-cpu.mjs'
 import { createWebGpuBackend } from '../dist/kernels/webgpu/backend.js'
 
 const SHAPES = {
@@ -14,9 +15,11 @@ const SHAPES = {
 }
 const { values: flags } = parseArgs({
   options: {
+    device: { type: 'string', default: 'webgpu' },
+    threads: { type: 'string', default: '1' },
     format: { type: 'string', default: 'f16,q8,q4' },
     shape: { type: 'string', default: 'smollm2-135m' },
-    rows: { type: 'string', default: '1,8,64' },
+    rows: { type: 'string' },
     layers: { type: 'string' },
     context: { type: 'string', default: '128' },
     rounds: { type: 'string', default: '5' },
@@ -252,8 +255,41 @@ const report = {
   steps: [],
 }
 const formats = flags.format.split(',')
-const rowCounts = flags.rows.split(',').map(Number)
+const rowCounts = (flags.rows ?? (flags.device === 'cpu' ? '1,2,4,8,16,128' : '1,8,64')).split(',').map(Number)
 const layers = Number(flags.layers ?? shape.layers)
+
+function write(report) {
+  mkdirSync(new URL('./results/', import.meta.url), { recursive: true })
+  const adapter = report.adapter.replaceAll(/[^A-Za-z0-9]+/g, '-').replaceAll(/^-|-$/g, '')
+  const file = new URL(`./results/kernels-${flags.shape}-${adapter}.json`, import.meta.url)
+  writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`)
+  console.log(`written: ${file.pathname}`)
+}
+
+if (flags.device === 'cpu') {
+  const { hidden, inner, heads, kvHeads, headDim } = shape
+  const matrices = [
+    ['qkv', (heads + 2 * kvHeads) * headDim, hidden],
+    ['gateUp', 2 * inner, hidden],
+    ['down', hidden, inner],
+  ]
+  const threads = Number(flags.threads)
+  const measured = await benchCpuKernels({
+    matrices,
+    formats,
+    rowCounts,
+    rounds: 20 * rounds,
+    threads,
+    weights,
+    bytesOf,
+  })
+  console.log(
+    `${measured.adapter} (${measured.driver}); streaming read ${measured.readBandwidth.gigabytesPerSecond.toFixed(1)} GB/s; load ${report.load[0]}`,
+  )
+  console.table(measured.results)
+  write({ ...report, ...measured })
+  process.exit(0)
+}
 
 for (const format of formats) {
   const backend = await open(true)
@@ -362,10 +398,4 @@ for (const format of flags['no-step'] ? [] : formats) {
     await backend.close()
   }
 }
-mkdirSync(new URL('./results/', import.meta.url), { recursive: true })
-const file = new URL(
-  `./results/kernels-${flags.shape}-${report.adapter.replaceAll(/[^A-Za-z0-9]+/g, '-').replaceAll(/^-|-$/g, '')}.json`,
-  import.meta.url,
-)
-writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`)
-console.log(`written: ${file.pathname}`)
+write(report)
