@@ -28,64 +28,11 @@ import {
 import { type EndingName, type EndingRow, endingRow } from './endings.ts'
 import type { EnginePhases } from './engine-phases.ts'
 import type { Log, LogFields } from './logging.ts'
+import type { FinishInput, GenerationInfo, OpenRequestInput, ResultInfo } from './request-info.ts'
 import { Stage } from './stage.ts'
+import { END_LINES, endLevel, storyLevel } from './story-lines.ts'
 import type { SamplingDecision, TraceHost } from './trace-host.ts'
 import { SpanTree, withTree } from './span-tree.ts'
-
-export type RouteKind = 'generation' | 'retrieval' | 'other'
-
-export interface OpenRequestInput {
-  readonly method: string
-  /** The route pattern. */
-  readonly route: string
-  /** Path without query. */
-  readonly path: string
-  readonly scheme: string
-  readonly host: string
-  readonly port: number
-  readonly headers: { readonly traceparent?: string | undefined; readonly tracestate?: string | undefined }
-  /** The cmpl-... or chatcmpl-... id. */
-  readonly requestId: string
-  readonly kind: RouteKind
-  readonly keyId?: string
-}
-
-/** What the body asked for. Absent fields were not sent. */
-export interface GenerationInfo {
-  readonly operation: 'text_completion' | 'chat' | 'embeddings' | 'retrieval'
-  readonly model: string
-  /** Sequences of the request: prompts times n. */
-  readonly numChoices?: number
-  /** Choices a prompt; a prompt's tokens count once whatever n. */
-  readonly n?: number
-  readonly maxTokens?: number | null
-  readonly temperature?: number | null
-  readonly topP?: number | null
-  readonly topK?: number | null
-  readonly seed?: number | null
-  /** How many were sent. */
-  readonly stopSequences?: number
-  readonly stream?: boolean
-}
-
-/** What came of it. May be told more than once; the last word before the trace closes counts. */
-export interface ResultInfo {
-  readonly tokensIn: number
-  readonly tokensOut: number
-  readonly cachedTokens: number
-  readonly finishReasons: readonly string[]
-  readonly timeToFirstTokenSeconds: number | null
-  /** max_tokens: 0. */
-  readonly isScored: boolean
-}
-
-export interface FinishInput {
-  readonly ending: EndingName
-  /** The status sent; null: none was. */
-  readonly status: number | null
-  /** Its class and stable code are recorded, its message is not. */
-  readonly error?: unknown
-}
 
 /** Bound of the log lines a trace keeps for its page. */
 const MAX_LOG_LINES = 64
@@ -182,7 +129,7 @@ export class RequestTrace {
       host.registry.open(this.requestId, ROOT_SPAN, this.root, this.context)
       this.event('request.arrived', {}, this.startMs)
     }
-    this.log[this.storyLevel]('request.received', {
+    this.log[storyLevel(input.kind)]('request.received', {
       method: input.method,
       route: input.route,
       request_id: input.requestId,
@@ -419,7 +366,7 @@ export class RequestTrace {
       error_type: described?.type,
       error_code: described?.code ?? undefined,
     }
-    this.log[this.endLevel(row)](END_LINES[row.ending], fields)
+    this.log[endLevel(row.ending, this.input.kind)](END_LINES[row.ending], fields)
   }
 
   private closeWhenDone(): void {
@@ -518,33 +465,6 @@ export class RequestTrace {
     if (currentRequest() === this) this.host.log[level](event, fields)
     else this.run(() => this.host.log[level](event, fields))
   }
-
-  /** Probes, pages and metrics would drown the story of the requests. */
-  private get storyLevel(): 'info' | 'debug' {
-    return this.input.kind === 'other' ? 'debug' : 'info'
-  }
-
-  private endLevel(row: EndingRow): 'debug' | 'info' | 'warn' | 'error' {
-    if (END_LINES[row.ending] === 'request.failed') return 'error'
-    if (row.ending === 'success') return this.storyLevel
-    return row.ending === 'unavailable' ? 'warn' : this.storyLevel
-  }
-}
-
-const END_LINES: Readonly<Record<EndingName, string>> = {
-  success: 'response.sent',
-  validation: 'request.refused',
-  unauthorized: 'request.refused',
-  refused: 'request.refused',
-  unavailable: 'request.refused',
-  client_disconnect: 'request.aborted',
-  closed_early: 'request.aborted',
-  deadline: 'request.failed',
-  engine_error: 'request.failed',
-  device_lost: 'request.failed',
-  exception: 'request.failed',
-  shutdown: 'request.failed',
-  leak: 'request.failed',
 }
 
 /** Endings of requests that were never served: their roots carry no token counts, so that llm.tokens.out=0 finds anomalies. */

@@ -2,7 +2,8 @@
 import type { SpanContext, Tracer } from '@opentelemetry/api'
 import type { ClockAnchor } from './clock.ts'
 import type { Log } from './logging.ts'
-import type { OpenRequestInput, RequestTrace } from './request-trace.ts'
+import type { OpenRequestInput } from './request-info.ts'
+import type { RequestTrace } from './request-trace.ts'
 import type { SpanRegistry } from './span-registry.ts'
 
 export interface SamplingDecision {
