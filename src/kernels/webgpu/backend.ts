@@ -27,6 +27,7 @@ import type {
   Vector,
 } from '../ops.ts'
 import { AttentionKernels, type GpuRope } from './attention.ts'
+import { BlockTransfer } from './block-transfer.ts'
 import { Bindings, bufferBytes, createStorage, type GpuActivation, type GpuContext, type GpuVector } from './context.ts'
 import { openDevice, type Capabilities, type GpuDevice } from './device.ts'
 import { embed, normAdd } from './elementwise.ts'
@@ -35,8 +36,9 @@ import { importMatrix, loadMatrix, packedLayout, type GpuMatrix, type MatrixLoad
 import { Pipelines } from './pipelines.ts'
 import { SampleKernels } from './sample.ts'
 import { StepQueue } from './step-queue.ts'
-import { loadProbe, probeError, probeValues, rowsAlone, type Probe } from './tune-probe.ts'
-import { applyTuning, readTuning, tune, writeTuning, type TuningResult } from './tune.ts'
+import { measureTiles } from './tune-measure.ts'
+import { loadProbe } from './tune-probe.ts'
+import { applyTuning, readTuning, writeTuning } from './tune.ts'
 import { maxStepBytes, StepWriter } from './step-layout.ts'
 
 export { hasAdapter, hasRealGpu } from './device.ts'
@@ -64,12 +66,12 @@ export class WebGpuBackend implements InspectableBackend {
   readonly #attention: AttentionKernels
   readonly #sample: SampleKernels
   readonly #queue: StepQueue
+  readonly #blocks: BlockTransfer
   // Handles given out are these maps' keys: one of another backend is refused.
   readonly #matrices = new Map<Matrix, GpuMatrix>()
   readonly #vectors = new Map<Vector, GpuVector>()
   readonly #activations = new Map<Activation, GpuActivation>()
   readonly #ropes = new Map<RopeTable, GpuRope>()
-  readonly #copies: { source: number; destination: number }[] = []
   #nextId = 1
   #input: StepInput | null = null
   #closed = false
@@ -109,6 +111,7 @@ export class WebGpuBackend implements InspectableBackend {
     this.#attention = new AttentionKernels(this.#context, this.#bindings, this.#linear.broadcastLanes)
     this.#sample = new SampleKernels(this.#context, this.#bindings, this.#linear, options.limits)
     this.#queue = new StepQueue(this.#context, gpu, options.traceKernels)
+    this.#blocks = new BlockTransfer(device, this.#attention, this.#queue)
   }
 
   get packedLayout(): string {
@@ -195,7 +198,7 @@ export class WebGpuBackend implements InspectableBackend {
   }
 
   kvBlockBytes(layout: KvLayout): number {
-    return layout.numLayers * 2 * AttentionKernels.halfBlockBytes(layout)
+    return BlockTransfer.blockBytes(layout)
   }
 
   maxKvBlocks(layout: KvLayout): number {
@@ -213,8 +216,7 @@ export class WebGpuBackend implements InspectableBackend {
   }
 
   copyBlock(source: number, destination: number, numTokens: number): void {
-    // The whole block goes: tokens past numTokens are written before they are ever attended to, and one copy a layer is cheapest.
-    if (numTokens > 0) this.#copies.push({ source, destination })
+    this.#blocks.copy(source, destination, numTokens)
   }
 
   beginStep(input: StepInput): void {
@@ -274,7 +276,7 @@ export class WebGpuBackend implements InspectableBackend {
     if (this.#gpu.lost.error !== null) throw this.#gpu.lost.error
     const { dispatches, step, stepBuffer } = this.#context
     this.device.queue.writeBuffer(stepBuffer, 0, step.words())
-    this.#encodeCopies()
+    this.#blocks.submitCopies()
     return this.#queue.submit({
       dispatches,
       layout: this.#sample.layout,
@@ -287,26 +289,12 @@ export class WebGpuBackend implements InspectableBackend {
 
   async readBlocks(blocks: readonly number[]): Promise<Uint8Array> {
     this.#checkAlive()
-    const size = blocks.length * this.kvBlockBytes(this.#attention.layout)
-    const bytes = await this.#queue.readBuffer(size, (encoder, target) => {
-      this.#forEachPiece(blocks, (pool, poolAt, at, length) =>
-        encoder.copyBufferToBuffer(pool, poolAt, target, at, length),
-      )
-    })
-    return new Uint8Array(bytes)
+    return this.#blocks.read(blocks)
   }
 
   async writeBlocks(blocks: readonly number[], bytes: Uint8Array): Promise<void> {
     this.#checkAlive()
-    const expected = blocks.length * this.kvBlockBytes(this.#attention.layout)
-    if (bytes.byteLength !== expected) {
-      throw new Error(`writeBlocks: ${bytes.byteLength} bytes for ${blocks.length} blocks, expected ${expected}`)
-    }
-    // The queue copies at once and keeps the order with the steps.
-    const copy = bytes.slice()
-    this.#forEachPiece(blocks, (pool, poolAt, at, length) =>
-      this.device.queue.writeBuffer(pool, poolAt, copy, at, length),
-    )
+    this.#blocks.write(blocks, bytes)
     return Promise.resolve()
   }
 
@@ -366,72 +354,43 @@ export class WebGpuBackend implements InspectableBackend {
   /** Tiles by measurement: measured now when asked, else as remembered, else the defaults. */
   async #chooseTiles(): Promise<void> {
     const { cacheDir, retune } = this.#options
-    const { adapter, driver } = this.info
     const matrices = [...this.#matrices.values()]
-    if (retune) {
-      const result = await this.#tune(matrices)
-      if (cacheDir !== null) await writeTuning(cacheDir, result)
+    if (!retune) {
+      const remembered = cacheDir === null ? null : await readTuning(cacheDir, this.info.adapter, this.info.driver)
+      if (remembered !== null) applyTuning(this.#linear, matrices, remembered)
       return
     }
-    const remembered = cacheDir === null ? null : await readTuning(cacheDir, adapter, driver)
-    if (remembered !== null) applyTuning(this.#linear, matrices, remembered)
-  }
-
-  /** Measures tiles through the very steps that will use them. */
-  async #tune(matrices: readonly GpuMatrix[]): Promise<TuningResult> {
-    const activations = new Map<string, Activation>()
-    const activation = (role: string, cols: number): Activation => {
-      const key = `${role} ${cols}`
-      const found = activations.get(key) ?? this.createActivation(`tuning ${key}`, cols)
-      activations.set(key, found)
-      return found
-    }
-    const run = async (matrix: GpuMatrix, values: Float32Array, numRows: number, repeats: number) => {
-      const isGated = matrix.gluRun > 0
-      const x = activation('x', matrix.cols)
-      const out = activation('out', isGated ? matrix.rows / 2 : matrix.rows)
-      this.debugWrite(x, values)
-      this.beginStep(rowsAlone(numRows, this.#options.limits.maxBlocksPerSequence))
-      for (let i = 0; i < repeats; i++) this.linear(out, x, matrix, isGated ? { glu: 'silu' } : {})
-      const started = performance.now()
-      const { gpuMicros } = await this.endStep()
-      const micros = (gpuMicros ?? (performance.now() - started) * 1000) / repeats
-      return { micros, out: await this.debugRead(out) }
-    }
-    const probes = new Map<string, Probe>()
+    const temporary: Activation[] = []
     try {
-      return await tune({
-        adapter: this.info.adapter,
-        driver: this.info.driver,
+      const result = await measureTiles({
+        backend: this,
         linear: this.#linear,
         matrices,
-        maxRows: this.#options.limits.maxRows,
-        run: async (matrix, numRows) => {
-          const { micros, out } = await run(matrix, probeValues(numRows * matrix.cols), numRows, 4)
-          return {
-            micros,
-            output: new Uint32Array(out.buffer, 0, numRows * (out.length / this.#options.limits.maxRows)),
+        limits: this.#options.limits,
+        createActivation: (label, cols) => {
+          const activation = this.createActivation(label, cols)
+          temporary.push(activation)
+          return activation
+        },
+        loadProbe: async (like) => {
+          const probe = await loadProbe(this.#matrixLoader(), like)
+          this.#matrices.set(probe.matrix, probe.matrix)
+          return probe
+        },
+        dropProbe: ({ matrix }) => {
+          this.#matrices.delete(matrix)
+          for (const { codes, scales } of matrix.shards) {
+            codes.destroy()
+            scales.destroy()
           }
         },
-        error: async (like, numRows) => {
-          const key = `${like.format} ${like.form.GROUP} ${like.form.MINS} ${like.gluRun}`
-          const probe = probes.get(key) ?? (await loadProbe(this.#matrixLoader(), like))
-          probes.set(key, probe)
-          // The tiles in force are the real matrix's: the small one takes them over.
-          const bucket = this.#linear.bucket(numRows)
-          this.#linear.tuned.set(shapeKey(probe.matrix, bucket), this.#linear.variant(like, numRows))
-          this.#matrices.set(probe.matrix, probe.matrix)
-          const values = probeValues(numRows * probe.matrix.cols)
-          const { out } = await run(probe.matrix, values, numRows, 1)
-          this.#matrices.delete(probe.matrix)
-          return probeError(probe, values, out, numRows)
-        },
       })
+      if (cacheDir !== null) await writeTuning(cacheDir, result)
     } finally {
       this.#bindings.clear()
-      for (const temporary of activations.values()) {
-        this.#activations.get(temporary)?.buffer.destroy()
-        this.#activations.delete(temporary)
+      for (const activation of temporary) {
+        this.#activations.get(activation)?.buffer.destroy()
+        this.#activations.delete(activation)
       }
     }
   }
@@ -458,48 +417,6 @@ export class WebGpuBackend implements InspectableBackend {
     const buffer = createStorage(this.device, label, values.byteLength)
     this.device.queue.writeBuffer(buffer, 0, values)
     return buffer
-  }
-
-  /** Block copies of the step, submitted before its pass, in order. */
-  #encodeCopies(): void {
-    if (this.#copies.length === 0) return
-    const { layout, pools } = this.#attention
-    const half = AttentionKernels.halfBlockBytes(layout)
-    const vBase = layout.numBlocks * half
-    const encoder = this.device.createCommandEncoder()
-    const scratch = createStorage(this.device, 'block copy', half)
-    for (const { source, destination } of this.#copies.splice(0)) {
-      if (source === destination) continue
-      for (const pool of pools) {
-        for (const base of [0, vBase]) {
-          // Within one buffer a copy must not be direct: WebGPU forbids equal source and destination.
-          encoder.copyBufferToBuffer(pool, base + source * half, scratch, 0, half)
-          encoder.copyBufferToBuffer(scratch, 0, pool, base + destination * half, half)
-        }
-      }
-    }
-    this.device.queue.submit([encoder.finish()])
-    scratch.destroy()
-  }
-
-  /** Visits K and V of each block in each layer with their places in the opaque bytes: block, layer, K, V. */
-  #forEachPiece(
-    blocks: readonly number[],
-    visit: (pool: GPUBuffer, poolAt: number, at: number, length: number) => void,
-  ): void {
-    const { layout, pools } = this.#attention
-    const half = AttentionKernels.halfBlockBytes(layout)
-    let at = 0
-    for (const block of blocks) {
-      if (block < 0 || block >= layout.numBlocks)
-        throw new Error(`block ${block} is outside the pool of ${layout.numBlocks}`)
-      for (const pool of pools) {
-        for (const base of [0, layout.numBlocks * half]) {
-          visit(pool, base + block * half, at, half)
-          at += half
-        }
-      }
-    }
   }
 
   #step(): StepInput {
