@@ -56,41 +56,45 @@ describe(`an ingestion that is killed (seed ${SEED})`, () => {
     ['adds documents', 1_000_000, 64],
     // Four documents of 160 KB: the file is rewritten every few dozen of their versions.
     ['replaces documents', 4, 2048],
-  ])('keeps every document it had finished and opens again, time after time: %s', async (what, numIds, dimensions) => {
-    const random = seededRandom(SEED)
-    const data = join(folder, what)
-    /** The version of each document that is known to be stored. */
-    const stored = new Map<string, number>()
-    for (let round = 0; round < NUM_ROUNDS; round++) {
-      const writer = startWriter(data, numIds, dimensions)
-      let left = 1 + Math.floor(random() * 60)
-      const enough = new Promise<void>((resolve) => {
-        writer.on('message', (message: { id: string; version: number }) => {
-          stored.set(message.id, message.version)
-          if (--left === 0) resolve()
+  ])(
+    'keeps every document it had finished and opens again, time after time: %s',
+    async (what, numIds, dimensions) => {
+      const random = seededRandom(SEED)
+      const data = join(folder, what)
+      /** The version of each document that is known to be stored. */
+      const stored = new Map<string, number>()
+      for (let round = 0; round < NUM_ROUNDS; round++) {
+        const writer = startWriter(data, numIds, dimensions)
+        let left = 1 + Math.floor(random() * 60)
+        const enough = new Promise<void>((resolve) => {
+          writer.on('message', (message: { id: string; version: number }) => {
+            stored.set(message.id, message.version)
+            if (--left === 0) resolve()
+          })
         })
-      })
-      await enough
-      writer.kill('SIGKILL')
-      await once(writer, 'exit')
-      const store = new LocalMemoryStore(data)
-      const index = await store.open('killed')
-      const found = new Map((await index?.summaries())?.map(({ id, contentHash }) => [id, Number(contentHash)]))
-      for (const [id, version] of stored) expect([id, (found.get(id) ?? -1) >= version]).toEqual([id, true])
-      // At most the one in hand, and one whose message did not arrive, are there besides.
-      const newest = Math.max(...stored.values())
-      const besides = [...found.values()].filter((version) => version > newest)
-      expect(besides.length).toBeLessThanOrEqual(2)
-      for (const [id, version] of found) {
-        const document = await index?.get(id)
-        expect(document?.chunks.map(({ text }) => text)).toEqual(
-          Array.from({ length: 20 }, (_, chunk) => `chunk ${chunk} of ${version}`),
-        )
-        stored.set(id, version)
+        await enough
+        writer.kill('SIGKILL')
+        await once(writer, 'exit')
+        const store = new LocalMemoryStore(data)
+        const index = await store.open('killed')
+        const found = new Map((await index?.summaries())?.map(({ id, contentHash }) => [id, Number(contentHash)]))
+        for (const [id, version] of stored) expect([id, (found.get(id) ?? -1) >= version]).toEqual([id, true])
+        // At most the one in hand, and one whose message did not arrive, are there besides.
+        const newest = Math.max(...stored.values())
+        const besides = [...found.values()].filter((version) => version > newest)
+        expect(besides.length).toBeLessThanOrEqual(2)
+        for (const [id, version] of found) {
+          const document = await index?.get(id)
+          expect(document?.chunks.map(({ text }) => text)).toEqual(
+            Array.from({ length: 20 }, (_, chunk) => `chunk ${chunk} of ${version}`),
+          )
+          stored.set(id, version)
+        }
+        await store.close()
       }
-      await store.close()
-    }
-  })
+    },
+    20_000 * NUM_ROUNDS,
+  )
 })
 
 describe('an ingestion that is interrupted', () => {
