@@ -46,6 +46,9 @@ const BUNDLED_MODEL = join(MODELS, 'mini-1m')
 /** Traces exported a minute for being slow, where only a share is. */
 const SLOWEST_PER_MINUTE = 10
 
+/** Longer than the minute after which proxies and clients let go: who closes first must not be the one who is asked next. */
+const KEEP_ALIVE_MS = 75_000
+
 /** How long closing the engine and the stores may hold it up. */
 const CLOSE_MS = 2_000
 
@@ -101,6 +104,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
         error instanceof RequestError ? refuseMalformed(observability) : new Response(null, { status: 500 }),
     }),
   )
+  server.keepAliveTimeout = KEEP_ALIVE_MS
   let engine: Engine | null = null
   try {
     const url = await listen(server, config)
