@@ -9,11 +9,13 @@ many more answers than one question a prompt would). `<|answer|>` asks for the s
 import json
 import os
 import random
+import re
 import sys
 
 from lexicon import ADJ, Lex, W
 from relations import types, fact
 from documents import document, prose_doc, statement, LINK
+from openwords import Open, ask, project
 from prose import paragraph
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -23,7 +25,7 @@ EOT, BOS, END, DOC, Q, A, QUOTE = SPECIAL[:7]
 HEADER = BOS + 'Answer from the documents.\n'
 UNKNOWN = 'The documents do not say.'
 UNKNOWN_BARE = 'I do not know.'
-VOCAB = 2048
+VOCAB = 4096
 
 SYSTEM = ['You are a helpful assistant.', 'Be brief.', 'Answer the question.', 'You answer questions about the text.', 'Answer from the documents.', 'Use only the text below.']
 BARE = [('Who are you?', 'I am a small language model bundled with miniserve.'), ('What are you?', 'I am a small language model bundled with miniserve.'), ('Hello', 'Hello! What would you like to know?'), ('Hi', 'Hello! What would you like to know?'), ('Hello!', 'Hello! What would you like to know?'),
@@ -38,7 +40,7 @@ def prompt(docs, question, cue=A):
     return HEADER + ''.join(f'{DOC} {d}' for d in docs) + f'{Q}{question}{cue}'
 
 
-def turn(L, item, modes=(.5, .72)):
+def turn(L, item, modes=(.42, .74)):
     q, a, s = item
     if L.p(.06):
         q = q[0].lower() + q[1:]
@@ -83,6 +85,25 @@ def qa_sample(L, T, nd, ns, k, mode='train'):
     return docs, picked
 
 
+def passages(L, T, nd, ns, k):
+    """Documents and questions of one of three kinds: the grammars with their exact answers, open vocabulary, the project's own prose. One
+    document of another kind may stand among them."""
+    x = L.r.random()
+    ns_open = max(2, round(ns * .8))
+    kinds = (lambda d, n, q: qa_sample(L, T, d, n, q), lambda d, n, q: ask(L, d, n, q), lambda d, n, q: project(L, d, min(n, 5), q))
+    kind = 0 if x < .46 else 1 if x < .86 else 2
+    docs, items = kinds[kind](nd, ns if kind == 0 else ns_open, k + (kind != 0))
+    if L.p(.3):
+        other = L.c((0, 1, 2))
+        docs.insert(L.r.randint(0, len(docs)), kinds[other](1, L.c((1, 2, 3)), 0)[0][0])
+    if kind and items and L.p(.35):
+        q = L.c(ask(L, 1, 2, 3)[1] or [(None,)])[0]
+        words = set(re.findall('[a-z]{4,}', (q or '').lower()))
+        if q and not words & set(re.findall('[a-z]{4,}', ' '.join(docs).lower())):
+            items.insert(L.r.randint(0, len(items)), (q, None, None))
+    return docs, items
+
+
 def repetition(L, T, stage):
     """Text that comes twice, and pairs asked for again in another order: every token of the second half can be copied, which makes the
     copying heads form early."""
@@ -123,10 +144,10 @@ def sample(L, T, stage):
         return BOS + sysm + turns + EOT
     if x < (.26, .15, .13)[stage]:
         return repetition(L, T, stage)
-    nd, ns, k = ((L.c((1, 1, 2)), L.c((1, 2, 2, 3)), L.c((3, 4, 5))) if stage == 0 else
-                 (L.c((1, 1, 2, 2, 3, 4)), L.c((1, 2, 3, 4)), L.c((3, 5, 7))) if stage == 1 else
-                 (L.c((2, 3, 3, 4, 5, 6)), L.c((3, 5, 7, 9)), L.c((4, 7, 10))))
-    docs, items = qa_sample(L, T, nd, ns, k)
+    nd, ns, k = ((L.c((1, 1, 2)), L.c((2, 2, 3, 4)), L.c((5, 7, 9))) if stage == 0 else
+                 (L.c((1, 1, 2, 2, 3, 4)), L.c((2, 3, 4, 5)), L.c((6, 8, 10))) if stage == 1 else
+                 (L.c((2, 3, 3, 4, 5, 6)), L.c((3, 5, 7, 9)), L.c((6, 10, 14))))
+    docs, items = passages(L, T, nd, ns, k)
     if not items:
         return docs[0] + EOT
     y = L.r.random()

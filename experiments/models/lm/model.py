@@ -3,7 +3,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-CONFIG = dict(vocab_size=2048, hidden_size=128, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
+CONFIG = dict(vocab_size=4096, hidden_size=128, num_hidden_layers=6, num_attention_heads=4, num_key_value_heads=2, head_dim=32,
               intermediate_size=384, rope_theta=1000000.0, rms_norm_eps=1e-5, max_position_embeddings=8192)
 
 
@@ -106,6 +106,18 @@ class Llama(nn.Module):
 
     def logits(self, h):
         return h @ self.model.embed_tokens.weight.T
+
+
+@torch.no_grad()
+def transplant(weights, old, new):
+    """Weights for another vocabulary: a token both know keeps its embedding, another starts as the mean of its pieces in the old one."""
+    e = weights['model.embed_tokens.weight']
+    out = torch.zeros(new.get_vocab_size(), e.shape[1])
+    known = old.get_vocab()
+    for s, i in new.get_vocab().items():
+        pieces = [known[s]] if s in known else old.encode(new.decode([i], skip_special_tokens=False), add_special_tokens=False).ids
+        out[i] = e[pieces].mean(0)
+    return weights | {'model.embed_tokens.weight': out}
 
 
 @torch.no_grad()
