@@ -1,10 +1,9 @@
 """Trains the bundled language model on one CPU thread, against the wall clock.
 
-    nice -n 10 python train.py --minutes 105            (resumes from out/ckpt.pt when it is there)
+    nice -n 10 python train.py --minutes 150            (resumes from out/ckpt.pt when it is there)
 
 The schedule is driven by elapsed training time, because the machine is shared: warm-up, a constant rate, then a linear decay over the
-last part of it. Every ten minutes: exact match under
-greedy decoding (computed in one teacher-forced pass: an answer is right when each of its tokens and the end token is the argmax).
+last part of it. Every ten minutes: exact match under greedy decoding (computed in one teacher-forced pass: an answer is right when each of its tokens and the end token is the argmax).
 """
 import argparse
 import json
@@ -22,7 +21,7 @@ from relations import types
 from model import CONFIG, Llama, copying_init, transplant
 
 ap = argparse.ArgumentParser()
-ap.add_argument('--minutes', type=float, default=72, help='length of the whole run, over all restarts')
+ap.add_argument('--minutes', type=float, default=150, help='length of the whole run, over all restarts')
 ap.add_argument('--until', type=float, default=0, help='or: unix time at which the decay ends')
 ap.add_argument('--tokens', type=int, default=2048, help='tokens a step')
 ap.add_argument('--lr', type=float, default=0.002, help='rate of the matrices')
@@ -33,9 +32,9 @@ ap.add_argument('--first-weight', type=float, default=6.0, help='... this much: 
 ap.add_argument('--cut', type=float, default=0.75, help='share of the quotes that are cut to their first tokens')
 ap.add_argument('--keep', type=float, default=0.3, help='share of the tokens outside answers that the loss counts')
 ap.add_argument('--from', dest='start', help='a checkpoint with another vocabulary to start from (its tokenizer: models/mini-1m/tokenizer.json)')
-ap.add_argument('--decay', type=float, default=0.4)
+ap.add_argument('--decay', type=float, default=0.55)
 ap.add_argument('--boot', type=float, default=0.07, help='share of the run at the start in which most rows are random tokens that come twice')
-ap.add_argument('--short', type=float, default=.45, help='share of the run up to which contexts are short')
+ap.add_argument('--short', type=float, default=.44, help='share of the run up to which contexts are short')
 ap.add_argument('--boot-share', type=float, default=0.45)
 ap.add_argument('--eval-minutes', type=float, default=10)
 ap.add_argument('--bench', type=int, default=0)
