@@ -23,6 +23,7 @@ import { createRag, DEFAULT_RERANK_BUDGET_MS, type RagOptions, type RagService }
 import { type PromptTemplate, promptTemplate } from './rag/prompt.ts'
 import { createApp } from './server/app.ts'
 import type { SamplingDefaults } from './server/job.ts'
+import { type Connections, trackConnections } from './server/connections.ts'
 import { createKeys, loadSecret } from './server/keys.ts'
 import { refuseMalformed } from './server/middleware.ts'
 import { ServerState } from './server/state.ts'
@@ -105,6 +106,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     }),
   )
   server.keepAliveTimeout = KEEP_ALIVE_MS
+  const connections = trackConnections(server)
   let engine: Engine | null = null
   try {
     const url = await listen(server, config)
@@ -121,7 +123,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     await stop.requested
     return 0
   } finally {
-    await shutDown({ config, state, server, engine, rag, observability })
+    await shutDown({ config, state, server, connections, engine, rag, observability })
     stop.release()
   }
 }
@@ -136,24 +138,23 @@ interface Running {
   readonly config: Config
   readonly state: ServerState
   readonly server: Server
+  readonly connections: Connections
   readonly engine: Engine | null
   readonly rag: RagService
   readonly observability: Observability
 }
 
 /** Refuses what is new, lets what runs finish, then closes everything; each step is bounded. */
-async function shutDown({ config, state, server, engine, rag, observability }: Running): Promise<void> {
+async function shutDown({ config, state, server, connections, engine, rag, observability }: Running): Promise<void> {
   state.drain()
   const deadline = performance.now() + config.shutdownTimeoutMs
   observability.logger.info('server.draining', { running: state.stats().numRunning, waiting: state.stats().numWaiting })
   await engine?.drain(config.shutdownTimeoutMs)
   // The last frames of ended streams are still on their way to the sockets.
   const closed = server.listening ? new Promise<void>((resolve) => server.close(() => resolve())) : Promise.resolve()
-  // A connection is idle once its last answer is out: kept alive by its client, it would hold the server for seconds.
-  const sweep = setInterval(() => server.closeIdleConnections(), 50)
+  connections.closeIdle()
   const timer = setTimeout(() => server.closeAllConnections(), Math.max(deadline - performance.now(), 0) + 500)
   await closed
-  clearInterval(sweep)
   clearTimeout(timer)
   // A store that does not answer would keep its own time.
   await within(CLOSE_MS, Promise.allSettled([engine?.close(), rag.close()]))
