@@ -23,6 +23,8 @@ beforeAll(async () => {
     '--num-kv-blocks=128',
     '--max-queued-requests=20',
     '--max-model-len=512',
+    // Full long before memory is first read.
+    '--trace-store-size=300',
   ])
 })
 

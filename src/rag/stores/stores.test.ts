@@ -212,7 +212,8 @@ if (binaries !== null) {
       while ((await database.query<{ n: number }>(running, []))[0]?.n === 0);
       leaving.abort(new Error('gone'))
       await outcome
-      expect(await database.query(running, [])).toEqual([{ n: 0 }])
+      // Cancelled is asked for; the server does it in its own time. It would sleep for an hour.
+      while ((await database.query<{ n: number }>(running, []))[0]?.n !== 0);
       await database.close()
       await server.stop()
     })
