@@ -5,7 +5,7 @@
 import { fork } from 'node:child_process'
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { cpus, loadavg } from 'node:os'
-import { dirname, join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { Choice } from '../dist/engine/choice.js'
@@ -209,7 +209,7 @@ const result = {
   cpu: cpus()[0]?.model,
   cores: cpus().length,
   loadAverage: loadavg().map((load) => rounded(load, 2)),
-  flags,
+  flags: { ...flags, model: basename(flags.model) },
 }
 if (wants('schedule')) {
   result.scheduleMicros = microSchedule()
