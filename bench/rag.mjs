@@ -1,5 +1,5 @@
 // Retrieval: quality on the hand-written questions, ingestion, search against usearch and sqlite-vec, reranking, time to first token.
-//   npm run bench -- rag [quality] [ingest] [search] [rerank] [ttft] [--quick]     all five when none is named
+//   npm run bench -- rag [quality] [ingest] [rerank] [ttft] [search] [--quick]     all five when none is named
 // Peers are taken from bench/peers when they are installed there (npm install --prefix bench/peers). Results: bench/results/rag.json
 import { execFileSync } from 'node:child_process'
 import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -12,7 +12,8 @@ import { reranking } from './_rag/rerank.mjs'
 import { search } from './_rag/search.mjs'
 import { ttft } from './_rag/ttft.mjs'
 
-const SECTIONS = { quality, ingest: ingestion, search, rerank: reranking, ttft }
+// Search last: a native peer in the process can break the ONNX runtime of the sections after it.
+const SECTIONS = { quality, ingest: ingestion, rerank: reranking, ttft, search }
 
 const args = process.argv.slice(2)
 const isQuick = args.includes('--quick')

@@ -25,7 +25,7 @@ for (const { device, readySeconds, tokensPerSecond, healthP99Ms } of start.resul
   )
   row(`/health while it streams, p99, ${device}`, `${number(healthP99Ms, 1)} ms`, '50 ms', 'npm run bench -- start')
 }
-const MODEL = 'npm run bench -- model --device cpu --peers'
+const MODEL = 'npm run bench -- model --device cpu --peers --prompt 256 --tokens 64 --rounds 2'
 for (const [quantization, type] of [
   ['none', 'F16'],
   ['q8', 'Q8_0'],
@@ -113,6 +113,29 @@ row(
   `${number(throughExporter['requests a second'])}/s, ${throughExporter.dropped} dropped`,
   '1,000/s, none dropped',
   'npm run bench -- tracing',
+)
+const rag = results('rag')
+const RAG = 'npm run bench -- rag'
+const found = (chunks, system) =>
+  rag.search.results.rows.find((entry) => entry.chunks === chunks && entry.system === system)
+row(
+  'ingestion, chunks embedded and stored',
+  `${number(rag.ingest.results.chunksPerSecond)}/s, event loop lag p99 ${number(rag.ingest.results.eventLoopLagP99Ms, 1)} ms`,
+  'lag 20 ms',
+  RAG,
+)
+row(
+  'exact search in 100,000 chunks, p50',
+  `${number(found(100_000, 'miniserve, exact').p50Ms, 1)} ms; usearch exact ${number(found(100_000, 'usearch, exact').p50Ms, 1)} ms, sqlite-vec ${number(found(100_000, 'sqlite-vec, exact').p50Ms, 1)} ms`,
+  'recall 1.0',
+  RAG,
+)
+const [without, cold, warm] = rag.ttft.results.rows
+row(
+  'time to first token without retrieval, with, asked again, p50',
+  `${number(without.p50Ms, 1)} ms, ${number(cold.p50Ms)} ms, ${number(warm.p50Ms)} ms`,
+  '',
+  RAG,
 )
 const [answers] = read('experiments/rag-answers/results.json').results
 row(
