@@ -15,7 +15,7 @@ import sys
 from lexicon import ADJ, Lex, W
 from relations import types, fact
 from documents import document, prose_doc, statement, LINK
-from openwords import Open, ask, project
+from openwords import ask, project
 from prose import paragraph
 
 HERE = os.path.dirname(os.path.abspath(__file__))

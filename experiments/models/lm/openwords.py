@@ -280,7 +280,7 @@ class Open:
         items = [(q.replace(' ?', '?'), a, s) for q, a, s in items]
         return ' '.join(parts), [(self.vary(q) if L.p(.35) else q, a, s) for q, a, s in items]
 
-    def keywords(self, s, topic=None, df=None):
+    def keywords(self, s, topic=None):
         """A question from some of the words of any sentence: keys in order or not, in the shape of a question or bare."""
         L = self.L
         cont = content(s)

@@ -31,7 +31,7 @@ ap.add_argument('--first', type=int, default=4, help='tokens at the start of an 
 ap.add_argument('--first-weight', type=float, default=6.0, help='... this much: they choose the sentence')
 ap.add_argument('--cut', type=float, default=0.75, help='share of the quotes that are cut to their first tokens')
 ap.add_argument('--keep', type=float, default=0.3, help='share of the tokens outside answers that the loss counts')
-ap.add_argument('--from', dest='start', help='a checkpoint with another vocabulary to start from (its tokenizer: models/mini-1m/tokenizer.json)')
+ap.add_argument('--from', dest='start', help='a checkpoint with another vocabulary to start from (its tokenizer: out/tokenizer-2048.json)')
 ap.add_argument('--decay', type=float, default=0.55)
 ap.add_argument('--boot', type=float, default=0.07, help='share of the run at the start in which most rows are random tokens that come twice')
 ap.add_argument('--short', type=float, default=.44, help='share of the run up to which contexts are short')
