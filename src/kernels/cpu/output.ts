@@ -1,19 +1,11 @@
-/** What a step gives back: tokens drawn and prompts scored from logits, on the calling thread. */
-import type {
-  Activation,
-  BackendOptions,
-  LogitsOptions,
-  Matrix,
-  SampleRow,
-  SampleSpec,
-  ScoreRow,
-  TokenLogprobs,
-} from '../ops.ts'
-import { GREEDY_TEMPERATURE, Sampler, tokenLogprobs } from '../sampling.ts'
+/** What a step gives back: tokens drawn, and prompts scored from logits on the calling thread. */
+import type { Activation, BackendOptions, LogitsOptions, Matrix, SampleRow, ScoreRow, TokenLogprobs } from '../ops.ts'
+import { Sampler, tokenLogprobs } from '../sampling.ts'
 import type { Arena } from './arena.ts'
 import type { Executor } from './executor.ts'
 import { PANEL, roundUp } from './matrices.ts'
 import type { Recorder } from './recorder.ts'
+import { isDrawnByKernel, SampleSpecs } from './sample-specs.ts'
 import { LogitsBuffer, SCORE_ROWS } from './working-memory.ts'
 
 interface StepResults {
@@ -29,13 +21,6 @@ function emptyResults(): StepResults {
   return { sampled: new Int32Array(0), sampledLogprobs: [], scores: [], numLogitRows: 0, vocab: 0 }
 }
 
-/** Whether the token is the largest raw logit. */
-function isPlainGreedy(spec: SampleSpec): boolean {
-  return (
-    spec.temperature < GREEDY_TEMPERATURE && spec.repetition === null && spec.adjustments === null && spec.mask === null
-  )
-}
-
 export class Output {
   readonly #arena: Arena
   readonly #recorder: Recorder
@@ -43,7 +28,8 @@ export class Output {
   // Sampled and scored rows apart: a step may have both, in either order.
   readonly #logits: LogitsBuffer
   readonly #scored: LogitsBuffer
-  readonly #greedyTokens: number // i32 [maxSampleRows]
+  readonly #specs: SampleSpecs
+  readonly #drawn: number // i32 [maxSampleRows]
   #results = emptyResults()
   #sampler: Sampler | null = null
 
@@ -55,7 +41,8 @@ export class Output {
     // One row a sequence is usual; more are drafts to verify, which few servers ever see.
     this.#logits = new LogitsBuffer(arena, Math.max(1, Math.min(maxSequences, maxSampleRows)), maxSampleRows)
     this.#scored = new LogitsBuffer(arena, SCORE_ROWS, SCORE_ROWS)
-    this.#greedyTokens = arena.allocate(Math.max(maxSampleRows, 1) * 4, 'sampled tokens')
+    this.#specs = new SampleSpecs(arena, maxSampleRows)
+    this.#drawn = arena.allocate(Math.max(maxSampleRows, 1) * 4, 'sampled tokens')
   }
 
   get results(): Readonly<StepResults> {
@@ -78,15 +65,21 @@ export class Output {
     const vocab = head.rows
     const stride = this.#recorder.logits(this.#logits, x, head, options, rows)
     const { address } = this.#logits
-    if (rows.some(({ spec }) => isPlainGreedy(spec)))
-      this.#recorder.argmax(rows.length, address, stride, vocab, this.#greedyTokens)
+    if (this.#specs.write(rows, positions) > 0)
+      this.#recorder.sample(rows.length, address, stride, vocab, this.#specs.address, this.#drawn)
     this.#executor.run()
-    const greedy = this.#arena.i32(this.#greedyTokens, rows.length)
-    this.#sampler ??= new Sampler(vocab)
-    const sampled = new Int32Array(rows.length)
+    const sampled = this.#arena.i32(this.#drawn, rows.length).slice()
     for (const [i, { row, spec }] of rows.entries()) {
+      const isDrawn = isDrawnByKernel(spec)
+      if (isDrawn && spec.logprobs < 0) {
+        this.#results.sampledLogprobs.push(null)
+        continue
+      }
       const logits = this.#arena.f32(address + i * stride, vocab)
-      sampled[i] = isPlainGreedy(spec) ? greedy[i]! : this.#sampler.sample(logits, spec, positions[row]! + 1)
+      if (!isDrawn) {
+        this.#sampler ??= new Sampler(vocab)
+        sampled[i] = this.#sampler.sample(logits, spec, positions[row]! + 1)
+      }
       this.#results.sampledLogprobs.push(spec.logprobs < 0 ? null : tokenLogprobs(logits, sampled[i]!, spec.logprobs))
     }
     this.#results.sampled = sampled

@@ -41,7 +41,7 @@ export const COMMANDS = {
       ...(['positions', 'splits', 'partials', 'partialBytes'] as const),
     ],
   },
-  argmax: { opcode: 6, fields: ['rows', 'logits', 'stride', 'vocab', 'out'] },
+  sample: { opcode: 6, fields: ['rows', 'logits', 'stride', 'vocab', 'specs', 'out'] },
   pack: {
     opcode: 7,
     fields: [

@@ -12,6 +12,9 @@ const SILU = 1
 const GELU = 2
 const RESIDUAL = 4
 
+/** What drawing from a logit costs, in multiply-adds: its hash, mostly. */
+const SAMPLE_WORK = 16
+
 /** Splits are computed apart only while their states are few. */
 const MAX_PARTIALS = 2048
 
@@ -218,9 +221,10 @@ export class Recorder {
     return stride
   }
 
-  /** The largest of each row of logits, as token ids at `out`. */
-  argmax(rows: number, logits: number, stride: number, vocab: number, out: number): void {
-    this.#program.add('argmax', { rows, logits, stride, vocab, out })
+  /** A token drawn from each row of logits by its spec (SampleSpecs), as ids at `out`. */
+  sample(rows: number, logits: number, stride: number, vocab: number, specs: number, out: number): void {
+    this.#executor.addWork(SAMPLE_WORK * rows * vocab)
+    this.#program.add('sample', { rows, logits, stride, vocab, specs, out })
   }
 
   #addLinear(

@@ -1,4 +1,4 @@
-// Ops over single rows: embed, normAdd, qkvRopeStore; greedy choice over logits; block copies.
+// Ops over single rows: embed, normAdd, qkvRopeStore.
 import { takeUnits } from './pool'
 import { ACTIVATION_FACTOR, madd, narrow } from './simd'
 import { inverseRms } from './prepare'
@@ -230,56 +230,5 @@ function storeValue(c: QkvCommand, source: usize, values: usize, offset: usize):
     const value = load<f32>(source + (d << 2))
     if (c.half) store<u16>(at + halfOffset(d & 15), narrowScalar(value))
     else store<f32>(at + ((d & 15) << 2), value)
-  }
-}
-
-@unmanaged
-export class ArgmaxCommand {
-  opcode: i32
-  rows: i32
-  logits: usize
-  stride: usize
-  vocab: i32
-  out: usize // i32[rows]
-  counter: i32
-}
-
-/** The largest logit's token, the lowest id on ties. */
-export function argmax(c: ArgmaxCommand): void {
-  for (;;) {
-    const row = takeUnits(changetype<usize>(c) + offsetof<ArgmaxCommand>('counter'), 1)
-    if (row >= c.rows) return
-    const logits = c.logits + c.stride * row
-    const whole = c.vocab & ~3
-    let best = f32x4.splat(-Infinity)
-    let tokens = i32x4.splat(0)
-    let index = i32x4(0, 1, 2, 3)
-    for (let t = 0; t < whole; t += 4) {
-      const values = v128.load(logits + (<usize>t << 2))
-      const larger = f32x4.gt(values, best)
-      best = v128.bitselect(values, best, larger)
-      tokens = v128.bitselect(index, tokens, larger)
-      index = i32x4.add(index, i32x4.splat(4))
-    }
-    let value = f32x4.extract_lane(best, 0)
-    let token = i32x4.extract_lane(tokens, 0)
-    for (let lane = 1; lane < 4; lane++) {
-      best = i8x16.shuffle(best, best, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3)
-      tokens = i8x16.shuffle(tokens, tokens, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3)
-      const other = f32x4.extract_lane(best, 0)
-      const id = i32x4.extract_lane(tokens, 0)
-      if (other > value || (other == value && id < token)) {
-        value = other
-        token = id
-      }
-    }
-    for (let t = whole; t < c.vocab; t++) {
-      const other = load<f32>(logits + (<usize>t << 2))
-      if (other > value) {
-        value = other
-        token = t
-      }
-    }
-    store<i32>(c.out + (<usize>row << 2), token)
   }
 }

@@ -1,9 +1,10 @@
 // The module's entry points: `start` once a thread, then `run` on the coordinating thread and `serve` on the others.
 import { attention, AttentionCommand } from './attention'
-import { argmax, ArgmaxCommand, embed, EmbedCommand, normAdd, NormAddCommand, qkvRopeStore, QkvCommand } from './elementwise'
+import { embed, EmbedCommand, normAdd, NormAddCommand, qkvRopeStore, QkvCommand } from './elementwise'
 import { linear, LinearCommand } from './linear'
 import { pack, PackCommand } from './pack'
 import { read, ReadCommand } from './read'
+import { sample, SampleCommand } from './sample'
 import { announce, awaitProgram, barrier, programAddress, programLength, setScratch, start as startThread } from './pool'
 
 /** Bytes of a command. */
@@ -55,7 +56,7 @@ function execute(): void {
         attention(changetype<AttentionCommand>(command))
         break
       case 6:
-        argmax(changetype<ArgmaxCommand>(command))
+        sample(changetype<SampleCommand>(command))
         break
       case 7:
         pack(changetype<PackCommand>(command))

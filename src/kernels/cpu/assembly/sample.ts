@@ -1,0 +1,234 @@
+// Draws a token from each row of logits, as src/kernels/sampling.ts defines it: the same f32 operations in the same order, so the same token to
+// the bit but for top-p's masses, whose exponentials are f32 here. A unit of work is a row.
+import { scratch, takeUnits } from './pool'
+import { exp, maxLanes } from './simd'
+
+/** Kinds of rows. */
+const GREEDY: i32 = 1
+const DRAW: i32 = 2 // 0: the host's
+
+/** Logits at or below this are out. */
+const BANNED_LOGIT: f32 = -1e30
+/** Above ln 2, and what is added to a bound made of it: by more than the f32 rounding of noise and scores near the best. */
+const LN2_BOUND: f32 = 0.69315412
+const BOUND_SLACK: f32 = 1e-4
+
+@unmanaged
+export class SampleCommand {
+  opcode: i32
+  rows: i32
+  logits: usize
+  stride: usize
+  vocab: i32
+  specs: usize // SampleSpec[rows]
+  out: usize // i32[rows]
+  counter: i32
+}
+
+/** 32 bytes; output.ts writes them. */
+@unmanaged
+class SampleSpec {
+  kind: i32
+  topK: i32 // 0: all
+  topP: f32
+  inverseTemperature: f32
+  minZ: f32 // what z must reach for min-p, at least BANNED_LOGIT
+  key0: u32
+  key1: u32
+  unused: u32
+}
+
+export function sample(c: SampleCommand): void {
+  for (;;) {
+    const row = takeUnits(changetype<usize>(c) + offsetof<SampleCommand>('counter'), 1)
+    if (row >= c.rows) return
+    const spec = changetype<SampleSpec>(c.specs + <usize>row * offsetof<SampleSpec>())
+    if (spec.kind == 0) continue
+    const logits = c.logits + c.stride * row
+    let token = argmax(logits, c.vocab)
+    if (spec.kind == DRAW) {
+      const max = load<f32>(logits + (<usize>token << 2))
+      if (max > BANNED_LOGIT) token = draw(spec, logits, max, c.vocab, token)
+    }
+    store<i32>(c.out + (<usize>row << 2), token)
+  }
+}
+
+/** The largest logit's token, the lowest id on ties. */
+function argmax(logits: usize, vocab: i32): i32 {
+  const whole = vocab & ~3
+  let best = f32x4.splat(-Infinity)
+  let tokens = i32x4.splat(0)
+  let index = i32x4(0, 1, 2, 3)
+  for (let t = 0; t < whole; t += 4) {
+    const values = v128.load(logits + (<usize>t << 2))
+    const larger = f32x4.gt(values, best)
+    best = v128.bitselect(values, best, larger)
+    tokens = v128.bitselect(index, tokens, larger)
+    index = i32x4.add(index, i32x4.splat(4))
+  }
+  let value = maxLanes(best)
+  // Lanes that hold the largest, others as far away as there are ids.
+  const ids = v128.bitselect(tokens, i32x4.splat(i32.MAX_VALUE), f32x4.eq(best, f32x4.splat(value)))
+  const low = i32x4.min_s(ids, i8x16.shuffle(ids, ids, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7))
+  let token = min(i32x4.extract_lane(low, 0), i32x4.extract_lane(low, 1))
+  for (let t = whole; t < vocab; t++) {
+    const other = load<f32>(logits + (<usize>t << 2))
+    if (other > value) {
+      value = other
+      token = t
+    }
+  }
+  // A row of nothing but NaN has no largest.
+  return token == i32.MAX_VALUE ? 0 : token
+}
+
+function draw(spec: SampleSpec, logits: usize, max: f32, vocab: i32, likeliest: i32): i32 {
+  const maxima = f32x4.splat(max)
+  const inverse = f32x4.splat(spec.inverseTemperature)
+  const banned = f32x4.splat(BANNED_LOGIT)
+  let threshold = spec.minZ
+  if ((spec.topK > 0 && spec.topK < vocab) || spec.topP < 1) {
+    const z = scratch
+    for (let t = 0; t < vocab; t += 4) {
+      const value = v128.load(logits + (<usize>t << 2))
+      const scaled = f32x4.mul(f32x4.sub(value, maxima), inverse)
+      v128.store(z + (<usize>t << 2), v128.bitselect(f32x4.splat(-Infinity), scaled, f32x4.le(value, banned)))
+    }
+    threshold = max2(threshold, filter(spec, z, vocab))
+  }
+  const key0 = i32x4.splat(spec.key0)
+  const key1 = i32x4.splat(spec.key1)
+  const thresholds = f32x4.splat(threshold)
+  const vocabulary = i32x4.splat(vocab)
+  let index = i32x4(0, 1, 2, 3)
+  let best = likeliest
+  let bestScore: f32 = -Infinity
+  for (let t = 0; t < vocab; t += 4, index = i32x4.add(index, i32x4.splat(4))) {
+    const value = v128.load(logits + (<usize>t << 2))
+    const z = f32x4.mul(f32x4.sub(value, maxima), inverse)
+    const hash = mix(v128.xor(mix(v128.xor(index, key0)), key1))
+    // gumbel < -ln v <= (leading zeros + 1) ln 2, here from the exponent of the noise as f32: nearly every token is out before its logarithms.
+    const exponent = i32x4.shr_u(f32x4.convert_i32x4_u(hash), 23)
+    const zeros = f32x4.convert_i32x4_s(i32x4.sub(i32x4.splat(127 + 32), exponent))
+    const bound = f32x4.add(f32x4.mul(zeros, f32x4.splat(LN2_BOUND)), f32x4.splat(BOUND_SLACK))
+    let open = f32x4.ge(f32x4.add(z, bound), f32x4.splat(bestScore))
+    open = v128.and(open, v128.and(f32x4.ge(z, thresholds), f32x4.gt(value, banned)))
+    if (!v128.any_true(v128.and(open, i32x4.lt_s(index, vocabulary)))) continue
+    const end = min(t + 4, vocab)
+    for (let token = t; token < end; token++) {
+      const one = load<f32>(logits + (<usize>token << 2))
+      const own = (one - max) * spec.inverseTemperature
+      if (one <= BANNED_LOGIT || own < threshold) continue
+      const score = own + gumbel(mixScalar(mixScalar(token ^ spec.key0) ^ spec.key1))
+      if (score > bestScore) {
+        bestScore = score
+        best = token
+      }
+    }
+  }
+  return best
+}
+
+// @ts-ignore: decorator
+@inline
+function max2(a: f32, b: f32): f32 {
+  return a > b ? a : b
+}
+
+/** The larger of top-k's and top-p's thresholds on z. */
+function filter(spec: SampleSpec, z: usize, vocab: i32): f32 {
+  const masses = z + ((<usize>vocab + 3) & ~3) * 4
+  const sums = masses + ((<usize>vocab + 3) & ~3) * 4
+  let kth: f32 = -Infinity
+  if (spec.topK > 0 && spec.topK < vocab) kth = select(z, 0, vocab, <f64>spec.topK, kth, sums)
+  if (spec.topP >= 1) return kth
+  let total: f64 = 0
+  for (let t = 0; t < vocab; t += 4) {
+    const values = v128.load(z + (<usize>t << 2))
+    v128.store(masses + (<usize>t << 2), v128.and(exp(values), f32x4.ge(values, f32x4.splat(kth))))
+  }
+  for (let t = 0; t < vocab; t++) total += <f64>load<f32>(masses + (<usize>t << 2))
+  return max2(kth, select(z, masses, vocab, <f64>spec.topP * total, kth, sums))
+}
+
+/**
+ * The largest z at which the tokens at or above it reach `target`, in number (masses 0) or in mass: a radix descent over the bits of |z|, which
+ * order non-positive floats from the largest down. `sums`: room for 256 f64.
+ */
+function select(z: usize, masses: usize, vocab: i32, target: f64, floor: f32, sums: usize): f32 {
+  let prefix: u32 = 0
+  let reached: f64 = 0
+  for (let shift = 24; shift >= 0; shift -= 8) {
+    // -1: no token has this digit; one of no mass counts as present.
+    for (let digit: usize = 0; digit < 256; digit++) store<f64>(sums + (digit << 3), -1)
+    const highMask: u32 = shift == 24 ? 0 : <u32>0xffffffff << (shift + 8)
+    for (let t = 0; t < vocab; t++) {
+      const at = <usize>t << 2
+      const key = load<u32>(z + at) & 0x7fffffff
+      if ((key & highMask) != prefix || load<f32>(z + at) < floor) continue
+      const digit = sums + (<usize>((key >> shift) & 255) << 3)
+      const mass: f64 = masses == 0 ? 1 : <f64>load<f32>(masses + at)
+      const sum = load<f64>(digit)
+      store<f64>(digit, sum < 0 ? mass : sum + mass)
+    }
+    let chosen: u32 = 0
+    for (let digit: u32 = 0; digit < 256; digit++) {
+      const sum = load<f64>(sums + (<usize>digit << 3))
+      if (sum < 0) continue
+      chosen = digit
+      if (reached + sum >= target) break
+      reached += sum
+    }
+    // Rounding may leave the sum below a target of all the mass: the last digit is then the last one there is, and nothing is cut.
+    prefix |= chosen << shift
+  }
+  return -reinterpret<f32>(prefix)
+}
+
+// @ts-ignore: decorator
+@inline
+function mix(x: v128): v128 {
+  x = i32x4.mul(v128.xor(x, i32x4.shr_u(x, 16)), i32x4.splat(0x21f0aaad))
+  x = i32x4.mul(v128.xor(x, i32x4.shr_u(x, 15)), i32x4.splat(0x735a2d97))
+  return v128.xor(x, i32x4.shr_u(x, 15))
+}
+
+function mixScalar(x: u32): u32 {
+  x = (x ^ (x >> 16)) * 0x21f0aaad
+  x = (x ^ (x >> 15)) * 0x735a2d97
+  return x ^ (x >> 15)
+}
+
+/** ln(1 + x) for sqrt(1/2) - 1 <= x <= sqrt(2) - 1: Cephes' logf. */
+function log1pSmall(x: f32): f32 {
+  let p: f32 = 7.0376836292e-2
+  p = p * x + <f32>-1.151461031e-1
+  p = p * x + <f32>1.167699874e-1
+  p = p * x + <f32>-1.2420140846e-1
+  p = p * x + <f32>1.4249322787e-1
+  p = p * x + <f32>-1.6668057665e-1
+  p = p * x + <f32>2.0000714765e-1
+  p = p * x + <f32>-2.4999993993e-1
+  p = p * x + <f32>3.3333331174e-1
+  const square = x * x
+  const cube = square * x
+  return x + (cube * p - <f32>0.5 * square)
+}
+
+/** ln(x) of a positive normal f32. */
+function log(x: f32): f32 {
+  const word = reinterpret<i32>(x)
+  const exponent = (word - 0x3f3504f3) >> 23
+  const tail = <f32>exponent * <f32>-2.1219444e-4
+  return log1pSmall(reinterpret<f32>(word - (exponent << 23)) - 1) + tail + <f32>exponent * <f32>0.693359375
+}
+
+/** Standard Gumbel noise of 32 random bits, of which the 24 leading ones count. */
+function gumbel(hash: u32): f32 {
+  const excess = 8 - <i32>clz(hash)
+  const kept: u32 = excess > 0 ? (hash >> excess) << excess : hash
+  const v: f32 = (kept == 0 ? <f32>0.5 : <f32>kept) * <f32>2.3283064365386963e-10
+  const exponential = <f64>v < 0.29289 ? -log1pSmall(-v) : -log(<f32>1 - v)
+  return -log(exponential)
+}
