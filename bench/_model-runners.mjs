@@ -5,25 +5,13 @@ import { existsSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { GREEDY } from '../dist/kernels/sampling.js'
 import { createWorkerRunner } from '../dist/engine/runner/worker-runner.js'
 
 const here = dirname(fileURLToPath(import.meta.url))
 const BLOCK_SIZE = 16
 /** A peer that says nothing for so long hangs: its process is ended. */
 const PEER_SECONDS = 300
-
-const GREEDY = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  seed: 0,
-  choice: 0,
-  repetition: null,
-  adjustments: null,
-  mask: null,
-  logprobs: -1,
-}
 
 /** Ours. `prompt` and `tokens` are the longest that `measure` will be asked for. */
 export async function loadOurs({ file, device, threads, prompt, tokens, mostSequences }) {

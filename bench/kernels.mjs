@@ -6,6 +6,7 @@ import { mkdirSync, writeFileSync } from 'node:fs'
 import { cpus, loadavg } from 'node:os'
 import { parseArgs } from 'node:util'
 import { benchCpuKernels } from './_kernels-cpu.mjs'
+import { GREEDY } from '../dist/kernels/sampling.js'
 import { createWebGpuBackend } from '../dist/kernels/webgpu/backend.js'
 
 const SHAPES = {
@@ -163,19 +164,6 @@ function stepInput(sequences) {
   return input
 }
 
-const spec = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  seed: 0,
-  choice: 0,
-  repetition: null,
-  adjustments: null,
-  mask: null,
-  logprobs: -1,
-}
-
 async function loadModel(backend, format, layers) {
   const { hidden, inner, heads, kvHeads, headDim, vocab } = shape
   const matrix = (label, rows, cols, use) => backend.loadMatrix(label, rows, cols, weights(format, rows, cols), use)
@@ -236,7 +224,7 @@ async function loadModel(backend, format, layers) {
         h,
         embedding,
         { norm, softcap: null, scale: 1 },
-        sequences.map((_, s) => ({ row: input.sequenceStarts[s + 1] - 1, spec })),
+        sequences.map((_, s) => ({ row: input.sequenceStarts[s + 1] - 1, spec: GREEDY })),
       )
       const ended = backend.endStep()
       encodeMs = performance.now() - started

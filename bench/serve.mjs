@@ -4,13 +4,13 @@
 // CPU time of each of the server's threads a token. What scheduling a step and delivering a token cost: bench/engine.mjs.
 //   npm run bench -- serve [--device cpu|reference|webgpu|auto] [--model PATH] [--concurrency 1,4,16] [--rate 2,8] [--seconds 10] [--tokens 64] [--rounds 4] [--clients 4] [--only closed|poisson|workloads|prefix|tiers|runahead|tracing]
 // Results: bench/results/serve.json
-import { spawn } from 'node:child_process'
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { cpus, loadavg, tmpdir, totalmem } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { closedLoop, complete, createAgent } from './_load.mjs'
+import { startServer } from './_server.mjs'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const { values: flags } = parseArgs({
@@ -74,33 +74,13 @@ function threadCpuMs(url) {
 
 /** A server of its own in a folder of its own, or in a given one that stays; `use` gets its URL. */
 async function withServer(args, use, keptFolder = null) {
-  const folder = keptFolder ?? mkdtempSync(join(tmpdir(), 'miniserve-bench-serve-'))
   const model = flags.model === undefined ? [] : ['--model', flags.model]
-  const server = spawn(
-    process.execPath,
-    [join(root, 'dist', 'main.js'), '--port', '0', '--device', flags.device, '--log-level', 'warn', ...model, ...args],
-    {
-      cwd: folder,
-      stdio: ['ignore', 'ignore', 'pipe'],
-    },
-  )
-  const exited = new Promise((resolve) => server.once('exit', resolve))
+  const server = await startServer(['--device', flags.device, '--log-level', 'warn', ...model, ...args], keptFolder)
+  pids.set(server.url, server.pid)
   try {
-    const url = await new Promise((resolve, reject) => {
-      let text = ''
-      server.stderr.on('data', (chunk) => {
-        text += chunk
-        const ready = /ready on (\S+)/.exec(text)
-        if (ready) resolve(ready[1])
-      })
-      server.once('exit', (code) => reject(new Error(`the server exited with ${code}: ${text}`)))
-    })
-    pids.set(url, server.pid)
-    return await use(url)
+    return await use(server.url)
   } finally {
-    server.kill('SIGTERM')
-    await exited
-    if (keptFolder === null) rmSync(folder, { recursive: true, force: true })
+    await server.stop()
   }
 }
 

@@ -1,10 +1,10 @@
 // The first minute of a user: start to ready, tokens per second of one stream, and how fast /health answers meanwhile.
 //   npm run bench -- start [--device cpu|reference|webgpu] [--runs 5]      results: bench/results/start.json
-import { spawn } from 'node:child_process'
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { cpus, loadavg, tmpdir, totalmem } from 'node:os'
+import { mkdirSync, writeFileSync } from 'node:fs'
+import { cpus, loadavg, totalmem } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { startServer } from './_server.mjs'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const flag = (name, fallback) => {
@@ -20,23 +20,9 @@ const quantile = (values, q) =>
 const median = (values) => quantile(values, 0.5)
 
 async function measure(device) {
-  const folder = mkdtempSync(join(tmpdir(), 'miniserve-bench-start-'))
-  const startedMs = performance.now()
-  const server = spawn(process.execPath, [join(root, 'dist', 'main.js'), '--port', '0', '--device', device], {
-    cwd: folder,
-    stdio: ['ignore', 'ignore', 'pipe'],
-  })
+  const server = await startServer(['--device', device])
+  const { url, readyMs } = server
   try {
-    const url = await new Promise((resolve, reject) => {
-      let text = ''
-      server.stderr.on('data', (chunk) => {
-        text += chunk
-        const ready = /ready on (\S+)/.exec(text)
-        if (ready) resolve(ready[1])
-      })
-      server.once('exit', (code) => reject(new Error(`the server exited with ${code}: ${text}`)))
-    })
-    const readyMs = performance.now() - startedMs
     const stream = async () => {
       const response = await fetch(`${url}/v1/completions`, {
         method: 'POST',
@@ -72,9 +58,7 @@ async function measure(device) {
     for (let i = 0; i < 3; i++) alone.push(await stream())
     return { readyMs, tokensPerSecond: median(alone), tokensPerSecondWhilePolled: median(rates), health }
   } finally {
-    server.kill('SIGTERM')
-    await new Promise((resolve) => (server.exitCode === null ? server.once('exit', resolve) : resolve()))
-    rmSync(folder, { recursive: true, force: true })
+    await server.stop()
   }
 }
 

@@ -2,7 +2,6 @@
 // a real receiver; and a real server's throughput with everything on and off, interleaved.
 //   npm run bench -- tracing [--rounds N] [--seconds N] [--no-server]
 import { execFileSync, spawn } from 'node:child_process'
-import { once } from 'node:events'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { cpus } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -10,6 +9,7 @@ import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { createInterface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
+import { startServer } from './_server.mjs'
 import { openStage, stage } from '../dist/observability/context.js'
 import { createObservability } from '../dist/observability/observability.js'
 import { encodeTraceRequest } from '../dist/observability/otlp-encoder.js'
@@ -216,22 +216,6 @@ async function throughExporter() {
   }
 }
 
-/** A server of the bundled model; its URL comes with the ready line. */
-async function startServer(args) {
-  const child = spawn(process.execPath, [join(root, 'dist', 'main.js'), '--port', '0', '--log-file', '', ...args], {
-    cwd: root,
-    stdio: ['ignore', 'ignore', 'pipe'],
-  })
-  for await (const line of createInterface({ input: child.stderr })) {
-    const url = /ready on (http:\S+?):? /.exec(`${line} `)?.[1]
-    if (url) {
-      child.stderr.resume()
-      return { child, url }
-    }
-  }
-  throw new Error('the server did not get ready')
-}
-
 async function serverRound(url) {
   const startMs = performance.now()
   let tokens = 0
@@ -258,8 +242,8 @@ async function serverRound(url) {
 
 async function onAndOff() {
   const receiver = await startProcess([join(root, 'bench', '_otlp-receiver.mjs')])
-  const off = await startServer(['--trace-detail', 'off', '--log-level', 'silent'])
-  const on = await startServer(['--otlp-traces-endpoint', receiver.first])
+  const off = await startServer(['--log-file', '', '--trace-detail', 'off', '--log-level', 'silent'])
+  const on = await startServer(['--log-file', '', '--otlp-traces-endpoint', receiver.first])
   try {
     const rates = { off: [], on: [] }
     for (let round = -1; round < ROUNDS; round++) {
@@ -278,10 +262,7 @@ async function onAndOff() {
       rounds: ROUNDS,
     }
   } finally {
-    for (const { child } of [off, on]) {
-      child.kill('SIGTERM')
-      await once(child, 'exit')
-    }
+    for (const server of [off, on]) await server.stop()
     receiver.child.stdin.end()
   }
 }

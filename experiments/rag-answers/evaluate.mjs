@@ -3,11 +3,10 @@
 // written by hand (experiments/models/lm/handwritten.json, committed before any training) with "rag", and is right when the answer holds the span.
 //   npm run build && node experiments/rag-answers/evaluate.mjs [--top-n default,1,2,4] [--show]     writes results.json and the table of README.md
 //   node experiments/rag-answers/evaluate.mjs --render                                              only the table
-import { spawn } from 'node:child_process'
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import { readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { startServer } from '../../bench/_server.mjs'
 
 const here = dirname(fileURLToPath(import.meta.url))
 const root = join(here, '..', '..')
@@ -70,21 +69,9 @@ function render() {
 }
 
 async function evaluate() {
-  const folder = mkdtempSync(join(tmpdir(), 'miniserve-answers-'))
-  const server = spawn(process.execPath, [join(root, 'dist', 'main.js'), '--port', '0', '--data-dir', folder], {
-    cwd: folder,
-    stdio: ['ignore', 'ignore', 'pipe'],
-  })
+  const server = await startServer(['--data-dir', 'data'])
+  const { url } = server
   try {
-    const url = await new Promise((resolve, reject) => {
-      let text = ''
-      server.stderr.on('data', (chunk) => {
-        text += chunk
-        const ready = /ready on (\S+)/.exec(text)
-        if (ready) resolve(ready[1])
-      })
-      server.once('exit', (code) => reject(new Error(`the server exited with ${code}: ${text}`)))
-    })
     const post = async (path, body) => {
       const response = await fetch(url + path, {
         method: 'POST',
@@ -134,9 +121,7 @@ async function evaluate() {
     writeFileSync(resultsPath, `${JSON.stringify(report, null, 2)}\n`)
     console.table(results.map(({ interval: [low, high], ...row }) => ({ ...row, low, high })))
   } finally {
-    server.kill('SIGTERM')
-    await new Promise((resolve) => (server.exitCode === null ? server.once('exit', resolve) : resolve()))
-    rmSync(folder, { recursive: true, force: true })
+    await server.stop()
   }
 }
 

@@ -1,19 +1,8 @@
 import { expect, test } from 'vitest'
 import type { SampleSpec } from './ops.ts'
-import { BANNED_LOGIT, gumbel, noiseHash, noiseKey, Sampler, tokenLogprobs } from './sampling.ts'
+import { BANNED_LOGIT, GREEDY, gumbel, noiseHash, noiseKey, Sampler, tokenLogprobs } from './sampling.ts'
 
-const GREEDY: SampleSpec = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  seed: 7,
-  choice: 0,
-  repetition: null,
-  adjustments: null,
-  mask: null,
-  logprobs: -1,
-}
+const SPEC: SampleSpec = { ...GREEDY, seed: 7 }
 
 /** A skewed distribution over 40 tokens with exact ties among the tail. */
 const LOGITS = Float32Array.from({ length: 40 }, (_, i) => (i < 30 ? Math.sin(i * 1.7) * 3 : -1))
@@ -88,16 +77,16 @@ const cases: [string, Partial<SampleSpec>][] = [
 ]
 
 test.each(cases)('draws follow the exact distribution: %s', (_name, partial) => {
-  const spec = { ...GREEDY, temperature: 1, ...partial }
+  const spec = { ...SPEC, temperature: 1, ...partial }
   expect(chiSquaredSigma(drawMany(LOGITS, spec, 40_000), exactDistribution(LOGITS, spec))).toBeLessThan(4)
 })
 
 test('draws follow the exact distribution over seeds and over choices, at one position', () => {
-  const expected = exactDistribution(LOGITS, { ...GREEDY, temperature: 1 })
+  const expected = exactDistribution(LOGITS, { ...SPEC, temperature: 1 })
   const sampler = new Sampler(LOGITS.length)
   for (const field of ['seed', 'choice'] as const) {
     const counts = expected.map(() => 0)
-    for (let i = 0; i < 40_000; i++) counts[sampler.sample(LOGITS, { ...GREEDY, temperature: 1, [field]: i }, 11)]!++
+    for (let i = 0; i < 40_000; i++) counts[sampler.sample(LOGITS, { ...SPEC, temperature: 1, [field]: i }, 11)]!++
     expect(chiSquaredSigma(counts, expected), field).toBeLessThan(4)
   }
 })
@@ -108,7 +97,7 @@ test('successive positions are independent', () => {
   const pairs = Array.from({ length: 256 }, () => 0)
   let last = 0
   for (let position = 0; position < 60_000; position++) {
-    const token = sampler.sample(flat, { ...GREEDY, temperature: 1 }, position)
+    const token = sampler.sample(flat, { ...SPEC, temperature: 1 }, position)
     if (position > 0) pairs[last * 16 + token]!++
     last = token
   }
@@ -176,18 +165,18 @@ test('noise values are fixed for good: a change would change the text of every s
 test('greedy takes the lowest id among equals, after bias and mask', () => {
   const logits = new Float32Array([1, 5, 5, 2])
   const sampler = new Sampler(4)
-  expect(sampler.sample(logits, GREEDY, 0)).toBe(1)
-  expect(sampler.sample(logits, { ...GREEDY, mask: new Uint32Array([0b1101]) }, 0)).toBe(2)
+  expect(sampler.sample(logits, SPEC, 0)).toBe(1)
+  expect(sampler.sample(logits, { ...SPEC, mask: new Uint32Array([0b1101]) }, 0)).toBe(2)
   const adjustments = { tokens: new Int32Array([1, 2]), deltas: new Float32Array([-Infinity, -4]) }
-  expect(sampler.sample(logits, { ...GREEDY, adjustments }, 0)).toBe(3)
-  expect(sampler.sample(logits, { ...GREEDY, temperature: 1e-6 }, 0)).toBe(1)
+  expect(sampler.sample(logits, { ...SPEC, adjustments }, 0)).toBe(3)
+  expect(sampler.sample(logits, { ...SPEC, temperature: 1e-6 }, 0)).toBe(1)
   expect([...logits]).toEqual([1, 5, 5, 2])
 })
 
 test('equal logits stand or fall together at every threshold', () => {
   const logits = new Float32Array([3, 2, 2, 2, 1])
   for (const spec of [{ topK: 2 }, { topP: 0.6 }]) {
-    const counts = drawMany(logits, { ...GREEDY, temperature: 1, ...spec }, 4000)
+    const counts = drawMany(logits, { ...SPEC, temperature: 1, ...spec }, 4000)
     expect(counts[4]).toBe(0)
     expect(Math.min(counts[1]!, counts[2]!, counts[3]!)).toBeGreaterThan(300)
   }
@@ -195,19 +184,19 @@ test('equal logits stand or fall together at every threshold', () => {
 
 test('edges: top-k 1 and top-p 0 are greedy, top-k beyond the vocabulary is off, banned tokens never return', () => {
   const sampler = new Sampler(LOGITS.length)
-  const greedy = sampler.sample(LOGITS, GREEDY, 0)
+  const greedy = sampler.sample(LOGITS, SPEC, 0)
   const banned = {
     tokens: Int32Array.from({ length: 38 }, (_, i) => i + 2),
     deltas: new Float32Array(38).fill(BANNED_LOGIT),
   }
   for (let position = 0; position < 500; position++) {
-    expect(sampler.sample(LOGITS, { ...GREEDY, temperature: 2, topK: 1 }, position)).toBe(greedy)
-    expect(sampler.sample(LOGITS, { ...GREEDY, temperature: 2, topP: 0 }, position)).toBe(greedy)
-    expect(sampler.sample(LOGITS, { ...GREEDY, temperature: 2, topK: 4000 }, position)).toBe(
-      sampler.sample(LOGITS, { ...GREEDY, temperature: 2 }, position),
+    expect(sampler.sample(LOGITS, { ...SPEC, temperature: 2, topK: 1 }, position)).toBe(greedy)
+    expect(sampler.sample(LOGITS, { ...SPEC, temperature: 2, topP: 0 }, position)).toBe(greedy)
+    expect(sampler.sample(LOGITS, { ...SPEC, temperature: 2, topK: 4000 }, position)).toBe(
+      sampler.sample(LOGITS, { ...SPEC, temperature: 2 }, position),
     )
     expect(
-      sampler.sample(LOGITS, { ...GREEDY, temperature: 100, topK: 30, topP: 0.9999, adjustments: banned }, position),
+      sampler.sample(LOGITS, { ...SPEC, temperature: 100, topK: 30, topP: 0.9999, adjustments: banned }, position),
     ).toBeLessThan(2)
   }
 })

@@ -26,6 +26,20 @@ export const BANNED_LOGIT = -1e30
 /** Temperatures below this are greedy: a division by them would overflow f32. */
 export const GREEDY_TEMPERATURE = 1e-5
 
+/** The largest logit, nothing else asked for. */
+export const GREEDY: SampleSpec = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  seed: 0,
+  choice: 0,
+  repetition: null,
+  adjustments: null,
+  mask: null,
+  logprobs: -1,
+}
+
 const f32 = Math.fround
 
 /**

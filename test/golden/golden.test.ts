@@ -2,7 +2,8 @@ import { expect, test } from 'vitest'
 import { createLocalRunner } from '../../src/engine/runner/local.ts'
 import { loadModel } from '../../src/engine/runner/model.ts'
 import type { SequencePlan } from '../../src/engine/runner/runner.ts'
-import { forcedDecode, GOLDEN_MODELS, goldenRequest, GREEDY, readGolden, runGolden } from './golden.ts'
+import { forcedDecode, GOLDEN_MODELS, goldenRequest, readGolden, runGolden } from './golden.ts'
+import { GREEDY } from '../../src/kernels/sampling.ts'
 
 test.each(GOLDEN_MODELS)('%s gives the logits, log-probabilities and tokens of transformers', async (name) => {
   const report = await runGolden(name)

@@ -5,8 +5,9 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { type LoadedModel, loadModel } from '../../src/engine/runner/model.ts'
-import type { ModelRequest, SampleSpec } from '../../src/engine/runner/runner.ts'
+import type { ModelRequest } from '../../src/engine/runner/runner.ts'
 import type { TokenLogprobs } from '../../src/kernels/ops.ts'
+import { GREEDY } from '../../src/kernels/sampling.ts'
 
 const MODELS = fileURLToPath(new URL('./models/', import.meta.url))
 
@@ -52,19 +53,6 @@ export function goldenRequest(name: string, overrides: Partial<ModelRequest> = {
     cacheDir: null,
     ...overrides,
   }
-}
-
-export const GREEDY: SampleSpec = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  seed: 0,
-  choice: 0,
-  repetition: null,
-  adjustments: null,
-  mask: null,
-  logprobs: -1,
 }
 
 export interface ForcedOutput {

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createReferenceBackend } from '../../src/kernels/reference/backend.ts'
 import type { InspectableBackend } from '../../src/kernels/inspect.ts'
 import type { Activation, LogitsOptions, Matrix, SampleRow, SampleSpec, TokenLogprobs } from '../../src/kernels/ops.ts'
-import { Sampler, tokenLogprobs } from '../../src/kernels/sampling.ts'
+import { GREEDY, Sampler, tokenLogprobs } from '../../src/kernels/sampling.ts'
 import {
   BLOCK_SIZE,
   LIMITS,
@@ -24,19 +24,6 @@ import {
 const COLS = 64
 /** No multiple of any tile; the larger one needs several workgroups a row. */
 const VOCABS = isFull ? [997, 50_001] : [4_999]
-const GREEDY: SampleSpec = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  seed: 0,
-  choice: 0,
-  repetition: null,
-  adjustments: null,
-  mask: null,
-  logprobs: -1,
-}
-
 /** Specs that use every field, alone and together. */
 function randomSpec(seed: number, vocab: number): SampleSpec {
   const next = generator(seed)

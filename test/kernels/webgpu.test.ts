@@ -3,7 +3,8 @@ import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, describe, expect, it } from 'vitest'
-import { DeviceLostError, type BackendOptions, type Matrix, type SampleSpec } from '../../src/kernels/ops.ts'
+import { DeviceLostError, type BackendOptions, type Matrix } from '../../src/kernels/ops.ts'
+import { GREEDY } from '../../src/kernels/sampling.ts'
 import {
   createWebGpuBackend,
   hasAdapter,
@@ -132,22 +133,10 @@ describe.skipIf(skipReason !== null)('webgpu', () => {
     const x = backend.createActivation('x', COLS)
     backend.createKvCache({ numLayers: 1, numBlocks: 16, blockSize: BLOCK_SIZE, numKvHeads: 1, headDim: 16 })
     await backend.ready()
-    const spec: SampleSpec = {
-      temperature: 0,
-      topK: 0,
-      topP: 1,
-      minP: 0,
-      seed: 0,
-      choice: 0,
-      repetition: null,
-      adjustments: null,
-      mask: null,
-      logprobs: -1,
-    }
     const step = () => {
       backend.beginStep(plainStep(8))
       backend.embed(x, head, 1)
-      const rows = Array.from({ length: 8 }, (_, row) => ({ row, spec }))
+      const rows = Array.from({ length: 8 }, (_, row) => ({ row, spec: GREEDY }))
       backend.sample(x, head, { norm, softcap: null, scale: 1 }, rows)
       return backend.endStep()
     }

@@ -1,5 +1,6 @@
 import { expect, test } from 'vitest'
-import { goldenRequest, GREEDY, readGolden } from '../../../test/golden/golden.ts'
+import { goldenRequest, readGolden } from '../../../test/golden/golden.ts'
+import { GREEDY } from '../../kernels/sampling.ts'
 import { DeviceLostError } from '../../kernels/ops.ts'
 import { createLocalRunner } from './local.ts'
 import { loadModel } from './model.ts'

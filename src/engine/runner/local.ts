@@ -1,5 +1,6 @@
 /** The runner in this thread: a StepPlan becomes ops, the ops' numbers a StepResult. */
 import { DeviceLostError, type StepOutput } from '../../kernels/ops.ts'
+import { GREEDY } from '../../kernels/sampling.ts'
 import { type LoadedModel, loadModel } from './model.ts'
 import {
   type ModelInfo,
@@ -7,7 +8,6 @@ import {
   type ProgressListener,
   type Runner,
   RunnerError,
-  type SampleSpec,
   type StepPlan,
   type StepResult,
 } from './runner.ts'
@@ -165,19 +165,6 @@ async function warmUp(model: LoadedModel): Promise<void> {
       await run(model, { stepId: 0, blockCopies: [], sequences })
     }
   }
-}
-
-const GREEDY: SampleSpec = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  seed: 0,
-  choice: 0,
-  repetition: null,
-  adjustments: null,
-  mask: null,
-  logprobs: -1,
 }
 
 function toResult(plan: StepPlan, output: StepOutput, computeMs: number): StepResult {

@@ -6,6 +6,8 @@ import type { Arena } from './arena.ts'
 const WORDS = 8
 const GREEDY = 1
 const DRAW = 2
+/** More than any vocabulary: larger ones mean the same and would not fit a word. */
+const MAX_TOP_K = 2 ** 31 - 1
 
 /** Whether the kernel draws a spec's token. Those with lists or a mask are the calling thread's: what decides is the spec alone, never the rows beside it. */
 export function isDrawnByKernel({ repetition, adjustments, mask }: SampleSpec): boolean {
@@ -37,7 +39,7 @@ export class SampleSpecs {
       this.#words[at] = temperature < GREEDY_TEMPERATURE ? GREEDY : DRAW
       if (temperature < GREEDY_TEMPERATURE) continue
       noiseKey(seed, choice, positions[row]! + 1, this.#key)
-      this.#words[at + 1] = topK
+      this.#words[at + 1] = Math.min(topK, MAX_TOP_K)
       this.#floats[at + 2] = topP
       this.#floats[at + 3] = 1 / temperature
       this.#floats[at + 4] = Math.max(minP > 0 ? Math.log(minP) : -Infinity, BANNED_LOGIT)

@@ -2,6 +2,7 @@ import { expect, test } from 'vitest'
 import { f32ToF16 } from '../float.ts'
 import { dequantize } from '../dequantize.ts'
 import type { Backend, KvLayout, MatrixData, StepInput } from '../ops.ts'
+import { GREEDY } from '../sampling.ts'
 import { createReferenceBackend } from './backend.ts'
 
 const LIMITS = { maxRows: 70, maxSequences: 4, maxSampleRows: 4, maxBlocksPerSequence: 8 }
@@ -27,19 +28,6 @@ function stepOf(tokens: number[], start: number, blocks: number[]): StepInput {
     blockTables: Int32Array.from({ length: LIMITS.maxBlocksPerSequence }, (_, i) => blocks[i] ?? 0),
     maxBlocksPerSequence: LIMITS.maxBlocksPerSequence,
   }
-}
-
-const GREEDY = {
-  temperature: 0,
-  topK: 0,
-  topP: 1,
-  minP: 0,
-  seed: 0,
-  choice: 0,
-  repetition: null,
-  adjustments: null,
-  mask: null,
-  logprobs: -1,
 }
 
 /** A one-layer model: vocabulary 12, width 8, two query heads over one KV head. */
