@@ -19,6 +19,10 @@ export interface LinearVariant {
   readonly TM: number
 }
 
+/** Numbers of rows of a step that have a tile of their own: 1, 2 to 4, 5 and more. */
+export type Bucket = 1 | 4 | 8
+const BUCKETS: readonly Bucket[] = [1, 4, 8]
+
 /** A call of a linear kernel with everything but the number of rows. */
 interface LinearCall {
   readonly key: string
@@ -62,18 +66,14 @@ export class LinearKernels {
     return segments
   }
 
-  /**
-   * Steps of 1, 2 to 4, 5 and more rows are told apart; on software adapters of 1 and more, since compiling a kernel takes them half a second
-   * and a tile that is not full costs little where reading weights costs most.
-   */
-  bucket(numRows: number): number {
+  /** Steps of 1, 2 to 4, 5 and more rows are told apart. */
+  bucket(numRows: number): Bucket {
     if (numRows <= 1) return 1
-    return numRows <= 4 && !this.#context.capabilities.isSoftware ? 4 : 8
+    return numRows <= 4 ? 4 : 8
   }
 
-  /** The values `bucket` may take. */
-  get buckets(): readonly number[] {
-    return this.#context.capabilities.isSoftware ? [1, 8] : [1, 4, 8]
+  get buckets(): readonly Bucket[] {
+    return BUCKETS
   }
 
   /** The tile for a number of rows. */
@@ -84,21 +84,23 @@ export class LinearKernels {
     return this.candidates(w, bucket)[0]!
   }
 
-  /** Tiles that may be used for a bucket of rows (1, 2, 4, 8 = 8 and more), the default first. */
-  candidates(w: GpuMatrix, bucket: number): readonly LinearVariant[] {
+  /** Tiles that may be used for a bucket of rows, the default first. */
+  candidates(w: GpuMatrix, bucket: Bucket): readonly LinearVariant[] {
     const lanes = this.broadcastLanes
     if (lanes === 0) {
       const R = w.gluRun > 0 ? [2] : bucket === 1 ? [1, 2] : [2, 1]
       // Compiling a tile of 8 rows takes a software adapter a minute.
       return R.map((r) => ({ R: r, TM: this.#context.capabilities.isSoftware ? Math.min(2, bucket) : bucket }))
     }
-    const rows = [4, 2, 8].filter((R) => {
+    // On llvmpipe, by measurement: unpacking q8 for one row of x is fastest over few sums; many rows pay for as wide a tile as compiles in
+    // seconds, because every word of weights and of x costs each lane a branch.
+    const order = bucket === 8 ? [8, 4, 2] : w.format === 'q8' && bucket === 1 ? [2, 4, 8] : [4, 2, 8]
+    const outputs = order.filter((R) => {
       const span = R * lanes
-      const fits = span <= 32 ? 32 % span === 0 : w.shards.every(({ numRows }) => numRows % span === 0)
-      return fits && (w.gluRun === 0 || R % 2 === 0)
+      return span <= 32 ? 32 % span === 0 : w.shards.every(({ numRows }) => numRows % span === 0)
     })
-    const TM = bucket === 8 ? [4, 8, 2] : [bucket]
-    return TM.flatMap((tm) => rows.filter((R) => R * tm <= 32).map((R) => ({ R, TM: tm })))
+    const TM = bucket === 8 ? [8, 4] : [bucket]
+    return TM.flatMap((tm) => outputs.map((R) => ({ R, TM: tm })))
   }
 
   /** The kernel of a call for a number of rows, with its grid. */
@@ -112,7 +114,8 @@ export class LinearKernels {
       // A quantised step is a block, for the sake of its groups; a float step is the fewest units that give each lane an input.
       const STEP_COLS = FORMAT < 16 ? 32 : Math.max(lanes, 128 / FORMAT)
       const STEP_UNITS = (STEP_COLS * FORMAT) / 128
-      const defines = { ...common, LANES: lanes, STEP_COLS, STEP_UNITS, W: Math.min(4, STEP_COLS / lanes) }
+      const W = Math.min(4, STEP_COLS / lanes)
+      const defines = { ...common, LANES: lanes, STEP_COLS, STEP_UNITS, W, AHEAD: TM > 1 ? 1 : 0 }
       return {
         source: { name: 'linear-broadcast', bindings: BINDINGS, defines },
         rowsPerGroup: TM,

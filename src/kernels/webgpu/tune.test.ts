@@ -2,7 +2,7 @@ import { mkdtemp, rm, writeFile, readdir } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
-import type { LinearVariant } from './linear.ts'
+import type { Bucket, LinearVariant } from './linear.ts'
 import type { GpuMatrix } from './matrix.ts'
 import { applyTuning, readTuning, tune, writeTuning, type TuningResult } from './tune.ts'
 
@@ -28,7 +28,7 @@ const CANDIDATES: readonly LinearVariant[] = [
 
 function fakeLinear(): {
   tuned: Map<string, LinearVariant>
-  buckets: number[]
+  buckets: Bucket[]
   candidates: () => readonly LinearVariant[]
 } {
   return { tuned: new Map(), buckets: [1], candidates: () => CANDIDATES }

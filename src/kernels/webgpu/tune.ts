@@ -6,7 +6,7 @@
 import { createHash } from 'node:crypto'
 import { mkdir, readFile, rename, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { LinearVariant } from './linear.ts'
+import type { Bucket, LinearVariant } from './linear.ts'
 import { shapeKey } from './linear.ts'
 import type { GpuMatrix } from './matrix.ts'
 import { readShader } from './pipelines.ts'
@@ -30,8 +30,8 @@ const KERNEL_FILES = [
 /** What tuning needs of the linear kernels (LinearKernels). */
 export interface TunableKernels {
   readonly tuned: Map<string, LinearVariant>
-  readonly buckets: readonly number[]
-  candidates(w: GpuMatrix, bucket: number): readonly LinearVariant[]
+  readonly buckets: readonly Bucket[]
+  candidates(w: GpuMatrix, bucket: Bucket): readonly LinearVariant[]
 }
 
 export interface TuneTarget {

@@ -4,6 +4,7 @@
 //   b, tile_units                index into codes of the step's first unit for output row i = 0; units a tile
 //   block, s, tile_scales        block of 32 inputs; index into scales of the output row's first word; words a tile
 //   x<m>_<k>                     the step's inputs
+//   codes<i>_<u>                 with AHEAD: the step's units, read before
 // A quantised step is one block. Its group sums are scaled once, and what codes leave out (q4's -8, mins) is added for the whole group.
 #repeat i R
   {
@@ -16,7 +17,11 @@
 #endif
 #repeat u STEP_UNITS
     {
+#if AHEAD
+      let v = codes$(i)_$(u);
+#else
       let v = codes[b + $(i * LANES / 32)u * tile_units + $(u * 32 + i * LANES % 32)u];
+#endif
 #repeat e 128 / FORMAT
 #if FORMAT == 32
       let w$(e) = bitcast<f32>(v[$(e)]);
