@@ -314,7 +314,7 @@ function softmax(c: AttentionCommand, scores: usize, begin: i32, end: i32, width
     const index = i32x4.add(lanes, i32x4.splat(t))
     const valid = v128.and(i32x4.ge_s(index, begins), i32x4.lt_s(index, ends))
     value = v128.bitselect(value, out, valid)
-    largest = f32x4.max(largest, value)
+    largest = f32x4.pmax(largest, value)
     v128.store(at, value)
   }
   const maximum = maxLanes(largest)

@@ -108,9 +108,10 @@ function draw(spec: SampleSpec, logits: usize, max: f32, vocab: i32, likeliest: 
     const value = v128.load(logits + (<usize>t << 2))
     const z = f32x4.mul(f32x4.sub(value, maxima), inverse)
     const hash = mix(v128.xor(mix(v128.xor(index, key0)), key1))
-    // gumbel < -ln v <= (leading zeros + 1) ln 2, here from the exponent of the noise as f32: nearly every token is out before its logarithms.
-    const exponent = i32x4.shr_u(f32x4.convert_i32x4_u(hash), 23)
-    const zeros = f32x4.convert_i32x4_s(i32x4.sub(i32x4.splat(127 + 32), exponent))
+    // gumbel < -ln v <= (leading zeros + 1) ln 2, here from the exponent of the noise's upper 24 bits: nearly every token is out before its
+    // logarithms.
+    const exponent = i32x4.shr_u(f32x4.convert_i32x4_s(i32x4.shr_u(hash, 8)), 23)
+    const zeros = f32x4.convert_i32x4_s(i32x4.sub(i32x4.splat(127 + 24), exponent))
     const bound = f32x4.add(f32x4.mul(zeros, f32x4.splat(LN2_BOUND)), f32x4.splat(BOUND_SLACK))
     let open = f32x4.ge(f32x4.add(z, bound), f32x4.splat(bestScore))
     open = v128.and(open, v128.and(f32x4.ge(z, thresholds), f32x4.gt(value, banned)))

@@ -54,10 +54,17 @@ export function narrow(values: v128): v128 {
   return v128.or(sign, v128.bitselect(i32x4.splat(0x7e00), bits, isNan))
 }
 
-/** e^x, relative error below 2e-7; exactly 0 below -87.3. Cephes' expf: 2^n times a polynomial in the remainder. NaN stays NaN. */
+/** 1.5 * 2^23: a small f32 added to it is rounded to the nearest integer, which then stands in the sum's low bits. */
+const ROUNDER: f32 = 12582912
+
+/**
+ * e^x, relative error below 2e-7; exactly 0 below -87.3. Cephes' expf: 2^n times a polynomial in the remainder. NaN stays NaN.
+ * Only operations that are one instruction on x86: min, max, nearest and trunc_sat are up to eight there.
+ */
 export function exp(x: v128): v128 {
-  const clamped = f32x4.min(f32x4.max(x, f32x4.splat(-87.3)), f32x4.splat(88.3))
-  const n = f32x4.nearest(f32x4.mul(clamped, f32x4.splat(1.44269504)))
+  const clamped = f32x4.pmin(f32x4.pmax(x, f32x4.splat(-87.3)), f32x4.splat(88.3))
+  const shifted = f32x4.add(f32x4.mul(clamped, f32x4.splat(1.44269504)), f32x4.splat(ROUNDER))
+  const n = f32x4.sub(shifted, f32x4.splat(ROUNDER))
   const r = f32x4.sub(f32x4.sub(clamped, f32x4.mul(n, f32x4.splat(0.693359375))), f32x4.mul(n, f32x4.splat(-2.12194440e-4)))
   let p = f32x4.splat(1.9875691500e-4)
   p = madd(p, r, f32x4.splat(1.3981999507e-3))
@@ -66,7 +73,7 @@ export function exp(x: v128): v128 {
   p = madd(p, r, f32x4.splat(1.6666665459e-1))
   p = madd(p, r, f32x4.splat(5.0000001201e-1))
   p = f32x4.add(madd(p, f32x4.mul(r, r), r), f32x4.splat(1))
-  const power = i32x4.shl(i32x4.add(i32x4.trunc_sat_f32x4_s(n), i32x4.splat(127)), 23)
+  const power = i32x4.shl(i32x4.add(shifted, i32x4.splat(127)), 23)
   return v128.andnot(f32x4.mul(p, power), f32x4.lt(x, f32x4.splat(-87.3)))
 }
 
