@@ -155,6 +155,12 @@ const schema = z.object({
     help: 'auto takes a real GPU, else cpu, else reference; webgpu takes any adapter, software ones included',
     group: 'model',
   }),
+  toolCallParser: field(oneOf(['auto', 'hermes', 'llama3_json', 'mistral', 'none']).default('auto'), {
+    flag: 'tool-call-parser',
+    value: 'auto|hermes|llama3_json|mistral|none',
+    help: 'how the model writes function calls: auto asks its chat template, none leaves them in the text',
+    group: 'model',
+  }),
   quantization: field(oneOf(['none', 'q8', 'q4']).default('none'), {
     flag: 'quantization',
     value: 'none|q8|q4',

@@ -262,6 +262,7 @@ async function loadEngine(config: Config, logger: Log): Promise<Loaded> {
         speculation: config.speculation,
         maxQueuedRequests: config.maxQueuedRequests,
         maxQueuedTokens: config.maxQueuedTokens,
+        toolCallParser: config.toolCallParser,
         onError,
       },
     })

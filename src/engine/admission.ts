@@ -138,6 +138,8 @@ export interface SequenceFactory {
   readonly modelInfo: ModelInfo
   readonly maxModelLen: number
   readonly speculation: boolean
+  /** The output is held to a grammar. */
+  readonly hasGrammar: boolean
   /** null: the prefix cache is off. */
   readonly cacheRoot: string | null
   /** Of the first sequence; the others follow. */
@@ -150,8 +152,7 @@ export function createSequences(
   prompts: readonly (readonly number[])[],
   factory: SequenceFactory,
 ): Sequence[] {
-  const { modelInfo, maxModelLen } = factory
-  const isFree = request.structured === null
+  const { modelInfo, maxModelLen, hasGrammar } = factory
   const endTokenIds = [...(request.ignoreEos ? [] : modelInfo.eosTokenIds), ...request.stopTokenIds]
   const seed = (request.sampling.seed ?? randomInt(2 ** 32)) >>> 0
   return prompts.flatMap((promptTokens, promptIndex) =>
@@ -161,7 +162,7 @@ export function createSequences(
         seed,
         choice,
         // A grammar says itself when it may end, and may leave nothing else.
-        minTokens: isFree ? request.minTokens : 0,
+        minTokens: hasGrammar ? 0 : request.minTokens,
         endTokenIds,
         logprobs: request.logprobs,
         vocabSize: modelInfo.vocabSize,
@@ -177,8 +178,8 @@ export function createSequences(
         sampling: new SamplingState(options, promptTokens),
         promptLogprobs: choice === 0 ? request.promptLogprobs : -1,
         cacheRoot: factory.cacheRoot,
-        hasGrammar: !isFree,
-        lookup: factory.speculation && isFree ? new PromptLookup(MAX_DRAFT_TOKENS) : null,
+        hasGrammar,
+        lookup: factory.speculation && !hasGrammar ? new PromptLookup(MAX_DRAFT_TOKENS) : null,
         arrivedMs: performance.now(),
       })
     }),

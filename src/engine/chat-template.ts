@@ -15,6 +15,8 @@ export interface RenderOptions {
 }
 
 export interface ChatTemplate {
+  /** What it was compiled from. */
+  readonly source: string
   /**
    * The prompt of a conversation. Throws EngineError invalid_request for what the template refuses, and, naming it, for what it would
    * leave out: a turn of a role that it does not know, tools where it has no place for them.
@@ -57,19 +59,21 @@ export function createChatTemplate(source: string, tokenizer: Pick<Tokenizer, 'b
   } catch (error) {
     throw new ModelError(`chat template: cannot be parsed (${messageOf(error)})`, { cause: error })
   }
-  return new JinjaChatTemplate(template, tokenizer)
+  return new JinjaChatTemplate(source, template, tokenizer)
 }
 
 /** A conversation as templates expect it: OpenAI's, with the arguments of calls as objects. */
 type TemplateMessage = Readonly<Record<string, unknown>> & { readonly role: string; readonly content: string }
 
 class JinjaChatTemplate implements ChatTemplate {
+  readonly source: string
   readonly #template: Template
   readonly #tokens: Pick<Tokenizer, 'bosToken' | 'eosToken'>
   /** Shape of a conversation -> whether its developer messages have to become system messages. Least recently used first. */
   readonly #knownShapes = new Map<string, boolean>()
 
-  constructor(template: Template, tokens: Pick<Tokenizer, 'bosToken' | 'eosToken'>) {
+  constructor(source: string, template: Template, tokens: Pick<Tokenizer, 'bosToken' | 'eosToken'>) {
+    this.source = source
     this.#template = template
     this.#tokens = tokens
   }

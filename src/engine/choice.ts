@@ -1,11 +1,12 @@
 /** One choice being generated: tokens in, token events with text out, and the decision when it ends. */
 import type { FinishReason } from './events.ts'
 import type { GrammarMatcher } from './grammar.ts'
-import type { ChoiceLogprob, GenerationRequest, TokenEvent } from './request.ts'
+import type { ChoiceLogprob, GenerationRequest, TokenEvent, ToolCallDelta } from './request.ts'
 import type { TokenLogprobs } from './runner/runner.ts'
 import type { Sequence } from './sequence.ts'
 import { IncrementalDetokenizer, StopMatcher } from './stops.ts'
 import type { Tokenizer } from './tokenizer.ts'
+import type { ToolCalls } from './tool-calls.ts'
 
 export interface ChoiceEnd {
   readonly reason: FinishReason
@@ -29,6 +30,8 @@ export interface ChoiceOptions {
   readonly eosTokenIds: readonly number[]
   /** null: the output is free. */
   readonly matcher: GrammarMatcher | null
+  /** null: what the model writes is text. */
+  readonly toolCalls: ToolCalls | null
 }
 
 export class Choice {
@@ -43,6 +46,7 @@ export class Choice {
   readonly #stopTokens: ReadonlySet<number>
   readonly #detokenizer = new IncrementalDetokenizer()
   readonly #stops: StopMatcher
+  readonly #toolCalls: ToolCalls | null
 
   constructor(options: ChoiceOptions) {
     const { request, sequence } = options
@@ -56,6 +60,7 @@ export class Choice {
     this.#eos = new Set(request.ignoreEos && this.matcher === null ? [] : options.eosTokenIds)
     this.#stopTokens = new Set(request.stopTokenIds)
     this.#stops = new StopMatcher(request.stop, request.includeStopString)
+    this.#toolCalls = options.toolCalls
   }
 
   /** Log-probabilities of prompt tokens from `firstPosition` on. A preempted prompt scores positions again: the same numbers. */
@@ -72,7 +77,12 @@ export class Choice {
     const { sequence } = this
     const tokenIds: number[] = []
     const logprobs: ChoiceLogprob[] | null = this.#request.logprobs < 0 ? null : []
+    const calls: ToolCallDelta[] = []
     let text = ''
+    const show = (shown: string) => {
+      if (this.#toolCalls === null) text += shown
+      else text += this.#toolCalls.parse(shown, calls)
+    }
     let end: ChoiceEnd | null = null
     for (const [i, token] of tokens.entries()) {
       if (this.#eos.has(token) || this.#stopTokens.has(token)) {
@@ -85,13 +95,18 @@ export class Choice {
       tokenIds.push(token)
       const detail = details[i]
       if (detail !== undefined && detail !== null) logprobs?.push(this.#logprob(token, detail))
-      const piece = this.#tokenizer.isSpecial(token) ? '' : this.#detokenizer.push(this.#tokenizer.tokenBytes(token))
-      if (sequence.numOutputTokens < this.#request.minTokens) text += this.#stops.flush() + piece
+      const isSilent = this.#tokenizer.isSpecial(token) && this.#toolCalls?.marks.has(token) !== true
+      const piece = isSilent ? '' : this.#detokenizer.push(this.#tokenizer.tokenBytes(token))
+      if (sequence.numOutputTokens < this.#request.minTokens) show(this.#stops.flush() + piece)
       else {
         const result = this.#stops.push(piece)
-        text += result.text
+        show(result.text)
         if (result.stop !== null) {
           end = { reason: 'stop', stopReason: result.stop }
+          break
+        }
+        if (this.#toolCalls?.isComplete === true) {
+          end = { reason: 'stop', stopReason: null }
           break
         }
       }
@@ -101,11 +116,19 @@ export class Choice {
       }
     }
     const wasCut = end !== null && typeof end.stopReason === 'string'
-    if (end !== null && !wasCut) text += this.#flush()
-    const isSilent = tokenIds.length === 0 && text === ''
+    if (end !== null && !wasCut) show(this.#flush())
+    if (end !== null && this.#toolCalls !== null) text += this.#toolCalls.flush(calls)
+    const isSilent = tokenIds.length === 0 && text === '' && calls.length === 0
     const event: TokenEvent | null = isSilent
       ? null
-      : { type: 'token', choice: sequence.choice, text, tokenIds, logprobs }
+      : {
+          type: 'token',
+          choice: sequence.choice,
+          text,
+          ...(calls.length === 0 ? {} : { toolCalls: calls }),
+          tokenIds,
+          logprobs,
+        }
     return { event, end, numTokens: tokenIds.length }
   }
 

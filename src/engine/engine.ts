@@ -23,6 +23,8 @@ import { Scheduler } from './scheduler.ts'
 import type { ScheduledStep } from './step-draft.ts'
 import { newEngineCounts, publishSchedule } from './step-accounting.ts'
 import type { Tokenizer } from './tokenizer.ts'
+import { toolCallFormat } from './tool-call-format.ts'
+import type { ToolCallParserName } from './tool-call-format.ts'
 
 export interface EngineOptions {
   readonly modelName: string
@@ -36,6 +38,8 @@ export interface EngineOptions {
   readonly maxQueuedRequests: number
   /** Prompt tokens that may wait; a request of one prompt may always, when nothing else waits. */
   readonly maxQueuedTokens: number
+  /** How the model writes calls of functions; absent: as its chat template says. */
+  readonly toolCallParser?: ToolCallParserName
   /** Told of what must not stop the loop: a subscriber that throws, a failed step. */
   readonly onError?: (where: string, error: unknown) => void
 }
@@ -140,6 +144,7 @@ class LocalEngine implements Engine {
       scheduler,
       requests,
       bus,
+      toolCallFormat: toolCallFormat(options.toolCallParser ?? 'auto', chatTemplate?.source ?? null),
       options,
       refuseUnlessRunning: () => this.#refuseUnlessRunning(),
     })

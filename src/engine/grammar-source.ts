@@ -2,21 +2,25 @@
 import { prepareSchema } from './json-schema.ts'
 import { EngineError } from './request.ts'
 import type { StructuredOutput } from './request.ts'
+import type { ToolCallGrammar } from './tool-call-grammar.ts'
+
+/** What an answer is held to. */
+export type OutputConstraint = StructuredOutput | { readonly kind: 'tool_calls'; readonly grammar: ToolCallGrammar }
 
 /** A schema or grammar beyond this is refused: preparing it runs on the thread that serves. */
 const MAX_SOURCE_CHARACTERS = 65_536
 
-/** A JSON Schema, a pattern or EBNF. */
+/** A JSON Schema, a pattern, EBNF, or a ToolCallGrammar as JSON. */
 export interface GrammarSource {
-  readonly kind: 'schema' | 'regex' | 'ebnf'
+  readonly kind: 'schema' | 'regex' | 'ebnf' | 'tool_calls'
   readonly text: string
 }
 
 /** Throws EngineError invalid_request, naming the field, for what cannot be enforced and for what is too long. */
-export function grammarSource(structured: StructuredOutput): GrammarSource {
-  const source = rawSource(structured)
+export function grammarSource(constraint: OutputConstraint): GrammarSource {
+  const source = rawSource(constraint)
   if (source.text.length <= MAX_SOURCE_CHARACTERS) return source
-  const param = grammarParam(structured)
+  const param = grammarParam(constraint)
   throw new EngineError(
     'invalid_request',
     `${param}: expected at most ${MAX_SOURCE_CHARACTERS} characters, found ${source.text.length}`,
@@ -25,22 +29,25 @@ export function grammarSource(structured: StructuredOutput): GrammarSource {
 }
 
 /** The request's field that a structured output came from. */
-export function grammarParam({ kind }: StructuredOutput): string {
+export function grammarParam({ kind }: OutputConstraint): string {
+  if (kind === 'tool_calls') return 'tools'
   return kind === 'json_object' || kind === 'json_schema' ? 'response_format' : 'structured_outputs'
 }
 
-function rawSource(structured: StructuredOutput): GrammarSource {
-  switch (structured.kind) {
+function rawSource(constraint: OutputConstraint): GrammarSource {
+  switch (constraint.kind) {
     case 'json_object':
       return { kind: 'schema', text: JSON.stringify({ type: 'object' }) }
     case 'json_schema':
-      return { kind: 'schema', text: JSON.stringify(prepareSchema(structured.schema)) }
+      return { kind: 'schema', text: JSON.stringify(prepareSchema(constraint.schema)) }
     case 'regex':
-      return { kind: 'regex', text: structured.pattern }
+      return { kind: 'regex', text: constraint.pattern }
     case 'choice':
-      return { kind: 'ebnf', text: `root ::= ${structured.choices.map(ebnfLiteral).join(' | ')}` }
+      return { kind: 'ebnf', text: `root ::= ${constraint.choices.map(ebnfLiteral).join(' | ')}` }
     case 'grammar':
-      return { kind: 'ebnf', text: structured.ebnf }
+      return { kind: 'ebnf', text: constraint.ebnf }
+    case 'tool_calls':
+      return { kind: 'tool_calls', text: JSON.stringify(constraint.grammar) }
   }
 }
 

@@ -8,9 +8,13 @@ import { parentPort, workerData } from 'node:worker_threads'
 import type * as XGrammar from '@mlc-ai/web-xgrammar'
 import type { GrammarCall, GrammarRequest, GrammarResponse, GrammarVocabulary } from './grammar-protocol.ts'
 import type { GrammarSource } from './grammar-source.ts'
+import type { ToolCallGrammar } from './tool-call-grammar.ts'
 
 /** White space between two JSON elements: enough to indent, not enough to never finish. */
 const MAX_WHITESPACE = 16
+
+/** For an indentation. */
+const ONE_LINE = -1
 
 class GrammarWorker {
   readonly #vocabulary: GrammarVocabulary
@@ -73,7 +77,31 @@ class GrammarWorker {
         const grammar = await this.#library.Grammar.fromStructuralTag({ type: 'structural_tag', format })
         return compiler.compileGrammar(grammar)
       }
+      case 'tool_calls':
+        return compiler.compileGrammar(await this.#toolCalls(JSON.parse(source.text) as ToolCallGrammar))
     }
+  }
+
+  /** Arguments are spaced as templates write JSON: `{"a": 1, "b": [2, 3]}`. */
+  async #toolCalls(calls: ToolCallGrammar): Promise<XGrammar.Grammar> {
+    const { Grammar } = this.#library
+    const tags: XGrammar.TagFormat[] = []
+    for (const { begin, schema, end } of calls.functions) {
+      const parameters = await Grammar.fromJSONSchema(JSON.stringify(schema), false, ONE_LINE, [', ', ': '], false)
+      tags.push({ type: 'tag', begin, content: { type: 'grammar', grammar: parameters.toString() }, end })
+      parameters.dispose()
+    }
+    const { before, after, separator, isRepeated } = calls
+    const list = {
+      type: 'tags_with_separator',
+      tags,
+      separator,
+      at_least_one: true,
+      stop_after_first: !isRepeated,
+    } as const
+    // The library lets a list stand before its closing bracket in a tag only.
+    const format = before === '' ? list : ({ type: 'tag', begin: before, content: list, end: after } as const)
+    return Grammar.fromStructuralTag({ type: 'structural_tag', format })
   }
 
   async #createCompiler(): Promise<XGrammar.GrammarCompiler> {

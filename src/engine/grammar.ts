@@ -5,11 +5,10 @@
  * share; a slow one keeps the thread it is in, and the next gets another spare. So no sequence ever waits for another's grammar.
  */
 import { grammarParam, grammarSource } from './grammar-source.ts'
-import type { GrammarSource } from './grammar-source.ts'
+import type { GrammarSource, OutputConstraint } from './grammar-source.ts'
 import { GrammarThread } from './grammar-thread.ts'
 import type { GrammarVocabulary } from './grammar-protocol.ts'
 import { EngineError } from './request.ts'
-import type { StructuredOutput } from './request.ts'
 import type { Tokenizer } from './tokenizer.ts'
 
 /** Follows one sequence. */
@@ -27,7 +26,7 @@ export interface GrammarCompiler {
    * Throws EngineError invalid_request for what cannot be enforced or compiled, queue_full when too many are waiting. Rejects with the
    * signal's reason when that is aborted; a compilation that nobody waits for any more is broken off.
    */
-  createMatcher(structured: StructuredOutput, signal?: AbortSignal): Promise<GrammarMatcher>
+  createMatcher(constraint: OutputConstraint, signal?: AbortSignal): Promise<GrammarMatcher>
   /** Ends the threads; idempotent. */
   close(): Promise<void>
 }
@@ -89,13 +88,13 @@ class CachingCompiler implements GrammarCompiler {
     this.#maxCached = options.maxCached ?? 64
   }
 
-  async createMatcher(structured: StructuredOutput, signal?: AbortSignal): Promise<GrammarMatcher> {
-    const param = grammarParam(structured)
+  async createMatcher(constraint: OutputConstraint, signal?: AbortSignal): Promise<GrammarMatcher> {
+    const param = grammarParam(constraint)
     if (this.#options.eosTokenIds.length === 0) {
       const message = `${param}: this model names no end-of-sequence token (eos_token_id in config.json), without which structured output cannot end`
       throw new EngineError('invalid_request', message, param)
     }
-    const entry = this.#entry(grammarSource(structured), param)
+    const entry = this.#entry(grammarSource(constraint), param)
     entry.numWaiting++
     try {
       const home = await unlessAborted(entry.home, signal)

@@ -4,12 +4,18 @@ import { checkPrompt, checkQueue, checkRequest, checkSize, createSequences } fro
 import type { QueueBounds } from './admission.ts'
 import { Choice } from './choice.ts'
 import type { EventBus } from './event-bus.ts'
+import { ForcedTokens } from './forced-tokens.ts'
 import type { GrammarCompiler, GrammarMatcher } from './grammar.ts'
+import type { OutputConstraint } from './grammar-source.ts'
 import type { PromptEncoder } from './prompt-encoder.ts'
+import type { GenerationRequest } from './request.ts'
 import type { ModelInfo } from './runner/runner.ts'
 import type { Scheduler } from './scheduler.ts'
 import type { Sequence } from './sequence.ts'
 import type { Tokenizer } from './tokenizer.ts'
+import type { ToolCallFormat } from './tool-call-format.ts'
+import { forcedBeginning, toolCallGrammar } from './tool-call-grammar.ts'
+import { createToolCalls } from './tool-calls.ts'
 
 export interface IntakeParts {
   readonly modelInfo: ModelInfo
@@ -20,6 +26,8 @@ export interface IntakeParts {
   readonly scheduler: Scheduler
   readonly requests: ActiveRequests
   readonly bus: EventBus
+  /** How this model writes calls; null: not known. */
+  readonly toolCallFormat: ToolCallFormat | null
   readonly options: QueueBounds & { readonly prefixCaching: boolean; readonly speculation: boolean }
   /** Throws EngineError while the engine takes no new requests. */
   readonly refuseUnlessRunning: () => void
@@ -50,16 +58,18 @@ export class Intake {
       numTokens: scheduler.numWaitingTokens + this.#reserved.numTokens,
     }
     checkQueue(prompts, request.n, load, options)
+    const constraint = this.#constraint(request)
     const sequences = createSequences(request, prompts, {
       modelInfo,
       maxModelLen,
       speculation: options.speculation,
+      hasGrammar: constraint !== null,
       cacheRoot: options.prefixCaching ? scheduler.cache.root(request.cacheSalt) : null,
       arrival: this.#numArrived,
     })
     this.#numArrived += sequences.length
     // Without a grammar nothing is awaited: the choices are queued before submit's first next() returns.
-    const matchers = request.structured === null ? [] : await this.#createMatchers(active, sequences)
+    const matchers = constraint === null ? [] : await this.#createMatchers(constraint, active, sequences)
     if (active.ended.signal.aborted) {
       closeAll(matchers)
       return
@@ -73,20 +83,34 @@ export class Intake {
     for (const [promptIndex, tokenIds] of prompts.entries()) {
       stream.push({ type: 'prompt', promptIndex, tokenIds, numTokens: tokenIds.length })
     }
-    const { tokenizer } = this.#parts
+    const { tokenizer, toolCallFormat } = this.#parts
     const { eosTokenIds } = modelInfo
     for (const [i, sequence] of sequences.entries()) {
       const { requestId, numPromptTokens, counters, choice } = sequence
-      requests.open(active, new Choice({ sequence, request, tokenizer, eosTokenIds, matcher: matchers[i] ?? null }))
+      const matcher = matchers[i] ?? null
+      const toolCalls = createToolCalls(request, toolCallFormat, tokenizer)
+      requests.open(active, new Choice({ sequence, request, tokenizer, eosTokenIds, matcher, toolCalls }))
       scheduler.add(sequence)
       bus.publish({ type: 'queued', requestId, choice, atMs: counters.arrivedMs, numPromptTokens })
     }
   }
 
+  /** What the answer is held to; null: nothing. Throws EngineError for calls that cannot be asked for. */
+  #constraint({ structured, toolUse }: GenerationRequest): OutputConstraint | null {
+    if (structured !== null || toolUse === undefined) return structured
+    const grammar = toolCallGrammar(this.#parts.toolCallFormat, toolUse)
+    return grammar === null ? null : { kind: 'tool_calls', grammar }
+  }
+
   /** A matcher a sequence, and its first mask, computed while other sequences' steps run. */
-  async #createMatchers({ request, ended }: ActiveRequest, sequences: readonly Sequence[]): Promise<GrammarMatcher[]> {
-    const { structured } = request
-    if (structured === null) return []
+  async #createMatchers(
+    constraint: OutputConstraint,
+    { ended }: ActiveRequest,
+    sequences: readonly Sequence[],
+  ): Promise<GrammarMatcher[]> {
+    const { grammars, tokenizer, toolCallFormat, modelInfo } = this.#parts
+    const isCall = constraint.kind === 'tool_calls' && toolCallFormat !== null
+    const forced = isCall ? tokenizer.encode(forcedBeginning(toolCallFormat), { addSpecialTokens: false }) : []
     const matchers: GrammarMatcher[] = []
     // They hold their places in the queue meanwhile.
     const numTokens = sequences.reduce((sum, sequence) => sum + sequence.numPromptTokens, 0)
@@ -94,7 +118,8 @@ export class Intake {
     this.#reserved.numTokens += numTokens
     try {
       for (const sequence of sequences) {
-        const matcher = await this.#parts.grammars.createMatcher(structured, ended.signal)
+        const inner = await grammars.createMatcher(constraint, ended.signal)
+        const matcher = forced.length === 0 ? inner : new ForcedTokens(forced, inner, modelInfo.vocabSize)
         matchers.push(matcher)
         sequence.mask = await matcher.mask()
       }

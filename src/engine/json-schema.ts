@@ -36,16 +36,15 @@ const KEYWORDS: Readonly<Record<string, readonly string[]>> = {
 const MAX_DEPTH = 64
 const MAX_LISTED_INTEGERS = 1024
 
-/** The schema to compile. Throws EngineError invalid_request naming every keyword that cannot be enforced, or what is wrong. */
-export function prepareSchema(schema: unknown): unknown {
+/**
+ * The schema to compile. Throws EngineError invalid_request naming every keyword that cannot be enforced, or what is wrong. `param`: the
+ * request's field that holds the schema.
+ */
+export function prepareSchema(schema: unknown, param = 'response_format'): unknown {
   const problems: string[] = []
   const prepared = new Preparation(schema, problems).root()
   if (problems.length > 0) {
-    throw new EngineError(
-      'invalid_request',
-      `response_format: the schema cannot be enforced: ${problems.join('; ')}`,
-      'response_format',
-    )
+    throw new EngineError('invalid_request', `${param}: the schema cannot be enforced: ${problems.join('; ')}`, param)
   }
   return prepared
 }

@@ -1,6 +1,14 @@
 /** The wire of an OpenAI-compatible engine: a request's body, its stream's chunks, its errors. */
 import { EngineError } from './request.ts'
-import type { ChatMessage, ChoiceLogprob, GenerationRequest, PromptInput, StructuredOutput } from './request.ts'
+import type {
+  ChatMessage,
+  ChoiceLogprob,
+  GenerationRequest,
+  PromptInput,
+  StructuredOutput,
+  ToolCallDelta,
+  ToolUse,
+} from './request.ts'
 
 /** One chunk of a stream, completions or chat, in the engine's terms. */
 export interface RemoteChunk {
@@ -15,6 +23,7 @@ export interface RemoteChunk {
 export interface RemoteChoice {
   readonly index: number
   readonly text: string
+  readonly toolCalls: readonly ToolCallDelta[]
   readonly tokenIds: readonly number[]
   readonly logprobs: readonly ChoiceLogprob[] | null
   readonly finishReason: string | null
@@ -31,14 +40,12 @@ export function remoteRequest(
   const common = commonFields(request, model, maxModelLen)
   if ('messages' in prompt) {
     const continues = prompt.continueFinalMessage === true
-    // Its calls would come in fields of their own, which a stream of text has no place for.
-    if (prompt.tools !== undefined && prompt.tools.length > 0)
-      throw new EngineError('invalid_request', 'tools: not supported with a remote engine', 'tools')
     return {
       path: 'chat/completions',
       body: {
         ...common,
         messages: prompt.messages.map(wireMessage),
+        ...(request.toolUse === undefined ? {} : toolFields(request.toolUse)),
         ...(continues ? { continue_final_message: true, add_generation_prompt: false } : {}),
         ...(request.logprobs < 0 ? {} : { logprobs: true, top_logprobs: request.logprobs }),
       },
@@ -51,6 +58,16 @@ export function remoteRequest(
       prompt: 'ids' in prompt ? prompt.ids : prompt.text,
       ...(request.logprobs < 0 ? {} : { logprobs: request.logprobs }),
     },
+  }
+}
+
+function toolFields({ tools, choice, parallel }: ToolUse): Record<string, unknown> {
+  return {
+    tools,
+    ...(choice === 'auto'
+      ? {}
+      : { tool_choice: choice === 'required' ? choice : { type: 'function', function: { name: choice.name } } }),
+    ...(parallel ? {} : { parallel_tool_calls: false }),
   }
 }
 
@@ -186,15 +203,28 @@ export function parseChunk(value: unknown): RemoteChunk {
 
 function parseChoice(value: unknown): RemoteChoice {
   const choice = object(value)
-  const content = object(choice.delta).content
+  const { content, tool_calls: toolCalls } = object(choice.delta)
   const { stop_reason: stopReason, finish_reason: finishReason, text } = choice
   return {
     index: count(choice.index),
     text: typeof text === 'string' ? text : typeof content === 'string' ? content : '',
+    toolCalls: array(toolCalls).map(parseToolCall),
     tokenIds: array(choice.token_ids).map(count),
     logprobs: parseLogprobs(choice.logprobs),
     finishReason: typeof finishReason === 'string' ? finishReason : null,
     stopReason: typeof stopReason === 'string' || typeof stopReason === 'number' ? stopReason : null,
+  }
+}
+
+function parseToolCall(value: unknown): ToolCallDelta {
+  const { index, id, function: called } = object(value)
+  const { name, arguments: args } = object(called)
+  const given = (text: unknown) => (typeof text === 'string' && text !== '' ? text : null)
+  return {
+    index: count(index),
+    id: given(id),
+    name: given(name),
+    arguments: typeof args === 'string' ? args : '',
   }
 }
 

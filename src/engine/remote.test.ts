@@ -279,3 +279,47 @@ describe('a remote engine', () => {
     expect((await createRemoteEngine({ url, apiKey: null, model: null })).modelName).toBe('other')
   })
 })
+
+describe('function calls of a remote engine', () => {
+  const tools = [{ type: 'function', function: { name: 'f', parameters: { type: 'object' } } }]
+  const toolUse = { tools, choice: 'required', parallel: false } as const
+  const calls = (...deltas: unknown[]) =>
+    deltas.map((delta) => ({ choices: [{ index: 0, delta: { tool_calls: [delta] }, finish_reason: null }] }))
+  const end = { choices: [{ index: 0, delta: {}, finish_reason: 'tool_calls' }] }
+  const answers = (...values: unknown[]) =>
+    remote((response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      response.end(`${frames(...values)}data: [DONE]\n\n`)
+    })
+  const asks = request({ prompts: [{ messages: [{ role: 'user', content: 'x' }], tools }], toolUse })
+
+  it('are asked for and passed on, also where a server repeats a name or gives no id', async () => {
+    const { engine, received } = await answers(
+      ...calls(
+        { index: 0, id: 'a', type: 'function', function: { name: 'f', arguments: '' } },
+        { index: 0, id: 'a', function: { name: 'f', arguments: '{"x"' } },
+        { index: 0, function: { name: '', arguments: ': 1}' } },
+        { index: 1, function: { name: 'f', arguments: '{}' } },
+      ),
+      end,
+      usage(3, 9, 0),
+    )
+    const { events, reasons } = await collect(engine, asks)
+    expect(received[0]?.body).toMatchObject({ tools, tool_choice: 'required', parallel_tool_calls: false })
+    expect(events.flatMap((event) => (event.type === 'token' ? (event.toolCalls ?? []) : []))).toEqual([
+      { index: 0, id: 'a', name: 'f', arguments: '' },
+      { index: 0, id: null, name: null, arguments: '{"x"' },
+      { index: 0, id: null, name: null, arguments: ': 1}' },
+      { index: 1, id: 'call_1', name: 'f', arguments: '{}' },
+    ])
+    expect(reasons).toEqual(['stop'])
+  })
+
+  it.each([
+    ['out of their order', { index: 7, id: 'a', function: { name: 'f', arguments: '' } }],
+    ['without a name', { index: 0, id: 'a', function: { arguments: '{}' } }],
+  ])('%s are an engine error', async (_, delta) => {
+    const { engine } = await answers(...calls(delta), end)
+    await expect(collect(engine, asks)).rejects.toThrow(expect.objectContaining({ code: 'upstream_error' }))
+  })
+})

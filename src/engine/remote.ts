@@ -3,13 +3,14 @@ import { EventBus } from './event-bus.ts'
 import type { EngineSubscriber, FinishReason } from './events.ts'
 import { RequestStream } from './request-stream.ts'
 import { listModels, reasonOf } from './remote-models.ts'
+import { newRemoteChoice, nextToolCall } from './remote-choice.ts'
+import type { RemoteChoiceState } from './remote-choice.ts'
 import { parseChunk, readJson, readServerSentEvents, remoteRefusal, remoteRequest } from './remote-protocol.ts'
 import type { RemoteChoice, RemoteChunk } from './remote-protocol.ts'
 import { EngineError } from './request.ts'
 import type { Engine, EngineStats, GenerationRequest, GenerationStream } from './request.ts'
 import { ModelError } from './runner/runner.ts'
 import { newCounters } from './sequence.ts'
-import type { MutableCounters } from './sequence.ts'
 
 export interface RemoteEngineOptions {
   /** Base of its API, with or without /v1. */
@@ -41,15 +42,6 @@ export async function createRemoteEngine(options: RemoteEngineOptions): Promise<
 interface Call {
   readonly promptIndex: number
   readonly choices: readonly RemoteChoiceState[]
-}
-
-interface RemoteChoiceState {
-  readonly choice: number
-  readonly counters: MutableCounters
-  reason: FinishReason | null
-  stopReason: string | number | null
-  lastChunkMs: number
-  isFinished: boolean
 }
 
 interface ActiveRequest {
@@ -195,14 +187,7 @@ class RemoteEngine implements Engine {
     const choices = Array.from({ length: request.n }, (_, i): RemoteChoiceState => {
       const choice = promptIndex * request.n + i
       this.#bus.publish({ type: 'queued', requestId: request.requestId, choice, atMs, numPromptTokens })
-      return {
-        choice,
-        counters: newCounters(numPromptTokens, atMs),
-        reason: null,
-        stopReason: null,
-        lastChunkMs: 0,
-        isFinished: false,
-      }
+      return newRemoteChoice(choice, newCounters(numPromptTokens, atMs))
     })
     return { promptIndex, choices }
   }
@@ -288,7 +273,8 @@ class RemoteEngine implements Engine {
       throw new EngineError('upstream_error', `the remote engine sent choice ${chunk.index} of ${call.choices.length}`)
     const { counters, choice } = state
     const atMs = performance.now()
-    const numTokens = Math.max(chunk.tokenIds.length, chunk.logprobs?.length ?? 0, chunk.text === '' ? 0 : 1)
+    const hasOutput = chunk.text !== '' || chunk.toolCalls.length > 0
+    const numTokens = Math.max(chunk.tokenIds.length, chunk.logprobs?.length ?? 0, hasOutput ? 1 : 0)
     if (numTokens > 0) {
       counters.numGeneratedTokens += numTokens
       // Pieces of text are not quite tokens: twice as many as were asked for are no rounding, and what is held for them has to end.
@@ -309,6 +295,9 @@ class RemoteEngine implements Engine {
         type: 'token',
         choice,
         text: chunk.text,
+        ...(chunk.toolCalls.length === 0
+          ? {}
+          : { toolCalls: chunk.toolCalls.map((delta) => nextToolCall(state, delta)) }),
         tokenIds: chunk.tokenIds,
         logprobs: chunk.logprobs,
       })

@@ -1,6 +1,6 @@
 /** The consumer's side of a request: its events in order, as an async iterator that may be left at any time. */
 import { EngineError } from './request.ts'
-import type { ChoiceLogprob, GenerationEvent, GenerationStream, TokenEvent } from './request.ts'
+import type { ChoiceLogprob, GenerationEvent, GenerationStream, TokenEvent, ToolCallDelta } from './request.ts'
 
 interface Reader {
   resolve(result: IteratorResult<GenerationEvent, undefined>): void
@@ -17,6 +17,7 @@ export const MAX_BUFFERED_CHARACTERS = 2 ** 24
 /** A token event in the buffer that later ones of its choice may be merged into. */
 interface MergedTokenEvent extends TokenEvent {
   text: string
+  readonly toolCalls: ToolCallDelta[]
   readonly tokenIds: number[]
   readonly logprobs: ChoiceLogprob[] | null
 }
@@ -124,17 +125,23 @@ export class RequestStream implements GenerationStream {
   #buffer(event: GenerationEvent): void {
     if (event.type === 'token') {
       this.#numLogprobs += countLogprobs(event)
-      this.#numCharacters += event.text.length
+      this.#numCharacters += countCharacters(event)
       // Also when the buffer has shrunk since: an event of its own would come after tokens that are merged later.
       const merged = this.#merged.get(event.choice)
       if (merged !== undefined) {
         merged.text += event.text
+        merged.toolCalls.push(...(event.toolCalls ?? []))
         merged.tokenIds.push(...event.tokenIds)
         merged.logprobs?.push(...(event.logprobs ?? []))
         return
       }
       if (this.#events.length >= MAX_BUFFERED_EVENTS) {
-        const first = { ...event, tokenIds: [...event.tokenIds], logprobs: event.logprobs && [...event.logprobs] }
+        const first = {
+          ...event,
+          toolCalls: [...(event.toolCalls ?? [])],
+          tokenIds: [...event.tokenIds],
+          logprobs: event.logprobs && [...event.logprobs],
+        }
         this.#merged.set(event.choice, first)
         this.#events.push(first)
         return
@@ -147,7 +154,7 @@ export class RequestStream implements GenerationStream {
     const event = this.#events.shift()
     if (event?.type !== 'token') return event
     this.#numLogprobs -= countLogprobs(event)
-    this.#numCharacters -= event.text.length
+    this.#numCharacters -= countCharacters(event)
     if (this.#merged.get(event.choice) === event) this.#merged.delete(event.choice)
     return event
   }
@@ -165,6 +172,11 @@ export class RequestStream implements GenerationStream {
     if (error === null) reader.resolve({ done: true, value: undefined })
     else reader.reject(error)
   }
+}
+
+function countCharacters({ text, toolCalls = [] }: TokenEvent): number {
+  const inCalls = toolCalls.flatMap(({ id, name, arguments: args }) => [id ?? '', name ?? '', args])
+  return inCalls.reduce((sum, part) => sum + part.length, text.length)
 }
 
 function countLogprobs({ logprobs }: TokenEvent): number {

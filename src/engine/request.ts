@@ -19,8 +19,26 @@ export interface ChatMessage {
   readonly toolCallId?: string
 }
 
+/** A piece of a function call that the model writes. The first piece of each index has id and name, the others only more arguments. */
+export interface ToolCallDelta {
+  /** Of the call within its choice, from 0. */
+  readonly index: number
+  readonly id: string | null
+  readonly name: string | null
+  readonly arguments: string
+}
+
 /** A function that the model may call, as OpenAI's API describes it and chat templates expect it: `{type: 'function', function: {...}}`. */
 export type ToolDefinition = Readonly<Record<string, unknown>>
+
+/** Calls that a request asks for. The prompt shows the functions by itself; this says what is made of the answer. */
+export interface ToolUse {
+  readonly tools: readonly ToolDefinition[]
+  /** `auto`: the model decides. `required`: at least one call. A name: one call of that function. */
+  readonly choice: 'auto' | 'required' | { readonly name: string }
+  /** One answer may hold several calls. */
+  readonly parallel: boolean
+}
 
 export type PromptInput =
   | { readonly ids: readonly number[] }
@@ -71,6 +89,8 @@ export interface GenerationRequest {
   /** -1: none; 0..20: of the prompt's own tokens (first event of a choice). */
   readonly promptLogprobs: number
   readonly structured: StructuredOutput | null
+  /** Absent: what the model writes is text. */
+  readonly toolUse?: ToolUse
   /** Distinguishes tenants in the prefix cache: derived from the API key, or the caller's cache_salt. */
   readonly cacheSalt: string
   /** Lower runs first; equal: first come, first served. */
@@ -115,6 +135,8 @@ export interface TokenEvent {
   readonly type: 'token'
   readonly choice: number
   readonly text: string
+  /** Pieces of function calls that came with these tokens. */
+  readonly toolCalls?: readonly ToolCallDelta[]
   readonly tokenIds: readonly number[]
   readonly logprobs: readonly ChoiceLogprob[] | null
 }

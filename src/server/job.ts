@@ -1,6 +1,6 @@
 /** A validated generation request, free of its wire shape: what the pipeline runs. */
 import { createHmac } from 'node:crypto'
-import type { ChatMessage, GenerationRequest, PromptInput, StructuredOutput } from '../engine/request.ts'
+import type { ChatMessage, GenerationRequest, PromptInput, StructuredOutput, ToolUse } from '../engine/request.ts'
 import { invalidRequest } from './errors.ts'
 import type { ChatMessageFields, ChatRequest, CompletionRequest } from './wire.ts'
 
@@ -100,9 +100,8 @@ export function chatJob(body: ChatRequest, context: JobContext): GenerationJob {
   if (body.top_logprobs !== undefined && !body.logprobs) {
     throw invalidRequest('top_logprobs: expected logprobs to be true as well', 'top_logprobs')
   }
-  // `none` forbids calls; what the model does not know of it cannot call.
-  const tools = body.tool_choice === 'none' ? [] : (body.tools ?? [])
-  if (body.rag && tools.length > 0) throw invalidRequest('tools: expected none when rag is set', 'tools')
+  const toolUse = toolUseOf(body)
+  const tools = toolUse?.tools ?? []
   return {
     ...common(body, context),
     kind: 'chat',
@@ -110,6 +109,7 @@ export function chatJob(body: ChatRequest, context: JobContext): GenerationJob {
     rag: ragJob(body.rag, lastUser?.content ?? ''),
     generation: {
       ...generationFields(body, context),
+      ...(toolUse === null ? {} : { toolUse }),
       prompts: [
         {
           messages,
@@ -121,6 +121,33 @@ export function chatJob(body: ChatRequest, context: JobContext): GenerationJob {
       logprobs: body.logprobs ? (body.top_logprobs ?? 0) : -1,
       promptLogprobs: -1,
     },
+  }
+}
+
+/** The functions that may be called, and how; null: none. */
+function toolUseOf(body: ChatRequest): ToolUse | null {
+  const { tools = [], tool_choice: choice = 'auto' } = body
+  // `none` forbids calls; what the model does not know of it cannot call.
+  if (choice === 'none') return null
+  const isForced = choice !== 'auto'
+  if (tools.length === 0) {
+    if (isForced) throw invalidRequest('tool_choice: expected tools to choose from, found none', 'tool_choice')
+    return null
+  }
+  if (body.rag) throw invalidRequest('tools: expected none when rag is set', 'tools')
+  if (isForced && structuredOutput(body) !== null) {
+    const param = body.structured_outputs ? 'structured_outputs' : 'response_format'
+    throw invalidRequest(`${param}: expected none when tool_choice asks for a call`, param)
+  }
+  if (typeof choice !== 'string' && !tools.some((tool) => tool.function.name === choice.function.name))
+    throw invalidRequest(
+      'tool_choice.function.name: expected the name of one of the tools',
+      'tool_choice.function.name',
+    )
+  return {
+    tools,
+    choice: typeof choice === 'string' ? choice : { name: choice.function.name },
+    parallel: body.parallel_tool_calls ?? true,
   }
 }
 

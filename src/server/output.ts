@@ -1,158 +1,21 @@
-/** From generation events to OpenAI's response bodies and chunks. Two shapes (completion, chat), one aggregation. */
+/** From generation events to OpenAI's response bodies and chunks. Two shapes: completion and chat. */
 import type {
   ChoiceFinishedEvent,
   ChoiceLogprob,
-  GenerationEvent,
   PromptLogprobsEvent,
   TokenEvent,
+  ToolCallDelta,
 } from '../engine/request.ts'
+import {
+  type Call,
+  type Citations,
+  finishReason,
+  type GenerationResult,
+  type Tail,
+  tailOf,
+} from './generation-result.ts'
 import type { GenerationJob } from './job.ts'
 import { dataFrame } from './sse.ts'
-
-/** A retrieved document as the response names it; `text` stays in the prompt. */
-export interface CitedDocument {
-  readonly id: string
-  readonly chunk: number
-  readonly source: string | null
-  readonly score: number
-  readonly rank: number
-}
-
-export interface Citations {
-  readonly index: string
-  readonly documents: readonly CitedDocument[]
-}
-
-interface Choice {
-  text: string
-  readonly tokenIds: number[]
-  readonly logprobs: ChoiceLogprob[]
-  finished: ChoiceFinishedEvent | null
-}
-
-/** Everything a generation produced so far, and the numbers around it. */
-export class GenerationResult {
-  readonly choices: Choice[]
-  readonly promptTokens: number[]
-  readonly promptIds: (readonly number[] | null)[]
-  readonly promptLogprobs: (readonly (ChoiceLogprob | null)[])[] = []
-  private readonly job: GenerationJob
-
-  constructor(job: GenerationJob) {
-    this.job = job
-    const numPrompts = job.generation.prompts.length
-    this.choices = Array.from({ length: numPrompts * job.generation.n }, () => ({
-      text: '',
-      tokenIds: [],
-      logprobs: [],
-      finished: null,
-    }))
-    this.promptTokens = Array.from({ length: numPrompts }, () => 0)
-    this.promptIds = Array.from({ length: numPrompts }, () => null)
-  }
-
-  /** Takes an event in. `keepText` false (streams) keeps only the counts. */
-  add(event: GenerationEvent, keepText: boolean): void {
-    switch (event.type) {
-      case 'prompt':
-        this.promptTokens[event.promptIndex] = event.numTokens
-        this.promptIds[event.promptIndex] = event.tokenIds
-        return
-      case 'promptLogprobs':
-        this.promptLogprobs[event.promptIndex] = event.entries
-        return
-      case 'token': {
-        const choice = this.choices[event.choice]
-        if (!choice || !keepText) return
-        choice.text += event.text
-        choice.tokenIds.push(...event.tokenIds)
-        if (event.logprobs) choice.logprobs.push(...event.logprobs)
-        return
-      }
-      case 'finished': {
-        const choice = this.choices[event.choice]
-        if (choice) choice.finished = event
-      }
-    }
-  }
-
-  get finished(): readonly ChoiceFinishedEvent[] {
-    return this.choices.flatMap((choice) => choice.finished ?? [])
-  }
-
-  get isComplete(): boolean {
-    return this.finished.length === this.choices.length
-  }
-
-  get finishReasons(): readonly string[] {
-    return this.finished.map((event) => event.reason)
-  }
-
-  get numPromptTokens(): number {
-    return this.promptTokens.reduce((sum, count) => sum + count, 0)
-  }
-
-  get numGeneratedTokens(): number {
-    return this.finished.reduce((sum, event) => sum + event.counters.numGeneratedTokens, 0)
-  }
-
-  /** Prompt tokens served from the prefix cache. A prompt counts once whatever `n`: as its first choice found it. */
-  get numCachedTokens(): number {
-    const { n } = this.job.generation
-    return this.choices.reduce(
-      (sum, choice, i) => sum + (i % n === 0 ? (choice.finished?.counters.numCachedTokens ?? 0) : 0),
-      0,
-    )
-  }
-
-  usage() {
-    return {
-      prompt_tokens: this.numPromptTokens,
-      completion_tokens: this.numGeneratedTokens,
-      total_tokens: this.numPromptTokens + this.numGeneratedTokens,
-      prompt_tokens_details: { cached_tokens: this.numCachedTokens },
-    }
-  }
-
-  /** Seconds from the arrival at the engine to the first token, or null when there was none. */
-  get timeToFirstTokenSeconds(): number | null {
-    const times = this.span()
-    return times.firstToken === null ? null : (times.firstToken - times.arrived) / 1000
-  }
-
-  timings() {
-    const { arrived, scheduled, firstToken, lastToken } = this.span()
-    const between = (from: number | null, to: number | null) =>
-      from === null || to === null ? 0 : round(Math.max(to - from, 0))
-    const decodeMs = between(firstToken, lastToken)
-    const tokens = this.finished.reduce((sum, event) => sum + event.counters.decodeSteps, 0)
-    return {
-      queue_ms: between(arrived, scheduled),
-      prefill_ms: between(scheduled, firstToken),
-      decode_ms: decodeMs,
-      ttft_ms: between(arrived, firstToken),
-      tokens_per_second: decodeMs > 0 ? round((tokens * 1000) / decodeMs) : 0,
-    }
-  }
-
-  /** The request's phases over all choices: earliest starts, latest end. performance.now() milliseconds. */
-  private span() {
-    const counters = this.finished.map((event) => event.counters)
-    const least = (values: readonly (number | null)[]) => {
-      const known = values.filter((value) => value !== null)
-      return known.length === 0 ? null : Math.min(...known)
-    }
-    const last = counters.flatMap((c) => c.lastTokenMs ?? [])
-    return {
-      arrived: least(counters.map((c) => c.arrivedMs)) ?? 0,
-      scheduled: least(counters.map((c) => c.firstScheduledMs)),
-      firstToken: least(counters.map((c) => c.firstTokenMs)),
-      lastToken: last.length === 0 ? null : Math.max(...last),
-    }
-  }
-}
-
-const round = (value: number): number => Math.round(value * 1000) / 1000
 
 /** How one route says what was generated. */
 export interface Shape {
@@ -167,13 +30,6 @@ export interface Shape {
   finished(event: ChoiceFinishedEvent, tail: Tail | null): unknown
   /** The chunk after all choices, when include_usage asked for one. */
   usage(tail: Tail): unknown
-}
-
-/** What a response carries besides its choices. */
-export type Tail = Readonly<Record<string, unknown>>
-
-export function tailOf(result: GenerationResult, citations: Citations | null): Tail {
-  return { usage: result.usage(), timings: result.timings(), ...(citations ? { rag: citations } : {}) }
 }
 
 /** The texts of a prompt that `echo` gives back. */
@@ -224,7 +80,7 @@ export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
                 job.echo ? echoText.firstToken(promptOf(index)) : '',
               )
             : null,
-          finishReason(c.finished),
+          finishReason(c),
           {
             stop_reason: c.finished?.stopReason ?? null,
             ...(job.returnTokenIds
@@ -250,7 +106,7 @@ export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
     },
     finished: (event, tail) => ({
       ...head,
-      choices: [choice(event.choice, '', null, finishReason(event), { stop_reason: event.stopReason })],
+      choices: [choice(event.choice, '', null, event.reason, { stop_reason: event.stopReason })],
       ...tail,
     }),
     usage: (tail) => ({ ...head, choices: [], ...tail }),
@@ -268,15 +124,21 @@ export function chatShape(job: GenerationJob): Shape {
   const content = (entries: readonly ChoiceLogprob[]) => ({ content: entries.map(chatLogprob), refusal: null })
   const wantsLogprobs = job.generation.logprobs >= 0
   const textFrame = textFrames((index, text) => chunk(index, { content: text }))
+  const callers = new Set<number>()
   return {
     body: (result, citations) => ({
       ...head,
       object: 'chat.completion',
       choices: result.choices.map((c, index) => ({
         index,
-        message: { role: 'assistant', content: c.text, refusal: null },
+        message: {
+          role: 'assistant',
+          content: c.text === '' && c.hasCalls ? null : c.text,
+          refusal: null,
+          ...(c.hasCalls ? { tool_calls: c.calls.map(wireCall) } : {}),
+        },
         logprobs: wantsLogprobs ? content(c.logprobs) : null,
-        finish_reason: finishReason(c.finished),
+        finish_reason: finishReason(c),
         stop_reason: c.finished?.stopReason ?? null,
         ...(job.returnTokenIds ? { token_ids: c.tokenIds, prompt_token_ids: result.promptIds[0] } : {}),
       })),
@@ -286,16 +148,31 @@ export function chatShape(job: GenerationJob): Shape {
       Array.from({ length: job.generation.n }, (_, index) => chunk(index, { role: 'assistant', content: '' })),
     echo: () => [],
     tokenFrame: (event) => {
-      if (!wantsLogprobs && !job.returnTokenIds) return event.text === '' ? '' : textFrame(event)
-      if (event.text === '' && !event.logprobs?.length && !(job.returnTokenIds && event.tokenIds.length > 0)) return ''
+      const { toolCalls } = event
+      if (toolCalls === undefined) {
+        if (!wantsLogprobs && !job.returnTokenIds) return event.text === '' ? '' : textFrame(event)
+        if (event.text === '' && !event.logprobs?.length && !(job.returnTokenIds && event.tokenIds.length > 0))
+          return ''
+      } else callers.add(event.choice)
+      const delta = {
+        ...(event.text === '' && toolCalls !== undefined ? {} : { content: event.text }),
+        ...(toolCalls === undefined ? {} : { tool_calls: toolCalls.map(wireDelta) }),
+      }
       const more = {
         ...(wantsLogprobs && event.logprobs ? { logprobs: content(event.logprobs) } : {}),
         ...(job.returnTokenIds ? { token_ids: event.tokenIds } : {}),
       }
-      return dataFrame(chunk(event.choice, { content: event.text }, more))
+      return dataFrame(chunk(event.choice, delta, more))
     },
     finished: (event, tail) => ({
-      ...chunk(event.choice, {}, { finish_reason: finishReason(event), stop_reason: event.stopReason }),
+      ...chunk(
+        event.choice,
+        {},
+        {
+          finish_reason: finishReason({ finished: event, hasCalls: callers.has(event.choice) }),
+          stop_reason: event.stopReason,
+        },
+      ),
       ...tail,
     }),
     usage: (tail) => ({ ...head, object: 'chat.completion.chunk', choices: [], ...tail }),
@@ -319,8 +196,17 @@ function cutAt(mark: string, frame: string): readonly [before: string, after: st
   return [frame.slice(0, at), frame.slice(at + mark.length)]
 }
 
-/** OpenAI's words for how a choice ended: an aborted one is `abort` as in vLLM. */
-const finishReason = (event: ChoiceFinishedEvent | null): string | null => event?.reason ?? null
+const wireCall = ({ id, name, arguments: args }: Call) => ({
+  id,
+  type: 'function',
+  function: { name, arguments: args },
+})
+
+/** Id, type and name come with a call's first piece. */
+const wireDelta = ({ index, id, name, arguments: args }: ToolCallDelta) =>
+  id === null
+    ? { index, function: { arguments: args } }
+    : { index, id, type: 'function', function: { name, arguments: args } }
 
 function legacyLogprobs(entries: readonly (ChoiceLogprob | null)[], top: number, start: number, firstToken = '') {
   const tokens = entries.map((entry) => entry?.token ?? firstToken)

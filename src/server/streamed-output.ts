@@ -5,7 +5,8 @@ import type { RequestTrace } from '../observability/request-trace.ts'
 import { endingOf } from './endings.ts'
 import { toApiError, toErrorBody } from './errors.ts'
 import type { GenerationJob } from './job.ts'
-import { type Citations, GenerationResult, type Shape, tailOf } from './output.ts'
+import { type Citations, GenerationResult, tailOf } from './generation-result.ts'
+import type { Shape } from './output.ts'
 import { dataFrame, DONE_FRAME, type FrameSource } from './sse.ts'
 
 /** The life of one request around the pipeline. */
@@ -167,6 +168,6 @@ export function noteResult(trace: RequestTrace, job: GenerationJob, result: Gene
   const { prompts } = job.generation
   trace.setContent({
     input: JSON.stringify(prompts),
-    output: JSON.stringify(result.choices.map((choice) => choice.text)),
+    output: JSON.stringify(result.choices.map(({ text, calls }) => (calls.length === 0 ? text : { text, calls }))),
   })
 }

@@ -154,6 +154,16 @@ const tool = z.looseObject({
   function: z.looseObject({ name: z.string().min(1).max(256) }),
 })
 
+const toolChoice = nullable(
+  z.union(
+    [
+      z.enum(['none', 'auto', 'required']),
+      z.object({ type: z.literal('function'), function: z.object({ name: z.string().min(1).max(256) }) }),
+    ],
+    { error: "'none', 'auto', 'required' or an object {type: 'function', function: {name}}" },
+  ),
+)
+
 const chatMessage = z.object({
   role: z.enum(['system', 'developer', 'user', 'assistant', 'tool']),
   content: z
@@ -175,7 +185,8 @@ export const chatRequest = z.object({
   continue_final_message: nullable(z.boolean()),
   add_generation_prompt: unsupported([true]),
   tools: nullable(z.array(tool).max(128)),
-  tool_choice: unsupported(['none', 'auto']),
+  tool_choice: toolChoice,
+  parallel_tool_calls: nullable(z.boolean()),
   functions: unsupported([[]]),
   function_call: unsupported(['none', 'auto']),
   audio: unsupported(),

@@ -223,7 +223,7 @@ describe('chat', () => {
       [{ messages: [user], tools: [{ type: 'function' }] }, 'tools.0.function'],
       [{ messages: [user, { role: 'assistant', content: null, tool_calls: [call] }] }, 'messages'],
       [{ messages: [user, { role: 'tool', tool_call_id: 'c1', content: '3' }] }, 'messages'],
-      [{ messages: [user], tools, tool_choice: 'required' }, 'tool_choice'],
+      [{ messages: [user], tools, tool_choice: 'required' }, 'tools'],
     ] as const) {
       const response = await server.post('/v1/chat/completions', { max_tokens: 1, ...fields }, KEY)
       expect([response.status, await response.json()]).toMatchObject([400, { error: { param } }])

@@ -12,12 +12,16 @@ function byteCharacters(): string[] {
   })
 }
 
-export function createByteTokenizer(): Tokenizer {
+/** `special`: further special tokens, from id 259 on. */
+export function createByteTokenizer(special: readonly string[] = []): Tokenizer {
   const vocab = Object.fromEntries(byteCharacters().map((character, byte) => [character, byte]))
   return createTokenizer({
     tokenizer: {
       version: '1.0',
-      added_tokens: [{ id: EOS, content: '<|end|>', special: true, normalized: false }],
+      added_tokens: [
+        { id: EOS, content: '<|end|>', special: true, normalized: false },
+        ...special.map((content, i) => ({ id: 259 + i, content, special: true, normalized: false })),
+      ],
       normalizer: null,
       pre_tokenizer: { type: 'ByteLevel', add_prefix_space: false, use_regex: false },
       post_processor: null,

@@ -1,0 +1,137 @@
+import { afterAll, describe, expect, it } from 'vitest'
+import { createByteTokenizer, EOS } from '../../test/engine/byte-tokenizer.ts'
+import { createRandom } from '../../test/engine/random.ts'
+import { createGrammarCompiler } from './grammar.ts'
+import type { ToolUse } from './request.ts'
+import { toolCallFormat } from './tool-call-format.ts'
+import type { ToolCallFormat } from './tool-call-format.ts'
+import { forcedBeginning, toolCallGrammar } from './tool-call-grammar.ts'
+import { ToolCallParser } from './tool-call-parser.ts'
+
+const tokenizer = createByteTokenizer()
+const compiler = createGrammarCompiler({ tokenizer, vocabSize: 264, eosTokenIds: [EOS] })
+afterAll(() => compiler.close())
+
+const tool = (name: string, parameters?: unknown) => ({
+  type: 'function',
+  function: { name, ...(parameters === undefined ? {} : { parameters }) },
+})
+const weather = tool('weather', {
+  type: 'object',
+  properties: {
+    city: { $ref: '#/$defs/city' },
+    days: { type: 'integer', minimum: 1, maximum: 9 },
+    tags: { type: 'array', items: { enum: ['a"', 'b'] }, maxItems: 3 },
+  },
+  required: ['city', 'days'],
+  $defs: { city: { type: 'string', minLength: 1, maxLength: 4 } },
+})
+const tools = [weather, tool('now'), tool('quo"te', {})]
+const use = (fields: Partial<ToolUse> = {}): ToolUse => ({ tools, choice: 'required', parallel: true, ...fields })
+
+function formatOf(name: ToolCallFormat['name']): ToolCallFormat {
+  const format = toolCallFormat(name, null)
+  if (format === null) throw new Error(name)
+  return format
+}
+
+/** What a model without any preference writes under the grammar; null when it found no end. */
+async function draw(name: ToolCallFormat['name'], fields: Partial<ToolUse>, seed: number): Promise<string | null> {
+  const format = formatOf(name)
+  const grammar = toolCallGrammar(format, use(fields))
+  if (grammar === null) throw new Error('expected a grammar')
+  const matcher = await compiler.createMatcher({ kind: 'tool_calls', grammar })
+  const random = createRandom(seed)
+  const tokens: number[] = []
+  try {
+    while (tokens.length < 1000) {
+      const mask = await matcher.mask()
+      // ASCII and the end: bytes at random make no characters.
+      const allowed = Array.from({ length: EOS + 1 }, (_, token) => token).filter(
+        (token) => (token < 128 || token === EOS) && ((mask[token >> 5] ?? 0) >>> (token & 31)) & 1,
+      )
+      const token = allowed.includes(EOS) && random.next() < 0.5 ? EOS : random.pick(allowed)
+      matcher.accept(token)
+      if (token === EOS) return forcedBeginning(format) + tokenizer.decode(tokens)
+      tokens.push(token)
+    }
+    return null
+  } finally {
+    matcher.close()
+  }
+}
+
+/** Name and arguments of the calls in a text, which must have nothing else in it. */
+function callsOf(name: ToolCallFormat['name'], text: string): { name: string; arguments: Record<string, unknown> }[] {
+  const parser = new ToolCallParser({
+    format: formatOf(name),
+    names: new Set(['weather', 'now', 'quo"te']),
+    newId: () => '',
+  })
+  const parts = [parser.push(text), parser.flush()]
+  expect(parts.map((part) => part.text).join('')).toBe('')
+  const calls: { name: string; text: string }[] = []
+  for (const delta of parts.flatMap((part) => part.calls)) {
+    const call = (calls[delta.index] ??= { name: delta.name ?? '', text: '' })
+    call.text += delta.arguments
+  }
+  return calls.map((call) => ({ name: call.name, arguments: JSON.parse(call.text) as Record<string, unknown> }))
+}
+
+describe('a required call', () => {
+  it.each(['hermes', 'llama3_json', 'mistral'] as const)(
+    'is valid in the format %s, whatever is drawn',
+    async (name) => {
+      const drawn = new Set<string>()
+      let most = 0
+      for (let seed = 1; seed <= 12; seed++) {
+        const text = await draw(name, {}, seed)
+        if (text === null) continue
+        const calls = callsOf(name, text)
+        expect(calls.length).toBeGreaterThan(0)
+        most = Math.max(most, calls.length)
+        for (const call of calls) {
+          drawn.add(call.name)
+          if (call.name !== 'weather') expect(call.arguments).toEqual({})
+          else {
+            const { city, days, tags = [] } = call.arguments
+            expect(String(city)).toMatch(/^[^]{1,4}$/)
+            expect(Number(days)).toBeGreaterThanOrEqual(1)
+            expect(['a"', 'b']).toEqual(expect.arrayContaining(tags as string[]))
+          }
+        }
+      }
+      expect(drawn.size).toBeGreaterThan(1)
+      expect(most > 1).toBe(name !== 'llama3_json')
+    },
+  )
+
+  it('is one where parallel calls are off, and of the function that was named', async () => {
+    for (let seed = 1; seed <= 6; seed++) {
+      const [single, named] = [
+        await draw('hermes', { parallel: false }, seed),
+        await draw('mistral', { choice: { name: 'now' } }, seed),
+      ]
+      expect(callsOf('hermes', single ?? '')).toHaveLength(1)
+      expect(named).toBe('[TOOL_CALLS][{"name": "now", "arguments": {}}]')
+    }
+  })
+})
+
+describe('a request is refused by name', () => {
+  it.each([
+    ['tools.1.function.parameters', tool('x', { type: 'object', properties: { a: { not: {} } } })],
+    ['tools.1.function.parameters', tool('x', { type: 'string' })],
+    ['tools.1.function.parameters', tool('x', ['a'])],
+  ])('%s, when its schema cannot be enforced', (param, second) => {
+    const refused = () => toolCallGrammar(formatOf('hermes'), use({ tools: [weather, second] }))
+    expect(refused).toThrow(expect.objectContaining({ code: 'invalid_request', param }))
+    // Nobody asked for that function.
+    toolCallGrammar(formatOf('hermes'), use({ tools: [weather, second], choice: { name: 'weather' } }))
+  })
+
+  it('tool_choice, where the format is not known; auto asks for nothing', () => {
+    expect(() => toolCallGrammar(null, use())).toThrow(expect.objectContaining({ param: 'tool_choice' }))
+    expect(toolCallGrammar(null, use({ choice: 'auto' }))).toBeNull()
+  })
+})

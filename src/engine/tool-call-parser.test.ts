@@ -1,0 +1,173 @@
+import { describe, expect, it } from 'vitest'
+import { toolCallFormat } from './tool-call-format.ts'
+import type { ToolCallFormat } from './tool-call-format.ts'
+import { ToolCallParser } from './tool-call-parser.ts'
+
+interface Call {
+  id: string
+  name: string
+  arguments: string
+}
+
+interface Parsed {
+  text: string
+  calls: Call[]
+}
+
+/** The pieces as a client joins them. */
+function parse(format: ToolCallFormat['name'], pieces: readonly string[]): Parsed {
+  let numIds = 0
+  const found = toolCallFormat(format, null)
+  if (found === null) throw new Error(format)
+  const parser = new ToolCallParser({ format: found, names: new Set(['f', 'g', 'é"']), newId: () => `id${numIds++}` })
+  const result: Parsed = { text: '', calls: [] }
+  for (const { text, calls } of [...pieces.map((piece) => parser.push(piece)), parser.flush()]) {
+    result.text += text
+    for (const call of calls) {
+      if (call.id !== null) {
+        expect(call.index).toBe(result.calls.length)
+        result.calls.push({ id: call.id, name: call.name ?? '', arguments: '' })
+      }
+      const target = result.calls[call.index]
+      if (target === undefined) throw new Error(`piece of call ${call.index} before its beginning`)
+      target.arguments += call.arguments
+    }
+  }
+  return result
+}
+
+const call = (name: string, args: string, id = 0): Call => ({ id: `id${id}`, name, arguments: args })
+const F = '{"name": "f", "arguments": {"a": [1, "}<"], "b": "\\"]"}}'
+const F_ARGS = '{"a": [1, "}<"], "b": "\\"]"}'
+
+const cases: [ToolCallFormat['name'], string, Parsed][] = [
+  // Hermes
+  ['hermes', `<tool_call>\n${F}\n</tool_call>`, { text: '', calls: [call('f', F_ARGS)] }],
+  ['hermes', `Let me see.\n\n<tool_call>${F}</tool_call>\n`, { text: 'Let me see.', calls: [call('f', F_ARGS)] }],
+  [
+    'hermes',
+    `<tool_call>\n${F}\n</tool_call>\n<tool_call>\n{"arguments": {"x": 1}, "name": "g"}\n</tool_call>`,
+    { text: '', calls: [call('f', F_ARGS), call('g', '{"x": 1}', 1)] },
+  ],
+  ['hermes', `<tool_call>${F}</tool_call> and so on `, { text: ' and so on', calls: [call('f', F_ARGS)] }],
+  ['hermes', `a <tool_call>${F}\n</tool_call>\n\nb`, { text: 'a\n\nb', calls: [call('f', F_ARGS)] }],
+  ['hermes', `<tool_call>${F}<tool_call>{"name":"g"}`, { text: '', calls: [call('f', F_ARGS), call('g', '{}', 1)] }],
+  ['hermes', '<tool_call>{"id": 7, "name": "g", "x": [{"name": "q"}]}', { text: '', calls: [call('g', '{}')] }],
+  ['hermes', '<tool_call>{"name": "f", "arguments": null}', { text: '', calls: [call('f', '{}')] }],
+  ['hermes', '<tool_call>{"name": "\\u00e9\\"", "parameters": {}}', { text: '', calls: [call('é"', '{}')] }],
+  ['hermes', '<tool_call>{"name":"f","arguments":"{\\"a\\": 1}"}', { text: '', calls: [call('f', '{"a": 1}')] }],
+  // Llama
+  ['llama3_json', ' {"name": "f", "parameters": {"a": 1}}', { text: '', calls: [call('f', '{"a": 1}')] }],
+  ['llama3_json', '<|python_tag|>{"name": "f", "parameters": {}}', { text: '', calls: [call('f', '{}')] }],
+  [
+    'llama3_json',
+    '{"name": "f", "parameters": {}}; {"name": "g", "parameters": {"a": 2}}',
+    { text: '', calls: [call('f', '{}'), call('g', '{"a": 2}', 1)] },
+  ],
+  // Mistral
+  ['mistral', `[TOOL_CALLS] [${F}]`, { text: '', calls: [call('f', F_ARGS)] }],
+  [
+    'mistral',
+    `[TOOL_CALLS][${F}, {"name": "g", "arguments": {}, "id": "abcdefghi"}]\nDone.`,
+    { text: '\nDone.', calls: [call('f', F_ARGS), call('g', '{}', 1)] },
+  ],
+]
+
+/** What is no call is content, every character of it. */
+const content: [ToolCallFormat['name'], string][] = [
+  ['hermes', 'no call at all: < <tool <tool_cal> {"name": "f"} \n\n'],
+  ['hermes', ' \n'],
+  ['hermes', '<tool_call>\n{"name": "unknown", "arguments": {}}\n</tool_call>'],
+  ['hermes', '<tool_call>not json</tool_call>'],
+  ['hermes', '<tool_call>{}</tool_call>'],
+  ['hermes', '<tool_call>{"arguments": {"a": 1}}</tool_call> x'],
+  ['hermes', '<tool_call>{"name": 3, "arguments": {}}</tool_call>'],
+  ['hermes', '<tool_call>{"name": "f", "arguments": [1]}</tool_call>'],
+  ['hermes', '<tool_call>{"name": "f", "argum'],
+  ['hermes', '<tool_call>{"name": "f"'],
+  ['hermes', 'x <tool_call>'],
+  ['hermes', 'x <tool_'],
+  ['hermes', '<tool_call>{"a": {]}, "name": "f", "arguments": {}}'],
+  ['llama3_json', '{"name": "Alice", "parameters": {"age": 3}} is JSON'],
+  ['llama3_json', 'The answer: {"name": "f", "parameters": {}}'],
+  ['llama3_json', '<|python_tag|>brave.call(query="x")'],
+  ['llama3_json', '{"answer": 42}\n'],
+  ['mistral', '[TOOL_CALLS] []'],
+  ['mistral', '[TOOL_CALLS] f{"a": 1}'],
+  ['mistral', '[TOOL_CALLS]'],
+]
+
+/** Every place to cut in two, every character alone, and all at once. */
+function* cuts(text: string): Generator<string[]> {
+  yield [text]
+  yield text.split('')
+  for (let i = 1; i < text.length; i++) yield [text.slice(0, i), text.slice(i)]
+}
+
+describe('calls', () => {
+  it.each(cases)('%s: %j', (format, text, expected) => {
+    for (const pieces of cuts(text)) expect(parse(format, pieces)).toEqual(expected)
+  })
+
+  it('whose arguments are cut off keep what there is, and end with nothing lost', () => {
+    for (const pieces of cuts('<tool_call>{"name": "f", "arguments": {"city": "Par'))
+      expect(parse('hermes', pieces)).toEqual({ text: '', calls: [call('f', '{"city": "Par')] })
+  })
+
+  it('whose arguments are no JSON keep them as the model wrote them, up to the format’s end', () => {
+    for (const pieces of cuts('<tool_call>{"name": "f", "arguments": {"a": (]}</x>}\n</tool_call> more'))
+      expect(parse('hermes', pieces)).toEqual({ text: ' more', calls: [call('f', '{"a": (]}</x>}\n')] })
+    for (const pieces of cuts('[TOOL_CALLS] [{"name": "f", "arguments": {"a": ]}}]'))
+      expect(parse('mistral', pieces)).toEqual({ text: '', calls: [call('f', '{"a": ]}}]')] })
+  })
+
+  it('that nothing readable follows stand, and the rest is content', () => {
+    for (const pieces of cuts('<tool_call>{"name": "f", "arguments": {"a": 1} oops</tool_call>'))
+      expect(parse('hermes', pieces)).toEqual({ text: 'oops</tool_call>', calls: [call('f', '{"a": 1}')] })
+    for (const pieces of cuts('{"name": "f", "parameters": {}}; really'))
+      expect(parse('llama3_json', pieces)).toEqual({ text: '; really', calls: [call('f', '{}')] })
+  })
+
+  it('come through behind one that is broken', () => {
+    for (const pieces of cuts('<tool_call>{<tool_call>{"name": "f"}</tool_call>'))
+      expect(parse('hermes', pieces)).toEqual({ text: '<tool_call>{', calls: [call('f', '{}')] })
+  })
+})
+
+describe('what is no call', () => {
+  it.each(content)('%s: %j stays as it is', (format, text) => {
+    for (const pieces of cuts(text)) expect(parse(format, pieces)).toEqual({ text, calls: [] })
+  })
+})
+
+it('passes arguments on while they are written', () => {
+  const format = toolCallFormat('hermes', null)
+  if (format === null) throw new Error('no format')
+  const parser = new ToolCallParser({ format, names: new Set(['f']), newId: () => 'id' })
+  expect(parser.push('<tool_call>{"name": "f", "argu')).toEqual({ text: '', calls: [] })
+  expect(parser.push('ments": {"a')).toEqual({ text: '', calls: [{ index: 0, id: 'id', name: 'f', arguments: '{"a' }] })
+  expect(parser.push('": 1')).toEqual({ text: '', calls: [{ index: 0, id: null, name: null, arguments: '": 1' }] })
+  expect(parser.numComplete).toBe(0)
+  parser.push('}}')
+  expect(parser.numComplete).toBe(1)
+})
+
+describe('the format of a chat template', () => {
+  it.each([
+    ['{{ "<tool_call>" }}', 'hermes'],
+    ['{{ "[TOOL_CALLS] [" }}', 'mistral'],
+    ['{{ "<|python_tag|>" }}', 'llama3_json'],
+    ['Respond in the format {"name": function name, "parameters": dictionary of argument name}.', 'llama3_json'],
+    ['{{ "<tool_call>\n<function=" }}', undefined],
+    ['{{ "[TOOL_CALLS]" + name + "[ARGS]" }}', undefined],
+    ['{{ messages[0].content }}', undefined],
+  ])('%j speaks of %s', (template, name) => {
+    expect(toolCallFormat('auto', template)?.name).toBe(name)
+    expect(toolCallFormat('none', template)).toBeNull()
+    expect(toolCallFormat('mistral', template)?.name).toBe('mistral')
+  })
+
+  it('is unknown without one', () => {
+    expect(toolCallFormat('auto', null)).toBeNull()
+  })
+})

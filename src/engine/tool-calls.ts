@@ -1,0 +1,58 @@
+/** The calls of one choice: what its format's marks are in the vocabulary, and its text on the way to content and calls. */
+import { randomBytes } from 'node:crypto'
+import type { GenerationRequest, ToolCallDelta } from './request.ts'
+import type { Tokenizer } from './tokenizer.ts'
+import type { ToolCallFormat } from './tool-call-format.ts'
+import { functionName } from './tool-call-grammar.ts'
+import { ToolCallParser } from './tool-call-parser.ts'
+
+export class ToolCalls {
+  /** Tokens whose text counts, special or not. */
+  readonly marks: ReadonlySet<number>
+  readonly #parser: ToolCallParser
+  readonly #maxCalls: number
+
+  constructor(marks: ReadonlySet<number>, parser: ToolCallParser, maxCalls: number) {
+    this.marks = marks
+    this.#parser = parser
+    this.#maxCalls = maxCalls
+  }
+
+  /** There are as many calls as were asked for: the answer is over. */
+  get isComplete(): boolean {
+    return this.#parser.numComplete >= this.#maxCalls
+  }
+
+  /** Takes text; what of it is content. Pieces of calls are added to `calls`. */
+  parse(text: string, calls: ToolCallDelta[]): string {
+    const parsed = this.#parser.push(text)
+    calls.push(...parsed.calls)
+    return parsed.text
+  }
+
+  /** The end: likewise for what was held back. */
+  flush(calls: ToolCallDelta[]): string {
+    const parsed = this.#parser.flush()
+    calls.push(...parsed.calls)
+    return parsed.text
+  }
+}
+
+/** null: the request has no functions, its output is JSON of another form, or how the model writes calls is not known. */
+export function createToolCalls(
+  { toolUse, structured }: GenerationRequest,
+  format: ToolCallFormat | null,
+  tokenizer: Tokenizer,
+): ToolCalls | null {
+  const isJson = structured?.kind === 'json_object' || structured?.kind === 'json_schema'
+  if (toolUse === undefined || isJson || format === null) return null
+  const marks = [format.begin, format.end].flatMap((mark) => tokenizer.tokenId(mark) ?? [])
+  const names = new Set(toolUse.tools.map(functionName))
+  const parser = new ToolCallParser({ format, names, newId: () => newCallId(format) })
+  const isSingle = !toolUse.parallel || typeof toolUse.choice === 'object'
+  return new ToolCalls(new Set(marks), parser, isSingle ? 1 : Infinity)
+}
+
+function newCallId({ ids }: ToolCallFormat): string {
+  return ids === 'any' ? `call_${randomBytes(12).toString('hex')}` : randomBytes(5).toString('hex').slice(0, 9)
+}
