@@ -1,5 +1,6 @@
 /** What a request asks of its output, as the grammar library takes it. */
 import { prepareSchema } from './json-schema.ts'
+import { PatternError, preparePattern } from './regex-pattern.ts'
 import { EngineError } from './request.ts'
 import type { StructuredOutput } from './request.ts'
 import type { ToolCallGrammar } from './tool-call-grammar.ts'
@@ -29,9 +30,17 @@ export function grammarSource(constraint: OutputConstraint): GrammarSource {
 }
 
 /** The request's field that a structured output came from. */
-export function grammarParam({ kind }: OutputConstraint): string {
-  if (kind === 'tool_calls') return 'tools'
-  return kind === 'json_object' || kind === 'json_schema' ? 'response_format' : 'structured_outputs'
+export function grammarParam(constraint: OutputConstraint): string {
+  switch (constraint.kind) {
+    case 'json_object':
+      return 'response_format'
+    case 'json_schema':
+      return constraint.param ?? 'response_format'
+    case 'tool_calls':
+      return 'tools'
+    default:
+      return 'structured_outputs'
+  }
 }
 
 function rawSource(constraint: OutputConstraint): GrammarSource {
@@ -39,15 +48,25 @@ function rawSource(constraint: OutputConstraint): GrammarSource {
     case 'json_object':
       return { kind: 'schema', text: JSON.stringify({ type: 'object' }) }
     case 'json_schema':
-      return { kind: 'schema', text: JSON.stringify(prepareSchema(constraint.schema)) }
+      return { kind: 'schema', text: JSON.stringify(prepareSchema(constraint.schema, grammarParam(constraint))) }
     case 'regex':
-      return { kind: 'regex', text: constraint.pattern }
+      return { kind: 'regex', text: enforceablePattern(constraint.pattern, grammarParam(constraint)) }
     case 'choice':
       return { kind: 'ebnf', text: `root ::= ${constraint.choices.map(ebnfLiteral).join(' | ')}` }
     case 'grammar':
       return { kind: 'ebnf', text: constraint.ebnf }
     case 'tool_calls':
       return { kind: 'tool_calls', text: JSON.stringify(constraint.grammar) }
+  }
+}
+
+function enforceablePattern(pattern: string, param: string): string {
+  try {
+    return preparePattern(pattern)
+  } catch (cause) {
+    if (!(cause instanceof PatternError)) throw cause
+    const message = `${param}: the pattern cannot be enforced: ${cause.message}`
+    throw new EngineError('invalid_request', message, param, { cause })
   }
 }
 

@@ -105,6 +105,7 @@ const schemas: Record<string, Record<string, unknown>> = {
       anyOf: [
         { type: 'string', pattern: '^.{1,4}$' },
         { type: 'string', pattern: '[^a]b\\d+' },
+        { type: 'string', pattern: '[\\^a]{2}' },
       ],
     },
     maxItems: 3,

@@ -1,5 +1,7 @@
 /** Patterns of JSON strings: a schema's own, made safe to stand between quotes, and those that stand for its formats. */
 
+import { prepareClass } from './regex-pattern.ts'
+
 /** What a JSON string cannot hold as it is. */
 const UNSAFE = '"\\\\\\x00-\\x1f'
 /** A character that stands for itself. A complement, since the compiler misreads ranges beyond ASCII. */
@@ -47,7 +49,11 @@ export function jsonSafePattern(pattern: string): string | null {
       safe += `[^${UNSAFE}${group[2] ?? ''}]`
     } else if (group !== null) {
       if (/\\[DW]/.test(token) || coversUnsafe(group[2] ?? '')) return null
-      safe += token
+      try {
+        safe += prepareClass(token).text
+      } catch {
+        return null
+      }
     } else safe += token
   }
   return safe

@@ -88,7 +88,7 @@ class Preparation {
     if (!isSchema(node))
       return this.#refuse(
         path,
-        `a schema is expected, found ${node === false ? 'false, which nothing matches' : typeof node}`,
+        `a schema is expected, found ${node === false ? 'false, which nothing matches' : node === null ? 'null' : typeof node}`,
       )
     const schema = Object.fromEntries(Object.entries(node).filter(([keyword]) => !ANNOTATIONS.has(keyword)))
     for (const keyword of ['$ref', 'allOf', 'anyOf', 'oneOf', 'const', 'enum']) {

@@ -65,7 +65,8 @@ export interface SamplingParams {
 /** Constrains the output; compiled by grammar.ts. */
 export type StructuredOutput =
   | { readonly kind: 'json_object' }
-  | { readonly kind: 'json_schema'; readonly schema: unknown }
+  /** `param`: the request's field that holds the schema; response_format where it is left out. */
+  | { readonly kind: 'json_schema'; readonly schema: unknown; readonly param?: string }
   | { readonly kind: 'regex'; readonly pattern: string }
   | { readonly kind: 'choice'; readonly choices: readonly string[] }
   | { readonly kind: 'grammar'; readonly ebnf: string }

@@ -55,7 +55,7 @@ async function handle<T extends z.ZodType<{ model?: string | undefined }>>(
     operation: job.kind === 'chat' ? 'chat' : 'text_completion',
     model: job.model,
     numChoices: job.generation.prompts.length * job.generation.n,
-    n: job.generation.n,
+    n: job.n,
     ...job.sent,
     stopSequences: job.generation.stop.length,
     stream: job.stream,

@@ -84,6 +84,19 @@ export class GenerationResult {
     }
   }
 
+  /** The choices that the answer shows, those of each prompt together: of more than it asked for, the likeliest per token. */
+  get shown(): readonly Choice[] {
+    const { job } = this
+    const { n } = job.generation
+    if (n === job.n) return this.choices
+    return job.generation.prompts.flatMap((_, i) =>
+      this.choices
+        .slice(i * n, (i + 1) * n)
+        .toSorted((a, b) => meanLogprob(b) - meanLogprob(a))
+        .slice(0, job.n),
+    )
+  }
+
   get finished(): readonly ChoiceFinishedEvent[] {
     return this.choices.flatMap((choice) => choice.finished ?? [])
   }
@@ -93,7 +106,7 @@ export class GenerationResult {
   }
 
   get finishReasons(): readonly string[] {
-    return this.choices.flatMap((choice) => finishReason(choice) ?? [])
+    return this.shown.flatMap((choice) => finishReason(choice) ?? [])
   }
 
   get numPromptTokens(): number {
@@ -158,6 +171,12 @@ export class GenerationResult {
       lastToken: last.length === 0 ? null : Math.max(...last),
     }
   }
+}
+
+/** An answer without tokens has none to be likely. */
+function meanLogprob({ logprobs }: Choice): number {
+  if (logprobs.length === 0) return -Infinity
+  return logprobs.reduce((sum, { detail }) => sum + Math.max(detail.logprob, -9999), 0) / logprobs.length
 }
 
 function addCall(calls: Call[], { index, id, name, arguments: more }: ToolCallDelta): void {

@@ -24,6 +24,10 @@ export interface GenerationJob {
   readonly includeUsage: boolean
   readonly echo: boolean
   readonly returnTokenIds: boolean
+  /** Choices a prompt that the answer shows: the best of the `generation.n` that are generated. */
+  readonly n: number
+  /** As generation.logprobs, of what the answer shows. */
+  readonly logprobs: number
   readonly rag: RagJob | null
   /** Parameters as the caller sent them, for the span; undefined where left out. */
   readonly sent: {
@@ -67,6 +71,11 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
   const logprobs = body.logprobs ?? -1
   const echo = body.echo ?? false
   const maxTokens = body.max_tokens ?? DEFAULT_COMPLETION_TOKENS
+  const n = body.n ?? 1
+  const bestOf = body.best_of ?? n
+  if (bestOf < n) throw invalidRequest(`best_of: expected at least n (${n}), found ${bestOf}`, 'best_of')
+  if (bestOf > n && body.stream)
+    throw invalidRequest('best_of: the best are known at the end, so more than n cannot be streamed', 'best_of')
   if (echo && body.rag)
     throw invalidRequest('echo: expected false when rag is set: the final prompt holds documents', 'echo')
   if (maxTokens === 0 && body.stream)
@@ -81,12 +90,16 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
     ...common(body, context),
     kind: 'completion',
     echo,
+    n,
+    logprobs,
     rag: ragJob(body.rag, query),
     generation: {
       ...generationFields(body, context),
       prompts,
+      n: bestOf,
       maxTokens,
-      logprobs,
+      // What the best are chosen by.
+      logprobs: bestOf > n ? Math.max(0, logprobs) : logprobs,
       promptLogprobs: echo ? logprobs : -1,
     },
   }
@@ -100,12 +113,15 @@ export function chatJob(body: ChatRequest, context: JobContext): GenerationJob {
   if (body.top_logprobs !== undefined && !body.logprobs) {
     throw invalidRequest('top_logprobs: expected logprobs to be true as well', 'top_logprobs')
   }
+  const logprobs = body.logprobs ? (body.top_logprobs ?? 0) : -1
   const toolUse = toolUseOf(body)
   const tools = toolUse?.tools ?? []
   return {
     ...common(body, context),
     kind: 'chat',
     echo: false,
+    n: body.n ?? 1,
+    logprobs,
     rag: ragJob(body.rag, lastUser?.content ?? ''),
     generation: {
       ...generationFields(body, context),
@@ -118,7 +134,7 @@ export function chatJob(body: ChatRequest, context: JobContext): GenerationJob {
         },
       ],
       maxTokens: body.max_completion_tokens ?? body.max_tokens ?? context.maxModelLen,
-      logprobs: body.logprobs ? (body.top_logprobs ?? 0) : -1,
+      logprobs,
       promptLogprobs: -1,
     },
   }
@@ -256,7 +272,8 @@ function structuredOutput(body: Pick<SharedFields, 'response_format' | 'structur
   if (format?.type === 'json_object') return { kind: 'json_object' }
   if (format?.type === 'json_schema') return { kind: 'json_schema', schema: format.json_schema.schema }
   if (!outputs) return null
-  if (outputs.json !== undefined) return { kind: 'json_schema', schema: jsonSchema(outputs.json) }
+  if (outputs.json !== undefined)
+    return { kind: 'json_schema', schema: jsonSchema(outputs.json), param: 'structured_outputs' }
   if (outputs.regex !== undefined) return { kind: 'regex', pattern: outputs.regex }
   if (outputs.choice !== undefined) return { kind: 'choice', choices: outputs.choice }
   return { kind: 'grammar', ebnf: outputs.grammar ?? '' }

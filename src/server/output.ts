@@ -42,7 +42,7 @@ export interface EchoText {
 /** /v1/completions. */
 export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
   const head = { id: job.requestId, object: 'text_completion', created: job.created, model: job.model }
-  const promptOf = (choice: number) => Math.floor(choice / job.generation.n)
+  const promptOf = (choice: number) => Math.floor(choice / job.n)
   const offsets = new Map<number, number>()
   const choice = (index: number, text: string, logprobs: unknown, finishReason: string | null, more: object = {}) => ({
     index,
@@ -51,14 +51,14 @@ export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
     finish_reason: finishReason,
     ...more,
   })
-  const wantsLogprobs = job.generation.logprobs >= 0
+  const wantsLogprobs = job.logprobs >= 0
   const textFrame = textFrames((index, text) => ({ ...head, choices: [choice(index, text, null, null)] }))
   /** The prompt's own chunk, for each of its choices. */
   const echo = (promptIndex: number, entries: readonly (ChoiceLogprob | null)[] | null) => {
     const text = echoText.prompt(promptIndex)
-    const logprobs = entries && legacyLogprobs(entries, job.generation.logprobs, 0, echoText.firstToken(promptIndex))
-    return Array.from({ length: job.generation.n }, (_, i) => {
-      const index = promptIndex * job.generation.n + i
+    const logprobs = entries && legacyLogprobs(entries, job.logprobs, 0, echoText.firstToken(promptIndex))
+    return Array.from({ length: job.n }, (_, i) => {
+      const index = promptIndex * job.n + i
       offsets.set(index, text.length)
       return { ...head, choices: [choice(index, text, logprobs, null)] }
     })
@@ -66,7 +66,7 @@ export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
   return {
     body: (result, citations) => ({
       ...head,
-      choices: result.choices.map((c, index) => {
+      choices: result.shown.map((c, index) => {
         const prefix = job.echo ? echoText.prompt(promptOf(index)) : ''
         const prompt = job.echo ? (result.promptLogprobs[promptOf(index)] ?? []) : []
         return choice(
@@ -75,7 +75,7 @@ export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
           wantsLogprobs
             ? legacyLogprobs(
                 [...prompt, ...c.logprobs],
-                job.generation.logprobs,
+                job.logprobs,
                 0,
                 job.echo ? echoText.firstToken(promptOf(index)) : '',
               )
@@ -99,8 +99,7 @@ export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
       if (event.text === '' && !event.logprobs?.length && !(job.returnTokenIds && event.tokenIds.length > 0)) return ''
       const offset = offsets.get(event.choice) ?? 0
       offsets.set(event.choice, offset + event.text.length)
-      const logprobs =
-        wantsLogprobs && event.logprobs ? legacyLogprobs(event.logprobs, job.generation.logprobs, offset) : null
+      const logprobs = wantsLogprobs && event.logprobs ? legacyLogprobs(event.logprobs, job.logprobs, offset) : null
       const more = job.returnTokenIds ? { token_ids: event.tokenIds } : {}
       return dataFrame({ ...head, choices: [choice(event.choice, event.text, logprobs, null, more)] })
     },
@@ -122,14 +121,14 @@ export function chatShape(job: GenerationJob): Shape {
     choices: [{ index, delta, logprobs: null, finish_reason: null, ...more }],
   })
   const content = (entries: readonly ChoiceLogprob[]) => ({ content: entries.map(chatLogprob), refusal: null })
-  const wantsLogprobs = job.generation.logprobs >= 0
+  const wantsLogprobs = job.logprobs >= 0
   const textFrame = textFrames((index, text) => chunk(index, { content: text }))
   const callers = new Set<number>()
   return {
     body: (result, citations) => ({
       ...head,
       object: 'chat.completion',
-      choices: result.choices.map((c, index) => ({
+      choices: result.shown.map((c, index) => ({
         index,
         message: {
           role: 'assistant',
@@ -145,7 +144,7 @@ export function chatShape(job: GenerationJob): Shape {
       ...tailOf(result, citations),
     }),
     opening: () =>
-      Array.from({ length: job.generation.n }, (_, index) => chunk(index, { role: 'assistant', content: '' })),
+      Array.from({ length: job.n }, (_, index) => chunk(index, { role: 'assistant', content: '' })),
     echo: () => [],
     tokenFrame: (event) => {
       const { toolCalls } = event

@@ -138,7 +138,7 @@ export const completionRequest = z.object({
   echo: nullable(z.boolean()),
   logprobs: nullable(z.int().min(0).max(20)),
   suffix: unsupported(['']),
-  best_of: unsupported([1]),
+  best_of: nullable(z.int().min(1).max(128)),
 })
 
 const textPart = z.object({ type: z.literal('text'), text: z.string() })
@@ -224,10 +224,11 @@ function describeFound(value: unknown): string {
 
 function describeExpected(issue: z.core.$ZodIssue): string {
   switch (issue.code) {
-    case 'invalid_type':
-      return issue.expected === 'int'
-        ? 'a whole number'
-        : `${/^[aeio]/.test(issue.expected) ? 'an' : 'a'} ${issue.expected}`
+    case 'invalid_type': {
+      if (issue.expected === 'int') return 'a whole number'
+      const expected = issue.expected === 'record' ? 'object' : issue.expected
+      return `${/^[aeio]/.test(expected) ? 'an' : 'a'} ${expected}`
+    }
     case 'too_small':
       return `${issue.origin === 'array' ? 'at least' : issue.inclusive ? 'at least' : 'more than'} ${String(issue.minimum)}${sizeUnit(issue.origin)}`
     case 'too_big':

@@ -77,6 +77,21 @@ describe('completions', () => {
     expect(whole.id).toMatch(/^cmpl-/)
   })
 
+  it('gives the likeliest of best_of, per token, and counts all of them', async () => {
+    const drawn = { temperature: 1.5, seed: 4, max_tokens: 8 }
+    const { choices, usage } = await complete({ ...drawn, n: 5, logprobs: 0 })
+    const ranked = choices
+      .map(({ text, logprobs }) => {
+        const values = logprobs?.token_logprobs ?? []
+        return { text, mean: values.reduce<number>((sum, value) => sum + (value ?? 0), 0) / values.length }
+      })
+      .sort((a, b) => b.mean - a.mean)
+    const best = await complete({ ...drawn, n: 2, best_of: 5 })
+    expect(best.choices.map(({ text }) => text)).toEqual(ranked.slice(0, 2).map(({ text }) => text))
+    expect(best.choices[0]?.logprobs).toBeNull()
+    expect(best.usage.completion_tokens).toBe(usage.completion_tokens)
+  })
+
   it('gives the same text for the same seed and another for another', async () => {
     const draw = async (seed: number) => (await complete({ seed, temperature: 1.2, max_tokens: 24 })).choices[0]?.text
     expect(await draw(7)).toBe(await draw(7))
@@ -253,6 +268,8 @@ describe('errors', () => {
     [{ prompt: 'x', temperature: 3 }, 'temperature'],
     [{ prompt: 'x', n: 0 }, 'n'],
     [{ prompt: 'x', suffix: 'y' }, 'suffix'],
+    [{ prompt: 'x', n: 2, best_of: 1 }, 'best_of'],
+    [{ prompt: 'x', best_of: 2, stream: true }, 'best_of'],
     [{ prompt: 'x', stream_options: { include_usage: true } }, 'stream_options'],
     [{ prompt: ['a', 'b'], rag: true }, 'prompt'],
     [{ prompt: 'x', rag: { top_k: 0 } }, 'rag.top_k'],
