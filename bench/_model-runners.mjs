@@ -6,6 +6,7 @@ import { availableParallelism } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { GREEDY } from '../dist/kernels/sampling.js'
+import { createLocalRunner } from '../dist/engine/runner/local.js'
 import { createWorkerRunner } from '../dist/engine/runner/worker-runner.js'
 
 const here = dirname(fileURLToPath(import.meta.url))
@@ -13,10 +14,9 @@ const BLOCK_SIZE = 16
 /** A peer that says nothing for so long hangs: its process is ended. */
 const PEER_SECONDS = 300
 
-/** Ours. `prompt` and `tokens` are the longest that `measure` will be asked for. */
-export async function loadOurs({ file, device, threads, prompt, tokens, mostSequences }) {
+/** Ours, loaded, with the plans of its steps. `prompt` and `tokens` are the longest that will be asked for. */
+async function open(runner, { file, device, threads, prompt, tokens, mostSequences, traceKernels = false }) {
   const blocksPerSequence = Math.ceil((prompt + tokens + 2) / BLOCK_SIZE)
-  const runner = createWorkerRunner()
   const started = performance.now()
   const info = await runner.load({
     path: file,
@@ -30,7 +30,7 @@ export async function loadOurs({ file, device, threads, prompt, tokens, mostSequ
     blockSize: BLOCK_SIZE,
     numKvBlocks: blocksPerSequence * mostSequences,
     threads,
-    traceKernels: false,
+    traceKernels,
     cacheDir: null,
   })
   const loadMs = performance.now() - started
@@ -39,45 +39,101 @@ export async function loadOurs({ file, device, threads, prompt, tokens, mostSequ
     Int32Array.from({ length: blocksPerSequence }, (_, i) => sequence * blocksPerSequence + i)
   const plan = (sequences) => ({ stepId: stepId++, blockCopies: [], sequences })
 
-  async function measure(batch, lengths = { prompt, tokens }) {
+  /** The steps that prefill one sequence. */
+  const prefillPlans = (sequence, length) =>
+    Array.from({ length: Math.ceil(length / 512) }, (_, chunk) => {
+      const at = chunk * 512
+      const ids = Int32Array.from(
+        { length: Math.min(512, length - at) },
+        (_, i) => 300 + (((at + i) * 7 + sequence * 13) % 1000),
+      )
+      const sample = at + ids.length === length ? [GREEDY] : []
+      return plan([{ tokenSource: { ids }, startPosition: at, blockTable: blockTable(sequence), sample, score: null }])
+    })
+  /** Decode step `i` after a prompt: each step's token is the one before's, which may still be on the device. */
+  const decodePlan = (batch, promptLength, i) =>
+    plan(
+      Array.from({ length: batch }, (_, sequence) => ({
+        tokenSource: i === 0 ? { ids: Int32Array.of(300) } : { fromPreviousStep: sequence },
+        startPosition: promptLength + i,
+        blockTable: blockTable(sequence),
+        sample: [GREEDY],
+        score: null,
+      })),
+    )
+  return { info, loadMs, prefillPlans, decodePlan }
+}
+
+/** Ours in its worker thread. `measure` takes steps two in flight, as the engine does, unless told otherwise. */
+export async function loadOurs(options) {
+  const { device, prompt, tokens } = options
+  const runner = createWorkerRunner()
+  const { info, loadMs, prefillPlans, decodePlan } = await open(runner, options)
+
+  async function measure(batch, lengths = { prompt, tokens }, inFlight = 2) {
     let started = performance.now()
     for (let sequence = 0; sequence < batch; sequence++) {
-      for (let at = 0; at < lengths.prompt; at += 512) {
-        const ids = Int32Array.from(
-          { length: Math.min(512, lengths.prompt - at) },
-          (_, i) => 300 + (((at + i) * 7 + sequence * 13) % 1000),
-        )
-        const sample = at + ids.length === lengths.prompt ? [GREEDY] : []
-        const one = { tokenSource: { ids }, startPosition: at, blockTable: blockTable(sequence), sample, score: null }
-        await runner.execute(plan([one]))
-      }
+      for (const plan of prefillPlans(sequence, lengths.prompt)) await runner.execute(plan)
     }
     const prefillMs = performance.now() - started
-    const step = (i) =>
-      runner.execute(
-        plan(
-          Array.from({ length: batch }, (_, sequence) => ({
-            tokenSource: i === 0 ? { ids: Int32Array.of(300) } : { fromPreviousStep: sequence },
-            startPosition: lengths.prompt + i,
-            blockTable: blockTable(sequence),
-            sample: [GREEDY],
-            score: null,
-          })),
-        ),
-      )
-    // Two steps in flight, as the engine runs them.
+    const steps = []
     started = performance.now()
-    let previous = step(0)
-    for (let i = 1; i < lengths.tokens; i++) {
-      const next = step(i)
-      await previous
-      previous = next
+    for (let i = 0; i < lengths.tokens; i++) {
+      steps.push(runner.execute(decodePlan(batch, lengths.prompt, i)))
+      if (steps.length === inFlight) await steps.shift()
     }
-    await previous
+    await Promise.all(steps)
     const decodeMs = performance.now() - started
     return { prefill: (batch * lengths.prompt * 1000) / prefillMs, decode: (batch * lengths.tokens * 1000) / decodeMs }
   }
   return { name: `miniserve ${device}`, info, loadMs, measure, close: () => runner.close() }
+}
+
+const average = (values) => values.reduce((sum, value) => sum + value, 0) / values.length
+
+/**
+ * Where the time of a step goes, in this thread: of a whole prefill and of a decode step at batch 1, the host's part (from the plan to the
+ * submit), the device's, the dispatches, and device time by kernel. Kernels are traced in a run of their own: a pass for each dispatch costs.
+ */
+export async function profileOurs(options) {
+  const DECODE_STEPS = 8
+  const profile = { prefill: {}, decode: {} }
+  for (const traceKernels of [false, true]) {
+    const runner = createLocalRunner()
+    try {
+      const { prefillPlans, decodePlan } = await open(runner, { ...options, mostSequences: 1, traceKernels })
+      const execute = async (plan) => {
+        const started = performance.now()
+        // Everything up to the submit happens before the promise is returned.
+        const pending = runner.execute(plan)
+        const hostMs = performance.now() - started
+        const { gpuMicros, kernels } = await pending
+        return { hostMs, stepMs: performance.now() - started, gpuMs: (gpuMicros ?? NaN) / 1000, kernels }
+      }
+      const phases = { prefill: [], decode: [] }
+      for (const plan of prefillPlans(0, options.prompt)) phases.prefill.push(await execute(plan))
+      for (let i = 0; i < DECODE_STEPS; i++) phases.decode.push(await execute(decodePlan(1, options.prompt, i)))
+      for (const [phase, steps] of Object.entries(phases)) {
+        if (!traceKernels) {
+          const [hostMs, stepMs, gpuMs] = ['hostMs', 'stepMs', 'gpuMs'].map((key) => average(steps.map((s) => s[key])))
+          Object.assign(profile[phase], { hostMs, stepMs, gpuMs, hostShare: hostMs / stepMs })
+          continue
+        }
+        const kernels = new Map()
+        for (const { kernel, micros, count } of steps.flatMap((step) => step.kernels ?? [])) {
+          const sum = kernels.get(kernel) ?? { kernel, milliseconds: 0, dispatches: 0 }
+          sum.milliseconds += micros / 1000 / steps.length
+          sum.dispatches += count / steps.length
+          kernels.set(kernel, sum)
+        }
+        profile[phase].kernels = [...kernels.values()].toSorted((a, b) => b.milliseconds - a.milliseconds)
+        profile[phase].dispatches = profile[phase].kernels.reduce((sum, { dispatches }) => sum + dispatches, 0)
+      }
+    } finally {
+      await runner.close()
+    }
+  }
+  return profile
 }
 
 /** node-llama-cpp over the same file; gpu: false or 'vulkan'. Rejects when it cannot run here, or says nothing for PEER_SECONDS. */

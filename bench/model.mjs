@@ -1,14 +1,15 @@
 // npm run bench -- model [--device cpu|webgpu|reference] [--shape NAME] [--quantization none,q8,q4] [--batch 1,4,16] [--peers] ...
 // Random weights of a real model's shape, as GGUF, through the runner in its worker thread: prefill and decode tokens per second at several batch
 // sizes, for each quantization in turn. With --peers the same file through node-llama-cpp, turn by turn in the same run, and a short run of the
-// reference backend beside it. JSON to bench/results, a file a quantization.
+// reference backend beside it. Decode one step at a time beside two in flight; on webgpu where a step's time goes, by kernel. JSON to
+// bench/results, a file a device and quantization.
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { availableParallelism, cpus, loadavg, release, tmpdir, totalmem } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { SHAPES, writeGguf } from './_gguf.mjs'
-import { loadOurs, loadPeer } from './_model-runners.mjs'
+import { loadOurs, loadPeer, profileOurs } from './_model-runners.mjs'
 import { measureReadBandwidth } from '../dist/kernels/cpu/bandwidth.js'
 
 const here = dirname(fileURLToPath(import.meta.url))
@@ -124,6 +125,35 @@ async function compareWithReference(file, ours) {
   }
 }
 
+/** Decode at batch 1 with one step in flight and with two, by turns. */
+async function compareInFlight(ours) {
+  const rates = { oneInFlight: [], twoInFlight: [] }
+  for (let round = 0; round < rounds; round++) {
+    for (const [i, name] of Object.keys(rates).entries()) {
+      rates[name].push((await ours.measure(1, { prompt, tokens }, i + 1)).decode)
+    }
+  }
+  const oneInFlight = median(rates.oneInFlight)
+  const twoInFlight = median(rates.twoInFlight)
+  return { oneInFlight, twoInFlight, gain: twoInFlight / oneInFlight - 1 }
+}
+
+function printProfile(profile) {
+  for (const [phase, { hostMs, stepMs, gpuMs, hostShare, dispatches, kernels }] of Object.entries(profile)) {
+    process.stdout.write(
+      `${phase} step: ${stepMs.toFixed(2)} ms, host ${hostMs.toFixed(2)} ms (${(100 * hostShare).toFixed(1)} %), device ${gpuMs.toFixed(2)} ms, ${dispatches} dispatches ` +
+        `(7 a layer + 6: ${7 * shape.layers + 6})\n`,
+    )
+    const total = kernels.reduce((sum, { milliseconds }) => sum + milliseconds, 0)
+    for (const { kernel, milliseconds, dispatches } of kernels) {
+      const share = `${((100 * milliseconds) / total).toFixed(1)} %`.padStart(8)
+      process.stdout.write(
+        `  ${kernel.padEnd(24)}${milliseconds.toFixed(2).padStart(10)} ms${share}  x ${dispatches}\n`,
+      )
+    }
+  }
+}
+
 function printRows(rows, weightBytes) {
   const names = rows[0].results.map(({ name }) => name)
   process.stdout.write('\nbatch  phase    ' + names.map((name) => name.padStart(22)).join('') + '\n')
@@ -158,9 +188,14 @@ async function benchmark(quantization, folder, bandwidth) {
   try {
     runners.push(...(await loadPeers(file, skipped)))
     const { device } = ours.info
+    // lavapipe's own setting; for the peer on the same adapter as well.
+    const driverThreads =
+      device.kind === 'webgpu' && device.isSoftware
+        ? Number(process.env.LP_NUM_THREADS ?? availableParallelism())
+        : null
     process.stdout.write(
       `\n${flags.shape} ${type}, ${(weightBytes / 1e6).toFixed(0)} MB of weights, prompt ${prompt}, ${tokens} tokens, median of ${rounds} rounds\n` +
-        `${device.adapter} (${device.driver}); loaded in ${(ours.loadMs / 1000).toFixed(1)} s; streaming read ${bandwidth.gigabytesPerSecond.toFixed(1)} GB/s on ${bandwidth.threads} threads; load ${loadavg()[0].toFixed(1)}\n`,
+        `${device.adapter} (${device.driver}); ${driverThreads === null ? '' : `${driverThreads} driver threads; `}loaded in ${(ours.loadMs / 1000).toFixed(1)} s; streaming read ${bandwidth.gigabytesPerSecond.toFixed(1)} GB/s on ${bandwidth.threads} threads; load ${loadavg()[0].toFixed(1)}\n`,
     )
     const samples = await measureAll(runners, skipped)
     const measured = [...samples.keys()]
@@ -185,6 +220,15 @@ async function benchmark(quantization, folder, bandwidth) {
         `reference backend (prompt ${REFERENCE.prompt}, ${REFERENCE.tokens} tokens): prefill ${rate(reference.prefillTokensPerSecond)} (ours ${reference.prefillRatio.toFixed(1)}x), decode ${rate(reference.decodeTokensPerSecond)} (ours ${reference.decodeRatio.toFixed(1)}x)\n`,
       )
     }
+    const inFlight = flags.device === 'reference' ? null : await compareInFlight(ours)
+    if (inFlight !== null) {
+      process.stdout.write(
+        `decode, batch 1: ${rate(inFlight.oneInFlight)} tokens/s a step at a time, ${rate(inFlight.twoInFlight)} with two in flight (${(100 * inFlight.gain).toFixed(1)} %)\n`,
+      )
+    }
+    const profile =
+      flags.device === 'webgpu' ? await profileOurs({ file, device: flags.device, threads, prompt, tokens }) : null
+    if (profile !== null) printProfile(profile)
     const report = {
       bench: 'model',
       date: new Date().toISOString(),
@@ -195,12 +239,15 @@ async function benchmark(quantization, folder, bandwidth) {
       tokens,
       rounds,
       device,
+      driverThreads,
       hardware: { cpu: cpus()[0]?.model, cores: availableParallelism(), memoryBytes: totalmem(), kernel: release() },
       node: process.version,
       readBandwidth: bandwidth,
       peers: measured.slice(1).map(({ name, info }) => ({ name, ...info })),
       skipped,
       rows,
+      inFlight,
+      profile,
       reference,
     }
     const out = flags.out ?? join(here, 'results', `model-${flags.device}-${flags.shape}-${quantization}.json`)

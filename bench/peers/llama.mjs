@@ -36,7 +36,8 @@ async function load({ file, gpu, threads, prompt, tokens, batches }) {
     await Promise.all(used.map((sequence) => sequence.clearHistory()))
     return { prefill: (batch * prompt * 1000) / prefillMs, decode: (drawn * 1000) / decodeMs }
   }
-  return { gpu: llama.gpu, threads: context.currentThreads, systemInfo: llama.systemInfo }
+  const devices = llama.gpu === false ? [] : await llama.getGpuDeviceNames()
+  return { gpu: llama.gpu, devices, threads: context.currentThreads, systemInfo: llama.systemInfo }
 }
 
 process.on('message', (message) => {
