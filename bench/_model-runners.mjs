@@ -101,7 +101,8 @@ export async function profileOurs(options) {
   for (const traceKernels of [false, true]) {
     const runner = createLocalRunner()
     try {
-      const { prefillPlans, decodePlan } = await open(runner, { ...options, mostSequences: 1, traceKernels })
+      const tokens = DECODE_STEPS
+      const { prefillPlans, decodePlan } = await open(runner, { ...options, tokens, mostSequences: 1, traceKernels })
       const execute = async (plan) => {
         const started = performance.now()
         // Everything up to the submit happens before the promise is returned.
@@ -141,8 +142,12 @@ export async function loadPeer({ file, gpu, threads, prompt, tokens, batches }) 
   if (!existsSync(join(here, 'peers', 'node_modules'))) throw new Error('it is not installed: npm ci in bench/peers')
   const child = fork(join(here, 'peers', 'llama.mjs'), {
     stdio: ['ignore', 2, 2, 'ipc'],
-    // Its CPU build looks at Vulkan drivers all the same, and a software one can hang it.
-    env: gpu === false ? { ...process.env, VK_DRIVER_FILES: '/nonexistent' } : process.env,
+    env:
+      gpu === false
+        ? // Its CPU build looks at Vulkan drivers all the same, and a software one can hang it.
+          { ...process.env, VK_DRIVER_FILES: '/nonexistent' }
+        : // It passes over software adapters unless a device is named.
+          { GGML_VK_VISIBLE_DEVICES: '0', ...process.env },
   })
   const close = () => {
     child.kill('SIGKILL')

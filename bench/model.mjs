@@ -84,7 +84,7 @@ async function measureAll(runners, skipped) {
   const samples = new Map(runners.map((runner) => [runner, batches.map(() => ({ prefill: [], decode: [] }))]))
   const attempt = async (runner, batch) => {
     try {
-      return await runner.measure(batch)
+      return await runner.measure(batch, { prompt, tokens })
     } catch (error) {
       if (runner === runners[0]) throw error
       skipped.push(`${runner.name}: ${error.message.split('\n')[0]}`)
@@ -180,8 +180,8 @@ async function benchmark(quantization, folder, bandwidth) {
     file,
     device: flags.device,
     threads,
-    prompt,
-    tokens,
+    prompt: Math.max(prompt, REFERENCE.prompt),
+    tokens: Math.max(tokens, REFERENCE.tokens),
     mostSequences: Math.max(...batches),
   })
   const runners = [ours]
@@ -227,7 +227,7 @@ async function benchmark(quantization, folder, bandwidth) {
       )
     }
     const profile =
-      flags.device === 'webgpu' ? await profileOurs({ file, device: flags.device, threads, prompt, tokens }) : null
+      flags.device === 'webgpu' ? await profileOurs({ file, device: flags.device, threads, prompt }) : null
     if (profile !== null) printProfile(profile)
     const report = {
       bench: 'model',

@@ -5,6 +5,9 @@ let run = null
 
 async function load({ file, gpu, threads, prompt, tokens, batches }) {
   const llama = await getLlama({ gpu, build: 'never', logLevel: LlamaLogLevel.error, maxThreads: threads })
+  const devices = llama.gpu === false ? [] : await llama.getGpuDeviceNames()
+  // Without a device it would compute on the CPU, and say nothing.
+  if (gpu !== false && devices.length === 0) throw new Error(`its ${gpu} build finds no device`)
   const model = await llama.loadModel({ modelPath: file, gpuLayers: gpu === false ? 0 : 'max' })
   const most = Math.max(...batches)
   const context = await model.createContext({
@@ -36,7 +39,6 @@ async function load({ file, gpu, threads, prompt, tokens, batches }) {
     await Promise.all(used.map((sequence) => sequence.clearHistory()))
     return { prefill: (batch * prompt * 1000) / prefillMs, decode: (drawn * 1000) / decodeMs }
   }
-  const devices = llama.gpu === false ? [] : await llama.getGpuDeviceNames()
   return { gpu: llama.gpu, devices, threads: context.currentThreads, systemInfo: llama.systemInfo }
 }
 
