@@ -56,6 +56,25 @@ export function inverseRms(x: Float32Array, start: number, length: number, eps: 
   return 1 / Math.sqrt(sum / length + eps)
 }
 
+export interface HostNorm {
+  readonly weight: Float32Array
+  readonly eps: number
+}
+
+/** RMSNorm in place of each `width` values of x[start .. start + length - 1]. */
+export function normalizePieces(
+  x: Float32Array,
+  start: number,
+  length: number,
+  width: number,
+  { weight, eps }: HostNorm,
+): void {
+  for (let base = start; base < start + length; base += width) {
+    const inverse = inverseRms(x, base, width, eps)
+    for (let i = 0; i < width; i++) x[base + i] = x[base + i]! * inverse * weight[i]!
+  }
+}
+
 export function silu(x: number): number {
   return x / (1 + Math.exp(-x))
 }

@@ -4,6 +4,7 @@
  */
 import { cpus } from 'node:os'
 import { checkMatrix, dequantize } from '../dequantize.ts'
+import { Handles } from '../handles.ts'
 import type { InspectableBackend } from '../inspect.ts'
 import { fromPlanes, toPlanes } from '../planes.ts'
 import type {
@@ -31,14 +32,14 @@ import type {
   Vector,
 } from '../ops.ts'
 import { Sampler, tokenLogprobs } from '../sampling.ts'
-import { geluTanh, inverseRms, matmul, silu } from './arithmetic.ts'
+import { geluTanh, type HostNorm, inverseRms, normalizePieces, silu } from './arithmetic.ts'
 import { type AttentionScratch, pagedAttention } from './attention.ts'
+import { KvPool, kvBlockBytes } from './kv-pool.ts'
+import { HostRope } from './rope.ts'
+import { RowTile, TILE_ROWS } from './row-tile.ts'
 
 const bytesOf = (arrays: readonly ArrayBufferView[]): number =>
   arrays.reduce((sum, { byteLength }) => sum + byteLength, 0)
-
-/** Rows a matrix product takes at once: bounds the f64 scratch while the weights of four outputs stay in the cache. */
-const TILE_ROWS = 32
 
 interface HostMatrix extends Matrix {
   readonly values: Float32Array
@@ -50,15 +51,6 @@ interface HostVector extends Vector {
 
 interface HostActivation extends Activation {
   readonly values: Float32Array // [maxRows, cols]
-}
-
-interface HostRope extends RopeTable {
-  readonly inverseFrequencies: Float64Array
-  readonly attentionFactor: number
-  readonly cos: Float64Array // [maxRows, rotaryDim / 2]
-  readonly sin: Float64Array
-  /** Step whose positions cos and sin hold. */
-  step: number
 }
 
 interface StepResults {
@@ -79,16 +71,12 @@ class ReferenceBackend implements InspectableBackend {
     memoryBudgetBytes: null,
   }
   readonly #options: BackendOptions
-  // The objects given out are these very maps' keys: a handle of another backend is refused.
-  readonly #matrices = new Map<Matrix, HostMatrix>()
-  readonly #vectors = new Map<Vector, HostVector>()
-  readonly #ropes = new Map<RopeTable, HostRope>()
-  readonly #activations = new Map<Activation, HostActivation>()
-  #layout: KvLayout | null = null
-  #keys: Float32Array[] = [] // a layer each: [slots, numKvHeads, headDim]
-  #values: Float32Array[] = []
-  #scratch = new Float64Array(0) // inputs of one tile, [rows, cols]
-  #products = new Float64Array(0) // outputs of one tile, [rows, outputs]
+  readonly #matrices = new Handles<Matrix, HostMatrix>('matrix')
+  readonly #vectors = new Handles<Vector, HostVector>('vector')
+  readonly #ropes = new Handles<RopeTable, HostRope>('rope table')
+  readonly #activations = new Handles<Activation, HostActivation>('activation')
+  readonly #tile = new RowTile()
+  #pool: KvPool | null = null
   #attention: AttentionScratch = { scores: new Float64Array(0), sum: new Float64Array(0) }
   #sampler: Sampler | null = null
   #logits = new Float32Array(0)
@@ -109,7 +97,7 @@ class ReferenceBackend implements InspectableBackend {
   async loadMatrix(label: string, rows: number, cols: number, data: MatrixData, use?: MatrixUse): Promise<Matrix> {
     checkMatrix(label, rows, cols, data)
     const matrix = { label, rows, cols, format: data.format as MatrixFormat, values: dequantize(data) }
-    this.#matrices.set(matrix, matrix)
+    this.#matrices.add(matrix)
     await use?.onPacked?.(toPlanes(data))
     return matrix
   }
@@ -119,41 +107,20 @@ class ReferenceBackend implements InspectableBackend {
   }
 
   loadVector(label: string, values: Float32Array): Vector {
-    const vector = { label, length: values.length, values }
-    this.#vectors.set(vector, vector)
-    return vector
+    return this.#vectors.add({ label, length: values.length, values })
   }
 
   loadRope(label: string, inverseFrequencies: Float64Array, attentionFactor: number): RopeTable {
-    const half = inverseFrequencies.length
-    const cells = this.#options.limits.maxRows * half
-    const table = {
-      label,
-      rotaryDim: half * 2,
-      inverseFrequencies,
-      attentionFactor,
-      cos: new Float64Array(cells),
-      sin: new Float64Array(cells),
-      step: -1,
-    }
-    this.#ropes.set(table, table)
-    return table
+    return this.#ropes.add(new HostRope(label, inverseFrequencies, attentionFactor, this.#options.limits.maxRows))
   }
 
   createActivation(label: string, cols: number): Activation {
-    const activation = { label, cols, values: new Float32Array(this.#options.limits.maxRows * cols) }
-    this.#activations.set(activation, activation)
-    return activation
+    return this.#activations.add({ label, cols, values: new Float32Array(this.#options.limits.maxRows * cols) })
   }
 
   createKvCache(layout: KvLayout): void {
-    if (this.#layout !== null) throw new Error('createKvCache was called twice')
-    this.#layout = layout
-    const length = layout.numBlocks * layout.blockSize * layout.numKvHeads * layout.headDim
-    for (let layer = 0; layer < layout.numLayers; layer++) {
-      this.#keys.push(new Float32Array(length))
-      this.#values.push(new Float32Array(length))
-    }
+    if (this.#pool !== null) throw new Error('createKvCache was called twice')
+    this.#pool = new KvPool(layout)
     this.#attention = {
       scores: new Float64Array(this.#options.limits.maxBlocksPerSequence * layout.blockSize),
       sum: new Float64Array(layout.headDim),
@@ -161,24 +128,17 @@ class ReferenceBackend implements InspectableBackend {
   }
 
   memoryUse(): MemoryUse {
-    const ropes = [...this.#ropes.values()].flatMap(({ cos, sin }) => [cos, sin])
-    const activations = [...this.#activations.values()].map(({ values }) => values)
+    const ropes = this.#ropes.values().flatMap(({ cos, sin }) => [cos, sin])
+    const activations = this.#activations.values().map(({ values }) => values)
     return {
       weightBytes: bytesOf([...this.#matrices.values(), ...this.#vectors.values()].map(({ values }) => values)),
-      kvCacheBytes: bytesOf([...this.#keys, ...this.#values]),
-      scratchBytes: bytesOf([
-        ...ropes,
-        ...activations,
-        this.#scratch,
-        this.#products,
-        this.#attention.scores,
-        this.#logits,
-      ]),
+      kvCacheBytes: this.#pool === null ? 0 : bytesOf([...this.#pool.keys, ...this.#pool.values]),
+      scratchBytes: bytesOf([...ropes, ...activations, ...this.#tile.scratch, this.#attention.scores, this.#logits]),
     }
   }
 
-  kvBlockBytes({ numLayers, blockSize, numKvHeads, headDim }: KvLayout): number {
-    return numLayers * 2 * blockSize * numKvHeads * headDim * Float32Array.BYTES_PER_ELEMENT
+  kvBlockBytes(layout: KvLayout): number {
+    return kvBlockBytes(layout)
   }
 
   maxKvBlocks(): number {
@@ -190,12 +150,7 @@ class ReferenceBackend implements InspectableBackend {
   }
 
   copyBlock(source: number, destination: number, numTokens: number): void {
-    const { blockSize, numKvHeads, headDim } = this.#kvLayout()
-    const stride = blockSize * numKvHeads * headDim
-    const length = numTokens * numKvHeads * headDim
-    for (const pool of [...this.#keys, ...this.#values]) {
-      pool.copyWithin(destination * stride, source * stride, source * stride + length)
-    }
+    this.#kvPool().copyBlock(source, destination, numTokens)
   }
 
   beginStep(input: StepInput): void {
@@ -217,8 +172,8 @@ class ReferenceBackend implements InspectableBackend {
   }
 
   embed(out: Activation, table: Matrix, scale: number): void {
-    const target = this.#activation(out).values
-    const { values, cols, rows } = this.#matrix(table)
+    const target = this.#activations.get(out).values
+    const { values, cols, rows } = this.#matrices.get(table)
     const { numRows } = this.#stepInput()
     for (let row = 0; row < numRows; row++) {
       const token = this.#tokens[row]!
@@ -228,21 +183,22 @@ class ReferenceBackend implements InspectableBackend {
   }
 
   linear(out: Activation, x: Activation, w: Matrix, { norm, bias, residual, glu }: LinearOptions): void {
-    const target = this.#activation(out)
-    const source = this.#activation(x)
-    const matrix = this.#matrix(w)
+    const target = this.#activations.get(out)
+    const source = this.#activations.get(x)
+    const matrix = this.#matrices.get(w)
     const outputs = glu === undefined ? matrix.rows : matrix.rows / 2
     if (target === source || target.cols !== outputs || source.cols !== matrix.cols) {
       throw new Error(
         `linear ${w.label}: [.., ${source.cols}] -> [.., ${target.cols}] does not fit ${matrix.rows} x ${matrix.cols}`,
       )
     }
-    const biases = bias === undefined ? null : this.#vector(bias)
+    const biases = bias === undefined ? null : this.#vectors.get(bias).values
     const activate = glu === undefined ? null : glu === 'silu' ? silu : geluTanh
     const { numRows } = this.#stepInput()
     for (let first = 0; first < numRows; first += TILE_ROWS) {
       const rows = Math.min(TILE_ROWS, numRows - first)
-      const products = this.#multiply(source, first, rows, matrix, norm)
+      this.#tile.multiply(source.values, (i) => first + i, rows, matrix, norm === undefined ? null : this.#norm(norm))
+      const { products } = this.#tile
       for (let r = 0; r < rows; r++) {
         const from = r * matrix.rows
         const to = (first + r) * outputs
@@ -260,9 +216,9 @@ class ReferenceBackend implements InspectableBackend {
   }
 
   normAdd(residual: Activation, x: Activation, norm: Norm): void {
-    const target = this.#activation(residual).values
-    const { values, cols } = this.#activation(x)
-    const weight = this.#vector(norm.weight)
+    const target = this.#activations.get(residual).values
+    const { values, cols } = this.#activations.get(x)
+    const weight = this.#vectors.get(norm.weight).values
     const { numRows } = this.#stepInput()
     for (let row = 0; row < numRows; row++) {
       const base = row * cols
@@ -276,11 +232,12 @@ class ReferenceBackend implements InspectableBackend {
     qkv: Activation,
     { layer, numHeads, numKvHeads, headDim, qkNorm, rope }: QkvOptions,
   ): void {
-    const queries = this.#activation(q).values
-    const { values: source, cols } = this.#activation(qkv)
+    const queries = this.#activations.get(q).values
+    const { values: source, cols } = this.#activations.get(qkv)
     const { numRows, slots } = this.#stepInput()
-    const keys = this.#keys[layer]!
-    const values = this.#values[layer]!
+    const pool = this.#kvPool()
+    const keys = pool.keys[layer]!
+    const values = pool.values[layer]!
     const table = rope === null ? null : this.#ropeOfStep(rope)
     const qWidth = numHeads * headDim
     const kvWidth = numKvHeads * headDim
@@ -292,23 +249,23 @@ class ReferenceBackend implements InspectableBackend {
       for (let i = 0; i < kvWidth; i++) values[slot + i] = source[from + qWidth + kvWidth + i]!
       if (qkNorm !== null) {
         const perHead = qkNorm.kind === 'head'
-        this.#normalize(queries, row * qWidth, qWidth, perHead ? headDim : qWidth, qkNorm.q)
-        this.#normalize(keys, slot, kvWidth, perHead ? headDim : kvWidth, qkNorm.k)
+        normalizePieces(queries, row * qWidth, qWidth, perHead ? headDim : qWidth, this.#norm(qkNorm.q))
+        normalizePieces(keys, slot, kvWidth, perHead ? headDim : kvWidth, this.#norm(qkNorm.k))
       }
       if (table !== null) {
-        rotate(queries, row * qWidth, numHeads, headDim, table, row)
-        rotate(keys, slot, numKvHeads, headDim, table, row)
+        table.rotate(queries, row * qWidth, numHeads, headDim, row)
+        table.rotate(keys, slot, numKvHeads, headDim, row)
       }
     }
   }
 
   attention(out: Activation, q: Activation, options: AttentionOptions): void {
-    const layout = this.#kvLayout()
+    const { keys, values, layout } = this.#kvPool()
     pagedAttention(
-      this.#activation(out).values,
-      this.#activation(q).values,
-      this.#keys[options.layer]!,
-      this.#values[options.layer]!,
+      this.#activations.get(out).values,
+      this.#activations.get(q).values,
+      keys[options.layer]!,
+      values[options.layer]!,
       layout.blockSize,
       this.#stepInput(),
       options,
@@ -357,28 +314,23 @@ class ReferenceBackend implements InspectableBackend {
   }
 
   readBlocks(blocks: readonly number[]): Promise<Uint8Array> {
-    const bytes = new Uint8Array(blocks.length * this.kvBlockBytes(this.#kvLayout()))
-    this.#forEachPiece(blocks, bytes, (pool, piece) => piece.set(pool))
-    return Promise.resolve(bytes)
+    return Promise.resolve(this.#kvPool().read(blocks))
   }
 
   writeBlocks(blocks: readonly number[], bytes: Uint8Array): Promise<void> {
-    const expected = blocks.length * this.kvBlockBytes(this.#kvLayout())
-    if (bytes.length !== expected)
-      throw new Error(`writeBlocks: ${bytes.length} bytes for ${blocks.length} blocks, expected ${expected}`)
-    this.#forEachPiece(blocks, bytes, (pool, piece) => pool.set(piece))
+    this.#kvPool().write(blocks, bytes)
     return Promise.resolve()
   }
 
   debugWrite(activation: Activation, values: Float32Array): void {
-    const { label, cols, values: target } = this.#activation(activation)
+    const { label, cols, values: target } = this.#activations.get(activation)
     if (values.length % cols !== 0 || values.length > target.length)
       throw new Error(`debugWrite ${label}: ${values.length} values do not fit rows of ${cols}`)
     target.set(values)
   }
 
   debugRead(activation: Activation): Promise<Float32Array> {
-    return Promise.resolve(this.#activation(activation).values.slice())
+    return Promise.resolve(this.#activations.get(activation).values.slice())
   }
 
   close(): Promise<void> {
@@ -387,55 +339,8 @@ class ReferenceBackend implements InspectableBackend {
     this.#vectors.clear()
     this.#ropes.clear()
     this.#activations.clear()
-    this.#keys = []
-    this.#values = []
+    this.#pool = null
     return Promise.resolve()
-  }
-
-  /** Visits each layer's K and V of each block with its place in `bytes`: block after block, layer after layer, K then V. */
-  #forEachPiece(
-    blocks: readonly number[],
-    bytes: Uint8Array,
-    visit: (pool: Uint8Array, piece: Uint8Array) => void,
-  ): void {
-    const { numBlocks, numLayers, blockSize, numKvHeads, headDim } = this.#kvLayout()
-    const length = blockSize * numKvHeads * headDim * Float32Array.BYTES_PER_ELEMENT
-    let at = 0
-    for (const block of blocks) {
-      if (block < 0 || block >= numBlocks) throw new Error(`block ${block} is outside the pool of ${numBlocks}`)
-      for (let layer = 0; layer < numLayers; layer++) {
-        for (const pool of [this.#keys[layer]!, this.#values[layer]!]) {
-          visit(new Uint8Array(pool.buffer, pool.byteOffset + block * length, length), bytes.subarray(at, at + length))
-          at += length
-        }
-      }
-    }
-  }
-
-  /** Products [rows, w.rows] of rows first.. of `x`, normalised first where asked, in scratch that the next call overwrites. */
-  #multiply(x: HostActivation, first: number, rows: number, w: HostMatrix, norm: Norm | undefined): Float64Array {
-    const { cols } = w
-    this.#reserve(rows, cols, w.rows)
-    for (let r = 0; r < rows; r++) this.#widen(x.values, (first + r) * cols, r * cols, cols, norm)
-    matmul(this.#products, this.#scratch, rows, w.values, 0, w.rows, cols)
-    return this.#products
-  }
-
-  /** Grows the scratch of a tile; steady state allocates nothing. */
-  #reserve(rows: number, cols: number, outputs: number): void {
-    if (this.#scratch.length < rows * cols) this.#scratch = new Float64Array(rows * cols)
-    if (this.#products.length < rows * outputs) this.#products = new Float64Array(rows * outputs)
-  }
-
-  /** Copies a row into the f64 scratch, normalised where asked. */
-  #widen(x: Float32Array, from: number, to: number, cols: number, norm: Norm | undefined): void {
-    if (norm === undefined) {
-      for (let i = 0; i < cols; i++) this.#scratch[to + i] = x[from + i]!
-      return
-    }
-    const weight = this.#vector(norm.weight)
-    const inverse = inverseRms(x, from, cols, norm.eps)
-    for (let i = 0; i < cols; i++) this.#scratch[to + i] = x[from + i]! * inverse * weight[i]!
   }
 
   #computeLogits(
@@ -445,50 +350,29 @@ class ReferenceBackend implements InspectableBackend {
     rows: readonly { readonly row: number }[],
     target?: Float32Array,
   ): Float32Array {
-    const source = this.#activation(x)
-    const matrix = this.#matrix(head)
+    const source = this.#activations.get(x)
+    const matrix = this.#matrices.get(head)
     const vocab = matrix.rows
-    const { cols } = matrix
     if (target === undefined && this.#logits.length < rows.length * vocab)
       this.#logits = new Float32Array(rows.length * vocab)
     const logits = target ?? this.#logits.subarray(0, rows.length * vocab)
-    this.#reserve(Math.min(TILE_ROWS, rows.length), cols, vocab)
+    const hostNorm = this.#norm(norm)
     for (let first = 0; first < rows.length; first += TILE_ROWS) {
       const count = Math.min(TILE_ROWS, rows.length - first)
-      for (let r = 0; r < count; r++) this.#widen(source.values, rows[first + r]!.row * cols, r * cols, cols, norm)
-      matmul(this.#products, this.#scratch, count, matrix.values, 0, vocab, cols)
+      this.#tile.multiply(source.values, (i) => rows[first + i]!.row, count, matrix, hostNorm)
       for (let i = 0; i < count * vocab; i++) {
-        const value = this.#products[i]! * scale
+        const value = this.#tile.products[i]! * scale
         logits[first * vocab + i] = softcap === null ? value : softcap * Math.tanh(value / softcap)
       }
     }
     return logits
   }
 
-  /** RMSNorm in place of each `width` piece of x[start .. start + length - 1]. */
-  #normalize(x: Float32Array, start: number, length: number, width: number, norm: Norm): void {
-    const weight = this.#vector(norm.weight)
-    for (let base = start; base < start + length; base += width) {
-      const inverse = inverseRms(x, base, width, norm.eps)
-      for (let i = 0; i < width; i++) x[base + i] = x[base + i]! * inverse * weight[i]!
-    }
-  }
-
   /** The table with the cosines and sines of this step's positions. */
   #ropeOfStep(rope: RopeTable): HostRope {
     const table = this.#ropes.get(rope)
-    if (table === undefined) throw new Error(`rope table ${rope.label} is not of this backend`)
-    if (table.step === this.#step) return table
     const { numRows, positions } = this.#stepInput()
-    const half = table.inverseFrequencies.length
-    for (let row = 0; row < numRows; row++) {
-      for (let i = 0; i < half; i++) {
-        const angle = positions[row]! * table.inverseFrequencies[i]!
-        table.cos[row * half + i] = Math.cos(angle) * table.attentionFactor
-        table.sin[row * half + i] = Math.sin(angle) * table.attentionFactor
-      }
-    }
-    table.step = this.#step
+    table.prepare(this.#step, positions, numRows)
     return table
   }
 
@@ -497,43 +381,13 @@ class ReferenceBackend implements InspectableBackend {
     return this.#input
   }
 
-  #kvLayout(): KvLayout {
-    if (this.#layout === null) throw new Error('createKvCache has not been called')
-    return this.#layout
+  #kvPool(): KvPool {
+    if (this.#pool === null) throw new Error('createKvCache has not been called')
+    return this.#pool
   }
 
-  #matrix(matrix: Matrix): HostMatrix {
-    const found = this.#matrices.get(matrix)
-    if (found === undefined) throw new Error(`matrix ${matrix.label} is not of this backend`)
-    return found
-  }
-
-  #vector(vector: Vector): Float32Array {
-    const found = this.#vectors.get(vector)
-    if (found === undefined) throw new Error(`vector ${vector.label} is not of this backend`)
-    return found.values
-  }
-
-  #activation(activation: Activation): HostActivation {
-    const found = this.#activations.get(activation)
-    if (found === undefined) throw new Error(`activation ${activation.label} is not of this backend`)
-    return found
-  }
-}
-
-/** Rotates the leading dims of each head of a row: pairs (i, i + half), half = rotaryDim / 2. */
-function rotate(x: Float32Array, start: number, numHeads: number, headDim: number, table: HostRope, row: number): void {
-  const half = table.rotaryDim / 2
-  for (let head = 0; head < numHeads; head++) {
-    const base = start + head * headDim
-    for (let i = 0; i < half; i++) {
-      const cos = table.cos[row * half + i]!
-      const sin = table.sin[row * half + i]!
-      const a = x[base + i]!
-      const b = x[base + half + i]!
-      x[base + i] = a * cos - b * sin
-      x[base + half + i] = b * cos + a * sin
-    }
+  #norm({ weight, eps }: Norm): HostNorm {
+    return { weight: this.#vectors.get(weight).values, eps }
   }
 }
 

@@ -3,6 +3,7 @@ import type { Activation, AttentionOptions, KvLayout, QkvOptions, StepInput } fr
 import { createStorage, normWeight, record, type Bindings, type GpuContext } from './context.ts'
 import { smallWorkgroup } from './elementwise.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
+import type { GpuRope } from './rope.ts'
 import { ITEM_WORDS, MAX_PARTIALS, SPLIT_ROW_WORDS } from './step-layout.ts'
 
 const QKV: readonly BindingKind[] = ['read', 'uniform', 'read', 'write', 'write', 'read', 'read', 'read']
@@ -12,16 +13,6 @@ const ATTENTION: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'w
 const SPLIT_TOKENS = { software: 256, gpu: 128 } as const
 /** Partial results of split rows take at most this; further rows walk their splits one after another. */
 const PARTIALS_BYTES = 16 * 2 ** 20
-
-export interface GpuRope {
-  readonly id: number
-  readonly label: string
-  readonly rotaryDim: number
-  readonly inverseFrequencies: Float64Array
-  readonly attentionFactor: number
-  /** [position, half] cos and sin, f32; made when the pool's size is known. */
-  buffer: GPUBuffer | null
-}
 
 interface Plan {
   readonly tileRows: number

@@ -2,6 +2,7 @@
  * The WebGPU backend: the ops of kernels/ops.ts in WGSL, through Dawn, on any adapter. Ops are only recorded; endStep writes the step buffer,
  * submits one compute pass and reads one small buffer back.
  */
+import { Handles } from '../handles.ts'
 import type { InspectableBackend } from '../inspect.ts'
 import type {
   Activation,
@@ -26,7 +27,7 @@ import type {
   StoredMatrix,
   Vector,
 } from '../ops.ts'
-import { AttentionKernels, type GpuRope } from './attention.ts'
+import { AttentionKernels } from './attention.ts'
 import { BlockTransfer } from './block-transfer.ts'
 import { Bindings, bufferBytes, createStorage, type GpuActivation, type GpuContext, type GpuVector } from './context.ts'
 import { openDevice, type Capabilities, type GpuDevice } from './device.ts'
@@ -34,11 +35,10 @@ import { embed, normAdd } from './elementwise.ts'
 import { LinearKernels, shapeKey, type LinearVariant } from './linear.ts'
 import { importMatrix, loadMatrix, packedLayout, type GpuMatrix, type MatrixLoader } from './matrix.ts'
 import { Pipelines } from './pipelines.ts'
+import { uploadRope, type GpuRope } from './rope.ts'
 import { SampleKernels } from './sample.ts'
 import { StepQueue } from './step-queue.ts'
-import { measureTiles } from './tune-measure.ts'
-import { loadProbe } from './tune-probe.ts'
-import { applyTuning, readTuning, writeTuning } from './tune.ts'
+import { chooseTiles } from './tune-measure.ts'
 import { maxStepBytes, StepWriter } from './step-layout.ts'
 
 export { hasAdapter, hasRealGpu } from './device.ts'
@@ -67,11 +67,10 @@ export class WebGpuBackend implements InspectableBackend {
   readonly #sample: SampleKernels
   readonly #queue: StepQueue
   readonly #blocks: BlockTransfer
-  // Handles given out are these maps' keys: one of another backend is refused.
-  readonly #matrices = new Map<Matrix, GpuMatrix>()
-  readonly #vectors = new Map<Vector, GpuVector>()
-  readonly #activations = new Map<Activation, GpuActivation>()
-  readonly #ropes = new Map<RopeTable, GpuRope>()
+  readonly #matrices = new Handles<Matrix, GpuMatrix>('matrix')
+  readonly #vectors = new Handles<Vector, GpuVector>('vector')
+  readonly #activations = new Handles<Activation, GpuActivation>('activation')
+  readonly #ropes = new Handles<RopeTable, GpuRope>('rope table')
   #nextId = 1
   #input: StepInput | null = null
   #closed = false
@@ -103,8 +102,8 @@ export class WebGpuBackend implements InspectableBackend {
       stepBuffer: createStorage(device, 'step', maxStepBytes(options.limits)),
       dispatches: [],
       nothing: createStorage(device, 'nothing', 16),
-      vector: (vector) => found(this.#vectors.get(vector), vector),
-      activation: (activation) => found(this.#activations.get(activation), activation),
+      vector: (vector) => this.#vectors.get(vector),
+      activation: (activation) => this.#activations.get(activation),
     }
     this.#bindings = new Bindings(this.#context)
     this.#linear = new LinearKernels(this.#context, this.#bindings)
@@ -136,8 +135,7 @@ export class WebGpuBackend implements InspectableBackend {
 
   #keep(matrix: GpuMatrix): Matrix {
     this.#checkAlive()
-    this.#matrices.set(matrix, matrix)
-    return matrix
+    return this.#matrices.add(matrix)
   }
 
   loadVector(label: string, values: Float32Array): Vector {
@@ -145,40 +143,34 @@ export class WebGpuBackend implements InspectableBackend {
     // Padded like activations: kernels read whole blocks.
     const buffer = createStorage(this.device, label, Math.ceil(values.length / 32) * 128)
     this.device.queue.writeBuffer(buffer, 0, values.slice())
-    const vector = { label, length: values.length, id: this.#nextId++, buffer }
-    this.#vectors.set(vector, vector)
-    return vector
+    return this.#vectors.add({ label, length: values.length, id: this.#nextId++, buffer })
   }
 
   loadRope(label: string, inverseFrequencies: Float64Array, attentionFactor: number): RopeTable {
-    const table: GpuRope = {
+    return this.#ropes.add({
       id: this.#nextId++,
       label,
       rotaryDim: inverseFrequencies.length * 2,
       inverseFrequencies,
       attentionFactor,
       buffer: null,
-    }
-    this.#ropes.set(table, table)
-    return table
+    })
   }
 
   createActivation(label: string, cols: number): Activation {
     this.#checkAlive()
     const stride = Math.ceil(cols / 32) * 32
     const buffer = createStorage(this.device, label, this.#options.limits.maxRows * stride * 4)
-    const activation = { label, cols, stride, id: this.#nextId++, buffer }
-    this.#activations.set(activation, activation)
-    return activation
+    return this.#activations.add({ label, cols, stride, id: this.#nextId++, buffer })
   }
 
   memoryUse(): MemoryUse {
-    const shards = [...this.#matrices.values()].flatMap((matrix) => matrix.shards)
+    const shards = this.#matrices.values().flatMap((matrix) => matrix.shards)
     const { stepBuffer, nothing } = this.#context
     return {
       weightBytes: bufferBytes([
         ...shards.flatMap(({ codes, scales }) => [codes, scales]),
-        ...[...this.#vectors.values()].map(({ buffer }) => buffer),
+        ...this.#vectors.values().map(({ buffer }) => buffer),
       ]),
       kvCacheBytes: bufferBytes(this.#attention.pools),
       scratchBytes:
@@ -208,8 +200,16 @@ export class WebGpuBackend implements InspectableBackend {
   async ready(): Promise<void> {
     this.#checkAlive()
     const numPositions = this.#options.limits.maxBlocksPerSequence * this.#attention.layout.blockSize
-    for (const table of this.#ropes.values()) table.buffer ??= this.#uploadRope(table, numPositions)
-    await this.#chooseTiles()
+    for (const table of this.#ropes.values()) table.buffer ??= uploadRope(this.device, table, numPositions)
+    await chooseTiles({
+      backend: this,
+      linear: this.#linear,
+      bindings: this.#bindings,
+      matrices: this.#matrices,
+      activations: this.#activations,
+      loader: this.#matrixLoader(),
+      ...this.#options,
+    })
     await this.device.queue.onSubmittedWorkDone()
     const refused = this.#gpu.takeError()
     if (refused !== null) throw refused
@@ -240,11 +240,11 @@ export class WebGpuBackend implements InspectableBackend {
 
   embed(out: Activation, table: Matrix, scale: number): void {
     const { numRows } = this.#step()
-    embed(this.#context, this.#bindings, out, this.#matrix(table), scale, this.#sample.sampled, numRows)
+    embed(this.#context, this.#bindings, out, this.#matrices.get(table), scale, this.#sample.sampled, numRows)
   }
 
   linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void {
-    this.#linear.linear(out, x, this.#matrix(w), options, this.#step().numRows)
+    this.#linear.linear(out, x, this.#matrices.get(w), options, this.#step().numRows)
   }
 
   normAdd(residual: Activation, x: Activation, norm: Norm): void {
@@ -252,7 +252,7 @@ export class WebGpuBackend implements InspectableBackend {
   }
 
   qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void {
-    const rope = options.rope === null ? null : found(this.#ropes.get(options.rope), options.rope)
+    const rope = options.rope === null ? null : this.#ropes.get(options.rope)
     this.#attention.qkvRopeStore(q, qkv, options, rope, this.#step().numRows)
   }
 
@@ -261,12 +261,12 @@ export class WebGpuBackend implements InspectableBackend {
   }
 
   sample(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly SampleRow[]): void {
-    this.#sample.sample(x, this.#matrix(head), options, rows, this.#step().positions)
+    this.#sample.sample(x, this.#matrices.get(head), options, rows, this.#step().positions)
   }
 
   score(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly ScoreRow[]): void {
     this.#step()
-    this.#sample.score(x, this.#matrix(head), options, rows)
+    this.#sample.score(x, this.#matrices.get(head), options, rows)
   }
 
   async endStep(options?: { readonly logits?: boolean }): Promise<StepOutput> {
@@ -330,12 +330,12 @@ export class WebGpuBackend implements InspectableBackend {
 
   /** The tiles that may be used for a matrix and a number of rows, the default first. */
   tiles(matrix: Matrix, numRows: number): readonly LinearVariant[] {
-    return this.#linear.candidates(this.#matrix(matrix), this.#linear.bucket(numRows))
+    return this.#linear.candidates(this.#matrices.get(matrix), this.#linear.bucket(numRows))
   }
 
   /** Puts a tile in force for all matrices of the same shape and as many rows, as tuning does. */
   useTile(matrix: Matrix, numRows: number, tile: LinearVariant): void {
-    this.#linear.tuned.set(shapeKey(this.#matrix(matrix), this.#linear.bucket(numRows)), tile)
+    this.#linear.tuned.set(shapeKey(this.#matrices.get(matrix), this.#linear.bucket(numRows)), tile)
   }
 
   close(): Promise<void> {
@@ -351,50 +351,6 @@ export class WebGpuBackend implements InspectableBackend {
     return Promise.resolve()
   }
 
-  /** Tiles by measurement: measured now when asked, else as remembered, else the defaults. */
-  async #chooseTiles(): Promise<void> {
-    const { cacheDir, retune } = this.#options
-    const matrices = [...this.#matrices.values()]
-    if (!retune) {
-      const remembered = cacheDir === null ? null : await readTuning(cacheDir, this.info.adapter, this.info.driver)
-      if (remembered !== null) applyTuning(this.#linear, matrices, remembered)
-      return
-    }
-    const temporary: Activation[] = []
-    try {
-      const result = await measureTiles({
-        backend: this,
-        linear: this.#linear,
-        matrices,
-        limits: this.#options.limits,
-        createActivation: (label, cols) => {
-          const activation = this.createActivation(label, cols)
-          temporary.push(activation)
-          return activation
-        },
-        loadProbe: async (like) => {
-          const probe = await loadProbe(this.#matrixLoader(), like)
-          this.#matrices.set(probe.matrix, probe.matrix)
-          return probe
-        },
-        dropProbe: ({ matrix }) => {
-          this.#matrices.delete(matrix)
-          for (const { codes, scales } of matrix.shards) {
-            codes.destroy()
-            scales.destroy()
-          }
-        },
-      })
-      if (cacheDir !== null) await writeTuning(cacheDir, result)
-    } finally {
-      this.#bindings.clear()
-      for (const activation of temporary) {
-        this.#activations.get(activation)?.buffer.destroy()
-        this.#activations.delete(activation)
-      }
-    }
-  }
-
   #matrixLoader(): MatrixLoader {
     return {
       device: this.device,
@@ -403,40 +359,15 @@ export class WebGpuBackend implements InspectableBackend {
     }
   }
 
-  /** cos and sin of every position, from f64 angles: WGSL's own are too coarse for large ones. */
-  #uploadRope({ label, inverseFrequencies, attentionFactor }: GpuRope, numPositions: number): GPUBuffer {
-    const half = inverseFrequencies.length
-    const values = new Float32Array(numPositions * half * 2)
-    for (let position = 0; position < numPositions; position++) {
-      for (let i = 0; i < half; i++) {
-        const angle = position * inverseFrequencies[i]!
-        values[2 * (position * half + i)] = Math.cos(angle) * attentionFactor
-        values[2 * (position * half + i) + 1] = Math.sin(angle) * attentionFactor
-      }
-    }
-    const buffer = createStorage(this.device, label, values.byteLength)
-    this.device.queue.writeBuffer(buffer, 0, values)
-    return buffer
-  }
-
   #step(): StepInput {
     if (this.#input === null) throw new Error('an op was called outside beginStep .. endStep')
     return this.#input
-  }
-
-  #matrix(matrix: Matrix): GpuMatrix {
-    return found(this.#matrices.get(matrix), matrix)
   }
 
   #checkAlive(): void {
     if (this.#closed) throw new Error('the backend is closed')
     if (this.#gpu.lost.error !== null) throw this.#gpu.lost.error
   }
-}
-
-function found<T>(value: T | undefined, { label }: { readonly label: string }): T {
-  if (value === undefined) throw new Error(`${label} is not of this backend`)
-  return value
 }
 
 /**

@@ -1,34 +1,51 @@
 /** Measures tiles through the very steps that will use them. */
+import type { Handles } from '../handles.ts'
 import type { InspectableBackend } from '../inspect.ts'
-import type { Activation, BackendLimits } from '../ops.ts'
+import type { Activation, BackendLimits, Matrix } from '../ops.ts'
+import type { Bindings, GpuActivation } from './context.ts'
 import { type LinearKernels, shapeKey } from './linear.ts'
-import type { GpuMatrix } from './matrix.ts'
-import { probeError, probeValues, rowsAlone, type Probe } from './tune-probe.ts'
-import { tune, type TuningResult } from './tune.ts'
+import type { GpuMatrix, MatrixLoader } from './matrix.ts'
+import { loadProbe, probeError, probeValues, rowsAlone, type Probe } from './tune-probe.ts'
+import { applyTuning, readTuning, tune, type TuningResult, writeTuning } from './tune.ts'
 
 /** Calls of a measured step: their time over their number is what one takes. */
 const CALLS = 4
 
+/** What of a backend is measured. Probes and their activations are added to its handles, and taken out again. */
 export interface TileMeasurement {
   readonly backend: InspectableBackend
   readonly linear: LinearKernels
-  readonly matrices: readonly GpuMatrix[]
+  readonly bindings: Bindings
+  readonly matrices: Handles<Matrix, GpuMatrix>
+  readonly activations: Handles<Activation, GpuActivation>
+  readonly loader: MatrixLoader
   readonly limits: BackendLimits
-  /** An activation that lives as long as the measurement. */
-  createActivation(label: string, cols: number): Activation
-  /** A small random matrix like the given one, known to the backend until it is dropped. */
-  loadProbe(like: GpuMatrix): Promise<Probe>
-  dropProbe(probe: Probe): void
+  /** Folder of remembered results; null: none are kept. */
+  readonly cacheDir: string | null
+  /** Measure, whatever is remembered. */
+  readonly retune: boolean
+}
+
+/** Puts tiles in force: measured now when asked, else as remembered, else the defaults. */
+export async function chooseTiles(target: TileMeasurement): Promise<void> {
+  const { backend, cacheDir, linear, matrices, retune } = target
+  if (retune) {
+    const result = await measureTiles(target)
+    if (cacheDir !== null) await writeTuning(cacheDir, result)
+    return
+  }
+  const remembered = cacheDir === null ? null : await readTuning(cacheDir, backend.info.adapter, backend.info.driver)
+  if (remembered !== null) applyTuning(linear, matrices.values(), remembered)
 }
 
 /** The fastest correct tile of every distinct shape; they are in force afterwards. */
-export async function measureTiles(target: TileMeasurement): Promise<TuningResult> {
-  const { backend, limits, linear, matrices } = target
-  const activations = new Map<string, Activation>()
+async function measureTiles(target: TileMeasurement): Promise<TuningResult> {
+  const { activations, backend, bindings, limits, linear, loader, matrices } = target
+  const scratch = new Map<string, Activation>()
   const activation = (role: string, cols: number): Activation => {
     const key = `${role} ${cols}`
-    const found = activations.get(key) ?? target.createActivation(`tuning ${key}`, cols)
-    activations.set(key, found)
+    const found = scratch.get(key) ?? backend.createActivation(`tuning ${key}`, cols)
+    scratch.set(key, found)
     return found
   }
   const run = async (matrix: GpuMatrix, values: Float32Array, numRows: number, calls: number) => {
@@ -49,7 +66,7 @@ export async function measureTiles(target: TileMeasurement): Promise<TuningResul
       adapter: backend.info.adapter,
       driver: backend.info.driver,
       linear,
-      matrices,
+      matrices: matrices.values(),
       maxRows: limits.maxRows,
       run: async (matrix, numRows) => {
         const { micros, out } = await run(matrix, probeValues(numRows * matrix.cols), numRows, CALLS)
@@ -57,8 +74,9 @@ export async function measureTiles(target: TileMeasurement): Promise<TuningResul
       },
       error: async (like, numRows) => {
         const key = `${like.format} ${like.form.GROUP} ${like.form.MINS} ${like.gluRun}`
-        const probe = probes.get(key) ?? (await target.loadProbe(like))
+        const probe = probes.get(key) ?? (await loadProbe(loader, like))
         probes.set(key, probe)
+        matrices.add(probe.matrix)
         // The tiles in force are the real matrix's: the small one takes them over.
         linear.tuned.set(shapeKey(probe.matrix, linear.bucket(numRows)), linear.variant(like, numRows))
         const values = probeValues(numRows * probe.matrix.cols)
@@ -67,6 +85,19 @@ export async function measureTiles(target: TileMeasurement): Promise<TuningResul
       },
     })
   } finally {
-    for (const probe of probes.values()) target.dropProbe(probe)
+    for (const { matrix } of probes.values()) {
+      matrices.delete(matrix)
+      for (const { codes, scales } of matrix.shards) {
+        codes.destroy()
+        scales.destroy()
+      }
+    }
+    // Bind groups hold their buffers.
+    bindings.clear()
+    for (const handle of scratch.values()) {
+      const own = activations.get(handle)
+      activations.delete(own)
+      own.buffer.destroy()
+    }
   }
 }

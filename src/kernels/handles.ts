@@ -1,0 +1,33 @@
+/** What a backend has given out. A handle of another backend, or of one that is closed, is refused. */
+export class Handles<Handle extends { readonly label: string }, Own extends Handle> {
+  readonly #kind: string
+  readonly #own = new Map<Handle, Own>()
+
+  /** @param kind what the handles are, for the error */
+  constructor(kind: string) {
+    this.#kind = kind
+  }
+
+  add(own: Own): Own {
+    this.#own.set(own, own)
+    return own
+  }
+
+  get(handle: Handle): Own {
+    const own = this.#own.get(handle)
+    if (own === undefined) throw new Error(`${this.#kind} ${handle.label} is not of this backend`)
+    return own
+  }
+
+  values(): Own[] {
+    return [...this.#own.values()]
+  }
+
+  delete(own: Own): void {
+    this.#own.delete(own)
+  }
+
+  clear(): void {
+    this.#own.clear()
+  }
+}

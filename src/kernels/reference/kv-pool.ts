@@ -1,0 +1,67 @@
+/** The reference backend's KV pool: f32, one array of keys and one of values a layer. */
+import type { KvLayout } from '../ops.ts'
+
+/** Bytes of K and V of one block in all layers. */
+export function kvBlockBytes({ numLayers, blockSize, numKvHeads, headDim }: KvLayout): number {
+  return numLayers * 2 * blockSize * numKvHeads * headDim * Float32Array.BYTES_PER_ELEMENT
+}
+
+export class KvPool {
+  readonly layout: KvLayout
+  /** A layer each: [slots, numKvHeads, headDim]. */
+  readonly keys: readonly Float32Array[]
+  readonly values: readonly Float32Array[]
+  readonly #blockLength: number
+
+  constructor(layout: KvLayout) {
+    this.layout = layout
+    this.#blockLength = layout.blockSize * layout.numKvHeads * layout.headDim
+    const create = () =>
+      Array.from({ length: layout.numLayers }, () => new Float32Array(layout.numBlocks * this.#blockLength))
+    this.keys = create()
+    this.values = create()
+  }
+
+  /** Copies the first `numTokens` tokens of a block, in every layer. */
+  copyBlock(source: number, destination: number, numTokens: number): void {
+    const from = source * this.#blockLength
+    const length = numTokens * this.layout.numKvHeads * this.layout.headDim
+    for (const pool of [...this.keys, ...this.values]) {
+      pool.copyWithin(destination * this.#blockLength, from, from + length)
+    }
+  }
+
+  /** Whole blocks as bytes: block after block, layer after layer, K then V. */
+  read(blocks: readonly number[]): Uint8Array {
+    const bytes = new Uint8Array(blocks.length * kvBlockBytes(this.layout))
+    this.#forEachPiece(blocks, bytes, (pool, piece) => piece.set(pool))
+    return bytes
+  }
+
+  /** What `read` gave, into any blocks. Throws when the bytes are not those of as many blocks. */
+  write(blocks: readonly number[], bytes: Uint8Array): void {
+    const expected = blocks.length * kvBlockBytes(this.layout)
+    if (bytes.length !== expected)
+      throw new Error(`writeBlocks: ${bytes.length} bytes for ${blocks.length} blocks, expected ${expected}`)
+    this.#forEachPiece(blocks, bytes, (pool, piece) => pool.set(piece))
+  }
+
+  #forEachPiece(
+    blocks: readonly number[],
+    bytes: Uint8Array,
+    visit: (pool: Uint8Array, piece: Uint8Array) => void,
+  ): void {
+    const { numBlocks, numLayers } = this.layout
+    const length = this.#blockLength * Float32Array.BYTES_PER_ELEMENT
+    let at = 0
+    for (const block of blocks) {
+      if (block < 0 || block >= numBlocks) throw new Error(`block ${block} is outside the pool of ${numBlocks}`)
+      for (let layer = 0; layer < numLayers; layer++) {
+        for (const pool of [this.keys[layer]!, this.values[layer]!]) {
+          visit(new Uint8Array(pool.buffer, pool.byteOffset + block * length, length), bytes.subarray(at, at + length))
+          at += length
+        }
+      }
+    }
+  }
+}
