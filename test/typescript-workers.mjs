@@ -1,11 +1,12 @@
-// Lets worker threads that the sources start run TypeScript in the tests, as vitest does on the main thread: `node --import` this file.
+// Lets worker threads and processes that the sources start run TypeScript in the tests, as vitest does on the main thread: `node --import` this file.
 import { readFile } from 'node:fs/promises'
 import { register } from 'node:module'
 import { isMainThread } from 'node:worker_threads'
 import { fileURLToPath } from 'node:url'
 
 // A hook thread takes a while to start, and the main thread of a test file has vitest. Processes that tests fork ask for it.
-if (!isMainThread || process.env.MINISERVE_TEST_TYPESCRIPT === '1') register(import.meta.url)
+const isTypeScriptProcess = process.argv[1]?.endsWith('.ts') || process.env.MINISERVE_TEST_TYPESCRIPT === '1'
+if (!isMainThread || isTypeScriptProcess) register(import.meta.url)
 
 /** Module hook: types of .ts files are removed. */
 export async function load(url, context, nextLoad) {

@@ -42,7 +42,7 @@ const MAX_HEADING_SHARE = 0.25
  */
 const MAX_CHARS_PER_TOKEN = 16
 /**
- * UTF-16 units that are cut at a time, on this thread and by one call to the model's thread, where queries wait behind it. A section, or a
+ * UTF-16 units that are cut at a time, on this thread and by one call to the models' process, where queries wait behind it. A section, or a
  * block, that is longer is cut as several.
  */
 const MAX_SECTION_CHARS = 32 * 1024

@@ -9,13 +9,13 @@ import { seededRandom } from '../../test/rag/documents.ts'
 import { writeBertFolder } from '../../test/rag/onnx-bert.ts'
 import { createEmbedder, type Embedder } from './embedder.ts'
 import { indexFiles } from './index-files.ts'
-import { createModelThread, type ModelThread } from './models.ts'
+import { createModelProcess, type ModelProcess } from './models.ts'
 import { LocalMemoryStore } from './stores/memory-local.ts'
 
 const NUM_FILES = 30
 
 let folder = ''
-let thread: ModelThread
+let models: ModelProcess
 let embedder: Embedder
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'miniserve-crash-'))
@@ -30,11 +30,11 @@ beforeAll(() => {
     writeFileSync(join(files, `${String(i).padStart(3, '0')}.md`), `# File ${i}\n\n${sentences.join(' ')}\n`)
   }
   const path = writeBertFolder(folder, 'embedder', { words })
-  thread = createModelThread()
-  embedder = createEmbedder({ kind: 'folder', name: 'embedder', folder: path }, thread)
+  models = createModelProcess()
+  embedder = createEmbedder({ kind: 'folder', name: 'embedder', folder: path }, models)
 })
 afterAll(async () => {
-  await thread.close()
+  await models.close()
   rmSync(folder, { recursive: true })
 })
 

@@ -1,5 +1,5 @@
 /** Texts to vectors. */
-import { INGEST_PRIORITY, QUERY_PRIORITY, type ModelSource, type ModelThread } from './models.ts'
+import { INGEST_PRIORITY, QUERY_PRIORITY, type ModelProcess, type ModelSource } from './models.ts'
 import type { EmbeddingRole, LoadedEmbedder } from './model-worker.ts'
 
 export interface EmbedOptions {
@@ -35,11 +35,11 @@ const BATCH_SIZE = 16
 const byLength = (texts: readonly string[]): number[] =>
   texts.map((_, i) => i).sort((a, b) => (texts[a]?.length ?? 0) - (texts[b]?.length ?? 0))
 
-/** An embedding model in the model thread. */
-export function createEmbedder(model: ModelSource, thread: ModelThread): Embedder {
+/** An embedding model in the models' process. */
+export function createEmbedder(model: ModelSource, models: ModelProcess): Embedder {
   return {
     name: model.name,
-    load: () => thread.call('loadEmbedder', { model }),
+    load: () => models.call('loadEmbedder', { model }),
     async embed(texts, { role, signal }) {
       const priority = role === 'query' ? QUERY_PRIORITY : INGEST_PRIORITY
       const options = { priority, ...(signal && { signal }) }
@@ -48,7 +48,7 @@ export function createEmbedder(model: ModelSource, thread: ModelThread): Embedde
       let vectors = new Float32Array(0)
       for (let from = 0; from < order.length; from += BATCH_SIZE) {
         const rows = order.slice(from, from + BATCH_SIZE)
-        const batch = await thread.call('embed', { model, role, texts: rows.map((row) => texts[row] ?? '') }, options)
+        const batch = await models.call('embed', { model, role, texts: rows.map((row) => texts[row] ?? '') }, options)
         const dimensions = batch.vectors.length / rows.length
         if (vectors.length === 0) vectors = new Float32Array(texts.length * dimensions)
         rows.forEach((row, i) => {
@@ -59,7 +59,7 @@ export function createEmbedder(model: ModelSource, thread: ModelThread): Embedde
       return { vectors, numTokens }
     },
     countTokens: (texts, { signal } = {}) =>
-      thread.call('countTokens', { model, texts }, { priority: INGEST_PRIORITY, ...(signal && { signal }) }),
-    decode: (ids) => thread.call('decode', { model, ids }),
+      models.call('countTokens', { model, texts }, { priority: INGEST_PRIORITY, ...(signal && { signal }) }),
+    decode: (ids) => models.call('decode', { model, ids }),
   }
 }

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { MINILM_L6, TINY, writeBertFolder } from '../../test/rag/onnx-bert.ts'
 import { createEmbedder } from './embedder.ts'
-import { createModelThread, resolveModel, type ModelThread } from './models.ts'
+import { createModelProcess, resolveModel, type ModelProcess } from './models.ts'
 import { createReranker } from './reranker.ts'
 
 const HUB = { hubCacheDir: '', downloadDir: '', endpoint: 'http://127.0.0.1:9', isOffline: false }
@@ -17,15 +17,15 @@ const TEXTS = [
 const WORDS = [...new Set(TEXTS.flatMap((text) => text.split(' ')))]
 
 let folder = ''
-let thread: ModelThread
+let models: ModelProcess
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'miniserve-models-'))
   HUB.hubCacheDir = join(folder, 'hub')
   HUB.downloadDir = join(folder, 'downloads')
-  thread = createModelThread()
+  models = createModelProcess()
 })
 afterAll(async () => {
-  await thread.close()
+  await models.close()
   rmSync(folder, { recursive: true })
 })
 
@@ -33,13 +33,11 @@ const dot = (a: Float32Array, b: Float32Array): number => a.reduce((sum, value, 
 const rows = (vectors: Float32Array, dimensions: number): Float32Array[] =>
   Array.from({ length: vectors.length / dimensions }, (_, i) => vectors.slice(i * dimensions, (i + 1) * dimensions))
 
-// Native: a teardown of its thread now and then ends the process inside ONNX Runtime's addon.
-describe.runIf(process.env['MINISERVE_TEST_LEVEL'] === 'full')('the model thread', () => {
-  // First in this file: a thread that is alive would keep the addon loaded for the others.
-  it('loads the models again after one before it has ended', async () => {
+describe("the models' process", () => {
+  it('loads the models as often as it is started', async () => {
     const path = writeBertFolder(folder, 'again', { words: WORDS })
-    for (let i = 0; i < 2; i++) {
-      const own = createModelThread()
+    for (let i = 0; i < 4; i++) {
+      const own = createModelProcess()
       const { vectors } = await createEmbedder(resolveModel(path, '', HUB), own).embed(['fox'], { role: 'query' })
       expect(vectors).toHaveLength(TINY.hidden)
       await own.close()
@@ -50,7 +48,7 @@ describe.runIf(process.env['MINISERVE_TEST_LEVEL'] === 'full')('the model thread
 describe('the embedding model', () => {
   it('gives normalised vectors that do not depend on the batch, in the order of the texts', async () => {
     const path = writeBertFolder(folder, 'tiny-embedder', { words: WORDS })
-    const embedder = createEmbedder(resolveModel(path, '--embedding-model', HUB), thread)
+    const embedder = createEmbedder(resolveModel(path, '--embedding-model', HUB), models)
     const { dimensions, maxTokens, fingerprint } = await embedder.load()
     expect([dimensions, maxTokens]).toEqual([TINY.hidden, TINY.maxPositions])
     expect(fingerprint).toMatch(/^tiny-embedder@[0-9a-f]{12}$/)
@@ -73,7 +71,7 @@ describe('the embedding model', () => {
   })
 
   it('stops at an abort, and a query passes the ingestion that waits', async () => {
-    const embedder = createEmbedder(resolveModel(join(folder, 'tiny-embedder'), '--embedding-model', HUB), thread)
+    const embedder = createEmbedder(resolveModel(join(folder, 'tiny-embedder'), '--embedding-model', HUB), models)
     const order: string[] = []
     const controller = new AbortController()
     const ingestion = Promise.all(
@@ -92,12 +90,12 @@ describe('the embedding model', () => {
 
   it('follows the pooling and the prompts that sentence-transformers stores', async () => {
     const path = writeBertFolder(folder, 'cls-embedder', { words: WORDS })
-    const plain = createEmbedder(resolveModel(join(folder, 'tiny-embedder'), '--embedding-model', HUB), thread)
+    const plain = createEmbedder(resolveModel(join(folder, 'tiny-embedder'), '--embedding-model', HUB), models)
     mkdirSync(join(path, '1_Pooling'))
     writeFileSync(join(path, '1_Pooling', 'config.json'), '{"pooling_mode_cls_token": true}')
     writeFileSync(join(path, 'config_sentence_transformers.json'), '{"prompts": {"query": "fox "}}')
     writeFileSync(join(path, 'sentence_bert_config.json'), '{"max_seq_length": 16}')
-    const embedder = createEmbedder(resolveModel(path, '--embedding-model', HUB), thread)
+    const embedder = createEmbedder(resolveModel(path, '--embedding-model', HUB), models)
     expect((await embedder.load()).maxTokens).toBe(16)
     const [asQuery, asDocument, mean] = await Promise.all([
       embedder.embed(['walnut'], { role: 'query' }),
@@ -114,7 +112,7 @@ describe('the embedding model', () => {
 describe('the reranking model', () => {
   it('gives each document a relevance in its place', async () => {
     const path = writeBertFolder(folder, 'tiny-reranker', { isClassifier: true, words: WORDS })
-    const reranker = createReranker(resolveModel(path, '--reranker-model', HUB), thread)
+    const reranker = createReranker(resolveModel(path, '--reranker-model', HUB), models)
     const many = Array.from({ length: 19 }, (_, i) => TEXTS[i % TEXTS.length] ?? '')
     const { scores, numTokens } = await reranker.rerank('walnut fox', many)
     expect(numTokens).toBeGreaterThan(many.length * 5)
@@ -128,7 +126,7 @@ describe('the reranking model', () => {
   })
 
   it('takes no longer than its signal allows', async () => {
-    const reranker = createReranker(resolveModel(join(folder, 'tiny-reranker'), '--reranker-model', HUB), thread)
+    const reranker = createReranker(resolveModel(join(folder, 'tiny-reranker'), '--reranker-model', HUB), models)
     const controller = new AbortController()
     const late = reranker.rerank('fox', TEXTS, { signal: controller.signal })
     controller.abort(new Error('over budget'))
@@ -143,7 +141,7 @@ describe('a hub id', () => {
     mkdirSync(join(repository, 'refs'), { recursive: true })
     writeFileSync(join(repository, 'refs', 'main'), 'abc123\n')
     writeBertFolder(join(repository, 'snapshots'), 'abc123')
-    const embedder = createEmbedder(resolveModel('some/cached', '--embedding-model', HUB), thread)
+    const embedder = createEmbedder(resolveModel('some/cached', '--embedding-model', HUB), models)
     expect(embedder.name).toBe('some/cached')
     expect((await embedder.load()).dimensions).toBe(TINY.hidden)
   })
@@ -166,24 +164,24 @@ describe('a model that cannot be had', () => {
       ['some/model', HUB, /must be on http:\/\/127\.0\.0\.1:9 with ONNX weights/],
       ['some/model', { ...HUB, isOffline: true }, /HF_HUB_OFFLINE is set/],
     ] as const) {
-      const embedder = createEmbedder(resolveModel(location, '--embedding-model', hub), thread)
+      const embedder = createEmbedder(resolveModel(location, '--embedding-model', hub), models)
       await expect(embedder.load()).rejects.toMatchObject({
         code: 'model_unavailable',
         message: expect.stringMatching(message),
       })
     }
     writeBertFolder(folder, 'broken')
-    expect((await createEmbedder(resolveModel(broken, '', HUB), thread).load()).dimensions).toBe(TINY.hidden)
+    expect((await createEmbedder(resolveModel(broken, '', HUB), models).load()).dimensions).toBe(TINY.hidden)
   })
 })
 
 describe.runIf(process.env['MINISERVE_TEST_LEVEL'] === 'full')('the shapes that people use', () => {
   it('all-MiniLM-L6-v2 and ms-marco-MiniLM-L-6-v2 load and run', async () => {
     const options = { shape: MINILM_L6, words: WORDS }
-    const embedder = createEmbedder(resolveModel(writeBertFolder(folder, 'minilm', options), '', HUB), thread)
+    const embedder = createEmbedder(resolveModel(writeBertFolder(folder, 'minilm', options), '', HUB), models)
     expect(await embedder.load()).toMatchObject({ dimensions: 384, maxTokens: 512 })
     const path = writeBertFolder(folder, 'ms-marco', { ...options, isClassifier: true })
-    const { scores } = await createReranker(resolveModel(path, '', HUB), thread).rerank('fox', TEXTS)
+    const { scores } = await createReranker(resolveModel(path, '', HUB), models).rerank('fox', TEXTS)
     expect(scores).toHaveLength(TEXTS.length)
   })
 })

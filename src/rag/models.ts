@@ -1,9 +1,9 @@
-/** Where the models of retrieval come from, and the thread they run in. */
+/** Where the models of retrieval come from, and the process they run in. */
 import { existsSync, readFileSync, statSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { basename, join, resolve } from 'node:path'
 import { RagError } from './errors.ts'
 import type { ModelWorkerApi } from './model-worker.ts'
+import { processWorker } from './worker-host.ts'
 import { WorkerClient, workerUrl } from './worker-rpc.ts'
 
 /** A model on disk, or on the hub. Structured-cloneable: the worker loads it. */
@@ -88,28 +88,24 @@ export const INGEST_PRIORITY = 1
 /** Calls that may wait for the models before new ones are refused. */
 const MAX_WAITING = 1024
 
-export type ModelThread = WorkerClient<ModelWorkerApi>
+/** The process of the embedding and reranking models. */
+export type ModelProcess = WorkerClient<ModelWorkerApi>
 
 /**
- * Loads ONNX Runtime's addon in this thread too. It registers itself once a process and is forgotten with the last thread that holds it:
- * a worker started after one that died could not load it any more.
+ * The embedding and reranking models in a process of their own, started by the first call. One call at a time, so that urgent ones wait for
+ * one batch at most.
+ *
+ * Not a thread: ONNX Runtime's addon keeps the JavaScript class of its sessions in a variable that is one for the whole process
+ * (`InferenceSessionWrap::constructor` of onnxruntime-node 1.14). A second thread that loads it, or the same one started again, releases the
+ * reference of the first, whose environment may be gone: the heap is damaged, and the process dies at some later allocation. A process loads
+ * it once. It may die of whatever a model does to it, too: the calls that wait get an error, and the next starts another.
  */
-function holdRuntime(): void {
-  try {
-    createRequire(createRequire(import.meta.url).resolve('@xenova/transformers'))('onnxruntime-node')
-  } catch {
-    // The worker will fail on it as well, and says so to those who wait for it.
-  }
-}
-
-/** The thread of the embedding and reranking models. One call at a time, so that urgent ones wait for one batch at most. */
-export const createModelThread = (): ModelThread =>
-  new WorkerClient(workerUrl('./model-worker', import.meta.url), {
+export const createModelProcess = (): ModelProcess =>
+  new WorkerClient(processWorker(workerUrl('./model-worker', import.meta.url)), {
     name: 'the embedding and reranking worker',
     concurrency: 1,
     maxWaiting: MAX_WAITING,
     failureCode: 'model_unavailable',
-    // ONNX Runtime aborts the whole process when its thread is ended in the middle of a call.
+    // A hub's file that is being written is whole then.
     drainOnClose: true,
-    beforeStart: holdRuntime,
   })

@@ -1,5 +1,5 @@
 /** Scores of documents against a query by a model that reads both together. */
-import { QUERY_PRIORITY, type ModelSource, type ModelThread } from './models.ts'
+import { QUERY_PRIORITY, type ModelProcess, type ModelSource } from './models.ts'
 
 export interface Reranking {
   /** Relevance of each document, 0..1. */
@@ -18,12 +18,12 @@ export interface Reranker {
 /** Pairs of one call to the worker: a time budget is checked between calls. */
 const BATCH_SIZE = 8
 
-/** A cross-encoder in the model thread. */
-export function createReranker(model: ModelSource, thread: ModelThread): Reranker {
+/** A cross-encoder in the models' process. */
+export function createReranker(model: ModelSource, models: ModelProcess): Reranker {
   return {
     name: model.name,
     async load() {
-      await thread.call('loadReranker', { model })
+      await models.call('loadReranker', { model })
     },
     async rerank(query, documents, { signal } = {}) {
       const scores = new Float32Array(documents.length)
@@ -31,7 +31,7 @@ export function createReranker(model: ModelSource, thread: ModelThread): Reranke
       let numTokens = 0
       for (let from = 0; from < order.length; from += BATCH_SIZE) {
         const rows = order.slice(from, from + BATCH_SIZE)
-        const batch = await thread.call(
+        const batch = await models.call(
           'rerank',
           { model, query, documents: rows.map((row) => documents[row] ?? '') },
           { priority: QUERY_PRIORITY, ...(signal && { signal }) },

@@ -43,7 +43,7 @@ export interface Retrieval {
 }
 
 /**
- * UTF-16 units of a query that are searched with, more than embedding models read: a prompt of a megabyte would keep the models' thread
+ * UTF-16 units of a query that are searched with, more than embedding models read: a prompt of a megabyte would keep the models' process
  * from everybody else's.
  */
 const MAX_QUERY_CHARS = 16_384

@@ -7,7 +7,7 @@ import type { PromptInput } from '../engine/request.ts'
 import { runRagIndex } from './index-command.ts'
 import { ingest, type SourceDocument } from './ingest.ts'
 import type { PromptTemplate } from './prompt.ts'
-import { createModelThread, type ModelThread } from './models.ts'
+import { createModelProcess, type ModelProcess } from './models.ts'
 import { bundledIndex } from './bundled.ts'
 import { createEmbedder } from './embedder.ts'
 import { createMemoryStore } from './stores/memory.ts'
@@ -52,9 +52,9 @@ const document = (id: string, text: string, metadata = {}): SourceDocument => ({
 let folder = ''
 let options: RagOptions
 let rag: RagService
-let thread: ModelThread
+let models: ModelProcess
 
-/** A service of its own that shares the models' thread: loading them again takes seconds. */
+/** A service of its own that shares the models' process: loading them again takes seconds. */
 const serviceWith = ({
   dataDir = options.dataDir,
   ...parts
@@ -70,7 +70,7 @@ const serviceWith = ({
     closeModels: async () => {},
     ...parts,
   })
-const embedderOf = (path: string) => createEmbedder({ kind: 'folder', name: path, folder: path }, thread)
+const embedderOf = (path: string) => createEmbedder({ kind: 'folder', name: path, folder: path }, models)
 
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'miniserve-rag-'))
@@ -93,10 +93,10 @@ beforeAll(() => {
     promptTemplate: () => TEMPLATE,
   }
   rag = createRag(options)
-  thread = createModelThread()
+  models = createModelProcess()
 })
 afterAll(async () => {
-  await Promise.all([rag.close(), thread.close()])
+  await Promise.all([rag.close(), models.close()])
   rmSync(folder, { recursive: true })
 })
 

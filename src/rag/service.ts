@@ -7,7 +7,7 @@ import { untilAborted } from './abort.ts'
 import { createEmbedder, type Embedder, type Embeddings } from './embedder.ts'
 import { RagError } from './errors.ts'
 import { ingest, type IngestResult, type SourceDocument } from './ingest.ts'
-import { createModelThread, resolveModel, type ModelSource } from './models.ts'
+import { createModelProcess, resolveModel, type ModelSource } from './models.ts'
 import {
   buildMessages,
   buildPlainPrompt,
@@ -355,7 +355,7 @@ const documentNotFound = (): RagError =>
 
 /** Builds retrieval. Nothing is loaded or opened before it is needed. @throws RagError model_unavailable for a model that was asked for and is not there. */
 export function createRag(options: RagOptions): RagService {
-  const thread = createModelThread()
+  const models = createModelProcess()
   const { cacheDir: hubCacheDir, endpoint, isOffline } = options.hub
   const hub = { hubCacheDir, downloadDir: join(options.cacheDir, 'transformers'), endpoint, isOffline }
   // A bundled model that is missing is an error of the requests that need it; one that was asked for, of the start.
@@ -363,8 +363,8 @@ export function createRag(options: RagOptions): RagService {
     location === null
       ? { kind: 'folder', name, folder: join(options.modelsDir, name) }
       : resolveModel(location, flag, hub)
-  const embedder = createEmbedder(model(options.embeddingModel, BUNDLED_EMBEDDER, '--embedding-model'), thread)
-  const reranker = createReranker(model(options.rerankerModel, BUNDLED_RERANKER, '--reranker-model'), thread)
+  const embedder = createEmbedder(model(options.embeddingModel, BUNDLED_EMBEDDER, '--embedding-model'), models)
+  const reranker = createReranker(model(options.rerankerModel, BUNDLED_RERANKER, '--reranker-model'), models)
   return new RagService({
     ...options,
     embedder,
@@ -379,7 +379,7 @@ export function createRag(options: RagOptions): RagService {
             embedder,
           })
         : null,
-    closeModels: () => thread.close(),
+    closeModels: () => models.close(),
   })
 }
 

@@ -1,7 +1,8 @@
-/** Calls into a worker thread and back: typed by a table of methods, cancellable, ordered by priority, restarted after a crash. */
+/** Calls into a worker and back: typed by a table of methods, cancellable, ordered by priority, restarted after a crash. */
 import { extname } from 'node:path'
-import { Worker, parentPort, type TransferListItem } from 'node:worker_threads'
+import type { TransferListItem } from 'node:worker_threads'
 import { messageOf, RagError, type RagErrorCode } from './errors.ts'
+import { workerPort, type StartWorker, type WorkerEvents, type WorkerHost } from './worker-host.ts'
 
 /** What a worker offers: parameters and result of each method, all structured-cloneable. */
 export type WorkerMethods<Api> = { readonly [M in keyof Api]: { readonly params: unknown; readonly result: unknown } }
@@ -51,30 +52,24 @@ export interface WorkerClientOptions {
   readonly failureCode: RagErrorCode
   /** Whether close() lets running calls finish: those that write must, or they leave their locks behind. */
   readonly drainOnClose: boolean
-  /** Called in this thread before each start of the worker. */
-  readonly beforeStart?: () => void
-  readonly workerData?: unknown
 }
-
-/** Characters of what a worker wrote to stderr that are kept as the cause of its death. Clients never see them: they hold paths. */
-const STDERR_TAIL = 500
 
 /** A sibling module as the entry of a worker, with the extension this code runs with (.ts in the tests, .js when built). */
 export const workerUrl = (name: string, importMetaUrl: string): URL =>
   new URL(`${name}${extname(new URL(importMetaUrl).pathname)}`, importMetaUrl)
 
 export class WorkerClient<Api extends WorkerMethods<Api>> {
-  readonly #url: URL
+  readonly #startWorker: StartWorker
   readonly #options: WorkerClientOptions
-  #worker: Worker | null = null
+  #worker: WorkerHost | null = null
   #isClosed = false
   #nextId = 1
   #waiting: PendingCall[] = []
   readonly #running = new Map<number, PendingCall>()
   #whenIdle: (() => void) | null = null
 
-  constructor(url: URL, options: WorkerClientOptions) {
-    this.#url = url
+  constructor(startWorker: StartWorker, options: WorkerClientOptions) {
+    this.#startWorker = startWorker
     this.#options = options
   }
 
@@ -93,7 +88,7 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
       const id = this.#nextId++
       const onAbort = (): void => {
         this.#waiting = this.#waiting.filter((other) => other !== call)
-        if (this.#running.has(id)) this.#worker?.postMessage({ type: 'cancel', id } satisfies ToWorker)
+        if (this.#running.has(id)) this.#worker?.post({ type: 'cancel', id } satisfies ToWorker, [])
         // A running call keeps its slot until the worker has answered: the next would only wait there instead of here.
         call.settle(toError(signal?.reason))
       }
@@ -137,36 +132,35 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
       this.#running.set(call.message.id, call)
       try {
         this.#worker ??= this.#start()
-        this.#worker.postMessage(call.message satisfies ToWorker, call.transfer)
+        this.#worker.post(call.message satisfies ToWorker, call.transfer)
       } catch (error) {
         this.#running.delete(call.message.id)
         call.settle(toError(error))
       }
     }
-    if (this.#running.size > 0) this.#worker?.ref()
-    else {
-      // An idle worker does not keep the process alive.
-      this.#worker?.unref()
-      this.#whenIdle?.()
-    }
+    // An idle worker does not keep the process alive.
+    this.#worker?.setRef(this.#running.size > 0)
+    if (this.#running.size === 0) this.#whenIdle?.()
   }
 
-  #start(): Worker {
-    this.#options.beforeStart?.()
-    const worker = new Worker(this.#url, { workerData: this.#options.workerData, stdout: true, stderr: true })
-    let tail = ''
-    // Libraries print there as they like; this process's stdout is for JSON log lines only.
-    worker.stdout.resume()
-    worker.stderr.setEncoding('utf8').on('data', (text: string) => {
-      tail = (tail + text).slice(-STDERR_TAIL)
-    })
-    const died = (reason: string, error?: unknown): void => {
-      if (this.#worker === worker) this.#fail(this.#failure(reason, deathCause(error, tail.trim())))
+  #start(): WorkerHost {
+    const events: WorkerEvents = {
+      onMessage: (message) => {
+        if (this.#worker === worker) this.#receive(message as FromWorker)
+      },
+      onDeath: (reason, cause) => {
+        if (this.#worker !== worker) return
+        this.#fail(this.#failure(reason, cause))
+        // One that cannot be spoken with may be running still.
+        void worker.terminate()
+      },
     }
-    worker.on('message', (message: FromWorker) => this.#receive(message))
-    worker.on('error', (error) => died('failed', error))
-    worker.on('messageerror', (error) => died('sent what cannot be read', error))
-    worker.on('exit', (code) => died(`ended with code ${code}`))
+    let worker: WorkerHost
+    try {
+      worker = this.#startWorker(events)
+    } catch (error) {
+      throw this.#failure('cannot be started', toError(error))
+    }
     return worker
   }
 
@@ -196,13 +190,6 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
   }
 }
 
-/** What a worker threw and what it last wrote, for logs. */
-function deathCause(error: unknown, stderr: string): Error | undefined {
-  if (error === undefined && stderr === '') return undefined
-  const what = error === undefined ? [] : [messageOf(error)]
-  return new Error([...what, ...(stderr === '' ? [] : [`stderr: ${stderr}`])].join('; '), { cause: error })
-}
-
 const toError = (reason: unknown): Error => (reason instanceof Error ? reason : new Error(String(reason)))
 
 /** A method's result with the buffers to move instead of copying. */
@@ -222,10 +209,9 @@ type Handlers<Api extends WorkerMethods<Api>> = {
   ) => Promise<Api[M]['result'] | Transferred<Api[M]['result']>>
 }
 
-/** The worker's side: answers calls until the thread ends. */
+/** The worker's side: answers calls until its thread or process ends. */
 export function serveCalls<Api extends WorkerMethods<Api>>(handlers: Handlers<Api>): void {
-  const port = parentPort
-  if (!port) throw new Error('not a worker thread')
+  const port = workerPort()
   const running = new Map<number, AbortController>()
   const isMethod = (method: string): method is keyof Api & string => Object.hasOwn(handlers, method)
   const answer = async ({ id, method, params }: CallMessage): Promise<void> => {
@@ -235,15 +221,16 @@ export function serveCalls<Api extends WorkerMethods<Api>>(handlers: Handlers<Ap
       if (!isMethod(method)) throw new Error(`no method ${method}`)
       const value = await handlers[method](params as Api[keyof Api & string]['params'], controller.signal)
       const { result, transfer } = value instanceof Transferred ? value : { result: value, transfer: [] }
-      port.postMessage({ type: 'result', id, result } satisfies FromWorker, transfer)
+      port.post({ type: 'result', id, result } satisfies FromWorker, transfer)
     } catch (error) {
       const { code, param } = error instanceof RagError ? error : { code: null, param: null }
-      port.postMessage({ type: 'error', id, message: messageOf(error), code, param } satisfies FromWorker)
+      port.post({ type: 'error', id, message: messageOf(error), code, param } satisfies FromWorker, [])
     } finally {
       running.delete(id)
     }
   }
-  port.on('message', (message: ToWorker) => {
+  port.onMessage((received) => {
+    const message = received as ToWorker
     if (message.type === 'cancel') running.get(message.id)?.abort()
     else void answer(message)
   })

@@ -10,6 +10,7 @@ import type {
   StoredDocument,
   VectorIndex,
 } from '../vector-index.ts'
+import { threadWorker } from '../worker-host.ts'
 import { WorkerClient, workerUrl } from '../worker-rpc.ts'
 import type { MemoryWorkerApi, MemoryWorkerData } from './memory-worker.ts'
 
@@ -58,13 +59,13 @@ class MemoryStoreIndex implements VectorIndex {
 
 /** @param folder where the files of the indexes are; made with the first one. */
 export function createMemoryStore(folder: string): IndexStore {
-  const client: Client = new WorkerClient(workerUrl('./memory-worker', import.meta.url), {
+  const workerData: MemoryWorkerData = { folder }
+  const client: Client = new WorkerClient(threadWorker(workerUrl('./memory-worker', import.meta.url), workerData), {
     name: 'the index worker',
     concurrency: Infinity,
     maxWaiting: MAX_WAITING,
     failureCode: 'store_unavailable',
     drainOnClose: true,
-    workerData: { folder } satisfies MemoryWorkerData,
   })
   return {
     list: () => client.call('list', null),

@@ -3,7 +3,7 @@ import { fileURLToPath } from 'node:url'
 import { afterAll, describe, expect, it } from 'vitest'
 import { z } from 'zod'
 import { createEmbedder } from '../../../src/rag/embedder.ts'
-import { createModelThread, resolveModel } from '../../../src/rag/models.ts'
+import { createModelProcess, resolveModel } from '../../../src/rag/models.ts'
 import { createReranker } from '../../../src/rag/reranker.ts'
 
 const HUB = { hubCacheDir: '', downloadDir: '', endpoint: 'http://127.0.0.1:9', isOffline: true }
@@ -16,8 +16,8 @@ const Expected = z.object({
   logits: z.array(z.number()),
 })
 
-const thread = createModelThread()
-afterAll(() => thread.close())
+const models = createModelProcess()
+afterAll(() => models.close())
 
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x))
 
@@ -29,7 +29,7 @@ describe.each([
   const expected = Expected.parse(JSON.parse(readFileSync(path(file), 'utf8')))
 
   it('embed as PyTorch does', async () => {
-    const embedder = createEmbedder(resolveModel(path(embedderFolder), '--embedding-model', HUB), thread)
+    const embedder = createEmbedder(resolveModel(path(embedderFolder), '--embedding-model', HUB), models)
     const { vectors } = await embedder.embed(expected.texts, { role: 'document' })
     const flat = expected.vectors.flat()
     expect(vectors.length).toBe(flat.length)
@@ -37,7 +37,7 @@ describe.each([
   })
 
   it('score pairs as PyTorch does', async () => {
-    const reranker = createReranker(resolveModel(path(rerankerFolder), '--reranker-model', HUB), thread)
+    const reranker = createReranker(resolveModel(path(rerankerFolder), '--reranker-model', HUB), models)
     for (const [i, [question, passage]] of expected.pairs.entries()) {
       const { scores } = await reranker.rerank(question, [passage])
       expect(scores[0]).toBeCloseTo(sigmoid(expected.logits[i] ?? NaN), digits)
