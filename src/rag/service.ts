@@ -1,21 +1,15 @@
 /** Retrieval as the server and the command line use it: named indexes, models and the bundled index behind one object. */
 import { join } from 'node:path'
-import type { ChatMessage, Engine, PromptInput } from '../engine/request.ts'
+import type { PromptInput } from '../engine/request.ts'
 import { stage } from '../observability/context.ts'
 import { bundledIndex, type BundledIndex } from './bundled.ts'
 import { untilAborted } from './abort.ts'
 import { createEmbedder, type Embedder, type Embeddings } from './embedder.ts'
 import { RagError } from './errors.ts'
+import { buildFinalPrompt, refuseContinuation, type Generation, type PromptEngine } from './final-prompt.ts'
 import { ingest, type IngestResult, type SourceDocument } from './ingest.ts'
 import { createModelProcess, resolveModel, type ModelSource } from './models.ts'
-import {
-  buildMessages,
-  buildPlainPrompt,
-  buildTemplatePrompt,
-  INSTRUCTING_ROLES,
-  type PromptInputs,
-  type PromptTemplate,
-} from './prompt.ts'
+import type { PromptTemplate } from './prompt.ts'
 import { createReranker, type Reranker, type Reranking } from './reranker.ts'
 import {
   parseRetrieveParams,
@@ -82,17 +76,6 @@ export interface AugmentedPrompts {
   readonly citations: { readonly index: string; readonly documents: readonly Citation[] }
 }
 
-/** The part of a generation request that decides how long its prompt may be. */
-interface GenerationLimits {
-  readonly prompts: readonly PromptInput[]
-  readonly maxTokens: number
-}
-
-type PromptEngine = Pick<Engine, 'encode' | 'decode' | 'maxModelLen'>
-
-/** Share of the context that a generation keeps for its answer when it asks for as much as there is. */
-const MIN_ANSWER_SHARE = 0.25
-
 export class RagService {
   readonly defaultIndex: string
   readonly embedder: Embedder
@@ -138,7 +121,7 @@ export class RagService {
    */
   augment(
     request: RagRequest,
-    generation: GenerationLimits,
+    generation: Generation,
     engine: PromptEngine,
     signal?: AbortSignal,
   ): Promise<AugmentedPrompts> {
@@ -154,7 +137,7 @@ export class RagService {
       // Not before it is found: a name that is none of ours is the caller's text.
       span.set({ 'rag.index.name': name })
       const found = await retrieve(this.#retrieveParts(index), request.query, params, signal)
-      const { prompt, used } = this.#buildPrompt(request.query, generation, engine, found.documents)
+      const { prompt, used } = buildFinalPrompt(request.query, generation, engine, found.documents, this.#template())
       span.set({ 'rag.docs.retrieved': found.numCandidates, 'rag.docs.reranked': used.length })
       return { prompts: [prompt], citations: { index: name, documents: used.map(toCitation) } }
     })
@@ -173,28 +156,33 @@ export class RagService {
     return { index: name, ...(await retrieve(this.#retrieveParts(index), query, parsed, signal)) }
   }
 
+  /** The index meant by a name, or by none. @throws RagError invalid_request for what cannot be one. */
+  indexName(name: string | null): string {
+    const wanted = name ?? this.defaultIndex
+    if (isIndexName(wanted)) return wanted
+    throw new RagError(
+      'invalid_request',
+      'index: expected up to 64 letters, digits, dots, dashes and underscores',
+      'index',
+    )
+  }
+
   /** Puts documents into an index, which their first one makes. They can be found when this resolves. */
   async ingestDocuments(
-    indexName: string | null,
+    indexName: string,
     documents: readonly SourceDocument[],
     signal?: AbortSignal,
-  ): Promise<IngestResult & { readonly index: string }> {
-    const name = indexName ?? this.defaultIndex
-    const index = await this.openForWriting(name)
-    return { index: name, ...(await ingest(documents, { index, embedder: this.embedder, ...(signal && { signal }) })) }
+  ): Promise<IngestResult> {
+    if (documents.length === 0) return { accepted: 0, unchanged: 0, rejected: [], chunks: 0 }
+    const index = await this.openForWriting(indexName)
+    return ingest(documents, { index, embedder: this.embedder, ...(signal && { signal }) })
   }
 
   /** @throws RagError invalid_request, index_model_mismatch */
   async openForWriting(name: string): Promise<VectorIndex> {
-    if (!isIndexName(name)) {
-      throw new RagError(
-        'invalid_request',
-        'index: expected up to 64 letters, digits, dots, dashes and underscores',
-        'index',
-      )
-    }
+    const checked = this.indexName(name)
     const { fingerprint, dimensions } = await this.embedder.load()
-    return this.#store.openOrCreate(name, { model: fingerprint, dimensions })
+    return this.#store.openOrCreate(checked, { model: fingerprint, dimensions })
   }
 
   /** @throws RagError index_not_found, document_not_found */
@@ -279,63 +267,6 @@ export class RagService {
 
   #retrieveParts(index: VectorIndex) {
     return { index, embedder: this.embedder, reranker: this.reranker, rerankBudgetMs: this.#rerankBudgetMs }
-  }
-
-  #buildPrompt(
-    query: string,
-    { prompts, maxTokens }: GenerationLimits,
-    engine: PromptEngine,
-    documents: readonly RetrievedDocument[],
-  ): { readonly prompt: PromptInput; readonly used: readonly RetrievedDocument[] } {
-    const { maxModelLen } = engine
-    const answerTokens = Math.min(maxTokens, Math.ceil(maxModelLen * MIN_ANSWER_SHARE))
-    const inputs: PromptInputs = { documents, tokenizer: engine, maxTokens: maxModelLen - answerTokens }
-    const first = prompts[0]
-    const conversation = first && 'messages' in first ? first.messages : null
-    const template = this.#template()
-    if (!template) {
-      if (!conversation) {
-        const { prompt: text, used } = buildPlainPrompt(query, inputs)
-        return { prompt: { text }, used }
-      }
-      const { prompt: messages, used } = buildMessages(conversation, inputs)
-      return { prompt: { messages }, used }
-    }
-    if (conversation) refuseUnplaced(conversation)
-    const { prompt: text, used } = buildTemplatePrompt(template, query, inputs, earlierTurns(conversation))
-    // The template begins with the sequence's first token itself.
-    const ids = engine.encode({ text }, { addSpecialTokens: false })
-    return { prompt: ids ? { ids } : { text }, used }
-  }
-}
-
-/** What was said before the question, and instructions wherever they stand. */
-function earlierTurns(conversation: readonly ChatMessage[] | null): readonly ChatMessage[] {
-  const question = conversation?.findLastIndex(({ role }) => role === 'user') ?? -1
-  return conversation?.filter(({ role }, i) => i < question || INSTRUCTING_ROLES.includes(role)) ?? []
-}
-
-/** Turns that a prompt after the model's own template has no place for: none is left out without a word. */
-function refuseUnplaced(conversation: readonly ChatMessage[]): void {
-  const question = conversation.findLastIndex(({ role }) => role === 'user')
-  const at = conversation.findIndex(
-    ({ role }, i) => role === 'tool' || (i > question && !INSTRUCTING_ROLES.includes(role)),
-  )
-  const role = conversation[at]?.role
-  if (role === undefined) return
-  const expected = role === 'tool' ? 'no messages of role tool' : 'the question, of role user, as the last turn'
-  throw new RagError(
-    'invalid_request',
-    `messages: expected ${expected} when rag is set, found role ${role} in message ${at}`,
-    'messages',
-  )
-}
-
-/** The final prompt ends with the question: there is nothing to go on with. */
-function refuseContinuation(prompts: readonly PromptInput[]): void {
-  const param = 'continue_final_message'
-  if (prompts.some((prompt) => 'messages' in prompt && prompt.continueFinalMessage)) {
-    throw new RagError('invalid_request', `${param}: expected false when rag is set, found true`, param)
   }
 }
 

@@ -18,8 +18,7 @@ export async function readJson(c: Context<AppEnv>, maxBytes: number): Promise<un
   const reading = c.get('bodyReading')
   const bytes = await readBody(c.req.raw.body, maxBytes, (numBytes) => reading?.arrived(numBytes))
   if (bytes.length === 0) throw invalidRequest('body: expected a JSON object, found nothing')
-  requireFlat(bytes)
-  const value = parseJson(bytes)
+  const value = parseJson(bytes, 'body')
   reading?.parsed()
   return value
 }
@@ -33,15 +32,34 @@ export async function readBody(
   maxBytes: number,
   onArrival: (numBytes: number) => void = () => {},
 ): Promise<Buffer> {
-  if (!body) return Buffer.alloc(0)
   const chunks: Uint8Array[] = []
-  const endMs = performance.now() + BODY_TOTAL_MS + (maxBytes / 2 ** 20) * 1000
+  for await (const chunk of readChunks(body, maxBytes, onArrival)) chunks.push(chunk)
+  return Buffer.concat(chunks)
+}
+
+/**
+ * The bytes of a body as they come, at most `maxBytes`. What counts against the time is waiting for them, not what is done in between.
+ * @throws ApiError 408, 413, and 499 when the client went away.
+ */
+export async function* readChunks(
+  body: ReadableStream<Uint8Array> | null,
+  maxBytes: number,
+  onArrival: (numBytes: number) => void,
+): AsyncGenerator<Uint8Array, void, void> {
+  if (!body) return
+  let leftMs = BODY_TOTAL_MS + (maxBytes / 2 ** 20) * 1000
   let numBytes = 0
   const reader = body.getReader()
+  let isWhole = false
   try {
     for (;;) {
-      const { done, value } = await readChunk(reader, Math.min(BODY_IDLE_MS, endMs - performance.now()))
-      if (done) return Buffer.concat(chunks)
+      const askedMs = performance.now()
+      const { done, value } = await readChunk(reader, Math.min(BODY_IDLE_MS, leftMs))
+      leftMs -= performance.now() - askedMs
+      if (done) {
+        isWhole = true
+        return
+      }
       numBytes += value.byteLength
       if (numBytes > maxBytes) {
         throw new ApiError(413, 'invalid_request_error', `body: expected at most ${maxBytes} bytes`, {
@@ -49,12 +67,11 @@ export async function readBody(
         })
       }
       onArrival(value.byteLength)
-      chunks.push(value)
+      yield value
     }
-  } catch (error) {
+  } finally {
     // What is left is of no use. A stream that broke, or a read that never ends, has nothing to say to it.
-    reader.cancel().catch(() => {})
-    throw error
+    if (!isWhole) reader.cancel().catch(() => {})
   }
 }
 
@@ -85,27 +102,29 @@ async function readChunk(
   }
 }
 
-function parseJson(bytes: Buffer): unknown {
+/** @param where for messages: `body`, or a line of it. @throws ApiError 400 when it is not JSON, or nests too deep. */
+export function parseJson(bytes: Buffer, where: string): unknown {
+  requireFlat(bytes, where)
   try {
     return JSON.parse(bytes.toString('utf8'))
   } catch (error) {
     // The parser's message quotes the body.
     const position = /position (\d+)/.exec(String(error))?.[1]
-    throw invalidRequest(`body: expected JSON, found something else${position ? ` at byte ${position}` : ''}`)
+    throw invalidRequest(`${where}: expected JSON, found something else${position ? ` at byte ${position}` : ''}`)
   }
 }
 
 const [QUOTE, BACKSLASH, OPEN_ARRAY, CLOSE_ARRAY, OPEN_OBJECT, CLOSE_OBJECT] = [0x22, 0x5c, 0x5b, 0x5d, 0x7b, 0x7d]
 
 /** @throws ApiError 400 when JSON text nests deeper than it may. */
-function requireFlat(bytes: Buffer): void {
+function requireFlat(bytes: Buffer, where: string): void {
   let depth = 0
   for (let i = 0; i < bytes.length; i++) {
     const byte = bytes[i]
     if (byte === QUOTE) i = endOfString(bytes, i)
     else if (byte === CLOSE_ARRAY || byte === CLOSE_OBJECT) depth--
     else if ((byte === OPEN_ARRAY || byte === OPEN_OBJECT) && ++depth > MAX_JSON_DEPTH) {
-      throw invalidRequest(`body: expected at most ${MAX_JSON_DEPTH} levels of nesting, found more`)
+      throw invalidRequest(`${where}: expected at most ${MAX_JSON_DEPTH} levels of nesting, found more`)
     }
   }
 }

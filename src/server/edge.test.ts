@@ -204,6 +204,7 @@ describe('web pages', () => {
     [{ 'content-type': 'application/x-www-form-urlencoded' }, 200, null],
     [{ origin: 'http://localhost:8000', 'content-type': 'application/json' }, 200, null],
     [{ 'sec-fetch-site': 'same-origin', origin: 'http://proxy.test', 'content-type': 'application/json' }, 200, null],
+    [{ origin: 'http://localhost:8000', 'content-type': 'application/x-ndjson; charset=utf-8' }, 200, null],
     [{ origin: 'http://app.test', 'sec-fetch-site': 'cross-site', 'content-type': 'application/json' }, 200, null],
     [{ 'sec-fetch-site': 'cross-site', 'content-type': 'application/json' }, 403, 'origin_not_allowed'],
     [{ 'sec-fetch-site': 'same-site', origin: 'http://localhost:3000' }, 403, 'origin_not_allowed'],

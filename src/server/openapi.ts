@@ -37,6 +37,8 @@ const HEADERS = {
 interface Operation {
   readonly summary: string
   readonly body?: z.ZodType
+  /** What each line is where the body may be JSON lines instead. */
+  readonly line?: z.ZodType
   readonly stream?: boolean
   readonly parameters?: readonly string[]
   readonly response?: string
@@ -104,7 +106,15 @@ function toOperation(operation: Operation): object {
         }
       : {}),
     ...(operation.body
-      ? { requestBody: { required: true, content: { 'application/json': { schema: jsonSchema(operation.body) } } } }
+      ? {
+          requestBody: {
+            required: true,
+            content: {
+              'application/json': { schema: jsonSchema(operation.body) },
+              ...(operation.line ? { 'application/x-ndjson': { schema: jsonSchema(operation.line) } } : {}),
+            },
+          },
+        }
       : {}),
     responses: { 200: { description: 'ok', headers: HEADERS, content }, default: ERROR },
   }

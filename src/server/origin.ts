@@ -7,6 +7,7 @@
 import type { Context, MiddlewareHandler } from 'hono'
 import type { AppEnv } from './env.ts'
 import { ApiError } from './errors.ts'
+import { JSON_LINES_TYPE } from './json-lines.ts'
 import { isSignInPath } from './sign-in-paths.ts'
 
 export interface OriginPolicy {
@@ -75,7 +76,7 @@ function isAllowedOrigin(c: Context<AppEnv>, corsOrigins: readonly string[]): bo
 function requireJsonOfPages(c: Context<AppEnv>): void {
   const type = c.req.header('content-type')
   const isBrowser = c.req.header('origin') !== undefined || c.req.header('sec-fetch-site') !== undefined
-  if (!isBrowser || type === undefined || JSON_TYPE.test(type)) return
+  if (!isBrowser || type === undefined || JSON_TYPE.test(type) || JSON_LINES_TYPE.test(type)) return
   throw new ApiError(415, 'invalid_request_error', 'Content-Type: expected application/json, found another type', {
     code: 'unsupported_media_type',
   })

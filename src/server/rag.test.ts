@@ -199,6 +199,102 @@ describe('/v1/rag', () => {
   })
 })
 
+describe('documents as JSON lines', () => {
+  const postLines = async (
+    path: string,
+    lines: readonly (string | Uint8Array)[],
+    type = 'application/x-ndjson',
+  ): Promise<{ status: number; json: Record<string, unknown> }> => {
+    const body = new Blob(lines.flatMap((line, i) => (i === 0 ? [line] : ['\n', line])))
+    const init = { method: 'POST', headers: { 'content-type': type }, body: await body.arrayBuffer() }
+    const response = await app.request(path, init)
+    return { status: response.status, json: (await response.json()) as Record<string, unknown> }
+  }
+  const document = (id: string | number, text = 'walnut bread') => JSON.stringify({ id, text })
+
+  it('puts what it can into the index and says of each other line why not', async () => {
+    const { status, json } = await postLines('/v1/rag/documents?index=lines', [
+      '\ufeff' + document('first'),
+      '',
+      '{"id": "torn", "text": "fo',
+      document(7),
+      '   \r',
+      Buffer.from([0x7b, 0xff, 0x7d]),
+      '["no object"]',
+      JSON.stringify({ id: 'untitled', text: 5 }),
+      document('blank', ' '),
+      document('a\u0001b'),
+      '['.repeat(500),
+      JSON.stringify({ id: 'page', text: '<h1>Fox</h1><p>A fox.</p>', format: 'html', metadata: { n: 1 } }) + '\r',
+    ])
+    expect(status).toBe(200)
+    expect(json).toMatchObject({ index: 'lines', accepted: 3, chunks: 3 })
+    expect(json['rejected']).toEqual([
+      { id: 'line 3', line: 3, reason: expect.stringMatching(/^line 3: expected JSON, found something else/) },
+      { id: 'line 6', line: 6, reason: 'line 6: expected UTF-8 text' },
+      { id: 'line 7', line: 7, reason: 'line 7: expected a JSON object, found an array of 1' },
+      { id: 'untitled', line: 8, reason: 'text: expected a string, found the number 5' },
+      { id: 'blank', line: 9, reason: 'text: expected some text, found none' },
+      { id: 'a\u0001b', line: 10, reason: expect.stringMatching(/^id: expected .* none of them a control character/) },
+      { id: 'line 11', line: 11, reason: 'line 11: expected at most 128 levels of nesting, found more' },
+    ])
+    expect((await rag.getDocument('lines', '7')).chunks[0]?.text).toBe('walnut bread')
+    expect((await rag.getDocument('lines', 'page')).chunks[0]).toMatchObject({ text: 'A fox.', headings: ['Fox'] })
+  })
+
+  it('takes any number of batches, and the last of several versions of a document', async () => {
+    const versions = Array.from({ length: 140 }, (_, i) => document(`d${i % 100}`, `walnut number ${i}`))
+    const { json } = await postLines('/v1/rag/documents?index=batches', versions, 'application/jsonl; charset=utf-8')
+    expect(json).toMatchObject({ accepted: 140, rejected: [], chunks: 140 })
+    expect((await rag.getDocument('batches', 'd3')).chunks[0]?.text).toBe('walnut number 103')
+    const again = await postLines('/v1/rag/documents?index=batches', versions.slice(100))
+    expect(again.json).toMatchObject({ accepted: 40, chunks: 0 })
+  })
+
+  it('works on the first lines before the last have come, and reads no faster than it works', async () => {
+    const embed = vi.spyOn(rag.embedder, 'embed')
+    let sent = 0
+    const body = new ReadableStream<Uint8Array>(
+      {
+        pull(controller) {
+          if (sent === 128) {
+            // Two batches of 64: at least the first must have been embedded for these bytes to be asked for.
+            expect(embed.mock.calls.length).toBeGreaterThanOrEqual(64)
+            controller.close()
+          } else controller.enqueue(Buffer.from(`${document(`s${sent++}`)}\n`))
+        },
+      },
+      { highWaterMark: 0 },
+    )
+    const init = { method: 'POST', headers: { 'content-type': 'application/x-ndjson' }, body, duplex: 'half' as const }
+    const response = await app.request('/v1/rag/documents?index=streamed', init)
+    embed.mockRestore()
+    expect(await response.json()).toMatchObject({ accepted: 128, rejected: [] })
+  })
+
+  it.each([
+    ['?index=..', [document('a')], 400, 'index', /^index: expected/],
+    ['?index=none', ['', ' '], 400, null, /expected JSON lines, found none/],
+    ['?index=large', Array.from({ length: 11 }, (_, i) => document(i, 'x'.repeat(9_990))), 413, null, /100000 bytes/],
+    ['?index=many', Array.from({ length: 10_001 }, () => '1'), 400, null, /^line 10001: expected at most 10000/],
+  ])('are refused as a whole: %s', async (query, lines, status, param, message) => {
+    expect(await postLines(`/v1/rag/documents${query}`, lines)).toMatchObject({
+      status,
+      json: { error: { param, message: expect.stringMatching(message) } },
+    })
+  })
+
+  it('make no index when there is no document in them', async () => {
+    const { json } = await postLines('/v1/rag/documents?index=unmade', ['not JSON'])
+    expect(json).toMatchObject({ accepted: 0, rejected: [{ line: 1 }] })
+    await expect(rag.getDocument('unmade', 'a')).rejects.toMatchObject({ code: 'index_not_found' })
+  })
+
+  it('are in the OpenAPI document', () => {
+    expect(JSON.stringify(openApiDocument('1', RAG_ROUTES))).toContain('application/x-ndjson')
+  })
+})
+
 describe('a client that goes away', () => {
   it('ends its ingestion between documents; what was accepted stays', async () => {
     const controller = new AbortController()

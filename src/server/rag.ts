@@ -1,14 +1,15 @@
 /** /v1/rag/*: documents in and out of indexes, and searching them without generating. */
 import { Hono } from 'hono'
-import { formatOf } from '../rag/files.ts'
-import type { Rejection, SourceDocument } from '../rag/ingest.ts'
+import type { SourceDocument } from '../rag/ingest.ts'
 import type { RagService } from '../rag/service.ts'
 import { unlessGone } from './disconnect.ts'
 import type { AppEnv } from './env.ts'
-import { ApiError, invalidRequest } from './errors.ts'
+import { invalidRequest } from './errors.ts'
 import { readJson } from './body.ts'
+import { JSON_LINES_TYPE, readJsonLines } from './json-lines.ts'
+import { ingestLines, ingestList, type IngestReport } from './rag-documents.ts'
 import { parseBody } from './wire.ts'
-import { ragDocument, ragDocumentsRequest, ragQueryRequest } from './wire-rag.ts'
+import { ragDocumentsRequest, ragQueryRequest } from './wire-rag.ts'
 
 export interface RagRouteParts {
   readonly rag: RagService
@@ -18,16 +19,21 @@ export interface RagRouteParts {
 export function ragRoutes({ rag, maxRequestBytes }: RagRouteParts): Hono<AppEnv> {
   return new Hono<AppEnv>()
     .post('/v1/rag/documents', async (c) => {
-      const body = parseBody(ragDocumentsRequest, await readJson(c, maxRequestBytes))
-      const { documents, rejected } = checkDocuments(body.documents)
       const { signal } = c.req.raw
-      const result = await unlessGone(signal, rag.ingestDocuments(body.index ?? null, documents, signal))
-      return c.json({
-        index: result.index,
-        accepted: result.accepted,
-        rejected: [...rejected, ...result.rejected],
-        chunks: result.chunks,
-      })
+      const into = (index: string) => (documents: readonly SourceDocument[]) =>
+        unlessGone(signal, rag.ingestDocuments(index, documents, signal))
+      let index: string
+      let report: IngestReport
+      if (JSON_LINES_TYPE.test(c.req.header('content-type') ?? '')) {
+        index = rag.indexName(c.req.query('index') ?? null)
+        report = await ingestLines(readJsonLines(c, maxRequestBytes), into(index))
+      } else {
+        const body = parseBody(ragDocumentsRequest, await readJson(c, maxRequestBytes))
+        index = rag.indexName(body.index ?? c.req.query('index') ?? null)
+        report = await ingestList(body.documents, into(index))
+      }
+      const { accepted, rejected, chunks } = report
+      return c.json({ index, accepted, rejected, chunks })
     })
     .get('/v1/rag/documents/:id{.+}', async (c) => {
       const { id, source, metadata, chunks } = await rag.getDocument(
@@ -84,35 +90,3 @@ function documentId(path: string): string {
     throw invalidRequest('id: expected a percent-encoded document id', 'id')
   }
 }
-
-/** The documents that can be tried, and why the others cannot. */
-function checkDocuments(items: readonly unknown[]): {
-  readonly documents: SourceDocument[]
-  readonly rejected: Rejection[]
-} {
-  const documents: SourceDocument[] = []
-  const rejected: Rejection[] = []
-  for (const [i, item] of items.entries()) {
-    try {
-      const { id, text, source = id, format, metadata = {} } = parseBody(ragDocument, item)
-      const named = formatOf(source)
-      documents.push({
-        id,
-        text,
-        source,
-        format: format ?? (named === null || named === 'jsonl' ? 'text' : named),
-        metadata,
-        origin: '',
-      })
-    } catch (error) {
-      if (!(error instanceof ApiError)) throw error
-      rejected.push({ id: idOf(item) ?? `documents.${i}`, reason: error.message })
-    }
-  }
-  return { documents, rejected }
-}
-
-const idOf = (item: unknown): string | null =>
-  typeof item === 'object' && item !== null && 'id' in item && typeof item.id === 'string' && item.id !== ''
-    ? item.id
-    : null

@@ -10,7 +10,8 @@ const indexName = nullable(z.string().min(1).max(64))
 
 const MAX_INPUTS = 2048
 const MAX_RERANK_DOCUMENTS = 1000
-const MAX_INGEST_DOCUMENTS = 10_000
+/** Of one request. */
+export const MAX_INGEST_DOCUMENTS = 10_000
 
 export const embeddingsRequest = z.object({
   model: nullable(z.string()),
@@ -44,7 +45,9 @@ export const rerankRequest = z.object({
 
 /** One document; held against this on its own, so that a bad one does not refuse the others. */
 export const ragDocument = z.object({
-  id: z.string().min(1).max(MAX_ID_LENGTH),
+  id: z.union([z.string().min(1).max(MAX_ID_LENGTH), z.int().transform(String)], {
+    error: `a string of 1 to ${MAX_ID_LENGTH} characters or a whole number`,
+  }),
   text: z.string(),
   source: nullable(z.string().max(MAX_ID_LENGTH * 4)),
   format: nullable(z.enum(['markdown', 'text', 'html'])),
@@ -70,8 +73,9 @@ export const RAG_ROUTES: Routes = {
   '/v1/rerank': { post: { summary: 'Documents by their relevance to a query', body: rerankRequest } },
   '/v1/rag/documents': {
     post: {
-      summary: 'Put documents into an index',
+      summary: 'Put documents into an index, as a list or as JSON lines with ?index=',
       body: ragDocumentsRequest.extend({ documents: z.array(ragDocument) }),
+      line: ragDocument,
     },
   },
   '/v1/rag/documents/{id}': {
