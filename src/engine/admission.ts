@@ -77,7 +77,7 @@ export function checkPrompt(
 ): readonly number[] {
   const { bosTokenId, vocabSize } = modelInfo
   const tokens = encoded.length === 0 && bosTokenId !== null ? [bosTokenId] : encoded
-  const param = 'messages' in prompt ? 'messages' : 'prompt'
+  const param = 'messages' in prompt ? 'messages' : 'ids' in prompt ? (prompt.param ?? 'prompt') : 'prompt'
   if (tokens.length === 0)
     throw new EngineError('invalid_request', `${param}: expected at least one token, found none`, param)
   const unknown = tokens.find((token) => !Number.isInteger(token) || token < 0 || token >= vocabSize)

@@ -41,7 +41,8 @@ export interface ToolUse {
 }
 
 export type PromptInput =
-  | { readonly ids: readonly number[] }
+  /** `param`: the request's field that they came from; prompt where it is left out. */
+  | { readonly ids: readonly number[]; readonly param?: string }
   | { readonly text: string }
   | {
       readonly messages: readonly ChatMessage[]

@@ -35,7 +35,8 @@ async function tokenize(engine: Engine, job: GenerationJob): Promise<readonly Pr
     const encoded = job.generation.prompts.map((prompt) => engine.encode(prompt))
     const numTokens = encoded.reduce((sum, ids) => sum + (ids?.length ?? 0), 0)
     span.set({ 'llm.tokens.in': numTokens, 'tokenizer.name': engine.tokenizerName })
-    return encoded.map((ids, i) => (ids ? { ids } : (job.generation.prompts[i] ?? { ids: [] })))
+    const param = job.kind === 'chat' ? 'messages' : 'prompt'
+    return encoded.map((ids, i) => (ids ? { ids, param } : (job.generation.prompts[i] ?? { ids: [] })))
   })
 }
 

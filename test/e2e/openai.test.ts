@@ -283,6 +283,9 @@ describe('errors', () => {
   it('a prompt that is too long says so by its code', async () => {
     const response = await server.post('/v1/completions', { prompt: Array.from({ length: 50_000 }, () => 9) }, KEY)
     expect(await response.json()).toMatchObject({ error: { code: 'context_length_exceeded', param: 'prompt' } })
+    const messages = [{ role: 'user', content: 'to be '.repeat(20_000) }]
+    const chat = await server.post('/v1/chat/completions', { messages }, KEY)
+    expect(await chat.json()).toMatchObject({ error: { code: 'context_length_exceeded', param: 'messages' } })
   })
 })
 
