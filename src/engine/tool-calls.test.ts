@@ -2,8 +2,7 @@
 import { afterAll, describe, expect, it } from 'vitest'
 import { createByteTokenizer, EOS } from '../../test/engine/byte-tokenizer.ts'
 import { collect, request } from '../../test/engine/requests.ts'
-import { ScriptedRunner } from '../../test/engine/scripted-runner.ts'
-import { createEngine } from './engine.ts'
+import { openScriptedEngine } from '../../test/engine/scripted-engine.ts'
 import type { Engine, GenerationEvent, GenerationRequest, ToolUse } from './request.ts'
 import type { ToolCallParserName } from './tool-call-format.ts'
 
@@ -18,29 +17,11 @@ function open(toolCallParser: ToolCallParserName, special: readonly string[] = S
   const key = `${toolCallParser} ${special.length}`
   const known = engines.get(key)
   if (known !== undefined) return known
-  const runner = new ScriptedRunner({
-    numBlocks: 256,
-    blockSize: 16,
-    vocabSize: 264,
-    maxNumBatchedTokens: 64,
-    eosTokenIds: [EOS],
-  })
-  const engine = createEngine({
-    runner,
-    modelInfo: runner.modelInfo,
-    tokenizer: createByteTokenizer(special),
-    chatTemplate: null,
-    options: {
-      modelName: 'scripted',
-      maxNumSeqs: 8,
-      prefixCaching: true,
-      runAhead: 1,
-      speculation: true,
-      maxQueuedRequests: 64,
-      maxQueuedTokens: 4096,
-      toolCallParser,
-    },
-  })
+  const { engine } = openScriptedEngine(
+    { toolCallParser, speculation: true },
+    { numBlocks: 256, blockSize: 16, vocabSize: 264, eosTokenIds: [EOS] },
+    createByteTokenizer(special),
+  )
   engines.set(key, engine)
   return engine
 }
