@@ -1,28 +1,18 @@
 /** Builds the parts, wires them, listens, and drains. */
 import { once } from 'node:events'
-import { readFile } from 'node:fs/promises'
 import { createServer, type Server } from 'node:http'
-import { basename, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { getRequestListener, RequestError } from '@hono/node-server'
-import { z } from 'zod'
+import { join } from 'node:path'
 import type { Config } from './config.ts'
-import { loadChatTemplate } from './engine/chat-template.ts'
-import { createEngine } from './engine/engine.ts'
 import type { Engine } from './engine/request.ts'
-import type { KvTiers } from './engine/kv-tiers.ts'
-import { ModelError, type ModelInfo, type ModelRequest } from './engine/runner/runner.ts'
 import { createWorkerRunner } from './engine/runner/worker-runner.ts'
-import { loadTokenizer } from './engine/tokenizer.ts'
-import type { Log } from './observability/logging.ts'
 import type { DeviceMemory } from './observability/metrics.ts'
+import { loadEngine, locateModel, modelRequest, MODELS, PACKAGE } from './model-loading.ts'
 import { createObservability, type Observability } from './observability/observability.ts'
 import { loadPlugins } from './observability/plugins.ts'
-import { createProgress } from './progress.ts'
 import { createRag, DEFAULT_RERANK_BUDGET_MS, type RagOptions, type RagService } from './rag/service.ts'
-import { type PromptTemplate, promptTemplate } from './rag/prompt.ts'
+import type { PromptTemplate } from './rag/prompt.ts'
 import { createApp } from './server/app.ts'
-import type { SamplingDefaults } from './server/job.ts'
 import { type Connections, trackConnections } from './server/connections.ts'
 import { createKeys, loadSecret } from './server/keys.ts'
 import { refuseMalformed } from './server/middleware.ts'
@@ -37,12 +27,6 @@ export interface BuildInfo {
 export class StartError extends Error {
   override readonly name = 'StartError'
 }
-
-const PACKAGE = fileURLToPath(new URL('..', import.meta.url))
-const MODELS = join(PACKAGE, 'models')
-
-/** The language model in this package (models/README.md). */
-const BUNDLED_MODEL = join(MODELS, 'mini-1m')
 
 /** Traces exported a minute for being slow, where only a share is. */
 const SLOWEST_PER_MINUTE = 10
@@ -215,116 +199,6 @@ async function listen(server: Server, config: Config): Promise<string> {
   return `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`
 }
 
-/** The engine and what lies beside its model's weights; nothing does for a remote one. */
-interface Loaded {
-  readonly engine: Engine
-  readonly samplingDefaults: SamplingDefaults
-  readonly promptTemplate: PromptTemplate | null
-}
-
-async function loadEngine(config: Config, logger: Log): Promise<Loaded> {
-  const onError = (where: string, error: unknown) => logger.error('engine.problem', { where, error })
-  if (config.engineUrl !== null) {
-    const { createRemoteEngine } = await import('./engine/remote.ts')
-    const engine = await createRemoteEngine({
-      url: config.engineUrl,
-      apiKey: config.engineApiKey,
-      model: config.servedModelName,
-      onError,
-    })
-    return { engine, samplingDefaults: {}, promptTemplate: null }
-  }
-  const { path, name } = await locateModel(config)
-  const progress = createProgress(process.stderr, 'loading weights')
-  const runner = createWorkerRunner()
-  try {
-    const modelInfo = await runner.load(modelRequest(config, path), progress.update)
-    for (const notice of modelInfo.notices) logger.warn(notice)
-    const tokenizer = await loadTokenizer(path)
-    if (tokenizer.vocabSize > modelInfo.vocabSize) {
-      throw new ModelError(
-        `${path}: the tokenizer has ${tokenizer.vocabSize} tokens, expected at most the model's ${modelInfo.vocabSize}; check that both belong together`,
-      )
-    }
-    const samplingDefaults = await loadSamplingDefaults(path)
-    const promptTemplate = await loadPromptTemplate(path)
-    const engine = createEngine({
-      runner,
-      modelInfo,
-      tokenizer,
-      chatTemplate: await loadChatTemplate(path, tokenizer),
-      kvTiers: await kvTiersOf(config, modelInfo, logger),
-      options: {
-        modelName: config.servedModelName ?? name,
-        maxNumSeqs: config.maxNumSeqs,
-        prefixCaching: config.prefixCaching,
-        runAhead: config.runAhead === 0 ? 0 : 1,
-        speculation: config.speculation,
-        maxQueuedRequests: config.maxQueuedRequests,
-        maxQueuedTokens: config.maxQueuedTokens,
-        toolCallParser: config.toolCallParser,
-        onError,
-      },
-    })
-    return { engine, samplingDefaults, promptTemplate }
-  } catch (error) {
-    await runner.close()
-    throw error
-  } finally {
-    progress.end()
-  }
-}
-
-/** Where evicted KV blocks go; null: nowhere. */
-async function kvTiersOf(config: Config, modelInfo: ModelInfo, logger: Log): Promise<KvTiers | null> {
-  if (!config.prefixCaching || (config.kvHostMemoryBytes === 0 && config.kvCacheDir === null)) return null
-  const { openKvTiers } = await import('./engine/kv-tiers.ts')
-  return openKvTiers({
-    hostMemoryBytes: config.kvHostMemoryBytes,
-    directory: config.kvCacheDir,
-    maxDiskBytes: config.kvCacheMaxBytes,
-    fingerprint: modelInfo.fingerprint,
-    blockSize: modelInfo.blockSize,
-    blockBytes: modelInfo.blockBytes,
-    onLog: (detail, fields) => logger.warn('kv.tier', { detail, ...fields }),
-  })
-}
-
-async function locateModel(config: Config): Promise<{ path: string; name: string }> {
-  if (config.model === null) return { path: BUNDLED_MODEL, name: basename(BUNDLED_MODEL) }
-  const { resolveModel } = await import('./engine/weights/hub.ts')
-  const progress = createProgress(process.stderr, 'downloading')
-  try {
-    return await resolveModel(config.model, {
-      cacheDir: config.hfHubCache,
-      token: config.hfToken,
-      endpoint: config.hfEndpoint,
-      offline: config.hfOffline,
-      onProgress: progress.update,
-    })
-  } finally {
-    progress.end()
-  }
-}
-
-function modelRequest(config: Config, path: string): ModelRequest {
-  return {
-    path,
-    device: config.device,
-    quantization: config.quantization,
-    kernelSet: config.kernelSet,
-    retune: config.retune,
-    maxModelLen: config.maxModelLen,
-    maxNumSeqs: config.maxNumSeqs,
-    maxNumBatchedTokens: config.maxNumBatchedTokens,
-    blockSize: config.blockSize,
-    numKvBlocks: config.numKvBlocks,
-    threads: config.threads,
-    traceKernels: config.traceDetail === 'kernels',
-    cacheDir: config.cacheDir,
-  }
-}
-
 function readyLine(url: string, engine: Engine, ms: number): string {
   const device = engine.modelInfo?.device
   const where = device ? `${device.kind} (${device.adapter})` : 'a remote engine'
@@ -344,51 +218,6 @@ function ragSettings(config: Config): Omit<RagOptions, 'promptTemplate'> {
     defaultIndex: config.ragIndex,
     bundledFiles: [join(PACKAGE, 'README.md'), join(PACKAGE, 'docs')],
     rerankBudgetMs: DEFAULT_RERANK_BUDGET_MS,
-  }
-}
-
-const generationConfig = z.object({
-  do_sample: z.boolean().optional(),
-  temperature: z.number().min(0).optional(),
-  top_k: z.int().min(0).optional(),
-  top_p: z.number().gt(0).max(1).optional(),
-  min_p: z.number().min(0).max(1).optional(),
-  repetition_penalty: z.number().gt(0).optional(),
-})
-
-/**
- * What a model's generation_config.json recommends for parameters that a request leaves out; a value that makes no sense is left out too.
- * `do_sample: false`, written down, means greedy.
- */
-async function loadSamplingDefaults(modelPath: string): Promise<SamplingDefaults> {
-  const text = await readFile(join(modelPath, 'generation_config.json'), 'utf8').catch(() => null)
-  if (text === null) return {}
-  let found: z.output<typeof generationConfig>
-  try {
-    found = generationConfig.parse(JSON.parse(text))
-  } catch {
-    return {}
-  }
-  const temperature = found.do_sample === false ? 0 : found.temperature
-  return {
-    ...(temperature === undefined ? {} : { temperature }),
-    ...(found.top_k === undefined ? {} : { topK: found.top_k }),
-    ...(found.top_p === undefined ? {} : { topP: found.top_p }),
-    ...(found.min_p === undefined ? {} : { minP: found.min_p }),
-    ...(found.repetition_penalty === undefined ? {} : { repetitionPenalty: found.repetition_penalty }),
-  }
-}
-
-/** prompt.json of a model folder: the template that retrieval puts documents and question into. null: the model has none. */
-async function loadPromptTemplate(modelPath: string): Promise<PromptTemplate | null> {
-  const path = join(modelPath, 'prompt.json')
-  const text = await readFile(path, 'utf8').catch(() => null)
-  if (text === null) return null
-  try {
-    return promptTemplate.parse(JSON.parse(text))
-  } catch (error) {
-    const why = error instanceof z.ZodError ? z.prettifyError(error).replaceAll('\n', ' ') : 'it is not JSON'
-    throw new StartError(`${path}: expected a prompt template, found something else: ${why}`, { cause: error })
   }
 }
 

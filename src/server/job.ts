@@ -1,5 +1,6 @@
 /** A validated generation request, free of its wire shape: what the pipeline runs. */
 import { createHmac } from 'node:crypto'
+import type { SamplingDefaults } from '../engine/sampling-defaults.ts'
 import type { ChatMessage, GenerationRequest, PromptInput, StructuredOutput, ToolUse } from '../engine/request.ts'
 import { invalidRequest } from './errors.ts'
 import type { ChatMessageFields, ChatRequest, CompletionRequest } from './wire.ts'
@@ -39,15 +40,6 @@ export interface GenerationJob {
   }
   /** Everything the engine needs; the pipeline replaces `prompts` by what tokenizing and retrieval made of them. */
   readonly generation: GenerationRequest
-}
-
-/** Sampling parameters that a model's authors recommend; absent ones are OpenAI's. */
-export interface SamplingDefaults {
-  readonly temperature?: number
-  readonly topK?: number
-  readonly topP?: number
-  readonly minP?: number
-  readonly repetitionPenalty?: number
 }
 
 /** What the server knows about a request besides its body. */

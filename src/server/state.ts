@@ -2,7 +2,7 @@
 import type { EngineSubscriber } from '../engine/events.ts'
 import type { Engine, EngineStats } from '../engine/request.ts'
 import { ApiError } from './errors.ts'
-import type { SamplingDefaults } from './job.ts'
+import type { SamplingDefaults } from '../engine/sampling-defaults.ts'
 
 export type Phase = 'loading' | 'ready' | 'draining'
 

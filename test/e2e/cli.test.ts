@@ -11,7 +11,8 @@ const root = fileURLToPath(new URL('../..', import.meta.url))
 const main = join(root, 'dist', 'main.js')
 const folder = mkdtempSync(join(tmpdir(), 'miniserve-cli-'))
 const bundled =
-  /BUNDLED_MODEL = join\(MODELS, '([^']+)'\)/.exec(readFileSync(join(root, 'src', 'serve.ts'), 'utf8'))?.[1] ?? ''
+  /BUNDLED_MODEL = join\(MODELS, '([^']+)'\)/.exec(readFileSync(join(root, 'src', 'model-loading.ts'), 'utf8'))?.[1] ??
+  ''
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 

@@ -1,0 +1,150 @@
+/** From the configuration to an engine that is loaded, local or remote, and what lies beside its model's weights. */
+import { readFile } from 'node:fs/promises'
+import { basename, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { z } from 'zod'
+import type { Config } from './config.ts'
+import { loadChatTemplate } from './engine/chat-template.ts'
+import { createEngine } from './engine/engine.ts'
+import type { KvTiers } from './engine/kv-tiers.ts'
+import type { Engine } from './engine/request.ts'
+import { ModelError, type ModelInfo, type ModelRequest } from './engine/runner/runner.ts'
+import { createWorkerRunner } from './engine/runner/worker-runner.ts'
+import { loadSamplingDefaults, type SamplingDefaults } from './engine/sampling-defaults.ts'
+import { loadTokenizer } from './engine/tokenizer.ts'
+import type { Log } from './observability/logging.ts'
+import { createProgress } from './progress.ts'
+import { type PromptTemplate, promptTemplate } from './rag/prompt.ts'
+
+/** The folder of this package, and its models. */
+export const PACKAGE = fileURLToPath(new URL('..', import.meta.url))
+export const MODELS = join(PACKAGE, 'models')
+
+/** The language model in this package (models/README.md). */
+const BUNDLED_MODEL = join(MODELS, 'mini-1m')
+
+/** The engine and what lies beside its model's weights; nothing does for a remote one. */
+export interface Loaded {
+  readonly engine: Engine
+  readonly samplingDefaults: SamplingDefaults
+  readonly promptTemplate: PromptTemplate | null
+}
+
+/** The engine that the configuration asks for. Throws ModelError for a checkpoint, or another engine, that cannot serve. */
+export async function loadEngine(config: Config, logger: Log): Promise<Loaded> {
+  const onError = (where: string, error: unknown) => logger.error('engine.problem', { where, error })
+  if (config.engineUrl !== null) {
+    const { createRemoteEngine } = await import('./engine/remote.ts')
+    const engine = await createRemoteEngine({
+      url: config.engineUrl,
+      apiKey: config.engineApiKey,
+      model: config.servedModelName,
+      onError,
+    })
+    return { engine, samplingDefaults: {}, promptTemplate: null }
+  }
+  const { path, name } = await locateModel(config)
+  const progress = createProgress(process.stderr, 'loading weights')
+  const runner = createWorkerRunner()
+  try {
+    const modelInfo = await runner.load(modelRequest(config, path), progress.update)
+    for (const notice of modelInfo.notices) logger.warn(notice)
+    const tokenizer = await loadTokenizer(path)
+    if (tokenizer.vocabSize > modelInfo.vocabSize) {
+      throw new ModelError(
+        `${path}: the tokenizer has ${tokenizer.vocabSize} tokens, expected at most the model's ${modelInfo.vocabSize}; check that both belong together`,
+      )
+    }
+    const samplingDefaults = await loadSamplingDefaults(path)
+    const promptTemplate = await loadPromptTemplate(path)
+    const engine = createEngine({
+      runner,
+      modelInfo,
+      tokenizer,
+      chatTemplate: await loadChatTemplate(path, tokenizer),
+      kvTiers: await kvTiersOf(config, modelInfo, logger),
+      options: {
+        modelName: config.servedModelName ?? name,
+        maxNumSeqs: config.maxNumSeqs,
+        prefixCaching: config.prefixCaching,
+        runAhead: config.runAhead === 0 ? 0 : 1,
+        speculation: config.speculation,
+        maxQueuedRequests: config.maxQueuedRequests,
+        maxQueuedTokens: config.maxQueuedTokens,
+        toolCallParser: config.toolCallParser,
+        onError,
+      },
+    })
+    return { engine, samplingDefaults, promptTemplate }
+  } catch (error) {
+    await runner.close()
+    throw error
+  } finally {
+    progress.end()
+  }
+}
+
+/** Where evicted KV blocks go; null: nowhere. */
+async function kvTiersOf(config: Config, modelInfo: ModelInfo, logger: Log): Promise<KvTiers | null> {
+  if (!config.prefixCaching || (config.kvHostMemoryBytes === 0 && config.kvCacheDir === null)) return null
+  const { openKvTiers } = await import('./engine/kv-tiers.ts')
+  return openKvTiers({
+    hostMemoryBytes: config.kvHostMemoryBytes,
+    directory: config.kvCacheDir,
+    maxDiskBytes: config.kvCacheMaxBytes,
+    fingerprint: modelInfo.fingerprint,
+    blockSize: modelInfo.blockSize,
+    blockBytes: modelInfo.blockBytes,
+    onLog: (detail, fields) => logger.warn('kv.tier', { detail, ...fields }),
+  })
+}
+
+/** Folder or file of the model, downloaded where it is a hub id, and the name it is served under. Throws ModelError. */
+export async function locateModel(config: Config): Promise<{ path: string; name: string }> {
+  if (config.model === null) return { path: BUNDLED_MODEL, name: basename(BUNDLED_MODEL) }
+  const { resolveModel } = await import('./engine/weights/hub.ts')
+  const progress = createProgress(process.stderr, 'downloading')
+  try {
+    return await resolveModel(config.model, {
+      cacheDir: config.hfHubCache,
+      token: config.hfToken,
+      endpoint: config.hfEndpoint,
+      offline: config.hfOffline,
+      onProgress: progress.update,
+    })
+  } finally {
+    progress.end()
+  }
+}
+
+/** What the runner is asked to load from `path`. */
+export function modelRequest(config: Config, path: string): ModelRequest {
+  return {
+    path,
+    device: config.device,
+    quantization: config.quantization,
+    kernelSet: config.kernelSet,
+    retune: config.retune,
+    maxModelLen: config.maxModelLen,
+    maxNumSeqs: config.maxNumSeqs,
+    maxNumBatchedTokens: config.maxNumBatchedTokens,
+    blockSize: config.blockSize,
+    numKvBlocks: config.numKvBlocks,
+    threads: config.threads,
+    traceKernels: config.traceDetail === 'kernels',
+    cacheDir: config.cacheDir,
+  }
+}
+
+/** prompt.json of a model folder: the template that retrieval puts documents and question into. null: the model has none. */
+async function loadPromptTemplate(modelPath: string): Promise<PromptTemplate | null> {
+  const path = join(modelPath, 'prompt.json')
+  const text = await readFile(path, 'utf8').catch(() => null)
+  if (text === null) return null
+  try {
+    return promptTemplate.parse(JSON.parse(text))
+  } catch (error) {
+    const why = error instanceof z.ZodError ? z.prettifyError(error).replaceAll('\n', ' ') : 'it is not JSON'
+    throw new ModelError(`${path}: expected a prompt template, found something else: ${why}`, { cause: error })
+  }
+}
