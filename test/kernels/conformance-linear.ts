@@ -18,6 +18,7 @@ import {
   randomMatrix,
   randomValues,
   stepInput,
+  type Coverage,
   type CreateBackend,
   type Format,
   type Tolerances,
@@ -41,8 +42,29 @@ function hasGlu(epilogue: Epilogue): boolean {
   return epilogue === 'norm silu' || epilogue === 'gelu_tanh'
 }
 
-/** Default level: every format and every epilogue on a few shapes; full: all of them. Quantised rows are whole groups. */
-function linearCases(): LinearCase[] {
+/** Which of the three shapes an epilogue takes first: those with a norm, and those without, take each of them. */
+const FIRST_SHAPE: Readonly<Record<Epilogue, number>> = {
+  plain: 0,
+  bias: 1,
+  residual: 2,
+  'bias residual': 0,
+  gelu_tanh: 1,
+  norm: 0,
+  'norm bias': 1,
+  'norm silu': 2,
+}
+
+/** The epilogues of a format on shape `at` of `numShapes`. */
+function chosenEpilogues(index: number, at: number, numShapes: number, coverage: Coverage): readonly Epilogue[] {
+  if (!isFull) return [EPILOGUES[(index + 3 * at) % EPILOGUES.length]!]
+  if (coverage === 'all') return EPILOGUES
+  if (coverage === 'pairs') return EPILOGUES.filter((epilogue) => (index + FIRST_SHAPE[epilogue]) % numShapes === at)
+  const alike = EPILOGUES.filter((epilogue) => epilogue.includes('norm') === (index % 2 === 0))
+  return [alike[((index >> 1) * numShapes + at) % alike.length]!]
+}
+
+/** Default level: every format and every epilogue on a few shapes; full level: as `coverage` says. Quantised rows are whole groups. */
+function linearCases(coverage: Coverage): LinearCase[] {
   const cases: LinearCase[] = []
   for (const [index, format] of FORMATS.entries()) {
     const step = format.includes('g16') ? 48 : format.startsWith('q') ? 96 : 37
@@ -52,14 +74,8 @@ function linearCases(): LinearCase[] {
       { outputs: 33, inputs: 576 },
     ]
     for (const [at, shape] of shapes.entries()) {
-      const chosen = isFull
-        ? EPILOGUES
-        : at === 0
-          ? [EPILOGUES[index % EPILOGUES.length]!]
-          : at === 1
-            ? [EPILOGUES[(index + 3) % EPILOGUES.length]!]
-            : [EPILOGUES[(index + 6) % EPILOGUES.length]!]
-      for (const epilogue of chosen) cases.push({ format, ...shape, epilogue })
+      for (const epilogue of chosenEpilogues(index, at, shapes.length, coverage))
+        cases.push({ format, ...shape, epilogue })
     }
   }
   return cases
@@ -118,9 +134,9 @@ async function runOp(
   return backend.debugRead(out)
 }
 
-export function describeLinear(create: CreateBackend, tolerances: Tolerances): void {
+export function describeLinear(create: CreateBackend, tolerances: Tolerances, coverage: Coverage): void {
   describe('linear', () => {
-    const cases = linearCases()
+    const cases = linearCases(coverage)
     let tested: InspectableBackend
     let reference: InspectableBackend
     const loaded: { test: LinearCase; ours: LoadedCase; theirs: LoadedCase }[] = []

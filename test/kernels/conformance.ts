@@ -8,13 +8,14 @@ import { describe } from 'vitest'
 import { describeAttention } from './conformance-attention.ts'
 import { describeLinear } from './conformance-linear.ts'
 import { describeSampling } from './conformance-sampling.ts'
-import { TOLERANCES, type CreateBackend, type Tolerances } from './fixtures.ts'
+import { TOLERANCES, type Coverage, type CreateBackend, type Tolerances } from './fixtures.ts'
 
 export interface ConformanceOptions {
   /** Overrides of the tolerance table, for a backend that declares a lossy path (int8 activations: quantized 5e-4). */
   readonly tolerances?: Partial<Tolerances>
   /** Why the backend cannot run here, or null. A skip becomes a failure when MINISERVE_REQUIRE lists the backend's name. */
   readonly skipReason?: string | null
+  readonly coverage?: Coverage
 }
 
 export function describeBackend(name: string, create: CreateBackend, options: ConformanceOptions = {}): void {
@@ -23,7 +24,7 @@ export function describeBackend(name: string, create: CreateBackend, options: Co
   if (reason !== null && required) throw new Error(`MINISERVE_REQUIRE lists ${name}, but ${reason}`)
   const tolerances = { ...TOLERANCES, ...options.tolerances }
   describe.skipIf(reason !== null)(`backend ${name}${reason === null ? '' : ` (skipped: ${reason})`}`, () => {
-    describeLinear(create, tolerances)
+    describeLinear(create, tolerances, options.coverage ?? 'all')
     describeAttention(create, tolerances)
     describeSampling(create, tolerances)
   })

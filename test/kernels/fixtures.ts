@@ -6,6 +6,14 @@ import type { BackendLimits, BackendOptions, MatrixData, StepInput } from '../..
 
 export type CreateBackend = (options: BackendOptions) => Promise<InspectableBackend>
 
+/**
+ * How much of formats x shapes x epilogues the full level runs: `all` of it; `pairs`, each pair of them and each format with and without a norm
+ * on each shape; `formats`, each format on each shape, half of the formats with a norm. Less than all is for WebGPU, whose kernels are dear to
+ * compile: their text depends on format, norm and tile, and the epilogue is chosen by a uniform, so that all three crossed would run the same
+ * code again.
+ */
+export type Coverage = 'all' | 'pairs' | 'formats'
+
 export interface Tolerances {
   readonly f32: number
   readonly f16: number

@@ -1,3 +1,3 @@
 import { describeWidth } from './webgpu-width.ts'
 
-await describeWidth(16, true)
+await describeWidth(16)

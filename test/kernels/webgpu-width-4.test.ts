@@ -1,3 +1,3 @@
 import { describeWidth } from './webgpu-width.ts'
 
-await describeWidth(4, true)
+await describeWidth(4)

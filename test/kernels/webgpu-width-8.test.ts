@@ -1,3 +1,3 @@
 import { describeWidth } from './webgpu-width.ts'
 
-await describeWidth(8, false)
+await describeWidth(8)

@@ -32,7 +32,7 @@ const create = (more: Partial<WebGpuBackendOptions>) => (options: BackendOptions
   createWebGpuBackend({ ...options, cacheDir: null, retune: false, ...more })
 
 // The other kernels and widths of the full level: webgpu-width-*.test.ts.
-describeBackend('webgpu', create({}), { skipReason })
+describeBackend('webgpu', create({}), { skipReason, coverage: 'pairs' })
 
 describe.skipIf(skipReason !== null)('webgpu', () => {
   const COLS = 96

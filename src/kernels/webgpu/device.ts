@@ -11,6 +11,8 @@ export interface Capabilities {
   readonly hasTimestamps: boolean
   /** Largest storage binding in bytes: larger weights are sharded by rows. */
   readonly maxBindingBytes: number
+  /** Workgroup memory in bytes: 16 KiB at least, by WebGPU. */
+  readonly maxWorkgroupBytes: number
 }
 
 export interface GpuDevice {
@@ -133,6 +135,7 @@ export async function openDevice(): Promise<GpuDevice> {
       subgroupSize: hasSubgroups ? subgroupMinSize : 0,
       hasTimestamps: adapter.features.has('timestamp-query'),
       maxBindingBytes: device.limits.maxStorageBufferBindingSize,
+      maxWorkgroupBytes: device.limits.maxComputeWorkgroupStorageSize,
     },
     adapterName: info.device || info.vendor || 'unknown adapter',
     driver: info.description,

@@ -22,6 +22,8 @@ export interface LinearVariant {
 /** Numbers of rows of a step that have a tile of their own: 1, 2 to 4, 5 and more. */
 export type Bucket = 1 | 4 | 8
 const BUCKETS: readonly Bucket[] = [1, 4, 8]
+/** Groups of TM rows that linear-matrix.wgsl works on side by side. */
+const MATRIX_GROUPS = 4
 
 /** A call of a linear kernel with everything but the number of rows. */
 interface LinearCall {
@@ -84,31 +86,47 @@ export class LinearKernels {
     return this.candidates(w, bucket)[0]!
   }
 
-  /** Tiles that may be used for a bucket of rows, the default first. */
+  /** Tiles that may be used for a bucket of rows, the default first: at most six. */
   candidates(w: GpuMatrix, bucket: Bucket): readonly LinearVariant[] {
-    const lanes = this.broadcastLanes
-    if (lanes === 0) {
-      const R = w.gluRun > 0 ? [2] : bucket === 1 ? [1, 2] : [2, 1]
-      // Compiling a tile of 8 rows takes a software adapter a minute.
-      return R.map((r) => ({ R: r, TM: this.#context.capabilities.isSoftware ? Math.min(2, bucket) : bucket }))
-    }
+    return this.broadcastLanes === 0 ? this.#stagedTiles(w, bucket) : this.#broadcastTiles(w, bucket)
+  }
+
+  #broadcastTiles(w: GpuMatrix, bucket: Bucket): readonly LinearVariant[] {
     // On llvmpipe, by measurement: unpacking q8 for one row of x is fastest over few sums; many rows pay for as wide a tile as compiles in
     // seconds, because every word of weights and of x costs each lane a branch.
     const order = bucket === 8 ? [8, 4, 2] : w.format === 'q8' && bucket === 1 ? [2, 4, 8] : [4, 2, 8]
     const outputs = order.filter((R) => {
-      const span = R * lanes
+      const span = R * this.broadcastLanes
       return span <= 32 ? 32 % span === 0 : w.shards.every(({ numRows }) => numRows % span === 0)
     })
     const TM = bucket === 8 ? [8, 4] : [bucket]
     return TM.flatMap((tm) => outputs.map((R) => ({ R, TM: tm })))
   }
 
-  /** The kernel of a call for a number of rows, with its grid. */
-  #kernel(call: LinearCall, numRows: number): { source: KernelSource; rowsPerGroup: number; outputsPerGroup: number } {
-    const { w, options } = call
+  /** A lane of a gated matrix has a gate's row and its up row: R is even. */
+  #stagedTiles(w: GpuMatrix, bucket: Bucket): readonly LinearVariant[] {
+    const { isSoftware, maxWorkgroupBytes } = this.#context.capabilities
+    const isGated = w.gluRun > 0
+    const outputs = bucket === 1 ? (isGated ? [2, 4, 8] : [1, 2, 4]) : isGated ? [2, 4] : [2, 1, 4]
+    // Compiling a tile of 8 rows takes a software adapter a minute.
+    const TM = isSoftware ? [Math.min(2, bucket)] : [8, 4, 2, 1].filter((tm) => tm <= bucket && tm > bucket / 8)
+    return TM.flatMap((tm) => outputs.map((R) => ({ R, TM: tm })))
+      .filter((tile) => tile.R * tile.TM <= 16 && this.#workgroupBytes(w, tile) <= maxWorkgroupBytes)
+      .slice(0, 6)
+  }
+
+  /** Workgroup memory of a staged tile, in whichever of its two kernels needs more of it, with a norm. */
+  #workgroupBytes(w: GpuMatrix, { R, TM }: LinearVariant): number {
+    const norm = (rows: number) => rows * 33 * 4
+    const vector = this.#segments(w) * TM * R * 32 * 4 + norm(TM)
+    const matrix = MATRIX_GROUPS * TM * 8 * 16 + norm(MATRIX_GROUPS * TM)
+    return Math.max(vector, matrix)
+  }
+
+  /** The kernel that multiplies `numRows` rows with a tile. */
+  source(w: GpuMatrix, { R, TM }: LinearVariant, numRows: number, hasNorm: boolean): KernelSource {
     const { FORMAT, GROUP, MINS } = w.form
-    const { R, TM } = this.variant(w, numRows)
-    const common = { FORMAT, GROUP, MINS, R, TM, NORM: options.norm === undefined ? 0 : 1 }
+    const common = { FORMAT, GROUP, MINS, R, TM, NORM: hasNorm ? 1 : 0 }
     const lanes = this.broadcastLanes
     if (lanes !== 0) {
       // A quantised step is a block, for the sake of its groups; a float step is the fewest units that give each lane an input.
@@ -116,11 +134,7 @@ export class LinearKernels {
       const STEP_UNITS = (STEP_COLS * FORMAT) / 128
       const W = Math.min(4, STEP_COLS / lanes)
       const defines = { ...common, LANES: lanes, STEP_COLS, STEP_UNITS, W, AHEAD: TM > 1 ? 1 : 0 }
-      return {
-        source: { name: 'linear-broadcast', bindings: BINDINGS, defines },
-        rowsPerGroup: TM,
-        outputsPerGroup: R * lanes,
-      }
+      return { name: 'linear-broadcast', bindings: BINDINGS, defines }
     }
     const staged = {
       ...common,
@@ -130,19 +144,10 @@ export class LinearKernels {
       STEP_COLS: FORMAT < 16 ? 32 : 128 / FORMAT,
     }
     if (numRows <= 8) {
-      const defines = { ...staged, YS: this.#segments(w), ROWS: TM }
-      return {
-        source: { name: 'linear-vector', bindings: BINDINGS, defines },
-        rowsPerGroup: TM,
-        outputsPerGroup: R * 32,
-      }
+      return { name: 'linear-vector', bindings: BINDINGS, defines: { ...staged, YS: this.#segments(w), ROWS: TM } }
     }
-    const defines = { ...staged, YS: 4, ROWS: TM * 4 }
-    return {
-      source: { name: 'linear-matrix', bindings: BINDINGS, defines },
-      rowsPerGroup: TM * 4,
-      outputsPerGroup: R * 32,
-    }
+    const defines = { ...staged, YS: MATRIX_GROUPS, ROWS: TM * MATRIX_GROUPS }
+    return { name: 'linear-matrix', bindings: BINDINGS, defines }
   }
 
   #group(call: LinearCall, R: number, shard: MatrixShard, index: number): GPUBindGroup {
@@ -190,10 +195,13 @@ export class LinearKernels {
   }
 
   #record(call: LinearCall, numRows: number): void {
-    const { source, rowsPerGroup, outputsPerGroup } = this.#kernel(call, numRows)
-    const { R } = this.variant(call.w, numRows)
-    for (const [index, shard] of call.w.shards.entries()) {
-      const group = this.#group(call, R, shard, index)
+    const { w, options } = call
+    const tile = this.variant(w, numRows)
+    const source = this.source(w, tile, numRows, options.norm !== undefined)
+    const rowsPerGroup = source.name === 'linear-matrix' ? tile.TM * MATRIX_GROUPS : tile.TM
+    const outputsPerGroup = tile.R * (this.broadcastLanes === 0 ? 32 : this.broadcastLanes)
+    for (const [index, shard] of w.shards.entries()) {
+      const group = this.#group(call, tile.R, shard, index)
       record(
         this.#context,
         source,

@@ -1,11 +1,17 @@
 /**
- * The preprocessor of the .wgsl files. WGSL's override constants specialise numbers but can choose neither types nor code, and compilers
- * of several drivers do not unroll loops over arrays of accumulators (which then live in memory). Four constructs, one a line:
+ * The preprocessor of the .wgsl files. Four constructs, one a line:
  *
  *     #include "step.wgsl"         the text of another file, once a place
  *     #if TM > 1 && !NORM          / #else / #endif; an undefined name is 0
  *     #repeat i R                  / #end: the body R times, with i = 0 .. R - 1
  *     $(i * LANES % 32)            the value of an integer expression, anywhere in a line
+ *
+ * Why not WGSL's override constants: they specialise numbers, and these parameters choose types (vec4 or scalar reads), code (a format's
+ * unpacking) and how many variables there are. Accumulators must be variables of their own: drivers that do not unroll a loop over an array keep
+ * the array in memory, and only workgroup arrays may be sized by an override at all. The lane of subgroupBroadcast must be a constant
+ * expression, which an override is not. And they would save nothing where it costs: a pipeline with other values of its overrides is compiled
+ * anew by the driver, 0.1 to 3 s on a software adapter, beside a millisecond for reading the text. The few numbers that could be overrides
+ * (threads of a workgroup, tokens of a block) are defines like the rest, so that there is one mechanism.
  */
 
 export type Defines = Readonly<Record<string, number>>

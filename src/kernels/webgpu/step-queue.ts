@@ -73,8 +73,16 @@ export class StepQueue {
     }
     device.queue.submit([encoder.finish()])
 
-    const bytes = await this.#read(readback, step.numRows)
-    logits?.destroy()
+    let bytes: ArrayBuffer
+    try {
+      bytes = await this.#map(readback, step.numRows)
+    } catch (error) {
+      readback.destroy()
+      throw error
+    } finally {
+      logits?.destroy()
+    }
+    this.#release(readback)
     const timestamps = new BigUint64Array(bytes, 0, 2)
     const kernels =
       traced === null
@@ -157,13 +165,11 @@ export class StepQueue {
     })
   }
 
-  async #read(buffer: GPUBuffer, work: number): Promise<ArrayBuffer> {
-    const bytes = await this.#map(buffer, work)
+  #release(buffer: GPUBuffer): void {
     buffer.unmap()
     this.#idle.push(buffer)
     // Four are more than two steps in flight can use: larger ones of an unusual step are let go.
     if (this.#idle.length > 4) this.#idle.shift()?.destroy()
-    return bytes
   }
 
   /** A copy of a mapped buffer's bytes. A device that went away and a step the device refused end in their own errors. */
@@ -175,10 +181,7 @@ export class StepQueue {
     }
     if (this.#gpu.lost.error !== null) throw this.#gpu.lost.error
     const refused = this.#gpu.takeError()
-    if (refused !== null) {
-      buffer.unmap()
-      throw refused
-    }
+    if (refused !== null) throw refused
     return buffer.getMappedRange().slice(0)
   }
 

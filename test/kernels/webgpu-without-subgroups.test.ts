@@ -1,0 +1,3 @@
+import { describeWithoutSubgroups } from './webgpu-width.ts'
+
+await describeWithoutSubgroups()
