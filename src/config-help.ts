@@ -1,5 +1,5 @@
 /** What people read of the configuration: `--help` and the tables of docs/configuration.md, from the settings themselves. */
-import { type FieldMeta, SETTINGS } from './config.ts'
+import { type FieldMeta, SETTINGS } from './settings.ts'
 
 const GROUPS: readonly (readonly [FieldMeta['group'], string])[] = [
   ['server', 'Server'],

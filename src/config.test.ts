@@ -1,8 +1,9 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { format } from 'prettier'
 import { describe, expect, it } from 'vitest'
-import { ConfigError, parseCommandLine, SETTINGS } from './config.ts'
+import { ConfigError, parseCommandLine } from './config.ts'
 import { helpText, settingsMarkdown } from './config-help.ts'
+import { SETTINGS } from './settings.ts'
 
 const parse = (argv: string[], env: Record<string, string> = {}) => parseCommandLine(argv, { HOME: '/home/u', ...env })
 
