@@ -1,8 +1,8 @@
 /** Cutting documents into chunks: by structure first, by token counts within. */
-import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Block, DocumentFormat } from './blocks.ts'
 import { htmlBlocks } from './html.ts'
 import { markdownBlocks, plainBlocks } from './markdown.ts'
+import { Slice } from './slice.ts'
 import type { Chunk } from './vector-index.ts'
 
 export interface ChunkingOptions {
@@ -30,8 +30,6 @@ interface Unit {
 export const contextualText = (chunk: { readonly headings: readonly string[]; readonly text: string }): string =>
   chunk.headings.length === 0 ? chunk.text : `${chunk.headings.join(' > ')}\n${chunk.text}`
 
-/** Longest stretch of main-thread work between two turns of the event loop. */
-const MAX_SLICE_MS = 4
 /** A section may hold more than a chunk at this fill before the next block starts a new one. */
 const MIN_FILL = 0.5
 /** Share of a chunk that its headings may take. */
@@ -59,14 +57,14 @@ export async function chunkDocument(
 ): Promise<readonly Chunk[]> {
   const chunks: Chunk[] = []
   let section: Block[] = []
-  let sliceStart = performance.now()
+  const slice = new Slice()
   const flush = async (): Promise<void> => {
     if (section.length > 0) {
       const cut = await chunkSection(text, format, section, options, countTokens, chunks.length)
       for (const chunk of cut) chunks.push(chunk)
     }
     section = []
-    sliceStart = performance.now()
+    slice.restart()
   }
   let sectionChars = 0
   for (const whole of blocksOf(text, format)) {
@@ -78,10 +76,7 @@ export async function chunkDocument(
       }
       section.push(block)
       sectionChars += block.text.length
-      if (performance.now() - sliceStart > MAX_SLICE_MS) {
-        await nextTurn()
-        sliceStart = performance.now()
-      }
+      if (slice.isOver) await slice.end()
     }
   }
   await flush()

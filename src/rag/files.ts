@@ -26,15 +26,13 @@ export function formatOf(path: string): DocumentFormat | 'jsonl' | null {
   return FORMATS[extname(suffix < 0 ? path : path.slice(0, suffix)).toLowerCase()] ?? null
 }
 
+const metadataScalar = z.union([z.string(), z.number(), z.boolean(), z.null()])
+
 export const metadataSchema = z.record(
   z.string(),
-  z.union([
-    z.string(),
-    z.number(),
-    z.boolean(),
-    z.null(),
-    z.array(z.union([z.string(), z.number(), z.boolean(), z.null()])),
-  ]),
+  z.union([...metadataScalar.options, z.array(metadataScalar)], {
+    error: 'a string, a number, a boolean, null or a list of them',
+  }),
 )
 
 /** A line of a JSON lines file. */

@@ -193,9 +193,17 @@ export class RagService {
     return document
   }
 
-  /** @throws RagError index_not_found, document_not_found */
+  /** @throws RagError index_not_found, document_not_found, invalid_request for the bundled index */
   async deleteDocument(indexName: string | null, id: string): Promise<void> {
-    const index = await this.#store.open(indexName ?? this.defaultIndex)
+    const name = indexName ?? this.defaultIndex
+    const index = await this.#store.open(name)
+    if (!index && this.#bundled && name === BUNDLED_INDEX) {
+      throw new RagError(
+        'invalid_request',
+        'index: the bundled index cannot be changed; POST documents to make your own of that name',
+        'index',
+      )
+    }
     if (!index) throw indexNotFound('index')
     if (!isDocumentId(id) || (await index.delete([id])) === 0) throw documentNotFound()
   }

@@ -19,30 +19,41 @@ export type JsonLine =
  */
 export async function* readJsonLines(c: Context<AppEnv>, maxBytes: number): AsyncGenerator<JsonLine, void, void> {
   const reading = c.get('bodyReading')
-  let line = 0
-  for await (const bytes of splitLines(readChunks(c.req.raw.body, maxBytes, (num) => reading?.arrived(num)))) {
-    line++
-    const parsed = parseLine(line === 1 ? withoutMark(bytes) : bytes, line)
-    if (parsed) yield parsed
+  for await (const { line, bytes } of splitLines(
+    readChunks(c.req.raw.body, maxBytes, (num) => reading?.arrived(num)),
+  )) {
+    yield parseLine(line === 1 ? withoutMark(bytes) : bytes, line)
   }
   reading?.parsed()
 }
 
-const LINE_FEED = 0x0a
+interface Line {
+  readonly line: number
+  readonly bytes: Buffer
+}
 
-async function* splitLines(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Buffer, void, void> {
+const [TAB, LINE_FEED, CARRIAGE_RETURN, SPACE] = [0x09, 0x0a, 0x0d, 0x20]
+
+const isBlank = (bytes: Uint8Array): boolean =>
+  bytes.every((byte) => byte === SPACE || byte === TAB || byte === CARRIAGE_RETURN)
+
+/** Blank lines are counted and left out here: a body of nothing else must not cost a turn of two generators for each. */
+async function* splitLines(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Line, void, void> {
   /** Parts of a line whose end has not come. */
   let parts: Uint8Array[] = []
+  let line = 0
   for await (const chunk of chunks) {
     let start = 0
     for (let end = chunk.indexOf(LINE_FEED); end !== -1; end = chunk.indexOf(LINE_FEED, start)) {
-      yield Buffer.concat([...parts, chunk.subarray(start, end)])
+      line++
+      parts.push(chunk.subarray(start, end))
+      if (!parts.every(isBlank)) yield { line, bytes: Buffer.concat(parts) }
       parts = []
       start = end + 1
     }
     if (start < chunk.length) parts.push(chunk.subarray(start))
   }
-  if (parts.length > 0) yield Buffer.concat(parts)
+  if (!parts.every(isBlank)) yield { line: line + 1, bytes: Buffer.concat(parts) }
 }
 
 const UTF8_MARK = Buffer.from([0xef, 0xbb, 0xbf])
@@ -50,9 +61,7 @@ const UTF8_MARK = Buffer.from([0xef, 0xbb, 0xbf])
 const withoutMark = (bytes: Buffer): Buffer =>
   bytes.subarray(0, UTF8_MARK.length).equals(UTF8_MARK) ? bytes.subarray(UTF8_MARK.length) : bytes
 
-/** Null for a line of spaces. */
-function parseLine(bytes: Buffer, line: number): JsonLine | null {
-  if (bytes.every((byte) => byte === 0x20 || byte === 0x09 || byte === 0x0d)) return null
+function parseLine(bytes: Buffer, line: number): JsonLine {
   if (!isUtf8(bytes)) return { line, problem: `line ${line}: expected UTF-8 text` }
   try {
     return { line, value: parseJson(bytes, `line ${line}`) }

@@ -143,8 +143,7 @@ export function chatShape(job: GenerationJob): Shape {
       })),
       ...tailOf(result, citations),
     }),
-    opening: () =>
-      Array.from({ length: job.n }, (_, index) => chunk(index, { role: 'assistant', content: '' })),
+    opening: () => Array.from({ length: job.n }, (_, index) => chunk(index, { role: 'assistant', content: '' })),
     echo: () => [],
     tokenFrame: (event) => {
       const { toolCalls } = event

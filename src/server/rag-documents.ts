@@ -1,6 +1,7 @@
 /** Documents as requests bring them, a list or JSON lines: each held against its schema on its own, a bad one reported and skipped. */
 import { formatOf } from '../rag/files.ts'
 import type { IngestResult, SourceDocument } from '../rag/ingest.ts'
+import { Slice } from '../rag/slice.ts'
 import { ApiError, invalidRequest } from './errors.ts'
 import type { JsonLine } from './json-lines.ts'
 import { parseBody } from './wire.ts'
@@ -27,7 +28,9 @@ type Ingest = (documents: readonly SourceDocument[]) => Promise<IngestResult>
 export async function ingestList(items: readonly unknown[], ingest: Ingest): Promise<IngestReport> {
   const documents: SourceDocument[] = []
   const rejected: RejectedDocument[] = []
+  const slice = new Slice()
   for (const [i, item] of items.entries()) {
+    if (slice.isOver) await slice.end()
     const document = toDocument(item)
     if (typeof document === 'string') rejected.push({ id: idOf(item) ?? `documents.${i}`, reason: document })
     else documents.push(document)
@@ -61,7 +64,10 @@ export async function ingestLines(lines: AsyncIterable<JsonLine>, ingest: Ingest
     batchLength = 0
   }
 
+  const slice = new Slice()
   for await (const parsed of lines) {
+    // Lines that came together are here without a turn of the event loop between them.
+    if (slice.isOver) await slice.end()
     const { line } = parsed
     if (++numLines > MAX_INGEST_DOCUMENTS) {
       throw invalidRequest(`line ${line}: expected at most ${MAX_INGEST_DOCUMENTS} documents in a request, found more`)

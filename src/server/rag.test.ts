@@ -183,6 +183,7 @@ describe('/v1/rag', () => {
   it.each([
     ['POST', '/v1/rag/query', { query: 'x', index: 'none' }, 404, 'index'],
     ['POST', '/v1/rag/query', { query: 'x' }, 404, 'index'],
+    ['POST', '/v1/rag/query', { query: ' ', index: 'notes' }, 400, 'query'],
     ['POST', '/v1/rag/query', { query: 'x', index: 'notes', top_k: 5000 }, 400, 'top_k'],
     ['POST', '/v1/rag/query', { query: 'x', index: 'notes', filter: { n: { like: 1 } } }, 400, 'filter.n'],
     ['POST', '/v1/rag/documents', { index: '../up', documents: [{ id: 'a', text: 'a' }] }, 400, 'index'],
@@ -222,6 +223,7 @@ describe('documents as JSON lines', () => {
       Buffer.from([0x7b, 0xff, 0x7d]),
       '["no object"]',
       JSON.stringify({ id: 'untitled', text: 5 }),
+      JSON.stringify({ id: 'deep', text: 'x', metadata: { a: { b: 1 } } }),
       document('blank', ' '),
       document('a\u0001b'),
       '['.repeat(500),
@@ -234,9 +236,15 @@ describe('documents as JSON lines', () => {
       { id: 'line 6', line: 6, reason: 'line 6: expected UTF-8 text' },
       { id: 'line 7', line: 7, reason: 'line 7: expected a JSON object, found an array of 1' },
       { id: 'untitled', line: 8, reason: 'text: expected a string, found the number 5' },
-      { id: 'blank', line: 9, reason: 'text: expected some text, found none' },
-      { id: 'a\u0001b', line: 10, reason: expect.stringMatching(/^id: expected .* none of them a control character/) },
-      { id: 'line 11', line: 11, reason: 'line 11: expected at most 128 levels of nesting, found more' },
+      {
+        id: 'deep',
+        line: 9,
+        reason:
+          'metadata (one of its values): expected a string, a number, a boolean, null or a list of them, found an object',
+      },
+      { id: 'blank', line: 10, reason: 'text: expected some text, found none' },
+      { id: 'a\u0001b', line: 11, reason: expect.stringMatching(/^id: expected .* none of them a control character/) },
+      { id: 'line 12', line: 12, reason: 'line 12: expected at most 128 levels of nesting, found more' },
     ])
     expect((await rag.getDocument('lines', '7')).chunks[0]?.text).toBe('walnut bread')
     expect((await rag.getDocument('lines', 'page')).chunks[0]).toMatchObject({ text: 'A fox.', headings: ['Fox'] })
@@ -282,6 +290,29 @@ describe('documents as JSON lines', () => {
       status,
       json: { error: { param, message: expect.stringMatching(message) } },
     })
+  })
+
+  it('count their blank lines, of which there may be any number', async () => {
+    const { json } = await postLines('/v1/rag/documents?index=unmade', ['\n \r\n'.repeat(20_000), 'x'])
+    expect(json).toMatchObject({ rejected: [{ line: 40_002 }] })
+  })
+
+  it('let others have the thread, however many bad ones come at once', async () => {
+    let turns = 0
+    let isDone = false
+    const count = (): void => {
+      turns++
+      if (!isDone) setImmediate(count)
+    }
+    const lines = Array.from({ length: 3000 }, (_, i) => `{"id": ${i}, "text": 5}`)
+    setImmediate(count)
+    const { json } = await postLines('/v1/rag/documents?index=unmade', lines)
+    const list = await post('/v1/rag/documents', { index: 'unmade', documents: lines.map((line) => JSON.parse(line)) })
+    isDone = true
+    expect(json['rejected']).toHaveLength(3000)
+    expect(list.json['rejected']).toHaveLength(3000)
+    // Without slices there is none.
+    expect(turns).toBeGreaterThan(4)
   })
 
   it('make no index when there is no document in them', async () => {

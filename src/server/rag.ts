@@ -69,6 +69,7 @@ export function ragRoutes({ rag, maxRequestBytes }: RagRouteParts): Hono<AppEnv>
     })
     .post('/v1/rag/query', async (c) => {
       const body = parseBody(ragQueryRequest, await readJson(c, maxRequestBytes))
+      if (body.query.trim() === '') throw invalidRequest('query: expected some text, found blanks', 'query')
       const params = {
         topK: body.top_k ?? null,
         topN: body.top_n ?? null,
