@@ -1,4 +1,5 @@
 /** Keeps an index equal to files: new and changed ones are read, those gone are taken out. */
+import { lstat } from 'node:fs/promises'
 import { resolve, sep } from 'node:path'
 import { fileId, findFiles, readDocuments } from './files.ts'
 import { ingest, type IngestOptions, type IngestResult, type Rejection } from './ingest.ts'
@@ -27,6 +28,8 @@ export async function indexFiles(paths: readonly string[], options: IndexFilesOp
   const unreadable = new Set<string>()
   /** Documents of the files as they are now. */
   const present = new Set<string>()
+  /** Versions of each document that were not rejected. */
+  const numUsable = new Map<string, number>()
   let doneBytes = 0
   async function* documents() {
     for (const file of files) {
@@ -36,6 +39,7 @@ export async function indexFiles(paths: readonly string[], options: IndexFilesOp
         if (rejection.isUnreadable) unreadable.add(file.path)
       })) {
         present.add(`${document.origin}\n${document.id}`)
+        numUsable.set(document.id, (numUsable.get(document.id) ?? 0) + 1)
         yield document
       }
       doneBytes += file.bytes
@@ -43,11 +47,24 @@ export async function indexFiles(paths: readonly string[], options: IndexFilesOp
     }
   }
   const result = await ingest(documents(), options)
+  // A file whose text cannot be used any more is not what the index still has of it.
+  for (const { id } of result.rejected) numUsable.set(id, (numUsable.get(id) ?? 0) - 1)
   const roots = paths.map((path) => resolve(path))
-  const gone = (await index.summaries()).filter(
-    ({ id, origin }) =>
-      origin !== '' && isBelow(origin, roots) && !unreadable.has(origin) && !present.has(`${origin}\n${id}`),
-  )
-  const deleted = gone.length > 0 ? await index.delete(gone.map(({ id }) => id)) : 0
+  const isFound = new Set(files.map(({ path }) => path))
+  const gone: string[] = []
+  for (const { id, origin } of await index.summaries()) {
+    if (origin === '' || !isBelow(origin, roots) || unreadable.has(origin)) continue
+    if (present.has(`${origin}\n${id}`) && (numUsable.get(id) ?? 0) > 0) continue
+    // In a folder, but not one of its documents' files: it was named itself once.
+    if (!isFound.has(origin) && (await isFile(origin))) continue
+    gone.push(id)
+  }
+  const deleted = gone.length > 0 ? await index.delete(gone) : 0
   return { ...result, rejected: [...unused, ...result.rejected], numFiles: files.length, deleted }
 }
+
+const isFile = (path: string): Promise<boolean> =>
+  lstat(path).then(
+    (info) => info.isFile(),
+    () => false,
+  )

@@ -9,6 +9,7 @@ import { ingest, type SourceDocument } from './ingest.ts'
 import type { PromptTemplate } from './prompt.ts'
 import { createModelProcess, type ModelProcess } from './models.ts'
 import { bundledIndex } from './bundled.ts'
+import { fileId } from './files.ts'
 import { createEmbedder } from './embedder.ts'
 import { createMemoryStore } from './stores/memory.ts'
 import { createRag, RagService, type RagOptions, type RagRequest } from './service.ts'
@@ -364,6 +365,20 @@ describe('miniserve rag index', () => {
     symlinkSync(join(folder, 'outside.md'), join(root, 'link.md'))
     symlinkSync(join(folder, 'shipped'), join(root, 'linked'))
     expect((await run([root])).out).toMatch(/2 documents, 2 chunks \(0 new or changed, 2 unchanged, 0 deleted/)
+    // A file that was emptied is not found by what stood in it. One of another kind stays: it was named itself.
+    writeFileSync(join(root, 'one.md'), ' ')
+    writeFileSync(join(root, 'script.py'), 'walnut = 1')
+    expect((await run([join(root, 'script.py')])).out).toMatch(/3 documents, .*\(1 new or changed/)
+    expect((await run([root])).out).toMatch(
+      /2 documents, 2 chunks \(0 new or changed, 1 unchanged, 1 deleted, 2 skipped/,
+    )
+    await expect(rag.getDocument('files', fileId(join(root, 'one.md'), process.cwd()))).rejects.toMatchObject({
+      code: 'document_not_found',
+    })
+    rmSync(join(root, 'script.py'))
+    expect((await run([root])).out).toMatch(/1 documents, .*, 1 deleted/)
+    writeFileSync(join(root, 'one.md'), '# One\n\nwalnut bread')
+    expect((await run([root])).out).toMatch(/2 documents, .*\(1 new or changed/)
     // What lies elsewhere is not touched.
     await rag.ingestDocuments('files', [document('posted', 'span')])
     await run([join(folder, 'shipped')])

@@ -46,6 +46,10 @@ async function* splitLines(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Li
     let start = 0
     for (let end = chunk.indexOf(LINE_FEED); end !== -1; end = chunk.indexOf(LINE_FEED, start)) {
       line++
+      if (end === start && parts.length === 0) {
+        start++
+        continue
+      }
       parts.push(chunk.subarray(start, end))
       if (!parts.every(isBlank)) yield { line, bytes: Buffer.concat(parts) }
       parts = []
