@@ -4,6 +4,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
 import { basename, dirname, join } from 'node:path'
+import { downloadCache } from './download-cache.ts'
 import { messageOf, RagError } from './errors.ts'
 import { onnxFile, type ModelSource } from './models.ts'
 import { serveCalls, Transferred } from './worker-rpc.ts'
@@ -153,6 +154,8 @@ async function load(source: ModelSource, task: 'embedding' | 'reranking'): Promi
   }
   limitThreads()
   const { AutoModel, AutoModelForSequenceClassification, AutoTokenizer, env } = library
+  env.useFSCache = false
+  env.useCustomCache = source.kind === 'hub' && !source.isOffline
   const AutoClass = task === 'embedding' ? AutoModel : AutoModelForSequenceClassification
   let id: string
   let attempts: boolean[]
@@ -163,10 +166,12 @@ async function load(source: ModelSource, task: 'embedding' | 'reranking'): Promi
     id = basename(source.folder)
     attempts = [onnxFile(source.folder)?.isQuantized ?? false]
   } else {
+    // What was downloaded once is laid out as local models are. The library refuses to look into a cache that it may not fill.
     env.allowRemoteModels = !source.isOffline
-    env.allowLocalModels = false
-    env.cacheDir = source.cacheDir
+    env.allowLocalModels = source.isOffline
+    env.localModelPath = `${source.cacheDir}/`
     env.remoteHost = `${source.endpoint}/`
+    env.customCache = downloadCache(source.cacheDir, source.endpoint)
     id = source.name
     attempts = [true, false]
   }

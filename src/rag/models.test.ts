@@ -1,4 +1,6 @@
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { once } from 'node:events'
+import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { createServer } from 'node:http'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
@@ -144,6 +146,58 @@ describe('a hub id', () => {
     const embedder = createEmbedder(resolveModel('some/cached', '--embedding-model', HUB), models)
     expect(embedder.name).toBe('some/cached')
     expect((await embedder.load()).dimensions).toBe(TINY.hidden)
+  })
+})
+
+describe('a hub', () => {
+  it('is asked once: what was downloaded is there without it, and nothing is there in part', async () => {
+    const files = writeBertFolder(folder, 'on-the-hub', { words: WORDS })
+    const asked: string[] = []
+    let isStalled = true
+    const hub = createServer((request, response) => {
+      const file = request.url?.split('/some/remote/resolve/main/')[1] ?? ''
+      asked.push(file)
+      const path = join(files, file)
+      if (!existsSync(path)) response.writeHead(404).end()
+      else if (isStalled && file.endsWith('.onnx')) {
+        const content = readFileSync(path)
+        response.writeHead(200, { 'content-length': content.length }).write(content.subarray(0, 1000))
+        hub.emit('stalled')
+      } else response.end(readFileSync(path))
+    })
+    try {
+      await once(hub.listen(0, '127.0.0.1'), 'listening')
+      const address = hub.address()
+      const endpoint = `http://127.0.0.1:${typeof address === 'object' ? address?.port : ''}`
+      const downloadDir = join(folder, 'hub-downloads')
+      const source = (isOffline: boolean) =>
+        resolveModel('some/remote', '', { hubCacheDir: HUB.hubCacheDir, downloadDir, endpoint, isOffline })
+      const own = createModelProcess()
+      const stalled = createEmbedder(source(false), own).load()
+      await Promise.all([
+        once(hub, 'stalled'),
+        expect(stalled).rejects.toThrow('was closed'),
+        once(hub, 'stalled').then(() => own.close()),
+      ])
+      expect(existsSync(join(downloadDir, 'some', 'remote', 'onnx'))).toBe(false)
+      isStalled = false
+      expect(await createEmbedder(source(false), models).load()).toMatchObject({ dimensions: TINY.hidden })
+      expect(readdirSync(join(downloadDir, 'some', 'remote', 'onnx'))).toEqual(['model.onnx'])
+      const again = createModelProcess()
+      asked.length = 0
+      // A cached file is not asked for; that there is no quantized model is not cached.
+      expect(await createEmbedder(source(false), again).load()).toMatchObject({ dimensions: TINY.hidden })
+      expect(asked.filter((file) => existsSync(join(files, file)))).toEqual([])
+      await again.close()
+      const offline = createModelProcess()
+      asked.length = 0
+      expect(await createEmbedder(source(true), offline).load()).toMatchObject({ dimensions: TINY.hidden })
+      expect(asked).toEqual([])
+      await offline.close()
+    } finally {
+      hub.closeAllConnections()
+      hub.close()
+    }
   })
 })
 

@@ -21,7 +21,7 @@ export type ModelSource =
 export interface HubOptions {
   /** The hub's own cache on this machine: looked into, never written. */
   readonly hubCacheDir: string
-  /** Where @xenova/transformers keeps what it downloads. */
+  /** Where downloaded models are kept, as ORG/NAME/FILE. */
   readonly downloadDir: string
   readonly endpoint: string
   readonly isOffline: boolean
@@ -106,6 +106,5 @@ export const createModelProcess = (): ModelProcess =>
     concurrency: 1,
     maxWaiting: MAX_WAITING,
     failureCode: 'model_unavailable',
-    // A hub's file that is being written is whole then.
-    drainOnClose: true,
+    drainOnClose: false,
   })
