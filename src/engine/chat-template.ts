@@ -27,21 +27,43 @@ export interface ChatTemplate {
 /** The template of a folder (chat_template.jinja, else tokenizer_config.json) or a .gguf file; null when the model has none. */
 export async function loadChatTemplate(path: string, tokenizer: Tokenizer): Promise<ChatTemplate | null> {
   const own = path.endsWith('.gguf') ? null : await readIfPresent(join(path, 'chat_template.jinja'))
-  const source = own ?? templateOf(await readTokenizerFiles(path))
-  return source === null ? null : createChatTemplate(source, tokenizer)
+  if (own !== null) return createChatTemplate(own, tokenizer)
+  const { config } = await readTokenizerFiles(path)
+  const [source, toolSource] = [templateOf(config, 'default'), templateOf(config, 'tool_use')]
+  if (source === null) return null
+  const plain = createChatTemplate(source, tokenizer)
+  return toolSource === null ? plain : new ChatTemplatePair(plain, createChatTemplate(toolSource, tokenizer))
 }
 
-/** tokenizer_config.json holds one template, or a list of named ones of which `default` is meant. */
-function templateOf(files: { readonly config: Record<string, unknown> }): string | null {
-  const value = files.config.chat_template
-  if (typeof value === 'string') return value
+/** tokenizer_config.json holds one template, `default`, or a list of named ones. */
+function templateOf({ chat_template: value }: Record<string, unknown>, name: 'default' | 'tool_use'): string | null {
+  if (typeof value === 'string') return name === 'default' ? value : null
   if (!Array.isArray(value)) return null
   const entries: unknown[] = value
   for (const entry of entries) {
     if (typeof entry !== 'object' || entry === null || !('name' in entry) || !('template' in entry)) continue
-    if (entry.name === 'default' && typeof entry.template === 'string') return entry.template
+    if (entry.name === name && typeof entry.template === 'string') return entry.template
   }
   return null
+}
+
+/** A model's plain template, and the one for requests that bring tools. */
+class ChatTemplatePair implements ChatTemplate {
+  /** The one that tells of tools says how they are called. */
+  readonly source: string
+  readonly #plain: ChatTemplate
+  readonly #withTools: ChatTemplate
+
+  constructor(plain: ChatTemplate, withTools: ChatTemplate) {
+    this.source = withTools.source
+    this.#plain = plain
+    this.#withTools = withTools
+  }
+
+  render(messages: readonly ChatMessage[], options: RenderOptions = {}): string {
+    const hasTools = options.tools !== undefined && options.tools.length > 0
+    return (hasTools ? this.#withTools : this.#plain).render(messages, options)
+  }
 }
 
 /** Not part of any conversation: private-use characters around a word, looked for in the rendered prompt. */

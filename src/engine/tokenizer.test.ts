@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createByteTokenizer, EOS } from '../../test/engine/byte-tokenizer.ts'
 import { createChatTemplate, loadChatTemplate } from './chat-template.ts'
+import { toolCallFormat } from './tool-call-format.ts'
 import { createTokenizer, loadTokenizer } from './tokenizer.ts'
 
 let directory = ''
@@ -120,17 +121,24 @@ describe('a chat template', () => {
     expect(() => createChatTemplate('{% if %}', { bosToken: null, eosToken: null })).toThrow(/cannot be parsed/)
   })
 
-  it('is found in the jinja file, else in the config, by its name `default`', async () => {
+  it('is found in the jinja file, else in the config, by its name `default`, or `tool_use` where there are tools', async () => {
     const SHOWN = '{% for m in messages %}{{ m.content }}{% endfor %}'
     const tokenizer = createByteTokenizer()
     await writeFile(join(directory, 'tokenizer.json'), '{}')
     expect(await loadChatTemplate(directory, tokenizer)).toBeNull()
     const list = [
-      { name: 'tool_use', template: 'no' },
+      { name: 'tool_use', template: `<tool_call>{{ tools | tojson }}${SHOWN}` },
       { name: 'default', template: `list${SHOWN}` },
     ]
     await writeFile(join(directory, 'tokenizer_config.json'), JSON.stringify({ chat_template: list }))
-    expect((await loadChatTemplate(directory, tokenizer))?.render([user])).toBe('list hi ')
+    const named = await loadChatTemplate(directory, tokenizer)
+    expect(named?.render([user])).toBe('list hi ')
+    expect(named?.render([user], { tools: [] })).toBe('list hi ')
+    const tool = { type: 'function', function: { name: 'f' } }
+    expect(named?.render([user], { tools: [tool] })).toBe(
+      '<tool_call>[{"type": "function", "function": {"name": "f"}}] hi ',
+    )
+    expect(toolCallFormat('auto', named?.source ?? null)?.name).toBe('hermes')
     await writeFile(join(directory, 'chat_template.jinja'), `file${SHOWN}`)
     expect((await loadChatTemplate(directory, tokenizer))?.render([user])).toBe('file hi ')
   })

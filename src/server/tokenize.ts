@@ -17,7 +17,7 @@ export function tokenizeRoutes(parts: { readonly state: ServerState; readonly ma
       const body = parseBody(tokenizeRequest, await readJson(c, parts.maxRequestBytes))
       const engine = parts.state.engineFor(body.model)
       const input: PromptInput = body.messages
-        ? { messages: body.messages.map(toChatMessage) }
+        ? { messages: body.messages.map(toChatMessage), tools: body.tools ?? [] }
         : { text: body.prompt ?? '' }
       const tokens = engine.encode(input, { addSpecialTokens: body.add_special_tokens ?? true })
       if (!tokens) throw remoteTokenizer()

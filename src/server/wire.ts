@@ -198,6 +198,7 @@ export const tokenizeRequest = z
     model: nullable(z.string()),
     prompt: z.string().optional(),
     messages: z.array(chatMessage).min(1).optional(),
+    tools: nullable(z.array(tool).max(128)),
     add_special_tokens: nullable(z.boolean()),
   })
   .refine((body) => (body.prompt === undefined) !== (body.messages === undefined), {

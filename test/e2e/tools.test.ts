@@ -198,6 +198,16 @@ describe.each(['direct', 'remote'] as const)('calls, %s', (which) => {
   })
 })
 
+it('/tokenize counts the tools as a chat does', async () => {
+  const server = serverOf('direct')
+  const body = { messages: [user], tools }
+  const { count } = (await (await server.post('/tokenize', body)).json()) as { count: number }
+  const chat = await server.post('/v1/chat/completions', { ...body, max_tokens: 1 })
+  expect(await chat.json()).toMatchObject({ usage: { prompt_tokens: count } })
+  const bare = await server.post('/tokenize', { messages: [user] })
+  expect(((await bare.json()) as { count: number }).count).toBeLessThan(count)
+})
+
 it('a call’s arguments appear in no log line, trace or metric; the finish reason does', async () => {
   const server = serverOf('direct')
   const fields = { messages: [user], tools, tool_choice: { type: 'function', function: { name: 'set_color' } } }
