@@ -46,6 +46,9 @@ export class LinearKernels {
   readonly broadcastLanes: number
   /** Tuned tiles by shapeKey. */
   readonly tuned = new Map<string, LinearVariant>()
+  // What a step would work out anew for each of its calls.
+  readonly #shapes = new WeakMap<GpuMatrix, Map<Bucket, { readonly key: string; readonly tile: LinearVariant }>>()
+  readonly #sources = new Map<string, KernelSource>()
 
   constructor(context: GpuContext, bindings: Bindings) {
     this.#context = context
@@ -81,9 +84,13 @@ export class LinearKernels {
   /** The tile for a number of rows. */
   variant(w: GpuMatrix, numRows: number): LinearVariant {
     const bucket = this.bucket(numRows)
-    const tuned = this.tuned.get(shapeKey(w, bucket))
-    if (tuned !== undefined) return tuned
-    return this.candidates(w, bucket)[0]!
+    let shapes = this.#shapes.get(w)
+    if (shapes === undefined) this.#shapes.set(w, (shapes = new Map()))
+    let shape = shapes.get(bucket)
+    if (shape === undefined) {
+      shapes.set(bucket, (shape = { key: shapeKey(w, bucket), tile: this.candidates(w, bucket)[0]! }))
+    }
+    return this.tuned.get(shape.key) ?? shape.tile
   }
 
   /** Tiles that may be used for a bucket of rows, the default first: at most six. */
@@ -197,7 +204,10 @@ export class LinearKernels {
   #record(call: LinearCall, numRows: number): void {
     const { w, options } = call
     const tile = this.variant(w, numRows)
-    const source = this.source(w, tile, numRows, options.norm !== undefined)
+    const hasNorm = options.norm !== undefined
+    const key = `${w.id} ${tile.R} ${tile.TM} ${numRows <= 8} ${hasNorm}`
+    let source = this.#sources.get(key)
+    if (source === undefined) this.#sources.set(key, (source = this.source(w, tile, numRows, hasNorm)))
     const rowsPerGroup = source.name === 'linear-matrix' ? tile.TM * MATRIX_GROUPS : tile.TM
     const outputsPerGroup = tile.R * (this.broadcastLanes === 0 ? 32 : this.broadcastLanes)
     for (const [index, shard] of w.shards.entries()) {

@@ -30,10 +30,9 @@ export function shaderText({ name, defines }: Pick<KernelSource, 'name' | 'defin
 }
 
 function kernelKey({ name, defines }: KernelSource): string {
-  return `${name}|${Object.entries(defines)
-    .map(([key, value]) => `${key}=${value}`)
-    .toSorted()
-    .join(',')}`
+  let key = name
+  for (const [define, value] of Object.entries(defines)) key += ` ${define}=${value}`
+  return key
 }
 
 const BUFFER_TYPES = { read: 'read-only-storage', write: 'storage', uniform: 'uniform' } as const
@@ -41,6 +40,8 @@ const BUFFER_TYPES = { read: 'read-only-storage', write: 'storage', uniform: 'un
 export class Pipelines {
   readonly #device: GPUDevice
   readonly #pipelines = new Map<string, GPUComputePipeline>()
+  /** The same by the object, for launchers that keep theirs: a step asks hundreds of times. */
+  readonly #bySource = new WeakMap<KernelSource, GPUComputePipeline>()
   readonly #layouts = new Map<string, GPUBindGroupLayout>()
 
   constructor(device: GPUDevice) {
@@ -74,12 +75,15 @@ export class Pipelines {
 
   /** The pipeline, compiled on first use. */
   get(source: KernelSource): GPUComputePipeline {
+    const known = this.#bySource.get(source)
+    if (known !== undefined) return known
     const key = kernelKey(source)
     let pipeline = this.#pipelines.get(key)
     if (pipeline === undefined) {
       pipeline = this.#device.createComputePipeline(this.#descriptor(source))
       this.#pipelines.set(key, pipeline)
     }
+    this.#bySource.set(source, pipeline)
     return pipeline
   }
 
