@@ -6,14 +6,10 @@
 import { mkdirSync, writeFileSync } from 'node:fs'
 import { availableParallelism, cpus, loadavg } from 'node:os'
 import { parseArgs } from 'node:util'
+import { SHAPES } from './_gguf.mjs'
 import { benchCpuKernels } from './_kernels-cpu.mjs'
 import { benchWebGpuKernels } from './_kernels-webgpu.mjs'
 
-const SHAPES = {
-  'smollm2-135m': { layers: 30, hidden: 576, inner: 1536, heads: 9, kvHeads: 3, headDim: 64, vocab: 49152 },
-  'qwen2.5-0.5b': { layers: 24, hidden: 896, inner: 4864, heads: 14, kvHeads: 2, headDim: 64, vocab: 151936 },
-  'llama-3.2-1b': { layers: 16, hidden: 2048, inner: 8192, heads: 32, kvHeads: 8, headDim: 64, vocab: 128256 },
-}
 const { values: flags } = parseArgs({
   options: {
     device: { type: 'string', default: 'webgpu' },

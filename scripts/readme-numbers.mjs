@@ -56,6 +56,41 @@ for (const [quantization, type] of [
   }
 }
 
+const WEBGPU = 'npm run bench -- model --device webgpu --peers --batch 1 --prompt 64 --tokens 16'
+for (const [quantization, type] of [
+  ['none', 'F16'],
+  ['q8', 'Q8_0'],
+  ['q4', 'Q4_0'],
+]) {
+  const measured = results(`model-webgpu-smollm2-135m-${quantization}`)
+  if (measured === null) continue
+  const { device, inFlight, profile } = measured
+  const { results: measurements } = measured.rows.find(({ batch }) => batch === 1)
+  const ours = measurements[0]
+  const vulkan = measurements.find(({ name }) => name.endsWith('vulkan'))
+  const shape = `SmolLM2-135M shape, ${type}, on ${device.isSoftware ? 'software Vulkan (lavapipe)' : device.adapter}`
+  for (const [phase, goal] of [
+    ['decode', 3],
+    ['prefill', 2],
+  ]) {
+    const key = `${phase}TokensPerSecond`
+    if (vulkan === undefined) {
+      row(`${shape}, ${phase}`, `${number(ours[key], 1)} tokens/s`, '', WEBGPU)
+      continue
+    }
+    const ratio = ours[key] / vulkan[key]
+    const value = `${number(ours[key], 1)} tokens/s, ${number(ratio, 2)} × llama.cpp's Vulkan backend`
+    row(`${shape}, ${phase}`, value, `${goal} ×${ratio < goal ? ': missed' : ''}`, WEBGPU)
+  }
+  const { hostShare, dispatches } = profile.decode
+  row(
+    `${shape}, host's share of a decode step`,
+    `${number(100 * hostShare, 1)} %, ${dispatches} dispatches; two steps in flight ${inFlight.gain < 0 ? '' : '+'}${number(100 * inFlight.gain, 1)} %`,
+    `10 %${hostShare > 0.1 ? ': missed' : ''}`,
+    WEBGPU,
+  )
+}
+
 const [one, sixteen] = ['1 clients', '16 clients'].map((label) =>
   results('serve-closed').rows.find((found) => found.label === label),
 )
