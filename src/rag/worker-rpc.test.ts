@@ -68,6 +68,23 @@ describe.each([
     expect(await client.call('double', Float32Array.of(4))).toEqual(Float32Array.of(8))
   })
 
+  it('dies with the call that it works on: those that wait are served by the next', async () => {
+    const client = open(start)
+    await client.call('refuse', null).catch(() => {})
+    const calls = [
+      client.call('exit', { code: 3, lastWords: '' }),
+      client.call('double', Float32Array.of(1)),
+      client.call('exit', { code: 4, lastWords: '' }),
+      client.call('double', Float32Array.of(2)),
+    ]
+    expect(await Promise.allSettled(calls)).toMatchObject([
+      { reason: { message: 'the worker ended with code 3' } },
+      { value: Float32Array.of(2) },
+      { reason: { message: 'the worker ended with code 4' } },
+      { value: Float32Array.of(4) },
+    ])
+  })
+
   it('rejects what runs and what waits when it is closed', async () => {
     const client = open(start)
     await client.call('pid', null)

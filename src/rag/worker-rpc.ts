@@ -62,6 +62,8 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
   readonly #startWorker: StartWorker
   readonly #options: WorkerClientOptions
   #worker: WorkerHost | null = null
+  /** Whether the worker has answered anything: one that dies before may not be able to start at all. */
+  #hasAnswered = false
   #isClosed = false
   #nextId = 1
   #waiting: PendingCall[] = []
@@ -150,7 +152,7 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
       },
       onDeath: (reason, cause) => {
         if (this.#worker !== worker) return
-        this.#fail(this.#failure(reason, cause))
+        this.#bury(this.#failure(reason, cause))
         // One that cannot be spoken with may be running still.
         void worker.terminate()
       },
@@ -165,6 +167,7 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
   }
 
   #receive(message: FromWorker): void {
+    this.#hasAnswered = true
     const call = this.#running.get(message.id)
     this.#running.delete(message.id)
     if (message.type === 'result') call?.settle(null, message.result)
@@ -175,9 +178,20 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
     this.#dispatch()
   }
 
+  /** The worker's death is that of its calls. Those that wait have not been sent to it: they go to the next one. */
+  #bury(error: Error): void {
+    if (!this.#hasAnswered) return this.#fail(error)
+    const waiting = this.#waiting
+    this.#waiting = []
+    this.#fail(error)
+    this.#waiting = waiting
+    this.#dispatch()
+  }
+
   /** Rejects everything under way; the next call starts a new worker. */
   #fail(error: Error): void {
     this.#worker = null
+    this.#hasAnswered = false
     const calls = [...this.#running.values(), ...this.#waiting]
     this.#running.clear()
     this.#waiting = []
