@@ -29,11 +29,12 @@ interface OtlpTrace {
 }
 
 let server: ServerProcess
+let own: ServerProcess | null = null
 beforeAll(async () => {
   server = await ServerProcess.start()
 })
 afterAll(async () => {
-  await server?.stop()
+  await Promise.all([server?.stop(), own?.stop()])
 })
 
 const jsonOf = async <T>(response: Response): Promise<T> => (await response.json()) as T
@@ -214,7 +215,7 @@ describe.runIf(existsSync('/proc/self/task'))("the models' process", () => {
 
   it('serves what runs when Ctrl-C or a service manager signals the whole group, and goes with the server', async () => {
     // Waiting for its deadline, it would outlast the test.
-    const own = await ServerProcess.start(['--shutdown-timeout', '3600'])
+    own = await ServerProcess.start(['--shutdown-timeout', '3600'])
     await own.post('/v1/embeddings', { input: 'warm' })
     const [models = 0] = childrenOf(own.pid)
     const running = await startIngestion(own)
