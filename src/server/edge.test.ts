@@ -189,12 +189,37 @@ describe('messages', () => {
     expect(error.message).not.toMatch(/secret|Invalid/)
   })
 
-  it('seeds may be 64 bits wide', async () => {
-    for (const seed of ['18446744073709551615', '-9223372036854775808', '9007199254740993']) {
+  it.each(['9007199254740991', '-9007199254740991', '0'])('the seed %s is taken as it is', async (seed) => {
+    const response = await edge().send(`{"prompt":"x","seed":${seed}}`)
+    expect(await response.json()).toMatchObject({ seed: Number(seed) })
+  })
+
+  // The first two are one double: taken, they would be the same seed.
+  it.each(['9007199254740992', '9007199254740993', '-9007199254740992', '18446744073709551616', '1e300'])(
+    'the seed %s is refused: JSON numbers are not exact there',
+    async (seed) => {
       const response = await edge().send(`{"prompt":"x","seed":${seed}}`)
-      expect(response.status).toBe(200)
-      expect(Number.isSafeInteger(((await response.json()) as { seed: number }).seed)).toBe(true)
-    }
+      expect(response.status).toBe(400)
+      expect(await errorOf(response)).toMatchObject({
+        param: 'seed',
+        message: `seed: expected a whole number from -9007199254740991 to 9007199254740991, found the number ${Number(seed)}`,
+      })
+    },
+  )
+
+  it.each([
+    [{ max_tokens: '5' }, 'max_tokens: expected a whole number, found a string'],
+    [{ max_tokens: 1.5 }, 'max_tokens: expected a whole number, found the number 1.5'],
+    [{ max_tokens: 1e300 }, 'max_tokens: expected a whole number from 0 to 9007199254740991, found the number 1e+300'],
+    [{ max_tokens: -1 }, 'max_tokens: expected at least 0, found the number -1'],
+    [{ temperature: '1' }, 'temperature: expected a number, found a string'],
+    [
+      { prompt: Array.from({ length: 257 }, () => 'x') },
+      'prompt: expected a string, an array of 1 to 256 strings, an array of token ids or an array of 1 to 256 arrays of token ids, found an array of 257',
+    ],
+  ])('%j says what is expected', async (fields, message) => {
+    const error = await errorOf(await edge().send(JSON.stringify({ prompt: 'x', ...fields })))
+    expect(error.message).toBe(message)
   })
 })
 

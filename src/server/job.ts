@@ -244,7 +244,7 @@ function generationFields(body: SharedFields, context: JobContext) {
   } satisfies Partial<GenerationRequest>
 }
 
-/** Seeds are 32 bits wide; larger ones (OpenAI's are 64) are folded. */
+/** The sampler's seeds are 32 bits wide: 0 … 2^32 - 1 stay as they are, others (safe integers, as wire.ts has it) are folded. */
 const toU32 = (seed: number): number => Number(BigInt.asUintN(32, BigInt(seed) ^ (BigInt(seed) >> 32n)))
 
 function promptInputs(prompt: CompletionRequest['prompt']): PromptInput[] {

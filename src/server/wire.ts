@@ -21,14 +21,6 @@ const unsupported = (allowed: readonly unknown[] = []) =>
 const isSame = (a: unknown, b: unknown): boolean =>
   Array.isArray(a) && Array.isArray(b) ? a.length === b.length && a.every((item, i) => item === b[i]) : a === b
 
-/** OpenAI's seeds are 64 bits wide. What a double cannot hold exactly is folded to 32, and so keeps a form that spans can carry. */
-const seed = z
-  .number()
-  .refine(Number.isInteger, { error: 'a whole number' })
-  .transform((value) =>
-    Number.isSafeInteger(value) ? value : Number(BigInt.asUintN(32, BigInt(value) ^ (BigInt(value) >> 32n))),
-  )
-
 const stop = nullable(
   z.union([z.string().min(1), z.array(z.string().min(1)).max(16)], {
     error: 'a string or an array of up to 16 strings',
@@ -100,7 +92,8 @@ const generationFields = {
   top_k: nullable(z.int().min(-1).max(1_000_000)),
   min_p: nullable(z.number().min(0).max(1)),
   n: nullable(z.int().min(1).max(128)),
-  seed: nullable(seed),
+  // Beyond 2^53 JSON numbers are rounded: two different seeds would silently be one.
+  seed: nullable(z.int()),
   stop,
   stop_token_ids: nullable(z.array(tokenId).max(128)),
   include_stop_str_in_output: nullable(z.boolean()),
@@ -121,17 +114,20 @@ const generationFields = {
   rag,
 }
 
+/** Prompts of one request. */
+const MAX_PROMPTS = 256
+
 export const completionRequest = z.object({
   ...generationFields,
   prompt: z.union(
     [
       z.string(),
       z.array(tokenId).min(1),
-      z.array(z.string()).min(1).max(256),
-      z.array(z.array(tokenId).min(1)).min(1).max(256),
+      z.array(z.string()).min(1).max(MAX_PROMPTS),
+      z.array(z.array(tokenId).min(1)).min(1).max(MAX_PROMPTS),
     ],
     {
-      error: 'a string, an array of strings, an array of token ids or an array of arrays of token ids',
+      error: `a string, an array of 1 to ${MAX_PROMPTS} strings, an array of token ids or an array of 1 to ${MAX_PROMPTS} arrays of token ids`,
     },
   ),
   max_tokens: nullable(z.int().min(0)),
@@ -223,16 +219,20 @@ function describeFound(value: unknown): string {
   return typeof value === 'object' ? 'an object' : `a ${typeof value}`
 }
 
-function describeExpected(issue: z.core.$ZodIssue): string {
+/** @param type of the field at fault, undefined where the schema names none. */
+function describeExpected(issue: z.core.$ZodIssue, type: z.core.$ZodType | undefined): string {
+  const integer = integerOf(type)
   switch (issue.code) {
     case 'invalid_type': {
-      if (issue.expected === 'int') return 'a whole number'
+      if (issue.expected === 'int' || (issue.expected === 'number' && integer)) return 'a whole number'
       const expected = issue.expected === 'record' ? 'object' : issue.expected
       return `${/^[aeio]/.test(expected) ? 'an' : 'a'} ${expected}`
     }
     case 'too_small':
+      if (integer && issue.minimum === Number.MIN_SAFE_INTEGER) return describeRange(integer)
       return `${issue.origin === 'array' ? 'at least' : issue.inclusive ? 'at least' : 'more than'} ${String(issue.minimum)}${sizeUnit(issue.origin)}`
     case 'too_big':
+      if (integer && issue.maximum === Number.MAX_SAFE_INTEGER) return describeRange(integer)
       return `${issue.inclusive ? 'at most' : 'less than'} ${String(issue.maximum)}${sizeUnit(issue.origin)}`
     case 'invalid_value':
       return `one of ${issue.values.map(String).join(', ')}`
@@ -242,6 +242,15 @@ function describeExpected(issue: z.core.$ZodIssue): string {
       return issue.message
   }
 }
+
+/** The integer that a field takes, where it takes one. */
+function integerOf(type: z.core.$ZodType | undefined): z.ZodNumber | undefined {
+  if (type instanceof z.ZodOptional || type instanceof z.ZodNullable) return integerOf(type.unwrap())
+  if (type instanceof z.ZodPipe) return integerOf(type.in)
+  return type instanceof z.ZodNumber && type.isInt ? type : undefined
+}
+
+const describeRange = ({ minValue, maxValue }: z.ZodNumber): string => `a whole number from ${minValue} to ${maxValue}`
 
 const sizeUnit = (origin: string): string => (origin === 'array' ? ' items' : origin === 'string' ? ' characters' : '')
 
@@ -266,14 +275,17 @@ function schemaAt(type: z.core.$ZodType, key: PropertyKey): z.core.$ZodType | un
   return undefined
 }
 
-/** The part of a path that the schema names. */
-function knownPath(type: z.core.$ZodType, path: readonly PropertyKey[]): readonly PropertyKey[] {
+/** The part of a path that the schema names, and the schema at its end where that is all of it. */
+function knownPath(
+  type: z.core.$ZodType,
+  path: readonly PropertyKey[],
+): { readonly path: readonly PropertyKey[]; readonly type: z.core.$ZodType | undefined } {
   let current: z.core.$ZodType | undefined = type
   const end = path.findIndex((key) => {
     current = current && schemaAt(current, key)
     return current === undefined
   })
-  return end === -1 ? path : path.slice(0, end)
+  return { path: end === -1 ? path : path.slice(0, end), type: current }
 }
 
 /** What is wrong inside an object where a union has one form that is an object: naming all forms would not name the field. */
@@ -298,7 +310,7 @@ export function parseBody<T extends z.ZodType>(type: T, body: unknown): z.output
   if (issue.path.length === 0 && issue.code === 'invalid_type') {
     throw invalidRequest(`body: expected a JSON object, found ${describeFound(body)}`)
   }
-  const path = knownPath(type, issue.path)
+  const { path, type: fieldType } = knownPath(type, issue.path)
   const param = path.map(String).join('.')
   if (issue.code === 'custom' && issue.message === 'not supported by this server') {
     throw invalidRequest(`${param}: ${issue.message}`, param)
@@ -306,5 +318,5 @@ export function parseBody<T extends z.ZodType>(type: T, body: unknown): z.output
   const where =
     path.length === issue.path.length || issue.code === 'invalid_key' ? param : `${param} (one of its values)`
   const found = issue.code === 'invalid_key' ? 'another key' : describeFound(at(body, issue.path))
-  throw invalidRequest(`${where}: expected ${describeExpected(issue)}, found ${found}`, param)
+  throw invalidRequest(`${where}: expected ${describeExpected(issue, fieldType)}, found ${found}`, param)
 }

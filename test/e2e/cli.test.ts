@@ -45,6 +45,14 @@ describe('usage', () => {
     },
   )
 
+  it.each([
+    ['validate', './nowhere.json', 'miniserve: ./nowhere.json: expected a trace file, found no such file\n'],
+    ['convert', './nowhere.json', 'miniserve: ./nowhere.json: expected a trace file, found no such file\n'],
+    ['validate', '.', 'miniserve: .: expected a trace file, found a folder\n'],
+  ])('trace %s %s: one line and exit code 1', (command, file, message) => {
+    expect(run(['trace', command, file])).toMatchObject({ status: 1, stdout: '', stderr: message })
+  })
+
   it('a port that is taken: one line and exit code 1', async () => {
     const server = await ServerProcess.start()
     try {
