@@ -1,8 +1,8 @@
 /** The index of this project's own documentation: built from the shipped files, kept in the cache folder. */
 import { existsSync } from 'node:fs'
-import { dirname } from 'node:path'
 import type { Embedder } from './embedder.ts'
 import { RagError } from './errors.ts'
+import { findFiles } from './files.ts'
 import { indexFiles } from './index-files.ts'
 import { createMemoryStore } from './stores/memory.ts'
 import type { VectorIndex } from './vector-index.ts'
@@ -15,7 +15,7 @@ export interface BundledIndex {
 
 export interface BundledIndexOptions {
   readonly name: string
-  /** Files and folders. Ids of documents are their paths from the first one's folder. */
+  /** Files and folders. */
   readonly files: readonly string[]
   readonly folder: string
   readonly embedder: Embedder
@@ -39,7 +39,7 @@ export function bundledIndex({ name, files, folder, embedder }: BundledIndexOpti
     }
     // A checkout in the making, or a package cut down, may lack some.
     const present = files.filter((file) => existsSync(file))
-    await indexFiles(present, { index, embedder, workingFolder: dirname(files[0] ?? '.') })
+    await indexFiles(await findFiles(present), { index, embedder })
     return index
   }
 

@@ -8,6 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { seededRandom } from '../../test/rag/documents.ts'
 import { writeBertFolder } from '../../test/rag/onnx-bert.ts'
 import { createEmbedder, type Embedder } from './embedder.ts'
+import { findFiles } from './files.ts'
 import { indexFiles } from './index-files.ts'
 import { createModelProcess, type ModelProcess } from './models.ts'
 import { LocalMemoryStore } from './stores/memory-local.ts'
@@ -104,8 +105,9 @@ describe('an ingestion that is interrupted', () => {
     const index = await store.openOrCreate('resumed', { model: fingerprint, dimensions })
     const controller = new AbortController()
     let done = 0
-    const options = { index, embedder, workingFolder: folder }
-    const stopped = indexFiles([join(folder, 'files')], {
+    const options = { index, embedder }
+    const files = await findFiles([join(folder, 'files')])
+    const stopped = indexFiles(files, {
       ...options,
       signal: controller.signal,
       onDocument: () => {
@@ -116,7 +118,7 @@ describe('an ingestion that is interrupted', () => {
     const before = (await index.info()).numDocuments
     expect(before).toBeGreaterThanOrEqual(6)
     expect(before).toBeLessThan(NUM_FILES)
-    const { unchanged, accepted } = await indexFiles([join(folder, 'files')], options)
+    const { unchanged, accepted } = await indexFiles(files, options)
     expect([unchanged, accepted]).toEqual([before, NUM_FILES])
     await store.close()
   })

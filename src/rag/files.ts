@@ -1,6 +1,6 @@
 /** Documents from files: which files of a folder are documents, and what is in them. */
 import { readdir, readFile, stat } from 'node:fs/promises'
-import { extname, join, relative, resolve, sep } from 'node:path'
+import { dirname, extname, join, relative, resolve, sep } from 'node:path'
 import { z } from 'zod'
 import type { DocumentFormat } from './blocks.ts'
 import { messageOf, RagError } from './errors.ts'
@@ -46,7 +46,16 @@ const jsonLine = z.object({
 export interface FoundFile {
   /** Absolute. */
   readonly path: string
+  /** Its path from the folder that its root lies in, with slashes: the same from wherever the root was named, and on every machine. */
+  readonly id: string
   readonly bytes: number
+}
+
+export interface FoundFiles {
+  /** The given paths, absolute. */
+  readonly roots: readonly string[]
+  /** By path. */
+  readonly files: readonly FoundFile[]
 }
 
 /**
@@ -54,34 +63,35 @@ export interface FoundFile {
  * is named itself is taken whatever its extension.
  * @throws RagError invalid_request naming the path that is not there.
  */
-export async function findFiles(paths: readonly string[]): Promise<readonly FoundFile[]> {
+export async function findFiles(paths: readonly string[]): Promise<FoundFiles> {
   const found = new Map<string, FoundFile>()
-  const add = (path: string, bytes: number): unknown => found.set(path, { path, bytes })
-  const walk = async (folder: string): Promise<void> => {
+  const add = (path: string, root: string, bytes: number): void => {
+    const id = relative(dirname(root), path).split(sep).join('/')
+    if (!found.has(path)) found.set(path, { path, id, bytes })
+  }
+  const walk = async (folder: string, root: string): Promise<void> => {
     for (const entry of await readdir(folder, { withFileTypes: true })) {
       const path = join(folder, entry.name)
       if (entry.name.startsWith('.') || entry.name === 'node_modules') continue
-      if (entry.isDirectory()) await walk(path)
-      else if (entry.isFile() && formatOf(path)) add(path, (await stat(path)).size)
+      if (entry.isDirectory()) await walk(path, root)
+      else if (entry.isFile() && formatOf(path)) add(path, root, (await stat(path)).size)
     }
   }
-  for (const given of paths) {
-    const path = resolve(given)
+  const roots = paths.map((given) => ({ given, path: resolve(given) }))
+  // Of roots inside each other the outermost names the files, in whatever order they were given.
+  for (const { given, path } of roots.toSorted((a, b) => a.path.length - b.path.length)) {
     try {
       const info = await stat(path)
-      if (info.isDirectory()) await walk(path)
-      else add(path, info.size)
+      if (info.isDirectory()) await walk(path, path)
+      else add(path, path, info.size)
     } catch (error) {
       throw new RagError('invalid_request', `${given}: cannot be read: ${messageOf(error)}`)
     }
   }
-  return [...found.values()].toSorted((a, b) => (a.path < b.path ? -1 : 1))
-}
-
-/** A file's id and source: its path from the working folder, with slashes; absolute when it lies outside. */
-export function fileId(path: string, workingFolder: string): string {
-  const inside = relative(workingFolder, path)
-  return (inside.startsWith('..') || inside === '' ? path : inside).split(sep).join('/')
+  return {
+    roots: roots.map(({ path }) => path),
+    files: [...found.values()].toSorted((a, b) => (a.path < b.path ? -1 : 1)),
+  }
 }
 
 export interface UnreadDocument extends Rejection {
@@ -91,8 +101,7 @@ export interface UnreadDocument extends Rejection {
 
 /** The documents of a file. What cannot be used is handed to `reject`. */
 export async function* readDocuments(
-  { path, bytes }: FoundFile,
-  id: string,
+  { path, id, bytes }: FoundFile,
   reject: (rejection: UnreadDocument) => void,
 ): AsyncGenerator<SourceDocument> {
   const format = formatOf(path) ?? 'text'

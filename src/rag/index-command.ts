@@ -1,4 +1,5 @@
 /** `miniserve rag index PATH…`: files into an index, with progress for people. */
+import { findFiles } from './files.ts'
 import { messageOf, RagError } from './errors.ts'
 import { indexFiles } from './index-files.ts'
 import type { RagService } from './service.ts'
@@ -29,11 +30,12 @@ export async function runRagIndex({ rag, paths, index: name }: RagIndexArgs, out
   const started = performance.now()
   const progress = createProgressLine(out)
   try {
+    // Before the index is made: a path that is mistyped leaves none behind.
+    const found = await findFiles(paths)
     const index = await rag.openForWriting(name)
-    const result = await indexFiles(paths, {
+    const result = await indexFiles(found, {
       index,
       embedder: rag.embedder,
-      workingFolder: process.cwd(),
       onProgress: progress.update,
     })
     progress.end()

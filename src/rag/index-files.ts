@@ -1,12 +1,10 @@
 /** Keeps an index equal to files: new and changed ones are read, those gone are taken out. */
 import { lstat } from 'node:fs/promises'
-import { resolve, sep } from 'node:path'
-import { fileId, findFiles, readDocuments } from './files.ts'
+import { sep } from 'node:path'
+import { readDocuments, type FoundFiles } from './files.ts'
 import { ingest, type IngestOptions, type IngestResult, type Rejection } from './ingest.ts'
 
 export interface IndexFilesOptions extends IngestOptions {
-  /** Ids are paths from here. */
-  readonly workingFolder: string
   /** After each file, in bytes of all files. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void
 }
@@ -20,9 +18,12 @@ export interface IndexFilesResult extends IngestResult {
 const isBelow = (path: string, roots: readonly string[]): boolean =>
   roots.some((root) => path === root || path.startsWith(root.endsWith(sep) ? root : root + sep))
 
-export async function indexFiles(paths: readonly string[], options: IndexFilesOptions): Promise<IndexFilesResult> {
-  const { index, workingFolder, onProgress } = options
-  const files = await findFiles(paths)
+/**
+ * Brings an index up to date with what `findFiles` found below its roots; documents from elsewhere are left alone.
+ * @throws RagError when the model or the store fails: what was done until then stays.
+ */
+export async function indexFiles({ roots, files }: FoundFiles, options: IndexFilesOptions): Promise<IndexFilesResult> {
+  const { index, onProgress } = options
   const totalBytes = files.reduce((sum, { bytes }) => sum + bytes, 0)
   const unused: Rejection[] = []
   const unreadable = new Set<string>()
@@ -31,10 +32,17 @@ export async function indexFiles(paths: readonly string[], options: IndexFilesOp
   /** Versions of each document that were not rejected. */
   const numUsable = new Map<string, number>()
   let doneBytes = 0
+  const pathOfId = new Map<string, string>()
   async function* documents() {
     for (const file of files) {
-      const id = fileId(file.path, workingFolder)
-      for await (const document of readDocuments(file, id, (rejection) => {
+      const other = pathOfId.get(file.id)
+      if (other !== undefined) {
+        const reason = `${file.path}: ${other} has the same id; index the folder above both, or each into an index of its own`
+        unused.push({ id: file.id, reason })
+        continue
+      }
+      pathOfId.set(file.id, file.path)
+      for await (const document of readDocuments(file, (rejection) => {
         unused.push({ id: rejection.id, reason: rejection.reason })
         if (rejection.isUnreadable) unreadable.add(file.path)
       })) {
@@ -49,7 +57,6 @@ export async function indexFiles(paths: readonly string[], options: IndexFilesOp
   const result = await ingest(documents(), options)
   // A file whose text cannot be used any more is not what the index still has of it.
   for (const { id } of result.rejected) numUsable.set(id, (numUsable.get(id) ?? 0) - 1)
-  const roots = paths.map((path) => resolve(path))
   const isFound = new Set(files.map(({ path }) => path))
   const gone: string[] = []
   for (const { id, origin } of await index.summaries()) {

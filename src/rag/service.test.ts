@@ -1,6 +1,6 @@
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { join, relative } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { writeBertFolder } from '../../test/rag/onnx-bert.ts'
 import type { PromptInput } from '../engine/request.ts'
@@ -9,7 +9,6 @@ import { ingest, type SourceDocument } from './ingest.ts'
 import type { PromptTemplate } from './prompt.ts'
 import { createModelProcess, type ModelProcess } from './models.ts'
 import { bundledIndex } from './bundled.ts'
-import { fileId } from './files.ts'
 import { createEmbedder } from './embedder.ts'
 import { createMemoryStore } from './stores/memory.ts'
 import { createRag, RagService, type RagOptions, type RagRequest } from './service.ts'
@@ -133,6 +132,39 @@ describe('retrieval', () => {
     // The same documents for another question: the same prompt up to the question.
     const other = textOf(await augment('fox fox fox'))
     expect(other.split('<12>').slice(0, -1)).toEqual(textOf(found).split('<12>').slice(0, -1))
+  })
+
+  it("hides the bundled index only while the user's own of its name has documents", async () => {
+    const bundled = bundledIndex({
+      name: 'docs',
+      files: options.bundledFiles,
+      folder: join(folder, 'hidden-cache'),
+      embedder: rag.embedder,
+    })
+    const dataDir = join(folder, 'hidden')
+    const service = serviceWith({ dataDir, bundled })
+    const answer = async () => (await service.query('span', null, REQUEST)).documents.map(({ id }) => id).toSorted()
+    const shipped = ['README.md', 'docs/a.md']
+    const fixed = { code: 'invalid_request', message: expect.stringContaining('bundled index cannot be changed') }
+    await service.openForWriting('docs')
+    expect(existsSync(join(dataDir, 'rag', 'docs.idx'))).toBe(true)
+    expect(await answer()).toEqual(shipped)
+    expect(await service.listIndexes()).toMatchObject([{ name: 'docs', isBundled: true }])
+    await expect(service.deleteDocument(null, 'README.md')).rejects.toMatchObject(fixed)
+
+    await service.ingestDocuments('docs', [document('mine', 'fox')])
+    expect(await answer()).toEqual(['mine'])
+    expect(await service.listIndexes()).toMatchObject([{ name: 'docs', numDocuments: 1, isBundled: false }])
+    await service.deleteDocument('docs', 'mine')
+    expect(await answer()).toEqual(shipped)
+
+    await service.ingestDocuments('docs', [document('mine', 'fox')])
+    await service.deleteIndex('docs')
+    expect(existsSync(join(dataDir, 'rag', 'docs.idx'))).toBe(false)
+    expect(await answer()).toEqual(shipped)
+    await expect(service.deleteIndex('docs')).rejects.toMatchObject(fixed)
+    await expect(service.deleteIndex('none')).rejects.toMatchObject({ code: 'index_not_found', status: 404 })
+    await service.close()
   })
 
   it('rejects, one by one, what no store can keep', async () => {
@@ -372,7 +404,7 @@ describe('miniserve rag index', () => {
     expect((await run([root])).out).toMatch(
       /2 documents, 2 chunks \(0 new or changed, 1 unchanged, 1 deleted, 2 skipped/,
     )
-    await expect(rag.getDocument('files', fileId(join(root, 'one.md'), process.cwd()))).rejects.toMatchObject({
+    await expect(rag.getDocument('files', 'notes/one.md')).rejects.toMatchObject({
       code: 'document_not_found',
     })
     rmSync(join(root, 'script.py'))
@@ -385,11 +417,53 @@ describe('miniserve rag index', () => {
     expect((await run([root])).out).toMatch(/^index files: 5 documents/m)
   })
 
+  it('names documents by their root, from wherever and however it is typed', async () => {
+    const root = join(folder, 'typed', 'papers')
+    mkdirSync(join(root, 'sub'), { recursive: true })
+    writeFileSync(join(root, 'a.md'), 'fox')
+    writeFileSync(join(root, 'sub', 'b.md'), 'bread')
+    expect((await run([root], 'typed')).out).toMatch(/\(2 new or changed/)
+    expect(await rag.getDocument('typed', 'papers/a.md')).toMatchObject({ source: 'papers/a.md' })
+    for (const typed of [relative(process.cwd(), root), `${root}/`, join(root, 'sub', '..') + '/.']) {
+      expect((await run([typed], 'typed')).out).toMatch(/2 documents, .*\(0 new or changed, 2 unchanged, 0 deleted/)
+    }
+    // In whatever order: the outer root names what lies in both.
+    for (const roots of [
+      [join(root, 'sub'), root],
+      [root, join(root, 'sub'), join(root, 'a.md')],
+    ]) {
+      expect((await run(roots, 'typed')).out).toMatch(/2 documents, .*\(0 new or changed, 2 unchanged, 0 deleted/)
+    }
+    // Under another root it has another name, and is there once all the same.
+    expect((await run([join(root, 'sub', 'b.md')], 'typed')).out).toMatch(
+      /2 documents, .*\(1 new or changed.* 1 deleted/,
+    )
+    expect(await rag.getDocument('typed', 'b.md')).toMatchObject({ source: 'b.md' })
+  })
+
+  it('skips a file whose id another one of the same run has, and says which', async () => {
+    const roots = ['x', 'y'].map((parent) => join(folder, parent, 'same'))
+    for (const root of roots) {
+      mkdirSync(root, { recursive: true })
+      writeFileSync(join(root, 'a.md'), `fox of ${root}`)
+    }
+    const { code, out } = await run(roots, 'same')
+    expect(code).toBe(0)
+    expect(out).toContain(
+      `skipped same/a.md: ${join(roots[1] ?? '', 'a.md')}: ${join(roots[0] ?? '', 'a.md')} has the same id`,
+    )
+    expect((await rag.getDocument('same', 'same/a.md')).chunks[0]?.text).toContain(roots[0])
+    expect((await run(roots, 'same')).out).toMatch(
+      /1 documents, .*\(0 new or changed, 1 unchanged, 0 deleted, 1 skipped/,
+    )
+  })
+
   it('ends with 1 when there is nothing, naming a path that is not there', async () => {
-    expect(await run([join(folder, 'missing')])).toMatchObject({
+    expect(await run([join(folder, 'missing')], 'mistyped')).toMatchObject({
       code: 1,
       out: expect.stringContaining('cannot be read'),
     })
+    expect(existsSync(join(options.dataDir, 'rag', 'mistyped.idx'))).toBe(false)
     mkdirSync(join(folder, 'void'))
     expect(await run([join(folder, 'void')], 'void')).toMatchObject({
       code: 1,

@@ -46,7 +46,7 @@ export interface RagOptions {
   readonly hub: { readonly cacheDir: string; readonly endpoint: string; readonly isOffline: boolean }
   /** The index of `"rag": true`. */
   readonly defaultIndex: string
-  /** Files of the bundled index, which answers under `bundledName` until the user makes one of that name. Empty: none. */
+  /** Files of the bundled index, which answers as `BUNDLED_INDEX` while the user has no document under that name. Empty: none. */
   readonly bundledFiles: readonly string[]
   readonly rerankBudgetMs: number
   /** prompt.json of the served model, asked for with each request (the model may be loading still); null for one without. */
@@ -196,20 +196,22 @@ export class RagService {
   /** @throws RagError index_not_found, document_not_found, invalid_request for the bundled index */
   async deleteDocument(indexName: string | null, id: string): Promise<void> {
     const name = indexName ?? this.defaultIndex
-    const index = await this.#store.open(name)
-    if (!index && this.#bundled && name === BUNDLED_INDEX) {
-      throw new RagError(
-        'invalid_request',
-        'index: the bundled index cannot be changed; POST documents to make your own of that name',
-        'index',
-      )
-    }
+    const index = await this.#own(name)
+    if (!index && this.#bundled && name === BUNDLED_INDEX) throw bundledIsFixed()
     if (!index) throw indexNotFound('index')
     if (!isDocumentId(id) || (await index.delete([id])) === 0) throw documentNotFound()
   }
 
+  /** Drops an index with its documents; under the bundled one's name, the bundled one answers again. @throws RagError index_not_found, invalid_request for the bundled index */
+  async deleteIndex(name: string): Promise<void> {
+    if (await this.#store.drop(name)) return
+    throw this.#bundled && name === BUNDLED_INDEX ? bundledIsFixed() : indexNotFound('index')
+  }
+
   async listIndexes(): Promise<readonly (IndexInfo & { readonly isBundled: boolean })[]> {
-    const own = (await this.#store.list()).map((info) => ({ ...info, isBundled: false }))
+    const own = (await this.#store.list())
+      .filter((info) => !this.#isHidden(info))
+      .map((info) => ({ ...info, isBundled: false }))
     if (!this.#bundled || own.some(({ name }) => name === BUNDLED_INDEX)) return own
     return [...own, { ...(await (await this.#bundled.open()).info()), isBundled: true }]
   }
@@ -250,10 +252,22 @@ export class RagService {
   }
 
   async #open(name: string, param: string): Promise<VectorIndex> {
-    const index = await this.#store.open(name)
+    const index = await this.#own(name)
     if (index) return index
     if (this.#bundled && name === BUNDLED_INDEX) return this.#bundled.open()
     throw indexNotFound(param)
+  }
+
+  /** The user's own index of a name, unless the bundled one answers in its place. */
+  async #own(name: string): Promise<VectorIndex | null> {
+    const index = await this.#store.open(name)
+    if (!index || !this.#bundled || name !== BUNDLED_INDEX) return index
+    return this.#isHidden(await index.info()) ? null : index
+  }
+
+  /** Whether an own index is one without documents under the bundled one's name: it must not take that one's place. */
+  #isHidden({ name, numDocuments }: IndexInfo): boolean {
+    return this.#bundled !== null && name === BUNDLED_INDEX && numDocuments === 0
   }
 
   /** Opening an index and loading a model are work that requests share: one that goes away stops waiting, and the work goes on. */
@@ -288,6 +302,13 @@ const toCitation = ({ id, chunk, source, score, rank }: RetrievedDocument): Cita
 
 const indexNotFound = (param: string): RagError =>
   new RagError('index_not_found', `${param}: no index of that name; GET /v1/rag/indexes lists them`, param)
+
+const bundledIsFixed = (): RagError =>
+  new RagError(
+    'invalid_request',
+    'index: the bundled index cannot be changed; POST documents to make your own of that name',
+    'index',
+  )
 
 const documentNotFound = (): RagError =>
   new RagError('document_not_found', 'id: no document of that id in the index', 'id')

@@ -24,7 +24,7 @@ export interface Chunk {
 
 /** A document as an index keeps it. */
 export interface StoredDocument {
-  /** Unique in the index. A file's is its path. */
+  /** Unique in the index. A file's is its path from the folder that its root lies in. */
   readonly id: string
   /** Where it came from, for people: a path, a URL. */
   readonly source: string

@@ -73,7 +73,7 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
   if (maxTokens === 0 && body.stream)
     throw invalidRequest('max_tokens: 0 scores the prompt and cannot be streamed', 'max_tokens')
   if (body.rag && (prompts.length > 1 || !prompts[0] || !('text' in prompts[0]))) {
-    throw invalidRequest('prompt: expected one string when rag is set, found token ids or a list', 'prompt')
+    throw invalidRequest('prompt: expected one string when rag is set, found token ids or several prompts', 'prompt')
   }
   const query = prompts[0] && 'text' in prompts[0] ? prompts[0].text : ''
   if (body.rag && query.trim() === '')

@@ -333,6 +333,15 @@ describe('a prompt with documents', () => {
     expect(whole.rag?.documents).toHaveLength(2)
   })
 
+  it('takes a list of one string as the string', async () => {
+    const [one, listed] = [
+      await complete({ prompt: 'Who lit the lamp?' }),
+      await complete({ prompt: ['Who lit the lamp?'] }),
+    ]
+    expect(listed.choices[0]?.text).toBe(one.choices[0]?.text)
+    expect(listed.rag).toEqual(one.rag)
+  })
+
   it.each([
     [{ prompt: 'x', echo: true }, 'echo'],
     [{ prompt: ['x', 'y'] }, 'prompt'],

@@ -178,6 +178,15 @@ describe('/v1/rag', () => {
       json: { error: { param: 'id', code: 'document_not_found' } },
     })
     expect(await call('GET', path)).toMatchObject({ status: 404 })
+    expect(await call('DELETE', '/v1/rag/indexes/notes')).toEqual({
+      status: 200,
+      json: { index: 'notes', deleted: true },
+    })
+    expect((await call('GET', '/v1/rag/indexes')).json).toMatchObject({ indexes: [] })
+    expect(await call('DELETE', '/v1/rag/indexes/notes')).toMatchObject({
+      status: 404,
+      json: { error: { param: 'index', code: 'index_not_found' } },
+    })
   })
 
   it.each([

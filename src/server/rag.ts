@@ -67,6 +67,11 @@ export function ragRoutes({ rag, maxRequestBytes }: RagRouteParts): Hono<AppEnv>
         })),
       })
     })
+    .delete('/v1/rag/indexes/:name', async (c) => {
+      const name = c.req.param('name')
+      await rag.deleteIndex(name)
+      return c.json({ index: name, deleted: true })
+    })
     .post('/v1/rag/query', async (c) => {
       const body = parseBody(ragQueryRequest, await readJson(c, maxRequestBytes))
       if (body.query.trim() === '') throw invalidRequest('query: expected some text, found blanks', 'query')

@@ -18,6 +18,7 @@ const PATTERNS: readonly (readonly [method: string, pattern: RegExp, info: Route
   ['GET', /^\/v1\/rag\/documents\/.+$/, { route: '/v1/rag/documents/{id}', kind: 'retrieval', idPrefix: 'rag' }],
   ['DELETE', /^\/v1\/rag\/documents\/.+$/, { route: '/v1/rag/documents/{id}', kind: 'retrieval', idPrefix: 'rag' }],
   ['GET', /^\/v1\/rag\/indexes$/, { route: '/v1/rag/indexes', kind: 'retrieval', idPrefix: 'rag' }],
+  ['DELETE', /^\/v1\/rag\/indexes\/[^/]+$/, { route: '/v1/rag/indexes/{name}', kind: 'retrieval', idPrefix: 'rag' }],
   ['POST', /^\/v1\/rag\/query$/, { route: '/v1/rag/query', kind: 'retrieval', idPrefix: 'rag' }],
 ]
 

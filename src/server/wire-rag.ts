@@ -83,5 +83,6 @@ export const RAG_ROUTES: Routes = {
     delete: { summary: 'Take a document out; ?index= names the index', parameters: ['id'] },
   },
   '/v1/rag/indexes': { get: { summary: 'The indexes' } },
+  '/v1/rag/indexes/{name}': { delete: { summary: 'Drop an index with its documents', parameters: ['name'] } },
   '/v1/rag/query': { post: { summary: 'Chunks that answer a query', body: ragQueryRequest } },
 }
