@@ -110,7 +110,7 @@ describe('an ingestion that is interrupted', () => {
     const stopped = indexFiles(files, {
       ...options,
       signal: controller.signal,
-      onDocument: () => {
+      onAccepted: () => {
         if (++done === 8) controller.abort(new Error('stop here'))
       },
     })

@@ -68,8 +68,8 @@ export interface IngestOptions {
   readonly index: VectorIndex
   readonly embedder: Embedder
   readonly signal?: AbortSignal
-  /** After each document. */
-  readonly onDocument?: (id: string) => void
+  /** After each document that is in the index now: who is interested in how many there are when the rest fails. */
+  readonly onAccepted?: () => void
 }
 
 /**
@@ -78,7 +78,7 @@ export interface IngestOptions {
  */
 export async function ingest(
   documents: AsyncIterable<SourceDocument> | Iterable<SourceDocument>,
-  { index, embedder, signal, onDocument }: IngestOptions,
+  { index, embedder, signal, onAccepted }: IngestOptions,
 ): Promise<IngestResult> {
   const { maxTokens } = await embedder.load()
   const chunking = chunkingFor(maxTokens)
@@ -106,6 +106,7 @@ export async function ingest(
       chunks += embedded.chunks.length
     }
     accepted++
+    onAccepted?.()
   }
 
   const running = new Map<string, Promise<void>>()
@@ -121,10 +122,7 @@ export async function ingest(
         .catch((error: unknown) => {
           failure ??= error
         })
-        .finally(() => {
-          running.delete(document.id)
-          onDocument?.(document.id)
-        })
+        .finally(() => running.delete(document.id))
       running.set(document.id, work)
     }
   } finally {

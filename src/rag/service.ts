@@ -7,7 +7,7 @@ import { untilAborted } from './abort.ts'
 import { createEmbedder, type Embedder, type Embeddings } from './embedder.ts'
 import { RagError } from './errors.ts'
 import { buildFinalPrompt, refuseContinuation, type Generation, type PromptEngine } from './final-prompt.ts'
-import { ingest, type IngestResult, type SourceDocument } from './ingest.ts'
+import { ingest, type IngestOptions, type IngestResult, type SourceDocument } from './ingest.ts'
 import { createModelProcess, resolveModel, type ModelSource } from './models.ts'
 import type { PromptTemplate } from './prompt.ts'
 import { createReranker, type Reranker, type Reranking } from './reranker.ts'
@@ -171,11 +171,11 @@ export class RagService {
   async ingestDocuments(
     indexName: string,
     documents: readonly SourceDocument[],
-    signal?: AbortSignal,
+    options: Pick<IngestOptions, 'signal' | 'onAccepted'> = {},
   ): Promise<IngestResult> {
     if (documents.length === 0) return { accepted: 0, unchanged: 0, rejected: [], chunks: 0 }
     const index = await this.openForWriting(indexName)
-    return ingest(documents, { index, embedder: this.embedder, ...(signal && { signal }) })
+    return ingest(documents, { index, embedder: this.embedder, ...options })
   }
 
   /** @throws RagError invalid_request, index_model_mismatch */

@@ -1,4 +1,5 @@
 /** Documents as requests bring them, a list or JSON lines: each held against its schema on its own, a bad one reported and skipped. */
+import { RagError } from '../rag/errors.ts'
 import { formatOf } from '../rag/files.ts'
 import type { IngestResult, SourceDocument } from '../rag/ingest.ts'
 import { Slice } from '../rag/slice.ts'
@@ -22,9 +23,10 @@ export interface IngestReport {
   readonly chunks: number
 }
 
-type Ingest = (documents: readonly SourceDocument[]) => Promise<IngestResult>
+/** Puts documents into the index; `onAccepted` after each that is there. */
+export type Ingest = (documents: readonly SourceDocument[], onAccepted: () => void) => Promise<IngestResult>
 
-/** A list of documents. */
+/** A list of documents. @throws what ingestion failed with, telling how many documents were accepted. */
 export async function ingestList(items: readonly unknown[], ingest: Ingest): Promise<IngestReport> {
   const documents: SourceDocument[] = []
   const rejected: RejectedDocument[] = []
@@ -35,7 +37,7 @@ export async function ingestList(items: readonly unknown[], ingest: Ingest): Pro
     if (typeof document === 'string') rejected.push({ id: idOf(item) ?? `documents.${i}`, reason: document })
     else documents.push(document)
   }
-  const result = await ingest(documents)
+  const result = await tellingAccepted((onAccepted) => ingest(documents, onAccepted))
   return { ...result, rejected: [...rejected, ...result.rejected] }
 }
 
@@ -44,10 +46,22 @@ const BATCH_DOCUMENTS = 64
 const BATCH_LENGTH = 1 << 20
 
 /**
- * Documents as their lines come in.
- * @throws ApiError 400 for no line, or too many of them. What came before is in the index then: sent again, it is found unchanged.
+ * Documents as their lines come in, until `signal` is aborted.
+ * @throws ApiError 400 for no line, or too many of them, and what reading and ingestion fail with. The documents of the lines before are
+ *   in the index then, and the error tells how many; sent again, they are found unchanged.
  */
-export async function ingestLines(lines: AsyncIterable<JsonLine>, ingest: Ingest): Promise<IngestReport> {
+export const ingestLines = (
+  lines: AsyncIterable<JsonLine>,
+  ingest: Ingest,
+  signal: AbortSignal,
+): Promise<IngestReport> => tellingAccepted((onAccepted) => ingestBatches(lines, ingest, signal, onAccepted))
+
+async function ingestBatches(
+  lines: AsyncIterable<JsonLine>,
+  ingest: Ingest,
+  signal: AbortSignal,
+  onAccepted: () => void,
+): Promise<IngestReport> {
   const rejected: RejectedDocument[] = []
   let accepted = 0
   let chunks = 0
@@ -56,21 +70,34 @@ export async function ingestLines(lines: AsyncIterable<JsonLine>, ingest: Ingest
   let batchLength = 0
 
   const flush = async (): Promise<void> => {
-    const result = await ingest([...batch.values()].map(({ document }) => document))
+    const documents = [...batch.values()].map(({ document }) => document)
+    const result = await ingest(documents, onAccepted)
     for (const { id, reason } of result.rejected) rejected.push({ id, line: batch.get(id)?.line ?? 0, reason })
     accepted += result.accepted
     chunks += result.chunks
     batch.clear()
     batchLength = 0
+    signal.throwIfAborted()
+  }
+
+  /** Why there are no more lines, though the body may have some. */
+  let failure: unknown = null
+  async function* readable(): AsyncGenerator<JsonLine, void, void> {
+    try {
+      yield* lines
+    } catch (error) {
+      failure = error
+    }
   }
 
   const slice = new Slice()
-  for await (const parsed of lines) {
+  for await (const parsed of readable()) {
     // Lines that came together are here without a turn of the event loop between them.
     if (slice.isOver) await slice.end()
     const { line } = parsed
     if (++numLines > MAX_INGEST_DOCUMENTS) {
-      throw invalidRequest(`line ${line}: expected at most ${MAX_INGEST_DOCUMENTS} documents in a request, found more`)
+      failure = invalidRequest(`line ${line}: expected at most ${MAX_INGEST_DOCUMENTS} lines in a request, found more`)
+      break
     }
     const document = 'problem' in parsed ? parsed.problem : toDocument(parsed.value)
     if (typeof document === 'string') {
@@ -84,9 +111,28 @@ export async function ingestLines(lines: AsyncIterable<JsonLine>, ingest: Ingest
     batchLength += document.text.length
     if (batch.size === BATCH_DOCUMENTS || batchLength >= BATCH_LENGTH) await flush()
   }
-  if (numLines === 0) throw invalidRequest('body: expected JSON lines, found none')
   if (batch.size > 0) await flush()
+  if (failure !== null) throw failure
+  if (numLines === 0) throw invalidRequest('body: expected JSON lines, found none')
   return { accepted, rejected: rejected.toSorted((a, b) => (a.line ?? 0) - (b.line ?? 0)), chunks }
+}
+
+/** Work that accepts documents; what it fails with tells how many of them there were. */
+async function tellingAccepted<T>(work: (onAccepted: () => void) => Promise<T>): Promise<T> {
+  let accepted = 0
+  try {
+    return await work(() => accepted++)
+  } catch (error) {
+    if (accepted === 0 || !(error instanceof ApiError || error instanceof RagError)) throw error
+    const what =
+      accepted === 1
+        ? '1 document of the request was accepted and stays'
+        : `${accepted} documents of the request were accepted and stay`
+    const message = `${error.message}; ${what} in the index`
+    if (error instanceof RagError) throw new RagError(error.code, message, error.param, { cause: error })
+    const { status, type, param, code, retryAfter } = error
+    throw new ApiError(status, type, message, { param, code, ...(retryAfter !== null && { retryAfter }), cause: error })
+  }
 }
 
 /** The document, or why it is none. */

@@ -5,6 +5,7 @@ import { join } from 'node:path'
 import { Hono } from 'hono'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { writeBertFolder } from '../../test/rag/onnx-bert.ts'
+import { RagError } from '../rag/errors.ts'
 import { createRag, type RagService } from '../rag/service.ts'
 import { embeddingRoutes } from './embeddings.ts'
 import type { AppEnv } from './env.ts'
@@ -293,11 +294,94 @@ describe('documents as JSON lines', () => {
     ['?index=..', [document('a')], 400, 'index', /^index: expected/],
     ['?index=none', ['', ' '], 400, null, /expected JSON lines, found none/],
     ['?index=large', Array.from({ length: 11 }, (_, i) => document(i, 'x'.repeat(9_990))), 413, null, /100000 bytes/],
-    ['?index=many', Array.from({ length: 10_001 }, () => '1'), 400, null, /^line 10001: expected at most 10000/],
+    [
+      '?index=many',
+      Array.from({ length: 10_001 }, () => '1'),
+      400,
+      null,
+      /^line 10001: expected at most 10000 lines in a request, found more$/,
+    ],
   ])('are refused as a whole: %s', async (query, lines, status, param, message) => {
     expect(await postLines(`/v1/rag/documents${query}`, lines)).toMatchObject({
       status,
       json: { error: { param, message: expect.stringMatching(message) } },
+    })
+  })
+
+  describe('that end early leave what came before in the index, and tell how much that is', () => {
+    const NUM_DOCUMENTS = 70
+    const good = Array.from({ length: NUM_DOCUMENTS }, (_, i) => document(`d${i}`, 'fox'))
+    const numFound = async (index: string): Promise<number> => {
+      const found = await Promise.allSettled(good.map((_, i) => rag.getDocument(index, `d${i}`)))
+      return found.filter(({ status }) => status === 'fulfilled').length
+    }
+    const ACCEPTED = '; 70 documents of the request were accepted and stay in the index'
+
+    it('of too many lines', async () => {
+      const lines = [...good, ...Array.from({ length: 10_001 - NUM_DOCUMENTS }, () => '1')]
+      const { status, json } = await postLines('/v1/rag/documents?index=too-many', lines)
+      expect([status, json]).toEqual([
+        400,
+        {
+          error: expect.objectContaining({ message: expect.stringMatching(new RegExp(`^line 10001: .*${ACCEPTED}$`)) }),
+        },
+      ])
+      expect(await numFound('too-many')).toBe(NUM_DOCUMENTS)
+    })
+
+    it.each([
+      ['too large', 413, () => Buffer.alloc(100_000)],
+      ['cut short', 499, () => null],
+    ])('of a body that is %s', async (_, status, more) => {
+      const parts = [...good.map((line) => Buffer.from(`${line}\n`)), Buffer.from('{"id": "half'), more()]
+      const body = new ReadableStream<Uint8Array>(
+        {
+          pull(controller) {
+            const part = parts.shift()
+            if (part) controller.enqueue(part)
+            else controller.error(new Error('connection lost'))
+          },
+        },
+        { highWaterMark: 0 },
+      )
+      const init = {
+        method: 'POST',
+        headers: { 'content-type': 'application/x-ndjson' },
+        body,
+        duplex: 'half' as const,
+      }
+      const response = await app.request(`/v1/rag/documents?index=ended-${status}`, init)
+      expect(response.status).toBe(status)
+      expect(((await response.json()) as { error: { message: string } }).error.message).toContain(ACCEPTED)
+      expect(await numFound(`ended-${status}`)).toBe(NUM_DOCUMENTS)
+    })
+
+    it('by a model that fails, as a list too', async () => {
+      const original = rag.embedder.embed
+      const embed = vi.spyOn(rag.embedder, 'embed').mockImplementation(async (texts, options) => {
+        if (texts.some((text) => text.includes('fatal'))) throw new RagError('model_unavailable', 'the model died')
+        return original(texts, options)
+      })
+      const lines = [...good.slice(0, 5), document('bad', 'fatal'), ...good.slice(5)]
+      const asLines = await postLines('/v1/rag/documents?index=failed-lines', lines)
+      const documents = lines.map((line) => JSON.parse(line) as unknown)
+      const asList = await post('/v1/rag/documents', { index: 'failed-list', documents })
+      embed.mockRestore()
+      for (const [index, { status, json }] of [
+        ['failed-lines', asLines],
+        ['failed-list', asList],
+      ] as const) {
+        const found = await numFound(index)
+        expect(found).toBeGreaterThanOrEqual(4)
+        expect(found).toBeLessThan(8)
+        expect([status, json['error']]).toMatchObject([
+          503,
+          {
+            code: 'model_unavailable',
+            message: `the model died; ${found} documents of the request were accepted and stay in the index`,
+          },
+        ])
+      }
     })
   })
 

@@ -1,13 +1,12 @@
 /** /v1/rag/*: documents in and out of indexes, and searching them without generating. */
 import { Hono } from 'hono'
-import type { SourceDocument } from '../rag/ingest.ts'
 import type { RagService } from '../rag/service.ts'
 import { unlessGone } from './disconnect.ts'
 import type { AppEnv } from './env.ts'
 import { invalidRequest } from './errors.ts'
 import { readJson } from './body.ts'
 import { JSON_LINES_TYPE, readJsonLines } from './json-lines.ts'
-import { ingestLines, ingestList, type IngestReport } from './rag-documents.ts'
+import { ingestLines, ingestList, type Ingest, type IngestReport } from './rag-documents.ts'
 import { parseBody } from './wire.ts'
 import { ragDocumentsRequest, ragQueryRequest } from './wire-rag.ts'
 
@@ -20,17 +19,19 @@ export function ragRoutes({ rag, maxRequestBytes }: RagRouteParts): Hono<AppEnv>
   return new Hono<AppEnv>()
     .post('/v1/rag/documents', async (c) => {
       const { signal } = c.req.raw
-      const into = (index: string) => (documents: readonly SourceDocument[]) =>
-        unlessGone(signal, rag.ingestDocuments(index, documents, signal))
       let index: string
       let report: IngestReport
       if (JSON_LINES_TYPE.test(c.req.header('content-type') ?? '')) {
         index = rag.indexName(c.req.query('index') ?? null)
-        report = await ingestLines(readJsonLines(c, maxRequestBytes), into(index))
+        const lines = readJsonLines(c, maxRequestBytes)
+        // A batch is small and whatever came in of it is to stay: it is not ended by its client's leaving.
+        const ingest: Ingest = (documents, onAccepted) => rag.ingestDocuments(index, documents, { onAccepted })
+        report = await unlessGone(signal, ingestLines(lines, ingest, signal))
       } else {
         const body = parseBody(ragDocumentsRequest, await readJson(c, maxRequestBytes))
         index = rag.indexName(body.index ?? c.req.query('index') ?? null)
-        report = await ingestList(body.documents, into(index))
+        const ingest: Ingest = (documents, onAccepted) => rag.ingestDocuments(index, documents, { signal, onAccepted })
+        report = await unlessGone(signal, ingestList(body.documents, ingest))
       }
       const { accepted, rejected, chunks } = report
       return c.json({ index, accepted, rejected, chunks })
