@@ -92,6 +92,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   server.keepAliveTimeout = KEEP_ALIVE_MS
   const connections = trackConnections(server)
   let engine: Engine | null = null
+  let hasFailed = false
   try {
     const url = await listen(server, config)
     const loading = loadEngine(config, logger)
@@ -106,8 +107,13 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     void rag.warm()
     await stop.requested
     return 0
+  } catch (error) {
+    hasFailed = true
+    throw error
   } finally {
-    await shutDown({ config, state, server, connections, engine, rag, observability })
+    // A start that failed says so in one message: there was no server whose end could matter.
+    const logLevel = hasFailed ? 'debug' : 'info'
+    await shutDown({ config, state, server, connections, engine, rag, observability, logLevel })
     stop.release()
   }
 }
@@ -126,13 +132,17 @@ interface Running {
   readonly engine: Engine | null
   readonly rag: RagService
   readonly observability: Observability
+  /** Of the lines that tell the shutdown. */
+  readonly logLevel: 'debug' | 'info'
 }
 
 /** Refuses what is new, lets what runs finish, then closes everything; each step is bounded. */
-async function shutDown({ config, state, server, connections, engine, rag, observability }: Running): Promise<void> {
+async function shutDown(running: Running): Promise<void> {
+  const { config, state, server, connections, engine, rag, observability, logLevel } = running
   state.drain()
   const deadline = performance.now() + config.shutdownTimeoutMs
-  observability.logger.info('server.draining', { running: state.stats().numRunning, waiting: state.stats().numWaiting })
+  const { numRunning, numWaiting } = state.stats()
+  observability.logger[logLevel]('server.draining', { running: numRunning, waiting: numWaiting })
   await engine?.drain(config.shutdownTimeoutMs)
   // The last frames of ended streams are still on their way to the sockets.
   const closed = server.listening ? new Promise<void>((resolve) => server.close(() => resolve())) : Promise.resolve()
@@ -144,12 +154,12 @@ async function shutDown({ config, state, server, connections, engine, rag, obser
   await within(CLOSE_MS, Promise.allSettled([engine?.close(), rag.close()]))
   // All zero unless something leaked; the end-to-end tests hold it.
   const open = observability.open()
-  observability.logger.info('server.stopped', {
+  observability.logger[logLevel]('server.stopped', {
     open_requests: open.requests,
     open_spans: open.spans,
     open_engine: open.engine,
   })
-  await observability.shutdown(EXPORT_FLUSH_MS)
+  await observability.shutdown(EXPORT_FLUSH_MS, logLevel)
 }
 
 /** Waits for a promise that never rejects, but no longer than this. */

@@ -88,7 +88,9 @@ export class Delivery {
     if (choice.promptEntries !== null) {
       active.stream.push({ type: 'promptLogprobs', promptIndex: choice.promptIndex, entries: choice.promptEntries })
     }
-    if (sequence.maxOutputTokens === 0) this.#parts.requests.finish(owner, { reason: 'length', stopReason: null })
+    if (sequence.maxOutputTokens > 0) return
+    sequence.counters.scoredMs = atMs
+    this.#parts.requests.finish(owner, { reason: 'length', stopReason: null })
   }
 
   #countDrafts({ sequence, drafts }: ScheduledSequence, numAccepted: number): void {

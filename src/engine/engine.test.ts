@@ -119,6 +119,9 @@ describe('a request', () => {
       reason: 'length',
       counters: { numGeneratedTokens: 0, firstTokenMs: null },
     })
+    // The last of its chunks ended the prefill.
+    const [finished] = ofType(events, 'finished')
+    expect(finished?.counters.scoredMs).toBe(ofType(events, 'prefillChunk').at(-1)?.atMs)
     expect(ofType(events, 'firstToken')).toHaveLength(0)
     await engine.close()
   })

@@ -25,6 +25,8 @@ export interface SequenceCounters {
   readonly firstScheduledMs: number | null
   readonly firstTokenMs: number | null
   readonly lastTokenMs: number | null
+  /** When the prompt was computed, of a sequence that only scores it (max_tokens 0); null where tokens are generated. */
+  readonly scoredMs: number | null
   readonly prefillChunks: number
   /** Forward passes after the first token that drew a token that counts: the one that drew the end token is not among them. */
   readonly decodeSteps: number

@@ -335,6 +335,7 @@ class RemoteEngine implements Engine {
       }
       counters.numMissTokens = counters.numPromptTokens - counters.numCachedTokens
       counters.missReason = counters.numCachedTokens > 0 ? 'none' : 'cold'
+      if (request.maxTokens === 0) counters.scoredMs = performance.now()
       this.#stats.generationTokens += counters.numGeneratedTokens
       this.#finish(request, state, reason ?? 'stop', null)
       stream.push({

@@ -176,6 +176,7 @@ export function newCounters(numPromptTokens: number, arrivedMs: number): Mutable
     firstScheduledMs: null,
     firstTokenMs: null,
     lastTokenMs: null,
+    scoredMs: null,
     prefillChunks: 0,
     decodeSteps: 0,
     decodeStepMicros: [],

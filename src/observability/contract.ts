@@ -214,7 +214,7 @@ export const SPANS = {
     orParents: [],
     kind: 'internal',
     level: 'contract',
-    when: 'the first scheduled step to the first token on the host',
+    when: 'the first scheduled step to the first token on the host, or to the end of the last prompt of a scored-only request',
     single: true,
     mayOutliveParent: false,
     logEvent: 'prefill.done',

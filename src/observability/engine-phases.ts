@@ -22,6 +22,8 @@ export interface EnginePhases {
   readonly firstScheduledMs: number | null
   readonly firstTokenMs: number | null
   readonly lastTokenMs: number | null
+  /** The first token; of a request that only scores its prompts, when the last of them was computed. */
+  readonly prefillEndMs: number | null
   readonly ttftSeconds: number | null
   readonly prefillGpuMicros: number | null
   readonly prefillGpuShareMicros: number | null
@@ -42,7 +44,7 @@ export interface EndedSequence {
 
 /**
  * Adds up the sequences of a request. A prompt's tokens count once whatever `n`: those of its first choice. Times: the earliest
- * arrival, first step and first token, the latest last token.
+ * arrival, first step and first token, the latest last token and scored prompt.
  */
 export function aggregate(sequences: readonly EndedSequence[], n: number): EnginePhases {
   const ordered = [...sequences].sort((a, b) => a.choice - b.choice)
@@ -53,10 +55,11 @@ export function aggregate(sequences: readonly EndedSequence[], n: number): Engin
   const firstScheduledMs = least(all.map((c) => c.firstScheduledMs))
   const firstTokenMs = least(all.map((c) => c.firstTokenMs))
   const lastTokenMs = greatest(all.map((c) => c.lastTokenMs))
+  const prefillEndMs = firstTokenMs ?? greatest(all.map((c) => c.scoredMs))
   const decodeSteps = sum(all, 'decodeSteps')
   const durationsMs: Record<string, number> = {}
   if (firstScheduledMs !== null) durationsMs.queue = firstScheduledMs - arrivedMs
-  if (firstScheduledMs !== null && firstTokenMs !== null) durationsMs['llm.prefill'] = firstTokenMs - firstScheduledMs
+  if (firstScheduledMs !== null && prefillEndMs !== null) durationsMs['llm.prefill'] = prefillEndMs - firstScheduledMs
   if (firstTokenMs !== null && lastTokenMs !== null) durationsMs['llm.decode'] = lastTokenMs - firstTokenMs
   return {
     tokensIn: sum(prompts, 'numPromptTokens'),
@@ -78,6 +81,7 @@ export function aggregate(sequences: readonly EndedSequence[], n: number): Engin
     firstScheduledMs,
     firstTokenMs,
     lastTokenMs,
+    prefillEndMs,
     ttftSeconds: firstTokenMs === null ? null : Math.max(0, firstTokenMs - arrivedMs) / 1000,
     prefillGpuMicros: sumOrNull(all.map((c) => c.prefillGpuMicros)),
     prefillGpuShareMicros: sumOrNull(all.map((c) => c.prefillGpuShareMicros)),

@@ -175,7 +175,15 @@ export class TracingSubscriber implements EngineSubscriber {
     running.firstTokenMs = event.atMs
     running.firstStepId = event.stepId
     const { trace } = running
-    const prefill = this.parts.registry.get(event.requestId, 'llm.prefill')
+    this.logPrefill(running, event.atMs)
+    const decode = this.open(trace, 'llm.decode', event.atMs)
+    if (decode) trace.event('llm.first_token', {}, event.atMs, { span: decode, name: 'llm.decode' })
+  }
+
+  /** The line of a prefill that came to its end, below its span, which has to be open still. */
+  private logPrefill(running: Running, endMs: number): void {
+    const { trace } = running
+    const prefill = this.parts.registry.get(trace.requestId, 'llm.prefill')
     const prompts = [...running.cached].filter(([choice]) => choice % choicesPerPrompt(running) === 0)
     const hits = prompts.reduce((sum, [, cached]) => sum + cached.hits, 0)
     const misses = prompts.reduce((sum, [, cached]) => sum + cached.misses, 0)
@@ -185,11 +193,9 @@ export class TracingSubscriber implements EngineSubscriber {
         'llm.cache.hits': hits,
         'llm.cache.misses': misses,
         'llm.queue.us': running.queueMicros,
-        duration_ms: milliseconds(event.atMs - (running.firstScheduledMs ?? event.atMs)),
+        duration_ms: milliseconds(endMs - (running.firstScheduledMs ?? endMs)),
       }),
     )
-    const decode = this.open(trace, 'llm.decode', event.atMs)
-    if (decode) trace.event('llm.first_token', {}, event.atMs, { span: decode, name: 'llm.decode' })
   }
 
   private onFinished(event: FinishedEvent): void {
@@ -222,6 +228,8 @@ export class TracingSubscriber implements EngineSubscriber {
 
   private endPrefill(running: Running, phases: EnginePhases, atMs: number): void {
     const { trace } = running
+    const isScored = phases.stopReason === 'length' && phases.firstTokenMs === null && phases.prefillEndMs !== null
+    if (isScored) this.logPrefill(running, phases.prefillEndMs)
     const span = this.parts.registry.pop(trace.requestId, 'llm.prefill')?.span
     if (!span) return
     span.setAttributes(
@@ -239,7 +247,7 @@ export class TracingSubscriber implements EngineSubscriber {
       }),
     )
     if (phases.firstTokenMs === null) markCut(span, phases, running.errorCode)
-    const endMs = running.firstTokenMs ?? atMs
+    const endMs = running.firstTokenMs ?? (isScored ? phases.prefillEndMs : atMs)
     for (const operation of this.kvOperations.values()) {
       if (operation.trace === trace) operation.endBoundMs = Math.min(operation.endBoundMs, endMs)
     }

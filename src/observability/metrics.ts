@@ -180,7 +180,11 @@ export class Metrics {
       ttft: histogram('miniserve_time_to_first_token_seconds', 'Arrival at the engine to the first token', TTFT),
       e2e: histogram('miniserve_e2e_request_latency_seconds', 'Arrival to the end of the response', LATENCY),
       queue: histogram('miniserve_request_queue_time_seconds', 'Arrival at the engine to the first step', LATENCY),
-      prefill: histogram('miniserve_request_prefill_time_seconds', 'First step to the first token', LATENCY),
+      prefill: histogram(
+        'miniserve_request_prefill_time_seconds',
+        'First step to the first token, or to the end of a prompt that is only scored',
+        LATENCY,
+      ),
       decode: histogram('miniserve_request_decode_time_seconds', 'First token to the last', LATENCY),
       genAiDuration: histogram(
         'gen_ai_server_request_duration_seconds',

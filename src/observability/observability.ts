@@ -64,8 +64,8 @@ export interface Observability {
   open(): { readonly requests: number; readonly spans: number; readonly engine: number }
   /** Resolves when spans and log lines so far have left, or could not. */
   flush(): Promise<void>
-  /** Ends every open trace as `shutdown`, flushes and closes within the bound. Idempotent, never rejects. */
-  shutdown(timeoutMs: number): Promise<void>
+  /** Ends every open trace as `shutdown`, flushes and closes within the bound; `logLevel` is that of the line with the last counts. Idempotent, never rejects. */
+  shutdown(timeoutMs: number, logLevel?: 'debug' | 'info'): Promise<void>
 }
 
 const LEAK_AFTER_MS = 15 * 60_000
@@ -321,12 +321,12 @@ class Wiring implements Observability, TraceHost {
     await Promise.all([this.tracing?.flush(), this.logging.flush()])
   }
 
-  shutdown(timeoutMs: number): Promise<void> {
-    this.stopped ??= this.stop(timeoutMs)
+  shutdown(timeoutMs: number, logLevel: 'debug' | 'info' = 'info'): Promise<void> {
+    this.stopped ??= this.stop(timeoutMs, logLevel)
     return this.stopped
   }
 
-  private async stop(timeoutMs: number): Promise<void> {
+  private async stop(timeoutMs: number, logLevel: 'debug' | 'info'): Promise<void> {
     clearInterval(this.watchdog)
     for (const trace of this.openRequests.values()) trace.finish({ ending: 'shutdown', status: null })
     for (const trace of this.closing.values()) trace.forceClose()
@@ -334,7 +334,7 @@ class Wiring implements Observability, TraceHost {
     // created = exported + dropped + unsampled, now that nothing is on its way any more; and nothing is open.
     if (this.tracing) {
       const { requests, spans } = this.open()
-      this.log.info('telemetry.stopped', { ...this.tracing.counts(), open_requests: requests, open_spans: spans })
+      this.log[logLevel]('telemetry.stopped', { ...this.tracing.counts(), open_requests: requests, open_spans: spans })
     }
     this.metrics.close()
     await this.logging.flush().catch(() => {})

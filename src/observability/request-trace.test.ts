@@ -168,6 +168,7 @@ describe('the tree', () => {
         firstScheduledMs: null,
         firstTokenMs: null,
         lastTokenMs: null,
+        scoredMs: null,
         prefillChunks: 0,
         decodeSteps: 0,
         decodeStepMicros: [],

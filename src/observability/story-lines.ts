@@ -25,5 +25,6 @@ export const storyLevel = (kind: RouteKind): 'info' | 'debug' => (kind === 'othe
 /** Level of the last line. */
 export function endLevel(ending: EndingName, kind: RouteKind): 'debug' | 'info' | 'warn' | 'error' {
   if (END_LINES[ending] === 'request.failed') return 'error'
-  return ending === 'unavailable' ? 'warn' : storyLevel(kind)
+  // A probe asks while the model loads to be told so.
+  return ending === 'unavailable' && kind !== 'other' ? 'warn' : storyLevel(kind)
 }

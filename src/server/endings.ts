@@ -25,7 +25,8 @@ export function endingOf(error: unknown): { readonly ending: EndingName; readonl
   return { ending: 'exception', error }
 }
 
-function endingOfStatus(status: number, code: string | null): EndingName {
+/** The ending of an answer with an error status; `code` as in its envelope. */
+export function endingOfStatus(status: number, code: string | null): EndingName {
   if (code === 'client_disconnect') return 'client_disconnect'
   if (status === 401 || status === 403) return 'unauthorized'
   if (status === 429) return 'refused'

@@ -142,14 +142,14 @@ export class GenerationResult {
   }
 
   timings() {
-    const { arrived, scheduled, firstToken, lastToken } = this.span()
+    const { arrived, scheduled, prefilled, firstToken, lastToken } = this.span()
     const between = (from: number | null, to: number | null) =>
       from === null || to === null ? 0 : round(Math.max(to - from, 0))
     const decodeMs = between(firstToken, lastToken)
     const tokens = this.finished.reduce((sum, event) => sum + event.counters.decodeSteps, 0)
     return {
       queue_ms: between(arrived, scheduled),
-      prefill_ms: between(scheduled, firstToken),
+      prefill_ms: between(scheduled, prefilled),
       decode_ms: decodeMs,
       ttft_ms: between(arrived, firstToken),
       tokens_per_second: decodeMs > 0 ? round((tokens * 1000) / decodeMs) : 0,
@@ -163,12 +163,18 @@ export class GenerationResult {
       const known = values.filter((value) => value !== null)
       return known.length === 0 ? null : Math.min(...known)
     }
-    const last = counters.flatMap((c) => c.lastTokenMs ?? [])
+    const greatest = (values: readonly (number | null)[]) => {
+      const known = values.filter((value) => value !== null)
+      return known.length === 0 ? null : Math.max(...known)
+    }
+    const firstToken = least(counters.map((c) => c.firstTokenMs))
     return {
       arrived: least(counters.map((c) => c.arrivedMs)) ?? 0,
       scheduled: least(counters.map((c) => c.firstScheduledMs)),
-      firstToken: least(counters.map((c) => c.firstTokenMs)),
-      lastToken: last.length === 0 ? null : Math.max(...last),
+      // A prompt that is only scored has no token to end its prefill.
+      prefilled: firstToken ?? greatest(counters.map((c) => c.scoredMs)),
+      firstToken,
+      lastToken: greatest(counters.map((c) => c.lastTokenMs)),
     }
   }
 }

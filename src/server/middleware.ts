@@ -4,7 +4,7 @@ import type { Context, MiddlewareHandler } from 'hono'
 import { cors } from 'hono/cors'
 import type { Observability } from '../observability/observability.ts'
 import type { Admission } from './admission.ts'
-import { endingOf } from './endings.ts'
+import { endingOf, endingOfStatus } from './endings.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError, invalidRequest, toApiError, toErrorBody } from './errors.ts'
 import type { Keys } from './keys.ts'
@@ -51,11 +51,9 @@ export function requestTrace(observability: Observability): MiddlewareHandler<Ap
   }
 }
 
-/** Handlers that answer an error status without throwing (404 of an unknown route) end by their status. */
+/** Handlers that answer an error status without throwing (/ready while loading) end by their status. */
 const endingOfResponse = (status: number) =>
-  status < 400
-    ? ({ ending: 'success', status } as const)
-    : ({ ending: status < 500 ? 'validation' : 'exception', status } as const)
+  ({ ending: status < 400 ? 'success' : endingOfStatus(status, null), status }) as const
 
 /** Renders what handlers throw. Registered as app.onError. */
 export function renderError(error: unknown, c: Context<AppEnv>): Response {

@@ -56,9 +56,9 @@ describe('usage', () => {
   it('a port that is taken: one line and exit code 1', async () => {
     const server = await ServerProcess.start()
     try {
-      const { status, stderr } = run(['--port', new URL(server.url).port])
-      expect(status).toBe(1)
-      expect(stderr).toContain('the port is taken')
+      const { status, stdout, stderr } = run(['--port', new URL(server.url).port])
+      expect({ status, stdout }).toEqual({ status: 1, stdout: '' })
+      expect(stderr).toMatch(/^miniserve: .*the port is taken.*\n$/)
     } finally {
       await server.stop()
     }
@@ -116,9 +116,9 @@ describe('a checkpoint that cannot be served', () => {
   })
 
   it('nothing there', () => {
-    const { status, stderr } = run(['--port', '0', '--model', './nowhere'])
-    expect(status).toBe(1)
-    expect(stderr).toContain('nowhere')
+    const { status, stdout, stderr } = run(['--port', '0', '--model', './nowhere'])
+    expect({ status, stdout }).toEqual({ status: 1, stdout: '' })
+    expect(stderr).toMatch(/^miniserve: .*nowhere.*\n$/)
   })
 })
 

@@ -45,6 +45,7 @@ interface Completion {
   readonly usage: {
     readonly prompt_tokens: number
     readonly completion_tokens: number
+    readonly total_tokens: number
     readonly prompt_tokens_details: { readonly cached_tokens: number }
   }
   readonly timings: Readonly<Record<string, number>>
@@ -126,6 +127,29 @@ describe('completions', () => {
     expect(choice?.logprobs?.token_logprobs[0]).toBeNull()
     expect(choice?.logprobs?.token_logprobs.slice(1).every((value) => value !== null && value < 0)).toBe(true)
     expect(usage.completion_tokens).toBe(0)
+  })
+
+  it('tells the prefill of a scored prompt like any other', async () => {
+    const body = { prompt: ['The river runs', 'A cat sleeps'], max_tokens: 0, echo: true, logprobs: 1 }
+    const response = await server.post('/v1/completions', body, KEY)
+    const { timings } = (await response.json()) as { timings: { prefill_ms: number; ttft_ms: number } }
+    expect(timings).toMatchObject({ prefill_ms: expect.any(Number) as number, ttft_ms: 0 })
+    expect(timings.prefill_ms).toBeGreaterThan(0)
+    expect(response.headers.get('server-timing')).toContain(`llm.prefill;dur=${timings.prefill_ms},`)
+    const id = response.headers.get('x-trace-id')
+    await server.waitForLog((line) => line.trace_id === id && line.msg === 'response.sent')
+    const lines = server.logs.filter((line) => line.trace_id === id)
+    expect(lines.filter((line) => line.msg === 'prefill.done')).toMatchObject([{ duration_ms: timings.prefill_ms }])
+    expect(lines.map((line) => line.msg)).not.toContain('decode.done')
+  })
+
+  it('ends with length where the context ends, however many tokens were asked for', async () => {
+    const models = (await (await server.get('/v1/models', KEY)).json()) as { data: { max_model_len: number }[] }
+    const length = models.data[0]?.max_model_len ?? 0
+    const prompt = Array.from({ length: length - 3 }, () => 9)
+    const { choices, usage } = await complete({ prompt, max_tokens: 1_000_000, ignore_eos: true })
+    expect(choices[0]?.finish_reason).toBe('length')
+    expect(usage).toMatchObject({ prompt_tokens: length - 3, completion_tokens: 3, total_tokens: length })
   })
 
   it('takes token ids and gives them back', async () => {

@@ -81,6 +81,7 @@ const PLAN: GenerationPlan = {
 const NO_COUNTERS = {
   numRecomputedTokens: 0,
   numPreemptions: 0,
+  scoredMs: null,
   prefillGpuMicros: null,
   prefillGpuShareMicros: null,
   decodeGpuMicros: null,
