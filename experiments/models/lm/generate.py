@@ -145,7 +145,7 @@ def sample(L, T, stage):
     if x < (.26, .15, .13)[stage]:
         return repetition(L, T, stage)
     nd, ns, k = ((L.c((1, 1, 2)), L.c((2, 2, 3, 4)), L.c((5, 7, 9))) if stage == 0 else
-                 (L.c((1, 1, 2, 2, 3, 4)), L.c((2, 3, 4, 5)), L.c((6, 8, 10))) if stage == 1 else
+                 (L.c((1, 1, 1, 1, 2, 2, 3, 4)), L.c((2, 3, 4, 5)), L.c((6, 8, 10))) if stage == 1 else
                  (L.c((2, 3, 3, 4, 5, 6)), L.c((3, 5, 7, 9)), L.c((6, 10, 14))))
     docs, items = passages(L, T, nd, ns, k)
     if not items:
