@@ -1,4 +1,5 @@
 /** Builds the parts, wires them, listens, and drains. */
+import { AsyncResource } from 'node:async_hooks'
 import { once } from 'node:events'
 import { createServer, type Server } from 'node:http'
 import { getRequestListener, RequestError } from '@hono/node-server'
@@ -65,7 +66,14 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   observability.metrics.observeEngine(() => ({ ...state.stats(), device: deviceMemory(state) }))
   const secret = loadSecret(config.cacheDir)
   let template: PromptTemplate | null = null
-  const rag = createRag({ ...ragSettings(config), promptTemplate: () => template })
+  const rag = createRag({
+    ...ragSettings(config),
+    promptTemplate: () => template,
+    // Bound to the start: a worker ends in the context of the request that it was started by, whose line this is not.
+    onWorkerDeath: AsyncResource.bind(({ worker, reason, cause }) => {
+      logger.warn('rag.worker_died', { worker, reason, error: cause })
+    }),
+  })
   const app = createApp({
     state,
     observability,

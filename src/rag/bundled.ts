@@ -6,6 +6,7 @@ import { findFiles } from './files.ts'
 import { indexFiles } from './index-files.ts'
 import { createMemoryStore } from './stores/memory.ts'
 import type { VectorIndex } from './vector-index.ts'
+import type { WorkerDeathListener } from './worker-rpc.ts'
 
 export interface BundledIndex {
   /** The index, up to date with the files. The first call brings it there; one that failed is tried again. */
@@ -19,10 +20,11 @@ export interface BundledIndexOptions {
   readonly files: readonly string[]
   readonly folder: string
   readonly embedder: Embedder
+  readonly onWorkerDeath?: WorkerDeathListener
 }
 
-export function bundledIndex({ name, files, folder, embedder }: BundledIndexOptions): BundledIndex {
-  const store = createMemoryStore(folder)
+export function bundledIndex({ name, files, folder, embedder, onWorkerDeath }: BundledIndexOptions): BundledIndex {
+  const store = createMemoryStore(folder, onWorkerDeath)
   let ready: Promise<VectorIndex> | null = null
 
   async function build(): Promise<VectorIndex> {

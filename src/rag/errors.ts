@@ -16,6 +16,8 @@ export type RagErrorCode =
   | 'store_unavailable'
   /** The embedding or reranking model cannot be loaded or failed. */
   | 'model_unavailable'
+  /** More calls wait for the models or the store than they take: try again later. */
+  | 'overloaded'
   /** The prompt with its documents does not fit the model. */
   | 'context_length_exceeded'
 
@@ -29,6 +31,7 @@ const STATUS: Readonly<Record<RagErrorCode, number>> = {
   index_corrupt: 503,
   store_unavailable: 503,
   model_unavailable: 503,
+  overloaded: 503,
   context_length_exceeded: 400,
 }
 

@@ -4,7 +4,7 @@ import { basename, join, resolve } from 'node:path'
 import { RagError } from './errors.ts'
 import type { ModelWorkerApi } from './model-worker.ts'
 import { processWorker } from './worker-host.ts'
-import { WorkerClient, workerUrl } from './worker-rpc.ts'
+import { WorkerClient, workerUrl, type WorkerDeathListener } from './worker-rpc.ts'
 
 /** A model on disk, or on the hub. Structured-cloneable: the worker loads it. */
 export type ModelSource =
@@ -100,11 +100,12 @@ export type ModelProcess = WorkerClient<ModelWorkerApi>
  * reference of the first, whose environment may be gone: the heap is damaged, and the process dies at some later allocation. A process loads
  * it once. It may die of whatever a model does to it, too: the call that it works on gets an error, and the next starts another.
  */
-export const createModelProcess = (): ModelProcess =>
+export const createModelProcess = (onDeath?: WorkerDeathListener): ModelProcess =>
   new WorkerClient(processWorker(workerUrl('./model-worker', import.meta.url)), {
     name: 'the embedding and reranking worker',
     concurrency: 1,
     maxWaiting: MAX_WAITING,
     failureCode: 'model_unavailable',
     drainOnClose: false,
+    ...(onDeath && { onDeath }),
   })

@@ -28,6 +28,7 @@ import {
   type StoredDocument,
   type VectorIndex,
 } from './vector-index.ts'
+import type { WorkerDeathListener } from './worker-rpc.ts'
 
 export interface RagOptions {
   readonly store: 'memory' | 'pgvector'
@@ -49,6 +50,8 @@ export interface RagOptions {
   /** Files of the bundled index, which answers as `BUNDLED_INDEX` while the user has no document under that name. Empty: none. */
   readonly bundledFiles: readonly string[]
   readonly rerankBudgetMs: number
+  /** Told when the models' process or a store's thread ends by itself: the next call starts another. */
+  readonly onWorkerDeath?: WorkerDeathListener
   /** prompt.json of the served model, asked for with each request (the model may be loading still); null for one without. */
   readonly promptTemplate: () => PromptTemplate | null
 }
@@ -315,7 +318,7 @@ const documentNotFound = (): RagError =>
 
 /** Builds retrieval. Nothing is loaded or opened before it is needed. @throws RagError model_unavailable for a model that was asked for and is not there. */
 export function createRag(options: RagOptions): RagService {
-  const models = createModelProcess()
+  const models = createModelProcess(options.onWorkerDeath)
   const { cacheDir: hubCacheDir, endpoint, isOffline } = options.hub
   const hub = { hubCacheDir, downloadDir: join(options.cacheDir, 'transformers'), endpoint, isOffline }
   // A bundled model that is missing is an error of the requests that need it; one that was asked for, of the start.
@@ -337,6 +340,7 @@ export function createRag(options: RagOptions): RagService {
             files: options.bundledFiles,
             folder: join(options.cacheDir, 'rag'),
             embedder,
+            ...(options.onWorkerDeath && { onWorkerDeath: options.onWorkerDeath }),
           })
         : null,
     closeModels: () => models.close(),
@@ -347,10 +351,10 @@ export function createRag(options: RagOptions): RagService {
 export const BUNDLED_EMBEDDER = 'mini-embedder'
 export const BUNDLED_RERANKER = 'mini-reranker'
 
-function createStore({ store, storeUrl, dataDir }: RagOptions): IndexStore {
+function createStore({ store, storeUrl, dataDir, onWorkerDeath }: RagOptions): IndexStore {
   switch (store) {
     case 'memory':
-      return createMemoryStore(join(dataDir, 'rag'))
+      return createMemoryStore(join(dataDir, 'rag'), onWorkerDeath)
     case 'pgvector':
       if (storeUrl === null)
         throw new RagError('invalid_request', '--rag-store pgvector: expected --rag-store-url postgres://…')

@@ -6,18 +6,19 @@ import { join } from 'node:path'
 import { afterEach, describe, expect, it } from 'vitest'
 import type { EchoWorkerApi } from '../../test/rag/echo-worker.ts'
 import { processWorker, threadWorker, type StartWorker } from './worker-host.ts'
-import { WorkerClient } from './worker-rpc.ts'
+import { WorkerClient, type WorkerClientOptions } from './worker-rpc.ts'
 
 const URL_OF_WORKER = new URL('../../test/rag/echo-worker.ts', import.meta.url)
 
 const opened: WorkerClient<EchoWorkerApi>[] = []
-function open(start: StartWorker): WorkerClient<EchoWorkerApi> {
+function open(start: StartWorker, options: Partial<WorkerClientOptions> = {}): WorkerClient<EchoWorkerApi> {
   const client = new WorkerClient<EchoWorkerApi>(start, {
     name: 'the worker',
     concurrency: 1,
     maxWaiting: 10,
     failureCode: 'model_unavailable',
     drainOnClose: false,
+    ...options,
   })
   opened.push(client)
   return client
@@ -85,6 +86,14 @@ describe.each([
     ])
   })
 
+  it('takes no more calls than may wait', async () => {
+    const client = open(start, { maxWaiting: 1 })
+    const running = client.call('pid', null)
+    const waiting = client.call('pid', null)
+    await expect(client.call('pid', null)).rejects.toMatchObject({ code: 'overloaded', status: 503 })
+    await Promise.all([running, waiting])
+  })
+
   it('rejects what runs and what waits when it is closed', async () => {
     const client = open(start)
     await client.call('pid', null)
@@ -113,6 +122,30 @@ describe('a worker in a process', () => {
     process.kill(pid, 'SIGKILL')
     await expect(running).rejects.toMatchObject({ code: 'model_unavailable', message: 'the worker ended by SIGKILL' })
     expect(await client.call('pid', null)).not.toBe(pid)
+  })
+
+  it('tells once when it ends by itself, with nothing to do too, and not when it is closed', async () => {
+    const deaths: unknown[] = []
+    let next: (() => void) | null = null
+    const onDeath = (death: unknown): void => {
+      deaths.push(death)
+      next?.()
+    }
+    const client = open(processWorker(URL_OF_WORKER), { onDeath })
+    const killed = { worker: 'the worker', reason: 'ended by SIGKILL', cause: undefined }
+    const idle = await client.call('pid', null)
+    const told = new Promise<void>((resolve) => (next = resolve))
+    process.kill(idle, 'SIGKILL')
+    await told
+    expect(deaths).toEqual([killed])
+    const busy = await client.call('pid', null)
+    const running = client.call('wait', null).catch(() => {})
+    process.kill(busy, 'SIGKILL')
+    await running
+    expect(deaths).toEqual([killed, killed])
+    await client.call('pid', null)
+    await client.close()
+    expect(deaths).toHaveLength(2)
   })
 
   it('is not ended by the signals that a terminal and a service manager send to the whole group', async () => {

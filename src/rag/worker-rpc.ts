@@ -52,7 +52,16 @@ export interface WorkerClientOptions {
   readonly failureCode: RagErrorCode
   /** Whether close() lets running calls finish: those that write must, or they leave their locks behind. */
   readonly drainOnClose: boolean
+  /** Of a worker that ended without having been told to, with calls or without. */
+  readonly onDeath?: WorkerDeathListener
 }
+
+/** `cause` is for logs, as in WorkerEvents. */
+export type WorkerDeathListener = (death: {
+  readonly worker: string
+  readonly reason: string
+  readonly cause: Error | undefined
+}) => void
 
 /** A sibling module as the entry of a worker, with the extension this code runs with (.ts in the tests, .js when built). */
 export const workerUrl = (name: string, importMetaUrl: string): URL =>
@@ -75,7 +84,7 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
     this.#options = options
   }
 
-  /** @throws what the method threw (RagError keeps code and param), the signal's reason, or RagError of `failureCode`. */
+  /** @throws what the method threw (RagError keeps code and param), the signal's reason, RagError overloaded or of `failureCode`. */
   call<M extends keyof Api & string>(
     method: M,
     params: Api[M]['params'],
@@ -85,7 +94,8 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
       if (this.#isClosed) return reject(this.#failure('is closed'))
       if (signal?.aborted) return reject(toError(signal.reason))
       if (this.#waiting.length >= this.#options.maxWaiting) {
-        return reject(this.#failure(`has ${this.#waiting.length} calls waiting; try again later`))
+        const message = `${this.#options.name} has ${this.#waiting.length} calls waiting; try again later`
+        return reject(new RagError('overloaded', message))
       }
       const id = this.#nextId++
       const onAbort = (): void => {
@@ -152,6 +162,7 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
       },
       onDeath: (reason, cause) => {
         if (this.#worker !== worker) return
+        this.#options.onDeath?.({ worker: this.#options.name, reason, cause })
         this.#bury(this.#failure(reason, cause))
         // One that cannot be spoken with may be running still.
         void worker.terminate()

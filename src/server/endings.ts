@@ -1,7 +1,7 @@
 /** Which row of the table of endings (observability/contract.ts) a failure is. */
 import { EngineError, type EngineErrorCode } from '../engine/request.ts'
 import type { EndingName } from '../observability/endings.ts'
-import { RagError } from '../rag/errors.ts'
+import { RagError, type RagErrorCode } from '../rag/errors.ts'
 import { ApiError } from './errors.ts'
 
 const ENGINE_ENDING: Readonly<Record<EngineErrorCode, EndingName>> = {
@@ -17,11 +17,25 @@ const ENGINE_ENDING: Readonly<Record<EngineErrorCode, EndingName>> = {
   shutdown: 'shutdown',
 }
 
+/** What retrieval fails of counts as the engine's failing does; only what it has no room for was refused. */
+const RAG_ENDING: Readonly<Record<RagErrorCode, EndingName>> = {
+  invalid_request: 'validation',
+  index_not_found: 'validation',
+  index_empty: 'validation',
+  document_not_found: 'validation',
+  index_model_mismatch: 'validation',
+  index_corrupt: 'engine_error',
+  store_unavailable: 'engine_error',
+  model_unavailable: 'engine_error',
+  overloaded: 'unavailable',
+  context_length_exceeded: 'validation',
+}
+
 /** The ending of a request that failed with `error`, and the error itself for exception.type. */
 export function endingOf(error: unknown): { readonly ending: EndingName; readonly error: unknown } {
   if (error instanceof EngineError) return { ending: ENGINE_ENDING[error.code], error }
   if (error instanceof ApiError) return { ending: endingOfStatus(error.status, error.code), error }
-  if (error instanceof RagError) return { ending: endingOfStatus(error.status, error.code), error }
+  if (error instanceof RagError) return { ending: RAG_ENDING[error.code], error }
   return { ending: 'exception', error }
 }
 

@@ -305,11 +305,6 @@ export const PROVOCATIONS: Readonly<Record<string, readonly Provocation[]>> = {
         return outcome
       },
     },
-    {
-      how: 'with the vector store down',
-      streams: BOTH,
-      run: async (world, stream) => sent(await world.plain(), { ...SHORT, rag: true, stream }, KEY),
-    },
   ],
   'client gone before headers': [
     {
@@ -402,6 +397,11 @@ export const PROVOCATIONS: Readonly<Record<string, readonly Provocation[]>> = {
     },
   ],
   'engine error': [
+    {
+      how: 'with the vector store down',
+      streams: BOTH,
+      run: async (world, stream) => sent(await world.plain(), { ...SHORT, rag: true, stream }, KEY),
+    },
     {
       how: 'an upstream that answers 500',
       streams: BOTH,

@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { readFrames, ServerProcess } from './server-process.ts'
+import { type LogLine, readFrames, ServerProcess } from './server-process.ts'
 
 interface Answer {
   readonly id: string
@@ -204,8 +204,25 @@ describe.runIf(existsSync('/proc/self/task'))("the models' process", () => {
     const failed = await waiting.response
     expect(failed.status).toBe(503)
     expect(await failed.json()).toMatchObject({
-      error: { code: 'model_unavailable', message: 'the embedding and reranking worker ended by SIGKILL' },
+      error: {
+        code: 'model_unavailable',
+        message: expect.stringMatching(
+          /^the embedding and reranking worker ended by SIGKILL; \d+ documents? of the request (was|were) accepted and stays? in the index$/,
+        ),
+      },
     })
+    const traceId = failed.headers.get('x-trace-id')
+    const isEnd = ({ trace_id: id, status }: LogLine) => id === traceId && status !== undefined
+    expect(await server.waitForLog(isEnd)).toMatchObject({ level: 'error', status: 503, reason: 'engine_error' })
+    const deaths = server.logs.filter(({ msg }) => msg === 'rag.worker_died')
+    expect(deaths).toEqual([
+      expect.objectContaining({
+        level: 'warn',
+        worker: 'the embedding and reranking worker',
+        reason: 'ended by SIGKILL',
+      }),
+    ])
+    expect(deaths[0]).not.toHaveProperty('trace_id')
     expect((await generation).status).toBe(200)
     const next = await ask({ prompt: 'Where does the mill stand?', rag: { index: 'lines' } })
     expect(next.answer.rag.documents.length).toBeGreaterThan(0)

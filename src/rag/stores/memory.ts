@@ -11,7 +11,7 @@ import type {
   VectorIndex,
 } from '../vector-index.ts'
 import { threadWorker } from '../worker-host.ts'
-import { WorkerClient, workerUrl } from '../worker-rpc.ts'
+import { WorkerClient, workerUrl, type WorkerDeathListener } from '../worker-rpc.ts'
 import type { MemoryWorkerApi, MemoryWorkerData } from './memory-worker.ts'
 
 /** Searches are answered one after the other; more than this many waiting is overload. */
@@ -58,7 +58,7 @@ class MemoryStoreIndex implements VectorIndex {
 }
 
 /** @param folder where the files of the indexes are; made with the first one. */
-export function createMemoryStore(folder: string): IndexStore {
+export function createMemoryStore(folder: string, onDeath?: WorkerDeathListener): IndexStore {
   const workerData: MemoryWorkerData = { folder }
   const client: Client = new WorkerClient(threadWorker(workerUrl('./memory-worker', import.meta.url), workerData), {
     name: 'the index worker',
@@ -66,6 +66,7 @@ export function createMemoryStore(folder: string): IndexStore {
     maxWaiting: MAX_WAITING,
     failureCode: 'store_unavailable',
     drainOnClose: true,
+    ...(onDeath && { onDeath }),
   })
   return {
     list: () => client.call('list', null),
