@@ -44,6 +44,14 @@ describe('a request', () => {
     await engine.close()
   })
 
+  it('ends with length where the context ends, however many tokens were asked for', async () => {
+    const { engine } = setup({}, { maxModelLen: 32 })
+    const result = await collect(engine, request({ prompts: [{ text: 'x'.repeat(29) }], maxTokens: 1_000_000 }))
+    expect(result.tokenIds[0]).toHaveLength(3)
+    expect(result.events.at(-1)).toMatchObject({ type: 'finished', reason: 'length', stopReason: null })
+    await engine.close()
+  })
+
   it('computes a long prompt in chunks within the budget', async () => {
     const { engine, events } = setup({}, { maxNumBatchedTokens: 10 })
     await collect(engine, request({ prompts: [{ text: 'x'.repeat(35) }], maxTokens: 2 }))

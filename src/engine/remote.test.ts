@@ -108,6 +108,16 @@ describe('a remote engine', () => {
     expect(events.map((event) => event.type)).toEqual(['queued', 'scheduled', 'firstToken', 'finished'])
   })
 
+  it('a prompt without output has a prefill that ends', async () => {
+    const { engine, events } = await remote((response) => {
+      response.writeHead(200, { 'content-type': 'text/event-stream' })
+      response.end(`${frames(chunk(0, '', 'length'), usage(5, 0, 0))}data: [DONE]\n\n`)
+    })
+    await collect(engine, request({ maxTokens: 0 }))
+    const finished = events.find((event) => event.type === 'finished')
+    expect(finished?.counters).toMatchObject({ firstTokenMs: null, scoredMs: expect.any(Number) as number })
+  })
+
   it('calls once a prompt and keeps the choices apart', async () => {
     const { engine, received } = await remote((response, { body }) => {
       response.end(

@@ -208,16 +208,16 @@ describe('messages', () => {
   )
 
   it.each([
-    [{ max_tokens: '5' }, 'max_tokens: expected a whole number, found a string'],
-    [{ max_tokens: 1.5 }, 'max_tokens: expected a whole number, found the number 1.5'],
-    [{ max_tokens: 1e300 }, 'max_tokens: expected a whole number from 0 to 9007199254740991, found the number 1e+300'],
-    [{ max_tokens: -1 }, 'max_tokens: expected at least 0, found the number -1'],
-    [{ temperature: '1' }, 'temperature: expected a number, found a string'],
+    ['max_tokens: expected a whole number, found a string', { max_tokens: '5' }],
+    ['max_tokens: expected a whole number, found the number 1.5', { max_tokens: 1.5 }],
+    ['max_tokens: expected a whole number from 0 to 9007199254740991, found the number 1e+300', { max_tokens: 1e300 }],
+    ['max_tokens: expected at least 0, found the number -1', { max_tokens: -1 }],
+    ['temperature: expected a number, found a string', { temperature: '1' }],
     [
-      { prompt: Array.from({ length: 257 }, () => 'x') },
       'prompt: expected a string, an array of 1 to 256 strings, an array of token ids or an array of 1 to 256 arrays of token ids, found an array of 257',
+      { prompt: Array.from({ length: 257 }, () => 'x') },
     ],
-  ])('%j says what is expected', async (fields, message) => {
+  ])('%s', async (message, fields) => {
     const error = await errorOf(await edge().send(JSON.stringify({ prompt: 'x', ...fields })))
     expect(error.message).toBe(message)
   })

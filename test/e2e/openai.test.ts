@@ -45,7 +45,6 @@ interface Completion {
   readonly usage: {
     readonly prompt_tokens: number
     readonly completion_tokens: number
-    readonly total_tokens: number
     readonly prompt_tokens_details: { readonly cached_tokens: number }
   }
   readonly timings: Readonly<Record<string, number>>
@@ -141,15 +140,6 @@ describe('completions', () => {
     const lines = server.logs.filter((line) => line.trace_id === id)
     expect(lines.filter((line) => line.msg === 'prefill.done')).toMatchObject([{ duration_ms: timings.prefill_ms }])
     expect(lines.map((line) => line.msg)).not.toContain('decode.done')
-  })
-
-  it('ends with length where the context ends, however many tokens were asked for', async () => {
-    const models = (await (await server.get('/v1/models', KEY)).json()) as { data: { max_model_len: number }[] }
-    const length = models.data[0]?.max_model_len ?? 0
-    const prompt = Array.from({ length: length - 3 }, () => 9)
-    const { choices, usage } = await complete({ prompt, max_tokens: 1_000_000, ignore_eos: true })
-    expect(choices[0]?.finish_reason).toBe('length')
-    expect(usage).toMatchObject({ prompt_tokens: length - 3, completion_tokens: 3, total_tokens: length })
   })
 
   it('takes token ids and gives them back', async () => {
