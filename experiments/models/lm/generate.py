@@ -104,6 +104,57 @@ def passages(L, T, nd, ns, k):
     return docs, items
 
 
+TITLE = W('Overview Notes Setup Configuration Server API Errors Limits History Usage Start Reference Details Rules Questions Home Numbers Places People Work')
+
+
+def heading(L, text):
+    """A title: some words of the text, or a general one."""
+    if L.p(.3):
+        return L.c(TITLE)
+    words = L.c(re.split(r'(?<=[.!?])\s+', text)).strip('.!?').split()
+    at = L.r.randrange(len(words))
+    title = ' '.join(words[at:at + L.r.randint(1, 3)]).strip(',;:')
+    return L.c(('', '', 'The ', 'How ', 'About ')) + (title if L.p(.5) else title[:1].upper() + title[1:])
+
+
+def table(L):
+    flag = lambda: L.c((lambda: f'`--{L.noun().replace(" ", "-")}`', lambda: f'`{L.ident()}`', lambda: L.noun()))()
+    cell = lambda: L.c((flag, L.num, L.noun, lambda: f'{L.noun()} of the {L.noun()}', lambda: 'none', lambda: ''))()
+    width = L.r.randint(2, 4)
+    row = lambda: '| ' + ' | '.join(cell().ljust(L.c((0, 0, 12, 24))) for _ in range(width)) + ' |'
+    rows = [row() for _ in range(L.r.randint(1, 4))]
+    if L.p(.4):
+        rows.insert(min(1, len(rows)), '|' + ' --- |' * width)
+    return '\n'.join(rows)
+
+
+def code(L):
+    return '```' + L.c(('', 'sh', 'json')) + '\n' + '\n'.join(L.c((lambda: f'{L.noun()} --{L.noun()} {L.num()}', lambda: f'{{"{L.noun()}": "{L.ident()}"}}'))() for _ in range(L.r.randint(1, 3))) + '\n```'
+
+
+def dress(L, text):
+    """A passage as retrieval gives it: under its headings, lines wrapped, as a list, beside a table or code. Quotes stay as the sentence reads."""
+    if L.p(.4):
+        return text
+    sentences = re.split(r'(?<=[.!?])\s+', text)
+    if L.p(.15):
+        text = '\n'.join('- ' + s for s in sentences)
+    elif L.p(.5):
+        words, at, width = text.split(' '), 0, L.r.randint(9, 22)
+        for i in range(len(words) - 1):
+            at += 1
+            if at >= width and L.p(.7):
+                words[i], at = words[i] + '\n', 0
+        text = ' '.join(words).replace('\n ', '\n')
+    if L.p(.12):
+        text = L.c((f'{table(L)}\n\n{text}', f'{text}\n\n{table(L)}'))
+    elif L.p(.08):
+        text = L.c((f'{code(L)}\n\n{text}', f'{text}\n\n{code(L)}'))
+    if L.p(.7):
+        text = ' > '.join(heading(L, ' '.join(sentences)) for _ in range(L.c((1, 1, 2, 2, 3)))) + '\n' + text
+    return text
+
+
 def repetition(L, T, stage):
     """Text that comes twice, and pairs asked for again in another order: every token of the second half can be copied, which makes the
     copying heads form early."""
@@ -150,6 +201,7 @@ def sample(L, T, stage):
     docs, items = passages(L, T, nd, ns, k)
     if not items:
         return docs[0] + EOT
+    docs = [dress(L, d) for d in docs]
     y = L.r.random()
     if y < .04:
         return BOS + L.c(SYSTEM) + '\n' + '\n\n'.join(docs) + '\n' + ''.join(turn(L, i) for i in items) + EOT
