@@ -122,7 +122,7 @@ async function microDeliver() {
     lookup: null,
     arrivedMs: 0,
   })
-  const choice = new Choice({ sequence, request, tokenizer, eosTokenIds: [], matcher: null })
+  const choice = new Choice({ sequence, request, tokenizer, eosTokenIds: [], matcher: null, toolCalls: null })
   const job = {
     requestId: 'cmpl-0123456789abcdef01234567',
     created: 1_700_000_000,

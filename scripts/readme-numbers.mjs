@@ -135,6 +135,21 @@ if (tiers !== undefined) {
     'npm run bench -- serve --only tiers',
   )
 }
+const runAhead = [
+  ['one client', results('serve-runahead')],
+  ['16 clients', results('serve-runahead-16')],
+].flatMap(([who, measured]) => {
+  const percent = measured?.runahead.differencePercent
+  return percent === undefined ? [] : [`${percent > 0 ? '+' : ''}${number(percent, 1)} % with ${who}`]
+})
+if (runAhead.length > 0) {
+  row(
+    'throughput with run-ahead over without, three rounds each',
+    runAhead.join(', '),
+    'a gain',
+    'npm run bench -- serve --only runahead --clients 1',
+  )
+}
 const { tracing } = results('serve-tracing')
 row(
   'throughput with tracing on over off, four rounds each',

@@ -349,5 +349,5 @@ describe('random traffic', () => {
         expect([...each.tokens.view], `seed ${seed}`).toEqual(await alone(each, result.order))
     }
     expect(numPreemptions).toBeGreaterThan(numSeeds / 4)
-  })
+  }, 300_000)
 })

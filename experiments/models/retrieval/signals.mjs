@@ -5,7 +5,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { createEmbedder } from '../../../dist/rag/embedder.js'
 import { FUSION_WEIGHTS, fusedOrder } from '../../../dist/rag/fusion.js'
-import { createModelThread } from '../../../dist/rag/models.js'
+import { createModelProcess } from '../../../dist/rag/models.js'
 import { createReranker } from '../../../dist/rag/reranker.js'
 import { DEFAULT_TOP_K } from '../../../dist/rag/retrieve.js'
 import { BUNDLED_EMBEDDER, BUNDLED_RERANKER } from '../../../dist/rag/service.js'
@@ -25,14 +25,14 @@ export const readSplit = (split) => ({
   questions: readLines(join(here, split, 'questions.jsonl')),
 })
 
-/** The bundled models in their thread. */
+/** The bundled models in their process. */
 export function openModels() {
-  const thread = createModelThread()
+  const modelProcess = createModelProcess()
   const model = (name) => ({ kind: 'folder', name, folder: join(models, name) })
   return {
-    embedder: createEmbedder(model(BUNDLED_EMBEDDER), thread),
-    reranker: createReranker(model(BUNDLED_RERANKER), thread),
-    close: () => thread.close(),
+    embedder: createEmbedder(model(BUNDLED_EMBEDDER), modelProcess),
+    reranker: createReranker(model(BUNDLED_RERANKER), modelProcess),
+    close: () => modelProcess.close(),
   }
 }
 
