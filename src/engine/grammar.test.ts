@@ -3,8 +3,7 @@ import { z } from 'zod'
 import { createByteTokenizer, EOS } from '../../test/engine/byte-tokenizer.ts'
 import { createRandom } from '../../test/engine/random.ts'
 import { collect, request } from '../../test/engine/requests.ts'
-import { ScriptedRunner } from '../../test/engine/scripted-runner.ts'
-import { createEngine } from './engine.ts'
+import { openScriptedEngine } from '../../test/engine/scripted-engine.ts'
 import { createGrammarCompiler } from './grammar.ts'
 import type { StructuredOutput } from './request.ts'
 
@@ -277,31 +276,12 @@ describe('in the engine', () => {
     properties: { a: { type: 'string', maxLength: 4 }, b: { enum: ['x', 'y'] } },
     required: ['a', 'b'],
   }
-  const start = (runAhead: 0 | 1) => {
-    const runner = new ScriptedRunner({
-      numBlocks: 64,
-      blockSize: 4,
-      vocabSize: 264,
-      maxNumBatchedTokens: 32,
-      eosTokenIds: [EOS],
-      isDeferred: true,
-    })
-    return createEngine({
-      runner,
-      modelInfo: runner.modelInfo,
+  const start = (runAhead: 0 | 1) =>
+    openScriptedEngine(
+      { runAhead, speculation: true },
+      { vocabSize: 264, eosTokenIds: [EOS], isDeferred: true },
       tokenizer,
-      chatTemplate: null,
-      options: {
-        modelName: 'scripted',
-        maxNumSeqs: 8,
-        prefixCaching: true,
-        runAhead,
-        speculation: true,
-        maxQueuedRequests: 64,
-        maxQueuedTokens: 4096,
-      },
-    })
-  }
+    ).engine
 
   it('every seed at temperature 1.5 gives a valid answer or is cut with length, the same alone and among others', async () => {
     const engine = start(1)

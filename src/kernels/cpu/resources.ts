@@ -1,5 +1,6 @@
 /** What a model has put into the cpu backend: matrices, vectors, rope tables, step buffers and the KV pool, by the handles given out. */
 import { checkMatrix } from '../dequantize.ts'
+import { Handles } from '../handles.ts'
 import type { Activation, KvLayout, Matrix, MatrixData, MatrixUse, RopeTable, StoredMatrix, Vector } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import { KvCache, kvGeometry, type KvFormat } from './kv-cache.ts'
@@ -28,11 +29,10 @@ export class Resources {
   readonly #arena: Arena
   readonly #packer: MatrixPacker
   readonly #maxRows: number
-  // The objects given out are these very maps' keys: a handle of another backend is refused.
-  readonly #matrices = new Map<Matrix, PackedMatrix>()
-  readonly #vectors = new Map<Vector, HostVector>()
-  readonly #ropes = new Map<RopeTable, HostRope>()
-  readonly #activations = new Map<Activation, HostActivation>()
+  readonly #matrices = new Handles<Matrix, PackedMatrix>('matrix')
+  readonly #vectors = new Handles<Vector, HostVector>('vector')
+  readonly #ropes = new Handles<RopeTable, HostRope>('rope table')
+  readonly #activations = new Handles<Activation, HostActivation>('activation')
   /** Biases of gated matrices, in the order of their panels. */
   readonly #gatedBiases = new Map<Vector, number>()
   #kv: KvCache | null = null
@@ -64,8 +64,8 @@ export class Resources {
 
   /** Packed matrices, their factors and vectors. */
   get weightBytes(): number {
-    const matrices = [...this.#matrices.values()].map(({ numPanels, panelBytes }) => numPanels * (panelBytes + 4) + 4)
-    const vectors = [...this.#vectors.values()].map(({ length }) => roundUp(length, PANEL) * 4)
+    const matrices = this.#matrices.values().map(({ numPanels, panelBytes }) => numPanels * (panelBytes + 4) + 4)
+    const vectors = this.#vectors.values().map(({ length }) => roundUp(length, PANEL) * 4)
     return [...matrices, ...vectors].reduce((sum, bytes) => sum + bytes, 0)
   }
 
@@ -87,34 +87,27 @@ export class Resources {
   }
 
   #keep(matrix: PackedMatrix): PackedMatrix {
-    this.#matrices.set(matrix, matrix)
     this.#largestInner = Math.max(this.#largestInner, matrix.padded)
     this.#largestOuter = Math.max(this.#largestOuter, matrix.numPanels * PANEL)
-    return matrix
+    return this.#matrices.add(matrix)
   }
 
   loadVector(label: string, values: Float32Array): Vector {
     const address = this.#arena.allocate(roundUp(values.length, PANEL) * 4, label)
     this.#arena.f32(address, values.length).set(values)
-    const vector = { label, length: values.length, address }
-    this.#vectors.set(vector, vector)
-    return vector
+    return this.#vectors.add({ label, length: values.length, address })
   }
 
   loadRope(label: string, inverseFrequencies: Float64Array, attentionFactor: number): RopeTable {
     const rotaryDim = inverseFrequencies.length * 2
     const address = this.#arena.allocate(this.#maxRows * rotaryDim * 4, label)
-    const table = { label, rotaryDim, inverseFrequencies, attentionFactor, address, step: -1 }
-    this.#ropes.set(table, table)
-    return table
+    return this.#ropes.add({ label, rotaryDim, inverseFrequencies, attentionFactor, address, step: -1 })
   }
 
   createActivation(label: string, cols: number): Activation {
     const stride = roundUp(cols, PANEL) * 4
     const address = this.#arena.allocate(this.#maxRows * stride, label)
-    const activation = { label, cols, address, stride }
-    this.#activations.set(activation, activation)
-    return activation
+    return this.#activations.add({ label, cols, address, stride })
   }
 
   createKvCache(layout: KvLayout): void {
@@ -144,27 +137,19 @@ export class Resources {
   }
 
   matrix(matrix: Matrix): PackedMatrix {
-    const found = this.#matrices.get(matrix)
-    if (found === undefined) throw new Error(`matrix ${matrix.label} is not of this backend`)
-    return found
+    return this.#matrices.get(matrix)
   }
 
   vector(vector: Vector): HostVector {
-    const found = this.#vectors.get(vector)
-    if (found === undefined) throw new Error(`vector ${vector.label} is not of this backend`)
-    return found
+    return this.#vectors.get(vector)
   }
 
   activation(activation: Activation): HostActivation {
-    const found = this.#activations.get(activation)
-    if (found === undefined) throw new Error(`activation ${activation.label} is not of this backend`)
-    return found
+    return this.#activations.get(activation)
   }
 
   rope(rope: RopeTable): HostRope {
-    const found = this.#ropes.get(rope)
-    if (found === undefined) throw new Error(`rope table ${rope.label} is not of this backend`)
-    return found
+    return this.#ropes.get(rope)
   }
 
   /** Address of the bias as the epilogue reads it: of a gated matrix, 16 of the gate and 16 of the up projection in turn. */

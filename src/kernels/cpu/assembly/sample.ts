@@ -47,8 +47,8 @@ export function sample(c: SampleCommand): void {
     const logits = c.logits + c.stride * row
     let token = argmax(logits, c.vocab)
     if (spec.kind == DRAW) {
-      const max = load<f32>(logits + (<usize>token << 2))
-      if (max > BANNED_LOGIT) token = draw(spec, logits, max, c.vocab, token)
+      const largest = load<f32>(logits + (<usize>token << 2))
+      if (largest > BANNED_LOGIT) token = draw(spec, logits, largest, c.vocab, token)
     }
     store<i32>(c.out + (<usize>row << 2), token)
   }
@@ -83,8 +83,8 @@ function argmax(logits: usize, vocab: i32): i32 {
   return token == i32.MAX_VALUE ? 0 : token
 }
 
-function draw(spec: SampleSpec, logits: usize, max: f32, vocab: i32, likeliest: i32): i32 {
-  const maxima = f32x4.splat(max)
+function draw(spec: SampleSpec, logits: usize, largest: f32, vocab: i32, likeliest: i32): i32 {
+  const maxima = f32x4.splat(largest)
   const inverse = f32x4.splat(spec.inverseTemperature)
   const banned = f32x4.splat(BANNED_LOGIT)
   let threshold = spec.minZ
@@ -95,7 +95,7 @@ function draw(spec: SampleSpec, logits: usize, max: f32, vocab: i32, likeliest: 
       const scaled = f32x4.mul(f32x4.sub(value, maxima), inverse)
       v128.store(z + (<usize>t << 2), v128.bitselect(f32x4.splat(-Infinity), scaled, f32x4.le(value, banned)))
     }
-    threshold = max2(threshold, filter(spec, z, vocab))
+    threshold = max(threshold, filter(spec, z, vocab))
   }
   const key0 = i32x4.splat(spec.key0)
   const key1 = i32x4.splat(spec.key1)
@@ -119,7 +119,7 @@ function draw(spec: SampleSpec, logits: usize, max: f32, vocab: i32, likeliest: 
     const end = min(t + 4, vocab)
     for (let token = t; token < end; token++) {
       const one = load<f32>(logits + (<usize>token << 2))
-      const own = (one - max) * spec.inverseTemperature
+      const own = (one - largest) * spec.inverseTemperature
       if (one <= BANNED_LOGIT || own < threshold) continue
       const score = own + gumbel(mixScalar(mixScalar(token ^ spec.key0) ^ spec.key1))
       if (score > bestScore) {
@@ -129,12 +129,6 @@ function draw(spec: SampleSpec, logits: usize, max: f32, vocab: i32, likeliest: 
     }
   }
   return best
-}
-
-// @ts-ignore: decorator
-@inline
-function max2(a: f32, b: f32): f32 {
-  return a > b ? a : b
 }
 
 /** The larger of top-k's and top-p's thresholds on z. */
@@ -150,7 +144,7 @@ function filter(spec: SampleSpec, z: usize, vocab: i32): f32 {
     v128.store(masses + (<usize>t << 2), v128.and(exp(values), f32x4.ge(values, f32x4.splat(kth))))
   }
   for (let t = 0; t < vocab; t++) total += <f64>load<f32>(masses + (<usize>t << 2))
-  return max2(kth, select(z, masses, vocab, <f64>spec.topP * total, kth, sums))
+  return max(kth, select(z, masses, vocab, <f64>spec.topP * total, kth, sums))
 }
 
 /**
