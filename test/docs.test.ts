@@ -9,6 +9,8 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const documents = [
   'README.md',
   'CONTRIBUTING.md',
+  'SECURITY.md',
+  'CHANGELOG.md',
   'test/README.md',
   ...readdirSync(join(root, 'docs')).map((name) => `docs/${name}`),
 ].filter((path) => path.endsWith('.md'))
@@ -45,8 +47,14 @@ describe.each(documents)('%s', (path) => {
 
 it('the README has an answer of the real server in each example', () => {
   const readme = readFileSync(join(root, 'README.md'), 'utf8')
-  for (const name of ['completion', 'log', 'rag']) {
+  const answers = {
+    completion: /"finish_reason": "\w+"/,
+    log: /"trace_id":"[0-9a-f]{32}"/,
+    chat: /"role":"assistant","content":"[^"]+"/,
+    rag: /"documents": \[\s+\{ "id": "museum"/,
+  }
+  for (const name of ['completion', 'log', 'chat', 'rag'] as const) {
     const section = new RegExp(`<!-- example: ${name} -->([\\s\\S]*?)<!-- end -->`).exec(readme)?.[1] ?? ''
-    expect(section, name).toMatch(name === 'log' ? /"trace_id":"[0-9a-f]{32}"/ : /"choices"/)
+    expect(section, name).toMatch(answers[name])
   }
 })
