@@ -4,7 +4,8 @@ import type { z } from 'zod'
 import type { Engine } from '../engine/request.ts'
 import type { RagService } from '../rag/service.ts'
 import type { AppEnv } from './env.ts'
-import { chatJob, completionJob, type GenerationJob, type JobContext } from './job.ts'
+import { chatJob, completionJob, type JobContext } from './job.ts'
+import { chatShape, completionShape, type GenerationCall } from './output.ts'
 import { readJson } from './body.ts'
 import { runPipeline } from './pipeline.ts'
 import type { ServerState } from './state.ts'
@@ -21,15 +22,25 @@ export interface GenerationParts {
 
 export function generationRoutes(parts: GenerationParts): Hono<AppEnv> {
   return new Hono<AppEnv>()
-    .post('/v1/completions', (c) => handle(c, parts, completionRequest, completionJob))
-    .post('/v1/chat/completions', (c) => handle(c, parts, chatRequest, chatJob))
+    .post('/v1/completions', (c) =>
+      handle(c, parts, completionRequest, (body, context) => {
+        const job = completionJob(body, context)
+        return { job, shape: (echoText) => completionShape(job, echoText) }
+      }),
+    )
+    .post('/v1/chat/completions', (c) =>
+      handle(c, parts, chatRequest, (body, context) => {
+        const job = chatJob(body, context)
+        return { job, shape: () => chatShape(job) }
+      }),
+    )
 }
 
 async function handle<T extends z.ZodType<{ model?: string | undefined }>>(
   c: Context<AppEnv>,
   parts: GenerationParts,
   schema: T,
-  toJob: (body: z.output<T>, context: JobContext) => GenerationJob,
+  toCall: (body: z.output<T>, context: JobContext) => GenerationCall,
 ): Promise<Response> {
   const startedMs = performance.now()
   const trace = c.get('trace')
@@ -41,7 +52,7 @@ async function handle<T extends z.ZodType<{ model?: string | undefined }>>(
 
   const body = parseBody(schema, await readJson(c, parts.maxRequestBytes))
   const engine: Engine = parts.state.engineFor(body.model)
-  const job = toJob(body, {
+  const call = toCall(body, {
     requestId: c.get('requestId'),
     model: engine.modelName,
     maxModelLen: engine.maxModelLen,
@@ -51,6 +62,7 @@ async function handle<T extends z.ZodType<{ model?: string | undefined }>>(
     deadlineMs: parts.requestTimeoutMs > 0 ? startedMs + parts.requestTimeoutMs : null,
     traceparent: trace.traceparent() ?? undefined,
   })
+  const { job } = call
   trace.setGeneration({
     operation: job.kind === 'chat' ? 'chat' : 'text_completion',
     model: job.model,
@@ -60,7 +72,7 @@ async function handle<T extends z.ZodType<{ model?: string | undefined }>>(
     stopSequences: job.generation.stop.length,
     stream: job.stream,
   })
-  const response = await runPipeline({ engine, rag: parts.rag }, job, { trace, abort, admitted: c.get('admitted') })
+  const response = await runPipeline({ engine, rag: parts.rag }, call, { trace, abort, admitted: c.get('admitted') })
   if (job.stream) c.set('isStreaming', true)
   return response
 }

@@ -15,22 +15,40 @@ import {
   tailOf,
 } from './generation-result.ts'
 import type { GenerationJob } from './job.ts'
-import { dataFrame } from './sse.ts'
+import { type ApiError, toErrorBody } from './errors.ts'
+import { dataFrame, DONE_FRAME } from './sse.ts'
 
-/** How one route says what was generated. */
+/**
+ * How the wire of one route says what was generated: as one body, or as the frames of a stream. A frame is server-sent text, whole events;
+ * '' where the wire has nothing to say.
+ */
 export interface Shape {
   body(result: GenerationResult, citations: Citations | null): unknown
-  /** Chunks before the first event. */
-  opening(): unknown[]
-  /** Chunks that give a prompt back with its log-probabilities. */
-  echo(event: PromptLogprobsEvent): unknown[]
-  /** The frame of a token event's chunk, or '' when it has nothing to say. */
-  tokenFrame(event: TokenEvent): string
-  /** The chunk that ends a choice. `tail` goes into the stream's last chunk. */
-  finished(event: ChoiceFinishedEvent, tail: Tail | null): unknown
-  /** The chunk after all choices, when include_usage asked for one. */
-  usage(tail: Tail): unknown
+  /** Before the first event. */
+  opening(): string
+  /** A prompt given back with its log-probabilities. */
+  echo(event: PromptLogprobsEvent): string
+  token(event: TokenEvent): string
+  /** The end of a choice. `tail` is there for the last one, unless the stream has a chunk for it. */
+  finished(event: ChoiceFinishedEvent, tail: Tail | null): string
+  /** After all choices. */
+  closing(result: GenerationResult, citations: Citations | null): string
+  error(error: ApiError): string
+  /** The mark behind everything, also behind an error. */
+  readonly done: string
 }
+
+/** What a validated body comes to: what to run, and how to say what came of it. */
+export interface GenerationCall {
+  readonly job: GenerationJob
+  readonly shape: (echoText: EchoText) => Shape
+}
+
+/** The parts of OpenAI's older wires that are the same in both. */
+const openAiStream = {
+  error: (error: ApiError) => dataFrame(toErrorBody(error)),
+  done: DONE_FRAME,
+} as const
 
 /** The texts of a prompt that `echo` gives back. */
 export interface EchoText {
@@ -60,8 +78,8 @@ export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
     return Array.from({ length: job.n }, (_, i) => {
       const index = promptIndex * job.n + i
       offsets.set(index, text.length)
-      return { ...head, choices: [choice(index, text, logprobs, null)] }
-    })
+      return dataFrame({ ...head, choices: [choice(index, text, logprobs, null)] })
+    }).join('')
   }
   return {
     body: (result, citations) => ({
@@ -92,9 +110,11 @@ export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
       ...tailOf(result, citations),
     }),
     opening: () =>
-      job.echo && !wantsLogprobs ? job.generation.prompts.flatMap((_, promptIndex) => echo(promptIndex, null)) : [],
-    echo: (event) => (job.echo ? echo(event.promptIndex, event.entries) : []),
-    tokenFrame: (event) => {
+      job.echo && !wantsLogprobs
+        ? job.generation.prompts.map((_, promptIndex) => echo(promptIndex, null)).join('')
+        : '',
+    echo: (event) => (job.echo ? echo(event.promptIndex, event.entries) : ''),
+    token: (event) => {
       if (!wantsLogprobs && !job.returnTokenIds) return event.text === '' ? '' : textFrame(event)
       if (event.text === '' && !event.logprobs?.length && !(job.returnTokenIds && event.tokenIds.length > 0)) return ''
       const offset = offsets.get(event.choice) ?? 0
@@ -103,12 +123,15 @@ export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
       const more = job.returnTokenIds ? { token_ids: event.tokenIds } : {}
       return dataFrame({ ...head, choices: [choice(event.choice, event.text, logprobs, null, more)] })
     },
-    finished: (event, tail) => ({
-      ...head,
-      choices: [choice(event.choice, '', null, event.reason, { stop_reason: event.stopReason })],
-      ...tail,
-    }),
-    usage: (tail) => ({ ...head, choices: [], ...tail }),
+    finished: (event, tail) =>
+      dataFrame({
+        ...head,
+        choices: [choice(event.choice, '', null, event.reason, { stop_reason: event.stopReason })],
+        ...tail,
+      }),
+    closing: (result, citations) =>
+      job.includeUsage ? dataFrame({ ...head, choices: [], ...tailOf(result, citations) }) : '',
+    ...openAiStream,
   }
 }
 
@@ -143,9 +166,10 @@ export function chatShape(job: GenerationJob): Shape {
       })),
       ...tailOf(result, citations),
     }),
-    opening: () => Array.from({ length: job.n }, (_, index) => chunk(index, { role: 'assistant', content: '' })),
-    echo: () => [],
-    tokenFrame: (event) => {
+    opening: () =>
+      Array.from({ length: job.n }, (_, index) => dataFrame(chunk(index, { role: 'assistant', content: '' }))).join(''),
+    echo: () => '',
+    token: (event) => {
       const { toolCalls } = event
       if (toolCalls === undefined) {
         if (!wantsLogprobs && !job.returnTokenIds) return event.text === '' ? '' : textFrame(event)
@@ -162,18 +186,23 @@ export function chatShape(job: GenerationJob): Shape {
       }
       return dataFrame(chunk(event.choice, delta, more))
     },
-    finished: (event, tail) => ({
-      ...chunk(
-        event.choice,
-        {},
-        {
-          finish_reason: finishReason({ finished: event, hasCalls: callers.has(event.choice) }),
-          stop_reason: event.stopReason,
-        },
-      ),
-      ...tail,
-    }),
-    usage: (tail) => ({ ...head, object: 'chat.completion.chunk', choices: [], ...tail }),
+    finished: (event, tail) =>
+      dataFrame({
+        ...chunk(
+          event.choice,
+          {},
+          {
+            finish_reason: finishReason({ finished: event, hasCalls: callers.has(event.choice) }),
+            stop_reason: event.stopReason,
+          },
+        ),
+        ...tail,
+      }),
+    closing: (result, citations) =>
+      job.includeUsage
+        ? dataFrame({ ...head, object: 'chat.completion.chunk', choices: [], ...tailOf(result, citations) })
+        : '',
+    ...openAiStream,
   }
 }
 

@@ -6,9 +6,15 @@ import { clientGone, unlessGone } from './disconnect.ts'
 import { invalidRequest } from './errors.ts'
 import type { GenerationJob } from './job.ts'
 import { type Citations, GenerationResult } from './generation-result.ts'
-import { chatShape, completionShape, type Shape } from './output.ts'
+import type { EchoText, GenerationCall } from './output.ts'
 import { SSE_HEADERS, sseStream } from './sse.ts'
-import { type Accepted, noteResult, type RequestScope, streamedOutput } from './streamed-output.ts'
+import {
+  type Accepted,
+  type AcceptedGeneration,
+  noteResult,
+  type RequestScope,
+  streamedOutput,
+} from './streamed-output.ts'
 
 export interface PipelineParts {
   readonly engine: Engine
@@ -22,11 +28,14 @@ interface FinalPrompts {
 }
 
 /** Runs a job to its response. A stream goes on after this returns and closes the trace itself. */
-export async function runPipeline(parts: PipelineParts, job: GenerationJob, scope: RequestScope): Promise<Response> {
+export async function runPipeline(parts: PipelineParts, call: GenerationCall, scope: RequestScope): Promise<Response> {
+  const { job } = call
   const own = await tokenize(parts.engine, job)
   const final = job.rag ? await retrieve(parts, job, scope.abort.signal) : { prompts: own, citations: null }
   const accepted = await generate(parts.engine, { ...job.generation, prompts: final.prompts }, scope)
-  return job.stream ? formatStream(parts, job, final, accepted, scope) : formatBody(parts, job, final, accepted, scope)
+  const shape = call.shape(echoTextOf(parts.engine, job, final.prompts))
+  const format = job.stream ? formatStream : formatBody
+  return format({ job, accepted, shape, citations: final.citations }, scope)
 }
 
 /** The caller's own prompt as token ids; a remote engine keeps the text. */
@@ -63,19 +72,14 @@ async function generate(engine: Engine, request: GenerationRequest, scope: Reque
 }
 
 /** One JSON body. The middleware closes the trace. */
-async function formatBody(
-  parts: PipelineParts,
-  job: GenerationJob,
-  final: FinalPrompts,
-  { first, events }: Accepted,
-  scope: RequestScope,
-): Promise<Response> {
+async function formatBody(generation: AcceptedGeneration, scope: RequestScope): Promise<Response> {
+  const { job, accepted, shape, citations } = generation
   const result = new GenerationResult(job)
-  if (first !== undefined) result.add(first, true)
-  for await (const event of events) result.add(event, true)
+  if (accepted.first !== undefined) result.add(accepted.first, true)
+  for await (const event of accepted.events) result.add(event, true)
   if (scope.abort.signal.aborted) throw clientGone()
   return stage('format.output', async (span) => {
-    const body = JSON.stringify(shapeOf(parts, job, final).body(result, final.citations))
+    const body = JSON.stringify(shape.body(result, citations))
     span.set({
       'llm.tokens.out': result.numGeneratedTokens,
       'output.format': job.generation.structured ? 'json' : 'text',
@@ -86,29 +90,21 @@ async function formatBody(
 }
 
 /** Server-sent events. */
-function formatStream(
-  parts: PipelineParts,
-  job: GenerationJob,
-  final: FinalPrompts,
-  accepted: Accepted,
-  scope: RequestScope,
-): Response {
-  const source = streamedOutput({ job, accepted, shape: shapeOf(parts, job, final), citations: final.citations }, scope)
-  return new Response(sseStream(source), { headers: SSE_HEADERS })
+function formatStream(generation: AcceptedGeneration, scope: RequestScope): Response {
+  return new Response(sseStream(streamedOutput(generation, scope)), { headers: SSE_HEADERS })
 }
 
-function shapeOf(parts: PipelineParts, job: GenerationJob, final: FinalPrompts): Shape {
-  if (job.kind === 'chat') return chatShape(job)
+/** The texts of the prompts, for answers that give them back. */
+function echoTextOf(engine: Engine, job: GenerationJob, prompts: readonly PromptInput[]): EchoText {
   const finalIds = (promptIndex: number): readonly number[] => {
-    const prompt = final.prompts[promptIndex]
+    const prompt = prompts[promptIndex]
     return prompt && 'ids' in prompt ? prompt.ids : []
   }
-  return completionShape(job, {
+  return {
     prompt(promptIndex) {
       const given = job.generation.prompts[promptIndex]
-      return given && 'text' in given ? given.text : (parts.engine.decode(finalIds(promptIndex)) ?? '')
+      return given && 'text' in given ? given.text : (engine.decode(finalIds(promptIndex)) ?? '')
     },
-    firstToken: (promptIndex) =>
-      parts.engine.decode(finalIds(promptIndex).slice(0, 1), { skipSpecialTokens: false }) ?? '',
-  })
+    firstToken: (promptIndex) => engine.decode(finalIds(promptIndex).slice(0, 1), { skipSpecialTokens: false }) ?? '',
+  }
 }

@@ -129,7 +129,7 @@ describe('a token’s frame', () => {
     const chat = chatShape(job())
     for (const text of ['a', '"\\\n', '\u{1F600}', '\u2028', '\ud800', '\0text\0', '$&']) {
       for (const choice of [0, 1, 0]) {
-        expect(completion.tokenFrame(event(choice, text))).toBe(
+        expect(completion.token(event(choice, text))).toBe(
           dataFrame({
             id: 'cmpl-1',
             object: 'text_completion',
@@ -138,7 +138,7 @@ describe('a token’s frame', () => {
             choices: [{ index: choice, text, logprobs: null, finish_reason: null }],
           }),
         )
-        expect(chat.tokenFrame(event(choice, text))).toBe(
+        expect(chat.token(event(choice, text))).toBe(
           dataFrame({
             id: 'cmpl-1',
             created: 1,
@@ -152,9 +152,9 @@ describe('a token’s frame', () => {
   })
 
   it('is none without text, unless token ids were asked for', () => {
-    expect(completionShape(job(), echo).tokenFrame(event(0, ''))).toBe('')
-    expect(chatShape(job()).tokenFrame(event(0, ''))).toBe('')
-    expect(completionShape(job({}, true), echo).tokenFrame(event(0, ''))).toContain('"token_ids":[7]')
-    expect(chatShape(job({}, true)).tokenFrame(event(0, ''))).toContain('"token_ids":[7]')
+    expect(completionShape(job(), echo).token(event(0, ''))).toBe('')
+    expect(chatShape(job()).token(event(0, ''))).toBe('')
+    expect(completionShape(job({}, true), echo).token(event(0, ''))).toContain('"token_ids":[7]')
+    expect(chatShape(job({}, true)).token(event(0, ''))).toContain('"token_ids":[7]')
   })
 })

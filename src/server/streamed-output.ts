@@ -3,11 +3,11 @@ import type { GenerationEvent, GenerationStream } from '../engine/request.ts'
 import { bindFunction, openStage, type OpenStage } from '../observability/context.ts'
 import type { RequestTrace } from '../observability/request-trace.ts'
 import { endingOf } from './endings.ts'
-import { toApiError, toErrorBody } from './errors.ts'
+import { toApiError } from './errors.ts'
 import type { GenerationJob } from './job.ts'
 import { type Citations, GenerationResult, tailOf } from './generation-result.ts'
 import type { Shape } from './output.ts'
-import { dataFrame, DONE_FRAME, type FrameSource } from './sse.ts'
+import type { FrameSource } from './sse.ts'
 
 /** The life of one request around the pipeline. */
 export interface RequestScope {
@@ -25,7 +25,8 @@ export interface Accepted {
   readonly events: GenerationStream
 }
 
-export interface StreamedGeneration {
+/** A generation under way, and the wire that says what comes of it. */
+export interface AcceptedGeneration {
   readonly job: GenerationJob
   readonly accepted: Accepted
   readonly shape: Shape
@@ -33,12 +34,12 @@ export interface StreamedGeneration {
 }
 
 /** The frames of a generation. Call it in the request's context; its methods may be called in any. */
-export function streamedOutput(generation: StreamedGeneration, scope: RequestScope): FrameSource {
+export function streamedOutput(generation: AcceptedGeneration, scope: RequestScope): FrameSource {
   return new StreamedOutput(generation, scope)
 }
 
 class StreamedOutput implements FrameSource {
-  readonly #generation: StreamedGeneration
+  readonly #generation: AcceptedGeneration
   readonly #scope: RequestScope
   readonly #result: GenerationResult
   readonly #openStage: () => OpenStage<'format.output'>
@@ -46,7 +47,7 @@ class StreamedOutput implements FrameSource {
   #stage: OpenStage<'format.output'> | null = null
   #isOver = false
 
-  constructor(generation: StreamedGeneration, scope: RequestScope) {
+  constructor(generation: AcceptedGeneration, scope: RequestScope) {
     this.#generation = generation
     this.#scope = scope
     this.#result = new GenerationResult(generation.job)
@@ -60,7 +61,7 @@ class StreamedOutput implements FrameSource {
     try {
       if (this.#stage === null) {
         this.#stage = this.#openStage()
-        for (const chunk of shape.opening()) frames += dataFrame(chunk)
+        frames += shape.opening()
         if (accepted.first !== undefined) frames += this.#framesOf(accepted.first)
       }
       for (;;) {
@@ -99,37 +100,36 @@ class StreamedOutput implements FrameSource {
       case 'prompt':
         return ''
       case 'promptLogprobs':
-        return shape.echo(event).map(dataFrame).join('')
+        return shape.echo(event)
       case 'token':
-        return shape.tokenFrame(event)
+        return shape.token(event)
       case 'finished':
-        return dataFrame(
-          shape.finished(event, result.isComplete && !job.includeUsage ? tailOf(result, citations) : null),
-        )
+        return shape.finished(event, result.isComplete && !job.includeUsage ? tailOf(result, citations) : null)
     }
   }
 
-  /** The engine has said everything. The trace closes before [DONE] is written. */
+  /** The engine has said everything. The trace closes before the stream's end mark is written. */
   #finish(): string {
-    const { job, shape, citations } = this.#generation
+    const { shape, citations } = this.#generation
     const { trace, abort } = this.#scope
-    const usage = job.includeUsage ? dataFrame(shape.usage(tailOf(this.#result, citations))) : ''
+    const closing = shape.closing(this.#result, citations)
     this.#close()
     if (abort.signal.aborted) {
       trace.finish({ ending: 'client_disconnect', status: 200 })
-      return usage
+      return closing
     }
     trace.finish({ ending: 'success', status: 200 })
-    return usage + DONE_FRAME
+    return closing + shape.done
   }
 
   #fail(error: unknown): string {
     const { trace } = this.#scope
+    const { shape } = this.#generation
     // Where the error is not the engine's own, it is still at work.
     void this.#generation.accepted.events.return?.()
     this.#close()
     trace.finish({ ...endingOf(error), status: 200 })
-    return dataFrame(toErrorBody(toApiError(error, trace.traceId))) + DONE_FRAME
+    return shape.error(toApiError(error, trace.traceId)) + shape.done
   }
 
   #close(): void {
