@@ -96,6 +96,12 @@ export class ActiveRequests {
     this.end(active, error)
   }
 
+  /** The request of a sequence that cannot go on; none where the choice has ended. */
+  failSequence(sequence: Sequence, error: EngineError): void {
+    const owner = this.#owners.get(sequence)
+    if (owner !== undefined) this.fail(owner.active, error)
+  }
+
   failAll(error: EngineError): void {
     for (const active of this.#active) this.fail(active, error)
   }

@@ -20,6 +20,8 @@ import type { Engine, EngineStats, GenerationRequest, GenerationStream, PromptIn
 import { MAX_DRAFT_TOKENS, RunnerError } from './runner/runner.ts'
 import type { ModelInfo, Runner, StepResult } from './runner/runner.ts'
 import { Scheduler } from './scheduler.ts'
+import type { Sequence } from './sequence.ts'
+import { SequenceFault } from './step-draft.ts'
 import type { ScheduledStep } from './step-draft.ts'
 import { newEngineCounts, publishSchedule } from './step-accounting.ts'
 import type { Tokenizer } from './tokenizer.ts'
@@ -265,20 +267,23 @@ class LocalEngine implements Engine {
 
   /** Schedules, runs and delivers one step. False: there was nothing to do. */
   async #step(): Promise<boolean> {
+    let delivering: ScheduledStep | null = null
     try {
       if (this.#masks.numPending > 0) await this.#masks.wait()
       this.#fill()
       const oldest = this.#inFlight.shift()
       if (oldest === undefined) return false
+      delivering = oldest.step
       const result = await oldest.result
       const atMs = performance.now()
       const startMs = Math.max(oldest.submittedMs, this.#lastDeliveredMs)
       this.#lastDeliveredMs = atMs
       this.#delivery.deliver({ step: oldest.step, result, startMs, atMs })
       // At once, so that the runner computes while the streams are written; but not without the sequences whose masks are on their way.
+      delivering = null
       if (this.#masks.numPending === 0 && !this.#isClosed()) this.#fill()
     } catch (error) {
-      await this.#failSteps(error)
+      await this.#failSteps(error, culpritOf(error, delivering))
     }
     return true
   }
@@ -297,10 +302,20 @@ class LocalEngine implements Engine {
     }
   }
 
-  /** A step failed: the pool's content is lost and every running sequence with it. Waiting ones go on, unless the engine itself is at fault. */
-  async #failSteps(error: unknown): Promise<void> {
+  /**
+   * A step failed, and what is planned or in flight after it is void. Where one sequence is to blame its request fails and the others compute
+   * their tokens again; else the pool's content is lost and every running sequence with it. Waiting ones go on, unless the engine itself is at fault.
+   */
+  async #failSteps(error: unknown, culprit: Sequence | null): Promise<void> {
     if (!this.#isClosed()) this.#options.onError?.('step', error)
     await settled(this.#inFlight.splice(0).map(({ result }) => result))
+    if (culprit !== null) {
+      this.#scheduler.invalidate()
+      const message = 'the engine failed while the request ran'
+      this.#requests.failSequence(culprit, new EngineError('engine_error', message, null, { cause: error }))
+      publishSchedule({ step: null, preempted: this.#scheduler.restart() }, this.#bus, this.#counts)
+      return
+    }
     const isRunnerFault = error instanceof RunnerError
     const isLost = isRunnerFault && error.code === 'device_lost'
     const message = isLost
@@ -309,12 +324,16 @@ class LocalEngine implements Engine {
     const failure = new EngineError(isLost ? 'device_lost' : 'engine_error', message, null, { cause: error })
     const running = [...this.#scheduler.running]
     this.#scheduler.invalidate()
-    for (const sequence of running) {
-      const owner = this.#requests.owner(sequence)
-      if (owner !== undefined) this.#requests.fail(owner.active, failure)
-    }
+    for (const sequence of running) this.#requests.failSequence(sequence, failure)
     if (!isRunnerFault) this.#requests.failAll(failure)
   }
+}
+
+/** The sequence whose plan made the step fail before it ran; null: not known to be one sequence's fault. */
+function culpritOf(error: unknown, step: ScheduledStep | null): Sequence | null {
+  if (error instanceof SequenceFault) return error.sequence
+  if (!(error instanceof RunnerError) || error.code !== 'engine_error' || error.sequence === null) return null
+  return step?.sequences[error.sequence]?.sequence ?? null
 }
 
 /** When all of them have ended, however. */

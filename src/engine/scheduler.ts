@@ -91,11 +91,34 @@ export class Scheduler {
     sequence.status = 'finished'
   }
 
-  /** The pool's content is lost: nothing of it may be hit again. Running sequences are to be finished by the caller. */
+  /**
+   * The pool's content is lost: nothing of it may be hit again, and no step that was planned will be settled. Running sequences
+   * are to be finished by the caller, or to start over (`restart`).
+   */
   invalidate(): void {
     this.#generation++
     this.cache.clear()
-    for (const sequence of this.#running) sequence.numComputedTokens = 0
+    for (const sequence of this.#running) {
+      noteComputed(sequence)
+      sequence.numComputedTokens = 0
+      sequence.numPendingTokens = 0
+    }
+    // Also of those that were preempted while their step was in flight: their token will not come.
+    for (const sequence of this.#waiting) sequence.numPendingTokens = 0
+  }
+
+  /** After `invalidate`: running sequences go back to the queue and compute their known tokens again. */
+  restart(): Schedule['preempted'] {
+    const preempted: Schedule['preempted'][number][] = []
+    for (const sequence of this.#running.slice()) {
+      // Admitted by a plan that was never finished: nobody has heard of it.
+      const isAnnounced = sequence.counters.firstScheduledMs !== null
+      this.#requeue(sequence, isAnnounced ? 'preempted' : 'waiting')
+      if (!isAnnounced) continue
+      sequence.counters.numPreemptions++
+      preempted.push({ sequence, numComputedTokens: 0 })
+    }
+    return preempted
   }
 
   /**
@@ -152,9 +175,7 @@ export class Scheduler {
       if (sequence === undefined || !wantsDecodeStep(sequence)) continue
       if (draft.budget === 0) return
       numDecoding--
-      // Drafts continue known tokens only.
-      const drafts = sequence.numPendingTokens > 0 ? [] : sequence.drafts.slice(0, draft.roomForDrafts(numDecoding))
-      sequence.drafts = []
+      const drafts = this.#draftsOf(sequence, draft.roomForDrafts(numDecoding))
       while (!this.#grow(sequence, sequence.numTokens + drafts.length)) {
         const victim = this.#victim(draft, sequence)
         preempted.push({ sequence: victim, numComputedTokens: victim.numComputedTokens })
@@ -165,6 +186,20 @@ export class Scheduler {
     }
   }
 
+  /**
+   * The tokens to verify in this step. They continue known tokens only, end where the answer (and so the context) does, and are dropped rather
+   * than given a block that another sequence would have to make room for.
+   */
+  #draftsOf(sequence: Sequence, room: number): readonly number[] {
+    const { drafts, numPendingTokens, maxOutputTokens, numOutputTokens, numTokens, blockTable } = sequence
+    sequence.drafts = []
+    if (drafts.length === 0 || numPendingTokens > 0) return []
+    const { blockSize } = this.#options
+    const numSpareBlocks = Math.max(0, this.pool.numFree - this.#running.length)
+    const numSlots = (blockTable.length + numSpareBlocks) * blockSize - numTokens
+    return drafts.slice(0, Math.max(0, Math.min(room, maxOutputTokens - numOutputTokens - 1, numSlots)))
+  }
+
   /** The newest sequence without work in this step; in the end the one that asks. */
   #victim(draft: StepDraft, asking: Sequence): Sequence {
     return this.#running.findLast((sequence) => sequence === asking || !draft.includes(sequence)) ?? asking
@@ -173,14 +208,15 @@ export class Scheduler {
   #preempt(sequence: Sequence): void {
     this.#publishAll(sequence)
     sequence.counters.numPreemptions++
-    sequence.maxComputedTokens = Math.max(
-      sequence.maxComputedTokens,
-      Math.min(sequence.numComputedTokens, sequence.tokens.length),
-    )
+    noteComputed(sequence)
+    this.#requeue(sequence, 'preempted')
+  }
+
+  #requeue(sequence: Sequence, status: 'waiting' | 'preempted'): void {
     remove(this.#running, sequence)
     this.#releaseBlocks(sequence)
     sequence.numComputedTokens = 0
-    sequence.status = 'preempted'
+    sequence.status = status
     insert(this.#waiting, sequence, compareWaiting)
   }
 
@@ -275,6 +311,12 @@ export class Scheduler {
 
 function wantsDecodeStep(sequence: Sequence): boolean {
   return sequence.isDecoding && sequence.wantsMoreTokens && !sequence.isMaskPending
+}
+
+/** What it has computed will be computed again: below this, work is recomputation. */
+function noteComputed(sequence: Sequence): void {
+  const numComputed = Math.min(sequence.numComputedTokens, sequence.tokens.length)
+  sequence.maxComputedTokens = Math.max(sequence.maxComputedTokens, numComputed)
 }
 
 function compareRunning(a: Sequence, b: Sequence): number {

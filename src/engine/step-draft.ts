@@ -39,6 +39,17 @@ export interface StepBounds {
   readonly maxSampleRows: number
 }
 
+/** Planning failed over one sequence; the others are not to blame. */
+export class SequenceFault extends Error {
+  override readonly name = 'SequenceFault'
+  readonly sequence: Sequence
+
+  constructor(sequence: Sequence, cause: unknown) {
+    super(`sequence ${sequence.requestId}/${sequence.choice} cannot be planned`, { cause })
+    this.sequence = sequence
+  }
+}
+
 export class StepDraft {
   readonly stepId: number
   readonly admitted: Admission[] = []
@@ -71,8 +82,28 @@ export class StepDraft {
     return Math.max(0, left - 1 - numOthers)
   }
 
-  /** The newest token, and drafts after it. */
+  /** The newest token, and drafts after it. Throws SequenceFault. */
   addDecode(sequence: Sequence, drafts: readonly number[]): void {
+    blaming(sequence, () => this.#addDecode(sequence, drafts))
+  }
+
+  /** As much of what is not computed as the budget allows; a token is sampled when nothing is left. Throws SequenceFault. */
+  addChunk(sequence: Sequence): void {
+    blaming(sequence, () => this.#addChunk(sequence))
+  }
+
+  finish(): ScheduledStep {
+    return {
+      plan: { stepId: this.stepId, blockCopies: this.blockCopies, sequences: this.#plans },
+      sequences: [...this.#sequences.values()],
+      admitted: this.admitted,
+      numRows: this.#numPrefillTokens + this.#numDecodeTokens,
+      numPrefillTokens: this.#numPrefillTokens,
+      numDecodeTokens: this.#numDecodeTokens,
+    }
+  }
+
+  #addDecode(sequence: Sequence, drafts: readonly number[]): void {
     const start = sequence.numComputedTokens
     const numKnown = sequence.numOutputTokens + sequence.numPendingTokens
     const sample: SampleSpec[] = []
@@ -90,8 +121,7 @@ export class StepDraft {
     this.#add(sequence, { fromPreviousStep: sequence.pendingSampleRow }, drafts, sample, null)
   }
 
-  /** As much of what is not computed as the budget allows; a token is sampled when nothing is left. */
-  addChunk(sequence: Sequence): void {
+  #addChunk(sequence: Sequence): void {
     const start = sequence.numComputedTokens
     const end = Math.min(sequence.tokens.length, start + this.budget)
     const samples =
@@ -103,17 +133,6 @@ export class StepDraft {
     this.#numPrefillTokens += last - start
     const sample = samples ? [sequence.sampling.spec(sequence.numOutputTokens, sequence.mask)] : []
     this.#add(sequence, { ids: sequence.tokens.slice(start, last) }, [], sample, promptScores(sequence, start, last))
-  }
-
-  finish(): ScheduledStep {
-    return {
-      plan: { stepId: this.stepId, blockCopies: this.blockCopies, sequences: this.#plans },
-      sequences: [...this.#sequences.values()],
-      admitted: this.admitted,
-      numRows: this.#numPrefillTokens + this.#numDecodeTokens,
-      numPrefillTokens: this.#numPrefillTokens,
-      numDecodeTokens: this.#numDecodeTokens,
-    }
   }
 
   #add(
@@ -143,6 +162,14 @@ export class StepDraft {
       sequence.pendingStepId = this.stepId
       this.#numSampleRows += sample.length
     }
+  }
+}
+
+function blaming(sequence: Sequence, add: () => void): void {
+  try {
+    add()
+  } catch (error) {
+    throw new SequenceFault(sequence, error)
   }
 }
 

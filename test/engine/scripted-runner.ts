@@ -5,7 +5,8 @@
  */
 import { Sampler, tokenLogprobs } from '../../src/kernels/sampling.ts'
 import type { ModelInfo, Runner, SequencePlan, StepPlan, StepResult } from '../../src/engine/runner/runner.ts'
-import { RunnerError } from '../../src/engine/runner/runner.ts'
+import { MAX_DRAFT_TOKENS, RunnerError } from '../../src/engine/runner/runner.ts'
+import { StepLayout } from '../../src/engine/runner/step-input.ts'
 
 export interface ScriptedRunnerOptions {
   readonly numBlocks: number
@@ -23,12 +24,16 @@ export interface ScriptedRunnerOptions {
 }
 
 const NEVER_WRITTEN = -1
+/** More sequences than a test's steps have. */
+const MAX_SEQUENCES = 64
 
 export class ScriptedRunner implements Runner {
   readonly modelInfo: ModelInfo
   readonly #options: ScriptedRunnerOptions
   readonly #pool: Int32Array // [numBlocks, blockSize] token ids
   readonly #sampler: Sampler
+  /** Refuses what a device would have no room for. */
+  readonly #layout: StepLayout
   #sampled: number[] = []
   #isClosed = false
   numSteps = 0
@@ -37,6 +42,16 @@ export class ScriptedRunner implements Runner {
     this.#options = options
     this.#pool = new Int32Array(options.numBlocks * options.blockSize).fill(NEVER_WRITTEN)
     this.#sampler = new Sampler(options.vocabSize)
+    const { numBlocks, blockSize, vocabSize, maxNumBatchedTokens: maxRows } = options
+    this.#layout = new StepLayout({
+      maxRows,
+      maxSequences: MAX_SEQUENCES,
+      maxSampleRows: MAX_SEQUENCES * (1 + MAX_DRAFT_TOKENS),
+      maxBlocksPerSequence: Math.ceil((options.maxModelLen ?? numBlocks * blockSize) / blockSize),
+      blockSize,
+      numBlocks,
+      vocabSize,
+    })
     this.modelInfo = {
       architecture: 'scripted',
       vocabSize: options.vocabSize,
@@ -98,14 +113,13 @@ export class ScriptedRunner implements Runner {
 
   #run(plan: StepPlan): StepResult {
     this.#options.onPlan?.(plan)
+    this.#layout.plan(plan)
     this.numSteps++
-    const { blockSize, maxNumBatchedTokens } = this.#options
+    const { blockSize } = this.#options
     for (const { source, destination, numTokens } of plan.blockCopies) {
       this.#pool.copyWithin(destination * blockSize, source * blockSize, source * blockSize + numTokens)
     }
     const inputs = plan.sequences.map((sequence) => this.#inputTokens(sequence))
-    const numRows = inputs.reduce((sum, tokens) => sum + tokens.length, 0)
-    if (numRows > maxNumBatchedTokens) throw new Error(`${numRows} rows, at most ${maxNumBatchedTokens}`)
     // As on a device: every row of the step stores before any row attends.
     for (const [i, sequence] of plan.sequences.entries()) {
       inputs[i]?.forEach((token, j) => (this.#pool[this.#slot(sequence, sequence.startPosition + j)] = token))

@@ -125,8 +125,15 @@ export class ModelError extends Error {
 export class RunnerError extends Error {
   override readonly name = 'RunnerError'
   readonly code: 'engine_error' | 'device_lost' | 'closed'
-  constructor(code: 'engine_error' | 'device_lost' | 'closed', message: string, options?: ErrorOptions) {
+  /** Index in the plan of the sequence whose plan was refused before anything of the step ran; null: not one sequence's fault. */
+  readonly sequence: number | null
+  constructor(
+    code: 'engine_error' | 'device_lost' | 'closed',
+    message: string,
+    options: ErrorOptions & { readonly sequence?: number | null } = {},
+  ) {
     super(message, options)
     this.code = code
+    this.sequence = options.sequence ?? null
   }
 }

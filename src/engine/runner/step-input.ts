@@ -37,11 +37,12 @@ export class StepLayout {
     }))
   }
 
-  /** Throws RunnerError (`engine_error`) naming the number at fault when a plan breaks the limits: a bug of the scheduler's. */
+  /** Throws RunnerError (`engine_error`) naming the number at fault, and the sequence, when a plan breaks the limits: a bug of the scheduler's. */
   plan(plan: StepPlan): PlannedStep {
     const { maxRows, maxSequences, maxSampleRows, maxBlocksPerSequence, blockSize, numBlocks, vocabSize } = this.#limits
+    let current: number | null = null
     const check = (ok: boolean, problem: () => string): void => {
-      if (!ok) throw new RunnerError('engine_error', `step ${plan.stepId}: ${problem()}`)
+      if (!ok) throw new RunnerError('engine_error', `step ${plan.stepId}: ${problem()}`, { sequence: current })
     }
     check(plan.sequences.length <= maxSequences, () => `${plan.sequences.length} sequences, at most ${maxSequences}`)
     for (const { source, destination, numTokens } of plan.blockCopies) {
@@ -57,6 +58,7 @@ export class StepLayout {
     const scores: ScoreRow[] = []
     let row = 0
     for (const [s, sequence] of plan.sequences.entries()) {
+      current = s
       const { tokenSource, startPosition, blockTable, sample, score } = sequence
       const count = 'ids' in tokenSource ? tokenSource.ids.length : 1
       const used = Math.ceil((startPosition + count) / blockSize)
@@ -64,7 +66,8 @@ export class StepLayout {
       check(row + count <= maxRows, () => `${row + count} rows, at most ${maxRows}`)
       check(
         used <= blockTable.length && used <= maxBlocksPerSequence,
-        () => `sequence ${s} needs ${used} blocks, its table has ${blockTable.length}`,
+        () =>
+          `sequence ${s} needs ${used} blocks of at most ${maxBlocksPerSequence}, its table has ${blockTable.length}`,
       )
       check(sample.length <= count, () => `sequence ${s} samples ${sample.length} rows of ${count}`)
       check(
@@ -92,6 +95,7 @@ export class StepLayout {
       score?.targets.forEach((target, i) => scores.push({ row: row + i, target, topN: score.topN }))
       row += count
     }
+    current = null
     check(samples.length <= maxSampleRows, () => `${samples.length} sample rows, at most ${maxSampleRows}`)
     starts[plan.sequences.length] = row
     const input = {

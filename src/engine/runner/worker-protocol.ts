@@ -30,20 +30,22 @@ export type WorkerResponse =
 export interface WireError {
   readonly kind: 'model' | 'runner' | 'other'
   readonly code: RunnerError['code']
+  readonly sequence: number | null
   readonly message: string
   readonly stack: string | undefined
 }
 
 export function toWireError(error: unknown): WireError {
   const { message, stack } = error instanceof Error ? error : new Error(String(error))
-  if (error instanceof ModelError) return { kind: 'model', code: 'engine_error', message, stack }
-  if (error instanceof RunnerError) return { kind: 'runner', code: error.code, message, stack }
-  return { kind: 'other', code: 'engine_error', message, stack }
+  const other = { kind: 'other', code: 'engine_error', sequence: null, message, stack } as const
+  if (error instanceof ModelError) return { ...other, kind: 'model' }
+  if (error instanceof RunnerError) return { ...other, kind: 'runner', code: error.code, sequence: error.sequence }
+  return other
 }
 
 /** The error as the caller of a local runner would have seen it, with the worker's stack as its cause. */
-export function fromWireError({ kind, code, message, stack }: WireError): Error {
+export function fromWireError({ kind, code, sequence, message, stack }: WireError): Error {
   const cause = new Error(message)
   if (stack !== undefined) cause.stack = stack
-  return kind === 'model' ? new ModelError(message, { cause }) : new RunnerError(code, message, { cause })
+  return kind === 'model' ? new ModelError(message, { cause }) : new RunnerError(code, message, { cause, sequence })
 }
