@@ -8,11 +8,13 @@ import { embeddingRoutes } from './embeddings.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError } from './errors.ts'
 import type { Keys } from './keys.ts'
+import { messagesRoutes } from './messages/routes.ts'
 import { admit, allowOrigins, renderError, requestTrace, requireKey } from './middleware.ts'
 import { CORE_ROUTES } from './openapi.ts'
 import { requireOwnOrigin } from './origin.ts'
 import { probeRoutes } from './probes.ts'
 import { ragRoutes } from './rag.ts'
+import { responsesRoutes } from './responses/routes.ts'
 import { rerankRoutes } from './rerank.ts'
 import { sessionRoutes } from './session.ts'
 import type { ServerState } from './state.ts'
@@ -60,9 +62,15 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
   app.use(requireKey(parts.keys))
   const isOpen = parts.keys.authenticate(undefined, undefined) !== null
   if (isOpen) app.use(requireOwnOrigin({ corsOrigins: settings.corsOrigins, host: settings.host }))
-  app.on('POST', ['/v1/completions', '/v1/chat/completions'], admit(admission, 'submitted'))
+  app.on(
+    'POST',
+    ['/v1/completions', '/v1/chat/completions', '/v1/responses', '/v1/messages'],
+    admit(admission, 'submitted'),
+  )
   app.on('POST', ['/v1/embeddings', '/v1/rerank', '/v1/rag/*'], admit(admission, 'parsed'))
   app.route('/', generationRoutes({ state, rag, ...settings }))
+  app.route('/', responsesRoutes({ state, rag, ...settings }))
+  app.route('/', messagesRoutes({ state, rag, ...settings }))
   app.route('/', tokenizeRoutes({ state, maxRequestBytes }))
   if (parts.keys.canSignIn) app.route('/', sessionRoutes(parts.keys))
   app.route('/', traceRoutes({ store: observability.store, canSignIn: parts.keys.canSignIn }))

@@ -23,23 +23,30 @@ export interface GenerationParts {
 export function generationRoutes(parts: GenerationParts): Hono<AppEnv> {
   return new Hono<AppEnv>()
     .post('/v1/completions', (c) =>
-      handle(c, parts, completionRequest, (body, context) => {
+      handleGeneration(c, parts, completionRequest, asIs, (body, context) => {
         const job = completionJob(body, context)
         return { job, shape: (echoText) => completionShape(job, echoText) }
       }),
     )
     .post('/v1/chat/completions', (c) =>
-      handle(c, parts, chatRequest, (body, context) => {
+      handleGeneration(c, parts, chatRequest, asIs, (body, context) => {
         const job = chatJob(body, context)
         return { job, shape: () => chatShape(job) }
       }),
     )
 }
 
-async function handle<T extends z.ZodType<{ model?: string | undefined }>>(
+const asIs = (body: unknown): unknown => body
+
+/**
+ * One generation, from its body to its response.
+ * @param prepare what the schema leaves to be done before it: short forms made long. @param toCall throws ApiError.
+ */
+export async function handleGeneration<T extends z.ZodType<{ model?: string | undefined }>>(
   c: Context<AppEnv>,
   parts: GenerationParts,
   schema: T,
+  prepare: (body: unknown) => unknown,
   toCall: (body: z.output<T>, context: JobContext) => GenerationCall,
 ): Promise<Response> {
   const startedMs = performance.now()
@@ -50,7 +57,7 @@ async function handle<T extends z.ZodType<{ model?: string | undefined }>>(
   if (signal.aborted) onDisconnect()
   else signal.addEventListener('abort', onDisconnect, { once: true })
 
-  const body = parseBody(schema, await readJson(c, parts.maxRequestBytes))
+  const body = parseBody(schema, prepare(await readJson(c, parts.maxRequestBytes)))
   const engine: Engine = parts.state.engineFor(body.model)
   const call = toCall(body, {
     requestId: c.get('requestId'),

@@ -17,6 +17,8 @@ export interface RagJob {
 
 export interface GenerationJob {
   readonly kind: 'completion' | 'chat'
+  /** The request's field that the prompts came from. */
+  readonly promptField: 'prompt' | 'messages' | 'input'
   readonly requestId: string
   readonly model: string
   /** Unix seconds. */
@@ -81,6 +83,7 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
   return {
     ...common(body, context),
     kind: 'completion',
+    promptField: 'prompt',
     echo,
     n,
     logprobs,
@@ -97,11 +100,15 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
   }
 }
 
-export function chatJob(body: ChatRequest, context: JobContext): GenerationJob {
+export function chatJob(
+  body: ChatRequest,
+  context: JobContext,
+  promptField: GenerationJob['promptField'] = 'messages',
+): GenerationJob {
   const messages = body.messages.map(toChatMessage)
   const lastUser = messages.findLast((message) => message.role === 'user')
   if (body.rag && (lastUser?.content ?? '').trim() === '')
-    throw invalidRequest('messages: expected a question in a message of role user when rag is set', 'messages')
+    throw invalidRequest(`${promptField}: expected a question in a message of role user when rag is set`, promptField)
   if (body.top_logprobs !== undefined && !body.logprobs) {
     throw invalidRequest('top_logprobs: expected logprobs to be true as well', 'top_logprobs')
   }
@@ -111,6 +118,7 @@ export function chatJob(body: ChatRequest, context: JobContext): GenerationJob {
   return {
     ...common(body, context),
     kind: 'chat',
+    promptField,
     echo: false,
     n: body.n ?? 1,
     logprobs,

@@ -7,6 +7,7 @@ import type { Admission } from './admission.ts'
 import { endingOf, endingOfStatus } from './endings.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError, invalidRequest, toApiError, toErrorBody } from './errors.ts'
+import { toMessagesErrorBody } from './messages/shape.ts'
 import type { Keys } from './keys.ts'
 import { routeOf } from './routes.ts'
 import { isSignInPath, sessionOf, signInFirst } from './session.ts'
@@ -66,7 +67,11 @@ export function renderError(error: unknown, c: Context<AppEnv>): Response {
   // The rest of the body may still come.
   if (apiError.status === 408) headers['Connection'] = 'close'
   if (apiError.status === 401) headers['WWW-Authenticate'] = 'Bearer'
-  return c.json(toErrorBody(apiError), apiError.status, headers)
+  // Anthropic's clients read errors in that API's own form.
+  const body = c.req.path.startsWith('/v1/messages')
+    ? toMessagesErrorBody(apiError, c.get('requestId'))
+    : toErrorBody(apiError)
+  return c.json(body, apiError.status, headers)
 }
 
 const OPEN_ROUTES = new Set(['/health', '/ready'])

@@ -1,5 +1,7 @@
 /** GET /openapi.json: the request schemas are the very ones that validate (wire.ts), turned into JSON Schema. */
 import { z } from 'zod'
+import { countTokensRequest, messagesRequest } from './messages/wire.ts'
+import { responsesRequest } from './responses/wire.ts'
 import { chatRequest, completionRequest, detokenizeRequest, tokenizeRequest } from './wire.ts'
 
 const jsonSchema = (type: z.ZodType) => {
@@ -50,6 +52,17 @@ export type Routes = Readonly<Record<string, Readonly<Record<string, Operation>>
 export const CORE_ROUTES: Routes = {
   '/v1/completions': { post: { summary: 'Complete a prompt', body: completionRequest, stream: true } },
   '/v1/chat/completions': { post: { summary: 'Answer a conversation', body: chatRequest, stream: true } },
+  '/v1/responses': {
+    post: { summary: 'Answer items, keeping the answer for later turns', body: responsesRequest, stream: true },
+  },
+  '/v1/responses/{id}': {
+    get: { summary: 'One response that was kept', parameters: ['id'] },
+    delete: { summary: 'Forget a response', parameters: ['id'] },
+  },
+  '/v1/messages': {
+    post: { summary: "Answer a conversation in Anthropic's form", body: messagesRequest, stream: true },
+  },
+  '/v1/messages/count_tokens': { post: { summary: 'Tokens of such a conversation', body: countTokensRequest } },
   '/v1/models': { get: { summary: 'List the served models' } },
   '/v1/models/{id}': { get: { summary: 'One served model', parameters: ['id'] } },
   '/tokenize': { post: { summary: 'Token ids of a prompt or a conversation', body: tokenizeRequest } },

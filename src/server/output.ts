@@ -2,6 +2,7 @@
 import type {
   ChoiceFinishedEvent,
   ChoiceLogprob,
+  PromptEvent,
   PromptLogprobsEvent,
   TokenEvent,
   ToolCallDelta,
@@ -26,6 +27,8 @@ export interface Shape {
   body(result: GenerationResult, citations: Citations | null): unknown
   /** Before the first event. */
   opening(): string
+  /** A prompt was accepted. */
+  prompt(event: PromptEvent): string
   /** A prompt given back with its log-probabilities. */
   echo(event: PromptLogprobsEvent): string
   token(event: TokenEvent): string
@@ -46,6 +49,7 @@ export interface GenerationCall {
 
 /** The parts of OpenAI's older wires that are the same in both. */
 const openAiStream = {
+  prompt: () => '',
   error: (error: ApiError) => dataFrame(toErrorBody(error)),
   done: DONE_FRAME,
 } as const

@@ -44,8 +44,7 @@ async function tokenize(engine: Engine, job: GenerationJob): Promise<readonly Pr
     const encoded = job.generation.prompts.map((prompt) => engine.encode(prompt))
     const numTokens = encoded.reduce((sum, ids) => sum + (ids?.length ?? 0), 0)
     span.set({ 'llm.tokens.in': numTokens, 'tokenizer.name': engine.tokenizerName })
-    const param = job.kind === 'chat' ? 'messages' : 'prompt'
-    return encoded.map((ids, i) => (ids ? { ids, param } : (job.generation.prompts[i] ?? { ids: [] })))
+    return encoded.map((ids, i) => (ids ? { ids, param: job.promptField } : (job.generation.prompts[i] ?? { ids: [] })))
   })
 }
 

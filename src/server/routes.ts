@@ -12,6 +12,11 @@ export interface RouteInfo {
 const PATTERNS: readonly (readonly [method: string, pattern: RegExp, info: RouteInfo])[] = [
   ['POST', /^\/v1\/completions$/, { route: '/v1/completions', kind: 'generation', idPrefix: 'cmpl' }],
   ['POST', /^\/v1\/chat\/completions$/, { route: '/v1/chat/completions', kind: 'generation', idPrefix: 'chatcmpl' }],
+  ['POST', /^\/v1\/responses$/, { route: '/v1/responses', kind: 'generation', idPrefix: 'resp' }],
+  ['GET', /^\/v1\/responses\/[^/]+$/, { route: '/v1/responses/{id}', kind: 'other', idPrefix: 'req' }],
+  ['DELETE', /^\/v1\/responses\/[^/]+$/, { route: '/v1/responses/{id}', kind: 'other', idPrefix: 'req' }],
+  ['POST', /^\/v1\/messages$/, { route: '/v1/messages', kind: 'generation', idPrefix: 'msg' }],
+  ['POST', /^\/v1\/messages\/count_tokens$/, { route: '/v1/messages/count_tokens', kind: 'other', idPrefix: 'req' }],
   ['POST', /^\/v1\/embeddings$/, { route: '/v1/embeddings', kind: 'retrieval', idPrefix: 'embd' }],
   ['POST', /^\/v1\/rerank$/, { route: '/v1/rerank', kind: 'retrieval', idPrefix: 'rerank' }],
   ['POST', /^\/v1\/rag\/documents$/, { route: '/v1/rag/documents', kind: 'retrieval', idPrefix: 'rag' }],

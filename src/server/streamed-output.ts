@@ -98,7 +98,7 @@ class StreamedOutput implements FrameSource {
     result.add(event, this.#scope.trace.capturesContent)
     switch (event.type) {
       case 'prompt':
-        return ''
+        return shape.prompt(event)
       case 'promptLogprobs':
         return shape.echo(event)
       case 'token':

@@ -8,7 +8,7 @@ import { readJson } from './body.ts'
 import type { ServerState } from './state.ts'
 import { detokenizeRequest, parseBody, tokenizeRequest } from './wire.ts'
 
-const remoteTokenizer = (): ApiError =>
+export const remoteTokenizer = (): ApiError =>
   new ApiError(501, 'invalid_request_error', 'a remote engine tokenizes; ask it', { code: 'not_supported' })
 
 export function tokenizeRoutes(parts: { readonly state: ServerState; readonly maxRequestBytes: number }): Hono<AppEnv> {

@@ -6,10 +6,10 @@ import { z } from 'zod'
 import { invalidRequest } from './errors.ts'
 
 const tokenId = z.int().min(0)
-const nullable = <T extends z.ZodType>(type: T) => type.nullish().transform((value) => value ?? undefined)
+export const nullable = <T extends z.ZodType>(type: T) => type.nullish().transform((value) => value ?? undefined)
 
 /** A field of OpenAI's API (or vLLM's) that this server knows and does not offer. */
-const unsupported = (allowed: readonly unknown[] = []) =>
+export const unsupported = (allowed: readonly unknown[] = []) =>
   z
     .unknown()
     .optional()
@@ -67,7 +67,7 @@ const structuredOutputs = nullable(
 )
 
 /** `rag: true`, or what to retrieve. */
-const rag = nullable(
+export const rag = nullable(
   z.union(
     [
       z.boolean(),
@@ -204,9 +204,15 @@ export const tokenizeRequest = z
 
 export const detokenizeRequest = z.object({ model: nullable(z.string()), tokens: z.array(tokenId).max(1_000_000) })
 
-export type CompletionRequest = z.output<typeof completionRequest>
-export type ChatMessageFields = z.output<typeof chatMessage>
-export type ChatRequest = z.output<typeof chatRequest>
+/** A parsed body, whose absent fields may also be left out: other APIs make such bodies. */
+type Parsed<T> = { [K in keyof T as undefined extends T[K] ? never : K]: T[K] } & {
+  [K in keyof T as undefined extends T[K] ? K : never]?: T[K] | undefined
+}
+export type CompletionRequest = Parsed<z.output<typeof completionRequest>>
+export type ChatMessageFields = Parsed<z.output<typeof chatMessage>>
+export type ChatRequest = Omit<Parsed<z.output<typeof chatRequest>>, 'messages'> & {
+  readonly messages: readonly ChatMessageFields[]
+}
 export type RagParams = Exclude<CompletionRequest['rag'], undefined>
 
 /** The type of a JSON value in the words of an error message. Numbers and booleans are named; strings never are. */
@@ -288,13 +294,18 @@ function knownPath(
   return { path: end === -1 ? path : path.slice(0, end), type: current }
 }
 
-/** What is wrong inside an object where a union has one form that is an object: naming all forms would not name the field. */
+/** What is wrong inside a value that one form of a union alone could be: naming all forms would not name the field. */
 function fieldIssue(issue: z.core.$ZodIssue, body: unknown): z.core.$ZodIssue {
   if (issue.code !== 'invalid_union') return issue
   const found = at(body, issue.path)
-  if (typeof found !== 'object' || found === null || Array.isArray(found)) return issue
-  const inner = issue.errors.flat().filter(({ path }) => path.length > 0)[0]
-  return inner ? { ...inner, path: [...issue.path, ...inner.path] } : issue
+  if (typeof found !== 'object' || found === null) return issue
+  // Forms of another type fail at once; the others could be what was meant.
+  const forms = issue.errors.filter((errors) =>
+    errors.some(({ path, code }) => path.length > 0 || code !== 'invalid_type'),
+  )
+  const inner = forms.flat().find(({ path }) => path.length > 0)
+  if (inner === undefined || (Array.isArray(found) && forms.length > 1)) return issue
+  return fieldIssue({ ...inner, path: [...issue.path, ...inner.path] }, body)
 }
 
 /**

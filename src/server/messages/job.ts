@@ -1,0 +1,84 @@
+/** From a Messages body to the chat request that the pipeline runs: blocks become messages. */
+import type { ChatMessageFields, ChatRequest } from '../wire.ts'
+import type { CountTokensRequest, MessagesRequest } from './wire.ts'
+
+export function toChatRequest(body: MessagesRequest): ChatRequest {
+  const choice = body.tool_choice
+  const format = body.output_config?.format ?? body.output_format
+  return {
+    ...promptOf(body),
+    max_completion_tokens: body.max_tokens,
+    temperature: body.temperature,
+    top_p: body.top_p,
+    top_k: body.top_k,
+    stop: body.stop_sequences,
+    stream: body.stream,
+    rag: body.rag,
+    tool_choice: toolChoice(choice),
+    parallel_tool_calls:
+      choice !== undefined && 'disable_parallel_tool_use' in choice && choice.disable_parallel_tool_use
+        ? false
+        : undefined,
+    response_format: format === undefined ? undefined : { type: 'json_schema', json_schema: { schema: format.schema } },
+  }
+}
+
+/** The fields that make the prompt. */
+export function promptOf({ model, system, messages, tools }: CountTokensRequest) {
+  const systemMessage: readonly ChatMessageFields[] =
+    system === undefined ? [] : [{ role: 'system', content: textOf(system) }]
+  return {
+    ...(model === undefined ? {} : { model }),
+    messages: [...systemMessage, ...messages.flatMap(toMessages)],
+    tools: tools?.map(({ name, description, input_schema: parameters }) => ({
+      type: 'function' as const,
+      function: { name, ...(description === undefined ? {} : { description }), parameters },
+    })),
+  }
+}
+
+const textOf = (content: string | readonly { readonly text: string }[]): string =>
+  typeof content === 'string' ? content : content.map(({ text }) => text).join('\n')
+
+/** A user's turn may hold results of calls: those are messages of role tool, before the rest of the turn. */
+function toMessages({ role, content }: CountTokensRequest['messages'][number]): ChatMessageFields[] {
+  if (typeof content === 'string') return [{ role, content }]
+  const results: ChatMessageFields[] = []
+  const texts: string[] = []
+  const calls: NonNullable<ChatMessageFields['tool_calls']> = []
+  for (const block of content) {
+    switch (block.type) {
+      case 'text':
+        texts.push(block.text)
+        break
+      case 'tool_use':
+        calls.push({
+          id: block.id,
+          type: 'function',
+          function: { name: block.name, arguments: JSON.stringify(block.input) },
+        })
+        break
+      case 'tool_result':
+        results.push({ role: 'tool', tool_call_id: block.tool_use_id, content: textOf(block.content ?? '') })
+        break
+      // What a model thought in an earlier turn is not part of the conversation.
+      case 'thinking':
+      case 'redacted_thinking':
+        break
+    }
+  }
+  const isOnlyResults = results.length > 0 && texts.length === 0 && calls.length === 0
+  if (isOnlyResults) return results
+  return [...results, { role, content: texts.join('\n'), ...(calls.length === 0 ? {} : { tool_calls: calls }) }]
+}
+
+function toolChoice(choice: MessagesRequest['tool_choice']): ChatRequest['tool_choice'] {
+  switch (choice?.type) {
+    case 'any':
+      return 'required'
+    case 'tool':
+      return { type: 'function', function: { name: choice.name } }
+    default:
+      return choice?.type
+  }
+}

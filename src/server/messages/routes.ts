@@ -1,0 +1,35 @@
+/** POST /v1/messages and /v1/messages/count_tokens. */
+import { Hono } from 'hono'
+import { readJson } from '../body.ts'
+import { type GenerationParts, handleGeneration } from '../completions.ts'
+import type { AppEnv } from '../env.ts'
+import { chatJob, toChatMessage } from '../job.ts'
+import { remoteTokenizer } from '../tokenize.ts'
+import { parseBody } from '../wire.ts'
+import { promptOf, toChatRequest } from './job.ts'
+import { messagesShape } from './shape.ts'
+import { countTokensRequest, messagesRequest } from './wire.ts'
+
+export function messagesRoutes(parts: GenerationParts): Hono<AppEnv> {
+  return new Hono<AppEnv>()
+    .post('/v1/messages', (c) =>
+      handleGeneration(
+        c,
+        parts,
+        messagesRequest,
+        (body) => body,
+        (body, context) => {
+          const job = chatJob(toChatRequest(body), context)
+          return { job, shape: () => messagesShape(job) }
+        },
+      ),
+    )
+    .post('/v1/messages/count_tokens', async (c) => {
+      const { model, messages, tools } = promptOf(
+        parseBody(countTokensRequest, await readJson(c, parts.maxRequestBytes)),
+      )
+      const ids = parts.state.engineFor(model).encode({ messages: messages.map(toChatMessage), tools: tools ?? [] })
+      if (ids === null) throw remoteTokenizer()
+      return c.json({ input_tokens: ids.length })
+    })
+}

@@ -1,0 +1,96 @@
+/** From a Responses body to the chat request that the pipeline runs: items become messages. */
+import { invalidRequest } from '../errors.ts'
+import type { ChatMessageFields, ChatRequest } from '../wire.ts'
+import type { ResponsesItem, ResponsesRequest } from './wire.ts'
+
+/** @param earlier the messages of the conversation that previous_response_id names, without its instructions. */
+export function toChatRequest(body: ResponsesRequest, earlier: readonly ChatMessageFields[]): ChatRequest {
+  const own = inputMessages(body.input)
+  const instructions: readonly ChatMessageFields[] =
+    body.instructions === undefined ? [] : [{ role: 'system', content: body.instructions }]
+  return {
+    ...(body.model === undefined ? {} : { model: body.model }),
+    messages: [...instructions, ...earlier, ...own],
+    max_completion_tokens: body.max_output_tokens,
+    temperature: body.temperature,
+    top_p: body.top_p,
+    stream: body.stream,
+    rag: body.rag,
+    parallel_tool_calls: body.parallel_tool_calls,
+    tools: body.tools?.map(({ name, description, parameters, strict }) => ({
+      type: 'function' as const,
+      function: {
+        name,
+        ...(description === undefined ? {} : { description }),
+        ...(parameters === undefined ? {} : { parameters }),
+        ...(strict === undefined ? {} : { strict }),
+      },
+    })),
+    tool_choice:
+      typeof body.tool_choice === 'object'
+        ? { type: 'function', function: { name: body.tool_choice.name } }
+        : body.tool_choice,
+    response_format: responseFormat(body),
+  }
+}
+
+/** The messages of a request's own input. Calls of one turn are one message of the assistant. */
+export function inputMessages(input: ResponsesRequest['input']): ChatMessageFields[] {
+  if (typeof input === 'string') return [{ role: 'user', content: input }]
+  const messages: ChatMessageFields[] = []
+  for (const item of input) addItem(messages, item)
+  if (messages.length === 0)
+    throw invalidRequest('input: expected at least one message or function call, found reasoning only', 'input')
+  return messages
+}
+
+/** Calls and their turn's text belong to one message: templates write them together. */
+export function addItem(messages: ChatMessageFields[], item: ResponsesItem): void {
+  switch (item.type) {
+    case 'function_call': {
+      const call = {
+        id: item.call_id,
+        type: 'function' as const,
+        function: { name: item.name, arguments: item.arguments },
+      }
+      const last = messages.at(-1)
+      if (last?.role === 'assistant')
+        messages[messages.length - 1] = { ...last, tool_calls: [...(last.tool_calls ?? []), call] }
+      else messages.push({ role: 'assistant', content: '', tool_calls: [call] })
+      return
+    }
+    case 'function_call_output':
+      messages.push({
+        role: 'tool',
+        tool_call_id: item.call_id,
+        content: typeof item.output === 'string' ? item.output : item.output.map(({ text }) => text).join('\n'),
+      })
+      return
+    case 'reasoning':
+      // What a model thought in an earlier turn; templates that want it back take it from the turn's message.
+      return
+    default:
+      messages.push({
+        role: item.role,
+        content:
+          typeof item.content === 'string'
+            ? item.content
+            : item.content.map((part) => (part.type === 'refusal' ? part.refusal : part.text)).join('\n'),
+      })
+  }
+}
+
+function responseFormat({ text }: ResponsesRequest): ChatRequest['response_format'] {
+  const format = text?.format
+  if (format?.type !== 'json_schema') return format
+  const { name, description, strict, schema } = format
+  return {
+    type: 'json_schema',
+    json_schema: {
+      schema,
+      ...(name === undefined ? {} : { name }),
+      ...(description === undefined ? {} : { description }),
+      ...(strict === undefined ? {} : { strict }),
+    },
+  }
+}

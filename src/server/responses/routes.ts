@@ -1,0 +1,56 @@
+/** POST /v1/responses, and reading and deleting what was kept of them. */
+import { type Context, Hono } from 'hono'
+import type { AppEnv } from '../env.ts'
+import { ApiError } from '../errors.ts'
+import { type GenerationParts, handleGeneration } from '../completions.ts'
+import { chatJob } from '../job.ts'
+import type { ChatMessageFields } from '../wire.ts'
+import { addItem, inputMessages, toChatRequest } from './job.ts'
+import { type ResponseObject, responsesShape } from './shape.ts'
+import { createResponseStore, type StoredResponse } from './store.ts'
+import { responsesRequest, withItemTypes } from './wire.ts'
+
+export function responsesRoutes(parts: GenerationParts): Hono<AppEnv> {
+  const store = createResponseStore()
+
+  const stored = (c: Context<AppEnv>, id: string, param: string): StoredResponse => {
+    const found = store.get(c.get('caller').keyId, id)
+    if (found !== null) return found
+    throw new ApiError(
+      404,
+      'invalid_request_error',
+      `${param}: expected the id of a response that this key made and this process still keeps, found another`,
+      { param, code: 'response_not_found' },
+    )
+  }
+
+  return new Hono<AppEnv>()
+    .post('/v1/responses', (c) =>
+      handleGeneration(c, parts, responsesRequest, withItemTypes, (body, context) => {
+        const previous = body.previous_response_id
+        const earlier = previous === undefined ? [] : stored(c, previous, 'previous_response_id').messages
+        const job = chatJob(toChatRequest(body, earlier), context, 'input')
+        const { keyId } = c.get('caller')
+        const keep = (response: ResponseObject) => {
+          if (body.store === false) return
+          const messages = [...earlier, ...inputMessages(body.input), ...outputMessages(response)]
+          store.put(keyId, { response, messages })
+        }
+        return { job, shape: () => responsesShape(job, body, keep) }
+      }),
+    )
+    .get('/v1/responses/:id', (c) => c.json(stored(c, c.req.param('id'), 'id').response))
+    .delete('/v1/responses/:id', (c) => {
+      const id = c.req.param('id')
+      stored(c, id, 'id')
+      store.delete(c.get('caller').keyId, id)
+      return c.json({ id, object: 'response', deleted: true })
+    })
+}
+
+/** What the assistant said, as the next turn's prompt has it. */
+function outputMessages({ output }: ResponseObject): ChatMessageFields[] {
+  const messages: ChatMessageFields[] = []
+  for (const item of output) addItem(messages, item.type === 'message' ? { ...item, content: [...item.content] } : item)
+  return messages
+}

@@ -1,0 +1,281 @@
+/** The Responses wire: a response object of output items, and its stream of numbered events. */
+import type { ChoiceFinishedEvent, TokenEvent } from '../../engine/request.ts'
+import { type ApiError, toErrorBody } from '../errors.ts'
+import { type Choice, type Citations, type GenerationResult, tailOf } from '../generation-result.ts'
+import type { GenerationJob } from '../job.ts'
+import type { Shape } from '../output.ts'
+import type { ResponsesRequest } from './wire.ts'
+
+export interface TextItem {
+  readonly type: 'message'
+  readonly id: string
+  readonly status: 'completed' | 'incomplete' | 'in_progress'
+  readonly role: 'assistant'
+  readonly content: readonly OutputText[]
+}
+
+interface OutputText {
+  readonly type: 'output_text'
+  readonly text: string
+  readonly annotations: readonly never[]
+  readonly logprobs: readonly never[]
+}
+
+export interface CallItem {
+  readonly type: 'function_call'
+  readonly id: string
+  readonly status: 'completed' | 'incomplete' | 'in_progress'
+  readonly call_id: string
+  readonly name: string
+  readonly arguments: string
+}
+
+export type OutputItem = TextItem | CallItem
+
+export interface ResponseObject {
+  readonly id: string
+  readonly object: 'response'
+  readonly status: 'in_progress' | 'completed' | 'incomplete' | 'failed'
+  readonly output: readonly OutputItem[]
+  readonly [field: string]: unknown
+}
+
+/** @param onEnd is given the whole response, of a body or of a stream that came to its end. */
+export function responsesShape(
+  job: GenerationJob,
+  body: ResponsesRequest,
+  onEnd: (response: ResponseObject) => void,
+): Shape {
+  const stream = new ResponseStream(job, body)
+  return {
+    body(result, citations) {
+      const [choice] = result.shown
+      const response = whole(job, body, itemsOf(job, choice), result, citations)
+      onEnd(response)
+      return response
+    },
+    opening: () => stream.opening(),
+    prompt: () => '',
+    echo: () => '',
+    token: (event) => stream.token(event),
+    finished: (event) => stream.finished(event),
+    closing(result, citations) {
+      const response = whole(job, body, stream.items, result, citations)
+      onEnd(response)
+      return stream.event(`response.${response.status}`, { response })
+    },
+    error: (error) => stream.error(error),
+    done: '',
+  }
+}
+
+/** The response as it is before anything is known of its output. */
+function started(job: GenerationJob, body: ResponsesRequest): ResponseObject {
+  return {
+    id: job.requestId,
+    object: 'response',
+    created_at: job.created,
+    status: 'in_progress',
+    background: false,
+    error: null,
+    incomplete_details: null,
+    instructions: body.instructions ?? null,
+    max_output_tokens: body.max_output_tokens ?? null,
+    model: job.model,
+    output: [],
+    parallel_tool_calls: body.parallel_tool_calls ?? true,
+    previous_response_id: body.previous_response_id ?? null,
+    reasoning: { effort: body.reasoning?.effort ?? null, summary: null },
+    store: body.store ?? true,
+    temperature: job.generation.sampling.temperature,
+    text: { format: body.text?.format ?? { type: 'text' } },
+    tool_choice: body.tool_choice ?? 'auto',
+    tools: (body.tools ?? []).map(({ description, parameters, strict, ...tool }) => ({
+      ...tool,
+      description: description ?? null,
+      parameters: parameters ?? null,
+      strict: strict ?? false,
+    })),
+    top_logprobs: 0,
+    top_p: job.generation.sampling.topP,
+    truncation: 'disabled',
+    usage: null,
+    user: body.user ?? null,
+    metadata: body.metadata ?? {},
+  }
+}
+
+function whole(
+  job: GenerationJob,
+  body: ResponsesRequest,
+  output: readonly OutputItem[],
+  result: GenerationResult,
+  citations: Citations | null,
+): ResponseObject {
+  const reason = result.shown[0]?.finished?.reason
+  const isCut = reason === 'length' || reason === 'abort'
+  const { usage: _, ...tail } = tailOf(result, citations)
+  const { prompt_tokens: input, completion_tokens: generated, total_tokens: total, ...details } = result.usage()
+  return {
+    ...started(job, body),
+    status: isCut ? 'incomplete' : 'completed',
+    incomplete_details: isCut ? { reason: 'max_output_tokens' } : null,
+    output,
+    usage: {
+      input_tokens: input,
+      input_tokens_details: details.prompt_tokens_details,
+      output_tokens: generated,
+      output_tokens_details: { reasoning_tokens: 0 },
+      total_tokens: total,
+    },
+    ...tail,
+  }
+}
+
+const outputText = (text: string): OutputText => ({ type: 'output_text', text, annotations: [], logprobs: [] })
+const textItem = (id: string, status: TextItem['status'], content: readonly OutputText[]): TextItem => ({
+  type: 'message',
+  id,
+  status,
+  role: 'assistant',
+  content,
+})
+const itemId = (job: GenerationJob, kind: 'msg' | 'fc', index: number): string =>
+  `${kind}-${job.requestId.slice(job.requestId.indexOf('-') + 1)}-${index}`
+
+/** The items of a whole choice: its text first, then its calls. An answer without either is an empty message. */
+function itemsOf(job: GenerationJob, choice: Choice | undefined): OutputItem[] {
+  if (choice === undefined) return []
+  const hasText = choice.text !== '' || choice.calls.length === 0
+  const numItems = choice.calls.length + (hasText ? 1 : 0)
+  // Only the last item can be the one that the end cut off.
+  const statusOf = (index: number) =>
+    choice.finished?.reason === 'length' && index === numItems - 1 ? 'incomplete' : 'completed'
+  const texts = hasText ? [textItem(itemId(job, 'msg', 0), statusOf(0), [outputText(choice.text)])] : []
+  return [
+    ...texts,
+    ...choice.calls.map((call, i): CallItem => {
+      const index = texts.length + i
+      return {
+        type: 'function_call',
+        id: itemId(job, 'fc', index),
+        status: statusOf(index),
+        call_id: call.id,
+        name: call.name,
+        arguments: call.arguments,
+      }
+    }),
+  ]
+}
+
+/** An item under way. */
+interface OpenItem {
+  readonly outputIndex: number
+  readonly id: string
+  readonly call: { readonly id: string; readonly name: string; readonly index: number } | null
+  text: string
+}
+
+/** The numbered events of one streamed response. Items come one after the other; each is opened, filled and closed. */
+class ResponseStream {
+  readonly items: OutputItem[] = []
+  readonly #job: GenerationJob
+  readonly #body: ResponsesRequest
+  #sequence = 0
+  #open: OpenItem | null = null
+
+  constructor(job: GenerationJob, body: ResponsesRequest) {
+    this.#job = job
+    this.#body = body
+  }
+
+  event(type: string, fields: object): string {
+    return `event: ${type}\ndata: ${JSON.stringify({ type, sequence_number: this.#sequence++, ...fields })}\n\n`
+  }
+
+  opening(): string {
+    const response = started(this.#job, this.#body)
+    return this.event('response.created', { response }) + this.event('response.in_progress', { response })
+  }
+
+  token({ text, toolCalls }: TokenEvent): string {
+    let frames = text === '' ? '' : this.#text(text)
+    for (const delta of toolCalls ?? []) {
+      if (delta.id !== null) {
+        frames += this.#close('completed')
+        frames += this.#openItem({ id: delta.id, name: delta.name ?? '', index: delta.index })
+      }
+      frames += this.#arguments(delta.arguments)
+    }
+    return frames
+  }
+
+  finished({ reason }: ChoiceFinishedEvent): string {
+    // An answer that says nothing is still a message.
+    const empty = this.#open === null && this.items.length === 0 ? this.#openItem(null) : ''
+    return empty + this.#close(reason === 'length' ? 'incomplete' : 'completed')
+  }
+
+  error(error: ApiError): string {
+    const { message, code, param } = toErrorBody(error).error
+    const failed = {
+      ...started(this.#job, this.#body),
+      status: 'failed',
+      error: { code: code ?? 'server_error', message },
+      output: this.items,
+    }
+    return this.event('error', { code, message, param }) + this.event('response.failed', { response: failed })
+  }
+
+  #text(delta: string): string {
+    let frames = ''
+    if (this.#open === null || this.#open.call !== null) frames = this.#close('completed') + this.#openItem(null)
+    const open = this.#open
+    if (open === null) return frames
+    open.text += delta
+    return frames + this.event('response.output_text.delta', { ...place(open), content_index: 0, delta, logprobs: [] })
+  }
+
+  #arguments(delta: string): string {
+    const open = this.#open
+    if (delta === '' || open === null || open.call === null) return ''
+    open.text += delta
+    return this.event('response.function_call_arguments.delta', { ...place(open), delta })
+  }
+
+  #openItem(call: OpenItem['call']): string {
+    const outputIndex = this.items.length
+    const id = itemId(this.#job, call === null ? 'msg' : 'fc', outputIndex)
+    const open: OpenItem = { outputIndex, id, call, text: '' }
+    this.#open = open
+    const item = call === null ? textItem(id, 'in_progress', []) : callItem(open, 'in_progress')
+    const added = this.event('response.output_item.added', { output_index: outputIndex, item })
+    if (call !== null) return added
+    return added + this.event('response.content_part.added', { ...place(open), content_index: 0, part: outputText('') })
+  }
+
+  #close(status: 'completed' | 'incomplete'): string {
+    const open = this.#open
+    if (open === null) return ''
+    this.#open = null
+    const item = open.call === null ? textItem(open.id, status, [outputText(open.text)]) : callItem(open, status)
+    this.items.push(item)
+    const done = () => this.event('response.output_item.done', { output_index: open.outputIndex, item })
+    if (open.call !== null) {
+      const fields = { ...place(open), name: open.call.name, arguments: open.text }
+      return this.event('response.function_call_arguments.done', fields) + done()
+    }
+    const fields = { ...place(open), content_index: 0 }
+    return (
+      this.event('response.output_text.done', { ...fields, text: open.text, logprobs: [] }) +
+      this.event('response.content_part.done', { ...fields, part: outputText(open.text) }) +
+      done()
+    )
+  }
+}
+
+const place = ({ id, outputIndex }: OpenItem) => ({ item_id: id, output_index: outputIndex })
+
+function callItem({ id, call, text }: OpenItem, status: CallItem['status']): CallItem {
+  return { type: 'function_call', id, status, call_id: call?.id ?? '', name: call?.name ?? '', arguments: text }
+}
