@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests want beyond npm, on Debian or Ubuntu: software Vulkan, Chromium, Prometheus' tools, and with --full
+# Installs what the tests want beyond npm, on Debian or Ubuntu: software Vulkan, what compiles kernels for a GPU that is not there (spirv-as, a C
+# compiler, Vulkan's headers), Chromium, Prometheus' tools, and with --full
 # PostgreSQL with pgvector. Does nothing for what is already there. Needs root (or sudo) only when something is missing.
 set -euo pipefail
 
@@ -27,6 +28,9 @@ if [ "${have:-0}" -lt 23 ]; then
   if [ "${VERSION_CODENAME:-}" = bookworm ]; then install -t bookworm-backports mesa-vulkan-drivers; else install mesa-vulkan-drivers; fi
 fi
 dpkg -s libvulkan1 >/dev/null 2>&1 || { update && install libvulkan1; }
+if ! command -v spirv-as >/dev/null 2>&1 || ! command -v gcc >/dev/null 2>&1 || [ ! -e /usr/include/vulkan/vulkan.h ]; then
+  update && install spirv-tools gcc libc6-dev libvulkan-dev
+fi
 command -v chromium >/dev/null 2>&1 || { update && install chromium; }
 command -v promtool >/dev/null 2>&1 || { update && install prometheus; }
 if $full; then
