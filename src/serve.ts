@@ -10,6 +10,7 @@ import { createWorkerRunner } from './engine/runner/worker-runner.ts'
 import type { DeviceMemory } from './observability/metrics.ts'
 import { loadEngine, locateModel, modelRequest, MODELS, PACKAGE } from './model-loading.ts'
 import { createObservability, type Observability } from './observability/observability.ts'
+import { EventLoopWatch } from './observability/event-loop-watch.ts'
 import { loadPlugins } from './observability/plugins.ts'
 import { createRag, DEFAULT_RERANK_BUDGET_MS, type RagOptions, type RagService } from './rag/service.ts'
 import type { PromptTemplate } from './rag/prompt.ts'
@@ -31,6 +32,9 @@ export class StartError extends Error {
 
 /** Traces exported a minute for being slow, where only a share is. */
 const SLOWEST_PER_MINUTE = 10
+
+/** A stall of the event loop that is a warning's worth: shorter ones are the machine's own now and then. */
+const SEVERE_STALL_MS = 1000
 
 /** Longer than the minute after which proxies and clients let go: who closes first must not be the one who is asked next. */
 const KEEP_ALIVE_MS = 75_000
@@ -74,8 +78,16 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
       logger.warn('rag.worker_died', { worker, reason, error: cause })
     }),
   })
+  const watch = new EventLoopWatch((stall) => {
+    observability.metrics.onStall(stall)
+    logger[stall.durationMs < SEVERE_STALL_MS ? 'info' : 'warn']('event_loop.stalled', {
+      route: stall.route,
+      duration_ms: Math.round(stall.durationMs),
+    })
+  })
   const app = createApp({
     state,
+    watch,
     observability,
     keys: createKeys({ keys: config.apiKeys, adminKey: config.adminKey, secret }),
     rag,
@@ -90,13 +102,14 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
       defaultSeed: config.seed,
     },
   })
-  const server = createServer(
-    getRequestListener(app.fetch, {
-      overrideGlobalObjects: false,
-      errorHandler: (error) =>
-        error instanceof RequestError ? refuseMalformed(observability) : new Response(null, { status: 500 }),
-    }),
-  )
+  const listener = getRequestListener(app.fetch, {
+    overrideGlobalObjects: false,
+    errorHandler: (error) =>
+      error instanceof RequestError ? refuseMalformed(observability) : new Response(null, { status: 500 }),
+  })
+  const server = createServer(listener)
+  // Node would invite every body by itself: here a request is admitted first.
+  server.on('checkContinue', (request, response) => server.emit('request', request, response))
   server.keepAliveTimeout = KEEP_ALIVE_MS
   const connections = trackConnections(server)
   let engine: Engine | null = null
@@ -121,6 +134,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   } finally {
     // A start that failed says so in one message: there was no server whose end could matter.
     const logLevel = hasFailed ? 'debug' : 'info'
+    watch.close()
     await shutDown({ config, state, server, connections, engine, rag, observability, logLevel })
     stop.release()
   }

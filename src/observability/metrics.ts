@@ -6,6 +6,7 @@
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
 import { BulkHistogram } from './bulk-histogram.ts'
+import type { Stall } from './event-loop-watch.ts'
 import { hideKeys, type MetricFamily, renderMetrics } from './metrics-text.ts'
 import type { RequestTrace } from './request-trace.ts'
 import type { SpanCounts } from './tracing.ts'
@@ -74,6 +75,7 @@ export class Metrics {
   private readonly endings: Counter
   private readonly breaches: Counter
   private readonly leaks: Counter
+  private readonly stalls: Counter
   private readonly subscriberErrors: Counter
   private readonly interToken = new BulkHistogram(
     'miniserve_inter_token_latency_seconds',
@@ -173,6 +175,11 @@ export class Metrics {
       ['span', 'attribute'],
     )
     this.leaks = counter('miniserve_trace_leaks_total', 'Requests whose trace the watchdog had to close')
+    this.stalls = counter(
+      'miniserve_event_loop_stalls_total',
+      'Times the serving thread answered nobody for 100 ms or more, by the route at work',
+      ['route'],
+    )
     this.subscriberErrors = counter('miniserve_trace_errors_total', 'Errors inside tracing; the request went on', [
       'where',
     ])
@@ -239,6 +246,11 @@ export class Metrics {
 
   onBreach(span: string, attribute: string): void {
     this.breaches.inc({ span, attribute })
+  }
+
+  /** The serving thread answered nobody for a while. */
+  onStall({ route }: Stall): void {
+    this.stalls.inc({ route })
   }
 
   onLeak(): void {

@@ -1,6 +1,7 @@
 /** createApp(parts): the Hono application with its middleware and routes. Knows no sockets: `app.request(path)` tests it. */
 import { Hono } from 'hono'
 import type { Observability } from '../observability/observability.ts'
+import type { EventLoopWatch } from '../observability/event-loop-watch.ts'
 import type { RagService } from '../rag/service.ts'
 import { createAdmission } from './admission.ts'
 import { generationRoutes } from './completions.ts'
@@ -9,7 +10,15 @@ import type { AppEnv } from './env.ts'
 import { ApiError } from './errors.ts'
 import type { Keys } from './keys.ts'
 import { messagesRoutes } from './messages/routes.ts'
-import { admit, allowOrigins, renderError, requestTrace, requireKey } from './middleware.ts'
+import {
+  admit,
+  allowOrigins,
+  limitConnection,
+  refuseDotSegments,
+  renderError,
+  requestTrace,
+  requireKey,
+} from './middleware.ts'
 import { CORE_ROUTES } from './openapi.ts'
 import { requireOwnOrigin } from './origin.ts'
 import { probeRoutes } from './probes.ts'
@@ -28,6 +37,8 @@ export interface AppParts {
   readonly keys: Keys
   /** null: no retrieval on this server. */
   readonly rag: RagService | null
+  /** null: nobody watches the event loop. */
+  readonly watch?: EventLoopWatch | null
   readonly version: string
   readonly revision: string | null
   readonly settings: {
@@ -57,7 +68,9 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
       code: 'not_found',
     })
   })
-  app.use(requestTrace(observability))
+  app.use(requestTrace(observability, parts.watch ?? null))
+  app.use(refuseDotSegments)
+  app.use(limitConnection(admission))
   if (settings.corsOrigins.length > 0) app.use(allowOrigins(settings.corsOrigins))
   app.use(requireKey(parts.keys))
   const isOpen = parts.keys.authenticate(undefined, undefined) !== null
@@ -65,9 +78,10 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
   app.on(
     'POST',
     ['/v1/completions', '/v1/chat/completions', '/v1/responses', '/v1/messages'],
-    admit(admission, 'submitted'),
+    admit(admission, 'generation'),
   )
-  app.on('POST', ['/v1/embeddings', '/v1/rerank', '/v1/rag/*'], admit(admission, 'parsed'))
+  app.on('POST', ['/v1/embeddings', '/v1/rerank', '/v1/rag/*'], admit(admission, 'retrieval'))
+  app.on('POST', ['/tokenize', '/detokenize', '/v1/messages/count_tokens'], admit(admission, 'tokenizer'))
   app.route('/', generationRoutes({ state, rag, ...settings }))
   app.route('/', responsesRoutes({ state, rag, ...settings }))
   app.route('/', messagesRoutes({ state, rag, ...settings }))

@@ -9,7 +9,8 @@ import { chatShape, completionShape, type GenerationCall } from './output.ts'
 import { readJson } from './body.ts'
 import { runPipeline } from './pipeline.ts'
 import type { ServerState } from './state.ts'
-import { chatRequest, completionRequest, parseBody } from './wire.ts'
+import { parseBody } from './validation.ts'
+import { chatRequest, completionRequest } from './wire.ts'
 
 export interface GenerationParts {
   readonly state: ServerState

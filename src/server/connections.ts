@@ -1,8 +1,8 @@
 /**
- * Which connections of an HTTP server serve a request. Node's closeIdleConnections() leaves those that never had one: browsers and clients
+ * Which connections of an HTTP server serve a request, and which requests end with their connection. Node's closeIdleConnections() leaves those that never had one: browsers and clients
  * with pools open connections ahead of need, and one of them would hold a graceful stop until its deadline.
  */
-import type { Server } from 'node:http'
+import type { Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 
 export interface Connections {
@@ -12,25 +12,34 @@ export interface Connections {
 
 /** Follows the connections of a server that does not listen yet. */
 export function trackConnections(server: Server): Connections {
-  /** Requests without a finished answer, by connection: more than one when a client pipelines. */
-  const open = new Map<Socket, number>()
+  /** Answers that are not finished, by connection: more than one when a client pipelines. */
+  const open = new Map<Socket, Set<ServerResponse>>()
   let isClosing = false
   server.on('connection', (socket) => {
-    open.set(socket, 0)
-    socket.once('close', () => open.delete(socket))
+    open.set(socket, new Set())
+    socket.once('close', () => {
+      const responses = open.get(socket) ?? []
+      open.delete(socket)
+      // Node tells only the answer at the head of the line, which has the socket: the others would be worked on for nobody.
+      for (const response of responses) {
+        if (response.socket !== null) continue
+        response.destroy()
+        response.emit('close')
+      }
+    })
   })
   server.on('request', ({ socket }, response) => {
-    open.set(socket, (open.get(socket) ?? 0) + 1)
+    const responses = open.get(socket)
+    responses?.add(response)
     response.once('close', () => {
-      const left = (open.get(socket) ?? 1) - 1
-      if (open.has(socket)) open.set(socket, left)
-      if (isClosing && left === 0) socket.destroySoon()
+      responses?.delete(response)
+      if (isClosing && responses?.size === 0) socket.destroySoon()
     })
   })
   return {
     closeIdle() {
       isClosing = true
-      for (const [socket, requests] of open) if (requests === 0) socket.destroySoon()
+      for (const [socket, responses] of open) if (responses.size === 0) socket.destroySoon()
     },
   }
 }

@@ -9,7 +9,8 @@ import type { ErrorBody } from './errors.ts'
 import { readJson } from './body.ts'
 import { admit, renderError, requestTrace } from './middleware.ts'
 import { requireOwnOrigin } from './origin.ts'
-import { chatRequest, completionRequest, parseBody } from './wire.ts'
+import { parseBody } from './validation.ts'
+import { chatRequest, completionRequest } from './wire.ts'
 
 const MAX_BYTES = 1 << 20
 const IDLE: EngineStats = {
@@ -47,8 +48,8 @@ function edge({ maxQueuedRequests = 100, host = '127.0.0.1', corsOrigins = [] as
   app.onError(renderError)
   app.use(requestTrace(observability))
   app.use(requireOwnOrigin({ corsOrigins, host }))
-  app.on('POST', ['/v1/completions', '/v1/chat/completions'], admit(admission, 'submitted'))
-  app.on('POST', '/v1/rag/documents', admit(admission, 'parsed'))
+  app.on('POST', ['/v1/completions', '/v1/chat/completions'], admit(admission, 'generation'))
+  app.on('POST', '/v1/rag/documents', admit(admission, 'retrieval'))
   app.post('/v1/completions', async (c) => c.json(parseBody(completionRequest, await readJson(c, MAX_BYTES))))
   app.post('/v1/chat/completions', async (c) => c.json(parseBody(chatRequest, await readJson(c, MAX_BYTES))))
   app.post('/v1/rag/documents', async (c) => {

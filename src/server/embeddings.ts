@@ -6,7 +6,7 @@ import { unlessGone } from './disconnect.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError, invalidRequest } from './errors.ts'
 import { readJson } from './body.ts'
-import { parseBody } from './wire.ts'
+import { parseBody } from './validation.ts'
 import { embeddingsRequest } from './wire-rag.ts'
 
 export function embeddingRoutes({

@@ -1,7 +1,24 @@
 /** What the middleware leaves for the handlers. */
 import type { HttpBindings } from '@hono/node-server'
+import type { Context } from 'hono'
 import type { RequestTrace } from '../observability/request-trace.ts'
 import type { Caller } from './keys.ts'
+
+/** How a body comes in and goes, for the bounds on what is in memory. */
+export interface BodyReading {
+  arrived(numBytes: number): void
+  /** Bytes that are no longer in memory. */
+  dropped(numBytes: number): void
+  /** All of it is read and parsed. */
+  parsed(): void
+}
+
+/** The sockets' side of the request; nothing where there is no socket. */
+export function bindingsOf(c: Context<AppEnv>): Partial<HttpBindings> {
+  // Hono leaves out what it was not given.
+  const bindings: Partial<HttpBindings> | undefined = c.env
+  return bindings ?? {}
+}
 
 export interface AppEnv {
   readonly Bindings: Partial<HttpBindings>
@@ -16,7 +33,11 @@ export interface AppEnv {
     /** Gives back the place that admission took; idempotent. */
     admitted: () => void
     /** Told how the body comes in, on routes that are admitted. */
-    bodyReading: { readonly arrived: (numBytes: number) => void; readonly parsed: () => void } | undefined
+    bodyReading: BodyReading | undefined
+    /** A client that asked with Expect: 100-continue was told to send its body. */
+    isBodyInvited: boolean | undefined
+    /** What the thread does from now on is this request's work: for the watch over the event loop. */
+    atWork: (() => void) | undefined
     /** The handler answered with a stream and closes the trace itself. */
     isStreaming: boolean
   }

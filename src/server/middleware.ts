@@ -3,9 +3,11 @@ import { randomBytes } from 'node:crypto'
 import type { Context, MiddlewareHandler } from 'hono'
 import { cors } from 'hono/cors'
 import type { Observability } from '../observability/observability.ts'
-import type { Admission } from './admission.ts'
+import type { EventLoopWatch } from '../observability/event-loop-watch.ts'
+import type { Admission, AdmissionPool } from './admission.ts'
+import { isExpecting } from './body.ts'
 import { endingOf, endingOfStatus } from './endings.ts'
-import type { AppEnv } from './env.ts'
+import { type AppEnv, bindingsOf } from './env.ts'
 import { ApiError, invalidRequest, toApiError, toErrorBody } from './errors.ts'
 import { toMessagesErrorBody } from './messages/shape.ts'
 import type { Keys } from './keys.ts'
@@ -15,7 +17,10 @@ import { isSignInPath, sessionOf, signInFirst } from './session.ts'
 const CALLER_REQUEST_ID = /^[A-Za-z0-9._-]{1,128}$/
 
 /** Opens the request's trace before its body is read, puts the ids on the response, and closes the trace of what is not a stream. */
-export function requestTrace(observability: Observability): MiddlewareHandler<AppEnv> {
+export function requestTrace(
+  observability: Observability,
+  watch: EventLoopWatch | null = null,
+): MiddlewareHandler<AppEnv> {
   return async function requestTrace(c, next) {
     const { route, kind, idPrefix } = routeOf(c.req.method, c.req.path)
     const requestId = `${idPrefix}-${randomBytes(12).toString('hex')}`
@@ -36,8 +41,12 @@ export function requestTrace(observability: Observability): MiddlewareHandler<Ap
     c.set('requestId', requestId)
     c.set('admitted', () => {})
     c.set('isStreaming', false)
+    c.set('atWork', () => watch?.enter(route))
+    c.get('atWork')?.()
     await trace.run(next)
     c.get('admitted')()
+    // The body may still come, or may not: where the next request begins is not known.
+    if (isExpecting(c) && !c.get('isBodyInvited')) c.res.headers.set('Connection', 'close')
     c.res.headers.set('X-Trace-Id', trace.traceId)
     c.res.headers.set('X-Request-Id', callerId && CALLER_REQUEST_ID.test(callerId) ? callerId : requestId)
     const traceresponse = trace.traceresponse()
@@ -72,6 +81,25 @@ export function renderError(error: unknown, c: Context<AppEnv>): Response {
     ? toMessagesErrorBody(apiError, c.get('requestId'))
     : toErrorBody(apiError)
   return c.json(body, apiError.status, headers)
+}
+
+/** Bounds what one connection may ask for before it has its answers. */
+export function limitConnection(admission: Admission): MiddlewareHandler<AppEnv> {
+  return async function limitConnection(c, next) {
+    const { incoming, outgoing } = bindingsOf(c)
+    if (incoming && outgoing) outgoing.once('close', admission.enterConnection(incoming.socket))
+    return next()
+  }
+}
+
+/** A path with dot segments means another path to whoever resolves them: proxies' rules and this server's would not see the same one. */
+export const refuseDotSegments: MiddlewareHandler<AppEnv> = async function refuseDotSegments(c, next) {
+  const target = bindingsOf(c).incoming?.url ?? ''
+  const path = target.replace(/^[a-z][a-z0-9+.-]*:\/\/[^/]*/i, '').replace(/[?#].*$/s, '')
+  if (path.split(/[/\\]/).some((segment) => /^(?:\.|%2e){1,2}$/i.test(segment))) {
+    throw invalidRequest("the request's path: expected no segment of dots (. or ..), found one")
+  }
+  await next()
 }
 
 const OPEN_ROUTES = new Set(['/health', '/ready'])
@@ -111,15 +139,15 @@ export function allowOrigins(origins: readonly string[]): MiddlewareHandler {
 }
 
 /**
- * Takes a place in the queue before the body is read, held until the handler gives it back ('submitted') or, where work does not pass
- * the engine's queue, until the body is parsed.
+ * Takes a place before the body is read. It is held until the engine has the request, or the tokenizer's answer is there; for retrieval,
+ * whose queues are bounded themselves, until the body is parsed.
  */
-export function admit(admission: Admission, heldUntil: 'submitted' | 'parsed'): MiddlewareHandler<AppEnv> {
+export function admit(admission: Admission, pool: AdmissionPool): MiddlewareHandler<AppEnv> {
   return async function admit(c, next) {
     const length = c.req.header('content-length')
-    const place = admission.admit(length === undefined ? null : Number(length))
+    const place = admission.admit({ pool, contentLength: length === undefined ? null : Number(length) })
     c.set('admitted', place.release)
-    c.set('bodyReading', { arrived: place.arrived, parsed: heldUntil === 'parsed' ? place.release : () => {} })
+    c.set('bodyReading', { ...place, parsed: pool === 'retrieval' ? place.release : () => {} })
     await next()
   }
 }

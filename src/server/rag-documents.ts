@@ -5,7 +5,7 @@ import type { IngestResult, SourceDocument } from '../rag/ingest.ts'
 import { Slice } from '../rag/slice.ts'
 import { ApiError, invalidRequest } from './errors.ts'
 import type { JsonLine } from './json-lines.ts'
-import { parseBody } from './wire.ts'
+import { parseBody } from './validation.ts'
 import { MAX_INGEST_DOCUMENTS, ragDocument } from './wire-rag.ts'
 
 export interface RejectedDocument {
@@ -46,7 +46,7 @@ const BATCH_DOCUMENTS = 64
 const BATCH_LENGTH = 1 << 20
 
 /**
- * Documents as their lines come in, until `signal` is aborted.
+ * Documents as their lines come in, until `signal` is aborted. `onDone` is told of the body's bytes that are in the index, or refused.
  * @throws ApiError 400 for no line, or too many of them, and what reading and ingestion fail with. The documents of the lines before are
  *   in the index then, and the error tells how many; sent again, they are found unchanged.
  */
@@ -54,13 +54,15 @@ export const ingestLines = (
   lines: AsyncIterable<JsonLine>,
   ingest: Ingest,
   signal: AbortSignal,
-): Promise<IngestReport> => tellingAccepted((onAccepted) => ingestBatches(lines, ingest, signal, onAccepted))
+  onDone: (numBytes: number) => void = () => {},
+): Promise<IngestReport> =>
+  tellingAccepted((onAccepted) => ingestBatches(lines, ingest, signal, { onAccepted, onDone }))
 
 async function ingestBatches(
   lines: AsyncIterable<JsonLine>,
   ingest: Ingest,
   signal: AbortSignal,
-  onAccepted: () => void,
+  { onAccepted, onDone }: { readonly onAccepted: () => void; readonly onDone: (numBytes: number) => void },
 ): Promise<IngestReport> {
   const rejected: RejectedDocument[] = []
   let accepted = 0
@@ -68,6 +70,7 @@ async function ingestBatches(
   let numLines = 0
   const batch = new Map<string, { readonly document: SourceDocument; readonly line: number }>()
   let batchLength = 0
+  let batchBytes = 0
 
   const flush = async (): Promise<void> => {
     const documents = [...batch.values()].map(({ document }) => document)
@@ -77,6 +80,8 @@ async function ingestBatches(
     chunks += result.chunks
     batch.clear()
     batchLength = 0
+    onDone(batchBytes)
+    batchBytes = 0
     signal.throwIfAborted()
   }
 
@@ -103,12 +108,14 @@ async function ingestBatches(
     if (typeof document === 'string') {
       const id = 'value' in parsed ? idOf(parsed.value) : null
       rejected.push({ id: id ?? `line ${line}`, line, reason: document.replace(/^body:/, `line ${line}:`) })
+      onDone(parsed.numBytes)
       continue
     }
     // A batch has one version of a document, so that what becomes of it belongs to its line.
     if (batch.has(document.id)) await flush()
     batch.set(document.id, { document, line })
     batchLength += document.text.length
+    batchBytes += parsed.numBytes
     if (batch.size === BATCH_DOCUMENTS || batchLength >= BATCH_LENGTH) await flush()
   }
   if (batch.size > 0) await flush()

@@ -7,7 +7,7 @@ import { invalidRequest } from './errors.ts'
 import { readJson } from './body.ts'
 import { JSON_LINES_TYPE, readJsonLines } from './json-lines.ts'
 import { ingestLines, ingestList, type Ingest, type IngestReport } from './rag-documents.ts'
-import { parseBody } from './wire.ts'
+import { parseBody } from './validation.ts'
 import { ragDocumentsRequest, ragQueryRequest } from './wire-rag.ts'
 
 export interface RagRouteParts {
@@ -26,7 +26,11 @@ export function ragRoutes({ rag, maxRequestBytes }: RagRouteParts): Hono<AppEnv>
         const lines = readJsonLines(c, maxRequestBytes)
         // A batch is small and whatever came in of it is to stay: it is not ended by its client's leaving.
         const ingest: Ingest = (documents, onAccepted) => rag.ingestDocuments(index, documents, { onAccepted })
-        report = await unlessGone(signal, ingestLines(lines, ingest, signal))
+        const reading = c.get('bodyReading')
+        report = await unlessGone(
+          signal,
+          ingestLines(lines, ingest, signal, (numBytes) => reading?.dropped(numBytes)),
+        )
       } else {
         const body = parseBody(ragDocumentsRequest, await readJson(c, maxRequestBytes))
         index = rag.indexName(body.index ?? c.req.query('index') ?? null)

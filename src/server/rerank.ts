@@ -5,7 +5,7 @@ import { unlessGone } from './disconnect.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError } from './errors.ts'
 import { readJson } from './body.ts'
-import { parseBody } from './wire.ts'
+import { parseBody } from './validation.ts'
 import { rerankRequest } from './wire-rag.ts'
 
 export function rerankRoutes({

@@ -6,7 +6,7 @@
  */
 import { type Context, Hono } from 'hono'
 import { deleteCookie, getCookie, setCookie } from 'hono/cookie'
-import { readBody } from './body.ts'
+import { readChunks } from './body.ts'
 import type { AppEnv } from './env.ts'
 import type { Caller, Keys } from './keys.ts'
 import { requireOwnForm } from './origin.ts'
@@ -52,7 +52,9 @@ export function sessionRoutes(keys: Keys): Hono<AppEnv> {
     .get(SIGN_IN_PATH, (c) => html(c, SignInPage({ to: '/traces', isRefused: false })))
     .post(SIGN_IN_PATH, async (c) => {
       requireOwnForm(c)
-      const form = new URLSearchParams((await readBody(c.req.raw.body, MAX_FORM_BYTES)).toString('utf8'))
+      const chunks: Uint8Array[] = []
+      for await (const chunk of readChunks(c, MAX_FORM_BYTES)) chunks.push(chunk)
+      const form = new URLSearchParams(Buffer.concat(chunks).toString('utf8'))
       const to = destination(form.get('to') ?? '')
       const session = keys.openSession((form.get('key') ?? '').trim(), Date.now() + SESSION_SECONDS * 1000)
       if (session === null) return html(c, SignInPage({ to, isRefused: true }), 401, { 'WWW-Authenticate': 'Bearer' })

@@ -6,7 +6,8 @@ import { ApiError, invalidRequest } from './errors.ts'
 import { toChatMessage } from './job.ts'
 import { readJson } from './body.ts'
 import type { ServerState } from './state.ts'
-import { detokenizeRequest, parseBody, tokenizeRequest } from './wire.ts'
+import { parseBody } from './validation.ts'
+import { detokenizeRequest, tokenizeRequest } from './wire.ts'
 
 export const remoteTokenizer = (): ApiError =>
   new ApiError(501, 'invalid_request_error', 'a remote engine tokenizes; ask it', { code: 'not_supported' })

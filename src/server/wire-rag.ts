@@ -3,12 +3,13 @@ import { z } from 'zod'
 import { metadataSchema } from '../rag/files.ts'
 import { MAX_ID_LENGTH } from '../rag/vector-index.ts'
 import type { Routes } from './openapi.ts'
+import { list, nullable, tokenIds } from './validation.ts'
 
-const nullable = <T extends z.ZodType>(type: T) => type.nullish().transform((value) => value ?? undefined)
-const tokenId = z.int().min(0)
 const indexName = nullable(z.string().min(1).max(64))
 
 const MAX_INPUTS = 2048
+/** Token ids of one input: more than any embedding model reads. */
+const MAX_INPUT_IDS = 2 ** 17
 const MAX_RERANK_DOCUMENTS = 1000
 /** Of one request. */
 export const MAX_INGEST_DOCUMENTS = 10_000
@@ -18,9 +19,9 @@ export const embeddingsRequest = z.object({
   input: z.union(
     [
       z.string().min(1),
-      z.array(z.string().min(1)).min(1).max(MAX_INPUTS),
-      z.array(tokenId).min(1),
-      z.array(z.array(tokenId).min(1)).min(1).max(MAX_INPUTS),
+      list(z.string().min(1), { min: 1, max: MAX_INPUTS }),
+      tokenIds({ min: 1, max: MAX_INPUT_IDS }),
+      list(tokenIds({ min: 1, max: MAX_INPUT_IDS }), { min: 1, max: MAX_INPUTS }),
     ],
     {
       error: `a string, an array of up to ${MAX_INPUTS} strings, an array of token ids or an array of arrays of token ids, none of them empty`,
@@ -38,25 +39,52 @@ const rerankDocument = z.union([z.string(), z.object({ text: z.string() }).trans
 export const rerankRequest = z.object({
   model: nullable(z.string()),
   query: z.string().min(1),
-  documents: z.array(rerankDocument).min(1).max(MAX_RERANK_DOCUMENTS),
+  documents: list(rerankDocument, { min: 1, max: MAX_RERANK_DOCUMENTS }),
   top_n: nullable(z.int().min(1)),
   return_documents: nullable(z.boolean()),
 })
 
+/** Values in a document's metadata, those of lists included. */
+const MAX_METADATA_VALUES = 1024
+
+function isSmall(metadata: unknown): boolean {
+  if (typeof metadata !== 'object' || metadata === null) return true
+  const values: unknown[] = Object.values(metadata)
+  return (
+    values.length <= MAX_METADATA_VALUES &&
+    values.reduce<number>((sum, value) => sum + (Array.isArray(value) ? value.length : 1), 0) <= MAX_METADATA_VALUES
+  )
+}
+
 /** One document; held against this on its own, so that a bad one does not refuse the others. */
 export const ragDocument = z.object({
-  id: z.union([z.string().min(1).max(MAX_ID_LENGTH), z.int().transform(String)], {
-    error: `a string of 1 to ${MAX_ID_LENGTH} characters or a whole number`,
-  }),
+  id: z.union(
+    [
+      z
+        .string()
+        .regex(/^(?!\.{1,2}$)/)
+        .min(1)
+        .max(MAX_ID_LENGTH),
+      z.int().transform(String),
+    ],
+    {
+      error: `a string of 1 to ${MAX_ID_LENGTH} characters, other than . and .., or a whole number`,
+    },
+  ),
   text: z.string(),
   source: nullable(z.string().max(MAX_ID_LENGTH * 4)),
   format: nullable(z.enum(['markdown', 'text', 'html'])),
-  metadata: nullable(metadataSchema),
+  metadata: nullable(
+    z
+      .unknown()
+      .refine(isSmall, { error: `an object of at most ${MAX_METADATA_VALUES} values` })
+      .pipe(metadataSchema),
+  ),
 })
 
 export const ragDocumentsRequest = z.object({
   index: indexName,
-  documents: z.array(z.unknown()).min(1).max(MAX_INGEST_DOCUMENTS),
+  documents: list(z.unknown(), { min: 1, max: MAX_INGEST_DOCUMENTS }),
 })
 
 export const ragQueryRequest = z.object({
@@ -74,7 +102,7 @@ export const RAG_ROUTES: Routes = {
   '/v1/rag/documents': {
     post: {
       summary: 'Put documents into an index, as a list or as JSON lines with ?index=',
-      body: ragDocumentsRequest.extend({ documents: z.array(ragDocument) }),
+      body: ragDocumentsRequest.extend({ documents: list(ragDocument, { min: 1, max: MAX_INGEST_DOCUMENTS }) }),
       line: ragDocument,
     },
   },

@@ -3,7 +3,8 @@
  * be honoured is a 400 that names it.
  */
 import { z } from 'zod'
-import { nullable, rag, unsupported } from '../wire.ts'
+import { list, nullable } from '../validation.ts'
+import { rag, unsupported } from '../wire.ts'
 
 const MAX_MESSAGES = 4096
 const MAX_BLOCKS = 4096
@@ -21,7 +22,7 @@ const toolResultBlock = z.object({
   type: z.literal('tool_result'),
   tool_use_id: z.string().min(1).max(256),
   content: nullable(
-    z.union([z.string(), z.array(textBlock).max(MAX_BLOCKS)], { error: 'a string or an array of text blocks' }),
+    z.union([z.string(), list(textBlock, { max: MAX_BLOCKS })], { error: 'a string or an array of text blocks' }),
   ),
   is_error: nullable(z.boolean()),
 })
@@ -32,7 +33,7 @@ const block = z.discriminatedUnion('type', [textBlock, thinkingBlock, redactedBl
 
 const message = z.object({
   role: z.enum(['user', 'assistant', 'system']),
-  content: z.union([z.string(), z.array(block).max(MAX_BLOCKS)], { error: 'a string or an array of content blocks' }),
+  content: z.union([z.string(), list(block, { max: MAX_BLOCKS })], { error: 'a string or an array of content blocks' }),
 })
 
 const tool = z.object({
@@ -58,11 +59,11 @@ const jsonFormat = z.object({ type: z.literal('json_schema'), schema: z.record(z
 
 const prompt = {
   model: nullable(z.string()),
-  messages: z.array(message).min(1).max(MAX_MESSAGES),
+  messages: list(message, { min: 1, max: MAX_MESSAGES }),
   system: nullable(
-    z.union([z.string(), z.array(textBlock).max(MAX_BLOCKS)], { error: 'a string or an array of text blocks' }),
+    z.union([z.string(), list(textBlock, { max: MAX_BLOCKS })], { error: 'a string or an array of text blocks' }),
   ),
-  tools: nullable(z.array(tool).max(128)),
+  tools: nullable(list(tool, { max: 128 })),
   tool_choice: nullable(toolChoice),
   thinking: nullable(
     z.discriminatedUnion(
@@ -83,7 +84,7 @@ export const messagesRequest = z.object({
   temperature: nullable(z.number().min(0).max(2)),
   top_p: nullable(z.number().min(0).max(1)),
   top_k: nullable(z.int().min(0).max(1_000_000)),
-  stop_sequences: nullable(z.array(z.string().min(1)).max(16)),
+  stop_sequences: nullable(list(z.string().min(1), { max: 16 })),
   stream: nullable(z.boolean()),
   metadata: nullable(z.object({ user_id: nullable(z.string()) })),
   output_config: nullable(z.object({ format: nullable(jsonFormat) })),

@@ -3,7 +3,8 @@
  * fields are ignored; a known one that cannot be honoured is a 400 that names it.
  */
 import { z } from 'zod'
-import { nullable, rag, unsupported } from '../wire.ts'
+import { list, nullable, record } from '../validation.ts'
+import { rag, unsupported } from '../wire.ts'
 
 /** Items of one request: as many as a chat may have messages. */
 const MAX_ITEMS = 4096
@@ -18,7 +19,7 @@ const contentError =
 const message = z.object({
   type: z.literal('message'),
   role: z.enum(['user', 'assistant', 'system', 'developer']),
-  content: z.union([z.string(), z.array(z.union([textPart, refusalPart])).max(MAX_ITEMS)], { error: contentError }),
+  content: z.union([z.string(), list(z.union([textPart, refusalPart]), { max: MAX_ITEMS })], { error: contentError }),
 })
 
 const functionCall = z.object({
@@ -31,15 +32,15 @@ const functionCall = z.object({
 const functionCallOutput = z.object({
   type: z.literal('function_call_output'),
   call_id: z.string().min(1).max(256),
-  output: z.union([z.string(), z.array(textPart).max(MAX_ITEMS)], {
+  output: z.union([z.string(), list(textPart, { max: MAX_ITEMS })], {
     error: 'a string or an array of input_text parts',
   }),
 })
 
 const reasoning = z.object({
   type: z.literal('reasoning'),
-  summary: nullable(z.array(reasoningPart).max(MAX_ITEMS)),
-  content: nullable(z.array(reasoningPart).max(MAX_ITEMS)),
+  summary: nullable(list(reasoningPart, { max: MAX_ITEMS })),
+  content: nullable(list(reasoningPart, { max: MAX_ITEMS })),
 })
 
 const item = z.discriminatedUnion('type', [message, functionCall, functionCallOutput, reasoning], {
@@ -74,7 +75,7 @@ const textFormat = z.discriminatedUnion(
 
 export const responsesRequest = z.object({
   model: nullable(z.string()),
-  input: z.union([z.string(), z.array(item).min(1).max(MAX_ITEMS)], {
+  input: z.union([z.string(), list(item, { min: 1, max: MAX_ITEMS })], {
     error: 'a string or an array of message, function_call, function_call_output and reasoning items',
   }),
   instructions: nullable(z.string()),
@@ -84,7 +85,7 @@ export const responsesRequest = z.object({
   max_output_tokens: nullable(z.int().min(1)),
   temperature: nullable(z.number().min(0).max(2)),
   top_p: nullable(z.number().min(0).max(1)),
-  tools: nullable(z.array(functionTool).max(128)),
+  tools: nullable(list(functionTool, { max: 128 })),
   tool_choice: nullable(
     z.union([z.enum(['none', 'auto', 'required']), namedFunction], {
       error: "'none', 'auto', 'required' or an object {type: 'function', name}",
@@ -103,7 +104,7 @@ export const responsesRequest = z.object({
   background: unsupported([false]),
   conversation: unsupported(),
   prompt: unsupported(),
-  metadata: nullable(z.record(z.string().max(64), z.string().max(512))),
+  metadata: nullable(record(z.string().max(64), z.string().max(512), { max: 16 })),
   user: nullable(z.string()),
   rag,
 })

@@ -1,0 +1,147 @@
+/**
+ * JSON text as its bytes come in. Each chunk is checked when it arrives: encoding, nesting and the number of values, so that a body that
+ * would take long to parse is refused before anything is built of it, and the check itself never holds the thread for longer than a chunk.
+ */
+import { isUtf8 } from 'node:buffer'
+import { invalidRequest } from './errors.ts'
+
+/** Recursive code runs over parsed values; past the stack's end it would fail with the server's error. */
+const MAX_DEPTH = 128
+/** What the parser and the validation behind it handle in some 50 ms, whatever the values are. */
+const MAX_VALUES = 2 ** 19
+const MAX_CONTAINERS = 2 ** 17
+/** An object of unlike keys costs far more than a list of as many values. */
+const MAX_KEYS = 2 ** 17
+
+const [QUOTE, BACKSLASH, OPEN_ARRAY, CLOSE_ARRAY, OPEN_OBJECT, CLOSE_OBJECT] = [0x22, 0x5c, 0x5b, 0x5d, 0x7b, 0x7d]
+const [TAB, LINE_FEED, CARRIAGE_RETURN, SPACE, COMMA, COLON] = [0x09, 0x0a, 0x0d, 0x20, 0x2c, 0x3a]
+const BYTE_ORDER_MARK = '\uFEFF'
+
+export class JsonText {
+  readonly #where: string
+  readonly #parts: string[] = []
+  /** Bytes of a character whose end has not come. */
+  #pending: Uint8Array = new Uint8Array(0)
+  #depth = 0
+  #numContainers = 0
+  #numCommas = 0
+  #numKeys = 0
+  #isInString = false
+  /** The string's last byte so far is a backslash that escapes the next. */
+  #isEscaped = false
+  #isBlank = true
+
+  /** @param where for messages: `body`, or a line of it. */
+  constructor(where: string) {
+    this.#where = where
+  }
+
+  /** Nothing came but white space. */
+  get isBlank(): boolean {
+    return this.#isBlank
+  }
+
+  /** Takes the next bytes in. @throws ApiError 400 for what is not UTF-8, nests too deep or holds too much. */
+  write(chunk: Uint8Array): void {
+    this.#isBlank &&= chunk.every(
+      (byte) => byte === SPACE || byte === LINE_FEED || byte === CARRIAGE_RETURN || byte === TAB,
+    )
+    this.#decode(chunk)
+    this.#count(chunk)
+  }
+
+  /** The value. Call it once, after the last byte. @throws ApiError 400 when it is not JSON. */
+  parse(): unknown {
+    if (this.#pending.length > 0) throw this.#notUtf8()
+    const text = this.#parts.join('')
+    this.#parts.length = 0
+    try {
+      return JSON.parse(text.startsWith(BYTE_ORDER_MARK) ? text.slice(1) : text)
+    } catch (error) {
+      // The parser's message quotes the body.
+      const position = /position (\d+)/.exec(String(error))?.[1]
+      throw invalidRequest(
+        `${this.#where}: expected JSON, found something else${position ? ` at character ${position}` : ''}`,
+      )
+    }
+  }
+
+  #notUtf8() {
+    return invalidRequest(`${this.#where}: expected UTF-8 text`)
+  }
+
+  #decode(chunk: Uint8Array): void {
+    const bytes = this.#pending.length === 0 ? chunk : Buffer.concat([this.#pending, chunk])
+    const end = endOfCharacters(bytes)
+    const whole = bytes.subarray(0, end)
+    if (!isUtf8(whole)) throw this.#notUtf8()
+    this.#parts.push(Buffer.from(whole.buffer, whole.byteOffset, whole.byteLength).toString('utf8'))
+    this.#pending = bytes.slice(end)
+  }
+
+  /** Multi-byte characters have no byte in common with JSON's own, so that bytes are enough. */
+  #count(bytes: Uint8Array): void {
+    for (let i = 0; i < bytes.length; i++) {
+      if (this.#isInString) {
+        i = this.#endOfString(bytes, i)
+        continue
+      }
+      switch (bytes[i]) {
+        case QUOTE:
+          this.#isInString = true
+          break
+        case COMMA:
+          this.#numCommas++
+          break
+        case COLON:
+          this.#numKeys++
+          break
+        case CLOSE_ARRAY:
+        case CLOSE_OBJECT:
+          this.#depth--
+          break
+        case OPEN_ARRAY:
+        case OPEN_OBJECT:
+          this.#numContainers++
+          if (++this.#depth > MAX_DEPTH) throw this.#tooLarge(`${MAX_DEPTH} levels of nesting`)
+      }
+    }
+    if (this.#numContainers > MAX_CONTAINERS) throw this.#tooLarge(`${MAX_CONTAINERS} arrays and objects`)
+    if (this.#numKeys > MAX_KEYS) throw this.#tooLarge(`${MAX_KEYS} object keys`)
+    if (this.#numContainers + this.#numCommas > MAX_VALUES) throw this.#tooLarge(`${MAX_VALUES} values`)
+  }
+
+  #tooLarge(bound: string) {
+    return invalidRequest(`${this.#where}: expected at most ${bound}, found more`)
+  }
+
+  /** The place of the closing quote, or the chunk's end. */
+  #endOfString(bytes: Uint8Array, from: number): number {
+    for (let start = from; ;) {
+      const quote = bytes.indexOf(QUOTE, start)
+      const stop = quote === -1 ? bytes.length : quote
+      let first = stop
+      while (first > start && bytes[first - 1] === BACKSLASH) first--
+      const isEscaped = ((stop - first) % 2 === 1) !== (first === start && this.#isEscaped)
+      this.#isEscaped = quote === -1 && isEscaped
+      if (quote === -1) return bytes.length
+      if (!isEscaped) {
+        this.#isInString = false
+        return quote
+      }
+      // A run of backslashes is counted once: the next one begins behind this quote.
+      start = quote + 1
+    }
+  }
+}
+
+/** Where the last whole character ends: at most three bytes before the end, or the end where the bytes are no UTF-8 anyway. */
+function endOfCharacters(bytes: Uint8Array): number {
+  for (let back = 1; back <= Math.min(3, bytes.length); back++) {
+    const byte = bytes[bytes.length - back] ?? 0
+    if ((byte & 0xc0) === 0x80) continue
+    const length = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1
+    return length > back ? bytes.length - back : bytes.length
+  }
+  return bytes.length
+}

@@ -1,0 +1,224 @@
+/**
+ * A body held against its schema, and the one thing that is wrong with it in words. Lists and records of a caller's making are checked item
+ * by item and given up at the first that does not fit: zod alone would collect an issue for each of millions.
+ */
+import { z } from 'zod'
+import { invalidRequest } from './errors.ts'
+
+/** The schema of the items of what list() and record() made, for the words of messages. */
+const itemTypes = new WeakMap<z.core.$ZodType, z.core.$ZodType>()
+
+const jsonSchemaOf = (type: z.ZodType): Record<string, unknown> => {
+  const { $schema: _, ...schema } = z.toJSONSchema(type, { io: 'input', unrepresentable: 'any', reused: 'inline' })
+  return schema
+}
+
+/** A field that null leaves out, too. */
+export const nullable = <T extends z.ZodType>(type: T) => type.nullish().transform((value) => value ?? undefined)
+
+export interface Bounds {
+  readonly min?: number
+  readonly max: number
+}
+
+/** An array of `min` to `max` items. */
+export function list<T extends z.ZodType>(item: T, { min = 0, max }: Bounds) {
+  const type = z
+    .unknown()
+    .transform((value, ctx): z.output<T>[] => {
+      if (!Array.isArray(value)) return refuse(ctx, { code: 'invalid_type', expected: 'array', input: value })
+      if (value.length < min)
+        return refuse(ctx, { code: 'too_small', minimum: min, inclusive: true, origin: 'array', input: value })
+      if (value.length > max)
+        return refuse(ctx, { code: 'too_big', maximum: max, inclusive: true, origin: 'array', input: value })
+      const items: z.output<T>[] = []
+      for (const [i, given] of value.entries()) {
+        const result = item.safeParse(given)
+        if (!result.success) return refuseItem(ctx, i, result.error)
+        items.push(result.data)
+      }
+      return items
+    })
+    .meta({ type: 'array', items: jsonSchemaOf(item), ...(min > 0 ? { minItems: min } : {}), maxItems: max })
+  itemTypes.set(type, item)
+  return type
+}
+
+/** Token ids: `min` to `max` whole numbers from 0 on. */
+export function tokenIds({ min = 0, max }: Bounds) {
+  const type = z
+    .unknown()
+    .transform((value, ctx): number[] => {
+      const ids = list(z.unknown(), { min, max }).safeParse(value)
+      if (!ids.success) return refuseWith(ctx, ids.error)
+      const at = ids.data.findIndex((id) => typeof id !== 'number' || !Number.isSafeInteger(id) || id < 0)
+      if (at === -1) return ids.data as number[]
+      return refuseItem(ctx, at, tokenId.safeParse(ids.data[at]).error)
+    })
+    .meta({ type: 'array', items: jsonSchemaOf(tokenId), ...(min > 0 ? { minItems: min } : {}), maxItems: max })
+  itemTypes.set(type, tokenId)
+  return type
+}
+
+export const tokenId = z.int().min(0)
+
+/** An object of at most `max` keys of the caller's. */
+export function record<T extends z.ZodType>(key: z.ZodString, value: T, { max }: Bounds) {
+  const type = z
+    .unknown()
+    .transform((given, ctx): Record<string, z.output<T>> => {
+      if (typeof given !== 'object' || given === null || Array.isArray(given))
+        return refuse(ctx, { code: 'invalid_type', expected: 'record', input: given })
+      const entries = Object.entries(given)
+      if (entries.length > max) return refuse(ctx, { code: 'custom', message: `at most ${max} keys`, input: given })
+      const found: [string, z.output<T>][] = []
+      for (const [name, item] of entries) {
+        const issue = key.safeParse(name).error?.issues[0]
+        if (issue)
+          return refuse(ctx, { code: 'invalid_key', origin: 'record', issues: [issue], input: name, path: [name] })
+        const result = value.safeParse(item)
+        if (!result.success) return refuseItem(ctx, name, result.error)
+        found.push([name, result.data])
+      }
+      return Object.fromEntries(found)
+    })
+    .meta({ type: 'object', additionalProperties: jsonSchemaOf(value), maxProperties: max })
+  itemTypes.set(type, value)
+  return type
+}
+
+type Issues = z.core.ParsePayload
+
+function refuse(ctx: Issues, issue: z.core.$ZodRawIssue): never {
+  ctx.issues.push(issue)
+  return z.NEVER
+}
+
+/** The first issue of an item becomes the list's. */
+function refuseItem(ctx: Issues, key: PropertyKey, error: z.ZodError | undefined): never {
+  const [issue] = error?.issues ?? []
+  return issue ? refuse(ctx, { ...issue, path: [key, ...issue.path] } as z.core.$ZodRawIssue) : z.NEVER
+}
+
+function refuseWith(ctx: Issues, error: z.ZodError): never {
+  const [issue] = error.issues
+  return issue ? refuse(ctx, issue as z.core.$ZodRawIssue) : z.NEVER
+}
+
+/** The type of a JSON value in the words of an error message. Numbers and booleans are named; strings never are. */
+function describeFound(value: unknown): string {
+  if (value === undefined) return 'nothing'
+  if (value === null) return 'null'
+  if (Array.isArray(value)) return `an array of ${value.length}`
+  if (typeof value === 'number') return `the number ${value}`
+  if (typeof value === 'boolean') return String(value)
+  return typeof value === 'object' ? 'an object' : `a ${typeof value}`
+}
+
+/** @param type of the field at fault, undefined where the schema names none. */
+function describeExpected(issue: z.core.$ZodIssue, type: z.core.$ZodType | undefined): string {
+  const integer = integerOf(type)
+  switch (issue.code) {
+    case 'invalid_type': {
+      if (issue.expected === 'int' || (issue.expected === 'number' && integer)) return 'a whole number'
+      const expected = issue.expected === 'record' ? 'object' : issue.expected
+      return `${/^[aeio]/.test(expected) ? 'an' : 'a'} ${expected}`
+    }
+    case 'too_small':
+      if (integer && issue.minimum === Number.MIN_SAFE_INTEGER) return describeRange(integer)
+      return `${issue.origin === 'array' ? 'at least' : issue.inclusive ? 'at least' : 'more than'} ${String(issue.minimum)}${sizeUnit(issue.origin)}`
+    case 'too_big':
+      if (integer && issue.maximum === Number.MAX_SAFE_INTEGER) return describeRange(integer)
+      return `${issue.inclusive ? 'at most' : 'less than'} ${String(issue.maximum)}${sizeUnit(issue.origin)}`
+    case 'invalid_value':
+      return `one of ${issue.values.map(String).join(', ')}`
+    case 'invalid_key':
+      return issue.issues[0]?.message ?? 'other keys'
+    default:
+      return issue.message
+  }
+}
+
+/** The integer that a field takes, where it takes one. */
+function integerOf(type: z.core.$ZodType | undefined): z.ZodNumber | undefined {
+  if (type instanceof z.ZodOptional || type instanceof z.ZodNullable) return integerOf(type.unwrap())
+  if (type instanceof z.ZodPipe) return integerOf(type.in)
+  return type instanceof z.ZodNumber && type.isInt ? type : undefined
+}
+
+const describeRange = ({ minValue, maxValue }: z.ZodNumber): string => `a whole number from ${minValue} to ${maxValue}`
+
+const sizeUnit = (origin: string): string => (origin === 'array' ? ' items' : origin === 'string' ? ' characters' : '')
+
+const at = (body: unknown, path: readonly PropertyKey[]): unknown =>
+  path.reduce<unknown>(
+    (value, key) => (typeof value === 'object' && value !== null ? Reflect.get(value, key) : undefined),
+    body,
+  )
+
+/** The schema of a field or an item, undefined where the schema names none: past it a path is made of the caller's own keys. */
+function schemaAt(type: z.core.$ZodType, key: PropertyKey): z.core.$ZodType | undefined {
+  if (type instanceof z.ZodObject) return Object.hasOwn(type.shape, key) ? type.shape[String(key)] : undefined
+  const item = itemTypes.get(type)
+  if (item) return typeof key === 'number' ? item : undefined
+  if (type instanceof z.ZodOptional || type instanceof z.ZodNullable) return schemaAt(type.unwrap(), key)
+  if (type instanceof z.ZodPipe) return schemaAt(type.in, key)
+  if (type instanceof z.ZodUnion) {
+    for (const option of type.options) {
+      const found = schemaAt(option, key)
+      if (found) return found
+    }
+  }
+  return undefined
+}
+
+/** The part of a path that the schema names, and the schema at its end where that is all of it. */
+function knownPath(
+  type: z.core.$ZodType,
+  path: readonly PropertyKey[],
+): { readonly path: readonly PropertyKey[]; readonly type: z.core.$ZodType | undefined } {
+  let current: z.core.$ZodType | undefined = type
+  const end = path.findIndex((key) => {
+    current = current && schemaAt(current, key)
+    return current === undefined
+  })
+  return { path: end === -1 ? path : path.slice(0, end), type: current }
+}
+
+/** What is wrong inside a value that one form of a union alone could be: naming all forms would not name the field. */
+function fieldIssue(issue: z.core.$ZodIssue, body: unknown): z.core.$ZodIssue {
+  if (issue.code !== 'invalid_union') return issue
+  const found = at(body, issue.path)
+  if (typeof found !== 'object' || found === null) return issue
+  // Forms of another type fail at once; the others could be what was meant.
+  const forms = issue.errors.filter((errors) =>
+    errors.some(({ path, code }) => path.length > 0 || code !== 'invalid_type'),
+  )
+  const inner = forms.flat().find(({ path }) => path.length > 0)
+  if (inner === undefined || (Array.isArray(found) && forms.length > 1)) return issue
+  return fieldIssue({ ...inner, path: [...issue.path, ...inner.path] }, body)
+}
+
+/**
+ * A request body held against its schema.
+ * @throws ApiError 400 naming the field, what was expected and the type that was found.
+ */
+export function parseBody<T extends z.ZodType>(type: T, body: unknown): z.output<T> {
+  const result = type.safeParse(body)
+  if (result.success) return result.data
+  const [first] = result.error.issues
+  if (!first) throw invalidRequest('the body does not fit the schema')
+  const issue = fieldIssue(first, body)
+  if (issue.path.length === 0 && issue.code === 'invalid_type') {
+    throw invalidRequest(`body: expected a JSON object, found ${describeFound(body)}`)
+  }
+  const { path, type: fieldType } = knownPath(type, issue.path)
+  const param = path.map(String).join('.')
+  if (issue.code === 'custom' && issue.message === 'not supported by this server') {
+    throw invalidRequest(`${param}: ${issue.message}`, param)
+  }
+  const where =
+    path.length === issue.path.length || issue.code === 'invalid_key' ? param : `${param} (one of its values)`
+  const found = issue.code === 'invalid_key' ? 'another key' : describeFound(at(body, issue.path))
+  throw invalidRequest(`${where}: expected ${describeExpected(issue, fieldType)}, found ${found}`, param)
+}
