@@ -21,20 +21,6 @@ export type RagErrorCode =
   /** The prompt with its documents does not fit the model. */
   | 'context_length_exceeded'
 
-/** Status of each code. `Record` so that a new code cannot be forgotten. */
-const STATUS: Readonly<Record<RagErrorCode, number>> = {
-  invalid_request: 400,
-  index_not_found: 404,
-  index_empty: 400,
-  document_not_found: 404,
-  index_model_mismatch: 409,
-  index_corrupt: 503,
-  store_unavailable: 503,
-  model_unavailable: 503,
-  overloaded: 503,
-  context_length_exceeded: 400,
-}
-
 export class RagError extends Error {
   override readonly name = 'RagError'
   readonly code: RagErrorCode
@@ -43,11 +29,6 @@ export class RagError extends Error {
     super(message, options)
     this.code = code
     this.param = param
-  }
-
-  /** HTTP status that fits the code. */
-  get status(): number {
-    return STATUS[this.code]
   }
 }
 

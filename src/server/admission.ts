@@ -66,15 +66,7 @@ export function createAdmission(options: AdmissionOptions): Admission {
   function requireState(): void {
     const state = options.state()
     if (state === 'ready') return
-    throw new ApiError(
-      503,
-      'server_error',
-      state === 'loading' ? 'the model is loading' : 'the server is shutting down',
-      {
-        code: state,
-        retryAfter: state === 'loading' ? 2 : 5,
-      },
-    )
+    throw new ApiError(state, state === 'loading' ? 'the model is loading' : 'the server is shutting down')
   }
 
   function requireRoom(pool: AdmissionPool, numBytes: number): void {
@@ -82,10 +74,8 @@ export function createAdmission(options: AdmissionOptions): Admission {
     const maxBytes = maxRequestBytes * BODY_BUDGET[pool]
     if (bytes + numBytes <= maxBytes) return
     throw new ApiError(
-      429,
-      'rate_limit_error',
+      'bytes_in_flight',
       `too many bytes are in flight: request bodies take ${bytes} of ${maxBytes}, this one needs ${numBytes} more`,
-      { code: 'bytes_in_flight', retryAfter: 1 },
     )
   }
 
@@ -96,12 +86,7 @@ export function createAdmission(options: AdmissionOptions): Admission {
       const counts = pools[pool]
       const waiting = counts.entering + (pool === 'generation' ? options.stats().numWaiting : 0)
       if (waiting >= maxQueuedRequests) {
-        throw new ApiError(
-          429,
-          'rate_limit_error',
-          `the queue is full: ${waiting} of ${maxQueuedRequests} requests wait`,
-          { code: 'queue_full', retryAfter: 1 },
-        )
+        throw new ApiError('queue_full', `the queue is full: ${waiting} of ${maxQueuedRequests} requests wait`)
       }
       requireRoom(pool, contentLength ?? 0)
       counts.entering++
@@ -132,10 +117,8 @@ export function createAdmission(options: AdmissionOptions): Admission {
       const open = connections.get(connection) ?? 0
       if (open >= MAX_REQUESTS_PER_CONNECTION) {
         throw new ApiError(
-          429,
-          'rate_limit_error',
+          'too_many_pipelined',
           `expected at most ${MAX_REQUESTS_PER_CONNECTION} unanswered requests on one connection, found more`,
-          { code: 'too_many_pipelined', retryAfter: 1 },
         )
       }
       connections.set(connection, open + 1)

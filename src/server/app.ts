@@ -64,9 +64,7 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
   const app = new Hono<AppEnv>()
   app.onError((error, c) => renderError(error, c))
   app.notFound(() => {
-    throw new ApiError(404, 'invalid_request_error', 'no such route; GET /openapi.json lists them', {
-      code: 'not_found',
-    })
+    throw new ApiError('not_found', 'no such route; GET /openapi.json lists them')
   })
   app.use(requestTrace(observability, parts.watch ?? null))
   app.use(refuseDotSegments)

@@ -64,10 +64,8 @@ export async function* readChunks(
 /** 413 for a body of more bytes than the server takes; `found` where its length was declared. */
 export const tooLarge = (maxBytes: number, found?: number): ApiError =>
   new ApiError(
-    413,
-    'invalid_request_error',
+    'request_too_large',
     `body: expected at most ${maxBytes} bytes${found === undefined ? '' : `, found ${found}`}`,
-    { code: 'request_too_large' },
   )
 
 /** @throws ApiError 415 for an encoding or a character set that the server does not read. */
@@ -83,8 +81,7 @@ function requireReadable(c: Context<AppEnv>): void {
 }
 
 /** 415 naming the header at fault. */
-export const unsupportedMedia = (message: string): ApiError =>
-  new ApiError(415, 'invalid_request_error', message, { code: 'unsupported_media_type' })
+export const unsupportedMedia = (message: string): ApiError => new ApiError('unsupported_media_type', message)
 
 /** A client that sent Expect: 100-continue waits for this: it is given once the request is known to be wanted. */
 function inviteBody(c: Context<AppEnv>): void {
@@ -105,12 +102,7 @@ async function readChunk(
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(
-      () =>
-        reject(
-          new ApiError(408, 'invalid_request_error', 'body: expected the rest of it in time, found no end', {
-            code: 'request_timeout',
-          }),
-        ),
+      () => reject(new ApiError('request_timeout', 'body: expected the rest of it in time, found no end')),
       Math.max(timeoutMs, 0),
     )
   })

@@ -3,7 +3,7 @@ import { ApiError } from './errors.ts'
 
 /** Ends the trace as the client's leaving. Nobody reads the response: 499 is nginx's word for it. */
 export const clientGone = (cause?: unknown): ApiError =>
-  new ApiError(499 as 500, 'server_error', 'the client went away', { code: 'client_disconnect', cause })
+  new ApiError('client_disconnect', 'the client went away', { cause })
 
 /** The work's outcome; what it fails with once the client is gone ends the trace as that, not as an exception. */
 export async function unlessGone<T>(signal: AbortSignal, work: Promise<T>): Promise<T> {

@@ -19,10 +19,7 @@ export function embeddingRoutes({
   return new Hono<AppEnv>().post('/v1/embeddings', async (c) => {
     const body = parseBody(embeddingsRequest, await readJson(c, maxRequestBytes))
     if (body.model !== undefined && body.model !== rag.embedder.name) {
-      throw new ApiError(404, 'invalid_request_error', 'model: no embedding model of that name is served', {
-        param: 'model',
-        code: 'model_not_found',
-      })
+      throw new ApiError('model_not_found', 'model: no embedding model of that name is served', { param: 'model' })
     }
     const { signal } = c.req.raw
     const { dimensions } = await unlessGone(signal, untilAborted(rag.embedder.load(), signal))

@@ -1,42 +1,47 @@
 /** The one error class of the HTTP edge and OpenAI's error envelope around it. */
 import type { ContentfulStatusCode } from 'hono/utils/http-status'
-import { EngineError, type EngineErrorCode } from '../engine/request.ts'
+import { EngineError } from '../engine/request.ts'
+import type { EndingName } from '../observability/endings.ts'
 import { RagError } from '../rag/errors.ts'
-
-export type ApiErrorType = 'invalid_request_error' | 'authentication_error' | 'rate_limit_error' | 'server_error'
+import { type ApiErrorType, FAILURES, type Failure, type FailureCode } from './failures.ts'
 
 interface ApiErrorDetails {
   /** The request field at fault. */
   readonly param?: string | null
-  /** Stable machine-readable code. */
-  readonly code?: string | null
-  /** Seconds for Retry-After. */
-  readonly retryAfter?: number
   readonly cause?: unknown
+  /** Headers of the answer besides those that the code itself asks for. */
+  readonly headers?: Readonly<Record<string, string>>
 }
 
 /** A response with an error status. Messages name fields and types, never a string value of the caller's. */
 export class ApiError extends Error {
   override readonly name = 'ApiError'
-  readonly status: ContentfulStatusCode
-  readonly type: ApiErrorType
+  readonly code: FailureCode
   readonly param: string | null
-  readonly code: string | null
-  readonly retryAfter: number | null
+  readonly headers: Readonly<Record<string, string>>
 
-  constructor(status: ContentfulStatusCode, type: ApiErrorType, message: string, details: ApiErrorDetails = {}) {
+  constructor(code: FailureCode, message: string, details: ApiErrorDetails = {}) {
     super(message, { cause: details.cause })
-    this.status = status
-    this.type = type
+    this.code = code
     this.param = details.param ?? null
-    this.code = details.code ?? null
-    this.retryAfter = details.retryAfter ?? null
+    this.headers = details.headers ?? {}
+  }
+
+  get failure(): Failure {
+    return FAILURES[this.code]
+  }
+
+  get status(): ContentfulStatusCode {
+    return this.failure.status
   }
 }
 
 /** 400 for a field that cannot be used. */
-export const invalidRequest = (message: string, param: string | null = null, code: string | null = null): ApiError =>
-  new ApiError(400, 'invalid_request_error', message, { param, code })
+export const invalidRequest = (
+  message: string,
+  param: string | null = null,
+  code: FailureCode = 'invalid_request',
+): ApiError => new ApiError(code, message, { param })
 
 /** OpenAI's envelope. */
 export interface ErrorBody {
@@ -44,55 +49,37 @@ export interface ErrorBody {
     readonly message: string
     readonly type: ApiErrorType
     readonly param: string | null
+    /** Stable and machine-readable; null where the message says it all. */
     readonly code: string | null
   }
 }
 
-export const toErrorBody = (error: ApiError): ErrorBody => ({
-  error: { message: error.message, type: error.type, param: error.param, code: error.code },
+export const toErrorBody = ({ message, failure, param, code }: ApiError): ErrorBody => ({
+  error: { message, type: failure.type, param, code: code === 'invalid_request' ? null : code },
 })
-
-const ENGINE_STATUS: Readonly<Record<EngineErrorCode, readonly [ContentfulStatusCode, ApiErrorType]>> = {
-  invalid_request: [400, 'invalid_request_error'],
-  context_length_exceeded: [400, 'invalid_request_error'],
-  queue_full: [429, 'rate_limit_error'],
-  draining: [503, 'server_error'],
-  deadline: [504, 'server_error'],
-  engine_error: [500, 'server_error'],
-  device_lost: [503, 'server_error'],
-  upstream_error: [502, 'server_error'],
-  upstream_timeout: [504, 'server_error'],
-  shutdown: [503, 'server_error'],
-}
-
-/** Seconds a refused client should wait before it tries again. */
-const RETRY_AFTER_SECONDS = 1
 
 /** What a thrown value looks like from outside. An unexpected one keeps its message to itself: it may quote the prompt. */
 export function toApiError(error: unknown, traceId: string): ApiError {
   if (error instanceof ApiError) return error
-  if (error instanceof EngineError) {
-    const [status, type] = ENGINE_STATUS[error.code]
-    const message = status >= 500 ? `${error.message} (trace ${traceId})` : error.message
-    return new ApiError(status, type, message, {
-      param: error.param,
-      code: error.code === 'invalid_request' ? null : error.code,
-      ...(status === 429 || status === 503 ? { retryAfter: RETRY_AFTER_SECONDS } : {}),
-      cause: error,
-    })
+  if (error instanceof EngineError || error instanceof RagError) {
+    const { status, shown = error.message } = FAILURES[error.code]
+    const message = status >= 500 ? `${shown} (trace ${traceId})` : shown
+    return new ApiError(error.code, message, { param: error.param, cause: error })
   }
-  if (error instanceof RagError) {
-    const status = error.status as ContentfulStatusCode
-    const type = status >= 500 ? 'server_error' : 'invalid_request_error'
-    return new ApiError(status, type, error.message, {
-      param: error.param,
-      code: error.code === 'invalid_request' ? null : error.code,
-      ...(status === 503 ? { retryAfter: RETRY_AFTER_SECONDS } : {}),
-      cause: error,
-    })
-  }
-  return new ApiError(500, 'server_error', `internal error (trace ${traceId})`, {
-    code: 'internal_error',
-    cause: error,
-  })
+  return new ApiError('internal_error', `internal error (trace ${traceId})`, { cause: error })
+}
+
+/** The row of the table of endings for a request that failed with `error`, and the error itself for exception.type. */
+export function endingOf(error: unknown): { readonly ending: EndingName; readonly error: unknown } {
+  const isKnown = error instanceof ApiError || error instanceof EngineError || error instanceof RagError
+  return { ending: isKnown ? FAILURES[error.code].ending : 'exception', error }
+}
+
+/** The ending of an answer that a handler gave without throwing. */
+export function endingOfStatus(status: number): EndingName {
+  if (status < 400) return 'success'
+  if (status === 401 || status === 403) return 'unauthorized'
+  if (status === 429) return 'refused'
+  if (status === 503) return 'unavailable'
+  return status < 500 ? 'validation' : 'exception'
 }

@@ -6,9 +6,8 @@ import type { Observability } from '../observability/observability.ts'
 import type { EventLoopWatch } from '../observability/event-loop-watch.ts'
 import type { Admission, AdmissionPool } from './admission.ts'
 import { isExpecting } from './body.ts'
-import { endingOf, endingOfStatus } from './endings.ts'
 import { type AppEnv, bindingsOf } from './env.ts'
-import { ApiError, invalidRequest, toApiError, toErrorBody } from './errors.ts'
+import { ApiError, endingOf, endingOfStatus, invalidRequest, toApiError, toErrorBody } from './errors.ts'
 import { toMessagesErrorBody } from './messages/shape.ts'
 import type { Keys } from './keys.ts'
 import { routeOf } from './routes.ts'
@@ -57,20 +56,18 @@ export function requestTrace(
     // Whatever the handler came to: there is nobody to send it to.
     if (c.req.raw.signal.aborted) trace.finish({ ending: 'client_disconnect', status: null, error: c.error })
     else if (c.error) trace.finish({ ...endingOf(c.error), status: c.res.status })
-    else trace.finish(endingOfResponse(c.res.status))
+    // Handlers that answer an error status without throwing (/ready while loading) end by their status.
+    else trace.finish({ ending: endingOfStatus(c.res.status), status: c.res.status })
   }
 }
-
-/** Handlers that answer an error status without throwing (/ready while loading) end by their status. */
-const endingOfResponse = (status: number) =>
-  ({ ending: status < 400 ? 'success' : endingOfStatus(status, null), status }) as const
 
 /** Renders what handlers throw. Registered as app.onError. */
 export function renderError(error: unknown, c: Context<AppEnv>): Response {
   const trace = c.get('trace')
   const apiError = toApiError(error, trace.traceId)
-  const headers: Record<string, string> = {}
-  if (apiError.retryAfter !== null) headers['Retry-After'] = String(apiError.retryAfter)
+  const headers: Record<string, string> = { ...apiError.headers }
+  const { retryAfter } = apiError.failure
+  if (retryAfter !== undefined) headers['Retry-After'] = String(retryAfter)
   // OpenAI's clients retry 5xx: what failed in the engine or ran out of time would only fail, or wait, again.
   if (apiError.status === 500 || apiError.status === 504) headers['x-should-retry'] = 'false'
   // The rest of the body may still come.
@@ -111,14 +108,7 @@ export function requireKey(keys: Keys): MiddlewareHandler<AppEnv> {
     if (!caller && !OPEN_ROUTES.has(c.req.path) && !isSignInPath(c.req.path)) {
       const page = await signInFirst(c)
       if (page) return page
-      throw new ApiError(
-        401,
-        'authentication_error',
-        'expected a known API key in Authorization: Bearer or X-Api-Key',
-        {
-          code: 'invalid_api_key',
-        },
-      )
+      throw new ApiError('invalid_api_key', 'expected a known API key in Authorization: Bearer or X-Api-Key')
     }
     if (caller) {
       c.set('caller', caller)

@@ -5,6 +5,7 @@
  * a page does not know one.
  */
 import type { Context, MiddlewareHandler } from 'hono'
+import { unsupportedMedia } from './body.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError } from './errors.ts'
 import { JSON_LINES_TYPE } from './json-lines.ts'
@@ -24,9 +25,6 @@ const LOOPBACK = /^(?:127(?:\.\d{1,3}){3}|\[?::1\]?|localhost|(?:[a-z0-9-]+\.)+l
 
 const isLoopback = (hostname: string): boolean => LOOPBACK.test(hostname)
 
-const refused = (message: string, code: string): ApiError =>
-  new ApiError(403, 'invalid_request_error', message, { code })
-
 /** Refuses what other sites' pages send: 403, and 415 for a page's body that is not declared as JSON. */
 export function requireOwnOrigin(policy: OriginPolicy): MiddlewareHandler<AppEnv> {
   const isEveryone = policy.corsOrigins.includes('*')
@@ -37,16 +35,16 @@ export function requireOwnOrigin(policy: OriginPolicy): MiddlewareHandler<AppEnv
   return async function requireOwnOrigin(c, next) {
     const { hostname } = new URL(c.req.url)
     if (isLocal && !isEveryone && !OPEN_PATHS.has(c.req.path) && !isLoopback(hostname) && !hosts.has(hostname)) {
-      throw refused(
-        'Host: expected a loopback address or localhost on a server without keys; --cors-origin allows another host',
+      throw new ApiError(
         'host_not_allowed',
+        'Host: expected a loopback address or localhost on a server without keys; --cors-origin allows another host',
       )
     }
     if (!SAFE_METHODS.has(c.req.method)) {
       if (!isAllowedOrigin(c, policy.corsOrigins)) {
-        throw refused(
-          'Origin: expected this server itself or an origin that --cors-origin allows',
+        throw new ApiError(
           'origin_not_allowed',
+          'Origin: expected this server itself or an origin that --cors-origin allows',
         )
       }
       if (!isSignInPath(c.req.path)) requireJsonOfPages(c)
@@ -58,7 +56,7 @@ export function requireOwnOrigin(policy: OriginPolicy): MiddlewareHandler<AppEnv
 /** Refuses a form that another site's page sends, whatever origins may call the API. @throws ApiError 403 */
 export function requireOwnForm(c: Context<AppEnv>): void {
   if (isAllowedOrigin(c, [])) return
-  throw refused('Origin: expected a page of this server itself', 'origin_not_allowed')
+  throw new ApiError('origin_not_allowed', 'Origin: expected a page of this server itself')
 }
 
 function isAllowedOrigin(c: Context<AppEnv>, corsOrigins: readonly string[]): boolean {
@@ -77,7 +75,5 @@ function requireJsonOfPages(c: Context<AppEnv>): void {
   const type = c.req.header('content-type')
   const isBrowser = c.req.header('origin') !== undefined || c.req.header('sec-fetch-site') !== undefined
   if (!isBrowser || type === undefined || JSON_TYPE.test(type) || JSON_LINES_TYPE.test(type)) return
-  throw new ApiError(415, 'invalid_request_error', 'Content-Type: expected application/json, found another type', {
-    code: 'unsupported_media_type',
-  })
+  throw unsupportedMedia('Content-Type: expected application/json, found another type')
 }

@@ -56,9 +56,8 @@ export function probeRoutes(parts: ProbeParts): Hono<AppEnv> {
     .get('/v1/models/:id{.+}', (c) => {
       const found = model()
       if (c.req.param('id') !== found.id) {
-        throw new ApiError(404, 'invalid_request_error', `model: not served here; GET /v1/models lists "${found.id}"`, {
+        throw new ApiError('model_not_found', `model: not served here; GET /v1/models lists "${found.id}"`, {
           param: 'model',
-          code: 'model_not_found',
         })
       }
       return c.json(found)

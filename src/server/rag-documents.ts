@@ -4,6 +4,7 @@ import { formatOf } from '../rag/files.ts'
 import type { IngestResult, SourceDocument } from '../rag/ingest.ts'
 import { Slice } from '../rag/slice.ts'
 import { ApiError, invalidRequest } from './errors.ts'
+import { FAILURES } from './failures.ts'
 import type { JsonLine } from './json-lines.ts'
 import { parseBody } from './validation.ts'
 import { MAX_INGEST_DOCUMENTS, ragDocument } from './wire-rag.ts'
@@ -135,10 +136,9 @@ async function tellingAccepted<T>(work: (onAccepted: () => void) => Promise<T>):
       accepted === 1
         ? '1 document of the request was accepted and stays'
         : `${accepted} documents of the request were accepted and stay`
-    const message = `${error.message}; ${what} in the index`
-    if (error instanceof RagError) throw new RagError(error.code, message, error.param, { cause: error })
-    const { status, type, param, code, retryAfter } = error
-    throw new ApiError(status, type, message, { param, code, ...(retryAfter !== null && { retryAfter }), cause: error })
+    const message = `${FAILURES[error.code].shown ?? error.message}; ${what} in the index`
+    const headers = error instanceof ApiError ? error.headers : {}
+    throw new ApiError(error.code, message, { param: error.param, headers, cause: error })
   }
 }
 

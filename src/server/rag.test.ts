@@ -378,7 +378,7 @@ describe('documents as JSON lines', () => {
           503,
           {
             code: 'model_unavailable',
-            message: `the model died; ${found} documents of the request were accepted and stay in the index`,
+            message: `the embedding or reranking model cannot be used; ${found} documents of the request were accepted and stay in the index`,
           },
         ])
       }

@@ -18,10 +18,7 @@ export function rerankRoutes({
   return new Hono<AppEnv>().post('/v1/rerank', async (c) => {
     const body = parseBody(rerankRequest, await readJson(c, maxRequestBytes))
     if (body.model !== undefined && body.model !== rag.reranker.name) {
-      throw new ApiError(404, 'invalid_request_error', 'model: no reranking model of that name is served', {
-        param: 'model',
-        code: 'model_not_found',
-      })
+      throw new ApiError('model_not_found', 'model: no reranking model of that name is served', { param: 'model' })
     }
     const { documents, query } = body
     const { signal } = c.req.raw

@@ -64,7 +64,7 @@ export class ServerState {
   /** @throws ApiError 503 while loading. */
   requireEngine(): Engine {
     if (this.current) return this.current
-    throw new ApiError(503, 'server_error', 'the model is loading', { code: 'loading', retryAfter: 2 })
+    throw new ApiError('loading', 'the model is loading')
   }
 
   /**
@@ -74,15 +74,9 @@ export class ServerState {
   engineFor(model: string | undefined): Engine {
     const engine = this.requireEngine()
     if (model !== undefined && model !== engine.modelName) {
-      throw new ApiError(
-        404,
-        'invalid_request_error',
-        `model: not served here; GET /v1/models lists "${engine.modelName}"`,
-        {
-          param: 'model',
-          code: 'model_not_found',
-        },
-      )
+      throw new ApiError('model_not_found', `model: not served here; GET /v1/models lists "${engine.modelName}"`, {
+        param: 'model',
+      })
     }
     return engine
   }

@@ -9,8 +9,7 @@ import type { ServerState } from './state.ts'
 import { parseBody } from './validation.ts'
 import { detokenizeRequest, tokenizeRequest } from './wire.ts'
 
-export const remoteTokenizer = (): ApiError =>
-  new ApiError(501, 'invalid_request_error', 'a remote engine tokenizes; ask it', { code: 'not_supported' })
+export const remoteTokenizer = (): ApiError => new ApiError('not_supported', 'a remote engine tokenizes; ask it')
 
 export function tokenizeRoutes(parts: { readonly state: ServerState; readonly maxRequestBytes: number }): Hono<AppEnv> {
   return new Hono<AppEnv>()

@@ -57,12 +57,8 @@ export function traceRoutes({ store, canSignIn }: TraceRouteParts): Hono<AppEnv>
     const trees = store.get(traceId, c.get('caller'))
     if (trees.length > 0) return trees
     throw new ApiError(
-      404,
-      'invalid_request_error',
+      'trace_not_found',
       'trace: not stored here (unknown, still running, or pushed out by newer ones)',
-      {
-        code: 'trace_not_found',
-      },
     )
   }
 
@@ -97,7 +93,7 @@ export function traceRoutes({ store, canSignIn }: TraceRouteParts): Hono<AppEnv>
     .get('/traces/assets/:name', (c) => {
       const name = c.req.param('name')
       const body = assets.get(name)
-      if (body === undefined) throw new ApiError(404, 'invalid_request_error', 'no such asset', { code: 'not_found' })
+      if (body === undefined) throw new ApiError('not_found', 'no such asset')
       return c.body(body, 200, {
         'content-type': ASSETS[name] ?? 'application/octet-stream',
         'cache-control': 'no-cache',

@@ -17,10 +17,9 @@ export function responsesRoutes(parts: GenerationParts): Hono<AppEnv> {
     const found = store.get(c.get('caller').keyId, id)
     if (found !== null) return found
     throw new ApiError(
-      404,
-      'invalid_request_error',
+      'response_not_found',
       `${param}: expected the id of a response that this key made and this process still keeps, found another`,
-      { param, code: 'response_not_found' },
+      { param },
     )
   }
 
