@@ -4,7 +4,7 @@
  */
 import { Writable } from 'node:stream'
 import { afterAll, beforeAll, expect, it } from 'vitest'
-import { loadChatTemplate } from '../src/engine/chat-template.ts'
+import { loadChatTemplate } from '../src/engine/chat/chat-template.ts'
 import { createEngine } from '../src/engine/engine.ts'
 import type { Engine } from '../src/engine/request.ts'
 import { createLocalRunner } from '../src/engine/runner/local.ts'

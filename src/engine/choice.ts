@@ -1,12 +1,12 @@
 /** One choice being generated: tokens in, token events with text out, and the decision when it ends. */
 import type { FinishReason } from './events.ts'
-import type { GrammarMatcher } from './grammar.ts'
+import type { GrammarMatcher } from './structured/grammar.ts'
 import type { ChoiceLogprob, GenerationRequest, TokenEvent, ToolCallDelta } from './request.ts'
 import type { TokenLogprobs } from './runner/runner.ts'
 import type { Sequence } from './sequence.ts'
 import { IncrementalDetokenizer, StopMatcher } from './stops.ts'
 import type { Tokenizer } from './tokenizer.ts'
-import type { ToolCalls } from './tool-calls.ts'
+import type { ToolCalls } from './tool-calls/tool-calls.ts'
 
 export interface ChoiceEnd {
   readonly reason: FinishReason

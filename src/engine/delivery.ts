@@ -2,7 +2,7 @@
 import type { ActiveRequests, ChoiceOwner } from './active-requests.ts'
 import { acceptDrafts } from './choice.ts'
 import type { EventBus } from './event-bus.ts'
-import type { MaskQueue } from './mask-queue.ts'
+import type { MaskQueue } from './structured/mask-queue.ts'
 import { EngineError } from './request.ts'
 import type { SequenceResult } from './runner/runner.ts'
 import type { Scheduler } from './scheduler.ts'

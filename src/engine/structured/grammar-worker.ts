@@ -8,7 +8,7 @@ import { parentPort, workerData } from 'node:worker_threads'
 import type * as XGrammar from '@mlc-ai/web-xgrammar'
 import type { GrammarCall, GrammarRequest, GrammarResponse, GrammarVocabulary } from './grammar-protocol.ts'
 import type { GrammarSource } from './grammar-source.ts'
-import type { ToolCallGrammar } from './tool-call-grammar.ts'
+import type { ToolCallGrammar } from '../tool-calls/tool-call-grammar.ts'
 
 /** White space between two JSON elements: enough to indent, not enough to never finish. */
 const MAX_WHITESPACE = 16

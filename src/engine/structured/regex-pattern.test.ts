@@ -1,6 +1,6 @@
 import { afterAll, describe, expect, it } from 'vitest'
-import { createByteTokenizer, EOS } from '../../test/engine/byte-tokenizer.ts'
-import { createRandom } from '../../test/engine/random.ts'
+import { createByteTokenizer, EOS } from '../../../test/engine/byte-tokenizer.ts'
+import { createRandom } from '../../../test/engine/random.ts'
 import { createGrammarCompiler } from './grammar.ts'
 
 const tokenizer = createByteTokenizer()

@@ -1,8 +1,8 @@
 /** What an answer that has to call functions may look like, in the model's own format: every call is valid by construction. */
-import { prepareSchema } from './json-schema.ts'
-import { EngineError } from './request.ts'
-import type { ToolDefinition, ToolUse } from './request.ts'
-import { isSchema } from './schema-node.ts'
+import { prepareSchema } from '../structured/json-schema.ts'
+import { EngineError } from '../request.ts'
+import type { ToolDefinition, ToolUse } from '../request.ts'
+import { isSchema } from '../structured/schema-node.ts'
 import type { ToolCallFormat } from './tool-call-format.ts'
 
 /** Calls of any of the functions: `before`, one or more of them with `separator` between, `after`. */

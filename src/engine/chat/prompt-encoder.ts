@@ -1,8 +1,8 @@
 /** Prompts to token ids: text through the tokenizer, messages through the model's template before. */
 import type { ChatTemplate } from './chat-template.ts'
-import { EngineError } from './request.ts'
-import type { PromptInput } from './request.ts'
-import type { Tokenizer } from './tokenizer.ts'
+import { EngineError } from '../request.ts'
+import type { PromptInput } from '../request.ts'
+import type { Tokenizer } from '../tokenizer.ts'
 
 export class PromptEncoder {
   readonly #tokenizer: Tokenizer

@@ -1,11 +1,11 @@
 import { afterAll, describe, expect, it } from 'vitest'
 import { z } from 'zod'
-import { createByteTokenizer, EOS } from '../../test/engine/byte-tokenizer.ts'
-import { createRandom } from '../../test/engine/random.ts'
-import { collect, request } from '../../test/engine/requests.ts'
-import { openScriptedEngine } from '../../test/engine/scripted-engine.ts'
+import { createByteTokenizer, EOS } from '../../../test/engine/byte-tokenizer.ts'
+import { createRandom } from '../../../test/engine/random.ts'
+import { collect, request } from '../../../test/engine/requests.ts'
+import { openScriptedEngine } from '../../../test/engine/scripted-engine.ts'
 import { createGrammarCompiler } from './grammar.ts'
-import type { StructuredOutput } from './request.ts'
+import type { StructuredOutput } from '../request.ts'
 
 const tokenizer = createByteTokenizer()
 const compiler = createGrammarCompiler({ tokenizer, vocabSize: 264, eosTokenIds: [EOS] })

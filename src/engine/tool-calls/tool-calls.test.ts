@@ -1,9 +1,9 @@
 /** Calls of functions through the whole engine: what is asked for, what is drawn, and what comes out as events. */
 import { afterAll, describe, expect, it } from 'vitest'
-import { createByteTokenizer, EOS } from '../../test/engine/byte-tokenizer.ts'
-import { collect, request } from '../../test/engine/requests.ts'
-import { openScriptedEngine } from '../../test/engine/scripted-engine.ts'
-import type { Engine, GenerationEvent, GenerationRequest, ToolUse } from './request.ts'
+import { createByteTokenizer, EOS } from '../../../test/engine/byte-tokenizer.ts'
+import { collect, request } from '../../../test/engine/requests.ts'
+import { openScriptedEngine } from '../../../test/engine/scripted-engine.ts'
+import type { Engine, GenerationEvent, GenerationRequest, ToolUse } from '../request.ts'
 import type { ToolCallParserName } from './tool-call-format.ts'
 
 const engines = new Map<string, Engine>()

@@ -1,7 +1,7 @@
 /** The calls of one choice: what its format's marks are in the vocabulary, and its text on the way to content and calls. */
 import { randomBytes } from 'node:crypto'
-import type { GenerationRequest, ToolCallDelta } from './request.ts'
-import type { Tokenizer } from './tokenizer.ts'
+import type { GenerationRequest, ToolCallDelta } from '../request.ts'
+import type { Tokenizer } from '../tokenizer.ts'
 import type { ToolCallFormat } from './tool-call-format.ts'
 import { functionName } from './tool-call-grammar.ts'
 import { ToolCallParser } from './tool-call-parser.ts'

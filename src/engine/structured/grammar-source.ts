@@ -1,9 +1,9 @@
 /** What a request asks of its output, as the grammar library takes it. */
 import { prepareSchema } from './json-schema.ts'
 import { PatternError, preparePattern } from './regex-pattern.ts'
-import { EngineError } from './request.ts'
-import type { StructuredOutput } from './request.ts'
-import type { ToolCallGrammar } from './tool-call-grammar.ts'
+import { EngineError } from '../request.ts'
+import type { StructuredOutput } from '../request.ts'
+import type { ToolCallGrammar } from '../tool-calls/tool-call-grammar.ts'
 
 /** What an answer is held to. */
 export type OutputConstraint = StructuredOutput | { readonly kind: 'tool_calls'; readonly grammar: ToolCallGrammar }

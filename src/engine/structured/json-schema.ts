@@ -6,7 +6,7 @@
  * a `pattern` matches the whole string; `prefixItems` are all there; `oneOf` needs branches that cannot hold together.
  */
 import { FORMATS, jsonSafePattern, PLAIN } from './json-pattern.ts'
-import { EngineError } from './request.ts'
+import { EngineError } from '../request.ts'
 import { areDisjoint, isOfType, isSchema, typesOf } from './schema-node.ts'
 import type { Schema } from './schema-node.ts'
 

@@ -8,8 +8,8 @@ import { grammarParam, grammarSource } from './grammar-source.ts'
 import type { GrammarSource, OutputConstraint } from './grammar-source.ts'
 import { GrammarThread } from './grammar-thread.ts'
 import type { GrammarVocabulary } from './grammar-protocol.ts'
-import { EngineError } from './request.ts'
-import type { Tokenizer } from './tokenizer.ts'
+import { EngineError } from '../request.ts'
+import type { Tokenizer } from '../tokenizer.ts'
 
 /** Follows one sequence. */
 export interface GrammarMatcher {

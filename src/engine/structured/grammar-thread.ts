@@ -8,7 +8,7 @@ import type { GrammarSource } from './grammar-source.ts'
 /** As for the runner's worker: the built entry when this module runs from src/ (tests). */
 function workerEntry(): URL {
   if (!import.meta.url.endsWith('.ts')) return new URL('./grammar-worker.js', import.meta.url)
-  const entry = new URL('../../dist/engine/grammar-worker.js', import.meta.url)
+  const entry = new URL('../../../dist/engine/structured/grammar-worker.js', import.meta.url)
   if (!existsSync(fileURLToPath(entry))) throw new Error(`${fileURLToPath(entry)} not found: run npm run build first`)
   return entry
 }

@@ -3,7 +3,7 @@
  * does not become a call stays content, to the letter: a call is one when it names a function that was offered, and its arguments have
  * begun or it is complete. From then on its arguments are passed on as the model writes them, be they JSON or not, as OpenAI's API does.
  */
-import type { ToolCallDelta } from './request.ts'
+import type { ToolCallDelta } from '../request.ts'
 import type { ToolCallFormat } from './tool-call-format.ts'
 import { ToolCallScanner } from './tool-call-scanner.ts'
 

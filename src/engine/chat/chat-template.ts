@@ -2,11 +2,11 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Template } from '@huggingface/jinja'
-import { EngineError } from './request.ts'
-import type { ChatMessage, ToolDefinition } from './request.ts'
-import { ModelError } from './runner/runner.ts'
-import type { Tokenizer } from './tokenizer.ts'
-import { readTokenizerFiles } from './tokenizer.ts'
+import { EngineError } from '../request.ts'
+import type { ChatMessage, ToolDefinition } from '../request.ts'
+import { ModelError } from '../runner/runner.ts'
+import type { Tokenizer } from '../tokenizer.ts'
+import { readTokenizerFiles } from '../tokenizer.ts'
 
 export interface RenderOptions {
   readonly tools?: readonly ToolDefinition[]

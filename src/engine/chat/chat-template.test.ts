@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
 import { createChatTemplate } from './chat-template.ts'
-import type { ChatMessage } from './request.ts'
+import type { ChatMessage } from '../request.ts'
 
 const TOKENS = { bosToken: '', eosToken: '$' }
 
