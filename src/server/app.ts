@@ -4,6 +4,7 @@ import type { Observability } from '../observability/observability.ts'
 import type { EventLoopWatch } from '../observability/event-loop-watch.ts'
 import type { RagService } from '../rag/service.ts'
 import { createAdmission } from './admission.ts'
+import { chatRoutes } from './chat.ts'
 import { generationRoutes } from './completions.ts'
 import { embeddingRoutes } from './embeddings.ts'
 import type { AppEnv } from './env.ts'
@@ -85,6 +86,7 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
   app.route('/', messagesRoutes({ state, rag, ...settings }))
   app.route('/', tokenizeRoutes({ state, maxRequestBytes }))
   if (parts.keys.canSignIn) app.route('/', sessionRoutes(parts.keys))
+  app.route('/', chatRoutes({ hasRetrieval: rag !== null, canSignIn: parts.keys.canSignIn }))
   app.route('/', traceRoutes({ store: observability.store, canSignIn: parts.keys.canSignIn }))
   app.route(
     '/',

@@ -59,6 +59,12 @@ export function requireOwnForm(c: Context<AppEnv>): void {
   throw new ApiError('origin_not_allowed', 'Origin: expected a page of this server itself')
 }
 
+/** A browser says that a page of this server itself sends the request. */
+export function isOwnPage(c: Context<AppEnv>): boolean {
+  const says = c.req.header('sec-fetch-site') ?? c.req.header('origin')
+  return says !== undefined && says !== 'none' && isAllowedOrigin(c, [])
+}
+
 function isAllowedOrigin(c: Context<AppEnv>, corsOrigins: readonly string[]): boolean {
   const origin = c.req.header('origin')
   const site = c.req.header('sec-fetch-site')

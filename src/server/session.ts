@@ -1,7 +1,7 @@
 /**
  * Signing in to the trace pages with an API key: a browser sends no Authorization header of its own. The key is shown once, over a form
  * of this server's; from then on a cookie stands for it that scripts cannot read, that other sites' pages cannot send (SameSite=Strict),
- * and that opens nothing but reading traces. It is sealed with the server's secret, ends with its key or after twelve hours, and is kept
+ * and that opens the pages and what they call. It is sealed with the server's secret, ends with its key or after twelve hours, and is kept
  * nowhere on the server.
  */
 import { type Context, Hono } from 'hono'
@@ -9,7 +9,7 @@ import { deleteCookie, getCookie, setCookie } from 'hono/cookie'
 import { readChunks } from './body.ts'
 import type { AppEnv } from './env.ts'
 import type { Caller, Keys } from './keys.ts'
-import { requireOwnForm } from './origin.ts'
+import { isOwnPage, requireOwnForm } from './origin.ts'
 import { SIGN_IN_PATH, SIGN_OUT_PATH } from './sign-in-paths.ts'
 import { html } from './ui/layout.tsx'
 import { OwnNavigationPage, SignInPage } from './ui/sign-in.tsx'
@@ -20,26 +20,34 @@ const COOKIE = 'miniserve_session'
 const SESSION_SECONDS = 12 * 3600
 const MAX_FORM_BYTES = 8192
 
-/** What a session opens: reading traces, as pages and as downloads. */
-const SESSION_PATHS = /^(?:\/v1)?\/traces(?:\/|$)/
+/** The pages. */
+const PAGES = /^\/(?:$|traces(?:\/|$))/
+/** What a session opens besides them: reading traces, and what the chat page calls. */
+const SESSION_READS = /^\/v1\/(?:traces(?:\/|$)|models$|rag\/indexes$)/
+const SESSION_CALLS = /^\/v1\/(?:chat\/completions|rag\/query|rag\/files)$/
 /** Where a sign-in may lead to: nothing that a link could smuggle in. */
-const DESTINATION = /^\/traces(?:\/[0-9a-f]{32})?$/
+const DESTINATION = /^\/(?:traces(?:\/[0-9a-f]{32})?)?$/
 
 /** The caller of a browser that has signed in; null for other routes, methods, and for programs, which show a key. */
 export function sessionOf(c: Context<AppEnv>, keys: Keys): Caller | null {
   if (c.req.header('authorization') !== undefined || c.req.header('x-api-key') !== undefined) return null
-  if (!keys.canSignIn || (c.req.method !== 'GET' && c.req.method !== 'HEAD') || !SESSION_PATHS.test(c.req.path)) {
-    return null
-  }
+  if (!keys.canSignIn || !isOpenToSessions(c)) return null
   const session = getCookie(c, COOKIE)
   const caller = session === undefined ? null : keys.resumeSession(session)
   if (caller) c.set('isSignedIn', true)
   return caller
 }
 
+function isOpenToSessions(c: Context<AppEnv>): boolean {
+  const { method, path } = c.req
+  if (method === 'GET' || method === 'HEAD') return PAGES.test(path) || SESSION_READS.test(path)
+  // The cookie comes from this site's pages only; what changes or costs something also has to say that it does.
+  return method === 'POST' && SESSION_CALLS.test(path) && isOwnPage(c)
+}
+
 /** The page that a browser gets where a key is needed; null for programs, and for routes that are no pages. */
 export async function signInFirst(c: Context<AppEnv>): Promise<Response | null> {
-  const isPage = c.req.method === 'GET' && /^\/traces(?:\/|$)/.test(c.req.path)
+  const isPage = c.req.method === 'GET' && PAGES.test(c.req.path)
   if (!isPage || !c.req.header('accept')?.includes('text/html')) return null
   // A link on another site leaves the cookie behind: the browser is asked to come again, from here.
   const site = c.req.header('sec-fetch-site')

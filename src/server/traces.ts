@@ -8,7 +8,7 @@ import type { StoredTrace, TraceQuery, TraceStore } from '../observability/trace
 import { validateTraces } from '../observability/validate.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError, invalidRequest } from './errors.ts'
-import { html, type Visitor } from './ui/layout.tsx'
+import { html, visitorOf } from './ui/layout.tsx'
 import { levelOf } from './ui/trace-level.ts'
 import { TraceListPage } from './ui/trace-list.tsx'
 import { TracePage } from './ui/trace-page.tsx'
@@ -35,6 +35,7 @@ const listQuery = z.object({
 const ASSETS: Readonly<Record<string, string>> = {
   'traces.css': 'text/css; charset=utf-8',
   'traces.js': 'text/javascript; charset=utf-8',
+  'chat.js': 'text/javascript; charset=utf-8',
   'icon.svg': 'image/svg+xml',
 }
 
@@ -45,9 +46,6 @@ export interface TraceRouteParts {
 }
 
 export function traceRoutes({ store, canSignIn }: TraceRouteParts): Hono<AppEnv> {
-  const visitorOf = (c: Context<AppEnv>): Visitor =>
-    c.get('isSignedIn') ? 'signed-in' : canSignIn ? 'may-sign-in' : 'anyone'
-
   const assets = new Map(
     Object.keys(ASSETS).map((name) => [name, readFileSync(new URL(`./ui/static/${name}`, import.meta.url), 'utf8')]),
   )
@@ -88,7 +86,7 @@ export function traceRoutes({ store, canSignIn }: TraceRouteParts): Hono<AppEnv>
     .get('/traces', (c) => {
       const traces = store.list(parseQuery(c), c.get('caller'))
       const routes = [...new Set(store.list({ limit: 1000 }, c.get('caller')).map((trace) => trace.route))].sort()
-      return html(c, TraceListPage({ traces, filter: c.req.query(), routes, visitor: visitorOf(c) }))
+      return html(c, TraceListPage({ traces, filter: c.req.query(), routes, visitor: visitorOf(c, canSignIn) }))
     })
     .get('/traces/assets/:name', (c) => {
       const name = c.req.param('name')
@@ -100,7 +98,9 @@ export function traceRoutes({ store, canSignIn }: TraceRouteParts): Hono<AppEnv>
         'x-content-type-options': 'nosniff',
       })
     })
-    .get('/traces/:traceId', (c) => html(c, TracePage({ views: treesOf(c).map(traceView), visitor: visitorOf(c) })))
+    .get('/traces/:traceId', (c) =>
+      html(c, TracePage({ views: treesOf(c).map(traceView), visitor: visitorOf(c, canSignIn) })),
+    )
 }
 
 const toEpochMs = (value: string): number => (/^\d+$/.test(value) ? Number(value) : Date.parse(value))

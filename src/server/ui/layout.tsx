@@ -7,7 +7,7 @@ import { SIGN_IN_PATH, SIGN_OUT_PATH } from '../sign-in-paths.ts'
 
 const PAGE_HEADERS: Readonly<Record<string, string>> = {
   'content-security-policy':
-    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
   // With no-referrer a form would not say where it comes from.
   'referrer-policy': 'same-origin',
   'x-content-type-options': 'nosniff',
@@ -18,15 +18,29 @@ const PAGE_HEADERS: Readonly<Record<string, string>> = {
 /** What a visitor of the pages may do about who they are. */
 export type Visitor = 'anyone' | 'may-sign-in' | 'signed-in'
 
+/** @param canSignIn there are keys to sign in with. */
+export const visitorOf = (c: Context<AppEnv>, canSignIn: boolean): Visitor =>
+  c.get('isSignedIn') ? 'signed-in' : canSignIn ? 'may-sign-in' : 'anyone'
+
 interface LayoutProps {
   readonly title: string
   readonly visitor?: Visitor
+  /** The page's own script, among the assets. */
+  readonly script?: string
+  readonly current?: 'chat' | 'traces'
   /** The browser asks for the page again at once. */
   readonly isRefreshed?: boolean
   readonly children?: Child
 }
 
-export function Layout({ title, visitor = 'anyone', isRefreshed = false, children }: LayoutProps) {
+export function Layout({
+  title,
+  visitor = 'anyone',
+  script = 'traces.js',
+  current,
+  isRefreshed = false,
+  children,
+}: LayoutProps) {
   return (
     <html lang="en">
       <head>
@@ -37,19 +51,27 @@ export function Layout({ title, visitor = 'anyone', isRefreshed = false, childre
         <title>{title}</title>
         <link rel="icon" href="/traces/assets/icon.svg" type="image/svg+xml" />
         <link rel="stylesheet" href="/traces/assets/traces.css" />
-        <script src="/traces/assets/traces.js" defer></script>
+        <script src={`/traces/assets/${script}`} defer></script>
       </head>
       <body>
         <header class="bar">
-          <a class="brand" href="/traces">
-            miniserve <span>traces</span>
+          <a class="brand" href="/">
+            miniserve
           </a>
-          {visitor === 'may-sign-in' ? <a href={SIGN_IN_PATH}>Sign in</a> : null}
-          {visitor === 'signed-in' ? (
-            <form method="post" action={SIGN_OUT_PATH}>
-              <button type="submit">Sign out</button>
-            </form>
-          ) : null}
+          <nav>
+            <a href="/" aria-current={current === 'chat' ? 'page' : undefined}>
+              Chat
+            </a>
+            <a href="/traces" aria-current={current === 'traces' ? 'page' : undefined}>
+              Traces
+            </a>
+            {visitor === 'may-sign-in' ? <a href={SIGN_IN_PATH}>Sign in</a> : null}
+            {visitor === 'signed-in' ? (
+              <form method="post" action={SIGN_OUT_PATH}>
+                <button type="submit">Sign out</button>
+              </form>
+            ) : null}
+          </nav>
         </header>
         <main>{children}</main>
       </body>

@@ -7,7 +7,9 @@ export function SignInPage({ to, isRefused }: { readonly to: string; readonly is
     <Layout title="Sign in · miniserve">
       <form class="sign-in" method="post" action={SIGN_IN_PATH}>
         <h1>Sign in</h1>
-        <p>With an API key of this server you see the traces it made; with the admin key, all of them.</p>
+        <p>
+          With an API key of this server you can chat and see the traces it made. With the admin key you see all traces.
+        </p>
         <label for="key">API key</label>
         <input
           id="key"
@@ -21,7 +23,7 @@ export function SignInPage({ to, isRefused }: { readonly to: string; readonly is
         />
         {isRefused ? (
           <p id="refused" class="bad" role="alert">
-            This key is not known here.
+            This key is not known.
           </p>
         ) : null}
         <input type="hidden" name="to" value={to} />

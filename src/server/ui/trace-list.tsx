@@ -22,7 +22,7 @@ interface TraceListProps {
 export function TraceListPage({ traces, filter, routes, visitor }: TraceListProps) {
   const slowest = Math.max(...traces.map((trace) => trace.durationMs), 0.001)
   return (
-    <Layout title="Traces · miniserve" visitor={visitor}>
+    <Layout current="traces" title="Traces · miniserve" visitor={visitor}>
       <h1>Traces</h1>
       <form class="filter" method="get" action="/traces">
         <label>

@@ -8,7 +8,7 @@ import { type AttributeView, formatMs, type LogView, type SpanRow, type TraceVie
 export function TracePage({ views, visitor }: { readonly views: readonly TraceView[]; readonly visitor: Visitor }) {
   const traceId = views[0]?.trace.traceId ?? ''
   return (
-    <Layout title={`Trace ${traceId.slice(0, 8)} · miniserve`} visitor={visitor}>
+    <Layout current="traces" title={`Trace ${traceId.slice(0, 8)} · miniserve`} visitor={visitor}>
       <nav class="crumbs" aria-label="Breadcrumb">
         <a href="/traces">Traces</a> / <code class="id">{traceId}</code>
       </nav>
