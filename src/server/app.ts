@@ -10,6 +10,7 @@ import { embeddingRoutes } from './embeddings.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError } from './errors.ts'
 import type { Keys } from './keys.ts'
+import { mcpRoutes } from './mcp.ts'
 import { messagesRoutes } from './messages/routes.ts'
 import {
   admit,
@@ -79,7 +80,7 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
     ['/v1/completions', '/v1/chat/completions', '/v1/responses', '/v1/messages'],
     admit(admission, 'generation'),
   )
-  app.on('POST', ['/v1/embeddings', '/v1/rerank', '/v1/rag/*'], admit(admission, 'retrieval'))
+  app.on('POST', ['/v1/embeddings', '/v1/rerank', '/v1/rag/*', '/mcp'], admit(admission, 'retrieval'))
   app.on('POST', ['/tokenize', '/detokenize', '/v1/messages/count_tokens'], admit(admission, 'tokenizer'))
   app.route('/', generationRoutes({ state, rag, ...settings }))
   app.route('/', responsesRoutes({ state, rag, ...settings }))
@@ -102,6 +103,7 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
     app.route('/', embeddingRoutes({ rag, maxRequestBytes }))
     app.route('/', rerankRoutes({ rag, maxRequestBytes }))
     app.route('/', ragRoutes({ rag, maxRequestBytes }))
+    app.route('/', mcpRoutes({ rag, version: parts.version, maxRequestBytes }))
   }
   return app
 }

@@ -24,6 +24,7 @@ const PATTERNS: readonly (readonly [method: string, pattern: RegExp, info: Route
   ['DELETE', /^\/v1\/rag\/documents\/.+$/, { route: '/v1/rag/documents/{id}', kind: 'retrieval', idPrefix: 'rag' }],
   ['GET', /^\/v1\/rag\/indexes$/, { route: '/v1/rag/indexes', kind: 'retrieval', idPrefix: 'rag' }],
   ['DELETE', /^\/v1\/rag\/indexes\/[^/]+$/, { route: '/v1/rag/indexes/{name}', kind: 'retrieval', idPrefix: 'rag' }],
+  ['POST', /^\/mcp$/, { route: '/mcp', kind: 'retrieval', idPrefix: 'mcp' }],
   ['POST', /^\/v1\/rag\/query$/, { route: '/v1/rag/query', kind: 'retrieval', idPrefix: 'rag' }],
 ]
 

@@ -112,5 +112,11 @@ export const RAG_ROUTES: Routes = {
   },
   '/v1/rag/indexes': { get: { summary: 'The indexes' } },
   '/v1/rag/indexes/{name}': { delete: { summary: 'Drop an index with its documents', parameters: ['name'] } },
+  '/mcp': {
+    post: {
+      summary: 'Model Context Protocol, streamable HTTP: search_documents, list_indexes, get_document',
+      body: z.looseObject({}),
+    },
+  },
   '/v1/rag/query': { post: { summary: 'Chunks that answer a query', body: ragQueryRequest } },
 }

@@ -1,0 +1,115 @@
+/**
+ * POST /mcp: retrieval as tools of the Model Context Protocol (https://modelcontextprotocol.io, streamable HTTP), without sessions: each
+ * request is answered by a server of its own, as one JSON body. Behind the same keys and bounds as every other route.
+ */
+import { Hono } from 'hono'
+import { z } from 'zod'
+import { RagError } from '../rag/errors.ts'
+import type { RagService } from '../rag/service.ts'
+import { readJson } from './body.ts'
+import { unlessGone } from './disconnect.ts'
+import type { AppEnv } from './env.ts'
+import { ApiError } from './errors.ts'
+
+export interface McpRouteParts {
+  readonly rag: RagService
+  readonly version: string
+  readonly maxRequestBytes: number
+}
+
+const index = z.string().optional().describe('Name of the index. The default index when left out.')
+
+/** What a tool says: as text for the model, and as data for the program around it. */
+const said = (data: Record<string, unknown>) => ({
+  content: [{ type: 'text' as const, text: JSON.stringify(data) }],
+  structuredContent: data,
+})
+
+/** Runs a tool. What the caller can mend is a result that says so; anything else is the request's failure. */
+async function answer(run: () => Promise<Record<string, unknown>>) {
+  try {
+    return said(await run())
+  } catch (error) {
+    if (!(error instanceof RagError) && !(error instanceof ApiError)) throw error
+    return { content: [{ type: 'text' as const, text: error.message }], isError: true }
+  }
+}
+
+async function createServer(rag: RagService, version: string, signal: AbortSignal) {
+  // Loaded by the first request: most servers never have one.
+  const { McpServer } = await import('@modelcontextprotocol/sdk/server/mcp.js')
+  const server = new McpServer({ name: 'miniserve', version })
+  server.registerTool(
+    'search_documents',
+    {
+      title: 'Search documents',
+      description: 'Finds the passages of the indexed documents that answer a question best.',
+      inputSchema: {
+        query: z.string().min(1).describe('What to look for, as a question or in keywords.'),
+        index,
+        top_n: z.int().min(1).max(50).optional().describe('How many passages to return.'),
+      },
+      annotations: { readOnlyHint: true },
+    },
+    ({ query, index: name, top_n: topN }) =>
+      answer(async () => {
+        const params = { topK: null, topN: topN ?? null, minScore: null, filter: null }
+        const found = await unlessGone(signal, rag.query(query, name ?? null, params, signal))
+        return { index: found.index, documents: found.documents }
+      }),
+  )
+  server.registerTool(
+    'list_indexes',
+    {
+      title: 'List indexes',
+      description: 'Lists the document indexes of this server with their sizes.',
+      inputSchema: {},
+      annotations: { readOnlyHint: true },
+    },
+    () =>
+      answer(async () => ({
+        default: rag.defaultIndex,
+        indexes: (await rag.listIndexes()).map(({ name, numDocuments, numChunks }) => ({
+          name,
+          documents: numDocuments,
+          chunks: numChunks,
+        })),
+      })),
+  )
+  server.registerTool(
+    'get_document',
+    {
+      title: 'Get a document',
+      description: 'Returns the whole text of one document by its id, as search_documents names it.',
+      inputSchema: { id: z.string().min(1).describe('The id of the document.'), index },
+      annotations: { readOnlyHint: true },
+    },
+    ({ id, index: name }) =>
+      answer(async () => {
+        const document = await rag.getDocument(name ?? null, id)
+        return {
+          id: document.id,
+          source: document.source,
+          metadata: document.metadata,
+          chunks: document.chunks.map(({ text }) => text),
+        }
+      }),
+  )
+  return server
+}
+
+export function mcpRoutes({ rag, version, maxRequestBytes }: McpRouteParts): Hono<AppEnv> {
+  return new Hono<AppEnv>().post('/mcp', async (c) => {
+    const body = await readJson(c, maxRequestBytes)
+    const { WebStandardStreamableHTTPServerTransport } =
+      await import('@modelcontextprotocol/sdk/server/webStandardStreamableHttp.js')
+    const server = await createServer(rag, version, c.req.raw.signal)
+    const transport = new WebStandardStreamableHTTPServerTransport({ enableJsonResponse: true })
+    try {
+      await server.connect(transport)
+      return await transport.handleRequest(c.req.raw, { parsedBody: body })
+    } finally {
+      await server.close()
+    }
+  })
+}
