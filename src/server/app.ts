@@ -4,14 +4,13 @@ import type { Observability } from '../observability/observability.ts'
 import type { EventLoopWatch } from '../observability/event-loop-watch.ts'
 import type { RagService } from '../rag/service.ts'
 import { createAdmission } from './admission.ts'
-import { chatRoutes } from './chat.ts'
-import { generationRoutes } from './completions.ts'
-import { embeddingRoutes } from './embeddings.ts'
+import { chatHandlers } from './chat.ts'
+import { generationHandlers } from './completions.ts'
+import { embeddingHandlers } from './embeddings.ts'
 import type { AppEnv } from './env.ts'
-import { ApiError } from './errors.ts'
 import type { Keys } from './keys.ts'
-import { mcpRoutes } from './mcp.ts'
-import { messagesRoutes } from './messages/routes.ts'
+import { mcpHandlers } from './mcp.ts'
+import { messagesHandlers } from './messages/routes.ts'
 import {
   admit,
   allowOrigins,
@@ -21,17 +20,18 @@ import {
   requestTrace,
   requireKey,
 } from './middleware.ts'
-import { CORE_ROUTES } from './openapi.ts'
+import { openApiDocument } from './openapi.ts'
 import { requireOwnOrigin } from './origin.ts'
-import { probeRoutes } from './probes.ts'
-import { ragRoutes } from './rag.ts'
-import { responsesRoutes } from './responses/routes.ts'
-import { rerankRoutes } from './rerank.ts'
-import { sessionRoutes } from './session.ts'
+import { probeHandlers } from './probes.ts'
+import { ragHandlers } from './rag.ts'
+import { responsesHandlers } from './responses/routes.ts'
+import { rerankHandlers } from './rerank.ts'
+import { registerRoutes } from './router.ts'
+import type { Handlers } from './routes.ts'
+import { sessionHandlers } from './session.ts'
 import type { ServerState } from './state.ts'
-import { tokenizeRoutes } from './tokenize.ts'
-import { traceRoutes } from './traces.ts'
-import { RAG_ROUTES } from './wire-rag.ts'
+import { tokenizeHandlers } from './tokenize.ts'
+import { traceHandlers } from './traces.ts'
 
 export interface AppParts {
   readonly state: ServerState
@@ -54,6 +54,15 @@ export interface AppParts {
   }
 }
 
+/** On a server with retrieval. */
+type RetrievalRoute =
+  | keyof ReturnType<typeof embeddingHandlers>
+  | keyof ReturnType<typeof rerankHandlers>
+  | keyof ReturnType<typeof ragHandlers>
+  | keyof ReturnType<typeof mcpHandlers>
+/** On a server with keys. */
+type SignInRoute = keyof ReturnType<typeof sessionHandlers>
+
 export function createApp(parts: AppParts): Hono<AppEnv> {
   const { state, observability, rag, settings } = parts
   const { maxRequestBytes } = settings
@@ -65,9 +74,6 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
   })
   const app = new Hono<AppEnv>()
   app.onError((error, c) => renderError(error, c))
-  app.notFound(() => {
-    throw new ApiError('not_found', 'no such route; GET /openapi.json lists them')
-  })
   app.use(requestTrace(observability, parts.watch ?? null))
   app.use(refuseDotSegments)
   app.use(limitConnection(admission))
@@ -75,35 +81,35 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
   app.use(requireKey(parts.keys))
   const isOpen = parts.keys.authenticate(undefined, undefined) !== null
   if (isOpen) app.use(requireOwnOrigin({ corsOrigins: settings.corsOrigins, host: settings.host }))
-  app.on(
-    'POST',
-    ['/v1/completions', '/v1/chat/completions', '/v1/responses', '/v1/messages'],
-    admit(admission, 'generation'),
-  )
-  app.on('POST', ['/v1/embeddings', '/v1/rerank', '/v1/rag/*', '/mcp'], admit(admission, 'retrieval'))
-  app.on('POST', ['/tokenize', '/detokenize', '/v1/messages/count_tokens'], admit(admission, 'tokenizer'))
-  app.route('/', generationRoutes({ state, rag, ...settings }))
-  app.route('/', responsesRoutes({ state, rag, ...settings }))
-  app.route('/', messagesRoutes({ state, rag, ...settings }))
-  app.route('/', tokenizeRoutes({ state, maxRequestBytes }))
-  if (parts.keys.canSignIn) app.route('/', sessionRoutes(parts.keys))
-  app.route('/', chatRoutes({ hasRetrieval: rag !== null, canSignIn: parts.keys.canSignIn }))
-  app.route('/', traceRoutes({ store: observability.store, canSignIn: parts.keys.canSignIn }))
-  app.route(
-    '/',
-    probeRoutes({
+  app.use(admit(admission))
+  let document: object = {}
+  const generation = { state, rag, ...settings }
+  const always: Omit<Handlers, RetrievalRoute | SignInRoute> = {
+    ...generationHandlers(generation),
+    ...responsesHandlers(generation),
+    ...messagesHandlers(generation),
+    ...tokenizeHandlers({ state, maxRequestBytes }),
+    ...chatHandlers({ hasRetrieval: rag !== null, canSignIn: parts.keys.canSignIn }),
+    ...traceHandlers({ store: observability.store, canSignIn: parts.keys.canSignIn }),
+    ...probeHandlers({
       state,
       version: parts.version,
       revision: parts.revision,
-      routes: { ...CORE_ROUTES, ...(rag ? RAG_ROUTES : {}) },
+      describe: () => document,
       renderMetrics: (accept, caller) => observability.metrics.render(accept, caller),
     }),
-  )
-  if (rag) {
-    app.route('/', embeddingRoutes({ rag, maxRequestBytes }))
-    app.route('/', rerankRoutes({ rag, maxRequestBytes }))
-    app.route('/', ragRoutes({ rag, maxRequestBytes }))
-    app.route('/', mcpRoutes({ rag, version: parts.version, maxRequestBytes }))
   }
+  const retrieval = rag && {
+    ...embeddingHandlers({ rag, maxRequestBytes }),
+    ...rerankHandlers({ rag, maxRequestBytes }),
+    ...ragHandlers({ rag, maxRequestBytes }),
+    ...mcpHandlers({ rag, version: parts.version, maxRequestBytes }),
+  }
+  const names = registerRoutes(app, {
+    ...always,
+    ...retrieval,
+    ...(parts.keys.canSignIn ? sessionHandlers(parts.keys) : {}),
+  })
+  document = openApiDocument(parts.version, names)
   return app
 }

@@ -1,6 +1,5 @@
 /** GET /: the page to type into. */
-import { Hono } from 'hono'
-import type { AppEnv } from './env.ts'
+import type { Handlers } from './routes.ts'
 import { ChatPage } from './ui/chat-page.tsx'
 import { html, visitorOf } from './ui/layout.tsx'
 
@@ -10,6 +9,6 @@ export interface ChatRouteParts {
   readonly canSignIn: boolean
 }
 
-export function chatRoutes({ hasRetrieval, canSignIn }: ChatRouteParts): Hono<AppEnv> {
-  return new Hono<AppEnv>().get('/', (c) => html(c, ChatPage({ visitor: visitorOf(c, canSignIn), hasRetrieval })))
-}
+export const chatHandlers = ({ hasRetrieval, canSignIn }: ChatRouteParts): Pick<Handlers, 'showChat'> => ({
+  showChat: (c) => html(c, ChatPage({ visitor: visitorOf(c, canSignIn), hasRetrieval })),
+})

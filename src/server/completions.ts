@@ -1,5 +1,5 @@
 /** POST /v1/completions and /v1/chat/completions: a body becomes a job, the pipeline does the rest. */
-import { type Context, Hono } from 'hono'
+import type { Context } from 'hono'
 import type { z } from 'zod'
 import type { Engine } from '../engine/request.ts'
 import type { RagService } from '../rag/service.ts'
@@ -8,6 +8,7 @@ import { chatJob, completionJob, type JobContext } from './job.ts'
 import { chatShape, completionShape, type GenerationCall } from './output.ts'
 import { readJson } from './body.ts'
 import { runPipeline } from './pipeline.ts'
+import type { Handlers } from './routes.ts'
 import type { ServerState } from './state.ts'
 import { parseBody } from './validation.ts'
 import { chatRequest, completionRequest } from './wire.ts'
@@ -21,20 +22,21 @@ export interface GenerationParts {
   readonly defaultSeed: number | null
 }
 
-export function generationRoutes(parts: GenerationParts): Hono<AppEnv> {
-  return new Hono<AppEnv>()
-    .post('/v1/completions', (c) =>
+export function generationHandlers(
+  parts: GenerationParts,
+): Pick<Handlers, 'createCompletion' | 'createChatCompletion'> {
+  return {
+    createCompletion: (c) =>
       handleGeneration(c, parts, completionRequest, asIs, (body, context) => {
         const job = completionJob(body, context)
         return { job, shape: (echoText) => completionShape(job, echoText) }
       }),
-    )
-    .post('/v1/chat/completions', (c) =>
+    createChatCompletion: (c) =>
       handleGeneration(c, parts, chatRequest, asIs, (body, context) => {
         const job = chatJob(body, context)
         return { job, shape: () => chatShape(job) }
       }),
-    )
+  }
 }
 
 const asIs = (body: unknown): unknown => body

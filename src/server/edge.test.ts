@@ -48,8 +48,7 @@ function edge({ maxQueuedRequests = 100, host = '127.0.0.1', corsOrigins = [] as
   app.onError(renderError)
   app.use(requestTrace(observability))
   app.use(requireOwnOrigin({ corsOrigins, host }))
-  app.on('POST', ['/v1/completions', '/v1/chat/completions'], admit(admission, 'generation'))
-  app.on('POST', '/v1/rag/documents', admit(admission, 'retrieval'))
+  app.use(admit(admission))
   app.post('/v1/completions', async (c) => c.json(parseBody(completionRequest, await readJson(c, MAX_BYTES))))
   app.post('/v1/chat/completions', async (c) => c.json(parseBody(chatRequest, await readJson(c, MAX_BYTES))))
   app.post('/v1/rag/documents', async (c) => {

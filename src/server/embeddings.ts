@@ -1,49 +1,50 @@
 /** POST /v1/embeddings in OpenAI's shape. */
-import { Hono } from 'hono'
 import { untilAborted } from '../rag/abort.ts'
 import type { RagService } from '../rag/service.ts'
 import { unlessGone } from './disconnect.ts'
-import type { AppEnv } from './env.ts'
 import { ApiError, invalidRequest } from './errors.ts'
 import { readJson } from './body.ts'
+import type { Handlers } from './routes.ts'
 import { parseBody } from './validation.ts'
 import { embeddingsRequest } from './wire-rag.ts'
 
-export function embeddingRoutes({
+export function embeddingHandlers({
   rag,
   maxRequestBytes,
 }: {
   readonly rag: RagService
   readonly maxRequestBytes: number
-}): Hono<AppEnv> {
-  return new Hono<AppEnv>().post('/v1/embeddings', async (c) => {
-    const body = parseBody(embeddingsRequest, await readJson(c, maxRequestBytes))
-    if (body.model !== undefined && body.model !== rag.embedder.name) {
-      throw new ApiError('model_not_found', 'model: no embedding model of that name is served', { param: 'model' })
-    }
-    const { signal } = c.req.raw
-    const { dimensions } = await unlessGone(signal, untilAborted(rag.embedder.load(), signal))
-    const length = body.dimensions ?? dimensions
-    if (length > dimensions) {
-      throw invalidRequest(`dimensions: expected at most the model's ${dimensions}, found ${length}`, 'dimensions')
-    }
-    const texts = await toTexts(body.input, rag)
-    const { vectors, numTokens } = await unlessGone(signal, rag.embed(texts, signal))
-    const promptTokens = numTokens.reduce((sum, count) => sum + count, 0)
-    return c.json({
-      object: 'list',
-      data: texts.map((_, index) => {
-        const vector = shorten(vectors.subarray(index * dimensions, (index + 1) * dimensions), length)
-        return {
-          object: 'embedding',
-          index,
-          embedding: body.encoding_format === 'base64' ? toBase64(vector) : [...vector],
-        }
-      }),
-      model: rag.embedder.name,
-      usage: { prompt_tokens: promptTokens, total_tokens: promptTokens },
-    })
-  })
+}): Pick<Handlers, 'createEmbeddings'> {
+  return {
+    createEmbeddings: async (c) => {
+      const body = parseBody(embeddingsRequest, await readJson(c, maxRequestBytes))
+      if (body.model !== undefined && body.model !== rag.embedder.name) {
+        throw new ApiError('model_not_found', 'model: no embedding model of that name is served', { param: 'model' })
+      }
+      const { signal } = c.req.raw
+      const { dimensions } = await unlessGone(signal, untilAborted(rag.embedder.load(), signal))
+      const length = body.dimensions ?? dimensions
+      if (length > dimensions) {
+        throw invalidRequest(`dimensions: expected at most the model's ${dimensions}, found ${length}`, 'dimensions')
+      }
+      const texts = await toTexts(body.input, rag)
+      const { vectors, numTokens } = await unlessGone(signal, rag.embed(texts, signal))
+      const promptTokens = numTokens.reduce((sum, count) => sum + count, 0)
+      return c.json({
+        object: 'list',
+        data: texts.map((_, index) => {
+          const vector = shorten(vectors.subarray(index * dimensions, (index + 1) * dimensions), length)
+          return {
+            object: 'embedding',
+            index,
+            embedding: body.encoding_format === 'base64' ? toBase64(vector) : [...vector],
+          }
+        }),
+        model: rag.embedder.name,
+        usage: { prompt_tokens: promptTokens, total_tokens: promptTokens },
+      })
+    },
+  }
 }
 
 /** Token ids are those of the embedding model's tokenizer; they are read as the text they stand for. */

@@ -3,6 +3,7 @@ import type { HttpBindings } from '@hono/node-server'
 import type { Context } from 'hono'
 import type { RequestTrace } from '../observability/request-trace.ts'
 import type { Caller } from './keys.ts'
+import type { Route } from './routes.ts'
 
 /** How a body comes in and goes, for the bounds on what is in memory. */
 export interface BodyReading {
@@ -23,6 +24,8 @@ export function bindingsOf(c: Context<AppEnv>): Partial<HttpBindings> {
 export interface AppEnv {
   readonly Bindings: Partial<HttpBindings>
   readonly Variables: {
+    /** Its row of the table of routes; null: no route is at its method and path. */
+    route: Route | null | undefined
     /** The request's trace, open. Routes without a recorded span have one too: it knows the ids. */
     trace: RequestTrace
     /** The response id (cmpl-, chatcmpl-, req-), also in X-Request-Id unless the caller sent one. */

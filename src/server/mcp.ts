@@ -2,14 +2,13 @@
  * POST /mcp: retrieval as tools of the Model Context Protocol (https://modelcontextprotocol.io, streamable HTTP), without sessions: each
  * request is answered by a server of its own, as one JSON body. Behind the same keys and bounds as every other route.
  */
-import { Hono } from 'hono'
 import { z } from 'zod'
 import { RagError } from '../rag/errors.ts'
 import type { RagService } from '../rag/service.ts'
 import { readJson } from './body.ts'
 import { unlessGone } from './disconnect.ts'
-import type { AppEnv } from './env.ts'
 import { ApiError } from './errors.ts'
+import type { Handlers } from './routes.ts'
 
 export interface McpRouteParts {
   readonly rag: RagService
@@ -98,8 +97,8 @@ async function createServer(rag: RagService, version: string, signal: AbortSigna
   return server
 }
 
-export function mcpRoutes({ rag, version, maxRequestBytes }: McpRouteParts): Hono<AppEnv> {
-  return new Hono<AppEnv>().post('/mcp', async (c) => {
+export const mcpHandlers = ({ rag, version, maxRequestBytes }: McpRouteParts): Pick<Handlers, 'callMcp'> => ({
+  callMcp: async (c) => {
     const body = await readJson(c, maxRequestBytes)
     const { WebStandardStreamableHTTPServerTransport } =
       await import('@modelcontextprotocol/sdk/server/webStandardStreamableHttp.js')
@@ -111,5 +110,5 @@ export function mcpRoutes({ rag, version, maxRequestBytes }: McpRouteParts): Hon
     } finally {
       await server.close()
     }
-  })
-}
+  },
+})

@@ -4,14 +4,15 @@ import type { Context, MiddlewareHandler } from 'hono'
 import { cors } from 'hono/cors'
 import type { Observability } from '../observability/observability.ts'
 import type { EventLoopWatch } from '../observability/event-loop-watch.ts'
-import type { Admission, AdmissionPool } from './admission.ts'
+import type { Admission } from './admission.ts'
 import { isExpecting } from './body.ts'
 import { type AppEnv, bindingsOf } from './env.ts'
 import { ApiError, endingOf, endingOfStatus, invalidRequest, toApiError, toErrorBody } from './errors.ts'
 import { toMessagesErrorBody } from './messages/shape.ts'
 import type { Keys } from './keys.ts'
-import { routeOf } from './routes.ts'
-import { isSignInPath, sessionOf, signInFirst } from './session.ts'
+import { routeOf } from './router.ts'
+import { patternOf } from './routes.ts'
+import { sessionOf, signInFirst } from './session.ts'
 
 const CALLER_REQUEST_ID = /^[A-Za-z0-9._-]{1,128}$/
 
@@ -21,8 +22,9 @@ export function requestTrace(
   watch: EventLoopWatch | null = null,
 ): MiddlewareHandler<AppEnv> {
   return async function requestTrace(c, next) {
-    const { route, kind, idPrefix } = routeOf(c.req.method, c.req.path)
-    const requestId = `${idPrefix}-${randomBytes(12).toString('hex')}`
+    const row = routeOf(c)
+    const route = row ? patternOf(row) : '*'
+    const requestId = `${row?.idPrefix ?? 'req'}-${randomBytes(12).toString('hex')}`
     const url = new URL(c.req.url)
     const trace = observability.openRequest({
       method: c.req.method,
@@ -33,9 +35,10 @@ export function requestTrace(
       port: Number(url.port) || (url.protocol === 'https:' ? 443 : 80),
       headers: { traceparent: c.req.header('traceparent'), tracestate: c.req.header('tracestate') },
       requestId,
-      kind,
+      kind: row?.kind ?? 'other',
     })
     const callerId = c.req.header('x-request-id')
+    c.set('route', row)
     c.set('trace', trace)
     c.set('requestId', requestId)
     c.set('admitted', () => {})
@@ -73,10 +76,8 @@ export function renderError(error: unknown, c: Context<AppEnv>): Response {
   // The rest of the body may still come.
   if (apiError.status === 408) headers['Connection'] = 'close'
   if (apiError.status === 401) headers['WWW-Authenticate'] = 'Bearer'
-  // Anthropic's clients read errors in that API's own form.
-  const body = c.req.path.startsWith('/v1/messages')
-    ? toMessagesErrorBody(apiError, c.get('requestId'))
-    : toErrorBody(apiError)
+  const body =
+    c.get('route')?.errors === 'anthropic' ? toMessagesErrorBody(apiError, c.get('requestId')) : toErrorBody(apiError)
   return c.json(body, apiError.status, headers)
 }
 
@@ -99,13 +100,11 @@ export const refuseDotSegments: MiddlewareHandler<AppEnv> = async function refus
   await next()
 }
 
-const OPEN_ROUTES = new Set(['/health', '/ready'])
-
-/** Every route but /health, /ready and what signing in needs asks for a key once keys are set; a browser's session stands for one on the traces. */
+/** Every route that is not open asks for a key once keys are set; a browser's session stands for one on the traces. */
 export function requireKey(keys: Keys): MiddlewareHandler<AppEnv> {
   return async function requireKey(c, next) {
     const caller = sessionOf(c, keys) ?? keys.authenticate(c.req.header('authorization'), c.req.header('x-api-key'))
-    if (!caller && !OPEN_ROUTES.has(c.req.path) && !isSignInPath(c.req.path)) {
+    if (!caller && c.get('route')?.openTo === undefined) {
       const page = await signInFirst(c)
       if (page) return page
       throw new ApiError('invalid_api_key', 'expected a known API key in Authorization: Bearer or X-Api-Key')
@@ -132,13 +131,15 @@ export function allowOrigins(origins: readonly string[]): MiddlewareHandler {
  * Takes a place before the body is read. It is held until the engine has the request, or the tokenizer's answer is there; for retrieval,
  * whose queues are bounded themselves, until the body is parsed.
  */
-export function admit(admission: Admission, pool: AdmissionPool): MiddlewareHandler<AppEnv> {
+export function admit(admission: Admission): MiddlewareHandler<AppEnv> {
   return async function admit(c, next) {
+    const pool = c.get('route')?.pool
+    if (pool === undefined) return next()
     const length = c.req.header('content-length')
     const place = admission.admit({ pool, contentLength: length === undefined ? null : Number(length) })
     c.set('admitted', place.release)
     c.set('bodyReading', { ...place, parsed: pool === 'retrieval' ? place.release : () => {} })
-    await next()
+    return next()
   }
 }
 

@@ -1,97 +1,67 @@
-/** GET /openapi.json: the request schemas are the very ones that validate (wire.ts), turned into JSON Schema. */
+/**
+ * GET /openapi.json, made of the table of routes: the request schemas are the very ones that validate, turned into JSON Schema. Schemas of
+ * requests and answers are components, named after their operation.
+ */
 import { z } from 'zod'
-import { countTokensRequest, messagesRequest } from './messages/wire.ts'
-import { responsesRequest } from './responses/wire.ts'
-import { chatRequest, completionRequest, detokenizeRequest, tokenizeRequest } from './wire.ts'
-
-const jsonSchema = (type: z.ZodType) => {
-  const { $schema: _, ...schema } = z.toJSONSchema(type, { io: 'input', unrepresentable: 'any', reused: 'inline' })
-  return schema
-}
-
-const ERROR = {
-  description: 'error in the envelope of OpenAI',
-  content: {
-    'application/json': {
-      schema: {
-        type: 'object',
-        properties: {
-          error: {
-            type: 'object',
-            properties: {
-              message: { type: 'string' },
-              type: { type: 'string' },
-              param: { type: ['string', 'null'] },
-              code: { type: ['string', 'null'] },
-            },
-          },
-        },
-      },
-    },
-  },
-}
+import { errorBody, messagesErrorBody } from './response-bodies.ts'
+import { patternOf, type Route, type RouteName, ROUTES } from './routes.ts'
 
 const HEADERS = {
   'X-Trace-Id': { description: 'trace id, 32 hex digits: the key of logs and traces', schema: { type: 'string' } },
   'X-Request-Id': { description: "the caller's X-Request-Id, else the response id", schema: { type: 'string' } },
+  'X-Miniserve-Warning': {
+    description: 'how the answer differs from what was asked for, one sentence each; absent where it does not',
+    schema: { type: 'string' },
+  },
 }
 
-interface Operation {
-  readonly summary: string
-  readonly body?: z.ZodType
-  /** What each line is where the body may be JSON lines instead. */
-  readonly line?: z.ZodType
-  readonly stream?: boolean
-  readonly parameters?: readonly string[]
-  readonly response?: string
+const TAGS: Readonly<Record<Route['tag'], string>> = {
+  Generation: 'Completions, chat, responses and messages',
+  Retrieval: 'Embeddings, reranking and document indexes',
+  Tokenizer: 'What text is in tokens, without generating',
+  Models: 'What is served',
+  Traces: 'What happened to each request',
+  Pages: 'For browsers',
+  Server: 'Probes and metrics',
 }
 
-/** One route of the document; other route files hand in theirs. */
-export type Routes = Readonly<Record<string, Readonly<Record<string, Operation>>>>
+type Schema = Record<string, unknown>
 
-export const CORE_ROUTES: Routes = {
-  '/v1/completions': { post: { summary: 'Complete a prompt', body: completionRequest, stream: true } },
-  '/v1/chat/completions': { post: { summary: 'Answer a conversation', body: chatRequest, stream: true } },
-  '/v1/responses': {
-    post: { summary: 'Answer items, keeping the answer for later turns', body: responsesRequest, stream: true },
-  },
-  '/v1/responses/{id}': {
-    get: { summary: 'One response that was kept', parameters: ['id'] },
-    delete: { summary: 'Forget a response', parameters: ['id'] },
-  },
-  '/v1/messages': {
-    post: { summary: "Answer a conversation in Anthropic's form", body: messagesRequest, stream: true },
-  },
-  '/v1/messages/count_tokens': { post: { summary: 'Tokens of such a conversation', body: countTokensRequest } },
-  '/v1/models': { get: { summary: 'List the served models' } },
-  '/v1/models/{id}': { get: { summary: 'One served model', parameters: ['id'] } },
-  '/tokenize': { post: { summary: 'Token ids of a prompt or a conversation', body: tokenizeRequest } },
-  '/detokenize': { post: { summary: 'Text of token ids', body: detokenizeRequest } },
-  '/v1/traces': { get: { summary: 'Recent traces' } },
-  '/v1/traces/{traceId}': {
-    get: { summary: 'One trace, as otlp, tempo, grafana or jaeger JSON', parameters: ['traceId'] },
-  },
-  '/v1/traces/{traceId}/validate': {
-    get: { summary: 'A trace held against the span contract', parameters: ['traceId'] },
-  },
-  '/health': { get: { summary: 'The process is alive' } },
-  '/ready': { get: { summary: 'The model is loaded and requests are accepted' } },
-  '/version': { get: { summary: 'Version, revision and device' } },
-  '/metrics': { get: { summary: 'Prometheus metrics', response: 'text/plain' } },
-}
-
-export function openApiDocument(version: string, routes: Routes): object {
-  const paths = Object.fromEntries(
-    Object.entries(routes).map(([path, operations]) => [
-      path,
-      Object.fromEntries(Object.entries(operations).map(([method, operation]) => [method, toOperation(operation)])),
-    ]),
-  )
+/** The document of the routes that a server has. */
+export function openApiDocument(version: string, names: readonly RouteName[]): object {
+  const schemas: Record<string, Schema> = {
+    Error: jsonSchema(errorBody, 'output'),
+    MessagesError: jsonSchema(messagesErrorBody, 'output'),
+  }
+  /** A component of this name; what several operations share is there once. */
+  const known = new Map<z.ZodType, string>()
+  const reference = (type: z.ZodType, name: string, io: 'input' | 'output'): Schema => {
+    const shared = known.get(type) ?? name
+    if (!known.has(type)) {
+      known.set(type, name)
+      schemas[name] = jsonSchema(type, io)
+    }
+    return { $ref: `#/components/schemas/${shared}` }
+  }
+  const paths: Record<string, Record<string, object>> = {}
+  for (const name of names) {
+    const route: Route = ROUTES[name]
+    const operations = (paths[patternOf(route)] ??= {})
+    operations[route.method.toLowerCase()] = toOperation(name, route, reference)
+  }
   return {
     openapi: '3.1.0',
-    info: { title: 'miniserve', version, license: { name: 'Apache-2.0', identifier: 'Apache-2.0' } },
+    info: {
+      title: 'miniserve',
+      version,
+      summary: "Language models over OpenAI's API, with retrieval and traces",
+      license: { name: 'Apache-2.0', identifier: 'Apache-2.0' },
+    },
+    servers: [{ url: '/' }],
+    tags: Object.entries(TAGS).map(([name, description]) => ({ name, description })),
     paths,
     components: {
+      schemas,
       securitySchemes: {
         bearer: { type: 'http', scheme: 'bearer' },
         key: { type: 'apiKey', in: 'header', name: 'X-Api-Key' },
@@ -101,34 +71,70 @@ export function openApiDocument(version: string, routes: Routes): object {
   }
 }
 
-function toOperation(operation: Operation): object {
-  const content = {
-    [operation.response ?? 'application/json']: { schema: {} },
-    ...(operation.stream ? { 'text/event-stream': { schema: { type: 'string' } } } : {}),
+function toOperation(
+  name: RouteName,
+  route: Route,
+  reference: (type: z.ZodType, name: string, io: 'input' | 'output') => Schema,
+): object {
+  const title = name.charAt(0).toUpperCase() + name.slice(1)
+  const parameters = [...pathParameters(route), ...queryParameters(route)]
+  const { answer, event } = route
+  const content =
+    typeof answer === 'string'
+      ? { [answer]: { schema: { type: 'string' } } }
+      : { 'application/json': { schema: reference(answer, `${title}Answer`, 'output') } }
+  const events = event && {
+    // OpenAPI 3.1 has no word for the schema of each event.
+    'text/event-stream': { schema: {}, 'x-event-schema': reference(event, `${title}Event`, 'output') },
   }
+  const error = { $ref: `#/components/schemas/${route.errors === 'anthropic' ? 'MessagesError' : 'Error'}` }
   return {
-    summary: operation.summary,
-    ...(operation.parameters
-      ? {
-          parameters: operation.parameters.map((name) => ({
-            name,
-            in: 'path',
-            required: true,
-            schema: { type: 'string' },
-          })),
-        }
-      : {}),
-    ...(operation.body
+    operationId: name,
+    summary: route.summary,
+    tags: [route.tag],
+    ...(route.openTo ? { security: [{}] } : {}),
+    ...(parameters.length > 0 ? { parameters } : {}),
+    ...(route.body
       ? {
           requestBody: {
             required: true,
             content: {
-              'application/json': { schema: jsonSchema(operation.body) },
-              ...(operation.line ? { 'application/x-ndjson': { schema: jsonSchema(operation.line) } } : {}),
+              'application/json': { schema: reference(route.body, `${title}Request`, 'input') },
+              ...(route.line
+                ? { 'application/x-ndjson': { schema: reference(route.line, `${title}Line`, 'input') } }
+                : {}),
             },
           },
         }
       : {}),
-    responses: { 200: { description: 'ok', headers: HEADERS, content }, default: ERROR },
+    responses: {
+      200: { description: 'ok', headers: HEADERS, content: { ...content, ...events } },
+      default: {
+        description: 'an error',
+        headers: HEADERS,
+        content: { 'application/json': { schema: error } },
+      },
+    },
   }
+}
+
+const pathParameters = (route: Route): object[] =>
+  [...patternOf(route).matchAll(/\{(\w+)\}/g)].map(([, name]) => ({
+    name,
+    in: 'path',
+    required: true,
+    schema: { type: 'string', minLength: 1 },
+  }))
+
+const queryParameters = ({ query }: Route): object[] =>
+  Object.entries(query?.shape ?? {}).map(([name, type]) => ({
+    name,
+    in: 'query',
+    required: false,
+    schema: jsonSchema(type as z.ZodType, 'output'),
+  }))
+
+function jsonSchema(type: z.ZodType, io: 'input' | 'output'): Schema {
+  const { $schema: _, ...schema } = z.toJSONSchema(type, { io, unrepresentable: 'any', reused: 'inline' })
+  return schema
 }

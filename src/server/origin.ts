@@ -9,7 +9,6 @@ import { unsupportedMedia } from './body.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError } from './errors.ts'
 import { JSON_LINES_TYPE } from './json-lines.ts'
-import { isSignInPath } from './sign-in-paths.ts'
 
 export interface OriginPolicy {
   /** Origins that may call from a browser; '*' is every origin, under every host name. */
@@ -19,7 +18,6 @@ export interface OriginPolicy {
 }
 
 const SAFE_METHODS = new Set(['GET', 'HEAD', 'OPTIONS'])
-const OPEN_PATHS = new Set(['/health', '/ready'])
 const JSON_TYPE = /^application\/(?:[\w.+-]+\+)?json\s*(?:;|$)/i
 const LOOPBACK = /^(?:127(?:\.\d{1,3}){3}|\[?::1\]?|localhost|(?:[a-z0-9-]+\.)+localhost)$/i
 
@@ -34,7 +32,8 @@ export function requireOwnOrigin(policy: OriginPolicy): MiddlewareHandler<AppEnv
   )
   return async function requireOwnOrigin(c, next) {
     const { hostname } = new URL(c.req.url)
-    if (isLocal && !isEveryone && !OPEN_PATHS.has(c.req.path) && !isLoopback(hostname) && !hosts.has(hostname)) {
+    const openTo = c.get('route')?.openTo
+    if (isLocal && !isEveryone && openTo !== 'probes' && !isLoopback(hostname) && !hosts.has(hostname)) {
       throw new ApiError(
         'host_not_allowed',
         'Host: expected a loopback address or localhost on a server without keys; --cors-origin allows another host',
@@ -47,7 +46,7 @@ export function requireOwnOrigin(policy: OriginPolicy): MiddlewareHandler<AppEnv
           'Origin: expected this server itself or an origin that --cors-origin allows',
         )
       }
-      if (!isSignInPath(c.req.path)) requireJsonOfPages(c)
+      if (openTo !== 'sign-in') requireJsonOfPages(c)
     }
     await next()
   }

@@ -3,19 +3,21 @@ import { expect, it } from 'vitest'
 import { testObservability } from '../../test/observability/scenario.ts'
 import type { AppEnv } from './env.ts'
 import { requestTrace } from './middleware.ts'
-import { probeRoutes } from './probes.ts'
+import { probeHandlers } from './probes.ts'
+import { registerRoutes } from './router.ts'
 import { ServerState } from './state.ts'
 
 it('/ready says that the server is not, and leaves no warning or error in the log', async () => {
   const observability = testObservability()
   const state = new ServerState([])
-  const app = new Hono<AppEnv>().use(requestTrace(observability)).route(
-    '/',
-    probeRoutes({
+  const app = new Hono<AppEnv>().use(requestTrace(observability))
+  registerRoutes(
+    app,
+    probeHandlers({
       state,
       version: '0',
       revision: null,
-      routes: {},
+      describe: () => ({}),
       renderMetrics: () => Promise.resolve({ contentType: 'text/plain', body: '' }),
     }),
   )

@@ -1,16 +1,15 @@
 /** /health, /ready, /version, /openapi.json, /metrics and the model list. */
-import { Hono } from 'hono'
-import type { AppEnv } from './env.ts'
 import { ApiError } from './errors.ts'
 import type { Caller } from './keys.ts'
-import { openApiDocument, type Routes } from './openapi.ts'
+import type { Handlers } from './routes.ts'
 import type { ServerState } from './state.ts'
 
 export interface ProbeParts {
   readonly state: ServerState
   readonly version: string
   readonly revision: string | null
-  readonly routes: Routes
+  /** What /openapi.json says. */
+  readonly describe: () => object
   /** Prometheus text, or OpenMetrics when the Accept header asks for it; what other keys used shows to the admin key. */
   readonly renderMetrics: (
     accept: string | undefined,
@@ -18,9 +17,13 @@ export interface ProbeParts {
   ) => Promise<{ readonly contentType: string; readonly body: string }>
 }
 
-export function probeRoutes(parts: ProbeParts): Hono<AppEnv> {
+type ProbeHandlers = Pick<
+  Handlers,
+  'getHealth' | 'getReadiness' | 'getVersion' | 'getOpenApi' | 'getMetrics' | 'listModels' | 'getModel'
+>
+
+export function probeHandlers(parts: ProbeParts): ProbeHandlers {
   const startedSeconds = Math.floor(Date.now() / 1000)
-  const document = openApiDocument(parts.version, parts.routes)
   const model = () => {
     const engine = parts.state.requireEngine()
     return {
@@ -31,14 +34,14 @@ export function probeRoutes(parts: ProbeParts): Hono<AppEnv> {
       max_model_len: engine.maxModelLen,
     }
   }
-  return new Hono<AppEnv>()
-    .get('/health', (c) => c.json({ status: 'ok' }))
-    .get('/ready', (c) => {
+  return {
+    getHealth: (c) => c.json({ status: 'ok' }),
+    getReadiness: (c) => {
       const { phase } = parts.state
       if (phase === 'ready') return c.json({ status: 'ready' })
       return c.json({ status: phase }, 503, { 'retry-after': '2' })
-    })
-    .get('/version', (c) => {
+    },
+    getVersion: (c) => {
       const info = parts.state.engine?.modelInfo
       return c.json({
         version: parts.version,
@@ -46,14 +49,14 @@ export function probeRoutes(parts: ProbeParts): Hono<AppEnv> {
         node: process.version,
         device: info ? { ...info.device, quantization: info.quantization } : null,
       })
-    })
-    .get('/openapi.json', (c) => c.json(document))
-    .get('/metrics', async (c) => {
+    },
+    getOpenApi: (c) => c.json(parts.describe()),
+    getMetrics: async (c) => {
       const { contentType, body } = await parts.renderMetrics(c.req.header('accept'), c.get('caller'))
       return c.body(body, 200, { 'content-type': contentType })
-    })
-    .get('/v1/models', (c) => c.json({ object: 'list', data: [model()] }))
-    .get('/v1/models/:id{.+}', (c) => {
+    },
+    listModels: (c) => c.json({ object: 'list', data: [model()] }),
+    getModel: (c) => {
       const found = model()
       if (c.req.param('id') !== found.id) {
         throw new ApiError('model_not_found', `model: not served here; GET /v1/models lists "${found.id}"`, {
@@ -61,5 +64,6 @@ export function probeRoutes(parts: ProbeParts): Hono<AppEnv> {
         })
       }
       return c.json(found)
-    })
+    },
+  }
 }

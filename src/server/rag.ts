@@ -1,23 +1,27 @@
 /** /v1/rag/*: documents in and out of indexes, and searching them without generating. */
-import { Hono } from 'hono'
 import type { RagService } from '../rag/service.ts'
 import { unlessGone } from './disconnect.ts'
-import type { AppEnv } from './env.ts'
 import { invalidRequest } from './errors.ts'
 import { readJson } from './body.ts'
 import { JSON_LINES_TYPE, readJsonLines } from './json-lines.ts'
 import { ingestLines, ingestList, type Ingest, type IngestReport } from './rag-documents.ts'
+import type { Handlers } from './routes.ts'
 import { parseBody } from './validation.ts'
 import { ragDocumentsRequest, ragQueryRequest } from './wire-rag.ts'
+
+type RagHandlers = Pick<
+  Handlers,
+  'putDocuments' | 'getDocument' | 'deleteDocument' | 'listIndexes' | 'deleteIndex' | 'queryIndex'
+>
 
 export interface RagRouteParts {
   readonly rag: RagService
   readonly maxRequestBytes: number
 }
 
-export function ragRoutes({ rag, maxRequestBytes }: RagRouteParts): Hono<AppEnv> {
-  return new Hono<AppEnv>()
-    .post('/v1/rag/documents', async (c) => {
+export function ragHandlers({ rag, maxRequestBytes }: RagRouteParts): RagHandlers {
+  return {
+    putDocuments: async (c) => {
       const { signal } = c.req.raw
       let index: string
       let report: IngestReport
@@ -39,8 +43,8 @@ export function ragRoutes({ rag, maxRequestBytes }: RagRouteParts): Hono<AppEnv>
       }
       const { accepted, rejected, chunks } = report
       return c.json({ index, accepted, rejected, chunks })
-    })
-    .get('/v1/rag/documents/:id{.+}', async (c) => {
+    },
+    getDocument: async (c) => {
       const { id, source, metadata, chunks } = await rag.getDocument(
         c.req.query('index') ?? null,
         documentId(c.req.path),
@@ -51,13 +55,13 @@ export function ragRoutes({ rag, maxRequestBytes }: RagRouteParts): Hono<AppEnv>
         metadata,
         chunks: chunks.map(({ numTokens, ...chunk }) => ({ ...chunk, num_tokens: numTokens })),
       })
-    })
-    .delete('/v1/rag/documents/:id{.+}', async (c) => {
+    },
+    deleteDocument: async (c) => {
       const id = documentId(c.req.path)
       await rag.deleteDocument(c.req.query('index') ?? null, id)
       return c.json({ id, deleted: true })
-    })
-    .get('/v1/rag/indexes', async (c) => {
+    },
+    listIndexes: async (c) => {
       const indexes = await rag.listIndexes()
       return c.json({
         default: rag.defaultIndex,
@@ -71,13 +75,13 @@ export function ragRoutes({ rag, maxRequestBytes }: RagRouteParts): Hono<AppEnv>
           bundled: isBundled,
         })),
       })
-    })
-    .delete('/v1/rag/indexes/:name', async (c) => {
-      const name = c.req.param('name')
+    },
+    deleteIndex: async (c) => {
+      const name = c.req.param('name') ?? ''
       await rag.deleteIndex(name)
       return c.json({ index: name, deleted: true })
-    })
-    .post('/v1/rag/query', async (c) => {
+    },
+    queryIndex: async (c) => {
       const body = parseBody(ragQueryRequest, await readJson(c, maxRequestBytes))
       if (body.query.trim() === '') throw invalidRequest('query: expected some text, found blanks', 'query')
       const params = {
@@ -89,7 +93,8 @@ export function ragRoutes({ rag, maxRequestBytes }: RagRouteParts): Hono<AppEnv>
       const { signal } = c.req.raw
       const found = await unlessGone(signal, rag.query(body.query, body.index ?? null, params, signal))
       return c.json({ index: found.index, reranked: found.isReranked, documents: found.documents })
-    })
+    },
+  }
 }
 
 /** The id as it stands in the path: a document's id may hold encoded slashes, which the router's own decoding would tell nothing of. */

@@ -1,34 +1,275 @@
-/** The route patterns by path, known before routing: the root span opens before any handler is chosen. */
+/**
+ * Every route of the server, one row each. The application registers these rows and no others, admission and spans read them of the row
+ * that Hono matched, and /openapi.json is made of them. The names are the operation ids.
+ */
+import type { Context } from 'hono'
+import { z } from 'zod'
+import { TRACE_FORMATS } from '../observability/trace-formats.ts'
+import { CONTRACT_LEVELS } from '../observability/contract-spec.ts'
+import type { RouteKind } from '../observability/request-info.ts'
+import type { AdmissionPool } from './admission.ts'
+import type { AppEnv } from './env.ts'
+import { countTokensRequest, messagesRequest } from './messages/wire.ts'
+import * as answer from './response-bodies.ts'
+import { responsesRequest } from './responses/wire.ts'
+import { traceQuery } from './trace-query.ts'
+import { list } from './validation.ts'
+import { chatRequest, completionRequest, detokenizeRequest, tokenizeRequest } from './wire.ts'
+import {
+  embeddingsRequest,
+  MAX_INGEST_DOCUMENTS,
+  ragDocument,
+  ragDocumentsRequest,
+  ragQueryRequest,
+  rerankRequest,
+} from './wire-rag.ts'
 
-export type RouteKind = 'generation' | 'retrieval' | 'other'
-
-export interface RouteInfo {
-  readonly route: string
-  readonly kind: RouteKind
-  /** Prefix of the response id. */
-  readonly idPrefix: string
+export interface Route {
+  readonly method: 'GET' | 'POST' | 'DELETE'
+  /** As Hono reads it. */
+  readonly path: string
+  readonly summary: string
+  readonly tag: 'Generation' | 'Retrieval' | 'Tokenizer' | 'Models' | 'Traces' | 'Pages' | 'Server'
+  /** What the request's trace is like; `other`: none is recorded. */
+  readonly kind?: RouteKind
+  /** Prefix of the request's id. */
+  readonly idPrefix?: string
+  /** Where its places are counted; absent: it takes none. */
+  readonly pool?: AdmissionPool
+  /** Who may call it without a key on a server that has keys: probes of whatever host name, or a browser that signs in. */
+  readonly openTo?: 'probes' | 'sign-in'
+  /** What a browser that has signed in may call: a page, which asks to sign in first, or what pages call. */
+  readonly session?: 'page' | 'call'
+  /** Anthropic's clients read errors in that API's own form. */
+  readonly errors?: 'anthropic'
+  readonly query?: z.ZodObject
+  readonly body?: z.ZodType
+  /** What each line is where the body may be JSON lines instead. */
+  readonly line?: z.ZodType
+  /** A JSON answer's schema, or another answer's media type. */
+  readonly answer: z.ZodType | string
+  /** Schema of the data of a stream's events, where the request may ask for one. */
+  readonly event?: z.ZodType
 }
 
-const PATTERNS: readonly (readonly [method: string, pattern: RegExp, info: RouteInfo])[] = [
-  ['POST', /^\/v1\/completions$/, { route: '/v1/completions', kind: 'generation', idPrefix: 'cmpl' }],
-  ['POST', /^\/v1\/chat\/completions$/, { route: '/v1/chat/completions', kind: 'generation', idPrefix: 'chatcmpl' }],
-  ['POST', /^\/v1\/responses$/, { route: '/v1/responses', kind: 'generation', idPrefix: 'resp' }],
-  ['GET', /^\/v1\/responses\/[^/]+$/, { route: '/v1/responses/{id}', kind: 'other', idPrefix: 'req' }],
-  ['DELETE', /^\/v1\/responses\/[^/]+$/, { route: '/v1/responses/{id}', kind: 'other', idPrefix: 'req' }],
-  ['POST', /^\/v1\/messages$/, { route: '/v1/messages', kind: 'generation', idPrefix: 'msg' }],
-  ['POST', /^\/v1\/messages\/count_tokens$/, { route: '/v1/messages/count_tokens', kind: 'other', idPrefix: 'req' }],
-  ['POST', /^\/v1\/embeddings$/, { route: '/v1/embeddings', kind: 'retrieval', idPrefix: 'embd' }],
-  ['POST', /^\/v1\/rerank$/, { route: '/v1/rerank', kind: 'retrieval', idPrefix: 'rerank' }],
-  ['POST', /^\/v1\/rag\/documents$/, { route: '/v1/rag/documents', kind: 'retrieval', idPrefix: 'rag' }],
-  ['GET', /^\/v1\/rag\/documents\/.+$/, { route: '/v1/rag/documents/{id}', kind: 'retrieval', idPrefix: 'rag' }],
-  ['DELETE', /^\/v1\/rag\/documents\/.+$/, { route: '/v1/rag/documents/{id}', kind: 'retrieval', idPrefix: 'rag' }],
-  ['GET', /^\/v1\/rag\/indexes$/, { route: '/v1/rag/indexes', kind: 'retrieval', idPrefix: 'rag' }],
-  ['DELETE', /^\/v1\/rag\/indexes\/[^/]+$/, { route: '/v1/rag/indexes/{name}', kind: 'retrieval', idPrefix: 'rag' }],
-  ['POST', /^\/mcp$/, { route: '/mcp', kind: 'retrieval', idPrefix: 'mcp' }],
-  ['POST', /^\/v1\/rag\/query$/, { route: '/v1/rag/query', kind: 'retrieval', idPrefix: 'rag' }],
-]
+const generation = { method: 'POST', tag: 'Generation', kind: 'generation', pool: 'generation' } as const
+const index = { tag: 'Retrieval', kind: 'retrieval', idPrefix: 'rag' } as const
+const retrieval = { ...index, method: 'POST', pool: 'retrieval' } as const
+const tokenizer = { method: 'POST', tag: 'Tokenizer', pool: 'tokenizer' } as const
+const get = { method: 'GET' } as const
+const remove = { method: 'DELETE' } as const
+const page = { tag: 'Pages', answer: 'text/html', session: 'page' } as const
+const probe = { ...get, tag: 'Server' } as const
+const ofIndex = z.object({ index: z.string().min(1).max(64).optional() })
+const oneOf = (values: readonly string[]) => z.enum(values).optional()
 
-export function routeOf(method: string, path: string): RouteInfo {
-  const found = PATTERNS.find(([verb, pattern]) => verb === method && pattern.test(path))
-  return found?.[2] ?? { route: path, kind: 'other', idPrefix: 'req' }
-}
+export const ROUTES = {
+  createCompletion: {
+    ...generation,
+    path: '/v1/completions',
+    summary: 'Complete a prompt',
+    idPrefix: 'cmpl',
+    body: completionRequest,
+    answer: answer.completion,
+    event: answer.completionChunk,
+  },
+  createChatCompletion: {
+    ...generation,
+    path: '/v1/chat/completions',
+    summary: 'Answer a conversation',
+    session: 'call',
+    idPrefix: 'chatcmpl',
+    body: chatRequest,
+    answer: answer.chatCompletion,
+    event: answer.chatChunk,
+  },
+  createResponse: {
+    ...generation,
+    path: '/v1/responses',
+    summary: 'Answer items, keeping the answer for later turns',
+    idPrefix: 'resp',
+    body: responsesRequest,
+    answer: answer.response,
+    event: answer.responseEvent,
+  },
+  getResponse: {
+    ...get,
+    tag: 'Generation',
+    path: '/v1/responses/:id',
+    summary: 'One response that was kept',
+    answer: answer.response,
+  },
+  deleteResponse: {
+    ...remove,
+    tag: 'Generation',
+    path: '/v1/responses/:id',
+    summary: 'Forget a response',
+    answer: answer.deletedResponse,
+  },
+  createMessage: {
+    ...generation,
+    path: '/v1/messages',
+    summary: "Answer a conversation in Anthropic's form",
+    idPrefix: 'msg',
+    errors: 'anthropic',
+    body: messagesRequest,
+    answer: answer.message,
+    event: answer.messageEvent,
+  },
+  countMessageTokens: {
+    ...tokenizer,
+    path: '/v1/messages/count_tokens',
+    summary: 'Tokens of such a conversation',
+    errors: 'anthropic',
+    body: countTokensRequest,
+    answer: answer.countedTokens,
+  },
+  tokenize: {
+    ...tokenizer,
+    path: '/tokenize',
+    summary: 'Token ids of a prompt or a conversation',
+    body: tokenizeRequest,
+    answer: answer.tokenized,
+  },
+  detokenize: {
+    ...tokenizer,
+    path: '/detokenize',
+    summary: 'Text of token ids',
+    body: detokenizeRequest,
+    answer: answer.detokenized,
+  },
+  listModels: { ...get, tag: 'Models', path: '/v1/models', summary: 'The served models', session: 'call', answer: answer.modelList },
+  getModel: { ...get, tag: 'Models', path: '/v1/models/:id{.+}', summary: 'One served model', answer: answer.model },
+  createEmbeddings: {
+    ...retrieval,
+    path: '/v1/embeddings',
+    summary: 'Vectors of texts',
+    idPrefix: 'embd',
+    body: embeddingsRequest,
+    answer: answer.embeddings,
+  },
+  rerank: {
+    ...retrieval,
+    path: '/v1/rerank',
+    summary: 'Documents by their relevance to a query',
+    idPrefix: 'rerank',
+    body: rerankRequest,
+    answer: answer.reranked,
+  },
+  putDocuments: {
+    ...retrieval,
+    path: '/v1/rag/documents',
+    summary: 'Put documents into an index, as a list or as JSON lines',
+    query: ofIndex,
+    body: ragDocumentsRequest.extend({ documents: list(ragDocument, { min: 1, max: MAX_INGEST_DOCUMENTS }) }),
+    line: ragDocument,
+    answer: answer.ingested,
+  },
+  getDocument: {
+    ...index,
+    ...get,
+    path: '/v1/rag/documents/:id{.+}',
+    summary: 'A document and its chunks',
+    query: ofIndex,
+    answer: answer.document,
+  },
+  deleteDocument: {
+    ...index,
+    ...remove,
+    path: '/v1/rag/documents/:id{.+}',
+    summary: 'Take a document out of its index',
+    query: ofIndex,
+    answer: answer.deletedDocument,
+  },
+  listIndexes: { ...index, ...get, path: '/v1/rag/indexes', summary: 'The indexes', session: 'call', answer: answer.indexes },
+  deleteIndex: {
+    ...index,
+    ...remove,
+    path: '/v1/rag/indexes/:name',
+    summary: 'Drop an index with its documents',
+    answer: answer.deletedIndex,
+  },
+  queryIndex: {
+    ...retrieval,
+    path: '/v1/rag/query',
+    summary: 'Chunks that answer a query',
+    session: 'call',
+    body: ragQueryRequest,
+    answer: answer.found,
+  },
+  callMcp: {
+    ...retrieval,
+    path: '/mcp',
+    summary: 'Model Context Protocol, streamable HTTP: search_documents, list_indexes, get_document',
+    idPrefix: 'mcp',
+    body: z.looseObject({}),
+    answer: answer.mcp,
+  },
+  listTraces: {
+    ...get,
+    tag: 'Traces',
+    path: '/v1/traces',
+    summary: 'Recent traces',
+    session: 'call',
+    query: traceQuery,
+    answer: answer.traceList,
+  },
+  getTrace: {
+    ...get,
+    tag: 'Traces',
+    path: '/v1/traces/:traceId',
+    summary: 'One trace, as otlp, tempo, grafana or jaeger JSON',
+    session: 'call',
+    query: z.object({ format: oneOf(TRACE_FORMATS) }),
+    answer: answer.trace,
+  },
+  validateTrace: {
+    ...get,
+    tag: 'Traces',
+    path: '/v1/traces/:traceId/validate',
+    summary: 'A trace held against the span contract',
+    session: 'call',
+    query: z.object({ level: oneOf(CONTRACT_LEVELS) }),
+    answer: answer.validation,
+  },
+  showChat: { ...page, ...get, path: '/', summary: 'The page to type into' },
+  showSignIn: { ...page, ...get, path: '/traces/sign-in', summary: 'The form that takes a key', openTo: 'sign-in' },
+  signIn: { ...page, method: 'POST', path: '/traces/sign-in', summary: 'Open a session with a key', openTo: 'sign-in' },
+  signOut: { ...page, method: 'POST', path: '/traces/sign-out', summary: 'End the session', openTo: 'sign-in' },
+  getAsset: {
+    ...get,
+    tag: 'Pages',
+    path: '/traces/assets/:name',
+    summary: 'Styles and scripts of the pages',
+    openTo: 'sign-in',
+    answer: '*/*',
+  },
+  showTraces: { ...page, ...get, path: '/traces', summary: 'The page of recent traces', query: traceQuery },
+  showTrace: {
+    ...page,
+    ...get,
+    path: '/traces/:traceId',
+    summary: 'The waterfall of a trace',
+    query: z.object({ page: z.coerce.number().int().min(1).optional() }),
+  },
+  getHealth: { ...probe, path: '/health', summary: 'The process is alive', openTo: 'probes', answer: answer.health },
+  getReadiness: {
+    ...probe,
+    path: '/ready',
+    summary: 'The model is loaded and requests are accepted',
+    openTo: 'probes',
+    answer: answer.readiness,
+  },
+  getVersion: { ...probe, path: '/version', summary: 'Version, revision and device', answer: answer.version },
+  getOpenApi: { ...probe, path: '/openapi.json', summary: 'This description', answer: answer.openApi },
+  getMetrics: { ...probe, path: '/metrics', summary: 'Prometheus metrics', answer: 'text/plain' },
+} as const satisfies Record<string, Route>
+
+export type RouteName = keyof typeof ROUTES
+
+export type Handler = (c: Context<AppEnv>) => Response | Promise<Response>
+/** What answers each route. */
+export type Handlers = Readonly<Record<RouteName, Handler>>
+
+/** A route's path as OpenAPI and spans write it. */
+export const patternOf = ({ path }: Route): string => path.replace(/:(\w+)(?:\{[^}]*\})?/g, '{$1}')

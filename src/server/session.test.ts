@@ -4,8 +4,9 @@ import { play, testObservability, type TestObservability } from '../../test/obse
 import type { AppEnv } from './env.ts'
 import { createKeys, type Keys } from './keys.ts'
 import { renderError, requestTrace, requireKey } from './middleware.ts'
-import { sessionRoutes } from './session.ts'
-import { traceRoutes } from './traces.ts'
+import { sessionHandlers } from './session.ts'
+import { registerRoutes } from './router.ts'
+import { traceHandlers } from './traces.ts'
 
 const secret = Buffer.alloc(32, 7)
 const PAGE = { accept: 'text/html', 'sec-fetch-site': 'none' }
@@ -20,8 +21,7 @@ function app(known: Keys = keys): Hono<AppEnv> {
   hono.onError(renderError)
   hono.use(requestTrace(observability))
   hono.use(requireKey(known))
-  hono.route('/', sessionRoutes(known))
-  hono.route('/', traceRoutes({ store: observability.store, canSignIn: true }))
+  registerRoutes(hono, { ...sessionHandlers(known), ...traceHandlers({ store: observability.store, canSignIn: true }) })
   return hono.post('/v1/completions', (c) => c.json({})).get('/metrics', (c) => c.text(''))
 }
 

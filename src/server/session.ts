@@ -4,27 +4,20 @@
  * and that opens the pages and what they call. It is sealed with the server's secret, ends with its key or after twelve hours, and is kept
  * nowhere on the server.
  */
-import { type Context, Hono } from 'hono'
+import type { Context } from 'hono'
 import { deleteCookie, getCookie, setCookie } from 'hono/cookie'
 import { readChunks } from './body.ts'
 import type { AppEnv } from './env.ts'
 import type { Caller, Keys } from './keys.ts'
 import { isOwnPage, requireOwnForm } from './origin.ts'
-import { SIGN_IN_PATH, SIGN_OUT_PATH } from './sign-in-paths.ts'
+import type { Handlers } from './routes.ts'
 import { html } from './ui/layout.tsx'
 import { OwnNavigationPage, SignInPage } from './ui/sign-in.tsx'
-
-export { isSignInPath } from './sign-in-paths.ts'
 
 const COOKIE = 'miniserve_session'
 const SESSION_SECONDS = 12 * 3600
 const MAX_FORM_BYTES = 8192
 
-/** The pages. */
-const PAGES = /^\/(?:$|traces(?:\/|$))/
-/** What a session opens besides them: reading traces, and what the chat page calls. */
-const SESSION_READS = /^\/v1\/(?:traces(?:\/|$)|models$|rag\/indexes$)/
-const SESSION_CALLS = /^\/v1\/(?:chat\/completions|rag\/query|rag\/files)$/
 /** Where a sign-in may lead to: nothing that a link could smuggle in. */
 const DESTINATION = /^\/(?:traces(?:\/[0-9a-f]{32})?)?$/
 
@@ -39,15 +32,14 @@ export function sessionOf(c: Context<AppEnv>, keys: Keys): Caller | null {
 }
 
 function isOpenToSessions(c: Context<AppEnv>): boolean {
-  const { method, path } = c.req
-  if (method === 'GET' || method === 'HEAD') return PAGES.test(path) || SESSION_READS.test(path)
+  const route = c.get('route')
   // The cookie comes from this site's pages only; what changes or costs something also has to say that it does.
-  return method === 'POST' && SESSION_CALLS.test(path) && isOwnPage(c)
+  return route?.session !== undefined && (route.method === 'GET' || isOwnPage(c))
 }
 
 /** The page that a browser gets where a key is needed; null for programs, and for routes that are no pages. */
 export async function signInFirst(c: Context<AppEnv>): Promise<Response | null> {
-  const isPage = c.req.method === 'GET' && PAGES.test(c.req.path)
+  const isPage = c.req.method === 'GET' && c.get('route')?.session === 'page'
   if (!isPage || !c.req.header('accept')?.includes('text/html')) return null
   // A link on another site leaves the cookie behind: the browser is asked to come again, from here.
   const site = c.req.header('sec-fetch-site')
@@ -55,10 +47,10 @@ export async function signInFirst(c: Context<AppEnv>): Promise<Response | null> 
   return html(c, SignInPage({ to: destination(c.req.path), isRefused: false }), 401, { 'WWW-Authenticate': 'Bearer' })
 }
 
-export function sessionRoutes(keys: Keys): Hono<AppEnv> {
-  return new Hono<AppEnv>()
-    .get(SIGN_IN_PATH, (c) => html(c, SignInPage({ to: '/traces', isRefused: false })))
-    .post(SIGN_IN_PATH, async (c) => {
+export function sessionHandlers(keys: Keys): Pick<Handlers, 'showSignIn' | 'signIn' | 'signOut'> {
+  return {
+    showSignIn: (c) => html(c, SignInPage({ to: '/traces', isRefused: false })),
+    signIn: async (c) => {
       requireOwnForm(c)
       const chunks: Uint8Array[] = []
       for await (const chunk of readChunks(c, MAX_FORM_BYTES)) chunks.push(chunk)
@@ -68,12 +60,13 @@ export function sessionRoutes(keys: Keys): Hono<AppEnv> {
       if (session === null) return html(c, SignInPage({ to, isRefused: true }), 401, { 'WWW-Authenticate': 'Bearer' })
       setCookie(c, COOKIE, session, { ...cookieOptions(c), maxAge: SESSION_SECONDS })
       return c.redirect(to, 303)
-    })
-    .post(SIGN_OUT_PATH, (c) => {
+    },
+    signOut: (c) => {
       requireOwnForm(c)
       deleteCookie(c, COOKIE, cookieOptions(c))
       return c.redirect('/traces', 303)
-    })
+    },
+  }
 }
 
 const destination = (path: string): string => (DESTINATION.test(path) ? path : '/traces')

@@ -1,19 +1,21 @@
 /** POST /tokenize, /detokenize: what a prompt becomes, without generating. */
-import { Hono } from 'hono'
 import type { PromptInput } from '../engine/request.ts'
-import type { AppEnv } from './env.ts'
 import { ApiError, invalidRequest } from './errors.ts'
 import { toChatMessage } from './job.ts'
 import { readJson } from './body.ts'
+import type { Handlers } from './routes.ts'
 import type { ServerState } from './state.ts'
 import { parseBody } from './validation.ts'
 import { detokenizeRequest, tokenizeRequest } from './wire.ts'
 
 export const remoteTokenizer = (): ApiError => new ApiError('not_supported', 'a remote engine tokenizes; ask it')
 
-export function tokenizeRoutes(parts: { readonly state: ServerState; readonly maxRequestBytes: number }): Hono<AppEnv> {
-  return new Hono<AppEnv>()
-    .post('/tokenize', async (c) => {
+export function tokenizeHandlers(parts: {
+  readonly state: ServerState
+  readonly maxRequestBytes: number
+}): Pick<Handlers, 'tokenize' | 'detokenize'> {
+  return {
+    tokenize: async (c) => {
       const body = parseBody(tokenizeRequest, await readJson(c, parts.maxRequestBytes))
       const engine = parts.state.engineFor(body.model)
       const input: PromptInput = body.messages
@@ -22,8 +24,8 @@ export function tokenizeRoutes(parts: { readonly state: ServerState; readonly ma
       const tokens = engine.encode(input, { addSpecialTokens: body.add_special_tokens ?? true })
       if (!tokens) throw remoteTokenizer()
       return c.json({ tokens, count: tokens.length, max_model_len: engine.maxModelLen })
-    })
-    .post('/detokenize', async (c) => {
+    },
+    detokenize: async (c) => {
       const body = parseBody(detokenizeRequest, await readJson(c, parts.maxRequestBytes))
       const engine = parts.state.engineFor(body.model)
       const vocabSize = engine.modelInfo?.vocabSize
@@ -34,5 +36,6 @@ export function tokenizeRoutes(parts: { readonly state: ServerState; readonly ma
       const prompt = engine.decode(body.tokens)
       if (prompt === null) throw remoteTokenizer()
       return c.json({ prompt })
-    })
+    },
+  }
 }

@@ -4,7 +4,8 @@ import { play, testObservability, type TestObservability } from '../../test/obse
 import { parseTraces, TRACE_FORMATS } from '../observability/trace-formats.ts'
 import type { AppEnv } from './env.ts'
 import { type ErrorBody, toApiError, toErrorBody } from './errors.ts'
-import { traceRoutes } from './traces.ts'
+import { registerRoutes } from './router.ts'
+import { traceHandlers } from './traces.ts'
 
 let observability: TestObservability
 let traceId: string
@@ -21,7 +22,8 @@ function app(caller: { readonly keyId: string; readonly isAdmin: boolean } = { k
     const apiError = toApiError(error, '')
     return c.json(toErrorBody(apiError), apiError.status)
   })
-  return hono.route('/', traceRoutes({ store: observability.store, canSignIn: false }))
+  registerRoutes(hono, traceHandlers({ store: observability.store, canSignIn: false }))
+  return hono
 }
 
 beforeAll(async () => {

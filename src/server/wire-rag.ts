@@ -2,7 +2,6 @@
 import { z } from 'zod'
 import { metadataSchema } from '../rag/files.ts'
 import { MAX_ID_LENGTH } from '../rag/vector-index.ts'
-import type { Routes } from './openapi.ts'
 import { list, nullable, tokenIds } from './validation.ts'
 
 const indexName = nullable(z.string().min(1).max(64))
@@ -95,28 +94,3 @@ export const ragQueryRequest = z.object({
   min_score: nullable(z.number()),
   filter: nullable(z.record(z.string(), z.unknown())),
 })
-
-export const RAG_ROUTES: Routes = {
-  '/v1/embeddings': { post: { summary: 'Vectors of texts', body: embeddingsRequest } },
-  '/v1/rerank': { post: { summary: 'Documents by their relevance to a query', body: rerankRequest } },
-  '/v1/rag/documents': {
-    post: {
-      summary: 'Put documents into an index, as a list or as JSON lines with ?index=',
-      body: ragDocumentsRequest.extend({ documents: list(ragDocument, { min: 1, max: MAX_INGEST_DOCUMENTS }) }),
-      line: ragDocument,
-    },
-  },
-  '/v1/rag/documents/{id}': {
-    get: { summary: 'A document and its chunks; ?index= names the index', parameters: ['id'] },
-    delete: { summary: 'Take a document out; ?index= names the index', parameters: ['id'] },
-  },
-  '/v1/rag/indexes': { get: { summary: 'The indexes' } },
-  '/v1/rag/indexes/{name}': { delete: { summary: 'Drop an index with its documents', parameters: ['name'] } },
-  '/mcp': {
-    post: {
-      summary: 'Model Context Protocol, streamable HTTP: search_documents, list_indexes, get_document',
-      body: z.looseObject({}),
-    },
-  },
-  '/v1/rag/query': { post: { summary: 'Chunks that answer a query', body: ragQueryRequest } },
-}

@@ -1,18 +1,17 @@
 /** POST /v1/messages and /v1/messages/count_tokens. */
-import { Hono } from 'hono'
 import { readJson } from '../body.ts'
 import { type GenerationParts, handleGeneration } from '../completions.ts'
-import type { AppEnv } from '../env.ts'
 import { chatJob, toChatMessage } from '../job.ts'
+import type { Handlers } from '../routes.ts'
 import { remoteTokenizer } from '../tokenize.ts'
 import { parseBody } from '../validation.ts'
 import { promptOf, toChatRequest } from './job.ts'
 import { messagesShape } from './shape.ts'
 import { countTokensRequest, messagesRequest } from './wire.ts'
 
-export function messagesRoutes(parts: GenerationParts): Hono<AppEnv> {
-  return new Hono<AppEnv>()
-    .post('/v1/messages', (c) =>
+export function messagesHandlers(parts: GenerationParts): Pick<Handlers, 'createMessage' | 'countMessageTokens'> {
+  return {
+    createMessage: (c) =>
       handleGeneration(
         c,
         parts,
@@ -23,13 +22,13 @@ export function messagesRoutes(parts: GenerationParts): Hono<AppEnv> {
           return { job, shape: () => messagesShape(job) }
         },
       ),
-    )
-    .post('/v1/messages/count_tokens', async (c) => {
+    countMessageTokens: async (c) => {
       const { model, messages, tools } = promptOf(
         parseBody(countTokensRequest, await readJson(c, parts.maxRequestBytes)),
       )
       const ids = parts.state.engineFor(model).encode({ messages: messages.map(toChatMessage), tools: tools ?? [] })
       if (ids === null) throw remoteTokenizer()
       return c.json({ input_tokens: ids.length })
-    })
+    },
+  }
 }

@@ -1,16 +1,19 @@
 /** POST /v1/responses, and reading and deleting what was kept of them. */
-import { type Context, Hono } from 'hono'
+import type { Context } from 'hono'
 import type { AppEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import { type GenerationParts, handleGeneration } from '../completions.ts'
 import { chatJob } from '../job.ts'
+import type { Handlers } from '../routes.ts'
 import type { ChatMessageFields } from '../wire.ts'
 import { addItem, inputMessages, toChatRequest } from './job.ts'
 import { type ResponseObject, responsesShape } from './shape.ts'
 import { createResponseStore, type StoredResponse } from './store.ts'
 import { responsesRequest, withItemTypes } from './wire.ts'
 
-export function responsesRoutes(parts: GenerationParts): Hono<AppEnv> {
+export function responsesHandlers(
+  parts: GenerationParts,
+): Pick<Handlers, 'createResponse' | 'getResponse' | 'deleteResponse'> {
   const store = createResponseStore()
 
   const stored = (c: Context<AppEnv>, id: string, param: string): StoredResponse => {
@@ -23,8 +26,8 @@ export function responsesRoutes(parts: GenerationParts): Hono<AppEnv> {
     )
   }
 
-  return new Hono<AppEnv>()
-    .post('/v1/responses', (c) =>
+  return {
+    createResponse: (c) =>
       handleGeneration(c, parts, responsesRequest, withItemTypes, (body, context) => {
         const previous = body.previous_response_id
         const earlier = previous === undefined ? [] : stored(c, previous, 'previous_response_id').messages
@@ -37,14 +40,14 @@ export function responsesRoutes(parts: GenerationParts): Hono<AppEnv> {
         }
         return { job, shape: () => responsesShape(job, body, keep) }
       }),
-    )
-    .get('/v1/responses/:id', (c) => c.json(stored(c, c.req.param('id'), 'id').response))
-    .delete('/v1/responses/:id', (c) => {
-      const id = c.req.param('id')
+    getResponse: (c) => c.json(stored(c, c.req.param('id') ?? '', 'id').response),
+    deleteResponse: (c) => {
+      const id = c.req.param('id') ?? ''
       stored(c, id, 'id')
       store.delete(c.get('caller').keyId, id)
       return c.json({ id, object: 'response', deleted: true })
-    })
+    },
+  }
 }
 
 /** What the assistant said, as the next turn's prompt has it. */

@@ -3,7 +3,7 @@ import type { Context } from 'hono'
 import type { Child } from 'hono/jsx'
 import type { ContentfulStatusCode } from 'hono/utils/http-status'
 import type { AppEnv } from '../env.ts'
-import { SIGN_IN_PATH, SIGN_OUT_PATH } from '../sign-in-paths.ts'
+import { ROUTES } from '../routes.ts'
 
 const PAGE_HEADERS: Readonly<Record<string, string>> = {
   'content-security-policy':
@@ -65,9 +65,9 @@ export function Layout({
             <a href="/traces" aria-current={current === 'traces' ? 'page' : undefined}>
               Traces
             </a>
-            {visitor === 'may-sign-in' ? <a href={SIGN_IN_PATH}>Sign in</a> : null}
+            {visitor === 'may-sign-in' ? <a href={ROUTES.signIn.path}>Sign in</a> : null}
             {visitor === 'signed-in' ? (
-              <form method="post" action={SIGN_OUT_PATH}>
+              <form method="post" action={ROUTES.signOut.path}>
                 <button type="submit">Sign out</button>
               </form>
             ) : null}

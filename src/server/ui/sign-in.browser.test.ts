@@ -8,8 +8,9 @@ import { play, testObservability, type TestObservability } from '../../../test/o
 import type { AppEnv } from '../env.ts'
 import { createKeys } from '../keys.ts'
 import { allowOrigins, renderError, requestTrace, requireKey } from '../middleware.ts'
-import { sessionRoutes } from '../session.ts'
-import { traceRoutes } from '../traces.ts'
+import { sessionHandlers } from '../session.ts'
+import { registerRoutes } from '../router.ts'
+import { traceHandlers } from '../traces.ts'
 
 describe.skipIf(!hasChromium)(`signing in with Chromium${hasChromium ? '' : ` (skipped: no ${CHROMIUM})`}`, () => {
   const keys = createKeys({ keys: ['alice-key'], adminKey: null, secret: Buffer.alloc(32, 3) })
@@ -34,8 +35,7 @@ describe.skipIf(!hasChromium)(`signing in with Chromium${hasChromium ? '' : ` (s
     // The worst that an operator can allow.
     app.use(allowOrigins(['*']))
     app.use(requireKey(keys))
-    app.route('/', sessionRoutes(keys))
-    app.route('/', traceRoutes({ store: observability.store, canSignIn: true }))
+    registerRoutes(app, { ...sessionHandlers(keys), ...traceHandlers({ store: observability.store, canSignIn: true }) })
     app.post('/v1/completions', (c) => {
       numGenerations++
       return c.json({})

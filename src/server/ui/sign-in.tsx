@@ -1,11 +1,11 @@
 /** The form that takes an API key, and the page that turns a visit from another site into one of our own. */
-import { SIGN_IN_PATH } from '../sign-in-paths.ts'
+import { ROUTES } from '../routes.ts'
 import { Layout } from './layout.tsx'
 
 export function SignInPage({ to, isRefused }: { readonly to: string; readonly isRefused: boolean }) {
   return (
     <Layout title="Sign in · miniserve">
-      <form class="sign-in" method="post" action={SIGN_IN_PATH}>
+      <form class="sign-in" method="post" action={ROUTES.signIn.path}>
         <h1>Sign in</h1>
         <p>
           With an API key of this server you can chat and see the traces it made. With the admin key you see all traces.

@@ -13,7 +13,8 @@ import {
 } from '../../../test/observability/chromium.ts'
 import { play, testObservability, type TestObservability } from '../../../test/observability/scenario.ts'
 import type { AppEnv } from '../env.ts'
-import { traceRoutes } from '../traces.ts'
+import { registerRoutes } from '../router.ts'
+import { traceHandlers } from '../traces.ts'
 
 if (!hasChromium && isChromiumRequired) {
   it('finds Chromium, which MINISERVE_REQUIRE lists', () => expect(CHROMIUM).toBe('an existing file'))
@@ -58,7 +59,7 @@ describe.skipIf(!hasChromium)(`trace pages in Chromium${hasChromium ? '' : ` (sk
       c.set('caller', { keyId: 'anonymous', isAdmin: true, cacheSalt: '' })
       await next()
     })
-    app.route('/', traceRoutes({ store: observability.store, canSignIn: false }))
+    registerRoutes(app, traceHandlers({ store: observability.store, canSignIn: false }))
     const listening = await listen(app)
     server = listening.server
     url = `http://127.0.0.1:${listening.port}`

@@ -1,0 +1,99 @@
+/** Which row of ROUTES a request is of: Hono's own match, looked up. */
+import type { Context, Hono } from 'hono'
+import { matchedRoutes } from 'hono/route'
+import type { AppEnv } from './env.ts'
+import { ApiError } from './errors.ts'
+import { type Handlers, patternOf, type Route, type RouteName, ROUTES } from './routes.ts'
+
+const METHODS = ['GET', 'POST', 'DELETE'] as const
+const byMatch = new Map<string, Route>(Object.values(ROUTES).map((route) => [`${route.method} ${route.path}`, route]))
+
+interface Match {
+  readonly method: string
+  readonly path: string
+}
+
+const rowOf = (matches: readonly Match[]): Route | null => {
+  for (const { method, path } of matches) {
+    const route = byMatch.get(`${method} ${path}`)
+    if (route) return route
+  }
+  return null
+}
+
+/** The row of the request's route, before any handler has run; null: there is none for its method and path. */
+export const routeOf = (c: Context<AppEnv>): Route | null => rowOf(matchedRoutes(c))
+
+/** Registers what answers each route, in the order of the table, and what answers everything else. */
+export function registerRoutes(app: Hono<AppEnv>, handlers: Partial<Handlers>): readonly RouteName[] {
+  const names = (Object.keys(ROUTES) as RouteName[]).filter((name) => handlers[name] !== undefined)
+  for (const name of names) {
+    const { method, path } = ROUTES[name]
+    const handler = handlers[name]
+    if (handler) app.on(method, path, handler)
+  }
+  const methodsOf = (path: string): string[] =>
+    METHODS.filter((method) => rowOf(app.router.match(method, path)[0].map(([[, route]]) => route)) !== null).flatMap(
+      (method) => (method === 'GET' ? ['GET', 'HEAD'] : [method]),
+    )
+  app.notFound((c) => {
+    const methods = methodsOf(c.req.path)
+    const allow = [...methods, 'OPTIONS'].join(', ')
+    if (methods.length > 0 && c.req.method === 'OPTIONS') return c.body(null, 204, { Allow: allow })
+    if (methods.length > 0) {
+      throw new ApiError('method_not_allowed', `${shown(c)}: expected ${methods.join(' or ')}`, {
+        headers: { Allow: allow },
+      })
+    }
+    const near = nearest(c.req.method, c.req.path, names)
+    const hint = near === null ? '' : `; did you mean ${near}?`
+    throw new ApiError('not_found', `${shown(c)}: no such route${hint}; GET /openapi.json lists them`)
+  })
+  return names
+}
+
+/** Method and path as they came, as far as they are harmless to repeat. */
+const shown = (c: Context<AppEnv>): string =>
+  `${/^[A-Z]{1,16}$/.test(c.req.method) ? c.req.method : 'this method'} ${/^\/[\w./-]{0,127}$/.test(c.req.path) ? c.req.path : 'of this path'}`
+
+/** Edits between paths that a slip of the keyboard makes. */
+const MAX_EDITS = 3
+
+/** The route that a path was probably meant to be: a prefix that is missing, doubled or another server's, a slash too many, a typing error. */
+function nearest(method: string, path: string, names: readonly RouteName[]): string | null {
+  const tidied = path
+    .toLowerCase()
+    .replace(/\/{2,}/g, '/')
+    .replace(/(.)\/$/, '$1')
+    .slice(0, 128)
+  const bare = tidied.replace(/^(?:\/(?:api|openai|v\d|v1beta))+(?=\/)/, '')
+  const candidates = new Set([tidied, bare, `/v1${bare}`])
+  let best: { readonly text: string; readonly edits: number } | null = null
+  for (const name of names) {
+    const route: Route = ROUTES[name]
+    const pattern = patternOf(route)
+    if (route.tag === 'Pages') continue
+    for (const candidate of candidates) {
+      const edits = numEdits(candidate, pattern) + (route.method === method ? 0 : 0.5)
+      if (edits <= MAX_EDITS && (best === null || edits < best.edits))
+        best = { text: `${route.method} ${pattern}`, edits }
+    }
+  }
+  return best?.text ?? null
+}
+
+/** Levenshtein distance. */
+function numEdits(a: string, b: string): number {
+  if (Math.abs(a.length - b.length) > MAX_EDITS) return Infinity
+  let row = Array.from({ length: b.length + 1 }, (_, j) => j)
+  for (let i = 1; i <= a.length; i++) {
+    const next = [i]
+    for (let j = 1; j <= b.length; j++) {
+      next.push(
+        Math.min((row[j] ?? 0) + 1, (next[j - 1] ?? 0) + 1, (row[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)),
+      )
+    }
+    row = next
+  }
+  return row[b.length] ?? Infinity
+}

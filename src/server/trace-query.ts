@@ -1,0 +1,41 @@
+/** What /v1/traces and /traces may be asked for. */
+import { z } from 'zod'
+import type { TraceQuery } from '../observability/trace-store.ts'
+import { invalidRequest } from './errors.ts'
+
+const count = z.coerce.number('a whole number').int('a whole number').min(0, 'a whole number of at least 0')
+/** Empty fields of the page's form are fields not set. */
+const optional = <T extends z.ZodType>(type: T) =>
+  z.preprocess((value) => (value === '' ? undefined : value), type.optional())
+
+export const traceQuery = z.object({
+  status: optional(z.string().regex(/^(ok|error|[1-5]xx|[1-5]\d\d)$/, 'ok, error, a status or a class such as 5xx')),
+  route: optional(z.string()),
+  min_ms: optional(z.coerce.number('a number').min(0, 'a number of at least 0')),
+  since: optional(
+    z.string().refine((value) => !Number.isNaN(toEpochMs(value)), 'a time: ISO 8601 or milliseconds since 1970'),
+  ),
+  tokens_out: optional(count),
+  request_id: optional(z.string()),
+  limit: optional(count.max(1000, 'at most 1000')),
+})
+
+const toEpochMs = (value: string): number => (/^\d+$/.test(value) ? Number(value) : Date.parse(value))
+
+/** @throws ApiError 400 naming the parameter. */
+export function parseTraceQuery(parameters: Readonly<Record<string, string>>): TraceQuery {
+  const parsed = traceQuery.safeParse(parameters)
+  if (!parsed.success) {
+    const [issue] = parsed.error.issues
+    const name = String(issue?.path[0] ?? 'query')
+    throw invalidRequest(`${name}: expected ${issue?.message ?? 'another value'}, found something else`, name)
+  }
+  const { min_ms: minMs, tokens_out: tokensOut, request_id: requestId, since, ...rest } = parsed.data
+  return {
+    ...rest,
+    ...(minMs === undefined ? {} : { minMs }),
+    ...(tokensOut === undefined ? {} : { tokensOut }),
+    ...(requestId === undefined ? {} : { requestId }),
+    ...(since === undefined ? {} : { sinceMs: toEpochMs(since) }),
+  }
+}
