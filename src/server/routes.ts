@@ -138,7 +138,14 @@ export const ROUTES = {
     body: detokenizeRequest,
     answer: answer.detokenized,
   },
-  listModels: { ...get, tag: 'Models', path: '/v1/models', summary: 'The served models', session: 'call', answer: answer.modelList },
+  listModels: {
+    ...get,
+    tag: 'Models',
+    path: '/v1/models',
+    summary: 'The served models',
+    session: 'call',
+    answer: answer.modelList,
+  },
   getModel: { ...get, tag: 'Models', path: '/v1/models/:id{.+}', summary: 'One served model', answer: answer.model },
   createEmbeddings: {
     ...retrieval,
@@ -181,7 +188,14 @@ export const ROUTES = {
     query: ofIndex,
     answer: answer.deletedDocument,
   },
-  listIndexes: { ...index, ...get, path: '/v1/rag/indexes', summary: 'The indexes', session: 'call', answer: answer.indexes },
+  listIndexes: {
+    ...index,
+    ...get,
+    path: '/v1/rag/indexes',
+    summary: 'The indexes',
+    session: 'call',
+    answer: answer.indexes,
+  },
   deleteIndex: {
     ...index,
     ...remove,

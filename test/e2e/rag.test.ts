@@ -207,7 +207,7 @@ describe.runIf(existsSync('/proc/self/task'))("the models' process", () => {
       error: {
         code: 'model_unavailable',
         message: expect.stringMatching(
-          /^the embedding and reranking worker ended by SIGKILL; \d+ documents? of the request (was|were) accepted and stays? in the index$/,
+          /^the embedding or reranking model cannot be used; \d+ documents? of the request (was|were) accepted and stays? in the index$/,
         ),
       },
     })

@@ -1,0 +1,88 @@
+/** Requests for what is not there: a wrong method says the right ones, a wrong path the one that was probably meant. */
+import { Hono } from 'hono'
+import { describe, expect, it } from 'vitest'
+import type { AppEnv } from './env.ts'
+import { ApiError, toErrorBody } from './errors.ts'
+import { registerRoutes, routeOf } from './router.ts'
+import { type Handlers, patternOf, type RouteName, ROUTES } from './routes.ts'
+
+const names = Object.keys(ROUTES) as RouteName[]
+
+function app() {
+  const hono = new Hono<AppEnv>()
+  hono.onError((error, c) => {
+    if (!(error instanceof ApiError)) throw error
+    return c.json(toErrorBody(error), error.status, { ...error.headers })
+  })
+  hono.use(async (c, next) => {
+    c.set('route', routeOf(c))
+    await next()
+  })
+  const handlers = Object.fromEntries(
+    names.map((name) => [
+      name,
+      (c: Parameters<Handlers[RouteName]>[0]) => c.json({ name, row: c.get('route') === ROUTES[name] }),
+    ]),
+  )
+  registerRoutes(hono, handlers)
+  return hono
+}
+
+const ask = async (method: string, path: string) => {
+  const response = await app().request(path, { method })
+  const text = await response.text()
+  return { status: response.status, allow: response.headers.get('allow'), text }
+}
+
+it.each(names)('%s is answered by its own handler, and known by its own row before', async (name) => {
+  const { method } = ROUTES[name]
+  const path = patternOf(ROUTES[name]).replace(/\{\w+\}/g, 'x')
+  expect(JSON.parse((await ask(method, path)).text)).toEqual({ name, row: true })
+})
+
+it('ids may hold slashes where the table says so', async () => {
+  for (const path of ['/v1/models/org/name', '/v1/rag/documents/a/b.md'])
+    expect((await ask('GET', path)).status).toBe(200)
+})
+
+describe('a method that a path does not have', () => {
+  it.each([
+    ['GET', '/v1/chat/completions', 'POST, OPTIONS'],
+    ['PUT', '/v1/rag/documents/x', 'GET, HEAD, DELETE, OPTIONS'],
+    ['PATCH', '/health', 'GET, HEAD, OPTIONS'],
+    ['DELETE', '/v1/models', 'GET, HEAD, OPTIONS'],
+  ])('%s %s is a 405', async (method, path, allow) => {
+    const { status, allow: found, text } = await ask(method, path)
+    expect([status, found]).toEqual([405, allow])
+    expect(text).toContain(`${method} ${path}: expected ${allow.split(', ')[0]}`)
+  })
+
+  it('OPTIONS names them', async () => {
+    expect(await ask('OPTIONS', '/v1/completions')).toMatchObject({ status: 204, allow: 'POST, OPTIONS', text: '' })
+  })
+})
+
+describe('a path that is not there', () => {
+  it.each([
+    ['POST', '/chat/completions', 'POST /v1/chat/completions'],
+    ['POST', '/v1/v1/chat/completions', 'POST /v1/chat/completions'],
+    ['POST', '/v1/chat/completions/', 'POST /v1/chat/completions'],
+    ['POST', '//v1/completions', 'POST /v1/completions'],
+    ['POST', '/api/v1/embeddings', 'POST /v1/embeddings'],
+    ['POST', '/openai/v1/completions', 'POST /v1/completions'],
+    ['POST', '/V1/Completions', 'POST /v1/completions'],
+    ['GET', '/v1/model', 'GET /v1/models'],
+    ['GET', '/healthz', 'GET /health'],
+  ])('%s %s: did you mean %s?', async (method, path, meant) => {
+    const { status, text } = await ask(method, path)
+    expect(status).toBe(404)
+    expect(text).toContain(`did you mean ${meant}?`)
+  })
+
+  it('that is near nothing is named alone, and only what is harmless of it', async () => {
+    expect((await ask('GET', '/favicon.ico')).text).toContain(
+      '"GET /favicon.ico: no such route; GET /openapi.json lists them"',
+    )
+    expect((await ask('GET', '/%3Cscript%3E')).text).toContain('"GET of this path: no such route')
+  })
+})
