@@ -70,9 +70,11 @@ for (const path of sources) {
   mkdirSync(dirname(target), { recursive: true })
   cpSync(path, target)
 }
+// An image is built without .git; its build says which commit it is of.
+const named = process.env.MINISERVE_REVISION || null
 const git = spawnSync('git', ['rev-parse', '--short=12', 'HEAD'], { cwd: root, encoding: 'utf8' })
 const version = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')).version
-const revision = git.status === 0 ? git.stdout.trim() : null
+const revision = named ?? (git.status === 0 ? git.stdout.trim() : null)
 writeFileSync(join(staging, 'build-info.json'), `${JSON.stringify({ version, revision })}\n`)
 writeFileSync(join(staging, '.built'), '')
 rmSync(dist, { recursive: true, force: true })

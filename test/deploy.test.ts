@@ -5,7 +5,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { parser as traceql } from '@grafana/lezer-traceql'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
-import { parse, parseAllDocuments } from 'yaml'
+import { parse } from 'yaml'
 import { SPAN_TABLE } from '../src/observability/contract.ts'
 import { ServerProcess } from './e2e/server-process.ts'
 
@@ -138,13 +138,30 @@ describe('files', () => {
     for (const host of hosts) expect(Object.keys(compose.services)).toContain(host)
   })
 
-  it('Kubernetes manifests parse, with probes on the routes that exist', () => {
-    const documents = parseAllDocuments(read('k8s/miniserve.yaml')).map(
-      (document) => document.toJS() as { kind: string },
+  it('the collector reads the time and the level of a real log line', async () => {
+    const server = await ServerProcess.start()
+    await (await server.post('/v1/completions', { prompt: 'The river', max_tokens: 1 })).text()
+    const line = await server.waitForLog(({ msg }) => msg === 'response.sent')
+    await server.stop()
+    const collector = parse(read('otel-collector.yaml')) as {
+      receivers: { filelog: { operators: { type: string; timestamp?: { parse_from: string; layout: string } }[] } }
+    }
+    const [parser] = collector.receivers.filelog.operators
+    // Go's reference time, digit by digit: what differs from it in form would not parse.
+    const form = new RegExp(
+      `^${(parser?.timestamp?.layout ?? '').replaceAll(/\d+/g, (digits) => `\\d{${digits.length}}`).replaceAll('.', '\\.')}$`,
     )
-    expect(documents.map((document) => document.kind)).toEqual(['PersistentVolumeClaim', 'Deployment', 'Service'])
-    const probes = [...read('k8s/miniserve.yaml').matchAll(/path: (\/\w+)/g)].map(([, path]) => path)
-    expect(probes).toEqual(['/metrics', '/ready', '/ready', '/health'])
+    expect(parser?.timestamp?.parse_from).toBe('attributes.time')
+    expect(String(line['time'])).toMatch(form)
+    expect(['trace', 'debug', 'info', 'warn', 'error', 'fatal']).toContain(line['level'])
+  })
+
+  it('Tempo is configured without what version 3 removed', () => {
+    const tempo = read('tempo.yaml')
+    const settings = parse(tempo) as Record<string, unknown>
+    for (const removed of ['ingester', 'ingester_client', 'compactor', 'metrics_generator_client'])
+      expect(settings).not.toHaveProperty(removed)
+    expect(JSON.stringify(settings)).not.toMatch(/local[_-]blocks/)
   })
 
   const missing = !hasPromtool && !isRequired
