@@ -1,39 +1,8 @@
 // Writes GGUF files of random weights in the shape of real models: what the benchmarks load, and their peers too.
-import { closeSync, openSync, writeSync } from 'node:fs'
+import { closeSync, openSync, readFileSync, writeSync } from 'node:fs'
 
 /** Shapes of real models, llama architecture (Qwen's without its biases, which cost nothing). All tie the embedding to the output. */
-export const SHAPES = {
-  'smollm2-135m': {
-    hidden: 576,
-    inner: 1536,
-    layers: 30,
-    heads: 9,
-    kvHeads: 3,
-    headDim: 64,
-    vocab: 49152,
-    rope: 100000,
-  },
-  'qwen2.5-0.5b': {
-    hidden: 896,
-    inner: 4864,
-    layers: 24,
-    heads: 14,
-    kvHeads: 2,
-    headDim: 64,
-    vocab: 151936,
-    rope: 1e6,
-  },
-  'llama-3.2-1b': {
-    hidden: 2048,
-    inner: 8192,
-    layers: 16,
-    heads: 32,
-    kvHeads: 8,
-    headDim: 64,
-    vocab: 128256,
-    rope: 5e5,
-  },
-}
+export const SHAPES = JSON.parse(readFileSync(new URL('./lib/shapes.json', import.meta.url), 'utf8'))
 
 const ALIGNMENT = 32
 const PATTERN_BLOCKS = 1 << 15

@@ -260,6 +260,23 @@ export interface MatrixUse {
   readonly onPacked?: (packed: PackedMatrix) => Promise<void>
 }
 
+/** The ops of a forward pass, recorded once: every step runs the same ones. Opaque. */
+export interface OpSequence {
+  readonly label: string
+}
+
+/** Of a backend that calls the ops anew in every step. */
+export interface RepeatedOps extends OpSequence {
+  readonly ops: () => void
+}
+
+/** What logits are made of: the arguments that `sample` and `score` will get. */
+export interface HeadCall {
+  readonly x: Activation
+  readonly head: Matrix
+  readonly options: LogitsOptions
+}
+
 /** A backend. Creation is `createReferenceBackend`, `createWebGpuBackend`, `createCpuBackend` (options: `BackendOptions`). */
 export interface Backend {
   readonly info: BackendInfo
@@ -280,6 +297,11 @@ export interface Backend {
   kvBlockBytes(layout: KvLayout): number
   /** Blocks a pool can have at most (a device's largest binding); Infinity where memory alone decides. */
   maxKvBlocks(layout: KvLayout): number
+  /**
+   * The ops that `ops` calls (embed, linear, normAdd, qkvRopeStore, attention), to be run by each step as a whole. To be called before `ready`,
+   * which checks their shapes and settles whatever does not depend on the step; `ops` may be called then, later, or more than once.
+   */
+  record(label: string, ops: () => void, head: HeadCall): OpSequence
   /** All weights are in: compile pipelines, warm up, free staging memory. */
   ready(): Promise<void>
   /** Memory held now; buffers of a step that is in flight are left out. */
@@ -289,6 +311,8 @@ export interface Backend {
   /** Copies the first `numTokens` tokens' K and V of block `source` to `destination`, all layers, before this step's ops. */
   copyBlock(source: number, destination: number, numTokens: number): void
   beginStep(input: StepInput): void
+  /** The recorded ops, in their order. Ops may also be called one by one, at more cost. */
+  run(sequence: OpSequence): void
   /** out[r] = table[tokens[r]] * scale */
   embed(out: Activation, table: Matrix, scale: number): void
   /** out = x W^T, see LinearOptions. out.cols = W.rows, or W.rows / 2 with glu. out must not be x. */
@@ -319,7 +343,6 @@ export interface Backend {
 
 export interface BackendOptions {
   readonly limits: BackendLimits
-  readonly kernelSet: 'invariant' | 'fast'
   /** Measure per kernel (slower). */
   readonly traceKernels: boolean
 }

@@ -9,8 +9,8 @@ export type CreateBackend = (options: BackendOptions) => Promise<InspectableBack
 /**
  * How much of formats x shapes x epilogues the full level runs: `all` of it; `pairs`, each pair of them and each format with and without a norm
  * on each shape; `formats`, each format on each shape, half of the formats with a norm. Less than all is for WebGPU, whose kernels are dear to
- * compile: their text depends on format, norm and tile, and the epilogue is chosen by a uniform, so that all three crossed would run the same
- * code again.
+ * compile on a software adapter: their text depends on format, gate and shape, and the epilogue is chosen by a uniform, so that all three
+ * crossed would run the same code again. The default level takes one shape a format there.
  */
 export type Coverage = 'all' | 'pairs' | 'formats'
 
@@ -162,5 +162,5 @@ export function firstRows(values: Float32Array, numRows: number, cols: number): 
 }
 
 export function backendOptions(limits: BackendLimits = LIMITS): BackendOptions {
-  return { limits, kernelSet: 'invariant', traceKernels: false }
+  return { limits, traceKernels: false }
 }

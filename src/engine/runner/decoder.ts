@@ -8,6 +8,7 @@ import type {
   MatrixData,
   MatrixUse,
   Norm,
+  OpSequence,
   RopeTable,
   SampleRow,
   ScoreRow,
@@ -48,6 +49,7 @@ export class Decoder {
   readonly #q: Activation
   readonly #attended: Activation
   readonly #inner: Activation // [rows, intermediate]
+  readonly #layerOps: OpSequence
 
   constructor(
     backend: Backend,
@@ -67,10 +69,20 @@ export class Decoder {
     this.#q = backend.createActivation('q', numHeads * headDim)
     this.#attended = backend.createActivation('attended', numHeads * headDim)
     this.#inner = backend.createActivation('inner', spec.intermediateSize)
+    const head = { x: this.#hidden, head: this.#head, options: this.#logits }
+    this.#layerOps = backend.record('layers', () => this.#recordLayers(), head)
   }
 
-  /** Issues the ops of a step, between the backend's beginStep and endStep: six a layer, eight where block outputs are normalised. */
+  /** Issues the ops of a step, between the backend's beginStep and endStep. */
   forward(samples: readonly SampleRow[], scores: readonly ScoreRow[]): void {
+    const backend = this.#backend
+    backend.run(this.#layerOps)
+    if (samples.length > 0) backend.sample(this.#hidden, this.#head, this.#logits, samples)
+    if (scores.length > 0) backend.score(this.#hidden, this.#head, this.#logits, scores)
+  }
+
+  /** The same in every step: six ops a layer, eight where block outputs are normalised. */
+  #recordLayers(): void {
     const backend = this.#backend
     const {
       numHeads,
@@ -105,8 +117,6 @@ export class Decoder {
       })
       if (layer.feedForwardNorm !== null) backend.normAdd(hidden, branch, layer.feedForwardNorm)
     }
-    if (samples.length > 0) backend.sample(hidden, this.#head, this.#logits, samples)
-    if (scores.length > 0) backend.score(hidden, this.#head, this.#logits, scores)
   }
 }
 

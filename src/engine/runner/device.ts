@@ -32,7 +32,7 @@ export async function createBackend(
   try {
     if (kind === 'webgpu') {
       const { createWebGpuBackend } = await import('../../kernels/webgpu/backend.ts')
-      return await createWebGpuBackend({ ...options, cacheDir: request.cacheDir, retune: request.retune })
+      return await createWebGpuBackend(options)
     }
     const { createCpuBackend } = await import('../../kernels/cpu/backend.ts')
     return await createCpuBackend({ ...options, threads: request.threads })

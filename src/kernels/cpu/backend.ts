@@ -17,7 +17,9 @@ import type {
   MemoryUse,
   MatrixUse,
   Norm,
+  OpSequence,
   QkvOptions,
+  RepeatedOps,
   RopeTable,
   SampleRow,
   ScoreRow,
@@ -136,6 +138,10 @@ class CpuBackend implements InspectableBackend {
     return { weightBytes, kvCacheBytes, scratchBytes: this.#arena.usedBytes - weightBytes - kvCacheBytes }
   }
 
+  record(label: string, ops: () => void): RepeatedOps {
+    return { label, ops }
+  }
+
   ready(): Promise<void> {
     this.#memory.reuse(this.#resources.takeStaging())
     this.#memory.reserve()
@@ -146,6 +152,10 @@ class CpuBackend implements InspectableBackend {
 
   copyBlock(source: number, destination: number, numTokens: number): void {
     this.#resources.kvCache().copy(source, destination, numTokens)
+  }
+
+  run(sequence: OpSequence): void {
+    ;(sequence as RepeatedOps).ops()
   }
 
   beginStep(input: StepInput): void {

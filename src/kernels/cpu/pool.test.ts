@@ -8,7 +8,6 @@ import { COMMANDS, FLOAT_FIELDS, Program } from './program.ts'
 
 const OPTIONS: BackendOptions = {
   limits: { maxRows: 8, maxSequences: 2, maxSampleRows: 2, maxBlocksPerSequence: 4 },
-  kernelSet: 'invariant',
   traceKernels: false,
 }
 

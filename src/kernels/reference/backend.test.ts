@@ -9,7 +9,7 @@ const LIMITS = { maxRows: 70, maxSequences: 4, maxSampleRows: 4, maxBlocksPerSeq
 const LAYOUT: KvLayout = { numLayers: 2, numBlocks: 20, blockSize: 4, numKvHeads: 1, headDim: 4 }
 
 function create(): Backend {
-  return createReferenceBackend({ limits: LIMITS, kernelSet: 'invariant', traceKernels: false })
+  return createReferenceBackend({ limits: LIMITS, traceKernels: false })
 }
 
 function noise(length: number, seed: number): Float32Array {

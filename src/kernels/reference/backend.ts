@@ -21,7 +21,9 @@ import type {
   MemoryUse,
   MatrixUse,
   Norm,
+  OpSequence,
   QkvOptions,
+  RepeatedOps,
   RopeTable,
   SampleRow,
   ScoreRow,
@@ -145,12 +147,20 @@ class ReferenceBackend implements InspectableBackend {
     return Infinity
   }
 
+  record(label: string, ops: () => void): RepeatedOps {
+    return { label, ops }
+  }
+
   ready(): Promise<void> {
     return Promise.resolve()
   }
 
   copyBlock(source: number, destination: number, numTokens: number): void {
     this.#kvPool().copyBlock(source, destination, numTokens)
+  }
+
+  run(sequence: OpSequence): void {
+    ;(sequence as RepeatedOps).ops()
   }
 
   beginStep(input: StepInput): void {

@@ -1,42 +1,100 @@
-/** Launchers of qkvRopeStore and attention, and the attention items of a step. */
-import type { Activation, AttentionOptions, KvLayout, QkvOptions, StepInput } from '../ops.ts'
-import { createStorage, normWeight, record, type Bindings, type GpuContext } from './context.ts'
-import { smallWorkgroup } from './elementwise.ts'
+/** qkvRopeStore, attention over the paged pool, and the attention items of a step. */
+import type { Activation, AttentionOptions, BackendLimits, KvLayout, QkvOptions, StepInput } from '../ops.ts'
+import { bind, createStorage, Launch, normWeight, type GpuContext, type PreparedOp } from './context.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
 import type { GpuRope } from './rope.ts'
-import { ITEM_WORDS, MAX_PARTIALS, SPLIT_ROW_WORDS } from './step-layout.ts'
+import { ITEM_WORDS, SPLIT_ROW_WORDS } from './step-layout.ts'
 
 const QKV: readonly BindingKind[] = ['read', 'uniform', 'read', 'write', 'write', 'read', 'read', 'read']
 const ATTENTION: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'write']
 
-/** Tokens a split: the length after which a row's partial sums are combined, whoever computes them. */
-const SPLIT_TOKENS = { software: 256, gpu: 128 } as const
-/** Partial results of split rows take at most this; further rows walk their splits one after another. */
-const PARTIALS_BYTES = 16 * 2 ** 20
+/** Tokens a split: the length after which a row's partial sums are combined, whoever computes them. Decides bits. */
+const SPLIT = 128
+/** Partial results take at most this; rows beyond walk their splits one after another. */
+const MAX_PARTIALS_BYTES = 256 * 2 ** 20
+/** Query vectors of a workgroup, and rows. */
+const TILE_VECTORS = 16
+const MAX_TILE_ROWS = 8
 
-interface Plan {
-  readonly tileRows: number
-  numSingles: number
-  numTiles: number
-  numSplitRows: number
+/** What decides the attention kernels of a model. */
+export interface AttentionShape {
+  readonly numHeads: number
+  readonly numKvHeads: number
+  readonly headDim: number
+  readonly blockSize: number
+}
+
+/** Rows of one sequence that share a workgroup. */
+function tileRows({ numHeads, numKvHeads, headDim }: AttentionShape): number {
+  const vectors = headDim > 128 ? TILE_VECTORS / 2 : TILE_VECTORS
+  return Math.max(1, Math.min(MAX_TILE_ROWS, Math.floor(vectors / (numHeads / numKvHeads))))
+}
+
+function attentionSource({ numHeads, numKvHeads, headDim, blockSize }: AttentionShape, TM: number): KernelSource {
+  const G = numHeads / numKvHeads
+  // Two vec4s of dims a thread, so that sums and what feeds them stay in registers.
+  let WS = 64
+  while (WS < 256 && TM * G * headDim > WS * 8) WS *= 2
+  const defines = { D: headDim, BLOCK: blockSize, G, SPLIT, TM, WS }
+  return { name: 'attention', bindings: ATTENTION, defines }
+}
+
+function reduceSource({ headDim, blockSize }: AttentionShape): KernelSource {
+  return { name: 'attention-reduce', bindings: ATTENTION, defines: { D: headDim, BLOCK: blockSize, WS: 64 } }
+}
+
+/** Every attention kernel of a model: single rows, tiles of rows, combined splits. */
+export function attentionSources(shape: AttentionShape): readonly [KernelSource, KernelSource, KernelSource] {
+  return [attentionSource(shape, 1), attentionSource(shape, tileRows(shape)), reduceSource(shape)]
+}
+
+export function qkvSource(
+  { headDim, blockSize }: AttentionShape,
+  qkNorm: 'none' | 'head' | 'full',
+  hasRope: boolean,
+): KernelSource {
+  const QK_NORM = { none: 0, head: 1, full: 2 }[qkNorm]
+  const defines = { D: headDim, BLOCK: blockSize, WS: 32, QK_NORM, ROPE: hasRope ? 1 : 0 }
+  return { name: 'qkv-rope-store', bindings: QKV, defines }
+}
+
+/** Words in a growing array, reused for every step. */
+class WordList {
+  #words = new Int32Array(256)
+  length = 0
+
+  push(...values: readonly number[]): void {
+    if (this.length + values.length > this.#words.length) {
+      const grown = new Int32Array(2 * this.#words.length)
+      grown.set(this.#words)
+      this.#words = grown
+    }
+    for (const value of values) this.#words[this.length++] = value
+  }
+
+  view(): Int32Array {
+    return this.#words.subarray(0, this.length)
+  }
 }
 
 export class AttentionKernels {
   readonly #context: GpuContext
-  readonly #bindings: Bindings
-  readonly #lanes: number
-  readonly #split: number
+  readonly #limits: BackendLimits
   #layout: KvLayout | null = null
   /** One buffer a layer: K, then V. */
   readonly pools: GPUBuffer[] = []
   #partials: GPUBuffer | null = null
-  #plan: Plan | null = null
+  // The step's items, the same for every layer: a window is applied inside the kernels.
+  #input: StepInput | null = null
+  #plannedTile = 0
+  readonly #singles = new WordList()
+  readonly #tiles = new WordList()
+  readonly #splitRows = new WordList()
+  #tokens = 0
 
-  constructor(context: GpuContext, bindings: Bindings, broadcastLanes: number) {
+  constructor(context: GpuContext, limits: BackendLimits) {
     this.#context = context
-    this.#bindings = bindings
-    this.#lanes = broadcastLanes
-    this.#split = context.capabilities.isSoftware ? SPLIT_TOKENS.software : SPLIT_TOKENS.gpu
+    this.#limits = limits
   }
 
   get layout(): KvLayout {
@@ -70,12 +128,18 @@ export class AttentionKernels {
     return this.#partials?.size ?? 0
   }
 
-  beginStep(): void {
-    this.#plan = null
+  /** Splits that all sequences of a full pool have, each cut by its own end: what a step can need unless sequences share blocks. */
+  static numPartials({ numBlocks, blockSize }: KvLayout, { maxSequences }: BackendLimits): number {
+    return Math.ceil((numBlocks * blockSize) / SPLIT) + maxSequences
+  }
+
+  beginStep(input: StepInput): void {
+    this.#input = input
+    this.#plannedTile = 0
   }
 
   /** One dispatch: norm, rope, q out, k and v into the pool. */
-  qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions, rope: GpuRope | null, numRows: number): void {
+  qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions, rope: GpuRope | null): PreparedOp {
     const context = this.#context
     const { layer, headDim, numHeads, numKvHeads, qkNorm } = options
     const target = context.activation(q)
@@ -86,82 +150,68 @@ export class AttentionKernels {
       )
     }
     const { blockSize } = this.layout
-    const norms = qkNorm === null ? '' : `${context.vector(qkNorm.q.weight).id},${context.vector(qkNorm.k.weight).id}`
-    const group = this.#bindings.get(`qkv|${layer}|${target.id}|${source.id}|${rope?.id}|${norms}`, QKV, () => ({
-      params: [
-        numHeads,
-        numKvHeads,
-        source.stride,
-        target.stride,
-        rope === null ? 0 : rope.rotaryDim / 2,
-        this.#vBase(),
-        { f32: qkNorm?.q.eps ?? 0 },
-        { f32: qkNorm?.k.eps ?? 0 },
-      ],
-      buffers: [
-        source.buffer,
-        target.buffer,
-        this.#pool(layer),
-        rope?.buffer ?? context.nothing,
-        normWeight(context, qkNorm?.q),
-        normWeight(context, qkNorm?.k),
-      ],
-    }))
-    const defines = {
-      D: headDim,
-      BLOCK: blockSize,
-      WS: context.capabilities.isSoftware ? smallWorkgroup(context) : 32,
-      QK_NORM: qkNorm === null ? 0 : qkNorm.kind === 'head' ? 1 : 2,
-      ROPE: rope === null ? 0 : 1,
-    }
-    record(context, { name: 'qkv-rope-store', bindings: QKV, defines }, group, numHeads + 2 * numKvHeads, numRows)
+    const params = [
+      numHeads,
+      numKvHeads,
+      source.stride,
+      target.stride,
+      rope === null ? 0 : rope.rotaryDim / 2,
+      this.#vBase(),
+      { f32: qkNorm?.q.eps ?? 0 },
+      { f32: qkNorm?.k.eps ?? 0 },
+    ]
+    const buffers = [
+      source.buffer,
+      target.buffer,
+      this.#pool(layer),
+      rope?.buffer ?? context.nothing,
+      normWeight(context, qkNorm?.q),
+      normWeight(context, qkNorm?.k),
+    ]
+    const kernel = qkvSource({ numHeads, numKvHeads, headDim, blockSize }, qkNorm?.kind ?? 'none', rope !== null)
+    const launch = new Launch(context, kernel, bind(context, `qkv ${layer}`, QKV, params, buffers))
+    return { sources: [kernel], launch: (numRows) => launch.add(numHeads + 2 * numKvHeads, numRows) }
   }
 
-  /** Up to three dispatches: single rows, their splits combined, row tiles. */
-  attention(out: Activation, q: Activation, options: AttentionOptions, input: StepInput): void {
+  /** Up to three dispatches: single rows, row tiles, splits of single rows combined. */
+  attention(out: Activation, q: Activation, options: AttentionOptions): PreparedOp {
     const context = this.#context
     const { layer, headDim, numHeads, numKvHeads, window, softcap, scale } = options
     const target = context.activation(out)
     const source = context.activation(q)
-    const { blockSize } = this.layout
-    const G = numHeads / numKvHeads
-    const plan = this.#planItems(G, headDim, numHeads, input)
-    const partials = this.#partialsBuffer()
-    const groupFor = (firstItem: number) =>
-      this.#bindings.get(
-        `attention|${firstItem}|${layer}|${target.id}|${source.id}|${scale}|${window}|${softcap}`,
+    const shape = { numHeads, numKvHeads, headDim, blockSize: this.layout.blockSize }
+    const capacity = this.#createPartials(shape)
+    const group = (firstItem: number) =>
+      bind(
+        context,
+        `attention ${layer}`,
         ATTENTION,
-        () => ({
-          params: [
-            numKvHeads,
-            source.stride,
-            target.stride,
-            this.#vBase(),
-            window ?? 0,
-            firstItem,
-            { f32: scale },
-            { f32: softcap ?? 0 },
-            headDim / 8,
-            this.#lanes,
-            2 * Math.ceil(headDim / 8 / Math.max(1, this.#lanes)),
-          ],
-          buffers: [source.buffer, this.#pool(layer), target.buffer, partials],
-        }),
+        [
+          numKvHeads,
+          source.stride,
+          target.stride,
+          this.#vBase(),
+          window ?? 0,
+          firstItem,
+          { f32: scale },
+          { f32: softcap ?? 0 },
+        ],
+        [source.buffer, this.#pool(layer), target.buffer, this.#partials!],
       )
-    const shape = { D: headDim, BLOCK: blockSize, G, SPLIT: this.#split }
-    const kernel = (TM: number): KernelSource =>
-      this.#lanes > 0 && blockSize % this.#lanes === 0
-        ? { name: 'attention-broadcast', bindings: ATTENTION, defines: { ...shape, TM, LANES: this.#lanes } }
-        : { name: 'attention-staged', bindings: ATTENTION, defines: { ...shape, TM, WS: 64 } }
-    if (plan.numSingles > 0) record(context, kernel(1), groupFor(0), plan.numSingles, numKvHeads)
-    if (plan.numTiles > 0) record(context, kernel(plan.tileRows), groupFor(1), plan.numTiles, numKvHeads)
-    if (plan.numSplitRows > 0) {
-      const reduce = {
-        name: 'attention-reduce',
-        bindings: ATTENTION,
-        defines: { ...shape, TM: 1, WS: smallWorkgroup(context) },
-      }
-      record(context, reduce, groupFor(0), plan.numSplitRows, numHeads)
+    const sources = attentionSources(shape)
+    const singles = new Launch(context, sources[0], group(0))
+    const tiles = new Launch(context, sources[1], group(1))
+    const reduce = new Launch(context, sources[2], group(0))
+    const rows = tileRows(shape)
+    return {
+      sources,
+      launch: () => {
+        this.#planItems(rows, capacity)
+        const operations = 4 * this.#tokens * numHeads * headDim
+        if (this.#singles.length > 0) singles.add(this.#singles.length / ITEM_WORDS, numKvHeads)
+        if (this.#tiles.length > 0) tiles.add(this.#tiles.length / ITEM_WORDS, numKvHeads, operations)
+        if (this.#splitRows.length > 0) reduce.add(this.#splitRows.length / SPLIT_ROW_WORDS, numHeads)
+      },
     }
   }
 
@@ -175,54 +225,51 @@ export class AttentionKernels {
     return pool
   }
 
-  #partialsBuffer(): GPUBuffer {
-    this.#partials ??= createStorage(this.#context.device, 'attention partials', PARTIALS_BYTES)
-    return this.#partials
+  /** The buffer of partial results, shared by all layers; how many it holds. */
+  #createPartials({ numHeads, headDim }: AttentionShape): number {
+    const bytes = numHeads * (headDim + 2) * 4
+    const most = Math.min(MAX_PARTIALS_BYTES, this.#context.capabilities.maxBindingBytes)
+    const needed = bytes * AttentionKernels.numPartials(this.layout, this.#limits)
+    this.#partials ??= createStorage(this.#context.device, 'attention partials', Math.min(most, needed))
+    return Math.floor(this.#partials.size / bytes)
   }
 
-  /** Rows a tile: as many query vectors as registers (or workgroup memory) hold. */
-  #tileRows(G: number, headDim: number): number {
-    const [vectors, most] = this.#lanes > 0 ? [12, 4] : [headDim > 128 ? 8 : 16, 8]
-    return Math.max(1, Math.min(most, Math.floor(vectors / G)))
-  }
-
-  /** The step's items, the same for every layer: a window is applied inside the kernels. */
-  #planItems(G: number, headDim: number, numHeads: number, input: StepInput): Plan {
-    const tileRows = this.#tileRows(G, headDim)
-    if (this.#plan !== null) {
-      if (this.#plan.tileRows !== tileRows) throw new Error('layers with different query groups in one step')
-      return this.#plan
+  #planItems(tile: number, capacity: number): void {
+    if (this.#plannedTile !== 0) {
+      if (this.#plannedTile !== tile) throw new Error('layers with different query groups in one step')
+      return
     }
-    const plan: Plan = { tileRows, numSingles: 0, numTiles: 0, numSplitRows: 0 }
-    const singles: number[] = []
-    const tiles: number[] = []
-    const splitRows: number[] = []
-    const capacity = Math.min(MAX_PARTIALS, Math.floor(PARTIALS_BYTES / (numHeads * (headDim + 2) * 4)))
+    if (this.#input === null) throw new Error('attention outside a step')
+    const { numSequences, positions, sequenceStarts } = this.#input
+    this.#plannedTile = tile
+    for (const list of [this.#singles, this.#tiles, this.#splitRows]) list.length = 0
+    this.#tokens = 0
     let numPartials = 0
-    for (let sequence = 0; sequence < input.numSequences; sequence++) {
-      const endRow = input.sequenceStarts[sequence + 1]!
-      for (let row = input.sequenceStarts[sequence]!; row < endRow;) {
-        const isTile = tileRows > 1 && endRow - row > 1
-        const count = isTile ? Math.min(tileRows, endRow - row) : 1
-        const numSplits = Math.floor(input.positions[row + count - 1]! / this.#split) + 1
-        if (isTile) tiles.push(row, count, sequence, 0, numSplits, -1)
-        else if (numSplits === 1 || numPartials + numSplits > capacity) singles.push(row, 1, sequence, 0, numSplits, -1)
-        else {
-          splitRows.push(row, numPartials, numSplits)
+    for (let sequence = 0; sequence < numSequences; sequence++) {
+      const endRow = sequenceStarts[sequence + 1]!
+      for (let row = sequenceStarts[sequence]!; row < endRow;) {
+        const isTile = tile > 1 && endRow - row > 1
+        const count = isTile ? Math.min(tile, endRow - row) : 1
+        const last = positions[row + count - 1]!
+        const numSplits = Math.floor(last / SPLIT) + 1
+        if (isTile) {
+          this.#tiles.push(row, count, sequence, 0, numSplits, -1)
+          this.#tokens += count * (last + 1)
+        } else if (numSplits === 1 || numPartials + numSplits > capacity) {
+          this.#singles.push(row, 1, sequence, 0, numSplits, -1)
+        } else {
+          this.#splitRows.push(row, numPartials, numSplits)
           for (let split = 0; split < numSplits; split++)
-            singles.push(row, 1, sequence, split, split + 1, numPartials++)
+            this.#singles.push(row, 1, sequence, split, split + 1, numPartials++)
         }
         row += count
       }
     }
-    plan.numSingles = singles.length / ITEM_WORDS
-    plan.numTiles = tiles.length / ITEM_WORDS
-    plan.numSplitRows = splitRows.length / SPLIT_ROW_WORDS
     const { step } = this.#context
-    step.set('numSingleItems', plan.numSingles)
-    step.append('attentionItems', singles.concat(tiles))
-    step.append('attentionRows', splitRows)
-    this.#plan = plan
-    return plan
+    step.set('numSingleItems', this.#singles.length / ITEM_WORDS)
+    const { words } = step.reserve('attentionItems', this.#singles.length + this.#tiles.length)
+    words.set(this.#singles.view())
+    words.set(this.#tiles.view(), this.#singles.length)
+    step.append('attentionRows', this.#splitRows.view())
   }
 }

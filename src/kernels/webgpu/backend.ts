@@ -1,6 +1,6 @@
 /**
- * The WebGPU backend: the ops of kernels/ops.ts in WGSL, through Dawn, on any adapter. Ops are only recorded; endStep writes the step buffer,
- * submits one compute pass and reads one small buffer back.
+ * The WebGPU backend: the ops of kernels/ops.ts in WGSL, through Dawn, on any adapter. What does not depend on the step (shapes, pipelines,
+ * bind groups) is settled by `ready`; a step launches prepared ops, and endStep writes the step buffer, submits and reads one small buffer back.
  */
 import { Handles } from '../handles.ts'
 import type { InspectableBackend } from '../inspect.ts'
@@ -10,6 +10,7 @@ import type {
   Backend,
   BackendInfo,
   BackendOptions,
+  HeadCall,
   KvLayout,
   LinearOptions,
   LogitsOptions,
@@ -18,6 +19,7 @@ import type {
   MemoryUse,
   MatrixUse,
   Norm,
+  OpSequence,
   QkvOptions,
   RopeTable,
   SampleRow,
@@ -29,29 +31,39 @@ import type {
 } from '../ops.ts'
 import { AttentionKernels } from './attention.ts'
 import { BlockTransfer } from './block-transfer.ts'
-import { Bindings, bufferBytes, createStorage, type GpuActivation, type GpuContext, type GpuVector } from './context.ts'
+import {
+  bufferBytes,
+  createStorage,
+  DispatchList,
+  type GpuActivation,
+  type GpuContext,
+  type GpuVector,
+  type PreparedOp,
+} from './context.ts'
 import { openDevice, type Capabilities, type GpuDevice } from './device.ts'
 import { embed, normAdd } from './elementwise.ts'
-import { LinearKernels, shapeKey, type LinearVariant } from './linear.ts'
+import { LinearKernels } from './linear.ts'
 import { importMatrix, loadMatrix, packedLayout, type GpuMatrix, type MatrixLoader } from './matrix.ts'
-import { Pipelines } from './pipelines.ts'
+import { Pipelines, type KernelSource } from './pipelines.ts'
 import { uploadRope, type GpuRope } from './rope.ts'
 import { SampleKernels } from './sample.ts'
 import { StepQueue } from './step-queue.ts'
-import { chooseTiles } from './tune-measure.ts'
 import { maxStepBytes, StepWriter } from './step-layout.ts'
 
 export { hasAdapter, hasRealGpu } from './device.ts'
 
 export interface WebGpuBackendOptions extends BackendOptions {
-  /** Folder for tuning results; null: none are kept. */
-  readonly cacheDir: string | null
-  /** Measure kernel variants before `ready` resolves, whatever is remembered. */
-  readonly retune: boolean
   /** Largest storage binding in bytes to use, below the adapter's own: makes sharding testable with small weights. */
   readonly maxBindingBytes?: number
-  /** Use the kernels of adapters without subgroups of a known size, whatever the adapter is: makes them testable on any. */
-  readonly avoidSubgroups?: boolean
+  /** Do without dot4I8Packed, whatever the adapter has: makes its replacement testable on any. */
+  readonly avoidPackedDot?: boolean
+}
+
+/** A recorded sequence and, from `ready` on, its ops. */
+interface PreparedSequence extends OpSequence {
+  readonly ops: () => void
+  readonly head: HeadCall
+  prepared: readonly PreparedOp[] | null
 }
 
 export class WebGpuBackend implements InspectableBackend {
@@ -61,7 +73,6 @@ export class WebGpuBackend implements InspectableBackend {
   readonly #options: WebGpuBackendOptions
   readonly #gpu: GpuDevice
   readonly #context: GpuContext
-  readonly #bindings: Bindings
   readonly #linear: LinearKernels
   readonly #attention: AttentionKernels
   readonly #sample: SampleKernels
@@ -71,8 +82,12 @@ export class WebGpuBackend implements InspectableBackend {
   readonly #vectors = new Handles<Vector, GpuVector>('vector')
   readonly #activations = new Handles<Activation, GpuActivation>('activation')
   readonly #ropes = new Handles<RopeTable, GpuRope>('rope table')
+  readonly #sequences: PreparedSequence[] = []
+  #stepBuffer: GPUBuffer | null = null
   #nextId = 1
   #input: StepInput | null = null
+  /** While a sequence is prepared, its ops so far. */
+  #recording: PreparedOp[] | null = null
   #closed = false
 
   constructor(options: WebGpuBackendOptions, gpu: GpuDevice) {
@@ -82,7 +97,7 @@ export class WebGpuBackend implements InspectableBackend {
     this.device = device
     const capabilities = {
       ...gpu.capabilities,
-      subgroupSize: options.avoidSubgroups === true ? 0 : gpu.capabilities.subgroupSize,
+      hasPackedDot: gpu.capabilities.hasPackedDot && options.avoidPackedDot !== true,
       maxBindingBytes: Math.min(options.maxBindingBytes ?? Infinity, gpu.capabilities.maxBindingBytes),
     }
     this.info = {
@@ -99,16 +114,19 @@ export class WebGpuBackend implements InspectableBackend {
       capabilities,
       pipelines: new Pipelines(device),
       step: new StepWriter(),
-      stepBuffer: createStorage(device, 'step', maxStepBytes(options.limits)),
-      dispatches: [],
+      stepBuffer: () => {
+        if (this.#stepBuffer === null) throw new Error('createKvCache has not been called')
+        return this.#stepBuffer
+      },
+      dispatches: new DispatchList(),
       nothing: createStorage(device, 'nothing', 16),
       vector: (vector) => this.#vectors.get(vector),
       activation: (activation) => this.#activations.get(activation),
     }
-    this.#bindings = new Bindings(this.#context)
-    this.#linear = new LinearKernels(this.#context, this.#bindings)
-    this.#attention = new AttentionKernels(this.#context, this.#bindings, this.#linear.broadcastLanes)
-    this.#sample = new SampleKernels(this.#context, this.#bindings, this.#linear, options.limits)
+    const { limits } = options
+    this.#linear = new LinearKernels(this.#context, Math.max(limits.maxRows, limits.maxSampleRows))
+    this.#attention = new AttentionKernels(this.#context, limits)
+    this.#sample = new SampleKernels(this.#context, this.#linear, limits)
     this.#queue = new StepQueue(this.#context, gpu, options.traceKernels)
     this.#blocks = new BlockTransfer(device, this.#attention, this.#queue)
   }
@@ -166,7 +184,6 @@ export class WebGpuBackend implements InspectableBackend {
 
   memoryUse(): MemoryUse {
     const shards = this.#matrices.values().flatMap((matrix) => matrix.shards)
-    const { stepBuffer, nothing } = this.#context
     return {
       weightBytes: bufferBytes([
         ...shards.flatMap(({ codes, scales }) => [codes, scales]),
@@ -175,10 +192,11 @@ export class WebGpuBackend implements InspectableBackend {
       kvCacheBytes: bufferBytes(this.#attention.pools),
       scratchBytes:
         bufferBytes([
-          stepBuffer,
-          nothing,
+          this.#stepBuffer,
+          this.#context.nothing,
           ...[...this.#activations.values(), ...this.#ropes.values()].map(({ buffer }) => buffer),
         ]) +
+        this.#linear.scratchBytes +
         this.#attention.scratchBytes +
         this.#sample.scratchBytes,
     }
@@ -187,6 +205,15 @@ export class WebGpuBackend implements InspectableBackend {
   createKvCache(layout: KvLayout): void {
     this.#checkAlive()
     this.#attention.createPool(layout)
+    const { limits } = this.#options
+    const bytes = maxStepBytes(limits, AttentionKernels.numPartials(layout, limits))
+    this.#stepBuffer = createStorage(this.device, 'step', bytes)
+  }
+
+  record(label: string, ops: () => void, head: HeadCall): OpSequence {
+    const sequence: PreparedSequence = { label, ops, head, prepared: null }
+    this.#sequences.push(sequence)
+    return sequence
   }
 
   kvBlockBytes(layout: KvLayout): number {
@@ -201,18 +228,27 @@ export class WebGpuBackend implements InspectableBackend {
     this.#checkAlive()
     const numPositions = this.#options.limits.maxBlocksPerSequence * this.#attention.layout.blockSize
     for (const table of this.#ropes.values()) table.buffer ??= uploadRope(this.device, table, numPositions)
-    await chooseTiles({
-      backend: this,
-      linear: this.#linear,
-      bindings: this.#bindings,
-      matrices: this.#matrices,
-      activations: this.#activations,
-      loader: this.#matrixLoader(),
-      ...this.#options,
-    })
+    const sources: KernelSource[] = []
+    for (const sequence of this.#sequences) {
+      sequence.prepared = this.#prepare(sequence.ops)
+      sources.push(...sequence.prepared.flatMap((op) => op.sources))
+      sources.push(...this.#sample.sources(this.#matrices.get(sequence.head.head), sequence.head.options))
+    }
+    await this.#context.pipelines.compile(sources)
     await this.device.queue.onSubmittedWorkDone()
     const refused = this.#gpu.takeError()
     if (refused !== null) throw refused
+  }
+
+  #prepare(ops: () => void): readonly PreparedOp[] {
+    const prepared: PreparedOp[] = []
+    this.#recording = prepared
+    try {
+      ops()
+    } finally {
+      this.#recording = null
+    }
+    return prepared
   }
 
   copyBlock(source: number, destination: number, numTokens: number): void {
@@ -232,32 +268,44 @@ export class WebGpuBackend implements InspectableBackend {
       )
     }
     this.#input = input
-    this.#context.dispatches.length = 0
-    this.#context.step.begin(input)
-    this.#attention.beginStep()
+    this.#context.dispatches.clear()
+    this.#context.step.begin(input, this.#attention.layout.blockSize)
+    this.#attention.beginStep(input)
     this.#sample.beginStep()
   }
 
-  embed(out: Activation, table: Matrix, scale: number): void {
+  run(sequence: OpSequence): void {
     const { numRows } = this.#step()
-    embed(this.#context, this.#bindings, out, this.#matrices.get(table), scale, this.#sample.sampled, numRows)
+    const { prepared } = sequence as PreparedSequence
+    if (prepared === null) throw new Error(`${sequence.label} was recorded after ready`)
+    for (const op of prepared) op.launch(numRows)
+  }
+
+  /** Part of the sequence that is being prepared, or else of the step. */
+  #add(op: PreparedOp): void {
+    if (this.#recording !== null) this.#recording.push(op)
+    else op.launch(this.#step().numRows)
+  }
+
+  embed(out: Activation, table: Matrix, scale: number): void {
+    this.#add(embed(this.#context, out, this.#matrices.get(table), scale, this.#sample.sampled))
   }
 
   linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void {
-    this.#linear.linear(out, x, this.#matrices.get(w), options, this.#step().numRows)
+    this.#add(this.#linear.linear(out, x, this.#matrices.get(w), options))
   }
 
   normAdd(residual: Activation, x: Activation, norm: Norm): void {
-    normAdd(this.#context, this.#bindings, residual, x, norm, this.#step().numRows)
+    this.#add(normAdd(this.#context, residual, x, norm))
   }
 
   qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void {
     const rope = options.rope === null ? null : this.#ropes.get(options.rope)
-    this.#attention.qkvRopeStore(q, qkv, options, rope, this.#step().numRows)
+    this.#add(this.#attention.qkvRopeStore(q, qkv, options, rope))
   }
 
   attention(out: Activation, q: Activation, options: AttentionOptions): void {
-    this.#attention.attention(out, q, options, this.#step())
+    this.#add(this.#attention.attention(out, q, options))
   }
 
   sample(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly SampleRow[]): void {
@@ -274,8 +322,8 @@ export class WebGpuBackend implements InspectableBackend {
     this.#input = null
     // Checked here, not in the ops: the caller's contract is that endStep rejects.
     if (this.#gpu.lost.error !== null) throw this.#gpu.lost.error
-    const { dispatches, step, stepBuffer } = this.#context
-    this.device.queue.writeBuffer(stepBuffer, 0, step.words())
+    const { dispatches, step } = this.#context
+    this.device.queue.writeBuffer(this.#context.stepBuffer(), 0, step.words())
     this.#blocks.submitCopies()
     return this.#queue.submit({
       dispatches,
@@ -328,16 +376,6 @@ export class WebGpuBackend implements InspectableBackend {
     return this.#context.capabilities
   }
 
-  /** The tiles that may be used for a matrix and a number of rows, the default first. */
-  tiles(matrix: Matrix, numRows: number): readonly LinearVariant[] {
-    return this.#linear.candidates(this.#matrices.get(matrix), this.#linear.bucket(numRows))
-  }
-
-  /** Puts a tile in force for all matrices of the same shape and as many rows, as tuning does. */
-  useTile(matrix: Matrix, numRows: number, tile: LinearVariant): void {
-    this.#linear.tuned.set(shapeKey(this.#matrices.get(matrix), this.#linear.bucket(numRows)), tile)
-  }
-
   close(): Promise<void> {
     if (!this.#closed) {
       this.#closed = true
@@ -346,7 +384,6 @@ export class WebGpuBackend implements InspectableBackend {
       this.#vectors.clear()
       this.#activations.clear()
       this.#ropes.clear()
-      this.#bindings.clear()
     }
     return Promise.resolve()
   }
@@ -355,7 +392,6 @@ export class WebGpuBackend implements InspectableBackend {
     return {
       device: this.device,
       maxBindingBytes: this.#context.capabilities.maxBindingBytes,
-      gluRun: this.#linear.gluRun,
     }
   }
 
@@ -372,13 +408,8 @@ export class WebGpuBackend implements InspectableBackend {
 
 /**
  * Opens the best adapter (software ones included; `hasRealGpu` tells).
- * @throws Error that says what to install when there is none, or that the kernel set `fast` is not to be had
+ * @throws Error that says what to install when there is none
  */
 export async function createWebGpuBackend(options: WebGpuBackendOptions): Promise<Backend & WebGpuBackend> {
-  if (options.kernelSet === 'fast') {
-    throw new Error(
-      'the kernel set "fast" (subgroup sums, subgroup matrices) is not proven on any adapter yet; use --kernel-set invariant',
-    )
-  }
   return new WebGpuBackend(options, await openDevice())
 }

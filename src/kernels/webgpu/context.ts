@@ -1,4 +1,4 @@
-/** What the launchers share: the device, pipelines, the step's buffers, and the list of dispatches that a step records. */
+/** What the launchers share: the device, pipelines, the step's buffers, prepared launches, and the list of dispatches that a step is. */
 import type { Activation, Norm, Vector } from '../ops.ts'
 import type { Capabilities } from './device.ts'
 import type { BindingKind, KernelSource, Pipelines } from './pipelines.ts'
@@ -17,16 +17,13 @@ export interface GpuActivation extends Activation {
 }
 
 export interface Dispatch {
-  readonly kernel: string
-  readonly pipeline: GPUComputePipeline
-  readonly group: GPUBindGroup
-  readonly x: number
-  readonly y: number
-}
-
-/** A bind group and the uniform block it holds, made once for each distinct call of an op. */
-interface Bound {
-  readonly group: GPUBindGroup
+  kernel: string
+  pipeline: GPUComputePipeline
+  group: GPUBindGroup
+  x: number
+  y: number
+  /** Floating-point operations, where there are enough of them to matter for how long the dispatch takes; else 0. */
+  operations: number
 }
 
 /** Everything of a backend that its launchers need. */
@@ -36,52 +33,63 @@ export interface GpuContext {
   readonly pipelines: Pipelines
   readonly step: StepWriter
   /** Storage buffer that holds the step's words, as large as the longest step. */
-  readonly stepBuffer: GPUBuffer
+  readonly stepBuffer: () => GPUBuffer
   /** The step's dispatches so far. */
-  readonly dispatches: Dispatch[]
+  readonly dispatches: DispatchList
   /** Stands in for bindings a variant does not read. */
   readonly nothing: GPUBuffer
   vector(vector: Vector): GpuVector
   activation(activation: Activation): GpuActivation
 }
 
-/** Bind groups by call site: the decoder makes the same calls every step. */
-export class Bindings {
-  readonly #context: GpuContext
-  readonly #bound = new Map<string, Bound>()
+/** An op of the forward pass with all that is the same in every step: shapes checked, pipelines chosen, bind groups made. */
+export interface PreparedOp {
+  /** Every kernel the op may launch, whatever the number of rows. */
+  readonly sources: readonly KernelSource[]
+  /** Adds the op's dispatches for a step of `numRows` rows. */
+  launch(numRows: number): void
+}
 
-  constructor(context: GpuContext) {
-    this.#context = context
-  }
+/** A step's dispatches. The entries are kept for the steps that follow: the steady state allocates nothing. */
+export class DispatchList {
+  readonly #entries: Dispatch[] = []
+  length = 0
 
-  /**
-   * The bind group for `key`, built on first use.
-   * @param params the kernel's uniform block; floats are given as { f32 }
-   * @param buffers bindings from 2 on
-   */
-  get(
-    key: string,
-    bindings: readonly BindingKind[],
-    build: () => { params: readonly Uniform[]; buffers: readonly GPUBuffer[] },
-  ): GPUBindGroup {
-    let bound = this.#bound.get(key)
-    if (bound === undefined) {
-      const { params, buffers } = build()
-      const { device, pipelines, stepBuffer } = this.#context
-      const uniform = createUniform(device, key, params)
-      bound = { group: pipelines.bind(bindings, [stepBuffer, uniform, ...buffers]) }
-      this.#bound.set(key, bound)
-    }
-    return bound.group
-  }
-
-  /** Forgets all bind groups, and with them the buffers they hold. */
   clear(): void {
-    this.#bound.clear()
+    this.length = 0
+  }
+
+  add(kernel: string, pipeline: GPUComputePipeline, group: GPUBindGroup, x: number, y: number, operations: number) {
+    const entry = this.#entries[this.length++]
+    if (entry === undefined) this.#entries.push({ kernel, pipeline, group, x, y, operations })
+    else {
+      entry.kernel = kernel
+      entry.pipeline = pipeline
+      entry.group = group
+      entry.x = x
+      entry.y = y
+      entry.operations = operations
+    }
+  }
+
+  at(index: number): Dispatch {
+    return this.#entries[index]!
   }
 }
 
 export type Uniform = number | { readonly f32: number }
+
+/** The bind group of a kernel call: the step buffer, a uniform block of `params`, and `buffers`, bindings from 2 on. */
+export function bind(
+  context: GpuContext,
+  label: string,
+  bindings: readonly BindingKind[],
+  params: readonly Uniform[],
+  buffers: readonly GPUBuffer[],
+): GPUBindGroup {
+  const uniform = createUniform(context.device, label, params)
+  return context.pipelines.bind(bindings, [context.stepBuffer(), uniform, ...buffers])
+}
 
 /** A uniform buffer with the given words. */
 function createUniform(device: GPUDevice, label: string, params: readonly Uniform[]): GPUBuffer {
@@ -100,9 +108,24 @@ function createUniform(device: GPUDevice, label: string, params: readonly Unifor
   return buffer
 }
 
-/** Records one dispatch of the step. */
-export function record(context: GpuContext, source: KernelSource, group: GPUBindGroup, x: number, y = 1): void {
-  context.dispatches.push({ kernel: source.name, pipeline: context.pipelines.get(source), group, x, y })
+/** A kernel with its bindings: what a dispatch needs but the size of its grid. */
+export class Launch {
+  readonly source: KernelSource
+  readonly #context: GpuContext
+  readonly #group: GPUBindGroup
+  #pipeline: GPUComputePipeline | null = null
+
+  constructor(context: GpuContext, source: KernelSource, group: GPUBindGroup) {
+    this.#context = context
+    this.source = source
+    this.#group = group
+  }
+
+  /** Adds one dispatch to the step. */
+  add(x: number, y = 1, operations = 0): void {
+    this.#pipeline ??= this.#context.pipelines.get(this.source)
+    this.#context.dispatches.add(this.source.name, this.#pipeline, this.#group, x, y, operations)
+  }
 }
 
 export function normWeight(context: GpuContext, norm: Norm | undefined): GPUBuffer {

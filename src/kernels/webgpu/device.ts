@@ -4,15 +4,13 @@ import { DeviceLostError } from '../ops.ts'
 
 /** What kernels may rely on. */
 export interface Capabilities {
-  /** A CPU pretending to be a GPU: barriers and shared memory cost, lanes share nothing, memory is the host's. */
+  /** A CPU pretending to be a GPU. It runs the same kernels, slowly. */
   readonly isSoftware: boolean
-  /** Subgroups of one fixed size, or 0: none or varying. */
-  readonly subgroupSize: number
+  /** dot4I8Packed of WGSL's packed_4x8_integer_dot_product. */
+  readonly hasPackedDot: boolean
   readonly hasTimestamps: boolean
   /** Largest storage binding in bytes: larger weights are sharded by rows. */
   readonly maxBindingBytes: number
-  /** Workgroup memory in bytes: 16 KiB at least, by WebGPU. */
-  readonly maxWorkgroupBytes: number
 }
 
 export interface GpuDevice {
@@ -31,7 +29,7 @@ export interface GpuDevice {
  * - disable_workgroup_init: no kernel reads workgroup memory before it wrote it.
  * Robust buffer access stays on: an index computed from a block table must never reach another tenant's memory.
  */
-const ENABLED_TOGGLES = [
+export const ENABLED_TOGGLES = [
   'vulkan_enable_f16_on_nvidia',
   'use_vulkan_memory_model',
   'disable_workgroup_init',
@@ -105,14 +103,11 @@ export async function openDevice(): Promise<GpuDevice> {
     'maxBufferSize',
     'maxStorageBufferBindingSize',
     'maxStorageBuffersPerShaderStage',
-    'maxComputeWorkgroupStorageSize',
-    'maxComputeInvocationsPerWorkgroup',
-    'maxComputeWorkgroupSizeX',
     'maxComputeWorkgroupsPerDimension',
   ] as const) {
     requiredLimits[name] = adapter.limits[name]
   }
-  const wanted = ['timestamp-query', 'subgroups'] as const
+  const wanted = ['timestamp-query'] as const
   const requiredFeatures = wanted.filter((feature) => adapter.features.has(feature)) as GPUFeatureName[]
   const device = await adapter.requestDevice({ label: 'miniserve', requiredFeatures, requiredLimits })
 
@@ -126,16 +121,13 @@ export async function openDevice(): Promise<GpuDevice> {
     firstError ??= new Error(`WebGPU: ${event.error.message}`)
   })
 
-  const { subgroupMinSize = 0, subgroupMaxSize = 0 } = info
-  const hasSubgroups = adapter.features.has('subgroups') && subgroupMinSize === subgroupMaxSize
   return {
     device,
     capabilities: {
       isSoftware: isSoftwareAdapter(info),
-      subgroupSize: hasSubgroups ? subgroupMinSize : 0,
+      hasPackedDot: gpuInstance().wgslLanguageFeatures.has('packed_4x8_integer_dot_product'),
       hasTimestamps: adapter.features.has('timestamp-query'),
       maxBindingBytes: device.limits.maxStorageBufferBindingSize,
-      maxWorkgroupBytes: device.limits.maxComputeWorkgroupStorageSize,
     },
     adapterName: info.device || info.vendor || 'unknown adapter',
     driver: info.description,

@@ -7,7 +7,7 @@
  *     scales   u32, [tile][word of K][32 rows]: f16 pairs (scale, min) a group, or two groups' scales without mins. A power of two, the same
  *              for the whole matrix, is taken out so that small scales do not end in f16's subnormals; kernels multiply it back at the end
  *
- * Gate and up rows of a gated matrix alternate in runs, so that one lane computes both halves of its outputs.
+ * Tiles of gate and up rows of a gated matrix alternate, so that one thread computes both halves of an output.
  */
 import { checkMatrix } from '../dequantize.ts'
 import { f32ToF16 } from '../float.ts'
@@ -39,21 +39,20 @@ export interface GpuMatrix extends Matrix {
   readonly id: number
   readonly form: WeightForm
   readonly numBlocks: number
-  /** Run length of alternating gate and up rows; 0: not gated. */
-  readonly gluRun: number
+  /** Gate and up rows in alternating tiles. */
+  readonly isGated: boolean
   readonly weightScale: number
   readonly shards: readonly MatrixShard[]
 }
 
-export function weightForm(data: MatrixData): WeightForm {
-  const bits = BITS[data.format]
-  const quantized = data.format === 'q8' || data.format === 'q4'
-  return {
-    FORMAT: bits,
-    UNITS: (BLOCK_COLS * bits) / 128,
-    GROUP: quantized ? data.group : 32,
-    MINS: quantized && data.mins !== null ? 1 : 0,
-  }
+export function formOf(format: MatrixFormat, group: number, hasMins: boolean): WeightForm {
+  const FORMAT = BITS[format]
+  return { FORMAT, UNITS: (BLOCK_COLS * FORMAT) / 128, GROUP: group, MINS: hasMins ? 1 : 0 }
+}
+
+function weightForm(data: MatrixData): WeightForm {
+  const isQuantized = data.format === 'q8' || data.format === 'q4'
+  return isQuantized ? formOf(data.format, data.group, data.mins !== null) : formOf(data.format, 32, false)
 }
 
 /** Words of scales a row of K needs. */
@@ -89,16 +88,16 @@ function scaleShift(...planes: (Float32Array | null)[]): number {
 }
 
 /** Source row of each packed row; -1: padding. */
-function packedOrder(rows: number, gluRun: number): Int32Array {
-  const outputs = rows / 2
-  const length = gluRun === 0 ? rows : 2 * Math.ceil(outputs / gluRun) * gluRun
-  const order = new Int32Array(Math.ceil(length / TILE_ROWS) * TILE_ROWS).fill(-1)
-  if (gluRun === 0) for (let row = 0; row < rows; row++) order[row] = row
-  else {
-    for (let output = 0; output < outputs; output++) {
-      const packed = 2 * Math.floor(output / gluRun) * gluRun + (output % gluRun)
+function packedOrder(rows: number, isGated: boolean): Int32Array {
+  const outputs = isGated ? rows / 2 : rows
+  const numTiles = Math.ceil(outputs / TILE_ROWS) * (isGated ? 2 : 1)
+  const order = new Int32Array(numTiles * TILE_ROWS).fill(-1)
+  for (let output = 0; output < outputs; output++) {
+    if (!isGated) order[output] = output
+    else {
+      const packed = 2 * Math.floor(output / TILE_ROWS) * TILE_ROWS + (output % TILE_ROWS)
       order[packed] = output
-      order[packed + gluRun] = outputs + output
+      order[packed + TILE_ROWS] = outputs + output
     }
   }
   return order
@@ -107,15 +106,13 @@ function packedOrder(rows: number, gluRun: number): Int32Array {
 export interface MatrixLoader {
   readonly device: GPUDevice
   readonly maxBindingBytes: number
-  /** Run length of gate and up rows where a matrix is gated. */
-  readonly gluRun: number
 }
 
 let nextId = 1
 
 /** Names the layout: what the bytes of packed shards depend on. */
-export function packedLayout({ maxBindingBytes, gluRun }: MatrixLoader): string {
-  return `webgpu tiles 1, runs of ${gluRun}, bindings of ${maxBindingBytes}`
+export function packedLayout({ maxBindingBytes }: MatrixLoader): string {
+  return `webgpu tiles 2, bindings of ${maxBindingBytes}`
 }
 
 /** A matrix's place on the device: everything but the bytes. */
@@ -124,14 +121,13 @@ interface Plan {
   readonly numBlocks: number
   readonly units: number
   readonly numScaleWords: number
-  readonly run: number
   /** Source row of each packed row. */
   readonly order: Int32Array
   readonly shards: readonly { readonly firstRow: number; readonly numRows: number; readonly bytes: readonly number[] }[]
 }
 
 function plan(
-  { maxBindingBytes, gluRun }: MatrixLoader,
+  { maxBindingBytes }: MatrixLoader,
   label: string,
   rows: number,
   cols: number,
@@ -141,11 +137,10 @@ function plan(
   const numBlocks = Math.ceil(cols / BLOCK_COLS)
   const units = numBlocks * form.UNITS
   const numScaleWords = scaleWords(form, numBlocks)
-  const run = isGated ? gluRun : 0
-  const order = packedOrder(rows, run)
+  const order = packedOrder(rows, isGated)
   const tileBytes = units * TILE_ROWS * 16
-  // A shard of a gated matrix ends behind whole pairs of runs.
-  const granularity = run > TILE_ROWS / 2 ? (2 * run) / TILE_ROWS : 1
+  // A shard of a gated matrix ends behind a pair of tiles.
+  const granularity = isGated ? 2 : 1
   const tilesPerShard = Math.floor(maxBindingBytes / tileBytes / granularity) * granularity
   if (tilesPerShard === 0)
     throw new Error(
@@ -160,7 +155,7 @@ function plan(
       bytes: [tiles * tileBytes, Math.max(16, tiles * TILE_ROWS * numScaleWords * 4)],
     }
   })
-  return { form, numBlocks, units, numScaleWords, run, order, shards }
+  return { form, numBlocks, units, numScaleWords, order, shards }
 }
 
 /** Buffers of all shards; `fill` writes the codes and the scales of shard `index` and is awaited before they go to the device. */
@@ -201,7 +196,7 @@ export async function loadMatrix(
 ): Promise<GpuMatrix> {
   checkMatrix(label, rows, cols, data)
   const planned = plan(loader, label, rows, cols, weightForm(data), use.glu === true)
-  const { form, numBlocks, numScaleWords, order, run, shards, units } = planned
+  const { form, numBlocks, numScaleWords, order, shards, units } = planned
   const words = codeWords(data, rows, cols, units)
   const isQuantized = data.format === 'q8' || data.format === 'q4'
   const shift = isQuantized ? scaleShift(data.scales, data.mins) : 1
@@ -220,7 +215,18 @@ export async function loadMatrix(
   await use.onPacked?.({ format: data.format, form: { ...form, shift }, planes })
   const weightScale = 1 / shift
   const { format } = data
-  return { id: nextId++, label, rows, cols, format, form, numBlocks, gluRun: run, weightScale, shards: uploaded }
+  return {
+    id: nextId++,
+    label,
+    rows,
+    cols,
+    format,
+    form,
+    numBlocks,
+    isGated: use.glu === true,
+    weightScale,
+    shards: uploaded,
+  }
 }
 
 /** Uploads a matrix that was packed before. Throws when its form or sizes do not fit. */
@@ -232,15 +238,11 @@ export async function importMatrix(
   { format, form: stored, planeBytes, read }: StoredMatrix,
   use: MatrixUse,
 ): Promise<GpuMatrix> {
-  const { FORMAT = 0, GROUP = 32, MINS = 0, shift = 1 } = stored
-  const form: WeightForm = { FORMAT, UNITS: (BLOCK_COLS * FORMAT) / 128, GROUP, MINS }
+  const { FORMAT, GROUP = 32, MINS = 0, shift = 1 } = stored
+  const form = formOf(format, GROUP, MINS === 1)
   const planned = plan(loader, label, rows, cols, form, use.glu === true)
   const expected = planned.shards.flatMap(({ bytes }) => bytes)
-  if (
-    BITS[format] !== FORMAT ||
-    expected.length !== planeBytes.length ||
-    expected.some((n, i) => n !== planeBytes[i])
-  ) {
+  if (form.FORMAT !== FORMAT || expected.length !== planeBytes.length || expected.some((n, i) => n !== planeBytes[i])) {
     throw new RangeError(
       `${label}: stored planes of ${planeBytes.join(', ')} bytes do not fit ${rows} x ${cols} ${format}`,
     )
@@ -249,9 +251,9 @@ export async function importMatrix(
     await read(2 * index, new Uint8Array(codes))
     await read(2 * index + 1, new Uint8Array(scales))
   })
-  const { numBlocks, run } = planned
+  const { numBlocks } = planned
   const weightScale = 1 / shift
-  return { id: nextId++, label, rows, cols, format, form, numBlocks, gluRun: run, weightScale, shards }
+  return { id: nextId++, label, rows, cols, format, form, numBlocks, isGated: use.glu === true, weightScale, shards }
 }
 
 function interleave(target: Uint32Array, words: Uint32Array, order: Int32Array, units: number): void {

@@ -40,8 +40,6 @@ const BUFFER_TYPES = { read: 'read-only-storage', write: 'storage', uniform: 'un
 export class Pipelines {
   readonly #device: GPUDevice
   readonly #pipelines = new Map<string, GPUComputePipeline>()
-  /** The same by the object, for launchers that keep theirs: a step asks hundreds of times. */
-  readonly #bySource = new WeakMap<KernelSource, GPUComputePipeline>()
   readonly #layouts = new Map<string, GPUBindGroupLayout>()
 
   constructor(device: GPUDevice) {
@@ -73,17 +71,28 @@ export class Pipelines {
     }
   }
 
-  /** The pipeline, compiled on first use. */
+  /** Compiles all that are not there yet, side by side. Rejects with the first that an adapter refuses. */
+  async compile(sources: Iterable<KernelSource>): Promise<void> {
+    const missing = new Map<string, KernelSource>()
+    for (const source of sources) {
+      const key = kernelKey(source)
+      if (!this.#pipelines.has(key)) missing.set(key, source)
+    }
+    await Promise.all(
+      [...missing].map(async ([key, source]) => {
+        this.#pipelines.set(key, await this.#device.createComputePipelineAsync(this.#descriptor(source)))
+      }),
+    )
+  }
+
+  /** The pipeline; compiled here where `compile` was not asked to. */
   get(source: KernelSource): GPUComputePipeline {
-    const known = this.#bySource.get(source)
-    if (known !== undefined) return known
     const key = kernelKey(source)
     let pipeline = this.#pipelines.get(key)
     if (pipeline === undefined) {
       pipeline = this.#device.createComputePipeline(this.#descriptor(source))
       this.#pipelines.set(key, pipeline)
     }
-    this.#bySource.set(source, pipeline)
     return pipeline
   }
 

@@ -1,11 +1,10 @@
 /** Launchers of logits, sampling, log-probabilities and scores. */
 import type { Activation, BackendLimits, LogitsOptions, SampleRow, SampleSpec, ScoreRow } from '../ops.ts'
 import { BANNED_LOGIT, GREEDY_TEMPERATURE, noiseKey } from '../sampling.ts'
-import { bufferBytes, createStorage, record, type Bindings, type GpuContext } from './context.ts'
-import { smallWorkgroup } from './elementwise.ts'
-import type { LinearKernels } from './linear.ts'
+import { bind, bufferBytes, createStorage, Launch, type GpuContext, type PreparedOp } from './context.ts'
+import { linearSources, prepareSource, type LinearKernels } from './linear.ts'
 import type { GpuMatrix } from './matrix.ts'
-import type { BindingKind } from './pipelines.ts'
+import type { BindingKind, KernelSource } from './pipelines.ts'
 import { RESULT_TOKENS, RESULT_WORDS, type LogprobSlot, type ResultLayout } from './results.ts'
 import { SPEC_WORDS } from './step-layout.ts'
 
@@ -24,28 +23,59 @@ const BINDINGS: readonly BindingKind[] = [
 /** Score rows whose logits exist at one time. */
 const SCORE_CHUNK = 32
 /** Tokens of a row that one workgroup looks through. */
-const VOCAB_CHUNK = { software: 8192, gpu: 2048 } as const
+const VOCAB_CHUNK = 2048
 const FLAG = { greedy: 1, mask: 2, topP: 4, filter: 8 } as const
 /** What -Infinity is uploaded as: WGSL may assume that there is no infinity. */
 const BAN_DELTA = -3e38
 const ENTRY_WORDS = 3
 
-/** A run of sample rows whose logits fit one binding. */
+/** The kernels of sampling. One workgroup looks through a whole row of `threshold` and of `logprobs`: it is as large as is portable. */
+const KERNELS = {
+  adjust: source('sample-adjust', { RESTORE: 0, WS: 64 }),
+  max: source('sample-max', { DRAW: 0, WS: 256 }),
+  threshold: source('sample-threshold', { WS: 256 }),
+  draw: source('sample-max', { DRAW: 1, WS: 256 }),
+  final: source('sample-final', { WS: 64 }),
+  restore: source('sample-adjust', { RESTORE: 1, WS: 64 }),
+  logprobs: source('logprobs', { SCORE: 0, WS: 256 }),
+  score: source('logprobs', { SCORE: 1, WS: 256 }),
+} as const
+
+function source(name: string, defines: KernelSource['defines']): KernelSource {
+  return { name, bindings: BINDINGS, defines }
+}
+
+export const SAMPLE_SOURCES: readonly KernelSource[] = Object.values(KERNELS)
+
+/** A run of rows whose logits fit one binding, with what works on them. */
 interface LogitsChunk {
-  readonly buffer: GPUBuffer // [rows, vocab]
+  readonly logits: GPUBuffer // [rows, vocab]
   readonly firstRow: number
+  readonly product: PreparedOp
+  /** Of `KERNELS`, made on first use; forgotten when one of the buffers they share is replaced. */
+  readonly launches: Map<keyof typeof KERNELS, Launch>
+}
+
+/** What logits are made of. */
+interface Head {
+  readonly x: Activation
+  readonly matrix: GpuMatrix
+  readonly options: LogitsOptions
 }
 
 export class SampleKernels {
   readonly #context: GpuContext
-  readonly #bindings: Bindings
   readonly #linear: LinearKernels
   readonly #limits: BackendLimits
   /** [2, maxSampleRows]: tokens of this and of the previous step, by turns. */
   readonly sampled: GPUBuffer
   readonly results: GPUBuffer
   readonly #thresholds: GPUBuffer
-  readonly #chunks: LogitsChunk[] = []
+  #head: Head | null = null
+  #prepareSamples: PreparedOp | null = null
+  #prepareScores: PreparedOp | null = null
+  #chunks: LogitsChunk[] = []
+  #scoreChunks: LogitsChunk[] = []
   #maxima: GPUBuffer | null = null
   #scoreLogits: GPUBuffer | null = null
   #masks: GPUBuffer
@@ -60,9 +90,8 @@ export class SampleKernels {
   #scores: LogprobSlot[] = []
   #resultWords = RESULT_TOKENS
 
-  constructor(context: GpuContext, bindings: Bindings, linear: LinearKernels, limits: BackendLimits) {
+  constructor(context: GpuContext, linear: LinearKernels, limits: BackendLimits) {
     this.#context = context
-    this.#bindings = bindings
     this.#linear = linear
     this.#limits = limits
     const { device } = context
@@ -97,9 +126,9 @@ export class SampleKernels {
   /** Copies the sample rows' raw logits behind each other into `target`. */
   copyLogits(encoder: GPUCommandEncoder, target: GPUBuffer): void {
     const rowBytes = this.#vocab * 4
-    for (const { buffer, firstRow } of this.#chunks) {
-      const rows = Math.min(this.#numSamples - firstRow, Math.floor(buffer.size / rowBytes))
-      if (rows > 0) encoder.copyBufferToBuffer(buffer, 0, target, firstRow * rowBytes, rows * rowBytes)
+    for (const { logits, firstRow } of this.#chunks) {
+      const rows = Math.min(this.#numSamples - firstRow, Math.floor(logits.size / rowBytes))
+      if (rows > 0) encoder.copyBufferToBuffer(logits, 0, target, firstRow * rowBytes, rows * rowBytes)
     }
   }
 
@@ -123,7 +152,7 @@ export class SampleKernels {
     }
     if (this.#numSamples > 0) throw new Error('sample was called twice in a step')
     if (rows.length === 0) return
-    this.#vocab = head.rows
+    this.#settle({ x, matrix: head, options })
     this.#numSamples = rows.length
     const { step } = this.#context
     step.set('numSampleRows', rows.length)
@@ -137,19 +166,18 @@ export class SampleKernels {
     const isDrawn = rows.some(({ spec }) => spec.temperature >= GREEDY_TEMPERATURE)
     const isFiltered = isDrawn && rows.some(({ spec }) => hasFilter(spec, head.rows))
     const hasLogprobs = this.#logprobs.some((slot) => slot !== null)
-    const numChunks = Math.ceil(head.rows / this.#vocabChunk)
+    const numChunks = Math.ceil(head.rows / VOCAB_CHUNK)
+    this.#prepareSamples?.launch(rows.length)
     for (const chunk of this.#logitsChunks(rows.length)) {
-      const capacity = Math.floor(chunk.buffer.size / (head.rows * 4))
-      const numRows = Math.min(rows.length - chunk.firstRow, capacity)
-      this.#linear.logits(chunk.buffer, x, head, options, 'sample', chunk.firstRow, numRows, capacity)
-      const at = { logits: chunk.buffer, firstRow: chunk.firstRow }
-      if (numEntries > 0) this.#record('sample-adjust', { RESTORE: 0 }, at, numRows)
-      this.#record('sample-max', { DRAW: 0 }, at, numChunks, numRows)
-      if (isFiltered) this.#record('sample-threshold', {}, at, numRows)
-      if (isDrawn) this.#record('sample-max', { DRAW: 1 }, at, numChunks, numRows)
-      this.#record('sample-final', {}, at, numRows)
-      if (numEntries > 0) this.#record('sample-adjust', { RESTORE: 1 }, at, numRows)
-      if (hasLogprobs) this.#record('logprobs', { SCORE: 0 }, at, numRows)
+      const numRows = Math.min(rows.length - chunk.firstRow, Math.floor(chunk.logits.size / (head.rows * 4)))
+      chunk.product.launch(numRows)
+      if (numEntries > 0) this.#launch(chunk, 'adjust').add(numRows)
+      this.#launch(chunk, 'max').add(numChunks, numRows)
+      if (isFiltered) this.#launch(chunk, 'threshold').add(numRows)
+      if (isDrawn) this.#launch(chunk, 'draw').add(numChunks, numRows)
+      this.#launch(chunk, 'final').add(numRows)
+      if (numEntries > 0) this.#launch(chunk, 'restore').add(numRows)
+      if (hasLogprobs) this.#launch(chunk, 'logprobs').add(numRows)
     }
   }
 
@@ -174,43 +202,62 @@ export class SampleKernels {
     step.set('scoreResults', first)
     this.#scores = rows.map(({ topN }, i) => ({ word: first + i * RESULT_WORDS, topN }))
     this.#resultWords = Math.max(this.#resultWords, first + rows.length * RESULT_WORDS)
+    this.#settle({ x, matrix: head, options })
     const capacity = Math.min(SCORE_CHUNK, Math.floor(capabilities.maxBindingBytes / (head.rows * 4)))
     this.#scoreLogits ??= createStorage(device, 'score logits', capacity * head.rows * 4)
-    this.#vocab = head.rows
+    this.#prepareScores?.launch(rows.length)
     for (let firstRow = 0; firstRow < rows.length; firstRow += capacity) {
       const numRows = Math.min(capacity, rows.length - firstRow)
-      this.#linear.logits(this.#scoreLogits, x, head, options, 'score', firstRow, numRows, capacity)
-      this.#record('logprobs', { SCORE: 1 }, { logits: this.#scoreLogits, firstRow }, numRows)
+      const index = firstRow / capacity
+      const chunk = (this.#scoreChunks[index] ??= this.#chunk('score', this.#scoreLogits, firstRow, capacity))
+      chunk.product.launch(numRows)
+      this.#launch(chunk, 'score').add(numRows)
     }
   }
 
-  get #vocabChunk(): number {
-    return this.#context.capabilities.isSoftware ? VOCAB_CHUNK.software : VOCAB_CHUNK.gpu
+  /** Every kernel that sampling and scoring with a head may launch. */
+  sources(head: GpuMatrix, options: LogitsOptions): readonly KernelSource[] {
+    const prepare = prepareSource(head.form, options.norm !== undefined, 'sample')
+    const products = linearSources(head, this.#context.capabilities.hasPackedDot).values()
+    return [...(prepare === null ? [] : [prepare]), ...products, ...SAMPLE_SOURCES]
   }
 
-  #record(
-    name: string,
-    defines: Readonly<Record<string, number>>,
-    at: { logits: GPUBuffer; firstRow: number },
-    x: number,
-    y = 1,
-  ): void {
-    const numChunks = Math.ceil(this.#vocab / this.#vocabChunk)
-    this.#maxima ??= createStorage(this.#context.device, 'maxima', 16 * this.#limits.maxSampleRows * numChunks)
-    const maxima = this.#maxima
-    const group = this.#bindings.get(
-      `${at.logits.label}|${at.firstRow}|${this.#masks.size}|${this.#adjustments.size}`,
-      BINDINGS,
-      () => ({
-        params: [this.#vocab, Math.ceil(this.#vocab / 32), numChunks, this.#vocabChunk, at.firstRow],
-        buffers: [at.logits, this.#masks, maxima, this.#thresholds, this.sampled, this.results, this.#adjustments],
-      }),
-    )
-    const { isSoftware } = this.#context.capabilities
-    // One workgroup looks through a whole row: on a GPU it is as large as is portable.
-    const isWholeRow = name === 'sample-threshold' || name === 'logprobs'
-    const WS = isSoftware ? smallWorkgroup(this.#context) : isWholeRow ? 256 : 64
-    record(this.#context, { name, bindings: BINDINGS, defines: { ...defines, WS } }, group, x, y)
+  /** Prepares for a head; nothing is left to do when it is the one of the step before. */
+  #settle(head: Head): void {
+    const before = this.#head
+    if (before?.x === head.x && before.matrix === head.matrix && before.options === head.options) return
+    const { matrix, options, x } = head
+    this.#head = head
+    for (const { logits } of this.#chunks) logits.destroy()
+    this.#scoreLogits?.destroy()
+    this.#scoreLogits = null
+    this.#maxima?.destroy()
+    this.#chunks = []
+    this.#scoreChunks = []
+    this.#vocab = matrix.rows
+    const words = 4 * this.#limits.maxSampleRows * Math.ceil(matrix.rows / VOCAB_CHUNK)
+    this.#maxima = createStorage(this.#context.device, 'maxima', 4 * words)
+    this.#prepareSamples = this.#linear.prepare(x, matrix, options.norm, 'sample')
+    this.#prepareScores = this.#linear.prepare(x, matrix, options.norm, 'score')
+  }
+
+  #chunk(selection: 'sample' | 'score', logits: GPUBuffer, firstRow: number, capacity: number): LogitsChunk {
+    const { matrix, options, x } = this.#head!
+    const product = this.#linear.logits(logits, x, matrix, options, selection, firstRow, capacity)
+    return { logits, firstRow, product, launches: new Map() }
+  }
+
+  #launch(chunk: LogitsChunk, kernel: keyof typeof KERNELS): Launch {
+    let launch = chunk.launches.get(kernel)
+    if (launch === undefined) {
+      const numChunks = Math.ceil(this.#vocab / VOCAB_CHUNK)
+      const params = [this.#vocab, Math.ceil(this.#vocab / 32), numChunks, VOCAB_CHUNK, chunk.firstRow]
+      const shared = [this.#masks, this.#maxima!, this.#thresholds, this.sampled, this.results, this.#adjustments]
+      const group = bind(this.#context, kernel, BINDINGS, params, [chunk.logits, ...shared])
+      launch = new Launch(this.#context, KERNELS[kernel], group)
+      chunk.launches.set(kernel, launch)
+    }
+    return launch
   }
 
   get scratchBytes(): number {
@@ -222,22 +269,32 @@ export class SampleKernels {
       this.#adjustments,
       this.#maxima,
       this.#scoreLogits,
-      ...this.#chunks.map(({ buffer }) => buffer),
+      ...this.#chunks.map(({ logits }) => logits),
     ])
   }
 
-  /** Buffers for the logits of `numRows` rows, as many rows each as one binding holds. */
+  /** Buffers for the logits of `numRows` rows, as many rows each as one binding holds; the last grows with the rows that are used. */
   #logitsChunks(numRows: number): readonly LogitsChunk[] {
     const rowBytes = this.#vocab * 4
     const { device, capabilities } = this.#context
     const capacity = Math.min(this.#limits.maxSampleRows, Math.floor(capabilities.maxBindingBytes / rowBytes))
     const needed = Math.ceil(numRows / capacity)
-    while (this.#chunks.length < needed) {
-      const firstRow = this.#chunks.length * capacity
-      const rows = Math.min(capacity, this.#limits.maxSampleRows - firstRow)
-      this.#chunks.push({ buffer: createStorage(device, `logits ${firstRow}`, rows * rowBytes), firstRow })
+    for (let index = 0; index < needed; index++) {
+      const firstRow = index * capacity
+      const rows = Math.min(capacity, numRows - firstRow)
+      const chunk = this.#chunks[index]
+      if (chunk !== undefined && chunk.logits.size >= rows * rowBytes) continue
+      chunk?.logits.destroy()
+      const roomy = Math.min(capacity, 2 ** Math.ceil(Math.log2(rows)))
+      const logits = createStorage(device, `logits ${firstRow}`, roomy * rowBytes)
+      this.#chunks[index] = this.#chunk('sample', logits, firstRow, capacity)
     }
     return this.#chunks.slice(0, needed)
+  }
+
+  /** A buffer that all launches share was replaced. */
+  #forgetLaunches(): void {
+    for (const { launches } of [...this.#chunks, ...this.#scoreChunks]) launches.clear()
   }
 
   /** Writes specs, masks and adjustments; the number of adjustment entries. */
@@ -245,8 +302,10 @@ export class SampleKernels {
     const { step, device } = this.#context
     const { words, floats } = step.reserve('sampleSpecs', rows.length * SPEC_WORDS)
     const maskBytes = Math.ceil(this.#vocab / 32) * 4
-    if (rows.some(({ spec }) => spec.mask !== null) && this.#masks.size < this.#limits.maxSampleRows * maskBytes) {
-      this.#masks = createStorage(device, 'masks', this.#limits.maxSampleRows * maskBytes)
+    if (rows.some(({ spec }) => spec.mask !== null) && this.#masks.size < rows.length * maskBytes) {
+      this.#masks.destroy()
+      this.#masks = createStorage(device, 'masks', 2 ** Math.ceil(Math.log2(rows.length)) * maskBytes)
+      this.#forgetLaunches()
     }
     let numEntries = 0
     for (const [index, { row, spec }] of rows.entries()) {
@@ -284,8 +343,12 @@ export class SampleKernels {
     }
     if (numEntries > 0) {
       const bytes = numEntries * ENTRY_WORDS * 4
-      if (this.#adjustments.size < bytes)
-        this.#adjustments = createStorage(device, 'adjustments', Math.max(bytes, 2 * this.#adjustments.size))
+      if (this.#adjustments.size < bytes) {
+        const size = Math.max(bytes, 2 * this.#adjustments.size)
+        this.#adjustments.destroy()
+        this.#adjustments = createStorage(device, 'adjustments', size)
+        this.#forgetLaunches()
+      }
       device.queue.writeBuffer(this.#adjustments, 0, this.#entries, 0, numEntries * ENTRY_WORDS)
     }
     return numEntries

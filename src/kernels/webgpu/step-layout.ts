@@ -29,12 +29,12 @@ export const ITEM_WORDS = 6
 export const SPLIT_ROW_WORDS = 3
 export const SPEC_WORDS = 14
 
-/** Partial results of split attention rows in one step. */
-export const MAX_PARTIALS = 8192
-
-/** Bytes the longest step may take. */
-export function maxStepBytes({ maxRows, maxSequences, maxSampleRows, maxBlocksPerSequence }: BackendLimits): number {
-  const items = (maxRows + MAX_PARTIALS) * ITEM_WORDS + maxRows * SPLIT_ROW_WORDS
+/** Bytes the longest step may take. `numPartials`: of split attention rows. */
+export function maxStepBytes(
+  { maxRows, maxSequences, maxSampleRows, maxBlocksPerSequence }: BackendLimits,
+  numPartials: number,
+): number {
+  const items = (maxRows + numPartials) * ITEM_WORDS + maxRows * SPLIT_ROW_WORDS
   const rows = 3 * maxRows + 3 * maxRows + maxSampleRows * (1 + SPEC_WORDS)
   return 4 * (HEADER_WORDS + rows + items + maxSequences * maxBlocksPerSequence)
 }
@@ -51,15 +51,33 @@ export class StepWriter {
   #length = HEADER_WORDS
 
   /** Begins a step: the header and what every op may read. */
-  begin(input: StepInput): void {
+  begin(input: StepInput, blockSize: number): void {
     this.#words.fill(0, 0, HEADER_WORDS)
     this.#length = HEADER_WORDS
     this.set('numRows', input.numRows)
-    this.set('tableStride', input.maxBlocksPerSequence)
     this.append('tokens', input.tokens.subarray(0, input.numRows))
     this.append('positions', input.positions.subarray(0, input.numRows))
     this.append('slots', input.slots.subarray(0, input.numRows))
-    this.append('blockTables', input.blockTables.subarray(0, input.numSequences * input.maxBlocksPerSequence))
+    this.#appendTables(input, blockSize)
+  }
+
+  /** Block tables as wide as the step's longest context, not as the model's. */
+  #appendTables(
+    { blockTables, maxBlocksPerSequence, numSequences, positions, sequenceStarts }: StepInput,
+    blockSize: number,
+  ) {
+    let stride = 0
+    for (let sequence = 0; sequence < numSequences; sequence++) {
+      const last = positions[sequenceStarts[sequence + 1]! - 1]!
+      stride = Math.max(stride, Math.floor(last / blockSize) + 1)
+    }
+    stride = Math.min(stride, maxBlocksPerSequence)
+    this.set('tableStride', stride)
+    const { words } = this.reserve('blockTables', numSequences * stride)
+    for (let sequence = 0; sequence < numSequences; sequence++) {
+      const start = sequence * maxBlocksPerSequence
+      for (let i = 0; i < stride; i++) words[sequence * stride + i] = blockTables[start + i]!
+    }
   }
 
   set(name: keyof typeof HEADER, value: number): void {

@@ -1,6 +1,6 @@
-/** Submits recorded steps, in one compute pass each, and reads their results back. */
+/** Submits recorded steps, in pieces that no driver's watchdog takes for a hang, and reads their results back. */
 import type { StepOutput } from '../ops.ts'
-import { createStorage, type Dispatch, type GpuContext } from './context.ts'
+import { createStorage, type DispatchList, type GpuContext } from './context.ts'
 import type { GpuDevice } from './device.ts'
 import { PollThrottle } from './poll-throttle.ts'
 import { readResults, type ResultLayout } from './results.ts'
@@ -9,9 +9,14 @@ type KernelTimes = NonNullable<StepOutput['kernels']>
 
 /** Query slots: passes a traced step may have, two queries each. WebGPU's limit is 4096 queries a set. */
 const MAX_TRACED_DISPATCHES = 2048
+/**
+ * Floating-point operations of one submission, from which on the next dispatch begins another: Windows resets a device after 2 s of one, other
+ * drivers after less or more. An integrated GPU of 0.3 TFLOPS needs 0.7 s for this many.
+ */
+const SUBMISSION_OPERATIONS = 2e11
 
 export interface StepSubmission {
-  readonly dispatches: readonly Dispatch[]
+  readonly dispatches: DispatchList
   readonly layout: ResultLayout
   readonly results: GPUBuffer
   /** Work of the step, in rows: how long it may take. */
@@ -51,16 +56,14 @@ export class StepQueue {
   /** Encodes and submits; resolves with the step's results. Rejects with DeviceLostError, or with the first validation error. */
   async submit(step: StepSubmission): Promise<StepOutput> {
     const { device } = this.#context
-    const traced = this.#tracesKernels ? step.dispatches.slice(0, MAX_TRACED_DISPATCHES) : null
+    const traced = this.#tracesKernels ? kernelNames(step.dispatches) : null
     const resultBytes = step.layout.words * 4
     const traceBytes = traced === null ? 0 : traced.length * 16
     const logitsAt = Math.ceil((resultBytes + traceBytes) / 256) * 256
     const readback = this.#acquire(logitsAt + step.logitsBytes)
     const logits = step.logitsBytes === 0 ? null : createStorage(device, 'logits readback', step.logitsBytes)
 
-    const encoder = device.createCommandEncoder()
-    if (traced === null) this.#encodePass(encoder, step.dispatches)
-    else this.#encodeTraced(encoder, step.dispatches)
+    const encoder = this.#encode(step.dispatches)
     if (this.#queries !== null && traced === null) encoder.resolveQuerySet(this.#queries, 0, 2, step.results, 0)
     encoder.copyBufferToBuffer(step.results, 0, readback, 0, resultBytes)
     if (traced !== null && this.#traceQueries !== null && this.#queries !== null && traced.length > 0) {
@@ -115,14 +118,62 @@ export class StepQueue {
     }
   }
 
-  #encodePass(encoder: GPUCommandEncoder, dispatches: readonly Dispatch[]): void {
-    const timestampWrites =
-      this.#queries === null
-        ? undefined
-        : { querySet: this.#queries, beginningOfPassWriteIndex: 0, endOfPassWriteIndex: 1 }
-    const pass = encoder.beginComputePass(timestampWrites === undefined ? {} : { timestampWrites })
+  /** Encodes the dispatches and submits all but the last piece, whose encoder is returned. */
+  #encode(dispatches: DispatchList): GPUCommandEncoder {
+    const { device } = this.#context
+    let encoder = device.createCommandEncoder()
+    let operations = 0
+    let first = 0
+    for (let i = 0; i < dispatches.length; i++) {
+      operations += dispatches.at(i).operations
+      if (operations < SUBMISSION_OPERATIONS || i + 1 === dispatches.length) continue
+      this.#encodePiece(encoder, dispatches, first, i + 1)
+      device.queue.submit([encoder.finish()])
+      encoder = device.createCommandEncoder()
+      first = i + 1
+      operations = 0
+    }
+    this.#encodePiece(encoder, dispatches, first, dispatches.length)
+    return encoder
+  }
+
+  /** Dispatches `first` to `end` - 1: one pass, or a pass each when kernels are traced, because timestamps exist at the borders of passes. */
+  #encodePiece(encoder: GPUCommandEncoder, dispatches: DispatchList, first: number, end: number): void {
+    if (this.#tracesKernels) {
+      for (let i = first; i < end; i++) {
+        const isTraced = i < MAX_TRACED_DISPATCHES
+        this.#encodePass(encoder, dispatches, i, i + 1, isTraced ? 2 * i : undefined, isTraced ? 2 * i + 1 : undefined)
+      }
+      return
+    }
+    const isFirst = first === 0
+    const isLast = end === dispatches.length
+    this.#encodePass(encoder, dispatches, first, end, isFirst ? 0 : undefined, isLast ? 1 : undefined)
+  }
+
+  #encodePass(
+    encoder: GPUCommandEncoder,
+    dispatches: DispatchList,
+    first: number,
+    end: number,
+    beginQuery: number | undefined,
+    endQuery: number | undefined,
+  ): void {
+    const isTimed = this.#queries !== null && (beginQuery !== undefined || endQuery !== undefined)
+    const pass = encoder.beginComputePass(
+      isTimed
+        ? {
+            timestampWrites: {
+              querySet: this.#queries!,
+              ...(beginQuery === undefined ? {} : { beginningOfPassWriteIndex: beginQuery }),
+              ...(endQuery === undefined ? {} : { endOfPassWriteIndex: endQuery }),
+            },
+          }
+        : {},
+    )
     let pipeline: GPUComputePipeline | null = null
-    for (const dispatch of dispatches) {
+    for (let i = first; i < end; i++) {
+      const dispatch = dispatches.at(i)
       if (dispatch.pipeline !== pipeline) {
         pipeline = dispatch.pipeline
         pass.setPipeline(pipeline)
@@ -131,27 +182,6 @@ export class StepQueue {
       pass.dispatchWorkgroups(dispatch.x, dispatch.y)
     }
     pass.end()
-  }
-
-  /** Timestamps exist at pass borders only: a pass a dispatch. */
-  #encodeTraced(encoder: GPUCommandEncoder, dispatches: readonly Dispatch[]): void {
-    for (const [i, dispatch] of dispatches.entries()) {
-      const timestampWrites =
-        i < MAX_TRACED_DISPATCHES && this.#queries !== null
-          ? {
-              timestampWrites: {
-                querySet: this.#queries,
-                beginningOfPassWriteIndex: 2 * i,
-                endOfPassWriteIndex: 2 * i + 1,
-              },
-            }
-          : {}
-      const pass = encoder.beginComputePass(timestampWrites)
-      pass.setPipeline(dispatch.pipeline)
-      pass.setBindGroup(0, dispatch.group)
-      pass.dispatchWorkgroups(dispatch.x, dispatch.y)
-      pass.end()
-    }
   }
 
   #acquire(size: number): GPUBuffer {
@@ -192,9 +222,15 @@ export class StepQueue {
   }
 }
 
-function sumByKernel(dispatches: readonly Dispatch[], timestamps: BigUint64Array): KernelTimes {
+/** Kernels of the dispatches that have queries. */
+function kernelNames(dispatches: DispatchList): string[] {
+  const length = Math.min(dispatches.length, MAX_TRACED_DISPATCHES)
+  return Array.from({ length }, (_, i) => dispatches.at(i).kernel)
+}
+
+function sumByKernel(names: readonly string[], timestamps: BigUint64Array): KernelTimes {
   const times = new Map<string, { kernel: string; micros: number; count: number }>()
-  for (const [i, { kernel }] of dispatches.entries()) {
+  for (const [i, kernel] of names.entries()) {
     let entry = times.get(kernel)
     if (entry === undefined) times.set(kernel, (entry = { kernel, micros: 0, count: 0 }))
     entry.micros += Number(timestamps[2 * i + 1]! - timestamps[2 * i]!) / 1000

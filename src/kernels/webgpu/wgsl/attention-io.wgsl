@@ -16,10 +16,6 @@ struct AttentionParams {
   first_item: u32, // 0: single-row items, 1: the items behind them
   scale: f32,
   softcap: f32, // 0: none
-  // Known when the text is compiled, and given here so that compilers do not unroll the loops over them.
-  num_chunks: u32, // D / 8
-  tile_tokens: u32, // LANES
-  lane_quads: u32, // groups of 4 dims that a lane holds
 }
 
 @group(0) @binding(1) var<uniform> params: AttentionParams;

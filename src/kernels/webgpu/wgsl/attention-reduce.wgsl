@@ -1,8 +1,18 @@
-// Combines the splits of single-row items, in order, and divides by the sum of weights.
+// Combines the splits of single-row items and divides by the sum of weights.
 //
 //   partials f32 [partial, head, D + 2]: weighted sum, maximum, sum of weights
-//   launch   x = rows that were split, y = heads; workgroup = WS threads over the dims
+//   launch   x = rows that were split, y = heads; workgroup = WS threads
+//
+// Two levels. The factors of CHUNK splits are found side by side, a thread a split: they depend on the maxima alone, and a maximum is the same
+// in any order. Then every thread adds up the splits of its dims in order, with the same steps as an item that walks all its splits.
 #include "attention-io.wgsl"
+
+const CHUNK = $(WS)u;
+
+var<workgroup> maxima: array<f32, $(WS)>;
+var<workgroup> sums: array<f32, $(WS)>;
+var<workgroup> old_factors: array<f32, $(WS)>;
+var<workgroup> factors: array<f32, $(WS)>;
 
 @compute @workgroup_size($(WS))
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -12,20 +22,42 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
   let first = u32(step[entry + 1u]);
   let count = u32(step[entry + 2u]);
   let head = group.y;
-  for (var d = lane; d < $(D)u; d += $(WS)u) {
-    var all_max = EMPTY_MAX;
-    var all_sum = 0.0;
-    var value = 0.0;
-    for (var i = 0u; i < count; i++) {
-      let at = ((first + i) * groups.y + head) * $(D + 2)u;
-      let max_of_split = partials[at + $(D)u];
-      let new_max = max(all_max, max_of_split);
-      let old_factor = exp(all_max - new_max);
-      let factor = exp(max_of_split - new_max);
-      all_max = new_max;
-      all_sum = all_sum * old_factor + partials[at + $(D + 1)u] * factor;
-      value = value * old_factor + partials[at + d] * factor;
+  var all_max = EMPTY_MAX;
+  var all_sum = 0.0;
+#repeat n (D + WS - 1) / WS
+  var value$(n) = 0.0;
+#end
+  for (var start = 0u; start < count; start += CHUNK) {
+    let length = min(CHUNK, count - start);
+    workgroupBarrier();
+    if (lane < length) {
+      let at = ((first + start + lane) * groups.y + head) * $(D + 2)u;
+      maxima[lane] = partials[at + $(D)u];
+      sums[lane] = partials[at + $(D + 1)u];
     }
-    out[row * params.out_stride + head * $(D)u + d] = value / all_sum;
+    workgroupBarrier();
+    var max_before = all_max;
+    for (var i = 0u; i < min(lane, length); i++) {
+      max_before = max(max_before, maxima[i]);
+    }
+    if (lane < length) {
+      let new_max = max(max_before, maxima[lane]);
+      old_factors[lane] = exp(max_before - new_max);
+      factors[lane] = exp(maxima[lane] - new_max);
+    }
+    workgroupBarrier();
+    for (var i = 0u; i < length; i++) {
+      let at = ((first + start + i) * groups.y + head) * $(D + 2)u;
+      all_max = max(all_max, maxima[i]);
+      all_sum = all_sum * old_factors[i] + sums[i] * factors[i];
+#repeat n (D + WS - 1) / WS
+      value$(n) = value$(n) * old_factors[i] + partials[at + min($(n * WS)u + lane, $(D - 1)u)] * factors[i];
+#end
+    }
   }
+#repeat n (D + WS - 1) / WS
+  if ($(n * WS)u + lane < $(D)u) {
+    out[row * params.out_stride + head * $(D)u + $(n * WS)u + lane] = value$(n) / all_sum;
+  }
+#end
 }

@@ -1,30 +1,23 @@
 // Bindings, parameters and epilogue that the linear kernels share. What happens to a finished sum is chosen by uniforms: the branch costs
 // nothing beside the sum, and a pipeline less is a pipeline that need not be compiled.
-#include "step.wgsl"
+#include "rows.wgsl"
 
 struct LinearParams {
   num_outputs: u32, // columns of out that this shard computes
   num_blocks: u32, // blocks of 32 inputs, the last one padded with zeros
-  x_stride: u32, // floats a row of x
+  x_stride: u32, // vec4s a row of x
   out_stride: u32, // floats a row of out
   first_output: u32, // column of out where the shard begins
-  first_row: u32, // gathered rows: where the chunk begins
-  max_rows: u32, // rows of the chunk at most
+  first_row: u32, // of x: where the rows of this call begin
+  max_rows: u32, // rows of this call at most
   up_bias: u32, // bias[up_bias + n] belongs to the up projection
-  inverse_cols: f32,
-  eps: f32,
   weight_scale: f32, // power of two taken out of the f16 scales
   logit_scale: f32,
   softcap: f32, // 0: none
-  gather: u32, // GATHER_*
+  rows: u32, // ROWS_*
   flags: u32, // FLAG_*
-  rows_per_lane: u32, // R: not known to the compiler, which would unroll the epilogue
-  block_steps: u32, // steps a block, likewise
-  segments: u32, // of K: whose sums are added in order
 }
 
-const GATHER_SAMPLE = 1u;
-const GATHER_SCORE = 2u;
 const FLAG_BIAS = 1u;
 const FLAG_RESIDUAL = 2u;
 const FLAG_LOGITS = 4u;
@@ -32,38 +25,22 @@ const FLAG_SILU = 8u;
 const FLAG_GELU = 16u;
 
 @group(0) @binding(1) var<uniform> params: LinearParams;
-#if W == 1
-@group(0) @binding(2) var<storage, read> x: array<f32>;
-@group(0) @binding(6) var<storage, read> norm_weight: array<f32>;
+#if FORMAT < 16
+@group(0) @binding(2) var<storage, read> x: array<vec4<u32>>; // prepare.wgsl, 3 vec4s a block
 #else
-@group(0) @binding(2) var<storage, read> x: array<vec$(W)<f32>>;
-@group(0) @binding(6) var<storage, read> norm_weight: array<vec$(W)<f32>>;
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>; // 8 vec4s a block
 #endif
 @group(0) @binding(3) var<storage, read> codes: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> scales: array<u32>;
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
-@group(0) @binding(7) var<storage, read> bias: array<f32>;
+@group(0) @binding(6) var<storage, read> bias: array<f32>;
 
 // Rows of a tile of the weight layout: [tile][unit of K][TILE rows] vec4<u32>, see matrix.ts.
 const TILE = 32u;
 
-// Row of x that feeds row m of out. Rows past the last compute the last one again and are not stored.
-fn source_row(m: u32, num_rows: u32) -> u32 {
-  let row = min(m, num_rows - 1u);
-  if (params.gather == GATHER_SAMPLE) {
-    return u32(step[header(SAMPLE_ROWS) + params.first_row + row]);
-  }
-  if (params.gather == GATHER_SCORE) {
-    return u32(step[header(SCORE_ROWS) + params.first_row + row]);
-  }
-  return row;
-}
-
-fn rows_of_call() -> u32 {
-  if (params.gather == 0u) {
-    return header(NUM_ROWS);
-  }
-  let rows = header(select(NUM_SCORE_ROWS, NUM_SAMPLE_ROWS, params.gather == GATHER_SAMPLE));
+// Rows of this call.
+fn num_rows_of_call() -> u32 {
+  let rows = num_rows_of(params.rows);
   return min(rows - min(rows, params.first_row), params.max_rows);
 }
 
@@ -80,15 +57,15 @@ fn activate(gate: f32) -> f32 {
   return 0.5 * gate * (1.0 + tanh(inner));
 }
 
-// Stores a finished sum as column n of row m. `up`: the up projection's sum of a gated matrix.
+// Stores a finished sum as column n of row m of this call. `up`: the up projection's sum of a gated matrix.
 fn store(m: u32, n: u32, sum: f32, up: f32) {
-  var value = sum;
+  var value = sum * params.weight_scale;
   let column = params.first_output + n;
   if ((params.flags & FLAG_BIAS) != 0u) {
     value += bias[column];
   }
   if (is_gated()) {
-    var factor = up;
+    var factor = up * params.weight_scale;
     if ((params.flags & FLAG_BIAS) != 0u) {
       factor += bias[params.up_bias + column];
     }

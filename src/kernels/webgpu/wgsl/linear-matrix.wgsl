@@ -1,95 +1,147 @@
-// out = x W^T for many rows (tiled GEMM), fused like linear-broadcast.wgsl: for GPUs, and for every adapter without subgroups of a known size.
+// out = x W^T for many rows (tiled GEMM), with bias, gate or residual.
 //
-//   x, codes, scales, out   as in linear-broadcast.wgsl
-//   launch   x = packed output rows / (32 R), y = rows / ROWS; workgroup = 32 lanes (output rows) x YS groups of TM rows of x, ROWS = TM YS
+//   x, codes, scales, out   as in linear-vector.wgsl
+//   launch   x = packed output rows / 64, y = rows / 64; workgroup = 16 x 16 threads of 4 output rows and 4 rows of x each
 //
-// A block of 32 inputs of all ROWS rows is staged in workgroup memory; a thread multiplies TM rows of it with R output rows it reads itself
-// (the YS groups share them through the cache). The segments of K are summed one after another, in the order of linear-vector.wgsl.
+// A block of 32 inputs of 64 rows of x and of 64 output rows is staged in workgroup memory, codes as int8, floats as f32: each is read from
+// memory and unpacked once for 64 uses. The segments of K are summed one after another, in the order of linear-vector.wgsl.
 #include "linear-io.wgsl"
-#include "linear-tree.wgsl"
+#include "linear-weights.wgsl"
 
-var<workgroup> xs: array<vec4<f32>, $(ROWS * 8)>;
+#if FORMAT < 16
+var<workgroup> xs: array<vec4<u32>, 192>; // [64 rows][3]
+var<workgroup> ws: array<vec4<u32>, 256>; // [2][64 output rows]
+var<workgroup> weights_of: array<vec4<f32>, 64>;
+#else
+var<workgroup> xs: array<vec4<f32>, 512>; // [64 rows][8]
+var<workgroup> ws: array<vec4<f32>, 512>; // [8][64 output rows]
+#endif
 
-@compute @workgroup_size(32, $(YS))
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
-  let num_rows = rows_of_call();
-  let first_row = group.y * $(ROWS)u;
+@compute @workgroup_size(256)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+  let num_rows = num_rows_of_call();
+  let first_row = group.y * 64u;
   if (first_row >= num_rows) {
     return;
   }
-  let index = local.y * 32u + local.x;
-  let packed = group.x * $(32 * R)u + local.x;
-#if NORM
-  compute_norms(first_row, num_rows, index);
-#endif
-#include "linear-scales.wgsl"
-#repeat m TM
-#repeat i R
+  let packed = group.x * 64u;
+  let lane = index % 16u;
+  let first_m = index / 16u * 4u;
+#repeat m 4
+#repeat i 4
   var sum$(m)_$(i) = 0.0;
   var acc$(m)_$(i) = 0.0;
 #end
 #end
-  let segment_blocks = (params.num_blocks + params.segments - 1u) / params.segments;
-  var b = (packed / TILE) * tile_units + packed % TILE;
-  for (var segment = 0u; segment < params.segments; segment++) {
+  let segment_blocks = (params.num_blocks + $(SEGMENTS - 1)u) / $(SEGMENTS)u;
+  for (var segment = 0u; segment < $(SEGMENTS)u; segment++) {
     let end_block = min((segment + 1u) * segment_blocks, params.num_blocks);
     for (var block = segment * segment_blocks; block < end_block; block++) {
       workgroupBarrier();
-      for (var item = index; item < $(ROWS * 8)u; item += $(32 * YS)u) {
-        let at = source_row(first_row + item / 8u, num_rows) * (params.x_stride >> 2u) + block * 8u + item % 8u;
-#if NORM
-        xs[item] = x[at] * norm_weight[block * 8u + item % 8u];
+#if FORMAT < 16
+      if (index < 192u) {
+        let row = min(first_row + index / 3u, num_rows - 1u);
+        xs[index] = x[(params.first_row + row) * params.x_stride + block * 3u + index % 3u];
+      }
+      if (index < $(FORMAT * 16)u) {
+        let row = packed + index % 64u;
+        let unit = codes[codes_of(row) + (block * $(FORMAT / 4)u + index / 64u) * TILE];
+#if FORMAT == 4
+        ws[index] = even_codes(unit);
+        ws[64u + index] = odd_codes(unit);
 #else
-        xs[item] = x[at];
+        ws[index] = unit;
 #endif
       }
-      workgroupBarrier();
-      for (var part = 0u; part < params.block_steps; part++) {
-#repeat m TM
-#repeat q STEP_COLS / 4
-        let xq$(m)_$(q) = xs[(local.y * $(TM)u + $(m)u) * 8u + part * $(STEP_COLS / 4)u + $(q)u];
-#repeat c 4
-        let x$(m)_$(4 * q + c) = xq$(m)_$(q)[$(c)];
-#end
-#end
-#end
-#include "linear-xsum.wgsl"
-#include "linear-block.wgsl"
-        b += $(STEP_UNITS * 32)u;
+      if (index >= 192u) {
+        weights_of[index - 192u] = load_scales(scales_of(packed + index - 192u), block);
       }
+#else
+#repeat t 2
+      {
+        let item = index + $(256 * t)u;
+        let row = min(first_row + item / 8u, num_rows - 1u);
+        xs[item] = x[(params.first_row + row) * params.x_stride + block * 8u + item % 8u];
+      }
+#end
+#repeat t FORMAT / 16
+      {
+        let item = index + $(256 * t)u;
+        let unit = codes[codes_of(packed + item % 64u) + (block * $(FORMAT / 4)u + item / 64u) * TILE];
+#if FORMAT == 16
+        ws[item / 64u * 128u + item % 64u] = first_quad(unit);
+        ws[item / 64u * 128u + 64u + item % 64u] = second_quad(unit);
+#else
+        ws[item] = bitcast<vec4<f32>>(unit);
+#endif
+      }
+#end
+#endif
+      workgroupBarrier();
+#if FORMAT < 16
+#repeat i 4
+      let low$(i) = ws[lane + $(16 * i)u];
+      let high$(i) = ws[64u + lane + $(16 * i)u];
+#end
+#repeat m 4
+      {
+        let x_low = xs[(first_m + $(m)u) * 3u];
+        let x_high = xs[(first_m + $(m)u) * 3u + 1u];
+        let activations = xs[(first_m + $(m)u) * 3u + 2u];
+#repeat i 4
+        let integers$(i) = vec2<i32>(dot16(low$(i), x_low), dot16(high$(i), x_high));
+        acc$(m)_$(i) = add_block(acc$(m)_$(i), integers$(i).x, integers$(i).y, weights_of[lane + $(16 * i)u], activations);
+#end
+      }
+#end
+#else
+      for (var quad = 0u; quad < 8u; quad++) {
+#repeat i 4
+        let w$(i) = ws[quad * 64u + lane + $(16 * i)u];
+#end
+#repeat m 4
+        {
+          let values = xs[(first_m + $(m)u) * 8u + quad];
+#repeat i 4
+          acc$(m)_$(i) = add_quad(acc$(m)_$(i), w$(i), values);
+#end
+        }
+#end
+      }
+#endif
     }
-#repeat m TM
-#repeat i R
+#repeat m 4
+#repeat i 4
     // The first sum is taken as it is: 0 + (-0) would lose the sign that linear-vector.wgsl keeps.
     sum$(m)_$(i) = select(sum$(m)_$(i) + acc$(m)_$(i), acc$(m)_$(i), segment == 0u);
     acc$(m)_$(i) = 0.0;
 #end
 #end
   }
-#repeat m TM
-  {
-    let row = first_row + local.y * $(TM)u + $(m)u;
-#if NORM
-    let factor = inverse_rms[local.y * $(TM)u + $(m)u];
+  // The sums go through workgroup memory, a row of each thread's at a time: neighbours store neighbouring columns, and the text has one epilogue.
+  let columns = select(64u, 32u, is_gated());
+  for (var m = 0u; m < 4u; m++) {
+    let row_sums = vec4<f32>(
+#repeat i 4
+      select(select(sum0_$(i), sum1_$(i), m == 1u), select(sum2_$(i), sum3_$(i), m == 3u), m > 1u),
+#end
+    );
+    workgroupBarrier();
+#if FORMAT < 16
+    ws[index] = bitcast<vec4<u32>>(row_sums);
 #else
-    let factor = 1.0;
+    ws[index] = row_sums;
 #endif
-    if (row < num_rows) {
-      if (is_gated()) {
-#repeat j R / 2
-        if (group.x * $(R / 2 * 32)u + $(j * 32)u + local.x < params.num_outputs) {
-          let gate = sum$(m)_$(2 * j) * params.weight_scale * factor;
-          store(row, group.x * $(R / 2 * 32)u + $(j * 32)u + local.x, gate, sum$(m)_$(2 * j + 1) * params.weight_scale * factor);
-        }
-#end
-      } else {
-#repeat i R
-        if (packed + $(i * 32)u < params.num_outputs) {
-          store(row, packed + $(i * 32)u, sum$(m)_$(i) * params.weight_scale * factor, 0.0);
-        }
-#end
+    workgroupBarrier();
+    for (var item = index; item < 16u * columns; item += 256u) {
+      let column = item % columns;
+      let row = first_row + item / columns * 4u + m;
+      let n = group.x * columns + column;
+      if (row < num_rows && n < params.num_outputs) {
+        // Of a gated matrix the first tile of 32 packed rows is the gate's, the second the up projection's.
+        let sums = bitcast<vec4<f32>>(ws[item / columns * 16u + column % 16u]);
+        store(row, n, sums[column / 16u], sums[min(column / 16u + 2u, 3u)]);
       }
     }
   }
-#end
 }

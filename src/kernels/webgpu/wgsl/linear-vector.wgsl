@@ -1,89 +1,150 @@
-// out = x W^T for 1 to 8 rows (GEMV), fused like linear-broadcast.wgsl: for GPUs, and for every adapter without subgroups of a known size.
+// out = x W^T for few rows (GEMV), with bias, gate or residual.
 //
-//   x, codes, scales, out   as in linear-broadcast.wgsl
-//   launch   x = packed output rows / (32 R), y = rows / TM; workgroup = 32 lanes (output rows) x YS segments of K
+//   x        rows of prepare.wgsl, or f32 rows as they are
+//   codes    [tile][unit][32 output rows] vec4<u32>; scales: see matrix.ts
+//   out      f32 [rows, out_stride]
+//   launch   x = packed output rows / (LANES R), y = rows / TM; workgroup = LANES output rows x SEGMENTS segments of K
 //
-// Lane = output row, so that 32 neighbouring lanes read 512 contiguous bytes of weights and nothing is shuffled. K is cut into YS segments
-// that run side by side; their sums are added in order at the end. Few output rows still fill the machine, and linear-matrix.wgsl adds the
-// very same segments in the very same order, one after another.
+// A thread owns R packed output rows (one of each of R tiles) and a segment of K for TM rows of x: neighbouring lanes read neighbouring vec4s,
+// and the segments of few output rows still fill the machine. The next unit of weights is read before this one is used, so that every thread
+// has two reads in flight. The sums of the segments are added in order; linear-matrix.wgsl adds the very same sums in the very same order.
 #include "linear-io.wgsl"
-#include "linear-tree.wgsl"
+#include "linear-weights.wgsl"
 
-var<workgroup> partials: array<f32, $(YS * TM * R * 32)>;
+// [segment][row of those added at a time][R][lane]
+var<workgroup> partials: array<f32, $(SEGMENTS * TOGETHER * R * LANES)>;
 
-fn sum_of(m: u32, column: u32) -> f32 {
-  let at = m * $(R * 32)u + column;
-  var sum = partials[at];
-  for (var segment = 1u; segment < $(YS)u; segment++) {
-    sum += partials[segment * $(TM * R * 32)u + at];
-  }
-#if NORM
-  return sum * params.weight_scale * inverse_rms[m];
-#else
-  return sum * params.weight_scale;
-#endif
-}
-
-@compute @workgroup_size(32, $(YS))
+@compute @workgroup_size($(LANES), $(SEGMENTS))
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
-  let num_rows = rows_of_call();
+  let num_rows = num_rows_of_call();
   let first_row = group.y * $(TM)u;
   if (first_row >= num_rows) {
     return;
   }
-  let index = local.y * 32u + local.x;
-  let packed = group.x * $(32 * R)u + local.x;
-#if NORM
-  compute_norms(first_row, num_rows, index);
-#endif
-#include "linear-scales.wgsl"
+  let packed = group.x / $(32 / LANES)u * $(32 * R)u + group.x % $(32 / LANES)u * $(LANES)u + local.x;
+  let segment_blocks = (params.num_blocks + $(SEGMENTS - 1)u) / $(SEGMENTS)u;
+  let first_block = local.y * segment_blocks;
+  let end_block = min(first_block + segment_blocks, params.num_blocks);
+  // Rows past the last compute the last one again and are not stored.
 #repeat m TM
-  let x_at$(m) = source_row(first_row + $(m)u, num_rows) * (params.x_stride >> 2u);
+  let x_at$(m) = (params.first_row + first_row + min($(m)u, num_rows - first_row - 1u)) * params.x_stride;
 #repeat i R
   var acc$(m)_$(i) = 0.0;
 #end
 #end
-  let segment_blocks = (params.num_blocks + $(YS - 1)u) / $(YS)u;
-  let first_block = local.y * segment_blocks;
-  let end_block = min(first_block + segment_blocks, params.num_blocks);
-  var b = (packed / TILE) * tile_units + packed % TILE + first_block * $(FORMAT * 8)u;
-  // `block` counts steps; in the quantised formats a step is a block.
-  for (var block = first_block * $(32 / STEP_COLS)u; block < end_block * $(32 / STEP_COLS)u; block++) {
-#repeat q STEP_COLS / 4
-#if NORM
-    let weight$(q) = norm_weight[block * $(STEP_COLS / 4)u + $(q)u];
-#endif
-#repeat m TM
-#if NORM
-    let xq$(m)_$(q) = x[x_at$(m) + block * $(STEP_COLS / 4)u + $(q)u] * weight$(q);
-#else
-    let xq$(m)_$(q) = x[x_at$(m) + block * $(STEP_COLS / 4)u + $(q)u];
-#endif
-#repeat c 4
-    let x$(m)_$(4 * q + c) = xq$(m)_$(q)[$(c)];
-#end
-#end
-#end
-#include "linear-xsum.wgsl"
-#include "linear-block.wgsl"
-    b += $(STEP_UNITS * 32)u;
-  }
-#repeat m TM
 #repeat i R
-  partials[(local.y * $(TM)u + $(m)u) * $(R * 32)u + $(i * 32)u + local.x] = acc$(m)_$(i);
+  let codes_at$(i) = codes_of(packed + $(32 * i)u);
+#end
+#if FORMAT < 16
+#repeat i R
+  let scales_at$(i) = scales_of(packed + $(32 * i)u);
+#end
+  let last_block = max(end_block, 1u) - 1u;
+#repeat i R
+#repeat u FORMAT / 4
+  var next$(i)_$(u) = codes[codes_at$(i) + (min(first_block, last_block) * $(FORMAT / 4)u + $(u)u) * TILE];
+#end
+#end
+  for (var block = first_block; block < end_block; block++) {
+#repeat i R
+#if FORMAT == 4
+    let low$(i) = even_codes(next$(i)_0);
+    let high$(i) = odd_codes(next$(i)_0);
+#else
+    let low$(i) = next$(i)_0;
+    let high$(i) = next$(i)_1;
+#endif
+    let weights$(i) = load_scales(scales_at$(i), block);
+#end
+#repeat i R
+#repeat u FORMAT / 4
+    next$(i)_$(u) = codes[codes_at$(i) + (min(block + 1u, last_block) * $(FORMAT / 4)u + $(u)u) * TILE];
+#end
+#end
+#repeat m TM
+    {
+      let at = x_at$(m) + block * 3u;
+      let x_low = x[at];
+      let x_high = x[at + 1u];
+      let activations = x[at + 2u];
+#repeat i R
+      acc$(m)_$(i) = add_block(acc$(m)_$(i), dot16(low$(i), x_low), dot16(high$(i), x_high), weights$(i), activations);
+#end
+    }
+#end
+  }
+#else
+  // Steps of STEP units.
+  let end_unit = end_block * $(FORMAT / 4)u;
+  let last_unit = max(end_unit, $(STEP)u) - $(STEP)u;
+#repeat i R
+#repeat u STEP
+  var next$(i)_$(u) = codes[codes_at$(i) + (min(first_block * $(FORMAT / 4)u, last_unit) + $(u)u) * TILE];
+#end
+#end
+  for (var unit = first_block * $(FORMAT / 4)u; unit < end_unit; unit += $(STEP)u) {
+#repeat i R
+#repeat u STEP
+    let unit$(i)_$(u) = next$(i)_$(u);
+    next$(i)_$(u) = codes[codes_at$(i) + (min(unit + $(STEP)u, last_unit) + $(u)u) * TILE];
+#end
+#end
+#repeat m TM
+#repeat u STEP
+    {
+#if FORMAT == 16
+      let first = x[x_at$(m) + (unit + $(u)u) * 2u];
+      let second = x[x_at$(m) + (unit + $(u)u) * 2u + 1u];
+#repeat i R
+      acc$(m)_$(i) = add_quad(acc$(m)_$(i), first_quad(unit$(i)_$(u)), first);
+      acc$(m)_$(i) = add_quad(acc$(m)_$(i), second_quad(unit$(i)_$(u)), second);
+#end
+#else
+      let values = x[x_at$(m) + unit + $(u)u];
+#repeat i R
+      acc$(m)_$(i) = add_quad(acc$(m)_$(i), bitcast<vec4<f32>>(unit$(i)_$(u)), values);
+#end
+#endif
+    }
+#end
+#end
+  }
+#endif
+  // Gate and up rows of a gated matrix lie in alternating tiles: row i = 0 is the gate's, 1 the up projection's.
+  let columns = select($(R * LANES)u, $(LANES)u, is_gated());
+  let index = local.y * $(LANES)u + local.x;
+#repeat t TM / TOGETHER
+  workgroupBarrier();
+#repeat m TOGETHER
+#repeat i R
+  partials[((local.y * $(TOGETHER)u + $(m)u) * $(R)u + $(i)u) * $(LANES)u + local.x] = acc$(t * TOGETHER + m)_$(i);
 #end
 #end
   workgroupBarrier();
-  // Gate and up rows of a gated matrix alternate in runs of 32 packed rows.
-  let run = select(1u, 2u, is_gated());
-  let columns = $(R * 32)u / run;
-  for (var item = index; item < $(TM)u * columns; item += $(32 * YS)u) {
+  for (var item = index; item < $(TOGETHER)u * columns; item += $(LANES * SEGMENTS)u) {
     let m = item / columns;
     let column = item % columns;
-    let n = group.x * columns + column;
-    if (first_row + m < num_rows && n < params.num_outputs) {
-      let at = column / 32u * 32u * run + column % 32u;
-      store(first_row + m, n, sum_of(m, at), sum_of(m, min(at + 32u, $(R * 32 - 1)u)));
+    let at = m * $(R * LANES)u + column;
+    var sum = partials[at];
+    var up = 0.0;
+    for (var segment = 1u; segment < $(SEGMENTS)u; segment++) {
+      sum += partials[segment * $(TOGETHER * R * LANES)u + at];
+    }
+#if R > 1
+    if (is_gated()) {
+      up = partials[at + $(LANES)u];
+      for (var segment = 1u; segment < $(SEGMENTS)u; segment++) {
+        up += partials[segment * $(TOGETHER * R * LANES)u + at + $(LANES)u];
+      }
+    }
+#endif
+    let row = first_row + $(t * TOGETHER)u + m;
+    // Column c of the workgroup's tiles; a gated matrix has one column for two packed rows.
+    let tiles = select($(R)u, 1u, is_gated());
+    let n = group.x / $(32 / LANES)u * (32u * tiles) + column / $(LANES)u * 32u + group.x % $(32 / LANES)u * $(LANES)u + column % $(LANES)u;
+    if (row < num_rows && n < params.num_outputs) {
+      store(row, n, sum, up);
     }
   }
+#end
 }

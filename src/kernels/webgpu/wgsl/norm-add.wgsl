@@ -1,6 +1,6 @@
 // residual += x / rms(x) * weight.
 //
-//   launch   x = rows; workgroup = WS threads. Thread t sums the squares of x[t], x[t + WS], ...; the WS sums are added in order.
+//   launch   x = rows; workgroup = WS threads. Thread t sums the squares of x[t], x[t + WS], ...; the sums are added pairwise.
 #include "step.wgsl"
 
 struct NormAddParams {
@@ -27,11 +27,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   sums[lane] = sum;
   workgroupBarrier();
-  var total = 0.0;
-  for (var t = 0u; t < $(WS)u; t++) {
-    total += sums[t];
+  for (var half = $(WS / 2)u; half > 0u; half >>= 1u) {
+    if (lane < half) {
+      sums[lane] += sums[lane + half];
+    }
+    workgroupBarrier();
   }
-  let factor = 1.0 / sqrt(total * params.inverse_cols + params.eps);
+  let factor = 1.0 / sqrt(sums[0] * params.inverse_cols + params.eps);
   for (var i = lane; i < params.cols; i += $(WS)u) {
     residual[base + i] += x[base + i] * factor * weight[i];
   }

@@ -4,9 +4,7 @@
 //   launch   x = chunks, y = sample rows; workgroup = WS threads
 #include "sample-io.wgsl"
 #include "sampling-math.wgsl"
-
-var<workgroup> best_values: array<f32, $(WS)>;
-var<workgroup> best_tokens: array<u32, $(WS)>;
+#include "best.wgsl"
 
 @compute @workgroup_size($(WS))
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -46,22 +44,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       best_token = token;
     }
   }
-  best_values[lane] = best;
-  best_tokens[lane] = best_token;
-  workgroupBarrier();
+  find_best(lane, best, best_token);
   if (lane == 0u) {
-    for (var i = 1u; i < $(WS)u; i++) {
-      if (best_values[i] > best || (best_values[i] == best && best_tokens[i] < best_token)) {
-        best = best_values[i];
-        best_token = best_tokens[i];
-      }
-    }
 #if DRAW
     let at = ((row + header(NUM_SAMPLE_ROWS)) * params.num_chunks + group.x) * 2u;
 #else
     let at = (row * params.num_chunks + group.x) * 2u;
 #endif
-    maxima[at] = bitcast<u32>(best);
-    maxima[at + 1u] = best_token;
+    maxima[at] = bitcast<u32>(best_values[0]);
+    maxima[at + 1u] = best_tokens[0];
   }
 }

@@ -1,21 +1,27 @@
-// Paged attention with workgroup memory: for GPUs, and for every adapter without subgroups of a known size.
+// Paged attention.
 //
 //   q, out   f32 [rows, numHeads D]
 //   kv       kv-layout.wgsl
 //   launch   x = items, y = KV heads; workgroup = WS threads
 //
 // The whole query group of a KV head and TM rows (QV = TM G query vectors) share a workgroup. A tile of TILE tokens: scores by (token, query)
-// pairs, one thread a pair, neighbouring threads on neighbouring tokens; weights; then every thread adds the tile's values into the dims it
-// owns. K and V come straight from memory: the query group's second reader finds them in the cache, and staging them would cost the
-// workgroup memory that lets several workgroups share a core.
+// pairs, one thread a pair, neighbouring threads on neighbouring tokens; maxima and weights by runs of 4 tokens, PARTS of them a vector, added
+// in order; then every thread adds the tile's values into the dims it owns. K and V come straight from memory: the query group's second reader
+// finds them in the cache, and staging them would cost the workgroup memory that lets several workgroups share a core.
 #include "attention-io.wgsl"
 
 const TILE = 32u;
+const PARTS = 8u;
+const NUM_PARTS = $(TM * G * 8)u;
 
 var<workgroup> queries: array<vec4<f32>, $(TM * G * D / 4)>;
 var<workgroup> scores: array<f32, $(TM * G * 32)>;
+var<workgroup> part_max: array<f32, $(TM * G * 8)>;
+var<workgroup> part_sum: array<f32, $(TM * G * 8)>;
+// Running maximum, sum of weights and, of the last step, the factor of what was summed before: of the split, then of all splits.
 var<workgroup> max_of: array<f32, $(TM * G)>;
 var<workgroup> sum_of: array<f32, $(TM * G)>;
+var<workgroup> next_max_of: array<f32, $(TM * G)>;
 var<workgroup> factor_of: array<f32, $(TM * G)>;
 var<workgroup> all_max_of: array<f32, $(TM * G)>;
 var<workgroup> all_sum_of: array<f32, $(TM * G)>;
@@ -78,26 +84,36 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         scores[i] = score;
       }
       workgroupBarrier();
-      for (var v = lane; v < $(TM * G)u; v += $(WS)u) {
-        var new_max = max_of[v];
-        for (var t = 0u; t < TILE; t++) {
-          new_max = max(new_max, scores[v * TILE + t]);
-        }
-        factor_of[v] = exp(max_of[v] - new_max);
-        max_of[v] = new_max;
+      for (var i = lane; i < NUM_PARTS; i += $(WS)u) {
+        part_max[i] = max(max(scores[4u * i], scores[4u * i + 1u]), max(scores[4u * i + 2u], scores[4u * i + 3u]));
       }
       workgroupBarrier();
-      for (var i = lane; i < $(TM * G * 32)u; i += $(WS)u) {
+      for (var i = lane; i < NUM_PARTS; i += $(WS)u) {
+        let vector = i / PARTS;
+        var new_max = max_of[vector];
+        for (var part = 0u; part < PARTS; part++) {
+          new_max = max(new_max, part_max[vector * PARTS + part]);
+        }
+        if (i % PARTS == 0u) {
+          factor_of[vector] = exp(max_of[vector] - new_max);
+          next_max_of[vector] = new_max;
+        }
         // A masked score is EMPTY_MAX; so is the maximum while no token has been visible, and exp(0) must not count.
-        scores[i] = select(0.0, exp(scores[i] - max_of[i / TILE]), scores[i] > EMPTY_MAX);
+#repeat t 4
+        let score$(t) = scores[4u * i + $(t)u];
+        let weight$(t) = select(0.0, exp(score$(t) - new_max), score$(t) > EMPTY_MAX);
+        scores[4u * i + $(t)u] = weight$(t);
+#end
+        part_sum[i] = (weight0 + weight1) + (weight2 + weight3);
       }
       workgroupBarrier();
       for (var v = lane; v < $(TM * G)u; v += $(WS)u) {
-        var sum = sum_of[v] * factor_of[v];
-        for (var t = 0u; t < TILE; t++) {
-          sum += scores[v * TILE + t];
+        var sum = part_sum[v * PARTS];
+        for (var part = 1u; part < PARTS; part++) {
+          sum += part_sum[v * PARTS + part];
         }
-        sum_of[v] = sum;
+        sum_of[v] = fma(sum_of[v], factor_of[v], sum);
+        max_of[v] = next_max_of[v];
       }
       let end = min(TILE, last + 1u - tile * TILE);
 #repeat n (TM * G * D / 4 + WS - 1) / WS

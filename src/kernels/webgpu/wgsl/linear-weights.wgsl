@@ -1,0 +1,107 @@
+// Weights as the linear kernels read them, and the innermost part of every sum.
+//
+// Quantised: within a block of 32 inputs the products of codes add up to an exact integer, whatever the order; blocks are added in ascending
+// order as f32: acc + f32(sum) * (weight scale * activation scale), and a minimum as acc + min * (sum of the block's activations).
+// Float: acc = fma(w, x, acc), inputs ascending.
+
+// Index into codes of the first unit of a packed row; its units are TILE apart.
+fn codes_of(row: u32) -> u32 {
+  return (row / TILE) * params.num_blocks * $(FORMAT * 8)u + row % TILE;
+}
+
+#if FORMAT < 16
+// Index into scales of the first word of a packed row; its words are TILE apart.
+fn scales_of(row: u32) -> u32 {
+#if MINS
+  let words = params.num_blocks * $(32 / GROUP)u;
+#else
+  let words = (params.num_blocks * $(32 / GROUP)u + 1u) >> 1u;
+#endif
+  return (row / TILE) * words * TILE + row % TILE;
+}
+
+// Scales of the first and the last 16 inputs of a block, then their minimums.
+fn load_scales(first: u32, block: u32) -> vec4<f32> {
+#if MINS && GROUP == 16
+  let low = unpack2x16float(scales[first + 2u * block * TILE]);
+  let high = unpack2x16float(scales[first + (2u * block + 1u) * TILE]);
+  return vec4<f32>(low.x, high.x, low.y, high.y);
+#endif
+#if MINS && GROUP == 32
+  let pair = unpack2x16float(scales[first + block * TILE]);
+  return pair.xxyy;
+#endif
+#if !MINS && GROUP == 16
+  return vec4<f32>(unpack2x16float(scales[first + block * TILE]), 0.0, 0.0);
+#endif
+#if !MINS && GROUP == 32
+  let pair = unpack2x16float(scales[first + (block >> 1u) * TILE]);
+  return vec4<f32>(select(pair.x, pair.y, (block & 1u) == 1u));
+#endif
+}
+
+#if FORMAT == 4
+// The nibbles of a unit as int8: even inputs, odd inputs.
+fn even_codes(unit: vec4<u32>) -> vec4<u32> {
+  return unit & vec4<u32>(0x0f0f0f0fu);
+}
+
+fn odd_codes(unit: vec4<u32>) -> vec4<u32> {
+  return (unit >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu);
+}
+#endif
+
+fn dot4(a: u32, b: u32) -> i32 {
+#if DOT4
+  return dot4I8Packed(a, b);
+#else
+  let x = bitcast<vec4<i32>>(vec4<u32>(a) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u);
+  let y = bitcast<vec4<i32>>(vec4<u32>(b) << vec4<u32>(24u, 16u, 8u, 0u)) >> vec4<u32>(24u);
+  return x.x * y.x + x.y * y.y + (x.z * y.z + x.w * y.w);
+#endif
+}
+
+fn dot16(a: vec4<u32>, b: vec4<u32>) -> i32 {
+  return dot4(a.x, b.x) + dot4(a.y, b.y) + (dot4(a.z, b.z) + dot4(a.w, b.w));
+}
+
+// acc and a block: its integer sums by half, the weights' scales and minimums, and the last vec4 of the block's activations.
+fn add_block(acc: f32, low: i32, high: i32, weights: vec4<f32>, activations: vec4<u32>) -> f32 {
+  let sums = bitcast<vec3<f32>>(activations.xyz);
+#if GROUP == 16
+  var sum = fma(f32(low), weights.x * sums.x, acc);
+  sum = fma(f32(high), weights.y * sums.x, sum);
+#if MINS
+  sum = fma(weights.z, sums.y, sum);
+  sum = fma(weights.w, sums.z, sum);
+#endif
+#else
+#if FORMAT == 4 && !MINS
+  // A code c means c - 8.
+  var sum = fma(f32(low + high + bitcast<i32>(activations.w)), weights.x * sums.x, acc);
+#else
+  var sum = fma(f32(low + high), weights.x * sums.x, acc);
+#endif
+#if MINS
+  sum = fma(weights.z, sums.y + sums.z, sum);
+#endif
+#endif
+  return sum;
+}
+#else
+
+#if FORMAT == 16
+// The 8 inputs of a unit.
+fn first_quad(unit: vec4<u32>) -> vec4<f32> {
+  return vec4<f32>(unpack2x16float(unit.x), unpack2x16float(unit.y));
+}
+
+fn second_quad(unit: vec4<u32>) -> vec4<f32> {
+  return vec4<f32>(unpack2x16float(unit.z), unpack2x16float(unit.w));
+}
+#endif
+
+fn add_quad(acc: f32, w: vec4<f32>, v: vec4<f32>) -> f32 {
+  return fma(w.w, v.w, fma(w.z, v.z, fma(w.y, v.y, fma(w.x, v.x, acc))));
+}
+#endif

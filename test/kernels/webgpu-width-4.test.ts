@@ -1,3 +1,0 @@
-import { describeWidth } from './webgpu-width.ts'
-
-await describeWidth(4)

@@ -1,3 +1,0 @@
-import { describeWithoutSubgroups } from './webgpu-width.ts'
-
-await describeWithoutSubgroups()
