@@ -26,7 +26,6 @@ export async function benchCpuKernels({ matrices, formats, rowCounts, rounds, th
   for (const relaxedSimd of [true, false]) {
     const backend = await createCpuBackend({
       limits: LIMITS,
-      kernelSet: 'invariant',
       traceKernels: true,
       threads,
       relaxedSimd,

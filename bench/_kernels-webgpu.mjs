@@ -187,8 +187,7 @@ export async function benchWebGpuKernels({ shape, formats, rowCounts, context, r
   const rooflines = []
   const measured = []
   for (const [index, format] of formats.entries()) {
-    const cacheDir = process.env.MINISERVE_CACHE_DIR ?? null
-    const options = { limits, kernelSet: 'invariant', traceKernels: true, cacheDir, retune: false }
+    const options = { limits, traceKernels: true }
     const backend = await createWebGpuBackend(options)
     try {
       if (!backend.info.hasTimestamps) throw new Error(`${backend.info.adapter} has no timestamp queries`)

@@ -22,8 +22,6 @@ async function open(runner, { file, device, threads, prompt, tokens, mostSequenc
     path: file,
     device,
     quantization: 'none',
-    kernelSet: 'invariant',
-    retune: false,
     maxModelLen: blocksPerSequence * BLOCK_SIZE,
     maxNumSeqs: mostSequences,
     maxNumBatchedTokens: 512,

@@ -17,7 +17,6 @@ export function helpText(): string {
     '       miniserve rag index PATH... [flags]     index documents for retrieval',
     '       miniserve trace validate FILE [--level contract|steps|kernels]',
     '       miniserve trace convert FILE --to otlp|tempo|grafana|jaeger',
-    '       miniserve tune [flags]                  measure kernel variants for this adapter',
     '       miniserve --version | --help',
   ]
   for (const [group, title] of GROUPS) {

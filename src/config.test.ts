@@ -77,11 +77,6 @@ describe('parseCommandLine', () => {
     [['--port', '70000'], /--port: expected at most 65535/],
     [['--device', 'gpu'], /--device: expected one of auto, webgpu, cpu, reference, found "gpu"/],
     [['--run-ahead', '2'], /--run-ahead/],
-    ...['auto', 'webgpu', 'cpu', 'reference'].map((device): [string[], RegExp] => [
-      ['--device', device, '--kernel-set', 'fast'],
-      /^--kernel-set: expected invariant \(no backend has proven kernels for fast yet\), found "fast"$/,
-    ]),
-    [['--kernel-set', 'slow'], /--kernel-set: expected one of invariant, fast, found "slow"/],
     [['srve'], /unknown command "srve"/],
     [['trace', 'convert', 'f', '--to', 'xml'], /--to: expected one of otlp/],
     [['--port'], /--port/],

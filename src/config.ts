@@ -24,7 +24,7 @@ export class ConfigError extends Error {
 
 /** What the command line asks for. */
 export interface CommandLine {
-  readonly command: 'serve' | 'rag index' | 'trace validate' | 'trace convert' | 'tune' | 'help' | 'version'
+  readonly command: 'serve' | 'rag index' | 'trace validate' | 'trace convert' | 'help' | 'version'
   readonly positionals: readonly string[]
   readonly config: Config
   /** --level of trace validate. */
@@ -33,7 +33,7 @@ export interface CommandLine {
   readonly to: 'otlp' | 'tempo' | 'grafana' | 'jaeger'
 }
 
-const COMMANDS = ['rag index', 'trace validate', 'trace convert', 'tune'] as const
+const COMMANDS = ['rag index', 'trace validate', 'trace convert'] as const
 
 /**
  * Parses the command line over the environment over the defaults.

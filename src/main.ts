@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 import { type CommandLine, ConfigError, parseCommandLine } from './config.ts'
 import { helpText } from './config-help.ts'
 import { convertTraceFile, validateTraceFile } from './observability/trace-files.ts'
-import { type BuildInfo, indexDocuments, serve, tune } from './serve.ts'
+import { type BuildInfo, indexDocuments, serve } from './serve.ts'
 
 /** Exit codes: 0 done, 1 failed, 2 wrong usage. */
 async function run(commandLine: CommandLine, build: BuildInfo): Promise<number> {
@@ -20,8 +20,6 @@ async function run(commandLine: CommandLine, build: BuildInfo): Promise<number> 
       return serve(commandLine.config, build)
     case 'rag index':
       return indexDocuments(commandLine.config, positionals)
-    case 'tune':
-      return tune(commandLine.config)
     case 'trace validate': {
       const { ok, breaches } = validateTraceFile(oneFile(command, positionals), commandLine.level)
       process.stdout.write(breaches.map((breach) => `${breach}\n`).join(''))

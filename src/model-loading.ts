@@ -100,7 +100,7 @@ async function kvTiersOf(config: Config, modelInfo: ModelInfo, logger: Log): Pro
 }
 
 /** Folder or file of the model, downloaded where it is a hub id, and the name it is served under. Throws ModelError. */
-export async function locateModel(config: Config): Promise<{ path: string; name: string }> {
+async function locateModel(config: Config): Promise<{ path: string; name: string }> {
   if (config.model === null) return { path: BUNDLED_MODEL, name: basename(BUNDLED_MODEL) }
   const { resolveModel } = await import('./engine/weights/hub.ts')
   const progress = createProgress(process.stderr, 'downloading')
@@ -123,8 +123,6 @@ export function modelRequest(config: Config, path: string): ModelRequest {
     path,
     device: config.device,
     quantization: config.quantization,
-    kernelSet: config.kernelSet,
-    retune: config.retune,
     maxModelLen: config.maxModelLen,
     maxNumSeqs: config.maxNumSeqs,
     maxNumBatchedTokens: config.maxNumBatchedTokens,

@@ -6,9 +6,8 @@ import { getRequestListener, RequestError } from '@hono/node-server'
 import { join } from 'node:path'
 import type { Config } from './config.ts'
 import type { Engine } from './engine/request.ts'
-import { createWorkerRunner } from './engine/runner/worker-runner.ts'
 import type { DeviceMemory } from './observability/metrics.ts'
-import { loadEngine, locateModel, modelRequest, MODELS, PACKAGE } from './model-loading.ts'
+import { loadEngine, MODELS, PACKAGE } from './model-loading.ts'
 import { createObservability, type Observability } from './observability/observability.ts'
 import { EventLoopWatch } from './observability/event-loop-watch.ts'
 import { loadPlugins } from './observability/plugins.ts'
@@ -261,18 +260,5 @@ export async function indexDocuments(config: Config, paths: readonly string[]): 
     return await runRagIndex({ rag, paths, index: config.ragIndex }, process.stderr)
   } finally {
     await rag.close()
-  }
-}
-
-/** `miniserve tune`: measures the kernel variants of this adapter and remembers them. */
-export async function tune(config: Config): Promise<number> {
-  const runner = createWorkerRunner()
-  try {
-    const { path } = await locateModel(config)
-    const info = await runner.load({ ...modelRequest(config, path), device: 'webgpu', retune: true })
-    process.stderr.write(`tuned for ${info.device.adapter} (${info.device.driver}); remembered in ${config.cacheDir}\n`)
-    return 0
-  } finally {
-    await runner.close()
   }
 }

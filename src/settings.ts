@@ -50,11 +50,6 @@ const truthy = z
 const oneOf = <const T extends readonly [string, ...string[]]>(values: T) =>
   z.enum(values, { error: `one of ${values.join(', ')}` })
 
-/** Refused here, before a device is chosen: it would be taken on one and not on another. */
-const kernelSet = oneOf(['invariant', 'fast']).refine((value) => value !== 'fast', {
-  error: 'invariant (no backend has proven kernels for fast yet)',
-})
-
 const text = z.string().min(1, 'a value')
 const url = z.string().regex(/^https?:\/\/\S+$/, 'a URL that begins with http:// or https://')
 
@@ -166,17 +161,6 @@ export const schema = z.object({
     flag: 'quantization',
     value: 'none|q8|q4',
     help: 'quantise a float checkpoint on load, in groups of 32',
-    group: 'model',
-  }),
-  kernelSet: field(kernelSet.default('invariant'), {
-    flag: 'kernel-set',
-    value: 'invariant|fast',
-    help: 'fast is for kernels whose rounding depends on the batch; no backend has proven ones yet, and it is refused',
-    group: 'model',
-  }),
-  retune: field(z.boolean().default(false), {
-    flag: 'retune',
-    help: 'measure kernel variants again before serving',
     group: 'model',
   }),
   threads: field(integer(1, 64).nullable().default(null), {

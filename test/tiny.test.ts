@@ -28,8 +28,6 @@ beforeAll(async () => {
     path: MODEL,
     device: 'reference',
     quantization: 'none',
-    kernelSet: 'invariant',
-    retune: false,
     maxModelLen: 512,
     maxNumSeqs: 8,
     maxNumBatchedTokens: 64,

@@ -41,8 +41,6 @@ export function goldenRequest(name: string, overrides: Partial<ModelRequest> = {
     path: goldenPath(name),
     device: 'reference',
     quantization: 'none',
-    kernelSet: 'invariant',
-    retune: false,
     maxModelLen: null,
     maxNumSeqs: 8,
     maxNumBatchedTokens: 72,

@@ -60,9 +60,7 @@ function fingerprintOf(
   for (const { name, dtype, shape } of source.tensors.values()) hash.update(`${name} ${dtype} ${shape.join('x')}\n`)
   hash.update(digest)
   const { kind, adapter, driver, kvFormat } = backend.info
-  hash.update(
-    JSON.stringify([request.quantization, request.kernelSet, request.blockSize, kind, adapter, driver, kvFormat]),
-  )
+  hash.update(JSON.stringify([request.quantization, request.blockSize, kind, adapter, driver, kvFormat]))
   return hash.digest('hex').slice(0, 32)
 }
 
@@ -117,7 +115,7 @@ export async function loadModel(request: ModelRequest, onProgress?: ProgressList
         `--max-num-batched-tokens ${limits.maxRows} is below --max-num-seqs ${limits.maxSequences}: each running sequence needs a token a step`,
       )
     }
-    const options = { limits, kernelSet: request.kernelSet, traceKernels: request.traceKernels }
+    const options = { limits, traceKernels: request.traceKernels }
     const loaded = await loadWeights(() => createBackend(kind, options, request), spec, source, request, onProgress)
     backend = loaded.backend
     const { decoder, facts, notices } = loaded

@@ -14,8 +14,6 @@ export interface ModelRequest {
   readonly path: string
   readonly device: 'auto' | 'webgpu' | 'cpu' | 'reference'
   readonly quantization: 'none' | 'q8' | 'q4'
-  readonly kernelSet: 'invariant' | 'fast'
-  readonly retune: boolean
   /** null: the model's own. */
   readonly maxModelLen: number | null
   readonly maxNumSeqs: number
