@@ -17,6 +17,9 @@ export function helpText(): string {
     '       miniserve rag index PATH... [flags]     index documents for retrieval',
     '       miniserve trace validate FILE [--level contract|steps|kernels]',
     '       miniserve trace convert FILE --to otlp|tempo|grafana|jaeger',
+    '       miniserve eval perplexity FILE [--context N] [flags]',
+    '       miniserve eval choices FILE.jsonl [flags]',
+    '       miniserve bench [-p N] [-n N] [-r N] [--json] [flags]',
     '       miniserve --version | --help',
   ]
   for (const [group, title] of GROUPS) {

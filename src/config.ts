@@ -24,16 +24,25 @@ export class ConfigError extends Error {
 
 /** What the command line asks for. */
 export interface CommandLine {
-  readonly command: 'serve' | 'rag index' | 'trace validate' | 'trace convert' | 'help' | 'version'
+  readonly command: 'serve' | (typeof COMMANDS)[number] | 'help' | 'version'
   readonly positionals: readonly string[]
   readonly config: Config
   /** --level of trace validate. */
   readonly level: 'contract' | 'steps' | 'kernels'
   /** --to of trace convert. */
   readonly to: 'otlp' | 'tempo' | 'grafana' | 'jaeger'
+  /** --context of eval perplexity, in tokens; null: the tool's own. */
+  readonly context: number | null
+  /** -p, -n, -r and --json of bench. */
+  readonly bench: {
+    readonly promptTokens: number
+    readonly newTokens: number
+    readonly repetitions: number
+    readonly isJson: boolean
+  }
 }
 
-const COMMANDS = ['rag index', 'trace validate', 'trace convert'] as const
+const COMMANDS = ['rag index', 'trace validate', 'trace convert', 'eval perplexity', 'eval choices', 'bench'] as const
 
 /**
  * Parses the command line over the environment over the defaults.
@@ -49,6 +58,11 @@ export function parseCommandLine(
     version: { type: 'boolean', short: 'v' },
     level: { type: 'string' },
     to: { type: 'string' },
+    context: { type: 'string' },
+    'prompt-tokens': { type: 'string', short: 'p' },
+    'new-tokens': { type: 'string', short: 'n' },
+    repetitions: { type: 'string', short: 'r' },
+    json: { type: 'boolean' },
   }
   for (const setting of flags) {
     options[setting.flag ?? ''] = { type: setting.isBoolean ? 'boolean' : 'string', multiple: setting.isList }
@@ -81,6 +95,13 @@ export function parseCommandLine(
     config: finish(values, env),
     level: choice('--level', ['contract', 'steps', 'kernels'], parsed.values['level'], 'contract'),
     to: choice('--to', ['otlp', 'tempo', 'grafana', 'jaeger'], parsed.values['to'], 'otlp'),
+    context: parsed.values['context'] === undefined ? null : count('--context', 2, parsed.values['context']),
+    bench: {
+      promptTokens: count('-p', 0, parsed.values['prompt-tokens'] ?? '512'),
+      newTokens: count('-n', 0, parsed.values['new-tokens'] ?? '128'),
+      repetitions: count('-r', 1, parsed.values['repetitions'] ?? '5'),
+      isJson: parsed.values['json'] === true,
+    },
   }
 }
 
@@ -125,6 +146,14 @@ function choice<const T extends string>(flag: string, allowed: readonly T[], val
   if (value === undefined) return fallback
   const found = allowed.find((candidate) => candidate === value)
   if (!found) throw new ConfigError(`${flag}: expected one of ${allowed.join(', ')}, found ${JSON.stringify(value)}`)
+  return found
+}
+
+function count(flag: string, least: number, value: ParsedValue): number {
+  const found = typeof value === 'string' && /^\d{1,7}$/.test(value) ? Number(value) : -1
+  if (found < least) {
+    throw new ConfigError(`${flag}: expected a whole number of at least ${least}, found ${JSON.stringify(value)}`)
+  }
   return found
 }
 

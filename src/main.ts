@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import { type CommandLine, ConfigError, parseCommandLine } from './config.ts'
 import { helpText } from './config-help.ts'
 import { convertTraceFile, validateTraceFile } from './observability/trace-files.ts'
+import { benchmark, evaluate } from './model-commands.ts'
 import { type BuildInfo, indexDocuments, serve } from './serve.ts'
 
 /** Exit codes: 0 done, 1 failed, 2 wrong usage. */
@@ -20,6 +21,11 @@ async function run(commandLine: CommandLine, build: BuildInfo): Promise<number> 
       return serve(commandLine.config, build)
     case 'rag index':
       return indexDocuments(commandLine.config, positionals)
+    case 'eval perplexity':
+    case 'eval choices':
+      return evaluate(commandLine, oneFile(command, positionals))
+    case 'bench':
+      return benchmark(commandLine)
     case 'trace validate': {
       const { ok, breaches } = validateTraceFile(oneFile(command, positionals), commandLine.level)
       process.stdout.write(breaches.map((breach) => `${breach}\n`).join(''))
@@ -58,7 +64,15 @@ try {
   // One line for people; the stack only when it is a bug of ours.
   const isExpected =
     error instanceof Error &&
-    ['ConfigError', 'ModelError', 'RagError', 'TraceFormatError', 'StartError', 'PluginError'].includes(error.name)
+    [
+      'ConfigError',
+      'ModelError',
+      'RagError',
+      'TraceFormatError',
+      'StartError',
+      'PluginError',
+      'EvaluationError',
+    ].includes(error.name)
   process.stderr.write(
     `miniserve: ${isExpected ? error.message : error instanceof Error ? error.stack : String(error)}\n`,
   )

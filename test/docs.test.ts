@@ -24,7 +24,15 @@ describe.each(documents)('%s', (path) => {
   })
 
   it('names only flags that exist', () => {
-    const known = new Set([...SETTINGS.flatMap((setting) => setting.flag ?? []), 'help', 'version', 'level', 'to'])
+    const known = new Set([
+      ...SETTINGS.flatMap((setting) => setting.flag ?? []),
+      'help',
+      'version',
+      'level',
+      'to',
+      'context',
+      'json',
+    ])
     const lines = text.split('\n').filter((line) => /miniserve|npm start|`--/.test(line))
     const flags = lines.flatMap((line) =>
       [...line.matchAll(/(?<![\w-])--([a-z][a-z0-9-]+)/g)].map(([, flag = '']) => flag),

@@ -1,0 +1,184 @@
+/**
+ * How well a model predicts: perplexity of a text, and accuracy over questions with given answers. Both run on the engine as it serves,
+ * so that they also tell what a quantisation or a kernel costs.
+ */
+import { readFile } from 'node:fs/promises'
+import { z } from 'zod'
+import type { Engine, GenerationRequest } from './engine/request.ts'
+
+/** A file that cannot be evaluated: names the file and line, what was expected and what was found. */
+export class EvaluationError extends Error {
+  override readonly name = 'EvaluationError'
+}
+
+export interface Perplexity {
+  readonly perplexity: number
+  /** Tokens that were scored. */
+  readonly tokens: number
+  readonly seconds: number
+}
+
+export interface ChoicesResult {
+  /** Share of items whose right choice has the greatest log-probability. */
+  readonly accuracy: number
+  /** The same by log-probability per byte of the choice, as lm-evaluation-harness's acc_norm. */
+  readonly accuracy_norm: number
+  readonly items: number
+}
+
+/** llama.cpp's default. */
+const DEFAULT_CONTEXT = 512
+
+/** A request that scores its prompt and generates nothing. */
+const scoringRequest = (ids: readonly number[]): GenerationRequest => ({
+  requestId: 'eval',
+  prompts: [{ ids }],
+  n: 1,
+  maxTokens: 0,
+  minTokens: 0,
+  sampling: {
+    temperature: 0,
+    topK: 0,
+    topP: 1,
+    minP: 0,
+    seed: 0,
+    presencePenalty: 0,
+    frequencyPenalty: 0,
+    repetitionPenalty: 1,
+    logitBias: null,
+  },
+  stop: [],
+  stopTokenIds: [],
+  includeStopString: false,
+  ignoreEos: true,
+  logprobs: -1,
+  promptLogprobs: 0,
+  structured: null,
+  cacheSalt: 'eval',
+  priority: 0,
+  deadlineMs: null,
+})
+
+/** Log-probability of each token given those before it; entry 0 belongs to token 1. */
+async function scoreTokens(engine: Engine, ids: readonly number[]): Promise<number[]> {
+  const scores: number[] = []
+  for await (const event of engine.submit(scoringRequest(ids), new AbortController().signal)) {
+    if (event.type !== 'promptLogprobs') continue
+    for (const entry of event.entries.slice(1)) scores.push(entry?.detail.logprob ?? -Infinity)
+  }
+  return scores
+}
+
+function encode(engine: Engine, text: string, addSpecialTokens: boolean): readonly number[] {
+  const ids = engine.encode({ text }, { addSpecialTokens })
+  if (ids === null) throw new EvaluationError('--engine-url: expected a model of this process, found a remote engine')
+  return ids
+}
+
+async function readText(path: string): Promise<string> {
+  try {
+    return await readFile(path, 'utf8')
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? String(error.code) : String(error)
+    throw new EvaluationError(`${path}: cannot be read (${code})`, { cause: error })
+  }
+}
+
+/**
+ * Perplexity of a text: exp of the mean negative log-likelihood per token. The text is cut into windows of `context` tokens, each begins
+ * with the model's BOS token where it has one, and the second half of each window is scored (llama.cpp's perplexity tool). A text of less
+ * than two windows is one window, scored from its second token.
+ * @throws EvaluationError for a file that cannot be read or has fewer than two tokens.
+ */
+export async function measurePerplexity(
+  engine: Engine,
+  path: string,
+  context: number | null,
+  onProgress: (done: number, total: number) => void,
+): Promise<Perplexity> {
+  const startedMs = performance.now()
+  const ids = encode(engine, await readText(path), false)
+  const window = Math.min(context ?? DEFAULT_CONTEXT, engine.maxModelLen)
+  const prefix = encode(engine, '', true)
+  const isShort = ids.length < 2 * window
+  const size = isShort ? Math.min(ids.length, engine.maxModelLen - prefix.length) : window - prefix.length
+  if (size < 2) throw new EvaluationError(`${path}: expected at least two tokens of text, found ${ids.length}`)
+  const numWindows = isShort ? 1 : Math.floor(ids.length / size)
+  let sum = 0
+  let tokens = 0
+  for (let i = 0; i < numWindows; i++) {
+    const scores = await scoreTokens(engine, [...prefix, ...ids.slice(i * size, (i + 1) * size)])
+    const counted = isShort ? scores.slice(prefix.length === 0 ? 0 : prefix.length - 1) : scores.slice(window / 2)
+    sum += counted.reduce((total, score) => total + score, 0)
+    tokens += counted.length
+    onProgress(i + 1, numWindows)
+  }
+  return { perplexity: Math.exp(-sum / tokens), tokens, seconds: (performance.now() - startedMs) / 1000 }
+}
+
+const item = z
+  .object({
+    prompt: z.string(),
+    choices: z.array(z.string().min(1)).min(2),
+    answer: z.int().min(0),
+  })
+  .refine(({ choices, answer }) => answer < choices.length, {
+    path: ['answer'],
+    error: 'the index of one of the choices',
+  })
+
+/**
+ * Accuracy over a file of JSON lines {prompt, choices, answer}: the choice with the greatest log-probability after the prompt is the
+ * model's answer. White space at the end of a prompt belongs to the choice, as tokenizers have it.
+ * @throws EvaluationError naming the line at fault.
+ */
+export async function measureChoices(
+  engine: Engine,
+  path: string,
+  onProgress: (done: number, total: number) => void,
+): Promise<ChoicesResult> {
+  const lines = (await readText(path)).split('\n').filter((line) => line.trim() !== '')
+  const items = lines.map((line, i) => parseItem(line, `${path}:${i + 1}`))
+  if (items.length === 0) throw new EvaluationError(`${path}: expected JSON lines, found none`)
+  let numRight = 0
+  let numRightByByte = 0
+  for (const [i, { prompt, choices, answer }] of items.entries()) {
+    const scores: number[] = []
+    for (const choice of choices) scores.push(await scoreContinuation(engine, prompt, choice))
+    const byByte = scores.map((score, j) => score / Buffer.byteLength(choices[j] ?? ''))
+    if (indexOfGreatest(scores) === answer) numRight++
+    if (indexOfGreatest(byByte) === answer) numRightByByte++
+    onProgress(i + 1, items.length)
+  }
+  return { accuracy: numRight / items.length, accuracy_norm: numRightByByte / items.length, items: items.length }
+}
+
+function parseItem(line: string, where: string): z.output<typeof item> {
+  let value: unknown
+  try {
+    value = JSON.parse(line)
+  } catch (error) {
+    throw new EvaluationError(`${where}: expected a JSON object, found something else`, { cause: error })
+  }
+  const parsed = item.safeParse(value)
+  if (parsed.success) return parsed.data
+  const [issue] = parsed.error.issues
+  throw new EvaluationError(
+    `${where}: expected {prompt, choices, answer}; ${issue?.path.join('.') || 'the line'}: ${issue?.message ?? 'does not fit'}`,
+  )
+}
+
+async function scoreContinuation(engine: Engine, prompt: string, choice: string): Promise<number> {
+  const text = prompt.trimEnd()
+  const before = encode(engine, text, true)
+  const whole = encode(engine, text + prompt.slice(text.length) + choice, true)
+  if (whole.length > engine.maxModelLen) {
+    throw new EvaluationError(
+      `expected at most ${engine.maxModelLen} tokens of prompt and choice, found ${whole.length}`,
+    )
+  }
+  const scores = await scoreTokens(engine, whole)
+  return scores.slice(Math.max(before.length - 1, 0)).reduce((sum, score) => sum + score, 0)
+}
+
+const indexOfGreatest = (values: readonly number[]): number => values.indexOf(Math.max(...values))
