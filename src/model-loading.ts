@@ -8,8 +8,8 @@ import { loadChatTemplate } from './engine/chat/chat-template.ts'
 import { createEngine } from './engine/engine.ts'
 import type { KvTiers } from './engine/kv-tiers.ts'
 import type { Engine } from './engine/request.ts'
-import { ModelError, type ModelInfo, type ModelRequest } from './engine/runner/runner.ts'
-import { createWorkerRunner } from './engine/runner/worker-runner.ts'
+import { ModelError, type ModelInfo, type ModelRequest, RunnerError } from './engine/runner/runner.ts'
+import { createLastingRunner } from './engine/runner/worker-runner.ts'
 import { loadSamplingDefaults, type SamplingDefaults } from './engine/sampling-defaults.ts'
 import { loadTokenizer } from './engine/tokenizer.ts'
 import type { Log } from './observability/logging.ts'
@@ -30,8 +30,8 @@ export interface Loaded {
   readonly promptTemplate: PromptTemplate | null
 }
 
-/** The engine that the configuration asks for. Throws ModelError for a checkpoint, or another engine, that cannot serve. */
-export async function loadEngine(config: Config, logger: Log): Promise<Loaded> {
+/** The engine that the configuration asks for. `onFatal` is told when it cannot run and a first attempt to mend that failed. Throws ModelError for a checkpoint, or another engine, that cannot serve. */
+export async function loadEngine(config: Config, logger: Log, onFatal: (reason: string) => void): Promise<Loaded> {
   const onError = (where: string, error: unknown) => logger.error('engine.problem', { where, error })
   if (config.engineUrl !== null) {
     const { createRemoteEngine } = await import('./engine/remote.ts')
@@ -45,7 +45,7 @@ export async function loadEngine(config: Config, logger: Log): Promise<Loaded> {
   }
   const { path, name } = await locateModel(config)
   const progress = createProgress(process.stderr, 'loading weights')
-  const runner = createWorkerRunner()
+  const runner = createLastingRunner()
   try {
     const modelInfo = await runner.load(modelRequest(config, path), progress.update)
     for (const notice of modelInfo.notices) logger.warn(notice)
@@ -73,6 +73,12 @@ export async function loadEngine(config: Config, logger: Log): Promise<Loaded> {
         maxQueuedTokens: config.maxQueuedTokens,
         toolCallParser: config.toolCallParser,
         onError,
+        onProblem: (problem) => {
+          if (problem === null) logger.info('engine.recovered')
+          else
+            logger.error('engine.problem', { where: 'runner', error: new RunnerError('device_lost', problem.reason) })
+          if (problem?.isFatal === true) onFatal(problem.reason)
+        },
       },
     })
     return { engine, samplingDefaults, promptTemplate }

@@ -113,9 +113,16 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   const connections = trackConnections(server)
   let engine: Engine | null = null
   let hasFailed = false
+  let onFatal: (reason: string) => void = () => {}
   try {
     const url = await listen(server, config)
-    const loading = loadEngine(config, logger)
+    const fatal = new Promise<never>((_, reject) => {
+      onFatal = (reason) => {
+        if (config.onFatal === 'exit') reject(new StartError(`the engine cannot go on: ${reason}`))
+      }
+    })
+    fatal.catch(() => {})
+    const loading = loadEngine(config, logger, (reason) => onFatal(reason))
     // A signal while a large model loads must not wait for it.
     const loaded = await Promise.race([loading, stop.requested])
     if (loaded === 'stop') return 0
@@ -125,7 +132,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     logger.info('server.ready', { url, model: engine.modelName, device: engine.modelInfo?.device.kind ?? 'remote' })
     process.stderr.write(`${readyLine(url, engine, performance.now() - startedMs)}\n`)
     void rag.warm()
-    await stop.requested
+    await Promise.race([stop.requested, fatal])
     return 0
   } catch (error) {
     hasFailed = true

@@ -197,6 +197,12 @@ export const schema = z.object({
     help: 'tokens a KV block',
     group: 'engine',
   }),
+  onFatal: field(oneOf(['restart', 'exit']).default('restart'), {
+    flag: 'on-fatal',
+    value: 'restart|exit',
+    help: 'what follows when the device or its thread cannot go on: restart (with growing pauses; /ready is 503 meanwhile) or exit with code 1',
+    group: 'engine',
+  }),
   numKvBlocks: field(integer(2, 10_000_000).nullable().default(null), {
     flag: 'num-kv-blocks',
     value: 'N',

@@ -18,7 +18,7 @@ import { RequestStream } from './request-stream.ts'
 import { EngineError } from './request.ts'
 import type { Engine, EngineStats, GenerationRequest, GenerationStream, PromptInput } from './request.ts'
 import { MAX_DRAFT_TOKENS, RunnerError } from './runner/runner.ts'
-import type { ModelInfo, Runner, StepResult } from './runner/runner.ts'
+import type { ModelInfo, Runner, RunnerProblem, StepResult } from './runner/runner.ts'
 import { Scheduler } from './scheduler.ts'
 import type { Sequence } from './sequence.ts'
 import { SequenceFault } from './step-draft.ts'
@@ -44,6 +44,8 @@ export interface EngineOptions {
   readonly toolCallParser?: ToolCallParserName
   /** Told of what must not stop the loop: a subscriber that throws, a failed step. */
   readonly onError?: (where: string, error: unknown) => void
+  /** Told when no step can run, and with null when steps run again. */
+  readonly onProblem?: (problem: RunnerProblem | null) => void
 }
 
 export interface EngineParts {
@@ -92,6 +94,9 @@ class LocalEngine implements Engine {
   readonly #idleListeners: (() => void)[] = []
   #state: 'running' | 'draining' | 'closed' = 'running'
   #lastDeliveredMs = 0
+  /** The pool that the last step ran on; null: the next step tells. */
+  #poolId: number | null = 0
+  #problem: RunnerProblem | null = null
   /** Something changed since the loop last looked; `#wake` ends its sleep. */
   #isSignalled = false
   #wake: () => void = () => {}
@@ -108,6 +113,10 @@ class LocalEngine implements Engine {
     this.maxModelLen = Math.min(modelInfo.maxModelLen, modelInfo.numKvBlocks * blockSize)
     this.tokenizerName = tokenizer.name
     const onError = (where: string, error: unknown) => options.onError?.(where, error)
+    runner.onProblem?.((problem) => {
+      this.#problem = problem
+      options.onProblem?.(problem)
+    })
     const bus = new EventBus((subscriber, error) => onError(`subscriber ${subscriber}`, error))
     const scheduler = new Scheduler({
       blockSize,
@@ -126,7 +135,16 @@ class LocalEngine implements Engine {
     this.#kv =
       kvTiers === null || kvTiers === undefined
         ? null
-        : new KvTransfer({ tiers: kvTiers, runner, bus, blockSize, blockBytes, onError, onLoaded })
+        : new KvTransfer({
+            tiers: kvTiers,
+            runner,
+            bus,
+            blockSize,
+            blockBytes,
+            poolId: () => this.#poolId,
+            onError,
+            onLoaded,
+          })
     const requests = new ActiveRequests({ scheduler, bus, kv: this.#kv, onEnd: () => this.#onRequestEnd() })
     this.#requests = requests
     this.#masks = new MaskQueue({
@@ -151,6 +169,10 @@ class LocalEngine implements Engine {
       refuseUnlessRunning: () => this.#refuseUnlessRunning(),
     })
     this.#delivery = new Delivery({ scheduler, requests, masks: this.#masks, bus, counts: this.#counts, onError })
+  }
+
+  get problem(): string | null {
+    return this.#problem?.reason ?? null
   }
 
   encode(prompt: PromptInput, options: { readonly addSpecialTokens?: boolean } = {}): readonly number[] {
@@ -200,6 +222,7 @@ class LocalEngine implements Engine {
       numBlocks,
       numFreeBlocks,
       ...this.#counts,
+      ...(this.#kv === null ? {} : { kvOperations: this.#kv.counts }),
     }
   }
 
@@ -261,8 +284,13 @@ class LocalEngine implements Engine {
   }
 
   #refuseUnlessRunning(): void {
-    if (this.#state === 'running') return
-    throw new EngineError('draining', 'the server is shutting down and takes no new requests')
+    if (this.#state !== 'running') {
+      throw new EngineError('draining', 'the server is shutting down and takes no new requests')
+    }
+    // What is mended at the first try only takes a little longer.
+    if (this.#problem?.isFatal === true) {
+      throw new EngineError('device_lost', `the engine cannot run at the moment: ${this.#problem.reason}`)
+    }
   }
 
   /** Schedules, runs and delivers one step. False: there was nothing to do. */
@@ -275,6 +303,7 @@ class LocalEngine implements Engine {
       if (oldest === undefined) return false
       delivering = oldest.step
       const result = await oldest.result
+      this.#checkPool(result)
       const atMs = performance.now()
       const startMs = Math.max(oldest.submittedMs, this.#lastDeliveredMs)
       this.#lastDeliveredMs = atMs
@@ -286,6 +315,14 @@ class LocalEngine implements Engine {
       await this.#failSteps(error, culpritOf(error, delivering))
     }
     return true
+  }
+
+  /** Throws RunnerError where the pool was replaced without a failed step: while nothing ran, or under a read of blocks. */
+  #checkPool({ poolId = 0 }: StepResult): void {
+    if (this.#poolId !== null && poolId !== this.#poolId) {
+      throw new RunnerError('device_lost', 'the device was replaced between two steps')
+    }
+    this.#poolId = poolId
   }
 
   /** Plans and submits as many steps as may be in flight. */
@@ -308,6 +345,7 @@ class LocalEngine implements Engine {
    */
   async #failSteps(error: unknown, culprit: Sequence | null): Promise<void> {
     if (!this.#isClosed()) this.#options.onError?.('step', error)
+    this.#poolId = null
     await settled(this.#inFlight.splice(0).map(({ result }) => result))
     if (culprit !== null) {
       this.#scheduler.invalidate()

@@ -105,14 +105,18 @@ export interface KvSubmittedEvent extends RequestEvent {
   readonly numBlocks: number
 }
 
-/** The work ended, however it ended (published in a `finally`). */
+/** The work ended, however it ended (published in a `finally`); a store when its blocks are on disk, where there is a disk tier. */
 export interface KvDoneEvent extends RequestEvent {
   readonly type: 'kvDone'
   readonly operationId: number
   readonly operation: 'lookup' | 'retrieve' | 'disk_read' | 'store'
+  /** Blocks really found, moved or kept; `bytes` are theirs. */
   readonly numBlocks: number
   readonly bytes: number
+  /** False when less was done than was submitted: the rest is computed, or not kept. */
   readonly ok: boolean
+  /** A short code of the first thing that failed (a system error's, device_lost, incomplete, too_many_writes); absent when ok. */
+  readonly errorType?: string
 }
 
 /** A step ran. Published for every step, with the requests it served. */

@@ -135,7 +135,7 @@ describe('an engine with tiers', () => {
     })
     const events: EngineEvent[] = []
     engine.subscribe({ name: 'test', onEvent: (event) => events.push(event) })
-    return { engine, events }
+    return { engine, events, runner }
   }
 
   const kvOf = (events: readonly EngineEvent[]) =>
@@ -189,6 +189,47 @@ describe('an engine with tiers', () => {
     await salted.engine.close()
   })
 
+  it('keeps nothing of a pool that was lost, and serves nothing of it', async () => {
+    const { engine, events, runner } = await start({ directory, hostMemoryBytes: 1 << 16 })
+    const cold = await collect(engine, request({ prompts: [{ text: prompt }] }))
+    // Replaced without a failed step: the next one tells, and is not counted.
+    runner.losePool()
+    const hit = await collect(engine, request({ prompts: [{ text: `${prompt}more` }] })).catch(
+      (error: unknown) => error,
+    )
+    expect(hit).toMatchObject({ code: 'device_lost' })
+    const again = await collect(engine, request({ prompts: [{ text: prompt }] }))
+    expect(again.tokenIds).toEqual(cold.tokenIds)
+    // Lost when its last token is there and its blocks are about to be read.
+    events.length = 0
+    const stream = engine.submit(
+      request({ prompts: [{ text: 'another prompt of some length' }] }),
+      new AbortController().signal,
+    )
+    for await (const event of stream) if (event.type === 'finished') runner.losePool()
+    await engine.close()
+    const stored = kvOf(events).filter((event) => event.type === 'kvDone' && event.operation === 'store')
+    expect(stored.length).toBeGreaterThan(0)
+    const second = await start({ directory })
+    const fresh = await collect(second.engine, request({ prompts: [{ text: 'another prompt of some length' }] }))
+    const { engine: plain } = await start({ hostMemoryBytes: 1 << 16 })
+    const expected = await collect(plain, request({ prompts: [{ text: 'another prompt of some length' }] }))
+    expect(fresh.tokenIds).toEqual(expected.tokenIds)
+    await Promise.all([second.engine.close(), plain.close()])
+  })
+
+  it('says what was not written, and why', async () => {
+    const { engine, events } = await start({ directory })
+    const folder = await folderOf()
+    await rm(folder, { recursive: true })
+    await writeFile(folder, 'a file where the folder was')
+    await collect(engine, request({ prompts: [{ text: prompt }] }))
+    await engine.close()
+    const done = kvOf(events).find((event) => event.type === 'kvDone' && event.operation === 'store')
+    expect(done).toMatchObject({ ok: false, errorType: 'ENOTDIR', numBlocks: 0, bytes: 0 })
+    expect(engine.stats().kvOperations).toContainEqual({ operation: 'store', outcome: 'error', count: 1, bytes: 0 })
+  })
+
   it('computes what a damaged file does not give', async () => {
     const first = await start({ directory })
     const cold = await collect(first.engine, request({ prompts: [{ text: prompt }] }))
@@ -200,6 +241,11 @@ describe('an engine with tiers', () => {
     expect(again.tokenIds).toEqual(cold.tokenIds)
     expect(counted(again)?.numCachedTokens).toBe(0)
     await second.engine.close()
+    const failed = kvOf(second.events).filter((event) => event.type === 'kvDone' && event.operation !== 'lookup')
+    expect(failed.slice(0, 2)).toMatchObject([
+      { operation: 'disk_read', ok: false, numBlocks: 0, bytes: 0, errorType: 'incomplete' },
+      { operation: 'retrieve', ok: false, numBlocks: 0, bytes: 0, errorType: 'incomplete' },
+    ])
     expect(second.engine.stats().numFreeBlocks).toBe(64)
   })
 })

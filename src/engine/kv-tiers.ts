@@ -101,27 +101,45 @@ export class KvTiers {
     return this.#host.has(hash)
   }
 
-  /** Keeps a block. The disk's copy is written in the background, or not at all when too many wait. */
-  put(block: StoredBlock): void {
+  /**
+   * Keeps a block: in host memory at once; on disk, where there is a disk tier, when the promise resolves: with null, or with a short code of why it
+   * is not there.
+   */
+  put(block: StoredBlock): Promise<string | null> | string | null {
     this.#putInHost(block)
-    if (this.#folder === null || this.#disk.has(block.hash) || this.#isClosed) return
-    if (this.#numPendingWrites >= MAX_PENDING_WRITES) return
+    if (this.#folder === null || this.#disk.has(block.hash)) return null
+    if (this.#isClosed) return 'closed'
+    if (this.#numPendingWrites >= MAX_PENDING_WRITES) return 'too_many_writes'
     this.#numPendingWrites++
-    this.#enqueue(async () => {
+    return this.#enqueue(async () => {
       this.#numPendingWrites--
       await this.#write(block)
     })
   }
 
-  /** The block of this name, if it is there, whole, and has this parent and these tokens. */
+  /** The block of this name if host memory has it, with this parent and these tokens. */
+  getFromHost(hash: BlockHash, parent: BlockHash, tokens: Int32Array): Uint8Array | null {
+    return this.#use(this.#host.get(hash) ?? null, parent, tokens)
+  }
+
+  /** The block of this name if it is on disk, whole, and has this parent and these tokens. */
+  async getFromDisk(hash: BlockHash, parent: BlockHash, tokens: Int32Array): Promise<Uint8Array | null> {
+    return this.#use(await this.#read(hash), parent, tokens)
+  }
+
+  /** The block of this name, from wherever it is. */
   async get(hash: BlockHash, parent: BlockHash, tokens: Int32Array): Promise<Uint8Array | null> {
-    const block = this.#host.get(hash) ?? (await this.#read(hash))
+    return this.getFromHost(hash, parent, tokens) ?? this.getFromDisk(hash, parent, tokens)
+  }
+
+  /** The newest of both tiers from now on; null where the name stands for something else. */
+  #use(block: StoredBlock | null, parent: BlockHash, tokens: Int32Array): Uint8Array | null {
     if (block === null || block.parent !== parent || !isEqual(block.tokens, tokens)) return null
     this.#putInHost(block)
-    const size = this.#disk.get(hash)
+    const size = this.#disk.get(block.hash)
     if (size !== undefined) {
-      this.#disk.delete(hash)
-      this.#disk.set(hash, size)
+      this.#disk.delete(block.hash)
+      this.#disk.set(block.hash, size)
     }
     return block.bytes
   }
@@ -167,13 +185,21 @@ export class KvTiers {
   #discard(hash: BlockHash): void {
     this.#diskBytes -= this.#disk.get(hash) ?? 0
     this.#disk.delete(hash)
-    this.#enqueue(() => rm(this.#path(hash), { force: true }))
+    void this.#enqueue(() => rm(this.#path(hash), { force: true }))
   }
 
-  #enqueue(work: () => Promise<void>): void {
-    this.#writes = this.#writes.then(work).catch((error: unknown) => {
-      this.#options.onLog('kv_tier.disk_failed', { reason: reasonOf(error) })
-    })
+  /** After what was enqueued before. Null, or why it failed; never rejects. */
+  #enqueue(work: () => Promise<void>): Promise<string | null> {
+    const done = this.#writes.then(work).then(
+      () => null,
+      (error: unknown) => {
+        const reason = reasonOf(error)
+        this.#options.onLog('kv_tier.disk_failed', { reason })
+        return reason
+      },
+    )
+    this.#writes = done.then(() => {})
+    return done
   }
 
   async #write(block: StoredBlock): Promise<void> {

@@ -7,7 +7,9 @@ import type { EventBus } from './event-bus.ts'
 import type { KvDoneEvent } from './events.ts'
 import type { KvTiers, StoredBlock } from './kv-tiers.ts'
 import type { BlockHash, PrefixMatch } from './prefix-cache.ts'
+import { RunnerError } from './runner/runner.ts'
 import type { Runner } from './runner/runner.ts'
+import type { KvOperationCount } from './request.ts'
 import type { Scheduler } from './scheduler.ts'
 import type { Sequence } from './sequence.ts'
 
@@ -17,23 +19,60 @@ export interface KvTransferParts {
   readonly bus: EventBus
   readonly blockSize: number
   readonly blockBytes: number
+  /** The pool that holds what was computed; null: none that is known. */
+  readonly poolId: () => number | null
   readonly onError: (where: string, error: unknown) => void
   /** A waiting sequence can be scheduled now. */
   readonly onLoaded: () => void
 }
 
+/** A block to fetch: its name and what it has to hold. */
+type WantedBlock = Omit<StoredBlock, 'bytes'>
+
+/** A block to keep, and where it is. */
+type PooledBlock = WantedBlock & { readonly block: number }
+
+interface Retrieval {
+  readonly scheduler: Scheduler
+  readonly sequence: Sequence
+  readonly wanted: readonly WantedBlock[]
+  /** Where they are to go. */
+  readonly blocks: readonly number[]
+  /** What they continue. */
+  readonly held: readonly number[]
+  readonly pool: number
+}
+
+/** An operation under way. */
+interface Operation {
+  /** Not everything was done: the error, or a short code. The first counts. */
+  fail(cause: unknown): void
+  /** What was done of it. */
+  end(numBlocks: number, bytes: number): void
+}
+
+const MAX_BYTES_PER_CALL = 32 << 20
+
 export class KvTransfer {
   readonly #parts: KvTransferParts
   readonly #inFlight = new Set<Promise<void>>()
   #numOperations = 0
+  readonly #counts = new Map<string, { -readonly [K in keyof KvOperationCount]: KvOperationCount[K] }>()
 
   constructor(parts: KvTransferParts) {
     this.#parts = parts
   }
 
+  /** What has ended so far. */
+  get counts(): readonly KvOperationCount[] {
+    return [...this.#counts.values()]
+  }
+
   /** Starts to fetch what the pool does not hold of a waiting sequence; false when the tiers have nothing of it. */
   prefetch(scheduler: Scheduler, sequence: Sequence, match: PrefixMatch): boolean {
     if (sequence.isKvLookedUp || sequence.cacheRoot === null || match.missReason === 'disabled') return false
+    const pool = this.#parts.poolId()
+    if (pool === null) return false
     sequence.isKvLookedUp = true
     const wanted = this.#lookup(sequence, match.blocks.length)
     if (wanted.length === 0) return false
@@ -41,16 +80,17 @@ export class KvTransfer {
     const blocks = scheduler.reserve(match.blocks, wanted.length)
     if (blocks === null) return false
     sequence.isLoadingKv = true
-    this.#track(this.#retrieve(scheduler, sequence, wanted, blocks, match.blocks))
+    this.#track(this.#retrieve({ scheduler, sequence, wanted, blocks, held: match.blocks, pool }))
     return true
   }
 
   /** Keeps the full blocks of a sequence that ends. Call while it still has them. */
   store(sequence: Sequence): void {
-    const { tiers, blockSize } = this.#parts
+    const { tiers, blockSize, poolId } = this.#parts
     const { cacheRoot, blockHashes, tokens, blockTable } = sequence
-    if (cacheRoot === null) return
-    const kept: (Omit<StoredBlock, 'bytes'> & { readonly block: number })[] = []
+    const pool = poolId()
+    if (cacheRoot === null || pool === null) return
+    const kept: PooledBlock[] = []
     for (let i = 0; i < sequence.numPublishedBlocks; i++) {
       const hash = blockHashes[i] ?? ''
       if (tiers.has(hash)) continue
@@ -61,7 +101,7 @@ export class KvTransfer {
         block: blockTable.at(i),
       })
     }
-    if (kept.length > 0) this.#track(this.#store(sequence.requestId, kept))
+    if (kept.length > 0) this.#track(this.#store(sequence.requestId, kept, pool))
   }
 
   /** When everything in flight has ended. */
@@ -69,11 +109,11 @@ export class KvTransfer {
     while (this.#inFlight.size > 0) await Promise.all(this.#inFlight)
   }
 
-  #lookup(sequence: Sequence, from: number): { hash: BlockHash; parent: BlockHash; tokens: Int32Array }[] {
+  #lookup(sequence: Sequence, from: number): WantedBlock[] {
     const { tiers, blockSize } = this.#parts
     const { blockHashes, cacheRoot, tokens } = sequence
-    const wanted: { hash: BlockHash; parent: BlockHash; tokens: Int32Array }[] = []
-    const end = this.#begin(sequence.requestId, 'lookup', 0)
+    const wanted: WantedBlock[] = []
+    const operation = this.#begin(sequence.requestId, 'lookup', 0)
     try {
       const numCandidates = Math.floor((tokens.length - 1) / blockSize)
       for (let i = from; i < numCandidates; i++) {
@@ -85,94 +125,140 @@ export class KvTransfer {
           tokens: tokens.slice(i * blockSize, (i + 1) * blockSize),
         })
       }
+    } catch (error) {
+      operation.fail(error)
+      throw error
     } finally {
-      end(wanted.length, 0, true)
+      operation.end(wanted.length, 0)
     }
     return wanted
   }
 
-  async #retrieve(
-    scheduler: Scheduler,
-    sequence: Sequence,
-    wanted: readonly { hash: BlockHash; parent: BlockHash; tokens: Int32Array }[],
-    blocks: readonly number[],
-    held: readonly number[],
-  ): Promise<void> {
+  async #retrieve(retrieval: Retrieval): Promise<void> {
+    const { scheduler, sequence, wanted, blocks, held, pool } = retrieval
     const { runner, blockBytes, onLoaded } = this.#parts
     const { requestId } = sequence
-    const end = this.#begin(requestId, 'retrieve', wanted.length)
-    const generation = scheduler.generation
+    const operation = this.#begin(requestId, 'retrieve', wanted.length)
+    const { generation } = scheduler
     let numLoaded = 0
     try {
       const found = await this.#read(requestId, wanted)
-      const bytes = new Uint8Array(found.length * blockBytes)
-      for (const [i, each] of found.entries()) bytes.set(each, i * blockBytes)
-      if (found.length > 0) await runner.writeBlocks(blocks.slice(0, found.length), bytes)
+      if (found.length < wanted.length) operation.fail('incomplete')
+      const written: Promise<void>[] = []
+      for (let i = 0; i < found.length; i += this.#blocksPerCall) {
+        const piece = found.slice(i, i + this.#blocksPerCall)
+        const bytes = new Uint8Array(piece.length * blockBytes)
+        for (const [j, each] of piece.entries()) bytes.set(each, j * blockBytes)
+        written.push(runner.writeBlocks(blocks.slice(i, i + piece.length), bytes, pool))
+      }
+      await Promise.all(written)
       // A pool that was lost meanwhile may have been lost after the write.
-      if (scheduler.generation === generation) {
+      if (scheduler.generation !== generation) operation.fail('device_lost')
+      else {
         for (const [i, { hash, parent, tokens }] of wanted.slice(0, found.length).entries()) {
           scheduler.cache.publish(blocks[i] ?? -1, hash, parent, tokens, scheduler.stepId)
         }
         numLoaded = found.length
       }
+    } catch (error) {
+      operation.fail(error)
+      throw error
     } finally {
       scheduler.pool.release([...held, ...blocks])
       sequence.isLoadingKv = false
-      end(numLoaded, numLoaded * blockBytes, numLoaded === wanted.length)
+      operation.end(numLoaded, numLoaded * blockBytes)
       onLoaded()
     }
   }
 
   /** Bytes of the leading blocks that are still there and whole. */
-  async #read(
-    requestId: string,
-    wanted: readonly { hash: BlockHash; parent: BlockHash; tokens: Int32Array }[],
-  ): Promise<Uint8Array[]> {
+  async #read(requestId: string, wanted: readonly WantedBlock[]): Promise<Uint8Array[]> {
     const { tiers, blockBytes } = this.#parts
     const numOnDisk = wanted.filter(({ hash }) => !tiers.isInHostMemory(hash)).length
-    const end = numOnDisk === 0 ? null : this.#begin(requestId, 'disk_read', numOnDisk)
+    const operation = numOnDisk === 0 ? null : this.#begin(requestId, 'disk_read', numOnDisk)
     const found: Uint8Array[] = []
+    let numRead = 0
     try {
       for (const { hash, parent, tokens } of wanted) {
-        const bytes = await tiers.get(hash, parent, tokens)
-        if (bytes === null) break
+        let bytes = tiers.getFromHost(hash, parent, tokens)
+        if (bytes === null) {
+          bytes = await tiers.getFromDisk(hash, parent, tokens)
+          if (bytes !== null) numRead++
+        }
+        if (bytes === null) {
+          operation?.fail('incomplete')
+          break
+        }
         found.push(bytes)
       }
+    } catch (error) {
+      operation?.fail(error)
+      throw error
     } finally {
-      end?.(numOnDisk, numOnDisk * blockBytes, found.length === wanted.length)
+      operation?.end(numRead, numRead * blockBytes)
     }
     return found
   }
 
-  async #store(
-    requestId: string,
-    kept: readonly (Omit<StoredBlock, 'bytes'> & { readonly block: number })[],
-  ): Promise<void> {
+  async #store(requestId: string, kept: readonly PooledBlock[], pool: number): Promise<void> {
     const { runner, tiers, blockBytes } = this.#parts
-    const end = this.#begin(requestId, 'store', kept.length)
-    let isStored = false
+    const operation = this.#begin(requestId, 'store', kept.length)
+    let numStored = 0
     try {
-      const bytes = await runner.readBlocks(kept.map(({ block }) => block))
-      for (const [i, { hash, parent, tokens }] of kept.entries()) {
-        tiers.put({ hash, parent, tokens, bytes: bytes.slice(i * blockBytes, (i + 1) * blockBytes) })
+      // All reads at once: behind a later step they would find the next owner's content.
+      const pieces: Promise<Uint8Array>[] = []
+      for (let i = 0; i < kept.length; i += this.#blocksPerCall) {
+        const piece = kept.slice(i, i + this.#blocksPerCall).map(({ block }) => block)
+        pieces.push(runner.readBlocks(piece, pool))
       }
-      isStored = true
+      const writes: (Promise<string | null> | string | null)[] = []
+      for (const [i, bytes] of (await Promise.all(pieces)).entries()) {
+        const piece = kept.slice(i * this.#blocksPerCall, (i + 1) * this.#blocksPerCall)
+        for (const [j, { hash, parent, tokens }] of piece.entries()) {
+          const block = { hash, parent, tokens, bytes: bytes.slice(j * blockBytes, (j + 1) * blockBytes) }
+          writes.push(tiers.put(block))
+        }
+      }
+      for (const write of writes) {
+        const failure = write instanceof Promise ? await write : write
+        if (failure === null) numStored++
+        else operation.fail(failure)
+      }
+    } catch (error) {
+      operation.fail(error)
+      throw error
     } finally {
-      end(kept.length, isStored ? kept.length * blockBytes : 0, isStored)
+      operation.end(numStored, numStored * blockBytes)
     }
   }
 
-  #begin(
-    requestId: string,
-    operation: KvDoneEvent['operation'],
-    numBlocks: number,
-  ): (numBlocks: number, bytes: number, ok: boolean) => void {
+  /** Blocks moved in one call: a buffer for a long sequence's would be larger than many devices allow. */
+  get #blocksPerCall(): number {
+    return Math.max(1, Math.floor(MAX_BYTES_PER_CALL / this.#parts.blockBytes))
+  }
+
+  #begin(requestId: string, operation: KvDoneEvent['operation'], numBlocks: number): Operation {
     const operationId = this.#numOperations++
     const { bus } = this.#parts
     bus.publish({ type: 'kvSubmitted', requestId, atMs: performance.now(), operationId, operation, numBlocks })
-    return (numBlocks, bytes, ok) => {
-      bus.publish({ type: 'kvDone', requestId, atMs: performance.now(), operationId, operation, numBlocks, bytes, ok })
+    let errorType: string | null = null
+    return {
+      fail: (cause) => (errorType ??= typeof cause === 'string' ? cause : errorTypeOf(cause)),
+      end: (numDone, bytes) => {
+        const fields = { requestId, atMs: performance.now(), operationId, operation, numBlocks: numDone, bytes }
+        const outcome = errorType === null ? { ok: true } : { ok: false, errorType }
+        this.#count(operation, outcome.ok ? 'ok' : 'error', bytes)
+        bus.publish({ type: 'kvDone', ...fields, ...outcome })
+      },
     }
+  }
+
+  #count(operation: KvDoneEvent['operation'], outcome: 'ok' | 'error', bytes: number): void {
+    const key = `${operation} ${outcome}`
+    const known = this.#counts.get(key) ?? { operation, outcome, count: 0, bytes: 0 }
+    known.count++
+    known.bytes += bytes
+    this.#counts.set(key, known)
   }
 
   #track(operation: Promise<void>): void {
@@ -181,4 +267,11 @@ export class KvTransfer {
       .finally(() => this.#inFlight.delete(tracked))
     this.#inFlight.add(tracked)
   }
+}
+
+/** A short code of what went wrong: the system's, the runner's, or the error's name. */
+function errorTypeOf(error: unknown): string {
+  if (error instanceof RunnerError) return error.code
+  if (error instanceof Error) return 'code' in error ? String(error.code) : error.name
+  return 'error'
 }

@@ -53,6 +53,7 @@ interface ActiveRequest {
 }
 
 class RemoteEngine implements Engine {
+  readonly problem = null
   readonly modelName: string
   readonly modelInfo = null
   readonly maxModelLen: number

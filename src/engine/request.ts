@@ -1,5 +1,5 @@
 /** What goes into an engine and what comes out of it: shared by the local Engine (engine.ts) and the remote one (remote.ts). */
-import type { EngineSubscriber, FinishReason, SequenceCounters } from './events.ts'
+import type { EngineSubscriber, KvDoneEvent, FinishReason, SequenceCounters } from './events.ts'
 import type { ModelInfo, TokenLogprobs } from './runner/runner.ts'
 
 /** A function call that an earlier turn of the assistant made. */
@@ -204,6 +204,15 @@ export interface EngineStats {
   readonly generationTokens: number
   readonly numDraftTokens: number
   readonly numAcceptedTokens: number
+  /** Operations on KV tiers that ended, by kind and outcome; absent where there are none. */
+  readonly kvOperations?: readonly KvOperationCount[]
+}
+
+export interface KvOperationCount {
+  readonly operation: KvDoneEvent['operation']
+  readonly outcome: 'ok' | 'error'
+  readonly count: number
+  readonly bytes: number
 }
 
 /** An engine: local (weights in this process) or remote (an OpenAI-compatible server elsewhere). */
@@ -214,6 +223,8 @@ export interface Engine {
   readonly maxModelLen: number
   /** Name for tokenizer.name on spans: the tokenizer's own, or `remote`. */
   readonly tokenizerName: string
+  /** Why no request can be served at the moment; null: they can. */
+  readonly problem: string | null
   /** Token ids of a prompt as submit would compute them; null when a remote engine tokenizes. */
   encode(prompt: PromptInput, options?: { readonly addSpecialTokens?: boolean }): readonly number[] | null
   /** Text of token ids; null when a remote engine tokenizes. */

@@ -1,10 +1,11 @@
 /** The span contract's levels `steps` and `kernels`: KV tiers, and the engine's own steps. */
-import { boolean, int, type SpanSpec, string } from './contract-spec.ts'
+import { boolean, convention, int, type SpanSpec, string } from './contract-spec.ts'
 
 const kvAttributes = {
-  'kv.blocks': int('always', 'KV blocks asked for'),
+  'kv.blocks': int('always', 'KV blocks found, moved or kept; while it runs, asked for'),
   'kv.bytes': int('completed', 'bytes moved'),
   'kv.ok': boolean('completed', 'false when the operation failed and the blocks are recomputed'),
+  'error.type': string('optional', 'why the operation failed', convention),
 }
 
 export const STEP_SPANS = {

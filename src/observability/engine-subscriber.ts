@@ -308,7 +308,7 @@ export class TracingSubscriber implements EngineSubscriber {
     const parent = parentName && registry.getContext(event.requestId, parentName)
     const span =
       this.steps && parent ? trace.startSpan(name, parent, event.atMs, { 'kv.blocks': event.numBlocks }) : null
-    if (span && parent && event.operation === 'retrieve') {
+    if (span && parent) {
       registry.open(event.requestId, name, span, traceApi.setSpan(parent, span))
     }
     this.kvOperations.set(operationKey(event), {
@@ -330,8 +330,14 @@ export class TracingSubscriber implements EngineSubscriber {
     try {
       if (!span) return
       span.setAttributes(
-        trace.checked(name, { 'kv.blocks': event.numBlocks, 'kv.bytes': event.bytes, 'kv.ok': event.ok }),
+        trace.checked(name, {
+          'kv.blocks': event.numBlocks,
+          'kv.bytes': event.bytes,
+          'kv.ok': event.ok,
+          'error.type': event.errorType,
+        }),
       )
+      if (!event.ok) span.setStatus({ code: SpanStatusCode.ERROR, message: event.errorType ?? 'kv_error' })
       if (this.parts.registry.get(event.requestId, name)?.span === span) this.parts.registry.pop(event.requestId, name)
       const prefillEndMs = Math.min(operation.endBoundMs, this.running.get(event.requestId)?.firstTokenMs ?? Infinity)
       const endMs = operation.isBelowPrefill ? Math.min(event.atMs, prefillEndMs) : event.atMs

@@ -5,6 +5,7 @@
  */
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
+import type { KvOperationCount } from '../engine/request.ts'
 import { BulkHistogram } from './bulk-histogram.ts'
 import type { Stall } from './event-loop-watch.ts'
 import { hideKeys, type MetricFamily, renderMetrics } from './metrics-text.ts'
@@ -26,6 +27,8 @@ export interface EngineGauges {
   readonly numWaiting: number
   readonly numBlocks: number
   readonly numFreeBlocks: number
+  /** Operations on KV tiers that ended; absent where there are no tiers. */
+  readonly kvOperations?: readonly KvOperationCount[]
   /** null: the engine has no device of its own here. */
   readonly device: DeviceMemory | null
 }
@@ -121,6 +124,22 @@ export class Metrics {
           this.inc(read())
         },
       })
+    const mirrors = (
+      name: string,
+      help: string,
+      labelNames: string[],
+      read: () => readonly { readonly labels: Record<string, string>; readonly value: number }[],
+    ) =>
+      new Counter({
+        name,
+        help,
+        labelNames,
+        registers,
+        collect() {
+          this.reset()
+          for (const { labels, value } of read()) this.inc(labels, value)
+        },
+      })
     const histogram = (name: string, help: string, buckets: number[], labelNames: string[] = ['model_name']) =>
       new Histogram({ name, help, buckets, labelNames, registers, enableExemplars: true })
 
@@ -140,6 +159,16 @@ export class Metrics {
       'Memory of the device by use: weights, kv_cache (the pool, used or not), scratch (activations, logits)',
       ['device', 'use'],
       () => memoryOf(engine().device),
+    )
+    const kvOperations = () => engine().kvOperations ?? []
+    mirrors('miniserve_kv_tier_operations_total', 'Operations on KV tiers that ended', ['operation', 'outcome'], () =>
+      kvOperations().map(({ operation, outcome, count }) => ({ labels: { operation, outcome }, value: count })),
+    )
+    mirrors(
+      'miniserve_kv_tier_bytes_total',
+      'Bytes of KV read from or kept in the tiers',
+      ['operation', 'outcome'],
+      () => kvOperations().map(({ operation, outcome, bytes }) => ({ labels: { operation, outcome }, value: bytes })),
     )
     this.promptTokens = counter('miniserve_prompt_tokens_total', 'Prompt tokens processed', ['model_name'])
     this.generationTokens = counter('miniserve_generation_tokens_total', 'Tokens generated', ['model_name'])

@@ -38,6 +38,10 @@ export function probeHandlers(parts: ProbeParts): ProbeHandlers {
     getHealth: (c) => c.json({ status: 'ok' }),
     getReadiness: (c) => {
       const { phase } = parts.state
+      const problem = parts.state.engine?.problem ?? null
+      if (phase === 'ready' && problem !== null) {
+        return c.json({ status: 'unavailable', reason: problem }, 503, { 'retry-after': '2' })
+      }
       if (phase === 'ready') return c.json({ status: 'ready' })
       return c.json({ status: phase }, 503, { 'retry-after': '2' })
     },

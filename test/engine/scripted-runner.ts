@@ -37,6 +37,8 @@ export class ScriptedRunner implements Runner {
   #sampled: number[] = []
   #isClosed = false
   numSteps = 0
+  /** Of the pool; `losePool` makes another. */
+  poolId = 0
 
   constructor(options: ScriptedRunnerOptions) {
     this.#options = options
@@ -91,13 +93,21 @@ export class ScriptedRunner implements Runner {
     return result
   }
 
-  readBlocks(blocks: readonly number[]): Promise<Uint8Array> {
+  /** A device that was lost: what the pool held is gone. */
+  losePool(): void {
+    this.poolId++
+    this.#pool.fill(0)
+  }
+
+  readBlocks(blocks: readonly number[], poolId = this.poolId): Promise<Uint8Array> {
+    if (poolId !== this.poolId) return Promise.reject(new RunnerError('device_lost', 'another pool'))
     const { blockSize } = this.#options
     const tokens = blocks.flatMap((block) => [...this.#pool.subarray(block * blockSize, (block + 1) * blockSize)])
     return Promise.resolve(new Uint8Array(Int32Array.from(tokens).buffer))
   }
 
-  writeBlocks(blocks: readonly number[], bytes: Uint8Array): Promise<void> {
+  writeBlocks(blocks: readonly number[], bytes: Uint8Array, poolId = this.poolId): Promise<void> {
+    if (poolId !== this.poolId) return Promise.reject(new RunnerError('device_lost', 'another pool'))
     const { blockSize } = this.#options
     const tokens = new Int32Array(bytes.slice().buffer)
     for (const [i, block] of blocks.entries()) {
@@ -126,7 +136,7 @@ export class ScriptedRunner implements Runner {
     }
     const sequences = plan.sequences.map((sequence, i) => this.#outputs(sequence, inputs[i]?.length ?? 0))
     this.#sampled = sequences.flatMap((sequence) => sequence.tokens)
-    return { stepId: plan.stepId, sequences, gpuMicros: null, kernels: null, computeMs: 0 }
+    return { stepId: plan.stepId, poolId: this.poolId, sequences, gpuMicros: null, kernels: null, computeMs: 0 }
   }
 
   #inputTokens({ tokenSource }: SequencePlan): number[] {

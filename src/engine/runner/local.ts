@@ -11,136 +11,140 @@ import {
   type StepPlan,
   type StepResult,
 } from './runner.ts'
+import { type MortalRunner, superviseRunner } from './supervisor.ts'
 
-class LocalRunner implements Runner {
+/** Steps in a row that fail for whatever reason before the device is opened again: one that fails all of them serves nobody. */
+const MAX_FAILED_STEPS = 3
+
+class LocalRunner implements MortalRunner {
+  readonly broken: Promise<Error>
   readonly #loadModel: typeof loadModel
-  #request: ModelRequest | null = null
-  /** Settles when the current device is usable; replaced when a lost one is being replaced. */
-  #model: Promise<LoadedModel> | null = null
-  #loaded: LoadedModel | null = null
-  #closed = false
+  #poolId = 0
+  #break: (error: Error) => void = () => {}
+  #loading: Promise<LoadedModel> | null = null
+  #model: LoadedModel | null = null
+  #numFailedSteps = 0
+  /** Why no step can run any more. */
+  #ended: RunnerError | null = null
+  #closing: Promise<void> | null = null
 
   constructor(load: typeof loadModel) {
     this.#loadModel = load
+    this.broken = new Promise((resolve) => (this.#break = resolve))
   }
 
   async load(request: ModelRequest, onProgress?: ProgressListener): Promise<ModelInfo> {
-    if (this.#request !== null) throw new Error('load was called twice')
-    this.#request = request
-    this.#model = this.#loadModel(request, onProgress)
-    const model = await this.#model
-    if (this.#closed) {
-      await model.backend.close()
-      throw closedError()
-    }
+    this.#poolId = request.poolId ?? 0
+    this.#loading = this.#loadModel(request, onProgress)
+    const model = await this.#loading
+    if (this.#ended !== null) throw this.#ended
     if (model.info.device.kind === 'webgpu') await warmUp(model)
-    this.#loaded = model
+    if (this.#ended !== null) throw this.#ended
+    this.#model = model
     // The first steps make the buffers of logits and samples.
     return { ...model.info, memory: model.backend.memoryUse() }
   }
 
   async execute(plan: StepPlan): Promise<StepResult> {
-    // Without a wait when the device is there: two calls in a row begin their steps in call order.
-    const model = this.#loaded ?? (await this.#current())
+    const model = this.#current()
     const started = performance.now()
     try {
-      const output = await run(model, plan)
-      if (this.#closed) throw closedError()
-      return toResult(plan, output, performance.now() - started)
+      const output = await this.#run(model, plan)
+      if (this.#ended !== null) throw this.#ended
+      this.#numFailedSteps = 0
+      return toResult(plan, output, performance.now() - started, this.#poolId)
     } catch (error) {
-      throw this.#translate(error, model)
+      const failure = this.#translate(error)
+      // A plan that was refused says nothing about the device.
+      if (!(error instanceof RunnerError) && ++this.#numFailedSteps >= MAX_FAILED_STEPS) this.#fail(failure)
+      throw failure
     }
   }
 
-  async readBlocks(blocks: readonly number[]): Promise<Uint8Array> {
-    const model = this.#loaded ?? (await this.#current())
+  async readBlocks(blocks: readonly number[], poolId?: number): Promise<Uint8Array> {
+    const { backend } = this.#current(poolId)
     try {
-      return await model.backend.readBlocks(blocks)
+      return await backend.readBlocks(blocks)
     } catch (error) {
-      throw this.#translate(error, model)
+      throw this.#translate(error)
     }
   }
 
-  async writeBlocks(blocks: readonly number[], bytes: Uint8Array): Promise<void> {
-    const model = this.#loaded ?? (await this.#current())
+  async writeBlocks(blocks: readonly number[], bytes: Uint8Array, poolId?: number): Promise<void> {
+    const { backend } = this.#current(poolId)
     try {
-      await model.backend.writeBlocks(blocks, bytes)
+      await backend.writeBlocks(blocks, bytes)
     } catch (error) {
-      throw this.#translate(error, model)
+      throw this.#translate(error)
     }
   }
 
-  async close(): Promise<void> {
-    if (this.#closed) return
-    this.#closed = true
-    const loading = this.#model
-    this.#loaded = null
-    if (loading === null) return
+  close(): Promise<void> {
+    this.#closing ??= this.#close()
+    return this.#closing
+  }
+
+  async #close(): Promise<void> {
+    this.#ended ??= new RunnerError('closed', 'the runner is closed')
     try {
-      const { backend } = await loading
-      await backend.close()
+      await (await this.#loading)?.backend.close()
     } catch {
-      // A load that failed has closed what it opened and told its caller.
+      // A load that failed has closed what it opened and told its caller; what is left of a lost device may refuse to be closed.
     }
   }
 
-  async #current(): Promise<LoadedModel> {
-    if (this.#closed) throw closedError()
+  #current(poolId = this.#poolId): LoadedModel {
+    if (this.#ended !== null) throw this.#ended
     if (this.#model === null) throw new RunnerError('engine_error', 'no model is loaded')
-    const model = await this.#model
-    if (this.#closed) throw closedError()
-    return model
+    if (poolId !== this.#poolId) throw new RunnerError('device_lost', 'the pool that held these blocks was lost')
+    return this.#model
   }
 
-  /** The same model on a new device, with an empty KV pool. */
-  async #replace(lost: LoadedModel, request: ModelRequest): Promise<LoadedModel> {
+  /** Issues the whole step before the first await: the order of steps is the order of calls. */
+  #run(model: LoadedModel, plan: StepPlan): Promise<StepOutput> {
+    const planned = model.layout.plan(plan)
     try {
-      await lost.backend.close()
-    } catch {
-      // What is left of a lost device may refuse to be closed.
+      return issue(model, plan, planned)
+    } catch (error) {
+      // Half a step is noted in the backend, copies of blocks among it, and nobody knows which: not another one may follow it.
+      this.#fail(error)
+      throw error
     }
-    const model = await this.#loadModel(request)
-    if (!this.#closed) this.#loaded = model
-    return model
   }
 
-  /** The RunnerError of a failed step; a lost device is being replaced when this returns. */
-  #translate(cause: unknown, lost: LoadedModel): RunnerError {
-    if (this.#closed) return closedError()
+  /** The RunnerError of a failed call; a lost device ends this runner. */
+  #translate(cause: unknown): RunnerError {
+    if (this.#ended?.code === 'closed') return this.#ended
     if (cause instanceof RunnerError) return cause
-    const message = cause instanceof Error ? cause.message : String(cause)
-    if (!(cause instanceof DeviceLostError)) return new RunnerError('engine_error', message, { cause })
-    // Several steps may report the same loss; the first begins the replacement.
-    if (this.#loaded === lost && this.#request !== null) {
-      this.#loaded = null
-      const replacement = this.#replace(lost, {
-        ...this.#request,
-        numKvBlocks: lost.info.numKvBlocks,
-        maxModelLen: lost.info.maxModelLen,
-      })
-      this.#model = replacement
-      // Handled here so that it is not "unhandled" until the next call finds the rejected promise and reports it.
-      void replacement.then(undefined, () => {})
-    }
-    return new RunnerError('device_lost', `the device was lost: ${message}`, { cause })
+    if (cause instanceof DeviceLostError) return this.#fail(cause)
+    return new RunnerError('engine_error', messageOf(cause), { cause })
+  }
+
+  /** No further step. */
+  #fail(cause: unknown): RunnerError {
+    this.#ended ??= new RunnerError('device_lost', `the device was lost: ${messageOf(cause)}`, { cause })
+    this.#break(this.#ended)
+    return this.#ended
   }
 }
 
-function closedError(): RunnerError {
-  return new RunnerError('closed', 'the runner is closed')
+function messageOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error)
 }
 
-/** Issues the whole step before the first await: the order of steps is the order of calls. */
-function run({ backend, decoder, layout }: LoadedModel, plan: StepPlan): Promise<StepOutput> {
-  const { input, samples, scores } = layout.plan(plan)
+function issue(
+  { backend, decoder }: LoadedModel,
+  plan: StepPlan,
+  { input, samples, scores }: ReturnType<LoadedModel['layout']['plan']>,
+): Promise<StepOutput> {
   for (const { source, destination, numTokens } of plan.blockCopies) backend.copyBlock(source, destination, numTokens)
   backend.beginStep(input)
   decoder.forward(samples, scores)
   return backend.endStep()
 }
 
-/** Row counts of the warm-up: a decode row, a few, and a chunk, which take different kernels. */
-const WARM_UP_ROWS = [1, 3, 40]
+/** Row counts of the warm-up: a decode row, a few, as many as one decode tile takes, and a chunk, which take different kernels. */
+const WARM_UP_ROWS = [1, 3, 8, 40]
 
 /**
  * Runs the shapes that requests will run, so that none of them waits for a pipeline to compile. Writes into the first blocks of a pool that
@@ -162,12 +166,13 @@ async function warmUp(model: LoadedModel): Promise<void> {
           score: null,
         },
       ]
-      await run(model, { stepId: 0, blockCopies: [], sequences })
+      const plan = { stepId: 0, blockCopies: [], sequences }
+      await issue(model, plan, model.layout.plan(plan))
     }
   }
 }
 
-function toResult(plan: StepPlan, output: StepOutput, computeMs: number): StepResult {
+function toResult(plan: StepPlan, output: StepOutput, computeMs: number, poolId: number): StepResult {
   let sampleAt = 0
   let scoreAt = 0
   const sequences = plan.sequences.map(({ sample, score }) => {
@@ -181,10 +186,10 @@ function toResult(plan: StepPlan, output: StepOutput, computeMs: number): StepRe
     scoreAt += numScores
     return result
   })
-  return { stepId: plan.stepId, sequences, gpuMicros: output.gpuMicros, kernels: output.kernels, computeMs }
+  return { stepId: plan.stepId, poolId, sequences, gpuMicros: output.gpuMicros, kernels: output.kernels, computeMs }
 }
 
-/** A runner in the calling thread, for tests and inside the worker. `load` is for tests. */
+/** A runner in the calling thread, for tests and inside the worker; a lost device is replaced. `load` is for tests. */
 export function createLocalRunner(load: typeof loadModel = loadModel): Runner {
-  return new LocalRunner(load)
+  return superviseRunner(() => new LocalRunner(load))
 }

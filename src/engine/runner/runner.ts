@@ -27,6 +27,8 @@ export interface ModelRequest {
   readonly traceKernels: boolean
   /** Folder for packed weights and tuning results; null: none is written. */
   readonly cacheDir: string | null
+  /** Of the KV pool, in the results of its steps; 0 where it is left out. */
+  readonly poolId?: number
 }
 
 export interface ModelInfo {
@@ -93,6 +95,8 @@ export interface SequenceResult {
 
 export interface StepResult {
   readonly stepId: number
+  /** The KV pool it ran on: another number than the last step's, and everything earlier steps left there is gone. 0 where it is left out. */
+  readonly poolId?: number
   readonly sequences: readonly SequenceResult[]
   readonly gpuMicros: number | null
   readonly kernels: readonly { readonly kernel: string; readonly micros: number; readonly count: number }[] | null
@@ -108,10 +112,20 @@ export interface Runner {
   load(model: ModelRequest, onProgress?: ProgressListener): Promise<ModelInfo>
   /** Steps execute in call order; up to two may be in flight. Rejects with RunnerError. */
   execute(plan: StepPlan): Promise<StepResult>
-  readBlocks(blocks: readonly number[]): Promise<Uint8Array>
-  writeBlocks(blocks: readonly number[], bytes: Uint8Array): Promise<void>
+  /** Reads and writes reject with `device_lost` where `poolId` is given and another pool has taken that one's place. */
+  readBlocks(blocks: readonly number[], poolId?: number): Promise<Uint8Array>
+  writeBlocks(blocks: readonly number[], bytes: Uint8Array, poolId?: number): Promise<void>
+  /** `listener` is told what keeps steps from running, and with null when they run again. One listener. */
+  onProblem?(listener: (problem: RunnerProblem | null) => void): void
   /** Idempotent; in-flight calls reject. */
   close(): Promise<void>
+}
+
+/** Why no step can run. */
+export interface RunnerProblem {
+  readonly reason: string
+  /** What usually mends it has failed; it is tried again, and calls are rejected meanwhile. */
+  readonly isFatal: boolean
 }
 
 /** A checkpoint that cannot be served: what was expected, what was found, what to try. Exit code 1. */
@@ -119,7 +133,7 @@ export class ModelError extends Error {
   override readonly name = 'ModelError'
 }
 
-/** A step failed. `device_lost`: the runner is coming back on a new device with an empty KV pool; `engine_error`: a bug or broken input. */
+/** A call failed. `device_lost`: the runner is coming back, or trying to, with an empty KV pool; `engine_error`: a bug or broken input. */
 export class RunnerError extends Error {
   override readonly name = 'RunnerError'
   readonly code: 'engine_error' | 'device_lost' | 'closed'

@@ -70,6 +70,7 @@ test('a result comes back as it was; only log-probabilities, scores and kernels 
   const detail = { logprob: -0.5, rank: 1, topTokens: [3], topLogprobs: [-0.5] }
   const plain: StepResult = {
     stepId: 5,
+    poolId: 3,
     sequences: [
       { tokens: [7], logprobs: [null], scores: [] },
       { tokens: [], logprobs: [], scores: [] },

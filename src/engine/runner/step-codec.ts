@@ -202,6 +202,7 @@ export interface ResultDetails {
 export function writeResult(writer: WordWriter, result: StepResult): ResultDetails | null {
   writer.reset()
   writer.int(result.stepId)
+  writer.int(result.poolId ?? 0)
   writer.double(result.computeMs)
   writer.double(result.gpuMicros ?? Number.NaN)
   writer.int(result.sequences.length)
@@ -226,6 +227,7 @@ const ONE_WITHOUT_LOGPROBS: readonly null[] = [null]
 export function readResult(buffer: SharedArrayBuffer, details: ResultDetails | null): StepResult {
   const reader = new WordReader(buffer)
   const stepId = reader.int()
+  const poolId = reader.int()
   const computeMs = reader.double()
   const gpuMicros = reader.double()
   const sequences: SequenceResult[] = []
@@ -237,5 +239,5 @@ export function readResult(buffer: SharedArrayBuffer, details: ResultDetails | n
     sequences.push({ tokens, logprobs: details?.logprobs[i] ?? none, scores: details?.scores[i] ?? NO_SCORES })
   }
   const kernels = details?.kernels ?? null
-  return { stepId, sequences, gpuMicros: Number.isNaN(gpuMicros) ? null : gpuMicros, kernels, computeMs }
+  return { stepId, poolId, sequences, gpuMicros: Number.isNaN(gpuMicros) ? null : gpuMicros, kernels, computeMs }
 }

@@ -1,11 +1,16 @@
 /** What crosses between worker-runner.ts and worker.ts. */
-import { ModelError, type ModelInfo, type ModelRequest, RunnerError } from './runner.ts'
+import { ModelError, type ModelInfo, type ModelRequest, RunnerError, type RunnerProblem } from './runner.ts'
 import type { ResultDetails } from './step-codec.ts'
 
 export type WorkerCall =
   | { readonly kind: 'load'; readonly request: ModelRequest }
-  | { readonly kind: 'readBlocks'; readonly blocks: readonly number[] }
-  | { readonly kind: 'writeBlocks'; readonly blocks: readonly number[]; readonly bytes: Uint8Array }
+  | { readonly kind: 'readBlocks'; readonly blocks: readonly number[]; readonly poolId?: number | undefined }
+  | {
+      readonly kind: 'writeBlocks'
+      readonly blocks: readonly number[]
+      readonly bytes: Uint8Array
+      readonly poolId?: number | undefined
+    }
   | { readonly kind: 'close' }
 
 /**
@@ -25,6 +30,7 @@ export type WorkerResponse =
   | { readonly slot: number; readonly details: ResultDetails }
   | { readonly slot: number; readonly error: WireError }
   | { readonly progress: readonly [doneBytes: number, totalBytes: number] }
+  | { readonly problem: RunnerProblem | null }
 
 /** An error as plain data: classes do not survive the structured clone. */
 export interface WireError {

@@ -12,9 +12,11 @@ import {
   type ProgressListener,
   type Runner,
   RunnerError,
+  type RunnerProblem,
   type StepPlan,
   type StepResult,
 } from './runner.ts'
+import { type MortalRunner, superviseRunner } from './supervisor.ts'
 import { readResult, WordWriter, writePlan } from './step-codec.ts'
 import { fromWireError, type WorkerCall, type WorkerRequest, type WorkerResponse } from './worker-protocol.ts'
 
@@ -53,7 +55,9 @@ interface StepSlot {
   pending: PendingStep | null
 }
 
-class WorkerRunner implements Runner {
+class WorkerRunner implements MortalRunner {
+  readonly broken: Promise<Error>
+  #break: (error: Error) => void = () => {}
   readonly #entry: URL
   #worker: Worker | null = null
   readonly #pending = new Map<number, PendingCall>()
@@ -61,12 +65,14 @@ class WorkerRunner implements Runner {
   readonly #slots: StepSlot[] = []
   #nextId = 0
   #onProgress: ProgressListener | undefined
+  #onProblem: (problem: RunnerProblem | null) => void = () => {}
   /** Why no call can be made any more. */
   #ended: RunnerError | null = null
   #closing: Promise<void> | null = null
 
   constructor(entry: URL) {
     this.#entry = entry
+    this.broken = new Promise((resolve) => (this.#break = resolve))
   }
 
   async load(request: ModelRequest, onProgress?: ProgressListener): Promise<ModelInfo> {
@@ -106,13 +112,17 @@ class WorkerRunner implements Runner {
     })
   }
 
-  async readBlocks(blocks: readonly number[]): Promise<Uint8Array> {
-    return (await this.#call({ kind: 'readBlocks', blocks })) as Uint8Array
+  async readBlocks(blocks: readonly number[], poolId?: number): Promise<Uint8Array> {
+    return (await this.#call({ kind: 'readBlocks', blocks, poolId })) as Uint8Array
   }
 
-  async writeBlocks(blocks: readonly number[], bytes: Uint8Array): Promise<void> {
+  async writeBlocks(blocks: readonly number[], bytes: Uint8Array, poolId?: number): Promise<void> {
     // Cloned, not transferred: the caller keeps its bytes.
-    await this.#call({ kind: 'writeBlocks', blocks, bytes })
+    await this.#call({ kind: 'writeBlocks', blocks, bytes, poolId })
+  }
+
+  onProblem(listener: (problem: RunnerProblem | null) => void): void {
+    this.#onProblem = listener
   }
 
   close(): Promise<void> {
@@ -176,6 +186,10 @@ class WorkerRunner implements Runner {
       else step?.resolve(readResult(this.#memory(response.slot), response.details))
       return
     }
+    if ('problem' in response) {
+      this.#onProblem(response.problem)
+      return
+    }
     if ('progress' in response) {
       this.#onProgress?.(...response.progress)
       return
@@ -204,6 +218,7 @@ class WorkerRunner implements Runner {
   /** Fails what is in flight, and every call from now on. */
   #end(error: RunnerError): void {
     this.#ended ??= error
+    this.#break(this.#ended)
     for (const { index } of this.#slots) this.#settle(index)?.reject(this.#ended)
     const pending = [...this.#pending.values()]
     this.#pending.clear()
@@ -211,7 +226,15 @@ class WorkerRunner implements Runner {
   }
 }
 
+/** Pools that the runner in a thread may go through before its numbers meet those of the next thread's. */
+const POOLS_PER_THREAD = 2 ** 16
+
 /** A runner in a thread of its own. The thread starts with `load`; `close` ends it. `entry` is for tests. */
-export function createWorkerRunner(entry?: URL): Runner {
+export function createWorkerRunner(entry?: URL): MortalRunner {
   return new WorkerRunner(entry ?? findWorkerEntry(import.meta.url))
+}
+
+/** A runner in a thread of its own, and in another one when that thread dies. */
+export function createLastingRunner(): Runner {
+  return superviseRunner(() => createWorkerRunner(), POOLS_PER_THREAD)
 }

@@ -17,18 +17,19 @@ function serve(port: NonNullable<typeof parentPort>, runner: Runner): void {
     progressAt = now
     post({ progress: [doneBytes, totalBytes] })
   }
+  runner.onProblem?.((problem) => post({ problem }))
   const answer = async (id: number, call: WorkerCall): Promise<void> => {
     try {
       switch (call.kind) {
         case 'load':
           return post({ id, value: await runner.load(call.request, onProgress) })
         case 'readBlocks': {
-          const bytes = await runner.readBlocks(call.blocks)
+          const bytes = await runner.readBlocks(call.blocks, call.poolId)
           const isWhole = bytes.buffer instanceof ArrayBuffer && bytes.byteLength === bytes.buffer.byteLength
           return post({ id, value: bytes }, isWhole ? [bytes.buffer as ArrayBuffer] : [])
         }
         case 'writeBlocks':
-          await runner.writeBlocks(call.blocks, call.bytes)
+          await runner.writeBlocks(call.blocks, call.bytes, call.poolId)
           return post({ id, value: null })
         case 'close':
           await runner.close()

@@ -1,0 +1,162 @@
+/**
+ * Keeps a runner running: one that cannot go on (its device was lost, its thread died) is replaced by another with a pool of the same size,
+ * with growing pauses until one opens. Calls wait for the first attempt; once that has failed they are rejected at once until a later one succeeds.
+ */
+import { setTimeout as sleep } from 'node:timers/promises'
+import {
+  type ModelInfo,
+  type ModelRequest,
+  type ProgressListener,
+  type Runner,
+  RunnerError,
+  type RunnerProblem,
+  type StepPlan,
+  type StepResult,
+} from './runner.ts'
+
+/** A runner that ends for good when it breaks. */
+export interface MortalRunner extends Runner {
+  /** Resolves with the reason when it cannot run any further step; never after `close`. */
+  readonly broken: Promise<Error>
+}
+
+const FIRST_PAUSE_MS = 50
+/** Drivers that reset refuse for seconds, a card that is gone for good: neither should be asked all the time. */
+const LONGEST_PAUSE_MS = 30_000
+
+class SupervisedRunner implements Runner {
+  readonly #create: () => MortalRunner
+  readonly #poolIdStep: number
+  /** What a replacement is loaded with; null: nothing is loaded yet. */
+  #request: ModelRequest | null = null
+  /** null: nothing is loaded, or what was loaded is broken. */
+  #alive: MortalRunner | null = null
+  /** The one that is being opened or runs: closed with this. */
+  #latest: MortalRunner | null = null
+  #opening: Promise<MortalRunner> = Promise.reject(new RunnerError('engine_error', 'no model is loaded'))
+  #recovery: Promise<void> = Promise.resolve()
+  readonly #closed = new AbortController()
+  #problem: RunnerProblem | null = null
+  #listener: (problem: RunnerProblem | null) => void = () => {}
+
+  constructor(create: () => MortalRunner, poolIdStep: number) {
+    this.#create = create
+    this.#poolIdStep = poolIdStep
+    this.#opening.catch(() => {})
+  }
+
+  async load(request: ModelRequest, onProgress?: ProgressListener): Promise<ModelInfo> {
+    if (this.#latest !== null) throw new Error('load was called twice')
+    const runner = this.#create()
+    this.#latest = runner
+    const info = await runner.load(request, onProgress)
+    if (this.#closed.signal.aborted) throw closedError()
+    // Sequences in the queue were admitted to this context and this pool.
+    this.#request = { ...request, numKvBlocks: info.numKvBlocks, maxModelLen: info.maxModelLen }
+    this.#adopt(runner)
+    return info
+  }
+
+  onProblem(listener: (problem: RunnerProblem | null) => void): void {
+    this.#listener = listener
+  }
+
+  // No wait where a runner is there: two calls in a row begin their steps in call order.
+  async execute(plan: StepPlan): Promise<StepResult> {
+    return (this.#alive ?? (await this.#current())).execute(plan)
+  }
+
+  async readBlocks(blocks: readonly number[], poolId?: number): Promise<Uint8Array> {
+    return (this.#alive ?? (await this.#current())).readBlocks(blocks, poolId)
+  }
+
+  async writeBlocks(blocks: readonly number[], bytes: Uint8Array, poolId?: number): Promise<void> {
+    return (this.#alive ?? (await this.#current())).writeBlocks(blocks, bytes, poolId)
+  }
+
+  async close(): Promise<void> {
+    this.#closed.abort()
+    this.#alive = null
+    await this.#latest?.close()
+    await this.#recovery
+  }
+
+  async #current(): Promise<MortalRunner> {
+    if (this.#closed.signal.aborted) throw closedError()
+    const runner = await this.#opening
+    if (this.#closed.signal.aborted) throw closedError()
+    return runner
+  }
+
+  #adopt(runner: MortalRunner): void {
+    this.#alive = runner
+    this.#opening = Promise.resolve(runner)
+    this.#tell(null)
+    runner.onProblem?.((problem) => this.#tell(problem))
+    void runner.broken.then((error) => {
+      if (this.#closed.signal.aborted || this.#alive !== runner) return
+      this.#alive = null
+      this.#recovery = this.#recover(runner, error)
+    })
+  }
+
+  /** Opens replacements until one runs. Never rejects. */
+  async #recover(broken: MortalRunner, error: Error): Promise<void> {
+    const { signal } = this.#closed
+    this.#tell({ reason: `${error.message}; it is being started again`, isFatal: false })
+    let last = broken
+    for (let numFailures = 0; !signal.aborted; numFailures++) {
+      const attempt = this.#reopen(last)
+      if (numFailures === 0) this.#hold(attempt)
+      try {
+        this.#adopt(await attempt)
+        return
+      } catch (cause) {
+        if (signal.aborted) return
+        const message = cause instanceof Error ? cause.message : String(cause)
+        const reason = `${error.message}; it could not be started again (attempt ${numFailures + 1}): ${message}`
+        this.#hold(Promise.reject(new RunnerError('device_lost', reason, { cause })))
+        this.#tell({ reason, isFatal: true })
+        last = this.#latest ?? broken
+        const pauseMs = Math.min(LONGEST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** numFailures)
+        await sleep(pauseMs, undefined, { signal, ref: false }).catch(() => {})
+      }
+    }
+  }
+
+  async #reopen(last: MortalRunner): Promise<MortalRunner> {
+    // What is left of it may hold the device's memory.
+    await last.close().catch(() => {})
+    if (this.#closed.signal.aborted || this.#request === null) throw closedError()
+    const runner = this.#create()
+    this.#latest = runner
+    this.#request = { ...this.#request, poolId: (this.#request.poolId ?? 0) + this.#poolIdStep }
+    await runner.load(this.#request)
+    if (this.#closed.signal.aborted) throw closedError()
+    return runner
+  }
+
+  /** Calls wait for this, or learn from it. */
+  #hold(opening: Promise<MortalRunner>): void {
+    this.#opening = opening
+    opening.catch(() => {})
+  }
+
+  #tell(problem: RunnerProblem | null): void {
+    if (problem === this.#problem) return
+    this.#problem = problem
+    this.#listener(problem)
+  }
+}
+
+function closedError(): RunnerError {
+  return new RunnerError('closed', 'the runner is closed')
+}
+
+/**
+ * A runner that outlives those that `create` makes. `load` opens the first and fails as that one does. Each replacement's pool gets a number of
+ * its own, `poolIdStep` after the last one's: larger where those that `create` makes replace pools themselves.
+ */
+export function superviseRunner(create: () => MortalRunner, poolIdStep = 1): Runner {
+  return new SupervisedRunner(create, poolIdStep)
+}

@@ -1,0 +1,34 @@
+/** A runner whose thread dies is replaced, or ends the process: never a server that fails every request behind a green probe. */
+import { fileURLToPath } from 'node:url'
+import { expect, it } from 'vitest'
+import { ServerProcess } from './server-process.ts'
+
+const FAULT = { NODE_OPTIONS: `--import ${fileURLToPath(new URL('./faults/runner.mjs', import.meta.url))}` }
+
+const complete = (server: ServerProcess, body: object, headers: Record<string, string> = {}) =>
+  fetch(`${server.url}/v1/completions`, {
+    method: 'POST',
+    headers: { 'content-type': 'application/json', ...headers },
+    body: JSON.stringify({ prompt: 'The river', max_tokens: 5, ...body }),
+  })
+
+it('a thread that dies fails what it ran, is named by /ready and the log, and is replaced', async () => {
+  const server = await ServerProcess.start([], FAULT)
+  try {
+    const before = (await (await complete(server, { temperature: 0 })).json()) as { choices: { text: string }[] }
+    const running = complete(server, { max_tokens: 2000, ignore_eos: true })
+    await server.waitForLog(({ msg }) => msg === 'request.received')
+    await complete(server, {}, { 'x-fault': 'runner' })
+    const failed = await running
+    expect([500, 503]).toContain(failed.status)
+    await server.waitForLog(({ msg, where }) => msg === 'engine.problem' && where === 'runner')
+    await server.waitForLog(({ msg }) => msg === 'engine.recovered')
+    expect((await fetch(`${server.url}/ready`)).status).toBe(200)
+    const after = await complete(server, { temperature: 0 })
+    expect(after.status).toBe(200)
+    expect(((await after.json()) as typeof before).choices[0]?.text).toBe(before.choices[0]?.text)
+  } finally {
+    server.signal('SIGTERM')
+  }
+  expect(await server.exited).toEqual({ code: 0, signal: null })
+})
