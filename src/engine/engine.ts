@@ -303,7 +303,10 @@ class LocalEngine implements Engine {
       if (oldest === undefined) return false
       delivering = oldest.step
       const result = await oldest.result
-      this.#checkPool(result)
+      if (this.#isOfAnotherPool(result)) {
+        await this.#startOver()
+        return true
+      }
       const atMs = performance.now()
       const startMs = Math.max(oldest.submittedMs, this.#lastDeliveredMs)
       this.#lastDeliveredMs = atMs
@@ -317,12 +320,20 @@ class LocalEngine implements Engine {
     return true
   }
 
-  /** Throws RunnerError where the pool was replaced without a failed step: while nothing ran, or under a read of blocks. */
-  #checkPool({ poolId = 0 }: StepResult): void {
-    if (this.#poolId !== null && poolId !== this.#poolId) {
-      throw new RunnerError('device_lost', 'the device was replaced between two steps')
-    }
+  /** The pool was replaced without a failed step: while nothing ran, or under a read of blocks. */
+  #isOfAnotherPool({ poolId = 0 }: StepResult): boolean {
+    if (this.#poolId !== null && poolId !== this.#poolId) return true
     this.#poolId = poolId
+    return false
+  }
+
+  /** What is planned or in flight is void: running sequences compute their tokens again. `culprit`: the one that does not, and why. */
+  async #startOver(culprit?: readonly [Sequence, EngineError]): Promise<void> {
+    this.#poolId = null
+    await settled(this.#inFlight.splice(0).map(({ result }) => result))
+    this.#scheduler.invalidate()
+    if (culprit !== undefined) this.#requests.failSequence(...culprit)
+    publishSchedule({ step: null, preempted: this.#scheduler.restart() }, this.#bus, this.#counts)
   }
 
   /** Plans and submits as many steps as may be in flight. */
@@ -345,15 +356,13 @@ class LocalEngine implements Engine {
    */
   async #failSteps(error: unknown, culprit: Sequence | null): Promise<void> {
     if (!this.#isClosed()) this.#options.onError?.('step', error)
-    this.#poolId = null
-    await settled(this.#inFlight.splice(0).map(({ result }) => result))
     if (culprit !== null) {
-      this.#scheduler.invalidate()
       const message = 'the engine failed while the request ran'
-      this.#requests.failSequence(culprit, new EngineError('engine_error', message, null, { cause: error }))
-      publishSchedule({ step: null, preempted: this.#scheduler.restart() }, this.#bus, this.#counts)
+      await this.#startOver([culprit, new EngineError('engine_error', message, null, { cause: error })])
       return
     }
+    this.#poolId = null
+    await settled(this.#inFlight.splice(0).map(({ result }) => result))
     const isRunnerFault = error instanceof RunnerError
     const isLost = isRunnerFault && error.code === 'device_lost'
     const message = isLost

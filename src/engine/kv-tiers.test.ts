@@ -192,12 +192,11 @@ describe('an engine with tiers', () => {
   it('keeps nothing of a pool that was lost, and serves nothing of it', async () => {
     const { engine, events, runner } = await start({ directory, hostMemoryBytes: 1 << 16 })
     const cold = await collect(engine, request({ prompts: [{ text: prompt }] }))
-    // Replaced without a failed step: the next one tells, and is not counted.
+    // Replaced without a failed step: the next one tells, and what it was planned on is computed again.
     runner.losePool()
-    const hit = await collect(engine, request({ prompts: [{ text: `${prompt}more` }] })).catch(
-      (error: unknown) => error,
-    )
-    expect(hit).toMatchObject({ code: 'device_lost' })
+    const hit = await collect(engine, request({ prompts: [{ text: prompt }] }))
+    expect(hit.tokenIds).toEqual(cold.tokenIds)
+    expect(engine.stats().numPreemptions).toBeGreaterThan(0)
     const again = await collect(engine, request({ prompts: [{ text: prompt }] }))
     expect(again.tokenIds).toEqual(cold.tokenIds)
     // Lost when its last token is there and its blocks are about to be read.
