@@ -94,7 +94,7 @@ class LocalEngine implements Engine {
   readonly #idleListeners: (() => void)[] = []
   #state: 'running' | 'draining' | 'closed' = 'running'
   #lastDeliveredMs = 0
-  /** The pool that the last step ran on; null: the next step tells. */
+  /** The pool that steps are planned for; null: the next step tells which it is, and none is planned ahead of it. */
   #poolId: number | null = 0
   #problem: RunnerProblem | null = null
   /** Something changed since the loop last looked; `#wake` ends its sleep. */
@@ -303,10 +303,7 @@ class LocalEngine implements Engine {
       if (oldest === undefined) return false
       delivering = oldest.step
       const result = await oldest.result
-      if (this.#isOfAnotherPool(result)) {
-        await this.#startOver()
-        return true
-      }
+      this.#poolId = result.poolId ?? 0
       const atMs = performance.now()
       const startMs = Math.max(oldest.submittedMs, this.#lastDeliveredMs)
       this.#lastDeliveredMs = atMs
@@ -315,16 +312,11 @@ class LocalEngine implements Engine {
       delivering = null
       if (this.#masks.numPending === 0 && !this.#isClosed()) this.#fill()
     } catch (error) {
-      await this.#failSteps(error, culpritOf(error, delivering))
+      // The pool was replaced without a failed step: while nothing ran, or under a read of blocks.
+      if (error instanceof RunnerError && error.code === 'pool_replaced') await this.#startOver()
+      else await this.#failSteps(error, culpritOf(error, delivering))
     }
     return true
-  }
-
-  /** The pool was replaced without a failed step: while nothing ran, or under a read of blocks. */
-  #isOfAnotherPool({ poolId = 0 }: StepResult): boolean {
-    if (this.#poolId !== null && poolId !== this.#poolId) return true
-    this.#poolId = poolId
-    return false
   }
 
   /** What is planned or in flight is void: running sequences compute their tokens again. `culprit`: the one that does not, and why. */
@@ -338,12 +330,14 @@ class LocalEngine implements Engine {
 
   /** Plans and submits as many steps as may be in flight. */
   #fill(): void {
-    while (this.#inFlight.length <= this.#options.runAhead) {
+    while (this.#inFlight.length <= (this.#poolId === null ? 0 : this.#options.runAhead)) {
       const schedule = this.#scheduler.schedule()
       publishSchedule(schedule, this.#bus, this.#counts)
       const { step } = schedule
       if (step === null) return
-      const result = this.#parts.runner.execute(step.plan)
+      const result = this.#parts.runner.execute(
+        this.#poolId === null ? step.plan : { ...step.plan, poolId: this.#poolId },
+      )
       // Awaited in order, maybe after an earlier step has failed: not an unhandled rejection until then.
       result.catch(() => {})
       this.#inFlight.push({ step, result, submittedMs: performance.now() })

@@ -6,7 +6,7 @@
 import type { EventBus } from './event-bus.ts'
 import type { KvDoneEvent } from './events.ts'
 import type { KvTiers, StoredBlock } from './kv-tiers.ts'
-import type { BlockHash, PrefixMatch } from './prefix-cache.ts'
+import type { PrefixMatch } from './prefix-cache.ts'
 import { RunnerError } from './runner/runner.ts'
 import type { Runner } from './runner/runner.ts'
 import type { KvOperationCount } from './request.ts'

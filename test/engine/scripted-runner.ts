@@ -87,6 +87,7 @@ export class ScriptedRunner implements Runner {
   }
 
   async execute(plan: StepPlan): Promise<StepResult> {
+    if (plan.poolId !== undefined && plan.poolId !== this.poolId) throw new RunnerError('pool_replaced', 'another pool')
     const result = this.#run(structuredClone(plan))
     if (this.#options.isDeferred === true) await new Promise((resolve) => setImmediate(resolve))
     if (this.#isClosed) throw new RunnerError('closed', 'the runner is closed')
@@ -100,14 +101,14 @@ export class ScriptedRunner implements Runner {
   }
 
   readBlocks(blocks: readonly number[], poolId = this.poolId): Promise<Uint8Array> {
-    if (poolId !== this.poolId) return Promise.reject(new RunnerError('device_lost', 'another pool'))
+    if (poolId !== this.poolId) return Promise.reject(new RunnerError('pool_replaced', 'another pool'))
     const { blockSize } = this.#options
     const tokens = blocks.flatMap((block) => [...this.#pool.subarray(block * blockSize, (block + 1) * blockSize)])
     return Promise.resolve(new Uint8Array(Int32Array.from(tokens).buffer))
   }
 
   writeBlocks(blocks: readonly number[], bytes: Uint8Array, poolId = this.poolId): Promise<void> {
-    if (poolId !== this.poolId) return Promise.reject(new RunnerError('device_lost', 'another pool'))
+    if (poolId !== this.poolId) return Promise.reject(new RunnerError('pool_replaced', 'another pool'))
     const { blockSize } = this.#options
     const tokens = new Int32Array(bytes.slice().buffer)
     for (const [i, block] of blocks.entries()) {

@@ -46,7 +46,7 @@ class LocalRunner implements MortalRunner {
   }
 
   async execute(plan: StepPlan): Promise<StepResult> {
-    const model = this.#current()
+    const model = this.#current(plan.poolId)
     const started = performance.now()
     try {
       const output = await this.#run(model, plan)
@@ -96,7 +96,7 @@ class LocalRunner implements MortalRunner {
   #current(poolId = this.#poolId): LoadedModel {
     if (this.#ended !== null) throw this.#ended
     if (this.#model === null) throw new RunnerError('engine_error', 'no model is loaded')
-    if (poolId !== this.#poolId) throw new RunnerError('device_lost', 'the pool that held these blocks was lost')
+    if (poolId !== this.#poolId) throw new RunnerError('pool_replaced', 'the pool that this was meant for was lost')
     return this.#model
   }
 

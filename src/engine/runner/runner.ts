@@ -81,6 +81,8 @@ export interface SequencePlan {
 
 export interface StepPlan {
   readonly stepId: number
+  /** The pool that it relies on the content of; absent: none. On another one it is not run. */
+  readonly poolId?: number
   /** Copies made before the step, in order: the first numTokens tokens of a block. */
   readonly blockCopies: readonly { readonly source: number; readonly destination: number; readonly numTokens: number }[]
   readonly sequences: readonly SequencePlan[]
@@ -95,7 +97,7 @@ export interface SequenceResult {
 
 export interface StepResult {
   readonly stepId: number
-  /** The KV pool it ran on: another number than the last step's, and everything earlier steps left there is gone. 0 where it is left out. */
+  /** The KV pool it ran on. 0 where it is left out. */
   readonly poolId?: number
   readonly sequences: readonly SequenceResult[]
   readonly gpuMicros: number | null
@@ -112,7 +114,7 @@ export interface Runner {
   load(model: ModelRequest, onProgress?: ProgressListener): Promise<ModelInfo>
   /** Steps execute in call order; up to two may be in flight. Rejects with RunnerError. */
   execute(plan: StepPlan): Promise<StepResult>
-  /** Reads and writes reject with `device_lost` where `poolId` is given and another pool has taken that one's place. */
+  /** Reads and writes reject with `pool_replaced` where `poolId` is given and another pool has taken that one's place. */
   readBlocks(blocks: readonly number[], poolId?: number): Promise<Uint8Array>
   writeBlocks(blocks: readonly number[], bytes: Uint8Array, poolId?: number): Promise<void>
   /** `listener` is told what keeps steps from running, and with null when they run again. One listener. */
@@ -133,14 +135,19 @@ export class ModelError extends Error {
   override readonly name = 'ModelError'
 }
 
-/** A call failed. `device_lost`: the runner is coming back, or trying to, with an empty KV pool; `engine_error`: a bug or broken input. */
+export type RunnerErrorCode = 'engine_error' | 'device_lost' | 'pool_replaced' | 'closed'
+
+/**
+ * A call failed. `device_lost`: the runner is coming back, or trying to, with an empty KV pool; `pool_replaced`: it has come back since, and the call
+ * was meant for the pool before; `engine_error`: a bug or broken input.
+ */
 export class RunnerError extends Error {
   override readonly name = 'RunnerError'
-  readonly code: 'engine_error' | 'device_lost' | 'closed'
+  readonly code: RunnerErrorCode
   /** Index in the plan of the sequence whose plan was refused before anything of the step ran; null: not one sequence's fault. */
   readonly sequence: number | null
   constructor(
-    code: 'engine_error' | 'device_lost' | 'closed',
+    code: RunnerErrorCode,
     message: string,
     options: ErrorOptions & { readonly sequence?: number | null } = {},
   ) {

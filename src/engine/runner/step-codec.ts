@@ -100,6 +100,7 @@ const FLAG = { repetition: 1, adjustments: 2, mask: 4 } as const
 export function writePlan(writer: WordWriter, plan: StepPlan): void {
   writer.reset()
   writer.int(plan.stepId)
+  writer.int(plan.poolId ?? -1)
   writer.int(plan.blockCopies.length)
   for (const { source, destination, numTokens } of plan.blockCopies) {
     writer.int(source)
@@ -128,6 +129,7 @@ export function writePlan(writer: WordWriter, plan: StepPlan): void {
 export function readPlan(buffer: SharedArrayBuffer): StepPlan {
   const reader = new WordReader(buffer)
   const stepId = reader.int()
+  const poolId = reader.int()
   const blockCopies = Array.from({ length: reader.int() }, () => ({
     source: reader.int(),
     destination: reader.int(),
@@ -144,7 +146,7 @@ export function readPlan(buffer: SharedArrayBuffer): StepPlan {
     const score = topN < 0 ? null : { targets: reader.array(), topN }
     sequences.push({ tokenSource, startPosition, blockTable, sample, score })
   }
-  return { stepId, blockCopies, sequences }
+  return { stepId, ...(poolId < 0 ? {} : { poolId }), blockCopies, sequences }
 }
 
 function writeSpec(writer: WordWriter, spec: SampleSpec): void {
