@@ -31,7 +31,11 @@ export interface Loaded {
 }
 
 /** The engine that the configuration asks for. `onFatal` is told when it cannot run and a first attempt to mend that failed. Throws ModelError for a checkpoint, or another engine, that cannot serve. */
-export async function loadEngine(config: Config, logger: Log, onFatal: (reason: string) => void): Promise<Loaded> {
+export async function loadEngine(
+  config: Config,
+  logger: Log,
+  onFatal: (reason: string) => void = () => {},
+): Promise<Loaded> {
   const onError = (where: string, error: unknown) => logger.error('engine.problem', { where, error })
   if (config.engineUrl !== null) {
     const { createRemoteEngine } = await import('./engine/remote.ts')
