@@ -119,6 +119,14 @@ export interface KvDoneEvent extends RequestEvent {
   readonly errorType?: string
 }
 
+/** Operations on KV tiers that ended, of one kind and outcome. */
+export interface KvOperationCount {
+  readonly operation: KvDoneEvent['operation']
+  readonly outcome: 'ok' | 'error'
+  readonly count: number
+  readonly bytes: number
+}
+
 /** A step ran. Published for every step, with the requests it served. */
 export interface StepEvent {
   readonly type: 'step'

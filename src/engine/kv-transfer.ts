@@ -4,12 +4,11 @@
  * is submitted, and its end published however it ends.
  */
 import type { EventBus } from './event-bus.ts'
-import type { KvDoneEvent } from './events.ts'
+import type { KvDoneEvent, KvOperationCount } from './events.ts'
 import type { KvTiers, StoredBlock } from './kv-tiers.ts'
 import type { PrefixMatch } from './prefix-cache.ts'
 import { RunnerError } from './runner/runner.ts'
 import type { Runner } from './runner/runner.ts'
-import type { KvOperationCount } from './request.ts'
 import type { Scheduler } from './scheduler.ts'
 import type { Sequence } from './sequence.ts'
 

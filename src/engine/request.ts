@@ -1,5 +1,5 @@
 /** What goes into an engine and what comes out of it: shared by the local Engine (engine.ts) and the remote one (remote.ts). */
-import type { EngineSubscriber, KvDoneEvent, FinishReason, SequenceCounters } from './events.ts'
+import type { EngineSubscriber, KvOperationCount, FinishReason, SequenceCounters } from './events.ts'
 import type { ModelInfo, TokenLogprobs } from './runner/runner.ts'
 
 /** A function call that an earlier turn of the assistant made. */
@@ -206,13 +206,6 @@ export interface EngineStats {
   readonly numAcceptedTokens: number
   /** Operations on KV tiers that ended, by kind and outcome; absent where there are none. */
   readonly kvOperations?: readonly KvOperationCount[]
-}
-
-export interface KvOperationCount {
-  readonly operation: KvDoneEvent['operation']
-  readonly outcome: 'ok' | 'error'
-  readonly count: number
-  readonly bytes: number
 }
 
 /** An engine: local (weights in this process) or remote (an OpenAI-compatible server elsewhere). */

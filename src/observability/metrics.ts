@@ -5,7 +5,7 @@
  */
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
-import type { KvOperationCount } from '../engine/request.ts'
+import type { KvOperationCount } from '../engine/events.ts'
 import { BulkHistogram } from './bulk-histogram.ts'
 import type { Stall } from './event-loop-watch.ts'
 import { hideKeys, type MetricFamily, renderMetrics } from './metrics-text.ts'
