@@ -1,15 +1,28 @@
 /** Documents as blocks: paragraphs, lists, tables and code under their headings, with offsets into the source. */
-export type DocumentFormat = 'markdown' | 'text' | 'html'
+export type DocumentFormat = 'markdown' | 'text' | 'html' | 'csv' | 'pages'
 
-/** A run of text that belongs together. `prose` may be cut between sentences, `lines` between lines, `code` only when it must be. */
-export interface Block {
-  readonly kind: 'prose' | 'lines' | 'code'
+/** A part of the source: [start, end) in UTF-16 units. */
+export interface SourceRange {
+  readonly start: number
+  readonly end: number
+}
+
+/** A row of a table as a sentence that names its columns and itself, so that it answers alone (see tables.ts). */
+export interface TableRow extends SourceRange {
+  readonly text: string
+}
+
+/**
+ * A run of text that belongs together. `prose` may be cut between sentences, `lines` and `table` between lines, `code` only when it
+ * must be.
+ */
+export interface Block extends SourceRange {
+  readonly kind: 'prose' | 'lines' | 'code' | 'table'
   readonly text: string
   /** Headings above it, outermost first. */
   readonly headings: readonly string[]
-  /** UTF-16 offsets of the block in the source: [start, end). */
-  readonly start: number
-  readonly end: number
+  /** Of a table: its text by rows. */
+  readonly rows?: readonly TableRow[]
 }
 
 /** UTF-16 units of a heading. Longer ones are text that someone set as a heading: they are kept, but not repeated in every chunk. */
@@ -18,15 +31,52 @@ const MAX_TITLE_LENGTH = 256
 /** Whether a text is short enough to be a heading. */
 export const isTitle = (text: string): boolean => text.length <= MAX_TITLE_LENGTH
 
-/** Headings seen so far, by level. */
-export class HeadingPath {
-  #path: { readonly level: number; readonly title: string }[] = []
+/** The level of the document's own title, above every heading. */
+export const DOCUMENT_TITLE = 0
 
-  enter(level: number, title: string): void {
-    this.#path = [...this.#path.filter((heading) => heading.level < level), { level, title }]
+interface Heading extends SourceRange {
+  readonly level: number
+  readonly title: string
+}
+
+/** Headings above the place that a document has been read to. One that nothing follows is text of its own. */
+export class HeadingPath {
+  #path: (Heading & { isCovered: boolean })[] = []
+
+  /** Goes below a heading. @returns the headings left behind without any text below them, as blocks. */
+  enter(heading: Heading): readonly Block[] {
+    const left = this.#leave(heading.level)
+    // A page's title and its first heading are often the same words.
+    const outer = this.#path.at(-1)
+    if (outer?.level === DOCUMENT_TITLE && isRepeated(outer.title, heading.title)) this.#path.pop()
+    this.#path.push({ ...heading, isCovered: false })
+    return left
   }
 
+  /** The titles above a block that is here, outermost first. */
   titles(): readonly string[] {
+    for (const heading of this.#path) heading.isCovered = true
     return this.#path.map(({ title }) => title)
   }
+
+  /** The end of the document. @returns as `enter`. */
+  end(): readonly Block[] {
+    return this.#leave(DOCUMENT_TITLE)
+  }
+
+  #leave(level: number): readonly Block[] {
+    const blocks: Block[] = []
+    while ((this.#path.at(-1)?.level ?? -1) >= level) {
+      const heading = this.#path.pop()
+      if (!heading || heading.isCovered) continue
+      const { title: text, start, end } = heading
+      blocks.push({ kind: 'prose', text, headings: this.titles(), start, end })
+    }
+    return blocks
+  }
+}
+
+function isRepeated(title: string, heading: string): boolean {
+  const [a = '', b = ''] = [title, heading].map((text) => text.toLowerCase().replaceAll(/\s+/g, ' ').trim())
+  return ` ${b} `.includes(` ${a} `)
 }

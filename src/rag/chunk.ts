@@ -1,7 +1,9 @@
 /** Cutting documents into chunks: by structure first, by token counts within. */
-import type { Block, DocumentFormat } from './blocks.ts'
+import type { Block, DocumentFormat, TableRow } from './blocks.ts'
+import { csvBlocks } from './csv.ts'
 import { htmlBlocks } from './html.ts'
-import { markdownBlocks, plainBlocks } from './markdown.ts'
+import { markdownBlocks } from './markdown.ts'
+import { pageBlocks, plainBlocks } from './plain.ts'
 import { Slice } from './slice.ts'
 import type { Chunk } from './vector-index.ts'
 
@@ -24,6 +26,8 @@ interface Unit {
   /** Index of its block, and whether a chunk may begin with it again. */
   readonly block: number
   readonly repeatable: boolean
+  /** Whether its text is not the source's own: markup is taken away, or names are added. */
+  readonly isRendered: boolean
 }
 
 /** What a chunk is embedded and shown to the language model as: text alone often does not say what it is about. */
@@ -54,6 +58,7 @@ export async function chunkDocument(
   format: DocumentFormat,
   options: ChunkingOptions,
   countTokens: CountTokens,
+  readHtml: ReadHtml = htmlBlocks,
 ): Promise<readonly Chunk[]> {
   const chunks: Chunk[] = []
   let section: Block[] = []
@@ -67,7 +72,7 @@ export async function chunkDocument(
     slice.restart()
   }
   let sectionChars = 0
-  for (const whole of blocksOf(text, format)) {
+  for (const whole of await blocksOf(text, format, readHtml)) {
     for (const block of splitBlock(whole)) {
       const isOther = section[0] !== undefined && section[0].headings.join('\n') !== block.headings.join('\n')
       if (isOther || sectionChars + block.text.length > MAX_SECTION_CHARS) {
@@ -83,14 +88,20 @@ export async function chunkDocument(
   return chunks
 }
 
-function blocksOf(text: string, format: DocumentFormat): Generator<Block> {
+export type ReadHtml = (html: string) => Iterable<Block> | Promise<Iterable<Block>>
+
+function blocksOf(text: string, format: DocumentFormat, readHtml: ReadHtml): ReturnType<ReadHtml> {
   switch (format) {
     case 'markdown':
       return markdownBlocks(text)
     case 'html':
-      return htmlBlocks(text)
+      return readHtml(text)
     case 'text':
       return plainBlocks(text)
+    case 'csv':
+      return csvBlocks(text)
+    case 'pages':
+      return pageBlocks(text)
     default:
       throw new Error(`unknown document format ${String(format)}`)
   }
@@ -99,10 +110,35 @@ function blocksOf(text: string, format: DocumentFormat): Generator<Block> {
 /** A block as blocks of at most MAX_SECTION_CHARS. */
 function* splitBlock(block: Block): Generator<Block> {
   if (block.text.length <= MAX_SECTION_CHARS) yield block
+  else if (block.rows) yield* splitTable(block, block.rows)
   else {
-    const piece = { ...block, block: 0, repeatable: false }
+    const piece = { ...block, block: 0, repeatable: false, isRendered: false }
     for (const { text, start, end } of splitByLength(piece, MAX_SECTION_CHARS)) yield { ...block, text, start, end }
   }
+}
+
+function* splitTable(block: Block, rows: readonly TableRow[]): Generator<Block> {
+  let part: TableRow[] = []
+  let numChars = 0
+  const taken = (): Block[] => {
+    const [first, last] = [part[0], part.at(-1)]
+    if (!first || !last) return []
+    const text = part.map((row) => row.text).join('\n')
+    return [{ ...block, text, rows: part, start: first.start, end: last.end }]
+  }
+  const pieces = rows.flatMap((row) =>
+    splitByLength({ ...row, block: 0, repeatable: false, isRendered: true }, MAX_SECTION_CHARS),
+  )
+  for (const row of pieces) {
+    if (numChars + row.text.length > MAX_SECTION_CHARS) {
+      yield* taken()
+      part = []
+      numChars = 0
+    }
+    part.push(row)
+    numChars += row.text.length
+  }
+  yield* taken()
 }
 
 async function chunkSection(
@@ -120,17 +156,15 @@ async function chunkSection(
   )
   const budget = maxTokens - numHeadingTokens
   const maxChars = maxTokens * MAX_CHARS_PER_TOKEN
-  const units = await toUnits(section, budget, maxChars, countTokens)
-  const lengthOf: LengthOf =
-    format === 'html'
-      ? (unit) => unit.text.length + BLOCK_SEPARATOR.length
-      : (unit, before) => unit.end - (before?.end ?? unit.start)
+  const units = await toUnits(section, format, { budget, maxChars }, countTokens)
+  const lengthOf: LengthOf = (unit, before) =>
+    unit.isRendered ? unit.text.length + BLOCK_SEPARATOR.length : unit.end - (before?.end ?? unit.start)
   return pack(units, { budget, overlapTokens, maxChars, lengthOf }).map(([from, to], i) => {
     const taken = units.slice(from, to)
     const start = taken[0]?.start ?? 0
     const end = taken.at(-1)?.end ?? start
-    // Markdown and plain text are shown as they stand in the source; HTML has no such form.
-    const text = format === 'html' ? joinUnits(taken) : source.slice(start, end)
+    // Markdown and plain text are shown as they stand in the source; HTML and tables have no such form.
+    const text = taken.some(({ isRendered }) => isRendered) ? joinUnits(taken) : source.slice(start, end)
     const numTokens = numHeadingTokens + taken.reduce((sum, unit) => sum + unit.numTokens, 0)
     return { chunk: firstChunk + i, text, headings, start, end, numTokens }
   })
@@ -174,17 +208,18 @@ async function fitHeadings(
 /** Blocks as units that fit into the budget each, with their token counts. */
 async function toUnits(
   blocks: readonly Block[],
-  budget: number,
-  maxChars: number,
+  format: DocumentFormat,
+  { budget, maxChars }: { readonly budget: number; readonly maxChars: number },
   countTokens: CountTokens,
 ): Promise<Unit[]> {
   const codes = blocks.filter(({ kind, text }) => kind === 'code' && text.length <= maxChars)
   const codeTokens = codes.length === 0 ? [] : await countTokens(codes.map(({ text }) => text))
   const whole = new Set(codes.filter((_, i) => (codeTokens[i] ?? 0) <= budget))
   const pieces = blocks.flatMap((block, index) =>
-    (whole.has(block) ? [block] : piecesOf(block)).flatMap(({ text, start, end }) =>
-      splitByLength({ text, start, end, block: index, repeatable: block.kind === 'prose' }, maxChars),
-    ),
+    (whole.has(block) ? [block] : (block.rows ?? piecesOf(block))).flatMap(({ text, start, end }) => {
+      const isRendered = format === 'html' || block.rows !== undefined
+      return splitByLength({ text, start, end, block: index, repeatable: block.kind === 'prose', isRendered }, maxChars)
+    }),
   )
   const counts = await countTokens(pieces.map(({ text }) => text))
   const units: Unit[] = []

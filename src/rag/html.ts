@@ -1,172 +1,322 @@
-/** HTML as blocks of text: what a reader sees, under its headings, with offsets into the source. Malformed input never throws. */
-import { HeadingPath, isTitle, type Block } from './blocks.ts'
-import { markup } from './html-markup.ts'
+/** HTML as blocks of text: what a reader sees, under its headings, with offsets into the source. Malformed input reads as in a browser. */
+import {
+  html as spec,
+  Parser,
+  type DefaultTreeAdapterTypes as Dom,
+  type DefaultTreeAdapterMap,
+  type Token,
+} from 'parse5'
+import { DOCUMENT_TITLE, HeadingPath, isTitle, type Block } from './blocks.ts'
+import { tableRows } from './html-table.ts'
 
-/** Their content is not text, or not this document's. */
-const SKIPPED = new Set([
-  'script',
-  'style',
-  'template',
-  'noscript',
-  'svg',
-  'math',
-  'iframe',
-  'object',
-  'head',
-  'nav',
-  'select',
-  'button',
-])
+/** Their content is not text, or a second form of what stands beside it. */
+const SKIPPED = new Set(['script', 'style', 'template', 'annotation', 'annotation-xml', 'datalist'])
+/** Raw text to a parser: one that is never closed would take the rest of the page along. */
+const RAW = new Set(['title', 'textarea', 'xmp', 'noembed', 'noframes'])
+/** Raw text to a parser that is HTML for browsers without frames. */
+const FALLBACK = new Set(['noembed', 'noframes'])
 const BREAKING = new Set(
   (
-    'address article aside blockquote body dd details dialog div dl dt fieldset figcaption figure footer form header hr html ' +
-    'main ol p section summary table tbody tfoot thead ul'
+    'address article aside blockquote body caption center dd details dialog dir div dl dt fieldset figcaption figure footer form frameset ' +
+    'header hgroup hr html legend main menu nav ol optgroup option p plaintext search section summary table tbody td tfoot th thead tr ul'
   ).split(' '),
 )
-const ENTITIES: Readonly<Record<string, string>> = {
-  amp: '&',
-  lt: '<',
-  gt: '>',
-  quot: '"',
-  apos: "'",
-  nbsp: ' ',
-  ensp: ' ',
-  emsp: ' ',
-  thinsp: ' ',
-  shy: '',
-  copy: '©',
-  reg: '®',
-  trade: '™',
-  hellip: '…',
-  mdash: '—',
-  ndash: '–',
-  lsquo: '‘',
-  rsquo: '’',
-  ldquo: '“',
-  rdquo: '”',
-  laquo: '«',
-  raquo: '»',
-  bull: '•',
-  middot: '·',
-  deg: '°',
-  times: '×',
-  divide: '÷',
-  minus: '−',
-  plusmn: '±',
-  le: '≤',
-  ge: '≥',
-  ne: '≠',
-  asymp: '≈',
-  rarr: '→',
-  larr: '←',
-  micro: 'µ',
-  euro: '€',
-  pound: '£',
-  sect: '§',
-  para: '¶',
-  auml: 'ä',
-  ouml: 'ö',
-  uuml: 'ü',
-  Auml: 'Ä',
-  Ouml: 'Ö',
-  Uuml: 'Ü',
-  szlig: 'ß',
-  eacute: 'é',
-  egrave: 'è',
-  agrave: 'à',
-  ccedil: 'ç',
-  ntilde: 'ñ',
+const LISTS = new Set(['ul', 'ol', 'menu', 'dir'])
+const PREFORMATTED = new Set(['pre', 'listing', 'xmp', 'plaintext'])
+/** Beside each other on the page, so words in them do not join. */
+const BOXES = new Set(['button', 'input', 'img', 'object', 'video', 'audio', 'canvas', 'marquee'])
+
+const BULLET = '- '
+
+/** Elements inside each other. The parser's work for a tag grows with them, so a page of nothing but `<div>` would take hours. */
+const MAX_DEPTH = 1500
+/** Elements of a page; each takes some 300 bytes. */
+const MAX_ELEMENTS = 1_000_000
+/** Raw texts read again as HTML inside each other. */
+const MAX_READINGS = 3
+
+/** A page that would take too much time or memory. */
+export class HtmlTooComplexError extends Error {
+  override readonly name = 'HtmlTooComplexError'
 }
 
-const REFERENCE = /&(?:#(\d{1,7})|#[xX]([0-9a-fA-F]{1,6})|([a-zA-Z]{2,8}));/g
+/** The parser of the standard, except that nothing hides text from readers of documents: menus and frames are plain containers. */
+class PageParser extends Parser<DefaultTreeAdapterMap> {
+  #numElements = 0
+  /** Where the last tag or text ended: behind it is a tag that never ends, if there is anything. */
+  lastEnd = 0
 
-function decodeReferences(text: string): string {
-  return text.replaceAll(REFERENCE, (whole: string, decimal?: string, hex?: string, name?: string) => {
-    if (name !== undefined) return ENTITIES[name] ?? whole
-    const code = decimal === undefined ? Number.parseInt(hex ?? '', 16) : Number(decimal)
-    return code > 0 && code <= 0x10_ff_ff && !(code >= 0xd8_00 && code <= 0xdf_ff) ? String.fromCodePoint(code) : ''
-  })
+  override onStartTag(token: Token.TagToken): void {
+    if (++this.#numElements > MAX_ELEMENTS) {
+      throw new HtmlTooComplexError(`expected at most ${MAX_ELEMENTS} elements, found more`)
+    }
+    if (this.openElements.stackTop > MAX_DEPTH) {
+      throw new HtmlTooComplexError(`expected elements at most ${MAX_DEPTH} deep inside each other, found more`)
+    }
+    asContainer(token)
+    super.onStartTag(token)
+    this.lastEnd = token.location?.endOffset ?? this.lastEnd
+  }
+
+  override onEndTag(token: Token.TagToken): void {
+    asContainer(token)
+    super.onEndTag(token)
+    this.lastEnd = token.location?.endOffset ?? this.lastEnd
+  }
+
+  override onCharacter(token: Token.CharacterToken): void {
+    super.onCharacter(token)
+    this.lastEnd = token.location?.endOffset ?? this.lastEnd
+  }
+
+  override onWhitespaceCharacter(token: Token.CharacterToken): void {
+    super.onWhitespaceCharacter(token)
+    this.lastEnd = token.location?.endOffset ?? this.lastEnd
+  }
+
+  override onComment(token: Token.CommentToken): void {
+    super.onComment(token)
+    this.lastEnd = token.location?.endOffset ?? this.lastEnd
+  }
 }
 
-export function* htmlBlocks(html: string): Generator<Block> {
-  const path = new HeadingPath()
-  let parts: string[] = []
-  let start = -1
-  let end = 0
-  let kind: Block['kind'] = 'prose'
-  let headingLevel = 0
-  let preDepth = 0
-  let skipped: string | null = null
-  let skipDepth = 0
+/** The standard drops tags inside `select` and reads `iframe` as raw text. */
+function asContainer(token: Token.TagToken): void {
+  if (token.tagName !== 'select' && token.tagName !== 'iframe') return
+  token.tagName = 'span'
+  token.tagID = spec.TAG_ID.SPAN
+}
 
-  const add = (text: string, from: number, to: number): void => {
+/**
+ * @returns the blocks in the order of the page.
+ * @throws HtmlTooComplexError for markup that no page for readers has.
+ */
+export function htmlBlocks(html: string): readonly Block[] {
+  const reader = new PageReader(html)
+  reader.read(0)
+  return reader.end()
+}
+
+export class PageReader {
+  readonly #html: string
+  readonly #blocks: Block[] = []
+  readonly #path = new HeadingPath()
+  #parts: string[] = []
+  #start = -1
+  #end = 0
+  #kind: 'prose' | 'lines' | 'code' = 'prose'
+  #preDepth = 0
+  #listDepth = 0
+  /** Level of the heading whose text comes next. */
+  #headingLevel: number | null = null
+  #numReadings = 0
+  /** A title comes first or is text. */
+  #hasTitle = false
+
+  constructor(html: string) {
+    this.#html = html
+  }
+
+  /** Reads a part of the source. */
+  read(offset: number, to = this.#html.length): void {
+    this.#numReadings++
+    const source = offset === 0 && to === this.#html.length ? this.#html : this.#html.slice(offset, to)
+    let isCut = false
+    const parser = new PageParser({
+      sourceCodeLocationInfo: true,
+      scriptingEnabled: false,
+      onParseError: ({ code }) => {
+        isCut ||= code === 'eof-in-tag'
+      },
+    })
+    parser.tokenizer.write(source, true)
+    this.#walkAll(parser.document.childNodes, offset)
+    this.#flush()
+    if (isCut) this.#readCutTag(offset + parser.lastEnd)
+  }
+
+  end(): readonly Block[] {
+    this.#flush()
+    this.#blocks.push(...this.#path.end())
+    return this.#blocks
+  }
+
+  /** A tag without end, mostly for a quote that is left open: the rest of the page is read as if quotes meant nothing. */
+  #readCutTag(from: number): void {
+    const rest = this.#html.slice(from)
+    if (rest.includes('>') && this.#numReadings <= MAX_READINGS) {
+      const unquoted = new PageReader(' '.repeat(from) + rest.replaceAll(/["']/g, ' '))
+      unquoted.#numReadings = this.#numReadings
+      unquoted.read(from)
+      for (const block of unquoted.end()) {
+        this.#blocks.push({ ...block, headings: block.headings.length > 0 ? block.headings : this.#path.titles() })
+      }
+      return
+    }
+    this.#add(rest, from, this.#html.length)
+    this.#flush()
+  }
+
+  #walkAll(nodes: readonly Dom.ChildNode[], offset: number): void {
+    for (const node of nodes) this.#walk(node, offset)
+  }
+
+  #walk(node: Dom.ChildNode, offset: number): void {
+    if (node.nodeName === '#text') {
+      const { value, sourceCodeLocation: at } = node as Dom.TextNode
+      const from = offset + (at?.startOffset ?? 0)
+      this.#add(this.#preDepth > 0 ? value : collapse(value), from, offset + (at?.endOffset ?? 0))
+      return
+    }
+    if (!('tagName' in node)) return
+    const name = node.tagName
+    if (SKIPPED.has(name)) return
+    const { sourceCodeLocation: at } = node
+    const start = offset + (at?.startOffset ?? 0)
+    const end = offset + (at?.startTag?.endOffset ?? at?.endOffset ?? 0)
+    if (this.#numReadings <= MAX_READINGS && at?.startTag) {
+      if (RAW.has(name) && !at.endTag) return this.read(end)
+      if (FALLBACK.has(name) && at.endTag) return this.read(end, offset + at.endTag.startOffset)
+    }
+    const isTitleElement = name === 'title' && node.namespaceURI === spec.NS.HTML && !this.#hasTitle
+    const level = isTitleElement ? DOCUMENT_TITLE : headingLevel(name)
+    this.#hasTitle ||= level !== null
+    if (level !== null) return this.#walkHeading(node, level, offset)
+    if (name === 'table' && this.#addTable(node, offset)) return
+    if (PREFORMATTED.has(name)) return this.#walkPreformatted(node, offset)
+    if (LISTS.has(name)) return this.#walkList(node, offset)
+    if (name === 'br') return this.#add('\n', start, end)
+    if (name === 'img') return this.#add(` ${attributeOf(node, 'alt')} `, start, end)
+    if (name === 'li') return this.#walkItem(node, offset)
+    if (BOXES.has(name)) this.#add(' ', start, start)
+    if (BREAKING.has(name)) this.#break(start)
+    this.#walkAll(node.childNodes, offset)
+    if (BREAKING.has(name)) this.#break(offset + (at?.endOffset ?? 0))
+    if (BOXES.has(name)) this.#add(' ', end, end)
+  }
+
+  /** Paragraphs inside list items do not end the list. */
+  #break(at: number): void {
+    if (this.#listDepth > 0 && this.#kind === 'lines') {
+      if (this.#parts.at(-1) !== BULLET) this.#add('\n', at, at)
+    } else this.#flush()
+  }
+
+  /** The first of its blocks is the title. More of them are there when its end tag is missing. */
+  #walkHeading(node: Dom.Element, level: number, offset: number): void {
+    this.#flush()
+    const outer = this.#headingLevel
+    this.#headingLevel = level
+    this.#walkAll(node.childNodes, offset)
+    this.#flush()
+    this.#headingLevel = outer
+  }
+
+  #walkPreformatted(node: Dom.Element, offset: number): void {
+    this.#flush()
+    this.#preDepth++
+    this.#kind = 'code'
+    this.#walkAll(node.childNodes, offset)
+    this.#flush()
+    this.#preDepth--
+    this.#kind = this.#preDepth > 0 ? 'code' : 'prose'
+  }
+
+  #walkList(node: Dom.Element, offset: number): void {
+    if (this.#listDepth === 0) this.#flush()
+    this.#listDepth++
+    this.#walkAll(node.childNodes, offset)
+    this.#listDepth--
+    if (this.#listDepth === 0) this.#flush()
+    else this.#add('\n', this.#end, this.#end)
+  }
+
+  #walkItem(node: Dom.Element, offset: number): void {
+    const start = offset + (node.sourceCodeLocation?.startOffset ?? 0)
+    if (this.#listDepth === 0) this.#flush()
+    if (this.#kind === 'prose') this.#kind = 'lines'
+    this.#add('\n', start, start)
+    this.#parts.push(BULLET)
+    this.#walkAll(node.childNodes, offset)
+    this.#add('\n', this.#end, this.#end)
+    if (this.#listDepth === 0) this.#flush()
+  }
+
+  /** @returns false for a table that lays out a page: its cells are read as the blocks they are. */
+  #addTable(node: Dom.Element, offset: number): boolean {
+    const rows = tableRows(node, textOf)
+    if (!rows) return false
+    this.#flush()
+    const placed = rows.map(({ text, start, end }) => ({ text, start: offset + start, end: offset + end }))
+    const [first, last] = [placed[0], placed.at(-1)]
+    if (first && last) {
+      const text = placed.map((row) => row.text).join('\n')
+      const [start, end] = [first.start, last.end]
+      this.#blocks.push({ kind: 'table', text, headings: this.#path.titles(), start, end, rows: placed })
+    }
+    return true
+  }
+
+  #add(text: string, start: number, end: number): void {
     if (text === '') return
-    if (start < 0) {
+    if (this.#start < 0) {
       if (text.trim() === '') return
-      start = from
+      this.#start = start
     }
-    parts.push(text)
-    end = to
-  }
-  function* flush(): Generator<Block> {
-    const joined = parts.join('')
-    const text = kind === 'code' ? withoutOuterLines(joined) : tidy(joined)
-    if (text !== '' && headingLevel > 0 && isTitle(text)) path.enter(headingLevel, text.replaceAll('\n', ' '))
-    else if (text !== '') yield { kind, text, headings: path.titles(), start, end }
-    parts = []
-    start = -1
-    kind = preDepth > 0 ? 'code' : 'prose'
-  }
-  const addText = (from: number, to: number): void => {
-    if (skipped !== null || from === to) return
-    const text = decodeReferences(html.slice(from, to))
-    add(preDepth > 0 ? text : text.replaceAll(/\s+/g, ' '), from, to)
+    this.#parts.push(text)
+    // What stands wrongly inside a table is moved before it.
+    this.#start = Math.min(this.#start, start)
+    this.#end = Math.max(this.#end, end)
   }
 
-  let position = 0
-  for (const { start: at, end: behind, name, isClosing, isEmpty } of markup(html)) {
-    addText(position, at)
-    position = behind
-    if (name === null) continue
-    if (skipped !== null) {
-      if (name === skipped && !isEmpty) skipDepth += isClosing ? -1 : 1
-      if (skipDepth === 0) skipped = null
-      continue
-    }
-    if (SKIPPED.has(name)) {
-      if (!isClosing && !isEmpty) {
-        skipped = name
-        skipDepth = 1
-      }
-      continue
-    }
-    const level = /^h([1-6])$/.exec(name)?.[1]
-    if (level !== undefined) {
-      yield* flush()
-      headingLevel = isClosing ? 0 : Number(level)
-    } else if (name === 'pre') {
-      yield* flush()
-      preDepth = Math.max(0, preDepth + (isClosing ? -1 : 1))
-      kind = preDepth > 0 ? 'code' : 'prose'
-    } else if (name === 'br') add('\n', at, position)
-    else if (name === 'li' || name === 'tr') {
-      if (kind === 'prose') kind = 'lines'
-      add(isClosing ? '\n' : name === 'li' ? '\n- ' : '\n', at, position)
-      if (!isClosing && start < 0 && name === 'li') {
-        parts.push('- ')
-        start = at
-      }
-    } else if ((name === 'td' || name === 'th') && isClosing) add(' | ', at, position)
-    else if (BREAKING.has(name)) {
-      // Paragraphs inside list items and cells do not end the list or the table.
-      const isListEnd = isClosing && /^(?:ul|ol|table|dl)$/.test(name)
-      if (kind !== 'lines' || isListEnd) yield* flush()
-      else if (isClosing) add('\n', at, position)
-    }
+  #flush(): void {
+    const joined = this.#parts.join('')
+    const [start, end, kind] = [this.#start, this.#end, this.#kind]
+    this.#parts = []
+    this.#start = -1
+    this.#end = 0
+    this.#kind = this.#preDepth > 0 ? 'code' : 'prose'
+    if (start < 0) return
+    const text = kind === 'code' ? withoutOuterLines(joined) : tidy(joined)
+    if (text === '') return
+    const level = this.#headingLevel
+    this.#headingLevel = null
+    if (level !== null && isTitle(text)) {
+      this.#blocks.push(...this.#path.enter({ level, title: withoutMark(text.replaceAll('\n', ' ')), start, end }))
+    } else this.#blocks.push({ kind, text, headings: this.#path.titles(), start, end })
   }
-  addText(position, html.length)
-  yield* flush()
 }
+
+const headingLevel = (name: string): number | null => {
+  const digit = /^h([1-6])$/.exec(name)?.[1]
+  return digit === undefined ? null : Number(digit)
+}
+
+const attributeOf = (node: Dom.Element, name: string): string =>
+  collapse(node.attrs.find((attribute) => attribute.name === name)?.value ?? '').trim()
+
+/** White space as HTML has it; no-break spaces are not collapsed by a browser, but mean no more than one in a text. */
+const collapse = (text: string): string => text.replaceAll(/[ \t\n\f\r]+/g, ' ').replaceAll('\u00ad', '')
+
+/** The text of a cell or caption on one line. */
+function textOf(node: Dom.Element): string {
+  const parts: string[] = []
+  const walk = (child: Dom.ChildNode): void => {
+    if (child.nodeName === '#text') parts.push((child as Dom.TextNode).value)
+    if (!('tagName' in child) || SKIPPED.has(child.tagName)) return
+    const name = child.tagName
+    if (name === 'img') parts.push(' ', attributeOf(child, 'alt'), ' ')
+    const isApart = BREAKING.has(name) || BOXES.has(name) || name === 'br' || name === 'li' || headingLevel(name)
+    if (isApart) parts.push(' ')
+    for (const inner of child.childNodes) walk(inner)
+    if (isApart) parts.push(' ')
+  }
+  for (const child of node.childNodes) walk(child)
+  return tidy(collapse(parts.join('')))
+}
+
+/** Documentation generators end headings with a link to themselves. */
+const withoutMark = (title: string): string => title.replace(/\s*[¶§🔗]$/u, '')
 
 /** Code without the empty lines before it and the white space behind it. */
 function withoutOuterLines(text: string): string {
@@ -175,18 +325,10 @@ function withoutOuterLines(text: string): string {
   return text.slice(start).trimEnd()
 }
 
-/** A row of a table without the separators of empty cells at its end. */
-function withoutEmptyCells(line: string): string {
-  const row = line.trimEnd()
-  let end = row.length
-  while (end >= 2 && row.startsWith(' |', end - 2)) end -= 2
-  return row.slice(0, end).trim()
-}
-
 /** Lines without the white space around them and without empty ones. */
 const tidy = (text: string): string =>
   text
     .split('\n')
-    .map((line) => withoutEmptyCells(line.replaceAll(/[ \t\u00a0]+/g, ' ')))
+    .map((line) => line.replaceAll(/[ \t\u00a0]+/g, ' ').trim())
     .filter((line) => line !== '' && line !== '-')
     .join('\n')

@@ -40,7 +40,7 @@ export interface IngestResult {
 }
 
 /** Goes into the content hash: a change of how documents are cut makes every document new. */
-const CHUNKING_VERSION = 2
+const CHUNKING_VERSION = 3
 /** Tokens of a chunk, where the model reads that many. Short passages rank better and leave room for several in a prompt. */
 const MAX_CHUNK_TOKENS = 160
 const OVERLAP_SHARE = 0.15
@@ -134,7 +134,9 @@ export async function ingest(
 
 /** Why a document cannot be stored, whatever the store; null when it can. */
 function problemOf({ id, text, source, metadata }: SourceDocument): string | null {
-  if (!isDocumentId(id)) return `id: expected 1 to ${MAX_ID_LENGTH} characters, none of them a control character`
+  if (!isDocumentId(id)) {
+    return `id: expected 1 to ${MAX_ID_LENGTH} characters, no control characters, and no part between slashes that is . or ..`
+  }
   if (text.length > MAX_DOCUMENT_LENGTH) {
     return `text: expected at most ${MAX_DOCUMENT_LENGTH} characters, found ${text.length}`
   }
@@ -155,7 +157,9 @@ async function prepare(
   embedder: Embedder,
   signal: AbortSignal | undefined,
 ): Promise<EmbeddedDocument | string> {
-  const { id, text, source, format, metadata, origin } = document
+  const { id, source, format, metadata, origin } = document
+  // A byte order mark says how a text is encoded and is none of it.
+  const text = document.text.startsWith('\uFEFF') ? document.text.slice(1) : document.text
   const problem = problemOf(document)
   if (problem !== null) return problem
   try {

@@ -1,54 +1,12 @@
-/** Markdown and plain text as blocks. */
-import { HeadingPath, isTitle, type Block } from './blocks.ts'
-
-interface Line {
-  readonly text: string
-  readonly start: number
-  readonly end: number
-}
-
-function* linesOf(text: string): Generator<Line> {
-  for (let start = 0; start < text.length;) {
-    const newline = text.indexOf('\n', start)
-    const next = newline < 0 ? text.length : newline + 1
-    const end = newline < 0 ? text.length : text[newline - 1] === '\r' && newline > start ? newline - 1 : newline
-    yield { text: text.slice(start, end), start, end }
-    start = next
-  }
-}
-
-const isBlank = (line: Line): boolean => line.text.trim() === ''
-
-/** Paragraphs between blank lines. */
-export function* plainBlocks(text: string): Generator<Block> {
-  let lines: Line[] = []
-  for (const line of linesOf(text)) {
-    if (!isBlank(line)) lines.push(line)
-    else {
-      yield* toBlock(text, lines, 'prose', [])
-      lines = []
-    }
-  }
-  yield* toBlock(text, lines, 'prose', [])
-}
-
-function* toBlock(
-  source: string,
-  lines: readonly Line[],
-  kind: Block['kind'],
-  headings: readonly string[],
-): Generator<Block> {
-  const first = lines[0]
-  const last = lines.at(-1)
-  if (first && last)
-    yield { kind, text: source.slice(first.start, last.end), headings, start: first.start, end: last.end }
-}
+/** Markdown as blocks. */
+import { DOCUMENT_TITLE, HeadingPath, isTitle, type Block, type TableRow } from './blocks.ts'
+import { isBlank, linesOf, toBlock, type Line } from './plain.ts'
+import { namedRow, plainRow } from './tables.ts'
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})/
 const ATX_OPENING = /^ {0,3}(#{1,6})(?=[ \t]|$)/
 const SETEXT_UNDERLINE = /^ {0,3}(=+|-+)[ \t]*$/
 const LIST_ITEM = /^ {0,3}(?:[-*+]|\d{1,9}[.)])[ \t]/
-const TABLE_ROW = /^ {0,3}\|/
 const THEMATIC_BREAK = /^ {0,3}([-*_])[ \t]*(?:\1[ \t]*){2,}$/
 const INDENTED = /^(?: {4}|\t)/
 
@@ -60,11 +18,21 @@ export function* markdownBlocks(text: string): Generator<Block> {
   let fence: string | null = null
   const isOpen = (): boolean => lines.length > 0
   function* flush(): Generator<Block> {
-    yield* toBlock(text, lines, kind, path.titles())
+    if (lines.length > 0)
+      yield* kind === 'table' ? tableBlock(lines, path.titles()) : toBlock(text, lines, kind, path.titles())
     lines = []
     kind = 'prose'
   }
-  for (const line of linesOf(text)) {
+  function* enter(level: number, title: string, from: Line, to: Line): Generator<Block> {
+    yield* path.enter({ level, title: plainTitle(title), start: from.start, end: to.end })
+  }
+  const matter = frontMatter(text)
+  if (matter) {
+    const { title, rest } = matter
+    if (title && isTitle(title.text)) yield* enter(DOCUMENT_TITLE, title.text, title.line, title.line)
+    yield* toBlock(text, rest, 'lines', path.titles())
+  }
+  for (const line of linesOf(text, matter?.end ?? 0)) {
     if (fence !== null) {
       lines.push(line)
       const closing = FENCE.exec(line.text)?.[1]
@@ -84,21 +52,22 @@ export function* markdownBlocks(text: string): Generator<Block> {
     }
     if (isBlank(line)) {
       // A blank line does not end a list: its items would lose the sentence that introduces them.
-      if (kind !== 'lines' || TABLE_ROW.test(lines[0]?.text ?? '')) yield* flush()
+      if (kind !== 'lines') yield* flush()
       continue
     }
     const heading = atxHeading(line.text)
     if (heading) {
       yield* flush()
-      path.enter(heading.level, plainTitle(heading.title))
+      yield* enter(heading.level, heading.title, line, line)
       continue
     }
     const underline = SETEXT_UNDERLINE.exec(line.text)?.[1]
     if (underline !== undefined && isOpen() && kind === 'prose') {
       const title = lines.map((part) => part.text.trim()).join(' ')
+      const [first = line] = lines
       if (isTitle(title)) {
         lines = []
-        path.enter(underline.startsWith('=') ? 1 : 2, plainTitle(title))
+        yield* enter(underline.startsWith('=') ? 1 : 2, title, first, line)
       } else yield* flush()
       continue
     }
@@ -106,12 +75,21 @@ export function* markdownBlocks(text: string): Generator<Block> {
       yield* flush()
       continue
     }
-    const startsLines = LIST_ITEM.test(line.text) || TABLE_ROW.test(line.text)
+    const header = kind === 'prose' || kind === 'lines' ? lines.at(-1) : undefined
+    if (header && isDelimiterRow(line.text) && cellsOf(header.text).length === cellsOf(line.text).length) {
+      // What stands directly above the header is a paragraph.
+      lines.pop()
+      yield* flush()
+      kind = 'table'
+      lines = [header, line]
+      continue
+    }
+    const startsLines = LIST_ITEM.test(line.text)
+    if (kind === 'table' && (startsLines || !line.text.includes('|'))) yield* flush()
     if (!isOpen()) {
       kind = startsLines ? 'lines' : INDENTED.test(line.text) ? 'code' : 'prose'
     } else if (startsLines && kind === 'prose') {
       // "The steps are:" and its list stay one block.
-      if (TABLE_ROW.test(line.text)) yield* flush()
       kind = 'lines'
     } else if (kind === 'lines' && !startsLines && !/^\s/.test(line.text) && isAfterGap(lines, line)) {
       yield* flush()
@@ -119,6 +97,73 @@ export function* markdownBlocks(text: string): Generator<Block> {
     lines.push(line)
   }
   yield* flush()
+  yield* path.end()
+}
+
+const FRONT_MATTER = /^\uFEFF?(?:(---)|\+\+\+)[ \t]*\r?\n/
+
+interface FrontMatter {
+  readonly title: { readonly text: string; readonly line: Line } | null
+  /** Its other lines. */
+  readonly rest: readonly Line[]
+  /** Where the document begins. */
+  readonly end: number
+}
+
+/** Settings of a page before its text, in YAML or TOML: the title is the page's, and the rest text, for what it says may be asked for. */
+function frontMatter(text: string): FrontMatter | null {
+  const opening = FRONT_MATTER.exec(text)
+  if (!opening) return null
+  const isYaml = opening[1] !== undefined
+  let title: FrontMatter['title'] = null
+  const rest: Line[] = []
+  for (const line of linesOf(text, opening[0].length)) {
+    const bare = line.text.trimEnd()
+    if (bare === (isYaml ? '---' : '+++') || (isYaml && bare === '...')) {
+      const end = text.indexOf('\n', line.end)
+      return { title, rest, end: end < 0 ? text.length : end + 1 }
+    }
+    // A thematic break, with a paragraph below.
+    if (rest.length === 0 && title === null && !/^(?:[\w-]+[ \t]*[:=]|#|\[|$)/.test(bare)) return null
+    const [, quoted] = /^title[ \t]*[:=](.*)$/i.exec(bare) ?? []
+    const value = quoted?.trim().replace(/^(["'])(.*)\1$/, '$2')
+    if (value && title === null && !/^[|>]/.test(value)) title = { text: value, line }
+    else rest.push(line)
+  }
+  return null
+}
+
+/** The line below a table's header: cells of dashes, at least one bar. */
+const isDelimiterRow = (line: string): boolean =>
+  line.includes('|') && line.includes('-') && cellsOf(line).every((cell) => /^:?-+:?$/.test(cell))
+
+/** Cells of a row of a table. Bars behind a backslash are text. */
+function cellsOf(line: string): string[] {
+  const row = line.trim()
+  const cells: string[] = []
+  let cell = ''
+  for (let i = row.startsWith('|') ? 1 : 0; i < row.length; i++) {
+    const sign = row.charAt(i)
+    if (sign === '\\' && row[i + 1] === '|') {
+      cell += '|'
+      i++
+    } else if (sign === '|') {
+      cells.push(cell.trim())
+      cell = ''
+    } else cell += sign
+  }
+  if (cell.trim() !== '') cells.push(cell.trim())
+  return cells
+}
+
+function* tableBlock([header, delimiter, ...lines]: readonly Line[], headings: readonly string[]): Generator<Block> {
+  if (!header || !delimiter) return
+  const names = cellsOf(header.text)
+  const rows: TableRow[] = lines.map(({ text, start, end }) => ({ text: namedRow(names, cellsOf(text)), start, end }))
+  // Names of columns that no row came for.
+  if (rows.length === 0) rows.push({ text: plainRow(names), start: header.start, end: delimiter.end })
+  const text = rows.map((row) => row.text).join('\n')
+  yield { kind: 'table', text, headings, rows, start: header.start, end: rows.at(-1)?.end ?? delimiter.end }
 }
 
 /** Whether blank lines lie between the last line and this one. */

@@ -157,9 +157,12 @@ export const MAX_ID_LENGTH = 512
 /** Control characters, and halves of surrogate pairs, which no store and no log line keeps as they are. */
 const UNFIT_FOR_ID = /[\p{Cc}\p{Cs}]/u
 
+/** A segment of dots: URLs resolve it, so that nobody could ask for the document. */
+const DOT_SEGMENT = /(?:^|\/)\.\.?(?:\/|$)/
+
 /** Whether a text can be a document's id. */
 export const isDocumentId = (id: string): boolean =>
-  id.length > 0 && id.length <= MAX_ID_LENGTH && !UNFIT_FOR_ID.test(id)
+  id.length > 0 && id.length <= MAX_ID_LENGTH && !UNFIT_FOR_ID.test(id) && !DOT_SEGMENT.test(id)
 
 /** NUL and halves of surrogate pairs: JSON can write them, PostgreSQL's jsonb refuses them. */
 const UNFIT_FOR_METADATA = /[\0\p{Cs}]/u

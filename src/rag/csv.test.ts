@@ -1,0 +1,22 @@
+import { expect, it } from 'vitest'
+import { csvBlocks } from './csv.ts'
+
+it.each([
+  ['a,b\n1,"x ""q"", y"\n2,\n', ['a: 1 | b (1): x "q", y\na: 2']],
+  ['Dienst;Port\r\nhttp;80\r\n', ['Dienst: http | Port (http): 80']],
+  ['a\tb\n"two\nlines"\t2', ['a: two lines | b (two lines): 2']],
+  ['one\ntwo\n', ['one\ntwo']],
+  ['only,names', ['only | names']],
+  ['a,b\n"never closed,\n1', ['a: never closed, 1']],
+  ['', []],
+])('%j as rows that name their columns', (text, expected) => {
+  expect([...csvBlocks(text)].map((block) => block.text)).toEqual(expected)
+})
+
+it('rows of a long table have their places, a few hundred to a block', () => {
+  const text = `n,square\n${Array.from({ length: 1000 }, (_, i) => `${i},${i * i}`).join('\n')}`
+  const blocks = [...csvBlocks(text)]
+  expect(blocks.length).toBe(4)
+  const rows = blocks.flatMap((block) => block.rows ?? [])
+  expect(text.slice(rows[999]?.start, rows[999]?.end)).toBe('999,998001')
+})

@@ -1,0 +1,84 @@
+/** Comma-separated values (RFC 4180; semicolons and tabs too) as one table whose first row names its columns. */
+import type { Block, TableRow } from './blocks.ts'
+import { areColumnNames, namedRow, plainRow } from './tables.ts'
+
+/** Rows that are one block. */
+const BLOCK_ROWS = 256
+
+interface Row {
+  readonly cells: readonly string[]
+  readonly start: number
+  readonly end: number
+}
+
+export function* csvBlocks(text: string): Generator<Block> {
+  const separator = separatorOf(text)
+  let names: readonly string[] | null = null
+  let rows: TableRow[] = []
+  let numRead = 0
+  const taken = (): Block[] => {
+    const [first, last] = [rows[0], rows.at(-1)]
+    if (!first || !last) return []
+    const block = { kind: 'table' as const, headings: [], rows, start: first.start, end: last.end }
+    return [{ ...block, text: rows.map((row) => row.text).join('\n') }]
+  }
+  for (const { cells, start, end } of rowsOf(text, separator)) {
+    if (cells.every((cell) => cell.trim() === '')) continue
+    if (numRead++ === 0 && cells.length > 1 && areColumnNames(cells)) {
+      names = cells
+      continue
+    }
+    rows.push({ text: names ? namedRow(names, cells) : plainRow(cells), start, end })
+    if (rows.length < BLOCK_ROWS) continue
+    yield* taken()
+    rows = []
+  }
+  // A header that nothing follows is all there is.
+  if (numRead === 1 && names) rows.push({ text: plainRow(names), start: 0, end: text.length })
+  yield* taken()
+}
+
+/** The sign that the first line has most of. */
+function separatorOf(text: string): string {
+  const line = text.slice(0, 4096).split('\n', 1)[0] ?? ''
+  const count = (sign: string): number => line.split(sign).length
+  return [',', ';', '\t'].reduce((best, sign) => (count(sign) > count(best) ? sign : best))
+}
+
+function* rowsOf(text: string, separator: string): Generator<Row> {
+  let cells: string[] = []
+  let start = 0
+  let position = 0
+  const border = new RegExp(`[\\n${separator}]`, 'g')
+  while (position < text.length || cells.length > 0) {
+    const cell = cellAt(text, position, border)
+    cells.push(cell.text)
+    const isRowEnd = text[cell.end] !== separator
+    position = cell.end + 1
+    if (!isRowEnd) {
+      // A separator at the end of the text is followed by one more, empty cell.
+      if (position >= text.length) cells.push('')
+      else continue
+    }
+    yield { cells, start, end: Math.min(cell.end, text.length) }
+    cells = []
+    start = position
+  }
+}
+
+/** A cell and where it ends: at a separator, a line feed, or the end of the text. */
+function cellAt(text: string, from: number, border: RegExp): { readonly text: string; readonly end: number } {
+  const parts: string[] = []
+  let position = from
+  while (text[position] === '"') {
+    const close = text.indexOf('"', position + 1)
+    if (close < 0) return { text: text.slice(from + 1), end: text.length }
+    parts.push(text.slice(position + 1, close))
+    position = close + 1
+    if (text[position] === '"') parts.push('"')
+  }
+  border.lastIndex = position
+  const end = border.exec(text)?.index ?? text.length
+  const rest = text.slice(position, end)
+  return { text: parts.join('') + (rest.endsWith('\r') ? rest.slice(0, -1) : rest), end }
+}

@@ -1,0 +1,40 @@
+/**
+ * Rows of tables as sentences: `Service: http | Port (http): 80`. A row that is found without its header says nothing, neither to an
+ * embedding model nor to a language model; so each cell carries its column's name and, behind the first, its row's.
+ */
+
+/** Longer texts in the place of a name are text. */
+const MAX_COLUMN_NAME = 80
+const MAX_ROW_NAME = 60
+
+/** White space of a cell as single blanks. */
+const tidy = (cell: string): string => cell.replaceAll(/\s+/g, ' ').trim()
+
+/** Whether these cells can name columns: some are filled, none is long. */
+export const areColumnNames = (cells: readonly string[]): boolean =>
+  cells.some((cell) => tidy(cell) !== '') && cells.every((cell) => tidy(cell).length <= MAX_COLUMN_NAME)
+
+/** A row without names: its cells between bars, the empty ones at its end left out. */
+export function plainRow(cells: readonly string[]): string {
+  const texts = cells.map(tidy)
+  let end = texts.length
+  while (end > 0 && texts[end - 1] === '') end--
+  return texts.slice(0, end).join(' | ').trim()
+}
+
+/** A row with the names of its columns, and of itself: its first cell. Empty cells are left out. */
+export function namedRow(columns: readonly string[], cells: readonly string[]): string {
+  const texts = cells.map(tidy)
+  const [first = ''] = texts
+  const rowName = first !== '' && first.length <= MAX_ROW_NAME ? first : null
+  // Without names of columns, the row's own name is that of its other cells.
+  const isNameOnly = rowName !== null && columns.length === 0 && texts.some((text, i) => i > 0 && text !== '')
+  return texts
+    .flatMap((text, i) => {
+      if (text === '' || (i === 0 && isNameOnly)) return []
+      const column = tidy(columns[i] ?? '')
+      const name = i === 0 || rowName === null ? column : column === '' ? rowName : `${column} (${rowName})`
+      return name === '' || name === text ? [text] : [`${name}: ${text}`]
+    })
+    .join(' | ')
+}
