@@ -17,6 +17,7 @@ import {
   plainStep,
   randomMatrix,
   randomValues,
+  stepInput,
   type Format,
 } from './fixtures.ts'
 
@@ -78,6 +79,60 @@ describe.skipIf(skipReason !== null)('webgpu', () => {
       const unpacked = await products(await openBackend({ avoidPackedDot: true }), format, 3)
       for (const [i, values] of unpacked.entries()) expectBitEqual(values, packed[i]!, `${format}, output ${i}`)
     }
+  })
+
+  it('has the same bits in many submissions as in one, and one time for all of them', async () => {
+    const whole = await products(await openBackend(), 'f16', 3)
+    const pieces = await products(await openBackend({ submissionOperations: 1 }), 'f16', 3)
+    for (const [i, values] of pieces.entries()) expectBitEqual(values, whole[i]!, `output ${i}`)
+  })
+
+  it('compiles nothing after ready, whatever the rows, the context and the sampling', async () => {
+    const backend = await openBackend()
+    const heads = { numHeads: 2, numKvHeads: 1, headDim: 32 }
+    const hidden = backend.createActivation('hidden', 64)
+    const qkv = backend.createActivation('qkv', 128)
+    const q = backend.createActivation('q', 64)
+    const attended = backend.createActivation('attended', 64)
+    const table = await backend.loadMatrix('table', 96, 64, randomMatrix('q8', 1, 96, 64))
+    const wQkv = await backend.loadMatrix('qkv', 128, 64, randomMatrix('q8', 2, 128, 64))
+    const norm = { weight: backend.loadVector('norm', randomValues(3, 64)), eps: 1e-5 }
+    const options = { norm, softcap: null, scale: 1 }
+    const layers = backend.record(
+      'layers',
+      () => {
+        backend.embed(hidden, table, 1)
+        backend.linear(qkv, hidden, wQkv, { norm })
+        backend.qkvRopeStore(q, qkv, { ...heads, layer: 0, qkNorm: null, rope: null })
+        backend.attention(attended, q, { ...heads, layer: 0, scale: 1, window: null, softcap: null })
+      },
+      { x: hidden, head: table, options },
+    )
+    backend.createKvCache({ numLayers: 1, numBlocks: 24, blockSize: BLOCK_SIZE, numKvHeads: 1, headDim: 32 })
+    await backend.ready()
+    const compiled = backend.numPipelines
+    const blocks = Array.from({ length: 24 }, (_, i) => i)
+    const specs = [
+      GREEDY,
+      { ...GREEDY, temperature: 1, topP: 0.9, logprobs: 2 },
+      { ...GREEDY, repetition: { penalty: 1.1, tokens: Int32Array.of(1) }, mask: new Uint32Array(3).fill(-1) },
+    ]
+    for (const [start, numTokens] of [
+      [0, 3],
+      [0, 130],
+      [130, 1],
+      [131, 2],
+      [133, 7],
+      [140, 20],
+    ] as const) {
+      backend.beginStep(stepInput([{ start, numTokens, blocks }]))
+      backend.run(layers)
+      const rows = specs.slice(0, numTokens).map((spec, row) => ({ row, spec }))
+      backend.sample(hidden, table, options, rows)
+      backend.score(hidden, table, options, [{ row: 0, target: 1, topN: 1 }])
+      await backend.endStep()
+    }
+    expect(backend.numPipelines).toBe(compiled)
   })
 
   it('refuses a matrix of which not even one tile can be bound', async () => {

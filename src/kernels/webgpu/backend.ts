@@ -40,7 +40,7 @@ import {
   type GpuVector,
   type PreparedOp,
 } from './context.ts'
-import { openDevice, type Capabilities, type GpuDevice } from './device.ts'
+import { openDevice, type GpuDevice } from './device.ts'
 import { embed, normAdd } from './elementwise.ts'
 import { LinearKernels } from './linear.ts'
 import { importMatrix, loadMatrix, packedLayout, type GpuMatrix, type MatrixLoader } from './matrix.ts'
@@ -55,6 +55,8 @@ export { hasAdapter, hasRealGpu } from './device.ts'
 export interface WebGpuBackendOptions extends BackendOptions {
   /** Largest storage binding in bytes to use, below the adapter's own: makes sharding testable with small weights. */
   readonly maxBindingBytes?: number
+  /** Floating-point operations from which on a submission ends; see step-queue.ts. Makes small steps splittable. */
+  readonly submissionOperations?: number
   /** Do without dot4I8Packed, whatever the adapter has: makes its replacement testable on any. */
   readonly avoidPackedDot?: boolean
 }
@@ -127,7 +129,7 @@ export class WebGpuBackend implements InspectableBackend {
     this.#linear = new LinearKernels(this.#context, Math.max(limits.maxRows, limits.maxSampleRows))
     this.#attention = new AttentionKernels(this.#context, limits)
     this.#sample = new SampleKernels(this.#context, this.#linear, limits)
-    this.#queue = new StepQueue(this.#context, gpu, options.traceKernels)
+    this.#queue = new StepQueue(this.#context, gpu, options)
     this.#blocks = new BlockTransfer(device, this.#attention, this.#queue)
   }
 
@@ -166,7 +168,6 @@ export class WebGpuBackend implements InspectableBackend {
 
   loadRope(label: string, inverseFrequencies: Float64Array, attentionFactor: number): RopeTable {
     return this.#ropes.add({
-      id: this.#nextId++,
       label,
       rotaryDim: inverseFrequencies.length * 2,
       inverseFrequencies,
@@ -371,9 +372,9 @@ export class WebGpuBackend implements InspectableBackend {
     return values
   }
 
-  /** What the kernels were chosen by. */
-  get capabilities(): Capabilities {
-    return this.#context.capabilities
+  /** Pipelines compiled so far. */
+  get numPipelines(): number {
+    return this.#context.pipelines.size
   }
 
   close(): Promise<void> {

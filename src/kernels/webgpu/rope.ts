@@ -1,28 +1,37 @@
-/** Rotary tables on the device: cos and sin of every position, from f64 angles, because WGSL's own are too coarse for large ones. */
+/** Rotary tables on the device, from f64 angles, because WGSL's own sines and cosines are too coarse for large ones. */
 import type { RopeTable } from '../ops.ts'
 import { createStorage } from './context.ts'
 
+/** Positions of the first part of a table; wgsl/qkv-rope-store.wgsl has the same number. */
+const LOW_POSITIONS = 256
+
 export interface GpuRope extends RopeTable {
-  readonly id: number
   readonly inverseFrequencies: Float64Array
   readonly attentionFactor: number
-  /** [position, half] cos and sin, f32; made when the pool's size is known. */
+  /** [row, half] cos and sin, f32; made when the number of positions is known. */
   buffer: GPUBuffer | null
 }
 
-/** The table of positions 0 .. numPositions - 1. */
+/**
+ * The table of positions 0 .. numPositions - 1, as the angles of p % 256, then those of p - p % 256: their sum is the angle of p. A context of
+ * 131,072 tokens takes 768 rows instead of as many.
+ */
 export function uploadRope(
   device: GPUDevice,
   { label, inverseFrequencies, attentionFactor }: GpuRope,
   numPositions: number,
 ): GPUBuffer {
   const half = inverseFrequencies.length
-  const values = new Float32Array(numPositions * half * 2)
-  for (let position = 0; position < numPositions; position++) {
+  const numRows = LOW_POSITIONS + Math.ceil(numPositions / LOW_POSITIONS)
+  const values = new Float32Array(numRows * half * 2)
+  for (let row = 0; row < numRows; row++) {
+    const isLow = row < LOW_POSITIONS
+    const position = isLow ? row : (row - LOW_POSITIONS) * LOW_POSITIONS
+    const factor = isLow ? 1 : attentionFactor
     for (let i = 0; i < half; i++) {
       const angle = position * inverseFrequencies[i]!
-      values[2 * (position * half + i)] = Math.cos(angle) * attentionFactor
-      values[2 * (position * half + i) + 1] = Math.sin(angle) * attentionFactor
+      values[2 * (row * half + i)] = Math.cos(angle) * factor
+      values[2 * (row * half + i) + 1] = Math.sin(angle) * factor
     }
   }
   const buffer = createStorage(device, label, values.byteLength)

@@ -30,17 +30,23 @@ export class StepQueue {
   readonly #context: GpuContext
   readonly #gpu: GpuDevice
   readonly #tracesKernels: boolean
+  readonly #submissionOperations: number
   readonly #throttle = new PollThrottle()
   /** Readback buffers not in use: two steps in flight take two. */
   readonly #idle: GPUBuffer[] = []
   readonly #queries: GPUQuerySet | null
   readonly #traceQueries: GPUBuffer | null
 
-  constructor(context: GpuContext, gpu: GpuDevice, traceKernels: boolean) {
+  constructor(
+    context: GpuContext,
+    gpu: GpuDevice,
+    options: { readonly traceKernels: boolean; readonly submissionOperations?: number },
+  ) {
     this.#context = context
     this.#gpu = gpu
+    this.#submissionOperations = options.submissionOperations ?? SUBMISSION_OPERATIONS
     const { hasTimestamps } = context.capabilities
-    this.#tracesKernels = traceKernels && hasTimestamps
+    this.#tracesKernels = options.traceKernels && hasTimestamps
     this.#queries = hasTimestamps
       ? context.device.createQuerySet({ type: 'timestamp', count: this.#tracesKernels ? 2 * MAX_TRACED_DISPATCHES : 2 })
       : null
@@ -126,7 +132,7 @@ export class StepQueue {
     let first = 0
     for (let i = 0; i < dispatches.length; i++) {
       operations += dispatches.at(i).operations
-      if (operations < SUBMISSION_OPERATIONS || i + 1 === dispatches.length) continue
+      if (operations < this.#submissionOperations || i + 1 === dispatches.length) continue
       this.#encodePiece(encoder, dispatches, first, i + 1)
       device.queue.submit([encoder.finish()])
       encoder = device.createCommandEncoder()

@@ -24,7 +24,7 @@ struct QkvParams {
 @group(0) @binding(2) var<storage, read> qkv: array<f32>;
 @group(0) @binding(3) var<storage, read_write> q: array<f32>;
 @group(0) @binding(4) var<storage, read_write> kv: array<u32>;
-@group(0) @binding(5) var<storage, read> rope: array<vec2<f32>>; // [position, half] cos, sin
+@group(0) @binding(5) var<storage, read> rope: array<vec2<f32>>; // rope.ts
 @group(0) @binding(6) var<storage, read> q_weight: array<f32>;
 @group(0) @binding(7) var<storage, read> k_weight: array<f32>;
 
@@ -34,17 +34,26 @@ struct QkvParams {
 var<workgroup> sums: array<f32, $(WS)>;
 #endif
 
+#if ROPE
+// Cosine and sine of a position's angle for the pair i: of the sum of two angles from the table.
+fn angle_of(position: u32, i: u32) -> vec2<f32> {
+  let low = rope[position % 256u * params.rotary_half + i];
+  let high = rope[(256u + position / 256u) * params.rotary_half + i];
+  return vec2<f32>(low.x * high.x - low.y * high.y, low.y * high.x + low.x * high.y);
+}
+#endif
+
 // Dim d of a q or k head after norm and rope. `base`: the head's first value in qkv.
-fn rotated(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool, angle_base: u32) -> f32 {
+fn rotated(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool, position: u32) -> f32 {
   let value = normed(base, weight_base, d, factor, is_q);
 #if ROPE
   let half = params.rotary_half;
   if (d < half) {
-    let angle = rope[angle_base + d];
+    let angle = angle_of(position, d);
     return value * angle.x - normed(base, weight_base, d + half, factor, is_q) * angle.y;
   }
   if (d < 2u * half) {
-    let angle = rope[angle_base + d - half];
+    let angle = angle_of(position, d - half);
     return value * angle.x + normed(base, weight_base, d - half, factor, is_q) * angle.y;
   }
 #endif
@@ -97,7 +106,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     factor = 1.0 / sqrt(total / f32(width) + select(params.k_eps, params.q_eps, is_q));
   }
 #endif
-  let angle_base = u32(step[header(POSITIONS) + row]) * params.rotary_half;
+  let position = u32(step[header(POSITIONS) + row]);
   let slot = u32(step[header(SLOTS) + row]);
   let block = slot / $(BLOCK)u;
   let token = slot % $(BLOCK)u;
@@ -107,8 +116,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let kv_head = head - params.num_heads - params.num_kv_heads;
       kv[v_at(block, kv_head, token, word >> 2u) * 4u + (word & 3u)] = pack2x16float(vec2<f32>(qkv[base + d], qkv[base + d + 1u]));
     } else {
-      let low = rotated(base, weight_base, d, factor, is_q, angle_base);
-      let high = rotated(base, weight_base, d + 1u, factor, is_q, angle_base);
+      let low = rotated(base, weight_base, d, factor, is_q, position);
+      let high = rotated(base, weight_base, d + 1u, factor, is_q, position);
       if (is_q) {
         let at = row * params.q_stride + head * $(D)u + d;
         q[at] = low;

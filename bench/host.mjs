@@ -1,0 +1,120 @@
+#!/usr/bin/env node
+// `npm run bench -- host [--layers 16] [--steps 400] [--type Q4_0] [--batch 1,16]`
+// What a decode step costs the host on the WebGPU backend: the time from a plan to the last submit, by the clock of the thread that does it, and the
+// heap it allocates. The model is as deep as asked and narrow, so that the adapter's own time does not get in the way; the number of dispatches,
+// which the host's time depends on, is that of any model of so many layers. JSON to bench/results/host.json.
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { cpus, loadavg, tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { createLocalRunner } from '../dist/engine/runner/local.js'
+import { GREEDY } from '../dist/kernels/sampling.js'
+import { writeGguf } from './_gguf.mjs'
+
+const { values: flags } = parseArgs({
+  options: {
+    layers: { type: 'string', default: '16' },
+    steps: { type: 'string', default: '400' },
+    type: { type: 'string', default: 'Q4_0' },
+    batch: { type: 'string', default: '1,16' },
+  },
+})
+const BLOCK_SIZE = 16
+const START = 100
+const layers = Number(flags.layers)
+const steps = Number(flags.steps)
+const batches = flags.batch.split(',').map(Number)
+const shape = { hidden: 64, inner: 128, layers, heads: 2, kvHeads: 1, headDim: 32, vocab: 512, rope: 10000 }
+const quantile = (values, q) => values.toSorted((a, b) => a - b)[Math.floor(q * (values.length - 1))]
+
+/** Steps of `batch` sequences one after another, each token the one just sampled; the first half warms the machine's compilers up. */
+async function measure(runner, batch, blocksPerSequence) {
+  const hostMs = []
+  const tables = Array.from({ length: batch }, (_, s) =>
+    Int32Array.from({ length: blocksPerSequence }, (_, i) => s * blocksPerSequence + i),
+  )
+  let dispatches = 0
+  let heapBytes = 0
+  for (let i = 0; i < 2 * steps; i++) {
+    const sequences = tables.map((blockTable, sequence) => ({
+      tokenSource: i === 0 ? { ids: Int32Array.of(3) } : { fromPreviousStep: sequence },
+      startPosition: START + i,
+      blockTable,
+      sample: [GREEDY],
+      score: null,
+    }))
+    if (i === steps) {
+      globalThis.gc?.()
+      heapBytes = process.memoryUsage().heapUsed
+    }
+    const started = performance.now()
+    // Everything up to the submit happens before the promise is returned.
+    const pending = runner.execute({ stepId: i, blockCopies: [], sequences })
+    if (i >= steps) hostMs.push(performance.now() - started)
+    const { kernels } = await pending
+    if (kernels !== null) dispatches = kernels.reduce((sum, { count }) => sum + count, 0)
+  }
+  heapBytes = Math.max(0, process.memoryUsage().heapUsed - heapBytes)
+  return { hostMs, dispatches, heapBytesPerStep: heapBytes / steps }
+}
+
+const folder = mkdtempSync(join(tmpdir(), 'miniserve-host-'))
+const rows = []
+let device = null
+try {
+  const path = join(folder, 'model.gguf')
+  writeGguf(path, shape, flags.type)
+  const blocksPerSequence = Math.ceil((START + 2 * steps + 1) / BLOCK_SIZE)
+  for (const batch of batches) {
+    const row = { batch }
+    for (const traceKernels of [true, false]) {
+      const runner = createLocalRunner()
+      const info = await runner.load({
+        path,
+        device: 'webgpu',
+        quantization: 'none',
+        maxModelLen: blocksPerSequence * BLOCK_SIZE,
+        maxNumSeqs: Math.max(...batches),
+        maxNumBatchedTokens: 512,
+        blockSize: BLOCK_SIZE,
+        numKvBlocks: blocksPerSequence * Math.max(...batches),
+        threads: null,
+        traceKernels,
+        cacheDir: null,
+      })
+      device = info.device
+      const { hostMs, dispatches, heapBytesPerStep } = await measure(runner, batch, blocksPerSequence)
+      await runner.close()
+      if (traceKernels) row.dispatches = dispatches
+      else {
+        Object.assign(row, {
+          // Undisturbed steps, on a machine that has other work.
+          hostMsP10: Number(quantile(hostMs, 0.1).toFixed(3)),
+          hostMsMedian: Number(quantile(hostMs, 0.5).toFixed(3)),
+          hostMsP95: Number(quantile(hostMs, 0.95).toFixed(3)),
+          microsPerDispatch: Number(((1000 * quantile(hostMs, 0.5)) / row.dispatches).toFixed(2)),
+          heapBytesPerStep: Math.round(heapBytesPerStep),
+        })
+      }
+    }
+    rows.push(row)
+  }
+} finally {
+  rmSync(folder, { recursive: true, force: true })
+}
+console.log(`${layers} layers, ${flags.type}, ${device.adapter}; load ${loadavg()[0].toFixed(1)}`)
+console.table(rows)
+const report = {
+  bench: 'host',
+  date: new Date().toISOString(),
+  node: process.version,
+  cpu: `${cpus().length} x ${cpus()[0]?.model}`,
+  load: loadavg(),
+  adapter: device.adapter,
+  layers,
+  type: flags.type,
+  steps,
+  rows,
+}
+writeFileSync(new URL('./results/host.json', import.meta.url), `${JSON.stringify(report, null, 2)}\n`)
+process.exit(0)
