@@ -114,7 +114,10 @@ const rows = results.map(({ device, logprobs, texts }) => {
 console.log(
   `${flags.name}, quantization ${flags.quantization}, ${first.logprobs.length} tokens; five prompts of ${numGenerated} greedy tokens`,
 )
-console.table(rows.map(({ adapter: _, ...row }) => row))
+console.table(
+  rows,
+  Object.keys(rows[0]).filter((key) => key !== 'adapter'),
+)
 const out = flags.out ?? join(root, 'bench', 'results', `quality-${flags.name}-${flags.quantization}.json`)
 mkdirSync(dirname(out), { recursive: true })
 const report = {
