@@ -30,11 +30,18 @@ export interface Loaded {
   readonly promptTemplate: PromptTemplate | null
 }
 
-/** The engine that the configuration asks for. `onFatal` is told when it cannot run and a first attempt to mend that failed. Throws ModelError for a checkpoint, or another engine, that cannot serve. */
+export interface LoadControl {
+  /** Told when the engine cannot run and a first attempt to mend that failed. */
+  readonly onFatal?: (reason: string) => void
+  /** Gives up loading, and closes the engine's runner when it is loaded. */
+  readonly signal?: AbortSignal
+}
+
+/** The engine that the configuration asks for. Throws ModelError for a checkpoint, or another engine, that cannot serve. */
 export async function loadEngine(
   config: Config,
   logger: Log,
-  onFatal: (reason: string) => void = () => {},
+  { onFatal = () => {}, signal }: LoadControl = {},
 ): Promise<Loaded> {
   const onError = (where: string, error: unknown) => logger.error('engine.problem', { where, error })
   if (config.engineUrl !== null) {
@@ -47,9 +54,10 @@ export async function loadEngine(
     })
     return { engine, samplingDefaults: {}, promptTemplate: null }
   }
-  const { path, name } = await locateModel(config)
+  const { path, name } = await orAborted(locateModel(config), signal)
   const progress = createProgress(process.stderr, 'loading weights')
   const runner = createLastingRunner()
+  signal?.addEventListener('abort', () => void runner.close(), { once: true })
   try {
     const modelInfo = await runner.load(modelRequest(config, path), progress.update)
     for (const notice of modelInfo.notices) logger.warn(notice)
@@ -92,6 +100,15 @@ export async function loadEngine(
   } finally {
     progress.end()
   }
+}
+
+/** What the promise gives, unless the signal is aborted first. */
+function orAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  if (signal === undefined) return promise
+  const aborted = new Promise<never>((_, reject) => {
+    signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true })
+  })
+  return Promise.race([promise, aborted])
 }
 
 /** Where evicted KV blocks go; null: nowhere. */

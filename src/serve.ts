@@ -38,6 +38,9 @@ const SEVERE_STALL_MS = 1000
 /** Longer than the minute after which proxies and clients let go: who closes first must not be the one who is asked next. */
 const KEEP_ALIVE_MS = 75_000
 
+/** How long a load that is given up may hold it up: a driver that compiles a kernel must not be interrupted. */
+const ABANDON_MS = 15_000
+
 /** How long closing the engine and the stores may hold it up. */
 const CLOSE_MS = 2_000
 
@@ -112,6 +115,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   server.keepAliveTimeout = KEEP_ALIVE_MS
   const connections = trackConnections(server)
   let engine: Engine | null = null
+  const abandoned = new AbortController()
   let hasFailed = false
   let onFatal: (reason: string) => void = () => {}
   try {
@@ -122,10 +126,17 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
       }
     })
     fatal.catch(() => {})
-    const loading = loadEngine(config, logger, (reason) => onFatal(reason))
+    const loading = loadEngine(config, logger, { onFatal: (reason) => onFatal(reason), signal: abandoned.signal })
     // A signal while a large model loads must not wait for it.
     const loaded = await Promise.race([loading, stop.requested])
-    if (loaded === 'stop') return 0
+    if (loaded === 'stop') {
+      abandoned.abort()
+      await within(
+        ABANDON_MS,
+        loading.then(undefined, () => {}),
+      )
+      return 0
+    }
     engine = loaded.engine
     template = loaded.promptTemplate
     state.ready(engine, loaded.samplingDefaults)

@@ -303,7 +303,7 @@ export interface Backend {
    */
   record(label: string, ops: () => void, head: HeadCall): OpSequence
   /** All weights are in: compile pipelines, warm up, free staging memory. */
-  ready(): Promise<void>
+  ready(signal?: AbortSignal): Promise<void>
   /** Memory held now; buffers of a step that is in flight are left out. */
   memoryUse(): MemoryUse
 

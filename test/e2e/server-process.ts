@@ -116,6 +116,17 @@ export class ServerProcess {
     }
   }
 
+  /** Waits until stderr holds a text. */
+  async waitForStderr(text: string): Promise<void> {
+    while (!this.output.stderr.includes(text)) {
+      const more = new Promise<void>((resolve) => this.child.stderr?.once('data', () => resolve()))
+      const ended = this.exited.then(() => {
+        throw new Error(`the server exited before it said ${text}`)
+      })
+      await Promise.race([more, ended])
+    }
+  }
+
   signal(name: NodeJS.Signals): void {
     this.child.kill(name)
   }

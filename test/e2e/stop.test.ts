@@ -1,8 +1,12 @@
 /** A graceful stop waits for answers, never for connections that serve nothing. */
 import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
+import { fileURLToPath } from 'node:url'
 import { expect, it } from 'vitest'
+import { hasAdapter } from '../../src/kernels/webgpu/backend.ts'
 import { ServerProcess } from './server-process.ts'
+
+const isFull = (process.env['MINISERVE_TEST_LEVEL'] ?? 'default') !== 'default'
 
 /** Waiting for its deadline, the server would outlast the test. */
 const PATIENT = ['--shutdown-timeout', '3600']
@@ -44,3 +48,16 @@ it('pipelined requests are all answered before their connection closes', async (
   expect(text.match(/"completion_tokens": ?100/g)?.length).toBeGreaterThanOrEqual(1)
   expect(await server.exited).toEqual({ code: 0, signal: null })
 })
+
+const FAULT = { NODE_OPTIONS: `--import ${fileURLToPath(new URL('./faults/compile.mjs', import.meta.url))}` }
+
+it.runIf(isFull && (await hasAdapter()))(
+  'a stop while a driver compiles kernels waits for those in hand and ends cleanly',
+  { timeout: 120_000 },
+  async () => {
+    const server = new ServerProcess(['--device=webgpu'], { MESA_SHADER_CACHE_DISABLE: 'true', ...FAULT })
+    await server.waitForStderr('compiling')
+    server.signal('SIGTERM')
+    expect(await server.exited).toEqual({ code: 0, signal: null })
+  },
+)

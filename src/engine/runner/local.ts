@@ -22,6 +22,9 @@ class LocalRunner implements MortalRunner {
   #poolId = 0
   #break: (error: Error) => void = () => {}
   #loading: Promise<LoadedModel> | null = null
+  #warmed: Promise<void> | null = null
+  /** Aborted by `close`: what is being loaded is for nothing. */
+  readonly #abandoned = new AbortController()
   #model: LoadedModel | null = null
   #numFailedSteps = 0
   /** Why no step can run any more. */
@@ -35,11 +38,14 @@ class LocalRunner implements MortalRunner {
 
   async load(request: ModelRequest, onProgress?: ProgressListener): Promise<ModelInfo> {
     this.#poolId = request.poolId ?? 0
-    this.#loading = this.#loadModel(request, onProgress)
+    this.#loading = this.#loadModel(request, onProgress, this.#abandoned.signal)
+    this.#warmed = this.#loading.then((model) => warmUp(model, this.#abandoned.signal))
+    try {
+      await this.#warmed
+    } catch (error) {
+      throw this.#ended ?? error
+    }
     const model = await this.#loading
-    if (this.#ended !== null) throw this.#ended
-    if (model.info.device.kind === 'webgpu') await warmUp(model)
-    if (this.#ended !== null) throw this.#ended
     this.#model = model
     // The first steps make the buffers of logits and samples.
     return { ...model.info, memory: model.backend.memoryUse() }
@@ -86,7 +92,10 @@ class LocalRunner implements MortalRunner {
 
   async #close(): Promise<void> {
     this.#ended ??= new RunnerError('closed', 'the runner is closed')
+    this.#abandoned.abort(this.#ended)
     try {
+      // A device that is destroyed, or a process that ends, while a driver compiles for it takes the process down.
+      await this.#warmed?.catch(() => {})
       await (await this.#loading)?.backend.close()
     } catch {
       // A load that failed has closed what it opened and told its caller; what is left of a lost device may refuse to be closed.
@@ -150,7 +159,8 @@ const WARM_UP_ROWS = [1, 3, 8, 40]
  * Runs the shapes that requests will run, so that none of them waits for a pipeline to compile. Writes into the first blocks of a pool that
  * nobody uses yet.
  */
-async function warmUp(model: LoadedModel): Promise<void> {
+async function warmUp(model: LoadedModel, signal: AbortSignal): Promise<void> {
+  if (model.info.device.kind !== 'webgpu') return
   const { blockSize, numKvBlocks, maxNumBatchedTokens, maxModelLen } = model.info
   const mostRows = Math.min(numKvBlocks * blockSize, maxNumBatchedTokens, maxModelLen)
   for (const rows of WARM_UP_ROWS) {
@@ -167,6 +177,7 @@ async function warmUp(model: LoadedModel): Promise<void> {
         },
       ]
       const plan = { stepId: 0, blockCopies: [], sequences }
+      signal.throwIfAborted()
       await issue(model, plan, model.layout.plan(plan))
     }
   }

@@ -90,8 +90,16 @@ function sizePool(request: ModelRequest, maxModelLen: number, layout: KvLayout, 
   return { numBlocks, maxModelLen: numBlocks * blockSize }
 }
 
-/** Everything a model needs to run steps. Throws ModelError; on failure nothing stays open. */
-export async function loadModel(request: ModelRequest, onProgress?: ProgressListener): Promise<LoadedModel> {
+/** Everything a model needs to run steps. Throws ModelError, also when the signal is aborted; on failure nothing stays open. */
+export async function loadModel(
+  request: ModelRequest,
+  onLoaded?: ProgressListener,
+  signal?: AbortSignal,
+): Promise<LoadedModel> {
+  const onProgress: ProgressListener = (doneBytes, totalBytes) => {
+    signal?.throwIfAborted()
+    onLoaded?.(doneBytes, totalBytes)
+  }
   const checkpoint = await openCheckpoint(request.path, onProgress)
   const { source } = checkpoint
   let backend: Backend | null = null
@@ -122,7 +130,7 @@ export async function loadModel(request: ModelRequest, onProgress?: ProgressList
     const layout = kvLayout(spec, 1, request.blockSize)
     const { numBlocks, maxModelLen } = sizePool(request, modelLen, layout, backend)
     backend.createKvCache({ ...layout, numBlocks })
-    await backend.ready()
+    await backend.ready(signal)
     const { kind: device, adapter, driver, isSoftware, kvFormat, hasTimestamps } = backend.info
     const info: ModelInfo = {
       architecture: spec.architecture,

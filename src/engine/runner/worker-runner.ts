@@ -20,8 +20,8 @@ import { type MortalRunner, superviseRunner } from './supervisor.ts'
 import { readResult, WordWriter, writePlan } from './step-codec.ts'
 import { fromWireError, type WorkerCall, type WorkerRequest, type WorkerResponse } from './worker-protocol.ts'
 
-/** A worker that does not finish closing within this is terminated. */
-const CLOSE_TIMEOUT_MS = 5_000
+/** A worker that does not finish closing within this is terminated. A driver that compiles needs seconds, and must not be interrupted. */
+const CLOSE_TIMEOUT_MS = 15_000
 
 /**
  * The worker's entry as JavaScript. Beside this module in dist/; when this module runs from src/ (tests), the built one, because a worker thread does

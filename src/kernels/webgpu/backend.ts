@@ -225,7 +225,7 @@ export class WebGpuBackend implements InspectableBackend {
     return Math.floor(this.#context.capabilities.maxBindingBytes / (2 * AttentionKernels.halfBlockBytes(layout)))
   }
 
-  async ready(): Promise<void> {
+  async ready(signal?: AbortSignal): Promise<void> {
     this.#checkAlive()
     const numPositions = this.#options.limits.maxBlocksPerSequence * this.#attention.layout.blockSize
     for (const table of this.#ropes.values()) table.buffer ??= uploadRope(this.device, table, numPositions)
@@ -235,7 +235,7 @@ export class WebGpuBackend implements InspectableBackend {
       sources.push(...sequence.prepared.flatMap((op) => op.sources))
       sources.push(...this.#sample.sources(this.#matrices.get(sequence.head.head), sequence.head.options))
     }
-    await this.#context.pipelines.compile(sources)
+    await this.#context.pipelines.compile(sources, signal)
     await this.device.queue.onSubmittedWorkDone()
     const refused = this.#gpu.takeError()
     if (refused !== null) throw refused

@@ -1,5 +1,6 @@
 /** Shader text to compute pipelines: one pipeline for each (kernel, defines), with an explicit bind group layout that all variants of a kernel share. */
 import { readFileSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import { preprocess, type Defines } from './preprocessor.ts'
 
 /** How a kernel's bindings are used, in order from @binding(0). */
@@ -34,6 +35,9 @@ function kernelKey({ name, defines }: KernelSource): string {
   for (const [define, value] of Object.entries(defines)) key += ` ${define}=${value}`
   return key
 }
+
+/** Pipelines compiled at a time: enough for the driver's threads. */
+const MAX_COMPILING = Math.min(8, availableParallelism())
 
 const BUFFER_TYPES = { read: 'read-only-storage', write: 'storage', uniform: 'uniform' } as const
 
@@ -75,18 +79,31 @@ export class Pipelines {
     }
   }
 
-  /** Compiles all that are not there yet, side by side. Rejects with the first that an adapter refuses. */
-  async compile(sources: Iterable<KernelSource>): Promise<void> {
+  /**
+   * Compiles all that are not there yet, some side by side. Rejects with the first that an adapter refuses, or when the signal is aborted: in either
+   * case only once none is being compiled any more, for a process that ends meanwhile is aborted by the driver.
+   */
+  async compile(sources: Iterable<KernelSource>, signal?: AbortSignal): Promise<void> {
     const missing = new Map<string, KernelSource>()
     for (const source of sources) {
       const key = kernelKey(source)
       if (!this.#pipelines.has(key)) missing.set(key, source)
     }
-    await Promise.all(
-      [...missing].map(async ([key, source]) => {
-        this.#pipelines.set(key, await this.#device.createComputePipelineAsync(this.#descriptor(source)))
-      }),
-    )
+    const queue = missing.entries()
+    const failures: unknown[] = []
+    const work = async () => {
+      for (const [key, source] of queue) {
+        if (failures.length > 0 || signal?.aborted === true) return
+        try {
+          this.#pipelines.set(key, await this.#device.createComputePipelineAsync(this.#descriptor(source)))
+        } catch (error) {
+          failures.push(error)
+        }
+      }
+    }
+    await Promise.all(Array.from({ length: MAX_COMPILING }, work))
+    signal?.throwIfAborted()
+    if (failures.length > 0) throw failures[0]
   }
 
   /** The pipeline; compiled here where `compile` was not asked to. */
