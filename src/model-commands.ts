@@ -15,7 +15,7 @@ const quiet = (): void => {}
 const terminal: Log = { trace: quiet, debug: quiet, info: quiet, warn: say, error: say, fatal: say }
 
 async function withEngine<T>(config: Config, use: (engine: Engine) => Promise<T>): Promise<T> {
-  if (config.engineUrl !== null)
+  if (config.engineUrls.length > 0)
     throw new EvaluationError('--engine-url: expected a model of this process, found a remote engine')
   const { engine } = await loadEngine(config, terminal)
   try {

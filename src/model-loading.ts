@@ -44,10 +44,10 @@ export async function loadEngine(
   { onFatal = () => {}, signal }: LoadControl = {},
 ): Promise<Loaded> {
   const onError = (where: string, error: unknown) => logger.error('engine.problem', { where, error })
-  if (config.engineUrl !== null) {
-    const { createRemoteEngine } = await import('./engine/remote.ts')
+  if (config.engineUrls.length > 0) {
+    const { createRemoteEngine } = await import('./remote/connect.ts')
     const engine = await createRemoteEngine({
-      url: config.engineUrl,
+      urls: config.engineUrls,
       apiKey: config.engineApiKey,
       model: config.servedModelName,
       onError,

@@ -247,11 +247,11 @@ export const schema = z.object({
     help: 'plan a step before the tokens of the last one are known, where a sequence allows it',
     group: 'engine',
   }),
-  engineUrl: field(url.nullable().default(null), {
+  engineUrls: field(z.array(url).default([]), {
     flag: 'engine-url',
     env: 'MINISERVE_ENGINE_URL',
     value: 'URL',
-    help: 'serve through an OpenAI-compatible engine elsewhere instead of the local one',
+    help: 'serve through an OpenAI-compatible engine elsewhere instead of the local one; repeat it for several of the same model',
     group: 'engine',
     defaultText: 'none: the local engine',
   }),

@@ -58,6 +58,12 @@ const allowed: readonly { room: (path: string) => boolean; name: string; may: (i
     may: ({ to }) => inRoom(to, 'kernels') || inRoom(to, 'engine'),
   },
   {
+    name: 'remote',
+    room: (p) => inRoom(p, 'remote'),
+    may: ({ to }) =>
+      inRoom(to, 'remote') || (inRoom(to, 'engine') && (!isRunner(to) || to === 'engine/runner/runner.ts')),
+  },
+  {
     name: 'the rest of engine',
     room: (p) => inRoom(p, 'engine') && !isRunner(p),
     may: ({ to }) =>

@@ -7,7 +7,8 @@
 /** Why the prompt's tokens were not all served from the prefix cache. Never tells of another tenant. */
 export type CacheMissReason = 'none' | 'cold' | 'evicted' | 'diverged' | 'disabled'
 
-export type FinishReason = 'stop' | 'length' | 'abort' | 'error'
+/** content_filter comes from remote engines alone. */
+export type FinishReason = 'stop' | 'length' | 'abort' | 'error' | 'content_filter'
 
 /** What a sequence counted over its life. Absent phases (never scheduled, never decoded) are null. */
 export interface SequenceCounters {

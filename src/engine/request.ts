@@ -72,6 +72,18 @@ export type StructuredOutput =
   | { readonly kind: 'choice'; readonly choices: readonly string[] }
   | { readonly kind: 'grammar'; readonly ebnf: string }
 
+/** One call to another engine, as whoever traces the request sees it. */
+export interface UpstreamCall {
+  /** W3C trace context. */
+  readonly headers: Readonly<Record<string, string>>
+  /** `status`: null where no answer came. `responseId`: the answer's id at the other engine. `error`: a stable code, null for success. */
+  end(outcome: {
+    readonly status: number | null
+    readonly responseId: string | null
+    readonly error: string | null
+  }): void
+}
+
 export interface GenerationRequest {
   /** The cmpl-... or chatcmpl-... id. */
   readonly requestId: string
@@ -99,8 +111,8 @@ export interface GenerationRequest {
   readonly priority: number
   /** performance.now() after which the request is ended with error code `deadline`; null: none. */
   readonly deadlineMs: number | null
-  /** Sent along by a remote engine. */
-  readonly traceparent?: string
+  /** Told of each call that a remote engine makes, before it is made: its headers go along, and it is told the call's end. */
+  readonly onUpstreamCall?: (url: string) => UpstreamCall
 }
 
 export interface ChoiceLogprob {
@@ -172,10 +184,18 @@ export class EngineError extends Error {
   readonly code: EngineErrorCode
   /** The request field at fault, for invalid_request and context_length_exceeded. */
   readonly param: string | null
-  constructor(code: EngineErrorCode, message: string, param: string | null = null, options?: ErrorOptions) {
+  /** When another engine says that it is worth trying again, in seconds. */
+  readonly retryAfterSeconds: number | null
+  constructor(
+    code: EngineErrorCode,
+    message: string,
+    param: string | null = null,
+    options: ErrorOptions & { readonly retryAfterSeconds?: number } = {},
+  ) {
     super(message, options)
     this.code = code
     this.param = param
+    this.retryAfterSeconds = options.retryAfterSeconds ?? null
   }
 }
 

@@ -16,7 +16,7 @@ export interface EnginePhases {
   /** Steps of all sequences, one after the other. */
   readonly stepMicros: readonly number[]
   readonly meanRows: number
-  readonly stopReason: FinishReason
+  readonly stopReason: StopReason
   readonly finishReasons: readonly FinishReason[]
   readonly arrivedMs: number
   readonly firstScheduledMs: number | null
@@ -97,8 +97,11 @@ type NumericKey = {
   [K in keyof SequenceCounters]: SequenceCounters[K] extends number ? K : never
 }[keyof SequenceCounters]
 
+/** What llm.stop_reason says; a remote engine's content filter is an end of its own accord. */
+export type StopReason = Exclude<FinishReason, 'content_filter'>
+
 /** The reason that says most of the whole: an error before an abort before length before stop. */
-function overallReason(reasons: readonly FinishReason[]): FinishReason {
+function overallReason(reasons: readonly FinishReason[]): StopReason {
   return (['error', 'abort', 'length'] as const).find((reason) => reasons.includes(reason)) ?? 'stop'
 }
 

@@ -263,7 +263,7 @@ describe('remote parents', () => {
     const trace = open(observability, { headers })
     expect(trace.traceId).toBe(traceId)
     expect(trace.traceparent()).toBe(`00-${traceId}-${trace.spanId}-01`)
-    expect(trace.tracestate()).toBe('vendor=1')
+    expect(trace.startUpstreamCall('http://far.test/v1').headers).toMatchObject({ tracestate: 'vendor=1' })
     trace.finish({ ending: 'success', status: 200 })
     expect(rootOf(traceId).parentSpanContext?.spanId).toBe('00f067aa0ba902b7')
   })

@@ -433,12 +433,17 @@ export class RequestTrace {
   }
 
   /** W3C traceparent naming http.handler, for calls to other services; null when tracing is off. */
-  traceparent(): string | null {
-    return this.host.tracer ? `00-${this.traceId}-${this.spanId}-${this.isHeadSampled ? '01' : '00'}` : null
+  /** A call to another engine, as OpenTelemetry's context has it to go along: the far spans become this request's. */
+  startUpstreamCall(_url: string): { readonly headers: Readonly<Record<string, string>>; end(): void } {
+    const traceparent = this.traceparent()
+    if (traceparent === null) return { headers: {}, end: () => {} }
+    const headers: Record<string, string> = { traceparent }
+    if (this.traceState !== null) headers['tracestate'] = this.traceState
+    return { headers, end: () => {} }
   }
 
-  tracestate(): string | null {
-    return this.traceState
+  traceparent(): string | null {
+    return this.host.tracer ? `00-${this.traceId}-${this.spanId}-${this.isHeadSampled ? '01' : '00'}` : null
   }
 
   /** Value of the traceresponse header (W3C Trace Context, level 2 draft). */

@@ -70,7 +70,7 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
     defaultSeed: parts.defaultSeed,
     defaults: parts.state.samplingDefaults,
     deadlineMs: parts.requestTimeoutMs > 0 ? startedMs + parts.requestTimeoutMs : null,
-    traceparent: trace.traceparent() ?? undefined,
+    onUpstreamCall: (url) => trace.startUpstreamCall(url),
   })
   const { job } = call
   trace.setGeneration({

@@ -64,7 +64,12 @@ export function toApiError(error: unknown, traceId: string): ApiError {
   if (error instanceof EngineError || error instanceof RagError) {
     const { status, shown = error.message } = FAILURES[error.code]
     const message = status >= 500 ? `${shown} (trace ${traceId})` : shown
-    return new ApiError(error.code, message, { param: error.param, cause: error })
+    const seconds = error instanceof EngineError ? error.retryAfterSeconds : null
+    return new ApiError(error.code, message, {
+      param: error.param,
+      cause: error,
+      ...(seconds === null ? {} : { headers: { 'Retry-After': String(seconds) } }),
+    })
   }
   return new ApiError('internal_error', `internal error (trace ${traceId})`, { cause: error })
 }

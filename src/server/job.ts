@@ -54,7 +54,7 @@ export interface JobContext {
   /** What the model's generation_config.json says, for parameters that the caller left out. */
   readonly defaults: SamplingDefaults
   readonly deadlineMs: number | null
-  readonly traceparent: string | undefined
+  readonly onUpstreamCall: NonNullable<GenerationRequest['onUpstreamCall']>
 }
 
 /** OpenAI's default for completions. Chat generates to the end of the context. */
@@ -248,7 +248,7 @@ function generationFields(body: SharedFields, context: JobContext) {
         : createHmac('sha256', context.cacheSalt).update(body.cache_salt).digest('hex'),
     priority: body.priority ?? 0,
     deadlineMs: context.deadlineMs,
-    ...(context.traceparent === undefined ? {} : { traceparent: context.traceparent }),
+    onUpstreamCall: context.onUpstreamCall,
   } satisfies Partial<GenerationRequest>
 }
 

@@ -5,8 +5,9 @@ import type { AddressInfo } from 'node:net'
 import { text } from 'node:stream/consumers'
 import { afterEach, describe, expect, it } from 'vitest'
 import { collect, request } from '../../test/engine/requests.ts'
-import type { EngineEvent } from './events.ts'
-import { createRemoteEngine } from './remote.ts'
+import type { Engine } from '../engine/request.ts'
+import type { EngineEvent } from '../engine/events.ts'
+import { createRemoteEngine } from './connect.ts'
 
 const cleanups: (() => Promise<void>)[] = []
 afterEach(async () => {
@@ -39,7 +40,7 @@ async function remote(
   await once(server, 'listening')
   const { port } = server.address() as AddressInfo
   const engine = await createRemoteEngine({
-    url: `http://127.0.0.1:${port}/v1/`,
+    urls: [`http://127.0.0.1:${port}/v1/`],
     apiKey: 'secret',
     model,
     ...(idleTimeoutMs === undefined ? {} : { idleTimeoutMs }),
@@ -57,6 +58,7 @@ async function remote(
 
 const frames = (...values: unknown[]) => values.map((value) => `data: ${JSON.stringify(value)}\n\n`).join('')
 const chunk = (index: number, piece: string, finishReason: string | null = null) => ({
+  id: 'up-77',
   choices: [{ index, text: piece, finish_reason: finishReason }],
 })
 const usage = (prompt: number, completion: number, cached: number) => ({
@@ -75,11 +77,15 @@ describe('a remote engine', () => {
       setImmediate(() => response.end(bytes.subarray(cut)))
     })
     expect(engine).toMatchObject({ modelName: 'tiny', maxModelLen: 128, tokenizerName: 'remote', modelInfo: null })
+    const calls: unknown[] = []
     const traceparent = '00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01'
     const generation = request({
       prompts: [{ text: 'prompt' }],
       stop: ['x'],
-      traceparent,
+      onUpstreamCall: (url) => {
+        calls.push(url)
+        return { headers: { traceparent, tracestate: 'vendor=1' }, end: (outcome) => calls.push(outcome) }
+      },
       sampling: { temperature: 0.5, topK: 3, seed: 1 },
     })
     const result = await collect(engine, generation)
@@ -92,7 +98,7 @@ describe('a remote engine', () => {
     expect(result.events.filter((event) => event.type === 'prompt').map((event) => event.numTokens)).toEqual([0, 5])
     expect(received[0]).toMatchObject({
       url: '/v1/completions',
-      headers: { authorization: 'Bearer secret', traceparent },
+      headers: { authorization: 'Bearer secret', traceparent, tracestate: 'vendor=1' },
       body: {
         model: 'tiny',
         prompt: 'prompt',
@@ -105,6 +111,10 @@ describe('a remote engine', () => {
       },
     })
     expect(received[0]?.body).not.toHaveProperty('min_p')
+    expect(calls).toEqual([
+      expect.stringMatching(/\/v1\/completions$/),
+      { status: 200, responseId: 'up-77', error: null },
+    ])
     expect(events.map((event) => event.type)).toEqual(['queued', 'scheduled', 'firstToken', 'finished'])
   })
 
@@ -280,13 +290,126 @@ describe('a remote engine', () => {
   it('is not made when the other engine is away, or has not the model', async () => {
     const { port } = await remote(() => {})
     const url = `http://127.0.0.1:${port}`
-    await expect(createRemoteEngine({ url, apiKey: null, model: 'absent' })).rejects.toThrow(
+    await expect(createRemoteEngine({ urls: [url], apiKey: null, model: 'absent' })).rejects.toThrow(
       /expected model absent, found other, tiny/,
     )
-    await expect(createRemoteEngine({ url: 'http://127.0.0.1:9', apiKey: null, model: null })).rejects.toThrow(
+    await expect(createRemoteEngine({ urls: ['http://127.0.0.1:9'], apiKey: null, model: null })).rejects.toThrow(
       /cannot be asked for its models/,
     )
-    expect((await createRemoteEngine({ url, apiKey: null, model: null })).modelName).toBe('other')
+    expect((await createRemoteEngine({ urls: [url], apiKey: null, model: null })).modelName).toBe('other')
+  })
+})
+
+describe('streams as servers send them', () => {
+  const whole = [chunk(0, 'he'), chunk(0, 'llo', 'stop')]
+  const text = (...values: unknown[]) => values.map((value) => JSON.stringify(value))
+  const [first = '', second = ''] = text(...whole)
+  it.each([
+    ['without [DONE]', frames(...whole)],
+    ['with [DONE] and no line end behind it', `${frames(...whole)}data: [DONE]`],
+    ['with a last event that no empty line ends', `data: ${first}\n\ndata: ${second}`],
+    ['with CRLF line ends', `data: ${first}\r\n\r\ndata: ${second}\r\n\r\ndata: [DONE]\r\n\r\n`],
+    ['with CR line ends', `data: ${first}\r\rdata: ${second}\r\rdata: [DONE]\r\r`],
+    ['with an event of two lines', `data: ${first.replace(',', ',\ndata: ')}\n\n${frames(whole[1])}data: [DONE]\n\n`],
+    [
+      'with events without data, comments and names',
+      `: ping\n\ndata:\n\nevent: x\nid: 1\ndata:${first}\n\nretry: 5\n\n${frames(whole[1])}`,
+    ],
+  ])('%s', async (_, body) => {
+    const { engine } = await remote((response) => {
+      // Byte by byte, as far as the network lets it.
+      for (const byte of Buffer.from(body)) response.write(Buffer.of(byte))
+      response.end()
+    })
+    const result = await collect(engine, request({}))
+    expect(result.texts).toEqual(['hello'])
+    expect(result.reasons).toEqual(['stop'])
+  })
+
+  it('keep the reason of a content filter', async () => {
+    const { engine } = await remote((response) => response.end(frames(chunk(0, 'a', 'content_filter'))))
+    expect((await collect(engine, request({}))).reasons).toEqual(['content_filter'])
+  })
+
+  it('say when to come again, and lead nowhere else', async () => {
+    const busy = await remote((response) => response.writeHead(429, { 'retry-after': '7' }).end('{}'))
+    await expect(collect(busy.engine, request({}))).rejects.toMatchObject({ code: 'queue_full', retryAfterSeconds: 7 })
+    const elsewhere = await remote((response) => response.end(frames(...whole)))
+    const redirecting = await remote((response) =>
+      response.writeHead(307, { location: `http://127.0.0.1:${elsewhere.port}/v1/completions` }).end(),
+    )
+    await expect(collect(redirecting.engine, request({}))).rejects.toMatchObject({ code: 'upstream_error' })
+    expect(elsewhere.received).toEqual([])
+  })
+})
+
+describe('several engines', () => {
+  const answer = (name: string) => (response: ServerResponse) => void response.end(frames(chunk(0, name, 'stop')))
+  const pool = async (...ports: readonly number[]) => {
+    const engine = await createRemoteEngine({
+      urls: ports.map((port) => `http://127.0.0.1:${port}`),
+      apiKey: null,
+      model: 'tiny',
+    })
+    cleanups.push(() => engine.close())
+    return engine
+  }
+  const ask = async (engine: Engine, prompt: string) =>
+    (await collect(engine, request({ prompts: [{ text: prompt }] }))).texts[0]
+  const long = (topic: string) => `${topic} `.repeat(400)
+
+  it('serve a prompt where its beginning was served before', async () => {
+    const a = await remote(answer('a'))
+    const b = await remote(answer('b'))
+    const engine = await pool(a.port, b.port)
+    const [x, y] = await Promise.all([ask(engine, long('rivers')), ask(engine, long('bridges'))])
+    expect(new Set([x, y])).toEqual(new Set(['a', 'b']))
+    for (let i = 0; i < 4; i++) {
+      expect(await ask(engine, `${long('rivers')} and ${i}`)).toBe(x)
+      expect(await ask(engine, `${long('bridges')} and ${i}`)).toBe(y)
+    }
+  })
+
+  it('stand in for one that refuses, once, before its first byte', async () => {
+    const broken = await remote((response) => response.writeHead(500).end('{}'))
+    const well = await remote(answer('well'))
+    const engine = await pool(broken.port, well.port)
+    for (let i = 0; i < 6; i++) expect(await ask(engine, `question ${i}`)).toBe('well')
+    // After three faults in a row it is left alone for a while.
+    expect(broken.received.length).toBe(3)
+    const cut = await remote((response) => {
+      response.write(frames(chunk(0, 'half')))
+      setImmediate(() => response.destroy())
+    })
+    const spare = await remote(answer('spare'))
+    await expect(ask(await pool(cut.port, spare.port), 'x')).rejects.toMatchObject({ code: 'upstream_error' })
+    expect(spare.received).toEqual([])
+  })
+
+  it('are told the end of every call, also of one that nobody reads', async () => {
+    const { engine } = await remote((response, { body }) => {
+      if (body['prompt'] === 'bad') response.writeHead(400).end('{}')
+      else response.write(frames(chunk(0, 'a')))
+    })
+    const ends: unknown[] = []
+    const onUpstreamCall = () => ({ headers: {}, end: (outcome: unknown) => ends.push(outcome) })
+    const both = request({ prompts: [{ text: 'good' }, { text: 'bad' }], onUpstreamCall })
+    await expect(collect(engine, both)).rejects.toMatchObject({ code: 'invalid_request' })
+    expect(ends).toHaveLength(2)
+  })
+
+  it('do not try again what the request itself is to blame for', async () => {
+    const strict = await remote((response) => response.writeHead(400).end('{"error":{"param":"stop"}}'))
+    const other = await remote(answer('other'))
+    await expect(ask(await pool(strict.port, other.port), 'x')).rejects.toMatchObject({ code: 'invalid_request' })
+    expect(other.received).toEqual([])
+  })
+
+  it('start as long as one of them answers', async () => {
+    const only = await remote(answer('only'))
+    const engine = await pool(9, only.port)
+    for (let i = 0; i < 3; i++) expect(await ask(engine, `question ${i}`)).toBe('only')
+    await expect(pool(9, 10)).rejects.toThrow(/cannot be asked for its models/)
   })
 })
 
@@ -323,6 +446,25 @@ describe('function calls of a remote engine', () => {
       { index: 1, id: 'call_1', name: 'f', arguments: '{}' },
     ])
     expect(reasons).toEqual(['stop'])
+  })
+
+  it('are told apart by their ids where a server gives no index, or one index to all', async () => {
+    for (const index of [{}, { index: 0 }]) {
+      const { engine } = await answers(
+        ...calls(
+          { ...index, id: 'a', function: { name: 'f', arguments: '{"x"' } },
+          { ...index, function: { arguments: ': 1}' } },
+          { ...index, id: 'b', function: { name: 'g', arguments: { y: [2] } } },
+        ),
+        end,
+      )
+      const { events } = await collect(engine, asks)
+      expect(events.flatMap((event) => (event.type === 'token' ? (event.toolCalls ?? []) : []))).toEqual([
+        { index: 0, id: 'a', name: 'f', arguments: '{"x"' },
+        { index: 0, id: null, name: null, arguments: ': 1}' },
+        { index: 1, id: 'b', name: 'g', arguments: '{"y":[2]}' },
+      ])
+    }
   })
 
   it.each([

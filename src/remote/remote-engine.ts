@@ -1,42 +1,15 @@
-/** The Engine interface over an OpenAI-compatible engine elsewhere: the same pipeline, retrieval and traces around it. */
-import { EventBus } from './event-bus.ts'
-import type { EngineSubscriber, FinishReason } from './events.ts'
-import { RequestStream } from './request-stream.ts'
-import { listModels, reasonOf } from './remote-models.ts'
-import { newRemoteChoice, nextToolCall } from './remote-choice.ts'
-import type { RemoteChoiceState } from './remote-choice.ts'
-import { parseChunk, readJson, readServerSentEvents, remoteRefusal, remoteRequest } from './remote-protocol.ts'
-import type { RemoteChoice, RemoteChunk } from './remote-protocol.ts'
-import { EngineError } from './request.ts'
-import type { Engine, EngineStats, GenerationRequest, GenerationStream } from './request.ts'
-import { ModelError } from './runner/runner.ts'
-import { newCounters } from './sequence.ts'
-
-export interface RemoteEngineOptions {
-  /** Base of its API, with or without /v1. */
-  readonly url: string
-  readonly apiKey: string | null
-  /** null: the first one it lists. */
-  readonly model: string | null
-  /** Milliseconds without a byte after which a request has failed. */
-  readonly idleTimeoutMs?: number
-  readonly onError?: (where: string, error: unknown) => void
-}
-
-/** Asks the other engine for its models. Throws ModelError when it cannot be reached or does not serve the model asked for. */
-export async function createRemoteEngine(options: RemoteEngineOptions): Promise<Engine> {
-  const base = options.url.replace(/\/+$/, '').replace(/\/v1$/, '')
-  const headers: Record<string, string> = options.apiKey === null ? {} : { authorization: `Bearer ${options.apiKey}` }
-  const models = await listModels(`${base}/v1/models`, headers)
-  const model = models.find(({ id }) => options.model === null || id === options.model)
-  if (model === undefined) {
-    const listed = models.map(({ id }) => id).join(', ') || 'none'
-    throw new ModelError(
-      `engine at ${base}: expected model ${options.model ?? '(any)'}, found ${listed}; name one with --served-model-name`,
-    )
-  }
-  return new RemoteEngine(model.id, model.maxModelLen, `${base}/v1/`, headers, options)
-}
+/** The Engine interface over OpenAI-compatible engines elsewhere: the same pipeline, retrieval and traces around them. */
+import { EventBus } from '../engine/event-bus.ts'
+import type { EngineSubscriber, FinishReason } from '../engine/events.ts'
+import { EngineError } from '../engine/request.ts'
+import type { Engine, EngineStats, GenerationRequest, GenerationStream } from '../engine/request.ts'
+import { RequestStream } from '../engine/request-stream.ts'
+import { newCounters } from '../engine/sequence.ts'
+import type { Caller, OpenCall } from './caller.ts'
+import { newRemoteChoice, nextToolCall } from './choice.ts'
+import type { RemoteChoiceState } from './choice.ts'
+import { reasonOf } from './models.ts'
+import type { RemoteChoice, RemoteChunk } from './response-wire.ts'
 
 /** One prompt's call to the other engine: `n` choices over one stream. */
 interface Call {
@@ -52,15 +25,14 @@ interface ActiveRequest {
   readonly control: AbortController
 }
 
-class RemoteEngine implements Engine {
+/** Requests of this server as calls to engines elsewhere, their streams as the engine's events. */
+export class RemoteEngine implements Engine {
   readonly problem = null
   readonly modelName: string
   readonly modelInfo = null
   readonly maxModelLen: number
   readonly tokenizerName = 'remote'
-  readonly #base: string
-  readonly #headers: Record<string, string>
-  readonly #idleTimeoutMs: number
+  readonly #caller: Caller
   readonly #bus: EventBus
   readonly #active = new Set<ActiveRequest>()
   readonly #idleListeners: (() => void)[] = []
@@ -70,16 +42,13 @@ class RemoteEngine implements Engine {
   constructor(
     modelName: string,
     maxModelLen: number,
-    base: string,
-    headers: Record<string, string>,
-    options: RemoteEngineOptions,
+    caller: Caller,
+    onSubscriberError: (subscriber: string, error: unknown) => void,
   ) {
     this.modelName = modelName
     this.maxModelLen = maxModelLen
-    this.#base = base
-    this.#headers = headers
-    this.#idleTimeoutMs = options.idleTimeoutMs ?? 120_000
-    this.#bus = new EventBus((subscriber, error) => options.onError?.(`subscriber ${subscriber}`, error))
+    this.#caller = caller
+    this.#bus = new EventBus(onSubscriberError)
   }
 
   encode(): null {
@@ -133,6 +102,7 @@ class RemoteEngine implements Engine {
   }
 
   async close(): Promise<void> {
+    this.#caller.close()
     this.#shutDown()
     await this.drain(0)
   }
@@ -164,10 +134,16 @@ class RemoteEngine implements Engine {
       }
       for (let i = 0; i < request.prompts.length; i++) active.calls.push(this.#queue(request, i))
       // Accepted by all before the first event: a refusal is a status, not the first frame of a stream.
-      const responses = await Promise.all(active.calls.map((call) => this.#open(active, call)))
+      const opened = await Promise.all(
+        active.calls.map(async (call) => {
+          this.#scheduled(request, call)
+          const prompt = request.prompts[call.promptIndex] ?? { text: '' }
+          return { call, chunks: await this.#caller.open(request, prompt, control.signal) }
+        }),
+      )
       for (const { promptIndex } of active.calls)
         stream.push({ type: 'prompt', promptIndex, tokenIds: null, numTokens: 0 })
-      await Promise.all(responses.map(({ call, body }) => this.#read(active, call, body)))
+      await Promise.all(opened.map(({ call, chunks }) => this.#read(active, call, chunks)))
       stream.end()
     } catch (error) {
       const failure = failureOf(control.signal.aborted ? control.signal.reason : error)
@@ -193,16 +169,10 @@ class RemoteEngine implements Engine {
     return { promptIndex, choices }
   }
 
-  async #open(active: ActiveRequest, call: Call): Promise<{ call: Call; body: AsyncIterable<Uint8Array> }> {
-    const { request, control } = active
-    const prompt = request.prompts[call.promptIndex] ?? { text: '' }
-    const { path, body } = remoteRequest(request, prompt, this.modelName, this.maxModelLen)
-    const traceparent: Record<string, string> =
-      request.traceparent === undefined ? {} : { traceparent: request.traceparent }
+  #scheduled({ requestId }: GenerationRequest, call: Call): void {
     const atMs = performance.now()
     for (const { choice, counters } of call.choices) {
       counters.firstScheduledMs = atMs
-      const { requestId } = request
       const waitUs = Math.round((atMs - counters.arrivedMs) * 1000)
       this.#bus.publish({
         type: 'scheduled',
@@ -216,52 +186,15 @@ class RemoteEngine implements Engine {
         missReason: 'disabled',
       })
     }
-    const response = await this.#withIdleTimeout(control.signal, (signal) =>
-      fetch(this.#base + path, {
-        method: 'POST',
-        headers: {
-          ...this.#headers,
-          ...traceparent,
-          'content-type': 'application/json',
-          'x-request-id': request.requestId,
-        },
-        body: JSON.stringify(body),
-        signal,
-      }),
-    )
-    if (!response.ok) throw remoteRefusal(response.status, await readJson(response).catch(() => null))
-    if (response.body === null) throw new EngineError('upstream_error', 'the remote engine answered without a body')
-    return { call, body: response.body }
   }
 
-  /** Fails with upstream_timeout when nothing happens for too long. The timer covers one wait: an answer, or the next chunk. */
-  async #withIdleTimeout<T>(signal: AbortSignal, wait: (signal: AbortSignal) => Promise<T>): Promise<T> {
-    const seconds = this.#idleTimeoutMs / 1000
-    let timer: NodeJS.Timeout | undefined
-    const timeout = new Promise<never>((_resolve, reject) => {
-      timer = setTimeout(
-        () => reject(new EngineError('upstream_timeout', `the remote engine was silent for ${seconds} s`)),
-        this.#idleTimeoutMs,
-      )
-    })
-    try {
-      return await Promise.race([wait(signal), timeout])
-    } finally {
-      clearTimeout(timer)
-    }
-  }
-
-  async #read(active: ActiveRequest, call: Call, body: AsyncIterable<Uint8Array>): Promise<void> {
-    const { control } = active
+  async #read(active: ActiveRequest, call: Call, chunks: OpenCall): Promise<void> {
     let usage: RemoteChunk['usage'] = null
-    const payloads = readServerSentEvents(body)
-    while (true) {
-      const next = await this.#withIdleTimeout(control.signal, () => payloads.next())
-      if (next.done === true) break
-      const chunk = parseChunk(next.value)
+    for await (const chunk of chunks) {
       usage = chunk.usage ?? usage
       for (const choice of chunk.choices) this.#deliver(active, call, choice)
     }
+    // The finish reason is what says that an answer is whole; [DONE] is a courtesy that some servers leave out.
     if (call.choices.some(({ reason }) => reason === null)) {
       throw new EngineError('upstream_error', 'the remote engine ended its stream without finishing every choice')
     }
@@ -306,7 +239,7 @@ class RemoteEngine implements Engine {
       if (overflow !== null) throw overflow
     }
     if (chunk.finishReason !== null) {
-      state.reason = chunk.finishReason === 'length' ? 'length' : chunk.finishReason === 'abort' ? 'abort' : 'stop'
+      state.reason = reasonFrom(chunk.finishReason)
       state.stopReason = chunk.stopReason
     }
   }
@@ -374,6 +307,11 @@ class RemoteEngine implements Engine {
     })
   }
 }
+
+const KNOWN_REASONS: readonly FinishReason[] = ['length', 'abort', 'content_filter']
+
+/** Other words than ours (tool_calls, eos, …) are an end of the model's own accord. */
+const reasonFrom = (reason: string): FinishReason => KNOWN_REASONS.find((known) => known === reason) ?? 'stop'
 
 /** Why calls were aborted when the client left. */
 class ClientGone extends Error {

@@ -1,17 +1,12 @@
-/** The wire of an OpenAI-compatible engine: a request's body, its stream's chunks, its errors. */
-import { EngineError } from './request.ts'
-import type {
-  ChatMessage,
-  ChoiceLogprob,
-  GenerationRequest,
-  PromptInput,
-  StructuredOutput,
-  ToolCallDelta,
-  ToolUse,
-} from './request.ts'
+/** What an OpenAI-compatible engine answers: its stream's events, the chunks in them, its refusals. */
+import { createParser } from 'eventsource-parser'
+import { EngineError } from '../engine/request.ts'
+import type { ChoiceLogprob } from '../engine/request.ts'
 
 /** One chunk of a stream, completions or chat, in the engine's terms. */
 export interface RemoteChunk {
+  /** The answer's id at the other engine. */
+  readonly id: string | null
   readonly choices: readonly RemoteChoice[]
   readonly usage: {
     readonly promptTokens: number
@@ -23,119 +18,19 @@ export interface RemoteChunk {
 export interface RemoteChoice {
   readonly index: number
   readonly text: string
-  readonly toolCalls: readonly ToolCallDelta[]
+  readonly toolCalls: readonly RemoteToolCall[]
   readonly tokenIds: readonly number[]
   readonly logprobs: readonly ChoiceLogprob[] | null
   readonly finishReason: string | null
   readonly stopReason: string | number | null
 }
 
-/** Path and body for one prompt. `maxModelLen`: a request for as much as that leaves the bound to the other engine. */
-export function remoteRequest(
-  request: GenerationRequest,
-  prompt: PromptInput,
-  model: string,
-  maxModelLen: number,
-): { readonly path: string; readonly body: Record<string, unknown> } {
-  const common = commonFields(request, model, maxModelLen)
-  if ('messages' in prompt) {
-    const continues = prompt.continueFinalMessage === true
-    return {
-      path: 'chat/completions',
-      body: {
-        ...common,
-        messages: prompt.messages.map(wireMessage),
-        ...(request.toolUse === undefined ? {} : toolFields(request.toolUse)),
-        ...(continues ? { continue_final_message: true, add_generation_prompt: false } : {}),
-        ...(request.logprobs < 0 ? {} : { logprobs: true, top_logprobs: request.logprobs }),
-      },
-    }
-  }
-  return {
-    path: 'completions',
-    body: {
-      ...common,
-      prompt: 'ids' in prompt ? prompt.ids : prompt.text,
-      ...(request.logprobs < 0 ? {} : { logprobs: request.logprobs }),
-    },
-  }
-}
-
-function toolFields({ tools, choice, parallel }: ToolUse): Record<string, unknown> {
-  return {
-    tools,
-    ...(choice === 'auto'
-      ? {}
-      : { tool_choice: choice === 'required' ? choice : { type: 'function', function: { name: choice.name } } }),
-    ...(parallel ? {} : { parallel_tool_calls: false }),
-  }
-}
-
-function wireMessage({ toolCalls, toolCallId, ...message }: ChatMessage): Record<string, unknown> {
-  return {
-    ...message,
-    ...(toolCallId === undefined ? {} : { tool_call_id: toolCallId }),
-    ...(toolCalls === undefined
-      ? {}
-      : {
-          tool_calls: toolCalls.map(({ id, name, arguments: args }) => ({
-            id,
-            type: 'function',
-            function: { name, arguments: args },
-          })),
-        }),
-  }
-}
-
-/** What differs from OpenAI's defaults: strict servers refuse fields they do not know, so none is sent without need. */
-function commonFields(request: GenerationRequest, model: string, maxModelLen: number): Record<string, unknown> {
-  const { sampling } = request
-  const optional = (name: string, value: unknown, isDefault: boolean) => (isDefault ? {} : { [name]: value })
-  return {
-    model,
-    stream: true,
-    stream_options: { include_usage: true },
-    temperature: sampling.temperature,
-    top_p: sampling.topP,
-    ...optional('n', request.n, request.n === 1),
-    ...optional('max_tokens', request.maxTokens, request.maxTokens >= maxModelLen),
-    ...optional('min_tokens', request.minTokens, request.minTokens === 0),
-    ...optional('top_k', sampling.topK, sampling.topK === 0),
-    ...optional('min_p', sampling.minP, sampling.minP === 0),
-    ...optional('seed', sampling.seed, sampling.seed === null),
-    ...optional('presence_penalty', sampling.presencePenalty, sampling.presencePenalty === 0),
-    ...optional('frequency_penalty', sampling.frequencyPenalty, sampling.frequencyPenalty === 0),
-    ...optional('repetition_penalty', sampling.repetitionPenalty, sampling.repetitionPenalty === 1),
-    ...optional('logit_bias', sampling.logitBias, sampling.logitBias === null),
-    ...optional('stop', request.stop, request.stop.length === 0),
-    ...optional('stop_token_ids', request.stopTokenIds, request.stopTokenIds.length === 0),
-    ...optional('include_stop_str_in_output', true, !request.includeStopString),
-    ...optional('ignore_eos', true, !request.ignoreEos),
-    ...optional('priority', request.priority, request.priority === 0),
-    ...optional('cache_salt', request.cacheSalt, request.cacheSalt === ''),
-    ...structuredFields(request.structured),
-  }
-}
-
-function structuredFields(structured: StructuredOutput | null): Record<string, unknown> {
-  if (structured === null) return {}
-  switch (structured.kind) {
-    case 'json_object':
-      return { response_format: { type: 'json_object' } }
-    case 'json_schema':
-      return {
-        response_format: {
-          type: 'json_schema',
-          json_schema: { name: 'answer', schema: structured.schema, strict: true },
-        },
-      }
-    case 'regex':
-      return { structured_outputs: { regex: structured.pattern } }
-    case 'choice':
-      return { structured_outputs: { choice: structured.choices } }
-    case 'grammar':
-      return { structured_outputs: { grammar: structured.ebnf } }
-  }
+/** A piece of a function call, as servers send it: some leave the index out, or the id. */
+export interface RemoteToolCall {
+  readonly index: number | null
+  readonly id: string | null
+  readonly name: string | null
+  readonly arguments: string
 }
 
 /** Characters of one event, and bytes of a body that is no stream. What is longer is not what was asked for. */
@@ -155,32 +50,43 @@ export async function readJson(response: Response): Promise<unknown> {
 }
 
 /**
- * The `data:` payloads of a server-sent event stream, without the closing [DONE]; throws upstream_error when that never comes, and for an
- * event without end.
+ * The JSON of each event of a stream, up to [DONE] or the stream's end: what a finished answer is, its choices tell. Events are read as the
+ * standard has them (https://html.spec.whatwg.org/multipage/server-sent-events.html): lines end with LF, CR or both, data of several
+ * lines is one text, and an event without data is none. Throws upstream_error for an event without end, and for one that is not JSON.
  */
 export async function* readServerSentEvents(body: AsyncIterable<Uint8Array>): AsyncGenerator<unknown, void, undefined> {
   const decoder = new TextDecoder()
-  let buffered = ''
+  let events: string[] = []
+  let numPending = 0
+  const parser = createParser({
+    onEvent: ({ data }) => {
+      events.push(data)
+      numPending = 0
+    },
+  })
+  const take = (): string[] => {
+    const taken = events
+    events = []
+    return taken
+  }
   for await (const bytes of body) {
     const piece = decoder.decode(bytes, { stream: true })
-    buffered += piece
-    // Looked through for its end once, not again with every piece.
-    const lines = piece.includes('\n') ? buffered.split('\n') : [buffered]
-    buffered = lines.pop() ?? ''
-    if (buffered.length > MAX_EVENT_CHARACTERS) {
+    numPending += piece.length
+    parser.feed(piece)
+    if (numPending > MAX_EVENT_CHARACTERS) {
       throw new EngineError(
         'upstream_error',
         `the remote engine sent an event of over ${MAX_EVENT_CHARACTERS} characters`,
       )
     }
-    for (const line of lines) {
-      if (!line.startsWith('data:')) continue
-      const data = line.slice('data:'.length).trim()
-      if (data === '[DONE]') return
-      yield parseJson(data)
+    for (const data of take()) {
+      if (data.trim() === '[DONE]') return
+      if (data.trim() !== '') yield parseJson(data)
     }
   }
-  throw new EngineError('upstream_error', 'the remote engine ended its stream early')
+  // Some servers close without the empty line that ends an event.
+  parser.feed('\n\n')
+  for (const data of take()) if (data.trim() !== '[DONE]' && data.trim() !== '') yield parseJson(data)
 }
 
 function parseJson(text: string): unknown {
@@ -198,7 +104,11 @@ export function parseChunk(value: unknown): RemoteChunk {
     const { type, code } = object(chunk.error)
     throw new EngineError('upstream_error', `the remote engine failed while it answered (${describe({ type, code })})`)
   }
-  return { choices: array(chunk.choices).map(parseChoice), usage: parseUsage(chunk.usage) }
+  return {
+    id: typeof chunk.id === 'string' && /^[\w.:-]{1,128}$/.test(chunk.id) ? chunk.id : null,
+    choices: array(chunk.choices).map(parseChoice),
+    usage: parseUsage(chunk.usage),
+  }
 }
 
 function parseChoice(value: unknown): RemoteChoice {
@@ -216,15 +126,16 @@ function parseChoice(value: unknown): RemoteChoice {
   }
 }
 
-function parseToolCall(value: unknown): ToolCallDelta {
+function parseToolCall(value: unknown): RemoteToolCall {
   const { index, id, function: called } = object(value)
   const { name, arguments: args } = object(called)
   const given = (text: unknown) => (typeof text === 'string' && text !== '' ? text : null)
   return {
-    index: count(index),
+    index: typeof index === 'number' && Number.isInteger(index) && index >= 0 ? index : null,
     id: given(id),
     name: given(name),
-    arguments: typeof args === 'string' ? args : '',
+    // Ollama's way: the arguments as they would be parsed.
+    arguments: typeof args === 'string' ? args : typeof args === 'object' && args !== null ? JSON.stringify(args) : '',
   }
 }
 
@@ -287,7 +198,7 @@ function toLogprob(own: NamedLogprob, top: readonly NamedLogprob[]): ChoiceLogpr
 }
 
 /** A refusal before the stream. What the other engine wrote is not passed on: it may quote the prompt. */
-export function remoteRefusal(status: number, body: unknown): EngineError {
+export function remoteRefusal(status: number, body: unknown, retryAfter: string | null): EngineError {
   const { type, code, param, message } = object(object(body).error ?? body)
   const facts = describe({ status, type, code, param })
   const isTooLong =
@@ -303,11 +214,29 @@ export function remoteRefusal(status: number, body: unknown): EngineError {
   if (status === 400 || status === 413 || status === 422) {
     return new EngineError('invalid_request', `the remote engine refused the request (${facts})`, field)
   }
-  if (status === 429 || status === 503)
-    return new EngineError('queue_full', `the remote engine is overloaded (${facts})`)
+  if (status === 429 || status === 503) {
+    const seconds = secondsOf(retryAfter)
+    const options = seconds === null ? {} : { retryAfterSeconds: seconds }
+    return new EngineError('queue_full', `the remote engine is overloaded (${facts})`, null, options)
+  }
   if (status === 408 || status === 504)
     return new EngineError('upstream_timeout', `the remote engine took too long (${facts})`)
+  if (status >= 300 && status < 400) {
+    // Prompts go to the address that was configured and to no other.
+    return new EngineError(
+      'upstream_error',
+      `the remote engine answers with a redirect, which is not followed (${facts})`,
+    )
+  }
   return new EngineError('upstream_error', `the remote engine failed (${facts})`)
+}
+
+/** Of a Retry-After header: seconds, or a date. */
+function secondsOf(header: string | null): number | null {
+  if (header === null) return null
+  if (/^\d{1,6}$/.test(header)) return Number(header)
+  const atMs = Date.parse(header)
+  return Number.isNaN(atMs) ? null : Math.max(0, Math.ceil((atMs - Date.now()) / 1000))
 }
 
 function describe(facts: Record<string, unknown>): string {

@@ -1,10 +1,10 @@
 /** What the other engine serves. */
-import { readJson } from './remote-protocol.ts'
-import { ModelError } from './runner/runner.ts'
+import { readJson } from './response-wire.ts'
+import { ModelError } from '../engine/runner/runner.ts'
 
 /** Bound on a context whose length the other engine does not tell. */
 const UNKNOWN_MODEL_LEN = 1 << 20
-export const CONNECT_TIMEOUT_MS = 10_000
+const CONNECT_TIMEOUT_MS = 10_000
 
 export interface RemoteModel {
   readonly id: string
@@ -15,7 +15,7 @@ export interface RemoteModel {
 export async function listModels(url: string, headers: Record<string, string>): Promise<RemoteModel[]> {
   let body: unknown
   try {
-    const response = await fetch(url, { headers, signal: AbortSignal.timeout(CONNECT_TIMEOUT_MS) })
+    const response = await fetch(url, { headers, redirect: 'manual', signal: AbortSignal.timeout(CONNECT_TIMEOUT_MS) })
     if (!response.ok) throw new Error(`status ${response.status}`)
     body = await readJson(response)
   } catch (cause) {

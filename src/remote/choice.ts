@@ -1,0 +1,45 @@
+/** One choice of a remote engine's answer while it arrives. */
+import type { FinishReason } from '../engine/events.ts'
+import { EngineError } from '../engine/request.ts'
+import type { ToolCallDelta } from '../engine/request.ts'
+import type { RemoteToolCall } from './response-wire.ts'
+import type { MutableCounters } from '../engine/sequence.ts'
+
+export interface RemoteChoiceState {
+  readonly choice: number
+  readonly counters: MutableCounters
+  reason: FinishReason | null
+  stopReason: string | number | null
+  lastChunkMs: number
+  /** Ids of the calls so far. */
+  readonly callIds: string[]
+  isFinished: boolean
+}
+
+export function newRemoteChoice(choice: number, counters: MutableCounters): RemoteChoiceState {
+  return { choice, counters, reason: null, stopReason: null, lastChunkMs: 0, callIds: [], isFinished: false }
+}
+
+/**
+ * A piece of a call in the engine's terms. Calls come one after the other, and only the first piece of each has id and name. Servers differ:
+ * some repeat the name, or send an empty one, with each piece; some leave the index out, or send 0 for every call, so that another id is
+ * what begins another call. Throws EngineError upstream_error for a piece that belongs to no call, and for a call without a name.
+ */
+export function nextToolCall(
+  state: RemoteChoiceState,
+  { index, id, name, arguments: args }: RemoteToolCall,
+): ToolCallDelta {
+  const known = index ?? state.callIds.length - 1
+  const isAnother = id !== null && state.callIds[known] !== undefined && state.callIds[known] !== id
+  const isNext = isAnother || known >= state.callIds.length || known < 0
+  if (!isNext) return { index: known, id: null, name: null, arguments: args }
+  const next = state.callIds.length
+  if (name === null || (index !== null && index > next))
+    throw new EngineError(
+      'upstream_error',
+      `the remote engine sent a piece of call ${index ?? next} before its beginning`,
+    )
+  const given = id ?? `call_${next}`
+  state.callIds.push(given)
+  return { index: next, id: given, name, arguments: args }
+}

@@ -1,0 +1,78 @@
+/** From the addresses of engines elsewhere to an Engine over them. */
+import type { Engine } from '../engine/request.ts'
+import { ModelError } from '../engine/runner/runner.ts'
+import { Caller } from './caller.ts'
+import { listModels } from './models.ts'
+import { RemoteEngine } from './remote-engine.ts'
+import { type Upstream, Upstreams } from './upstreams.ts'
+
+export interface RemoteEngineOptions {
+  /** Bases of their APIs, with or without /v1. They serve the same model. */
+  readonly urls: readonly string[]
+  readonly apiKey: string | null
+  /** null: the first one that the first engine lists. */
+  readonly model: string | null
+  /** Milliseconds without a byte after which a request has failed. */
+  readonly idleTimeoutMs?: number
+  readonly onError?: (where: string, error: unknown) => void
+}
+
+const PROBE_TIMEOUT_MS = 2_000
+const IDLE_TIMEOUT_MS = 120_000
+
+/**
+ * Asks the engines for their models. Those that cannot be reached now are tried again later, as long as one answers.
+ * Throws ModelError when none can be reached, or one does not serve the model asked for.
+ */
+export async function createRemoteEngine(options: RemoteEngineOptions): Promise<Engine> {
+  const headers: Record<string, string> = options.apiKey === null ? {} : { authorization: `Bearer ${options.apiKey}` }
+  const bases = options.urls.map((url) => url.replace(/\/+$/, '').replace(/\/v1$/, ''))
+  const listed = await Promise.allSettled(bases.map((base) => listModels(`${base}/v1/models`, headers)))
+  const failures = listed.flatMap((result) => (result.status === 'rejected' ? [result.reason as unknown] : []))
+  if (failures.length === bases.length) throw failures[0]
+  let wanted = options.model
+  const upstreams: Upstream[] = []
+  let maxModelLen = Infinity
+  for (const [i, base] of bases.entries()) {
+    const result = listed[i]
+    if (result === undefined || result.status === 'rejected') {
+      options.onError?.(`engine at ${base}`, result?.reason)
+      continue
+    }
+    const model = result.value.find(({ id }) => wanted === null || id === wanted)
+    if (model === undefined) {
+      const names = result.value.map(({ id }) => id).join(', ') || 'none'
+      throw new ModelError(
+        `engine at ${base}: expected model ${wanted ?? '(any)'}, found ${names}; name one with --served-model-name`,
+      )
+    }
+    wanted = model.id
+    maxModelLen = Math.min(maxModelLen, model.maxModelLen)
+    upstreams.push({ base, model: model.id })
+  }
+  const name = wanted ?? ''
+  // What could not be asked now serves the same model once it is back.
+  for (const [i, base] of bases.entries()) if (listed[i]?.status === 'rejected') upstreams.push({ base, model: name })
+  const probe = async (base: string): Promise<boolean> => {
+    try {
+      const signal = AbortSignal.timeout(PROBE_TIMEOUT_MS)
+      const response = await fetch(`${base}/health`, { headers, redirect: 'manual', signal })
+      await response.body?.cancel()
+      // Engines without that route are at least there.
+      return response.ok || response.status === 404
+    } catch {
+      return false
+    }
+  }
+  const pool = new Upstreams({ upstreams, probe })
+  if (failures.length > 0) await pool.probeAll()
+  const caller = new Caller({
+    upstreams: pool,
+    headers,
+    maxModelLen,
+    idleTimeoutMs: options.idleTimeoutMs ?? IDLE_TIMEOUT_MS,
+  })
+  return new RemoteEngine(name, maxModelLen, caller, (subscriber, error) =>
+    options.onError?.(`subscriber ${subscriber}`, error),
+  )
+}

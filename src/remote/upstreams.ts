@@ -1,0 +1,161 @@
+/**
+ * The engines that a remote engine may send a request to: which of them are well, which is the least busy, and which has seen the
+ * beginning of a prompt before, so that its own prefix cache serves it.
+ */
+import { createHash } from 'node:crypto'
+
+export interface Upstream {
+  /** Base of its API, without /v1. */
+  readonly base: string
+  /** Name of the model there. */
+  readonly model: string
+}
+
+export interface UpstreamState extends Upstream {
+  readonly isHealthy: boolean
+  readonly numRunning: number
+}
+
+export interface UpstreamsOptions {
+  readonly upstreams: readonly Upstream[]
+  /** Whether an engine takes requests; never rejects. */
+  readonly probe: (base: string) => Promise<boolean>
+  readonly probeEveryMs?: number
+  readonly now?: () => number
+}
+
+/** A request's stay at an upstream. */
+export interface Lease {
+  readonly upstream: Upstream
+  /** Idempotent. `isFault`: the upstream failed, rather than the request. */
+  release(isFault: boolean): void
+}
+
+const PROBE_EVERY_MS = 5_000
+/** Faults in a row after which an upstream gets no requests for a while. */
+const FAULTS_TO_OPEN = 3
+const OPEN_MS = 5_000
+const MAX_OPEN_MS = 60_000
+/** Requests more than the least busy upstream has that a known beginning of the prompt is worth. */
+const AFFINITY_SLACK = 4
+/** Characters of a prompt that are one link of its chain of hashes: about a hundred tokens. */
+const LINK_CHARACTERS = 512
+const MAX_LINKS = 64
+/** Links remembered, over all prompts; the oldest go first. */
+const MAX_REMEMBERED = 16_384
+
+interface Member {
+  readonly upstream: Upstream
+  isHealthy: boolean
+  numRunning: number
+  numFaults: number
+  openMs: number
+  openUntilMs: number
+}
+
+export class Upstreams {
+  readonly #members: readonly Member[]
+  readonly #now: () => number
+  readonly #timer: NodeJS.Timeout | null
+  readonly #probe: UpstreamsOptions['probe']
+  /** Where the prompts with this beginning went last, oldest first. */
+  readonly #seen = new Map<string, Member>()
+
+  constructor({ upstreams, probe, probeEveryMs = PROBE_EVERY_MS, now = () => performance.now() }: UpstreamsOptions) {
+    this.#members = upstreams.map((upstream) => ({
+      upstream,
+      isHealthy: true,
+      numRunning: 0,
+      numFaults: 0,
+      openMs: OPEN_MS,
+      openUntilMs: 0,
+    }))
+    this.#now = now
+    this.#probe = probe
+    // One engine is asked when a request comes: to leave it out would help nobody.
+    this.#timer = upstreams.length > 1 ? setInterval(() => void this.probeAll(), probeEveryMs) : null
+    this.#timer?.unref()
+  }
+
+  states(): UpstreamState[] {
+    return this.#members.map(({ upstream, isHealthy, numRunning }) => ({ ...upstream, isHealthy, numRunning }))
+  }
+
+  async probeAll(): Promise<void> {
+    await Promise.all(
+      this.#members.map(async (member) => {
+        member.isHealthy = await this.#probe(member.upstream.base)
+      }),
+    )
+  }
+
+  /**
+   * The upstream for a prompt: the one that knows the longest part of its beginning, unless it is much busier than the least busy one.
+   * Upstreams that are not well are taken only where there is no other.
+   * @param salt separates tenants: what one has sent says nothing of another. @param not an upstream that has just failed the request
+   */
+  lease(prompt: string, salt: string, not: Upstream | null = null): Lease | null {
+    const others = this.#members.filter(({ upstream }) => upstream !== not)
+    const well = others.filter((member) => member.isHealthy && member.openUntilMs <= this.#now())
+    const candidates = well.length > 0 ? well : others
+    if (candidates.length === 0) return null
+    const links = this.#members.length > 1 ? linksOf(prompt, salt) : []
+    const least = candidates.reduce((a, b) => (b.numRunning < a.numRunning ? b : a))
+    const known = links.map((link) => this.#seen.get(link)).findLast((member) => member !== undefined)
+    const chosen =
+      known !== undefined && candidates.includes(known) && known.numRunning <= least.numRunning + AFFINITY_SLACK
+        ? known
+        : least
+    for (const link of links) this.#remember(link, chosen)
+    chosen.numRunning++
+    let isOver = false
+    return {
+      upstream: chosen.upstream,
+      release: (isFault) => {
+        if (isOver) return
+        isOver = true
+        chosen.numRunning--
+        this.#judge(chosen, isFault)
+      },
+    }
+  }
+
+  close(): void {
+    if (this.#timer !== null) clearInterval(this.#timer)
+  }
+
+  /** Too many faults in a row open the circuit; each time for longer, until an answer closes it. */
+  #judge(member: Member, isFault: boolean): void {
+    if (!isFault) {
+      member.numFaults = 0
+      member.openMs = OPEN_MS
+      return
+    }
+    member.numFaults++
+    if (member.numFaults < FAULTS_TO_OPEN) return
+    member.openUntilMs = this.#now() + member.openMs
+    member.openMs = Math.min(member.openMs * 2, MAX_OPEN_MS)
+  }
+
+  #remember(link: string, member: Member): void {
+    this.#seen.delete(link)
+    this.#seen.set(link, member)
+    if (this.#seen.size <= MAX_REMEMBERED) return
+    const [oldest] = this.#seen.keys()
+    if (oldest !== undefined) this.#seen.delete(oldest)
+  }
+}
+
+/** The chain of a prompt's beginnings, as the prefix cache chains its blocks: each link is the hash of the one before and its own text. */
+function linksOf(prompt: string, salt: string): string[] {
+  const links: string[] = []
+  let parent = salt
+  for (let at = 0; at + LINK_CHARACTERS <= prompt.length && links.length < MAX_LINKS; at += LINK_CHARACTERS) {
+    parent = createHash('sha256')
+      .update(parent)
+      .update(prompt.slice(at, at + LINK_CHARACTERS))
+      .digest('base64')
+    links.push(parent)
+  }
+  return links
+}
