@@ -58,7 +58,8 @@ export class Caller {
       isOver = true
       signal.removeEventListener('abort', onAbort)
       lease.release(error !== null && !signal.aborted && isFault(error))
-      tracked?.end({ status, responseId, error: error === null ? null : codeOf(error) })
+      const isGone = signal.aborted && !(signal.reason instanceof EngineError)
+      tracked?.end({ status, responseId, error: error === null ? null : isGone ? 'client_disconnect' : codeOf(error) })
     }
     // Also for a call that was accepted and that nobody reads, because another one of the request was refused.
     const onAbort = () => end(null, null, signal.reason)
