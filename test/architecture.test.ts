@@ -73,7 +73,7 @@ const allowed: readonly { room: (path: string) => boolean; name: string; may: (i
   {
     name: 'observability',
     room: (p) => inRoom(p, 'observability'),
-    may: ({ to, typeOnly }) => to === 'engine/events.ts' && typeOnly,
+    may: ({ to, typeOnly }) => to === 'engine/summary.ts' || (to === 'engine/events.ts' && typeOnly),
   },
 ]
 

@@ -17,7 +17,7 @@ import { runIn } from './context.ts'
 import { ROOT_SPAN, type SpanName, SPANS } from './contract.ts'
 import type { TraceDetail } from './contract-spec.ts'
 import { encodeTimeline, percentile } from './decode-timeline.ts'
-import { aggregate, type EndedSequence, type EnginePhases } from './engine-phases.ts'
+import { type EndedSequence, type RequestSummary, summarize } from '../engine/summary.ts'
 import type { RequestTrace } from './request-trace.ts'
 import type { SpanRegistry } from './span-registry.ts'
 import { createStepTracing, type StepTracing } from './step-tracing.ts'
@@ -215,7 +215,7 @@ export class TracingSubscriber implements EngineSubscriber {
     this.running.delete(requestId)
     const { trace } = running
     try {
-      const phases = aggregate(running.ended, choicesPerPrompt(running))
+      const phases = summarize(running.ended, choicesPerPrompt(running))
       if (running.ended.length > 0) trace.setPhases(phases)
       this.endPrefill(running, phases, atMs)
       this.endDecode(running, phases, atMs)
@@ -226,7 +226,7 @@ export class TracingSubscriber implements EngineSubscriber {
     }
   }
 
-  private endPrefill(running: Running, phases: EnginePhases, atMs: number): void {
+  private endPrefill(running: Running, phases: RequestSummary, atMs: number): void {
     const { trace } = running
     const isScored = phases.stopReason === 'length' && phases.firstTokenMs === null && phases.prefillEndMs !== null
     if (isScored) this.logPrefill(running, phases.prefillEndMs)
@@ -254,7 +254,7 @@ export class TracingSubscriber implements EngineSubscriber {
     span.end(trace.time(endMs))
   }
 
-  private endDecode(running: Running, phases: EnginePhases, atMs: number): void {
+  private endDecode(running: Running, phases: RequestSummary, atMs: number): void {
     const { trace } = running
     const found = this.parts.registry.pop(trace.requestId, 'llm.decode')
     if (!found) return
@@ -358,7 +358,7 @@ export class TracingSubscriber implements EngineSubscriber {
 const LAZY_ENDINGS = { stop: 'success', length: 'success', abort: 'closed_early', error: 'engine_error' } as const
 
 /** A phase that an abort or an error cut short. */
-function markCut(span: Span, phases: EnginePhases, errorCode: string | null): void {
+function markCut(span: Span, phases: RequestSummary, errorCode: string | null): void {
   if (phases.stopReason !== 'abort' && phases.stopReason !== 'error') return
   span.setAttribute('error.type', errorCode ?? phases.stopReason)
   if (phases.stopReason === 'error') span.setStatus({ code: SpanStatusCode.ERROR })

@@ -26,7 +26,7 @@ import {
   type StageName,
 } from './contract.ts'
 import { type EndingName, type EndingRow, endingRow } from './endings.ts'
-import type { EnginePhases } from './engine-phases.ts'
+import type { RequestSummary } from '../engine/summary.ts'
 import type { Log, LogFields } from './logging.ts'
 import type { FinishInput, GenerationInfo, OpenRequestInput, ResultInfo } from './request-info.ts'
 import { Stage } from './stage.ts'
@@ -66,7 +66,7 @@ export class RequestTrace {
   private keyIdValue: string
   private generationInfo: GenerationInfo | null = null
   private resultInfo: ResultInfo | null = null
-  private enginePhases: EnginePhases | null = null
+  private enginePhases: RequestSummary | null = null
   private numPending = 0
   private ended: { readonly row: EndingRow; readonly status: number | null; readonly atMs: number } | null = null
   private isClosing = false
@@ -167,7 +167,7 @@ export class RequestTrace {
     return this.resultInfo
   }
 
-  get phases(): EnginePhases | null {
+  get phases(): RequestSummary | null {
     return this.enginePhases
   }
 
@@ -230,7 +230,7 @@ export class RequestTrace {
   }
 
   /** The engine's times and counts, when it is done with the request. */
-  setPhases(phases: EnginePhases): void {
+  setPhases(phases: RequestSummary): void {
     this.enginePhases = phases
     for (const [name, ms] of Object.entries(phases.durationsMs)) this.durations.set(name, ms)
   }
@@ -350,7 +350,7 @@ export class RequestTrace {
       }
     }
     if (row.event === 'request.departed') {
-      this.event('request.departed', { finish_reasons: this.resultInfo?.finishReasons })
+      this.event('request.departed', { finish_reasons: this.finishReasons })
     } else {
       this.event('request.aborted', { reason: row.reason })
     }
@@ -359,9 +359,9 @@ export class RequestTrace {
       route: this.input.route,
       status: status ?? undefined,
       duration_ms: round((this.ended?.atMs ?? this.startMs) - this.startMs),
-      tokens_in: this.resultInfo?.tokensIn,
+      tokens_in: this.tokensIn ?? undefined,
       tokens_out: this.tokensOut ?? undefined,
-      finish_reasons: this.resultInfo?.finishReasons,
+      finish_reasons: this.finishReasons,
       reason: row.reason ?? undefined,
       error_type: described?.type,
       error_code: described?.code ?? undefined,
@@ -400,14 +400,23 @@ export class RequestTrace {
     const phases = this.enginePhases
     const isScored = result?.isScored ?? this.generationInfo?.maxTokens === 0
     if (this.acceptedTokens === null || REFUSALS.has(row.ending)) return {}
-    if (isScored) return { 'llm.scored': true, 'gen_ai.response.finish_reasons': result?.finishReasons }
+    if (isScored) return { 'llm.scored': true, 'gen_ai.response.finish_reasons': this.finishReasons }
     return {
       'llm.tokens.in': phases?.tokensIn ?? result?.tokensIn ?? this.acceptedTokens,
       'llm.tokens.out': this.tokensOut ?? 0,
       'gen_ai.usage.cache_read.input_tokens': phases?.cacheHits ?? result?.cachedTokens,
-      'gen_ai.response.finish_reasons': result?.finishReasons.length ? result.finishReasons : ['error'],
+      'gen_ai.response.finish_reasons': this.finishReasons ?? ['error'],
       'gen_ai.response.time_to_first_chunk': phases?.ttftSeconds ?? result?.timeToFirstTokenSeconds ?? undefined,
     }
+  }
+
+  /** Why each choice ended: as the response says it where it was sent whole, else as the engine does; undefined before. */
+  get finishReasons(): readonly string[] | undefined {
+    const shown = this.resultInfo?.finishReasons ?? []
+    const ended = this.enginePhases?.finishReasons ?? []
+    const isWhole = this.ended?.row.ending === 'success' && shown.length > 0
+    const reasons = isWhole || shown.length >= ended.length ? shown : ended
+    return reasons.length > 0 ? reasons : undefined
   }
 
   /** Generated tokens, of the engine's count where it has ended, else of the response's. */

@@ -1,5 +1,6 @@
 /** What a generation produced: its events put together, and the numbers around it. */
 import type { ChoiceFinishedEvent, ChoiceLogprob, GenerationEvent, ToolCallDelta } from '../engine/request.ts'
+import { type RequestSummary, summarize } from '../engine/summary.ts'
 import type { GenerationJob } from './job.ts'
 
 /** A retrieved document as the response names it; `text` stays in the prompt. */
@@ -113,68 +114,30 @@ export class GenerationResult {
     return this.promptTokens.reduce((sum, count) => sum + count, 0)
   }
 
-  get numGeneratedTokens(): number {
-    return this.finished.reduce((sum, event) => sum + event.counters.numGeneratedTokens, 0)
-  }
-
-  /** Prompt tokens served from the prefix cache. A prompt counts once whatever `n`: as its first choice found it. */
-  get numCachedTokens(): number {
-    const { n } = this.job.generation
-    return this.choices.reduce(
-      (sum, choice, i) => sum + (i % n === 0 ? (choice.finished?.counters.numCachedTokens ?? 0) : 0),
-      0,
-    )
+  /** The choices that have ended, added up. */
+  get summary(): RequestSummary {
+    return summarize(this.finished, this.job.generation.n)
   }
 
   usage() {
+    const { tokensOut, cacheHits } = this.summary
     return {
       prompt_tokens: this.numPromptTokens,
-      completion_tokens: this.numGeneratedTokens,
-      total_tokens: this.numPromptTokens + this.numGeneratedTokens,
-      prompt_tokens_details: { cached_tokens: this.numCachedTokens },
+      completion_tokens: tokensOut,
+      total_tokens: this.numPromptTokens + tokensOut,
+      prompt_tokens_details: { cached_tokens: cacheHits },
     }
-  }
-
-  /** Seconds from the arrival at the engine to the first token, or null when there was none. */
-  get timeToFirstTokenSeconds(): number | null {
-    const times = this.span()
-    return times.firstToken === null ? null : (times.firstToken - times.arrived) / 1000
   }
 
   timings() {
-    const { arrived, scheduled, prefilled, firstToken, lastToken } = this.span()
-    const between = (from: number | null, to: number | null) =>
-      from === null || to === null ? 0 : round(Math.max(to - from, 0))
-    const decodeMs = between(firstToken, lastToken)
-    const tokens = this.finished.reduce((sum, event) => sum + event.counters.decodeSteps, 0)
+    const { durationsMs, ttftSeconds, tokensPerSecond } = this.summary
+    const phase = (name: string) => round(Math.max(durationsMs[name] ?? 0, 0))
     return {
-      queue_ms: between(arrived, scheduled),
-      prefill_ms: between(scheduled, prefilled),
-      decode_ms: decodeMs,
-      ttft_ms: between(arrived, firstToken),
-      tokens_per_second: decodeMs > 0 ? round((tokens * 1000) / decodeMs) : 0,
-    }
-  }
-
-  /** The request's phases over all choices: earliest starts, latest end. performance.now() milliseconds. */
-  private span() {
-    const counters = this.finished.map((event) => event.counters)
-    const least = (values: readonly (number | null)[]) => {
-      const known = values.filter((value) => value !== null)
-      return known.length === 0 ? null : Math.min(...known)
-    }
-    const greatest = (values: readonly (number | null)[]) => {
-      const known = values.filter((value) => value !== null)
-      return known.length === 0 ? null : Math.max(...known)
-    }
-    const firstToken = least(counters.map((c) => c.firstTokenMs))
-    return {
-      arrived: least(counters.map((c) => c.arrivedMs)) ?? 0,
-      scheduled: least(counters.map((c) => c.firstScheduledMs)),
-      // A prompt that is only scored has no token to end its prefill.
-      prefilled: firstToken ?? greatest(counters.map((c) => c.scoredMs)),
-      firstToken,
-      lastToken: greatest(counters.map((c) => c.lastTokenMs)),
+      queue_ms: phase('queue'),
+      prefill_ms: phase('llm.prefill'),
+      decode_ms: phase('llm.decode'),
+      ttft_ms: round((ttftSeconds ?? 0) * 1000),
+      tokens_per_second: round(tokensPerSecond),
     }
   }
 }

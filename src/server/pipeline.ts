@@ -80,7 +80,7 @@ async function formatBody(generation: AcceptedGeneration, scope: RequestScope): 
   return stage('format.output', async (span) => {
     const body = JSON.stringify(shape.body(result, citations))
     span.set({
-      'llm.tokens.out': result.numGeneratedTokens,
+      'llm.tokens.out': result.summary.tokensOut,
       'output.format': job.generation.structured ? 'json' : 'text',
     })
     noteResult(scope.trace, job, result)

@@ -134,7 +134,7 @@ class StreamedOutput implements FrameSource {
   #close(): void {
     this.#isOver = true
     const { job } = this.#generation
-    this.#stage?.end({ 'llm.tokens.out': this.#result.numGeneratedTokens, 'output.format': 'sse' })
+    this.#stage?.end({ 'llm.tokens.out': this.#result.summary.tokensOut, 'output.format': 'sse' })
     noteResult(this.#scope.trace, job, this.#result)
   }
 
@@ -157,10 +157,10 @@ class StreamedOutput implements FrameSource {
 export function noteResult(trace: RequestTrace, job: GenerationJob, result: GenerationResult): void {
   trace.setResult({
     tokensIn: result.numPromptTokens,
-    tokensOut: result.numGeneratedTokens,
-    cachedTokens: result.numCachedTokens,
+    tokensOut: result.summary.tokensOut,
+    cachedTokens: result.summary.cacheHits,
     finishReasons: result.finishReasons,
-    timeToFirstTokenSeconds: result.timeToFirstTokenSeconds,
+    timeToFirstTokenSeconds: result.summary.ttftSeconds,
     isScored: job.generation.maxTokens === 0,
   })
   if (!trace.capturesContent) return

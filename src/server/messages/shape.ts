@@ -52,12 +52,12 @@ const event = (type: string, fields: object): string =>
 
 /** Anthropic counts what came from the cache apart from the rest of the input. */
 function usageOf(result: GenerationResult) {
-  const cached = result.numCachedTokens
+  const cached = result.summary.cacheHits
   return {
     input_tokens: result.numPromptTokens - cached,
     cache_creation_input_tokens: 0,
     cache_read_input_tokens: cached,
-    output_tokens: result.numGeneratedTokens,
+    output_tokens: result.summary.tokensOut,
   }
 }
 

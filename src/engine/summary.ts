@@ -1,7 +1,7 @@
-/** What the engine did for one request, over all its sequences: the numbers of llm.prefill and llm.decode. */
-import type { CacheMissReason, FinishReason, SequenceCounters } from '../engine/events.ts'
+/** What the engine did for one request, over all its sequences: the numbers of usage, timings, llm.prefill and llm.decode. */
+import type { CacheMissReason, FinishReason, SequenceCounters } from './events.ts'
 
-export interface EnginePhases {
+export interface RequestSummary {
   readonly tokensIn: number
   readonly tokensOut: number
   readonly cacheHits: number
@@ -25,6 +25,8 @@ export interface EnginePhases {
   /** The first token; of a request that only scores its prompts, when the last of them was computed. */
   readonly prefillEndMs: number | null
   readonly ttftSeconds: number | null
+  /** Tokens after each sequence's first, over the time from the first token to the last: drafts that were accepted count. 0 where there are none. */
+  readonly tokensPerSecond: number
   readonly prefillGpuMicros: number | null
   readonly prefillGpuShareMicros: number | null
   readonly decodeGpuMicros: number | null
@@ -46,7 +48,7 @@ export interface EndedSequence {
  * Adds up the sequences of a request. A prompt's tokens count once whatever `n`: those of its first choice. Times: the earliest
  * arrival, first step and first token, the latest last token and scored prompt.
  */
-export function aggregate(sequences: readonly EndedSequence[], n: number): EnginePhases {
+export function summarize(sequences: readonly EndedSequence[], n: number): RequestSummary {
   const ordered = [...sequences].sort((a, b) => a.choice - b.choice)
   const all = ordered.map((sequence) => sequence.counters)
   const prompts = ordered.filter((sequence) => sequence.choice % n === 0).map((sequence) => sequence.counters)
@@ -57,10 +59,12 @@ export function aggregate(sequences: readonly EndedSequence[], n: number): Engin
   const lastTokenMs = greatest(all.map((c) => c.lastTokenMs))
   const prefillEndMs = firstTokenMs ?? greatest(all.map((c) => c.scoredMs))
   const decodeSteps = sum(all, 'decodeSteps')
+  const decodeMs = firstTokenMs === null || lastTokenMs === null ? 0 : lastTokenMs - firstTokenMs
+  const numLaterTokens = all.reduce((total, c) => total + Math.max(0, c.numGeneratedTokens - 1), 0)
   const durationsMs: Record<string, number> = {}
   if (firstScheduledMs !== null) durationsMs.queue = firstScheduledMs - arrivedMs
   if (firstScheduledMs !== null && prefillEndMs !== null) durationsMs['llm.prefill'] = prefillEndMs - firstScheduledMs
-  if (firstTokenMs !== null && lastTokenMs !== null) durationsMs['llm.decode'] = lastTokenMs - firstTokenMs
+  if (firstTokenMs !== null && lastTokenMs !== null) durationsMs['llm.decode'] = decodeMs
   return {
     tokensIn: sum(prompts, 'numPromptTokens'),
     tokensOut: sum(all, 'numGeneratedTokens'),
@@ -82,6 +86,7 @@ export function aggregate(sequences: readonly EndedSequence[], n: number): Engin
     firstTokenMs,
     lastTokenMs,
     prefillEndMs,
+    tokensPerSecond: decodeMs > 0 ? (numLaterTokens * 1000) / decodeMs : 0,
     ttftSeconds: firstTokenMs === null ? null : Math.max(0, firstTokenMs - arrivedMs) / 1000,
     prefillGpuMicros: sumOrNull(all.map((c) => c.prefillGpuMicros)),
     prefillGpuShareMicros: sumOrNull(all.map((c) => c.prefillGpuShareMicros)),
