@@ -1,9 +1,11 @@
 /** Texts to vectors. */
-import { INGEST_PRIORITY, QUERY_PRIORITY, type ModelProcess, type ModelSource } from './models.ts'
+import { INGEST_PRIORITY, loadedOnce, QUERY_PRIORITY, type ModelProcess, type ModelSource } from './models.ts'
 import type { EmbeddingRole, LoadedEmbedder } from './model-worker.ts'
 
 export interface EmbedOptions {
   readonly role: EmbeddingRole
+  /** Whether queries of others go before the texts that still wait. Documents always let them. */
+  readonly isBulk?: boolean
   readonly signal?: AbortSignal
 }
 
@@ -31,6 +33,23 @@ export interface Embedder {
 /** Texts of one call to the worker: as long as a query may have to wait behind an ingestion. */
 const BATCH_SIZE = 16
 
+/** UTF-16 units of the texts of one call that counts tokens, unless a single text is longer. */
+const MAX_COUNTED_CHARS = 64 * 1024
+
+function* byChars(texts: readonly string[], maxChars: number): Generator<readonly string[]> {
+  let from = 0
+  let numChars = 0
+  for (const [i, { length }] of texts.entries()) {
+    if (i > from && numChars + length > maxChars) {
+      yield texts.slice(from, i)
+      from = i
+      numChars = 0
+    }
+    numChars += length
+  }
+  if (from < texts.length) yield texts.slice(from)
+}
+
 /** Indexes of the texts by length: batches of like lengths have little padding. */
 const byLength = (texts: readonly string[]): number[] =>
   texts.map((_, i) => i).sort((a, b) => (texts[a]?.length ?? 0) - (texts[b]?.length ?? 0))
@@ -39,9 +58,9 @@ const byLength = (texts: readonly string[]): number[] =>
 export function createEmbedder(model: ModelSource, models: ModelProcess): Embedder {
   return {
     name: model.name,
-    load: () => models.call('loadEmbedder', { model }),
-    async embed(texts, { role, signal }) {
-      const priority = role === 'query' ? QUERY_PRIORITY : INGEST_PRIORITY
+    load: loadedOnce(() => models.call('loadEmbedder', { model })),
+    async embed(texts, { role, isBulk = role === 'document', signal }) {
+      const priority = isBulk ? INGEST_PRIORITY : QUERY_PRIORITY
       const options = { priority, ...(signal && { signal }) }
       const order = byLength(texts)
       const numTokens = texts.map(() => 0)
@@ -58,8 +77,14 @@ export function createEmbedder(model: ModelSource, models: ModelProcess): Embedd
       }
       return { vectors, numTokens }
     },
-    countTokens: (texts, { signal } = {}) =>
-      models.call('countTokens', { model, texts }, { priority: INGEST_PRIORITY, ...(signal && { signal }) }),
+    async countTokens(texts, { signal } = {}) {
+      const counts: number[] = []
+      for (const part of byChars(texts, MAX_COUNTED_CHARS)) {
+        const options = { priority: INGEST_PRIORITY, ...(signal && { signal }) }
+        counts.push(...(await models.call('countTokens', { model, texts: part }, options)))
+      }
+      return counts
+    },
     decode: (ids) => models.call('decode', { model, ids }),
   }
 }

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { availableParallelism } from 'node:os'
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import { basename, dirname, join } from 'node:path'
 import { downloadCache } from './download-cache.ts'
 import { messageOf, RagError } from './errors.ts'
@@ -19,6 +20,8 @@ export interface LoadedEmbedder {
 
 export interface LoadedReranker {
   readonly maxTokens: number
+  /** What a pair of a question and a passage takes on this machine. */
+  readonly msPerPair: number
 }
 
 /** What a text is to a model that was trained with instructions. */
@@ -42,15 +45,16 @@ export interface ModelWorkerApi {
     readonly params: { readonly model: ModelSource; readonly ids: readonly (readonly number[])[] }
     readonly result: readonly (string | null)[]
   }
-  /** Relevance of each document to the query, 0..1. Longer documents are cut. */
+  /** Relevance of each document to the query, 0..1. Longer documents are cut. Stops between batches when it is cancelled. */
   readonly rerank: {
     readonly params: { readonly model: ModelSource; readonly query: string; readonly documents: readonly string[] }
     readonly result: { readonly scores: Float32Array; readonly numTokens: number }
   }
 }
 
-/** A tensor as the library gives it. */
+/** A tensor as the library and the runtime give it. */
 interface Tensor {
+  readonly type: string
   readonly dims: readonly number[]
   /** i64 for masks and ids. */
   readonly data: Float32Array | BigInt64Array
@@ -58,25 +62,25 @@ interface Tensor {
 
 type Encoded = Readonly<Record<string, Tensor>>
 
+/** Ids of each text, or text pair, in full: neither cut nor padded. */
+type TokenLists = Readonly<Record<string, readonly (readonly number[])[]>>
+
 interface Tokenizer {
-  (
-    texts: string[],
-    options: { padding: boolean; truncation: boolean; max_length: number; text_pair?: string[] },
-  ): Encoded
+  (texts: string[], options: { return_tensor: false; text_pair?: string[] }): TokenLists
   encode(text: string, pair: null, options: { add_special_tokens: boolean }): ArrayLike<number>
   decode(ids: number[], options: { skip_special_tokens: boolean }): string
   readonly model: { readonly vocab: ArrayLike<string> }
   readonly model_max_length?: number
+  readonly pad_token_id?: number
 }
 
 interface Model {
-  (inputs: Encoded): Promise<Readonly<Record<string, Tensor>>>
   readonly config: Readonly<Record<string, unknown>>
 }
 
 interface Loaded {
   readonly tokenizer: Tokenizer
-  readonly model: Model
+  readonly session: Session
   readonly maxTokens: number
   readonly settings: EmbeddingSettings
 }
@@ -122,24 +126,37 @@ function embeddingSettings(source: ModelSource): EmbeddingSettings & { readonly 
   }
 }
 
-interface OnnxRuntime {
-  readonly InferenceSession: { create(model: unknown, options: Readonly<Record<string, unknown>>): Promise<unknown> }
+interface Session {
+  readonly inputNames: readonly string[]
+  run(feeds: Encoded): Promise<Readonly<Record<string, Tensor>>>
 }
 
-let isLimited = false
+interface OnnxRuntime {
+  readonly InferenceSession: { create(model: unknown, options: Readonly<Record<string, unknown>>): Promise<Session> }
+  readonly Tensor: new (type: string, data: BigInt64Array, dims: readonly number[]) => Tensor
+}
+
+/** The library loads one model at a time. */
+let runtime: OnnxRuntime | null = null
+let loadingFile: string | null = null
+let loadedSession: Session | null = null
 
 /**
- * Half of the cores for ONNX Runtime, which takes all of them by default and spins on them between operators: the event loop and the
- * engine's threads would wait. @xenova/transformers has no option for it, so the sessions it makes are given one here.
+ * The runtime that the library loads models with. Models are run on it directly: the library's own tensors are those of an older runtime.
+ * It gets half of the cores. It takes all of them by default and spins on them between operators: the event loop and the engine's threads
+ * would wait. The library has no option for it, and hands the model over as a buffer, for which older runtimes ignore options.
  */
-function limitThreads(): void {
-  if (isLimited) return
-  isLimited = true
-  const runtime = createRequire(import.meta.resolve('@xenova/transformers'))('onnxruntime-node') as OnnxRuntime
+function onnxRuntime(): OnnxRuntime {
+  if (runtime) return runtime
+  runtime = createRequire(import.meta.resolve('@xenova/transformers'))('onnxruntime-node') as OnnxRuntime
   const { InferenceSession } = runtime
   const create = InferenceSession.create.bind(InferenceSession)
   const intraOpNumThreads = Math.max(1, Math.floor(availableParallelism() / 2))
-  InferenceSession.create = (model, options) => create(model, { ...options, intraOpNumThreads, interOpNumThreads: 1 })
+  InferenceSession.create = async (model, options) => {
+    loadedSession = await create(loadingFile ?? model, { ...options, intraOpNumThreads, interOpNumThreads: 1 })
+    return loadedSession
+  }
+  return runtime
 }
 
 async function load(source: ModelSource, task: 'embedding' | 'reranking'): Promise<Loaded> {
@@ -152,7 +169,7 @@ async function load(source: ModelSource, task: 'embedding' | 'reranking'): Promi
       `@xenova/transformers cannot be loaded: ${messageOf(error)}; npm install puts it in place`,
     )
   }
-  limitThreads()
+  onnxRuntime()
   const { AutoModel, AutoModelForSequenceClassification, AutoTokenizer, env } = library
   env.useFSCache = false
   env.useCustomCache = source.kind === 'hub' && !source.isOffline
@@ -180,9 +197,10 @@ async function load(source: ModelSource, task: 'embedding' | 'reranking'): Promi
     let failure: unknown
     for (const quantized of attempts) {
       try {
+        loadingFile = source.kind === 'folder' ? (onnxFile(source.folder)?.path ?? null) : null
         const model: unknown = await AutoClass.from_pretrained(id, { quantized })
         // The library's own types call everything `any`: these are the parts of it used here.
-        return describe(source, tokenizer as Tokenizer, model as Model)
+        return describe(source, tokenizer as Tokenizer, model as Model, loadedSession)
       } catch (error) {
         failure = error
       }
@@ -202,7 +220,8 @@ async function load(source: ModelSource, task: 'embedding' | 'reranking'): Promi
   }
 }
 
-function describe(source: ModelSource, tokenizer: Tokenizer, model: Model): Loaded {
+function describe(source: ModelSource, tokenizer: Tokenizer, model: Model, session: Session | null): Loaded {
+  if (!session) throw new Error('its file was not loaded')
   const settings = embeddingSettings(source)
   const positions = model.config['max_position_embeddings']
   // RoBERTa numbers positions from the padding id on.
@@ -213,7 +232,7 @@ function describe(source: ModelSource, tokenizer: Tokenizer, model: Model): Load
     typeof positions === 'number' ? positions - reserved : null,
   ]
   const known = limits.filter((limit): limit is number => typeof limit === 'number' && limit > 0 && limit < NO_LIMIT)
-  return { tokenizer, model, settings, maxTokens: known.length > 0 ? Math.min(...known) : FALLBACK_MAX_TOKENS }
+  return { tokenizer, session, settings, maxTokens: known.length > 0 ? Math.min(...known) : FALLBACK_MAX_TOKENS }
 }
 
 // The library's settings are global: one load after the other.
@@ -238,19 +257,63 @@ function fingerprintOf(source: ModelSource): string {
     : source.name
 }
 
+/**
+ * UTF-16 units for each token that a model reads, at most, of what its tokenizer is given: tokenizing a text of megabytes for the 256
+ * tokens at its beginning would keep everybody waiting. Prose has about five; only runs of white space and words without end have more.
+ */
+const MAX_CHARS_PER_TOKEN = 32
+
+const cut = (text: string, maxTokens: number): string => text.slice(0, maxTokens * MAX_CHARS_PER_TOKEN)
+
+/**
+ * The inputs [texts, tokens] of a batch, padded to its longest text. Longer texts than the model reads lose what is before their last
+ * token, which ends the sequence.
+ */
+function encodeBatch(
+  { tokenizer, session, maxTokens }: Loaded,
+  texts: readonly string[],
+  pairs?: readonly string[],
+): { readonly inputs: Encoded; readonly numTokens: readonly number[] } {
+  const { Tensor: RuntimeTensor } = onnxRuntime()
+  const lists = tokenizer(
+    texts.map((text) => cut(text, maxTokens)),
+    { return_tensor: false, ...(pairs && { text_pair: pairs.map((text) => cut(text, maxTokens)) }) },
+  )
+  const lengths = (lists['input_ids'] ?? []).map(({ length }) => Math.min(length, maxTokens))
+  const longest = Math.max(1, ...lengths)
+  const inputs: Record<string, Tensor> = {}
+  for (const name of session.inputNames) {
+    const rows = lists[name] ?? (name === 'token_type_ids' ? texts.map(() => []) : null)
+    if (!rows) throw new RagError('model_unavailable', `the model asks for ${name}, which its tokenizer does not give`)
+    const data = new BigInt64Array(texts.length * longest)
+    if (name === 'input_ids') data.fill(BigInt(tokenizer.pad_token_id ?? 0))
+    for (const [row, ids] of rows.entries()) {
+      const length = Math.min(ids.length, maxTokens)
+      for (let i = 0; i < length; i++) {
+        const from = i === length - 1 ? ids.length - 1 : i
+        data[row * longest + i] = BigInt(ids[from] ?? 0)
+      }
+    }
+    inputs[name] = new RuntimeTensor('int64', data, [texts.length, longest])
+  }
+  return { inputs, numTokens: lengths }
+}
+
 async function embed(
-  { tokenizer, model, maxTokens, settings }: Loaded,
+  loadedModel: Loaded,
   texts: readonly string[],
   role: EmbeddingRole,
 ): Promise<ModelWorkerApi['embed']['result']> {
-  const inputs = tokenizer(
+  const { session, settings } = loadedModel
+  const { inputs, numTokens } = encodeBatch(
+    loadedModel,
     texts.map((text) => settings.prefixes[role] + text),
-    { padding: true, truncation: true, max_length: maxTokens },
   )
-  const { sentence_embedding: sentence, last_hidden_state: hidden, token_embeddings: tokens } = await model(inputs)
-  const mask = inputs['attention_mask']
-  if (!mask) throw new RagError('model_unavailable', 'the tokenizer gives no attention_mask')
-  const numTokens = texts.map((_, row) => countOnes(mask, row))
+  const {
+    sentence_embedding: sentence,
+    last_hidden_state: hidden,
+    token_embeddings: tokens,
+  } = await session.run(inputs)
   const states = hidden ?? tokens
   if (sentence?.data instanceof Float32Array) {
     return { vectors: normalised(new Float32Array(sentence.data), texts.length), numTokens }
@@ -260,24 +323,20 @@ async function embed(
       'model_unavailable',
       'the embedding model gives neither last_hidden_state nor sentence_embedding',
     )
-  return { vectors: normalised(pool(states, mask, settings.pooling), texts.length), numTokens }
-}
-
-const countOnes = (mask: Tensor, row: number): number => {
-  const length = mask.dims[1] ?? 0
-  let count = 0
-  for (let i = 0; i < length; i++) count += Number(mask.data[row * length + i])
-  return count
+  return { vectors: normalised(pool(states, numTokens, settings.pooling), texts.length), numTokens }
 }
 
 /** Hidden states [texts, tokens, dimensions] to one vector a text. */
-function pool({ dims, data }: Tensor, mask: Tensor, pooling: 'mean' | 'cls'): Float32Array<ArrayBuffer> {
+function pool(
+  { dims, data }: Tensor,
+  numTokens: readonly number[],
+  pooling: 'mean' | 'cls',
+): Float32Array<ArrayBuffer> {
   const [numTexts = 0, length = 0, dimensions = 0] = dims
   const vectors = new Float32Array(numTexts * dimensions)
   for (let text = 0; text < numTexts; text++) {
     const out = vectors.subarray(text * dimensions, (text + 1) * dimensions)
-    for (let token = 0; token < (pooling === 'cls' ? 1 : length); token++) {
-      if (Number(mask.data[text * length + token]) === 0) continue
+    for (let token = 0; token < (pooling === 'cls' ? 1 : (numTokens[text] ?? 0)); token++) {
       const from = (text * length + token) * dimensions
       for (let i = 0; i < dimensions; i++) out[i] = (out[i] ?? 0) + Number(data[from + i])
     }
@@ -309,6 +368,30 @@ function relevance({ dims, data }: Tensor): Float32Array {
   })
 }
 
+/** Pairs that are scored together: between batches a call can be cancelled. */
+const RERANK_BATCH = 8
+/** What a reranker is timed with: lengths as they occur. */
+const SAMPLE_QUESTION = 'Which flag of the server sets the port that it listens on?'
+const SAMPLE_PASSAGE = 'Sets the port that the server listens on; 0 takes any free one. '.repeat(8)
+/** UTF-16 units of a query for each token that a reranker reads, at most, so that half of them are left for the passage. */
+const QUERY_CHARS_PER_TOKEN = 2
+
+async function scorePairs(
+  reranker: Loaded,
+  query: string,
+  documents: readonly string[],
+): Promise<{ readonly scores: Float32Array; readonly numTokens: number }> {
+  const short = query.slice(0, reranker.maxTokens * QUERY_CHARS_PER_TOKEN)
+  const { inputs, numTokens } = encodeBatch(
+    reranker,
+    documents.map(() => short),
+    documents,
+  )
+  const { logits } = await reranker.session.run(inputs)
+  if (!logits) throw new RagError('model_unavailable', 'the reranking model gives no logits')
+  return { scores: relevance(logits), numTokens: numTokens.reduce((sum, count) => sum + count, 0) }
+}
+
 serveCalls<ModelWorkerApi>({
   async loadEmbedder({ model }) {
     const embedder = await loadedModel(model, 'embedding')
@@ -324,8 +407,13 @@ serveCalls<ModelWorkerApi>({
     return info
   },
   async loadReranker({ model }) {
-    const { maxTokens } = await loadedModel(model, 'reranking')
-    return { maxTokens }
+    const reranker = await loadedModel(model, 'reranking')
+    const passages = Array.from({ length: RERANK_BATCH }, () => SAMPLE_PASSAGE)
+    // The first run prepares the model for the shape.
+    await scorePairs(reranker, SAMPLE_QUESTION, passages)
+    const started = performance.now()
+    await scorePairs(reranker, SAMPLE_QUESTION, passages)
+    return { maxTokens: reranker.maxTokens, msPerPair: (performance.now() - started) / RERANK_BATCH }
   },
   async embed({ model, texts, role }) {
     const result = await embed(await loadedModel(model, 'embedding'), texts, role)
@@ -342,16 +430,24 @@ serveCalls<ModelWorkerApi>({
       list.every((id) => id < size) ? tokenizer.decode([...list], { skip_special_tokens: true }) : null,
     )
   },
-  async rerank({ model, query, documents }) {
-    const { tokenizer, model: run, maxTokens } = await loadedModel(model, 'reranking')
-    const inputs = tokenizer(
-      documents.map(() => query),
-      { text_pair: [...documents], padding: true, truncation: true, max_length: maxTokens },
-    )
-    const { logits } = await run(inputs)
-    if (!logits) throw new RagError('model_unavailable', 'the reranking model gives no logits')
-    const mask = inputs['attention_mask']
-    const numTokens = mask ? documents.reduce((sum, _, row) => sum + countOnes(mask, row), 0) : 0
-    return { scores: relevance(logits), numTokens }
+  async rerank({ model, query, documents }, signal) {
+    const reranker = await loadedModel(model, 'reranking')
+    const scores = new Float32Array(documents.length)
+    const order = documents.map((_, i) => i).sort((a, b) => (documents[a]?.length ?? 0) - (documents[b]?.length ?? 0))
+    let numTokens = 0
+    for (let from = 0; from < order.length; from += RERANK_BATCH) {
+      const rows = order.slice(from, from + RERANK_BATCH)
+      const batch = await scorePairs(
+        reranker,
+        query,
+        rows.map((row) => documents[row] ?? ''),
+      )
+      rows.forEach((row, i) => (scores[row] = batch.scores[i] ?? 0))
+      numTokens += batch.numTokens
+      // A message that cancels the call is read here.
+      await nextTurn()
+      signal.throwIfAborted()
+    }
+    return { scores, numTokens }
   },
 })

@@ -85,6 +85,18 @@ export function onnxFile(folder: string): { readonly path: string; readonly isQu
 export const QUERY_PRIORITY = 0
 export const INGEST_PRIORITY = 1
 
+/** What a model said of itself when it was loaded, asked for once; a load that failed is tried again by the next call. */
+export function loadedOnce<T>(load: () => Promise<T>): () => Promise<T> {
+  let loading: Promise<T> | null = null
+  return () => {
+    loading ??= load().catch((error: unknown) => {
+      loading = null
+      throw error
+    })
+    return loading
+  }
+}
+
 /** Calls that may wait for the models before new ones are refused. */
 const MAX_WAITING = 1024
 

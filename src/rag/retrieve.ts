@@ -1,5 +1,6 @@
 /** From a query to its documents: embed, search, rerank. Each step is a span of the contract. */
 import { stage } from '../observability/context.ts'
+import { untilAborted } from './abort.ts'
 import { contextualText } from './chunk.ts'
 import type { Embedder } from './embedder.ts'
 import { RagError } from './errors.ts'
@@ -87,8 +88,10 @@ export interface RetrieveParts {
   readonly index: VectorIndex
   readonly embedder: Embedder
   readonly reranker: Reranker
-  /** Time the reranker may take before the search's order is used. */
+  /** Time the reranker may take before the search's order is used, at least: slow machines get more. */
   readonly rerankBudgetMs: number
+  /** Called with the kind of the error when the reranker failed or took too long. */
+  readonly onRerankFailure?: (kind: string) => void
 }
 
 /**
@@ -152,9 +155,13 @@ const searchIndex = (
     return candidates
   })
 
+/** A reranker may take this many times what it took alone, so that a busy machine still reranks; and no longer than a reader waits. */
+const RERANK_PATIENCE = 4
+const MAX_RERANK_BUDGET_MS = 10_000
+
 /** Scores of the candidates, or null when there are none in time. */
 const rerank = (
-  { reranker, rerankBudgetMs }: RetrieveParts,
+  { reranker, rerankBudgetMs, onRerankFailure }: RetrieveParts,
   query: string,
   candidates: readonly Candidate[],
   topN: number,
@@ -165,15 +172,19 @@ const rerank = (
     { 'rag.rerank.model': reranker.name, 'rag.rerank.candidates': candidates.length, 'rag.rerank.top_n': topN },
     async (span) => {
       if (candidates.length === 0) return new Float32Array(0)
-      const budget = AbortSignal.timeout(rerankBudgetMs)
-      const signal = cancel ? AbortSignal.any([budget, cancel]) : budget
+      let budget = AbortSignal.timeout(rerankBudgetMs)
+      const withCancel = (own: AbortSignal): AbortSignal => (cancel ? AbortSignal.any([own, cancel]) : own)
       try {
+        const { msPerPair } = await untilAborted(reranker.load(), withCancel(budget))
+        const patience = Math.min(MAX_RERANK_BUDGET_MS, RERANK_PATIENCE * msPerPair * candidates.length)
+        if (patience > rerankBudgetMs) budget = AbortSignal.timeout(Math.round(patience))
+        const signal = withCancel(budget)
         return (await reranker.rerank(query, candidates.map(contextualText), { signal })).scores
       } catch (error) {
         cancel?.throwIfAborted()
-        span.set({
-          'error.type': budget.aborted ? 'timeout' : error instanceof RagError ? error.code : 'rerank_failed',
-        })
+        const kind = budget.aborted ? 'timeout' : error instanceof RagError ? error.code : 'rerank_failed'
+        span.set({ 'error.type': kind })
+        onRerankFailure?.(kind)
         return null
       }
     },

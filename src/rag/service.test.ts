@@ -287,9 +287,11 @@ describe('retrieval', () => {
       load: () => endless,
       rerank: (_: string, __: unknown, o?: { signal?: AbortSignal }) => waits(o?.signal),
     }
-    const hurried = serviceWith({ reranker, rerankBudgetMs: 1 })
+    const failures: string[] = []
+    const hurried = serviceWith({ reranker, rerankBudgetMs: 1, onRerankFailure: (kind) => failures.push(kind) })
     const { isReranked, documents } = await hurried.query('walnut bread', 'docs', REQUEST)
     expect(isReranked).toBe(false)
+    expect(failures).toEqual(['timeout'])
     expect(documents[0]?.id).toBe('z')
     expect(documents[0]?.score).toBeGreaterThan(documents[1]?.score ?? 1)
     await hurried.close()

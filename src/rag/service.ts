@@ -52,6 +52,8 @@ export interface RagOptions {
   readonly rerankBudgetMs: number
   /** Told when the models' process or a store's thread ends by itself: the next call starts another. */
   readonly onWorkerDeath?: WorkerDeathListener
+  /** Told when an answer keeps the order of the search, because the reranker failed (with the kind of its error) or took too long. */
+  readonly onRerankFailure?: (kind: string) => void
   /** prompt.json of the served model, asked for with each request (the model may be loading still); null for one without. */
   readonly promptTemplate: () => PromptTemplate | null
 }
@@ -76,7 +78,12 @@ export interface Citation {
 
 export interface AugmentedPrompts {
   readonly prompts: readonly PromptInput[]
-  readonly citations: { readonly index: string; readonly documents: readonly Citation[] }
+  readonly citations: {
+    readonly index: string
+    /** False when the reranker failed or took too long: the documents are in the order of the search. */
+    readonly reranked: boolean
+    readonly documents: readonly Citation[]
+  }
 }
 
 export class RagService {
@@ -86,6 +93,7 @@ export class RagService {
   readonly #store: IndexStore
   readonly #bundled: BundledIndex | null
   readonly #rerankBudgetMs: number
+  readonly #onRerankFailure: ((kind: string) => void) | undefined
   readonly #template: () => PromptTemplate | null
   readonly #closeModels: () => Promise<void>
 
@@ -96,6 +104,7 @@ export class RagService {
     readonly store: IndexStore
     readonly bundled: BundledIndex | null
     readonly rerankBudgetMs: number
+    readonly onRerankFailure?: (kind: string) => void
     readonly promptTemplate: () => PromptTemplate | null
     readonly closeModels: () => Promise<void>
   }) {
@@ -105,6 +114,7 @@ export class RagService {
     this.#store = parts.store
     this.#bundled = parts.bundled
     this.#rerankBudgetMs = parts.rerankBudgetMs
+    this.#onRerankFailure = parts.onRerankFailure
     this.#template = parts.promptTemplate
     this.#closeModels = parts.closeModels
   }
@@ -142,7 +152,10 @@ export class RagService {
       const found = await retrieve(this.#retrieveParts(index), request.query, params, signal)
       const { prompt, used } = buildFinalPrompt(request.query, generation, engine, found.documents, this.#template())
       span.set({ 'rag.docs.retrieved': found.numCandidates, 'rag.docs.reranked': used.length })
-      return { prompts: [prompt], citations: { index: name, documents: used.map(toCitation) } }
+      return {
+        prompts: [prompt],
+        citations: { index: name, reranked: found.isReranked, documents: used.map(toCitation) },
+      }
     })
   }
 
@@ -224,6 +237,7 @@ export class RagService {
     return stage('embed.query', { 'rag.embed.model': this.embedder.name }, async (span) => {
       const { maxTokens, dimensions } = await untilAborted(this.embedder.load(), signal)
       span.set({ 'rag.embed.dimensions': dimensions })
+      refuseLong(texts, maxTokens)
       const counts = await this.embedder.countTokens(texts, signal && { signal })
       const tooLong = counts.findIndex((count) => count + 2 > maxTokens)
       if (tooLong >= 0) {
@@ -234,7 +248,7 @@ export class RagService {
           param,
         )
       }
-      return this.embedder.embed(texts, { role: 'query', ...(signal && { signal }) })
+      return this.embedder.embed(texts, { role: 'query', isBulk: texts.length > 1, ...(signal && { signal }) })
     })
   }
 
@@ -291,8 +305,28 @@ export class RagService {
   }
 
   #retrieveParts(index: VectorIndex) {
-    return { index, embedder: this.embedder, reranker: this.reranker, rerankBudgetMs: this.#rerankBudgetMs }
+    return {
+      index,
+      embedder: this.embedder,
+      reranker: this.reranker,
+      rerankBudgetMs: this.#rerankBudgetMs,
+      ...(this.#onRerankFailure && { onRerankFailure: this.#onRerankFailure }),
+    }
   }
+}
+
+/** UTF-16 units of a text for each token of the model, at most: longer texts are not even tokenized, for that would take others' time. */
+const MAX_CHARS_PER_TOKEN = 32
+
+function refuseLong(texts: readonly string[], maxTokens: number): void {
+  const at = texts.findIndex(({ length }) => length > maxTokens * MAX_CHARS_PER_TOKEN)
+  if (at < 0) return
+  const param = texts.length > 1 ? `input.${at}` : 'input'
+  throw new RagError(
+    'context_length_exceeded',
+    `${param}: expected at most ${maxTokens - 2} tokens, found a text of ${texts[at]?.length ?? 0} characters`,
+    param,
+  )
 }
 
 const toCitation = ({ id, chunk, source, score, rank }: RetrievedDocument): Citation => ({

@@ -14,6 +14,8 @@ export interface CitedDocument {
 
 export interface Citations {
   readonly index: string
+  /** False when the reranker failed or took too long: the documents are in the order of the search. */
+  readonly reranked: boolean
   readonly documents: readonly CitedDocument[]
 }
 

@@ -50,7 +50,7 @@ const embedder: Embedder = {
 }
 const reranker: Reranker = {
   name: 'shared-words',
-  load: async () => {},
+  load: async () => ({ maxTokens: 512, msPerPair: 1 }),
   async rerank(query, documents) {
     const asked = query.toLowerCase().split(/\W+/)
     const scores = documents.map((text) => asked.filter((word) => text.toLowerCase().includes(word)).length)

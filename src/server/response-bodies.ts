@@ -30,6 +30,7 @@ const timings = object({
 })
 const citations = object({
   index: z.string(),
+  reranked: z.boolean(),
   documents: z.array(
     object({
       id: z.string(),
