@@ -16,7 +16,14 @@ import type { BlockHash } from './prefix-cache.ts'
 import { PromptEncoder } from './chat/prompt-encoder.ts'
 import { RequestStream } from './request-stream.ts'
 import { EngineError } from './request.ts'
-import type { Engine, EngineStats, GenerationRequest, GenerationStream, PromptInput } from './request.ts'
+import type {
+  Engine,
+  EngineStats,
+  GenerationRequest,
+  GenerationStream,
+  PromptInput,
+  TokenizerDescription,
+} from './request.ts'
 import { MAX_DRAFT_TOKENS, RunnerError } from './runner/runner.ts'
 import type { ModelInfo, Runner, RunnerProblem, StepResult } from './runner/runner.ts'
 import { Scheduler } from './scheduler.ts'
@@ -78,6 +85,7 @@ class LocalEngine implements Engine {
   readonly modelInfo: ModelInfo
   readonly maxModelLen: number
   readonly tokenizerName: string
+  readonly tokenizer: TokenizerDescription
   readonly #parts: EngineParts
   readonly #options: EngineOptions
   readonly #encoder: PromptEncoder
@@ -112,6 +120,11 @@ class LocalEngine implements Engine {
     // One sequence alone must always be able to finish, or it would be preempted for ever.
     this.maxModelLen = Math.min(modelInfo.maxModelLen, modelInfo.numKvBlocks * blockSize)
     this.tokenizerName = tokenizer.name
+    this.tokenizer = {
+      bosToken: tokenizer.bosToken,
+      eosToken: tokenizer.eosToken,
+      chatTemplate: chatTemplate?.source ?? null,
+    }
     const onError = (where: string, error: unknown) => options.onError?.(where, error)
     runner.onProblem?.((problem) => {
       this.#problem = problem

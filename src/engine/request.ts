@@ -48,6 +48,10 @@ export type PromptInput =
       readonly messages: readonly ChatMessage[]
       readonly tools?: readonly ToolDefinition[]
       readonly continueFinalMessage?: boolean
+      /** The prompt ends where the assistant's turn begins; left out: unless the final message is continued. */
+      readonly addGenerationPrompt?: boolean
+      /** What the chat template is told besides, such as `enable_thinking`. */
+      readonly templateArguments?: Readonly<Record<string, unknown>>
     }
 
 export interface SamplingParams {
@@ -228,6 +232,14 @@ export interface EngineStats {
   readonly kvOperations?: readonly KvOperationCount[]
 }
 
+/** What clients that tokenize themselves have to know. */
+export interface TokenizerDescription {
+  readonly bosToken: string | null
+  readonly eosToken: string | null
+  /** Jinja source of the chat template. */
+  readonly chatTemplate: string | null
+}
+
 /** An engine: local (weights in this process) or remote (an OpenAI-compatible server elsewhere). */
 export interface Engine {
   readonly modelName: string
@@ -238,6 +250,8 @@ export interface Engine {
   readonly tokenizerName: string
   /** Why no request can be served at the moment; null: they can. */
   readonly problem: string | null
+  /** null for a remote engine. */
+  readonly tokenizer: TokenizerDescription | null
   /** Token ids of a prompt as submit would compute them; null when a remote engine tokenizes. */
   encode(prompt: PromptInput, options?: { readonly addSpecialTokens?: boolean }): readonly number[] | null
   /** Text of token ids; null when a remote engine tokenizes. */

@@ -32,6 +32,7 @@ export class RemoteEngine implements Engine {
   readonly modelInfo = null
   readonly maxModelLen: number
   readonly tokenizerName = 'remote'
+  readonly tokenizer = null
   readonly #caller: Caller
   readonly #bus: EventBus
   readonly #active = new Set<ActiveRequest>()

@@ -17,7 +17,9 @@ export function remoteRequest(
         ...common,
         messages: prompt.messages.map(wireMessage),
         ...(request.toolUse === undefined ? {} : toolFields(request.toolUse)),
+        ...(prompt.addGenerationPrompt === false ? { add_generation_prompt: false } : {}),
         ...(continues ? { continue_final_message: true, add_generation_prompt: false } : {}),
+        ...(prompt.templateArguments === undefined ? {} : { chat_template_kwargs: prompt.templateArguments }),
         ...(request.logprobs < 0 ? {} : { logprobs: true, top_logprobs: request.logprobs }),
       },
     }

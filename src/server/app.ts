@@ -83,6 +83,10 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
   if (isOpen) app.use(requireOwnOrigin({ corsOrigins: settings.corsOrigins, host: settings.host }))
   app.use(admit(admission))
   let document: object = {}
+  if (rag) {
+    state.alsoServes(rag.embedder.name, '/v1/embeddings')
+    state.alsoServes(rag.reranker.name, '/v1/rerank')
+  }
   const generation = { state, rag, ...settings }
   const always: Omit<Handlers, RetrievalRoute | SignInRoute> = {
     ...generationHandlers(generation),
@@ -95,6 +99,12 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
       state,
       version: parts.version,
       revision: parts.revision,
+      retrievalModels: rag
+        ? [
+            { name: rag.embedder.name, kind: 'embedding' },
+            { name: rag.reranker.name, kind: 'reranking' },
+          ]
+        : [],
       describe: () => document,
       renderMetrics: (accept, caller) => observability.metrics.render(accept, caller),
     }),

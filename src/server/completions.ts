@@ -5,8 +5,11 @@ import type { Engine } from '../engine/request.ts'
 import type { RagService } from '../rag/service.ts'
 import type { AppEnv } from './env.ts'
 import { chatJob, completionJob, type JobContext } from './job.ts'
-import { chatShape, completionShape, type GenerationCall } from './output.ts'
+import { chatShape } from './chat-shape.ts'
+import { completionShape } from './completion-shape.ts'
+import type { GenerationCall } from './output.ts'
 import { readJson } from './body.ts'
+import { invalidRequest } from './errors.ts'
 import { runPipeline } from './pipeline.ts'
 import type { Handlers } from './routes.ts'
 import type { ServerState } from './state.ts'
@@ -27,7 +30,7 @@ export function generationHandlers(
 ): Pick<Handlers, 'createCompletion' | 'createChatCompletion'> {
   return {
     createCompletion: (c) =>
-      handleGeneration(c, parts, completionRequest, asIs, (body, context) => {
+      handleGeneration(c, parts, completionRequest, requirePrompt, (body, context) => {
         const job = completionJob(body, context)
         return { job, shape: (echoText) => completionShape(job, echoText) }
       }),
@@ -37,6 +40,14 @@ export function generationHandlers(
         return { job, shape: () => chatShape(job) }
       }),
   }
+}
+
+/** A conversation sent to the wrong route would read as a prompt that is missing. */
+function requirePrompt(body: unknown): unknown {
+  if (typeof body === 'object' && body !== null && 'messages' in body && !('prompt' in body)) {
+    throw invalidRequest('prompt: expected one, found messages; POST /v1/chat/completions takes those', 'prompt')
+  }
+  return body
 }
 
 const asIs = (body: unknown): unknown => body
@@ -65,6 +76,7 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
   const call = toCall(body, {
     requestId: c.get('requestId'),
     model: engine.modelName,
+    fingerprint: parts.state.fingerprint,
     maxModelLen: engine.maxModelLen,
     cacheSalt: c.get('caller').cacheSalt,
     defaultSeed: parts.defaultSeed,
@@ -83,6 +95,7 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
     stream: job.stream,
   })
   const response = await runPipeline({ engine, rag: parts.rag }, call, { trace, abort, admitted: c.get('admitted') })
+  for (const warning of job.warnings) response.headers.append('X-Miniserve-Warning', warning)
   if (job.stream) c.set('isStreaming', true)
   return response
 }

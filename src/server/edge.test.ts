@@ -210,8 +210,8 @@ describe('messages', () => {
   it.each([
     ['max_tokens: expected a whole number, found a string', { max_tokens: '5' }],
     ['max_tokens: expected a whole number, found the number 1.5', { max_tokens: 1.5 }],
-    ['max_tokens: expected a whole number from 0 to 9007199254740991, found the number 1e+300', { max_tokens: 1e300 }],
-    ['max_tokens: expected at least 0, found the number -1', { max_tokens: -1 }],
+    ['max_tokens: expected a whole number from -1 to 9007199254740991, found the number 1e+300', { max_tokens: 1e300 }],
+    ['max_tokens: expected at least -1, found the number -2', { max_tokens: -2 }],
     ['temperature: expected a number, found a string', { temperature: '1' }],
     [
       'prompt: expected a string, an array of 1 to 256 strings, an array of token ids or an array of 1 to 256 arrays of token ids, found an array of 257',

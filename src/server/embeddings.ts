@@ -19,7 +19,9 @@ export function embeddingHandlers({
     createEmbeddings: async (c) => {
       const body = parseBody(embeddingsRequest, await readJson(c, maxRequestBytes))
       if (body.model !== undefined && body.model !== rag.embedder.name) {
-        throw new ApiError('model_not_found', 'model: no embedding model of that name is served', { param: 'model' })
+        throw new ApiError('model_not_found', `model: not served here; the embedding model is "${rag.embedder.name}"`, {
+          param: 'model',
+        })
       }
       const { signal } = c.req.raw
       const { dimensions } = await unlessGone(signal, untilAborted(rag.embedder.load(), signal))

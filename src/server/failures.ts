@@ -7,7 +7,7 @@ import type { EngineErrorCode } from '../engine/request.ts'
 import type { EndingName } from '../observability/endings.ts'
 import type { RagErrorCode } from '../rag/errors.ts'
 
-export type ApiErrorType = 'invalid_request_error' | 'authentication_error' | 'rate_limit_error' | 'server_error'
+export type ApiErrorType = 'invalid_request_error' | 'rate_limit_error' | 'server_error'
 
 export interface Failure {
   readonly status: ContentfulStatusCode
@@ -67,7 +67,8 @@ export const FAILURES: Readonly<Record<FailureCode, Failure>> = {
   request_too_large: { ...invalid, status: 413 },
   unsupported_media_type: { ...invalid, status: 415 },
   not_supported: { ...invalid, status: 501 },
-  invalid_api_key: { status: 401, type: 'authentication_error', ending: 'unauthorized' },
+  // OpenAI's own answer has this type, too.
+  invalid_api_key: { status: 401, type: 'invalid_request_error', ending: 'unauthorized' },
   host_not_allowed: forbidden,
   origin_not_allowed: forbidden,
   too_many_sign_ins: { ...refused, ending: 'unauthorized' },

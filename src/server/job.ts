@@ -1,8 +1,9 @@
 /** A validated generation request, free of its wire shape: what the pipeline runs. */
 import { createHmac } from 'node:crypto'
 import type { SamplingDefaults } from '../engine/sampling-defaults.ts'
-import type { ChatMessage, GenerationRequest, PromptInput, StructuredOutput, ToolUse } from '../engine/request.ts'
+import type { ChatMessage, GenerationRequest, PromptInput, ToolUse } from '../engine/request.ts'
 import { invalidRequest } from './errors.ts'
+import { constraintOf } from './job-constraints.ts'
 import type { ChatMessageFields, ChatRequest, CompletionRequest } from './wire.ts'
 
 /** What to retrieve for the request, with the fields the caller left out as null. */
@@ -21,12 +22,26 @@ export interface GenerationJob {
   readonly promptField: 'prompt' | 'messages' | 'input'
   readonly requestId: string
   readonly model: string
+  /** Changes when the same request may be answered differently: another model, device or version. */
+  readonly fingerprint: string
   /** Unix seconds. */
   readonly created: number
   readonly stream: boolean
   readonly includeUsage: boolean
+  /** Each chunk of a stream says how many tokens there are so far. */
+  readonly continuousUsage: boolean
   readonly echo: boolean
   readonly returnTokenIds: boolean
+  /** Log-probabilities name tokens by their ids instead of their text. */
+  readonly tokensAsIds: boolean
+  /** Log-probabilities of the prompt's tokens that the answer shows apart from echo; -1: none. */
+  readonly promptLogprobs: number
+  /** Tokens that are left of a longer prompt, its last ones; null: all. */
+  readonly truncatePrompt: number | null
+  /** A text prompt begins as the model's tokenizer has it begin. */
+  readonly addSpecialTokens: boolean
+  /** How the answer will differ from what was asked for, one sentence each. */
+  readonly warnings: string[]
   /** Choices a prompt that the answer shows: the best of the `generation.n` that are generated. */
   readonly n: number
   /** As generation.logprobs, of what the answer shows. */
@@ -48,6 +63,7 @@ export interface GenerationJob {
 export interface JobContext {
   readonly requestId: string
   readonly model: string
+  readonly fingerprint: string
   readonly maxModelLen: number
   readonly cacheSalt: string
   readonly defaultSeed: number | null
@@ -57,6 +73,8 @@ export interface JobContext {
   readonly onUpstreamCall: NonNullable<GenerationRequest['onUpstreamCall']>
 }
 
+const SMALLEST_SHARE = 1e-6
+
 /** OpenAI's default for completions. Chat generates to the end of the context. */
 const DEFAULT_COMPLETION_TOKENS = 16
 
@@ -64,7 +82,7 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
   const prompts = promptInputs(body.prompt)
   const logprobs = body.logprobs ?? -1
   const echo = body.echo ?? false
-  const maxTokens = body.max_tokens ?? DEFAULT_COMPLETION_TOKENS
+  const maxTokens = tokensOf(body.max_tokens, context) ?? DEFAULT_COMPLETION_TOKENS
   const n = body.n ?? 1
   const bestOf = body.best_of ?? n
   if (bestOf < n) throw invalidRequest(`best_of: expected at least n (${n}), found ${bestOf}`, 'best_of')
@@ -87,6 +105,7 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
     echo,
     n,
     logprobs,
+    addSpecialTokens: body.add_special_tokens ?? true,
     rag: ragJob(body.rag, query),
     generation: {
       ...generationFields(body, context),
@@ -95,7 +114,7 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
       maxTokens,
       // What the best are chosen by.
       logprobs: bestOf > n ? Math.max(0, logprobs) : logprobs,
-      promptLogprobs: echo ? logprobs : -1,
+      promptLogprobs: Math.max(echo ? logprobs : -1, body.prompt_logprobs ?? -1),
     },
   }
 }
@@ -112,6 +131,11 @@ export function chatJob(
   if (body.top_logprobs !== undefined && !body.logprobs) {
     throw invalidRequest('top_logprobs: expected logprobs to be true as well', 'top_logprobs')
   }
+  if (body.add_generation_prompt && body.continue_final_message)
+    throw invalidRequest(
+      'add_generation_prompt: expected false when continue_final_message is true',
+      'add_generation_prompt',
+    )
   const logprobs = body.logprobs ? (body.top_logprobs ?? 0) : -1
   const toolUse = toolUseOf(body)
   const tools = toolUse?.tools ?? []
@@ -122,6 +146,7 @@ export function chatJob(
     echo: false,
     n: body.n ?? 1,
     logprobs,
+    addSpecialTokens: false,
     rag: ragJob(body.rag, lastUser?.content ?? ''),
     generation: {
       ...generationFields(body, context),
@@ -131,13 +156,30 @@ export function chatJob(
           messages,
           ...(tools.length === 0 ? {} : { tools }),
           continueFinalMessage: body.continue_final_message ?? false,
+          ...(body.add_generation_prompt === undefined ? {} : { addGenerationPrompt: body.add_generation_prompt }),
+          ...templateArgumentsOf(body),
         },
       ],
-      maxTokens: body.max_completion_tokens ?? body.max_tokens ?? context.maxModelLen,
+      maxTokens: tokensOf(body.max_completion_tokens ?? body.max_tokens, context) ?? context.maxModelLen,
       logprobs,
-      promptLogprobs: -1,
+      promptLogprobs: body.prompt_logprobs ?? -1,
     },
   }
+}
+
+/** -1 is as many as the context has room for. */
+const tokensOf = (maxTokens: number | undefined, { maxModelLen }: JobContext): number | undefined =>
+  maxTokens === -1 ? maxModelLen : maxTokens
+
+/** What the chat template is told besides the conversation. Effort `none` is thinking switched off, in the words of the templates that can. */
+export function templateArgumentsOf(body: Pick<ChatRequest, 'chat_template_kwargs' | 'reasoning_effort'>): {
+  readonly templateArguments?: Readonly<Record<string, unknown>>
+} {
+  const { chat_template_kwargs: given, reasoning_effort: effort } = body
+  if (given === undefined && effort === undefined) return {}
+  const ofEffort =
+    effort === undefined ? {} : { reasoning_effort: effort, ...(effort === 'none' ? { enable_thinking: false } : {}) }
+  return { templateArguments: { ...ofEffort, ...given } }
 }
 
 /** The functions that may be called, and how; null: none. */
@@ -151,9 +193,10 @@ function toolUseOf(body: ChatRequest): ToolUse | null {
     return null
   }
   if (body.rag) throw invalidRequest('tools: expected none when rag is set', 'tools')
-  if (isForced && structuredOutput(body) !== null) {
-    const param = body.structured_outputs ? 'structured_outputs' : 'response_format'
-    throw invalidRequest(`${param}: expected none when tool_choice asks for a call`, param)
+  const constraint = isForced ? constraintOf(body) : null
+  if (constraint) {
+    const { field } = constraint
+    throw invalidRequest(`${field}: expected none when tool_choice asks for a call`, field)
   }
   if (typeof choice !== 'string' && !tools.some((tool) => tool.function.name === choice.function.name))
     throw invalidRequest(
@@ -193,21 +236,39 @@ export function toChatMessage({
 }
 
 /** The fields of both routes that mean the same in both. */
-type SharedFields = Omit<Pick<CompletionRequest, keyof CompletionRequest & keyof ChatRequest>, 'logprobs'>
+type SharedFields = Omit<
+  Pick<CompletionRequest, keyof CompletionRequest & keyof ChatRequest>,
+  'logprobs' | 'echo' | 'add_special_tokens' | 'chat_template_kwargs' | 'reasoning_effort'
+>
 
 function common(body: SharedFields, context: JobContext) {
   const stream = body.stream ?? false
   if (body.stream_options && !stream)
     throw invalidRequest('stream_options: expected stream to be true as well', 'stream_options')
+  if (body.prompt_logprobs !== undefined && stream)
+    throw invalidRequest('prompt_logprobs: the prompt is not part of a stream', 'prompt_logprobs')
+  if (body.truncate_prompt_tokens !== undefined && body.rag)
+    throw invalidRequest('truncate_prompt_tokens: expected none when rag is set', 'truncate_prompt_tokens')
   return {
     requestId: context.requestId,
     model: context.model,
+    fingerprint: context.fingerprint,
     created: Math.floor(Date.now() / 1000),
     stream,
     includeUsage: body.stream_options?.include_usage ?? false,
+    continuousUsage: body.stream_options?.continuous_usage_stats ?? false,
     returnTokenIds: body.return_token_ids ?? false,
+    tokensAsIds: body.return_tokens_as_token_ids ?? false,
+    promptLogprobs: body.prompt_logprobs ?? -1,
+    truncatePrompt:
+      body.truncate_prompt_tokens === undefined
+        ? null
+        : body.truncate_prompt_tokens === -1
+          ? context.maxModelLen - 1
+          : body.truncate_prompt_tokens,
+    warnings: [],
     sent: {
-      maxTokens: body.max_tokens,
+      maxTokens: tokensOf(body.max_tokens, context),
       temperature: body.temperature,
       topP: body.top_p,
       topK: body.top_k,
@@ -218,6 +279,8 @@ function common(body: SharedFields, context: JobContext) {
 
 function generationFields(body: SharedFields, context: JobContext) {
   const { defaults } = context
+  if (body.repetition_penalty !== undefined && body.repeat_penalty !== undefined)
+    throw invalidRequest('repeat_penalty: expected it alone, found repetition_penalty as well', 'repeat_penalty')
   const stop = body.stop === undefined ? [] : typeof body.stop === 'string' ? [body.stop] : body.stop
   return {
     requestId: context.requestId,
@@ -226,12 +289,13 @@ function generationFields(body: SharedFields, context: JobContext) {
     sampling: {
       temperature: body.temperature ?? defaults.temperature ?? 1,
       topK: Math.max(body.top_k ?? defaults.topK ?? 0, 0),
-      topP: body.top_p ?? defaults.topP ?? 1,
+      // 0 leaves the most likely token alone, as the smallest share does.
+      topP: Math.max(body.top_p ?? defaults.topP ?? 1, SMALLEST_SHARE),
       minP: body.min_p ?? defaults.minP ?? 0,
       seed: body.seed === undefined ? context.defaultSeed : toU32(body.seed),
       presencePenalty: body.presence_penalty ?? 0,
       frequencyPenalty: body.frequency_penalty ?? 0,
-      repetitionPenalty: body.repetition_penalty ?? defaults.repetitionPenalty ?? 1,
+      repetitionPenalty: body.repetition_penalty ?? body.repeat_penalty ?? defaults.repetitionPenalty ?? 1,
       logitBias: body.logit_bias
         ? Object.fromEntries(Object.entries(body.logit_bias).map(([id, bias]) => [Number(id), bias]))
         : null,
@@ -240,7 +304,7 @@ function generationFields(body: SharedFields, context: JobContext) {
     stopTokenIds: body.stop_token_ids ?? [],
     includeStopString: body.include_stop_str_in_output ?? false,
     ignoreEos: body.ignore_eos ?? false,
-    structured: structuredOutput(body),
+    structured: constraintOf(body)?.output ?? null,
     // Under the key's own salt: two keys that choose the same one still share nothing.
     cacheSalt:
       body.cache_salt === undefined
@@ -261,34 +325,6 @@ function promptInputs(prompt: CompletionRequest['prompt']): PromptInput[] {
   return prompt.map((item) =>
     typeof item === 'string' ? { text: item } : { ids: typeof item === 'number' ? [item] : item },
   )
-}
-
-function structuredOutput(body: Pick<SharedFields, 'response_format' | 'structured_outputs'>): StructuredOutput | null {
-  const format = body.response_format
-  const outputs = body.structured_outputs
-  if (format && format.type !== 'text' && outputs) {
-    throw invalidRequest('structured_outputs: expected it alone, found response_format as well', 'structured_outputs')
-  }
-  if (format?.type === 'json_object') return { kind: 'json_object' }
-  if (format?.type === 'json_schema') return { kind: 'json_schema', schema: format.json_schema.schema }
-  if (!outputs) return null
-  if (outputs.json !== undefined)
-    return { kind: 'json_schema', schema: jsonSchema(outputs.json), param: 'structured_outputs' }
-  if (outputs.regex !== undefined) return { kind: 'regex', pattern: outputs.regex }
-  if (outputs.choice !== undefined) return { kind: 'choice', choices: outputs.choice }
-  return { kind: 'grammar', ebnf: outputs.grammar ?? '' }
-}
-
-function jsonSchema(json: string | Record<string, unknown>): unknown {
-  if (typeof json !== 'string') return json
-  try {
-    return JSON.parse(json)
-  } catch {
-    throw invalidRequest(
-      'structured_outputs.json: expected a JSON schema, found a string that is not JSON',
-      'structured_outputs.json',
-    )
-  }
 }
 
 function ragJob(rag: CompletionRequest['rag'], query: string): RagJob | null {

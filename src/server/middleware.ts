@@ -122,7 +122,14 @@ export function allowOrigins(origins: readonly string[]): MiddlewareHandler {
   return cors({
     origin: origins.includes('*') ? '*' : [...origins],
     allowMethods: ['GET', 'POST', 'DELETE', 'OPTIONS'],
-    exposeHeaders: ['X-Trace-Id', 'X-Request-Id', 'traceresponse', 'Server-Timing', 'Retry-After'],
+    exposeHeaders: [
+      'X-Trace-Id',
+      'X-Request-Id',
+      'X-Miniserve-Warning',
+      'traceresponse',
+      'Server-Timing',
+      'Retry-After',
+    ],
     maxAge: 600,
   })
 }

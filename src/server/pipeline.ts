@@ -2,6 +2,7 @@
 import { type Engine, EngineError, type GenerationRequest, type PromptInput } from '../engine/request.ts'
 import { stage } from '../observability/context.ts'
 import type { RagService } from '../rag/service.ts'
+import { Slice } from '../rag/slice.ts'
 import { clientGone, unlessGone } from './disconnect.ts'
 import { invalidRequest } from './errors.ts'
 import type { GenerationJob } from './job.ts'
@@ -41,12 +42,30 @@ export async function runPipeline(parts: PipelineParts, call: GenerationCall, sc
 /** The caller's own prompt as token ids; a remote engine keeps the text. */
 async function tokenize(engine: Engine, job: GenerationJob): Promise<readonly PromptInput[]> {
   return stage('tokenize.input', async (span) => {
-    const encoded = job.generation.prompts.map((prompt) => engine.encode(prompt))
-    const numTokens = encoded.reduce((sum, ids) => sum + (ids?.length ?? 0), 0)
+    const { addSpecialTokens, truncatePrompt } = job
+    const encoded: (readonly number[] | null)[] = []
+    const slice = new Slice()
+    for (const prompt of job.generation.prompts) {
+      if (slice.isOver) await slice.end()
+      encoded.push(engine.encode(prompt, { addSpecialTokens }))
+    }
+    if (encoded.includes(null)) requireLocal(job)
+    const kept = truncatePrompt === null ? encoded : encoded.map((ids) => ids && ids.slice(-truncatePrompt))
+    const numTokens = kept.reduce((sum, ids) => sum + (ids?.length ?? 0), 0)
     span.set({ 'llm.tokens.in': numTokens, 'tokenizer.name': engine.tokenizerName })
-    return encoded.map((ids, i) => (ids ? { ids, param: job.promptField } : (job.generation.prompts[i] ?? { ids: [] })))
+    return kept.map((ids, i) => (ids ? { ids, param: job.promptField } : (job.generation.prompts[i] ?? { ids: [] })))
   })
 }
+
+/** What the tokenizer of a remote engine would have to do. @throws ApiError 400 */
+function requireLocal({ truncatePrompt, addSpecialTokens, kind, promptLogprobs }: GenerationJob): void {
+  if (truncatePrompt !== null) throw unsupportedField('truncate_prompt_tokens')
+  if (kind === 'completion' && !addSpecialTokens) throw unsupportedField('add_special_tokens')
+  if (promptLogprobs >= 0) throw unsupportedField('prompt_logprobs')
+}
+
+const unsupportedField = (field: string) =>
+  invalidRequest(`${field}: not supported where a remote engine tokenizes`, field)
 
 /** The final prompt: the retrieved documents and the question in the model's own template. */
 async function retrieve(parts: PipelineParts, job: GenerationJob, gone: AbortSignal): Promise<FinalPrompts> {

@@ -17,6 +17,7 @@ it('/ready says that the server is not, and leaves no warning or error in the lo
       state,
       version: '0',
       revision: null,
+      retrievalModels: [],
       describe: () => ({}),
       renderMetrics: () => Promise.resolve({ contentType: 'text/plain', body: '' }),
     }),

@@ -8,6 +8,8 @@ export interface ProbeParts {
   readonly state: ServerState
   readonly version: string
   readonly revision: string | null
+  /** Loaded by the first request that needs them. */
+  readonly retrievalModels: readonly { readonly name: string; readonly kind: 'embedding' | 'reranking' }[]
   /** What /openapi.json says. */
   readonly describe: () => object
   /** Prometheus text, or OpenMetrics when the Accept header asks for it; what other keys used shows to the admin key. */
@@ -24,15 +26,24 @@ type ProbeHandlers = Pick<
 
 export function probeHandlers(parts: ProbeParts): ProbeHandlers {
   const startedSeconds = Math.floor(Date.now() / 1000)
-  const model = () => {
+  const model = (id: string, kind: string, state: string, more: object = {}) => ({
+    id,
+    object: 'model',
+    created: startedSeconds,
+    owned_by: 'miniserve',
+    root: id,
+    parent: null,
+    kind,
+    state,
+    ...more,
+  })
+  /** The engine's first: clients take the first of the list. */
+  const models = () => {
     const engine = parts.state.requireEngine()
-    return {
-      id: engine.modelName,
-      object: 'model',
-      created: startedSeconds,
-      owned_by: 'miniserve',
-      max_model_len: engine.maxModelLen,
-    }
+    return [
+      model(engine.modelName, 'generation', 'ready', { max_model_len: engine.maxModelLen }),
+      ...parts.retrievalModels.map(({ name, kind }) => model(name, kind, 'on_demand')),
+    ]
   }
   return {
     getHealth: (c) => c.json({ status: 'ok' }),
@@ -59,11 +70,13 @@ export function probeHandlers(parts: ProbeParts): ProbeHandlers {
       const { contentType, body } = await parts.renderMetrics(c.req.header('accept'), c.get('caller'))
       return c.body(body, 200, { 'content-type': contentType })
     },
-    listModels: (c) => c.json({ object: 'list', data: [model()] }),
+    listModels: (c) => c.json({ object: 'list', data: models() }),
     getModel: (c) => {
-      const found = model()
-      if (c.req.param('id') !== found.id) {
-        throw new ApiError('model_not_found', `model: not served here; GET /v1/models lists "${found.id}"`, {
+      const served = models()
+      const found = served.find(({ id }) => id === c.req.param('id'))
+      if (!found) {
+        const names = served.map(({ id }) => `"${id}"`).join(', ')
+        throw new ApiError('model_not_found', `model: not served here; GET /v1/models lists ${names}`, {
           param: 'model',
         })
       }

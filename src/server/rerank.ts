@@ -1,25 +1,28 @@
-/** POST /v1/rerank: documents by their relevance to a query, in the shape that Cohere, Jina and vLLM share. */
+/** POST /v1/rerank and /v1/score: texts by their relevance, in the shapes that Cohere, Jina and vLLM share. */
 import type { RagService } from '../rag/service.ts'
-import { unlessGone } from './disconnect.ts'
-import { ApiError } from './errors.ts'
 import { readJson } from './body.ts'
+import { unlessGone } from './disconnect.ts'
+import { ApiError, invalidRequest } from './errors.ts'
 import type { Handlers } from './routes.ts'
 import { parseBody } from './validation.ts'
-import { rerankRequest } from './wire-rag.ts'
+import { rerankRequest, scoreRequest } from './wire-rag.ts'
 
-export function rerankHandlers({
-  rag,
-  maxRequestBytes,
-}: {
+export interface RerankParts {
   readonly rag: RagService
   readonly maxRequestBytes: number
-}): Pick<Handlers, 'rerank'> {
+}
+
+export function rerankHandlers({ rag, maxRequestBytes }: RerankParts): Pick<Handlers, 'rerank' | 'score'> {
+  const requireModel = (model: string | undefined) => {
+    if (model === undefined || model === rag.reranker.name) return
+    throw new ApiError('model_not_found', `model: not served here; the reranking model is "${rag.reranker.name}"`, {
+      param: 'model',
+    })
+  }
   return {
     rerank: async (c) => {
       const body = parseBody(rerankRequest, await readJson(c, maxRequestBytes))
-      if (body.model !== undefined && body.model !== rag.reranker.name) {
-        throw new ApiError('model_not_found', 'model: no reranking model of that name is served', { param: 'model' })
-      }
+      requireModel(body.model)
       const { documents, query } = body
       const { signal } = c.req.raw
       const topN = Math.min(body.top_n ?? documents.length, documents.length)
@@ -32,7 +35,48 @@ export function rerankHandlers({
         }))
         .toSorted((a, b) => b.relevance_score - a.relevance_score || a.index - b.index)
         .slice(0, topN)
-      return c.json({ id: c.get('requestId'), model: rag.reranker.name, results, usage: { total_tokens: numTokens } })
+      return c.json({ id: c.get('requestId'), model: rag.reranker.name, results, usage: usageOf(numTokens) })
+    },
+    score: async (c) => {
+      const body = parseBody(scoreRequest, await readJson(c, maxRequestBytes))
+      requireModel(body.model)
+      const { signal } = c.req.raw
+      const scores: number[] = []
+      let total = 0
+      for (const { query, documents } of pairsOf(body.text_1, body.text_2)) {
+        const found = await unlessGone(signal, rag.rerank(query, documents, documents.length, signal))
+        scores.push(...found.scores)
+        total += found.numTokens
+      }
+      return c.json({
+        id: c.get('requestId'),
+        object: 'list',
+        created: Math.floor(Date.now() / 1000),
+        model: rag.reranker.name,
+        data: scores.map((score, index) => ({ index, object: 'score', score })),
+        usage: usageOf(total),
+      })
     },
   }
+}
+
+const usageOf = (numTokens: number) => ({ prompt_tokens: numTokens, total_tokens: numTokens })
+
+interface Pairs {
+  readonly query: string
+  readonly documents: readonly string[]
+}
+
+/** @throws ApiError 400 for lists of unlike lengths. */
+function pairsOf(first: string | readonly string[], second: string | readonly string[]): readonly Pairs[] {
+  const seconds = typeof second === 'string' ? [second] : second
+  const firsts = typeof first === 'string' ? [first] : first
+  if (firsts.length === 1) return [{ query: firsts[0] ?? '', documents: seconds }]
+  if (firsts.length !== seconds.length) {
+    throw invalidRequest(
+      `text_2: expected as many texts as text_1 (${firsts.length}), found ${seconds.length}`,
+      'text_2',
+    )
+  }
+  return firsts.map((query, i) => ({ query, documents: [seconds[i] ?? ''] }))
 }

@@ -172,10 +172,27 @@ export const model = object({
   object: z.literal('model'),
   created: count,
   owned_by: z.string(),
+  root: z.string(),
+  parent: z.null(),
+  kind: z.enum(['generation', 'embedding', 'reranking']),
+  state: z.enum(['ready', 'on_demand']),
+  max_model_len: count.optional(),
 })
 export const modelList = object({ object: z.literal('list'), data: z.array(model) })
 
-export const tokenized = object({ tokens: z.union([tokenIds, z.array(tokenIds)]), count, max_model_len: count })
+const strings = z.array(z.string())
+export const tokenized = object({
+  tokens: z.union([tokenIds, z.array(tokenIds)]),
+  count,
+  max_model_len: count,
+  token_strs: z.union([strings, z.array(strings)]).optional(),
+})
+export const tokenizerInfo = object({
+  bos_token: z.string().nullable(),
+  eos_token: z.string().nullable(),
+  pad_token: z.string().nullable(),
+  chat_template: z.string().nullable(),
+})
 export const detokenized = object({ prompt: z.string() })
 
 export const embeddings = object({
@@ -193,7 +210,15 @@ export const reranked = object({
   results: z.array(
     object({ index: count, relevance_score: z.number(), document: object({ text: z.string() }).optional() }),
   ),
-  usage: object({ total_tokens: count }),
+  usage: object({ prompt_tokens: count, total_tokens: count }),
+})
+export const scores = object({
+  id: z.string(),
+  object: z.literal('list'),
+  created: count,
+  model: z.string(),
+  data: z.array(object({ index: count, object: z.literal('score'), score: z.number() })),
+  usage: object({ prompt_tokens: count, total_tokens: count }),
 })
 
 export const ingested = object({

@@ -6,7 +6,12 @@ import { ApiError } from './errors.ts'
 import { type Handlers, patternOf, type Route, type RouteName, ROUTES } from './routes.ts'
 
 const METHODS = ['GET', 'POST', 'DELETE'] as const
-const byMatch = new Map<string, Route>(Object.values(ROUTES).map((route) => [`${route.method} ${route.path}`, route]))
+const pathsOf = ({ path, aliases = [] }: Route): readonly string[] => [path, ...aliases]
+const byMatch = new Map<string, Route>(
+  Object.values(ROUTES).flatMap((route: Route) =>
+    pathsOf(route).map((path) => [`${route.method} ${path}`, route] as const),
+  ),
+)
 
 interface Match {
   readonly method: string
@@ -28,9 +33,9 @@ export const routeOf = (c: Context<AppEnv>): Route | null => rowOf(matchedRoutes
 export function registerRoutes(app: Hono<AppEnv>, handlers: Partial<Handlers>): readonly RouteName[] {
   const names = (Object.keys(ROUTES) as RouteName[]).filter((name) => handlers[name] !== undefined)
   for (const name of names) {
-    const { method, path } = ROUTES[name]
+    const route: Route = ROUTES[name]
     const handler = handlers[name]
-    if (handler) app.on(method, path, handler)
+    if (handler) app.on(route.method, [...pathsOf(route)], handler)
   }
   const methodsOf = (path: string): string[] =>
     METHODS.filter((method) => rowOf(app.router.match(method, path)[0].map(([[, route]]) => route)) !== null).flatMap(
@@ -45,11 +50,31 @@ export function registerRoutes(app: Hono<AppEnv>, handlers: Partial<Handlers>): 
         headers: { Allow: allow },
       })
     }
+    const elsewhere = ELSEWHERE[c.req.path]
+    if (elsewhere !== undefined) throw new ApiError('not_supported', `${shown(c)}: ${elsewhere}`)
     const near = nearest(c.req.method, c.req.path, names)
     const hint = near === null ? '' : `; did you mean ${near}?`
     throw new ApiError('not_found', `${shown(c)}: no such route${hint}; GET /openapi.json lists them`)
   })
   return names
+}
+
+/** What other servers have at these paths. */
+const ELSEWHERE: Readonly<Record<string, string>> = {
+  '/infill': 'this server does not fill in the middle',
+  '/v1/audio/transcriptions': 'this server reads no audio',
+  '/v1/audio/translations': 'this server reads no audio',
+  '/v1/audio/speech': 'this server writes text only',
+  '/v1/images/generations': 'this server writes text only',
+  '/v1/moderations': 'this server has no moderation model',
+  '/v1/files': 'this server keeps no files; POST /v1/rag/documents takes documents',
+  '/v1/fine_tuning/jobs': 'this server does not train',
+  '/v1/batches': 'this server has no batch files; send the requests themselves',
+  '/completion': 'expected POST /v1/completions',
+  '/api/chat': 'expected POST /v1/chat/completions; this server speaks OpenAI’s API, not Ollama’s',
+  '/api/generate': 'expected POST /v1/completions; this server speaks OpenAI’s API, not Ollama’s',
+  '/api/embed': 'expected POST /v1/embeddings; this server speaks OpenAI’s API, not Ollama’s',
+  '/api/tags': 'expected GET /v1/models; this server speaks OpenAI’s API, not Ollama’s',
 }
 
 /** Method and path as they came, as far as they are harmless to repeat. */

@@ -22,12 +22,15 @@ import {
   ragDocumentsRequest,
   ragQueryRequest,
   rerankRequest,
+  scoreRequest,
 } from './wire-rag.ts'
 
 export interface Route {
   readonly method: 'GET' | 'POST' | 'DELETE'
   /** As Hono reads it. */
   readonly path: string
+  /** Other servers' paths for the same. */
+  readonly aliases?: readonly string[]
   readonly summary: string
   readonly tag: 'Generation' | 'Retrieval' | 'Tokenizer' | 'Models' | 'Traces' | 'Pages' | 'Server'
   /** What the request's trace is like; `other`: none is recorded. */
@@ -61,6 +64,7 @@ const remove = { method: 'DELETE' } as const
 const page = { tag: 'Pages', answer: 'text/html', session: 'page' } as const
 const probe = { ...get, tag: 'Server' } as const
 const ofIndex = z.object({ index: z.string().min(1).max(64).optional() })
+const pageNumber = z.coerce.number().int().min(1).optional()
 const oneOf = (values: readonly string[]) => z.enum(values).optional()
 
 export const ROUTES = {
@@ -127,6 +131,7 @@ export const ROUTES = {
   tokenize: {
     ...tokenizer,
     path: '/tokenize',
+    aliases: ['/v1/tokenize'],
     summary: 'Token ids of a prompt or a conversation',
     body: tokenizeRequest,
     answer: answer.tokenized,
@@ -134,9 +139,18 @@ export const ROUTES = {
   detokenize: {
     ...tokenizer,
     path: '/detokenize',
+    aliases: ['/v1/detokenize'],
     summary: 'Text of token ids',
     body: detokenizeRequest,
     answer: answer.detokenized,
+  },
+  describeTokenizer: {
+    ...get,
+    tag: 'Tokenizer',
+    path: '/tokenizer_info',
+    aliases: ['/v1/tokenizer_info'],
+    summary: 'Special tokens and chat template',
+    answer: answer.tokenizerInfo,
   },
   listModels: {
     ...get,
@@ -158,10 +172,20 @@ export const ROUTES = {
   rerank: {
     ...retrieval,
     path: '/v1/rerank',
+    aliases: ['/rerank', '/v2/rerank'],
     summary: 'Documents by their relevance to a query',
     idPrefix: 'rerank',
     body: rerankRequest,
     answer: answer.reranked,
+  },
+  score: {
+    ...retrieval,
+    path: '/v1/score',
+    aliases: ['/score'],
+    summary: 'Relevance of texts to each other, pair by pair',
+    idPrefix: 'score',
+    body: scoreRequest,
+    answer: answer.scores,
   },
   putDocuments: {
     ...retrieval,
@@ -234,7 +258,7 @@ export const ROUTES = {
     path: '/v1/traces/:traceId',
     summary: 'One trace, as otlp, tempo, grafana or jaeger JSON',
     session: 'call',
-    query: z.object({ format: oneOf(TRACE_FORMATS) }),
+    query: z.object({ format: oneOf(TRACE_FORMATS), page: pageNumber }),
     answer: answer.trace,
   },
   validateTrace: {
@@ -243,7 +267,7 @@ export const ROUTES = {
     path: '/v1/traces/:traceId/validate',
     summary: 'A trace held against the span contract',
     session: 'call',
-    query: z.object({ level: oneOf(CONTRACT_LEVELS) }),
+    query: z.object({ level: oneOf(CONTRACT_LEVELS), page: pageNumber }),
     answer: answer.validation,
   },
   showChat: { ...page, ...get, path: '/', summary: 'The page to type into' },
@@ -264,7 +288,7 @@ export const ROUTES = {
     ...get,
     path: '/traces/:traceId',
     summary: 'The waterfall of a trace',
-    query: z.object({ page: z.coerce.number().int().min(1).optional() }),
+    query: z.object({ page: pageNumber }),
   },
   getHealth: { ...probe, path: '/health', summary: 'The process is alive', openTo: 'probes', answer: answer.health },
   getReadiness: {

@@ -1,7 +1,8 @@
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import type { TokenEvent } from '../engine/request.ts'
 import type { GenerationJob } from './job.ts'
-import { chatShape, completionShape } from './output.ts'
+import { chatShape } from './chat-shape.ts'
+import { completionShape } from './completion-shape.ts'
 import { dataFrame, type FrameSource, sseStream } from './sse.ts'
 
 /** Frames that are pushed, and what became of the consumer. */

@@ -1,7 +1,9 @@
 /** POST /tokenize, /detokenize: what a prompt becomes, without generating. */
 import type { PromptInput } from '../engine/request.ts'
+import { Slice } from '../rag/slice.ts'
 import { ApiError, invalidRequest } from './errors.ts'
-import { toChatMessage } from './job.ts'
+import type { z } from 'zod'
+import { templateArgumentsOf, toChatMessage } from './job.ts'
 import { readJson } from './body.ts'
 import type { Handlers } from './routes.ts'
 import type { ServerState } from './state.ts'
@@ -13,17 +15,40 @@ export const remoteTokenizer = (): ApiError => new ApiError('not_supported', 'a 
 export function tokenizeHandlers(parts: {
   readonly state: ServerState
   readonly maxRequestBytes: number
-}): Pick<Handlers, 'tokenize' | 'detokenize'> {
+}): Pick<Handlers, 'tokenize' | 'detokenize' | 'describeTokenizer'> {
   return {
     tokenize: async (c) => {
       const body = parseBody(tokenizeRequest, await readJson(c, parts.maxRequestBytes))
       const engine = parts.state.engineFor(body.model)
-      const input: PromptInput = body.messages
-        ? { messages: body.messages.map(toChatMessage), tools: body.tools ?? [] }
-        : { text: body.prompt ?? '' }
-      const tokens = engine.encode(input, { addSpecialTokens: body.add_special_tokens ?? true })
-      if (!tokens) throw remoteTokenizer()
-      return c.json({ tokens, count: tokens.length, max_model_len: engine.maxModelLen })
+      const addSpecialTokens = body.add_special_tokens ?? true
+      const encoded: (readonly number[])[] = []
+      const slice = new Slice()
+      for (const input of promptsOf(body)) {
+        if (slice.isOver) await slice.end()
+        const ids = engine.encode(input, { addSpecialTokens })
+        if (!ids) throw remoteTokenizer()
+        encoded.push(ids)
+      }
+      const isList = Array.isArray(body.prompt)
+      const strings = (ids: readonly number[]) =>
+        ids.map((id) => engine.decode([id], { skipSpecialTokens: false }) ?? '')
+      return c.json({
+        tokens: isList ? encoded : encoded[0],
+        count: encoded.reduce((sum, ids) => sum + ids.length, 0),
+        max_model_len: engine.maxModelLen,
+        ...(body.return_token_strs ? { token_strs: isList ? encoded.map(strings) : strings(encoded[0] ?? []) } : {}),
+      })
+    },
+    describeTokenizer: (c) => {
+      const { tokenizer } = parts.state.requireEngine()
+      if (!tokenizer) throw remoteTokenizer()
+      return c.json({
+        tokenizer_class: 'PreTrainedTokenizerFast',
+        bos_token: tokenizer.bosToken,
+        eos_token: tokenizer.eosToken,
+        pad_token: null,
+        chat_template: tokenizer.chatTemplate,
+      })
     },
     detokenize: async (c) => {
       const body = parseBody(detokenizeRequest, await readJson(c, parts.maxRequestBytes))
@@ -38,4 +63,18 @@ export function tokenizeHandlers(parts: {
       return c.json({ prompt })
     },
   }
+}
+
+function promptsOf(body: z.output<typeof tokenizeRequest>): PromptInput[] {
+  const { messages, tools = [], prompt = '', add_generation_prompt: opens, continue_final_message: continues } = body
+  if (!messages) return (typeof prompt === 'string' ? [prompt] : prompt).map((text) => ({ text }))
+  return [
+    {
+      messages: messages.map(toChatMessage),
+      tools,
+      continueFinalMessage: continues ?? false,
+      ...(opens === undefined ? {} : { addGenerationPrompt: opens }),
+      ...templateArgumentsOf({ chat_template_kwargs: body.chat_template_kwargs }),
+    },
+  ]
 }

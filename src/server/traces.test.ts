@@ -124,3 +124,39 @@ describe('/traces', () => {
     expect((await app().request('/traces/assets/..%2f..%2ftraces.ts')).status).toBe(404)
   })
 })
+
+describe('a trace of many requests', () => {
+  const shared = 'f'.repeat(32)
+  const headers = { traceparent: `00-${shared}-2222222222222222-01` }
+  beforeAll(async () => {
+    for (let i = 0; i < 130; i++) {
+      const { trace } = await play(observability, 'opened', { input: { keyId: 'batch', headers } })
+      trace.finish({ ending: 'validation', status: 400 })
+    }
+  })
+  const get = (path: string) => app({ keyId: 'batch', isAdmin: false }).request(path)
+
+  it('is shown page by page', async () => {
+    const seen = new Set<string>()
+    for (let page = 1; page <= 7; page++) {
+      const text = await (await get(`/traces/${shared}?page=${page}`)).text()
+      expect(text).toContain(`Page ${page} of 7`)
+      const articles = text.match(/<article class="tree">/g) ?? []
+      expect(articles.length).toBe(page < 7 ? 20 : 10)
+      seen.add(text)
+    }
+    expect(seen.size).toBe(7)
+  })
+
+  it('is given in pages as JSON, which the answer says', async () => {
+    for (const path of [`/v1/traces/${shared}`, `/v1/traces/${shared}/validate`]) {
+      const response = await get(path)
+      expect(response.headers.get('x-miniserve-warning')).toMatch(/^page 1 of 2: /)
+      expect((await get(`${path}?page=2`)).status).toBe(200)
+    }
+    for (const page of ['0', '3', '-1', 'x', '1e9'])
+      expect((await get(`/v1/traces/${shared}?page=${page}`)).status, page).toBe(400)
+    const one = await app().request(`/v1/traces/${traceId}`)
+    expect(one.headers.get('x-miniserve-warning')).toBeNull()
+  })
+})

@@ -23,6 +23,17 @@ const ASSETS: Readonly<Record<string, string>> = {
   'icon.svg': 'image/svg+xml',
 }
 
+/** Requests of one trace that a page, or a JSON answer, shows: making more of them would hold up everybody else. */
+const TREES_PER_PAGE = 20
+const TREES_PER_ANSWER = 100
+
+interface TreePage {
+  readonly trees: readonly StoredTrace[]
+  /** From 1 on. */
+  readonly page: number
+  readonly numPages: number
+}
+
 export interface TraceRouteParts {
   readonly store: TraceStore
   /** There are keys to sign in with. */
@@ -39,14 +50,32 @@ export function traceHandlers({ store, canSignIn }: TraceRouteParts): TraceHandl
     Object.keys(ASSETS).map((name) => [name, readFileSync(new URL(`./ui/static/${name}`, import.meta.url), 'utf8')]),
   )
 
-  const treesOf = (c: Context<AppEnv>): readonly StoredTrace[] => {
+  /** A page of the trees of a trace, in which there may be as many as requests that named it. */
+  const treesOf = (c: Context<AppEnv>, perPage: number): TreePage => {
     const traceId = (c.req.param('traceId') ?? '').toLowerCase()
     const trees = store.get(traceId, c.get('caller'))
-    if (trees.length > 0) return trees
-    throw new ApiError(
-      'trace_not_found',
-      'trace: not stored here (unknown, still running, or pushed out by newer ones)',
-    )
+    if (trees.length === 0) {
+      throw new ApiError(
+        'trace_not_found',
+        'trace: not stored here (unknown, still running, or pushed out by newer ones)',
+      )
+    }
+    const numPages = Math.ceil(trees.length / perPage)
+    const asked = c.req.query('page') ?? '1'
+    const page = /^\d{1,9}$/.test(asked) ? Number(asked) : 0
+    if (page < 1 || page > numPages)
+      throw invalidRequest(`page: expected a page from 1 to ${numPages}, found another`, 'page')
+    return { trees: trees.slice((page - 1) * perPage, page * perPage), page, numPages }
+  }
+
+  /** The spans of a page of trees; the answer says where the others are. */
+  const spansOf = (c: Context<AppEnv>) => {
+    const { trees, page, numPages } = treesOf(c, TREES_PER_ANSWER)
+    if (numPages > 1) {
+      const text = `page ${page} of ${numPages}: the trace has more requests than one answer shows; ?page= asks for the others`
+      c.header('X-Miniserve-Warning', text)
+    }
+    return trees.flatMap((tree) => tree.spans)
   }
 
   return {
@@ -55,18 +84,17 @@ export function traceHandlers({ store, canSignIn }: TraceRouteParts): TraceHandl
       const format = TRACE_FORMATS.find((known) => known === (c.req.query('format') ?? 'otlp'))
       if (!format)
         throw invalidRequest(`format: expected one of ${TRACE_FORMATS.join(', ')}, found something else`, 'format')
-      return c.json(writeTraces(spansToOtlp(treesOf(c).flatMap((tree) => tree.spans)), format) as object)
+      return c.json(writeTraces(spansToOtlp(spansOf(c)), format) as object)
     },
     validateTrace: (c) => {
-      const trees = treesOf(c)
-      const spans = trees.flatMap((tree) => tree.spans)
+      const spans = spansOf(c)
       const wanted = c.req.query('level')
       const level = wanted === undefined ? levelOf(spans) : CONTRACT_LEVELS.find((known) => known === wanted)
       if (!level)
         throw invalidRequest(`level: expected one of ${CONTRACT_LEVELS.join(', ')}, found something else`, 'level')
       const breaches = validateTraces(spansToOtlp(spans), level)
       return c.json({
-        trace_id: trees[0]?.traceId,
+        trace_id: spans[0]?.spanContext().traceId,
         level,
         ok: breaches.length === 0,
         breaches: breaches.map(toWireBreach),
@@ -87,7 +115,10 @@ export function traceHandlers({ store, canSignIn }: TraceRouteParts): TraceHandl
         'x-content-type-options': 'nosniff',
       })
     },
-    showTrace: (c) => html(c, TracePage({ views: treesOf(c).map(traceView), visitor: visitorOf(c, canSignIn) })),
+    showTrace: (c) => {
+      const { trees, page, numPages } = treesOf(c, TREES_PER_PAGE)
+      return html(c, TracePage({ views: trees.map(traceView), page, numPages, visitor: visitorOf(c, canSignIn) }))
+    },
   }
 }
 

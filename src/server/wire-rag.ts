@@ -3,6 +3,7 @@ import { z } from 'zod'
 import { metadataSchema } from '../rag/files.ts'
 import { MAX_ID_LENGTH } from '../rag/vector-index.ts'
 import { list, nullable, tokenIds } from './validation.ts'
+import { unsupported } from './wire-elsewhere.ts'
 
 const indexName = nullable(z.string().min(1).max(64))
 
@@ -28,6 +29,7 @@ export const embeddingsRequest = z.object({
   ),
   encoding_format: nullable(z.enum(['float', 'base64'])),
   dimensions: nullable(z.int().min(1)),
+  truncate_prompt_tokens: unsupported(),
   user: nullable(z.string()),
 })
 
@@ -41,7 +43,18 @@ export const rerankRequest = z.object({
   documents: list(rerankDocument, { min: 1, max: MAX_RERANK_DOCUMENTS }),
   top_n: nullable(z.int().min(1)),
   return_documents: nullable(z.boolean()),
+  max_tokens_per_doc: unsupported(),
+  truncate_prompt_tokens: unsupported(),
 })
+
+/** Pairs of one request. */
+const MAX_PAIRS = 1000
+const scored = z.union([z.string(), list(z.string(), { min: 1, max: MAX_PAIRS })], {
+  error: `a string or an array of 1 to ${MAX_PAIRS} strings`,
+})
+
+/** vLLM's: one text with each of several, or as many with as many. */
+export const scoreRequest = z.object({ model: nullable(z.string()), text_1: scored, text_2: scored })
 
 /** Values in a document's metadata, those of lists included. */
 const MAX_METADATA_VALUES = 1024

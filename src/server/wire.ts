@@ -4,19 +4,7 @@
  */
 import { z } from 'zod'
 import { list, nullable, record, tokenIds } from './validation.ts'
-
-/** A field of OpenAI's API (or vLLM's) that this server knows and does not offer. */
-export const unsupported = (allowed: readonly unknown[] = []) =>
-  z
-    .unknown()
-    .optional()
-    .refine((value) => value === undefined || value === null || allowed.some((item) => isSame(item, value)), {
-      error: 'not supported by this server',
-    })
-
-/** Equal as a scalar or as a flat list: the caller's value may be of any size and depth. */
-const isSame = (a: unknown, b: unknown): boolean =>
-  Array.isArray(a) && Array.isArray(b) ? a.length === b.length && a.every((item, i) => item === b[i]) : a === b
+import { constraintFields, unsupported, unsupportedFields } from './wire-elsewhere.ts'
 
 /** Every token of the answer is held against every stop string. */
 const MAX_STOP_LENGTH = 4096
@@ -45,7 +33,11 @@ const jsonSchemaFormat = z.object({
 const responseFormat = nullable(
   z.discriminatedUnion(
     'type',
-    [z.object({ type: z.literal('text') }), z.object({ type: z.literal('json_object') }), jsonSchemaFormat],
+    [
+      z.object({ type: z.literal('text') }),
+      z.object({ type: z.literal('json_object'), schema: z.record(z.string(), z.unknown()).nullish() }),
+      jsonSchemaFormat,
+    ],
     {
       error: 'an object whose type is text, json_object or json_schema',
     },
@@ -59,9 +51,10 @@ const structuredOutputs = nullable(
       regex: z.string().min(1).optional(),
       choice: list(z.string().min(1), { min: 1, max: 1024 }).optional(),
       grammar: z.string().min(1).optional(),
+      json_object: z.literal(true).optional(),
     })
     .refine((value) => Object.values(value).filter((item) => item !== undefined).length === 1, {
-      error: 'exactly one of json, regex, choice, grammar',
+      error: 'exactly one of json, json_object, regex, choice, grammar',
     }),
 )
 
@@ -83,11 +76,32 @@ export const rag = nullable(
   ),
 )
 
+const repetitionPenalty = z.number().gt(0).max(10)
+
+/** New tokens; -1: as many as the context has room for, as llama.cpp says it. */
+const newTokens = z.int().min(-1)
+const notZero = (value: number): boolean => value !== 0
+const atLeastOne = { error: 'a whole number of at least 1, or -1 for as many as fit' }
+
+/** What chat templates get besides the conversation. */
+const templateArguments = nullable(
+  record(
+    z
+      .string()
+      .regex(
+        /^(?!(?:messages|tools|documents|add_generation_prompt|bos_token|eos_token)$)/,
+        'names that are not the template’s own',
+      ),
+    z.unknown(),
+    { max: 64 },
+  ),
+)
+
 /** Fields that completions and chat share. */
 const generationFields = {
   model: nullable(z.string()),
   temperature: nullable(z.number().min(0).max(2)),
-  top_p: nullable(z.number().gt(0).max(1)),
+  top_p: nullable(z.number().min(0).max(1)),
   top_k: nullable(z.int().min(-1).max(1_000_000)),
   min_p: nullable(z.number().min(0).max(1)),
   n: nullable(z.int().min(1).max(128)),
@@ -100,17 +114,26 @@ const generationFields = {
   ignore_eos: nullable(z.boolean()),
   presence_penalty: nullable(z.number().min(-2).max(2)),
   frequency_penalty: nullable(z.number().min(-2).max(2)),
-  repetition_penalty: nullable(z.number().gt(0).max(10)),
+  repetition_penalty: nullable(repetitionPenalty),
+  /** llama.cpp's name for the same. */
+  repeat_penalty: nullable(repetitionPenalty),
   logit_bias: logitBias,
   response_format: responseFormat,
   structured_outputs: structuredOutputs,
   cache_salt: nullable(z.string().min(1).max(256)),
   priority: nullable(z.int().min(-1000).max(1000)),
   stream: nullable(z.boolean()),
-  stream_options: nullable(z.object({ include_usage: nullable(z.boolean()) })),
+  stream_options: nullable(
+    z.object({ include_usage: nullable(z.boolean()), continuous_usage_stats: nullable(z.boolean()) }),
+  ),
   return_token_ids: nullable(z.boolean()),
+  return_tokens_as_token_ids: nullable(z.boolean()),
+  prompt_logprobs: nullable(z.int().min(0).max(20)),
+  truncate_prompt_tokens: nullable(z.int().min(-1).refine(notZero, atLeastOne)),
   user: nullable(z.string()),
   rag,
+  ...constraintFields,
+  ...unsupportedFields,
 }
 
 /** Prompts of one request. */
@@ -131,17 +154,25 @@ export const completionRequest = z.object({
       error: `a string, an array of 1 to ${MAX_PROMPTS} strings, an array of token ids or an array of 1 to ${MAX_PROMPTS} arrays of token ids`,
     },
   ),
-  max_tokens: nullable(z.int().min(0)),
+  max_tokens: nullable(newTokens),
+  add_special_tokens: nullable(z.boolean()),
   echo: nullable(z.boolean()),
   logprobs: nullable(z.int().min(0).max(20)),
   suffix: unsupported(['']),
   best_of: nullable(z.int().min(1).max(128)),
+  chat_template_kwargs: unsupported(),
+  reasoning_effort: unsupported(),
 })
 
 /** Parts of one message. */
 const MAX_PARTS = 1024
 
 const textPart = z.object({ type: z.literal('text'), text: z.string() })
+/** What an assistant refused with, in an earlier turn. */
+const refusalPart = z.object({ type: z.literal('refusal'), refusal: z.string() })
+const part = z.discriminatedUnion('type', [textPart, refusalPart], {
+  error: 'a part whose type is text or refusal: this server reads no images, audio or files',
+})
 
 const toolCall = z.object({
   id: z.string().max(256),
@@ -164,28 +195,42 @@ const toolChoice = nullable(
   ),
 )
 
-const chatMessage = z.object({
-  role: z.enum(['system', 'developer', 'user', 'assistant', 'tool']),
-  content: z
-    .union([z.string(), list(textPart, { max: MAX_PARTS })], { error: 'a string or an array of text parts' })
-    .nullish()
-    .transform((content) => (Array.isArray(content) ? content.map((part) => part.text).join('') : (content ?? ''))),
-  name: nullable(z.string()),
-  tool_calls: nullable(list(toolCall, { max: 128 })),
-  tool_call_id: nullable(z.string().max(256)),
-})
+/** Parts are lines of one text, as vLLM and llama.cpp have it. */
+const textOf = (content: string | readonly z.output<typeof part>[]): string =>
+  typeof content === 'string'
+    ? content
+    : content.map((item) => (item.type === 'text' ? item.text : item.refusal)).join('\n')
+
+const chatMessage = z
+  .object({
+    role: z.enum(['system', 'developer', 'user', 'assistant', 'tool']),
+    content: z
+      .union([z.string(), list(part, { max: MAX_PARTS })], { error: 'a string or an array of text parts' })
+      .nullish(),
+    refusal: nullable(z.string()),
+    name: nullable(z.string()),
+    tool_calls: nullable(list(toolCall, { max: 128 })),
+    tool_call_id: nullable(z.string().max(256)),
+  })
+  .transform(({ content, refusal, ...message }) => ({ ...message, content: textOf(content ?? refusal ?? '') }))
 
 const MAX_MESSAGES = 4096
 
 export const chatRequest = z.object({
   ...generationFields,
   messages: list(chatMessage, { min: 1, max: MAX_MESSAGES }),
-  max_completion_tokens: nullable(z.int().min(1)),
-  max_tokens: nullable(z.int().min(1)),
+  max_completion_tokens: nullable(newTokens.refine(notZero, atLeastOne)),
+  max_tokens: nullable(newTokens.refine(notZero, atLeastOne)),
   logprobs: nullable(z.boolean()),
   top_logprobs: nullable(z.int().min(0).max(20)),
   continue_final_message: nullable(z.boolean()),
-  add_generation_prompt: unsupported([true]),
+  add_generation_prompt: nullable(z.boolean()),
+  chat_template_kwargs: templateArguments,
+  reasoning_effort: nullable(z.enum(['none', 'minimal', 'low', 'medium', 'high', 'xhigh'])),
+  chat_template: unsupported(),
+  documents: unsupported([[]]),
+  add_special_tokens: unsupported([false]),
+  echo: unsupported([false]),
   tools: nullable(list(tool, { max: 128 })),
   tool_choice: toolChoice,
   parallel_tool_calls: nullable(z.boolean()),
@@ -193,15 +238,24 @@ export const chatRequest = z.object({
   function_call: unsupported(['none', 'auto']),
   audio: unsupported(),
   modalities: unsupported([['text']]),
+  web_search_options: unsupported(),
 })
 
 export const tokenizeRequest = z
   .object({
     model: nullable(z.string()),
-    prompt: z.string().optional(),
+    prompt: z
+      .union([z.string(), list(z.string(), { min: 1, max: MAX_PROMPTS })], {
+        error: `a string or an array of 1 to ${MAX_PROMPTS} strings`,
+      })
+      .optional(),
     messages: list(chatMessage, { min: 1, max: MAX_MESSAGES }).optional(),
     tools: nullable(list(tool, { max: 128 })),
     add_special_tokens: nullable(z.boolean()),
+    add_generation_prompt: nullable(z.boolean()),
+    continue_final_message: nullable(z.boolean()),
+    chat_template_kwargs: templateArguments,
+    return_token_strs: nullable(z.boolean()),
   })
   .refine((body) => (body.prompt === undefined) !== (body.messages === undefined), {
     path: ['prompt'],

@@ -1,4 +1,5 @@
 /** The real server: `node dist/main.js` in a process of its own, as a user runs it. */
+import './described.ts'
 import { type ChildProcess, spawn } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'

@@ -12,6 +12,10 @@ export interface RenderOptions {
   readonly tools?: readonly ToolDefinition[]
   /** The prompt ends inside the last message, which the model goes on with, instead of where the assistant's turn begins. */
   readonly continueFinalMessage?: boolean
+  /** Left out: unless the final message is continued. */
+  readonly addGenerationPrompt?: boolean
+  /** Variables of the template besides those that every one gets. */
+  readonly templateArguments?: Readonly<Record<string, unknown>>
 }
 
 export interface ChatTemplate {
@@ -107,8 +111,14 @@ class JinjaChatTemplate implements ChatTemplate {
     const shown = this.#developerIsSystem(given, tools) ? given.map(asSystem) : given
     const last = shown.at(-1)
     if (last === undefined) throw refused('expected at least one message, found none')
-    if (!continues) return this.#render(shown, tools, true)
-    const rendered = this.#render([...shown.slice(0, -1), { ...last, content: last.content + END_MARK }], tools, false)
+    const more = options.templateArguments ?? {}
+    if (!continues) return this.#render(shown, tools, options.addGenerationPrompt ?? true, more)
+    const rendered = this.#render(
+      [...shown.slice(0, -1), { ...last, content: last.content + END_MARK }],
+      tools,
+      false,
+      more,
+    )
     const end = rendered.lastIndexOf(END_MARK)
     if (end < 0) throw refused('the model’s chat template does not show the final message, so it cannot be continued')
     return rendered.slice(0, end)
@@ -118,9 +128,11 @@ class JinjaChatTemplate implements ChatTemplate {
     messages: readonly TemplateMessage[],
     tools: readonly ToolDefinition[],
     addGenerationPrompt: boolean,
+    more: Readonly<Record<string, unknown>> = {},
   ): string {
     try {
       return this.#template.render({
+        ...more,
         messages,
         ...(tools.length === 0 ? {} : { tools }),
         add_generation_prompt: addGenerationPrompt,

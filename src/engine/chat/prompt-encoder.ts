@@ -26,13 +26,15 @@ export class PromptEncoder {
         'messages',
       )
     }
-    const { messages, tools = [] } = prompt
-    this.#checkBytes(countBytes(messages) + countBytes(tools), 'messages')
+    const { messages, tools = [], addGenerationPrompt, templateArguments = {} } = prompt
+    this.#checkBytes(countBytes(messages) + countBytes(tools) + countBytes(templateArguments), 'messages')
     // What people write is data: only the template may begin and end turns.
     const escape = (text: string) => this.#tokenizer.escapeSpecialTokens(text)
     const text = this.#chatTemplate.render(mapStrings(messages, escape), {
       tools: mapStrings(tools, escape),
       continueFinalMessage: prompt.continueFinalMessage === true,
+      ...(addGenerationPrompt === undefined ? {} : { addGenerationPrompt }),
+      templateArguments: mapStrings(templateArguments, escape),
     })
     return this.#encode(text, 'messages', { addSpecialTokens: false })
   }

@@ -4,7 +4,8 @@
  */
 import { z } from 'zod'
 import { list, nullable } from '../validation.ts'
-import { rag, unsupported } from '../wire.ts'
+import { rag } from '../wire.ts'
+import { unsupported } from '../wire-elsewhere.ts'
 
 const MAX_MESSAGES = 4096
 const MAX_BLOCKS = 4096

@@ -4,7 +4,8 @@
  */
 import { z } from 'zod'
 import { list, nullable, record } from '../validation.ts'
-import { rag, unsupported } from '../wire.ts'
+import { rag } from '../wire.ts'
+import { unsupported } from '../wire-elsewhere.ts'
 
 /** Items of one request: as many as a chat may have messages. */
 const MAX_ITEMS = 4096

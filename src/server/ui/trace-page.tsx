@@ -5,16 +5,26 @@ import { StepChart } from './step-chart.tsx'
 import { statusClass } from './trace-list.tsx'
 import { type AttributeView, formatMs, type LogView, type SpanRow, type TraceView } from './trace-view.ts'
 
-export function TracePage({ views, visitor }: { readonly views: readonly TraceView[]; readonly visitor: Visitor }) {
+interface TracePageProps {
+  readonly views: readonly TraceView[]
+  readonly visitor: Visitor
+  /** Of the requests in the trace, from 1 on. */
+  readonly page: number
+  readonly numPages: number
+}
+
+export function TracePage({ views, visitor, page, numPages }: TracePageProps) {
   const traceId = views[0]?.trace.traceId ?? ''
   return (
     <Layout current="traces" title={`Trace ${traceId.slice(0, 8)} · miniserve`} visitor={visitor}>
       <nav class="crumbs" aria-label="Breadcrumb">
         <a href="/traces">Traces</a> / <code class="id">{traceId}</code>
       </nav>
+      {numPages > 1 ? <Pages page={page} numPages={numPages} /> : null}
       {views.map((view) => (
         <Tree view={view} />
       ))}
+      {numPages > 1 ? <Pages page={page} numPages={numPages} /> : null}
       <section class="downloads" aria-label="Download">
         <h2>Download</h2>
         <p>
@@ -26,6 +36,15 @@ export function TracePage({ views, visitor }: { readonly views: readonly TraceVi
         </p>
       </section>
     </Layout>
+  )
+}
+
+function Pages({ page, numPages }: { readonly page: number; readonly numPages: number }) {
+  return (
+    <nav class="crumbs" aria-label="Pages">
+      {page > 1 ? <a href={`?page=${page - 1}`}>Earlier requests</a> : null} Page {page} of {numPages}{' '}
+      {page < numPages ? <a href={`?page=${page + 1}`}>Later requests</a> : null}
+    </nav>
   )
 }
 

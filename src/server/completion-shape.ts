@@ -1,0 +1,103 @@
+/** What /v1/completions says. */
+import type { ChoiceLogprob, TokenEvent } from '../engine/request.ts'
+import { finishReason, tailOf } from './generation-result.ts'
+import type { GenerationJob } from './job.ts'
+import { legacyLogprobs, promptLogprobs } from './logprobs.ts'
+import { type EchoText, openAiEnd, type Shape, textFrames } from './output.ts'
+import { dataFrame } from './sse.ts'
+import { StreamCounts } from './stream-counts.ts'
+
+export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
+  const head = {
+    id: job.requestId,
+    object: 'text_completion',
+    created: job.created,
+    model: job.model,
+    system_fingerprint: job.fingerprint,
+  }
+  const promptOf = (choice: number) => Math.floor(choice / job.n)
+  const counts = new StreamCounts(job)
+  const choice = (index: number, text: string, logprobs: unknown, finishReason: string | null, more: object = {}) => ({
+    index,
+    text,
+    logprobs,
+    finish_reason: finishReason,
+    ...more,
+  })
+  const wantsLogprobs = job.logprobs >= 0
+  const names = { top: job.logprobs, asIds: job.tokensAsIds }
+  const isPlain = !wantsLogprobs && !job.returnTokenIds && !job.continuousUsage
+  const textFrame = textFrames((index, text) => ({ ...head, choices: [choice(index, text, null, null)] }))
+  /** The prompt's own chunk, for each of its choices. */
+  const echo = (promptIndex: number, entries: readonly (ChoiceLogprob | null)[] | null) => {
+    const text = echoText.prompt(promptIndex)
+    const logprobs = entries && legacyLogprobs(entries, names, 0, echoText.firstToken(promptIndex))
+    return Array.from({ length: job.n }, (_, i) => {
+      const index = promptIndex * job.n + i
+      counts.moveOffset(index, text)
+      return dataFrame({ ...head, choices: [choice(index, text, logprobs, null)], ...counts.usage(index) })
+    }).join('')
+  }
+  const saysNothing = (event: TokenEvent) =>
+    event.text === '' && !event.logprobs?.length && !(job.returnTokenIds && event.tokenIds.length > 0)
+  return {
+    body: (result, citations) => ({
+      ...head,
+      choices: result.shown.map((c, index) => {
+        const promptIndex = promptOf(index)
+        const ofPrompt = result.promptLogprobs[promptIndex] ?? []
+        const entries = [...(job.echo ? ofPrompt : []), ...c.logprobs]
+        const firstToken = job.echo ? echoText.firstToken(promptIndex) : ''
+        return choice(
+          index,
+          (job.echo ? echoText.prompt(promptIndex) : '') + c.text,
+          wantsLogprobs ? legacyLogprobs(entries, names, 0, firstToken) : null,
+          finishReason(c),
+          {
+            stop_reason: c.finished?.stopReason ?? null,
+            ...(job.promptLogprobs < 0 ? {} : { prompt_logprobs: promptLogprobs(ofPrompt, job.promptLogprobs) }),
+            ...(job.returnTokenIds ? { token_ids: c.tokenIds, prompt_token_ids: result.promptIds[promptIndex] } : {}),
+          },
+        )
+      }),
+      ...tailOf(result, citations),
+    }),
+    opening: () =>
+      job.echo && !wantsLogprobs
+        ? job.generation.prompts.map((_, promptIndex) => echo(promptIndex, null)).join('')
+        : '',
+    prompt: (event) => {
+      counts.addPrompt(event)
+      return ''
+    },
+    echo: (event) => (job.echo ? echo(event.promptIndex, event.entries) : ''),
+    token: (event) => {
+      if (isPlain) return event.text === '' ? '' : textFrame(event)
+      counts.addToken(event)
+      if (saysNothing(event)) return ''
+      const offset = counts.moveOffset(event.choice, event.text)
+      const logprobs = wantsLogprobs && event.logprobs ? legacyLogprobs(event.logprobs, names, offset) : null
+      const ids = job.returnTokenIds ? { token_ids: event.tokenIds, ...counts.promptIds(event.choice) } : {}
+      return dataFrame({
+        ...head,
+        choices: [choice(event.choice, event.text, logprobs, null, ids)],
+        ...counts.usage(event.choice),
+      })
+    },
+    finished: (event, tail) =>
+      dataFrame({
+        ...head,
+        choices: [
+          choice(event.choice, '', null, event.reason, {
+            stop_reason: event.stopReason,
+            ...counts.promptIds(event.choice),
+          }),
+        ],
+        ...counts.usage(event.choice),
+        ...tail,
+      }),
+    closing: (result, citations) =>
+      job.includeUsage ? dataFrame({ ...head, choices: [], ...tailOf(result, citations) }) : '',
+    ...openAiEnd,
+  }
+}

@@ -1,0 +1,85 @@
+/** Log-probabilities as the wires have them. */
+import type { ChoiceLogprob } from '../engine/request.ts'
+
+/** How a wire names a token. */
+export interface TokenNames {
+  /** Log-probabilities of the likeliest tokens that the caller asked for. */
+  readonly top: number
+  /** `token_id:N` instead of the token's text, as vLLM has it: texts of different tokens may be the same. */
+  readonly asIds: boolean
+}
+
+const nameOf = (token: { readonly tokenId: number; readonly token: string }, { asIds }: TokenNames): string =>
+  asIds ? `token_id:${token.tokenId}` : token.token
+
+/**
+ * Of /v1/completions. Offsets are in characters (code points) from `start` on.
+ * @param firstToken text of a prompt's first token, which nothing comes before and which has no log-probability.
+ */
+export function legacyLogprobs(
+  entries: readonly (ChoiceLogprob | null)[],
+  names: TokenNames,
+  start: number,
+  firstToken = '',
+) {
+  const offsets: number[] = []
+  let offset = start
+  for (const entry of entries) {
+    offsets.push(offset)
+    offset += numCharacters(entry?.token ?? firstToken)
+  }
+  return {
+    tokens: entries.map((entry) => (entry ? nameOf(entry, names) : firstToken)),
+    token_logprobs: entries.map((entry) => finite(entry?.detail.logprob ?? null)),
+    top_logprobs: names.top === 0 ? null : entries.map((entry) => entry && topOf(entry, names)),
+    text_offset: offsets,
+  }
+}
+
+/** The likeliest tokens, and the one that was taken: OpenAI has it there whether it is among them or not. */
+const topOf = (entry: ChoiceLogprob, names: TokenNames): Record<string, number | null> =>
+  Object.fromEntries([
+    ...entry.top.slice(0, names.top).map((token) => [nameOf(token, names), finite(token.logprob)] as const),
+    [nameOf(entry, names), finite(entry.detail.logprob)],
+  ])
+
+/** Of /v1/chat/completions. */
+export const chatLogprobs = (entries: readonly ChoiceLogprob[], names: TokenNames) => ({
+  content: entries.map((entry) => ({
+    token: nameOf(entry, names),
+    logprob: finite(entry.detail.logprob),
+    bytes: entry.bytes,
+    top_logprobs: entry.top
+      .slice(0, names.top)
+      .map((token) => ({ token: nameOf(token, names), logprob: finite(token.logprob), bytes: token.bytes })),
+  })),
+  refusal: null,
+})
+
+/** Of a prompt, as vLLM has them: for each token, ids to what is known of them; null for the first. */
+export const promptLogprobs = (entries: readonly (ChoiceLogprob | null)[], top: number) =>
+  entries.map(
+    (entry) =>
+      entry &&
+      Object.fromEntries([
+        ...entry.top
+          .slice(0, top)
+          .map((token, i) => [
+            token.tokenId,
+            { logprob: finite(token.logprob), rank: i + 1, decoded_token: token.token },
+          ]),
+        [entry.tokenId, { logprob: finite(entry.detail.logprob), rank: entry.detail.rank, decoded_token: entry.token }],
+      ]),
+  )
+
+/** Characters of a text: a pair of surrogates is one. */
+export function numCharacters(text: string): number {
+  let pairs = 0
+  for (let i = 1; i < text.length; i++) {
+    if ((text.charCodeAt(i) & 0xfc00) === 0xdc00 && (text.charCodeAt(i - 1) & 0xfc00) === 0xd800) pairs++
+  }
+  return text.length - pairs
+}
+
+/** JSON has no -Infinity; OpenAI's stand-in for "impossible" is -9999. */
+const finite = (value: number | null): number | null => (value === null || Number.isFinite(value) ? value : -9999)
