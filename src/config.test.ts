@@ -90,6 +90,18 @@ describe('parseCommandLine', () => {
     }
   })
 
+  it('reads origins as browsers send them, and refuses what could never match', () => {
+    const origins = (...values: string[]) =>
+      parse(values.flatMap((value) => ['--cors-origin', value])).config.corsOrigins
+    expect(origins('http://localhost:3000/', 'HTTPS://App.Test', '*')).toEqual([
+      'http://localhost:3000',
+      'https://app.test',
+      '*',
+    ])
+    for (const value of ['localhost:3000', 'http://app.test/path', 'file:///x', 'app.test'])
+      expect(() => origins(value), value).toThrow(/--cors-origin: expected an origin such as/)
+  })
+
   it('names the variable when the environment is wrong', () => {
     expect(() => parse([], { LOG_LEVEL: 'loud' })).toThrow(/LOG_LEVEL: expected one of/)
   })

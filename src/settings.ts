@@ -53,6 +53,16 @@ const oneOf = <const T extends readonly [string, ...string[]]>(values: T) =>
 const text = z.string().min(1, 'a value')
 const url = z.string().regex(/^https?:\/\/\S+$/, 'a URL that begins with http:// or https://')
 
+/** An origin as browsers send it, or all of them. A slash behind it is a habit; anything else there would never match. */
+const origin = z.string().transform((value, ctx) => {
+  if (value === '*') return value
+  const parsed = URL.canParse(value) ? new URL(value) : null
+  const isOrigin = parsed !== null && /^https?:$/.test(parsed.protocol) && `${parsed.origin}/` === parsed.href
+  if (isOrigin) return parsed.origin
+  ctx.addIssue({ code: 'custom', message: 'an origin such as http://localhost:3000, without a path, or *' })
+  return z.NEVER
+})
+
 const fieldRegistry = z.registry<FieldMeta>()
 
 const field = <T extends z.ZodType>(type: T, meta: FieldMeta): T => {
@@ -90,7 +100,7 @@ export const schema = z.object({
     help: 'a key that also sees the traces of the other keys, and what each used on /metrics',
     group: 'server',
   }),
-  corsOrigins: field(z.array(text).default([]), {
+  corsOrigins: field(z.array(origin).default([]), {
     flag: 'cors-origin',
     value: 'ORIGIN',
     help: 'origin allowed to call from a browser, or *; repeatable',

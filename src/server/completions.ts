@@ -77,6 +77,7 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
     requestId: c.get('requestId'),
     model: engine.modelName,
     fingerprint: parts.state.fingerprint,
+    chatTemplate: engine.tokenizer?.chatTemplate ?? null,
     maxModelLen: engine.maxModelLen,
     cacheSalt: c.get('caller').cacheSalt,
     defaultSeed: parts.defaultSeed,

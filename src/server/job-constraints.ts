@@ -68,7 +68,7 @@ function formatOf(format: ConstraintFields['response_format']): StructuredOutput
   if (format?.type === 'json_schema') return { kind: 'json_schema', schema: format.json_schema.schema }
   if (format?.type !== 'json_object') return null
   // llama.cpp, MLC-LLM and hosters put a schema here.
-  return format.schema == null
+  return format.schema === undefined || format.schema === null
     ? { kind: 'json_object' }
     : { kind: 'json_schema', schema: parseSchema(format.schema, 'response_format.schema') }
 }

@@ -4,6 +4,7 @@ import type { SamplingDefaults } from '../engine/sampling-defaults.ts'
 import type { ChatMessage, GenerationRequest, PromptInput, ToolUse } from '../engine/request.ts'
 import { invalidRequest } from './errors.ts'
 import { constraintOf } from './job-constraints.ts'
+import { templateArgumentsOf } from './template-arguments.ts'
 import type { ChatMessageFields, ChatRequest, CompletionRequest } from './wire.ts'
 
 /** What to retrieve for the request, with the fields the caller left out as null. */
@@ -64,6 +65,8 @@ export interface JobContext {
   readonly requestId: string
   readonly model: string
   readonly fingerprint: string
+  /** Source of the model's chat template; null: it has none, or a remote engine has it. */
+  readonly chatTemplate: string | null
   readonly maxModelLen: number
   readonly cacheSalt: string
   readonly defaultSeed: number | null
@@ -138,9 +141,11 @@ export function chatJob(
     )
   const logprobs = body.logprobs ? (body.top_logprobs ?? 0) : -1
   const toolUse = toolUseOf(body)
+  const shared = common(body, context)
+  const templateArguments = templateArgumentsOf(body, context.chatTemplate, shared.warnings)
   const tools = toolUse?.tools ?? []
   return {
-    ...common(body, context),
+    ...shared,
     kind: 'chat',
     promptField,
     echo: false,
@@ -157,7 +162,7 @@ export function chatJob(
           ...(tools.length === 0 ? {} : { tools }),
           continueFinalMessage: body.continue_final_message ?? false,
           ...(body.add_generation_prompt === undefined ? {} : { addGenerationPrompt: body.add_generation_prompt }),
-          ...templateArgumentsOf(body),
+          ...(templateArguments === null ? {} : { templateArguments }),
         },
       ],
       maxTokens: tokensOf(body.max_completion_tokens ?? body.max_tokens, context) ?? context.maxModelLen,
@@ -170,17 +175,6 @@ export function chatJob(
 /** -1 is as many as the context has room for. */
 const tokensOf = (maxTokens: number | undefined, { maxModelLen }: JobContext): number | undefined =>
   maxTokens === -1 ? maxModelLen : maxTokens
-
-/** What the chat template is told besides the conversation. Effort `none` is thinking switched off, in the words of the templates that can. */
-export function templateArgumentsOf(body: Pick<ChatRequest, 'chat_template_kwargs' | 'reasoning_effort'>): {
-  readonly templateArguments?: Readonly<Record<string, unknown>>
-} {
-  const { chat_template_kwargs: given, reasoning_effort: effort } = body
-  if (given === undefined && effort === undefined) return {}
-  const ofEffort =
-    effort === undefined ? {} : { reasoning_effort: effort, ...(effort === 'none' ? { enable_thinking: false } : {}) }
-  return { templateArguments: { ...ofEffort, ...given } }
-}
 
 /** The functions that may be called, and how; null: none. */
 function toolUseOf(body: ChatRequest): ToolUse | null {
@@ -266,7 +260,7 @@ function common(body: SharedFields, context: JobContext) {
         : body.truncate_prompt_tokens === -1
           ? context.maxModelLen - 1
           : body.truncate_prompt_tokens,
-    warnings: [],
+    warnings: [] as string[],
     sent: {
       maxTokens: tokensOf(body.max_tokens, context),
       temperature: body.temperature,

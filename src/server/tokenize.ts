@@ -1,12 +1,13 @@
 /** POST /tokenize, /detokenize: what a prompt becomes, without generating. */
-import type { PromptInput } from '../engine/request.ts'
+import type { Engine, PromptInput } from '../engine/request.ts'
 import { Slice } from '../rag/slice.ts'
 import { ApiError, invalidRequest } from './errors.ts'
 import type { z } from 'zod'
-import { templateArgumentsOf, toChatMessage } from './job.ts'
+import { toChatMessage } from './job.ts'
 import { readJson } from './body.ts'
 import type { Handlers } from './routes.ts'
 import type { ServerState } from './state.ts'
+import { templateArgumentsOf } from './template-arguments.ts'
 import { parseBody } from './validation.ts'
 import { detokenizeRequest, tokenizeRequest } from './wire.ts'
 
@@ -23,7 +24,7 @@ export function tokenizeHandlers(parts: {
       const addSpecialTokens = body.add_special_tokens ?? true
       const encoded: (readonly number[])[] = []
       const slice = new Slice()
-      for (const input of promptsOf(body)) {
+      for (const input of promptsOf(body, engine)) {
         if (slice.isOver) await slice.end()
         const ids = engine.encode(input, { addSpecialTokens })
         if (!ids) throw remoteTokenizer()
@@ -65,16 +66,17 @@ export function tokenizeHandlers(parts: {
   }
 }
 
-function promptsOf(body: z.output<typeof tokenizeRequest>): PromptInput[] {
+function promptsOf(body: z.output<typeof tokenizeRequest>, engine: Engine): PromptInput[] {
   const { messages, tools = [], prompt = '', add_generation_prompt: opens, continue_final_message: continues } = body
   if (!messages) return (typeof prompt === 'string' ? [prompt] : prompt).map((text) => ({ text }))
+  const templateArguments = templateArgumentsOf(body, engine.tokenizer?.chatTemplate ?? null)
   return [
     {
       messages: messages.map(toChatMessage),
       tools,
       continueFinalMessage: continues ?? false,
       ...(opens === undefined ? {} : { addGenerationPrompt: opens }),
-      ...templateArgumentsOf({ chat_template_kwargs: body.chat_template_kwargs }),
+      ...(templateArguments === null ? {} : { templateArguments }),
     },
   ]
 }

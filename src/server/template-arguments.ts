@@ -1,0 +1,37 @@
+/** What a chat template is told besides the conversation: its own switches. */
+import { invalidRequest } from './errors.ts'
+import type { ChatRequest } from './wire.ts'
+
+/** Switches that clients set for whatever model they talk to. */
+const COMMON = new Set(['enable_thinking', 'thinking', 'reasoning_effort', 'thinking_budget'])
+
+/**
+ * The template's variables of a request; null: none. Effort `none` is thinking switched off, in the words of the templates that can.
+ * @param source of the template; null: not known here. @param warnings gets a sentence for each switch that the template does not have.
+ * @throws ApiError 400 for a variable that the template has no use for.
+ */
+export function templateArgumentsOf(
+  body: Partial<Pick<ChatRequest, 'chat_template_kwargs' | 'reasoning_effort'>>,
+  source: string | null,
+  warnings: string[] = [],
+): Readonly<Record<string, unknown>> | null {
+  const { chat_template_kwargs: given = {}, reasoning_effort: effort } = body
+  const uses = (name: string): boolean => source === null || new RegExp(`\\b${name}\\b`).test(source)
+  for (const name of Object.keys(given)) {
+    if (/^[a-z_]\w*$/i.test(name) && uses(name)) continue
+    if (!COMMON.has(name)) {
+      throw invalidRequest(
+        "chat_template_kwargs: expected variables that the model's chat template uses, found another",
+        'chat_template_kwargs',
+      )
+    }
+    warnings.push(`chat_template_kwargs: the model's chat template has no ${name}`)
+  }
+  if (effort !== undefined && !uses('reasoning_effort') && !(effort === 'none' && uses('enable_thinking'))) {
+    warnings.push("reasoning_effort: the model's chat template has no such switch")
+  }
+  const ofEffort =
+    effort === undefined ? {} : { reasoning_effort: effort, ...(effort === 'none' ? { enable_thinking: false } : {}) }
+  const all = { ...ofEffort, ...given }
+  return Object.keys(all).length === 0 ? null : all
+}
