@@ -67,6 +67,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     logFile: config.logFile === '' ? null : config.logFile,
   })
   const { logger } = observability
+  const crashes = handleCrashes(observability)
   const plugins = await loadPlugins(config.plugins, observability.subscriberHost)
   const state = new ServerState(observability.subscribers(plugins))
   observability.metrics.observeEngine(() => ({ ...state.stats(), device: deviceMemory(state) }))
@@ -155,6 +156,32 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     watch.close()
     await shutDown({ config, state, server, connections, engine, rag, observability, logLevel })
     stop.release()
+    crashes.release()
+  }
+}
+
+/**
+ * An exception that nobody caught leaves the process in a state that nobody knows: what is open is ended and sent, once, and the process
+ * ends with 1. Its message may quote a request, so it is not repeated.
+ */
+function handleCrashes(observability: Observability): { release(): void } {
+  let isCrashing = false
+  const onCrash = (thrown: unknown) => {
+    if (isCrashing) return
+    isCrashing = true
+    observability.logger.fatal('process.crashed', { error: thrown })
+    process.stderr.write(
+      'miniserve: ended by an unexpected error; the log line process.crashed has its class and where it came from\n',
+    )
+    void observability.shutdown(EXPORT_FLUSH_MS, { crash: thrown ?? new Error('nothing') }).then(() => process.exit(1))
+  }
+  process.on('uncaughtException', onCrash)
+  process.on('unhandledRejection', onCrash)
+  return {
+    release() {
+      process.off('uncaughtException', onCrash)
+      process.off('unhandledRejection', onCrash)
+    },
   }
 }
 
@@ -199,7 +226,7 @@ async function shutDown(running: Running): Promise<void> {
     open_spans: open.spans,
     open_engine: open.engine,
   })
-  await observability.shutdown(EXPORT_FLUSH_MS, logLevel)
+  await observability.shutdown(EXPORT_FLUSH_MS, { logLevel })
 }
 
 /** Waits for a promise that never rejects, but no longer than this. */

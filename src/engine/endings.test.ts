@@ -175,14 +175,17 @@ describe('endings', () => {
     await other.engine.close()
   })
 
-  it('a subscriber that throws is reported and disturbs nobody', async () => {
-    const { engine, errors } = setup()
-    engine.subscribe({
-      name: 'broken',
-      onEvent: () => {
+  it.each([
+    [
+      'throws',
+      () => {
         throw new Error('broken')
       },
-    })
+    ],
+    ['rejects', async () => Promise.reject(new Error('broken'))],
+  ])('a subscriber that %s is reported and disturbs nobody', async (_, onEvent) => {
+    const { engine, errors } = setup()
+    engine.subscribe({ name: 'broken', onEvent })
     const result = await collect(engine, request({ maxTokens: 3 }))
     expect(result.reasons).toEqual(['length'])
     expect(errors.length).toBeGreaterThan(0)

@@ -1,4 +1,4 @@
-/** The engine's lifecycle events to its subscribers: synchronously, in order, each in try/catch. */
+/** The engine's lifecycle events to its subscribers: synchronously, in order. What a subscriber throws, or rejects with later, is its own. */
 import type { EngineEvent, EngineSubscriber } from './events.ts'
 
 export class EventBus {
@@ -17,7 +17,9 @@ export class EventBus {
   publish(event: EngineEvent): void {
     for (const subscriber of this.#subscribers) {
       try {
-        subscriber.onEvent(event)
+        // An `async onEvent` is legal JavaScript, and a rejection that nobody handles would end the process.
+        const later = subscriber.onEvent(event)
+        if (later instanceof Promise) later.catch((error: unknown) => this.#onError(subscriber.name, error))
       } catch (error) {
         this.#onError(subscriber.name, error)
       }

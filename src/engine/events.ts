@@ -157,8 +157,11 @@ export type EngineEvent =
   | KvDoneEvent
   | StepEvent
 
-/** A subscriber to the engine's events. `onEvent` is synchronous and must be cheap; what it throws is counted and logged, never passed on. */
+/**
+ * A subscriber to the engine's events. `onEvent` must be cheap: the engine waits for what it does synchronously, never for a promise it
+ * returns. What it throws or rejects with is counted and logged, never passed on.
+ */
 export interface EngineSubscriber {
   readonly name: string
-  onEvent(event: EngineEvent): void
+  onEvent(event: EngineEvent): unknown
 }

@@ -126,6 +126,16 @@ export const ENDINGS: readonly EndingRow[] = [
     tail: 'none',
   },
   {
+    ending: 'exception',
+    path: 'process crashed',
+    ...failed,
+    phase: 'before headers',
+    sent: [],
+    errorType: 'exception',
+    reason: 'exception',
+    tail: 'none',
+  },
+  {
     ending: 'leak',
     path: 'watchdog',
     ...failed,

@@ -1,12 +1,14 @@
 /**
- * A log file that is flushed within 2 ms, so that a grep by the id that curl has just printed finds the request's lines, and rotated by size. A
- * disk that fails costs lines, counted, never a request.
+ * The log file: sonic-boom's writes, so that a grep by the id that curl has just printed finds the request's lines, rotated by size, and
+ * opened again when somebody removes or renames it. A disk that fails costs lines, never a request.
  */
-import { closeSync, fstatSync, mkdirSync, openSync, renameSync, write, writeSync } from 'node:fs'
+import { mkdirSync, renameSync, type Stats, statSync } from 'node:fs'
 import { dirname } from 'node:path'
+import sonicBoom from 'sonic-boom'
 
-const FLUSH_AFTER_MS = 2
 const MAX_BUFFERED_BYTES = 8 * 1024 * 1024
+/** How often a write looks whether the path still names the file that is open. */
+const CHECK_EVERY_MS = 250
 
 export interface LogFileOptions {
   readonly path: string
@@ -14,123 +16,162 @@ export interface LogFileOptions {
   readonly maxBytes?: number
   /** Files kept, the current one included: path, path.1, path.2. */
   readonly maxFiles?: number
-  /** Told the first time a write fails. */
+  /** Called with the first failure to write, open or rotate since the last success. */
   readonly onError: (error: unknown) => void
 }
 
 export class LogFile {
-  private readonly path: string
-  private readonly maxBytes: number
-  private readonly maxFiles: number
-  private readonly onError: (error: unknown) => void
-  private fd: number
-  private size: number
-  private buffer: string[] = []
-  private bufferedBytes = 0
-  private timer: NodeJS.Timeout | null = null
-  private writing: Promise<void> | null = null
-  private hasFailed = false
-  private isClosed = false
-  /** Lines lost to a full buffer or a failing disk. */
-  numDropped = 0
+  readonly #path: string
+  readonly #maxBytes: number
+  readonly #maxFiles: number
+  readonly #onError: (error: unknown) => void
+  readonly #stream: sonicBoom.SonicBoom
+  #size = 0
+  #inode = 0
+  /** Bytes given to the stream and not yet with the operating system. */
+  #pendingBytes = 0
+  #isReopening = true
+  #checkedMs = -Infinity
+  #hasFailed = false
+  #isClosed = false
+  #idle: (() => void)[] = []
 
-  /** @throws when the file cannot be opened. */
+  /** @throws when the folder cannot be made or the file cannot be opened. */
   constructor(options: LogFileOptions) {
-    this.path = options.path
-    this.maxBytes = options.maxBytes ?? 50 * 1024 * 1024
-    this.maxFiles = options.maxFiles ?? 3
-    this.onError = options.onError
-    mkdirSync(dirname(this.path), { recursive: true })
-    this.fd = openSync(this.path, 'a')
-    this.size = fstatSync(this.fd).size
+    this.#path = options.path
+    this.#maxBytes = options.maxBytes ?? 50 * 1024 * 1024
+    this.#maxFiles = options.maxFiles ?? 3
+    this.#onError = options.onError
+    makeFolder(dirname(this.#path))
+    // `sync` opens at once, so that a path that cannot be written is refused here.
+    this.#stream = new sonicBoom.SonicBoom({ dest: this.#path, sync: true, maxLength: MAX_BUFFERED_BYTES })
+    Object.assign(this.#stream, { sync: false })
+    this.#stream.on('ready', this.#opened)
+    this.#stream.on('write', (numBytes: number) => this.#wrote(numBytes))
+    this.#stream.on('drop', (line: string) => this.#release(Buffer.byteLength(line)))
+    this.#stream.on('drain', () => this.#hasDrained())
+    this.#stream.on('error', (error: unknown) => this.#failed(error))
   }
 
   write(line: string): void {
-    if (this.isClosed || this.bufferedBytes > MAX_BUFFERED_BYTES) {
-      this.numDropped += 1
+    if (this.#isClosed) return
+    this.#pendingBytes += Buffer.byteLength(line)
+    this.#check()
+    this.#stream.write(line)
+  }
+
+  /** Resolves when what was written is with the operating system, or could not be. */
+  async flush(): Promise<void> {
+    if (this.#isClosed || (this.#pendingBytes === 0 && !this.#isReopening)) return
+    await new Promise<void>((resolve) => this.#idle.push(resolve))
+  }
+
+  /** Writes what is left and closes, without waiting for the event loop: also right in a process 'exit' handler. */
+  close(): void {
+    if (this.#isClosed) return
+    this.#isClosed = true
+    try {
+      this.#stream.flushSync()
+    } catch (error) {
+      this.#failed(error)
+    }
+    this.#stream.end()
+    this.#settle()
+  }
+
+  readonly #opened = (): void => {
+    this.#isReopening = false
+    this.#hasFailed = false
+    const { size, ino } = fileAt(this.#path) ?? { size: 0, ino: 0 }
+    this.#size = size
+    this.#inode = ino
+    this.#hasDrained()
+  }
+
+  #wrote(numBytes: number): void {
+    this.#size += numBytes
+    this.#release(numBytes)
+    if (this.#size > this.#maxBytes && !this.#isReopening && !this.#isClosed) this.#rotate()
+  }
+
+  #release(numBytes: number): void {
+    this.#pendingBytes = Math.max(0, this.#pendingBytes - numBytes)
+  }
+
+  #hasDrained(): void {
+    if (this.#pendingBytes === 0 && !this.#isReopening) this.#settle()
+  }
+
+  #settle(): void {
+    const waiting = this.#idle
+    this.#idle = []
+    for (const resolve of waiting) resolve()
+  }
+
+  /** Opens the path again when it names no file any more, or another one. */
+  #check(): void {
+    const nowMs = performance.now()
+    if (this.#isReopening || nowMs - this.#checkedMs < CHECK_EVERY_MS) return
+    this.#checkedMs = nowMs
+    if (fileAt(this.#path)?.ino !== this.#inode) this.#reopen()
+  }
+
+  #rotate(): void {
+    for (let i = this.#maxFiles - 1; i >= 1; i--) {
+      try {
+        renameSync(i === 1 ? this.#path : `${this.#path}.${i - 1}`, `${this.#path}.${i}`)
+      } catch {
+        // Not there yet; where it is the current file that cannot be renamed, it grows on.
+      }
+    }
+    this.#size = 0
+    this.#reopen()
+  }
+
+  /** The stream opens the new file before it closes the old one: a failure leaves it with a descriptor that is its own. */
+  #reopen(): void {
+    try {
+      makeFolder(dirname(this.#path))
+    } catch (error) {
+      this.#failed(error)
       return
     }
-    this.buffer.push(line)
-    this.bufferedBytes += line.length
-    if (this.timer || this.writing) return
-    this.timer = setTimeout(() => {
-      this.timer = null
-      void this.flush()
-    }, FLUSH_AFTER_MS)
-    this.timer.unref()
+    this.#isReopening = true
+    this.#stream.reopen()
   }
 
-  /** Writes what is buffered; resolves when it is with the operating system. */
-  async flush(): Promise<void> {
-    while (this.writing || this.buffer.length > 0) {
-      this.writing ??= this.writeBuffered().finally(() => {
-        this.writing = null
-      })
-      await this.writing
-    }
+  #failed(error: unknown): void {
+    this.#isReopening = false
+    // Of a reopening that failed there is a listener left, which at the next success would close the old descriptor a second time: by
+    // then it may be somebody else's.
+    this.#stream.removeAllListeners('ready')
+    this.#stream.on('ready', this.#opened)
+    this.#settle()
+    if (this.#hasFailed) return
+    this.#hasFailed = true
+    this.#onError(error)
   }
+}
 
-  /** Flushes and closes, without waiting for the event loop: also right in a process 'exit' handler. */
-  close(): void {
-    if (this.isClosed) return
-    this.isClosed = true
-    if (this.timer) clearTimeout(this.timer)
-    const rest = this.take()
-    try {
-      if (rest.length > 0) writeSync(this.fd, rest)
-    } catch (error) {
-      this.failed(error)
-    }
-    // A write still in flight holds the descriptor; it is closed when that one ends.
-    if (this.writing) void this.writing.finally(() => closeSync(this.fd))
-    else closeSync(this.fd)
+/** Like mkdir -p. Node's own recursive mkdir never returns below /proc. */
+function makeFolder(path: string): void {
+  try {
+    mkdirSync(path)
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? error.code : undefined
+    if (fileAt(path)?.isDirectory()) return
+    const parent = dirname(path)
+    if (code !== 'ENOENT' || parent === path) throw error
+    makeFolder(parent)
+    mkdirSync(path)
   }
+}
 
-  private take(): Buffer {
-    const bytes = Buffer.from(this.buffer.join(''))
-    this.buffer = []
-    this.bufferedBytes = 0
-    return bytes
-  }
-
-  private async writeBuffered(): Promise<void> {
-    const numLines = this.buffer.length
-    const bytes = this.take()
-    try {
-      for (let offset = 0; offset < bytes.length;) offset += await this.writeSome(bytes, offset)
-      this.size += bytes.length
-      if (this.size > this.maxBytes && !this.isClosed) this.rotate()
-    } catch (error) {
-      this.numDropped += numLines
-      this.failed(error)
-    }
-  }
-
-  private writeSome(bytes: Buffer, offset: number): Promise<number> {
-    return new Promise((resolve, reject) => {
-      write(this.fd, bytes, offset, (error, written) => (error ? reject(error) : resolve(written)))
-    })
-  }
-
-  private rotate(): void {
-    closeSync(this.fd)
-    try {
-      for (let i = this.maxFiles - 1; i >= 1; i--) {
-        try {
-          renameSync(i === 1 ? this.path : `${this.path}.${i - 1}`, `${this.path}.${i}`)
-        } catch {
-          // Not there yet.
-        }
-      }
-    } finally {
-      this.fd = openSync(this.path, 'a')
-      this.size = fstatSync(this.fd).size
-    }
-  }
-
-  private failed(error: unknown): void {
-    if (this.hasFailed) return
-    this.hasFailed = true
-    this.onError(error)
+/** What is at a path; undefined: nothing that can be seen. */
+function fileAt(path: string): Stats | undefined {
+  try {
+    return statSync(path)
+  } catch {
+    return undefined
   }
 }

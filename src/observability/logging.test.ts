@@ -1,4 +1,16 @@
-import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -74,6 +86,61 @@ describe('logging', () => {
       .filter((line) => line !== '')
       .map((line) => (JSON.parse(line) as { i: number }).i)
     expect(kept).toEqual(Array.from({ length: kept.length }, (_, n) => 60 - kept.length + n))
+  })
+
+  it.each(['removed', 'renamed'])('opens the file again when it was %s under it', async (how) => {
+    const file = join(folder, 'server.log')
+    const { log, flush } = start({ file })
+    log.info('line.written', { i: 1 })
+    await flush()
+    if (how === 'removed') rmSync(file)
+    else renameSync(file, join(folder, 'kept.log'))
+    for (let i = 2; !existsSync(file); i++) {
+      log.info('line.written', { i })
+      await flush()
+      await new Promise((resolve) => setImmediate(resolve))
+    }
+    log.info('line.written', { last: true })
+    await flush()
+    expect(readFileSync(file, 'utf8')).toContain('"last":true')
+  })
+
+  it('never writes into a file that is not its own when a rotation fails, and goes on when it can', async () => {
+    const inner = join(folder, 'logs')
+    const file = join(inner, 'server.log')
+    const { log, flush } = start({ file, rotateBytes: 1000 })
+    log.info('line.written', { filler: 'x'.repeat(200) })
+    await flush()
+    // A file where the folder was: neither folder nor file can be made.
+    rmSync(inner, { recursive: true })
+    writeFileSync(inner, '')
+    const strangers = Array.from({ length: 20 }, (_, i) => openSync(join(folder, `stranger-${i}`), 'w'))
+    const rounds = async (until: () => boolean) => {
+      while (!until()) {
+        for (let i = 0; i < 5; i++) log.info('line.written', { filler: 'x'.repeat(400) })
+        await flush()
+        await new Promise((resolve) => setImmediate(resolve))
+      }
+    }
+    await rounds(() => lines.some((line) => line.includes('log.file_failed')))
+    expect(lines.filter((line) => line.includes('log.file_failed'))).toHaveLength(1)
+    rmSync(inner)
+    await rounds(() => existsSync(file))
+    log.info('line.written', { last: true })
+    await flush()
+    expect(readFileSync(file, 'utf8')).toContain('line.written')
+    for (const [i, fd] of strangers.entries()) {
+      expect(readFileSync(join(folder, `stranger-${i}`), 'utf8')).toBe('')
+      // Still open, and still this file: nobody closed it as theirs.
+      writeSync(fd, 'mine')
+      expect(readFileSync(join(folder, `stranger-${i}`), 'utf8')).toBe('mine')
+      closeSync(fd)
+    }
+  })
+
+  it('refuses a folder that can never be made, at once', () => {
+    start({ file: '/proc/none/logs/server.log' })
+    expect(lines[0]).toContain('log.file_unavailable')
   })
 
   it('replaces an event name that is no constant', () => {

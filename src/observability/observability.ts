@@ -64,8 +64,15 @@ export interface Observability {
   open(): { readonly requests: number; readonly spans: number; readonly engine: number }
   /** Resolves when spans and log lines so far have left, or could not. */
   flush(): Promise<void>
-  /** Ends every open trace as `shutdown`, flushes and closes within the bound; `logLevel` is that of the line with the last counts. Idempotent, never rejects. */
-  shutdown(timeoutMs: number, logLevel?: 'debug' | 'info'): Promise<void>
+  /** Ends every open trace, flushes and closes within the bound. Idempotent, never rejects. */
+  shutdown(timeoutMs: number, options?: ShutdownOptions): Promise<void>
+}
+
+export interface ShutdownOptions {
+  /** Of the line with the last counts. Default info. */
+  readonly logLevel?: 'debug' | 'info'
+  /** What crashed the process: open requests end as `exception` with it, else as `shutdown`. */
+  readonly crash?: unknown
 }
 
 const LEAK_AFTER_MS = 15 * 60_000
@@ -321,14 +328,15 @@ class Wiring implements Observability, TraceHost {
     await Promise.all([this.tracing?.flush(), this.logging.flush()])
   }
 
-  shutdown(timeoutMs: number, logLevel: 'debug' | 'info' = 'info'): Promise<void> {
-    this.stopped ??= this.stop(timeoutMs, logLevel)
+  shutdown(timeoutMs: number, options: ShutdownOptions = {}): Promise<void> {
+    this.stopped ??= this.stop(timeoutMs, options)
     return this.stopped
   }
 
-  private async stop(timeoutMs: number, logLevel: 'debug' | 'info'): Promise<void> {
+  private async stop(timeoutMs: number, { logLevel = 'info', crash }: ShutdownOptions): Promise<void> {
     clearInterval(this.watchdog)
-    for (const trace of this.openRequests.values()) trace.finish({ ending: 'shutdown', status: null })
+    const ending = crash === undefined ? 'shutdown' : 'exception'
+    for (const trace of this.openRequests.values()) trace.finish({ ending, status: null, error: crash })
     for (const trace of this.closing.values()) trace.forceClose()
     await this.tracing?.shutdown(timeoutMs)
     // created = exported + dropped + unsampled, now that nothing is on its way any more; and nothing is open.

@@ -112,8 +112,11 @@ export class World {
   }
 
   /** A server of one test's own. */
-  async own(args: readonly string[]): Promise<ServerProcess> {
-    const server = await ServerProcess.start(['--otlp-traces-endpoint', this.otlpUrl, ...args], PROMPT_EXPORT)
+  async own(args: readonly string[], env: Readonly<Record<string, string>> = {}): Promise<ServerProcess> {
+    const server = await ServerProcess.start(['--otlp-traces-endpoint', this.otlpUrl, ...args], {
+      ...PROMPT_EXPORT,
+      ...env,
+    })
     this.owned.push(server)
     return server
   }
@@ -455,6 +458,15 @@ export const PROVOCATIONS: Readonly<Record<string, readonly Provocation[]>> = {
       },
     },
   ],
+  'process crashed': [
+    { how: 'by an exception', streams: BOTH, isCostly: true, run: (world, stream) => crashed(world, stream, 'crash') },
+    {
+      how: 'by a rejection',
+      streams: [true],
+      isCostly: true,
+      run: (world, stream) => crashed(world, stream, 'reject'),
+    },
+  ],
   watchdog: [
     {
       how: 'an engine that says nothing more',
@@ -471,6 +483,20 @@ export const PROVOCATIONS: Readonly<Record<string, readonly Provocation[]>> = {
       },
     },
   ],
+}
+
+/** A request that runs when the process ends by an error of nobody's. */
+async function crashed(world: World, stream: boolean, how: 'crash' | 'reject'): Promise<Outcome> {
+  const server = await world.own([], fault('requests'))
+  const { traceId, response } = await running(server, stream)
+  const answer = response.then((given) => given.text()).catch(() => {})
+  await server.get('/health', { 'x-fault': how }).catch(() => {})
+  const { code } = await server.exited
+  await answer
+  const line = server.logs.find(({ msg }) => msg === 'process.crashed')
+  if (code !== 1 || line === undefined)
+    throw new Error(`expected exit code 1 and a line process.crashed, found ${code}`)
+  return gone(traceId, null)
 }
 
 async function deviceLost(world: World, stream: boolean): Promise<Outcome> {

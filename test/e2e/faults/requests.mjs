@@ -3,6 +3,7 @@
  * asks for one by its header x-fault:
  *
  * - handler: the first line of its handler throws.
+ * - crash: an exception that nobody catches. reject: a promise's rejection that nobody handles.
  * - end: the third frame of its response is also its last, as when something other than its stream ends it.
  *
  * Bodies and frames that hold the word "unserializable" cannot be written.
@@ -14,6 +15,12 @@ let failsNextHandler = false
 subscribe('http.server.request.start', ({ request, response }) => {
   const fault = request.headers['x-fault']
   if (fault === 'handler') failsNextHandler = true
+  if (fault === 'crash') {
+    setImmediate(() => {
+      throw new RangeError('fault: crash')
+    })
+  }
+  if (fault === 'reject') void Promise.reject(new RangeError('fault: reject'))
   if (fault === 'end') endAfter(response, 3)
 })
 
