@@ -72,7 +72,10 @@ export class Choice {
     }
   }
 
-  /** Takes a step's tokens, in order, up to the one that ends the choice, and pushes those that count to the sequence. */
+  /**
+   * Takes a step's tokens, in order, up to the one that ends the choice, and pushes those that count to the sequence. An end token is no text and
+   * does not count, but its log-probability is the answer's last: whoever scores answers needs it.
+   */
   accept(tokens: readonly number[], details: readonly (TokenLogprobs | null)[]): Delivery {
     const { sequence } = this
     const tokenIds: number[] = []
@@ -85,6 +88,8 @@ export class Choice {
     }
     let end: ChoiceEnd | null = null
     for (const [i, token] of tokens.entries()) {
+      const detail = details[i]
+      if (detail !== undefined && detail !== null) logprobs?.push(this.#logprob(token, detail))
       if (this.#eos.has(token) || this.#stopTokens.has(token)) {
         end = { reason: 'stop', stopReason: this.#stopTokens.has(token) ? token : null }
         break
@@ -93,8 +98,6 @@ export class Choice {
       sequence.tokens.push(token)
       sequence.sampling.push(token)
       tokenIds.push(token)
-      const detail = details[i]
-      if (detail !== undefined && detail !== null) logprobs?.push(this.#logprob(token, detail))
       const isSilent = this.#tokenizer.isSpecial(token) && this.#toolCalls?.marks.has(token) !== true
       const piece = isSilent ? '' : this.#detokenizer.push(this.#tokenizer.tokenBytes(token))
       if (sequence.numOutputTokens < this.#request.minTokens) show(this.#stops.flush() + piece)
@@ -118,7 +121,7 @@ export class Choice {
     const wasCut = end !== null && typeof end.stopReason === 'string'
     if (end !== null && !wasCut) show(this.#flush())
     if (end !== null && this.#toolCalls !== null) text += this.#toolCalls.flush(calls)
-    const isSilent = tokenIds.length === 0 && text === '' && calls.length === 0
+    const isSilent = tokenIds.length === 0 && text === '' && calls.length === 0 && (logprobs ?? []).length === 0
     const event: TokenEvent | null = isSilent
       ? null
       : {

@@ -98,6 +98,24 @@ describe('a request', () => {
     await engine.close()
   })
 
+  it('gives an end token its log-probability, beside those of the text', async () => {
+    const { engine } = setup({}, { eosTokenIds: [EOS] })
+    const sampling = { logitBias: { [EOS]: 100 } }
+    for (const [minTokens, promptLogprobs] of [
+      [0, 1],
+      [3, -1],
+    ] as const) {
+      const { events } = await collect(engine, request({ logprobs: 1, minTokens, promptLogprobs, sampling }))
+      const tokens = events.filter((event) => event.type === 'token')
+      expect(tokens.flatMap(({ tokenIds }) => tokenIds)).toHaveLength(minTokens)
+      const entries = tokens.flatMap(({ logprobs }) => logprobs ?? [])
+      expect(entries).toHaveLength(minTokens + 1)
+      expect(entries.at(-1)).toMatchObject({ tokenId: EOS })
+      expect(events.at(-1)).toMatchObject({ reason: 'stop', counters: { numGeneratedTokens: minTokens } })
+    }
+    await engine.close()
+  })
+
   it('cuts at a stop string, and includes it on request', async () => {
     const { engine } = setup()
     const printable = Object.fromEntries(Array.from({ length: 26 }, (_, i) => [97 + i, 50]))

@@ -156,6 +156,7 @@ export interface TokenEvent {
   /** Pieces of function calls that came with these tokens. */
   readonly toolCalls?: readonly ToolCallDelta[]
   readonly tokenIds: readonly number[]
+  /** One for each of tokenIds, and one more for an end token. */
   readonly logprobs: readonly ChoiceLogprob[] | null
 }
 

@@ -1,4 +1,4 @@
-/** What a step gives back: tokens drawn, and prompts scored from logits on the calling thread. */
+/** What a step gives back: tokens drawn and prompts scored. */
 import type { Activation, BackendOptions, LogitsOptions, Matrix, SampleRow, ScoreRow, TokenLogprobs } from '../ops.ts'
 import { Sampler, tokenLogprobs } from '../sampling.ts'
 import type { Arena } from './arena.ts'
@@ -6,6 +6,7 @@ import type { Executor } from './executor.ts'
 import { PANEL, roundUp } from './matrices.ts'
 import type { Recorder } from './recorder.ts'
 import { isDrawnByKernel, SampleSpecs } from './sample-specs.ts'
+import { ScoreRows } from './score-rows.ts'
 import { LogitsBuffer, SCORE_ROWS } from './working-memory.ts'
 
 interface StepResults {
@@ -29,6 +30,7 @@ export class Output {
   readonly #logits: LogitsBuffer
   readonly #scored: LogitsBuffer
   readonly #specs: SampleSpecs
+  readonly #scores: ScoreRows
   readonly #drawn: number // i32 [maxSampleRows]
   #results = emptyResults()
   #sampler: Sampler | null = null
@@ -42,6 +44,7 @@ export class Output {
     this.#logits = new LogitsBuffer(arena, Math.max(1, Math.min(maxSequences, maxSampleRows)), maxSampleRows)
     this.#scored = new LogitsBuffer(arena, SCORE_ROWS, SCORE_ROWS)
     this.#specs = new SampleSpecs(arena, maxSampleRows)
+    this.#scores = new ScoreRows(arena, Math.max(SCORE_ROWS, maxSampleRows))
     this.#drawn = arena.allocate(Math.max(maxSampleRows, 1) * 4, 'sampled tokens')
   }
 
@@ -65,21 +68,25 @@ export class Output {
     const vocab = head.rows
     const stride = this.#recorder.logits(this.#logits, x, head, options, rows)
     const { address } = this.#logits
-    if (this.#specs.write(rows, positions) > 0)
+    if (this.#specs.write(rows, positions) > 0) {
       this.#recorder.sample(rows.length, address, stride, vocab, this.#specs.address, this.#drawn)
+      if (rows.some(({ spec }) => spec.logprobs >= 0 && isDrawnByKernel(spec))) {
+        for (const [i, { spec }] of rows.entries())
+          this.#scores.write(i, 0, isDrawnByKernel(spec) ? spec.logprobs : -1, vocab)
+        this.#recorder.score(rows.length, address, stride, vocab, this.#scores.address, this.#drawn)
+      }
+    }
     this.#executor.run()
     const sampled = this.#arena.i32(this.#drawn, rows.length).slice()
     for (const [i, { row, spec }] of rows.entries()) {
       const isDrawn = isDrawnByKernel(spec)
-      if (isDrawn && spec.logprobs < 0) {
-        this.#results.sampledLogprobs.push(null)
+      if (isDrawn) {
+        this.#results.sampledLogprobs.push(spec.logprobs < 0 ? null : this.#scores.read(i, address + i * stride, vocab))
         continue
       }
       const logits = this.#arena.f32(address + i * stride, vocab)
-      if (!isDrawn) {
-        this.#sampler ??= new Sampler(vocab)
-        sampled[i] = this.#sampler.sample(logits, spec, positions[row]! + 1)
-      }
+      this.#sampler ??= new Sampler(vocab)
+      sampled[i] = this.#sampler.sample(logits, spec, positions[row]! + 1)
       this.#results.sampledLogprobs.push(spec.logprobs < 0 ? null : tokenLogprobs(logits, sampled[i]!, spec.logprobs))
     }
     this.#results.sampled = sampled
@@ -92,11 +99,11 @@ export class Output {
     for (let first = 0; first < rows.length; first += SCORE_ROWS) {
       const chunk = rows.slice(first, first + SCORE_ROWS)
       const stride = this.#recorder.logits(this.#scored, x, head, options, chunk)
+      const { address } = this.#scored
+      for (const [i, { target, topN }] of chunk.entries()) this.#scores.write(i, target, topN, head.rows)
+      this.#recorder.score(chunk.length, address, stride, head.rows, this.#scores.address, 0)
       this.#executor.run()
-      for (const [i, { target, topN }] of chunk.entries()) {
-        const logits = this.#arena.f32(this.#scored.address + i * stride, head.rows)
-        this.#results.scores.push(tokenLogprobs(logits, target, topN))
-      }
+      for (const i of chunk.keys()) this.#results.scores.push(this.#scores.read(i, address + i * stride, head.rows))
     }
   }
 

@@ -50,6 +50,7 @@ export const COMMANDS = {
     ],
   },
   read: { opcode: 8, fields: ['address', 'bytes'] },
+  score: { opcode: 9, fields: ['rows', 'logits', 'stride', 'vocab', 'scores', 'targets'] },
 } as const
 export type Opcode = keyof typeof COMMANDS
 export type Fields<T extends Opcode> = Readonly<Record<(typeof COMMANDS)[T]['fields'][number], number>>

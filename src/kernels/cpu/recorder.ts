@@ -227,6 +227,12 @@ export class Recorder {
     this.#program.add('sample', { rows, logits, stride, vocab, specs, out })
   }
 
+  /** What the log-probability of a token takes of each row of logits (ScoreRows); `targets`: the address of drawn tokens, or 0. */
+  score(rows: number, logits: number, stride: number, vocab: number, scores: number, targets: number): void {
+    this.#executor.addWork(SAMPLE_WORK * rows * vocab)
+    this.#program.add('score', { rows, logits, stride, vocab, scores, targets })
+  }
+
   #addLinear(
     matrix: PackedMatrix,
     source: HostActivation,

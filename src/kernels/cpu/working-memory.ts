@@ -11,7 +11,7 @@ export const SPLIT = 128
 /** Query heads times rows that a unit of attention takes: its scores and sums stay in the level-2 cache. */
 export const ATTENTION_ROWS = 48
 /** Rows scored at a time, so that a long prompt does not ask for [prompt, vocab] logits at once. */
-export const SCORE_ROWS = 16
+export const SCORE_ROWS = 32
 
 /** f32 [rows, whole panels of the vocabulary]. */
 export class LogitsBuffer {

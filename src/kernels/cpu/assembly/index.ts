@@ -5,6 +5,7 @@ import { linear, LinearCommand } from './linear'
 import { pack, PackCommand } from './pack'
 import { read, ReadCommand } from './read'
 import { sample, SampleCommand } from './sample'
+import { score, ScoreCommand } from './score'
 import { announce, awaitProgram, barrier, programAddress, programLength, setScratch, start as startThread } from './pool'
 
 /** Bytes of a command. */
@@ -63,6 +64,9 @@ function execute(): void {
         break
       case 8:
         read(changetype<ReadCommand>(command))
+        break
+      case 9:
+        score(changetype<ScoreCommand>(command))
         break
       default:
         unreachable()
