@@ -11,7 +11,7 @@ import type { Engine } from './engine/request.ts'
 import { ModelError, type ModelInfo, type ModelRequest, RunnerError } from './engine/runner/runner.ts'
 import { createLastingRunner } from './engine/runner/worker-runner.ts'
 import { loadSamplingDefaults, type SamplingDefaults } from './engine/sampling-defaults.ts'
-import { loadTokenizer } from './engine/tokenizer.ts'
+import { loadTokenizer, type Tokenizer } from './engine/tokenizer.ts'
 import type { Log } from './observability/logging.ts'
 import { createProgress } from './progress.ts'
 import { type PromptTemplate, promptTemplate } from './rag/prompt.ts'
@@ -59,9 +59,10 @@ export async function loadEngine(
   const runner = createLastingRunner()
   signal?.addEventListener('abort', () => void runner.close(), { once: true })
   try {
-    const modelInfo = await runner.load(modelRequest(config, path), progress.update)
-    for (const notice of modelInfo.notices) logger.warn(notice)
+    const loaded = await runner.load(modelRequest(config, path), progress.update)
+    for (const notice of loaded.notices) logger.warn('model.notice', { notice })
     const tokenizer = await loadTokenizer(path)
+    const modelInfo = { ...loaded, eosTokenIds: endIdsOf(loaded, tokenizer, logger) }
     if (tokenizer.vocabSize > modelInfo.vocabSize) {
       throw new ModelError(
         `${path}: the tokenizer has ${tokenizer.vocabSize} tokens, expected at most the model's ${modelInfo.vocabSize}; check that both belong together`,
@@ -109,6 +110,16 @@ function orAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Pro
     signal.addEventListener('abort', () => reject(signal.reason as Error), { once: true })
   })
   return Promise.race([promise, aborted])
+}
+
+/** Every token that ends an answer, by what any of the model's files says. Without one, answers end with their length. */
+function endIdsOf({ eosTokenIds, vocabSize }: ModelInfo, tokenizer: Tokenizer, logger: Log): number[] {
+  const named = new Set([...eosTokenIds, ...tokenizer.endOfTurnIds])
+  const possible = [...named].filter((id) => id < vocabSize)
+  if (possible.length < named.size)
+    logger.warn('model.eos_ignored', { ids: [...named].filter((id) => id >= vocabSize), vocab_size: vocabSize })
+  if (possible.length === 0) logger.warn('model.no_end', { vocab_size: vocabSize })
+  return possible
 }
 
 /** Where evicted KV blocks go; null: nowhere. */

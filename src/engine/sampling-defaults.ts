@@ -12,34 +12,53 @@ export interface SamplingDefaults {
   readonly repetitionPenalty?: number
 }
 
-const generationConfig = z.object({
-  do_sample: z.boolean().optional(),
-  temperature: z.number().min(0).optional(),
-  top_k: z.int().min(0).optional(),
-  top_p: z.number().gt(0).max(1).optional(),
-  min_p: z.number().min(0).max(1).optional(),
-  repetition_penalty: z.number().gt(0).optional(),
-})
+/** Each field is judged alone: one that makes no sense, or is null, is as if it were not there, and says nothing of the others. */
+const FIELDS = {
+  do_sample: z.boolean(),
+  temperature: z.number().min(0).max(2),
+  // Some files write -1 for "off".
+  top_k: z
+    .int()
+    .min(-1)
+    .transform((value) => Math.max(value, 0)),
+  top_p: z.number().gt(0).max(1),
+  min_p: z.number().min(0).max(1),
+  repetition_penalty: z.number().gt(0).max(10),
+} as const
 
 /**
- * What a model's generation_config.json recommends for parameters that a request leaves out; a value that makes no sense is left out too.
- * `do_sample: false`, written down, means greedy.
+ * What a model's generation_config.json recommends for parameters that a request leaves out. `do_sample: false`, written down, means
+ * greedy, whatever stands beside it.
  */
 export async function loadSamplingDefaults(modelPath: string): Promise<SamplingDefaults> {
   const text = await readFile(join(modelPath, 'generation_config.json'), 'utf8').catch(() => null)
-  if (text === null) return {}
-  let found: z.output<typeof generationConfig>
+  return text === null ? {} : parseSamplingDefaults(text)
+}
+
+/** The same from the text of the file; {} for what is no JSON object. */
+export function parseSamplingDefaults(text: string): SamplingDefaults {
+  let found: unknown
   try {
-    found = generationConfig.parse(JSON.parse(text))
+    found = JSON.parse(text)
   } catch {
     return {}
   }
-  const temperature = found.do_sample === false ? 0 : found.temperature
+  if (typeof found !== 'object' || found === null) return {}
+  const given = found as Readonly<Record<string, unknown>>
+  const read = <K extends keyof typeof FIELDS>(name: K): z.output<(typeof FIELDS)[K]> | undefined =>
+    FIELDS[name].safeParse(given[name]).data as z.output<(typeof FIELDS)[K]> | undefined
+  const temperature = read('do_sample') === false ? 0 : read('temperature')
+  const [topK, topP, minP, repetitionPenalty] = [
+    read('top_k'),
+    read('top_p'),
+    read('min_p'),
+    read('repetition_penalty'),
+  ]
   return {
     ...(temperature === undefined ? {} : { temperature }),
-    ...(found.top_k === undefined ? {} : { topK: found.top_k }),
-    ...(found.top_p === undefined ? {} : { topP: found.top_p }),
-    ...(found.min_p === undefined ? {} : { minP: found.min_p }),
-    ...(found.repetition_penalty === undefined ? {} : { repetitionPenalty: found.repetition_penalty }),
+    ...(topK === undefined ? {} : { topK }),
+    ...(topP === undefined ? {} : { topP }),
+    ...(minP === undefined ? {} : { minP }),
+    ...(repetitionPenalty === undefined ? {} : { repetitionPenalty }),
   }
 }

@@ -40,6 +40,25 @@ describe('a byte-level tokenizer', () => {
   })
 })
 
+it('knows the tokens that end a turn by what they are called', () => {
+  const named = (contents: readonly string[], eosToken: string | null) => {
+    const added = contents.map((content, i) => ({ id: 300 + i, content, special: true }))
+    const tokenizer = createTokenizer({
+      tokenizer: { model: { type: 'BPE', vocab: { a: 0 }, merges: [] }, added_tokens: added },
+      config: eosToken === null ? {} : { eos_token: eosToken },
+    })
+    return tokenizer.endOfTurnIds.map((id) => contents[id - 300])
+  }
+  expect(named(['<|im_start|>', '<|im_end|>', '<|endoftext|>'], '<|endoftext|>')).toEqual([
+    '<|im_end|>',
+    '<|endoftext|>',
+  ])
+  expect(named(['<bos>', '<start_of_turn>', '<end_of_turn>'], null)).toEqual(['<end_of_turn>'])
+  expect(named(['</s>', '[INST]'], '</s>')).toEqual(['</s>'])
+  // Harmony: messages end with <|end|>, turns with the other two.
+  expect(named(['<|start|>', '<|end|>', '<|return|>', '<|call|>'], '<|return|>')).toEqual(['<|return|>', '<|call|>'])
+})
+
 it('special tokens in data become text', () => {
   const tokenizer = createByteTokenizer()
   const escaped = tokenizer.escapeSpecialTokens('a <b> <|end|><|end|>')

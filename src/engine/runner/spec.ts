@@ -242,8 +242,8 @@ export function parseSpec(
     window,
     rope: hasRope(config, family, i, numLayers) ? (family.localTheta !== null && window !== null ? 1 : 0) : null,
   }))
-  const eos =
-    generation.raw('eos_token_id') === null ? config.tokenIds('eos_token_id') : generation.tokenIds('eos_token_id')
+  // Each file may know an end that the other does not: of a text, of a turn.
+  const eos = [...new Set([...config.tokenIds('eos_token_id'), ...generation.tokenIds('eos_token_id')])]
   const queryScalar = config.optionalNumber('query_pre_attn_scalar')
   return {
     architecture: architecture as string,

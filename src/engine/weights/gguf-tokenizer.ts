@@ -48,6 +48,9 @@ const SPLITTERS: ReadonlyMap<string, Splitter> = new Map([
   ['tekken', { pattern: TEKKEN, ignoresMerges: true }],
 ])
 
+/** Byte-level vocabularies whose texts begin with BOS unless the file says otherwise. */
+const ADDS_BOS: ReadonlySet<string> = new Set(['llama-bpe', 'llama3', 'tekken'])
+
 interface Metadata {
   readonly path: string
   readonly values: GgufHeader['metadata']
@@ -185,7 +188,10 @@ function postProcessor(
   eos: string | null,
   kind: unknown,
 ): Record<string, unknown> | null {
-  const addsBos = flagOf(metadata, 'add_bos_token', kind === 'llama') && bos !== null
+  // Where the file is silent, the kind of its vocabulary says so, as in llama.cpp.
+  const pre = metadata.values.get('tokenizer.ggml.pre')
+  const usuallyAddsBos = kind === 'llama' || (typeof pre === 'string' && ADDS_BOS.has(pre))
+  const addsBos = flagOf(metadata, 'add_bos_token', usuallyAddsBos) && bos !== null
   const addsEos = flagOf(metadata, 'add_eos_token', false) && eos !== null
   if (!addsBos && !addsEos) return null
   const special = (id: string): unknown => ({ SpecialToken: { id, type_id: 0 } })

@@ -3,13 +3,14 @@
  * the decoder knows one naming only.
  */
 import { open, type FileHandle } from 'node:fs/promises'
-import { resolve } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import { dequantize } from '../../kernels/dequantize.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
 import { type DecoderSpec, parseSpec, type SpecOptions } from '../runner/spec.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
 import { BLOCK_FORMATS, typeName } from './gguf-blocks.ts'
 import { type GgufHeader, type GgufTensor, type GgufValue, readGgufHeader } from './gguf-header.ts'
+import { partsOf } from './model-path.ts'
 import { permuteRows, type TensorInfo, type WeightSource } from './source.ts'
 
 /** How ggml's name of an architecture relates to ours. */
@@ -75,6 +76,8 @@ function hubName(name: string, layers: Readonly<Record<string, string>>): string
 
 interface Placed extends TensorInfo {
   readonly tensor: GgufTensor
+  /** The file that it is in: a model may be split over several. */
+  readonly part: Part
   /** Heads whose rows the converter permuted. */
   readonly permutedHeads: number | null
 }
@@ -213,8 +216,7 @@ export interface GgufModel {
 
 /** Reads a tensor's bytes. */
 async function readBytes(
-  file: FileHandle,
-  path: string,
+  { file, path }: Part,
   { offset }: GgufTensor,
   length: number,
   onRead: (bytes: number) => void,
@@ -231,15 +233,9 @@ async function readBytes(
 }
 
 /** Checks each tensor's type and place, and gives it its Hugging Face name. */
-function place(
-  path: string,
-  header: GgufHeader,
-  fileBytes: number,
-  family: GgufFamily,
-  metadata: GgufMetadata,
-): Map<string, Placed> {
+function place(part: Part, family: GgufFamily, metadata: GgufMetadata, tensors: Map<string, Placed>): void {
+  const { path, header, numBytes: fileBytes } = part
   const names = layerNames(family)
-  const tensors = new Map<string, Placed>()
   const heads = {
     q: metadata.own('attention.head_count'),
     k: metadata.own('attention.head_count_kv') ?? metadata.own('attention.head_count'),
@@ -269,8 +265,10 @@ function place(
     const which = family.permutesQk ? /^blk\.\d+\.attn_([qk])\.(weight|bias)$/.exec(tensor.name)?.[1] : undefined
     const headCount = which === 'q' ? heads.q : which === 'k' ? heads.k : null
     const name = hubName(tensor.name, names)
+    if (tensors.has(name)) fail(`is also in ${tensors.get(name)?.part.path ?? path}. Download the files again.`)
     tensors.set(name, {
       name,
+      part,
       dtype: format.name,
       shape: [...tensor.dimensions].reverse(),
       bytes,
@@ -284,7 +282,6 @@ function place(
     if (next !== undefined && next.start < span.end)
       throw new ModelError(`${path}: tensors ${span.name} and ${next.name} overlap. Download the file again.`)
   }
-  return tensors
 }
 
 /** ggml's llama row h headDim + 2 i + j is our row h headDim + j half + i. */
@@ -297,12 +294,47 @@ function undoPermutation(data: MatrixData, rows: number, cols: number, numHeads:
   })
 }
 
-/** Opens a .gguf file and checks its header. Throws ModelError. */
-export async function openGguf(path: string, onProgress?: ProgressListener): Promise<GgufModel> {
-  const file = await open(path, 'r')
+/** An open file of a model. */
+interface Part {
+  readonly path: string
+  readonly file: FileHandle
+  readonly header: GgufHeader
+  readonly numBytes: number
+  readonly changedMs: number
+}
+
+async function openPart(path: string): Promise<Part> {
+  let file: FileHandle
   try {
-    const header = await readGgufHeader(file, path)
-    const metadata = new GgufMetadata(path, header)
+    file = await open(path, 'r')
+  } catch (error) {
+    const isMissing = error instanceof Error && 'code' in error && error.code === 'ENOENT'
+    throw new ModelError(
+      `${path}: ${isMissing ? 'this part of the model is missing; download all parts into one folder' : 'cannot be opened'}`,
+      { cause: error },
+    )
+  }
+  try {
+    const { size, mtimeMs } = await file.stat()
+    return { path, file, header: await readGgufHeader(file, path), numBytes: size, changedMs: mtimeMs }
+  } catch (error) {
+    await file.close()
+    throw error
+  }
+}
+
+/** Opens a GGUF file, or the first of its parts and with it the others, and checks the headers. Throws ModelError. */
+export async function openGguf(path: string, onProgress?: ProgressListener): Promise<GgufModel> {
+  const parts: Part[] = []
+  const close = async (): Promise<void> => {
+    await Promise.all(parts.map(({ file }) => file.close()))
+  }
+  try {
+    for (const name of partsOf(basename(path)) ?? [basename(path)])
+      parts.push(await openPart(join(dirname(path), name)))
+    const [first] = parts
+    if (first === undefined) throw new ModelError(`${path}: expected at least one part`)
+    const metadata = new GgufMetadata(path, first.header)
     const family = FAMILIES.get(metadata.architecture)
     if (family === undefined || metadata.own('expert_count') !== undefined) {
       const what =
@@ -311,24 +343,21 @@ export async function openGguf(path: string, onProgress?: ProgressListener): Pro
           : `"${metadata.architecture}" with experts`
       throw new ModelError(`${path}: ${what}; known: ${[...FAMILIES.keys()].join(', ')} (without experts)`)
     }
-    if (
-      metadata.get('split.count') !== null &&
-      metadata.get('split.count') !== 1 &&
-      metadata.get('split.count') !== 0
-    ) {
+    const count = metadata.get('split.count')
+    if (typeof count === 'number' && count > 1 && count !== parts.length) {
       throw new ModelError(
-        `${path}: one part of a split GGUF. Join the parts (llama-gguf-split --merge) or take a file in one piece.`,
+        `${path}: one of ${count} parts of a split GGUF; keep the parts' own names, which end in -00001-of-${String(count).padStart(5, '0')}.gguf and so on, in one folder`,
       )
     }
-    const { size, mtimeMs } = await file.stat()
-    const identity = `${resolve(path)} ${size} ${mtimeMs}\n`
-    const tensors = place(path, header, size, family, metadata)
+    const identity = parts.map((part) => `${resolve(part.path)} ${part.numBytes} ${part.changedMs}\n`).join('')
+    const tensors = new Map<string, Placed>()
+    for (const part of parts) place(part, family, metadata, tensors)
     const totalBytes = [...tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0)
     let doneBytes = 0
     const read = async (name: string): Promise<MatrixData> => {
       const placed = tensors.get(name)
       if (placed === undefined) throw new Error(`tensor ${name} is not in ${path}`)
-      const bytes = await readBytes(file, path, placed.tensor, placed.bytes, (count) => {
+      const bytes = await readBytes(placed.part, placed.tensor, placed.bytes, (count) => {
         doneBytes += count
         onProgress?.(doneBytes, totalBytes)
       })
@@ -366,9 +395,9 @@ export async function openGguf(path: string, onProgress?: ProgressListener): Pro
       // The converter has added the 1 to norm weights already.
       return { ...parsed, ropes, normAddsOne: false }
     }
-    return { source: { path, tensors, identity, totalBytes, read, close: () => file.close() }, metadata, spec }
+    return { source: { path, tensors, identity, totalBytes, read, close }, metadata, spec }
   } catch (error) {
-    await file.close()
+    await close()
     throw error
   }
 }

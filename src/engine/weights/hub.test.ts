@@ -223,7 +223,7 @@ test('folders and .gguf files are themselves', async () => {
   const folder = join(cacheDir, 'my-model')
   cpSync(goldenPath('tiny-text'), folder, { recursive: true })
   expect(await resolveModel(folder, options())).toEqual({ path: folder, name: 'my-model' })
-  writeFileSync(join(cacheDir, 'a.Q4_K_M.gguf'), '')
+  writeFileSync(join(cacheDir, 'a.Q4_K_M.gguf'), 'GGUF')
   expect((await resolveModel(join(cacheDir, 'a.Q4_K_M.gguf'), options())).name).toBe('a.Q4_K_M')
 })
 
@@ -242,8 +242,12 @@ test('the files of a repository', () => {
   const ggufs = ['n.Q2_K.gguf', 'n.Q8_0.gguf', 'n.Q4_K_M.gguf', 'mmproj-n.gguf', 'n-F16-00001-of-00002.gguf']
   expect(chooseFiles('o/n', ggufs, null).gguf).toBe('n.Q4_K_M.gguf')
   expect(chooseFiles('o/n', ggufs, 'q8_0').gguf).toBe('n.Q8_0.gguf')
+  // A split file is all of its parts, where the listing has them.
+  expect(() => chooseFiles('o/n', ggufs, 'F16')).toThrow(/no GGUF file with F16/)
+  const parts = ['n-F16-00001-of-00002.gguf', 'n-F16-00002-of-00002.gguf']
+  expect(chooseFiles('o/n', [...ggufs, ...parts.slice(1)], 'F16')).toEqual({ files: parts, gguf: parts[0] })
   expect(() => chooseFiles('o/n', ggufs, 'Q3_K')).toThrow(
-    /o\/n has no GGUF file .* with Q3_K in its name; it has n.Q2_K.gguf/,
+    /o\/n has no GGUF file with Q3_K in its name; it has n.Q2_K.gguf/,
   )
   expect(() => chooseFiles('o/n', ['pytorch_model.bin'], null)).toThrow(
     /o\/n has no weights that can be served: expected model.safetensors/,

@@ -3,8 +3,9 @@
  * the same layout (models--ORG--NAME/{refs, blobs, snapshots}), so that other tools share it.
  */
 import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
-import { basename, join } from 'node:path'
+import { basename, join, resolve } from 'node:path'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
+import { localModel, partsOf } from './model-path.ts'
 import { type Blob, fetchBlob, type HubClient, linkBlob, describeBlob, requestHub } from './hub-download.ts'
 
 export interface HubOptions {
@@ -25,8 +26,8 @@ export interface ResolvedModel {
   readonly name: string
 }
 
-/** ORG/NAME, or ORG/NAME:QUANT for one of a repository's GGUF files. */
-const HUB_ID = /^([\w-][\w.-]*)\/([\w-][\w.-]*?)(?::([\w.-]+))?$/
+/** ORG/NAME, or ORG/NAME:QUANT for one of a repository's GGUF files; with or without hf: before it. */
+const HUB_ID = /^(?:hf:)?([\w-][\w.-]*)\/([\w-][\w.-]*?)(?::([\w.-]+))?$/
 const REVISION = 'main'
 /** Small files of a model that are taken when they are there. */
 const SIDE_FILES = new Set([
@@ -48,10 +49,13 @@ const GGUF_PREFERENCE = ['Q4_K_M', 'Q8_0', 'Q4_0', 'Q6_K', 'Q5_K_M', 'F16', 'BF1
 export async function resolveModel(model: string, options: HubOptions): Promise<ResolvedModel> {
   try {
     await stat(model)
-    return { path: model, name: basename(model).replace(/\.gguf$/i, '') }
   } catch {
-    // Not a path: a hub id, then.
+    return resolveHubId(model, options)
   }
+  return { path: await localModel(model), name: basename(resolve(model)).replace(/\.gguf$/i, '') }
+}
+
+async function resolveHubId(model: string, options: HubOptions): Promise<ResolvedModel> {
   const match = HUB_ID.exec(model)
   if (match === null) {
     throw new ModelError(
@@ -74,9 +78,12 @@ export function chooseFiles(
   const side = top.filter((file) => SIDE_FILES.has(file))
   const weights = top.filter((file) => /^model(-\d+-of-\d+)?\.safetensors$/.test(file))
   if (weights.length > 0 && quant === null) return { files: [...side, ...weights], gguf: null }
-  const ggufs = top.filter(
-    (file) => file.endsWith('.gguf') && !/-\d+-of-\d+\.gguf$/.test(file) && !file.startsWith('mmproj'),
-  )
+  const isWhole = (file: string): boolean => {
+    const parts = partsOf(file)
+    // A split file goes by its first part, where all of them are listed.
+    return parts === null || (parts[0] === file && parts.every((part) => top.includes(part)))
+  }
+  const ggufs = top.filter((file) => file.endsWith('.gguf') && !file.startsWith('mmproj') && isWhole(file))
   const named = (name: string): string | undefined =>
     ggufs.find((file) => file.toUpperCase().includes(name.toUpperCase()))
   const gguf =
@@ -87,11 +94,11 @@ export function chooseFiles(
     const offered = ggufs.length > 0 ? `; it has ${ggufs.join(', ')}` : ''
     throw new ModelError(
       quant !== null
-        ? `${id} has no GGUF file (in one piece) with ${quant} in its name${offered}`
+        ? `${id} has no GGUF file with ${quant} in its name${offered}`
         : `${id} has no weights that can be served: expected model.safetensors, its shards, or a .gguf file${offered}`,
     )
   }
-  return { files: [gguf], gguf }
+  return { files: partsOf(gguf) ?? [gguf], gguf }
 }
 
 class Repository {

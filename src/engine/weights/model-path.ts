@@ -1,0 +1,82 @@
+/** What a local path holds as a model, whatever it is called: a folder in Hugging Face layout, or a GGUF file, whole or in parts. */
+import { access, open, readdir, stat } from 'node:fs/promises'
+import { basename, dirname, join } from 'node:path'
+import { ModelError } from '../runner/runner.ts'
+
+/** As llama-gguf-split names the parts of a file. */
+const PART = /^(.*)-(\d{5})-of-(\d{5})\.gguf$/i
+const FIRST_BYTES = 128
+
+/** Whether a model's path is a folder; else it is a GGUF file, as localModel found out. */
+export async function isFolder(path: string): Promise<boolean> {
+  return (await stat(path)).isDirectory()
+}
+
+/**
+ * The folder or the GGUF file that a path leads to: any part of a split file is its first part, a folder that holds one GGUF file and no
+ * config.json is that file, and a GGUF file is one by its first bytes, under any name (Ollama keeps them as sha256-…).
+ * Throws ModelError that says what the path holds instead and what to do.
+ */
+export async function localModel(path: string): Promise<string> {
+  if (await isFolder(path)) {
+    if (await exists(join(path, 'config.json'))) return path
+    const files = (await readdir(path)).filter((name) => /\.gguf$/i.test(name) && !/^mmproj/i.test(name)).sort()
+    // The parts of one file are one model.
+    const models = [...new Set(files.map((name) => partsOf(name)?.[0] ?? name))]
+    if (models.length > 1)
+      throw new ModelError(`${path}: expected one model, found ${models.join(', ')}; name one of these files`)
+    const [only] = models
+    // Without either, the reader of config.json has the better message.
+    return only === undefined ? path : localModel(join(path, only))
+  }
+  await requireGguf(path)
+  const [first = ''] = partsOf(basename(path)) ?? [basename(path)]
+  const whole = join(dirname(path), first)
+  if (await exists(whole)) return whole
+  throw new ModelError(
+    `${path}: a part of a split GGUF without its first part, ${first}; download all parts into one folder`,
+  )
+}
+
+/** The names of all parts of a split file, by that of any of them; null for a name of another form. */
+export function partsOf(name: string): string[] | null {
+  const [, stem = '', , count = ''] = PART.exec(name) ?? []
+  if (count === '') return null
+  return Array.from({ length: Number(count) }, (_, i) => `${stem}-${String(i + 1).padStart(5, '0')}-of-${count}.gguf`)
+}
+
+async function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  )
+}
+
+async function requireGguf(path: string): Promise<void> {
+  let bytes: Buffer
+  try {
+    const file = await open(path, 'r')
+    try {
+      const buffer = Buffer.alloc(FIRST_BYTES)
+      bytes = buffer.subarray(0, (await file.read(buffer, 0, FIRST_BYTES, 0)).bytesRead)
+    } finally {
+      await file.close()
+    }
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? String(error.code) : String(error)
+    throw new ModelError(`${path}: cannot be read (${code})`, { cause: error })
+  }
+  const text = bytes.toString('latin1')
+  if (text.startsWith('GGUF')) return
+  if (text.startsWith('version https://git-lfs'))
+    throw new ModelError(`${path}: a pointer of git-lfs, not the file itself; run git lfs pull in its folder`)
+  // A safetensors file begins with the length of its JSON header.
+  if (/\.safetensors$/i.test(path) || text.slice(8, 10) === '{"') {
+    throw new ModelError(
+      `${path}: the weights alone; give --model the folder, which also has config.json and tokenizer.json: ${dirname(path)}`,
+    )
+  }
+  if (/^\s*(<!doctype|<html)/i.test(text))
+    throw new ModelError(`${path}: a web page, not a model; download the file itself`)
+  throw new ModelError(`${path}: expected a GGUF file or a folder in Hugging Face layout, found neither`)
+}
