@@ -130,6 +130,9 @@ function rawValue(
     return { raw: setting.isBoolean ? !setting.flag?.startsWith('no-') : flagged, from: 'flag' }
   }
   const variable = setting.env === undefined ? undefined : env[setting.env]
+  if (setting.isSecret && variable !== undefined && /^[\s,]*$/.test(variable)) {
+    throw new ConfigError(`${setting.env}: expected a key, found a blank value; unset it to have none`)
+  }
   if (variable === undefined || variable === '') return undefined
   return {
     raw: setting.isList

@@ -2,6 +2,7 @@
 import { AsyncResource } from 'node:async_hooks'
 import { once } from 'node:events'
 import { createServer, type Server } from 'node:http'
+import { constants } from 'node:os'
 import { getRequestListener, RequestError } from '@hono/node-server'
 import { join } from 'node:path'
 import type { Config } from './config.ts'
@@ -16,6 +17,7 @@ import type { PromptTemplate } from './rag/prompt.ts'
 import { createApp } from './server/app.ts'
 import { type Connections, trackConnections } from './server/connections.ts'
 import { createKeys, loadSecret } from './server/keys.ts'
+import { isLoopback } from './server/origin.ts'
 import { refuseMalformed } from './server/middleware.ts'
 import { ServerState } from './server/state.ts'
 
@@ -49,6 +51,7 @@ const EXPORT_FLUSH_MS = 5_000
 
 /** Serves until SIGTERM or SIGINT; the exit code. */
 export async function serve(config: Config, build: BuildInfo): Promise<number> {
+  requireKeys(config)
   const startedMs = performance.now()
   const stop = stopSignal()
   const observability = createObservability({
@@ -104,6 +107,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
       maxRequestBytes: config.maxRequestBytes,
       requestTimeoutMs: config.requestTimeoutMs,
       defaultSeed: config.seed,
+      maxNumSeqs: config.maxNumSeqs,
     },
   })
   const listener = getRequestListener(app.fetch, {
@@ -185,6 +189,14 @@ function handleCrashes(observability: Observability): { release(): void } {
   }
 }
 
+/** @throws StartError for a server that everybody who reaches it could use. */
+function requireKeys({ host, apiKeys, insecure }: Config): void {
+  if (apiKeys.length > 0 || insecure || isLoopback(host)) return
+  throw new StartError(
+    `--host ${host}: expected a key (MINISERVE_API_KEY or --api-key) for an address that others can reach; --insecure serves them all without one`,
+  )
+}
+
 /** What the local engine's backend holds; null for a remote one, and while it loads. */
 function deviceMemory(state: ServerState): DeviceMemory | null {
   const info = state.engine?.modelInfo
@@ -247,17 +259,20 @@ function stopSignal(): { readonly requested: Promise<'stop'>; release(): void } 
   })
   let isRequested = false
   const onSignal = (signal: NodeJS.Signals) => {
-    if (isRequested) process.exit(signal === 'SIGINT' ? 130 : 143)
+    if (isRequested) process.exit(128 + constants.signals[signal])
     isRequested = true
     request()
   }
   process.on('SIGTERM', onSignal)
   process.on('SIGINT', onSignal)
+  // The terminal is gone, or a service manager says so: what runs is finished all the same.
+  process.on('SIGHUP', onSignal)
   return {
     requested,
     release() {
       process.off('SIGTERM', onSignal)
       process.off('SIGINT', onSignal)
+      process.off('SIGHUP', onSignal)
     },
   }
 }

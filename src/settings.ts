@@ -10,6 +10,8 @@ export interface FieldMeta {
   readonly env?: string
   readonly value?: string
   readonly help: string
+  /** A variable that is set and blank is refused: what should have filled it is missing. */
+  readonly isSecret?: true
   readonly group: 'server' | 'model' | 'engine' | 'retrieval' | 'observability' | 'other'
   /** What `--help` and the docs print as the default when it is not the plain value. */
   readonly defaultText?: string
@@ -51,6 +53,7 @@ const oneOf = <const T extends readonly [string, ...string[]]>(values: T) =>
   z.enum(values, { error: `one of ${values.join(', ')}` })
 
 const text = z.string().min(1, 'a value')
+const secret = z.string().trim().min(1, 'a key that is not blank')
 const url = z.string().regex(/^https?:\/\/\S+$/, 'a URL that begins with http:// or https://')
 
 /** An origin as browsers send it, or all of them. A slash behind it is a habit; anything else there would never match. */
@@ -85,7 +88,8 @@ export const schema = z.object({
     help: 'port to listen on; 0 takes any free one',
     group: 'server',
   }),
-  apiKeys: field(z.array(text).default([]), {
+  apiKeys: field(z.array(secret).default([]), {
+    isSecret: true,
     flag: 'api-key',
     env: 'MINISERVE_API_KEY',
     value: 'KEY',
@@ -93,11 +97,17 @@ export const schema = z.object({
     group: 'server',
     defaultText: 'none: open',
   }),
-  adminKey: field(text.nullable().default(null), {
+  adminKey: field(secret.nullable().default(null), {
+    isSecret: true,
     flag: 'admin-key',
     env: 'MINISERVE_ADMIN_KEY',
     value: 'KEY',
     help: 'a key that also sees the traces of the other keys, and what each used on /metrics',
+    group: 'server',
+  }),
+  insecure: field(z.boolean().default(false), {
+    flag: 'insecure',
+    help: 'serve without keys on an address that others can reach',
     group: 'server',
   }),
   corsOrigins: field(z.array(origin).default([]), {

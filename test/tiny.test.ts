@@ -90,6 +90,7 @@ beforeAll(async () => {
       maxRequestBytes: 1 << 20,
       requestTimeoutMs: 30_000,
       defaultSeed: null,
+      maxNumSeqs: 64,
     },
   })
 })

@@ -55,6 +55,7 @@ export const SPANS = {
         alias: ['gen_ai.request.model', 'gen_ai.response.model'],
       }),
       'llm.request.id': string('always', 'id of the response (cmpl-…, chatcmpl-…)', { alias: ['gen_ai.response.id'] }),
+      'http.request.header.x-request-id': strings('optional', "the caller's own id of the request", convention),
       'llm.tokens.in': int('accepted', 'tokens of the final prompt', { alias: ['gen_ai.usage.input_tokens'] }),
       'llm.tokens.out': int('accepted', 'generated tokens; 0 when decode was never reached', {
         alias: ['gen_ai.usage.output_tokens'],

@@ -360,6 +360,7 @@ function storedTrace(trace: RequestTrace, spans: ReadableSpan[], decision: Sampl
     traceId: trace.traceId,
     rootSpanId: trace.spanId,
     requestId: trace.requestId,
+    callerId: trace.input.callerId ?? null,
     keyId: trace.keyId,
     route: trace.input.route,
     method: trace.input.method,

@@ -15,6 +15,8 @@ export interface OpenRequestInput {
   readonly headers: { readonly traceparent?: string | undefined; readonly tracestate?: string | undefined }
   /** The cmpl-... or chatcmpl-... id. */
   readonly requestId: string
+  /** The caller's X-Request-Id; null: it sent none. */
+  readonly callerId?: string | null
   readonly kind: RouteKind
   readonly keyId?: string
 }

@@ -104,6 +104,7 @@ export class RequestTrace {
             'http.method': input.method,
             'http.route': input.route,
             'llm.request.id': input.requestId,
+            ...(input.callerId ? { 'http.request.header.x-request-id': [input.callerId] } : {}),
             'url.path': input.path,
             'url.scheme': input.scheme,
             'server.address': input.host,
@@ -133,6 +134,7 @@ export class RequestTrace {
       method: input.method,
       route: input.route,
       request_id: input.requestId,
+      ...(input.callerId ? { caller_request_id: input.callerId } : {}),
     })
   }
 

@@ -7,6 +7,8 @@ export interface StoredTrace {
   readonly rootSpanId: string
   /** null for a step of the engine. */
   readonly requestId: string | null
+  /** The caller's X-Request-Id. */
+  readonly callerId?: string | null
   /** null: shown to the admin key only. */
   readonly keyId: string | null
   readonly route: string
@@ -105,7 +107,7 @@ function matches(trace: StoredTrace, query: TraceQuery): boolean {
     (query.minMs === undefined || trace.durationMs >= query.minMs) &&
     (query.sinceMs === undefined || trace.startMs >= query.sinceMs) &&
     (query.tokensOut === undefined || trace.tokensOut === query.tokensOut) &&
-    (query.requestId === undefined || trace.requestId === query.requestId)
+    (query.requestId === undefined || trace.requestId === query.requestId || trace.callerId === query.requestId)
   )
 }
 

@@ -8,6 +8,8 @@ import { chatHandlers } from './chat.ts'
 import { generationHandlers } from './completions.ts'
 import { embeddingHandlers } from './embeddings.ts'
 import type { AppEnv } from './env.ts'
+import { FailedAttempts } from './failed-attempts.ts'
+import { FairShares } from './fair-shares.ts'
 import type { Keys } from './keys.ts'
 import { mcpHandlers } from './mcp.ts'
 import { messagesHandlers } from './messages/routes.ts'
@@ -51,6 +53,7 @@ export interface AppParts {
     readonly maxRequestBytes: number
     readonly requestTimeoutMs: number
     readonly defaultSeed: number | null
+    readonly maxNumSeqs: number
   }
 }
 
@@ -78,7 +81,8 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
   app.use(refuseDotSegments)
   app.use(limitConnection(admission))
   if (settings.corsOrigins.length > 0) app.use(allowOrigins(settings.corsOrigins))
-  app.use(requireKey(parts.keys))
+  const failures = new FailedAttempts()
+  app.use(requireKey(parts.keys, failures))
   const isOpen = parts.keys.authenticate(undefined, undefined) !== null
   if (isOpen) app.use(requireOwnOrigin({ corsOrigins: settings.corsOrigins, host: settings.host }))
   app.use(admit(admission))
@@ -87,7 +91,8 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
     state.alsoServes(rag.embedder.name, '/v1/embeddings')
     state.alsoServes(rag.reranker.name, '/v1/rerank')
   }
-  const generation = { state, rag, ...settings }
+  const shares = parts.keys.hasSeveral ? new FairShares() : null
+  const generation = { state, rag, shares, ...settings }
   const always: Omit<Handlers, RetrievalRoute | SignInRoute> = {
     ...generationHandlers(generation),
     ...responsesHandlers(generation),
@@ -118,7 +123,7 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
   const names = registerRoutes(app, {
     ...always,
     ...retrieval,
-    ...(parts.keys.canSignIn ? sessionHandlers(parts.keys) : {}),
+    ...(parts.keys.canSignIn ? sessionHandlers(parts.keys, failures) : {}),
   })
   document = openApiDocument(parts.version, names)
   return app

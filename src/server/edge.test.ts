@@ -258,6 +258,7 @@ describe('web pages', () => {
     expect(await get('http://127.0.0.1.evil.test/v1/models')).toBe(403)
     expect(await get('http://evil.test/health')).toBe(200)
     expect(await get('http://app.test/v1/models', { corsOrigins: ['https://app.test'] })).toBe(200)
-    expect(await get('http://anything.test/v1/models', { host: '0.0.0.0' })).toBe(200)
+    expect(await get('http://anything.test/v1/models', { host: '0.0.0.0' })).toBe(403)
+    expect(await get('http://192.168.1.5:8000/v1/models', { host: '0.0.0.0' })).toBe(200)
   })
 })

@@ -5,6 +5,9 @@ import type { RequestTrace } from '../observability/request-trace.ts'
 import type { Caller } from './keys.ts'
 import type { Route } from './routes.ts'
 
+/** Where the request came from, as far as the socket knows. */
+export const addressOf = (c: Context<AppEnv>): string => bindingsOf(c).incoming?.socket.remoteAddress ?? 'unknown'
+
 /** How a body comes in and goes, for the bounds on what is in memory. */
 export interface BodyReading {
   arrived(numBytes: number): void

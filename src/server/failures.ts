@@ -71,7 +71,7 @@ export const FAILURES: Readonly<Record<FailureCode, Failure>> = {
   invalid_api_key: { status: 401, type: 'invalid_request_error', ending: 'unauthorized' },
   host_not_allowed: forbidden,
   origin_not_allowed: forbidden,
-  too_many_sign_ins: { ...refused, ending: 'unauthorized' },
+  too_many_sign_ins: { ...refused, ending: 'unauthorized', retryAfter: 60 },
   queue_full: refused,
   bytes_in_flight: refused,
   too_many_pipelined: refused,

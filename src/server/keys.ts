@@ -14,6 +14,8 @@ export interface Caller {
 export interface Keys {
   /** The caller whose key the headers carry, or null when a key is needed and none fits. */
   authenticate(authorization: string | undefined, xApiKey: string | undefined): Caller | null
+  /** Whether requests can come from more than one. */
+  readonly hasSeveral: boolean
   /** Whether there is any key that a person could sign in with. */
   readonly canSignIn: boolean
   /** What a browser shows instead of this key until `expiresMs` (of Date.now()); null: nobody's key. */
@@ -53,11 +55,12 @@ export function createKeys(options: {
     createHmac('sha256', options.secret).update(`session\n${expiresMs}\n`).update(key.digest).digest()
 
   return {
+    hasSeveral: known.length > (options.keys.length === 0 ? 0 : 1),
     canSignIn: known.length > 0,
     authenticate(authorization, xApiKey) {
       const bearer = /^Bearer\s+(.+)$/i.exec(authorization ?? '')?.[1]
-      const given = bearer ?? xApiKey
-      const found = given === undefined ? null : find(given)
+      // Some clients always send a Bearer of their own beside the key that they were given.
+      const found = (bearer === undefined ? null : find(bearer)) ?? (xApiKey === undefined ? null : find(xApiKey))
       return found?.caller ?? (options.keys.length === 0 ? anonymous : null)
     },
     openSession(given, expiresMs) {

@@ -6,8 +6,9 @@ import type { Observability } from '../observability/observability.ts'
 import type { EventLoopWatch } from '../observability/event-loop-watch.ts'
 import type { Admission } from './admission.ts'
 import { isExpecting } from './body.ts'
-import { type AppEnv, bindingsOf } from './env.ts'
+import { addressOf, type AppEnv, bindingsOf } from './env.ts'
 import { ApiError, endingOf, endingOfStatus, invalidRequest, toApiError, toErrorBody } from './errors.ts'
+import type { FailedAttempts } from './failed-attempts.ts'
 import { toMessagesErrorBody } from './messages/shape.ts'
 import type { Keys } from './keys.ts'
 import { routeOf } from './router.ts'
@@ -25,6 +26,8 @@ export function requestTrace(
     const row = routeOf(c)
     const route = row ? patternOf(row) : '*'
     const requestId = `${row?.idPrefix ?? 'req'}-${randomBytes(12).toString('hex')}`
+    const givenId = c.req.header('x-request-id')
+    const callerId = givenId !== undefined && CALLER_REQUEST_ID.test(givenId) ? givenId : null
     const url = new URL(c.req.url)
     const trace = observability.openRequest({
       method: c.req.method,
@@ -35,9 +38,9 @@ export function requestTrace(
       port: Number(url.port) || (url.protocol === 'https:' ? 443 : 80),
       headers: { traceparent: c.req.header('traceparent'), tracestate: c.req.header('tracestate') },
       requestId,
+      callerId,
       kind: row?.kind ?? 'other',
     })
-    const callerId = c.req.header('x-request-id')
     c.set('route', row)
     c.set('trace', trace)
     c.set('requestId', requestId)
@@ -50,7 +53,7 @@ export function requestTrace(
     // The body may still come, or may not: where the next request begins is not known.
     if (isExpecting(c) && !c.get('isBodyInvited')) c.res.headers.set('Connection', 'close')
     c.res.headers.set('X-Trace-Id', trace.traceId)
-    c.res.headers.set('X-Request-Id', callerId && CALLER_REQUEST_ID.test(callerId) ? callerId : requestId)
+    c.res.headers.set('X-Request-Id', callerId ?? requestId)
     const traceresponse = trace.traceresponse()
     if (traceresponse) c.res.headers.set('traceresponse', traceresponse)
     if (c.get('isStreaming') && !c.error) return
@@ -101,12 +104,22 @@ export const refuseDotSegments: MiddlewareHandler<AppEnv> = async function refus
 }
 
 /** Every route that is not open asks for a key once keys are set; a browser's session stands for one on the traces. */
-export function requireKey(keys: Keys): MiddlewareHandler<AppEnv> {
+export function requireKey(keys: Keys, failures: FailedAttempts): MiddlewareHandler<AppEnv> {
   return async function requireKey(c, next) {
     const caller = sessionOf(c, keys) ?? keys.authenticate(c.req.header('authorization'), c.req.header('x-api-key'))
     if (!caller && c.get('route')?.openTo === undefined) {
       const page = await signInFirst(c)
       if (page) return page
+      const hasKey = c.req.header('authorization') !== undefined || c.req.header('x-api-key') !== undefined
+      if (hasKey) {
+        const address = addressOf(c)
+        const isBlocked = failures.isBlocked(address)
+        const attempts = failures.add(address)
+        // The first ones are typing errors; a line for each of thousands would be an attack on the log.
+        if (!isBlocked) c.get('trace').log.warn('key.refused', { address, attempts })
+        if (isBlocked)
+          throw new ApiError('too_many_sign_ins', 'too many wrong keys came from this address; try again in a minute')
+      }
       throw new ApiError('invalid_api_key', 'expected a known API key in Authorization: Bearer or X-Api-Key')
     }
     if (caller) {

@@ -4,6 +4,7 @@
  * that its owner pointed at 127.0.0.1, which makes the page same-origin: DNS rebinding). Where keys are set, they are the protection:
  * a page does not know one.
  */
+import { isIP } from 'node:net'
 import type { Context, MiddlewareHandler } from 'hono'
 import { unsupportedMedia } from './body.ts'
 import type { AppEnv } from './env.ts'
@@ -21,22 +22,27 @@ const SAFE_METHODS = new Set(['GET', 'HEAD', 'OPTIONS'])
 const JSON_TYPE = /^application\/(?:[\w.+-]+\+)?json\s*(?:;|$)/i
 const LOOPBACK = /^(?:127(?:\.\d{1,3}){3}|\[?::1\]?|localhost|(?:[a-z0-9-]+\.)+localhost)$/i
 
-const isLoopback = (hostname: string): boolean => LOOPBACK.test(hostname)
+export const isLoopback = (hostname: string): boolean => LOOPBACK.test(hostname)
+
+const isAddress = (hostname: string): boolean => isIP(hostname.replace(/^\[|\]$/g, '')) !== 0
 
 /** Refuses what other sites' pages send: 403, and 415 for a page's body that is not declared as JSON. */
 export function requireOwnOrigin(policy: OriginPolicy): MiddlewareHandler<AppEnv> {
   const isEveryone = policy.corsOrigins.includes('*')
   const isLocal = policy.host !== undefined && isLoopback(policy.host)
+  /** A name that its owner pointed here is how a page gets in; an address is no name. */
+  const isOwnHost = (hostname: string): boolean =>
+    isLoopback(hostname) || hosts.has(hostname) || (!isLocal && (isAddress(hostname) || hostname === policy.host))
   const hosts = new Set(
     policy.corsOrigins.filter((origin) => URL.canParse(origin)).map((origin) => new URL(origin).hostname),
   )
   return async function requireOwnOrigin(c, next) {
     const { hostname } = new URL(c.req.url)
     const openTo = c.get('route')?.openTo
-    if (isLocal && !isEveryone && openTo !== 'probes' && !isLoopback(hostname) && !hosts.has(hostname)) {
+    if (policy.host !== undefined && !isEveryone && openTo !== 'probes' && !isOwnHost(hostname)) {
       throw new ApiError(
         'host_not_allowed',
-        'Host: expected a loopback address or localhost on a server without keys; --cors-origin allows another host',
+        `Host: expected ${isLocal ? 'a loopback address or localhost' : 'an address'} on a server without keys; --cors-origin allows another host`,
       )
     }
     if (!SAFE_METHODS.has(c.req.method)) {

@@ -77,7 +77,14 @@ function appWith(service: RagService, requestTimeoutMs = 30_000) {
     rag: service,
     version: 'test',
     revision: null,
-    settings: { corsOrigins: [], maxQueuedRequests: 16, maxRequestBytes: 1 << 20, requestTimeoutMs, defaultSeed: null },
+    settings: {
+      corsOrigins: [],
+      maxQueuedRequests: 16,
+      maxRequestBytes: 1 << 20,
+      requestTimeoutMs,
+      defaultSeed: null,
+      maxNumSeqs: 8,
+    },
   })
 }
 let app: ReturnType<typeof appWith>

@@ -5,6 +5,7 @@ import type { AppEnv } from './env.ts'
 import { createKeys, type Keys } from './keys.ts'
 import { renderError, requestTrace, requireKey } from './middleware.ts'
 import { sessionHandlers } from './session.ts'
+import { FailedAttempts } from './failed-attempts.ts'
 import { registerRoutes } from './router.ts'
 import { traceHandlers } from './traces.ts'
 
@@ -20,7 +21,7 @@ function app(known: Keys = keys): Hono<AppEnv> {
   const hono = new Hono<AppEnv>()
   hono.onError(renderError)
   hono.use(requestTrace(observability))
-  hono.use(requireKey(known))
+  hono.use(requireKey(known, new FailedAttempts()))
   registerRoutes(hono, { ...sessionHandlers(known), ...traceHandlers({ store: observability.store, canSignIn: true }) })
   return hono.post('/v1/completions', (c) => c.json({})).get('/metrics', (c) => c.text(''))
 }

@@ -7,7 +7,9 @@
 import type { Context } from 'hono'
 import { deleteCookie, getCookie, setCookie } from 'hono/cookie'
 import { readChunks } from './body.ts'
-import type { AppEnv } from './env.ts'
+import { addressOf, type AppEnv } from './env.ts'
+import { ApiError } from './errors.ts'
+import { FailedAttempts } from './failed-attempts.ts'
 import type { Caller, Keys } from './keys.ts'
 import { isOwnPage, requireOwnForm } from './origin.ts'
 import type { Handlers } from './routes.ts'
@@ -47,17 +49,28 @@ export async function signInFirst(c: Context<AppEnv>): Promise<Response | null> 
   return html(c, SignInPage({ to: destination(c.req.path), isRefused: false }), 401, { 'WWW-Authenticate': 'Bearer' })
 }
 
-export function sessionHandlers(keys: Keys): Pick<Handlers, 'showSignIn' | 'signIn' | 'signOut'> {
+/** @param failures of keys, by address. */
+export function sessionHandlers(
+  keys: Keys,
+  failures = new FailedAttempts(),
+): Pick<Handlers, 'showSignIn' | 'signIn' | 'signOut'> {
   return {
     showSignIn: (c) => html(c, SignInPage({ to: '/traces', isRefused: false })),
     signIn: async (c) => {
       requireOwnForm(c)
+      const address = addressOf(c)
+      if (failures.isBlocked(address)) {
+        throw new ApiError('too_many_sign_ins', 'too many wrong keys came from this address; try again in a minute')
+      }
       const chunks: Uint8Array[] = []
       for await (const chunk of readChunks(c, MAX_FORM_BYTES)) chunks.push(chunk)
       const form = new URLSearchParams(Buffer.concat(chunks).toString('utf8'))
       const to = destination(form.get('to') ?? '')
       const session = keys.openSession((form.get('key') ?? '').trim(), Date.now() + SESSION_SECONDS * 1000)
-      if (session === null) return html(c, SignInPage({ to, isRefused: true }), 401, { 'WWW-Authenticate': 'Bearer' })
+      if (session === null) {
+        c.get('trace').log.warn('sign_in.refused', { address, attempts: failures.add(address) })
+        return html(c, SignInPage({ to, isRefused: true }), 401, { 'WWW-Authenticate': 'Bearer' })
+      }
       setCookie(c, COOKIE, session, { ...cookieOptions(c), maxAge: SESSION_SECONDS })
       return c.redirect(to, 303)
     },

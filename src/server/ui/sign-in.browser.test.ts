@@ -9,6 +9,7 @@ import type { AppEnv } from '../env.ts'
 import { createKeys } from '../keys.ts'
 import { allowOrigins, renderError, requestTrace, requireKey } from '../middleware.ts'
 import { sessionHandlers } from '../session.ts'
+import { FailedAttempts } from '../failed-attempts.ts'
 import { registerRoutes } from '../router.ts'
 import { traceHandlers } from '../traces.ts'
 
@@ -34,7 +35,7 @@ describe.skipIf(!hasChromium)(`signing in with Chromium${hasChromium ? '' : ` (s
     app.use(requestTrace(observability))
     // The worst that an operator can allow.
     app.use(allowOrigins(['*']))
-    app.use(requireKey(keys))
+    app.use(requireKey(keys, new FailedAttempts()))
     registerRoutes(app, { ...sessionHandlers(keys), ...traceHandlers({ store: observability.store, canSignIn: true }) })
     app.post('/v1/completions', (c) => {
       numGenerations++
