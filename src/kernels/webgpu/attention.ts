@@ -10,6 +10,8 @@ const ATTENTION: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'w
 
 /** Tokens a split: the length after which a row's partial sums are combined, whoever computes them. Decides bits. */
 const SPLIT = 128
+/** Tokens a workgroup scores at a time: TILE of wgsl/attention.wgsl. */
+const TILE_TOKENS = 32
 /** Partial results take at most this; rows beyond walk their splits one after another. */
 const MAX_PARTIALS_BYTES = 256 * 2 ** 20
 /** Query vectors of a workgroup, and rows. */
@@ -35,7 +37,8 @@ function attentionSource({ numHeads, numKvHeads, headDim, blockSize }: Attention
   // Two vec4s of dims a thread, so that sums and what feeds them stay in registers.
   let WS = 64
   while (WS < 256 && TM * G * headDim > WS * 8) WS *= 2
-  const defines = { D: headDim, BLOCK: blockSize, G, SPLIT, TM, WS }
+  const VS = Math.ceil((TM * G) / (WS / TILE_TOKENS))
+  const defines = { D: headDim, BLOCK: blockSize, G, SPLIT, TM, WS, VS }
   return { name: 'attention', bindings: ATTENTION, defines }
 }
 

@@ -4,10 +4,11 @@
 //   kv       kv-layout.wgsl
 //   launch   x = items, y = KV heads; workgroup = WS threads
 //
-// The whole query group of a KV head and TM rows (QV = TM G query vectors) share a workgroup. A tile of TILE tokens: scores by (token, query)
-// pairs, one thread a pair, neighbouring threads on neighbouring tokens; maxima and weights by runs of 4 tokens, PARTS of them a vector, added
-// in order; then every thread adds the tile's values into the dims it owns. K and V come straight from memory: the query group's second reader
-// finds them in the cache, and staging them would cost the workgroup memory that lets several workgroups share a core.
+// The whole query group of a KV head and TM rows (QV = TM G query vectors) share a workgroup. A tile of TILE tokens: a thread scores
+// a token against VS query vectors, so that a key is read once for them, neighbouring threads on neighbouring tokens; maxima and weights by
+// runs of 4 tokens, PARTS of them a vector, added in order; then every thread adds the tile's values into the dims it owns. K and V come
+// straight from memory: the second reader finds them in the cache, and staging them would cost the workgroup memory that lets several
+// workgroups share a core.
 #include "attention-io.wgsl"
 
 const TILE = 32u;
@@ -26,6 +27,10 @@ var<workgroup> factor_of: array<f32, $(TM * G)>;
 var<workgroup> all_max_of: array<f32, $(TM * G)>;
 var<workgroup> all_sum_of: array<f32, $(TM * G)>;
 var<workgroup> old_factor_of: array<f32, $(TM * G)>;
+
+fn add_products(sum: f32, key: vec4<f32>, query: vec4<f32>) -> f32 {
+  return fma(key.w, query.w, fma(key.z, query.z, fma(key.y, query.y, fma(key.x, query.x, sum))));
+}
 
 @compute @workgroup_size($(WS))
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -58,30 +63,31 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let end_token = min((split + 1u) * $(SPLIT)u, last + 1u);
     for (var tile = first_tile; tile * TILE < end_token; tile++) {
       workgroupBarrier();
-      for (var i = lane; i < $(TM * G * 32)u; i += $(WS)u) {
-        let vector = i / TILE;
-        let token = tile * TILE + i % TILE;
-        var score = EMPTY_MAX;
+      {
+        let token = tile * TILE + lane % TILE;
+#repeat j VS
+        let vector$(j) = min(lane / TILE + $(j * WS / 32)u, $(TM * G - 1)u);
+        var dot$(j) = 0.0;
+#end
         // Tokens past the last row have no block.
-        if (token <= last && is_visible(token, position_of(item, vector / $(G)u))) {
+        if (token <= last) {
           let block = u32(step[item.table + token / $(BLOCK)u]);
-          var dot_product = 0.0;
           for (var c = 0u; c < $(D / 8)u; c++) {
             let key = kv[k_at(block, kv_head, c, token % $(BLOCK)u)];
-            let low = queries[vector * $(D / 4)u + 2u * c];
-            let high = queries[vector * $(D / 4)u + 2u * c + 1u];
-#repeat w 2
-            let pair$(w) = unpack2x16float(key[$(w)]);
-            dot_product = fma(pair$(w).y, low[$(2 * w + 1)], fma(pair$(w).x, low[$(2 * w)], dot_product));
-#end
-#repeat w 2
-            let upper$(w) = unpack2x16float(key[$(w + 2)]);
-            dot_product = fma(upper$(w).y, high[$(2 * w + 1)], fma(upper$(w).x, high[$(2 * w)], dot_product));
+            let low = vec4<f32>(unpack2x16float(key.x), unpack2x16float(key.y));
+            let high = vec4<f32>(unpack2x16float(key.z), unpack2x16float(key.w));
+#repeat j VS
+            dot$(j) = add_products(dot$(j), low, queries[vector$(j) * $(D / 4)u + 2u * c]);
+            dot$(j) = add_products(dot$(j), high, queries[vector$(j) * $(D / 4)u + 2u * c + 1u]);
 #end
           }
-          score = cap(dot_product);
         }
-        scores[i] = score;
+#repeat j VS
+        {
+          let is_seen = token <= last && is_visible(token, position_of(item, vector$(j) / $(G)u));
+          scores[vector$(j) * TILE + lane % TILE] = select(EMPTY_MAX, cap(dot$(j)), is_seen);
+        }
+#end
       }
       workgroupBarrier();
       for (var i = lane; i < NUM_PARTS; i += $(WS)u) {
@@ -123,13 +129,19 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
           let vector = i / $(D / 4)u;
           let quad = i % $(D / 4)u;
           var value = acc$(n) * factor_of[vector];
-          for (var t = 0u; t < end; t++) {
+          // Four reads in flight. What lies behind the last token is another's and may be anything: its words count as zero.
+          for (var t = 0u; t < end; t += 4u) {
             let token = tile * TILE + t;
             let block = u32(step[item.table + token / $(BLOCK)u]);
-            let words = kv[v_at(block, kv_head, token % $(BLOCK)u, quad >> 1u)];
-            let pair = select(words.xy, words.zw, (quad & 1u) == 1u);
-            let weight = vec4<f32>(scores[vector * TILE + t]);
-            value = fma(weight, vec4<f32>(unpack2x16float(pair.x), unpack2x16float(pair.y)), value);
+            let at = v_at(block, kv_head, token % $(BLOCK)u, quad >> 1u);
+#repeat k 4
+            let words$(k) = kv[at + $(k * D / 8)u];
+#end
+#repeat k 4
+            let pair$(k) = select(vec2<u32>(0u), select(words$(k).xy, words$(k).zw, (quad & 1u) == 1u), t + $(k)u < end);
+            let weight$(k) = vec4<f32>(scores[vector * TILE + t + $(k)u]);
+            value = fma(weight$(k), vec4<f32>(unpack2x16float(pair$(k).x), unpack2x16float(pair$(k).y)), value);
+#end
           }
           acc$(n) = value;
         }
