@@ -8,9 +8,11 @@ import {
   type WebGpuBackend,
   type WebGpuBackendOptions,
 } from '../../src/kernels/webgpu/backend.ts'
+import { describeSampling } from './conformance-sampling.ts'
 import { describeBackend } from './conformance.ts'
 import {
   BLOCK_SIZE,
+  TOLERANCES,
   backendOptions,
   expectBitEqual,
   isFull,
@@ -30,6 +32,11 @@ const create = (more: Partial<WebGpuBackendOptions>) => (options: BackendOptions
 
 // int8 activations, as on the cpu backend.
 describeBackend('webgpu', create({}), { skipReason, coverage: 'pairs', tolerances: { quantized: 5e-4 } })
+
+// Thresholds among more candidates than the list holds: nearly every row of the suite.
+describe.skipIf(skipReason !== null || !isFull)('webgpu, short lists', () => {
+  describeSampling(create({ listCapacity: 4 }), TOLERANCES)
+})
 
 describe.skipIf(skipReason !== null)('webgpu', () => {
   const COLS = 96

@@ -57,6 +57,8 @@ export interface WebGpuBackendOptions extends BackendOptions {
   readonly maxBindingBytes?: number
   /** Floating-point operations from which on a submission ends; see step-queue.ts. Makes small steps splittable. */
   readonly submissionOperations?: number
+  /** Candidates for a threshold of top-k or top-p that are listed, see sample.ts. */
+  readonly listCapacity?: number
   /** Do without dot4I8Packed, whatever the adapter has: makes its replacement testable on any. */
   readonly avoidPackedDot?: boolean
 }
@@ -128,7 +130,7 @@ export class WebGpuBackend implements InspectableBackend {
     const { limits } = options
     this.#linear = new LinearKernels(this.#context, Math.max(limits.maxRows, limits.maxSampleRows))
     this.#attention = new AttentionKernels(this.#context, limits)
-    this.#sample = new SampleKernels(this.#context, this.#linear, limits)
+    this.#sample = new SampleKernels(this.#context, this.#linear, limits, options.listCapacity)
     this.#queue = new StepQueue(this.#context, gpu, options)
     this.#blocks = new BlockTransfer(device, this.#attention, this.#queue)
   }

@@ -103,6 +103,7 @@ export async function openDevice(): Promise<GpuDevice> {
     'maxBufferSize',
     'maxStorageBufferBindingSize',
     'maxStorageBuffersPerShaderStage',
+    'maxComputeWorkgroupStorageSize',
     'maxComputeWorkgroupsPerDimension',
   ] as const) {
     requiredLimits[name] = adapter.limits[name]

@@ -24,36 +24,43 @@ const BINDINGS: readonly BindingKind[] = [
 const SCORE_CHUNK = 32
 /** Tokens of a row that one workgroup looks through. */
 const VOCAB_CHUNK = 2048
+const LIST_CAPACITY = 8192
+/** Words of a row of `filters` before its list, see wgsl/sample-io.wgsl. */
+const FILTER_WORDS = 772
 const FLAG = { greedy: 1, mask: 2, topP: 4, filter: 8 } as const
 /** What -Infinity is uploaded as: WGSL may assume that there is no infinity. */
 const BAN_DELTA = -3e38
 const ENTRY_WORDS = 3
 
-/** The kernels of sampling. One workgroup looks through a whole row of `threshold` and of `logprobs`: it is as large as is portable. */
-const KERNELS = {
-  adjust: source('sample-adjust', { RESTORE: 0, WS: 64 }),
-  max: source('sample-max', { DRAW: 0, WS: 256 }),
-  threshold: source('sample-threshold', { WS: 256 }),
-  draw: source('sample-max', { DRAW: 1, WS: 256 }),
-  final: source('sample-final', { WS: 64 }),
-  restore: source('sample-adjust', { RESTORE: 1, WS: 64 }),
-  logprobs: source('logprobs', { SCORE: 0, WS: 256 }),
-  score: source('logprobs', { SCORE: 1, WS: 256 }),
-} as const
-
-function source(name: string, defines: KernelSource['defines']): KernelSource {
-  return { name, bindings: BINDINGS, defines }
+/** The kernels of sampling. `listCapacity`: tokens of a row that are listed as candidates for its threshold; of more, all are gone through. */
+function sampleKernels(listCapacity: number) {
+  const source = (name: string, defines: KernelSource['defines'] = {}): KernelSource => {
+    return { name, bindings: BINDINGS, defines: { ...defines, LIST_CAPACITY: listCapacity } }
+  }
+  return {
+    adjust: source('sample-adjust', { RESTORE: 0, WS: 64 }),
+    max: source('sample-max', { DRAW: 0, WS: 256 }),
+    bins: source('sample-bins'),
+    gather: source('sample-gather'),
+    threshold: source('sample-threshold'),
+    draw: source('sample-max', { DRAW: 1, WS: 256 }),
+    final: source('sample-final', { WS: 64 }),
+    restore: source('sample-adjust', { RESTORE: 1, WS: 64 }),
+    logprobs: source('logprobs', { SCORE: 0, WS: 256 }),
+    score: source('logprobs', { SCORE: 1, WS: 256 }),
+  }
 }
+type Kernels = ReturnType<typeof sampleKernels>
 
-export const SAMPLE_SOURCES: readonly KernelSource[] = Object.values(KERNELS)
+export const SAMPLE_SOURCES: readonly KernelSource[] = Object.values(sampleKernels(LIST_CAPACITY))
 
 /** A run of rows whose logits fit one binding, with what works on them. */
 interface LogitsChunk {
   readonly logits: GPUBuffer // [rows, vocab]
   readonly firstRow: number
   readonly product: PreparedOp
-  /** Of `KERNELS`, made on first use; forgotten when one of the buffers they share is replaced. */
-  readonly launches: Map<keyof typeof KERNELS, Launch>
+  /** Made on first use; forgotten when one of the buffers they share is replaced. */
+  readonly launches: Map<keyof Kernels, Launch>
 }
 
 /** What logits are made of. */
@@ -66,11 +73,13 @@ interface Head {
 export class SampleKernels {
   readonly #context: GpuContext
   readonly #linear: LinearKernels
+  readonly #kernels: Kernels
+  readonly #filterBytes: number // of a row
   readonly #limits: BackendLimits
   /** [2, maxSampleRows]: tokens of this and of the previous step, by turns. */
   readonly sampled: GPUBuffer
   readonly results: GPUBuffer
-  readonly #thresholds: GPUBuffer
+  #filters: GPUBuffer
   #head: Head | null = null
   #prepareSamples: PreparedOp | null = null
   #prepareScores: PreparedOp | null = null
@@ -90,7 +99,9 @@ export class SampleKernels {
   #scores: LogprobSlot[] = []
   #resultWords = RESULT_TOKENS
 
-  constructor(context: GpuContext, linear: LinearKernels, limits: BackendLimits) {
+  constructor(context: GpuContext, linear: LinearKernels, limits: BackendLimits, listCapacity = LIST_CAPACITY) {
+    this.#kernels = sampleKernels(listCapacity)
+    this.#filterBytes = 4 * (FILTER_WORDS + listCapacity)
     this.#context = context
     this.#linear = linear
     this.#limits = limits
@@ -102,7 +113,7 @@ export class SampleKernels {
       size: Math.ceil(words / 4) * 16,
       usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.QUERY_RESOLVE,
     })
-    this.#thresholds = createStorage(device, 'thresholds', 4 * limits.maxSampleRows)
+    this.#filters = createStorage(device, 'filters', 16)
     this.#masks = createStorage(device, 'masks', 16)
     this.#adjustments = createStorage(device, 'adjustments', 16)
   }
@@ -137,7 +148,7 @@ export class SampleKernels {
   }
 
   /**
-   * Logits of the rows, then a token for each: adjust, maximum, thresholds (rows with filters), draw (rows with a temperature), final.
+   * Logits of the rows, then a token for each: adjust, maximum, thresholds (rows with filters: bins, gather, threshold), draw (rows with a temperature), final.
    * Raw logits are put back where they were adjusted, and log-probabilities are taken from them.
    */
   sample(
@@ -166,6 +177,11 @@ export class SampleKernels {
     const isDrawn = rows.some(({ spec }) => spec.temperature >= GREEDY_TEMPERATURE)
     const isFiltered = isDrawn && rows.some(({ spec }) => hasFilter(spec, head.rows))
     const hasLogprobs = this.#logprobs.some((slot) => slot !== null)
+    if (isFiltered && this.#filters.size < rows.length * this.#filterBytes) {
+      this.#filters.destroy()
+      this.#filters = createStorage(this.#context.device, 'filters', roomFor(rows.length) * this.#filterBytes)
+      this.#forgetLaunches()
+    }
     const numChunks = Math.ceil(head.rows / VOCAB_CHUNK)
     this.#prepareSamples?.launch(rows.length)
     for (const chunk of this.#logitsChunks(rows.length)) {
@@ -173,7 +189,11 @@ export class SampleKernels {
       chunk.product.launch(numRows)
       if (numEntries > 0) this.#launch(chunk, 'adjust').add(numRows)
       this.#launch(chunk, 'max').add(numChunks, numRows)
-      if (isFiltered) this.#launch(chunk, 'threshold').add(numRows)
+      if (isFiltered) {
+        this.#launch(chunk, 'bins').add(numChunks, numRows)
+        this.#launch(chunk, 'gather').add(numChunks, numRows)
+        this.#launch(chunk, 'threshold').add(numRows)
+      }
       if (isDrawn) this.#launch(chunk, 'draw').add(numChunks, numRows)
       this.#launch(chunk, 'final').add(numRows)
       if (numEntries > 0) this.#launch(chunk, 'restore').add(numRows)
@@ -219,7 +239,7 @@ export class SampleKernels {
   sources(head: GpuMatrix, options: LogitsOptions): readonly KernelSource[] {
     const prepare = prepareSource(head.form, options.norm !== undefined, 'sample')
     const products = linearSources(head, this.#context.capabilities.hasPackedDot).values()
-    return [...(prepare === null ? [] : [prepare]), ...products, ...SAMPLE_SOURCES]
+    return [...(prepare === null ? [] : [prepare]), ...products, ...Object.values(this.#kernels)]
   }
 
   /** Prepares for a head; nothing is left to do when it is the one of the step before. */
@@ -247,14 +267,14 @@ export class SampleKernels {
     return { logits, firstRow, product, launches: new Map() }
   }
 
-  #launch(chunk: LogitsChunk, kernel: keyof typeof KERNELS): Launch {
+  #launch(chunk: LogitsChunk, kernel: keyof Kernels): Launch {
     let launch = chunk.launches.get(kernel)
     if (launch === undefined) {
       const numChunks = Math.ceil(this.#vocab / VOCAB_CHUNK)
       const params = [this.#vocab, Math.ceil(this.#vocab / 32), numChunks, VOCAB_CHUNK, chunk.firstRow]
-      const shared = [this.#masks, this.#maxima!, this.#thresholds, this.sampled, this.results, this.#adjustments]
+      const shared = [this.#masks, this.#maxima!, this.#filters, this.sampled, this.results, this.#adjustments]
       const group = bind(this.#context, kernel, BINDINGS, params, [chunk.logits, ...shared])
-      launch = new Launch(this.#context, KERNELS[kernel], group)
+      launch = new Launch(this.#context, this.#kernels[kernel], group)
       chunk.launches.set(kernel, launch)
     }
     return launch
@@ -264,7 +284,7 @@ export class SampleKernels {
     return bufferBytes([
       this.sampled,
       this.results,
-      this.#thresholds,
+      this.#filters,
       this.#masks,
       this.#adjustments,
       this.#maxima,
@@ -285,7 +305,7 @@ export class SampleKernels {
       const chunk = this.#chunks[index]
       if (chunk !== undefined && chunk.logits.size >= rows * rowBytes) continue
       chunk?.logits.destroy()
-      const roomy = Math.min(capacity, 2 ** Math.ceil(Math.log2(rows)))
+      const roomy = Math.min(capacity, roomFor(rows))
       const logits = createStorage(device, `logits ${firstRow}`, roomy * rowBytes)
       this.#chunks[index] = this.#chunk('sample', logits, firstRow, capacity)
     }
@@ -304,7 +324,7 @@ export class SampleKernels {
     const maskBytes = Math.ceil(this.#vocab / 32) * 4
     if (rows.some(({ spec }) => spec.mask !== null) && this.#masks.size < rows.length * maskBytes) {
       this.#masks.destroy()
-      this.#masks = createStorage(device, 'masks', 2 ** Math.ceil(Math.log2(rows.length)) * maskBytes)
+      this.#masks = createStorage(device, 'masks', roomFor(rows.length) * maskBytes)
       this.#forgetLaunches()
     }
     let numEntries = 0
@@ -382,6 +402,11 @@ export class SampleKernels {
     }
     return { end, penalized }
   }
+}
+
+/** Rows to make room for: buffers grow in powers of two. */
+function roomFor(rows: number): number {
+  return 2 ** Math.ceil(Math.log2(rows))
 }
 
 function hasFilter(spec: SampleSpec, vocab: number): boolean {

@@ -84,8 +84,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
 #repeat j VS
         {
+          // The last ones may be counted more than once.
+          let is_own = lane / TILE + $(j * WS / 32)u < $(TM * G)u;
           let is_seen = token <= last && is_visible(token, position_of(item, vector$(j) / $(G)u));
-          scores[vector$(j) * TILE + lane % TILE] = select(EMPTY_MAX, cap(dot$(j)), is_seen);
+          if (is_own) {
+            scores[vector$(j) * TILE + lane % TILE] = select(EMPTY_MAX, cap(dot$(j)), is_seen);
+          }
         }
 #end
       }

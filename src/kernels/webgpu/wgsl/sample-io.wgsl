@@ -15,10 +15,16 @@ struct SampleParams {
 @group(0) @binding(3) var<storage, read> masks: array<u32>; // [sample rows, mask_words]
 // [sample rows, num_chunks, 2]: of each chunk, the largest value's bits and its token
 @group(0) @binding(4) var<storage, read_write> maxima: array<u32>;
-@group(0) @binding(5) var<storage, read_write> thresholds: array<f32>; // [sample rows]
+@group(0) @binding(5) var<storage, read_write> filters: array<atomic<u32>>; // [sample rows, FILTER_WORDS], see filter-io.wgsl
 @group(0) @binding(6) var<storage, read_write> sampled: array<i32>;
 @group(0) @binding(7) var<storage, read_write> results: array<u32>;
 @group(0) @binding(8) var<storage, read_write> adjustments: array<u32>; // [entries, 3]: token, delta, the raw logit while it is adjusted
+
+// Words of a row of `filters`: its threshold, and from LIST on room for so many tokens.
+const THRESHOLD = 769u;
+const LIST = 772u;
+const LIST_CAPACITY = $(LIST_CAPACITY)u;
+const FILTER_WORDS = LIST + LIST_CAPACITY;
 
 const RESULT_TOKENS = 64u; // behind the timestamps
 const RESULT_WORDS = 42u; // of a row's log-probabilities

@@ -20,7 +20,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   var threshold = BANNED_LOGIT;
   if ((spec.flags & FLAG_FILTER) != 0u) {
-    threshold = thresholds[row];
+    threshold = bitcast<f32>(atomicLoad(&filters[row * FILTER_WORDS + THRESHOLD]));
   }
 #endif
   var best = BANNED_LOGIT;

@@ -1,51 +1,55 @@
-// The threshold on z of a row with top-k, top-p or min-p: the largest of the three (kernels/sampling.ts, step 5). A radix descent over the
-// bits of |z|, 8 at a time: counts or masses of the 256 digits are gathered in workgroup memory, then one thread walks them from the most
-// likely end. Masses are fixed point, 2^-24, in two words of 12 and more bits, so that their sums are exact in any order.
+// The threshold on z of a row with top-k, top-p or min-p: the largest of the three (kernels/sampling.ts, step 5). Among the listed tokens, a
+// radix descent over the bits of |z|, 8 at a time: counts or masses of the 256 digits are gathered in workgroup memory, then one thread walks
+// them from the most likely end.
 //
-//   launch   x = sample rows; workgroup = WS threads
-#include "sample-io.wgsl"
+//   launch   x = sample rows; workgroup = 256 threads. Leaves the row's bins and list empty for the next step.
+#include "filter-io.wgsl"
+#include "filter-range.wgsl"
 
-var<workgroup> counts: array<atomic<u32>, 256>;
-var<workgroup> low_sums: array<atomic<u32>, 256>;
-var<workgroup> high_sums: array<atomic<u32>, 256>;
+var<workgroup> digits: array<atomic<u32>, 768>; // [256][count, mass low, mass high]
 var<workgroup> prefix: u32;
 var<workgroup> reached: f32;
 var<workgroup> goal: f32;
 
-struct Row {
-  index: u32,
-  flags: u32,
+struct Candidates {
+  row: u32,
+  spec: Spec,
   maximum: f32,
-  inverse_temperature: f32,
+  is_listed: bool, // else all tokens
+  count: u32,
 }
 
-fn z_of(row: Row, token: u32) -> f32 {
-  let value = value_of(row.index, token, row.flags);
-  return select((value - row.maximum) * row.inverse_temperature, BANNED_LOGIT, value <= BANNED_LOGIT);
+fn candidate(pool: Candidates, index: u32) -> f32 {
+  if (pool.is_listed) {
+    return bitcast<f32>(atomicLoad(&filters[filter_at(pool.row) + LIST + index]));
+  }
+  return z_of(pool.row, index, pool.spec, pool.maximum);
 }
 
-fn mass_of(z: f32) -> u32 {
-  return u32(exp(z) * 16777216.0 + 0.5);
+fn digit_amount(digit: u32, by_mass: bool) -> f32 {
+  if (by_mass) {
+    return mass(atomicLoad(&digits[digit * 3u + 1u]), atomicLoad(&digits[digit * 3u + 2u]));
+  }
+  return f32(atomicLoad(&digits[digit * 3u]));
 }
 
-// The largest z at which the tokens at or above it, of those at or above floor_z, reach a number (by_mass false: target) or a share
-// (by_mass true: target of the total) of them.
-fn select_threshold(row: Row, by_mass: bool, target_value: f32, floor_z: f32, lane: u32) -> f32 {
+// The largest z at which the candidates at or above it, of those at or above floor_z, and `base` before them reach `target_value` in number or
+// mass. `is_share`: the target is a share of their mass.
+fn select_z(pool: Candidates, by_mass: bool, target_value: f32, is_share: bool, base: f32, floor_z: f32, lane: u32) -> f32 {
   if (lane == 0u) {
     prefix = 0u;
-    reached = 0.0;
+    reached = base;
     goal = target_value;
   }
   for (var pass_index = 0u; pass_index < 4u; pass_index++) {
     let shift = 24u - 8u * pass_index;
-    for (var digit = lane; digit < 256u; digit += $(WS)u) {
-      atomicStore(&counts[digit], 0u);
-      atomicStore(&low_sums[digit], 0u);
-      atomicStore(&high_sums[digit], 0u);
+    workgroupBarrier();
+    for (var word = lane; word < 768u; word += 256u) {
+      atomicStore(&digits[word], 0u);
     }
     workgroupBarrier();
-    for (var token = lane; token < params.vocab; token += $(WS)u) {
-      let z = z_of(row, token);
+    for (var i = lane; i < pool.count; i += 256u) {
+      let z = candidate(pool, i);
       if (z <= BANNED_LOGIT || z < floor_z) {
         continue;
       }
@@ -54,36 +58,30 @@ fn select_threshold(row: Row, by_mass: bool, target_value: f32, floor_z: f32, la
       if (pass_index > 0u && (key >> (shift + 8u)) != (prefix >> (shift + 8u))) {
         continue;
       }
-      let digit = (key >> shift) & 255u;
-      atomicAdd(&counts[digit], 1u);
+      let at = ((key >> shift) & 255u) * 3u;
+      atomicAdd(&digits[at], 1u);
       if (by_mass) {
-        let mass = mass_of(z);
-        atomicAdd(&low_sums[digit], mass & 0xfffu);
-        atomicAdd(&high_sums[digit], mass >> 12u);
+        let own = mass_of(z);
+        atomicAdd(&digits[at + 1u], own & 0xfffu);
+        atomicAdd(&digits[at + 2u], own >> 12u);
       }
     }
     workgroupBarrier();
     if (lane == 0u) {
-      if (by_mass && pass_index == 0u) {
-        var low = 0u;
-        var high = 0u;
+      if (is_share && pass_index == 0u) {
+        var total = 0.0;
         for (var digit = 0u; digit < 256u; digit++) {
-          low += atomicLoad(&low_sums[digit]);
-          high += atomicLoad(&high_sums[digit]);
+          total += digit_amount(digit, true);
         }
-        goal = target_value * (f32(high) * 4096.0 + f32(low));
+        goal = target_value * total;
       }
       var chosen = 0u;
       for (var digit = 0u; digit < 256u; digit++) {
-        let count = atomicLoad(&counts[digit]);
-        if (count == 0u) {
+        if (atomicLoad(&digits[digit * 3u]) == 0u) {
           continue;
         }
         chosen = digit;
-        var amount = f32(count);
-        if (by_mass) {
-          amount = f32(atomicLoad(&high_sums[digit])) * 4096.0 + f32(atomicLoad(&low_sums[digit]));
-        }
+        let amount = digit_amount(digit, by_mass);
         if (reached + amount >= goal) {
           break;
         }
@@ -91,34 +89,42 @@ fn select_threshold(row: Row, by_mass: bool, target_value: f32, floor_z: f32, la
       }
       prefix |= chosen << shift;
     }
-    workgroupBarrier();
   }
-  let found = -bitcast<f32>(workgroupUniformLoad(&prefix));
-  return found;
+  return -bitcast<f32>(workgroupUniformLoad(&prefix));
 }
 
-@compute @workgroup_size($(WS))
+@compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-  let index = params.first_row + group.x;
-  let spec = load_spec(index);
+  let row = params.first_row + group.x;
+  let spec = load_spec(row);
   if ((spec.flags & FLAG_FILTER) == 0u) {
     return;
   }
-  var maximum = BANNED_LOGIT;
-  for (var i = 0u; i < params.num_chunks; i++) {
-    maximum = max(maximum, bitcast<f32>(maxima[(index * params.num_chunks + i) * 2u]));
+  let range = find_range(row, spec, lane);
+  if (lane == 0u) {
+    prefix = atomicLoad(&filters[filter_at(row) + LIST_LENGTH]);
   }
-  let row = Row(index, spec.flags, maximum, spec.inverse_temperature);
+  let length = workgroupUniformLoad(&prefix);
+  let is_listed = length <= LIST_CAPACITY;
+  let pool = Candidates(row, spec, maximum_of(row), is_listed, select(params.vocab, length, is_listed));
   var threshold = spec.min_z;
   var kth = BANNED_LOGIT;
+  let has_top_p = (spec.flags & FLAG_TOP_P) != 0u;
   if (spec.top_k > 0u) {
-    kth = select_threshold(row, false, f32(spec.top_k), BANNED_LOGIT, lane);
+    let base = select(0.0, range.base, is_listed);
+    kth = select_z(pool, false, f32(spec.top_k), false, base, BANNED_LOGIT, lane);
     threshold = max(threshold, kth);
   }
-  if ((spec.flags & FLAG_TOP_P) != 0u) {
-    threshold = max(threshold, select_threshold(row, true, spec.top_p, kth, lane));
+  if (has_top_p) {
+    // Alone and listed, its goal is known; else it is a share of what the candidates have.
+    let is_known = is_listed && spec.top_k == 0u;
+    let target_value = select(spec.top_p, range.goal, is_known);
+    threshold = max(threshold, select_z(pool, true, target_value, !is_known, select(0.0, range.base, is_known), kth, lane));
+  }
+  for (var word = lane; word <= LIST_LENGTH; word += 256u) {
+    atomicStore(&filters[filter_at(row) + word], 0u);
   }
   if (lane == 0u) {
-    thresholds[index] = threshold;
+    atomicStore(&filters[filter_at(row) + THRESHOLD], bitcast<u32>(threshold));
   }
 }

@@ -1,0 +1,44 @@
+// The thresholds of top-k and top-p, found by many workgroups: what their three kernels share.
+//
+// sample-bins     counts a row's tokens in 256 bins of z, and their masses
+// sample-gather   lists the tokens of the bins in which a threshold must lie
+// sample-threshold finds it among them, or among all tokens where the list has no room for them
+//
+// z is not positive, so the bits of |z| order it from the most likely token down: bins are an octave's eighth, from 2^-20 to 2^12. Masses are
+// fixed point, 2^-24, in two words of 12 and more bits, so that their sums are exact in any order.
+#include "sample-io.wgsl"
+
+// A row of `filters`: [256][count, mass low, mass high], length of the list, threshold, the list.
+const BINS = 256u;
+const LIST_LENGTH = 768u;
+
+fn filter_at(row: u32) -> u32 {
+  return row * FILTER_WORDS;
+}
+
+// The largest logit of a row, as sample-max.wgsl found it.
+fn maximum_of(row: u32) -> f32 {
+  var maximum = BANNED_LOGIT;
+  for (var i = 0u; i < params.num_chunks; i++) {
+    maximum = max(maximum, bitcast<f32>(maxima[(row * params.num_chunks + i) * 2u]));
+  }
+  return maximum;
+}
+
+fn z_of(row: u32, token: u32, spec: Spec, maximum: f32) -> f32 {
+  let value = value_of(row, token, spec.flags);
+  return select((value - maximum) * spec.inverse_temperature, BANNED_LOGIT, value <= BANNED_LOGIT);
+}
+
+fn bin_of(z: f32) -> u32 {
+  let octave = (bitcast<u32>(z) & 0x7fffffffu) >> 20u;
+  return min(octave - min(octave, 856u), BINS - 1u);
+}
+
+fn mass_of(z: f32) -> u32 {
+  return u32(exp(z) * 16777216.0 + 0.5);
+}
+
+fn mass(low: u32, high: u32) -> f32 {
+  return f32(high) * 4096.0 + f32(low);
+}
