@@ -82,6 +82,7 @@ export async function loadEngine(
         prefixCaching: config.prefixCaching,
         runAhead: config.runAhead === 0 ? 0 : 1,
         speculation: config.speculation,
+        maxPrefillMs: config.maxPrefillMs,
         maxQueuedRequests: config.maxQueuedRequests,
         maxQueuedTokens: config.maxQueuedTokens,
         toolCallParser: config.toolCallParser,

@@ -217,6 +217,12 @@ export const schema = z.object({
     help: 'tokens a KV block',
     group: 'engine',
   }),
+  maxPrefillMs: field(integer(1, 3_600_000).default(100), {
+    flag: 'max-prefill-ms',
+    value: 'MS',
+    help: 'longest piece of a prompt, in milliseconds as measured, that is computed in a step while others decode',
+    group: 'engine',
+  }),
   onFatal: field(oneOf(['restart', 'exit']).default('restart'), {
     flag: 'on-fatal',
     value: 'restart|exit',

@@ -30,6 +30,7 @@ import { Scheduler } from './scheduler.ts'
 import type { Sequence } from './sequence.ts'
 import { SequenceFault } from './step-draft.ts'
 import type { ScheduledStep } from './step-draft.ts'
+import { StepTimes } from './step-times.ts'
 import { newEngineCounts, publishSchedule } from './step-accounting.ts'
 import type { Tokenizer } from './tokenizer.ts'
 import { toolCallFormat } from './tool-calls/tool-call-format.ts'
@@ -41,6 +42,8 @@ export interface EngineOptions {
   readonly prefixCaching: boolean
   /** Steps planned before the last one's tokens are known, where every running sequence is eligible. */
   readonly runAhead: 0 | 1
+  /** Milliseconds that a step's prompt tokens may take while others decode; absent: unbounded. */
+  readonly maxPrefillMs?: number
   /** Draft tokens by prompt lookup. */
   readonly speculation: boolean
   /** Sequences (prompts times n) that may wait. */
@@ -98,6 +101,7 @@ class LocalEngine implements Engine {
   readonly #intake: Intake
   readonly #delivery: Delivery
   readonly #counts = newEngineCounts()
+  readonly #times = new StepTimes()
   readonly #inFlight: StepInFlight[] = []
   readonly #idleListeners: (() => void)[] = []
   #state: 'running' | 'draining' | 'closed' = 'running'
@@ -138,6 +142,7 @@ class LocalEngine implements Engine {
       maxNumBatchedTokens: modelInfo.maxNumBatchedTokens,
       maxSampleRows: options.maxNumSeqs * (1 + MAX_DRAFT_TOKENS),
       hash: hashBlock,
+      maxPrefillTokens: () => this.#times.prefillTokensIn(options.maxPrefillMs ?? Infinity),
       prefetch: (sequence, match) => this.#kv?.prefetch(scheduler, sequence, match) ?? false,
     })
     this.#bus = bus
@@ -320,6 +325,8 @@ class LocalEngine implements Engine {
       const atMs = performance.now()
       const startMs = Math.max(oldest.submittedMs, this.#lastDeliveredMs)
       this.#lastDeliveredMs = atMs
+      const { numDecodeTokens, numPrefillTokens } = oldest.step
+      this.#times.record(numDecodeTokens, numPrefillTokens, Math.min(atMs - startMs, result.computeMs))
       this.#delivery.deliver({ step: oldest.step, result, startMs, atMs })
       // At once, so that the runner computes while the streams are written; but not without the sequences whose masks are on their way.
       delivering = null

@@ -99,6 +99,26 @@ describe('a step', () => {
     ])
   })
 
+  it('takes a bounded piece of prompts while someone decodes, and all of the budget while nobody does', () => {
+    const target = scheduler({ maxNumBatchedTokens: 16, maxPrefillTokens: () => 6 })
+    const [a, b, c] = [sequence(range(3), { maxOutputTokens: 3 }), sequence(range(20, 8)), sequence(range(9, 16))]
+    for (const each of [a, b]) target.add(each)
+    expect(rowsOf(advance(target))).toEqual([
+      [a.requestId, 3],
+      [b.requestId, 13],
+    ])
+    target.add(c)
+    expect(rowsOf(advance(target))).toEqual([
+      [a.requestId, 1],
+      [b.requestId, 6],
+    ])
+    expect(rowsOf(advance(target))).toEqual([
+      [a.requestId, 1],
+      [b.requestId, 1],
+      [c.requestId, 5],
+    ])
+  })
+
   it('is planned ahead with the pending token named by its sample row, but not past a row that depends on it', () => {
     const target = scheduler()
     const [a, b] = [sequence(range(3)), sequence(range(3, 9))]

@@ -2,7 +2,7 @@
  * Which sequences compute how many tokens in the next step. Pure data: sequences, counts and block numbers in, a plan out.
  *
  * One token budget a step. Every running sequence with fewer computed than total tokens gets the difference, decode steps first,
- * then prefill chunks in order of arrival, then newcomers. A sequence's prompt blocks are reserved when it is admitted, so only
+ * then prefill chunks in order of arrival, then newcomers; while someone decodes, only as many prompt tokens as take a bounded time. A sequence's prompt blocks are reserved when it is admitted, so only
  * decoding can run out of blocks; then the newest sequence gives its blocks back and recomputes later, before any newcomer.
  *
  * A sampled token counts as pending from the moment its step is planned, so the next step can be planned and submitted before it is
@@ -23,6 +23,8 @@ export interface SchedulerOptions extends PrefixCacheOptions, StepBounds {
    * fetched (kv-tiers.ts), and it is to wait until `isLoadingKv` is unset.
    */
   readonly prefetch?: (sequence: Sequence, match: PrefixMatch) => boolean
+  /** Prompt tokens that a step may have beside decode rows: all of those are waited for by every stream. Absent: the whole budget. */
+  readonly maxPrefillTokens?: () => number
 }
 
 /** What planning did, step or not. */
@@ -140,6 +142,8 @@ export class Scheduler {
     const draft = new StepDraft(this.#stepId + 1, this.#options)
     const preempted: Schedule['preempted'][number][] = []
     this.#scheduleDecodes(draft, preempted)
+    if (!draft.isEmpty)
+      draft.boundPrefill(Math.max(this.#options.blockSize, this.#options.maxPrefillTokens?.() ?? Infinity))
     for (const sequence of this.#running) {
       if (!sequence.isDecoding && sequence.numPendingTokens === 0) draft.addChunk(sequence)
       this.#publish(sequence, draft.stepId)
@@ -223,7 +227,7 @@ export class Scheduler {
   /** First come, first served: the first sequence that does not fit stops the loop, or small ones would starve it. */
   #admit(draft: StepDraft): void {
     for (const sequence of this.#waiting.slice()) {
-      if (draft.budget === 0 || this.#running.length >= this.#options.maxNumSeqs) return
+      if (draft.prefillBudget === 0 || this.#running.length >= this.#options.maxNumSeqs) return
       if (sequence.isLoadingKv || sequence.isMaskPending || sequence.numPendingTokens > 0) continue
       const match = this.#match(sequence, draft.stepId)
       if (this.#options.prefetch?.(sequence, match) === true) continue

@@ -58,6 +58,7 @@ export class StepDraft {
   readonly #sequences = new Map<Sequence, ScheduledSequence>()
   readonly #plans: SequencePlan[] = []
   readonly #maxSampleRows: number
+  #maxPrefillTokens = Infinity
   #numSampleRows = 0
   #numPrefillTokens = 0
   #numDecodeTokens = 0
@@ -70,6 +71,16 @@ export class StepDraft {
 
   get isEmpty(): boolean {
     return this.#plans.length === 0
+  }
+
+  /** Prompt tokens that it has room for. */
+  get prefillBudget(): number {
+    return Math.max(0, Math.min(this.budget, this.#maxPrefillTokens - this.#numPrefillTokens))
+  }
+
+  /** Takes at most so many prompt tokens. */
+  boundPrefill(numTokens: number): void {
+    this.#maxPrefillTokens = numTokens
   }
 
   includes(sequence: Sequence): boolean {
@@ -123,7 +134,7 @@ export class StepDraft {
 
   #addChunk(sequence: Sequence): void {
     const start = sequence.numComputedTokens
-    const end = Math.min(sequence.tokens.length, start + this.budget)
+    const end = Math.min(sequence.tokens.length, start + this.prefillBudget)
     const samples =
       end === sequence.tokens.length && sequence.wantsMoreTokens && this.#numSampleRows < this.#maxSampleRows
     // Without room to sample, the last token waits for a step that has it.

@@ -1,0 +1,71 @@
+/**
+ * What steps cost on this machine, as measured: the time of a step by its number of rows, and of a prompt token beside them. Moving averages, so
+ * that a machine that is busy with something else, and a context that grows, are followed.
+ */
+
+/** Weight of a new measurement. */
+const WEIGHT = 0.25
+/** Steps after which a measurement no longer counts: what was slow then may be fast now, and is only found out by trying. */
+const MAX_AGE = 2000
+/** Row counts measured apart; beyond, the largest stands for all. */
+const MAX_ROWS = 64
+/** Prompt tokens of a step from which it says something of a token's time. */
+const MIN_PREFILL_TOKENS = 8
+
+interface Measurement {
+  ms: number
+  atStep: number
+}
+
+export class StepTimes {
+  readonly #byRows: (Measurement | undefined)[] = []
+  #prefillTokenMs: number | null = null
+  #numSteps = 0
+
+  /** A step of decode rows and prompt tokens took `ms`. */
+  record(numDecodeRows: number, numPrefillTokens: number, ms: number): void {
+    this.#numSteps++
+    if (numPrefillTokens === 0) {
+      this.#recordDecode(Math.min(numDecodeRows, MAX_ROWS), ms)
+      return
+    }
+    if (numPrefillTokens < MIN_PREFILL_TOKENS) return
+    const decodeMs = numDecodeRows === 0 ? 0 : (this.ofRows(numDecodeRows) ?? 0)
+    const tokenMs = Math.max(0, ms - decodeMs) / numPrefillTokens
+    this.#prefillTokenMs = average(this.#prefillTokenMs, tokenMs)
+  }
+
+  /** Milliseconds of a decode step of so many rows: between what was measured above and below; null before anything was. */
+  ofRows(numRows: number): number | null {
+    const rows = Math.min(numRows, MAX_ROWS)
+    let below = rows
+    while (below > 0 && this.#known(below) === null) below--
+    let above = rows
+    while (above <= MAX_ROWS && this.#known(above) === null) above++
+    const low = this.#known(below)
+    const high = this.#known(above)
+    if (low === null) return high
+    // More rows are thought to cost nothing until they were tried.
+    if (high === null || above === below) return low
+    return low + ((high - low) * (rows - below)) / (above - below)
+  }
+
+  /** Prompt tokens that a step may compute in so many milliseconds; Infinity before any were measured. */
+  prefillTokensIn(ms: number): number {
+    const tokenMs = this.#prefillTokenMs
+    return tokenMs === null || tokenMs === 0 ? Infinity : Math.floor(ms / tokenMs)
+  }
+
+  #recordDecode(rows: number, ms: number): void {
+    this.#byRows[rows] = { ms: average(this.#known(rows), ms), atStep: this.#numSteps }
+  }
+
+  #known(rows: number): number | null {
+    const measured = this.#byRows[rows]
+    return measured === undefined || this.#numSteps - measured.atStep > MAX_AGE ? null : measured.ms
+  }
+}
+
+function average(before: number | null, value: number): number {
+  return before === null ? value : before + (value - before) * WEIGHT
+}
