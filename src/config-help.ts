@@ -14,7 +14,7 @@ const GROUPS: readonly (readonly [FieldMeta['group'], string])[] = [
 export function helpText(): string {
   const lines = [
     'usage: miniserve [serve] [flags]               serve a model over the OpenAI API',
-    '       miniserve rag index PATH... [flags]     index documents for retrieval',
+    '       miniserve rag index PATH... [--strict] [flags]',
     '       miniserve trace validate FILE [--level contract|steps|kernels]',
     '       miniserve trace convert FILE --to otlp|tempo|grafana|jaeger',
     '       miniserve eval perplexity FILE [--context N] [flags]',

@@ -29,6 +29,8 @@ export interface CommandLine {
   readonly config: Config
   /** --level of trace validate. */
   readonly level: 'contract' | 'steps' | 'kernels'
+  /** --strict of rag index. */
+  readonly isStrict: boolean
   /** --to of trace convert. */
   readonly to: 'otlp' | 'tempo' | 'grafana' | 'jaeger'
   /** --context of eval perplexity, in tokens; null: the tool's own. */
@@ -57,6 +59,7 @@ export function parseCommandLine(
     help: { type: 'boolean', short: 'h' },
     version: { type: 'boolean', short: 'v' },
     level: { type: 'string' },
+    strict: { type: 'boolean' },
     to: { type: 'string' },
     context: { type: 'string' },
     'prompt-tokens': { type: 'string', short: 'p' },
@@ -93,6 +96,7 @@ export function parseCommandLine(
     command,
     positionals,
     config: finish(values, env),
+    isStrict: parsed.values['strict'] === true,
     level: choice('--level', ['contract', 'steps', 'kernels'], parsed.values['level'], 'contract'),
     to: choice('--to', ['otlp', 'tempo', 'grafana', 'jaeger'], parsed.values['to'], 'otlp'),
     context: parsed.values['context'] === undefined ? null : count('--context', 2, parsed.values['context']),

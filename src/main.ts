@@ -20,7 +20,7 @@ async function run(commandLine: CommandLine, build: BuildInfo): Promise<number> 
     case 'serve':
       return serve(commandLine.config, build)
     case 'rag index':
-      return indexDocuments(commandLine.config, positionals)
+      return indexDocuments(commandLine, positionals)
     case 'eval perplexity':
     case 'eval choices':
       return evaluate(commandLine, oneFile(command, positionals))

@@ -5,7 +5,7 @@ import { createServer, type Server } from 'node:http'
 import { constants } from 'node:os'
 import { getRequestListener, RequestError } from '@hono/node-server'
 import { join } from 'node:path'
-import type { Config } from './config.ts'
+import type { CommandLine, Config } from './config.ts'
 import type { Engine } from './engine/request.ts'
 import type { DeviceMemory } from './observability/metrics.ts'
 import { loadEngine, MODELS, PACKAGE } from './model-loading.ts'
@@ -314,11 +314,14 @@ function ragSettings(config: Config): Omit<RagOptions, 'promptTemplate'> {
 }
 
 /** `miniserve rag index PATH…`: the exit code. */
-export async function indexDocuments(config: Config, paths: readonly string[]): Promise<number> {
+export async function indexDocuments(
+  { config, isStrict }: Pick<CommandLine, 'config' | 'isStrict'>,
+  paths: readonly string[],
+): Promise<number> {
   const rag = createRag({ ...ragSettings(config), promptTemplate: () => null })
   try {
     const { runRagIndex } = await import('./rag/index-command.ts')
-    return await runRagIndex({ rag, paths, index: config.ragIndex }, process.stderr)
+    return await runRagIndex({ rag, paths, index: config.ragIndex, isStrict }, process.stderr)
   } finally {
     await rag.close()
   }

@@ -1,5 +1,6 @@
 /** The index of this project's own documentation: built from the shipped files, kept in the cache folder. */
 import { existsSync } from 'node:fs'
+import type { DocumentReader } from './document-reader.ts'
 import type { Embedder } from './embedder.ts'
 import { RagError } from './errors.ts'
 import { findFiles } from './files.ts'
@@ -20,10 +21,18 @@ export interface BundledIndexOptions {
   readonly files: readonly string[]
   readonly folder: string
   readonly embedder: Embedder
+  readonly reader?: DocumentReader
   readonly onWorkerDeath?: WorkerDeathListener
 }
 
-export function bundledIndex({ name, files, folder, embedder, onWorkerDeath }: BundledIndexOptions): BundledIndex {
+export function bundledIndex({
+  name,
+  files,
+  folder,
+  embedder,
+  reader,
+  onWorkerDeath,
+}: BundledIndexOptions): BundledIndex {
   const store = createMemoryStore(folder, onWorkerDeath)
   let ready: Promise<VectorIndex> | null = null
 
@@ -41,7 +50,7 @@ export function bundledIndex({ name, files, folder, embedder, onWorkerDeath }: B
     }
     // A checkout in the making, or a package cut down, may lack some.
     const present = files.filter((file) => existsSync(file))
-    await indexFiles(await findFiles(present), { index, embedder })
+    await indexFiles(await findFiles(present), { index, embedder, ...(reader && { reader }) })
     return index
   }
 

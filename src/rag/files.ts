@@ -1,30 +1,14 @@
 /** Documents from files: which files of a folder are documents, and what is in them. */
-import { readdir, readFile, stat } from 'node:fs/promises'
+import { readdir, readFile, realpath, stat } from 'node:fs/promises'
+import type { Dirent } from 'node:fs'
 import { dirname, extname, join, relative, resolve, sep } from 'node:path'
 import { z } from 'zod'
-import type { DocumentFormat } from './blocks.ts'
+import { UnreadableError } from './decode.ts'
+import type { DocumentReader } from './document-reader.ts'
 import { messageOf, RagError } from './errors.ts'
-import { MAX_DOCUMENT_LENGTH, type Rejection, type SourceDocument } from './ingest.ts'
-
-const FORMATS: Readonly<Record<string, DocumentFormat | 'jsonl'>> = {
-  '.md': 'markdown',
-  '.markdown': 'markdown',
-  '.mdx': 'markdown',
-  '.txt': 'text',
-  '.text': 'text',
-  '.rst': 'text',
-  '.html': 'html',
-  '.htm': 'html',
-  '.xhtml': 'html',
-  '.jsonl': 'jsonl',
-  '.ndjson': 'jsonl',
-}
-
-/** Format by a path's or URL's extension; null when it is not one of a document. */
-export function formatOf(path: string): DocumentFormat | 'jsonl' | null {
-  const suffix = path.search(/[?#]/)
-  return FORMATS[extname(suffix < 0 ? path : path.slice(0, suffix)).toLowerCase()] ?? null
-}
+import { formatOfText, isGzip, kindOf, READ_KINDS } from './formats.ts'
+import type { Rejection, SourceDocument } from './ingest.ts'
+import { MAX_FILE_BYTES } from './limits.ts'
 
 const metadataScalar = z.union([z.string(), z.number(), z.boolean(), z.null()])
 
@@ -51,47 +35,133 @@ export interface FoundFile {
   readonly bytes: number
 }
 
+/** What lies in a folder and is not read. */
+export interface SkippedEntry extends Rejection {
+  /** Absolute. */
+  readonly path: string
+  /** What is in it is not known, so not known to be gone either. */
+  readonly isUnreadable: boolean
+}
+
 export interface FoundFiles {
   /** The given paths, absolute. */
   readonly roots: readonly string[]
   /** By path. */
   readonly files: readonly FoundFile[]
+  /** By path. Hidden entries and node_modules are not among them. */
+  readonly skipped: readonly SkippedEntry[]
 }
 
 /**
- * The documents' files below the given paths, sorted. Hidden files, node_modules and links inside folders are left out; a file that
- * is named itself is taken whatever its extension.
+ * The documents' files below the given paths, sorted, and what else is there. Hidden files and node_modules are left out. Links are
+ * followed inside the root that they lie in. A file that is named itself is taken whatever its name.
  * @throws RagError invalid_request naming the path that is not there.
  */
 export async function findFiles(paths: readonly string[]): Promise<FoundFiles> {
-  const found = new Map<string, FoundFile>()
-  const add = (path: string, root: string, bytes: number): void => {
-    const id = relative(dirname(root), path).split(sep).join('/')
-    if (!found.has(path)) found.set(path, { path, id, bytes })
-  }
-  const walk = async (folder: string, root: string): Promise<void> => {
-    for (const entry of await readdir(folder, { withFileTypes: true })) {
-      const path = join(folder, entry.name)
-      if (entry.name.startsWith('.') || entry.name === 'node_modules') continue
-      if (entry.isDirectory()) await walk(path, root)
-      else if (entry.isFile() && formatOf(path)) add(path, root, (await stat(path)).size)
-    }
-  }
+  const walk = new FileWalk()
   const roots = paths.map((given) => ({ given, path: resolve(given) }))
   // Of roots inside each other the outermost names the files, in whatever order they were given.
   for (const { given, path } of roots.toSorted((a, b) => a.path.length - b.path.length)) {
     try {
-      const info = await stat(path)
-      if (info.isDirectory()) await walk(path, path)
-      else add(path, path, info.size)
+      await walk.root(path)
     } catch (error) {
       throw new RagError('invalid_request', `${given}: cannot be read: ${messageOf(error)}`)
     }
   }
+  const byPath = (a: { readonly path: string }, b: { readonly path: string }): number => (a.path < b.path ? -1 : 1)
   return {
     roots: roots.map(({ path }) => path),
-    files: [...found.values()].toSorted((a, b) => (a.path < b.path ? -1 : 1)),
+    files: [...walk.files.values()].toSorted(byPath),
+    skipped: [...walk.skipped.values()].toSorted(byPath),
   }
+}
+
+class FileWalk {
+  readonly files = new Map<string, FoundFile>()
+  readonly skipped = new Map<string, SkippedEntry>()
+  /** Folders that a link was followed to: once each, or links in both directions would never end. */
+  readonly #linked = new Set<string>()
+  #root = ''
+  #realRoot = ''
+
+  async root(path: string): Promise<void> {
+    this.#root = path
+    this.#realRoot = await realpath(path)
+    const info = await stat(path)
+    if (info.isDirectory()) await this.#folder(path, [this.#realRoot])
+    else if (info.isFile()) this.#add(path, info.size)
+    else this.#skip(path, 'expected a file or a folder, found a device, pipe or socket')
+  }
+
+  /** @param above real paths of the folder and of those that it was reached through. */
+  async #folder(folder: string, above: readonly string[]): Promise<void> {
+    let entries: Dirent<Buffer>[]
+    try {
+      entries = await readdir(folder, { withFileTypes: true, encoding: 'buffer' })
+    } catch (error) {
+      return this.#skip(folder, messageOf(error), true)
+    }
+    for (const entry of entries) {
+      const name = nameOf(entry.name)
+      if (name.text.startsWith('.') || name.text === 'node_modules') continue
+      const path = join(folder, name.text)
+      if (!name.isText) {
+        this.#skip(path, 'expected a name in UTF-8')
+        continue
+      }
+      try {
+        await this.#entry(entry, path, above)
+      } catch (error) {
+        this.#skip(path, messageOf(error), true)
+      }
+    }
+  }
+
+  async #entry(entry: Dirent<Buffer>, path: string, above: readonly string[]): Promise<void> {
+    if (entry.isSymbolicLink()) return this.#link(path, above)
+    if (entry.isDirectory()) return this.#folder(path, [...above, await realpath(path)])
+    if (entry.isFile()) return this.#file(path, (await stat(path)).size)
+    this.#skip(path, 'a device, pipe or socket')
+  }
+
+  async #link(path: string, above: readonly string[]): Promise<void> {
+    const target = await realpath(path).catch(() => null)
+    if (target === null) return this.#skip(path, 'a link to nothing')
+    if (target !== this.#realRoot && !target.startsWith(this.#realRoot + sep)) {
+      return this.#skip(path, 'a link that leads out of the folder')
+    }
+    const info = await stat(target)
+    if (info.isFile()) return this.#file(path, info.size)
+    if (!info.isDirectory()) return this.#skip(path, 'a link to a device, pipe or socket')
+    if (above.includes(target)) return this.#skip(path, 'a link to a folder that it lies in')
+    if (this.#linked.has(target)) return this.#skip(path, 'a link to a folder that another link leads to')
+    this.#linked.add(target)
+    return this.#folder(path, [...above, target])
+  }
+
+  #file(path: string, bytes: number): void {
+    if (kindOf(path)) return this.#add(path, bytes)
+    this.#skip(path, `${extname(path).toLowerCase()} files are not read`)
+  }
+
+  #add(path: string, bytes: number): void {
+    if (!this.files.has(path)) this.files.set(path, { path, id: this.#idOf(path), bytes })
+    this.skipped.delete(path)
+  }
+
+  #skip(path: string, reason: string, isUnreadable = false): void {
+    if (!this.files.has(path)) this.skipped.set(path, { path, id: this.#idOf(path), reason, isUnreadable })
+  }
+
+  #idOf(path: string): string {
+    return relative(dirname(this.#root), path).split(sep).join('/')
+  }
+}
+
+/** Names are bytes, and those of old systems' files no UTF-8: no path leads to them then. */
+function nameOf(bytes: Buffer): { readonly text: string; readonly isText: boolean } {
+  const text = bytes.toString('utf8')
+  return { text, isText: Buffer.from(text).equals(bytes) }
 }
 
 export interface UnreadDocument extends Rejection {
@@ -102,27 +172,51 @@ export interface UnreadDocument extends Rejection {
 /** The documents of a file. What cannot be used is handed to `reject`. */
 export async function* readDocuments(
   { path, id, bytes }: FoundFile,
+  reader: Pick<DocumentReader, 'read'>,
   reject: (rejection: UnreadDocument) => void,
 ): AsyncGenerator<SourceDocument> {
-  const format = formatOf(path) ?? 'text'
-  // A UTF-8 byte is at most one UTF-16 unit. JSON lines may be many documents.
-  if (bytes > MAX_DOCUMENT_LENGTH * (format === 'jsonl' ? 16 : 1)) {
-    return reject({ id, reason: `expected at most ${MAX_DOCUMENT_LENGTH} bytes, found ${bytes}` })
-  }
+  const maxBytes = MAX_FILE_BYTES[kindOf(path) ?? 'text']
+  if (bytes > maxBytes) return reject({ id, reason: `expected at most ${maxBytes} bytes, found ${bytes}` })
   let content: Uint8Array
   try {
     content = await readFile(path)
   } catch (error) {
     return reject({ id, reason: messageOf(error), isUnreadable: true })
   }
-  let text: string
+  yield* documentsOf({ id, name: path, content, origin: path }, reader, reject)
+}
+
+export interface NamedContent {
+  readonly id: string
+  /** Says what kind of file it is. */
+  readonly name: string
+  readonly content: Uint8Array
+  /** Of a header that came with it. */
+  readonly charset?: string | null
+  /** The file it came from; empty for one that came over HTTP. */
+  readonly origin: string
+}
+
+/** The documents in the bytes of a file. What cannot be used is handed to `reject`. */
+export async function* documentsOf(
+  { id, name, content, charset = null, origin }: NamedContent,
+  reader: Pick<DocumentReader, 'read'>,
+  reject: (rejection: Rejection) => void,
+): AsyncGenerator<SourceDocument> {
+  const kind = kindOf(name)
+  let file
   try {
-    text = new TextDecoder('utf-8', { fatal: true }).decode(content)
-  } catch {
-    return reject({ id, reason: 'expected UTF-8 text' })
+    file = await reader.read({ bytes: content, kind: kind ?? 'text', isGzip: isGzip(name), charset })
+  } catch (error) {
+    if (!(error instanceof UnreadableError)) throw error
+    // A picture that was named itself is no text either; what could be read says more.
+    const hint = kind === null ? `; the kinds that are read are ${READ_KINDS}` : ''
+    return reject({ id, reason: error.message + hint })
   }
+  const { text, format, notice } = file
+  if (notice !== null) reject({ id, reason: notice })
   if (format !== 'jsonl') {
-    yield { id, text, source: id, format, metadata: {}, origin: path }
+    yield { id, text, source: id, format, metadata: {}, origin }
     return
   }
   let lineNumber = 0
@@ -135,14 +229,13 @@ export async function* readDocuments(
       continue
     }
     const source = parsed.source ?? id
-    const named = formatOf(source)
     yield {
       id: parsed.id === undefined ? `${id}#${lineNumber}` : String(parsed.id),
       text: parsed.text,
       source,
-      format: named === null || named === 'jsonl' ? 'text' : named,
+      format: formatOfText(source),
       metadata: parsed.metadata ?? {},
-      origin: path,
+      origin,
     }
   }
 }

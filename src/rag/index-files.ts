@@ -1,6 +1,7 @@
 /** Keeps an index equal to files: new and changed ones are read, those gone are taken out. */
 import { lstat } from 'node:fs/promises'
 import { sep } from 'node:path'
+import { createDocumentReader, type DocumentReader } from './document-reader.ts'
 import { readDocuments, type FoundFiles } from './files.ts'
 import { ingest, type IngestOptions, type IngestResult, type Rejection } from './ingest.ts'
 
@@ -22,11 +23,25 @@ const isBelow = (path: string, roots: readonly string[]): boolean =>
  * Brings an index up to date with what `findFiles` found below its roots; documents from elsewhere are left alone.
  * @throws RagError when the model or the store fails: what was done until then stays.
  */
-export async function indexFiles({ roots, files }: FoundFiles, options: IndexFilesOptions): Promise<IndexFilesResult> {
+export async function indexFiles(found: FoundFiles, options: IndexFilesOptions): Promise<IndexFilesResult> {
+  if (options.reader) return indexWith(options.reader, found, options)
+  const reader = createDocumentReader()
+  try {
+    return await indexWith(reader, found, options)
+  } finally {
+    await reader.close()
+  }
+}
+
+async function indexWith(
+  reader: DocumentReader,
+  { roots, files, skipped }: FoundFiles,
+  options: IndexFilesOptions,
+): Promise<IndexFilesResult> {
   const { index, onProgress } = options
   const totalBytes = files.reduce((sum, { bytes }) => sum + bytes, 0)
-  const unused: Rejection[] = []
-  const unreadable = new Set<string>()
+  const unused: Rejection[] = skipped.map(({ id, reason }) => ({ id, reason }))
+  const unreadable = skipped.filter(({ isUnreadable }) => isUnreadable).map(({ path }) => path)
   /** Documents of the files as they are now. */
   const present = new Set<string>()
   /** Versions of each document that were not rejected. */
@@ -42,9 +57,9 @@ export async function indexFiles({ roots, files }: FoundFiles, options: IndexFil
         continue
       }
       pathOfId.set(file.id, file.path)
-      for await (const document of readDocuments(file, (rejection) => {
+      for await (const document of readDocuments(file, reader, (rejection) => {
         unused.push({ id: rejection.id, reason: rejection.reason })
-        if (rejection.isUnreadable) unreadable.add(file.path)
+        if (rejection.isUnreadable) unreadable.push(file.path)
       })) {
         present.add(`${document.origin}\n${document.id}`)
         numUsable.set(document.id, (numUsable.get(document.id) ?? 0) + 1)
@@ -54,13 +69,13 @@ export async function indexFiles({ roots, files }: FoundFiles, options: IndexFil
       onProgress?.(doneBytes, totalBytes)
     }
   }
-  const result = await ingest(documents(), options)
+  const result = await ingest(documents(), { ...options, reader })
   // A file whose text cannot be used any more is not what the index still has of it.
   for (const { id } of result.rejected) numUsable.set(id, (numUsable.get(id) ?? 0) - 1)
   const isFound = new Set(files.map(({ path }) => path))
   const gone: string[] = []
   for (const { id, origin } of await index.summaries()) {
-    if (origin === '' || !isBelow(origin, roots) || unreadable.has(origin)) continue
+    if (origin === '' || !isBelow(origin, roots) || isBelow(origin, unreadable)) continue
     if (present.has(`${origin}\n${id}`) && (numUsable.get(id) ?? 0) > 0) continue
     // In a folder, but not one of its documents' files: it was named itself once.
     if (!isFound.has(origin) && (await isFile(origin))) continue

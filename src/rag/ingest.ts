@@ -3,7 +3,11 @@ import { createHash } from 'node:crypto'
 import type { DocumentFormat } from './blocks.ts'
 import { chunkDocument, contextualText, type ChunkingOptions } from './chunk.ts'
 import type { Embedder } from './embedder.ts'
+import { UnreadableError } from './decode.ts'
+import type { DocumentReader } from './document-reader.ts'
+import { HtmlTooComplexError } from './html.ts'
 import { messageOf, RagError } from './errors.ts'
+import { MAX_DOCUMENT_LENGTH } from './limits.ts'
 import {
   isDocumentId,
   isStorableText,
@@ -46,8 +50,6 @@ const MAX_CHUNK_TOKENS = 160
 const OVERLAP_SHARE = 0.15
 /** Around a text: [CLS] and [SEP]. */
 const SPECIAL_TOKENS = 2
-/** UTF-16 units of a document. */
-export const MAX_DOCUMENT_LENGTH = 16 * 1024 * 1024
 /** Documents of which one is embedded while the next is cut and the last is written. */
 const PIPELINE_DEPTH = 2
 
@@ -67,6 +69,8 @@ export function contentHash(document: SourceDocument, chunking: ChunkingOptions)
 export interface IngestOptions {
   readonly index: VectorIndex
   readonly embedder: Embedder
+  /** Parses HTML off this thread; without one, it is parsed here. */
+  readonly reader?: DocumentReader
   readonly signal?: AbortSignal
   /** After each document that is in the index now: who is interested in how many there are when the rest fails. */
   readonly onAccepted?: () => void
@@ -78,8 +82,9 @@ export interface IngestOptions {
  */
 export async function ingest(
   documents: AsyncIterable<SourceDocument> | Iterable<SourceDocument>,
-  { index, embedder, signal, onAccepted }: IngestOptions,
+  options: IngestOptions,
 ): Promise<IngestResult> {
+  const { index, embedder, signal, onAccepted } = options
   const { maxTokens } = await embedder.load()
   const chunking = chunkingFor(maxTokens)
   // Of a list only its own documents: an index may hold a million others.
@@ -96,7 +101,7 @@ export async function ingest(
     const hash = contentHash(document, chunking)
     if (known.get(document.id) === `${hash} ${document.origin}`) unchanged++
     else {
-      const embedded = await prepare(document, hash, chunking, embedder, signal)
+      const embedded = await prepare(document, hash, chunking, options)
       if (typeof embedded === 'string') {
         rejected.push({ id: document.id, reason: embedded })
         return
@@ -154,8 +159,7 @@ async function prepare(
   document: SourceDocument,
   hash: string,
   chunking: ChunkingOptions,
-  embedder: Embedder,
-  signal: AbortSignal | undefined,
+  { embedder, reader, signal }: IngestOptions,
 ): Promise<EmbeddedDocument | string> {
   const { id, source, format, metadata, origin } = document
   // A byte order mark says how a text is encoded and is none of it.
@@ -163,8 +167,12 @@ async function prepare(
   const problem = problemOf(document)
   if (problem !== null) return problem
   try {
-    const chunks = await chunkDocument(text, format, chunking, (texts) =>
-      embedder.countTokens(texts, signal && { signal }),
+    const chunks = await chunkDocument(
+      text,
+      format,
+      chunking,
+      (texts) => embedder.countTokens(texts, signal && { signal }),
+      reader && ((html) => reader.html(html)),
     )
     if (chunks.length === 0) return 'text: expected some text, found none'
     const options = { role: 'document' as const, ...(signal && { signal }) }
@@ -172,6 +180,7 @@ async function prepare(
     return { id, source, contentHash: hash, origin, metadata, chunks, vectors }
   } catch (error) {
     if (error instanceof RagError || signal?.aborted) throw error
+    if (error instanceof UnreadableError || error instanceof HtmlTooComplexError) return error.message
     return `cannot be indexed: ${messageOf(error)}`
   }
 }

@@ -9,6 +9,7 @@ import { ingest, type SourceDocument } from './ingest.ts'
 import type { PromptTemplate } from './prompt.ts'
 import { createModelProcess, type ModelProcess } from './models.ts'
 import { bundledIndex } from './bundled.ts'
+import { createDocumentReader } from './document-reader.ts'
 import { createEmbedder } from './embedder.ts'
 import { createMemoryStore } from './stores/memory.ts'
 import { createRag, RagService, type RagOptions, type RagRequest } from './service.ts'
@@ -64,6 +65,7 @@ const serviceWith = ({
     embedder: rag.embedder,
     reranker: rag.reranker,
     store: createMemoryStore(join(dataDir, 'rag')),
+    reader: createDocumentReader(),
     bundled: null,
     rerankBudgetMs: 60_000,
     promptTemplate: () => TEMPLATE,
@@ -401,7 +403,7 @@ describe('miniserve rag index', () => {
     writeFileSync(join(root, 'script.py'), 'walnut = 1')
     expect((await run([join(root, 'script.py')])).out).toMatch(/3 documents, .*\(1 new or changed/)
     expect((await run([root])).out).toMatch(
-      /2 documents, 2 chunks \(0 new or changed, 1 unchanged, 1 deleted, 2 skipped/,
+      /2 documents, 2 chunks \(0 new or changed, 1 unchanged, 1 deleted, 5 skipped/,
     )
     await expect(rag.getDocument('files', 'notes/one.md')).rejects.toMatchObject({
       code: 'document_not_found',
@@ -469,6 +471,22 @@ describe('miniserve rag index', () => {
       out: expect.stringContaining('no documents found'),
     })
     expect((await run([])).code).toBe(2)
+  })
+
+  it('counts and names what it skips, which makes the command fail when it is strict', async () => {
+    const root = join(folder, 'strict')
+    mkdirSync(root)
+    writeFileSync(join(root, 'C# guide.md'), '\uFEFF# Fox\n\nwalnut')
+    for (const name of ['a.png', 'b.png']) writeFileSync(join(root, name), 'x')
+    const { code, out } = await run([root], 'strict')
+    expect(code).toBe(0)
+    expect(out).toContain('skipped strict/a.png: .png files are not read\n')
+    expect(out).toContain('1 indexed, 2 skipped: .png files are not read (2)\n')
+    expect((await rag.getDocument('strict', 'strict/C# guide.md')).chunks).toMatchObject([
+      { headings: ['Fox'], text: 'walnut' },
+    ])
+    const strict = await runRagIndex({ rag, paths: [root], index: 'strict', isStrict: true }, { write: () => true })
+    expect(strict).toBe(1)
   })
 
   it('draws a bar on a terminal', async () => {

@@ -4,10 +4,12 @@ import type { PromptInput } from '../engine/request.ts'
 import { stage } from '../observability/context.ts'
 import { bundledIndex, type BundledIndex } from './bundled.ts'
 import { untilAborted } from './abort.ts'
+import { createDocumentReader, type DocumentReader } from './document-reader.ts'
 import { createEmbedder, type Embedder, type Embeddings } from './embedder.ts'
 import { RagError } from './errors.ts'
 import { buildFinalPrompt, refuseContinuation, type Generation, type PromptEngine } from './final-prompt.ts'
-import { ingest, type IngestOptions, type IngestResult, type SourceDocument } from './ingest.ts'
+import { documentsOf, type NamedContent } from './files.ts'
+import { ingest, type IngestOptions, type IngestResult, type Rejection, type SourceDocument } from './ingest.ts'
 import { createModelProcess, resolveModel, type ModelSource } from './models.ts'
 import type { PromptTemplate } from './prompt.ts'
 import { createReranker, type Reranker, type Reranking } from './reranker.ts'
@@ -90,6 +92,7 @@ export class RagService {
   readonly defaultIndex: string
   readonly embedder: Embedder
   readonly reranker: Reranker
+  readonly reader: DocumentReader
   readonly #store: IndexStore
   readonly #bundled: BundledIndex | null
   readonly #rerankBudgetMs: number
@@ -101,6 +104,7 @@ export class RagService {
     readonly defaultIndex: string
     readonly embedder: Embedder
     readonly reranker: Reranker
+    readonly reader: DocumentReader
     readonly store: IndexStore
     readonly bundled: BundledIndex | null
     readonly rerankBudgetMs: number
@@ -111,6 +115,7 @@ export class RagService {
     this.defaultIndex = parts.defaultIndex
     this.embedder = parts.embedder
     this.reranker = parts.reranker
+    this.reader = parts.reader
     this.#store = parts.store
     this.#bundled = parts.bundled
     this.#rerankBudgetMs = parts.rerankBudgetMs
@@ -191,7 +196,23 @@ export class RagService {
   ): Promise<IngestResult> {
     if (documents.length === 0) return { accepted: 0, unchanged: 0, rejected: [], chunks: 0 }
     const index = await this.openForWriting(indexName)
-    return ingest(documents, { index, embedder: this.embedder, ...options })
+    return ingest(documents, { index, embedder: this.embedder, reader: this.reader, ...options })
+  }
+
+  /** Puts the documents of a file into an index; its name says of what kind it is. */
+  async ingestFile(
+    indexName: string,
+    file: Pick<NamedContent, 'name' | 'content' | 'charset'>,
+    options: Pick<IngestOptions, 'signal' | 'onAccepted'> = {},
+  ): Promise<IngestResult> {
+    const unread: Rejection[] = []
+    const documents: SourceDocument[] = []
+    const named = { ...file, id: file.name, origin: '' }
+    for await (const document of documentsOf(named, this.reader, (rejection) => unread.push(rejection))) {
+      documents.push(document)
+    }
+    const result = await this.ingestDocuments(indexName, documents, options)
+    return { ...result, rejected: [...unread, ...result.rejected] }
   }
 
   /** @throws RagError invalid_request, index_model_mismatch */
@@ -265,7 +286,7 @@ export class RagService {
   /** Idempotent. */
   async close(): Promise<void> {
     await this.#closeModels()
-    await Promise.all([this.#store.close(), this.#bundled?.close()])
+    await Promise.all([this.reader.close(), this.#store.close(), this.#bundled?.close()])
   }
 
   async #open(name: string, param: string): Promise<VectorIndex> {
@@ -362,10 +383,12 @@ export function createRag(options: RagOptions): RagService {
       : resolveModel(location, flag, hub)
   const embedder = createEmbedder(model(options.embeddingModel, BUNDLED_EMBEDDER, '--embedding-model'), models)
   const reranker = createReranker(model(options.rerankerModel, BUNDLED_RERANKER, '--reranker-model'), models)
+  const reader = createDocumentReader(options.onWorkerDeath)
   return new RagService({
     ...options,
     embedder,
     reranker,
+    reader,
     store: createStore(options),
     bundled:
       options.bundledFiles.length > 0
@@ -374,6 +397,7 @@ export function createRag(options: RagOptions): RagService {
             files: options.bundledFiles,
             folder: join(options.cacheDir, 'rag'),
             embedder,
+            reader,
             ...(options.onWorkerDeath && { onWorkerDeath: options.onWorkerDeath }),
           })
         : null,

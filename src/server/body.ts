@@ -24,6 +24,16 @@ export async function readJson(c: Context<AppEnv>, maxBytes: number): Promise<un
   return value
 }
 
+/** The whole body as it is. @throws as readJson. */
+export async function readBytes(c: Context<AppEnv>, maxBytes: number): Promise<Uint8Array> {
+  const reading = c.get('bodyReading')
+  const chunks: Uint8Array[] = []
+  for await (const chunk of readChunks(c, maxBytes, (numBytes) => reading?.arrived(numBytes))) chunks.push(chunk)
+  const bytes = new Uint8Array(Buffer.concat(chunks))
+  reading?.parsed()
+  return bytes
+}
+
 /**
  * The bytes of a body as they come, at most `maxBytes`. What counts against the time is waiting for them, not what is done in between.
  * @throws ApiError 408, 413, 415, and 499 when the client went away.

@@ -94,6 +94,7 @@ function toOperation(
     tags: [route.tag],
     ...(route.openTo ? { security: [{}] } : {}),
     ...(parameters.length > 0 ? { parameters } : {}),
+    ...(route.bytes ? { requestBody: { required: true, content: { [route.bytes]: { schema: {} } } } } : {}),
     ...(route.body
       ? {
           requestBody: {

@@ -19,6 +19,8 @@ export interface OriginPolicy {
 }
 
 const SAFE_METHODS = new Set(['GET', 'HEAD', 'OPTIONS'])
+/** No form can send it, and no page to another site without asking first. */
+const BYTES_TYPE = /^application\/octet-stream\s*(?:;|$)/i
 const JSON_TYPE = /^application\/(?:[\w.+-]+\+)?json\s*(?:;|$)/i
 const LOOPBACK = /^(?:127(?:\.\d{1,3}){3}|\[?::1\]?|localhost|(?:[a-z0-9-]+\.)+localhost)$/i
 
@@ -85,6 +87,7 @@ function isAllowedOrigin(c: Context<AppEnv>, corsOrigins: readonly string[]): bo
 function requireJsonOfPages(c: Context<AppEnv>): void {
   const type = c.req.header('content-type')
   const isBrowser = c.req.header('origin') !== undefined || c.req.header('sec-fetch-site') !== undefined
-  if (!isBrowser || type === undefined || JSON_TYPE.test(type) || JSON_LINES_TYPE.test(type)) return
+  if (!isBrowser || type === undefined || JSON_TYPE.test(type) || JSON_LINES_TYPE.test(type) || BYTES_TYPE.test(type))
+    return
   throw unsupportedMedia('Content-Type: expected application/json, found another type')
 }

@@ -12,6 +12,7 @@ import { createEngine } from '../engine/engine.ts'
 import type { Engine } from '../engine/request.ts'
 import { createLocalRunner } from '../engine/runner/local.ts'
 import { loadTokenizer } from '../engine/tokenizer.ts'
+import { createDocumentReader } from '../rag/document-reader.ts'
 import type { Embedder } from '../rag/embedder.ts'
 import { promptTemplate } from '../rag/prompt.ts'
 import type { Reranker } from '../rag/reranker.ts'
@@ -128,6 +129,7 @@ beforeAll(async () => {
     embedder,
     reranker,
     store,
+    reader: createDocumentReader(),
     bundled: null,
     rerankBudgetMs: 60_000,
     promptTemplate: () => template,

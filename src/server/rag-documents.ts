@@ -1,6 +1,6 @@
 /** Documents as requests bring them, a list or JSON lines: each held against its schema on its own, a bad one reported and skipped. */
 import { RagError } from '../rag/errors.ts'
-import { formatOf } from '../rag/files.ts'
+import { formatOfText } from '../rag/formats.ts'
 import type { IngestResult, SourceDocument } from '../rag/ingest.ts'
 import { Slice } from '../rag/slice.ts'
 import { ApiError, invalidRequest } from './errors.ts'
@@ -126,7 +126,7 @@ async function ingestBatches(
 }
 
 /** Work that accepts documents; what it fails with tells how many of them there were. */
-async function tellingAccepted<T>(work: (onAccepted: () => void) => Promise<T>): Promise<T> {
+export async function tellingAccepted<T>(work: (onAccepted: () => void) => Promise<T>): Promise<T> {
   let accepted = 0
   try {
     return await work(() => accepted++)
@@ -146,12 +146,11 @@ async function tellingAccepted<T>(work: (onAccepted: () => void) => Promise<T>):
 function toDocument(item: unknown): SourceDocument | string {
   try {
     const { id, text, source = id, format, metadata = {} } = parseBody(ragDocument, item)
-    const named = formatOf(source)
     return {
       id,
       text,
       source,
-      format: format ?? (named === null || named === 'jsonl' ? 'text' : named),
+      format: format ?? formatOfText(source),
       metadata,
       origin: '',
     }

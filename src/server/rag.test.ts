@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Hono } from 'hono'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { writePdf } from '../../test/rag/office-files.ts'
 import { writeBertFolder } from '../../test/rag/onnx-bert.ts'
 import { RagError } from '../rag/errors.ts'
 import { createRag, type RagService } from '../rag/service.ts'
@@ -207,6 +208,44 @@ describe('/v1/rag', () => {
 
   it('is in the OpenAPI document', () => {
     expect(JSON.stringify(openApiDocument('1', ['putDocuments', 'getDocument']))).toContain('/v1/rag/documents/{id}')
+  })
+})
+
+describe('POST /v1/rag/files', () => {
+  const put = async (name: string, content: Buffer | string) => {
+    const path = `/v1/rag/files?index=files&name=${encodeURIComponent(name)}`
+    const response = await app.request(path, { method: 'POST', body: new Uint8Array(Buffer.from(content)) })
+    return { status: response.status, json: (await response.json()) as Record<string, unknown> }
+  }
+
+  it('takes a file of any kind that is read, under its name', async () => {
+    const pdf = writePdf([[{ x: 72, y: 700, text: 'The fox bakes walnut bread.' }], null])
+    expect((await put('a b#1.pdf', pdf)).json).toEqual({
+      index: 'files',
+      accepted: 1,
+      rejected: [{ id: 'a b#1.pdf', reason: 'page 2: no text, only a scanned image; the other pages are read' }],
+      chunks: 1,
+    })
+    const { json } = await call('GET', `/v1/rag/documents/${encodeURIComponent('a b#1.pdf')}?index=files`)
+    expect(json['chunks']).toMatchObject([{ headings: ['Page 1'], text: 'The fox bakes walnut bread.' }])
+    expect((await put('lines.jsonl', '{"id": "l1", "text": "fox"}\nno\n')).json).toMatchObject({
+      accepted: 1,
+      rejected: [{ id: 'lines.jsonl:2', reason: 'expected a JSON object' }],
+    })
+    expect((await put('photo.png', Buffer.from([0x89, 0xff]))).json).toMatchObject({
+      accepted: 0,
+      rejected: [{ id: 'photo.png', reason: expect.stringMatching(/^expected UTF-8 text; the kinds that are read/) }],
+    })
+  })
+
+  it('refuses what is no name, and no bytes', async () => {
+    for (const [name, content, param] of [
+      ['', 'x', 'name'],
+      ['..', 'x', 'name'],
+      ['a.md', '', null],
+    ] as const) {
+      expect(await put(name, content)).toMatchObject({ status: 400, json: { error: { param } } })
+    }
   })
 })
 

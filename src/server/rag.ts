@@ -1,17 +1,18 @@
 /** /v1/rag/*: documents in and out of indexes, and searching them without generating. */
 import type { RagService } from '../rag/service.ts'
+import { isDocumentId } from '../rag/vector-index.ts'
 import { unlessGone } from './disconnect.ts'
 import { invalidRequest } from './errors.ts'
-import { readJson } from './body.ts'
+import { readBytes, readJson } from './body.ts'
 import { JSON_LINES_TYPE, readJsonLines } from './json-lines.ts'
-import { ingestLines, ingestList, type Ingest, type IngestReport } from './rag-documents.ts'
+import { ingestLines, ingestList, tellingAccepted, type Ingest, type IngestReport } from './rag-documents.ts'
 import type { Handlers } from './routes.ts'
 import { parseBody } from './validation.ts'
 import { ragDocumentsRequest, ragQueryRequest } from './wire-rag.ts'
 
 type RagHandlers = Pick<
   Handlers,
-  'putDocuments' | 'getDocument' | 'deleteDocument' | 'listIndexes' | 'deleteIndex' | 'queryIndex'
+  'putDocuments' | 'putFile' | 'getDocument' | 'deleteDocument' | 'listIndexes' | 'deleteIndex' | 'queryIndex'
 >
 
 export interface RagRouteParts {
@@ -42,6 +43,18 @@ export function ragHandlers({ rag, maxRequestBytes }: RagRouteParts): RagHandler
         report = await unlessGone(signal, ingestList(body.documents, ingest))
       }
       const { accepted, rejected, chunks } = report
+      return c.json({ index, accepted, rejected, chunks })
+    },
+    putFile: async (c) => {
+      const { signal } = c.req.raw
+      const index = rag.indexName(c.req.query('index') ?? null)
+      const name = c.req.query('name') ?? ''
+      if (!isDocumentId(name)) throw invalidRequest("name: expected a file's name, such as report.pdf", 'name')
+      const content = await readBytes(c, maxRequestBytes)
+      if (content.byteLength === 0) throw invalidRequest('body: expected the bytes of a file, found none')
+      const { accepted, rejected, chunks } = await tellingAccepted((onAccepted) =>
+        unlessGone(signal, rag.ingestFile(index, { name, content }, { signal, onAccepted })),
+      )
       return c.json({ index, accepted, rejected, chunks })
     },
     getDocument: async (c) => {

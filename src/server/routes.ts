@@ -6,6 +6,7 @@ import type { Context } from 'hono'
 import { z } from 'zod'
 import { TRACE_FORMATS } from '../observability/trace-formats.ts'
 import { CONTRACT_LEVELS } from '../observability/contract-spec.ts'
+import { MAX_ID_LENGTH } from '../rag/vector-index.ts'
 import type { RouteKind } from '../observability/request-info.ts'
 import type { AdmissionPool } from './admission.ts'
 import type { AppEnv } from './env.ts'
@@ -47,6 +48,8 @@ export interface Route {
   readonly errors?: 'anthropic'
   readonly query?: z.ZodObject
   readonly body?: z.ZodType
+  /** The body is bytes of this media type. */
+  readonly bytes?: string
   /** What each line is where the body may be JSON lines instead. */
   readonly line?: z.ZodType
   /** A JSON answer's schema, or another answer's media type. */
@@ -194,6 +197,15 @@ export const ROUTES = {
     query: ofIndex,
     body: ragDocumentsRequest.extend({ documents: list(ragDocument, { min: 1, max: MAX_INGEST_DOCUMENTS }) }),
     line: ragDocument,
+    answer: answer.ingested,
+  },
+  putFile: {
+    ...retrieval,
+    path: '/v1/rag/files',
+    summary: 'Put the documents of a file into an index, whatever kind of file it is',
+    query: ofIndex.extend({ name: z.string().min(1).max(MAX_ID_LENGTH) }),
+    session: 'call',
+    bytes: 'application/octet-stream',
     answer: answer.ingested,
   },
   getDocument: {

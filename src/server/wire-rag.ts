@@ -85,7 +85,7 @@ export const ragDocument = z.object({
   ),
   text: z.string(),
   source: nullable(z.string().max(MAX_ID_LENGTH * 4)),
-  format: nullable(z.enum(['markdown', 'text', 'html'])),
+  format: nullable(z.enum(['markdown', 'text', 'html', 'csv'])),
   metadata: nullable(
     z
       .unknown()

@@ -1,0 +1,81 @@
+/** The text of a file of any kind that is read. In the thread that calls; see document-reader.ts for another one. */
+import { promisify } from 'node:util'
+import { gunzip } from 'node:zlib'
+import type { DocumentFormat } from './blocks.ts'
+import { decodeHtml, decodeText, UnreadableError } from './decode.ts'
+import type { FileKind } from './formats.ts'
+import { MAX_FILE_BYTES } from './limits.ts'
+import { readPdf } from './pdf.ts'
+
+export interface FileContent {
+  readonly text: string
+  /** `jsonl` holds many documents. */
+  readonly format: DocumentFormat | 'jsonl'
+  /** What of the file has no text, for people; null: all of it does. */
+  readonly notice: string | null
+}
+
+export interface FileToRead {
+  readonly bytes: Uint8Array
+  readonly kind: FileKind
+  readonly isGzip: boolean
+  /** Of a response's or request's header; null: none was named. */
+  readonly charset?: string | null
+}
+
+const unpack = promisify(gunzip)
+
+/** @throws UnreadableError with the reason for people. */
+export async function readContent({ bytes: packed, kind, isGzip, charset = null }: FileToRead): Promise<FileContent> {
+  const bytes = isGzip ? await unzip(packed, MAX_FILE_BYTES[kind]) : packed
+  switch (kind) {
+    case 'pdf': {
+      const { text, scannedPages } = await readPdf(new Uint8Array(bytes))
+      const pages = `page${scannedPages.length > 1 ? 's' : ''} ${ranges(scannedPages)}`
+      const notice =
+        scannedPages.length > 0 ? `${pages}: no text, only a scanned image; the other pages are read` : null
+      return { text, format: 'pages', notice }
+    }
+    case 'docx':
+      return { text: await readDocx(bytes), format: 'html', notice: null }
+    case 'html':
+      return { text: decodeHtml(bytes, charset), format: 'html', notice: null }
+    default:
+      return { text: decodeText(bytes), format: kind, notice: null }
+  }
+}
+
+async function unzip(packed: Uint8Array, maxBytes: number): Promise<Uint8Array> {
+  try {
+    return await unpack(packed, { maxOutputLength: maxBytes })
+  } catch (error) {
+    const isTooLarge = error instanceof RangeError
+    throw new UnreadableError(
+      isTooLarge ? `expected at most ${maxBytes} bytes unpacked, found more` : 'expected a gzip file',
+      { cause: error },
+    )
+  }
+}
+
+async function readDocx(bytes: Uint8Array): Promise<string> {
+  const { default: mammoth } = await import('mammoth')
+  try {
+    // Pictures would be base64 in the text.
+    const ignoreImages = mammoth.images.imgElement(async () => ({ src: '' }))
+    const { value } = await mammoth.convertToHtml({ buffer: Buffer.from(bytes) }, { convertImage: ignoreImages })
+    return value
+  } catch (error) {
+    throw new UnreadableError('the DOCX is damaged', { cause: error })
+  }
+}
+
+/** Numbers as "1, 3-5". */
+function ranges(numbers: readonly number[]): string {
+  const parts: [number, number][] = []
+  for (const number of numbers) {
+    const last = parts.at(-1)
+    if (last && last[1] === number - 1) last[1] = number
+    else parts.push([number, number])
+  }
+  return parts.map(([from, to]) => (from === to ? `${from}` : `${from}-${to}`)).join(', ')
+}

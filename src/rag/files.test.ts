@@ -1,0 +1,203 @@
+import { execFileSync } from 'node:child_process'
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { gzipSync } from 'node:zlib'
+import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { writeDocx, writePdf } from '../../test/rag/office-files.ts'
+import { decodeHtml, decodeText } from './decode.ts'
+import { documentsOf, findFiles } from './files.ts'
+import { readContent } from './file-reader.ts'
+import { formatOfText, kindOf } from './formats.ts'
+import { htmlBlocks } from './html.ts'
+import type { Rejection } from './ingest.ts'
+import { pageText } from './pdf.ts'
+
+let root = ''
+beforeAll(() => {
+  root = join(mkdtempSync(join(tmpdir(), 'miniserve-files-')), 'docs')
+  mkdirSync(root)
+})
+afterAll(() => rmSync(join(root, '..'), { recursive: true }))
+
+describe('what lies in a folder', () => {
+  it('is taken or named', async () => {
+    const folder = join(root, 'mixed')
+    mkdirSync(join(folder, 'sub', 'deep'), { recursive: true })
+    for (const name of [
+      'C# guide.md',
+      'Why?.md',
+      '100%.md',
+      'README',
+      'copyright',
+      'README.Debian',
+      'a.csv',
+      'b.adoc',
+      'index.html.ja.utf8',
+      'changelog.gz',
+    ]) {
+      writeFileSync(join(folder, name), 'text')
+    }
+    for (const name of ['photo.png', 'code.py', 'all.tar.gz', 'sub/old.doc']) writeFileSync(join(folder, name), 'x')
+    writeFileSync(join(folder, '.hidden.md'), 'x')
+    writeFileSync(Buffer.concat([Buffer.from(`${folder}/caf`), Buffer.from([0xe9]), Buffer.from('.md')]), 'x')
+    execFileSync('mkfifo', [join(folder, 'pipe.md')])
+    writeFileSync(join(root, '..', 'outside.md'), 'x')
+    symlinkSync(join(root, '..', 'outside.md'), join(folder, 'out.md'))
+    symlinkSync('README', join(folder, 'link.md'))
+    symlinkSync('nothing', join(folder, 'dangling.md'))
+    symlinkSync('..', join(folder, 'sub', 'up'))
+    symlinkSync('../../sub', join(folder, 'sub', 'deep', 'loop'))
+    writeFileSync(join(folder, 'sub', 'in.md'), 'x')
+    symlinkSync('sub', join(folder, 'again'))
+    const { files, skipped } = await findFiles([folder])
+    expect(files.map(({ id }) => id.slice('mixed/'.length)).toSorted()).toEqual(
+      [
+        '100%.md',
+        'C# guide.md',
+        'README',
+        'README.Debian',
+        'Why?.md',
+        'a.csv',
+        'again/in.md',
+        'b.adoc',
+        'changelog.gz',
+        'copyright',
+        'index.html.ja.utf8',
+        'link.md',
+        'sub/in.md',
+      ].toSorted(),
+    )
+    const reasons = Object.fromEntries(skipped.map(({ id, reason }) => [id.slice('mixed/'.length), reason]))
+    expect(reasons).toEqual({
+      'all.tar.gz': '.gz files are not read',
+      'code.py': '.py files are not read',
+      'photo.png': '.png files are not read',
+      'sub/old.doc': '.doc files are not read',
+      'again/old.doc': '.doc files are not read',
+      'caf\uFFFD.md': 'expected a name in UTF-8',
+      'dangling.md': 'a link to nothing',
+      'out.md': 'a link that leads out of the folder',
+      'pipe.md': 'a device, pipe or socket',
+      'sub/up': 'a link to a folder that it lies in',
+      'sub/deep/loop': 'a link to a folder that it lies in',
+      'again/up': 'a link to a folder that it lies in',
+      'again/deep/loop': 'a link to a folder that it lies in',
+    })
+    const named = await findFiles([join(folder, 'pipe.md'), '/dev/zero', join(folder, 'code.py')])
+    expect(named.files.map(({ id }) => id)).toEqual(['code.py'])
+    expect(named.skipped.map(({ id }) => id)).toEqual(['zero', 'pipe.md'])
+  })
+
+  it.each([
+    ['a/b.MD', 'markdown'],
+    ['https://x.example/page.html?v=1#top', 'html'],
+    ['C#.md', 'markdown'],
+    ['notes.md.gz', 'markdown'],
+  ])('%s is %s', (name, kind) => {
+    expect(kindOf(name)).toBe(kind)
+    expect(formatOfText(name)).toBe(kind)
+  })
+})
+
+describe('bytes', () => {
+  it.each([
+    ['<meta charset=iso-8859-1><p>caf\xe9', 'café'],
+    ['<meta http-equiv="Content-Type" content="text/html; charset=euc-kr"><p>\xc7\xd1', '한'],
+    ['<?xml version="1.0" encoding="ISO-8859-2"?><p>\xb1', 'ą'],
+    ['<p>caf\xe9', 'café'],
+    ['<meta charset=utf-16><p>caf\xc3\xa9', 'café'],
+    ['\xfe\xff\x00<\x00p\x00>\x04\x1f', 'П'],
+    ['<meta charset=nonsense><p>caf\xc3\xa9', 'café'],
+  ])('of HTML %j', (bytes, text) => {
+    expect(htmlBlocks(decodeHtml(Buffer.from(bytes, 'latin1'))).map((block) => block.text)).toEqual([text])
+  })
+
+  it('of text, in UTF-8 or marked', () => {
+    expect(decodeText(Buffer.from('\uFEFFcafé'))).toBe('café')
+    expect(decodeText(Buffer.from('\uFEFFcafé', 'utf16le'))).toBe('café')
+    expect(() => decodeText(Buffer.from('caf\xe9', 'latin1'))).toThrow('expected UTF-8 text')
+    expect(decodeHtml(Buffer.from('<p>\xb1', 'latin1'), 'iso-8859-2')).toContain('ą')
+  })
+})
+
+describe('files of other kinds', () => {
+  const read = async (name: string, content: Uint8Array) => {
+    const rejected: Rejection[] = []
+    const documents = []
+    const file = { id: name, name, content, origin: '' }
+    for await (const document of documentsOf(file, { read: readContent }, (rejection) => rejected.push(rejection))) {
+      documents.push(document)
+    }
+    return { documents, reasons: rejected.map(({ reason }) => reason) }
+  }
+
+  it('a PDF has its pages, its columns one after the other and its words whole', async () => {
+    const column = (x: number, lines: readonly string[]) => lines.map((text, i) => ({ x, y: 700 - 14 * i, text }))
+    const pdf = writePdf([
+      [{ x: 72, y: 760, text: 'The lighthouse of the island' }],
+      [
+        ...column(60, [
+          'The lamp was lit in 1912 by the kee-',
+          'per of the tower, and it burned on',
+          'every night until the war came here.',
+        ]),
+        ...column(330, [
+          'Boats are painted blue every spring',
+          'and go out again in the first week',
+          'of the month of May, weather allowing.',
+        ]),
+      ],
+      null,
+    ])
+    const { documents, reasons } = await read('report.pdf', pdf)
+    expect(documents.map(({ text, format }) => [text, format])).toEqual([
+      [
+        'The lighthouse of the island\f' +
+          'The lamp was lit in 1912 by the keeper of the tower, and it burned on every night until the war came here.\n\n' +
+          'Boats are painted blue every spring and go out again in the first week of the month of May, weather allowing.\f',
+        'pages',
+      ],
+    ])
+    expect(reasons).toEqual(['page 3: no text, only a scanned image; the other pages are read'])
+    expect(await read('scan.pdf', writePdf([null, null]))).toMatchObject({
+      documents: [],
+      reasons: [expect.stringMatching(/2 scanned pages: run text recognition/)],
+    })
+    expect((await read('bad.pdf', Buffer.from('no pdf'))).reasons).toEqual(['the PDF is damaged'])
+  })
+
+  it('narrow columns of a page are a table, read by rows', () => {
+    const cell = (text: string, left: number, y: number) => ({ text, left, right: left + 40, y, height: 12 })
+    const rows = [0, 1, 2].flatMap((i) => [cell(`host${i}`, 60, 700 - 14 * i), cell(`80${i}`, 330, 700 - 14 * i)])
+    expect(pageText(rows, 612)).toBe('host0 | 800 host1 | 801 host2 | 802')
+  })
+
+  it('a Word document has headings and tables', async () => {
+    const paragraph = (text: string, style = '') =>
+      `<w:p>${style && `<w:pPr><w:pStyle w:val="${style}"/></w:pPr>`}<w:r><w:t>${text}</w:t></w:r></w:p>`
+    const cell = (text: string) => `<w:tc>${paragraph(text)}</w:tc>`
+    const body = `${paragraph('Museum', 'Heading1')}${paragraph('Opens at nine.')}<w:tbl><w:tr>${cell('Day')}${cell('Hours')}</w:tr></w:tbl>`
+    const { documents, reasons } = await read('plan.docx', writeDocx(body))
+    expect(reasons).toEqual([])
+    const blocks = htmlBlocks(documents[0]?.text ?? '')
+    expect(blocks.map(({ headings, text }) => `${headings.join()}: ${text}`)).toEqual([
+      'Museum: Opens at nine.',
+      'Museum: Day | Hours',
+    ])
+    expect((await read('bad.docx', Buffer.from('no zip'))).reasons).toEqual(['the DOCX is damaged'])
+  })
+
+  it('packed files are unpacked, within bounds', async () => {
+    expect((await read('notes.md.gz', gzipSync('# Fox'))).documents).toMatchObject([
+      { text: '# Fox', format: 'markdown' },
+    ])
+    expect((await read('bomb.txt.gz', gzipSync(Buffer.alloc(17 << 20)))).reasons).toEqual([
+      expect.stringMatching(/^expected at most \d+ bytes unpacked/),
+    ])
+    expect((await read('no.gz', Buffer.from('plain'))).reasons).toEqual(['expected a gzip file'])
+    expect((await read('photo.png', Buffer.from([0x89, 0xff]))).reasons).toEqual([
+      expect.stringMatching(/^expected UTF-8 text; the kinds that are read are \.md, /),
+    ])
+  })
+})
