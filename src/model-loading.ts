@@ -167,6 +167,8 @@ export function modelRequest(config: Config, path: string): ModelRequest {
     maxNumBatchedTokens: config.maxNumBatchedTokens,
     blockSize: config.blockSize,
     numKvBlocks: config.numKvBlocks,
+    kvCacheMemory: config.kvCacheMemory,
+    speculation: config.speculation,
     threads: config.threads,
     traceKernels: config.traceDetail === 'kernels',
     cacheDir: config.cacheDir,

@@ -44,6 +44,11 @@ const share = z
   .regex(/^(0(\.\d+)?|1(\.0+)?)$/, 'a share from 0 to 1')
   .transform(Number)
 
+const kvCacheMemory = z.union(
+  [share.transform((value) => ({ share: value })), size.transform((bytes) => ({ bytes }))],
+  { error: 'a size such as 4G, or a share such as 0.8' },
+)
+
 const truthy = z
   .string()
   .regex(/^(1|0|true|false|yes|no|on|off)$/i, 'true or false')
@@ -235,6 +240,13 @@ export const schema = z.object({
     help: 'blocks of the KV pool',
     group: 'engine',
     defaultText: 'from memory',
+  }),
+  kvCacheMemory: field(kvCacheMemory.nullable().default(null), {
+    flag: 'kv-cache-memory',
+    value: 'SIZE|SHARE',
+    help: 'memory for the KV cache: bytes (4G), or a share of what the device offers (0.8)',
+    group: 'engine',
+    defaultText: 'what the sequences need, as far as the device has it',
   }),
   prefixCaching: field(z.boolean().default(true), {
     flag: 'no-prefix-caching',

@@ -24,7 +24,7 @@ import type {
   PromptInput,
   TokenizerDescription,
 } from './request.ts'
-import { MAX_DRAFT_TOKENS, RunnerError } from './runner/runner.ts'
+import { maxSampleRows, RunnerError } from './runner/runner.ts'
 import type { ModelInfo, Runner, RunnerProblem, StepResult } from './runner/runner.ts'
 import { Scheduler } from './scheduler.ts'
 import type { Sequence } from './sequence.ts'
@@ -140,7 +140,7 @@ class LocalEngine implements Engine {
       numBlocks: modelInfo.numKvBlocks,
       maxNumSeqs: options.maxNumSeqs,
       maxNumBatchedTokens: modelInfo.maxNumBatchedTokens,
-      maxSampleRows: options.maxNumSeqs * (1 + MAX_DRAFT_TOKENS),
+      maxSampleRows: maxSampleRows(options.maxNumSeqs, options.speculation),
       hash: hashBlock,
       maxPrefillTokens: () => this.#times.prefillTokensIn(options.maxPrefillMs ?? Infinity),
       prefetch: (sequence, match) => this.#kv?.prefetch(scheduler, sequence, match) ?? false,

@@ -302,6 +302,11 @@ export interface Backend {
    * which checks their shapes and settles whatever does not depend on the step; `ops` may be called then, later, or more than once.
    */
   record(label: string, ops: () => void, head: HeadCall): OpSequence
+  /**
+   * Bytes, at most `atMostBytes`, that the device allocates on trial; freed again. Absent where `info.memoryBudgetBytes` says it, or the device's memory
+   * is the host's.
+   */
+  tryAllocate?(atMostBytes: number): Promise<number>
   /** All weights are in: compile pipelines, warm up, free staging memory. */
   ready(signal?: AbortSignal): Promise<void>
   /** Memory held now; buffers of a step that is in flight are left out. */

@@ -1,15 +1,16 @@
 /** Loads a model onto a device: spec, weights, KV pool. What local.ts runs steps on. */
 import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
-import { freemem } from 'node:os'
-import type { Backend, BackendLimits, KvLayout } from '../../kernels/ops.ts'
+import { availableHostMemory } from '../../kernels/host-memory.ts'
+import type { Backend, BackendLimits } from '../../kernels/ops.ts'
 import { openGguf } from '../weights/gguf.ts'
 import { openSafetensors } from '../weights/safetensors.ts'
 import type { WeightSource } from '../weights/source.ts'
 import { Decoder, kvLayout } from './decoder.ts'
 import { chooseDevice, createBackend } from './device.ts'
 import { loadWeights } from './model-weights.ts'
-import { MAX_DRAFT_TOKENS, ModelError, type ModelInfo, type ModelRequest, type ProgressListener } from './runner.ts'
+import { defaultBlocks, type PoolRequest, sizePool } from './pool-size.ts'
+import { maxSampleRows, ModelError, type ModelInfo, type ModelRequest, type ProgressListener } from './runner.ts'
 import { type DecoderSpec, readSpec } from './spec.ts'
 import { StepLayout } from './step-input.ts'
 
@@ -19,9 +20,6 @@ export interface LoadedModel {
   readonly decoder: Decoder
   readonly layout: StepLayout
 }
-
-/** Without a word from the device, the KV pool takes at most this, and at most half of the free memory. */
-const DEFAULT_KV_BYTES = 1 << 30
 
 interface Checkpoint {
   readonly source: WeightSource
@@ -64,30 +62,13 @@ function fingerprintOf(
   return hash.digest('hex').slice(0, 32)
 }
 
-interface PoolSize {
-  readonly numBlocks: number
-  readonly maxModelLen: number
-}
-
-/**
- * Blocks of the KV pool: as asked, else what the memory at hand holds, at most what maxNumSeqs sequences of full length need. A model length that was
- * not asked for shrinks to the pool.
- */
-function sizePool(request: ModelRequest, maxModelLen: number, layout: KvLayout, backend: Backend): PoolSize {
-  const { blockSize, maxNumSeqs } = request
-  const perSequence = Math.ceil(maxModelLen / blockSize)
-  const budget = backend.info.memoryBudgetBytes ?? Math.min(DEFAULT_KV_BYTES, freemem() / 2)
-  const blockBytes = backend.kvBlockBytes(layout)
-  const affordable = Math.min(Math.floor(budget / blockBytes), backend.maxKvBlocks(layout))
-  const numBlocks = request.numKvBlocks ?? Math.max(1, Math.min(affordable, perSequence * maxNumSeqs))
-  if (numBlocks >= perSequence) return { numBlocks, maxModelLen }
-  if (request.maxModelLen !== null) {
-    throw new ModelError(
-      `${numBlocks} KV blocks of ${blockSize} tokens (${blockBytes} bytes each) hold ${numBlocks * blockSize} tokens, fewer than the ${maxModelLen} of --max-model-len. ` +
-        `Raise --num-kv-blocks to ${perSequence}, or lower --max-model-len.`,
-    )
-  }
-  return { numBlocks, maxModelLen: numBlocks * blockSize }
+/** Bytes that the device can give a pool: its own word, else what it allocates on trial, within half of what the host has. */
+async function offeredBytes(backend: Backend, atMostBytes: number): Promise<number> {
+  const { memoryBudgetBytes } = backend.info
+  if (memoryBudgetBytes !== null) return memoryBudgetBytes
+  const ofHost = availableHostMemory() / 2
+  const wanted = Math.min(atMostBytes, ofHost)
+  return backend.tryAllocate === undefined ? ofHost : Math.min(ofHost, await backend.tryAllocate(wanted))
 }
 
 /** Everything a model needs to run steps. Throws ModelError, also when the signal is aborted; on failure nothing stays open. */
@@ -115,7 +96,7 @@ export async function loadModel(
     const limits: BackendLimits = {
       maxRows: request.maxNumBatchedTokens ?? (kind === 'webgpu' ? 2048 : 512),
       maxSequences: request.maxNumSeqs,
-      maxSampleRows: request.maxNumSeqs * (1 + MAX_DRAFT_TOKENS),
+      maxSampleRows: maxSampleRows(request.maxNumSeqs, request.speculation ?? true),
       maxBlocksPerSequence: Math.ceil(modelLen / request.blockSize),
     }
     if (limits.maxRows < limits.maxSequences) {
@@ -128,7 +109,17 @@ export async function loadModel(
     backend = loaded.backend
     const { decoder, facts, notices } = loaded
     const layout = kvLayout(spec, 1, request.blockSize)
-    const { numBlocks, maxModelLen } = sizePool(request, modelLen, layout, backend)
+    const pool: PoolRequest = {
+      ...request,
+      kvCacheMemory: request.kvCacheMemory ?? null,
+      maxModelLen: modelLen,
+      isModelLenAsked: request.maxModelLen !== null,
+      blockBytes: backend.kvBlockBytes(layout),
+      maxBlocks: backend.maxKvBlocks(layout),
+    }
+    const isShare = pool.kvCacheMemory !== null && 'share' in pool.kvCacheMemory
+    const offered = await offeredBytes(backend, isShare ? Infinity : defaultBlocks(pool) * pool.blockBytes)
+    const { numBlocks, maxModelLen, notice } = sizePool(pool, offered)
     backend.createKvCache({ ...layout, numBlocks })
     await backend.ready(signal)
     const { kind: device, adapter, driver, isSoftware, kvFormat, hasTimestamps } = backend.info
@@ -142,14 +133,14 @@ export async function loadModel(
       bosTokenId: spec.bosTokenId,
       blockSize: request.blockSize,
       numKvBlocks: numBlocks,
-      blockBytes: backend.kvBlockBytes(layout),
+      blockBytes: pool.blockBytes,
       maxNumBatchedTokens: limits.maxRows,
       weightBytes: facts.weightBytes,
       memory: backend.memoryUse(),
       quantization: request.quantization,
       device: { kind: device, adapter, driver, isSoftware, kvFormat, hasTimestamps },
       fingerprint: fingerprintOf(source, spec, request, backend, facts.digest),
-      notices,
+      notices: notice === null ? notices : [...notices, notice],
     }
     const steps = new StepLayout({ ...limits, blockSize: request.blockSize, numBlocks, vocabSize: spec.vocabSize })
     return { info, backend, decoder, layout: steps }

@@ -2,12 +2,21 @@
  * The seam to compute. A Runner owns a model's weights and the KV pool and turns step plans into tokens; it lives in a worker
  * thread (`worker.ts`) in the server and in-process (`local.ts`) in tests. Everything that crosses is plain structured-cloneable data.
  */
+import type { KvCacheMemory } from './pool-size.ts'
 import type { MemoryUse, SampleSpec, TokenLogprobs } from '../../kernels/ops.ts'
 
 export type { SampleSpec, TokenLogprobs } from '../../kernels/ops.ts'
 
 /** Drafts a sequence may have verified in one step: the planner proposes no more, and the runner sizes its sample rows for as many. */
 export const MAX_DRAFT_TOKENS = 8
+
+/** Sequences of a step that may have all their drafts verified at once: where more run, a row for each is what pays. */
+const MAX_DRAFTING = 4
+
+/** Rows that a step may sample. */
+export function maxSampleRows(maxNumSeqs: number, speculation: boolean): number {
+  return maxNumSeqs + (speculation ? Math.min(maxNumSeqs, MAX_DRAFTING) * MAX_DRAFT_TOKENS : 0)
+}
 
 export interface ModelRequest {
   /** A folder in Hugging Face layout or a .gguf file, on disk. */
@@ -20,8 +29,12 @@ export interface ModelRequest {
   /** null: the device's default (512 on cpu and reference, 2048 on webgpu). */
   readonly maxNumBatchedTokens: number | null
   readonly blockSize: number
-  /** null: from the memory at hand. */
+  /** null: by kvCacheMemory. */
   readonly numKvBlocks: number | null
+  /** Absent or null: what the sequences need, as far as the device has it. */
+  readonly kvCacheMemory?: KvCacheMemory | null
+  /** Drafts will be verified; absent: they will. */
+  readonly speculation?: boolean
   /** null: physical cores, at most 8. */
   readonly threads: number | null
   readonly traceKernels: boolean

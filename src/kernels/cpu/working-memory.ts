@@ -1,4 +1,5 @@
 /** Memory that ops work in beside their operands, grown to what the loaded model needs. */
+import { availableHostMemory } from '../host-memory.ts'
 import type { BackendOptions } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import { roundUp } from './matrices.ts'
@@ -78,7 +79,7 @@ export class WorkingMemory {
     const logits = (maxSequences + maxSampleRows + SCORE_ROWS) * largestOuter * 4
     const activations = 8 * maxRows * largestInner * 4
     const reserve = logits + activations + this.#scratchNeed() * this.#numThreads + 64 * 2 ** 20
-    const machine = process.availableMemory() * 0.8
+    const machine = availableHostMemory() * 0.8
     return Math.max(0, Math.floor(Math.min(this.#arena.freeBytes, machine) - reserve))
   }
 

@@ -44,6 +44,7 @@ import { openDevice, type GpuDevice } from './device.ts'
 import { embed, normAdd } from './elementwise.ts'
 import { LinearKernels } from './linear.ts'
 import { importMatrix, loadMatrix, packedLayout, type GpuMatrix, type MatrixLoader } from './matrix.ts'
+import { tryAllocate } from './memory-probe.ts'
 import { Pipelines, type KernelSource } from './pipelines.ts'
 import { uploadRope, type GpuRope } from './rope.ts'
 import { SampleKernels } from './sample.ts'
@@ -225,6 +226,11 @@ export class WebGpuBackend implements InspectableBackend {
 
   maxKvBlocks(layout: KvLayout): number {
     return Math.floor(this.#context.capabilities.maxBindingBytes / (2 * AttentionKernels.halfBlockBytes(layout)))
+  }
+
+  /** Not of a software adapter, whose memory is the host's. */
+  async tryAllocate(atMostBytes: number): Promise<number> {
+    return this.info.isSoftware ? atMostBytes : tryAllocate(this.device, atMostBytes)
   }
 
   async ready(signal?: AbortSignal): Promise<void> {

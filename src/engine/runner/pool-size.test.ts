@@ -1,0 +1,40 @@
+import { expect, test } from 'vitest'
+import { type PoolRequest, sizePool } from './pool-size.ts'
+
+const GIB = 2 ** 30
+/** Llama 3 8B: 131,072 tokens of 128 KiB. */
+const large: PoolRequest = {
+  numKvBlocks: null,
+  kvCacheMemory: null,
+  maxModelLen: 131_072,
+  isModelLenAsked: false,
+  maxNumSeqs: 64,
+  blockSize: 16,
+  blockBytes: 16 * 131_072,
+  maxBlocks: Infinity,
+}
+
+test('a large card holds what many usual sequences need, a small one what it has, and the operator is told', () => {
+  expect(sizePool(large, 60 * GIB)).toEqual({ numBlocks: 64 * 256, maxModelLen: 131_072, notice: null })
+  const small = sizePool(large, 4 * GIB)
+  expect(small).toMatchObject({ numBlocks: 2048, maxModelLen: 32_768 })
+  expect(small.notice).toMatch(/32768 tokens, not the model's 131072.*16384 MiB.*4096 MiB.*--kv-cache-memory/)
+})
+
+test('a short context needs no more than its sequences', () => {
+  expect(sizePool({ ...large, maxModelLen: 256, maxNumSeqs: 3 }, 60 * GIB).numBlocks).toBe(48)
+})
+
+test('bytes and shares are taken at their word, as far as one pool can be', () => {
+  expect(sizePool({ ...large, kvCacheMemory: { bytes: 40 * GIB } }, GIB).numBlocks).toBe(40 * 512)
+  expect(sizePool({ ...large, kvCacheMemory: { share: 0.5 } }, 64 * GIB).numBlocks).toBe(32 * 512)
+  expect(sizePool({ ...large, kvCacheMemory: { share: 0.5 }, maxBlocks: 9000 }, 64 * GIB).numBlocks).toBe(9000)
+  expect(sizePool({ ...large, numKvBlocks: 20, kvCacheMemory: { share: 0.5 } }, GIB).numBlocks).toBe(20)
+})
+
+test('what does not fit says what it needs, what there is, and what to change', () => {
+  expect(() => sizePool({ ...large, isModelLenAsked: true }, GIB)).toThrow(
+    /fewer than the 131072 of --max-model-len.*--kv-cache-memory/,
+  )
+  expect(() => sizePool(large, 2 ** 20)).toThrow(/hold 0 tokens.*16384 MiB.*1 MiB.*--quantization/)
+})
