@@ -57,6 +57,10 @@ function run(command, args) {
 }
 
 const started = Date.now()
+// The first build takes a while on a small machine: somebody waits in front of it.
+process.stderr.write(
+  existsSync(stamp) ? 'build: sources have changed …\n' : 'build: building dist/ for the first time …\n',
+)
 const wasmBuild = join(root, 'scripts', 'build-wasm.mjs')
 if (existsSync(wasmBuild)) {
   const { buildWasm } = await import(wasmBuild)

@@ -35,6 +35,11 @@ describe('parseCommandLine', () => {
     expect(parse(['--port=0']).config.port).toBe(0)
   })
 
+  it('takes words in any case', () => {
+    expect(parse([], { LOG_LEVEL: 'INFO' }).config.logLevel).toBe('info')
+    expect(parse(['--device', 'WebGPU']).config.device).toBe('webgpu')
+  })
+
   it('reads repeated flags and comma lists', () => {
     expect(parse(['--api-key', 'a', '--api-key', 'b']).config.apiKeys).toEqual(['a', 'b'])
     expect(parse([], { MINISERVE_API_KEY: 'a, b' }).config.apiKeys).toEqual(['a', 'b'])
@@ -59,6 +64,8 @@ describe('parseCommandLine', () => {
 
   it('knows the commands', () => {
     expect(parse(['serve']).command).toBe('serve')
+    expect(parse(['help']).command).toBe('help')
+    expect(parse(['version']).command).toBe('version')
     expect(parse(['rag', 'index', 'docs', 'more', '--rag-index', 'x'])).toMatchObject({
       command: 'rag index',
       positionals: ['docs', 'more'],
@@ -72,7 +79,10 @@ describe('parseCommandLine', () => {
   })
 
   it.each([
-    [['--prot', '1'], /--prot/],
+    [['--prot', '1'], /unknown flag --prot; did you mean --port\?/],
+    [['--zzzzzzzz'], /unknown flag --zzzzzzzz \(--help lists the flags\)/],
+    [['--api-key', '--port', '1'], /--api-key: expected a value, found none/],
+    [['--seed', '-1'], /--seed: expected at least 0, found "-1"/],
     [['--port', 'abc'], /--port: expected a whole number, found "abc"/],
     [['--port', '70000'], /--port: expected at most 65535/],
     [['--device', 'gpu'], /--device: expected one of auto, webgpu, cpu, reference, found "gpu"/],

@@ -55,7 +55,7 @@ export function parseCommandLine(
   env: Readonly<Record<string, string | undefined>>,
 ): CommandLine {
   const flags = SETTINGS.filter((setting) => setting.flag !== undefined)
-  const options: NonNullable<Parameters<typeof parseArgs>[0]>['options'] = {
+  const options: Options = {
     help: { type: 'boolean', short: 'h' },
     version: { type: 'boolean', short: 'v' },
     level: { type: 'string' },
@@ -71,7 +71,9 @@ export function parseCommandLine(
     options[setting.flag ?? ''] = { type: setting.isBoolean ? 'boolean' : 'string', multiple: setting.isList }
   }
   const parsed = readArguments(argv, options)
-  const words = parsed.positionals[0] === 'serve' ? parsed.positionals.slice(1) : parsed.positionals
+  const [first] = parsed.positionals
+  const words =
+    first === 'serve' || first === 'help' || first === 'version' ? parsed.positionals.slice(1) : parsed.positionals
   const named = COMMANDS.find((name) => name.split(' ').every((word, i) => words[i] === word))
   const positionals = named ? words.slice(named.split(' ').length) : words
   if (!named && positionals.length > 0) {
@@ -91,7 +93,11 @@ export function parseCommandLine(
     values[setting.key] = result.data
   }
   const command =
-    parsed.values['help'] === true ? 'help' : parsed.values['version'] === true ? 'version' : (named ?? 'serve')
+    parsed.values['help'] === true || first === 'help'
+      ? 'help'
+      : parsed.values['version'] === true || first === 'version'
+        ? 'version'
+        : (named ?? 'serve')
   return {
     command,
     positionals,
@@ -111,17 +117,67 @@ export function parseCommandLine(
 
 type ParsedValue = string | boolean | (string | boolean)[] | undefined
 
+type Options = NonNullable<NonNullable<Parameters<typeof parseArgs>[0]>['options']>
+
 function readArguments(
   argv: readonly string[],
-  options: NonNullable<Parameters<typeof parseArgs>[0]>['options'],
+  options: Options,
 ): { values: Readonly<Record<string, ParsedValue>>; positionals: readonly string[] } {
   try {
-    return parseArgs({ args: [...argv], options, allowPositionals: true, strict: true })
+    return parseArgs({ args: withNumbersJoined(argv, options), options, allowPositionals: true, strict: true })
   } catch (error) {
-    // Node's message goes on with advice about positionals that does not apply here.
-    const message = error instanceof Error ? error.message : String(error)
-    throw new ConfigError(`${message.split('. ')[0]?.split('\n')[0]}; --help lists the flags`, { cause: error })
+    throw new ConfigError(argumentProblem(error, options), { cause: error })
   }
+}
+
+/** `--seed -1` as `--seed=-1`: a number is a value, though it begins like a flag. */
+function withNumbersJoined(argv: readonly string[], options: Options): string[] {
+  const joined: string[] = []
+  for (let i = 0; i < argv.length; i++) {
+    const [word = '', next] = [argv[i], argv[i + 1]]
+    const takesValue = word.startsWith('--') && options[word.slice(2)]?.type === 'string'
+    if (takesValue && next !== undefined && /^-\d/.test(next)) {
+      joined.push(`${word}=${next}`)
+      i++
+    } else joined.push(word)
+  }
+  return joined
+}
+
+/** What is wrong with a command line, in our words: Node's go on with advice that does not apply here. */
+function argumentProblem(error: unknown, options: Options): string {
+  const message = error instanceof Error ? error.message : String(error)
+  const code = error instanceof Error && 'code' in error ? error.code : null
+  const [, flag = ''] = /'(?:-\w, )?(--?[\w-]+)/.exec(message) ?? []
+  if (code === 'ERR_PARSE_ARGS_UNKNOWN_OPTION') {
+    const near = nearest(flag.replace(/^-+/, ''), Object.keys(options))
+    return `unknown flag ${flag}${near === null ? '' : `; did you mean --${near}?`} (--help lists the flags)`
+  }
+  const name = flag.replace(/^-+/, '')
+  if (code === 'ERR_PARSE_ARGS_INVALID_OPTION_VALUE')
+    return options[name]?.type === 'boolean' ? `${flag}: takes no value` : `${flag}: expected a value, found none`
+  return `${message.split('. ')[0]?.split('\n')[0]}; --help lists the flags`
+}
+
+/** The word that takes the fewest changes to reach, if those are few for its length. */
+function nearest(word: string, known: readonly string[]): string | null {
+  const ranked = known.map((name) => ({ name, distance: editDistance(word, name) }))
+  const best = ranked.reduce((a, b) => (b.distance < a.distance ? b : a))
+  return best.distance <= Math.max(2, Math.floor(best.name.length / 3)) ? best.name : null
+}
+
+/** Levenshtein's: insertions, deletions and substitutions. */
+function editDistance(a: string, b: string): number {
+  let previous = Array.from({ length: b.length + 1 }, (_, i) => i)
+  for (let i = 1; i <= a.length; i++) {
+    const row = [i]
+    for (let j = 1; j <= b.length; j++) {
+      const substituted = (previous[j - 1] ?? 0) + (a[i - 1] === b[j - 1] ? 0 : 1)
+      row.push(Math.min(substituted, (previous[j] ?? 0) + 1, (row[j - 1] ?? 0) + 1))
+    }
+    previous = row
+  }
+  return previous[b.length] ?? 0
 }
 
 function rawValue(

@@ -1,5 +1,5 @@
 /** From the configuration to an engine that is loaded, local or remote, and what lies beside its model's weights. */
-import { readFile } from 'node:fs/promises'
+import { access, constants, mkdir, readFile } from 'node:fs/promises'
 import { basename, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { z } from 'zod'
@@ -123,9 +123,23 @@ function endIdsOf({ eosTokenIds, vocabSize }: ModelInfo, tokenizer: Tokenizer, l
   return possible
 }
 
+/** A folder that a flag names has to take files. Throws ModelError. */
+async function requireWritable(flag: string, folder: string): Promise<void> {
+  try {
+    await mkdir(folder, { recursive: true, mode: 0o700 })
+    await access(folder, constants.W_OK)
+  } catch (error) {
+    const code = error instanceof Error && 'code' in error ? String(error.code) : String(error)
+    throw new ModelError(`${flag} ${folder}: cannot be written (${code}); name a folder that this user may write`, {
+      cause: error,
+    })
+  }
+}
+
 /** Where evicted KV blocks go; null: nowhere. */
 async function kvTiersOf(config: Config, modelInfo: ModelInfo, logger: Log): Promise<KvTiers | null> {
   if (!config.prefixCaching || (config.kvHostMemoryBytes === 0 && config.kvCacheDir === null)) return null
+  if (config.kvCacheDir !== null) await requireWritable('--kv-cache-dir', config.kvCacheDir)
   const { openKvTiers } = await import('./engine/kv-tiers.ts')
   return openKvTiers({
     hostMemoryBytes: config.kvHostMemoryBytes,

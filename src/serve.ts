@@ -1,6 +1,7 @@
 /** Builds the parts, wires them, listens, and drains. */
 import { AsyncResource } from 'node:async_hooks'
 import { once } from 'node:events'
+import { existsSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
 import { constants } from 'node:os'
 import { getRequestListener, RequestError } from '@hono/node-server'
@@ -53,6 +54,8 @@ const EXPORT_FLUSH_MS = 5_000
 export async function serve(config: Config, build: BuildInfo): Promise<number> {
   requireKeys(config)
   const startedMs = performance.now()
+  requireModelPath('--embedding-model', config.embeddingModel)
+  requireModelPath('--reranker-model', config.rerankerModel)
   const stop = stopSignal()
   const observability = createObservability({
     serviceVersion: build.revision ?? build.version,
@@ -197,6 +200,12 @@ function requireKeys({ host, apiKeys, insecure }: Config): void {
   )
 }
 
+/** What looks like a path is one: a mistyped one is not asked of a hub at the first request. @throws StartError */
+function requireModelPath(flag: string, value: string | null): void {
+  if (value === null || existsSync(value) || !/^[./~]|\\|^[A-Za-z]:/.test(value)) return
+  throw new StartError(`${flag} ${value}: no such folder or file`)
+}
+
 /** What the local engine's backend holds; null for a remote one, and while it loads. */
 function deviceMemory(state: ServerState): DeviceMemory | null {
   const info = state.engine?.modelInfo
@@ -222,6 +231,13 @@ async function shutDown(running: Running): Promise<void> {
   const deadline = performance.now() + config.shutdownTimeoutMs
   const { numRunning, numWaiting } = state.stats()
   observability.logger[logLevel]('server.draining', { running: numRunning, waiting: numWaiting })
+  const numOpen = numRunning + numWaiting
+  if (numOpen > 0) {
+    const seconds = config.shutdownTimeoutMs / 1000
+    process.stderr.write(
+      `miniserve: stopping; ${numOpen} ${numOpen === 1 ? 'request runs' : 'requests run'} for at most ${seconds} s more. Ctrl-C again ends them now.\n`,
+    )
+  }
   await engine?.drain(config.shutdownTimeoutMs)
   // The last frames of ended streams are still on their way to the sockets.
   const closed = server.listening ? new Promise<void>((resolve) => server.close(() => resolve())) : Promise.resolve()

@@ -54,8 +54,12 @@ const truthy = z
   .regex(/^(1|0|true|false|yes|no|on|off)$/i, 'true or false')
   .transform((value) => /^(1|true|yes|on)$/i.test(value))
 
+/** One of these words, in any case: LOG_LEVEL=INFO is a habit of other programs. */
 const oneOf = <const T extends readonly [string, ...string[]]>(values: T) =>
-  z.enum(values, { error: `one of ${values.join(', ')}` })
+  z
+    .string()
+    .transform((value) => values.find((known) => known.toLowerCase() === value.toLowerCase()) ?? value)
+    .pipe(z.enum(values, { error: `one of ${values.join(', ')}` }))
 
 const text = z.string().min(1, 'a value')
 const secret = z.string().trim().min(1, 'a key that is not blank')

@@ -53,6 +53,43 @@ describe('usage', () => {
     expect(run(['trace', command, file])).toMatchObject({ status: 1, stdout: '', stderr: message })
   })
 
+  it.each([
+    [['help'], /^usage: miniserve/],
+    [['version'], /^miniserve 0\.1\.0/],
+  ])('%j is a command, too', (args, expected) => {
+    expect(run(args)).toMatchObject({ status: 0, stdout: expect.stringMatching(expected) as string })
+  })
+
+  it.each([
+    [['--embedding-model', './nope'], 'miniserve: --embedding-model ./nope: no such folder or file\n'],
+    [
+      ['--kv-cache-dir', '/dev/null/kv'],
+      'miniserve: --kv-cache-dir /dev/null/kv: cannot be written (ENOTDIR); name a folder that this user may write\n',
+    ],
+  ])('%j: one line that says what to do, and exit code 1', (args, message) => {
+    expect(run(['--port', '0', ...args])).toMatchObject({ status: 1, stderr: message })
+  })
+
+  it('a good start says one line, and a stop that waits says for what', async () => {
+    const server = await ServerProcess.start()
+    expect(server.stderr.trim().split('\n')).toHaveLength(1)
+    const response = await server.post('/v1/completions', {
+      prompt: 'x',
+      max_tokens: 4000,
+      ignore_eos: true,
+      stream: true,
+    })
+    const reader = response.body?.getReader()
+    await reader?.read()
+    server.signal('SIGINT')
+    await server.waitForLog(({ msg }) => msg === 'server.draining')
+    server.signal('SIGINT')
+    expect(await server.exited).toMatchObject({ code: 130 })
+    expect(server.stderr).toContain(
+      'miniserve: stopping; 1 request runs for at most 25 s more. Ctrl-C again ends them now.',
+    )
+  })
+
   it('a port that is taken: one line and exit code 1', async () => {
     const server = await ServerProcess.start()
     try {

@@ -1,4 +1,5 @@
 /** The adapter and the device: Dawn's switches, limits, capabilities, and how often its promises are polled. */
+import { existsSync } from 'node:fs'
 import { create, globals } from 'webgpu'
 import { DeviceLostError } from '../ops.ts'
 
@@ -67,8 +68,13 @@ function isSoftwareAdapter(info: GPUAdapterInfo): boolean {
   )
 }
 
+/** Where Linux shows GPUs to programs: Direct Rendering Manager's nodes, NVIDIA's own, and Windows' under WSL. */
+const LINUX_GPU_NODES = ['/dev/dri', '/dev/nvidiactl', '/dev/dxg']
+
 /** Whether the machine has an adapter that is real hardware (decides `--device auto`). Never throws. */
 export async function hasRealGpu(): Promise<boolean> {
+  // Without a node there is no GPU to find, and asking Dawn for one would print what it misses.
+  if (process.platform === 'linux' && !LINUX_GPU_NODES.some((path) => existsSync(path))) return false
   try {
     const adapter = await requestAdapter()
     return adapter !== null && !isSoftwareAdapter(adapter.info)
@@ -93,8 +99,9 @@ export async function hasAdapter(): Promise<boolean> {
 export async function openDevice(): Promise<GpuDevice> {
   const adapter = await requestAdapter()
   if (adapter === null) {
+    // Dawn refuses Mesa before 23 without a word: it lacks dynamic indexing of uniform arrays.
     throw new Error(
-      'no WebGPU adapter: a GPU needs its Vulkan driver (or Metal, or Direct3D 12); software Vulkan is the package mesa-vulkan-drivers, chosen with VK_DRIVER_FILES=/usr/share/vulkan/icd.d/lvp_icd.json',
+      'no WebGPU adapter: a GPU needs its Vulkan driver (or Metal, or Direct3D 12). Mesa has to be version 23 or later: Debian 12 has it in bookworm-backports (apt-get install -t bookworm-backports mesa-vulkan-drivers). Software Vulkan is in the same package, chosen with VK_DRIVER_FILES=/usr/share/vulkan/icd.d/lvp_icd.json',
     )
   }
   const { info } = adapter
