@@ -18,8 +18,9 @@ const VECTOR_ROWS = [1, 4, 8, 16] as const
 const MAX_VECTOR_ROWS = 32
 /** Output rows and rows of x of a workgroup of linear-matrix.wgsl. */
 const MATRIX_TILE = 64
-/** Threads that keep a large card busy: 128 cores of 4 workgroups of 256. */
-const BUSY_THREADS = 128 * 4 * 256
+/** What keeps a large card busy: 4 workgroups for each of 128 cores, of 256 threads. */
+const BUSY_WORKGROUPS = 512
+const WORKGROUP_THREADS = 256
 const PREPARE_THREADS = 64
 
 /** What of a matrix decides its kernels. */
@@ -38,15 +39,28 @@ interface Cut {
   readonly LANES: number
 }
 
-/** Enough segments to keep a large card busy, of two blocks at least. Pure: a matrix has the same bits on every adapter. */
-function cut({ rows, cols }: MatrixShape): Cut {
+/** Enough threads and workgroups to keep a large card busy, two blocks at least a thread. Pure: a matrix has the same bits on every adapter. */
+function cut({ rows, cols, isGated }: MatrixShape): Cut {
+  const outputs = isGated ? rows / 2 : rows
   const numBlocks = Math.ceil(cols / 32)
   let SEGMENTS = 4
-  while (SEGMENTS < 32 && rows * SEGMENTS < BUSY_THREADS && SEGMENTS * 4 <= numBlocks) SEGMENTS *= 2
+  while (SEGMENTS < 32 && outputs * SEGMENTS < BUSY_WORKGROUPS * WORKGROUP_THREADS && SEGMENTS * 4 <= numBlocks)
+    SEGMENTS *= 2
   let LANES = 32
-  while (LANES > 8 && (rows / LANES) * 256 < BUSY_THREADS) LANES /= 2
-  while (LANES > 8 && LANES * SEGMENTS > 256) LANES /= 2
+  while (LANES > 4 && (outputs < BUSY_WORKGROUPS * LANES || LANES * SEGMENTS > WORKGROUP_THREADS)) LANES /= 2
   return { SEGMENTS, LANES }
+}
+
+/** Workgroups, by packed output rows (all, or a shard's) and rows of x, for a kernel of `TM` rows. */
+export function linearGrid(
+  shape: MatrixShape,
+  packedRows: number,
+  numRows: number,
+  TM: number,
+): [x: number, y: number] {
+  if (TM === 0) return [Math.ceil(packedRows / MATRIX_TILE), Math.ceil(numRows / MATRIX_TILE)]
+  const { LANES } = cut(shape)
+  return [Math.ceil(packedRows / (shape.isGated ? 2 * LANES : LANES)), Math.ceil(numRows / TM)]
 }
 
 /** The rows of x a workgroup takes in a step of `numRows`; 0: linear-matrix.wgsl. */
@@ -69,8 +83,8 @@ function source(shape: MatrixShape, TM: number, hasPackedDot: boolean): KernelSo
   if (TM === 0) return { name: 'linear-matrix', bindings: LINEAR, defines: common }
   // A lane of a gated matrix has a gate's row and its up row.
   const R = shape.isGated ? 2 : 1
-  // Rows whose segments are added at a time: within the 16 KiB of workgroup memory that every adapter has.
-  const TOGETHER = Math.min(TM, 16384 / (4 * SEGMENTS * LANES * R))
+  // Rows whose segments are added at a time: workgroup memory must not be what limits the waves of a core.
+  const TOGETHER = Math.min(TM, 8 / R)
   const defines = { ...common, TM, R, LANES, TOGETHER, STEP: TM <= 4 ? 2 : 1 }
   return { name: 'linear-vector', bindings: LINEAR, defines }
 }
@@ -223,8 +237,6 @@ export class LinearKernels {
       return bind(this.#context, label, LINEAR, params, [rows, shard.codes, shard.scales, out.buffer, bias])
     })
     const kernels = linearSources(w, capabilities.hasPackedDot)
-    const { LANES } = cut(w)
-    const outputsPerGroup = w.isGated ? 2 * LANES : LANES
     const launches = new Map(
       [...kernels].map(([TM, kernel]) => [TM, groups.map((group) => new Launch(this.#context, kernel, group))]),
     )
@@ -234,10 +246,8 @@ export class LinearKernels {
         const TM = vectorRows(numRows)
         for (const [index, launch] of launches.get(TM)!.entries()) {
           const packedRows = w.shards[index]!.numRows
-          const operations = 2 * packedRows * w.cols * numRows
-          if (TM === 0) {
-            launch.add(Math.ceil(packedRows / MATRIX_TILE), Math.ceil(numRows / MATRIX_TILE), operations)
-          } else launch.add(Math.ceil(packedRows / outputsPerGroup), Math.ceil(numRows / TM), operations)
+          const [x, y] = linearGrid(w, packedRows, numRows, TM)
+          launch.add(x, y, 2 * packedRows * w.cols * numRows)
         }
       },
     }

@@ -1,0 +1,58 @@
+import { readFileSync } from 'node:fs'
+import { expect, test } from 'vitest'
+import { modelKernels, type ModelShape } from './catalogue.ts'
+import { linearGrid, linearSources } from './linear.ts'
+import { formOf } from './matrix.ts'
+import { shaderText } from './pipelines.ts'
+
+const SHAPES = JSON.parse(readFileSync(new URL('../../../bench/lib/shapes.json', import.meta.url), 'utf8')) as Record<
+  string,
+  ModelShape
+>
+
+test('one row of a model of a billion weights and more has four workgroups for each of 128 cores', () => {
+  const form = formOf('q4', 32, false)
+  for (const name of ['llama-3.2-1b', 'llama-3.1-8b']) {
+    const { hidden, inner, heads, kvHeads, headDim, vocab } = SHAPES[name]!
+    for (const [rows, cols, isGated] of [
+      [(heads + 2 * kvHeads) * headDim, hidden, false],
+      [hidden, heads * headDim, false],
+      [2 * inner, hidden, true],
+      [hidden, inner, false],
+      [vocab, hidden, false],
+    ] as const) {
+      const shape = { rows, cols, form, isGated }
+      const { SEGMENTS, LANES } = linearSources(shape, true).get(1)!.defines
+      expect(linearGrid(shape, rows, 1, 1)[0], `${name} ${rows} x ${cols}`).toBeGreaterThanOrEqual(512)
+      // Two blocks at least a thread, so that one is read while the other is used.
+      expect(SEGMENTS! * 2, `${name} ${rows} x ${cols}`).toBeLessThanOrEqual(cols / 32)
+      expect(LANES! * SEGMENTS!).toBeLessThanOrEqual(256)
+    }
+  }
+})
+
+test('a matrix has one K-reduction tree, whatever the number of rows', () => {
+  for (const rows of [64, 576, 4096, 32768]) {
+    for (const isGated of [false, true]) {
+      const sources = linearSources({ rows, cols: 2048, form: formOf('q8', 16, true), isGated }, false)
+      expect(new Set([...sources.values()].map(({ defines }) => defines['SEGMENTS'])).size).toBe(1)
+    }
+  }
+})
+
+test('no kernel of any model shape needs more workgroup memory than every adapter has', () => {
+  const sizes = { f32: 4, u32: 4, 'atomic<u32>': 4, 'vec4<f32>': 16, 'vec4<u32>': 16 } as const
+  for (const shape of Object.values(SHAPES)) {
+    for (const format of ['f32', 'f16', 'q8', 'q4'] as const) {
+      for (const { kernel, source } of modelKernels(shape, format)) {
+        let bytes = 0
+        for (const [, type, length] of shaderText(source).matchAll(/var<workgroup> \w+: array<(.+), (\d+)>;/g)) {
+          const size = sizes[type as keyof typeof sizes]
+          expect(size, type).toBeDefined()
+          bytes += size * Number(length)
+        }
+        expect(bytes, `${kernel} ${format}`).toBeLessThanOrEqual(16384)
+      }
+    }
+  }
+})
