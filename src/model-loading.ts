@@ -59,9 +59,12 @@ export async function loadEngine(
   const runner = createLastingRunner()
   signal?.addEventListener('abort', () => void runner.close(), { once: true })
   try {
+    // Beside the weights, which another thread reads; what is wrong with those is said first.
+    const tokenizing = loadTokenizer(path)
+    tokenizing.catch(() => {})
     const loaded = await runner.load(modelRequest(config, path), progress.update)
     for (const notice of loaded.notices) logger.warn('model.notice', { notice })
-    const tokenizer = await loadTokenizer(path)
+    const tokenizer = await tokenizing
     const modelInfo = { ...loaded, eosTokenIds: endIdsOf(loaded, tokenizer, logger) }
     if (tokenizer.vocabSize > modelInfo.vocabSize) {
       throw new ModelError(

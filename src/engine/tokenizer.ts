@@ -2,8 +2,9 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers'
+import { type BpeVocabulary, BytePairEncoder } from './bpe.ts'
 import { ModelError } from './runner/runner.ts'
-import { loadGgufTokenizer } from './weights/gguf-tokenizer.ts'
+import { loadGgufTokenizer, loadGgufTokenizerConfig } from './weights/gguf-tokenizer.ts'
 import { isFolder } from './weights/model-path.ts'
 
 export interface Tokenizer {
@@ -37,6 +38,8 @@ export interface TokenizerFiles {
   readonly tokenizer: Record<string, unknown>
   /** tokenizer_config.json; empty where there is none. */
   readonly config: Record<string, unknown>
+  /** Vocabulary and merges, where they are not in `tokenizer.model`. */
+  readonly vocabulary?: BpeVocabulary
 }
 
 /** The tokenizer of a folder in Hugging Face layout or of a .gguf file. Throws ModelError for one that is missing, broken or unsupported. */
@@ -53,7 +56,13 @@ export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> 
       `${join(path, 'tokenizer.json')}: expected the model's tokenizer, found no file; download the model's tokenizer.json beside its weights`,
     )
   }
-  return { tokenizer, config: (await readJson(join(path, 'tokenizer_config.json'))) ?? {} }
+  return { tokenizer, config: await readTokenizerConfig(path) }
+}
+
+/** tokenizer_config.json of a folder, or what says the same in a .gguf file; empty where there is none. */
+export async function readTokenizerConfig(path: string): Promise<Record<string, unknown>> {
+  if (!(await isFolder(path))) return loadGgufTokenizerConfig(path)
+  return (await readJson(join(path, 'tokenizer_config.json'))) ?? {}
 }
 
 /** The library wants every stage named. */
@@ -66,15 +75,66 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
     bos_token: specialText(files.config.bos_token) ?? undefined,
     eos_token: specialText(files.config.eos_token) ?? undefined,
   }
-  let inner: HfTokenizer
+  const vocabulary = files.vocabulary ?? vocabularyOf(files.tokenizer)
+  checkAddedTokens(files.tokenizer.added_tokens)
   try {
-    inner = new HfTokenizer({ ...ABSENT_STAGES, ...files.tokenizer }, config)
+    if (vocabulary === null) {
+      return new VocabularyTokenizer(new HfTokenizer({ ...ABSENT_STAGES, ...files.tokenizer }, config), files)
+    }
+    const model = record(files.tokenizer.model)
+    const inner = new HfTokenizer(
+      { ...ABSENT_STAGES, ...files.tokenizer, model: { ...model, type: 'BPE', vocab: {}, merges: [] } },
+      config,
+    )
+    const encoder = new BytePairEncoder(model, vocabulary)
+    // As the library does with its own model.
+    for (const [id, { content }] of inner.get_added_tokens_decoder()) {
+      encoder.ids.set(content, id)
+      encoder.tokens[id] = content
+    }
+    Object.assign(inner, { model: asLibraryModel(encoder) })
+    return new VocabularyTokenizer(inner, files)
   } catch (error) {
+    if (error instanceof ModelError) throw error
     throw new ModelError(`tokenizer.json: cannot be used (${error instanceof Error ? error.message : String(error)})`, {
       cause: error,
     })
   }
-  return new VocabularyTokenizer(inner, files)
+}
+
+/** What the library asks of a model: a function with the vocabulary beside it. */
+function asLibraryModel(encoder: BytePairEncoder): unknown {
+  return Object.assign((words: readonly string[]) => encoder.encode(words), {
+    vocab: encoder.tokens,
+    tokens_to_ids: encoder.ids,
+    unk_token_id: encoder.unknownId,
+  })
+}
+
+/** Beyond every real vocabulary; tables by id stay small. */
+const MAX_TOKEN_ID = (1 << 22) - 1
+
+function checkTokenId(id: unknown, where: string): number {
+  if (typeof id === 'number' && Number.isInteger(id) && id >= 0 && id <= MAX_TOKEN_ID) return id
+  const found = JSON.stringify(id)?.slice(0, 40) ?? 'nothing'
+  throw new ModelError(`tokenizer.json: ${where}: expected token ids from 0 to ${MAX_TOKEN_ID}, found ${found}`)
+}
+
+function checkAddedTokens(added: unknown): void {
+  if (!Array.isArray(added)) return
+  for (const token of added as readonly unknown[]) checkTokenId(record(token).id, 'added_tokens')
+}
+
+/** Vocabulary and merges of a BPE model in tokenizer.json; null for other models, and for BPE with marks at the ends of words. */
+function vocabularyOf(tokenizer: Record<string, unknown>): BpeVocabulary | null {
+  const { type, vocab, merges, end_of_word_suffix: suffix, continuing_subword_suffix: inner } = record(tokenizer.model)
+  const hasMarks = [suffix, inner].some((mark) => typeof mark === 'string' && mark !== '')
+  const isBpe = (type === 'BPE' || type === undefined) && Array.isArray(merges)
+  if (typeof vocab !== 'object' || vocab === null || Array.isArray(vocab)) return null
+  const entries = vocab as Readonly<Record<string, unknown>>
+  const tokens: string[] = []
+  for (const token of Object.keys(entries)) tokens[checkTokenId(entries[token], 'model.vocab')] = token
+  return isBpe && !hasMarks ? { tokens, merges: merges as readonly unknown[] } : null
 }
 
 /** How the strings of the vocabulary spell bytes. */
@@ -122,7 +182,7 @@ class VocabularyTokenizer implements Tokenizer {
   readonly endOfTurnIds: readonly number[]
   readonly #inner: HfTokenizer
   readonly #spelling: Spelling
-  readonly #tokens: (string | undefined)[] = []
+  readonly #tokens: (string | undefined)[]
   readonly #bytes: (Uint8Array | undefined)[] = []
   readonly #special = new Set<number>()
   /** Added tokens stand for their own text, whatever the spelling. */
@@ -137,7 +197,7 @@ class VocabularyTokenizer implements Tokenizer {
     this.bosToken = specialText(files.config.bos_token)
     this.eosToken = specialText(files.config.eos_token)
     this.#spelling = spellingOf(files.tokenizer)
-    for (const [token, id] of inner.get_vocab(true)) this.#tokens[id] = token
+    this.#tokens = [...(inner.model?.vocab ?? [])]
     for (const [id, token] of inner.get_added_tokens_decoder()) {
       this.#tokens[id] = token.content
       this.#added.add(id)
@@ -186,8 +246,12 @@ class VocabularyTokenizer implements Tokenizer {
 
   get maxTokenBytes(): number {
     if (this.#maxTokenBytes === 0) {
-      for (let id = 0; id < this.vocabSize; id++)
-        this.#maxTokenBytes = Math.max(this.#maxTokenBytes, 1, this.tokenBytes(id).length)
+      this.#maxTokenBytes = 1
+      for (const [id, token = ''] of this.#tokens.entries()) {
+        // No token stands for more bytes than it is written with: few have to be spelled out.
+        if (Buffer.byteLength(token) > this.#maxTokenBytes)
+          this.#maxTokenBytes = Math.max(this.#maxTokenBytes, this.tokenBytes(id).length)
+      }
     }
     return this.#maxTokenBytes
   }

@@ -6,7 +6,7 @@ import { EngineError } from '../request.ts'
 import type { ChatMessage, ToolDefinition } from '../request.ts'
 import { ModelError } from '../runner/runner.ts'
 import type { Tokenizer } from '../tokenizer.ts'
-import { readTokenizerFiles } from '../tokenizer.ts'
+import { readTokenizerConfig } from '../tokenizer.ts'
 import { isFolder } from '../weights/model-path.ts'
 
 export interface RenderOptions {
@@ -33,7 +33,7 @@ export interface ChatTemplate {
 export async function loadChatTemplate(path: string, tokenizer: Tokenizer): Promise<ChatTemplate | null> {
   const own = (await isFolder(path)) ? await readIfPresent(join(path, 'chat_template.jinja')) : null
   if (own !== null) return createChatTemplate(own, tokenizer)
-  const { config } = await readTokenizerFiles(path)
+  const config = await readTokenizerConfig(path)
   const [source, toolSource] = [templateOf(config, 'default'), templateOf(config, 'tool_use')]
   if (source === null) return null
   const plain = createChatTemplate(source, tokenizer)

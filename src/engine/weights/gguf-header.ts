@@ -51,14 +51,13 @@ class ShortRead extends Error {}
 class HeaderReader {
   readonly path: string
   readonly #view: DataView
-  readonly #bytes: Uint8Array
+  readonly #bytes: Buffer
   readonly #fileBytes: number
-  readonly #decoder = new TextDecoder('utf-8')
   #at = 0
 
   constructor(path: string, bytes: Uint8Array, fileBytes: number) {
     this.path = path
-    this.#bytes = bytes
+    this.#bytes = Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
     this.#view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
     this.#fileBytes = fileBytes
   }
@@ -87,9 +86,10 @@ class HeaderReader {
 
   /** A count or an offset: beyond 2^53 nothing is real. */
   u64(): number {
-    const value = this.#view.getBigUint64(this.#take(8), true)
-    if (value > BigInt(Number.MAX_SAFE_INTEGER)) this.fail(`the number ${value} is out of range`)
-    return Number(value)
+    const at = this.#take(8)
+    const value = this.#view.getUint32(at + 4, true) * 2 ** 32 + this.#view.getUint32(at, true)
+    if (value > Number.MAX_SAFE_INTEGER) this.fail(`the number ${value} is out of range`)
+    return value
   }
 
   /** A count of things that take at least `itemBytes` each. */
@@ -103,13 +103,16 @@ class HeaderReader {
   text(): string {
     const length = this.u64()
     const at = this.#take(length)
-    return this.#decoder.decode(this.#bytes.subarray(at, at + length))
+    return this.#bytes.toString('utf8', at, at + length)
   }
 
   scalar(type: number): number | boolean {
     const bytes = SCALAR_BYTES[type]
     if (bytes === undefined) this.fail(`unknown value type ${type}`)
-    const at = this.#take(bytes)
+    return this.#scalarAt(type, this.#take(bytes))
+  }
+
+  #scalarAt(type: number, at: number): number | boolean {
     switch (type) {
       case 0:
         return this.#view.getUint8(at)
@@ -142,12 +145,17 @@ class HeaderReader {
     const itemType = this.u32()
     if (itemType === 8) {
       const length = this.count(8)
-      return Array.from({ length }, () => this.text())
+      const texts: string[] = []
+      for (let i = 0; i < length; i++) texts.push(this.text())
+      return texts
     }
     const itemBytes = SCALAR_BYTES[itemType]
     if (itemBytes === undefined) this.fail(`arrays of value type ${itemType} are not known`)
     const length = this.count(itemBytes)
-    return Array.from({ length }, () => Number(this.scalar(itemType)))
+    const start = this.#take(length * itemBytes)
+    const numbers: number[] = []
+    for (let i = 0; i < length; i++) numbers.push(Number(this.#scalarAt(itemType, start + i * itemBytes)))
+    return numbers
   }
 }
 

@@ -1,5 +1,6 @@
 /** A tokenizer.json and tokenizer_config.json of the same meaning as a GGUF file's tokenizer metadata. */
 import { open } from 'node:fs/promises'
+import type { BpeVocabulary } from '../bpe.ts'
 import { ModelError } from '../runner/runner.ts'
 import { type GgufHeader, readGgufHeader } from './gguf-header.ts'
 
@@ -8,6 +9,8 @@ export interface GgufTokenizer {
   readonly tokenizer: Record<string, unknown>
   /** As tokenizer_config.json; `chat_template` where the file has one. */
   readonly config: Record<string, unknown>
+  /** Vocabulary and merges, which `tokenizer.model` leaves out. */
+  readonly vocabulary: BpeVocabulary
 }
 
 // Token types of GGUF.
@@ -80,8 +83,14 @@ function flagOf({ values }: Metadata, key: string, fallback: boolean): boolean {
   return typeof value === 'boolean' ? value : fallback
 }
 
-/** The byte-level BPE part of tokenizer.json. */
-function byteLevel(metadata: Metadata, vocab: Record<string, number>): Record<string, unknown> {
+/** The kind's own stages of tokenizer.json, and its merges. */
+interface Kind {
+  readonly stages: Record<string, unknown>
+  readonly merges: BpeVocabulary['merges']
+}
+
+/** Byte-level BPE. */
+function byteLevel(metadata: Metadata): Kind {
   const name = metadata.values.get('tokenizer.ggml.pre') ?? 'default'
   const splitter = typeof name === 'string' ? SPLITTERS.get(name) : undefined
   if (splitter === undefined) {
@@ -93,7 +102,7 @@ function byteLevel(metadata: Metadata, vocab: Record<string, number>): Record<st
   const split = { type: 'Split', pattern: { Regex: splitter.pattern }, behavior: 'Isolated', invert: false }
   const digits = { type: 'Digits', individual_digits: true }
   const bytes = { type: 'ByteLevel', add_prefix_space: false, trim_offsets: true, use_regex: false }
-  return {
+  const stages = {
     normalizer: null,
     pre_tokenizer: {
       type: 'Sequence',
@@ -109,56 +118,22 @@ function byteLevel(metadata: Metadata, vocab: Record<string, number>): Record<st
       fuse_unk: false,
       byte_fallback: false,
       ignore_merges: splitter.ignoresMerges === true,
-      vocab,
-      merges: listOf(metadata, 'merges', 'string'),
     },
   }
+  return { stages, merges: listOf(metadata, 'merges', 'string') }
 }
 
-/**
- * SentencePiece's BPE always joins the adjacent pair whose union scores highest. As merges: every way to cut a token into two tokens, best union
- * first (ties by id of the parts, as Hugging Face's converter has it).
- */
-function mergesOf(
-  tokens: readonly string[],
-  scores: readonly number[],
-  ids: ReadonlyMap<string, number>,
-  isNormal: (id: number) => boolean,
-): string[][] {
-  const merges: { left: number; right: number; score: number }[] = []
-  for (const [id, token] of tokens.entries()) {
-    if (!isNormal(id)) continue
-    const characters = [...token]
-    let head = ''
-    for (let cut = 1; cut < characters.length; cut++) {
-      head += characters[cut - 1]
-      const left = ids.get(head)
-      const right = ids.get(token.slice(head.length))
-      if (left !== undefined && right !== undefined && isNormal(left) && isNormal(right))
-        merges.push({ left, right, score: scores[id] ?? 0 })
-    }
-  }
-  merges.sort((a, b) => b.score - a.score || a.left - b.left || a.right - b.right)
-  return merges.map(({ left, right }) => [tokens[left] ?? '', tokens[right] ?? ''])
-}
-
-/** The SentencePiece part of tokenizer.json. */
-function sentencePiece(
-  metadata: Metadata,
-  tokens: readonly string[],
-  types: readonly number[],
-  vocab: Record<string, number>,
-): Record<string, unknown> {
+/** SentencePiece's BPE, which has scores in place of a list of merges. */
+function sentencePiece(metadata: Metadata, tokens: readonly string[], types: readonly number[]): Kind {
   const scores = listOf(metadata, 'scores', 'number')
   if (scores.length !== tokens.length)
     throw new ModelError(`${metadata.path}: ${tokens.length} tokens but ${scores.length} scores in tokenizer.ggml.*`)
   const addsPrefix = flagOf(metadata, 'add_space_prefix', true)
-  const ids = new Map(tokens.map((token, id) => [token, id]))
   const replace = { type: 'Replace', pattern: { String: ' ' }, content: '▁' }
   const restore = { type: 'Replace', pattern: { String: '▁' }, content: ' ' }
   const strip = { type: 'Strip', content: ' ', start: 1, stop: 0 }
   const unknown = numberOf(metadata, 'unknown_token_id') ?? types.indexOf(2)
-  return {
+  const stages = {
     normalizer: addsPrefix ? { type: 'Sequence', normalizers: [{ type: 'Prepend', prepend: '▁' }, replace] } : replace,
     pre_tokenizer: null,
     decoder: {
@@ -174,11 +149,10 @@ function sentencePiece(
       fuse_unk: true,
       byte_fallback: true,
       ignore_merges: false,
-      vocab,
-      // Control, byte and unknown pieces take part in no merge.
-      merges: mergesOf(tokens, scores, ids, (id) => types[id] === 1 || types[id] === USER_DEFINED),
     },
   }
+  // Control, byte and unknown pieces take part in no merge.
+  return { stages, merges: { scores, canMerge: (id) => types[id] === 1 || types[id] === USER_DEFINED } }
 }
 
 /** Puts the begin and end tokens around a text where the file asks for it. */
@@ -223,13 +197,12 @@ export function toTokenizerFiles(path: string, values: GgufHeader['metadata']): 
   const types = values.has('tokenizer.ggml.token_type') ? listOf(metadata, 'token_type', 'number') : tokens.map(() => 1)
   if (types.length !== tokens.length)
     throw new ModelError(`${path}: ${tokens.length} tokens but ${types.length} token types in tokenizer.ggml.*`)
-  const vocab = Object.fromEntries(tokens.map((token, id) => [token, id]))
   const tokenOf = (key: string): string | null => tokens[numberOf(metadata, key) ?? -1] ?? null
   const bos = tokenOf('bos_token_id')
   const eos = tokenOf('eos_token_id')
-  let parts: Record<string, unknown>
-  if (kind === 'gpt2') parts = byteLevel(metadata, vocab)
-  else if (kind === 'llama') parts = sentencePiece(metadata, tokens, types, vocab)
+  let parts: Kind
+  if (kind === 'gpt2') parts = byteLevel(metadata)
+  else if (kind === 'llama') parts = sentencePiece(metadata, tokens, types)
   else
     throw new ModelError(
       `${path}: unknown tokenizer.ggml.model ${JSON.stringify(kind) ?? '(none)'}; known: gpt2 (byte-level BPE), llama (SentencePiece)`,
@@ -249,7 +222,6 @@ export function toTokenizerFiles(path: string, values: GgufHeader['metadata']): 
         ]
       : [],
   )
-  const template = values.get('tokenizer.chat_template')
   return {
     tokenizer: {
       version: '1.0',
@@ -257,21 +229,41 @@ export function toTokenizerFiles(path: string, values: GgufHeader['metadata']): 
       padding: null,
       added_tokens: added,
       post_processor: postProcessor(metadata, bos, eos, kind),
-      ...parts,
+      ...parts.stages,
     },
-    config: {
-      ...(bos === null ? {} : { bos_token: bos }),
-      ...(eos === null ? {} : { eos_token: eos }),
-      ...(typeof template === 'string' ? { chat_template: template } : {}),
-    },
+    vocabulary: { tokens, merges: parts.merges },
+    config: configOf(metadata, tokens),
+  }
+}
+
+/** What tokenizer_config.json says of the special tokens and the chat template. */
+function configOf(metadata: Metadata, tokens: readonly string[]): Record<string, unknown> {
+  const tokenOf = (key: string): string | undefined => tokens[numberOf(metadata, key) ?? -1]
+  const bos = tokenOf('bos_token_id')
+  const eos = tokenOf('eos_token_id')
+  const template = metadata.values.get('tokenizer.chat_template')
+  return {
+    ...(bos === undefined ? {} : { bos_token: bos }),
+    ...(eos === undefined ? {} : { eos_token: eos }),
+    ...(typeof template === 'string' ? { chat_template: template } : {}),
   }
 }
 
 /** Reads the tokenizer of a .gguf file. Throws ModelError. */
 export async function loadGgufTokenizer(path: string): Promise<GgufTokenizer> {
+  return toTokenizerFiles(path, await readMetadata(path))
+}
+
+/** Reads what a .gguf file says in place of tokenizer_config.json. Throws ModelError. */
+export async function loadGgufTokenizerConfig(path: string): Promise<Record<string, unknown>> {
+  const metadata = { path, values: await readMetadata(path) }
+  return configOf(metadata, listOf(metadata, 'tokens', 'string'))
+}
+
+async function readMetadata(path: string): Promise<GgufHeader['metadata']> {
   const file = await open(path, 'r')
   try {
-    return toTokenizerFiles(path, (await readGgufHeader(file, path)).metadata)
+    return (await readGgufHeader(file, path)).metadata
   } finally {
     await file.close()
   }

@@ -223,3 +223,19 @@ test('files that cannot be served say why', async () => {
     /tensor blk.0.attn_output.weight has type Q2_K; known: F32.*another quantisation/,
   )
 })
+
+test('a token that begins with a byte order mark keeps it', () => {
+  const tokens = ['a', '\u{FEFF}a']
+  const text = new TextEncoder()
+  const string = (value: string): number[] => {
+    const bytes = text.encode(value)
+    return [bytes.length, 0, 0, 0, 0, 0, 0, 0, ...bytes]
+  }
+  const u32 = (value: number): number[] => [...new Uint8Array(Uint32Array.of(value).buffer)]
+  const bytes = Uint8Array.from(
+    [text.encode('GGUF'), u32(3), [0, 0, 0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0, 0, 0], string('tokens'), u32(9), u32(8)]
+      .concat([[2, 0, 0, 0, 0, 0, 0, 0], ...tokens.map(string)])
+      .flatMap((part) => [...part]),
+  )
+  expect(parseGgufHeader('bom.gguf', bytes, bytes.length)?.metadata.get('tokens')).toEqual(tokens)
+})
