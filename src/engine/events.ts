@@ -23,6 +23,8 @@ export interface SequenceCounters {
   /** Generated tokens without the EOS or stop token that ended them. */
   readonly numGeneratedTokens: number
   readonly arrivedMs: number
+  /** From its arrival to its grammar, compiled or found; 0 without one. Not part of its wait in the queue. */
+  readonly grammarMs: number
   readonly firstScheduledMs: number | null
   readonly firstTokenMs: number | null
   readonly lastTokenMs: number | null
@@ -58,6 +60,15 @@ interface ChoiceEvent extends RequestEvent {
 export interface QueuedEvent extends ChoiceEvent {
   readonly type: 'queued'
   readonly numPromptTokens: number
+}
+
+/** The grammar that holds the answer to its schema is there (`ok`), or cannot be had. Comes before `queued`. */
+export interface GrammarEvent extends RequestEvent {
+  readonly type: 'grammar'
+  readonly durationUs: number
+  /** It was compiled for an earlier request. */
+  readonly isCached: boolean
+  readonly ok: boolean
 }
 
 /** The sequence got its first step (`first`), or its first after a preemption (`resume`). */
@@ -147,6 +158,7 @@ export interface StepEvent {
 }
 
 export type EngineEvent =
+  | GrammarEvent
   | QueuedEvent
   | ScheduledEvent
   | PrefillChunkEvent

@@ -5,7 +5,7 @@ import type { QueueBounds } from './admission.ts'
 import { Choice } from './choice.ts'
 import type { EventBus } from './event-bus.ts'
 import { ForcedTokens } from './structured/forced-tokens.ts'
-import type { GrammarCompiler, GrammarMatcher } from './structured/grammar.ts'
+import type { Grammar, GrammarCompiler, GrammarMatcher } from './structured/grammar.ts'
 import type { OutputConstraint } from './structured/grammar-source.ts'
 import type { PromptEncoder } from './chat/prompt-encoder.ts'
 import type { GenerationRequest } from './request.ts'
@@ -69,7 +69,8 @@ export class Intake {
     })
     this.#numArrived += sequences.length
     // Without a grammar nothing is awaited: the choices are queued before submit's first next() returns.
-    const matchers = constraint === null ? [] : await this.#createMatchers(constraint, active, sequences)
+    const { matchers, warnings } =
+      constraint === null ? UNCONSTRAINED : await this.#createMatchers(constraint, active, sequences)
     if (active.ended.signal.aborted) {
       closeAll(matchers)
       return
@@ -81,7 +82,13 @@ export class Intake {
       throw error
     }
     for (const [promptIndex, tokenIds] of prompts.entries()) {
-      stream.push({ type: 'prompt', promptIndex, tokenIds, numTokens: tokenIds.length })
+      stream.push({
+        type: 'prompt',
+        promptIndex,
+        tokenIds,
+        numTokens: tokenIds.length,
+        ...(warnings.length === 0 ? {} : { warnings }),
+      })
     }
     const { tokenizer, toolCallFormat } = this.#parts
     const { eosTokenIds } = modelInfo
@@ -105,10 +112,10 @@ export class Intake {
   /** A matcher a sequence, and its first mask, computed while other sequences' steps run. */
   async #createMatchers(
     constraint: OutputConstraint,
-    { ended }: ActiveRequest,
+    active: ActiveRequest,
     sequences: readonly Sequence[],
-  ): Promise<GrammarMatcher[]> {
-    const { grammars, tokenizer, toolCallFormat, modelInfo } = this.#parts
+  ): Promise<Control> {
+    const { tokenizer, toolCallFormat, modelInfo } = this.#parts
     const isCall = constraint.kind === 'tool_calls' && toolCallFormat !== null
     const forced = isCall ? tokenizer.encode(forcedBeginning(toolCallFormat), { addSpecialTokens: false }) : []
     const matchers: GrammarMatcher[] = []
@@ -117,12 +124,14 @@ export class Intake {
     this.#reserved.numSequences += sequences.length
     this.#reserved.numTokens += numTokens
     try {
+      const grammar = await this.#compile(constraint, active, sequences)
       for (const sequence of sequences) {
-        const inner = await grammars.createMatcher(constraint, ended.signal)
+        const inner = await grammar.createMatcher()
         const matcher = forced.length === 0 ? inner : new ForcedTokens(forced, inner, modelInfo.vocabSize)
         matchers.push(matcher)
         sequence.mask = await matcher.mask()
       }
+      return { matchers, warnings: grammar.warnings }
     } catch (error) {
       closeAll(matchers)
       throw error
@@ -130,9 +139,42 @@ export class Intake {
       this.#reserved.numSequences -= sequences.length
       this.#reserved.numTokens -= numTokens
     }
-    return matchers
+  }
+
+  /** The grammar, however long it takes: a time of its own, which the sequences did not wait in the queue. */
+  async #compile(
+    constraint: OutputConstraint,
+    { request, ended }: ActiveRequest,
+    sequences: readonly Sequence[],
+  ): Promise<Grammar> {
+    const { grammars, bus } = this.#parts
+    const startedMs = performance.now()
+    let isCached = false
+    let ok = false
+    try {
+      const grammar = await grammars.compile(constraint, request.tenant ?? request.cacheSalt, ended.signal)
+      ;({ isCached } = grammar)
+      ok = true
+      return grammar
+    } finally {
+      const atMs = performance.now()
+      for (const sequence of sequences) {
+        sequence.counters.grammarMs = atMs - startedMs
+        sequence.waitingSinceMs = atMs
+      }
+      const durationUs = Math.round((atMs - startedMs) * 1000)
+      bus.publish({ type: 'grammar', requestId: request.requestId, atMs, durationUs, isCached, ok })
+    }
   }
 }
+
+/** What holds the sequences to what was asked, and what of that it does not. */
+interface Control {
+  readonly matchers: readonly GrammarMatcher[]
+  readonly warnings: readonly string[]
+}
+
+const UNCONSTRAINED: Control = { matchers: [], warnings: [] }
 
 function closeAll(matchers: readonly GrammarMatcher[]): void {
   for (const matcher of matchers) matcher.close()

@@ -67,14 +67,18 @@ export interface SamplingParams {
   readonly logitBias: Readonly<Record<number, number>> | null
 }
 
-/** Constrains the output; compiled by grammar.ts. */
-export type StructuredOutput =
+/** Constrains the output; compiled in structured/. */
+export type StructuredOutput = (
   | { readonly kind: 'json_object' }
-  /** `param`: the request's field that holds the schema; response_format where it is left out. */
-  | { readonly kind: 'json_schema'; readonly schema: unknown; readonly param?: string }
+  /** `isStrict`: what cannot be enforced is refused. */
+  | { readonly kind: 'json_schema'; readonly schema: unknown; readonly isStrict?: boolean }
   | { readonly kind: 'regex'; readonly pattern: string }
   | { readonly kind: 'choice'; readonly choices: readonly string[] }
   | { readonly kind: 'grammar'; readonly ebnf: string }
+) & {
+  /** The request's field that it came from; response_format for JSON and structured_outputs for the others where it is left out. */
+  readonly param?: string
+}
 
 /** One call to another engine, as whoever traces the request sees it. */
 export interface UpstreamCall {
@@ -111,6 +115,8 @@ export interface GenerationRequest {
   readonly toolUse?: ToolUse
   /** Distinguishes tenants in the prefix cache: derived from the API key, or the caller's cache_salt. */
   readonly cacheSalt: string
+  /** Whose request it is: shares of queues go by it. cacheSalt where it is left out. */
+  readonly tenant?: string
   /** Lower runs first; equal: first come, first served. */
   readonly priority: number
   /** performance.now() after which the request is ended with error code `deadline`; null: none. */
@@ -139,6 +145,8 @@ export interface PromptEvent {
   /** null when a remote engine tokenizes. */
   readonly tokenIds: readonly number[] | null
   readonly numTokens: number
+  /** What of the request's constraints is not enforced, in sentences for the caller. */
+  readonly warnings?: readonly string[]
 }
 
 /** Prompt log-probabilities of one prompt (echo with logprobs): entry i belongs to token i, null for the first. */

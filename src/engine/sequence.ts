@@ -173,6 +173,7 @@ export function newCounters(numPromptTokens: number, arrivedMs: number): Mutable
     numPreemptions: 0,
     numGeneratedTokens: 0,
     arrivedMs,
+    grammarMs: 0,
     firstScheduledMs: null,
     firstTokenMs: null,
     lastTokenMs: null,

@@ -62,7 +62,10 @@ export function summarize(sequences: readonly EndedSequence[], n: number): Reque
   const decodeMs = firstTokenMs === null || lastTokenMs === null ? 0 : lastTokenMs - firstTokenMs
   const numLaterTokens = all.reduce((total, c) => total + Math.max(0, c.numGeneratedTokens - 1), 0)
   const durationsMs: Record<string, number> = {}
-  if (firstScheduledMs !== null) durationsMs.queue = firstScheduledMs - arrivedMs
+  const grammarMs = greatest(all.map((c) => c.grammarMs)) ?? 0
+  if (grammarMs > 0) durationsMs.grammar = grammarMs
+  const queueMs = firstScheduledMs === null ? null : Math.max(0, firstScheduledMs - arrivedMs - grammarMs)
+  if (queueMs !== null) durationsMs.queue = queueMs
   if (firstScheduledMs !== null && prefillEndMs !== null) durationsMs['llm.prefill'] = prefillEndMs - firstScheduledMs
   if (firstTokenMs !== null && lastTokenMs !== null) durationsMs['llm.decode'] = decodeMs
   return {
@@ -72,7 +75,7 @@ export function summarize(sequences: readonly EndedSequence[], n: number): Reque
     cacheMisses: sum(prompts, 'numMissTokens'),
     missReason: prompts.find((c) => c.missReason !== 'none')?.missReason ?? 'none',
     numChoices: ordered.length,
-    queueMicros: firstScheduledMs === null ? 0 : Math.max(0, Math.round((firstScheduledMs - arrivedMs) * 1000)),
+    queueMicros: Math.round((queueMs ?? 0) * 1000),
     prefillChunks: sum(all, 'prefillChunks'),
     recomputedTokens: sum(all, 'numRecomputedTokens'),
     numPreemptions: sum(all, 'numPreemptions'),

@@ -86,6 +86,14 @@ export const SPANS = {
     },
     events: {
       'request.arrived': { meaning: 'the request reached the server', attributes: {} },
+      'grammar.compiled': {
+        meaning: 'the grammar of a structured answer is there, or cannot be had',
+        attributes: {
+          duration_us: int('always', 'from the arrival at the engine'),
+          cached: boolean('always', 'it was compiled for an earlier request'),
+          ok: boolean('always', 'false: the request is refused'),
+        },
+      },
       'request.queued': { meaning: 'the engine took the request into its queue', attributes: {} },
       'request.scheduled': {
         meaning: 'a sequence got its first step, or its first after a preemption',

@@ -94,6 +94,13 @@ export class TracingSubscriber implements EngineSubscriber {
 
   onEvent(event: EngineEvent): void {
     switch (event.type) {
+      case 'grammar': {
+        const { durationUs, isCached, ok, atMs } = event
+        this.parts
+          .find(event.requestId)
+          ?.event('grammar.compiled', { duration_us: durationUs, cached: isCached, ok }, atMs)
+        return
+      }
       case 'queued':
         return this.onQueued(event)
       case 'scheduled':

@@ -215,7 +215,16 @@ export class Metrics {
     this.histograms = {
       ttft: histogram('miniserve_time_to_first_token_seconds', 'Arrival at the engine to the first token', TTFT),
       e2e: histogram('miniserve_e2e_request_latency_seconds', 'Arrival to the end of the response', LATENCY),
-      queue: histogram('miniserve_request_queue_time_seconds', 'Arrival at the engine to the first step', LATENCY),
+      queue: histogram(
+        'miniserve_request_queue_time_seconds',
+        'Arrival at the engine to the first step, without the time for a grammar',
+        LATENCY,
+      ),
+      grammar: histogram(
+        'miniserve_request_grammar_time_seconds',
+        'Time until the grammar of a structured answer was there, compiled or found',
+        LATENCY,
+      ),
       prefill: histogram(
         'miniserve_request_prefill_time_seconds',
         'First step to the first token, or to the end of a prompt that is only scored',
@@ -318,7 +327,8 @@ export class Metrics {
       observe('ttft', byModel, phases.ttftSeconds)
       observe('genAiTtft', genAi, phases.ttftSeconds)
     }
-    const { queue, 'llm.prefill': prefill, 'llm.decode': decode } = phases.durationsMs
+    const { grammar, queue, 'llm.prefill': prefill, 'llm.decode': decode } = phases.durationsMs
+    if (grammar !== undefined) observe('grammar', byModel, grammar / 1000)
     if (queue !== undefined) observe('queue', byModel, queue / 1000)
     if (prefill !== undefined) observe('prefill', byModel, prefill / 1000)
     if (decode !== undefined) observe('decode', byModel, decode / 1000)
@@ -387,7 +397,8 @@ function memoryOf(device: DeviceMemory | null): readonly LabelledValue[] {
   return Object.entries(uses).map(([use, value]) => ({ labels: { device: kind, use }, value }))
 }
 
-type HistogramName = 'ttft' | 'e2e' | 'queue' | 'prefill' | 'decode' | 'genAiDuration' | 'genAiTtft' | 'genAiTpot'
+type HistogramName =
+  'ttft' | 'e2e' | 'grammar' | 'queue' | 'prefill' | 'decode' | 'genAiDuration' | 'genAiTtft' | 'genAiTpot'
 
 const GENAI_LABELS = ['gen_ai_operation_name', 'gen_ai_provider_name', 'gen_ai_request_model', 'error_type']
 const NO_ENGINE: EngineGauges = { numRunning: 0, numWaiting: 0, numBlocks: 0, numFreeBlocks: 0, device: null }

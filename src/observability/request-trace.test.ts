@@ -165,6 +165,7 @@ describe('the tree', () => {
         numPreemptions: 0,
         numGeneratedTokens: 0,
         arrivedMs: performance.now(),
+        grammarMs: 0,
         firstScheduledMs: null,
         firstTokenMs: null,
         lastTokenMs: null,

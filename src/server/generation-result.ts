@@ -135,6 +135,7 @@ export class GenerationResult {
     const { durationsMs, ttftSeconds, tokensPerSecond } = this.summary
     const phase = (name: string) => round(Math.max(durationsMs[name] ?? 0, 0))
     return {
+      grammar_ms: phase('grammar'),
       queue_ms: phase('queue'),
       prefill_ms: phase('llm.prefill'),
       decode_ms: phase('llm.decode'),

@@ -37,7 +37,7 @@ export function constraintOf(body: ConstraintFields): Constraint | null {
 function constraintsOf(body: ConstraintFields): Constraint[] {
   const found: Constraint[] = []
   const add = (field: ConstraintField, output: StructuredOutput | null | undefined | false) => {
-    if (output) found.push({ field, output })
+    if (output) found.push({ field, output: { ...output, param: field } })
   }
   const schema = (field: ConstraintField, value: unknown, param: string = field): StructuredOutput | null =>
     value === undefined ? null : { kind: 'json_schema', schema: parseSchema(value, param), param: field }
@@ -65,7 +65,10 @@ function constraintsOf(body: ConstraintFields): Constraint[] {
 }
 
 function formatOf(format: ConstraintFields['response_format']): StructuredOutput | null {
-  if (format?.type === 'json_schema') return { kind: 'json_schema', schema: format.json_schema.schema }
+  if (format?.type === 'json_schema') {
+    const { schema, strict } = format.json_schema
+    return { kind: 'json_schema', schema, isStrict: strict === true }
+  }
   if (format?.type !== 'json_object') return null
   // llama.cpp, MLC-LLM and hosters put a schema here.
   return format.schema === undefined || format.schema === null

@@ -304,6 +304,7 @@ function generationFields(body: SharedFields, context: JobContext) {
       body.cache_salt === undefined
         ? context.cacheSalt
         : createHmac('sha256', context.cacheSalt).update(body.cache_salt).digest('hex'),
+    tenant: context.cacheSalt,
     priority: body.priority ?? 0,
     deadlineMs: context.deadlineMs,
     onUpstreamCall: context.onUpstreamCall,

@@ -34,6 +34,7 @@ export async function runPipeline(parts: PipelineParts, call: GenerationCall, sc
   const own = await tokenize(parts.engine, job)
   const final = job.rag ? await retrieve(parts, job, scope.abort.signal) : { prompts: own, citations: null }
   const accepted = await generate(parts.engine, { ...job.generation, prompts: final.prompts }, scope)
+  if (accepted.first?.type === 'prompt') job.warnings.push(...(accepted.first.warnings ?? []))
   const shape = call.shape(echoTextOf(parts.engine, job, final.prompts))
   const format = job.stream ? formatStream : formatBody
   return format({ job, accepted, shape, citations: final.citations }, scope)

@@ -22,6 +22,7 @@ export const messagesErrorBody = object({
 
 const usage = object({ prompt_tokens: count, completion_tokens: count, total_tokens: count })
 const timings = object({
+  grammar_ms: z.number(),
   queue_ms: z.number(),
   prefill_ms: z.number(),
   decode_ms: z.number(),

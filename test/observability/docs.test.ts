@@ -46,6 +46,7 @@ it.each(Object.keys(generated))('%s is current', async (path) => {
 it('reads every event with its keys', () => {
   const events = readEvents(read('src/engine/events.ts'))
   expect(events.map((event) => event.type)).toEqual([
+    'grammar',
     'queued',
     'scheduled',
     'prefillChunk',

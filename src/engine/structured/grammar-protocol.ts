@@ -1,17 +1,19 @@
 /** What crosses between grammar-thread.ts and grammar-worker.ts. */
+import type { Network } from './byte-grammar.ts'
 import type { GrammarSource } from './grammar-source.ts'
+import type { TokenBytes } from './token-tree.ts'
 
-/** The vocabulary as the grammar library takes it. */
-export interface GrammarVocabulary {
-  /** Tokens as the vocabulary spells them; '' for those that no grammar may draw. */
-  readonly tokens: readonly string[]
-  readonly spelling: 'byte_level' | 'byte_fallback' | 'raw'
+/** What a thread that hosts matchers knows of the vocabulary. */
+export interface GrammarVocabulary extends TokenBytes {
+  /** Rows of the logits: may be more than there are tokens. */
+  readonly vocabSize: number
   readonly eosTokenIds: readonly number[]
 }
 
 export type GrammarCall =
-  | { readonly kind: 'compile'; readonly key: string; readonly source: GrammarSource }
-  /** Forgets a compiled grammar; matchers of it live on. */
+  | { readonly kind: 'compile'; readonly source: GrammarSource }
+  | { readonly kind: 'load'; readonly key: string; readonly network: Network }
+  /** Forgets a grammar; matchers of it live on. */
   | { readonly kind: 'drop'; readonly key: string }
   | { readonly kind: 'create'; readonly key: string; readonly matcher: number }
   /** Takes the tokens drawn since the last mask and answers with the next one. */
@@ -23,7 +25,13 @@ export interface GrammarRequest {
   readonly call: GrammarCall
 }
 
-/** `mask` answers a mask call; the others have nothing to say but that they are done. */
-export type GrammarResponse =
-  | { readonly id: number; readonly mask: Uint32Array<ArrayBuffer> | null }
-  | { readonly id: number; readonly error: string }
+/** What a call gave: a compilation, a mask, or nothing but that it is done. */
+export interface GrammarAnswer {
+  readonly mask?: Uint32Array<ArrayBuffer>
+  readonly compiled?: { readonly network: Network; readonly warnings: readonly string[] }
+}
+
+/** `refusal`: what is asked for cannot be had, in words for the caller. `error`: anything else that went wrong. */
+export type GrammarResponse = { readonly id: number } & (
+  { readonly answer: GrammarAnswer } | { readonly refusal: string } | { readonly error: string }
+)

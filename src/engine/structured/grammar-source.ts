@@ -1,80 +1,63 @@
-/** What a request asks of its output, as the grammar library takes it. */
-import { prepareSchema } from './json-schema.ts'
-import { PatternError, preparePattern } from './regex-pattern.ts'
+/** What a request asks of its output, bounded before anything is made of it. */
 import { EngineError } from '../request.ts'
 import type { StructuredOutput } from '../request.ts'
 import type { ToolCallGrammar } from '../tool-calls/tool-call-grammar.ts'
 
-/** What an answer is held to. */
-export type OutputConstraint = StructuredOutput | { readonly kind: 'tool_calls'; readonly grammar: ToolCallGrammar }
+/** What an answer is held to. `otherwise`: an answer without calls is held to that. */
+export type OutputConstraint =
+  | StructuredOutput
+  | { readonly kind: 'tool_calls'; readonly grammar: ToolCallGrammar; readonly otherwise?: StructuredOutput }
 
-/** A schema or grammar beyond this is refused: preparing it runs on the thread that serves. */
+/** More than this is refused unread. */
 const MAX_SOURCE_CHARACTERS = 65_536
 
-/** A JSON Schema, a pattern, EBNF, or a ToolCallGrammar as JSON. */
 export interface GrammarSource {
-  readonly kind: 'schema' | 'regex' | 'ebnf' | 'tool_calls'
-  readonly text: string
+  /** The request's field. */
+  readonly param: string
+  readonly constraint: OutputConstraint
 }
 
-/** Throws EngineError invalid_request, naming the field, for what cannot be enforced and for what is too long. */
-export function grammarSource(constraint: OutputConstraint): GrammarSource {
-  const source = rawSource(constraint)
-  if (source.text.length <= MAX_SOURCE_CHARACTERS) return source
+/** A constraint that is small enough, and its key among others. Throws EngineError invalid_request naming the field. */
+export function grammarSource(constraint: OutputConstraint): GrammarSource & { readonly key: string } {
   const param = grammarParam(constraint)
-  throw new EngineError(
-    'invalid_request',
-    `${param}: expected at most ${MAX_SOURCE_CHARACTERS} characters, found ${source.text.length}`,
-    param,
-  )
+  // Counted with an end: what is far too long is not even read through.
+  if (charactersOf(constraint, MAX_SOURCE_CHARACTERS) > MAX_SOURCE_CHARACTERS) {
+    throw new EngineError(
+      'invalid_request',
+      `${param}: expected at most ${MAX_SOURCE_CHARACTERS} characters, found more`,
+      param,
+    )
+  }
+  return { param, constraint, key: JSON.stringify(constraint) }
 }
 
 /** The request's field that a structured output came from. */
 export function grammarParam(constraint: OutputConstraint): string {
-  switch (constraint.kind) {
-    case 'json_object':
-      return 'response_format'
-    case 'json_schema':
-      return constraint.param ?? 'response_format'
-    case 'tool_calls':
-      return 'tools'
-    default:
-      return 'structured_outputs'
-  }
+  if (constraint.kind === 'tool_calls') return 'tools'
+  const isJson = constraint.kind === 'json_object' || constraint.kind === 'json_schema'
+  return constraint.param ?? (isJson ? 'response_format' : 'structured_outputs')
 }
 
-function rawSource(constraint: OutputConstraint): GrammarSource {
-  switch (constraint.kind) {
-    case 'json_object':
-      return { kind: 'schema', text: JSON.stringify({ type: 'object' }) }
-    case 'json_schema':
-      return { kind: 'schema', text: JSON.stringify(prepareSchema(constraint.schema, grammarParam(constraint))) }
-    case 'regex':
-      return { kind: 'regex', text: enforceablePattern(constraint.pattern, grammarParam(constraint)) }
-    case 'choice':
-      return { kind: 'ebnf', text: `root ::= ${constraint.choices.map(ebnfLiteral).join(' | ')}` }
-    case 'grammar':
-      return { kind: 'ebnf', text: constraint.ebnf }
-    case 'tool_calls':
-      return { kind: 'tool_calls', text: JSON.stringify(constraint.grammar) }
+/** Characters of a value as JSON, about; counting ends once there are more than `most`. */
+function charactersOf(value: unknown, most: number): number {
+  const open: unknown[] = [value]
+  let total = 0
+  while (open.length > 0) {
+    const item = open.pop()
+    if (typeof item === 'string') total += item.length + 2
+    else if (typeof item !== 'object' || item === null) total += 5
+    else if (Array.isArray(item)) {
+      total += item.length
+      if (total > most) return total
+      for (const member of item as unknown[]) open.push(member)
+    } else {
+      for (const key in item) {
+        total += key.length + 4
+        if (total > most) return total
+        open.push(Reflect.get(item, key))
+      }
+    }
+    if (total > most) return total
   }
-}
-
-function enforceablePattern(pattern: string, param: string): string {
-  try {
-    return preparePattern(pattern)
-  } catch (cause) {
-    if (!(cause instanceof PatternError)) throw cause
-    const message = `${param}: the pattern cannot be enforced: ${cause.message}`
-    throw new EngineError('invalid_request', message, param, { cause })
-  }
-}
-
-function ebnfLiteral(text: string): string {
-  const escaped = Array.from(text, (character) => {
-    const code = character.codePointAt(0) ?? 0
-    if (character === '"' || character === '\\') return `\\${character}`
-    return code < 0x20 || code === 0x7f ? `\\x${code.toString(16).padStart(2, '0')}` : character
-  })
-  return `"${escaped.join('')}"`
+  return total
 }

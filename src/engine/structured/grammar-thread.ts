@@ -1,9 +1,17 @@
-/** A thread with an instance of the grammar library: compiles, and hosts the matchers of what it compiled. */
+/** A thread that compiles grammars, or hosts their matchers. */
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
-import type { GrammarCall, GrammarRequest, GrammarResponse, GrammarVocabulary } from './grammar-protocol.ts'
+import type {
+  GrammarAnswer,
+  GrammarCall,
+  GrammarRequest,
+  GrammarResponse,
+  GrammarVocabulary,
+} from './grammar-protocol.ts'
+import type { Network } from './byte-grammar.ts'
 import type { GrammarSource } from './grammar-source.ts'
+import { Unenforceable } from './unenforceable.ts'
 
 /** As for the runner's worker: the built entry when this module runs from src/ (tests). */
 function workerEntry(): URL {
@@ -14,7 +22,7 @@ function workerEntry(): URL {
 }
 
 interface PendingCall {
-  resolve(mask: Uint32Array | null): void
+  resolve(answer: GrammarAnswer): void
   reject(error: Error): void
 }
 
@@ -23,12 +31,11 @@ export class GrammarThread {
   readonly #pending = new Map<number, PendingCall>()
   #nextId = 0
   #nextMatcher = 0
-  #numMatchers = 0
   /** Why it takes no more calls. */
   #ended: Error | null = null
-  #isRetired = false
 
-  constructor(vocabulary: GrammarVocabulary) {
+  /** null: it only compiles. */
+  constructor(vocabulary: GrammarVocabulary | null) {
     this.#worker = new Worker(workerEntry(), { execArgv: [], workerData: vocabulary })
     // It has nothing to finish: what waits for it keeps the process alive, or nothing does.
     this.#worker.unref()
@@ -42,31 +49,28 @@ export class GrammarThread {
     return this.#ended !== null
   }
 
-  /** Compiles and keeps a grammar. Rejects for what the library refuses, after which its state is unknown: close the thread. */
-  async compile(key: string, source: GrammarSource): Promise<void> {
-    await this.#call({ kind: 'compile', key, source })
+  /** Rejects with Unenforceable for what cannot be had. */
+  async compile(source: GrammarSource): Promise<{ readonly network: Network; readonly warnings: readonly string[] }> {
+    const { compiled } = await this.#call({ kind: 'compile', source })
+    if (compiled === undefined) throw new Error('the grammar thread compiled nothing')
+    return compiled
+  }
+
+  async load(key: string, network: Network): Promise<void> {
+    await this.#call({ kind: 'load', key, network })
   }
 
   drop(key: string): void {
     this.#notify({ kind: 'drop', key })
   }
 
-  /** A matcher of a grammar that was compiled here. */
+  /** A matcher of a grammar that was loaded here. */
   async createMatcher(key: string): Promise<ThreadMatcher> {
     const matcher = this.#nextMatcher++
-    this.#numMatchers++
-    try {
-      await this.#call({ kind: 'create', key, matcher })
-    } catch (error) {
-      this.#release()
-      throw error
-    }
+    await this.#call({ kind: 'create', key, matcher })
     return new ThreadMatcher(
-      async (tokens) => (await this.#call({ kind: 'mask', matcher, tokens })) ?? new Uint32Array(0),
-      () => {
-        this.#notify({ kind: 'close', matcher })
-        this.#release()
-      },
+      async (tokens) => (await this.#call({ kind: 'mask', matcher, tokens })).mask ?? new Uint32Array(0),
+      () => this.#notify({ kind: 'close', matcher }),
     )
   }
 
@@ -76,18 +80,7 @@ export class GrammarThread {
     await this.#worker.terminate()
   }
 
-  /** Ends the thread as soon as it has no matchers. */
-  retire(): void {
-    this.#isRetired = true
-    if (this.#numMatchers === 0) void this.close()
-  }
-
-  #release(): void {
-    this.#numMatchers--
-    if (this.#isRetired && this.#numMatchers === 0) void this.close()
-  }
-
-  #call(call: GrammarCall): Promise<Uint32Array | null> {
+  #call(call: GrammarCall): Promise<GrammarAnswer> {
     if (this.#ended !== null) return Promise.reject(this.#ended)
     const id = this.#nextId++
     return new Promise((resolve, reject) => {
@@ -104,8 +97,8 @@ export class GrammarThread {
   #receive(response: GrammarResponse): void {
     const pending = this.#pending.get(response.id)
     this.#pending.delete(response.id)
-    if ('error' in response) pending?.reject(new Error(response.error))
-    else pending?.resolve(response.mask)
+    if ('answer' in response) pending?.resolve(response.answer)
+    else pending?.reject('refusal' in response ? new Unenforceable(response.refusal) : new Error(response.error))
   }
 
   #end(error: Error): void {

@@ -1,7 +1,7 @@
 import { afterAll, describe, expect, it } from 'vitest'
 import { z } from 'zod'
 import { createByteTokenizer, EOS } from '../../../test/engine/byte-tokenizer.ts'
-import { createRandom } from '../../../test/engine/random.ts'
+import { draw } from '../../../test/engine/grammar-draw.ts'
 import { collect, request } from '../../../test/engine/requests.ts'
 import { openScriptedEngine } from '../../../test/engine/scripted-engine.ts'
 import { createGrammarCompiler } from './grammar.ts'
@@ -11,122 +11,17 @@ const tokenizer = createByteTokenizer()
 const compiler = createGrammarCompiler({ tokenizer, vocabSize: 264, eosTokenIds: [EOS] })
 afterAll(() => compiler.close())
 
-/** Bytes that some bytes may not follow, which the library does not know: what they would begin is read as several characters. */
-const STRAY_BYTES = new Set([0xe0, 0xed, 0xf0, 0xf4])
-
-/**
- * Draws among the allowed tokens alone, which is what a temperature without end does; characters that close things are preferred, or
- * strings and lists would go on for ever. Null: not finished within the bound.
- */
-async function draw(structured: StructuredOutput, seed: number): Promise<string | null> {
-  const random = createRandom(seed)
-  const matcher = await compiler.createMatcher(structured)
-  const tokens: number[] = []
-  const closing = [EOS, ...Buffer.from('"]},:')]
-  try {
-    while (tokens.length < 600) {
-      const mask = await matcher.mask()
-      const allowed = Array.from({ length: 264 }, (_, token) => token).filter(
-        (token) => !STRAY_BYTES.has(token) && ((mask[token >> 5] ?? 0) >>> (token & 31)) & 1,
-      )
-      const preferred = closing.filter((token) => allowed.includes(token))
-      const token = preferred.length > 0 && random.next() < 0.4 ? random.pick(preferred) : random.pick(allowed)
-      matcher.accept(token)
-      if (token === EOS) return tokenizer.decode(tokens)
-      tokens.push(token)
-    }
-    return null
-  } finally {
-    matcher.close()
-  }
-}
-
 async function drawMany(structured: StructuredOutput, count: number): Promise<string[]> {
   const texts: string[] = []
   for (let seed = 1; seed <= count; seed++) {
-    const text = await draw(structured, seed)
+    const text = await draw(compiler, structured, seed)
     if (text !== null) texts.push(text)
   }
   expect(texts.length).toBeGreaterThan(count / 4)
   return texts
 }
 
-const schemas: Record<string, Record<string, unknown>> = {
-  'an object': {
-    type: 'object',
-    properties: {
-      name: { type: 'string', minLength: 1, maxLength: 8 },
-      age: { type: 'integer', minimum: 0, maximum: 130 },
-      tags: { type: 'array', items: { type: 'string' }, maxItems: 2 },
-    },
-    required: ['name', 'age'],
-  },
-  'extra properties allowed': {
-    type: 'object',
-    properties: { a: { type: 'integer' } },
-    additionalProperties: true,
-    required: ['a', 'z'],
-  },
-  'free keys': { type: 'object', additionalProperties: { type: 'boolean' }, maxProperties: 2 },
-  'values and unions': {
-    type: 'array',
-    minItems: 1,
-    maxItems: 3,
-    items: { anyOf: [{ enum: ['x', 1, null] }, { type: ['boolean', 'null'] }, { const: 'v"\\' }] },
-  },
-  'a discriminated union': {
-    oneOf: [
-      {
-        type: 'object',
-        properties: { kind: { const: 'a' }, n: { type: 'number', minimum: 0 } },
-        required: ['kind', 'n'],
-      },
-      {
-        type: 'object',
-        properties: { kind: { const: 'b' }, s: { type: 'string', maxLength: 3 } },
-        required: ['kind', 's'],
-      },
-    ],
-  },
-  recursion: {
-    $ref: '#/$defs/node',
-    $defs: {
-      node: {
-        type: 'object',
-        properties: { v: { type: 'integer' }, next: { anyOf: [{ type: 'null' }, { $ref: '#/$defs/node' }] } },
-        required: ['v', 'next'],
-      },
-    },
-  },
-  'patterns that could leave the string': {
-    type: 'array',
-    items: {
-      anyOf: [
-        { type: 'string', pattern: '^.{1,4}$' },
-        { type: 'string', pattern: '[^a]b\\d+' },
-        { type: 'string', pattern: '[\\^a]{2}' },
-      ],
-    },
-    maxItems: 3,
-  },
-  'fixed places': { type: 'array', prefixItems: [{ type: 'integer' }, { type: 'string', maxLength: 2 }], items: false },
-  formats: {
-    type: 'object',
-    properties: { day: { type: 'string', format: 'date' }, id: { type: 'string', format: 'uuid' } },
-    required: ['day', 'id'],
-  },
-}
-
 describe('what finishes', () => {
-  it.each(Object.entries(schemas))('parses and validates: %s', async (_name, schema) => {
-    const validator = z.fromJSONSchema(schema)
-    for (const text of await drawMany({ kind: 'json_schema', schema }, 12)) {
-      // Lengths are counted in characters; the validator counts UTF-16 units.
-      const result = validator.safeParse(JSON.parse(text.replaceAll(/[\u{10000}-\u{10ffff}]/gu, 'x')))
-      expect(result.success, `${text}: ${result.error?.message}`).toBe(true)
-    }
-  })
-
   it('is a JSON object for json_object', async () => {
     for (const text of await drawMany({ kind: 'json_object' }, 12)) expect(JSON.parse(text)).toBeTypeOf('object')
   })
@@ -144,117 +39,126 @@ describe('what finishes', () => {
 })
 
 describe('what cannot be enforced', () => {
-  it.each([
-    [{ type: 'array', uniqueItems: true }, '"uniqueItems" at #'],
-    [{ type: 'object', properties: { a: { not: { type: 'string' } } } }, '"not" at #/properties/0'],
-    [{ type: 'string', secret: 1 }, ': an unknown keyword at #'],
-    [{ type: 'integer', multipleOf: 5 }, '"multipleOf"'],
-    [{ allOf: [{ type: 'integer' }, { minimum: 3 }] }, '"allOf"'],
-    [{ oneOf: [{ type: 'integer' }, { type: 'number' }] }, '"oneOf"'],
-    [{ type: 'object', patternProperties: { '^x': {} } }, '"patternProperties"'],
-    [{ type: 'string', pattern: '^a*$', maxLength: 3 }, '"maxLength" beside "pattern"'],
-    [{ type: 'string', pattern: '(?=a)b' }, '"pattern"'],
-    [{ type: 'string', pattern: '[ -~]+' }, '"pattern"'],
-    [{ type: 'string', format: 'made-up' }, '"format"'],
-    [{ $ref: 'https://example.com/schema.json' }, '"$ref"'],
-    [{ $ref: '#' }, '"$ref" that leads to itself'],
-    [{ type: 'integer', minimum: 4, maximum: 3 }, '"minimum", "maximum"'],
-    [{ type: 'integer', minimum: 5 }, '"minimum"'],
-    [{ type: 'number', maximum: 2.5 }, '"maximum" of a "number"'],
-    [{ anyOf: [{ type: 'integer' }], type: 'string' }, '"type" beside "anyOf"'],
-    [{ type: 'wrong' }, '"type"'],
-    [{ enum: [] }, '"enum"'],
-    [false, 'false'],
-  ])('is refused by name: %j', async (schema, name) => {
-    const error: unknown = await compiler
-      .createMatcher({ kind: 'json_schema', schema })
-      .catch((error: unknown) => error)
-    expect(error).toMatchObject({ code: 'invalid_request', param: 'response_format' })
-    expect(String(error)).toContain(name)
-  })
-
   it('is refused when it does not compile, and the next one compiles', async () => {
     for (const structured of [
       { kind: 'regex', pattern: '(a' },
       { kind: 'grammar', ebnf: 'root ::= nowhere' },
     ] satisfies StructuredOutput[]) {
-      await expect(compiler.createMatcher(structured)).rejects.toMatchObject({
+      await expect(compiler.compile(structured)).rejects.toMatchObject({
         code: 'invalid_request',
         param: 'structured_outputs',
       })
-      await expect(compiler.createMatcher(structured)).rejects.toMatchObject({ code: 'invalid_request' })
+      await expect(compiler.compile(structured)).rejects.toMatchObject({ code: 'invalid_request' })
     }
-    expect(await draw({ kind: 'choice', choices: ['still'] }, 1)).toBe('still')
+    expect(await draw(compiler, { kind: 'choice', choices: ['still'] }, 1)).toBe('still')
   })
 })
 
-/** Takes the library many seconds to compile, whatever the machine. */
+/** Takes long to compile, whatever the machine: a length and a pattern of which every state is a different one. */
 const giant = {
-  type: 'object',
-  properties: Object.fromEntries(
-    Array.from({ length: 300 }, (_, i) => [`property${i}`, { type: 'string', maxLength: 50 }]),
-  ),
+  type: 'string',
+  maxLength: 3900,
+  pattern: '^(?:[a-c]{1,9}[d-f]{1,9}){1,60}x(?:[g-i]{1,9}[j-l]{1,9}){1,60}$',
 }
 
 describe('a grammar that takes long to compile', () => {
-  it('holds up no other grammar and no other sequence, and is broken off when nobody waits for it', async () => {
+  it('holds up no sequence, and is broken off when nobody waits for it', async () => {
     const own = createGrammarCompiler({ tokenizer, vocabSize: 264, eosTokenIds: [EOS] })
     const abort = new AbortController()
-    const known = await own.createMatcher({ kind: 'choice', choices: ['ab'] })
-    let isSettled = false
-    const slow = own
-      .createMatcher({ kind: 'json_schema', schema: giant }, abort.signal)
-      .finally(() => (isSettled = true))
-    const refused = expect(slow).rejects.toThrow('left')
-    // The sequence goes on and new ones of its grammar begin while the compilation runs.
+    const known = await (await own.compile({ kind: 'choice', choices: ['ab'] })).createMatcher()
+    const refused = expect(own.compile({ kind: 'json_schema', schema: giant }, 'a', abort.signal)).rejects.toThrow(
+      'left',
+    )
     for (const token of Buffer.from('ab')) {
       const mask = await known.mask()
       expect(mask[token >> 5]).toBe(1 << (token & 31))
       known.accept(token)
     }
-    const another = await own.createMatcher({ kind: 'choice', choices: ['ab'] })
-    expect((await another.mask()).some((word) => word !== 0)).toBe(true)
-    // A new grammar waits behind it in the queue, until the one before is given up.
-    const next = own.createMatcher({ kind: 'choice', choices: ['cd'] })
-    expect(isSettled).toBe(false)
+    expect((await own.compile({ kind: 'choice', choices: ['ab'] })).isCached).toBe(true)
+    const next = own.compile({ kind: 'choice', choices: ['cd'] })
     abort.abort(new Error('left'))
     await refused
-    expect((await (await next).mask()).some((word) => word !== 0)).toBe(true)
+    expect((await next).isCached).toBe(false)
     await own.close()
     await own.close()
   })
 
-  it('is refused after a time, and gets a thread of its own when it is merely slow', async () => {
-    const impatient = createGrammarCompiler({ tokenizer, vocabSize: 264, eosTokenIds: [EOS], compileTimeoutMs: 300 })
-    await expect(impatient.createMatcher({ kind: 'json_schema', schema: giant })).rejects.toThrow(
-      'response_format: it takes longer than 0.3 s to compile',
+  it('is refused after a time', async () => {
+    const impatient = createGrammarCompiler({ tokenizer, vocabSize: 264, eosTokenIds: [EOS], compileTimeoutMs: 1 })
+    await expect(impatient.compile({ kind: 'json_schema', schema: giant })).rejects.toThrow(
+      'response_format: it takes longer than 0.001 s to compile',
     )
-    expect((await (await impatient.createMatcher({ kind: 'json_object' })).mask()).length).toBe(9)
     await impatient.close()
-
-    // Everything is slow here: more grammars than there may be threads, the oldest of which go when their sequences have ended.
-    const slow = createGrammarCompiler({ tokenizer, vocabSize: 264, eosTokenIds: [EOS], slowMs: -1 })
-    const first = await slow.createMatcher({ kind: 'choice', choices: ['first'] })
-    for (let i = 0; i < 6; i++) (await slow.createMatcher({ kind: 'choice', choices: [`${i}`] })).close()
-    expect((await first.mask()).some((word) => word !== 0)).toBe(true)
-    first.close()
-    await slow.close()
   })
 
-  it('is one of a bounded number that wait', async () => {
+  it('is one of a bounded number that wait, for each tenant, and tenants take turns', async () => {
     const own = createGrammarCompiler({ tokenizer, vocabSize: 264, eosTokenIds: [EOS] })
-    const waiting = [own.createMatcher({ kind: 'json_schema', schema: giant })]
-    for (let i = 0; i < 64; i++) waiting.push(own.createMatcher({ kind: 'choice', choices: [`${i}`] }))
-    const outcomes = Promise.allSettled(waiting)
-    await expect(own.createMatcher({ kind: 'choice', choices: ['more'] })).rejects.toMatchObject({ code: 'queue_full' })
+    const order: string[] = []
+    const ask = (tenant: string, i: number) =>
+      own.compile({ kind: 'choice', choices: [`${tenant}${i}`] }, tenant).then(() => order.push(tenant))
+    const waiting = [ask('a', 0)]
+    for (let i = 1; i <= 32; i++) waiting.push(ask('a', i))
+    await expect(ask('a', 99)).rejects.toMatchObject({ code: 'queue_full' })
+    waiting.push(ask('b', 0))
+    await Promise.all(waiting)
+    // Behind the one that runs and one of the other's, not behind 33.
+    expect(order.indexOf('b')).toBeLessThan(3)
     await own.close()
-    for (const outcome of await outcomes) expect(outcome).toMatchObject({ reason: { code: 'shutdown' } })
+  })
+
+  it('shares nothing with another tenant', async () => {
+    const own = createGrammarCompiler({ tokenizer, vocabSize: 264, eosTokenIds: [EOS] })
+    const constraint: StructuredOutput = { kind: 'choice', choices: ['secret'] }
+    expect((await own.compile(constraint, 'a')).isCached).toBe(false)
+    expect((await own.compile(constraint, 'a')).isCached).toBe(true)
+    expect((await own.compile(constraint, 'b')).isCached).toBe(false)
+    await own.close()
+  })
+})
+
+describe('the worst that fits into the bounds', () => {
+  const chain = (n: number) => ({ $defs: Object.fromEntries(Array.from({ length: n }, (_, i) => [`a${i}`, i + 1 < n ? { $ref: `#/$defs/a${i + 1}` } : { type: 'null' }])), $ref: '#/$defs/a0' }) // prettier-ignore
+  const cases: Record<string, StructuredOutput> = {
+    'a chain of references': { kind: 'json_schema', schema: chain(1500) },
+    'references from every property': { kind: 'json_schema', schema: { ...chain(600), type: 'object', properties: Object.fromEntries(Array.from({ length: 600 }, (_, i) => [`p${i}`, { $ref: `#/$defs/a${i}` }])), $ref: '#/$defs/a0' } }, // prettier-ignore
+    'oneOf of thousands': { kind: 'json_schema', schema: { oneOf: Array.from({ length: 3500 }, (_, i) => ({ const: i })) } }, // prettier-ignore
+    'the same type again and again': { kind: 'json_schema', schema: { type: Array(6000).fill('object'), properties: { a: {} } } }, // prettier-ignore
+    'anyOf of anyOf': { kind: 'json_schema', schema: { allOf: Array.from({ length: 14 }, (_, i) => ({ anyOf: [{ minimum: i }, { maximum: -i }] })) } }, // prettier-ignore
+    'classes beyond ASCII': { kind: 'regex', pattern: '[\u0080-\u027f]'.repeat(10_000) },
+    'repetitions of repetitions': { kind: 'regex', pattern: '((((a{9}){9}){9}){9}){9}' },
+    'exponential alternatives': { kind: 'regex', pattern: '(a|b)*a(a|b){18}' },
+    'a long choice': { kind: 'choice', choices: ['a'.repeat(65_000)] },
+    'deep nesting': { kind: 'regex', pattern: '('.repeat(30_000) + ')'.repeat(30_000) },
+    'deep schemas': { kind: 'json_schema', schema: JSON.parse('{"items":'.repeat(3000) + '{}' + '}'.repeat(3000)) },
+    'an ambiguous grammar': { kind: 'grammar', ebnf: 'root ::= ("a" | "a" root | "aa" root root)+' },
+    'many rules': { kind: 'grammar', ebnf: Array.from({ length: 3000 }, (_, i) => `${i === 0 ? 'root' : `r${i}`} ::= r${i + 1}?`).join('\n') + '\nr3000 ::= "a"' }, // prettier-ignore
+  }
+  it.each(Object.entries(cases))('%s: an answer, or a refusal that says why', async (_name, constraint) => {
+    try {
+      const matcher = await (await compiler.compile(constraint)).createMatcher()
+      expect((await matcher.mask()).length).toBe(9)
+      matcher.close()
+    } catch (error) {
+      expect(error).toMatchObject({ code: 'invalid_request' })
+    }
+  })
+
+  it('what is too large is refused unread', async () => {
+    for (const constraint of [
+      { kind: 'choice', choices: ['a'.repeat(8e6)] },
+      { kind: 'json_schema', schema: { enum: Array.from({ length: 1e6 }, (_, i) => i) } },
+      {
+        kind: 'json_schema',
+        schema: { enum: [Object.fromEntries(Array.from({ length: 1e5 }, (_, i) => [`k${i}`, 0]))] },
+      },
+    ] satisfies StructuredOutput[])
+      await expect(compiler.compile(constraint)).rejects.toThrow('expected at most 65536 characters, found more')
   })
 })
 
 it('a model without an end token is told to have none', async () => {
   const endless = createGrammarCompiler({ tokenizer, vocabSize: 264, eosTokenIds: [] })
-  await expect(endless.createMatcher({ kind: 'json_object' })).rejects.toMatchObject({
+  await expect(endless.compile({ kind: 'json_object' })).rejects.toMatchObject({
     code: 'invalid_request',
     param: 'response_format',
     message: expect.stringContaining('eos_token_id') as string,
@@ -263,7 +167,7 @@ it('a model without an end token is told to have none', async () => {
 })
 
 it('a token past the mask is found when the next mask is asked for', async () => {
-  const matcher = await compiler.createMatcher({ kind: 'choice', choices: ['ab'] })
+  const matcher = await (await compiler.compile({ kind: 'choice', choices: ['ab'] })).createMatcher()
   matcher.accept(Buffer.from('x')[0] ?? 0)
   await expect(matcher.mask()).rejects.toThrow("was drawn past the grammar's mask")
   matcher.close()
@@ -293,7 +197,6 @@ describe('in the engine', () => {
         sampling: {
           temperature: 1.5,
           seed,
-          logitBias: Object.fromEntries([...STRAY_BYTES].map((byte) => [byte, -100])),
         },
       })
     const free = collect(engine, request({ maxTokens: 60, ignoreEos: true }))

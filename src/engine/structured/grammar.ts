@@ -1,15 +1,16 @@
 /**
- * Structured output: a grammar compiled once a schema, a matcher a sequence, and the mask of the tokens that may come next. All of it runs
- * in threads: a large schema takes seconds, and compiled grammars cannot leave the instance of the library that made them. Each grammar is
- * first compiled in a spare thread that nothing else depends on. One that was quick is compiled again in the thread that all quick ones
- * share; a slow one keeps the thread it is in, and the next gets another spare. So no sequence ever waits for another's grammar.
+ * Structured output: a grammar compiled once for each form that is asked for, a matcher a sequence, and the mask of the tokens that may come
+ * next. One thread compiles, schemas read included, and is ended when that takes too long or nobody waits any more; tenants take
+ * turns. Another hosts the matchers. Nothing compiled is shared between tenants, whose timings would tell what the other asked.
  */
+import { FairQueue } from './fair-queue.ts'
 import { grammarParam, grammarSource } from './grammar-source.ts'
 import type { GrammarSource, OutputConstraint } from './grammar-source.ts'
 import { GrammarThread } from './grammar-thread.ts'
 import type { GrammarVocabulary } from './grammar-protocol.ts'
 import { EngineError } from '../request.ts'
 import type { Tokenizer } from '../tokenizer.ts'
+import { Unenforceable } from './unenforceable.ts'
 
 /** Follows one sequence. */
 export interface GrammarMatcher {
@@ -21,12 +22,21 @@ export interface GrammarMatcher {
   close(): void
 }
 
+/** A compiled grammar. */
+export interface Grammar {
+  /** What of it is not enforced, in sentences for the caller. */
+  readonly warnings: readonly string[]
+  /** It was there already. */
+  readonly isCached: boolean
+  createMatcher(): Promise<GrammarMatcher>
+}
+
 export interface GrammarCompiler {
   /**
    * Throws EngineError invalid_request for what cannot be enforced or compiled, queue_full when too many are waiting. Rejects with the
-   * signal's reason when that is aborted; a compilation that nobody waits for any more is broken off.
+   * signal's reason when that is aborted; a compilation that nobody waits for any more is broken off. `tenant`: whose it is.
    */
-  createMatcher(constraint: OutputConstraint, signal?: AbortSignal): Promise<GrammarMatcher>
+  compile(constraint: OutputConstraint, tenant?: string, signal?: AbortSignal): Promise<Grammar>
   /** Ends the threads; idempotent. */
   close(): Promise<void>
 }
@@ -40,14 +50,11 @@ export interface GrammarOptions {
   readonly maxCached?: number
   /** A compilation that takes longer is refused. */
   readonly compileTimeoutMs?: number
-  /** A grammar that took longer than this gets a thread of its own. */
-  readonly slowMs?: number
 }
 
-/** Grammars that may wait to be compiled, each for any number of requests. */
-const MAX_WAITING = 64
-/** Slow grammars kept, each with a thread and an instance of the library. */
-const MAX_SLOW = 4
+/** Grammars that may wait to be compiled, of all tenants and of one, each for any number of requests. */
+const MAX_WAITING = 128
+const MAX_WAITING_PER_TENANT = 32
 /** Tokens of the vocabulary prepared between two turns of the event loop. */
 const VOCABULARY_SLICE = 4096
 
@@ -58,16 +65,20 @@ export function createGrammarCompiler(options: GrammarOptions): GrammarCompiler 
 /** A grammar that is compiled, being compiled, or known not to compile. */
 interface Entry {
   readonly key: string
+  readonly tenant: string
   readonly source: GrammarSource
-  readonly param: string
-  /** The thread that has it. Rejects with EngineError. */
-  readonly home: Promise<GrammarThread>
-  readonly resolve: (home: GrammarThread) => void
+  /** What it is not, in warnings. Rejects with EngineError. */
+  readonly compiled: Promise<Compiled>
+  readonly resolve: (compiled: Compiled) => void
   readonly reject: (error: Error) => void
   numWaiting: number
-  /** Its thread has no other grammar. */
-  isSlow: boolean
   isSettled: boolean
+}
+
+interface Compiled {
+  readonly warnings: readonly string[]
+  /** Hosts its matchers. */
+  readonly thread: GrammarThread
 }
 
 class CachingCompiler implements GrammarCompiler {
@@ -75,12 +86,10 @@ class CachingCompiler implements GrammarCompiler {
   readonly #maxCached: number
   /** Least recently used first. */
   readonly #entries = new Map<string, Entry>()
-  readonly #queue: Entry[] = []
+  readonly #queue = new FairQueue<Entry>()
   #compiling: Entry | null = null
-  #vocabulary: Promise<GrammarVocabulary> | null = null
-  #spare: GrammarThread | null = null
-  #shared: GrammarThread | null = null
-  readonly #threads = new Set<GrammarThread>()
+  #compiler: GrammarThread | null = null
+  #host: Promise<GrammarThread> | null = null
   #isClosed = false
 
   constructor(options: GrammarOptions) {
@@ -88,19 +97,20 @@ class CachingCompiler implements GrammarCompiler {
     this.#maxCached = options.maxCached ?? 64
   }
 
-  async createMatcher(constraint: OutputConstraint, signal?: AbortSignal): Promise<GrammarMatcher> {
+  async compile(constraint: OutputConstraint, tenant = '', signal?: AbortSignal): Promise<Grammar> {
     const param = grammarParam(constraint)
     if (this.#options.eosTokenIds.length === 0) {
       const message = `${param}: this model names no end-of-sequence token (eos_token_id in config.json), without which structured output cannot end`
       throw new EngineError('invalid_request', message, param)
     }
-    const entry = this.#entry(grammarSource(constraint), param)
+    const entry = this.#entry(grammarSource(constraint), tenant)
+    const isCached = entry.isSettled
     entry.numWaiting++
     try {
-      const home = await unlessAborted(entry.home, signal)
+      const { thread, warnings } = await unlessAborted(entry.compiled, signal)
       // A thread that failed takes its grammars with it: the next request compiles them again.
-      if (home.isEnded) this.#entries.delete(entry.key)
-      return await home.createMatcher(entry.key)
+      if (thread.isEnded) this.#entries.delete(entry.key)
+      return { warnings, isCached, createMatcher: () => createMatcher(entry, thread) }
     } finally {
       entry.numWaiting--
       this.#cancelIfUnwanted(entry)
@@ -112,29 +122,28 @@ class CachingCompiler implements GrammarCompiler {
     const closed = new EngineError('shutdown', 'the server is shutting down')
     for (const entry of this.#entries.values()) this.#settle(entry, closed)
     this.#entries.clear()
-    this.#queue.length = 0
-    await Promise.all([...this.#threads].map((thread) => this.#closeThread(thread)))
+    const host = await this.#host?.catch(() => null)
+    await Promise.all([this.#compiler?.close(), host?.close()])
   }
 
-  /** The entry of a source, made and queued when it is new or its thread is gone. */
-  #entry(source: GrammarSource, param: string): Entry {
-    const key = `${source.kind} ${source.text}`
+  /** The entry of a source, made and queued when it is new. */
+  #entry({ key: own, ...source }: GrammarSource & { readonly key: string }, tenant: string): Entry {
+    const key = `${tenant} ${own}`
     const known = this.#entries.get(key)
     if (known !== undefined) {
       this.#entries.delete(key)
       this.#entries.set(key, known)
       return known
     }
-    if (this.#queue.length >= MAX_WAITING) {
-      throw new EngineError('queue_full', `${MAX_WAITING} grammars wait to be compiled already; try again later`)
-    }
-    const { promise: home, resolve, reject } = deferred<GrammarThread>()
+    if (this.#queue.size >= MAX_WAITING || this.#queue.sizeOf(tenant) >= MAX_WAITING_PER_TENANT)
+      throw new EngineError('queue_full', 'too many grammars wait to be compiled already; try again later')
+    const { promise: compiled, resolve, reject } = deferred<Compiled>()
     // Refused with nobody waiting: not unhandled.
-    home.catch(() => {})
-    const entry = { key, source, param, home, resolve, reject, numWaiting: 0, isSlow: false, isSettled: false }
+    compiled.catch(() => {})
+    const entry = { key, tenant, source, compiled, resolve, reject, numWaiting: 0, isSettled: false }
     this.#entries.set(key, entry)
     this.#evict()
-    this.#queue.push(entry)
+    this.#queue.push(tenant, entry)
     this.#compileNext()
     return entry
   }
@@ -147,8 +156,8 @@ class CachingCompiler implements GrammarCompiler {
     this.#compiling = entry
     this.#compile(entry)
       .then(
-        (home) => this.#settle(entry, home),
-        (error: unknown) => this.#settle(entry, this.#refusal(entry, error)),
+        (compiled) => this.#settle(entry, compiled),
+        (error: unknown) => this.#settle(entry, refusal(entry, error)),
       )
       .finally(() => {
         this.#compiling = null
@@ -156,73 +165,34 @@ class CachingCompiler implements GrammarCompiler {
       })
   }
 
-  async #compile(entry: Entry): Promise<GrammarThread> {
-    const { compileTimeoutMs = 30_000, slowMs = 50 } = this.#options
-    const vocabulary = await (this.#vocabulary ??= this.#buildVocabulary())
-    const spare = this.#spare ?? (await this.#openSpare(vocabulary))
-    if (entry.isSettled) return spare
-    const tooSlow = `takes longer than ${compileTimeoutMs / 1000} s to compile`
-    const timer = setTimeout(() => void this.#closeThread(spare, new Refusal(tooSlow)), compileTimeoutMs)
-    try {
-      const startedMs = performance.now()
-      await spare.compile(entry.key, entry.source)
-      entry.isSlow = performance.now() - startedMs > slowMs
-    } catch (error) {
-      // The library aborts on what it cannot parse, which leaves the instance in an unknown state.
-      await this.#closeThread(spare)
-      throw error
-    } finally {
-      clearTimeout(timer)
+  async #compile({ key, source }: Entry): Promise<Compiled> {
+    const { compileTimeoutMs = 5000 } = this.#options
+    if (this.#compiler === null || this.#compiler.isEnded) this.#compiler = new GrammarThread(null)
+    const compiler = this.#compiler
+    const tooSlow = new Unenforceable(`${source.param}: it takes longer than ${compileTimeoutMs / 1000} s to compile`)
+    const timer = setTimeout(() => void compiler.close(tooSlow), compileTimeoutMs)
+    const { network, warnings } = await compiler.compile(source).finally(() => clearTimeout(timer))
+    const thread = await this.#openHost()
+    await thread.load(key, network)
+    return { warnings, thread }
+  }
+
+  async #openHost(): Promise<GrammarThread> {
+    const known = await this.#host?.catch(() => null)
+    if (known !== null && known !== undefined && !known.isEnded) return known
+    this.#host = this.#buildVocabulary().then((vocabulary) => new GrammarThread(vocabulary))
+    return this.#host
+  }
+
+  #settle(entry: Entry, outcome: Compiled | EngineError): void {
+    if (entry.isSettled) {
+      // Nobody waited to the end, and nobody will find it.
+      if (!(outcome instanceof EngineError)) outcome.thread.drop(entry.key)
+      return
     }
-    if (entry.isSlow) {
-      this.#spare = null
-      return spare
-    }
-    spare.drop(entry.key)
-    if (this.#shared === null || this.#shared.isEnded) this.#shared = this.#openThread(vocabulary)
-    const shared = this.#shared
-    await shared.compile(entry.key, entry.source)
-    if (entry.isSettled) shared.drop(entry.key)
-    return shared
-  }
-
-  #openThread(vocabulary: GrammarVocabulary): GrammarThread {
-    const thread = new GrammarThread(vocabulary)
-    this.#threads.add(thread)
-    return thread
-  }
-
-  /** A thread that has compiled something: starting it is not taken for compiling. */
-  async #openSpare(vocabulary: GrammarVocabulary): Promise<GrammarThread> {
-    const spare = this.#openThread(vocabulary)
-    this.#spare = spare
-    try {
-      await spare.compile('', { kind: 'ebnf', text: 'root ::= "a"' })
-      return spare
-    } catch (cause) {
-      await this.#closeThread(spare)
-      throw new EngineError('engine_error', 'structured output cannot be prepared', null, { cause })
-    }
-  }
-
-  async #closeThread(thread: GrammarThread, reason?: Error): Promise<void> {
-    if (this.#spare === thread) this.#spare = null
-    if (this.#shared === thread) this.#shared = null
-    this.#threads.delete(thread)
-    await thread.close(reason)
-  }
-
-  #refusal(entry: Entry, cause: unknown): EngineError {
-    if (cause instanceof EngineError) return cause
-    const why = cause instanceof Refusal ? cause.message : 'cannot be compiled into a grammar'
-    return new EngineError('invalid_request', `${entry.param}: it ${why}`, entry.param, { cause })
-  }
-
-  #settle(entry: Entry, outcome: GrammarThread | EngineError): void {
-    if (entry.isSettled) return
     entry.isSettled = true
-    if (outcome instanceof GrammarThread) entry.resolve(outcome)
-    else entry.reject(outcome)
+    if (outcome instanceof EngineError) entry.reject(outcome)
+    else entry.resolve(outcome)
     this.#evict()
   }
 
@@ -230,27 +200,24 @@ class CachingCompiler implements GrammarCompiler {
   #cancelIfUnwanted(entry: Entry): void {
     if (entry.numWaiting > 0 || entry.isSettled) return
     this.#entries.delete(entry.key)
-    const at = this.#queue.indexOf(entry)
-    if (at >= 0) this.#queue.splice(at, 1)
-    else if (this.#spare !== null) void this.#closeThread(this.#spare)
-    this.#settle(entry, new EngineError('invalid_request', `${entry.param}: nobody waits for it any more`, entry.param))
+    const wasQueued = this.#queue.remove(entry.tenant, entry)
+    const { param } = entry.source
+    this.#settle(entry, new EngineError('invalid_request', `${param}: nobody waits for it any more`, param))
+    if (!wasQueued && this.#compiling === entry) void this.#compiler?.close()
   }
 
-  /** The least recently used go; refusals stay cached as well. A thread of its own goes with its grammar, once no sequence uses it. */
+  /** Grammars of whoever has most go first, the least recently used of them; refusals are kept as well. */
   #evict(): void {
-    const settled = [...this.#entries.values()].filter(({ isSettled }) => isSettled)
-    const slow = settled.filter(({ isSlow }) => isSlow)
-    const unwanted = settled.slice(0, Math.max(0, this.#entries.size - this.#maxCached))
-    for (const entry of new Set([...unwanted, ...slow.slice(0, Math.max(0, slow.length - MAX_SLOW))])) {
+    while (this.#entries.size > this.#maxCached) {
+      const settled = [...this.#entries.values()].filter(({ isSettled }) => isSettled)
+      const numOf = new Map<string, number>()
+      for (const { tenant } of settled) numOf.set(tenant, (numOf.get(tenant) ?? 0) + 1)
+      const most = Math.max(0, ...numOf.values())
+      const entry = settled.find(({ tenant }) => numOf.get(tenant) === most)
+      if (entry === undefined) return
       this.#entries.delete(entry.key)
-      entry.home.then(
-        (home) => {
-          if (!entry.isSlow) home.drop(entry.key)
-          else {
-            this.#threads.delete(home)
-            home.retire()
-          }
-        },
+      entry.compiled.then(
+        ({ thread }) => thread.drop(entry.key),
         () => {},
       )
     }
@@ -258,16 +225,33 @@ class CachingCompiler implements GrammarCompiler {
 
   async #buildVocabulary(): Promise<GrammarVocabulary> {
     const { tokenizer, vocabSize, eosTokenIds } = this.#options
-    const tokens: string[] = []
+    const offsets = new Int32Array(new SharedArrayBuffer((vocabSize + 1) * 4))
+    const pieces: Uint8Array[] = []
     for (let id = 0; id < vocabSize; id++) {
-      // Special tokens carry no text, and some bytes occur in no text: as empty strings they are never allowed but where the grammar may end.
-      const isText = !tokenizer.isSpecial(id) && !tokenizer.tokenBytes(id).some(isNeverUtf8)
-      tokens.push(isText ? (tokenizer.tokenText(id) ?? '') : '')
+      // Special tokens carry no text.
+      const piece = tokenizer.isSpecial(id) ? new Uint8Array(0) : tokenizer.tokenBytes(id)
+      pieces.push(piece)
+      offsets[id + 1] = (offsets[id] ?? 0) + piece.length
       if (id % VOCABULARY_SLICE === VOCABULARY_SLICE - 1) await new Promise<void>((resolve) => setImmediate(resolve))
     }
-    const spellings = { byte_level: 'byte_level', sentencepiece: 'byte_fallback', plain: 'raw' } as const
-    return { tokens, spelling: spellings[tokenizer.spelling], eosTokenIds }
+    const bytes = new Uint8Array(new SharedArrayBuffer(Math.max(1, offsets[vocabSize] ?? 0)))
+    for (const [id, piece] of pieces.entries()) bytes.set(piece, offsets[id])
+    return { bytes, offsets, vocabSize, eosTokenIds }
   }
+}
+
+async function createMatcher(entry: Entry, thread: GrammarThread): Promise<GrammarMatcher> {
+  try {
+    return await thread.createMatcher(entry.key)
+  } catch (error) {
+    throw error instanceof Unenforceable ? new EngineError('invalid_request', `${entry.source.param}: ${error.message}`, entry.source.param, { cause: error }) : error // prettier-ignore
+  }
+}
+
+function refusal({ source: { param } }: Entry, cause: unknown): EngineError {
+  if (cause instanceof EngineError) return cause
+  const message = cause instanceof Unenforceable ? cause.message : `${param}: it cannot be compiled into a grammar`
+  return new EngineError('invalid_request', message, param, { cause })
 }
 
 function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void; reject: (error: Error) => void } {
@@ -292,14 +276,4 @@ async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undef
   } finally {
     signal.removeEventListener('abort', onAbort)
   }
-}
-
-/** Why a grammar is refused, in words that follow its field. */
-class Refusal extends Error {
-  override readonly name = 'Refusal'
-}
-
-/** C0, C1 and F5 to FF begin no character of Unicode and continue none. */
-function isNeverUtf8(byte: number): boolean {
-  return byte === 0xc0 || byte === 0xc1 || byte >= 0xf5
 }

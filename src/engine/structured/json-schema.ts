@@ -1,331 +1,356 @@
 /**
- * JSON Schemas as the grammar compiler can hold them to the letter. What it ignores, or takes more loosely than the standard, is refused by
- * name, or narrowed to less than the schema allows: whatever is generated must validate. Pure data.
- *
- * Narrowed: an object with `properties` gets no others (a further key could repeat one of them, and the last one wins), in their order;
- * a `pattern` matches the whole string; `prefixItems` are all there; `oneOf` needs branches that cannot hold together.
+ * JSON Schemas as grammars: every value that is written validates. Narrowed: an object has the properties that its schema names, in their
+ * order, and others only where `additionalProperties` asks for them; exponents only where nothing bounds a number. What cannot be
+ * enforced is named. Runs in the grammar thread: a hostile schema holds up nobody but its sender.
  */
-import { FORMATS, jsonSafePattern, PLAIN } from './json-pattern.ts'
-import { EngineError } from '../request.ts'
-import { areDisjoint, isOfType, isSchema, typesOf } from './schema-node.ts'
-import type { Schema } from './schema-node.ts'
+import { intersect, product } from './automaton.ts'
+import { EVERY } from './code-points.ts'
+import { FORMATS } from './formats.ts'
+import { character, inOrder, NOTHING, oneOf, optional, text, times, written } from './byte-grammar.ts'
+import type { Expression, GrammarRules } from './byte-grammar.ts'
+import { arrayRule, objectRule } from './json-collections.ts'
+import { decimals, integers, multiples } from './numbers.ts'
+import type { Bound } from './numbers.ts'
+import { parseRegex, repeat, searched, set, wholly } from './regex.ts'
+import type { Regex } from './regex.ts'
+import {
+  alternatives,
+  areDisjoint,
+  below,
+  commonTypes,
+  counts,
+  fixedValues,
+  isOfType,
+  KEYWORDS,
+  SchemaParts,
+  UNENFORCED,
+} from './schema-parts.ts'
+import type { Parts, Schema } from './schema-parts.ts'
+import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
 
-const ANNOTATIONS = new Set([
-  'title',
-  'description',
-  'default',
-  'examples',
-  'deprecated',
-  'readOnly',
-  'writeOnly',
-  '$schema',
-  '$id',
-  '$comment',
-  'discriminator',
-])
-const NUMERIC = ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum']
-const KEYWORDS: Readonly<Record<string, readonly string[]>> = {
-  string: ['minLength', 'maxLength', 'pattern', 'format'],
-  integer: NUMERIC,
-  number: NUMERIC,
-  boolean: [],
-  null: [],
-  array: ['items', 'prefixItems', 'minItems', 'maxItems'],
-  object: ['properties', 'required', 'additionalProperties', 'minProperties', 'maxProperties'],
-}
 const MAX_DEPTH = 64
-const MAX_LISTED_INTEGERS = 1024
+const MAX_NODES = 20_000
+const MAX_LISTED = 16
+/** Characters of a counted string; each takes its time to compile. */
+const MAX_COUNTED = 20_000
 
-/**
- * The schema to compile. Throws EngineError invalid_request naming every keyword that cannot be enforced, or what is wrong. `param`: the
- * request's field that holds the schema.
- */
-export function prepareSchema(schema: unknown, param = 'response_format'): unknown {
-  const problems: string[] = []
-  const prepared = new Preparation(schema, problems).root()
-  if (problems.length > 0) {
-    throw new EngineError('invalid_request', `${param}: the schema cannot be enforced: ${problems.join('; ')}`, param)
-  }
-  return prepared
-}
+/** Of the grammar of a whole answer, and of the arguments of a call, spaced as templates write JSON. */
+export type Spacing = 'free' | 'line'
 
-class Preparation {
+/** A space, or a line end and an indentation: enough for every way of writing JSON, not enough to never finish. */
+const BLANK = character([[0x09, 0x09], [0x20, 0x20]], 'text') // prettier-ignore
+const GAP = times(oneOf(text(' '), inOrder(text('\n'), times(BLANK, 0, 16))), 0, 1)
+
+export class JsonSchema {
+  readonly grammar: GrammarRules
+  readonly parts: SchemaParts
+  /** What goes between two members, and before and behind the first and the last. */
+  readonly comma: Expression
+  readonly colon: Expression
+  readonly gap: Expression
   readonly #root: unknown
-  readonly #problems: string[]
+  readonly #problems: string[] = []
+  readonly #unenforced: string[] = []
+  readonly #ids = new Map<Schema, number>()
+  readonly #rules = new Map<string, Expression | null>()
+  readonly #ranges = new Map<string, Expression>()
+  readonly #character: Expression
+  #numNodes = 0
+  /** Why something has no value. */
+  #reason: string | null = null
 
-  constructor(root: unknown, problems: string[]) {
+  constructor(root: unknown, grammar: GrammarRules, spacing: Spacing) {
+    this.grammar = grammar
+    this.parts = new SchemaParts(root)
     this.#root = root
-    this.#problems = problems
+    this.#character = grammar.rule(character(EVERY, 'json'))
+    this.gap = spacing === 'free' ? grammar.rule(GAP) : NOTHING
+    this.comma = spacing === 'free' ? inOrder(text(','), this.gap) : text(', ')
+    this.colon = spacing === 'free' ? inOrder(text(':'), optional(text(' '))) : text(': ')
   }
 
-  root(): unknown {
-    if (!isSchema(this.#root)) return this.#node(this.#root, '#', 0)
-    const { $defs, definitions, ...rest } = this.#root
-    const prepared = this.#node(rest, '#', 0)
-    const named = (definitions: unknown, path: string) =>
-      Object.fromEntries(
-        Object.entries(isSchema(definitions) ? definitions : {}).map(([name, node], i) => [
-          name,
-          this.#node(node, `${path}/${i}`, 1),
-        ]),
-      )
-    const all = {
-      ...($defs === undefined ? {} : { $defs: named($defs, '#/$defs') }),
-      ...(definitions === undefined ? {} : { definitions: named(definitions, '#/definitions') }),
+  /** What is not enforced, each with its place. */
+  get unenforced(): readonly string[] {
+    return this.#unenforced
+  }
+
+  /** The rule of the whole schema. Throws Unenforceable naming every place where something is wrong. */
+  rule(): Expression {
+    const rule = this.node([this.#root], '#', 0)
+    if (rule === null && this.#problems.length === 0) this.#problems.push(this.#reason ?? 'nothing matches the schema')
+    if (this.#problems.length > 0) throw new Unenforceable(this.#problems.join('; '))
+    return rule ?? NOTHING
+  }
+
+  note(problem: string, path: string): void {
+    const sentence = `${problem} at ${path}`
+    if (this.#unenforced.length < MAX_LISTED && !this.#unenforced.includes(sentence)) this.#unenforced.push(sentence)
+  }
+
+  #problem(problem: string, path: string): null {
+    const sentence = `${problem} at ${path}`
+    if (this.#problems.length < MAX_LISTED && !this.#problems.includes(sentence)) this.#problems.push(sentence)
+    return null
+  }
+
+  /** The rule of a value that all schemas bind; null: there is no such value. */
+  node(schemas: readonly unknown[], path: string, depth: number): Expression | null {
+    if (depth > MAX_DEPTH) return this.#problem(`nesting deeper than ${MAX_DEPTH}`, path)
+    try {
+      const parts = this.parts.expand(schemas)
+      if (parts === null) return null
+      const key = this.#key(parts)
+      const known = this.#rules.get(key)
+      if (known !== undefined) return known
+      if (++this.#numNodes > MAX_NODES)
+        throw new Unenforceable(`more than ${MAX_NODES} schemas, counted as they combine`)
+      const rule = this.grammar.open()
+      this.#rules.set(key, rule)
+      const body = this.#value(parts, path, depth)
+      if (body === null) this.#rules.set(key, null)
+      else this.grammar.define(rule, body)
+      return body === null ? null : rule
+    } catch (error) {
+      if (error instanceof Unsatisfiable) {
+        this.#reason ??= `${error.message} at ${path}`
+        return null
+      }
+      if (!(error instanceof Unenforceable)) throw error
+      return this.#problem(error.message, path)
     }
-    return isSchema(prepared) ? { ...prepared, ...all } : prepared
   }
 
-  #refuse(path: string, problem: string): Schema {
-    // A path counts properties and definitions from 0: their names are the caller's, and messages reach logs and traces.
-    if (this.#problems.length < 16) this.#problems.push(`${problem} at ${path}`)
-    return {}
-  }
-
-  #node(node: unknown, path: string, depth: number): unknown {
-    if (depth > MAX_DEPTH) return this.#refuse(path, `nesting deeper than ${MAX_DEPTH}`)
-    if (node === true) return {}
-    if (!isSchema(node))
-      return this.#refuse(
-        path,
-        `a schema is expected, found ${node === false ? 'false, which nothing matches' : node === null ? 'null' : typeof node}`,
-      )
-    const schema = Object.fromEntries(Object.entries(node).filter(([keyword]) => !ANNOTATIONS.has(keyword)))
-    for (const keyword of ['$ref', 'allOf', 'anyOf', 'oneOf', 'const', 'enum']) {
-      if (!(keyword in schema)) continue
-      const others = Object.keys(schema).filter(
-        (other) => other !== keyword && !(other === 'type' && (keyword === 'const' || keyword === 'enum')),
-      )
-      if (others.length > 0) return this.#refuse(path, `${quote(others)} beside "${keyword}"`)
-      return this.#combined(keyword, schema, path, depth)
+  #key(parts: Parts): string {
+    const id = (part: Schema): number => {
+      const known = this.#ids.get(part) ?? this.#ids.size
+      this.#ids.set(part, known)
+      return known
     }
-    return this.#typed(schema, path, depth)
+    return parts.map(id).toSorted((a, b) => a - b).join(' ') // prettier-ignore
   }
 
-  #combined(keyword: string, schema: Schema, path: string, depth: number): unknown {
-    const value = schema[keyword]
-    if (keyword === '$ref') return this.#reference(value, path)
-    if (keyword === 'const') return this.#values([value], schema.type, path)
-    if (!Array.isArray(value) || value.length === 0)
-      return this.#refuse(path, `"${keyword}": a list with something in it is expected`)
-    if (keyword === 'enum') return this.#values(value, schema.type, path)
-    const branches = value.map((branch, i) => this.#node(branch, `${path}/${keyword}/${i}`, depth + 1))
-    if (branches.length === 1) return branches[0]
-    if (keyword === 'allOf') return this.#refuse(path, '"allOf" of several schemas')
-    if (keyword === 'oneOf' && !areDisjoint(value.map((branch) => this.#resolve(branch)))) {
-      return this.#refuse(
-        path,
-        '"oneOf" of schemas that may hold together (use "anyOf", or a property whose "const" differs)',
-      )
+  #value(parts: Parts, path: string, depth: number): Expression | null {
+    for (const keyword of UNENFORCED) if (parts.some((part) => keyword in part)) this.note(`"${keyword}"`, path)
+    for (const part of parts) {
+      const keyword = 'anyOf' in part ? 'anyOf' : 'oneOf' in part ? 'oneOf' : null
+      if (keyword !== null) return this.#branches(parts, part, keyword, path, depth)
     }
-    return { anyOf: branches }
+    const values = fixedValues(parts)
+    const types = commonTypes(parts)
+    if (values !== null) return this.#fixed(values, types, parts, path)
+    if (types !== null) return alternatives([...types].map((type) => this.#typed(type, parts, path, depth)))
+    // Without a type, keywords bind only values of theirs: the types that they speak of are a choice that satisfies them.
+    const spoken = Object.keys(KEYWORDS).filter((type) =>
+      parts.some((part) => KEYWORDS[type]?.some((keyword) => keyword in part)),
+    )
+    if (spoken.length === 0) return this.anyValue()
+    return alternatives(spoken.map((type) => this.#typed(type, parts, path, depth)))
   }
 
-  #values(values: readonly unknown[], type: unknown, path: string): Schema {
-    const kept = values.filter((value) => type === undefined || typesOf(type).some((name) => isOfType(value, name)))
-    return kept.length === 0 ? this.#refuse(path, '"enum" without a value of its "type"') : { enum: kept }
-  }
-
-  #reference(reference: unknown, path: string): Schema {
-    const seen = new Set<unknown>()
-    for (
-      let target: unknown = { $ref: reference };
-      isSchema(target) && '$ref' in target;
-      target = this.#target(target.$ref)
-    ) {
-      if (seen.has(target.$ref)) return this.#refuse(path, '"$ref" that leads to itself')
-      seen.add(target.$ref)
+  #branches(parts: Parts, part: Schema, keyword: 'anyOf' | 'oneOf', path: string, depth: number): Expression | null {
+    const listed = part[keyword]
+    if (!Array.isArray(listed) || listed.length === 0)
+      throw new Unenforceable(`"${keyword}": a list with something in it is expected`)
+    const branches: readonly unknown[] = listed
+    const others = [...parts.filter((other) => other !== part), this.parts.without(part, keyword)]
+    if (keyword === 'oneOf' && branches.length > 1) {
+      const expanded = branches.map((branch) => this.parts.expand([branch]) ?? [])
+      if (!areDisjoint(expanded))
+        this.note('"oneOf" of schemas that may hold together (as "anyOf" it is enforced)', path)
     }
-    if (this.#target(reference) === undefined)
-      return this.#refuse(path, '"$ref" to anything but "#", "#/$defs/name" or "#/definitions/name"')
-    return { $ref: reference }
+    // Resolved already: they must not bring back what `$ref` and `allOf` led to.
+    const bare = others.map((other) => this.parts.without(other, '$ref'))
+    return alternatives(branches.map((branch, i) => this.node([...bare, branch], below(path, keyword, i), depth + 1)))
   }
 
-  #target(reference: unknown): unknown {
-    if (reference === '#') return this.#root
-    const [, list = '', name = ''] = /^#\/(\$defs|definitions)\/([^/~%]+)$/.exec(String(reference)) ?? []
-    const definitions = isSchema(this.#root) ? this.#root[list] : undefined
-    return isSchema(definitions) && Object.hasOwn(definitions, name) ? definitions[name] : undefined
-  }
-
-  #resolve(node: unknown): unknown {
-    return isSchema(node) && '$ref' in node ? this.#target(node.$ref) : node
-  }
-
-  #typed(schema: Schema, path: string, depth: number): unknown {
-    const { type, ...constraints } = schema
-    const keywords = Object.keys(constraints)
-    const known = new Set(Object.values(KEYWORDS).flat())
-    const unknown = keywords.filter((keyword) => !known.has(keyword))
-    if (unknown.length > 0) return this.#refuse(path, quote(unknown))
-    // Without a type, constraints bind only values of theirs: the types they speak of are a choice that satisfies them.
-    const types =
-      type === undefined
-        ? Object.keys(KEYWORDS).filter(
-            (name) => name !== 'integer' && keywords.some((keyword) => KEYWORDS[name]?.includes(keyword)),
-          )
-        : typesOf(type)
-    if (types.some((name) => !(name in KEYWORDS)) || (type !== undefined && types.length === 0))
-      return this.#refuse(path, '"type" that is none of JSON’s')
-    const branches = types.map((name) => {
-      const own = Object.fromEntries(
-        Object.entries(constraints).filter(([keyword]) => KEYWORDS[name]?.includes(keyword)),
-      )
-      return this.#ofType(name, own, path, depth)
+  #fixed(values: readonly string[], types: ReadonlySet<string> | null, parts: Parts, path: string): Expression | null {
+    const left = values.filter((json) => {
+      const value: unknown = JSON.parse(json)
+      return (types === null || [...types].some((type) => isOfType(value, type))) && isWithin(value, parts)
     })
-    return branches.length === 0 ? {} : branches.length === 1 ? branches[0] : { anyOf: branches }
+    if (
+      left.some((json) => json.startsWith('{') || json.startsWith('[')) &&
+      parts.some((part) => 'properties' in part || 'items' in part)
+    )
+      // prettier-ignore
+      this.note('"enum" of objects or lists beside other keywords', path)
+    if (left.length === 0) throw new Unsatisfiable('"enum" or "const" without a value that the rest allows')
+    return oneOf(...left.map(text))
   }
 
-  #ofType(type: string, schema: Schema, path: string, depth: number): Schema {
+  #typed(type: string, parts: Parts, path: string, depth: number): Expression | null {
     switch (type) {
+      case 'null':
+        return text('null')
+      case 'boolean':
+        return oneOf(text('true'), text('false'))
       case 'string':
-        return this.#string(schema, path)
+        return this.#string(parts, path)
       case 'integer':
       case 'number':
-        return this.#number(type, schema, path)
+        return this.#number(type, parts, path)
       case 'array':
-        return this.#array(schema, path, depth)
-      case 'object':
-        return this.#object(schema, path, depth)
+        return arrayRule(this, parts, path, depth)
       default:
-        return { type }
+        return objectRule(this, parts, path, depth)
     }
   }
 
-  #string(schema: Schema, path: string): Schema {
-    const { pattern, format, minLength, maxLength } = schema
-    const [own = '', ...beside] = [
-      ...(pattern === undefined ? [] : ['pattern']),
-      ...(format === undefined ? [] : ['format']),
-      ...Object.keys(schema).filter((keyword) => keyword.endsWith('Length')),
-    ]
-    if ((pattern !== undefined || format !== undefined) && beside.length > 0)
-      return this.#refuse(path, `${quote(beside)} beside "${own}"`)
-    if (format !== undefined) {
+  /** A string between its quotes. */
+  #string(parts: Parts, path: string): Expression {
+    return inOrder(text('"'), this.inner(parts, path), text('"'))
+  }
+
+  /** What may stand between the quotes of a string. Throws Unenforceable. */
+  inner(parts: Parts, path: string, excluded: readonly Regex[] = []): Expression {
+    const patterns: Regex[] = []
+    const formats: Regex[] = []
+    for (const { pattern, format } of parts) {
+      if (typeof pattern === 'string') this.#tryPattern(pattern, patterns, path)
+      else if (pattern !== undefined) throw new Unenforceable('"pattern" that is no string')
       const known = FORMATS.get(format)
-      return known === undefined ? this.#refuse(path, '"format" of this name') : { type: 'string', pattern: known }
+      if (known !== undefined) formats.push(wholly(parseRegex(known)))
     }
-    if (pattern !== undefined) {
-      const safe = typeof pattern === 'string' ? jsonSafePattern(pattern) : null
-      return safe === null ? this.#refuse(path, '"pattern" of this kind') : { type: 'string', pattern: safe }
+    const { least, most } = counts(parts, 'minLength', 'maxLength')
+    const isCounted = least > 0 || most < Infinity
+    if (least > MAX_COUNTED || (most > MAX_COUNTED && most < Infinity)) {
+      this.note(`"minLength" or "maxLength" above ${MAX_COUNTED}`, path)
+    } else if (isCounted) {
+      if (patterns.length + formats.length + excluded.length === 0) return times(this.#character, least, most)
+      const lengths = repeat(set(EVERY), least, most)
+      return this.#language(
+        [
+          [...patterns, ...formats, lengths],
+          [...formats, lengths],
+          [...patterns, lengths],
+        ],
+        excluded,
+        path,
+      )
     }
-    if (!this.#areBounds(minLength, maxLength)) return this.#refuse(path, '"minLength" and "maxLength"')
-    // As a pattern: the compiler's own form of a bounded string lets control characters through.
-    if (minLength === undefined && maxLength === undefined) return { type: 'string' }
-    return { type: 'string', pattern: `${PLAIN}{${String(minLength ?? 0)},${String(maxLength ?? '')}}` }
+    if (patterns.length + formats.length + excluded.length === 0) return times(this.#character, 0, Infinity)
+    return this.#language([[...patterns, ...formats], formats, patterns], excluded, path)
   }
 
-  #number(type: string, schema: Schema, path: string): Schema {
-    const { minimum, maximum, exclusiveMinimum, exclusiveMaximum } = schema
-    if (
-      [minimum, maximum, exclusiveMinimum, exclusiveMaximum].some(
-        (bound) => bound !== undefined && !Number.isFinite(bound),
-      )
-    ) {
-      return this.#refuse(path, `${quote(Object.keys(schema))} that is not a number`)
+  #tryPattern(pattern: string, patterns: Regex[], path: string): void {
+    try {
+      patterns.push(searched(parseRegex(pattern)))
+    } catch (error) {
+      if (!(error instanceof Unenforceable)) throw error
+      this.note(`"pattern" with ${error.message}`, path)
     }
-    if (type === 'integer') {
-      const low = Math.max(
-        ceil(minimum),
-        exclusiveMinimum === undefined ? -Infinity : Math.floor(Number(exclusiveMinimum)) + 1,
-      )
-      const high = Math.min(
-        -ceil(negative(maximum)),
-        exclusiveMaximum === undefined ? Infinity : Math.ceil(Number(exclusiveMaximum)) - 1,
-      )
-      return this.#integer(low, high, quote(Object.keys(schema)), path)
-    }
-    if (Object.keys(schema).length === 0 || (minimum === 0 && Object.keys(schema).length === 1))
-      return { type, ...schema }
-    return this.#refuse(path, `${quote(Object.keys(schema))} of a "number" ("minimum": 0 can)`)
   }
 
-  /** The compiler builds ranges from digits and lets numbers beyond some borders through: only those it gets right are left to it. */
-  #integer(low: number, high: number, keywords: string, path: string): Schema {
-    if (low > high) return this.#refuse(path, `${keywords} that leave no integer`)
-    if (low === -Infinity && high === Infinity) return { type: 'integer' }
-    if (high - low < MAX_LISTED_INTEGERS) return { enum: Array.from({ length: high - low + 1 }, (_, i) => low + i) }
-    if (high === Infinity && (low === 0 || low === 1)) return { type: 'integer', minimum: low }
-    return this.#refuse(
-      path,
-      `${keywords} of this range (from 0 or 1 on, or at most ${MAX_LISTED_INTEGERS} integers, can)`,
-    )
-  }
-
-  #array(schema: Schema, path: string, depth: number): Schema {
-    const { items, prefixItems, minItems, maxItems } = schema
-    if (!this.#areBounds(minItems, maxItems)) return this.#refuse(path, '"minItems" and "maxItems"')
-    const bounds = { ...(minItems === undefined ? {} : { minItems }), ...(maxItems === undefined ? {} : { maxItems }) }
-    if (prefixItems === undefined) {
-      return {
-        type: 'array',
-        ...bounds,
-        ...(items === undefined ? {} : { items: this.#node(items, `${path}/items`, depth + 1) }),
+  /** The first of the conjunctions that can be had; what a later one leaves out is noted. */
+  #language(conjunctions: readonly (readonly Regex[])[], excluded: readonly Regex[], path: string): Expression {
+    let why = 'rules for a string that no string satisfies'
+    for (const [i, languages] of conjunctions.entries()) {
+      if (languages.length === 0 && excluded.length === 0) continue
+      try {
+        const automaton = intersect(languages.length === 0 ? [repeat(set(EVERY), 0, Infinity)] : languages, excluded)
+        if (automaton !== null) return this.#noted(i, written(automaton, 'json'), path)
+      } catch (error) {
+        if (!(error instanceof Unenforceable)) throw error
+        why = error.message
       }
     }
-    if (!Array.isArray(prefixItems) || prefixItems.length === 0)
-      return this.#refuse(path, '"prefixItems": a list with something in it is expected')
-    if (Number(maxItems ?? Infinity) < prefixItems.length)
-      return this.#refuse(path, '"maxItems" below the number of "prefixItems"')
-    const rest = items === undefined || items === false ? false : this.#node(items, `${path}/items`, depth + 1)
-    if (rest === false && Number(minItems ?? 0) > prefixItems.length)
-      return this.#refuse(path, '"minItems" above the number of "prefixItems"')
-    const prefix = prefixItems.map((node, i) => this.#node(node, `${path}/prefixItems/${i}`, depth + 1))
-    return { type: 'array', ...(rest === false ? {} : bounds), prefixItems: prefix, items: rest }
+    throw new Unenforceable(why)
   }
 
-  #object(schema: Schema, path: string, depth: number): Schema {
-    const { properties = {}, required = [], additionalProperties = true, minProperties, maxProperties } = schema
-    if (!isSchema(properties) || !Array.isArray(required))
-      return this.#refuse(path, '"properties" or "required" of a wrong type')
-    if (!this.#areBounds(minProperties, maxProperties)) return this.#refuse(path, '"minProperties" and "maxProperties"')
-    const bounds = {
-      ...(minProperties === undefined ? {} : { minProperties }),
-      ...(maxProperties === undefined ? {} : { maxProperties }),
-    }
-    const missing = required.map(String).filter((name) => !Object.hasOwn(properties, name))
-    if (additionalProperties === false && missing.length > 0)
-      return this.#refuse(path, '"required" names that "additionalProperties" forbids')
-    const own = [
-      ...Object.entries(properties),
-      ...missing.map((name): [string, unknown] => [name, additionalProperties]),
-    ]
-    if (own.length > 0) {
-      if (Number(minProperties ?? 0) > own.length || Number(maxProperties ?? Infinity) < required.length)
-        return this.#refuse(path, quote(Object.keys(bounds)))
-      const nodes = own.map(([name, node], i) => [name, this.#node(node, `${path}/properties/${i}`, depth + 1)])
-      return { type: 'object', properties: Object.fromEntries(nodes), required, additionalProperties: false, ...bounds }
-    }
-    // Free keys may repeat, and a repeated key counts once.
-    if (Number(minProperties ?? 0) > 1) return this.#refuse(path, '"minProperties" above 1 without "properties"')
-    if (additionalProperties === false) return { type: 'object', properties: {}, additionalProperties: false }
-    return {
-      type: 'object',
-      additionalProperties: this.#node(additionalProperties, `${path}/additionalProperties`, depth + 1),
-      ...bounds,
+  #noted(i: number, found: Expression, path: string): Expression {
+    if (i === 1) this.note('"pattern" beside "format" or a length', path)
+    if (i === 2) this.note('"format" beside "pattern"', path)
+    return found
+  }
+
+  #number(type: 'integer' | 'number', parts: Parts, path: string): Expression {
+    const low = tightest(parts, 'minimum', 'exclusiveMinimum', 1)
+    const high = tightest(parts, 'maximum', 'exclusiveMaximum', -1)
+    const range = type === 'integer' ? integers(low, high) : decimals(low, high)
+    const steps = [...new Set(parts.flatMap(({ multipleOf }) => (multipleOf === undefined ? [] : [multipleOf])))]
+    if (steps.some((step) => typeof step !== 'number' || !(step > 0)))
+      throw new Unenforceable('"multipleOf": a number above 0 is expected')
+    const needed = steps.map(Number).filter((step) => !(type === 'integer' && Number.isInteger(1 / step)))
+    if (needed.length === 0) return this.#digits(range)
+    const bounded = low === null && high === null && type === 'number' ? decimals({ value: -1e15, isExclusive: false }, { value: 1e15, isExclusive: false }) : range // prettier-ignore
+    try {
+      let automaton = intersect([bounded])
+      for (const step of needed) automaton = automaton && product(automaton, multiples(step))
+      if (automaton === null) throw new Unsatisfiable('bounds that leave no multiple')
+      return written(automaton, 'text')
+    } catch (error) {
+      if (!(error instanceof Unenforceable) || error instanceof Unsatisfiable) throw error
+      this.note(error.message.startsWith('"multipleOf"') ? error.message : '"multipleOf"', path)
+      return this.#digits(range)
     }
   }
 
-  #areBounds(least: unknown, most: unknown): boolean {
-    const isCount = (value: unknown) => value === undefined || (Number.isInteger(value) && Number(value) >= 0)
-    return isCount(least) && isCount(most) && Number(least ?? 0) <= Number(most ?? Infinity)
+  /** Many places have the same range. */
+  #digits(range: Regex): Expression {
+    const key = JSON.stringify(range)
+    const known = this.#ranges.get(key)
+    if (known !== undefined) return known
+    const automaton = intersect([range])
+    if (automaton === null) throw new Unsatisfiable('bounds that leave no number')
+    const rule = this.grammar.rule(written(automaton, 'text'))
+    this.#ranges.set(key, rule)
+    return rule
   }
+
+  /** Any value of JSON. */
+  anyValue(): Expression {
+    if (this.#any !== null) return this.#any
+    const any = this.grammar.open()
+    this.#any = any
+    const string = this.grammar.rule(inOrder(text('"'), times(this.#character, 0, Infinity), text('"')))
+    const list = (open: string, item: Expression, close: string) =>
+      inOrder(
+        text(open),
+        optional(this.gap, item, times(inOrder(this.comma, item), 0, Infinity), this.gap),
+        text(close),
+      )
+    const object = list('{', inOrder(string, this.colon, any), '}')
+    const words = ['true', 'false', 'null'].map(text)
+    this.grammar.define(any, oneOf(object, list('[', any, ']'), string, this.#digits(decimals(null, null)), ...words))
+    return any
+  }
+  #any: Expression | null = null
 }
 
-function ceil(bound: unknown): number {
-  return bound === undefined ? -Infinity : Math.ceil(Number(bound))
+/** The tightest of bounds that all hold. `sign` 1: the largest. */
+function tightest(parts: Parts, inclusive: string, exclusive: string, sign: 1 | -1): Bound | null {
+  let found: Bound | null = null
+  const take = (value: unknown, isExclusive: boolean, keyword: string) => {
+    if (value === undefined) return
+    if (typeof value !== 'number') throw new Unenforceable(`"${keyword}": a number is expected`)
+    const difference = found === null ? 1 : (value - found.value) * sign
+    if (difference > 0 || (difference === 0 && isExclusive)) found = { value, isExclusive }
+  }
+  for (const part of parts) {
+    // The standard's fourth draft had a flag beside the bound.
+    const flag = part[exclusive]
+    take(part[inclusive], flag === true, inclusive)
+    if (typeof flag !== 'boolean') take(flag, true, exclusive)
+  }
+  return found
 }
 
-function negative(bound: unknown): unknown {
-  return bound === undefined ? undefined : -Number(bound)
-}
-
-/** Keywords of the standard that are not enforced, so that they can be named. */
-const OTHER_KEYWORDS =
-  '$ref $defs definitions $anchor $dynamicRef $dynamicAnchor $recursiveRef $vocabulary type enum const allOf anyOf oneOf not if then else dependencies dependentSchemas dependentRequired patternProperties propertyNames unevaluatedProperties unevaluatedItems additionalItems contains minContains maxContains uniqueItems multipleOf contentEncoding contentMediaType contentSchema'
-const STANDARD = new Set([...Object.values(KEYWORDS).flat(), ...OTHER_KEYWORDS.split(' ')])
-
-/** Keywords of the standard by name; anything else is the caller's word, which no message repeats. */
-function quote(names: readonly string[]): string {
-  return [...new Set(names.map((name) => (STANDARD.has(name) ? `"${name}"` : 'an unknown keyword')))].join(', ')
+/** A fixed value against the bounds beside it. */
+function isWithin(value: unknown, parts: Parts): boolean {
+  if (typeof value === 'number') {
+    const low = tightest(parts, 'minimum', 'exclusiveMinimum', 1)
+    const high = tightest(parts, 'maximum', 'exclusiveMaximum', -1)
+    return !(low !== null && (low.isExclusive ? value <= low.value : value < low.value)) && !(high !== null && (high.isExclusive ? value >= high.value : value > high.value)) // prettier-ignore
+  }
+  if (typeof value !== 'string') return true
+  const { least, most } = counts(parts, 'minLength', 'maxLength')
+  const length = Array.from(value).length
+  if (length < least || length > most) return false
+  const languages = parts.flatMap(({ pattern }) => (typeof pattern === 'string' ? [pattern] : []))
+  if (languages.length === 0) return true
+  try {
+    return languages.every((pattern) => new RegExp(pattern, 'u').test(value))
+  } catch {
+    return true
+  }
 }

@@ -40,7 +40,7 @@ async function draw(name: ToolCallFormat['name'], fields: Partial<ToolUse>, seed
   const format = formatOf(name)
   const grammar = toolCallGrammar(format, use(fields))
   if (grammar === null) throw new Error('expected a grammar')
-  const matcher = await compiler.createMatcher({ kind: 'tool_calls', grammar })
+  const matcher = await (await compiler.compile({ kind: 'tool_calls', grammar })).createMatcher()
   const random = createRandom(seed)
   const tokens: number[] = []
   try {
@@ -120,14 +120,28 @@ describe('a required call', () => {
 
 describe('a request is refused by name', () => {
   it.each([
-    ['tools.1.function.parameters', tool('x', { type: 'object', properties: { a: { not: {} } } })],
     ['tools.1.function.parameters', tool('x', { type: 'string' })],
     ['tools.1.function.parameters', tool('x', ['a'])],
-  ])('%s, when its schema cannot be enforced', (param, second) => {
+  ])('%s, when it is no schema of an object', (param, second) => {
     const refused = () => toolCallGrammar(formatOf('hermes'), use({ tools: [weather, second] }))
     expect(refused).toThrow(expect.objectContaining({ code: 'invalid_request', param }))
     // Nobody asked for that function.
     toolCallGrammar(formatOf('hermes'), use({ tools: [weather, second], choice: { name: 'weather' } }))
+  })
+
+  it('tools.0.function.parameters, when they are strict and cannot be enforced', async () => {
+    const parameters = { type: 'object', properties: { a: { not: {} } } }
+    const compile = (strict: boolean) => {
+      const tools = [{ type: 'function', function: { name: 'x', parameters, strict } }]
+      const grammar = toolCallGrammar(formatOf('hermes'), use({ tools }))
+      if (grammar === null) throw new Error('expected a grammar')
+      return compiler.compile({ kind: 'tool_calls', grammar })
+    }
+    const problem = 'tools.0.function.parameters: the schema cannot be enforced: "not" at #/properties/a'
+    await expect(compile(true)).rejects.toThrow(problem)
+    expect((await compile(false)).warnings).toEqual([
+      'tools.0.function.parameters: not enforced: "not" at #/properties/a',
+    ])
   })
 
   it('tool_choice, where the format is not known; auto asks for nothing', () => {

@@ -1,8 +1,7 @@
 /** What an answer that has to call functions may look like, in the model's own format: every call is valid by construction. */
-import { prepareSchema } from '../structured/json-schema.ts'
 import { EngineError } from '../request.ts'
 import type { ToolDefinition, ToolUse } from '../request.ts'
-import { isSchema } from '../structured/schema-node.ts'
+import { isSchema } from '../structured/schema-parts.ts'
 import type { ToolCallFormat } from './tool-call-format.ts'
 
 /** Calls of any of the functions: `before`, one or more of them with `separator` between, `after`. */
@@ -19,11 +18,15 @@ export interface ToolCallRule {
   readonly begin: string
   readonly schema: unknown
   readonly end: string
+  /** The request's field that holds the schema. */
+  readonly param: string
+  /** What of the schema cannot be enforced is refused. */
+  readonly isStrict: boolean
 }
 
 /**
  * The grammar of what follows the format's `begin`, null where the model is free not to call. Throws EngineError invalid_request: there is
- * no known format, or a schema of parameters cannot be enforced.
+ * no known format, or parameters are no object.
  */
 export function toolCallGrammar(format: ToolCallFormat | null, use: ToolUse): ToolCallGrammar | null {
   const { choice, tools, parallel } = use
@@ -42,7 +45,9 @@ export function toolCallGrammar(format: ToolCallFormat | null, use: ToolUse): To
     before: format.isList ? '[' : '',
     functions: allowed.map(({ name, i, tool }) => ({
       begin: `{"name": ${JSON.stringify(name)}, "${format.argumentsKey}": `,
-      schema: parametersSchema(tool, `tools.${i}.function.parameters`),
+      schema: parametersSchema(tool, parametersParam(i)),
+      param: parametersParam(i),
+      isStrict: isSchema(tool.function) && tool.function.strict === true,
       end: `}${end}`,
     })),
     separator: format.isList ? ', ' : `\n${format.begin}\n`,
@@ -62,16 +67,19 @@ export function functionName(tool: ToolDefinition): string {
   return isSchema(described) ? String(described.name) : ''
 }
 
+function parametersParam(i: number): string {
+  return `tools.${i}.function.parameters`
+}
+
 /** A function without parameters takes an empty object. */
 function parametersSchema({ function: described }: ToolDefinition, param: string): unknown {
   const schema = isSchema(described) ? (described.parameters ?? {}) : {}
   if (!isSchema(schema)) throw refused(param, 'expected a JSON schema of an object')
-  if ('$ref' in schema || 'anyOf' in schema || 'oneOf' in schema || 'allOf' in schema)
-    return prepareSchema(schema, param)
+  if ('$ref' in schema || 'anyOf' in schema || 'oneOf' in schema || 'allOf' in schema) return schema
   const { type = 'object' } = schema
   if (type !== 'object') throw refused(param, 'expected a JSON schema of an object, found another type')
   const isEmpty = schema.properties === undefined && schema.additionalProperties === undefined
-  return prepareSchema({ ...schema, type, ...(isEmpty ? { additionalProperties: false } : {}) }, param)
+  return { ...schema, type, ...(isEmpty ? { additionalProperties: false } : {}) }
 }
 
 function refused(param: string, message: string): EngineError {

@@ -1,0 +1,242 @@
+/**
+ * Grammars of bytes: expressions and rules, and the network of states that they become. A network is plain data, so that it can cross to the
+ * thread that follows sequences through it.
+ */
+import type { Automaton } from './automaton.ts'
+import { utf8, without } from './code-points.ts'
+import type { CodePoints } from './code-points.ts'
+import { Unenforceable } from './unenforceable.ts'
+
+/** How characters are written: as they are, or as they stand in a JSON string. */
+export type Encoding = 'text' | 'json'
+
+export type Expression =
+  | { readonly kind: 'text'; readonly text: string }
+  | { readonly kind: 'character'; readonly set: CodePoints; readonly encoding: Encoding }
+  | { readonly kind: 'sequence' | 'choice'; readonly parts: readonly Expression[] }
+  /** `max` may be Infinity. */
+  | { readonly kind: 'repeat'; readonly of: Expression; readonly min: number; readonly max: number }
+  | { readonly kind: 'rule'; readonly rule: number }
+  | { readonly kind: 'automaton'; readonly automaton: Automaton; readonly encoding: Encoding }
+
+export const NOTHING: Expression = { kind: 'sequence', parts: [] }
+
+export function text(value: string): Expression {
+  return { kind: 'text', text: value }
+}
+
+export function character(set: CodePoints, encoding: Encoding): Expression {
+  return { kind: 'character', set, encoding }
+}
+
+export function inOrder(...parts: readonly Expression[]): Expression {
+  return { kind: 'sequence', parts }
+}
+
+export function oneOf(...parts: readonly Expression[]): Expression {
+  return { kind: 'choice', parts }
+}
+
+export function times(of: Expression, min: number, max: number): Expression {
+  return { kind: 'repeat', of, min, max }
+}
+
+export function optional(...parts: readonly Expression[]): Expression {
+  return times(inOrder(...parts), 0, 1)
+}
+
+export function written(automaton: Automaton, encoding: Encoding): Expression {
+  return { kind: 'automaton', automaton, encoding }
+}
+
+/**
+ * States from 0. Edges of state s are those from first[s] up to first[s + 1]: of bytes (from, to, target), free moves (target), and calls of
+ * a rule (its first state, and the state to go on in behind it). A state that ends its rule returns to its caller.
+ */
+export interface Network {
+  readonly start: number
+  readonly byteFirst: Int32Array<ArrayBuffer>
+  readonly byteEdges: Int32Array<ArrayBuffer>
+  readonly freeFirst: Int32Array<ArrayBuffer>
+  readonly freeEdges: Int32Array<ArrayBuffer>
+  readonly callFirst: Int32Array<ArrayBuffer>
+  readonly callEdges: Int32Array<ArrayBuffer>
+  /** 1: the end of a rule. */
+  readonly ends: Uint8Array<ArrayBuffer>
+}
+
+const MAX_STATES = 400_000
+/** What a JSON string cannot hold as it is. Control characters without a short escape are left out. */
+const UNSAFE: CodePoints = [[0, 0x1f], [0x22, 0x22], [0x5c, 0x5c], [0x7f, 0x7f]] // prettier-ignore
+const ESCAPES: readonly (readonly [code: number, letter: string])[] = [[0x08, 'b'], [0x09, 't'], [0x0a, 'n'], [0x0c, 'f'], [0x0d, 'r'], [0x22, '"'], [0x5c, '\\']] // prettier-ignore
+
+/** Rules by number, defined after they are named where they refer to themselves. */
+export class GrammarRules {
+  readonly #bodies: (Expression | null)[] = []
+
+  /** A rule without a body yet. */
+  open(): { readonly kind: 'rule'; readonly rule: number } {
+    this.#bodies.push(null)
+    return { kind: 'rule', rule: this.#bodies.length - 1 }
+  }
+
+  define({ rule }: { readonly rule: number }, body: Expression): void {
+    this.#bodies[rule] = body
+  }
+
+  /** A rule that many places share. */
+  rule(body: Expression): Expression {
+    const made = this.open()
+    this.define(made, body)
+    return made
+  }
+
+  /** Throws Unenforceable for one that is too large. */
+  network(root: Expression): Network {
+    return new NetworkBuilder(this.#bodies).build(root)
+  }
+}
+
+interface State {
+  readonly bytes: number[]
+  readonly free: number[]
+  readonly calls: number[]
+}
+
+class NetworkBuilder {
+  readonly #bodies: readonly (Expression | null)[]
+  readonly #states: State[] = []
+  readonly #ends = new Set<number>()
+  /** The first state of each rule that is called. */
+  readonly #starts = new Map<number, number>()
+  readonly #open: number[] = []
+
+  constructor(bodies: readonly (Expression | null)[]) {
+    this.#bodies = bodies
+  }
+
+  build(root: Expression): Network {
+    const start = this.#state()
+    const end = this.#state()
+    this.#ends.add(end)
+    this.#add(root, start, end)
+    for (let rule = this.#open.pop(); rule !== undefined; rule = this.#open.pop()) {
+      const body = this.#bodies[rule]
+      const ruleEnd = this.#state()
+      this.#ends.add(ruleEnd)
+      if (body !== null && body !== undefined) this.#add(body, this.#starts.get(rule) ?? 0, ruleEnd)
+    }
+    return this.#flat(start)
+  }
+
+  #state(): number {
+    if (this.#states.length >= MAX_STATES) throw new Unenforceable('it takes a grammar that is too large')
+    this.#states.push({ bytes: [], free: [], calls: [] })
+    return this.#states.length - 1
+  }
+
+  #add(node: Expression, from: number, to: number): void {
+    switch (node.kind) {
+      case 'text':
+        return this.#path(
+          [...Buffer.from(node.text)].map((byte) => [byte, byte] as const),
+          from,
+          to,
+        )
+      case 'character':
+        return this.#character(node.set, node.encoding, from, to)
+      case 'sequence': {
+        let at = from
+        for (const [i, part] of node.parts.entries()) {
+          const next = i === node.parts.length - 1 ? to : this.#state()
+          this.#add(part, at, next)
+          at = next
+        }
+        if (node.parts.length === 0) this.#states[from]?.free.push(to)
+        return
+      }
+      case 'choice':
+        for (const part of node.parts) this.#add(part, from, to)
+        return
+      case 'repeat':
+        return this.#repeat(node, from, to)
+      case 'rule': {
+        let start = this.#starts.get(node.rule)
+        if (start === undefined) {
+          start = this.#state()
+          this.#starts.set(node.rule, start)
+          this.#open.push(node.rule)
+        }
+        this.#states[from]?.calls.push(start, to)
+        return
+      }
+      case 'automaton': {
+        const states = node.automaton.states.map(() => this.#state())
+        this.#states[from]?.free.push(states[0] ?? to)
+        for (const [i, { isEnd, next }] of node.automaton.states.entries()) {
+          const own = states[i] ?? 0
+          if (isEnd) this.#states[own]?.free.push(to)
+          for (const { set, state } of next) this.#character(set, node.encoding, own, states[state] ?? 0)
+        }
+      }
+    }
+  }
+
+  #repeat({ of, min, max }: { of: Expression; min: number; max: number }, from: number, to: number): void {
+    let at = from
+    for (let i = 0; i < min; i++) {
+      const next = this.#state()
+      this.#add(of, at, next)
+      at = next
+    }
+    if (max === Infinity) {
+      // A state of its own: what comes before must not be able to come in again.
+      const loop = this.#state()
+      this.#states[at]?.free.push(loop)
+      this.#add(of, loop, loop)
+      this.#states[loop]?.free.push(to)
+      return
+    }
+    for (let i = min; i < max; i++) {
+      this.#states[at]?.free.push(to)
+      const next = this.#state()
+      this.#add(of, at, next)
+      at = next
+    }
+    this.#states[at]?.free.push(to)
+  }
+
+  #character(set: CodePoints, encoding: Encoding, from: number, to: number): void {
+    for (const bytes of utf8(encoding === 'json' ? without(set, UNSAFE) : set)) this.#path(bytes, from, to)
+    if (encoding === 'text') return
+    const escaped = ESCAPES.filter(([code]) => set.some(([low, high]) => low <= code && code <= high))
+    if (escaped.length === 0) return
+    const behind = this.#state()
+    this.#states[from]?.bytes.push(0x5c, 0x5c, behind)
+    for (const [, letter] of escaped) this.#states[behind]?.bytes.push(letter.charCodeAt(0), letter.charCodeAt(0), to)
+  }
+
+  #path(bytes: readonly (readonly [from: number, to: number])[], from: number, to: number): void {
+    let at = from
+    for (const [i, [low, high]] of bytes.entries()) {
+      const next = i === bytes.length - 1 ? to : this.#state()
+      this.#states[at]?.bytes.push(low, high, next)
+      at = next
+    }
+    if (bytes.length === 0) this.#states[from]?.free.push(to)
+  }
+
+  #flat(start: number): Network {
+    const flatten = (lists: readonly number[][], width: number) => {
+      const first = new Int32Array(lists.length + 1)
+      for (const [i, list] of lists.entries()) first[i + 1] = (first[i] ?? 0) + list.length / width
+      return { first, edges: Int32Array.from(lists.flat()) }
+    }
+    const bytes = flatten(this.#states.map((state) => state.bytes), 3) // prettier-ignore
+    const free = flatten(this.#states.map((state) => state.free), 1) // prettier-ignore
+    const calls = flatten(this.#states.map((state) => state.calls), 2) // prettier-ignore
+    const ends = new Uint8Array(this.#states.length)
+    for (const end of this.#ends) ends[end] = 1
+    return { start, byteFirst: bytes.first, byteEdges: bytes.edges, freeFirst: free.first, freeEdges: free.edges, callFirst: calls.first, callEdges: calls.edges, ends } // prettier-ignore
+  }
+}

@@ -1,0 +1,179 @@
+/**
+ * Follows bytes through a network: the states that it may be in, each with its stack of calls, as one state of an automaton that is made
+ * while it is walked. What was made is kept, so that a place in a text that was met before costs nothing.
+ */
+import type { Network } from './byte-grammar.ts'
+import type { TokenTree } from './token-tree.ts'
+import { Unenforceable } from './unenforceable.ts'
+
+/** Of one place in a text; a grammar that can be read in more ways at once is given up. */
+const MAX_CONFIGURATIONS = 20_000
+/** Kept; with more of them all are forgotten, and made again where they are needed. */
+const MAX_PLACES = 20_000
+const MAX_MASK_WORDS = 4_000_000
+/** Configurations made for one mask, less than a second's work. */
+const MAX_WORK = 1_500_000
+
+/** A grammar that cannot be followed in bounded time and memory. */
+export class TooAmbiguous extends Unenforceable {
+  override readonly name = 'TooAmbiguous'
+}
+
+/** A place in a text. */
+export interface Place {
+  /** Pairs of a state and a stack, of states that read bytes. */
+  readonly configurations: Float64Array
+  /** The text may end here. */
+  readonly isEnd: boolean
+  /** Where each class of bytes leads; undefined: not known yet, null: nowhere. */
+  readonly next: (Place | null | undefined)[]
+  mask: Uint32Array | null
+}
+
+/** Stacks in one number with a state: fewer than 2^26 of them. */
+const STACKS = 2 ** 26
+const EMPTY_STACK = 0
+
+export class ByteMatcher {
+  readonly #network: Network
+  /** The class of each byte: bytes that no edge tells apart. */
+  readonly #classes: Uint8Array
+  readonly #places = new Map<string, Place>()
+  /** Stacks by what is on top of which. */
+  readonly #stacks = new Map<number, number>()
+  #stackTops: number[] = [-1]
+  #stackRests: number[] = [0]
+  #numMaskWords = 0
+  #work = 0
+
+  constructor(network: Network) {
+    this.#network = network
+    this.#classes = classesOf(network)
+  }
+
+  /** Where every text begins. Throws TooAmbiguous. */
+  start(): Place {
+    return this.#place([this.#network.start * STACKS + EMPTY_STACK])
+  }
+
+  /** The place behind another byte; null: it may not come. Throws TooAmbiguous. */
+  step(place: Place, byte: number): Place | null {
+    const own = this.#classes[byte] ?? 0
+    const known = place.next[own]
+    if (known !== undefined) return known
+    const { byteFirst, byteEdges } = this.#network
+    const reached: number[] = []
+    for (const configuration of place.configurations) {
+      const state = Math.floor(configuration / STACKS)
+      const stack = configuration - state * STACKS
+      for (let edge = byteFirst[state] ?? 0; edge < (byteFirst[state + 1] ?? 0); edge++) {
+        const at = edge * 3
+        if ((byteEdges[at] ?? 0) <= byte && byte <= (byteEdges[at + 1] ?? 0))
+          reached.push((byteEdges[at + 2] ?? 0) * STACKS + stack)
+      }
+    }
+    const found = reached.length === 0 ? null : this.#place(reached)
+    const next = found !== null && found.configurations.length === 0 && !found.isEnd ? null : found
+    place.next[own] = next
+    return next
+  }
+
+  /** Bit t of word t >> 5 set: token t may come next; end tokens where the text may end. u32[ceil(vocab / 32)] */
+  mask(place: Place, tree: TokenTree, numTokens: number, endTokenIds: readonly number[]): Uint32Array {
+    if (place.mask !== null) return place.mask
+    this.#work = 0
+    const mask = new Uint32Array(Math.ceil(numTokens / 32))
+    const { byte, depth, end, token, sameBytes } = tree
+    const places: Place[] = [place]
+    for (let node = 0; node < byte.length;) {
+      const at = depth[node] ?? 0
+      const from = places[at]
+      const to = from === undefined ? null : this.step(from, byte[node] ?? 0)
+      if (to === null) {
+        node = end[node] ?? byte.length
+        continue
+      }
+      places[at + 1] = to
+      for (let id = token[node] ?? -1; id >= 0; id = sameBytes[id] ?? -1)
+        mask[id >> 5] = (mask[id >> 5] ?? 0) | (1 << (id & 31))
+      node++
+    }
+    if (place.isEnd) for (const id of endTokenIds) mask[id >> 5] = (mask[id >> 5] ?? 0) | (1 << (id & 31))
+    this.#numMaskWords += mask.length
+    place.mask = mask
+    if (this.#numMaskWords > MAX_MASK_WORDS || this.#places.size > MAX_PLACES) this.#forget()
+    return mask
+  }
+
+  /** Places that sequences stand in live on, on their own. */
+  #forget(): void {
+    for (const place of this.#places.values()) {
+      place.next.length = 0
+      place.mask = null
+    }
+    this.#places.clear()
+    this.#numMaskWords = 0
+  }
+
+  /** Follows everything that reads nothing. */
+  #place(reached: readonly number[]): Place {
+    const { byteFirst, freeFirst, freeEdges, callFirst, callEdges, ends } = this.#network
+    const seen = new Set(reached)
+    const reading: number[] = []
+    let isEnd = false
+    // A set goes on over what is added to it.
+    for (const configuration of seen) {
+      if (seen.size > MAX_CONFIGURATIONS || ++this.#work > MAX_WORK)
+        throw new TooAmbiguous('the grammar can be read in too many ways')
+      const state = Math.floor(configuration / STACKS)
+      const stack = configuration - state * STACKS
+      if ((byteFirst[state] ?? 0) < (byteFirst[state + 1] ?? 0)) reading.push(configuration)
+      if (ends[state] === 1) {
+        if (stack === EMPTY_STACK) isEnd = true
+        else seen.add((this.#stackTops[stack] ?? 0) * STACKS + (this.#stackRests[stack] ?? 0))
+      }
+      for (let edge = freeFirst[state] ?? 0; edge < (freeFirst[state + 1] ?? 0); edge++)
+        seen.add((freeEdges[edge] ?? 0) * STACKS + stack)
+      for (let edge = callFirst[state] ?? 0; edge < (callFirst[state + 1] ?? 0); edge++)
+        seen.add((callEdges[edge * 2] ?? 0) * STACKS + this.#pushed(callEdges[edge * 2 + 1] ?? 0, stack))
+    }
+    const configurations = Float64Array.from(reading).sort()
+    const key = `${isEnd ? 'e' : ''}${configurations.join()}`
+    const known = this.#places.get(key)
+    if (known !== undefined) return known
+    const made: Place = { configurations, isEnd, next: [], mask: null }
+    this.#places.set(key, made)
+    return made
+  }
+
+  /** The stack with a state to return to on top. One that would only return again is left out: lists that recurse stay flat. */
+  #pushed(state: number, stack: number): number {
+    const { byteFirst, freeFirst, callFirst, ends } = this.#network
+    const isOnlyEnd = ends[state] === 1 && byteFirst[state] === byteFirst[state + 1] && freeFirst[state] === freeFirst[state + 1] && callFirst[state] === callFirst[state + 1] // prettier-ignore
+    if (isOnlyEnd) return stack
+    const key = state * STACKS + stack
+    const known = this.#stacks.get(key)
+    if (known !== undefined) return known
+    if (this.#stackTops.length >= STACKS - 1) throw new TooAmbiguous('the grammar nests too deep')
+    this.#stackTops.push(state)
+    this.#stackRests.push(stack)
+    this.#stacks.set(key, this.#stackTops.length - 1)
+    return this.#stackTops.length - 1
+  }
+}
+
+/** Bytes by the edges that take them. */
+function classesOf({ byteEdges }: Network): Uint8Array {
+  const borders = new Set<number>([0])
+  for (let at = 0; at < byteEdges.length; at += 3) {
+    borders.add(byteEdges[at] ?? 0)
+    borders.add((byteEdges[at + 1] ?? 0) + 1)
+  }
+  const classes = new Uint8Array(256)
+  let own = -1
+  for (let byte = 0; byte < 256; byte++) {
+    if (borders.has(byte)) own++
+    classes[byte] = own
+  }
+  return classes
+}

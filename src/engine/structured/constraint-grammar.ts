@@ -1,0 +1,101 @@
+/** From what a request asks of its output to a grammar. Runs in a thread: a hostile schema holds up nobody but its sender. */
+import type { ToolCallGrammar } from '../tool-calls/tool-call-grammar.ts'
+import { intersect } from './automaton.ts'
+import { GrammarRules, inOrder, oneOf, text, times, written } from './byte-grammar.ts'
+import type { Expression, Network } from './byte-grammar.ts'
+import type { GrammarSource } from './grammar-source.ts'
+import { JsonSchema } from './json-schema.ts'
+import type { Spacing } from './json-schema.ts'
+import { parseRegex, wholly } from './regex.ts'
+import { Unenforceable } from './unenforceable.ts'
+import { userGrammar } from './user-grammar.ts'
+
+export interface ConstraintGrammar {
+  readonly network: Network
+  /** What is not enforced, in sentences that name the field. */
+  readonly warnings: readonly string[]
+}
+
+/** Throws Unenforceable, in words that name the field. */
+export function constraintGrammar(source: GrammarSource): ConstraintGrammar {
+  const grammar = new GrammarRules()
+  const warnings: string[] = []
+  const root = rootOf(source, grammar, warnings)
+  return { network: named(source.param, 'it cannot be compiled', () => grammar.network(root)), warnings }
+}
+
+function rootOf({ param, constraint }: GrammarSource, grammar: GrammarRules, warnings: string[]): Expression {
+  switch (constraint.kind) {
+    case 'json_object':
+    case 'json_schema': {
+      const schema = constraint.kind === 'json_object' ? { type: 'object' } : constraint.schema
+      const isStrict = constraint.kind === 'json_schema' && constraint.isStrict === true
+      return schemaRule(schema, { param, isStrict, spacing: 'free' }, grammar, warnings)
+    }
+    case 'regex':
+      return named(param, 'the pattern cannot be enforced', () => {
+        const automaton = intersect([wholly(parseRegex(constraint.pattern))])
+        if (automaton === null) throw new Unenforceable('no text matches it')
+        return written(automaton, 'text')
+      })
+    case 'choice':
+      return oneOf(...constraint.choices.map(text))
+    case 'grammar':
+      return named(param, 'the grammar cannot be enforced', () => {
+        const own = userGrammar(constraint.ebnf, grammar)
+        warnings.push(...own.warnings.map((why) => `${param}: ${why}`))
+        return own.root
+      })
+    case 'tool_calls': {
+      const calls = callsRule(constraint.grammar, grammar, warnings)
+      if (constraint.otherwise === undefined) return calls
+      return oneOf(rootOf({ param: 'response_format', constraint: constraint.otherwise }, grammar, warnings), calls)
+    }
+  }
+}
+
+interface SchemaOptions {
+  readonly param: string
+  readonly isStrict: boolean
+  readonly spacing: Spacing
+}
+
+/** Under `strict` what cannot be enforced is refused, and otherwise said. */
+function schemaRule(
+  root: unknown,
+  { param, isStrict, spacing }: SchemaOptions,
+  grammar: GrammarRules,
+  warnings: string[],
+): Expression {
+  const schema = new JsonSchema(root, grammar, spacing)
+  const rule = named(param, 'the schema cannot be enforced', () => {
+    const found = schema.rule()
+    if (isStrict && schema.unenforced.length > 0) throw new Unenforceable(schema.unenforced.join('; '))
+    return found
+  })
+  if (schema.unenforced.length > 0) warnings.push(`${param}: not enforced: ${schema.unenforced.join('; ')}`)
+  return rule
+}
+
+function named<T>(param: string, problem: string, make: () => T): T {
+  try {
+    return make()
+  } catch (error) {
+    if (error instanceof Unenforceable)
+      throw new Unenforceable(`${param}: ${problem}: ${error.message}`, { cause: error })
+    if (error instanceof RangeError)
+      throw new Unenforceable(`${param}: ${problem}: it is nested too deep`, { cause: error })
+    throw error
+  }
+}
+
+/** Calls of functions, their arguments spaced as templates write JSON: `{"a": 1, "b": [2, 3]}`. */
+function callsRule(calls: ToolCallGrammar, grammar: GrammarRules, warnings: string[]): Expression {
+  const { before, functions, separator, after, isRepeated } = calls
+  const rules = functions.map(({ begin, schema, end, param, isStrict }) =>
+    inOrder(text(begin), schemaRule(schema, { param, isStrict, spacing: 'line' }, grammar, warnings), text(end)),
+  )
+  const call = grammar.rule(oneOf(...rules))
+  const more = times(inOrder(text(separator), call), 0, isRepeated ? Infinity : 0)
+  return inOrder(text(before), call, more, text(after))
+}

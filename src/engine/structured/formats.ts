@@ -1,0 +1,23 @@
+/** The formats of JSON Schema that are enforced, as patterns of the whole string that match valid values only, if not every one of them. */
+
+const DATE =
+  '\\d{4}-(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\\d|30)|02-(?:0[1-9]|1\\d|2[0-8]))'
+const TIME = '(?:[01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(?:\\.\\d{1,6})?(?:Z|[+-](?:[01]\\d|2[0-3]):[0-5]\\d)'
+const OCTET = '(?:25[0-5]|2[0-4]\\d|1\\d{2}|[1-9]?\\d)'
+const LABEL = '[A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?'
+const HOST = `(?:${LABEL}\\.){1,4}[A-Za-z]{2,12}`
+const PARTS = (units: string) => units.split('').map((unit) => `(?:\\d{1,4}${unit})?`).join('') // prettier-ignore
+
+/** Any other format is an annotation, as the standard has it. */
+export const FORMATS: ReadonlyMap<unknown, string> = new Map([
+  ['date', DATE],
+  ['time', TIME],
+  ['date-time', `${DATE}T${TIME}`],
+  ['duration', `P(?:\\d{1,4}W|(?=[\\dT])(?!.*T$)${PARTS('YMD')}(?:T(?=\\d)${PARTS('HMS')})?)`],
+  ['uuid', '[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[1-8][0-9a-fA-F]{3}-[89abAB][0-9a-fA-F]{3}-[0-9a-fA-F]{12}'],
+  ['ipv4', `${OCTET}\\.${OCTET}\\.${OCTET}\\.${OCTET}`],
+  ['ipv6', '(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}'],
+  ['hostname', HOST],
+  ['email', `[A-Za-z0-9_+-]{1,32}(?:\\.[A-Za-z0-9_+-]{1,32}){0,3}@${HOST}`],
+  ['uri', `https?://${HOST}(?::[1-9]\\d{0,3})?(?:/[A-Za-z0-9._~-]{1,64}){0,8}/?`],
+])

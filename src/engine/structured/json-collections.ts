@@ -1,0 +1,291 @@
+/** Objects and lists of JSON Schemas as grammars. */
+import { intersect } from './automaton.ts'
+import { inOrder, NOTHING, oneOf, optional, text, times } from './byte-grammar.ts'
+import type { Expression, GrammarRules } from './byte-grammar.ts'
+import { choice, literal, parseRegex, searched } from './regex.ts'
+import type { Regex } from './regex.ts'
+import { alternatives, below, commonTypes, counts, fixedValues, isSchema } from './schema-parts.ts'
+import type { Parts, SchemaParts } from './schema-parts.ts'
+import { Unenforceable } from './unenforceable.ts'
+
+/** What a collection needs to know of the schema that it stands in. */
+export interface SchemaRules {
+  readonly grammar: GrammarRules
+  readonly parts: SchemaParts
+  readonly comma: Expression
+  readonly colon: Expression
+  readonly gap: Expression
+  /** The rule of a value that all schemas bind; null: there is none. */
+  node(schemas: readonly unknown[], path: string, depth: number): Expression | null
+  anyValue(): Expression
+  /** What may stand between the quotes of a string. */
+  inner(parts: Parts, path: string, excluded?: readonly Regex[]): Expression
+  note(problem: string, path: string): void
+}
+
+/** Rules that count members: places times counts. */
+const MAX_COUNTS = 4000
+const MAX_EXCLUDED_CHARACTERS = 2000
+
+/** One place in a list or an object. */
+interface Place {
+  readonly rule: Expression
+  readonly isRequired: boolean
+}
+
+/** The rule of a list. */
+export function arrayRule(rules: SchemaRules, parts: Parts, path: string, depth: number): Expression | null {
+  const { least, most } = counts(parts, 'minItems', 'maxItems')
+  const isUnique = parts.some(({ uniqueItems }) => uniqueItems === true)
+  const { prefix, rest } = places(parts)
+  const first = prefix.map((schemas, i) => rules.node(schemas, below(path, 'prefixItems', i), depth + 1))
+  const isClosed = rest.includes(false)
+  const item = isClosed ? null : rules.node(rest, below(path, 'items'), depth + 1)
+  if (isUnique && most > 1) {
+    const values = prefix.length > 0 ? null : finite(rules, rest)
+    if (values !== null) {
+      const own = values.map((value): Place => ({ rule: text(value), isRequired: false }))
+      return bracketed(rules, '[', counted(rules, own, null, least, most, path, 'items'), ']')
+    }
+    rules.note('"uniqueItems"', path)
+  }
+  const missing = first.indexOf(null)
+  const fixed = (missing < 0 ? first : first.slice(0, missing)).filter((rule) => rule !== null)
+  const tail = missing < 0 ? item : null
+  if (fixed.length + (tail === null ? 0 : Infinity) < least) return null
+  if (fixed.length === 0) return repeated(rules, tail, least, most)
+  // Lists that end among the first places are valid too, but what is listed is meant to be there.
+  const numFixed = Math.min(fixed.length, most)
+  const own = fixed.slice(0, numFixed).map((rule): Place => ({ rule, isRequired: true }))
+  const free = numFixed < fixed.length ? null : tail
+  const least2 = Math.max(0, least - numFixed)
+  const more = free === null || most - numFixed <= 0 ? [] : [times(inOrder(rules.comma, free), least2, most - numFixed)]
+  const first2 = own.flatMap(({ rule }, i) => (i === 0 ? [rule] : [rules.comma, rule]))
+  return bracketed(rules, '[', { body: inOrder(...first2, ...more), mayBeEmpty: false }, ']')
+}
+
+/** The schemas of the first places, and of those behind them. */
+function places(parts: Parts): { readonly prefix: unknown[][]; readonly rest: unknown[] } {
+  const lists = parts.map((part) => {
+    const { prefixItems, items, unevaluatedItems } = part
+    if (prefixItems !== undefined && (!Array.isArray(prefixItems) || prefixItems.length === 0))
+      throw new Unenforceable('"prefixItems": a list with something in it is expected')
+    // The standard's older drafts listed the first places under `items`.
+    const first: unknown[] = Array.isArray(prefixItems) ? prefixItems : Array.isArray(items) ? items : []
+    const after = Array.isArray(items) ? part.additionalItems : (items ?? unevaluatedItems)
+    return { first, after: after === undefined && first.length > 0 ? false : after }
+  })
+  const numFirst = Math.max(0, ...lists.map(({ first }) => first.length))
+  const prefix = Array.from({ length: numFirst }, (_, i) =>
+    lists.map(({ first, after }) => (i < first.length ? first[i] : after)),
+  )
+  return { prefix, rest: lists.map(({ after }) => after) }
+}
+
+/** The values of a schema that has few of them, as JSON. */
+function finite({ parts }: SchemaRules, schemas: readonly unknown[]): string[] | null {
+  const expanded = parts.expand(schemas)
+  if (expanded === null) return null
+  const types = commonTypes(expanded)
+  const isFlag = types !== null && [...types].every((type) => type === 'boolean' || type === 'null')
+  return (
+    fixedValues(expanded) ??
+    (isFlag ? [...types].flatMap((type) => (type === 'null' ? 'null' : ['true', 'false'])) : null)
+  )
+}
+
+interface Members {
+  readonly body: Expression | null
+  readonly mayBeEmpty: boolean
+}
+
+function bracketed(
+  { gap }: SchemaRules,
+  open: string,
+  { body, mayBeEmpty }: Members,
+  close: string,
+): Expression | null {
+  if (body === null) return mayBeEmpty ? text(open + close) : null
+  const inner = inOrder(text(open), gap, body, gap, text(close))
+  return mayBeEmpty ? oneOf(text(open + close), inner) : inner
+}
+
+function repeated(rules: SchemaRules, item: Expression | null, least: number, most: number): Expression | null {
+  if (item === null || most === 0) return bracketed(rules, '[', { body: null, mayBeEmpty: least === 0 }, ']')
+  const body = inOrder(item, times(inOrder(rules.comma, item), Math.max(0, least - 1), most - 1))
+  return bracketed(rules, '[', { body, mayBeEmpty: least === 0 }, ']')
+}
+
+/**
+ * Members in their order, each at most once, and then any number of `free` ones: at least `least` and at most `most` of them. Two rules for
+ * each place, and for each count of members before it where counts matter: what follows a comma, and what follows a member.
+ */
+function counted(
+  rules: SchemaRules,
+  own: readonly Place[],
+  free: Expression | null,
+  least: number,
+  most: number,
+  path: string,
+  what: string,
+): Members {
+  const { grammar, comma } = rules
+  const numRequired = own.filter(({ isRequired }) => isRequired).length
+  const mostThereAre = own.length + (free === null ? 0 : Infinity)
+  const matters = least > numRequired || most < mostThereAre
+  const isCounting = matters && own.length * Math.min(most, own.length) <= MAX_COUNTS
+  if (matters && !isCounting) rules.note(`the number of ${what} beside this many of them`, path)
+  const [low, high] = isCounting ? [least, most] : [0, Infinity]
+  const lastRequired = own.findLastIndex(({ isRequired }) => isRequired)
+  const mayStop = (place: number, numBefore: number) => place > lastRequired && numBefore >= low
+  const counts = Array.from({ length: isCounting ? Math.min(high, own.length) + 1 : 1 }, (_, i) => i)
+  const behind = (numBefore: number) => (isCounting ? numBefore + 1 : 0)
+  // From the last place to the first; null: impossible.
+  let nextByCount: (Expression | null)[] = counts.map((numBefore) => {
+    if (free === null || numBefore >= high) return null
+    return inOrder(free, times(inOrder(comma, free), Math.max(0, low - numBefore - 1), high - numBefore - 1))
+  })
+  const restOf = (place: number, numBefore: number, next: Expression | null): Expression | null => {
+    const canStop = mayStop(place, numBefore)
+    if (next === null || numBefore >= high) return canStop ? NOTHING : null
+    return canStop ? optional(comma, next) : inOrder(comma, next)
+  }
+  for (let place = own.length - 1; place >= 0; place--) {
+    const { rule, isRequired } = own[place] ?? { rule: NOTHING, isRequired: false }
+    const after = nextByCount
+    nextByCount = counts.map((numBefore) => {
+      const rest = numBefore >= high ? null : restOf(place + 1, behind(numBefore), after[behind(numBefore)] ?? null)
+      const taken = rest === null ? null : inOrder(rule, rest)
+      const made = isRequired ? taken : alternatives([taken, after[numBefore] ?? null])
+      return made === null ? null : grammar.rule(made)
+    })
+  }
+  const all = nextByCount[0] ?? null
+  const mayBeEmpty = mayStop(0, 0)
+  return all === null ? { body: null, mayBeEmpty } : { body: all, mayBeEmpty }
+}
+
+/** The rule of an object. */
+export function objectRule(rules: SchemaRules, parts: Parts, path: string, depth: number): Expression | null {
+  const { least, most } = counts(parts, 'minProperties', 'maxProperties')
+  const required = requiredNames(parts)
+  const declared = new Set(parts.flatMap(({ properties }) => (isSchema(properties) ? Object.keys(properties) : [])))
+  const keyNames = namesOfKeys(rules, parts)
+  const all = new Set([...declared, ...required, ...(keyNames ?? [])])
+  const own: Place[] = []
+  for (const name of all) {
+    const isRequired = required.has(name)
+    const schemas = keyNames !== null && !keyNames.has(name) ? [false] : schemasOf(parts, name)
+    const value = schemas.includes(false) ? null : rules.node(schemas, below(path, 'properties', name), depth + 1)
+    if (value === null && isRequired) return null
+    if (value !== null)
+      own.push({ rule: rules.grammar.rule(inOrder(text(JSON.stringify(name)), rules.colon, value)), isRequired })
+  }
+  const free = keyNames === null ? freeMember(rules, parts, declared, all, path, depth) : null
+  let fewest = least
+  if (free !== null && least > Math.max(1, own.length)) {
+    // A key that is written twice counts once.
+    rules.note('"minProperties" of free keys', path)
+    fewest = 0
+  }
+  return bracketed(rules, '{', counted(rules, own, free, fewest, most, path, 'properties'), '}')
+}
+
+function requiredNames(parts: Parts): Set<string> {
+  const names = new Set<string>()
+  for (const { properties, required, dependentRequired } of parts) {
+    if ((properties !== undefined && !isSchema(properties)) || (required !== undefined && !Array.isArray(required)))
+      throw new Unenforceable('"properties" or "required" of a wrong type')
+    if (Array.isArray(required)) for (const name of required) names.add(String(name))
+    // What one property asks for is there with and without it.
+    if (isSchema(dependentRequired))
+      for (const list of Object.values(dependentRequired)) if (Array.isArray(list)) for (const name of list) names.add(String(name)) // prettier-ignore
+  }
+  return names
+}
+
+/** All schemas of one property; false among them: there is no such property. */
+function schemasOf(parts: Parts, name: string): unknown[] {
+  return parts.flatMap(({ properties, patternProperties, additionalProperties, unevaluatedProperties }) => {
+    const own = isSchema(properties) && Object.hasOwn(properties, name) ? [properties[name]] : []
+    const matching = Object.entries(isSchema(patternProperties) ? patternProperties : {}).flatMap(([pattern, schema]) => (matches(pattern, name) ? [schema] : [])) // prettier-ignore
+    const found = [...own, ...matching]
+    if (found.length > 0) return found
+    const others = additionalProperties ?? unevaluatedProperties
+    return others === undefined || (additionalProperties === undefined && isElsewhere(parts, name)) ? [] : [others]
+  })
+}
+
+/** `unevaluatedProperties` lets through what any part names. */
+function isElsewhere(parts: Parts, name: string): boolean {
+  return parts.some(({ properties }) => isSchema(properties) && Object.hasOwn(properties, name))
+}
+
+function matches(pattern: string, name: string): boolean {
+  try {
+    return new RegExp(pattern, 'u').test(name)
+  } catch {
+    throw new Unenforceable('"patternProperties" with a pattern that is none')
+  }
+}
+
+/** The keys that `propertyNames` lists; null where it lists none. */
+function namesOfKeys(rules: SchemaRules, parts: Parts): ReadonlySet<string> | null {
+  const schemas = parts.flatMap(({ propertyNames }) => (isSchema(propertyNames) ? [propertyNames] : []))
+  const values = schemas.length === 0 ? null : finite(rules, schemas)
+  if (values === null) return null
+  return new Set(values.map((json): unknown => JSON.parse(json)).filter((value) => typeof value === 'string'))
+}
+
+/** The rule of a member with a key of its own; null: there is none. */
+function freeMember(
+  rules: SchemaRules,
+  parts: Parts,
+  declared: ReadonlySet<string>,
+  names: ReadonlySet<string>,
+  path: string,
+  depth: number,
+): Expression | null {
+  const patterns = parts.flatMap(({ patternProperties }) => Object.entries(isSchema(patternProperties) ? patternProperties : {})) // prettier-ignore
+  const closed = parts.some(({ additionalProperties, unevaluatedProperties }) => additionalProperties === false || unevaluatedProperties === false) // prettier-ignore
+  if (patterns.length > 0) return patternMember(rules, patterns, parts, names, path, depth)
+  if (closed) return null
+  const asked = parts.flatMap(({ additionalProperties }) => (additionalProperties === undefined ? [] : [additionalProperties])) // prettier-ignore
+  // What a schema does not name is allowed, and seldom meant.
+  if (declared.size > 0 && asked.length === 0) return null
+  const value = asked.every((schema) => schema === true)
+    ? rules.anyValue()
+    : rules.node(asked, below(path, 'additionalProperties'), depth + 1)
+  return value === null ? null : inOrder(key(rules, parts, names, path), rules.colon, value)
+}
+
+/** A member whose key one of the patterns finds; what `additionalProperties` allows beside them is left out. */
+function patternMember(
+  rules: SchemaRules,
+  patterns: readonly (readonly [string, unknown])[],
+  parts: Parts,
+  names: ReadonlySet<string>,
+  path: string,
+  depth: number,
+): Expression | null {
+  const languages = patterns.map(([pattern]) => searched(parseRegex(pattern)))
+  const overlap = languages.some((a, i) => languages.slice(i + 1).some((b) => intersect([a, b]) !== null))
+  if (overlap) throw new Unenforceable('"patternProperties" whose patterns match the same names')
+  const members = patterns.map(([pattern, schema], i) => {
+    const value = rules.node([schema], below(path, 'patternProperties', i), depth + 1)
+    return value === null ? null : inOrder(key(rules, [...parts, { pattern }], names, path), rules.colon, value)
+  })
+  return alternatives(members)
+}
+
+/** A key that none of the names is, within what `propertyNames` says. */
+function key(rules: SchemaRules, parts: Parts, names: ReadonlySet<string>, path: string): Expression {
+  const schemas = parts.flatMap(({ propertyNames }) => (isSchema(propertyNames) ? [propertyNames] : []))
+  const own = rules.parts.expand(schemas) ?? []
+  const patterns = parts.filter((part) => Object.keys(part).length === 1 && 'pattern' in part)
+  const characters = [...names].reduce((sum, name) => sum + name.length, 0)
+  if (characters > MAX_EXCLUDED_CHARACTERS)
+    throw new Unenforceable('"additionalProperties" beside this many "properties"')
+  const excluded = names.size === 0 ? [] : [choice(...[...names].map((name) => literal(name)))]
+  return inOrder(text('"'), rules.inner([...own, ...patterns], below(path, 'propertyNames'), excluded), text('"'))
+}

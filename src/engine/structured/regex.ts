@@ -1,0 +1,366 @@
+/** Regular expressions of ECMAScript, read into trees. Pure data. */
+import {
+  ANY_BUT_LINE_END,
+  codePoints,
+  complement,
+  DIGIT,
+  EVERY,
+  only,
+  SPACE,
+  unicodeProperty,
+  WORD,
+} from './code-points.ts'
+import type { CodePoints } from './code-points.ts'
+import { Unenforceable } from './unenforceable.ts'
+
+export type Regex =
+  | { readonly kind: 'set'; readonly set: CodePoints }
+  | { readonly kind: 'sequence'; readonly parts: readonly Regex[] }
+  | { readonly kind: 'choice'; readonly parts: readonly Regex[] }
+  /** `max` may be Infinity. */
+  | { readonly kind: 'repeat'; readonly of: Regex; readonly min: number; readonly max: number }
+  | { readonly kind: 'start' }
+  | { readonly kind: 'end' }
+  /** What follows, to the end of the text, begins with `ahead`, or does not. */
+  | { readonly kind: 'look'; readonly ahead: Regex; readonly isNegated: boolean }
+
+export const EMPTY: Regex = { kind: 'sequence', parts: [] }
+export const ANYTHING: Regex = { kind: 'repeat', of: { kind: 'set', set: EVERY }, min: 0, max: Infinity }
+
+/** Characters that a pattern stands for once its repetitions are written out; more would take minutes to compile. */
+const MAX_POSITIONS = 20_000
+const MAX_DEPTH = 200
+
+export function set(codes: CodePoints): Regex {
+  return { kind: 'set', set: codes }
+}
+
+export function sequence(...parts: readonly Regex[]): Regex {
+  return parts.length === 1 ? (parts[0] ?? EMPTY) : { kind: 'sequence', parts }
+}
+
+export function choice(...parts: readonly Regex[]): Regex {
+  return parts.length === 1 ? (parts[0] ?? EMPTY) : { kind: 'choice', parts }
+}
+
+export function repeat(of: Regex, min: number, max: number): Regex {
+  return { kind: 'repeat', of, min, max }
+}
+
+export function literal(text: string): Regex {
+  return sequence(...Array.from(text, (character) => set(only(character.codePointAt(0) ?? 0))))
+}
+
+/** Throws Unenforceable. */
+export function parseRegex(pattern: string): Regex {
+  const parsed = new Parser(pattern).parse()
+  checkSize(parsed)
+  return parsed
+}
+
+/** Positions of a tree, repetitions written out. */
+function checkSize(tree: Regex): void {
+  const size = (node: Regex): number => {
+    switch (node.kind) {
+      case 'sequence':
+      case 'choice':
+        return node.parts.reduce((sum, part) => sum + size(part), 0)
+      case 'repeat':
+        return size(node.of) * Math.max(1, node.min, Number.isFinite(node.max) ? node.max : 0)
+      case 'look':
+        return size(node.ahead)
+      default:
+        return 1
+    }
+  }
+  if (size(tree) > MAX_POSITIONS)
+    throw new Unenforceable(`repetitions that make it longer than ${MAX_POSITIONS} characters`)
+}
+
+const CONTROLS: Readonly<Record<string, number>> = { n: 0x0a, r: 0x0d, t: 0x09, f: 0x0c, v: 0x0b, '0': 0x00 }
+
+class Parser {
+  readonly #characters: readonly string[]
+  #at = 0
+  #depth = 0
+
+  constructor(pattern: string) {
+    this.#characters = Array.from(pattern)
+  }
+
+  parse(): Regex {
+    const whole = this.#choice()
+    if (this.#at < this.#characters.length) throw new Unenforceable('a closing parenthesis without an opening one')
+    return whole
+  }
+
+  get #next(): string | undefined {
+    return this.#characters[this.#at]
+  }
+
+  #take(expected: string): boolean {
+    if (!this.#follows(expected)) return false
+    this.#at += expected.length
+    return true
+  }
+
+  #follows(expected: string): boolean {
+    for (let i = 0; i < expected.length; i++) if (this.#characters[this.#at + i] !== expected[i]) return false
+    return true
+  }
+
+  #choice(): Regex {
+    if (++this.#depth > MAX_DEPTH) throw new Unenforceable(`groups nested deeper than ${MAX_DEPTH}`)
+    const parts = [this.#sequence()]
+    while (this.#take('|')) parts.push(this.#sequence())
+    this.#depth--
+    return choice(...parts)
+  }
+
+  #sequence(): Regex {
+    const parts: Regex[] = []
+    for (let next = this.#next; next !== undefined && next !== '|' && next !== ')'; next = this.#next)
+      parts.push(this.#quantified(this.#atom()))
+    return sequence(...parts)
+  }
+
+  #quantified(atom: Regex): Regex {
+    let [min, max] = [1, 1]
+    const next = this.#next
+    if (next === '*' || next === '+' || next === '?') {
+      this.#at++
+      min = next === '+' ? 1 : 0
+      max = next === '?' ? 1 : Infinity
+    } else if (next === '{') {
+      const end = this.#characters.indexOf('}', this.#at)
+      const inner = end < 0 || end - this.#at > 24 ? '' : this.#characters.slice(this.#at + 1, end).join('')
+      const counts = /^(\d+)(,?)(\d*)$/.exec(inner)
+      if (counts === null) throw new Unenforceable('"{" that begins no repetition (write "\\{")')
+      this.#at = end + 1
+      min = Number(counts[1])
+      max = counts[2] === '' ? min : counts[3] === '' ? Infinity : Number(counts[3])
+      if (max < min) throw new Unenforceable('a repetition whose end comes before its beginning')
+    } else return atom
+    if (atom.kind === 'start' || atom.kind === 'end' || atom.kind === 'look')
+      throw new Unenforceable('a repetition of an anchor or a look-ahead')
+    // Lazy or not is a matter of what is found, not of what matches.
+    this.#take('?')
+    if (this.#next === '*' || this.#next === '+' || this.#next === '{')
+      throw new Unenforceable('a repetition of a repetition')
+    return repeat(atom, min, max)
+  }
+
+  #atom(): Regex {
+    const character = this.#next ?? ''
+    this.#at++
+    switch (character) {
+      case '(':
+        return this.#group()
+      case '[':
+        return set(this.#class())
+      case '.':
+        return set(ANY_BUT_LINE_END)
+      case '^':
+        return { kind: 'start' }
+      case '$':
+        return { kind: 'end' }
+      case '\\':
+        return set(this.#escape(false))
+      case '*':
+      case '+':
+      case '?':
+        throw new Unenforceable('a repetition of nothing')
+      default:
+        return set(only(character.codePointAt(0) ?? 0))
+    }
+  }
+
+  #group(): Regex {
+    let look: { readonly isNegated: boolean } | null = null
+    if (this.#take('?=')) look = { isNegated: false }
+    else if (this.#take('?!')) look = { isNegated: true }
+    else if (this.#follows('?<=') || this.#follows('?<!')) throw new Unenforceable('a look-behind')
+    else if (this.#take('?P<') || this.#take('?<')) {
+      while (this.#next !== undefined && this.#next !== '>') this.#at++
+      this.#at++
+    } else if (this.#follows('?') && !this.#take('?:')) throw new Unenforceable('a group of this kind')
+    const inner = this.#choice()
+    if (!this.#take(')')) throw new Unenforceable('an opening parenthesis without a closing one')
+    return look === null ? inner : { kind: 'look', ahead: inner, ...look }
+  }
+
+  #class(): CodePoints {
+    const isNegated = this.#take('^')
+    const ranges: (readonly [number, number])[] = []
+    while (this.#next !== ']') {
+      if (this.#next === undefined) throw new Unenforceable('a class without end')
+      const low = this.#member()
+      if (this.#next === '-' && this.#characters[this.#at + 1] !== ']' && this.#at + 1 < this.#characters.length) {
+        const lowCode = single(low)
+        this.#at++
+        const highCode = single(this.#member())
+        if (lowCode === null || highCode === null) throw new Unenforceable('a range whose end is a class')
+        if (highCode < lowCode) throw new Unenforceable('a range whose end comes before its beginning')
+        ranges.push([lowCode, highCode])
+      } else ranges.push(...low)
+    }
+    this.#at++
+    const found = codePoints(ranges)
+    return isNegated ? complement(found) : found
+  }
+
+  #member(): CodePoints {
+    const character = this.#next ?? ''
+    this.#at++
+    return character === '\\' ? this.#escape(true) : only(character.codePointAt(0) ?? 0)
+  }
+
+  #escape(isInClass: boolean): CodePoints {
+    const name = this.#next
+    if (name === undefined) throw new Unenforceable('"\\" at its end')
+    this.#at++
+    switch (name) {
+      case 'd':
+        return DIGIT
+      case 'D':
+        return complement(DIGIT)
+      case 'w':
+        return WORD
+      case 'W':
+        return complement(WORD)
+      case 's':
+        return SPACE
+      case 'S':
+        return complement(SPACE)
+      case 'x':
+        return only(this.#hex(2, 2))
+      case 'u':
+        return only(this.#unicode())
+      case 'p':
+      case 'P':
+        return this.#property(name === 'P')
+      case 'b':
+        if (isInClass) return only(0x08)
+        throw new Unenforceable('"\\b", a word boundary')
+    }
+    const control = CONTROLS[name]
+    if (control !== undefined && !(name === '0' && /\d/.test(this.#next ?? ''))) return only(control)
+    if (/\d/.test(name)) throw new Unenforceable('a reference to a group')
+    if (/[\p{L}\p{N}]/u.test(name)) throw new Unenforceable('an escape of this name')
+    return only(name.codePointAt(0) ?? 0)
+  }
+
+  #hex(least: number, most: number): number {
+    const digits = /^[0-9a-fA-F]*/.exec(this.#characters.slice(this.#at, this.#at + most).join(''))?.[0] ?? ''
+    if (digits.length < least) throw new Unenforceable('an escape with too few hexadecimal digits')
+    this.#at += digits.length
+    return Number.parseInt(digits, 16)
+  }
+
+  #unicode(): number {
+    if (this.#take('{')) {
+      const code = this.#hex(1, 6)
+      if (!this.#take('}') || code > 0x10ffff) throw new Unenforceable('an escape of no character')
+      return code
+    }
+    const high = this.#hex(4, 4)
+    if (high < 0xd800 || high > 0xdbff || !this.#take('\\u')) return high
+    const low = this.#hex(4, 4)
+    return 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00)
+  }
+
+  #property(isNegated: boolean): CodePoints {
+    const end = this.#characters.indexOf('}', this.#at)
+    const name = this.#take('{') && end > this.#at ? this.#characters.slice(this.#at, end).join('') : ''
+    const found = /^[\w=]{1,64}$/.test(name) ? unicodeProperty(name) : null
+    if (found === null) throw new Unenforceable('"\\p" of a property that is not known')
+    this.#at = end + 1
+    return isNegated ? complement(found) : found
+  }
+}
+
+function single(codes: CodePoints): number | null {
+  const [[from, to] = [0, 1]] = codes
+  return codes.length === 1 && from === to ? from : null
+}
+
+/** What a pattern finds in a text, as the language of all texts in which it finds something. Throws Unenforceable. */
+export function searched(pattern: Regex): Regex {
+  return anchored(pattern, ANYTHING)
+}
+
+/** The language of the texts that match the pattern from their beginning to their end. Throws Unenforceable. */
+export function wholly(pattern: Regex): Regex {
+  return anchored(pattern, EMPTY)
+}
+
+/** `free` stands where the pattern has no anchor. */
+function anchored(pattern: Regex, free: Regex): Regex {
+  const begun = splitAtStart(pattern)
+  const beginnings = [...begun.anchored, ...begun.free.map((part) => sequence(free, part))]
+  const ended = splitAtEnd(choice(...beginnings))
+  const whole = choice(...ended.anchored, ...ended.free.map((part) => sequence(part, free)))
+  if (hasAnchor(whole)) throw new Unenforceable('"^" elsewhere than at its beginning or "$" elsewhere than at its end')
+  return whole
+}
+
+/** The alternatives that begin with an anchor, without it, and the others. */
+interface Split {
+  readonly anchored: readonly Regex[]
+  readonly free: readonly Regex[]
+}
+
+function splitAtStart(node: Regex): Split {
+  if (node.kind === 'start') return { anchored: [EMPTY], free: [] }
+  if (node.kind === 'choice') return splitParts(node.parts, splitAtStart)
+  if (node.kind !== 'sequence' || !hasAnchor(node)) return { anchored: [], free: [node] }
+  const [first = EMPTY, ...rest] = node.parts
+  if (first.kind === 'look') return extend(splitAtStart(sequence(...rest)), (part) => sequence(first, part))
+  return extend(splitAtStart(first), (part) => sequence(part, ...rest))
+}
+
+function splitAtEnd(node: Regex): Split {
+  if (node.kind === 'end') return { anchored: [EMPTY], free: [] }
+  if (node.kind === 'choice') return splitParts(node.parts, splitAtEnd)
+  if (node.kind !== 'sequence' || !hasAnchor(node)) return { anchored: [], free: [node] }
+  return extend(splitAtEnd(node.parts.at(-1) ?? EMPTY), (part) => sequence(...node.parts.slice(0, -1), part))
+}
+
+function splitParts(parts: readonly Regex[], split: (part: Regex) => Split): Split {
+  const all = parts.map(split)
+  return { anchored: all.flatMap(({ anchored }) => anchored), free: all.flatMap(({ free }) => free) }
+}
+
+function extend({ anchored, free }: Split, change: (part: Regex) => Regex): Split {
+  return { anchored: anchored.map(change), free: free.map(change) }
+}
+
+/** Anchors inside of a look-ahead are its own. */
+function hasAnchor(node: Regex): boolean {
+  switch (node.kind) {
+    case 'start':
+    case 'end':
+      return true
+    case 'sequence':
+    case 'choice':
+      return node.parts.some(hasAnchor)
+    case 'repeat':
+      return hasAnchor(node.of)
+    default:
+      return false
+  }
+}
+
+export function hasLookAhead(node: Regex): boolean {
+  switch (node.kind) {
+    case 'look':
+      return true
+    case 'sequence':
+    case 'choice':
+      return node.parts.some(hasLookAhead)
+    case 'repeat':
+      return hasLookAhead(node.of)
+    default:
+      return false
+  }
+}

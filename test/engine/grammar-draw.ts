@@ -1,0 +1,49 @@
+/** Texts that a model without any preference writes under a grammar. */
+import type { GrammarCompiler } from '../../src/engine/structured/grammar.ts'
+import type { OutputConstraint } from '../../src/engine/structured/grammar-source.ts'
+import { createByteTokenizer, EOS } from './byte-tokenizer.ts'
+import { createRandom } from './random.ts'
+
+const tokenizer = createByteTokenizer()
+const strict = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
+
+export interface DrawOptions {
+  /** Where one of them may come it is preferred, or strings and lists would go on for ever. */
+  readonly closing?: string
+  readonly maxBytes?: number
+}
+
+/**
+ * Draws among the allowed bytes alone, which is what a temperature without end does. Null: not finished within the bound. Throws for bytes
+ * that are no UTF-8, and where nothing is allowed.
+ */
+export async function draw(
+  compiler: GrammarCompiler,
+  constraint: OutputConstraint,
+  seed: number,
+  { closing = '"]},:', maxBytes = 600 }: DrawOptions = {},
+): Promise<string | null> {
+  const random = createRandom(seed)
+  const matcher = await (await compiler.compile(constraint)).createMatcher()
+  const bytes: number[] = []
+  const preferred = [EOS, ...Buffer.from(closing)]
+  try {
+    while (bytes.length < maxBytes) {
+      const mask = await matcher.mask()
+      const allowed = Array.from({ length: EOS + 1 }, (_, token) => token).filter(
+        (token) => ((mask[token >> 5] ?? 0) >>> (token & 31)) & 1,
+      )
+      if (allowed.length === 0) throw new Error(`a dead end after ${tokenizer.decode(bytes)}`)
+      const ending = preferred.filter((token) => allowed.includes(token))
+      const ascii = allowed.filter((token) => token < 128)
+      const among = ending.length > 0 && random.next() < 0.4 ? ending : ascii.length > 0 && random.next() < 0.7 ? ascii : allowed // prettier-ignore
+      const token = random.pick(among)
+      matcher.accept(token)
+      if (token === EOS) return strict.decode(Buffer.from(bytes))
+      bytes.push(token)
+    }
+    return null
+  } finally {
+    matcher.close()
+  }
+}
