@@ -46,6 +46,22 @@ export interface CommandLine {
 
 const COMMANDS = ['rag index', 'trace validate', 'trace convert', 'eval perplexity', 'eval choices', 'bench'] as const
 
+type Options = NonNullable<NonNullable<Parameters<typeof parseArgs>[0]>['options']>
+
+/** Flags that belong to commands and are no settings. */
+export const COMMAND_OPTIONS = {
+  help: { type: 'boolean', short: 'h' },
+  version: { type: 'boolean', short: 'v' },
+  level: { type: 'string' },
+  strict: { type: 'boolean' },
+  to: { type: 'string' },
+  context: { type: 'string' },
+  'prompt-tokens': { type: 'string', short: 'p' },
+  'new-tokens': { type: 'string', short: 'n' },
+  repetitions: { type: 'string', short: 'r' },
+  json: { type: 'boolean' },
+} as const satisfies Options
+
 /**
  * Parses the command line over the environment over the defaults.
  * @throws ConfigError naming the flag or variable, what was expected and what was found.
@@ -56,16 +72,7 @@ export function parseCommandLine(
 ): CommandLine {
   const flags = SETTINGS.filter((setting) => setting.flag !== undefined)
   const options: Options = {
-    help: { type: 'boolean', short: 'h' },
-    version: { type: 'boolean', short: 'v' },
-    level: { type: 'string' },
-    strict: { type: 'boolean' },
-    to: { type: 'string' },
-    context: { type: 'string' },
-    'prompt-tokens': { type: 'string', short: 'p' },
-    'new-tokens': { type: 'string', short: 'n' },
-    repetitions: { type: 'string', short: 'r' },
-    json: { type: 'boolean' },
+    ...COMMAND_OPTIONS,
   }
   for (const setting of flags) {
     options[setting.flag ?? ''] = { type: setting.isBoolean ? 'boolean' : 'string', multiple: setting.isList }
@@ -116,8 +123,6 @@ export function parseCommandLine(
 }
 
 type ParsedValue = string | boolean | (string | boolean)[] | undefined
-
-type Options = NonNullable<NonNullable<Parameters<typeof parseArgs>[0]>['options']>
 
 function readArguments(
   argv: readonly string[],

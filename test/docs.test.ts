@@ -3,6 +3,7 @@ import { existsSync, readdirSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
+import { COMMAND_OPTIONS } from '../src/config.ts'
 import { SETTINGS } from '../src/settings.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
@@ -24,15 +25,7 @@ describe.each(documents)('%s', (path) => {
   })
 
   it('names only flags that exist', () => {
-    const known = new Set([
-      ...SETTINGS.flatMap((setting) => setting.flag ?? []),
-      'help',
-      'version',
-      'level',
-      'to',
-      'context',
-      'json',
-    ])
+    const known = new Set([...SETTINGS.flatMap((setting) => setting.flag ?? []), ...Object.keys(COMMAND_OPTIONS)])
     const lines = text.split('\n').filter((line) => /miniserve|npm start|`--/.test(line))
     const flags = lines.flatMap((line) =>
       [...line.matchAll(/(?<![\w-])--([a-z][a-z0-9-]+)/g)].map(([, flag = '']) => flag),
