@@ -10,7 +10,7 @@ import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
 import { SHAPES, writeGguf } from './_gguf.mjs'
 import { loadOurs, loadPeer, profileOurs } from './_model-runners.mjs'
-import { measureReadBandwidth } from '../dist/kernels/cpu/bandwidth.js'
+import { measureReadBandwidth } from './lib/bandwidth/measure.mjs'
 
 const here = dirname(fileURLToPath(import.meta.url))
 const TYPES = { none: 'F16', q8: 'Q8_0', q4: 'Q4_0' }

@@ -49,7 +49,6 @@ export const COMMANDS = {
       ...(['panelBytes', 'panelStep', 'factors', 'invalid'] as const),
     ],
   },
-  read: { opcode: 8, fields: ['address', 'bytes'] },
   score: { opcode: 9, fields: ['rows', 'logits', 'stride', 'vocab', 'scores', 'targets'] },
 } as const
 export type Opcode = keyof typeof COMMANDS

@@ -3,7 +3,6 @@ import { attention, AttentionCommand } from './attention'
 import { embed, EmbedCommand, normAdd, NormAddCommand, qkvRopeStore, QkvCommand } from './elementwise'
 import { linear, LinearCommand } from './linear'
 import { pack, PackCommand } from './pack'
-import { read, ReadCommand } from './read'
 import { sample, SampleCommand } from './sample'
 import { score, ScoreCommand } from './score'
 import { announce, awaitProgram, barrier, programAddress, programLength, setScratch, start as startThread } from './pool'
@@ -61,9 +60,6 @@ function execute(): void {
         break
       case 7:
         pack(changetype<PackCommand>(command))
-        break
-      case 8:
-        read(changetype<ReadCommand>(command))
         break
       case 9:
         score(changetype<ScoreCommand>(command))
