@@ -144,21 +144,29 @@ def add_tokenizer(writer, folder):
     writer.add_chat_template(config["chat_template"])
 
 
+# Types that gguf-py cannot quantise to, or only slowly: random codes are as good. Bytes of a block of 256 (MXFP4, IQ4_NL: 32) values and where its
+# f16 factors stand.
+RANDOM_BLOCKS = {
+    "Q2_K": (84, [80, 82]), "Q3_K": (110, [108]), "Q4_K": (144, [0, 2]), "Q5_K": (176, [0, 2]), "Q6_K": (210, [208]),
+    "IQ4_NL": (18, [0]), "IQ4_XS": (136, [0]), "MXFP4": (17, []),
+}
+
+
 def write_blocks():
     rng = np.random.default_rng(7)
     kinds = gguf.GGMLQuantizationType
     out = {}
-    for kind in (kinds.F16, kinds.BF16, kinds.Q8_0, kinds.Q4_0, kinds.Q4_1, kinds.Q5_0, kinds.Q5_1, kinds.Q4_K, kinds.Q5_K, kinds.Q6_K):
+    for kind in (kinds.F16, kinds.BF16, kinds.Q8_0, kinds.Q4_0, kinds.Q4_1, kinds.Q5_0, kinds.Q5_1, kinds.Q4_K, kinds.Q5_K, kinds.Q6_K,
+                 kinds.Q2_K, kinds.Q3_K, kinds.IQ4_NL, kinds.IQ4_XS, kinds.TQ1_0, kinds.TQ2_0, kinds.MXFP4):
         values = rng.normal(size=(2, 512)).astype(np.float32)
-        if kind in (kinds.Q4_K, kinds.Q5_K, kinds.Q6_K):
-            # gguf-py cannot quantise these: random codes and scales are as good.
-            size = {kinds.Q4_K: 144, kinds.Q5_K: 176, kinds.Q6_K: 210}[kind]
-            blocks = rng.integers(0, 256, size=(4, size), dtype=np.uint8)
-            factors = rng.normal(size=(4, 2)).astype(np.float16).view(np.uint8).reshape(4, 4)
-            if kind == kinds.Q6_K:
-                blocks[:, -2:] = factors[:, :2]
-            else:
-                blocks[:, :4] = factors
+        if kind.name in RANDOM_BLOCKS:
+            size, factors = RANDOM_BLOCKS[kind.name]
+            count = 1024 // gguf.GGML_QUANT_SIZES[kind][0]
+            blocks = rng.integers(0, 256, size=(count, size), dtype=np.uint8)
+            if kind == kinds.MXFP4:
+                blocks[:, 0] = rng.integers(110, 140, size=count)
+            for at in factors:
+                blocks[:, at : at + 2] = rng.normal(size=(count, 1)).astype(np.float16).view(np.uint8)
             data = blocks.reshape(2, -1)
         else:
             data = gguf.quants.quantize(values, kind)

@@ -4,6 +4,7 @@
  */
 import { decodeBf16, encodeF16, f16Table } from '../../kernels/float.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
+import { iq4Nl, iq4Xs, mxfp4, tq1, tq2 } from './gguf-codebooks.ts'
 
 export interface BlockFormat {
   readonly name: string
@@ -162,6 +163,50 @@ function q6K(bytes: Uint8Array, numValues: number): MatrixData {
   return { format: 'q8', group: 16, codes, scales, mins: null }
 }
 
+/** 256 values in sixteen groups: scale and minimum of four bits each, codes of two. */
+function q2K(bytes: Uint8Array, numValues: number): MatrixData {
+  const half = f16Table()
+  const { codes, scales, mins } = q8Planes(numValues, 16)
+  for (let block = 0; block < numValues / 256; block++) {
+    const at = block * 84
+    const d = half[u16(bytes, at + 80)]!
+    const dmin = half[u16(bytes, at + 82)]!
+    for (let j = 0; j < 16; j++) {
+      scales[block * 16 + j] = d * (bytes[at + j]! & 15)
+      mins[block * 16 + j] = -dmin * (bytes[at + j]! >> 4)
+    }
+    for (let i = 0; i < 256; i++) {
+      const byte = bytes[at + 16 + (i >> 7) * 32 + (i & 31)]!
+      codes[block * 256 + i] = (byte >> (2 * ((i >> 5) & 3))) & 3
+    }
+  }
+  return { format: 'q8', group: 16, codes, scales, mins }
+}
+
+/** Scale j of a Q3_K block's sixteen: low four bits in a nibble of the first eight bytes, the upper two in the last four. */
+function q3Scale(bytes: Uint8Array, at: number, j: number): number {
+  const low = (bytes[at + (j & 7)]! >> (j < 8 ? 0 : 4)) & 15
+  const high = (bytes[at + 8 + (j & 3)]! >> (2 * (j >> 2))) & 3
+  return (low | (high << 4)) - 32
+}
+
+/** 256 values in sixteen groups: codes of two bits, less 4 where the mask has no bit. */
+function q3K(bytes: Uint8Array, numValues: number): MatrixData {
+  const half = f16Table()
+  const { codes, scales } = q8Planes(numValues, 16)
+  for (let block = 0; block < numValues / 256; block++) {
+    const at = block * 110
+    const d = half[u16(bytes, at + 108)]!
+    for (let j = 0; j < 16; j++) scales[block * 16 + j] = d * q3Scale(bytes, at + 96, j)
+    for (let i = 0; i < 256; i++) {
+      const low = (bytes[at + 32 + (i >> 7) * 32 + (i & 31)]! >> (2 * ((i >> 5) & 3))) & 3
+      const hasBit = (bytes[at + (i & 31)]! >> (i >> 5)) & 1
+      codes[block * 256 + i] = low - (hasBit === 1 ? 0 : 4)
+    }
+  }
+  return { format: 'q8', group: 16, codes, scales, mins: null }
+}
+
 /** A copy, because a view of another element size needs an aligned start. */
 const aligned = (bytes: Uint8Array): ArrayBuffer => bytes.slice().buffer
 
@@ -199,31 +244,32 @@ export const BLOCK_FORMATS: ReadonlyMap<number, BlockFormat> = new Map([
   [6, { name: 'Q5_0', values: 32, bytes: 22, decode: (bytes: Uint8Array, n: number) => q5Legacy(bytes, n, false) }],
   [7, { name: 'Q5_1', values: 32, bytes: 24, decode: (bytes: Uint8Array, n: number) => q5Legacy(bytes, n, true) }],
   [8, { name: 'Q8_0', values: 32, bytes: 34, decode: q8Legacy }],
+  [10, { name: 'Q2_K', values: 256, bytes: 84, decode: q2K }],
+  [11, { name: 'Q3_K', values: 256, bytes: 110, decode: q3K }],
   [12, { name: 'Q4_K', values: 256, bytes: 144, decode: q4K }],
   [13, { name: 'Q5_K', values: 256, bytes: 176, decode: q5K }],
   [14, { name: 'Q6_K', values: 256, bytes: 210, decode: q6K }],
+  [20, { name: 'IQ4_NL', values: 32, bytes: 18, decode: iq4Nl }],
+  [23, { name: 'IQ4_XS', values: 256, bytes: 136, decode: iq4Xs }],
   [30, { name: 'BF16', values: 1, bytes: 2, decode: bf16 }],
+  [34, { name: 'TQ1_0', values: 256, bytes: 54, decode: tq1 }],
+  [35, { name: 'TQ2_0', values: 256, bytes: 66, decode: tq2 }],
+  [39, { name: 'MXFP4', values: 32, bytes: 17, decode: mxfp4 }],
 ])
 
 /** Names of types that exist but cannot be served, for the error. */
 const OTHER_TYPES: Readonly<Record<number, string>> = {
   9: 'Q8_1',
-  10: 'Q2_K',
-  11: 'Q3_K',
   15: 'Q8_K',
   16: 'IQ2_XXS',
   17: 'IQ2_XS',
   18: 'IQ3_XXS',
   19: 'IQ1_S',
-  20: 'IQ4_NL',
   21: 'IQ3_S',
   22: 'IQ2_S',
-  23: 'IQ4_XS',
   28: 'F64',
   29: 'IQ1_M',
-  34: 'TQ1_0',
-  35: 'TQ2_0',
-  39: 'MXFP4',
+  40: 'NVFP4',
 }
 
 export function typeName(type: number): string {

@@ -1,0 +1,113 @@
+/**
+ * ggml's formats whose codes are names of values: a table of sixteen (IQ4_NL, IQ4_XS, MXFP4) or the three -1, 0 and 1 (TQ1_0, TQ2_0). They become
+ * q8 with the values as codes, exactly. Layouts from ggml's ggml-common.h.
+ */
+import { f16Table } from '../../kernels/float.ts'
+import type { MatrixData } from '../../kernels/ops.ts'
+
+/** IQ4's sixteen values, denser around zero as weights are. */
+const IQ4_VALUES = Int8Array.of(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+
+/** E2M1, doubled: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives (OCP Microscaling Formats). */
+const FP4_VALUES = Int8Array.of(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+
+const u16 = (bytes: Uint8Array, at: number): number => bytes[at]! | (bytes[at + 1]! << 8)
+
+function q8(numValues: number): MatrixData & { format: 'q8'; scales: Float32Array; codes: Int8Array } {
+  return {
+    format: 'q8',
+    group: 32,
+    codes: new Int8Array(numValues),
+    scales: new Float32Array(numValues / 32),
+    mins: null,
+  }
+}
+
+/** 32 values of 16 bytes: value j in the low half of byte j, value j + 16 in the high one. */
+function lookUp(bytes: Uint8Array, at: number, values: Int8Array, codes: Int8Array, to: number): void {
+  for (let j = 0; j < 16; j++) {
+    codes[to + j] = values[bytes[at + j]! & 15]!
+    codes[to + 16 + j] = values[bytes[at + j]! >> 4]!
+  }
+}
+
+export function iq4Nl(bytes: Uint8Array, numValues: number): MatrixData {
+  const half = f16Table()
+  const data = q8(numValues)
+  for (let block = 0; block < numValues / 32; block++) {
+    data.scales[block] = half[u16(bytes, block * 18)]!
+    lookUp(bytes, block * 18 + 2, IQ4_VALUES, data.codes, block * 32)
+  }
+  return data
+}
+
+/** 256 values in eight groups, whose scales have six bits: four in a nibble, two apart. */
+export function iq4Xs(bytes: Uint8Array, numValues: number): MatrixData {
+  const half = f16Table()
+  const data = q8(numValues)
+  for (let block = 0; block < numValues / 256; block++) {
+    const at = block * 136
+    const scale = half[u16(bytes, at)]!
+    const high = u16(bytes, at + 2)
+    for (let group = 0; group < 8; group++) {
+      const low = (bytes[at + 4 + (group >> 1)]! >> (4 * (group & 1))) & 15
+      data.scales[block * 8 + group] = scale * ((low | (((high >> (2 * group)) & 3) << 4)) - 32)
+      lookUp(bytes, at + 8 + group * 16, IQ4_VALUES, data.codes, block * 256 + group * 32)
+    }
+  }
+  return data
+}
+
+/** The scale is a power of two alone: 2^(e - 127), halved because the values are doubled. */
+export function mxfp4(bytes: Uint8Array, numValues: number): MatrixData {
+  const data = q8(numValues)
+  for (let block = 0; block < numValues / 32; block++) {
+    data.scales[block] = 2 ** (bytes[block * 17]! - 128)
+    lookUp(bytes, block * 17 + 1, FP4_VALUES, data.codes, block * 32)
+  }
+  return data
+}
+
+/** One scale for 256 values. */
+function ternary(
+  bytes: Uint8Array,
+  numValues: number,
+  blockBytes: number,
+  unpack: (at: number, codes: Int8Array) => void,
+): MatrixData {
+  const half = f16Table()
+  const data = q8(numValues)
+  for (let block = 0; block < numValues / 256; block++) {
+    const at = block * blockBytes
+    data.scales.fill(half[u16(bytes, at + blockBytes - 2)]!, block * 8, block * 8 + 8)
+    unpack(at, data.codes.subarray(block * 256, block * 256 + 256))
+  }
+  return data
+}
+
+/** Five ternary digits a byte, as the fraction byte / 256 in base 3: times 3^n, the digit is what passes 256. */
+export function tq1(bytes: Uint8Array, numValues: number): MatrixData {
+  return ternary(bytes, numValues, 54, (at, codes) => {
+    let to = 0
+    const digits = (from: number, width: number, count: number): void => {
+      for (let n = 0; n < count; n++) {
+        for (let j = 0; j < width; j++) {
+          const fraction = (bytes[at + from + j]! * 3 ** n) & 255
+          codes[to++] = ((fraction * 3) >> 8) - 1
+        }
+      }
+    }
+    digits(0, 32, 5)
+    digits(32, 16, 5)
+    digits(48, 4, 4)
+  })
+}
+
+export function tq2(bytes: Uint8Array, numValues: number): MatrixData {
+  return ternary(bytes, numValues, 66, (at, codes) => {
+    for (let i = 0; i < 256; i++) {
+      const byte = bytes[at + (i >> 7) * 32 + (i & 31)]!
+      codes[i] = ((byte >> (2 * ((i >> 5) & 3))) & 3) - 1
+    }
+  })
+}
