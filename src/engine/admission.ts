@@ -173,6 +173,7 @@ export function createSequences(
         choice: index,
         arrival: factory.arrival + index,
         priority: request.priority,
+        tenant: request.tenant ?? request.cacheSalt,
         promptTokens,
         maxOutputTokens: Math.min(request.maxTokens, maxModelLen - promptTokens.length),
         sampling: new SamplingState(options, promptTokens),

@@ -354,6 +354,8 @@ class LocalEngine implements Engine {
       const schedule = this.#scheduler.schedule()
       publishSchedule(schedule, this.#bus, this.#counts)
       const { step } = schedule
+      // What was preempted made room: there may be a step now.
+      if (step === null && schedule.preempted.length > 0) continue
       if (step === null) return
       const result = this.#parts.runner.execute(
         this.#poolId === null ? step.plan : { ...step.plan, poolId: this.#poolId },

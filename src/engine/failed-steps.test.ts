@@ -42,15 +42,15 @@ describe('drafts', () => {
     ['a context that ends inside a block', { blockSize: 16, maxModelLen: 65, numBlocks: 12 }],
   ])('never pass the end of %s, and change no text', async (_, size) => {
     const sizes = { ...REPETITIVE, maxNumBatchedTokens: 64, ...size }
-    const fields = randomRequests(createRandom(3), 24, 40)
+    const fields = randomRequests(createRandom(3), 14, 40)
     const texts = await expected(fields, sizes)
     const { engine, errors } = setup({ speculation: true, maxNumSeqs: 4 }, sizes)
     const results = await Promise.all(fields.map((each) => collect(engine, request(each))))
     expect(results.map(({ tokenIds }) => tokenIds)).toEqual(texts)
     expect(errors).toEqual([])
     const { numDraftTokens, numAcceptedTokens } = engine.stats()
-    expect(numDraftTokens).toBeGreaterThan(50)
-    expect(numAcceptedTokens).toBeGreaterThan(20)
+    expect(numDraftTokens).toBeGreaterThan(30)
+    expect(numAcceptedTokens).toBeGreaterThan(10)
     expect(heldBy(engine)).toEqual({ numRunning: 0, numWaiting: 0, numHeldBlocks: 0 })
     await engine.close()
   })

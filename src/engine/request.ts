@@ -115,7 +115,9 @@ export interface GenerationRequest {
   readonly toolUse?: ToolUse
   /** Distinguishes tenants in the prefix cache: derived from the API key, or the caller's cache_salt. */
   readonly cacheSalt: string
-  /** Whose request it is: shares of queues go by it. cacheSalt where it is left out. */
+  /**
+   * Whose request it is: places, memory and shares of queues go by it, priorities count within it. cacheSalt where it is left out.
+   */
   readonly tenant?: string
   /** Lower runs first; equal: first come, first served. */
   readonly priority: number

@@ -153,6 +153,34 @@ describe('a step', () => {
     expect(target.waiting).toEqual([small, low])
   })
 
+  it('lets tenants take turns, whatever priority and number of sequences one of them asks for', () => {
+    const target = scheduler({ maxNumSeqs: 4, numBlocks: 64, maxNumBatchedTokens: 64 })
+    const hog = Array.from({ length: 12 }, (_, i) =>
+      sequence(range(6, i), { tenant: 'a', priority: -1000, maxOutputTokens: 9 }),
+    )
+    for (const each of hog) target.add(each)
+    advance(target)
+    const [b, c] = [sequence(range(5), { tenant: 'b' }), sequence(range(5), { tenant: 'b' })]
+    for (const each of [b, c]) target.add(each)
+    expect(target.running).toHaveLength(4)
+    // The newest of the tenant that has most gives its place to the first of the other, and no more than that.
+    const { preempted } = target.schedule()
+    expect(preempted.map((each) => each.sequence)).toEqual([hog[3]])
+    const steps = 3
+    for (let i = 0; i < steps; i++) target.schedule()
+    expect(target.running).toContain(b)
+    expect(target.running.filter(({ tenant }) => tenant === 'a')).toHaveLength(3)
+    expect(target.waiting).toContain(c)
+  })
+
+  it('takes no place of a tenant that has one only', () => {
+    const target = scheduler({ maxNumSeqs: 2, maxNumBatchedTokens: 64 })
+    for (const tenant of ['a', 'b', 'c']) target.add(sequence(range(3), { tenant, maxOutputTokens: 9 }))
+    advance(target)
+    expect(target.schedule().preempted).toEqual([])
+    expect(target.running.map(({ tenant }) => tenant)).toEqual(['a', 'b'])
+  })
+
   it('preempts the newest when blocks run out and resumes it before newcomers', () => {
     const target = scheduler({ numBlocks: 6, maxNumBatchedTokens: 64 })
     const [a, b] = [sequence(range(7), { maxOutputTokens: 8 }), sequence(range(7, 9), { maxOutputTokens: 8 })]
@@ -285,6 +313,7 @@ async function simulate(seed: number) {
         maxOutputTokens: random.int(0, longest - prompt.length + 1),
         priority: random.int(0, 2),
         cacheRoot: random.pick(['a', 'b', null]),
+        tenant: random.pick(['a', 'a', 'a', 'b']),
       }
       const added = sequence(prompt, fields, random.next() < 0.2 ? 0.5 : 0)
       live.add(added)

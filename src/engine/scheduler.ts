@@ -5,6 +5,9 @@
  * then prefill chunks in order of arrival, then newcomers; while someone decodes, only as many prompt tokens as take a bounded time. A sequence's prompt blocks are reserved when it is admitted, so only
  * decoding can run out of blocks; then the newest sequence gives its blocks back and recomputes later, before any newcomer.
  *
+ * Tenants (API keys) take turns: waiting sequences and prompt chunks go by how many of a tenant's come before them, priorities count within a tenant, and
+ * a tenant of which nothing runs gets the place of the newest sequence of the one that has most.
+ *
  * A sampled token counts as pending from the moment its step is planned, so the next step can be planned and submitted before it is
  * known (run-ahead). Steps run in the order they were planned: a block given back now may be written by the very next plan.
  */
@@ -141,10 +144,11 @@ export class Scheduler {
     }
     const draft = new StepDraft(this.#stepId + 1, this.#options)
     const preempted: Schedule['preempted'][number][] = []
+    this.#makeRoom(preempted)
     this.#scheduleDecodes(draft, preempted)
     if (!draft.isEmpty)
       draft.boundPrefill(Math.max(this.#options.blockSize, this.#options.maxPrefillTokens?.() ?? Infinity))
-    for (const sequence of this.#running) {
+    for (const sequence of takingTurns(this.#running)) {
       if (!sequence.isDecoding && sequence.numPendingTokens === 0) draft.addChunk(sequence)
       this.#publish(sequence, draft.stepId)
     }
@@ -204,9 +208,23 @@ export class Scheduler {
     return drafts.slice(0, Math.max(0, Math.min(room, maxOutputTokens - numOutputTokens - 1, numSlots)))
   }
 
-  /** The newest sequence without work in this step; in the end the one that asks. */
+  /** The newest sequence without work in this step, of the tenant that has most; in the end the one that asks. */
   #victim(draft: StepDraft, asking: Sequence): Sequence {
-    return this.#running.findLast((sequence) => sequence === asking || !draft.includes(sequence)) ?? asking
+    return newestOfLargest(this.#running, (sequence) => sequence === asking || !draft.includes(sequence)) ?? asking
+  }
+
+  /** A tenant of which nothing runs is not kept waiting by one of which several sequences do: the next step has room for its first. */
+  #makeRoom(preempted: Schedule['preempted'][number][]): void {
+    const counts = countByTenant(this.#running)
+    const next = takingTurns(this.#waiting, counts).find((sequence) => isReady(sequence))
+    if (next === undefined || counts.has(next.tenant)) return
+    const numNew = Math.ceil(next.tokens.length / this.#options.blockSize)
+    const fits = this.pool.numFree >= numNew + this.#running.length
+    if (fits && this.#running.length < this.#options.maxNumSeqs) return
+    const victim = newestOfLargest(this.#running)
+    if (victim === undefined || (counts.get(victim.tenant) ?? 0) < 2) return
+    preempted.push({ sequence: victim, numComputedTokens: victim.numComputedTokens })
+    this.#preempt(victim)
   }
 
   #preempt(sequence: Sequence): void {
@@ -224,11 +242,11 @@ export class Scheduler {
     insert(this.#waiting, sequence, compareWaiting)
   }
 
-  /** First come, first served: the first sequence that does not fit stops the loop, or small ones would starve it. */
+  /** First come, first served within a tenant, tenants by turns: the first sequence that does not fit stops the loop, or small ones would starve it. */
   #admit(draft: StepDraft): void {
-    for (const sequence of this.#waiting.slice()) {
+    for (const sequence of takingTurns(this.#waiting, countByTenant(this.#running)).slice()) {
       if (draft.prefillBudget === 0 || this.#running.length >= this.#options.maxNumSeqs) return
-      if (sequence.isLoadingKv || sequence.isMaskPending || sequence.numPendingTokens > 0) continue
+      if (!isReady(sequence)) continue
       const match = this.#match(sequence, draft.stepId)
       if (this.#options.prefetch?.(sequence, match) === true) continue
       if (!this.#allocate(sequence, match, draft)) return
@@ -311,6 +329,47 @@ export class Scheduler {
     sequence.blockTable.clear()
     sequence.numPublishedBlocks = 0
   }
+}
+
+/** Nothing has to arrive before it can be scheduled. */
+function isReady({ isLoadingKv, isMaskPending, numPendingTokens }: Sequence): boolean {
+  return !isLoadingKv && !isMaskPending && numPendingTokens === 0
+}
+
+function countByTenant(sequences: readonly Sequence[]): Map<string, number> {
+  const counts = new Map<string, number>()
+  for (const { tenant } of sequences) counts.set(tenant, (counts.get(tenant) ?? 0) + 1)
+  return counts
+}
+
+/** In order of how many of its tenant come before a sequence, `ahead` among them; the given order within a tenant and of equals. */
+function takingTurns(
+  sequences: readonly Sequence[],
+  ahead: ReadonlyMap<string, number> = new Map(),
+): readonly Sequence[] {
+  const first = sequences[0]?.tenant
+  if (sequences.every(({ tenant }) => tenant === first)) return sequences
+  const counts = new Map(ahead)
+  const ranked = sequences.map((sequence) => {
+    const rank = counts.get(sequence.tenant) ?? 0
+    counts.set(sequence.tenant, rank + 1)
+    return { sequence, rank }
+  })
+  return ranked.sort((a, b) => a.rank - b.rank).map(({ sequence }) => sequence)
+}
+
+/** The last of those that may be taken, of the tenant that has most of all. */
+function newestOfLargest(
+  sequences: readonly Sequence[],
+  mayTake: (sequence: Sequence) => boolean = () => true,
+): Sequence | undefined {
+  const counts = countByTenant(sequences)
+  let found: Sequence | undefined
+  for (const sequence of sequences) {
+    if (!mayTake(sequence)) continue
+    if (found === undefined || (counts.get(sequence.tenant) ?? 0) >= (counts.get(found.tenant) ?? 0)) found = sequence
+  }
+  return found
 }
 
 function wantsDecodeStep(sequence: Sequence): boolean {

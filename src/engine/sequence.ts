@@ -59,6 +59,8 @@ export interface SequenceOptions {
   /** Order of arrival. */
   readonly arrival: number
   readonly priority: number
+  /** Absent: everybody is one tenant. */
+  readonly tenant?: string | undefined
   readonly promptTokens: readonly number[]
   /** Tokens to generate at most; 0: compute the prompt only. */
   readonly maxOutputTokens: number
@@ -78,6 +80,7 @@ export class Sequence {
   readonly choice: number
   readonly arrival: number
   readonly priority: number
+  readonly tenant: string
   readonly numPromptTokens: number
   readonly maxOutputTokens: number
   readonly sampling: SamplingState
@@ -125,6 +128,7 @@ export class Sequence {
     this.choice = options.choice
     this.arrival = options.arrival
     this.priority = options.priority
+    this.tenant = options.tenant ?? ''
     this.numPromptTokens = options.promptTokens.length
     this.maxOutputTokens = options.maxOutputTokens
     this.sampling = options.sampling
