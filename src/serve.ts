@@ -322,6 +322,7 @@ function ragSettings(config: Config): Omit<RagOptions, 'promptTemplate'> {
     modelsDir: MODELS,
     embeddingModel: config.embeddingModel,
     rerankerModel: config.rerankerModel,
+    weights: config.ragWeights,
     hub: { cacheDir: config.hfHubCache, endpoint: config.hfEndpoint, isOffline: config.hfOffline },
     defaultIndex: config.ragIndex,
     bundledFiles: [join(PACKAGE, 'README.md'), join(PACKAGE, 'docs')],

@@ -49,6 +49,22 @@ const kvCacheMemory = z.union(
   { error: 'a size such as 4G, or a share such as 0.8' },
 )
 
+/** `vector=1,text=0.5`: what each signal of retrieval counts. */
+const fusionWeights = z
+  .string()
+  .regex(
+    /^(vector|text|rerank)=\d+(\.\d+)?(,(vector|text|rerank)=\d+(\.\d+)?)*$/,
+    'NAME=NUMBER,… with the names vector, text and rerank',
+  )
+  .transform((value) => {
+    const weights: { vector?: number; text?: number; rerank?: number } = {}
+    for (const pair of value.split(',')) {
+      const [name, number] = pair.split('=')
+      if (name === 'vector' || name === 'text' || name === 'rerank') weights[name] = Number(number)
+    }
+    return weights
+  })
+
 const truthy = z
   .string()
   .regex(/^(1|0|true|false|yes|no|on|off)$/i, 'true or false')
@@ -332,7 +348,7 @@ export const schema = z.object({
   embeddingModel: field(text.nullable().default(null), {
     flag: 'embedding-model',
     value: 'PATH|ID',
-    help: 'a sentence-embedding model in ONNX (folder or hub id)',
+    help: 'a sentence-embedding model in ONNX (folder or hub id), or a folder of static embeddings (model2vec)',
     group: 'retrieval',
     defaultText: 'the bundled model',
   }),
@@ -341,7 +357,14 @@ export const schema = z.object({
     value: 'PATH|ID',
     help: 'a cross-encoder in ONNX (folder or hub id)',
     group: 'retrieval',
-    defaultText: 'the bundled model',
+    defaultText: 'none: passages keep the order of the search',
+  }),
+  ragWeights: field(fusionWeights.default({}), {
+    flag: 'rag-weights',
+    value: 'NAME=NUMBER,…',
+    help: 'what vector, text and rerank count in the order of found passages, such as vector=1,text=0.5',
+    group: 'retrieval',
+    defaultText: 'those of the models',
   }),
 
   otlpTracesEndpoint: field(url.nullable().default(null), {

@@ -3,11 +3,45 @@ import { createRequire } from 'node:module'
 import { existsSync, readFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { seededRandom } from '../../experiments/models/retrieval/signals.mjs'
-
-export { openModels, seededRandom } from '../../experiments/models/retrieval/signals.mjs'
+import { createEmbedder } from '../../dist/rag/embedder.js'
+import { createStaticThread } from '../../dist/rag/models.js'
+import { BUNDLED_EMBEDDER } from '../../dist/rag/service.js'
 
 export const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
+
+/** The bundled embedding model in its thread. */
+export function openModels() {
+  const thread = createStaticThread()
+  const folder = join(root, 'models', BUNDLED_EMBEDDER)
+  return {
+    embedder: createEmbedder({ kind: 'static', name: BUNDLED_EMBEDDER, folder }, thread),
+    close: () => thread.close(),
+  }
+}
+
+/** mulberry32: uniform in [0, 1). */
+export function seededRandom(seed) {
+  let state = seed >>> 0
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let t = state
+    t = Math.imul(t ^ (t >>> 15), t | 1)
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
+    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296
+  }
+}
+
+/** Mean with its 95 % percentile bootstrap interval over the values. */
+export function withInterval(values, resamples = 10_000) {
+  const random = seededRandom(1)
+  const means = Array.from({ length: resamples }, () => {
+    let sum = 0
+    for (let i = 0; i < values.length; i++) sum += values[Math.floor(random() * values.length)]
+    return sum / values.length
+  }).sort((a, b) => a - b)
+  const at = (share) => means[Math.min(resamples - 1, Math.floor(resamples * share))]
+  return [mean(values), at(0.025), at(0.975)].map((value) => round(value, 3))
+}
 
 export const percentile = (values, share) => {
   const sorted = values.toSorted((a, b) => a - b)

@@ -1,6 +1,7 @@
 /** Texts to vectors. */
-import { INGEST_PRIORITY, loadedOnce, QUERY_PRIORITY, type ModelProcess, type ModelSource } from './models.ts'
-import type { EmbeddingRole, LoadedEmbedder } from './model-worker.ts'
+import { INGEST_PRIORITY, loadedOnce, QUERY_PRIORITY } from './models.ts'
+import type { EmbedderApi, EmbeddingRole, LoadedEmbedder } from './model-worker.ts'
+import type { WorkerClient } from './worker-rpc.ts'
 
 export interface EmbedOptions {
   readonly role: EmbeddingRole
@@ -54,8 +55,11 @@ function* byChars(texts: readonly string[], maxChars: number): Generator<readonl
 const byLength = (texts: readonly string[]): number[] =>
   texts.map((_, i) => i).sort((a, b) => (texts[a]?.length ?? 0) - (texts[b]?.length ?? 0))
 
-/** An embedding model in the models' process. */
-export function createEmbedder(model: ModelSource, models: ModelProcess): Embedder {
+/** An embedding model in a worker for its kind. */
+export function createEmbedder<Source extends { readonly name: string }>(
+  model: Source,
+  models: Pick<WorkerClient<EmbedderApi<Source>>, 'call'>,
+): Embedder {
   return {
     name: model.name,
     load: loadedOnce(() => models.call('loadEmbedder', { model })),

@@ -1,42 +1,57 @@
 import { describe, expect, it } from 'vitest'
 import { fusedOrder, type FusionWeights } from './fusion.ts'
 
-const candidate = (documentId: string, vectorRank: number | null, textRank: number | null, textShare = 1) => ({
+const candidate = (documentId: string, similarity: number, textShare: number, text = documentId, chunk = 0) => ({
   documentId,
-  chunk: 0,
-  vectorRank,
-  textRank,
+  chunk,
+  text,
+  similarity,
   textShare,
 })
-const EQUAL: FusionWeights = { k: 10, vector: 1, text: 1, textPower: 1, rerank: 1 }
+const EQUAL: FusionWeights = { vector: 1, text: 1, rerank: 1 }
 
-describe('reciprocal rank fusion', () => {
-  const found = [candidate('d', null, 1), candidate('c', 1, null), candidate('b', 2, 2), candidate('a', null, 3)]
-  const order = (candidates: typeof found, weights: FusionWeights): string =>
-    fusedOrder(candidates, null, weights)
+describe('fusion', () => {
+  const order = (
+    candidates: readonly ReturnType<typeof candidate>[],
+    weights: Partial<FusionWeights> = {},
+    relevance: readonly number[] | null = null,
+  ): string =>
+    fusedOrder(candidates, relevance, { ...EQUAL, ...weights })
       .map((i) => candidates[i]?.documentId)
       .join('')
 
-  it('prefers what both searches found, and orders equals by document', () => {
-    expect(order(found, EQUAL)).toBe('bcda')
-    expect(order(found.toReversed(), EQUAL)).toBe('bcda')
-    expect(order(found, { ...EQUAL, vector: 0 })).toBe('dbac')
+  it('adds both scores, each over its best', () => {
+    const found = [candidate('a', 0.2, 0.5), candidate('b', 0.4, 0.3), candidate('c', 0.3, 0)]
+    // a: 0.5 + 1, b: 1 + 0.6, c: 0.75 + 0
+    expect(order(found)).toBe('bac')
+    expect(order(found, { vector: 0 })).toBe('abc')
+    expect(order(found, { text: 0 })).toBe('bca')
   })
 
-  it('counts a lexical rank by the share of the words it stands for', () => {
-    const chance = [candidate('words', null, 1, 0.1), candidate('meaning', 5, null)]
-    expect(order(chance, EQUAL)).toBe('meaningwords')
-    const match = [candidate('words', null, 1, 0.9), candidate('meaning', 5, null)]
-    expect(order(match, EQUAL)).toBe('wordsmeaning')
+  it('is no worse than either search alone where the other knows nothing', () => {
+    expect(order([candidate('a', 0.1, 0), candidate('b', 0.3, 0), candidate('c', -0.2, 0)])).toBe('bac')
+    expect(order([candidate('a', 0, 0.1), candidate('b', 0, 0.9)])).toBe('ba')
+    expect(order([candidate('b', -1, 0), candidate('a', -1, 0)])).toBe('ab')
   })
 
-  it('takes the reranker as a third order, whose ties the search breaks', () => {
-    const three = [candidate('a', 1, null), candidate('b', 2, null), candidate('c', 3, null)]
-    // Ranks by the reranker: 3, 1, 2. Fused, the second is best in sum.
-    expect(fusedOrder(three, [0.1, 0.9, 0.5], EQUAL)).toEqual([1, 0, 2])
-    expect(fusedOrder(three, [0.1, 0.9, 0.5], { ...EQUAL, vector: 0 })).toEqual([1, 2, 0])
-    expect(fusedOrder(three, [0.1, 0.9, 0.5], { ...EQUAL, rerank: 0 })).toEqual([0, 1, 2])
-    expect(fusedOrder(three.toReversed(), [0.5, 0.5, 0.5], { ...EQUAL, vector: 0.1 })).toEqual([2, 1, 0])
+  it('takes the relevance of a reranker as a third score', () => {
+    const found = [candidate('a', 0.3, 0), candidate('b', 0.29, 0), candidate('c', 0.28, 0)]
+    expect(order(found, {}, [0.1, 0.9, 0.5])).toBe('bca')
+    expect(order(found, { rerank: 0 }, [0.1, 0.9, 0.5])).toBe('abc')
     expect(fusedOrder([], [], EQUAL)).toEqual([])
+  })
+
+  it('keeps of passages with the same text the one that stands first in its document', () => {
+    const whole = candidate('manual', 0.5, 0.5, 'the same', 140)
+    const chapter = candidate('z-chapter', 0.5, 0.5, 'the same', 3)
+    const other = candidate('other', 0.1, 0.1)
+    expect(fusedOrder([whole, chapter, other], null, EQUAL)).toEqual([1, 2])
+    expect(fusedOrder([chapter, other, whole], null, EQUAL)).toEqual([0, 1])
+  })
+
+  it('orders equals by their place in the document, then by document', () => {
+    const equals = [candidate('b', 1, 1, '1', 2), candidate('b', 1, 1, '2', 1), candidate('a', 1, 1, '3', 2)]
+    expect(fusedOrder(equals, null, EQUAL)).toEqual([1, 2, 0])
+    expect(fusedOrder(equals.toReversed(), null, EQUAL)).toEqual([1, 0, 2])
   })
 })

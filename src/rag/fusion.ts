@@ -1,55 +1,72 @@
 /**
- * One order out of three: of vector search, of lexical search and of the reranker. Reciprocal rank fusion (Cormack, Clarke and
- * Buettcher, SIGIR 2009), in which a lexical rank counts by how much of the query's words it stands for: BM25 always has a first
- * place to give away, and for a question in other words than the text's it is chance.
+ * One order out of three: of vector search, of lexical search and of a reranker. Each gives a score, scaled so that the query's best candidate
+ * has 1, and the weighted sum decides (the convex combination of Bruch, Gai and Ingber, An Analysis of Fusion Functions for Hybrid Retrieval,
+ * 2023): unlike ranks, scores tell a clear first place from a first place among equals.
  */
 import type { Candidate } from './vector-index.ts'
 
 export interface FusionWeights {
-  /** Constant added to each rank: the larger, the less a first place counts. */
-  readonly k: number
+  /** Of the cosine similarity. */
   readonly vector: number
-  /** Times `textShare ** textPower`: what the candidate has of the query's words. */
+  /** Of what the candidate has of the query's words: BM25. */
   readonly text: number
-  /** Above 1: few of the words count for little, since some chunk has them by chance. */
-  readonly textPower: number
+  /** Of the reranker's relevance, where one runs. */
   readonly rerank: number
 }
 
 /**
- * Chosen by experiments/models/retrieval/tune-fusion.mjs, which scores this module on development questions. `npm run bench -- rag quality`
- * shows what they reach on the evaluation questions.
+ * By what made the vectors, for weights belong to a pair of models: an encoder's similarity deserves more trust than that of static
+ * embeddings. Chosen on the tuning half of bench/rag by bench/_rag/tune.mjs; `npm run bench -- rag yardstick` shows what they reach on the other half.
  */
-export const FUSION_WEIGHTS: FusionWeights = { k: 10, vector: 0.25, text: 1, textPower: 2, rerank: 1 }
+export const FUSION_WEIGHTS = {
+  static: { vector: 1, text: 0.3, rerank: 1 },
+  encoder: { vector: 1, text: 0.15, rerank: 1 },
+} as const satisfies Readonly<Record<string, FusionWeights>>
 
-type Ranked = Pick<Candidate, 'documentId' | 'chunk' | 'vectorRank' | 'textRank' | 'textShare'>
+export type EmbedderKind = keyof typeof FUSION_WEIGHTS
 
-/**
- * Positions of the candidates, best first; equal ones by document and chunk, so that the order is always the same.
- * @param relevance what the reranker says of each; null when it did not run.
- */
-export function fusedOrder(
-  candidates: readonly Ranked[],
-  relevance: ArrayLike<number> | null,
-  { k, vector, text, textPower, rerank }: FusionWeights = FUSION_WEIGHTS,
-): number[] {
-  const reciprocal = (rank: number | null): number => (rank === null ? 0 : 1 / (k + rank))
-  const scores = candidates.map(
-    ({ vectorRank, textRank, textShare }) =>
-      vector * reciprocal(vectorRank) + text * textShare ** textPower * reciprocal(textRank),
-  )
-  const bySearch = (a: number, b: number) => (scores[b] ?? 0) - (scores[a] ?? 0) || compareAt(candidates, a, b)
-  const places = candidates.map((_, i) => i)
-  if (relevance) {
-    places.sort((a, b) => (relevance[b] ?? 0) - (relevance[a] ?? 0) || bySearch(a, b))
-    places.forEach((place, i) => (scores[place] = (scores[place] ?? 0) + rerank * reciprocal(i + 1)))
-  }
-  return places.sort(bySearch)
+type Scored = Pick<Candidate, 'documentId' | 'chunk' | 'text' | 'similarity' | 'textShare'>
+
+const largest = (values: readonly number[]): number => values.reduce((max, value) => Math.max(max, value), 0)
+
+/** Scores over the largest of them, none below 0: all 0 where none is above. */
+function scaled(values: readonly number[]): number[] {
+  const max = largest(values)
+  return values.map((value) => (max > 0 ? Math.max(0, value) / max : 0))
 }
 
-function compareAt(candidates: readonly Ranked[], a: number, b: number): number {
+/**
+ * Positions of the candidates, best first; equal ones by their place in their document, then by document, so that the order is always the same.
+ * Of candidates with the same text only the one that stands first in its document is kept: a manual that is there as one page and as
+ * chapters would fill an answer with repetitions.
+ * @param relevance what the reranker says of each, 0..1; null when it did not run.
+ */
+export function fusedOrder(
+  candidates: readonly Scored[],
+  relevance: ArrayLike<number> | null,
+  weights: FusionWeights,
+): number[] {
+  const vector = scaled(candidates.map(({ similarity }) => similarity))
+  const text = scaled(candidates.map(({ textShare }) => textShare))
+  const rerank = relevance ? scaled(candidates.map((_, i) => relevance[i] ?? 0)) : null
+  const scores = candidates.map(
+    (_, i) => weights.vector * (vector[i] ?? 0) + weights.text * (text[i] ?? 0) + weights.rerank * (rerank?.[i] ?? 0),
+  )
+  return firstOfEachText(candidates).sort((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0) || compareAt(candidates, a, b))
+}
+
+function firstOfEachText(candidates: readonly Scored[]): number[] {
+  const first = new Map<string, number>()
+  for (const [i, { text }] of candidates.entries()) {
+    const known = first.get(text)
+    if (known === undefined || compareAt(candidates, i, known) < 0) first.set(text, i)
+  }
+  return [...first.values()]
+}
+
+function compareAt(candidates: readonly Scored[], a: number, b: number): number {
   const [left, right] = [candidates[a], candidates[b]]
-  return left && right ? compareChunks(left, right) : a - b
+  return left && right ? left.chunk - right.chunk || compareChunks(left, right) : a - b
 }
 
 /** By document id (code units), then chunk. */

@@ -27,24 +27,28 @@ export interface LoadedReranker {
 /** What a text is to a model that was trained with instructions. */
 export type EmbeddingRole = 'query' | 'document'
 
-export interface ModelWorkerApi {
-  readonly loadEmbedder: { readonly params: { readonly model: ModelSource }; readonly result: LoadedEmbedder }
-  readonly loadReranker: { readonly params: { readonly model: ModelSource }; readonly result: LoadedReranker }
+/** What a worker of embedding models answers. `Source` says where a model of its kind is. */
+export interface EmbedderApi<Source> {
+  readonly loadEmbedder: { readonly params: { readonly model: Source }; readonly result: LoadedEmbedder }
   /** Vectors [texts, dimensions], L2-normalised, and the tokens read of each text. Longer texts are cut. */
   readonly embed: {
-    readonly params: { readonly model: ModelSource; readonly texts: readonly string[]; readonly role: EmbeddingRole }
+    readonly params: { readonly model: Source; readonly texts: readonly string[]; readonly role: EmbeddingRole }
     readonly result: { readonly vectors: Float32Array<ArrayBuffer>; readonly numTokens: readonly number[] }
   }
   /** Token counts without special tokens. */
   readonly countTokens: {
-    readonly params: { readonly model: ModelSource; readonly texts: readonly string[] }
+    readonly params: { readonly model: Source; readonly texts: readonly string[] }
     readonly result: readonly number[]
   }
   /** Texts of token ids; null where an id is outside the vocabulary. */
   readonly decode: {
-    readonly params: { readonly model: ModelSource; readonly ids: readonly (readonly number[])[] }
+    readonly params: { readonly model: Source; readonly ids: readonly (readonly number[])[] }
     readonly result: readonly (string | null)[]
   }
+}
+
+export interface ModelWorkerApi extends EmbedderApi<ModelSource> {
+  readonly loadReranker: { readonly params: { readonly model: ModelSource }; readonly result: LoadedReranker }
   /** Relevance of each document to the query, 0..1. Longer documents are cut. Stops between batches when it is cancelled. */
   readonly rerank: {
     readonly params: { readonly model: ModelSource; readonly query: string; readonly documents: readonly string[] }

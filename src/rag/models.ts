@@ -2,11 +2,19 @@
 import { existsSync, readFileSync, statSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
 import { RagError } from './errors.ts'
-import type { ModelWorkerApi } from './model-worker.ts'
-import { processWorker } from './worker-host.ts'
+import type { EmbedderApi, ModelWorkerApi } from './model-worker.ts'
+import { isStaticModel } from './static-model.ts'
+import { processWorker, threadWorker } from './worker-host.ts'
 import { WorkerClient, workerUrl, type WorkerDeathListener } from './worker-rpc.ts'
 
-/** A model on disk, or on the hub. Structured-cloneable: the worker loads it. */
+/** Static embeddings in a folder (static-model.ts). */
+export interface StaticSource {
+  readonly kind: 'static'
+  readonly name: string
+  readonly folder: string
+}
+
+/** A model in ONNX on disk, or on the hub. Structured-cloneable: the worker loads it. */
 export type ModelSource =
   | { readonly kind: 'folder'; readonly name: string; readonly folder: string }
   | {
@@ -58,6 +66,12 @@ export function resolveModel(location: string, flag: string, hub: HubOptions): M
     return { kind: 'hub', name: location, cacheDir, endpoint, isOffline }
   }
   throw new RagError('model_unavailable', `${flag}: ${location} is neither a folder nor a hub id ORG/NAME`)
+}
+
+/** As `resolveModel`, for the embedding model, which may be static embeddings too. @throws RagError model_unavailable */
+export function resolveEmbedder(location: string, flag: string, hub: HubOptions): ModelSource | StaticSource {
+  const folder = resolve(location)
+  return isStaticModel(folder) ? { kind: 'static', name: basename(folder), folder } : resolveModel(location, flag, hub)
 }
 
 /** A model that other tools have already downloaded into the hub's cache, when it is complete there. */
@@ -115,6 +129,17 @@ export type ModelProcess = WorkerClient<ModelWorkerApi>
 export const createModelProcess = (onDeath?: WorkerDeathListener): ModelProcess =>
   new WorkerClient(processWorker(workerUrl('./model-worker', import.meta.url)), {
     name: 'the embedding and reranking worker',
+    concurrency: 1,
+    maxWaiting: MAX_WAITING,
+    failureCode: 'model_unavailable',
+    drainOnClose: false,
+    ...(onDeath && { onDeath }),
+  })
+
+/** The thread of static embeddings, with the same order of calls: they need no native code, and a process would cost more than they do. */
+export const createStaticThread = (onDeath?: WorkerDeathListener): WorkerClient<EmbedderApi<StaticSource>> =>
+  new WorkerClient(threadWorker(workerUrl('./static-worker', import.meta.url)), {
+    name: 'the embedding thread',
     concurrency: 1,
     maxWaiting: MAX_WAITING,
     failureCode: 'model_unavailable',

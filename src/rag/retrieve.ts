@@ -5,7 +5,7 @@ import { contextualText } from './chunk.ts'
 import type { Embedder } from './embedder.ts'
 import { RagError } from './errors.ts'
 import { parseFilter } from './filter.ts'
-import { fusedOrder } from './fusion.ts'
+import { fusedOrder, type FusionWeights } from './fusion.ts'
 import type { Reranker } from './reranker.ts'
 import type { Candidate, Metadata, MetadataFilter, VectorIndex } from './vector-index.ts'
 
@@ -17,6 +17,10 @@ export interface RetrieveParams {
   /** Documents with a lower score are dropped. */
   readonly minScore: number | null
   readonly filter: MetadataFilter | null
+  /** In place of those that belong to the models. */
+  readonly weights: Partial<FusionWeights>
+  /** Whether the reranker may run. */
+  readonly isReranked: boolean
 }
 
 /** A chunk that answers, as responses show it. */
@@ -39,7 +43,7 @@ export interface RetrievedDocument {
 export interface Retrieval {
   readonly documents: readonly RetrievedDocument[]
   readonly numCandidates: number
-  /** False when the reranker failed or ran out of time: the documents are in the order of the search. */
+  /** False when no reranker ran, or not to its end: the documents are in the order of the search. */
   readonly isReranked: boolean
 }
 
@@ -48,6 +52,9 @@ export interface Retrieval {
  * from everybody else's.
  */
 const MAX_QUERY_CHARS = 16_384
+
+/** Chunks that each search gives to the fusion, at least. */
+const MIN_DEPTH = 50
 
 export const DEFAULT_TOP_K = 20
 export const DEFAULT_TOP_N = 4
@@ -59,6 +66,9 @@ export interface RawRetrieveParams {
   readonly topN: number | null
   readonly minScore: number | null
   readonly filter: Readonly<Record<string, unknown>> | null
+  readonly weights?: Partial<FusionWeights> | null
+  /** null: where there is one. */
+  readonly rerank?: boolean | null
 }
 
 /**
@@ -66,7 +76,8 @@ export interface RawRetrieveParams {
  * @param at where the fields are in the request, such as `rag.`
  * @throws RagError invalid_request naming the field.
  */
-export function parseRetrieveParams({ topK, topN, minScore, filter }: RawRetrieveParams, at: string): RetrieveParams {
+export function parseRetrieveParams(raw: RawRetrieveParams, at: string): RetrieveParams {
+  const { topK, topN, minScore, filter, weights, rerank } = raw
   const inRange = (value: number, name: string, max: number): number => {
     if (Number.isInteger(value) && value >= 1 && value <= max) return value
     throw new RagError(
@@ -81,13 +92,18 @@ export function parseRetrieveParams({ topK, topN, minScore, filter }: RawRetriev
     topN: inRange(topN ?? Math.min(DEFAULT_TOP_N, k), 'top_n', k),
     minScore,
     filter: filter && parseFilter(filter, `${at}filter`),
+    weights: weights ?? {},
+    isReranked: rerank ?? true,
   }
 }
 
 export interface RetrieveParts {
   readonly index: VectorIndex
   readonly embedder: Embedder
-  readonly reranker: Reranker
+  /** null: the order of the search is kept. */
+  readonly reranker: Reranker | null
+  /** Those of the models; a request may set its own. */
+  readonly weights: FusionWeights
   /** Time the reranker may take before the search's order is used, at least: slow machines get more. */
   readonly rerankBudgetMs: number
   /** Called with the kind of the error when the reranker failed or took too long. */
@@ -107,10 +123,11 @@ export async function retrieve(
   const query = wholeQuery.slice(0, MAX_QUERY_CHARS)
   const vector = await embedQuery(parts.embedder, query, signal)
   signal?.throwIfAborted()
-  const candidates = await searchIndex(parts.index, vector, query, params, signal)
+  const weights = { ...parts.weights, ...params.weights }
+  const candidates = await searchIndex(parts.index, vector, query, params, weights, signal)
   signal?.throwIfAborted()
-  const reranked = await rerank(parts, query, candidates, params.topN, signal)
-  const order = reranked ? fusedOrder(candidates, reranked) : candidates.map((_, i) => i)
+  const reranked = await rerank(parts, query, candidates, params, signal)
+  const order = reranked ? fusedOrder(candidates, reranked, weights) : candidates.map((_, i) => i)
   const ordered = order.flatMap((i) => {
     const candidate = candidates[i]
     return candidate ? [{ candidate, score: reranked?.[i] ?? candidate.similarity }] : []
@@ -141,11 +158,14 @@ const searchIndex = (
   vector: Float32Array,
   text: string,
   { topK, filter }: RetrieveParams,
+  weights: FusionWeights,
   signal?: AbortSignal,
 ) =>
   stage('vector.search', { 'rag.search.top_k': topK }, async (span) => {
-    const found = await index.search({ vector, text, depth: topK, ...(filter && { filter }) }, signal)
-    const candidates = fusedOrder(found, null)
+    // Deeper than asked for: what comes second in both searches may be first in sum, and repetitions fall away.
+    const depth = Math.max(topK, MIN_DEPTH)
+    const found = await index.search({ vector, text, depth, ...(filter && { filter }) }, signal)
+    const candidates = fusedOrder(found, null, weights)
       .slice(0, topK)
       .flatMap((i) => found[i] ?? [])
     span.set({ 'rag.search.candidates': candidates.length })
@@ -158,19 +178,27 @@ const searchIndex = (
 /** A reranker may take this many times what it took alone, so that a busy machine still reranks; and no longer than a reader waits. */
 const RERANK_PATIENCE = 4
 const MAX_RERANK_BUDGET_MS = 10_000
+/** The span's `rag.rerank.model` where the order of the search is kept. */
+const NO_RERANKER = 'none'
 
-/** Scores of the candidates, or null when there are none in time. */
+/** Scores of the candidates; null where no reranker runs, or not in time. */
 const rerank = (
-  { reranker, rerankBudgetMs, onRerankFailure }: RetrieveParts,
+  { reranker: available, rerankBudgetMs, onRerankFailure }: RetrieveParts,
   query: string,
   candidates: readonly Candidate[],
-  topN: number,
+  { topN, isReranked }: RetrieveParams,
   cancel?: AbortSignal,
-): Promise<Float32Array | null> =>
-  stage(
+): Promise<Float32Array | null> => {
+  const reranker = isReranked ? available : null
+  return stage(
     'rerank',
-    { 'rag.rerank.model': reranker.name, 'rag.rerank.candidates': candidates.length, 'rag.rerank.top_n': topN },
+    {
+      'rag.rerank.model': reranker?.name ?? NO_RERANKER,
+      'rag.rerank.candidates': candidates.length,
+      'rag.rerank.top_n': topN,
+    },
     async (span) => {
+      if (reranker === null) return null
       if (candidates.length === 0) return new Float32Array(0)
       let budget = AbortSignal.timeout(rerankBudgetMs)
       const withCancel = (own: AbortSignal): AbortSignal => (cancel ? AbortSignal.any([own, cancel]) : own)
@@ -189,3 +217,4 @@ const rerank = (
       }
     },
   )
+}

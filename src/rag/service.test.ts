@@ -7,6 +7,7 @@ import type { PromptInput } from '../engine/request.ts'
 import { runRagIndex } from './index-command.ts'
 import { ingest, type SourceDocument } from './ingest.ts'
 import type { PromptTemplate } from './prompt.ts'
+import { FUSION_WEIGHTS } from './fusion.ts'
 import { createModelProcess, type ModelProcess } from './models.ts'
 import { bundledIndex } from './bundled.ts'
 import { createDocumentReader } from './document-reader.ts'
@@ -63,7 +64,8 @@ const serviceWith = ({
   new RagService({
     defaultIndex: 'docs',
     embedder: rag.embedder,
-    reranker: rag.reranker,
+    reranker: rag.scorer,
+    weights: FUSION_WEIGHTS.encoder,
     store: createMemoryStore(join(dataDir, 'rag')),
     reader: createDocumentReader(),
     bundled: null,

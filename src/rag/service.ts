@@ -9,8 +9,10 @@ import { createEmbedder, type Embedder, type Embeddings } from './embedder.ts'
 import { RagError } from './errors.ts'
 import { buildFinalPrompt, refuseContinuation, type Generation, type PromptEngine } from './final-prompt.ts'
 import { documentsOf, type NamedContent } from './files.ts'
+import { FUSION_WEIGHTS, type FusionWeights } from './fusion.ts'
+import { createHybridReranker } from './hybrid-reranker.ts'
 import { ingest, type IngestOptions, type IngestResult, type Rejection, type SourceDocument } from './ingest.ts'
-import { createModelProcess, resolveModel, type ModelSource } from './models.ts'
+import { createModelProcess, createStaticThread, resolveEmbedder, resolveModel, type StaticSource } from './models.ts'
 import type { PromptTemplate } from './prompt.ts'
 import { createReranker, type Reranker, type Reranking } from './reranker.ts'
 import {
@@ -44,7 +46,10 @@ export interface RagOptions {
   readonly modelsDir: string
   /** A folder or a hub id; null: the bundled model. */
   readonly embeddingModel: string | null
+  /** A folder or a hub id; null: found passages keep the order of the search. */
   readonly rerankerModel: string | null
+  /** In place of the fusion's weights for the models. */
+  readonly weights?: Partial<FusionWeights>
   /** The hub's cache on this machine, its address, and whether it may be called. */
   readonly hub: { readonly cacheDir: string; readonly endpoint: string; readonly isOffline: boolean }
   /** The index of `"rag": true`. */
@@ -91,7 +96,10 @@ export interface AugmentedPrompts {
 export class RagService {
   readonly defaultIndex: string
   readonly embedder: Embedder
-  readonly reranker: Reranker
+  /** Scores texts for those who ask for it: the reranking model, or what search itself goes by where there is none. */
+  readonly scorer: Reranker
+  readonly #reranker: Reranker | null
+  readonly #weights: FusionWeights
   readonly reader: DocumentReader
   readonly #store: IndexStore
   readonly #bundled: BundledIndex | null
@@ -103,7 +111,8 @@ export class RagService {
   constructor(parts: {
     readonly defaultIndex: string
     readonly embedder: Embedder
-    readonly reranker: Reranker
+    readonly reranker: Reranker | null
+    readonly weights: FusionWeights
     readonly reader: DocumentReader
     readonly store: IndexStore
     readonly bundled: BundledIndex | null
@@ -114,7 +123,9 @@ export class RagService {
   }) {
     this.defaultIndex = parts.defaultIndex
     this.embedder = parts.embedder
-    this.reranker = parts.reranker
+    this.scorer = parts.reranker ?? createHybridReranker(parts.embedder, parts.weights)
+    this.#reranker = parts.reranker
+    this.#weights = parts.weights
     this.reader = parts.reader
     this.#store = parts.store
     this.#bundled = parts.bundled
@@ -129,7 +140,7 @@ export class RagService {
    * the requests that need what failed. Resolves when done.
    */
   async warm(): Promise<void> {
-    await Promise.allSettled([this.embedder.load(), this.reranker.load(), this.#bundled?.open() ?? null])
+    await Promise.allSettled([this.embedder.load(), this.scorer.load(), this.#bundled?.open() ?? null])
   }
 
   /**
@@ -276,11 +287,11 @@ export class RagService {
   /** Scores of documents against a query, as the span rerank. */
   rerank(query: string, documents: readonly string[], topN: number, signal?: AbortSignal): Promise<Reranking> {
     const attributes = {
-      'rag.rerank.model': this.reranker.name,
+      'rag.rerank.model': this.scorer.name,
       'rag.rerank.candidates': documents.length,
       'rag.rerank.top_n': topN,
     }
-    return stage('rerank', attributes, () => this.reranker.rerank(query, documents, signal && { signal }))
+    return stage('rerank', attributes, () => this.scorer.rerank(query, documents, signal && { signal }))
   }
 
   /** Idempotent. */
@@ -329,7 +340,8 @@ export class RagService {
     return {
       index,
       embedder: this.embedder,
-      reranker: this.reranker,
+      reranker: this.#reranker,
+      weights: this.#weights,
       rerankBudgetMs: this.#rerankBudgetMs,
       ...(this.#onRerankFailure && { onRerankFailure: this.#onRerankFailure }),
     }
@@ -374,21 +386,31 @@ const documentNotFound = (): RagError =>
 /** Builds retrieval. Nothing is loaded or opened before it is needed. @throws RagError model_unavailable for a model that was asked for and is not there. */
 export function createRag(options: RagOptions): RagService {
   const models = createModelProcess(options.onWorkerDeath)
+  const thread = createStaticThread(options.onWorkerDeath)
   const { cacheDir: hubCacheDir, endpoint, isOffline } = options.hub
   const hub = { hubCacheDir, downloadDir: join(options.cacheDir, 'transformers'), endpoint, isOffline }
   // A bundled model that is missing is an error of the requests that need it; one that was asked for, of the start.
-  const model = (location: string | null, name: string, flag: string): ModelSource =>
-    location === null
-      ? { kind: 'folder', name, folder: join(options.modelsDir, name) }
-      : resolveModel(location, flag, hub)
-  const embedder = createEmbedder(model(options.embeddingModel, BUNDLED_EMBEDDER, '--embedding-model'), models)
-  const reranker = createReranker(model(options.rerankerModel, BUNDLED_RERANKER, '--reranker-model'), models)
+  const bundledEmbedder: StaticSource = {
+    kind: 'static',
+    name: BUNDLED_EMBEDDER,
+    folder: join(options.modelsDir, BUNDLED_EMBEDDER),
+  }
+  const source =
+    options.embeddingModel === null
+      ? bundledEmbedder
+      : resolveEmbedder(options.embeddingModel, '--embedding-model', hub)
+  const embedder = source.kind === 'static' ? createEmbedder(source, thread) : createEmbedder(source, models)
+  const reranker =
+    options.rerankerModel === null
+      ? null
+      : createReranker(resolveModel(options.rerankerModel, '--reranker-model', hub), models)
   const reader = createDocumentReader(options.onWorkerDeath)
   return new RagService({
     ...options,
     embedder,
     reranker,
     reader,
+    weights: { ...FUSION_WEIGHTS[source.kind === 'static' ? 'static' : 'encoder'], ...options.weights },
     store: createStore(options),
     bundled:
       options.bundledFiles.length > 0
@@ -401,13 +423,14 @@ export function createRag(options: RagOptions): RagService {
             ...(options.onWorkerDeath && { onWorkerDeath: options.onWorkerDeath }),
           })
         : null,
-    closeModels: () => models.close(),
+    closeModels: async () => {
+      await Promise.all([models.close(), thread.close()])
+    },
   })
 }
 
-/** Folders of the bundled models below `modelsDir`. */
+/** Folder of the bundled embedding model below `modelsDir`. */
 export const BUNDLED_EMBEDDER = 'mini-embedder'
-export const BUNDLED_RERANKER = 'mini-reranker'
 
 function createStore({ store, storeUrl, dataDir, onWorkerDeath }: RagOptions): IndexStore {
   switch (store) {

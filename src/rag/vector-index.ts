@@ -99,7 +99,8 @@ export interface Candidate extends Chunk {
   readonly textRank: number | null
   /**
    * How much of the query's words lexical search found in it, 0..1: its BM25 score as a share of what a chunk of mean length gets that
-   * has every one of them once (words that no chunk has count too). 0 when it is not among the results of lexical search.
+   * has every one of them once (words that no chunk has count too). A store that searches elsewhere may know it only of what lexical search found,
+   * and say 0 of the rest.
    */
   readonly textShare: number
 }

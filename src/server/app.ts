@@ -89,7 +89,7 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
   let document: object = {}
   if (rag) {
     state.alsoServes(rag.embedder.name, '/v1/embeddings')
-    state.alsoServes(rag.reranker.name, '/v1/rerank')
+    state.alsoServes(rag.scorer.name, '/v1/rerank')
   }
   const shares = parts.keys.hasSeveral ? new FairShares() : null
   const generation = { state, rag, shares, ...settings }
@@ -107,7 +107,7 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
       retrievalModels: rag
         ? [
             { name: rag.embedder.name, kind: 'embedding' },
-            { name: rag.reranker.name, kind: 'reranking' },
+            { name: rag.scorer.name, kind: 'reranking' },
           ]
         : [],
       describe: () => document,

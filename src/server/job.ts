@@ -2,6 +2,7 @@
 import { createHmac } from 'node:crypto'
 import type { SamplingDefaults } from '../engine/sampling-defaults.ts'
 import type { ChatMessage, GenerationRequest, PromptInput, ToolUse } from '../engine/request.ts'
+import type { RawRetrieveParams } from '../rag/retrieve.ts'
 import { invalidRequest } from './errors.ts'
 import { constraintOf } from './job-constraints.ts'
 import { templateArgumentsOf } from './template-arguments.ts'
@@ -15,6 +16,8 @@ export interface RagJob {
   readonly topN: number | null
   readonly minScore: number | null
   readonly filter: Readonly<Record<string, unknown>> | null
+  readonly weights: RawRetrieveParams['weights']
+  readonly rerank: boolean | null
 }
 
 export interface GenerationJob {
@@ -332,5 +335,7 @@ function ragJob(rag: CompletionRequest['rag'], query: string): RagJob | null {
     topN: params.top_n ?? null,
     minScore: params.min_score ?? null,
     filter: params.filter ?? null,
+    weights: params.weights ?? null,
+    rerank: params.rerank ?? null,
   }
 }

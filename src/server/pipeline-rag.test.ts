@@ -15,6 +15,7 @@ import { loadTokenizer } from '../engine/tokenizer.ts'
 import { createDocumentReader } from '../rag/document-reader.ts'
 import type { Embedder } from '../rag/embedder.ts'
 import { promptTemplate } from '../rag/prompt.ts'
+import { FUSION_WEIGHTS } from '../rag/fusion.ts'
 import type { Reranker } from '../rag/reranker.ts'
 import { RagService } from '../rag/service.ts'
 import { createMemoryStore } from '../rag/stores/memory.ts'
@@ -128,6 +129,7 @@ beforeAll(async () => {
     defaultIndex: 'notes',
     embedder,
     reranker,
+    weights: FUSION_WEIGHTS.encoder,
     store,
     reader: createDocumentReader(),
     bundled: null,

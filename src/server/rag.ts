@@ -102,6 +102,8 @@ export function ragHandlers({ rag, maxRequestBytes }: RagRouteParts): RagHandler
         topN: body.top_n ?? null,
         minScore: body.min_score ?? null,
         filter: body.filter ?? null,
+        weights: body.weights ?? null,
+        rerank: body.rerank ?? null,
       }
       const { signal } = c.req.raw
       const found = await unlessGone(signal, rag.query(body.query, body.index ?? null, params, signal))

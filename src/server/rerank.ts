@@ -14,8 +14,8 @@ export interface RerankParts {
 
 export function rerankHandlers({ rag, maxRequestBytes }: RerankParts): Pick<Handlers, 'rerank' | 'score'> {
   const requireModel = (model: string | undefined) => {
-    if (model === undefined || model === rag.reranker.name) return
-    throw new ApiError('model_not_found', `model: not served here; the reranking model is "${rag.reranker.name}"`, {
+    if (model === undefined || model === rag.scorer.name) return
+    throw new ApiError('model_not_found', `model: not served here; the reranking model is "${rag.scorer.name}"`, {
       param: 'model',
     })
   }
@@ -35,7 +35,7 @@ export function rerankHandlers({ rag, maxRequestBytes }: RerankParts): Pick<Hand
         }))
         .toSorted((a, b) => b.relevance_score - a.relevance_score || a.index - b.index)
         .slice(0, topN)
-      return c.json({ id: c.get('requestId'), model: rag.reranker.name, results, usage: usageOf(numTokens) })
+      return c.json({ id: c.get('requestId'), model: rag.scorer.name, results, usage: usageOf(numTokens) })
     },
     score: async (c) => {
       const body = parseBody(scoreRequest, await readJson(c, maxRequestBytes))
@@ -52,7 +52,7 @@ export function rerankHandlers({ rag, maxRequestBytes }: RerankParts): Pick<Hand
         id: c.get('requestId'),
         object: 'list',
         created: Math.floor(Date.now() / 1000),
-        model: rag.reranker.name,
+        model: rag.scorer.name,
         data: scores.map((score, index) => ({ index, object: 'score', score })),
         usage: usageOf(total),
       })

@@ -222,3 +222,7 @@ export function parseBody<T extends z.ZodType>(type: T, body: unknown): z.output
   const found = issue.code === 'invalid_key' ? 'another key' : describeFound(at(body, issue.path))
   throw invalidRequest(`${where}: expected ${describeExpected(issue, fieldType)}, found ${found}`, param)
 }
+
+/** What each signal of retrieval counts, beside the others. Those left out keep the models' own. */
+const fusionWeight = z.number().min(0).max(1000).exactOptional()
+export const fusionWeights = z.strictObject({ vector: fusionWeight, text: fusionWeight, rerank: fusionWeight })

@@ -2,7 +2,7 @@
 import { z } from 'zod'
 import { metadataSchema } from '../rag/files.ts'
 import { MAX_ID_LENGTH } from '../rag/vector-index.ts'
-import { list, nullable, tokenIds } from './validation.ts'
+import { fusionWeights, list, nullable, tokenIds } from './validation.ts'
 import { unsupported } from './wire-elsewhere.ts'
 
 const indexName = nullable(z.string().min(1).max(64))
@@ -106,4 +106,6 @@ export const ragQueryRequest = z.object({
   top_n: nullable(z.int()),
   min_score: nullable(z.number()),
   filter: nullable(z.record(z.string(), z.unknown())),
+  weights: nullable(fusionWeights),
+  rerank: nullable(z.boolean()),
 })

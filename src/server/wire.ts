@@ -3,7 +3,7 @@
  * snake_case stays in this file. Unknown fields are ignored; a known one that cannot be honoured is a 400 naming it.
  */
 import { z } from 'zod'
-import { list, nullable, record, tokenIds } from './validation.ts'
+import { fusionWeights, list, nullable, record, tokenIds } from './validation.ts'
 import { constraintFields, unsupported, unsupportedFields } from './wire-elsewhere.ts'
 
 /** Every token of the answer is held against every stop string. */
@@ -70,9 +70,11 @@ export const rag = nullable(
         min_score: z.number().optional(),
         // Values and operators are checked where they are used (rag/filter.ts).
         filter: z.record(z.string(), z.unknown()).optional(),
+        weights: fusionWeights.optional(),
+        rerank: z.boolean().optional(),
       }),
     ],
-    { error: 'true or an object {index, top_k, top_n, min_score, filter}' },
+    { error: 'true or an object {index, top_k, top_n, min_score, filter, weights, rerank}' },
   ),
 )
 

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { writeBertFolder } from '../rag/onnx-bert.ts'
 import { type LogLine, readFrames, ServerProcess } from './server-process.ts'
 
 interface Answer {
@@ -180,6 +181,25 @@ describe('planted control tokens', () => {
 })
 
 describe.runIf(existsSync('/proc/self/task'))("the models' process", () => {
+  let folder = ''
+  let encoding: ServerProcess
+  /** A server whose embedding model is one in ONNX: the bundled one needs no process. */
+  const startEncoding = (flags: readonly string[] = []) =>
+    ServerProcess.start(['--embedding-model', join(folder, 'encoder'), ...flags])
+  beforeAll(async () => {
+    folder = mkdtempSync(join(tmpdir(), 'miniserve-encoder-'))
+    writeBertFolder(folder, 'encoder', { words: ['the', 'mill', 'stands', 'beside', 'river', 'key', 'tower'] })
+    encoding = await startEncoding()
+  })
+  afterAll(async () => {
+    await encoding?.stop()
+    rmSync(folder, { recursive: true })
+  })
+
+  it('is not there for the bundled model', () => {
+    expect(childrenOf(server.pid)).toEqual([])
+  })
+
   /** An ingestion of a while that has begun: its first document is in the index. */
   async function startIngestion(at: ServerProcess): Promise<{ readonly response: Promise<Response> }> {
     const sentence = 'The mill stands beside the river, and the key of its tower hangs in the hall. '
@@ -191,15 +211,15 @@ describe.runIf(existsSync('/proc/self/task'))("the models' process", () => {
 
   it('killed with kill -9, fails the request that waits for it and no other; the next is served by a new one', async () => {
     // The bundled index is made of the same models: the calls of its making must not be the ones that are cut short.
-    expect((await server.get('/v1/rag/documents/README.md?index=docs')).status).toBe(200)
-    const [models, ...others] = childrenOf(server.pid)
+    expect((await encoding.get('/v1/rag/documents/README.md?index=docs')).status).toBe(200)
+    const [models, ...others] = childrenOf(encoding.pid)
     if (models === undefined) throw new Error('the server has no process of its models')
     expect(others).toEqual([])
-    const generation = server.post('/v1/completions', { prompt: 'The river', max_tokens: 200, ignore_eos: true })
-    const waiting = await startIngestion(server)
+    const generation = encoding.post('/v1/completions', { prompt: 'The river', max_tokens: 200, ignore_eos: true })
+    const waiting = await startIngestion(encoding)
     // Stopped first: while the index answers and writes, a call of the ingestion comes to wait for the models for certain.
     process.kill(models, 'SIGSTOP')
-    for (let i = 0; i < 5; i++) await server.get('/v1/rag/documents/d0?index=begun')
+    for (let i = 0; i < 5; i++) await encoding.get('/v1/rag/documents/d0?index=begun')
     process.kill(models, 'SIGKILL')
     const failed = await waiting.response
     expect(failed.status).toBe(503)
@@ -213,8 +233,8 @@ describe.runIf(existsSync('/proc/self/task'))("the models' process", () => {
     })
     const traceId = failed.headers.get('x-trace-id')
     const isEnd = ({ trace_id: id, status }: LogLine) => id === traceId && status !== undefined
-    expect(await server.waitForLog(isEnd)).toMatchObject({ level: 'error', status: 503, reason: 'engine_error' })
-    const deaths = server.logs.filter(({ msg }) => msg === 'rag.worker_died')
+    expect(await encoding.waitForLog(isEnd)).toMatchObject({ level: 'error', status: 503, reason: 'engine_error' })
+    const deaths = encoding.logs.filter(({ msg }) => msg === 'rag.worker_died')
     expect(deaths).toEqual([
       expect.objectContaining({
         level: 'warn',
@@ -224,15 +244,15 @@ describe.runIf(existsSync('/proc/self/task'))("the models' process", () => {
     ])
     expect(deaths[0]).not.toHaveProperty('trace_id')
     expect((await generation).status).toBe(200)
-    const next = await ask({ prompt: 'Where does the mill stand?', rag: { index: 'lines' } })
-    expect(next.answer.rag.documents.length).toBeGreaterThan(0)
-    expect(childrenOf(server.pid)).toHaveLength(1)
-    expect(childrenOf(server.pid)).not.toContain(models)
+    const next = await encoding.post('/v1/rag/query', { query: 'Where does the mill stand?', index: 'begun' })
+    expect((await jsonOf<Answer['rag']>(next)).documents.length).toBeGreaterThan(0)
+    expect(childrenOf(encoding.pid)).toHaveLength(1)
+    expect(childrenOf(encoding.pid)).not.toContain(models)
   })
 
   it('serves what runs when Ctrl-C or a service manager signals the whole group, and goes with the server', async () => {
     // Waiting for its deadline, it would outlast the test.
-    own = await ServerProcess.start(['--shutdown-timeout', '3600'])
+    own = await startEncoding(['--shutdown-timeout', '3600'])
     await own.post('/v1/embeddings', { input: 'warm' })
     const [models = 0] = childrenOf(own.pid)
     const running = await startIngestion(own)

@@ -100,7 +100,7 @@ export class MemoryIndex {
       const chunk = entry?.document.chunks[row - entry.firstRow]
       if (!entry || !chunk) return []
       const { id, source, metadata } = entry.document
-      const textShare = found.textRank === null ? 0 : Math.min(1, (lexical[row] ?? 0) / whole)
+      const textShare = whole > 0 ? Math.min(1, (lexical[row] ?? 0) / whole) : 0
       return [{ ...chunk, ...found, documentId: id, source, metadata, similarity: similarities[row] ?? 0, textShare }]
     })
   }

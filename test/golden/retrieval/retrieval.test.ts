@@ -3,44 +3,72 @@ import { fileURLToPath } from 'node:url'
 import { afterAll, describe, expect, it } from 'vitest'
 import { z } from 'zod'
 import { createEmbedder } from '../../../src/rag/embedder.ts'
-import { createModelProcess, resolveModel } from '../../../src/rag/models.ts'
+import { createModelProcess, createStaticThread, resolveEmbedder, resolveModel } from '../../../src/rag/models.ts'
 import { createReranker } from '../../../src/rag/reranker.ts'
+import { WordPiece } from '../../../src/rag/wordpiece.ts'
 
 const HUB = { hubCacheDir: '', downloadDir: '', endpoint: 'http://127.0.0.1:9', isOffline: true }
 const path = (relative: string): string => fileURLToPath(new URL(relative, import.meta.url))
-
-const Expected = z.object({
-  texts: z.array(z.string()),
-  vectors: z.array(z.array(z.number())),
-  pairs: z.array(z.tuple([z.string(), z.string()])),
-  logits: z.array(z.number()),
-})
+const json = (relative: string): unknown => JSON.parse(readFileSync(path(relative), 'utf8'))
 
 const models = createModelProcess()
-afterAll(() => models.close())
+const thread = createStaticThread()
+afterAll(() => Promise.all([models.close(), thread.close()]))
 
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x))
 
-// The bundled models store their tables as int8, the tiny BERT checkpoints are f32: hence the digits.
-describe.each([
-  ['the bundled models', '../../../models/mini-embedder', '../../../models/mini-reranker', 'expected.json', 2],
-  ['MiniLM-shaped BERTs', 'tiny-minilm-embedder', 'tiny-minilm-reranker', 'expected-tiny.json', 4],
-])('%s', (_, embedderFolder, rerankerFolder, file, digits) => {
-  const expected = Expected.parse(JSON.parse(readFileSync(path(file), 'utf8')))
+function expectVectors(vectors: Float32Array, expected: readonly (readonly number[])[], digits: number): void {
+  const flat = expected.flat()
+  expect(vectors.length).toBe(flat.length)
+  for (const [i, value] of flat.entries()) expect(vectors[i]).toBeCloseTo(value, digits)
+}
+
+describe('the bundled embedding model', () => {
+  const expected = z
+    .object({ texts: z.array(z.string()), ids: z.array(z.array(z.number())), vectors: z.array(z.array(z.number())) })
+    .parse(json('expected.json'))
+
+  it('reads the tokens that the tokenizers library reads', () => {
+    const tokenizer = new WordPiece(json('../../../models/mini-embedder/tokenizer.json'))
+    expect(expected.texts.map((text) => tokenizer.encode(text))).toEqual(expected.ids)
+  })
+
+  it('gives the weighted means of their vectors', async () => {
+    const source = resolveEmbedder(path('../../../models/mini-embedder'), '--embedding-model', HUB)
+    if (source.kind !== 'static') throw new Error('expected static embeddings')
+    const embedder = createEmbedder(source, thread)
+    const { vectors, numTokens } = await embedder.embed(expected.texts, { role: 'document' })
+    expectVectors(vectors, expected.vectors, 4)
+    expect(numTokens).toEqual(expected.ids.map(({ length }) => length))
+    expect(await embedder.countTokens(expected.texts)).toEqual(numTokens)
+    expect(await embedder.decode([expected.ids[0] ?? [], [99_999]])).toEqual([
+      'how do i restart the server after a crash ?',
+      null,
+    ])
+  })
+})
+
+describe('MiniLM-shaped BERTs', () => {
+  const expected = z
+    .object({
+      texts: z.array(z.string()),
+      vectors: z.array(z.array(z.number())),
+      pairs: z.array(z.tuple([z.string(), z.string()])),
+      logits: z.array(z.number()),
+    })
+    .parse(json('expected-tiny.json'))
 
   it('embed as PyTorch does', async () => {
-    const embedder = createEmbedder(resolveModel(path(embedderFolder), '--embedding-model', HUB), models)
+    const embedder = createEmbedder(resolveModel(path('tiny-minilm-embedder'), '--embedding-model', HUB), models)
     const { vectors } = await embedder.embed(expected.texts, { role: 'document' })
-    const flat = expected.vectors.flat()
-    expect(vectors.length).toBe(flat.length)
-    for (const [i, value] of flat.entries()) expect(vectors[i]).toBeCloseTo(value, digits)
+    expectVectors(vectors, expected.vectors, 4)
   })
 
   it('score pairs as PyTorch does', async () => {
-    const reranker = createReranker(resolveModel(path(rerankerFolder), '--reranker-model', HUB), models)
+    const reranker = createReranker(resolveModel(path('tiny-minilm-reranker'), '--reranker-model', HUB), models)
     for (const [i, [question, passage]] of expected.pairs.entries()) {
       const { scores } = await reranker.rerank(question, [passage])
-      expect(scores[0]).toBeCloseTo(sigmoid(expected.logits[i] ?? NaN), digits)
+      expect(scores[0]).toBeCloseTo(sigmoid(expected.logits[i] ?? NaN), 4)
     }
   })
 })

@@ -1,0 +1,50 @@
+"""What the teacher makes of tokens and of texts: out/tokens.npy, out/texts.jsonl, out/vectors.npy.
+
+    python distil.py [--texts 40000] [--minutes 60]      goes on where it stopped; train.py uses what there is
+"""
+
+import argparse
+import json
+import random
+import time
+
+import numpy as np
+
+from teacher import Teacher
+from texts import OUT, distillation_texts, read_sections
+
+BATCH = 32
+MAX_TOKENS = 64
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--texts", type=int, default=40_000)
+    parser.add_argument("--minutes", type=float, default=60)
+    options = parser.parse_args()
+    teacher = Teacher()
+    if not (OUT / "tokens.npy").exists():
+        np.save(OUT / "tokens.npy", teacher.token_vectors())
+    if not (OUT / "texts.jsonl").exists():
+        texts = distillation_texts(read_sections(), options.texts)
+        (OUT / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
+    texts = [json.loads(line) for line in (OUT / "texts.jsonl").open()]
+    path = OUT / "vectors.npy"
+    vectors = np.load(path) if path.exists() else np.zeros((len(texts), 384), np.float16)
+    # Batches of like lengths, in an order that leaves a fair sample when the time is over.
+    order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+    batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    random.Random(1).shuffle(batches)
+    started = time.monotonic()
+    for rows in batches:
+        if time.monotonic() - started > options.minutes * 60:
+            break
+        todo = [row for row in rows if not vectors[row].any()]
+        if todo:
+            vectors[todo] = teacher.encode([texts[row] for row in todo], MAX_TOKENS)
+    np.save(path, vectors)
+    print(f"{int(vectors.any(axis=1).sum())} of {len(texts)} texts")
+
+
+if __name__ == "__main__":
+    main()

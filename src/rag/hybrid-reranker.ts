@@ -1,0 +1,50 @@
+/** Relevance without a cross-encoder, for POST /v1/rerank: the similarity of the embeddings and the words that text and query share. */
+import { analyze } from './analyzer.ts'
+import type { Embedder } from './embedder.ts'
+import type { FusionWeights } from './fusion.ts'
+import type { Reranker } from './reranker.ts'
+import { Slice } from './slice.ts'
+
+/**
+ * A reranker over an embedding model. The relevance of a document is the mean of its cosine similarity and of the share of the query's words
+ * that it has, by the weights of the fusion: what search itself goes by, so it is of no use after a search.
+ */
+export function createHybridReranker(embedder: Embedder, { vector, text }: FusionWeights): Reranker {
+  return {
+    name: `${embedder.name}-hybrid`,
+    async load() {
+      const { maxTokens } = await embedder.load()
+      return { maxTokens, msPerPair: 0 }
+    },
+    async rerank(query, documents, { signal } = {}) {
+      const options = signal && { signal }
+      const asked = await embedder.embed([query], { role: 'query', ...options })
+      const found = await embedder.embed(documents, { role: 'document', ...options })
+      const shares = await sharesOf(query, documents)
+      const dimensions = asked.vectors.length
+      const scores = Float32Array.from(documents, (_, row) => {
+        let cosine = 0
+        for (let i = 0; i < dimensions; i++) {
+          cosine += (asked.vectors[i] ?? 0) * (found.vectors[row * dimensions + i] ?? 0)
+        }
+        return (vector * Math.max(0, Math.min(1, cosine)) + text * (shares[row] ?? 0)) / (vector + text)
+      })
+      const numTokens = (asked.numTokens[0] ?? 0) * documents.length + found.numTokens.reduce((sum, n) => sum + n, 0)
+      return { scores, numTokens }
+    },
+  }
+}
+
+/** The share of the query's words that each document has, 0..1; of all 0 for a query without any. It depends on no other document. */
+async function sharesOf(query: string, documents: readonly string[]): Promise<number[]> {
+  const asked = new Set(analyze(query))
+  const shares: number[] = []
+  const slice = new Slice()
+  for (const text of documents) {
+    const terms = new Set(asked.size > 0 ? analyze(text) : [])
+    const numShared = [...asked].filter((term) => terms.has(term)).length
+    shares.push(asked.size > 0 ? numShared / asked.size : 0)
+    if (slice.isOver) await slice.end()
+  }
+  return shares
+}

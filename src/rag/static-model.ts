@@ -1,0 +1,158 @@
+/**
+ * Static embeddings: a vector for each token of a vocabulary, and a text is the weighted mean of its tokens' vectors. No layers, so a chunk
+ * takes a fraction of a millisecond and no runtime. The files are those of model2vec (https://github.com/MinishLab/model2vec): tokenizer.json
+ * (WordPiece), config.json with `model_type: model2vec`, and model.safetensors with `embeddings` [tokens, dimensions] in I8 or F32 and,
+ * where tokens count differently, `weights` [tokens] in F32.
+ */
+import { createHash } from 'node:crypto'
+import { existsSync, readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { z } from 'zod'
+import { messageOf, RagError } from './errors.ts'
+import { WordPiece } from './wordpiece.ts'
+
+const WEIGHTS_FILE = 'model.safetensors'
+
+const config = z.object({
+  model_type: z.literal('model2vec'),
+  /** Tokens it reads of a text. */
+  seq_length: z.int().positive().optional(),
+})
+
+const tensorInfo = z.object({
+  dtype: z.string(),
+  shape: z.array(z.int().nonnegative()),
+  data_offsets: z.tuple([z.int().nonnegative(), z.int().nonnegative()]),
+})
+
+/** Whether a folder holds static embeddings. */
+export function isStaticModel(folder: string): boolean {
+  if (!existsSync(join(folder, WEIGHTS_FILE)) || !existsSync(join(folder, 'config.json'))) return false
+  try {
+    return config.safeParse(JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8'))).success
+  } catch {
+    return false
+  }
+}
+
+/** Tokens read of a text where the model's files name no limit. */
+const DEFAULT_MAX_TOKENS = 512
+
+export class StaticModel {
+  readonly dimensions: number
+  readonly maxTokens: number
+  /** Hash of the weights, 12 hexadecimal digits. */
+  readonly hash: string
+  readonly #tokenizer: WordPiece
+  /** [tokens, dimensions] */
+  readonly #rows: Int8Array | Float32Array
+  /** [tokens] */
+  readonly #weights: Float32Array
+
+  /** Reads the files of a folder. @throws RagError model_unavailable naming the file and what was expected. */
+  constructor(folder: string) {
+    const { seq_length: length } = parseFile(folder, 'config.json', (text) => config.parse(JSON.parse(text)))
+    this.maxTokens = Math.min(length ?? DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS)
+    this.#tokenizer = parseFile(folder, 'tokenizer.json', (text) => new WordPiece(JSON.parse(text)))
+    const file = readFileSync(join(folder, WEIGHTS_FILE))
+    this.hash = createHash('sha256').update(file).digest('hex').slice(0, 12)
+    try {
+      const tensors = readTensors(file)
+      const embeddings = tensors.get('embeddings')
+      if (!embeddings) throw new Error('expected a tensor embeddings, found none')
+      const [numTokens = 0, dimensions = 0] = embeddings.shape
+      if (embeddings.shape.length !== 2 || dimensions === 0 || numTokens < this.#tokenizer.size) {
+        throw new Error(
+          `embeddings: expected a row for each of ${this.#tokenizer.size} tokens, found [${embeddings.shape.join(', ')}]`,
+        )
+      }
+      this.dimensions = dimensions
+      this.#rows = embeddings.data
+      const weights = tensors.get('weights')
+      if (weights && (weights.shape.length !== 1 || weights.shape[0] !== numTokens)) {
+        throw new Error(`weights: expected [${numTokens}], found [${weights.shape.join(', ')}]`)
+      }
+      this.#weights = weights ? Float32Array.from(weights.data) : new Float32Array(numTokens).fill(1)
+    } catch (error) {
+      throw new RagError('model_unavailable', `${join(folder, WEIGHTS_FILE)}: ${messageOf(error)}`)
+    }
+  }
+
+  /** Vectors [texts, dimensions], L2-normalised (zeros for a text without tokens), and the tokens read of each. */
+  embed(texts: readonly string[]): { readonly vectors: Float32Array<ArrayBuffer>; readonly numTokens: number[] } {
+    const { dimensions } = this
+    const vectors = new Float32Array(texts.length * dimensions)
+    const numTokens = texts.map((text, row) => {
+      const ids = this.#tokenizer.encode(text, this.maxTokens)
+      this.#sum(ids, vectors.subarray(row * dimensions, (row + 1) * dimensions))
+      return ids.length
+    })
+    return { vectors, numTokens }
+  }
+
+  #sum(ids: readonly number[], out: Float32Array): void {
+    const rows = this.#rows
+    for (const id of ids) {
+      const weight = this.#weights[id] ?? 0
+      const from = id * out.length
+      for (let i = 0; i < out.length; i++) out[i] = (out[i] ?? 0) + weight * (rows[from + i] ?? 0)
+    }
+    let squares = 0
+    for (const value of out) squares += value * value
+    const scale = squares > 0 ? 1 / Math.sqrt(squares) : 0
+    for (let i = 0; i < out.length; i++) out[i] = (out[i] ?? 0) * scale
+  }
+
+  countTokens(text: string): number {
+    return this.#tokenizer.encode(text).length
+  }
+
+  /** null where an id is outside the vocabulary. */
+  decode(ids: readonly number[]): string | null {
+    return this.#tokenizer.decode(ids)
+  }
+}
+
+function parseFile<T>(folder: string, name: string, parse: (text: string) => T): T {
+  const path = join(folder, name)
+  try {
+    return parse(readFileSync(path, 'utf8'))
+  } catch (error) {
+    const issue = error instanceof z.ZodError ? error.issues[0] : null
+    throw new RagError(
+      'model_unavailable',
+      `${path}: ${issue ? `${issue.path.join('.')}: ${issue.message}` : messageOf(error)}`,
+    )
+  }
+}
+
+interface StaticTensor {
+  readonly shape: readonly number[]
+  readonly data: Int8Array | Float32Array
+}
+
+/** The I8 and F32 tensors of a safetensors file: length of the header in 8 bytes, the header in JSON, the tensors' bytes. */
+function readTensors(file: Buffer): Map<string, StaticTensor> {
+  const headerBytes = file.length < 8 ? NaN : Number(file.readBigUInt64LE(0))
+  if (!(headerBytes <= file.length - 8))
+    throw new Error('expected a safetensors header, found a file that is too short')
+  const header = z.record(z.string(), z.unknown()).parse(JSON.parse(file.toString('utf8', 8, 8 + headerBytes)))
+  const tensors = new Map<string, StaticTensor>()
+  for (const [name, value] of Object.entries(header)) {
+    if (name === '__metadata__') continue
+    const { dtype, shape, data_offsets: offsets } = tensorInfo.parse(value)
+    const [start, end] = offsets.map((offset) => 8 + headerBytes + offset) as [number, number]
+    const numElements = shape.reduce((product, size) => product * size, 1)
+    const elementBytes = dtype === 'I8' ? 1 : dtype === 'F32' ? 4 : null
+    if (elementBytes === null) throw new Error(`${name}: expected I8 or F32, found ${dtype.slice(0, 16)}`)
+    if (end > file.length || end - start !== numElements * elementBytes) {
+      throw new Error(
+        `${name}: expected ${numElements * elementBytes} bytes, found ${Math.min(end, file.length) - start}`,
+      )
+    }
+    // A copy of its own: aligned, and without the rest of the file.
+    const bytes = Uint8Array.from(file.subarray(start, end)).buffer
+    tensors.set(name, { shape, data: elementBytes === 1 ? new Int8Array(bytes) : new Float32Array(bytes) })
+  }
+  return tensors
+}
