@@ -31,7 +31,7 @@ it('scripts import from the server only what it exports', () => {
   expect(imported.length).toBeGreaterThan(30)
   const missing = imported.filter(({ name, source }) => {
     const text = readFileSync(join(root, source), 'utf8')
-    return !new RegExp(`^export (?:async )?(?:const|function|class) ${name}\\b`, 'm').test(text)
+    return !new RegExp(`^export (?:async )?(?:const|function\\*?|class) ${name}\\b`, 'm').test(text)
   })
   expect(missing).toEqual([])
 })

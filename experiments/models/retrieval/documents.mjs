@@ -5,6 +5,7 @@ import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { chunkDocument } from '../../../dist/rag/chunk.js'
+import { createDocumentReader } from '../../../dist/rag/document-reader.js'
 import { findFiles, readDocuments } from '../../../dist/rag/files.js'
 import { chunkingFor } from '../../../dist/rag/ingest.js'
 import { WordPiece } from '../../../dist/rag/wordpiece.js'
@@ -31,16 +32,18 @@ const out = join(dirname(fileURLToPath(import.meta.url)), 'out')
 const tokenizer = new WordPiece(JSON.parse(readFileSync(process.argv[2] ?? '', 'utf8')))
 const countTokens = async (texts) => texts.map((text) => tokenizer.encode(text).length)
 
+const reader = createDocumentReader()
 const lines = []
 const { files } = await findFiles(ROOTS)
 for (const file of files) {
   if (!file.path.endsWith('.html') || TRANSLATION.test(file.path)) continue
-  for await (const { id, text, format } of readDocuments(file, ({ reason }) => console.error(`${file.path}: ${reason}`))) {
-    for (const chunk of await chunkDocument(text, format, chunkingFor(TEACHER_TOKENS), countTokens)) {
+  for await (const { id, text, format } of readDocuments(file, reader, ({ reason }) => console.error(`${file.path}: ${reason}`))) {
+    for (const chunk of await chunkDocument(text, format, chunkingFor(TEACHER_TOKENS), countTokens, reader.html)) {
       lines.push(JSON.stringify({ id, headings: chunk.headings, text: chunk.text }))
     }
   }
 }
+await reader.close()
 mkdirSync(out, { recursive: true })
 writeFileSync(join(out, 'passages.jsonl'), `${lines.join('\n')}\n`)
 console.log(`${lines.length} passages`)
