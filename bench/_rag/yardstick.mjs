@@ -58,7 +58,10 @@ const reciprocal = (rank) => (rank === null ? 0 : 1 / (RRF_K + rank))
 function systemsOf({ rag, index }, hasReranker) {
   const ask = async (question, params) => {
     const { documents } = await rag.query(question, INDEX, {
-      ...{ topK: DEPTH, topN: DEPTH, minScore: null, filter: null },
+      topK: DEPTH,
+      topN: DEPTH,
+      minScore: null,
+      filter: null,
       ...params,
     })
     return documents.map(({ id, ...passage }) => ({ documentId: id, ...passage }))
