@@ -9,6 +9,7 @@ import type { Scheduler } from './scheduler.ts'
 import type { ScheduledSequence } from './step-draft.ts'
 import { countChunk, countDecodeStep, stepEvent } from './step-accounting.ts'
 import type { EngineCounts, FinishedStep } from './step-accounting.ts'
+import type { StepTimes } from './step-times.ts'
 
 export interface DeliveryParts {
   readonly scheduler: Scheduler
@@ -16,6 +17,8 @@ export interface DeliveryParts {
   readonly masks: MaskQueue
   readonly bus: EventBus
   readonly counts: EngineCounts
+  /** What steps cost: drafts that cost more than they save are left out. */
+  readonly times: StepTimes
   /** Told of what fails one request alone. */
   readonly onError: (where: string, error: unknown) => void
 }
@@ -47,7 +50,7 @@ export class Delivery {
   }
 
   #deliverTo(owner: ChoiceOwner, entry: ScheduledSequence, output: SequenceResult, finished: FinishedStep): void {
-    const { scheduler, requests, masks } = this.#parts
+    const { scheduler, requests, masks, times } = this.#parts
     const { choice, active } = owner
     const { sequence } = entry
     const tokens = acceptDrafts(entry.drafts, output.tokens)
@@ -71,7 +74,9 @@ export class Delivery {
     scheduler.publish(sequence)
     if (choice.matcher !== null) masks.compute(owner, choice.matcher)
     if (sequence.lookup === null) return
-    const drafts = sequence.lookup.propose(sequence.tokens.view)
+    const guesses = sequence.lookup.propose(sequence.tokens.view)
+    const numPaying = times.draftsThatPay(scheduler.running.length, sequence.lookup.acceptance, guesses.length)
+    const drafts = guesses.slice(0, numPaying)
     sequence.wantsDrafts = drafts.length > 0
     sequence.drafts = drafts
   }

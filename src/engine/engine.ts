@@ -186,7 +186,15 @@ class LocalEngine implements Engine {
       options,
       refuseUnlessRunning: () => this.#refuseUnlessRunning(),
     })
-    this.#delivery = new Delivery({ scheduler, requests, masks: this.#masks, bus, counts: this.#counts, onError })
+    this.#delivery = new Delivery({
+      scheduler,
+      requests,
+      masks: this.#masks,
+      bus,
+      counts: this.#counts,
+      times: this.#times,
+      onError,
+    })
   }
 
   get problem(): string | null {

@@ -102,4 +102,16 @@ describe('the engine with speculation', () => {
     }
     await Promise.all([plain.engine.close(), single.engine.close()])
   })
+
+  it('learns from the tokens that come how often its guesses hold, verified or not', () => {
+    const lookup = new PromptLookup(8)
+    const before = lookup.acceptance
+    const tokens = Array.from({ length: 60 }, (_, i) => i % 12)
+    for (let length = 13; length <= 50; length++) lookup.propose(Int32Array.from(tokens.slice(0, length)))
+    expect(lookup.acceptance).toBeGreaterThan(0.95)
+    expect(lookup.acceptance).toBeGreaterThan(before)
+    expect(lookup.propose(Int32Array.from(tokens.slice(0, 51)))).toHaveLength(8)
+    lookup.record(8, 0, 51)
+    expect(lookup.acceptance).toBeLessThan(0.95)
+  })
 })

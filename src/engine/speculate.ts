@@ -8,6 +8,9 @@ const NGRAM = 3
 /** Tokens without a draft after a guess was wrong from its first token on; doubled while that goes on. */
 const MIN_PAUSE = 4
 const MAX_PAUSE = 256
+/** What a guess is taken to hold before any was verified, and the weight of each that was. */
+const INITIAL_ACCEPTANCE = 0.7
+const ACCEPTANCE_WEIGHT = 0.1
 
 export class PromptLookup {
   readonly #maxDrafts: number
@@ -17,6 +20,9 @@ export class PromptLookup {
   #numIndexed = NGRAM
   #numDrafts: number
   #pause = MIN_PAUSE
+  #acceptance = INITIAL_ACCEPTANCE
+  /** The last guess, until it was verified: by drafts, or by the token that came. */
+  #guess: { readonly position: number; readonly token: number } | null = null
   #resumeAt = 0
 
   constructor(maxDrafts: number) {
@@ -24,18 +30,28 @@ export class PromptLookup {
     this.#numDrafts = Math.min(2, maxDrafts)
   }
 
+  /** How often, lately, a guess held where those before it did: 0 to 1. */
+  get acceptance(): number {
+    return this.#acceptance
+  }
+
   /** Guesses for what follows `tokens` (prompt and output so far); empty when there is nothing to go by. */
   propose(tokens: Int32Array): number[] {
     this.#index(tokens)
+    this.#learn(tokens)
     if (tokens.length < this.#resumeAt || tokens.length <= NGRAM) return []
     const start = this.#positions.get(hashNgram(tokens, tokens.length))
     if (start === undefined || !endsAlike(tokens, start)) return []
+    this.#guess = { position: tokens.length, token: tokens[start] ?? -1 }
     return [...tokens.subarray(start, start + this.#numDrafts)]
   }
 
   /** How the last guess went: more drafts after one that held, fewer and then none for a while after one that did not. */
   record(numDrafts: number, numAccepted: number, numTokens: number): void {
     if (numDrafts === 0) return
+    this.#guess = null
+    for (let i = 0; i < numAccepted; i++) this.#acceptance += (1 - this.#acceptance) * ACCEPTANCE_WEIGHT
+    if (numAccepted < numDrafts) this.#acceptance -= this.#acceptance * ACCEPTANCE_WEIGHT
     if (numAccepted === numDrafts) this.#numDrafts = Math.min(this.#maxDrafts, this.#numDrafts * 2)
     else this.#numDrafts = Math.max(1, Math.min(this.#numDrafts, numAccepted + 1))
     if (numAccepted > 0) {
@@ -44,6 +60,16 @@ export class PromptLookup {
     }
     this.#resumeAt = numTokens + this.#pause
     this.#pause = Math.min(MAX_PAUSE, this.#pause * 2)
+  }
+
+  /** A guess that was not worth verifying shows by the token that came whether it would have held: more of them may be worth it then. */
+  #learn(tokens: Int32Array): void {
+    const guess = this.#guess
+    if (guess === null || tokens.length <= guess.position) return
+    this.#guess = null
+    const hasHeld = tokens[guess.position] === guess.token
+    this.#acceptance += ((hasHeld ? 1 : 0) - this.#acceptance) * ACCEPTANCE_WEIGHT
+    if (hasHeld) this.#numDrafts = Math.min(this.#maxDrafts, this.#numDrafts + 1)
   }
 
   /** Learns the n-grams that have a successor by now. */

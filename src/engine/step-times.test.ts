@@ -31,3 +31,23 @@ it('says how many prompt tokens fit a time, beside the decode rows of the step',
   times.record(0, 1, 1000)
   expect(times.prefillTokensIn(100)).toBe(100)
 })
+
+it('prices drafts: none where two rows cost two steps, as many as pay where rows are nearly free', () => {
+  const priced = (msByRows: Readonly<Record<number, number>>) => {
+    const times = new StepTimes()
+    for (const [rows, ms] of Object.entries(msByRows)) times.record(Number(rows), 0, ms)
+    return times
+  }
+  expect(new StepTimes().draftsThatPay(1, 0.5, 8)).toBe(8)
+  // Each row as expensive as the first: nothing can pay.
+  expect(priced({ 1: 10, 9: 90 }).draftsThatPay(1, 0.9, 8)).toBe(0)
+  // Rows that are nearly free: all of them.
+  expect(priced({ 1: 10, 9: 11 }).draftsThatPay(1, 0.9, 8)).toBe(8)
+  // Between: as far as the chance that all before it hold is worth a row.
+  const dear = priced({ 1: 10, 9: 50 })
+  expect(dear.draftsThatPay(1, 0.95, 8)).toBe(8)
+  expect(dear.draftsThatPay(1, 0.6, 8)).toBe(1)
+  expect(dear.draftsThatPay(1, 0.3, 8)).toBe(0)
+  // Sixteen sequences share a step: a token is worth a sixteenth of it.
+  expect(priced({ 16: 20, 24: 40 }).draftsThatPay(16, 0.9, 8)).toBe(0)
+})

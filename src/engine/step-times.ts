@@ -50,6 +50,27 @@ export class StepTimes {
     return low + ((high - low) * (rows - below)) / (above - below)
   }
 
+  /**
+   * Drafts, of at most `most`, that are worth verifying in a step of `numRows` sequences: each is accepted with probability `acceptance` where those before
+   * it are, and a token is worth a sequence's share of a step. All of them before a step was measured.
+   */
+  draftsThatPay(numRows: number, acceptance: number, most: number): number {
+    const stepMs = this.ofRows(numRows)
+    if (stepMs === null) return most
+    let best = 0
+    let bestGainMs = 0
+    let numAccepted = 0
+    for (let i = 1; i <= most; i++) {
+      numAccepted += acceptance ** i
+      const costMs = (this.ofRows(numRows + i) ?? stepMs) - stepMs
+      const gainMs = (numAccepted * stepMs) / numRows - costMs
+      if (gainMs < bestGainMs) continue
+      best = i
+      bestGainMs = gainMs
+    }
+    return best
+  }
+
   /** Prompt tokens that a step may compute in so many milliseconds; Infinity before any were measured. */
   prefillTokensIn(ms: number): number {
     const tokenMs = this.#prefillTokenMs
