@@ -47,34 +47,57 @@ for (const [quantization, type] of [
   }
 }
 
-const WEBGPU = 'npm run bench -- model --device webgpu --peers --batch 1 --prompt 64 --tokens 16'
-for (const [quantization, type] of [
-  ['none', 'F16'],
-  ['q8', 'Q8_0'],
-  ['q4', 'Q4_0'],
-]) {
-  const measured = results(`model-webgpu-smollm2-135m-${quantization}`)
-  if (measured === null) continue
-  const { device, inFlight, profile } = measured
-  const { results: measurements } = measured.rows.find(({ batch }) => batch === 1)
-  const ours = measurements[0]
-  const vulkan = measurements.find(({ name }) => name.endsWith('vulkan'))
-  const shape = `SmolLM2-135M shape, ${type}, on ${device.isSoftware ? 'software Vulkan (lavapipe)' : device.adapter}`
-  for (const phase of ['decode', 'prefill']) {
-    const key = `${phase}TokensPerSecond`
-    if (vulkan === undefined) {
-      row(`${shape}, ${phase}`, `${number(ours[key], 1)} tokens/s`, WEBGPU)
-      continue
-    }
-    const ratio = ours[key] / vulkan[key]
-    const value = `${number(ours[key], 1)} tokens/s, ${number(ratio, 2)} × llama.cpp's Vulkan backend`
-    row(`${shape}, ${phase}`, value, WEBGPU)
+/** The worst row of a kernel over the GPUs it was compiled for. */
+function compiled(report, kernel, weights, rows) {
+  const found = report.kernels.filter((row) => row.kernel === kernel && row.weights === weights && row.rows === rows)
+  const most = (key) => Math.max(...found.map((row) => row[key]))
+  return {
+    spilled: most('spilled_vgprs'),
+    scratch: most('scratch_bytes'),
+    waves: Math.min(...found.map((row) => row.waves_per_simd)),
   }
-  const { hostShare, dispatches } = profile.decode
+}
+const before = results('isa-before')
+const isa = results('isa')
+const ISA = 'npm run bench -- isa'
+for (const weights of ['f16', 'q8', 'q4']) {
+  const then = compiled(before, 'linear-matrix (gateUp)', weights, 512)
+  const now = compiled(isa, 'linear-matrix (gate and up)', weights, null)
   row(
-    `${shape}, host's share of a decode step`,
-    `${number(100 * hostShare, 1)} %, ${dispatches} dispatches; two steps in flight ${inFlight.gain < 0 ? '' : '+'}${number(100 * inFlight.gain, 1)} %`,
-    WEBGPU,
+    `prefill tile, ${weights}, compiled for Radeon RX 6900 XT and 7900 XTX`,
+    `${now.spilled} registers spilled (${then.spilled} before), ${now.scratch} bytes of scratch (${number(then.scratch)}), ` +
+      `${now.waves} waves per SIMD (${then.waves})`,
+    ISA,
+  )
+}
+row(
+  'all WebGPU kernels of four model shapes in f16, q8 and q4, compiled for the same',
+  `${isa.kernels.filter((found) => found.spilled_vgprs > 0 || found.scratch_bytes > 0).length} of ${isa.kernels.length} spill, ` +
+    `${Math.min(...isa.kernels.map((found) => found.waves_per_simd))} waves per SIMD at least`,
+  ISA,
+)
+const host = results('host')
+for (const { batch, dispatches, hostMs } of host?.rows ?? []) {
+  row(
+    `WebGPU decode step of ${host.layers} layers, batch ${batch}, processor time of the host`,
+    `${number(hostMs, 2)} ms, ${dispatches} dispatches`,
+    'npm run bench -- host',
+  )
+}
+for (const [name, quantization, label] of [
+  ['gemma-3-270m-q4_k_m', 'none', 'Gemma 3 270M Q4_K_M'],
+  ['mini-1m', 'q8', 'bundled model in q8'],
+  ['mini-1m', 'q4', 'bundled model in q4'],
+]) {
+  const quality = results(`quality-${name}-${quantization}`)
+  if (quality === null) continue
+  const parts = quality.rows
+    .filter(({ device }) => device !== 'reference')
+    .map(({ device, changePercent }) => `${device} ${changePercent > 0 ? '+' : ''}${number(changePercent, 2)} %`)
+  row(
+    `perplexity with int8 activations over float64 sums, ${label}, ${quality.tokens} tokens`,
+    parts.join(', '),
+    'npm run bench -- quality',
   )
 }
 

@@ -100,12 +100,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let w$(i) = ws[quad * 64u + lane + $(16 * i)u];
 #end
 #repeat m 4
-        {
-          let values = xs[(first_m + $(m)u) * 8u + quad];
-#repeat i 4
-          acc$(m)_$(i) = add_quad(acc$(m)_$(i), w$(i), values);
+        let x$(m) = xs[(first_m + $(m)u) * 8u + quad];
 #end
-        }
+        // Sixteen sums side by side: none waits for the one before.
+#repeat c 4
+#repeat m 4
+#repeat i 4
+        acc$(m)_$(i) = fma(w$(i)[$(c)], x$(m)[$(c)], acc$(m)_$(i));
+#end
+#end
 #end
       }
 #endif
