@@ -13,7 +13,7 @@ import { SamplingState } from '../dist/engine/sampling.js'
 import { Scheduler } from '../dist/engine/scheduler.js'
 import { Sequence } from '../dist/engine/sequence.js'
 import { loadTokenizer } from '../dist/engine/tokenizer.js'
-import { completionShape } from '../dist/server/output.js'
+import { completionShape } from '../dist/server/completion-shape.js'
 import { closedLoop, complete, createAgent } from './_load.mjs'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
