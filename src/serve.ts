@@ -148,6 +148,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     }
     engine = loaded.engine
     template = loaded.promptTemplate
+    watch.start()
     state.ready(engine, loaded.samplingDefaults, build.revision ?? build.version)
     logger.info('server.ready', { url, model: engine.modelName, device: engine.modelInfo?.device.kind ?? 'remote' })
     process.stderr.write(`${readyLine(url, engine, performance.now() - startedMs)}\n`)

@@ -15,18 +15,25 @@ export interface Stall {
 }
 
 export class EventLoopWatch {
-  readonly #timer: NodeJS.Timeout
+  readonly #onStall: (stall: Stall) => void
+  #timer: NodeJS.Timeout | undefined
   #tickMs = performance.now()
   #route = 'none'
   #enteredMs = -Infinity
 
   /** `onStall` is called after each stall, on the thread that stalled. */
   constructor(onStall: (stall: Stall) => void) {
+    this.#onStall = onStall
+  }
+
+  /** Begins to watch: a start that loads a model is expected to stall. */
+  start(): void {
+    this.#tickMs = performance.now()
     this.#timer = setInterval(() => {
       const nowMs = performance.now()
       const durationMs = nowMs - this.#tickMs - TICK_MS
       if (durationMs >= STALL_MS) {
-        onStall({ route: this.#enteredMs > this.#tickMs ? this.#route : 'none', durationMs })
+        this.#onStall({ route: this.#enteredMs > this.#tickMs ? this.#route : 'none', durationMs })
       }
       this.#tickMs = performance.now()
     }, TICK_MS)

@@ -1,5 +1,6 @@
 /** Reading a request's body: bounded in bytes, time, nesting and number of values. */
 import type { Context } from 'hono'
+import { Slice } from '../rag/slice.ts'
 import { clientGone } from './disconnect.ts'
 import { type AppEnv, bindingsOf } from './env.ts'
 import { ApiError, invalidRequest } from './errors.ts'
@@ -50,12 +51,16 @@ export async function* readChunks(
   let leftMs = BODY_TOTAL_MS + (maxBytes / 2 ** 20) * 1000
   let numBytes = 0
   const reader = body.getReader()
+  // Chunks that came together are here without a turn of the event loop between them.
+  const slice = new Slice()
   let isWhole = false
   try {
     for (;;) {
       const askedMs = performance.now()
       const { done, value } = await readChunk(reader, Math.min(BODY_IDLE_MS, leftMs))
-      leftMs -= performance.now() - askedMs
+      const waitedMs = performance.now() - askedMs
+      leftMs -= waitedMs
+      if (waitedMs > 1) slice.restart()
       if (done) {
         isWhole = true
         return
@@ -64,6 +69,7 @@ export async function* readChunks(
       if (numBytes > maxBytes) throw tooLarge(maxBytes)
       onArrival(value.byteLength)
       yield value
+      if (slice.isOver) await slice.end()
     }
   } finally {
     // What is left is of no use. A stream that broke, or a read that never ends, has nothing to say to it.

@@ -115,23 +115,18 @@ export class JsonText {
     return invalidRequest(`${this.#where}: expected at most ${bound}, found more`)
   }
 
-  /** The place of the closing quote, or the chunk's end. */
-  #endOfString(bytes: Uint8Array, from: number): number {
-    for (let start = from; ;) {
-      const quote = bytes.indexOf(QUOTE, start)
-      const stop = quote === -1 ? bytes.length : quote
-      let first = stop
-      while (first > start && bytes[first - 1] === BACKSLASH) first--
-      const isEscaped = ((stop - first) % 2 === 1) !== (first === start && this.#isEscaped)
-      this.#isEscaped = quote === -1 && isEscaped
-      if (quote === -1) return bytes.length
-      if (!isEscaped) {
+  /** The place of the closing quote, or the chunk's end. Byte by byte: a search for quotes would be slow where every one is escaped. */
+  #endOfString(bytes: Uint8Array, start: number): number {
+    for (let i = start; i < bytes.length; i++) {
+      const byte = bytes[i]
+      if (this.#isEscaped) this.#isEscaped = false
+      else if (byte === BACKSLASH) this.#isEscaped = true
+      else if (byte === QUOTE) {
         this.#isInString = false
-        return quote
+        return i
       }
-      // A run of backslashes is counted once: the next one begins behind this quote.
-      start = quote + 1
     }
+    return bytes.length
   }
 }
 

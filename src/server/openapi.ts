@@ -87,7 +87,10 @@ function toOperation(
     // OpenAPI 3.1 has no word for the schema of each event.
     'text/event-stream': { schema: {}, 'x-event-schema': reference(event, `${title}Event`, 'output') },
   }
-  const error = { $ref: `#/components/schemas/${route.errors === 'anthropic' ? 'MessagesError' : 'Error'}` }
+  const error =
+    route.errors === 'protocol'
+      ? {}
+      : { $ref: `#/components/schemas/${route.errors === 'anthropic' ? 'MessagesError' : 'Error'}` }
   return {
     operationId: name,
     summary: route.summary,

@@ -44,8 +44,8 @@ export interface Route {
   readonly openTo?: 'probes' | 'sign-in'
   /** What a browser that has signed in may call: a page, which asks to sign in first, or what pages call. */
   readonly session?: 'page' | 'call'
-  /** Anthropic's clients read errors in that API's own form. */
-  readonly errors?: 'anthropic'
+  /** The form of errors, where it is not OpenAI's: Anthropic's clients read that API's own, protocols over a route have theirs. */
+  readonly errors?: 'anthropic' | 'protocol'
   readonly query?: z.ZodObject
   readonly body?: z.ZodType
   /** The body is bytes of this media type. */
@@ -252,6 +252,7 @@ export const ROUTES = {
     path: '/mcp',
     summary: 'Model Context Protocol, streamable HTTP: search_documents, list_indexes, get_document',
     idPrefix: 'mcp',
+    errors: 'protocol',
     body: z.looseObject({}),
     answer: answer.mcp,
   },
