@@ -72,6 +72,7 @@ try {
       'StartError',
       'PluginError',
       'EvaluationError',
+      'KeyFileError',
     ].includes(error.name)
   process.stderr.write(
     `miniserve: ${isExpected ? error.message : error instanceof Error ? error.stack : String(error)}\n`,

@@ -17,6 +17,7 @@ import { createRag, DEFAULT_RERANK_BUDGET_MS, type RagOptions, type RagService }
 import type { PromptTemplate } from './rag/prompt.ts'
 import { createApp } from './server/app.ts'
 import { type Connections, trackConnections } from './server/connections.ts'
+import { watchKeyFile } from './server/key-file.ts'
 import { createKeys, loadSecret } from './server/keys.ts'
 import { isLoopback } from './server/origin.ts'
 import { refuseMalformed } from './server/middleware.ts'
@@ -78,6 +79,13 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   const state = new ServerState(observability.subscribers(plugins))
   observability.metrics.observeEngine(() => ({ ...state.stats(), device: deviceMemory(state) }))
   const secret = loadSecret(config.cacheDir)
+  const keyFile =
+    config.keyFile === null
+      ? null
+      : watchKeyFile(config.keyFile, (change) => {
+          if (typeof change === 'number') logger.info('keys.reloaded', { keys: change })
+          else logger.error('keys.reload_failed', { error: change })
+        })
   let template: PromptTemplate | null = null
   const rag = createRag({
     ...ragSettings(config),
@@ -99,7 +107,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     state,
     watch,
     observability,
-    keys: createKeys({ keys: config.apiKeys, adminKey: config.adminKey, secret }),
+    keys: createKeys({ keys: config.apiKeys, adminKey: config.adminKey, secret, fileKeys: keyFile?.keys ?? null }),
     rag,
     version: build.version,
     revision: build.revision,
@@ -162,6 +170,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     // A start that failed says so in one message: there was no server whose end could matter.
     const logLevel = hasFailed ? 'debug' : 'info'
     watch.close()
+    keyFile?.close()
     await shutDown({ config, state, server, connections, engine, rag, observability, logLevel })
     stop.release()
     crashes.release()
@@ -194,10 +203,10 @@ function handleCrashes(observability: Observability): { release(): void } {
 }
 
 /** @throws StartError for a server that everybody who reaches it could use. */
-function requireKeys({ host, apiKeys, insecure }: Config): void {
-  if (apiKeys.length > 0 || insecure || isLoopback(host)) return
+function requireKeys({ host, apiKeys, keyFile, insecure }: Config): void {
+  if (apiKeys.length > 0 || keyFile !== null || insecure || isLoopback(host)) return
   throw new StartError(
-    `--host ${host}: expected a key (MINISERVE_API_KEY or --api-key) for an address that others can reach; --insecure serves them all without one`,
+    `--host ${host}: expected a key (MINISERVE_API_KEY, --api-key or --key-file) for an address that others can reach; --insecure serves them all without one`,
   )
 }
 

@@ -130,6 +130,13 @@ export const schema = z.object({
     help: 'a key that also sees the traces of the other keys, and what each used on /metrics',
     group: 'server',
   }),
+  keyFile: field(text.nullable().default(null), {
+    flag: 'key-file',
+    env: 'MINISERVE_KEY_FILE',
+    value: 'FILE',
+    help: 'keys with names, roles and limits; read again when it changes (docs/security.md)',
+    group: 'server',
+  }),
   insecure: field(z.boolean().default(false), {
     flag: 'insecure',
     help: 'serve without keys on an address that others can reach',

@@ -21,12 +21,14 @@ import {
   renderError,
   requestTrace,
   requireKey,
+  limitKey,
 } from './middleware.ts'
 import { openApiDocument } from './openapi.ts'
 import { requireOwnOrigin } from './origin.ts'
 import { probeHandlers } from './probes.ts'
 import { ragHandlers } from './rag.ts'
 import { responsesHandlers } from './responses/routes.ts'
+import { RateLimits } from './rate-limits.ts'
 import { rerankHandlers } from './rerank.ts'
 import { registerRoutes } from './router.ts'
 import type { Handlers } from './routes.ts'
@@ -85,6 +87,7 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
   app.use(requireKey(parts.keys, failures))
   const isOpen = parts.keys.authenticate(undefined, undefined) !== null
   if (isOpen) app.use(requireOwnOrigin({ corsOrigins: settings.corsOrigins, host: settings.host }))
+  app.use(limitKey(new RateLimits()))
   app.use(admit(admission))
   let document: object = {}
   if (rag) {

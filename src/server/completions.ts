@@ -105,7 +105,7 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
   const response = await runPipeline(
     { engine, rag: parts.rag },
     { ...call, job: shared },
-    { trace, abort, admitted: c.get('admitted') },
+    { trace, abort, admitted: c.get('admitted'), charge: c.get('charge') ?? (() => {}) },
   )
   for (const warning of job.warnings) response.headers.append('X-Miniserve-Warning', warning)
   if (job.stream) c.set('isStreaming', true)

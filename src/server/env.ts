@@ -44,6 +44,8 @@ export interface AppEnv {
     isBodyInvited: boolean | undefined
     /** What the thread does from now on is this request's work: for the watch over the event loop. */
     atWork: (() => void) | undefined
+    /** Charges the caller's key for the tokens that the request used. */
+    charge: ((tokens: number) => void) | undefined
     /** The handler answered with a stream and closes the trace itself. */
     isStreaming: boolean
   }

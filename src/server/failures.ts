@@ -38,6 +38,7 @@ type EdgeCode =
   | 'bytes_in_flight'
   | 'too_many_pipelined'
   | 'key_queue_full'
+  | 'rate_limit_exceeded'
   | 'loading'
   | 'client_disconnect'
   | 'internal_error'
@@ -76,6 +77,7 @@ export const FAILURES: Readonly<Record<FailureCode, Failure>> = {
   bytes_in_flight: refused,
   too_many_pipelined: refused,
   key_queue_full: refused,
+  rate_limit_exceeded: refused,
   loading: { ...unavailable, retryAfter: 2 },
   draining: { ...unavailable, retryAfter: 5 },
   overloaded: { ...unavailable, retryAfter: 1 },

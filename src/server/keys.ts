@@ -2,6 +2,7 @@
 import { createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { FileKey, KeyLimits } from './key-file.ts'
 
 /** The caller of a request. `keyId` is a short digest, safe for metrics and logs. */
 export interface Caller {
@@ -9,6 +10,8 @@ export interface Caller {
   readonly isAdmin: boolean
   /** Prefix-cache salt: callers with different keys never share blocks. */
   readonly cacheSalt: string
+  /** What the key file allows it; null: as much as the server bears. */
+  readonly limits: KeyLimits | null
 }
 
 export interface Keys {
@@ -26,53 +29,79 @@ export interface Keys {
 
 const digest = (value: string): Buffer => createHash('sha256').update(value).digest()
 
-/** `keys` empty: every caller is the same anonymous one. */
+interface KnownKey {
+  readonly digest: Buffer
+  readonly caller: Caller
+}
+
+/** `keys` empty and no key file: every caller is the same anonymous one. @param fileKeys those of the key file now. */
 export function createKeys(options: {
   readonly keys: readonly string[]
   readonly adminKey: string | null
   readonly secret: Buffer
+  readonly fileKeys?: (() => readonly FileKey[]) | null
 }): Keys {
+  const { fileKeys = null } = options
   const caller = (key: string, isAdmin: boolean): Caller => ({
     keyId: key === '' ? 'anonymous' : digest(key).toString('hex').slice(0, 12),
     isAdmin,
     cacheSalt: createHmac('sha256', options.secret).update(key).digest('hex'),
+    limits: null,
   })
-  const known = options.keys.map((key) => ({ digest: digest(key), caller: caller(key, false) }))
+  const fixed: KnownKey[] = options.keys.map((key) => ({ digest: digest(key), caller: caller(key, false) }))
   if (options.adminKey !== null)
-    known.push({ digest: digest(options.adminKey), caller: caller(options.adminKey, true) })
+    fixed.push({ digest: digest(options.adminKey), caller: caller(options.adminKey, true) })
+  let current: readonly FileKey[] = []
+  let known: readonly KnownKey[] = fixed
+  /** The keys now: those of the file change with it. */
+  function all(): readonly KnownKey[] {
+    const inFile = fileKeys?.() ?? []
+    if (inFile === current) return known
+    current = inFile
+    known = [...fixed, ...inFile.map((key) => ({ digest: key.digest, caller: callerOf(key) }))]
+    return known
+  }
+  const callerOf = ({ name, digest: hash, isAdmin, limits }: FileKey): Caller => ({
+    keyId: name,
+    isAdmin,
+    cacheSalt: createHmac('sha256', options.secret)
+      .update(`sha256:${hash.toString('hex')}`)
+      .digest('hex'),
+    limits,
+  })
   const anonymous = caller('', options.adminKey === null)
 
   /** Digests have one length, and every key is compared: the time tells neither which key came close nor how long it is. */
-  function find(given: string): (typeof known)[number] | null {
+  function find(given: string): KnownKey | null {
     const offered = digest(given)
-    let found: (typeof known)[number] | null = null
-    for (const key of known) if (timingSafeEqual(key.digest, offered)) found = key
+    let found: KnownKey | null = null
+    for (const key of all()) if (timingSafeEqual(key.digest, offered)) found = key
     return found
   }
 
   /** Bound to the whole key and to this use of the secret. */
-  const seal = (key: (typeof known)[number], expiresMs: number): Buffer =>
+  const seal = (key: KnownKey, expiresMs: number): Buffer =>
     createHmac('sha256', options.secret).update(`session\n${expiresMs}\n`).update(key.digest).digest()
 
   return {
-    hasSeveral: known.length > (options.keys.length === 0 ? 0 : 1),
-    canSignIn: known.length > 0,
+    hasSeveral: fileKeys !== null || fixed.length > (options.keys.length === 0 ? 0 : 1),
+    canSignIn: fileKeys !== null || fixed.length > 0,
     authenticate(authorization, xApiKey) {
       const bearer = /^Bearer\s+(.+)$/i.exec(authorization ?? '')?.[1]
       // Some clients always send a Bearer of their own beside the key that they were given.
       const found = (bearer === undefined ? null : find(bearer)) ?? (xApiKey === undefined ? null : find(xApiKey))
-      return found?.caller ?? (options.keys.length === 0 ? anonymous : null)
+      return found?.caller ?? (options.keys.length === 0 && fileKeys === null ? anonymous : null)
     },
     openSession(given, expiresMs) {
       const key = find(given)
       return key && `${key.caller.keyId}.${expiresMs}.${seal(key, expiresMs).toString('base64url')}`
     },
     resumeSession(session) {
-      const [, keyId, expires, mac] = /^([0-9a-f]{12})\.(\d{1,16})\.([\w-]{43})$/.exec(session) ?? []
+      const [, keyId, expires, mac] = /^([\w.-]{1,64})\.(\d{1,16})\.([\w-]{43})$/.exec(session) ?? []
       const expiresMs = Number(expires)
       if (mac === undefined || !(expiresMs > Date.now())) return null
       const offered = Buffer.from(mac, 'base64url')
-      const found = known.find((key) => key.caller.keyId === keyId && timingSafeEqual(seal(key, expiresMs), offered))
+      const found = all().find((key) => key.caller.keyId === keyId && timingSafeEqual(seal(key, expiresMs), offered))
       return found?.caller ?? null
     },
   }

@@ -10,7 +10,8 @@ import { addressOf, type AppEnv, bindingsOf } from './env.ts'
 import { ApiError, endingOf, endingOfStatus, invalidRequest, toApiError, toErrorBody } from './errors.ts'
 import type { FailedAttempts } from './failed-attempts.ts'
 import { toMessagesErrorBody } from './messages/shape.ts'
-import type { Keys } from './keys.ts'
+import type { RateLimits } from './rate-limits.ts'
+import type { Caller, Keys } from './keys.ts'
 import { routeOf } from './router.ts'
 import { patternOf } from './routes.ts'
 import { sessionOf, signInFirst } from './session.ts'
@@ -145,6 +146,25 @@ export function allowOrigins(origins: readonly string[]): MiddlewareHandler {
     ],
     maxAge: 600,
   })
+}
+
+/** Holds requests that cost something to the limits of their key, from before the body is read until the answer has gone. */
+export function limitKey(limits: RateLimits): MiddlewareHandler<AppEnv> {
+  return async function limitKey(c, next) {
+    const caller: Caller | undefined = c.get('caller')
+    if (!caller?.limits || c.get('route')?.pool === undefined) return next()
+    const allowance = limits.enter(caller.keyId, caller.limits)
+    c.set('charge', allowance.charge)
+    const { outgoing } = bindingsOf(c)
+    // A stream goes on after the handler has returned.
+    outgoing?.once('close', allowance.leave)
+    try {
+      await next()
+    } finally {
+      if (!outgoing) allowance.leave()
+    }
+    for (const [name, value] of Object.entries(allowance.headers)) c.res.headers.set(name, value)
+  }
 }
 
 /**

@@ -103,7 +103,7 @@ async function formatBody(generation: AcceptedGeneration, scope: RequestScope): 
       'llm.tokens.out': result.summary.tokensOut,
       'output.format': job.generation.structured ? 'json' : 'text',
     })
-    noteResult(scope.trace, job, result)
+    noteResult(scope, job, result)
     return new Response(body, { headers: { 'content-type': 'application/json' } })
   })
 }

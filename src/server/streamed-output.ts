@@ -15,6 +15,8 @@ export interface RequestScope {
   readonly abort: AbortController
   /** The engine has the request: its place before the engine is free again. */
   readonly admitted: () => void
+  /** Charges the caller's key for tokens. */
+  readonly charge: (tokens: number) => void
 }
 
 /** What the engine took: its first event, and the others to come. */
@@ -135,7 +137,7 @@ class StreamedOutput implements FrameSource {
     this.#isOver = true
     const { job } = this.#generation
     this.#stage?.end({ 'llm.tokens.out': this.#result.summary.tokensOut, 'output.format': 'sse' })
-    noteResult(this.#scope.trace, job, this.#result)
+    noteResult(this.#scope, job, this.#result)
   }
 
   /** Takes in what nobody will read, for its counts. */
@@ -154,7 +156,13 @@ class StreamedOutput implements FrameSource {
 }
 
 /** What the root span and the story's last line say of the result. */
-export function noteResult(trace: RequestTrace, job: GenerationJob, result: GenerationResult): void {
+export function noteResult(
+  { trace, charge }: Pick<RequestScope, 'trace' | 'charge'>,
+  job: GenerationJob,
+  result: GenerationResult,
+): void {
+  const { total_tokens: numTokens } = result.usage()
+  charge(numTokens)
   trace.setResult({
     tokensIn: result.numPromptTokens,
     tokensOut: result.summary.tokensOut,

@@ -15,7 +15,7 @@ let failedId: string
 function app(caller: { readonly keyId: string; readonly isAdmin: boolean } = { keyId: 'alice', isAdmin: false }) {
   const hono = new Hono<AppEnv>()
   hono.use(async (c, next) => {
-    c.set('caller', { ...caller, cacheSalt: '' })
+    c.set('caller', { ...caller, cacheSalt: '', limits: null })
     await next()
   })
   hono.onError((error, c) => {

@@ -56,7 +56,7 @@ describe.skipIf(!hasChromium)(`trace pages in Chromium${hasChromium ? '' : ` (sk
     failed = error.trace.traceId
     const app = new Hono<AppEnv>()
     app.use(async (c, next) => {
-      c.set('caller', { keyId: 'anonymous', isAdmin: true, cacheSalt: '' })
+      c.set('caller', { keyId: 'anonymous', isAdmin: true, cacheSalt: '', limits: null })
       await next()
     })
     registerRoutes(app, traceHandlers({ store: observability.store, canSignIn: false }))

@@ -1,0 +1,132 @@
+/**
+ * `--key-file`: keys as tenants, each with a name, a role and limits. The file holds digests only, so that reading it gives nobody a key. It
+ * is read again when it changes; a file that does not fit leaves the keys as they were.
+ */
+import { readFileSync, unwatchFile, watchFile } from 'node:fs'
+import { z } from 'zod'
+
+export interface KeyLimits {
+  readonly requestsPerMinute: number | null
+  /** Prompt and generated tokens together. */
+  readonly tokensPerMinute: number | null
+  /** Requests at the same time. */
+  readonly concurrency: number | null
+}
+
+export interface FileKey {
+  /** Of the tenant, for logs and metrics. */
+  readonly name: string
+  /** SHA-256 of the key. */
+  readonly digest: Buffer
+  readonly isAdmin: boolean
+  readonly limits: KeyLimits
+}
+
+/** A key file that cannot be used: names the entry, what was expected and what was found. */
+export class KeyFileError extends Error {
+  override readonly name = 'KeyFileError'
+}
+
+const limit = z.int().min(1).optional()
+
+const keyFile = z.strictObject({
+  keys: z
+    .array(
+      z.strictObject({
+        name: z.string().regex(/^[A-Za-z0-9._-]{1,64}$/, 'a name of at most 64 of A-Za-z0-9._-'),
+        sha256: z.string().regex(/^[0-9a-f]{64}$/i, 'the SHA-256 of the key, 64 hex digits'),
+        role: z.enum(['user', 'admin']).default('user'),
+        limits: z
+          .strictObject({ requests_per_minute: limit, tokens_per_minute: limit, concurrency: limit })
+          .default({}),
+      }),
+    )
+    .min(1, 'at least one key')
+    .max(10_000, 'at most 10,000 keys'),
+})
+
+/** @throws KeyFileError */
+export function parseKeyFile(path: string, text: string): FileKey[] {
+  let json: unknown
+  try {
+    json = JSON.parse(text)
+  } catch (error) {
+    throw new KeyFileError(`${path}: expected JSON, found something else`, { cause: error })
+  }
+  const parsed = keyFile.safeParse(json)
+  if (!parsed.success) {
+    const [issue] = parsed.error.issues
+    throw new KeyFileError(
+      `${path}: ${issue?.path.join('.') || 'the file'}: expected ${issue?.message ?? 'another form'}`,
+    )
+  }
+  const keys = parsed.data.keys.map(({ name, sha256, role, limits }) => ({
+    name,
+    digest: Buffer.from(sha256, 'hex'),
+    isAdmin: role === 'admin',
+    limits: {
+      requestsPerMinute: limits.requests_per_minute ?? null,
+      tokensPerMinute: limits.tokens_per_minute ?? null,
+      concurrency: limits.concurrency ?? null,
+    },
+  }))
+  requireDistinct(
+    path,
+    'name',
+    keys.map(({ name }) => name),
+  )
+  requireDistinct(
+    path,
+    'sha256',
+    keys.map(({ digest }) => digest.toString('hex')),
+  )
+  return keys
+}
+
+function requireDistinct(path: string, field: string, values: readonly string[]): void {
+  const seen = new Set<string>()
+  for (const [i, value] of values.entries()) {
+    if (seen.has(value))
+      throw new KeyFileError(`${path}: keys.${i}.${field}: expected one of its own, found another key's`)
+    seen.add(value)
+  }
+}
+
+export interface WatchedKeyFile {
+  /** The keys as the file has them now. */
+  keys(): readonly FileKey[]
+  close(): void
+}
+
+const POLL_MS = 1000
+
+/**
+ * Reads a key file now and whenever it changes.
+ * @param onChange told the number of keys, or why the new file cannot be used.
+ * @throws KeyFileError for a file that cannot be used at the start.
+ */
+export function watchKeyFile(path: string, onChange: (change: number | KeyFileError) => void): WatchedKeyFile {
+  const read = (): FileKey[] => {
+    let text: string
+    try {
+      text = readFileSync(path, 'utf8')
+    } catch (error) {
+      const code = error instanceof Error && 'code' in error ? String(error.code) : String(error)
+      throw new KeyFileError(`${path}: cannot be read (${code})`, { cause: error })
+    }
+    return parseKeyFile(path, text)
+  }
+  let keys = read()
+  const onStat = (): void => {
+    try {
+      keys = read()
+      onChange(keys.length)
+    } catch (error) {
+      if (error instanceof KeyFileError) onChange(error)
+      else throw error
+    }
+  }
+  // Polled by its times: editors, ConfigMaps and secrets replace files by renaming, which a watch on the file would not see.
+  watchFile(path, { interval: POLL_MS, persistent: false }, onStat)
+  return { keys: () => keys, close: () => unwatchFile(path, onStat) }
+}

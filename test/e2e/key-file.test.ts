@@ -1,0 +1,91 @@
+/** `--key-file` against the real process: tenants by name, their limits, and a change without a restart. */
+import { createHash } from 'node:crypto'
+import { mkdtempSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { afterAll, beforeAll, expect, it } from 'vitest'
+import { readFrames, ServerProcess } from './server-process.ts'
+
+let folder: string
+let path: string
+let server: ServerProcess
+
+const entry = (name: string, key: string, more: object = {}) => ({
+  name,
+  sha256: createHash('sha256').update(key).digest('hex'),
+  ...more,
+})
+/** As ConfigMaps and editors do it: the new file takes the old one's place. */
+function write(...keys: unknown[]): void {
+  writeFileSync(`${path}.new`, JSON.stringify({ keys }))
+  renameSync(`${path}.new`, path)
+}
+const auth = (key: string) => ({ authorization: `Bearer ${key}` })
+const body = { prompt: 'The river', max_tokens: 4 }
+
+beforeAll(async () => {
+  folder = mkdtempSync(join(tmpdir(), 'miniserve-keys-'))
+  path = join(folder, 'keys.json')
+  write(
+    entry('alice', 'key-a', { limits: { requests_per_minute: 2 } }),
+    entry('bob', 'key-b', { limits: { concurrency: 1, tokens_per_minute: 100_000 } }),
+    entry('ops', 'key-o', { role: 'admin' }),
+  )
+  server = await ServerProcess.start(['--key-file', path])
+})
+
+afterAll(async () => {
+  await server?.stop()
+  rmSync(folder, { recursive: true, force: true })
+})
+
+it('knows its keys and no other', async () => {
+  expect((await server.post('/v1/completions', body)).status).toBe(401)
+  expect((await server.post('/v1/completions', body, auth('other'))).status).toBe(401)
+  expect((await server.get('/v1/models', auth('key-a'))).status).toBe(200)
+})
+
+it('holds a key to its requests per minute, and tells it what is left', async () => {
+  const first = await server.post('/v1/completions', body, auth('key-a'))
+  expect(first.status).toBe(200)
+  expect(first.headers.get('x-ratelimit-limit-requests')).toBe('2')
+  expect(first.headers.get('x-ratelimit-remaining-requests')).toBe('1')
+  await first.text()
+  await (await server.post('/v1/completions', body, auth('key-a'))).text()
+  const refused = await server.post('/v1/completions', body, auth('key-a'))
+  expect(refused.status).toBe(429)
+  expect(Number(refused.headers.get('retry-after'))).toBeGreaterThan(0)
+  expect(await refused.json()).toMatchObject({ error: { code: 'rate_limit_exceeded', type: 'rate_limit_error' } })
+  // Others are not concerned, nor are questions that cost nothing.
+  expect((await server.post('/v1/completions', body, auth('key-o'))).status).toBe(200)
+  expect((await server.get('/v1/models', auth('key-a'))).status).toBe(200)
+})
+
+it('holds a key to its requests at the same time until a stream has ended, and charges its tokens', async () => {
+  const running = await server.post(
+    '/v1/completions',
+    { ...body, max_tokens: 500, ignore_eos: true, stream: true },
+    auth('key-b'),
+  )
+  expect((await server.post('/v1/completions', body, auth('key-b'))).status).toBe(429)
+  expect((await readFrames(running)).at(-1)).toBe('[DONE]')
+  let next = await server.post('/v1/completions', body, auth('key-b'))
+  // The socket's close comes a moment after its last byte.
+  while (next.status === 429) next = await server.post('/v1/completions', body, auth('key-b'))
+  expect(Number(next.headers.get('x-ratelimit-remaining-tokens'))).toBeLessThan(99_600)
+})
+
+it('names the tenant in metrics, to the admin', async () => {
+  const text = await (await server.get('/metrics', auth('key-o'))).text()
+  expect(text).toMatch(/miniserve_key_tokens_total\{[^}]*key_id="bob"/)
+})
+
+it('takes a changed file over, and keeps the keys where it does not fit', async () => {
+  write(entry('carol', 'key-c'))
+  await server.waitForLog(({ msg }) => msg === 'keys.reloaded')
+  expect((await server.get('/v1/models', auth('key-c'))).status).toBe(200)
+  expect((await server.get('/v1/models', auth('key-a'))).status).toBe(401)
+  writeFileSync(path, '{"keys": [')
+  await server.waitForLog(({ msg }) => msg === 'keys.reload_failed')
+  expect((await server.get('/v1/models', auth('key-c'))).status).toBe(200)
+})
