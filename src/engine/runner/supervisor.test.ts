@@ -69,6 +69,7 @@ test('a broken runner is closed and replaced by one with the same pool size and 
   const isBroken = next((problem) => problem !== null)
   made[0]!.breakDown('unplugged')
   await isBroken
+  await expect(runner.readBlocks([0])).rejects.toMatchObject({ code: 'pool_replaced' })
   expect(await runner.execute(PLAN)).toMatchObject({ poolId: 10, computeMs: 1 })
   expect(made.map(({ isClosed }) => isClosed)).toEqual([true, false])
   expect(made[1]!.requests[0]).toMatchObject({ numKvBlocks: 12, maxModelLen: 99 })

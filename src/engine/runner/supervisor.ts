@@ -67,11 +67,11 @@ class SupervisedRunner implements Runner {
   }
 
   async readBlocks(blocks: readonly number[], poolId?: number): Promise<Uint8Array> {
-    return (this.#alive ?? (await this.#current())).readBlocks(blocks, poolId)
+    return this.#present().readBlocks(blocks, poolId)
   }
 
   async writeBlocks(blocks: readonly number[], bytes: Uint8Array, poolId?: number): Promise<void> {
-    return (this.#alive ?? (await this.#current())).writeBlocks(blocks, bytes, poolId)
+    return this.#present().writeBlocks(blocks, bytes, poolId)
   }
 
   async close(): Promise<void> {
@@ -79,6 +79,14 @@ class SupervisedRunner implements Runner {
     this.#alive = null
     await this.#latest?.close()
     await this.#recovery
+  }
+
+  /** The runner that is there. Blocks are asked of the pool that holds them: another one that takes its place would answer with zeros. */
+  #present(): MortalRunner {
+    if (this.#closed.signal.aborted) throw closedError()
+    if (this.#alive !== null) return this.#alive
+    if (this.#request === null) throw new RunnerError('engine_error', 'no model is loaded')
+    throw new RunnerError('pool_replaced', 'the pool that this was meant for was lost')
   }
 
   async #current(): Promise<MortalRunner> {
