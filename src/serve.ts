@@ -143,6 +143,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
       }
     })
     fatal.catch(() => {})
+    const reading = rag.readDefaultIndex()
     const loading = loadEngine(config, logger, { onFatal: (reason) => onFatal(reason), signal: abandoned.signal })
     // A signal while a large model loads must not wait for it.
     const loaded = await Promise.race([loading, stop.requested])
@@ -156,6 +157,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     }
     engine = loaded.engine
     template = loaded.promptTemplate
+    await Promise.race([reading, stop.requested])
     watch.start()
     state.ready(engine, loaded.samplingDefaults, build.revision ?? build.version)
     logger.info('server.ready', { url, model: engine.modelName, device: engine.modelInfo?.device.kind ?? 'remote' })

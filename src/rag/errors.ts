@@ -34,3 +34,23 @@ export class RagError extends Error {
 
 /** Message of anything thrown. */
 export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
+
+/** What the system's error codes mean, for people. */
+const SYSTEM_REASONS: Readonly<Record<string, string>> = {
+  ENOSPC: 'the disk is full',
+  EDQUOT: 'the quota of the disk is used up',
+  EROFS: 'the file system is read-only',
+  EACCES: 'permission is denied',
+  EPERM: 'permission is denied',
+  EMFILE: 'too many files are open',
+  ENFILE: 'too many files are open',
+  EIO: 'the disk reports an error',
+  ENOTDIR: 'a part of its path is no folder',
+  ENOENT: 'it is not there',
+}
+
+/** Why the system refused, without the path that its own message holds: that is not for callers of the server. */
+export function systemReasonOf(error: unknown): string {
+  const code = error instanceof Error && 'code' in error ? String(error.code) : null
+  return code === null ? messageOf(error) : (SYSTEM_REASONS[code] ?? code)
+}

@@ -21,6 +21,7 @@ import {
   type RawRetrieveParams,
   type RetrievedDocument,
   type Retrieval,
+  type RetrieveParams,
 } from './retrieve.ts'
 import { createMemoryStore } from './stores/memory.ts'
 import { createPgvectorStore } from './stores/pgvector.ts'
@@ -135,6 +136,12 @@ export class RagService {
     this.#closeModels = parts.closeModels
   }
 
+  /** Reads the default index, so that a server that says it is ready answers its first question at once. Failures are kept as in `warm`. */
+  async readDefaultIndex(): Promise<void> {
+    const read = async (): Promise<void> => void (await (await this.#store.open(this.defaultIndex))?.isEmpty())
+    await Promise.allSettled([read()])
+  }
+
   /**
    * Loads the models and brings the bundled index up to date, so that the first request need not wait for it. Failures are kept for
    * the requests that need what failed. Resolves when done.
@@ -162,10 +169,9 @@ export class RagService {
       )
       refuseContinuation(generation.prompts)
       span.set({ 'gen_ai.retrieval.top_k': params.topK })
-      const index = await this.#searchable(name, 'rag.index', signal)
       // Not before it is found: a name that is none of ours is the caller's text.
-      span.set({ 'rag.index.name': name })
-      const found = await retrieve(this.#retrieveParts(index), request.query, params, signal)
+      const onFound = (): void => span.set({ 'rag.index.name': name })
+      const found = await this.#retrieveFrom(name, { query: request.query, params, at: 'rag.index', onFound }, signal)
       const { prompt, used } = buildFinalPrompt(request.query, generation, engine, found.documents, this.#template())
       span.set({ 'rag.docs.retrieved': found.numCandidates, 'rag.docs.reranked': used.length })
       return {
@@ -184,8 +190,7 @@ export class RagService {
   ): Promise<Retrieval & { readonly index: string }> {
     const name = indexName ?? this.defaultIndex
     const parsed = parseRetrieveParams(params, '')
-    const index = await this.#searchable(name, 'index', signal)
-    return { index: name, ...(await retrieve(this.#retrieveParts(index), query, parsed, signal)) }
+    return { index: name, ...(await this.#retrieveFrom(name, { query, params: parsed, at: 'index' }, signal)) }
   }
 
   /** The index meant by a name, or by none. @throws RagError invalid_request for what cannot be one. */
@@ -311,7 +316,7 @@ export class RagService {
   async #own(name: string): Promise<VectorIndex | null> {
     const index = await this.#store.open(name)
     if (!index || !this.#bundled || name !== BUNDLED_INDEX) return index
-    return this.#isHidden(await index.info()) ? null : index
+    return (await index.isEmpty()) ? null : index
   }
 
   /** Whether an own index is one without documents under the bundled one's name: it must not take that one's place. */
@@ -319,21 +324,56 @@ export class RagService {
     return this.#bundled !== null && name === BUNDLED_INDEX && numDocuments === 0
   }
 
-  /** Opening an index and loading a model are work that requests share: one that goes away stops waiting, and the work goes on. */
-  async #searchable(name: string, param: string, signal?: AbortSignal): Promise<VectorIndex> {
-    const index = await untilAborted(this.#open(name, param), signal)
+  /**
+   * Retrieves from the index of a name. On a warm path that is three calls between threads: embed, search, rerank; whether the index is
+   * empty is asked only when nothing was found.
+   */
+  async #retrieveFrom(
+    name: string,
+    {
+      query,
+      params,
+      at,
+      onFound = () => {},
+    }: { readonly query: string; readonly params: RetrieveParams; readonly at: string; readonly onFound?: () => void },
+    signal?: AbortSignal,
+  ): Promise<Retrieval> {
+    const own = await untilAborted(this.#store.open(name), signal)
+    if (own) {
+      await this.#checkModel(own, at, signal)
+      onFound()
+      const found = await this.#retrieve(own, query, params, signal)
+      if (found.numCandidates > 0 || !(await untilAborted(own.isEmpty(), signal))) return found
+    }
+    if (!this.#bundled || name !== BUNDLED_INDEX) {
+      if (!own) throw indexNotFound(at)
+      throw new RagError('index_empty', `${at}: the index has no documents; POST some to /v1/rag/documents`, at)
+    }
+    const bundled = await untilAborted(this.#bundled.open(), signal)
+    await this.#checkModel(bundled, at, signal)
+    onFound()
+    return this.#retrieve(bundled, query, params, signal)
+  }
+
+  async #retrieve(index: VectorIndex, query: string, params: RetrieveParams, signal?: AbortSignal): Promise<Retrieval> {
+    try {
+      return await retrieve(this.#retrieveParts(index), query, params, signal)
+    } catch (error) {
+      // Dropped or made anew by another process since it was opened: the next request sees what is there.
+      if (error instanceof RagError && error.code.startsWith('index_')) this.#store.forget?.(index.name)
+      throw error
+    }
+  }
+
+  /** Loading a model is work that requests share: one that goes away stops waiting, and the work goes on. */
+  async #checkModel(index: VectorIndex, at: string, signal?: AbortSignal): Promise<void> {
     const { fingerprint, dimensions } = await untilAborted(this.embedder.load(), signal)
-    if (index.model !== fingerprint || index.dimensions !== dimensions) {
-      throw new RagError(
-        'index_model_mismatch',
-        `${param}: the index was built with the embedding model ${index.model}, this server has ${fingerprint}; index the documents again`,
-        param,
-      )
-    }
-    if ((await untilAborted(index.info(), signal)).numChunks === 0) {
-      throw new RagError('index_empty', `${param}: the index has no documents; POST some to /v1/rag/documents`, param)
-    }
-    return index
+    if (index.model === fingerprint && index.dimensions === dimensions) return
+    throw new RagError(
+      'index_model_mismatch',
+      `${at}: the index was built with the embedding model ${index.model}, this server has ${fingerprint}; index the documents again`,
+      at,
+    )
   }
 
   #retrieveParts(index: VectorIndex) {

@@ -114,6 +114,8 @@ export interface VectorIndex {
   readonly model: string
   readonly dimensions: number
   info(): Promise<IndexInfo>
+  /** Whether it has no chunks; cheap, unlike `info`. */
+  isEmpty(): Promise<boolean>
   /** Adds documents, replacing those of the same ids. */
   upsert(documents: readonly EmbeddedDocument[]): Promise<void>
   /** @returns how many of them were there. */
@@ -143,6 +145,8 @@ export interface IndexStore {
   openOrCreate(name: string, spec: IndexSpec): Promise<VectorIndex>
   /** @returns whether it was there. */
   drop(name: string): Promise<boolean>
+  /** Forgets what it knows of an index that turned out to have changed: the next `open` looks. */
+  forget?(name: string): void
   /** Idempotent. */
   close(): Promise<void>
 }

@@ -87,7 +87,7 @@ export const FAILURES: Readonly<Record<FailureCode, Failure>> = {
   engine_error: { ...failed, status: 500 },
   upstream_error: { ...failed, status: 502 },
   upstream_timeout: { ...failed, status: 504 },
-  store_unavailable: { ...failed, status: 503, retryAfter: 1, shown: 'the index cannot be read or written' },
+  store_unavailable: { ...failed, status: 503, retryAfter: 1 },
   model_unavailable: {
     ...failed,
     status: 503,

@@ -136,7 +136,12 @@ export async function tellingAccepted<T>(work: (onAccepted: () => void) => Promi
       accepted === 1
         ? '1 document of the request was accepted and stays'
         : `${accepted} documents of the request were accepted and stay`
-    const message = `${FAILURES[error.code].shown ?? error.message}; ${what} in the index`
+    const why = FAILURES[error.code].shown ?? error.message
+    // Deleted by somebody else meanwhile: nothing stayed.
+    const message =
+      error.code === 'index_not_found'
+        ? `${why}; it was deleted while this request filled it, and ${accepted} documents with it`
+        : `${why}; ${what} in the index`
     const headers = error instanceof ApiError ? error.headers : {}
     throw new ApiError(error.code, message, { param: error.param, headers, cause: error })
   }

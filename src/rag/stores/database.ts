@@ -1,31 +1,53 @@
 /** A pool of PostgreSQL connections: statements that can be cancelled, transactions, and one error for whatever goes wrong. */
-import { Pool, type PoolClient, type QueryResultRow } from 'pg'
-import { messageOf, RagError } from '../errors.ts'
+import { Client, Pool, type PoolClient, type QueryResultRow } from 'pg'
+import { RagError } from '../errors.ts'
 
 const POOL_SIZE = 8
 const CONNECT_TIMEOUT_MS = 5_000
 const STATEMENT_TIMEOUT_MS = 30_000
+/** How long a connection for cancellations is kept. */
+const CANCELLER_IDLE_MS = 10_000
+/**
+ * Of each session. An approximate index gives 40 candidates by default, and filters are applied to those: iterative scans go on until a
+ * filter or a deep `top_k` has enough. Servers whose pgvector is older than 0.8 ignore what they do not know.
+ */
+const SESSION_OPTIONS = '-c hnsw.ef_search=100 -c hnsw.iterative_scan=strict_order -c hnsw.max_scan_tuples=100000'
 
 /** Whatever the database or the way to it did wrong, as one error. */
 function storeError(error: unknown): RagError {
   if (error instanceof RagError) return error
-  return new RagError('store_unavailable', `the pgvector store failed: ${messageOf(error) || 'no connection'}`, null, {
-    cause: error,
-  })
+  // The database's own message may quote values, and the way to it: it is for the log.
+  const code = error instanceof Error && 'code' in error && typeof error.code === 'string' ? ` (${error.code})` : ''
+  return new RagError('store_unavailable', `the database cannot be reached or failed${code}`, null, { cause: error })
 }
 
 export class Database {
+  readonly #url: string
   readonly #pool: Pool
+  /** Of its own: in the pool, a cancellation would wait for the connections of what it is to cancel. */
+  readonly #cancellers: Pool
+  readonly #maintaining = new Set<Client>()
   #isClosed = false
 
   /** @param url postgres://user:password@host:port/database. Nothing is dialled yet. */
   constructor(url: string) {
+    this.#url = url
+    this.#cancellers = new Pool({
+      connectionString: url,
+      max: 1,
+      idleTimeoutMillis: CANCELLER_IDLE_MS,
+      connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+      statement_timeout: STATEMENT_TIMEOUT_MS,
+      application_name: 'miniserve cancel',
+    })
+    this.#cancellers.on('error', () => undefined)
     this.#pool = new Pool({
       connectionString: url,
       max: POOL_SIZE,
       connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
       statement_timeout: STATEMENT_TIMEOUT_MS,
       application_name: 'miniserve',
+      options: SESSION_OPTIONS,
     })
     // An idle connection that breaks is replaced by the pool; without a listener it would end the process.
     this.#pool.on('error', () => undefined)
@@ -62,11 +84,36 @@ export class Database {
     }
   }
 
+  /** Statements without a time limit, one after the other on a connection of their own, outside of any transaction. @throws RagError */
+  async maintain(
+    work: (run: <R extends QueryResultRow>(text: string) => Promise<R[]>) => Promise<unknown>,
+  ): Promise<void> {
+    if (this.#isClosed) return
+    const client = new Client({
+      connectionString: this.#url,
+      connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
+      application_name: 'miniserve maintenance',
+    })
+    client.on('error', () => undefined)
+    this.#maintaining.add(client)
+    try {
+      await client.connect()
+      await work(async <R extends QueryResultRow>(text: string) => (await client.query<R>(text)).rows)
+    } catch (error) {
+      throw storeError(error)
+    } finally {
+      this.#maintaining.delete(client)
+      await client.end().catch(() => undefined)
+    }
+  }
+
   /** Idempotent. */
   async close(): Promise<void> {
     if (this.#isClosed) return
     this.#isClosed = true
-    await this.#pool.end()
+    // What is being built is built by the next server.
+    await Promise.allSettled([...this.#maintaining].map((client) => client.end()))
+    await Promise.all([this.#pool.end(), this.#cancellers.end()])
   }
 
   async #connect(): Promise<PoolClient> {
@@ -86,7 +133,7 @@ export class Database {
     const client = await this.#connect()
     let cancelling: Promise<unknown> | null = null
     const onAbort = (): void => {
-      cancelling = this.#pool.query('select pg_cancel_backend($1)', [backendOf(client)]).catch(() => undefined)
+      cancelling = this.#cancellers.query('select pg_cancel_backend($1)', [backendOf(client)]).catch(() => undefined)
     }
     try {
       signal.throwIfAborted()

@@ -3,7 +3,7 @@ import { randomUUID } from 'node:crypto'
 import { linkSync, readFileSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { messageOf, RagError } from '../errors.ts'
+import { RagError, systemReasonOf } from '../errors.ts'
 
 const POLL_MS = 25
 /** A holder touches its lock this often; one on another machine that has not for STALE_MS is taken to be gone. */
@@ -23,24 +23,37 @@ function isAlive(pid: number): boolean {
 }
 
 /**
- * Whether the holder of a lock file is gone. Its process id tells on this machine, unless it is our own: that of a thread that died,
- * or of an earlier container with the same host name. Then, as for other machines, the time of the last touch tells.
+ * Whether the holder of a lock file is gone: it has not touched it for long. A process id that nothing has any more tells sooner, on this
+ * machine; one that something has tells nothing, for it may be another process's by now.
  */
 function isStale(path: string): boolean {
   const [pid = '', host = ''] = readFileSync(path, 'utf8').split('\n')
-  if (host === hostname() && Number(pid) !== process.pid) return !isAlive(Number(pid))
+  if (host === hostname() && Number(pid) !== process.pid && !isAlive(Number(pid))) return true
   return Date.now() - statSync(path).mtimeMs > STALE_MS
+}
+
+/** A lock that is held. */
+export interface HeldLock {
+  /** For work that keeps the event loop from turning: says that the holder is there. */
+  touch(): void
+  /** Right before a change. @throws RagError store_unavailable when another writer took over, after a suspension of the machine. */
+  assertHeld(): void
 }
 
 /**
  * Runs `work` while holding the lock file at `path`.
  * @throws RagError store_unavailable when another writer keeps it for longer than `timeoutMs`.
  */
-export async function withFileLock<T>(path: string, timeoutMs: number, work: () => Promise<T> | T): Promise<T> {
-  const claim = `${path}.${randomUUID()}`
+export async function withFileLock<T>(
+  path: string,
+  timeoutMs: number,
+  work: (lock: HeldLock) => Promise<T> | T,
+): Promise<T> {
+  const token = randomUUID()
+  const claim = `${path}.${token}`
   const deadline = performance.now() + timeoutMs
   try {
-    writeFileSync(claim, `${process.pid}\n${hostname()}\n`)
+    writeFileSync(claim, `${process.pid}\n${hostname()}\n${token}\n`)
     for (;;) {
       // link fails when the name is there: unlike open with O_EXCL, the holder's name is in the file from its first moment.
       try {
@@ -53,31 +66,48 @@ export async function withFileLock<T>(path: string, timeoutMs: number, work: () 
       if (performance.now() > deadline) {
         throw new RagError(
           'store_unavailable',
-          `${path}: another process has been writing to this index for ${timeoutMs / 1000} s`,
+          `another process has been writing to this index for ${timeoutMs / 1000} s`,
         )
       }
       await sleep(POLL_MS)
     }
   } catch (error) {
     if (error instanceof RagError) throw error
-    throw new RagError('store_unavailable', `${path}: cannot be locked: ${messageOf(error)}`, null, { cause: error })
+    throw new RagError('store_unavailable', `the index cannot be locked: ${systemReasonOf(error)}`, null, {
+      cause: error,
+    })
   } finally {
     rmSync(claim, { force: true })
   }
-  const timer = setInterval(() => {
-    const now = new Date()
-    try {
-      utimesSync(path, now, now)
-    } catch {
-      // Taken over after a suspension of more than STALE_MS: the records' checksums tell what is whole.
-    }
-  }, TOUCH_MS)
+  const lock: HeldLock = {
+    touch() {
+      const now = new Date()
+      try {
+        utimesSync(path, now, now)
+      } catch {
+        // Taken over: assertHeld tells.
+      }
+    },
+    assertHeld() {
+      if (isHeldBy(path, token)) return
+      throw new RagError('store_unavailable', 'another process took over the index; nothing was written, try again')
+    },
+  }
+  const timer = setInterval(() => lock.touch(), TOUCH_MS)
   timer.unref()
   try {
-    return await work()
+    return await work(lock)
   } finally {
     clearInterval(timer)
-    rmSync(path, { force: true })
+    if (isHeldBy(path, token)) rmSync(path, { force: true })
+  }
+}
+
+function isHeldBy(path: string, token: string): boolean {
+  try {
+    return readFileSync(path, 'utf8').includes(token)
+  } catch {
+    return false
   }
 }
 

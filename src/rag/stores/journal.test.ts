@@ -1,13 +1,23 @@
 import { spawn } from 'node:child_process'
 import { once } from 'node:events'
-import { appendFileSync, existsSync, mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
-import { tmpdir } from 'node:os'
+import {
+  appendFileSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  utimesSync,
+  writeFileSync,
+} from 'node:fs'
+import { hostname, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, describe, expect, it } from 'vitest'
 import { z } from 'zod'
 import { seededRandom, syntheticDocument } from '../../../test/rag/documents.ts'
 import { RagError } from '../errors.ts'
 import type { EmbeddedDocument } from '../vector-index.ts'
+import { withFileLock } from './file-lock.ts'
 import { JournalReader } from './journal.ts'
 import { JournaledIndex } from './journaled-index.ts'
 import { LocalMemoryStore } from './memory-local.ts'
@@ -99,7 +109,7 @@ describe('the journal of an index', () => {
       } catch (error) {
         if (!(error instanceof RagError)) throw error
         expect(error).toMatchObject({ code: 'index_corrupt' })
-        expect(error.message).toContain(damaged)
+        expect(error.message).toContain('damaged')
         refused++
       }
     }
@@ -165,10 +175,60 @@ describe('the journal of an index', () => {
     const index = await store.openOrCreate('notes', SPEC)
     const gone = spawn(process.execPath, ['-e', ''])
     await once(gone, 'exit')
-    const { hostname } = await import('node:os')
     writeFileSync(`${index.path}.lock`, `${gone.pid}\n${hostname()}\n`)
     await index.upsert([syntheticDocument('a', 4, seededRandom(1))])
     expect(existsSync(`${index.path}.lock`)).toBe(false)
+    await store.close()
+  })
+
+  it('takes a lock that nobody touches, though its process id is that of another process by now', async () => {
+    const store = new LocalMemoryStore(folder)
+    const index = await store.openOrCreate('notes', SPEC)
+    const other = spawn(process.execPath, ['-e', 'setInterval(() => {}, 1000)'])
+    try {
+      writeFileSync(`${index.path}.lock`, `${other.pid}\n${hostname()}\n`)
+      const longAgo = new Date(Date.now() - 60_000)
+      utimesSync(`${index.path}.lock`, longAgo, longAgo)
+      await index.upsert([syntheticDocument('a', 4, seededRandom(1))])
+      expect((await index.info()).numDocuments).toBe(1)
+    } finally {
+      other.kill()
+      await store.close()
+    }
+  })
+
+  it('writes nothing once another writer has taken over', async () => {
+    const path = join(folder, 'x.lock')
+    const work = withFileLock(path, 1000, (lock) => {
+      writeFileSync(path, '1\nelsewhere\nanother-token\n')
+      lock.assertHeld()
+    })
+    await expect(work).rejects.toMatchObject({
+      code: 'store_unavailable',
+      message: expect.stringContaining('took over'),
+    })
+    expect(readFileSync(path, 'utf8')).toContain('another-token')
+  })
+})
+
+describe('a store of many indexes', () => {
+  it('keeps the last used ones in memory, and finds the others again', async () => {
+    const store = new LocalMemoryStore(folder, { maxLoaded: 3, idleMs: 60_000 })
+    const random = seededRandom(3)
+    for (let i = 0; i < 10; i++) {
+      const index = await store.openOrCreate(`i${i}`, SPEC)
+      await index.upsert([syntheticDocument(`d${i}`, 4, random)])
+    }
+    expect(store.numLoaded).toBe(3)
+    const infos = await store.list()
+    expect(infos.map(({ name, numDocuments }) => [name, numDocuments])).toEqual(
+      Array.from({ length: 10 }, (_, i) => [`i${i}`, 1]),
+    )
+    expect(store.numLoaded).toBe(3)
+    expect((await (await store.open('i0'))?.get('d0'))?.id).toBe('d0')
+    store.unloadIdle(performance.now() + 120_000)
+    expect(store.numLoaded).toBe(0)
+    expect(await (await store.open('i5'))?.isEmpty()).toBe(false)
     await store.close()
   })
 })

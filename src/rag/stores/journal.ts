@@ -18,11 +18,12 @@ import {
   openSync,
   readSync,
   renameSync,
+  rmSync,
   writeSync,
 } from 'node:fs'
-import { dirname } from 'node:path'
+import { basename, dirname } from 'node:path'
 import { crc32 } from 'node:zlib'
-import { messageOf, RagError } from '../errors.ts'
+import { RagError, systemReasonOf } from '../errors.ts'
 
 const MAGIC = Buffer.from('MSRAGIX1', 'latin1')
 const RECORD_HEADER_BYTES = 12
@@ -142,7 +143,7 @@ export class JournalReader {
   #corrupt(offset: number, what: string): RagError {
     return new RagError(
       'index_corrupt',
-      `${this.path}: ${what} at byte ${offset}; restore the file, or delete it and index again`,
+      `index ${basename(this.path, '.idx')}: ${what} at byte ${offset}; restore its file, or delete the index and index again`,
     )
   }
 }
@@ -165,13 +166,21 @@ export function appendRecords(path: string, offset: number, records: Iterable<Bu
     }
     fdatasyncSync(fd)
     return end
+  } catch (error) {
+    // Half a record on a full disk takes room that its index needs.
+    try {
+      ftruncateSync(fd, offset)
+    } catch {
+      // Readers stop at it, and the next writer cuts it off.
+    }
+    throw error
   } finally {
     closeSync(fd)
   }
 }
 
-/** Puts a new file in the place of `path` in one step. Whoever has the old one open keeps it. */
-export function replaceFile(path: string, records: Iterable<Buffer>): void {
+/** Puts a new file in the place of `path` in one step, unless `beforeRename` throws. Whoever has the old one open keeps it. */
+export function replaceFile(path: string, records: Iterable<Buffer>, beforeRename: () => void = () => {}): void {
   const temporary = `${path}.new`
   try {
     const fd = openSync(temporary, 'w')
@@ -182,10 +191,15 @@ export function replaceFile(path: string, records: Iterable<Buffer>): void {
     } finally {
       closeSync(fd)
     }
+    beforeRename()
     renameSync(temporary, path)
     syncFolder(dirname(path))
   } catch (error) {
-    throw new RagError('store_unavailable', `${path}: cannot be written: ${messageOf(error)}`, null, { cause: error })
+    rmSync(temporary, { force: true })
+    if (error instanceof RagError) throw error
+    throw new RagError('store_unavailable', `the index cannot be written: ${systemReasonOf(error)}`, null, {
+      cause: error,
+    })
   }
 }
 

@@ -1,6 +1,7 @@
 /** An index in memory and its journal on disk, kept equal: what was written by another process is read before every answer. */
 import { statSync } from 'node:fs'
-import { RagError } from '../errors.ts'
+import { basename } from 'node:path'
+import { RagError, systemReasonOf } from '../errors.ts'
 import type {
   Candidate,
   DocumentSummary,
@@ -11,7 +12,7 @@ import type {
   StoredDocument,
   VectorIndex,
 } from '../vector-index.ts'
-import { withFileLock } from './file-lock.ts'
+import { type HeldLock, withFileLock } from './file-lock.ts'
 import { appendRecords, encodeRecord, JournalReader, replaceFile, type JournalRecord } from './journal.ts'
 import { MemoryIndex } from './memory-index.ts'
 
@@ -20,6 +21,7 @@ const FORMAT = 1
 const MIN_DEAD_BYTES = 1024 * 1024
 /** Longer than a lock takes to be found stale. */
 const LOCK_TIMEOUT_MS = 40_000
+const RECORDS_BETWEEN_TOUCHES = 1000
 
 interface HeaderRecord extends IndexSpec {
   readonly kind: 'header'
@@ -55,6 +57,7 @@ export class JournaledIndex implements VectorIndex {
   #recordBytes = new Map<string, number>()
   #liveBytes = 0
   #tail: Promise<unknown> = Promise.resolve()
+  #numWriting = 0
 
   /** @throws the system's error when the file cannot be opened; RagError index_corrupt. */
   constructor(path: string) {
@@ -85,6 +88,11 @@ export class JournaledIndex implements VectorIndex {
     return { name, model, dimensions, numDocuments, numChunks, bytes: this.#reader.stat().bytes }
   }
 
+  async isEmpty(): Promise<boolean> {
+    this.#refresh()
+    return this.#memory.numChunks === 0
+  }
+
   async get(id: string): Promise<StoredDocument | null> {
     this.#refresh()
     return this.#memory.get(id)
@@ -104,7 +112,7 @@ export class JournaledIndex implements VectorIndex {
   }
 
   upsert(documents: readonly EmbeddedDocument[]): Promise<void> {
-    return this.#write(() => {
+    return this.#write((lock) => {
       for (const { id, vectors, chunks } of documents) {
         if (vectors.length !== chunks.length * this.dimensions) {
           throw new Error(`document ${id}: ${vectors.length} values for ${chunks.length} chunks of ${this.dimensions}`)
@@ -119,19 +127,24 @@ export class JournaledIndex implements VectorIndex {
         )
       }
       const records = documents.map(putRecord)
-      this.#append(records)
+      this.#append(lock, records)
       documents.forEach((document, i) => this.#put(document, records[i]?.length ?? 0))
     })
   }
 
   delete(ids: readonly string[]): Promise<number> {
-    return this.#write(() => {
+    return this.#write((lock) => {
       const found = ids.filter((id) => this.#memory.get(id) !== null)
       if (found.length === 0) return 0
-      this.#append([encodeRecord({ kind: 'delete', ids: found } satisfies IndexRecord)])
+      this.#append(lock, [encodeRecord({ kind: 'delete', ids: found } satisfies IndexRecord)])
       for (const id of found) this.#remove(id)
       return found.length
     })
+  }
+
+  /** Whether a change is under way or waits for its turn: it must not be closed then. */
+  get isWriting(): boolean {
+    return this.#numWriting > 0
   }
 
   close(): void {
@@ -139,25 +152,29 @@ export class JournaledIndex implements VectorIndex {
   }
 
   /** Runs a change alone: in this process by the queue, among processes by the lock file. */
-  #write<T>(change: () => T): Promise<T> {
-    const run = this.#tail.then(() =>
-      withFileLock(`${this.path}.lock`, LOCK_TIMEOUT_MS, () => {
-        this.#refresh()
-        const result = change()
-        this.#rewriteIfSparse()
-        return result
-      }),
-    )
+  #write<T>(change: (lock: HeldLock) => T): Promise<T> {
+    this.#numWriting++
+    const run = this.#tail
+      .then(() =>
+        withFileLock(`${this.path}.lock`, LOCK_TIMEOUT_MS, (lock) => {
+          this.#refresh()
+          const result = change(lock)
+          this.#rewriteIfSparse(lock)
+          return result
+        }),
+      )
+      .finally(() => this.#numWriting--)
     this.#tail = run.catch(() => undefined)
     return run
   }
 
-  #append(records: readonly Buffer[]): void {
+  #append(lock: HeldLock, records: readonly Buffer[]): void {
+    lock.assertHeld()
     try {
       this.#reader.skipTo(appendRecords(this.path, this.#reader.offset, records))
     } catch (error) {
-      const reason = error instanceof Error ? error.message : String(error)
-      throw new RagError('store_unavailable', `${this.path}: cannot be written: ${reason}`, null, { cause: error })
+      const reason = `index ${this.name} cannot be written: ${systemReasonOf(error)}`
+      throw new RagError('store_unavailable', reason, null, { cause: error })
     }
   }
 
@@ -167,7 +184,9 @@ export class JournaledIndex implements VectorIndex {
     try {
       onDisk = statSync(this.path, { bigint: true })
     } catch (error) {
-      throw new RagError('store_unavailable', `${this.path}: cannot be read: ${String(error)}`, null, { cause: error })
+      throw new RagError('store_unavailable', `index ${this.name} cannot be read: ${systemReasonOf(error)}`, null, {
+        cause: error,
+      })
     }
     const open = this.#reader.stat()
     if (onDisk.ino !== open.inode) {
@@ -192,7 +211,7 @@ export class JournaledIndex implements VectorIndex {
 
   #apply({ json, vectors }: JournalRecord, bytes: number): void {
     if (!isIndexRecord(json)) {
-      throw new RagError('index_corrupt', `${this.path}: a record of a kind that this version does not know`)
+      throw new RagError('index_corrupt', `index ${this.name}: a record of a kind that this version does not know`)
     }
     if (json.kind === 'put') this.#put({ ...json.document, vectors }, bytes)
     else if (json.kind === 'delete') for (const id of json.ids) this.#remove(id)
@@ -210,17 +229,19 @@ export class JournaledIndex implements VectorIndex {
     this.#recordBytes.delete(id)
   }
 
-  #rewriteIfSparse(): void {
+  #rewriteIfSparse(lock: HeldLock): void {
     const { bytes } = this.#reader.stat()
     const deadBytes = bytes - this.#liveBytes
     if (deadBytes < MIN_DEAD_BYTES || deadBytes < bytes / 2) return
-    replaceFile(this.path, this.#liveRecords())
+    replaceFile(this.path, this.#liveRecords(lock), () => lock.assertHeld())
     this.#refresh()
   }
 
-  *#liveRecords(): Generator<Buffer> {
+  *#liveRecords(lock: HeldLock): Generator<Buffer> {
     yield headerRecord(this.name, this)
+    let numRecords = 0
     for (const document of this.#memory.documents()) {
+      if (++numRecords % RECORDS_BETWEEN_TOUCHES === 0) lock.touch()
       yield putRecord({ ...document, vectors: this.#memory.vectorsOf(document.id) })
     }
   }
@@ -233,11 +254,11 @@ function openJournal(path: string): { readonly reader: JournalReader; readonly h
     for (const { json } of reader.read()) {
       if (!isIndexRecord(json) || json.kind !== 'header') break
       if (json.format !== FORMAT) {
-        throw new RagError('index_corrupt', `${path}: format ${json.format}, this version reads format ${FORMAT}`)
+        throw new RagError('index_corrupt', `the index has format ${json.format}, this version reads format ${FORMAT}`)
       }
       return { reader, header: json }
     }
-    throw new RagError('index_corrupt', `${path}: it has no header; delete it and index again`)
+    throw new RagError('index_corrupt', `index ${basename(path, '.idx')}: it has no header; delete it and index again`)
   } catch (error) {
     reader.close()
     throw error

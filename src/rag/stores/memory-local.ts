@@ -1,7 +1,7 @@
 /** The memory store in the thread that makes it: a folder with one file an index, each loaded when first asked for. */
 import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
-import { messageOf, RagError } from '../errors.ts'
+import { RagError, systemReasonOf } from '../errors.ts'
 import { isIndexName, type IndexInfo, type IndexSpec, type IndexStore, type VectorIndex } from '../vector-index.ts'
 import { withFileLock } from './file-lock.ts'
 import { createIndexFile, JournaledIndex } from './journaled-index.ts'
@@ -30,12 +30,43 @@ export function checkSpec(index: VectorIndex, { model, dimensions }: IndexSpec):
   )
 }
 
+/** The file of an index. */
+export const indexPath = (folder: string, name: string): string => join(folder, name + EXTENSION)
+
+/** Indexes that are in memory, and their files open, at the same time: any key may make any number of them. */
+const MAX_LOADED = 32
+/** An index that nobody asked for in this long gives its memory back. */
+const IDLE_MS = 15 * 60_000
+
+interface Loaded {
+  readonly index: JournaledIndex
+  usedMs: number
+}
+
+export interface LocalMemoryStoreOptions {
+  readonly maxLoaded?: number
+  readonly idleMs?: number
+}
+
 export class LocalMemoryStore implements IndexStore {
   readonly #folder: string
-  readonly #open = new Map<string, JournaledIndex>()
+  readonly #maxLoaded: number
+  readonly #idleMs: number
+  /** The least recently used first. */
+  readonly #loaded = new Map<string, Loaded>()
+  readonly #timer: NodeJS.Timeout
 
-  constructor(folder: string) {
+  constructor(folder: string, { maxLoaded = MAX_LOADED, idleMs = IDLE_MS }: LocalMemoryStoreOptions = {}) {
     this.#folder = folder
+    this.#maxLoaded = maxLoaded
+    this.#idleMs = idleMs
+    this.#timer = setInterval(() => this.unloadIdle(performance.now()), idleMs)
+    this.#timer.unref()
+  }
+
+  /** Indexes in memory. */
+  get numLoaded(): number {
+    return this.#loaded.size
   }
 
   async list(): Promise<readonly IndexInfo[]> {
@@ -59,21 +90,22 @@ export class LocalMemoryStore implements IndexStore {
 
   async open(name: string): Promise<JournaledIndex | null> {
     if (!isIndexName(name)) return null
-    const path = this.#path(name)
-    const known = this.#open.get(name)
+    const path = indexPath(this.#folder, name)
     if (!existsSync(path)) {
-      known?.close()
-      this.#open.delete(name)
+      this.#unload(name)
       return null
     }
-    if (known) return known
+    const known = this.#loaded.get(name)
+    this.#loaded.delete(name)
     try {
-      const index = new JournaledIndex(path)
-      this.#open.set(name, index)
+      const index = known?.index ?? new JournaledIndex(path)
+      this.#loaded.set(name, { index, usedMs: performance.now() })
+      this.#unloadMost()
       return index
     } catch (error) {
       if (error instanceof RagError) throw error
-      throw new RagError('store_unavailable', `${path}: cannot be read: ${messageOf(error)}`, null, { cause: error })
+      const reason = `index ${name} cannot be read: ${systemReasonOf(error)}`
+      throw new RagError('store_unavailable', reason, null, { cause: error })
     }
   }
 
@@ -85,20 +117,42 @@ export class LocalMemoryStore implements IndexStore {
   }
 
   async drop(name: string): Promise<boolean> {
-    if (!isIndexName(name) || !existsSync(this.#path(name))) return false
-    await withFileLock(`${this.#path(name)}.lock`, LOCK_TIMEOUT_MS, () => rmSync(this.#path(name), { force: true }))
-    this.#open.get(name)?.close()
-    this.#open.delete(name)
+    const path = indexPath(this.#folder, name)
+    if (!isIndexName(name) || !existsSync(path)) return false
+    await withFileLock(`${path}.lock`, LOCK_TIMEOUT_MS, () => rmSync(path, { force: true }))
+    this.#unload(name)
     return true
   }
 
   async close(): Promise<void> {
-    for (const index of this.#open.values()) index.close()
-    this.#open.clear()
+    clearInterval(this.#timer)
+    for (const { index } of this.#loaded.values()) index.close()
+    this.#loaded.clear()
+  }
+
+  /** Gives back the memory of indexes that nobody asked for since long. @param nowMs as `performance.now()`. */
+  unloadIdle(nowMs: number): void {
+    for (const [name, { usedMs }] of this.#loaded) if (nowMs - usedMs >= this.#idleMs) this.#unload(name)
+  }
+
+  /** Down to the bound. The last one is in use; so are those that are being written. */
+  #unloadMost(): void {
+    const names = [...this.#loaded.keys()].slice(0, -1)
+    for (const name of names) {
+      if (this.#loaded.size <= this.#maxLoaded) return
+      this.#unload(name)
+    }
+  }
+
+  #unload(name: string): void {
+    const loaded = this.#loaded.get(name)
+    if (!loaded || loaded.index.isWriting) return
+    loaded.index.close()
+    this.#loaded.delete(name)
   }
 
   async #create(name: string, spec: IndexSpec): Promise<JournaledIndex> {
-    const path = this.#path(name)
+    const path = indexPath(this.#folder, name)
     try {
       mkdirSync(this.#folder, { recursive: true })
       await withFileLock(`${path}.lock`, LOCK_TIMEOUT_MS, () => {
@@ -107,14 +161,11 @@ export class LocalMemoryStore implements IndexStore {
       })
     } catch (error) {
       if (error instanceof RagError) throw error
-      throw new RagError('store_unavailable', `${path}: cannot be made: ${messageOf(error)}`, null, { cause: error })
+      const reason = `index ${name} cannot be made: ${systemReasonOf(error)}`
+      throw new RagError('store_unavailable', reason, null, { cause: error })
     }
     const index = await this.open(name)
-    if (!index) throw new RagError('store_unavailable', `${path}: vanished right after it was made`)
+    if (!index) throw new RagError('store_unavailable', `index ${name} vanished right after it was made`)
     return index
-  }
-
-  #path(name: string): string {
-    return join(this.#folder, name + EXTENSION)
   }
 }

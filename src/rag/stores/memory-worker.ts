@@ -1,24 +1,26 @@
 /** Worker entry of the memory store: searches, journals and loads off the main thread. */
 import { workerData } from 'node:worker_threads'
 import { RagError } from '../errors.ts'
-import { serveCalls, Transferred } from '../worker-rpc.ts'
-import type {
-  Candidate,
-  DocumentSummary,
-  EmbeddedDocument,
-  IndexInfo,
-  IndexSpec,
-  SearchQuery,
-  StoredDocument,
-} from '../vector-index.ts'
-import type { JournaledIndex } from './journaled-index.ts'
-import { LocalMemoryStore } from './memory-local.ts'
+import type { IndexInfo, IndexSpec, VectorIndex } from '../vector-index.ts'
+import { serveCalls } from '../worker-rpc.ts'
+import { checkSpec, LocalMemoryStore } from './memory-local.ts'
 
 export interface MemoryWorkerData {
   readonly folder: string
 }
 
-/** Indexes go by name in every call, so that a worker started anew goes on where one that died stopped. */
+/** Methods of an index that its stand-in on the main thread passes on. */
+export type IndexMethod = 'info' | 'isEmpty' | 'upsert' | 'delete' | 'get' | 'summaries' | 'search'
+
+/** A call of a method of an index. It goes by name, so that a worker started anew goes on where one that died stopped. */
+export interface IndexCall<M extends IndexMethod = IndexMethod> {
+  readonly name: string
+  /** What the caller knows the index to be: it may have been made anew since. */
+  readonly spec: IndexSpec
+  readonly method: M
+  readonly args: Parameters<VectorIndex[M]>
+}
+
 export interface MemoryWorkerApi {
   readonly list: { readonly params: null; readonly result: readonly IndexInfo[] }
   readonly open: { readonly params: { readonly name: string }; readonly result: IndexSpec | null }
@@ -27,37 +29,11 @@ export interface MemoryWorkerApi {
     readonly result: IndexSpec
   }
   readonly drop: { readonly params: { readonly name: string }; readonly result: boolean }
-  readonly info: { readonly params: { readonly name: string }; readonly result: IndexInfo }
-  readonly upsert: {
-    readonly params: { readonly name: string; readonly documents: readonly EmbeddedDocument[] }
-    readonly result: null
-  }
-  readonly delete: {
-    readonly params: { readonly name: string; readonly ids: readonly string[] }
-    readonly result: number
-  }
-  readonly get: {
-    readonly params: { readonly name: string; readonly id: string }
-    readonly result: StoredDocument | null
-  }
-  readonly summaries: {
-    readonly params: { readonly name: string; readonly ids: readonly string[] | null }
-    readonly result: readonly DocumentSummary[]
-  }
-  readonly search: {
-    readonly params: { readonly name: string; readonly query: SearchQuery }
-    readonly result: readonly Candidate[]
-  }
+  readonly index: { readonly params: IndexCall; readonly result: unknown }
 }
 
 const { folder } = workerData as MemoryWorkerData
 const store = new LocalMemoryStore(folder)
-
-async function opened(name: string): Promise<JournaledIndex> {
-  const index = await store.open(name)
-  if (!index) throw new RagError('index_not_found', 'index: no index of that name', 'index')
-  return index
-}
 
 const specOf = ({ model, dimensions }: IndexSpec): IndexSpec => ({ model, dimensions })
 
@@ -69,13 +45,12 @@ serveCalls<MemoryWorkerApi>({
   },
   openOrCreate: async ({ name, spec }) => specOf(await store.openOrCreate(name, spec)),
   drop: ({ name }) => store.drop(name),
-  info: async ({ name }) => (await opened(name)).info(),
-  upsert: async ({ name, documents }) => {
-    await (await opened(name)).upsert(documents)
-    return null
+  index: async ({ name, spec, method, args }) => {
+    const index = await store.open(name)
+    if (!index) throw new RagError('index_not_found', 'index: no index of that name', 'index')
+    checkSpec(index, spec)
+    // One call of one method: the compiler cannot see that name and arguments belong together.
+    const call = index[method] as (...values: readonly unknown[]) => Promise<unknown>
+    return call.apply(index, args)
   },
-  delete: async ({ name, ids }) => (await opened(name)).delete(ids),
-  get: async ({ name, id }) => (await opened(name)).get(id),
-  summaries: async ({ name, ids }) => (await opened(name)).summaries(ids),
-  search: async ({ name, query }) => new Transferred(await (await opened(name)).search(query), []),
 })

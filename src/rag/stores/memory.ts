@@ -1,4 +1,5 @@
 /** The store of one process: indexes in the memory of a worker thread, one file each. Exact search, fast to some 100,000 chunks. */
+import { existsSync } from 'node:fs'
 import type {
   Candidate,
   DocumentSummary,
@@ -10,15 +11,19 @@ import type {
   StoredDocument,
   VectorIndex,
 } from '../vector-index.ts'
+import { isIndexName } from '../vector-index.ts'
 import { threadWorker } from '../worker-host.ts'
-import { WorkerClient, workerUrl, type WorkerDeathListener } from '../worker-rpc.ts'
-import type { MemoryWorkerApi, MemoryWorkerData } from './memory-worker.ts'
+import { WorkerClient, workerUrl, type CallOptions, type WorkerDeathListener } from '../worker-rpc.ts'
+import { indexPath } from './memory-local.ts'
+import type { IndexCall, IndexMethod, MemoryWorkerApi, MemoryWorkerData } from './memory-worker.ts'
 
 /** Searches are answered one after the other; more than this many waiting is overload. */
 const MAX_WAITING = 4096
 
 type Client = WorkerClient<MemoryWorkerApi>
+type Result<M extends IndexMethod> = Awaited<ReturnType<VectorIndex[M]>>
 
+/** Stands for an index in the worker: every method is one call. */
 class MemoryStoreIndex implements VectorIndex {
   readonly name: string
   readonly model: string
@@ -33,27 +38,41 @@ class MemoryStoreIndex implements VectorIndex {
   }
 
   info(): Promise<IndexInfo> {
-    return this.#client.call('info', { name: this.name })
+    return this.#call('info', [])
   }
 
-  async upsert(documents: readonly EmbeddedDocument[]): Promise<void> {
-    await this.#client.call('upsert', { name: this.name, documents })
+  isEmpty(): Promise<boolean> {
+    return this.#call('isEmpty', [])
+  }
+
+  upsert(documents: readonly EmbeddedDocument[]): Promise<void> {
+    return this.#call('upsert', [documents])
   }
 
   delete(ids: readonly string[]): Promise<number> {
-    return this.#client.call('delete', { name: this.name, ids })
+    return this.#call('delete', [ids])
   }
 
   get(id: string): Promise<StoredDocument | null> {
-    return this.#client.call('get', { name: this.name, id })
+    return this.#call('get', [id])
   }
 
-  summaries(ids: readonly string[] | null = null): Promise<readonly DocumentSummary[]> {
-    return this.#client.call('summaries', { name: this.name, ids })
+  summaries(ids?: readonly string[]): Promise<readonly DocumentSummary[]> {
+    return this.#call('summaries', [ids])
   }
 
   search(query: SearchQuery, signal?: AbortSignal): Promise<readonly Candidate[]> {
-    return this.#client.call('search', { name: this.name, query }, signal && { signal })
+    return this.#call('search', [query], signal && { signal })
+  }
+
+  async #call<M extends IndexMethod>(
+    method: M,
+    args: Parameters<VectorIndex[M]>,
+    options?: CallOptions,
+  ): Promise<Result<M>> {
+    const spec = { model: this.model, dimensions: this.dimensions }
+    const call: IndexCall<M> = { name: this.name, spec, method, args }
+    return (await this.#client.call('index', call, options)) as Result<M>
   }
 }
 
@@ -68,16 +87,33 @@ export function createMemoryStore(folder: string, onDeath?: WorkerDeathListener)
     drainOnClose: true,
     ...(onDeath && { onDeath }),
   })
+  /** What each index was when it was opened last: a search of a known index is one call. */
+  const specs = new Map<string, IndexSpec>()
   return {
     list: () => client.call('list', null),
     async open(name) {
-      const spec = await client.call('open', { name })
-      return spec && new MemoryStoreIndex(client, name, spec)
+      // Another process may make and drop indexes at any time.
+      if (!isIndexName(name) || !existsSync(indexPath(folder, name))) {
+        specs.delete(name)
+        return null
+      }
+      const spec = specs.get(name) ?? (await client.call('open', { name }))
+      if (!spec) return null
+      specs.set(name, spec)
+      return new MemoryStoreIndex(client, name, spec)
     },
-    async openOrCreate(name, spec) {
-      return new MemoryStoreIndex(client, name, await client.call('openOrCreate', { name, spec }))
+    async openOrCreate(name, wanted) {
+      const spec = await client.call('openOrCreate', { name, spec: wanted })
+      specs.set(name, spec)
+      return new MemoryStoreIndex(client, name, spec)
     },
-    drop: (name) => client.call('drop', { name }),
+    async drop(name) {
+      specs.delete(name)
+      return client.call('drop', { name })
+    },
+    forget(name) {
+      specs.delete(name)
+    },
     close: () => client.close(),
   }
 }

@@ -16,10 +16,8 @@ import type {
 } from '../vector-index.ts'
 import type { Database } from './database.ts'
 import { filterSql, Parameters } from './filter-sql.ts'
+import type { HnswBuilder } from './hnsw.ts'
 import { searchableText } from './memory-index.ts'
-
-/** pgvector's limit for HNSW over `vector`. */
-const HNSW_MAX_DIMENSIONS = 2000
 
 interface ChunkRow {
   readonly chunk_id: string
@@ -47,12 +45,10 @@ export class PgvectorIndex implements VectorIndex {
   readonly dimensions: number
   readonly #database: Database
   readonly #id: string
-  readonly #hnswMinChunks: number
-  #hasHnsw = false
+  readonly #hnsw: HnswBuilder
 
-  /** @param hnswMinChunks from which number of chunks on search is approximate. */
-  constructor(database: Database, id: string, name: string, { model, dimensions }: IndexSpec, hnswMinChunks: number) {
-    this.#hnswMinChunks = hnswMinChunks
+  constructor(database: Database, id: string, name: string, { model, dimensions }: IndexSpec, hnsw: HnswBuilder) {
+    this.#hnsw = hnsw
     this.#database = database
     this.#id = id
     this.name = name
@@ -62,9 +58,8 @@ export class PgvectorIndex implements VectorIndex {
 
   async info(): Promise<IndexInfo> {
     const [row] = await this.#database.query<{ documents: number; chunks: number; bytes: number }>(
-      `select (select count(*)::int from miniserve.documents where index_id = $1) as documents,
-              count(*)::int as chunks, coalesce(sum(pg_column_size(c.*)), 0)::float8 as bytes
-       from miniserve.chunks c where index_id = $1`,
+      `select num_documents::float8 as documents, num_chunks::float8 as chunks, num_bytes::float8 as bytes
+       from miniserve.indexes where index_id = $1`,
       [this.#id],
     )
     const { name, model, dimensions } = this
@@ -78,6 +73,13 @@ export class PgvectorIndex implements VectorIndex {
     }
   }
 
+  async isEmpty(): Promise<boolean> {
+    const rows = await this.#database.query('select 1 from miniserve.indexes where index_id = $1 and num_chunks > 0', [
+      this.#id,
+    ])
+    return rows.length === 0
+  }
+
   async upsert(documents: readonly EmbeddedDocument[]): Promise<void> {
     await this.#database.transaction(async (client) => {
       const ids = documents.map(({ id }) => id)
@@ -86,18 +88,36 @@ export class PgvectorIndex implements VectorIndex {
         this.#id,
       ])
       if (rowCount === 0) throw new RagError('index_not_found', 'index: no index of that name', 'index')
-      await client.query('delete from miniserve.documents where index_id = $1 and id = any($2)', [this.#id, ids])
+      await this.#remove(client, ids)
       for (const document of documents) await this.#insert(client, document)
     })
-    await this.#addHnsw()
+    const { numChunks } = await this.info()
+    this.#hnsw.consider({ id: Number(this.#id), dimensions: this.dimensions, numChunks })
   }
 
   async delete(ids: readonly string[]): Promise<number> {
-    const rows = await this.#database.query(
-      'delete from miniserve.documents where index_id = $1 and id = any($2) returning 1',
+    let numDeleted = 0
+    await this.#database.transaction(async (client) => {
+      numDeleted = await this.#remove(client, ids)
+    })
+    return numDeleted
+  }
+
+  /** Takes documents out, and out of the index's totals. */
+  async #remove(client: PoolClient, ids: readonly string[]): Promise<number> {
+    const { rows } = await client.query<{ n: number }>(
+      `with gone as (
+         delete from miniserve.documents where index_id = $1 and id = any($2) returning num_chunks, num_terms, num_bytes
+       ), total as (
+         select count(*) as n, coalesce(sum(num_chunks), 0) as chunks, coalesce(sum(num_terms), 0) as terms,
+                coalesce(sum(num_bytes), 0) as bytes from gone
+       ), changed as (
+         update miniserve.indexes i set num_documents = num_documents - n, num_chunks = num_chunks - chunks,
+                num_terms = num_terms - terms, num_bytes = num_bytes - bytes from total where i.index_id = $1 and n > 0
+       ) select n::int from total`,
       [this.#id, ids],
     )
-    return rows.length
+    return rows[0]?.n ?? 0
   }
 
   async get(id: string): Promise<StoredDocument | null> {
@@ -168,8 +188,8 @@ export class PgvectorIndex implements VectorIndex {
     const query = `${parameters.add(pgvector.toSql([...vector]))}::vector(${this.dimensions})`
     return this.#database.query<TextRow>(
       `with totals as (
-         select count(*)::float8 as n, greatest(1, coalesce(avg(num_terms), 0))::float8 as mean
-         from miniserve.chunks where index_id = ${index}
+         select num_chunks::float8 as n, greatest(1, coalesce(num_terms::float8 / nullif(num_chunks, 0), 0)) as mean
+         from miniserve.indexes where index_id = ${index}
        ), terms as (
          select term, weight from unnest(${parameters.add([...terms.keys()])}::text[], ${parameters.add([...terms.values()])}::float8[]) as t(term, weight)
        ), weighted as (
@@ -196,13 +216,21 @@ export class PgvectorIndex implements VectorIndex {
 
   async #insert(client: PoolClient, document: EmbeddedDocument): Promise<void> {
     const { id, source, contentHash, origin, metadata, chunks, vectors } = document
+    const counted = chunks.map((chunk) => countTerms(searchableText(document, chunk)))
+    const lengths = counted.map((terms) => [...terms.values()].reduce((sum, count) => sum + count, 0))
+    const numTerms = lengths.reduce((sum, length) => sum + length, 0)
+    const numBytes = chunks.reduce((sum, { text }) => sum + Buffer.byteLength(text) + 4 * this.dimensions, 0)
     const inserted = await client.query<{ document_id: string }>(
-      `insert into miniserve.documents (index_id, id, source, content_hash, origin, metadata)
-       values ($1, $2, $3, $4, $5, $6) returning document_id`,
-      [this.#id, id, source, contentHash, origin, JSON.stringify(metadata)],
+      `with counted as (
+         update miniserve.indexes set num_documents = num_documents + 1, num_chunks = num_chunks + $7,
+                num_terms = num_terms + $8, num_bytes = num_bytes + $9 where index_id = $1
+       )
+       insert into miniserve.documents (index_id, id, source, content_hash, origin, metadata, num_chunks, num_terms, num_bytes)
+       values ($1, $2, $3, $4, $5, $6, $7, $8, $9) returning document_id`,
+      [this.#id, id, source, contentHash, origin, JSON.stringify(metadata), chunks.length, numTerms, numBytes],
     )
     for (const [i, chunk] of chunks.entries()) {
-      const terms = countTerms(searchableText(document, chunk))
+      const terms = counted[i] ?? new Map<string, number>()
       const embedding = pgvector.toSql([...vectors.subarray(i * this.dimensions, (i + 1) * this.dimensions)])
       const { rows } = await client.query<{ chunk_id: string }>(
         `insert into miniserve.chunks
@@ -217,7 +245,7 @@ export class PgvectorIndex implements VectorIndex {
           chunk.start,
           chunk.end,
           chunk.numTokens,
-          [...terms.values()].reduce((sum, count) => sum + count, 0),
+          lengths[i] ?? 0,
           embedding,
         ],
       )
@@ -227,22 +255,6 @@ export class PgvectorIndex implements VectorIndex {
         [this.#id, rows[0]?.chunk_id, [...terms.keys()], [...terms.values()]],
       )
     }
-  }
-
-  /** Makes the approximate index once the chunks are many. Partial: each index has its own dimensions. */
-  async #addHnsw(): Promise<void> {
-    if (this.#hasHnsw || this.dimensions > HNSW_MAX_DIMENSIONS) return
-    const [row] = await this.#database.query<{ many: boolean }>(
-      'select count(*) >= $2 as many from (select from miniserve.chunks where index_id = $1 limit $2) as first_chunks',
-      [this.#id, this.#hnswMinChunks],
-    )
-    if (!row?.many) return
-    await this.#database.query(
-      `create index if not exists chunks_hnsw_${Number(this.#id)} on miniserve.chunks
-       using hnsw ((embedding::vector(${this.dimensions})) vector_ip_ops) where index_id = ${Number(this.#id)}`,
-      [],
-    )
-    this.#hasHnsw = true
   }
 }
 

@@ -3,60 +3,16 @@
  * indexes, documents, chunks and the postings of BM25. Vector search is exact until an index is large; from then on through HNSW
  * (approximate), which each index has for itself.
  */
-import { messageOf, RagError } from '../errors.ts'
+import { RagError } from '../errors.ts'
 import { isIndexName, type IndexInfo, type IndexSpec, type IndexStore } from '../vector-index.ts'
 import { Database } from './database.ts'
+import { HnswBuilder } from './hnsw.ts'
 import { checkName, checkSpec } from './memory-local.ts'
 import { PgvectorIndex } from './pgvector-index.ts'
+import { migrate } from './pgvector-schema.ts'
 
 /** Chunks from which on an HNSW index is faster than reading all. */
 const HNSW_MIN_CHUNKS = 50_000
-/** Key of the advisory lock under which the tables are made: CREATE ... IF NOT EXISTS is not safe against itself. */
-const SCHEMA_LOCK = 0x6d69_6e69
-
-const SCHEMA = `
-create schema if not exists miniserve;
-create table if not exists miniserve.indexes (
-  index_id bigint generated always as identity primary key,
-  name text not null unique,
-  model text not null,
-  dimensions int not null
-);
-create table if not exists miniserve.documents (
-  document_id bigint generated always as identity primary key,
-  index_id bigint not null references miniserve.indexes on delete cascade,
-  id text not null,
-  source text not null,
-  content_hash text not null,
-  origin text not null,
-  metadata jsonb not null,
-  unique (index_id, id)
-);
-create table if not exists miniserve.chunks (
-  chunk_id bigint generated always as identity primary key,
-  index_id bigint not null references miniserve.indexes on delete cascade,
-  document_id bigint not null references miniserve.documents on delete cascade,
-  chunk int not null,
-  text text not null,
-  headings text[] not null,
-  start_offset int not null,
-  end_offset int not null,
-  num_tokens int not null,
-  num_terms int not null,
-  embedding vector not null,
-  unique (document_id, chunk)
-);
-create index if not exists chunks_by_index on miniserve.chunks (index_id);
-create table if not exists miniserve.postings (
-  index_id bigint not null,
-  term text not null,
-  chunk_id bigint not null references miniserve.chunks on delete cascade,
-  frequency int not null,
-  primary key (index_id, term, chunk_id)
-);
-create index if not exists postings_by_chunk on miniserve.postings (chunk_id);
-`
-
 export interface PgvectorOptions {
   /** Chunks of an index from which on it is searched approximately. */
   readonly hnswMinChunks?: number
@@ -68,12 +24,12 @@ export const createPgvectorStore = (url: string, options: PgvectorOptions = {}):
 
 class PgvectorStore implements IndexStore {
   readonly #database: Database
-  readonly #hnswMinChunks: number
+  readonly #hnsw: HnswBuilder
   #prepared: Promise<void> | null = null
 
   constructor(url: string, { hnswMinChunks = HNSW_MIN_CHUNKS }: PgvectorOptions) {
     this.#database = new Database(url)
-    this.#hnswMinChunks = hnswMinChunks
+    this.#hnsw = new HnswBuilder(this.#database, hnswMinChunks)
   }
 
   async list(): Promise<readonly IndexInfo[]> {
@@ -94,7 +50,7 @@ class PgvectorStore implements IndexStore {
       'select index_id, model, dimensions from miniserve.indexes where name = $1',
       [name],
     )
-    return row ? new PgvectorIndex(this.#database, row.index_id, name, row, this.#hnswMinChunks) : null
+    return row ? new PgvectorIndex(this.#database, row.index_id, name, row, this.#hnsw) : null
   }
 
   async openOrCreate(name: string, spec: IndexSpec): Promise<PgvectorIndex> {
@@ -118,7 +74,7 @@ class PgvectorStore implements IndexStore {
       [name],
     )
     if (!row) return false
-    await this.#database.query(`drop index if exists miniserve.chunks_hnsw_${Number(row.index_id)}`, [])
+    this.#hnsw.drop(Number(row.index_id))
     return true
   }
 
@@ -128,18 +84,7 @@ class PgvectorStore implements IndexStore {
 
   /** Makes the tables when they are not there. A failure is tried again by the next call: a server may be back. */
   #prepare(): Promise<void> {
-    this.#prepared ??= this.#database.transaction(async (client) => {
-      await client.query('select pg_advisory_xact_lock($1)', [SCHEMA_LOCK])
-      try {
-        await client.query('create extension if not exists vector')
-      } catch (error) {
-        throw new RagError(
-          'store_unavailable',
-          `the pgvector store needs the extension vector in its database: ${messageOf(error)}`,
-        )
-      }
-      await client.query(SCHEMA)
-    })
+    this.#prepared ??= this.#database.transaction(migrate)
     this.#prepared.catch(() => {
       this.#prepared = null
     })

@@ -218,6 +218,49 @@ if (binaries !== null) {
       await server.stop()
     })
 
+    it('cancels more searches than it has connections, and goes on', async () => {
+      const server = await startPostgres(binaries)
+      const database = new Database(server.url)
+      await Promise.all(
+        Array.from({ length: 24 }, async () => {
+          const leaving = new AbortController()
+          const sleeping = database.query('select pg_sleep(3600)', [], leaving.signal)
+          leaving.abort(new Error('gone'))
+          await expect(sleeping).rejects.toThrow('gone')
+        }),
+      )
+      expect(await database.query('select 1 as one', [])).toEqual([{ one: 1 }])
+      await database.close()
+      await server.stop()
+    })
+
+    it('brings the tables of an older version up to date, and refuses those of a newer one', async () => {
+      const server = await startPostgres(binaries)
+      const first = createPgvectorStore(server.url)
+      const index = await first.openOrCreate('old', SPEC)
+      await index.upsert([syntheticDocument('d', DIMENSIONS, seededRandom(1))])
+      const { numChunks, bytes } = await index.info()
+      await first.close()
+      const database = new Database(server.url)
+      // As they were before they had a version.
+      await database.query('drop table miniserve.schema_version', [])
+      for (const table of ['indexes', 'documents']) {
+        const columns = ['num_chunks', 'num_terms', 'num_bytes', ...(table === 'indexes' ? ['num_documents'] : [])]
+        await database.query(
+          `alter table miniserve.${table} ${columns.map((name) => `drop column ${name}`).join(', ')}`,
+          [],
+        )
+      }
+      const second = createPgvectorStore(server.url)
+      expect(await (await second.open('old'))?.info()).toMatchObject({ numDocuments: 1, numChunks, bytes })
+      await second.close()
+      await database.query('update miniserve.schema_version set version = 99', [])
+      const third = createPgvectorStore(server.url)
+      await expect(third.open('old')).rejects.toMatchObject({ message: expect.stringContaining('version 99') })
+      await Promise.all([third.close(), database.close()])
+      await server.stop()
+    })
+
     it('makes its tables once for two that start together, and an approximate index for a large one', async () => {
       const server = await startPostgres(binaries)
       const [one, two] = [createPgvectorStore(server.url, { hnswMinChunks: 50 }), createPgvectorStore(server.url)]
@@ -225,8 +268,17 @@ if (binaries !== null) {
       const random = seededRandom(6)
       await index?.upsert(Array.from({ length: 60 }, (_, i) => syntheticDocument(`d${i}`, DIMENSIONS, random)))
       const vector = syntheticDocument('q', DIMENSIONS, random).vectors.slice(0, DIMENSIONS)
-      const hits = (await index?.search({ vector, text: '', depth: 5 })) ?? []
-      expect(hits).toHaveLength(5)
+      const database = new Database(server.url)
+      // Built beside the requests.
+      const built = `select 1 from pg_index where indisvalid and indexrelid = to_regclass('miniserve.chunks_hnsw_1')`
+      while ((await database.query(built, [])).length === 0);
+      const exact = new MemoryIndex(DIMENSIONS)
+      const again = seededRandom(6)
+      for (let i = 0; i < 60; i++) exact.put(syntheticDocument(`d${i}`, DIMENSIONS, again))
+      const query: SearchQuery = { vector, text: '', depth: 70, filter: { group: { lte: 1 } } }
+      expect(found((await index?.search(query)) ?? [])).toEqual(found(exact.search(query)))
+      expect(await index?.info()).toMatchObject({ numDocuments: 60, numChunks: exact.numChunks })
+      await database.close()
       await Promise.all([one.close(), two.close()])
       await server.stop()
     })

@@ -1,0 +1,91 @@
+/** The tables of the pgvector store, version by version: a database of an older version is brought up to date when it is first used. */
+import type { PoolClient } from 'pg'
+import { RagError } from '../errors.ts'
+
+/** Key of the advisory lock under which the tables are changed: CREATE ... IF NOT EXISTS is not safe against itself. */
+const SCHEMA_LOCK = 0x6d69_6e69
+
+/** What brings each version to the next. Never changed once released, only added to. The first takes in databases without a version. */
+const MIGRATIONS: readonly string[] = [
+  `
+create table if not exists miniserve.indexes (
+  index_id bigint generated always as identity primary key,
+  name text not null unique,
+  model text not null,
+  dimensions int not null
+);
+create table if not exists miniserve.documents (
+  document_id bigint generated always as identity primary key,
+  index_id bigint not null references miniserve.indexes on delete cascade,
+  id text not null,
+  source text not null,
+  content_hash text not null,
+  origin text not null,
+  metadata jsonb not null,
+  unique (index_id, id)
+);
+create table if not exists miniserve.chunks (
+  chunk_id bigint generated always as identity primary key,
+  index_id bigint not null references miniserve.indexes on delete cascade,
+  document_id bigint not null references miniserve.documents on delete cascade,
+  chunk int not null,
+  text text not null,
+  headings text[] not null,
+  start_offset int not null,
+  end_offset int not null,
+  num_tokens int not null,
+  num_terms int not null,
+  embedding vector not null,
+  unique (document_id, chunk)
+);
+create index if not exists chunks_by_index on miniserve.chunks (index_id);
+create table if not exists miniserve.postings (
+  index_id bigint not null,
+  term text not null,
+  chunk_id bigint not null references miniserve.chunks on delete cascade,
+  frequency int not null,
+  primary key (index_id, term, chunk_id)
+);
+create index if not exists postings_by_chunk on miniserve.postings (chunk_id);
+`,
+  // Totals that were counted anew for every request.
+  `
+alter table miniserve.documents
+  add column num_chunks int not null default 0, add column num_terms bigint not null default 0, add column num_bytes bigint not null default 0;
+alter table miniserve.indexes
+  add column num_documents bigint not null default 0, add column num_chunks bigint not null default 0,
+  add column num_terms bigint not null default 0, add column num_bytes bigint not null default 0;
+update miniserve.documents d set num_chunks = c.n, num_terms = c.terms, num_bytes = c.bytes
+  from (select document_id, count(*) as n, sum(num_terms) as terms, sum(octet_length(text) + 4 * vector_dims(embedding)) as bytes
+        from miniserve.chunks group by document_id) as c where c.document_id = d.document_id;
+update miniserve.indexes i set num_documents = d.n, num_chunks = d.chunks, num_terms = d.terms, num_bytes = d.bytes
+  from (select index_id, count(*) as n, sum(num_chunks) as chunks, sum(num_terms) as terms, sum(num_bytes) as bytes
+        from miniserve.documents group by index_id) as d where d.index_id = i.index_id;
+`,
+]
+
+/** Brings the schema up to date, within a transaction. @throws RagError store_unavailable for what a newer version made. */
+export async function migrate(client: PoolClient): Promise<void> {
+  await client.query('select pg_advisory_xact_lock($1)', [SCHEMA_LOCK])
+  try {
+    await client.query('create extension if not exists vector')
+  } catch (error) {
+    throw new RagError('store_unavailable', 'the pgvector store needs the extension vector in its database', null, {
+      cause: error,
+    })
+  }
+  await client.query('create schema if not exists miniserve')
+  await client.query('create table if not exists miniserve.schema_version (version int not null)')
+  const { rows } = await client.query<{ version: number }>('select version from miniserve.schema_version')
+  const version = rows[0]?.version ?? 0
+  if (version > MIGRATIONS.length) {
+    throw new RagError(
+      'store_unavailable',
+      `the database has version ${version} of the tables, this server knows ${MIGRATIONS.length}: update miniserve`,
+    )
+  }
+  if (version === MIGRATIONS.length) return
+  for (const migration of MIGRATIONS.slice(version)) await client.query(migration)
+  await client.query('delete from miniserve.schema_version')
+  await client.query('insert into miniserve.schema_version (version) values ($1)', [MIGRATIONS.length])
+}
