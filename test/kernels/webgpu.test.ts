@@ -142,6 +142,31 @@ describe.skipIf(skipReason !== null)('webgpu', () => {
     expect(backend.numPipelines).toBe(compiled)
   })
 
+  it('reads and writes blocks in pieces; copies of a step that never ended are not those of the next', async () => {
+    const backend = await openBackend({ maxBindingBytes: 65536 })
+    const layout = { numLayers: 2, numBlocks: 16, blockSize: BLOCK_SIZE, numKvHeads: 2, headDim: 32 }
+    backend.createKvCache(layout)
+    await backend.ready()
+    const blockBytes = backend.kvBlockBytes(layout)
+    const blocks = Array.from({ length: 16 }, (_, i) => (i * 5) % 16)
+    // Bits of small f16 numbers; 16 blocks are two pieces.
+    const bytes = Uint8Array.from({ length: 16 * blockBytes }, (_, i) => (i % 2 === 1 ? 0x3c : (i * 7) % 251))
+    expect(bytes.length).toBeGreaterThan(65536)
+    await backend.writeBlocks(blocks, bytes)
+    expect(Buffer.from(await backend.readBlocks(blocks)).equals(bytes)).toBe(true)
+    await expect(backend.readBlocks([3, 16])).rejects.toThrow('block 16 is outside the pool of 16')
+    const read = async (block: number) => Buffer.from(await backend.readBlocks([block]))
+    const before = await read(1)
+    backend.copyBlock(0, 1, 16)
+    backend.beginStep(plainStep(1))
+    expect(() => backend.linear({ label: 'x', cols: 1 }, { label: 'y', cols: 1 }, {} as Matrix, {})).toThrow()
+    backend.copyBlock(2, 3, 16)
+    backend.beginStep(plainStep(1))
+    await backend.endStep()
+    expect((await read(1)).equals(before)).toBe(true)
+    expect((await read(3)).equals(await read(2))).toBe(true)
+  })
+
   it('refuses a matrix of which not even one tile can be bound', async () => {
     const backend = await openBackend({ maxBindingBytes: 1024 })
     await expect(backend.loadMatrix('wide', 32, COLS, randomMatrix('f32', 1, 32, COLS))).rejects.toThrow(

@@ -133,7 +133,7 @@ export class WebGpuBackend implements InspectableBackend {
     this.#attention = new AttentionKernels(this.#context, limits)
     this.#sample = new SampleKernels(this.#context, this.#linear, limits, options.listCapacity)
     this.#queue = new StepQueue(this.#context, gpu, options)
-    this.#blocks = new BlockTransfer(device, this.#attention, this.#queue)
+    this.#blocks = new BlockTransfer(this.#context, this.#attention, this.#queue)
   }
 
   get packedLayout(): string {
@@ -261,17 +261,20 @@ export class WebGpuBackend implements InspectableBackend {
   }
 
   copyBlock(source: number, destination: number, numTokens: number): void {
+    this.#abandonStep()
     this.#blocks.copy(source, destination, numTokens)
   }
 
   beginStep(input: StepInput): void {
     if (this.#closed) throw new Error('the backend is closed')
+    this.#abandonStep()
     const { maxBlocksPerSequence, maxRows, maxSequences } = this.#options.limits
     if (
       input.numRows > maxRows ||
       input.numSequences > maxSequences ||
       input.maxBlocksPerSequence > maxBlocksPerSequence
     ) {
+      this.#blocks.abandonCopies()
       throw new Error(
         `step of ${input.numRows} rows, ${input.numSequences} sequences, ${input.maxBlocksPerSequence} blocks a sequence exceeds the limits ${maxRows}, ${maxSequences}, ${maxBlocksPerSequence}`,
       )
@@ -402,6 +405,13 @@ export class WebGpuBackend implements InspectableBackend {
       device: this.device,
       maxBindingBytes: this.#context.capabilities.maxBindingBytes,
     }
+  }
+
+  /** What a step that began and never ended has left: its copies are not the next step's. */
+  #abandonStep(): void {
+    if (this.#input === null) return
+    this.#input = null
+    this.#blocks.abandonCopies()
   }
 
   #step(): StepInput {

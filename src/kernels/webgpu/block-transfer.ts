@@ -1,17 +1,22 @@
 /** KV blocks between places of the pool, and between the pool and the host. */
 import type { KvLayout } from '../ops.ts'
 import { AttentionKernels } from './attention.ts'
-import { createStorage } from './context.ts'
+import { createStorage, type GpuContext } from './context.ts'
 import type { StepQueue } from './step-queue.ts'
+
+/** Largest buffer that blocks are read through: several are used for more. */
+const PIECE_BYTES = 64 * 2 ** 20
 
 export class BlockTransfer {
   readonly #device: GPUDevice
+  readonly #maxPieceBytes: number
   readonly #attention: AttentionKernels
   readonly #queue: StepQueue
   readonly #copies: { source: number; destination: number }[] = []
 
-  constructor(device: GPUDevice, attention: AttentionKernels, queue: StepQueue) {
+  constructor({ device, capabilities }: GpuContext, attention: AttentionKernels, queue: StepQueue) {
     this.#device = device
+    this.#maxPieceBytes = Math.min(PIECE_BYTES, capabilities.maxBindingBytes)
     this.#attention = attention
     this.#queue = queue
   }
@@ -25,6 +30,11 @@ export class BlockTransfer {
   copy(source: number, destination: number, numTokens: number): void {
     // The whole block goes: tokens past numTokens are written before they are ever attended to, and one copy a layer is cheapest.
     if (numTokens > 0) this.#copies.push({ source, destination })
+  }
+
+  /** Forgets the noted copies: their step will not be. */
+  abandonCopies(): void {
+    this.#copies.length = 0
   }
 
   /** Submits the noted copies, in order. */
@@ -51,13 +61,24 @@ export class BlockTransfer {
 
   /** Opaque bytes of the blocks, after everything submitted so far. */
   async read(blocks: readonly number[]): Promise<Uint8Array> {
-    const size = blocks.length * BlockTransfer.blockBytes(this.#attention.layout)
-    const bytes = await this.#queue.readBuffer(size, (encoder, target) => {
-      this.#forEachPiece(blocks, (pool, poolAt, at, length) =>
-        encoder.copyBufferToBuffer(pool, poolAt, target, at, length),
-      )
-    })
-    return new Uint8Array(bytes)
+    this.#check(blocks)
+    const blockBytes = BlockTransfer.blockBytes(this.#attention.layout)
+    const perPiece = Math.max(1, Math.floor(this.#maxPieceBytes / blockBytes))
+    const pieces: Promise<ArrayBuffer>[] = []
+    // All are submitted here, before anything is awaited: the steps that follow may write to the blocks.
+    for (let first = 0; first < blocks.length; first += perPiece) {
+      const piece = blocks.slice(first, first + perPiece)
+      const copy = (encoder: GPUCommandEncoder, target: GPUBuffer) =>
+        this.#forEachPiece(piece, (pool, poolAt, at, length) =>
+          encoder.copyBufferToBuffer(pool, poolAt, target, at, length),
+        )
+      pieces.push(this.#queue.readBuffer(piece.length * blockBytes, copy))
+    }
+    const bytes = new Uint8Array(blocks.length * blockBytes)
+    for (const [index, piece] of (await Promise.all(pieces)).entries()) {
+      bytes.set(new Uint8Array(piece), index * perPiece * blockBytes)
+    }
+    return bytes
   }
 
   /** Throws when `bytes` are not those of as many blocks. */
@@ -66,11 +87,18 @@ export class BlockTransfer {
     if (bytes.byteLength !== expected) {
       throw new Error(`writeBlocks: ${bytes.byteLength} bytes for ${blocks.length} blocks, expected ${expected}`)
     }
+    this.#check(blocks)
     // The queue copies at once and keeps the order with the steps.
     const copy = bytes.slice()
     this.#forEachPiece(blocks, (pool, poolAt, at, length) =>
       this.#device.queue.writeBuffer(pool, poolAt, copy, at, length),
     )
+  }
+
+  #check(blocks: readonly number[]): void {
+    const { numBlocks } = this.#attention.layout
+    const outside = blocks.find((block) => block < 0 || block >= numBlocks)
+    if (outside !== undefined) throw new Error(`block ${outside} is outside the pool of ${numBlocks}`)
   }
 
   /** Visits K and V of each block in each layer with their places in the opaque bytes: block, layer, K, V. */
@@ -82,8 +110,6 @@ export class BlockTransfer {
     const half = AttentionKernels.halfBlockBytes(layout)
     let at = 0
     for (const block of blocks) {
-      if (block < 0 || block >= layout.numBlocks)
-        throw new Error(`block ${block} is outside the pool of ${layout.numBlocks}`)
       for (const pool of pools) {
         for (const base of [0, layout.numBlocks * half]) {
           visit(pool, base + block * half, at, half)

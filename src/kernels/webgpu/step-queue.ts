@@ -106,10 +106,12 @@ export class StepQueue {
     }
   }
 
-  /** Reads `bytes` of a buffer, after everything submitted so far. */
+  /** Reads `size` bytes after everything submitted so far. What the device refuses of it is this call's error, and no step's. */
   async readBuffer(size: number, copy: (encoder: GPUCommandEncoder, target: GPUBuffer) => void): Promise<ArrayBuffer> {
     if (size === 0) return new ArrayBuffer(0)
     const { device } = this.#context
+    device.pushErrorScope('validation')
+    device.pushErrorScope('out-of-memory')
     const readback = device.createBuffer({
       size: Math.ceil(size / 4) * 4,
       usage: GPUBufferUsage.MAP_READ | GPUBufferUsage.COPY_DST,
@@ -117,7 +119,12 @@ export class StepQueue {
     const encoder = device.createCommandEncoder()
     copy(encoder, readback)
     device.queue.submit([encoder.finish()])
+    // The scopes end before anything is awaited: the next steps are outside them.
+    const refused = Promise.all([device.popErrorScope(), device.popErrorScope()])
     try {
+      for (const error of await this.#settled(refused)) {
+        if (error !== null) throw new Error(`WebGPU: reading ${size} bytes: ${error.message}`)
+      }
       return (await this.#map(readback, 1)).slice(0, size)
     } finally {
       readback.destroy()
@@ -219,6 +226,15 @@ export class StepQueue {
     const refused = this.#gpu.takeError()
     if (refused !== null) throw refused
     return buffer.getMappedRange().slice(0)
+  }
+
+  /** A promise of the device's; a device that went away ends it in its own error. */
+  async #settled<T>(promise: Promise<T>): Promise<T> {
+    try {
+      return await promise
+    } catch (error) {
+      throw await this.#explain(error)
+    }
   }
 
   async #explain(error: unknown): Promise<unknown> {
