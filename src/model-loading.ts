@@ -6,7 +6,7 @@ import { z } from 'zod'
 import type { Config } from './config.ts'
 import { loadChatTemplate } from './engine/chat/chat-template.ts'
 import { createEngine } from './engine/engine.ts'
-import type { KvTiers } from './engine/kv-tiers.ts'
+import type { KvTiers } from './engine/kv/kv-tiers.ts'
 import type { Engine } from './engine/request.ts'
 import { ModelError, type ModelInfo, type ModelRequest, RunnerError } from './engine/runner/runner.ts'
 import { createLastingRunner } from './engine/runner/worker-runner.ts'
@@ -143,7 +143,7 @@ async function requireWritable(flag: string, folder: string): Promise<void> {
 async function kvTiersOf(config: Config, modelInfo: ModelInfo, logger: Log): Promise<KvTiers | null> {
   if (!config.prefixCaching || (config.kvHostMemoryBytes === 0 && config.kvCacheDir === null)) return null
   if (config.kvCacheDir !== null) await requireWritable('--kv-cache-dir', config.kvCacheDir)
-  const { openKvTiers } = await import('./engine/kv-tiers.ts')
+  const { openKvTiers } = await import('./engine/kv/kv-tiers.ts')
   return openKvTiers({
     hostMemoryBytes: config.kvHostMemoryBytes,
     directory: config.kvCacheDir,

@@ -9,7 +9,7 @@ import { ScriptedRunner } from '../../test/engine/scripted-runner.ts'
 import { createEngine } from './engine.ts'
 import type { Engine, GenerationRequest } from './request.ts'
 import { EngineError } from './request.ts'
-import { openKvTiers } from './kv-tiers.ts'
+import { openKvTiers } from './kv/kv-tiers.ts'
 
 const isSoak = process.env.MINISERVE_TEST_LEVEL === 'soak'
 const numRequests = isSoak ? 10_000 : 150

@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest'
-import { newCounters } from './sequence.ts'
+import { newCounters } from './schedule/sequence.ts'
 import { summarize } from './summary.ts'
 
 const sequence = (

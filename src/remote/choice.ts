@@ -3,7 +3,7 @@ import type { FinishReason } from '../engine/events.ts'
 import { EngineError } from '../engine/request.ts'
 import type { ToolCallDelta } from '../engine/request.ts'
 import type { RemoteToolCall } from './response-wire.ts'
-import type { MutableCounters } from '../engine/sequence.ts'
+import type { MutableCounters } from '../engine/schedule/sequence.ts'
 
 export interface RemoteChoiceState {
   readonly choice: number

@@ -1,5 +1,5 @@
 /** Masks of tokens that grammars allow next, computed in other threads beside the step. */
-import type { ActiveRequest, ChoiceOwner } from '../active-requests.ts'
+import type { ActiveRequest, ChoiceOwner } from '../requests/active-requests.ts'
 import type { GrammarMatcher } from './grammar.ts'
 
 /**

@@ -1,7 +1,7 @@
 /** From what a request asks for to the SampleSpec of each of its rows. Tokens and counts only. */
-import { EngineError } from './request.ts'
-import type { SamplingParams } from './request.ts'
-import type { SampleSpec } from './runner/runner.ts'
+import { EngineError } from '../request.ts'
+import type { SamplingParams } from '../request.ts'
+import type { SampleSpec } from '../runner/runner.ts'
 
 export interface SamplingOptions {
   readonly params: SamplingParams

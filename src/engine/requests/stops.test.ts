@@ -1,5 +1,5 @@
 import { describe, expect, it } from 'vitest'
-import { createRandom } from '../../test/engine/random.ts'
+import { createRandom } from '../../../test/engine/random.ts'
 import { IncrementalDetokenizer, StopMatcher } from './stops.ts'
 
 describe('the detokenizer', () => {

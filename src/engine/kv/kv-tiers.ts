@@ -6,7 +6,7 @@
 import { createHash } from 'node:crypto'
 import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
 import { join } from 'node:path'
-import type { BlockHash } from './prefix-cache.ts'
+import type { BlockHash } from '../schedule/prefix-cache.ts'
 
 /** A full block with its place in the chain. */
 export interface StoredBlock {

@@ -3,14 +3,14 @@
  * and what a sequence leaves is read back before its blocks can be written again (runner calls keep their order). Every operation is counted before it
  * is submitted, and its end published however it ends.
  */
-import type { EventBus } from './event-bus.ts'
-import type { KvDoneEvent, KvOperationCount } from './events.ts'
+import type { EventBus } from '../event-bus.ts'
+import type { KvDoneEvent, KvOperationCount } from '../events.ts'
 import type { KvTiers, StoredBlock } from './kv-tiers.ts'
-import type { PrefixMatch } from './prefix-cache.ts'
-import { RunnerError } from './runner/runner.ts'
-import type { Runner } from './runner/runner.ts'
-import type { Scheduler } from './scheduler.ts'
-import type { Sequence } from './sequence.ts'
+import type { PrefixMatch } from '../schedule/prefix-cache.ts'
+import { RunnerError } from '../runner/runner.ts'
+import type { Runner } from '../runner/runner.ts'
+import type { Scheduler } from '../schedule/scheduler.ts'
+import type { Sequence } from '../schedule/sequence.ts'
 
 export interface KvTransferParts {
   readonly tiers: KvTiers

@@ -1,6 +1,6 @@
 /** A step while it is being planned: rows, samples and what is left of the budget. */
 import type { PrefixMatch } from './prefix-cache.ts'
-import type { SampleSpec, SequencePlan, StepPlan } from './runner/runner.ts'
+import type { SampleSpec, SequencePlan, StepPlan } from '../runner/runner.ts'
 import type { Sequence } from './sequence.ts'
 
 /** What one step does for one sequence. */

@@ -1,12 +1,12 @@
 /** From a request to its sequences: token ids checked against the model and the queue's bounds, sampling compiled. */
 import { randomInt } from 'node:crypto'
-import { EngineError } from './request.ts'
-import type { GenerationRequest, PromptInput } from './request.ts'
-import { MAX_DRAFT_TOKENS } from './runner/runner.ts'
-import type { ModelInfo } from './runner/runner.ts'
+import { EngineError } from '../request.ts'
+import type { GenerationRequest, PromptInput } from '../request.ts'
+import { MAX_DRAFT_TOKENS } from '../runner/runner.ts'
+import type { ModelInfo } from '../runner/runner.ts'
 import { SamplingState } from './sampling.ts'
-import { Sequence } from './sequence.ts'
-import { PromptLookup } from './speculate.ts'
+import { Sequence } from '../schedule/sequence.ts'
+import { PromptLookup } from '../schedule/speculate.ts'
 
 /** Tokens a request may generate, all its choices together: what is not streamed is held until the answer is complete. */
 const MAX_REQUEST_TOKENS = 2_000_000

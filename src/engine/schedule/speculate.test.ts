@@ -1,9 +1,9 @@
 import { describe, expect, it } from 'vitest'
-import { createByteTokenizer } from '../../test/engine/byte-tokenizer.ts'
-import { collect, request } from '../../test/engine/requests.ts'
-import { ScriptedRunner } from '../../test/engine/scripted-runner.ts'
-import { acceptDrafts } from './choice.ts'
-import { createEngine } from './engine.ts'
+import { createByteTokenizer } from '../../../test/engine/byte-tokenizer.ts'
+import { collect, request } from '../../../test/engine/requests.ts'
+import { ScriptedRunner } from '../../../test/engine/scripted-runner.ts'
+import { acceptDrafts } from '../requests/choice.ts'
+import { createEngine } from '../engine.ts'
 import { PromptLookup } from './speculate.ts'
 
 describe('prompt lookup', () => {

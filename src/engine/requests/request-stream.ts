@@ -1,6 +1,6 @@
 /** The consumer's side of a request: its events in order, as an async iterator that may be left at any time. */
-import { EngineError } from './request.ts'
-import type { ChoiceLogprob, GenerationEvent, GenerationStream, TokenEvent, ToolCallDelta } from './request.ts'
+import { EngineError } from '../request.ts'
+import type { ChoiceLogprob, GenerationEvent, GenerationStream, TokenEvent, ToolCallDelta } from '../request.ts'
 
 interface Reader {
   resolve(result: IteratorResult<GenerationEvent, undefined>): void

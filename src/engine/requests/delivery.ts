@@ -1,15 +1,15 @@
 /** A step's result to the sequences in it: tokens become events, counts and ends. */
 import type { ActiveRequests, ChoiceOwner } from './active-requests.ts'
 import { acceptDrafts } from './choice.ts'
-import type { EventBus } from './event-bus.ts'
-import type { MaskQueue } from './structured/mask-queue.ts'
-import { EngineError } from './request.ts'
-import type { SequenceResult } from './runner/runner.ts'
-import type { Scheduler } from './scheduler.ts'
-import type { ScheduledSequence } from './step-draft.ts'
-import { countChunk, countDecodeStep, stepEvent } from './step-accounting.ts'
-import type { EngineCounts, FinishedStep } from './step-accounting.ts'
-import type { StepTimes } from './step-times.ts'
+import type { EventBus } from '../event-bus.ts'
+import type { MaskQueue } from '../structured/mask-queue.ts'
+import { EngineError } from '../request.ts'
+import type { SequenceResult } from '../runner/runner.ts'
+import type { Scheduler } from '../schedule/scheduler.ts'
+import type { ScheduledSequence } from '../schedule/step-draft.ts'
+import { countChunk, countDecodeStep, stepEvent } from '../schedule/step-accounting.ts'
+import type { EngineCounts, FinishedStep } from '../schedule/step-accounting.ts'
+import type { StepTimes } from '../schedule/step-times.ts'
 
 export interface DeliveryParts {
   readonly scheduler: Scheduler
@@ -59,16 +59,16 @@ export class Delivery {
     if (entry.isPrefill) this.#deliverChunk(owner, entry, finished)
     if (entry.numSampleRows === 0) return
     this.#countDrafts(entry, tokens.length - 1)
-    const delivery = choice.accept(tokens, output.logprobs)
-    this.#countTokens(entry, delivery.numTokens, finished)
-    if (delivery.event !== null) active.stream.push(delivery.event)
+    const accepted = choice.accept(tokens, output.logprobs)
+    this.#countTokens(entry, accepted.numTokens, finished)
+    if (accepted.event !== null) active.stream.push(accepted.event)
     const { overflow } = active.stream
     if (overflow !== null) {
       requests.fail(active, overflow)
       return
     }
-    if (delivery.end !== null) {
-      requests.finish(owner, delivery.end)
+    if (accepted.end !== null) {
+      requests.finish(owner, accepted.end)
       return
     }
     scheduler.publish(sequence)

@@ -1,11 +1,11 @@
 /** The requests that run or wait, with their open choices, and every way they end. */
 import type { Choice, ChoiceEnd } from './choice.ts'
-import type { EventBus } from './event-bus.ts'
-import type { KvTransfer } from './kv-transfer.ts'
+import type { EventBus } from '../event-bus.ts'
+import type { KvTransfer } from '../kv/kv-transfer.ts'
 import type { RequestStream } from './request-stream.ts'
-import type { EngineError, GenerationRequest } from './request.ts'
-import type { Scheduler } from './scheduler.ts'
-import type { Sequence } from './sequence.ts'
+import type { EngineError, GenerationRequest } from '../request.ts'
+import type { Scheduler } from '../schedule/scheduler.ts'
+import type { Sequence } from '../schedule/sequence.ts'
 
 /** A request with open choices. */
 export interface ActiveRequest {

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { MAX_BUFFERED_CHARACTERS, MAX_BUFFERED_LOGPROBS, RequestStream } from './request-stream.ts'
-import { EngineError } from './request.ts'
-import type { ChoiceLogprob, GenerationEvent } from './request.ts'
+import { EngineError } from '../request.ts'
+import type { ChoiceLogprob, GenerationEvent } from '../request.ts'
 
 const create = () =>
   new RequestStream(

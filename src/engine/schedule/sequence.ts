@@ -1,7 +1,7 @@
 /** One choice of one prompt: its tokens, how far they are computed, its blocks and its counts. Plain numbers, no compute. */
-import type { SequenceCounters } from './events.ts'
+import type { SequenceCounters } from '../events.ts'
 import type { BlockHash } from './prefix-cache.ts'
-import type { SamplingState } from './sampling.ts'
+import type { SamplingState } from '../requests/sampling.ts'
 import type { PromptLookup } from './speculate.ts'
 
 /** A growing Int32Array. */

@@ -1,12 +1,12 @@
 /** One choice being generated: tokens in, token events with text out, and the decision when it ends. */
-import type { FinishReason } from './events.ts'
-import type { GrammarMatcher } from './structured/grammar.ts'
-import type { ChoiceLogprob, GenerationRequest, TokenEvent, ToolCallDelta } from './request.ts'
-import type { TokenLogprobs } from './runner/runner.ts'
-import type { Sequence } from './sequence.ts'
+import type { FinishReason } from '../events.ts'
+import type { GrammarMatcher } from '../structured/grammar.ts'
+import type { ChoiceLogprob, GenerationRequest, TokenEvent, ToolCallDelta } from '../request.ts'
+import type { TokenLogprobs } from '../runner/runner.ts'
+import type { Sequence } from '../schedule/sequence.ts'
 import { IncrementalDetokenizer, StopMatcher } from './stops.ts'
-import type { Tokenizer } from './tokenizer.ts'
-import type { ToolCalls } from './tool-calls/tool-calls.ts'
+import type { Tokenizer } from '../tokenizer.ts'
+import type { ToolCalls } from '../tool-calls/tool-calls.ts'
 
 export interface ChoiceEnd {
   readonly reason: FinishReason
@@ -15,7 +15,7 @@ export interface ChoiceEnd {
 }
 
 /** What a step's tokens became. */
-export interface Delivery {
+export interface AcceptedTokens {
   /** null when there is nothing to say: the choice ended with an end token and no text was held back. */
   readonly event: TokenEvent | null
   readonly end: ChoiceEnd | null
@@ -76,7 +76,7 @@ export class Choice {
    * Takes a step's tokens, in order, up to the one that ends the choice, and pushes those that count to the sequence. An end token is no text and
    * does not count, but its log-probability is the answer's last: whoever scores answers needs it.
    */
-  accept(tokens: readonly number[], details: readonly (TokenLogprobs | null)[]): Delivery {
+  accept(tokens: readonly number[], details: readonly (TokenLogprobs | null)[]): AcceptedTokens {
     const { sequence } = this
     const tokenIds: number[] = []
     const logprobs: ChoiceLogprob[] | null = this.#request.logprobs < 0 ? null : []

@@ -1,7 +1,7 @@
 /** What a finished step adds to the counters of the sequences in it. */
-import type { EventBus } from './event-bus.ts'
-import type { StepEvent } from './events.ts'
-import type { StepResult } from './runner/runner.ts'
+import type { EventBus } from '../event-bus.ts'
+import type { StepEvent } from '../events.ts'
+import type { StepResult } from '../runner/runner.ts'
 import type { Schedule, Scheduler } from './scheduler.ts'
 import type { ScheduledSequence, ScheduledStep } from './step-draft.ts'
 

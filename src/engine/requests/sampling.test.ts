@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
-import { GREEDY } from '../../test/engine/requests.ts'
-import type { SamplingParams } from './request.ts'
+import { GREEDY } from '../../../test/engine/requests.ts'
+import type { SamplingParams } from '../request.ts'
 import { SamplingState } from './sampling.ts'
 
 function state(params: Partial<SamplingParams> = {}, fields: { minTokens?: number; endTokenIds?: number[] } = {}) {

@@ -4,7 +4,7 @@
  * Where a prompt leaves the chain inside a block, the tokens it shares with a known block can still be copied.
  */
 import type { BlockContents } from './block-pool.ts'
-import type { CacheMissReason } from './events.ts'
+import type { CacheMissReason } from '../events.ts'
 
 /** Hash of a block: hex or base64 text of at least 128 bits. */
 export type BlockHash = string
