@@ -170,7 +170,7 @@ async function load(source: ModelSource, task: 'embedding' | 'reranking'): Promi
   } catch (error) {
     throw new RagError(
       'model_unavailable',
-      `@xenova/transformers cannot be loaded: ${messageOf(error)}; npm install puts it in place`,
+      `@xenova/transformers cannot be loaded: ${messageOf(error)}; it is optional: npm install @xenova/transformers beside miniserve, or name an embedding model that needs no ONNX`,
     )
   }
   onnxRuntime()
