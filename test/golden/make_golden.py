@@ -54,6 +54,20 @@ PHI3_LONGROPE = dict(
     short_factor=[1.0, 1.1, 1.2, 1.3],
     long_factor=[1.5, 2.5, 4.0, 9.0],
 )
+OLMO3_ROPE = dict(
+    full_attention=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64, rope_theta=500000.0),
+    sliding_attention=dict(rope_type="default", rope_theta=500000.0),
+)
+MULTIPLIERS = dict(embedding_multiplier=6.0, residual_multiplier=0.3, attention_multiplier=0.2, logits_scaling=2.0)
+HALF_ROTARY = dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.5)
+MINISTRAL_ROPE = dict(
+    rope_type="yarn", factor=4.0, original_max_position_embeddings=128, rope_theta=1000000.0, beta_fast=32.0, beta_slow=1.0, mscale=1.0,
+    mscale_all_dim=1.0, llama_4_scaling_beta=0.1,
+)
+PHI4_ROPE = dict(
+    rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.75, original_max_position_embeddings=32,
+    short_factor=[1.0, 1.05, 1.1, 1.2, 1.25, 1.3], long_factor=[1.0, 1.5, 2.5, 4.0, 6.0, 9.0],
+)
 HALF = torch.float16
 
 TEXT_VOCAB = 320
@@ -106,6 +120,19 @@ MODELS = {
     "phi3": ("phi3", BASE | dict(hidden_size=64, intermediate_size=40, rope_parameters=dict(rope_theta=10000.0, partial_rotary_factor=0.75, rope_type="default"), sliding_window=23), dict(dtype=HALF)),
     "phi3-longrope": ("phi3", BASE | dict(num_key_value_heads=4, max_position_embeddings=256, original_max_position_embeddings=16, rope_scaling=PHI3_LONGROPE), dict(dtype=torch.bfloat16, dialect=4)),
     "olmo2": ("olmo2", BASE, dict(dtype=HALF)),
+    "olmo3": ("olmo3", BASE | dict(num_hidden_layers=4, sliding_window=7, rope_parameters=OLMO3_ROPE), dict(dtype=HALF)),
+    "granite": ("granite", BASE | MULTIPLIERS, dict(dtype=torch.bfloat16)),
+    "granite4": ("granitemoehybrid", BASE | MULTIPLIERS | dict(layer_types=["full_attention"] * 2, num_local_experts=0, shared_intermediate_size=48, mamba_n_heads=4, mamba_d_head=16, position_embedding_type="rope"), dict(dtype=HALF)),
+    "granite4-nope": ("granitemoehybrid", BASE | MULTIPLIERS | dict(layer_types=["full_attention"] * 2, num_local_experts=0, shared_intermediate_size=48, mamba_n_heads=4, mamba_d_head=16), dict(dtype=HALF)),
+    "glm": ("glm", BASE | dict(head_dim=8, attention_bias=True, rope_parameters=HALF_ROTARY), dict(dtype=HALF)),
+    "glm4": ("glm4", BASE | dict(head_dim=8, attention_bias=True, rope_parameters=HALF_ROTARY), dict(dtype=torch.bfloat16)),
+    "exaone4": ("exaone4", BASE | dict(num_hidden_layers=4, sliding_window=7, sliding_window_pattern=4), dict(dtype=HALF)),
+    "exaone4-full": ("exaone4", BASE | dict(sliding_window=None, layer_types=["full_attention"] * 2), dict(dtype=HALF)),
+    "ernie4_5": ("ernie4_5", BASE | dict(head_dim=8, use_bias=True, tie_word_embeddings=True), dict(dtype=HALF)),
+    "seed_oss": ("seed_oss", BASE | dict(head_dim=8, attention_bias=True, attention_out_bias=False), dict(dtype=HALF)),
+    "ministral3": ("ministral3", BASE | dict(head_dim=8, rope_parameters=MINISTRAL_ROPE), dict(dtype=HALF)),
+    # Phi-4-mini's shape of rope: three quarters of the dims, longrope, tied.
+    "phi4-mini": ("phi3", BASE | dict(hidden_size=64, num_key_value_heads=2, original_max_position_embeddings=32, tie_word_embeddings=True, rope_parameters=PHI4_ROPE), dict(dtype=torch.bfloat16)),
 }
 
 
@@ -168,7 +195,8 @@ def save(name, model, options):
     config = json.loads(model.config.to_json_string(use_diff=False))
     config = {k: v for k, v in config.items() if not k.startswith("_") and k in json.loads(model.config.to_json_string(use_diff=True)) or k in (
         "architectures", "vocab_size", "hidden_size", "tie_word_embeddings", "head_dim", "rope_parameters", "sliding_window", "layer_types",
-        "no_rope_layers", "query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping", "original_max_position_embeddings",
+        "no_rope_layers", "query_pre_attn_scalar", "embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling",
+        "shared_intermediate_size", "num_local_experts", "position_embedding_type", "attention_bias", "attention_out_bias", "use_bias", "mlp_bias", "attn_logit_softcapping", "final_logit_softcapping", "original_max_position_embeddings",
         "num_key_value_heads", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "rms_norm_eps")}
     config["architectures"] = [type(model).__name__]
     config["dtype"] = str(dtype).removeprefix("torch.")

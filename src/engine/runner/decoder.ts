@@ -15,7 +15,7 @@ import type {
   Vector,
 } from '../../kernels/ops.ts'
 import { unpackedLoader, type WeightLoader } from '../weights/packed-cache.ts'
-import { concatRows, expectTensor, readMatrix, type WeightSource } from '../weights/source.ts'
+import { concatRows, expectTensor, permuteRows, readMatrix, type WeightSource } from '../weights/source.ts'
 import type { DecoderSpec, LayerSpec } from './spec.ts'
 
 interface Layer {
@@ -62,7 +62,7 @@ export class Decoder {
     this.#layers = weights.layers
     this.#embedding = weights.embedding
     this.#head = weights.head
-    this.#logits = { norm: weights.norm, softcap: spec.logitSoftcap, scale: 1 }
+    this.#logits = { norm: weights.norm, softcap: spec.logitSoftcap, scale: spec.logitScale }
     this.#hidden = backend.createActivation('hidden', hiddenSize)
     this.#branch = spec.normPlacement === 'pre' ? this.#hidden : backend.createActivation('branch', hiddenSize)
     this.#qkv = backend.createActivation('qkv', (numHeads + 2 * numKvHeads) * headDim)
@@ -144,28 +144,25 @@ export async function loadDecoder(
   const qRows = numHeads * headDim
   const kvRows = numKvHeads * headDim
 
-  const matrix = async (
-    parts: readonly (readonly [name: string, rows: number])[],
-    cols: number,
-    use: MatrixUse = {},
-  ): Promise<Matrix> => {
+  const matrix = async (parts: readonly Part[], cols: number, use: MatrixUse = {}): Promise<Matrix> => {
     const rows = parts.reduce((sum, [, count]) => sum + count, 0)
     const label = parts.map(([name]) => name).join('+')
     return weights.matrix(label, rows, cols, use, async () => {
       const data: MatrixData[] = []
-      for (const [name, count] of parts) data.push(await readMatrix(source, `${name}.weight`, count, cols))
+      for (const [name, count, from] of parts) {
+        const stored = await readMatrix(source, `${name}.weight`, count, cols)
+        data.push(from === undefined ? stored : permuteRows(stored, count, cols, from))
+      }
       return concatRows(data)
     })
   }
-  const bias = async (
-    isPresent: boolean,
-    parts: readonly (readonly [name: string, length: number])[],
-  ): Promise<Vector | undefined> => {
+  const bias = async (isPresent: boolean, parts: readonly Part[]): Promise<Vector | undefined> => {
     if (!isPresent) return undefined
     const values = new Float32Array(parts.reduce((sum, [, length]) => sum + length, 0))
     let at = 0
-    for (const [name, length] of parts) {
-      values.set(await weights.vector(`${name}.bias`, length), at)
+    for (const [name, length, from = (row: number) => row] of parts) {
+      const stored = await weights.vector(`${name}.bias`, length)
+      for (let row = 0; row < length; row++) values[at + row] = stored[from(row)]!
       at += length
     }
     return backend.loadVector(`${parts[0]?.[0] ?? ''}.bias`, values)
@@ -185,24 +182,11 @@ export async function loadDecoder(
   const layers: Layer[] = []
   for (const [index, layer] of spec.layers.entries()) {
     const base = `${prefix}layers.${index}.`
+    const { normPlacement, qkNorm, names } = spec
     const attention = `${base}self_attn.`
-    const mlp = `${base}mlp.`
-    const qkvParts = spec.isFused
-      ? ([[`${attention}qkv_proj`, qRows + 2 * kvRows]] as const)
-      : ([
-          [`${attention}q_proj`, qRows],
-          [`${attention}k_proj`, kvRows],
-          [`${attention}v_proj`, kvRows],
-        ] as const)
-    const gateUpParts = spec.isFused
-      ? ([[`${mlp}gate_up_proj`, 2 * intermediateSize]] as const)
-      : ([
-          [`${mlp}gate_proj`, intermediateSize],
-          [`${mlp}up_proj`, intermediateSize],
-        ] as const)
-    const outputParts = [[`${attention}o_proj`, hiddenSize]] as const
-    const downParts = [[`${mlp}down_proj`, hiddenSize]] as const
-    const { normPlacement, qkNorm } = spec
+    const [qkvParts, gateUpParts] = [qkvPartsOf(spec, base), gateUpPartsOf(spec, base)]
+    const outputParts = [[`${base}${names.output}`, hiddenSize]] as const
+    const downParts = [[`${base}${names.down}`, hiddenSize]] as const
     layers.push({
       spec: layer,
       rope: layer.rope === null ? null : (ropes[layer.rope] ?? null),
@@ -219,24 +203,53 @@ export async function loadDecoder(
             },
       output: await matrix(outputParts, qRows),
       outputBias: await bias(spec.hasOutputBias, outputParts),
-      attentionNorm: normPlacement === 'pre' ? null : await norm(`${base}post_attention_layernorm`, hiddenSize),
-      mlpNorm:
-        normPlacement === 'post'
-          ? undefined
-          : await norm(
-              `${base}${normPlacement === 'pre' ? 'post_attention_layernorm' : 'pre_feedforward_layernorm'}`,
-              hiddenSize,
-            ),
+      attentionNorm: normPlacement === 'pre' ? null : await norm(`${base}${names.attentionNorm}`, hiddenSize),
+      mlpNorm: normPlacement === 'post' ? undefined : await norm(`${base}${names.mlpNorm}`, hiddenSize),
       gateUp: await matrix(gateUpParts, hiddenSize, { glu: true }),
       gateUpBias: await bias(spec.hasMlpBias, gateUpParts),
       down: await matrix(downParts, intermediateSize),
       downBias: await bias(spec.hasMlpBias, downParts),
-      feedForwardNorm: normPlacement === 'pre' ? null : await norm(`${base}post_feedforward_layernorm`, hiddenSize),
+      feedForwardNorm: normPlacement === 'pre' ? null : await norm(`${base}${names.feedForwardNorm}`, hiddenSize),
     })
   }
   const finalNorm = await norm(`${prefix}norm`, hiddenSize)
   const head = spec.tiesEmbeddings ? embedding : await matrix([[headName(source, prefix), vocabSize]], hiddenSize)
   return new Decoder(backend, spec, { embedding, head, norm: finalNorm, layers })
+}
+
+/** A tensor that gives rows to a matrix. `from`: which stored row stands at a row; absent: they stand as stored. */
+type Part = readonly [name: string, rows: number, from?: (row: number) => number]
+
+function qkvPartsOf(spec: DecoderSpec, base: string): readonly Part[] {
+  const { numHeads, numKvHeads, headDim, names, ropes, rotatesNeighbours } = spec
+  const [qRows, kvRows] = [numHeads * headDim, numKvHeads * headDim]
+  const [first, k, v] = names.qkv
+  if (k === undefined || v === undefined) return [[`${base}${first}`, qRows + 2 * kvRows]]
+  const rotaryDim = 2 * (ropes[0]?.inverseFrequencies.length ?? 0)
+  const from = rotatesNeighbours ? (row: number) => apart(row, headDim, rotaryDim) : undefined
+  return [
+    [`${base}${first}`, qRows, from],
+    [`${base}${k}`, kvRows, from],
+    [`${base}${v}`, kvRows],
+  ]
+}
+
+/** Rotations here turn dim i with dim i + rotaryDim / 2 of a head: where the rows of neighbours are that stand so. */
+function apart(row: number, headDim: number, rotaryDim: number): number {
+  const dim = row % headDim
+  if (dim >= rotaryDim) return row
+  const half = rotaryDim / 2
+  return row - dim + 2 * (dim % half) + Math.floor(dim / half)
+}
+
+function gateUpPartsOf({ names, intermediateSize }: DecoderSpec, base: string): readonly Part[] {
+  const [gate, up] = names.gateUp
+  return up === undefined
+    ? [[`${base}${gate}`, 2 * intermediateSize]]
+    : [
+        [`${base}${gate}`, intermediateSize],
+        [`${base}${up}`, intermediateSize],
+      ]
 }
 
 function headName(source: WeightSource, prefix: string): string {
@@ -246,9 +259,7 @@ function headName(source: WeightSource, prefix: string): string {
 
 /** Checks name and shape of every tensor the spec asks for. */
 function checkTensors(spec: DecoderSpec, source: WeightSource, prefix: string): void {
-  const { hiddenSize, intermediateSize, vocabSize, numHeads, numKvHeads, headDim } = spec
-  const qRows = numHeads * headDim
-  const kvRows = numKvHeads * headDim
+  const { hiddenSize, intermediateSize, vocabSize, numHeads, headDim, names } = spec
   const linear = (name: string, rows: number, cols: number, hasBias: boolean): void => {
     expectTensor(source, `${name}.weight`, [rows, cols])
     if (hasBias) expectTensor(source, `${name}.bias`, [rows])
@@ -256,18 +267,10 @@ function checkTensors(spec: DecoderSpec, source: WeightSource, prefix: string): 
   linear(`${prefix}embed_tokens`, vocabSize, hiddenSize, false)
   for (let index = 0; index < spec.layers.length; index++) {
     const base = `${prefix}layers.${index}.`
-    if (spec.isFused) {
-      linear(`${base}self_attn.qkv_proj`, qRows + 2 * kvRows, hiddenSize, spec.hasQkvBias)
-      linear(`${base}mlp.gate_up_proj`, 2 * intermediateSize, hiddenSize, spec.hasMlpBias)
-    } else {
-      linear(`${base}self_attn.q_proj`, qRows, hiddenSize, spec.hasQkvBias)
-      linear(`${base}self_attn.k_proj`, kvRows, hiddenSize, spec.hasQkvBias)
-      linear(`${base}self_attn.v_proj`, kvRows, hiddenSize, spec.hasQkvBias)
-      linear(`${base}mlp.gate_proj`, intermediateSize, hiddenSize, spec.hasMlpBias)
-      linear(`${base}mlp.up_proj`, intermediateSize, hiddenSize, spec.hasMlpBias)
-    }
-    linear(`${base}self_attn.o_proj`, hiddenSize, qRows, spec.hasOutputBias)
-    linear(`${base}mlp.down_proj`, hiddenSize, intermediateSize, spec.hasMlpBias)
+    for (const [name, rows] of qkvPartsOf(spec, base)) linear(name, rows, hiddenSize, spec.hasQkvBias)
+    for (const [name, rows] of gateUpPartsOf(spec, base)) linear(name, rows, hiddenSize, spec.hasMlpBias)
+    linear(`${base}${names.output}`, hiddenSize, numHeads * headDim, spec.hasOutputBias)
+    linear(`${base}${names.down}`, hiddenSize, intermediateSize, spec.hasMlpBias)
   }
   if (!spec.tiesEmbeddings) linear(headName(source, prefix), vocabSize, hiddenSize, false)
 }

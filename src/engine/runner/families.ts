@@ -4,7 +4,31 @@
  */
 
 /** A bias is always there, never, or there when the named config field is true. */
-type Presence = boolean | 'attention_bias' | 'mlp_bias'
+type Presence = boolean | 'attention_bias' | 'attention_out_bias' | 'mlp_bias' | 'use_bias'
+
+/** Names of a layer's tensors inside `layers.N.`. Several names of one matrix: its rows stand in as many tensors. */
+export interface LayerNames {
+  readonly qkv: readonly [string] | readonly [string, string, string]
+  readonly output: string
+  readonly gateUp: readonly [string] | readonly [string, string]
+  readonly down: string
+  /** Of the attention's output, where that is normalised. */
+  readonly attentionNorm: string
+  /** Before the MLP. */
+  readonly mlpNorm: string
+  /** Of the MLP's output, where that is normalised. */
+  readonly feedForwardNorm: string
+}
+
+const APART: LayerNames = {
+  qkv: ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'],
+  output: 'self_attn.o_proj',
+  gateUp: ['mlp.gate_proj', 'mlp.up_proj'],
+  down: 'mlp.down_proj',
+  attentionNorm: 'post_attention_layernorm',
+  mlpNorm: 'post_attention_layernorm',
+  feedForwardNorm: 'post_feedforward_layernorm',
+}
 
 /** Which layers slide, where the config has no `layer_types`. */
 export type WindowRule =
@@ -27,16 +51,24 @@ export interface Family {
   readonly qkvBias: Presence
   readonly outputBias: Presence
   readonly mlpBias: Presence
-  /** q, k and v (and gate and up) are stored as one matrix. */
-  readonly isFused: boolean
+  readonly names: LayerNames
+  /** Config field with the MLP's width. */
+  readonly intermediateField: string
+  /** Rotations turn neighbouring dims; the others turn dim i with dim i + rotaryDim / 2. */
+  readonly rotatesNeighbours: boolean
   /** Embeddings are multiplied by sqrt(hidden_size). */
   readonly scalesEmbeddings: boolean
+  /** The config scales embeddings, blocks' outputs, attention and logits (Granite's four multipliers). */
+  readonly hasMultipliers: boolean
   readonly tiesEmbeddings: boolean
   readonly windows: WindowRule
-  /** Layers i with no_rope_layers[i] = 0 have no rotary embedding; without the list, every n-th (no_rope_layer_interval, default 4). */
-  readonly hasNopeLayers: boolean
-  /** rope_theta of sliding layers, where they have their own; of the others, where the config gives none. */
-  readonly localTheta: number | null
+  /**
+   * Layers without rotary embedding. listed: those i with no_rope_layers[i] = 0; without the list, every n-th (no_rope_layer_interval, default 4).
+   * global: those that do not slide, in a model where others do. named: all, unless position_embedding_type is rope.
+   */
+  readonly nope: 'none' | 'listed' | 'global' | 'named'
+  /** rope_theta of sliding layers, where they have their own; unscaled: the others' theta without their scaling. null: all layers are alike. */
+  readonly localTheta: number | 'unscaled' | null
   readonly theta: number
   readonly normEps: number
   readonly activation: string
@@ -49,11 +81,14 @@ const LLAMA: Family = {
   qkvBias: 'attention_bias',
   outputBias: 'attention_bias',
   mlpBias: 'mlp_bias',
-  isFused: false,
+  names: APART,
+  intermediateField: 'intermediate_size',
+  rotatesNeighbours: false,
   scalesEmbeddings: false,
+  hasMultipliers: false,
   tiesEmbeddings: false,
   windows: { kind: 'never' },
-  hasNopeLayers: false,
+  nope: 'none',
   localTheta: null,
   theta: 10_000,
   normEps: 1e-6,
@@ -67,6 +102,7 @@ const GEMMA2: Family = {
   normPlacement: 'sandwich',
   normAddsOne: true,
   mlpBias: false,
+  names: { ...APART, mlpNorm: 'pre_feedforward_layernorm' },
   scalesEmbeddings: true,
   tiesEmbeddings: true,
   windows: { kind: 'pattern', period: 2 },
@@ -81,17 +117,78 @@ const GEMMA3: Family = {
   localTheta: 10_000,
 }
 
+const MISTRAL: Family = { ...LLAMA, ...NO_BIASES, windows: { kind: 'always' } }
+
+const OLMO2: Family = { ...LLAMA, mlpBias: false, normPlacement: 'post', qkNorm: 'full', normEps: 1e-5 }
+
+const GRANITE: Family = { ...LLAMA, hasMultipliers: true }
+
+const FUSED_GATE_UP = { ...APART, gateUp: ['mlp.gate_up_proj'] } as const
+
+const GLM: Family = {
+  ...LLAMA,
+  outputBias: false,
+  mlpBias: false,
+  names: FUSED_GATE_UP,
+  rotatesNeighbours: true,
+  normEps: 1.5625e-7,
+}
+
 /** By the entry of config.json's `architectures`. */
 export const FAMILIES: Readonly<Record<string, Family>> = {
   LlamaForCausalLM: LLAMA,
-  MistralForCausalLM: { ...LLAMA, ...NO_BIASES, windows: { kind: 'always' } },
+  MistralForCausalLM: MISTRAL,
+  Ministral3ForCausalLM: MISTRAL,
+  // The text part of the image-and-text models of Mistral; its config is nested under text_config.
+  Mistral3ForConditionalGeneration: MISTRAL,
   Qwen2ForCausalLM: { ...LLAMA, ...NO_BIASES, qkvBias: true, windows: { kind: 'upper' } },
   Qwen3ForCausalLM: { ...LLAMA, mlpBias: false, qkNorm: 'head', windows: { kind: 'upper' } },
-  SmolLM3ForCausalLM: { ...LLAMA, tiesEmbeddings: true, hasNopeLayers: true, theta: 2_000_000 },
+  SmolLM3ForCausalLM: { ...LLAMA, tiesEmbeddings: true, nope: 'listed', theta: 2_000_000 },
   Gemma2ForCausalLM: GEMMA2,
   Gemma3ForCausalLM: GEMMA3,
-  // The text part of the image-and-text model; its config is nested under text_config.
+  // As with Mistral's.
   Gemma3ForConditionalGeneration: GEMMA3,
-  Phi3ForCausalLM: { ...LLAMA, ...NO_BIASES, isFused: true, windows: { kind: 'always' }, normEps: 1e-5 },
-  Olmo2ForCausalLM: { ...LLAMA, mlpBias: false, normPlacement: 'post', qkNorm: 'full', normEps: 1e-5 },
+  Phi3ForCausalLM: {
+    ...LLAMA,
+    ...NO_BIASES,
+    names: { ...FUSED_GATE_UP, qkv: ['self_attn.qkv_proj'] },
+    windows: { kind: 'always' },
+    normEps: 1e-5,
+  },
+  Olmo2ForCausalLM: OLMO2,
+  Olmo3ForCausalLM: { ...OLMO2, windows: { kind: 'pattern', period: 4 }, theta: 500_000, localTheta: 'unscaled' },
+  GraniteForCausalLM: GRANITE,
+  GraniteMoeHybridForCausalLM: {
+    ...GRANITE,
+    mlpBias: false,
+    names: { ...APART, gateUp: ['shared_mlp.input_linear'], down: 'shared_mlp.output_linear' },
+    intermediateField: 'shared_intermediate_size',
+    nope: 'named',
+  },
+  GlmForCausalLM: GLM,
+  Glm4ForCausalLM: {
+    ...GLM,
+    normPlacement: 'sandwich',
+    names: { ...FUSED_GATE_UP, attentionNorm: 'post_self_attn_layernorm', feedForwardNorm: 'post_mlp_layernorm' },
+  },
+  Exaone4ForCausalLM: {
+    ...LLAMA,
+    ...NO_BIASES,
+    normPlacement: 'post',
+    qkNorm: 'head',
+    windows: { kind: 'pattern', period: 4 },
+    nope: 'global',
+    normEps: 1e-5,
+  },
+  Ernie4_5ForCausalLM: {
+    ...LLAMA,
+    qkvBias: 'use_bias',
+    outputBias: 'use_bias',
+    mlpBias: 'use_bias',
+    rotatesNeighbours: true,
+    tiesEmbeddings: true,
+    theta: 500_000,
+    normEps: 1e-5,
+  },
+  SeedOssForCausalLM: { ...LLAMA, outputBias: 'attention_out_bias' },
 }

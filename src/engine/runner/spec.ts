@@ -4,7 +4,7 @@
  */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { FAMILIES, type Family } from './families.ts'
+import { FAMILIES, type Family, type LayerNames } from './families.ts'
 import { computeRope, type RopeParameters, type RopeSpec } from './rope.ts'
 import { ModelError } from './runner.ts'
 
@@ -33,9 +33,13 @@ export interface DecoderSpec {
   readonly hasQkvBias: boolean
   readonly hasOutputBias: boolean
   readonly hasMlpBias: boolean
-  readonly isFused: boolean
+  readonly names: LayerNames
+  /** Rotations turn neighbouring dims, as the rows of q and k are stored. */
+  readonly rotatesNeighbours: boolean
   readonly tiesEmbeddings: boolean
   readonly embeddingScale: number
+  /** Multiplies the logits. */
+  readonly logitScale: number
   readonly attentionScale: number
   readonly attentionSoftcap: number | null
   readonly logitSoftcap: number | null
@@ -115,8 +119,8 @@ class ConfigReader {
 function windowsOf(config: ConfigReader, family: Family, numLayers: number): (number | null)[] {
   const none = Array.from({ length: numLayers }, () => null)
   const { windows } = family
-  if (windows.kind === 'never' && !family.hasNopeLayers) return none
-  if ((windows.kind === 'upper' || family.hasNopeLayers) && !config.flag('use_sliding_window', false)) return none
+  if (windows.kind === 'never' && family.nope !== 'listed') return none
+  if ((windows.kind === 'upper' || family.nope === 'listed') && !config.flag('use_sliding_window', false)) return none
   const window = config.raw('sliding_window') === null ? null : config.size('sliding_window')
   if (window === null || windows.kind === 'always') return none.map(() => window)
   const types = config.list('layer_types', numLayers)
@@ -135,14 +139,30 @@ function windowsOf(config: ConfigReader, family: Family, numLayers: number): (nu
     const period = config.size('sliding_window_pattern', windows.period)
     return none.map((_, i) => ((i + 1) % period === 0 ? null : window))
   }
-  return none.map((_, i) => (hasRope(config, family, i, numLayers) ? null : window))
+  return none.map((_, i) => (isListedWithRope(config, i, numLayers) ? null : window))
 }
 
-function hasRope(config: ConfigReader, family: Family, layer: number, numLayers: number): boolean {
-  if (!family.hasNopeLayers) return true
+/** By no_rope_layers. */
+function isListedWithRope(config: ConfigReader, layer: number, numLayers: number): boolean {
   const list = config.list('no_rope_layers', numLayers)
   // The list's name notwithstanding, 1 means that the layer has one.
   return list !== null ? list[layer] !== 0 : (layer + 1) % config.size('no_rope_layer_interval', 4) !== 0
+}
+
+/** Which layers have a rotary embedding. */
+function ropeLayersOf(config: ConfigReader, { nope }: Family, windows: readonly (number | null)[]): boolean[] {
+  switch (nope) {
+    case 'none':
+      return windows.map(() => true)
+    case 'listed':
+      return windows.map((_, i) => isListedWithRope(config, i, windows.length))
+    case 'global':
+      return windows.map((window) => window !== null || windows.every((other) => other === null))
+    case 'named':
+      return windows.map(() => config.raw('position_embedding_type') === 'rope')
+    default:
+      throw new Error(`unknown rule ${String(nope satisfies never)}`)
+  }
 }
 
 /** The frequency tables: one, or where sliding layers have their own, [global, local]. */
@@ -179,7 +199,9 @@ function ropesOf(
   const ropes = [compute(global, config.number('rope_theta', family.theta))]
   if (family.localTheta !== null) {
     const local = isPerType ? ((nested['sliding_attention'] as RopeParameters | undefined) ?? {}) : {}
-    ropes.push(compute(local, config.number('rope_local_base_freq', family.localTheta)))
+    const shared = global['rope_theta'] ?? config.number('rope_theta', family.theta)
+    const theta = family.localTheta === 'unscaled' ? shared : config.number('rope_local_base_freq', family.localTheta)
+    ropes.push(compute(local, typeof theta === 'number' ? theta : family.theta))
   }
   return ropes
 }
@@ -187,6 +209,53 @@ function ropesOf(
 const ACTIVATIONS: Readonly<Record<string, DecoderSpec['activation']>> = {
   silu: 'silu',
   gelu_pytorch_tanh: 'gelu_tanh',
+}
+
+/**
+ * Positions that can be served. Ministral 3 stretches queries beyond its original context (llama_4_scaling_beta), which attention here does
+ * not know: it is served up to there.
+ */
+function positionsOf(config: ConfigReader): number {
+  const positions = config.size('max_position_embeddings')
+  const rope = config.object('rope_parameters') ?? {}
+  const { llama_4_scaling_beta: beta, original_max_position_embeddings: original } = rope
+  return typeof beta === 'number' && beta !== 0 && typeof original === 'number'
+    ? Math.min(positions, original)
+    : positions
+}
+
+/** Experts and layers with a state of their own (Mamba) are named before tensors are missed. */
+function requireDense(config: ConfigReader): void {
+  if (config.number('num_local_experts', 0) > 0)
+    config.fail('num_local_experts', '0: models with experts are not served')
+  const types = config.raw('layer_types') ?? config.raw('layers_block_type')
+  if (!Array.isArray(types)) return
+  const unknown = (types as readonly unknown[]).find(
+    (type) => type !== 'attention' && type !== 'full_attention' && type !== 'sliding_attention',
+  )
+  if (unknown !== undefined)
+    config.fail('layer_types', 'attention in every layer: layers with a state of their own are not served')
+}
+
+interface Multipliers {
+  readonly embedding: number
+  readonly residual: number
+  readonly attention: number
+  /** Logits are divided by it. */
+  readonly logits: number
+}
+
+function multipliersOf(config: ConfigReader): Multipliers {
+  const positive = (key: string): number => {
+    const value = config.number(key, 1)
+    return value > 0 ? value : config.fail(key, 'a number above 0')
+  }
+  return {
+    embedding: positive('embedding_multiplier'),
+    residual: positive('residual_multiplier'),
+    attention: positive('attention_multiplier'),
+    logits: positive('logits_scaling'),
+  }
 }
 
 export interface SpecOptions {
@@ -231,42 +300,49 @@ export function parseSpec(
   const numKvHeads = config.size('num_key_value_heads', numHeads)
   const headDim = config.size('head_dim', hiddenSize / numHeads)
   if (numHeads % numKvHeads !== 0) config.fail('num_key_value_heads', `a divisor of num_attention_heads (${numHeads})`)
-  const maxPositions = config.size('max_position_embeddings')
+  const maxPositions = positionsOf(config)
+  requireDense(config)
   const activationName = config.raw('hidden_activation') ?? config.raw('hidden_act') ?? family.activation
   const activation = typeof activationName === 'string' ? ACTIVATIONS[activationName] : undefined
   if (activation === undefined) config.fail('hidden_act', Object.keys(ACTIVATIONS).join(' or '))
   const isPresent = (presence: Family['qkvBias']): boolean =>
     typeof presence === 'string' ? config.flag(presence, false) : presence
   const windows = windowsOf(config, family, numLayers)
+  const hasRope = ropeLayersOf(config, family, windows)
   const layers = windows.map((window, i) => ({
     window,
-    rope: hasRope(config, family, i, numLayers) ? (family.localTheta !== null && window !== null ? 1 : 0) : null,
+    rope: hasRope[i] === true ? (family.localTheta !== null && window !== null ? 1 : 0) : null,
   }))
   // Each file may know an end that the other does not: of a text, of a turn.
   const eos = [...new Set([...config.tokenIds('eos_token_id'), ...generation.tokenIds('eos_token_id')])]
   const queryScalar = config.optionalNumber('query_pre_attn_scalar')
+  const multipliers = family.hasMultipliers ? multipliersOf(config) : null
+  // Where blocks' outputs are added r times: the whole stream divided by r gives the same, since every norm of it is blind to its length but for epsilon.
+  const residual = multipliers?.residual ?? 1
   return {
     architecture: architecture as string,
     vocabSize: config.size('vocab_size'),
     hiddenSize,
-    intermediateSize: config.size('intermediate_size'),
+    intermediateSize: config.size(family.intermediateField),
     numHeads,
     numKvHeads,
     headDim,
     layers,
     ropes: ropesOf(config, family, headDim, maxPositions, options.servedPositions ?? maxPositions),
     activation,
-    normEps: config.number('rms_norm_eps', family.normEps),
+    normEps: config.number('rms_norm_eps', family.normEps) / residual ** 2,
     normPlacement: family.normPlacement,
     normAddsOne: family.normAddsOne,
     qkNorm: family.qkNorm,
     hasQkvBias: isPresent(family.qkvBias),
     hasOutputBias: isPresent(family.outputBias),
     hasMlpBias: isPresent(family.mlpBias),
-    isFused: family.isFused,
+    names: family.names,
+    rotatesNeighbours: family.rotatesNeighbours,
     tiesEmbeddings: config.flag('tie_word_embeddings', family.tiesEmbeddings),
-    embeddingScale: family.scalesEmbeddings ? Math.sqrt(hiddenSize) : 1,
-    attentionScale: 1 / Math.sqrt(queryScalar ?? headDim),
+    embeddingScale: (family.scalesEmbeddings ? Math.sqrt(hiddenSize) : (multipliers?.embedding ?? 1)) / residual,
+    logitScale: 1 / (multipliers?.logits ?? 1),
+    attentionScale: multipliers?.attention ?? 1 / Math.sqrt(queryScalar ?? headDim),
     attentionSoftcap: config.optionalNumber('attn_logit_softcapping'),
     logitSoftcap: config.optionalNumber('final_logit_softcapping'),
     maxPositions,
