@@ -9,7 +9,7 @@ import { generationHandlers } from './completions.ts'
 import { embeddingHandlers } from './embeddings.ts'
 import type { AppEnv } from './env.ts'
 import { FailedAttempts } from './failed-attempts.ts'
-import { FairShares } from './fair-shares.ts'
+import { KeyPlaces } from './key-places.ts'
 import type { Keys } from './keys.ts'
 import { mcpHandlers } from './mcp.ts'
 import { messagesHandlers } from './messages/routes.ts'
@@ -94,8 +94,9 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
     state.alsoServes(rag.embedder.name, '/v1/embeddings')
     state.alsoServes(rag.scorer.name, '/v1/rerank')
   }
-  const shares = parts.keys.hasSeveral ? new FairShares() : null
-  const generation = { state, rag, shares, ...settings }
+  const mostOfKey = settings.maxNumSeqs + Math.floor(settings.maxQueuedRequests / 2)
+  const places = parts.keys.hasSeveral ? new KeyPlaces(mostOfKey) : null
+  const generation = { state, rag, places, ...settings }
   const always: Omit<Handlers, RetrievalRoute | SignInRoute> = {
     ...generationHandlers(generation),
     ...responsesHandlers(generation),

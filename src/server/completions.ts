@@ -3,15 +3,14 @@ import type { Context } from 'hono'
 import type { z } from 'zod'
 import type { Engine } from '../engine/request.ts'
 import type { RagService } from '../rag/service.ts'
-import { type AppEnv, bindingsOf } from './env.ts'
-import { chatJob, completionJob, type GenerationJob, type JobContext } from './job.ts'
+import { type AppEnv, onceAnswered } from './env.ts'
+import { chatJob, completionJob, type JobContext } from './job.ts'
 import { chatShape } from './chat-shape.ts'
 import { completionShape } from './completion-shape.ts'
-import type { FairShares } from './fair-shares.ts'
-import type { Caller } from './keys.ts'
+import type { KeyPlaces } from './key-places.ts'
 import type { GenerationCall } from './output.ts'
 import { readJson } from './body.ts'
-import { ApiError, invalidRequest } from './errors.ts'
+import { invalidRequest } from './errors.ts'
 import { runPipeline } from './pipeline.ts'
 import type { Handlers } from './routes.ts'
 import type { ServerState } from './state.ts'
@@ -22,9 +21,7 @@ export interface GenerationParts {
   readonly state: ServerState
   readonly rag: RagService | null
   /** null: all requests are of one key. */
-  readonly shares: FairShares | null
-  readonly maxQueuedRequests: number
-  readonly maxNumSeqs: number
+  readonly places: KeyPlaces | null
   readonly maxRequestBytes: number
   /** 0: none. */
   readonly requestTimeoutMs: number
@@ -91,7 +88,7 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
     deadlineMs: parts.requestTimeoutMs > 0 ? startedMs + parts.requestTimeoutMs : null,
     onUpstreamCall: (url) => trace.startUpstreamCall(url),
   })
-  const job = withPriority(call.job, c.get('caller'))
+  const { job } = call
   trace.setGeneration({
     operation: job.kind === 'chat' ? 'chat' : 'text_completion',
     model: job.model,
@@ -101,51 +98,15 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
     stopSequences: job.generation.stop.length,
     stream: job.stream,
   })
-  const shared = enterShare(c, parts, job, engine)
-  const response = await runPipeline(
-    { engine, rag: parts.rag },
-    { ...call, job: shared },
-    { trace, abort, admitted: c.get('admitted'), charge: c.get('charge') ?? (() => {}) },
-  )
+  const leave = parts.places?.take(c.get('caller').keyId, job.generation.prompts.length * job.generation.n)
+  if (leave) onceAnswered(c, leave)
+  const response = await runPipeline({ engine, rag: parts.rag }, call, {
+    trace,
+    abort,
+    admitted: c.get('admitted'),
+    charge: c.get('charge') ?? (() => {}),
+  })
   for (const warning of job.warnings) response.headers.append('X-Miniserve-Warning', warning)
   if (job.stream) c.set('isStreaming', true)
   return response
-}
-
-/** Before others goes what the admin sends; any other key may only wait longer than it has to. */
-function withPriority(job: GenerationJob, caller: Caller): GenerationJob {
-  const { generation } = job
-  if (generation.priority >= 0 || caller.isAdmin) return job
-  job.warnings.push('priority: below 0 is for the admin key; served as 0')
-  return { ...job, generation: { ...generation, priority: 0 } }
-}
-
-/** Priorities are apart by more than any tag. */
-const TAGS_PER_PRIORITY = 2 ** 40
-
-/**
- * Where there are several keys, the job's place among their requests, held until the answer is over.
- * @throws ApiError 429 when the key's own requests fill its part of the queue: what is left is for the others.
- */
-function enterShare(c: Context<AppEnv>, parts: GenerationParts, job: GenerationJob, engine: Engine): GenerationJob {
-  const { shares } = parts
-  // A remote engine has its own ideas of priority.
-  if (!shares || engine.modelInfo === null) return job
-  const { generation } = job
-  const { keyId } = c.get('caller')
-  const numSequences = generation.prompts.length * generation.n
-  const most = parts.maxNumSeqs + Math.floor(parts.maxQueuedRequests / 2)
-  const under = shares.numSequences(keyId)
-  if (under > 0 && under + numSequences > most) {
-    throw new ApiError(
-      'key_queue_full',
-      `this key has ${under} sequences under way and may have ${most}; ${numSequences} more would keep others out`,
-    )
-  }
-  const share = shares.enter(keyId, numSequences)
-  const { outgoing } = bindingsOf(c)
-  if (outgoing) outgoing.once('close', share.leave)
-  else share.leave()
-  const priority = generation.priority * TAGS_PER_PRIORITY + share.tag
-  return { ...job, generation: { ...generation, priority } }
 }

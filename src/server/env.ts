@@ -8,6 +8,13 @@ import type { Route } from './routes.ts'
 /** Where the request came from, as far as the socket knows. */
 export const addressOf = (c: Context<AppEnv>): string => bindingsOf(c).incoming?.socket.remoteAddress ?? 'unknown'
 
+/** Calls a function when the answer is out, or can no longer be given. Where there is no socket, at once. */
+export function onceAnswered(c: Context<AppEnv>, listener: () => void): void {
+  const { outgoing } = bindingsOf(c)
+  if (outgoing) outgoing.once('close', listener)
+  else listener()
+}
+
 /** How a body comes in and goes, for the bounds on what is in memory. */
 export interface BodyReading {
   arrived(numBytes: number): void

@@ -6,7 +6,7 @@ import type { Observability } from '../observability/observability.ts'
 import type { EventLoopWatch } from '../observability/event-loop-watch.ts'
 import type { Admission } from './admission.ts'
 import { isExpecting } from './body.ts'
-import { addressOf, type AppEnv, bindingsOf } from './env.ts'
+import { addressOf, type AppEnv, bindingsOf, onceAnswered } from './env.ts'
 import { ApiError, endingOf, endingOfStatus, invalidRequest, toApiError, toErrorBody } from './errors.ts'
 import type { FailedAttempts } from './failed-attempts.ts'
 import { toMessagesErrorBody } from './messages/shape.ts'
@@ -89,7 +89,7 @@ export function renderError(error: unknown, c: Context<AppEnv>): Response {
 export function limitConnection(admission: Admission): MiddlewareHandler<AppEnv> {
   return async function limitConnection(c, next) {
     const { incoming, outgoing } = bindingsOf(c)
-    if (incoming && outgoing) outgoing.once('close', admission.enterConnection(incoming.socket))
+    if (incoming && outgoing) onceAnswered(c, admission.enterConnection(incoming.socket))
     return next()
   }
 }

@@ -1,0 +1,35 @@
+/** Sequences that each key has under way, bounded so that no key fills the queue of the engine: what is left is for the others. */
+import { ApiError } from './errors.ts'
+
+export class KeyPlaces {
+  readonly #most: number
+  readonly #underWay = new Map<string, number>()
+
+  /** @param most sequences of one key, waiting and running. */
+  constructor(most: number) {
+    this.#most = most
+  }
+
+  /**
+   * Takes places for a request of the key; the function it returns gives them back, once.
+   * @throws ApiError 429 when the key has too many. One request may always come: its own size is the engine's to judge.
+   */
+  take(keyId: string, numSequences: number): () => void {
+    const taken = this.#underWay.get(keyId) ?? 0
+    if (taken > 0 && taken + numSequences > this.#most) {
+      throw new ApiError(
+        'key_queue_full',
+        `this key has ${taken} sequences under way and may have ${this.#most}; ${numSequences} more would keep others out`,
+      )
+    }
+    this.#underWay.set(keyId, taken + numSequences)
+    let isHeld = true
+    return () => {
+      if (!isHeld) return
+      isHeld = false
+      const left = (this.#underWay.get(keyId) ?? 0) - numSequences
+      if (left > 0) this.#underWay.set(keyId, left)
+      else this.#underWay.delete(keyId)
+    }
+  }
+}
