@@ -16,7 +16,7 @@ test('logits have the same bits for every chunk size, block size and block order
   const golden = readGolden('llama')
   const ids = [...golden.prompt, ...golden.tokens]
   // Every row is sampled: as many sequences as the largest chunk needs rows.
-  const request = { maxNumSeqs: 16 }
+  const request = { maxNumSeqs: 32 }
   const whole = await loadModel(goldenRequest('llama', request))
   const expected = await forcedDecode(whole, ids, 64, [0, 1, 2, 3])
   for (const [chunkSize, blockSize] of [
