@@ -83,6 +83,7 @@ describe('chunks of Markdown', () => {
       [': Day: Monday | Hours (Monday): 9\nDay: Tuesday | Hours (Tuesday): 10\n\nafter'],
     ],
     ['Before\n| a | b |\n|---|:-:|\n| x\\|y | 2 |\n- item', [': Before\n\na: x|y | b (x|y): 2\n\n- item']],
+    ['| a | b |\n|---|---|\n| `x` | `y` |', [': a: `x` | b (x): `y`']],
     ['# One\n\n## Two\n\n# Three\n\ntext', ['One: ## Two', 'Three: text']],
   ])('%j: front matter, tables and headings without text', async (text, expected) => {
     const chunks = await chunk(text, 'markdown', 60)

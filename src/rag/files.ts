@@ -1,6 +1,6 @@
 /** Documents from files: which files of a folder are documents, and what is in them. */
 import { readdir, readFile, realpath, stat } from 'node:fs/promises'
-import type { Dirent } from 'node:fs'
+import type { Dirent, Stats } from 'node:fs'
 import { dirname, extname, join, relative, resolve, sep } from 'node:path'
 import { z } from 'zod'
 import { UnreadableError } from './decode.ts'
@@ -33,6 +33,8 @@ export interface FoundFile {
   /** Its path from the folder that its root lies in, with slashes: the same from wherever the root was named, and on every machine. */
   readonly id: string
   readonly bytes: number
+  /** When it was changed last, in ms since 1970. */
+  readonly changedMs: number
 }
 
 /** What lies in a folder and is not read. */
@@ -89,7 +91,7 @@ class FileWalk {
     this.#realRoot = await realpath(path)
     const info = await stat(path)
     if (info.isDirectory()) await this.#folder(path, [this.#realRoot])
-    else if (info.isFile()) this.#add(path, info.size)
+    else if (info.isFile()) this.#add(path, info)
     else this.#skip(path, 'expected a file or a folder, found a device, pipe or socket')
   }
 
@@ -120,7 +122,7 @@ class FileWalk {
   async #entry(entry: Dirent<Buffer>, path: string, above: readonly string[]): Promise<void> {
     if (entry.isSymbolicLink()) return this.#link(path, above)
     if (entry.isDirectory()) return this.#folder(path, [...above, await realpath(path)])
-    if (entry.isFile()) return this.#file(path, (await stat(path)).size)
+    if (entry.isFile()) return this.#file(path, await stat(path))
     this.#skip(path, 'a device, pipe or socket')
   }
 
@@ -131,7 +133,7 @@ class FileWalk {
       return this.#skip(path, 'a link that leads out of the folder')
     }
     const info = await stat(target)
-    if (info.isFile()) return this.#file(path, info.size)
+    if (info.isFile()) return this.#file(path, info)
     if (!info.isDirectory()) return this.#skip(path, 'a link to a device, pipe or socket')
     if (above.includes(target)) return this.#skip(path, 'a link to a folder that it lies in')
     if (this.#linked.has(target)) return this.#skip(path, 'a link to a folder that another link leads to')
@@ -139,13 +141,13 @@ class FileWalk {
     return this.#folder(path, [...above, target])
   }
 
-  #file(path: string, bytes: number): void {
-    if (kindOf(path)) return this.#add(path, bytes)
+  #file(path: string, info: Stats): void {
+    if (kindOf(path)) return this.#add(path, info)
     this.#skip(path, `${extname(path).toLowerCase()} files are not read`)
   }
 
-  #add(path: string, bytes: number): void {
-    if (!this.files.has(path)) this.files.set(path, { path, id: this.#idOf(path), bytes })
+  #add(path: string, { size: bytes, mtimeMs: changedMs }: Stats): void {
+    if (!this.files.has(path)) this.files.set(path, { path, id: this.#idOf(path), bytes, changedMs })
     this.skipped.delete(path)
   }
 

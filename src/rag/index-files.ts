@@ -2,8 +2,9 @@
 import { lstat } from 'node:fs/promises'
 import { sep } from 'node:path'
 import { createDocumentReader, type DocumentReader } from './document-reader.ts'
-import { readDocuments, type FoundFiles } from './files.ts'
-import { ingest, type IngestOptions, type IngestResult, type Rejection } from './ingest.ts'
+import { readDocuments, type FoundFile, type FoundFiles } from './files.ts'
+import { kindOf } from './formats.ts'
+import { chunkingFor, cuttingOf, ingest, type IngestOptions, type IngestResult, type Rejection } from './ingest.ts'
 
 export interface IndexFilesOptions extends IngestOptions {
   /** After each file, in bytes of all files. */
@@ -38,7 +39,10 @@ async function indexWith(
   { roots, files, skipped }: FoundFiles,
   options: IndexFilesOptions,
 ): Promise<IndexFilesResult> {
-  const { index, onProgress } = options
+  const { index, embedder, onProgress } = options
+  const { maxTokens } = await embedder.load()
+  const cutting = cuttingOf(chunkingFor(maxTokens))
+  const known = new Map((await index.summaries()).map((summary) => [summary.id, summary]))
   const totalBytes = files.reduce((sum, { bytes }) => sum + bytes, 0)
   const unused: Rejection[] = skipped.map(({ id, reason }) => ({ id, reason }))
   const unreadable = skipped.filter(({ isUnreadable }) => isUnreadable).map(({ path }) => path)
@@ -48,6 +52,8 @@ async function indexWith(
   const numUsable = new Map<string, number>()
   let doneBytes = 0
   const pathOfId = new Map<string, string>()
+  let numUntouched = 0
+  const startedMs = Date.now()
   async function* documents() {
     for (const file of files) {
       const other = pathOfId.get(file.id)
@@ -57,13 +63,23 @@ async function indexWith(
         continue
       }
       pathOfId.set(file.id, file.path)
-      for await (const document of readDocuments(file, reader, (rejection) => {
-        unused.push({ id: rejection.id, reason: rejection.reason })
-        if (rejection.isUnreadable) unreadable.push(file.path)
-      })) {
-        present.add(`${document.origin}\n${document.id}`)
-        numUsable.set(document.id, (numUsable.get(document.id) ?? 0) + 1)
-        yield document
+      const before = known.get(file.id)
+      let stamp = stampOf(file, cutting, startedMs)
+      if (stamp !== null && before?.origin === file.path && before.stamp === stamp) {
+        present.add(`${file.path}\n${file.id}`)
+        numUsable.set(file.id, (numUsable.get(file.id) ?? 0) + 1)
+        numUntouched++
+      } else {
+        for await (const document of readDocuments(file, reader, (rejection) => {
+          unused.push({ id: rejection.id, reason: rejection.reason })
+          // What is wrong with it is to be said every time.
+          stamp = null
+          if (rejection.isUnreadable) unreadable.push(file.path)
+        })) {
+          present.add(`${document.origin}\n${document.id}`)
+          numUsable.set(document.id, (numUsable.get(document.id) ?? 0) + 1)
+          yield { ...document, ...(stamp !== null && { stamp }) }
+        }
       }
       doneBytes += file.bytes
       onProgress?.(doneBytes, totalBytes)
@@ -82,7 +98,22 @@ async function indexWith(
     gone.push(id)
   }
   const deleted = gone.length > 0 ? await index.delete(gone) : 0
-  return { ...result, rejected: [...unused, ...result.rejected], numFiles: files.length, deleted }
+  return {
+    ...result,
+    accepted: result.accepted + numUntouched,
+    unchanged: result.unchanged + numUntouched,
+    rejected: [...unused, ...result.rejected],
+    numFiles: files.length,
+    deleted,
+  }
+}
+
+/** A file changed as recently as this may change again within the resolution of its time. */
+const SETTLED_MS = 2000
+
+/** What tells, without reading it, that a file is as it was; null where that tells nothing: JSON lines are many documents. */
+function stampOf({ path, bytes, changedMs }: FoundFile, cutting: string, nowMs: number): string | null {
+  return kindOf(path) === 'jsonl' || nowMs - changedMs < SETTLED_MS ? null : `${bytes} ${changedMs} ${cutting}`
 }
 
 const isFile = (path: string): Promise<boolean> =>

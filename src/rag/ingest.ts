@@ -26,6 +26,8 @@ export interface SourceDocument {
   readonly metadata: Metadata
   /** The file it came from; empty for one that came over HTTP. */
   readonly origin: string
+  /** As in StoredDocument. */
+  readonly stamp?: string
 }
 
 export interface Rejection {
@@ -44,7 +46,7 @@ export interface IngestResult {
 }
 
 /** Goes into the content hash: a change of how documents are cut makes every document new. */
-const CHUNKING_VERSION = 3
+const CHUNKING_VERSION = 4
 /** Tokens of a chunk, where the model reads that many. Short passages rank better and leave room for several in a prompt. */
 const MAX_CHUNK_TOKENS = 160
 const OVERLAP_SHARE = 0.15
@@ -57,6 +59,10 @@ export function chunkingFor(maxTokens: number): ChunkingOptions {
   const limit = Math.min(MAX_CHUNK_TOKENS, maxTokens - SPECIAL_TOKENS)
   return { maxTokens: limit, overlapTokens: Math.floor(limit * OVERLAP_SHARE) }
 }
+
+/** What the text of a file becomes chunks by: part of its stamp. */
+export const cuttingOf = (chunking: ChunkingOptions): string =>
+  `${CHUNKING_VERSION}:${chunking.maxTokens}:${chunking.overlapTokens}`
 
 export function contentHash(document: SourceDocument, chunking: ChunkingOptions): string {
   const { text, source, format, metadata } = document
@@ -161,7 +167,7 @@ async function prepare(
   chunking: ChunkingOptions,
   { embedder, reader, signal }: IngestOptions,
 ): Promise<EmbeddedDocument | string> {
-  const { id, source, format, metadata, origin } = document
+  const { id, source, format, metadata, origin, stamp } = document
   // A byte order mark says how a text is encoded and is none of it.
   const text = document.text.startsWith('\uFEFF') ? document.text.slice(1) : document.text
   const problem = problemOf(document)
@@ -177,7 +183,7 @@ async function prepare(
     if (chunks.length === 0) return 'text: expected some text, found none'
     const options = { role: 'document' as const, ...(signal && { signal }) }
     const { vectors } = await embedder.embed(chunks.map(contextualText), options)
-    return { id, source, contentHash: hash, origin, metadata, chunks, vectors }
+    return { id, source, contentHash: hash, origin, ...(stamp !== undefined && { stamp }), metadata, chunks, vectors }
   } catch (error) {
     if (error instanceof RagError || signal?.aborted) throw error
     if (error instanceof UnreadableError || error instanceof HtmlTooComplexError) return error.message

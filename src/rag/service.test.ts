@@ -1,4 +1,4 @@
-import { existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync, utimesSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join, relative } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
@@ -418,6 +418,25 @@ describe('miniserve rag index', () => {
     await rag.ingestDocuments('files', [document('posted', 'span')])
     await run([join(folder, 'shipped')])
     expect((await run([root])).out).toMatch(/^index files: 5 documents/m)
+  })
+
+  it('does not read again what has the size and time it had, and reads what was touched', async () => {
+    const root = join(folder, 'stamped')
+    mkdirSync(root)
+    const [one, two] = [join(root, 'one.md'), join(root, 'two.md')]
+    const longAgo = new Date(Date.now() - 3_600_000)
+    for (const path of [one, two]) {
+      writeFileSync(path, 'walnut')
+      utimesSync(path, longAgo, longAgo)
+    }
+    expect((await run([root], 'stamped')).out).toMatch(/\(2 new or changed, 0 unchanged/)
+    // Other text of the same size: one with the time that it had, one with another.
+    writeFileSync(one, 'bakery')
+    utimesSync(one, longAgo, longAgo)
+    writeFileSync(two, 'bakery')
+    expect((await run([root], 'stamped')).out).toMatch(/\(1 new or changed, 1 unchanged, 0 deleted, 0 skipped/)
+    expect((await rag.getDocument('stamped', 'stamped/one.md')).chunks[0]?.text).toBe('walnut')
+    expect((await rag.getDocument('stamped', 'stamped/two.md')).chunks[0]?.text).toBe('bakery')
   })
 
   it('names documents by their root, from wherever and however it is typed', async () => {

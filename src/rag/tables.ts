@@ -7,6 +7,9 @@
 const MAX_COLUMN_NAME = 80
 const MAX_ROW_NAME = 60
 
+/** A name without the marks of code: they would stand in every row. */
+const bare = (name: string): string => name.replaceAll('`', '')
+
 /** White space of a cell as single blanks. */
 const tidy = (cell: string): string => cell.replaceAll(/\s+/g, ' ').trim()
 
@@ -26,13 +29,13 @@ export function plainRow(cells: readonly string[]): string {
 export function namedRow(columns: readonly string[], cells: readonly string[]): string {
   const texts = cells.map(tidy)
   const [first = ''] = texts
-  const rowName = first !== '' && first.length <= MAX_ROW_NAME ? first : null
+  const rowName = first !== '' && first.length <= MAX_ROW_NAME ? bare(first) : null
   // Without names of columns, the row's own name is that of its other cells.
   const isNameOnly = rowName !== null && columns.length === 0 && texts.some((text, i) => i > 0 && text !== '')
   return texts
     .flatMap((text, i) => {
       if (text === '' || (i === 0 && isNameOnly)) return []
-      const column = tidy(columns[i] ?? '')
+      const column = bare(tidy(columns[i] ?? ''))
       const name = i === 0 || rowName === null ? column : column === '' ? rowName : `${column} (${rowName})`
       return name === '' || name === text ? [text] : [`${name}: ${text}`]
     })

@@ -32,6 +32,8 @@ export interface StoredDocument {
   readonly contentHash: string
   /** Which ingestion made it, so that files gone from a folder can be told from documents of others. Empty for HTTP. */
   readonly origin: string
+  /** Size and time of its file when it was read, and how it was cut; absent where they do not tell whether it must be read again. */
+  readonly stamp?: string
   readonly metadata: Metadata
   readonly chunks: readonly Chunk[]
 }
@@ -46,6 +48,7 @@ export interface DocumentSummary {
   readonly id: string
   readonly contentHash: string
   readonly origin: string
+  readonly stamp?: string
 }
 
 export interface IndexInfo {

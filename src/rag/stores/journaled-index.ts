@@ -103,7 +103,12 @@ export class JournaledIndex implements VectorIndex {
     const documents = ids
       ? [...new Set(ids)].flatMap((id) => this.#memory.get(id) ?? [])
       : [...this.#memory.documents()]
-    return documents.map(({ id, contentHash, origin }) => ({ id, contentHash, origin }))
+    return documents.map(({ id, contentHash, origin, stamp }) => ({
+      id,
+      contentHash,
+      origin,
+      ...(stamp !== undefined && { stamp }),
+    }))
   }
 
   async search(query: SearchQuery): Promise<readonly Candidate[]> {

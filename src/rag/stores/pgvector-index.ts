@@ -134,10 +134,11 @@ export class PgvectorIndex implements VectorIndex {
   }
 
   async summaries(ids: readonly string[] | null = null): Promise<readonly DocumentSummary[]> {
-    return this.#database.query<DocumentSummary & QueryResultRow>(
-      'select id, content_hash as "contentHash", origin from miniserve.documents where index_id = $1 and ($2::text[] is null or id = any($2))',
+    const rows = await this.#database.query<DocumentSummary & { readonly stamp: string | null } & QueryResultRow>(
+      'select id, content_hash as "contentHash", origin, stamp from miniserve.documents where index_id = $1 and ($2::text[] is null or id = any($2))',
       [this.#id, ids],
     )
+    return rows.map(({ stamp, ...summary }) => ({ ...summary, ...(stamp !== null && { stamp }) }))
   }
 
   async search({ vector, text, depth, filter }: SearchQuery, signal?: AbortSignal): Promise<readonly Candidate[]> {
@@ -225,9 +226,20 @@ export class PgvectorIndex implements VectorIndex {
          update miniserve.indexes set num_documents = num_documents + 1, num_chunks = num_chunks + $7,
                 num_terms = num_terms + $8, num_bytes = num_bytes + $9 where index_id = $1
        )
-       insert into miniserve.documents (index_id, id, source, content_hash, origin, metadata, num_chunks, num_terms, num_bytes)
-       values ($1, $2, $3, $4, $5, $6, $7, $8, $9) returning document_id`,
-      [this.#id, id, source, contentHash, origin, JSON.stringify(metadata), chunks.length, numTerms, numBytes],
+       insert into miniserve.documents (index_id, id, source, content_hash, origin, metadata, num_chunks, num_terms, num_bytes, stamp)
+       values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) returning document_id`,
+      [
+        this.#id,
+        id,
+        source,
+        contentHash,
+        origin,
+        JSON.stringify(metadata),
+        chunks.length,
+        numTerms,
+        numBytes,
+        document.stamp ?? null,
+      ],
     )
     for (const [i, chunk] of chunks.entries()) {
       const terms = counted[i] ?? new Map<string, number>()

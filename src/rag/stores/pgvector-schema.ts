@@ -62,6 +62,7 @@ update miniserve.indexes i set num_documents = d.n, num_chunks = d.chunks, num_t
   from (select index_id, count(*) as n, sum(num_chunks) as chunks, sum(num_terms) as terms, sum(num_bytes) as bytes
         from miniserve.documents group by index_id) as d where d.index_id = i.index_id;
 `,
+  'alter table miniserve.documents add column stamp text',
 ]
 
 /** Brings the schema up to date, within a transaction. @throws RagError store_unavailable for what a newer version made. */

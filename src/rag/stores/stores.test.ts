@@ -245,7 +245,7 @@ if (binaries !== null) {
       // As they were before they had a version.
       await database.query('drop table miniserve.schema_version', [])
       for (const table of ['indexes', 'documents']) {
-        const columns = ['num_chunks', 'num_terms', 'num_bytes', ...(table === 'indexes' ? ['num_documents'] : [])]
+        const columns = ['num_chunks', 'num_terms', 'num_bytes', table === 'indexes' ? 'num_documents' : 'stamp']
         await database.query(
           `alter table miniserve.${table} ${columns.map((name) => `drop column ${name}`).join(', ')}`,
           [],
