@@ -16,8 +16,8 @@ it('a thread that dies fails what it ran, is named by /ready and the log, and is
   const server = await ServerProcess.start([], FAULT)
   try {
     const before = (await (await complete(server, { temperature: 0 })).json()) as { choices: { text: string }[] }
-    const running = await complete(server, { max_tokens: 2000, n: 16, ignore_eos: true, stream: true })
-    await fetch(`${server.url}/health`, { headers: { 'x-fault': 'runner' } })
+    const endless = { max_tokens: 2000, n: 16, ignore_eos: true, stream: true }
+    const running = await complete(server, endless, { 'x-fault': 'runner' })
     expect(await running.text()).toContain('"error"')
     await server.waitForLog(({ msg, where }) => msg === 'engine.problem' && where === 'runner')
     await server.waitForLog(({ msg }) => msg === 'engine.recovered')
