@@ -53,14 +53,16 @@ const kvCacheMemory = z.union(
 const fusionWeights = z
   .string()
   .regex(
-    /^(vector|text|rerank)=\d+(\.\d+)?(,(vector|text|rerank)=\d+(\.\d+)?)*$/,
-    'NAME=NUMBER,… with the names vector, text and rerank',
+    /^(vector|text|rerank|document)=\d+(\.\d+)?(,(vector|text|rerank|document)=\d+(\.\d+)?)*$/,
+    'NAME=NUMBER,… with the names vector, text, rerank and document',
   )
   .transform((value) => {
-    const weights: { vector?: number; text?: number; rerank?: number } = {}
+    const weights: { vector?: number; text?: number; rerank?: number; document?: number } = {}
     for (const pair of value.split(',')) {
       const [name, number] = pair.split('=')
-      if (name === 'vector' || name === 'text' || name === 'rerank') weights[name] = Number(number)
+      if (name === 'vector' || name === 'text' || name === 'rerank' || name === 'document') {
+        weights[name] = Number(number)
+      }
     }
     return weights
   })
@@ -369,7 +371,7 @@ export const schema = z.object({
   ragWeights: field(fusionWeights.default({}), {
     flag: 'rag-weights',
     value: 'NAME=NUMBER,…',
-    help: 'what vector, text and rerank count in the order of found passages, such as vector=1,text=0.5',
+    help: 'what vector, text, rerank and document count in the order of found passages, such as vector=1,text=0.5',
     group: 'retrieval',
     defaultText: 'those of the models',
   }),

@@ -54,25 +54,23 @@ const byRank = (found, rank) => found.filter((hit) => hit[rank] !== null).toSort
 
 const reciprocal = (rank) => (rank === null ? 0 : 1 / (RRF_K + rank))
 
-/** The passages of each system, best first. `ask` is the product as it is served. */
-function systemsOf({ rag, index }, hasReranker) {
-  const ask = async (question, params) => {
-    const { documents } = await rag.query(question, INDEX, {
-      topK: DEPTH,
-      topN: DEPTH,
-      minScore: null,
-      filter: null,
-      ...params,
-    })
-    return documents.map(({ id, ...passage }) => ({ documentId: id, ...passage }))
-  }
+/** What the product answers, best first. */
+async function ask({ rag }, question, params) {
+  const whole = { topK: DEPTH, topN: DEPTH, minScore: null, filter: null }
+  const { documents } = await rag.query(question, INDEX, { ...whole, ...params })
+  return documents.map(({ id, ...passage }) => ({ documentId: id, ...passage }))
+}
+
+/** The passages of each system, best first. */
+function systemsOf(opened, hasReranker) {
+  const { rag, index } = opened
   const search = async (question) => {
     const { vectors } = await rag.embedder.embed([question], { role: 'query' })
     return index.search({ vector: vectors, text: question, depth: DEPTH })
   }
   return {
-    product: (question) => ask(question, {}),
-    ...(hasReranker && { 'product, rerank: false': (question) => ask(question, { rerank: false }) }),
+    product: (question) => ask(opened, question, {}),
+    ...(hasReranker && { 'product, rerank: false': (question) => ask(opened, question, { rerank: false }) }),
     'BM25 alone': async (question) => byRank(await search(question), 'textRank'),
     'embedder alone': async (question) => byRank(await search(question), 'vectorRank'),
     'reciprocal rank fusion': async (question) => {
@@ -140,6 +138,15 @@ export async function measure(half, opened, hasReranker) {
     productMinus: differences,
     queryMs: { p50: round(percentile(times, 0.5), 1), p95: round(percentile(times, 0.95), 1) },
   }
+}
+
+/** One half under weights of a request's own. */
+export async function measureWeights(half, opened, weights) {
+  const judged = []
+  for (const question of readQuestions(half)) {
+    judged.push(judge(question, await ask(opened, question.question, { weights, rerank: false })))
+  }
+  return summary(judged)
 }
 
 const columns = ({ recallAt1, recallAt5, mrr }) =>

@@ -12,6 +12,8 @@ export interface FusionWeights {
   readonly text: number
   /** Of the reranker's relevance, where one runs. */
   readonly rerank: number
+  /** Of what else was found of the candidate's document: a document about the query has more to say of it than one passage. */
+  readonly document: number
 }
 
 /**
@@ -19,8 +21,8 @@ export interface FusionWeights {
  * embeddings. Chosen on the tuning half of bench/rag by bench/_rag/tune.mjs; `npm run bench -- rag yardstick` shows what they reach on the other half.
  */
 export const FUSION_WEIGHTS = {
-  static: { vector: 1, text: 0.3, rerank: 1 },
-  encoder: { vector: 1, text: 0.15, rerank: 1 },
+  static: { vector: 1, text: 0.4, rerank: 1, document: 0.05 },
+  encoder: { vector: 1, text: 0.15, rerank: 1, document: 0.05 },
 } as const satisfies Readonly<Record<string, FusionWeights>>
 
 export type EmbedderKind = keyof typeof FUSION_WEIGHTS
@@ -52,7 +54,38 @@ export function fusedOrder(
   const scores = candidates.map(
     (_, i) => weights.vector * (vector[i] ?? 0) + weights.text * (text[i] ?? 0) + weights.rerank * (rerank?.[i] ?? 0),
   )
-  return firstOfEachText(candidates).sort((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0) || compareAt(candidates, a, b))
+  const kept = firstOfEachText(candidates)
+  const support = supportOf(candidates, kept, scores)
+  const total = (i: number): number => (scores[i] ?? 0) + weights.document * (support.get(i) ?? 0)
+  return kept.sort((a, b) => total(b) - total(a) || compareAt(candidates, a, b))
+}
+
+/** Passages of a document that speak for another one of it: more would only tell how long it is. */
+const MAX_SUPPORTING = 3
+
+/** For each position, the sum of the scores of the best other candidates of its document. */
+function supportOf(
+  candidates: readonly Scored[],
+  kept: readonly number[],
+  scores: readonly number[],
+): Map<number, number> {
+  const byDocument = new Map<string, number[]>()
+  for (const i of kept) {
+    const id = candidates[i]?.documentId ?? ''
+    const places = byDocument.get(id)
+    if (places) places.push(i)
+    else byDocument.set(id, [i])
+  }
+  const support = new Map<number, number>()
+  for (const places of byDocument.values()) {
+    const best = places.toSorted((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0)).slice(0, MAX_SUPPORTING + 1)
+    for (const place of places) {
+      const others = best.filter((other) => other !== place).slice(0, MAX_SUPPORTING)
+      const sum = others.reduce((total, other) => total + (scores[other] ?? 0), 0)
+      support.set(place, sum)
+    }
+  }
+  return support
 }
 
 function firstOfEachText(candidates: readonly Scored[]): number[] {

@@ -225,4 +225,9 @@ export function parseBody<T extends z.ZodType>(type: T, body: unknown): z.output
 
 /** What each signal of retrieval counts, beside the others. Those left out keep the models' own. */
 const fusionWeight = z.number().min(0).max(1000).exactOptional()
-export const fusionWeights = z.strictObject({ vector: fusionWeight, text: fusionWeight, rerank: fusionWeight })
+export const fusionWeights = z.strictObject({
+  vector: fusionWeight,
+  text: fusionWeight,
+  rerank: fusionWeight,
+  document: fusionWeight,
+})

@@ -1,6 +1,6 @@
 """What the teacher makes of tokens and of texts: out/tokens.npy, out/texts.jsonl, out/vectors.npy.
 
-    python distil.py [--texts 40000] [--minutes 60]      goes on where it stopped; train.py uses what there is
+    python distil.py [--texts 40000] [--passages 5000] [--minutes 60]      goes on where it stopped; train.py uses what there is
 """
 
 import argparse
@@ -14,19 +14,20 @@ from teacher import Teacher
 from texts import OUT, distillation_texts, read_sections
 
 BATCH = 32
-MAX_TOKENS = 64
+MAX_TOKENS = 112
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--texts", type=int, default=40_000)
+    parser.add_argument("--passages", type=int, default=5_000)
     parser.add_argument("--minutes", type=float, default=60)
     options = parser.parse_args()
     teacher = Teacher()
     if not (OUT / "tokens.npy").exists():
         np.save(OUT / "tokens.npy", teacher.token_vectors())
     if not (OUT / "texts.jsonl").exists():
-        texts = distillation_texts(read_sections(), options.texts)
+        texts = distillation_texts(read_sections(), options.texts, options.passages)
         (OUT / "texts.jsonl").write_text("".join(json.dumps(text) + "\n" for text in texts))
     texts = [json.loads(line) for line in (OUT / "texts.jsonl").open()]
     path = OUT / "vectors.npy"

@@ -33,8 +33,8 @@ def _sentences(text: str) -> list[str]:
     return [" ".join(part.split()) for part in SENTENCE_END.split(text)]
 
 
-def distillation_texts(sections: list[list[dict]], count: int) -> list[str]:
-    """All headings, and sentences of prose up to `count` texts, in random order."""
+def distillation_texts(sections: list[list[dict]], count: int, num_passages: int) -> list[str]:
+    """All headings, sentences of prose up to `count` of both, and passages below their headings, in random order."""
     headings, sentences = set(), set()
     for section in sections:
         for heading in section[0]["headings"][-2:]:
@@ -49,6 +49,8 @@ def distillation_texts(sections: list[list[dict]], count: int) -> list[str]:
     rng = random.Random(0)
     chosen = sorted(headings)
     chosen += rng.sample(sorted(sentences), min(len(sentences), max(0, count - len(chosen))))
+    passages = [" > ".join(p["headings"][-3:]) + "\n" + p["text"] for section in sections for p in section]
+    chosen += rng.sample(passages, min(len(passages), num_passages))
     rng.shuffle(chosen)
     return chosen
 

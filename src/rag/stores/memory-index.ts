@@ -131,11 +131,11 @@ export class MemoryIndex {
   }
 }
 
-/** What lexical search sees of a chunk: its headings are often the only place where its topic is named. */
+/** What lexical search sees of a chunk. Its headings are there twice: they name its topic, often nothing else does, and they are short. */
 export const searchableText = (
   document: { readonly source: string },
   chunk: { readonly headings: readonly string[]; readonly text: string },
-): string => [document.source, ...chunk.headings, chunk.text].join('\n')
+): string => [document.source, ...chunk.headings, ...chunk.headings, chunk.text].join('\n')
 
 /** The rows of the highest scores above `floor`, best first; of equal scores the earlier row. O(rows + found log depth). */
 export function topRows(
