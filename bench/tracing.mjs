@@ -13,7 +13,7 @@ import { startServer } from './_server.mjs'
 import { openStage, stage } from '../dist/observability/context.js'
 import { createObservability } from '../dist/observability/observability.js'
 import { encodeTraceRequest } from '../dist/observability/otlp-encoder.js'
-import { spansToOtlp } from '../dist/observability/trace-formats.js'
+import { spansToOtlp } from '../dist/observability/otlp.js'
 
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const { values: flags } = parseArgs({

@@ -4,7 +4,7 @@ import type { Engine } from './engine/request.ts'
 import { EvaluationError, measureChoices, measurePerplexity } from './evaluation.ts'
 import { measurementTable, measureSpeed } from './measurement.ts'
 import { loadEngine } from './model-loading.ts'
-import type { Log } from './observability/logging.ts'
+import type { Log } from './observability/log.ts'
 import { createProgress } from './progress.ts'
 
 /** What loading has to say goes to the terminal: there is no log. */

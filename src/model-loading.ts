@@ -12,7 +12,7 @@ import { ModelError, type ModelInfo, type ModelRequest, RunnerError } from './en
 import { createLastingRunner } from './engine/runner/worker-runner.ts'
 import { loadSamplingDefaults, type SamplingDefaults } from './engine/sampling-defaults.ts'
 import { loadTokenizer, type Tokenizer } from './engine/tokenizer.ts'
-import type { Log } from './observability/logging.ts'
+import type { Log } from './observability/log.ts'
 import { createProgress } from './progress.ts'
 import { type PromptTemplate, promptTemplate } from './rag/prompt.ts'
 

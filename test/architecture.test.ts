@@ -163,6 +163,26 @@ describe('import rules', () => {
     expect(cycles).toEqual([])
   })
 
+  it('has no cycles in observability, types included: log, context, stage, request trace, observability', () => {
+    const edges = imports.filter(({ from, to }) => inRoom(from, 'observability') && inRoom(to, 'observability'))
+    const reached = new Map<string, Set<string>>()
+    const from = (path: string, trail: ReadonlySet<string>): Set<string> => {
+      const known = reached.get(path)
+      if (known) return known
+      const all = new Set<string>()
+      reached.set(path, all)
+      for (const { to } of edges.filter((edge) => edge.from === path)) {
+        all.add(to)
+        if (!trail.has(to)) for (const further of from(to, new Set(trail).add(path))) all.add(further)
+      }
+      return all
+    }
+    for (const path of files) if (inRoom(path, 'observability')) from(path, new Set())
+    expect([...reached].filter(([path, all]) => all.has(path)).map(([path]) => path)).toEqual([])
+    const line = ['log', 'context', 'stage', 'request-trace', 'observability'].map((name) => `observability/${name}.ts`)
+    for (const [i, path] of line.slice(1).entries()) expect([...(reached.get(path) ?? [])]).toContain(line[i])
+  })
+
   it('only config.ts reads process.env', () => {
     const readers = files.filter(
       (path) => path !== 'config.ts' && readFileSync(join(src, path), 'utf8').includes('process.env'),

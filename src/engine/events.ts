@@ -47,8 +47,51 @@ export interface SequenceCounters {
 }
 
 interface RequestEvent {
+  /** The server's id of the request, which its response carries (cmpl-…, chatcmpl-…); not the caller's X-Request-Id, nor a remote engine's id. */
   readonly requestId: string
+  /** When it happened: milliseconds of performance.now(). */
   readonly atMs: number
+}
+
+/** A request arrived, before its body is read; refused ones too. Published by the server, for every route. */
+export interface RequestStartedEvent extends RequestEvent {
+  readonly type: 'requestStarted'
+  /** Its trace's id, 32 hexadecimal digits. */
+  readonly traceId: string
+  readonly method: string
+  /** The route pattern; * where no route is at the path. */
+  readonly route: string
+  /** Whether it is a request for a generation, for retrieval, or neither. */
+  readonly kind: 'generation' | 'retrieval' | 'other'
+}
+
+/** The body of a generation or retrieval request is valid: what it asks for, all its choices at once. Published by the server. */
+export interface RequestAcceptedEvent extends RequestEvent {
+  readonly type: 'requestAccepted'
+  readonly operation: 'text_completion' | 'chat' | 'embeddings' | 'retrieval'
+  readonly model: string
+  /** Sequences to come: prompts times n. */
+  readonly numChoices: number
+  /** Choices per prompt. */
+  readonly n: number
+  readonly stream: boolean
+}
+
+/** The response is over, however it ended: the last event of every `requestStarted`. Published by the server. */
+export interface RequestFinishedEvent extends RequestEvent {
+  readonly type: 'requestFinished'
+  /** Name of the row of the table of endings (docs/span-contract.md). */
+  readonly ending: string
+  /** HTTP status; null where none was sent. */
+  readonly status: number | null
+  /** From the request's arrival to the end of its response. */
+  readonly durationMs: number
+  /** Tokens of the final prompt; null where the engine never took the request. */
+  readonly tokensIn: number | null
+  /** Generated tokens so far; null likewise. */
+  readonly tokensOut: number | null
+  /** One per choice, as far as they have ended. */
+  readonly finishReasons: readonly string[]
 }
 
 interface ChoiceEvent extends RequestEvent {
@@ -59,6 +102,7 @@ interface ChoiceEvent extends RequestEvent {
 /** The sequence entered the waiting queue. */
 export interface QueuedEvent extends ChoiceEvent {
   readonly type: 'queued'
+  /** Tokens of the sequence's final prompt. */
   readonly numPromptTokens: number
 }
 
@@ -75,22 +119,28 @@ export interface GrammarEvent extends RequestEvent {
 export interface ScheduledEvent extends ChoiceEvent {
   readonly type: 'scheduled'
   readonly kind: 'first' | 'resume'
+  /** Microseconds in the queue. */
   readonly waitUs: number
+  /** Prompt tokens found in the prefix cache, and not found. */
   readonly numCachedTokens: number
   readonly numMissTokens: number
+  /** Why not all were found. */
   readonly missReason: CacheMissReason
 }
 
 /** A prefill chunk of the sequence was computed. */
 export interface PrefillChunkEvent extends ChoiceEvent {
   readonly type: 'prefillChunk'
+  /** Number of the step since start. */
   readonly stepId: number
+  /** Prompt tokens of the chunk. */
   readonly numTokens: number
 }
 
 /** The first token of the sequence reached the host. Exactly once, preemptions included. */
 export interface FirstTokenEvent extends ChoiceEvent {
   readonly type: 'firstToken'
+  /** Number of the step that made it. */
   readonly stepId: number
 }
 
@@ -158,6 +208,9 @@ export interface StepEvent {
 }
 
 export type EngineEvent =
+  | RequestStartedEvent
+  | RequestAcceptedEvent
+  | RequestFinishedEvent
   | GrammarEvent
   | QueuedEvent
   | ScheduledEvent

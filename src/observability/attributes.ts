@@ -68,32 +68,78 @@ function checked(
       onBreach(name)
       continue
     }
-    const copy = Array.isArray(value) ? value.map(String) : (value as string | number | boolean)
+    const copy = Array.isArray(value) ? value.map(String) : clipped(value as string | number | boolean, spec)
     out[name] = copy
     for (const alias of spec.alias ?? []) out[alias] = copy
   }
   return out
 }
 
+const clipped = (value: string | number | boolean, { isContent }: AttributeSpec) =>
+  typeof value === 'string' && value.length > MAX_ATTRIBUTE_CHARACTERS && !isContent
+    ? value.slice(0, MAX_ATTRIBUTE_CHARACTERS)
+    : value
+
+/** Error classes of this project: their messages name fields and files, and promise never to quote a caller's text. */
+const OWN_ERRORS: ReadonlySet<string> = new Set([
+  'ApiError',
+  'EngineError',
+  'RagError',
+  'ModelError',
+  'RunnerError',
+  'DeviceLostError',
+  'DamagedWeightsError',
+  'SequenceFault',
+  'PluginError',
+  'StartError',
+])
+
+const MAX_FRAMES = 12
+/** From the package's own folder on: where it is installed is nobody's business. */
+const FOLDER = /(?:file:\/\/)?\/[^\s()]*?\/(?=(?:dist|src|node_modules)\/)/g
+
+/** Where an error came from: the frames of its stack, without its message, which may quote a prompt; null: not known. */
+export function framesOf(error: unknown): string | null {
+  if (!(error instanceof Error) || typeof error.stack !== 'string') return null
+  const at = error.message === '' ? 0 : error.stack.indexOf(error.message)
+  if (at < 0) return null
+  const frames = error.stack
+    .slice(at + error.message.length)
+    .split('\n')
+    .map((line) => line.trim())
+    .filter((line) => line.startsWith('at '))
+  return frames.length === 0 ? null : frames.slice(0, MAX_FRAMES).join('\n').replace(FOLDER, '')
+}
+
+/** The attributes of an exception event. */
+export function exceptionAttributes(error: unknown): Attributes {
+  const { type, code, message } = describeError(error)
+  return {
+    'exception.type': type,
+    'exception.message': message ?? code ?? undefined,
+    'exception.stacktrace': framesOf(error) ?? undefined,
+  }
+}
+
 /**
- * Class and stable code of an error, all that leaves of it: messages and stacks may quote a prompt. `isClientFault` errors are the
- * caller's (400 to 499) and leave a span's status unset.
+ * What leaves of an error: its class, its stable code, the request's field it names, and its message where its class is this project's
+ * own. Other messages may quote a prompt.
  */
 export function describeError(error: unknown): {
   readonly type: string
   readonly code: string | null
-  readonly isClientFault: boolean
+  readonly param: string | null
+  readonly message: string | null
 } {
-  if (typeof error !== 'object' || error === null) return { type: typeof error, code: null, isClientFault: false }
+  if (typeof error !== 'object' || error === null) return { type: typeof error, code: null, param: null, message: null }
   const type = error instanceof Error ? error.name : 'object'
   const code =
     'code' in error && typeof error.code === 'string' && /^[A-Za-z0-9_.-]{1,64}$/.test(error.code) ? error.code : null
-  const status = 'status' in error && typeof error.status === 'number' ? error.status : null
+  const param = 'param' in error && typeof error.param === 'string' ? error.param.slice(0, 128) : null
   return {
     type,
     code,
-    isClientFault: (status !== null && status >= 400 && status < 500) || CLIENT_CODES.has(code ?? ''),
+    param,
+    message: error instanceof Error && OWN_ERRORS.has(type) ? error.message.slice(0, 512) : null,
   }
 }
-
-const CLIENT_CODES: ReadonlySet<string> = new Set(['invalid_request', 'context_length_exceeded', 'queue_full'])

@@ -3,30 +3,56 @@
  * generator bodies, stream pulls, event listeners and worker messages run in the context of whoever calls them, or in none.
  * The only module of this folder that retrieval and other leaves need.
  */
-import { type Context, createContextKey } from '@opentelemetry/api'
+import { type Context, context as contextApi, createContextKey, ROOT_CONTEXT } from '@opentelemetry/api'
 import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks'
 import type { SpanAttributes, StageName } from './contract.ts'
-import type { Log, LogFields } from './logging.ts'
-import type { RequestTrace } from './request-trace.ts'
+import type { Log } from './log.ts'
+import type { RequestSpans } from './span-registry.ts'
 
-/** The one context manager of the process; tracing.ts registers it, so that OpenTelemetry's own API sees the same context. */
-export const contextManager = new AsyncLocalStorageContextManager().enable()
+/** What code below a request may ask of it. */
+export interface RequestScope {
+  readonly traceId: string
+  /** Span id of http.handler. */
+  readonly spanId: string
+  readonly log: Log
+  /** Its spans, open and ended; null: none are recorded. */
+  readonly spans: RequestSpans | null
+  openStage<N extends StageName>(name: N, parent: Context, attributes?: SpanAttributes<N>): OpenStage<N> | null
+  startClientCall(name: string, attributes: ClientAttributes, parent: Context): ClientCall
+  /** Keeps the trace open until what it returns is called. */
+  hold(): () => void
+  /** Keeps a written log line for the trace's page. */
+  addLogLine(line: string): void
+}
 
 const REQUEST_KEY = createContextKey('miniserve.request')
+const PROBE_KEY = createContextKey('miniserve.probe')
 
-export const withRequest = (context: Context, trace: RequestTrace): Context => context.setValue(REQUEST_KEY, trace)
+/** A process has one context manager, which carries contexts for everybody. An application that brought its own keeps it. */
+function hasContextManager(): boolean {
+  const probe = ROOT_CONTEXT.setValue(PROBE_KEY, true)
+  return contextApi.with(probe, () => contextApi.active().getValue(PROBE_KEY) === true)
+}
 
-export const activeContext = (): Context => contextManager.active()
+/** Whether the context manager in use is an application's. */
+export const usesForeignContextManager = hasContextManager()
+if (!usesForeignContextManager) contextApi.setGlobalContextManager(new AsyncLocalStorageContextManager().enable())
 
-export const runIn = <T>(context: Context, fn: () => T): T => contextManager.with(context, fn)
+export const withRequest = (context: Context, request: RequestScope): Context => context.setValue(REQUEST_KEY, request)
+
+export const activeContext = (): Context => contextApi.active()
+
+export const runIn = <T>(context: Context, fn: () => T): T => contextApi.with(context, fn)
 
 /** The request of a context; of the running code when none is given. */
-export function currentRequest(context: Context = activeContext()): RequestTrace | undefined {
-  return context.getValue(REQUEST_KEY) as RequestTrace | undefined
+export function currentRequest(context: Context = activeContext()): RequestScope | undefined {
+  return context.getValue(REQUEST_KEY) as RequestScope | undefined
 }
 
 /** The span of a stage while it runs. Outside a request, and after its response, it takes values and does nothing. */
 export interface StageSpan<N extends StageName> {
+  /** Content that is set is kept (MINISERVE_CAPTURE_CONTENT=true): else it need not be made. */
+  readonly capturesContent: boolean
   /** Values of the contract's table; those of a wrong type are left out and counted. */
   set(attributes: SpanAttributes<N>): void
 }
@@ -41,7 +67,18 @@ export interface OpenStage<N extends StageName> extends StageSpan<N> {
   run<T>(fn: () => T): T
 }
 
-const NO_STAGE: OpenStage<StageName> = { set() {}, end() {}, fail() {}, run: (fn) => fn() }
+/** Attributes of a call to another service, by OpenTelemetry's conventions. Never content. */
+export type ClientAttributes = Readonly<Record<string, string | number | undefined>>
+
+/** A call to another service while it runs. */
+export interface ClientCall {
+  /** W3C trace context for the call. */
+  readonly headers: Readonly<Record<string, string>>
+  /** Ends the span; `error`: a stable code, null for success. Later calls do nothing. */
+  end(error: string | null, attributes?: ClientAttributes): void
+}
+
+const NO_STAGE: OpenStage<StageName> = { capturesContent: false, set() {}, end() {}, fail() {}, run: (fn) => fn() }
 
 /** Opens a stage's span below the running stage. The caller ends it; one left open is ended with its request. */
 export function openStage<N extends StageName>(name: N, attributes?: SpanAttributes<N>): OpenStage<N> {
@@ -106,29 +143,6 @@ export function spawn(fn: () => Promise<unknown>): Promise<void> {
   return runIn(context, work)
 }
 
-/** Binds a function to the current context, for event listeners and callbacks. */
-export function bindFunction<A extends readonly unknown[], R>(fn: (...args: A) => R): (...args: A) => R {
-  const context = activeContext()
-  return (...args) => runIn(context, () => fn(...args))
-}
-
-/** An iterator whose body always runs in the context of this call, whoever asks for the next value. */
-export function bindIterator<T>(iterator: AsyncIterator<T>): AsyncIterableIterator<T> {
-  const context = activeContext()
-  const bound: AsyncIterableIterator<T> = {
-    next: () => runIn(context, () => iterator.next()),
-    return: (value?: unknown) =>
-      runIn(context, () => iterator.return?.(value) ?? Promise.resolve({ done: true as const, value })),
-    throw: (error?: unknown) =>
-      runIn(context, async () => {
-        if (iterator.throw) return iterator.throw(error)
-        throw error
-      }),
-    [Symbol.asyncIterator]: () => bound,
-  }
-  return bound
-}
-
 /** A stream whose source is pulled and cancelled in the context of this call. Chunk by chunk, nothing is read ahead. */
 export function bindStream<T>(source: ReadableStream<T>): ReadableStream<T> {
   const context = activeContext()
@@ -147,18 +161,17 @@ export function bindStream<T>(source: ReadableStream<T>): ReadableStream<T> {
   )
 }
 
-type LogCall = (event: string, fields?: LogFields) => void
-const logCall =
-  (level: keyof Log): LogCall =>
-  (event, fields) =>
-    currentRequest()?.log[level](event, fields)
-
-/** Log lines of the current request; outside one nothing is written. Event names are constants, fields pass the redaction. */
-export const log: Log = {
-  trace: logCall('trace'),
-  debug: logCall('debug'),
-  info: logCall('info'),
-  warn: logCall('warn'),
-  error: logCall('error'),
-  fatal: logCall('fatal'),
+/** Runs a call to another service as a CLIENT span of the current request; outside a request it just runs. */
+export async function clientCall<T>(name: string, attributes: ClientAttributes, fn: () => Promise<T>): Promise<T> {
+  const context = activeContext()
+  const call = currentRequest(context)?.startClientCall(name, attributes, context)
+  try {
+    const value = await fn()
+    call?.end(null)
+    return value
+  } catch (error) {
+    const code = typeof error === 'object' && error !== null && 'code' in error ? error.code : null
+    call?.end(typeof code === 'string' ? code : error instanceof Error ? error.name : 'error')
+    throw error
+  }
 }

@@ -21,6 +21,8 @@ export interface AttributeSpec {
   readonly alias?: readonly string[]
   /** The name itself is a current convention's, not the contract's. */
   readonly convention?: true
+  /** Left out unless content is captured; then not cut as other strings are. */
+  readonly isContent?: true
   /** The values it may take. */
   readonly oneOf?: readonly string[]
 }

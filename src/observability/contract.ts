@@ -19,10 +19,26 @@ import {
 } from './contract-spec.ts'
 import { STEP_SPANS } from './contract-steps.ts'
 
+/** Values that are content: set with MINISERVE_CAPTURE_CONTENT=true only, and whole. */
+const content = (meaning: string) =>
+  string('optional', `${meaning}; only with MINISERVE_CAPTURE_CONTENT=true`, { convention: true, isContent: true })
+
+const exception = {
+  meaning: 'the error behind an ERROR status',
+  attributes: {
+    'exception.type': string('always', 'class of the error'),
+    'exception.message': string('optional', "the message of an error of this project's own, else its stable code"),
+    'exception.stacktrace': string('optional', 'frames, without the message'),
+  },
+} as const
+
 const errorType = string('optional', 'why the span ended in an error', convention)
 
 /** Instrumentation scope of the contract's spans. */
 export const SCOPE_NAME = 'lynx-cortex.miniserve'
+
+/** The version of the conventions that resource and spans follow. */
+export const SCHEMA_URL = 'https://opentelemetry.io/schemas/1.44.0'
 
 export const ROOT_SPAN = 'http.handler'
 
@@ -54,8 +70,18 @@ export const SPANS = {
       'llm.model': string('optional', 'served model name, once the body named a model that is served', {
         alias: ['gen_ai.request.model', 'gen_ai.response.model'],
       }),
-      'llm.request.id': string('always', 'id of the response (cmpl-…, chatcmpl-…)', { alias: ['gen_ai.response.id'] }),
-      'http.request.header.x-request-id': strings('optional', "the caller's own id of the request", convention),
+      'llm.request.id': string('always', 'id of the request and of its response (cmpl-…, chatcmpl-…)'),
+      'llm.request.param': string('optional', 'the field of the body that a refused request was refused for'),
+      'llm.ttft_ms': double('optional', "milliseconds from the engine's queue to the first token"),
+      'http.request.header.x-request-id': strings('optional', "the caller's X-Request-Id", convention),
+      'gen_ai.response.id': string('optional', 'id of the response, once the engine took the request', convention),
+      'gen_ai.usage.input_tokens': int(
+        'optional',
+        'tokens of a prompt that is only scored, of texts that are embedded or reranked',
+        convention,
+      ),
+      'gen_ai.output.type': string('optional', 'text or json', convention),
+      'gen_ai.data_source.id': string('optional', 'the index that is searched', convention),
       'llm.tokens.in': int('accepted', 'tokens of the final prompt', { alias: ['gen_ai.usage.input_tokens'] }),
       'llm.tokens.out': int('accepted', 'generated tokens; 0 when decode was never reached', {
         alias: ['gen_ai.usage.output_tokens'],
@@ -78,11 +104,18 @@ export const SPANS = {
       'llm.stop_sequences': int('optional', "stop strings sent; their text is the caller's content and stays out"),
       'gen_ai.request.stream': boolean('optional', 'true for a stream', convention),
       'gen_ai.request.choice.count': int('optional', 'n, when not 1', convention),
-      'gen_ai.response.finish_reasons': strings('optional', 'one a choice', convention),
-      'gen_ai.response.time_to_first_chunk': double('optional', 'seconds from arrival to the first token', convention),
+      'gen_ai.response.finish_reasons': strings('optional', 'one per choice', convention),
+      'gen_ai.response.time_to_first_chunk': double(
+        'optional',
+        "seconds from the request's arrival to the first chunk of its stream",
+        convention,
+      ),
       'gen_ai.usage.cache_read.input_tokens': int('optional', 'prompt tokens served from the prefix cache', convention),
-      'gen_ai.input.messages': string('optional', 'only with MINISERVE_CAPTURE_CONTENT=true', convention),
-      'gen_ai.output.messages': string('optional', 'only with MINISERVE_CAPTURE_CONTENT=true', convention),
+      'gen_ai.conversation.id': string('optional', "the caller's id of its conversation", convention),
+      'gen_ai.system_instructions': content('system messages'),
+      'gen_ai.input.messages': content('the prompt as the caller sent it, in messages'),
+      'gen_ai.output.messages': content('the output, in messages'),
+      'gen_ai.tool.definitions': content('the tools offered'),
     },
     events: {
       'request.arrived': { meaning: 'the request reached the server', attributes: {} },
@@ -109,19 +142,13 @@ export const SPANS = {
       },
       'request.departed': {
         meaning: 'the response is complete; before [DONE] is written',
-        attributes: { finish_reasons: strings('optional', 'one a choice') },
+        attributes: { finish_reasons: strings('optional', 'one per choice') },
       },
       'request.aborted': {
         meaning: 'the request ended any other way',
         attributes: { reason: string('always', 'see the table of endings') },
       },
-      exception: {
-        meaning: 'the error behind an ERROR status; its message only where it is a stable code',
-        attributes: {
-          'exception.type': string('always', 'class of the error'),
-          'exception.message': string('optional', 'stable code of the error'),
-        },
-      },
+      exception,
     },
   },
   'tokenize.input': {
@@ -134,11 +161,11 @@ export const SPANS = {
     mayOutliveParent: false,
     logEvent: 'input.tokenized',
     attributes: {
-      'llm.tokens.in': int('completed', "tokens of the caller's own prompt"),
+      'llm.tokens.in': int('optional', "tokens of the caller's own prompt; absent where a remote engine tokenizes"),
       'tokenizer.name': string('completed', '`remote` when a remote engine tokenizes'),
       'error.type': errorType,
     },
-    events: {},
+    events: { exception },
   },
   'rag.retrieve': {
     parent: 'http.handler',
@@ -151,7 +178,7 @@ export const SPANS = {
     logEvent: 'rag.retrieved',
     attributes: {
       'rag.docs.retrieved': int('completed', 'candidates from vector.search'),
-      'rag.docs.reranked': int('completed', 'documents kept after rerank, the ones put in the prompt'),
+      'rag.docs.reranked': int('completed', 'documents kept after rerank; 0 when the reranker failed or took too long'),
       'rag.index.name': string(
         'completed',
         "the index, once it is found: a name that is none of ours is the caller's text",
@@ -160,10 +187,13 @@ export const SPANS = {
         },
       ),
       'gen_ai.operation.name': string('optional', 'retrieval', convention),
+      'gen_ai.provider.name': string('optional', 'miniserve', convention),
       'gen_ai.retrieval.top_k': int('optional', 'candidates asked for', convention),
+      'gen_ai.retrieval.query.text': content('the query'),
+      'gen_ai.retrieval.documents': content('the documents: id, score, content'),
       'error.type': errorType,
     },
-    events: {},
+    events: { exception },
   },
   'embed.query': {
     parent: 'rag.retrieve',
@@ -180,9 +210,10 @@ export const SPANS = {
         alias: ['gen_ai.embeddings.dimension.count'],
       }),
       'gen_ai.operation.name': string('optional', 'embeddings', convention),
+      'gen_ai.provider.name': string('optional', 'miniserve', convention),
       'error.type': errorType,
     },
-    events: {},
+    events: { exception },
   },
   'vector.search': {
     parent: 'rag.retrieve',
@@ -199,7 +230,7 @@ export const SPANS = {
       'rag.search.max_score': double('optional', 'best score; absent when nothing was found'),
       'error.type': errorType,
     },
-    events: {},
+    events: { exception },
   },
   rerank: {
     parent: 'rag.retrieve',
@@ -216,7 +247,7 @@ export const SPANS = {
       'rag.rerank.top_n': int('always', 'documents asked for'),
       'error.type': errorType,
     },
-    events: {},
+    events: { exception },
   },
   'llm.prefill': {
     parent: 'http.handler',
@@ -291,7 +322,7 @@ export const SPANS = {
       'gen_ai.output.type': string('optional', 'text or json', convention),
       'error.type': errorType,
     },
-    events: {},
+    events: { exception },
   },
   ...STEP_SPANS,
 } as const satisfies Readonly<Record<string, SpanSpec>>
@@ -322,8 +353,8 @@ export const SPAN_TABLE: Readonly<Record<string, SpanSpec>> = SPANS
 
 /** The conventions' constants a span carries besides what its code sets. */
 export const CONSTANT_ATTRIBUTES: Readonly<Partial<Record<SpanName, Readonly<Record<string, string>>>>> = {
-  'rag.retrieve': { 'gen_ai.operation.name': 'retrieval' },
-  'embed.query': { 'gen_ai.operation.name': 'embeddings' },
+  'rag.retrieve': { 'gen_ai.operation.name': 'retrieval', 'gen_ai.provider.name': 'miniserve' },
+  'embed.query': { 'gen_ai.operation.name': 'embeddings', 'gen_ai.provider.name': 'miniserve' },
 }
 
 /** Every attribute name that leaves as a double, whole numbers included. */

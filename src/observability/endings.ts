@@ -15,6 +15,12 @@ export type EndingName =
   | 'shutdown'
   | 'leak'
 
+/** error.type of refusals: the stable code of what was wrong, or the status where there is none. */
+export const ERROR_CODE = '(code)'
+
+/** Name of the last line of a request's story. */
+export type EndLine = 'response.sent' | 'request.refused' | 'request.aborted' | 'request.failed'
+
 export interface EndingRow {
   readonly ending: EndingName
   readonly path: string
@@ -25,15 +31,33 @@ export interface EndingRow {
   /** http.status_code; null: the status sent. */
   readonly statusCode: number | null
   readonly spanStatus: 'unset' | 'error'
+  /** ERROR_CODE: the code of what was wrong. */
   readonly errorType: string | null
+  /** Refused before it was served: its root carries no token counts, so that llm.tokens.out=0 finds anomalies and not refusals. */
+  readonly isRefusal: boolean
+  readonly line: EndLine
   readonly event: 'request.departed' | 'request.aborted'
   readonly reason: string | null
   readonly tail: 'body' | '[DONE]' | 'error frame, [DONE]' | 'none'
 }
 
 const aborted = { event: 'request.aborted' } as const
-const failed = { ...aborted, spanStatus: 'error', statusCode: null } as const
-const refused = { ...aborted, spanStatus: 'unset', errorType: null, statusCode: null } as const
+const failed = {
+  ...aborted,
+  spanStatus: 'error',
+  statusCode: null,
+  isRefusal: false,
+  line: 'request.failed',
+} as const
+const refused = {
+  ...aborted,
+  spanStatus: 'unset',
+  errorType: ERROR_CODE,
+  statusCode: null,
+  isRefusal: true,
+  line: 'request.refused',
+} as const
+const left = { ...failed, line: 'request.aborted' } as const
 const before = { phase: 'before headers', tail: 'body' } as const
 const stream = { phase: 'in the stream', sent: [200] } as const
 
@@ -43,6 +67,8 @@ const departed = {
   event: 'request.departed',
   reason: null,
   statusCode: null,
+  isRefusal: false,
+  line: 'response.sent',
 } as const
 
 /** Both phases of an ending that fails a request the server was at fault for. */
@@ -76,6 +102,8 @@ export const ENDINGS: readonly EndingRow[] = [
     ending: 'unavailable',
     path: 'refused: draining, loading',
     ...failed,
+    isRefusal: true,
+    line: 'request.refused',
     ...before,
     sent: [503],
     errorType: 'overloaded',
@@ -84,7 +112,7 @@ export const ENDINGS: readonly EndingRow[] = [
   {
     ending: 'client_disconnect',
     path: 'client gone before headers',
-    ...failed,
+    ...left,
     phase: 'before headers',
     sent: [],
     statusCode: 499,
@@ -95,7 +123,7 @@ export const ENDINGS: readonly EndingRow[] = [
   {
     ending: 'client_disconnect',
     path: 'client gone in the stream',
-    ...failed,
+    ...left,
     ...stream,
     errorType: 'client_disconnect',
     reason: 'client_disconnect',
@@ -104,7 +132,7 @@ export const ENDINGS: readonly EndingRow[] = [
   {
     ending: 'closed_early',
     path: 'consumer closed the generator early (`return()`)',
-    ...failed,
+    ...left,
     ...stream,
     errorType: 'closed_early',
     reason: 'closed_early',
@@ -159,4 +187,21 @@ export function endingRow(ending: EndingName, status: number | null): EndingRow 
   const first = exact ?? rows[0]
   if (!first) throw new Error(`table of endings: no row for ${ending}`)
   return first
+}
+
+/** A request's kind, and whether it is a probe: those would drown the story of the others. */
+export interface Teller {
+  readonly kind: 'generation' | 'retrieval' | 'other'
+  readonly isProbe?: boolean
+}
+
+/** Level of the first line. Requests that are not the server's work have one line, the last. */
+export const firstLineLevel = ({ kind }: Teller): 'debug' | 'info' => (kind === 'other' ? 'debug' : 'info')
+
+/** Level of the last line. */
+export function lastLineLevel(row: EndingRow, { kind, isProbe = false }: Teller): 'debug' | 'info' | 'warn' | 'error' {
+  if (row.line === 'request.failed') return 'error'
+  // A probe asks while the model loads to be told so.
+  if (isProbe && (row.ending === 'success' || row.ending === 'unavailable')) return 'debug'
+  return row.ending === 'unavailable' && kind !== 'other' ? 'warn' : 'info'
 }

@@ -2,8 +2,9 @@
  * Engine events -> llm.prefill, llm.decode, the root's events and, at the steps level, KV and step spans. Finds its parents in the
  * SpanRegistry and works on the request object: engine events carry no async context.
  */
-import { ROOT_CONTEXT, type Span, SpanStatusCode, trace as traceApi, type Tracer } from '@opentelemetry/api'
+import { ROOT_CONTEXT, type Span, SpanStatusCode, type Tracer } from '@opentelemetry/api'
 import type {
+  CacheMissReason,
   EngineEvent,
   EngineSubscriber,
   FinishedEvent,
@@ -39,11 +40,12 @@ interface Running {
   readonly isLazy: boolean
   numQueued: number
   readonly ended: EndedSequence[]
-  readonly cached: Map<number, { readonly hits: number; readonly misses: number; readonly reason: string }>
+  readonly cached: Map<number, { readonly hits: number; readonly misses: number; readonly reason: CacheMissReason }>
   queueMicros: number
   firstScheduledMs: number | null
   firstTokenMs: number | null
   firstStepId: number | null
+  numChunks: number
   errorCode: string | null
 }
 
@@ -105,8 +107,11 @@ export class TracingSubscriber implements EngineSubscriber {
         return this.onQueued(event)
       case 'scheduled':
         return this.onScheduled(event)
-      case 'prefillChunk':
-        return this.running.get(event.requestId)?.trace.touch()
+      case 'prefillChunk': {
+        const running = this.running.get(event.requestId)
+        if (running) running.numChunks += 1
+        return running?.trace.touch()
+      }
       case 'firstToken':
         return this.onFirstToken(event)
       case 'preempted': {
@@ -143,6 +148,7 @@ export class TracingSubscriber implements EngineSubscriber {
         firstScheduledMs: null,
         firstTokenMs: null,
         firstStepId: null,
+        numChunks: 0,
         errorCode: null,
       }
       this.running.set(event.requestId, running)
@@ -222,8 +228,10 @@ export class TracingSubscriber implements EngineSubscriber {
     this.running.delete(requestId)
     const { trace } = running
     try {
-      const phases = summarize(running.ended, choicesPerPrompt(running))
-      if (running.ended.length > 0) trace.setPhases(phases)
+      const isCut = running.ended.length === 0
+      const summary = summarize(running.ended, choicesPerPrompt(running))
+      const phases = isCut ? { ...summary, ...knownOf(running) } : summary
+      if (!isCut) trace.setPhases(phases)
       this.endPrefill(running, phases, atMs)
       this.endDecode(running, phases, atMs)
       this.steps?.forget(requestId)
@@ -315,9 +323,6 @@ export class TracingSubscriber implements EngineSubscriber {
     const parent = parentName && registry.getContext(event.requestId, parentName)
     const span =
       this.steps && parent ? trace.startSpan(name, parent, event.atMs, { 'kv.blocks': event.numBlocks }) : null
-    if (span && parent) {
-      registry.open(event.requestId, name, span, traceApi.setSpan(parent, span))
-    }
     this.kvOperations.set(operationKey(event), {
       span,
       isBelowPrefill: parentName !== undefined && parentName !== ROOT_SPAN && isPrefilling,
@@ -345,7 +350,6 @@ export class TracingSubscriber implements EngineSubscriber {
         }),
       )
       if (!event.ok) span.setStatus({ code: SpanStatusCode.ERROR, message: event.errorType ?? 'kv_error' })
-      if (this.parts.registry.get(event.requestId, name)?.span === span) this.parts.registry.pop(event.requestId, name)
       const prefillEndMs = Math.min(operation.endBoundMs, this.running.get(event.requestId)?.firstTokenMs ?? Infinity)
       const endMs = operation.isBelowPrefill ? Math.min(event.atMs, prefillEndMs) : event.atMs
       span.end(trace.time(endMs, SPANS[name].mayOutliveParent))
@@ -356,9 +360,7 @@ export class TracingSubscriber implements EngineSubscriber {
 
   private open(trace: RequestTrace, name: 'llm.prefill' | 'llm.decode', atMs: number): Span | null {
     const context = this.parts.registry.getContext(trace.requestId, ROOT_SPAN) ?? ROOT_CONTEXT
-    const span = trace.startSpan(name, context, atMs, {})
-    if (span) this.parts.registry.open(trace.requestId, name, span, traceApi.setSpan(context, span))
-    return span
+    return trace.startSpan(name, context, atMs, {})
   }
 }
 
@@ -367,8 +369,27 @@ const LAZY_ENDINGS = { stop: 'success', length: 'success', abort: 'closed_early'
 /** A phase that an abort or an error cut short. */
 function markCut(span: Span, phases: RequestSummary, errorCode: string | null): void {
   if (phases.stopReason !== 'abort' && phases.stopReason !== 'error') return
-  span.setAttribute('error.type', errorCode ?? phases.stopReason)
-  if (phases.stopReason === 'error') span.setStatus({ code: SpanStatusCode.ERROR })
+  const cause = errorCode ?? phases.stopReason
+  span.setAttribute('error.type', cause)
+  span.setStatus({ code: SpanStatusCode.ERROR, message: cause })
+}
+
+/** What is known of a request that the engine has not ended: the watchdog's and the shutdown's. */
+function knownOf(running: Running): Partial<RequestSummary> {
+  const prompts = [...running.cached].filter(([choice]) => choice % choicesPerPrompt(running) === 0)
+  const cacheHits = prompts.reduce((sum, [, { hits }]) => sum + hits, 0)
+  const cacheMisses = prompts.reduce((sum, [, { misses }]) => sum + misses, 0)
+  return {
+    tokensIn: cacheHits + cacheMisses,
+    cacheHits,
+    cacheMisses,
+    missReason: prompts.find(([, { reason }]) => reason !== 'none')?.[1].reason ?? 'none',
+    numChoices: running.numQueued,
+    queueMicros: running.queueMicros,
+    prefillChunks: running.numChunks,
+    firstTokenMs: running.firstTokenMs,
+    stopReason: 'abort',
+  }
 }
 
 const choicesPerPrompt = (running: Running): number => Math.max(1, running.trace.generation?.n ?? 1)

@@ -30,7 +30,7 @@ export class LogFile {
   #inode = 0
   /** Bytes given to the stream and not yet with the operating system. */
   #pendingBytes = 0
-  #isReopening = true
+  #isReopening = false
   #checkedMs = -Infinity
   #hasFailed = false
   #isClosed = false
@@ -46,7 +46,9 @@ export class LogFile {
     // `sync` opens at once, so that a path that cannot be written is refused here.
     this.#stream = new sonicBoom.SonicBoom({ dest: this.#path, sync: true, maxLength: MAX_BUFFERED_BYTES })
     Object.assign(this.#stream, { sync: false })
-    this.#stream.on('ready', this.#opened)
+    this.#measure()
+    // Its first 'ready' comes late, when lines may have been written already.
+    this.#stream.once('ready', () => this.#stream.on('ready', this.#opened))
     this.#stream.on('write', (numBytes: number) => this.#wrote(numBytes))
     this.#stream.on('drop', (line: string) => this.#release(Buffer.byteLength(line)))
     this.#stream.on('drain', () => this.#hasDrained())
@@ -82,10 +84,15 @@ export class LogFile {
   readonly #opened = (): void => {
     this.#isReopening = false
     this.#hasFailed = false
+    this.#measure()
+    this.#hasDrained()
+  }
+
+  /** Right after it was opened, before anything is written. */
+  #measure(): void {
     const { size, ino } = fileAt(this.#path) ?? { size: 0, ino: 0 }
     this.#size = size
     this.#inode = ino
-    this.#hasDrained()
   }
 
   #wrote(numBytes: number): void {

@@ -6,12 +6,8 @@ import { trace as traceApi } from '@opentelemetry/api'
 import { destination, type DestinationStream, type Logger, pino } from 'pino'
 import { activeContext, currentRequest } from './context.ts'
 import { LogFile } from './log-file.ts'
+import type { Log, LogEvent, LogFields, LogLevel } from './log.ts'
 import { redact } from './redact.ts'
-
-export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal'
-export type LogFields = Record<string, unknown>
-/** `event` is a constant such as `input.tokenized`; what varies goes into fields. */
-export type Log = Readonly<Record<LogLevel, (event: string, fields?: LogFields) => void>>
 
 export interface LoggingOptions {
   readonly level: LogLevel | 'silent'
@@ -28,8 +24,6 @@ export interface Logging {
   flush(): Promise<void>
   close(): void
 }
-
-const EVENT_NAME = /^[a-z][a-z0-9_]*(\.[a-z0-9_]+)*$/
 
 export function createLogging(options: LoggingOptions): Logging {
   const stdout = options.stream ?? openStdout()
@@ -66,10 +60,8 @@ export function createLogging(options: LoggingOptions): Logging {
   )
   const call =
     (level: LogLevel) =>
-    (event: string, fields: LogFields = {}) => {
-      if (!root.isLevelEnabled(level)) return
-      // A name built at run time could carry content past the redaction of fields.
-      root[level](fields, EVENT_NAME.test(event) ? event : 'log.invalid_event')
+    (event: LogEvent, fields: LogFields = {}) => {
+      if (root.isLevelEnabled(level)) root[level](fields, event)
     }
   const log: Log = {
     trace: call('trace'),

@@ -10,7 +10,7 @@ import { BulkHistogram } from './bulk-histogram.ts'
 import type { Stall } from './event-loop-watch.ts'
 import { hideKeys, type MetricFamily, renderMetrics } from './metrics-text.ts'
 import type { RequestTrace } from './request-trace.ts'
-import type { SpanCounts } from './tracing.ts'
+import type { SpanCounts } from './patient-exporter.ts'
 
 /** Bytes that a backend holds on its device. */
 export interface DeviceMemory {
@@ -213,7 +213,11 @@ export class Metrics {
       'where',
     ])
     this.histograms = {
-      ttft: histogram('miniserve_time_to_first_token_seconds', 'Arrival at the engine to the first token', TTFT),
+      ttft: histogram(
+        'miniserve_time_to_first_token_seconds',
+        'Arrival of the request to its first token, retrieval and queue included',
+        TTFT,
+      ),
       e2e: histogram('miniserve_e2e_request_latency_seconds', 'Arrival to the end of the response', LATENCY),
       queue: histogram(
         'miniserve_request_queue_time_seconds',
@@ -239,15 +243,15 @@ export class Metrics {
       ),
       genAiTtft: histogram(
         'gen_ai_server_time_to_first_token_seconds',
-        'Time to the first token, queue included',
+        'Arrival of the request to its first token',
         GENAI_TTFT,
-        GENAI_LABELS,
+        GENAI_SUCCESS_LABELS,
       ),
       genAiTpot: histogram(
         'gen_ai_server_time_per_output_token_seconds',
         'Time per output token after the first',
         GENAI_TPOT,
-        GENAI_LABELS,
+        GENAI_SUCCESS_LABELS,
       ),
     }
     for (const outcome of ['created', 'exported', 'dropped', 'unsampled'] as const) {
@@ -302,13 +306,14 @@ export class Metrics {
   /** A request's trace has closed. `isKept`: its id may stand in an exemplar. */
   onRequest(trace: RequestTrace, isKept: boolean): void {
     const { ending, generation, phases, input } = trace
-    if (!ending || input.kind === 'other') return
+    if (!ending) return
     const status = ending.row.statusCode ?? ending.status
     this.endings.inc({
       route: input.route,
       status: status === null ? 'none' : String(status),
       ending: ending.row.ending,
     })
+    if (input.kind === 'other') return
     const exemplarLabels = isKept ? { trace_id: trace.traceId } : undefined
     const observe = (name: HistogramName, labels: Record<string, string>, value: number) =>
       this.histograms[name].observe({ labels, value, ...(exemplarLabels ? { exemplarLabels } : {}) })
@@ -323,9 +328,10 @@ export class Metrics {
     if (!phases) return
     const byModel = { model_name: model }
     observe('e2e', byModel, seconds)
-    if (phases.ttftSeconds !== null) {
-      observe('ttft', byModel, phases.ttftSeconds)
-      observe('genAiTtft', genAi, phases.ttftSeconds)
+    const { ttftSeconds } = trace
+    if (ttftSeconds !== null) {
+      observe('ttft', byModel, ttftSeconds)
+      observe('genAiTtft', genAi, ttftSeconds)
     }
     const { grammar, queue, 'llm.prefill': prefill, 'llm.decode': decode } = phases.durationsMs
     if (grammar !== undefined) observe('grammar', byModel, grammar / 1000)
@@ -400,5 +406,6 @@ function memoryOf(device: DeviceMemory | null): readonly LabelledValue[] {
 type HistogramName =
   'ttft' | 'e2e' | 'grammar' | 'queue' | 'prefill' | 'decode' | 'genAiDuration' | 'genAiTtft' | 'genAiTpot'
 
-const GENAI_LABELS = ['gen_ai_operation_name', 'gen_ai_provider_name', 'gen_ai_request_model', 'error_type']
+const GENAI_SUCCESS_LABELS = ['gen_ai_operation_name', 'gen_ai_provider_name', 'gen_ai_request_model']
+const GENAI_LABELS = [...GENAI_SUCCESS_LABELS, 'error_type']
 const NO_ENGINE: EngineGauges = { numRunning: 0, numWaiting: 0, numBlocks: 0, numFreeBlocks: 0, device: null }

@@ -4,24 +4,27 @@ import { ROOT_CONTEXT, trace as traceApi, type Tracer } from '@opentelemetry/api
 import { W3CTraceContextPropagator } from '@opentelemetry/core'
 import type { ReadableSpan, SpanExporter } from '@opentelemetry/sdk-trace-base'
 import { type ClockAnchor, createClock } from './clock.ts'
+import { runIn, spawn } from './context.ts'
 import type { TraceDetail } from './contract-spec.ts'
 import { TracingSubscriber } from './engine-subscriber.ts'
 import type { EngineEvent, EngineSubscriber } from '../engine/events.ts'
-import { createLogging, type Log, type LoggingOptions, type LogLevel } from './logging.ts'
+import type { Log, LogEvent, LogLevel } from './log.ts'
+import { createLogging, type LoggingOptions } from './logging.ts'
 import { Metrics } from './metrics.ts'
-import type { OpenRequestInput } from './request-info.ts'
-import { RequestTrace } from './request-trace.ts'
-import { SpanRegistry } from './span-registry.ts'
-import type { SubscriberHost } from './plugins.ts'
-import { createTailSampler, type TailSamplingOptions } from './tail-sampling.ts'
-import type { SamplingDecision, TraceHost } from './trace-host.ts'
+import { declareDoubles } from './otlp.ts'
+import type { SpanCounts } from './patient-exporter.ts'
+import { pluginLog, type SubscriberHost } from './plugins.ts'
+import { RequestTrace, type TraceHost } from './request-trace.ts'
+import type { OpenRequestInput } from './root-span.ts'
+import { setSpanRegistry, SpanRegistry } from './span-registry.ts'
+import { createTailSampler, type SamplingDecision, type TailSamplingOptions } from './tail-sampling.ts'
 import { type StoredTrace, TraceStore } from './trace-store.ts'
-import { createTracing, idGenerator, type SpanCounts, type Tracing } from './tracing.ts'
+import { createTracing, idGenerator, type Tracing } from './tracing.ts'
 
 export interface ObservabilityOptions {
   /** Git revision, or the package's version outside a checkout. */
   readonly serviceVersion: string
-  /** OTLP gRPC endpoint; null: nothing is dialled. */
+  /** OTLP endpoint; null: nothing is dialled. */
   readonly otlpEndpoint: string | null
   readonly traceDetail: TraceDetail
   /** Complete traces kept in memory. */
@@ -56,8 +59,6 @@ export interface Observability {
   /** Tracing around other subscribers: it opens spans before they hear an event and closes them after, so that theirs nest. */
   subscribers(others: readonly EngineSubscriber[]): readonly EngineSubscriber[]
   readonly subscriberHost: SubscriberHost
-  /** What the resource of every span says: for exports of stored traces. */
-  readonly resourceAttributes: ReadableSpan['resource']['attributes']
   openRequest(input: OpenRequestInput): RequestTrace
   spanCounts(): SpanCounts
   /** Requests, spans and engine work that are still open: all zero when nothing is in flight. */
@@ -85,21 +86,22 @@ export function createObservability(options: ObservabilityOptions): Observabilit
     file: options.logFile,
     ...(options.logStream ? { stream: options.logStream } : {}),
   })
-  return new Wiring(options, logging)
+  return new ServerObservability(options, logging)
 }
 
-class Wiring implements Observability, TraceHost {
+/** An observability is the host of its requests' traces. */
+class ServerObservability implements Observability, TraceHost {
   readonly logger: Log
   readonly log: Log
   readonly metrics: Metrics
   readonly store: TraceStore
   readonly registry = new SpanRegistry()
   readonly tracer: Tracer | null
+  readonly extensionTracer: Tracer | null
   readonly engineSubscriber: TracingSubscriber
   readonly subscriberHost: SubscriberHost
   readonly captureContent: boolean
   readonly trustRemote: boolean
-  readonly resourceAttributes: ReadableSpan['resource']['attributes']
   private readonly logging: ReturnType<typeof createLogging>
   private readonly tracing: Tracing | null
   private readonly clock = createClock()
@@ -111,6 +113,7 @@ class Wiring implements Observability, TraceHost {
   private readonly closing = new Map<string, RequestTrace>()
   /** Ids of the last closed requests: an event that comes late must not open a root again. */
   private readonly recentlyClosed = new Set<string>()
+  private others: readonly EngineSubscriber[] = []
   private readonly leakAfterMs: number
   private readonly watchdog: NodeJS.Timeout
   private stopped: Promise<void> | null = null
@@ -130,19 +133,26 @@ class Wiring implements Observability, TraceHost {
           serviceVersion: options.serviceVersion,
           instanceId: randomUUID(),
           otlpEndpoint: options.otlpEndpoint,
+          captureContent: options.captureContent,
           onDiagnostic: (detail, suppressed) => this.log.warn('telemetry.problem', { detail, suppressed }),
           onLooseSpan: (span) => this.storeLoose(span),
           ...(options.exporter ? { exporter: options.exporter } : {}),
           ...(options.exportQueueSize === undefined ? {} : { queueSize: options.exportQueueSize }),
         })
     this.tracer = this.tracing?.tracer ?? null
-    this.subscriberHost = {
-      tracer: this.tracing?.extensionTracer ?? null,
-      registry: this.registry,
-      log: this.log,
-      find: (requestId) => this.find(requestId),
+    this.extensionTracer = this.tracing?.extensionTracer ?? null
+    if (this.tracing && this.tracing.foreign.length > 0) {
+      this.log.info('telemetry.shared', { shared: this.tracing.foreign })
     }
-    this.resourceAttributes = this.tracing?.resourceAttributes ?? {}
+    this.subscriberHost = {
+      tracer: this.extensionTracer,
+      registry: this.registry,
+      log: pluginLog(this.log),
+      find: (requestId) => this.find(requestId),
+      spawn,
+      declareDoubles,
+    }
+    setSpanRegistry(this.registry)
     this.sampler = createTailSampler(options.tailSampling ?? null)
     this.metrics = new Metrics({ spanCounts: () => this.spanCounts(), traceStore: this.store })
     this.engineSubscriber = new TracingSubscriber({
@@ -159,17 +169,89 @@ class Wiring implements Observability, TraceHost {
   subscribers(others: readonly EngineSubscriber[]): readonly EngineSubscriber[] {
     const tracing = this.engineSubscriber
     const isLast = ({ type }: EngineEvent) => type === 'finished' || type === 'kvDone'
+    this.others = others.map((other) => this.guarded(other))
     return [
       { name: 'tracing', onEvent: (event) => void (isLast(event) || tracing.onEvent(event)) },
-      ...others,
+      ...this.others,
       { name: 'tracing.close', onEvent: (event) => void (isLast(event) && tracing.onEvent(event)) },
     ]
+  }
+
+  /** What a subscriber throws, or rejects with later, is counted and logged with the request it was about. */
+  private guarded({ name, onEvent }: EngineSubscriber): EngineSubscriber {
+    const failed = (event: EngineEvent, error: unknown) => {
+      const trace = 'requestId' in event ? this.find(event.requestId) : undefined
+      this.metrics.onError(`plugin ${name}`)
+      const log = trace?.log ?? this.log
+      log.error('plugin.failed', { plugin: name, error })
+    }
+    return {
+      name,
+      onEvent: (event) => {
+        try {
+          const later = onEvent(event)
+          if (later instanceof Promise) later.catch((error: unknown) => failed(event, error))
+        } catch (error) {
+          failed(event, error)
+        }
+      },
+    }
+  }
+
+  /** Tells the other subscribers of the life of a request around the engine, in the request's context. */
+  private publish(trace: RequestTrace, event: EngineEvent): void {
+    if (this.others.length === 0) return
+    runIn(trace.context, () => {
+      for (const other of this.others) other.onEvent(event)
+    })
   }
 
   openRequest(input: OpenRequestInput): RequestTrace {
     const trace = new RequestTrace(this, input)
     this.openRequests.set(input.requestId, trace)
+    const { requestId, method, route, kind } = input
+    this.publish(trace, {
+      type: 'requestStarted',
+      requestId,
+      atMs: trace.startMs,
+      traceId: trace.traceId,
+      method,
+      route,
+      kind,
+    })
     return trace
+  }
+
+  accepted(trace: RequestTrace): void {
+    const { generation, requestId } = trace
+    if (!generation) return
+    const { operation, model, numChoices = 1, n = 1, stream = false } = generation
+    this.publish(trace, {
+      type: 'requestAccepted',
+      requestId,
+      atMs: performance.now(),
+      operation,
+      model,
+      numChoices,
+      n,
+      stream,
+    })
+  }
+
+  finished(trace: RequestTrace): void {
+    const { ending, requestId } = trace
+    if (!ending) return
+    this.publish(trace, {
+      type: 'requestFinished',
+      requestId,
+      atMs: ending.atMs,
+      ending: ending.row.ending,
+      status: ending.row.statusCode ?? ending.status,
+      durationMs: ending.atMs - trace.startMs,
+      tokensIn: trace.tokensIn,
+      tokensOut: trace.tokensOut,
+      finishReasons: trace.finishReasons ?? [],
+    })
   }
 
   find(requestId: string): RequestTrace | undefined {
@@ -221,16 +303,15 @@ class Wiring implements Observability, TraceHost {
   }
 
   decide(trace: RequestTrace): SamplingDecision {
-    const { ending, tree } = trace
-    if (!ending || !tree || !this.tracing?.hasExporter) return { isExported: false, reason: null }
+    const { ending, spans } = trace
+    if (!ending || !spans || !this.tracing?.hasExporter) return { isExported: false, reason: null }
     return this.sampler({
       traceId: trace.traceId,
       isHeadSampled: trace.isHeadSampled,
-      isRefusedByCaller: trace.isRefusedByCaller,
       isError: ending.row.spanStatus === 'error',
       isAborted: ending.row.ending === 'client_disconnect' || ending.row.ending === 'closed_early',
       tokensOut: trace.input.kind === 'generation' && ending.row.ending === 'success' ? trace.tokensOut : null,
-      ttftSeconds: trace.phases?.ttftSeconds ?? null,
+      ttftSeconds: trace.ttftSeconds,
       durationMs: ending.atMs - trace.startMs,
       endEpochMs: trace.anchor.toEpochMs(ending.atMs),
     })
@@ -245,13 +326,12 @@ class Wiring implements Observability, TraceHost {
         break
       }
     }
-    const { tree } = trace
-    if (tree && this.tracing) {
-      this.tracing.settle(tree, decision.isExported)
-      tree.onLate = (span) => tree.spans.push(span)
-      this.store.add(storedTrace(trace, tree.spans, decision))
+    const { spans } = trace
+    if (spans && this.tracing) {
+      this.tracing.settle(spans, decision.isExported)
+      this.store.add(storedTrace(trace, spans.ended, decision))
     }
-    const isKept = tree !== null && (decision.isExported || !this.tracing?.hasExporter)
+    const isKept = spans !== null && (decision.isExported || !this.tracing?.hasExporter)
     try {
       this.metrics.onRequest(trace, isKept)
     } catch (error) {
@@ -264,7 +344,7 @@ class Wiring implements Observability, TraceHost {
     this.log.debug('trace.breach', { span: spanName, attribute })
   }
 
-  onProblem(event: string, error: unknown): void {
+  onProblem(event: LogEvent, error: unknown): void {
     this.metrics.onError(event)
     this.log.error(event, { error })
   }
@@ -277,6 +357,7 @@ class Wiring implements Observability, TraceHost {
       traceId,
       rootSpanId: spanId,
       requestId: null,
+      callerId: null,
       keyId: null,
       route: span.name,
       method: '',
@@ -372,7 +453,7 @@ function storedTrace(trace: RequestTrace, spans: ReadableSpan[], decision: Sampl
     durationMs: atMs - trace.startMs,
     tokensIn: trace.tokensIn,
     tokensOut: trace.tokensOut,
-    ttftSeconds: trace.phases?.ttftSeconds ?? null,
+    ttftSeconds: trace.ttftSeconds,
     keptFor: decision.reason,
     spans,
     logLines: trace.logLines,

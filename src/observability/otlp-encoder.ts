@@ -4,7 +4,7 @@
  */
 import type { HrTime } from '@opentelemetry/api'
 import type { ReadableSpan } from '@opentelemetry/sdk-trace-base'
-import { DOUBLE_ATTRIBUTES } from './contract.ts'
+import { isDouble } from './otlp.ts'
 
 const VARINT = 0
 const FIXED64 = 1
@@ -111,7 +111,7 @@ class Writer {
 
 type Attributes = ReadableSpan['attributes']
 
-/** Encodes spans; one resource and scope an exporter, which is all this process has. */
+/** Encodes spans, by resource and scope. */
 export function encodeTraceRequest(spans: readonly ReadableSpan[]): Uint8Array {
   const writer = new Writer()
   const groups = new Map<ReadableSpan['resource'], Map<ReadableSpan['instrumentationScope'], ReadableSpan[]>>()
@@ -132,8 +132,10 @@ export function encodeTraceRequest(spans: readonly ReadableSpan[]): Uint8Array {
             if (scope.version) writer.string(2, scope.version)
           })
           for (const span of members) writer.message(2, () => writeSpan(writer, span))
+          if (scope.schemaUrl) writer.string(3, scope.schemaUrl)
         })
       }
+      if (resource.schemaUrl) writer.string(3, resource.schemaUrl)
     })
   }
   return writer.finish()
@@ -189,20 +191,20 @@ function writeAttributes(writer: Writer, field: number, attributes: Attributes):
     if (value === undefined || value === null) continue
     writer.message(field, () => {
       writer.string(1, key)
-      writer.message(2, () => writeValue(writer, value, DOUBLE_ATTRIBUTES.has(key)))
+      writer.message(2, () => writeValue(writer, value, isDouble(key)))
     })
   }
 }
 
-function writeValue(writer: Writer, value: unknown, isDouble: boolean): void {
+function writeValue(writer: Writer, value: unknown, asDouble: boolean): void {
   if (typeof value === 'string') writer.string(1, value)
   else if (typeof value === 'boolean') writer.uint(2, value ? 1 : 0)
   else if (typeof value === 'number') {
-    if (!isDouble && Number.isSafeInteger(value)) writer.int(3, value)
+    if (!asDouble && Number.isSafeInteger(value)) writer.int(3, value)
     else writer.double(4, value)
   } else if (Array.isArray(value)) {
     writer.message(5, () => {
-      for (const item of value) writer.message(1, () => writeValue(writer, item, isDouble))
+      for (const item of value) writer.message(1, () => writeValue(writer, item, asDouble))
     })
   }
 }

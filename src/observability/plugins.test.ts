@@ -15,7 +15,7 @@ import {
 } from '../../test/observability/scenario.ts'
 import type { EngineEvent } from '../engine/events.ts'
 import { loadPlugins } from './plugins.ts'
-import { spansToOtlp } from './trace-formats.ts'
+import { spansToOtlp } from './otlp.ts'
 import { validateTraces } from './validate.ts'
 
 const example = (name: string) =>

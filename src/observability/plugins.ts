@@ -2,9 +2,28 @@
 import { pathToFileURL } from 'node:url'
 import type { Tracer } from '@opentelemetry/api'
 import type { EngineSubscriber } from '../engine/events.ts'
-import type { Log } from './logging.ts'
+import type { Log, LogEvent, LogFields, LogLevel } from './log.ts'
 import type { RequestTrace } from './request-trace.ts'
 import type { SpanRegistry } from './span-registry.ts'
+
+/** A log that takes names of a plugin's own, such as acme.done; fields pass the redaction as all do. */
+export type PluginLog = Readonly<Record<LogLevel, (event: string, fields?: LogFields) => void>>
+
+const EVENT_NAME = /^[a-z][a-z0-9_]{0,63}(\.[a-z0-9_]{1,64}){1,4}$/
+
+/** A name made at run time could carry content: what is no plain name is written as plugin.event. */
+export function pluginLog(log: Log): PluginLog {
+  const call = (level: LogLevel) => (event: string, fields?: LogFields) =>
+    log[level](EVENT_NAME.test(event) ? (event as LogEvent) : 'plugin.event', fields)
+  return {
+    trace: call('trace'),
+    debug: call('debug'),
+    info: call('info'),
+    warn: call('warn'),
+    error: call('error'),
+    fatal: call('fatal'),
+  }
+}
 
 /** What a subscriber that adds spans or log lines of its own works with. */
 export interface SubscriberHost {
@@ -12,9 +31,14 @@ export interface SubscriberHost {
   readonly tracer: Tracer | null
   /** Open spans by (request id, name): where to nest. */
   readonly registry: SpanRegistry
-  readonly log: Log
+  /** Lines of no request; those of a request are `find(id)?.log`'s. */
+  readonly log: PluginLog
   /** The request's trace until it is closed: `hold()` keeps it open, `time()` gives span times of engine events. */
   find(requestId: string): RequestTrace | undefined
+  /** Names attributes of the plugin's own spans whose numbers leave as doubles, whole ones too: else 1.0 leaves as an integer. */
+  declareDoubles(names: readonly string[]): void
+  /** Work that nobody waits for: it keeps the running request's context, and its trace open; a failure is logged. */
+  spawn(fn: () => Promise<unknown>): Promise<void>
 }
 
 /** A plugin's default export: a subscriber, or a function that makes one. */

@@ -27,6 +27,11 @@ describe('redact', () => {
       'errors with their causes',
       { error: new Failure(CANARY, { cause: new Error(CANARY, { cause: { text: CANARY } }) }) },
     ],
+    [
+      'text under names that nobody listed',
+      { query: CANARY, content: CANARY, document: { text: CANARY }, question: [CANARY] },
+    ],
+    ['frames that a message makes up', { error: new Error(`x\n    at ${CANARY} (/a/src/b.ts:1:1)`) }],
     ['stacks', { error: Object.assign(new Error('x'), { stack: CANARY }) }],
     ['objects that serialise themselves', { value: { toJSON: () => CANARY } }],
     ['functions and symbols', { fn: () => CANARY, symbol: Symbol(CANARY) }],
@@ -43,29 +48,39 @@ describe('redact', () => {
         prompt_tokens: 3,
         completion_tokens: 0,
         route: '/v1/completions',
-        nested: { 'llm.tokens.in': 4 },
+        error: { 'llm.tokens.in': 4 },
         none: null,
-        list: [1, 'a'],
+        finish_reasons: [1, 'a'],
+        share: 0.5,
       }),
     ).toEqual({
       prompt_tokens: 3,
       completion_tokens: 0,
       route: '/v1/completions',
-      nested: { 'llm.tokens.in': 4 },
+      error: { 'llm.tokens.in': 4 },
       none: null,
-      list: [1, 'a'],
+      finish_reasons: [1, 'a'],
+      share: 0.5,
     })
+    const frames = [expect.stringMatching(/^at .*redact\.test\.ts:\d+:\d+/)]
     expect(redact({ error: new Failure('x', { cause: new TypeError('y') }) })).toEqual({
-      error: { type: 'Failure', code: 'device_lost', cause: { type: 'TypeError' } },
+      error: {
+        type: 'Failure',
+        code: 'device_lost',
+        frames: expect.arrayContaining(frames),
+        cause: { type: 'TypeError', frames: expect.arrayContaining(frames) },
+      },
     })
   })
 
   it('bounds depth, width and length', () => {
-    const deep = JSON.stringify(redact({ a: { b: { c: { d: { e: { f: { g: { h: 1 } } } } } } } }))
+    const deep = JSON.stringify(
+      redact({ error: { error: { error: { error: { error: { error: { error: { error: 1 } } } } } } } }),
+    )
     expect(deep).toContain('[deep]')
-    const wide = redact({ list: Array.from({ length: 1000 }, (_, i) => i), long: 'x'.repeat(5000) })
-    expect((wide.list as unknown[]).length).toBe(128)
-    expect(String(wide.long).length).toBe(1025)
+    const wide = redact({ finish_reasons: Array.from({ length: 1000 }, (_, i) => i), reason: 'x'.repeat(5000) })
+    expect((wide.finish_reasons as unknown[]).length).toBe(128)
+    expect(String(wide.reason).length).toBe(1025)
     expect(Object.keys(redact(Object.fromEntries(Array.from({ length: 1000 }, (_, i) => [`k${i}`, i])))).length).toBe(
       64,
     )

@@ -1,9 +1,18 @@
 /**
- * Default-deny redaction of log fields. Any key that names content (prompt, completion, messages, text; any case, any depth) is
- * dropped, errors keep their class and stable code only, and what is not plain data is not written. The exceptions are listed
- * numeric keys, and they must hold numbers.
+ * Default-deny redaction of log fields: text is written under the names of an allow-list (log.ts) and of the span contract's attributes
+ * only. Other fields may hold a number or a boolean, unless their name speaks of content (prompt, completion, messages, text; any case, any
+ * depth); of those only listed counts are written. Errors keep class, code and frames, and their message where the class is our own.
  */
-import { describeError } from './attributes.ts'
+import { describeError, framesOf } from './attributes.ts'
+import { SPAN_TABLE } from './contract.ts'
+import { TEXT_FIELDS } from './log.ts'
+
+const ALLOWED: ReadonlySet<string> = new Set([
+  ...TEXT_FIELDS,
+  ...Object.values(SPAN_TABLE).flatMap(({ attributes }) =>
+    Object.entries(attributes).flatMap(([name, spec]) => (spec.isContent ? [] : [name])),
+  ),
+])
 
 const CONTENT_KEY = /prompt|completion|messages|text/i
 
@@ -43,6 +52,7 @@ function copyEntries(
       continue
     }
     if (CONTENT_KEY.test(key)) continue
+    if (!ALLOWED.has(key) && typeof value !== 'number' && typeof value !== 'boolean' && value !== null) continue
     if (++numKeys > MAX_KEYS) break
     const copy = copyValue(value, depth, above)
     if (copy !== undefined) out[key] = copy
@@ -88,12 +98,14 @@ function copyObject(value: object, depth: number, above: ReadonlySet<object>): u
   return copyEntries(Object.entries(value), depth + 1, inside)
 }
 
-/** Messages and stacks may quote the request; the class, the code and the cause's class and code tell where to look. */
 function copyError(error: Error, depth: number, above: ReadonlySet<object>): Record<string, unknown> {
-  const { type, code } = describeError(error)
+  const { type, code, message } = describeError(error)
+  const frames = framesOf(error)
   return {
     type,
     ...(code === null ? {} : { code }),
+    ...(message === null ? {} : { message }),
+    ...(frames === null ? {} : { frames: frames.split('\n') }),
     ...(error.cause instanceof Error ? { cause: copyObject(error.cause, depth + 1, above) } : {}),
   }
 }

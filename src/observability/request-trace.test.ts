@@ -11,9 +11,9 @@ import {
   type TestObservability,
 } from '../../test/observability/scenario.ts'
 import { OtlpReceiver } from '../../test/e2e/otlp-receiver.ts'
-import { bindIterator, bindStream, currentRequest, log, openStage, spawn, stage } from './context.ts'
-import { type EndingRow, ENDINGS, endingRow } from './endings.ts'
-import { spansToOtlp } from './trace-formats.ts'
+import { bindStream, currentRequest, openStage, spawn, stage } from './context.ts'
+import { type EndingRow, ENDINGS, endingRow, ERROR_CODE } from './endings.ts'
+import { spansToOtlp } from './otlp.ts'
 import { formatBreach, validateTraces } from './validate.ts'
 
 let observability: TestObservability
@@ -80,7 +80,10 @@ describe('the table of endings', () => {
       expect(ends.map((event) => event.name)).toEqual([row.event])
       expect(ends[0]?.attributes?.reason ?? null).toBe(row.reason)
       expect(root.attributes['http.status_code']).toBe(row.statusCode ?? status ?? undefined)
-      expect(root.attributes['error.type']).toBe(row.errorType ?? undefined)
+      // A TypeError has no code of its own: the status stands for it.
+      const errorType = row.errorType === ERROR_CODE ? String(status) : row.errorType
+      expect(root.attributes['error.type']).toBe(errorType ?? undefined)
+      if (row.spanStatus === 'error') expect(root.status.message).toBe(row.errorType)
       expect(root.status.code).toBe(row.spanStatus === 'error' ? 2 : 0)
       expect(JSON.stringify(observability.lines)).not.toContain('SECRET')
       expect(JSON.stringify(spansToOtlp(storedTree(observability, trace.traceId).spans))).not.toContain('SECRET')
@@ -263,7 +266,7 @@ describe('remote parents', () => {
     start()
     const trace = open(observability, { headers })
     expect(trace.traceId).toBe(traceId)
-    expect(trace.traceparent()).toBe(`00-${traceId}-${trace.spanId}-01`)
+    expect(trace.traceresponse()).toBe(`00-${traceId}-${trace.spanId}-01`)
     expect(trace.startUpstreamCall('http://far.test/v1').headers).toMatchObject({ tracestate: 'vendor=1' })
     trace.finish({ ending: 'success', status: 200 })
     expect(rootOf(traceId).parentSpanContext?.spanId).toBe('00f067aa0ba902b7')
@@ -291,41 +294,26 @@ describe('remote parents', () => {
 })
 
 describe('context', () => {
-  it('is kept by spawned work, bound iterators and bound streams, and holds the trace open for the first', async () => {
+  it('is kept by spawned work and bound streams, and holds the trace open for the first', async () => {
     start()
     const trace = open(observability)
     const seen: (string | undefined)[] = []
-    const note = () => seen.push(currentRequest()?.requestId)
+    const note = () => seen.push(currentRequest()?.traceId)
     const gate = new EventEmitter()
-    async function* body(): AsyncGenerator<number> {
-      try {
-        note()
-        yield 1
-        note()
-        yield 2
-      } finally {
-        note()
-      }
-    }
     const source = new ReadableStream<number>({
       pull(controller) {
         controller.enqueue(7)
       },
       cancel: () => void note(),
     })
-    const { iterator, stream, spawned } = trace.run(() => ({
-      iterator: bindIterator(body()),
+    const { stream, spawned } = trace.run(() => ({
       stream: bindStream(source),
       spawned: spawn(async () => {
         await once(gate, 'go')
         note()
-        log.info('work.done', {})
         throw new Error('counted and logged, never thrown')
       }),
     }))
-    await iterator.next()
-    await iterator.next()
-    await iterator.return?.()
     const reader = stream.getReader()
     expect((await reader.read()).value).toBe(7)
     trace.finish({ ending: 'success', status: 200 })
@@ -334,14 +322,10 @@ describe('context', () => {
     await spawned
     await reader.cancel()
     expect(observability.open()).toEqual(NOTHING_OPEN)
-    expect(seen).toEqual(
-      Array.from({ length: 4 }, () => trace.requestId).concat(seen.slice(4).map(() => trace.requestId)),
-    )
-    expect(
-      observability.lines
-        .filter((line) => line.msg === 'work.done' || line.msg === 'work.failed')
-        .map((line) => line.trace_id),
-    ).toEqual([trace.traceId, trace.traceId])
+    expect(seen).toEqual([trace.traceId, trace.traceId])
+    expect(observability.lines.filter((line) => line.msg === 'work.failed').map((line) => line.trace_id)).toEqual([
+      trace.traceId,
+    ])
   })
 
   it('is empty outside requests, where stages just run', async () => {
@@ -349,7 +333,6 @@ describe('context', () => {
     expect(currentRequest()).toBeUndefined()
     expect(stage('tokenize.input', () => 3)).toBe(3)
     await expect(stage('rerank', async () => Promise.reject(new Error('kept')))).rejects.toThrow('kept')
-    log.info('nobody.listens', {})
     expect(observability.lines).toEqual([])
     expect(observability.spanCounts().created).toBe(0)
   })

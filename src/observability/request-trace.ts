@@ -9,36 +9,93 @@ import {
   type HrTime,
   ROOT_CONTEXT,
   type Span,
+  type SpanContext,
   SpanKind,
   SpanStatusCode,
   trace as traceApi,
   TraceFlags,
+  type Tracer,
 } from '@opentelemetry/api'
-import { contractAttributes, describeError, eventAttributes } from './attributes.ts'
+import type { RequestSummary } from '../engine/summary.ts'
+import { contractAttributes, describeError, eventAttributes, exceptionAttributes } from './attributes.ts'
+import { ClientCalls, traceparentOf, type UpstreamCall } from './client-calls.ts'
 import type { ClockAnchor } from './clock.ts'
-import { currentRequest, type OpenStage, runIn, withRequest } from './context.ts'
+import { type CapturedContent, contentJson } from './content.ts'
+import {
+  type ClientAttributes,
+  type ClientCall,
+  currentRequest,
+  type OpenStage,
+  type RequestScope,
+  runIn,
+  withRequest,
+} from './context.ts'
 import {
   CONSTANT_ATTRIBUTES,
   ROOT_SPAN,
   type SpanAttributes,
   type SpanName,
+  SPAN_TABLE,
   SPANS,
   type StageName,
 } from './contract.ts'
-import { type EndingName, type EndingRow, endingRow } from './endings.ts'
-import type { RequestSummary } from '../engine/summary.ts'
-import type { Log, LogFields } from './logging.ts'
-import type { FinishInput, GenerationInfo, OpenRequestInput, ResultInfo } from './request-info.ts'
-import { Stage } from './stage.ts'
-import { END_LINES, endLevel, storyLevel } from './story-lines.ts'
-import type { SamplingDecision, TraceHost } from './trace-host.ts'
-import { SpanTree, withTree } from './span-tree.ts'
+import { type EndingName, type EndingRow, endingRow, ERROR_CODE, firstLineLevel, lastLineLevel } from './endings.ts'
+import type { Log, LogEvent, LogFields, LogLevel } from './log.ts'
+import {
+  arrivalAttributes,
+  generationAttributes,
+  type GenerationInfo,
+  type OpenRequestInput,
+  outcomeAttributes,
+  type ResultInfo,
+} from './root-span.ts'
+import type { RequestSpans, SpanRegistry } from './span-registry.ts'
+import { type EndedStage, Stage, type StageOwner } from './stage.ts'
+import type { SamplingDecision } from './tail-sampling.ts'
 
 /** Bound of the log lines a trace keeps for its page. */
 const MAX_LOG_LINES = 64
 const MAX_LOG_BYTES = 32_768
 
-export class RequestTrace {
+/** What a request's trace needs around it. */
+export interface TraceHost {
+  /** null: tracing is off. */
+  readonly tracer: Tracer | null
+  /** Of spans that are not the contract's. */
+  readonly extensionTracer: Tracer | null
+  readonly registry: SpanRegistry
+  readonly log: Log
+  readonly captureContent: boolean
+  readonly trustRemote: boolean
+  anchor(): ClockAnchor
+  newTraceId(): string
+  newSpanId(): string
+  /** The caller's span from W3C headers; null when there is none or it is malformed. */
+  extract(headers: OpenRequestInput['headers']): SpanContext | null
+  /** Takes the trace out of the table of open requests; false when it is no longer there. */
+  take(trace: RequestTrace): boolean
+  /** The body is valid. */
+  accepted(trace: RequestTrace): void
+  /** The response is over. */
+  finished(trace: RequestTrace): void
+  /** Whether the trace is exported; asked once, right before the root ends. */
+  decide(trace: RequestTrace): SamplingDecision
+  /** The root has ended. */
+  closed(trace: RequestTrace, decision: SamplingDecision): void
+  /** A value did not fit the contract's table. */
+  readonly onBreach: (spanName: string, attribute: string) => void
+  onProblem(event: LogEvent, error: unknown): void
+}
+
+export interface FinishInput {
+  readonly ending: EndingName
+  /** The status sent; null: none was. */
+  readonly status: number | null
+  /** Its class, stable code and frames are recorded; its message where the class is this project's own. */
+  readonly error?: unknown
+}
+
+export class RequestTrace implements RequestScope, StageOwner {
   readonly traceId: string
   /** Span id of http.handler. */
   readonly spanId: string
@@ -49,92 +106,78 @@ export class RequestTrace {
   /** The root span in it; parent context of the request's spans. */
   readonly context: Context
   readonly log: Log
-  /** Spans ended so far; null when none are recorded. */
-  readonly tree: SpanTree | null
+  readonly spans: RequestSpans | null
   readonly logLines: string[] = []
-  private readonly host: TraceHost
-  private readonly root: Span | null
-  /** The head decision: the caller's flags or OTEL_TRACES_SAMPLER. */
+  /** The head decision: OTEL_TRACES_SAMPLER, by default after the caller's flags. */
   readonly isHeadSampled: boolean
-  /** The caller sent flags 00. */
-  readonly isRefusedByCaller: boolean
-  private readonly traceState: string | null
-  private readonly stages = new Set<Stage<StageName>>()
-  private readonly durations = new Map<string, number>()
-  private readonly closeHooks: (() => void)[] = []
-  private logBytes = 0
-  private keyIdValue: string
-  private generationInfo: GenerationInfo | null = null
-  private resultInfo: ResultInfo | null = null
-  private enginePhases: RequestSummary | null = null
-  private numPending = 0
-  private ended: { readonly row: EndingRow; readonly status: number | null; readonly atMs: number } | null = null
-  private isClosing = false
-  private isClosed = false
-  private lastActivityMs = this.startMs
+  readonly #host: TraceHost
+  readonly #root: Span | null
+  readonly #calls: ClientCalls
+  readonly #stages = new Set<Stage<StageName>>()
+  readonly #durations = new Map<string, number>()
+  readonly #closeHooks: (() => void)[] = []
+  #logBytes = 0
+  #keyId: string
+  #generation: GenerationInfo | null = null
+  #result: ResultInfo | null = null
+  #summary: RequestSummary | null = null
+  #firstChunkMs: number | null = null
+  #numPending = 0
+  #ended: { readonly row: EndingRow; readonly status: number | null; readonly atMs: number } | null = null
+  #isClosing = false
+  #isClosed = false
+  #lastActiveMs = this.startMs
   /** Prompt tokens of the sequences the engine queued; null: it never took the request. */
-  private acceptedTokens: number | null = null
+  #acceptedTokens: number | null = null
 
   constructor(host: TraceHost, input: OpenRequestInput) {
-    this.host = host
+    this.#host = host
     this.input = input
     this.requestId = input.requestId
-    this.keyIdValue = input.keyId ?? 'anonymous'
+    this.#keyId = input.keyId ?? 'anonymous'
     this.anchor = host.anchor()
+    const write = (level: LogLevel) => (event: LogEvent, fields?: LogFields) => this.#writeLog(level, event, fields)
     this.log = {
-      trace: (event, fields) => this.writeLog('trace', event, fields),
-      debug: (event, fields) => this.writeLog('debug', event, fields),
-      info: (event, fields) => this.writeLog('info', event, fields),
-      warn: (event, fields) => this.writeLog('warn', event, fields),
-      error: (event, fields) => this.writeLog('error', event, fields),
-      fatal: (event, fields) => this.writeLog('fatal', event, fields),
+      trace: write('trace'),
+      debug: write('debug'),
+      info: write('info'),
+      warn: write('warn'),
+      error: write('error'),
+      fatal: write('fatal'),
     }
     const remote = host.extract(input.headers)
-    const isRecorded = host.tracer !== null && input.kind !== 'other'
-    if (isRecorded && host.tracer) {
-      this.tree = new SpanTree()
-      const parent = remote && host.trustRemote ? traceApi.setSpanContext(ROOT_CONTEXT, remote) : ROOT_CONTEXT
-      this.root = host.tracer.startSpan(
-        ROOT_SPAN,
-        {
-          kind: SpanKind.SERVER,
-          startTime: this.anchor.toHrTime(this.startMs),
-          links: remote && !host.trustRemote ? [{ context: remote }] : [],
-          attributes: this.checked(ROOT_SPAN, {
-            'http.method': input.method,
-            'http.route': input.route,
-            'llm.request.id': input.requestId,
-            ...(input.callerId ? { 'http.request.header.x-request-id': [input.callerId] } : {}),
-            'url.path': input.path,
-            'url.scheme': input.scheme,
-            'server.address': input.host,
-            'server.port': input.port,
-          }),
-        },
-        withTree(withRequest(parent, this), this.tree),
-      )
-    } else {
-      this.tree = null
-      this.root = null
-    }
-    const own = this.root?.spanContext()
     const trusted = remote && host.trustRemote ? remote : null
+    this.#calls = new ClientCalls(this, host.extensionTracer, remote, host.trustRemote)
+    const isRecorded = host.tracer !== null && input.kind !== 'other'
+    this.spans = isRecorded ? host.registry.begin(input.requestId) : null
+    this.#root =
+      isRecorded && host.tracer
+        ? host.tracer.startSpan(
+            ROOT_SPAN,
+            {
+              kind: SpanKind.SERVER,
+              startTime: this.anchor.toHrTime(this.startMs),
+              links: remote && !trusted ? [{ context: remote }] : [],
+              attributes: this.checked(ROOT_SPAN, arrivalAttributes(input)),
+            },
+            withRequest(trusted ? traceApi.setSpanContext(ROOT_CONTEXT, trusted) : ROOT_CONTEXT, this),
+          )
+        : null
+    const own = this.#root?.spanContext()
     this.traceId = own?.traceId ?? trusted?.traceId ?? host.newTraceId()
     this.spanId = own?.spanId ?? host.newSpanId()
     this.isHeadSampled = ((own ?? trusted)?.traceFlags ?? TraceFlags.SAMPLED) === TraceFlags.SAMPLED
-    this.isRefusedByCaller = trusted !== null && (trusted.traceFlags & TraceFlags.SAMPLED) === 0
-    this.traceState = trusted?.traceState?.serialize() ?? null
     const base = withRequest(ROOT_CONTEXT, this)
-    this.context = this.root && this.tree ? withTree(traceApi.setSpan(base, this.root), this.tree) : base
-    if (this.root) {
-      host.registry.open(this.requestId, ROOT_SPAN, this.root, this.context)
+    this.context = this.#root ? traceApi.setSpan(base, this.#root) : base
+    if (this.#root) {
+      host.registry.open(this.requestId, ROOT_SPAN, this.#root, this.context)
       this.event('request.arrived', {}, this.startMs)
     }
-    this.log[storyLevel(input.kind)]('request.received', {
+    this.log[firstLineLevel(input)]('request.received', {
       method: input.method,
       route: input.route,
       request_id: input.requestId,
-      ...(input.callerId ? { caller_request_id: input.callerId } : {}),
+      caller_request_id: input.callerId ?? undefined,
     })
   }
 
@@ -144,103 +187,108 @@ export class RequestTrace {
   }
 
   get keyId(): string {
-    return this.keyIdValue
+    return this.#keyId
   }
 
   /** Short id of the caller's API key: decides who may see the trace. */
   setKeyId(keyId: string): void {
-    this.keyIdValue = keyId
+    this.#keyId = keyId
   }
 
   /** False once the response is over. */
   get isOpen(): boolean {
-    return this.ended === null
+    return this.#ended === null
   }
 
   get isRecorded(): boolean {
-    return this.root !== null
+    return this.#root !== null
   }
 
   get generation(): GenerationInfo | null {
-    return this.generationInfo
+    return this.#generation
   }
 
   get result(): ResultInfo | null {
-    return this.resultInfo
+    return this.#result
   }
 
   get phases(): RequestSummary | null {
-    return this.enginePhases
+    return this.#summary
   }
 
   get ending(): { readonly row: EndingRow; readonly status: number | null; readonly atMs: number } | null {
-    return this.ended
+    return this.#ended
   }
 
   /** Work in flight for the request. */
   get pending(): number {
-    return this.numPending
+    return this.#numPending
   }
 
   /** performance.now() of the last sign of life, for the watchdog. */
   get lastActiveMs(): number {
-    return this.lastActivityMs
+    return this.#lastActiveMs
   }
 
   touch(): void {
-    this.lastActivityMs = performance.now()
+    this.#lastActiveMs = performance.now()
   }
 
   /** What the body asked for, once it is valid. */
   setGeneration(info: GenerationInfo): void {
-    this.generationInfo = info
-    this.set({
-      'llm.model': info.model,
-      'llm.choices': info.numChoices !== undefined && info.numChoices > 1 ? info.numChoices : undefined,
-      'llm.stop_sequences': info.stopSequences ? info.stopSequences : undefined,
-      'gen_ai.operation.name': info.operation,
-      'gen_ai.provider.name': 'miniserve',
-      'gen_ai.request.max_tokens': info.maxTokens ?? undefined,
-      'gen_ai.request.temperature': info.temperature ?? undefined,
-      'gen_ai.request.top_p': info.topP ?? undefined,
-      'gen_ai.request.top_k': info.topK || undefined,
-      'gen_ai.request.seed': info.seed ?? undefined,
-      'gen_ai.request.stream': info.stream || undefined,
-      'gen_ai.request.choice.count': info.n !== undefined && info.n !== 1 ? info.n : undefined,
-    })
+    this.#generation = info
+    this.set(generationAttributes(info))
+    this.#host.accepted(this)
   }
 
   /** What came of the generation so far. */
   setResult(result: ResultInfo): void {
-    this.resultInfo = result
+    this.#result = result
   }
 
   /** MINISERVE_CAPTURE_CONTENT: the one way for content onto a span. */
   get capturesContent(): boolean {
-    return this.host.captureContent
+    return this.#host.captureContent
   }
 
-  /** Prompt and output on the span; only where MINISERVE_CAPTURE_CONTENT is on, else nothing. */
-  setContent(content: { readonly input?: string; readonly output?: string }): void {
-    if (!this.host.captureContent) return
-    this.set({ 'gen_ai.input.messages': content.input, 'gen_ai.output.messages': content.output })
+  /** Content on the root; only where MINISERVE_CAPTURE_CONTENT is on, else nothing. May be called as it becomes known. */
+  setContent({ systemInstructions, input, output, tools }: CapturedContent): void {
+    const json = (items: readonly unknown[] | undefined) => (items?.length ? contentJson(items) : undefined)
+    if (!this.#host.captureContent) return
+    this.set({
+      'gen_ai.system_instructions': json(systemInstructions),
+      'gen_ai.input.messages': json(input),
+      'gen_ai.output.messages': json(output),
+      'gen_ai.tool.definitions': json(tools),
+    })
+  }
+
+  /** The first chunk of the stream is on its way. */
+  firstChunk(): void {
+    this.#firstChunkMs ??= performance.now()
+  }
+
+  /** Seconds from the request's arrival to its first token; null before. */
+  get ttftSeconds(): number | null {
+    const atMs = this.#summary?.firstTokenMs ?? null
+    return atMs === null ? null : Math.max(0, atMs - this.startMs) / 1000
   }
 
   /** The engine took a sequence of the request. */
   accepted(numPromptTokens: number, countsPrompt: boolean): void {
-    this.acceptedTokens = (this.acceptedTokens ?? 0) + (countsPrompt ? numPromptTokens : 0)
+    this.#acceptedTokens = (this.#acceptedTokens ?? 0) + (countsPrompt ? numPromptTokens : 0)
   }
 
   /** The engine's times and counts, when it is done with the request. */
-  setPhases(phases: RequestSummary): void {
-    this.enginePhases = phases
-    for (const [name, ms] of Object.entries(phases.durationsMs)) this.durations.set(name, ms)
+  setPhases(summary: RequestSummary): void {
+    this.#summary = summary
+    for (const [name, ms] of Object.entries(summary.durationsMs)) this.#durations.set(name, ms)
   }
 
   /** Sets attributes of http.handler. */
   set(attributes: SpanAttributes<typeof ROOT_SPAN>): void {
-    if (this.isClosed) return
-    this.root?.setAttributes(this.checked(ROOT_SPAN, attributes))
+    if (this.#isClosed) return
+    this.#root?.setAttributes(this.checked(ROOT_SPAN, attributes))
   }
 
   /** Adds an event of the contract to http.handler, or to the span given. */
@@ -248,73 +296,75 @@ export class RequestTrace {
     name: string,
     attributes: Readonly<Record<string, unknown>> = {},
     atMs: number = performance.now(),
-    on: { readonly span: Span; readonly name: SpanName } | null = this.root && { span: this.root, name: ROOT_SPAN },
+    on: { readonly span: Span; readonly name: SpanName } | null = this.#root && { span: this.#root, name: ROOT_SPAN },
   ): void {
-    if (this.isClosed || !on) return
+    if (this.#isClosed || !on) return
     this.touch()
-    on.span.addEvent(name, eventAttributes(on.name, name, attributes, this.host.onBreach), this.time(atMs))
+    on.span.addEvent(name, eventAttributes(on.name, name, attributes, this.#host.onBreach), this.time(atMs))
   }
 
-  /** Counts work that is about to be submitted; the trace stays open until it was released. Releasing twice does nothing. */
   hold(): () => void {
-    this.numPending += 1
+    this.#numPending += 1
     this.touch()
     let isHeld = true
     return () => {
       if (!isHeld) return
       isHeld = false
-      this.numPending -= 1
+      this.#numPending -= 1
       this.touch()
-      this.closeWhenDone()
+      this.#closeWhenDone()
     }
   }
 
   /** Runs right before the root ends, when the response is over and nothing is in flight. */
   beforeClose(hook: () => void): void {
-    this.closeHooks.push(hook)
+    this.#closeHooks.push(hook)
   }
 
-  /** Opens a contract span below `parent`; null when none is recorded or the response is over. */
+  /** Opens a contract span below `parent` under its name; null when none is recorded or the trace is closed. */
   startSpan<N extends SpanName>(name: N, parent: Context, startMs: number, attributes: SpanAttributes<N>): Span | null {
-    if (!this.root || this.isClosed) return null
-    return (
-      this.host.tracer?.startSpan(
-        name,
-        {
-          startTime: this.time(startMs),
-          attributes: { ...CONSTANT_ATTRIBUTES[name], ...this.checked(name, attributes) },
-        },
-        parent,
-      ) ?? null
+    const { tracer, registry } = this.#host
+    if (!this.#root || this.#isClosed || !tracer) return null
+    const span = tracer.startSpan(
+      name,
+      {
+        startTime: this.time(startMs),
+        attributes: { ...CONSTANT_ATTRIBUTES[name], ...this.checked(name, attributes) },
+      },
+      parent,
     )
+    registry.open(this.requestId, name, span, traceApi.setSpan(parent, span))
+    return span
   }
 
   /** Contract attributes of a span with their aliases; what does not fit the table is left out and counted. */
   checked(name: SpanName, attributes: Readonly<Record<string, unknown>>): Attributes {
-    return contractAttributes(name, attributes, this.host.onBreach)
+    const checked = contractAttributes(name, attributes, this.#host.onBreach)
+    if (this.#host.captureContent) return checked
+    const specs = SPAN_TABLE[name]?.attributes
+    for (const key in checked) if (specs?.[key]?.isContent) delete checked[key]
+    return checked
   }
 
   openStage<N extends StageName>(name: N, parent: Context, attributes?: SpanAttributes<N>): OpenStage<N> | null {
     if (!this.isOpen) return null
     this.touch()
-    const opened = new Stage<N>(this, name, parent, attributes ?? {}, this.host.registry)
-    this.stages.add(opened)
+    const opened = new Stage<N>(this, name, parent, attributes ?? {})
+    this.#stages.add(opened)
     return opened
   }
 
   /** A stage ended: its duration for Server-Timing and its line of the story. */
-  stageEnded(ended: Stage<StageName>, context: Context, durationMs: number, isOk: boolean, fields: LogFields): void {
+  stageEnded({ name, context, durationMs, isOk, fields }: EndedStage): void {
     this.touch()
-    // format.output ends with the request, when the engine's last word on the tokens is known.
-    if (ended.name !== 'format.output') this.stages.delete(ended)
-    this.durations.set(ended.name, (this.durations.get(ended.name) ?? 0) + durationMs)
-    const event = SPANS[ended.name].logEvent
+    this.#durations.set(name, (this.#durations.get(name) ?? 0) + durationMs)
+    const event = SPANS[name].logEvent
     if (event && isOk) runIn(context, () => this.log.info(event, { ...fields, duration_ms: round(durationMs) }))
   }
 
   /** A time of performance.now() as span time, inside the request's own interval. */
   time(atMs: number, mayOutlive = false): HrTime {
-    const end = this.ended && !mayOutlive ? this.ended.atMs : Infinity
+    const end = this.#ended && !mayOutlive ? this.#ended.atMs : Infinity
     return this.anchor.toHrTime(Math.min(Math.max(atMs, this.startMs), end))
   }
 
@@ -323,167 +373,162 @@ export class RequestTrace {
    * flight, when the last of it is released (its end time is now all the same). Returns false when the request was finished before.
    */
   finish(input: FinishInput): boolean {
-    if (!this.host.take(this)) return false
+    if (!this.#host.take(this)) return false
     const row = endingRow(input.ending, input.status)
-    this.ended = { row, status: input.status, atMs: performance.now() }
+    this.#ended = { row, status: input.status, atMs: performance.now() }
     try {
-      this.recordEnding(row, input)
+      this.#recordEnding(row, input)
+      this.#host.finished(this)
     } catch (error) {
-      this.host.onProblem('trace.finish_failed', error)
+      this.#host.onProblem('trace.finish_failed', error)
     } finally {
-      this.closeWhenDone()
+      this.#closeWhenDone()
     }
     return true
   }
 
   /** Ends the root with work still in flight: the watchdog's and the shutdown's last word. */
   forceClose(): void {
-    if (this.ended && !this.isClosing) this.close(true)
+    if (this.#ended && !this.#isClosing) this.#close(true)
   }
 
-  private recordEnding(row: EndingRow, input: FinishInput): void {
+  #recordEnding(row: EndingRow, input: FinishInput): void {
     const status = row.statusCode ?? input.status
-    this.set({ 'http.status_code': status ?? undefined, 'error.type': row.errorType ?? undefined })
     const described = input.error === undefined ? null : describeError(input.error)
+    const code = described?.code ?? (status === null ? null : String(status))
+    const errorType = row.errorType === ERROR_CODE ? code : row.errorType
+    this.set({
+      'http.status_code': status ?? undefined,
+      'error.type': errorType ?? undefined,
+      'llm.request.param': described?.param ?? undefined,
+    })
     if (row.spanStatus === 'error') {
-      this.root?.setStatus({ code: SpanStatusCode.ERROR })
-      if (described && row.ending !== 'client_disconnect') {
-        this.event('exception', { 'exception.type': described.type, 'exception.message': described.code ?? undefined })
-      }
+      this.#root?.setStatus({ code: SpanStatusCode.ERROR, message: described?.code ?? row.errorType ?? row.ending })
+      if (described && row.ending !== 'client_disconnect') this.event('exception', exceptionAttributes(input.error))
     }
-    if (row.event === 'request.departed') {
-      this.event('request.departed', { finish_reasons: this.finishReasons })
-    } else {
-      this.event('request.aborted', { reason: row.reason })
-    }
-    const fields: LogFields = {
+    if (row.event === 'request.departed') this.event('request.departed', { finish_reasons: this.finishReasons })
+    else this.event('request.aborted', { reason: row.reason })
+    this.log[lastLineLevel(row, this.input)](row.line, {
       request_id: this.requestId,
       route: this.input.route,
       status: status ?? undefined,
-      duration_ms: round((this.ended?.atMs ?? this.startMs) - this.startMs),
+      duration_ms: round((this.#ended?.atMs ?? this.startMs) - this.startMs),
       tokens_in: this.tokensIn ?? undefined,
       tokens_out: this.tokensOut ?? undefined,
       finish_reasons: this.finishReasons,
       reason: row.reason ?? undefined,
       error_type: described?.type,
       error_code: described?.code ?? undefined,
-    }
-    this.log[endLevel(row.ending, this.input.kind)](END_LINES[row.ending], fields)
+      param: described?.param ?? undefined,
+      error: row.line === 'request.failed' ? input.error : undefined,
+    })
   }
 
-  private closeWhenDone(): void {
-    if (this.ended && this.numPending === 0 && !this.isClosing) this.close(false)
+  #closeWhenDone(): void {
+    if (this.#ended && this.#numPending === 0 && !this.#isClosing) this.#close(false)
   }
 
-  private close(isForced: boolean): void {
-    const ended = this.ended
+  #close(isForced: boolean): void {
+    const ended = this.#ended
     if (!ended) return
     // The hooks release what the request still holds, which must not close it a second time.
-    this.isClosing = true
+    this.#isClosing = true
     let decision: SamplingDecision = { isExported: false, reason: null }
     try {
-      for (const hook of this.closeHooks) hook()
-      this.endStages(ended.row, isForced)
-      decision = this.host.decide(this)
-      this.set({ ...this.finalCounts(ended.row), 'sampling.reason': decision.reason ?? undefined })
+      for (const hook of this.#closeHooks) hook()
+      this.#endSpans(ended.row, isForced)
+      decision = this.#host.decide(this)
+      this.set({ ...this.#outcome(ended.row), 'sampling.reason': decision.reason ?? undefined })
     } catch (error) {
-      this.host.onProblem('trace.close_failed', error)
+      this.#host.onProblem('trace.close_failed', error)
     } finally {
-      this.isClosed = true
+      this.#isClosed = true
+      this.#host.registry.forget(this.requestId)
       // Nothing gates the end: a root that was opened ends here, whatever went wrong above.
-      this.root?.end(this.anchor.toHrTime(ended.atMs))
-      this.host.closed(this, decision)
+      this.#root?.end(this.anchor.toHrTime(ended.atMs))
+      this.#host.closed(this, decision)
     }
   }
 
-  /** Token counts of the root: the engine's where it has spoken, else the response's. */
-  private finalCounts(row: EndingRow): SpanAttributes<typeof ROOT_SPAN> {
-    const result = this.resultInfo
-    const phases = this.enginePhases
-    const isScored = result?.isScored ?? this.generationInfo?.maxTokens === 0
-    if (this.acceptedTokens === null || REFUSALS.has(row.ending)) return {}
-    if (isScored) return { 'llm.scored': true, 'gen_ai.response.finish_reasons': this.finishReasons }
-    return {
-      'llm.tokens.in': phases?.tokensIn ?? result?.tokensIn ?? this.acceptedTokens,
-      'llm.tokens.out': this.tokensOut ?? 0,
-      'gen_ai.usage.cache_read.input_tokens': phases?.cacheHits ?? result?.cachedTokens,
-      'gen_ai.response.finish_reasons': this.finishReasons ?? ['error'],
-      'gen_ai.response.time_to_first_chunk': phases?.ttftSeconds ?? result?.timeToFirstTokenSeconds ?? undefined,
-    }
+  #outcome(row: EndingRow): SpanAttributes<typeof ROOT_SPAN> {
+    const tokensIn = this.tokensIn
+    if (this.#acceptedTokens === null || tokensIn === null || row.isRefusal) return {}
+    return outcomeAttributes({
+      requestId: this.requestId,
+      isScored: this.#result?.isScored ?? this.#generation?.maxTokens === 0,
+      tokensIn,
+      tokensOut: this.tokensOut,
+      finishReasons: this.finishReasons,
+      summary: this.#summary,
+      result: this.#result,
+      firstChunkSeconds: this.#firstChunkMs === null ? null : (this.#firstChunkMs - this.startMs) / 1000,
+    })
   }
 
   /** Why each choice ended: as the response says it where it was sent whole, else as the engine does; undefined before. */
   get finishReasons(): readonly string[] | undefined {
-    const shown = this.resultInfo?.finishReasons ?? []
-    const ended = this.enginePhases?.finishReasons ?? []
-    const isWhole = this.ended?.row.ending === 'success' && shown.length > 0
+    const shown = this.#result?.finishReasons ?? []
+    const ended = this.#summary?.finishReasons ?? []
+    const isWhole = this.#ended?.row.ending === 'success' && shown.length > 0
     const reasons = isWhole || shown.length >= ended.length ? shown : ended
     return reasons.length > 0 ? reasons : undefined
   }
 
   /** Generated tokens, of the engine's count where it has ended, else of the response's. */
   get tokensOut(): number | null {
-    return this.enginePhases?.tokensOut ?? this.resultInfo?.tokensOut ?? null
+    return this.#summary?.tokensOut ?? this.#result?.tokensOut ?? null
   }
 
   /** Tokens of the final prompt, likewise; null before the engine took the request. */
   get tokensIn(): number | null {
-    return this.enginePhases?.tokensIn ?? this.resultInfo?.tokensIn ?? this.acceptedTokens
+    return this.#summary?.tokensIn ?? this.#result?.tokensIn ?? this.#acceptedTokens
   }
 
-  private endStages(row: EndingRow, isForced: boolean): void {
+  #endSpans(row: EndingRow, isForced: boolean): void {
     const cause = isForced ? 'span_leak' : (row.errorType ?? row.reason ?? 'closed_early')
-    for (const open of [...this.stages].reverse()) open.close(cause, this.tokensOut)
-    this.stages.clear()
-    for (const [name, { span }] of this.host.registry.clear(this.requestId)) {
-      if (name === ROOT_SPAN) continue
+    for (const open of [...this.#stages].reverse()) open.close(cause, this.tokensOut)
+    this.#stages.clear()
+    // Spans that others forgot. In a request that was served they are no error.
+    const isError = isForced || row.spanStatus === 'error'
+    this.spans?.endAll(this.#root, this.time(performance.now()), (span) => {
+      if (!isError) return
       span.setAttribute('error.type', cause)
-      span.setStatus({ code: SpanStatusCode.ERROR })
-      span.end(this.time(performance.now()))
-    }
+      span.setStatus({ code: SpanStatusCode.ERROR, message: cause })
+    })
   }
 
-  /** W3C traceparent naming http.handler, for calls to other services; null when tracing is off. */
-  /** A call to another engine, as OpenTelemetry's context has it to go along: the far spans become this request's. */
-  startUpstreamCall(_url: string): { readonly headers: Readonly<Record<string, string>>; end(): void } {
-    const traceparent = this.traceparent()
-    if (traceparent === null) return { headers: {}, end: () => {} }
-    const headers: Record<string, string> = { traceparent }
-    if (this.traceState !== null) headers['tracestate'] = this.traceState
-    return { headers, end: () => {} }
+  startClientCall(name: string, attributes: ClientAttributes, parent: Context): ClientCall {
+    return this.#calls.start(name, attributes, parent)
   }
 
-  traceparent(): string | null {
-    return this.host.tracer ? `00-${this.traceId}-${this.spanId}-${this.isHeadSampled ? '01' : '00'}` : null
+  /** A call to another engine: a CLIENT span below http.handler, under which that engine's own spans stand. */
+  startUpstreamCall(url: string): UpstreamCall {
+    return this.#calls.startUpstream(url)
   }
 
   /** Value of the traceresponse header (W3C Trace Context, level 2 draft). */
   traceresponse(): string | null {
-    return this.isRecorded ? this.traceparent() : null
+    return this.isRecorded ? traceparentOf(this, this.spanId) : null
   }
 
   /** Value of the Server-Timing header: the stages so far, in milliseconds. */
   serverTiming(): string | null {
-    if (this.durations.size === 0) return null
-    const stages = [...this.durations].map(([name, ms]) => `${name};dur=${round(ms)}`)
+    if (this.#durations.size === 0) return null
+    const stages = [...this.#durations].map(([name, ms]) => `${name};dur=${round(ms)}`)
     return [...stages, `total;dur=${round(performance.now() - this.startMs)}`].join(', ')
   }
 
-  /** Keeps a written log line for the trace's page. */
   addLogLine(line: string): void {
-    if (!this.root || this.logLines.length >= MAX_LOG_LINES || this.logBytes + line.length > MAX_LOG_BYTES) return
+    if (!this.#root || this.logLines.length >= MAX_LOG_LINES || this.#logBytes + line.length > MAX_LOG_BYTES) return
     this.logLines.push(line)
-    this.logBytes += line.length
+    this.#logBytes += line.length
   }
 
-  private writeLog(level: keyof Log, event: string, fields?: LogFields): void {
+  #writeLog(level: LogLevel, event: LogEvent, fields?: LogFields): void {
     // The stage that writes names the span; outside the request's own context (callbacks), the root does.
-    if (currentRequest() === this) this.host.log[level](event, fields)
-    else this.run(() => this.host.log[level](event, fields))
+    if (currentRequest() === this) this.#host.log[level](event, fields)
+    else this.run(() => this.#host.log[level](event, fields))
   }
 }
-
-/** Endings of requests that were never served: their roots carry no token counts, so that llm.tokens.out=0 finds anomalies. */
-const REFUSALS: ReadonlySet<EndingName> = new Set(['validation', 'unauthorized', 'refused', 'unavailable'])
 
 const round = (ms: number): number => Math.round(ms * 1000) / 1000

@@ -1,37 +1,63 @@
 /** A stage's span from its start to its one end. */
-import { type Context, type Span, SpanStatusCode, trace as traceApi } from '@opentelemetry/api'
-import { describeError } from './attributes.ts'
+import {
+  type Attributes,
+  type Context,
+  type HrTime,
+  type Span,
+  SpanStatusCode,
+  trace as traceApi,
+} from '@opentelemetry/api'
+import { describeError, exceptionAttributes } from './attributes.ts'
 import { type OpenStage, runIn } from './context.ts'
-import type { SpanAttributes, StageName } from './contract.ts'
-import type { LogFields } from './logging.ts'
-import type { RequestTrace } from './request-trace.ts'
-import type { SpanRegistry } from './span-registry.ts'
+import type { SpanAttributes, SpanName, StageName } from './contract.ts'
+import type { LogFields } from './log.ts'
+
+/** What a stage asks of its request. */
+export interface StageOwner {
+  readonly capturesContent: boolean
+  startSpan<N extends SpanName>(name: N, parent: Context, startMs: number, attributes: SpanAttributes<N>): Span | null
+  /** Attributes as the contract's table allows them. */
+  checked(name: SpanName, attributes: Readonly<Record<string, unknown>>): Attributes
+  /** Span time of a time of performance.now(). */
+  time(atMs: number): HrTime
+  stageEnded(stage: EndedStage): void
+}
+
+export interface EndedStage {
+  readonly name: StageName
+  readonly context: Context
+  readonly durationMs: number
+  readonly isOk: boolean
+  /** Its attributes, for its log line. */
+  readonly fields: LogFields
+}
 
 export class Stage<N extends StageName> implements OpenStage<N> {
   readonly name: N
-  private readonly trace: RequestTrace
-  private readonly span: Span | null
-  private readonly context: Context
-  private readonly registry: SpanRegistry
-  private readonly startMs = performance.now()
-  private readonly fields: LogFields = {}
-  private endMs: number | null = null
-  private isEnded = false
+  readonly capturesContent: boolean
+  readonly span: Span | null
+  readonly context: Context
+  readonly #owner: StageOwner
+  readonly #startMs = performance.now()
+  readonly #fields: Record<string, unknown> = {}
+  #endMs: number | null = null
+  #isEnded = false
 
-  constructor(trace: RequestTrace, name: N, parent: Context, attributes: SpanAttributes<N>, registry: SpanRegistry) {
-    this.trace = trace
+  constructor(owner: StageOwner, name: N, parent: Context, attributes: SpanAttributes<N>) {
+    this.#owner = owner
     this.name = name
-    this.registry = registry
-    this.span = trace.startSpan(name, parent, this.startMs, attributes)
+    this.capturesContent = owner.capturesContent
+    this.span = owner.startSpan(name, parent, this.#startMs, attributes)
     this.context = this.span ? traceApi.setSpan(parent, this.span) : parent
-    if (this.span) registry.open(trace.requestId, name, this.span, this.context)
-    Object.assign(this.fields, attributes)
+    Object.assign(this.#fields, attributes)
   }
 
   set(attributes: SpanAttributes<N>): void {
-    if (this.isEnded) return
-    Object.assign(this.fields, attributes)
-    this.span?.setAttributes(this.trace.checked(this.name, attributes))
+    if (this.#isEnded) return
+    Object.assign(this.#fields, attributes)
+    this.span?.setAttributes(this.#owner.checked(this.name, attributes))
+    const { 'error.type': errorType } = attributes as { readonly 'error.type'?: string }
+    if (errorType !== undefined) this.span?.setStatus({ code: SpanStatusCode.ERROR, message: errorType })
   }
 
   run<T>(fn: () => T): T {
@@ -39,44 +65,45 @@ export class Stage<N extends StageName> implements OpenStage<N> {
   }
 
   end(attributes?: SpanAttributes<N>): void {
-    if (this.endMs !== null) return
+    if (this.#endMs !== null) return
     if (attributes) this.set(attributes)
-    this.settle(true)
+    this.#settle(true)
   }
 
   fail(error: unknown): void {
-    if (this.endMs !== null) return
-    const { type, code, isClientFault } = describeError(error)
-    this.span?.setAttribute('error.type', code ?? type)
-    if (!isClientFault) this.span?.setStatus({ code: SpanStatusCode.ERROR })
-    this.settle(false)
+    if (this.#endMs !== null) return
+    const { type, code } = describeError(error)
+    this.#mark(code ?? type)
+    this.span?.addEvent('exception', exceptionAttributes(error), this.#owner.time(performance.now()))
+    this.#settle(false)
   }
 
   /** Ends the span with its request: as cut short by `cause` when nobody ended it. `tokensOut`: the request's final count. */
   close(cause: string, tokensOut: number | null): void {
-    if (this.isEnded) return
-    if (this.endMs === null) {
-      this.span?.setAttribute('error.type', cause)
-      this.span?.setStatus({ code: SpanStatusCode.ERROR })
-      this.endMs = performance.now()
+    if (this.#isEnded) return
+    if (this.#endMs === null) {
+      this.#mark(cause)
+      this.#endMs = performance.now()
     }
     if (this.name === 'format.output' && tokensOut !== null) this.span?.setAttribute('llm.tokens.out', tokensOut)
-    this.endSpan(this.endMs)
+    this.#endSpan(this.#endMs)
   }
 
-  private settle(isOk: boolean): void {
-    this.endMs = performance.now()
-    if (this.name !== 'format.output') this.endSpan(this.endMs)
-    this.trace.stageEnded(this, this.context, this.endMs - this.startMs, isOk, this.fields)
+  #mark(errorType: string): void {
+    this.span?.setAttribute('error.type', errorType)
+    this.span?.setStatus({ code: SpanStatusCode.ERROR, message: errorType })
   }
 
-  private endSpan(atMs: number): void {
-    this.isEnded = true
-    if (!this.span) return
-    // A name opened twice at the same time (batches of queries) belongs to the later one in the registry.
-    if (this.registry.get(this.trace.requestId, this.name)?.span === this.span) {
-      this.registry.pop(this.trace.requestId, this.name)
-    }
-    this.span.end(this.trace.time(atMs))
+  #settle(isOk: boolean): void {
+    this.#endMs = performance.now()
+    // format.output ends with the request, when the engine's last word on the tokens is known.
+    if (this.name !== 'format.output') this.#endSpan(this.#endMs)
+    const durationMs = this.#endMs - this.#startMs
+    this.#owner.stageEnded({ name: this.name, context: this.context, durationMs, isOk, fields: this.#fields })
+  }
+
+  #endSpan(atMs: number): void {
+    this.#isEnded = true
+    this.span?.end(this.#owner.time(atMs))
   }
 }

@@ -7,7 +7,7 @@ import {
   type TestObservability,
 } from '../../test/observability/scenario.ts'
 import type { StepEvent } from '../engine/events.ts'
-import { spansToOtlp } from './trace-formats.ts'
+import { spansToOtlp } from './otlp.ts'
 import { formatBreach, validateTraces } from './validate.ts'
 
 let observability: TestObservability

@@ -5,7 +5,6 @@ import { createTailSampler, type TailCandidate } from './tail-sampling.ts'
 const candidate = (more: Partial<TailCandidate> = {}): TailCandidate => ({
   traceId: 'f'.repeat(32),
   isHeadSampled: true,
-  isRefusedByCaller: false,
   isError: false,
   isAborted: false,
   tokensOut: 5,
@@ -27,10 +26,9 @@ describe('tail sampling', () => {
     ['error', { isError: true }],
     ['empty', { tokensOut: 0 }],
     ['ttft', { ttftSeconds: 2.5 }],
-  ])('keeps for %s, whatever the head said, but not against the caller', (reason, more) => {
+  ])('keeps for %s, whatever the head said', (reason, more) => {
     const decide = createTailSampler({ baseline: 0, ttftMs: 2000, slowestPerMinute: 0 })
     expect(decide(candidate({ ...more, isHeadSampled: false }))).toEqual({ isExported: true, reason })
-    expect(decide(candidate({ ...more, isHeadSampled: false, isRefusedByCaller: true })).isExported).toBe(false)
     expect(decide(candidate()).isExported).toBe(false)
   })
 

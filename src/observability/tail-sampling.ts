@@ -1,9 +1,14 @@
 /**
- * Which finished traces are exported. The head decision (the caller's flags, OTEL_TRACES_SAMPLER) stands; with tail sampling on, it is
- * thinned to a baseline share and what is worth a look is kept besides. The decision falls at the root's end, so it is exact for
- * streams of any length.
+ * Which finished traces are exported. The head decision (OTEL_TRACES_SAMPLER, which by default follows the caller's flags) stands; with
+ * tail sampling on, it is thinned to a baseline share and what is worth a look is kept besides, also where the caller sampled nothing. The
+ * decision falls at the root's end, so it is exact for streams of any length.
  */
-import type { SamplingDecision } from './trace-host.ts'
+
+export interface SamplingDecision {
+  readonly isExported: boolean
+  /** Value of sampling.reason; null when the trace is not exported. */
+  readonly reason: string | null
+}
 
 export interface TailSamplingOptions {
   /** Share of the head-sampled traces exported without a reason of their own, 0 to 1. */
@@ -17,8 +22,6 @@ export interface TailSamplingOptions {
 export interface TailCandidate {
   readonly traceId: string
   readonly isHeadSampled: boolean
-  /** The caller asked for no export (flags 00): nothing overrides that. */
-  readonly isRefusedByCaller: boolean
   readonly isError: boolean
   readonly isAborted: boolean
   readonly tokensOut: number | null
@@ -36,7 +39,6 @@ const keep = (reason: string): SamplingDecision => ({ isExported: true, reason }
 export function createTailSampler(options: TailSamplingOptions | null): TailSampler {
   const slowest = new SlowestPerMinute(options?.slowestPerMinute ?? 0)
   return (candidate) => {
-    if (candidate.isRefusedByCaller) return KEEP_NONE
     if (!options) return candidate.isHeadSampled ? keep('head') : KEEP_NONE
     const isSlow = slowest.offer(candidate.durationMs, candidate.endEpochMs)
     if (candidate.isAborted) return keep('abort')

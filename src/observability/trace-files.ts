@@ -1,7 +1,8 @@
 /** `miniserve trace validate` and `trace convert`: the validator and the converters over files. */
 import { readFileSync } from 'node:fs'
 import type { ContractLevel } from './contract-spec.ts'
-import { type OtlpTraces, parseTraceText, type TraceFormat, writeTraces } from './trace-formats.ts'
+import { type OtlpTraces } from './otlp.ts'
+import { parseTraceText, type TraceFormat, writeTraces } from './trace-formats.ts'
 import { TraceFormatError } from './trace-json.ts'
 import { formatBreach, validateTraces } from './validate.ts'
 

@@ -11,7 +11,7 @@ import type {
   OtlpSpan,
   OtlpTraces,
   OtlpValue,
-} from './trace-formats.ts'
+} from './otlp.ts'
 import { array, isRecord, type JsonRecord, optionalString, record, TraceFormatError } from './trace-json.ts'
 
 const KINDS = ['unspecified', 'internal', 'server', 'client', 'producer', 'consumer']

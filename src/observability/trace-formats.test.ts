@@ -4,16 +4,8 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { play, storedTree, testObservability, type TestObservability } from '../../test/observability/scenario.ts'
 import { convertTraceFile, validateTraceFile } from './trace-files.ts'
-import {
-  eachSpan,
-  type OtlpSpan,
-  type OtlpTraces,
-  parseTraces,
-  parseTraceText,
-  spansToOtlp,
-  TRACE_FORMATS,
-  writeTraces,
-} from './trace-formats.ts'
+import { eachSpan, type OtlpSpan, type OtlpTraces, spansToOtlp } from './otlp.ts'
+import { parseTraces, parseTraceText, TRACE_FORMATS, writeTraces } from './trace-formats.ts'
 import { validateTraces } from './validate.ts'
 
 let observability: TestObservability

@@ -1,151 +1,21 @@
 /**
- * Traces as files, in four forms, pure functions both ways. The canonical one is OTLP JSON (ids hexadecimal, enums and 64-bit numbers as
- * the protobuf JSON mapping of OTLP has them). Tempo's API writes `batches` with base64 ids and enum names; Grafana's download and import
- * `batches` with instrumentationLibrarySpans; Jaeger its own JSON with microseconds.
+ * Traces as files, in four forms, pure functions both ways. The canonical one is OTLP JSON (otlp.ts). Tempo's API writes `batches` with
+ * base64 ids and enum names; Grafana's download and import `batches` with instrumentationLibrarySpans; Jaeger its own JSON with microseconds.
  */
-import type { ReadableSpan } from '@opentelemetry/sdk-trace-base'
-import { DOUBLE_ATTRIBUTES } from './contract.ts'
+import {
+  type OtlpAttribute,
+  type OtlpResourceSpans,
+  type OtlpSpan,
+  type OtlpTraces,
+  type OtlpValue,
+  SPAN_KINDS,
+  STATUS_CODES,
+} from './otlp.ts'
 import { fromJaeger, toJaeger } from './trace-format-jaeger.ts'
 import { array, isRecord, optionalString, record, TraceFormatError, type JsonRecord } from './trace-json.ts'
 
-export interface OtlpValue {
-  readonly stringValue?: string
-  readonly boolValue?: boolean
-  /** 64 bits: a string. */
-  readonly intValue?: string
-  readonly doubleValue?: number
-  readonly arrayValue?: { readonly values: readonly OtlpValue[] }
-}
-
-export interface OtlpAttribute {
-  readonly key: string
-  readonly value: OtlpValue
-}
-
-export interface OtlpEvent {
-  readonly timeUnixNano: string
-  readonly name: string
-  readonly attributes: readonly OtlpAttribute[]
-}
-
-export interface OtlpLink {
-  readonly traceId: string
-  readonly spanId: string
-  readonly attributes: readonly OtlpAttribute[]
-}
-
-export interface OtlpSpan {
-  /** 32 hexadecimal digits. */
-  readonly traceId: string
-  /** 16 hexadecimal digits. */
-  readonly spanId: string
-  /** Empty on a root. */
-  readonly parentSpanId: string
-  readonly traceState?: string
-  readonly name: string
-  /** 1 internal, 2 server, 3 client, 4 producer, 5 consumer. */
-  readonly kind: number
-  readonly startTimeUnixNano: string
-  readonly endTimeUnixNano: string
-  readonly attributes: readonly OtlpAttribute[]
-  readonly events: readonly OtlpEvent[]
-  readonly links: readonly OtlpLink[]
-  /** code: 0 unset, 1 ok, 2 error. */
-  readonly status: { readonly code: number; readonly message?: string }
-}
-
-export interface OtlpScopeSpans {
-  readonly scope: { readonly name: string; readonly version?: string }
-  readonly spans: readonly OtlpSpan[]
-}
-
-export interface OtlpResourceSpans {
-  readonly resource: { readonly attributes: readonly OtlpAttribute[] }
-  readonly scopeSpans: readonly OtlpScopeSpans[]
-}
-
-export interface OtlpTraces {
-  readonly resourceSpans: readonly OtlpResourceSpans[]
-}
-
 export type TraceFormat = 'otlp' | 'tempo' | 'grafana' | 'jaeger'
 export const TRACE_FORMATS: readonly TraceFormat[] = ['otlp', 'tempo', 'grafana', 'jaeger']
-
-export const SPAN_KINDS = [
-  'SPAN_KIND_UNSPECIFIED',
-  'SPAN_KIND_INTERNAL',
-  'SPAN_KIND_SERVER',
-  'SPAN_KIND_CLIENT',
-  'SPAN_KIND_PRODUCER',
-  'SPAN_KIND_CONSUMER',
-] as const
-const STATUS_CODES = ['STATUS_CODE_UNSET', 'STATUS_CODE_OK', 'STATUS_CODE_ERROR'] as const
-
-/** Spans of this process in the canonical form. */
-export function spansToOtlp(spans: readonly ReadableSpan[]): OtlpTraces {
-  const groups = new Map<ReadableSpan['resource'], Map<ReadableSpan['instrumentationScope'], OtlpSpan[]>>()
-  for (const span of spans) {
-    const scopes = groups.get(span.resource) ?? new Map<ReadableSpan['instrumentationScope'], OtlpSpan[]>()
-    groups.set(span.resource, scopes)
-    const list = scopes.get(span.instrumentationScope) ?? []
-    scopes.set(span.instrumentationScope, list)
-    list.push(toOtlpSpan(span))
-  }
-  return {
-    resourceSpans: [...groups].map(([resource, scopes]) => ({
-      resource: { attributes: toOtlpAttributes(resource.attributes) },
-      scopeSpans: [...scopes].map(([{ name, version }, members]) => ({
-        scope: { name, ...(version ? { version } : {}) },
-        spans: members,
-      })),
-    })),
-  }
-}
-
-function toOtlpSpan(span: ReadableSpan): OtlpSpan {
-  const { traceId, spanId, traceState } = span.spanContext()
-  const state = traceState?.serialize()
-  return {
-    traceId,
-    spanId,
-    parentSpanId: span.parentSpanContext?.spanId ?? '',
-    ...(state ? { traceState: state } : {}),
-    name: span.name,
-    kind: span.kind + 1,
-    startTimeUnixNano: nanos(span.startTime),
-    endTimeUnixNano: nanos(span.endTime),
-    attributes: toOtlpAttributes(span.attributes),
-    events: span.events.map((event) => ({
-      timeUnixNano: nanos(event.time),
-      name: event.name,
-      attributes: toOtlpAttributes(event.attributes ?? {}),
-    })),
-    links: span.links.map((link) => ({
-      traceId: link.context.traceId,
-      spanId: link.context.spanId,
-      attributes: toOtlpAttributes(link.attributes ?? {}),
-    })),
-    status: { code: span.status.code, ...(span.status.message ? { message: span.status.message } : {}) },
-  }
-}
-
-const nanos = ([seconds, rest]: readonly [number, number]): string =>
-  String(BigInt(seconds) * 1_000_000_000n + BigInt(rest))
-
-function toOtlpAttributes(attributes: ReadableSpan['attributes']): OtlpAttribute[] {
-  return Object.entries(attributes).flatMap(([key, value]) =>
-    value === undefined || value === null ? [] : [{ key, value: toOtlpValue(value, DOUBLE_ATTRIBUTES.has(key)) }],
-  )
-}
-
-function toOtlpValue(value: unknown, isDouble: boolean): OtlpValue {
-  if (typeof value === 'boolean') return { boolValue: value }
-  if (typeof value === 'number') {
-    return !isDouble && Number.isSafeInteger(value) ? { intValue: String(value) } : { doubleValue: value }
-  }
-  if (Array.isArray(value)) return { arrayValue: { values: value.map((item) => toOtlpValue(item, isDouble)) } }
-  return { stringValue: String(value) }
-}
 
 /** Writes the canonical form in another one. */
 export function writeTraces(traces: OtlpTraces, format: TraceFormat): unknown {
@@ -166,9 +36,11 @@ export function writeTraces(traces: OtlpTraces, format: TraceFormat): unknown {
 /** As GET /api/traces/{id} of Tempo: base64 ids, enum names, nothing that is zero or empty. */
 function toTempo(traces: OtlpTraces): unknown {
   return {
-    batches: traces.resourceSpans.map(({ resource, scopeSpans }) => ({
+    batches: traces.resourceSpans.map(({ resource, scopeSpans, ...schema }) => ({
+      ...schema,
       resource,
-      scopeSpans: scopeSpans.map(({ scope, spans }) => ({
+      scopeSpans: scopeSpans.map(({ scope, spans, ...schema }) => ({
+        ...schema,
         scope,
         spans: spans.map((span) => ({
           traceId: toBase64(span.traceId),
@@ -208,9 +80,11 @@ const toBase64 = (hex: string): string => Buffer.from(hex, 'hex').toString('base
 /** As Grafana's "Import trace" reads it and its download button writes it. */
 function toGrafana(traces: OtlpTraces): unknown {
   return {
-    batches: traces.resourceSpans.map(({ resource, scopeSpans }) => ({
+    batches: traces.resourceSpans.map(({ resource, scopeSpans, ...schema }) => ({
+      ...schema,
       resource: { ...resource, droppedAttributesCount: 0 },
-      instrumentationLibrarySpans: scopeSpans.map(({ scope, spans }) => ({
+      instrumentationLibrarySpans: scopeSpans.map(({ scope, spans, ...schema }) => ({
+        ...schema,
         instrumentationLibrary: { name: scope.name, version: scope.version ?? '' },
         spans: spans.map((span) => ({
           ...span,
@@ -275,6 +149,7 @@ function parseBatch(value: unknown, path: string): OtlpResourceSpans {
   const scopes = batch.scopeSpans ?? batch.instrumentationLibrarySpans
   return {
     resource: { attributes: parseAttributes(resource.attributes, `${path}.resource.attributes`) },
+    ...schemaOf(batch),
     scopeSpans: array(scopes, `${path}.scopeSpans`).map((item, i) => {
       const where = `${path}.scopeSpans[${i}]`
       const entry = record(item, where)
@@ -283,10 +158,13 @@ function parseBatch(value: unknown, path: string): OtlpResourceSpans {
       return {
         scope: { name: optionalString(name), ...(typeof version === 'string' && version ? { version } : {}) },
         spans: array(entry.spans, `${where}.spans`).map((span, j) => parseSpan(span, `${where}.spans[${j}]`)),
+        ...schemaOf(entry),
       }
     }),
   }
 }
+
+const schemaOf = ({ schemaUrl }: JsonRecord) => (typeof schemaUrl === 'string' && schemaUrl !== '' ? { schemaUrl } : {})
 
 function parseSpan(value: unknown, path: string): OtlpSpan {
   const span = record(value, path)
@@ -372,20 +250,4 @@ function parseValue(value: unknown, path: string): OtlpValue {
     return { arrayValue: { values: values.map((item, i) => parseValue(item, `${path}.arrayValue.values[${i}]`)) } }
   }
   return {}
-}
-
-/** Every span with what stands around it. */
-export function* eachSpan(
-  traces: OtlpTraces,
-): Generator<{ readonly span: OtlpSpan; readonly scope: string; readonly resource: OtlpResourceSpans['resource'] }> {
-  for (const { resource, scopeSpans } of traces.resourceSpans) {
-    for (const { scope, spans } of scopeSpans) for (const span of spans) yield { span, scope: scope.name, resource }
-  }
-}
-
-/** A value as JavaScript has it. */
-export function plainValue(value: OtlpValue): string | number | boolean | readonly unknown[] | null {
-  if (value.intValue !== undefined) return Number(value.intValue)
-  if (value.arrayValue) return value.arrayValue.values.map(plainValue)
-  return value.stringValue ?? value.doubleValue ?? value.boolValue ?? null
 }

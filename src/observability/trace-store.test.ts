@@ -7,6 +7,7 @@ const trace = (n: number, more: Partial<StoredTrace> = {}): StoredTrace => ({
   traceId: `t${n}`,
   rootSpanId: `s${n}`,
   requestId: `r${n}`,
+  callerId: null,
   keyId: 'a',
   route: '/v1/completions',
   method: 'POST',

@@ -45,6 +45,7 @@ export interface TraceQuery {
   /** Started at or after, milliseconds since 1970. */
   readonly sinceMs?: number
   readonly tokensOut?: number
+  /** The response's id, or the caller's X-Request-Id. */
   readonly requestId?: string
   readonly limit?: number
 }

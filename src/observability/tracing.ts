@@ -2,8 +2,22 @@
  * The only place that constructs the OpenTelemetry SDK. Every span is recorded (for the store, logs and metrics); which ones are
  * exported is decided a tree at a time when its root ends. created = exported + dropped + unsampled (+ those on their way).
  */
-import { context as contextApi, diag, DiagLogLevel, type SpanContext, type Tracer } from '@opentelemetry/api'
-import { type ExportResult, ExportResultCode, getNumberFromEnv, getStringFromEnv } from '@opentelemetry/core'
+import {
+  diag,
+  DiagLogLevel,
+  propagation,
+  type Span,
+  type SpanContext,
+  trace as traceApi,
+  type Tracer,
+} from '@opentelemetry/api'
+import {
+  CompositePropagator,
+  getNumberFromEnv,
+  getStringFromEnv,
+  W3CBaggagePropagator,
+  W3CTraceContextPropagator,
+} from '@opentelemetry/core'
 import { detectResources, envDetector, resourceFromAttributes } from '@opentelemetry/resources'
 import {
   AlwaysOffSampler,
@@ -20,10 +34,11 @@ import {
 } from '@opentelemetry/sdk-trace-base'
 import { NodeTracerProvider } from '@opentelemetry/sdk-trace-node'
 import { MAX_ATTRIBUTE_CHARACTERS } from './attributes.ts'
-import { contextManager } from './context.ts'
-import { SCOPE_NAME } from './contract.ts'
-import { createOtlpExporter } from './otlp-exporter.ts'
-import { type SpanTree, treeOf } from './span-tree.ts'
+import { currentRequest, usesForeignContextManager } from './context.ts'
+import { SCHEMA_URL, SCOPE_NAME } from './contract.ts'
+import { createOtlpExporter, otlpProtocol } from './otlp-exporter.ts'
+import { PatientExporter, SpanCounter, type SpanCounts } from './patient-exporter.ts'
+import type { RequestSpans } from './span-registry.ts'
 
 /**
  * Defaults of OTEL_BSP_MAX_QUEUE_SIZE, _MAX_EXPORT_BATCH_SIZE, _SCHEDULE_DELAY and _EXPORT_TIMEOUT. One batch is in flight at a time, so
@@ -34,20 +49,15 @@ const BATCH_SIZE = 2048
 const BATCH_DELAY_MS = 1000
 const EXPORT_TIMEOUT_MS = 10_000
 
-export interface SpanCounts {
-  readonly created: number
-  readonly exported: number
-  readonly dropped: number
-  readonly unsampled: number
-}
-
 export interface TracingOptions {
   /** Git revision, or the package's version outside a checkout. */
   readonly serviceVersion: string
   readonly instanceId: string
-  /** OTLP gRPC endpoint; null: nothing is dialled. */
+  /** OTLP endpoint; null: nothing is dialled. */
   readonly otlpEndpoint: string | null
-  /** What the SDK complains about, at most once in 30 s; `suppressed` counts what came in between. */
+  /** Content is on spans: strings are then as long as they are. */
+  readonly captureContent: boolean
+  /** What the SDK complains about, each complaint at most once in 30 s; `suppressed` counts what came in between. */
   readonly onDiagnostic: (message: string, suppressed: number) => void
   /** Spans outside any request's tree (engine steps). */
   readonly onLooseSpan: (span: ReadableSpan) => void
@@ -60,80 +70,127 @@ export interface Tracing {
   readonly tracer: Tracer
   /** For spans that are not the contract's: a scope of its own, which the validator leaves alone. */
   readonly extensionTracer: Tracer
-  readonly resourceAttributes: ReadableSpan['resource']['attributes']
   /** Whether spans go anywhere. */
   readonly hasExporter: boolean
   counts(): SpanCounts
-  /** Exports a finished tree, or lets it go. */
-  settle(tree: SpanTree, isExported: boolean): void
+  /** What an application's own SDK, loaded first, keeps: of tracer provider, propagator, context manager. */
+  readonly foreign: readonly string[]
+  /** Exports a request's spans, or lets them go. */
+  settle(spans: RequestSpans, isExported: boolean): void
   flush(): Promise<void>
   /** Flushes what is queued within the bound; the rest counts as dropped. Idempotent, never rejects. */
   shutdown(timeoutMs: number): Promise<void>
 }
 
 export function createTracing(options: TracingOptions): Tracing {
-  installDiagnostics(options.onDiagnostic)
-  registerContextManager()
   const counter = new SpanCounter()
-  const exporter =
-    options.exporter ??
-    (options.otlpEndpoint === null ? null : createOtlpExporter(options.otlpEndpoint, EXPORT_TIMEOUT_MS))
+  const report = limited(options.onDiagnostic)
+  const exporter = options.exporter ?? exporterTo(options.otlpEndpoint, report)
   const setting = (name: string, fallback: number) => {
     const value = getNumberFromEnv(`OTEL_BSP_${name}`)
     return value !== undefined && value > 0 ? value : fallback
   }
   const queueSize = options.queueSize ?? setting('MAX_QUEUE_SIZE', QUEUE_SIZE)
+  const patient = exporter && new PatientExporter(exporter, counter, report)
   const batch =
-    exporter &&
-    new BatchSpanProcessor(new CountingExporter(exporter, counter), {
+    patient &&
+    new BatchSpanProcessor(patient, {
       maxQueueSize: queueSize,
       maxExportBatchSize: Math.min(setting('MAX_EXPORT_BATCH_SIZE', BATCH_SIZE), queueSize),
       scheduledDelayMillis: setting('SCHEDULE_DELAY', BATCH_DELAY_MS),
       exportTimeoutMillis: setting('EXPORT_TIMEOUT', EXPORT_TIMEOUT_MS + 1000),
     })
   const gate = new ExportGate(batch, counter, queueSize, options.onLooseSpan)
-  const resource = resourceFromAttributes({
-    'service.name': 'miniserve',
-    'service.version': options.serviceVersion,
-    'service.instance.id': options.instanceId,
-    'deployment.environment': 'dev',
-    'deployment.environment.name': 'dev',
-  }).merge(detectResources({ detectors: [envDetector] }))
-  const provider = new NodeTracerProvider({
-    resource,
-    sampler: new RecordAllSampler(environmentSampler()),
-    spanLimits: {
-      attributeValueLengthLimit: MAX_ATTRIBUTE_CHARACTERS,
-      attributeCountLimit: 128,
-      eventCountLimit: 128,
-      linkCountLimit: 128,
+  const given = detectResources({ detectors: [envDetector] })
+  const resource = resourceFromAttributes(
+    {
+      'service.name': 'miniserve',
+      'service.version': options.serviceVersion,
+      'service.instance.id': options.instanceId,
     },
+    { schemaUrl: SCHEMA_URL },
+  ).merge(given)
+  const environment =
+    resource.attributes['deployment.environment.name'] ?? resource.attributes['deployment.environment'] ?? 'dev'
+  const provider = new NodeTracerProvider({
+    // One environment, under its name of today and its old one.
+    resource: resource.merge(
+      resourceFromAttributes({ 'deployment.environment': environment, 'deployment.environment.name': environment }),
+    ),
+    sampler: new RecordAllSampler(environmentSampler(report)),
+    spanLimits: spanLimits(options.captureContent),
     spanProcessors: [gate],
   })
+  const globals = registerGlobals(provider)
+  installDiagnostics(report)
+  const tracerOf = (name: string) => provider.getTracer(name, options.serviceVersion, { schemaUrl: SCHEMA_URL })
   let stopped: Promise<void> | null = null
   return {
-    tracer: provider.getTracer(SCOPE_NAME, options.serviceVersion),
-    extensionTracer: provider.getTracer(`${SCOPE_NAME}.extension`, options.serviceVersion),
-    resourceAttributes: resource.attributes,
+    tracer: tracerOf(SCOPE_NAME),
+    extensionTracer: tracerOf(`${SCOPE_NAME}.extension`),
     hasExporter: batch !== null,
+    foreign: globals.foreign,
     counts: () => counter.counts(),
-    settle: (tree, isExported) => gate.settle(tree, isExported),
+    settle: (spans, isExported) => gate.settle(spans, isExported),
     flush: async () => {
       // A collector that is away makes this reject; the exporter has counted and reported it.
       await batch?.forceFlush().catch(() => {})
+      await patient?.forceFlush()
     },
     shutdown(timeoutMs) {
-      stopped ??= bounded(provider.shutdown(), timeoutMs).finally(() => counter.close())
+      stopped ??= bounded(provider.shutdown(), timeoutMs).finally(() => {
+        counter.close()
+        globals.release()
+      })
       return stopped
     },
   }
 }
 
-let isRegistered = false
+function exporterTo(endpoint: string | null, report: (detail: string) => void): SpanExporter | null {
+  const names = getStringFromEnv('OTEL_TRACES_EXPORTER') ?? 'otlp'
+  if (names === 'none' || endpoint === null) return null
+  if (names !== 'otlp') report('OTEL_TRACES_EXPORTER: expected otlp or none, found another; otlp is used')
+  try {
+    return createOtlpExporter(endpoint, otlpProtocol(report), EXPORT_TIMEOUT_MS)
+  } catch {
+    report('the OTLP endpoint is no URL: spans are not exported')
+    return null
+  }
+}
 
-/** OpenTelemetry's own API then sees the requests' context too. A process has one, whatever number of servers it makes. */
-function registerContextManager(): void {
-  if (!isRegistered) isRegistered = contextApi.setGlobalContextManager(contextManager)
+/** The standard's limits where they are set. Content, where it is captured, is bounded by content.ts. */
+function spanLimits(captureContent: boolean) {
+  const limit = (name: string) => getNumberFromEnv(`OTEL_SPAN_${name}`) ?? getNumberFromEnv(`OTEL_${name}`)
+  return {
+    attributeValueLengthLimit:
+      limit('ATTRIBUTE_VALUE_LENGTH_LIMIT') ?? (captureContent ? Infinity : MAX_ATTRIBUTE_CHARACTERS),
+    attributeCountLimit: limit('ATTRIBUTE_COUNT_LIMIT') ?? 128,
+    eventCountLimit: getNumberFromEnv('OTEL_SPAN_EVENT_COUNT_LIMIT') ?? 128,
+    linkCountLimit: getNumberFromEnv('OTEL_SPAN_LINK_COUNT_LIMIT') ?? 128,
+  }
+}
+
+/**
+ * The process's tracer provider and propagator, so that the instrumentation of libraries and plugins nests under the request it works
+ * for. An application whose own SDK was loaded first keeps what it has.
+ */
+function registerGlobals(provider: NodeTracerProvider): { readonly foreign: readonly string[]; release(): void } {
+  const ownsTracer = traceApi.setGlobalTracerProvider(provider)
+  const ownsPropagator = propagation.setGlobalPropagator(
+    new CompositePropagator({ propagators: [new W3CTraceContextPropagator(), new W3CBaggagePropagator()] }),
+  )
+  return {
+    foreign: [
+      ...(ownsTracer ? [] : ['tracer provider']),
+      ...(ownsPropagator ? [] : ['propagator']),
+      ...(usesForeignContextManager ? ['context manager'] : []),
+    ],
+    release() {
+      if (ownsTracer) traceApi.disable()
+      if (ownsPropagator) propagation.disable()
+    },
+  }
 }
 
 /** Resolves when the promise settles, however, or the time has passed. */
@@ -167,12 +224,14 @@ class RecordAllSampler implements Sampler {
   }
 }
 
-/** OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG, as the specification has them. */
-function environmentSampler(): Sampler {
+/** OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG, as the specification has them: an unknown one is reported, and the default used. */
+function environmentSampler(report: (detail: string) => void): Sampler {
   const name = getStringFromEnv('OTEL_TRACES_SAMPLER') ?? 'parentbased_always_on'
   const ratio = () => {
     const value = getNumberFromEnv('OTEL_TRACES_SAMPLER_ARG') ?? 1
-    return new TraceIdRatioBasedSampler(value >= 0 && value <= 1 ? value : 1)
+    const isShare = value >= 0 && value <= 1
+    if (!isShare) report('OTEL_TRACES_SAMPLER_ARG: expected a share from 0 to 1, found another; 1 is used')
+    return new TraceIdRatioBasedSampler(isShare ? value : 1)
   }
   switch (name) {
     case 'always_on':
@@ -188,75 +247,20 @@ function environmentSampler(): Sampler {
     case 'parentbased_always_on':
       return new ParentBasedSampler({ root: new AlwaysOnSampler() })
     default:
-      throw new Error(`OTEL_TRACES_SAMPLER: expected one of the specification's samplers, found "${name}"`)
+      report(
+        "OTEL_TRACES_SAMPLER: expected one of the specification's samplers, found another; parentbased_always_on is used",
+      )
+      return new ParentBasedSampler({ root: new AlwaysOnSampler() })
   }
 }
 
-/** Where every span is, so that the sums hold at any time. */
-class SpanCounter {
-  created = 0
-  exported = 0
-  dropped = 0
-  unsampled = 0
-  /** Handed to the batch processor, not yet given to the exporter. */
-  queued = 0
-  inFlight = 0
-  isClosed = false
-
-  counts(): SpanCounts {
-    const { created, exported, dropped, unsampled } = this
-    return { created, exported, dropped, unsampled }
-  }
-
-  /** What has not arrived by now never will. */
-  close(): void {
-    if (this.isClosed) return
-    this.isClosed = true
-    this.dropped += this.queued + this.inFlight
-    this.queued = 0
-    this.inFlight = 0
-  }
-}
-
-class CountingExporter implements SpanExporter {
-  private readonly inner: SpanExporter
-  private readonly counter: SpanCounter
-
-  constructor(inner: SpanExporter, counter: SpanCounter) {
-    this.inner = inner
-    this.counter = counter
-  }
-
-  export(spans: ReadableSpan[], done: (result: ExportResult) => void): void {
-    const { counter } = this
-    counter.queued -= spans.length
-    counter.inFlight += spans.length
-    this.inner.export(spans, (result) => {
-      if (!counter.isClosed) {
-        counter.inFlight -= spans.length
-        if (result.code === ExportResultCode.SUCCESS) counter.exported += spans.length
-        else counter.dropped += spans.length
-      }
-      done(result)
-    })
-  }
-
-  shutdown(): Promise<void> {
-    return this.inner.shutdown()
-  }
-
-  forceFlush(): Promise<void> {
-    return this.inner.forceFlush?.() ?? Promise.resolve()
-  }
-}
-
-/** Holds the spans of a tree back until its root has ended and the tree is settled. */
+/** Enters every span with its request, and holds the request's spans back until its root has ended and they are settled. */
 class ExportGate implements SpanProcessor {
   private readonly batch: BatchSpanProcessor | null
   private readonly counter: SpanCounter
   private readonly queueSize: number
   private readonly onLooseSpan: (span: ReadableSpan) => void
-  private readonly trees = new WeakMap<object, SpanTree>()
+  private readonly requests = new WeakMap<object, RequestSpans>()
 
   constructor(
     batch: BatchSpanProcessor | null,
@@ -272,31 +276,33 @@ class ExportGate implements SpanProcessor {
 
   onStart(...[span, context]: Parameters<SpanProcessor['onStart']>): void {
     this.counter.created += 1
-    const tree = treeOf(context)
-    if (tree) this.trees.set(span, tree)
+    const spans = currentRequest(context)?.spans
+    if (!spans) return
+    this.requests.set(span, spans)
+    spans.started(span as unknown as Span)
   }
 
   onEnd(span: ReadableSpan): void {
-    const tree = this.trees.get(span)
-    if (!tree) {
+    const spans = this.requests.get(span)
+    if (!spans) {
       this.onLooseSpan(span)
       this.forward(span, isSampled(span.spanContext()))
-    } else if (tree.isExported === null) {
-      if (!tree.add(span)) this.counter.dropped += 1
-    } else {
-      tree.onLate?.(span)
-      this.forward(span, tree.isExported)
+      return
     }
+    const hasRoom = spans.endedSpan(span)
+    // One that ends after its root, as some may.
+    if (spans.isExported !== null) this.forward(span, spans.isExported)
+    else if (!hasRoom) this.counter.dropped += 1
   }
 
-  settle(tree: SpanTree, isExported: boolean): void {
-    tree.isExported = isExported
-    for (const span of tree.spans) this.forward(span, isExported)
+  settle(spans: RequestSpans, isExported: boolean): void {
+    spans.isExported = isExported
+    for (const span of spans.ended) this.forward(span, isExported)
   }
 
   private forward(span: ReadableSpan, isExported: boolean): void {
     if (!this.batch || !isExported) this.counter.unsampled += 1
-    else if (this.counter.isClosed || this.counter.queued >= this.queueSize) this.counter.dropped += 1
+    else if (this.counter.isClosed || this.counter.numWaiting >= this.queueSize) this.counter.dropped += 1
     else {
       this.counter.queued += 1
       this.batch.onEnd(isSampled(span.spanContext()) ? span : asSampled(span))
@@ -321,21 +327,30 @@ function asSampled(span: ReadableSpan): ReadableSpan {
 }
 
 const DIAGNOSTIC_EVERY_MS = 30_000
+/** Complaints told apart; more share one. */
+const MAX_COMPLAINTS = 16
 
-/** The SDK's own complaints, one in 30 s with the count of the others: a collector that is away would flood the log. */
-function installDiagnostics(onDiagnostic: (message: string, suppressed: number) => void): void {
-  let nextMs = 0
-  let suppressed = 0
-  const report = (message: string) => {
+/** Each complaint once in 30 s with the count of the others like it: a collector that is away would flood the log. */
+function limited(onDiagnostic: (message: string, suppressed: number) => void): (message: string) => void {
+  const complaints = new Map<string, { nextMs: number; suppressed: number }>()
+  return (message) => {
+    const detail = summary(message)
+    const kind = complaints.has(detail) || complaints.size < MAX_COMPLAINTS ? detail : ''
+    const complaint = complaints.get(kind) ?? { nextMs: 0, suppressed: 0 }
+    complaints.set(kind, complaint)
     const now = performance.now()
-    if (now < nextMs) {
-      suppressed += 1
+    if (now < complaint.nextMs) {
+      complaint.suppressed += 1
       return
     }
-    nextMs = now + DIAGNOSTIC_EVERY_MS
-    onDiagnostic(summary(message), suppressed)
-    suppressed = 0
+    complaint.nextMs = now + DIAGNOSTIC_EVERY_MS
+    onDiagnostic(detail, complaint.suppressed)
+    complaint.suppressed = 0
   }
+}
+
+/** The SDK's own complaints. */
+function installDiagnostics(report: (message: string) => void): void {
   const ignore = () => {}
   diag.setLogger(
     { error: report, warn: report, info: ignore, debug: ignore, verbose: ignore },

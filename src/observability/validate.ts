@@ -4,7 +4,7 @@
  */
 import { isInLevel, ROOT_SPAN, SCOPE_NAME, SPAN_TABLE } from './contract.ts'
 import type { AttributeSpec, ContractLevel, SpanSpec } from './contract-spec.ts'
-import { type EndingRow, ENDINGS } from './endings.ts'
+import { type EndingRow, ENDINGS, ERROR_CODE } from './endings.ts'
 import {
   eachSpan,
   type OtlpAttribute,
@@ -13,7 +13,7 @@ import {
   type OtlpTraces,
   type OtlpValue,
   plainValue,
-} from './trace-formats.ts'
+} from './otlp.ts'
 
 export interface Breach {
   readonly traceId: string
@@ -81,7 +81,7 @@ class Validation {
     const nodes = new Map<string, Node>()
     for (const span of spans) {
       const key = `${span.traceId}/${span.spanId}`
-      const spec = SPAN_TABLE[span.name]
+      const spec = Object.hasOwn(SPAN_TABLE, span.name) ? SPAN_TABLE[span.name] : undefined
       if (!spec || !isInLevel(spec, this.level)) {
         this.add(span, 'span.unknown', `expected a span of the contract at level ${this.level}, found ${span.name}`)
       } else if (nodes.has(key)) {
@@ -118,7 +118,7 @@ class Validation {
     if (spec.parent !== null) this.checkParent(node, parent)
     this.checkAttributes(span, spec.attributes, span.attributes, '')
     for (const event of span.events) {
-      const eventSpec = spec.events[event.name]
+      const eventSpec = Object.hasOwn(spec.events, event.name) ? spec.events[event.name] : undefined
       if (eventSpec) this.checkAttributes(span, eventSpec.attributes, event.attributes, `${event.name}.`)
       else this.add(span, 'event.unknown', `expected an event of the contract, found ${event.name}`)
     }
@@ -208,7 +208,7 @@ class Validation {
     const row = candidates.find(
       (candidate) =>
         (candidate.statusCode === null ? matchesStatus(candidate, status) : candidate.statusCode === status) &&
-        candidate.errorType === errorType &&
+        (candidate.errorType === ERROR_CODE ? errorType !== null : candidate.errorType === errorType) &&
         (candidate.spanStatus === 'error') === (span.status.code === 2),
     )
     if (!row) {
@@ -274,7 +274,7 @@ class Validation {
       const firsts = decode.span.events.filter((event) => event.name === 'llm.first_token').length
       if (firsts !== 1) this.add(decode.span, 'event.missing', `expected llm.first_token exactly once, found ${firsts}`)
     }
-    const isRefused = row !== null && ['validation', 'unauthorized', 'refused', 'unavailable'].includes(row.ending)
+    const isRefused = row !== null && row.isRefusal
     const isScored = root.values.get('llm.scored')?.boolValue === true
     const tokensOut = count(root, 'llm.tokens.out')
     if (!isGeneration(root) || isRefused || isScored) {
@@ -306,7 +306,8 @@ function descendants(node: Node): Node[] {
 
 /** The attribute's own row, or the row it is an alias of. */
 function specOf(specs: Readonly<Record<string, AttributeSpec>>, key: string): AttributeSpec | undefined {
-  return specs[key] ?? Object.values(specs).find((spec) => spec.alias?.includes(key))
+  const own = Object.hasOwn(specs, key) ? specs[key] : undefined
+  return own ?? Object.values(specs).find((spec) => spec.alias?.includes(key))
 }
 
 function typeOf(value: OtlpValue): string {

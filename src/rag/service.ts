@@ -173,7 +173,8 @@ export class RagService {
       const onFound = (): void => span.set({ 'rag.index.name': name })
       const found = await this.#retrieveFrom(name, { query: request.query, params, at: 'rag.index', onFound }, signal)
       const { prompt, used } = buildFinalPrompt(request.query, generation, engine, found.documents, this.#template())
-      span.set({ 'rag.docs.retrieved': found.numCandidates, 'rag.docs.reranked': used.length })
+      span.set({ 'rag.docs.retrieved': found.numCandidates, 'rag.docs.reranked': found.isReranked ? used.length : 0 })
+      if (span.capturesContent) span.set(captured(request.query, used))
       return {
         prompts: [prompt],
         citations: { index: name, reranked: found.isReranked, documents: used.map(toCitation) },
@@ -484,3 +485,9 @@ function createStore({ store, storeUrl, dataDir, onWorkerDeath }: RagOptions): I
       throw new Error(`unknown store ${String(store)}`)
   }
 }
+
+/** The query and what was found for it, in the form of OpenTelemetry's conventions. */
+const captured = (query: string, documents: readonly RetrievedDocument[]) => ({
+  'gen_ai.retrieval.query.text': query,
+  'gen_ai.retrieval.documents': JSON.stringify(documents.map(({ id, score, text }) => ({ id, score, content: text }))),
+})

@@ -10,6 +10,7 @@ import { completionShape } from './completion-shape.ts'
 import type { KeyPlaces } from './key-places.ts'
 import type { GenerationCall } from './output.ts'
 import { readJson } from './body.ts'
+import { inputContent } from './captured-content.ts'
 import { invalidRequest } from './errors.ts'
 import { runPipeline } from './pipeline.ts'
 import type { Handlers } from './routes.ts'
@@ -97,7 +98,9 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
     ...job.sent,
     stopSequences: job.generation.stop.length,
     stream: job.stream,
+    isJson: job.generation.structured?.kind.startsWith('json') ?? false,
   })
+  if (trace.capturesContent) trace.setContent(inputContent(job, engine))
   const leave = parts.places?.take(c.get('caller').keyId, job.generation.prompts.length * job.generation.n)
   if (leave) onceAnswered(c, leave)
   const response = await runPipeline({ engine, rag: parts.rag }, call, {

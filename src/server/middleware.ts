@@ -41,6 +41,7 @@ export function requestTrace(
       requestId,
       callerId,
       kind: row?.kind ?? 'other',
+      isProbe: row?.tag === 'Server' || row?.tag === 'Pages',
     })
     c.set('route', row)
     c.set('trace', trace)

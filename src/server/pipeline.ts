@@ -1,8 +1,9 @@
 /** THE request path: tokenize -> retrieve -> generate -> format. Four stages, four calls. */
 import { type Engine, EngineError, type GenerationRequest, type PromptInput } from '../engine/request.ts'
-import { stage } from '../observability/context.ts'
+import { bindStream, stage } from '../observability/context.ts'
 import type { RagService } from '../rag/service.ts'
 import { Slice } from '../rag/slice.ts'
+import { promptContent } from './captured-content.ts'
 import { clientGone, unlessGone } from './disconnect.ts'
 import { invalidRequest } from './errors.ts'
 import type { GenerationJob } from './job.ts'
@@ -33,6 +34,7 @@ export async function runPipeline(parts: PipelineParts, call: GenerationCall, sc
   const { job } = call
   const own = await tokenize(parts.engine, job)
   const final = job.rag ? await retrieve(parts, job, scope.abort.signal) : { prompts: own, citations: null }
+  if (job.rag && scope.trace.capturesContent) scope.trace.setContent(promptContent(final.prompts, parts.engine))
   const accepted = await generate(parts.engine, { ...job.generation, prompts: final.prompts }, scope)
   if (accepted.first?.type === 'prompt') job.warnings.push(...(accepted.first.warnings ?? []))
   const shape = call.shape(echoTextOf(parts.engine, job, final.prompts))
@@ -53,7 +55,9 @@ async function tokenize(engine: Engine, job: GenerationJob): Promise<readonly Pr
     if (encoded.includes(null)) requireLocal(job)
     const kept = truncatePrompt === null ? encoded : encoded.map((ids) => ids && ids.slice(-truncatePrompt))
     const numTokens = kept.reduce((sum, ids) => sum + (ids?.length ?? 0), 0)
-    span.set({ 'llm.tokens.in': numTokens, 'tokenizer.name': engine.tokenizerName })
+    // Where a remote engine tokenizes, their number is not known: not zero.
+    const isKnown = !kept.includes(null)
+    span.set({ ...(isKnown && { 'llm.tokens.in': numTokens }), 'tokenizer.name': engine.tokenizerName })
     return kept.map((ids, i) => (ids ? { ids, param: job.promptField } : (job.generation.prompts[i] ?? { ids: [] })))
   })
 }
@@ -110,7 +114,7 @@ async function formatBody(generation: AcceptedGeneration, scope: RequestScope): 
 
 /** Server-sent events. */
 function formatStream(generation: AcceptedGeneration, scope: RequestScope): Response {
-  return new Response(sseStream(streamedOutput(generation, scope)), { headers: SSE_HEADERS })
+  return new Response(bindStream(sseStream(streamedOutput(generation, scope))), { headers: SSE_HEADERS })
 }
 
 /** The texts of the prompts, for answers that give them back. */

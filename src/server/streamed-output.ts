@@ -1,7 +1,8 @@
 /** A generation as a stream of frames: events in, server-sent events out, and the trace closed where the stream ends or breaks. */
 import type { GenerationEvent, GenerationStream } from '../engine/request.ts'
-import { bindFunction, openStage, type OpenStage } from '../observability/context.ts'
+import { openStage, type OpenStage } from '../observability/context.ts'
 import type { RequestTrace } from '../observability/request-trace.ts'
+import { outputContent } from './captured-content.ts'
 import { endingOf, toApiError } from './errors.ts'
 import type { GenerationJob } from './job.ts'
 import { type Citations, GenerationResult, tailOf } from './generation-result.ts'
@@ -43,7 +44,6 @@ class StreamedOutput implements FrameSource {
   readonly #generation: AcceptedGeneration
   readonly #scope: RequestScope
   readonly #result: GenerationResult
-  readonly #openStage: () => OpenStage<'format.output'>
   /** null until the first frame is asked for. */
   #stage: OpenStage<'format.output'> | null = null
   #isOver = false
@@ -52,7 +52,6 @@ class StreamedOutput implements FrameSource {
     this.#generation = generation
     this.#scope = scope
     this.#result = new GenerationResult(generation.job)
-    this.#openStage = bindFunction(() => openStage('format.output'))
   }
 
   take(): string | null {
@@ -61,7 +60,7 @@ class StreamedOutput implements FrameSource {
     let frames = ''
     try {
       if (this.#stage === null) {
-        this.#stage = this.#openStage()
+        this.#stage = openStage('format.output')
         frames += shape.opening()
         if (accepted.first !== undefined) frames += this.#framesOf(accepted.first)
       }
@@ -103,6 +102,7 @@ class StreamedOutput implements FrameSource {
       case 'promptLogprobs':
         return shape.echo(event)
       case 'token':
+        this.#scope.trace.firstChunk()
         return shape.token(event)
       case 'finished':
         return shape.finished(event, result.isComplete && !job.includeUsage ? tailOf(result, citations) : null)
@@ -171,10 +171,5 @@ export function noteResult(
     timeToFirstTokenSeconds: result.summary.ttftSeconds,
     isScored: job.generation.maxTokens === 0,
   })
-  if (!trace.capturesContent) return
-  const { prompts } = job.generation
-  trace.setContent({
-    input: JSON.stringify(prompts),
-    output: JSON.stringify(result.choices.map(({ text, calls }) => (calls.length === 0 ? text : { text, calls }))),
-  })
+  if (trace.capturesContent) trace.setContent(outputContent(result))
 }

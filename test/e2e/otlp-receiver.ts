@@ -1,6 +1,6 @@
 /** A real OTLP gRPC receiver (@elastic/mockotlpserver: grpc-js and the official protos) that keeps what arrives. */
 import { createRequire } from 'node:module'
-import type { OtlpTraces, OtlpValue } from '../../src/observability/trace-formats.ts'
+import type { OtlpTraces, OtlpValue } from '../../src/observability/otlp.ts'
 
 /** Attribute value as it stood on the wire: exactly one member. */
 export interface WireValue {

@@ -114,9 +114,13 @@ describe('the trace', () => {
   it.each([{ stream: false }, { stream: true }])('is one across both servers, with %j', async (body) => {
     const response = await outer.post('/v1/completions', { ...COMPLETION, ...body })
     const usage = Number(/"completion_tokens":(\d+)/.exec(await response.text())?.[1])
-    const spans = await receiver.trace(traceOf(response), 10)
+    const spans = await receiver.trace(traceOf(response), 11)
     const root = spans.find((span) => span.name === 'http.handler' && span.parentSpanId === '')
-    const far = spans.find((span) => span.name === 'http.handler' && span.parentSpanId === root?.spanId)
+    const call = spans.find((span) => span.kind === 'SPAN_KIND_CLIENT')
+    expect(call?.parentSpanId).toBe(root?.spanId)
+    expect(call?.attributes['http.response.status_code']?.intValue?.toString()).toBe('200')
+    expect(call?.attributes['server.address']?.stringValue).toBe('127.0.0.1')
+    const far = spans.find((span) => span.name === 'http.handler' && span.parentSpanId === call?.spanId)
     expect(far).toBeDefined()
     const children = (parent: ReceivedSpan | undefined) =>
       spans
@@ -124,9 +128,15 @@ describe('the trace', () => {
         .map((span) => span.name)
         .sort((a, b) => a.localeCompare(b))
     const tree = ['format.output', 'llm.decode', 'llm.prefill', 'tokenize.input']
-    expect(children(root)).toEqual(['format.output', 'http.handler', 'llm.decode', 'llm.prefill', 'tokenize.input'])
+    expect(children(root)).toEqual([
+      'format.output',
+      'llm.decode',
+      'llm.prefill',
+      'POST /v1/completions',
+      'tokenize.input',
+    ])
     expect(children(far)).toEqual(tree)
-    expect(spans).toHaveLength(10)
+    expect(spans).toHaveLength(11)
     const own = (name: string) => spans.find((span) => span.name === name && span.parentSpanId === root?.spanId)
     expect(own('tokenize.input')?.attributes['tokenizer.name']?.stringValue).toBe('remote')
     for (const span of [root, own('llm.decode'), own('format.output'), far])

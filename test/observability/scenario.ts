@@ -6,7 +6,7 @@ import {
   type Observability,
   type ObservabilityOptions,
 } from '../../src/observability/observability.ts'
-import type { OpenRequestInput } from '../../src/observability/request-info.ts'
+import type { OpenRequestInput } from '../../src/observability/root-span.ts'
 import type { RequestTrace } from '../../src/observability/request-trace.ts'
 import type { StoredTrace } from '../../src/observability/trace-store.ts'
 

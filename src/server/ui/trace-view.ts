@@ -8,7 +8,7 @@ import {
   eachSpan,
   plainValue,
   spansToOtlp,
-} from '../../observability/trace-formats.ts'
+} from '../../observability/otlp.ts'
 import type { StoredTrace } from '../../observability/trace-store.ts'
 import { type Breach, validateTraces } from '../../observability/validate.ts'
 import { type Interval, type Part, timeBreakdown } from './time-breakdown.ts'

@@ -1,0 +1,98 @@
+/** Calls of a request to other services, as CLIENT spans, and the W3C trace context that goes along. */
+import { type Context, type HrTime, type SpanContext, SpanKind, SpanStatusCode, type Tracer } from '@opentelemetry/api'
+import type { ClientAttributes, ClientCall } from './context.ts'
+import type { OpenRequestInput } from './root-span.ts'
+
+/** What a call asks of its request. */
+interface Calling {
+  readonly input: OpenRequestInput
+  readonly traceId: string
+  readonly spanId: string
+  readonly isHeadSampled: boolean
+  readonly isOpen: boolean
+  readonly isRecorded: boolean
+  readonly context: Context
+  time(atMs: number): HrTime
+}
+
+/** A call to another engine while it runs. */
+export interface UpstreamCall {
+  readonly headers: Readonly<Record<string, string>>
+  end(outcome: {
+    readonly status: number | null
+    readonly responseId: string | null
+    readonly error: string | null
+  }): void
+}
+
+export const traceparentOf = ({ traceId, isHeadSampled }: Calling, spanId: string): string =>
+  `00-${traceId}-${spanId}-${isHeadSampled ? '01' : '00'}`
+
+export class ClientCalls {
+  readonly #request: Calling
+  readonly #tracer: Tracer | null
+  readonly #remote: SpanContext | null
+  readonly #trustRemote: boolean
+
+  /** `tracer`: of spans that are not the contract's; null: tracing is off. `remote`: the caller's span. */
+  constructor(request: Calling, tracer: Tracer | null, remote: SpanContext | null, trustRemote: boolean) {
+    this.#request = request
+    this.#tracer = tracer
+    this.#remote = remote
+    this.#trustRemote = trustRemote
+  }
+
+  start(name: string, attributes: ClientAttributes, parent: Context): ClientCall {
+    const request = this.#request
+    const isRecorded = request.isOpen && request.isRecorded
+    const span = isRecorded
+      ? this.#tracer?.startSpan(
+          name,
+          { kind: SpanKind.CLIENT, startTime: request.time(performance.now()), attributes: { ...attributes } },
+          parent,
+        )
+      : undefined
+    return {
+      headers: this.#headers(span?.spanContext().spanId ?? request.spanId),
+      end: (error, more = {}) => {
+        if (!span?.isRecording()) return
+        span.setAttributes(error === null ? { ...more } : { ...more, 'error.type': error })
+        if (error !== null) span.setStatus({ code: SpanStatusCode.ERROR, message: error })
+        span.end(request.time(performance.now()))
+      },
+    }
+  }
+
+  startUpstream(url: string): UpstreamCall {
+    const { hostname, port, protocol, pathname } = new URL(url)
+    const call = this.start(
+      `POST ${pathname}`,
+      {
+        'http.request.method': 'POST',
+        'url.full': `${protocol}//${hostname}${port && `:${port}`}${pathname}`,
+        'server.address': hostname,
+        'server.port': Number(port) || (protocol === 'https:' ? 443 : 80),
+      },
+      this.#request.context,
+    )
+    return {
+      headers: call.headers,
+      end: ({ status, responseId, error }) =>
+        call.end(error, {
+          'http.response.status_code': status ?? undefined,
+          'gen_ai.response.id': responseId?.slice(0, 128),
+        }),
+    }
+  }
+
+  /** Below a span of this server; as the caller sent it where this server makes none. */
+  #headers(spanId: string): Readonly<Record<string, string>> {
+    const request = this.#request
+    const { traceparent, tracestate } = request.input.headers
+    if (this.#tracer === null) {
+      return this.#remote && traceparent ? { traceparent, ...(tracestate ? { tracestate } : {}) } : {}
+    }
+    const state = this.#trustRemote ? this.#remote?.traceState?.serialize() : undefined
+    return { traceparent: traceparentOf(request, spanId), ...(state ? { tracestate: state } : {}) }
+  }
+}

@@ -1,0 +1,41 @@
+/**
+ * Captured content in the form of OpenTelemetry's GenAI conventions: messages of roles and parts. Only with MINISERVE_CAPTURE_CONTENT=true.
+ */
+
+export type ContentPart =
+  | { readonly type: 'text' | 'reasoning'; readonly content: string }
+  | { readonly type: 'tool_call'; readonly id: string | null; readonly name: string; readonly arguments: unknown }
+  | { readonly type: 'tool_call_response'; readonly id: string | null; readonly response: unknown }
+
+export interface ContentMessage {
+  readonly role: string
+  readonly parts: readonly ContentPart[]
+  /** Of output messages. */
+  readonly finish_reason?: string
+}
+
+/** What a request may leave of its content. */
+export interface CapturedContent {
+  readonly systemInstructions?: readonly ContentPart[]
+  readonly input?: readonly ContentMessage[]
+  readonly output?: readonly ContentMessage[]
+  readonly tools?: readonly unknown[]
+}
+
+/** Characters of one attribute of content. */
+const MAX_CONTENT_CHARACTERS = 256 * 1024
+const SHORTEST_STRING = 64
+
+/** JSON of a list of at most the bound's length: long strings are shortened, then the oldest items left out; it stays JSON. */
+export function contentJson(items: readonly unknown[], maxCharacters = MAX_CONTENT_CHARACTERS): string {
+  let json = JSON.stringify(items)
+  for (let longest = maxCharacters; json.length > maxCharacters && longest > SHORTEST_STRING;) {
+    longest = Math.max(SHORTEST_STRING, Math.floor(longest / 2))
+    const bound = longest
+    json = JSON.stringify(items, (_key, value: unknown) =>
+      typeof value === 'string' && value.length > bound ? `${value.slice(0, bound)}…` : value,
+    )
+  }
+  if (json.length <= maxCharacters || items.length <= 1) return json.length <= maxCharacters ? json : '[]'
+  return contentJson(items.slice(Math.ceil(items.length / 2)), maxCharacters)
+}

@@ -1,0 +1,90 @@
+/** What a log line is made of: a constant event name and fields of known names. Everything else of this folder builds on these types. */
+
+export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal'
+
+/** Every event name. What varies goes into fields, so that a name never carries content. */
+export type LogEvent =
+  | 'server.ready'
+  | 'server.draining'
+  | 'server.stopped'
+  | 'process.crashed'
+  | 'event_loop.stalled'
+  | 'model.notice'
+  | 'model.eos_ignored'
+  | 'model.no_end'
+  | 'key.refused'
+  | 'keys.reloaded'
+  | 'keys.reload_failed'
+  | 'sign_in.refused'
+  | 'engine.problem'
+  | 'engine.recovered'
+  | 'kv.tier'
+  | 'rag.worker_died'
+  | 'rag.rerank_skipped'
+  | 'request.received'
+  | 'input.tokenized'
+  | 'rag.retrieved'
+  | 'prefill.done'
+  | 'decode.done'
+  | 'response.sent'
+  | 'request.refused'
+  | 'request.aborted'
+  | 'request.failed'
+  | 'work.failed'
+  | 'plugin.event'
+  | 'plugin.failed'
+  | 'trace.leak'
+  | 'trace.breach'
+  | 'trace.finish_failed'
+  | 'trace.close_failed'
+  | 'metrics.failed'
+  | 'telemetry.problem'
+  | 'telemetry.shared'
+  | 'telemetry.stopped'
+  | 'log.file_failed'
+  | 'log.file_unavailable'
+
+/**
+ * Names of fields that may hold text. A field of another name is written only where it is a number or a boolean, or an attribute of the
+ * span contract: what nobody has thought about stays out.
+ */
+export const TEXT_FIELDS = [
+  'trace_id',
+  'span_id',
+  'name',
+  'method',
+  'route',
+  'request_id',
+  'caller_request_id',
+  'finish_reasons',
+  'reason',
+  'error',
+  'error_type',
+  'error_code',
+  'param',
+  'url',
+  'path',
+  'model',
+  'device',
+  'worker',
+  'where',
+  'detail',
+  'notice',
+  'address',
+  'ids',
+  'span',
+  'attribute',
+  'plugin',
+  'shared',
+  'operation',
+  'outcome',
+  'upstream',
+  'key_id',
+  'file',
+  'code',
+  'tier',
+] as const
+
+export type LogFields = Readonly<Record<string, unknown>>
+
+export type Log = Readonly<Record<LogLevel, (event: LogEvent, fields?: LogFields) => void>>

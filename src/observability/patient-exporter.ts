@@ -1,0 +1,128 @@
+/**
+ * Exports batches one after the other and keeps those that did not arrive: while a collector is away they wait, in the bound of the
+ * queue, and go out when it is back. Counts where every span is.
+ */
+import { type ExportResult, ExportResultCode } from '@opentelemetry/core'
+import type { ReadableSpan, SpanExporter } from '@opentelemetry/sdk-trace-base'
+
+const FIRST_PAUSE_MS = 1000
+const LONGEST_PAUSE_MS = 15_000
+
+export interface SpanCounts {
+  readonly created: number
+  readonly exported: number
+  readonly dropped: number
+  readonly unsampled: number
+}
+
+/** Where every span is, so that the sums hold at any time. */
+export class SpanCounter {
+  created = 0
+  exported = 0
+  dropped = 0
+  unsampled = 0
+  /** Handed to the batch processor, not yet given to the exporter. */
+  queued = 0
+  /** On their way, or waiting for another try. */
+  inFlight = 0
+  isClosed = false
+
+  counts(): SpanCounts {
+    const { created, exported, dropped, unsampled } = this
+    return { created, exported, dropped, unsampled }
+  }
+
+  /** Spans in memory that have not left. */
+  get numWaiting(): number {
+    return this.queued + this.inFlight
+  }
+
+  /** What has not arrived by now never will. */
+  close(): void {
+    if (this.isClosed) return
+    this.isClosed = true
+    this.dropped += this.numWaiting
+    this.queued = 0
+    this.inFlight = 0
+  }
+}
+
+export class PatientExporter implements SpanExporter {
+  readonly #inner: SpanExporter
+  readonly #counter: SpanCounter
+  readonly #onProblem: (detail: string) => void
+  readonly #waiting: ReadableSpan[][] = []
+  #pass: Promise<void> | null = null
+  #timer: NodeJS.Timeout | null = null
+  #pauseMs = FIRST_PAUSE_MS
+
+  constructor(inner: SpanExporter, counter: SpanCounter, onProblem: (detail: string) => void) {
+    this.#inner = inner
+    this.#counter = counter
+    this.#onProblem = onProblem
+  }
+
+  /** Takes a batch over: the batch processor need not hold it, or its next ones, back. */
+  export(spans: ReadableSpan[], done: (result: ExportResult) => void): void {
+    this.#counter.queued -= spans.length
+    this.#counter.inFlight += spans.length
+    this.#waiting.push(spans)
+    if (this.#timer === null) void this.#send()
+    done({ code: ExportResultCode.SUCCESS })
+  }
+
+  /** Tries what waits once more; resolves when all has left, or a batch has not. */
+  async forceFlush(): Promise<void> {
+    await this.#pass
+    await this.#send()
+    await this.#inner.forceFlush?.()
+  }
+
+  async shutdown(): Promise<void> {
+    await this.#pass
+    if (this.#waiting.length > 0) await this.#send()
+    if (this.#timer) clearTimeout(this.#timer)
+    await this.#inner.shutdown()
+  }
+
+  #send(): Promise<void> {
+    if (this.#timer) clearTimeout(this.#timer)
+    this.#timer = null
+    this.#pass ??= this.#sendAll().finally(() => {
+      this.#pass = null
+    })
+    return this.#pass
+  }
+
+  async #sendAll(): Promise<void> {
+    for (let batch = this.#waiting[0]; batch !== undefined && !this.#counter.isClosed; batch = this.#waiting[0]) {
+      const error = await this.#exportOne(batch)
+      if (this.#counter.isClosed) return
+      if (error !== null) this.#onProblem(`spans could not be exported: ${error.message}`)
+      if (error !== null && !isRefusal(error)) return this.#later()
+      this.#waiting.shift()
+      this.#pauseMs = FIRST_PAUSE_MS
+      this.#counter.inFlight -= batch.length
+      this.#counter[error === null ? 'exported' : 'dropped'] += batch.length
+    }
+  }
+
+  #exportOne(batch: ReadableSpan[]): Promise<Error | null> {
+    return new Promise((resolve) => {
+      this.#inner.export(batch, ({ code, error }) =>
+        resolve(code === ExportResultCode.SUCCESS ? null : (error ?? new Error('the exporter gave no reason'))),
+      )
+    })
+  }
+
+  #later(): void {
+    this.#timer = setTimeout(() => void this.#send(), this.#pauseMs)
+    this.#timer.unref()
+    this.#pauseMs = Math.min(LONGEST_PAUSE_MS, this.#pauseMs * 2)
+  }
+}
+
+/** gRPC's INVALID_ARGUMENT, PERMISSION_DENIED, UNIMPLEMENTED and UNAUTHENTICATED, and HTTP's statuses that another try does not change. */
+const REFUSALS: ReadonlySet<unknown> = new Set([3, 7, 12, 16, 400, 401, 403, 404, 405, 413, 415])
+
+const isRefusal = (error: Error): boolean => 'code' in error && REFUSALS.has(error.code)

@@ -1,0 +1,73 @@
+/** A request's content in the form of OpenTelemetry's conventions, where MINISERVE_CAPTURE_CONTENT asks for it. */
+import type { ChatMessage, Engine, PromptInput } from '../engine/request.ts'
+import type { CapturedContent, ContentMessage, ContentPart } from '../observability/content.ts'
+import type { GenerationJob } from './job.ts'
+import type { Choice, GenerationResult } from './generation-result.ts'
+
+const text = (content: string): ContentPart => ({ type: 'text', content })
+
+/** What the caller sent. */
+export function inputContent({ generation }: GenerationJob, engine: Engine): CapturedContent {
+  const [first] = generation.prompts
+  if (first === undefined || !('messages' in first)) return promptContent(generation.prompts, engine)
+  const isSystem = ({ role }: ChatMessage) => role === 'system' || role === 'developer'
+  return {
+    systemInstructions: first.messages.filter(isSystem).map(({ content }) => text(content)),
+    input: first.messages.filter((message) => !isSystem(message)).map(toContent),
+    tools: (first.tools ?? []).map((tool) =>
+      'function' in tool && typeof tool['function'] === 'object'
+        ? { type: 'function', ...tool['function'] }
+        : { type: 'function', ...tool },
+    ),
+  }
+}
+
+/** Prompts as the model gets them: of a request with retrieval, with their documents. */
+export const promptContent = (prompts: readonly PromptInput[], engine: Engine): CapturedContent => ({
+  input: prompts.flatMap((prompt): readonly ContentMessage[] => {
+    if ('messages' in prompt) return prompt.messages.map(toContent)
+    const content = 'text' in prompt ? prompt.text : engine.decode(prompt.ids, { skipSpecialTokens: false })
+    return content === null ? [] : [{ role: 'user', parts: [text(content)] }]
+  }),
+})
+
+/** What the model wrote, a message per choice. */
+export const outputContent = (result: GenerationResult): CapturedContent => ({ output: result.choices.map(toOutput) })
+
+function toContent({ role, content, toolCalls = [], toolCallId }: ChatMessage): ContentMessage {
+  if (role === 'tool') {
+    return { role, parts: [{ type: 'tool_call_response', id: toolCallId ?? null, response: content }] }
+  }
+  return {
+    role,
+    parts: [...(content === '' && toolCalls.length > 0 ? [] : [text(content)]), ...toolCalls.map(toCall)],
+  }
+}
+
+function toOutput(choice: Choice): ContentMessage {
+  const reason = choice.finished?.reason ?? 'error'
+  return {
+    role: 'assistant',
+    parts: [...(choice.text === '' && choice.calls.length > 0 ? [] : [text(choice.text)]), ...choice.calls.map(toCall)],
+    finish_reason: choice.calls.length > 0 && reason === 'stop' ? 'tool_call' : reason,
+  }
+}
+
+const toCall = ({
+  id,
+  name,
+  arguments: json,
+}: {
+  readonly id: string
+  readonly name: string
+  readonly arguments: string
+}) => ({ type: 'tool_call', id, name, arguments: parsed(json) }) as const
+
+/** Arguments that a cut answer left unfinished stay text. */
+function parsed(json: string): unknown {
+  try {
+    return JSON.parse(json)
+  } catch {
+    return json
+  }
+}
