@@ -38,7 +38,12 @@ NAMES = {
     "mlp.down_proj": "ffn_down",
     "pre_feedforward_layernorm": "ffn_norm",
     "post_feedforward_layernorm": "post_ffw_norm",
+    "post_self_attn_layernorm": "post_attention_norm",
+    "post_mlp_layernorm": "post_ffw_norm",
 }
+
+# Architectures whose q and k the converter reorders.
+PERMUTED = ("llama", "granite", "mistral3")
 
 
 def tensor_name(name, arch):
@@ -47,7 +52,7 @@ def tensor_name(name, arch):
         return f"{NAMES[stem]}.{kind}"
     _, _, layer, part = stem.split(".", 3)
     if part == "post_attention_layernorm":
-        part = "post_attention_norm" if arch in ("gemma3", "olmo2") else "ffn_norm"
+        part = "post_attention_norm" if arch in ("gemma3", "olmo2", "exaone4") else "ffn_norm"
     else:
         part = NAMES[part]
     return f"blk.{layer}.{part}.{kind}"
@@ -88,6 +93,10 @@ def write_model(name, arch, tokenizer=False):
         writer.add_rope_scaling_type(gguf.RopeScalingType.YARN)
         writer.add_rope_scaling_factor(rope["factor"])
         writer.add_rope_scaling_orig_ctx_len(rope["original_max_position_embeddings"])
+        if "mscale_all_dim" in rope:
+            writer.add_rope_scaling_yarn_log_mul(rope["mscale_all_dim"])
+        if "llama_4_scaling_beta" in rope:
+            writer.add_attn_temperature_scale(rope["llama_4_scaling_beta"])
     if kind == "longrope":
         original = config["original_max_position_embeddings"]
         writer.add_rope_scaling_orig_ctx_len(original)
@@ -106,6 +115,14 @@ def write_model(name, arch, tokenizer=False):
         writer.add_tensor("rope_freqs.weight", factors.astype(np.float32))
     if arch in ("gemma3", "phi3") and config.get("sliding_window"):
         writer.add_sliding_window(config["sliding_window"])
+    if arch in ("olmo2", "exaone4") and config.get("sliding_window"):
+        writer.add_sliding_window(config["sliding_window"])
+        writer.add_sliding_window_pattern([t == "sliding_attention" for t in config["layer_types"]])
+    if arch == "granite":
+        writer.add_attention_scale(config["attention_multiplier"])
+        writer.add_embedding_scale(config["embedding_multiplier"])
+        writer.add_residual_scale(config["residual_multiplier"])
+        writer.add_logit_scale(config["logits_scaling"])
     if arch == "gemma3":
         writer.add_final_logit_softcapping(config["final_logit_softcapping"])
     writer.add_bos_token_id(1)
@@ -113,7 +130,7 @@ def write_model(name, arch, tokenizer=False):
     if tokenizer:
         add_tokenizer(writer, folder)
     for key, value in load_file(folder / "model.safetensors").items():
-        if arch == "llama" and ("q_proj" in key or "k_proj" in key):
+        if arch in PERMUTED and ("q_proj" in key or "k_proj" in key):
             value = permute(value, config["num_attention_heads" if "q_proj" in key else "num_key_value_heads"])
         is_vector = value.ndim == 1
         if arch.startswith("gemma") and key.endswith("norm.weight"):
@@ -226,3 +243,10 @@ if __name__ == "__main__":
     write_model("gemma3-old", "gemma3")
     write_model("phi3-longrope", "phi3")
     write_model("olmo2", "olmo2")
+    write_model("olmo3", "olmo2")
+    write_model("granite", "granite")
+    write_model("ministral3", "mistral3")
+    write_model("glm4", "glm4")
+    write_model("exaone4", "exaone4")
+    write_model("ernie4_5", "ernie4_5")
+    write_model("seed_oss", "seed_oss")

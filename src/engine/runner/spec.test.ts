@@ -1,4 +1,6 @@
+import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
+import { FAMILIES } from './families.ts'
 import { parseSpec } from './spec.ts'
 
 const LLAMA = {
@@ -136,4 +138,26 @@ const REFUSED: [string, object, RegExp][] = [
 
 test.each(REFUSED)('refused by name: %s', (_name, fields, message) => {
   expect(() => parse(fields)).toThrow(message)
+})
+
+test('docs/models.md names every architecture that can be served, and no other', () => {
+  const text = readFileSync(new URL('../../../docs/models.md', import.meta.url), 'utf8')
+  const named = [...text.matchAll(/`(\w+For(?:CausalLM|ConditionalGeneration))`/g)].map(([, name]) => name)
+  expect(named.toSorted()).toEqual(Object.keys(FAMILIES).toSorted())
+})
+
+test.each([
+  ['experts', { num_local_experts: 4 }, /num_local_experts should be 0: models with experts are not served, found 4/],
+  ['Mamba', { layer_types: ['mamba', 'attention'] }, /layer_types should be attention in every layer/],
+])('%s are refused by name', (_, fields, message) => {
+  const config = {
+    architectures: ['GraniteMoeHybridForCausalLM'],
+    hidden_size: 32,
+    num_hidden_layers: 2,
+    num_attention_heads: 4,
+    max_position_embeddings: 64,
+    vocab_size: 96,
+    shared_intermediate_size: 48,
+  }
+  expect(() => parseSpec('config.json', { ...config, ...fields }, null)).toThrow(message)
 })

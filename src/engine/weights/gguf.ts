@@ -6,6 +6,7 @@ import { open, type FileHandle } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { dequantize } from '../../kernels/dequantize.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
+import { FAMILIES } from '../runner/families.ts'
 import { type DecoderSpec, parseSpec, type SpecOptions } from '../runner/spec.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
 import { BLOCK_FORMATS, typeName } from './gguf-blocks.ts'
@@ -18,45 +19,53 @@ interface GgufFamily {
   readonly architecture: string
   /** The converter reordered the rows of q and k for rotations of neighbouring pairs; our rope rotates halves. */
   readonly permutesQk: boolean
-  /** Names of post_attention_layernorm and of the norm before the MLP differ between pre-norm families and those that normalise outputs. */
-  readonly normalisesOutputs: boolean
-  readonly isFused: boolean
 }
 
-const PLAIN = { permutesQk: false, normalisesOutputs: false, isFused: false }
-
-const FAMILIES: ReadonlyMap<string, GgufFamily> = new Map([
-  ['llama', { ...PLAIN, architecture: 'LlamaForCausalLM', permutesQk: true }],
-  ['qwen2', { ...PLAIN, architecture: 'Qwen2ForCausalLM' }],
-  ['qwen3', { ...PLAIN, architecture: 'Qwen3ForCausalLM' }],
-  ['smollm3', { ...PLAIN, architecture: 'SmolLM3ForCausalLM', permutesQk: true }],
-  ['gemma2', { ...PLAIN, architecture: 'Gemma2ForCausalLM', normalisesOutputs: true }],
-  ['gemma3', { ...PLAIN, architecture: 'Gemma3ForCausalLM', normalisesOutputs: true }],
-  ['phi3', { ...PLAIN, architecture: 'Phi3ForCausalLM', isFused: true }],
-  ['olmo2', { ...PLAIN, architecture: 'Olmo2ForCausalLM', normalisesOutputs: true }],
+const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map([
+  ['llama', { architecture: 'LlamaForCausalLM', permutesQk: true }],
+  ['qwen2', { architecture: 'Qwen2ForCausalLM', permutesQk: false }],
+  ['qwen3', { architecture: 'Qwen3ForCausalLM', permutesQk: false }],
+  ['smollm3', { architecture: 'SmolLM3ForCausalLM', permutesQk: true }],
+  ['gemma2', { architecture: 'Gemma2ForCausalLM', permutesQk: false }],
+  ['gemma3', { architecture: 'Gemma3ForCausalLM', permutesQk: false }],
+  ['phi3', { architecture: 'Phi3ForCausalLM', permutesQk: false }],
+  ['olmo2', { architecture: 'Olmo2ForCausalLM', permutesQk: false }],
+  ['granite', { architecture: 'GraniteForCausalLM', permutesQk: true }],
+  ['mistral3', { architecture: 'Ministral3ForCausalLM', permutesQk: true }],
+  ['glm4', { architecture: 'Glm4ForCausalLM', permutesQk: false }],
+  ['exaone4', { architecture: 'Exaone4ForCausalLM', permutesQk: false }],
+  ['ernie4_5', { architecture: 'Ernie4_5ForCausalLM', permutesQk: false }],
+  ['seed_oss', { architecture: 'SeedOssForCausalLM', permutesQk: false }],
 ])
 
+/** The family of a file: OLMo 3 is written as OLMo 2 with a window. */
+function familyOf(metadata: GgufMetadata): GgufFamily | undefined {
+  const family = GGUF_FAMILIES.get(metadata.architecture)
+  const isOlmo3 = metadata.architecture === 'olmo2' && metadata.own('attention.sliding_window') !== undefined
+  return family !== undefined && isOlmo3 ? { ...family, architecture: 'Olmo3ForCausalLM' } : family
+}
+
 /** Names inside `blk.N.` and what they are called in Hugging Face checkpoints. */
-function layerNames({ normalisesOutputs, isFused, architecture }: GgufFamily): Readonly<Record<string, string>> {
+function layerNames({ architecture }: GgufFamily): Readonly<Record<string, string>> {
+  const { normPlacement, names } = FAMILIES[architecture] ?? unknownFamily(architecture)
+  const [first, k = '', v = ''] = names.qkv
+  const [gate, up] = names.gateUp
   return {
     attn_norm: 'input_layernorm',
-    attn_q: 'self_attn.q_proj',
-    attn_k: 'self_attn.k_proj',
-    attn_v: 'self_attn.v_proj',
-    attn_qkv: 'self_attn.qkv_proj',
-    attn_output: 'self_attn.o_proj',
+    ...(k === '' ? { attn_qkv: first } : { attn_q: first, attn_k: k, attn_v: v }),
+    attn_output: names.output,
     attn_q_norm: 'self_attn.q_norm',
     attn_k_norm: 'self_attn.k_norm',
-    post_attention_norm: 'post_attention_layernorm',
-    ffn_norm:
-      normalisesOutputs && architecture !== 'Olmo2ForCausalLM'
-        ? 'pre_feedforward_layernorm'
-        : 'post_attention_layernorm',
-    post_ffw_norm: 'post_feedforward_layernorm',
-    ffn_gate: 'mlp.gate_proj',
-    ffn_up: isFused ? 'mlp.gate_up_proj' : 'mlp.up_proj',
-    ffn_down: 'mlp.down_proj',
+    post_attention_norm: names.attentionNorm,
+    ...(normPlacement === 'post' ? {} : { ffn_norm: names.mlpNorm }),
+    post_ffw_norm: names.feedForwardNorm,
+    ...(up === undefined ? { ffn_up: gate } : { ffn_gate: gate, ffn_up: up }),
+    ffn_down: names.down,
   }
+}
+
+function unknownFamily(architecture: string): never {
+  throw new Error(`no family ${architecture}`)
 }
 
 const TOP_NAMES: Readonly<Record<string, string>> = {
@@ -121,7 +130,9 @@ export class GgufMetadata {
 function slidingLayers(pattern: GgufValue | null): Record<string, unknown> {
   if (!Array.isArray(pattern)) return { sliding_window_pattern: pattern }
   return {
-    layer_types: pattern.map((isSliding: unknown) => (isSliding === 1 ? 'sliding_attention' : 'full_attention')),
+    layer_types: pattern.map((isSliding: unknown) =>
+      isSliding === 1 || isSliding === true ? 'sliding_attention' : 'full_attention',
+    ),
   }
 }
 
@@ -159,6 +170,11 @@ function configOf(
       rope_type: scaling,
       factor: own('rope.scaling.factor'),
       original_max_position_embeddings: original,
+      beta_fast: own('rope.scaling.yarn_beta_fast'),
+      beta_slow: own('rope.scaling.yarn_beta_slow'),
+      // Written where cos and sin are not scaled.
+      attention_factor: own('rope.scaling.yarn_log_multiplier') === undefined ? undefined : 1,
+      llama_4_scaling_beta: own('attention.temperature_scale'),
     })
   } else if (scaling !== undefined && scaling !== 'none') {
     rope['rope_type'] = scaling
@@ -194,7 +210,13 @@ function configOf(
     attn_logit_softcapping: own('attn_logit_softcapping'),
     final_logit_softcapping: own('final_logit_softcapping'),
     attention_bias: names.has('model.layers.0.self_attn.q_proj.bias'),
+    attention_out_bias: names.has('model.layers.0.self_attn.o_proj.bias'),
     mlp_bias: names.has('model.layers.0.mlp.gate_proj.bias'),
+    use_bias: names.has('model.layers.0.self_attn.q_proj.bias'),
+    embedding_multiplier: own('embedding_scale'),
+    residual_multiplier: own('residual_scale'),
+    attention_multiplier: own('attention.scale'),
+    logits_scaling: own('logit_scale'),
     tie_word_embeddings: !names.has('lm_head.weight'),
     bos_token_id: metadata.get('tokenizer.ggml.bos_token_id'),
     eos_token_id: eos.filter((id) => typeof id === 'number'),
@@ -335,13 +357,13 @@ export async function openGguf(path: string, onProgress?: ProgressListener): Pro
     const [first] = parts
     if (first === undefined) throw new ModelError(`${path}: expected at least one part`)
     const metadata = new GgufMetadata(path, first.header)
-    const family = FAMILIES.get(metadata.architecture)
+    const family = familyOf(metadata)
     if (family === undefined || metadata.own('expert_count') !== undefined) {
       const what =
         family === undefined
           ? `unknown architecture "${metadata.architecture}"`
           : `"${metadata.architecture}" with experts`
-      throw new ModelError(`${path}: ${what}; known: ${[...FAMILIES.keys()].join(', ')} (without experts)`)
+      throw new ModelError(`${path}: ${what}; known: ${[...GGUF_FAMILIES.keys()].join(', ')} (without experts)`)
     }
     const count = metadata.get('split.count')
     if (typeof count === 'number' && count > 1 && count !== parts.length) {
