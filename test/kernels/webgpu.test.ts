@@ -73,25 +73,19 @@ describe.skipIf(skipReason !== null)('webgpu', () => {
     return outputs
   }
 
-  it('shards matrices above the binding limit', async () => {
+  it('has the same bits in shards of its matrices and in many submissions, and one time for all of them', async () => {
     const whole = await products(await openBackend(), 'f16', 3)
     // Two tiles of 32 rows a shard: 4 shards of 200 rows.
-    const sharded = await products(await openBackend({ maxBindingBytes: 16384 }), 'f16', 3)
-    for (const [i, values] of sharded.entries()) expectBitEqual(values, whole[i]!, `output ${i}`)
+    const apart = await products(await openBackend({ maxBindingBytes: 16384, submissionOperations: 1 }), 'f16', 3)
+    for (const [i, values] of apart.entries()) expectBitEqual(values, whole[i]!, `output ${i}`)
   })
 
   it('has the same bits without dot4I8Packed', async () => {
-    for (const format of ['q4', 'q8'] as const) {
+    for (const format of isFull ? (['q4', 'q8'] as const) : (['q4'] as const)) {
       const packed = await products(await openBackend(), format, 3)
       const unpacked = await products(await openBackend({ avoidPackedDot: true }), format, 3)
       for (const [i, values] of unpacked.entries()) expectBitEqual(values, packed[i]!, `${format}, output ${i}`)
     }
-  })
-
-  it('has the same bits in many submissions as in one, and one time for all of them', async () => {
-    const whole = await products(await openBackend(), 'f16', 3)
-    const pieces = await products(await openBackend({ submissionOperations: 1 }), 'f16', 3)
-    for (const [i, values] of pieces.entries()) expectBitEqual(values, whole[i]!, `output ${i}`)
   })
 
   it('compiles nothing after ready, whatever the rows, the context and the sampling', async () => {
@@ -137,7 +131,7 @@ describe.skipIf(skipReason !== null)('webgpu', () => {
       const rows = specs.slice(0, numTokens).map((spec, row) => ({ row, spec }))
       backend.sample(hidden, table, options, rows)
       backend.score(hidden, table, options, [{ row: 0, target: 1, topN: 1 }])
-      await backend.endStep()
+      // Not ended: pipelines are looked up as ops are called, and software Vulkan would compile each anew when it runs.
     }
     expect(backend.numPipelines).toBe(compiled)
   })

@@ -14,7 +14,7 @@ import { f32ToF16 } from '../float.ts'
 import type { Matrix, MatrixData, MatrixFormat, MatrixUse, StoredMatrix } from '../ops.ts'
 
 export const TILE_ROWS = 32
-export const BLOCK_COLS = 32
+const BLOCK_COLS = 32
 
 const BITS: Readonly<Record<MatrixFormat, number>> = { f32: 32, f16: 16, q8: 8, q4: 4 }
 

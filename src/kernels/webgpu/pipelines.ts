@@ -16,7 +16,7 @@ export interface KernelSource {
 const sources = new Map<string, string>()
 
 /** Text of a shader file. */
-export function readShader(name: string): string {
+function readShader(name: string): string {
   let text = sources.get(name)
   if (text === undefined) {
     text = readFileSync(new URL(`./wgsl/${name}`, import.meta.url), 'utf8')
