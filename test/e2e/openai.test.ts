@@ -164,7 +164,14 @@ describe('completions', () => {
     const warm = await complete({ prompt })
     expect(cold.usage.prompt_tokens_details.cached_tokens).toBeLessThan(16)
     expect(warm.usage.prompt_tokens_details.cached_tokens).toBe(warm.usage.prompt_tokens - 1)
-    expect(Object.keys(warm.timings)).toEqual(['queue_ms', 'prefill_ms', 'decode_ms', 'ttft_ms', 'tokens_per_second'])
+    expect(Object.keys(warm.timings)).toEqual([
+      'grammar_ms',
+      'queue_ms',
+      'prefill_ms',
+      'decode_ms',
+      'ttft_ms',
+      'tokens_per_second',
+    ])
   })
 
   it('shares no cache between keys', async () => {

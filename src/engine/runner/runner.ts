@@ -11,7 +11,7 @@ export type { SampleSpec, TokenLogprobs } from '../../kernels/ops.ts'
 export const MAX_DRAFT_TOKENS = 8
 
 /** Sequences of a step that may have all their drafts verified at once: where more run, a row for each is what pays. */
-const MAX_DRAFTING = 4
+const MAX_DRAFTING = 8
 
 /** Rows that a step may sample. */
 export function maxSampleRows(maxNumSeqs: number, speculation: boolean): number {

@@ -70,6 +70,25 @@ test('the threads of an idle pool go to sleep, also after they have worked', asy
   await pool.close()
 })
 
+test('the count of programs may wrap around: the threads go on', async () => {
+  const arena = new Arena()
+  // The pool's control block comes next, and begins with the count.
+  const count = arena.allocate(64, 'marker') + 64
+  const pool = await Pool.start(arena, 4, true)
+  const asleep = () => vi.waitFor(() => expect(pool.sleepingThreads).toBe(3), { timeout: 30_000, interval: 5 })
+  await asleep()
+  const words = arena.i32(count, 1)
+  Atomics.store(words, 0, 2 ** 31 - 2)
+  const program = new Program(arena)
+  program.add('normAdd', { rows: 0, residual: 0, residualStride: 0, x: 0, xStride: 0, cols: 0, weight: 0, eps: 0 })
+  for (let i = 0; i < 3; i++) {
+    pool.run(program.address, program.length)
+    await asleep()
+  }
+  expect(Atomics.load(words, 0)).toBe(-(2 ** 31) + 1)
+  await pool.close()
+})
+
 test('a closed backend says so', async () => {
   const backend = await createCpuBackend({ ...OPTIONS, threads: 4 })
   const values = new Float32Array(64 * 64).fill(1)

@@ -5,7 +5,16 @@ import { linear, LinearCommand } from './linear'
 import { pack, PackCommand } from './pack'
 import { sample, SampleCommand } from './sample'
 import { score, ScoreCommand } from './score'
-import { announce, awaitProgram, barrier, programAddress, programLength, setScratch, start as startThread } from './pool'
+import {
+  announce,
+  awaitProgram,
+  barrier,
+  isStopped,
+  programAddress,
+  programLength,
+  setScratch,
+  start as startThread,
+} from './pool'
 
 /** Bytes of a command. */
 const COMMAND: usize = 128
@@ -26,7 +35,7 @@ export function run(program: usize, length: i32, alone: bool): void {
 export function serve(epoch: i32): void {
   for (;;) {
     epoch = awaitProgram(epoch)
-    if (epoch < 0) return
+    if (isStopped()) return
     execute()
   }
 }

@@ -50,7 +50,10 @@ export function barrier(): void {
     return
   }
   for (let i = 0; i < SPINS; i++) {
-    if (atomic.load<i32>(control + GENERATION) != generation) return
+    if (atomic.load<i32>(control + GENERATION) == generation) continue
+    // A thread that failed lets the others go on as well: without its share there is no result.
+    if (atomic.load<i32>(control + FAULT) != 0) unreachable()
+    return
   }
   atomic.add<i32>(control + BLOCKED, 1)
   while (atomic.load<i32>(control + GENERATION) == generation && atomic.load<i32>(control + FAULT) == 0) {
@@ -70,7 +73,7 @@ export function announce(program: usize, length: i32, alone: bool): void {
   if (atomic.load<i32>(control + SLEEPERS) > 0) atomic.notify(control + EPOCH, -1)
 }
 
-/** Waits for a program after the one counted `epoch`; its count, or -1 when the pool is stopped. */
+/** Waits for a program after the one counted `epoch`, or for the pool's end; the count, which wraps around. */
 export function awaitProgram(epoch: i32): i32 {
   for (let i = 0; i < SPINS; i++) {
     if (atomic.load<i32>(control + EPOCH) != epoch) break
@@ -80,8 +83,11 @@ export function awaitProgram(epoch: i32): i32 {
     while (atomic.load<i32>(control + EPOCH) == epoch) atomic.wait<i32>(control + EPOCH, epoch, -1)
     atomic.sub<i32>(control + SLEEPERS, 1)
   }
-  if (atomic.load<i32>(control + STOP) != 0) return -1
   return atomic.load<i32>(control + EPOCH)
+}
+
+export function isStopped(): bool {
+  return atomic.load<i32>(control + STOP) != 0
 }
 
 // @ts-ignore: decorator
