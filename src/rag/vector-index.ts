@@ -102,8 +102,7 @@ export interface Candidate extends Chunk {
   readonly textRank: number | null
   /**
    * How much of the query's words lexical search found in it, 0..1: its BM25 score as a share of what a chunk of mean length gets that
-   * has every one of them once (words that no chunk has count too). A store that searches elsewhere may know it only of what lexical search found,
-   * and say 0 of the rest.
+   * has every one of them once (words that no chunk has count too). Known also of chunks found by their vector only.
    */
   readonly textShare: number
 }

@@ -146,8 +146,14 @@ export class PgvectorIndex implements VectorIndex {
       this.#searchVector(vector, depth, filter, signal),
       this.#searchText(text, vector, depth, filter, signal),
     ])
+    const isFoundByText = new Set(byText.map((row) => row.chunk_id))
+    // Where lexical search gave all that it has, the others have none of the words.
+    const rest = byText.length < depth ? [] : byVector.filter((row) => !isFoundByText.has(row.chunk_id))
+    const shares = await this.#textShares(text, rest, signal)
     const found = new Map<string, Candidate>()
-    byVector.forEach((row, i) => found.set(row.chunk_id, toCandidate(row, { vectorRank: i + 1, textRank: null })))
+    byVector.forEach((row, i) =>
+      found.set(row.chunk_id, toCandidate(row, { vectorRank: i + 1, textRank: null }, shares.get(row.chunk_id))),
+    )
     byText.forEach((row, i) => {
       const vectorRank = found.get(row.chunk_id)?.vectorRank ?? null
       found.set(row.chunk_id, toCandidate(row, { vectorRank, textRank: i + 1 }, row.text_share))
@@ -185,10 +191,43 @@ export class PgvectorIndex implements VectorIndex {
     const terms = countTerms(text)
     if (terms.size === 0) return []
     const parameters = new Parameters()
-    const index = parameters.add(this.#id)
     const query = `${parameters.add(pgvector.toSql([...vector]))}::vector(${this.dimensions})`
     return this.#database.query<TextRow>(
-      `with totals as (
+      `with ${this.#scored(terms, parameters, filterSql(filter, parameters))}, best as (
+         select * from scored order by score desc, chunk_id limit ${parameters.add(depth)}
+       )
+       select ${CHUNK_COLUMNS}, -(c.embedding::vector(${this.dimensions}) <#> ${query}) as similarity,
+              least(1, s.score / (select sum(idf) from weighted)) as text_share
+       from best s join miniserve.chunks c using (chunk_id) join miniserve.documents d using (document_id)
+       order by s.score desc, c.chunk_id`,
+      parameters.values,
+      signal,
+    )
+  }
+
+  /** What these chunks have of the words, by chunk. */
+  async #textShares(
+    text: string,
+    rows: readonly ChunkRow[],
+    signal: AbortSignal | undefined,
+  ): Promise<ReadonlyMap<string, number>> {
+    const terms = countTerms(text)
+    if (rows.length === 0 || terms.size === 0) return new Map()
+    const parameters = new Parameters()
+    const isOne = `p.chunk_id = any(${parameters.add(rows.map((row) => row.chunk_id))}::bigint[])`
+    const shares = await this.#database.query<{ chunk_id: string; share: number }>(
+      `with ${this.#scored(terms, parameters, isOne)}
+       select chunk_id, least(1, score / (select sum(idf) from weighted)) as share from scored`,
+      parameters.values,
+      signal,
+    )
+    return new Map(shares.map(({ chunk_id: chunk, share }) => [chunk, share]))
+  }
+
+  /** Common table expressions: the query's terms with their weights, and the scores of the chunks that meet a condition. */
+  #scored(terms: ReadonlyMap<string, number>, parameters: Parameters, condition: string): string {
+    const index = parameters.add(this.#id)
+    return `totals as (
          select num_chunks::float8 as n, greatest(1, coalesce(num_terms::float8 / nullif(num_chunks, 0), 0)) as mean
          from miniserve.indexes where index_id = ${index}
        ), terms as (
@@ -203,16 +242,9 @@ export class PgvectorIndex implements VectorIndex {
          from weighted w join miniserve.postings p on p.index_id = ${index} and p.term = w.term
          join miniserve.chunks c on c.chunk_id = p.chunk_id
          join miniserve.documents d on d.document_id = c.document_id, totals
-         where ${filterSql(filter, parameters)}
-         group by p.chunk_id order by score desc, p.chunk_id limit ${parameters.add(depth)}
-       )
-       select ${CHUNK_COLUMNS}, -(c.embedding::vector(${this.dimensions}) <#> ${query}) as similarity,
-              least(1, s.score / (select sum(idf) from weighted)) as text_share
-       from scored s join miniserve.chunks c using (chunk_id) join miniserve.documents d using (document_id)
-       order by s.score desc, c.chunk_id`,
-      parameters.values,
-      signal,
-    )
+         where ${condition}
+         group by p.chunk_id
+       )`
   }
 
   async #insert(client: PoolClient, document: EmbeddedDocument): Promise<void> {
