@@ -22,20 +22,37 @@ const STOP_WORDS = new Set(
 /** The terms of a text in order, stop words left out. Used for documents and queries alike. */
 export function analyze(text: string): string[] {
   const terms: string[] = []
-  for (const [match] of text.normalize('NFKC').toLowerCase().replaceAll('_', '-').matchAll(WORD)) {
-    const parts = match.split(/[._:/-]/)
-    // An identifier such as llm.cache.hits is found as a whole and by its parts.
-    if (parts.length > 1 && match.length <= MAX_TERM_CHARS) terms.push(match)
-    for (const part of parts) {
-      if (CJK.test(part)) {
-        for (const [run] of part.matchAll(CJK_RUN)) {
-          if (CJK.test(run)) addBigrams(terms, run)
-          else addWord(terms, run)
-        }
-      } else addWord(terms, part)
-    }
+  const plain = text.normalize('NFKC').toLowerCase().replaceAll('_', '-')
+  for (const [match] of plain.matchAll(WORD)) {
+    const known = termsOfWords.get(match)
+    // One push a term: a run may be longer than a call has arguments.
+    if (known) for (const term of known) terms.push(term)
+    else addMatch(terms, match)
   }
   return terms
+}
+
+/** Words of a language are few and come again and again: their terms are worked out once. */
+const termsOfWords = new Map<string, readonly string[]>()
+const MAX_KNOWN_WORDS = 1 << 16
+
+function addMatch(terms: string[], match: string): void {
+  const first = terms.length
+  const parts = match.split(/[._:/-]/)
+  // An identifier such as llm.cache.hits is found as a whole and by its parts.
+  if (parts.length > 1 && match.length <= MAX_TERM_CHARS) terms.push(match)
+  for (const part of parts) {
+    if (CJK.test(part)) {
+      for (const [run] of part.matchAll(CJK_RUN)) {
+        if (CJK.test(run)) addBigrams(terms, run)
+        else addWord(terms, run)
+      }
+    } else addWord(terms, part)
+  }
+  if (match.length > MAX_TERM_CHARS) return
+  if (termsOfWords.size >= MAX_KNOWN_WORDS) termsOfWords.clear()
+  // Copied out of the text: a slice would keep all of it in memory.
+  termsOfWords.set(Buffer.from(match).toString(), terms.slice(first))
 }
 
 function addWord(terms: string[], word: string): void {
