@@ -59,6 +59,8 @@ const TTFT = [
 ]
 const INTER_TOKEN = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80]
 const LATENCY = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680]
+const TOKENS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000]
+const CHOICES = [1, 2, 5, 10, 20]
 const GENAI_DURATION = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92]
 const GENAI_TTFT = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
 const GENAI_TPOT = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5]
@@ -235,6 +237,11 @@ export class Metrics {
         LATENCY,
       ),
       decode: histogram('miniserve_request_decode_time_seconds', 'First token to the last', LATENCY),
+      inference: histogram('miniserve_request_inference_time_seconds', 'First step to the last token', LATENCY),
+      promptSize: histogram('miniserve_request_prompt_tokens', 'Prompt tokens of a request', TOKENS),
+      outputSize: histogram('miniserve_request_generation_tokens', 'Generated tokens of a request', TOKENS),
+      paramsN: histogram('miniserve_request_params_n', 'n as sent, 1 where it was not', CHOICES),
+      paramsMaxTokens: histogram('miniserve_request_params_max_tokens', 'max_tokens, where it was sent', TOKENS),
       genAiDuration: histogram(
         'gen_ai_server_request_duration_seconds',
         'GenAI request duration',
@@ -338,6 +345,11 @@ export class Metrics {
     if (queue !== undefined) observe('queue', byModel, queue / 1000)
     if (prefill !== undefined) observe('prefill', byModel, prefill / 1000)
     if (decode !== undefined) observe('decode', byModel, decode / 1000)
+    if (prefill !== undefined) observe('inference', byModel, (prefill + (decode ?? 0)) / 1000)
+    observe('promptSize', byModel, phases.tokensIn)
+    observe('outputSize', byModel, phases.tokensOut)
+    observe('paramsN', byModel, generation?.n ?? 1)
+    if (typeof generation?.maxTokens === 'number') observe('paramsMaxTokens', byModel, generation.maxTokens)
     if (decode !== undefined && phases.tokensOut > 1)
       observe('genAiTpot', genAi, decode / 1000 / (phases.tokensOut - 1))
     this.interToken.observe(model, phases.stepMicros, 1e-6)
@@ -404,7 +416,20 @@ function memoryOf(device: DeviceMemory | null): readonly LabelledValue[] {
 }
 
 type HistogramName =
-  'ttft' | 'e2e' | 'grammar' | 'queue' | 'prefill' | 'decode' | 'genAiDuration' | 'genAiTtft' | 'genAiTpot'
+  | 'inference'
+  | 'promptSize'
+  | 'outputSize'
+  | 'paramsN'
+  | 'paramsMaxTokens'
+  | 'ttft'
+  | 'e2e'
+  | 'grammar'
+  | 'queue'
+  | 'prefill'
+  | 'decode'
+  | 'genAiDuration'
+  | 'genAiTtft'
+  | 'genAiTpot'
 
 const GENAI_SUCCESS_LABELS = ['gen_ai_operation_name', 'gen_ai_provider_name', 'gen_ai_request_model']
 const GENAI_LABELS = [...GENAI_SUCCESS_LABELS, 'error_type']

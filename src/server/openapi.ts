@@ -134,7 +134,7 @@ const queryParameters = ({ query }: Route): object[] =>
   Object.entries(query?.shape ?? {}).map(([name, type]) => ({
     name,
     in: 'query',
-    required: false,
+    required: !(type as z.ZodType).safeParse(undefined).success,
     schema: jsonSchema(type as z.ZodType, 'output'),
   }))
 

@@ -18,6 +18,7 @@ import { list } from './validation.ts'
 import { chatRequest, completionRequest, detokenizeRequest, tokenizeRequest } from './wire.ts'
 import {
   embeddingsRequest,
+  indexNameText,
   MAX_INGEST_DOCUMENTS,
   ragDocument,
   ragDocumentsRequest,
@@ -66,7 +67,7 @@ const get = { method: 'GET' } as const
 const remove = { method: 'DELETE' } as const
 const page = { tag: 'Pages', answer: 'text/html', session: 'page' } as const
 const probe = { ...get, tag: 'Server' } as const
-const ofIndex = z.object({ index: z.string().min(1).max(64).optional() })
+const ofIndex = z.object({ index: indexNameText.optional() })
 const pageNumber = z.coerce.number().int().min(1).optional()
 const oneOf = (values: readonly string[]) => z.enum(values).optional()
 

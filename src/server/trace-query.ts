@@ -13,7 +13,10 @@ export const traceQuery = z.object({
   route: optional(z.string()),
   min_ms: optional(z.coerce.number('a number').min(0, 'a number of at least 0')),
   since: optional(
-    z.string().refine((value) => !Number.isNaN(toEpochMs(value)), 'a time: ISO 8601 or milliseconds since 1970'),
+    z
+      .string()
+      .refine((value) => !Number.isNaN(toEpochMs(value)), 'a time: ISO 8601 or milliseconds since 1970')
+      .meta({ format: 'date-time' }),
   ),
   tokens_out: optional(count),
   request_id: optional(z.string()),

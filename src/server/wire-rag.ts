@@ -5,7 +5,9 @@ import { MAX_ID_LENGTH } from '../rag/vector-index.ts'
 import { fusionWeights, list, nullable, tokenIds } from './validation.ts'
 import { unsupported } from './wire-elsewhere.ts'
 
-const indexName = nullable(z.string().min(1).max(64))
+/** The stores themselves say what is wrong with a name; its form is published. */
+export const indexNameText = z.string().min(1).max(64).meta({ pattern: '^[A-Za-z0-9_][A-Za-z0-9._-]*$' })
+const indexName = nullable(indexNameText)
 
 const MAX_INPUTS = 2048
 /** Token ids of one input: more than any embedding model reads. */

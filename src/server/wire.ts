@@ -55,7 +55,8 @@ const structuredOutputs = nullable(
     })
     .refine((value) => Object.values(value).filter((item) => item !== undefined).length === 1, {
       error: 'exactly one of json, json_object, regex, choice, grammar',
-    }),
+    })
+    .meta({ minProperties: 1, maxProperties: 1 }),
 )
 
 /** `rag: true`, or what to retrieve. */
@@ -263,6 +264,7 @@ export const tokenizeRequest = z
     path: ['prompt'],
     error: 'either prompt or messages',
   })
+  .meta({ oneOf: [{ required: ['prompt'] }, { required: ['messages'] }] })
 
 export const detokenizeRequest = z.object({ model: nullable(z.string()), tokens: tokenIds({ max: MAX_PROMPT_IDS }) })
 
