@@ -21,7 +21,10 @@ have=$(mesa_major || true)
 if [ "${have:-0}" -lt 23 ]; then
   . /etc/os-release
   if [ "${VERSION_CODENAME:-}" = bookworm ] && ! grep -rqs 'bookworm-backports' /etc/apt/sources.list /etc/apt/sources.list.d; then
-    echo 'deb http://deb.debian.org/debian bookworm-backports main' | $sudo tee /etc/apt/sources.list.d/bookworm-backports.list >/dev/null
+    # Backports stand beside the suite that the machine installs from, under the same address.
+    uri=$(apt-get indextargets --format '$(RELEASE) $(REPO_URI)' 'Created-By: Packages' | awk '$1 == "bookworm" && !uri { uri = $2 } END { print uri }')
+    [ -n "$uri" ] || { echo "ci-setup: no package source for bookworm found; add one, then run this again" >&2; exit 1; }
+    echo "deb $uri bookworm-backports main" | $sudo tee /etc/apt/sources.list.d/bookworm-backports.list >/dev/null
     updated=false
   fi
   update

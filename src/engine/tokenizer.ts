@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers'
 import { type BpeVocabulary, BytePairEncoder } from './bpe.ts'
 import { ModelError } from './runner/runner.ts'
-import { loadGgufTokenizer, loadGgufTokenizerConfig } from './weights/gguf-tokenizer.ts'
+import { LINEAR_PATTERNS, loadGgufTokenizer, loadGgufTokenizerConfig } from './weights/gguf-tokenizer.ts'
 import { isFolder } from './weights/model-path.ts'
 
 export interface Tokenizer {
@@ -16,6 +16,8 @@ export interface Tokenizer {
   readonly eosToken: string | null
   /** Tokens that end a turn by what the vocabulary calls them, beside those that config files name. */
   readonly endOfTurnIds: readonly number[]
+  /** Its patterns and replacements are known to take time in proportion to the text. */
+  readonly isLinear: boolean
   /** Special tokens written out in the text are recognised; `addSpecialTokens` adds the ones its post-processor puts around a text. */
   encode(text: string, options?: { readonly addSpecialTokens?: boolean }): number[]
   decode(ids: readonly number[], options?: { readonly skipSpecialTokens?: boolean }): string
@@ -174,12 +176,32 @@ function endOfTurnIds(eosToken: string | null, special: readonly number[], textO
   return special.filter((id) => isEnd(textOf(id)))
 }
 
+/** Replacements that a text meets, and how much longer each may make it, in tokenizers that are taken as linear. */
+const MAX_REPLACEMENTS = 8
+const MAX_REPLACEMENT_CHARACTERS = 16
+
+/** Whether every pattern is one of those that known models split by, and replacements cannot multiply a text. */
+function isLinear({ normalizer, pre_tokenizer: preTokenizer }: Record<string, unknown>): boolean {
+  let numReplacements = 0
+  const isKnown = (stage: unknown): boolean => {
+    if (Array.isArray(stage)) return stage.every(isKnown)
+    const { type, content, pattern, normalizers, pretokenizers } = record(stage)
+    if (type === 'Replace') numReplacements += 1
+    if (typeof content === 'string' && content.length > MAX_REPLACEMENT_CHARACTERS) return false
+    const { Regex: regex } = record(pattern)
+    if (regex !== undefined && !(typeof regex === 'string' && LINEAR_PATTERNS.has(regex))) return false
+    return isKnown(normalizers ?? []) && isKnown(pretokenizers ?? [])
+  }
+  return isKnown([normalizer, preTokenizer]) && numReplacements <= MAX_REPLACEMENTS
+}
+
 class VocabularyTokenizer implements Tokenizer {
   readonly name: string
   readonly vocabSize: number
   readonly bosToken: string | null
   readonly eosToken: string | null
   readonly endOfTurnIds: readonly number[]
+  readonly isLinear: boolean
   readonly #inner: HfTokenizer
   readonly #spelling: Spelling
   readonly #tokens: (string | undefined)[]
@@ -197,6 +219,7 @@ class VocabularyTokenizer implements Tokenizer {
     this.bosToken = specialText(files.config.bos_token)
     this.eosToken = specialText(files.config.eos_token)
     this.#spelling = spellingOf(files.tokenizer)
+    this.isLinear = isLinear(files.tokenizer)
     this.#tokens = [...(inner.model?.vocab ?? [])]
     for (const [id, token] of inner.get_added_tokens_decoder()) {
       this.#tokens[id] = token.content

@@ -2,6 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { Template } from '@huggingface/jinja'
+import { withDeadline } from '../deadline.ts'
 import { EngineError } from '../request.ts'
 import type { ChatMessage, ToolDefinition } from '../request.ts'
 import { ModelError } from '../runner/runner.ts'
@@ -75,6 +76,9 @@ class ChatTemplatePair implements ChatTemplate {
 const mark = (name: string | number): string => `\u{F8FF}${name}\u{F8FE}`
 const END_MARK = mark('end')
 
+/** How long a template may take: whole conversations of known ones take milliseconds. */
+const RENDER_MS = 2_000
+
 /** Shapes of conversations that are known to be shown whole. */
 const MAX_KNOWN_SHAPES = 256
 
@@ -132,14 +136,15 @@ class JinjaChatTemplate implements ChatTemplate {
     more: Readonly<Record<string, unknown>> = {},
   ): string {
     try {
-      return this.#template.render({
+      const variables = {
         ...more,
         messages,
         ...(tools.length === 0 ? {} : { tools }),
         add_generation_prompt: addGenerationPrompt,
         bos_token: this.#tokens.bosToken ?? '',
         eos_token: this.#tokens.eosToken ?? '',
-      })
+      }
+      return withDeadline(RENDER_MS, () => this.#template.render(variables))
     } catch (error) {
       throw refused(`the model's chat template refuses them (${messageOf(error)})`, error)
     }

@@ -3,6 +3,13 @@ import type { ChatTemplate } from './chat-template.ts'
 import { EngineError } from '../request.ts'
 import type { PromptInput } from '../request.ts'
 import type { Tokenizer } from '../tokenizer.ts'
+import { DeadlineError, withDeadline } from '../deadline.ts'
+
+/** Where a tokenizer's patterns are not known: how long a text may take, some fifty times what known ones need. */
+const DEADLINE_MS = 500
+const DEADLINE_MS_PER_CHARACTER = 0.02
+/** Too short for any pattern to take long. */
+const SHORT_CHARACTERS = 20
 
 export class PromptEncoder {
   readonly #tokenizer: Tokenizer
@@ -41,7 +48,15 @@ export class PromptEncoder {
 
   #encode(text: string, param: string, options: { readonly addSpecialTokens?: boolean }): readonly number[] {
     this.#checkBytes(Buffer.byteLength(text), param)
-    return this.#tokenizer.encode(text, options)
+    if (this.#tokenizer.isLinear || text.length <= SHORT_CHARACTERS) return this.#tokenizer.encode(text, options)
+    try {
+      const ms = DEADLINE_MS + Math.ceil(text.length * DEADLINE_MS_PER_CHARACTER)
+      return withDeadline(ms, () => this.#tokenizer.encode(text, options))
+    } catch (error) {
+      if (!(error instanceof DeadlineError)) throw error
+      const message = `${param}: the model's tokenizer.json takes too long over this text (${error.message}); its patterns or replacements grow faster than the text`
+      throw new EngineError('invalid_request', message, param, { cause: error })
+    }
   }
 
   /** Tokenizing blocks the thread that serves: what cannot fit, even in the longest tokens, is refused before. */

@@ -54,6 +54,9 @@ const SPLITTERS: ReadonlyMap<string, Splitter> = new Map([
 /** Byte-level vocabularies whose texts begin with BOS unless the file says otherwise. */
 const ADDS_BOS: ReadonlySet<string> = new Set(['llama-bpe', 'llama3', 'tekken'])
 
+/** Patterns that known models split text by: none backtracks beyond the piece at hand. */
+export const LINEAR_PATTERNS: ReadonlySet<string> = new Set([...SPLITTERS.values()].map(({ pattern }) => pattern))
+
 interface Metadata {
   readonly path: string
   readonly values: GgufHeader['metadata']
