@@ -230,8 +230,7 @@ function finish(values: Readonly<Record<string, unknown>>, env: Readonly<Record<
   const fields = { ...defaults(), ...values } as Fields
   const home = env['HOME'] ?? homedir()
   const hfHome = fields.hfHome ?? join(env['XDG_CACHE_HOME'] ?? join(home, '.cache'), 'huggingface')
-  const isOff = (name: string, word: string) => env[name]?.toLowerCase() === word
-  const tracesOff = isOff('MINISERVE_TRACES_ENABLED', 'false') || isOff('OTEL_SDK_DISABLED', 'true')
+  const tracesOff = isSwitchedOff('MINISERVE_TRACES_ENABLED', env) || env['OTEL_SDK_DISABLED']?.toLowerCase() === 'true'
   const config: Config = {
     ...fields,
     cacheDir: fields.cacheDir ?? join(env['XDG_CACHE_HOME'] ?? join(home, '.cache'), 'miniserve'),
@@ -241,6 +240,14 @@ function finish(values: Readonly<Record<string, unknown>>, env: Readonly<Record<
     traceDetail: values['traceDetail'] === undefined && tracesOff ? 'off' : fields.traceDetail,
   }
   return Object.freeze(config)
+}
+
+/** A switch that is on unless a variable says otherwise. Throws ConfigError for what is no yes or no. */
+function isSwitchedOff(name: string, env: Readonly<Record<string, string | undefined>>): boolean {
+  const word = env[name]?.trim().toLowerCase() ?? ''
+  if (['false', '0', 'no', 'off'].includes(word)) return true
+  if (['', 'true', '1', 'yes', 'on'].includes(word)) return false
+  throw new ConfigError(`${name}: expected true or false, found ${JSON.stringify(env[name])}`)
 }
 
 function defaults(): Fields {

@@ -94,7 +94,10 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     onWorkerDeath: AsyncResource.bind(({ worker, reason, cause }) => {
       logger.warn('rag.worker_died', { worker, reason, error: cause })
     }),
-    onRerankFailure: (reason) => logger.warn('rag.rerank_skipped', { reason }),
+    onRerankFailure: (reason) => {
+      observability.metrics.onRerankSkipped(reason)
+      logger.warn('rag.rerank_skipped', { reason })
+    },
   })
   const watch = new EventLoopWatch((stall) => {
     observability.metrics.onStall(stall)

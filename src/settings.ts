@@ -83,6 +83,14 @@ const text = z.string().min(1, 'a value')
 const secret = z.string().trim().min(1, 'a key that is not blank')
 const url = z.string().regex(/^https?:\/\/\S+$/, 'a URL that begins with http:// or https://')
 
+/** As OpenTelemetry's variables have it: with a scheme, or host and port alone. */
+const endpoint = z
+  .string()
+  .regex(
+    /^(?:https?:\/\/\S+|[\w.-]+:\d+|\[[0-9a-f:]+\]:\d+)$/i,
+    'a URL that begins with http:// or https://, or host:port',
+  )
+
 /** An origin as browsers send it, or all of them. A slash behind it is a habit; anything else there would never match. */
 const origin = z.string().transform((value, ctx) => {
   if (value === '*') return value
@@ -376,11 +384,11 @@ export const schema = z.object({
     defaultText: 'those of the models',
   }),
 
-  otlpTracesEndpoint: field(url.nullable().default(null), {
+  otlpTracesEndpoint: field(endpoint.nullable().default(null), {
     flag: 'otlp-traces-endpoint',
     env: 'OTEL_EXPORTER_OTLP_TRACES_ENDPOINT',
     value: 'URL',
-    help: 'OTLP gRPC endpoint for spans; OTEL_EXPORTER_OTLP_ENDPOINT is used when this is not set',
+    help: 'OTLP endpoint for spans, over OTEL_EXPORTER_OTLP_PROTOCOL (grpc, http/protobuf, http/json); OTEL_EXPORTER_OTLP_ENDPOINT is used when this is not set',
     group: 'observability',
     defaultText: 'none: nothing is dialled',
   }),

@@ -17,7 +17,12 @@ interface Exemplar {
   readonly timestamp: number
 }
 
-export function renderMetrics(metrics: readonly MetricFamily[], isOpenMetrics: boolean): string {
+/** @param mayName whether an exemplar may name a trace: whose id it is lets others hang their spans into it. */
+export function renderMetrics(
+  metrics: readonly MetricFamily[],
+  isOpenMetrics: boolean,
+  mayName: (traceId: string) => boolean = () => true,
+): string {
   const lines: string[] = []
   for (const metric of metrics) {
     const family = isOpenMetrics && isCounter(metric) ? metric.name.replace(/_total$/, '') : metric.name
@@ -26,7 +31,7 @@ export function renderMetrics(metrics: readonly MetricFamily[], isOpenMetrics: b
       const name = 'metricName' in sample && typeof sample.metricName === 'string' ? sample.metricName : metric.name
       let line = `${name}${formatLabels(sample.labels)} ${formatNumber(sample.value)}`
       const exemplar = 'exemplar' in sample ? sample.exemplar : null
-      if (isOpenMetrics && isExemplar(exemplar)) {
+      if (isOpenMetrics && isExemplar(exemplar) && mayName(String(exemplar.labelSet['trace_id']))) {
         line += ` # ${formatLabels(exemplar.labelSet)} ${formatNumber(exemplar.value)} ${exemplar.timestamp}`
       }
       lines.push(line)

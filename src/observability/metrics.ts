@@ -11,6 +11,7 @@ import type { Stall } from './event-loop-watch.ts'
 import { hideKeys, type MetricFamily, renderMetrics } from './metrics-text.ts'
 import type { RequestTrace } from './request-trace.ts'
 import type { SpanCounts } from './patient-exporter.ts'
+import type { TraceStore } from './trace-store.ts'
 
 /** Bytes that a backend holds on its device. */
 export interface DeviceMemory {
@@ -50,7 +51,7 @@ const EVERYTHING: MetricsViewer = { keyId: '', isAdmin: true }
 
 export interface MetricsOptions {
   readonly spanCounts: () => SpanCounts
-  readonly traceStore: { readonly size: number; readonly bytes: number }
+  readonly traceStore: Pick<TraceStore, 'size' | 'bytes' | 'get'>
 }
 
 // Buckets in seconds: vLLM's for its names, the GenAI semantic conventions' for theirs.
@@ -82,6 +83,7 @@ export class Metrics {
   private readonly leaks: Counter
   private readonly stalls: Counter
   private readonly subscriberErrors: Counter
+  private readonly rerankSkips: Counter
   private readonly interToken = new BulkHistogram(
     'miniserve_inter_token_latency_seconds',
     'Duration of decode steps',
@@ -90,7 +92,10 @@ export class Metrics {
   )
   private readonly histograms: Readonly<Record<HistogramName, Histogram>>
 
+  private readonly traceStore: MetricsOptions['traceStore']
+
   constructor(options: MetricsOptions) {
+    this.traceStore = options.traceStore
     this.registry.setContentType(Registry.OPENMETRICS_CONTENT_TYPE)
     const registers = [this.registry]
     const counter = (name: string, help: string, labelNames: string[] = []) =>
@@ -211,6 +216,11 @@ export class Metrics {
       'Times the serving thread answered nobody for 100 ms or more, by the route at work',
       ['route'],
     )
+    this.rerankSkips = counter(
+      'miniserve_rag_rerank_skipped_total',
+      'Searches whose order was kept because the reranker failed or took too long',
+      ['reason'],
+    )
     this.subscriberErrors = counter('miniserve_trace_errors_total', 'Errors inside tracing; the request went on', [
       'where',
     ])
@@ -302,6 +312,11 @@ export class Metrics {
     this.stalls.inc({ route })
   }
 
+  /** A search kept its own order. */
+  onRerankSkipped(reason: string): void {
+    this.rerankSkips.inc({ reason })
+  }
+
   onLeak(): void {
     this.leaks.inc()
   }
@@ -369,7 +384,8 @@ export class Metrics {
 
   /**
    * The exposition: OpenMetrics when the Accept header asks for it, else Prometheus text. Which keys there are, and what each used, is the
-   * admin's to see (and everyone's on a server without keys); any other viewer has its own key by name and the rest as one.
+   * admin's to see (and everyone's on a server without keys); any other viewer has its own key by name and the rest as one, and exemplars
+   * of its own traces only.
    */
   async render(
     accept: string | undefined,
@@ -382,6 +398,7 @@ export class Metrics {
       body: renderMetrics(
         viewer.isAdmin ? families : families.map((family) => hideKeys(family, viewer.keyId)),
         isOpenMetrics,
+        (traceId) => viewer.isAdmin || this.traceStore.get(traceId, viewer).length > 0,
       ),
     }
   }

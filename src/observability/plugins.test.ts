@@ -91,6 +91,64 @@ describe('plugins', () => {
     expect(observability.open()).toEqual({ requests: 0, spans: 0, engine: 0 })
   })
 
+  it('lose no span of several choices under one name, and keep each inside its parent', async () => {
+    const plugins = await loadPlugins([example('nested-spans')], observability.subscriberHost)
+    const subscribers = observability.subscribers(plugins)
+    const trace = open(observability)
+    const plan = {
+      numPromptTokens: 4,
+      numCachedTokens: 0,
+      stepMicros: [10],
+      reason: 'length',
+      choices: 3,
+      n: 3,
+    } as const
+    const choices = [0, 1, 2]
+    trace.setGeneration({ operation: 'chat', model: 'tiny', numChoices: 3, n: 3 })
+    const arrivedMs = performance.now()
+    const publish = (event: EngineEvent) => subscribers.forEach((subscriber) => void subscriber.onEvent(event))
+    for (const choice of choices) publish(queuedEvent(trace.requestId, choice, plan))
+    for (const choice of choices) startEvents(trace.requestId, choice, plan).forEach(publish)
+    const times = { arrivedMs, scheduledMs: arrivedMs, firstTokenMs: performance.now() }
+    for (const choice of choices) publish(finishedEvent(trace.requestId, choice, plan, times))
+    trace.finish({ ending: 'success', status: 200 })
+    const { spans } = storedTree(observability, trace.traceId)
+    const decode = spans.find((span) => span.name === 'llm.decode')
+    const generations = spans.filter((span) => span.name === 'acme.generation')
+    expect(generations).toHaveLength(3)
+    const nanos = ([seconds, rest]: readonly [number, number]) => BigInt(seconds) * 1_000_000_000n + BigInt(rest)
+    for (const { endTime } of generations) expect(nanos(endTime)).toBeLessThanOrEqual(nanos(decode?.endTime ?? [0, 0]))
+    const { created, exported, dropped, unsampled } = observability.spanCounts()
+    expect(exported + dropped + unsampled).toBe(created)
+    expect(observability.open().spans).toBe(0)
+  })
+
+  it('that never end a span do not make a served request an error, and are told of its whole life', async () => {
+    const seen: string[] = []
+    const { tracer } = observability.subscriberHost
+    observability.subscribers([
+      {
+        name: 'starts-only',
+        onEvent(event) {
+          seen.push(event.type)
+          if (event.type === 'requestStarted') tracer?.startSpan('acme.open')
+          if (event.type === 'requestFinished') throw new Error('broken')
+        },
+      },
+    ])
+    const { trace } = await play(observability, 'formatting')
+    trace.finish({ ending: 'success', status: 200 })
+    const left = storedTree(observability, trace.traceId).spans.find((span) => span.name === 'acme.open')
+    expect(left?.status.code).toBe(0)
+    expect(seen).toEqual(['requestStarted', 'requestAccepted', 'requestFinished'])
+    const failed = observability.lines.find((line) => line.msg === 'plugin.failed')
+    expect(failed).toMatchObject({ plugin: 'starts-only', trace_id: trace.traceId })
+    const { body } = await observability.metrics.render(undefined)
+    expect(body).toContain('miniserve_trace_errors_total{where="plugin starts-only"} 1')
+    open(observability, { requestId: 'refused' }).finish({ ending: 'refused', status: 429 })
+    expect(seen.slice(3)).toEqual(['requestStarted', 'requestFinished'])
+  })
+
   it('that forget a registered span leave none open', async () => {
     const [plugin] = await loadPlugins([example('nested-spans')], observability.subscriberHost)
     const { trace, finishEngine } = await play(observability, 'decoding')

@@ -3,6 +3,7 @@
  * base64 ids and enum names; Grafana's download and import `batches` with instrumentationLibrarySpans; Jaeger its own JSON with microseconds.
  */
 import {
+  isDouble,
   type OtlpAttribute,
   type OtlpResourceSpans,
   type OtlpSpan,
@@ -143,6 +144,16 @@ export function parseTraces(value: unknown): OtlpTraces {
   }
 }
 
+/** Grafana writes a double that is whole as an integer: the contract says which attributes are doubles. */
+const restored = (span: OtlpSpan): OtlpSpan => ({
+  ...span,
+  attributes: span.attributes.map(({ key, value }) =>
+    value.intValue !== undefined && isDouble(key)
+      ? { key, value: { doubleValue: Number(value.intValue) } }
+      : { key, value },
+  ),
+})
+
 function parseBatch(value: unknown, path: string): OtlpResourceSpans {
   const batch = record(value, path)
   const resource = isRecord(batch.resource) ? batch.resource : {}
@@ -157,7 +168,10 @@ function parseBatch(value: unknown, path: string): OtlpResourceSpans {
       const { name, version } = isRecord(scope) ? scope : {}
       return {
         scope: { name: optionalString(name), ...(typeof version === 'string' && version ? { version } : {}) },
-        spans: array(entry.spans, `${where}.spans`).map((span, j) => parseSpan(span, `${where}.spans[${j}]`)),
+        spans: array(entry.spans, `${where}.spans`).map((item, j) => {
+          const span = parseSpan(item, `${where}.spans[${j}]`)
+          return batch.instrumentationLibrarySpans ? restored(span) : span
+        }),
         ...schemaOf(entry),
       }
     }),

@@ -118,6 +118,7 @@ class Validation {
     if (spec.parent !== null) this.checkParent(node, parent)
     this.checkAttributes(span, spec.attributes, span.attributes, '')
     for (const event of span.events) {
+      if (event.name === '') continue
       const eventSpec = Object.hasOwn(spec.events, event.name) ? spec.events[event.name] : undefined
       if (eventSpec) this.checkAttributes(span, eventSpec.attributes, event.attributes, `${event.name}.`)
       else this.add(span, 'event.unknown', `expected an event of the contract, found ${event.name}`)
@@ -193,6 +194,8 @@ class Validation {
   /** Exactly one end event, and the row of the table of endings it names. */
   private checkEnding(root: Node): EndingRow | null {
     const { span, values } = root
+    // Older Grafana downloads have no names of events: nothing can be said of them.
+    if (span.events.length > 0 && span.events.every(({ name }) => name === '')) return null
     const ends = span.events.filter((event) => event.name === 'request.departed' || event.name === 'request.aborted')
     const end = ends[0]
     if (!end || ends.length > 1) {
@@ -272,7 +275,8 @@ class Validation {
     }
     if (decode) {
       const firsts = decode.span.events.filter((event) => event.name === 'llm.first_token').length
-      if (firsts !== 1) this.add(decode.span, 'event.missing', `expected llm.first_token exactly once, found ${firsts}`)
+      if (firsts !== 1 && !decode.span.events.some(({ name }) => name === ''))
+        this.add(decode.span, 'event.missing', `expected llm.first_token exactly once, found ${firsts}`)
     }
     const isRefused = row !== null && row.isRefusal
     const isScored = root.values.get('llm.scored')?.boolValue === true
@@ -300,8 +304,13 @@ class Validation {
 
 const NO_SPAN = { traceId: '-', spanId: '-', name: '-' }
 
-function descendants(node: Node): Node[] {
-  return node.children.flatMap((child) => [child, ...descendants(child)])
+/** Spans below one; a span that is its own ancestor is there once. */
+function descendants(node: Node, seen = new Set<Node>([node])): Node[] {
+  return node.children.flatMap((child) => {
+    if (seen.has(child)) return []
+    seen.add(child)
+    return [child, ...descendants(child, seen)]
+  })
 }
 
 /** The attribute's own row, or the row it is an alias of. */

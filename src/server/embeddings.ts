@@ -23,6 +23,8 @@ export function embeddingHandlers({
           param: 'model',
         })
       }
+      const trace = c.get('trace')
+      trace.setGeneration({ operation: 'embeddings', model: rag.embedder.name })
       const { signal } = c.req.raw
       const { dimensions } = await unlessGone(signal, untilAborted(rag.embedder.load(), signal))
       const length = body.dimensions ?? dimensions
@@ -32,6 +34,7 @@ export function embeddingHandlers({
       const texts = await toTexts(body.input, rag)
       const { vectors, numTokens } = await unlessGone(signal, rag.embed(texts, signal))
       const promptTokens = numTokens.reduce((sum, count) => sum + count, 0)
+      trace.set({ 'gen_ai.usage.input_tokens': promptTokens })
       return c.json({
         object: 'list',
         data: texts.map((_, index) => {

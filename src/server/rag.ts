@@ -106,7 +106,10 @@ export function ragHandlers({ rag, maxRequestBytes }: RagRouteParts): RagHandler
         rerank: body.rerank ?? null,
       }
       const { signal } = c.req.raw
+      const trace = c.get('trace')
+      trace.setGeneration({ operation: 'retrieval', model: rag.embedder.name })
       const found = await unlessGone(signal, rag.query(body.query, body.index ?? null, params, signal))
+      trace.set({ 'gen_ai.data_source.id': found.index })
       return c.json({ index: found.index, reranked: found.isReranked, documents: found.documents })
     },
   }

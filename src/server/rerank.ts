@@ -23,10 +23,13 @@ export function rerankHandlers({ rag, maxRequestBytes }: RerankParts): Pick<Hand
     rerank: async (c) => {
       const body = parseBody(rerankRequest, await readJson(c, maxRequestBytes))
       requireModel(body.model)
+      const trace = c.get('trace')
+      trace.setGeneration({ operation: 'retrieval', model: rag.scorer.name })
       const { documents, query } = body
       const { signal } = c.req.raw
       const topN = Math.min(body.top_n ?? documents.length, documents.length)
       const { scores, numTokens } = await unlessGone(signal, rag.rerank(query, documents, topN, signal))
+      trace.set({ 'gen_ai.usage.input_tokens': numTokens })
       const results = documents
         .map((text, index) => ({
           index,
@@ -40,6 +43,8 @@ export function rerankHandlers({ rag, maxRequestBytes }: RerankParts): Pick<Hand
     score: async (c) => {
       const body = parseBody(scoreRequest, await readJson(c, maxRequestBytes))
       requireModel(body.model)
+      const trace = c.get('trace')
+      trace.setGeneration({ operation: 'retrieval', model: rag.scorer.name })
       const { signal } = c.req.raw
       const scores: number[] = []
       let total = 0
@@ -48,6 +53,7 @@ export function rerankHandlers({ rag, maxRequestBytes }: RerankParts): Pick<Hand
         scores.push(...found.scores)
         total += found.numTokens
       }
+      trace.set({ 'gen_ai.usage.input_tokens': total })
       return c.json({
         id: c.get('requestId'),
         object: 'list',

@@ -1,5 +1,6 @@
 /** A pool of PostgreSQL connections: statements that can be cancelled, transactions, and one error for whatever goes wrong. */
 import { Client, Pool, type PoolClient, type QueryResultRow } from 'pg'
+import { clientCall } from '../../observability/context.ts'
 import { RagError } from '../errors.ts'
 
 const POOL_SIZE = 8
@@ -57,7 +58,20 @@ export class Database {
    * Rows of a statement.
    * @throws RagError store_unavailable; the signal's reason once it is aborted: the statement is then cancelled on the server.
    */
-  async query<R extends QueryResultRow>(text: string, values: readonly unknown[], signal?: AbortSignal): Promise<R[]> {
+  query<R extends QueryResultRow>(text: string, values: readonly unknown[], signal?: AbortSignal): Promise<R[]> {
+    const operation = /^\s*(\w+)/.exec(text)?.[1]?.toUpperCase() ?? 'QUERY'
+    const { hostname, port, pathname } = new URL(URL.canParse(this.#url) ? this.#url : 'postgres://localhost')
+    const attributes = {
+      'db.system.name': 'postgresql',
+      'db.operation.name': operation,
+      'db.namespace': pathname.slice(1) || undefined,
+      'server.address': hostname,
+      'server.port': Number(port) || 5432,
+    }
+    return clientCall(`${operation} postgresql`, attributes, () => this.#rows<R>(text, values, signal))
+  }
+
+  async #rows<R extends QueryResultRow>(text: string, values: readonly unknown[], signal?: AbortSignal): Promise<R[]> {
     if (signal) return this.#cancellable(text, values, signal)
     try {
       return (await this.#pool.query<R>(text, [...values])).rows

@@ -16,13 +16,15 @@ export default function nestedSpans({ tracer, registry, find }) {
   }
   return {
     name: 'nested-spans',
-    onEvent({ type, requestId, atMs }) {
+    onEvent(event) {
+      const { type, requestId, atMs } = event
       if (type === 'firstToken') open(requestId, 'acme.generation', ['llm.decode'], atMs)
       if (type === 'preempted') open(requestId, 'acme.preemption', ['acme.generation', 'llm.prefill'], atMs)
       if (type === 'scheduled') close(requestId, 'acme.preemption', atMs)
       if (type === 'finished') {
         close(requestId, 'acme.preemption', atMs)
-        close(requestId, 'acme.generation', atMs)
+        // The last token ends llm.decode; `finished` comes a little later. Several choices have a span each, and each ends one.
+        close(requestId, 'acme.generation', event.counters.lastTokenMs ?? atMs)
       }
     },
   }
