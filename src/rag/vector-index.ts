@@ -153,7 +153,7 @@ export interface IndexStore {
   close(): Promise<void>
 }
 
-const INDEX_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
+export const INDEX_NAME = /^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$/
 
 /** Whether a name can be an index's: it becomes a file's name and a table's key. */
 export const isIndexName = (name: string): boolean => INDEX_NAME.test(name)

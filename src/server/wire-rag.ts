@@ -1,12 +1,12 @@
 /** Wire schemas of the retrieval routes: validation, types and their part of /openapi.json. */
 import { z } from 'zod'
 import { metadataSchema } from '../rag/files.ts'
-import { MAX_ID_LENGTH } from '../rag/vector-index.ts'
+import { INDEX_NAME, MAX_ID_LENGTH } from '../rag/vector-index.ts'
 import { fusionWeights, list, nullable, tokenIds } from './validation.ts'
 import { unsupported } from './wire-elsewhere.ts'
 
 /** The stores themselves say what is wrong with a name; its form is published. */
-export const indexNameText = z.string().min(1).max(64).meta({ pattern: '^[A-Za-z0-9_][A-Za-z0-9._-]*$' })
+export const indexNameText = z.string().min(1).max(64).meta({ pattern: INDEX_NAME.source })
 const indexName = nullable(indexNameText)
 
 const MAX_INPUTS = 2048
