@@ -156,6 +156,25 @@ describe('endings', () => {
     await engine.close()
   })
 
+  it('a runner that cannot run is named, refuses newcomers once a first attempt has failed, and is told of', async () => {
+    const told: unknown[] = []
+    const { engine, runner } = setup({ onProblem: (problem) => told.push(problem) })
+    expect(engine.problem).toBeNull()
+    runner.say({ reason: 'unplugged', isFatal: false })
+    expect(engine.problem).toBe('unplugged')
+    expect((await collect(engine, request({ maxTokens: 3 }))).reasons).toEqual(['length'])
+    runner.say({ reason: 'gone for good', isFatal: true })
+    await expect(collect(engine, request({}))).rejects.toMatchObject({
+      code: 'device_lost',
+      message: expect.stringContaining('gone for good'),
+    })
+    runner.say(null)
+    expect((await collect(engine, request({ maxTokens: 3 }))).reasons).toEqual(['length'])
+    expect(told).toHaveLength(3)
+    expectNoLeaks(engine)
+    await engine.close()
+  })
+
   it('draining refuses newcomers, lets the running finish within the bound and ends the rest', async () => {
     const { engine } = setup({}, { isDeferred: true, numBlocks: 20_000 })
     const short = collect(engine, request({ maxTokens: 5 }))

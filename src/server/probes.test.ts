@@ -1,5 +1,6 @@
 import { Hono } from 'hono'
 import { expect, it } from 'vitest'
+import { openScriptedEngine } from '../../test/engine/scripted-engine.ts'
 import { testObservability } from '../../test/observability/scenario.ts'
 import type { AppEnv } from './env.ts'
 import { requestTrace } from './middleware.ts'
@@ -27,10 +28,17 @@ it('/ready says that the server is not, and leaves no warning or error in the lo
     return [response.status, await response.json(), response.headers.get('retry-after')]
   }
   expect(await answers()).toEqual([503, { status: 'loading' }, '2'])
+  const { engine, runner } = openScriptedEngine()
+  state.ready(engine)
+  runner.say({ reason: 'unplugged', isFatal: false })
+  expect(await answers()).toEqual([503, { status: 'unavailable', reason: 'unplugged' }, '2'])
+  await engine.close()
   state.drain()
   expect(await answers()).toEqual([503, { status: 'draining' }, '2'])
   const lines = observability.lines.filter((line) => line.msg.startsWith('request.'))
   expect(lines.map(({ level, msg }) => [level, msg])).toEqual([
+    ['debug', 'request.received'],
+    ['debug', 'request.refused'],
     ['debug', 'request.received'],
     ['debug', 'request.refused'],
     ['debug', 'request.received'],

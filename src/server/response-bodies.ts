@@ -276,7 +276,11 @@ export const validation = object({
 export const mcp = object({ jsonrpc: z.literal('2.0') })
 
 export const health = object({ status: z.literal('ok') })
-export const readiness = object({ status: z.enum(['ready', 'loading', 'draining']) })
+export const readiness = object({
+  status: z.enum(['ready', 'loading', 'draining', 'unavailable']),
+  /** Why the engine cannot run, where it is unavailable. */
+  reason: z.string().optional(),
+})
 export const version = object({
   version: z.string(),
   revision: z.string().nullable(),

@@ -4,7 +4,14 @@
  * engine can compare texts alone. Sampling is the real one.
  */
 import { Sampler, tokenLogprobs } from '../../src/kernels/sampling.ts'
-import type { ModelInfo, Runner, SequencePlan, StepPlan, StepResult } from '../../src/engine/runner/runner.ts'
+import type {
+  ModelInfo,
+  Runner,
+  RunnerProblem,
+  SequencePlan,
+  StepPlan,
+  StepResult,
+} from '../../src/engine/runner/runner.ts'
 import { MAX_DRAFT_TOKENS, RunnerError } from '../../src/engine/runner/runner.ts'
 import { StepLayout } from '../../src/engine/runner/step-input.ts'
 
@@ -37,6 +44,8 @@ export class ScriptedRunner implements Runner {
   #sampled: number[] = []
   #isClosed = false
   numSteps = 0
+  /** Tells the engine what keeps steps from running. */
+  say: (problem: RunnerProblem | null) => void = () => {}
   /** Of the pool; `losePool` makes another. */
   poolId = 0
 
@@ -80,6 +89,10 @@ export class ScriptedRunner implements Runner {
       fingerprint: `scripted-${options.vocabSize}-${options.blockSize}`,
       notices: [],
     }
+  }
+
+  onProblem(listener: (problem: RunnerProblem | null) => void): void {
+    this.say = listener
   }
 
   load(): Promise<ModelInfo> {
