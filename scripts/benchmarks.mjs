@@ -168,6 +168,13 @@ row(
 )
 const rag = results('rag')
 const RAG = 'npm run bench -- rag'
+const { systems } = rag.yardstick.results
+const recalls = ({ all }) => `${number(all.recallAt1 * 100)} % / ${number(all.recallAt5 * 100)} %`
+row(
+  `right document first / among five, ${systems.product.all.questions} questions over Debian's documentation`,
+  `${recalls(systems.product)}; BM25 alone ${recalls(systems['BM25 alone'])}, embedder alone ${recalls(systems['embedder alone'])}`,
+  `${RAG} yardstick`,
+)
 const found = (chunks, system) =>
   rag.search.results.rows.find((entry) => entry.chunks === chunks && entry.system === system)
 row(

@@ -242,7 +242,7 @@ export const SPANS = {
     mayOutliveParent: false,
     logEvent: null,
     attributes: {
-      'rag.rerank.model': string('always', 'reranking model'),
+      'rag.rerank.model': string('always', 'reranking model; none where passages keep the order of the search'),
       'rag.rerank.candidates': int('always', 'documents scored'),
       'rag.rerank.top_n': int('always', 'documents asked for'),
       'error.type': errorType,
