@@ -1,7 +1,7 @@
 """Trains the token vectors: distillation of the teacher's similarities, and contrast of queries with passages. Plain numpy and sparse
 matrices, with the gradients by hand: a step takes a tenth of a second.
 
-    python train.py [--steps 700]      writes out/embedder.npy, [tokens, 256] f32: a text is the sum of its rows, scaled to length 1
+    python train.py [--steps 500]      writes out/embedder.npy, [tokens, 256] f32: a text is the sum of its rows, scaled to length 1
 """
 
 import argparse
@@ -109,7 +109,7 @@ def distillation(bags: sp.csr_matrix, teacher: np.ndarray, rows: np.ndarray) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--steps", type=int, default=500)
     steps = parser.parse_args().steps
     rng = np.random.RandomState(0)
     bags = Bags()
