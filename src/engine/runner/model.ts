@@ -4,6 +4,7 @@ import { stat } from 'node:fs/promises'
 import { availableHostMemory } from '../../kernels/host-memory.ts'
 import type { Backend, BackendLimits } from '../../kernels/ops.ts'
 import { openGguf } from '../weights/gguf.ts'
+import { unpackCheckpoint } from '../weights/quantized-checkpoint.ts'
 import { openSafetensors } from '../weights/safetensors.ts'
 import type { WeightSource } from '../weights/source.ts'
 import { Decoder, kvLayout } from './decoder.ts'
@@ -11,7 +12,7 @@ import { chooseDevice, createBackend } from './device.ts'
 import { loadWeights } from './model-weights.ts'
 import { defaultBlocks, type PoolRequest, sizePool } from './pool-size.ts'
 import { maxSampleRows, ModelError, type ModelInfo, type ModelRequest, type ProgressListener } from './runner.ts'
-import { type DecoderSpec, readSpec } from './spec.ts'
+import { type DecoderSpec, readQuantization, readSpec } from './spec.ts'
 import { StepLayout } from './step-input.ts'
 
 export interface LoadedModel {
@@ -42,7 +43,14 @@ async function openCheckpoint(path: string, onProgress?: ProgressListener): Prom
   const spec = (servedPositions: number | null): Promise<DecoderSpec> => readSpec(path, { servedPositions })
   // The config first: an unknown architecture should be named before missing weights are.
   await spec(null)
-  return { source: await openSafetensors(path, onProgress), spec }
+  const quantization = await readQuantization(path)
+  const source = await openSafetensors(path, onProgress)
+  try {
+    return { source: quantization === null ? source : unpackCheckpoint(source, quantization), spec }
+  } catch (error) {
+    await source.close()
+    throw error
+  }
 }
 
 /** Identifies weights and KV layout: everything that KV bytes depend on, the tensors by name, type, shape and place. */

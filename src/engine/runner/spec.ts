@@ -376,3 +376,11 @@ export async function readSpec(folder: string, options?: SpecOptions): Promise<D
     )
   return parseSpec(path, config, await readJson(join(folder, 'generation_config.json')), options)
 }
+
+/** `quantization_config` of a checkpoint folder's config.json; null where the weights are plain. Throws ModelError. */
+export async function readQuantization(folder: string): Promise<Readonly<Record<string, unknown>> | null> {
+  const config = await readJson(join(folder, 'config.json'))
+  const found = typeof config === 'object' && config !== null ? (config as Record<string, unknown>) : {}
+  const quantization = found['quantization_config']
+  return typeof quantization === 'object' && quantization !== null ? { ...quantization } : null
+}

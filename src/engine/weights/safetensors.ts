@@ -8,7 +8,8 @@ import { basename, join, resolve } from 'node:path'
 import { decodeBf16, encodeF16 } from '../../kernels/float.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
-import type { TensorInfo, WeightSource } from './source.ts'
+import type { RawWeightSource } from './quantized-checkpoint.ts'
+import type { TensorInfo } from './source.ts'
 
 /** As in the format's own implementation. */
 const MAX_HEADER_BYTES = 100_000_000
@@ -215,7 +216,7 @@ async function listFiles(folder: string): Promise<{ files: string[]; index: Map<
  * Opens the safetensors weights of a folder (or one file) and checks every header. Tensors are read on demand; `onProgress` hears the bytes read.
  * Throws ModelError.
  */
-export async function openSafetensors(path: string, onProgress?: ProgressListener): Promise<WeightSource> {
+export async function openSafetensors(path: string, onProgress?: ProgressListener): Promise<RawWeightSource> {
   const isFolder = (await stat(path)).isDirectory()
   const { files, index } = isFolder ? await listFiles(path) : { files: [''], index: null }
   const handles: FileHandle[] = []
@@ -258,21 +259,27 @@ export async function openSafetensors(path: string, onProgress?: ProgressListene
     throw error
   }
   let doneBytes = 0
+  const tensorOf = (name: string): Placed & { readonly file: FileHandle; readonly filePath: string } => {
+    const tensor = tensors.get(name)
+    if (tensor === undefined) throw new Error(`tensor ${name} is not in ${path}`)
+    return tensor
+  }
+  const readRaw = async (name: string): Promise<ArrayBuffer> => {
+    const tensor = tensorOf(name)
+    const bytes = new ArrayBuffer(tensor.bytes)
+    await readFully(tensor.file, tensor.filePath, new Uint8Array(bytes), tensor.offset, (read) => {
+      doneBytes += read
+      onProgress?.(doneBytes, totalBytes)
+    })
+    return bytes
+  }
   return {
     path,
     tensors,
     identity,
     totalBytes,
-    async read(name) {
-      const tensor = tensors.get(name)
-      if (tensor === undefined) throw new Error(`tensor ${name} is not in ${path}`)
-      const bytes = new ArrayBuffer(tensor.bytes)
-      await readFully(tensor.file, tensor.filePath, new Uint8Array(bytes), tensor.offset, (read) => {
-        doneBytes += read
-        onProgress?.(doneBytes, totalBytes)
-      })
-      return toMatrixData(tensor.filePath, tensor, bytes)
-    },
+    readRaw,
+    read: async (name) => toMatrixData(tensorOf(name).filePath, tensorOf(name), await readRaw(name)),
     close,
   }
 }
