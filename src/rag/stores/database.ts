@@ -12,7 +12,11 @@ const CANCELLER_IDLE_MS = 10_000
  * Of each session. An approximate index gives 40 candidates by default, and filters are applied to those: iterative scans go on until a
  * filter or a deep `top_k` has enough. Servers whose pgvector is older than 0.8 ignore what they do not know.
  */
-const SESSION_OPTIONS = '-c hnsw.ef_search=100 -c hnsw.iterative_scan=strict_order -c hnsw.max_scan_tuples=100000'
+const SESSION_SETTINGS = [
+  'set hnsw.ef_search = 100',
+  'set hnsw.iterative_scan = strict_order',
+  'set hnsw.max_scan_tuples = 100000',
+]
 
 /** Whatever the database or the way to it did wrong, as one error. */
 function storeError(error: unknown): RagError {
@@ -48,7 +52,10 @@ export class Database {
       connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
       statement_timeout: STATEMENT_TIMEOUT_MS,
       application_name: 'miniserve',
-      options: SESSION_OPTIONS,
+      // Not as options of the connection, which poolers refuse.
+      onConnect: async (client) => {
+        for (const setting of SESSION_SETTINGS) await client.query(setting).catch(() => undefined)
+      },
     })
     // An idle connection that breaks is replaced by the pool; without a listener it would end the process.
     this.#pool.on('error', () => undefined)
