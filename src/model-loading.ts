@@ -77,7 +77,7 @@ export async function loadEngine(
       runner,
       modelInfo,
       tokenizer,
-      chatTemplate: await loadChatTemplate(path, tokenizer),
+      chatTemplate: await loadChatTemplate(path, tokenizer, config.chatTemplate),
       kvTiers: await kvTiersOf(config, modelInfo, logger),
       options: {
         modelName: config.servedModelName ?? name,
@@ -89,6 +89,7 @@ export async function loadEngine(
         maxQueuedRequests: config.maxQueuedRequests,
         maxQueuedTokens: config.maxQueuedTokens,
         toolCallParser: config.toolCallParser,
+        reasoningParser: config.reasoningParser,
         onError,
         onProblem: (problem) => {
           if (problem === null) logger.info('engine.recovered')

@@ -213,12 +213,29 @@ export const schema = z.object({
     help: 'auto takes a real GPU, else cpu, else reference; webgpu takes any adapter, software ones included',
     group: 'model',
   }),
+  chatTemplate: field(text.nullable().default(null), {
+    flag: 'chat-template',
+    env: 'CHAT_TEMPLATE',
+    value: 'FILE',
+    help: "a Jinja template to use instead of the model's own",
+    group: 'model',
+    defaultText: "the model's own, else ChatML",
+  }),
   toolCallParser: field(oneOf(['auto', 'hermes', 'llama3_json', 'mistral', 'none']).default('auto'), {
     flag: 'tool-call-parser',
     value: 'auto|hermes|llama3_json|mistral|none',
     help: 'how the model writes function calls: auto asks its chat template, none leaves them in the text',
     group: 'model',
   }),
+  reasoningParser: field(
+    oneOf(['auto', 'qwen3', 'mistral', 'seed_oss', 'command_a', 'kimi_vl', 'none']).default('auto'),
+    {
+      flag: 'reasoning-parser',
+      value: 'auto|qwen3|mistral|seed_oss|command_a|kimi_vl|none',
+      help: 'how the model marks what it thinks before it answers: auto asks its chat template, none leaves it in the text',
+      group: 'model',
+    },
+  ),
   quantization: field(oneOf(['none', 'q8', 'q4']).default('none'), {
     flag: 'quantization',
     value: 'none|q8|q4',

@@ -13,6 +13,9 @@ import type { KvTiers } from './kv/kv-tiers.ts'
 import { KvTransfer } from './kv/kv-transfer.ts'
 import { MaskQueue } from './structured/mask-queue.ts'
 import type { BlockHash } from './schedule/prefix-cache.ts'
+import { OutputControl } from './output-control.ts'
+import { reasoningFormat } from './reasoning/reasoning-format.ts'
+import type { ReasoningParserName } from './reasoning/reasoning-format.ts'
 import { PromptEncoder } from './chat/prompt-encoder.ts'
 import { RequestStream } from './requests/request-stream.ts'
 import { EngineError } from './request.ts'
@@ -52,6 +55,8 @@ export interface EngineOptions {
   readonly maxQueuedTokens: number
   /** How the model writes calls of functions; absent: as its chat template says. */
   readonly toolCallParser?: ToolCallParserName
+  /** How the model marks its thoughts; auto: as its chat template does. */
+  readonly reasoningParser?: ReasoningParserName
   /** Told of what must not stop the loop: a subscriber that throws, a failed step. */
   readonly onError?: (where: string, error: unknown) => void
   /** Told when no step can run, and with null when steps run again. */
@@ -173,16 +178,26 @@ class LocalEngine implements Engine {
         requests.fail(active, new EngineError('engine_error', message, null, { cause }))
       },
     })
+    const template = chatTemplate?.source ?? null
+    const callFormat = toolCallFormat(options.toolCallParser ?? 'auto', template)
+    const thoughtFormat = reasoningFormat(options.reasoningParser ?? 'auto', template)
     this.#intake = new Intake({
       modelInfo,
       maxModelLen: this.maxModelLen,
       tokenizer,
       encoder: this.#encoder,
-      grammars: this.#grammars,
+      control: new OutputControl({
+        grammars: this.#grammars,
+        tokenizer,
+        vocabSize,
+        toolCallFormat: callFormat,
+        reasoningFormat: thoughtFormat,
+      }),
       scheduler,
       requests,
       bus,
-      toolCallFormat: toolCallFormat(options.toolCallParser ?? 'auto', chatTemplate?.source ?? null),
+      toolCallFormat: callFormat,
+      reasoningFormat: thoughtFormat,
       options,
       refuseUnlessRunning: () => this.#refuseUnlessRunning(),
     })

@@ -22,6 +22,8 @@ export interface SequenceCounters {
   readonly numPreemptions: number
   /** Generated tokens without the EOS or stop token that ended them. */
   readonly numGeneratedTokens: number
+  /** Of the generated ones, those of the thought before the answer. */
+  readonly numReasoningTokens: number
   readonly arrivedMs: number
   /** From its arrival to its grammar, compiled or found; 0 without one. Not part of its wait in the queue. */
   readonly grammarMs: number

@@ -13,6 +13,8 @@ export interface ToolCall {
 export interface ChatMessage {
   readonly role: string
   readonly content: string
+  /** What an earlier turn of the assistant thought. */
+  readonly reasoning?: string
   readonly name?: string
   readonly toolCalls?: readonly ToolCall[]
   /** The call that a message of role tool answers. */
@@ -113,6 +115,10 @@ export interface GenerationRequest {
   readonly structured: StructuredOutput | null
   /** Absent: what the model writes is text. */
   readonly toolUse?: ToolUse
+  /** What the model thinks before it answers is told apart from the answer. */
+  readonly partsReasoning?: boolean
+  /** Tokens of a thought at most; absent: no bound. */
+  readonly thinkingBudget?: number
   /** Distinguishes tenants in the prefix cache: derived from the API key, or the caller's cache_salt. */
   readonly cacheSalt: string
   /**
@@ -163,6 +169,8 @@ export interface TokenEvent {
   readonly type: 'token'
   readonly choice: number
   readonly text: string
+  /** More of what the model thinks before it answers. */
+  readonly reasoning?: string
   /** Pieces of function calls that came with these tokens. */
   readonly toolCalls?: readonly ToolCallDelta[]
   readonly tokenIds: readonly number[]

@@ -4,6 +4,7 @@ import type { CacheMissReason, FinishReason, SequenceCounters } from './events.t
 export interface RequestSummary {
   readonly tokensIn: number
   readonly tokensOut: number
+  readonly reasoningTokens: number
   readonly cacheHits: number
   readonly cacheMisses: number
   readonly missReason: CacheMissReason
@@ -71,6 +72,7 @@ export function summarize(sequences: readonly EndedSequence[], n: number): Reque
   return {
     tokensIn: sum(prompts, 'numPromptTokens'),
     tokensOut: sum(all, 'numGeneratedTokens'),
+    reasoningTokens: sum(all, 'numReasoningTokens'),
     cacheHits: sum(prompts, 'numCachedTokens'),
     cacheMisses: sum(prompts, 'numMissTokens'),
     missReason: prompts.find((c) => c.missReason !== 'none')?.missReason ?? 'none',

@@ -286,6 +286,7 @@ export const SPANS = {
     logEvent: 'decode.done',
     attributes: {
       'llm.tokens.out': int('always', 'generated tokens without the EOS or stop token that ended them'),
+      'llm.tokens.reasoning': int('optional', 'of them, those of the thought before the answer; where there is one'),
       'llm.decode.steps': int('always', 'forward passes after the first token'),
       'llm.decode.mean_step_ms': double('always', 'a double also when whole; 0.0 for 0 steps'),
       'llm.stop_reason': string('always', 'how it ended', { oneOf: STOP_REASONS }),

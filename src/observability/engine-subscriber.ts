@@ -279,6 +279,7 @@ export class TracingSubscriber implements EngineSubscriber {
     const meanStepMs = steps.length === 0 ? 0 : steps.reduce((sum, us) => sum + us, 0) / steps.length / 1000
     const values = {
       'llm.tokens.out': phases.tokensOut,
+      'llm.tokens.reasoning': phases.reasoningTokens || undefined,
       'llm.decode.steps': phases.decodeSteps,
       'llm.decode.mean_step_ms': meanStepMs,
       'llm.stop_reason': phases.stopReason,

@@ -167,6 +167,7 @@ describe('the tree', () => {
         numRecomputedTokens: 0,
         numPreemptions: 0,
         numGeneratedTokens: 0,
+        numReasoningTokens: 0,
         arrivedMs: performance.now(),
         grammarMs: 0,
         firstScheduledMs: null,

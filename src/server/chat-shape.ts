@@ -40,6 +40,7 @@ export function chatShape(job: GenerationJob): Shape {
           role: 'assistant',
           content: c.text === '' && c.hasCalls ? null : c.text,
           refusal: null,
+          ...thoughtOf(c.reasoning),
           ...(c.hasCalls ? { tool_calls: c.calls.map(wireCall) } : {}),
         },
         logprobs: wantsLogprobs ? chatLogprobs(c.logprobs, names) : null,
@@ -61,13 +62,14 @@ export function chatShape(job: GenerationJob): Shape {
     },
     echo: () => '',
     token: (event) => {
-      const { toolCalls } = event
+      const { toolCalls, reasoning = '' } = event
       if (toolCalls !== undefined) callers.add(event.choice)
-      else if (isPlain) return event.text === '' ? '' : textFrame(event)
+      else if (isPlain && reasoning === '') return event.text === '' ? '' : textFrame(event)
       counts.addToken(event)
-      if (toolCalls === undefined && saysNothing(event)) return ''
+      if (toolCalls === undefined && reasoning === '' && saysNothing(event)) return ''
       const delta = {
-        ...(event.text === '' && toolCalls !== undefined ? {} : { content: event.text }),
+        ...thoughtOf(reasoning),
+        ...(event.text === '' && (toolCalls !== undefined || reasoning !== '') ? {} : { content: event.text }),
         ...(toolCalls === undefined ? {} : { tool_calls: toolCalls.map(wireDelta) }),
       }
       const more = {
@@ -96,6 +98,9 @@ export function chatShape(job: GenerationJob): Shape {
     ...openAiEnd,
   }
 }
+
+/** Under both names that clients read. */
+const thoughtOf = (reasoning: string) => (reasoning === '' ? {} : { reasoning_content: reasoning, reasoning })
 
 const wireCall = ({ id, name, arguments: args }: Call) => ({
   id,

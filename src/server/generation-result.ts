@@ -28,6 +28,8 @@ export interface Call {
 
 export interface Choice {
   text: string
+  /** What was thought before it. */
+  reasoning: string
   readonly calls: Call[]
   /** Also where the calls themselves are not kept. */
   hasCalls: boolean
@@ -49,6 +51,7 @@ export class GenerationResult {
     const numPrompts = job.generation.prompts.length
     this.choices = Array.from({ length: numPrompts * job.generation.n }, () => ({
       text: '',
+      reasoning: '',
       calls: [],
       hasCalls: false,
       tokenIds: [],
@@ -75,6 +78,7 @@ export class GenerationResult {
         choice.hasCalls ||= event.toolCalls !== undefined
         if (!keepText) return
         choice.text += event.text
+        choice.reasoning += event.reasoning ?? ''
         for (const delta of event.toolCalls ?? []) addCall(choice.calls, delta)
         choice.tokenIds.push(...event.tokenIds)
         if (event.logprobs) choice.logprobs.push(...event.logprobs)
@@ -122,12 +126,13 @@ export class GenerationResult {
   }
 
   usage() {
-    const { tokensOut, cacheHits } = this.summary
+    const { tokensOut, cacheHits, reasoningTokens } = this.summary
     return {
       prompt_tokens: this.numPromptTokens,
       completion_tokens: tokensOut,
       total_tokens: this.numPromptTokens + tokensOut,
       prompt_tokens_details: { cached_tokens: cacheHits },
+      ...(reasoningTokens === 0 ? {} : { completion_tokens_details: { reasoning_tokens: reasoningTokens } }),
     }
   }
 

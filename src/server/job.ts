@@ -147,6 +147,7 @@ export function chatJob(
   const shared = common(body, context)
   const templateArguments = templateArgumentsOf(body, context.chatTemplate, shared.warnings)
   const tools = toolUse?.tools ?? []
+  const thinkingBudget = body.thinking_budget ?? body.thinking_token_budget
   return {
     ...shared,
     kind: 'chat',
@@ -159,6 +160,8 @@ export function chatJob(
     generation: {
       ...generationFields(body, context),
       ...(toolUse === null ? {} : { toolUse }),
+      partsReasoning: true,
+      ...(thinkingBudget === undefined ? {} : { thinkingBudget }),
       prompts: [
         {
           messages,
@@ -181,30 +184,25 @@ const tokensOf = (maxTokens: number | undefined, { maxModelLen }: JobContext): n
 
 /** The functions that may be called, and how; null: none. */
 function toolUseOf(body: ChatRequest): ToolUse | null {
-  const { tools = [], tool_choice: choice = 'auto' } = body
+  const { tools: given = [], tool_choice: choice = 'auto' } = body
   // `none` forbids calls; what the model does not know of it cannot call.
   if (choice === 'none') return null
-  const isForced = choice !== 'auto'
+  const allowed = typeof choice !== 'string' && choice.type === 'allowed_tools' ? choice.allowed_tools : null
+  const names = new Set(allowed?.tools.map((tool) => tool.function.name))
+  const tools = allowed === null ? given : given.filter((tool) => names.has(tool.function.name))
+  const mode = allowed?.mode ?? (typeof choice === 'string' || choice.type === 'allowed_tools' ? choice : { name: choice.function.name }) // prettier-ignore
+  if (typeof mode === 'object' && 'type' in mode) return null
   if (tools.length === 0) {
-    if (isForced) throw invalidRequest('tool_choice: expected tools to choose from, found none', 'tool_choice')
+    if (mode !== 'auto') throw invalidRequest('tool_choice: expected tools to choose from, found none', 'tool_choice')
     return null
   }
   if (body.rag) throw invalidRequest('tools: expected none when rag is set', 'tools')
-  const constraint = isForced ? constraintOf(body) : null
-  if (constraint) {
-    const { field } = constraint
-    throw invalidRequest(`${field}: expected none when tool_choice asks for a call`, field)
-  }
-  if (typeof choice !== 'string' && !tools.some((tool) => tool.function.name === choice.function.name))
+  if (typeof mode === 'object' && !tools.some((tool) => tool.function.name === mode.name))
     throw invalidRequest(
       'tool_choice.function.name: expected the name of one of the tools',
       'tool_choice.function.name',
     )
-  return {
-    tools,
-    choice: typeof choice === 'string' ? choice : { name: choice.function.name },
-    parallel: body.parallel_tool_calls ?? true,
-  }
+  return { tools, choice: mode, parallel: body.parallel_tool_calls ?? true }
 }
 
 /** A message of the wire as the engine takes it. */
@@ -214,12 +212,15 @@ export function toChatMessage({
   name,
   tool_calls: calls,
   tool_call_id: callId,
+  reasoning_content: thought,
+  reasoning = thought,
 }: ChatMessageFields): ChatMessage {
   return {
     role,
     content,
     ...(name === undefined ? {} : { name }),
     ...(callId === undefined ? {} : { toolCallId: callId }),
+    ...(reasoning === undefined ? {} : { reasoning }),
     ...(calls === undefined
       ? {}
       : {

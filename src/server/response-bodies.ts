@@ -20,7 +20,12 @@ export const messagesErrorBody = object({
   request_id: z.string(),
 })
 
-const usage = object({ prompt_tokens: count, completion_tokens: count, total_tokens: count })
+const usage = object({
+  prompt_tokens: count,
+  completion_tokens: count,
+  total_tokens: count,
+  completion_tokens_details: object({ reasoning_tokens: count }).optional(),
+})
 const timings = object({
   grammar_ms: z.number(),
   queue_ms: z.number(),
@@ -102,6 +107,8 @@ export const chatCompletion = object({
         role: z.literal('assistant'),
         content: z.string().nullable(),
         refusal: z.null(),
+        reasoning_content: z.string().optional(),
+        reasoning: z.string().optional(),
         tool_calls: z.array(toolCall).optional(),
       }),
       logprobs: chatLogprobs.nullable(),
@@ -122,6 +129,8 @@ export const chatChunk = object({
       delta: object({
         role: z.literal('assistant').optional(),
         content: z.string().nullish(),
+        reasoning_content: z.string().optional(),
+        reasoning: z.string().optional(),
         tool_calls: z
           .array(
             object({

@@ -193,8 +193,23 @@ const toolChoice = nullable(
     [
       z.enum(['none', 'auto', 'required']),
       z.object({ type: z.literal('function'), function: z.object({ name: z.string().min(1).max(256) }) }),
+      z.object({
+        type: z.literal('allowed_tools'),
+        allowed_tools: z.object({
+          mode: z.enum(['auto', 'required']),
+          tools: list(
+            z.looseObject({ type: z.literal('function'), function: z.object({ name: z.string().max(256) }) }),
+            {
+              max: 128,
+            },
+          ),
+        }),
+      }),
     ],
-    { error: "'none', 'auto', 'required' or an object {type: 'function', function: {name}}" },
+    {
+      error:
+        "'none', 'auto', 'required' or an object {type: 'function', function: {name}} or {type: 'allowed_tools', allowed_tools: {mode, tools}}",
+    },
   ),
 )
 
@@ -212,6 +227,8 @@ const chatMessage = z
       .nullish(),
     refusal: nullable(z.string()),
     name: nullable(z.string()),
+    reasoning_content: nullable(z.string()),
+    reasoning: nullable(z.string()),
     tool_calls: nullable(list(toolCall, { max: 128 })),
     tool_call_id: nullable(z.string().max(256)),
   })
@@ -237,6 +254,8 @@ export const chatRequest = z.object({
   tools: nullable(list(tool, { max: 128 })),
   tool_choice: toolChoice,
   parallel_tool_calls: nullable(z.boolean()),
+  thinking_budget: nullable(z.int().min(0)),
+  thinking_token_budget: nullable(z.int().min(0)),
   functions: unsupported([[]]),
   function_call: unsupported(['none', 'auto']),
   audio: unsupported(),

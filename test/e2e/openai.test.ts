@@ -250,22 +250,28 @@ describe('chat', () => {
     expect(chunks.at(-1)).toMatchObject({ choices: [], usage: { completion_tokens: whole.usage?.completion_tokens } })
   })
 
-  it('refuses, by name, what the model’s template has no place for', async () => {
+  it('shows tools, calls, results and late system messages to the bundled model', async () => {
     const user = { role: 'user', content: 'What is 1 + 2?' }
     const tools = [{ type: 'function', function: { name: 'add', parameters: {} } }]
-    const call = { id: 'c1', type: 'function', function: { name: 'add', arguments: '{}' } }
-    for (const [fields, param] of [
-      [{ messages: [user], tools }, 'tools'],
-      [{ messages: [user], tools: [{ type: 'function' }] }, 'tools.0.function'],
-      [{ messages: [user, { role: 'assistant', content: null, tool_calls: [call] }] }, 'messages'],
-      [{ messages: [user, { role: 'tool', tool_call_id: 'c1', content: '3' }] }, 'messages'],
-      [{ messages: [user], tools, tool_choice: 'required' }, 'tools'],
-    ] as const) {
+    const call = { id: 'c1', type: 'function', function: { name: 'add', arguments: '' } }
+    for (const fields of [
+      { messages: [user], tools },
+      { messages: [user, { role: 'assistant', content: null, tool_calls: [call] }] },
+      { messages: [user, { role: 'tool', tool_call_id: 'c1', content: '3' }] },
+      { messages: [user, { role: 'system', content: 'Be brief.' }, user] },
+    ]) {
       const response = await server.post('/v1/chat/completions', { max_tokens: 1, ...fields }, KEY)
-      expect([response.status, await response.json()]).toMatchObject([400, { error: { param } }])
+      expect([response.status, await response.json()]).toMatchObject([200, { object: 'chat.completion' }])
     }
-    const allowed = { messages: [user], tools, tool_choice: 'none', max_tokens: 1 }
-    expect((await server.post('/v1/chat/completions', allowed, KEY)).status).toBe(200)
+    const body = { messages: [user], tools, tool_choice: 'required', parallel_tool_calls: false, max_tokens: 60 }
+    const answer: unknown = await (await server.post('/v1/chat/completions', body, KEY)).json()
+    expect(answer).toMatchObject({
+      choices: [
+        { finish_reason: 'tool_calls', message: { tool_calls: [{ function: { name: 'add', arguments: '{}' } }] } },
+      ],
+    })
+    const broken = { messages: [user], tools: [{ type: 'function' }], max_tokens: 1 }
+    expect((await server.post('/v1/chat/completions', broken, KEY)).status).toBe(400)
   })
 
   it('gives logprobs with alternatives', async () => {

@@ -182,9 +182,11 @@ describe.each(['direct', 'remote'] as const)('calls, %s', (which) => {
     [{ tools: [], tool_choice: 'required' }, 'tool_choice'],
     [{ tool_choice: 'sometimes' }, 'tool_choice'],
     [{ tool_choice: { type: 'function', function: { name: 'other' } } }, 'tool_choice.function.name'],
-    [{ tool_choice: 'required', response_format: { type: 'json_object' } }, 'response_format'],
     [
-      { tool_choice: 'required', tools: [{ ...stopTool, function: { name: 'x', parameters: { not: {} } } }] },
+      {
+        tool_choice: 'required',
+        tools: [{ ...stopTool, function: { name: 'x', strict: true, parameters: { not: {} } } }],
+      },
       'tools.0.function.parameters',
     ],
   ])('%j is refused by name', async (fields, param) => {

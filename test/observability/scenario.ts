@@ -81,6 +81,7 @@ const PLAN: GenerationPlan = {
 const NO_COUNTERS = {
   numRecomputedTokens: 0,
   grammarMs: 0,
+  numReasoningTokens: 0,
   numPreemptions: 0,
   scoredMs: null,
   prefillGpuMicros: null,

@@ -76,3 +76,45 @@ it('knows only so many shapes, and asks again for one it forgot', () => {
   for (let length = 1; length < 300; length++) template.render(Array.from({ length }, () => user))
   expect(() => template.render([user, { role: 'tool', content: '3' }])).toThrow(codeOf('messages'))
 })
+
+describe('arguments of earlier calls', () => {
+  const show = (json: string): string => {
+    const template = createChatTemplate(WITH_TOOLS, TOKENS)
+    const call = { id: 'c', name: 'f', arguments: json }
+    return /\[f (.*)\];/.exec(template.render([{ role: 'assistant', content: '', toolCalls: [call] }]))?.[1] ?? ''
+  }
+
+  it.each([
+    '{"id": 1234567890123456789, "x": 1.0, "y": -2.50e-7, "z": 1E5}',
+    '{"2": "b", "10": [1, 1.0, "3"], "1": {"b": 0, "a": 12345678901234567890.5}}',
+    '{"text": "1.0 and \\"2\\": 3.0", "é": "😀"}',
+  ])('come back as they were: %s', (json) => {
+    expect(show(json)).toBe(json)
+  })
+
+  it('are an empty object where there are none', () => {
+    for (const json of ['', ' ', 'null']) expect(show(json)).toBe('{}')
+  })
+})
+
+describe('a template of a broken or hostile model', () => {
+  it.each([
+    ['{% for i in range(1000000000) %}x{% endfor %}', 'range() of more than'],
+    ['{% for i in range(9999) %}{% for j in range(9999) %}{% endfor %}{% endfor %}', /steps|stopped after/],
+    [
+      "{% set ns = namespace(x='aaaaaaaa') %}{% for i in range(99) %}{% set ns.x = ns.x + ns.x %}{% endfor %}",
+      'characters',
+    ],
+    ['{{ messages[0].content.no_such_method() }}', 'cannot be rendered'],
+  ])('is the server’s fault, and ends: %s', (source, why) => {
+    const template = createChatTemplate(source, TOKENS)
+    const render = () => template.render([{ role: 'user', content: 'hi' }])
+    expect(render).toThrow(expect.objectContaining({ code: 'engine_error' }))
+    expect(render).toThrow(why)
+  })
+
+  it('refuses a conversation in its own words, which is the caller’s fault', () => {
+    const template = createChatTemplate("{{ raise_exception('roles must alternate') }}", TOKENS)
+    expect(() => template.render([{ role: 'user', content: 'hi' }])).toThrow(codeOf('messages'))
+  })
+})

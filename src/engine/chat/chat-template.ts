@@ -1,7 +1,8 @@
 /** Messages to a prompt, through the model's own template. */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { Template } from '@huggingface/jinja'
+import { BoundedTemplate, TemplateRefusal } from './bounded-template.ts'
+import { templateArguments, withOwnSpelling } from './tool-arguments.ts'
 import { withDeadline } from '../deadline.ts'
 import { EngineError } from '../request.ts'
 import type { ChatMessage, ToolDefinition } from '../request.ts'
@@ -30,8 +31,33 @@ export interface ChatTemplate {
   render(messages: readonly ChatMessage[], options?: RenderOptions): string
 }
 
-/** The template of a folder (chat_template.jinja, else tokenizer_config.json) or a .gguf file; null when the model has none. */
-export async function loadChatTemplate(path: string, tokenizer: Tokenizer): Promise<ChatTemplate | null> {
+/** Of models without a template: ChatML, which most that know any form of conversation were trained on. */
+const CHATML = `{%- for message in messages -%}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}`
+
+/**
+ * The template of `file`, else of the model: a folder (chat_template.jinja, else tokenizer_config.json) or a .gguf file; ChatML where it has
+ * none and its vocabulary has ChatML's marks, else null. Throws ModelError.
+ */
+export async function loadChatTemplate(
+  path: string,
+  tokenizer: Tokenizer,
+  file: string | null = null,
+): Promise<ChatTemplate | null> {
+  if (file !== null) {
+    const source = await readIfPresent(file)
+    if (source === null)
+      throw new ModelError(`--chat-template ${file}: not found; expected a file with a Jinja template`)
+    return createChatTemplate(source, tokenizer)
+  }
+  const own = await loadOwnTemplate(path, tokenizer)
+  if (own !== null || tokenizer.tokenId('<|im_start|>') === null || tokenizer.tokenId('<|im_end|>') === null) return own
+  return createChatTemplate(CHATML, tokenizer)
+}
+
+async function loadOwnTemplate(path: string, tokenizer: Tokenizer): Promise<ChatTemplate | null> {
   const own = (await isFolder(path)) ? await readIfPresent(join(path, 'chat_template.jinja')) : null
   if (own !== null) return createChatTemplate(own, tokenizer)
   const config = await readTokenizerConfig(path)
@@ -84,9 +110,9 @@ const MAX_KNOWN_SHAPES = 256
 
 /** Compiles a Jinja template. Throws ModelError when it cannot be parsed. */
 export function createChatTemplate(source: string, tokenizer: Pick<Tokenizer, 'bosToken' | 'eosToken'>): ChatTemplate {
-  let template: Template
+  let template: BoundedTemplate
   try {
-    template = new Template(source)
+    template = new BoundedTemplate(source)
   } catch (error) {
     throw new ModelError(`chat template: cannot be parsed (${messageOf(error)})`, { cause: error })
   }
@@ -98,12 +124,12 @@ type TemplateMessage = Readonly<Record<string, unknown>> & { readonly role: stri
 
 class JinjaChatTemplate implements ChatTemplate {
   readonly source: string
-  readonly #template: Template
+  readonly #template: BoundedTemplate
   readonly #tokens: Pick<Tokenizer, 'bosToken' | 'eosToken'>
   /** Shape of a conversation -> whether its developer messages have to become system messages. Least recently used first. */
   readonly #knownShapes = new Map<string, boolean>()
 
-  constructor(source: string, template: Template, tokens: Pick<Tokenizer, 'bosToken' | 'eosToken'>) {
+  constructor(source: string, template: BoundedTemplate, tokens: Pick<Tokenizer, 'bosToken' | 'eosToken'>) {
     this.source = source
     this.#template = template
     this.#tokens = tokens
@@ -144,9 +170,13 @@ class JinjaChatTemplate implements ChatTemplate {
         bos_token: this.#tokens.bosToken ?? '',
         eos_token: this.#tokens.eosToken ?? '',
       }
-      return withDeadline(RENDER_MS, () => this.#template.render(variables))
+      return withOwnSpelling(withDeadline(RENDER_MS, () => this.#template.render(variables)))
     } catch (error) {
-      throw refused(`the model's chat template refuses them (${messageOf(error)})`, error)
+      if (error instanceof TemplateRefusal)
+        throw refused(`the model's chat template refuses them (${messageOf(error)})`, error)
+      // Not the caller's: no other conversation would help.
+      const message = `the model's chat template cannot be rendered (${messageOf(error)}); --chat-template takes another`
+      throw new EngineError('engine_error', message, null, { cause: error })
     }
   }
 
@@ -214,10 +244,11 @@ function asSystem(message: TemplateMessage): TemplateMessage {
   return message.role === 'developer' ? { ...message, role: 'system' } : message
 }
 
-function toTemplateMessage({ role, content, name, toolCalls, toolCallId }: ChatMessage): TemplateMessage {
+function toTemplateMessage({ role, content, reasoning, name, toolCalls, toolCallId }: ChatMessage): TemplateMessage {
   return {
     role,
     content,
+    ...(reasoning === undefined ? {} : { reasoning_content: reasoning }),
     ...(name === undefined ? {} : { name }),
     ...(toolCallId === undefined ? {} : { tool_call_id: toolCallId }),
     ...(toolCalls === undefined || toolCalls.length === 0
@@ -226,18 +257,9 @@ function toTemplateMessage({ role, content, name, toolCalls, toolCallId }: ChatM
           tool_calls: toolCalls.map((call) => ({
             id: call.id,
             type: 'function',
-            function: { name: call.name, arguments: parseArguments(call.arguments) },
+            function: { name: call.name, arguments: templateArguments(call.arguments) },
           })),
         }),
-  }
-}
-
-/** Templates write arguments as JSON themselves. What a model wrote need not be any: then it stays a string. */
-function parseArguments(text: string): unknown {
-  try {
-    return JSON.parse(text)
-  } catch {
-    return text
   }
 }
 

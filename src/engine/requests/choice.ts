@@ -1,6 +1,7 @@
 /** One choice being generated: tokens in, token events with text out, and the decision when it ends. */
 import type { FinishReason } from '../events.ts'
 import type { GrammarMatcher } from '../structured/grammar.ts'
+import type { Thought } from '../reasoning/thought.ts'
 import type { ChoiceLogprob, GenerationRequest, TokenEvent, ToolCallDelta } from '../request.ts'
 import type { TokenLogprobs } from '../runner/runner.ts'
 import type { Sequence } from '../schedule/sequence.ts'
@@ -32,6 +33,8 @@ export interface ChoiceOptions {
   readonly matcher: GrammarMatcher | null
   /** null: what the model writes is text. */
   readonly toolCalls: ToolCalls | null
+  /** null: the model is not known to think, or nobody asked. */
+  readonly thought: Thought | null
 }
 
 export class Choice {
@@ -47,6 +50,7 @@ export class Choice {
   readonly #detokenizer = new IncrementalDetokenizer()
   readonly #stops: StopMatcher
   readonly #toolCalls: ToolCalls | null
+  readonly #thought: Thought | null
 
   constructor(options: ChoiceOptions) {
     const { request, sequence } = options
@@ -59,8 +63,11 @@ export class Choice {
     // A grammar that is complete allows nothing but an end token.
     this.#eos = new Set(request.ignoreEos && this.matcher === null ? [] : options.eosTokenIds)
     this.#stopTokens = new Set(request.stopTokenIds)
-    this.#stops = new StopMatcher(request.stop, request.includeStopString)
+    // A call that has to be made is not cut by a text that happens to stand in it.
+    const mustCall = request.toolUse !== undefined && request.toolUse.choice !== 'auto'
+    this.#stops = new StopMatcher(mustCall ? [] : request.stop, request.includeStopString)
     this.#toolCalls = options.toolCalls
+    this.#thought = options.thought
   }
 
   /** Log-probabilities of prompt tokens from `firstPosition` on. A preempted prompt scores positions again: the same numbers. */
@@ -82,9 +89,16 @@ export class Choice {
     const logprobs: ChoiceLogprob[] | null = this.#request.logprobs < 0 ? null : []
     const calls: ToolCallDelta[] = []
     let text = ''
-    const show = (shown: string) => {
+    let reasoning = ''
+    const answer = (shown: string) => {
       if (this.#toolCalls === null) text += shown
       else text += this.#toolCalls.parse(shown, calls)
+    }
+    const show = (shown: string) => {
+      if (this.#thought === null) return answer(shown)
+      const parted = this.#thought.push(shown)
+      reasoning += parted.reasoning
+      answer(parted.text)
     }
     let end: ChoiceEnd | null = null
     for (const [i, token] of tokens.entries()) {
@@ -98,9 +112,12 @@ export class Choice {
       sequence.tokens.push(token)
       sequence.sampling.push(token)
       tokenIds.push(token)
-      const isSilent = this.#tokenizer.isSpecial(token) && this.#toolCalls?.marks.has(token) !== true
+      if (this.#thought?.isThinking === true) sequence.counters.numReasoningTokens++
+      const isMark = this.#toolCalls?.marks.has(token) === true || this.#thought?.marks.has(token) === true
+      const isSilent = this.#tokenizer.isSpecial(token) && !isMark
       const piece = isSilent ? '' : this.#detokenizer.push(this.#tokenizer.tokenBytes(token))
-      if (sequence.numOutputTokens < this.#request.minTokens) show(this.#stops.flush() + piece)
+      const hasEnough = sequence.numOutputTokens >= this.#request.minTokens
+      if (!hasEnough || this.#toolCalls?.isInCall === true) show(this.#stops.flush() + piece)
       else {
         const result = this.#stops.push(piece)
         show(result.text)
@@ -108,10 +125,10 @@ export class Choice {
           end = { reason: 'stop', stopReason: result.stop }
           break
         }
-        if (this.#toolCalls?.isComplete === true) {
-          end = { reason: 'stop', stopReason: null }
-          break
-        }
+      }
+      if (hasEnough && this.#toolCalls?.isComplete === true) {
+        end = { reason: 'stop', stopReason: null }
+        break
       }
       if (sequence.numOutputTokens >= sequence.maxOutputTokens) {
         end = { reason: 'length', stopReason: null }
@@ -128,6 +145,7 @@ export class Choice {
           type: 'token',
           choice: sequence.choice,
           text,
+          ...(reasoning === '' ? {} : { reasoning }),
           ...(calls.length === 0 ? {} : { toolCalls: calls }),
           tokenIds,
           logprobs,

@@ -4,17 +4,17 @@ import { checkPrompt, checkQueue, checkRequest, checkSize, createSequences } fro
 import type { QueueBounds } from './admission.ts'
 import { Choice } from './choice.ts'
 import type { EventBus } from '../event-bus.ts'
-import { ForcedTokens } from '../structured/forced-tokens.ts'
-import type { Grammar, GrammarCompiler, GrammarMatcher } from '../structured/grammar.ts'
-import type { OutputConstraint } from '../structured/grammar-source.ts'
+import type { GrammarMatcher } from '../structured/grammar.ts'
+import type { CompiledRules, OutputControl, OutputRules } from '../output-control.ts'
+import { isOpenThought } from '../reasoning/reasoning-format.ts'
+import type { ReasoningFormat } from '../reasoning/reasoning-format.ts'
+import { Thought } from '../reasoning/thought.ts'
 import type { PromptEncoder } from '../chat/prompt-encoder.ts'
-import type { GenerationRequest } from '../request.ts'
 import type { ModelInfo } from '../runner/runner.ts'
 import type { Scheduler } from '../schedule/scheduler.ts'
 import type { Sequence } from '../schedule/sequence.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import type { ToolCallFormat } from '../tool-calls/tool-call-format.ts'
-import { forcedBeginning, toolCallGrammar } from '../tool-calls/tool-call-grammar.ts'
 import { createToolCalls } from '../tool-calls/tool-calls.ts'
 
 export interface IntakeParts {
@@ -22,12 +22,14 @@ export interface IntakeParts {
   readonly maxModelLen: number
   readonly tokenizer: Tokenizer
   readonly encoder: PromptEncoder
-  readonly grammars: GrammarCompiler
+  readonly control: OutputControl
   readonly scheduler: Scheduler
   readonly requests: ActiveRequests
   readonly bus: EventBus
   /** How this model writes calls; null: not known. */
   readonly toolCallFormat: ToolCallFormat | null
+  /** How this model marks its thoughts; null: not known. */
+  readonly reasoningFormat: ReasoningFormat | null
   readonly options: QueueBounds & { readonly prefixCaching: boolean; readonly speculation: boolean }
   /** Throws EngineError while the engine takes no new requests. */
   readonly refuseUnlessRunning: () => void
@@ -46,7 +48,18 @@ export class Intake {
   /** Queues a request's choices. Throws EngineError for one that is refused. */
   async admit(active: ActiveRequest): Promise<void> {
     const { request, stream } = active
-    const { modelInfo, maxModelLen, encoder, scheduler, bus, requests, options, refuseUnlessRunning } = this.#parts
+    const {
+      modelInfo,
+      maxModelLen,
+      encoder,
+      scheduler,
+      bus,
+      requests,
+      options,
+      refuseUnlessRunning,
+      control,
+      reasoningFormat,
+    } = this.#parts
     refuseUnlessRunning()
     checkRequest(request, modelInfo)
     const prompts = request.prompts.map((prompt) =>
@@ -58,19 +71,21 @@ export class Intake {
       numTokens: scheduler.numWaitingTokens + this.#reserved.numTokens,
     }
     checkQueue(prompts, request.n, load, options)
-    const constraint = this.#constraint(request)
+    const rules = control.rulesOf(request)
     const sequences = createSequences(request, prompts, {
       modelInfo,
       maxModelLen,
       speculation: options.speculation,
-      hasGrammar: constraint !== null,
+      hasGrammar: rules !== null,
       cacheRoot: options.prefixCaching ? scheduler.cache.root(request.cacheSalt) : null,
       arrival: this.#numArrived,
     })
     this.#numArrived += sequences.length
     // Without a grammar nothing is awaited: the choices are queued before submit's first next() returns.
+    const isParted = request.partsReasoning === true && reasoningFormat !== null
+    const promptEnds = isParted ? prompts.map((tokenIds) => this.#endOf(tokenIds)) : []
     const { matchers, warnings } =
-      constraint === null ? UNCONSTRAINED : await this.#createMatchers(constraint, active, sequences)
+      rules === null ? UNCONSTRAINED : await this.#createMatchers(rules, active, sequences, promptEnds)
     if (active.ended.signal.aborted) {
       closeAll(matchers)
       return
@@ -96,42 +111,38 @@ export class Intake {
       const { requestId, numPromptTokens, counters, choice } = sequence
       const matcher = matchers[i] ?? null
       const toolCalls = createToolCalls(request, toolCallFormat, tokenizer)
-      requests.open(active, new Choice({ sequence, request, tokenizer, eosTokenIds, matcher, toolCalls }))
+      const promptEnd = promptEnds[Math.floor(choice / request.n)]
+      const thought =
+        promptEnd === undefined || reasoningFormat === null
+          ? null
+          : new Thought(reasoningFormat, isOpenThought(reasoningFormat, promptEnd), tokenizer)
+      requests.open(active, new Choice({ sequence, request, tokenizer, eosTokenIds, matcher, toolCalls, thought }))
       scheduler.add(sequence)
       bus.publish({ type: 'queued', requestId, choice, atMs: counters.arrivedMs, numPromptTokens })
     }
   }
 
-  /** What the answer is held to; null: nothing. Throws EngineError for calls that cannot be asked for. */
-  #constraint({ structured, toolUse }: GenerationRequest): OutputConstraint | null {
-    if (structured !== null || toolUse === undefined) return structured
-    const grammar = toolCallGrammar(this.#parts.toolCallFormat, toolUse)
-    return grammar === null ? null : { kind: 'tool_calls', grammar }
-  }
-
   /** A matcher a sequence, and its first mask, computed while other sequences' steps run. */
   async #createMatchers(
-    constraint: OutputConstraint,
+    rules: OutputRules,
     active: ActiveRequest,
     sequences: readonly Sequence[],
+    promptEnds: readonly string[],
   ): Promise<Control> {
-    const { tokenizer, toolCallFormat, modelInfo } = this.#parts
-    const isCall = constraint.kind === 'tool_calls' && toolCallFormat !== null
-    const forced = isCall ? tokenizer.encode(forcedBeginning(toolCallFormat), { addSpecialTokens: false }) : []
     const matchers: GrammarMatcher[] = []
     // They hold their places in the queue meanwhile.
     const numTokens = sequences.reduce((sum, sequence) => sum + sequence.numPromptTokens, 0)
     this.#reserved.numSequences += sequences.length
     this.#reserved.numTokens += numTokens
     try {
-      const grammar = await this.#compile(constraint, active, sequences)
+      const compiled = await this.#compile(rules, active, sequences)
       for (const sequence of sequences) {
-        const inner = await grammar.createMatcher()
-        const matcher = forced.length === 0 ? inner : new ForcedTokens(forced, inner, modelInfo.vocabSize)
+        const promptEnd = promptEnds[Math.floor(sequence.choice / active.request.n)] ?? ''
+        const matcher = await compiled.createMatcher(promptEnd)
         matchers.push(matcher)
         sequence.mask = await matcher.mask()
       }
-      return { matchers, warnings: grammar.warnings }
+      return { matchers, warnings: compiled.warnings }
     } catch (error) {
       closeAll(matchers)
       throw error
@@ -141,21 +152,21 @@ export class Intake {
     }
   }
 
-  /** The grammar, however long it takes: a time of its own, which the sequences did not wait in the queue. */
+  /** The grammars, however long they take: a time of its own, which the sequences did not wait in the queue. */
   async #compile(
-    constraint: OutputConstraint,
+    rules: OutputRules,
     { request, ended }: ActiveRequest,
     sequences: readonly Sequence[],
-  ): Promise<Grammar> {
-    const { grammars, bus } = this.#parts
+  ): Promise<CompiledRules> {
+    const { control, bus } = this.#parts
     const startedMs = performance.now()
     let isCached = false
     let ok = false
     try {
-      const grammar = await grammars.compile(constraint, request.tenant ?? request.cacheSalt, ended.signal)
-      ;({ isCached } = grammar)
+      const compiled = await control.compile(rules, request, ended.signal)
+      ;({ isCached } = compiled)
       ok = true
-      return grammar
+      return compiled
     } finally {
       const atMs = performance.now()
       for (const sequence of sequences) {
@@ -163,10 +174,19 @@ export class Intake {
         sequence.waitingSinceMs = atMs
       }
       const durationUs = Math.round((atMs - startedMs) * 1000)
-      bus.publish({ type: 'grammar', requestId: request.requestId, atMs, durationUs, isCached, ok })
+      if (rules.calls !== null || rules.format !== null)
+        bus.publish({ type: 'grammar', requestId: request.requestId, atMs, durationUs, isCached, ok })
     }
   }
+
+  /** The text that a prompt ends with, special tokens included. */
+  #endOf(tokenIds: readonly number[]): string {
+    return this.#parts.tokenizer.decode(tokenIds.slice(-PROMPT_END_TOKENS), { skipSpecialTokens: false })
+  }
 }
+
+/** Enough for a mark and the line ends behind it. */
+const PROMPT_END_TOKENS = 32
 
 /** What holds the sequences to what was asked, and what of that it does not. */
 interface Control {

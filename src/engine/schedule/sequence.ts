@@ -176,6 +176,7 @@ export function newCounters(numPromptTokens: number, arrivedMs: number): Mutable
     numRecomputedTokens: 0,
     numPreemptions: 0,
     numGeneratedTokens: 0,
+    numReasoningTokens: 0,
     arrivedMs,
     grammarMs: 0,
     firstScheduledMs: null,

@@ -250,8 +250,11 @@ async function createMatcher(entry: Entry, thread: GrammarThread): Promise<Gramm
 
 function refusal({ source: { param } }: Entry, cause: unknown): EngineError {
   if (cause instanceof EngineError) return cause
-  const message = cause instanceof Unenforceable ? cause.message : `${param}: it cannot be compiled into a grammar`
-  return new EngineError('invalid_request', message, param, { cause })
+  if (!(cause instanceof Unenforceable))
+    return new EngineError('invalid_request', `${param}: it cannot be compiled into a grammar`, param, { cause })
+  // The message begins with the field, which may be one of several.
+  const [field = param] = /^[\w.]+(?=:)/.exec(cause.message) ?? []
+  return new EngineError('invalid_request', cause.message, field, { cause })
 }
 
 function deferred<T>(): { promise: Promise<T>; resolve: (value: T) => void; reject: (error: Error) => void } {

@@ -50,6 +50,11 @@ export class ToolCallParser {
     this.#options = options
   }
 
+  /** Between the beginning of a call that is one and its end. */
+  get isInCall(): boolean {
+    return (this.#mode === 'call' && this.#isAnnounced) || this.#mode === 'rest'
+  }
+
   /** Calls whose arguments have ended. */
   get numComplete(): number {
     return this.#numComplete

@@ -151,8 +151,8 @@ describe('a call of the model’s own accord', () => {
     expect(JSON.parse(json[0]?.text ?? '')).toBe(CALL)
   })
 
-  it('is looked for behind stop strings, which end it as they end text', async () => {
-    const [choice] = await run(open('hermes', []), { toolUse: use(), stop: ['"a"'], ...says(`x ${CALL}`) })
-    expect(choice).toMatchObject({ text: 'x', calls: [{ name: 'stop', arguments: '{' }], end: 'stop' })
+  it('is not cut by stop strings, which end the text around it', async () => {
+    const [choice] = await run(open('hermes', []), { toolUse: use(), stop: ['"a"'], ...says(`x ${CALL} y "a" z`) })
+    expect(choice).toMatchObject({ text: 'x y', calls: [{ name: 'stop', arguments: '{"a": 1}' }], end: 'stop' })
   })
 })

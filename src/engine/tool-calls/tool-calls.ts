@@ -18,6 +18,11 @@ export class ToolCalls {
     this.#maxCalls = maxCalls
   }
 
+  /** In the middle of a call. */
+  get isInCall(): boolean {
+    return this.#parser.isInCall
+  }
+
   /** There are as many calls as were asked for: the answer is over. */
   get isComplete(): boolean {
     return this.#parser.numComplete >= this.#maxCalls
@@ -38,14 +43,13 @@ export class ToolCalls {
   }
 }
 
-/** null: the request has no functions, its output is JSON of another form, or how the model writes calls is not known. */
+/** null: the request has no functions, or how the model writes calls is not known. */
 export function createToolCalls(
-  { toolUse, structured }: GenerationRequest,
+  { toolUse }: GenerationRequest,
   format: ToolCallFormat | null,
   tokenizer: Tokenizer,
 ): ToolCalls | null {
-  const isJson = structured?.kind === 'json_object' || structured?.kind === 'json_schema'
-  if (toolUse === undefined || isJson || format === null) return null
+  if (toolUse === undefined || format === null) return null
   const marks = [format.begin, format.end].flatMap((mark) => tokenizer.tokenId(mark) ?? [])
   const names = new Set(toolUse.tools.map(functionName))
   const parser = new ToolCallParser({ format, names, newId: () => newCallId(format) })

@@ -15,12 +15,20 @@ export function toChatRequest(body: MessagesRequest): ChatRequest {
     stream: body.stream,
     rag: body.rag,
     tool_choice: toolChoice(choice),
+    ...thinkingOf(body.thinking),
     parallel_tool_calls:
       choice !== undefined && 'disable_parallel_tool_use' in choice && choice.disable_parallel_tool_use
         ? false
         : undefined,
     response_format: format === undefined ? undefined : { type: 'json_schema', json_schema: { schema: format.schema } },
   }
+}
+
+/** Anthropic's switch in the words of chat templates. */
+function thinkingOf(thinking: MessagesRequest['thinking']) {
+  if (thinking?.type === 'disabled') return { chat_template_kwargs: { enable_thinking: false } }
+  if (thinking?.type !== 'enabled') return {}
+  return { chat_template_kwargs: { enable_thinking: true }, thinking_budget: thinking.budget_tokens }
 }
 
 /** The fields that make the prompt. */

@@ -74,10 +74,11 @@ function stopOf(finished: Finished | null, hasCalls: boolean) {
   return { stop_reason: finished === null ? null : reason, stop_sequence: reason === 'stop_sequence' ? sequence : null }
 }
 
-/** Text first, then calls. An answer without either has no blocks. */
+/** What was thought, text, then calls. An answer without any has no blocks. */
 function contentOf(choice: Choice | undefined): unknown[] {
   if (choice === undefined) return []
   return [
+    ...(choice.reasoning === '' ? [] : [{ type: 'thinking', thinking: choice.reasoning, signature: '' }]),
     ...(choice.text === '' ? [] : [{ type: 'text', text: choice.text }]),
     ...choice.calls.map((call) => ({ type: 'tool_use', id: call.id, name: call.name, input: inputOf(call.arguments) })),
   ]
@@ -98,10 +99,11 @@ function inputOf(text: string): unknown {
 class BlockStream {
   isStarted = false
   #index = -1
-  #open: 'text' | 'tool_use' | null = null
+  #open: 'thinking' | 'text' | 'tool_use' | null = null
 
-  token({ text, toolCalls }: TokenEvent): string {
-    let frames = text === '' ? '' : this.#text(text)
+  token({ text, reasoning = '', toolCalls }: TokenEvent): string {
+    let frames = reasoning === '' ? '' : this.#thinking(reasoning)
+    if (text !== '') frames += this.#text(text)
     for (const { id, name, arguments: json } of toolCalls ?? []) {
       if (id !== null) frames += this.close() + this.#start('tool_use', { type: 'tool_use', id, name, input: {} })
       if (json !== '') frames += this.#delta({ type: 'input_json_delta', partial_json: json })
@@ -115,12 +117,20 @@ class BlockStream {
     return event('content_block_stop', { index: this.#index })
   }
 
+  #thinking(thinking: string): string {
+    const isOpen = this.#open === 'thinking'
+    const start = isOpen
+      ? ''
+      : this.close() + this.#start('thinking', { type: 'thinking', thinking: '', signature: '' })
+    return start + this.#delta({ type: 'thinking_delta', thinking })
+  }
+
   #text(text: string): string {
     const start = this.#open === 'text' ? '' : this.close() + this.#start('text', { type: 'text', text: '' })
     return start + this.#delta({ type: 'text_delta', text })
   }
 
-  #start(type: 'text' | 'tool_use', block: object): string {
+  #start(type: 'thinking' | 'text' | 'tool_use', block: object): string {
     this.#open = type
     this.#index++
     return event('content_block_start', { index: this.#index, content_block: block })

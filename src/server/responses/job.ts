@@ -16,6 +16,7 @@ export function toChatRequest(body: ResponsesRequest, earlier: readonly ChatMess
     top_p: body.top_p,
     stream: body.stream,
     rag: body.rag,
+    reasoning_effort: body.reasoning?.effort,
     parallel_tool_calls: body.parallel_tool_calls,
     tools: body.tools?.map(({ name, description, parameters, strict }) => ({
       type: 'function' as const,

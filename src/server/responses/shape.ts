@@ -30,7 +30,16 @@ export interface CallItem {
   readonly arguments: string
 }
 
-export type OutputItem = TextItem | CallItem
+/** What the model thought before it answered. */
+export interface ThoughtItem {
+  readonly type: 'reasoning'
+  readonly id: string
+  readonly status: 'completed' | 'incomplete' | 'in_progress'
+  readonly summary: never[]
+  readonly content: { type: 'reasoning_text'; text: string }[]
+}
+
+export type OutputItem = TextItem | CallItem | ThoughtItem
 
 export interface ResponseObject {
   readonly id: string
@@ -125,7 +134,7 @@ function whole(
       input_tokens: input,
       input_tokens_details: details.prompt_tokens_details,
       output_tokens: generated,
-      output_tokens_details: { reasoning_tokens: 0 },
+      output_tokens_details: { reasoning_tokens: result.summary.reasoningTokens },
       total_tokens: total,
     },
     ...tail,
@@ -140,22 +149,33 @@ const textItem = (id: string, status: TextItem['status'], content: readonly Outp
   role: 'assistant',
   content,
 })
-const itemId = (job: GenerationJob, kind: 'msg' | 'fc', index: number): string =>
+const thoughtItem = (id: string, status: TextItem['status'], text: string): ThoughtItem => ({
+  type: 'reasoning',
+  id,
+  status,
+  summary: [],
+  content: [{ type: 'reasoning_text', text }],
+})
+const itemId = (job: GenerationJob, kind: 'msg' | 'fc' | 'rs', index: number): string =>
   `${kind}-${job.requestId.slice(job.requestId.indexOf('-') + 1)}-${index}`
 
-/** The items of a whole choice: its text first, then its calls. An answer without either is an empty message. */
+/** The items of a whole choice: what was thought, its text, then its calls. An answer without any is an empty message. */
 function itemsOf(job: GenerationJob, choice: Choice | undefined): OutputItem[] {
   if (choice === undefined) return []
-  const hasText = choice.text !== '' || choice.calls.length === 0
-  const numItems = choice.calls.length + (hasText ? 1 : 0)
+  const hasThought = choice.reasoning !== ''
+  const hasText = choice.text !== '' || (choice.calls.length === 0 && !hasThought)
+  const numItems = choice.calls.length + (hasText ? 1 : 0) + (hasThought ? 1 : 0)
   // Only the last item can be the one that the end cut off.
   const statusOf = (index: number) =>
     choice.finished?.reason === 'length' && index === numItems - 1 ? 'incomplete' : 'completed'
-  const texts = hasText ? [textItem(itemId(job, 'msg', 0), statusOf(0), [outputText(choice.text)])] : []
+  const thoughts = hasThought ? [thoughtItem(itemId(job, 'rs', 0), statusOf(0), choice.reasoning)] : []
+  const at = thoughts.length
+  const texts = hasText ? [textItem(itemId(job, 'msg', at), statusOf(at), [outputText(choice.text)])] : []
   return [
+    ...thoughts,
     ...texts,
     ...choice.calls.map((call, i): CallItem => {
-      const index = texts.length + i
+      const index = at + texts.length + i
       return {
         type: 'function_call',
         id: itemId(job, 'fc', index),
@@ -173,6 +193,7 @@ interface OpenItem {
   readonly outputIndex: number
   readonly id: string
   readonly call: { readonly id: string; readonly name: string; readonly index: number } | null
+  readonly isThought: boolean
   text: string
 }
 
@@ -198,8 +219,9 @@ class ResponseStream {
     return this.event('response.created', { response }) + this.event('response.in_progress', { response })
   }
 
-  token({ text, toolCalls }: TokenEvent): string {
-    let frames = text === '' ? '' : this.#text(text)
+  token({ text, reasoning = '', toolCalls }: TokenEvent): string {
+    let frames = reasoning === '' ? '' : this.#thought(reasoning)
+    if (text !== '') frames += this.#text(text)
     for (const delta of toolCalls ?? []) {
       if (delta.id !== null) {
         frames += this.#close('completed')
@@ -227,9 +249,19 @@ class ResponseStream {
     return this.event('error', { code, message, param }) + this.event('response.failed', { response: failed })
   }
 
+  #thought(delta: string): string {
+    let frames = ''
+    if (this.#open?.isThought !== true) frames = this.#close('completed') + this.#openItem(null, true)
+    const open = this.#open
+    if (open === null) return frames
+    open.text += delta
+    return frames + this.event('response.reasoning_text.delta', { ...place(open), content_index: 0, delta })
+  }
+
   #text(delta: string): string {
     let frames = ''
-    if (this.#open === null || this.#open.call !== null) frames = this.#close('completed') + this.#openItem(null)
+    if (this.#open === null || this.#open.call !== null || this.#open.isThought)
+      frames = this.#close('completed') + this.#openItem(null)
     const open = this.#open
     if (open === null) return frames
     open.text += delta
@@ -243,14 +275,14 @@ class ResponseStream {
     return this.event('response.function_call_arguments.delta', { ...place(open), delta })
   }
 
-  #openItem(call: OpenItem['call']): string {
+  #openItem(call: OpenItem['call'], isThought = false): string {
     const outputIndex = this.items.length
-    const id = itemId(this.#job, call === null ? 'msg' : 'fc', outputIndex)
-    const open: OpenItem = { outputIndex, id, call, text: '' }
+    const id = itemId(this.#job, isThought ? 'rs' : call === null ? 'msg' : 'fc', outputIndex)
+    const open: OpenItem = { outputIndex, id, call, isThought, text: '' }
     this.#open = open
-    const item = call === null ? textItem(id, 'in_progress', []) : callItem(open, 'in_progress')
+    const item = itemOf(open, 'in_progress', true)
     const added = this.event('response.output_item.added', { output_index: outputIndex, item })
-    if (call !== null) return added
+    if (call !== null || isThought) return added
     return added + this.event('response.content_part.added', { ...place(open), content_index: 0, part: outputText('') })
   }
 
@@ -258,7 +290,7 @@ class ResponseStream {
     const open = this.#open
     if (open === null) return ''
     this.#open = null
-    const item = open.call === null ? textItem(open.id, status, [outputText(open.text)]) : callItem(open, status)
+    const item = itemOf(open, status)
     this.items.push(item)
     const done = () => this.event('response.output_item.done', { output_index: open.outputIndex, item })
     if (open.call !== null) {
@@ -266,6 +298,7 @@ class ResponseStream {
       return this.event('response.function_call_arguments.done', fields) + done()
     }
     const fields = { ...place(open), content_index: 0 }
+    if (open.isThought) return this.event('response.reasoning_text.done', { ...fields, text: open.text }) + done()
     return (
       this.event('response.output_text.done', { ...fields, text: open.text, logprobs: [] }) +
       this.event('response.content_part.done', { ...fields, part: outputText(open.text) }) +
@@ -275,6 +308,14 @@ class ResponseStream {
 }
 
 const place = ({ id, outputIndex }: OpenItem) => ({ item_id: id, output_index: outputIndex })
+
+/** `isEmpty`: nothing of it is written yet. */
+function itemOf(open: OpenItem, status: TextItem['status'], isEmpty = false): OutputItem {
+  const { id, call, isThought, text } = open
+  if (call !== null) return callItem(open, status)
+  if (isThought) return isEmpty ? { ...thoughtItem(id, status, ''), content: [] } : thoughtItem(id, status, text)
+  return textItem(id, status, isEmpty ? [] : [outputText(text)])
+}
 
 function callItem({ id, call, text }: OpenItem, status: CallItem['status']): CallItem {
   return { type: 'function_call', id, status, call_id: call?.id ?? '', name: call?.name ?? '', arguments: text }
