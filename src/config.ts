@@ -27,8 +27,8 @@ export interface CommandLine {
   readonly command: 'serve' | (typeof COMMANDS)[number] | 'help' | 'version'
   readonly positionals: readonly string[]
   readonly config: Config
-  /** --level of trace validate. */
-  readonly level: 'contract' | 'steps' | 'kernels'
+  /** --level of trace validate; null: the file's own. */
+  readonly level: 'contract' | 'steps' | 'kernels' | null
   /** --strict of rag index. */
   readonly isStrict: boolean
   /** --to of trace convert. */
@@ -110,7 +110,10 @@ export function parseCommandLine(
     positionals,
     config: finish(values, env),
     isStrict: parsed.values['strict'] === true,
-    level: choice('--level', ['contract', 'steps', 'kernels'], parsed.values['level'], 'contract'),
+    level:
+      parsed.values['level'] === undefined
+        ? null
+        : choice('--level', ['contract', 'steps', 'kernels'], parsed.values['level'], 'contract'),
     to: choice('--to', ['otlp', 'tempo', 'grafana', 'jaeger'], parsed.values['to'], 'otlp'),
     context: parsed.values['context'] === undefined ? null : count('--context', 2, parsed.values['context']),
     bench: {
