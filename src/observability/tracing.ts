@@ -335,7 +335,9 @@ function limited(onDiagnostic: (message: string, suppressed: number) => void): (
   const complaints = new Map<string, { nextMs: number; suppressed: number }>()
   return (message) => {
     const detail = summary(message)
-    const kind = complaints.has(detail) || complaints.size < MAX_COMPLAINTS ? detail : ''
+    // The reason behind the colon varies from one try to the next.
+    const name = detail.split(':', 1)[0] ?? ''
+    const kind = complaints.has(name) || complaints.size < MAX_COMPLAINTS ? name : ''
     const complaint = complaints.get(kind) ?? { nextMs: 0, suppressed: 0 }
     complaints.set(kind, complaint)
     const now = performance.now()
