@@ -4,10 +4,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Hono } from 'hono'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { testObservability, type TestObservability } from '../../test/observability/scenario.ts'
 import { writePdf } from '../../test/rag/office-files.ts'
 import { writeBertFolder } from '../../test/rag/onnx-bert.ts'
 import { RagError } from '../rag/errors.ts'
 import { createRag, type RagService } from '../rag/service.ts'
+import { requestTrace } from './middleware.ts'
 import { embeddingHandlers } from './embeddings.ts'
 import type { AppEnv } from './env.ts'
 import { toApiError, toErrorBody } from './errors.ts'
@@ -19,6 +21,7 @@ import { registerRoutes } from './router.ts'
 let folder = ''
 let rag: RagService
 let app: Hono<AppEnv>
+let observability: TestObservability
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'miniserve-rag-routes-'))
   const words = ['fox', 'walnut', 'bread']
@@ -38,6 +41,8 @@ beforeAll(() => {
   })
   const parts = { rag, maxRequestBytes: 100_000 }
   app = new Hono<AppEnv>()
+  observability = testObservability()
+  app.use(requestTrace(observability))
   app.use(async (c, next) => {
     c.set('requestId', 'req-1')
     await next()
@@ -50,6 +55,7 @@ beforeAll(() => {
 })
 afterAll(async () => {
   await rag.close()
+  await observability.shutdown(100)
   rmSync(folder, { recursive: true })
 })
 
