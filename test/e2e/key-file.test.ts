@@ -28,7 +28,7 @@ beforeAll(async () => {
   path = join(folder, 'keys.json')
   write(
     entry('alice', 'key-a', { limits: { requests_per_minute: 2 } }),
-    entry('bob', 'key-b', { limits: { concurrency: 1, tokens_per_minute: 100_000 } }),
+    entry('bob', 'key-b', { limits: { concurrency: 1, tokens_per_minute: 600 } }),
     entry('ops', 'key-o', { role: 'admin' }),
   )
   server = await ServerProcess.start(['--key-file', path])
@@ -72,7 +72,8 @@ it('holds a key to its requests at the same time until a stream has ended, and c
   let next = await server.post('/v1/completions', body, auth('key-b'))
   // The socket's close comes a moment after its last byte.
   while (next.status === 429) next = await server.post('/v1/completions', body, auth('key-b'))
-  expect(Number(next.headers.get('x-ratelimit-remaining-tokens'))).toBeLessThan(99_600)
+  // Ten tokens a second come back: a machine would have to be very slow to give back half of what was used.
+  expect(Number(next.headers.get('x-ratelimit-remaining-tokens'))).toBeLessThan(350)
 })
 
 it('names the tenant in metrics, to the admin', async () => {
