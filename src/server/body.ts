@@ -72,8 +72,19 @@ export async function* readChunks(
       if (slice.isOver) await slice.end()
     }
   } finally {
-    // What is left is of no use. A stream that broke, or a read that never ends, has nothing to say to it.
-    if (!isWhole) reader.cancel().catch(() => {})
+    if (!isWhole) void discardRest(reader)
+  }
+}
+
+/**
+ * Reads on without keeping anything. Cancelling would destroy the connection, and a client that still sends would then get a broken pipe
+ * in place of its answer. The HTTP adapter bounds this: it closes the connection 500 ms after the answer, or after 64 MiB.
+ */
+async function discardRest(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<void> {
+  try {
+    while (!(await reader.read()).done);
+  } catch {
+    // The connection is gone, and the rest with it.
   }
 }
 
@@ -118,7 +129,11 @@ async function readChunk(
   let timer: NodeJS.Timeout | undefined
   const late = new Promise<never>((_, reject) => {
     timer = setTimeout(
-      () => reject(new ApiError('request_timeout', 'body: expected the rest of it in time, found no end')),
+      () => {
+        reject(new ApiError('request_timeout', 'body: expected the rest of it in time, found no end'))
+        // A read that never ends would hold what waits for it.
+        reader.cancel().catch(() => {})
+      },
       Math.max(timeoutMs, 0),
     )
   })

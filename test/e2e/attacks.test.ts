@@ -1,5 +1,8 @@
 /** Requests that mean harm, against the real process: each is answered or refused in time, and others are served meanwhile. */
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
+import http from 'node:http'
+import { json } from 'node:stream/consumers'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { RawConnection, rawExchange } from './raw-connection.ts'
 import { ServerProcess } from './server-process.ts'
@@ -38,6 +41,26 @@ const post = (path: string, body: string) =>
     server.url,
     `POST ${path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
   )
+
+/** Over node:http, whose request and socket fail loudly when the server closes while they write. */
+async function send(agent: http.Agent, method: string, path: string, body?: string) {
+  const request = http.request(server.url + path, { agent, method, headers: { 'content-type': 'application/json' } })
+  request.end(body)
+  const [response] = (await once(request, 'response')) as [http.IncomingMessage]
+  return { status: response.statusCode, port: response.socket.localPort, body: await json(response) }
+}
+
+it('a body that is refused before its end is read to its end: the client has its answer and keeps its connection', async () => {
+  const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
+  try {
+    const refused = await send(agent, 'POST', '/v1/completions', wide('prompt', '[]'))
+    const next = await send(agent, 'GET', '/v1/models')
+    expect([refused.status, next.status]).toEqual([400, 200])
+    expect(next.port).toBe(refused.port)
+  } finally {
+    agent.destroy()
+  }
+})
 
 /** `unit` as often as it fits into a list of the largest body. */
 const wide = (field: string, unit: string, numBytes = MAX_BYTES) =>
