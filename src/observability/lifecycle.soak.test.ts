@@ -1,6 +1,6 @@
 /**
  * Random lives of requests, many at a time: whatever the order in which the engine, the client, spawned work and KV tiers have their
- * say, each leaves exactly one tree that holds the contract, nothing stays open, and every span is accounted for.
+ * say, each leaves exactly one tree that validates against the contract, nothing stays open, and every span is accounted for.
  */
 import type { ReadableSpan, SpanExporter } from '@opentelemetry/sdk-trace-base'
 import { expect, it } from 'vitest'

@@ -90,7 +90,7 @@ function Tree({ view }: { readonly view: TraceView }) {
 
 function Breaches({ view }: { readonly view: TraceView }) {
   if (view.breaches.length === 0) {
-    return <p class="verdict good">Holds the span contract ({view.level}).</p>
+    return <p class="verdict good">Validates against the span contract ({view.level}).</p>
   }
   return (
     <section class="verdict bad" aria-label="Contract breaches">

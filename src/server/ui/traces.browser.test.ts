@@ -118,7 +118,7 @@ describe.skipIf(!hasChromium)(`trace pages in Chromium${hasChromium ? '' : ` (sk
       'llm.decode',
       'format.output',
     ])
-    expect(await page.locator('.verdict').textContent()).toContain('Holds the span contract')
+    expect(await page.locator('.verdict').textContent()).toContain('Validates against the span contract')
     expect(await page.locator('.facts').textContent()).toContain('512 of 640 tokens, diverged')
     expect(await page.locator('.logs li').count()).toBe(6)
     expect(await page.locator('.breakdown figcaption > span').count()).toBe(7)
