@@ -4,6 +4,7 @@
  */
 import { readFile } from 'node:fs/promises'
 import { z } from 'zod'
+import { bareRequest } from './bare-request.ts'
 import type { Engine, GenerationRequest } from './engine/request.ts'
 
 /** A file that cannot be evaluated: names the file and line, what was expected and what was found. */
@@ -30,34 +31,8 @@ export interface ChoicesResult {
 const DEFAULT_CONTEXT = 512
 
 /** A request that scores its prompt and generates nothing. */
-const scoringRequest = (ids: readonly number[]): GenerationRequest => ({
-  requestId: 'eval',
-  prompts: [{ ids }],
-  n: 1,
-  maxTokens: 0,
-  minTokens: 0,
-  sampling: {
-    temperature: 0,
-    topK: 0,
-    topP: 1,
-    minP: 0,
-    seed: 0,
-    presencePenalty: 0,
-    frequencyPenalty: 0,
-    repetitionPenalty: 1,
-    logitBias: null,
-  },
-  stop: [],
-  stopTokenIds: [],
-  includeStopString: false,
-  ignoreEos: true,
-  logprobs: -1,
-  promptLogprobs: 0,
-  structured: null,
-  cacheSalt: 'eval',
-  priority: 0,
-  deadlineMs: null,
-})
+const scoringRequest = (ids: readonly number[]): GenerationRequest =>
+  bareRequest(ids, { requestId: 'eval', maxTokens: 0, promptLogprobs: 0, cacheSalt: 'eval' })
 
 /** Log-probability of each token given those before it; entry 0 belongs to token 1. */
 async function scoreTokens(engine: Engine, ids: readonly number[]): Promise<number[]> {

@@ -1,5 +1,6 @@
 /** How fast a model runs here: prompt processing and decoding apart, in the form of llama.cpp's llama-bench. */
-import type { ChoiceFinishedEvent, Engine, GenerationRequest } from './engine/request.ts'
+import { bareRequest } from './bare-request.ts'
+import type { ChoiceFinishedEvent, Engine } from './engine/request.ts'
 
 export interface MeasurementOptions {
   /** Tokens of the prompt test; 0: none. */
@@ -58,34 +59,7 @@ function randomTokens(engine: Engine, count: number): number[] {
 }
 
 async function run(engine: Engine, ids: readonly number[], maxTokens: number): Promise<ChoiceFinishedEvent> {
-  const request: GenerationRequest = {
-    requestId: 'bench',
-    prompts: [{ ids }],
-    n: 1,
-    maxTokens,
-    minTokens: 0,
-    sampling: {
-      temperature: 0,
-      topK: 0,
-      topP: 1,
-      minP: 0,
-      seed: 0,
-      presencePenalty: 0,
-      frequencyPenalty: 0,
-      repetitionPenalty: 1,
-      logitBias: null,
-    },
-    stop: [],
-    stopTokenIds: [],
-    includeStopString: false,
-    ignoreEos: true,
-    logprobs: -1,
-    promptLogprobs: -1,
-    structured: null,
-    cacheSalt: 'bench',
-    priority: 0,
-    deadlineMs: null,
-  }
+  const request = bareRequest(ids, { requestId: 'bench', maxTokens, promptLogprobs: -1, cacheSalt: 'bench' })
   let finished: ChoiceFinishedEvent | null = null
   for await (const event of engine.submit(request, new AbortController().signal))
     if (event.type === 'finished') finished = event
