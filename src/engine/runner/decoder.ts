@@ -100,7 +100,7 @@ export class Decoder {
       const shape = { layer: index, numHeads, numKvHeads, headDim }
       backend.linear(this.#qkv, hidden, layer.qkv, { norm: layer.inputNorm, bias: layer.qkvBias })
       backend.qkvRopeStore(this.#q, this.#qkv, { ...shape, qkNorm: layer.qkNorm, rope: layer.rope })
-      backend.attention(this.#attended, this.#q, { ...shape, scale, window: layer.spec.window, softcap })
+      backend.attention(this.#attended, this.#q, { ...shape, scale, window: layer.spec.mixer.window, softcap })
       backend.linear(branch, this.#attended, layer.output, {
         bias: layer.outputBias,
         residual: layer.attentionNorm === null,
@@ -189,7 +189,7 @@ export async function loadDecoder(
     const downParts = [[`${base}${names.down}`, hiddenSize]] as const
     layers.push({
       spec: layer,
-      rope: layer.rope === null ? null : (ropes[layer.rope] ?? null),
+      rope: layer.mixer.rope === null ? null : (ropes[layer.mixer.rope] ?? null),
       inputNorm: normPlacement === 'post' ? undefined : await norm(`${base}input_layernorm`, hiddenSize),
       qkv: await matrix(qkvParts, hiddenSize),
       qkvBias: await bias(spec.hasQkvBias, qkvParts),

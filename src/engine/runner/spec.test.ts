@@ -49,10 +49,10 @@ test('both dialects of rope and dtype give the same spec', () => {
   })
   const types = ['sliding_attention', 'sliding_attention', 'full_attention']
   expect(parse({ ...gemma, rope_parameters: nested, layer_types: [...types, ...types] })).toEqual(gemmaOld)
-  expect(gemmaOld.layers.slice(0, 3)).toEqual([
-    { window: 64, rope: 1 },
-    { window: 64, rope: 1 },
-    { window: null, rope: 0 },
+  expect(gemmaOld.layers.slice(0, 3)).toMatchObject([
+    { mixer: { kind: 'attention', window: 64, rope: 1 } },
+    { mixer: { kind: 'attention', window: 64, rope: 1 } },
+    { mixer: { kind: 'attention', window: null, rope: 0 } },
   ])
   expect(gemmaOld.ropes[0]!.inverseFrequencies[0]).toBe(1 / 8)
 })
@@ -66,7 +66,7 @@ test('end-of-sequence ids: one, a list, and generation_config.json before config
 })
 
 test('sliding windows follow each family and its switches', () => {
-  const windows = (fields: object) => parse({ sliding_window: 16, ...fields }).layers.map((layer) => layer.window)
+  const windows = (fields: object) => parse({ sliding_window: 16, ...fields }).layers.map(({ mixer }) => mixer.window)
   expect(windows({})).toEqual([null, null, null, null, null, null])
   expect(windows({ architectures: ['MistralForCausalLM'] })).toEqual([16, 16, 16, 16, 16, 16])
   expect(windows({ architectures: ['MistralForCausalLM'], sliding_window: null })).toEqual([
@@ -88,7 +88,7 @@ test('sliding windows follow each family and its switches', () => {
   ])
   expect(windows({ architectures: ['Gemma2ForCausalLM'] })).toEqual([16, null, 16, null, 16, null])
   const smollm3 = { architectures: ['SmolLM3ForCausalLM'], no_rope_layers: [1, 0, 1, 1, 0, 1] }
-  expect(parse(smollm3).layers.map((layer) => layer.rope)).toEqual([0, null, 0, 0, null, 0])
+  expect(parse(smollm3).layers.map(({ mixer }) => mixer.rope)).toEqual([0, null, 0, 0, null, 0])
   expect(windows({ ...smollm3, use_sliding_window: true })).toEqual([null, 16, null, null, 16, null])
 })
 

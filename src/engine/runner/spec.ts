@@ -8,11 +8,19 @@ import { FAMILIES, type Family, type LayerNames } from './families.ts'
 import { computeRope, type RopeParameters, type RopeSpec } from './rope.ts'
 import { ModelError } from './runner.ts'
 
-export interface LayerSpec {
+/** What a layer mixes the tokens of a sequence with. */
+export type MixerSpec = AttentionSpec
+
+export interface AttentionSpec {
+  readonly kind: 'attention'
   /** Index into DecoderSpec.ropes; null: no rotary embedding in this layer. */
   readonly rope: number | null
   /** Sliding window in tokens; null: the whole context. */
   readonly window: number | null
+}
+
+export interface LayerSpec {
+  readonly mixer: MixerSpec
 }
 
 export interface DecoderSpec {
@@ -309,10 +317,10 @@ export function parseSpec(
     typeof presence === 'string' ? config.flag(presence, false) : presence
   const windows = windowsOf(config, family, numLayers)
   const hasRope = ropeLayersOf(config, family, windows)
-  const layers = windows.map((window, i) => ({
-    window,
-    rope: hasRope[i] === true ? (family.localTheta !== null && window !== null ? 1 : 0) : null,
-  }))
+  const layers = windows.map((window, i): LayerSpec => {
+    const rope = hasRope[i] === true ? (family.localTheta !== null && window !== null ? 1 : 0) : null
+    return { mixer: { kind: 'attention', rope, window } }
+  })
   // Each file may know an end that the other does not: of a text, of a turn.
   const eos = [...new Set([...config.tokenIds('eos_token_id'), ...generation.tokenIds('eos_token_id')])]
   const queryScalar = config.optionalNumber('query_pre_attn_scalar')
