@@ -1,14 +1,5 @@
 /** What people read of the configuration: `--help` and the tables of docs/configuration.md, from the settings themselves. */
-import { type FieldMeta, SETTINGS } from './settings.ts'
-
-const GROUPS: readonly (readonly [FieldMeta['group'], string])[] = [
-  ['server', 'Server'],
-  ['model', 'Model'],
-  ['engine', 'Engine'],
-  ['retrieval', 'Retrieval'],
-  ['observability', 'Observability'],
-  ['other', 'Folders and downloads'],
-]
+import { GROUPS, SETTINGS } from './settings/settings.ts'
 
 /** The text of --help. */
 export function helpText(): string {
@@ -22,8 +13,8 @@ export function helpText(): string {
     '       miniserve bench [-p N] [-n N] [-r N] [--json] [flags]',
     '       miniserve --version | --help',
   ]
-  for (const [group, title] of GROUPS) {
-    lines.push('', `${title}:`)
+  for (const group of GROUPS) {
+    lines.push('', `${group}:`)
     for (const setting of SETTINGS.filter((candidate) => candidate.group === group)) {
       const name = setting.flag ? `--${setting.flag}${setting.value ? ` ${setting.value}` : ''}` : (setting.env ?? '')
       const env = setting.flag && setting.env ? ` [${setting.env}]` : ''
@@ -37,8 +28,8 @@ export function helpText(): string {
 /** The tables of docs/configuration.md. */
 export function settingsMarkdown(): string {
   const parts: string[] = []
-  for (const [group, title] of GROUPS) {
-    parts.push(`### ${title}`, '', '| flag | variable | default | what it does |', '|---|---|---|---|')
+  for (const group of GROUPS) {
+    parts.push(`### ${group}`, '', '| flag | variable | default | what it does |', '|---|---|---|---|')
     for (const setting of SETTINGS.filter((candidate) => candidate.group === group)) {
       const cell = (value: string) => value.replaceAll('|', '\\|')
       const flag = setting.flag ? `\`--${setting.flag}${setting.value ? ` ${cell(setting.value)}` : ''}\`` : ''

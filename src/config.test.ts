@@ -3,7 +3,7 @@ import { format } from 'prettier'
 import { describe, expect, it } from 'vitest'
 import { ConfigError, parseCommandLine } from './config.ts'
 import { helpText, settingsMarkdown } from './config-help.ts'
-import { SETTINGS } from './settings.ts'
+import { SETTINGS } from './settings/settings.ts'
 
 const parse = (argv: string[], env: Record<string, string> = {}) => parseCommandLine(argv, { HOME: '/home/u', ...env })
 

@@ -1,12 +1,12 @@
 /**
- * Configuration: flags > environment > defaults, described by one zod schema (settings.ts) and parsed once into one frozen object.
+ * Configuration: flags > environment > defaults, described by one zod schema (settings/) and parsed once into one frozen object.
  * The only reader of process.env (OTEL_* that the OpenTelemetry SDK reads by itself excepted).
  */
 import { homedir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import type { z } from 'zod'
-import { schema, type Setting, SETTINGS } from './settings.ts'
+import { schema, type Setting, SETTINGS } from './settings/settings.ts'
 
 type Fields = z.output<typeof schema>
 

@@ -35,8 +35,8 @@ const isRunner = (path: string) => inRoom(path, 'engine/runner') || inRoom(path,
 
 /** What each room may import from the others. */
 const allowed: readonly { room: (path: string) => boolean; name: string; may: (i: Import) => boolean }[] = [
-  { name: 'config', room: (p) => p === 'config.ts', may: ({ to }) => to === 'settings.ts' },
-  { name: 'settings', room: (p) => p === 'settings.ts', may: () => false },
+  { name: 'config', room: (p) => p === 'config.ts', may: ({ to }) => inRoom(to, 'settings') },
+  { name: 'settings', room: (p) => inRoom(p, 'settings'), may: () => false },
   {
     name: 'server',
     room: (p) => inRoom(p, 'server'),

@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { describe, expect, it } from 'vitest'
 import { COMMAND_OPTIONS } from '../src/config.ts'
-import { SETTINGS } from '../src/settings.ts'
+import { SETTINGS } from '../src/settings/settings.ts'
 
 const root = fileURLToPath(new URL('..', import.meta.url))
 const documents = [

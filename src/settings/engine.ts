@@ -1,0 +1,99 @@
+/** The engine: scheduling, the KV cache, speculation, engines elsewhere. */
+import { z } from 'zod'
+import { field } from './field.ts'
+import { integer, kvCacheMemory, oneOf, size, text, url } from './values.ts'
+
+export const engineSettings = {
+  maxModelLen: field(integer(16, 10_000_000).nullable().default(null), {
+    flag: 'max-model-len',
+    value: 'N',
+    help: 'tokens of prompt and output together',
+    defaultText: "the model's",
+  }),
+  maxNumSeqs: field(integer(1, 1024).default(64), {
+    flag: 'max-num-seqs',
+    value: 'N',
+    help: 'sequences that run at the same time',
+  }),
+  maxNumBatchedTokens: field(integer(16, 65_536).nullable().default(null), {
+    flag: 'max-num-batched-tokens',
+    value: 'N',
+    help: 'token budget of a step, prefill chunks and decode together',
+    defaultText: '512 on cpu, 2048 on webgpu',
+  }),
+  blockSize: field(integer(1, 256).default(16), {
+    flag: 'block-size',
+    value: 'N',
+    help: 'tokens a KV block',
+  }),
+  maxPrefillMs: field(integer(1, 3_600_000).default(100), {
+    flag: 'max-prefill-ms',
+    value: 'MS',
+    help: 'longest piece of a prompt, in milliseconds as measured, that is computed in a step while others decode',
+  }),
+  onFatal: field(oneOf(['restart', 'exit']).default('restart'), {
+    flag: 'on-fatal',
+    value: 'restart|exit',
+    help: 'what follows when the device or its thread cannot go on: restart (with growing pauses; /ready is 503 meanwhile) or exit with code 1',
+  }),
+  numKvBlocks: field(integer(2, 10_000_000).nullable().default(null), {
+    flag: 'num-kv-blocks',
+    value: 'N',
+    help: 'blocks of the KV pool',
+    defaultText: 'from memory',
+  }),
+  kvCacheMemory: field(kvCacheMemory.nullable().default(null), {
+    flag: 'kv-cache-memory',
+    value: 'SIZE|SHARE',
+    help: 'memory for the KV cache: bytes (4G), or a share of what the device offers (0.8)',
+    defaultText: 'what the sequences need, as far as the device has it',
+  }),
+  prefixCaching: field(z.boolean().default(true), {
+    flag: 'no-prefix-caching',
+    help: 'compute every prompt from its first token',
+  }),
+  kvHostMemoryBytes: field(size.default(0), {
+    flag: 'kv-host-memory',
+    value: 'SIZE',
+    help: 'host memory for evicted KV blocks, such as 512M',
+    defaultText: '0',
+  }),
+  kvCacheDir: field(text.nullable().default(null), {
+    flag: 'kv-cache-dir',
+    value: 'FOLDER',
+    help: 'folder where evicted KV blocks outlive the process',
+    defaultText: 'none',
+  }),
+  kvCacheMaxBytes: field(size.default(8 * 1024 ** 3), {
+    flag: 'kv-cache-max-size',
+    value: 'SIZE',
+    help: 'bound of --kv-cache-dir; the least recently used blocks go first',
+    defaultText: '8G',
+  }),
+  speculation: field(z.boolean().default(true), {
+    flag: 'no-speculation',
+    help: 'no drafts by prompt lookup',
+  }),
+  runAhead: field(integer(0, 1).default(1), {
+    flag: 'run-ahead',
+    value: '0|1',
+    help: 'plan a step before the tokens of the last one are known, where a sequence allows it',
+  }),
+  engineUrls: field(z.array(url).default([]), {
+    flag: 'engine-url',
+    env: 'MINISERVE_ENGINE_URL',
+    value: 'URL',
+    help: 'serve through an OpenAI-compatible engine elsewhere instead of the local one; repeat it for several of the same model',
+    defaultText: 'none: the local engine',
+  }),
+  engineApiKey: field(text.nullable().default(null), {
+    env: 'MINISERVE_ENGINE_API_KEY',
+    help: 'key for --engine-url',
+  }),
+  seed: field(integer(0, 4_294_967_295).nullable().default(null), {
+    flag: 'seed',
+    value: 'N',
+    help: 'seed of requests that bring none',
+    defaultText: 'random a request',
+  }),
+}

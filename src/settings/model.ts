@@ -1,0 +1,55 @@
+/** The model: what is loaded, and on what it runs. */
+import { field } from './field.ts'
+import { integer, oneOf, text } from './values.ts'
+
+export const modelSettings = {
+  model: field(text.nullable().default(null), {
+    flag: 'model',
+    env: 'MODEL',
+    value: 'PATH|ID',
+    help: 'a folder in Hugging Face layout, a .gguf file, or a hub id ORG/NAME',
+    defaultText: 'the bundled model',
+  }),
+  servedModelName: field(text.nullable().default(null), {
+    flag: 'served-model-name',
+    value: 'NAME',
+    help: 'name in requests and responses',
+    defaultText: "the folder's, file's or id's",
+  }),
+  device: field(oneOf(['auto', 'webgpu', 'cpu', 'reference']).default('auto'), {
+    flag: 'device',
+    value: 'auto|webgpu|cpu|reference',
+    help: 'auto takes a real GPU, else cpu, else reference; webgpu takes any adapter, software ones included',
+  }),
+  chatTemplate: field(text.nullable().default(null), {
+    flag: 'chat-template',
+    env: 'CHAT_TEMPLATE',
+    value: 'FILE',
+    help: "a Jinja template to use instead of the model's own",
+    defaultText: "the model's own, else ChatML",
+  }),
+  toolCallParser: field(oneOf(['auto', 'hermes', 'llama3_json', 'mistral', 'none']).default('auto'), {
+    flag: 'tool-call-parser',
+    value: 'auto|hermes|llama3_json|mistral|none',
+    help: 'how the model writes function calls: auto asks its chat template, none leaves them in the text',
+  }),
+  reasoningParser: field(
+    oneOf(['auto', 'qwen3', 'mistral', 'seed_oss', 'command_a', 'kimi_vl', 'none']).default('auto'),
+    {
+      flag: 'reasoning-parser',
+      value: 'auto|qwen3|mistral|seed_oss|command_a|kimi_vl|none',
+      help: 'how the model marks what it thinks before it answers: auto asks its chat template, none leaves it in the text',
+    },
+  ),
+  quantization: field(oneOf(['none', 'q8', 'q4']).default('none'), {
+    flag: 'quantization',
+    value: 'none|q8|q4',
+    help: 'quantise a float checkpoint on load, in groups of 32',
+  }),
+  threads: field(integer(1, 64).nullable().default(null), {
+    flag: 'threads',
+    value: 'N',
+    help: 'threads of the cpu backend',
+    defaultText: 'physical cores, at most 8',
+  }),
+}

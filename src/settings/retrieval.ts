@@ -1,0 +1,40 @@
+/** Retrieval: indexes, stores and their models. */
+import { field } from './field.ts'
+import { fusionWeights, oneOf, text } from './values.ts'
+
+export const retrievalSettings = {
+  ragIndex: field(text.default('docs'), {
+    flag: 'rag-index',
+    value: 'NAME',
+    help: 'the index of "rag": true',
+  }),
+  ragStore: field(oneOf(['memory', 'pgvector']).default('memory'), {
+    flag: 'rag-store',
+    value: 'memory|pgvector',
+    help: 'where indexes live',
+  }),
+  ragStoreUrl: field(text.nullable().default(null), {
+    flag: 'rag-store-url',
+    env: 'MINISERVE_RAG_STORE_URL',
+    value: 'URL',
+    help: 'postgres://… for --rag-store pgvector',
+  }),
+  embeddingModel: field(text.nullable().default(null), {
+    flag: 'embedding-model',
+    value: 'PATH|ID',
+    help: 'a sentence-embedding model in ONNX (folder or hub id), or a folder of static embeddings (model2vec)',
+    defaultText: 'the bundled model',
+  }),
+  rerankerModel: field(text.nullable().default(null), {
+    flag: 'reranker-model',
+    value: 'PATH|ID',
+    help: 'a cross-encoder in ONNX (folder or hub id)',
+    defaultText: 'none: passages keep the order of the search',
+  }),
+  ragWeights: field(fusionWeights.default({}), {
+    flag: 'rag-weights',
+    value: 'NAME=NUMBER,…',
+    help: 'what vector, text, rerank and document count in the order of found passages, such as vector=1,text=0.5',
+    defaultText: 'those of the models',
+  }),
+}

@@ -1,0 +1,77 @@
+/** Serving: address, keys, bounds of requests. */
+import { z } from 'zod'
+import { field } from './field.ts'
+import { integer, origin, seconds, secret, text } from './values.ts'
+
+export const serverSettings = {
+  host: field(text.default('127.0.0.1'), {
+    flag: 'host',
+    env: 'HOST',
+    value: 'ADDRESS',
+    help: 'address to listen on',
+  }),
+  port: field(integer(0, 65535).default(8000), {
+    flag: 'port',
+    env: 'PORT',
+    value: 'N',
+    help: 'port to listen on; 0 takes any free one',
+  }),
+  apiKeys: field(z.array(secret).default([]), {
+    isSecret: true,
+    flag: 'api-key',
+    env: 'MINISERVE_API_KEY',
+    value: 'KEY',
+    help: 'required of every request but /health and /ready; repeat the flag (or separate by commas in the environment) for several',
+    defaultText: 'none: open',
+  }),
+  adminKey: field(secret.nullable().default(null), {
+    isSecret: true,
+    flag: 'admin-key',
+    env: 'MINISERVE_ADMIN_KEY',
+    value: 'KEY',
+    help: 'a key that also sees the traces of the other keys, and what each used on /metrics',
+  }),
+  keyFile: field(text.nullable().default(null), {
+    flag: 'key-file',
+    env: 'MINISERVE_KEY_FILE',
+    value: 'FILE',
+    help: 'keys with names, roles and limits; read again when it changes (docs/security.md)',
+  }),
+  insecure: field(z.boolean().default(false), {
+    flag: 'insecure',
+    help: 'serve without keys on an address that others can reach',
+  }),
+  corsOrigins: field(z.array(origin).default([]), {
+    flag: 'cors-origin',
+    value: 'ORIGIN',
+    help: 'origin allowed to call from a browser, or *; repeatable',
+    defaultText: 'none',
+  }),
+  maxQueuedRequests: field(integer(1, 1_000_000).default(256), {
+    flag: 'max-queued-requests',
+    value: 'N',
+    help: 'sequences waiting for their first step; more are refused with 429',
+  }),
+  maxQueuedTokens: field(integer(1, 1_000_000_000).default(65_536), {
+    flag: 'max-queued-tokens',
+    value: 'N',
+    help: 'prompt tokens of the waiting sequences together; more are refused with 429',
+  }),
+  maxRequestBytes: field(integer(1024, 1 << 30).default(16 * 1024 * 1024), {
+    flag: 'max-request-bytes',
+    value: 'BYTES',
+    help: 'largest request body; more is refused with 413',
+  }),
+  requestTimeoutMs: field(seconds(86_400).default(600_000), {
+    flag: 'request-timeout',
+    value: 'SECONDS',
+    help: 'a generation that takes longer ends with 504; 0 is no limit',
+    defaultText: '600',
+  }),
+  shutdownTimeoutMs: field(seconds(3600).default(25_000), {
+    flag: 'shutdown-timeout',
+    value: 'SECONDS',
+    help: 'how long running requests may take to finish after SIGTERM',
+    defaultText: '25',
+  }),
+}
