@@ -8,7 +8,7 @@ import { getRequestListener, RequestError } from '@hono/node-server'
 import { join } from 'node:path'
 import type { CommandLine, Config } from './config.ts'
 import type { Engine } from './engine/request.ts'
-import type { DeviceMemory } from './observability/metrics.ts'
+import type { CacheConfig, DeviceMemory } from './observability/metrics.ts'
 import { loadEngine, MODELS, PACKAGE } from './model-loading.ts'
 import { createObservability, type Observability } from './observability/observability.ts'
 import { EventLoopWatch } from './observability/event-loop-watch.ts'
@@ -77,7 +77,14 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   const crashes = handleCrashes(observability)
   const plugins = await loadPlugins(config.plugins, observability.subscriberHost)
   const state = new ServerState(observability.subscribers(plugins))
-  observability.metrics.observeEngine(() => ({ ...state.stats(), device: deviceMemory(state) }))
+  observability.metrics.observeEngine({
+    gauges: () => ({
+      ...state.stats(),
+      device: deviceMemory(state),
+      cache: cacheConfig(state, config.prefixCaching),
+    }),
+    modelName: () => state.engine?.modelName ?? 'none',
+  })
   const secret = loadSecret(config.cacheDir)
   const keyFile =
     config.keyFile === null
@@ -225,6 +232,11 @@ function requireModelPath(flag: string, value: string | null): void {
 function deviceMemory(state: ServerState): DeviceMemory | null {
   const info = state.engine?.modelInfo
   return info ? { kind: info.device.kind, ...info.memory } : null
+}
+
+function cacheConfig(state: ServerState, prefixCaching: boolean): CacheConfig | null {
+  const info = state.engine?.modelInfo
+  return info ? { blockSize: info.blockSize, prefixCaching } : null
 }
 
 interface Running {

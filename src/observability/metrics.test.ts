@@ -5,13 +5,17 @@ import { play, testObservability, type TestObservability } from '../../test/obse
 let observability: TestObservability
 beforeEach(async () => {
   observability = testObservability()
-  observability.metrics.observeEngine(() => ({
-    numRunning: 2,
-    numWaiting: 1,
-    numBlocks: 100,
-    numFreeBlocks: 75,
-    device: { kind: 'cpu', weightBytes: 300, kvCacheBytes: 200, scratchBytes: 100 },
-  }))
+  observability.metrics.observeEngine({
+    gauges: () => ({
+      numRunning: 2,
+      numWaiting: 1,
+      numBlocks: 100,
+      numFreeBlocks: 75,
+      device: { kind: 'cpu', weightBytes: 300, kvCacheBytes: 200, scratchBytes: 100 },
+      cache: { blockSize: 16, prefixCaching: true },
+    }),
+    modelName: () => 'tiny',
+  })
   for (let i = 0; i < 2; i++) {
     const { trace } = await play(observability, 'formatting', { input: { keyId: 'abc' }, plan: { choices: 2, n: 2 } })
     trace.finish({ ending: 'success', status: 200 })
@@ -45,6 +49,7 @@ describe('/metrics', () => {
       'miniserve_inter_token_latency_seconds_count{model_name="tiny"} 12',
       'miniserve_inter_token_latency_seconds_bucket{le="0.01",model_name="tiny"} 12',
       'miniserve_time_to_first_token_seconds_count{model_name="tiny"} 2',
+      'miniserve_cache_config_info{model_name="tiny",block_size="16",num_gpu_blocks="100",enable_prefix_caching="True"} 1',
       'miniserve_spans_created_total 11',
       'miniserve_spans_unsampled_total 11',
     ]) {
@@ -61,6 +66,15 @@ describe('/metrics', () => {
     }
     expect(body).toContain('# TYPE gen_ai_server_time_to_first_token_seconds histogram')
     expect(body).not.toContain('trace_id')
+  })
+
+  it('counts the tokens of every step of the engine', async () => {
+    const step = { type: 'step', stepId: 1, startMs: 0, atMs: 1, numRows: 3, numPrefillTokens: 60, numDecodeTokens: 2, numRunning: 3, numWaiting: 0, numFreeBlocks: 1, numBlocks: 1, gpuMicros: null, kernels: null, requestIds: [] } as const // prettier-ignore
+    for (const { onEvent } of observability.subscribers([])) onEvent(step)
+    const { body } = await observability.metrics.render(undefined)
+    expect(body).toContain('miniserve_iteration_tokens_total_bucket{le="32",model_name="tiny"} 0')
+    expect(body).toContain('miniserve_iteration_tokens_total_bucket{le="64",model_name="tiny"} 1')
+    expect(body).toContain('miniserve_iteration_tokens_total_sum{model_name="tiny"} 62')
   })
 
   it('tells of other keys to the admin alone', async () => {

@@ -5,7 +5,7 @@
  */
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { Counter, Gauge, Histogram, Registry } from 'prom-client'
-import type { KvOperationCount } from '../engine/events.ts'
+import type { KvOperationCount, StepEvent } from '../engine/events.ts'
 import { BulkHistogram } from './bulk-histogram.ts'
 import type { Stall } from './event-loop-watch.ts'
 import { hideKeys, type MetricFamily, renderMetrics } from './metrics-text.ts'
@@ -32,6 +32,23 @@ export interface EngineGauges {
   readonly kvOperations?: readonly KvOperationCount[]
   /** null: the engine has no device of its own here. */
   readonly device: DeviceMemory | null
+  /** null: the engine keeps no KV cache here. */
+  readonly cache: CacheConfig | null
+}
+
+/** How the KV cache is set up. */
+export interface CacheConfig {
+  /** Tokens of a block. */
+  readonly blockSize: number
+  readonly prefixCaching: boolean
+}
+
+/** The engine as the metrics see it. */
+export interface ObservedEngine {
+  /** Read when /metrics is. */
+  gauges(): EngineGauges
+  /** Of the served model; read at every step. */
+  modelName(): string
 }
 
 export interface MetricDescription {
@@ -62,6 +79,7 @@ const INTER_TOKEN = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.
 const LATENCY = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680]
 const TOKENS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000]
 const CHOICES = [1, 2, 5, 10, 20]
+const STEP_TOKENS = [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384]
 const GENAI_DURATION = [0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92]
 const GENAI_TTFT = [0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10]
 const GENAI_TPOT = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5]
@@ -69,7 +87,7 @@ const GENAI_TPOT = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7
 export class Metrics {
   private readonly registry = new Registry<typeof Registry.OPENMETRICS_CONTENT_TYPE>()
   private readonly loopDelay = monitorEventLoopDelay({ resolution: 10 })
-  private readEngine: (() => EngineGauges) | null = null
+  private engine: ObservedEngine | null = null
   private readonly promptTokens: Counter
   private readonly generationTokens: Counter
   private readonly keyTokens: Counter
@@ -89,6 +107,12 @@ export class Metrics {
     'Duration of decode steps',
     'model_name',
     INTER_TOKEN,
+  )
+  private readonly stepTokens = new BulkHistogram(
+    'miniserve_iteration_tokens_total',
+    'Tokens of a step: of prompts and of answers',
+    'model_name',
+    STEP_TOKENS,
   )
   private readonly histograms: Readonly<Record<HistogramName, Histogram>>
 
@@ -150,7 +174,7 @@ export class Metrics {
     const histogram = (name: string, help: string, buckets: number[], labelNames: string[] = ['model_name']) =>
       new Histogram({ name, help, buckets, labelNames, registers, enableExemplars: true })
 
-    const engine = () => this.readEngine?.() ?? NO_ENGINE
+    const engine = () => this.engine?.gauges() ?? NO_ENGINE
     gauge('miniserve_num_requests_running', 'Sequences in the running batch', () => engine().numRunning)
     gauge(
       'miniserve_num_requests_waiting',
@@ -161,6 +185,12 @@ export class Metrics {
       const { numBlocks, numFreeBlocks } = engine()
       return numBlocks === 0 ? 0 : (numBlocks - numFreeBlocks) / numBlocks
     })
+    gauges(
+      'miniserve_cache_config_info',
+      'How the KV cache is set up, in the labels; always 1',
+      ['model_name', 'block_size', 'num_gpu_blocks', 'enable_prefix_caching'],
+      () => cacheInfoOf(engine(), this.engine?.modelName() ?? 'none'),
+    )
     gauges(
       'miniserve_device_memory_bytes',
       'Memory of the device by use: weights, kv_cache (the pool, used or not), scratch (activations, logits)',
@@ -299,8 +329,13 @@ export class Metrics {
   }
 
   /** Where the engine's gauges come from. */
-  observeEngine(read: () => EngineGauges): void {
-    this.readEngine = read
+  observeEngine(engine: ObservedEngine): void {
+    this.engine = engine
+  }
+
+  /** A step of the engine ran. */
+  onStep({ numPrefillTokens, numDecodeTokens }: StepEvent): void {
+    this.stepTokens.observe(this.engine?.modelName() ?? 'none', [numPrefillTokens + numDecodeTokens], 1)
   }
 
   onBreach(span: string, attribute: string): void {
@@ -392,7 +427,7 @@ export class Metrics {
     viewer: MetricsViewer = EVERYTHING,
   ): Promise<{ readonly contentType: string; readonly body: string }> {
     const isOpenMetrics = accept?.includes('application/openmetrics-text') ?? false
-    const families: readonly MetricFamily[] = [...(await this.registry.getMetricsAsJSON()), this.interToken.toJson()]
+    const families = await this.families()
     return {
       contentType: isOpenMetrics ? Registry.OPENMETRICS_CONTENT_TYPE : Registry.PROMETHEUS_CONTENT_TYPE,
       body: renderMetrics(
@@ -410,19 +445,43 @@ export class Metrics {
         .getMetricsAsArray()
         .map((metric) => [metric.name, 'labelNames' in metric ? (metric.labelNames as readonly string[]) : []]),
     )
-    labels.set(this.interToken.toJson().name, ['model_name'])
-    const families: readonly MetricFamily[] = [...(await this.registry.getMetricsAsJSON()), this.interToken.toJson()]
-    return families.map(({ name, help, type }) => ({ name, help, type: String(type), labels: labels.get(name) ?? [] }))
+    for (const { name } of this.bulkFamilies()) labels.set(name, ['model_name'])
+    return (await this.families()).map(({ name, help, type }) => ({
+      name,
+      help,
+      type: String(type),
+      labels: labels.get(name) ?? [],
+    }))
   }
 
   close(): void {
     this.loopDelay.disable()
+  }
+
+  private async families(): Promise<readonly MetricFamily[]> {
+    return [...(await this.registry.getMetricsAsJSON()), ...this.bulkFamilies()]
+  }
+
+  private bulkFamilies(): readonly MetricFamily[] {
+    return [this.interToken.toJson(), this.stepTokens.toJson()]
   }
 }
 
 interface LabelledValue {
   readonly labels: Record<string, string>
   readonly value: number
+}
+
+/** In vLLM's labels and spelling. */
+function cacheInfoOf({ cache, numBlocks }: EngineGauges, modelName: string): readonly LabelledValue[] {
+  if (cache === null) return []
+  const labels = {
+    model_name: modelName,
+    block_size: String(cache.blockSize),
+    num_gpu_blocks: String(numBlocks),
+    enable_prefix_caching: cache.prefixCaching ? 'True' : 'False',
+  }
+  return [{ labels, value: 1 }]
 }
 
 function memoryOf(device: DeviceMemory | null): readonly LabelledValue[] {
@@ -450,4 +509,11 @@ type HistogramName =
 
 const GENAI_SUCCESS_LABELS = ['gen_ai_operation_name', 'gen_ai_provider_name', 'gen_ai_request_model']
 const GENAI_LABELS = [...GENAI_SUCCESS_LABELS, 'error_type']
-const NO_ENGINE: EngineGauges = { numRunning: 0, numWaiting: 0, numBlocks: 0, numFreeBlocks: 0, device: null }
+const NO_ENGINE: EngineGauges = {
+  numRunning: 0,
+  numWaiting: 0,
+  numBlocks: 0,
+  numFreeBlocks: 0,
+  device: null,
+  cache: null,
+}

@@ -172,6 +172,7 @@ class ServerObservability implements Observability, TraceHost {
     this.others = others.map((other) => this.guarded(other))
     return [
       { name: 'tracing', onEvent: (event) => void (isLast(event) || tracing.onEvent(event)) },
+      { name: 'metrics', onEvent: (event) => void (event.type === 'step' && this.metrics.onStep(event)) },
       ...this.others,
       { name: 'tracing.close', onEvent: (event) => void (isLast(event) && tracing.onEvent(event)) },
     ]
