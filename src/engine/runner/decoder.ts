@@ -5,8 +5,6 @@ import type {
   KvLayout,
   LogitsOptions,
   Matrix,
-  MatrixData,
-  MatrixUse,
   Norm,
   OpSequence,
   RopeTable,
@@ -15,7 +13,9 @@ import type {
   Vector,
 } from '../../kernels/ops.ts'
 import { unpackedLoader, type WeightLoader } from '../weights/packed-cache.ts'
-import { concatRows, expectTensor, permuteRows, readMatrix, type WeightSource } from '../weights/source.ts'
+import type { WeightSource } from '../weights/source.ts'
+import { expectMlp, loadMlp, type Mlp } from './mlp.ts'
+import { expectLinear, Parameters, type Part } from './parameters.ts'
 import type { DecoderSpec, LayerSpec } from './spec.ts'
 
 interface Layer {
@@ -28,12 +28,7 @@ interface Layer {
   readonly output: Matrix // [hidden, numHeads headDim]
   readonly outputBias: Vector | undefined
   readonly attentionNorm: Norm | null // of the attention's output
-  readonly mlpNorm: Norm | undefined
-  readonly gateUp: Matrix // [2 intermediate, hidden]
-  readonly gateUpBias: Vector | undefined
-  readonly down: Matrix // [hidden, intermediate]
-  readonly downBias: Vector | undefined
-  readonly feedForwardNorm: Norm | null // of the MLP's output
+  readonly mlp: Mlp
 }
 
 export class Decoder {
@@ -48,7 +43,6 @@ export class Decoder {
   readonly #qkv: Activation
   readonly #q: Activation
   readonly #attended: Activation
-  readonly #inner: Activation // [rows, intermediate]
   readonly #layerOps: OpSequence
 
   constructor(
@@ -68,7 +62,6 @@ export class Decoder {
     this.#qkv = backend.createActivation('qkv', (numHeads + 2 * numKvHeads) * headDim)
     this.#q = backend.createActivation('q', numHeads * headDim)
     this.#attended = backend.createActivation('attended', numHeads * headDim)
-    this.#inner = backend.createActivation('inner', spec.intermediateSize)
     const head = { x: this.#hidden, head: this.#head, options: this.#logits }
     this.#layerOps = backend.record('layers', () => this.#recordLayers(), head)
   }
@@ -90,7 +83,6 @@ export class Decoder {
       headDim,
       attentionScale: scale,
       attentionSoftcap: softcap,
-      activation,
       embeddingScale,
     } = this.#spec
     const hidden = this.#hidden
@@ -106,16 +98,7 @@ export class Decoder {
         residual: layer.attentionNorm === null,
       })
       if (layer.attentionNorm !== null) backend.normAdd(hidden, branch, layer.attentionNorm)
-      backend.linear(this.#inner, hidden, layer.gateUp, {
-        norm: layer.mlpNorm,
-        bias: layer.gateUpBias,
-        glu: activation,
-      })
-      backend.linear(branch, this.#inner, layer.down, {
-        bias: layer.downBias,
-        residual: layer.feedForwardNorm === null,
-      })
-      if (layer.feedForwardNorm !== null) backend.normAdd(hidden, branch, layer.feedForwardNorm)
+      layer.mlp.record(hidden, branch)
     }
   }
 }
@@ -140,42 +123,13 @@ export async function loadDecoder(
 ): Promise<Decoder> {
   const prefix = PREFIXES.find((candidate) => source.tensors.has(`${candidate}embed_tokens.weight`)) ?? PREFIXES[0]
   checkTensors(spec, source, prefix)
-  const { hiddenSize, intermediateSize, vocabSize, numHeads, numKvHeads, headDim } = spec
+  const { hiddenSize, vocabSize, numHeads, numKvHeads, headDim } = spec
   const qRows = numHeads * headDim
   const kvRows = numKvHeads * headDim
+  const norms = { eps: spec.normEps, addsOne: spec.normAddsOne }
+  const parameters = new Parameters(backend, source, weights, norms)
 
-  const matrix = async (parts: readonly Part[], cols: number, use: MatrixUse = {}): Promise<Matrix> => {
-    const rows = parts.reduce((sum, [, count]) => sum + count, 0)
-    const label = parts.map(([name]) => name).join('+')
-    return weights.matrix(label, rows, cols, use, async () => {
-      const data: MatrixData[] = []
-      for (const [name, count, from] of parts) {
-        const stored = await readMatrix(source, `${name}.weight`, count, cols)
-        data.push(from === undefined ? stored : permuteRows(stored, count, cols, from))
-      }
-      return concatRows(data)
-    })
-  }
-  const bias = async (isPresent: boolean, parts: readonly Part[]): Promise<Vector | undefined> => {
-    if (!isPresent) return undefined
-    const values = new Float32Array(parts.reduce((sum, [, length]) => sum + length, 0))
-    let at = 0
-    for (const [name, length, from = (row: number) => row] of parts) {
-      const stored = await weights.vector(`${name}.bias`, length)
-      for (let row = 0; row < length; row++) values[at + row] = stored[from(row)]!
-      at += length
-    }
-    return backend.loadVector(`${parts[0]?.[0] ?? ''}.bias`, values)
-  }
-  const norm = async (name: string, length: number): Promise<Norm> => {
-    const values = await weights.vector(`${name}.weight`, length)
-    return {
-      weight: backend.loadVector(name, spec.normAddsOne ? values.map((value) => value + 1) : values),
-      eps: spec.normEps,
-    }
-  }
-
-  const embedding = await matrix([[`${prefix}embed_tokens`, vocabSize]], hiddenSize)
+  const embedding = await parameters.matrix([[`${prefix}embed_tokens`, vocabSize]], hiddenSize)
   const ropes = spec.ropes.map((rope, i) =>
     backend.loadRope(`rope.${i}`, rope.inverseFrequencies, rope.attentionFactor),
   )
@@ -184,41 +138,35 @@ export async function loadDecoder(
     const base = `${prefix}layers.${index}.`
     const { normPlacement, qkNorm, names } = spec
     const attention = `${base}self_attn.`
-    const [qkvParts, gateUpParts] = [qkvPartsOf(spec, base), gateUpPartsOf(spec, base)]
+    const qkvParts = qkvPartsOf(spec, base)
     const outputParts = [[`${base}${names.output}`, hiddenSize]] as const
-    const downParts = [[`${base}${names.down}`, hiddenSize]] as const
     layers.push({
       spec: layer,
       rope: layer.mixer.rope === null ? null : (ropes[layer.mixer.rope] ?? null),
-      inputNorm: normPlacement === 'post' ? undefined : await norm(`${base}input_layernorm`, hiddenSize),
-      qkv: await matrix(qkvParts, hiddenSize),
-      qkvBias: await bias(spec.hasQkvBias, qkvParts),
+      inputNorm: normPlacement === 'post' ? undefined : await parameters.norm(`${base}input_layernorm`, hiddenSize),
+      qkv: await parameters.matrix(qkvParts, hiddenSize),
+      qkvBias: await parameters.bias(spec.hasQkvBias, qkvParts),
       qkNorm:
         qkNorm === 'none'
           ? null
           : {
               kind: qkNorm,
-              q: await norm(`${attention}q_norm`, qkNorm === 'head' ? headDim : qRows),
-              k: await norm(`${attention}k_norm`, qkNorm === 'head' ? headDim : kvRows),
+              q: await parameters.norm(`${attention}q_norm`, qkNorm === 'head' ? headDim : qRows),
+              k: await parameters.norm(`${attention}k_norm`, qkNorm === 'head' ? headDim : kvRows),
             },
-      output: await matrix(outputParts, qRows),
-      outputBias: await bias(spec.hasOutputBias, outputParts),
-      attentionNorm: normPlacement === 'pre' ? null : await norm(`${base}${names.attentionNorm}`, hiddenSize),
-      mlpNorm: normPlacement === 'post' ? undefined : await norm(`${base}${names.mlpNorm}`, hiddenSize),
-      gateUp: await matrix(gateUpParts, hiddenSize, { glu: true }),
-      gateUpBias: await bias(spec.hasMlpBias, gateUpParts),
-      down: await matrix(downParts, intermediateSize),
-      downBias: await bias(spec.hasMlpBias, downParts),
-      feedForwardNorm: normPlacement === 'pre' ? null : await norm(`${base}${names.feedForwardNorm}`, hiddenSize),
+      output: await parameters.matrix(outputParts, qRows),
+      outputBias: await parameters.bias(spec.hasOutputBias, outputParts),
+      attentionNorm:
+        normPlacement === 'pre' ? null : await parameters.norm(`${base}${names.attentionNorm}`, hiddenSize),
+      mlp: await loadMlp(backend, parameters, spec, layer.mlp, base),
     })
   }
-  const finalNorm = await norm(`${prefix}norm`, hiddenSize)
-  const head = spec.tiesEmbeddings ? embedding : await matrix([[headName(source, prefix), vocabSize]], hiddenSize)
+  const finalNorm = await parameters.norm(`${prefix}norm`, hiddenSize)
+  const head = spec.tiesEmbeddings
+    ? embedding
+    : await parameters.matrix([[headName(source, prefix), vocabSize]], hiddenSize)
   return new Decoder(backend, spec, { embedding, head, norm: finalNorm, layers })
 }
-
-/** A tensor that gives rows to a matrix. `from`: which stored row stands at a row; absent: they stand as stored. */
-type Part = readonly [name: string, rows: number, from?: (row: number) => number]
 
 function qkvPartsOf(spec: DecoderSpec, base: string): readonly Part[] {
   const { numHeads, numKvHeads, headDim, names, ropes, rotatesNeighbours } = spec
@@ -242,16 +190,6 @@ function apart(row: number, headDim: number, rotaryDim: number): number {
   return row - dim + 2 * (dim % half) + Math.floor(dim / half)
 }
 
-function gateUpPartsOf({ names, intermediateSize }: DecoderSpec, base: string): readonly Part[] {
-  const [gate, up] = names.gateUp
-  return up === undefined
-    ? [[`${base}${gate}`, 2 * intermediateSize]]
-    : [
-        [`${base}${gate}`, intermediateSize],
-        [`${base}${up}`, intermediateSize],
-      ]
-}
-
 function headName(source: WeightSource, prefix: string): string {
   const nested = `${prefix.replace(/model\.$/, '')}lm_head`
   return source.tensors.has(`${nested}.weight`) ? nested : 'lm_head'
@@ -259,18 +197,13 @@ function headName(source: WeightSource, prefix: string): string {
 
 /** Checks name and shape of every tensor the spec asks for. */
 function checkTensors(spec: DecoderSpec, source: WeightSource, prefix: string): void {
-  const { hiddenSize, intermediateSize, vocabSize, numHeads, headDim, names } = spec
-  const linear = (name: string, rows: number, cols: number, hasBias: boolean): void => {
-    expectTensor(source, `${name}.weight`, [rows, cols])
-    if (hasBias) expectTensor(source, `${name}.bias`, [rows])
-  }
-  linear(`${prefix}embed_tokens`, vocabSize, hiddenSize, false)
-  for (let index = 0; index < spec.layers.length; index++) {
+  const { hiddenSize, vocabSize, numHeads, headDim, names } = spec
+  expectLinear(source, [[`${prefix}embed_tokens`, vocabSize]], hiddenSize, false)
+  for (const [index, { mlp }] of spec.layers.entries()) {
     const base = `${prefix}layers.${index}.`
-    for (const [name, rows] of qkvPartsOf(spec, base)) linear(name, rows, hiddenSize, spec.hasQkvBias)
-    for (const [name, rows] of gateUpPartsOf(spec, base)) linear(name, rows, hiddenSize, spec.hasMlpBias)
-    linear(`${base}${names.output}`, hiddenSize, numHeads * headDim, spec.hasOutputBias)
-    linear(`${base}${names.down}`, hiddenSize, intermediateSize, spec.hasMlpBias)
+    expectLinear(source, qkvPartsOf(spec, base), hiddenSize, spec.hasQkvBias)
+    expectLinear(source, [[`${base}${names.output}`, hiddenSize]], numHeads * headDim, spec.hasOutputBias)
+    expectMlp(source, spec, mlp, base)
   }
-  if (!spec.tiesEmbeddings) linear(headName(source, prefix), vocabSize, hiddenSize, false)
+  if (!spec.tiesEmbeddings) expectLinear(source, [[headName(source, prefix), vocabSize]], hiddenSize, false)
 }

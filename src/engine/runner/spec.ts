@@ -5,6 +5,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { FAMILIES, type Family, type LayerNames } from './families.ts'
+import type { Activate, MlpSpec } from './mlp.ts'
 import { computeRope, type RopeParameters, type RopeSpec } from './rope.ts'
 import { ModelError } from './runner.ts'
 
@@ -21,26 +22,24 @@ export interface AttentionSpec {
 
 export interface LayerSpec {
   readonly mixer: MixerSpec
+  readonly mlp: MlpSpec
 }
 
 export interface DecoderSpec {
   readonly architecture: string
   readonly vocabSize: number
   readonly hiddenSize: number
-  readonly intermediateSize: number
   readonly numHeads: number
   readonly numKvHeads: number
   readonly headDim: number
   readonly layers: readonly LayerSpec[]
   readonly ropes: readonly RopeSpec[]
-  readonly activation: 'silu' | 'gelu_tanh'
   readonly normEps: number
   readonly normPlacement: Family['normPlacement']
   readonly normAddsOne: boolean
   readonly qkNorm: Family['qkNorm']
   readonly hasQkvBias: boolean
   readonly hasOutputBias: boolean
-  readonly hasMlpBias: boolean
   readonly names: LayerNames
   /** Rotations turn neighbouring dims, as the rows of q and k are stored. */
   readonly rotatesNeighbours: boolean
@@ -214,7 +213,7 @@ function ropesOf(
   return ropes
 }
 
-const ACTIVATIONS: Readonly<Record<string, DecoderSpec['activation']>> = {
+const ACTIVATIONS: Readonly<Record<string, Activate>> = {
   silu: 'silu',
   gelu_pytorch_tanh: 'gelu_tanh',
 }
@@ -317,9 +316,15 @@ export function parseSpec(
     typeof presence === 'string' ? config.flag(presence, false) : presence
   const windows = windowsOf(config, family, numLayers)
   const hasRope = ropeLayersOf(config, family, windows)
+  const mlp: MlpSpec = {
+    kind: 'dense',
+    width: config.size(family.intermediateField),
+    activation,
+    hasBias: isPresent(family.mlpBias),
+  }
   const layers = windows.map((window, i): LayerSpec => {
     const rope = hasRope[i] === true ? (family.localTheta !== null && window !== null ? 1 : 0) : null
-    return { mixer: { kind: 'attention', rope, window } }
+    return { mixer: { kind: 'attention', rope, window }, mlp }
   })
   // Each file may know an end that the other does not: of a text, of a turn.
   const eos = [...new Set([...config.tokenIds('eos_token_id'), ...generation.tokenIds('eos_token_id')])]
@@ -331,20 +336,17 @@ export function parseSpec(
     architecture: architecture as string,
     vocabSize: config.size('vocab_size'),
     hiddenSize,
-    intermediateSize: config.size(family.intermediateField),
     numHeads,
     numKvHeads,
     headDim,
     layers,
     ropes: ropesOf(config, family, headDim, maxPositions, options.servedPositions ?? maxPositions),
-    activation,
     normEps: config.number('rms_norm_eps', family.normEps) / residual ** 2,
     normPlacement: family.normPlacement,
     normAddsOne: family.normAddsOne,
     qkNorm: family.qkNorm,
     hasQkvBias: isPresent(family.qkvBias),
     hasOutputBias: isPresent(family.outputBias),
-    hasMlpBias: isPresent(family.mlpBias),
     names: family.names,
     rotatesNeighbours: family.rotatesNeighbours,
     tiesEmbeddings: config.flag('tie_word_embeddings', family.tiesEmbeddings),
