@@ -1,7 +1,7 @@
 /** Values on their way onto a span: checked against the contract, doubled under their convention names, never NaN. */
 import type { Attributes } from '@opentelemetry/api'
 import { type AttributeValue, SPAN_TABLE } from './contract.ts'
-import type { AttributeSpec, AttributeType } from './contract-spec.ts'
+import type { AttributeSpec, AttributeType } from './contract/span-spec.ts'
 
 /** Longest string on a span; the decode timeline is made to fit. */
 export const MAX_ATTRIBUTE_CHARACTERS = 2048

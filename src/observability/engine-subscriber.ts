@@ -16,7 +16,7 @@ import type {
 } from '../engine/events.ts'
 import { runIn } from './context.ts'
 import { ROOT_SPAN, type SpanName, SPANS } from './contract.ts'
-import type { TraceDetail } from './contract-spec.ts'
+import type { TraceDetail } from './contract/span-spec.ts'
 import { encodeTimeline, percentile } from './decode-timeline.ts'
 import { type EndedSequence, type RequestSummary, summarize } from '../engine/summary.ts'
 import type { RequestTrace } from './request-trace.ts'

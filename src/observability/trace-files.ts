@@ -1,7 +1,7 @@
 /** `miniserve trace validate` and `trace convert`: the validator and the converters over files. */
 import { readFileSync } from 'node:fs'
 import { isInLevel, SPAN_TABLE } from './contract.ts'
-import { CONTRACT_LEVELS, type ContractLevel } from './contract-spec.ts'
+import { CONTRACT_LEVELS, type ContractLevel } from './contract/span-spec.ts'
 import { eachSpan, type OtlpTraces } from './otlp.ts'
 import { parseTraceText, type TraceFormat, writeTraces } from './trace-formats.ts'
 import { TraceFormatError } from './trace-json.ts'

@@ -3,7 +3,7 @@
  * making several calls, several instances). A breach names the span, the rule and what was found.
  */
 import { isInLevel, ROOT_SPAN, SCOPE_NAME, SPAN_TABLE } from './contract.ts'
-import type { AttributeSpec, ContractLevel, SpanSpec } from './contract-spec.ts'
+import type { AttributeSpec, ContractLevel, SpanSpec } from './contract/span-spec.ts'
 import { type EndingRow, ENDINGS, ERROR_CODE } from './endings.ts'
 import {
   eachSpan,

@@ -5,7 +5,7 @@
 import type { Context } from 'hono'
 import { z } from 'zod'
 import { TRACE_FORMATS } from '../observability/trace-formats.ts'
-import { CONTRACT_LEVELS } from '../observability/contract-spec.ts'
+import { CONTRACT_LEVELS } from '../observability/contract/span-spec.ts'
 import { MAX_ID_LENGTH } from '../rag/vector-index.ts'
 import type { RouteKind } from '../observability/root-span.ts'
 import type { AdmissionPool } from './admission.ts'

@@ -1,7 +1,7 @@
 /** The stored traces: /v1/traces for programs, /traces for people. A trace shows to the key that made it and to the admin key. */
 import { readFileSync } from 'node:fs'
 import type { Context } from 'hono'
-import { CONTRACT_LEVELS } from '../observability/contract-spec.ts'
+import { CONTRACT_LEVELS } from '../observability/contract/span-spec.ts'
 import { spansToOtlp } from '../observability/otlp.ts'
 import { TRACE_FORMATS, writeTraces } from '../observability/trace-formats.ts'
 import type { StoredTrace, TraceStore } from '../observability/trace-store.ts'

@@ -1,7 +1,7 @@
 /** The generated parts of docs/span-contract.md and docs/events.md. */
 import type { MetricDescription } from '../../src/observability/metrics.ts'
 import { SPAN_TABLE } from '../../src/observability/contract.ts'
-import type { AttributeSpec } from '../../src/observability/contract-spec.ts'
+import type { AttributeSpec } from '../../src/observability/contract/span-spec.ts'
 import { ENDINGS } from '../../src/observability/endings.ts'
 
 const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>

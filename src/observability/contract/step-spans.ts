@@ -1,5 +1,5 @@
 /** The span contract's levels `steps` and `kernels`: KV tiers, and the engine's own steps. */
-import { boolean, convention, int, type SpanSpec, string } from './contract-spec.ts'
+import { boolean, convention, int, type SpanSpec, string } from './span-spec.ts'
 
 const kvAttributes = {
   'kv.blocks': int('always', 'KV blocks found, moved or kept; while it runs, asked for'),

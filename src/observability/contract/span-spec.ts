@@ -1,4 +1,4 @@
-/** What a line of the span contract says: the types of its tables, and short ways to write them (contract.ts has the tables). */
+/** What a row of the span contract says: the types of its tables, and short ways to write their values. */
 
 export type TraceDetail = 'off' | 'contract' | 'steps' | 'kernels'
 /** Levels a trace can be judged at. A level includes the ones before it. */
@@ -61,3 +61,20 @@ export const boolean = (when: Presence, meaning: string, more: Partial<Attribute
 export const strings = (when: Presence, meaning: string, more: Partial<AttributeSpec> = {}) =>
   ({ type: 'string[]', when, meaning, ...more }) as const
 export const convention = { convention: true } as const
+
+/** Values that are content: set with MINISERVE_CAPTURE_CONTENT=true only, and whole. */
+export const content = (meaning: string) =>
+  string('optional', `${meaning}; only with MINISERVE_CAPTURE_CONTENT=true`, { convention: true, isContent: true })
+
+/** error.type of a span with status ERROR. */
+export const errorType = string('optional', 'why the span ended in an error', convention)
+
+/** The event of a span that an error ended. */
+export const exception = {
+  meaning: 'the error behind an ERROR status',
+  attributes: {
+    'exception.type': string('always', 'class of the error'),
+    'exception.message': string('optional', "the message of an error of this project's own, else its stable code"),
+    'exception.stacktrace': string('optional', 'frames, without the message'),
+  },
+} as const

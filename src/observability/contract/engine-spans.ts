@@ -1,0 +1,72 @@
+/** The span contract: the two phases of the engine. */
+import { double, errorType, int, type SpanSpec, string } from './span-spec.ts'
+
+const MISS_REASONS = ['none', 'cold', 'evicted', 'diverged', 'disabled'] as const
+const STOP_REASONS = ['stop', 'length', 'abort', 'error'] as const
+
+const gpuAttributes = {
+  'llm.gpu.us': int('optional', 'device time of the steps it took part in, where the adapter has timestamps'),
+  'llm.gpu.share_us': int('optional', 'its share of that time, by rows'),
+}
+
+export const ENGINE_SPANS = {
+  'llm.prefill': {
+    parent: 'http.handler',
+    orParents: [],
+    kind: 'internal',
+    level: 'contract',
+    when: 'the first scheduled step to the first token on the host, or to the end of the last prompt of a scored-only request',
+    single: true,
+    mayOutliveParent: false,
+    logEvent: 'prefill.done',
+    attributes: {
+      'llm.tokens.in': int(
+        'always',
+        'tokens of the final prompt, retrieved context included; a prompt counts once whatever `n`',
+      ),
+      'llm.cache.hits': int('always', 'tokens served from the prefix cache at first admission'),
+      'llm.cache.misses': int('always', 'tokens not found in it; hits + misses = llm.tokens.in'),
+      'llm.cache.miss_reason': string('always', 'why not all were found', { oneOf: MISS_REASONS }),
+      'llm.queue.us': int('always', 'wait before the first scheduled step'),
+      'llm.prefill.chunks': int('completed', 'prefill steps taken'),
+      'llm.recomputed_tokens': int('optional', 'tokens computed again after preemptions'),
+      'llm.choices': int('optional', 'sequences of the request, when more than one'),
+      ...gpuAttributes,
+      'error.type': errorType,
+    },
+    events: {},
+  },
+  'llm.decode': {
+    parent: 'http.handler',
+    orParents: [],
+    kind: 'internal',
+    level: 'contract',
+    when: 'the first token to the last; never for scored-only requests',
+    single: true,
+    mayOutliveParent: false,
+    logEvent: 'decode.done',
+    attributes: {
+      'llm.tokens.out': int('always', 'generated tokens without the EOS or stop token that ended them'),
+      'llm.tokens.reasoning': int('optional', 'of them, those of the thought before the answer; where there is one'),
+      'llm.decode.steps': int('always', 'forward passes after the first token'),
+      'llm.decode.mean_step_ms': double('always', 'a double also when whole; 0.0 for 0 steps'),
+      'llm.stop_reason': string('always', 'how it ended', { oneOf: STOP_REASONS }),
+      'llm.decode.timeline': string(
+        'always',
+        'durations of the steps: base64 of delta-coded varints, at most 2,048 characters',
+      ),
+      'llm.decode.p50_us': int('always', 'median step'),
+      'llm.decode.p95_us': int('always', '95th percentile step'),
+      'llm.decode.max_us': int('always', 'longest step'),
+      'llm.batch.mean_rows': double('always', 'mean number of rows in its steps'),
+      'llm.choices': int('optional', 'sequences of the request, when more than one'),
+      'llm.draft.tokens': int('optional', 'drafted tokens, with speculation'),
+      'llm.draft.accepted': int('optional', 'drafts that were accepted'),
+      'llm.sched.first_step': int('optional', 'id of the step that made the first token (steps level)'),
+      'llm.sched.last_step': int('optional', 'id of the last step (steps level)'),
+      ...gpuAttributes,
+      'error.type': errorType,
+    },
+    events: { 'llm.first_token': { meaning: 'the first token reached the host; exactly once', attributes: {} } },
+  },
+} as const satisfies Readonly<Record<string, SpanSpec>>
