@@ -1,0 +1,109 @@
+/** What /metrics says of the engine. */
+import type { KvOperationCount } from '../engine/events.ts'
+import type { Instruments, LabelledValue } from './instruments.ts'
+
+/** Bytes that a backend holds on its device. */
+export interface DeviceMemory {
+  /** webgpu, cpu or reference. */
+  readonly kind: string
+  readonly weightBytes: number
+  readonly kvCacheBytes: number
+  readonly scratchBytes: number
+}
+
+/** The engine's gauges, read when /metrics is. */
+export interface EngineGauges {
+  readonly numRunning: number
+  readonly numWaiting: number
+  readonly numBlocks: number
+  readonly numFreeBlocks: number
+  /** Operations on KV tiers that ended; absent where there are no tiers. */
+  readonly kvOperations?: readonly KvOperationCount[]
+  /** null: the engine has no device of its own here. */
+  readonly device: DeviceMemory | null
+  /** null: the engine keeps no KV cache here. */
+  readonly cache: CacheConfig | null
+}
+
+/** How the KV cache is set up. */
+export interface CacheConfig {
+  /** Tokens of a block. */
+  readonly blockSize: number
+  readonly prefixCaching: boolean
+}
+
+/** The engine as the metrics see it. */
+export interface ObservedEngine {
+  /** Read when /metrics is. */
+  gauges(): EngineGauges
+  /** Of the served model; read at every step. */
+  modelName(): string
+}
+
+/** @param observed null: there is no engine yet. */
+export function addEngineMetrics(instruments: Instruments, observed: () => ObservedEngine | null): void {
+  const engine = () => observed()?.gauges() ?? NO_ENGINE
+  instruments.gauge('miniserve_num_requests_running', 'Sequences in the running batch', () => engine().numRunning)
+  instruments.gauge(
+    'miniserve_num_requests_waiting',
+    'Sequences waiting for their first step or to resume',
+    () => engine().numWaiting,
+  )
+  instruments.gauge('miniserve_kv_cache_usage_perc', 'Share of the KV blocks in use, 0 to 1', () => {
+    const { numBlocks, numFreeBlocks } = engine()
+    return numBlocks === 0 ? 0 : (numBlocks - numFreeBlocks) / numBlocks
+  })
+  instruments.gauges(
+    'miniserve_cache_config_info',
+    'How the KV cache is set up, in the labels; always 1',
+    ['model_name', 'block_size', 'num_gpu_blocks', 'enable_prefix_caching'],
+    () => cacheInfoOf(engine(), observed()?.modelName() ?? 'none'),
+  )
+  instruments.gauges(
+    'miniserve_device_memory_bytes',
+    'Memory of the device by use: weights, kv_cache (the pool, used or not), scratch (activations, logits)',
+    ['device', 'use'],
+    () => memoryOf(engine().device),
+  )
+  const kvOperations = () => engine().kvOperations ?? []
+  instruments.mirrors(
+    'miniserve_kv_tier_operations_total',
+    'Operations on KV tiers that ended',
+    ['operation', 'outcome'],
+    () => kvOperations().map(({ operation, outcome, count }) => ({ labels: { operation, outcome }, value: count })),
+  )
+  instruments.mirrors(
+    'miniserve_kv_tier_bytes_total',
+    'Bytes of KV read from or kept in the tiers',
+    ['operation', 'outcome'],
+    () => kvOperations().map(({ operation, outcome, bytes }) => ({ labels: { operation, outcome }, value: bytes })),
+  )
+}
+
+/** In vLLM's labels and spelling. */
+function cacheInfoOf({ cache, numBlocks }: EngineGauges, modelName: string): readonly LabelledValue[] {
+  if (cache === null) return []
+  const labels = {
+    model_name: modelName,
+    block_size: String(cache.blockSize),
+    num_gpu_blocks: String(numBlocks),
+    enable_prefix_caching: cache.prefixCaching ? 'True' : 'False',
+  }
+  return [{ labels, value: 1 }]
+}
+
+function memoryOf(device: DeviceMemory | null): readonly LabelledValue[] {
+  if (device === null) return []
+  const { kind, weightBytes, kvCacheBytes, scratchBytes } = device
+  const uses = { weights: weightBytes, kv_cache: kvCacheBytes, scratch: scratchBytes }
+  return Object.entries(uses).map(([use, value]) => ({ labels: { device: kind, use }, value }))
+}
+
+const NO_ENGINE: EngineGauges = {
+  numRunning: 0,
+  numWaiting: 0,
+  numBlocks: 0,
+  numFreeBlocks: 0,
+  device: null,
+  cache: null,
+}

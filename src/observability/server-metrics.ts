@@ -1,0 +1,46 @@
+/** What /metrics says of the server's own health: spans, stored traces, event loop, process. */
+import type { IntervalHistogram } from 'node:perf_hooks'
+import type { Instruments } from './instruments.ts'
+import type { SpanCounts } from './patient-exporter.ts'
+import type { TraceStore } from './trace-store.ts'
+
+export interface ServerMetricsParts {
+  readonly spanCounts: () => SpanCounts
+  readonly traceStore: Pick<TraceStore, 'size' | 'bytes'>
+  /** Enabled. */
+  readonly loopDelay: IntervalHistogram
+}
+
+export function addServerMetrics(
+  instruments: Instruments,
+  { spanCounts, traceStore, loopDelay }: ServerMetricsParts,
+): void {
+  for (const outcome of ['created', 'exported', 'dropped', 'unsampled'] as const) {
+    instruments.mirror(
+      `miniserve_spans_${outcome}_total`,
+      `Spans ${outcome}; created = exported + dropped + unsampled`,
+      () => spanCounts()[outcome],
+    )
+  }
+  instruments.gauge('miniserve_trace_store_traces', 'Traces in memory', () => traceStore.size)
+  instruments.gauge('miniserve_trace_store_bytes', 'Estimated size of the traces in memory', () => traceStore.bytes)
+  instruments.gauge(
+    'miniserve_event_loop_lag_p99_seconds',
+    '99th percentile of the event loop delay since the last scrape',
+    () => {
+      const p99 = loopDelay.percentile(99) / 1e9
+      loopDelay.reset()
+      return Number.isFinite(p99) ? p99 : 0
+    },
+  )
+  instruments.gauge('process_resident_memory_bytes', 'Resident memory', () => process.memoryUsage.rss())
+  instruments.gauge(
+    'process_start_time_seconds',
+    'Start of the process since 1970',
+    () => performance.timeOrigin / 1000,
+  )
+  instruments.mirror('process_cpu_seconds_total', 'User and system CPU time', () => {
+    const { user, system } = process.cpuUsage()
+    return (user + system) / 1e6
+  })
+}
