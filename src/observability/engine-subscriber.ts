@@ -9,16 +9,15 @@ import type {
   EngineSubscriber,
   FinishedEvent,
   FirstTokenEvent,
-  KvDoneEvent,
-  KvSubmittedEvent,
   QueuedEvent,
   ScheduledEvent,
 } from '../engine/events.ts'
 import { runIn } from './context.ts'
-import { ROOT_SPAN, type SpanName, SPANS } from './contract.ts'
+import { ROOT_SPAN, SPANS } from './contract.ts'
 import type { TraceDetail } from './contract/span-spec.ts'
 import { encodeTimeline, percentile } from './decode-timeline.ts'
 import { type EndedSequence, type RequestSummary, summarize } from '../engine/summary.ts'
+import { KvTracing } from './kv-tracing.ts'
 import type { RequestTrace } from './request-trace.ts'
 import type { SpanRegistry } from './span-registry.ts'
 import { createStepTracing, type StepTracing } from './step-tracing.ts'
@@ -49,34 +48,16 @@ interface Running {
   errorCode: string | null
 }
 
-interface KvOperation {
-  readonly span: Span | null
-  /** It stands below llm.prefill, and must not outlast it: an abort ends the phase with the operation still running. */
-  readonly isBelowPrefill: boolean
-  /** When llm.prefill ended; Infinity while it runs. */
-  endBoundMs: number
-  readonly release: () => void
-  readonly trace: RequestTrace
-}
-
-const ROOT_ONLY = [ROOT_SPAN] as const
-const KV_PARENTS: Readonly<Record<KvSubmittedEvent['operation'], readonly SpanName[]>> = {
-  lookup: ['llm.prefill', ROOT_SPAN],
-  retrieve: ['llm.prefill', ROOT_SPAN],
-  disk_read: ['kv.retrieve', 'llm.prefill', ROOT_SPAN],
-  store: ROOT_ONLY,
-}
-
 export class TracingSubscriber implements EngineSubscriber {
   readonly name = 'tracing'
   private readonly parts: EngineSubscriberParts
   private readonly running = new Map<string, Running>()
-  private readonly kvOperations = new Map<string, KvOperation>()
+  private readonly kv: KvTracing
   private readonly steps: StepTracing | null
 
   constructor(parts: EngineSubscriberParts) {
     this.parts = parts
-    const { tracer, registry, find, detail } = parts
+    const { tracer, registry, find, openLazy, detail } = parts
     this.steps =
       tracer && (detail === 'steps' || detail === 'kernels')
         ? createStepTracing({
@@ -87,11 +68,17 @@ export class TracingSubscriber implements EngineSubscriber {
             withKernels: detail === 'kernels',
           })
         : null
+    this.kv = new KvTracing({
+      registry,
+      hasSpans: this.steps !== null,
+      traceOf: (requestId) => find(requestId) ?? openLazy(requestId),
+      firstTokenMs: (requestId) => this.running.get(requestId)?.firstTokenMs ?? null,
+    })
   }
 
   /** Requests between their first `queued` and their last `finished`. */
   get size(): number {
-    return this.running.size + this.kvOperations.size
+    return this.running.size + this.kv.size
   }
 
   onEvent(event: EngineEvent): void {
@@ -122,9 +109,9 @@ export class TracingSubscriber implements EngineSubscriber {
       case 'finished':
         return this.onFinished(event)
       case 'kvSubmitted':
-        return this.onKvSubmitted(event)
+        return this.kv.onSubmitted(event)
       case 'kvDone':
-        return this.onKvDone(event)
+        return this.kv.onDone(event)
       case 'step':
         for (const requestId of event.requestIds) this.running.get(requestId)?.trace.touch()
         this.steps?.onStep(event)
@@ -158,7 +145,7 @@ export class TracingSubscriber implements EngineSubscriber {
       trace.beforeClose(() => this.settle(requestId))
     }
     running.numQueued += 1
-    running.trace.accepted(event.numPromptTokens, event.choice % choicesPerPrompt(running) === 0)
+    running.trace.facts.accepted(event.numPromptTokens, event.choice % choicesPerPrompt(running) === 0)
   }
 
   private onScheduled(event: ScheduledEvent): void {
@@ -216,7 +203,7 @@ export class TracingSubscriber implements EngineSubscriber {
     if (!running) return
     running.ended.push({ choice: event.choice, reason: event.reason, counters: event.counters })
     running.errorCode ??= event.errorCode
-    const expected = Math.max(running.numQueued, running.trace.generation?.numChoices ?? 1)
+    const expected = Math.max(running.numQueued, running.trace.facts.generation?.numChoices ?? 1)
     if (running.ended.length < expected) return
     this.settle(event.requestId, event.atMs)
   }
@@ -263,9 +250,7 @@ export class TracingSubscriber implements EngineSubscriber {
     )
     if (phases.firstTokenMs === null) markCut(span, phases, running.errorCode)
     const endMs = running.firstTokenMs ?? (isScored ? phases.prefillEndMs : atMs)
-    for (const operation of this.kvOperations.values()) {
-      if (operation.trace === trace) operation.endBoundMs = Math.min(operation.endBoundMs, endMs)
-    }
+    this.kv.prefillEnded(trace, endMs)
     span.end(trace.time(endMs))
   }
 
@@ -312,53 +297,6 @@ export class TracingSubscriber implements EngineSubscriber {
     span.end(trace.time(endMs))
   }
 
-  private onKvSubmitted(event: KvSubmittedEvent): void {
-    const trace = this.parts.find(event.requestId) ?? this.parts.openLazy(event.requestId)
-    if (!trace) return
-    const { registry } = this.parts
-    const name = `kv.${event.operation}` as const
-    // llm.prefill is over with the first token, though its span waits for its last numbers.
-    const isPrefilling = (this.running.get(event.requestId)?.firstTokenMs ?? null) === null
-    const parents = KV_PARENTS[event.operation].filter((parent) => parent !== 'llm.prefill' || isPrefilling)
-    const parentName = parents.find((parent) => registry.get(event.requestId, parent))
-    const parent = parentName && registry.getContext(event.requestId, parentName)
-    const span =
-      this.steps && parent ? trace.startSpan(name, parent, event.atMs, { 'kv.blocks': event.numBlocks }) : null
-    this.kvOperations.set(operationKey(event), {
-      span,
-      isBelowPrefill: parentName !== undefined && parentName !== ROOT_SPAN && isPrefilling,
-      endBoundMs: Infinity,
-      release: trace.hold(),
-      trace,
-    })
-  }
-
-  private onKvDone(event: KvDoneEvent): void {
-    const key = operationKey(event)
-    const operation = this.kvOperations.get(key)
-    if (!operation) return
-    this.kvOperations.delete(key)
-    const { span, trace, release } = operation
-    const name = `kv.${event.operation}` as const
-    try {
-      if (!span) return
-      span.setAttributes(
-        trace.checked(name, {
-          'kv.blocks': event.numBlocks,
-          'kv.bytes': event.bytes,
-          'kv.ok': event.ok,
-          'error.type': event.errorType,
-        }),
-      )
-      if (!event.ok) span.setStatus({ code: SpanStatusCode.ERROR, message: event.errorType ?? 'kv_error' })
-      const prefillEndMs = Math.min(operation.endBoundMs, this.running.get(event.requestId)?.firstTokenMs ?? Infinity)
-      const endMs = operation.isBelowPrefill ? Math.min(event.atMs, prefillEndMs) : event.atMs
-      span.end(trace.time(endMs, SPANS[name].mayOutliveParent))
-    } finally {
-      release()
-    }
-  }
-
   private open(trace: RequestTrace, name: 'llm.prefill' | 'llm.decode', atMs: number): Span | null {
     const context = this.parts.registry.getContext(trace.requestId, ROOT_SPAN) ?? ROOT_CONTEXT
     return trace.startSpan(name, context, atMs, {})
@@ -393,12 +331,10 @@ function knownOf(running: Running): Partial<RequestSummary> {
   }
 }
 
-const choicesPerPrompt = (running: Running): number => Math.max(1, running.trace.generation?.n ?? 1)
+const choicesPerPrompt = (running: Running): number => Math.max(1, running.trace.facts.generation?.n ?? 1)
 
 /** The index of a sequence is said only where there are several. */
 const choiceOf = (running: Running, choice: number): number | undefined =>
-  (running.trace.generation?.numChoices ?? running.numQueued) > 1 ? choice : undefined
-
-const operationKey = (event: KvSubmittedEvent | KvDoneEvent): string => `${event.requestId}/${event.operationId}`
+  (running.trace.facts.generation?.numChoices ?? running.numQueued) > 1 ? choice : undefined
 
 const milliseconds = (ms: number): number => Math.round(ms * 1000) / 1000

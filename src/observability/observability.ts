@@ -2,23 +2,27 @@
 import { randomUUID } from 'node:crypto'
 import { ROOT_CONTEXT, trace as traceApi, type Tracer } from '@opentelemetry/api'
 import { W3CTraceContextPropagator } from '@opentelemetry/core'
-import type { ReadableSpan, SpanExporter } from '@opentelemetry/sdk-trace-base'
+import type { SpanExporter } from '@opentelemetry/sdk-trace-base'
 import { type ClockAnchor, createClock } from './clock.ts'
-import { runIn, spawn } from './context.ts'
+import { spawn } from './context.ts'
 import type { TraceDetail } from './contract/span-spec.ts'
 import { TracingSubscriber } from './engine-subscriber.ts'
 import type { EngineEvent, EngineSubscriber } from '../engine/events.ts'
 import type { Log, LogEvent, LogLevel } from './log.ts'
 import { createLogging, type LoggingOptions } from './logging.ts'
 import { Metrics } from './metrics.ts'
+import { OpenRequests } from './open-requests.ts'
 import { declareDoubles } from './otlp.ts'
 import type { SpanCounts } from './patient-exporter.ts'
 import { pluginLog, type SubscriberHost } from './plugins.ts'
-import { RequestTrace, type TraceHost } from './request-trace.ts'
+import { RequestTrace } from './request-trace.ts'
 import type { OpenRequestInput } from './root-span.ts'
 import { setSpanRegistry, SpanRegistry } from './span-registry.ts'
 import { createTailSampler, type SamplingDecision, type TailSamplingOptions } from './tail-sampling.ts'
-import { type StoredTrace, TraceStore } from './trace-store.ts'
+import { storedStep, storedTrace } from './stored-trace.ts'
+import { Subscribers } from './subscribers.ts'
+import { TraceStore } from './trace-store.ts'
+import type { TraceHost } from './trace-host.ts'
 import { createTracing, idGenerator, type Tracing } from './tracing.ts'
 
 export interface ObservabilityOptions {
@@ -77,8 +81,6 @@ export interface ShutdownOptions {
 }
 
 const LEAK_AFTER_MS = 15 * 60_000
-/** A finished response whose work never calls back. */
-const PENDING_AFTER_MS = 60_000
 
 export function createObservability(options: ObservabilityOptions): Observability {
   const logging = createLogging({
@@ -90,7 +92,7 @@ export function createObservability(options: ObservabilityOptions): Observabilit
 }
 
 /** An observability is the host of its requests' traces. */
-class ServerObservability implements Observability, TraceHost {
+class ServerObservability implements Observability, TraceHost<RequestTrace> {
   readonly logger: Log
   readonly log: Log
   readonly metrics: Metrics
@@ -107,15 +109,8 @@ class ServerObservability implements Observability, TraceHost {
   private readonly clock = createClock()
   private readonly propagator = new W3CTraceContextPropagator()
   private readonly sampler: ReturnType<typeof createTailSampler>
-  /** Requests whose response is not over. Whoever takes one out finishes it. */
-  private readonly openRequests = new Map<string, RequestTrace>()
-  /** Finished requests with work in flight. */
-  private readonly closing = new Map<string, RequestTrace>()
-  /** Ids of the last closed requests: an event that comes late must not open a root again. */
-  private readonly recentlyClosed = new Set<string>()
-  private others: readonly EngineSubscriber[] = []
-  private readonly leakAfterMs: number
-  private readonly watchdog: NodeJS.Timeout
+  private readonly requests: OpenRequests
+  private readonly plugins: Subscribers
   private stopped: Promise<void> | null = null
 
   constructor(options: ObservabilityOptions, logging: ReturnType<typeof createLogging>) {
@@ -124,7 +119,16 @@ class ServerObservability implements Observability, TraceHost {
     this.log = logging.log
     this.captureContent = options.captureContent
     this.trustRemote = options.trustRemote
-    this.leakAfterMs = options.leakAfterMs ?? LEAK_AFTER_MS
+    this.requests = new OpenRequests(options.leakAfterMs ?? LEAK_AFTER_MS, (trace) => this.closeLeak(trace))
+    this.plugins = new Subscribers({
+      registry: this.registry,
+      find: (requestId) => this.find(requestId),
+      onError: (plugin, error, trace) => {
+        this.metrics.onError(`plugin ${plugin}`)
+        const log = trace?.log ?? this.log
+        log.error('plugin.failed', { plugin, error })
+      },
+    })
     const isOff = options.traceDetail === 'off'
     this.store = new TraceStore({ maxTraces: isOff ? 0 : options.traceStoreSize })
     this.tracing = isOff
@@ -135,7 +139,7 @@ class ServerObservability implements Observability, TraceHost {
           otlpEndpoint: options.otlpEndpoint,
           captureContent: options.captureContent,
           onDiagnostic: (detail, suppressed) => this.log.warn('telemetry.problem', { detail, suppressed }),
-          onLooseSpan: (span) => this.storeLoose(span),
+          onLooseSpan: (span) => span.name === 'engine.step' && this.store.add(storedStep(span)),
           ...(options.exporter ? { exporter: options.exporter } : {}),
           ...(options.exportQueueSize === undefined ? {} : { queueSize: options.exportQueueSize }),
         })
@@ -162,105 +166,40 @@ class ServerObservability implements Observability, TraceHost {
       find: (requestId) => this.find(requestId),
       openLazy: (requestId) => this.openLazy(requestId),
     })
-    this.watchdog = setInterval(() => this.closeLeaks(), Math.min(PENDING_AFTER_MS, this.leakAfterMs) / 2)
-    this.watchdog.unref()
   }
 
   subscribers(others: readonly EngineSubscriber[]): readonly EngineSubscriber[] {
     const tracing = this.engineSubscriber
     const isLast = ({ type }: EngineEvent) => type === 'finished' || type === 'kvDone'
-    this.others = others.map((other) => this.guarded(other))
     return [
       { name: 'tracing', onEvent: (event) => void (isLast(event) || tracing.onEvent(event)) },
       { name: 'metrics', onEvent: (event) => void (event.type === 'step' && this.metrics.onStep(event)) },
-      ...this.others,
+      ...this.plugins.guard(others),
       { name: 'tracing.close', onEvent: (event) => void (isLast(event) && tracing.onEvent(event)) },
     ]
   }
 
-  /** What a subscriber throws, or rejects with later, is counted and logged with the request it was about. */
-  private guarded({ name, onEvent }: EngineSubscriber): EngineSubscriber {
-    const failed = (event: EngineEvent, error: unknown) => {
-      const trace = 'requestId' in event ? this.find(event.requestId) : undefined
-      this.metrics.onError(`plugin ${name}`)
-      const log = trace?.log ?? this.log
-      log.error('plugin.failed', { plugin: name, error })
-    }
-    return {
-      name,
-      onEvent: (event) => {
-        try {
-          const later = onEvent(event)
-          if (later instanceof Promise) later.catch((error: unknown) => failed(event, error))
-        } catch (error) {
-          failed(event, error)
-        }
-      },
-    }
-  }
-
-  /** Tells the other subscribers of the life of a request around the engine, in the request's context. */
-  private publish(trace: RequestTrace, event: EngineEvent): void {
-    if (this.others.length === 0) return
-    runIn(trace.context, () => {
-      for (const other of this.others) other.onEvent(event)
-    })
-  }
-
   openRequest(input: OpenRequestInput): RequestTrace {
     const trace = new RequestTrace(this, input)
-    this.openRequests.set(input.requestId, trace)
-    const { requestId, method, route, kind } = input
-    this.publish(trace, {
-      type: 'requestStarted',
-      requestId,
-      atMs: trace.startMs,
-      traceId: trace.traceId,
-      method,
-      route,
-      kind,
-    })
+    this.requests.add(trace)
+    this.plugins.started(trace)
     return trace
   }
 
   accepted(trace: RequestTrace): void {
-    const { generation, requestId } = trace
-    if (!generation) return
-    const { operation, model, numChoices = 1, n = 1, stream = false } = generation
-    this.publish(trace, {
-      type: 'requestAccepted',
-      requestId,
-      atMs: performance.now(),
-      operation,
-      model,
-      numChoices,
-      n,
-      stream,
-    })
+    this.plugins.accepted(trace)
   }
 
   finished(trace: RequestTrace): void {
-    const { ending, requestId } = trace
-    if (!ending) return
-    this.publish(trace, {
-      type: 'requestFinished',
-      requestId,
-      atMs: ending.atMs,
-      ending: ending.row.ending,
-      status: ending.row.statusCode ?? ending.status,
-      durationMs: ending.atMs - trace.startMs,
-      tokensIn: trace.tokensIn,
-      tokensOut: trace.tokensOut,
-      finishReasons: trace.finishReasons ?? [],
-    })
+    this.plugins.finished(trace)
   }
 
   find(requestId: string): RequestTrace | undefined {
-    return this.openRequests.get(requestId) ?? this.closing.get(requestId)
+    return this.requests.find(requestId)
   }
 
   private openLazy(requestId: string): RequestTrace | undefined {
-    if (this.recentlyClosed.has(requestId) || this.stopped) return undefined
+    if (this.requests.wasClosed(requestId) || this.stopped) return undefined
     return this.openRequest({
       method: 'INTERNAL',
       route: 'engine',
@@ -297,36 +236,27 @@ class ServerObservability implements Observability, TraceHost {
   }
 
   take(trace: RequestTrace): boolean {
-    if (this.openRequests.get(trace.requestId) !== trace) return false
-    this.openRequests.delete(trace.requestId)
-    this.closing.set(trace.requestId, trace)
-    return true
+    return this.requests.take(trace)
   }
 
   decide(trace: RequestTrace): SamplingDecision {
-    const { ending, spans } = trace
+    const { facts, spans } = trace
+    const { ended: ending, tokensOut, ttftSeconds } = facts
     if (!ending || !spans || !this.tracing?.hasExporter) return { isExported: false, reason: null }
     return this.sampler({
       traceId: trace.traceId,
       isHeadSampled: trace.isHeadSampled,
       isError: ending.row.spanStatus === 'error',
       isAborted: ending.row.ending === 'client_disconnect' || ending.row.ending === 'closed_early',
-      tokensOut: trace.input.kind === 'generation' && ending.row.ending === 'success' ? trace.tokensOut : null,
-      ttftSeconds: trace.ttftSeconds,
-      durationMs: ending.atMs - trace.startMs,
+      tokensOut: trace.input.kind === 'generation' && ending.row.ending === 'success' ? tokensOut : null,
+      ttftSeconds,
+      durationMs: ending.atMs - facts.startMs,
       endEpochMs: trace.anchor.toEpochMs(ending.atMs),
     })
   }
 
   closed(trace: RequestTrace, decision: SamplingDecision): void {
-    this.closing.delete(trace.requestId)
-    this.recentlyClosed.add(trace.requestId)
-    if (this.recentlyClosed.size > MAX_RECENT) {
-      for (const oldest of this.recentlyClosed) {
-        this.recentlyClosed.delete(oldest)
-        break
-      }
-    }
+    this.requests.closed(trace)
     const { spans } = trace
     if (spans && this.tracing) {
       this.tracing.settle(spans, decision.isExported)
@@ -350,43 +280,6 @@ class ServerObservability implements Observability, TraceHost {
     this.log.error(event, { error })
   }
 
-  private storeLoose(span: ReadableSpan): void {
-    if (span.name !== 'engine.step') return
-    const { traceId, spanId } = span.spanContext()
-    const startMs = span.startTime[0] * 1000 + span.startTime[1] / 1e6
-    this.store.add({
-      traceId,
-      rootSpanId: spanId,
-      requestId: null,
-      callerId: null,
-      keyId: null,
-      route: span.name,
-      method: '',
-      model: null,
-      status: null,
-      isError: false,
-      ending: 'success',
-      startMs,
-      durationMs: span.duration[0] * 1000 + span.duration[1] / 1e6,
-      tokensIn: null,
-      tokensOut: null,
-      ttftSeconds: null,
-      keptFor: null,
-      spans: [span],
-      logLines: [],
-    })
-  }
-
-  private closeLeaks(): void {
-    const now = performance.now()
-    for (const trace of this.closing.values()) {
-      if (now - trace.lastActiveMs > Math.min(PENDING_AFTER_MS, this.leakAfterMs)) this.closeLeak(trace)
-    }
-    for (const trace of this.openRequests.values()) {
-      if (now - trace.lastActiveMs > this.leakAfterMs) this.closeLeak(trace)
-    }
-  }
-
   private closeLeak(trace: RequestTrace): void {
     this.metrics.onLeak()
     trace.log.error('trace.leak', { request_id: trace.requestId, pending: trace.pending })
@@ -400,7 +293,7 @@ class ServerObservability implements Observability, TraceHost {
 
   open() {
     return {
-      requests: this.openRequests.size + this.closing.size,
+      requests: this.requests.size,
       spans: this.registry.size,
       engine: this.engineSubscriber.size,
     }
@@ -416,10 +309,8 @@ class ServerObservability implements Observability, TraceHost {
   }
 
   private async stop(timeoutMs: number, { logLevel = 'info', crash }: ShutdownOptions): Promise<void> {
-    clearInterval(this.watchdog)
     const ending = crash === undefined ? 'shutdown' : 'exception'
-    for (const trace of this.openRequests.values()) trace.finish({ ending, status: null, error: crash })
-    for (const trace of this.closing.values()) trace.forceClose()
+    this.requests.stop((trace) => void trace.finish({ ending, status: null, error: crash }))
     await this.tracing?.shutdown(timeoutMs)
     // created = exported + dropped + unsampled, now that nothing is on its way any more; and nothing is open.
     if (this.tracing) {
@@ -429,34 +320,5 @@ class ServerObservability implements Observability, TraceHost {
     this.metrics.close()
     await this.logging.flush().catch(() => {})
     this.logging.close()
-  }
-}
-
-/** Late events come within seconds; this many ids cover them at any rate a server reaches. */
-const MAX_RECENT = 4096
-
-function storedTrace(trace: RequestTrace, spans: ReadableSpan[], decision: SamplingDecision): StoredTrace {
-  const { ending } = trace
-  const atMs = ending?.atMs ?? trace.startMs
-  return {
-    traceId: trace.traceId,
-    rootSpanId: trace.spanId,
-    requestId: trace.requestId,
-    callerId: trace.input.callerId ?? null,
-    keyId: trace.keyId,
-    route: trace.input.route,
-    method: trace.input.method,
-    model: trace.generation?.model ?? null,
-    status: ending?.row.statusCode ?? ending?.status ?? null,
-    isError: ending?.row.spanStatus === 'error',
-    ending: ending?.row.ending ?? 'leak',
-    startMs: trace.anchor.toEpochMs(trace.startMs),
-    durationMs: atMs - trace.startMs,
-    tokensIn: trace.tokensIn,
-    tokensOut: trace.tokensOut,
-    ttftSeconds: trace.ttftSeconds,
-    keptFor: decision.reason,
-    spans,
-    logLines: trace.logLines,
   }
 }

@@ -143,7 +143,8 @@ export class RequestMetrics {
 
   /** A request's trace has closed. `isKept`: its id may stand in an exemplar. */
   onRequest(trace: RequestTrace, isKept: boolean): void {
-    const { ending, generation, phases, input } = trace
+    const { facts, input } = trace
+    const { ended: ending, generation, phases, ttftSeconds } = facts
     if (!ending) return
     const status = ending.row.statusCode ?? ending.status
     this.#endings.inc({
@@ -166,7 +167,6 @@ export class RequestMetrics {
     if (!phases) return
     const byModel = { model_name: model }
     observe('e2e', byModel, seconds)
-    const { ttftSeconds } = trace
     if (ttftSeconds !== null) {
       observe('ttft', byModel, ttftSeconds)
       observe('genAiTtft', genAi, ttftSeconds)

@@ -9,12 +9,10 @@ import {
   type HrTime,
   ROOT_CONTEXT,
   type Span,
-  type SpanContext,
   SpanKind,
   SpanStatusCode,
   trace as traceApi,
   TraceFlags,
-  type Tracer,
 } from '@opentelemetry/api'
 import type { RequestSummary } from '../engine/summary.ts'
 import { contractAttributes, describeError, eventAttributes, exceptionAttributes } from './attributes.ts'
@@ -24,7 +22,6 @@ import { type CapturedContent, contentJson } from './content.ts'
 import {
   type ClientAttributes,
   type ClientCall,
-  currentRequest,
   type OpenStage,
   type RequestScope,
   runIn,
@@ -40,52 +37,19 @@ import {
   type StageName,
 } from './contract.ts'
 import { type EndingName, type EndingRow, endingRow, ERROR_CODE, firstLineLevel, lastLineLevel } from './endings.ts'
-import type { Log, LogEvent, LogFields, LogLevel } from './log.ts'
+import { RequestFacts } from './request-facts.ts'
+import { RequestLog } from './request-log.ts'
 import {
   arrivalAttributes,
   generationAttributes,
   type GenerationInfo,
   type OpenRequestInput,
-  outcomeAttributes,
   type ResultInfo,
 } from './root-span.ts'
-import type { RequestSpans, SpanRegistry } from './span-registry.ts'
+import type { RequestSpans } from './span-registry.ts'
 import { type EndedStage, Stage, type StageOwner } from './stage.ts'
 import type { SamplingDecision } from './tail-sampling.ts'
-
-/** Bound of the log lines a trace keeps for its page. */
-const MAX_LOG_LINES = 64
-const MAX_LOG_BYTES = 32_768
-
-/** What a request's trace needs around it. */
-export interface TraceHost {
-  /** null: tracing is off. */
-  readonly tracer: Tracer | null
-  /** Of spans that are not the contract's. */
-  readonly extensionTracer: Tracer | null
-  readonly registry: SpanRegistry
-  readonly log: Log
-  readonly captureContent: boolean
-  readonly trustRemote: boolean
-  anchor(): ClockAnchor
-  newTraceId(): string
-  newSpanId(): string
-  /** The caller's span from W3C headers; null when there is none or it is malformed. */
-  extract(headers: OpenRequestInput['headers']): SpanContext | null
-  /** Takes the trace out of the table of open requests; false when it is no longer there. */
-  take(trace: RequestTrace): boolean
-  /** The body is valid. */
-  accepted(trace: RequestTrace): void
-  /** The response is over. */
-  finished(trace: RequestTrace): void
-  /** Whether the trace is exported; asked once, right before the root ends. */
-  decide(trace: RequestTrace): SamplingDecision
-  /** The root has ended. */
-  closed(trace: RequestTrace, decision: SamplingDecision): void
-  /** A value did not fit the contract's table. */
-  readonly onBreach: (spanName: string, attribute: string) => void
-  onProblem(event: LogEvent, error: unknown): void
-}
+import type { TraceHost } from './trace-host.ts'
 
 export interface FinishInput {
   readonly ending: EndingName
@@ -101,50 +65,33 @@ export class RequestTrace implements RequestScope, StageOwner {
   readonly spanId: string
   readonly requestId: string
   readonly input: OpenRequestInput
-  readonly startMs = performance.now()
+  readonly facts = new RequestFacts()
   readonly anchor: ClockAnchor
   /** The root span in it; parent context of the request's spans. */
   readonly context: Context
-  readonly log: Log
+  readonly log: RequestLog
   readonly spans: RequestSpans | null
-  readonly logLines: string[] = []
   /** The head decision: OTEL_TRACES_SAMPLER, by default after the caller's flags. */
   readonly isHeadSampled: boolean
-  readonly #host: TraceHost
+  readonly #host: TraceHost<RequestTrace>
   readonly #root: Span | null
   readonly #calls: ClientCalls
   readonly #stages = new Set<Stage<StageName>>()
   readonly #durations = new Map<string, number>()
   readonly #closeHooks: (() => void)[] = []
-  #logBytes = 0
   #keyId: string
-  #generation: GenerationInfo | null = null
-  #result: ResultInfo | null = null
-  #summary: RequestSummary | null = null
-  #firstChunkMs: number | null = null
   #numPending = 0
-  #ended: { readonly row: EndingRow; readonly status: number | null; readonly atMs: number } | null = null
   #isClosing = false
   #isClosed = false
-  #lastActiveMs = this.startMs
-  /** Prompt tokens of the sequences the engine queued; null: it never took the request. */
-  #acceptedTokens: number | null = null
+  #lastActiveMs = this.facts.startMs
 
-  constructor(host: TraceHost, input: OpenRequestInput) {
+  constructor(host: TraceHost<RequestTrace>, input: OpenRequestInput) {
     this.#host = host
     this.input = input
     this.requestId = input.requestId
     this.#keyId = input.keyId ?? 'anonymous'
     this.anchor = host.anchor()
-    const write = (level: LogLevel) => (event: LogEvent, fields?: LogFields) => this.#writeLog(level, event, fields)
-    this.log = {
-      trace: write('trace'),
-      debug: write('debug'),
-      info: write('info'),
-      warn: write('warn'),
-      error: write('error'),
-      fatal: write('fatal'),
-    }
+    this.log = new RequestLog(this, host.log)
     const remote = host.extract(input.headers)
     const trusted = remote && host.trustRemote ? remote : null
     this.#calls = new ClientCalls(this, host.extensionTracer, remote, host.trustRemote)
@@ -197,27 +144,15 @@ export class RequestTrace implements RequestScope, StageOwner {
 
   /** False once the response is over. */
   get isOpen(): boolean {
-    return this.#ended === null
+    return this.facts.ended === null
   }
 
   get isRecorded(): boolean {
     return this.#root !== null
   }
 
-  get generation(): GenerationInfo | null {
-    return this.#generation
-  }
-
-  get result(): ResultInfo | null {
-    return this.#result
-  }
-
-  get phases(): RequestSummary | null {
-    return this.#summary
-  }
-
-  get ending(): { readonly row: EndingRow; readonly status: number | null; readonly atMs: number } | null {
-    return this.#ended
+  get startMs(): number {
+    return this.facts.startMs
   }
 
   /** Work in flight for the request. */
@@ -236,14 +171,14 @@ export class RequestTrace implements RequestScope, StageOwner {
 
   /** What the body asked for, once it is valid. */
   setGeneration(info: GenerationInfo): void {
-    this.#generation = info
+    this.facts.generation = info
     this.set(generationAttributes(info))
     this.#host.accepted(this)
   }
 
   /** What came of the generation so far. */
   setResult(result: ResultInfo): void {
-    this.#result = result
+    this.facts.result = result
   }
 
   /** MINISERVE_CAPTURE_CONTENT: the one way for content onto a span. */
@@ -263,25 +198,9 @@ export class RequestTrace implements RequestScope, StageOwner {
     })
   }
 
-  /** The first chunk of the stream is on its way. */
-  firstChunk(): void {
-    this.#firstChunkMs ??= performance.now()
-  }
-
-  /** Seconds from the request's arrival to its first token; null before. */
-  get ttftSeconds(): number | null {
-    const atMs = this.#summary?.firstTokenMs ?? null
-    return atMs === null ? null : Math.max(0, atMs - this.startMs) / 1000
-  }
-
-  /** The engine took a sequence of the request. */
-  accepted(numPromptTokens: number, countsPrompt: boolean): void {
-    this.#acceptedTokens = (this.#acceptedTokens ?? 0) + (countsPrompt ? numPromptTokens : 0)
-  }
-
   /** The engine's times and counts, when it is done with the request. */
   setPhases(summary: RequestSummary): void {
-    this.#summary = summary
+    this.facts.phases = summary
     for (const [name, ms] of Object.entries(summary.durationsMs)) this.#durations.set(name, ms)
   }
 
@@ -364,7 +283,7 @@ export class RequestTrace implements RequestScope, StageOwner {
 
   /** A time of performance.now() as span time, inside the request's own interval. */
   time(atMs: number, mayOutlive = false): HrTime {
-    const end = this.#ended && !mayOutlive ? this.#ended.atMs : Infinity
+    const end = this.facts.ended && !mayOutlive ? this.facts.ended.atMs : Infinity
     return this.anchor.toHrTime(Math.min(Math.max(atMs, this.startMs), end))
   }
 
@@ -375,7 +294,7 @@ export class RequestTrace implements RequestScope, StageOwner {
   finish(input: FinishInput): boolean {
     if (!this.#host.take(this)) return false
     const row = endingRow(input.ending, input.status)
-    this.#ended = { row, status: input.status, atMs: performance.now() }
+    this.facts.ended = { row, status: input.status, atMs: performance.now() }
     try {
       this.#recordEnding(row, input)
       this.#host.finished(this)
@@ -389,7 +308,7 @@ export class RequestTrace implements RequestScope, StageOwner {
 
   /** Ends the root with work still in flight: the watchdog's and the shutdown's last word. */
   forceClose(): void {
-    if (this.#ended && !this.#isClosing) this.#close(true)
+    if (this.facts.ended && !this.#isClosing) this.#close(true)
   }
 
   #recordEnding(row: EndingRow, input: FinishInput): void {
@@ -406,16 +325,16 @@ export class RequestTrace implements RequestScope, StageOwner {
       this.#root?.setStatus({ code: SpanStatusCode.ERROR, message: described?.code ?? row.errorType ?? row.ending })
       if (described && row.ending !== 'client_disconnect') this.event('exception', exceptionAttributes(input.error))
     }
-    if (row.event === 'request.departed') this.event('request.departed', { finish_reasons: this.finishReasons })
+    if (row.event === 'request.departed') this.event('request.departed', { finish_reasons: this.facts.finishReasons })
     else this.event('request.aborted', { reason: row.reason })
     this.log[lastLineLevel(row, this.input)](row.line, {
       request_id: this.requestId,
       route: this.input.route,
       status: status ?? undefined,
-      duration_ms: round((this.#ended?.atMs ?? this.startMs) - this.startMs),
-      tokens_in: this.tokensIn ?? undefined,
-      tokens_out: this.tokensOut ?? undefined,
-      finish_reasons: this.finishReasons,
+      duration_ms: round((this.facts.ended?.atMs ?? this.startMs) - this.startMs),
+      tokens_in: this.facts.tokensIn ?? undefined,
+      tokens_out: this.facts.tokensOut ?? undefined,
+      finish_reasons: this.facts.finishReasons,
       reason: row.reason ?? undefined,
       error_type: described?.type,
       error_code: described?.code ?? undefined,
@@ -425,11 +344,11 @@ export class RequestTrace implements RequestScope, StageOwner {
   }
 
   #closeWhenDone(): void {
-    if (this.#ended && this.#numPending === 0 && !this.#isClosing) this.#close(false)
+    if (this.facts.ended && this.#numPending === 0 && !this.#isClosing) this.#close(false)
   }
 
   #close(isForced: boolean): void {
-    const ended = this.#ended
+    const ended = this.facts.ended
     if (!ended) return
     // The hooks release what the request still holds, which must not close it a second time.
     this.#isClosing = true
@@ -438,7 +357,7 @@ export class RequestTrace implements RequestScope, StageOwner {
       for (const hook of this.#closeHooks) hook()
       this.#endSpans(ended.row, isForced)
       decision = this.#host.decide(this)
-      this.set({ ...this.#outcome(ended.row), 'sampling.reason': decision.reason ?? undefined })
+      this.set({ ...this.facts.outcome(this.requestId), 'sampling.reason': decision.reason ?? undefined })
     } catch (error) {
       this.#host.onProblem('trace.close_failed', error)
     } finally {
@@ -450,43 +369,9 @@ export class RequestTrace implements RequestScope, StageOwner {
     }
   }
 
-  #outcome(row: EndingRow): SpanAttributes<typeof ROOT_SPAN> {
-    const tokensIn = this.tokensIn
-    if (this.#acceptedTokens === null || tokensIn === null || row.isRefusal) return {}
-    return outcomeAttributes({
-      requestId: this.requestId,
-      isScored: this.#result?.isScored ?? this.#generation?.maxTokens === 0,
-      tokensIn,
-      tokensOut: this.tokensOut,
-      finishReasons: this.finishReasons,
-      summary: this.#summary,
-      result: this.#result,
-      firstChunkSeconds: this.#firstChunkMs === null ? null : (this.#firstChunkMs - this.startMs) / 1000,
-    })
-  }
-
-  /** Why each choice ended: as the response says it where it was sent whole, else as the engine does; undefined before. */
-  get finishReasons(): readonly string[] | undefined {
-    const shown = this.#result?.finishReasons ?? []
-    const ended = this.#summary?.finishReasons ?? []
-    const isWhole = this.#ended?.row.ending === 'success' && shown.length > 0
-    const reasons = isWhole || shown.length >= ended.length ? shown : ended
-    return reasons.length > 0 ? reasons : undefined
-  }
-
-  /** Generated tokens, of the engine's count where it has ended, else of the response's. */
-  get tokensOut(): number | null {
-    return this.#summary?.tokensOut ?? this.#result?.tokensOut ?? null
-  }
-
-  /** Tokens of the final prompt, likewise; null before the engine took the request. */
-  get tokensIn(): number | null {
-    return this.#summary?.tokensIn ?? this.#result?.tokensIn ?? this.#acceptedTokens
-  }
-
   #endSpans(row: EndingRow, isForced: boolean): void {
     const cause = isForced ? 'span_leak' : (row.errorType ?? row.reason ?? 'closed_early')
-    for (const open of [...this.#stages].reverse()) open.close(cause, this.tokensOut)
+    for (const open of [...this.#stages].reverse()) open.close(cause, this.facts.tokensOut)
     this.#stages.clear()
     // Spans that others forgot. In a request that was served they are no error.
     const isError = isForced || row.spanStatus === 'error'
@@ -519,15 +404,7 @@ export class RequestTrace implements RequestScope, StageOwner {
   }
 
   addLogLine(line: string): void {
-    if (!this.#root || this.logLines.length >= MAX_LOG_LINES || this.#logBytes + line.length > MAX_LOG_BYTES) return
-    this.logLines.push(line)
-    this.#logBytes += line.length
-  }
-
-  #writeLog(level: LogLevel, event: LogEvent, fields?: LogFields): void {
-    // The stage that writes names the span; outside the request's own context (callbacks), the root does.
-    if (currentRequest() === this) this.#host.log[level](event, fields)
-    else this.run(() => this.#host.log[level](event, fields))
+    if (this.#root) this.log.keep(line)
   }
 }
 

@@ -2,7 +2,8 @@
 import type { RequestSummary } from '../engine/summary.ts'
 import type { ROOT_SPAN, SpanAttributes } from './contract.ts'
 
-type RootAttributes = SpanAttributes<typeof ROOT_SPAN>
+/** Values of http.handler. */
+export type RootAttributes = SpanAttributes<typeof ROOT_SPAN>
 
 export type RouteKind = 'generation' | 'retrieval' | 'other'
 

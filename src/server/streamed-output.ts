@@ -102,7 +102,7 @@ class StreamedOutput implements FrameSource {
       case 'promptLogprobs':
         return shape.echo(event)
       case 'token':
-        this.#scope.trace.firstChunk()
+        this.#scope.trace.facts.firstChunk()
         return shape.token(event)
       case 'finished':
         return shape.finished(event, result.isComplete && !job.includeUsage ? tailOf(result, citations) : null)

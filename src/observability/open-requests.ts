@@ -1,0 +1,79 @@
+/** The traces of requests whose response is not over, and of those that only wait for work in flight. */
+import type { RequestTrace } from './request-trace.ts'
+
+/** A finished response whose work never calls back. */
+const PENDING_AFTER_MS = 60_000
+/** Late events come within seconds; this many ids cover them at any rate a server reaches. */
+const MAX_RECENT = 4096
+
+export class OpenRequests {
+  /** Whoever takes one out finishes it. */
+  readonly #open = new Map<string, RequestTrace>()
+  /** Finished requests with work in flight. */
+  readonly #closing = new Map<string, RequestTrace>()
+  /** Ids of the last closed requests: an event that comes late must not open a root again. */
+  readonly #recentlyClosed = new Set<string>()
+  readonly #leakAfterMs: number
+  readonly #watchdog: NodeJS.Timeout
+
+  /** `onLeak` is told of each request that has shown no sign of life for `leakAfterMs`, and has to close it. */
+  constructor(leakAfterMs: number, onLeak: (trace: RequestTrace) => void) {
+    this.#leakAfterMs = leakAfterMs
+    this.#watchdog = setInterval(
+      () => {
+        for (const trace of this.#leaks()) onLeak(trace)
+      },
+      Math.min(PENDING_AFTER_MS, leakAfterMs) / 2,
+    )
+    this.#watchdog.unref()
+  }
+
+  get size(): number {
+    return this.#open.size + this.#closing.size
+  }
+
+  add(trace: RequestTrace): void {
+    this.#open.set(trace.requestId, trace)
+  }
+
+  find(requestId: string): RequestTrace | undefined {
+    return this.#open.get(requestId) ?? this.#closing.get(requestId)
+  }
+
+  wasClosed(requestId: string): boolean {
+    return this.#recentlyClosed.has(requestId)
+  }
+
+  /** The response is over: true for the first who says so. */
+  take(trace: RequestTrace): boolean {
+    if (this.#open.get(trace.requestId) !== trace) return false
+    this.#open.delete(trace.requestId)
+    this.#closing.set(trace.requestId, trace)
+    return true
+  }
+
+  closed(trace: RequestTrace): void {
+    this.#closing.delete(trace.requestId)
+    this.#recentlyClosed.add(trace.requestId)
+    if (this.#recentlyClosed.size <= MAX_RECENT) return
+    for (const oldest of this.#recentlyClosed) {
+      this.#recentlyClosed.delete(oldest)
+      break
+    }
+  }
+
+  /** Stops the watchdog, ends what is open with `finish`, and closes what then still waits. */
+  stop(finish: (trace: RequestTrace) => void): void {
+    clearInterval(this.#watchdog)
+    for (const trace of this.#open.values()) finish(trace)
+    for (const trace of this.#closing.values()) trace.forceClose()
+  }
+
+  *#leaks(): Generator<RequestTrace> {
+    const now = performance.now()
+    for (const trace of this.#closing.values()) {
+      if (now - trace.lastActiveMs > Math.min(PENDING_AFTER_MS, this.#leakAfterMs)) yield trace
+    }
+    for (const trace of this.#open.values()) if (now - trace.lastActiveMs > this.#leakAfterMs) yield trace
+  }
+}

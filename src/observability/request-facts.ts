@@ -1,0 +1,79 @@
+/** What is known of a request: what its body asked for, what the engine counted, what the response said. */
+import type { RequestSummary } from '../engine/summary.ts'
+import type { EndingRow } from './endings.ts'
+import { type GenerationInfo, outcomeAttributes, type ResultInfo, type RootAttributes } from './root-span.ts'
+
+/** How the response ended. */
+export interface Ended {
+  readonly row: EndingRow
+  readonly status: number | null
+  /** performance.now(). */
+  readonly atMs: number
+}
+
+export class RequestFacts {
+  /** performance.now() of the request's arrival. */
+  readonly startMs = performance.now()
+  /** What the body asked for; null before it is valid. */
+  generation: GenerationInfo | null = null
+  /** What came of the generation so far. */
+  result: ResultInfo | null = null
+  /** The engine's times and counts; null before it is done with the request. */
+  phases: RequestSummary | null = null
+  /** null while the response is not over. */
+  ended: Ended | null = null
+  #firstChunkMs: number | null = null
+  /** Prompt tokens of the sequences the engine queued; null: it never took the request. */
+  #acceptedTokens: number | null = null
+
+  /** The first chunk of the stream is on its way. */
+  firstChunk(): void {
+    this.#firstChunkMs ??= performance.now()
+  }
+
+  /** The engine took a sequence of the request. */
+  accepted(numPromptTokens: number, countsPrompt: boolean): void {
+    this.#acceptedTokens = (this.#acceptedTokens ?? 0) + (countsPrompt ? numPromptTokens : 0)
+  }
+
+  /** Seconds from the request's arrival to its first token; null before. */
+  get ttftSeconds(): number | null {
+    const atMs = this.phases?.firstTokenMs ?? null
+    return atMs === null ? null : Math.max(0, atMs - this.startMs) / 1000
+  }
+
+  /** Why each choice ended: as the response says it where it was sent whole, else as the engine does; undefined before. */
+  get finishReasons(): readonly string[] | undefined {
+    const shown = this.result?.finishReasons ?? []
+    const ended = this.phases?.finishReasons ?? []
+    const isWhole = this.ended?.row.ending === 'success' && shown.length > 0
+    const reasons = isWhole || shown.length >= ended.length ? shown : ended
+    return reasons.length > 0 ? reasons : undefined
+  }
+
+  /** Generated tokens, of the engine's count where it has ended, else of the response's. */
+  get tokensOut(): number | null {
+    return this.phases?.tokensOut ?? this.result?.tokensOut ?? null
+  }
+
+  /** Tokens of the final prompt, likewise; null before the engine took the request. */
+  get tokensIn(): number | null {
+    return this.phases?.tokensIn ?? this.result?.tokensIn ?? this.#acceptedTokens
+  }
+
+  /** What http.handler says of the outcome. */
+  outcome(requestId: string): RootAttributes {
+    const { tokensIn, ended } = this
+    if (this.#acceptedTokens === null || tokensIn === null || !ended || ended.row.isRefusal) return {}
+    return outcomeAttributes({
+      requestId,
+      isScored: this.result?.isScored ?? this.generation?.maxTokens === 0,
+      tokensIn,
+      tokensOut: this.tokensOut,
+      finishReasons: this.finishReasons,
+      summary: this.phases,
+      result: this.result,
+      firstChunkSeconds: this.#firstChunkMs === null ? null : (this.#firstChunkMs - this.startMs) / 1000,
+    })
+  }
+}

@@ -1,0 +1,59 @@
+/** What the trace store keeps of a request, and of a step of the engine. */
+import type { ReadableSpan } from '@opentelemetry/sdk-trace-base'
+import type { RequestTrace } from './request-trace.ts'
+import type { SamplingDecision } from './tail-sampling.ts'
+import type { StoredTrace } from './trace-store.ts'
+
+/** A request whose trace has closed. */
+export function storedTrace(trace: RequestTrace, spans: ReadableSpan[], decision: SamplingDecision): StoredTrace {
+  const { ended: ending, generation, tokensIn, tokensOut, ttftSeconds, startMs } = trace.facts
+  const atMs = ending?.atMs ?? startMs
+  return {
+    traceId: trace.traceId,
+    rootSpanId: trace.spanId,
+    requestId: trace.requestId,
+    callerId: trace.input.callerId ?? null,
+    keyId: trace.keyId,
+    route: trace.input.route,
+    method: trace.input.method,
+    model: generation?.model ?? null,
+    status: ending?.row.statusCode ?? ending?.status ?? null,
+    isError: ending?.row.spanStatus === 'error',
+    ending: ending?.row.ending ?? 'leak',
+    startMs: trace.anchor.toEpochMs(startMs),
+    durationMs: atMs - startMs,
+    tokensIn,
+    tokensOut,
+    ttftSeconds,
+    keptFor: decision.reason,
+    spans,
+    logLines: trace.log.lines,
+  }
+}
+
+/** A span engine.step, the root of a trace of its own. */
+export function storedStep(span: ReadableSpan): StoredTrace {
+  const { traceId, spanId } = span.spanContext()
+  const startMs = span.startTime[0] * 1000 + span.startTime[1] / 1e6
+  return {
+    traceId,
+    rootSpanId: spanId,
+    requestId: null,
+    callerId: null,
+    keyId: null,
+    route: span.name,
+    method: '',
+    model: null,
+    status: null,
+    isError: false,
+    ending: 'success',
+    startMs,
+    durationMs: span.duration[0] * 1000 + span.duration[1] / 1e6,
+    tokensIn: null,
+    tokensOut: null,
+    ttftSeconds: null,
+    keptFor: null,
+    spans: [span],
+    logLines: [],
+  }
+}

@@ -1,0 +1,97 @@
+/**
+ * Subscribers beside tracing and metrics: plugins, mostly. They hear the engine's events and, around the engine, the life of every
+ * request, each in the context of the request's live span, so that what they or the libraries they use trace nests there.
+ */
+import type { EngineEvent, EngineSubscriber } from '../engine/events.ts'
+import { runIn } from './context.ts'
+import type { RequestTrace } from './request-trace.ts'
+import type { SpanRegistry } from './span-registry.ts'
+
+export interface SubscribersParts {
+  readonly registry: SpanRegistry
+  /** The request's trace, open or waiting for its last work. */
+  readonly find: (requestId: string) => RequestTrace | undefined
+  /** What a subscriber threw, or rejected with later; `trace`: of the request it was about. */
+  readonly onError: (subscriber: string, error: unknown, trace: RequestTrace | undefined) => void
+}
+
+export class Subscribers {
+  readonly #parts: SubscribersParts
+  #others: readonly EngineSubscriber[] = []
+
+  constructor(parts: SubscribersParts) {
+    this.#parts = parts
+  }
+
+  /** The subscribers as the engine may have them. */
+  guard(others: readonly EngineSubscriber[]): readonly EngineSubscriber[] {
+    this.#others = others.map((other) => this.#guarded(other))
+    return this.#others
+  }
+
+  /** Runs work in the context of the span that a request has live in the engine: the phase it is in, http.handler before and after. */
+  runFor<T>(requestId: string, work: () => T): T {
+    const context = this.#parts.registry.getContext(requestId, 'llm.decode', 'llm.prefill', 'http.handler')
+    return context === undefined ? work() : runIn(context, work)
+  }
+
+  started(trace: RequestTrace): void {
+    const { requestId, traceId, startMs } = trace
+    const { method, route, kind } = trace.input
+    this.#publish(trace, { type: 'requestStarted', requestId, atMs: startMs, traceId, method, route, kind })
+  }
+
+  accepted(trace: RequestTrace): void {
+    const { generation } = trace.facts
+    if (!generation) return
+    const { operation, model, numChoices = 1, n = 1, stream = false } = generation
+    this.#publish(trace, {
+      type: 'requestAccepted',
+      requestId: trace.requestId,
+      atMs: performance.now(),
+      operation,
+      model,
+      numChoices,
+      n,
+      stream,
+    })
+  }
+
+  finished(trace: RequestTrace): void {
+    const { ended, tokensIn, tokensOut, finishReasons, startMs } = trace.facts
+    if (!ended) return
+    this.#publish(trace, {
+      type: 'requestFinished',
+      requestId: trace.requestId,
+      atMs: ended.atMs,
+      ending: ended.row.ending,
+      status: ended.row.statusCode ?? ended.status,
+      durationMs: ended.atMs - startMs,
+      tokensIn,
+      tokensOut,
+      finishReasons: finishReasons ?? [],
+    })
+  }
+
+  #publish(trace: RequestTrace, event: EngineEvent): void {
+    // The request's own context: the engine has none of these events' requests yet, or no more.
+    for (const other of this.#others) runIn(trace.context, () => other.onEvent(event))
+  }
+
+  #guarded({ name, onEvent }: EngineSubscriber): EngineSubscriber {
+    const { find, onError } = this.#parts
+    const traceOf = (event: EngineEvent) => ('requestId' in event ? find(event.requestId) : undefined)
+    const call = (event: EngineEvent) => {
+      try {
+        const later = onEvent(event)
+        if (later instanceof Promise) later.catch((error: unknown) => onError(name, error, traceOf(event)))
+      } catch (error) {
+        onError(name, error, traceOf(event))
+      }
+    }
+    return {
+      name,
+      onEvent: (event) => ('requestId' in event ? this.runFor(event.requestId, () => call(event)) : call(event)),
+    }
+  }
+}
