@@ -1,22 +1,20 @@
 // What serving costs beside the compute: planning and committing a step, delivering a token (detokenizing, stop strings, its frame), and the serving
-// thread's CPU time a token over real HTTP streams, with a runner whose tokens are there at once (bench/_stub-server.mjs).
+// thread's CPU time per token over real HTTP streams, with a runner whose tokens are there at once (bench/lib/stub-server.mjs).
 //   npm run bench -- engine [--model PATH] [--concurrency 1,16,64] [--seconds 5] [--tokens 256] [--only schedule|delivery|http]
 // Results: bench/results/engine.json
 import { fork } from 'node:child_process'
-import { mkdirSync, writeFileSync } from 'node:fs'
-import { cpus, loadavg } from 'node:os'
-import { basename, dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { Choice } from '../dist/engine/requests/choice.js'
-import { SamplingState } from '../dist/engine/requests/sampling.js'
-import { Scheduler } from '../dist/engine/schedule/scheduler.js'
-import { Sequence } from '../dist/engine/schedule/sequence.js'
-import { loadTokenizer } from '../dist/engine/tokenizer.js'
-import { completionShape } from '../dist/server/completion-shape.js'
-import { closedLoop, complete, createAgent } from './_load.mjs'
+import { Choice } from '#dist/engine/requests/choice.js'
+import { SamplingState } from '#dist/engine/requests/sampling.js'
+import { Scheduler } from '#dist/engine/schedule/scheduler.js'
+import { Sequence } from '#dist/engine/schedule/sequence.js'
+import { loadTokenizer } from '#dist/engine/tokenizer.js'
+import { completionShape } from '#dist/server/completion-shape.js'
+import { closedLoop, complete, createAgent } from './lib/load-generator.mjs'
+import { root, run } from './lib/run.mjs'
+import { quantile, round } from './lib/stats.mjs'
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const { values: flags } = parseArgs({
   options: {
     model: { type: 'string', default: join(root, 'models', 'mini-1m') },
@@ -27,8 +25,6 @@ const { values: flags } = parseArgs({
   },
 })
 const wants = (name) => flags.only === undefined || flags.only.split(',').includes(name)
-const rounded = (value, digits = 1) => Number(value.toFixed(digits))
-const quantile = (values, q) => values.toSorted((a, b) => a - b)[Math.floor(values.length * q)]
 
 /** Microseconds of planning a step and settling it with 64 sequences decoding. */
 function microSchedule() {
@@ -79,6 +75,7 @@ function microSchedule() {
   for (let step = 0; step < 800; step++) {
     const startMs = performance.now()
     const planned = scheduler.schedule().step
+    if (planned === null) throw new Error('the scheduler planned no step')
     for (const entry of planned.sequences) {
       scheduler.settle(entry, 1)
       entry.sequence.tokens.push((step * 31) % 4000)
@@ -87,12 +84,13 @@ function microSchedule() {
     }
     if (step > 100) durations.push((performance.now() - startMs) * 1000)
   }
-  return { p50: rounded(quantile(durations, 0.5)), p95: rounded(quantile(durations, 0.95)), sequences: numSeqs }
+  return { p50: round(quantile(durations, 0.5), 1), p95: round(quantile(durations, 0.95), 1), sequences: numSeqs }
 }
 
 /** Microseconds a token takes from its id to a TokenEvent and its frame: detokenizing, stop strings, JSON. */
 async function microDeliver() {
   const tokenizer = await loadTokenizer(flags.model)
+  /** @type {any} as much of a request as delivery reads */
   const request = {
     n: 1,
     ignoreEos: true,
@@ -107,6 +105,7 @@ async function microDeliver() {
   )
   const text = Array.from({ length: 4000 }, (_, i) => words[(i * 7919) % words.length]).join(' ')
   const ids = tokenizer.encode(text, { addSpecialTokens: false })
+  /** @type {any} */
   const sampling = { push() {} }
   const sequence = new Sequence({
     requestId: 'r',
@@ -122,13 +121,23 @@ async function microDeliver() {
     lookup: null,
     arrivedMs: 0,
   })
-  const choice = new Choice({ sequence, request, tokenizer, eosTokenIds: [], matcher: null, toolCalls: null })
+  const choice = new Choice({
+    sequence,
+    request,
+    tokenizer,
+    eosTokenIds: [],
+    matcher: null,
+    toolCalls: null,
+    thought: null,
+  })
+  /** @type {any} as much of a job as its shape reads */
   const job = {
     requestId: 'cmpl-0123456789abcdef01234567',
     created: 1_700_000_000,
     model: 'mini-1m',
     returnTokenIds: false,
     echo: false,
+    n: 1,
     generation: { ...request, prompts: [{ ids: [1] }] },
   }
   const shape = completionShape(job, { prompt: () => '', firstToken: () => '' })
@@ -136,7 +145,7 @@ async function microDeliver() {
   const run = (tokens) => {
     for (const token of tokens) {
       const { event } = choice.accept([token], [null])
-      if (event !== null) numBytes += Buffer.from(shape.tokenFrame(event)).length
+      if (event !== null) numBytes += Buffer.from(shape.token(event)).length
     }
   }
   run(ids)
@@ -148,7 +157,7 @@ async function microDeliver() {
     durations.push(((performance.now() - startMs) * 1000) / 100)
   }
   return {
-    perTokenMicros: { p50: rounded(quantile(durations, 0.5), 2), p95: rounded(quantile(durations, 0.95), 2) },
+    perTokenMicros: { p50: round(quantile(durations, 0.5), 2), p95: round(quantile(durations, 0.95), 2) },
     tokens: ids.length,
     bytes: numBytes,
   }
@@ -157,7 +166,7 @@ async function microDeliver() {
 /** A server process, loaded at one concurrency; microseconds of its serving thread a token. */
 async function overHttp(concurrency) {
   const options = { model: flags.model, maxNumSeqs: 64, runAhead: 1, traceDetail: 'contract' }
-  const child = fork(join(root, 'bench', '_stub-server.mjs'), [JSON.stringify(options)], {
+  const child = fork(join(root, 'bench', 'lib', 'stub-server.mjs'), [JSON.stringify(options)], {
     execArgv: process.env.BENCH_PROFILE ? ['--cpu-prof', `--cpu-prof-dir=${process.env.BENCH_PROFILE}`] : [],
   })
   const answer = () => new Promise((resolve) => child.once('message', resolve))
@@ -192,9 +201,9 @@ async function overHttp(concurrency) {
     const seconds = (performance.now() - startMs) / 1000
     return {
       concurrency,
-      cpuMicrosPerToken: rounded(cpuMicros / numTokens),
-      tokensPerSecond: rounded(numTokens / seconds),
-      readsPerToken: rounded(numReads / numTokens, 3),
+      cpuMicrosPerToken: round(cpuMicros / numTokens, 1),
+      tokensPerSecond: round(numTokens / seconds, 1),
+      readsPerToken: round(numReads / numTokens, 3),
     }
   } finally {
     agent.destroy()
@@ -203,35 +212,27 @@ async function overHttp(concurrency) {
   }
 }
 
-const result = {
-  date: new Date().toISOString(),
-  node: process.version,
-  cpu: cpus()[0]?.model,
-  cores: cpus().length,
-  loadAverage: loadavg().map((load) => rounded(load, 2)),
-  flags: { ...flags, model: basename(flags.model) },
-}
-if (wants('schedule')) {
-  result.scheduleMicros = microSchedule()
-  const { p50, p95, sequences } = result.scheduleMicros
-  process.stdout.write(`schedule + commit, ${sequences} sequences: ${p50} us p50, ${p95} us p95 (goal 100)\n`)
-}
-if (wants('delivery')) {
-  result.delivery = await microDeliver()
-  process.stdout.write(
-    `delivery: ${result.delivery.perTokenMicros.p50} us a token p50, ${result.delivery.perTokenMicros.p95} p95 (goal 20)\n`,
-  )
-}
-if (wants('http')) {
-  result.http = []
-  for (const concurrency of flags.concurrency.split(',').map(Number)) {
-    const measured = await overHttp(concurrency)
-    result.http.push(measured)
-    process.stdout.write(
-      `${concurrency} streams: ${measured.cpuMicrosPerToken} us of the serving thread a token, ${measured.tokensPerSecond} tokens/s, ${measured.readsPerToken} reads a token\n`,
-    )
+await run('engine', async (save) => {
+  const result = { flags: { ...flags, model: basename(flags.model) } }
+  if (wants('schedule')) {
+    result.scheduleMicros = microSchedule()
+    const { p50, p95, sequences } = result.scheduleMicros
+    console.log(`schedule + commit, ${sequences} sequences: ${p50} us p50, ${p95} us p95`)
   }
-}
-mkdirSync(join(root, 'bench', 'results'), { recursive: true })
-writeFileSync(join(root, 'bench', 'results', 'engine.json'), `${JSON.stringify(result, null, 2)}\n`)
-process.stdout.write('bench/results/engine.json\n')
+  if (wants('delivery')) {
+    result.delivery = await microDeliver()
+    const { p50, p95 } = result.delivery.perTokenMicros
+    console.log(`delivery: ${p50} us per token p50, ${p95} p95`)
+  }
+  if (wants('http')) {
+    result.http = []
+    for (const concurrency of flags.concurrency.split(',').map(Number)) {
+      const measured = await overHttp(concurrency)
+      result.http.push(measured)
+      console.log(
+        `${concurrency} streams: ${measured.cpuMicrosPerToken} us of the serving thread per token, ${measured.tokensPerSecond} tokens/s, ${measured.readsPerToken} reads per token`,
+      )
+    }
+  }
+  save(result)
+})

@@ -1,14 +1,17 @@
 #!/usr/bin/env node
 // `npm run bench -- host [--layers 16] [--steps 400] [--type Q4_0] [--batch 1,16]`
-// What a decode step costs the host on the WebGPU backend: processor time of the thread from a plan to the last submit. The model is as deep as asked and narrow, so that the adapter's own time does not get in the way; the number of dispatches,
-// which the host's time depends on, is that of any model of so many layers. JSON to bench/results/host.json.
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { cpus, loadavg, tmpdir } from 'node:os'
+// What a decode step costs the host on the WebGPU backend: processor time of the thread from a plan to the last submit. The model is as deep as
+// asked and narrow, so that the adapter's own time does not get in the way. The host's time depends on the number of dispatches, which is that of
+// any model of so many layers. JSON to bench/results/host.json.
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { createLocalRunner } from '../dist/engine/runner/local.js'
-import { GREEDY } from '../dist/kernels/sampling.js'
-import { writeGguf } from './_gguf.mjs'
+import { createLocalRunner } from '#dist/engine/runner/local.js'
+import { GREEDY } from '#dist/kernels/sampling.js'
+import { writeGguf } from './lib/gguf.mjs'
+import { run } from './lib/run.mjs'
+import { median, round } from './lib/stats.mjs'
 
 const { values: flags } = parseArgs({
   options: {
@@ -25,7 +28,6 @@ const layers = Number(flags.layers)
 const steps = Number(flags.steps)
 const batches = flags.batch.split(',').map(Number)
 const shape = { hidden: 64, inner: 128, layers, heads: 2, kvHeads: 1, headDim: 32, vocab: 512, rope: 10000 }
-const quantile = (values, q) => values.toSorted((a, b) => a - b)[Math.floor(q * (values.length - 1))]
 
 /** Milliseconds that this thread has had a processor: what other processes take does not count. Linux only. */
 function threadMs() {
@@ -62,58 +64,48 @@ async function measure(runner, batch, blocksPerSequence) {
   return { runs, dispatches }
 }
 
-const folder = mkdtempSync(join(tmpdir(), 'miniserve-host-'))
-const rows = []
-let device = null
-try {
-  const path = join(folder, 'model.gguf')
-  writeGguf(path, shape, flags.type)
-  const blocksPerSequence = Math.ceil((START + 2 * steps + 1) / BLOCK_SIZE)
-  for (const batch of batches) {
-    const row = { batch }
-    for (const traceKernels of [true, false]) {
-      const runner = createLocalRunner()
-      const info = await runner.load({
-        path,
-        device: 'webgpu',
-        quantization: 'none',
-        maxModelLen: blocksPerSequence * BLOCK_SIZE,
-        maxNumSeqs: Math.max(...batches),
-        maxNumBatchedTokens: 512,
-        blockSize: BLOCK_SIZE,
-        numKvBlocks: blocksPerSequence * Math.max(...batches),
-        threads: null,
-        traceKernels,
-        cacheDir: null,
-      })
-      device = info.device
-      const { runs, dispatches } = await measure(runner, batch, blocksPerSequence)
-      await runner.close()
-      if (traceKernels) row.dispatches = dispatches
-      else {
-        row.hostMs = Number(quantile(runs, 0.5).toFixed(3))
-        row.hostMsLeast = Number(Math.min(...runs).toFixed(3))
-        row.microsPerDispatch = Number(((1000 * row.hostMs) / row.dispatches).toFixed(2))
+await run('host', async (save) => {
+  const folder = mkdtempSync(join(tmpdir(), 'miniserve-host-'))
+  const rows = []
+  /** @type {any} */
+  let device = null
+  try {
+    const path = join(folder, 'model.gguf')
+    writeGguf(path, shape, flags.type)
+    const blocksPerSequence = Math.ceil((START + 2 * steps + 1) / BLOCK_SIZE)
+    for (const batch of batches) {
+      const row = { batch }
+      for (const traceKernels of [true, false]) {
+        const runner = createLocalRunner()
+        const info = await runner.load({
+          path,
+          device: 'webgpu',
+          quantization: 'none',
+          maxModelLen: blocksPerSequence * BLOCK_SIZE,
+          maxNumSeqs: Math.max(...batches),
+          maxNumBatchedTokens: 512,
+          blockSize: BLOCK_SIZE,
+          numKvBlocks: blocksPerSequence * Math.max(...batches),
+          threads: null,
+          traceKernels,
+          cacheDir: null,
+        })
+        device = info.device
+        const { runs, dispatches } = await measure(runner, batch, blocksPerSequence)
+        await runner.close()
+        if (traceKernels) row.dispatches = dispatches
+        else {
+          row.hostMs = round(median(runs), 3)
+          row.hostMsLeast = round(Math.min(...runs), 3)
+          row.microsPerDispatch = round((1000 * row.hostMs) / row.dispatches)
+        }
       }
+      rows.push(row)
     }
-    rows.push(row)
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
   }
-} finally {
-  rmSync(folder, { recursive: true, force: true })
-}
-console.log(`${layers} layers, ${flags.type}, ${device.adapter}; load ${loadavg()[0].toFixed(1)}`)
-console.table(rows)
-const report = {
-  bench: 'host',
-  date: new Date().toISOString(),
-  node: process.version,
-  cpu: `${cpus().length} x ${cpus()[0]?.model}`,
-  load: loadavg(),
-  adapter: device.adapter,
-  layers,
-  type: flags.type,
-  steps,
-  rows,
-}
-writeFileSync(new URL('./results/host.json', import.meta.url), `${JSON.stringify(report, null, 2)}\n`)
-process.exit(0)
+  console.log(`${layers} layers, ${flags.type}, ${device.adapter}`)
+  console.table(rows)
+  save({ adapter: device.adapter, layers, type: flags.type, steps, rows })
+})

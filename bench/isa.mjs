@@ -3,13 +3,13 @@
 // Every kernel that models of real shapes launch, compiled by the compiler that Radeon owners run (Mesa's RADV on its null device): registers,
 // spills, scratch, waves a SIMD, instructions by kind, and the compiler's own estimates for one wave. Nothing runs: no GPU is needed. The table
 // shows the worst of each kernel over the shapes, or with --all every row; JSON to bench/results/isa.json (with the default flags).
-import { writeFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { modelKernels } from '../dist/kernels/webgpu/catalogue.js'
-import { ENABLED_TOGGLES } from '../dist/kernels/webgpu/device.js'
-import { shaderText } from '../dist/kernels/webgpu/pipelines.js'
-import { SHAPES } from './_gguf.mjs'
+import { modelKernels } from '#dist/kernels/webgpu/catalogue.js'
+import { ENABLED_TOGGLES } from '#dist/kernels/webgpu/device.js'
+import { shaderText } from '#dist/kernels/webgpu/pipelines.js'
+import { SHAPES } from './lib/gguf.mjs'
 import { compileKernels, GPUS, missingTools } from './lib/isa/compile.mjs'
+import { run } from './lib/run.mjs'
 
 const { values: flags } = parseArgs({
   options: {
@@ -26,61 +26,55 @@ if (missing !== null) {
   process.exit(2)
 }
 
-const entries = flags.shape.split(',').flatMap((name) => {
-  if (SHAPES[name] === undefined) throw new Error(`--shape ${name}: one of ${Object.keys(SHAPES).join(', ')}`)
-  return flags.weights
-    .split(',')
-    .flatMap((weights) =>
+await run('isa', async (save) => {
+  const weightFormats = /** @type {('f16' | 'q8' | 'q4')[]} */ (flags.weights.split(','))
+  const entries = flags.shape.split(',').flatMap((name) => {
+    if (SHAPES[name] === undefined) throw new Error(`--shape ${name}: one of ${Object.keys(SHAPES).join(', ')}`)
+    return weightFormats.flatMap((weights) =>
       modelKernels(SHAPES[name], weights).map((entry) => ({ shape: name, text: shaderText(entry.source), ...entry })),
     )
+  })
+  const texts = [...new Set(entries.map(({ text }) => text))]
+  const gpus = flags.gpu.split(',')
+  const results = await compileKernels(texts, ENABLED_TOGGLES, gpus)
+
+  // A kernel that several shapes launch is one row.
+  const rows = new Map()
+  for (const { kernel, kind, weights, rows: most, shape, text } of entries) {
+    for (const gpu of gpus) {
+      const key = `${text}${gpu}${kernel}`
+      const known = rows.get(key)
+      if (known !== undefined) known.shapes = [...new Set([...known.shapes, shape])]
+      else
+        rows.set(key, { kernel, kind, weights, rows: most, gpu, shapes: [shape], ...results[gpu][texts.indexOf(text)] })
+    }
+  }
+  const kernels = [...rows.values()]
+
+  const shown = new Map()
+  for (const row of kernels) {
+    const key = flags.all ? shown.size : `${row.kernel} ${row.weights} ${row.rows} ${row.gpu}`
+    const known = shown.get(key)
+    if (known === undefined || row.waves_per_simd < known.waves_per_simd || row.scratch_bytes > known.scratch_bytes) {
+      shown.set(key, row)
+    }
+  }
+  console.table(
+    [...shown.values()].map((row) => ({
+      kernel: row.kernel,
+      weights: row.weights ?? '-',
+      rows: row.rows ?? 'any',
+      gpu: row.gpu,
+      VGPRs: row.vgprs,
+      spilled: row.spilled_vgprs,
+      scratch: row.scratch_bytes,
+      LDS: row.lds_bytes,
+      'waves a SIMD': row.waves_per_simd,
+      instructions: row.instructions,
+      'inverse throughput': row.inverse_throughput,
+    })),
+  )
+  const spilling = kernels.filter((row) => row.spilled_vgprs > 0 || row.scratch_bytes > 0).length
+  console.log(`${texts.length} kernels, ${spilling} of ${kernels.length} rows spill or use scratch`)
+  if (isDefault) save({ compiler: 'RADV (Mesa), null device', gpus, kernels })
 })
-const texts = [...new Set(entries.map(({ text }) => text))]
-const gpus = flags.gpu.split(',')
-const results = await compileKernels(texts, ENABLED_TOGGLES, gpus)
-
-// A kernel that several shapes launch is one row.
-const rows = new Map()
-for (const { kernel, kind, weights, rows: most, shape, text } of entries) {
-  for (const gpu of gpus) {
-    const key = `${text}${gpu}${kernel}`
-    const known = rows.get(key)
-    if (known !== undefined) known.shapes = [...new Set([...known.shapes, shape])]
-    else
-      rows.set(key, { kernel, kind, weights, rows: most, gpu, shapes: [shape], ...results[gpu][texts.indexOf(text)] })
-  }
-}
-const kernels = [...rows.values()]
-
-const shown = new Map()
-for (const row of kernels) {
-  const key = flags.all ? shown.size : `${row.kernel} ${row.weights} ${row.rows} ${row.gpu}`
-  const known = shown.get(key)
-  if (known === undefined || row.waves_per_simd < known.waves_per_simd || row.scratch_bytes > known.scratch_bytes) {
-    shown.set(key, row)
-  }
-}
-console.table(
-  [...shown.values()].map((row) => ({
-    kernel: row.kernel,
-    weights: row.weights ?? '-',
-    rows: row.rows ?? 'any',
-    gpu: row.gpu,
-    VGPRs: row.vgprs,
-    spilled: row.spilled_vgprs,
-    scratch: row.scratch_bytes,
-    LDS: row.lds_bytes,
-    'waves a SIMD': row.waves_per_simd,
-    instructions: row.instructions,
-    'inverse throughput': row.inverse_throughput,
-  })),
-)
-const spilling = kernels.filter((row) => row.spilled_vgprs > 0 || row.scratch_bytes > 0).length
-console.log(`${texts.length} kernels, ${spilling} of ${kernels.length} rows spill or use scratch`)
-if (isDefault) {
-  const file = new URL('./results/isa.json', import.meta.url)
-  const lines = kernels.map((row) => `    ${JSON.stringify(row)}`).join(',\n')
-  const head = { bench: 'isa', date: new Date().toISOString(), compiler: `RADV (Mesa), null device`, gpus }
-  writeFileSync(file, `${JSON.stringify(head, null, 2).slice(0, -2)},\n  "kernels": [\n${lines}\n  ]\n}\n`)
-  console.log(`written: ${file.pathname}`)
-}
-process.exit(0)

@@ -3,12 +3,12 @@
 // webgpu: each op at a model's shapes: device time, GB/s, GFLOP/s, and percent of what the adapter itself reaches in the same process (a
 // streaming read and a multiply-add kernel). cpu: the matrix products. Whole steps, the host's share and two steps in flight: bench model.
 // JSON to bench/results, a file a shape and adapter.
-import { mkdirSync, writeFileSync } from 'node:fs'
-import { availableParallelism, cpus, loadavg } from 'node:os'
+import { availableParallelism } from 'node:os'
 import { parseArgs } from 'node:util'
-import { SHAPES } from './_gguf.mjs'
-import { benchCpuKernels } from './_kernels-cpu.mjs'
-import { benchWebGpuKernels } from './_kernels-webgpu.mjs'
+import { SHAPES } from './lib/gguf.mjs'
+import { benchCpuKernels } from './lib/kernels-cpu.mjs'
+import { benchWebGpuKernels } from './lib/kernels-webgpu.mjs'
+import { run } from './lib/run.mjs'
 
 const { values: flags } = parseArgs({
   options: {
@@ -45,24 +45,12 @@ function weights(format, rows, cols) {
 
 const bytesOf = { f32: 4, f16: 2, q8: 1 + 2 / 32, q4: 0.5 + 2 / 32 }
 
-const report = {
-  bench: 'kernels',
-  date: new Date().toISOString(),
-  node: process.version,
-  cpu: `${cpus().length} x ${cpus()[0]?.model}`,
-  load: loadavg(),
-  shape: flags.shape,
+/** A file per shape and adapter. */
+function fileOf(adapter) {
+  return `kernels-${flags.shape}-${adapter.replaceAll(/[^A-Za-z0-9]+/g, '-').replaceAll(/^-|-$/g, '')}`
 }
 
-function write(report) {
-  mkdirSync(new URL('./results/', import.meta.url), { recursive: true })
-  const adapter = report.adapter.replaceAll(/[^A-Za-z0-9]+/g, '-').replaceAll(/^-|-$/g, '')
-  const file = new URL(`./results/kernels-${flags.shape}-${adapter}.json`, import.meta.url)
-  writeFileSync(file, `${JSON.stringify(report, null, 2)}\n`)
-  console.log(`written: ${file.pathname}`)
-}
-
-async function benchCpu() {
+async function benchCpu(save) {
   const { hidden, inner, heads, kvHeads, headDim } = shape
   const measured = await benchCpuKernels({
     matrices: [
@@ -78,13 +66,13 @@ async function benchCpu() {
     bytesOf,
   })
   console.log(
-    `${measured.adapter} (${measured.driver}); streaming read ${measured.readBandwidth.gigabytesPerSecond.toFixed(1)} GB/s; load ${report.load[0]}`,
+    `${measured.adapter} (${measured.driver}); streaming read ${measured.readBandwidth.gigabytesPerSecond.toFixed(1)} GB/s`,
   )
   console.table(measured.results)
-  write({ ...report, ...measured })
+  save({ shape: flags.shape, ...measured }, fileOf(measured.adapter))
 }
 
-async function benchWebGpu() {
+async function benchWebGpu(save) {
   const { info, roofline, kernels } = await benchWebGpuKernels({
     shape,
     formats,
@@ -97,12 +85,11 @@ async function benchWebGpu() {
   const { adapter, driver, isSoftware } = info
   const driverThreads = isSoftware ? Number(process.env.LP_NUM_THREADS ?? availableParallelism()) : null
   console.log(
-    `${adapter} (${driver})${driverThreads === null ? '' : `, ${driverThreads} driver threads`}; load ${report.load[0]}\n` +
+    `${adapter} (${driver})${driverThreads === null ? '' : `, ${driverThreads} driver threads`}\n` +
       `roofline: ${roofline.gigabytesPerSecond.toFixed(1)} GB/s, ${roofline.gigaflopsPerSecond.toFixed(0)} GFLOP/s`,
   )
   console.table(kernels)
-  write({ ...report, adapter, driver, driverThreads, roofline, kernels })
+  save({ shape: flags.shape, adapter, driver, driverThreads, roofline, kernels }, fileOf(adapter))
 }
 
-await (flags.device === 'cpu' ? benchCpu() : benchWebGpu())
-process.exit(0)
+await run('kernels', (save) => (flags.device === 'cpu' ? benchCpu(save) : benchWebGpu(save)))

@@ -3,16 +3,16 @@
 // sizes, for each quantization in turn. With --peers the same file through node-llama-cpp, turn by turn in the same run, and a short run of the
 // reference backend beside it. Decode one step at a time beside two in flight; on webgpu where a step's time goes, by kernel. JSON to
 // bench/results, a file a device and quantization.
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { availableParallelism, cpus, loadavg, release, tmpdir, totalmem } from 'node:os'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { availableParallelism, tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { SHAPES, writeGguf } from './_gguf.mjs'
-import { loadOurs, loadPeer, profileOurs } from './_model-runners.mjs'
+import { SHAPES, writeGguf } from './lib/gguf.mjs'
+import { loadOurs, loadPeer, profileOurs } from './lib/model-runners.mjs'
 import { measureReadBandwidth } from './lib/bandwidth/measure.mjs'
+import { root, run } from './lib/run.mjs'
+import { median } from './lib/stats.mjs'
 
-const here = dirname(fileURLToPath(import.meta.url))
 const TYPES = { none: 'F16', q8: 'Q8_0', q4: 'Q4_0' }
 /** The reference computes in float64 on one thread: long enough to measure, short enough to wait for. */
 const REFERENCE = { prompt: 32, tokens: 8 }
@@ -28,7 +28,6 @@ const { values: flags } = parseArgs({
     rounds: { type: 'string', default: '3' },
     threads: { type: 'string' },
     peers: { type: 'boolean', default: false },
-    out: { type: 'string' },
   },
 })
 const fail = (message) => {
@@ -41,7 +40,6 @@ const quantizations = flags.quantization.split(',')
 for (const name of quantizations) {
   if (TYPES[name] === undefined) fail(`--quantization ${name} is none of ${Object.keys(TYPES).join(', ')}`)
 }
-if (flags.out !== undefined && quantizations.length > 1) fail('--out takes one --quantization')
 const batches = flags.batch.split(',').map(Number)
 const prompt = Number(flags.prompt)
 const tokens = Number(flags.tokens)
@@ -50,7 +48,7 @@ const threads = flags.threads === undefined ? null : Number(flags.threads)
 
 /** The dimensions of the model in models/ that the server serves by default. */
 function bundledShape() {
-  const config = JSON.parse(readFileSync(join(here, '..', 'models', 'mini-1m', 'config.json'), 'utf8'))
+  const config = JSON.parse(readFileSync(join(root, 'models', 'mini-1m', 'config.json'), 'utf8'))
   return {
     hidden: config.hidden_size,
     inner: config.intermediate_size,
@@ -63,7 +61,6 @@ function bundledShape() {
   }
 }
 
-const median = (values) => values.toSorted((a, b) => a - b)[values.length >> 1]
 const rate = (value) => (value >= 100 ? value.toFixed(0) : value.toFixed(1))
 
 /** Loads the peers; those that cannot run are left out, with the reason. */
@@ -171,7 +168,7 @@ function printRows(rows, weightBytes) {
   }
 }
 
-async function benchmark(quantization, folder, bandwidth) {
+async function benchmark(quantization, folder, bandwidth, save) {
   const type = TYPES[quantization]
   const file = join(folder, `${flags.shape}-${type}.gguf`)
   const weightBytes = writeGguf(file, shape, type)
@@ -195,7 +192,7 @@ async function benchmark(quantization, folder, bandwidth) {
         : null
     process.stdout.write(
       `\n${flags.shape} ${type}, ${(weightBytes / 1e6).toFixed(0)} MB of weights, prompt ${prompt}, ${tokens} tokens, median of ${rounds} rounds\n` +
-        `${device.adapter} (${device.driver}); ${driverThreads === null ? '' : `${driverThreads} driver threads; `}loaded in ${(ours.loadMs / 1000).toFixed(1)} s; streaming read ${bandwidth.gigabytesPerSecond.toFixed(1)} GB/s on ${bandwidth.threads} threads; load ${loadavg()[0].toFixed(1)}\n`,
+        `${device.adapter} (${device.driver}); ${driverThreads === null ? '' : `${driverThreads} driver threads; `}loaded in ${(ours.loadMs / 1000).toFixed(1)} s; streaming read ${bandwidth.gigabytesPerSecond.toFixed(1)} GB/s on ${bandwidth.threads} threads\n`,
     )
     const samples = await measureAll(runners, skipped)
     const measured = [...samples.keys()]
@@ -211,9 +208,9 @@ async function benchmark(quantization, folder, bandwidth) {
     for (const reason of skipped) process.stdout.write(`skipped: ${reason}\n`)
     printRows(rows, weightBytes)
     const decodeOf = (batch) => rows.find((row) => row.batch === batch)?.results[0].decodeTokensPerSecond
-    if (decodeOf(1) !== undefined && decodeOf(16) !== undefined) {
-      process.stdout.write(`batch 16 decodes ${(decodeOf(16) / decodeOf(1)).toFixed(1)}x batch 1\n`)
-    }
+    const [one, sixteen] = [decodeOf(1), decodeOf(16)]
+    if (one !== undefined && sixteen !== undefined)
+      console.log(`batch 16 decodes ${(sixteen / one).toFixed(1)}x batch 1`)
     const reference = flags.peers && flags.device !== 'reference' ? await compareWithReference(file, ours) : null
     if (reference !== null) {
       process.stdout.write(
@@ -229,40 +226,38 @@ async function benchmark(quantization, folder, bandwidth) {
     const profile =
       flags.device === 'webgpu' ? await profileOurs({ file, device: flags.device, threads, prompt }) : null
     if (profile !== null) printProfile(profile)
-    const report = {
-      bench: 'model',
-      date: new Date().toISOString(),
-      shape: { name: flags.shape, ...shape },
-      type,
-      weightBytes,
-      prompt,
-      tokens,
-      rounds,
-      device,
-      driverThreads,
-      hardware: { cpu: cpus()[0]?.model, cores: availableParallelism(), memoryBytes: totalmem(), kernel: release() },
-      node: process.version,
-      readBandwidth: bandwidth,
-      peers: measured.slice(1).map(({ name, info }) => ({ name, ...info })),
-      skipped,
-      rows,
-      inFlight,
-      profile,
-      reference,
-    }
-    const out = flags.out ?? join(here, 'results', `model-${flags.device}-${flags.shape}-${quantization}.json`)
-    mkdirSync(dirname(out), { recursive: true })
-    writeFileSync(out, `${JSON.stringify(report, null, 2)}\n`)
+    save(
+      {
+        shape: { name: flags.shape, ...shape },
+        type,
+        weightBytes,
+        prompt,
+        tokens,
+        rounds,
+        device,
+        driverThreads,
+        readBandwidth: bandwidth,
+        peers: measured.slice(1).map(({ name, info }) => ({ name, ...info })),
+        skipped,
+        rows,
+        inFlight,
+        profile,
+        reference,
+      },
+      `model-${flags.device}-${flags.shape}-${quantization}`,
+    )
   } finally {
     for (const runner of runners) await runner.close()
     rmSync(file, { force: true })
   }
 }
 
-const folder = mkdtempSync(join(tmpdir(), 'miniserve-bench-'))
-try {
-  const bandwidth = await measureReadBandwidth(threads)
-  for (const quantization of quantizations) await benchmark(quantization, folder, bandwidth)
-} finally {
-  rmSync(folder, { recursive: true, force: true })
-}
+await run('model', async (save) => {
+  const folder = mkdtempSync(join(tmpdir(), 'miniserve-bench-'))
+  try {
+    const bandwidth = await measureReadBandwidth(threads)
+    for (const quantization of quantizations) await benchmark(quantization, folder, bandwidth, save)
+  } finally {
+    rmSync(folder, { recursive: true, force: true })
+  }
+})

@@ -1,17 +1,17 @@
 #!/usr/bin/env node
-// `npm run bench -- quality [--model PATH] [--devices reference,cpu,webgpu] [--quantization none] [--tokens 256] [--generate 24] [--out FILE]`
+// `npm run bench -- quality [--model PATH] [--devices reference,cpu,webgpu] [--quantization none] [--tokens 256] [--generate 24]`
 // What a backend's arithmetic costs in quality, on real weights: perplexity of a text (this project's own documentation), the largest and the mean
 // difference of log-probabilities from the first device named, and whether greedy text of five prompts is the same. Weights are the same on all:
 // what differs is how activations and sums are rounded.
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { createLocalRunner } from '../dist/engine/runner/local.js'
-import { loadTokenizer } from '../dist/engine/tokenizer.js'
-import { GREEDY } from '../dist/kernels/sampling.js'
+import { createLocalRunner } from '#dist/engine/runner/local.js'
+import { loadTokenizer } from '#dist/engine/tokenizer.js'
+import { GREEDY } from '#dist/kernels/sampling.js'
+import { root, run } from './lib/run.mjs'
+import { mean, round } from './lib/stats.mjs'
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const { values: flags } = parseArgs({
   options: {
     model: { type: 'string', default: join(root, 'models', 'mini-1m') },
@@ -20,7 +20,6 @@ const { values: flags } = parseArgs({
     quantization: { type: 'string', default: 'none' },
     tokens: { type: 'string', default: '256' },
     generate: { type: 'string', default: '24' },
-    out: { type: 'string' },
   },
 })
 const PROMPTS = [
@@ -45,7 +44,7 @@ async function evaluate(device) {
     const info = await runner.load({
       path: flags.model,
       device,
-      quantization: flags.quantization,
+      quantization: /** @type {'none' | 'q8' | 'q4'} */ (flags.quantization),
       maxModelLen: blocks * BLOCK_SIZE,
       maxNumSeqs: 1,
       maxNumBatchedTokens: 64,
@@ -90,45 +89,37 @@ async function evaluate(device) {
   }
 }
 
-const results = []
-for (const device of flags.devices.split(',')) results.push(await evaluate(device))
-const [first] = results
-const perplexity = (logprobs) => Math.exp(-logprobs.reduce((sum, value) => sum + value, 0) / logprobs.length)
-const rows = results.map(({ device, logprobs, texts }) => {
-  const differences = logprobs.map((value, i) => Math.abs(value - first.logprobs[i]))
-  const own = perplexity(logprobs)
-  return {
-    device: device.kind,
-    adapter: device.adapter,
-    perplexity: Number(own.toFixed(4)),
-    changePercent: Number((100 * (own / perplexity(first.logprobs) - 1)).toFixed(3)),
-    meanDifference: Number((differences.reduce((sum, value) => sum + value, 0) / differences.length).toFixed(5)),
-    largestDifference: Number(Math.max(...differences).toFixed(4)),
-    sameGreedyTexts: texts.filter((tokens, i) => tokens.every((token, k) => token === first.texts[i][k])).length,
-    sameGreedyTokens: texts.reduce((sum, tokens, i) => {
-      const at = tokens.findIndex((token, k) => token !== first.texts[i][k])
-      return sum + (at < 0 ? tokens.length : at)
-    }, 0),
-  }
+await run('quality', async (save) => {
+  const results = []
+  for (const device of flags.devices.split(',')) results.push(await evaluate(device))
+  const [first] = results
+  const perplexity = (logprobs) => Math.exp(-mean(logprobs))
+  const rows = results.map(({ device, logprobs, texts }) => {
+    const differences = logprobs.map((value, i) => Math.abs(value - first.logprobs[i]))
+    const own = perplexity(logprobs)
+    return {
+      device: device.kind,
+      adapter: device.adapter,
+      perplexity: round(own, 4),
+      changePercent: round(100 * (own / perplexity(first.logprobs) - 1), 3),
+      meanDifference: round(mean(differences), 5),
+      largestDifference: round(Math.max(...differences), 4),
+      sameGreedyTexts: texts.filter((tokens, i) => tokens.every((token, k) => token === first.texts[i][k])).length,
+      sameGreedyTokens: texts.reduce((sum, tokens, i) => {
+        const at = tokens.findIndex((token, k) => token !== first.texts[i][k])
+        return sum + (at < 0 ? tokens.length : at)
+      }, 0),
+    }
+  })
+  const { name, quantization } = flags
+  const tokens = first.logprobs.length
+  console.log(`${name}, quantization ${quantization}, ${tokens} tokens; five prompts of ${numGenerated} greedy tokens`)
+  console.table(
+    rows,
+    Object.keys(rows[0]).filter((key) => key !== 'adapter'),
+  )
+  save(
+    { model: name, quantization, tokens, generated: numGenerated, prompts: PROMPTS, rows },
+    `quality-${name}-${quantization}`,
+  )
 })
-console.log(
-  `${flags.name}, quantization ${flags.quantization}, ${first.logprobs.length} tokens; five prompts of ${numGenerated} greedy tokens`,
-)
-console.table(
-  rows,
-  Object.keys(rows[0]).filter((key) => key !== 'adapter'),
-)
-const out = flags.out ?? join(root, 'bench', 'results', `quality-${flags.name}-${flags.quantization}.json`)
-mkdirSync(dirname(out), { recursive: true })
-const report = {
-  bench: 'quality',
-  date: new Date().toISOString(),
-  model: flags.name,
-  quantization: flags.quantization,
-  tokens: first.logprobs.length,
-  generated: numGenerated,
-  prompts: PROMPTS,
-  rows,
-}
-writeFileSync(out, `${JSON.stringify(report, null, 2)}\n`)
-process.exit(0)

@@ -3,16 +3,16 @@
 // interleaved; run-ahead off and on likewise; a long prompt cold, from disk, from host memory and from the pool. Where the system tells it (Linux), the
 // CPU time of each of the server's threads a token. What scheduling a step and delivering a token cost: bench/engine.mjs.
 //   npm run bench -- serve [--device cpu|reference|webgpu|auto] [--model PATH] [--concurrency 1,4,16] [--rate 2,8] [--seconds 10] [--tokens 64] [--rounds 4] [--clients 4] [--only closed|poisson|workloads|prefix|tiers|runahead|tracing]
-// Results: bench/results/serve.json
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { cpus, loadavg, tmpdir, totalmem } from 'node:os'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+// Results: a file per section, bench/results/serve-SECTION.json
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { parseArgs } from 'node:util'
-import { closedLoop, complete, createAgent } from './_load.mjs'
-import { startServer } from './_server.mjs'
+import { closedLoop, complete, createAgent } from './lib/load-generator.mjs'
+import { run } from './lib/run.mjs'
+import { startServer } from './lib/server.mjs'
+import { median, quantile, round, seededRandom } from './lib/stats.mjs'
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const { values: flags } = parseArgs({
   options: {
     device: { type: 'string', default: 'auto' },
@@ -31,22 +31,7 @@ const TOKENS = Number(flags.tokens)
 const numbers = (list) => list.split(',').map(Number)
 const wants = (name) => flags.only === undefined || flags.only.split(',').includes(name)
 
-const quantile = (values, q) => {
-  const sorted = [...values].sort((a, b) => a - b)
-  return sorted.length === 0 ? null : sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))]
-}
 const spread = (values) => ({ p50: quantile(values, 0.5), p95: quantile(values, 0.95), p99: quantile(values, 0.99) })
-const rounded = (value, digits = 1) => (value === null || value === undefined ? null : Number(value.toFixed(digits)))
-
-/** Seeded, so that every run sends the same prompts at the same times. */
-function createRandom(seed) {
-  let state = seed >>> 0
-  return () => {
-    state = (Math.imul(state, 1664525) + 1013904223) >>> 0
-    return state / 2 ** 32
-  }
-}
-
 const WORDS =
   'the river runs past an old mill where a grey cat sleeps on warm stones and children throw bread to slow brown ducks'.split(
     ' ',
@@ -73,7 +58,7 @@ function threadCpuMs(url) {
 }
 
 /** A server of its own in a folder of its own, or in a given one that stays; `use` gets its URL. */
-async function withServer(args, use, keptFolder = null) {
+async function withServer(args, use, /** @type {string | null} */ keptFolder = null) {
   const model = flags.model === undefined ? [] : ['--model', flags.model]
   const server = await startServer(['--device', flags.device, '--log-level', 'warn', ...model, ...args], keptFolder)
   pids.set(server.url, server.pid)
@@ -113,19 +98,19 @@ async function measure(url, load) {
   return {
     requests: ok.length,
     failed: results.length - ok.length,
-    seconds: rounded(seconds, 2),
-    requestsPerSecond: rounded(ok.length / seconds, 2),
-    outputTokensPerSecond: rounded(outputTokens / seconds),
+    seconds: round(seconds, 2),
+    requestsPerSecond: round(ok.length / seconds, 2),
+    outputTokensPerSecond: round(outputTokens / seconds, 1),
     ttftMs: spread(ok.flatMap((result) => (result.arrivals.length === 0 ? [] : [result.arrivals[0] - result.startMs]))),
     itlMs: spread(ok.flatMap((result) => result.arrivals.slice(1).map((atMs, i) => atMs - result.arrivals[i]))),
     cpuMicrosPerToken:
       startCpuMs === null || endCpuMs === null || outputTokens === 0
         ? null
         : {
-            serving: rounded(((endCpuMs.serving - startCpuMs.serving) * 1000) / outputTokens),
-            others: rounded(((endCpuMs.others - startCpuMs.others) * 1000) / outputTokens),
+            serving: round(((endCpuMs.serving - startCpuMs.serving) * 1000) / outputTokens, 1),
+            others: round(((endCpuMs.others - startCpuMs.others) * 1000) / outputTokens, 1),
           },
-    hitRate: queries === 0 ? 0 : rounded(hits / queries, 3),
+    hitRate: queries === 0 ? 0 : round(hits / queries, 3),
     preemptions: (await counter(url, 'num_preemptions_total')) - before.preemptions,
   }
 }
@@ -136,7 +121,7 @@ const closed = (url, concurrency, seconds, next) => (done) =>
 
 /** Requests at exponential distances, whether or not the server keeps up. */
 const poisson = (url, rate, seconds, next) => async (done) => {
-  const random = createRandom(7)
+  const random = seededRandom(7)
   const endMs = performance.now() + seconds * 1000
   const open = []
   const one = async (body) => done(await send(url, body))
@@ -151,7 +136,7 @@ const poisson = (url, rate, seconds, next) => async (done) => {
 let numWorkloads = 0
 function workload(kind) {
   // Another seed each: what one load left in the cache is not what the next one asks for.
-  const random = createRandom(7919 * ++numWorkloads)
+  const random = seededRandom(7919 * ++numWorkloads)
   const prefix = words(random, 300)
   const turns = new Map()
   const prompt = (client) => {
@@ -167,80 +152,69 @@ function workload(kind) {
   return (client) => ({ prompt: prompt(client), seed: Math.floor(random() * 2 ** 31) })
 }
 
-const rows = []
-function report(section, label, result) {
-  rows.push({ section, label, ...result })
+/** Prints what a load did, as a row of the table; returns it with its label. */
+function row(section, label, result) {
   const { ttftMs: t, itlMs: i } = result
-  const cell = (value, width = 8) => String(rounded(value) ?? '-').padStart(width)
+  const cell = (value, width = 8) => String(round(value, 1) ?? '-').padStart(width)
   process.stdout.write(
     `${section.padEnd(10)}${label.padEnd(26)}${cell(result.requestsPerSecond)}${cell(result.outputTokensPerSecond, 9)}${cell(t.p50)}${cell(t.p95)}${cell(t.p99)}${cell(i.p50)}${cell(i.p95)}${cell(i.p99)}${cell(result.hitRate * 100, 7)}${cell(result.preemptions, 6)}${cell(result.failed, 6)}\n`,
   )
+  return { section, label, ...result }
 }
 const header = () =>
   process.stdout.write(
     `\n${'section'.padEnd(10)}${'load'.padEnd(26)}${['req/s', 'tok/s', 'ttft50', 'ttft95', 'ttft99', 'itl50', 'itl95', 'itl99', 'hit %', 'preem', 'fail'].map((name, i) => name.padStart([8, 9, 8, 8, 8, 8, 8, 8, 7, 6, 6][i])).join('')}\n`,
   )
 
-const result = {
-  date: new Date().toISOString(),
-  node: process.version,
-  cpu: cpus()[0]?.model,
-  cores: cpus().length,
-  memoryGiB: rounded(totalmem() / 2 ** 30),
-  loadAverage: loadavg().map((load) => rounded(load, 2)),
-  flags,
+/** So many clients, each with its next request when the last is answered. */
+async function closedLoad(url) {
+  const rows = []
+  for (const concurrency of numbers(flags.concurrency)) {
+    const load = closed(url, concurrency, SECONDS, workload('independent'))
+    rows.push(row('closed', `${concurrency} clients`, await measure(url, load)))
+  }
+  return { rows }
 }
 
-header()
-if (['closed', 'poisson', 'workloads', 'prefix'].some(wants)) {
-  await withServer([], async (url) => {
-    const version = await (await fetch(`${url}/version`)).json()
-    result.server = version
-    await closed(url, 2, Math.min(3, SECONDS), workload('independent'))(() => {})
-    if (wants('closed')) {
-      for (const concurrency of numbers(flags.concurrency))
-        report(
-          'closed',
-          `${concurrency} clients`,
-          await measure(url, closed(url, concurrency, SECONDS, workload('independent'))),
-        )
-    }
-    if (wants('poisson')) {
-      for (const rate of numbers(flags.rate))
-        report(
-          'poisson',
-          `${rate} requests/s`,
-          await measure(url, poisson(url, rate, SECONDS, workload('independent'))),
-        )
-    }
-    if (wants('workloads')) {
-      for (const kind of ['shared-prefix', 'multi-turn'])
-        report('workload', `${kind}, 8 clients`, await measure(url, closed(url, 8, SECONDS, workload(kind))))
-    }
-    if (wants('prefix')) {
-      const ttft = ({ arrivals, startMs }) => arrivals[0] - startMs
-      const [cold, warm] = [[], []]
-      for (let i = 0; i < 3; i++) {
-        const ids = Array.from({ length: 4000 }, (_, j) => 300 + ((j * 7 + i * 131) % 600))
-        const ask = (tail) => send(url, { prompt: [...ids, 300 + tail], max_tokens: 4 })
-        cold.push(ttft(await ask(1)))
-        warm.push(ttft(await ask(2)))
-      }
-      result.prefix = {
-        tokens: 4000,
-        coldTtftMs: rounded(quantile(cold, 0.5)),
-        warmTtftMs: rounded(quantile(warm, 0.5)),
-      }
-      process.stdout.write(
-        `prefix of 4,000 tokens: ttft cold ${result.prefix.coldTtftMs} ms, warm ${result.prefix.warmTtftMs} ms (goal 1/10)\n`,
-      )
-    }
-  })
+/** Arrivals at random, so many per second. */
+async function poissonLoad(url) {
+  const rows = []
+  for (const rate of numbers(flags.rate)) {
+    const load = poisson(url, rate, SECONDS, workload('independent'))
+    rows.push(row('poisson', `${rate} requests/s`, await measure(url, load)))
+  }
+  return { rows }
+}
+
+/** Prompts that share their beginning. */
+async function sharedLoad(url) {
+  const rows = []
+  for (const kind of ['shared-prefix', 'multi-turn']) {
+    rows.push(row('workload', `${kind}, 8 clients`, await measure(url, closed(url, 8, SECONDS, workload(kind)))))
+  }
+  return { rows }
+}
+
+/** Time to first token of a long prompt, and of another one with the same beginning. */
+async function prefix(url) {
+  const ttft = ({ arrivals, startMs }) => arrivals[0] - startMs
+  /** @type {number[][]} */
+  const [cold, warm] = [[], []]
+  for (let i = 0; i < 3; i++) {
+    const ids = Array.from({ length: 4000 }, (_, j) => 300 + ((j * 7 + i * 131) % 600))
+    const ask = (tail) => send(url, { prompt: [...ids, 300 + tail], max_tokens: 4 })
+    cold.push(ttft(await ask(1)))
+    warm.push(ttft(await ask(2)))
+  }
+  const found = { tokens: 4000, coldTtftMs: round(median(cold), 1), warmTtftMs: round(median(warm), 1) }
+  console.log(`prefix of 4,000 tokens: ttft cold ${found.coldTtftMs} ms, warm ${found.warmTtftMs} ms`)
+  return { prefix: found }
 }
 
 /** Two settings of the server, both running, loaded in turns, so that drift of the machine falls on both. */
 async function interleaved(section, settings) {
   const totals = settings.map(() => [])
+  const rows = []
   await withServer(settings[0].args, (first) =>
     withServer(settings[1].args, async (second) => {
       for (const url of [first, second]) await closed(url, 2, Math.min(3, SECONDS), workload('independent'))(() => {})
@@ -251,16 +225,15 @@ async function interleaved(section, settings) {
             closed([first, second][i], Number(flags.clients), SECONDS, workload('independent')),
           )
           totals[i].push(measured.outputTokensPerSecond)
-          report(section, `${settings[i].name}, round ${round + 1}`, measured)
+          rows.push(row(section, `${settings[i].name}, round ${round + 1}`, measured))
         }
       }
     }),
   )
-  const [a, b] = totals.map((values) => quantile(values, 0.5))
-  result[section] = { [settings[0].name]: a, [settings[1].name]: b, differencePercent: rounded((b / a - 1) * 100, 2) }
-  process.stdout.write(
-    `${section}: ${settings[0].name} ${a} tok/s, ${settings[1].name} ${b} tok/s (${result[section].differencePercent} %)\n`,
-  )
+  const [a, b] = totals.map(median)
+  const differencePercent = round((b / a - 1) * 100, 2)
+  console.log(`${section}: ${settings[0].name} ${a} tok/s, ${settings[1].name} ${b} tok/s (${differencePercent} %)`)
+  return { rows, [section]: { [settings[0].name]: a, [settings[1].name]: b, differencePercent } }
 }
 
 /**
@@ -271,7 +244,7 @@ async function tiers() {
   const numTokens = 2000
   const folder = mkdtempSync(join(tmpdir(), 'miniserve-bench-tiers-'))
   const ids = (seed) => {
-    const random = createRandom(seed)
+    const random = seededRandom(seed)
     return Array.from({ length: numTokens }, () => 300 + Math.floor(random() * 600))
   }
   const ask = async (url, round) => {
@@ -284,6 +257,7 @@ async function tiers() {
     [...common, '--kv-host-memory', '0'],
     [...common, '--kv-host-memory', '1GiB'],
   ]
+  /** @type {Record<'cold' | 'disk' | 'host' | 'pool', { ttftMs: number, cachedTokens: number }[]>} */
   const found = { cold: [], disk: [], host: [], pool: [] }
   try {
     for (let round = 0; round < Number(flags.rounds); round++) {
@@ -310,44 +284,41 @@ async function tiers() {
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }
-  const median = (list, key) =>
-    rounded(
-      quantile(
-        list.map((item) => item[key]),
-        0.5,
-      ),
-    )
-  result.tiers = {
-    tokens: numTokens,
-    ...Object.fromEntries(
-      Object.entries(found).map(([tier, list]) => [
-        tier,
-        { ttftMs: median(list, 'ttftMs'), cachedTokens: median(list, 'cachedTokens') },
-      ]),
-    ),
+  const summary = {}
+  for (const [tier, list] of Object.entries(found)) {
+    const ttftMs = round(median(list.map((item) => item.ttftMs)), 1)
+    const cachedTokens = median(list.map((item) => item.cachedTokens))
+    summary[tier] = { ttftMs, cachedTokens }
+    console.log(`${numTokens} tokens, ${tier.padEnd(5)} ttft ${ttftMs} ms, ${cachedTokens} tokens cached`)
   }
-  for (const tier of Object.keys(found)) {
-    const { ttftMs, cachedTokens } = result.tiers[tier]
-    process.stdout.write(`${numTokens} tokens, ${tier.padEnd(5)} ttft ${ttftMs} ms, ${cachedTokens} tokens cached\n`)
-  }
+  return { tiers: { tokens: numTokens, ...summary } }
 }
 
-if (wants('tiers')) await tiers()
-if (wants('runahead')) {
-  await interleaved('runahead', [
-    { name: 'run-ahead 0', args: ['--run-ahead', '0'] },
-    { name: 'run-ahead 1', args: ['--run-ahead', '1'] },
-  ])
-}
-if (wants('tracing')) {
-  await interleaved('tracing', [
-    { name: 'tracing off', args: ['--trace-detail', 'off'] },
-    { name: 'tracing on', args: ['--trace-detail', 'contract'] },
-  ])
-}
+/** Sections that share a server; each has a file of results. */
+const ON_ONE_SERVER = { closed: closedLoad, poisson: poissonLoad, workloads: sharedLoad, prefix }
+const RUN_AHEAD = [
+  { name: 'run-ahead 0', args: ['--run-ahead', '0'] },
+  { name: 'run-ahead 1', args: ['--run-ahead', '1'] },
+]
+const TRACING = [
+  { name: 'tracing off', args: ['--trace-detail', 'off'] },
+  { name: 'tracing on', args: ['--trace-detail', 'contract'] },
+]
 
-agent.destroy()
-result.rows = rows
-mkdirSync(join(root, 'bench', 'results'), { recursive: true })
-writeFileSync(join(root, 'bench', 'results', 'serve.json'), `${JSON.stringify(result, null, 2)}\n`)
-process.stdout.write('bench/results/serve.json\n')
+await run('serve', async (save) => {
+  header()
+  const sections = Object.entries(ON_ONE_SERVER).filter(([name]) => wants(name))
+  if (sections.length > 0) {
+    await withServer([], async (url) => {
+      const server = await (await fetch(`${url}/version`)).json()
+      await closed(url, 2, Math.min(3, SECONDS), workload('independent'))(() => {})
+      for (const [name, section] of sections) save({ flags, server, ...(await section(url)) }, `serve-${name}`)
+    })
+  }
+  if (wants('tiers')) save({ flags, ...(await tiers()) }, 'serve-tiers')
+  if (wants('runahead')) {
+    save({ flags, ...(await interleaved('runahead', RUN_AHEAD)) }, `serve-runahead-${flags.clients}`)
+  }
+  if (wants('tracing')) save({ flags, ...(await interleaved('tracing', TRACING)) }, 'serve-tracing')
+  agent.destroy()
+})

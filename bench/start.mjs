@@ -1,23 +1,19 @@
 // The first minute of a user: start to ready, tokens per second of one stream, and how fast /health answers meanwhile.
 //   npm run bench -- start [--device cpu|reference|webgpu] [--runs 5]      results: bench/results/start.json
-import { mkdirSync, writeFileSync } from 'node:fs'
-import { cpus, loadavg, totalmem } from 'node:os'
-import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
-import { startServer } from './_server.mjs'
+import { parseArgs } from 'node:util'
+import { run } from './lib/run.mjs'
+import { startServer } from './lib/server.mjs'
+import { median, quantile, round } from './lib/stats.mjs'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
-const flag = (name, fallback) => {
-  const at = process.argv.indexOf(`--${name}`)
-  return at < 0 ? fallback : process.argv[at + 1]
-}
-const devices = flag('device', 'cpu,reference').split(',')
-const numRuns = Number(flag('runs', '5'))
+const { values: flags } = parseArgs({
+  options: {
+    device: { type: 'string', default: 'cpu,reference' },
+    runs: { type: 'string', default: '5' },
+  },
+})
+const devices = flags.device.split(',')
+const numRuns = Number(flags.runs)
 const MAX_TOKENS = 512
-
-const quantile = (values, q) =>
-  [...values].sort((a, b) => a - b)[Math.min(values.length - 1, Math.floor(values.length * q))]
-const median = (values) => quantile(values, 0.5)
 
 async function measure(device) {
   const server = await startServer(['--device', device])
@@ -37,7 +33,7 @@ async function measure(device) {
         }),
       })
       const text = await response.text()
-      return JSON.parse(/"timings":(\{[^}]*\})/.exec(text)[1]).tokens_per_second
+      return JSON.parse(/"timings":(\{[^}]*\})/.exec(text)?.[1] ?? '{}').tokens_per_second
     }
     await stream()
     const streaming = { isOver: false }
@@ -62,40 +58,23 @@ async function measure(device) {
   }
 }
 
-const results = []
-for (const device of devices) {
-  const runs = []
-  for (let i = 0; i < numRuns; i++) runs.push(await measure(device))
-  const health = runs.flatMap((run) => run.health)
-  results.push({
-    device,
-    runs: numRuns,
-    readySeconds: median(runs.map((run) => run.readyMs)) / 1000,
-    slowestReadySeconds: Math.max(...runs.map((run) => run.readyMs)) / 1000,
-    tokensPerSecond: median(runs.map((run) => run.tokensPerSecond)),
-    healthP50Ms: quantile(health, 0.5),
-    healthP99Ms: quantile(health, 0.99),
-    healthRequests: health.length,
-  })
-}
-const report = {
-  date: new Date().toISOString(),
-  hardware: {
-    cpu: cpus()[0]?.model,
-    cores: cpus().length,
-    memoryGiB: Math.round(totalmem() / 1024 ** 3),
-    loadAverage: loadavg()[0],
-  },
-  node: process.version,
-  maxTokens: MAX_TOKENS,
-  results,
-}
-mkdirSync(join(root, 'bench', 'results'), { recursive: true })
-writeFileSync(join(root, 'bench', 'results', 'start.json'), `${JSON.stringify(report, null, 2)}\n`)
-console.table(
-  results.map((row) =>
-    Object.fromEntries(
-      Object.entries(row).map(([key, value]) => [key, typeof value === 'number' ? Number(value.toFixed(2)) : value]),
-    ),
-  ),
-)
+await run('start', async (save) => {
+  const results = []
+  for (const device of devices) {
+    const runs = []
+    for (let i = 0; i < numRuns; i++) runs.push(await measure(device))
+    const health = runs.flatMap((one) => one.health)
+    results.push({
+      device,
+      runs: numRuns,
+      readySeconds: round(median(runs.map((one) => one.readyMs)) / 1000, 3),
+      slowestReadySeconds: round(Math.max(...runs.map((one) => one.readyMs)) / 1000, 3),
+      tokensPerSecond: round(median(runs.map((one) => one.tokensPerSecond)), 1),
+      healthP50Ms: round(quantile(health, 0.5)),
+      healthP99Ms: round(quantile(health, 0.99)),
+      healthRequests: health.length,
+    })
+  }
+  console.table(results)
+  save({ maxTokens: MAX_TOKENS, results })
+})

@@ -1,21 +1,19 @@
 // What tracing costs: microseconds and bytes a request for spans, logs, store and export; 1,000 requests a second through the exporter into
 // a real receiver; and a real server's throughput with everything on and off, interleaved.
 //   npm run bench -- tracing [--rounds N] [--seconds N] [--no-server]
-import { execFileSync, spawn } from 'node:child_process'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { cpus } from 'node:os'
-import { dirname, join } from 'node:path'
+import { spawn } from 'node:child_process'
+import { join } from 'node:path'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { createInterface } from 'node:readline'
-import { fileURLToPath } from 'node:url'
 import { parseArgs } from 'node:util'
-import { startServer } from './_server.mjs'
-import { openStage, stage } from '../dist/observability/context.js'
-import { createObservability } from '../dist/observability/observability.js'
-import { encodeTraceRequest } from '../dist/observability/otlp-encoder.js'
-import { spansToOtlp } from '../dist/observability/otlp.js'
+import { root, run } from './lib/run.mjs'
+import { startServer } from './lib/server.mjs'
+import { median } from './lib/stats.mjs'
+import { openStage, stage } from '#dist/observability/context.js'
+import { createObservability } from '#dist/observability/observability.js'
+import { encodeTraceRequest } from '#dist/observability/otlp-encoder.js'
+import { spansToOtlp } from '#dist/observability/otlp.js'
 
-const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const { values: flags } = parseArgs({
   options: {
     rounds: { type: 'string', default: '15' },
@@ -28,7 +26,6 @@ const SECONDS = Number(flags.seconds)
 const BATCH = 500
 const STEPS = Array.from({ length: 128 }, (_, i) => 8000 + ((i * 7919) % 900))
 
-const median = (list) => [...list].sort((a, b) => a - b)[Math.floor(list.length / 2)]
 let numRequests = 0
 
 /** A request of 128 tokens, streamed, without retrieval: the 5 spans of the contract, as the server makes them. */
@@ -142,6 +139,7 @@ async function perRequest() {
     'spans, store, logs': make({ traceStoreSize: 1000, logLevel: 'info' }),
     'spans, store, logs, export': make({ traceStoreSize: 1000, logLevel: 'info', exporter: encoder }),
   }
+  /** @type {Record<string, number[]>} */
   const times = Object.fromEntries(Object.keys(variants).map((name) => [name, []]))
   // The first round warms up and does not count.
   for (let round = -1; round < ROUNDS; round++) {
@@ -186,7 +184,7 @@ async function startProcess(args, options = {}) {
 }
 
 async function throughExporter() {
-  const receiver = await startProcess([join(root, 'bench', '_otlp-receiver.mjs')])
+  const receiver = await startProcess([join(root, 'bench', 'lib', 'otlp-receiver.mjs')])
   const observability = make({ otlpEndpoint: receiver.first, traceStoreSize: 1000, logLevel: 'info' })
   const delay = monitorEventLoopDelay({ resolution: 5 })
   delay.enable()
@@ -231,7 +229,7 @@ async function serverRound(url) {
           ignore_eos: true,
         }),
       })
-      const body = await response.json()
+      const body = /** @type {any} */ (await response.json())
       if (!response.ok) throw new Error(`the server answered ${response.status}: ${JSON.stringify(body)}`)
       tokens += body.usage.completion_tokens
     }
@@ -241,7 +239,7 @@ async function serverRound(url) {
 }
 
 async function onAndOff() {
-  const receiver = await startProcess([join(root, 'bench', '_otlp-receiver.mjs')])
+  const receiver = await startProcess([join(root, 'bench', 'lib', 'otlp-receiver.mjs')])
   const off = await startServer(['--log-file', '', '--trace-detail', 'off', '--log-level', 'silent'])
   const on = await startServer(['--log-file', '', '--otlp-traces-endpoint', receiver.first])
   try {
@@ -267,35 +265,22 @@ async function onAndOff() {
   }
 }
 
-const revision = () => {
-  try {
-    return execFileSync('git', ['rev-parse', '--short=12', 'HEAD'], { cwd: root, encoding: 'utf8' }).trim()
-  } catch {
-    return null
+await run('tracing', async (save) => {
+  const results = {
+    perRequest: await perRequest(),
+    bytesPerRequest: await bytes(),
+    throughExporter: await throughExporter(),
+    ...(flags['no-server'] ? {} : { server: await onAndOff() }),
   }
-}
-
-const results = {
-  date: new Date().toISOString(),
-  node: process.version,
-  cpu: cpus()[0]?.model ?? 'unknown',
-  cores: cpus().length,
-  version: JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')).version,
-  revision: revision(),
-  perRequest: await perRequest(),
-  bytesPerRequest: await bytes(),
-  throughExporter: await throughExporter(),
-  ...(flags['no-server'] ? {} : { server: await onAndOff() }),
-}
-console.log('A streamed request of 300 + 129 tokens, 5 spans, CPU microseconds (median of interleaved rounds):')
-console.table(results.perRequest)
-console.log('Bytes of it:')
-console.table([results.bytesPerRequest])
-console.log('1,000 requests a second through the exporter into a real receiver:')
-console.table([results.throughExporter])
-if (results.server) {
-  console.log('The real server, everything on against everything off:')
-  console.table([results.server])
-}
-mkdirSync(join(root, 'bench', 'results'), { recursive: true })
-writeFileSync(join(root, 'bench', 'results', 'tracing.json'), `${JSON.stringify(results, null, 2)}\n`)
+  console.log('A streamed request of 300 + 129 tokens, 5 spans, CPU microseconds (median of interleaved rounds):')
+  console.table(results.perRequest)
+  console.log('Bytes of it:')
+  console.table([results.bytesPerRequest])
+  console.log('1,000 requests a second through the exporter into a real receiver:')
+  console.table([results.throughExporter])
+  if (results.server) {
+    console.log('The real server, everything on against everything off:')
+    console.table([results.server])
+  }
+  save(results)
+})

@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 const root = join(dirname(fileURLToPath(import.meta.url)), '..')
 const [name, ...flags] = process.argv.slice(2)
 const names = readdirSync(join(root, 'bench'))
-  .filter((file) => file.endsWith('.mjs') && !file.startsWith('_'))
+  .filter((file) => file.endsWith('.mjs'))
   .map((file) => file.slice(0, -4))
 if (!name || !names.includes(name)) {
   process.stderr.write(`usage: npm run bench -- ${names.join('|')} [flags]\n`)

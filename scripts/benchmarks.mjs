@@ -120,7 +120,7 @@ if (engine !== null) {
     'npm run bench -- engine',
   )
   row(
-    'delivery (detokenize, stops, SSE) a token, p50',
+    'delivery (detokenize, stops, SSE) per token, p50',
     `${number(delivery.perTokenMicros.p50, 1)} µs; the serving thread in all, sockets included, ${number(busiest.cpuMicrosPerToken)} µs at 16 streams`,
     'npm run bench -- engine',
   )
@@ -141,7 +141,7 @@ if (tiers !== undefined) {
   )
 }
 const runAhead = [
-  ['one client', results('serve-runahead')],
+  ['one client', results('serve-runahead-1')],
   ['16 clients', results('serve-runahead-16')],
 ].flatMap(([who, measured]) => {
   const percent = measured?.runahead.differencePercent

@@ -1,6 +1,7 @@
 #!/usr/bin/env node
 // Rewrites the README's examples with what the server really answers: npm run build && node scripts/readme-examples.mjs
 import { execFileSync, spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -35,7 +36,7 @@ try {
     let text = ''
     server.stderr.on('data', (chunk) => {
       text += chunk
-      if (text.includes('ready on')) resolve()
+      if (text.includes('ready on')) resolve(null)
     })
     server.once('exit', (code) => reject(new Error(`the server exited with ${code}: ${text}`)))
   })
@@ -90,6 +91,6 @@ try {
   writeFileSync(join(root, 'README.md'), readme)
 } finally {
   server.kill('SIGTERM')
-  await new Promise((resolve) => (server.exitCode === null ? server.once('exit', resolve) : resolve()))
+  if (server.exitCode === null) await once(server, 'exit')
   rmSync(folder, { recursive: true, force: true })
 }

@@ -2,6 +2,7 @@
 // Takes the README's pictures of the waterfall page: npm run build && node scripts/screenshots.mjs
 // Needs Chromium (CHROMIUM names it, else /usr/bin/chromium).
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdirSync, mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -38,7 +39,7 @@ try {
   await answer.text()
   const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium' })
   mkdirSync(images, { recursive: true })
-  for (const colorScheme of ['light', 'dark']) {
+  for (const colorScheme of /** @type {const} */ (['light', 'dark'])) {
     const page = await browser.newPage({ colorScheme, viewport: { width: 1200, height: 660 } })
     await page.goto(`${base}/traces/${answer.headers.get('x-trace-id')}`)
     await page.screenshot({ path: join(images, `waterfall-${colorScheme}.png`) })
@@ -46,6 +47,6 @@ try {
   await browser.close()
 } finally {
   server.kill('SIGTERM')
-  await new Promise((resolve) => (server.exitCode === null ? server.once('exit', resolve) : resolve()))
+  if (server.exitCode === null) await once(server, 'exit')
   rmSync(folder, { recursive: true, force: true })
 }

@@ -44,6 +44,7 @@ function finish() {
 run('build', 'scripts/build.mjs', ['--if-needed'], { fatal: true })
 if (filters.length === 0 && level === 'default') {
   run('type check', 'node_modules/typescript/bin/tsc', ['-p', 'tsconfig.json', '--noEmit'])
+  run('type check of scripts', 'node_modules/typescript/bin/tsc', ['-p', 'tsconfig.scripts.json', '--noEmit'])
   run('lint', 'node_modules/oxlint/bin/oxlint', ['--deny-warnings', 'src', 'test', 'scripts', 'bench'])
   run('formatting', 'node_modules/prettier/bin/prettier.cjs', ['--check', '--log-level', 'warn', '.'])
 }

@@ -3,12 +3,13 @@
 // gRPC receiver; what arrived is written down. Nothing is edited by hand.
 //   npm run build && node experiments/34-traces/make-sample-trace.mjs
 import { spawn } from 'node:child_process'
+import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { parseTraces, writeTraces } from '../../dist/observability/trace-formats.js'
+import { parseTraces, writeTraces } from '#dist/observability/trace-formats.js'
 
 const here = dirname(fileURLToPath(import.meta.url))
 const root = join(here, '..', '..')
@@ -58,6 +59,7 @@ const toSpan = (span) => ({
 const received = []
 let resolveAll
 const all = new Promise((resolve) => (resolveAll = resolve))
+/** @type {string | null} */
 let wanted = null
 const receiver = new MockOtlpServer({
   services: ['grpc'],
@@ -136,7 +138,7 @@ try {
   process.stdout.write(`${found.length} spans of ${wanted}\n${text}`)
 } finally {
   server.kill('SIGTERM')
-  await new Promise((resolve) => (server.exitCode === null ? server.once('exit', resolve) : resolve()))
+  if (server.exitCode === null) await once(server, 'exit')
   await receiver.close()
   rmSync(folder, { recursive: true, force: true })
 }

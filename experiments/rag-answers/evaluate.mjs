@@ -6,7 +6,7 @@
 import { readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { startServer } from '../../bench/_server.mjs'
+import { startServer } from '../../bench/lib/server.mjs'
 
 const here = dirname(fileURLToPath(import.meta.url))
 const root = join(here, '..', '..')
@@ -79,7 +79,7 @@ async function evaluate() {
         body: JSON.stringify(body),
       })
       if (!response.ok) throw new Error(`${path}: ${response.status} ${await response.text()}`)
-      return response.json()
+      return /** @type {any} */ (await response.json())
     }
     await post('/v1/rag/documents', {
       index: 'handwritten',

@@ -18,7 +18,7 @@ export interface FusionWeights {
 
 /**
  * By what made the vectors, for weights belong to a pair of models: an encoder's similarity deserves more trust than that of static
- * embeddings. Chosen on the tuning half of bench/rag by bench/_rag/tune.mjs; `npm run bench -- rag yardstick` shows what they reach on the other half.
+ * embeddings. Chosen on the tuning half of bench/rag by bench/lib/rag/tune.mjs; `npm run bench -- rag yardstick` shows what they reach on the other half.
  */
 export const FUSION_WEIGHTS = {
   static: { vector: 1, text: 0.4, rerank: 1, document: 0.05 },

@@ -38,7 +38,7 @@ export function registerRoutes(app: Hono<AppEnv>, handlers: Partial<Handlers>): 
     if (handler) app.on(route.method, [...pathsOf(route)], handler)
   }
   const methodsOf = (path: string): string[] =>
-    METHODS.filter((method) => rowOf(app.router.match(method, path)[0].map(([[, route]]) => route)) !== null).flatMap(
+    METHODS.filter((method) => rowOf(app.router.match(method, path)[0].map((match) => match[0][1])) !== null).flatMap(
       (method) => (method === 'GET' ? ['GET', 'HEAD'] : [method]),
     )
   app.notFound((c) => {

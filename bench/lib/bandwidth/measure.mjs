@@ -6,7 +6,7 @@ import { tmpdir } from 'node:os'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
-import { defaultThreads } from '../../../dist/kernels/cpu/cores.js'
+import { defaultThreads } from '#dist/kernels/cpu/cores.js'
 
 const here = dirname(fileURLToPath(import.meta.url))
 /** Beyond any cache; whole vectors for any number of threads. */

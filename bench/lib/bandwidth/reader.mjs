@@ -2,7 +2,9 @@
 import { workerData } from 'node:worker_threads'
 
 const { module, memory, start, bytes, control } = workerData
-const { read } = (await WebAssembly.instantiate(module, { env: { memory } })).exports
+const read = /** @type {(start: number, bytes: number) => void} */ (
+  (await WebAssembly.instantiate(module, { env: { memory } })).exports.read
+)
 const words = new Int32Array(control)
 Atomics.add(words, 1, 1)
 Atomics.notify(words, 1)

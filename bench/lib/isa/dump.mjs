@@ -15,6 +15,7 @@ const device = await adapter.requestDevice({
     maxStorageBuffersPerShaderStage: adapter.limits.maxStorageBuffersPerShaderStage,
   },
 })
+/** @type {string | null} */
 let failure = null
 device.addEventListener('uncapturederror', (event) => {
   event.preventDefault()

@@ -1,14 +1,14 @@
 // The documents that the embeddings are trained on, as passages: out/passages.jsonl, {id, headings, text} a line. None of them is among the
-// yardstick's (bench/_rag/corpus.mjs). Needs `npm run build`, the packages of README.md, and the teacher's tokenizer.json as the argument:
+// yardstick's (bench/lib/rag/corpus.mjs). Needs `npm run build`, the packages of README.md, and the teacher's tokenizer.json as the argument:
 //   node documents.mjs "$(python -c 'import teacher; print(teacher.TEACHER_FOLDER)')/tokenizer.json"
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { chunkDocument } from '../../../dist/rag/chunk.js'
-import { createDocumentReader } from '../../../dist/rag/document-reader.js'
-import { findFiles, readDocuments } from '../../../dist/rag/files.js'
-import { chunkingFor } from '../../../dist/rag/ingest.js'
-import { WordPiece } from '../../../dist/rag/wordpiece.js'
+import { chunkDocument } from '#dist/rag/chunk.js'
+import { createDocumentReader } from '#dist/rag/document-reader.js'
+import { findFiles, readDocuments } from '#dist/rag/files.js'
+import { chunkingFor } from '#dist/rag/ingest.js'
+import { WordPiece } from '#dist/rag/wordpiece.js'
 
 const PYTHON = ['library', 'reference', 'using', 'extending', 'whatsnew', 'c-api']
 const ROOTS = [

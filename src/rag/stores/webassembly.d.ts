@@ -1,4 +1,4 @@
-/** The part of the WebAssembly API that vector-matrix.ts uses: TypeScript has it in its DOM library only. */
+/** The part of the WebAssembly API that is used here: TypeScript has it in its DOM library only. */
 declare namespace WebAssembly {
   /** Compiled code: opaque, made once and instantiated often. */
   interface Module {
@@ -6,10 +6,11 @@ declare namespace WebAssembly {
   }
   const Module: new (bytes: Uint8Array) => Module
   class Memory {
-    constructor(descriptor: { initial: number; maximum?: number })
+    constructor(descriptor: { initial: number; maximum?: number; shared?: boolean })
     readonly buffer: ArrayBuffer
     grow(pages: number): number
   }
+  function instantiate(module: Module, imports: Record<string, Record<string, unknown>>): Promise<Instance>
   class Instance {
     constructor(module: Module, imports: Record<string, Record<string, unknown>>)
     readonly exports: Record<string, unknown>

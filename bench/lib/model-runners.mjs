@@ -3,13 +3,12 @@
 import { fork } from 'node:child_process'
 import { existsSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
-import { GREEDY } from '../dist/kernels/sampling.js'
-import { createLocalRunner } from '../dist/engine/runner/local.js'
-import { createWorkerRunner } from '../dist/engine/runner/worker-runner.js'
+import { join } from 'node:path'
+import { GREEDY } from '#dist/kernels/sampling.js'
+import { createLocalRunner } from '#dist/engine/runner/local.js'
+import { createWorkerRunner } from '#dist/engine/runner/worker-runner.js'
+import { root } from './run.mjs'
 
-const here = dirname(fileURLToPath(import.meta.url))
 const BLOCK_SIZE = 16
 /** A peer that says nothing for so long hangs: its process is ended. */
 const PEER_SECONDS = 300
@@ -95,6 +94,7 @@ const average = (values) => values.reduce((sum, value) => sum + value, 0) / valu
  */
 export async function profileOurs(options) {
   const DECODE_STEPS = 8
+  /** @type {Record<string, any>} */
   const profile = { prefill: {}, decode: {} }
   for (const traceKernels of [false, true]) {
     const runner = createLocalRunner()
@@ -109,6 +109,7 @@ export async function profileOurs(options) {
         const { gpuMicros, kernels } = await pending
         return { hostMs, stepMs: performance.now() - started, gpuMs: (gpuMicros ?? NaN) / 1000, kernels }
       }
+      /** @type {Record<'prefill' | 'decode', any[]>} */
       const phases = { prefill: [], decode: [] }
       for (const plan of prefillPlans(0, options.prompt)) phases.prefill.push(await execute(plan))
       for (let i = 0; i < DECODE_STEPS; i++) phases.decode.push(await execute(decodePlan(1, options.prompt, i)))
@@ -137,8 +138,9 @@ export async function profileOurs(options) {
 
 /** node-llama-cpp over the same file; gpu: false or 'vulkan'. Rejects when it cannot run here, or says nothing for PEER_SECONDS. */
 export async function loadPeer({ file, gpu, threads, prompt, tokens, batches }) {
-  if (!existsSync(join(here, 'peers', 'node_modules'))) throw new Error('it is not installed: npm ci in bench/peers')
-  const child = fork(join(here, 'peers', 'llama.mjs'), {
+  if (!existsSync(join(root, 'bench', 'peers', 'node_modules')))
+    throw new Error('it is not installed: npm ci in bench/peers')
+  const child = fork(join(root, 'bench', 'peers', 'llama.mjs'), {
     stdio: ['ignore', 2, 2, 'ipc'],
     env:
       gpu === false

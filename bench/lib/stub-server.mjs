@@ -3,13 +3,13 @@
 import { readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { getRequestListener } from '@hono/node-server'
-import { createEngine } from '../dist/engine/engine.js'
-import { readResult, WordWriter, writePlan, writeResult } from '../dist/engine/runner/step-codec.js'
-import { loadTokenizer } from '../dist/engine/tokenizer.js'
-import { createObservability } from '../dist/observability/observability.js'
-import { createApp } from '../dist/server/app.js'
-import { createKeys } from '../dist/server/keys.js'
-import { ServerState } from '../dist/server/state.js'
+import { createEngine } from '#dist/engine/engine.js'
+import { readResult, WordWriter, writePlan, writeResult } from '#dist/engine/runner/step-codec.js'
+import { loadTokenizer } from '#dist/engine/tokenizer.js'
+import { createObservability } from '#dist/observability/observability.js'
+import { createApp } from '#dist/server/app.js'
+import { createKeys } from '#dist/server/keys.js'
+import { ServerState } from '#dist/server/state.js'
 
 const { model, maxNumSeqs, runAhead, traceDetail } = JSON.parse(process.argv[2])
 const tokenizer = await loadTokenizer(model)
@@ -19,6 +19,7 @@ const firstText = 300
 const tokenAt = (position) => firstText + ((position * 7919) % (tokenizer.vocabSize - firstText))
 
 const [plans, results] = [new WordWriter(), new WordWriter()]
+/** @type {any} without loading, and without blocks to read */
 const runner = {
   execute(plan) {
     writePlan(plans, plan)
@@ -37,6 +38,7 @@ const runner = {
   },
   close: () => Promise.resolve(),
 }
+/** @type {import('#dist/engine/runner/runner.js').ModelInfo} */
 const modelInfo = {
   architecture: 'stub',
   vocabSize: tokenizer.vocabSize,
@@ -50,6 +52,7 @@ const modelInfo = {
   blockBytes: 1024,
   maxNumBatchedTokens: 512,
   weightBytes: 0,
+  memory: { weightBytes: 0, kvCacheBytes: 0, scratchBytes: 0 },
   quantization: 'none',
   device: { kind: 'reference', adapter: 'stub', driver: '', isSoftware: true, kvFormat: 'f32', hasTimestamps: false },
   fingerprint: 'stub',
@@ -96,6 +99,7 @@ const app = createApp({
     maxRequestBytes: 1 << 20,
     requestTimeoutMs: 0,
     defaultSeed: null,
+    maxNumSeqs,
   },
 })
 
@@ -110,9 +114,11 @@ function cpuMs() {
 }
 
 process.on('message', (message) => {
-  if (message === 'cpu') process.send({ cpuMs: cpuMs() })
+  if (message === 'cpu') process.send?.({ cpuMs: cpuMs() })
   else process.exit(0)
 })
 process.once('disconnect', () => process.exit(0))
 const server = createServer(getRequestListener(app.fetch, { overrideGlobalObjects: false }))
-server.listen(0, '127.0.0.1', () => process.send({ port: server.address().port }))
+server.listen(0, '127.0.0.1', () =>
+  process.send?.({ port: /** @type {import('node:net').AddressInfo} */ (server.address()).port }),
+)

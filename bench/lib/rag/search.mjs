@@ -1,8 +1,9 @@
 // Exact and approximate search of the same vectors in one run, one query at a time. Recall against a scan in float64.
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
-import { createMemoryStore } from '../../dist/rag/stores/memory.js'
-import { peer, percentile, round, seededRandom, table, time, versionOf, zipfWords } from './common.mjs'
+import { createMemoryStore } from '#dist/rag/stores/memory.js'
+import { quantile, round, seededRandom, time } from '../stats.mjs'
+import { peer, table, versionOf, zipfWords } from './common.mjs'
 
 /** That of the bundled embedding model. */
 const DIMENSIONS = 256
@@ -37,7 +38,7 @@ function nearest(query, rows, size) {
     for (let i = 0, at = r * DIMENSIONS; i < DIMENSIONS; i++, at++) sum += query[i] * rows[at]
     scores[r] = sum
   }
-  const last = scores.toSorted().at(-DEPTH)
+  const last = scores.toSorted()[size - DEPTH]
   return (row) => scores[row] >= last - TIE
 }
 
@@ -128,8 +129,8 @@ export async function search({ isQuick, scratch }) {
       results.push({
         chunks: size,
         system,
-        p50Ms: round(percentile(times, 0.5), 3),
-        p99Ms: round(percentile(times, 0.99), 3),
+        p50Ms: round(quantile(times, 0.5), 3),
+        p99Ms: round(quantile(times, 0.99), 3),
         recallAt10: round(found / (truth.length * DEPTH), 4),
       })
     }

@@ -5,12 +5,12 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 
-const main = fileURLToPath(new URL('../dist/main.js', import.meta.url))
+const main = fileURLToPath(new URL('../../dist/main.js', import.meta.url))
 
 /**
  * Starts a server on a free port; resolves when it is ready.
- * @param args further arguments
- * @param keptFolder where it runs; without one a new folder, gone with the server
+ * @param {readonly string[]} args further arguments
+ * @param {string | null} keptFolder where it runs; without one a new folder, gone with the server
  * @returns `url`, `pid`, `readyMs` since the start, `stop()`
  */
 export async function startServer(args = [], keptFolder = null) {

@@ -2,9 +2,10 @@
 import { join } from 'node:path'
 import { monitorEventLoopDelay } from 'node:perf_hooks'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { ingest } from '../../dist/rag/ingest.js'
-import { createMemoryStore } from '../../dist/rag/stores/memory.js'
-import { openModels, round, syntheticDocuments, table } from './common.mjs'
+import { ingest } from '#dist/rag/ingest.js'
+import { createMemoryStore } from '#dist/rag/stores/memory.js'
+import { round } from '../stats.mjs'
+import { openModels, syntheticDocuments, table } from './common.mjs'
 
 /** Period of the timer that measures; the histogram counts it. */
 const RESOLUTION_MS = 2
@@ -23,6 +24,7 @@ async function withLag(work) {
 export async function ingestion({ isQuick, scratch }) {
   const models = openModels()
   try {
+    /** @type {import('#dist/rag/ingest.js').SourceDocument[]} */
     const documents = syntheticDocuments(isQuick ? 40 : 200).map((document) => ({
       ...document,
       source: document.id,
@@ -31,6 +33,7 @@ export async function ingestion({ isQuick, scratch }) {
       origin: '',
     }))
     // One of several megabytes, in one paragraph: the cutting must not hold the thread for as long as that takes.
+    /** @type {import('#dist/rag/ingest.js').SourceDocument} */
     const giant = {
       ...documents[0],
       id: 'giant.txt',

@@ -1,8 +1,8 @@
 // Every kernel of a decode step and of a prefill chunk on the WebGPU backend, by itself: device time from timestamps around each dispatch, the
 // bytes it has to move and the operations it has to do (each input and output once), and how much of the adapter's own roofline that is.
-import { GREEDY } from '../dist/kernels/sampling.js'
-import { createWebGpuBackend } from '../dist/kernels/webgpu/backend.js'
-import { measureRoofline } from './_roofline.mjs'
+import { GREEDY } from '#dist/kernels/sampling.js'
+import { createWebGpuBackend } from '#dist/kernels/webgpu/backend.js'
+import { measureRoofline } from './roofline.mjs'
 
 const BLOCK = 16
 /** Calls of an op in a step, of which the average counts. */
@@ -183,6 +183,7 @@ export async function benchWebGpuKernels({ shape, formats, rowCounts, context, r
     maxSampleRows: 16,
     maxBlocksPerSequence: Math.ceil((Math.max(context, 512) + 1) / BLOCK),
   }
+  /** @type {any} */
   let info = null
   const rooflines = []
   const measured = []
@@ -209,7 +210,7 @@ export async function benchWebGpuKernels({ shape, formats, rowCounts, context, r
         for (let round = 0; round <= rounds; round++) {
           backend.beginStep(input)
           for (let i = 0; i < calls; i++) call()
-          const { kernels } = await backend.endStep()
+          const kernels = (await backend.endStep()).kernels ?? []
           micros = Math.min(micros, kernels.reduce((sum, kernel) => sum + kernel.micros, 0) / calls)
           names = kernels.map(({ kernel }) => kernel).join(' + ')
         }

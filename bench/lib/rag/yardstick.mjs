@@ -1,10 +1,12 @@
 // Does retrieval find? Questions with known answers over real documentation, asked of the product as it is served, and beside it BM25
 // alone, the embedder alone and plain reciprocal rank fusion over the same index.
 import { join } from 'node:path'
-import { findFiles } from '../../dist/rag/files.js'
-import { indexFiles } from '../../dist/rag/index-files.js'
-import { createRag } from '../../dist/rag/service.js'
-import { mean, percentile, root, round, table, withInterval } from './common.mjs'
+import { findFiles } from '#dist/rag/files.js'
+import { indexFiles } from '#dist/rag/index-files.js'
+import { createRag } from '#dist/rag/service.js'
+import { root } from '../run.mjs'
+import { mean, quantile, round, withInterval } from '../stats.mjs'
+import { table } from './common.mjs'
 import { yardstickDocuments } from './corpus.mjs'
 import { isRight, KINDS, problemsOf, readQuestions } from './questions.mjs'
 
@@ -31,7 +33,7 @@ const settings = (scratch, models) => ({
   ...models,
 })
 
-/** The product's retrieval over the documents. @returns {rag, index, seconds, chunks}; close `rag`. */
+/** The product's retrieval over the documents. Close its `rag`. */
 export async function openYardstick(scratch, models) {
   const docs = yardstickDocuments(scratch)
   const rag = createRag(settings(scratch, models))
@@ -136,7 +138,7 @@ export async function measure(half, opened, hasReranker) {
     questions: questions.length,
     systems,
     productMinus: differences,
-    queryMs: { p50: round(percentile(times, 0.5), 1), p95: round(percentile(times, 0.95), 1) },
+    queryMs: { p50: round(quantile(times, 0.5), 1), p95: round(quantile(times, 0.95), 1) },
   }
 }
 

@@ -1,13 +1,12 @@
-// What the sections of bench/rag.mjs share: models, timing, tables.
+// What the sections of bench/rag.mjs share: models, made-up documents, tables, peers.
 import { createRequire } from 'node:module'
 import { existsSync, readFileSync } from 'node:fs'
-import { dirname, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
-import { createEmbedder } from '../../dist/rag/embedder.js'
-import { createStaticThread } from '../../dist/rag/models.js'
-import { BUNDLED_EMBEDDER } from '../../dist/rag/service.js'
-
-export const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..')
+import { join } from 'node:path'
+import { createEmbedder } from '#dist/rag/embedder.js'
+import { createStaticThread } from '#dist/rag/models.js'
+import { BUNDLED_EMBEDDER } from '#dist/rag/service.js'
+import { root } from '../run.mjs'
+import { seededRandom } from '../stats.mjs'
 
 /** The bundled embedding model in its thread. */
 export function openModels() {
@@ -17,48 +16,6 @@ export function openModels() {
     embedder: createEmbedder({ kind: 'static', name: BUNDLED_EMBEDDER, folder }, thread),
     close: () => thread.close(),
   }
-}
-
-/** mulberry32: uniform in [0, 1). */
-export function seededRandom(seed) {
-  let state = seed >>> 0
-  return () => {
-    state = (state + 0x6d2b79f5) >>> 0
-    let t = state
-    t = Math.imul(t ^ (t >>> 15), t | 1)
-    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
-    return ((t ^ (t >>> 14)) >>> 0) / 4_294_967_296
-  }
-}
-
-/** Mean with its 95 % percentile bootstrap interval over the values. */
-export function withInterval(values, resamples = 10_000) {
-  const random = seededRandom(1)
-  const means = Array.from({ length: resamples }, () => {
-    let sum = 0
-    for (let i = 0; i < values.length; i++) sum += values[Math.floor(random() * values.length)]
-    return sum / values.length
-  }).sort((a, b) => a - b)
-  const at = (share) => means[Math.min(resamples - 1, Math.floor(resamples * share))]
-  return [mean(values), at(0.025), at(0.975)].map((value) => round(value, 3))
-}
-
-export const percentile = (values, share) => {
-  const sorted = values.toSorted((a, b) => a - b)
-  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))]
-}
-export const round = (value, digits = 2) => (value === null ? null : Number(value.toFixed(digits)))
-export const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length
-
-/** Milliseconds of each of `count` runs, after `warmup` that do not count. */
-export async function time(count, warmup, run) {
-  const times = []
-  for (let i = -warmup; i < count; i++) {
-    const started = performance.now()
-    await run(i)
-    if (i >= 0) times.push(performance.now() - started)
-  }
-  return times
 }
 
 export function table(title, rows) {

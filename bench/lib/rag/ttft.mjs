@@ -5,7 +5,9 @@ import { once } from 'node:events'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Readable } from 'node:stream'
-import { mean, percentile, root, round, syntheticDocuments, table } from './common.mjs'
+import { root } from '../run.mjs'
+import { mean, quantile, round } from '../stats.mjs'
+import { syntheticDocuments, table } from './common.mjs'
 
 const SUBJECTS = [
   'span tree',
@@ -57,16 +59,17 @@ async function firstToken(url, body) {
     body: JSON.stringify({ max_tokens: 8, temperature: 0, stream: true, ignore_eos: true, ...body }),
   })
   if (!response.ok) throw new Error(`${response.status}: ${await response.text()}`)
-  let ms = null
+  let ms = Number.NaN
+  /** @type {any} */
   let usage = null
-  for await (const line of createInterface({ input: Readable.fromWeb(response.body) })) {
+  for await (const line of createInterface({ input: Readable.fromWeb(/** @type {any} */ (response.body)) })) {
     const frame = line.startsWith('data: {') ? JSON.parse(line.slice(6)) : null
     if (frame?.error) throw new Error(frame.error.message)
-    if (frame?.choices?.[0]?.text && ms === null) ms = performance.now() - started
+    if (frame?.choices?.[0]?.text && Number.isNaN(ms)) ms = performance.now() - started
     usage = frame?.usage ?? usage
   }
   return {
-    ms: ms ?? performance.now() - started,
+    ms: Number.isNaN(ms) ? performance.now() - started : ms,
     promptTokens: usage.prompt_tokens,
     cachedTokens: usage.prompt_tokens_details.cached_tokens,
   }
@@ -75,14 +78,14 @@ async function firstToken(url, body) {
 const summary = (request, runs) => ({
   request,
   p50Ms: round(
-    percentile(
+    quantile(
       runs.map(({ ms }) => ms),
       0.5,
     ),
     1,
   ),
   p99Ms: round(
-    percentile(
+    quantile(
       runs.map(({ ms }) => ms),
       0.99,
     ),
@@ -102,6 +105,7 @@ export async function ttft({ isQuick, scratch }) {
     ])
     // The first one waits for the models and for the bundled index, which is built when its folder is empty.
     const first = await firstToken(url, { prompt: 'What is miniserve?', rag: true })
+    /** @type {Awaited<ReturnType<typeof firstToken>>[][]} */
     const [plain, cold, warm, busy] = [[], [], [], []]
     for (const prompt of questions) {
       plain.push(await firstToken(url, { prompt }))

@@ -1,8 +1,8 @@
 // The questions of the yardstick, in two halves: weights are chosen on `tune`, `report` is looked at for the report only.
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { analyze } from '../../dist/rag/analyzer.js'
-import { root } from './common.mjs'
+import { analyze } from '#dist/rag/analyzer.js'
+import { root } from '../run.mjs'
 
 export const HALVES = ['tune', 'report']
 export const KINDS = ['keyword', 'paraphrase', 'table']
@@ -19,8 +19,8 @@ export const readQuestions = (half) =>
 const passageText = ({ headings, text }) => [...headings, text].join('\n')
 
 /** Whether a passage answers: it is in a right file, and the pattern occurs in its headings or its text. */
-export const isRight = ({ files, answer_pattern: pattern }, { documentId, ...passage }) =>
-  files.includes(documentId) && new RegExp(pattern).test(passageText(passage))
+export const isRight = ({ files, answer_pattern: pattern }, passage) =>
+  files.includes(passage.documentId) && new RegExp(pattern).test(passageText(passage))
 
 /**
  * Holds the questions against the passages: kinds are known, files are there, the pattern occurs in one, and a paraphrase has no rare

@@ -2,7 +2,7 @@
 import { closeSync, openSync, readFileSync, writeSync } from 'node:fs'
 
 /** Shapes of real models, llama architecture (Qwen's without its biases, which cost nothing). All tie the embedding to the output. */
-export const SHAPES = JSON.parse(readFileSync(new URL('./lib/shapes.json', import.meta.url), 'utf8'))
+export const SHAPES = JSON.parse(readFileSync(new URL('./shapes.json', import.meta.url), 'utf8'))
 
 const ALIGNMENT = 32
 const PATTERN_BLOCKS = 1 << 15

@@ -1,6 +1,6 @@
 // The cpu backend's matrix products: microseconds, 10^9 multiply-adds a second and thread, GB/s of weights, for each format, shape and number of rows.
-import { createCpuBackend } from '../dist/kernels/cpu/backend.js'
-import { measureReadBandwidth } from './lib/bandwidth/measure.mjs'
+import { createCpuBackend } from '#dist/kernels/cpu/backend.js'
+import { measureReadBandwidth } from './bandwidth/measure.mjs'
 
 const LIMITS = { maxRows: 512, maxSequences: 1, maxSampleRows: 1, maxBlocksPerSequence: 32 }
 
@@ -22,6 +22,7 @@ async function best(backend, call, input, rounds) {
  */
 export async function benchCpuKernels({ matrices, formats, rowCounts, rounds, threads, weights, bytesOf }) {
   const results = []
+  /** @type {any} */
   let info = null
   for (const relaxedSimd of [true, false]) {
     const backend = await createCpuBackend({

@@ -1,4 +1,4 @@
-// Chooses the weight of the words in src/rag/fusion.ts, on the tuning half of the yardstick: node bench/_rag/tune.mjs [--embedding-model FOLDER]
+// Chooses the weight of the words in src/rag/fusion.ts, on the tuning half of the yardstick: node bench/lib/rag/tune.mjs [--embedding-model FOLDER]
 // Needs npm run build. Only the ratio of the two weights matters, so that of the vectors is 1.
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
