@@ -3,7 +3,7 @@ import type { ChatTemplate } from './chat-template.ts'
 import { EngineError } from '../request.ts'
 import type { PromptInput } from '../request.ts'
 import type { Tokenizer } from '../tokenizer.ts'
-import { DeadlineError, withDeadline } from '../deadline.ts'
+import { DeadlineError, withDeadline } from '../threads/deadline.ts'
 
 /** Where a tokenizer's patterns are not known: how long a text may take, some fifty times what known ones need. */
 const DEADLINE_MS = 500

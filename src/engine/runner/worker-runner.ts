@@ -2,11 +2,9 @@
  * The runner in a worker thread. Loading, ops and the device's callbacks stay off the thread that serves HTTP. The interface is the local runner's: calls
  * are answered in order, errors arrive as the same classes.
  */
-import { existsSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
 import { Worker } from 'node:worker_threads'
+import { builtEntry } from '../threads/built-entry.ts'
 import {
-  ModelError,
   type ModelInfo,
   type ModelRequest,
   type ProgressListener,
@@ -22,18 +20,6 @@ import { fromWireError, type WorkerCall, type WorkerRequest, type WorkerResponse
 
 /** A worker that does not finish closing within this is terminated. A driver that compiles needs seconds, and must not be interrupted. */
 const CLOSE_TIMEOUT_MS = 15_000
-
-/**
- * The worker's entry as JavaScript. Beside this module in dist/; when this module runs from src/ (tests), the built one, because a worker thread does
- * not inherit the test runner's TypeScript transform and Node 20 has none of its own.
- */
-export function findWorkerEntry(moduleUrl: string): URL {
-  if (!moduleUrl.endsWith('.ts')) return new URL('./worker.js', moduleUrl)
-  const entry = new URL('../../../dist/engine/runner/worker.js', moduleUrl)
-  if (!existsSync(fileURLToPath(entry)))
-    throw new ModelError(`${fileURLToPath(entry)} not found: run npm run build first`)
-  return entry
-}
 
 interface PendingCall {
   readonly resolve: (value: ModelInfo | Uint8Array | null) => void
@@ -231,7 +217,7 @@ const POOLS_PER_THREAD = 2 ** 16
 
 /** A runner in a thread of its own. The thread starts with `load`; `close` ends it. `entry` is for tests. */
 export function createWorkerRunner(entry?: URL): MortalRunner {
-  return new WorkerRunner(entry ?? findWorkerEntry(import.meta.url))
+  return new WorkerRunner(entry ?? builtEntry('runner/worker'))
 }
 
 /** A runner in a thread of its own, and in another one when that thread dies. */

@@ -20,18 +20,8 @@ export type GrammarCall =
   | { readonly kind: 'mask'; readonly matcher: number; readonly tokens: readonly number[] }
   | { readonly kind: 'close'; readonly matcher: number }
 
-export interface GrammarRequest {
-  readonly id: number
-  readonly call: GrammarCall
-}
-
 /** What a call gave: a compilation, a mask, or nothing but that it is done. */
 export interface GrammarAnswer {
   readonly mask?: Uint32Array<ArrayBuffer>
   readonly compiled?: { readonly network: Network; readonly warnings: readonly string[] }
 }
-
-/** `refusal`: what is asked for cannot be had, in words for the caller. `error`: anything else that went wrong. */
-export type GrammarResponse = { readonly id: number } & (
-  { readonly answer: GrammarAnswer } | { readonly refusal: string } | { readonly error: string }
-)

@@ -1,111 +1,56 @@
-/** A thread that compiles grammars, or hosts their matchers. */
-import { existsSync } from 'node:fs'
-import { fileURLToPath } from 'node:url'
-import { Worker } from 'node:worker_threads'
-import type {
-  GrammarAnswer,
-  GrammarCall,
-  GrammarRequest,
-  GrammarResponse,
-  GrammarVocabulary,
-} from './grammar-protocol.ts'
+/** The threads of structured output: one compiles grammars, another hosts the matchers of those that are compiled. */
 import type { Network } from './byte-grammar.ts'
-import type { GrammarSource } from './grammar-source.ts'
+import type { GrammarAnswer, GrammarCall, GrammarVocabulary } from './grammar-protocol.ts'
+import { builtEntry } from '../threads/built-entry.ts'
+import { KillableThread } from '../threads/killable-thread.ts'
 import { Unenforceable } from './unenforceable.ts'
 
-/** As for the runner's worker: the built entry when this module runs from src/ (tests). */
-function workerEntry(): URL {
-  if (!import.meta.url.endsWith('.ts')) return new URL('./grammar-worker.js', import.meta.url)
-  const entry = new URL('../../../dist/engine/structured/grammar-worker.js', import.meta.url)
-  if (!existsSync(fileURLToPath(entry))) throw new Error(`${fileURLToPath(entry)} not found: run npm run build first`)
-  return entry
+export type GrammarThread = KillableThread<GrammarCall, GrammarAnswer>
+
+/** null: it only compiles. Calls reject with Unenforceable for what cannot be had. */
+export function startGrammarThread(vocabulary: GrammarVocabulary | null): GrammarThread {
+  return new KillableThread({
+    name: 'the grammar thread',
+    entry: builtEntry('structured/grammar-worker'),
+    workerData: vocabulary,
+    toError: (refusal) => new Unenforceable(String(refusal)),
+  })
 }
 
-interface PendingCall {
-  resolve(answer: GrammarAnswer): void
-  reject(error: Error): void
-}
-
-export class GrammarThread {
-  readonly #worker: Worker
-  readonly #pending = new Map<number, PendingCall>()
-  #nextId = 0
+export class MatcherHost {
+  readonly #thread: GrammarThread
   #nextMatcher = 0
-  /** Why it takes no more calls. */
-  #ended: Error | null = null
 
-  /** null: it only compiles. */
-  constructor(vocabulary: GrammarVocabulary | null) {
-    this.#worker = new Worker(workerEntry(), { execArgv: [], workerData: vocabulary })
-    // It has nothing to finish: what waits for it keeps the process alive, or nothing does.
-    this.#worker.unref()
-    this.#worker.on('message', (response: GrammarResponse) => this.#receive(response))
-    this.#worker.on('error', (error) => this.#end(new Error(`the grammar thread failed: ${error.message}`)))
-    this.#worker.on('exit', () => this.#end(new Error('the grammar thread ended')))
+  constructor(vocabulary: GrammarVocabulary) {
+    this.#thread = startGrammarThread(vocabulary)
   }
 
-  /** No call is answered any more. */
+  /** Its grammars are gone. */
   get isEnded(): boolean {
-    return this.#ended !== null
-  }
-
-  /** Rejects with Unenforceable for what cannot be had. */
-  async compile(source: GrammarSource): Promise<{ readonly network: Network; readonly warnings: readonly string[] }> {
-    const { compiled } = await this.#call({ kind: 'compile', source })
-    if (compiled === undefined) throw new Error('the grammar thread compiled nothing')
-    return compiled
+    return this.#thread.isEnded
   }
 
   async load(key: string, network: Network): Promise<void> {
-    await this.#call({ kind: 'load', key, network })
+    await this.#thread.call({ kind: 'load', key, network })
   }
 
   drop(key: string): void {
-    this.#notify({ kind: 'drop', key })
+    this.#thread.notify({ kind: 'drop', key })
   }
 
   /** A matcher of a grammar that was loaded here. */
   async createMatcher(key: string): Promise<ThreadMatcher> {
     const matcher = this.#nextMatcher++
-    await this.#call({ kind: 'create', key, matcher })
+    await this.#thread.call({ kind: 'create', key, matcher })
     return new ThreadMatcher(
-      async (tokens) => (await this.#call({ kind: 'mask', matcher, tokens })).mask ?? new Uint32Array(0),
-      () => this.#notify({ kind: 'close', matcher }),
+      async (tokens) => (await this.#thread.call({ kind: 'mask', matcher, tokens })).mask ?? new Uint32Array(0),
+      () => this.#thread.notify({ kind: 'close', matcher }),
     )
   }
 
-  /** Ends the thread, in the middle of a compilation too; what is in flight rejects with the reason. Idempotent. */
-  async close(reason = new Error('the grammar thread was closed')): Promise<void> {
-    this.#end(reason)
-    await this.#worker.terminate()
-  }
-
-  #call(call: GrammarCall): Promise<GrammarAnswer> {
-    if (this.#ended !== null) return Promise.reject(this.#ended)
-    const id = this.#nextId++
-    return new Promise((resolve, reject) => {
-      this.#pending.set(id, { resolve, reject })
-      this.#worker.postMessage({ id, call } satisfies GrammarRequest, [])
-    })
-  }
-
-  /** A call whose end nobody waits for; on a thread that ended there is nothing left to do. */
-  #notify(call: GrammarCall): void {
-    this.#call(call).catch(() => {})
-  }
-
-  #receive(response: GrammarResponse): void {
-    const pending = this.#pending.get(response.id)
-    this.#pending.delete(response.id)
-    if ('answer' in response) pending?.resolve(response.answer)
-    else pending?.reject('refusal' in response ? new Unenforceable(response.refusal) : new Error(response.error))
-  }
-
-  #end(error: Error): void {
-    this.#ended ??= error
-    const pending = [...this.#pending.values()]
-    this.#pending.clear()
-    for (const call of pending) call.reject(this.#ended)
+  /** Idempotent. */
+  close(): Promise<void> {
+    return this.#thread.close()
   }
 }
 

@@ -3,13 +3,8 @@ import { parentPort, workerData } from 'node:worker_threads'
 import { ByteMatcher } from './byte-matcher.ts'
 import type { Place } from './byte-matcher.ts'
 import { constraintGrammar } from './constraint-grammar.ts'
-import type {
-  GrammarAnswer,
-  GrammarCall,
-  GrammarRequest,
-  GrammarResponse,
-  GrammarVocabulary,
-} from './grammar-protocol.ts'
+import type { GrammarAnswer, GrammarCall, GrammarVocabulary } from './grammar-protocol.ts'
+import { serveCalls } from '../threads/killable-thread.ts'
 import { TokenTree } from './token-tree.ts'
 import { Unenforceable } from './unenforceable.ts'
 
@@ -71,17 +66,14 @@ class GrammarWorker {
   }
 }
 
-function serve(port: NonNullable<typeof parentPort>, worker: GrammarWorker): void {
-  const post = (response: GrammarResponse, transfer: ArrayBuffer[] = []): void => port.postMessage(response, transfer)
-  port.on('message', ({ id, call }: GrammarRequest) => {
-    try {
+if (parentPort !== null) {
+  const worker = new GrammarWorker(workerData as GrammarVocabulary | null)
+  serveCalls(
+    parentPort,
+    (call: GrammarCall) => {
       const answer = worker.answer(call)
-      post({ id, answer }, answer.mask === undefined ? [] : [answer.mask.buffer])
-    } catch (error) {
-      const message = error instanceof Error ? error.message : String(error)
-      post(error instanceof Unenforceable ? { id, refusal: message } : { id, error: message })
-    }
-  })
+      return { answer, ...(answer.mask === undefined ? {} : { transfer: [answer.mask.buffer] }) }
+    },
+    (error) => (error instanceof Unenforceable ? error.message : undefined),
+  )
 }
-
-if (parentPort !== null) serve(parentPort, new GrammarWorker(workerData as GrammarVocabulary | null))

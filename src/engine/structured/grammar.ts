@@ -3,12 +3,12 @@
  * next. One thread compiles, schemas read included, and is ended when that takes too long or nobody waits any more; tenants take
  * turns. Another hosts the matchers. Nothing compiled is shared between tenants, whose timings would tell what the other asked.
  */
-import { FairQueue } from './fair-queue.ts'
 import { grammarParam, grammarSource } from './grammar-source.ts'
 import type { GrammarSource, OutputConstraint } from './grammar-source.ts'
-import { GrammarThread } from './grammar-thread.ts'
-import type { GrammarVocabulary } from './grammar-protocol.ts'
+import { MatcherHost, startGrammarThread } from './grammar-thread.ts'
+import type { GrammarAnswer, GrammarCall, GrammarVocabulary } from './grammar-protocol.ts'
 import { EngineError } from '../request.ts'
+import { ThreadQueue } from '../threads/thread-queue.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import { Unenforceable } from './unenforceable.ts'
 
@@ -71,14 +71,16 @@ interface Entry {
   readonly compiled: Promise<Compiled>
   readonly resolve: (compiled: Compiled) => void
   readonly reject: (error: Error) => void
+  /** Aborted when nobody waits for it any more. */
+  readonly unwanted: AbortController
   numWaiting: number
   isSettled: boolean
 }
 
 interface Compiled {
   readonly warnings: readonly string[]
-  /** Hosts its matchers. */
-  readonly thread: GrammarThread
+  /** Of its matchers. */
+  readonly host: MatcherHost
 }
 
 class CachingCompiler implements GrammarCompiler {
@@ -86,15 +88,20 @@ class CachingCompiler implements GrammarCompiler {
   readonly #maxCached: number
   /** Least recently used first. */
   readonly #entries = new Map<string, Entry>()
-  readonly #queue = new FairQueue<Entry>()
-  #compiling: Entry | null = null
-  #compiler: GrammarThread | null = null
-  #host: Promise<GrammarThread> | null = null
+  readonly #compiler: ThreadQueue<GrammarCall, GrammarAnswer>
+  #host: Promise<MatcherHost> | null = null
   #isClosed = false
 
   constructor(options: GrammarOptions) {
     this.#options = options
     this.#maxCached = options.maxCached ?? 64
+    this.#compiler = new ThreadQueue({
+      start: async () => startGrammarThread(null),
+      maxWaiting: MAX_WAITING,
+      maxWaitingPerTenant: MAX_WAITING_PER_TENANT,
+      full: () => new EngineError('queue_full', 'too many grammars wait to be compiled already; try again later'),
+      graceMs: 0,
+    })
   }
 
   async compile(constraint: OutputConstraint, tenant = '', signal?: AbortSignal): Promise<Grammar> {
@@ -107,10 +114,10 @@ class CachingCompiler implements GrammarCompiler {
     const isCached = entry.isSettled
     entry.numWaiting++
     try {
-      const { thread, warnings } = await unlessAborted(entry.compiled, signal)
+      const { host, warnings } = await unlessAborted(entry.compiled, signal)
       // A thread that failed takes its grammars with it: the next request compiles them again.
-      if (thread.isEnded) this.#entries.delete(entry.key)
-      return { warnings, isCached, createMatcher: () => createMatcher(entry, thread) }
+      if (host.isEnded) this.#entries.delete(entry.key)
+      return { warnings, isCached, createMatcher: () => createMatcher(entry, host) }
     } finally {
       entry.numWaiting--
       this.#cancelIfUnwanted(entry)
@@ -123,7 +130,7 @@ class CachingCompiler implements GrammarCompiler {
     for (const entry of this.#entries.values()) this.#settle(entry, closed)
     this.#entries.clear()
     const host = await this.#host?.catch(() => null)
-    await Promise.all([this.#compiler?.close(), host?.close()])
+    await Promise.all([this.#compiler.close(closed), host?.close()])
   }
 
   /** The entry of a source, made and queued when it is new. */
@@ -135,59 +142,49 @@ class CachingCompiler implements GrammarCompiler {
       this.#entries.set(key, known)
       return known
     }
-    if (this.#queue.size >= MAX_WAITING || this.#queue.sizeOf(tenant) >= MAX_WAITING_PER_TENANT)
-      throw new EngineError('queue_full', 'too many grammars wait to be compiled already; try again later')
     const { promise: compiled, resolve, reject } = deferred<Compiled>()
     // Refused with nobody waiting: not unhandled.
     compiled.catch(() => {})
-    const entry = { key, tenant, source, compiled, resolve, reject, numWaiting: 0, isSettled: false }
+    const unwanted = new AbortController()
+    const entry = { key, tenant, source, compiled, resolve, reject, unwanted, numWaiting: 0, isSettled: false }
     this.#entries.set(key, entry)
     this.#evict()
-    this.#queue.push(tenant, entry)
-    this.#compileNext()
+    this.#compile(entry).then(
+      (outcome) => this.#settle(entry, outcome),
+      (error: unknown) => {
+        // Not for what it asks: the next time it may have its turn.
+        if (error instanceof EngineError) this.#entries.delete(entry.key)
+        this.#settle(entry, refusal(entry, error))
+      },
+    )
     return entry
   }
 
-  /** Compiles what is queued, one after the other. */
-  #compileNext(): void {
-    if (this.#compiling !== null || this.#isClosed) return
-    const entry = this.#queue.shift()
-    if (entry === undefined) return
-    this.#compiling = entry
-    this.#compile(entry)
-      .then(
-        (compiled) => this.#settle(entry, compiled),
-        (error: unknown) => this.#settle(entry, refusal(entry, error)),
-      )
-      .finally(() => {
-        this.#compiling = null
-        this.#compileNext()
-      })
-  }
-
-  async #compile({ key, source }: Entry): Promise<Compiled> {
+  async #compile({ key, tenant, source, unwanted }: Entry): Promise<Compiled> {
     const { compileTimeoutMs = 5000 } = this.#options
-    if (this.#compiler === null || this.#compiler.isEnded) this.#compiler = new GrammarThread(null)
-    const compiler = this.#compiler
-    const tooSlow = new Unenforceable(`${source.param}: it takes longer than ${compileTimeoutMs / 1000} s to compile`)
-    const timer = setTimeout(() => void compiler.close(tooSlow), compileTimeoutMs)
-    const { network, warnings } = await compiler.compile(source).finally(() => clearTimeout(timer))
-    const thread = await this.#openHost()
-    await thread.load(key, network)
-    return { warnings, thread }
+    const tooSlow = () =>
+      new Unenforceable(`${source.param}: it takes longer than ${compileTimeoutMs / 1000} s to compile`)
+    const { compiled } = await this.#compiler.run(
+      { kind: 'compile', source },
+      { tenant, timeoutMs: compileTimeoutMs, tooSlow, signal: unwanted.signal },
+    )
+    if (compiled === undefined) throw new Error('the grammar thread compiled nothing')
+    const host = await this.#openHost()
+    await host.load(key, compiled.network)
+    return { warnings: compiled.warnings, host }
   }
 
-  async #openHost(): Promise<GrammarThread> {
+  async #openHost(): Promise<MatcherHost> {
     const known = await this.#host?.catch(() => null)
     if (known !== null && known !== undefined && !known.isEnded) return known
-    this.#host = this.#buildVocabulary().then((vocabulary) => new GrammarThread(vocabulary))
+    this.#host = this.#buildVocabulary().then((vocabulary) => new MatcherHost(vocabulary))
     return this.#host
   }
 
   #settle(entry: Entry, outcome: Compiled | EngineError): void {
     if (entry.isSettled) {
       // Nobody waited to the end, and nobody will find it.
-      if (!(outcome instanceof EngineError)) outcome.thread.drop(entry.key)
+      if (!(outcome instanceof EngineError)) outcome.host.drop(entry.key)
       return
     }
     entry.isSettled = true
@@ -196,14 +193,13 @@ class CachingCompiler implements GrammarCompiler {
     this.#evict()
   }
 
-  /** Nobody waits for a grammar that is not compiled yet: it leaves the queue, or its thread is ended. */
+  /** Nobody waits for a grammar that is not compiled yet: it leaves the queue, or the thread that compiles it is ended. */
   #cancelIfUnwanted(entry: Entry): void {
     if (entry.numWaiting > 0 || entry.isSettled) return
     this.#entries.delete(entry.key)
-    const wasQueued = this.#queue.remove(entry.tenant, entry)
     const { param } = entry.source
     this.#settle(entry, new EngineError('invalid_request', `${param}: nobody waits for it any more`, param))
-    if (!wasQueued && this.#compiling === entry) void this.#compiler?.close()
+    entry.unwanted.abort()
   }
 
   /** Grammars of whoever has most go first, the least recently used of them; refusals are kept as well. */
@@ -217,7 +213,7 @@ class CachingCompiler implements GrammarCompiler {
       if (entry === undefined) return
       this.#entries.delete(entry.key)
       entry.compiled.then(
-        ({ thread }) => thread.drop(entry.key),
+        ({ host }) => host.drop(entry.key),
         () => {},
       )
     }
@@ -240,9 +236,9 @@ class CachingCompiler implements GrammarCompiler {
   }
 }
 
-async function createMatcher(entry: Entry, thread: GrammarThread): Promise<GrammarMatcher> {
+async function createMatcher(entry: Entry, host: MatcherHost): Promise<GrammarMatcher> {
   try {
-    return await thread.createMatcher(entry.key)
+    return await host.createMatcher(entry.key)
   } catch (error) {
     throw error instanceof Unenforceable ? new EngineError('invalid_request', `${entry.source.param}: ${error.message}`, entry.source.param, { cause: error }) : error // prettier-ignore
   }

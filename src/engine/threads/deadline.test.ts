@@ -1,8 +1,8 @@
 import { expect, test } from 'vitest'
-import { createChatTemplate } from './chat/chat-template.ts'
-import { PromptEncoder } from './chat/prompt-encoder.ts'
+import { createChatTemplate } from '../chat/chat-template.ts'
+import { PromptEncoder } from '../chat/prompt-encoder.ts'
 import { DeadlineError, withDeadline } from './deadline.ts'
-import { createTokenizer } from './tokenizer.ts'
+import { createTokenizer } from '../tokenizer.ts'
 
 test('a task gives its value, its error, or is stopped inside a pattern', () => {
   expect(withDeadline(1000, () => withDeadline(1000, () => 7) + 1)).toBe(8)

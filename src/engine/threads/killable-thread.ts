@@ -1,0 +1,114 @@
+/** A thread that answers calls one by one, and can be ended in the middle of one. */
+import { Worker } from 'node:worker_threads'
+import type { MessagePort, TransferListItem } from 'node:worker_threads'
+
+interface ThreadRequest<Call> {
+  readonly id: number
+  readonly call: Call
+}
+
+/** `refusal`: what an error that the caller has to see is made of. `error`: anything else that went wrong. */
+type ThreadResponse<Answer> = { readonly id: number } & (
+  { readonly answer: Answer } | { readonly refusal: unknown } | { readonly error: string }
+)
+
+export interface ThreadOptions {
+  /** For messages: "the grammar thread". */
+  readonly name: string
+  readonly entry: URL
+  readonly workerData: unknown
+  /** An error as `serveCalls` took it apart. */
+  readonly toError: (refusal: unknown) => Error
+}
+
+interface PendingCall<Answer> {
+  resolve(answer: Answer): void
+  reject(error: Error): void
+}
+
+export class KillableThread<Call, Answer> {
+  readonly #options: ThreadOptions
+  readonly #worker: Worker
+  readonly #pending = new Map<number, PendingCall<Answer>>()
+  #nextId = 0
+  /** Why it takes no more calls. */
+  #ended: Error | null = null
+
+  constructor(options: ThreadOptions) {
+    const { name, entry, workerData } = options
+    this.#options = options
+    this.#worker = new Worker(entry, { execArgv: [], workerData })
+    // It has nothing to finish: what waits for it keeps the process alive, or nothing does.
+    this.#worker.unref()
+    this.#worker.on('message', (response: ThreadResponse<Answer>) => this.#receive(response))
+    this.#worker.on('messageerror', (error) => this.#end(new Error(`${name} cannot be read: ${error.message}`)))
+    this.#worker.on('error', (error) => this.#end(new Error(`${name} failed: ${error.message}`)))
+    this.#worker.on('exit', () => this.#end(new Error(`${name} ended`)))
+  }
+
+  /** No call is answered any more. */
+  get isEnded(): boolean {
+    return this.#ended !== null
+  }
+
+  call(call: Call): Promise<Answer> {
+    if (this.#ended !== null) return Promise.reject(this.#ended)
+    const id = this.#nextId++
+    return new Promise((resolve, reject) => {
+      this.#pending.set(id, { resolve, reject })
+      this.#worker.postMessage({ id, call } satisfies ThreadRequest<Call>, [])
+    })
+  }
+
+  /** A call whose end nobody waits for; on a thread that ended there is nothing left to do. */
+  notify(call: Call): void {
+    this.call(call).catch(() => {})
+  }
+
+  /** Ends the thread, in the middle of a call too; what is in flight rejects with the reason. Idempotent. */
+  async close(reason = new Error(`${this.#options.name} was closed`)): Promise<void> {
+    this.#end(reason)
+    await this.#worker.terminate()
+  }
+
+  #receive(response: ThreadResponse<Answer>): void {
+    const pending = this.#pending.get(response.id)
+    this.#pending.delete(response.id)
+    if ('answer' in response) pending?.resolve(response.answer)
+    else pending?.reject('refusal' in response ? this.#options.toError(response.refusal) : new Error(response.error))
+  }
+
+  #end(error: Error): void {
+    this.#ended ??= error
+    const pending = [...this.#pending.values()]
+    this.#pending.clear()
+    for (const call of pending) call.reject(this.#ended)
+  }
+}
+
+/** What a call gave, and the memory that leaves the thread with it. */
+export interface Answered<Answer> {
+  readonly answer: Answer
+  readonly transfer?: TransferListItem[]
+}
+
+/** The thread's side. `refusalOf`: the parts of an error that the caller has to see, to be cloned; undefined for other errors. */
+export function serveCalls<Call, Answer>(
+  port: MessagePort,
+  answer: (call: Call) => Answered<Answer> | Promise<Answered<Answer>>,
+  refusalOf: (error: unknown) => unknown,
+): void {
+  const post = (response: ThreadResponse<Answer>, transfer: TransferListItem[] = []): void =>
+    port.postMessage(response, transfer)
+  const serve = async ({ id, call }: ThreadRequest<Call>): Promise<void> => {
+    try {
+      const answered = await answer(call)
+      post({ id, answer: answered.answer }, answered.transfer)
+    } catch (error) {
+      const refusal = refusalOf(error)
+      if (refusal === undefined) post({ id, error: error instanceof Error ? error.message : String(error) })
+      else post({ id, refusal })
+    }
+  }
+  port.on('message', (request: ThreadRequest<Call>) => void serve(request))
+}
