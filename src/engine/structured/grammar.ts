@@ -90,7 +90,6 @@ class CachingCompiler implements GrammarCompiler {
   readonly #entries = new Map<string, Entry>()
   readonly #compiler: ThreadQueue<GrammarCall, GrammarAnswer>
   #host: Promise<MatcherHost> | null = null
-  #isClosed = false
 
   constructor(options: GrammarOptions) {
     this.#options = options
@@ -125,7 +124,6 @@ class CachingCompiler implements GrammarCompiler {
   }
 
   async close(): Promise<void> {
-    this.#isClosed = true
     const closed = new EngineError('shutdown', 'the server is shutting down')
     for (const entry of this.#entries.values()) this.#settle(entry, closed)
     this.#entries.clear()
