@@ -68,6 +68,16 @@ export interface Norm {
   readonly eps: number
 }
 
+/** LayerNorm: (x - mean(x)) / sqrt(variance(x) + eps) * weight + bias. */
+export interface LayerNorm {
+  readonly weight: Vector
+  readonly bias: Vector | null
+  readonly eps: number
+}
+
+/** Which of a sequence's rows stand for it: the mean of all, the first or the last. */
+export type Pooling = 'mean' | 'first' | 'last'
+
 export interface KvLayout {
   readonly numLayers: number
   readonly numBlocks: number
@@ -102,6 +112,8 @@ export interface StepInput {
   /** [numSequences, maxBlocksPerSequence]: block ids of positions 0.. in order; entries past the context are ignored. */
   readonly blockTables: Int32Array
   readonly maxBlocksPerSequence: number
+  /** [numRows]: the row of its table that `embedAdd` takes for each row; absent where no op asks for it. */
+  readonly places?: Int32Array
 }
 
 export interface LinearOptions {
@@ -112,10 +124,14 @@ export interface LinearOptions {
   readonly residual?: boolean
   /**
    * W holds 2 * out.cols rows, the gate's then the up projection's: out = act(x Wg^T) * (x Wu^T).
-   * `gelu_tanh` is the tanh approximation.
    */
-  readonly glu?: 'silu' | 'gelu_tanh'
+  readonly glu?: Activated
+  /** out = act(x W^T). Not together with `glu`. */
+  readonly activation?: Activated
 }
+
+/** `gelu` is the exact one, by the error function; `gelu_tanh` its tanh approximation. */
+export type Activated = 'silu' | 'gelu_tanh' | 'gelu'
 
 export interface QkvOptions {
   readonly layer: number
@@ -134,10 +150,12 @@ export interface AttentionOptions {
   readonly headDim: number
   /** Scores are multiplied by this. */
   readonly scale: number
-  /** Position p attends to p - window + 1 .. p. */
+  /** Position p attends to p - window + 1 .. p, and up to p + window - 1 where attention is bidirectional. */
   readonly window: number | null
   /** scores = softcap * tanh(scores / softcap). */
   readonly softcap: number | null
+  /** Rows see the rows after them too, as encoders do. The same in all attention ops of a step, which has whole sequences. */
+  readonly bidirectional?: boolean
 }
 
 export interface LogitsOptions {
@@ -205,6 +223,8 @@ export interface StepOutput {
   readonly scores: readonly TokenLogprobs[]
   /** [sample rows, vocab] raw logits, only when `endStep({ logits: true })` asked (tests, tools). */
   readonly logits: Float32Array | null
+  /** [numSequences, cols] of what `pool` was given, else null. */
+  readonly pooled: Float32Array | null
   /** Device time of the step where the adapter can tell (timestamp-query), else null. */
   readonly gpuMicros: number | null
   /** Per kernel device times, only in per-kernel tracing. */
@@ -298,10 +318,11 @@ export interface Backend {
   /** Blocks a pool can have at most (a device's largest binding); Infinity where memory alone decides. */
   maxKvBlocks(layout: KvLayout): number
   /**
-   * The ops that `ops` calls (embed, linear, normAdd, qkvRopeStore, attention), to be run by each step as a whole. To be called before `ready`,
+   * The ops that `ops` calls (all but sample and score), to be run by each step as a whole. To be called before `ready`,
    * which checks their shapes and settles whatever does not depend on the step; `ops` may be called then, later, or more than once.
+   * `head`: null where no logits are made.
    */
-  record(label: string, ops: () => void, head: HeadCall): OpSequence
+  record(label: string, ops: () => void, head: HeadCall | null): OpSequence
   /**
    * Bytes, at most `atMostBytes`, that the device allocates on trial; freed again. Absent where `info.memoryBudgetBytes` says it, or the device's memory
    * is the host's.
@@ -320,17 +341,23 @@ export interface Backend {
   run(sequence: OpSequence): void
   /** out[r] = table[tokens[r]] * scale */
   embed(out: Activation, table: Matrix, scale: number): void
+  /** out[r] += table[places[r]] */
+  embedAdd(out: Activation, table: Matrix): void
   /** out = x W^T, see LinearOptions. out.cols = W.rows, or W.rows / 2 with glu. out must not be x. */
   linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void
   /** residual += norm(x): families that normalise a block's output before adding it. */
   normAdd(residual: Activation, x: Activation, norm: Norm): void
+  /** out = norm(x); out may be x. */
+  layerNorm(out: Activation, x: Activation, norm: LayerNorm): void
   /**
    * qkv [rows, (numHeads + 2 numKvHeads) headDim]: q and k normalised and rotated; q written to `q` [rows, numHeads headDim],
    * k and v to the pool at the row's slot.
    */
   qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void
-  /** Causal attention of every row over its sequence's blocks, own chunk included (already stored). out [rows, numHeads headDim] */
+  /** Attention of every row over its sequence's blocks, own chunk included (already stored), causal or not. out [rows, numHeads headDim] */
   attention(out: Activation, q: Activation, options: AttentionOptions): void
+  /** A row for each sequence, into `StepOutput.pooled`. At most once a step. */
+  pool(x: Activation, pooling: Pooling): void
   /** Logits of the sample rows into backend memory, then a token for each. At most once a step. */
   sample(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly SampleRow[]): void
   /** Log-probabilities of given tokens, computed in chunks of rows. At most once a step. */

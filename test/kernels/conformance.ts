@@ -6,6 +6,7 @@
  */
 import { describe } from 'vitest'
 import { describeAttention } from './conformance-attention.ts'
+import { describeEncoder } from './conformance-encoder.ts'
 import { describeLinear } from './conformance-linear.ts'
 import { describeSampling } from './conformance-sampling.ts'
 import { TOLERANCES, type Coverage, type CreateBackend, type Tolerances } from './fixtures.ts'
@@ -27,5 +28,6 @@ export function describeBackend(name: string, create: CreateBackend, options: Co
     describeLinear(create, tolerances, options.coverage ?? 'all')
     describeAttention(create, tolerances)
     describeSampling(create, tolerances)
+    describeEncoder(create, tolerances)
   })
 }

@@ -10,6 +10,7 @@ import type {
   BackendInfo,
   BackendOptions,
   KvLayout,
+  LayerNorm,
   LinearOptions,
   LogitsOptions,
   Matrix,
@@ -18,6 +19,7 @@ import type {
   MatrixUse,
   Norm,
   OpSequence,
+  Pooling,
   QkvOptions,
   RepeatedOps,
   RopeTable,
@@ -171,6 +173,10 @@ class CpuBackend implements InspectableBackend {
     this.#recorder.embed(out, table, scale)
   }
 
+  embedAdd(out: Activation, table: Matrix): void {
+    this.#recorder.embedAdd(out, table)
+  }
+
   linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void {
     this.#recorder.linear(out, x, w, options)
   }
@@ -179,12 +185,20 @@ class CpuBackend implements InspectableBackend {
     this.#recorder.normAdd(residual, x, norm)
   }
 
+  layerNorm(out: Activation, x: Activation, norm: LayerNorm): void {
+    this.#recorder.layerNorm(out, x, norm)
+  }
+
   qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void {
     this.#recorder.qkvRopeStore(q, qkv, options)
   }
 
   attention(out: Activation, q: Activation, options: AttentionOptions): void {
     this.#recorder.attention(out, q, options)
+  }
+
+  pool(x: Activation, pooling: Pooling): void {
+    this.#output.pool(this.#resources.activation(x), pooling, this.#step.input)
   }
 
   sample(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly SampleRow[]): void {
@@ -198,11 +212,12 @@ class CpuBackend implements InspectableBackend {
   endStep(options?: { readonly logits?: boolean }): Promise<StepOutput> {
     this.#step.end()
     const kernels = this.#executor.endStep()
-    const { sampled, sampledLogprobs, scores } = this.#output.results
+    const { sampled, sampledLogprobs, scores, pooled } = this.#output.results
     return Promise.resolve({
       sampled,
       sampledLogprobs,
       scores,
+      pooled,
       gpuMicros: null,
       logits: options?.logits === true ? this.#output.copyLogits() : null,
       kernels,

@@ -1,10 +1,21 @@
 /** What a step gives back: tokens drawn and prompts scored. */
-import type { Activation, BackendOptions, LogitsOptions, Matrix, SampleRow, ScoreRow, TokenLogprobs } from '../ops.ts'
+import type {
+  Activation,
+  BackendOptions,
+  LogitsOptions,
+  Matrix,
+  Pooling,
+  SampleRow,
+  ScoreRow,
+  StepInput,
+  TokenLogprobs,
+} from '../ops.ts'
 import { Sampler, tokenLogprobs } from '../sampling.ts'
 import type { Arena } from './arena.ts'
 import type { Executor } from './executor.ts'
 import { PANEL, roundUp } from './matrices.ts'
 import type { Recorder } from './recorder.ts'
+import type { HostActivation } from './resources.ts'
 import { isDrawnByKernel, SampleSpecs } from './sample-specs.ts'
 import { ScoreRows } from './score-rows.ts'
 import { LogitsBuffer, SCORE_ROWS } from './working-memory.ts'
@@ -13,13 +24,14 @@ interface StepResults {
   sampled: Int32Array
   sampledLogprobs: (TokenLogprobs | null)[]
   scores: TokenLogprobs[]
+  pooled: Float32Array | null
   /** Rows of logits that may be asked for. */
   numLogitRows: number
   vocab: number
 }
 
 function emptyResults(): StepResults {
-  return { sampled: new Int32Array(0), sampledLogprobs: [], scores: [], numLogitRows: 0, vocab: 0 }
+  return { sampled: new Int32Array(0), sampledLogprobs: [], scores: [], pooled: null, numLogitRows: 0, vocab: 0 }
 }
 
 export class Output {
@@ -55,6 +67,26 @@ export class Output {
   /** Begins a step. The results of the one before stay as they are for who holds them. */
   begin(): void {
     this.#results = emptyResults()
+  }
+
+  /** Runs what is recorded and pools the rows of each sequence: a few additions beside what made them. */
+  pool({ address, stride, cols }: HostActivation, pooling: Pooling, input: StepInput): void {
+    this.#executor.run()
+    const { numSequences, sequenceStarts } = input
+    const pooled = new Float32Array(numSequences * cols)
+    for (let sequence = 0; sequence < numSequences; sequence++) {
+      const [start, end] = [sequenceStarts[sequence]!, sequenceStarts[sequence + 1]!]
+      const out = pooled.subarray(sequence * cols, (sequence + 1) * cols)
+      const first = pooling === 'last' ? end - 1 : start
+      const last = pooling === 'first' ? start : end - 1
+      for (let row = first; row <= last; row++) {
+        const values = this.#arena.f32(address + row * stride, cols)
+        for (let i = 0; i < cols; i++) out[i] = out[i]! + values[i]!
+      }
+      const count = last + 1 - first
+      if (count > 1) for (let i = 0; i < cols; i++) out[i] = out[i]! / count
+    }
+    this.#results.pooled = pooled
   }
 
   /** Runs what is recorded and draws a token for each row. `positions`: of the step's rows. */

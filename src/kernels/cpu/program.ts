@@ -16,7 +16,7 @@ export const COMMANDS = {
     opcode: 2,
     fields: [
       ...(['rows', 'out', 'outStride', 'tokens', 'format', 'flags', 'cols', 'panelBytes', 'weights'] as const),
-      ...(['factors', 'scale'] as const),
+      ...(['factors', 'scale', 'adds'] as const),
     ],
   },
   normAdd: {
@@ -38,7 +38,7 @@ export const COMMANDS = {
       ...(['q', 'qStride', 'out', 'outStride'] as const),
       ...POOL_FIELDS,
       ...(['numKvHeads', 'group', 'headDim', 'scale', 'window', 'softcap', 'items', 'numItems'] as const),
-      ...(['positions', 'splits', 'partials', 'partialBytes'] as const),
+      ...(['positions', 'splits', 'partials', 'partialBytes', 'bidirectional'] as const),
     ],
   },
   sample: { opcode: 6, fields: ['rows', 'logits', 'stride', 'vocab', 'specs', 'out'] },
@@ -50,6 +50,10 @@ export const COMMANDS = {
     ],
   },
   score: { opcode: 9, fields: ['rows', 'logits', 'stride', 'vocab', 'scores', 'targets'] },
+  layerNorm: {
+    opcode: 10,
+    fields: ['rows', 'out', 'outStride', 'x', 'xStride', 'cols', 'weight', 'bias', 'eps'],
+  },
 } as const
 export type Opcode = keyof typeof COMMANDS
 export type Fields<T extends Opcode> = Readonly<Record<(typeof COMMANDS)[T]['fields'][number], number>>

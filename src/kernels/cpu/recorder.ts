@@ -1,5 +1,15 @@
 /** Checks a step's ops and records them as commands. */
-import type { Activation, AttentionOptions, LinearOptions, LogitsOptions, Matrix, Norm, QkvOptions } from '../ops.ts'
+import type {
+  Activated,
+  Activation,
+  AttentionOptions,
+  LayerNorm,
+  LinearOptions,
+  LogitsOptions,
+  Matrix,
+  Norm,
+  QkvOptions,
+} from '../ops.ts'
 import type { Executor } from './executor.ts'
 import { PANEL, roundUp, type PackedMatrix } from './matrices.ts'
 import type { Program } from './program.ts'
@@ -8,9 +18,9 @@ import { rowsPerItem, type StepInputs } from './step-inputs.ts'
 import { ROW_TILE, SPLIT, type LogitsBuffer, type WorkingMemory } from './working-memory.ts'
 
 // Flags of assembly/linear.ts.
-const SILU = 1
-const GELU = 2
+const ACTIVATIONS: Readonly<Record<Activated, number>> = { silu: 1, gelu_tanh: 2, gelu: 8 }
 const RESIDUAL = 4
+const GATED = 16
 
 /** What drawing from a logit costs, in multiply-adds: its hash, mostly. */
 const SAMPLE_WORK = 16
@@ -45,17 +55,32 @@ export class Recorder {
   embed(out: Activation, table: Matrix, scale: number): void {
     const target = this.#resources.activation(out)
     const matrix = this.#resources.matrix(table)
-    const { numRows } = this.#step.input
     if (target.cols !== matrix.cols || matrix.gated)
       throw new Error(`embed ${table.label}: rows of ${matrix.cols} do not fit [.., ${target.cols}]`)
     for (const token of this.#step.tokenIds()) {
       if (token >= matrix.rows) throw new Error(`token ${token} is outside the vocabulary of ${matrix.rows}`)
     }
+    this.#gather(target, matrix, this.#step.tokens, scale, false)
+  }
+
+  embedAdd(out: Activation, table: Matrix): void {
+    const target = this.#resources.activation(out)
+    const matrix = this.#resources.matrix(table)
+    if (target.cols !== matrix.cols || matrix.gated)
+      throw new Error(`embedAdd ${table.label}: rows of ${matrix.cols} do not fit [.., ${target.cols}]`)
+    for (const place of this.#step.placeIds()) {
+      if (place < 0 || place >= matrix.rows) throw new Error(`place ${place} is outside the table of ${matrix.rows}`)
+    }
+    this.#gather(target, matrix, this.#step.places, 1, true)
+  }
+
+  #gather(target: HostActivation, matrix: PackedMatrix, tokens: number, scale: number, adds: boolean): void {
+    const { numRows } = this.#step.input
     this.#program.add('embed', {
       rows: numRows,
       out: target.address,
       outStride: target.stride,
-      tokens: this.#step.tokens,
+      tokens,
       format: matrix.formatCode,
       flags: matrix.flags,
       cols: matrix.cols,
@@ -63,10 +88,12 @@ export class Recorder {
       weights: matrix.weights,
       factors: matrix.factors,
       scale,
+      adds: adds ? 1 : 0,
     })
   }
 
-  linear(out: Activation, x: Activation, w: Matrix, { norm, bias, residual, glu }: LinearOptions): void {
+  linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void {
+    const { norm, bias, residual, glu, activation } = options
     const target = this.#resources.activation(out)
     const source = this.#resources.activation(x)
     const matrix = this.#resources.matrix(w)
@@ -78,7 +105,11 @@ export class Recorder {
     }
     if (matrix.gated !== (glu !== undefined))
       throw new Error(`linear ${w.label}: the matrix was loaded ${matrix.gated ? 'for' : 'without'} glu`)
-    const epilogue = (glu === 'silu' ? SILU : glu === 'gelu_tanh' ? GELU : 0) | (residual === true ? RESIDUAL : 0)
+    const activated = glu ?? activation
+    const epilogue =
+      (activated === undefined ? 0 : ACTIVATIONS[activated]) |
+      (glu === undefined ? 0 : GATED) |
+      (residual === true ? RESIDUAL : 0)
     this.#addLinear(matrix, source, norm, {
       rows: this.#step.input.numRows,
       rowIndex: 0,
@@ -103,6 +134,24 @@ export class Recorder {
       cols: source.cols,
       weight: this.#resources.vector(norm.weight).address,
       eps: norm.eps,
+    })
+  }
+
+  layerNorm(out: Activation, x: Activation, { weight, bias, eps }: LayerNorm): void {
+    const target = this.#resources.activation(out)
+    const source = this.#resources.activation(x)
+    if (target.cols !== source.cols)
+      throw new Error(`layerNorm: [.., ${source.cols}] does not fit [.., ${target.cols}]`)
+    this.#program.add('layerNorm', {
+      rows: this.#step.input.numRows,
+      out: target.address,
+      outStride: target.stride,
+      x: source.address,
+      xStride: source.stride,
+      cols: source.cols,
+      weight: this.#resources.vector(weight).address,
+      bias: bias === null ? 0 : this.#resources.vector(bias).address,
+      eps,
     })
   }
 
@@ -144,7 +193,7 @@ export class Recorder {
   }
 
   attention(out: Activation, q: Activation, options: AttentionOptions): void {
-    const { numHeads, numKvHeads, headDim, layer, window, softcap } = options
+    const { numHeads, numKvHeads, headDim, layer, window, softcap, bidirectional = false } = options
     const target = this.#resources.activation(out)
     const queries = this.#resources.activation(q)
     const kv = this.#resources.kvCacheOf(numKvHeads, headDim)
@@ -190,6 +239,7 @@ export class Recorder {
       splits: apart ? numSplits : 0,
       partials,
       partialBytes,
+      bidirectional: bidirectional ? 1 : 0,
     })
   }
 

@@ -13,7 +13,8 @@ export class StepInputs {
   readonly tokens: number // i32 [maxRows]
   readonly positions: number // i32 [maxRows]
   readonly slots: number // i32 [maxRows]
-  readonly items: number // i32 [maxRows][first row, rows, address of the block table]
+  readonly places: number // i32 [maxRows]
+  readonly items: number // i32 [maxRows][first row, rows, address of the block table, the sequence's last position]
   readonly rowIndex: number // i32 [rows of logits]
   readonly #blockTables: number // i32 [maxSequences, maxBlocksPerSequence]
   readonly #limits: BackendOptions['limits']
@@ -33,7 +34,8 @@ export class StepInputs {
     this.positions = words(maxRows)
     this.slots = words(maxRows)
     this.#blockTables = words(maxSequences * maxBlocksPerSequence)
-    this.items = words(3 * maxRows)
+    this.places = words(maxRows)
+    this.items = words(4 * maxRows)
     this.rowIndex = words(Math.max(maxSampleRows, SCORE_ROWS))
   }
 
@@ -88,6 +90,7 @@ export class StepInputs {
     }
     this.#arena.i32(this.positions, numRows).set(positions.subarray(0, numRows))
     this.#arena.i32(this.slots, numRows).set(input.slots.subarray(0, numRows))
+    if (input.places !== undefined) this.#arena.i32(this.places, numRows).set(input.places.subarray(0, numRows))
     this.#longest = 0
     for (let row = 0; row < numRows; row++) this.#longest = Math.max(this.#longest, positions[row]! + 1)
     this.#copyBlockTables(input, blockSize)
@@ -104,6 +107,12 @@ export class StepInputs {
     return this.#arena.i32(this.tokens, this.input.numRows)
   }
 
+  /** Places of the step's rows. Throws where the step has none. */
+  placeIds(): Int32Array {
+    if (this.input.places === undefined) throw new Error('the step has no places')
+    return this.#arena.i32(this.places, this.input.numRows)
+  }
+
   /** Sets the rows that the next logits are of. */
   setRowIndex(rows: readonly { readonly row: number }[]): void {
     const index = this.#arena.i32(this.rowIndex, rows.length)
@@ -113,17 +122,18 @@ export class StepInputs {
   /** Units of attention: runs of rows of one sequence. */
   buildItems(group: number): void {
     this.#itemGroup = group
-    const { numSequences, sequenceStarts, maxBlocksPerSequence } = this.input
+    const { numSequences, sequenceStarts, maxBlocksPerSequence, positions } = this.input
     const most = rowsPerItem(group)
-    const items = this.#arena.i32(this.items, 3 * this.#limits.maxRows)
+    const items = this.#arena.i32(this.items, 4 * this.#limits.maxRows)
     this.#numItems = 0
     for (let sequence = 0; sequence < numSequences; sequence++) {
       const end = sequenceStarts[sequence + 1]!
       for (let row = sequenceStarts[sequence]!; row < end; row += most) {
-        const at = 3 * this.#numItems++
+        const at = 4 * this.#numItems++
         items[at] = row
         items[at + 1] = Math.min(most, end - row)
         items[at + 2] = this.#blockTables + sequence * maxBlocksPerSequence * 4
+        items[at + 3] = positions[end - 1]!
       }
     }
   }

@@ -79,6 +79,51 @@ export function silu(x: number): number {
   return x / (1 + Math.exp(-x))
 }
 
+/** LayerNorm of x[start .. start + length - 1] into out, which may be x. */
+export function layerNorm(
+  out: Float32Array,
+  x: Float32Array,
+  start: number,
+  length: number,
+  weight: Float32Array,
+  bias: Float32Array | null,
+  eps: number,
+): void {
+  let sum = 0
+  for (let i = start; i < start + length; i++) sum += x[i]!
+  const mean = sum / length
+  let squares = 0
+  for (let i = start; i < start + length; i++) squares += (x[i]! - mean) ** 2
+  const inverse = 1 / Math.sqrt(squares / length + eps)
+  for (let i = 0; i < length; i++) {
+    out[start + i] = (x[start + i]! - mean) * inverse * weight[i]! + (bias === null ? 0 : bias[i]!)
+  }
+}
+
+/** GELU by the error function. */
+export function gelu(x: number): number {
+  return 0.5 * x * (1 + erf(x / Math.SQRT2))
+}
+
+/** The error function, to 1e-15: its series near 0, a continued fraction of its complement far from it (Abramowitz and Stegun 7.1.6, 7.1.14). */
+export function erf(x: number): number {
+  const magnitude = Math.abs(x)
+  if (magnitude > 6) return Math.sign(x)
+  if (magnitude < 2.5) {
+    let term = x
+    let sum = x
+    for (let n = 1; Math.abs(term) > 1e-17 * Math.abs(sum); n++) {
+      term *= (2 * x * x) / (2 * n + 1)
+      sum += term
+    }
+    return (2 / Math.sqrt(Math.PI)) * Math.exp(-x * x) * sum
+  }
+  let fraction = 0
+  for (let n = 60; n >= 1; n--) fraction = n / 2 / (magnitude + fraction)
+  const complement = Math.exp(-magnitude * magnitude) / Math.sqrt(Math.PI) / (magnitude + fraction)
+  return Math.sign(x) * (1 - complement)
+}
+
 /** The tanh approximation of GELU. */
 export function geluTanh(x: number): number {
   return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x * x * x)))

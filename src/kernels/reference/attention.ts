@@ -8,7 +8,7 @@ export interface AttentionScratch {
 }
 
 /**
- * out[row, head] = softmax(scale q k^T) v over positions max(0, p - window + 1) .. p of the row's sequence.
+ * out[row, head] = softmax(scale q k^T) v over positions max(0, p - window + 1) .. p of the row's sequence, or .. p + window - 1 of it.
  * k and v: one layer of the pool, [slots, numKvHeads, headDim].
  */
 export function pagedAttention(
@@ -18,16 +18,18 @@ export function pagedAttention(
   v: Float32Array,
   blockSize: number,
   input: StepInput,
-  { numHeads, numKvHeads, headDim, scale, window, softcap }: AttentionOptions,
+  { numHeads, numKvHeads, headDim, scale, window, softcap, bidirectional = false }: AttentionOptions,
   { scores, sum }: AttentionScratch,
 ): void {
   const headsPerKvHead = numHeads / numKvHeads
   for (let sequence = 0; sequence < input.numSequences; sequence++) {
     const table = sequence * input.maxBlocksPerSequence
     const endRow = input.sequenceStarts[sequence + 1]!
+    const end = input.positions[endRow - 1]!
     for (let row = input.sequenceStarts[sequence]!; row < endRow; row++) {
-      const last = input.positions[row]!
-      const first = window === null ? 0 : Math.max(0, last - window + 1)
+      const position = input.positions[row]!
+      const first = window === null ? 0 : Math.max(0, position - window + 1)
+      const last = !bidirectional ? position : window === null ? end : Math.min(end, position + window - 1)
       for (let head = 0; head < numHeads; head++) {
         const query = (row * numHeads + head) * headDim
         const kvOffset = Math.floor(head / headsPerKvHead) * headDim

@@ -13,6 +13,7 @@ import type {
   BackendInfo,
   BackendOptions,
   KvLayout,
+  LayerNorm,
   LinearOptions,
   LogitsOptions,
   Matrix,
@@ -22,6 +23,7 @@ import type {
   MatrixUse,
   Norm,
   OpSequence,
+  Pooling,
   QkvOptions,
   RepeatedOps,
   RopeTable,
@@ -34,7 +36,7 @@ import type {
   Vector,
 } from '../ops.ts'
 import { Sampler, tokenLogprobs } from '../sampling.ts'
-import { geluTanh, type HostNorm, inverseRms, normalizePieces, silu } from './arithmetic.ts'
+import { gelu, geluTanh, type HostNorm, inverseRms, layerNorm, normalizePieces, silu } from './arithmetic.ts'
 import { type AttentionScratch, pagedAttention } from './attention.ts'
 import { KvPool, kvBlockBytes } from './kv-pool.ts'
 import { HostRope } from './rope.ts'
@@ -60,7 +62,18 @@ interface StepResults {
   sampledLogprobs: (TokenLogprobs | null)[]
   scores: TokenLogprobs[]
   logits: Float32Array | null
+  pooled: Float32Array | null
 }
+
+const NO_RESULTS: Readonly<StepResults> = {
+  sampled: new Int32Array(0),
+  sampledLogprobs: [],
+  scores: [],
+  logits: null,
+  pooled: null,
+}
+
+const ACTIVATIONS = { silu, gelu, gelu_tanh: geluTanh } as const
 
 class ReferenceBackend implements InspectableBackend {
   readonly info: BackendInfo = {
@@ -86,7 +99,7 @@ class ReferenceBackend implements InspectableBackend {
   #input: StepInput | null = null
   #tokens: Int32Array
   #previousSampled: Int32Array = new Int32Array(0)
-  #results: StepResults = { sampled: new Int32Array(0), sampledLogprobs: [], scores: [], logits: null }
+  #results: StepResults = { ...NO_RESULTS }
   #closed = false
 
   constructor(options: BackendOptions) {
@@ -174,7 +187,7 @@ class ReferenceBackend implements InspectableBackend {
     this.#step++
     this.#input = input
     this.#previousSampled = this.#results.sampled
-    this.#results = { sampled: new Int32Array(0), sampledLogprobs: [], scores: [], logits: null }
+    this.#results = { ...NO_RESULTS, sampledLogprobs: [], scores: [] }
     for (let row = 0; row < input.numRows; row++) {
       const token = input.tokens[row]!
       this.#tokens[row] = token >= 0 ? token : this.#previousSampled[-token - 1]!
@@ -192,7 +205,19 @@ class ReferenceBackend implements InspectableBackend {
     }
   }
 
-  linear(out: Activation, x: Activation, w: Matrix, { norm, bias, residual, glu }: LinearOptions): void {
+  embedAdd(out: Activation, table: Matrix): void {
+    const target = this.#activations.get(out).values
+    const { values, cols, rows } = this.#matrices.get(table)
+    const { numRows, places } = this.#stepInput()
+    if (places === undefined) throw new Error(`embedAdd ${table.label}: the step has no places`)
+    for (let row = 0; row < numRows; row++) {
+      const place = places[row]!
+      if (place < 0 || place >= rows) throw new Error(`place ${place} is outside the table of ${rows}`)
+      for (let i = 0; i < cols; i++) target[row * cols + i] = target[row * cols + i]! + values[place * cols + i]!
+    }
+  }
+
+  linear(out: Activation, x: Activation, w: Matrix, { norm, bias, residual, glu, activation }: LinearOptions): void {
     const target = this.#activations.get(out)
     const source = this.#activations.get(x)
     const matrix = this.#matrices.get(w)
@@ -203,7 +228,8 @@ class ReferenceBackend implements InspectableBackend {
       )
     }
     const biases = bias === undefined ? null : this.#vectors.get(bias).values
-    const activate = glu === undefined ? null : glu === 'silu' ? silu : geluTanh
+    const name = glu ?? activation
+    const activate = name === undefined ? null : ACTIVATIONS[name]
     const { numRows } = this.#stepInput()
     for (let first = 0; first < numRows; first += TILE_ROWS) {
       const rows = Math.min(TILE_ROWS, numRows - first)
@@ -215,9 +241,9 @@ class ReferenceBackend implements InspectableBackend {
         for (let o = 0; o < outputs; o++) {
           let value = products[from + o]!
           if (biases !== null) value += biases[o]!
-          if (activate !== null) {
-            const up = products[from + outputs + o]! + (biases === null ? 0 : biases[outputs + o]!)
-            value = activate(value) * up
+          if (activate !== null) value = activate(value)
+          if (glu !== undefined) {
+            value *= products[from + outputs + o]! + (biases === null ? 0 : biases[outputs + o]!)
           }
           target.values[to + o] = residual === true ? target.values[to + o]! + value : value
         }
@@ -235,6 +261,14 @@ class ReferenceBackend implements InspectableBackend {
       const inverse = inverseRms(values, base, cols, norm.eps)
       for (let i = 0; i < cols; i++) target[base + i] = target[base + i]! + values[base + i]! * inverse * weight[i]!
     }
+  }
+
+  layerNorm(out: Activation, x: Activation, { weight, bias, eps }: LayerNorm): void {
+    const target = this.#activations.get(out)
+    const { values, cols } = this.#activations.get(x)
+    const [scales, offsets] = [this.#vectors.get(weight).values, bias === null ? null : this.#vectors.get(bias).values]
+    const { numRows } = this.#stepInput()
+    for (let row = 0; row < numRows; row++) layerNorm(target.values, values, row * cols, cols, scales, offsets, eps)
   }
 
   qkvRopeStore(
@@ -283,6 +317,23 @@ class ReferenceBackend implements InspectableBackend {
     )
   }
 
+  pool(x: Activation, pooling: Pooling): void {
+    const { values, cols } = this.#activations.get(x)
+    const { numSequences, sequenceStarts } = this.#stepInput()
+    const pooled = new Float32Array(numSequences * cols)
+    for (let sequence = 0; sequence < numSequences; sequence++) {
+      const [start, end] = [sequenceStarts[sequence]!, sequenceStarts[sequence + 1]!]
+      const first = pooling === 'last' ? end - 1 : start
+      const last = pooling === 'first' ? start : end - 1
+      for (let i = 0; i < cols; i++) {
+        let sum = 0
+        for (let row = first; row <= last; row++) sum += values[row * cols + i]!
+        pooled[sequence * cols + i] = sum / (last + 1 - first)
+      }
+    }
+    this.#results.pooled = pooled
+  }
+
   sample(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly SampleRow[]): void {
     const { positions } = this.#stepInput()
     const logits = this.#computeLogits(x, head, options, rows)
@@ -311,13 +362,14 @@ class ReferenceBackend implements InspectableBackend {
   }
 
   endStep(options?: { readonly logits?: boolean }): Promise<StepOutput> {
-    const { sampled, sampledLogprobs, scores, logits } = this.#results
+    const { sampled, sampledLogprobs, scores, logits, pooled } = this.#results
     this.#input = null
     return Promise.resolve({
       sampled,
       sampledLogprobs,
       scores,
       logits: options?.logits === true ? (logits?.slice() ?? new Float32Array(0)) : null,
+      pooled,
       gpuMicros: null,
       kernels: null,
     })

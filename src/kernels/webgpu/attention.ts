@@ -179,7 +179,7 @@ export class AttentionKernels {
   /** Up to three dispatches: single rows, row tiles, splits of single rows combined. */
   attention(out: Activation, q: Activation, options: AttentionOptions): PreparedOp {
     const context = this.#context
-    const { layer, headDim, numHeads, numKvHeads, window, softcap, scale } = options
+    const { layer, headDim, numHeads, numKvHeads, window, softcap, scale, bidirectional = false } = options
     const target = context.activation(out)
     const source = context.activation(q)
     const shape = { numHeads, numKvHeads, headDim, blockSize: this.layout.blockSize }
@@ -198,6 +198,7 @@ export class AttentionKernels {
           firstItem,
           { f32: scale },
           { f32: softcap ?? 0 },
+          bidirectional ? 1 : 0,
         ],
         [source.buffer, this.#pool(layer), target.buffer, this.#partials!],
       )
@@ -209,7 +210,7 @@ export class AttentionKernels {
     return {
       sources,
       launch: () => {
-        this.#planItems(rows, capacity)
+        this.#planItems(rows, capacity, bidirectional)
         const operations = 4 * this.#tokens * numHeads * headDim
         if (this.#singles.length > 0) singles.add(this.#singles.length / ITEM_WORDS, numKvHeads)
         if (this.#tiles.length > 0) tiles.add(this.#tiles.length / ITEM_WORDS, numKvHeads, operations)
@@ -237,7 +238,7 @@ export class AttentionKernels {
     return Math.floor(this.#partials.size / bytes)
   }
 
-  #planItems(tile: number, capacity: number): void {
+  #planItems(tile: number, capacity: number, isBidirectional: boolean): void {
     if (this.#plannedTile !== 0) {
       if (this.#plannedTile !== tile) throw new Error('layers with different query groups in one step')
       return
@@ -250,20 +251,21 @@ export class AttentionKernels {
     let numPartials = 0
     for (let sequence = 0; sequence < numSequences; sequence++) {
       const endRow = sequenceStarts[sequence + 1]!
+      const end = positions[endRow - 1]!
       for (let row = sequenceStarts[sequence]!; row < endRow;) {
         const isTile = tile > 1 && endRow - row > 1
         const count = isTile ? Math.min(tile, endRow - row) : 1
-        const last = positions[row + count - 1]!
+        const last = positions[isBidirectional ? endRow - 1 : row + count - 1]!
         const numSplits = Math.floor(last / SPLIT) + 1
         if (isTile) {
-          this.#tiles.push(row, count, sequence, 0, numSplits, -1)
+          this.#tiles.push(row, count, sequence, 0, numSplits, -1, end)
           this.#tokens += count * (last + 1)
         } else if (numSplits === 1 || numPartials + numSplits > capacity) {
-          this.#singles.push(row, 1, sequence, 0, numSplits, -1)
+          this.#singles.push(row, 1, sequence, 0, numSplits, -1, end)
         } else {
           this.#splitRows.push(row, numPartials, numSplits)
           for (let split = 0; split < numSplits; split++)
-            this.#singles.push(row, 1, sequence, split, split + 1, numPartials++)
+            this.#singles.push(row, 1, sequence, split, split + 1, numPartials++, end)
         }
         row += count
       }

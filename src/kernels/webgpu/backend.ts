@@ -12,6 +12,7 @@ import type {
   BackendOptions,
   HeadCall,
   KvLayout,
+  LayerNorm,
   LinearOptions,
   LogitsOptions,
   Matrix,
@@ -20,6 +21,7 @@ import type {
   MatrixUse,
   Norm,
   OpSequence,
+  Pooling,
   QkvOptions,
   RopeTable,
   SampleRow,
@@ -41,7 +43,7 @@ import {
   type PreparedOp,
 } from './context.ts'
 import { openDevice, type GpuDevice } from './device.ts'
-import { embed, normAdd } from './elementwise.ts'
+import { embed, layerNorm, normAdd, pool } from './elementwise.ts'
 import { LinearKernels } from './linear.ts'
 import { importMatrix, loadMatrix, packedLayout, type GpuMatrix, type MatrixLoader } from './matrix.ts'
 import { tryAllocate } from './memory-probe.ts'
@@ -67,7 +69,7 @@ export interface WebGpuBackendOptions extends BackendOptions {
 /** A recorded sequence and, from `ready` on, its ops. */
 interface PreparedSequence extends OpSequence {
   readonly ops: () => void
-  readonly head: HeadCall
+  readonly head: HeadCall | null
   prepared: readonly PreparedOp[] | null
 }
 
@@ -91,6 +93,9 @@ export class WebGpuBackend implements InspectableBackend {
   #stepBuffer: GPUBuffer | null = null
   #nextId = 1
   #input: StepInput | null = null
+  /** Where `pool` puts its rows, [maxSequences, cols], and how many bytes of them the step has. */
+  #pooled: GPUBuffer | null = null
+  #pooledBytes = 0
   /** While a sequence is prepared, its ops so far. */
   #recording: PreparedOp[] | null = null
   #closed = false
@@ -197,6 +202,7 @@ export class WebGpuBackend implements InspectableBackend {
       scratchBytes:
         bufferBytes([
           this.#stepBuffer,
+          this.#pooled,
           this.#context.nothing,
           ...[...this.#activations.values(), ...this.#ropes.values()].map(({ buffer }) => buffer),
         ]) +
@@ -214,7 +220,7 @@ export class WebGpuBackend implements InspectableBackend {
     this.#stepBuffer = createStorage(this.device, 'step', bytes)
   }
 
-  record(label: string, ops: () => void, head: HeadCall): OpSequence {
+  record(label: string, ops: () => void, head: HeadCall | null): OpSequence {
     const sequence: PreparedSequence = { label, ops, head, prepared: null }
     this.#sequences.push(sequence)
     return sequence
@@ -241,7 +247,8 @@ export class WebGpuBackend implements InspectableBackend {
     for (const sequence of this.#sequences) {
       sequence.prepared = this.#prepare(sequence.ops)
       sources.push(...sequence.prepared.flatMap((op) => op.sources))
-      sources.push(...this.#sample.sources(this.#matrices.get(sequence.head.head), sequence.head.options))
+      const { head } = sequence
+      if (head !== null) sources.push(...this.#sample.sources(this.#matrices.get(head.head), head.options))
     }
     await this.#context.pipelines.compile(sources, signal)
     await this.device.queue.onSubmittedWorkDone()
@@ -280,6 +287,7 @@ export class WebGpuBackend implements InspectableBackend {
       )
     }
     this.#input = input
+    this.#pooledBytes = 0
     this.#context.dispatches.clear()
     this.#context.step.begin(input, this.#attention.layout.blockSize)
     this.#attention.beginStep(input)
@@ -303,12 +311,20 @@ export class WebGpuBackend implements InspectableBackend {
     this.#add(embed(this.#context, out, this.#matrices.get(table), scale, this.#sample.sampled))
   }
 
+  embedAdd(out: Activation, table: Matrix): void {
+    this.#add(embed(this.#context, out, this.#matrices.get(table), 1, this.#sample.sampled, true))
+  }
+
   linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void {
     this.#add(this.#linear.linear(out, x, this.#matrices.get(w), options))
   }
 
   normAdd(residual: Activation, x: Activation, norm: Norm): void {
     this.#add(normAdd(this.#context, residual, x, norm))
+  }
+
+  layerNorm(out: Activation, x: Activation, norm: LayerNorm): void {
+    this.#add(layerNorm(this.#context, out, x, norm))
   }
 
   qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void {
@@ -318,6 +334,18 @@ export class WebGpuBackend implements InspectableBackend {
 
   attention(out: Activation, q: Activation, options: AttentionOptions): void {
     this.#add(this.#attention.attention(out, q, options))
+  }
+
+  pool(x: Activation, pooling: Pooling): void {
+    const { limits } = this.#options
+    this.#pooled ??= createStorage(this.device, 'pooled', limits.maxSequences * x.cols * 4)
+    this.#add(
+      pool(this.#context, x, pooling, this.#pooled, () => {
+        const { numSequences } = this.#step()
+        this.#pooledBytes = numSequences * x.cols * 4
+        return numSequences
+      }),
+    )
   }
 
   sample(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly SampleRow[]): void {
@@ -337,14 +365,21 @@ export class WebGpuBackend implements InspectableBackend {
     const { dispatches, step } = this.#context
     this.device.queue.writeBuffer(this.#context.stepBuffer(), 0, step.words())
     this.#blocks.submitCopies()
-    return this.#queue.submit({
+    const pooledBytes = this.#pooledBytes
+    const logitsBytes = options?.logits === true ? this.#sample.logitsBytes : 0
+    if (pooledBytes > 0 && logitsBytes > 0) throw new Error('a step gives pooled rows or logits, not both')
+    const { values, ...results } = await this.#queue.submit({
       dispatches,
       layout: this.#sample.layout,
       results: this.#sample.results,
       numRows,
-      logitsBytes: options?.logits === true ? this.#sample.logitsBytes : 0,
-      copyLogits: (encoder, target) => this.#sample.copyLogits(encoder, target),
+      valueBytes: pooledBytes + logitsBytes,
+      copyValues: (encoder, target) =>
+        pooledBytes > 0
+          ? encoder.copyBufferToBuffer(this.#pooled!, 0, target, 0, pooledBytes)
+          : this.#sample.copyLogits(encoder, target),
     })
+    return { ...results, logits: pooledBytes > 0 ? null : values, pooled: pooledBytes > 0 ? values : null }
   }
 
   async readBlocks(blocks: readonly number[]): Promise<Uint8Array> {

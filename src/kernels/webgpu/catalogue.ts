@@ -1,7 +1,7 @@
 /** Every kernel that a model of a given shape can launch, without a device: what `bench isa` and its test compile for GPUs that are not there. */
 import type { MatrixFormat } from '../ops.ts'
 import { attentionSources, qkvSource } from './attention.ts'
-import { embedSource, NORM_ADD_SOURCE } from './elementwise.ts'
+import { embedSource, layerNormSource, NORM_ADD_SOURCE, POOL_SOURCE } from './elementwise.ts'
 import { linearSources, prepareSource, rowRange } from './linear.ts'
 import { formOf } from './matrix.ts'
 import type { KernelSource } from './pipelines.ts'
@@ -51,7 +51,7 @@ export function modelKernels(shape: ModelShape, weights: MatrixFormat): Catalogu
     if (source !== null) entries.push({ kernel: source.name, kind: 'other', weights: of, rows: null, source })
   }
   for (const hasNorm of [true, false]) other(prepareSource(form, hasNorm, hasNorm ? 'sample' : 'all'), weights)
-  other(embedSource(form), weights)
+  for (const adds of [false, true]) other(embedSource(form, adds), weights)
   const attention = { numHeads: heads, numKvHeads: kvHeads, headDim, blockSize: 16 }
   const [single, tile, reduce] = attentionSources(attention)
   entries.push({ kernel: 'attention', kind: 'attention', weights: null, rows: 1, source: single })
@@ -59,6 +59,7 @@ export function modelKernels(shape: ModelShape, weights: MatrixFormat): Catalogu
   for (const source of [reduce, qkvSource(attention, 'none', true), qkvSource(attention, 'head', true)]) {
     other(source, null)
   }
-  for (const source of [NORM_ADD_SOURCE, ...SAMPLE_SOURCES]) other(source, null)
+  for (const source of [NORM_ADD_SOURCE, layerNormSource(true, true), POOL_SOURCE, ...SAMPLE_SOURCES])
+    other(source, null)
   return entries
 }

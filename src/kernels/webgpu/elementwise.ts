@@ -1,30 +1,42 @@
-/** embed and normAdd. */
-import type { Activation, Norm } from '../ops.ts'
+/** Ops over single rows, and pooling: embed, normAdd, layerNorm, pool. */
+import type { Activation, LayerNorm, Norm, Pooling } from '../ops.ts'
 import { bind, Launch, normWeight, type GpuContext, type PreparedOp } from './context.ts'
 import type { GpuMatrix, WeightForm } from './matrix.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
 
 const EMBED: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'read']
+const LAYER_NORM: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'read', 'write']
+const LAYER_NORM_INPLACE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write']
+const POOL: readonly BindingKind[] = ['read', 'uniform', 'read', 'write']
 const NORM_ADD: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write']
 
-export function embedSource(form: WeightForm): KernelSource {
-  return { name: 'embed', bindings: EMBED, defines: { ...form, WS: 64 } }
+export function embedSource(form: WeightForm, adds = false): KernelSource {
+  return { name: 'embed', bindings: EMBED, defines: { ...form, ADD: adds ? 1 : 0, WS: 64 } }
 }
 
 export const NORM_ADD_SOURCE: KernelSource = { name: 'norm-add', bindings: NORM_ADD, defines: { WS: 256 } }
 
-/** out[r] = table[tokens[r]] * scale */
+const POOL_THREADS = 64
+export const POOL_SOURCE: KernelSource = { name: 'pool', bindings: POOL, defines: { WS: POOL_THREADS } }
+
+export function layerNormSource(isInPlace: boolean, hasBias: boolean): KernelSource {
+  const defines = { WS: 128, INPLACE: isInPlace ? 1 : 0, BIAS: hasBias ? 1 : 0 }
+  return { name: 'layer-norm', bindings: isInPlace ? LAYER_NORM_INPLACE : LAYER_NORM, defines }
+}
+
+/** out[r] = table[tokens[r]] * scale, or out[r] += table[places[r]] * scale */
 export function embed(
   context: GpuContext,
   out: Activation,
   table: GpuMatrix,
   scale: number,
   sampled: GPUBuffer,
+  adds = false,
 ): PreparedOp {
   const target = context.activation(out)
   if (table.isGated) throw new Error(`embed ${table.label}: a gated matrix has no rows to gather`)
   if (target.cols !== table.cols) throw new Error(`embed ${table.label}: ${table.cols} columns into ${target.cols}`)
-  const source = embedSource(table.form)
+  const source = embedSource(table.form, adds)
   const launches = table.shards.map((shard) => {
     const params = [
       table.numBlocks,
@@ -58,4 +70,36 @@ export function normAdd(context: GpuContext, residual: Activation, x: Activation
   const buffers = [source.buffer, normWeight(context, norm), target.buffer]
   const launch = new Launch(context, NORM_ADD_SOURCE, bind(context, 'normAdd', NORM_ADD, params, buffers))
   return { sources: [NORM_ADD_SOURCE], launch: (numRows) => launch.add(numRows) }
+}
+
+/** out = norm(x); out may be x. */
+export function layerNorm(context: GpuContext, out: Activation, x: Activation, norm: LayerNorm): PreparedOp {
+  const target = context.activation(out)
+  const source = context.activation(x)
+  if (target.cols !== source.cols)
+    throw new Error(`layerNorm: ${source.label} [.., ${source.cols}] does not fit ${target.label} [.., ${target.cols}]`)
+  const { weight, bias, eps } = norm
+  const isInPlace = target === source
+  const kernel = layerNormSource(isInPlace, bias !== null)
+  const params = [source.cols, source.stride, { f32: 1 / source.cols }, { f32: eps }]
+  const vectors = [context.vector(weight).buffer, bias === null ? context.nothing : context.vector(bias).buffer]
+  const buffers = [...vectors, ...(isInPlace ? [] : [source.buffer]), target.buffer]
+  const launch = new Launch(context, kernel, bind(context, 'layerNorm', kernel.bindings, params, buffers))
+  return { sources: [kernel], launch: (numRows) => launch.add(numRows) }
+}
+
+const POOLINGS: Readonly<Record<Pooling, number>> = { mean: 0, first: 1, last: 2 }
+
+/** A row for each sequence into `pooled` [sequences, cols]. @param numSequences of the step that is being made */
+export function pool(
+  context: GpuContext,
+  x: Activation,
+  pooling: Pooling,
+  pooled: GPUBuffer,
+  numSequences: () => number,
+): PreparedOp {
+  const { buffer, stride, cols } = context.activation(x)
+  const group = bind(context, 'pool', POOL, [cols, stride, POOLINGS[pooling]], [buffer, pooled])
+  const launch = new Launch(context, POOL_SOURCE, group)
+  return { sources: [POOL_SOURCE], launch: () => launch.add(numSequences(), Math.ceil(cols / POOL_THREADS)) }
 }

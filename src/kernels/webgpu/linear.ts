@@ -10,7 +10,7 @@ const PREPARE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'wri
 /** Which rows of a step a call takes: all, its sample rows or its score rows. */
 export type RowSelection = 'all' | 'sample' | 'score'
 const ROWS: Readonly<Record<RowSelection, number>> = { all: 0, sample: 1, score: 2 }
-const FLAG = { bias: 1, residual: 2, logits: 4, silu: 8, gelu_tanh: 16 } as const
+const FLAG = { bias: 1, residual: 2, logits: 4, silu: 8, gelu_tanh: 16, gelu: 32, gated: 64 } as const
 
 /** Rows of x a workgroup of linear-vector.wgsl multiplies: each has a kernel of its own. */
 const VECTOR_ROWS = [1, 4, 8, 16] as const
@@ -231,7 +231,8 @@ export class LinearKernels {
         (options.bias === undefined ? 0 : FLAG.bias) |
           (options.residual === true ? FLAG.residual : 0) |
           (logits === null ? 0 : FLAG.logits) |
-          (options.glu === undefined ? 0 : FLAG[options.glu]),
+          (options.glu === undefined ? 0 : FLAG[options.glu] | FLAG.gated) |
+          (options.activation === undefined ? 0 : FLAG[options.activation]),
       ]
       const bias = options.bias === undefined ? nothing : this.#context.vector(options.bias).buffer
       return bind(this.#context, label, LINEAR, params, [rows, shard.codes, shard.scales, out.buffer, bias])

@@ -21,11 +21,13 @@ const HEADER = {
   numSingleItems: 15,
   attentionRows: 16,
   scoreResults: 17,
+  places: 18,
+  sequenceStarts: 19,
 } as const
 const HEADER_WORDS = 32
 
 /** Words of one attention item, one split row and one sample spec. */
-export const ITEM_WORDS = 6
+export const ITEM_WORDS = 7
 export const SPLIT_ROW_WORDS = 3
 export const SPEC_WORDS = 14
 
@@ -35,8 +37,8 @@ export function maxStepBytes(
   numPartials: number,
 ): number {
   const items = (maxRows + numPartials) * ITEM_WORDS + maxRows * SPLIT_ROW_WORDS
-  const rows = 3 * maxRows + 3 * maxRows + maxSampleRows * (1 + SPEC_WORDS)
-  return 4 * (HEADER_WORDS + rows + items + maxSequences * maxBlocksPerSequence)
+  const rows = 4 * maxRows + 3 * maxRows + maxSampleRows * (1 + SPEC_WORDS)
+  return 4 * (HEADER_WORDS + rows + items + maxSequences * (maxBlocksPerSequence + 1) + 1)
 }
 
 export type StepSection = Exclude<
@@ -58,6 +60,8 @@ export class StepWriter {
     this.append('tokens', input.tokens.subarray(0, input.numRows))
     this.append('positions', input.positions.subarray(0, input.numRows))
     this.append('slots', input.slots.subarray(0, input.numRows))
+    this.append('sequenceStarts', input.sequenceStarts.subarray(0, input.numSequences + 1))
+    if (input.places !== undefined) this.append('places', input.places.subarray(0, input.numRows))
     this.#appendTables(input, blockSize)
   }
 

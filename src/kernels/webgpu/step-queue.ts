@@ -21,10 +21,13 @@ export interface StepSubmission {
   readonly results: GPUBuffer
   /** Work of the step, in rows: how long it may take. */
   readonly numRows: number
-  /** Bytes of raw logits to read, 0: none. */
-  readonly logitsBytes: number
-  copyLogits(encoder: GPUCommandEncoder, target: GPUBuffer): void
+  /** Bytes of f32 values to read beside the results, 0: none. */
+  readonly valueBytes: number
+  copyValues(encoder: GPUCommandEncoder, target: GPUBuffer): void
 }
+
+/** A step's results; `values`: what `copyValues` copied, null where nothing was asked for. */
+export type Submitted = Omit<StepOutput, 'logits' | 'pooled'> & { readonly values: Float32Array | null }
 
 export class StepQueue {
   readonly #context: GpuContext
@@ -60,14 +63,14 @@ export class StepQueue {
   }
 
   /** Encodes and submits; resolves with the step's results. Rejects with DeviceLostError, or with the first validation error. */
-  async submit(step: StepSubmission): Promise<StepOutput> {
+  async submit(step: StepSubmission): Promise<Submitted> {
     const { device } = this.#context
     const traced = this.#tracesKernels ? kernelNames(step.dispatches) : null
     const resultBytes = step.layout.words * 4
     const traceBytes = traced === null ? 0 : traced.length * 16
-    const logitsAt = Math.ceil((resultBytes + traceBytes) / 256) * 256
-    const readback = this.#acquire(logitsAt + step.logitsBytes)
-    const logits = step.logitsBytes === 0 ? null : createStorage(device, 'logits readback', step.logitsBytes)
+    const valuesAt = Math.ceil((resultBytes + traceBytes) / 256) * 256
+    const readback = this.#acquire(valuesAt + step.valueBytes)
+    const values = step.valueBytes === 0 ? null : createStorage(device, 'values readback', step.valueBytes)
 
     const encoder = this.#encode(step.dispatches)
     if (this.#queries !== null && traced === null) encoder.resolveQuerySet(this.#queries, 0, 2, step.results, 0)
@@ -76,9 +79,9 @@ export class StepQueue {
       encoder.resolveQuerySet(this.#queries, 0, 2 * traced.length, this.#traceQueries, 0)
       encoder.copyBufferToBuffer(this.#traceQueries, 0, readback, resultBytes, traceBytes)
     }
-    if (logits !== null) {
-      step.copyLogits(encoder, logits)
-      encoder.copyBufferToBuffer(logits, 0, readback, logitsAt, step.logitsBytes)
+    if (values !== null) {
+      step.copyValues(encoder, values)
+      encoder.copyBufferToBuffer(values, 0, readback, valuesAt, step.valueBytes)
     }
     device.queue.submit([encoder.finish()])
 
@@ -89,7 +92,7 @@ export class StepQueue {
       readback.destroy()
       throw error
     } finally {
-      logits?.destroy()
+      values?.destroy()
     }
     this.#release(readback)
     const timestamps = new BigUint64Array(bytes, 0, 2)
@@ -100,7 +103,7 @@ export class StepQueue {
     const stepMicros = this.#queries === null || traced !== null ? null : Number(timestamps[1]! - timestamps[0]!) / 1000
     return {
       ...readResults(bytes, step.layout),
-      logits: logits === null ? null : new Float32Array(bytes, logitsAt, step.logitsBytes / 4),
+      values: values === null ? null : new Float32Array(bytes, valuesAt, step.valueBytes / 4),
       gpuMicros: kernels === null ? stepMicros : kernels.reduce((sum, { micros }) => sum + micros, 0),
       kernels,
     }

@@ -1,4 +1,4 @@
-// Causal attention over the paged pool. A unit of work is a run of rows of one sequence and one KV head with its query heads. The context is taken
+// Attention over the paged pool, causal or within whole sequences. A unit of work is a run of rows of one sequence and one KV head with its query heads. The context is taken
 // in splits of 128 tokens aligned to absolute positions; each split is a complete softmax of its own (maximum, sum, weighted values) and splits are
 // folded in ascending order. So a row's result does not depend on the rows beside it, nor on whether the splits ran on one thread or many.
 //
@@ -39,6 +39,7 @@ export class AttentionCommand {
   splits: i32 // 0: a unit folds its splits itself; else splits of the longest item, computed apart
   partials: usize // [item][kvHead][split]: f32 [rows][paddedDim + 4]
   partialBytes: usize // of one split
+  bidirectional: i32 // rows see the rows after them too
   counter: i32
   foldCounter: i32
 }
@@ -48,6 +49,7 @@ class AttentionItem {
   firstRow: i32
   numRows: i32
   blockTable: usize // i32[]
+  last: i32 // last position of the sequence's rows
 }
 
 // A state of R = numRows * group softmaxes: [R][paddedDim] weighted values, then per row of 4 f32: maximum, sum, unused.
@@ -77,6 +79,15 @@ export function attention(c: AttentionCommand): void {
   }
 }
 
+/** Last position that a row of the item sees. */
+// @ts-ignore: decorator
+@inline
+function lastPosition(c: AttentionCommand, item: AttentionItem, row: i32): i32 {
+  const own = position(c, item.firstRow + row)
+  if (c.bidirectional == 0) return own
+  return c.window == 0 ? item.last : min(item.last, own + c.window - 1)
+}
+
 /** First position the item's first row sees. */
 function firstPosition(c: AttentionCommand, item: AttentionItem): i32 {
   return c.window == 0 ? 0 : max(0, position(c, item.firstRow) - c.window + 1)
@@ -104,7 +115,7 @@ function runItem(c: AttentionCommand, item: AttentionItem, kvHead: i32): void {
   const work = split + stateBytes(r, dim)
   loadQueries(c, item, kvHead, queries)
   resetState(total, r, dim)
-  const last = position(c, item.firstRow + item.numRows - 1)
+  const last = lastPosition(c, item, item.numRows - 1)
   for (let s = firstPosition(c, item) / SPLIT; s * SPLIT <= last; s++) {
     computeSplit(c, item, kvHead, s, queries, split, work)
     fold(c, total, split, r, dim)
@@ -114,7 +125,7 @@ function runItem(c: AttentionCommand, item: AttentionItem, kvHead: i32): void {
 
 /** One split into its place among the partials. */
 function runSplit(c: AttentionCommand, item: AttentionItem, index: i32, kvHead: i32, s: i32): void {
-  const last = position(c, item.firstRow + item.numRows - 1)
+  const last = lastPosition(c, item, item.numRows - 1)
   if (s * SPLIT > last || s < firstPosition(c, item) / SPLIT) return
   const queries = scratch
   loadQueries(c, item, kvHead, queries)
@@ -134,7 +145,7 @@ function foldPartials(c: AttentionCommand, index: i32, kvHead: i32): void {
   const dim = paddedDim(c)
   const total = scratch
   resetState(total, r, dim)
-  const last = position(c, item.firstRow + item.numRows - 1)
+  const last = lastPosition(c, item, item.numRows - 1)
   for (let s = firstPosition(c, item) / SPLIT; s * SPLIT <= last; s++) fold(c, total, partial(c, index, kvHead, s), r, dim)
   writeOut(c, item, kvHead, total)
 }
@@ -180,15 +191,16 @@ function computeSplit(c: AttentionCommand, item: AttentionItem, kvHead: i32, s: 
   const dim = paddedDim(c)
   const r = item.numRows * c.group
   const first = s * SPLIT
-  const last = position(c, item.firstRow + item.numRows - 1)
+  const last = lastPosition(c, item, item.numRows - 1)
   const tokens = min(SPLIT, last + 1 - first)
   const scores = work
   const tile = work + (<usize>r * SPLIT << 2)
   scoreSplit(c, item, kvHead, first, tokens, queries, scores, tile)
   const stats = state + (<usize>r * dim << 2)
   for (let row = 0; row < item.numRows; row++) {
-    const end = position(c, item.firstRow + row) + 1
-    const begin = c.window == 0 ? 0 : max(0, end - c.window)
+    const own = position(c, item.firstRow + row)
+    const end = lastPosition(c, item, row) + 1
+    const begin = c.window == 0 ? 0 : max(0, own + 1 - c.window)
     for (let g = 0; g < c.group; g++) {
       const i = <usize>(row * c.group + g)
       softmax(c, scores + i * (SPLIT << 2), max(0, begin - first), min(tokens, end - first), (tokens + 15) & ~15, stats + (i << 4))

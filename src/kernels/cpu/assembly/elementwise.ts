@@ -1,6 +1,6 @@
-// Ops over single rows: embed, normAdd, qkvRopeStore.
-import { takeUnits } from './pool'
-import { ACTIVATION_FACTOR, madd, narrow } from './simd'
+// Ops over single rows: embed, normAdd, layerNorm, qkvRopeStore.
+import { scratch, takeUnits } from './pool'
+import { ACTIVATION_FACTOR, madd, narrow, sumLanes } from './simd'
 import { inverseRms } from './prepare'
 import { GROUP16, headerBytes, MINS } from './linear-quantized'
 
@@ -18,6 +18,7 @@ export class EmbedCommand {
   weights: usize
   factors: usize // f32[panels]
   scale: f32
+  adds: i32 // to what the row holds
   counter: i32
 }
 
@@ -42,7 +43,8 @@ export function embed(c: EmbedCommand): void {
     const token = load<i32>(c.tokens + (<usize>row << 2))
     const panel = token >> 4
     const weights = c.weights + c.panelBytes * panel
-    const out = c.out + c.outStride * row
+    const row0 = c.out + c.outStride * row
+    const out = c.adds != 0 ? scratch : row0
     const factor = load<f32>(c.factors + (<usize>panel << 2)) * c.scale
     if (c.format >= 2) embedQuantized(c, weights, token & 15, factor * ACTIVATION_FACTOR, out)
     else if (c.format == 1) {
@@ -54,6 +56,8 @@ export function embed(c: EmbedCommand): void {
       const at = weights + (<usize>(token & 15) << 2)
       for (let k: usize = 0; k < c.cols; k++) store<f32>(out + (k << 2), load<f32>(at + (k << 6)) * factor)
     }
+    if (c.adds == 0) continue
+    for (let i: usize = 0; i < c.cols << 2; i += 4) store<f32>(row0 + i, load<f32>(row0 + i) + load<f32>(scratch + i))
   }
 }
 
@@ -106,6 +110,60 @@ export function normAdd(c: NormAddCommand): void {
     const inverse = inverseRms(x, c.cols, c.eps)
     for (let i: usize = 0; i < c.cols << 2; i += 4) {
       store<f32>(residual + i, load<f32>(residual + i) + load<f32>(x + i) * inverse * load<f32>(c.weight + i))
+    }
+  }
+}
+
+@unmanaged
+export class LayerNormCommand {
+  opcode: i32
+  rows: i32
+  out: usize
+  outStride: usize
+  x: usize
+  xStride: usize
+  cols: usize
+  weight: usize
+  bias: usize // 0: none
+  eps: f32
+  counter: i32
+}
+
+/** The mean and the mean square from it are sums of four lanes in ascending order, then the tail. */
+export function layerNorm(c: LayerNormCommand): void {
+  const cols = c.cols
+  const whole = cols & ~3
+  for (;;) {
+    const row = takeUnits(changetype<usize>(c) + offsetof<LayerNormCommand>('counter'), 1)
+    if (row >= c.rows) return
+    const x = c.x + c.xStride * row
+    const out = c.out + c.outStride * row
+    let sums = f32x4.splat(0)
+    for (let i: usize = 0; i < whole; i += 4) sums = f32x4.add(sums, v128.load(x + (i << 2)))
+    let sum = sumLanes(sums)
+    for (let i = whole; i < cols; i++) sum += load<f32>(x + (i << 2))
+    const mean = sum / <f32>cols
+    const means = f32x4.splat(mean)
+    sums = f32x4.splat(0)
+    for (let i: usize = 0; i < whole; i += 4) {
+      const d = f32x4.sub(v128.load(x + (i << 2)), means)
+      sums = madd(d, d, sums)
+    }
+    sum = sumLanes(sums)
+    for (let i = whole; i < cols; i++) {
+      const d = load<f32>(x + (i << 2)) - mean
+      sum += d * d
+    }
+    const inverse = <f32>1 / sqrt<f32>(sum / <f32>cols + c.eps)
+    const inverses = f32x4.splat(inverse)
+    for (let i: usize = 0; i < whole; i += 4) {
+      const d = f32x4.mul(f32x4.sub(v128.load(x + (i << 2)), means), inverses)
+      const scaled = f32x4.mul(d, v128.load(c.weight + (i << 2)))
+      v128.store(out + (i << 2), c.bias == 0 ? scaled : f32x4.add(scaled, v128.load(c.bias + (i << 2))))
+    }
+    for (let i = whole; i < cols; i++) {
+      const scaled = (load<f32>(x + (i << 2)) - mean) * inverse * load<f32>(c.weight + (i << 2))
+      store<f32>(out + (i << 2), c.bias == 0 ? scaled : scaled + load<f32>(c.bias + (i << 2)))
     }
   }
 }

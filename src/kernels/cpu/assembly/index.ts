@@ -1,6 +1,6 @@
 // The module's entry points: `start` once a thread, then `run` on the coordinating thread and `serve` on the others.
 import { attention, AttentionCommand } from './attention'
-import { embed, EmbedCommand, normAdd, NormAddCommand, qkvRopeStore, QkvCommand } from './elementwise'
+import { embed, EmbedCommand, layerNorm, LayerNormCommand, normAdd, NormAddCommand, qkvRopeStore, QkvCommand } from './elementwise'
 import { linear, LinearCommand } from './linear'
 import { pack, PackCommand } from './pack'
 import { sample, SampleCommand } from './sample'
@@ -69,6 +69,9 @@ function execute(): void {
         break
       case 7:
         pack(changetype<PackCommand>(command))
+        break
+      case 10:
+        layerNorm(changetype<LayerNormCommand>(command))
         break
       case 9:
         score(changetype<ScoreCommand>(command))

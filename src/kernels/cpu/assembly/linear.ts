@@ -3,7 +3,7 @@ import { multiplyPanel } from './linear-float'
 import { multiplyQuantizedPanel } from './linear-quantized'
 import { barrier, scratch, takeUnits } from './pool'
 import { BLOCK_BYTES, PLAIN, preparedBytes, prepareRow, QUAD_BYTES, QUANTIZED, SCALED } from './prepare'
-import { geluTanh, silu, tanh } from './simd'
+import { gelu, geluTanh, silu, tanh } from './simd'
 
 /** Rows of a unit of work: its sums, [128][16] f32, stay in the level-1 cache. */
 const ROW_TILE: i32 = 128
@@ -13,6 +13,9 @@ const OWN_ROWS: i32 = 2
 export const SILU: i32 = 1
 export const GELU: i32 = 2
 export const RESIDUAL: i32 = 4
+export const GELU_EXACT: i32 = 8
+/** The matrix has gate and up panels in turn. */
+export const GATED: i32 = 16
 
 /** Weight formats. */
 const F32: i32 = 0
@@ -78,7 +81,7 @@ export function linear(c: LinearCommand): void {
     barrier()
   }
   const acc = temporary
-  const gated = (c.epilogue & (SILU | GELU)) != 0
+  const gated = (c.epilogue & GATED) != 0
   temporary += <usize>ROW_TILE * (gated ? 128 : 64)
   const outPanels = gated ? c.panels >> 1 : c.panels
   const rowTiles = (rows + ROW_TILE - 1) / ROW_TILE
@@ -114,9 +117,17 @@ function multiply(c: LinearCommand, panel: i32, x: usize, xStride: usize, rows: 
   }
 }
 
+// @ts-ignore: decorator
+@inline
+function activate(epilogue: i32, value: v128): v128 {
+  if ((epilogue & SILU) != 0) return silu(value)
+  return (epilogue & GELU) != 0 ? geluTanh(value) : gelu(value)
+}
+
 function finish(c: LinearCommand, panel: i32, firstRow: i32, rows: i32, acc: usize): void {
   const factor = v128.load32_splat(c.factors + (<usize>panel << 2))
   const residual = (c.epilogue & RESIDUAL) != 0
+  const activated = (c.epilogue & (SILU | GELU | GELU_EXACT)) != 0
   const column = <usize>panel << 6
   for (let r = 0; r < rows; r++) {
     const out = c.out + c.outStride * (firstRow + r) + column
@@ -124,6 +135,7 @@ function finish(c: LinearCommand, panel: i32, firstRow: i32, rows: i32, acc: usi
     for (let i: usize = 0; i < 64; i += 16) {
       let value = f32x4.mul(v128.load(from + i), factor)
       if (c.bias != 0) value = f32x4.add(value, v128.load(c.bias + column + i))
+      if (activated) value = activate(c.epilogue, value)
       if (c.scale != 1) value = f32x4.mul(value, f32x4.splat(c.scale))
       if (c.softcap != 0) {
         const cap = f32x4.splat(c.softcap)
@@ -149,7 +161,7 @@ function finishGated(c: LinearCommand, panel: i32, firstRow: i32, rows: i32, acc
         gate = f32x4.add(gate, v128.load(c.bias + (column << 1) + i))
         up = f32x4.add(up, v128.load(c.bias + (column << 1) + 64 + i))
       }
-      let value = f32x4.mul((c.epilogue & SILU) != 0 ? silu(gate) : geluTanh(gate), up)
+      let value = f32x4.mul(activate(c.epilogue, gate), up)
       if ((c.epilogue & RESIDUAL) != 0) value = f32x4.add(v128.load(out + i), value)
       v128.store(out + i, value)
     }

@@ -105,6 +105,21 @@ export function geluTanh(x: v128): v128 {
   return f32x4.mul(f32x4.mul(f32x4.splat(0.5), x), f32x4.add(f32x4.splat(1), tanh(inner)))
 }
 
+/** GELU by the error function (Abramowitz and Stegun 7.1.26, absolute error below 2e-7). */
+export function gelu(x: v128): v128 {
+  const z = f32x4.mul(f32x4.abs(x), f32x4.splat(0.7071067811865476))
+  const t = f32x4.div(f32x4.splat(1), madd(z, f32x4.splat(0.3275911), f32x4.splat(1)))
+  let p = f32x4.splat(1.061405429)
+  p = madd(p, t, f32x4.splat(-1.453152027))
+  p = madd(p, t, f32x4.splat(1.421413741))
+  p = madd(p, t, f32x4.splat(-0.284496736))
+  p = madd(p, t, f32x4.splat(0.254829592))
+  const complement = f32x4.mul(f32x4.mul(p, t), exp(f32x4.neg(f32x4.mul(z, z))))
+  // x <= 0: 0.5 x (1 - erf z), which is 0.5 x times the complement; x > 0: x less that of the mirrored side.
+  const half = f32x4.mul(f32x4.mul(f32x4.splat(0.5), x), complement)
+  return v128.bitselect(f32x4.sub(x, half), half, f32x4.gt(x, f32x4.splat(0)))
+}
+
 /** Sum of the four lanes, in one fixed order. */
 // @ts-ignore: decorator
 @inline

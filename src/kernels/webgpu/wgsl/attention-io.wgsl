@@ -16,6 +16,7 @@ struct AttentionParams {
   first_item: u32, // 0: single-row items, 1: the items behind them
   scale: f32,
   softcap: f32, // 0: none
+  bidirectional: u32, // rows see the rows after them too
 }
 
 @group(0) @binding(1) var<uniform> params: AttentionParams;
@@ -26,7 +27,7 @@ struct AttentionParams {
 
 #include "kv-layout.wgsl"
 
-const ITEM_WORDS = 6u;
+const ITEM_WORDS = 7u;
 const EMPTY_MAX = -1e30;
 
 struct Item {
@@ -36,6 +37,7 @@ struct Item {
   first_split: u32,
   end_split: u32,
   partial: i32, // index of the partial result, or -1: finish the rows here
+  end_position: u32, // last one of the sequence's rows
 }
 
 fn load_item(index: u32) -> Item {
@@ -48,6 +50,7 @@ fn load_item(index: u32) -> Item {
     u32(step[at + 3u]),
     u32(step[at + 4u]),
     step[at + 5u],
+    u32(step[at + 6u]),
   );
 }
 
@@ -55,8 +58,16 @@ fn position_of(item: Item, m: u32) -> u32 {
   return u32(step[header(POSITIONS) + item.row + min(m, item.num_rows - 1u)]);
 }
 
-fn is_visible(token: u32, position: u32) -> bool {
-  return token <= position && (params.window == 0u || token + params.window > position);
+// Last token that a row sees.
+fn last_visible(item: Item, position: u32) -> u32 {
+  if (params.bidirectional == 0u) {
+    return position;
+  }
+  return select(item.end_position, min(item.end_position, position + params.window - 1u), params.window > 0u);
+}
+
+fn is_visible(item: Item, token: u32, position: u32) -> bool {
+  return token <= last_visible(item, position) && (params.window == 0u || token + params.window > position);
 }
 
 fn first_visible(position: u32) -> u32 {

@@ -48,7 +48,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #repeat n (TM * G * D / 4 + WS - 1) / WS
   var all$(n) = vec4<f32>(0.0);
 #end
-  let last = position_of(item, $(TM - 1)u);
+  let last = last_visible(item, position_of(item, $(TM - 1)u));
   let first = first_visible(position_of(item, 0u));
   for (var split = item.first_split; split < item.end_split; split++) {
     workgroupBarrier();
@@ -86,7 +86,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         {
           // The last ones may be counted more than once.
           let is_own = lane / TILE + $(j * WS / 32)u < $(TM * G)u;
-          let is_seen = token <= last && is_visible(token, position_of(item, vector$(j) / $(G)u));
+          let is_seen = token <= last && is_visible(item, token, position_of(item, vector$(j) / $(G)u));
           if (is_own) {
             scores[vector$(j) * TILE + lane % TILE] = select(EMPTY_MAX, cap(dot$(j)), is_seen);
           }

@@ -1,5 +1,5 @@
-// out[r] = table[tokens[r]] * scale: gathers rows of an interleaved weight matrix (matrix.ts), in any format. A token may be one that the
-// previous step sampled and the host does not know yet.
+// out[r] = table[tokens[r]] * scale, or with ADD out[r] += table[places[r]] * scale: gathers rows of an interleaved weight matrix (matrix.ts), in any
+// format. A token may be one that the previous step sampled and the host does not know yet.
 //
 //   launch   x = rows; workgroup = WS threads over the columns. One dispatch a shard: a token outside the shard is left alone.
 #include "step.wgsl"
@@ -22,10 +22,14 @@ struct EmbedParams {
 @compute @workgroup_size($(WS))
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let row = group.x;
+#if ADD
+  let token = step[header(PLACES) + row];
+#else
   var token = step[header(TOKENS) + row];
   if (token < 0) {
     token = sampled[header(PREVIOUS_TOKENS) + u32(-token - 1)];
   }
+#endif
   if (u32(token) < params.first_row || u32(token) >= params.first_row + params.num_rows) {
     return;
   }
@@ -66,6 +70,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #endif
     let value = fma(code, weight_scale, weight_min);
 #endif
+#if ADD
+    out[row * params.out_stride + column] += value * params.scale;
+#else
     out[row * params.out_stride + column] = value * params.scale;
+#endif
   }
 }

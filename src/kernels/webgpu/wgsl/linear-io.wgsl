@@ -23,6 +23,8 @@ const FLAG_RESIDUAL = 2u;
 const FLAG_LOGITS = 4u;
 const FLAG_SILU = 8u;
 const FLAG_GELU = 16u;
+const FLAG_GELU_EXACT = 32u;
+const FLAG_GATED = 64u;
 
 @group(0) @binding(1) var<uniform> params: LinearParams;
 #if FORMAT < 16
@@ -45,12 +47,20 @@ fn num_rows_of_call() -> u32 {
 }
 
 fn is_gated() -> bool {
-  return (params.flags & (FLAG_SILU | FLAG_GELU)) != 0u;
+  return (params.flags & FLAG_GATED) != 0u;
 }
 
 fn activate(gate: f32) -> f32 {
   if ((params.flags & FLAG_SILU) != 0u) {
     return gate / (1.0 + exp(-gate));
+  }
+  if ((params.flags & FLAG_GELU_EXACT) != 0u) {
+    // The complement of the error function by Abramowitz and Stegun 7.1.26, as in cpu/assembly/simd.ts.
+    let z = abs(gate) * 0.7071067811865476;
+    let t = 1.0 / fma(z, 0.3275911, 1.0);
+    let p = fma(fma(fma(fma(1.061405429, t, -1.453152027), t, 1.421413741), t, -0.284496736), t, 0.254829592);
+    let half = 0.5 * gate * p * t * exp(-z * z);
+    return select(half, gate - half, gate > 0.0);
   }
   // tanh of a large argument overflows in implementations that use exp; it is 1 to f32 from 10 on.
   let inner = clamp(0.7978845608028654 * fma(0.044715 * gate * gate, gate, gate), -10.0, 10.0);
@@ -70,6 +80,8 @@ fn store(m: u32, n: u32, sum: f32, up: f32) {
       factor += bias[params.up_bias + column];
     }
     value = activate(value) * factor;
+  } else if ((params.flags & (FLAG_SILU | FLAG_GELU | FLAG_GELU_EXACT)) != 0u) {
+    value = activate(value);
   }
   if ((params.flags & FLAG_LOGITS) != 0u) {
     value *= params.logit_scale;

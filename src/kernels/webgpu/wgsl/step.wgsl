@@ -20,6 +20,8 @@ const ATTENTION_ITEMS = 14u; // [items, ITEM_WORDS]
 const NUM_SINGLE_ITEMS = 15u;
 const ATTENTION_ROWS = 16u; // [split rows, 3] row, first partial, number of partials
 const SCORE_RESULTS = 17u; // word of the results buffer
+const PLACES = 18u; // [rows] row of the second table
+const SEQUENCE_STARTS = 19u; // [sequences + 1] first row of each
 
 fn header(index: u32) -> u32 {
   return u32(step[index]);
