@@ -137,7 +137,7 @@ async function microDeliver() {
     model: 'mini-1m',
     returnTokenIds: false,
     echo: false,
-    n: 1,
+    shown: { choices: 1, logprobs: -1 },
     generation: { ...request, prompts: [{ ids: [1] }] },
   }
   const shape = completionShape(job, { prompt: () => '', firstToken: () => '' })

@@ -14,8 +14,8 @@ export function chatShape(job: GenerationJob): Shape {
     object: 'chat.completion.chunk',
     choices: [{ index, delta, logprobs: null, finish_reason: null, ...more }],
   })
-  const wantsLogprobs = job.logprobs >= 0
-  const names = { top: job.logprobs, asIds: job.tokensAsIds }
+  const wantsLogprobs = job.shown.logprobs >= 0
+  const names = { top: job.shown.logprobs, asIds: job.tokensAsIds }
   const isPlain = !wantsLogprobs && !job.returnTokenIds && !job.continuousUsage
   const counts = new StreamCounts(job)
   const textFrame = textFrames((index, text) => chunk(index, { content: text }))
@@ -24,7 +24,7 @@ export function chatShape(job: GenerationJob): Shape {
   const open = (more: object) => {
     if (isOpen) return ''
     isOpen = true
-    return Array.from({ length: job.n }, (_, index) =>
+    return Array.from({ length: job.shown.choices }, (_, index) =>
       dataFrame({ ...chunk(index, { role: 'assistant', content: '' }), ...counts.usage(index), ...more }),
     ).join('')
   }

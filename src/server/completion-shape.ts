@@ -15,7 +15,7 @@ export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
     model: job.model,
     system_fingerprint: job.fingerprint,
   }
-  const promptOf = (choice: number) => Math.floor(choice / job.n)
+  const promptOf = (choice: number) => Math.floor(choice / job.shown.choices)
   const counts = new StreamCounts(job)
   const choice = (index: number, text: string, logprobs: unknown, finishReason: string | null, more: object = {}) => ({
     index,
@@ -24,16 +24,16 @@ export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
     finish_reason: finishReason,
     ...more,
   })
-  const wantsLogprobs = job.logprobs >= 0
-  const names = { top: job.logprobs, asIds: job.tokensAsIds }
+  const wantsLogprobs = job.shown.logprobs >= 0
+  const names = { top: job.shown.logprobs, asIds: job.tokensAsIds }
   const isPlain = !wantsLogprobs && !job.returnTokenIds && !job.continuousUsage
   const textFrame = textFrames((index, text) => ({ ...head, choices: [choice(index, text, null, null)] }))
   /** The prompt's own chunk, for each of its choices. */
   const echo = (promptIndex: number, entries: readonly (ChoiceLogprob | null)[] | null) => {
     const text = echoText.prompt(promptIndex)
     const logprobs = entries && legacyLogprobs(entries, names, 0, echoText.firstToken(promptIndex))
-    return Array.from({ length: job.n }, (_, i) => {
-      const index = promptIndex * job.n + i
+    return Array.from({ length: job.shown.choices }, (_, i) => {
+      const index = promptIndex * job.shown.choices + i
       counts.moveOffset(index, text)
       return dataFrame({ ...head, choices: [choice(index, text, logprobs, null)], ...counts.usage(index) })
     }).join('')

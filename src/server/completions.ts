@@ -94,7 +94,7 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
     operation: job.kind === 'chat' ? 'chat' : 'text_completion',
     model: job.model,
     numChoices: job.generation.prompts.length * job.generation.n,
-    n: job.n,
+    n: job.shown.choices,
     ...job.sent,
     stopSequences: job.generation.stop.length,
     stream: job.stream,

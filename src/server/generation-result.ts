@@ -95,12 +95,12 @@ export class GenerationResult {
   get shown(): readonly Choice[] {
     const { job } = this
     const { n } = job.generation
-    if (n === job.n) return this.choices
+    if (n === job.shown.choices) return this.choices
     return job.generation.prompts.flatMap((_, i) =>
       this.choices
         .slice(i * n, (i + 1) * n)
         .toSorted((a, b) => meanLogprob(b) - meanLogprob(a))
-        .slice(0, job.n),
+        .slice(0, job.shown.choices),
     )
   }
 

@@ -46,10 +46,8 @@ export interface GenerationJob {
   readonly addSpecialTokens: boolean
   /** How the answer will differ from what was asked for, one sentence each. */
   readonly warnings: string[]
-  /** Choices a prompt that the answer shows: the best of the `generation.n` that are generated. */
-  readonly n: number
-  /** As generation.logprobs, of what the answer shows. */
-  readonly logprobs: number
+  /** What the answer shows of what is generated: choices per prompt, the best of `generation.n`, and log-probabilities, at most `generation.logprobs`. */
+  readonly shown: { readonly choices: number; readonly logprobs: number }
   readonly rag: RagJob | null
   /** Parameters as the caller sent them, for the span; undefined where left out. */
   readonly sent: {
@@ -109,8 +107,7 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
     kind: 'completion',
     promptField: 'prompt',
     echo,
-    n,
-    logprobs,
+    shown: { choices: n, logprobs },
     addSpecialTokens: body.add_special_tokens ?? true,
     rag: ragJob(body.rag, query),
     generation: {
@@ -153,8 +150,7 @@ export function chatJob(
     kind: 'chat',
     promptField,
     echo: false,
-    n: body.n ?? 1,
-    logprobs,
+    shown: { choices: body.n ?? 1, logprobs },
     addSpecialTokens: false,
     rag: ragJob(body.rag, lastUser?.content ?? ''),
     generation: {

@@ -109,6 +109,7 @@ describe('a stream of frames', () => {
 describe('a token’s frame', () => {
   const job = (fields: Partial<GenerationJob['generation']> = {}, returnTokenIds = false) =>
     ({
+      shown: { choices: 2, logprobs: fields.logprobs ?? -1 },
       requestId: 'cmpl-1',
       created: 1,
       model: 'a "model"',

@@ -48,6 +48,6 @@ export class StreamCounts {
   }
 
   #promptOf(choice: number): PromptEvent | undefined {
-    return this.#prompts[Math.floor(choice / this.#job.n)]
+    return this.#prompts[Math.floor(choice / this.#job.shown.choices)]
   }
 }
