@@ -163,7 +163,7 @@ async function microDeliver() {
   }
 }
 
-/** A server process, loaded at one concurrency; microseconds of its serving thread a token. */
+/** A server process, loaded at one concurrency; microseconds of its serving thread per token. */
 async function overHttp(concurrency) {
   const options = { model: flags.model, maxNumSeqs: 64, runAhead: 1, traceDetail: 'contract' }
   const child = fork(join(root, 'bench', 'lib', 'stub-server.mjs'), [JSON.stringify(options)], {

@@ -2,7 +2,7 @@
 // `npm run bench -- kernels [--device webgpu|cpu] [--format f16,q8,q4] [--shape smollm2-135m] [--rows 1,4,64] [--context 256] [--threads 1]`
 // webgpu: each op at a model's shapes: device time, GB/s, GFLOP/s, and percent of what the adapter itself reaches in the same process (a
 // streaming read and a multiply-add kernel). cpu: the matrix products. Whole steps, the host's share and two steps in flight: bench model.
-// JSON to bench/results, a file a shape and adapter.
+// JSON to bench/results, a file per shape and adapter.
 import { availableParallelism } from 'node:os'
 import { parseArgs } from 'node:util'
 import { SHAPES } from './lib/gguf.mjs'

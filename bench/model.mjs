@@ -2,7 +2,7 @@
 // Random weights of a real model's shape, as GGUF, through the runner in its worker thread: prefill and decode tokens per second at several batch
 // sizes, for each quantization in turn. With --peers the same file through node-llama-cpp, turn by turn in the same run, and a short run of the
 // reference backend beside it. Decode one step at a time beside two in flight; on webgpu where a step's time goes, by kernel. JSON to
-// bench/results, a file a device and quantization.
+// bench/results, a file per device and quantization.
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'

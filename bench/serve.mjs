@@ -1,7 +1,7 @@
 // Load on a real server over HTTP and SSE: requests a second, output tokens a second, time to first token and between tokens, prefix hits, preemptions;
 // closed-loop and Poisson arrivals, independent, shared-prefix and multi-turn prompts; a 4,000-token prefix cold and warm; tracing off and on,
 // interleaved; run-ahead off and on likewise; a long prompt cold, from disk, from host memory and from the pool. Where the system tells it (Linux), the
-// CPU time of each of the server's threads a token. What scheduling a step and delivering a token cost: bench/engine.mjs.
+// CPU time of each of the server's threads per token. What scheduling a step and delivering a token cost: bench/engine.mjs.
 //   npm run bench -- serve [--device cpu|reference|webgpu|auto] [--model PATH] [--concurrency 1,4,16] [--rate 2,8] [--seconds 10] [--tokens 64] [--rounds 4] [--clients 4] [--only closed|poisson|workloads|prefix|tiers|runahead|tracing]
 // Results: a file per section, bench/results/serve-SECTION.json
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'

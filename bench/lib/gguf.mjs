@@ -7,7 +7,7 @@ export const SHAPES = JSON.parse(readFileSync(new URL('./shapes.json', import.me
 const ALIGNMENT = 32
 const PATTERN_BLOCKS = 1 << 15
 
-/** ggml's types: name -> [id, values a block, bytes a block]. */
+/** ggml's types: name -> [id, values per block, bytes per block]. */
 const TYPES = { F32: [0, 1, 4], F16: [1, 1, 2], Q4_0: [2, 32, 18], Q8_0: [8, 32, 34] }
 
 let state = 1

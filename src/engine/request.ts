@@ -98,7 +98,7 @@ export interface GenerationRequest {
   /** The cmpl-... or chatcmpl-... id. */
   readonly requestId: string
   readonly prompts: readonly PromptInput[]
-  /** Choices a prompt; choice index = prompt index * n + i. */
+  /** Choices per prompt; choice index = prompt index * n + i. */
   readonly n: number
   /** New tokens at most; 0: score the prompt only. */
   readonly maxTokens: number

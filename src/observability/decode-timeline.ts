@@ -14,7 +14,7 @@ export interface DecodeTimeline {
   readonly numSteps: number
   /** Steps averaged into one value; 1: exact. */
   readonly groupSize: number
-  /** Microseconds, one a group. */
+  /** Microseconds, one per group. */
   readonly micros: readonly number[]
 }
 

@@ -2,7 +2,7 @@ import { describe, expect, it } from 'vitest'
 import { analyze, stem } from './analyzer.ts'
 
 describe('stem', () => {
-  // Examples of Porter's paper, one or two a step.
+  // Examples of Porter's paper, one or two per step.
   it.each([
     ['caresses', 'caress'],
     ['ponies', 'poni'],

@@ -69,7 +69,7 @@ export class Bm25Index {
   }
 
   /**
-   * Adds the score of every row that holds a term of the query to `scores` (f32, one a row). Removed rows are not skipped:
+   * Adds the score of every row that holds a term of the query to `scores` (f32, one per row). Removed rows are not skipped:
    * the caller knows which rows are alive.
    * @returns the score of a row of mean length with every term of the query once, terms that no row has included; 0 without terms.
    */

@@ -187,7 +187,7 @@ export function buildMessages(
   const wrap = (parts: readonly string[]): string =>
     `${GENERIC_HEADER}${parts.join('')}\nQuestion: ${toData(last.content, inputs.tokenizer)}`
   const withContent = (content: string) => messages.toSpliced(at, 1, { ...last, content })
-  // The chat template adds a few tokens a message.
+  // The chat template adds a few tokens per message.
   const fixedTokens =
     messages.reduce((sum, message) => sum + countTokens(message.content, inputs.tokenizer) + TEMPLATE_TOKENS, 0) +
     countTokens(GENERIC_HEADER, inputs.tokenizer) +

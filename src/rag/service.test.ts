@@ -24,7 +24,7 @@ const TEMPLATE: PromptTemplate = {
   stop: ['<|im_end|>'],
 }
 
-/** A tokenizer of one token a character, and one for each control token. */
+/** A tokenizer of one token per character, and one for each control token. */
 const SPECIAL = /<\|[a-z_]+\|>/g
 const engine = {
   maxModelLen: 2000,

@@ -1,6 +1,6 @@
 /**
  * The contract of an index of chunks: what every store keeps, answers and throws. Stores differ in where the data lives
- * (stores/memory.ts: this process and one file an index; stores/pgvector.ts: PostgreSQL), not in what a search returns.
+ * (stores/memory.ts: this process and one file per index; stores/pgvector.ts: PostgreSQL), not in what a search returns.
  */
 
 export type MetadataScalar = string | number | boolean | null

@@ -24,7 +24,7 @@ export const engineSettings = {
   blockSize: field(integer(1, 256).default(16), {
     flag: 'block-size',
     value: 'N',
-    help: 'tokens a KV block',
+    help: 'tokens per KV block',
   }),
   maxPrefillMs: field(integer(1, 3_600_000).default(100), {
     flag: 'max-prefill-ms',
@@ -94,6 +94,6 @@ export const engineSettings = {
     flag: 'seed',
     value: 'N',
     help: 'seed of requests that bring none',
-    defaultText: 'random a request',
+    defaultText: 'random per request',
   }),
 }

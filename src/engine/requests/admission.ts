@@ -53,7 +53,7 @@ export function checkSize(
       `expected at most ${MAX_REQUEST_TOKENS} tokens (prompts times n times max_tokens), found ${numTokens}; lower n or max_tokens`,
     )
   }
-  // -1 asks for none: no entry a token.
+  // -1 asks for none: no entry per token.
   const numEntries = numTokens * (1 + logprobs) + numPromptTokens * (1 + promptLogprobs)
   if (numEntries > MAX_REQUEST_LOGPROBS) {
     throw refused(

@@ -109,7 +109,7 @@ export async function loadModel(
     }
     if (limits.maxRows < limits.maxSequences) {
       throw new ModelError(
-        `--max-num-batched-tokens ${limits.maxRows} is below --max-num-seqs ${limits.maxSequences}: each running sequence needs a token a step`,
+        `--max-num-batched-tokens ${limits.maxRows} is below --max-num-seqs ${limits.maxSequences}: each running sequence needs a token per step`,
       )
     }
     const options = { limits, traceKernels: request.traceKernels }

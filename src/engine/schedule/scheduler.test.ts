@@ -359,7 +359,7 @@ async function simulate(seed: number) {
   return { finished, order, numPreemptions: finished.reduce((sum, each) => sum + each.counters.numPreemptions, 0) }
 }
 
-/** The same sequence with the pool for itself and no cache, a token a step. */
+/** The same sequence with the pool for itself and no cache, a token per step. */
 async function alone(original: Sequence, order: number): Promise<number[]> {
   const runner = new ScriptedRunner({ numBlocks: 64, blockSize: 1, vocabSize: VOCAB, maxNumBatchedTokens: 64, order })
   const target = scheduler({ numBlocks: 64, blockSize: 1, maxNumBatchedTokens: 64 })

@@ -1,6 +1,6 @@
 /**
  * Draft tokens by prompt lookup: where the last few tokens occurred before, in the prompt or the output, what followed then is guessed to
- * follow now. Costs no model; pays where answers quote their context. Pure data, one a sequence, adaptive on its own tokens only.
+ * follow now. Costs no model; pays where answers quote their context. Pure data, one per sequence, adaptive on its own tokens only.
  */
 
 /** Tokens that must agree. Fewer would match by chance. */

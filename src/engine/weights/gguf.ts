@@ -112,7 +112,7 @@ export class GgufMetadata {
     return this.#values.get(key) ?? null
   }
 
-  /** A value of this architecture's, as plain JSON for the config reader to judge; some files give one a layer where all are equal. */
+  /** A value of this architecture's, as plain JSON for the config reader to judge; some files give one per layer where all are equal. */
   own(key: string): unknown {
     const value = this.get(`${this.architecture}.${key}`)
     if (!Array.isArray(value)) return value ?? undefined

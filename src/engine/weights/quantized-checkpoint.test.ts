@@ -146,7 +146,7 @@ test('compressed-tensors: four bits in words, eight bits as they are', async () 
   )
 })
 
-test('FP8: one scale a row, or one a block', async () => {
+test('FP8: one scale per row, or one per block', async () => {
   // 0x38 is 1, 0xC0 is -2, 0x01 the least above zero.
   const values = Uint8Array.from({ length: ROWS * COLS }, (_, i) => [0x38, 0xc0, 0x01, 0x7e][i % 4]!)
   const value = (col: number): number => [1, -2, 2 ** -9, 448][col % 4]!

@@ -156,7 +156,7 @@ class QuantizedSource {
     return { format: 'q8', group: 32, codes, scales: await this.#spread(stem, rows, cols), mins: null }
   }
 
-  /** One scale for the matrix, one a row, or one for each block of a grid; f16 keeps more than FP8's three bits. */
+  /** One scale for the matrix, one per row, or one for each block of a grid; f16 keeps more than FP8's three bits. */
   async #fp8(stem: string, rows: number, cols: number): Promise<MatrixData> {
     const name = [`${stem}.weight_scale_inv`, `${stem}.weight_scale`].find((key) => this.#source.tensors.has(key))
     if (name === undefined) this.#fail(`${stem}.weight`, 'has no weight_scale')

@@ -52,7 +52,7 @@ export class Output {
     this.#arena = arena
     this.#recorder = recorder
     this.#executor = executor
-    // One row a sequence is usual; more are drafts to verify, which few servers ever see.
+    // One row per sequence is usual; more are drafts to verify, which few servers ever see.
     this.#logits = new LogitsBuffer(arena, Math.max(1, Math.min(maxSequences, maxSampleRows)), maxSampleRows)
     this.#scored = new LogitsBuffer(arena, SCORE_ROWS, SCORE_ROWS)
     this.#specs = new SampleSpecs(arena, maxSampleRows)

@@ -68,7 +68,7 @@ export class StepInputs {
       maxBlocksPerSequence > limits.maxBlocksPerSequence
     ) {
       throw new Error(
-        `step of ${numRows} rows, ${numSequences} sequences, ${maxBlocksPerSequence} blocks a sequence ` +
+        `step of ${numRows} rows, ${numSequences} sequences, ${maxBlocksPerSequence} blocks per sequence ` +
           `exceeds the limits ${limits.maxRows}, ${limits.maxSequences}, ${limits.maxBlocksPerSequence}`,
       )
     }

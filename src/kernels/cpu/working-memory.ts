@@ -118,7 +118,7 @@ export class WorkingMemory {
     this.#program.setScratch(address, bytesPerThread)
   }
 
-  /** Scratch bytes a thread needs for any op on what is loaded. */
+  /** Scratch bytes that a thread needs for any op on what is loaded. */
   #scratchNeed(): number {
     // Own prepared rows or none, their f32 form while quantising, a tile of sums (gate and up), widened weights or expanded codes.
     const inner = this.#resources.largestInner

@@ -1,4 +1,4 @@
-/** The reference backend's KV pool: f32, one array of keys and one of values a layer. */
+/** The reference backend's KV pool: f32, one array of keys and one of values per layer. */
 import type { KvLayout } from '../ops.ts'
 
 /** Bytes of K and V of one block in all layers. */

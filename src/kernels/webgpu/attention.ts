@@ -120,7 +120,7 @@ export class AttentionKernels {
     if (size > capabilities.maxBindingBytes) {
       const most = Math.floor(capabilities.maxBindingBytes / (2 * AttentionKernels.halfBlockBytes(layout)))
       throw new Error(
-        `${numBlocks} KV blocks take ${size} bytes a layer; this adapter binds at most ${capabilities.maxBindingBytes}: use at most ${most} (--num-kv-blocks)`,
+        `${numBlocks} KV blocks take ${size} bytes per layer; this adapter binds at most ${capabilities.maxBindingBytes}: use at most ${most} (--num-kv-blocks)`,
       )
     }
     this.#layout = layout

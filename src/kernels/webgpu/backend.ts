@@ -283,7 +283,7 @@ export class WebGpuBackend implements InspectableBackend {
     ) {
       this.#blocks.abandonCopies()
       throw new Error(
-        `step of ${input.numRows} rows, ${input.numSequences} sequences, ${input.maxBlocksPerSequence} blocks a sequence exceeds the limits ${maxRows}, ${maxSequences}, ${maxBlocksPerSequence}`,
+        `step of ${input.numRows} rows, ${input.numSequences} sequences, ${input.maxBlocksPerSequence} blocks per sequence exceeds the limits ${maxRows}, ${maxSequences}, ${maxBlocksPerSequence}`,
       )
     }
     this.#input = input

@@ -55,7 +55,7 @@ function weightForm(data: MatrixData): WeightForm {
   return isQuantized ? formOf(data.format, data.group, data.mins !== null) : formOf(data.format, 32, false)
 }
 
-/** Words of scales a row of K needs. */
+/** Words of scales that a row of K needs. */
 function scaleWords({ GROUP, MINS, FORMAT }: WeightForm, numBlocks: number): number {
   if (FORMAT >= 16) return 0
   const groups = numBlocks * (BLOCK_COLS / GROUP)

@@ -1,5 +1,5 @@
 /**
- * The preprocessor of the .wgsl files. Four constructs, one a line:
+ * The preprocessor of the .wgsl files. Four constructs, one per line:
  *
  *     #include "step.wgsl"         the text of another file, once a place
  *     #if TM > 1 && !NORM          / #else / #endif; an undefined name is 0

@@ -1,4 +1,4 @@
-/** The memory store in the thread that makes it: a folder with one file an index, each loaded when first asked for. */
+/** The memory store in the thread that makes it: a folder with one file per index, each loaded when first asked for. */
 import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { RagError, systemReasonOf } from '../errors.ts'

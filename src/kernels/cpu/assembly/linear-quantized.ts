@@ -405,7 +405,7 @@ function spreadNibbles(panel: usize, blocks: usize, flags: i32, dst: usize): voi
   }
 }
 
-/** The codes of a q4 panel as those of a q8 panel, 512 bytes a block. */
+/** The codes of a q4 panel as those of a q8 panel, 512 bytes per block. */
 function expandCodes(panel: usize, blocks: usize, flags: i32, dst: usize): void {
   const offset = i8x16.splat((flags & MINS) != 0 ? 0 : 8)
   const mask = i16x8.splat(15)
@@ -435,7 +435,7 @@ function expandCodes(panel: usize, blocks: usize, flags: i32, dst: usize): void 
 
 /**
  * acc[rows][16] = prepared rows against a q8 panel or a q4 one (`wide` false). The rows, `rowBytes` each, lie in quads or one after another
- * (prepare.ts). `temporary`: 512 bytes a block.
+ * (prepare.ts). `temporary`: 512 bytes per block.
  */
 export function multiplyQuantizedPanel(
   x: usize,

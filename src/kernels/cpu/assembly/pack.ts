@@ -18,7 +18,7 @@ export class PackCommand {
   dst: usize
   panelBytes: usize
   panelStep: i32 // 2 when gate and up panels alternate
-  factors: usize // f32, one a panel of dst
+  factors: usize // f32, one per panel of dst
   invalid: usize // i32: set when a value is infinite or NaN
   counter: i32
 }

@@ -3,7 +3,7 @@
 //   partials f32 [partial, head, D + 2]: weighted sum, maximum, sum of weights
 //   launch   x = rows that were split, y = heads; workgroup = WS threads
 //
-// Two levels. The factors of CHUNK splits are found side by side, a thread a split: they depend on the maxima alone, and a maximum is the same
+// Two levels. The factors of CHUNK splits are found side by side, a thread per split: they depend on the maxima alone, and a maximum is the same
 // in any order. Then every thread adds up the splits of its dims in order, with the same steps as an item that walks all its splits.
 #include "attention-io.wgsl"
 

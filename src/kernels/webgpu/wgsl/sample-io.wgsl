@@ -4,9 +4,9 @@
 
 struct SampleParams {
   vocab: u32,
-  mask_words: u32, // words a row of `masks`
+  mask_words: u32, // words per row of `masks`
   num_chunks: u32, // workgroups a row
-  chunk: u32, // tokens a workgroup
+  chunk: u32, // tokens per workgroup
   first_row: u32, // of the rows whose logits are bound
 }
 
