@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers'
 import { type BpeVocabulary, BytePairEncoder } from './bpe.ts'
 import { ModelError } from './runner/runner.ts'
-import { LINEAR_PATTERNS, loadGgufTokenizer, loadGgufTokenizerConfig } from './weights/gguf-tokenizer.ts'
+import { LINEAR_PATTERNS, loadGgufChatTemplate, loadGgufTokenizer } from './weights/gguf-tokenizer.ts'
 import { isFolder } from './weights/model-path.ts'
 
 export interface Tokenizer {
@@ -61,9 +61,12 @@ export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> 
   return { tokenizer, config: await readTokenizerConfig(path) }
 }
 
-/** tokenizer_config.json of a folder, or what says the same in a .gguf file; empty where there is none. */
+/** tokenizer_config.json of a folder, or what says of the chat template in a .gguf file; empty where there is none. */
 export async function readTokenizerConfig(path: string): Promise<Record<string, unknown>> {
-  if (!(await isFolder(path))) return loadGgufTokenizerConfig(path)
+  if (!(await isFolder(path))) {
+    const template = await loadGgufChatTemplate(path)
+    return template === null ? {} : { chat_template: template }
+  }
   return (await readJson(join(path, 'tokenizer_config.json'))) ?? {}
 }
 

@@ -1,11 +1,37 @@
 /** The f32 values a MatrixData stands for: the meaning of every weight format, in one place. */
 import { decodeF16 } from './float.ts'
-import type { MatrixData } from './ops.ts'
+import type { MatrixData, MatrixRows } from './ops.ts'
 
 /** Bytes the data of a matrix takes in its own format. */
 export function matrixBytes(data: MatrixData): number {
   if (data.format === 'f32' || data.format === 'f16') return data.values.byteLength
   return data.codes.byteLength + data.scales.byteLength + (data.mins?.byteLength ?? 0)
+}
+
+/** Some rows of data that has `rows`: views, not copies. */
+export function sliceRows(data: MatrixData, rows: number, first: number, count: number): MatrixData {
+  const slice = <T extends Float32Array | Uint16Array | Int8Array | Uint8Array>(plane: T): T => {
+    const width = plane.length / rows
+    return plane.subarray(first * width, (first + count) * width) as T
+  }
+  if (data.format === 'f32') return { ...data, values: slice(data.values) }
+  if (data.format === 'f16') return { ...data, values: slice(data.values) }
+  const scales = slice(data.scales)
+  const mins = data.mins === null ? null : slice(data.mins)
+  if (data.format === 'q8') return { ...data, codes: slice(data.codes), scales, mins }
+  return { ...data, codes: slice(data.codes), scales, mins }
+}
+
+/** Data as rows to be read. Throws when it does not have the sizes of the shape. */
+export function asRows(label: string, rows: number, cols: number, data: MatrixData | MatrixRows): MatrixRows {
+  if ('read' in data) return data
+  checkMatrix(label, rows, cols, data)
+  return { read: (first, count) => Promise.resolve(sliceRows(data, rows, first, count)) }
+}
+
+/** All rows at once. */
+export function wholeMatrix(data: MatrixData | MatrixRows, rows: number): Promise<MatrixData> {
+  return 'read' in data ? data.read(0, rows) : Promise.resolve(data)
 }
 
 /** Throws when the planes of a matrix do not have the sizes its shape and format ask for. */

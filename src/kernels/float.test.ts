@@ -1,5 +1,7 @@
 import { expect, test } from 'vitest'
-import { bf16ToF32, decodeBf16, decodeF16, encodeF16, f16ToF32, f32ToBf16, f32ToF16 } from './float.ts'
+import { decodeBf16, decodeF16, encodeF16, f16Table, f32ToF16, narrowBf16 } from './float.ts'
+
+const f16ToF32 = (half: number): number => f16Table()[half]!
 
 test('every binary16 survives the way to f32 and back', () => {
   for (let half = 0; half < 65536; half++) {
@@ -37,17 +39,24 @@ test('rounding to binary16 is to nearest, ties to even, across normals, subnorma
   expect(f32ToF16(-0)).toBe(0x8000)
 })
 
-test('bfloat16 is the rounded upper half of an f32', () => {
-  for (const half of [0, 0x3f80, 0xbf80, 0x7f7f, 0x0001, 0x4049]) expect(f32ToBf16(bf16ToF32(half))).toBe(half)
-  expect(bf16ToF32(0x3f80)).toBe(1)
-  expect(f32ToBf16(1 + 2 ** -8)).toBe(0x3f80) // a tie, to even
-  expect(f32ToBf16(1 + 3 * 2 ** -8)).toBe(0x3f82)
-  expect(f32ToBf16(1 + 2 ** -8 + 2 ** -20)).toBe(0x3f81)
-  expect(Number.isNaN(bf16ToF32(f32ToBf16(NaN)))).toBe(true)
-})
-
-test('the array forms agree with the scalar ones', () => {
+test('the array form agrees with the scalar one', () => {
   const halves = Uint16Array.from({ length: 1000 }, (_, i) => (i * 61) & 0x7bff)
   expect(encodeF16(decodeF16(halves))).toEqual(halves)
-  expect([...decodeBf16(halves)]).toEqual([...halves].map(bf16ToF32))
+})
+
+test('bfloat16 is the upper half of an f32', () => {
+  expect([...decodeBf16(Uint16Array.of(0x3f80, 0xbf80, 0x7f7f, 0x0001))]).toEqual([1, -1, 255 * 2 ** 120, 2 ** -133])
+  expect(decodeBf16(Uint16Array.of(0x7fc0))).toEqual(Float32Array.of(NaN))
+})
+
+test('bfloat16 becomes binary16 of the same values, or stays as it is', () => {
+  const words = Uint16Array.from({ length: 0x477f - 0x3880 }, (_, i) => (i & 1) * 0x8000 + 0x3880 + i)
+  const values = decodeBf16(words)
+  expect(narrowBf16(words)).toBe(true)
+  expect(decodeF16(words)).toEqual(values)
+  for (const beyond of [0x4780, 0xc780, 0x7f80, 0x7fc0]) {
+    const kept = Uint16Array.of(0x3f80, beyond)
+    expect(narrowBf16(kept)).toBe(false)
+    expect([...kept]).toEqual([0x3f80, beyond])
+  }
 })

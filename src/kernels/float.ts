@@ -24,11 +24,6 @@ export function f16Table(): Float32Array {
   return table
 }
 
-/** f32 value of one binary16. */
-export function f16ToF32(half: number): number {
-  return f16Table()[half & 0xffff]!
-}
-
 /** Bits of the binary16 nearest to `value` (ties to even; overflow to infinity; NaN stays NaN). */
 export function f32ToF16(value: number): number {
   asFloat[0] = value
@@ -47,20 +42,6 @@ export function f32ToF16(value: number): number {
   return sign | ((rounded - 0x38000000) >>> 13)
 }
 
-/** f32 value of bfloat16 bits: the upper half of an f32. */
-export function bf16ToF32(half: number): number {
-  bits[0] = half << 16
-  return asFloat[0]!
-}
-
-/** Bits of the bfloat16 nearest to `value` (ties to even). */
-export function f32ToBf16(value: number): number {
-  asFloat[0] = value
-  const word = bits[0]!
-  if ((word & 0x7fffffff) > 0x7f800000) return (word >>> 16) | 0x40
-  return ((word + 0x7fff + ((word >>> 16) & 1)) >>> 16) & 0xffff
-}
-
 /** Widens binary16 bits to f32. */
 export function decodeF16(source: Uint16Array, target = new Float32Array(source.length)): Float32Array {
   const values = f16Table()
@@ -68,7 +49,7 @@ export function decodeF16(source: Uint16Array, target = new Float32Array(source.
   return target
 }
 
-/** Widens bfloat16 bits to f32. */
+/** Widens bfloat16 bits, the upper half of an f32, to f32. */
 export function decodeBf16(source: Uint16Array, target = new Float32Array(source.length)): Float32Array {
   const words = new Uint32Array(target.buffer, target.byteOffset, target.length)
   for (let i = 0; i < source.length; i++) words[i] = source[i]! << 16
@@ -79,4 +60,20 @@ export function decodeBf16(source: Uint16Array, target = new Float32Array(source
 export function encodeF16(source: Float32Array, target = new Uint16Array(source.length)): Uint16Array {
   for (let i = 0; i < source.length; i++) target[i] = f32ToF16(source[i]!)
   return target
+}
+
+/** The largest bfloat16 within binary16's range: 65280. */
+const LARGEST_BF16 = 0x477f
+
+let halvesOfBf16: Uint16Array | null = null
+
+/**
+ * Replaces bfloat16 bits by the binary16 bits of the same values, in place; false, and nothing is changed, where a value is beyond binary16's range.
+ * binary16 has room for every bfloat16 fraction; below 2^-14 it is exact to 2^-25.
+ */
+export function narrowBf16(words: Uint16Array): boolean {
+  if (words.some((word) => (word & 0x7fff) > LARGEST_BF16)) return false
+  halvesOfBf16 ??= encodeF16(decodeBf16(Uint16Array.from({ length: 65536 }, (_, word) => word)))
+  for (let i = 0; i < words.length; i++) words[i] = halvesOfBf16[words[i]!]!
+  return true
 }

@@ -36,6 +36,12 @@ export type MatrixData =
 
 export type MatrixFormat = MatrixData['format']
 
+/** A matrix that is read a few rows at a time, so that it is never in memory twice. Every piece has the same format, group, and minimums or none. */
+export interface MatrixRows {
+  /** Rows `first` .. `first + count - 1`; valid until the next call. */
+  read(first: number, count: number): Promise<MatrixData>
+}
+
 /** A weight matrix in a backend's memory, y = x W^T. */
 export interface Matrix {
   readonly label: string
@@ -302,7 +308,7 @@ export interface Backend {
   readonly info: BackendInfo
 
   // -- load time ------------------------------------------------------------------------------------------------------
-  loadMatrix(label: string, rows: number, cols: number, data: MatrixData, use?: MatrixUse): Promise<Matrix>
+  loadMatrix(label: string, rows: number, cols: number, data: MatrixData | MatrixRows, use?: MatrixUse): Promise<Matrix>
   /** Names the layout of packed matrices: what was exported under one name may be imported under that name only. */
   readonly packedLayout: string
   /** The matrix that `onPacked` got at another start. Throws RangeError when sizes or form do not fit, and what `read` throws. */

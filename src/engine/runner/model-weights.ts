@@ -2,7 +2,7 @@
 import { createHash, type Hash } from 'node:crypto'
 import { rm } from 'node:fs/promises'
 import { matrixBytes } from '../../kernels/dequantize.ts'
-import type { Backend } from '../../kernels/ops.ts'
+import type { Backend, MatrixData } from '../../kernels/ops.ts'
 import {
   DamagedWeightsError,
   PackedWeights,
@@ -29,14 +29,21 @@ export interface LoadedWeights {
 
 /** A source that also counts what is read, as it is served, and hashes the first bytes of every tensor. */
 function tallying(source: WeightSource, tally: { bytes: number; readonly hash: Hash }): WeightSource {
+  const count = (data: MatrixData, isFirst: boolean): MatrixData => {
+    const plane = 'values' in data ? data.values : data.codes
+    tally.bytes += matrixBytes(data)
+    if (isFirst)
+      tally.hash.update(new Uint8Array(plane.buffer, plane.byteOffset, Math.min(DIGEST_BYTES, plane.byteLength)))
+    return data
+  }
   return {
     ...source,
-    async read(name) {
-      const data = await source.read(name)
-      const plane = 'values' in data ? data.values : data.codes
-      tally.bytes += matrixBytes(data)
-      tally.hash.update(new Uint8Array(plane.buffer, plane.byteOffset, Math.min(DIGEST_BYTES, plane.byteLength)))
-      return data
+    read: async (name) => count(await source.read(name), true),
+    rows(name) {
+      const rows = source.rows(name)
+      return rows === null
+        ? null
+        : { read: async (first, numRows) => count(await rows.read(first, numRows), first === 0) }
     },
   }
 }

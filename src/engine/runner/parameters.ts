@@ -1,7 +1,7 @@
 /** Reads a model's tensors onto a backend, and checks beforehand that they are there: what every part of a layer is loaded with. */
 import type { Activation, Backend, Matrix, MatrixData, MatrixUse, Norm, Vector } from '../../kernels/ops.ts'
 import type { WeightLoader } from '../weights/packed-cache.ts'
-import { concatRows, expectTensor, permuteRows, readMatrix, type WeightSource } from '../weights/source.ts'
+import { concatRows, expectTensor, openMatrix, permuteRows, readMatrix, type WeightSource } from '../weights/source.ts'
 
 /** A tensor that gives rows to a matrix. `from`: which stored row stands at a row; absent: they stand as stored. */
 export type Part = readonly [name: string, rows: number, from?: (row: number) => number]
@@ -33,6 +33,8 @@ export class Parameters {
     const rows = parts.reduce((sum, [, count]) => sum + count, 0)
     const label = parts.map(([name]) => name).join('+')
     return this.#weights.matrix(label, rows, cols, use, async () => {
+      const [[only, , order] = ['']] = parts
+      if (parts.length === 1 && order === undefined) return openMatrix(this.#source, `${only}.weight`, rows, cols)
       const data: MatrixData[] = []
       for (const [name, count, from] of parts) {
         const stored = await readMatrix(this.#source, `${name}.weight`, count, cols)

@@ -2,7 +2,7 @@
  * ggml's block formats -> the canonical planes of ops.ts. Layouts from ggml's ggml-common.h and the dequantiser of its gguf-py, which the tests compare
  * with. Every mapping keeps the exact codes; scales and minimums are products of an f16 and a small integer, exact in f32.
  */
-import { decodeBf16, encodeF16, f16Table } from '../../kernels/float.ts'
+import { decodeBf16, f16Table, narrowBf16 } from '../../kernels/float.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
 import { iq4Nl, iq4Xs, mxfp4, tq1, tq2 } from './gguf-codebooks.ts'
 
@@ -12,7 +12,10 @@ export interface BlockFormat {
   readonly values: number
   /** Bytes a block. */
   readonly bytes: number
+  /** Takes the bytes over. */
   readonly decode: (bytes: Uint8Array, numValues: number) => MatrixData
+  /** Which format the values are decoded to is decided by the values. */
+  readonly dependsOnValues?: true
 }
 
 interface Planes<Codes> {
@@ -79,11 +82,14 @@ function q5Legacy(bytes: Uint8Array, numValues: number, hasMin: boolean): Matrix
 function q8Legacy(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
   const { codes, scales } = q8Planes(numValues, 32)
-  const signed = new Int8Array(bytes.buffer, bytes.byteOffset, bytes.length)
+  // Two codes at a time: a block is 17 halves.
+  const source = new Uint16Array(aligned(bytes), 0, bytes.length >> 1)
+  const pairs = new Uint16Array(codes.buffer)
   for (let block = 0; block < scales.length; block++) {
-    const at = block * 34
-    scales[block] = half[u16(bytes, at)]!
-    codes.set(signed.subarray(at + 2, at + 34), block * 32)
+    const from = block * 17
+    scales[block] = half[source[from]!]!
+    const to = block * 16
+    for (let i = 0; i < 16; i++) pairs[to + i] = source[from + 1 + i]!
   }
   return { format: 'q8', group: 32, codes, scales, mins: null }
 }
@@ -207,16 +213,13 @@ function q3K(bytes: Uint8Array, numValues: number): MatrixData {
   return { format: 'q8', group: 16, codes, scales, mins: null }
 }
 
-/** A copy, because a view of another element size needs an aligned start. */
-const aligned = (bytes: Uint8Array): ArrayBuffer => bytes.slice().buffer
+/** For a view of another element size, which needs an aligned start: the bytes' buffer, or a copy. */
+const aligned = (bytes: Uint8Array): ArrayBufferLike =>
+  bytes.byteOffset === 0 && bytes.byteLength === bytes.buffer.byteLength ? bytes.buffer : bytes.slice().buffer
 
 function bf16(bytes: Uint8Array): MatrixData {
   const words = new Uint16Array(aligned(bytes))
-  const values = decodeBf16(words)
-  // f16 holds every bf16 fraction; its range ends at 65504.
-  return words.every((word) => (word & 0x7fff) <= 0x477f)
-    ? { format: 'f16', values: encodeF16(values) }
-    : { format: 'f32', values }
+  return narrowBf16(words) ? { format: 'f16', values: words } : { format: 'f32', values: decodeBf16(words) }
 }
 
 /** By ggml's type number. */
@@ -251,7 +254,7 @@ export const BLOCK_FORMATS: ReadonlyMap<number, BlockFormat> = new Map([
   [14, { name: 'Q6_K', values: 256, bytes: 210, decode: q6K }],
   [20, { name: 'IQ4_NL', values: 32, bytes: 18, decode: iq4Nl }],
   [23, { name: 'IQ4_XS', values: 256, bytes: 136, decode: iq4Xs }],
-  [30, { name: 'BF16', values: 1, bytes: 2, decode: bf16 }],
+  [30, { name: 'BF16', values: 1, bytes: 2, decode: bf16, dependsOnValues: true }],
   [34, { name: 'TQ1_0', values: 256, bytes: 54, decode: tq1 }],
   [35, { name: 'TQ2_0', values: 256, bytes: 66, decode: tq2 }],
   [39, { name: 'MXFP4', values: 32, bytes: 17, decode: mxfp4 }],

@@ -17,9 +17,19 @@ export interface GgufTensor {
   readonly offset: number
 }
 
+/** What a header says of the model, by key. Lists are decoded when they are asked for: a vocabulary is hundreds of thousands of texts. */
+export interface GgufValues {
+  /** How many keys there are. */
+  readonly size: number
+  get(key: string): GgufValue | undefined
+  has(key: string): boolean
+  /** Items of a list, without decoding it; undefined for what is no list. */
+  lengthOf(key: string): number | undefined
+}
+
 export interface GgufHeader {
   readonly version: number
-  readonly metadata: ReadonlyMap<string, GgufValue>
+  readonly metadata: GgufValues
   readonly tensors: readonly GgufTensor[]
 }
 
@@ -139,23 +149,67 @@ class HeaderReader {
     }
   }
 
-  value(type: number): GgufValue {
+  /** A value, or a list that is still to be decoded. */
+  value(type: number): Exclude<GgufValue, readonly unknown[]> | List {
     if (type === 8) return this.text()
     if (type !== 9) return this.scalar(type)
     const itemType = this.u32()
     if (itemType === 8) {
       const length = this.count(8)
-      const texts: string[] = []
-      for (let i = 0; i < length; i++) texts.push(this.text())
-      return texts
+      const start = this.#at
+      for (let i = 0; i < length; i++) this.#take(this.u64())
+      return { length, decode: () => this.#texts(start, length) }
     }
     const itemBytes = SCALAR_BYTES[itemType]
     if (itemBytes === undefined) this.fail(`arrays of value type ${itemType} are not known`)
     const length = this.count(itemBytes)
     const start = this.#take(length * itemBytes)
+    return { length, decode: () => this.#numbers(itemType, start, length) }
+  }
+
+  #texts(start: number, length: number): readonly string[] {
+    const texts: string[] = []
+    this.#at = start
+    for (let i = 0; i < length; i++) texts.push(this.text())
+    return texts
+  }
+
+  #numbers(type: number, start: number, length: number): readonly number[] {
     const numbers: number[] = []
-    for (let i = 0; i < length; i++) numbers.push(Number(this.#scalarAt(itemType, start + i * itemBytes)))
+    const bytes = SCALAR_BYTES[type] ?? 0
+    for (let i = 0; i < length; i++) numbers.push(Number(this.#scalarAt(type, start + i * bytes)))
     return numbers
+  }
+}
+
+interface List {
+  readonly length: number
+  readonly decode: () => GgufValue
+}
+
+class Metadata implements GgufValues {
+  readonly #values: ReadonlyMap<string, ReturnType<HeaderReader['value']>>
+
+  constructor(values: ReadonlyMap<string, ReturnType<HeaderReader['value']>>) {
+    this.#values = values
+  }
+
+  get size(): number {
+    return this.#values.size
+  }
+
+  get(key: string): GgufValue | undefined {
+    const value = this.#values.get(key)
+    return typeof value === 'object' ? value.decode() : value
+  }
+
+  has(key: string): boolean {
+    return this.#values.has(key)
+  }
+
+  lengthOf(key: string): number | undefined {
+    const value = this.#values.get(key)
+    return typeof value === 'object' ? value.length : undefined
   }
 }
 
@@ -166,11 +220,12 @@ function readHeader(reader: HeaderReader): GgufHeader {
     reader.fail(`version ${version}; 2 and 3 can be read (a big-endian file reads as a large version)`)
   const numTensors = reader.count(24)
   const numValues = reader.count(12)
-  const metadata = new Map<string, GgufValue>()
+  const values = new Map<string, ReturnType<HeaderReader['value']>>()
   for (let i = 0; i < numValues; i++) {
     const key = reader.text()
-    metadata.set(key, reader.value(reader.u32()))
+    values.set(key, reader.value(reader.u32()))
   }
+  const metadata = new Metadata(values)
   const tensors: GgufTensor[] = []
   const names = new Set<string>()
   for (let i = 0; i < numTensors; i++) {

@@ -2,7 +2,7 @@
 import { open } from 'node:fs/promises'
 import type { BpeVocabulary } from '../bpe.ts'
 import { ModelError } from '../runner/runner.ts'
-import { type GgufHeader, readGgufHeader } from './gguf-header.ts'
+import { type GgufValues, readGgufHeader } from './gguf-header.ts'
 
 export interface GgufTokenizer {
   /** As tokenizer.json. */
@@ -59,7 +59,7 @@ export const LINEAR_PATTERNS: ReadonlySet<string> = new Set([...SPLITTERS.values
 
 interface Metadata {
   readonly path: string
-  readonly values: GgufHeader['metadata']
+  readonly values: Pick<GgufValues, 'get' | 'has'>
 }
 
 function listOf<T extends 'string' | 'number'>(
@@ -193,7 +193,7 @@ function postProcessor(
 }
 
 /** Builds the two files' contents from metadata. Throws ModelError. */
-export function toTokenizerFiles(path: string, values: GgufHeader['metadata']): GgufTokenizer {
+export function toTokenizerFiles(path: string, values: Metadata['values']): GgufTokenizer {
   const metadata = { path, values }
   const kind = values.get('tokenizer.ggml.model')
   const tokens = listOf(metadata, 'tokens', 'string')
@@ -257,13 +257,13 @@ export async function loadGgufTokenizer(path: string): Promise<GgufTokenizer> {
   return toTokenizerFiles(path, await readMetadata(path))
 }
 
-/** Reads what a .gguf file says in place of tokenizer_config.json. Throws ModelError. */
-export async function loadGgufTokenizerConfig(path: string): Promise<Record<string, unknown>> {
-  const metadata = { path, values: await readMetadata(path) }
-  return configOf(metadata, listOf(metadata, 'tokens', 'string'))
+/** The chat template in a .gguf file; null where it has none. Throws ModelError. */
+export async function loadGgufChatTemplate(path: string): Promise<string | null> {
+  const template = (await readMetadata(path)).get('tokenizer.chat_template')
+  return typeof template === 'string' ? template : null
 }
 
-async function readMetadata(path: string): Promise<GgufHeader['metadata']> {
+async function readMetadata(path: string): Promise<GgufValues> {
   const file = await open(path, 'r')
   try {
     return (await readGgufHeader(file, path)).metadata

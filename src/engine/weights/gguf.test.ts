@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { forcedDecode, goldenPath, goldenRequest, readGolden } from '../../../test/golden/golden.ts'
-import { dequantize } from '../../kernels/dequantize.ts'
+import { dequantize, sliceRows } from '../../kernels/dequantize.ts'
 import { loadModel } from '../runner/model.ts'
 import { ModelError } from '../runner/runner.ts'
 import { createTokenizer, readTokenizerFiles } from '../tokenizer.ts'
@@ -76,6 +76,25 @@ test.each([
     expect(error / power).toBeLessThan(1e-9)
   }
 })
+
+test.each(['tiny-text', 'llama-bf16', 'gemma3-old', 'ministral3'])(
+  '%s: rows that are read by pieces are those of the whole tensor',
+  async (name) => {
+    const { source } = await openGguf(`${FIXTURES}${name}.gguf`)
+    for (const { name: tensor, shape, dtype } of source.tensors.values()) {
+      const [numRows = 1, cols = 0] = shape
+      const rows = cols === 0 ? null : source.rows(tensor)
+      if (dtype === 'BF16') expect(rows).toBeNull()
+      if (rows === null) continue
+      const whole = await source.read(tensor)
+      for (let first = 0; first < numRows; first += 5) {
+        const count = Math.min(5, numRows - first)
+        expect(await rows.read(first, count)).toEqual(sliceRows(whole, numRows, first, count))
+      }
+    }
+    await source.close()
+  },
+)
 
 test('the tokenizer and chat template of a byte-level GGUF are those of its folder', async () => {
   const fromGguf = await loadGgufTokenizer(`${FIXTURES}tiny-text.gguf`)

@@ -5,12 +5,12 @@
 import { open, type FileHandle } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { dequantize } from '../../kernels/dequantize.ts'
-import type { MatrixData } from '../../kernels/ops.ts'
+import type { MatrixData, MatrixRows } from '../../kernels/ops.ts'
 import { FAMILIES } from '../runner/families.ts'
 import { type DecoderSpec, parseSpec, type SpecOptions } from '../runner/spec.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
 import { BLOCK_FORMATS, typeName } from './gguf-blocks.ts'
-import { type GgufHeader, type GgufTensor, type GgufValue, readGgufHeader } from './gguf-header.ts'
+import { type GgufHeader, type GgufTensor, type GgufValue, type GgufValues, readGgufHeader } from './gguf-header.ts'
 import { partsOf } from './model-path.ts'
 import { permuteRows, type TensorInfo, type WeightSource } from './source.ts'
 
@@ -95,7 +95,7 @@ interface Placed extends TensorInfo {
 export class GgufMetadata {
   readonly path: string
   readonly architecture: string
-  readonly #values: ReadonlyMap<string, GgufValue>
+  readonly #values: GgufValues
 
   constructor(path: string, { metadata }: GgufHeader) {
     this.path = path
@@ -110,6 +110,11 @@ export class GgufMetadata {
 
   get(key: string): GgufValue | null {
     return this.#values.get(key) ?? null
+  }
+
+  /** Items of a list, which is not decoded for it. */
+  lengthOf(key: string): number | undefined {
+    return this.#values.lengthOf(key)
   }
 
   /** A value of this architecture's, as plain JSON for the config reader to judge; some files give one per layer where all are equal. */
@@ -144,7 +149,6 @@ function configOf(
   factors: RopeFactors,
 ): Record<string, unknown> {
   const own = (key: string): unknown => metadata.own(key)
-  const tokens = metadata.get('tokenizer.ggml.tokens')
   const hidden = own('embedding_length')
   const heads = own('attention.head_count')
   const headDim =
@@ -190,7 +194,7 @@ function configOf(
   ]
   return {
     architectures: [family.architecture],
-    vocab_size: Array.isArray(tokens) ? tokens.length : own('vocab_size'),
+    vocab_size: metadata.lengthOf('tokenizer.ggml.tokens') ?? own('vocab_size'),
     hidden_size: hidden,
     intermediate_size: own('feed_forward_length'),
     num_hidden_layers: layers,
@@ -239,7 +243,7 @@ export interface GgufModel {
 /** Reads a tensor's bytes. */
 async function readBytes(
   { file, path }: Part,
-  { offset }: GgufTensor,
+  offset: number,
   length: number,
   onRead: (bytes: number) => void,
 ): Promise<Uint8Array> {
@@ -376,21 +380,37 @@ export async function openGguf(path: string, onProgress?: ProgressListener): Pro
     for (const part of parts) place(part, family, metadata, tensors)
     const totalBytes = [...tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0)
     let doneBytes = 0
-    const read = async (name: string): Promise<MatrixData> => {
+    const onRead = (count: number): void => {
+      doneBytes += count
+      onProgress?.(doneBytes, totalBytes)
+    }
+    const find = (name: string) => {
       const placed = tensors.get(name)
       if (placed === undefined) throw new Error(`tensor ${name} is not in ${path}`)
-      const bytes = await readBytes(placed.part, placed.tensor, placed.bytes, (count) => {
-        doneBytes += count
-        onProgress?.(doneBytes, totalBytes)
-      })
       const [rows = 1, cols = 1] = placed.shape.length === 1 ? [placed.shape[0] ?? 1, 1] : placed.shape
       const format = BLOCK_FORMATS.get(placed.tensor.type)
       if (format === undefined) throw new Error(`${name} has no format`)
-      const data = format.decode(bytes, rows * cols)
+      return { placed, rows, cols, format }
+    }
+    const read = async (name: string): Promise<MatrixData> => {
+      const { placed, rows, cols, format } = find(name)
+      const data = format.decode(await readBytes(placed.part, placed.tensor.offset, placed.bytes, onRead), rows * cols)
       if (placed.permutedHeads === null) return data
       if (rows % (2 * placed.permutedHeads) !== 0)
         throw new ModelError(`${path}: tensor ${name} has ${rows} rows for ${placed.permutedHeads} heads`)
       return undoPermutation(data, rows, cols, placed.permutedHeads)
+    }
+    const rowsOf = (name: string): MatrixRows | null => {
+      const { placed, rows, cols, format } = find(name)
+      if (placed.permutedHeads !== null || format.dependsOnValues === true) return null
+      const rowBytes = placed.bytes / rows
+      return {
+        read: async (first, count) =>
+          format.decode(
+            await readBytes(placed.part, placed.tensor.offset + first * rowBytes, count * rowBytes, onRead),
+            count * cols,
+          ),
+      }
     }
     const factorsOf = async (name: string): Promise<readonly number[] | null> =>
       tensors.has(name) ? [...dequantize(await read(name))] : null
@@ -417,7 +437,7 @@ export async function openGguf(path: string, onProgress?: ProgressListener): Pro
       // The converter has added the 1 to norm weights already.
       return { ...parsed, ropes, normAddsOne: false }
     }
-    return { source: { path, tensors, identity, totalBytes, read, close }, metadata, spec }
+    return { source: { path, tensors, identity, totalBytes, read, rows: rowsOf, close }, metadata, spec }
   } catch (error) {
     await close()
     throw error

@@ -7,7 +7,7 @@ import { createHash } from 'node:crypto'
 import { mkdir, open, type FileHandle, readdir, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { crc32 } from 'node:zlib'
-import type { Backend, Matrix, MatrixData, MatrixFormat, MatrixUse } from '../../kernels/ops.ts'
+import type { Backend, Matrix, MatrixData, MatrixFormat, MatrixRows, MatrixUse } from '../../kernels/ops.ts'
 import type { ProgressListener } from '../runner/runner.ts'
 import { readVector, type WeightSource } from './source.ts'
 
@@ -22,7 +22,13 @@ const PIECE = 4 << 20
 /** What a decoder takes its weights from. */
 export interface WeightLoader {
   /** A matrix on the backend; `data` gives its values where they are not packed yet. */
-  matrix(label: string, rows: number, cols: number, use: MatrixUse, data: () => Promise<MatrixData>): Promise<Matrix>
+  matrix(
+    label: string,
+    rows: number,
+    cols: number,
+    use: MatrixUse,
+    data: () => Promise<MatrixData | MatrixRows>,
+  ): Promise<Matrix>
   /** The values of a one-dimensional tensor. */
   vector(name: string, length: number): Promise<Float32Array>
 }
@@ -241,7 +247,7 @@ export class PackingLoader implements WeightLoader {
     rows: number,
     cols: number,
     use: MatrixUse,
-    data: () => Promise<MatrixData>,
+    data: () => Promise<MatrixData | MatrixRows>,
   ): Promise<Matrix> {
     const onPacked: MatrixUse['onPacked'] = async ({ format, form, planes }) =>
       this.#attempt(async (file) => this.#add(file, { name: label, rows, cols, format, form }, planes))

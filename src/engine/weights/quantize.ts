@@ -85,15 +85,18 @@ const isVocabulary = (name: string): boolean => name.endsWith('embed_tokens.weig
  * the group stay as they are.
  */
 export function quantizing(source: WeightSource, quantization: 'q8' | 'q4'): WeightSource {
+  const quantize = (name: string, data: MatrixData): MatrixData => {
+    const shape = source.tensors.get(name)?.shape ?? []
+    if (shape.length !== 2 || (shape[1] ?? 0) % GROUP !== 0 || data.format === 'q8' || data.format === 'q4') return data
+    const values = dequantize(data)
+    return quantization === 'q8' || isVocabulary(name) ? quantizeQ8(values) : quantizeQ4(values)
+  }
   return {
     ...source,
-    async read(name) {
-      const data = await source.read(name)
-      const shape = source.tensors.get(name)?.shape ?? []
-      if (shape.length !== 2 || (shape[1] ?? 0) % GROUP !== 0 || data.format === 'q8' || data.format === 'q4')
-        return data
-      const values = dequantize(data)
-      return quantization === 'q8' || isVocabulary(name) ? quantizeQ8(values) : quantizeQ4(values)
+    read: async (name) => quantize(name, await source.read(name)),
+    rows(name) {
+      const rows = source.rows(name)
+      return rows === null ? null : { read: async (first, count) => quantize(name, await rows.read(first, count)) }
     },
   }
 }

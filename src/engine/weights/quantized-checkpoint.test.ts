@@ -25,6 +25,7 @@ function sourceOf(stored: Readonly<Record<string, Stored>>): RawWeightSource {
     ),
     readRaw,
     read: async (name): Promise<MatrixData> => ({ format: 'f32', values: new Float32Array(await readRaw(name)) }),
+    rows: () => null,
     close: async () => {},
   }
 }

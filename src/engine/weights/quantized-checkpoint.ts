@@ -227,5 +227,10 @@ export function unpackCheckpoint(source: RawWeightSource, config: Readonly<Recor
       unpacks.set(weight, () => packed.unpack(stem))
     } else if (!SIDE_PARTS.has(part)) tensors.set(name, info)
   }
-  return { ...source, tensors, read: async (name) => (unpacks.get(name) ?? (() => source.read(name)))() }
+  return {
+    ...source,
+    tensors,
+    read: async (name) => (unpacks.get(name) ?? (() => source.read(name)))(),
+    rows: (name) => (unpacks.has(name) ? null : source.rows(name)),
+  }
 }

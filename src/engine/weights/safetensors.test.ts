@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, expect, test } from 'vitest'
 import { goldenPath, goldenRequest } from '../../../test/golden/golden.ts'
 import { dequantize } from '../../kernels/dequantize.ts'
-import { bf16ToF32, f32ToBf16 } from '../../kernels/float.ts'
+import { decodeBf16 } from '../../kernels/float.ts'
 import { loadModel } from '../runner/model.ts'
 import { ModelError } from '../runner/runner.ts'
 import { openSafetensors, parseSafetensorsHeader } from './safetensors.ts'
@@ -32,10 +32,13 @@ function write(name: string, content: Buffer): string {
 const A = { dtype: 'F32', shape: [2, 2], data_offsets: [0, 16] }
 const B = { dtype: 'F16', shape: [4], data_offsets: [16, 24] }
 
+/** The upper half of the f32. */
+const toBf16 = (value: number): number => new Uint32Array(Float32Array.of(value).buffer)[0]! >>> 16
+
 test('values of every served dtype, unaligned offsets included', async () => {
   const words = Float32Array.of(1.5, -2.25, 1e-3, 7)
-  const small = Uint16Array.from([0.1, -3, 65280, 0].map(f32ToBf16))
-  const large = Uint16Array.from([0.1, 1e20].map(f32ToBf16))
+  const small = Uint16Array.from([0.1, -3, 65280, 0].map(toBf16))
+  const large = Uint16Array.from([0.1, 1e20].map(toBf16))
   const data = Buffer.concat([
     Buffer.of(9),
     Buffer.from(words.buffer),
@@ -51,14 +54,16 @@ test('values of every served dtype, unaligned offsets included', async () => {
   const progress: number[] = []
   const source = await openSafetensors(write('dtypes.safetensors', fileOf(header, data)), (done) => progress.push(done))
   expect(await source.read('f')).toEqual({ format: 'f32', values: words })
+  expect(await source.rows('f')?.read(1, 1)).toEqual({ format: 'f32', values: words.slice(2) })
+  expect(source.rows('small')).toBeNull()
   const narrowed = await source.read('small')
   expect(narrowed.format).toBe('f16')
-  expect([...dequantize(narrowed)]).toEqual([...small].map(bf16ToF32))
+  expect([...dequantize(narrowed)]).toEqual([...decodeBf16(small)])
   const widened = await source.read('large')
   expect(widened.format).toBe('f32')
-  expect([...dequantize(widened)]).toEqual([...large].map(bf16ToF32))
+  expect([...dequantize(widened)]).toEqual([...decodeBf16(large)])
   await expect(source.read('pad')).rejects.toThrow(/tensor pad has dtype U8; F32, F16 and BF16 can be served/)
-  expect(progress.slice(0, 3)).toEqual([16, 24, 28])
+  expect(progress.slice(0, 4)).toEqual([16, 24, 32, 36])
   expect(source.totalBytes).toBe(29)
   await source.close()
 })

@@ -5,8 +5,8 @@
  */
 import { open, readdir, readFile, stat, type FileHandle } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
-import { decodeBf16, encodeF16 } from '../../kernels/float.ts'
-import type { MatrixData } from '../../kernels/ops.ts'
+import { decodeBf16, narrowBf16 } from '../../kernels/float.ts'
+import type { MatrixData, MatrixRows } from '../../kernels/ops.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
 import type { RawWeightSource } from './quantized-checkpoint.ts'
 import type { TensorInfo } from './source.ts'
@@ -143,7 +143,7 @@ async function readHeader(file: FileHandle, path: string): Promise<Map<string, P
   return parseSafetensorsHeader(path, header, size)
 }
 
-/** Brings stored bytes to a canonical format: F32 and F16 as they are; BF16 to f16 where every value fits its range, else to f32. */
+/** Brings stored bytes, which it takes over, to a canonical format: F32 and F16 as they are; BF16 to f16 where every value fits its range, else to f32. */
 function toMatrixData(path: string, { name, dtype }: TensorInfo, bytes: ArrayBuffer): MatrixData {
   switch (dtype) {
     case 'F32':
@@ -152,9 +152,7 @@ function toMatrixData(path: string, { name, dtype }: TensorInfo, bytes: ArrayBuf
       return { format: 'f16', values: new Uint16Array(bytes) }
     case 'BF16': {
       const words = new Uint16Array(bytes)
-      // f16 holds every bf16 fraction; its range ends at 65504 (bf16 0x477f = 65280), and below 2^-14 it is exact to 2^-25.
-      if (words.every((word) => (word & 0x7fff) <= 0x477f)) return { format: 'f16', values: bf16ToF16(words) }
-      return { format: 'f32', values: decodeBf16(words) }
+      return narrowBf16(words) ? { format: 'f16', values: words } : { format: 'f32', values: decodeBf16(words) }
     }
     default:
       throw new ModelError(
@@ -162,17 +160,6 @@ function toMatrixData(path: string, { name, dtype }: TensorInfo, bytes: ArrayBuf
           'For quantised weights use a GGUF file, or load the original with --quantization q8 or q4.',
       )
   }
-}
-
-/** In pieces, so that the f32 in between stays small. */
-function bf16ToF16(words: Uint16Array): Uint16Array {
-  const halves = new Uint16Array(words.length)
-  const piece = new Float32Array(Math.min(words.length, 65536))
-  for (let at = 0; at < words.length; at += piece.length) {
-    const part = words.subarray(at, at + piece.length)
-    encodeF16(decodeBf16(part, piece.subarray(0, part.length)), halves.subarray(at, at + part.length))
-  }
-  return halves
 }
 
 /** The files of a checkpoint folder: by its index, else model.safetensors, else the only .safetensors there is. */
@@ -264,14 +251,28 @@ export async function openSafetensors(path: string, onProgress?: ProgressListene
     if (tensor === undefined) throw new Error(`tensor ${name} is not in ${path}`)
     return tensor
   }
-  const readRaw = async (name: string): Promise<ArrayBuffer> => {
-    const tensor = tensorOf(name)
-    const bytes = new ArrayBuffer(tensor.bytes)
-    await readFully(tensor.file, tensor.filePath, new Uint8Array(bytes), tensor.offset, (read) => {
+  const readAt = async (
+    { file, filePath, offset }: ReturnType<typeof tensorOf>,
+    from: number,
+    length: number,
+  ): Promise<ArrayBuffer> => {
+    const bytes = new ArrayBuffer(length)
+    await readFully(file, filePath, new Uint8Array(bytes), offset + from, (read) => {
       doneBytes += read
       onProgress?.(doneBytes, totalBytes)
     })
     return bytes
+  }
+  const readRaw = (name: string): Promise<ArrayBuffer> => readAt(tensorOf(name), 0, tensorOf(name).bytes)
+  const rows = (name: string): MatrixRows | null => {
+    const tensor = tensorOf(name)
+    const [numRows = 0, ...others] = tensor.shape
+    if (others.length !== 1 || (tensor.dtype !== 'F16' && tensor.dtype !== 'F32')) return null
+    const rowBytes = tensor.bytes / numRows
+    return {
+      read: async (first, count) =>
+        toMatrixData(tensor.filePath, tensor, await readAt(tensor, first * rowBytes, count * rowBytes)),
+    }
   }
   return {
     path,
@@ -279,6 +280,7 @@ export async function openSafetensors(path: string, onProgress?: ProgressListene
     identity,
     totalBytes,
     readRaw,
+    rows,
     read: async (name) => toMatrixData(tensorOf(name).filePath, tensorOf(name), await readRaw(name)),
     close,
   }

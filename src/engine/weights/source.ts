@@ -1,5 +1,5 @@
 /** Where weights come from: named tensors of a checkpoint, read one at a time. Implemented by safetensors.ts and gguf.ts. */
-import type { MatrixData } from '../../kernels/ops.ts'
+import type { MatrixData, MatrixRows } from '../../kernels/ops.ts'
 import { decodeF16 } from '../../kernels/float.ts'
 import { dequantize } from '../../kernels/dequantize.ts'
 import { ModelError } from '../runner/runner.ts'
@@ -24,6 +24,8 @@ export interface WeightSource {
   readonly totalBytes: number
   /** The tensor's values in the nearest canonical format, read from disk now. Rows x columns as stored; vectors are one row. */
   read(name: string): Promise<MatrixData>
+  /** The matrix to be read a few rows at a time; null where its rows do not lie apart in the file, or their format shows only in all of them. */
+  rows(name: string): MatrixRows | null
   close(): Promise<void>
 }
 
@@ -49,6 +51,17 @@ export function expectTensor(source: WeightSource, name: string, shape: readonly
 export async function readMatrix(source: WeightSource, name: string, rows: number, cols: number): Promise<MatrixData> {
   expectTensor(source, name, [rows, cols])
   return source.read(name)
+}
+
+/** A matrix [rows, cols] to be read a few rows at a time, or all of it, after checking its shape. */
+export async function openMatrix(
+  source: WeightSource,
+  name: string,
+  rows: number,
+  cols: number,
+): Promise<MatrixData | MatrixRows> {
+  expectTensor(source, name, [rows, cols])
+  return source.rows(name) ?? source.read(name)
 }
 
 /** Reads a vector as f32, checking its length. */

@@ -15,6 +15,7 @@ import type {
   LogitsOptions,
   Matrix,
   MatrixData,
+  MatrixRows,
   MemoryUse,
   MatrixUse,
   Norm,
@@ -97,7 +98,13 @@ class CpuBackend implements InspectableBackend {
 
   readonly packedLayout = PACKED_LAYOUT
 
-  async loadMatrix(label: string, rows: number, cols: number, data: MatrixData, use: MatrixUse = {}): Promise<Matrix> {
+  async loadMatrix(
+    label: string,
+    rows: number,
+    cols: number,
+    data: MatrixData | MatrixRows,
+    use: MatrixUse = {},
+  ): Promise<Matrix> {
     return this.#resources.loadMatrix(label, rows, cols, data, use)
   }
 

@@ -1,13 +1,15 @@
 /** Weight matrices in panels of 16 output rows (assembly/linear-float.ts, linear-quantized.ts), packed on load by the pool. */
-import type { MatrixData, MatrixFormat, PackedMatrix as PackedPlanes, StoredMatrix } from '../ops.ts'
+import { checkMatrix } from '../dequantize.ts'
+import type { MatrixData, MatrixFormat, MatrixRows, PackedMatrix as PackedPlanes, StoredMatrix } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import type { Program } from './program.ts'
 
 export const PANEL = 16
 /** Changes whenever the bytes of packed panels do. */
 export const PACKED_LAYOUT = 'cpu panels 2'
-/** Source rows are packed from staging memory of this size, or one panel's rows if they are larger. */
-const STAGING_BYTES = 4 * 2 ** 20
+/** Values that are packed from staging memory at a time, or one panel's rows if they are more. */
+const PIECE_VALUES = 2 ** 20
+const STAGING_BYTES = 4 * PIECE_VALUES
 
 const FORMAT_CODES: Readonly<Record<MatrixFormat, number>> = { f32: 0, f16: 1, q8: 2, q4: 3 }
 const GROUP16 = 1
@@ -42,16 +44,9 @@ function panelBytesOf(format: MatrixFormat, padded: number, flags: number): numb
   return (padded / 32) * (planes * 32 + (format === 'q8' ? 512 : 256))
 }
 
-interface Plane {
-  readonly bytes: Uint8Array
-  readonly rowBytes: number
-}
-
-function planeOf(values: ArrayBufferView, rows: number): Plane {
-  return {
-    bytes: new Uint8Array(values.buffer, values.byteOffset, values.byteLength),
-    rowBytes: values.byteLength / rows,
-  }
+function flagsOf(data: MatrixData): number {
+  if (data.format !== 'q8' && data.format !== 'q4') return 0
+  return (data.group === 16 ? GROUP16 : 0) | (data.mins === null ? 0 : MINS)
 }
 
 export class MatrixPacker {
@@ -108,48 +103,54 @@ export class MatrixPacker {
     return matrix
   }
 
-  /** Packs a matrix of checked sizes. Throws when it holds infinities or NaN. */
-  pack(label: string, rows: number, cols: number, data: MatrixData, gated: boolean): PackedMatrix {
-    const quantized = data.format === 'q8' || data.format === 'q4'
-    const flags = quantized ? (data.group === 16 ? GROUP16 : 0) | (data.mins === null ? 0 : MINS) : 0
-    const matrix = this.#place(label, rows, cols, data.format, flags, gated)
-    const { factors, formatCode, numPanels, padded, panelBytes, weights } = matrix
-    const invalid = factors + numPanels * 4
+  /** Packs a matrix as it is read. Throws when it holds infinities or NaN, and when its pieces are not alike. */
+  async pack(label: string, rows: number, cols: number, source: MatrixRows, gated: boolean): Promise<PackedMatrix> {
     const halves = gated ? 2 : 1
     const halfRows = rows / halves
-    const planes = quantized
-      ? [data.codes, data.scales, ...(data.mins === null ? [] : [data.mins])].map((plane) => planeOf(plane, rows))
-      : [planeOf(data.values, rows)]
-    const rowBytes = planes.reduce((sum, plane) => sum + plane.rowBytes, 0)
-    const batchRows = Math.max(1, Math.floor((STAGING_BYTES - 256) / (rowBytes * PANEL))) * PANEL
-    const staging = this.#reserve(Math.min(batchRows, roundUp(halfRows, PANEL)) * rowBytes + 256)
+    const pieceRows = Math.max(1, Math.floor(PIECE_VALUES / (cols * PANEL))) * PANEL
+    let matrix: PackedMatrix | null = null
     for (let half = 0; half < halves; half++) {
-      for (let first = 0; first < halfRows; first += batchRows) {
-        const count = Math.min(batchRows, halfRows - first)
-        const addresses = this.#stage(staging, planes, half * halfRows + first, count)
-        const panel = (first / PANEL) * halves + half
-        const [source = 0, scales = 0, mins = 0] = addresses
-        this.#program.add('pack', {
-          format: formatCode,
-          flags,
-          panels: Math.ceil(count / PANEL),
-          cols,
-          padded,
-          rows: count,
-          source,
-          scales,
-          mins,
-          dst: weights + panel * panelBytes,
-          panelBytes,
-          panelStep: halves,
-          factors: factors + panel * 4,
-          invalid,
-        })
-        this.#run()
+      for (let first = 0; first < halfRows; first += pieceRows) {
+        const count = Math.min(pieceRows, halfRows - first)
+        const data = await source.read(half * halfRows + first, count)
+        checkMatrix(label, count, cols, data)
+        matrix ??= this.#place(label, rows, cols, data.format, flagsOf(data), gated)
+        if (data.format !== matrix.format || flagsOf(data) !== matrix.flags)
+          throw new Error(`${label}: rows from ${first} on are in another format than those before`)
+        this.#packRows(matrix, data, (first / PANEL) * halves + half, count)
       }
     }
-    if (this.#arena.i32(invalid, 1)[0] !== 0) throw new Error(`${label}: the weights hold infinities or NaN`)
+    if (matrix === null) throw new Error(`${label}: has no rows`)
+    const isInvalid = this.#arena.i32(matrix.factors + matrix.numPanels * 4, 1)[0] !== 0
+    if (isInvalid) throw new Error(`${label}: the weights hold infinities or NaN`)
     return matrix
+  }
+
+  /** Packs `count` rows into the panels from `panel` on, every second one of a gated matrix. */
+  #packRows(matrix: PackedMatrix, data: MatrixData, panel: number, count: number): void {
+    const { factors, formatCode, flags, numPanels, cols, padded, panelBytes, weights } = matrix
+    const planes =
+      data.format === 'q8' || data.format === 'q4'
+        ? [data.codes, data.scales, ...(data.mins === null ? [] : [data.mins])]
+        : [data.values]
+    const [source = 0, scales = 0, mins = 0] = this.#stage(planes)
+    this.#program.add('pack', {
+      format: formatCode,
+      flags,
+      panels: Math.ceil(count / PANEL),
+      cols,
+      padded,
+      rows: count,
+      source,
+      scales,
+      mins,
+      dst: weights + panel * panelBytes,
+      panelBytes,
+      panelStep: matrix.gated ? 2 : 1,
+      factors: factors + panel * 4,
+      invalid: factors + numPanels * 4,
+    })
+    this.#run()
   }
 
   /** Memory that is free for other use once the weights are in. */
@@ -168,14 +169,14 @@ export class MatrixPacker {
     return this.#staging
   }
 
-  /** Copies rows of every plane to staging; their addresses. */
-  #stage(staging: number, planes: readonly Plane[], first: number, count: number): number[] {
-    let at = staging
-    return planes.map(({ bytes, rowBytes }) => {
+  /** Copies planes to staging, each to a cache line of its own; their addresses. */
+  #stage(planes: readonly ArrayBufferView[]): number[] {
+    const sizes = planes.map(({ byteLength }) => roundUp(byteLength, 64))
+    let at = this.#reserve(sizes.reduce((sum, size) => sum + size, 0))
+    return planes.map(({ buffer, byteOffset, byteLength }, i) => {
       const address = at
-      const piece = bytes.subarray(first * rowBytes, (first + count) * rowBytes)
-      this.#arena.bytes(address, piece.length).set(piece)
-      at = roundUp(address + piece.length, 64)
+      this.#arena.bytes(address, byteLength).set(new Uint8Array(buffer, byteOffset, byteLength))
+      at += sizes[i]!
       return address
     })
   }

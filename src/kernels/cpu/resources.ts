@@ -1,7 +1,17 @@
 /** What a model has put into the cpu backend: matrices, vectors, rope tables, step buffers and the KV pool, by the handles given out. */
-import { checkMatrix } from '../dequantize.ts'
+import { asRows } from '../dequantize.ts'
 import { Handles } from '../handles.ts'
-import type { Activation, KvLayout, Matrix, MatrixData, MatrixUse, RopeTable, StoredMatrix, Vector } from '../ops.ts'
+import type {
+  Activation,
+  KvLayout,
+  Matrix,
+  MatrixData,
+  MatrixRows,
+  MatrixUse,
+  RopeTable,
+  StoredMatrix,
+  Vector,
+} from '../ops.ts'
 import type { Arena } from './arena.ts'
 import { KvCache, kvGeometry, type KvFormat } from './kv-cache.ts'
 import { PANEL, roundUp, type MatrixPacker, type PackedMatrix } from './matrices.ts'
@@ -74,9 +84,16 @@ export class Resources {
   }
 
   /** Packs a matrix. Throws for sizes that do not fit the data and for infinities or NaN. */
-  async loadMatrix(label: string, rows: number, cols: number, data: MatrixData, use: MatrixUse): Promise<Matrix> {
-    checkMatrix(label, rows, cols, data)
-    const matrix = this.#keep(this.#packer.pack(label, rows, cols, data, use.glu === true))
+  async loadMatrix(
+    label: string,
+    rows: number,
+    cols: number,
+    data: MatrixData | MatrixRows,
+    use: MatrixUse,
+  ): Promise<Matrix> {
+    const matrix = this.#keep(
+      await this.#packer.pack(label, rows, cols, asRows(label, rows, cols, data), use.glu === true),
+    )
     await use.onPacked?.(this.#packer.planes(matrix))
     return matrix
   }

@@ -3,7 +3,7 @@
  * kernel tests and the device of last resort; the bundled model runs on it at a usable speed. Weights are widened to f32 on load.
  */
 import { cpus } from 'node:os'
-import { checkMatrix, dequantize } from '../dequantize.ts'
+import { checkMatrix, dequantize, wholeMatrix } from '../dequantize.ts'
 import { Handles } from '../handles.ts'
 import type { InspectableBackend } from '../inspect.ts'
 import { fromPlanes, toPlanes } from '../planes.ts'
@@ -19,6 +19,7 @@ import type {
   Matrix,
   MatrixData,
   MatrixFormat,
+  MatrixRows,
   MemoryUse,
   MatrixUse,
   Norm,
@@ -109,7 +110,14 @@ class ReferenceBackend implements InspectableBackend {
 
   readonly packedLayout = 'canonical 1'
 
-  async loadMatrix(label: string, rows: number, cols: number, data: MatrixData, use?: MatrixUse): Promise<Matrix> {
+  async loadMatrix(
+    label: string,
+    rows: number,
+    cols: number,
+    given: MatrixData | MatrixRows,
+    use?: MatrixUse,
+  ): Promise<Matrix> {
+    const data = await wholeMatrix(given, rows)
     checkMatrix(label, rows, cols, data)
     const matrix = { label, rows, cols, format: data.format as MatrixFormat, values: dequantize(data) }
     this.#matrices.add(matrix)

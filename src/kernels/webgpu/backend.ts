@@ -17,6 +17,7 @@ import type {
   LogitsOptions,
   Matrix,
   MatrixData,
+  MatrixRows,
   MemoryUse,
   MatrixUse,
   Norm,
@@ -45,6 +46,7 @@ import {
 import { openDevice, type GpuDevice } from './device.ts'
 import { embed, layerNorm, normAdd, pool } from './elementwise.ts'
 import { LinearKernels } from './linear.ts'
+import { wholeMatrix } from '../dequantize.ts'
 import { importMatrix, loadMatrix, packedLayout, type GpuMatrix, type MatrixLoader } from './matrix.ts'
 import { tryAllocate } from './memory-probe.ts'
 import { Pipelines, type KernelSource } from './pipelines.ts'
@@ -145,9 +147,15 @@ export class WebGpuBackend implements InspectableBackend {
     return packedLayout(this.#matrixLoader())
   }
 
-  async loadMatrix(label: string, rows: number, cols: number, data: MatrixData, use: MatrixUse = {}): Promise<Matrix> {
+  async loadMatrix(
+    label: string,
+    rows: number,
+    cols: number,
+    data: MatrixData | MatrixRows,
+    use: MatrixUse = {},
+  ): Promise<Matrix> {
     this.#checkAlive()
-    return this.#keep(await loadMatrix(this.#matrixLoader(), label, rows, cols, data, use))
+    return this.#keep(await loadMatrix(this.#matrixLoader(), label, rows, cols, await wholeMatrix(data, rows), use))
   }
 
   async importMatrix(

@@ -147,11 +147,10 @@ function packQuantized(c: PackCommand, first: i32, rows: i32, dst: usize, factor
     }
     const set = (r >> 2) << 4
     if (wide) {
+      // Two columns at a time: groups of 16 or 32 make rows of whole pairs.
       const source = c.source + c.cols * row
-      for (let k: usize = 0; k < c.cols; k++) {
-        const i = k & 31
-        const at = dst + (k >> 5) * blockBytes + header + (i >> 1 << 5) + (r << 1) + (i & 1)
-        store<i8>(at, load<i8>(source + k))
+      for (let k: usize = 0; k < c.cols; k += 2) {
+        store<u16>(dst + (k >> 5) * blockBytes + header + ((k & 30) << 4) + (r << 1), load<u16>(source + k))
       }
     } else {
       const source = c.source + (c.cols >> 1) * row
