@@ -19,6 +19,7 @@ export const mean = (/** @type {readonly number[]} */ values) =>
 /**
  * Rounded to so many digits; null where there is no number.
  * @param {number | null | undefined} value
+ * @returns {any} a number or null, for a file of results
  */
 export const round = (value, digits = 2) =>
   value === null || value === undefined || !Number.isFinite(value) ? null : Number(value.toFixed(digits))
