@@ -60,7 +60,7 @@ describe('a request', () => {
   })
 
   it('ends at an end token, which is neither text nor counted', async () => {
-    const { engine } = setup({ runAhead: 1 }, { eosTokenIds: [EOS], isDeferred: true })
+    const { engine, events } = setup({ runAhead: 1 }, { eosTokenIds: [EOS], isDeferred: true })
     const free = await collect(engine, request({ maxTokens: 12, sampling: { logitBias: { [EOS]: -100 } } }))
     const third = free.tokenIds[0]?.[3] ?? -1
     const cut = await collect(
@@ -95,6 +95,7 @@ describe('a request', () => {
     )
     expect(least.tokenIds[0]).toHaveLength(5)
     expectNoLeaks(engine)
+    expect(ofType(events, 'finished').map(({ stop }) => stop)).toEqual([null, 'stop_token', 'eos', null, 'eos'])
     await engine.close()
   })
 
@@ -117,7 +118,7 @@ describe('a request', () => {
   })
 
   it('cuts at a stop string, and includes it on request', async () => {
-    const { engine } = setup()
+    const { engine, events } = setup()
     const printable = Object.fromEntries(Array.from({ length: 26 }, (_, i) => [97 + i, 50]))
     const free = await collect(engine, request({ maxTokens: 20, sampling: { logitBias: printable } }))
     const text = free.texts[0] ?? ''
@@ -130,6 +131,7 @@ describe('a request', () => {
       request({ maxTokens: 20, stop: [stop], includeStopString: true, sampling: { logitBias: printable } }),
     )
     expect(included.texts[0]).toBe(text.slice(0, text.indexOf(stop) + stop.length))
+    expect(ofType(events, 'finished').map(({ stop }) => stop)).toEqual([null, 'stop_string', 'stop_string'])
     await engine.close()
   })
 

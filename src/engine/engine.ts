@@ -380,13 +380,20 @@ class LocalEngine implements Engine {
       // What was preempted made room: there may be a step now.
       if (step === null && schedule.preempted.length > 0) continue
       if (step === null) return
-      const result = this.#parts.runner.execute(
-        this.#poolId === null ? step.plan : { ...step.plan, poolId: this.#poolId },
-      )
+      const result = this.#execute(step)
       // Awaited in order, maybe after an earlier step has failed: not an unhandled rejection until then.
       result.catch(() => {})
       this.#inFlight.push({ step, result, submittedMs: performance.now() })
     }
+  }
+
+  /** Submits a step, in the context of the request that it serves where it serves one alone. */
+  #execute({ plan, sequences }: ScheduledStep): Promise<StepResult> {
+    const { runner } = this.#parts
+    const submitted = this.#poolId === null ? plan : { ...plan, poolId: this.#poolId }
+    const [first, ...others] = new Set(sequences.map(({ sequence }) => sequence.requestId))
+    if (first === undefined || others.length > 0) return runner.execute(submitted)
+    return this.#bus.run({ requestId: first, part: 'step' }, () => runner.execute(submitted))
   }
 
   /**

@@ -1,5 +1,5 @@
 /** The engine's lifecycle events to its subscribers: synchronously, in order. What a subscriber throws, or rejects with later, is its own. */
-import type { EngineEvent, EngineSubscriber } from './events.ts'
+import type { EngineEvent, EngineSubscriber, EngineWork } from './events.ts'
 
 export class EventBus {
   readonly #subscribers = new Set<EngineSubscriber>()
@@ -24,5 +24,11 @@ export class EventBus {
         this.#onError(subscriber.name, error)
       }
     }
+  }
+
+  /** Runs work for a request in the context that a subscriber keeps for it. */
+  run<T>(work: EngineWork, fn: () => T): T {
+    for (const subscriber of this.#subscribers) if (subscriber.run) return subscriber.run(work, fn)
+    return fn()
   }
 }

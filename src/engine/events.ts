@@ -10,6 +10,12 @@ export type CacheMissReason = 'none' | 'cold' | 'evicted' | 'diverged' | 'disabl
 /** content_filter comes from remote engines alone. */
 export type FinishReason = 'stop' | 'length' | 'abort' | 'error' | 'content_filter'
 
+/**
+ * What made a sequence stop where its reason is stop: an end token of the model's, a stop string or stop token of the request's, or its calls
+ * of functions, which were complete.
+ */
+export type StopKind = 'eos' | 'stop_string' | 'stop_token' | 'tool_calls'
+
 /** What a sequence counted over its life. Absent phases (never scheduled, never decoded) are null. */
 export interface SequenceCounters {
   readonly numPromptTokens: number
@@ -156,6 +162,8 @@ export interface PreemptedEvent extends ChoiceEvent {
 export interface FinishedEvent extends ChoiceEvent {
   readonly type: 'finished'
   readonly reason: FinishReason
+  /** What made it stop; null for another reason than stop, and where a remote engine does not say. */
+  readonly stop: StopKind | null
   readonly counters: SequenceCounters
   /** Stable code when reason is error (engine_error, device_lost, upstream_*) or abort for another reason than the client (deadline, shutdown); else null. */
   readonly errorCode: string | null
@@ -224,6 +232,13 @@ export type EngineEvent =
   | KvDoneEvent
   | StepEvent
 
+/** Work that the engine does for one request. */
+export interface EngineWork {
+  readonly requestId: string
+  /** A step of the model, or an operation on a KV tier. */
+  readonly part: 'step' | KvDoneEvent['operation']
+}
+
 /**
  * A subscriber to the engine's events. `onEvent` must be cheap: the engine waits for what it does synchronously, never for a promise it
  * returns. What it throws or rejects with is counted and logged, never passed on.
@@ -231,4 +246,6 @@ export type EngineEvent =
 export interface EngineSubscriber {
   readonly name: string
   onEvent(event: EngineEvent): unknown
+  /** Runs work in the subscriber's own context of it, so that what a library traces there nests. The first subscriber that has this is asked. */
+  run?<T>(work: EngineWork, fn: () => T): T
 }

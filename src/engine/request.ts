@@ -86,6 +86,8 @@ export type StructuredOutput = (
 export interface UpstreamCall {
   /** W3C trace context. */
   readonly headers: Readonly<Record<string, string>>
+  /** Sends it, so that what an HTTP library traces nests below it. */
+  run<T>(send: () => T): T
   /** `status`: null where no answer came. `responseId`: the answer's id at the other engine. `error`: a stable code, null for success. */
   end(outcome: {
     readonly status: number | null

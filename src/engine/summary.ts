@@ -1,5 +1,5 @@
 /** What the engine did for one request, over all its sequences: the numbers of usage, timings, llm.prefill and llm.decode. */
-import type { CacheMissReason, FinishReason, SequenceCounters } from './events.ts'
+import type { CacheMissReason, FinishReason, SequenceCounters, StopKind } from './events.ts'
 
 export interface RequestSummary {
   readonly tokensIn: number
@@ -18,6 +18,8 @@ export interface RequestSummary {
   readonly stepMicros: readonly number[]
   readonly meanRows: number
   readonly stopReason: StopReason
+  /** What made the choices stop, where one thing made all of those that stopped; else null. */
+  readonly stop: StopKind | null
   readonly finishReasons: readonly FinishReason[]
   readonly arrivedMs: number
   readonly firstScheduledMs: number | null
@@ -42,6 +44,8 @@ export interface RequestSummary {
 export interface EndedSequence {
   readonly choice: number
   readonly reason: FinishReason
+  /** What made it stop; absent: not known. */
+  readonly stop?: StopKind | null
   readonly counters: SequenceCounters
 }
 
@@ -84,6 +88,7 @@ export function summarize(sequences: readonly EndedSequence[], n: number): Reque
     decodeSteps,
     stepMicros: all.length === 1 && all[0] ? all[0].decodeStepMicros : all.flatMap((c) => c.decodeStepMicros),
     meanRows: decodeSteps === 0 ? 0 : sum(all, 'decodeRowSum') / decodeSteps,
+    stop: onlyOne(ordered.flatMap(({ stop }) => stop ?? [])),
     stopReason: overallReason(ordered.map((sequence) => sequence.reason)),
     finishReasons: ordered.map((sequence) => sequence.reason),
     arrivedMs,
@@ -114,6 +119,10 @@ export type StopReason = Exclude<FinishReason, 'content_filter'>
 function overallReason(reasons: readonly FinishReason[]): StopReason {
   return (['error', 'abort', 'length'] as const).find((reason) => reasons.includes(reason)) ?? 'stop'
 }
+
+/** The value that all of them are; null: they differ, or there is none. */
+const onlyOne = <T>(values: readonly T[]): T | null =>
+  values[0] !== undefined && values.every((value) => value === values[0]) ? values[0] : null
 
 const known = (values: readonly (number | null)[]) => values.filter((value) => value !== null)
 const least = (values: readonly (number | null)[]) =>

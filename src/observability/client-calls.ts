@@ -1,6 +1,14 @@
 /** Calls of a request to other services, as CLIENT spans, and the W3C trace context that goes along. */
-import { type Context, type HrTime, type SpanContext, SpanKind, SpanStatusCode, type Tracer } from '@opentelemetry/api'
-import type { ClientAttributes, ClientCall } from './context.ts'
+import {
+  type Context,
+  type HrTime,
+  type SpanContext,
+  SpanKind,
+  SpanStatusCode,
+  trace as traceApi,
+  type Tracer,
+} from '@opentelemetry/api'
+import { type ClientAttributes, type ClientCall, runIn } from './context.ts'
 import type { OpenRequestInput } from './root-span.ts'
 
 /** What a call asks of its request. */
@@ -18,6 +26,8 @@ interface Calling {
 /** A call to another engine while it runs. */
 export interface UpstreamCall {
   readonly headers: Readonly<Record<string, string>>
+  /** Sends it below its span, so that what an HTTP library traces nests there. */
+  run<T>(send: () => T): T
   end(outcome: {
     readonly status: number | null
     readonly responseId: string | null
@@ -54,6 +64,7 @@ export class ClientCalls {
       : undefined
     return {
       headers: this.#headers(span?.spanContext().spanId ?? request.spanId),
+      run: (fn) => runIn(span ? traceApi.setSpan(parent, span) : parent, fn),
       end: (error, more = {}) => {
         if (!span?.isRecording()) return
         span.setAttributes(error === null ? { ...more } : { ...more, 'error.type': error })
@@ -77,6 +88,7 @@ export class ClientCalls {
     )
     return {
       headers: call.headers,
+      run: call.run,
       end: ({ status, responseId, error }) =>
         call.end(error, {
           'http.response.status_code': status ?? undefined,

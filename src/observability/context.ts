@@ -74,6 +74,8 @@ export type ClientAttributes = Readonly<Record<string, string | number | undefin
 export interface ClientCall {
   /** W3C trace context for the call. */
   readonly headers: Readonly<Record<string, string>>
+  /** Runs the call below its span. */
+  run<T>(fn: () => T): T
   /** Ends the span; `error`: a stable code, null for success. Later calls do nothing. */
   end(error: string | null, attributes?: ClientAttributes): void
 }
@@ -166,7 +168,7 @@ export async function clientCall<T>(name: string, attributes: ClientAttributes, 
   const context = activeContext()
   const call = currentRequest(context)?.startClientCall(name, attributes, context)
   try {
-    const value = await fn()
+    const value = await (call ? call.run(fn) : fn())
     call?.end(null)
     return value
   } catch (error) {

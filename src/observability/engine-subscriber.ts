@@ -201,7 +201,7 @@ export class TracingSubscriber implements EngineSubscriber {
   private onFinished(event: FinishedEvent): void {
     const running = this.running.get(event.requestId)
     if (!running) return
-    running.ended.push({ choice: event.choice, reason: event.reason, counters: event.counters })
+    running.ended.push({ choice: event.choice, reason: event.reason, stop: event.stop, counters: event.counters })
     running.errorCode ??= event.errorCode
     const expected = Math.max(running.numQueued, running.trace.facts.generation?.numChoices ?? 1)
     if (running.ended.length < expected) return
@@ -268,6 +268,7 @@ export class TracingSubscriber implements EngineSubscriber {
       'llm.decode.steps': phases.decodeSteps,
       'llm.decode.mean_step_ms': meanStepMs,
       'llm.stop_reason': phases.stopReason,
+      'llm.stop_kind': phases.stop ?? undefined,
     }
     span.setAttributes(
       trace.checked('llm.decode', {

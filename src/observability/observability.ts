@@ -172,7 +172,11 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
     const tracing = this.engineSubscriber
     const isLast = ({ type }: EngineEvent) => type === 'finished' || type === 'kvDone'
     return [
-      { name: 'tracing', onEvent: (event) => void (isLast(event) || tracing.onEvent(event)) },
+      {
+        name: 'tracing',
+        onEvent: (event) => void (isLast(event) || tracing.onEvent(event)),
+        run: (work, fn) => this.plugins.runWork(work, fn),
+      },
       { name: 'metrics', onEvent: (event) => void (event.type === 'step' && this.metrics.onStep(event)) },
       ...this.plugins.guard(others),
       { name: 'tracing.close', onEvent: (event) => void (isLast(event) && tracing.onEvent(event)) },

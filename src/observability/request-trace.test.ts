@@ -158,6 +158,7 @@ describe('the tree', () => {
       choice: 0,
       atMs: performance.now(),
       reason: plan.reason,
+      stop: 'eos',
       errorCode: null,
       counters: {
         numPromptTokens: 3,

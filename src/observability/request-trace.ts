@@ -22,6 +22,8 @@ import { type CapturedContent, contentJson } from './content.ts'
 import {
   type ClientAttributes,
   type ClientCall,
+  activeContext,
+  currentRequest,
   type OpenStage,
   type RequestScope,
   runIn,
@@ -93,7 +95,9 @@ export class RequestTrace implements RequestScope, StageOwner {
     this.anchor = host.anchor()
     this.log = new RequestLog(this, host.log)
     const remote = host.extract(input.headers)
-    const trusted = remote && host.trustRemote ? remote : null
+    // The span of an application's own instrumentation, which has the connection in hand before this server does.
+    const around = currentRequest() ? undefined : traceApi.getSpanContext(activeContext())
+    const trusted = around ?? (remote && host.trustRemote ? remote : null)
     this.#calls = new ClientCalls(this, host.extensionTracer, remote, host.trustRemote)
     const isRecorded = host.tracer !== null && input.kind !== 'other'
     this.spans = isRecorded ? host.registry.begin(input.requestId) : null

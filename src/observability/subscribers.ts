@@ -2,8 +2,9 @@
  * Subscribers beside tracing and metrics: plugins, mostly. They hear the engine's events and, around the engine, the life of every
  * request, each in the context of the request's live span, so that what they or the libraries they use trace nests there.
  */
-import type { EngineEvent, EngineSubscriber } from '../engine/events.ts'
+import type { EngineEvent, EngineSubscriber, EngineWork } from '../engine/events.ts'
 import { runIn } from './context.ts'
+import { ROOT_SPAN, type SpanName } from './contract.ts'
 import type { RequestTrace } from './request-trace.ts'
 import type { SpanRegistry } from './span-registry.ts'
 
@@ -13,6 +14,15 @@ export interface SubscribersParts {
   readonly find: (requestId: string) => RequestTrace | undefined
   /** What a subscriber threw, or rejected with later; `trace`: of the request it was about. */
   readonly onError: (subscriber: string, error: unknown, trace: RequestTrace | undefined) => void
+}
+
+/** Of the open spans, the first: blocks that are kept are written when the phase that made them is over. */
+const SPANS_OF_WORK: Readonly<Record<EngineWork['part'], readonly SpanName[]>> = {
+  step: ['llm.decode', 'llm.prefill', ROOT_SPAN],
+  lookup: ['kv.lookup', 'llm.prefill', ROOT_SPAN],
+  retrieve: ['kv.retrieve', 'llm.prefill', ROOT_SPAN],
+  disk_read: ['kv.disk_read', 'kv.retrieve', 'llm.prefill', ROOT_SPAN],
+  store: ['kv.store', ROOT_SPAN],
 }
 
 export class Subscribers {
@@ -29,10 +39,13 @@ export class Subscribers {
     return this.#others
   }
 
-  /** Runs work in the context of the span that a request has live in the engine: the phase it is in, http.handler before and after. */
-  runFor<T>(requestId: string, work: () => T): T {
-    const context = this.#parts.registry.getContext(requestId, 'llm.decode', 'llm.prefill', 'http.handler')
-    return context === undefined ? work() : runIn(context, work)
+  /**
+   * Runs the engine's work for a request in the context of the span that stands for it: the operation's own, else the phase that the request
+   * is in, else http.handler.
+   */
+  runWork<T>({ requestId, part }: EngineWork, fn: () => T): T {
+    const context = this.#parts.registry.getContext(requestId, ...SPANS_OF_WORK[part])
+    return context === undefined ? fn() : runIn(context, fn)
   }
 
   started(trace: RequestTrace): void {
@@ -91,7 +104,10 @@ export class Subscribers {
     }
     return {
       name,
-      onEvent: (event) => ('requestId' in event ? this.runFor(event.requestId, () => call(event)) : call(event)),
+      onEvent: (event) =>
+        'requestId' in event
+          ? this.runWork({ requestId: event.requestId, part: 'step' }, () => call(event))
+          : call(event),
     }
   }
 }

@@ -65,7 +65,7 @@ export class Caller {
     const onAbort = () => end(null, null, signal.reason)
     signal.addEventListener('abort', onAbort, { once: true })
     try {
-      const response = await this.#withIdleTimeout(
+      const send = () =>
         fetch(url, {
           method: 'POST',
           headers: {
@@ -78,8 +78,8 @@ export class Caller {
           // Prompts go to the address that was configured and to no other.
           redirect: 'manual',
           signal,
-        }),
-      )
+        })
+      const response = await this.#withIdleTimeout(tracked === undefined ? send() : tracked.run(send))
       if (!response.ok) {
         const answer = await readJson(response).catch(() => null)
         throw remoteRefusal(response.status, answer, response.headers.get('retry-after'))

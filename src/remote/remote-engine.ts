@@ -1,6 +1,6 @@
 /** The Engine interface over OpenAI-compatible engines elsewhere: the same pipeline, retrieval and traces around them. */
 import { EventBus } from '../engine/event-bus.ts'
-import type { EngineSubscriber, FinishReason } from '../engine/events.ts'
+import type { EngineSubscriber, FinishReason, StopKind } from '../engine/events.ts'
 import { EngineError } from '../engine/request.ts'
 import type { Engine, EngineStats, GenerationRequest, GenerationStream } from '../engine/request.ts'
 import { RequestStream } from '../engine/requests/request-stream.ts'
@@ -303,6 +303,7 @@ export class RemoteEngine implements Engine {
       choice,
       atMs: performance.now(),
       reason,
+      stop: reason === 'stop' ? stopOf(state) : null,
       counters,
       errorCode,
     })
@@ -313,6 +314,13 @@ const KNOWN_REASONS: readonly FinishReason[] = ['length', 'abort', 'content_filt
 
 /** Other words than ours (tool_calls, eos, …) are an end of the model's own accord. */
 const reasonFrom = (reason: string): FinishReason => KNOWN_REASONS.find((known) => known === reason) ?? 'stop'
+
+/** What made a choice stop, as far as the other engine says: an end token is told by no field. */
+function stopOf({ stopReason, callIds }: RemoteChoiceState): StopKind | null {
+  if (callIds.length > 0) return 'tool_calls'
+  if (stopReason === null) return null
+  return typeof stopReason === 'string' ? 'stop_string' : 'stop_token'
+}
 
 /** Why calls were aborted when the client left. */
 class ClientGone extends Error {

@@ -84,7 +84,11 @@ describe('a remote engine', () => {
       stop: ['x'],
       onUpstreamCall: (url) => {
         calls.push(url)
-        return { headers: { traceparent, tracestate: 'vendor=1' }, end: (outcome) => calls.push(outcome) }
+        return {
+          headers: { traceparent, tracestate: 'vendor=1' },
+          run: (send) => send(),
+          end: (outcome) => calls.push(outcome),
+        }
       },
       sampling: { temperature: 0.5, topK: 3, seed: 1 },
     })
@@ -392,7 +396,11 @@ describe('several engines', () => {
       else response.write(frames(chunk(0, 'a')))
     })
     const ends: unknown[] = []
-    const onUpstreamCall = () => ({ headers: {}, end: (outcome: unknown) => ends.push(outcome) })
+    const onUpstreamCall = () => ({
+      headers: {},
+      run: <T>(send: () => T) => send(),
+      end: (outcome: unknown) => ends.push(outcome),
+    })
     const both = request({ prompts: [{ text: 'good' }, { text: 'bad' }], onUpstreamCall })
     await expect(collect(engine, both)).rejects.toMatchObject({ code: 'invalid_request' })
     expect(ends).toHaveLength(2)

@@ -1,4 +1,4 @@
-/** A real OTLP gRPC receiver (@elastic/mockotlpserver: grpc-js and the official protos) that keeps what arrives. */
+/** A real OTLP receiver (@elastic/mockotlpserver: grpc-js, HTTP, and the official protos) that keeps what arrives. */
 import { createRequire } from 'node:module'
 import type { OtlpTraces, OtlpValue } from '../../src/observability/otlp.ts'
 
@@ -61,8 +61,78 @@ export interface ReceivedSpan {
   readonly scope: string
 }
 
+interface WireLogs {
+  readonly resourceLogs: readonly {
+    readonly resource: { readonly attributes: readonly WireAttribute[] }
+    readonly scopeLogs: readonly {
+      readonly logRecords: readonly {
+        readonly timeUnixNano: { toString(): string }
+        readonly severityNumber: unknown
+        readonly severityText: string
+        readonly body: WireValue
+        readonly attributes: readonly WireAttribute[]
+        readonly traceId?: Uint8Array | string
+        readonly spanId?: Uint8Array | string
+        readonly eventName?: string
+      }[]
+    }[]
+  }[]
+}
+
+interface WirePoint {
+  readonly attributes: readonly WireAttribute[]
+  readonly asDouble?: number | null
+  readonly asInt?: unknown
+  readonly count?: unknown
+  readonly sum?: number | null
+  readonly bucketCounts?: readonly unknown[]
+  readonly explicitBounds?: readonly number[]
+}
+
+interface WireMetrics {
+  readonly resourceMetrics: readonly {
+    readonly resource: { readonly attributes: readonly WireAttribute[] }
+    readonly scopeMetrics: readonly {
+      readonly metrics: readonly {
+        readonly name: string
+        readonly unit?: string
+        readonly description?: string
+        readonly gauge?: { readonly dataPoints: readonly WirePoint[] } | null
+        readonly sum?: { readonly dataPoints: readonly WirePoint[]; readonly isMonotonic?: boolean } | null
+        readonly histogram?: { readonly dataPoints: readonly WirePoint[] } | null
+      }[]
+    }[]
+  }[]
+}
+
+/** A received log record. */
+export interface ReceivedLog {
+  readonly body: string
+  readonly severity: string
+  readonly time: bigint
+  readonly traceId: string
+  readonly spanId: string
+  readonly attributes: Readonly<Record<string, WireValue>>
+  readonly resource: Readonly<Record<string, WireValue>>
+}
+
+/** One series of a received metric. */
+export interface ReceivedPoint {
+  readonly name: string
+  readonly kind: 'gauge' | 'sum' | 'histogram'
+  readonly isMonotonic: boolean
+  readonly labels: Readonly<Record<string, string>>
+  /** Of a histogram the number of values. */
+  readonly value: number
+  readonly sum: number | null
+  readonly bucketCounts: readonly number[]
+  readonly explicitBounds: readonly number[]
+  readonly resource: Readonly<Record<string, WireValue>>
+}
+
 interface MockOtlpServer {
   readonly grpcUrl: string
+  readonly httpUrl: string
   start(): Promise<void>
   close(): Promise<void>
 }
@@ -71,9 +141,11 @@ const { MockOtlpServer } = createRequire(import.meta.url)('@elastic/mockotlpserv
   MockOtlpServer: new (options: object) => MockOtlpServer
 }
 
-const hex = (bytes: Uint8Array): string => Buffer.from(bytes).toString('hex')
-const record = (attributes: readonly WireAttribute[]): Record<string, WireValue> =>
-  Object.fromEntries(attributes.map(({ key, value }) => [key, value]))
+/** JSON has ids in hexadecimal digits already. */
+const hex = (bytes: Uint8Array | string | undefined): string =>
+  typeof bytes === 'string' ? bytes : Buffer.from(bytes ?? []).toString('hex')
+const record = (attributes: readonly WireAttribute[] | undefined): Record<string, WireValue> =>
+  Object.fromEntries((attributes ?? []).map(({ key, value }) => [key, value]))
 
 const KINDS = ['SPAN_KIND_UNSPECIFIED', 'SPAN_KIND_INTERNAL', 'SPAN_KIND_SERVER', 'SPAN_KIND_CLIENT']
 const STATUSES = ['STATUS_CODE_UNSET', 'STATUS_CODE_OK', 'STATUS_CODE_ERROR']
@@ -83,16 +155,23 @@ const enumName = (value: unknown, names: readonly string[]): string =>
 
 export class OtlpReceiver {
   readonly spans: ReceivedSpan[] = []
+  readonly logs: ReceivedLog[] = []
+  /** The series of the latest metrics; each export has them all. */
+  points: ReceivedPoint[] = []
   private readonly server: MockOtlpServer
   private readonly waiting: (() => void)[] = []
 
   private constructor() {
     this.server = new MockOtlpServer({
-      services: ['grpc'],
+      services: ['grpc', 'http'],
       grpcHostname: '127.0.0.1',
       grpcPort: 0,
+      httpHostname: '127.0.0.1',
+      httpPort: 0,
       logLevel: 'fatal',
       onTrace: (trace: WireTrace) => this.receive(trace),
+      onLogs: (logs: WireLogs) => this.receiveLogs(logs),
+      onMetrics: (metrics: WireMetrics) => this.receiveMetrics(metrics),
     })
   }
 
@@ -102,8 +181,14 @@ export class OtlpReceiver {
     return receiver
   }
 
+  /** Over gRPC. */
   get url(): string {
-    return this.server.grpcUrl
+    return String(this.server.grpcUrl)
+  }
+
+  /** Over HTTP, the base of all signals. */
+  get httpUrl(): string {
+    return String(this.server.httpUrl)
   }
 
   /** The spans of a trace, once `count` of them have come. */
@@ -143,7 +228,7 @@ export class OtlpReceiver {
             events: (span.events ?? []).map((event) => ({
               name: event.name,
               time: BigInt(event.timeUnixNano.toString()),
-              attributes: record(event.attributes ?? []),
+              attributes: record(event.attributes),
             })),
             status: enumName(span.status?.code, STATUSES),
             resource: record(resource.attributes),
@@ -152,6 +237,51 @@ export class OtlpReceiver {
         }
       }
     }
+    this.wake()
+  }
+
+  private receiveLogs({ resourceLogs }: WireLogs): void {
+    for (const { resource, scopeLogs } of resourceLogs) {
+      for (const line of scopeLogs.flatMap(({ logRecords }) => logRecords)) {
+        this.logs.push({
+          body: line.body.stringValue ?? '',
+          severity: line.severityText,
+          time: BigInt(line.timeUnixNano.toString()),
+          traceId: hex(line.traceId),
+          spanId: hex(line.spanId),
+          attributes: record(line.attributes),
+          resource: record(resource.attributes),
+        })
+      }
+    }
+    this.wake()
+  }
+
+  private receiveMetrics({ resourceMetrics }: WireMetrics): void {
+    this.points = resourceMetrics.flatMap(({ resource, scopeMetrics }) =>
+      scopeMetrics.flatMap(({ metrics }) =>
+        metrics.flatMap(({ name, gauge, sum, histogram }) => {
+          const kind = histogram ? 'histogram' : sum ? 'sum' : 'gauge'
+          return ((histogram ?? sum ?? gauge)?.dataPoints ?? []).map((point) => ({
+            name,
+            kind,
+            isMonotonic: sum?.isMonotonic ?? false,
+            labels: Object.fromEntries(
+              (point.attributes ?? []).map(({ key, value }) => [key, value.stringValue ?? '']),
+            ),
+            value: Number(point.count ?? point.asDouble ?? point.asInt),
+            sum: point.sum ?? null,
+            bucketCounts: (point.bucketCounts ?? []).map(Number),
+            explicitBounds: point.explicitBounds ?? [],
+            resource: record(resource.attributes),
+          }))
+        }),
+      ),
+    )
+    this.wake()
+  }
+
+  private wake(): void {
     for (const wake of this.waiting.splice(0)) wake()
   }
 }

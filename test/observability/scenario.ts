@@ -145,6 +145,7 @@ export function finishedEvent(
     choice,
     atMs: lastTokenMs,
     reason: plan.reason,
+    stop: plan.reason === 'stop' ? 'eos' : null,
     counters,
     errorCode: plan.reason === 'error' ? 'engine_error' : null,
   }

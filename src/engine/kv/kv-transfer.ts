@@ -48,6 +48,8 @@ interface Operation {
   fail(cause: unknown): void
   /** What was done of it. */
   end(numBlocks: number, bytes: number): void
+  /** Runs a part of it in the context that is kept for it. */
+  run<T>(fn: () => T): T
 }
 
 const MAX_BYTES_PER_CALL = 32 << 20
@@ -148,7 +150,8 @@ export class KvTransfer {
         const piece = found.slice(i, i + this.#blocksPerCall)
         const bytes = new Uint8Array(piece.length * blockBytes)
         for (const [j, each] of piece.entries()) bytes.set(each, j * blockBytes)
-        written.push(runner.writeBlocks(blocks.slice(i, i + piece.length), bytes, pool))
+        const into = blocks.slice(i, i + piece.length)
+        written.push(operation.run(() => runner.writeBlocks(into, bytes, pool)))
       }
       await Promise.all(written)
       // A pool that was lost meanwhile may have been lost after the write.
@@ -181,7 +184,8 @@ export class KvTransfer {
       for (const { hash, parent, tokens } of wanted) {
         let bytes = tiers.getFromHost(hash, parent, tokens)
         if (bytes === null) {
-          bytes = await tiers.getFromDisk(hash, parent, tokens)
+          const read = () => tiers.getFromDisk(hash, parent, tokens)
+          bytes = await (operation === null ? read() : operation.run(read))
           if (bytes !== null) numRead++
         }
         if (bytes === null) {
@@ -208,14 +212,14 @@ export class KvTransfer {
       const pieces: Promise<Uint8Array>[] = []
       for (let i = 0; i < kept.length; i += this.#blocksPerCall) {
         const piece = kept.slice(i, i + this.#blocksPerCall).map(({ block }) => block)
-        pieces.push(runner.readBlocks(piece, pool))
+        pieces.push(operation.run(() => runner.readBlocks(piece, pool)))
       }
       const writes: (Promise<string | null> | string | null)[] = []
       for (const [i, bytes] of (await Promise.all(pieces)).entries()) {
         const piece = kept.slice(i * this.#blocksPerCall, (i + 1) * this.#blocksPerCall)
         for (const [j, { hash, parent, tokens }] of piece.entries()) {
           const block = { hash, parent, tokens, bytes: bytes.slice(j * blockBytes, (j + 1) * blockBytes) }
-          writes.push(tiers.put(block))
+          writes.push(operation.run(() => tiers.put(block)))
         }
       }
       for (const write of writes) {
@@ -242,6 +246,7 @@ export class KvTransfer {
     bus.publish({ type: 'kvSubmitted', requestId, atMs: performance.now(), operationId, operation, numBlocks })
     let errorType: string | null = null
     return {
+      run: (fn) => bus.run({ requestId, part: operation }, fn),
       fail: (cause) => (errorType ??= typeof cause === 'string' ? cause : errorTypeOf(cause)),
       end: (numDone, bytes) => {
         const fields = { requestId, atMs: performance.now(), operationId, operation, numBlocks: numDone, bytes }

@@ -66,23 +66,26 @@ export class ActiveRequests {
     this.#owners.delete(sequence)
     active.openChoices.delete(choice)
     const { requestId, counters } = sequence
-    const { reason } = end
+    const { reason, stopReason, stop } = end
     bus.publish({
       type: 'finished',
       requestId,
       choice: sequence.choice,
       atMs: performance.now(),
       reason,
+      stop,
       counters,
       errorCode,
     })
-    if (errorCode === null) active.stream.push({ type: 'finished', choice: sequence.choice, ...end, counters })
+    if (errorCode === null)
+      active.stream.push({ type: 'finished', choice: sequence.choice, reason, stopReason, counters })
     if (active.openChoices.size === 0) this.end(active, null)
   }
 
   /** The client went away. */
   abort(active: ActiveRequest): void {
-    for (const choice of active.openChoices) this.finish({ choice, active }, { reason: 'abort', stopReason: null })
+    const end = { reason: 'abort', stopReason: null, stop: null } as const
+    for (const choice of active.openChoices) this.finish({ choice, active }, end)
     this.end(active, null)
   }
 
@@ -91,7 +94,7 @@ export class ActiveRequests {
     const isFault = error.code === 'engine_error' || error.code === 'device_lost'
     active.stream.end(error)
     for (const choice of active.openChoices) {
-      this.finish({ choice, active }, { reason: isFault ? 'error' : 'abort', stopReason: null }, error.code)
+      this.finish({ choice, active }, { reason: isFault ? 'error' : 'abort', stopReason: null, stop: null }, error.code)
     }
     this.end(active, error)
   }

@@ -1,5 +1,5 @@
 /** One choice being generated: tokens in, token events with text out, and the decision when it ends. */
-import type { FinishReason } from '../events.ts'
+import type { FinishReason, StopKind } from '../events.ts'
 import type { GrammarMatcher } from '../structured/grammar.ts'
 import type { Thought } from '../reasoning/thought.ts'
 import type { ChoiceLogprob, GenerationRequest, TokenEvent, ToolCallDelta } from '../request.ts'
@@ -13,6 +13,8 @@ export interface ChoiceEnd {
   readonly reason: FinishReason
   /** The stop string or stop token id that ended it. */
   readonly stopReason: string | number | null
+  /** null: it did not stop of its own accord. */
+  readonly stop: StopKind | null
 }
 
 /** What a step's tokens became. */
@@ -105,7 +107,8 @@ export class Choice {
       const detail = details[i]
       if (detail !== undefined && detail !== null) logprobs?.push(this.#logprob(token, detail))
       if (this.#eos.has(token) || this.#stopTokens.has(token)) {
-        end = { reason: 'stop', stopReason: this.#stopTokens.has(token) ? token : null }
+        const isAsked = this.#stopTokens.has(token)
+        end = { reason: 'stop', stopReason: isAsked ? token : null, stop: isAsked ? 'stop_token' : 'eos' }
         break
       }
       this.matcher?.accept(token)
@@ -122,16 +125,16 @@ export class Choice {
         const result = this.#stops.push(piece)
         show(result.text)
         if (result.stop !== null) {
-          end = { reason: 'stop', stopReason: result.stop }
+          end = { reason: 'stop', stopReason: result.stop, stop: 'stop_string' }
           break
         }
       }
       if (hasEnough && this.#toolCalls?.isComplete === true) {
-        end = { reason: 'stop', stopReason: null }
+        end = { reason: 'stop', stopReason: null, stop: 'tool_calls' }
         break
       }
       if (sequence.numOutputTokens >= sequence.maxOutputTokens) {
-        end = { reason: 'length', stopReason: null }
+        end = { reason: 'length', stopReason: null, stop: null }
         break
       }
     }

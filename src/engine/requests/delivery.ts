@@ -95,7 +95,7 @@ export class Delivery {
     }
     if (sequence.maxOutputTokens > 0) return
     sequence.counters.scoredMs = atMs
-    this.#parts.requests.finish(owner, { reason: 'length', stopReason: null })
+    this.#parts.requests.finish(owner, { reason: 'length', stopReason: null, stop: null })
   }
 
   #countDrafts({ sequence, drafts }: ScheduledSequence, numAccepted: number): void {

@@ -1,7 +1,9 @@
 /** The span contract: the two phases of the engine. */
+import type { StopKind } from '../../engine/events.ts'
 import { double, errorType, int, type SpanSpec, string } from './span-spec.ts'
 
 const MISS_REASONS = ['none', 'cold', 'evicted', 'diverged', 'disabled'] as const
+const STOP_KINDS: readonly StopKind[] = ['eos', 'stop_string', 'stop_token', 'tool_calls']
 const STOP_REASONS = ['stop', 'length', 'abort', 'error'] as const
 
 const gpuAttributes = {
@@ -51,6 +53,11 @@ export const ENGINE_SPANS = {
       'llm.decode.steps': int('always', 'forward passes after the first token'),
       'llm.decode.mean_step_ms': double('always', 'a double also when whole; 0.0 for 0 steps'),
       'llm.stop_reason': string('always', 'how it ended', { oneOf: STOP_REASONS }),
+      'llm.stop_kind': string(
+        'optional',
+        'what made it stop; absent for other reasons, where choices differ, and where a remote engine does not say',
+        { oneOf: STOP_KINDS },
+      ),
       'llm.decode.timeline': string(
         'always',
         'durations of the steps: base64 of delta-coded varints, at most 2,048 characters',
