@@ -35,6 +35,15 @@ export interface Tokenizer {
   tokenText(id: number): string | null
 }
 
+/** A tokenizer that can also put two texts together, as models that compare them read them. */
+export interface PairTokenizer extends Tokenizer {
+  /** Ids with all special tokens, and of each token the segment that the post-processor gives it. */
+  encodePair(text: string, pair: string | null): { readonly ids: number[]; readonly segments: number[] }
+}
+
+/** What a tokenizer is for: vocabularies that only read texts need not spell what they stand for to the byte. */
+export type TokenizerUse = 'generate' | 'read'
+
 /** A tokenizer as its two files, or as GGUF metadata, describe it. */
 export interface TokenizerFiles {
   readonly tokenizer: Record<string, unknown>
@@ -74,7 +83,7 @@ export async function readTokenizerConfig(path: string): Promise<Record<string, 
 const ABSENT_STAGES = { added_tokens: [], normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null }
 
 /** A tokenizer from its files' contents. Throws ModelError. */
-export function createTokenizer(files: TokenizerFiles): Tokenizer {
+export function createTokenizer(files: TokenizerFiles, use: TokenizerUse = 'generate'): PairTokenizer {
   const config = {
     ...files.config,
     bos_token: specialText(files.config.bos_token) ?? undefined,
@@ -84,7 +93,7 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
   checkAddedTokens(files.tokenizer.added_tokens)
   try {
     if (vocabulary === null) {
-      return new VocabularyTokenizer(new HfTokenizer({ ...ABSENT_STAGES, ...files.tokenizer }, config), files)
+      return new VocabularyTokenizer(new HfTokenizer({ ...ABSENT_STAGES, ...files.tokenizer }, config), files, use)
     }
     const model = record(files.tokenizer.model)
     const inner = new HfTokenizer(
@@ -98,7 +107,7 @@ export function createTokenizer(files: TokenizerFiles): Tokenizer {
       encoder.tokens[id] = content
     }
     Object.assign(inner, { model: asLibraryModel(encoder) })
-    return new VocabularyTokenizer(inner, files)
+    return new VocabularyTokenizer(inner, files, use)
   } catch (error) {
     if (error instanceof ModelError) throw error
     throw new ModelError(`tokenizer.json: cannot be used (${error instanceof Error ? error.message : String(error)})`, {
@@ -144,8 +153,11 @@ function vocabularyOf(tokenizer: Record<string, unknown>): BpeVocabulary | null 
 
 /** How the strings of the vocabulary spell bytes. */
 interface Spelling {
-  /** byte_level: every character stands for a byte (GPT-2). sentencepiece: `▁` is a space, `<0xNN>` a byte. plain: UTF-8. */
-  readonly kind: 'byte_level' | 'sentencepiece' | 'plain'
+  /**
+   * byte_level: every character stands for a byte (GPT-2). sentencepiece: `▁` is a space, `<0xNN>` a byte.
+   * wordpiece: pieces that continue a word begin with `##`. plain: UTF-8.
+   */
+  readonly kind: 'byte_level' | 'sentencepiece' | 'wordpiece' | 'plain'
   /** A text's first space was put there by the encoder. */
   readonly stripsFirstSpace: boolean
 }
@@ -198,7 +210,7 @@ function isLinear({ normalizer, pre_tokenizer: preTokenizer }: Record<string, un
   return isKnown([normalizer, preTokenizer]) && numReplacements <= MAX_REPLACEMENTS
 }
 
-class VocabularyTokenizer implements Tokenizer {
+class VocabularyTokenizer implements PairTokenizer {
   readonly name: string
   readonly vocabSize: number
   readonly bosToken: string | null
@@ -216,12 +228,12 @@ class VocabularyTokenizer implements Tokenizer {
   readonly #specialText: RegExp | null
   #maxTokenBytes = 0
 
-  constructor(inner: HfTokenizer, files: TokenizerFiles) {
+  constructor(inner: HfTokenizer, files: TokenizerFiles, use: TokenizerUse) {
     this.#inner = inner
     this.name = String(record(files.tokenizer.model).type ?? 'BPE')
     this.bosToken = specialText(files.config.bos_token)
     this.eosToken = specialText(files.config.eos_token)
-    this.#spelling = spellingOf(files.tokenizer)
+    this.#spelling = spellingOf(files.tokenizer, use)
     this.isLinear = isLinear(files.tokenizer)
     this.#tokens = [...(inner.model?.vocab ?? [])]
     for (const [id, token] of inner.get_added_tokens_decoder()) {
@@ -238,6 +250,11 @@ class VocabularyTokenizer implements Tokenizer {
 
   encode(text: string, options: { readonly addSpecialTokens?: boolean } = {}): number[] {
     return this.#inner.encode(text, { add_special_tokens: options.addSpecialTokens ?? true }).ids
+  }
+
+  encodePair(text: string, pair: string | null): { ids: number[]; segments: number[] } {
+    const { ids, token_type_ids: segments } = this.#inner.encode(text, { text_pair: pair, return_token_type_ids: true })
+    return { ids, segments: segments ?? ids.map(() => 0) }
   }
 
   decode(ids: readonly number[], options: { readonly skipSpecialTokens?: boolean } = {}): string {
@@ -299,6 +316,7 @@ class VocabularyTokenizer implements Tokenizer {
     if (token === undefined) return new Uint8Array(0)
     if (this.#added.has(id) || this.#spelling.kind === 'plain') return utf8.encode(token)
     if (this.#spelling.kind === 'byte_level') return spellByteLevel(token)
+    if (this.#spelling.kind === 'wordpiece') return utf8.encode(token.startsWith('##') ? token.slice(2) : ` ${token}`)
     const byte = /^<0x([0-9A-Fa-f]{2})>$/.exec(token)?.[1]
     return byte === undefined ? utf8.encode(token.replaceAll('▁', ' ')) : Uint8Array.of(Number.parseInt(byte, 16))
   }
@@ -331,10 +349,11 @@ const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = (() => {
   return map
 })()
 
-function spellingOf(tokenizer: Record<string, unknown>): Spelling {
+function spellingOf(tokenizer: Record<string, unknown>, use: TokenizerUse): Spelling {
   const steps = decoderSteps(tokenizer.decoder)
   const types = new Set(steps.map((step) => step.type))
-  for (const type of types) {
+  if (use === 'read' && types.has('WordPiece')) return { kind: 'wordpiece', stripsFirstSpace: true }
+  for (const type of use === 'read' ? [] : types) {
     if (type === 'WordPiece' || type === 'CTC' || type === 'BPEDecoder') {
       throw new ModelError(
         `tokenizer.json: decoder: expected ByteLevel, Metaspace or Replace with ByteFallback, found ${String(type)}; this is not a tokenizer of a causal language model`,

@@ -57,7 +57,7 @@ export interface DecoderSpec {
 }
 
 /** Typed access to an untrusted config, with the file's name in every complaint. */
-class ConfigReader {
+export class ConfigReader {
   readonly path: string
   readonly #fields: Readonly<Record<string, unknown>>
 

@@ -1,0 +1,98 @@
+/** What follows the pooling, computed on the host: dense layers over one row a text, a classifier, a length of 1. */
+import { gelu } from '../../../kernels/reference/arithmetic.ts'
+import { readMatrix, readVector, type WeightSource } from '../../weights/source.ts'
+import { dequantize } from '../../../kernels/dequantize.ts'
+import type { EncoderSpec } from './spec.ts'
+
+export type HostActivation = 'none' | 'tanh' | 'relu' | 'gelu'
+
+/** y = act(W x + b) */
+export interface Dense {
+  readonly rows: number
+  readonly cols: number
+  readonly weight: Float32Array // [rows, cols]
+  readonly bias: Float32Array | null
+  readonly activation: HostActivation
+}
+
+const ACTIVATIONS: Readonly<Record<HostActivation, (x: number) => number>> = {
+  none: (x) => x,
+  tanh: Math.tanh,
+  relu: (x) => Math.max(0, x),
+  gelu,
+}
+
+export function applyDense({ rows, cols, weight, bias, activation }: Dense, x: Float32Array): Float32Array {
+  const act = ACTIVATIONS[activation]
+  const y = new Float32Array(rows)
+  for (let row = 0; row < rows; row++) {
+    let sum = 0
+    for (let i = 0, at = row * cols; i < cols; i++, at++) sum += weight[at]! * x[i]!
+    y[row] = act(sum + (bias?.[row] ?? 0))
+  }
+  return y
+}
+
+/** Scaled to length 1, in place. A row of zeros stays. */
+export function normalize(x: Float32Array): Float32Array {
+  let squares = 0
+  for (const value of x) squares += value * value
+  const scale = squares > 0 ? 1 / Math.sqrt(squares) : 0
+  for (let i = 0; i < x.length; i++) x[i] = x[i]! * scale
+  return x
+}
+
+/** Logits of a pooled row: a dense layer where the model has one, its norm, the classifier. */
+export interface Classifier {
+  readonly dense: Dense | null
+  readonly norm: { readonly weight: Float32Array; readonly bias: Float32Array | null; readonly eps: number } | null
+  readonly output: Dense
+}
+
+/** The classifier of a checkpoint under our names (names.ts); null where there is none. Throws ModelError for a misshapen one. */
+export async function readClassifier(source: WeightSource, spec: EncoderSpec): Promise<Classifier | null> {
+  const { hiddenSize, headActivation, normEps } = spec
+  const has = (name: string): boolean => source.tensors.has(name)
+  const read = async (name: string, rows: number, activation: HostActivation): Promise<Dense> => ({
+    rows,
+    cols: hiddenSize,
+    weight: dequantize(await readMatrix(source, `${name}.weight`, rows, hiddenSize)),
+    bias: has(`${name}.bias`) ? await readVector(source, `${name}.bias`, rows) : null,
+    activation,
+  })
+  const output = source.tensors.get('classifier.weight') ?? null
+  // GGUF names the only layer of a head that has one as it does the first of two.
+  const isSingle = output === null && source.tensors.get('dense.weight')?.shape[0] !== hiddenSize && has('dense.weight')
+  if (output === null && !isSingle) return null
+  const rows = (isSingle ? source.tensors.get('dense.weight') : output)?.shape[0] ?? spec.numLabels
+  const dense = !isSingle && has('dense.weight') ? 'dense' : has('pooler.weight') ? 'pooler' : null
+  return {
+    dense: dense === null ? null : await read(dense, hiddenSize, headActivation),
+    norm: has('dense_norm.weight')
+      ? {
+          weight: await readVector(source, 'dense_norm.weight', hiddenSize),
+          bias: has('dense_norm.bias') ? await readVector(source, 'dense_norm.bias', hiddenSize) : null,
+          eps: normEps,
+        }
+      : null,
+    output: await read(isSingle ? 'dense' : 'classifier', rows, 'none'),
+  }
+}
+
+export function classify({ dense, norm, output }: Classifier, pooled: Float32Array): Float32Array {
+  let x = dense === null ? pooled : applyDense(dense, pooled)
+  if (norm !== null) {
+    const mean = x.reduce((sum, value) => sum + value, 0) / x.length
+    const variance = x.reduce((sum, value) => sum + (value - mean) ** 2, 0) / x.length
+    const inverse = 1 / Math.sqrt(variance + norm.eps)
+    x = x.map((value, i) => (value - mean) * inverse * norm.weight[i]! + (norm.bias?.[i] ?? 0))
+  }
+  return applyDense(output, x)
+}
+
+/** Probability of "relevant": of one logit by the sigmoid, of two by the softmax. Null for other numbers of labels. */
+export function relevanceOf(logits: Float32Array): number | null {
+  if (logits.length === 0 || logits.length > 2) return null
+  const logit = logits.length === 1 ? logits[0]! : logits[1]! - logits[0]!
+  return 1 / (1 + Math.exp(-logit))
+}

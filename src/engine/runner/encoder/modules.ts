@@ -1,0 +1,153 @@
+/**
+ * What becomes of a text's hidden states: the modules of a sentence-transformers folder (modules.json and a folder for each) as plain data. A
+ * folder without modules.json is a model that was not made for sentences: the mean of its rows, at length 1.
+ */
+import { readFile } from 'node:fs/promises'
+import { join } from 'node:path'
+import { dequantize } from '../../../kernels/dequantize.ts'
+import type { Pooling } from '../../../kernels/ops.ts'
+import { openSafetensors } from '../../weights/safetensors.ts'
+import { readMatrix, readVector } from '../../weights/source.ts'
+import { ModelError } from '../runner.ts'
+import type { Dense, HostActivation } from './head.ts'
+
+export interface TextModules {
+  readonly pooling: Pooling
+  /** Layers after the pooling, in order. */
+  readonly dense: readonly Dense[]
+  readonly isNormalized: boolean
+  /** What is put before a text, by its role. */
+  readonly prompts: { readonly query: string; readonly document: string }
+  /** Tokens read of a text, special ones included; null: the model's own limit. */
+  readonly maxTokens: number | null
+}
+
+type Json = Readonly<Record<string, unknown>>
+
+const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
+
+/** A JSON file's value; null where there is no such file. Throws ModelError for one that is no JSON. */
+export async function readJsonFile(path: string): Promise<unknown> {
+  let text: string
+  try {
+    text = await readFile(path, 'utf8')
+  } catch (error) {
+    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null
+    throw new ModelError(`${path}: cannot be read`, { cause: error })
+  }
+  try {
+    return JSON.parse(text) as unknown
+  } catch (error) {
+    throw new ModelError(`${path}: expected JSON, found something else (truncated download?)`, { cause: error })
+  }
+}
+
+async function readObject(path: string): Promise<Json> {
+  const value = await readJsonFile(path)
+  return isObject(value) ? value : {}
+}
+
+/** The modules of a folder. Throws ModelError for a module, or a way of pooling, that is not known. */
+export async function readModules(folder: string, defaultPooling: Pooling): Promise<TextModules> {
+  const [settings, tokenizer, prompts, list] = await Promise.all([
+    readObject(join(folder, 'sentence_bert_config.json')),
+    readObject(join(folder, 'tokenizer_config.json')),
+    readObject(join(folder, 'config_sentence_transformers.json')),
+    readJsonFile(join(folder, 'modules.json')),
+  ])
+  const maxTokens = [settings['max_seq_length'], tokenizer['model_max_length']].find(
+    // A tokenizer that knows no limit says 10^30.
+    (length): length is number => typeof length === 'number' && length > 0 && length < 1e6,
+  )
+  const common = { prompts: promptsOf(prompts), maxTokens: maxTokens ?? null }
+  if (!Array.isArray(list)) return { ...common, pooling: defaultPooling, dense: [], isNormalized: true }
+  let pooling: Pooling = 'mean'
+  let isNormalized = false
+  const dense: Dense[] = []
+  for (const module of list as readonly unknown[]) {
+    const { type, path } = isObject(module) ? module : {}
+    const name = typeof type === 'string' ? type.slice(type.lastIndexOf('.') + 1) : ''
+    const at = join(folder, typeof path === 'string' ? path : '')
+    if (name === 'Pooling') pooling = poolingOf(join(at, 'config.json'), await readObject(join(at, 'config.json')))
+    else if (name === 'Normalize') isNormalized = true
+    else if (name === 'Dense') dense.push(await readDense(at))
+    else if (name !== 'Transformer') {
+      throw new ModelError(
+        `${join(folder, 'modules.json')}: type: expected Transformer, Pooling, Dense or Normalize, found ${JSON.stringify(type)?.slice(0, 80) ?? 'nothing'}`,
+      )
+    }
+  }
+  return { ...common, pooling, dense, isNormalized }
+}
+
+/** The prompts named for queries and documents; of others there is no telling when they apply. */
+function promptsOf(json: Json): TextModules['prompts'] {
+  const { prompts, default_prompt_name: defaultName } = json
+  const named = isObject(prompts) ? prompts : {}
+  const prompt = (...names: unknown[]): string => {
+    const found = names
+      .map((name) => (typeof name === 'string' ? named[name] : null))
+      .find((text) => typeof text === 'string')
+    return typeof found === 'string' ? found : ''
+  }
+  return { query: prompt('query', defaultName), document: prompt('document', 'passage', defaultName) }
+}
+
+const POOLINGS: Readonly<Record<string, Pooling>> = { mean: 'mean', cls: 'first', lasttoken: 'last' }
+
+function poolingOf(path: string, json: Json): Pooling {
+  const { pooling_mode: mode, include_prompt: includesPrompt } = json
+  const modes =
+    typeof mode === 'string'
+      ? [mode]
+      : [
+          ...(json['pooling_mode_cls_token'] === true ? ['cls'] : []),
+          ...(json['pooling_mode_mean_tokens'] === true ? ['mean'] : []),
+          ...(json['pooling_mode_lasttoken'] === true ? ['lasttoken'] : []),
+          ...['max_tokens', 'mean_sqrt_len_tokens', 'weightedmean_tokens'].filter(
+            (name) => json[`pooling_mode_${name}`] === true,
+          ),
+        ]
+  const [only = '', ...others] = modes
+  const pooling = POOLINGS[only]
+  if (pooling === undefined || others.length > 0)
+    throw new ModelError(
+      `${path}: pooling_mode: expected one of mean, cls and lasttoken, found ${modes.join(' and ') || 'none'}`,
+    )
+  if (includesPrompt === false && pooling === 'mean')
+    throw new ModelError(
+      `${path}: include_prompt: expected true, found false; means that leave prompts out are not known`,
+    )
+  return pooling
+}
+
+const DENSE_ACTIVATIONS: Readonly<Record<string, HostActivation>> = {
+  Identity: 'none',
+  Tanh: 'tanh',
+  ReLU: 'relu',
+  GELU: 'gelu',
+}
+
+async function readDense(folder: string): Promise<Dense> {
+  const path = join(folder, 'config.json')
+  const json = await readObject(path)
+  const { in_features: cols, out_features: rows, bias, activation_function: activation } = json
+  const name = typeof activation === 'string' ? activation.slice(activation.lastIndexOf('.') + 1) : 'Identity'
+  const known = DENSE_ACTIVATIONS[name]
+  if (typeof cols !== 'number' || typeof rows !== 'number' || known === undefined)
+    throw new ModelError(
+      `${path}: expected in_features, out_features and an activation_function of ${Object.keys(DENSE_ACTIVATIONS).join(', ')}`,
+    )
+  const source = await openSafetensors(folder)
+  try {
+    return {
+      rows,
+      cols,
+      weight: dequantize(await readMatrix(source, 'linear.weight', rows, cols)),
+      bias: bias === false ? null : await readVector(source, 'linear.bias', rows),
+      activation: known,
+    }
+  } finally {
+    await source.close()
+  }
+}

@@ -1,0 +1,190 @@
+/**
+ * What encoder families call their tensors, brought to one naming: `tokens`, `positions`, `segments`, `embedding_norm`, `layers.N.{q, k, v | qkv,
+ * output, attention_norm, gate, up | gate_up, down, mlp_norm}`, `final_norm`, and of classifiers `pooler`, `dense`, `dense_norm`, `classifier`.
+ * Sources: each family's modeling_*.py in Hugging Face transformers, the published checkpoints, and gguf-py's tensor names.
+ */
+import type { TensorInfo, WeightSource } from '../../weights/source.ts'
+
+interface FamilyNames {
+  /** Put before every name by models with a head. */
+  readonly prefixes: readonly string[]
+  readonly top: Readonly<Record<string, string>>
+  /** What stands before a layer's number. */
+  readonly layers: string
+  readonly layer: Readonly<Record<string, string>>
+}
+
+const BERT: FamilyNames = {
+  prefixes: ['bert.', 'roberta.', 'electra.'],
+  top: {
+    'embeddings.word_embeddings': 'tokens',
+    'embeddings.position_embeddings': 'positions',
+    'embeddings.token_type_embeddings': 'segments',
+    'embeddings.LayerNorm': 'embedding_norm',
+    'pooler.dense': 'pooler',
+    'classifier.dense': 'dense',
+    'classifier.out_proj': 'classifier',
+    classifier: 'classifier',
+  },
+  layers: 'encoder.layer.',
+  layer: {
+    'attention.self.query': 'q',
+    'attention.self.key': 'k',
+    'attention.self.value': 'v',
+    'attention.output.dense': 'output',
+    'attention.output.LayerNorm': 'attention_norm',
+    'intermediate.dense': 'up',
+    'output.dense': 'down',
+    'output.LayerNorm': 'mlp_norm',
+  },
+}
+
+const DISTILBERT: FamilyNames = {
+  prefixes: ['distilbert.'],
+  top: { ...BERT.top, pre_classifier: 'dense' },
+  layers: 'transformer.layer.',
+  layer: {
+    'attention.q_lin': 'q',
+    'attention.k_lin': 'k',
+    'attention.v_lin': 'v',
+    'attention.out_lin': 'output',
+    sa_layer_norm: 'attention_norm',
+    'ffn.lin1': 'up',
+    'ffn.lin2': 'down',
+    output_layer_norm: 'mlp_norm',
+  },
+}
+
+/** As published, with the code beside the weights. */
+const NOMIC: FamilyNames = {
+  prefixes: ['bert.', 'model.'],
+  top: { ...BERT.top, emb_ln: 'embedding_norm' },
+  layers: 'encoder.layers.',
+  layer: {
+    'attn.Wqkv': 'qkv',
+    'attn.out_proj': 'output',
+    norm1: 'attention_norm',
+    'mlp.fc12': 'gate',
+    'mlp.fc11': 'up',
+    'mlp.fc2': 'down',
+    norm2: 'mlp_norm',
+  },
+}
+
+/** As transformers 5 has it. */
+const NOMIC_NATIVE: FamilyNames = {
+  prefixes: ['nomic_bert.', 'model.'],
+  top: BERT.top,
+  layers: 'layers.',
+  layer: {
+    'self_attn.q_proj': 'q',
+    'self_attn.k_proj': 'k',
+    'self_attn.v_proj': 'v',
+    'self_attn.o_proj': 'output',
+    post_attention_layernorm: 'attention_norm',
+    'mlp.gate_proj': 'gate',
+    'mlp.up_proj': 'up',
+    'mlp.down_proj': 'down',
+    post_mlp_layernorm: 'mlp_norm',
+  },
+}
+
+const MODERNBERT: FamilyNames = {
+  prefixes: ['model.'],
+  top: {
+    'embeddings.tok_embeddings': 'tokens',
+    'embeddings.norm': 'embedding_norm',
+    final_norm: 'final_norm',
+    'head.dense': 'dense',
+    'head.norm': 'dense_norm',
+    classifier: 'classifier',
+  },
+  layers: 'layers.',
+  layer: {
+    attn_norm: 'attention_norm',
+    'attn.Wqkv': 'qkv',
+    'attn.Wo': 'output',
+    mlp_norm: 'mlp_norm',
+    'mlp.Wi': 'gate_up',
+    'mlp.Wo': 'down',
+  },
+}
+
+/** llama.cpp's names, of all families. */
+const GGUF: FamilyNames = {
+  prefixes: [],
+  top: {
+    token_embd: 'tokens',
+    position_embd: 'positions',
+    token_types: 'segments',
+    token_embd_norm: 'embedding_norm',
+    output_norm: 'final_norm',
+    cls: 'dense',
+    'cls.norm': 'dense_norm',
+    'cls.output': 'classifier',
+  },
+  layers: 'blk.',
+  layer: {
+    attn_q: 'q',
+    attn_k: 'k',
+    attn_v: 'v',
+    attn_qkv: 'qkv',
+    attn_output: 'output',
+    attn_norm: 'attention_norm',
+    attn_output_norm: 'attention_norm',
+    ffn_gate: 'gate',
+    ffn_up: 'up',
+    ffn_down: 'down',
+    ffn_norm: 'mlp_norm',
+    layer_output_norm: 'mlp_norm',
+  },
+}
+
+/** By the `model_type` of config.json; a family may have been written in more than one way. */
+export const NAMES: Readonly<Record<string, readonly FamilyNames[]>> = {
+  bert: [BERT],
+  roberta: [BERT],
+  'xlm-roberta': [BERT],
+  camembert: [BERT],
+  distilbert: [DISTILBERT],
+  nomic_bert: [NOMIC, NOMIC_NATIVE],
+  modernbert: [MODERNBERT],
+}
+
+/** GGUF's architectures by the same `model_type`s. */
+export const GGUF_TYPES: Readonly<Record<string, string>> = {
+  bert: 'bert',
+  'nomic-bert': 'nomic_bert',
+  'modern-bert': 'modernbert',
+}
+
+/** The name of ours for a stored one, or null. */
+function canonical(name: string, { prefixes, top, layers, layer }: FamilyNames): string | null {
+  const dot = name.lastIndexOf('.')
+  // The norms of old checkpoints are written as gamma and beta.
+  const kind = { gamma: 'weight', beta: 'bias' }[name.slice(dot + 1)] ?? name.slice(dot + 1)
+  if (kind !== 'weight' && kind !== 'bias') return null
+  let part = name.slice(0, dot)
+  const prefix = prefixes.find((candidate) => part.startsWith(candidate))
+  if (prefix !== undefined) part = part.slice(prefix.length)
+  if (!part.startsWith(layers)) return Object.hasOwn(top, part) ? `${top[part]}.${kind}` : null
+  const [, index = '', rest = ''] = /^(\d+)\.(.+)$/.exec(part.slice(layers.length)) ?? []
+  return Object.hasOwn(layer, rest) ? `layers.${index}.${layer[rest]}.${kind}` : null
+}
+
+/** A source whose tensors go by our names; those that encoders have no use for are left out. */
+export function renamed(source: WeightSource, modelType: string, isGguf: boolean): WeightSource {
+  const tensors = new Map<string, TensorInfo>()
+  const stored = new Map<string, string>()
+  for (const names of isGguf ? [GGUF] : (NAMES[modelType] ?? [])) {
+    for (const info of source.tensors.values()) {
+      let name = canonical(info.name, names)
+      // The gated product of ModernBERT is one tensor, which GGUF calls that of an MLP without a gate.
+      if (isGguf && modelType === 'modernbert') name = name?.replace(/\.up\./, '.gate_up.') ?? null
+      if (name === null || tensors.has(name)) continue
+      tensors.set(name, { ...info, name })
+      stored.set(name, info.name)
+    }
+  }
+  return { ...source, tensors, read: (name) => source.read(stored.get(name) ?? name) }
+}
