@@ -2,17 +2,13 @@
  * GGUF files as a weight source: tensors under their Hugging Face names, and a config.json of the same meaning made from the metadata, so that
  * the decoder knows one naming only.
  */
-import { open, type FileHandle } from 'node:fs/promises'
-import { basename, dirname, join, resolve } from 'node:path'
 import { dequantize } from '../../kernels/dequantize.ts'
-import type { MatrixData, MatrixRows } from '../../kernels/ops.ts'
 import { FAMILIES } from '../runner/families.ts'
 import { type DecoderSpec, parseSpec, type SpecOptions } from '../runner/spec.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
-import { BLOCK_FORMATS, typeName } from './gguf-blocks.ts'
-import { type GgufHeader, type GgufTensor, type GgufValue, type GgufValues, readGgufHeader } from './gguf-header.ts'
-import { partsOf } from './model-path.ts'
-import { permuteRows, type TensorInfo, type WeightSource } from './source.ts'
+import { type GgufMetadata, type GgufNaming, openGgufFile } from './gguf-file.ts'
+import type { GgufValue } from './gguf-header.ts'
+import type { WeightSource } from './source.ts'
 
 /** How ggml's name of an architecture relates to ours. */
 interface GgufFamily {
@@ -81,54 +77,6 @@ function hubName(name: string, layers: Readonly<Record<string, string>>): string
   const known = layer === undefined ? TOP_NAMES : layers
   if (!Object.hasOwn(known, part)) return name
   return layer === undefined ? `${known[part]}.${kind}` : `model.layers.${layer}.${known[part]}.${kind}`
-}
-
-interface Placed extends TensorInfo {
-  readonly tensor: GgufTensor
-  /** The file that it is in: a model may be split over several. */
-  readonly part: Part
-  /** Heads whose rows the converter permuted. */
-  readonly permutedHeads: number | null
-}
-
-/** Typed access to metadata. */
-export class GgufMetadata {
-  readonly path: string
-  readonly architecture: string
-  readonly #values: GgufValues
-
-  constructor(path: string, { metadata }: GgufHeader) {
-    this.path = path
-    this.#values = metadata
-    const architecture = metadata.get('general.architecture')
-    if (typeof architecture !== 'string')
-      throw new ModelError(
-        `${path}: general.architecture should be a name, found ${JSON.stringify(architecture) ?? 'nothing'}`,
-      )
-    this.architecture = architecture
-  }
-
-  get(key: string): GgufValue | null {
-    return this.#values.get(key) ?? null
-  }
-
-  /** Items of a list, which is not decoded for it. */
-  lengthOf(key: string): number | undefined {
-    return this.#values.lengthOf(key)
-  }
-
-  /** A value of this architecture's, as plain JSON for the config reader to judge; some files give one per layer where all are equal. */
-  own(key: string): unknown {
-    const value = this.get(`${this.architecture}.${key}`)
-    if (!Array.isArray(value)) return value ?? undefined
-    const [first] = value as readonly unknown[]
-    if (value.some((item: unknown) => item !== first)) {
-      throw new ModelError(
-        `${this.path}: ${this.architecture}.${key} differs between layers, which no known family does`,
-      )
-    }
-    return first
-  }
 }
 
 /** The period of the pattern, or a flag for each layer. */
@@ -240,186 +188,48 @@ export interface GgufModel {
   spec(options: SpecOptions): DecoderSpec
 }
 
-/** Reads a tensor's bytes. */
-async function readBytes(
-  { file, path }: Part,
-  offset: number,
-  length: number,
-  onRead: (bytes: number) => void,
-): Promise<Uint8Array> {
-  const bytes = new Uint8Array(length)
-  for (let done = 0; done < length;) {
-    const { bytesRead } = await file.read(bytes, done, Math.min(64 << 20, length - done), offset + done)
-    if (bytesRead === 0)
-      throw new ModelError(`${path}: ended at byte ${offset + done} while being read; was it replaced?`)
-    done += bytesRead
-    onRead(bytesRead)
-  }
-  return bytes
-}
-
-/** Checks each tensor's type and place, and gives it its Hugging Face name. */
-function place(part: Part, family: GgufFamily, metadata: GgufMetadata, tensors: Map<string, Placed>): void {
-  const { path, header, numBytes: fileBytes } = part
+/** The names of a family's tensors in Hugging Face checkpoints. */
+function namingOf(family: GgufFamily, metadata: GgufMetadata): GgufNaming {
   const names = layerNames(family)
   const heads = {
     q: metadata.own('attention.head_count'),
     k: metadata.own('attention.head_count_kv') ?? metadata.own('attention.head_count'),
   }
-  const spans: { name: string; start: number; end: number }[] = []
-  for (const tensor of header.tensors) {
-    const fail = (problem: string): never => {
-      throw new ModelError(`${path}: tensor ${tensor.name} ${problem}`)
-    }
-    const format = BLOCK_FORMATS.get(tensor.type)
-    if (format === undefined) {
-      const known = [...BLOCK_FORMATS.values()].map(({ name }) => name).join(', ')
-      fail(`has type ${typeName(tensor.type)}; known: ${known}. Take the file in another quantisation (Q4_K_M, Q8_0).`)
-      continue
-    }
-    const count = tensor.dimensions.reduce((product, size) => product * size, 1)
-    const [cols = 0] = tensor.dimensions
-    if (cols % format.values !== 0)
-      fail(`of type ${format.name} has rows of ${cols}, not a multiple of ${format.values}`)
-    const bytes = (count / format.values) * format.bytes
-    if (!Number.isSafeInteger(bytes) || tensor.offset + bytes > fileBytes) {
-      fail(
-        `needs bytes ${tensor.offset} to ${tensor.offset + bytes}, the file has ${fileBytes}. Download the file again.`,
-      )
-    }
-    spans.push({ name: tensor.name, start: tensor.offset, end: tensor.offset + bytes })
-    const which = family.permutesQk ? /^blk\.\d+\.attn_([qk])\.(weight|bias)$/.exec(tensor.name)?.[1] : undefined
+  return (name) => {
+    const which = family.permutesQk ? /^blk\.\d+\.attn_([qk])\.(weight|bias)$/.exec(name)?.[1] : undefined
     const headCount = which === 'q' ? heads.q : which === 'k' ? heads.k : null
-    const name = hubName(tensor.name, names)
-    if (tensors.has(name)) fail(`is also in ${tensors.get(name)?.part.path ?? path}. Download the files again.`)
-    tensors.set(name, {
-      name,
-      part,
-      dtype: format.name,
-      shape: [...tensor.dimensions].reverse(),
-      bytes,
-      tensor,
-      permutedHeads: typeof headCount === 'number' ? headCount : null,
-    })
-  }
-  spans.sort((a, b) => a.start - b.start)
-  for (const [i, span] of spans.entries()) {
-    const next = spans[i + 1]
-    if (next !== undefined && next.start < span.end)
-      throw new ModelError(`${path}: tensors ${span.name} and ${next.name} overlap. Download the file again.`)
+    return { name: hubName(name, names), permutedHeads: typeof headCount === 'number' ? headCount : null }
   }
 }
 
-/** ggml's llama row h headDim + 2 i + j is our row h headDim + j half + i. */
-function undoPermutation(data: MatrixData, rows: number, cols: number, numHeads: number): MatrixData {
-  const headDim = rows / numHeads
-  const half = headDim / 2
-  return permuteRows(data, rows, cols, (row) => {
-    const inHead = row % headDim
-    return row - inHead + 2 * (inHead % half) + Math.floor(inHead / half)
-  })
-}
-
-/** An open file of a model. */
-interface Part {
-  readonly path: string
-  readonly file: FileHandle
-  readonly header: GgufHeader
-  readonly numBytes: number
-  readonly changedMs: number
-}
-
-async function openPart(path: string): Promise<Part> {
-  let file: FileHandle
-  try {
-    file = await open(path, 'r')
-  } catch (error) {
-    const isMissing = error instanceof Error && 'code' in error && error.code === 'ENOENT'
-    throw new ModelError(
-      `${path}: ${isMissing ? 'this part of the model is missing; download all parts into one folder' : 'cannot be opened'}`,
-      { cause: error },
-    )
+/** The family of a file's architecture. Throws ModelError for one that is not served. */
+function requireFamily(metadata: GgufMetadata): GgufFamily {
+  const { path } = metadata
+  const family = familyOf(metadata)
+  if (family === undefined || metadata.own('expert_count') !== undefined) {
+    const what =
+      family === undefined
+        ? `unknown architecture "${metadata.architecture}"`
+        : `"${metadata.architecture}" with experts`
+    throw new ModelError(`${path}: ${what}; known: ${[...GGUF_FAMILIES.keys()].join(', ')} (without experts)`)
   }
-  try {
-    const { size, mtimeMs } = await file.stat()
-    return { path, file, header: await readGgufHeader(file, path), numBytes: size, changedMs: mtimeMs }
-  } catch (error) {
-    await file.close()
-    throw error
-  }
+  return family
 }
 
-/** Opens a GGUF file, or the first of its parts and with it the others, and checks the headers. Throws ModelError. */
+/** Opens a GGUF file of a decoder. Throws ModelError. */
 export async function openGguf(path: string, onProgress?: ProgressListener): Promise<GgufModel> {
-  const parts: Part[] = []
-  const close = async (): Promise<void> => {
-    await Promise.all(parts.map(({ file }) => file.close()))
-  }
+  const naming = (metadata: GgufMetadata): GgufNaming => namingOf(requireFamily(metadata), metadata)
+  const { source, metadata } = await openGgufFile(path, naming, onProgress)
   try {
-    for (const name of partsOf(basename(path)) ?? [basename(path)])
-      parts.push(await openPart(join(dirname(path), name)))
-    const [first] = parts
-    if (first === undefined) throw new ModelError(`${path}: expected at least one part`)
-    const metadata = new GgufMetadata(path, first.header)
-    const family = familyOf(metadata)
-    if (family === undefined || metadata.own('expert_count') !== undefined) {
-      const what =
-        family === undefined
-          ? `unknown architecture "${metadata.architecture}"`
-          : `"${metadata.architecture}" with experts`
-      throw new ModelError(`${path}: ${what}; known: ${[...GGUF_FAMILIES.keys()].join(', ')} (without experts)`)
-    }
-    const count = metadata.get('split.count')
-    if (typeof count === 'number' && count > 1 && count !== parts.length) {
-      throw new ModelError(
-        `${path}: one of ${count} parts of a split GGUF; keep the parts' own names, which end in -00001-of-${String(count).padStart(5, '0')}.gguf and so on, in one folder`,
-      )
-    }
-    const identity = parts.map((part) => `${resolve(part.path)} ${part.numBytes} ${part.changedMs}\n`).join('')
-    const tensors = new Map<string, Placed>()
-    for (const part of parts) place(part, family, metadata, tensors)
-    const totalBytes = [...tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0)
-    let doneBytes = 0
-    const onRead = (count: number): void => {
-      doneBytes += count
-      onProgress?.(doneBytes, totalBytes)
-    }
-    const find = (name: string) => {
-      const placed = tensors.get(name)
-      if (placed === undefined) throw new Error(`tensor ${name} is not in ${path}`)
-      const [rows = 1, cols = 1] = placed.shape.length === 1 ? [placed.shape[0] ?? 1, 1] : placed.shape
-      const format = BLOCK_FORMATS.get(placed.tensor.type)
-      if (format === undefined) throw new Error(`${name} has no format`)
-      return { placed, rows, cols, format }
-    }
-    const read = async (name: string): Promise<MatrixData> => {
-      const { placed, rows, cols, format } = find(name)
-      const data = format.decode(await readBytes(placed.part, placed.tensor.offset, placed.bytes, onRead), rows * cols)
-      if (placed.permutedHeads === null) return data
-      if (rows % (2 * placed.permutedHeads) !== 0)
-        throw new ModelError(`${path}: tensor ${name} has ${rows} rows for ${placed.permutedHeads} heads`)
-      return undoPermutation(data, rows, cols, placed.permutedHeads)
-    }
-    const rowsOf = (name: string): MatrixRows | null => {
-      const { placed, rows, cols, format } = find(name)
-      if (placed.permutedHeads !== null || format.dependsOnValues === true) return null
-      const rowBytes = placed.bytes / rows
-      return {
-        read: async (first, count) =>
-          format.decode(
-            await readBytes(placed.part, placed.tensor.offset + first * rowBytes, count * rowBytes, onRead),
-            count * cols,
-          ),
-      }
-    }
+    const family = requireFamily(metadata)
     const factorsOf = async (name: string): Promise<readonly number[] | null> =>
-      tensors.has(name) ? [...dequantize(await read(name))] : null
+      source.tensors.has(name) ? [...dequantize(await source.read(name))] : null
     const factors: RopeFactors = {
       fixed: await factorsOf('rope_freqs.weight'),
       long: await factorsOf('rope_factors_long.weight'),
       short: await factorsOf('rope_factors_short.weight'),
     }
-    const config = configOf(metadata, family, new Set(tensors.keys()), factors)
+    const config = configOf(metadata, family, new Set(source.tensors.keys()), factors)
     const spec = (options: SpecOptions): DecoderSpec => {
       const parsed = parseSpec(path, config, null, options)
       const ropes = parsed.ropes.map((rope) => {
@@ -437,9 +247,9 @@ export async function openGguf(path: string, onProgress?: ProgressListener): Pro
       // The converter has added the 1 to norm weights already.
       return { ...parsed, ropes, normAddsOne: false }
     }
-    return { source: { path, tensors, identity, totalBytes, read, rows: rowsOf, close }, metadata, spec }
+    return { source, metadata, spec }
   } catch (error) {
-    await close()
+    await source.close()
     throw error
   }
 }

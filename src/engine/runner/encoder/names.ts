@@ -186,5 +186,11 @@ export function renamed(source: WeightSource, modelType: string, isGguf: boolean
       stored.set(name, info.name)
     }
   }
-  return { ...source, tensors, read: (name) => source.read(stored.get(name) ?? name) }
+  const storedAs = (name: string): string => stored.get(name) ?? name
+  return {
+    ...source,
+    tensors,
+    read: (name) => source.read(storedAs(name)),
+    rows: (name) => source.rows(storedAs(name)),
+  }
 }

@@ -1,0 +1,237 @@
+/** GGUF files as a weight source, whatever the model: headers, places of tensors, their values. What tensors are called is the caller's. */
+import { open, type FileHandle } from 'node:fs/promises'
+import { basename, dirname, join, resolve } from 'node:path'
+import type { MatrixData, MatrixRows } from '../../kernels/ops.ts'
+import { ModelError, type ProgressListener } from '../runner/runner.ts'
+import { BLOCK_FORMATS, typeName } from './gguf-blocks.ts'
+import { type GgufHeader, type GgufTensor, type GgufValue, type GgufValues, readGgufHeader } from './gguf-header.ts'
+import { partsOf } from './model-path.ts'
+import { permuteRows, type TensorInfo, type WeightSource } from './source.ts'
+
+/** What a stored tensor is called by its reader, and the heads whose rows the converter permuted; null: none. */
+export type GgufNaming = (name: string) => { readonly name: string; readonly permutedHeads: number | null }
+
+export interface GgufFile {
+  readonly source: WeightSource
+  readonly metadata: GgufMetadata
+}
+
+interface Placed extends TensorInfo {
+  readonly tensor: GgufTensor
+  /** The file that it is in: a model may be split over several. */
+  readonly part: Part
+  /** Heads whose rows the converter permuted. */
+  readonly permutedHeads: number | null
+}
+
+/** Typed access to metadata. */
+export class GgufMetadata {
+  readonly path: string
+  readonly architecture: string
+  readonly #values: GgufValues
+
+  constructor(path: string, { metadata }: GgufHeader) {
+    this.path = path
+    this.#values = metadata
+    const architecture = metadata.get('general.architecture')
+    if (typeof architecture !== 'string')
+      throw new ModelError(
+        `${path}: general.architecture should be a name, found ${JSON.stringify(architecture) ?? 'nothing'}`,
+      )
+    this.architecture = architecture
+  }
+
+  get(key: string): GgufValue | null {
+    return this.#values.get(key) ?? null
+  }
+
+  /** Items of a list, which is not decoded for it. */
+  lengthOf(key: string): number | undefined {
+    return this.#values.lengthOf(key)
+  }
+
+  /** A value of this architecture's, as plain JSON for the config reader to judge; some files give one per layer where all are equal. */
+  own(key: string): unknown {
+    const value = this.get(`${this.architecture}.${key}`)
+    if (!Array.isArray(value)) return value ?? undefined
+    const [first] = value as readonly unknown[]
+    if (value.some((item: unknown) => item !== first)) {
+      throw new ModelError(
+        `${this.path}: ${this.architecture}.${key} differs between layers, which no known family does`,
+      )
+    }
+    return first
+  }
+}
+
+/** Reads a tensor's bytes. */
+async function readBytes(
+  { file, path }: Part,
+  offset: number,
+  length: number,
+  onRead: (bytes: number) => void,
+): Promise<Uint8Array> {
+  const bytes = new Uint8Array(length)
+  for (let done = 0; done < length;) {
+    const { bytesRead } = await file.read(bytes, done, Math.min(64 << 20, length - done), offset + done)
+    if (bytesRead === 0)
+      throw new ModelError(`${path}: ended at byte ${offset + done} while being read; was it replaced?`)
+    done += bytesRead
+    onRead(bytesRead)
+  }
+  return bytes
+}
+
+/** Checks each tensor's type and place, and gives it its name. */
+function place(part: Part, nameOf: GgufNaming, tensors: Map<string, Placed>): void {
+  const { path, header, numBytes: fileBytes } = part
+  const spans: { name: string; start: number; end: number }[] = []
+  for (const tensor of header.tensors) {
+    const fail = (problem: string): never => {
+      throw new ModelError(`${path}: tensor ${tensor.name} ${problem}`)
+    }
+    const format = BLOCK_FORMATS.get(tensor.type)
+    if (format === undefined) {
+      const known = [...BLOCK_FORMATS.values()].map(({ name }) => name).join(', ')
+      fail(`has type ${typeName(tensor.type)}; known: ${known}. Take the file in another quantisation (Q4_K_M, Q8_0).`)
+      continue
+    }
+    const count = tensor.dimensions.reduce((product, size) => product * size, 1)
+    const [cols = 0] = tensor.dimensions
+    if (cols % format.values !== 0)
+      fail(`of type ${format.name} has rows of ${cols}, not a multiple of ${format.values}`)
+    const bytes = (count / format.values) * format.bytes
+    if (!Number.isSafeInteger(bytes) || tensor.offset + bytes > fileBytes) {
+      fail(
+        `needs bytes ${tensor.offset} to ${tensor.offset + bytes}, the file has ${fileBytes}. Download the file again.`,
+      )
+    }
+    spans.push({ name: tensor.name, start: tensor.offset, end: tensor.offset + bytes })
+    const { name, permutedHeads } = nameOf(tensor.name)
+    if (tensors.has(name)) fail(`is also in ${tensors.get(name)?.part.path ?? path}. Download the files again.`)
+    tensors.set(name, {
+      name,
+      part,
+      dtype: format.name,
+      shape: [...tensor.dimensions].reverse(),
+      bytes,
+      tensor,
+      permutedHeads,
+    })
+  }
+  spans.sort((a, b) => a.start - b.start)
+  for (const [i, span] of spans.entries()) {
+    const next = spans[i + 1]
+    if (next !== undefined && next.start < span.end)
+      throw new ModelError(`${path}: tensors ${span.name} and ${next.name} overlap. Download the file again.`)
+  }
+}
+
+/** ggml's llama row h headDim + 2 i + j is our row h headDim + j half + i. */
+function undoPermutation(data: MatrixData, rows: number, cols: number, numHeads: number): MatrixData {
+  const headDim = rows / numHeads
+  const half = headDim / 2
+  return permuteRows(data, rows, cols, (row) => {
+    const inHead = row % headDim
+    return row - inHead + 2 * (inHead % half) + Math.floor(inHead / half)
+  })
+}
+
+/** An open file of a model. */
+interface Part {
+  readonly path: string
+  readonly file: FileHandle
+  readonly header: GgufHeader
+  readonly numBytes: number
+  readonly changedMs: number
+}
+
+async function openPart(path: string): Promise<Part> {
+  let file: FileHandle
+  try {
+    file = await open(path, 'r')
+  } catch (error) {
+    const isMissing = error instanceof Error && 'code' in error && error.code === 'ENOENT'
+    throw new ModelError(
+      `${path}: ${isMissing ? 'this part of the model is missing; download all parts into one folder' : 'cannot be opened'}`,
+      { cause: error },
+    )
+  }
+  try {
+    const { size, mtimeMs } = await file.stat()
+    return { path, file, header: await readGgufHeader(file, path), numBytes: size, changedMs: mtimeMs }
+  } catch (error) {
+    await file.close()
+    throw error
+  }
+}
+
+/**
+ * Opens a GGUF file, or the first of its parts and with it the others, and checks the headers. `naming` says what tensors are called, by the
+ * metadata; it may refuse the file. Throws ModelError.
+ */
+export async function openGgufFile(
+  path: string,
+  naming: (metadata: GgufMetadata) => GgufNaming,
+  onProgress?: ProgressListener,
+): Promise<GgufFile> {
+  const parts: Part[] = []
+  const close = async (): Promise<void> => {
+    await Promise.all(parts.map(({ file }) => file.close()))
+  }
+  try {
+    for (const name of partsOf(basename(path)) ?? [basename(path)])
+      parts.push(await openPart(join(dirname(path), name)))
+    const [first] = parts
+    if (first === undefined) throw new ModelError(`${path}: expected at least one part`)
+    const metadata = new GgufMetadata(path, first.header)
+    const nameOf = naming(metadata)
+    const count = metadata.get('split.count')
+    if (typeof count === 'number' && count > 1 && count !== parts.length) {
+      throw new ModelError(
+        `${path}: one of ${count} parts of a split GGUF; keep the parts' own names, which end in -00001-of-${String(count).padStart(5, '0')}.gguf and so on, in one folder`,
+      )
+    }
+    const identity = parts.map((part) => `${resolve(part.path)} ${part.numBytes} ${part.changedMs}\n`).join('')
+    const tensors = new Map<string, Placed>()
+    for (const part of parts) place(part, nameOf, tensors)
+    const totalBytes = [...tensors.values()].reduce((sum, { bytes }) => sum + bytes, 0)
+    let doneBytes = 0
+    const onRead = (count: number): void => {
+      doneBytes += count
+      onProgress?.(doneBytes, totalBytes)
+    }
+    const find = (name: string) => {
+      const placed = tensors.get(name)
+      if (placed === undefined) throw new Error(`tensor ${name} is not in ${path}`)
+      const [rows = 1, cols = 1] = placed.shape.length === 1 ? [placed.shape[0] ?? 1, 1] : placed.shape
+      const format = BLOCK_FORMATS.get(placed.tensor.type)
+      if (format === undefined) throw new Error(`${name} has no format`)
+      return { placed, rows, cols, format }
+    }
+    const read = async (name: string): Promise<MatrixData> => {
+      const { placed, rows, cols, format } = find(name)
+      const data = format.decode(await readBytes(placed.part, placed.tensor.offset, placed.bytes, onRead), rows * cols)
+      if (placed.permutedHeads === null) return data
+      if (rows % (2 * placed.permutedHeads) !== 0)
+        throw new ModelError(`${path}: tensor ${name} has ${rows} rows for ${placed.permutedHeads} heads`)
+      return undoPermutation(data, rows, cols, placed.permutedHeads)
+    }
+    const rowsOf = (name: string): MatrixRows | null => {
+      const { placed, rows, cols, format } = find(name)
+      if (placed.permutedHeads !== null || format.dependsOnValues === true) return null
+      const rowBytes = placed.bytes / rows
+      return {
+        read: async (first, count) =>
+          format.decode(
+            await readBytes(placed.part, placed.tensor.offset + first * rowBytes, count * rowBytes, onRead),
+            count * cols,
+          ),
+      }
+    }
+    return { source: { path, tensors, identity, totalBytes, read, rows: rowsOf, close }, metadata }
+  } catch (error) {
+    await close()
+    throw error
+  }
+}
