@@ -37,6 +37,7 @@ import { StepTimes } from './schedule/step-times.ts'
 import { newEngineCounts, publishSchedule } from './schedule/step-accounting.ts'
 import type { Tokenizer } from './tokenizer.ts'
 import { toolCallFormat } from './tool-calls/tool-call-format.ts'
+import { marksOf } from './tool-calls/tool-call-marks.ts'
 import type { ToolCallParserName } from './tool-calls/tool-call-format.ts'
 
 export interface EngineOptions {
@@ -153,7 +154,10 @@ class LocalEngine implements Engine {
     this.#bus = bus
     this.#scheduler = scheduler
     this.#encoder = new PromptEncoder(tokenizer, chatTemplate, this.maxModelLen)
-    this.#grammars = createGrammarCompiler({ tokenizer, vocabSize, eosTokenIds })
+    const template = chatTemplate?.source ?? null
+    const callFormat = toolCallFormat(options.toolCallParser ?? 'auto', template)
+    const specialTokens = callFormat === null ? new Map<number, string>() : marksOf(callFormat, tokenizer)
+    this.#grammars = createGrammarCompiler({ tokenizer, vocabSize, eosTokenIds, specialTokens })
     const onLoaded = () => this.#signal()
     this.#kv =
       kvTiers === null || kvTiers === undefined
@@ -178,8 +182,6 @@ class LocalEngine implements Engine {
         requests.fail(active, new EngineError('engine_error', message, null, { cause }))
       },
     })
-    const template = chatTemplate?.source ?? null
-    const callFormat = toolCallFormat(options.toolCallParser ?? 'auto', template)
     const thoughtFormat = reasoningFormat(options.reasoningParser ?? 'auto', template)
     this.#intake = new Intake({
       modelInfo,

@@ -28,11 +28,14 @@ export const modelSettings = {
     help: "a Jinja template to use instead of the model's own",
     defaultText: "the model's own, else ChatML",
   }),
-  toolCallParser: field(oneOf(['auto', 'hermes', 'llama3_json', 'mistral', 'none']).default('auto'), {
-    flag: 'tool-call-parser',
-    value: 'auto|hermes|llama3_json|mistral|none',
-    help: 'how the model writes function calls: auto asks its chat template, none leaves them in the text',
-  }),
+  toolCallParser: field(
+    oneOf(['auto', 'command_a', 'deepseek_v3', 'deepseek_v31', 'functiongemma', 'gemma4', 'glm45', 'hermes', 'kimi_k2', 'lfm2', 'llama3_json', 'minimax_m2', 'mistral', 'mistral_args', 'openai', 'pythonic', 'qwen3_coder', 'seed_oss', 'none']).default('auto'), // prettier-ignore
+    {
+      flag: 'tool-call-parser',
+      value: 'NAME',
+      help: 'how the model writes function calls: auto asks its chat template, none leaves them in the text; or command_a, deepseek_v3, deepseek_v31, functiongemma, gemma4, glm45, hermes, kimi_k2, lfm2, llama3_json, minimax_m2, mistral, mistral_args, openai, pythonic, qwen3_coder, seed_oss',
+    },
+  ),
   reasoningParser: field(
     oneOf(['auto', 'qwen3', 'mistral', 'seed_oss', 'command_a', 'kimi_vl', 'none']).default('auto'),
     {

@@ -45,10 +45,13 @@ interface Value {
 }
 interface Scope {
   set(name: string, value: unknown): unknown
+  lookupVariable(name: string): Value
 }
 interface Evaluator {
   run(program: unknown): Value
   evaluate(statement: unknown, environment: unknown): Value
+  evaluateBlock(statements: readonly unknown[], environment: unknown): Value
+  applyFilter(operand: Value, filter: unknown, environment: unknown): Value
 }
 const ScopeOf: new () => Scope = Environment
 const EvaluatorOf: new (environment: Scope) => Evaluator = Interpreter
@@ -67,6 +70,50 @@ class CountingInterpreter extends EvaluatorOf {
     }
     return value
   }
+
+  /** What is printed is Python's: `None`, `True`. The library prints nothing and `true`. */
+  override evaluateBlock(statements: readonly unknown[], environment: unknown): Value {
+    let text = ''
+    for (const statement of statements) {
+      const value = this.evaluate(statement, environment)
+      const isPrinted = value.type !== 'UndefinedValue' && (value.type !== 'NullValue' || isExpression(statement))
+      if (isPrinted) text += pythonText(value) ?? String(value)
+    }
+    return stringValue(text)
+  }
+
+  override applyFilter(operand: Value, filter: unknown, environment: unknown): Value {
+    const text =
+      isNode(filter) && filter.type === 'Identifier' && filter.value === 'string' ? pythonText(operand) : null
+    return text === null ? super.applyFilter(operand, filter, environment) : stringValue(text)
+  }
+}
+
+interface Node {
+  readonly type: unknown
+  readonly value?: unknown
+}
+
+function isNode(value: unknown): value is Node {
+  return typeof value === 'object' && value !== null && 'type' in value
+}
+
+const STATEMENTS: ReadonlySet<unknown> = new Set(['Set', 'If', 'For', 'Macro', 'CallStatement', 'FilterStatement', 'Comment', 'Break', 'Continue']) // prettier-ignore
+
+function isExpression(statement: unknown): boolean {
+  return isNode(statement) && !STATEMENTS.has(statement.type)
+}
+
+function stringValue(text: string): Value {
+  const scope = new ScopeOf()
+  scope.set('text', text)
+  return scope.lookupVariable('text')
+}
+
+/** What str() makes of the words; null for every other value. */
+function pythonText({ type, value }: Value): string | null {
+  if (type === 'NullValue') return 'None'
+  return type === 'BooleanValue' ? (value === true ? 'True' : 'False') : null
 }
 
 function range(start: number, stop?: number, step = 1): number[] {

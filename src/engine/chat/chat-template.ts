@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { BoundedTemplate, TemplateRefusal } from './bounded-template.ts'
-import { templateArguments, withOwnSpelling } from './tool-arguments.ts'
+import { ArgumentSpellings } from './tool-arguments.ts'
 import { withDeadline } from '../threads/deadline.ts'
 import { EngineError } from '../request.ts'
 import type { ChatMessage, ToolDefinition } from '../request.ts'
@@ -126,8 +126,8 @@ class JinjaChatTemplate implements ChatTemplate {
   readonly source: string
   readonly #template: BoundedTemplate
   readonly #tokens: Pick<Tokenizer, 'bosToken' | 'eosToken'>
-  /** Shape of a conversation -> whether its developer messages have to become system messages. Least recently used first. */
-  readonly #knownShapes = new Map<string, boolean>()
+  /** Shape of a conversation -> how the template shows all of it. Least recently used first. */
+  readonly #knownShapes = new Map<string, Adaptation>()
 
   constructor(source: string, template: BoundedTemplate, tokens: Pick<Tokenizer, 'bosToken' | 'eosToken'>) {
     this.source = source
@@ -138,12 +138,13 @@ class JinjaChatTemplate implements ChatTemplate {
   render(messages: readonly ChatMessage[], options: RenderOptions = {}): string {
     const continues = options.continueFinalMessage === true
     const tools = options.tools ?? []
-    const given = messages.map(toTemplateMessage)
-    const shown = this.#developerIsSystem(given, tools) ? given.map(asSystem) : given
+    const adaptation = this.#adaptation(messages, tools)
+    const spellings = new ArgumentSpellings()
+    const shown = messages.map((message) => toTemplateMessage(message, adaptation, (json) => spellings.value(json)))
     const last = shown.at(-1)
     if (last === undefined) throw refused('expected at least one message, found none')
     const more = options.templateArguments ?? {}
-    if (!continues) return this.#render(shown, tools, options.addGenerationPrompt ?? true, more)
+    if (!continues) return spellings.restore(this.#render(shown, tools, options.addGenerationPrompt ?? true, more))
     const rendered = this.#render(
       [...shown.slice(0, -1), { ...last, content: last.content + END_MARK }],
       tools,
@@ -152,12 +153,12 @@ class JinjaChatTemplate implements ChatTemplate {
     )
     const end = rendered.lastIndexOf(END_MARK)
     if (end < 0) throw refused('the model’s chat template does not show the final message, so it cannot be continued')
-    return rendered.slice(0, end)
+    return spellings.restore(rendered.slice(0, end))
   }
 
   #render(
     messages: readonly TemplateMessage[],
-    tools: readonly ToolDefinition[],
+    tools: readonly unknown[],
     addGenerationPrompt: boolean,
     more: Readonly<Record<string, unknown>> = {},
   ): string {
@@ -170,7 +171,7 @@ class JinjaChatTemplate implements ChatTemplate {
         bos_token: this.#tokens.bosToken ?? '',
         eos_token: this.#tokens.eosToken ?? '',
       }
-      return withOwnSpelling(withDeadline(RENDER_MS, () => this.#template.render(variables)))
+      return withDeadline(RENDER_MS, () => this.#template.render(variables))
     } catch (error) {
       if (error instanceof TemplateRefusal)
         throw refused(`the model's chat template refuses them (${messageOf(error)})`, error)
@@ -182,12 +183,11 @@ class JinjaChatTemplate implements ChatTemplate {
 
   /**
    * Templates pass over what they do not know without a word, so each shape of a conversation is rendered once with marks in it. Role
-   * developer is OpenAI's newer name for system; few templates know it.
+   * developer is OpenAI's newer name for system; few templates know it. Most take the arguments of calls as objects, and some as text.
    */
-  #developerIsSystem(messages: readonly TemplateMessage[], tools: readonly ToolDefinition[]): boolean {
+  #adaptation(messages: readonly ChatMessage[], tools: readonly ToolDefinition[]): Adaptation {
     const shape = `${tools.length > 0 ? 'tools' : ''} ${messages.map(shapeOf).join(' ')}`
-    const known = this.#knownShapes.get(shape)
-    const found = known ?? this.#findShape(messages, tools)
+    const found = this.#knownShapes.get(shape) ?? this.#findAdaptation(messages, tools)
     this.#knownShapes.delete(shape)
     this.#knownShapes.set(shape, found)
     const [oldest] = this.#knownShapes.keys()
@@ -195,58 +195,82 @@ class JinjaChatTemplate implements ChatTemplate {
     return found
   }
 
-  #findShape(messages: readonly TemplateMessage[], tools: readonly ToolDefinition[]): boolean {
-    if (messages.some(({ role }) => role === 'developer')) {
-      try {
-        this.#requireShown(messages, tools)
-        return false
-      } catch {
-        this.#requireShown(messages.map(asSystem), tools)
-        return true
+  /** Throws EngineError where the template shows the conversation in no way. */
+  #findAdaptation(messages: readonly ChatMessage[], tools: readonly ToolDefinition[]): Adaptation {
+    const hasDeveloper = messages.some(({ role }) => role === 'developer')
+    const hasCalls = messages.some(({ toolCalls = [] }) => toolCalls.length > 0)
+    let [problem, fallback]: [unknown, Adaptation | null] = [null, null]
+    for (const hasTextArguments of hasCalls ? [false, true] : [false]) {
+      for (const isDeveloperSystem of hasDeveloper ? [false, true] : [false]) {
+        const adaptation = { hasTextArguments, isDeveloperSystem }
+        try {
+          const showsArguments = this.#requireShown(messages, tools, adaptation)
+          if (showsArguments || !hasCalls) return adaptation
+          fallback ??= adaptation
+        } catch (error) {
+          if (!hasTextArguments) problem = error
+        }
       }
     }
-    this.#requireShown(messages, tools)
-    return false
+    if (fallback === null) throw problem
+    return fallback
   }
 
-  /** Throws EngineError for the first message, or the tools, of which the rendered prompt shows nothing. */
-  #requireShown(messages: readonly TemplateMessage[], tools: readonly ToolDefinition[]): void {
-    const marked = messages.map((message, i) => ({
-      ...message,
-      content: message.content === '' ? '' : message.content + mark(i),
-      ...(Array.isArray(message.tool_calls)
-        ? { tool_calls: message.tool_calls.map((call) => markFunction(call, `call${i}`)) }
-        : {}),
-    }))
-    const rendered = this.#render(
-      marked,
-      tools.map((tool) => markFunction(tool, 'tools')),
-      true,
-    )
+  /**
+   * Whether the prompt shows the arguments of all calls. Throws EngineError for the first message, or the tools, of which it shows nothing.
+   */
+  #requireShown(messages: readonly ChatMessage[], tools: readonly ToolDefinition[], adaptation: Adaptation): boolean {
+    const render = (markCall: (call: unknown, name: string) => unknown) => {
+      const marked = messages.map((message, i) => {
+        const argumentsOf = () => (adaptation.hasTextArguments ? JSON.stringify({ a: mark(`arguments${i}`) }) : { a: mark(`arguments${i}`) }) // prettier-ignore
+        const { tool_calls: calls, ...shown } = toTemplateMessage(message, adaptation, argumentsOf, true)
+        return {
+          ...shown,
+          content: shown.content === '' ? '' : shown.content + mark(i),
+          ...(Array.isArray(calls) ? { tool_calls: calls.map((call) => markCall(call, `call${i}`)) } : {}),
+        }
+      })
+      const markedTools = tools.map((tool) => markFunction(tool, 'tools'))
+      return this.#render(marked, markedTools, true)
+    }
+    const rendered = render(markFunction)
     if (tools.length > 0 && !rendered.includes(mark('tools'))) {
       throw new EngineError('invalid_request', "tools: the model's chat template has no place for tools", 'tools')
     }
-    for (const [i, { role, content, tool_calls: calls }] of messages.entries()) {
+    // Where a call's id says which function it is of, its name may be left out.
+    const isCallShown = (text: string) => messages.every(({ toolCalls = [] }, i) => toolCalls.length === 0 || text.includes(mark(`call${i}`))) // prettier-ignore
+    const withIds = isCallShown(rendered) ? rendered : render(markId)
+    for (const [i, { role, content, toolCalls = [] }] of messages.entries()) {
       if (content !== '' && !rendered.includes(mark(i)))
         throw refused(`the model's chat template has no place for message ${i}, of role ${role}`)
-      if (calls !== undefined && !rendered.includes(mark(`call${i}`)))
+      if (toolCalls.length > 0 && !withIds.includes(mark(`call${i}`)))
         throw refused(`the model's chat template has no place for the tool calls of message ${i}`)
     }
+    return messages.every(({ toolCalls = [] }, i) => toolCalls.length === 0 || rendered.includes(mark(`arguments${i}`)))
   }
 }
 
+/** What a conversation has to be for a template to show all of it. */
+interface Adaptation {
+  readonly isDeveloperSystem: boolean
+  readonly hasTextArguments: boolean
+}
+
 /** What decides whether a template shows a message, as far as one can tell without knowing the template. */
-function shapeOf({ role, content, tool_calls: calls }: TemplateMessage): string {
-  return `${role}${content === '' ? '' : '+'}${calls === undefined ? '' : '()'}`
+function shapeOf({ role, content, toolCalls = [] }: ChatMessage): string {
+  return `${role}${content === '' ? '' : '+'}${toolCalls.length === 0 ? '' : '()'}`
 }
 
-function asSystem(message: TemplateMessage): TemplateMessage {
-  return message.role === 'developer' ? { ...message, role: 'system' } : message
-}
-
-function toTemplateMessage({ role, content, reasoning, name, toolCalls, toolCallId }: ChatMessage): TemplateMessage {
+/** `argumentsOf`: a call's arguments as a value; where the template takes text they are given as they are, unless they are `marked`. */
+function toTemplateMessage(
+  { role, content, reasoning, name, toolCalls, toolCallId }: ChatMessage,
+  { isDeveloperSystem, hasTextArguments }: Adaptation,
+  argumentsOf: (json: string) => unknown,
+  areMarked = false,
+): TemplateMessage {
+  const written = (json: string) => (hasTextArguments && !areMarked ? (json.trim() === '' ? '{}' : json) : argumentsOf(json)) // prettier-ignore
   return {
-    role,
+    role: isDeveloperSystem && role === 'developer' ? 'system' : role,
     content,
     ...(reasoning === undefined ? {} : { reasoning_content: reasoning }),
     ...(name === undefined ? {} : { name }),
@@ -257,20 +281,25 @@ function toTemplateMessage({ role, content, reasoning, name, toolCalls, toolCall
           tool_calls: toolCalls.map((call) => ({
             id: call.id,
             type: 'function',
-            function: { name: call.name, arguments: templateArguments(call.arguments) },
+            function: { name: call.name, arguments: written(call.arguments) },
           })),
         }),
   }
 }
 
-/** A tool or a call of one with a mark in the function's name, which no template leaves out. */
-function markFunction(tool: Readonly<Record<string, unknown>>, markName: string): Record<string, unknown> {
-  const { function: inner } = tool
-  const name = typeof inner === 'object' && inner !== null && 'name' in inner ? inner.name : ''
-  return {
-    ...tool,
-    function: { ...(typeof inner === 'object' ? inner : {}), name: `${String(name)}${mark(markName)}` },
-  }
+function markId(call: unknown, markName: string): unknown {
+  return isRecord(call) ? { ...call, id: `${String(call.id)}${mark(markName)}` } : call
+}
+
+function isRecord(value: unknown): value is Readonly<Record<string, unknown>> {
+  return typeof value === 'object' && value !== null
+}
+
+/** A tool or a call of one with a mark in the function's name, which no template but those that show ids leaves out. */
+function markFunction(tool: unknown, markName: string): unknown {
+  if (!isRecord(tool)) return tool
+  const inner = isRecord(tool.function) ? tool.function : {}
+  return { ...tool, function: { ...inner, name: `${String(inner.name ?? '')}${mark(markName)}` } }
 }
 
 function refused(message: string, cause?: unknown): EngineError {

@@ -174,7 +174,7 @@ export class Intake {
         sequence.waitingSinceMs = atMs
       }
       const durationUs = Math.round((atMs - startedMs) * 1000)
-      if (rules.calls !== null || rules.format !== null)
+      if (rules.answer !== null)
         bus.publish({ type: 'grammar', requestId: request.requestId, atMs, durationUs, isCached, ok })
     }
   }

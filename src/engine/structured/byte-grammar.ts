@@ -12,6 +12,8 @@ export type Encoding = 'text' | 'json'
 
 export type Expression =
   | { readonly kind: 'text'; readonly text: string }
+  /** A special token, which no text can stand for. */
+  | { readonly kind: 'token'; readonly text: string }
   | { readonly kind: 'character'; readonly set: CodePoints; readonly encoding: Encoding }
   | { readonly kind: 'sequence' | 'choice'; readonly parts: readonly Expression[] }
   /** `max` may be Infinity. */
@@ -23,6 +25,23 @@ export const NOTHING: Expression = { kind: 'sequence', parts: [] }
 
 export function text(value: string): Expression {
   return { kind: 'text', text: value }
+}
+
+/** A text in which some words are special tokens. */
+export function marked(value: string, specialTokens: readonly string[]): Expression {
+  const found = specialTokens.filter((token) => token !== '' && value.includes(token))
+  const [token] = found.toSorted((a, b) => value.indexOf(a) - value.indexOf(b) || b.length - a.length)
+  if (token === undefined) return text(value)
+  const at = value.indexOf(token)
+  const behind = value.slice(at + token.length)
+  return inOrder(text(value.slice(0, at)), { kind: 'token', text: token }, marked(behind, specialTokens))
+}
+
+/** Begins special tokens among the bytes of texts: no text in UTF-8 has it. */
+export const SPECIAL_BYTE = 0xff
+
+export function specialBytes(token: string): Uint8Array {
+  return Buffer.concat([Buffer.of(SPECIAL_BYTE), Buffer.from(token)])
 }
 
 export function character(set: CodePoints, encoding: Encoding): Expression {
@@ -138,11 +157,9 @@ class NetworkBuilder {
   #add(node: Expression, from: number, to: number): void {
     switch (node.kind) {
       case 'text':
-        return this.#path(
-          [...Buffer.from(node.text)].map((byte) => [byte, byte] as const),
-          from,
-          to,
-        )
+        return this.#bytes(Buffer.from(node.text), from, to)
+      case 'token':
+        return this.#bytes(specialBytes(node.text), from, to)
       case 'character':
         return this.#character(node.set, node.encoding, from, to)
       case 'sequence': {
@@ -214,6 +231,11 @@ class NetworkBuilder {
     const behind = this.#state()
     this.#states[from]?.bytes.push(0x5c, 0x5c, behind)
     for (const [, letter] of escaped) this.#states[behind]?.bytes.push(letter.charCodeAt(0), letter.charCodeAt(0), to)
+  }
+
+  #bytes(bytes: Uint8Array, from: number, to: number): void {
+    const path = Array.from(bytes, (byte) => [byte, byte] as const)
+    this.#path(path, from, to)
   }
 
   #path(bytes: readonly (readonly [from: number, to: number])[], from: number, to: number): void {

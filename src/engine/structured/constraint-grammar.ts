@@ -1,11 +1,12 @@
 /** From what a request asks of its output to a grammar. Runs in a thread: a hostile schema holds up nobody but its sender. */
 import type { ToolCallGrammar } from '../tool-calls/tool-call-grammar.ts'
 import { intersect } from './automaton.ts'
-import { GrammarRules, inOrder, oneOf, text, times, written } from './byte-grammar.ts'
+import { GrammarRules, inOrder, marked, oneOf, text, times, written } from './byte-grammar.ts'
 import type { Expression, Network } from './byte-grammar.ts'
 import type { GrammarSource } from './grammar-source.ts'
 import { JsonSchema } from './json-schema.ts'
-import type { Spacing } from './json-schema.ts'
+import { argumentsNotation, jsonNotation } from './notation.ts'
+import type { Notation } from './notation.ts'
 import { parseRegex, wholly } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 import { userGrammar } from './user-grammar.ts'
@@ -30,7 +31,7 @@ function rootOf({ param, constraint }: GrammarSource, grammar: GrammarRules, war
     case 'json_schema': {
       const schema = constraint.kind === 'json_object' ? { type: 'object' } : constraint.schema
       const isStrict = constraint.kind === 'json_schema' && constraint.isStrict === true
-      return schemaRule(schema, { param, isStrict, spacing: 'free' }, grammar, warnings)
+      return schemaRule(schema, { param, isStrict, notation: jsonNotation(grammar, 'free') }, grammar, warnings)
     }
     case 'regex':
       return named(param, 'the pattern cannot be enforced', () => {
@@ -57,17 +58,17 @@ function rootOf({ param, constraint }: GrammarSource, grammar: GrammarRules, war
 interface SchemaOptions {
   readonly param: string
   readonly isStrict: boolean
-  readonly spacing: Spacing
+  readonly notation: Notation
 }
 
 /** Under `strict` what cannot be enforced is refused, and otherwise said. */
 function schemaRule(
   root: unknown,
-  { param, isStrict, spacing }: SchemaOptions,
+  { param, isStrict, notation }: SchemaOptions,
   grammar: GrammarRules,
   warnings: string[],
 ): Expression {
-  const schema = new JsonSchema(root, grammar, spacing)
+  const schema = new JsonSchema(root, grammar, notation)
   const rule = named(param, 'the schema cannot be enforced', () => {
     const found = schema.rule()
     if (isStrict && schema.unenforced.length > 0) throw new Unenforceable(schema.unenforced.join('; '))
@@ -89,13 +90,17 @@ function named<T>(param: string, problem: string, make: () => T): T {
   }
 }
 
-/** Calls of functions, their arguments spaced as templates write JSON: `{"a": 1, "b": [2, 3]}`. */
+/** Calls of functions, in the model's form. */
 function callsRule(calls: ToolCallGrammar, grammar: GrammarRules, warnings: string[]): Expression {
-  const { before, functions, separator, after, isRepeated } = calls
-  const rules = functions.map(({ begin, schema, end, param, isStrict }) =>
-    inOrder(text(begin), schemaRule(schema, { param, isStrict, spacing: 'line' }, grammar, warnings), text(end)),
-  )
+  const { before, functions, separator, after, isRepeated, specialTokens } = calls
+  const around = (written: string) => marked(written, specialTokens)
+  const json = jsonNotation(grammar, 'line')
+  const rules = functions.map(({ begin, schema, notation: own, end, param, isStrict }) => {
+    const notation = own === null ? json : argumentsNotation(own, grammar)
+    const rule = schemaRule(schema, { param, isStrict, notation }, grammar, warnings)
+    return inOrder(around(begin), rule, around(end))
+  })
   const call = grammar.rule(oneOf(...rules))
-  const more = times(inOrder(text(separator), call), 0, isRepeated ? Infinity : 0)
-  return inOrder(text(before), call, more, text(after))
+  const more = times(inOrder(around(separator), call), 0, isRepeated ? Infinity : 0)
+  return inOrder(around(before), call, more, around(after))
 }

@@ -3,6 +3,7 @@
  * next. One thread compiles, schemas read included, and is ended when that takes too long or nobody waits any more; tenants take
  * turns. Another hosts the matchers. Nothing compiled is shared between tenants, whose timings would tell what the other asked.
  */
+import { SPECIAL_BYTE, specialBytes } from './byte-grammar.ts'
 import { grammarParam, grammarSource } from './grammar-source.ts'
 import type { GrammarSource, OutputConstraint } from './grammar-source.ts'
 import { MatcherHost, startGrammarThread } from './grammar-thread.ts'
@@ -46,6 +47,8 @@ export interface GrammarOptions {
   /** Rows of the logits: may be more than the tokenizer has. */
   readonly vocabSize: number
   readonly eosTokenIds: readonly number[]
+  /** Special tokens that grammars of calls are made of; others can never be drawn. */
+  readonly specialTokens?: ReadonlyMap<number, string>
   /** Compiled grammars kept. */
   readonly maxCached?: number
   /** A compilation that takes longer is refused. */
@@ -218,12 +221,12 @@ class CachingCompiler implements GrammarCompiler {
   }
 
   async #buildVocabulary(): Promise<GrammarVocabulary> {
-    const { tokenizer, vocabSize, eosTokenIds } = this.#options
+    const { tokenizer, vocabSize, eosTokenIds, specialTokens } = this.#options
     const offsets = new Int32Array(new SharedArrayBuffer((vocabSize + 1) * 4))
     const pieces: Uint8Array[] = []
     for (let id = 0; id < vocabSize; id++) {
-      // Special tokens carry no text.
-      const piece = tokenizer.isSpecial(id) ? new Uint8Array(0) : tokenizer.tokenBytes(id)
+      const special = specialTokens?.get(id)
+      const piece = special !== undefined ? specialBytes(special) : textBytes(tokenizer, id)
       pieces.push(piece)
       offsets[id + 1] = (offsets[id] ?? 0) + piece.length
       if (id % VOCABULARY_SLICE === VOCABULARY_SLICE - 1) await new Promise<void>((resolve) => setImmediate(resolve))
@@ -233,6 +236,14 @@ class CachingCompiler implements GrammarCompiler {
     return { bytes, offsets, vocabSize, eosTokenIds }
   }
 }
+
+/** None of special tokens, which carry no text, and of bytes that no text has: special tokens are told by such a byte. */
+function textBytes(tokenizer: Tokenizer, id: number): Uint8Array {
+  const bytes = tokenizer.isSpecial(id) ? NO_BYTES : tokenizer.tokenBytes(id)
+  return bytes.includes(SPECIAL_BYTE) ? NO_BYTES : bytes
+}
+
+const NO_BYTES = new Uint8Array(0)
 
 async function createMatcher(entry: Entry, host: MatcherHost): Promise<GrammarMatcher> {
   try {

@@ -5,6 +5,9 @@ import type { Expression, GrammarRules } from './byte-grammar.ts'
 import { choice, literal, parseRegex, searched } from './regex.ts'
 import type { Regex } from './regex.ts'
 import { alternatives, below, commonTypes, counts, fixedValues, isSchema } from './schema-parts.ts'
+import type { Place, Style } from './json-schema.ts'
+import { writtenKey, writtenValue } from './notation.ts'
+import type { Brackets, Notation } from './notation.ts'
 import type { Parts, SchemaParts } from './schema-parts.ts'
 import { Unenforceable } from './unenforceable.ts'
 
@@ -12,40 +15,49 @@ import { Unenforceable } from './unenforceable.ts'
 export interface SchemaRules {
   readonly grammar: GrammarRules
   readonly parts: SchemaParts
-  readonly comma: Expression
-  readonly colon: Expression
-  readonly gap: Expression
   /** The rule of a value that all schemas bind; null: there is none. */
-  node(schemas: readonly unknown[], path: string, depth: number): Expression | null
-  anyValue(): Expression
+  node(schemas: readonly unknown[], path: string, depth: number, style: Style): Expression | null
+  anyValue(style: Style): Expression
+  /** How the value of a member of that name is written, and values in a list where it is null. */
+  styleWithin(style: Style, name: string | null): Style
   /** What may stand between the quotes of a string. */
-  inner(parts: Parts, path: string, excluded?: readonly Regex[]): Expression
+  inner(
+    parts: Parts,
+    path: string,
+    options?: { readonly excluded?: readonly Regex[]; readonly mark?: string | null },
+  ): Expression
   note(problem: string, path: string): void
 }
 
+/** A property that no schema names. */
+const NO_NAME = '\u0000'
 /** Rules that count members: places times counts. */
 const MAX_COUNTS = 4000
 const MAX_EXCLUDED_CHARACTERS = 2000
 
-/** One place in a list or an object. */
-interface Place {
+/** One member of a list or an object. */
+interface Member {
   readonly rule: Expression
   readonly isRequired: boolean
 }
 
 /** The rule of a list. */
-export function arrayRule(rules: SchemaRules, parts: Parts, path: string, depth: number): Expression | null {
+export function arrayRule(rules: SchemaRules, parts: Parts, { path, depth, style }: Place): Expression | null {
   const { least, most } = counts(parts, 'minItems', 'maxItems')
+  const own = style.notation.inner ?? style.notation
+  const { list } = own
+  const inner = rules.styleWithin(style, null)
   const isUnique = parts.some(({ uniqueItems }) => uniqueItems === true)
   const { prefix, rest } = places(parts)
-  const first = prefix.map((schemas, i) => rules.node(schemas, below(path, 'prefixItems', i), depth + 1))
+  const first = prefix.map((schemas, i) => rules.node(schemas, below(path, 'prefixItems', i), depth + 1, inner))
   const isClosed = rest.includes(false)
-  const item = isClosed ? null : rules.node(rest, below(path, 'items'), depth + 1)
+  const item = isClosed ? null : rules.node(rest, below(path, 'items'), depth + 1, inner)
   if (isUnique && most > 1) {
     const values = prefix.length > 0 ? null : finite(rules, rest)
     if (values !== null) {
-      const own = values.map((value): Place => ({ rule: text(value), isRequired: false }))
-      return bracketed(rules, '[', counted(rules, own, null, least, most, path, 'items'), ']')
+      const listed = values.flatMap((value) => writtenValue(JSON.parse(value), own, false) ?? [])
+      const members = listed.map((value): Member => ({ rule: text(value), isRequired: false }))
+      return bracketed(list, counted(rules, members, null, { least, most }, list.comma, path, 'items'))
     }
     rules.note('"uniqueItems"', path)
   }
@@ -53,15 +65,14 @@ export function arrayRule(rules: SchemaRules, parts: Parts, path: string, depth:
   const fixed = (missing < 0 ? first : first.slice(0, missing)).filter((rule) => rule !== null)
   const tail = missing < 0 ? item : null
   if (fixed.length + (tail === null ? 0 : Infinity) < least) return null
-  if (fixed.length === 0) return repeated(rules, tail, least, most)
+  if (fixed.length === 0) return repeated(list, tail, least, most)
   // Lists that end among the first places are valid too, but what is listed is meant to be there.
   const numFixed = Math.min(fixed.length, most)
-  const own = fixed.slice(0, numFixed).map((rule): Place => ({ rule, isRequired: true }))
   const free = numFixed < fixed.length ? null : tail
   const least2 = Math.max(0, least - numFixed)
-  const more = free === null || most - numFixed <= 0 ? [] : [times(inOrder(rules.comma, free), least2, most - numFixed)]
-  const first2 = own.flatMap(({ rule }, i) => (i === 0 ? [rule] : [rules.comma, rule]))
-  return bracketed(rules, '[', { body: inOrder(...first2, ...more), mayBeEmpty: false }, ']')
+  const more = free === null || most - numFixed <= 0 ? [] : [times(inOrder(list.comma, free), least2, most - numFixed)]
+  const first2 = fixed.slice(0, numFixed).flatMap((rule, i) => (i === 0 ? [rule] : [list.comma, rule]))
+  return bracketed(list, { body: inOrder(...first2, ...more), mayBeEmpty: false })
 }
 
 /** The schemas of the first places, and of those behind them. */
@@ -99,21 +110,16 @@ interface Members {
   readonly mayBeEmpty: boolean
 }
 
-function bracketed(
-  { gap }: SchemaRules,
-  open: string,
-  { body, mayBeEmpty }: Members,
-  close: string,
-): Expression | null {
+function bracketed({ open, close, gap }: Brackets, { body, mayBeEmpty }: Members): Expression | null {
   if (body === null) return mayBeEmpty ? text(open + close) : null
   const inner = inOrder(text(open), gap, body, gap, text(close))
   return mayBeEmpty ? oneOf(text(open + close), inner) : inner
 }
 
-function repeated(rules: SchemaRules, item: Expression | null, least: number, most: number): Expression | null {
-  if (item === null || most === 0) return bracketed(rules, '[', { body: null, mayBeEmpty: least === 0 }, ']')
-  const body = inOrder(item, times(inOrder(rules.comma, item), Math.max(0, least - 1), most - 1))
-  return bracketed(rules, '[', { body, mayBeEmpty: least === 0 }, ']')
+function repeated(list: Brackets, item: Expression | null, least: number, most: number): Expression | null {
+  if (item === null || most === 0) return bracketed(list, { body: null, mayBeEmpty: least === 0 })
+  const body = inOrder(item, times(inOrder(list.comma, item), Math.max(0, least - 1), most - 1))
+  return bracketed(list, { body, mayBeEmpty: least === 0 })
 }
 
 /**
@@ -122,14 +128,14 @@ function repeated(rules: SchemaRules, item: Expression | null, least: number, mo
  */
 function counted(
   rules: SchemaRules,
-  own: readonly Place[],
+  own: readonly Member[],
   free: Expression | null,
-  least: number,
-  most: number,
+  { least, most }: { readonly least: number; readonly most: number },
+  comma: Expression,
   path: string,
   what: string,
 ): Members {
-  const { grammar, comma } = rules
+  const { grammar } = rules
   const numRequired = own.filter(({ isRequired }) => isRequired).length
   const mostThereAre = own.length + (free === null ? 0 : Infinity)
   const matters = least > numRequired || most < mostThereAre
@@ -166,29 +172,38 @@ function counted(
 }
 
 /** The rule of an object. */
-export function objectRule(rules: SchemaRules, parts: Parts, path: string, depth: number): Expression | null {
+export function objectRule(rules: SchemaRules, parts: Parts, { path, depth, style }: Place): Expression | null {
+  const { object, member } = style.notation
   const { least, most } = counts(parts, 'minProperties', 'maxProperties')
   const required = requiredNames(parts)
   const declared = new Set(parts.flatMap(({ properties }) => (isSchema(properties) ? Object.keys(properties) : [])))
   const keyNames = namesOfKeys(rules, parts)
   const all = new Set([...declared, ...required, ...(keyNames ?? [])])
-  const own: Place[] = []
+  const own: Member[] = []
   for (const name of all) {
     const isRequired = required.has(name)
     const schemas = keyNames !== null && !keyNames.has(name) ? [false] : schemasOf(parts, name)
-    const value = schemas.includes(false) ? null : rules.node(schemas, below(path, 'properties', name), depth + 1)
+    const value = schemas.includes(false)
+      ? null
+      : rules.node(schemas, below(path, 'properties', name), depth + 1, rules.styleWithin(style, name))
     if (value === null && isRequired) return null
-    if (value !== null)
-      own.push({ rule: rules.grammar.rule(inOrder(text(JSON.stringify(name)), rules.colon, value)), isRequired })
+    const key = writtenKey(name, style.notation)
+    if (key === null && isRequired) throw new Unenforceable('a property whose name this model’s calls cannot write')
+    if (value !== null && key !== null)
+      own.push({ rule: rules.grammar.rule(inMember(text(key), value, member)), isRequired })
   }
-  const free = keyNames === null ? freeMember(rules, parts, declared, all, path, depth) : null
+  const free = keyNames === null ? freeMember(rules, parts, declared, all, { path, depth, style }) : null
   let fewest = least
   if (free !== null && least > Math.max(1, own.length)) {
     // A key that is written twice counts once.
     rules.note('"minProperties" of free keys', path)
     fewest = 0
   }
-  return bracketed(rules, '{', counted(rules, own, free, fewest, most, path, 'properties'), '}')
+  return bracketed(object, counted(rules, own, free, { least: fewest, most }, object.comma, path, 'properties'))
+}
+
+function inMember(key: Expression, value: Expression, { begin, colon, end }: Notation['member']): Expression {
+  return inOrder(text(begin), key, colon, value, text(end))
 }
 
 function requiredNames(parts: Parts): Set<string> {
@@ -243,20 +258,21 @@ function freeMember(
   parts: Parts,
   declared: ReadonlySet<string>,
   names: ReadonlySet<string>,
-  path: string,
-  depth: number,
+  place: Place,
 ): Expression | null {
+  const { path, depth, style } = place
   const patterns = parts.flatMap(({ patternProperties }) => Object.entries(isSchema(patternProperties) ? patternProperties : {})) // prettier-ignore
   const closed = parts.some(({ additionalProperties, unevaluatedProperties }) => additionalProperties === false || unevaluatedProperties === false) // prettier-ignore
-  if (patterns.length > 0) return patternMember(rules, patterns, parts, names, path, depth)
+  if (patterns.length > 0) return patternMember(rules, patterns, parts, names, place)
   if (closed) return null
   const asked = parts.flatMap(({ additionalProperties }) => (additionalProperties === undefined ? [] : [additionalProperties])) // prettier-ignore
   // What a schema does not name is allowed, and seldom meant.
   if (declared.size > 0 && asked.length === 0) return null
+  const inner = rules.styleWithin(style, NO_NAME)
   const value = asked.every((schema) => schema === true)
-    ? rules.anyValue()
-    : rules.node(asked, below(path, 'additionalProperties'), depth + 1)
-  return value === null ? null : inOrder(key(rules, parts, names, path), rules.colon, value)
+    ? rules.anyValue(inner)
+    : rules.node(asked, below(path, 'additionalProperties'), depth + 1, inner)
+  return value === null ? null : inMember(key(rules, parts, names, place), value, style.notation.member)
 }
 
 /** A member whose key one of the patterns finds; what `additionalProperties` allows beside them is left out. */
@@ -265,21 +281,27 @@ function patternMember(
   patterns: readonly (readonly [string, unknown])[],
   parts: Parts,
   names: ReadonlySet<string>,
-  path: string,
-  depth: number,
+  place: Place,
 ): Expression | null {
+  const { path, depth, style } = place
   const languages = patterns.map(([pattern]) => searched(parseRegex(pattern)))
   const overlap = languages.some((a, i) => languages.slice(i + 1).some((b) => intersect([a, b]) !== null))
   if (overlap) throw new Unenforceable('"patternProperties" whose patterns match the same names')
   const members = patterns.map(([pattern, schema], i) => {
-    const value = rules.node([schema], below(path, 'patternProperties', i), depth + 1)
-    return value === null ? null : inOrder(key(rules, [...parts, { pattern }], names, path), rules.colon, value)
+    const value = rules.node(
+      [schema],
+      below(path, 'patternProperties', i),
+      depth + 1,
+      rules.styleWithin(style, NO_NAME),
+    )
+    if (value === null) return null
+    return inMember(key(rules, [...parts, { pattern }], names, place), value, style.notation.member)
   })
   return alternatives(members)
 }
 
 /** A key that none of the names is, within what `propertyNames` says. */
-function key(rules: SchemaRules, parts: Parts, names: ReadonlySet<string>, path: string): Expression {
+function key(rules: SchemaRules, parts: Parts, names: ReadonlySet<string>, { path, style }: Place): Expression {
   const schemas = parts.flatMap(({ propertyNames }) => (isSchema(propertyNames) ? [propertyNames] : []))
   const own = rules.parts.expand(schemas) ?? []
   const patterns = parts.filter((part) => Object.keys(part).length === 1 && 'pattern' in part)
@@ -287,5 +309,8 @@ function key(rules: SchemaRules, parts: Parts, names: ReadonlySet<string>, path:
   if (characters > MAX_EXCLUDED_CHARACTERS)
     throw new Unenforceable('"additionalProperties" beside this many "properties"')
   const excluded = names.size === 0 ? [] : [choice(...[...names].map((name) => literal(name)))]
-  return inOrder(text('"'), rules.inner([...own, ...patterns], below(path, 'propertyNames'), excluded), text('"'))
+  const place = below(path, 'propertyNames')
+  if (style.notation.bareKeysWithout === null)
+    return inOrder(text('"'), rules.inner([...own, ...patterns], place, { excluded }), text('"'))
+  return rules.inner([...own, ...patterns, { pattern: '^[A-Za-z_][A-Za-z0-9_]*$' }], place, { excluded, mark: '\n' })
 }

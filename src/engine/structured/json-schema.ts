@@ -4,15 +4,20 @@
  * enforced is named. Runs in the grammar thread: a hostile schema holds up nobody but its sender.
  */
 import { intersect, product } from './automaton.ts'
-import { EVERY } from './code-points.ts'
+import { EVERY, only, without } from './code-points.ts'
+import type { CodePoints } from './code-points.ts'
 import { FORMATS } from './formats.ts'
 import { character, inOrder, NOTHING, oneOf, optional, text, times, written } from './byte-grammar.ts'
-import type { Expression, GrammarRules } from './byte-grammar.ts'
+import type { Encoding, Expression, GrammarRules } from './byte-grammar.ts'
 import { arrayRule, objectRule } from './json-collections.ts'
+import { writtenValue } from './notation.ts'
+import type { Brackets, Notation } from './notation.ts'
 import { decimals, integers, multiples } from './numbers.ts'
 import type { Bound } from './numbers.ts'
-import { parseRegex, repeat, searched, set, wholly } from './regex.ts'
+import { literal, parseRegex, repeat, searched, set, wholly } from './regex.ts'
 import type { Regex } from './regex.ts'
+import { parameterKind } from '../tool-calls/parameter-kind.ts'
+import type { ParameterKind } from '../tool-calls/parameter-kind.ts'
 import {
   alternatives,
   areDisjoint,
@@ -34,39 +39,62 @@ const MAX_LISTED = 16
 /** Characters of a counted string; each takes its time to compile. */
 const MAX_COUNTED = 20_000
 
-/** Of the grammar of a whole answer, and of the arguments of a call, spaced as templates write JSON. */
-export type Spacing = 'free' | 'line'
+/** Counted characters up to which a mark that must not stand among them is told from its beginning. */
+const MAX_EXACT = 300
+/** What reads as something else than a string where strings have no quotes. */
+const NO_STRING = '\\s*(?:[-+.\\d{\\["\'(][\\s\\S]*|(?:true|false|null|True|False|None)\\s*)'
 
-/** A space, or a line end and an indentation: enough for every way of writing JSON, not enough to never finish. */
-const BLANK = character([[0x09, 0x09], [0x20, 0x20]], 'text') // prettier-ignore
-const GAP = times(oneOf(text(' '), inOrder(text('\n'), times(BLANK, 0, 16))), 0, 1)
+/** A value in the making. */
+export interface Place {
+  readonly path: string
+  readonly depth: number
+  readonly style: Style
+}
+
+/** Where a value stands: how it is written there, and strings without quotes if `raw` says what they may be. */
+export interface Style {
+  readonly notation: Notation
+  readonly raw: { readonly kind: ParameterKind; readonly end: string } | null
+}
 
 export class JsonSchema {
   readonly grammar: GrammarRules
   readonly parts: SchemaParts
-  /** What goes between two members, and before and behind the first and the last. */
-  readonly comma: Expression
-  readonly colon: Expression
-  readonly gap: Expression
   readonly #root: unknown
+  readonly #rootStyle: Style
   readonly #problems: string[] = []
   readonly #unenforced: string[] = []
   readonly #ids = new Map<Schema, number>()
-  readonly #rules = new Map<string, Expression | null>()
+  readonly #styles = new Map<ParameterKind, Style>()
+  readonly #rules = new Map<Style, Map<string, Expression | null>>()
+  readonly #anyValues = new Map<Style, Expression>()
   readonly #ranges = new Map<string, Expression>()
   readonly #character: Expression
   #numNodes = 0
   /** Why something has no value. */
   #reason: string | null = null
 
-  constructor(root: unknown, grammar: GrammarRules, spacing: Spacing) {
+  constructor(root: unknown, grammar: GrammarRules, notation: Notation) {
     this.grammar = grammar
     this.parts = new SchemaParts(root)
     this.#root = root
+    this.#rootStyle = { notation, raw: null }
+    if (notation.inner === null) this.#styles.set('other', this.#rootStyle)
     this.#character = grammar.rule(character(EVERY, 'json'))
-    this.gap = spacing === 'free' ? grammar.rule(GAP) : NOTHING
-    this.comma = spacing === 'free' ? inOrder(text(','), this.gap) : text(', ')
-    this.colon = spacing === 'free' ? inOrder(text(':'), optional(text(' '))) : text(': ')
+  }
+
+  /** How the value of a member `name` of an object is written, and values in a list where that is null. */
+  styleWithin({ notation }: Style, name: string | null): Style {
+    const inner = notation.inner ?? notation
+    const kind = notation.rawEnd === null || name === null ? 'other' : parameterKind(this.#root, name)
+    const known = this.#styles.get(kind)
+    if (known !== undefined) return known
+    const made = {
+      notation: inner,
+      raw: notation.rawEnd === null || kind === 'other' ? null : { kind, end: notation.rawEnd },
+    }
+    this.#styles.set(kind, made)
+    return made
   }
 
   /** What is not enforced, each with its place. */
@@ -76,7 +104,7 @@ export class JsonSchema {
 
   /** The rule of the whole schema. Throws Unenforceable naming every place where something is wrong. */
   rule(): Expression {
-    const rule = this.node([this.#root], '#', 0)
+    const rule = this.node([this.#root], '#', 0, this.#rootStyle)
     if (rule === null && this.#problems.length === 0) this.#problems.push(this.#reason ?? 'nothing matches the schema')
     if (this.#problems.length > 0) throw new Unenforceable(this.#problems.join('; '))
     return rule ?? NOTHING
@@ -94,20 +122,22 @@ export class JsonSchema {
   }
 
   /** The rule of a value that all schemas bind; null: there is no such value. */
-  node(schemas: readonly unknown[], path: string, depth: number): Expression | null {
+  node(schemas: readonly unknown[], path: string, depth: number, style: Style): Expression | null {
     if (depth > MAX_DEPTH) return this.#problem(`nesting deeper than ${MAX_DEPTH}`, path)
     try {
       const parts = this.parts.expand(schemas)
       if (parts === null) return null
       const key = this.#key(parts)
-      const known = this.#rules.get(key)
+      const rules = this.#rules.get(style) ?? new Map<string, Expression | null>()
+      this.#rules.set(style, rules)
+      const known = rules.get(key)
       if (known !== undefined) return known
       if (++this.#numNodes > MAX_NODES)
         throw new Unenforceable(`more than ${MAX_NODES} schemas, counted as they combine`)
       const rule = this.grammar.open()
-      this.#rules.set(key, rule)
-      const body = this.#value(parts, path, depth)
-      if (body === null) this.#rules.set(key, null)
+      rules.set(key, rule)
+      const body = this.#value(parts, path, depth, style)
+      if (body === null) rules.set(key, null)
       else this.grammar.define(rule, body)
       return body === null ? null : rule
     } catch (error) {
@@ -129,25 +159,25 @@ export class JsonSchema {
     return parts.map(id).toSorted((a, b) => a - b).join(' ') // prettier-ignore
   }
 
-  #value(parts: Parts, path: string, depth: number): Expression | null {
+  #value(parts: Parts, path: string, depth: number, style: Style): Expression | null {
     for (const keyword of UNENFORCED) if (parts.some((part) => keyword in part)) this.note(`"${keyword}"`, path)
     for (const part of parts) {
       const keyword = 'anyOf' in part ? 'anyOf' : 'oneOf' in part ? 'oneOf' : null
-      if (keyword !== null) return this.#branches(parts, part, keyword, path, depth)
+      if (keyword !== null) return this.#branches(parts, part, keyword, { path, depth, style })
     }
     const values = fixedValues(parts)
     const types = commonTypes(parts)
-    if (values !== null) return this.#fixed(values, types, parts, path)
-    if (types !== null) return alternatives([...types].map((type) => this.#typed(type, parts, path, depth)))
+    if (values !== null) return this.#fixed(values, types, parts, path, style)
+    if (types !== null) return alternatives([...types].map((type) => this.#typed(type, parts, { path, depth, style })))
     // Without a type, keywords bind only values of theirs: the types that they speak of are a choice that satisfies them.
     const spoken = Object.keys(KEYWORDS).filter((type) =>
       parts.some((part) => KEYWORDS[type]?.some((keyword) => keyword in part)),
     )
-    if (spoken.length === 0) return this.anyValue()
-    return alternatives(spoken.map((type) => this.#typed(type, parts, path, depth)))
+    if (spoken.length === 0) return this.anyValue(style)
+    return alternatives(spoken.map((type) => this.#typed(type, parts, { path, depth, style })))
   }
 
-  #branches(parts: Parts, part: Schema, keyword: 'anyOf' | 'oneOf', path: string, depth: number): Expression | null {
+  #branches(parts: Parts, part: Schema, keyword: 'anyOf' | 'oneOf', { path, depth, style }: Place): Expression | null {
     const listed = part[keyword]
     if (!Array.isArray(listed) || listed.length === 0)
       throw new Unenforceable(`"${keyword}": a list with something in it is expected`)
@@ -160,10 +190,18 @@ export class JsonSchema {
     }
     // Resolved already: they must not bring back what `$ref` and `allOf` led to.
     const bare = others.map((other) => this.parts.without(other, '$ref'))
-    return alternatives(branches.map((branch, i) => this.node([...bare, branch], below(path, keyword, i), depth + 1)))
+    return alternatives(
+      branches.map((branch, i) => this.node([...bare, branch], below(path, keyword, i), depth + 1, style)),
+    )
   }
 
-  #fixed(values: readonly string[], types: ReadonlySet<string> | null, parts: Parts, path: string): Expression | null {
+  #fixed(
+    values: readonly string[],
+    types: ReadonlySet<string> | null,
+    parts: Parts,
+    path: string,
+    style: Style,
+  ): Expression | null {
     const left = values.filter((json) => {
       const value: unknown = JSON.parse(json)
       return (types === null || [...types].some((type) => isOfType(value, type))) && isWithin(value, parts)
@@ -175,34 +213,52 @@ export class JsonSchema {
       // prettier-ignore
       this.note('"enum" of objects or lists beside other keywords', path)
     if (left.length === 0) throw new Unsatisfiable('"enum" or "const" without a value that the rest allows')
-    return oneOf(...left.map(text))
+    const written = left.flatMap((json) => writtenIn(JSON.parse(json), style) ?? [])
+    if (written.length === 0)
+      throw new Unenforceable('"enum" or "const" of values that this model’s calls cannot write')
+    return oneOf(...written.map(text))
   }
 
-  #typed(type: string, parts: Parts, path: string, depth: number): Expression | null {
+  #typed(type: string, parts: Parts, { path, depth, style }: Place): Expression | null {
+    const { words } = style.notation
     switch (type) {
       case 'null':
-        return text('null')
+        return text(words.null)
       case 'boolean':
-        return oneOf(text('true'), text('false'))
+        return oneOf(text(words.true), text(words.false))
       case 'string':
-        return this.#string(parts, path)
+        return this.#string(parts, path, style)
       case 'integer':
       case 'number':
         return this.#number(type, parts, path)
       case 'array':
-        return arrayRule(this, parts, path, depth)
+        return arrayRule(this, parts, { path, depth, style })
       default:
-        return objectRule(this, parts, path, depth)
+        return objectRule(this, parts, { path, depth, style })
     }
   }
 
-  /** A string between its quotes. */
-  #string(parts: Parts, path: string): Expression {
-    return inOrder(text('"'), this.inner(parts, path), text('"'))
+  /** A string with its quotes, if it has any. */
+  #string(parts: Parts, path: string, { notation, raw }: Style): Expression {
+    const { quote } = notation
+    if (raw !== null) {
+      const excluded = raw.kind === 'mixed' ? [wholly(parseRegex(NO_STRING))] : []
+      return this.inner(parts, path, { excluded, mark: raw.end })
+    }
+    if (quote === null) return inOrder(text('"'), this.inner(parts, path), text('"'))
+    return inOrder(text(quote.open), this.inner(parts, path, { mark: quote.close }), text(quote.close))
   }
 
-  /** What may stand between the quotes of a string. Throws Unenforceable. */
-  inner(parts: Parts, path: string, excluded: readonly Regex[] = []): Expression {
+  /**
+   * What may stand between the quotes of a string: none of the `excluded`, and no `mark`, which is null where the string is JSON's. Throws
+   * Unenforceable.
+   */
+  inner(
+    parts: Parts,
+    path: string,
+    { excluded = [], mark = null }: { readonly excluded?: readonly Regex[]; readonly mark?: string | null } = {},
+  ): Expression {
+    // prettier-ignore
     const patterns: Regex[] = []
     const formats: Regex[] = []
     for (const { pattern, format } of parts) {
@@ -212,24 +268,21 @@ export class JsonSchema {
       if (known !== undefined) formats.push(wholly(parseRegex(known)))
     }
     const { least, most } = counts(parts, 'minLength', 'maxLength')
-    const isCounted = least > 0 || most < Infinity
-    if (least > MAX_COUNTED || (most > MAX_COUNTED && most < Infinity)) {
-      this.note(`"minLength" or "maxLength" above ${MAX_COUNTED}`, path)
-    } else if (isCounted) {
-      if (patterns.length + formats.length + excluded.length === 0) return times(this.#character, least, most)
-      const lengths = repeat(set(EVERY), least, most)
-      return this.#language(
-        [
-          [...patterns, ...formats, lengths],
-          [...formats, lengths],
-          [...patterns, lengths],
-        ],
-        excluded,
-        path,
-      )
+    const isTooLong = least > MAX_COUNTED || (most > MAX_COUNTED && most < Infinity)
+    if (isTooLong) this.note(`"minLength" or "maxLength" above ${MAX_COUNTED}`, path)
+    const isCounted = !isTooLong && (least > 0 || most < Infinity)
+    if (patterns.length + formats.length + excluded.length === 0) {
+      const [low, high] = isCounted ? [least, most] : [0, Infinity]
+      if (mark === null) return times(this.#character, low, high)
+      if (isCounted && Math.max(least, most === Infinity ? 0 : most) > MAX_EXACT) return times(character(beginningNo(mark), 'text'), low, high) // prettier-ignore
     }
-    if (patterns.length + formats.length + excluded.length === 0) return times(this.#character, 0, Infinity)
-    return this.#language([[...patterns, ...formats], formats, patterns], excluded, path)
+    const lengths = isCounted ? [repeat(set(EVERY), least, most)] : []
+    const wishes = [
+      [...patterns, ...formats, ...lengths],
+      [...formats, ...lengths],
+      [...patterns, ...lengths],
+    ]
+    return this.#language(wishes, excluded, mark, path)
   }
 
   #tryPattern(pattern: string, patterns: Regex[], path: string): void {
@@ -242,16 +295,28 @@ export class JsonSchema {
   }
 
   /** The first of the conjunctions that can be had; what a later one leaves out is noted. */
-  #language(conjunctions: readonly (readonly Regex[])[], excluded: readonly Regex[], path: string): Expression {
+  #language(
+    conjunctions: readonly (readonly Regex[])[],
+    excluded: readonly Regex[],
+    mark: string | null,
+    path: string,
+  ): Expression {
     let why = 'rules for a string that no string satisfies'
+    const encoding: Encoding = mark === null ? 'json' : 'text'
+    const anything = [repeat(set(EVERY), 0, Infinity)]
     for (const [i, languages] of conjunctions.entries()) {
-      if (languages.length === 0 && excluded.length === 0) continue
-      try {
-        const automaton = intersect(languages.length === 0 ? [repeat(set(EVERY), 0, Infinity)] : languages, excluded)
-        if (automaton !== null) return this.#noted(i, written(automaton, 'json'), path)
-      } catch (error) {
-        if (!(error instanceof Unenforceable)) throw error
-        why = error.message
+      if (languages.length === 0 && excluded.length === 0 && mark === null) continue
+      const all = languages.length === 0 ? anything : languages
+      // A mark among many characters takes too many states: then none of them may begin one.
+      const ways = mark === null ? [[all, excluded]] : [[all, [...excluded, searched(literal(mark))]], [[...all, repeat(set(beginningNo(mark)), 0, Infinity)], excluded]] // prettier-ignore
+      for (const [own = [], others = []] of ways) {
+        try {
+          const automaton = intersect(own, others)
+          if (automaton !== null) return this.#noted(i, written(automaton, encoding), path)
+        } catch (error) {
+          if (!(error instanceof Unenforceable)) throw error
+          why = error.message
+        }
       }
     }
     throw new Unenforceable(why)
@@ -297,24 +362,41 @@ export class JsonSchema {
     return rule
   }
 
-  /** Any value of JSON. */
-  anyValue(): Expression {
-    if (this.#any !== null) return this.#any
+  /** Any value. */
+  anyValue(style: Style): Expression {
+    const known = this.#anyValues.get(style)
+    if (known !== undefined) return known
     const any = this.grammar.open()
-    this.#any = any
-    const string = this.grammar.rule(inOrder(text('"'), times(this.#character, 0, Infinity), text('"')))
-    const list = (open: string, item: Expression, close: string) =>
-      inOrder(
-        text(open),
-        optional(this.gap, item, times(inOrder(this.comma, item), 0, Infinity), this.gap),
-        text(close),
-      )
-    const object = list('{', inOrder(string, this.colon, any), '}')
-    const words = ['true', 'false', 'null'].map(text)
-    this.grammar.define(any, oneOf(object, list('[', any, ']'), string, this.#digits(decimals(null, null)), ...words))
+    this.#anyValues.set(style, any)
+    const { notation } = style
+    const inner = style.raw === null && notation.inner === null ? any : this.anyValue(this.styleWithin(style, null))
+    const { object, list, member, bareKeysWithout } = notation.inner ?? notation
+    const within = ({ open, close, comma, gap }: Brackets, item: Expression) =>
+      inOrder(text(open), optional(gap, item, times(inOrder(comma, item), 0, Infinity), gap), text(close))
+    const key = bareKeysWithout === null ? this.grammar.rule(this.#string([], '#', { notation, raw: null })) : bareKey()
+    const pair = inOrder(text(member.begin), key, member.colon, inner, text(member.end))
+    const words = Object.values(notation.words).map(text)
+    const values = [within(object, pair), within(list, inner), this.#string([], '#', style), this.#digits(decimals(null, null))] // prettier-ignore
+    this.grammar.define(any, oneOf(...values, ...words))
     return any
   }
-  #any: Expression | null = null
+}
+
+/** A name without quotes. */
+export function bareKey(): Expression {
+  return written(intersect([wholly(parseRegex('[A-Za-z_][A-Za-z0-9_]{0,63}'))]) ?? { states: [] }, 'text')
+}
+
+/** Characters but the first of the mark. */
+function beginningNo(mark: string): CodePoints {
+  return without(EVERY, only(mark.codePointAt(0) ?? 0))
+}
+
+/** A fixed value as it is written; null: it cannot be. */
+function writtenIn(value: unknown, { notation, raw }: Style): string | null {
+  if (raw === null || typeof value !== 'string') return writtenValue(value, notation, false)
+  const isMisread = raw.kind === 'mixed' && new RegExp(`^${NO_STRING}$`, 'u').test(value)
+  return isMisread || value.includes(raw.end) ? null : writtenValue(value, notation, true)
 }
 
 /** The tightest of bounds that all hold. `sign` 1: the largest. */

@@ -1,76 +1,94 @@
 /**
  * How models write calls of functions: a format is data. Which one a model was trained on stands in its chat template, which shows earlier
- * calls, and tells of new ones, in that form. Names are those of vLLM's --tool-call-parser.
+ * calls, and tells of new ones, in that form. Names are those of vLLM's --tool-call-parser where it has one.
  */
+import { FORMATS } from './tool-call-formats.ts'
 
 export interface ToolCallFormat {
-  readonly name: 'hermes' | 'llama3_json' | 'mistral'
-  /** Comes before a call, or before the list of them. */
-  readonly begin: string
-  /** Comes after a call; '': nothing does. */
-  readonly end: string
-  /** Stands between two calls, beside white space. */
+  readonly name: string
+  /** A template that this matches shows calls in the format. */
+  readonly template: RegExp
+  /** Marks around all calls, in their order; white space beside one is written, and any is read. */
+  readonly begin: readonly string[]
+  readonly end: readonly string[]
+  /** Marks around each call. */
+  readonly callBegin: readonly string[]
+  readonly callEnd: readonly string[]
+  /** Stands between two calls. */
   readonly separator: string
-  /** Calls are the items of one JSON array. */
-  readonly isList: boolean
+  /** `begin` and `end` stand around each call, instead of all of them. */
+  readonly isOneByOne: boolean
   /** An answer that begins with a JSON object may be a call without `begin`. */
   readonly isBare: boolean
-  /** The member that holds the arguments where the format is written out. Both names are read. */
-  readonly argumentsKey: 'arguments' | 'parameters'
+  /** Models of this format make more than one call in an answer. */
+  readonly isParallel: boolean
+  readonly body: CallBody
+  /** Marks that are read and not written. */
+  readonly otherMarks: readonly string[]
   /** What the template accepts as the id of a call when it comes back in a later turn. */
-  readonly ids: 'any' | 'nine alphanumerics'
+  readonly ids: 'any' | 'nine alphanumerics' | 'name and number'
 }
 
-/** `<tool_call>{"name": …, "arguments": {…}}</tool_call>`: Hermes, Qwen2.5, Qwen3, SmolLM3. */
-const HERMES: ToolCallFormat = {
-  name: 'hermes',
-  begin: '<tool_call>',
-  end: '</tool_call>',
-  separator: '',
-  isList: false,
-  isBare: false,
-  argumentsKey: 'arguments',
-  ids: 'any',
+/** A call between its marks. */
+export type CallBody = ObjectBody | NamedBody | TaggedBody | LiteralBody
+
+/** `{"name": …, "arguments": {…}}`. All known names of the two members are read; these are written. */
+export interface ObjectBody {
+  readonly kind: 'object'
+  readonly nameKey: string
+  readonly argumentsKey: string
 }
 
-/** `{"name": …, "parameters": {…}}`, the whole answer, after `<|python_tag|>` or not: Llama 3.1 and later. */
-const LLAMA3_JSON: ToolCallFormat = {
-  name: 'llama3_json',
-  begin: '<|python_tag|>',
-  end: '',
-  separator: ';',
-  isList: false,
-  isBare: true,
-  argumentsKey: 'parameters',
-  ids: 'any',
+/** The function's name, and its arguments as JSON. */
+export interface NamedBody {
+  readonly kind: 'named'
+  /** Everything before the arguments' first brace, as it is read; its group `name` is the function. */
+  readonly header: RegExp
+  /** Around the name, as it is written. */
+  readonly before: string
+  readonly behind: string
 }
 
-/** `[TOOL_CALLS] [{"name": …, "arguments": {…}}]`: Mistral up to its tokenizers of version 7. */
-const MISTRAL: ToolCallFormat = {
-  name: 'mistral',
-  begin: '[TOOL_CALLS]',
-  end: '',
-  separator: ',',
-  isList: true,
-  isBare: false,
-  argumentsKey: 'arguments',
-  ids: 'nine alphanumerics',
+/** The function's name, and for each argument its name and its value, a string as it is and anything else as JSON. */
+export interface TaggedBody {
+  readonly kind: 'tagged'
+  /** Behind the function's name; '': nothing but a line end, or what comes next. */
+  readonly nameEnd: string
+  readonly keyBegin: string
+  readonly keyEnd: string
+  /** Between an argument's name and its value. */
+  readonly valueBegin: string
+  readonly valueEnd: string
+  /** Behind each argument. */
+  readonly separator: string
+  /** Behind the last one. */
+  readonly end: string
 }
 
-const FORMATS = [HERMES, LLAMA3_JSON, MISTRAL] as const
+/** `name(key=value, …)` or `name{key:value,…}`: values are literals. */
+export interface LiteralBody {
+  readonly kind: 'literal'
+  readonly open: string
+  readonly close: string
+  /** Between an argument's name and its value. */
+  readonly keyEnd: string
+  readonly separator: string
+  /** Stands before and behind a string, which has no escapes then; null: strings are Python's. */
+  readonly quote: string | null
+}
 
 /** What --tool-call-parser takes: `auto` looks into the chat template, `none` leaves calls in the text. */
-export type ToolCallParserName = 'auto' | 'none' | ToolCallFormat['name']
+export type ToolCallParserName = 'auto' | 'none' | (typeof FORMATS)[number]['name']
+
+export const TOOL_CALL_PARSERS: readonly ToolCallParserName[] = [
+  'auto',
+  ...FORMATS.map(({ name }) => name).toSorted(),
+  'none',
+]
 
 /** The format a chat template speaks of; null for none, or one that is not known. */
 export function formatOfTemplate(template: string): ToolCallFormat | null {
-  // Qwen3-Coder writes XML between the same tags, and later Mistrals a name and [ARGS] instead of a list.
-  if (template.includes('<function=') || template.includes('[ARGS]')) return null
-  if (template.includes(HERMES.begin)) return HERMES
-  if (template.includes(MISTRAL.begin)) return MISTRAL
-  // Llama 3.2's template has lost the tag and kept the words.
-  if (template.includes(LLAMA3_JSON.begin) || /\{"name": [^{}]*"parameters": /.test(template)) return LLAMA3_JSON
-  return null
+  return FORMATS.find((format) => format.template.test(template)) ?? null
 }
 
 /** The format by name, or by the chat template for `auto`. */

@@ -4,8 +4,8 @@ import { createRandom } from '../../../test/engine/random.ts'
 import { createGrammarCompiler } from '../structured/grammar.ts'
 import type { ToolUse } from '../request.ts'
 import { toolCallFormat } from './tool-call-format.ts'
-import type { ToolCallFormat } from './tool-call-format.ts'
-import { forcedBeginning, toolCallGrammar } from './tool-call-grammar.ts'
+import type { ToolCallFormat, ToolCallParserName } from './tool-call-format.ts'
+import { toolCallGrammar } from './tool-call-grammar.ts'
 import { ToolCallParser } from './tool-call-parser.ts'
 
 const tokenizer = createByteTokenizer()
@@ -29,16 +29,16 @@ const weather = tool('weather', {
 const tools = [weather, tool('now'), tool('quo"te', {})]
 const use = (fields: Partial<ToolUse> = {}): ToolUse => ({ tools, choice: 'required', parallel: true, ...fields })
 
-function formatOf(name: ToolCallFormat['name']): ToolCallFormat {
+function formatOf(name: ToolCallParserName): ToolCallFormat {
   const format = toolCallFormat(name, null)
   if (format === null) throw new Error(name)
   return format
 }
 
 /** What a model without any preference writes under the grammar; null when it found no end. */
-async function draw(name: ToolCallFormat['name'], fields: Partial<ToolUse>, seed: number): Promise<string | null> {
+async function draw(name: ToolCallParserName, fields: Partial<ToolUse>, seed: number): Promise<string | null> {
   const format = formatOf(name)
-  const grammar = toolCallGrammar(format, use(fields))
+  const grammar = toolCallGrammar(format, use(fields), tokenizer)
   if (grammar === null) throw new Error('expected a grammar')
   const matcher = await (await compiler.compile({ kind: 'tool_calls', grammar })).createMatcher()
   const random = createRandom(seed)
@@ -52,7 +52,7 @@ async function draw(name: ToolCallFormat['name'], fields: Partial<ToolUse>, seed
       )
       const token = allowed.includes(EOS) && random.next() < 0.5 ? EOS : random.pick(allowed)
       matcher.accept(token)
-      if (token === EOS) return forcedBeginning(format) + tokenizer.decode(tokens)
+      if (token === EOS) return tokenizer.decode(tokens)
       tokens.push(token)
     }
     return null
@@ -62,10 +62,10 @@ async function draw(name: ToolCallFormat['name'], fields: Partial<ToolUse>, seed
 }
 
 /** Name and arguments of the calls in a text, which must have nothing else in it. */
-function callsOf(name: ToolCallFormat['name'], text: string): { name: string; arguments: Record<string, unknown> }[] {
+function callsOf(name: ToolCallParserName, text: string): { name: string; arguments: Record<string, unknown> }[] {
   const parser = new ToolCallParser({
     format: formatOf(name),
-    names: new Set(['weather', 'now', 'quo"te']),
+    functions: new Map(tools.map((tool) => [tool.function.name, tool.function.parameters])),
     newId: () => '',
   })
   const parts = [parser.push(text), parser.flush()]
@@ -123,17 +123,17 @@ describe('a request is refused by name', () => {
     ['tools.1.function.parameters', tool('x', { type: 'string' })],
     ['tools.1.function.parameters', tool('x', ['a'])],
   ])('%s, when it is no schema of an object', (param, second) => {
-    const refused = () => toolCallGrammar(formatOf('hermes'), use({ tools: [weather, second] }))
+    const refused = () => toolCallGrammar(formatOf('hermes'), use({ tools: [weather, second] }), tokenizer)
     expect(refused).toThrow(expect.objectContaining({ code: 'invalid_request', param }))
     // Nobody asked for that function.
-    toolCallGrammar(formatOf('hermes'), use({ tools: [weather, second], choice: { name: 'weather' } }))
+    toolCallGrammar(formatOf('hermes'), use({ tools: [weather, second], choice: { name: 'weather' } }), tokenizer)
   })
 
   it('tools.0.function.parameters, when they are strict and cannot be enforced', async () => {
     const parameters = { type: 'object', properties: { a: { not: {} } } }
     const compile = (strict: boolean) => {
       const tools = [{ type: 'function', function: { name: 'x', parameters, strict } }]
-      const grammar = toolCallGrammar(formatOf('hermes'), use({ tools }))
+      const grammar = toolCallGrammar(formatOf('hermes'), use({ tools }), tokenizer)
       if (grammar === null) throw new Error('expected a grammar')
       return compiler.compile({ kind: 'tool_calls', grammar })
     }
@@ -145,7 +145,7 @@ describe('a request is refused by name', () => {
   })
 
   it('tool_choice, where the format is not known; auto asks for nothing', () => {
-    expect(() => toolCallGrammar(null, use())).toThrow(expect.objectContaining({ param: 'tool_choice' }))
-    expect(toolCallGrammar(null, use({ choice: 'auto' }))).toBeNull()
+    expect(() => toolCallGrammar(null, use(), tokenizer)).toThrow(expect.objectContaining({ param: 'tool_choice' }))
+    expect(toolCallGrammar(null, use({ choice: 'auto' }), tokenizer)).toBeNull()
   })
 })

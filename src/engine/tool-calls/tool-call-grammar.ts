@@ -2,21 +2,27 @@
 import { EngineError } from '../request.ts'
 import type { ToolDefinition, ToolUse } from '../request.ts'
 import { isSchema } from '../structured/schema-parts.ts'
-import type { ToolCallFormat } from './tool-call-format.ts'
+import type { Tokenizer } from '../tokenizer.ts'
+import type { CallBody, LiteralBody, TaggedBody, ToolCallFormat } from './tool-call-format.ts'
+import { marksOf } from './tool-call-marks.ts'
 
-/** Calls of any of the functions: `before`, one or more of them with `separator` between, `after`. */
+/** One or more calls of any of the functions. Plain data: it crosses to the thread that compiles it. */
 export interface ToolCallGrammar {
   readonly before: string
   readonly functions: readonly ToolCallRule[]
   readonly separator: string
   readonly after: string
   readonly isRepeated: boolean
+  /** What of the texts around arguments is a special token of its own in the vocabulary. */
+  readonly specialTokens: readonly string[]
 }
 
-/** A call of one function: `begin`, JSON of the schema, `end`. */
+/** A call of one function: `begin`, arguments of the schema, `end`. */
 export interface ToolCallRule {
   readonly begin: string
   readonly schema: unknown
+  /** How the arguments are written; null: as JSON. */
+  readonly notation: TaggedBody | LiteralBody | null
   readonly end: string
   /** The request's field that holds the schema. */
   readonly param: string
@@ -25,10 +31,14 @@ export interface ToolCallRule {
 }
 
 /**
- * The grammar of what follows the format's `begin`, null where the model is free not to call. Throws EngineError invalid_request: there is
- * no known format, or parameters are no object.
+ * The grammar of an answer that calls, null where the model is free not to. Throws EngineError invalid_request: there is no known format, or
+ * parameters are no object.
  */
-export function toolCallGrammar(format: ToolCallFormat | null, use: ToolUse): ToolCallGrammar | null {
+export function toolCallGrammar(
+  format: ToolCallFormat | null,
+  use: ToolUse,
+  tokenizer: Pick<Tokenizer, 'tokenId' | 'isSpecial'>,
+): ToolCallGrammar | null {
   const { choice, tools, parallel } = use
   if (choice === 'auto') return null
   if (format === null) {
@@ -40,26 +50,45 @@ export function toolCallGrammar(format: ToolCallFormat | null, use: ToolUse): To
   }
   const offered = tools.map((tool, i) => ({ name: functionName(tool), i, tool }))
   const allowed = choice === 'required' ? offered : offered.filter(({ name }) => name === choice.name)
-  const end = format.end === '' ? '' : `\n${format.end}`
+  const [begin, end] = [format.begin.join(''), format.end.join('')]
+  const [callBegin, callEnd] = [format.callBegin.join(''), format.callEnd.join('')]
+  const isBegun = format.isBare
   return {
-    before: format.isList ? '[' : '',
-    functions: allowed.map(({ name, i, tool }) => ({
-      begin: `{"name": ${JSON.stringify(name)}, "${format.argumentsKey}": `,
-      schema: parametersSchema(tool, parametersParam(i)),
-      param: parametersParam(i),
-      isStrict: isSchema(tool.function) && tool.function.strict === true,
-      end: `}${end}`,
-    })),
-    separator: format.isList ? ', ' : `\n${format.begin}\n`,
-    after: format.isList ? ']' : '',
-    // Llama's models were not trained to call several functions at once.
-    isRepeated: parallel && choice === 'required' && !format.isBare,
+    before: isBegun ? '' : begin,
+    functions: allowed.map(({ name, i, tool }) => {
+      const written = writtenCall(format.body, name)
+      return {
+        ...written,
+        begin: callBegin + written.begin,
+        end: written.end + callEnd,
+        schema: parametersSchema(tool, parametersParam(i)),
+        param: parametersParam(i),
+        isStrict: isSchema(tool.function) && tool.function.strict === true,
+      }
+    }),
+    separator: format.isOneByOne ? end + format.separator + begin : format.separator,
+    after: end,
+    isRepeated: parallel && choice === 'required' && format.isParallel,
+    specialTokens: [...marksOf(format, tokenizer).values()],
   }
 }
 
-/** What comes before the grammar; the tokens of it are the only ones allowed. */
-export function forcedBeginning(format: ToolCallFormat): string {
-  return format.isBare ? '' : format.isList ? format.begin : `${format.begin}\n`
+/** What stands before and behind the arguments of a call. */
+function writtenCall(body: CallBody, name: string): Pick<ToolCallRule, 'begin' | 'notation' | 'end'> {
+  switch (body.kind) {
+    case 'object':
+      return {
+        begin: `{"${body.nameKey}": ${JSON.stringify(name)}, "${body.argumentsKey}": `,
+        notation: null,
+        end: '}',
+      }
+    case 'named':
+      return { begin: body.before + name + body.behind, notation: null, end: '' }
+    case 'tagged':
+      return { begin: name + body.nameEnd, notation: body, end: body.end }
+    case 'literal':
+      return { begin: name + body.open, notation: body, end: body.close }
+  }
 }
 
 export function functionName(tool: ToolDefinition): string {
@@ -67,13 +96,18 @@ export function functionName(tool: ToolDefinition): string {
   return isSchema(described) ? String(described.name) : ''
 }
 
+/** The schema of a function's arguments as the caller gave it; undefined without one. */
+export function functionParameters({ function: described }: ToolDefinition): unknown {
+  return isSchema(described) ? described.parameters : undefined
+}
+
 function parametersParam(i: number): string {
   return `tools.${i}.function.parameters`
 }
 
 /** A function without parameters takes an empty object. */
-function parametersSchema({ function: described }: ToolDefinition, param: string): unknown {
-  const schema = isSchema(described) ? (described.parameters ?? {}) : {}
+function parametersSchema(tool: ToolDefinition, param: string): unknown {
+  const schema = functionParameters(tool) ?? {}
   if (!isSchema(schema)) throw refused(param, 'expected a JSON schema of an object')
   if ('$ref' in schema || 'anyOf' in schema || 'oneOf' in schema || 'allOf' in schema) return schema
   const { type = 'object' } = schema

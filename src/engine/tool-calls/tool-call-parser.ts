@@ -4,15 +4,16 @@
  * begun or it is complete. From then on its arguments are passed on as the model writes them, be they JSON or not, as OpenAI's API does.
  */
 import type { ToolCallDelta } from '../request.ts'
+import { createScanner } from './call-scanner.ts'
+import type { CallScanner } from './call-scanner.ts'
 import type { ToolCallFormat } from './tool-call-format.ts'
-import { ToolCallScanner } from './tool-call-scanner.ts'
 
 export interface ToolCallParserOptions {
   readonly format: ToolCallFormat
-  /** Functions that were offered. */
-  readonly names: ReadonlySet<string>
-  /** The id of the next call. */
-  readonly newId: () => string
+  /** Functions that were offered, and the schemas of their arguments. */
+  readonly functions: ReadonlyMap<string, unknown>
+  /** The id of a call of a function, and how many were before it. */
+  readonly newId: (name: string, numBefore: number) => string
 }
 
 /** What a piece of text became. */
@@ -22,10 +23,10 @@ export interface ParsedText {
 }
 
 /**
- * `content`: looks for a call. `list`: between the beginning of a list and its bracket. `call`: in a call. `after`: behind one, where an
- * end, a separator or the list's bracket may come. `rest`: in arguments that are no JSON, up to the format's end.
+ * `content`: looks for a call. `opening`: in the marks before one. `call`: in a call. `after`: behind one, where marks of its end, a
+ * separator or another call may come. `rest`: in arguments that are no JSON, up to the format's end.
  */
-type Mode = 'content' | 'list' | 'call' | 'after' | 'rest'
+type Mode = 'content' | 'opening' | 'call' | 'after' | 'rest'
 
 export class ToolCallParser {
   readonly #options: ToolCallParserOptions
@@ -36,7 +37,14 @@ export class ToolCallParser {
   #partial = ''
   /** Everything since the call began, for as long as it may still be content. */
   #raw = ''
-  #scanner = new ToolCallScanner()
+  #scanner: CallScanner
+  /** Marks before a call: those of all calls, and from #numOuter on those of each. */
+  readonly #openers: readonly string[]
+  readonly #numOuter: number
+  /** Marks behind a call. */
+  readonly #closers: readonly string[]
+  /** How many of the marks before, or behind, the call were read. */
+  #numRead = 0
   /** Calls that have begun to be passed on. */
   #numCalls = 0
   /** The call being read is one of them. */
@@ -47,7 +55,12 @@ export class ToolCallParser {
   #calls: ToolCallDelta[] = []
 
   constructor(options: ToolCallParserOptions) {
+    const { begin, callBegin, callEnd, end, body } = options.format
     this.#options = options
+    this.#scanner = createScanner(body, (name) => options.functions.get(name))
+    this.#openers = [...begin, ...callBegin].map((mark) => mark.trim())
+    this.#numOuter = begin.length
+    this.#closers = [...callEnd, ...end].map((mark) => mark.trim())
   }
 
   /** Between the beginning of a call that is one and its end. */
@@ -68,7 +81,8 @@ export class ToolCallParser {
   /** The end: what was held back is content after all, if it does not belong to a call. */
   flush(): ParsedText {
     if (this.#mode === 'rest') this.#pass(this.#partial)
-    else if (this.#mode === 'list' || (this.#mode === 'call' && !this.#isAnnounced)) this.#content(this.#raw)
+    else if (this.#mode === 'opening' || (this.#mode === 'call' && !this.#isAnnounced))
+      this.#content(this.#raw + this.#partial)
     else this.#content(this.#partial)
     if (this.#numCalls === 0) this.#text += this.#spaces
     this.#spaces = ''
@@ -88,8 +102,8 @@ export class ToolCallParser {
     switch (this.#mode) {
       case 'content':
         return this.#readContent(character)
-      case 'list':
-        return this.#readList(character)
+      case 'opening':
+        return this.#readOpening(character)
       case 'call':
         return this.#readCall(character)
       case 'after':
@@ -100,30 +114,51 @@ export class ToolCallParser {
   }
 
   #readContent(character: string): void {
-    const { begin, isBare, isList } = this.#options.format
+    const { isBare } = this.#options.format
     if (isBare && character === '{' && this.#partial === '' && !this.#hasContent && this.#numCalls === 0) {
       this.#beginCall('')
       this.#readCall(character)
       return
     }
-    const released = this.#match(character, begin)
-    if (released === null) {
-      if (isList) this.#mode = 'list'
-      else this.#beginCall(begin)
-      this.#raw = begin
-    } else this.#content(released)
+    const { released, mark } = this.#match(character, this.#beginnings)
+    this.#content(released)
+    if (mark !== null) this.#open(mark)
   }
 
-  #readList(character: string): void {
-    if (isSpace(character)) this.#raw += character
-    else if (character === '[') this.#beginCall(`${this.#raw}[`)
-    else this.#giveUp(character)
+  /** Marks that a call may begin with: the first of all, or where it is missing the first of a call. */
+  get #beginnings(): readonly string[] {
+    return [this.#openers[0], this.#openers[this.#numOuter]].filter((mark) => mark !== undefined)
+  }
+
+  #open(mark: string): void {
+    this.#raw = mark
+    this.#numRead = (mark === this.#openers[0] ? 0 : this.#numOuter) + 1
+    if (this.#numRead === this.#openers.length) this.#beginCall(mark)
+    else this.#mode = 'opening'
+  }
+
+  #readOpening(character: string): void {
+    const mark = this.#openers[this.#numRead] ?? ''
+    if (isSpace(character) && this.#partial === '') this.#raw += character
+    else if (mark.startsWith(this.#partial + character)) {
+      this.#partial += character
+      if (this.#partial !== mark) return
+      this.#raw += mark
+      this.#partial = ''
+      this.#numRead++
+      if (this.#numRead === this.#openers.length) this.#beginCall(this.#raw)
+    } else {
+      this.#raw += this.#partial
+      this.#partial = ''
+      this.#giveUp(character)
+    }
   }
 
   #beginCall(raw: string): void {
+    const { format, functions } = this.#options
     this.#mode = 'call'
     this.#raw = raw
-    this.#scanner = new ToolCallScanner()
+    this.#scanner = createScanner(format.body, (name) => functions.get(name))
     this.#isAnnounced = false
   }
 
@@ -148,13 +183,18 @@ export class ToolCallParser {
   /** Tells of the call once it is known to be one. False: it is not known yet, or is none. */
   #announce(): boolean {
     const { name, hasArguments, isDone } = this.#scanner
-    const { names, newId } = this.#options
-    if (name === null ? isDone : !names.has(name)) this.#giveUp('')
+    const { functions, newId } = this.#options
+    if (name === null ? isDone : !functions.has(name)) this.#giveUp('')
     if (this.#mode !== 'call' || name === null || !(hasArguments || isDone)) return false
     this.#isAnnounced = true
     this.#spaces = ''
     this.#raw = ''
-    this.#calls.push({ index: this.#numCalls, id: newId(), name, arguments: hasArguments ? '' : '{}' })
+    this.#calls.push({
+      index: this.#numCalls,
+      id: newId(name, this.#numCalls),
+      name,
+      arguments: hasArguments ? '' : '{}',
+    })
     this.#numCalls++
     return true
   }
@@ -174,6 +214,7 @@ export class ToolCallParser {
   #endCall(character: string): void {
     this.#numComplete++
     this.#mode = 'after'
+    this.#numRead = 0
     if (character !== '') this.#step(character)
   }
 
@@ -186,41 +227,54 @@ export class ToolCallParser {
   }
 
   #readAfter(character: string): void {
-    const { end, separator, isList } = this.#options.format
+    const separator = this.#options.format.separator.trim()
     if (isSpace(character) && this.#partial === '') {
       this.#spaces += character
       return
     }
-    if (character === separator) return this.#beginCall(separator)
+    const closers = this.#closers.slice(this.#numRead)
     const candidate = this.#partial + character
     this.#partial = ''
-    if (isList ? character === ']' : end !== '' && candidate === end) {
-      this.#mode = 'content'
+    if (closers.includes(candidate)) {
+      this.#numRead += closers.indexOf(candidate) + 1
       this.#spaces = ''
-    } else if (end.startsWith(candidate)) this.#partial = candidate
+      if (this.#numRead === this.#closers.length) this.#mode = 'content'
+    } else if (this.#openers.length > 0 && this.#beginnings.includes(candidate)) this.#open(candidate)
+    else if (separator !== '' && candidate === separator) this.#openNext(candidate)
+    else if ([...closers, ...this.#beginnings].some((mark) => mark.startsWith(candidate))) this.#partial = candidate
     else {
       this.#mode = 'content'
       for (const again of candidate) this.#step(again)
     }
   }
 
+  /** Behind a separator: another call. */
+  #openNext(separator: string): void {
+    this.#numRead = this.#numOuter
+    if (this.#numRead === this.#openers.length) return this.#beginCall(separator)
+    this.#raw = separator
+    this.#mode = 'opening'
+  }
+
   #readRest(character: string): void {
-    const { end } = this.#options.format
-    const released = end === '' ? character : this.#match(character, end)
-    if (released !== null) return this.#pass(released)
+    const [end] = this.#closers.filter((mark) => mark.length > 1)
+    if (end === undefined) return this.#pass(character)
+    const { released, mark } = this.#match(character, [end])
+    this.#pass(released)
+    if (mark === null) return
     this.#numComplete++
     this.#mode = 'content'
   }
 
-  /** Looks for a mark: null when it is complete, else what can no longer belong to it. */
-  #match(character: string, mark: string): string | null {
+  /** Looks for one of the marks: what can no longer belong to any, and the mark that is complete. */
+  #match(character: string, marks: readonly string[]): { readonly released: string; readonly mark: string | null } {
     const candidate = this.#partial + character
     let start = 0
-    while (!mark.startsWith(candidate.slice(start))) start++
+    while (start < candidate.length && !marks.some((mark) => mark.startsWith(candidate.slice(start)))) start++
     this.#partial = candidate.slice(start)
-    if (this.#partial !== mark) return candidate.slice(0, start)
-    this.#partial = ''
-    return null
+    const found = marks.includes(this.#partial) ? this.#partial : null
+    if (found !== null) this.#partial = ''
+    return { released: candidate.slice(0, start), mark: found }
   }
 
   #content(text: string): void {

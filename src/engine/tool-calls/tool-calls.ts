@@ -3,7 +3,8 @@ import { randomBytes } from 'node:crypto'
 import type { GenerationRequest, ToolCallDelta } from '../request.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import type { ToolCallFormat } from './tool-call-format.ts'
-import { functionName } from './tool-call-grammar.ts'
+import { marksOf } from './tool-call-marks.ts'
+import { functionName, functionParameters } from './tool-call-grammar.ts'
 import { ToolCallParser } from './tool-call-parser.ts'
 
 export class ToolCalls {
@@ -50,13 +51,14 @@ export function createToolCalls(
   tokenizer: Tokenizer,
 ): ToolCalls | null {
   if (toolUse === undefined || format === null) return null
-  const marks = [format.begin, format.end].flatMap((mark) => tokenizer.tokenId(mark) ?? [])
-  const names = new Set(toolUse.tools.map(functionName))
-  const parser = new ToolCallParser({ format, names, newId: () => newCallId(format) })
+  const functions = new Map(toolUse.tools.map((tool) => [functionName(tool), functionParameters(tool)]))
+  const newId = (name: string, numBefore: number) => newCallId(format, name, numBefore)
   const isSingle = !toolUse.parallel || typeof toolUse.choice === 'object'
-  return new ToolCalls(new Set(marks), parser, isSingle ? 1 : Infinity)
+  const parser = new ToolCallParser({ format, functions, newId })
+  return new ToolCalls(new Set(marksOf(format, tokenizer).keys()), parser, isSingle ? 1 : Infinity)
 }
 
-function newCallId({ ids }: ToolCallFormat): string {
+function newCallId({ ids }: ToolCallFormat, name: string, numBefore: number): string {
+  if (ids === 'name and number') return `functions.${name}:${numBefore}`
   return ids === 'any' ? `call_${randomBytes(12).toString('hex')}` : randomBytes(5).toString('hex').slice(0, 9)
 }

@@ -1,15 +1,16 @@
 /**
- * One call in the making: a JSON object `{"name": …, "arguments": {…}}` read character by character, so that its arguments can be passed on
- * while they are written. Members may come in any order; others are passed over.
+ * A call that is a JSON object `{"name": …, "arguments": {…}}`, read character by character, so that its arguments can be passed on while
+ * they are written. Members may come in any order; others are passed over.
  */
+import type { CallScanner } from './call-scanner.ts'
 
 type Phase = 'object' | 'firstKey' | 'key' | 'inKey' | 'colon' | 'value' | 'inValue' | 'next' | 'done'
 
+const NAME_KEYS: ReadonlySet<string> = new Set(['name', 'tool_name'])
 const ARGUMENTS_KEYS: ReadonlySet<string> = new Set(['arguments', 'parameters'])
 const isSpace = (character: string): boolean => /\s/.test(character)
 
-export class ToolCallScanner {
-  /** The function's name, once it is known. */
+export class JsonCallScanner implements CallScanner {
   name: string | null = null
   #phase: Phase = 'object'
   #key = ''
@@ -29,24 +30,20 @@ export class ToolCallScanner {
     return this.#phase === 'done'
   }
 
-  /** There are arguments, or the beginning of them. */
   get hasArguments(): boolean {
     return this.#hasArguments
   }
 
-  /** Between the brackets of arguments that are an object. */
   get isInArguments(): boolean {
     return this.#isPassedOn && this.#open.length > 0
   }
 
-  /** The arguments since the last call of this. */
   takeArguments(): string {
     const taken = this.#arguments
     this.#arguments = ''
     return taken
   }
 
-  /** Takes the next character. False: it does not belong to a call; nothing may be pushed any more. */
   push(character: string): boolean {
     switch (this.#phase) {
       case 'object':
@@ -99,7 +96,7 @@ export class ToolCallScanner {
     this.#phase = 'inValue'
     this.#raw = ''
     if (this.#isArguments && character !== '{' && character !== '"' && character !== 'n') return false
-    if (this.#key === 'name' && character !== '"') return false
+    if (NAME_KEYS.has(this.#key) && character !== '"') return false
     if (character === '"') this.#beginString()
     else if (character === '{' || character === '[') this.#push(character)
     else {
@@ -170,7 +167,7 @@ export class ToolCallScanner {
   #endValue(): boolean {
     this.#phase = 'next'
     const text = this.#raw.startsWith('"') ? parseString(this.#raw) : null
-    if (this.#key === 'name') {
+    if (NAME_KEYS.has(this.#key)) {
       this.name ??= text
       return text !== null
     }

@@ -1,0 +1,121 @@
+/** How values are written: as JSON, or as the arguments of calls in the forms that models were trained on. */
+import type { LiteralBody, TaggedBody } from '../tool-calls/tool-call-format.ts'
+import { character, inOrder, NOTHING, oneOf, optional, text, times } from './byte-grammar.ts'
+import type { Expression, GrammarRules } from './byte-grammar.ts'
+import { isSchema } from './schema-parts.ts'
+
+/** What goes around the members of an object or a list, and between them. */
+export interface Brackets {
+  readonly open: string
+  readonly close: string
+  readonly comma: Expression
+  readonly gap: Expression
+}
+
+export interface Notation {
+  readonly object: Brackets
+  readonly list: Brackets
+  /** Before the name of a member, between the name and the value, and behind the value. */
+  readonly member: { readonly begin: string; readonly colon: Expression; readonly end: string }
+  /** Names are quoted as strings; otherwise none of these characters is in them. */
+  readonly bareKeysWithout: RegExp | null
+  /** Stands around strings, which are then written as they are, without it; null: strings are JSON's. */
+  readonly quote: { readonly open: string; readonly close: string } | null
+  readonly words: { readonly true: string; readonly false: string; readonly null: string }
+  /** Of the values of members. */
+  readonly inner: Notation | null
+  /** What strings that are members, which stand without quotes, end with; null: they have quotes. */
+  readonly rawEnd: string | null
+}
+
+const JSON_WORDS = { true: 'true', false: 'false', null: 'null' } as const
+
+/** A space, or a line end and an indentation: enough for every way of writing JSON, not enough to never finish. */
+const BLANK = character([[0x09, 0x09], [0x20, 0x20]], 'text') // prettier-ignore
+const GAP = times(oneOf(text(' '), inOrder(text('\n'), times(BLANK, 0, 16))), 0, 1)
+
+/** JSON; `free`: with white space where a model likes it, otherwise spaced as templates write it: `{"a": 1, "b": [2, 3]}`. */
+export function jsonNotation(grammar: GrammarRules, spacing: 'free' | 'line'): Notation {
+  const gap = spacing === 'free' ? grammar.rule(GAP) : NOTHING
+  const comma = spacing === 'free' ? inOrder(text(','), gap) : text(', ')
+  const colon = spacing === 'free' ? inOrder(text(':'), optional(text(' '))) : text(': ')
+  return {
+    object: { open: '{', close: '}', comma, gap },
+    list: { open: '[', close: ']', comma, gap },
+    member: { begin: '', colon, end: '' },
+    bareKeysWithout: null,
+    quote: null,
+    words: JSON_WORDS,
+    inner: null,
+    rawEnd: null,
+  }
+}
+
+/** The arguments of a call: their brackets stand outside. */
+export function argumentsNotation(body: TaggedBody | LiteralBody, grammar: GrammarRules): Notation {
+  return body.kind === 'tagged' ? taggedNotation(body, grammar) : literalNotation(body)
+}
+
+function taggedNotation(body: TaggedBody, grammar: GrammarRules): Notation {
+  const { keyBegin, keyEnd, valueBegin, valueEnd, separator } = body
+  const json = jsonNotation(grammar, 'line')
+  return {
+    ...json,
+    object: { open: '', close: '', comma: NOTHING, gap: NOTHING },
+    member: { begin: keyBegin, colon: text(keyEnd + valueBegin), end: valueEnd + separator },
+    bareKeysWithout: /[<>"\s]/,
+    inner: json,
+    rawEnd: valueEnd.trim(),
+  }
+}
+
+function literalNotation({ keyEnd, separator, quote }: LiteralBody): Notation {
+  const comma = text(separator)
+  const brackets = (open: string, close: string) => ({ open, close, comma, gap: NOTHING })
+  const own: Notation = {
+    object: brackets('{', '}'),
+    list: brackets('[', ']'),
+    member: { begin: '', colon: text(quote === null ? ': ' : keyEnd), end: '' },
+    bareKeysWithout: quote === null ? null : /[:,{}[\]<\s]/,
+    quote: quote === null ? null : { open: quote, close: quote },
+    words: quote === null ? { true: 'True', false: 'False', null: 'None' } : JSON_WORDS,
+    inner: null,
+    rawEnd: null,
+  }
+  return {
+    ...own,
+    object: brackets('', ''),
+    member: { begin: '', colon: text(keyEnd), end: '' },
+    bareKeysWithout: quote === null ? /[()[\]{},="'\s]/ : own.bareKeysWithout,
+    inner: own,
+  }
+}
+
+/** A value as the notation writes it; null: it has no way to. */
+export function writtenValue(value: unknown, notation: Notation, isRaw: boolean): string | null {
+  if (value === null) return notation.words.null
+  if (typeof value === 'boolean') return notation.words[`${value}`]
+  if (typeof value === 'number') return JSON.stringify(value)
+  if (typeof value === 'string') {
+    const { quote } = notation
+    if (isRaw) return value
+    if (quote === null) return JSON.stringify(value)
+    return value.includes(quote.open) ? null : quote.open + value + quote.close
+  }
+  const inner = notation.inner ?? notation
+  const join = (parts: readonly (string | null)[], { open, close }: Brackets) => (parts.includes(null) ? null : open + parts.join(notation.quote === null ? ', ' : ',') + close) // prettier-ignore
+  if (Array.isArray(value)) return join(value.map((item) => writtenValue(item, inner, false)), inner.list) // prettier-ignore
+  if (!isSchema(value)) return null
+  const members = Object.entries(value).map(([key, item]) => {
+    const written = writtenValue(item, inner, false)
+    const name = writtenKey(key, inner)
+    return written === null || name === null ? null : `${name}${notation.quote === null ? ': ' : ':'}${written}`
+  })
+  return join(members, inner.object)
+}
+
+/** A member's name as the notation writes it; null: it has no way to. */
+export function writtenKey(key: string, { bareKeysWithout }: Notation): string | null {
+  if (bareKeysWithout === null) return JSON.stringify(key)
+  return key === '' || bareKeysWithout.test(key) ? null : key
+}

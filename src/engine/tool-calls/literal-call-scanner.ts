@@ -1,0 +1,56 @@
+/** A call whose arguments are literals: `f(a=1)`, `f{a:1}`. */
+import type { CallScanner } from './call-scanner.ts'
+import { LiteralScanner } from './literal-scanner.ts'
+import type { LiteralBody } from './tool-call-format.ts'
+
+const MAX_NAME_CHARACTERS = 256
+
+export class LiteralCallScanner implements CallScanner {
+  name: string | null = null
+  readonly #body: LiteralBody
+  readonly #arguments: LiteralScanner
+  #name = ''
+  /** What was not taken yet, once it is known that arguments follow. */
+  #hasArguments = false
+
+  constructor(body: LiteralBody) {
+    this.#body = body
+    this.#arguments = new LiteralScanner(body)
+  }
+
+  get isDone(): boolean {
+    return this.#arguments.isDone
+  }
+
+  get hasArguments(): boolean {
+    return this.#hasArguments
+  }
+
+  get isInArguments(): boolean {
+    return this.#hasArguments && this.#arguments.depth > 0
+  }
+
+  takeArguments(): string {
+    const taken = this.#arguments.json
+    this.#arguments.json = ''
+    return taken
+  }
+
+  push(character: string): boolean {
+    if (this.name === null) return this.#readName(character)
+    if (!this.#arguments.push(character)) return false
+    // A name and a bracket stand in texts too: it is a call once the first argument has its name.
+    this.#hasArguments ||= this.#arguments.json.length > 1
+    return true
+  }
+
+  #readName(character: string): boolean {
+    if (character !== this.#body.open) {
+      this.#name += character
+      return /^\s*[^\s()[\]{},"'=]*\s*$/.test(this.#name) && this.#name.length <= MAX_NAME_CHARACTERS
+    }
+    this.name = this.#name.trim()
+    this.#arguments.beginArguments(this.#body.close)
+    return this.name !== ''
+  }
+}

@@ -1,0 +1,302 @@
+/** Values as Python, and models of its kind, write them, read character by character and given out as JSON. */
+
+export interface LiteralStyle {
+  /** Between a key and its value. */
+  readonly keyEnd: string
+  /** Stands before and behind a string, which has no escapes then; null: strings are Python's, or JSON's. */
+  readonly quote: string | null
+}
+
+const WORDS: Readonly<Record<string, string>> = { True: 'true', False: 'false', None: 'null', true: 'true', false: 'false', null: 'null', '': 'null' } // prettier-ignore
+const NUMBER = /^-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][-+]?\d+)?$/
+const CLOSING: Readonly<Record<string, string>> = { '{': '}', '[': ']', '(': ')' }
+const ESCAPES: Readonly<Record<string, string>> = { n: '\\n', t: '\\t', r: '\\r', b: '\\b', f: '\\f', a: '\\u0007', v: '\\u000b', '\\': '\\\\', "'": "'", '"': '\\"', '/': '/', '\n': '' } // prettier-ignore
+const HEX_DIGITS: Readonly<Record<string, number>> = { x: 2, u: 4, U: 8 }
+
+/** As it stands between the quotes of JSON. */
+export function escaped(text: string): string {
+  // eslint-disable-next-line no-control-regex
+  return text.replace(/["\\\u0000-\u001f]/g, (character) => JSON.stringify(character).slice(1, -1))
+}
+
+interface Container {
+  readonly close: string
+  readonly isObject: boolean
+  readonly keyEnd: string
+  numMembers: number
+}
+
+/**
+ * `key`: a key or the end of its container may come. `value`: a value, or the end of a list. `quoteEnd`: behind a quote that may belong to
+ * the string, as some templates write strings without escapes. `next`: a comma, or the end of the container.
+ */
+type Phase = 'key' | 'keyEnd' | 'value' | 'word' | 'string' | 'escape' | 'hex' | 'quoteEnd' | 'next' | 'done'
+
+export class LiteralScanner {
+  /** What was read, as JSON; whoever reads it empties it. */
+  json = ''
+  readonly #style: LiteralStyle
+  readonly #open: Container[] = []
+  #phase: Phase = 'value'
+  #held = ''
+  /** The quote that ends the string. */
+  #quote = ''
+  #isKey = false
+  #numHexDigits = 0
+
+  constructor(style: LiteralStyle) {
+    this.#style = style
+  }
+
+  /** Begins with an object that these brackets are around. */
+  beginArguments(close: string): void {
+    this.#push(close, true, this.#style.keyEnd)
+  }
+
+  get isDone(): boolean {
+    return this.#phase === 'done'
+  }
+
+  get depth(): number {
+    return this.#open.length
+  }
+
+  /** Takes the next character. False: it belongs to no value. */
+  push(character: string): boolean {
+    switch (this.#phase) {
+      case 'key':
+        return this.#readKey(character)
+      case 'keyEnd':
+        if (isSpace(character)) return true
+        if (character !== (this.#open.at(-1)?.keyEnd ?? '')) return false
+        this.json += ': '
+        this.#phase = 'value'
+        return true
+      case 'value':
+        return this.#beginValue(character)
+      case 'word':
+        return this.#readWord(character)
+      case 'string':
+        return this.#readString(character)
+      case 'escape':
+        return this.#readEscape(character)
+      case 'hex':
+        return this.#readHex(character)
+      case 'quoteEnd':
+        return this.#endQuote(character)
+      case 'next':
+        return this.#readNext(character)
+      case 'done':
+        return isSpace(character)
+    }
+  }
+
+  /** The end of the text. False: the value is not complete. */
+  end(): boolean {
+    if (this.#phase === 'quoteEnd') this.#endString()
+    if (this.#phase === 'word' && !this.#endWord()) return false
+    return this.#phase === 'done'
+  }
+
+  #push(close: string, isObject: boolean, keyEnd: string): void {
+    this.#open.push({ close, isObject, keyEnd, numMembers: 0 })
+    this.json += isObject ? '{' : '['
+    this.#phase = isObject ? 'key' : 'value'
+  }
+
+  #pop(): void {
+    const closed = this.#open.pop()
+    this.json += closed?.isObject === true ? '}' : ']'
+    this.#phase = this.#open.length === 0 ? 'done' : 'next'
+  }
+
+  #separate(): void {
+    const container = this.#open.at(-1)
+    if (container === undefined) return
+    if (container.numMembers++ > 0) this.json += ', '
+  }
+
+  #readKey(character: string): boolean {
+    const { close = '', keyEnd = ':' } = this.#open.at(-1) ?? {}
+    if (this.#held === '') {
+      if (isSpace(character)) return true
+      if (character === close) {
+        this.#pop()
+        return true
+      }
+      const isQuote = this.#style.quote === null && (character === '"' || character === "'")
+      if (isQuote && keyEnd === ':') {
+        this.#separate()
+        this.#isKey = true
+        return this.#beginString(character)
+      }
+    }
+    if (character === keyEnd) {
+      const key = this.#held.trim()
+      // Python's dictionaries have no bare keys.
+      if (key === '' || (this.#style.quote === null && keyEnd === ':')) return false
+      this.#held = ''
+      this.#separate()
+      const { quote } = this.#style
+      const isQuoted = quote !== null && key.startsWith(quote) && key.endsWith(quote) && key.length >= 2 * quote.length
+      this.json += `${JSON.stringify(isQuoted ? key.slice(quote.length, -quote.length) : key)}: `
+      this.#phase = 'value'
+      return true
+    }
+    if (this.#style.quote === null && /[()[\]{},"'\s]/.test(character) && !(isSpace(character) && this.#held !== '')) return false // prettier-ignore
+    this.#held += character
+    return true
+  }
+
+  #beginValue(character: string): boolean {
+    if (isSpace(character)) return true
+    const container = this.#open.at(-1)
+    if (container !== undefined && !container.isObject && character === container.close) {
+      this.#pop()
+      return true
+    }
+    if (container !== undefined && !container.isObject) this.#separate()
+    const { quote } = this.#style
+    if (quote === null && (character === '"' || character === "'")) return this.#beginString(character)
+    const close = CLOSING[character]
+    if (close !== undefined && (quote === null || character !== '(')) {
+      this.#push(close, character === '{', ':')
+      return true
+    }
+    this.#phase = 'word'
+    this.#held = ''
+    return this.#readWord(character)
+  }
+
+  /** A number, a word, or the beginning of a mark that strings begin with. */
+  #readWord(character: string): boolean {
+    const { quote } = this.#style
+    if (quote !== null && quote.startsWith(this.#held + character)) {
+      this.#held += character
+      return this.#held !== quote || this.#beginString(quote)
+    }
+    if (/[-+.\w]/.test(character)) {
+      this.#held += character
+      return this.#held.length <= 400
+    }
+    return this.#endWord() && this.push(character)
+  }
+
+  #endWord(): boolean {
+    const word = this.#held
+    this.#held = ''
+    const json = NUMBER.test(word) ? word : (WORDS[word] ?? otherNumber(word))
+    if (json === null || (word === '' && this.#style.quote === null)) return false
+    this.json += json
+    this.#endValue()
+    return true
+  }
+
+  #beginString(quote: string): boolean {
+    this.#quote = quote
+    this.#held = ''
+    this.json += '"'
+    this.#phase = 'string'
+    return true
+  }
+
+  #readString(character: string): boolean {
+    const { quote } = this.#style
+    if (quote !== null) {
+      const candidate = this.#held + character
+      let start = 0
+      while (!quote.startsWith(candidate.slice(start))) start++
+      this.json += escaped(candidate.slice(0, start))
+      this.#held = candidate.slice(start)
+      if (this.#held === quote) this.#endString()
+      return true
+    }
+    if (character === '\\') this.#phase = 'escape'
+    else if (character === this.#quote) {
+      this.#phase = 'quoteEnd'
+      this.#held = ''
+    } else this.json += escaped(character)
+    return true
+  }
+
+  #readEscape(character: string): boolean {
+    this.#phase = 'string'
+    const digits = HEX_DIGITS[character]
+    if (digits !== undefined) {
+      this.#numHexDigits = digits
+      this.#held = ''
+      this.#phase = 'hex'
+    } else this.json += ESCAPES[character] ?? `\\\\${escaped(character)}`
+    return true
+  }
+
+  #readHex(character: string): boolean {
+    if (!/[0-9a-fA-F]/.test(character)) return false
+    this.#held += character
+    if (this.#held.length < this.#numHexDigits) return true
+    const code = Number.parseInt(this.#held, 16)
+    if (code > 0x10ffff) return false
+    this.json += code < 0x10000 ? `\\u${code.toString(16).padStart(4, '0')}` : String.fromCodePoint(code)
+    this.#held = ''
+    this.#phase = 'string'
+    return true
+  }
+
+  #endQuote(character: string): boolean {
+    const isEnd = /[,)\]}:]/.test(character)
+    if (isSpace(character)) {
+      this.#held += character
+      return true
+    }
+    if (isEnd) {
+      this.#endString()
+      return this.push(character)
+    }
+    const held = this.#quote + this.#held
+    this.#held = ''
+    this.#phase = 'string'
+    this.json += escaped(held)
+    return this.push(character)
+  }
+
+  #endString(): void {
+    this.#held = ''
+    this.json += '"'
+    if (this.#isKey) {
+      this.#isKey = false
+      this.#phase = 'keyEnd'
+    } else this.#endValue()
+  }
+
+  #endValue(): void {
+    this.#phase = this.#open.length === 0 ? 'done' : 'next'
+  }
+
+  #readNext(character: string): boolean {
+    if (isSpace(character)) return true
+    const container = this.#open.at(-1)
+    if (character === ',') {
+      this.#phase = container?.isObject === true ? 'key' : 'value'
+      return true
+    }
+    if (character !== container?.close) return false
+    this.#pop()
+    return true
+  }
+}
+
+/** Numbers that Python reads and JSON does not: `1_000`, `.5`, `1.`, `+1`, `0x1f`. */
+function otherNumber(word: string): string | null {
+  if (!/^[-+]?(?:0[xob][\da-f_]+|[\d_]*\.?\d[\d_]*(?:e[-+]?\d+)?|\d[\d_]*\.)$/i.test(word)) return null
+  const value = Number(word.replaceAll('_', '').replace(/^\+/, ''))
+  return Number.isFinite(value) ? String(value) : null
+}
+
+/** One of Python's literals as JSON; null for what is none. */
+export function literalAsJson(text: string): string | null {
+  const scanner = new LiteralScanner({ keyEnd: ':', quote: null })
+  for (const character of text) if (!scanner.push(character)) return null
+  return scanner.end() ? scanner.json : null
+}
+
+const isSpace = (character: string): boolean => /\s/.test(character)
