@@ -44,9 +44,10 @@ async function scoreTokens(engine: Engine, ids: readonly number[]): Promise<numb
   return scores
 }
 
-function encode(engine: Engine, text: string, addSpecialTokens: boolean): readonly number[] {
-  const ids = engine.encode({ text }, { addSpecialTokens })
-  if (ids === null) throw new EvaluationError('--engine-url: expected a model of this process, found a remote engine')
+async function encode(engine: Engine, text: string, addSpecialTokens: boolean): Promise<readonly number[]> {
+  const ids = (await engine.encode([{ text }], { addSpecialTokens }))?.[0]
+  if (ids === undefined)
+    throw new EvaluationError('--engine-url: expected a model of this process, found a remote engine')
   return ids
 }
 
@@ -72,9 +73,9 @@ export async function measurePerplexity(
   onProgress: (done: number, total: number) => void,
 ): Promise<Perplexity> {
   const startedMs = performance.now()
-  const ids = encode(engine, await readText(path), false)
+  const ids = await encode(engine, await readText(path), false)
   const window = Math.min(context ?? DEFAULT_CONTEXT, engine.maxModelLen)
-  const prefix = encode(engine, '', true)
+  const prefix = await encode(engine, '', true)
   const isShort = ids.length < 2 * window
   const size = isShort ? Math.min(ids.length, engine.maxModelLen - prefix.length) : window - prefix.length
   if (size < 2) throw new EvaluationError(`${path}: expected at least two tokens of text, found ${ids.length}`)
@@ -145,8 +146,8 @@ function parseItem(line: string, where: string): z.output<typeof item> {
 
 async function scoreContinuation(engine: Engine, prompt: string, choice: string): Promise<number> {
   const text = prompt.trimEnd()
-  const before = encode(engine, text, true)
-  const whole = encode(engine, text + prompt.slice(text.length) + choice, true)
+  const before = await encode(engine, text, true)
+  const whole = await encode(engine, text + prompt.slice(text.length) + choice, true)
   if (whole.length > engine.maxModelLen) {
     throw new EvaluationError(
       `expected at most ${engine.maxModelLen} tokens of prompt and choice, found ${whole.length}`,

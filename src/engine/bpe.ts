@@ -43,9 +43,7 @@ class ListedRules implements MergeRules {
   }
 
   #slot(left: number, right: number): number {
-    let hash = Math.imul(left, 0x9e3779b1) ^ Math.imul(right, 0x85ebca6b)
-    hash ^= hash >>> 15
-    for (let slot = hash & this.#mask; ; slot = (slot + 1) & this.#mask) {
+    for (let slot = hashPair(left, right) & this.#mask; ; slot = (slot + 1) & this.#mask) {
       const found = this.#slots[3 * slot]!
       if (found === -1 || (found === left && this.#slots[3 * slot + 1] === right)) return slot
     }
@@ -65,6 +63,11 @@ class ListedRules implements MergeRules {
   }
 }
 
+function hashPair(left: number, right: number): number {
+  const hash = Math.imul(left, 0x9e3779b1) ^ Math.imul(right, 0x85ebca6b)
+  return hash ^ (hash >>> 15)
+}
+
 /** `"a b"` (transformers 4) or `["a", "b"]` (transformers 5). */
 function splitMerge(merge: unknown): readonly [string, string] {
   if (Array.isArray(merge)) return [String(merge[0]), String(merge[1])]
@@ -73,8 +76,13 @@ function splitMerge(merge: unknown): readonly [string, string] {
   return cut < 0 ? [text, ''] : [text.slice(0, cut), text.slice(cut + 1)]
 }
 
+/** Pairs whose union is remembered; a power of two. */
+const NUM_KNOWN_PAIRS = 1 << 16
+
 /** SentencePiece's rule: of all neighbours whose union is a token, the pair whose union scores highest joins first. */
 class ScoredRules implements MergeRules {
+  /** Three numbers a slot, left, right and union (-1: none), the last pair of those that fall into it: strings are joined and looked up slowly. */
+  readonly #known = new Int32Array(3 * NUM_KNOWN_PAIRS).fill(-1)
   readonly #tokens: readonly string[]
   readonly #ids: ReadonlyMap<string, number>
   readonly #canMerge: (id: number) => boolean
@@ -88,6 +96,16 @@ class ScoredRules implements MergeRules {
   }
 
   find(left: number, right: number): number {
+    const slot = 3 * (hashPair(left, right) & (NUM_KNOWN_PAIRS - 1))
+    if (this.#known[slot] === left && this.#known[slot + 1] === right) return this.#known[slot + 2]!
+    const union = this.#union(left, right)
+    this.#known[slot] = left
+    this.#known[slot + 1] = right
+    this.#known[slot + 2] = union
+    return union
+  }
+
+  #union(left: number, right: number): number {
     if (!this.#canMerge(left) || !this.#canMerge(right)) return -1
     const union = this.#ids.get(this.#tokens[left]! + this.#tokens[right]!)
     return union === undefined || !this.#canMerge(union) ? -1 : union
@@ -117,48 +135,87 @@ export interface BpeVocabulary {
   readonly merges: readonly unknown[] | Omit<ScoredVocabulary, 'tokens'>
 }
 
-/** Waiting merges, the first to apply on top: a binary heap of places in the text, each with the rule that it had when it was put in. */
+/**
+ * Waiting merges, the first to apply on top: a binary heap of places in the text, each with the rule that it had when it was put in. In typed
+ * arrays: a text without a space is one word, with as many entries as it has characters.
+ */
 class MergeQueue {
   readonly #rules: MergeRules
-  readonly #entries: { readonly rule: number; readonly rank: number; readonly left: number; readonly at: number }[] = []
+  #size = 0
+  #ranks = new Float64Array(16)
+  /** Four numbers an entry: left token, place, rule, and nothing. */
+  #entries = new Int32Array(4 * 16)
 
   constructor(rules: MergeRules) {
     this.#rules = rules
   }
 
-  #isBefore(i: number, j: number): boolean {
-    const a = this.#entries[i]!
-    const b = this.#entries[j]!
-    return a.rank !== b.rank ? a.rank < b.rank : a.left !== b.left ? a.left < b.left : a.at < b.at
-  }
-
-  #swap(i: number, j: number): void {
-    const entry = this.#entries[i]!
-    this.#entries[i] = this.#entries[j]!
-    this.#entries[j] = entry
-  }
-
   push(rule: number, left: number, at: number): void {
-    let i = this.#entries.push({ rule, rank: this.#rules.rank(rule), left, at }) - 1
-    for (let parent = (i - 1) >> 1; i > 0 && this.#isBefore(i, parent); parent = (i - 1) >> 1) {
-      this.#swap(i, parent)
+    if (this.#size === this.#ranks.length) this.#grow()
+    const rank = this.#rules.rank(rule)
+    let i = this.#size++
+    while (i > 0) {
+      const parent = (i - 1) >> 1
+      if (!this.#isAfter(parent, rank, left, at)) break
+      this.#move(parent, i)
       i = parent
     }
+    this.#put(i, rank, left, at, rule)
   }
 
-  pop(): { readonly rule: number; readonly at: number } | undefined {
-    if (this.#entries.length === 0) return undefined
-    this.#swap(0, this.#entries.length - 1)
-    const top = this.#entries.pop()
-    for (let i = 0; ;) {
-      let first = i
-      for (const child of [2 * i + 1, 2 * i + 2]) {
-        if (child < this.#entries.length && this.#isBefore(child, first)) first = child
+  /** Takes the top off: its place and its rule; null when there is none. */
+  pop(): { readonly rule: number; readonly at: number } | null {
+    if (this.#size === 0) return null
+    const entries = this.#entries
+    const top = { at: entries[1]!, rule: entries[2]! }
+    const last = --this.#size
+    const rank = this.#ranks[last]!
+    const [left, at, rule] = [entries[4 * last]!, entries[4 * last + 1]!, entries[4 * last + 2]!]
+    // The last entry sinks from the top to where it belongs.
+    let i = 0
+    for (;;) {
+      let child = 2 * i + 1
+      if (child >= last) break
+      const other = child + 1
+      if (other < last && this.#isAfter(child, this.#ranks[other]!, entries[4 * other]!, entries[4 * other + 1]!)) {
+        child = other
       }
-      if (first === i) return top
-      this.#swap(i, first)
-      i = first
+      if (this.#isAfter(child, rank, left, at)) break
+      this.#move(child, i)
+      i = child
     }
+    this.#put(i, rank, left, at, rule)
+    return top
+  }
+
+  /** Whether entry `i` applies after one of this rank, left token and place. */
+  #isAfter(i: number, rank: number, left: number, at: number): boolean {
+    const own = this.#ranks[i]!
+    if (own !== rank) return own > rank
+    const ownLeft = this.#entries[4 * i]!
+    return ownLeft !== left ? ownLeft > left : this.#entries[4 * i + 1]! > at
+  }
+
+  #move(from: number, to: number): void {
+    this.#ranks[to] = this.#ranks[from]!
+    this.#entries[4 * to] = this.#entries[4 * from]!
+    this.#entries[4 * to + 1] = this.#entries[4 * from + 1]!
+    this.#entries[4 * to + 2] = this.#entries[4 * from + 2]!
+  }
+
+  #put(i: number, rank: number, left: number, at: number, rule: number): void {
+    this.#ranks[i] = rank
+    this.#entries[4 * i] = left
+    this.#entries[4 * i + 1] = at
+    this.#entries[4 * i + 2] = rule
+  }
+
+  #grow(): void {
+    const [ranks, entries] = [this.#ranks, this.#entries]
+    this.#ranks = new Float64Array(2 * ranks.length)
+    this.#ranks.set(ranks)
+    this.#entries = new Int32Array(2 * entries.length)
+    this.#entries.set(entries)
   }
 }
 
@@ -259,7 +316,7 @@ export class BytePairEncoder {
       if (rule >= 0) queue.push(rule, ids[at]!, at)
     }
     for (let i = 0; i < count; i++) offer(i)
-    for (let entry = queue.pop(); entry !== undefined; entry = queue.pop()) {
+    for (let entry = queue.pop(); entry !== null; entry = queue.pop()) {
       const { at, rule } = entry
       const other = next[at]!
       // An entry is out of date when one of its two tokens has joined another since.

@@ -16,7 +16,7 @@ import type { BlockHash } from './schedule/prefix-cache.ts'
 import { OutputControl } from './output-control.ts'
 import { reasoningFormat } from './reasoning/reasoning-format.ts'
 import type { ReasoningParserName } from './reasoning/reasoning-format.ts'
-import { PromptEncoder } from './chat/prompt-encoder.ts'
+import { TextService } from './chat/text-service.ts'
 import { RequestStream } from './requests/request-stream.ts'
 import { EngineError } from './request.ts'
 import type {
@@ -25,6 +25,7 @@ import type {
   GenerationRequest,
   GenerationStream,
   PromptInput,
+  TextOptions,
   TokenizerDescription,
 } from './request.ts'
 import { maxSampleRows, RunnerError } from './runner/runner.ts'
@@ -97,7 +98,7 @@ class LocalEngine implements Engine {
   readonly tokenizer: TokenizerDescription
   readonly #parts: EngineParts
   readonly #options: EngineOptions
-  readonly #encoder: PromptEncoder
+  readonly #texts: TextService
   readonly #scheduler: Scheduler
   readonly #bus: EventBus
   readonly #kv: KvTransfer | null
@@ -153,7 +154,7 @@ class LocalEngine implements Engine {
     })
     this.#bus = bus
     this.#scheduler = scheduler
-    this.#encoder = new PromptEncoder(tokenizer, chatTemplate, this.maxModelLen)
+    this.#texts = new TextService(tokenizer, chatTemplate, this.maxModelLen)
     const template = chatTemplate?.source ?? null
     const callFormat = toolCallFormat(options.toolCallParser ?? 'auto', template)
     const specialTokens = callFormat === null ? new Map<number, string>() : marksOf(callFormat, tokenizer)
@@ -187,7 +188,7 @@ class LocalEngine implements Engine {
       modelInfo,
       maxModelLen: this.maxModelLen,
       tokenizer,
-      encoder: this.#encoder,
+      texts: this.#texts,
       control: new OutputControl({
         grammars: this.#grammars,
         tokenizer,
@@ -218,12 +219,12 @@ class LocalEngine implements Engine {
     return this.#problem?.reason ?? null
   }
 
-  encode(prompt: PromptInput, options: { readonly addSpecialTokens?: boolean } = {}): readonly number[] {
-    return this.#encoder.encode(prompt, options)
+  encode(prompts: readonly PromptInput[], options?: TextOptions): Promise<readonly (readonly number[])[]> {
+    return this.#texts.encode(prompts, options)
   }
 
-  decode(ids: readonly number[], options: { readonly skipSpecialTokens?: boolean } = {}): string {
-    return this.#parts.tokenizer.decode(ids, options)
+  decode(ids: readonly number[], options?: TextOptions): Promise<string> {
+    return this.#texts.decode(ids, options)
   }
 
   submit(request: GenerationRequest, signal: AbortSignal): GenerationStream {
@@ -295,7 +296,7 @@ class LocalEngine implements Engine {
   }
 
   async #shutDown(loop: Promise<void>): Promise<void> {
-    await this.#grammars.close()
+    await Promise.all([this.#grammars.close(), this.#texts.close()])
     await this.#kv?.settle()
     await this.#parts.kvTiers?.close()
     await this.#parts.runner.close()

@@ -261,6 +261,17 @@ export interface TokenizerDescription {
   readonly chatTemplate: string | null
 }
 
+export interface TextOptions {
+  /** Of `encode`: those that the tokenizer puts around a text. Default true. */
+  readonly addSpecialTokens?: boolean
+  /** Of `decode`. Default false. */
+  readonly skipSpecialTokens?: boolean
+  /** Whose text it is: those of one tenant wait behind each other, and tenants take turns. */
+  readonly tenant?: string | undefined
+  /** Aborted when nobody waits for it any more. */
+  readonly signal?: AbortSignal | undefined
+}
+
 /** An engine: local (weights in this process) or remote (an OpenAI-compatible server elsewhere). */
 export interface Engine {
   readonly modelName: string
@@ -273,10 +284,13 @@ export interface Engine {
   readonly problem: string | null
   /** null for a remote engine. */
   readonly tokenizer: TokenizerDescription | null
-  /** Token ids of a prompt as submit would compute them; null when a remote engine tokenizes. */
-  encode(prompt: PromptInput, options?: { readonly addSpecialTokens?: boolean }): readonly number[] | null
-  /** Text of token ids; null when a remote engine tokenizes. */
-  decode(ids: readonly number[], options?: { readonly skipSpecialTokens?: boolean }): string | null
+  /**
+   * Token ids of prompts as submit would compute them; null when a remote engine tokenizes. Long texts leave this thread. Throws EngineError,
+   * and the signal's reason.
+   */
+  encode(prompts: readonly PromptInput[], options?: TextOptions): Promise<readonly (readonly number[])[] | null>
+  /** Text of token ids; null when a remote engine tokenizes. Throws likewise. */
+  decode(ids: readonly number[], options?: TextOptions): Promise<string | null>
   /**
    * Queues the request and yields its events; ends after every choice finished. Throws EngineError: before the first event for a
    * request that is refused, later for one that fails. Aborting the signal frees its blocks within one step and ends the iteration

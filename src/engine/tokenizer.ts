@@ -8,6 +8,8 @@ import { LINEAR_PATTERNS, loadGgufChatTemplate, loadGgufTokenizer } from './weig
 import { isFolder } from './weights/model-path.ts'
 
 export interface Tokenizer {
+  /** The folder or .gguf file that it comes from; null: made from contents. */
+  readonly path: string | null
   /** The model class of tokenizer.json (BPE, Unigram, ...), for the span attribute tokenizer.name. */
   readonly name: string
   /** One more than the largest token id. */
@@ -49,13 +51,15 @@ export interface TokenizerFiles {
   readonly tokenizer: Record<string, unknown>
   /** tokenizer_config.json; empty where there is none. */
   readonly config: Record<string, unknown>
+  /** The folder or .gguf file that they come from. */
+  readonly path?: string
   /** Vocabulary and merges, where they are not in `tokenizer.model`. */
   readonly vocabulary?: BpeVocabulary
 }
 
 /** The tokenizer of a folder in Hugging Face layout or of a .gguf file. Throws ModelError for one that is missing, broken or unsupported. */
 export async function loadTokenizer(path: string): Promise<Tokenizer> {
-  return createTokenizer(await readTokenizerFiles(path))
+  return createTokenizer({ ...(await readTokenizerFiles(path)), path })
 }
 
 /** tokenizer.json and tokenizer_config.json of a folder, or what says the same in a .gguf file. */
@@ -211,6 +215,7 @@ function isLinear({ normalizer, pre_tokenizer: preTokenizer }: Record<string, un
 }
 
 class VocabularyTokenizer implements PairTokenizer {
+  readonly path: string | null
   readonly name: string
   readonly vocabSize: number
   readonly bosToken: string | null
@@ -230,6 +235,7 @@ class VocabularyTokenizer implements PairTokenizer {
 
   constructor(inner: HfTokenizer, files: TokenizerFiles, use: TokenizerUse) {
     this.#inner = inner
+    this.path = files.path ?? null
     this.name = String(record(files.tokenizer.model).type ?? 'BPE')
     this.bosToken = specialText(files.config.bos_token)
     this.eosToken = specialText(files.config.eos_token)

@@ -27,13 +27,13 @@ const MIN_ANSWER_SHARE = 0.25
  * @returns the prompt, and the documents that fit into it, best first.
  * @throws RagError naming the field that cannot be honoured, or when the question alone does not fit.
  */
-export function buildFinalPrompt(
+export async function buildFinalPrompt(
   query: string,
   { prompts, maxTokens }: Generation,
   engine: PromptEngine,
   documents: readonly RetrievedDocument[],
   template: PromptTemplate | null,
-): { readonly prompt: PromptInput; readonly used: readonly RetrievedDocument[] } {
+): Promise<{ readonly prompt: PromptInput; readonly used: readonly RetrievedDocument[] }> {
   const { maxModelLen } = engine
   const answerTokens = Math.min(maxTokens, Math.ceil(maxModelLen * MIN_ANSWER_SHARE))
   const inputs: PromptInputs = { documents, tokenizer: engine, maxTokens: maxModelLen - answerTokens }
@@ -41,16 +41,16 @@ export function buildFinalPrompt(
   const conversation = first && 'messages' in first ? first.messages : null
   if (!template) {
     if (!conversation) {
-      const { prompt: text, used } = buildPlainPrompt(query, inputs)
+      const { prompt: text, used } = await buildPlainPrompt(query, inputs)
       return { prompt: { text }, used }
     }
-    const { prompt: messages, used } = buildMessages(conversation, inputs)
+    const { prompt: messages, used } = await buildMessages(conversation, inputs)
     return { prompt: { messages }, used }
   }
   if (conversation) refuseUnplaced(conversation)
-  const { prompt: text, used } = buildTemplatePrompt(template, query, inputs, earlierTurns(conversation))
+  const { prompt: text, used } = await buildTemplatePrompt(template, query, inputs, earlierTurns(conversation))
   // The template begins with the sequence's first token itself.
-  const ids = engine.encode({ text }, { addSpecialTokens: false })
+  const ids = (await engine.encode([{ text }], { addSpecialTokens: false }))?.[0]
   return { prompt: ids ? { ids } : { text }, used }
 }
 

@@ -3,11 +3,12 @@
  * blocks of the prefix cache. Documents and question are data: control tokens in them are made plain text.
  */
 import { z } from 'zod'
-import type { ChatMessage } from '../engine/request.ts'
+import type { ChatMessage, Engine } from '../engine/request.ts'
 import { contextualText } from './chunk.ts'
 import { RagError } from './errors.ts'
 import { compareChunks } from './fusion.ts'
 import type { RetrievedDocument } from './retrieve.ts'
+import { Slice } from './slice.ts'
 
 /** prompt.json of a model that was trained to answer from documents: the pieces its prompts are made of. */
 export const promptTemplate = z.object({
@@ -49,28 +50,30 @@ export const escapeControlTokens = (text: string): string =>
 /** Where control tokens have no names that are known here: every bracket that could begin one. */
 const escapeBrackets = (text: string): string => text.replaceAll(/[<[](?=\S)/g, (bracket) => `${bracket} `)
 
-/** The part of a tokenizer that prompts are measured with. null: a remote engine has it. */
-export interface PromptTokenizer {
-  encode(prompt: { readonly text: string }, options?: { readonly addSpecialTokens?: boolean }): readonly number[] | null
-  decode(ids: readonly number[], options?: { readonly skipSpecialTokens?: boolean }): string | null
-}
+/** The part of an engine that prompts are measured with. null: a remote engine has it. */
+export type PromptTokenizer = Pick<Engine, 'encode' | 'decode'>
 
 /** Untrusted text as data. Held against the model's own tokenizer: whatever still becomes a special token loses its brackets. */
-export function toData(text: string, tokenizer: PromptTokenizer): string {
+export async function toData(text: string, tokenizer: PromptTokenizer): Promise<string> {
   const escaped = escapeControlTokens(text)
-  const plain = withoutSpecialTokens(escaped, tokenizer)
+  const plain = await withoutSpecialTokens(escaped, tokenizer)
   if (plain === null) return escaped
   const bare = escapeBrackets(escaped)
   // A special token without a bracket is left out.
-  return withoutSpecialTokens(bare, tokenizer) ?? bare
+  return (await withoutSpecialTokens(bare, tokenizer)) ?? bare
 }
 
 /** The text without the special tokens that the tokenizer finds in it; null when it finds none. */
-function withoutSpecialTokens(text: string, tokenizer: PromptTokenizer): string | null {
-  const ids = tokenizer.encode({ text }, { addSpecialTokens: false })
+async function withoutSpecialTokens(text: string, tokenizer: PromptTokenizer): Promise<string | null> {
+  const ids = await encode(text, tokenizer)
   if (!ids) return null
-  const plain = tokenizer.decode(ids, { skipSpecialTokens: true })
-  return plain === tokenizer.decode(ids, { skipSpecialTokens: false }) ? null : plain
+  const plain = await tokenizer.decode(ids, { skipSpecialTokens: true })
+  return plain === (await tokenizer.decode(ids, { skipSpecialTokens: false })) ? null : plain
+}
+
+/** Token ids of a text without those that begin a sequence; null where a remote engine tokenizes. */
+async function encode(text: string, tokenizer: PromptTokenizer): Promise<readonly number[] | null> {
+  return (await tokenizer.encode([{ text }], { addSpecialTokens: false }))?.[0] ?? null
 }
 
 /** Characters a token, where no tokenizer is at hand. Low, so that the estimate is high. */
@@ -79,8 +82,8 @@ const CHARACTERS_PER_TOKEN = 3
 /** Characters of a token on average in any text worth showing, at most: above it only runs of one sign and words that are one unknown token. */
 const MAX_CHARACTERS_PER_TOKEN = 16
 
-const countTokens = (text: string, tokenizer: PromptTokenizer): number =>
-  tokenizer.encode({ text }, { addSpecialTokens: false })?.length ?? Math.ceil(text.length / CHARACTERS_PER_TOKEN)
+const countTokens = async (text: string, tokenizer: PromptTokenizer): Promise<number> =>
+  (await encode(text, tokenizer))?.length ?? Math.ceil(text.length / CHARACTERS_PER_TOKEN)
 
 export interface PromptInputs {
   /** Best first. */
@@ -97,19 +100,21 @@ export interface BuiltPrompt<T> {
 }
 
 /** The best documents whose parts fit into what `fixedTokens` leaves, and the parts in the order of the prompt. */
-function fill(
+async function fill(
   { documents, tokenizer, maxTokens }: PromptInputs,
   fixedTokens: number,
-  render: (text: string, document: RetrievedDocument) => string,
-): { readonly used: readonly RetrievedDocument[]; readonly parts: readonly string[] } {
+  render: (text: string, document: RetrievedDocument) => string | Promise<string>,
+): Promise<{ readonly used: readonly RetrievedDocument[]; readonly parts: readonly string[] }> {
   const kept: { readonly document: RetrievedDocument; readonly part: string }[] = []
   let left = maxTokens - fixedTokens
+  const slice = new Slice()
   for (const document of documents) {
+    if (slice.isOver) await slice.end()
     const text = contextualText(document)
     // Not even encoded: that alone would take the longer the less it fits.
     if (text.length > left * MAX_CHARACTERS_PER_TOKEN) continue
-    const part = render(toData(text, tokenizer), document)
-    const cost = countTokens(part, tokenizer)
+    const part = await render(await toData(text, tokenizer), document)
+    const cost = await countTokens(part, tokenizer)
     // A shorter one further down may still fit.
     if (cost > left) continue
     left -= cost
@@ -132,43 +137,45 @@ export const INSTRUCTING_ROLES: readonly string[] = ['system', 'developer']
  * A prompt after the model's own template, which has no place for a system message: its text follows the header's, where it is part of
  * the prefix that questions share. Earlier turns of a conversation stay between the documents and the question.
  */
-export function buildTemplatePrompt(
+export async function buildTemplatePrompt(
   template: PromptTemplate,
   question: string,
   inputs: PromptInputs,
   earlier: readonly ChatMessage[] = [],
-): BuiltPrompt<string> {
+): Promise<BuiltPrompt<string>> {
   const { tokenizer } = inputs
-  const ask = (text: string): string => template.question.replace('{question}', () => toData(text, tokenizer))
-  const turns = earlier.map(({ role, content }) => {
-    if (role === 'user') return ask(content)
-    return role === 'assistant'
-      ? `${template.answer} ${toData(content.trim(), tokenizer)}${template.stop[0] ?? '\n'}`
-      : ''
-  })
-  const instructions = earlier
-    .filter(({ role, content }) => INSTRUCTING_ROLES.includes(role) && content.trim() !== '')
-    .map(({ content }) => `${toData(content.trim(), tokenizer)}\n`)
+  const ask = async (text: string): Promise<string> => {
+    const data = await toData(text, tokenizer)
+    return template.question.replace('{question}', () => data)
+  }
+  const turns: string[] = []
+  const instructions: string[] = []
+  const slice = new Slice()
+  for (const { role, content } of earlier) {
+    if (slice.isOver) await slice.end()
+    if (role === 'user') turns.push(await ask(content))
+    if (role === 'assistant')
+      turns.push(`${template.answer} ${await toData(content.trim(), tokenizer)}${template.stop[0] ?? '\n'}`)
+    if (INSTRUCTING_ROLES.includes(role) && content.trim() !== '')
+      instructions.push(`${await toData(content.trim(), tokenizer)}\n`)
+  }
   const header = template.header + instructions.join('')
-  const tail = turns.join('') + ask(question) + (template.quote ?? template.answer)
-  const fixedTokens = countTokens(header + tail, tokenizer)
-  const { used, parts } = fill(inputs, fixedTokens, (text) => template.document.replace('{text}', () => text))
+  const tail = turns.join('') + (await ask(question)) + (template.quote ?? template.answer)
+  const fixedTokens = await countTokens(header + tail, tokenizer)
+  const { used, parts } = await fill(inputs, fixedTokens, (text) => template.document.replace('{text}', () => text))
   return { prompt: header + parts.join('') + tail, used }
 }
 
 const genericRenderer =
   (tokenizer: PromptTokenizer) =>
-  (text: string, { source }: RetrievedDocument): string =>
-    `<document source=${JSON.stringify(toData(source, tokenizer))}>\n${text}\n</document>\n`
+  async (text: string, { source }: RetrievedDocument): Promise<string> =>
+    `<document source=${JSON.stringify(await toData(source, tokenizer))}>\n${text}\n</document>\n`
 
 /** A prompt of plain text for a model whose template is not known. */
-export function buildPlainPrompt(question: string, inputs: PromptInputs): BuiltPrompt<string> {
-  const tail = `\nQuestion: ${toData(question, inputs.tokenizer)}\nAnswer:`
-  const { used, parts } = fill(
-    inputs,
-    countTokens(GENERIC_HEADER + tail, inputs.tokenizer),
-    genericRenderer(inputs.tokenizer),
-  )
+export async function buildPlainPrompt(question: string, inputs: PromptInputs): Promise<BuiltPrompt<string>> {
+  const tail = `\nQuestion: ${await toData(question, inputs.tokenizer)}\nAnswer:`
+  const fixedTokens = await countTokens(GENERIC_HEADER + tail, inputs.tokenizer)
+  const { used, parts } = await fill(inputs, fixedTokens, genericRenderer(inputs.tokenizer))
   return { prompt: GENERIC_HEADER + parts.join('') + tail, used }
 }
 
@@ -176,24 +183,27 @@ export function buildPlainPrompt(question: string, inputs: PromptInputs): BuiltP
  * A conversation whose last user message brings the documents: what came before stays as it was, and with it its cached blocks.
  * @throws RagError invalid_request when there is no user message.
  */
-export function buildMessages(
+export async function buildMessages(
   messages: readonly ChatMessage[],
   inputs: PromptInputs,
-): BuiltPrompt<readonly ChatMessage[]> {
+): Promise<BuiltPrompt<readonly ChatMessage[]>> {
+  const { tokenizer } = inputs
   const at = messages.findLastIndex(({ role }) => role === 'user')
   const last = messages[at]
   if (!last)
     throw new RagError('invalid_request', 'messages: expected a message of role user when rag is set', 'messages')
-  const wrap = (parts: readonly string[]): string =>
-    `${GENERIC_HEADER}${parts.join('')}\nQuestion: ${toData(last.content, inputs.tokenizer)}`
-  const withContent = (content: string) => messages.toSpliced(at, 1, { ...last, content })
+  const question = await toData(last.content, tokenizer)
+  const texts = [GENERIC_HEADER, ...messages.map(({ content }) => content)].map((text) => ({ text }))
+  const encoded = await tokenizer.encode(texts, { addSpecialTokens: false })
+  const numTokens = texts.reduce(
+    (sum, { text }, i) => sum + (encoded?.[i]?.length ?? Math.ceil(text.length / CHARACTERS_PER_TOKEN)),
+    0,
+  )
   // The chat template adds a few tokens per message.
-  const fixedTokens =
-    messages.reduce((sum, message) => sum + countTokens(message.content, inputs.tokenizer) + TEMPLATE_TOKENS, 0) +
-    countTokens(GENERIC_HEADER, inputs.tokenizer) +
-    TEMPLATE_TOKENS
-  const { used, parts } = fill(inputs, fixedTokens, genericRenderer(inputs.tokenizer))
-  return { prompt: withContent(wrap(parts)), used }
+  const fixedTokens = numTokens + TEMPLATE_TOKENS * texts.length
+  const { used, parts } = await fill(inputs, fixedTokens, genericRenderer(tokenizer))
+  const content = `${GENERIC_HEADER}${parts.join('')}\nQuestion: ${question}`
+  return { prompt: messages.toSpliced(at, 1, { ...last, content }), used }
 }
 
 /** Tokens that a chat template puts around a message, at most. */

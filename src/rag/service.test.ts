@@ -26,19 +26,23 @@ const TEMPLATE: PromptTemplate = {
 
 /** A tokenizer of one token per character, and one for each control token. */
 const SPECIAL = /<\|[a-z_]+\|>/g
+const wordsOf = (ids: readonly number[], skipSpecialTokens = false): string =>
+  ids
+    .filter((id) => !skipSpecialTokens || id < 0xe000)
+    .map((id) => (id < 0xe000 ? String.fromCharCode(id) : `<${id - 0xe000}>`))
+    .join('')
 const engine = {
   maxModelLen: 2000,
-  encode: (prompt: PromptInput): readonly number[] =>
-    'text' in prompt
-      ? [...prompt.text.replaceAll(SPECIAL, (token) => String.fromCharCode(0xe000 + token.length))].map((c) =>
-          c.charCodeAt(0),
-        )
-      : [],
-  decode: (ids: readonly number[], options?: { skipSpecialTokens?: boolean }): string =>
-    ids
-      .filter((id) => !options?.skipSpecialTokens || id < 0xe000)
-      .map((id) => (id < 0xe000 ? String.fromCharCode(id) : `<${id - 0xe000}>`))
-      .join(''),
+  encode: async (prompts: readonly PromptInput[]): Promise<readonly (readonly number[])[]> =>
+    prompts.map((prompt) =>
+      'text' in prompt
+        ? [...prompt.text.replaceAll(SPECIAL, (token) => String.fromCharCode(0xe000 + token.length))].map((c) =>
+            c.charCodeAt(0),
+          )
+        : [],
+    ),
+  decode: async (ids: readonly number[], options?: { skipSpecialTokens?: boolean }): Promise<string> =>
+    wordsOf(ids, options?.skipSpecialTokens),
 }
 
 const REQUEST: RagRequest = { query: '', index: null, topK: null, topN: null, minScore: null, filter: null }
@@ -108,7 +112,7 @@ const augment = (query: string, more: Partial<RagRequest> = {}, prompts: readonl
   rag.augment({ ...REQUEST, query, ...more }, { prompts, maxTokens: 16 }, engine)
 
 const textOf = ({ prompts: [prompt] }: Awaited<ReturnType<typeof augment>>): string =>
-  prompt && 'ids' in prompt ? engine.decode(prompt.ids) : JSON.stringify(prompt)
+  prompt && 'ids' in prompt ? wordsOf(prompt.ids) : JSON.stringify(prompt)
 
 describe('retrieval', () => {
   it('answers from the bundled index, without anything having been indexed', async () => {

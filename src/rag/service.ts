@@ -172,7 +172,13 @@ export class RagService {
       // Not before it is found: a name that is none of ours is the caller's text.
       const onFound = (): void => span.set({ 'rag.index.name': name })
       const found = await this.#retrieveFrom(name, { query: request.query, params, at: 'rag.index', onFound }, signal)
-      const { prompt, used } = buildFinalPrompt(request.query, generation, engine, found.documents, this.#template())
+      const { prompt, used } = await buildFinalPrompt(
+        request.query,
+        generation,
+        engine,
+        found.documents,
+        this.#template(),
+      )
       span.set({ 'rag.docs.retrieved': found.numCandidates, 'rag.docs.reranked': found.isReranked ? used.length : 0 })
       if (span.capturesContent) span.set(captured(request.query, used))
       return {

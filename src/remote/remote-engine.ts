@@ -52,11 +52,11 @@ export class RemoteEngine implements Engine {
     this.#bus = new EventBus(onSubscriberError)
   }
 
-  encode(): null {
+  async encode(): Promise<null> {
     return null
   }
 
-  decode(): null {
+  async decode(): Promise<null> {
     return null
   }
 

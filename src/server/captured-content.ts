@@ -7,7 +7,7 @@ import type { Choice, GenerationResult } from './generation-result.ts'
 const text = (content: string): ContentPart => ({ type: 'text', content })
 
 /** What the caller sent. */
-export function inputContent({ generation }: GenerationJob, engine: Engine): CapturedContent {
+export async function inputContent({ generation }: GenerationJob, engine: Engine): Promise<CapturedContent> {
   const [first] = generation.prompts
   if (first === undefined || !('messages' in first)) return promptContent(generation.prompts, engine)
   const isSystem = ({ role }: ChatMessage) => role === 'system' || role === 'developer'
@@ -23,13 +23,17 @@ export function inputContent({ generation }: GenerationJob, engine: Engine): Cap
 }
 
 /** Prompts as the model gets them: of a request with retrieval, with their documents. */
-export const promptContent = (prompts: readonly PromptInput[], engine: Engine): CapturedContent => ({
-  input: prompts.flatMap((prompt): readonly ContentMessage[] => {
-    if ('messages' in prompt) return prompt.messages.map(toContent)
-    const content = 'text' in prompt ? prompt.text : engine.decode(prompt.ids, { skipSpecialTokens: false })
-    return content === null ? [] : [{ role: 'user', parts: [text(content)] }]
-  }),
-})
+export async function promptContent(prompts: readonly PromptInput[], engine: Engine): Promise<CapturedContent> {
+  const input: ContentMessage[] = []
+  for (const prompt of prompts) {
+    if ('messages' in prompt) input.push(...prompt.messages.map(toContent))
+    else {
+      const content = 'text' in prompt ? prompt.text : await engine.decode(prompt.ids)
+      if (content !== null) input.push({ role: 'user', parts: [text(content)] })
+    }
+  }
+  return { input }
+}
 
 /** What the model wrote, a message per choice. */
 export const outputContent = (result: GenerationResult): CapturedContent => ({ output: result.choices.map(toOutput) })

@@ -3,11 +3,14 @@ import type { ChoiceLogprob, TokenEvent } from '../engine/request.ts'
 import { finishReason, tailOf } from './generation-result.ts'
 import type { GenerationJob } from './job.ts'
 import { legacyLogprobs, promptLogprobs } from './logprobs.ts'
-import { type EchoText, openAiEnd, type Shape, textFrames } from './output.ts'
+import { type EchoedPrompt, openAiEnd, type Shape, textFrames } from './output.ts'
 import { dataFrame } from './sse.ts'
 import { StreamCounts } from './stream-counts.ts'
 
-export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
+/** Of a request that does not want its prompt back. */
+const NOTHING: EchoedPrompt = { text: '', firstToken: '' }
+
+export function completionShape(job: GenerationJob, echoed: readonly EchoedPrompt[]): Shape {
   const head = {
     id: job.requestId,
     object: 'text_completion',
@@ -30,8 +33,8 @@ export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
   const textFrame = textFrames((index, text) => ({ ...head, choices: [choice(index, text, null, null)] }))
   /** The prompt's own chunk, for each of its choices. */
   const echo = (promptIndex: number, entries: readonly (ChoiceLogprob | null)[] | null) => {
-    const text = echoText.prompt(promptIndex)
-    const logprobs = entries && legacyLogprobs(entries, names, 0, echoText.firstToken(promptIndex))
+    const { text, firstToken } = echoed[promptIndex] ?? NOTHING
+    const logprobs = entries && legacyLogprobs(entries, names, 0, firstToken)
     return Array.from({ length: job.shown.choices }, (_, i) => {
       const index = promptIndex * job.shown.choices + i
       counts.moveOffset(index, text)
@@ -47,10 +50,10 @@ export function completionShape(job: GenerationJob, echoText: EchoText): Shape {
         const promptIndex = promptOf(index)
         const ofPrompt = result.promptLogprobs[promptIndex] ?? []
         const entries = [...(job.echo ? ofPrompt : []), ...c.logprobs]
-        const firstToken = job.echo ? echoText.firstToken(promptIndex) : ''
+        const { text, firstToken } = echoed[promptIndex] ?? NOTHING
         return choice(
           index,
-          (job.echo ? echoText.prompt(promptIndex) : '') + c.text,
+          text + c.text,
           wantsLogprobs ? legacyLogprobs(entries, names, 0, firstToken) : null,
           finishReason(c),
           {

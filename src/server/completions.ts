@@ -36,7 +36,7 @@ export function generationHandlers(
     createCompletion: (c) =>
       handleGeneration(c, parts, completionRequest, requirePrompt, (body, context) => {
         const job = completionJob(body, context)
-        return { job, shape: (echoText) => completionShape(job, echoText) }
+        return { job, shape: (echoed) => completionShape(job, echoed) }
       }),
     createChatCompletion: (c) =>
       handleGeneration(c, parts, chatRequest, asIs, (body, context) => {
@@ -100,7 +100,7 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
     stream: job.stream,
     isJson: job.generation.structured?.kind.startsWith('json') ?? false,
   })
-  if (trace.capturesContent) trace.setContent(inputContent(job, engine))
+  if (trace.capturesContent) trace.setContent(await inputContent(job, engine))
   const leave = parts.places?.take(c.get('caller').keyId, job.generation.prompts.length * job.generation.n)
   if (leave) onceAnswered(c, leave)
   const response = await runPipeline({ engine, rag: parts.rag }, call, {

@@ -4,6 +4,7 @@ import type { RagService } from '../rag/service.ts'
 import { unlessGone } from './disconnect.ts'
 import { ApiError, invalidRequest } from './errors.ts'
 import { readJson } from './body.ts'
+import { JSON_HEADERS, toJson } from './large-json.ts'
 import type { Handlers } from './routes.ts'
 import { parseBody } from './validation.ts'
 import { embeddingsRequest } from './wire-rag.ts'
@@ -35,7 +36,7 @@ export function embeddingHandlers({
       const { vectors, numTokens } = await unlessGone(signal, rag.embed(texts, signal))
       const promptTokens = numTokens.reduce((sum, count) => sum + count, 0)
       trace.set({ 'gen_ai.usage.input_tokens': promptTokens })
-      return c.json({
+      const answer = {
         object: 'list',
         data: texts.map((_, index) => {
           const vector = shorten(vectors.subarray(index * dimensions, (index + 1) * dimensions), length)
@@ -47,7 +48,8 @@ export function embeddingHandlers({
         }),
         model: rag.embedder.name,
         usage: { prompt_tokens: promptTokens, total_tokens: promptTokens },
-      })
+      }
+      return c.body(await toJson(answer), 200, JSON_HEADERS)
     },
   }
 }

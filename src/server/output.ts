@@ -30,7 +30,8 @@ export interface Shape {
 /** What a validated body comes to: what to run, and how to say what came of it. */
 export interface GenerationCall {
   readonly job: GenerationJob
-  readonly shape: (echoText: EchoText) => Shape
+  /** `echoed`: a prompt each, where the request wants them back. */
+  readonly shape: (echoed: readonly EchoedPrompt[]) => Shape
 }
 
 /** How streams of OpenAI's older wires end. */
@@ -39,11 +40,11 @@ export const openAiEnd = {
   done: DONE_FRAME,
 } as const
 
-/** The texts of a prompt that `echo` gives back. */
-export interface EchoText {
-  prompt(promptIndex: number): string
+/** A prompt that `echo` gives back. */
+export interface EchoedPrompt {
+  readonly text: string
   /** Its first token, which nothing comes before and which has no log-probability. */
-  firstToken(promptIndex: number): string
+  readonly firstToken: string
 }
 
 /** No text a model writes is serialised to this. */

@@ -117,7 +117,7 @@ describe('a token’s frame', () => {
       returnTokenIds,
       generation: { n: 2, logprobs: -1, prompts: [{ ids: [1] }], ...fields },
     }) as GenerationJob
-  const echo = { prompt: () => '', firstToken: () => '' }
+  const echo = [{ text: '', firstToken: '' }]
   const event = (choice: number, text: string): TokenEvent => ({
     type: 'token',
     choice,

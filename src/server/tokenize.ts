@@ -2,7 +2,11 @@
 import type { Engine, PromptInput } from '../engine/request.ts'
 import { Slice } from '../rag/slice.ts'
 import { ApiError, invalidRequest } from './errors.ts'
+import type { Context } from 'hono'
 import type { z } from 'zod'
+import { unlessGone } from './disconnect.ts'
+import type { AppEnv } from './env.ts'
+import { JSON_HEADERS, toJson } from './large-json.ts'
 import { toChatMessage } from './job.ts'
 import { readJson } from './body.ts'
 import type { Handlers } from './routes.ts'
@@ -13,6 +17,20 @@ import { detokenizeRequest, tokenizeRequest } from './wire.ts'
 
 export const remoteTokenizer = (): ApiError => new ApiError('not_supported', 'a remote engine tokenizes; ask it')
 
+/** Token ids of prompts for a route that answers with them. @throws ApiError where a remote engine tokenizes, or the client has gone. */
+export async function encodeFor(
+  c: Context<AppEnv>,
+  engine: Engine,
+  prompts: readonly PromptInput[],
+  addSpecialTokens = true,
+): Promise<readonly (readonly number[])[]> {
+  const { signal } = c.req.raw
+  const tenant = c.get('caller').cacheSalt
+  const encoded = await unlessGone(signal, engine.encode(prompts, { addSpecialTokens, tenant, signal }))
+  if (!encoded) throw remoteTokenizer()
+  return encoded
+}
+
 export function tokenizeHandlers(parts: {
   readonly state: ServerState
   readonly maxRequestBytes: number
@@ -21,24 +39,16 @@ export function tokenizeHandlers(parts: {
     tokenize: async (c) => {
       const body = parseBody(tokenizeRequest, await readJson(c, parts.maxRequestBytes))
       const engine = parts.state.engineFor(body.model)
-      const addSpecialTokens = body.add_special_tokens ?? true
-      const encoded: (readonly number[])[] = []
-      const slice = new Slice()
-      for (const input of promptsOf(body, engine)) {
-        if (slice.isOver) await slice.end()
-        const ids = engine.encode(input, { addSpecialTokens })
-        if (!ids) throw remoteTokenizer()
-        encoded.push(ids)
-      }
+      const encoded = await encodeFor(c, engine, promptsOf(body, engine), body.add_special_tokens)
       const isList = Array.isArray(body.prompt)
-      const strings = (ids: readonly number[]) =>
-        ids.map((id) => engine.decode([id], { skipSpecialTokens: false }) ?? '')
-      return c.json({
+      const answer = {
         tokens: isList ? encoded : encoded[0],
         count: encoded.reduce((sum, ids) => sum + ids.length, 0),
         max_model_len: engine.maxModelLen,
-        ...(body.return_token_strs ? { token_strs: isList ? encoded.map(strings) : strings(encoded[0] ?? []) } : {}),
-      })
+      }
+      if (body.return_token_strs !== true) return c.body(await toJson(answer), 200, JSON_HEADERS)
+      const strings = await stringsOf(encoded, engine)
+      return c.body(await toJson({ ...answer, token_strs: isList ? strings : strings[0] }), 200, JSON_HEADERS)
     },
     describeTokenizer: (c) => {
       const { tokenizer } = parts.state.requireEngine()
@@ -59,11 +69,28 @@ export function tokenizeHandlers(parts: {
       if (outside !== undefined) {
         throw invalidRequest(`tokens: expected ids below the vocabulary's ${vocabSize}, found ${outside}`, 'tokens')
       }
-      const prompt = engine.decode(body.tokens)
+      const { signal } = c.req.raw
+      const tenant = c.get('caller').cacheSalt
+      const prompt = await unlessGone(signal, engine.decode(body.tokens, { tenant, signal }))
       if (prompt === null) throw remoteTokenizer()
       return c.json({ prompt })
     },
   }
+}
+
+/** The text of each token by itself. */
+async function stringsOf(encoded: readonly (readonly number[])[], engine: Engine): Promise<readonly string[][]> {
+  const texts: string[][] = []
+  const slice = new Slice()
+  for (const ids of encoded) {
+    const strings: string[] = []
+    for (const id of ids) {
+      if (slice.isOver) await slice.end()
+      strings.push((await engine.decode([id])) ?? '')
+    }
+    texts.push(strings)
+  }
+  return texts
 }
 
 function promptsOf(body: z.output<typeof tokenizeRequest>, engine: Engine): PromptInput[] {

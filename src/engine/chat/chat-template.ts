@@ -21,9 +21,20 @@ export interface RenderOptions {
   readonly templateArguments?: Readonly<Record<string, unknown>>
 }
 
+/** What templates know of the vocabulary. */
+type TurnTokens = Pick<Tokenizer, 'bosToken' | 'eosToken'>
+
+/** What a template is compiled from. */
+export interface TemplateSources {
+  readonly plain: string
+  /** Of the one for requests that bring tools; null: there is none of its own. */
+  readonly withTools: string | null
+}
+
 export interface ChatTemplate {
-  /** What it was compiled from. */
+  /** What it was compiled from; of two, the one that tells of tools, which says how they are called. */
   readonly source: string
+  readonly sources: TemplateSources
   /**
    * The prompt of a conversation. Throws EngineError invalid_request for what the template refuses, and, naming it, for what it would
    * leave out: a turn of a role that it does not know, tools where it has no place for them.
@@ -61,14 +72,18 @@ async function loadOwnTemplate(path: string, tokenizer: Tokenizer): Promise<Chat
   const own = (await isFolder(path)) ? await readIfPresent(join(path, 'chat_template.jinja')) : null
   if (own !== null) return createChatTemplate(own, tokenizer)
   const config = await readTokenizerConfig(path)
-  const [source, toolSource] = [templateOf(config, 'default'), templateOf(config, 'tool_use')]
-  if (source === null) return null
-  const plain = createChatTemplate(source, tokenizer)
-  return toolSource === null ? plain : new ChatTemplatePair(plain, createChatTemplate(toolSource, tokenizer))
+  const plain = namedSource(config, 'default')
+  return plain === null ? null : templateOf({ plain, withTools: namedSource(config, 'tool_use') }, tokenizer)
+}
+
+/** Throws ModelError when a source cannot be parsed. */
+export function templateOf({ plain, withTools }: TemplateSources, tokenizer: TurnTokens): ChatTemplate {
+  const template = createChatTemplate(plain, tokenizer)
+  return withTools === null ? template : new ChatTemplatePair(template, createChatTemplate(withTools, tokenizer))
 }
 
 /** tokenizer_config.json holds one template, `default`, or a list of named ones. */
-function templateOf({ chat_template: value }: Record<string, unknown>, name: 'default' | 'tool_use'): string | null {
+function namedSource({ chat_template: value }: Record<string, unknown>, name: 'default' | 'tool_use'): string | null {
   if (typeof value === 'string') return name === 'default' ? value : null
   if (!Array.isArray(value)) return null
   const entries: unknown[] = value
@@ -81,13 +96,14 @@ function templateOf({ chat_template: value }: Record<string, unknown>, name: 'de
 
 /** A model's plain template, and the one for requests that bring tools. */
 class ChatTemplatePair implements ChatTemplate {
-  /** The one that tells of tools says how they are called. */
   readonly source: string
+  readonly sources: TemplateSources
   readonly #plain: ChatTemplate
   readonly #withTools: ChatTemplate
 
   constructor(plain: ChatTemplate, withTools: ChatTemplate) {
     this.source = withTools.source
+    this.sources = { plain: plain.source, withTools: withTools.source }
     this.#plain = plain
     this.#withTools = withTools
   }
@@ -109,7 +125,7 @@ const RENDER_MS = 2_000
 const MAX_KNOWN_SHAPES = 256
 
 /** Compiles a Jinja template. Throws ModelError when it cannot be parsed. */
-export function createChatTemplate(source: string, tokenizer: Pick<Tokenizer, 'bosToken' | 'eosToken'>): ChatTemplate {
+export function createChatTemplate(source: string, tokenizer: TurnTokens): ChatTemplate {
   let template: BoundedTemplate
   try {
     template = new BoundedTemplate(source)
@@ -124,13 +140,15 @@ type TemplateMessage = Readonly<Record<string, unknown>> & { readonly role: stri
 
 class JinjaChatTemplate implements ChatTemplate {
   readonly source: string
+  readonly sources: TemplateSources
   readonly #template: BoundedTemplate
-  readonly #tokens: Pick<Tokenizer, 'bosToken' | 'eosToken'>
+  readonly #tokens: TurnTokens
   /** Shape of a conversation -> how the template shows all of it. Least recently used first. */
   readonly #knownShapes = new Map<string, Adaptation>()
 
-  constructor(source: string, template: BoundedTemplate, tokens: Pick<Tokenizer, 'bosToken' | 'eosToken'>) {
+  constructor(source: string, template: BoundedTemplate, tokens: TurnTokens) {
     this.source = source
+    this.sources = { plain: source, withTools: null }
     this.#template = template
     this.#tokens = tokens
   }

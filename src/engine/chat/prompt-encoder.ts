@@ -22,6 +22,19 @@ export class PromptEncoder {
     this.#maxModelLen = maxModelLen
   }
 
+  /** Bytes of text in a prompt. Throws EngineError context_length_exceeded for one that cannot fit, even in the longest tokens. */
+  check(prompt: PromptInput): number {
+    if ('ids' in prompt) return 0
+    if ('text' in prompt) return this.#checkBytes(Buffer.byteLength(prompt.text), 'prompt')
+    const { messages, tools, templateArguments } = prompt
+    return this.#checkBytes(countBytes(messages) + countBytes(tools) + countBytes(templateArguments), 'messages')
+  }
+
+  /** Whether it takes time in proportion to the prompt, whatever the model's files say. */
+  isQuick(prompt: PromptInput): boolean {
+    return 'ids' in prompt || ('text' in prompt && this.#isLinear(prompt.text))
+  }
+
   /** Throws EngineError invalid_request or context_length_exceeded. */
   encode(prompt: PromptInput, options: { readonly addSpecialTokens?: boolean } = {}): readonly number[] {
     if ('ids' in prompt) return prompt.ids
@@ -33,8 +46,8 @@ export class PromptEncoder {
         'messages',
       )
     }
+    this.check(prompt)
     const { messages, tools = [], addGenerationPrompt, templateArguments = {} } = prompt
-    this.#checkBytes(countBytes(messages) + countBytes(tools) + countBytes(templateArguments), 'messages')
     // What people write is data: only the template may begin and end turns.
     const escape = (text: string) => this.#tokenizer.escapeSpecialTokens(text)
     const text = this.#chatTemplate.render(mapStrings(messages, escape), {
@@ -48,7 +61,7 @@ export class PromptEncoder {
 
   #encode(text: string, param: string, options: { readonly addSpecialTokens?: boolean }): readonly number[] {
     this.#checkBytes(Buffer.byteLength(text), param)
-    if (this.#tokenizer.isLinear || text.length <= SHORT_CHARACTERS) return this.#tokenizer.encode(text, options)
+    if (this.#isLinear(text)) return this.#tokenizer.encode(text, options)
     try {
       const ms = DEADLINE_MS + Math.ceil(text.length * DEADLINE_MS_PER_CHARACTER)
       return withDeadline(ms, () => this.#tokenizer.encode(text, options))
@@ -59,10 +72,13 @@ export class PromptEncoder {
     }
   }
 
-  /** Tokenizing blocks the thread that serves: what cannot fit, even in the longest tokens, is refused before. */
-  #checkBytes(numBytes: number, param: string): void {
+  #isLinear(text: string): boolean {
+    return this.#tokenizer.isLinear || text.length <= SHORT_CHARACTERS
+  }
+
+  #checkBytes(numBytes: number, param: string): number {
     const maxBytes = this.#maxModelLen * this.#tokenizer.maxTokenBytes
-    if (numBytes <= maxBytes) return
+    if (numBytes <= maxBytes) return numBytes
     const message = `${param}: this model's maximum context length is ${this.#maxModelLen} tokens, at most ${maxBytes} bytes of text; found ${numBytes} bytes`
     throw new EngineError('context_length_exceeded', message, param)
   }

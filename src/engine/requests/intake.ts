@@ -9,7 +9,7 @@ import type { CompiledRules, OutputControl, OutputRules } from '../output-contro
 import { isOpenThought } from '../reasoning/reasoning-format.ts'
 import type { ReasoningFormat } from '../reasoning/reasoning-format.ts'
 import { Thought } from '../reasoning/thought.ts'
-import type { PromptEncoder } from '../chat/prompt-encoder.ts'
+import type { TextService } from '../chat/text-service.ts'
 import type { ModelInfo } from '../runner/runner.ts'
 import type { Scheduler } from '../schedule/scheduler.ts'
 import type { Sequence } from '../schedule/sequence.ts'
@@ -21,7 +21,7 @@ export interface IntakeParts {
   readonly modelInfo: ModelInfo
   readonly maxModelLen: number
   readonly tokenizer: Tokenizer
-  readonly encoder: PromptEncoder
+  readonly texts: TextService
   readonly control: OutputControl
   readonly scheduler: Scheduler
   readonly requests: ActiveRequests
@@ -51,7 +51,7 @@ export class Intake {
     const {
       modelInfo,
       maxModelLen,
-      encoder,
+      texts,
       scheduler,
       bus,
       requests,
@@ -62,8 +62,14 @@ export class Intake {
     } = this.#parts
     refuseUnlessRunning()
     checkRequest(request, modelInfo)
-    const prompts = request.prompts.map((prompt) =>
-      checkPrompt(encoder.encode(prompt), prompt, request, modelInfo, maxModelLen),
+    // Of token ids and without a grammar nothing is awaited: the choices are queued before submit's first next() returns.
+    const isTokenized = request.prompts.every((prompt) => 'ids' in prompt)
+    const { tenant } = request
+    const encoded = isTokenized
+      ? request.prompts.map((prompt) => prompt.ids)
+      : await texts.encode(request.prompts, { tenant, signal: active.ended.signal })
+    const prompts = request.prompts.map((prompt, i) =>
+      checkPrompt(encoded[i] ?? [], prompt, request, modelInfo, maxModelLen),
     )
     checkSize(request, prompts, maxModelLen)
     const load = {
@@ -81,7 +87,6 @@ export class Intake {
       arrival: this.#numArrived,
     })
     this.#numArrived += sequences.length
-    // Without a grammar nothing is awaited: the choices are queued before submit's first next() returns.
     const isParted = request.partsReasoning === true && reasoningFormat !== null
     const promptEnds = isParted ? prompts.map((tokenIds) => this.#endOf(tokenIds)) : []
     const { matchers, warnings } =

@@ -3,7 +3,7 @@ import { readJson } from '../body.ts'
 import { type GenerationParts, handleGeneration } from '../completions.ts'
 import { chatJob, toChatMessage } from '../job.ts'
 import type { Handlers } from '../routes.ts'
-import { remoteTokenizer } from '../tokenize.ts'
+import { encodeFor } from '../tokenize.ts'
 import { parseBody } from '../validation.ts'
 import { promptOf, toChatRequest } from './job.ts'
 import { messagesShape } from './shape.ts'
@@ -26,9 +26,9 @@ export function messagesHandlers(parts: GenerationParts): Pick<Handlers, 'create
       const { model, messages, tools } = promptOf(
         parseBody(countTokensRequest, await readJson(c, parts.maxRequestBytes)),
       )
-      const ids = parts.state.engineFor(model).encode({ messages: messages.map(toChatMessage), tools: tools ?? [] })
-      if (ids === null) throw remoteTokenizer()
-      return c.json({ input_tokens: ids.length })
+      const prompt = { messages: messages.map(toChatMessage), tools: tools ?? [] }
+      const [ids] = await encodeFor(c, parts.state.engineFor(model), [prompt])
+      return c.json({ input_tokens: ids?.length ?? 0 })
     },
   }
 }

@@ -1,0 +1,157 @@
+/**
+ * Prompts to token ids and back, without holding up the thread that serves. Short texts are done at once, which costs less than sending them
+ * elsewhere. Long ones, and whatever takes longer than it should (a template or a pattern of a model's own), are done by a thread with a
+ * tokenizer of its own, whose memory is there from the first long text on.
+ */
+import { PromptEncoder } from './prompt-encoder.ts'
+import type { ChatTemplate } from './chat-template.ts'
+import type { TextAnswer, TextCall, TextRefusal, TextThreadData } from './text-protocol.ts'
+import { EngineError } from '../request.ts'
+import type { PromptInput, TextOptions } from '../request.ts'
+import { builtEntry } from '../threads/built-entry.ts'
+import { DeadlineError, withDeadline } from '../threads/deadline.ts'
+import { KillableThread } from '../threads/killable-thread.ts'
+import { ThreadQueue } from '../threads/thread-queue.ts'
+import type { Tokenizer } from '../tokenizer.ts'
+
+/** Characters of a request's prompts that are tokenized at once: some 10 ms at the worst, where a thread's answer takes a fraction of one. */
+const MAX_SHORT_CHARACTERS = 2048
+/** Tokens that are made text at once: likewise. */
+const MAX_SHORT_TOKENS = 8192
+/** Short texts that take longer, because of the model's own patterns or template, go to the thread after all. */
+const SHORT_MS = 25
+/** After so many of them no more are tried. */
+const MAX_LATE = 3
+/** Characters that go to the thread together. Between two lots other tenants have their turn. */
+const LOT_CHARACTERS = 64 * 1024
+/** What any text may take, and some hundred times what a character takes. */
+const TIMEOUT_MS = 10_000
+const TIMEOUT_MS_PER_CHARACTER = 0.1
+/** About what loading another tokenizer takes. */
+const GRACE_MS = 1000
+const LOAD_TIMEOUT_MS = 120_000
+/** Texts that may wait, of all tenants and of one. */
+const MAX_WAITING = 128
+const MAX_WAITING_PER_TENANT = 32
+
+export class TextService {
+  readonly #tokenizer: Tokenizer
+  readonly #encoder: PromptEncoder
+  /** null: the tokenizer was not loaded from a file, and everything is done at once. */
+  readonly #queue: ThreadQueue<TextCall, TextAnswer> | null
+  #numLate = 0
+
+  constructor(tokenizer: Tokenizer, chatTemplate: ChatTemplate | null, maxModelLen: number) {
+    this.#tokenizer = tokenizer
+    this.#encoder = new PromptEncoder(tokenizer, chatTemplate, maxModelLen)
+    const { path } = tokenizer
+    const data = path === null ? null : { path, template: chatTemplate?.sources ?? null, maxModelLen }
+    this.#queue = data === null ? null : openQueue(data)
+  }
+
+  /**
+   * Token ids of prompts. Throws EngineError: invalid_request, context_length_exceeded, queue_full where too many texts wait; and the
+   * signal's reason.
+   */
+  async encode(prompts: readonly PromptInput[], options: TextOptions = {}): Promise<readonly (readonly number[])[]> {
+    const { addSpecialTokens = true } = options
+    const sizes = prompts.map((prompt) => this.#encoder.check(prompt))
+    const numCharacters = sizes.reduce((sum, size) => sum + size, 0)
+    if (this.#queue === null) return prompts.map((prompt) => this.#encoder.encode(prompt, { addSpecialTokens }))
+    if (numCharacters <= MAX_SHORT_CHARACTERS) {
+      const encoded = this.#encodeAtOnce(prompts, addSpecialTokens)
+      if (encoded !== null) return encoded
+    }
+    const encoded: (readonly number[])[] = []
+    for (let at = 0; at < prompts.length;) {
+      let end = at
+      let size = 0
+      do size += sizes[end++] ?? 0
+      while (end < prompts.length && size + (sizes[end] ?? 0) <= LOT_CHARACTERS)
+      const lot = prompts.slice(at, end)
+      const answer = await this.#run(this.#queue, { kind: 'encode', prompts: lot, addSpecialTokens }, size, options)
+      if (answer.kind === 'encode') for (const ids of answer.ids) encoded.push(Array.from(ids))
+      at = end
+    }
+    return encoded
+  }
+
+  /** Text of token ids. Throws EngineError queue_full where too many texts wait; and the signal's reason. */
+  async decode(ids: readonly number[], options: TextOptions = {}): Promise<string> {
+    const { skipSpecialTokens = false } = options
+    if (this.#queue === null || ids.length <= MAX_SHORT_TOKENS)
+      return this.#tokenizer.decode(ids, { skipSpecialTokens })
+    const size = ids.length * this.#tokenizer.maxTokenBytes
+    const answer = await this.#run(this.#queue, { kind: 'decode', ids, skipSpecialTokens }, size, options)
+    return answer.kind === 'decode' ? answer.text : ''
+  }
+
+  /** Ends the thread; idempotent. */
+  async close(): Promise<void> {
+    await this.#queue?.close(new EngineError('shutdown', 'the server is shutting down'))
+  }
+
+  /** null: it takes too long for this thread. */
+  #encodeAtOnce(prompts: readonly PromptInput[], addSpecialTokens: boolean): (readonly number[])[] | null {
+    const task = () => prompts.map((prompt) => this.#encoder.encode(prompt, { addSpecialTokens }))
+    if (prompts.every((prompt) => this.#encoder.isQuick(prompt))) return task()
+    if (this.#numLate >= MAX_LATE) return null
+    try {
+      return withDeadline(SHORT_MS, task)
+    } catch (error) {
+      if (!(error instanceof DeadlineError)) throw error
+      this.#numLate++
+      return null
+    }
+  }
+
+  #run(
+    queue: ThreadQueue<TextCall, TextAnswer>,
+    call: TextCall,
+    numCharacters: number,
+    { tenant = '', signal }: TextOptions,
+  ): Promise<TextAnswer> {
+    const timeoutMs = TIMEOUT_MS + Math.ceil(numCharacters * TIMEOUT_MS_PER_CHARACTER)
+    return queue.run(call, { tenant, signal, timeoutMs, tooSlow: () => tooSlow(call, timeoutMs) })
+  }
+}
+
+function tooSlow(call: TextCall, timeoutMs: number): EngineError {
+  const isMessages = call.kind === 'encode' && call.prompts.some((prompt) => 'messages' in prompt)
+  const param = isMessages ? 'messages' : call.kind === 'encode' ? 'prompt' : 'tokens'
+  const seconds = Math.round(timeoutMs / 1000)
+  return new EngineError('invalid_request', `${param}: tokenizing it takes longer than ${seconds} s`, param)
+}
+
+function openQueue(data: TextThreadData): ThreadQueue<TextCall, TextAnswer> {
+  return new ThreadQueue({
+    start: () => startTextThread(data),
+    maxWaiting: MAX_WAITING,
+    maxWaitingPerTenant: MAX_WAITING_PER_TENANT,
+    full: () => new EngineError('queue_full', 'too many long texts wait to be tokenized already; try again later'),
+    graceMs: GRACE_MS,
+  })
+}
+
+async function startTextThread(workerData: TextThreadData): Promise<KillableThread<TextCall, TextAnswer>> {
+  const name = 'the tokenizer thread'
+  const thread = new KillableThread<TextCall, TextAnswer>({
+    name,
+    entry: builtEntry('chat/text-worker'),
+    workerData,
+    toError: (refusal) => {
+      const { code, message, param } = refusal as TextRefusal
+      return new EngineError(code, message, param)
+    },
+  })
+  const timer = setTimeout(() => void thread.close(new Error(`${name} did not start`)), LOAD_TIMEOUT_MS)
+  try {
+    await thread.call({ kind: 'load' })
+    return thread
+  } catch (error) {
+    await thread.close()
+    throw error
+  } finally {
+    clearTimeout(timer)
+  }
+}
