@@ -140,7 +140,7 @@ async function microDeliver() {
     shown: { choices: 1, logprobs: -1 },
     generation: { ...request, prompts: [{ ids: [1] }] },
   }
-  const shape = completionShape(job, { prompt: () => '', firstToken: () => '' })
+  const shape = completionShape(job, [])
   let numBytes = 0
   const run = (tokens) => {
     for (const token of tokens) {
