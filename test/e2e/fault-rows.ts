@@ -41,7 +41,7 @@ export const FAULTS = {
   },
   hangingStore: {
     fault: 'a vector store that is silent or refuses connections',
-    sees: '503 for requests with retrieval, and /ready says so; requests without retrieval are served',
+    sees: '503 store_unavailable for requests with retrieval; requests without it are served, and /ready stays green',
     lost: 'nothing',
     test: 'test/e2e/endings.test.ts',
   },
