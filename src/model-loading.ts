@@ -144,6 +144,13 @@ async function requireWritable(flag: string, folder: string): Promise<void> {
 async function kvTiersOf(config: Config, modelInfo: ModelInfo, logger: Log): Promise<KvTiers | null> {
   if (!config.prefixCaching || (config.kvHostMemoryBytes === 0 && config.kvCacheDir === null)) return null
   if (config.kvCacheDir !== null) await requireWritable('--kv-cache-dir', config.kvCacheDir)
+  if (modelInfo.numStateSlots > 0) {
+    logger.warn('model.notice', {
+      notice:
+        'this model keeps a state for each sequence, which KV tiers do not hold: --kv-host-memory and --kv-cache-dir have no effect',
+    })
+    return null
+  }
   const { openKvTiers } = await import('./engine/kv/kv-tiers.ts')
   return openKvTiers({
     hostMemoryBytes: config.kvHostMemoryBytes,

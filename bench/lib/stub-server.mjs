@@ -50,6 +50,8 @@ const modelInfo = {
   blockSize: 16,
   numKvBlocks: 8192,
   blockBytes: 1024,
+  numStateSlots: 0,
+  stateSlotBytes: 0,
   maxNumBatchedTokens: 512,
   weightBytes: 0,
   memory: { weightBytes: 0, kvCacheBytes: 0, scratchBytes: 0 },

@@ -122,7 +122,9 @@ class LocalEngine implements Engine {
   #loop: Promise<void> = Promise.resolve()
 
   constructor(parts: EngineParts) {
-    const { modelInfo, options, tokenizer, runner, kvTiers, chatTemplate } = parts
+    const { modelInfo, tokenizer, runner, kvTiers, chatTemplate } = parts
+    // A state cannot be taken back behind a draft that was wrong.
+    const options = { ...parts.options, speculation: parts.options.speculation && modelInfo.numStateSlots === 0 }
     const { blockSize, blockBytes, vocabSize, eosTokenIds } = modelInfo
     this.#parts = parts
     this.#options = options
@@ -145,6 +147,7 @@ class LocalEngine implements Engine {
     const scheduler = new Scheduler({
       blockSize,
       numBlocks: modelInfo.numKvBlocks,
+      numStateSlots: modelInfo.numStateSlots,
       maxNumSeqs: options.maxNumSeqs,
       maxNumBatchedTokens: modelInfo.maxNumBatchedTokens,
       maxSampleRows: maxSampleRows(options.maxNumSeqs, options.speculation),
@@ -257,7 +260,7 @@ class LocalEngine implements Engine {
   }
 
   stats(): EngineStats {
-    const { running, waiting, numWaitingTokens, pool } = this.#scheduler
+    const { running, waiting, numWaitingTokens, pool, states } = this.#scheduler
     const { numBlocks, numFree: numFreeBlocks } = pool
     return {
       numRunning: running.length,
@@ -265,6 +268,7 @@ class LocalEngine implements Engine {
       numWaitingTokens,
       numBlocks,
       numFreeBlocks,
+      ...(states === null ? {} : { numHeldStateSlots: states.numHeld }),
       ...this.#counts,
       ...(this.#kv === null ? {} : { kvOperations: this.#kv.counts }),
     }

@@ -242,6 +242,8 @@ export interface EngineStats {
   readonly numWaitingTokens: number
   readonly numBlocks: number
   readonly numFreeBlocks: number
+  /** Slots that hold a running sequence's state; absent: the engine has none. */
+  readonly numHeldStateSlots?: number
   readonly prefixCacheQueries: number
   readonly prefixCacheHits: number
   readonly numPreemptions: number

@@ -93,6 +93,31 @@ export interface KvLayout {
   readonly headDim: number
 }
 
+/**
+ * What one layer keeps of each sequence beside K and V, as f32: the inputs that its convolution looks back on, [channels, kernel - 1], and a recurrent
+ * state, [heads, valueDim, keyDim].
+ */
+export interface StateShape {
+  readonly channels: number
+  /** Inputs that a convolution's output depends on. */
+  readonly kernel: number
+  /** 0: there is no recurrent state. */
+  readonly heads: number
+  readonly valueDim: number
+  readonly keyDim: number
+}
+
+/** Slots that hold one sequence's states of all layers that keep one. */
+export interface StateLayout {
+  readonly numSlots: number
+  readonly layers: readonly StateShape[]
+}
+
+/** f32 values that a slot has of one layer. */
+export function stateValues({ channels, kernel, heads, valueDim, keyDim }: StateShape): number {
+  return channels * (kernel - 1) + heads * valueDim * keyDim
+}
+
 export interface BackendLimits {
   /** Rows (tokens) a step may have: `--max-num-batched-tokens`. */
   readonly maxRows: number
@@ -120,6 +145,11 @@ export interface StepInput {
   readonly maxBlocksPerSequence: number
   /** [numRows]: the row of its table that `embedAdd` takes for each row; absent where no op asks for it. */
   readonly places?: Int32Array
+  /**
+   * [numSequences, 2]: the slot that a sequence's state before its first row is read from, -1 at the start of a text, and the slot that the state after
+   * its last row is written to. No slot is written that another sequence of the step reads. Absent where no layer keeps a state.
+   */
+  readonly stateSlots?: Int32Array
 }
 
 export interface LinearOptions {
@@ -162,6 +192,54 @@ export interface AttentionOptions {
   readonly softcap: number | null
   /** Rows see the rows after them too, as encoders do. The same in all attention ops of a step, which has whole sequences. */
   readonly bidirectional?: boolean
+}
+
+/** Columns of an activation, from `offset` on. */
+export interface Columns {
+  readonly x: Activation
+  readonly offset: number
+}
+
+export interface ConvolutionOptions {
+  /** Index into StateLayout.layers; channels and kernel are that layer's. */
+  readonly layer: number
+  /** [channels, kernel], the oldest input's weight first. */
+  readonly weight: Vector
+  readonly bias: Vector | null
+  readonly kernel: number
+  /** First column of x that is read. */
+  readonly offset: number
+  /** False: out = silu(conv(x)). True: x has three times as many columns, those of B, C and z: out = C * conv(B * z). */
+  readonly isGated: boolean
+}
+
+interface ScanOptions {
+  /** Index into StateLayout.layers; heads and dims are that layer's: keyDim values of q and k, valueDim of v. */
+  readonly layer: number
+  /** Heads of q and k: as many heads in a row share them as there are heads for one. */
+  readonly numKeyHeads: number
+  /** [heads], all below 0. */
+  readonly decayRate: Vector
+  /** [heads] */
+  readonly stepBias: Vector
+  /** Multiplies the output, through silu. [heads, valueDim] */
+  readonly gate: Columns
+  /** Before softplus and stepBias. [heads] */
+  readonly step: Columns
+}
+
+export interface GatedDeltaOptions extends ScanOptions {
+  /** Before sigmoid. [heads] */
+  readonly beta: Columns
+  /** Of each head's output, before the gate. Weight [valueDim]. */
+  readonly norm: Norm
+}
+
+export interface SelectiveScanOptions extends ScanOptions {
+  /** [heads] */
+  readonly skip: Vector
+  /** Of the gated output, over the heads of each key head together. Weight [heads, valueDim]. */
+  readonly norm: Norm
 }
 
 export interface LogitsOptions {
@@ -253,7 +331,7 @@ export interface BackendInfo {
 export interface MemoryUse {
   /** Matrices and vectors, as packed. */
   readonly weightBytes: number
-  /** The paged pool. */
+  /** The paged pool and the pool of states. */
   readonly kvCacheBytes: number
   /** Activations, rotation tables, logits and what else the steps compute in. */
   readonly scratchBytes: number
@@ -323,6 +401,12 @@ export interface Backend {
   kvBlockBytes(layout: KvLayout): number
   /** Blocks a pool can have at most (a device's largest binding); Infinity where memory alone decides. */
   maxKvBlocks(layout: KvLayout): number
+  /** Allocates the pool of states; call at most once, after the weights. Slots need not be cleared: nothing is read that was not written. */
+  createStatePool(layout: StateLayout): void
+  /** Bytes a slot takes over all layers. */
+  stateSlotBytes(layout: StateLayout): number
+  /** Slots a pool can have at most. */
+  maxStateSlots(layout: StateLayout): number
   /**
    * The ops that `ops` calls (all but sample and score), to be run by each step as a whole. To be called before `ready`,
    * which checks their shapes and settles whatever does not depend on the step; `ops` may be called then, later, or more than once.
@@ -364,6 +448,22 @@ export interface Backend {
   attention(out: Activation, q: Activation, options: AttentionOptions): void
   /** A row for each sequence, into `StepOutput.pooled`. At most once a step. */
   pool(x: Activation, pooling: Pooling): void
+  /** x *= sigmoid(gate). As wide as each other. */
+  sigmoidGate(x: Activation, gate: Activation): void
+  /** Causal convolution of each channel over a sequence's tokens, from its state on, which is advanced. out [rows, channels] */
+  convolution(out: Activation, x: Activation, options: ConvolutionOptions): void
+  /**
+   * The gated delta rule, token after token, from the sequence's state S on, which is advanced. x holds q, k [numKeyHeads, keyDim] and v [heads, valueDim];
+   * q and k are divided by their lengths, q by sqrt(keyDim) too. For each head: S *= exp(decayRate softplus(step + stepBias));
+   * S += sigmoid(beta) (v - S k) k^T; out = norm(S q) silu(gate). out [rows, heads valueDim]. Source: arXiv 2412.06464.
+   */
+  gatedDelta(out: Activation, x: Activation, options: GatedDeltaOptions): void
+  /**
+   * Mamba-2's selective state space, token after token, from the sequence's state S on, which is advanced. x holds v [heads, valueDim], k and q
+   * [numKeyHeads, keyDim] (x, B and C there). For each head, with dt = softplus(step + stepBias): S = exp(decayRate dt) S + dt v k^T;
+   * out = norm((S q + skip v) silu(gate)). out [rows, heads valueDim]. Source: arXiv 2405.21060.
+   */
+  selectiveScan(out: Activation, x: Activation, options: SelectiveScanOptions): void
   /** Logits of the sample rows into backend memory, then a token for each. At most once a step. */
   sample(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly SampleRow[]): void
   /** Log-probabilities of given tokens, computed in chunks of rows. At most once a step. */

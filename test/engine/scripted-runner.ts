@@ -21,6 +21,8 @@ export interface ScriptedRunnerOptions {
   readonly vocabSize: number
   readonly maxNumBatchedTokens: number
   readonly maxModelLen?: number
+  /** A state for each sequence, which is the tokens it stands behind: a step that is given another's fails. None by default. */
+  readonly numStateSlots?: number
   readonly eosTokenIds?: readonly number[]
   /** Tokens before a position that its logits depend on; few make texts that repeat themselves. All by default. */
   readonly order?: number
@@ -38,6 +40,7 @@ export class ScriptedRunner implements Runner {
   readonly modelInfo: ModelInfo
   readonly #options: ScriptedRunnerOptions
   readonly #pool: Int32Array // [numBlocks, blockSize] token ids
+  readonly #states: (readonly number[])[] = []
   readonly #sampler: Sampler
   /** Refuses what a device would have no room for. */
   readonly #layout: StepLayout
@@ -61,6 +64,7 @@ export class ScriptedRunner implements Runner {
       maxBlocksPerSequence: Math.ceil((options.maxModelLen ?? numBlocks * blockSize) / blockSize),
       blockSize,
       numBlocks,
+      numStateSlots: options.numStateSlots ?? 0,
       vocabSize,
     })
     this.modelInfo = {
@@ -74,6 +78,8 @@ export class ScriptedRunner implements Runner {
       blockSize: options.blockSize,
       numKvBlocks: options.numBlocks,
       blockBytes: options.blockSize * 4,
+      numStateSlots: options.numStateSlots ?? 0,
+      stateSlotBytes: options.numStateSlots === undefined ? 0 : 4,
       maxNumBatchedTokens: options.maxNumBatchedTokens,
       weightBytes: 0,
       memory: { weightBytes: 0, kvCacheBytes: 0, scratchBytes: 0 },
@@ -111,6 +117,7 @@ export class ScriptedRunner implements Runner {
   losePool(): void {
     this.poolId++
     this.#pool.fill(0)
+    this.#states.length = 0
   }
 
   readBlocks(blocks: readonly number[], poolId = this.poolId): Promise<Uint8Array> {
@@ -148,9 +155,30 @@ export class ScriptedRunner implements Runner {
     for (const [i, sequence] of plan.sequences.entries()) {
       inputs[i]?.forEach((token, j) => (this.#pool[this.#slot(sequence, sequence.startPosition + j)] = token))
     }
+    this.#advanceStates(plan, inputs)
     const sequences = plan.sequences.map((sequence, i) => this.#outputs(sequence, inputs[i]?.length ?? 0))
     this.#sampled = sequences.flatMap((sequence) => sequence.tokens)
     return { stepId: plan.stepId, poolId: this.poolId, sequences, gpuMicros: null, kernels: null, computeMs: 0 }
+  }
+
+  /** As on a device: a slot that is written and read by two sequences of a step holds either state, or a mixture. */
+  #advanceStates({ sequences, stepId }: StepPlan, inputs: readonly (readonly number[])[]): void {
+    const written = new Map<number, readonly number[]>()
+    for (const [i, sequence] of sequences.entries()) {
+      const { state, startPosition } = sequence
+      if (state === undefined) continue
+      const before = state.read < 0 ? [] : this.#states[state.read]
+      const expected = Array.from({ length: startPosition }, (_, p) => this.#pool[this.#slot(sequence, p)])
+      if (JSON.stringify(before) !== JSON.stringify(expected))
+        throw new Error(`step ${stepId}: slot ${state.read} is not the state after ${startPosition} tokens`)
+      if (
+        sequences.some((other) => other !== sequence && other.state?.read === state.write) ||
+        written.has(state.write)
+      )
+        throw new Error(`step ${stepId}: slot ${state.write} is used twice`)
+      written.set(state.write, [...(before ?? []), ...(inputs[i] ?? [])])
+    }
+    for (const [slot, tokens] of written) this.#states[slot] = tokens
   }
 
   #inputTokens({ tokenSource }: SequencePlan): number[] {

@@ -87,6 +87,7 @@ export async function forcedDecode(
           tokenSource: { ids: Int32Array.from(chunk) },
           startPosition: start,
           blockTable: Int32Array.from(blocks),
+          ...(model.info.numStateSlots === 0 ? {} : { state: { read: start === 0 ? -1 : 1, write: 1 } }),
           sample: chunk.map(() => GREEDY),
           score: { targets: Int32Array.from(ids.slice(start + 1, start + 1 + chunk.length)), topN: 2 },
         },
@@ -140,7 +141,8 @@ export async function runGolden(
   chunkSize = 17,
 ): Promise<GoldenReport> {
   const golden = readGolden(name)
-  const model = await loadModel(goldenRequest(name, overrides))
+  // Every row is sampled, and models with states verify no drafts: as many sequences as a chunk has rows.
+  const model = await loadModel(goldenRequest(name, { maxNumSeqs: chunkSize, ...overrides }))
   try {
     return compareGolden(
       golden,

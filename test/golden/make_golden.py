@@ -131,6 +131,9 @@ MODELS = {
     "ernie4_5": ("ernie4_5", BASE | dict(head_dim=8, use_bias=True, tie_word_embeddings=True), dict(dtype=HALF)),
     "seed_oss": ("seed_oss", BASE | dict(head_dim=8, attention_bias=True, attention_out_bias=False), dict(dtype=HALF)),
     "ministral3": ("ministral3", BASE | dict(head_dim=8, rope_parameters=MINISTRAL_ROPE), dict(dtype=HALF)),
+    # Layers with a state of their own beside layers with attention.
+    "lfm2": ("lfm2", BASE | dict(num_hidden_layers=5, layer_types=["conv", "conv", "full_attention", "conv", "full_attention"], intermediate_size=60, block_multiple_of=16), dict(dtype=HALF)),
+    "lfm2-bias": ("lfm2", BASE | dict(num_hidden_layers=3, full_attn_idxs=[1], conv_bias=True, conv_L_cache=4, block_auto_adjust_ff_dim=False), dict(dtype=torch.bfloat16, drop=["layer_types"])),
     # Phi-4-mini's shape of rope: three quarters of the dims, longrope, tied.
     "phi4-mini": ("phi3", BASE | dict(hidden_size=64, num_key_value_heads=2, original_max_position_embeddings=32, tie_word_embeddings=True, rope_parameters=PHI4_ROPE), dict(dtype=torch.bfloat16)),
 }
@@ -195,7 +198,8 @@ def save(name, model, options):
     config = json.loads(model.config.to_json_string(use_diff=False))
     config = {k: v for k, v in config.items() if not k.startswith("_") and k in json.loads(model.config.to_json_string(use_diff=True)) or k in (
         "architectures", "vocab_size", "hidden_size", "tie_word_embeddings", "head_dim", "rope_parameters", "sliding_window", "layer_types",
-        "no_rope_layers", "query_pre_attn_scalar", "embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling",
+        "no_rope_layers", "norm_eps", "conv_L_cache", "conv_bias", "block_multiple_of", "block_auto_adjust_ff_dim", "block_ffn_dim_multiplier", "full_attn_idxs",
+        "query_pre_attn_scalar", "embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling",
         "shared_intermediate_size", "num_local_experts", "position_embedding_type", "attention_bias", "attention_out_bias", "use_bias", "mlp_bias", "attn_logit_softcapping", "final_logit_softcapping", "original_max_position_embeddings",
         "num_key_value_heads", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "rms_norm_eps")}
     config["architectures"] = [type(model).__name__]

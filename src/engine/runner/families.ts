@@ -8,26 +8,36 @@ type Presence = boolean | 'attention_bias' | 'attention_out_bias' | 'mlp_bias' |
 
 /** Names of a layer's tensors inside `layers.N.`. Several names of one matrix: its rows stand in as many tensors. */
 export interface LayerNames {
+  /** Before the mixer. */
+  readonly inputNorm: string
   readonly qkv: readonly [string] | readonly [string, string, string]
   readonly output: string
   readonly gateUp: readonly [string] | readonly [string, string]
   readonly down: string
-  /** Of the attention's output, where that is normalised. */
+  readonly qNorm: string
+  readonly kNorm: string
+  /** Of the mixer's output, where that is normalised. */
   readonly attentionNorm: string
   /** Before the MLP. */
   readonly mlpNorm: string
   /** Of the MLP's output, where that is normalised. */
   readonly feedForwardNorm: string
+  /** Of the last layer's output; it stands beside the layers. */
+  readonly finalNorm: string
 }
 
 const APART: LayerNames = {
+  inputNorm: 'input_layernorm',
   qkv: ['self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'],
   output: 'self_attn.o_proj',
   gateUp: ['mlp.gate_proj', 'mlp.up_proj'],
   down: 'mlp.down_proj',
+  qNorm: 'self_attn.q_norm',
+  kNorm: 'self_attn.k_norm',
   attentionNorm: 'post_attention_layernorm',
   mlpNorm: 'post_attention_layernorm',
   feedForwardNorm: 'post_feedforward_layernorm',
+  finalNorm: 'norm',
 }
 
 /** Which layers slide, where the config has no `layer_types`. */
@@ -54,6 +64,8 @@ export interface Family {
   readonly names: LayerNames
   /** Config field with the MLP's width. */
   readonly intermediateField: string
+  /** The MLP is two thirds as wide as that field says, rounded up (block_auto_adjust_ff_dim and its companions). */
+  readonly roundsMlpWidth: boolean
   /** Rotations turn neighbouring dims; the others turn dim i with dim i + rotaryDim / 2. */
   readonly rotatesNeighbours: boolean
   /** Embeddings are multiplied by sqrt(hidden_size). */
@@ -71,7 +83,13 @@ export interface Family {
   readonly localTheta: number | 'unscaled' | null
   readonly theta: number
   readonly normEps: number
+  /** Config field with the norms' epsilon. */
+  readonly normEpsField: string
   readonly activation: string
+  /** Attention's output is multiplied by the sigmoid of a gate (mixers/attention.ts). */
+  readonly gatesAttention: boolean
+  /** What the layers are that have no attention. */
+  readonly mixer: 'none' | 'shortConvolution'
 }
 
 const LLAMA: Family = {
@@ -83,6 +101,7 @@ const LLAMA: Family = {
   mlpBias: 'mlp_bias',
   names: APART,
   intermediateField: 'intermediate_size',
+  roundsMlpWidth: false,
   rotatesNeighbours: false,
   scalesEmbeddings: false,
   hasMultipliers: false,
@@ -92,7 +111,10 @@ const LLAMA: Family = {
   localTheta: null,
   theta: 10_000,
   normEps: 1e-6,
+  normEpsField: 'rms_norm_eps',
   activation: 'silu',
+  gatesAttention: false,
+  mixer: 'none',
 }
 
 const NO_BIASES = { qkvBias: false, outputBias: false, mlpBias: false } as const
@@ -132,6 +154,29 @@ const GLM: Family = {
   names: FUSED_GATE_UP,
   rotatesNeighbours: true,
   normEps: 1.5625e-7,
+}
+
+const LFM2: Family = {
+  ...LLAMA,
+  ...NO_BIASES,
+  qkNorm: 'head',
+  names: {
+    ...APART,
+    inputNorm: 'operator_norm',
+    output: 'self_attn.out_proj',
+    qNorm: 'self_attn.q_layernorm',
+    kNorm: 'self_attn.k_layernorm',
+    gateUp: ['feed_forward.w1', 'feed_forward.w3'],
+    down: 'feed_forward.w2',
+    mlpNorm: 'ffn_norm',
+    finalNorm: 'embedding_norm',
+  },
+  roundsMlpWidth: true,
+  tiesEmbeddings: true,
+  theta: 1_000_000,
+  normEps: 1e-5,
+  normEpsField: 'norm_eps',
+  mixer: 'shortConvolution',
 }
 
 /** By the entry of config.json's `architectures`. */
@@ -190,5 +235,6 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
     theta: 500_000,
     normEps: 1e-5,
   },
+  Lfm2ForCausalLM: LFM2,
   SeedOssForCausalLM: { ...LLAMA, outputBias: 'attention_out_bias' },
 }

@@ -161,7 +161,7 @@ const WARM_UP_ROWS = [1, 3, 8, 40]
  */
 async function warmUp(model: LoadedModel, signal: AbortSignal): Promise<void> {
   if (model.info.device.kind !== 'webgpu') return
-  const { blockSize, numKvBlocks, maxNumBatchedTokens, maxModelLen } = model.info
+  const { blockSize, numKvBlocks, numStateSlots, maxNumBatchedTokens, maxModelLen } = model.info
   const mostRows = Math.min(numKvBlocks * blockSize, maxNumBatchedTokens, maxModelLen)
   for (const rows of WARM_UP_ROWS) {
     const numRows = Math.min(rows, mostRows)
@@ -172,6 +172,7 @@ async function warmUp(model: LoadedModel, signal: AbortSignal): Promise<void> {
           tokenSource: { ids: new Int32Array(numRows) },
           startPosition: 0,
           blockTable,
+          ...(numStateSlots === 0 ? {} : { state: { read: -1, write: 0 } }),
           sample: [{ ...GREEDY, temperature, topP: temperature === 0 ? 1 : 0.9 }],
           score: null,
         },

@@ -7,10 +7,10 @@ import { openGguf } from '../weights/gguf.ts'
 import { unpackCheckpoint } from '../weights/quantized-checkpoint.ts'
 import { openSafetensors } from '../weights/safetensors.ts'
 import type { WeightSource } from '../weights/source.ts'
-import { Decoder, kvLayout } from './decoder.ts'
+import { Decoder, kvLayout, stateLayout } from './decoder.ts'
 import { chooseDevice, createBackend } from './device.ts'
 import { loadWeights } from './model-weights.ts'
-import { defaultBlocks, type PoolRequest, sizePool } from './pool-size.ts'
+import { defaultBytes, type PoolRequest, sizePool } from './pool-size.ts'
 import { maxSampleRows, ModelError, type ModelInfo, type ModelRequest, type ProgressListener } from './runner.ts'
 import { type DecoderSpec, readQuantization, readSpec } from './spec.ts'
 import { StepLayout } from './step-input.ts'
@@ -104,7 +104,7 @@ export async function loadModel(
     const limits: BackendLimits = {
       maxRows: request.maxNumBatchedTokens ?? (kind === 'webgpu' ? 2048 : 512),
       maxSequences: request.maxNumSeqs,
-      maxSampleRows: maxSampleRows(request.maxNumSeqs, request.speculation ?? true),
+      maxSampleRows: maxSampleRows(request.maxNumSeqs, (request.speculation ?? true) && stateLayout(spec, 1) === null),
       maxBlocksPerSequence: Math.ceil(modelLen / request.blockSize),
     }
     if (limits.maxRows < limits.maxSequences) {
@@ -117,6 +117,7 @@ export async function loadModel(
     backend = loaded.backend
     const { decoder, facts, notices } = loaded
     const layout = kvLayout(spec, 1, request.blockSize)
+    const states = stateLayout(spec, 1)
     const pool: PoolRequest = {
       ...request,
       kvCacheMemory: request.kvCacheMemory ?? null,
@@ -124,11 +125,14 @@ export async function loadModel(
       isModelLenAsked: request.maxModelLen !== null,
       blockBytes: backend.kvBlockBytes(layout),
       maxBlocks: backend.maxKvBlocks(layout),
+      stateSlotBytes: states === null ? 0 : backend.stateSlotBytes(states),
+      maxStateSlots: states === null ? 0 : backend.maxStateSlots(states),
     }
     const isShare = pool.kvCacheMemory !== null && 'share' in pool.kvCacheMemory
-    const offered = await offeredBytes(backend, isShare ? Infinity : defaultBlocks(pool) * pool.blockBytes)
-    const { numBlocks, maxModelLen, notice } = sizePool(pool, offered)
+    const offered = await offeredBytes(backend, isShare ? Infinity : defaultBytes(pool))
+    const { numBlocks, numStateSlots, maxModelLen, notices: poolNotices } = sizePool(pool, offered)
     backend.createKvCache({ ...layout, numBlocks })
+    if (states !== null) backend.createStatePool({ ...states, numSlots: numStateSlots })
     await backend.ready(signal)
     const { kind: device, adapter, driver, isSoftware, kvFormat, hasTimestamps } = backend.info
     const info: ModelInfo = {
@@ -142,15 +146,18 @@ export async function loadModel(
       blockSize: request.blockSize,
       numKvBlocks: numBlocks,
       blockBytes: pool.blockBytes,
+      numStateSlots,
+      stateSlotBytes: pool.stateSlotBytes,
       maxNumBatchedTokens: limits.maxRows,
       weightBytes: facts.weightBytes,
       memory: backend.memoryUse(),
       quantization: request.quantization,
       device: { kind: device, adapter, driver, isSoftware, kvFormat, hasTimestamps },
       fingerprint: fingerprintOf(source, spec, request, backend, facts.digest),
-      notices: notice === null ? notices : [...notices, notice],
+      notices: [...notices, ...poolNotices],
     }
-    const steps = new StepLayout({ ...limits, blockSize: request.blockSize, numBlocks, vocabSize: spec.vocabSize })
+    const { blockSize } = request
+    const steps = new StepLayout({ ...limits, blockSize, numBlocks, numStateSlots, vocabSize: spec.vocabSize })
     return { info, backend, decoder, layout: steps }
   } catch (error) {
     await backend?.close()

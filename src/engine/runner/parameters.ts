@@ -1,10 +1,13 @@
 /** Reads a model's tensors onto a backend, and checks beforehand that they are there: what every part of a layer is loaded with. */
 import type { Activation, Backend, Matrix, MatrixData, MatrixUse, Norm, Vector } from '../../kernels/ops.ts'
 import type { WeightLoader } from '../weights/packed-cache.ts'
-import { concatRows, expectTensor, openMatrix, permuteRows, readMatrix, type WeightSource } from '../weights/source.ts'
+import { concatRows, expectTensor, openMatrix, readMatrix, takeRows, type WeightSource } from '../weights/source.ts'
 
-/** A tensor that gives rows to a matrix. `from`: which stored row stands at a row; absent: they stand as stored. */
-export type Part = readonly [name: string, rows: number, from?: (row: number) => number]
+/**
+ * A tensor that gives rows to a matrix. `from`: which stored row stands at a row; absent: they stand as stored. `stored`: rows of the tensor, where
+ * it has others too.
+ */
+export type Part = readonly [name: string, rows: number, from?: ((row: number) => number) | undefined, stored?: number]
 
 /** How norms of a family are stored and computed. */
 export interface NormRule {
@@ -36,9 +39,9 @@ export class Parameters {
       const [[only, , order] = ['']] = parts
       if (parts.length === 1 && order === undefined) return openMatrix(this.#source, `${only}.weight`, rows, cols)
       const data: MatrixData[] = []
-      for (const [name, count, from] of parts) {
-        const stored = await readMatrix(this.#source, `${name}.weight`, count, cols)
-        data.push(from === undefined ? stored : permuteRows(stored, count, cols, from))
+      for (const [name, count, from, storedRows = count] of parts) {
+        const stored = await readMatrix(this.#source, `${name}.weight`, storedRows, cols)
+        data.push(from === undefined ? stored : takeRows(stored, storedRows, count, from))
       }
       return concatRows(data)
     })
@@ -49,9 +52,9 @@ export class Parameters {
     if (!isPresent) return undefined
     const values = new Float32Array(parts.reduce((sum, [, length]) => sum + length, 0))
     let at = 0
-    for (const [name, length, from = (row: number) => row] of parts) {
-      const stored = await this.#weights.vector(`${name}.bias`, length)
-      for (let row = 0; row < length; row++) values[at + row] = stored[from(row)]!
+    for (const [name, length, from = (row: number) => row, stored = length] of parts) {
+      const biases = await this.#weights.vector(`${name}.bias`, stored)
+      for (let row = 0; row < length; row++) values[at + row] = biases[from(row)]!
       at += length
     }
     return this.#backend.loadVector(`${parts[0]?.[0] ?? ''}.bias`, values)
@@ -61,6 +64,12 @@ export class Parameters {
     const values = await this.#weights.vector(`${name}.weight`, length)
     const { eps, addsOne } = this.#norms
     return { weight: this.#backend.loadVector(name, addsOne ? values.map((value) => value + 1) : values), eps }
+  }
+
+  /** A tensor's values, in the order stored. `map`: what each becomes. */
+  async vector(name: string, shape: number | readonly number[], map = (value: number) => value): Promise<Vector> {
+    const values = await this.#weights.vector(name, shape)
+    return this.#backend.loadVector(name, values.map(map))
   }
 
   /** The step buffer of this name and width, shared by all layers that ask for it. */
@@ -74,7 +83,7 @@ export class Parameters {
 
 /** Checks that the tensors of a linear layer are there with their shapes. Throws ModelError. */
 export function expectLinear(source: WeightSource, parts: readonly Part[], cols: number, hasBias: boolean): void {
-  for (const [name, rows] of parts) {
+  for (const [name, count, , rows = count] of parts) {
     expectTensor(source, `${name}.weight`, [rows, cols])
     if (hasBias) expectTensor(source, `${name}.bias`, [rows])
   }

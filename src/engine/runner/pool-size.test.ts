@@ -12,13 +12,20 @@ const large: PoolRequest = {
   blockSize: 16,
   blockBytes: 16 * 131_072,
   maxBlocks: Infinity,
+  stateSlotBytes: 0,
+  maxStateSlots: 0,
 }
 
 test('a large card holds what many usual sequences need, a small one what it has, and the operator is told', () => {
-  expect(sizePool(large, 60 * GIB)).toEqual({ numBlocks: 64 * 256, maxModelLen: 131_072, notice: null })
+  expect(sizePool(large, 60 * GIB)).toEqual({
+    numBlocks: 64 * 256,
+    numStateSlots: 0,
+    maxModelLen: 131_072,
+    notices: [],
+  })
   const small = sizePool(large, 4 * GIB)
   expect(small).toMatchObject({ numBlocks: 2048, maxModelLen: 32_768 })
-  expect(small.notice).toMatch(/32768 tokens, not the model's 131072.*16384 MiB.*4096 MiB.*--kv-cache-memory/)
+  expect(small.notices[0]).toMatch(/32768 tokens, not the model's 131072.*16384 MiB.*4096 MiB.*--kv-cache-memory/)
 })
 
 test('a short context needs no more than its sequences', () => {
@@ -30,6 +37,18 @@ test('bytes and shares are taken at their word, as far as one pool can be', () =
   expect(sizePool({ ...large, kvCacheMemory: { share: 0.5 } }, 64 * GIB).numBlocks).toBe(32 * 512)
   expect(sizePool({ ...large, kvCacheMemory: { share: 0.5 }, maxBlocks: 9000 }, 64 * GIB).numBlocks).toBe(9000)
   expect(sizePool({ ...large, numKvBlocks: 20, kvCacheMemory: { share: 0.5 } }, GIB).numBlocks).toBe(20)
+})
+
+test('states of sequences come out of the same memory: a slot and a snapshot for each, at most half of it', () => {
+  const hybrid = { ...large, stateSlotBytes: 48 * 2 ** 20, maxStateSlots: Infinity }
+  const roomy = sizePool(hybrid, 60 * GIB)
+  expect(roomy).toEqual({ numBlocks: 64 * 256, numStateSlots: 129, maxModelLen: 131_072, notices: [] })
+  const tight = sizePool(hybrid, 4 * GIB)
+  expect(tight.numStateSlots).toBe(42)
+  expect(tight.numBlocks).toBe(Math.floor((4 * GIB - 42 * hybrid.stateSlotBytes) / large.blockBytes))
+  expect(tight.notices[0]).toMatch(/42 sequences run at once, not the 64 of --max-num-seqs.*48 MiB/)
+  expect(sizePool({ ...hybrid, numStateSlots: 7 }, 60 * GIB).numStateSlots).toBe(7)
+  expect(() => sizePool(hybrid, 2 ** 26)).toThrow(/a state of 48 MiB for each sequence.*64 MiB.*--kv-cache-memory/)
 })
 
 test('what does not fit says what it needs, what there is, and what to change', () => {

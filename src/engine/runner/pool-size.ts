@@ -1,4 +1,4 @@
-/** How many KV blocks a pool gets: as asked, or what a server of this kind needs and the device has. */
+/** How many KV blocks, and slots for states, a model gets: as asked, or what a server of this kind needs and the device has. */
 import { ModelError } from './runner.ts'
 
 /** Bytes, or a share of what the device offers. */
@@ -16,13 +16,19 @@ export interface PoolRequest {
   readonly blockBytes: number
   /** The most that one pool can have on the device. */
   readonly maxBlocks: number
+  /** Of what the layers keep of a sequence beside K and V; 0: they keep nothing. */
+  readonly stateSlotBytes: number
+  readonly maxStateSlots: number
+  /** Absent: by memory. */
+  readonly numStateSlots?: number
 }
 
 export interface PoolSize {
   readonly numBlocks: number
+  readonly numStateSlots: number
   readonly maxModelLen: number
-  /** For the operator, where a sequence may be shorter than the model allows. */
-  readonly notice: string | null
+  /** For the operator, where a sequence may be shorter than the model allows, or fewer run than may. */
+  readonly notices: readonly string[]
 }
 
 /** Tokens a sequence is taken to have where many run: servers whose sequences are longer say so by --kv-cache-memory. */
@@ -36,8 +42,18 @@ export function defaultBlocks({ maxModelLen, maxNumSeqs, blockSize }: PoolReques
   return Math.max(perSequence, maxNumSeqs * Math.min(perSequence, Math.ceil(USUAL_TOKENS / blockSize)))
 }
 
+/** Slots that a server has use for: one for each sequence that runs, a snapshot for each, and one to go on to. */
+function usefulStateSlots({ stateSlotBytes, maxStateSlots, maxNumSeqs }: PoolRequest): number {
+  return stateSlotBytes === 0 ? 0 : Math.min(maxStateSlots, 2 * maxNumSeqs + 1)
+}
+
+/** Bytes that the default pools have where memory allows. */
+export function defaultBytes(request: PoolRequest): number {
+  return defaultBlocks(request) * request.blockBytes + usefulStateSlots(request) * request.stateSlotBytes
+}
+
 /**
- * @param offeredBytes what the device can give the pool
+ * @param offeredBytes what the device can give the pools
  * @throws ModelError naming what is needed, what there is, and the flags that change either
  */
 export function sizePool(request: PoolRequest, offeredBytes: number): PoolSize {
@@ -45,14 +61,18 @@ export function sizePool(request: PoolRequest, offeredBytes: number): PoolSize {
   const perSequence = Math.ceil(maxModelLen / blockSize)
   const askedBytes =
     kvCacheMemory === null ? null : 'bytes' in kvCacheMemory ? kvCacheMemory.bytes : kvCacheMemory.share * offeredBytes
-  const asked = askedBytes === null ? defaultBlocks(request) : Math.floor(askedBytes / blockBytes)
-  const affordable = askedBytes === null ? Math.floor(offeredBytes / blockBytes) : asked
+  const numStateSlots = sizeStates(request, askedBytes ?? offeredBytes)
+  const stateBytes = numStateSlots * request.stateSlotBytes
+  const asked = askedBytes === null ? defaultBlocks(request) : Math.floor((askedBytes - stateBytes) / blockBytes)
+  const affordable = askedBytes === null ? Math.floor((offeredBytes - stateBytes) / blockBytes) : asked
   const numBlocks = numKvBlocks ?? Math.min(asked, affordable, maxBlocks)
-  if (numBlocks >= perSequence) return { numBlocks, maxModelLen, notice: null }
+  const notices = stateNotices(request, numStateSlots)
+  if (numBlocks >= perSequence) return { numBlocks, numStateSlots, maxModelLen, notices }
   const numTokens = numBlocks * blockSize
+  const beside = stateBytes === 0 ? '' : ` beside ${megabytes(stateBytes)} of states`
   const found =
     `${numBlocks} KV blocks of ${blockSize} tokens (${blockBytes} bytes each) hold ${numTokens} tokens; a sequence of ${maxModelLen} takes ` +
-    `${megabytes(perSequence * blockBytes)}, and there are ${megabytes(numKvBlocks === null ? (askedBytes ?? offeredBytes) : numBlocks * blockBytes)}`
+    `${megabytes(perSequence * blockBytes)}${beside}, and there are ${megabytes(numKvBlocks === null ? (askedBytes ?? offeredBytes) : numBlocks * blockBytes)}`
   if (isModelLenAsked) {
     throw new ModelError(
       `${found}: fewer than the ${maxModelLen} of --max-model-len. Raise --num-kv-blocks to ${perSequence} or --kv-cache-memory, or lower --max-model-len.`,
@@ -64,7 +84,34 @@ export function sizePool(request: PoolRequest, offeredBytes: number): PoolSize {
     )
   }
   const notice = `the context is ${numTokens} tokens, not the model's ${maxModelLen}: ${found}; --kv-cache-memory or --num-kv-blocks raise it, --max-model-len makes it exact`
-  return { numBlocks, maxModelLen: numTokens, notice: numKvBlocks === null ? notice : null }
+  return {
+    numBlocks,
+    numStateSlots,
+    maxModelLen: numTokens,
+    notices: numKvBlocks === null ? [...notices, notice] : notices,
+  }
+}
+
+/** States take half of the memory at most: a slot without blocks serves nobody, nor blocks without a slot. */
+function sizeStates(request: PoolRequest, availableBytes: number): number {
+  const { stateSlotBytes, numStateSlots } = request
+  if (numStateSlots !== undefined) return numStateSlots
+  const useful = usefulStateSlots(request)
+  const affordable = stateSlotBytes === 0 ? 0 : Math.floor(availableBytes / 2 / stateSlotBytes)
+  if (useful > 0 && affordable < 2) {
+    throw new ModelError(
+      `the model keeps a state of ${megabytes(stateSlotBytes)} for each sequence, and there are ${megabytes(availableBytes)} for states and KV ` +
+        `blocks together. Raise --kv-cache-memory, free memory, or choose a smaller model or another --device.`,
+    )
+  }
+  return Math.min(useful, affordable)
+}
+
+function stateNotices({ maxNumSeqs, stateSlotBytes }: PoolRequest, numSlots: number): string[] {
+  if (stateSlotBytes === 0 || numSlots > maxNumSeqs) return []
+  return [
+    `${numSlots} sequences run at once, not the ${maxNumSeqs} of --max-num-seqs: each keeps a state of ${megabytes(stateSlotBytes)}; --kv-cache-memory raises it`,
+  ]
 }
 
 function megabytes(bytes: number): string {

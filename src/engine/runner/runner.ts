@@ -31,6 +31,8 @@ export interface ModelRequest {
   readonly blockSize: number
   /** null: by kvCacheMemory. */
   readonly numKvBlocks: number | null
+  /** Slots for states; absent: by kvCacheMemory, none where the model keeps none. */
+  readonly numStateSlots?: number
   /** Absent or null: what the sequences need, as far as the device has it. */
   readonly kvCacheMemory?: KvCacheMemory | null
   /** Drafts will be verified; absent: they will. */
@@ -55,6 +57,9 @@ export interface ModelInfo {
   readonly blockSize: number
   readonly numKvBlocks: number
   readonly blockBytes: number
+  /** Slots for what the layers keep of a sequence beside K and V; 0: they keep nothing. */
+  readonly numStateSlots: number
+  readonly stateSlotBytes: number
   readonly maxNumBatchedTokens: number
   readonly weightBytes: number
   /** What the backend holds on its device once it is ready. */
@@ -86,6 +91,8 @@ export interface SequencePlan {
   readonly startPosition: number
   /** Block ids of positions 0.. in order, covering at least startPosition + n positions. */
   readonly blockTable: Int32Array
+  /** Slots of the pool of states: read from (-1: the text begins here), and written to. Absent: the model keeps no states. */
+  readonly state?: { readonly read: number; readonly write: number }
   /** Sample after the last `numSampleRows` input tokens (0: none; 1: usual; more: drafts to verify). One spec a row. */
   readonly sample: readonly SampleSpec[]
   /** Prompt scoring: log-probability of targets[i] after input token i. */

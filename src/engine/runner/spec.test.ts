@@ -1,7 +1,8 @@
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { FAMILIES } from './families.ts'
-import { parseSpec } from './spec.ts'
+import type { AttentionSpec } from './mixers/attention.ts'
+import { type DecoderSpec, parseSpec } from './spec.ts'
 
 const LLAMA = {
   architectures: ['LlamaForCausalLM'],
@@ -15,6 +16,9 @@ const LLAMA = {
 }
 const parse = (fields: object, generation: unknown = null, served: number | null = null) =>
   parseSpec('m/config.json', { ...LLAMA, ...fields }, generation, { servedPositions: served })
+
+const attentionOf = ({ layers }: DecoderSpec): AttentionSpec[] =>
+  layers.flatMap(({ mixer }) => (mixer.kind === 'attention' ? [mixer] : []))
 
 test('both dialects of rope and dtype give the same spec', () => {
   const scaling = {
@@ -66,7 +70,7 @@ test('end-of-sequence ids: one, a list, and generation_config.json before config
 })
 
 test('sliding windows follow each family and its switches', () => {
-  const windows = (fields: object) => parse({ sliding_window: 16, ...fields }).layers.map(({ mixer }) => mixer.window)
+  const windows = (fields: object) => attentionOf(parse({ sliding_window: 16, ...fields })).map(({ window }) => window)
   expect(windows({})).toEqual([null, null, null, null, null, null])
   expect(windows({ architectures: ['MistralForCausalLM'] })).toEqual([16, 16, 16, 16, 16, 16])
   expect(windows({ architectures: ['MistralForCausalLM'], sliding_window: null })).toEqual([
@@ -88,7 +92,7 @@ test('sliding windows follow each family and its switches', () => {
   ])
   expect(windows({ architectures: ['Gemma2ForCausalLM'] })).toEqual([16, null, 16, null, 16, null])
   const smollm3 = { architectures: ['SmolLM3ForCausalLM'], no_rope_layers: [1, 0, 1, 1, 0, 1] }
-  expect(parse(smollm3).layers.map(({ mixer }) => mixer.rope)).toEqual([0, null, 0, 0, null, 0])
+  expect(attentionOf(parse(smollm3)).map(({ rope }) => rope)).toEqual([0, null, 0, 0, null, 0])
   expect(windows({ ...smollm3, use_sliding_window: true })).toEqual([null, 16, null, null, 16, null])
 })
 

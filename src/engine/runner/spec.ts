@@ -4,21 +4,13 @@
  */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { ConfigReader } from './config-reader.ts'
 import { FAMILIES, type Family, type LayerNames } from './families.ts'
+import { stateMixersOf } from './mixers/config.ts'
+import type { MixerSpec } from './mixers/mixer.ts'
 import type { Activate, MlpSpec } from './mlp.ts'
 import { computeRope, type RopeParameters, type RopeSpec } from './rope.ts'
 import { ModelError } from './runner.ts'
-
-/** What a layer mixes the tokens of a sequence with. */
-export type MixerSpec = AttentionSpec
-
-export interface AttentionSpec {
-  readonly kind: 'attention'
-  /** Index into DecoderSpec.ropes; null: no rotary embedding in this layer. */
-  readonly rope: number | null
-  /** Sliding window in tokens; null: the whole context. */
-  readonly window: number | null
-}
 
 export interface LayerSpec {
   readonly mixer: MixerSpec
@@ -54,73 +46,6 @@ export interface DecoderSpec {
   readonly maxPositions: number
   readonly bosTokenId: number | null
   readonly eosTokenIds: readonly number[]
-}
-
-/** Typed access to an untrusted config, with the file's name in every complaint. */
-export class ConfigReader {
-  readonly path: string
-  readonly #fields: Readonly<Record<string, unknown>>
-
-  constructor(path: string, fields: Readonly<Record<string, unknown>>) {
-    this.path = path
-    this.#fields = fields
-  }
-
-  raw(key: string): unknown {
-    return this.#fields[key] ?? null
-  }
-
-  fail(key: string, expected: string): never {
-    throw new ModelError(
-      `${this.path}: ${key} should be ${expected}, found ${JSON.stringify(this.#fields[key])?.slice(0, 80) ?? 'nothing'}`,
-    )
-  }
-
-  number(key: string, fallback?: number): number {
-    const value = this.raw(key) ?? fallback
-    if (typeof value !== 'number' || !Number.isFinite(value)) this.fail(key, 'a number')
-    return value
-  }
-
-  /** A size: an integer from 1 up to 2^24, beyond every real model and small enough that products stay exact. */
-  size(key: string, fallback?: number): number {
-    const value = this.number(key, fallback)
-    if (!Number.isInteger(value) || value < 1 || value > 1 << 24) this.fail(key, 'a positive integer')
-    return value
-  }
-
-  optionalNumber(key: string): number | null {
-    return this.raw(key) === null ? null : this.number(key)
-  }
-
-  flag(key: string, fallback: boolean): boolean {
-    const value = this.raw(key) ?? fallback
-    if (typeof value !== 'boolean') this.fail(key, 'true or false')
-    return value
-  }
-
-  object(key: string): RopeParameters | null {
-    const value = this.raw(key)
-    if (value === null) return null
-    if (typeof value !== 'object' || Array.isArray(value)) this.fail(key, 'an object')
-    return value as RopeParameters
-  }
-
-  list(key: string, length: number): readonly unknown[] | null {
-    const value = this.raw(key)
-    if (value === null) return null
-    if (!Array.isArray(value) || value.length < length) this.fail(key, `a list of ${length}`)
-    return value
-  }
-
-  /** A token id, a list of them, or null. */
-  tokenIds(key: string): readonly number[] {
-    const value = this.raw(key)
-    const list = value === null ? [] : Array.isArray(value) ? value : [value]
-    if (!list.every((id) => typeof id === 'number' && Number.isInteger(id) && id >= 0))
-      this.fail(key, 'a token id or a list of them')
-    return list as number[]
-  }
 }
 
 function windowsOf(config: ConfigReader, family: Family, numLayers: number): (number | null)[] {
@@ -231,17 +156,18 @@ function positionsOf(config: ConfigReader): number {
     : positions
 }
 
-/** Experts and layers with a state of their own (Mamba) are named before tensors are missed. */
+/** Experts are named before tensors are missed. */
 function requireDense(config: ConfigReader): void {
   if (config.number('num_local_experts', 0) > 0)
     config.fail('num_local_experts', '0: models with experts are not served')
-  const types = config.raw('layer_types') ?? config.raw('layers_block_type')
-  if (!Array.isArray(types)) return
-  const unknown = (types as readonly unknown[]).find(
-    (type) => type !== 'attention' && type !== 'full_attention' && type !== 'sliding_attention',
-  )
-  if (unknown !== undefined)
-    config.fail('layer_types', 'attention in every layer: layers with a state of their own are not served')
+}
+
+function mlpWidthOf(config: ConfigReader, { intermediateField, roundsMlpWidth }: Family): number {
+  const width = config.size(intermediateField)
+  if (!roundsMlpWidth || !config.flag('block_auto_adjust_ff_dim', true)) return width
+  const multiplier = config.number('block_ffn_dim_multiplier', 1)
+  const multiple = config.size('block_multiple_of', 256)
+  return Math.ceil(Math.floor(multiplier * Math.floor((2 * width) / 3)) / multiple) * multiple
 }
 
 interface Multipliers {
@@ -314,17 +240,18 @@ export function parseSpec(
   if (activation === undefined) config.fail('hidden_act', Object.keys(ACTIVATIONS).join(' or '))
   const isPresent = (presence: Family['qkvBias']): boolean =>
     typeof presence === 'string' ? config.flag(presence, false) : presence
+  const mixers = stateMixersOf(config, family, numLayers)
   const windows = windowsOf(config, family, numLayers)
   const hasRope = ropeLayersOf(config, family, windows)
   const mlp: MlpSpec = {
     kind: 'dense',
-    width: config.size(family.intermediateField),
+    width: mlpWidthOf(config, family),
     activation,
     hasBias: isPresent(family.mlpBias),
   }
   const layers = windows.map((window, i): LayerSpec => {
     const rope = hasRope[i] === true ? (family.localTheta !== null && window !== null ? 1 : 0) : null
-    return { mixer: { kind: 'attention', rope, window }, mlp }
+    return { mixer: mixers[i] ?? { kind: 'attention', rope, window, isGated: family.gatesAttention }, mlp }
   })
   // Each file may know an end that the other does not: of a text, of a turn.
   const eos = [...new Set([...config.tokenIds('eos_token_id'), ...generation.tokenIds('eos_token_id')])]
@@ -341,7 +268,7 @@ export function parseSpec(
     headDim,
     layers,
     ropes: ropesOf(config, family, headDim, maxPositions, options.servedPositions ?? maxPositions),
-    normEps: config.number('rms_norm_eps', family.normEps) / residual ** 2,
+    normEps: config.number(family.normEpsField, family.normEps) / residual ** 2,
     normPlacement: family.normPlacement,
     normAddsOne: family.normAddsOne,
     qkNorm: family.qkNorm,

@@ -108,7 +108,7 @@ export function writePlan(writer: WordWriter, plan: StepPlan): void {
     writer.int(numTokens)
   }
   writer.int(plan.sequences.length)
-  for (const { tokenSource, startPosition, blockTable, sample, score } of plan.sequences) {
+  for (const { tokenSource, startPosition, blockTable, state, sample, score } of plan.sequences) {
     if ('ids' in tokenSource) {
       writer.int(SOURCE.ids)
       writer.array(tokenSource.ids)
@@ -118,6 +118,9 @@ export function writePlan(writer: WordWriter, plan: StepPlan): void {
     }
     writer.int(startPosition)
     writer.array(blockTable)
+    // No slot is below -1.
+    writer.int(state === undefined ? -2 : state.read)
+    if (state !== undefined) writer.int(state.write)
     writer.int(sample.length)
     for (const spec of sample) writeSpec(writer, spec)
     writer.int(score === null ? -1 : score.topN)
@@ -140,11 +143,13 @@ export function readPlan(buffer: SharedArrayBuffer): StepPlan {
     const tokenSource = reader.int() === SOURCE.ids ? { ids: reader.view() } : { fromPreviousStep: reader.int() }
     const startPosition = reader.int()
     const blockTable = reader.view()
+    const read = reader.int()
+    const state = read < -1 ? {} : { state: { read, write: reader.int() } }
     const sample: SampleSpec[] = []
     for (let rows = reader.int(); rows > 0; rows--) sample.push(readSpec(reader))
     const topN = reader.int()
     const score = topN < 0 ? null : { targets: reader.array(), topN }
-    sequences.push({ tokenSource, startPosition, blockTable, sample, score })
+    sequences.push({ tokenSource, startPosition, blockTable, ...state, sample, score })
   }
   return { stepId, ...(poolId < 0 ? {} : { poolId }), blockCopies, sequences }
 }

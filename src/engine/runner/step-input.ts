@@ -11,6 +11,8 @@ export interface PlannedStep {
 interface PlanLimits extends BackendLimits {
   readonly blockSize: number
   readonly numBlocks: number
+  /** 0: the model keeps no states. */
+  readonly numStateSlots: number
   readonly vocabSize: number
 }
 
@@ -23,6 +25,7 @@ export class StepLayout {
     slots: Int32Array
     starts: Int32Array
     tables: Int32Array
+    stateSlots: Int32Array
   }[]
   #next = 0
 
@@ -34,12 +37,22 @@ export class StepLayout {
       slots: new Int32Array(limits.maxRows),
       starts: new Int32Array(limits.maxSequences + 1),
       tables: new Int32Array(limits.maxSequences * limits.maxBlocksPerSequence),
+      stateSlots: new Int32Array(2 * limits.maxSequences),
     }))
   }
 
   /** Throws RunnerError (`engine_error`) naming the number at fault, and the sequence, when a plan breaks the limits: a bug of the scheduler's. */
   plan(plan: StepPlan): PlannedStep {
-    const { maxRows, maxSequences, maxSampleRows, maxBlocksPerSequence, blockSize, numBlocks, vocabSize } = this.#limits
+    const {
+      maxRows,
+      maxSequences,
+      maxSampleRows,
+      maxBlocksPerSequence,
+      blockSize,
+      numBlocks,
+      numStateSlots,
+      vocabSize,
+    } = this.#limits
     let current: number | null = null
     const check = (ok: boolean, problem: () => string): void => {
       if (!ok) throw new RunnerError('engine_error', `step ${plan.stepId}: ${problem()}`, { sequence: current })
@@ -52,14 +65,14 @@ export class StepLayout {
         () => `copy of ${numTokens} tokens ${source} -> ${destination}`,
       )
     }
-    const { tokens, positions, slots, starts, tables } = this.#buffers[this.#next]!
+    const { tokens, positions, slots, starts, tables, stateSlots } = this.#buffers[this.#next]!
     this.#next = (this.#next + 1) % this.#buffers.length
     const samples: SampleRow[] = []
     const scores: ScoreRow[] = []
     let row = 0
     for (const [s, sequence] of plan.sequences.entries()) {
       current = s
-      const { tokenSource, startPosition, blockTable, sample, score } = sequence
+      const { tokenSource, startPosition, blockTable, state, sample, score } = sequence
       const count = 'ids' in tokenSource ? tokenSource.ids.length : 1
       const used = Math.ceil((startPosition + count) / blockSize)
       check(count > 0, () => `sequence ${s} has no tokens`)
@@ -74,7 +87,19 @@ export class StepLayout {
         score === null || score.targets.length <= count,
         () => `sequence ${s} scores ${score?.targets.length} rows of ${count}`,
       )
+      check(
+        numStateSlots === 0
+          ? state === undefined
+          : state !== undefined && state.read < numStateSlots && state.write >= 0 && state.write < numStateSlots,
+        () => `sequence ${s} keeps its state in slots ${state?.read} and ${state?.write} of ${numStateSlots}`,
+      )
+      check(
+        state === undefined || state.read >= 0 || startPosition === 0,
+        () => `sequence ${s} goes on without its state`,
+      )
       starts[s] = row
+      stateSlots[2 * s] = state?.read ?? -1
+      stateSlots[2 * s + 1] = state?.write ?? -1
       for (let i = 0; i < used; i++) {
         const block = blockTable[i]!
         check(block >= 0 && block < numBlocks, () => `sequence ${s} names block ${block} of ${numBlocks}`)
@@ -107,6 +132,7 @@ export class StepLayout {
       sequenceStarts: starts,
       blockTables: tables,
       maxBlocksPerSequence,
+      ...(numStateSlots === 0 ? {} : { stateSlots }),
     }
     return { input, samples, scores }
   }

@@ -52,7 +52,8 @@ class SupervisedRunner implements Runner {
     const info = await runner.load(request, onProgress)
     if (this.#closed.signal.aborted) throw closedError()
     // Sequences in the queue were admitted to this context and this pool.
-    this.#request = { ...request, numKvBlocks: info.numKvBlocks, maxModelLen: info.maxModelLen }
+    const { numKvBlocks, numStateSlots, maxModelLen } = info
+    this.#request = { ...request, numKvBlocks, numStateSlots, maxModelLen }
     this.#adopt(runner)
     return info
   }

@@ -15,11 +15,14 @@ import { BlockPool } from './block-pool.ts'
 import { PrefixCache } from './prefix-cache.ts'
 import type { PrefixCacheOptions, PrefixMatch } from './prefix-cache.ts'
 import type { Sequence } from './sequence.ts'
-import { StepDraft } from './step-draft.ts'
+import { StateSlots } from './state-slots.ts'
+import { snapshotBorder, StepDraft } from './step-draft.ts'
 import type { ScheduledSequence, ScheduledStep, StepBounds } from './step-draft.ts'
 
 export interface SchedulerOptions extends PrefixCacheOptions, StepBounds {
   readonly numBlocks: number
+  /** Slots for the states of sequences; absent or 0: the model keeps none. */
+  readonly numStateSlots?: number
   readonly maxNumSeqs: number
   /**
    * Asked once for each waiting sequence that is next, with what the pool holds of it: true when more of its blocks are being
@@ -41,6 +44,8 @@ const NO_MATCH: PrefixMatch = { blocks: [], partial: null, numTokens: 0, missRea
 export class Scheduler {
   readonly pool: BlockPool
   readonly cache: PrefixCache
+  /** null: the model keeps no states. */
+  readonly states: StateSlots | null
   readonly #options: SchedulerOptions
   /** In order of (priority, arrival): first served, last preempted. */
   readonly #running: Sequence[] = []
@@ -53,6 +58,8 @@ export class Scheduler {
     this.#options = options
     this.cache = new PrefixCache(options)
     this.pool = new BlockPool(options.numBlocks, this.cache)
+    const { numStateSlots = 0, blockSize } = options
+    this.states = numStateSlots > 0 ? new StateSlots(numStateSlots, blockSize) : null
   }
 
   get running(): readonly Sequence[] {
@@ -103,6 +110,7 @@ export class Scheduler {
   invalidate(): void {
     this.#generation++
     this.cache.clear()
+    this.states?.clear()
     for (const sequence of this.#running) {
       noteComputed(sequence)
       sequence.numComputedTokens = 0
@@ -142,14 +150,16 @@ export class Scheduler {
     if (this.#running.some((sequence) => sequence.numPendingTokens > 0 && !sequence.canRunAhead)) {
       return { step: null, preempted: [] }
     }
-    const draft = new StepDraft(this.#stepId + 1, this.#options)
+    this.states?.beginPlan()
+    const draft = new StepDraft(this.#stepId + 1, this.#options, this.states)
     const preempted: Schedule['preempted'][number][] = []
     this.#makeRoom(preempted)
     this.#scheduleDecodes(draft, preempted)
     if (!draft.isEmpty)
       draft.boundPrefill(Math.max(this.#options.blockSize, this.#options.maxPrefillTokens?.() ?? Infinity))
     for (const sequence of takingTurns(this.#running)) {
-      if (!sequence.isDecoding && sequence.numPendingTokens === 0) draft.addChunk(sequence)
+      if (!sequence.isDecoding && sequence.numPendingTokens === 0 && this.#hasStateSlot(sequence))
+        draft.addChunk(sequence)
       this.#publish(sequence, draft.stepId)
     }
     if (preempted.length === 0) this.#admit(draft)
@@ -180,7 +190,7 @@ export class Scheduler {
     for (const sequence of this.#running) if (wantsDecodeStep(sequence)) numDecoding++
     for (let i = 0; i < this.#running.length; i++) {
       const sequence = this.#running[i]
-      if (sequence === undefined || !wantsDecodeStep(sequence)) continue
+      if (sequence === undefined || !wantsDecodeStep(sequence) || !this.#hasStateSlot(sequence)) continue
       if (draft.budget === 0) return
       numDecoding--
       const drafts = this.#draftsOf(sequence, draft.roomForDrafts(numDecoding))
@@ -219,7 +229,7 @@ export class Scheduler {
     const next = takingTurns(this.#waiting, counts).find((sequence) => isReady(sequence))
     if (next === undefined || counts.has(next.tenant)) return
     const numNew = Math.ceil(next.tokens.length / this.#options.blockSize)
-    const fits = this.pool.numFree >= numNew + this.#running.length
+    const fits = this.pool.numFree >= numNew + this.#running.length && this.states?.numFree !== 0
     if (fits && this.#running.length < this.#options.maxNumSeqs) return
     const victim = newestOfLargest(this.#running)
     if (victim === undefined || (counts.get(victim.tenant) ?? 0) < 2) return
@@ -247,7 +257,9 @@ export class Scheduler {
     for (const sequence of takingTurns(this.#waiting, countByTenant(this.#running)).slice()) {
       if (draft.prefillBudget === 0 || this.#running.length >= this.#options.maxNumSeqs) return
       if (!isReady(sequence)) continue
+      if (this.states?.numFree === 0) return
       const match = this.#match(sequence, draft.stepId)
+      if (this.#awaitsSnapshot(sequence, match)) continue
       if (this.#options.prefetch?.(sequence, match) === true) continue
       if (!this.#allocate(sequence, match, draft)) return
       remove(this.#waiting, sequence)
@@ -255,7 +267,7 @@ export class Scheduler {
       sequence.status = 'running'
       insert(this.#running, sequence, compareRunning)
       draft.admitted.push({ sequence, kind, match })
-      draft.addChunk(sequence)
+      if (this.#hasStateSlot(sequence)) draft.addChunk(sequence)
       this.#publish(sequence, draft.stepId)
     }
   }
@@ -263,7 +275,40 @@ export class Scheduler {
   #match(sequence: Sequence, stepId: number): PrefixMatch {
     // Log-probabilities of prompt tokens need their logits: nothing of the prompt can be skipped.
     if (sequence.cacheRoot === null || sequence.promptLogprobs >= 0) return NO_MATCH
-    return this.cache.match(sequence.tokens.view, sequence.cacheRoot, sequence.blockHashes, stepId)
+    const match = this.cache.match(sequence.tokens.view, sequence.cacheRoot, sequence.blockHashes, stepId)
+    return this.states === null ? match : this.#matchState(this.states, sequence, match, stepId)
+  }
+
+  /** Of a match as many blocks as there is a snapshot for; nothing of a block, for a state stands at its border. */
+  #matchState(states: StateSlots, sequence: Sequence, match: PrefixMatch, stepId: number): PrefixMatch {
+    const { blockSize } = this.#options
+    const numBlocks = states.find(sequence.blockHashes, match.blocks.length, stepId)
+    sequence.state.branch = match.blocks.length > numBlocks ? match.blocks.length * blockSize : 0
+    const numMissing = match.blocks.length - numBlocks
+    return {
+      blocks: match.blocks.slice(0, numBlocks),
+      partial: null,
+      numTokens: numBlocks * blockSize,
+      missReason: numMissing === 0 ? match.missReason : numBlocks > 0 ? 'diverged' : 'cold',
+    }
+  }
+
+  /** A running sequence is about to leave a snapshot of the same text, further on than what is there: computing it twice helps nobody. */
+  #awaitsSnapshot(sequence: Sequence, match: PrefixMatch): boolean {
+    if (this.states === null || match.missReason === 'disabled') return false
+    const { blockSize } = this.#options
+    return this.#running.some((other) => {
+      const border = other.state.isSealed ? other.numComputedTokens : snapshotBorder(other, blockSize)
+      if (other.isDecoding || border === null || border <= match.numTokens) return false
+      const index = border / blockSize - 1
+      const hash = other.blockHashes[index]
+      return hash !== undefined && hash === sequence.blockHashes[index]
+    })
+  }
+
+  /** Whether there is room for the state after its next step; else the steps of others make some. */
+  #hasStateSlot(sequence: Sequence): boolean {
+    return this.states === null || this.states.canAdvance(sequence)
   }
 
   /** Blocks for all known tokens. Leaves one free for each running sequence, or admission and preemption would alternate. */
@@ -281,6 +326,7 @@ export class Scheduler {
     if (match.partial !== null) {
       draft.blockCopies.push({ ...match.partial, destination: sequence.blockTable.at(match.blocks.length) })
     }
+    this.states?.adopt(sequence, match.blocks.length)
     sequence.numComputedTokens = match.numTokens
     sequence.numPublishedBlocks = match.blocks.length
     return true
@@ -309,6 +355,7 @@ export class Scheduler {
       this.cache.publish(sequence.blockTable.at(i), hash, parent, content, stepId)
     }
     sequence.numPublishedBlocks = numFull
+    this.states?.publish(sequence, sequence.blockHashes)
   }
 
   /** Before its blocks are given back: full ones and the last, partly filled one. */
@@ -318,7 +365,7 @@ export class Scheduler {
     const { blockSize } = this.#options
     const numKnown = Math.min(sequence.numComputedTokens, sequence.tokens.length)
     const numFull = sequence.numPublishedBlocks
-    if (numKnown <= numFull * blockSize) return
+    if (numKnown <= numFull * blockSize || this.states !== null) return
     const parent = numFull === 0 ? sequence.cacheRoot : (sequence.blockHashes[numFull - 1] ?? '')
     const content = sequence.tokens.view.subarray(numFull * blockSize, numKnown)
     this.cache.publishPartial(sequence.blockTable.at(numFull), parent, content, this.#stepId)
@@ -326,6 +373,7 @@ export class Scheduler {
 
   #releaseBlocks(sequence: Sequence): void {
     this.pool.release(sequence.blockTable.view)
+    this.states?.release(sequence)
     sequence.blockTable.clear()
     sequence.numPublishedBlocks = 0
   }

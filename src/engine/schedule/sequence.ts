@@ -3,6 +3,8 @@ import type { SequenceCounters } from '../events.ts'
 import type { BlockHash } from './prefix-cache.ts'
 import type { SamplingState } from '../requests/sampling.ts'
 import type { PromptLookup } from './speculate.ts'
+import { newSequenceState } from './state-slots.ts'
+import type { SequenceState } from './state-slots.ts'
 
 /** A growing Int32Array. */
 export class Int32Vector {
@@ -94,6 +96,8 @@ export class Sequence {
   readonly blockHashes: BlockHash[] = []
   readonly counters: MutableCounters
 
+  /** Its slots of the pool of states, in models that have one. */
+  state: SequenceState = newSequenceState()
   status: SequenceStatus = 'waiting'
   /** Tokens whose K and V are in the pool once the planned steps have run. */
   numComputedTokens = 0

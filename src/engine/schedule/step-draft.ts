@@ -2,6 +2,7 @@
 import type { PrefixMatch } from './prefix-cache.ts'
 import type { SampleSpec, SequencePlan, StepPlan } from '../runner/runner.ts'
 import type { Sequence } from './sequence.ts'
+import type { StateSlots, StateUse } from './state-slots.ts'
 
 /** What one step does for one sequence. */
 export interface ScheduledSequence {
@@ -37,6 +38,8 @@ export interface StepBounds {
   readonly maxNumBatchedTokens: number
   /** Rows a step may sample. */
   readonly maxSampleRows: number
+  /** Tokens of a block. */
+  readonly blockSize: number
 }
 
 /** Planning failed over one sequence; the others are not to blame. */
@@ -58,13 +61,18 @@ export class StepDraft {
   readonly #sequences = new Map<Sequence, ScheduledSequence>()
   readonly #plans: SequencePlan[] = []
   readonly #maxSampleRows: number
+  readonly #blockSize: number
+  readonly #states: StateSlots | null
   #maxPrefillTokens = Infinity
   #numSampleRows = 0
   #numPrefillTokens = 0
   #numDecodeTokens = 0
 
-  constructor(stepId: number, options: StepBounds) {
+  /** @param states null: the model keeps none */
+  constructor(stepId: number, options: StepBounds, states: StateSlots | null) {
     this.stepId = stepId
+    this.#blockSize = options.blockSize
+    this.#states = states
     this.budget = options.maxNumBatchedTokens
     this.#maxSampleRows = options.maxSampleRows
   }
@@ -134,7 +142,7 @@ export class StepDraft {
 
   #addChunk(sequence: Sequence): void {
     const start = sequence.numComputedTokens
-    const end = Math.min(sequence.tokens.length, start + this.prefillBudget)
+    const end = this.#chunkEnd(sequence, start + this.prefillBudget)
     const samples =
       end === sequence.tokens.length && sequence.wantsMoreTokens && this.#numSampleRows < this.#maxSampleRows
     // Without room to sample, the last token waits for a step that has it.
@@ -144,6 +152,21 @@ export class StepDraft {
     this.#numPrefillTokens += last - start
     const sample = samples ? [sequence.sampling.spec(sequence.numOutputTokens, sequence.mask)] : []
     this.#add(sequence, { ids: sequence.tokens.slice(start, last) }, [], sample, promptScores(sequence, start, last))
+  }
+
+  /** Where a chunk that may go up to `most` ends: at the next border where a snapshot of the state is wanted, if that comes first. */
+  #chunkEnd(sequence: Sequence, most: number): number {
+    const end = Math.min(sequence.tokens.length, most)
+    const border = this.#states === null ? null : snapshotBorder(sequence, this.#blockSize)
+    return border === null ? end : Math.min(end, border)
+  }
+
+  #useState(sequence: Sequence, end: number): { readonly state?: StateUse } {
+    if (this.#states === null) return {}
+    const isDecoding = end > sequence.numPromptTokens && end >= sequence.tokens.length
+    const isBorder = end % this.#blockSize === 0 && sequence.cacheRoot !== null
+    const isKept = isBorder && (isDecoding || end === snapshotBorder(sequence, this.#blockSize))
+    return { state: this.#states.advance(sequence, end, isKept, this.stepId) }
   }
 
   #add(
@@ -164,7 +187,8 @@ export class StepDraft {
       isPrefill: sequence.counters.firstTokenMs === null && sequence.numPendingTokens === 0,
       epoch: sequence.counters.numPreemptions,
     })
-    this.#plans.push({ tokenSource, startPosition, blockTable: sequence.blockTable.slice(), sample, score })
+    const state = this.#useState(sequence, startPosition + numTokens)
+    this.#plans.push({ tokenSource, startPosition, blockTable: sequence.blockTable.slice(), ...state, sample, score })
     this.budget -= numTokens
     sequence.numComputedTokens += numTokens
     if (sample.length > 0) {
@@ -174,6 +198,18 @@ export class StepDraft {
       this.#numSampleRows += sample.length
     }
   }
+}
+
+/**
+ * The next border at which a snapshot of a sequence's state is wanted: where its tokens leave a known text, and the last one before its newest token. null:
+ * none is.
+ */
+export function snapshotBorder(sequence: Sequence, blockSize: number): number | null {
+  if (sequence.cacheRoot === null) return null
+  const last = Math.floor((sequence.tokens.length - 1) / blockSize) * blockSize
+  const { branch } = sequence.state
+  const next = branch > sequence.numComputedTokens ? Math.min(branch, last) : last
+  return next > sequence.numComputedTokens ? next : null
 }
 
 function blaming(sequence: Sequence, add: () => void): void {

@@ -6,7 +6,7 @@ import { ModelError, type ProgressListener } from '../runner/runner.ts'
 import { BLOCK_FORMATS, typeName } from './gguf-blocks.ts'
 import { type GgufHeader, type GgufTensor, type GgufValue, type GgufValues, readGgufHeader } from './gguf-header.ts'
 import { partsOf } from './model-path.ts'
-import { permuteRows, type TensorInfo, type WeightSource } from './source.ts'
+import { takeRows, type TensorInfo, type WeightSource } from './source.ts'
 
 /** What a stored tensor is called by its reader, and the heads whose rows the converter permuted; null: none. */
 export type GgufNaming = (name: string) => { readonly name: string; readonly permutedHeads: number | null }
@@ -128,10 +128,10 @@ function place(part: Part, nameOf: GgufNaming, tensors: Map<string, Placed>): vo
 }
 
 /** ggml's llama row h headDim + 2 i + j is our row h headDim + j half + i. */
-function undoPermutation(data: MatrixData, rows: number, cols: number, numHeads: number): MatrixData {
+function undoPermutation(data: MatrixData, rows: number, numHeads: number): MatrixData {
   const headDim = rows / numHeads
   const half = headDim / 2
-  return permuteRows(data, rows, cols, (row) => {
+  return takeRows(data, rows, rows, (row) => {
     const inHead = row % headDim
     return row - inHead + 2 * (inHead % half) + Math.floor(inHead / half)
   })
@@ -215,7 +215,7 @@ export async function openGgufFile(
       if (placed.permutedHeads === null) return data
       if (rows % (2 * placed.permutedHeads) !== 0)
         throw new ModelError(`${path}: tensor ${name} has ${rows} rows for ${placed.permutedHeads} heads`)
-      return undoPermutation(data, rows, cols, placed.permutedHeads)
+      return undoPermutation(data, rows, placed.permutedHeads)
     }
     const rowsOf = (name: string): MatrixRows | null => {
       const { placed, rows, cols, format } = find(name)

@@ -64,9 +64,13 @@ export async function openMatrix(
   return source.rows(name) ?? source.read(name)
 }
 
-/** Reads a vector as f32, checking its length. */
-export async function readVector(source: WeightSource, name: string, length: number): Promise<Float32Array> {
-  expectTensor(source, name, [length])
+/** Reads a small tensor as f32 values in the order stored, checking its shape; a number is a vector's length. */
+export async function readVector(
+  source: WeightSource,
+  name: string,
+  shape: number | readonly number[],
+): Promise<Float32Array> {
+  expectTensor(source, name, typeof shape === 'number' ? [shape] : shape)
   return dequantize(await source.read(name))
 }
 
@@ -164,19 +168,24 @@ export function concatRows(parts: readonly MatrixData[]): MatrixData {
   }
 }
 
-/** The matrix whose row r is row `from(r)` of the data. */
-export function permuteRows(data: MatrixData, rows: number, cols: number, from: (row: number) => number): MatrixData {
-  const move = <T extends Float32Array | Uint16Array | Int8Array | Uint8Array>(source: T, target: T): T => {
+/** The matrix [count, cols] whose row r is row `from(r)` of the data's `rows`. */
+export function takeRows(data: MatrixData, rows: number, count: number, from: (row: number) => number): MatrixData {
+  const take = <T extends Float32Array | Uint16Array | Int8Array | Uint8Array>(
+    source: T,
+    create: (length: number) => T,
+  ): T => {
     const width = source.length / rows
-    for (let row = 0; row < rows; row++)
+    const target = create(count * width)
+    for (let row = 0; row < count; row++)
       target.set(source.subarray(from(row) * width, (from(row) + 1) * width), row * width)
     return target
   }
-  const moveF32 = (plane: Float32Array): Float32Array => move(plane, new Float32Array(plane.length))
-  if (data.format === 'f32') return { ...data, values: moveF32(data.values) }
-  if (data.format === 'f16') return { ...data, values: move(data.values, new Uint16Array(rows * cols)) }
-  const scales = moveF32(data.scales)
-  const mins = data.mins === null ? null : moveF32(data.mins)
-  if (data.format === 'q8') return { ...data, codes: move(data.codes, new Int8Array(data.codes.length)), scales, mins }
-  return { ...data, codes: move(data.codes, new Uint8Array(data.codes.length)), scales, mins }
+  const takeF32 = (plane: Float32Array): Float32Array => take(plane, (length) => new Float32Array(length))
+  if (data.format === 'f32') return { ...data, values: takeF32(data.values) }
+  if (data.format === 'f16') return { ...data, values: take(data.values, (length) => new Uint16Array(length)) }
+  const scales = takeF32(data.scales)
+  const mins = data.mins === null ? null : takeF32(data.mins)
+  return data.format === 'q8'
+    ? { ...data, codes: take(data.codes, (length) => new Int8Array(length)), scales, mins }
+    : { ...data, codes: take(data.codes, (length) => new Uint8Array(length)), scales, mins }
 }

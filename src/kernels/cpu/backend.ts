@@ -9,6 +9,8 @@ import type {
   AttentionOptions,
   BackendInfo,
   BackendOptions,
+  ConvolutionOptions,
+  GatedDeltaOptions,
   KvLayout,
   LayerNorm,
   LinearOptions,
@@ -26,6 +28,8 @@ import type {
   RopeTable,
   SampleRow,
   ScoreRow,
+  SelectiveScanOptions,
+  StateLayout,
   StepInput,
   StepOutput,
   StoredMatrix,
@@ -41,6 +45,7 @@ import { Pool } from './pool.ts'
 import { Program } from './program.ts'
 import { Recorder } from './recorder.ts'
 import { Resources } from './resources.ts'
+import { StateOps, stateSlotBytes } from './state-ops.ts'
 import { StepInputs } from './step-inputs.ts'
 import { WorkingMemory } from './working-memory.ts'
 
@@ -62,6 +67,7 @@ class CpuBackend implements InspectableBackend {
   readonly #memory: WorkingMemory
   readonly #step: StepInputs
   readonly #recorder: Recorder
+  readonly #states: StateOps
   readonly #output: Output
 
   constructor(options: CpuBackendOptions, arena: Arena, pool: Pool) {
@@ -78,6 +84,7 @@ class CpuBackend implements InspectableBackend {
     this.#memory = new WorkingMemory(limits, arena, program, this.#resources, numThreads)
     this.#step = new StepInputs(limits, arena)
     this.#recorder = new Recorder(program, executor, this.#resources, this.#step, this.#memory, numThreads)
+    this.#states = new StateOps(arena, program, executor, this.#resources, this.#step)
     this.#output = new Output(limits, arena, this.#recorder, executor)
   }
 
@@ -142,8 +149,21 @@ class CpuBackend implements InspectableBackend {
     return Infinity
   }
 
+  createStatePool(layout: StateLayout): void {
+    this.#states.createPool(layout)
+  }
+
+  stateSlotBytes(layout: StateLayout): number {
+    return stateSlotBytes(layout)
+  }
+
+  maxStateSlots(): number {
+    return Infinity
+  }
+
   memoryUse(): MemoryUse {
-    const { weightBytes, kvCacheBytes } = this.#resources
+    const { weightBytes } = this.#resources
+    const kvCacheBytes = this.#resources.kvCacheBytes + this.#states.bytes
     return { weightBytes, kvCacheBytes, scratchBytes: this.#arena.usedBytes - weightBytes - kvCacheBytes }
   }
 
@@ -206,6 +226,22 @@ class CpuBackend implements InspectableBackend {
 
   pool(x: Activation, pooling: Pooling): void {
     this.#output.pool(this.#resources.activation(x), pooling, this.#step.input)
+  }
+
+  sigmoidGate(x: Activation, gate: Activation): void {
+    this.#states.sigmoidGate(x, gate)
+  }
+
+  convolution(out: Activation, x: Activation, options: ConvolutionOptions): void {
+    this.#states.convolution(out, x, options)
+  }
+
+  gatedDelta(out: Activation, x: Activation, options: GatedDeltaOptions): void {
+    this.#states.gatedDelta(out, x, options)
+  }
+
+  selectiveScan(out: Activation, x: Activation, options: SelectiveScanOptions): void {
+    this.#states.selectiveScan(out, x, options)
   }
 
   sample(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly SampleRow[]): void {

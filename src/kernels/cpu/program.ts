@@ -54,6 +54,40 @@ export const COMMANDS = {
     opcode: 10,
     fields: ['rows', 'out', 'outStride', 'x', 'xStride', 'cols', 'weight', 'bias', 'eps'],
   },
+  convolution: {
+    opcode: 20,
+    fields: [
+      ...([
+        'runs',
+        'numRuns',
+        'states',
+        'slotBytes',
+        'x',
+        'xStride',
+        'out',
+        'outStride',
+        'channels',
+        'kernel',
+      ] as const),
+      ...(['weight', 'bias', 'gated'] as const),
+    ],
+  },
+  scan: {
+    opcode: 21,
+    fields: [
+      ...(['runs', 'numRuns', 'states', 'slotBytes', 'q', 'k', 'v', 'xStride', 'out', 'outStride', 'heads'] as const),
+      ...(['keyHeads', 'keyDim', 'valueDim', 'decayRate', 'stepBias', 'step', 'stepStride', 'beta'] as const),
+      ...(['betaStride', 'skip'] as const),
+    ],
+  },
+  gateNorm: {
+    opcode: 22,
+    fields: [
+      ...(['rows', 'x', 'xStride', 'gate', 'gateStride', 'groups', 'width', 'weight', 'weightStep', 'eps'] as const),
+      'gatesFirst',
+    ],
+  },
+  sigmoidGate: { opcode: 23, fields: ['rows', 'x', 'xStride', 'gate', 'gateStride', 'cols'] },
 } as const
 export type Opcode = keyof typeof COMMANDS
 export type Fields<T extends Opcode> = Readonly<Record<(typeof COMMANDS)[T]['fields'][number], number>>

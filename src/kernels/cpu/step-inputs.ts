@@ -16,6 +16,7 @@ export class StepInputs {
   readonly places: number // i32 [maxRows]
   readonly items: number // i32 [maxRows][first row, rows, address of the block table, the sequence's last position]
   readonly rowIndex: number // i32 [rows of logits]
+  readonly #runs: number // i32 [maxSequences][first row, end row, slot read, slot written]
   readonly #blockTables: number // i32 [maxSequences, maxBlocksPerSequence]
   readonly #limits: BackendOptions['limits']
   readonly #arena: Arena
@@ -36,6 +37,7 @@ export class StepInputs {
     this.#blockTables = words(maxSequences * maxBlocksPerSequence)
     this.places = words(maxRows)
     this.items = words(4 * maxRows)
+    this.#runs = words(4 * maxSequences)
     this.rowIndex = words(Math.max(maxSampleRows, SCORE_ROWS))
   }
 
@@ -91,9 +93,27 @@ export class StepInputs {
     this.#arena.i32(this.positions, numRows).set(positions.subarray(0, numRows))
     this.#arena.i32(this.slots, numRows).set(input.slots.subarray(0, numRows))
     if (input.places !== undefined) this.#arena.i32(this.places, numRows).set(input.places.subarray(0, numRows))
+    this.#setRuns(input)
     this.#longest = 0
     for (let row = 0; row < numRows; row++) this.#longest = Math.max(this.#longest, positions[row]! + 1)
     this.#copyBlockTables(input, blockSize)
+  }
+
+  /** Address of the sequences' rows and slots of states. Throws when the step names none. */
+  runs(): number {
+    if (this.input.stateSlots === undefined) throw new Error('the step names no slots of states')
+    return this.#runs
+  }
+
+  #setRuns({ numSequences, sequenceStarts, stateSlots }: StepInput): void {
+    if (stateSlots === undefined) return
+    const runs = this.#arena.i32(this.#runs, 4 * numSequences)
+    for (let sequence = 0; sequence < numSequences; sequence++) {
+      runs[4 * sequence] = sequenceStarts[sequence]!
+      runs[4 * sequence + 1] = sequenceStarts[sequence + 1]!
+      runs[4 * sequence + 2] = stateSlots[2 * sequence]!
+      runs[4 * sequence + 3] = stateSlots[2 * sequence + 1]!
+    }
   }
 
   /** Throws when no step is under way. */

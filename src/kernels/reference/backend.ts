@@ -12,6 +12,8 @@ import type {
   AttentionOptions,
   BackendInfo,
   BackendOptions,
+  ConvolutionOptions,
+  GatedDeltaOptions,
   KvLayout,
   LayerNorm,
   LinearOptions,
@@ -30,6 +32,8 @@ import type {
   RopeTable,
   SampleRow,
   ScoreRow,
+  SelectiveScanOptions,
+  StateLayout,
   StepInput,
   StepOutput,
   StoredMatrix,
@@ -40,8 +44,11 @@ import { Sampler, tokenLogprobs } from '../sampling.ts'
 import { gelu, geluTanh, type HostNorm, inverseRms, layerNorm, normalizePieces, silu } from './arithmetic.ts'
 import { type AttentionScratch, pagedAttention } from './attention.ts'
 import { KvPool, kvBlockBytes } from './kv-pool.ts'
+import { sigmoid } from './recurrence.ts'
 import { HostRope } from './rope.ts'
 import { RowTile, TILE_ROWS } from './row-tile.ts'
+import { StateOps } from './state-ops.ts'
+import { stateSlotBytes } from './state-pool.ts'
 
 const bytesOf = (arrays: readonly ArrayBufferView[]): number =>
   arrays.reduce((sum, { byteLength }) => sum + byteLength, 0)
@@ -50,11 +57,11 @@ interface HostMatrix extends Matrix {
   readonly values: Float32Array
 }
 
-interface HostVector extends Vector {
+export interface HostVector extends Vector {
   readonly values: Float32Array
 }
 
-interface HostActivation extends Activation {
+export interface HostActivation extends Activation {
   readonly values: Float32Array // [maxRows, cols]
 }
 
@@ -91,6 +98,7 @@ class ReferenceBackend implements InspectableBackend {
   readonly #vectors = new Handles<Vector, HostVector>('vector')
   readonly #ropes = new Handles<RopeTable, HostRope>('rope table')
   readonly #activations = new Handles<Activation, HostActivation>('activation')
+  readonly #states = new StateOps(this.#vectors, this.#activations)
   readonly #tile = new RowTile()
   #pool: KvPool | null = null
   #attention: AttentionScratch = { scores: new Float64Array(0), sum: new Float64Array(0) }
@@ -155,7 +163,8 @@ class ReferenceBackend implements InspectableBackend {
     const activations = this.#activations.values().map(({ values }) => values)
     return {
       weightBytes: bytesOf([...this.#matrices.values(), ...this.#vectors.values()].map(({ values }) => values)),
-      kvCacheBytes: this.#pool === null ? 0 : bytesOf([...this.#pool.keys, ...this.#pool.values]),
+      kvCacheBytes:
+        (this.#pool === null ? 0 : bytesOf([...this.#pool.keys, ...this.#pool.values])) + this.#states.bytes,
       scratchBytes: bytesOf([...ropes, ...activations, ...this.#tile.scratch, this.#attention.scores, this.#logits]),
     }
   }
@@ -165,6 +174,18 @@ class ReferenceBackend implements InspectableBackend {
   }
 
   maxKvBlocks(): number {
+    return Infinity
+  }
+
+  createStatePool(layout: StateLayout): void {
+    this.#states.createPool(layout)
+  }
+
+  stateSlotBytes(layout: StateLayout): number {
+    return stateSlotBytes(layout)
+  }
+
+  maxStateSlots(): number {
     return Infinity
   }
 
@@ -342,6 +363,27 @@ class ReferenceBackend implements InspectableBackend {
     this.#results.pooled = pooled
   }
 
+  sigmoidGate(x: Activation, gate: Activation): void {
+    const target = this.#activations.get(x)
+    const source = this.#activations.get(gate)
+    if (target.cols !== source.cols)
+      throw new Error(`sigmoidGate: ${source.cols} columns of ${gate.label} for ${target.cols} of ${x.label}`)
+    const { numRows } = this.#stepInput()
+    for (let i = 0; i < numRows * target.cols; i++) target.values[i]! *= sigmoid(source.values[i]!)
+  }
+
+  convolution(out: Activation, x: Activation, options: ConvolutionOptions): void {
+    this.#states.convolution(out, x, options, this.#stepInput())
+  }
+
+  gatedDelta(out: Activation, x: Activation, options: GatedDeltaOptions): void {
+    this.#states.gatedDelta(out, x, options, this.#stepInput())
+  }
+
+  selectiveScan(out: Activation, x: Activation, options: SelectiveScanOptions): void {
+    this.#states.selectiveScan(out, x, options, this.#stepInput())
+  }
+
   sample(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly SampleRow[]): void {
     const { positions } = this.#stepInput()
     const logits = this.#computeLogits(x, head, options, rows)
@@ -410,6 +452,7 @@ class ReferenceBackend implements InspectableBackend {
     this.#ropes.clear()
     this.#activations.clear()
     this.#pool = null
+    this.#states.close()
     return Promise.resolve()
   }
 

@@ -10,6 +10,8 @@ import type {
   Backend,
   BackendInfo,
   BackendOptions,
+  ConvolutionOptions,
+  GatedDeltaOptions,
   HeadCall,
   KvLayout,
   LayerNorm,
@@ -27,6 +29,8 @@ import type {
   RopeTable,
   SampleRow,
   ScoreRow,
+  SelectiveScanOptions,
+  StateLayout,
   StepInput,
   StepOutput,
   StoredMatrix,
@@ -52,6 +56,7 @@ import { tryAllocate } from './memory-probe.ts'
 import { Pipelines, type KernelSource } from './pipelines.ts'
 import { uploadRope, type GpuRope } from './rope.ts'
 import { SampleKernels } from './sample.ts'
+import { maxStateSlots, StateKernels, stateSlotBytes } from './states.ts'
 import { StepQueue } from './step-queue.ts'
 import { maxStepBytes, StepWriter } from './step-layout.ts'
 
@@ -84,6 +89,7 @@ export class WebGpuBackend implements InspectableBackend {
   readonly #context: GpuContext
   readonly #linear: LinearKernels
   readonly #attention: AttentionKernels
+  readonly #states: StateKernels
   readonly #sample: SampleKernels
   readonly #queue: StepQueue
   readonly #blocks: BlockTransfer
@@ -138,6 +144,7 @@ export class WebGpuBackend implements InspectableBackend {
     const { limits } = options
     this.#linear = new LinearKernels(this.#context, Math.max(limits.maxRows, limits.maxSampleRows))
     this.#attention = new AttentionKernels(this.#context, limits)
+    this.#states = new StateKernels(this.#context, limits)
     this.#sample = new SampleKernels(this.#context, this.#linear, limits, options.listCapacity)
     this.#queue = new StepQueue(this.#context, gpu, options)
     this.#blocks = new BlockTransfer(this.#context, this.#attention, this.#queue)
@@ -206,7 +213,7 @@ export class WebGpuBackend implements InspectableBackend {
         ...shards.flatMap(({ codes, scales }) => [codes, scales]),
         ...this.#vectors.values().map(({ buffer }) => buffer),
       ]),
-      kvCacheBytes: bufferBytes(this.#attention.pools),
+      kvCacheBytes: bufferBytes(this.#attention.pools) + this.#states.poolBytes,
       scratchBytes:
         bufferBytes([
           this.#stepBuffer,
@@ -216,6 +223,7 @@ export class WebGpuBackend implements InspectableBackend {
         ]) +
         this.#linear.scratchBytes +
         this.#attention.scratchBytes +
+        this.#states.scratchBytes +
         this.#sample.scratchBytes,
     }
   }
@@ -226,6 +234,19 @@ export class WebGpuBackend implements InspectableBackend {
     const { limits } = this.#options
     const bytes = maxStepBytes(limits, AttentionKernels.numPartials(layout, limits))
     this.#stepBuffer = createStorage(this.device, 'step', bytes)
+  }
+
+  createStatePool(layout: StateLayout): void {
+    this.#checkAlive()
+    this.#states.createPool(layout)
+  }
+
+  stateSlotBytes(layout: StateLayout): number {
+    return stateSlotBytes(layout)
+  }
+
+  maxStateSlots(layout: StateLayout): number {
+    return maxStateSlots(layout, this.#context.capabilities.maxBindingBytes)
   }
 
   record(label: string, ops: () => void, head: HeadCall | null): OpSequence {
@@ -299,6 +320,7 @@ export class WebGpuBackend implements InspectableBackend {
     this.#context.dispatches.clear()
     this.#context.step.begin(input, this.#attention.layout.blockSize)
     this.#attention.beginStep(input)
+    this.#states.beginStep(input)
     this.#sample.beginStep()
   }
 
@@ -354,6 +376,22 @@ export class WebGpuBackend implements InspectableBackend {
         return numSequences
       }),
     )
+  }
+
+  sigmoidGate(x: Activation, gate: Activation): void {
+    this.#add(this.#states.sigmoidGate(x, gate))
+  }
+
+  convolution(out: Activation, x: Activation, options: ConvolutionOptions): void {
+    this.#add(this.#states.convolution(out, x, options))
+  }
+
+  gatedDelta(out: Activation, x: Activation, options: GatedDeltaOptions): void {
+    this.#add(this.#states.gatedDelta(out, x, options))
+  }
+
+  selectiveScan(out: Activation, x: Activation, options: SelectiveScanOptions): void {
+    this.#add(this.#states.selectiveScan(out, x, options))
   }
 
   sample(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly SampleRow[]): void {

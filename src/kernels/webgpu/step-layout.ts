@@ -23,6 +23,7 @@ const HEADER = {
   scoreResults: 17,
   places: 18,
   sequenceStarts: 19,
+  stateRuns: 20,
 } as const
 const HEADER_WORDS = 32
 
@@ -38,7 +39,7 @@ export function maxStepBytes(
 ): number {
   const items = (maxRows + numPartials) * ITEM_WORDS + maxRows * SPLIT_ROW_WORDS
   const rows = 4 * maxRows + 3 * maxRows + maxSampleRows * (1 + SPEC_WORDS)
-  return 4 * (HEADER_WORDS + rows + items + maxSequences * (maxBlocksPerSequence + 1) + 1)
+  return 4 * (HEADER_WORDS + rows + items + maxSequences * (maxBlocksPerSequence + 5) + 1)
 }
 
 export type StepSection = Exclude<

@@ -5,7 +5,7 @@
 import type { Activated } from '../../../kernels/ops.ts'
 import { computeRope, type RopeParameters, type RopeSpec } from '../rope.ts'
 import { ModelError } from '../runner.ts'
-import { ConfigReader } from '../spec.ts'
+import { ConfigReader } from '../config-reader.ts'
 import { NAMES } from './names.ts'
 
 export interface EncoderLayerSpec {

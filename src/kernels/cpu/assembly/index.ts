@@ -3,6 +3,16 @@ import { attention, AttentionCommand } from './attention'
 import { embed, EmbedCommand, layerNorm, LayerNormCommand, normAdd, NormAddCommand, qkvRopeStore, QkvCommand } from './elementwise'
 import { linear, LinearCommand } from './linear'
 import { pack, PackCommand } from './pack'
+import {
+  convolution,
+  ConvolutionCommand,
+  gateNorm,
+  GateNormCommand,
+  scan,
+  ScanCommand,
+  sigmoidGate,
+  SigmoidGateCommand,
+} from './recurrence'
 import { sample, SampleCommand } from './sample'
 import { score, ScoreCommand } from './score'
 import {
@@ -75,6 +85,18 @@ function execute(): void {
         break
       case 9:
         score(changetype<ScoreCommand>(command))
+        break
+      case 20:
+        convolution(changetype<ConvolutionCommand>(command))
+        break
+      case 21:
+        scan(changetype<ScanCommand>(command))
+        break
+      case 22:
+        gateNorm(changetype<GateNormCommand>(command))
+        break
+      case 23:
+        sigmoidGate(changetype<SigmoidGateCommand>(command))
         break
       default:
         unreachable()

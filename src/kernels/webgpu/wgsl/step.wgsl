@@ -22,6 +22,7 @@ const ATTENTION_ROWS = 16u; // [split rows, 3] row, first partial, number of par
 const SCORE_RESULTS = 17u; // word of the results buffer
 const PLACES = 18u; // [rows] row of the second table
 const SEQUENCE_STARTS = 19u; // [sequences + 1] first row of each
+const STATE_RUNS = 20u; // [sequences, 4] first row, end row, slot read or -1, slot written
 
 fn header(index: u32) -> u32 {
   return u32(step[index]);

@@ -1,0 +1,216 @@
+/** The pool of states, and the ops that carry a state along a sequence: checked and recorded as commands. */
+import {
+  type Activation,
+  type Columns,
+  type ConvolutionOptions,
+  type GatedDeltaOptions,
+  type SelectiveScanOptions,
+  type StateLayout,
+  type StateShape,
+} from '../ops.ts'
+import type { Arena } from './arena.ts'
+import type { Executor } from './executor.ts'
+import { roundUp } from './matrices.ts'
+import type { Program } from './program.ts'
+import type { HostActivation, Resources } from './resources.ts'
+import type { StepInputs } from './step-inputs.ts'
+
+/** Bytes of the inputs that a convolution looks back on: [kernel - 1, channels], channels in whole vectors. */
+const inputBytes = ({ channels, kernel }: StateShape): number => (kernel - 1) * roundUp(channels, 4) * 4
+
+const layerBytes = (shape: StateShape): number =>
+  roundUp(inputBytes(shape) + shape.heads * shape.valueDim * shape.keyDim * 4, 64)
+
+/** Bytes of a slot over all layers. */
+export function stateSlotBytes({ layers }: StateLayout): number {
+  return layers.reduce((sum, shape) => sum + layerBytes(shape), 0)
+}
+
+/** Where a layer's states are. */
+interface Place {
+  readonly shape: StateShape
+  readonly states: number
+  readonly slotBytes: number
+}
+
+export class StateOps {
+  readonly #arena: Arena
+  readonly #program: Program
+  readonly #executor: Executor
+  readonly #resources: Resources
+  readonly #step: StepInputs
+  readonly #places: Place[] = []
+  #bytes = 0
+
+  constructor(arena: Arena, program: Program, executor: Executor, resources: Resources, step: StepInputs) {
+    this.#arena = arena
+    this.#program = program
+    this.#executor = executor
+    this.#resources = resources
+    this.#step = step
+  }
+
+  get bytes(): number {
+    return this.#bytes
+  }
+
+  createPool({ layers, numSlots }: StateLayout): void {
+    if (this.#places.length > 0) throw new Error('createStatePool was called twice')
+    for (const shape of layers) {
+      const slotBytes = layerBytes(shape)
+      this.#places.push({ shape, slotBytes, states: this.#arena.allocate(numSlots * slotBytes, 'states of sequences') })
+      this.#bytes += numSlots * slotBytes
+    }
+  }
+
+  convolution(
+    out: Activation,
+    x: Activation,
+    { layer, weight, bias, kernel, offset, isGated }: ConvolutionOptions,
+  ): void {
+    const { shape, states, slotBytes } = this.#place(layer)
+    const { channels } = shape
+    const target = this.#resources.activation(out)
+    const source = this.#resources.activation(x)
+    if (target.cols !== channels || kernel !== shape.kernel || source.cols < offset + channels * (isGated ? 3 : 1))
+      throw new Error(
+        `convolution: [.., ${source.cols}] -> [.., ${target.cols}] does not fit ${channels} channels and a kernel of ${shape.kernel}`,
+      )
+    const { numRows } = this.#step.input
+    this.#executor.addWork(4 * numRows * channels * kernel)
+    this.#program.add('convolution', {
+      runs: this.#step.runs(),
+      numRuns: this.#step.input.numSequences,
+      states,
+      slotBytes,
+      x: source.address + offset * 4,
+      xStride: source.stride,
+      out: target.address,
+      outStride: target.stride,
+      channels,
+      kernel,
+      weight: this.#resources.vector(weight).address,
+      bias: bias === null ? 0 : this.#resources.vector(bias).address,
+      gated: isGated ? 1 : 0,
+    })
+  }
+
+  gatedDelta(out: Activation, x: Activation, options: GatedDeltaOptions): void {
+    const { heads, keyDim, valueDim } = this.#place(options.layer).shape
+    const target = this.#resources.activation(out)
+    const keyWidth = options.numKeyHeads * keyDim
+    const beta = this.#columns(options.beta)
+    this.#scan(target, this.#resources.activation(x), options, { q: 0, k: keyWidth, v: 2 * keyWidth, beta, skip: 0 })
+    this.#gateNorm(target, options, heads, valueDim, 0)
+  }
+
+  selectiveScan(out: Activation, x: Activation, options: SelectiveScanOptions): void {
+    const { numKeyHeads } = options
+    const { heads, keyDim, valueDim } = this.#place(options.layer).shape
+    const target = this.#resources.activation(out)
+    const width = heads * valueDim
+    const skip = this.#resources.vector(options.skip).address
+    const places = { q: width + numKeyHeads * keyDim, k: width, v: 0, beta: null, skip }
+    this.#scan(target, this.#resources.activation(x), options, places)
+    const groupWidth = width / numKeyHeads
+    this.#gateNorm(target, options, numKeyHeads, groupWidth, groupWidth * 4)
+  }
+
+  /** x *= sigmoid(gate) */
+  sigmoidGate(x: Activation, gate: Activation): void {
+    const target = this.#resources.activation(x)
+    const source = this.#resources.activation(gate)
+    if (target.cols !== source.cols)
+      throw new Error(`sigmoidGate: ${source.cols} columns of ${gate.label} for ${target.cols} of ${x.label}`)
+    this.#program.add('sigmoidGate', {
+      rows: this.#step.input.numRows,
+      x: target.address,
+      xStride: target.stride,
+      gate: source.address,
+      gateStride: source.stride,
+      cols: target.cols,
+    })
+  }
+
+  #scan(
+    target: HostActivation,
+    source: HostActivation,
+    options: GatedDeltaOptions | SelectiveScanOptions,
+    at: { q: number; k: number; v: number; beta: { address: number; stride: number } | null; skip: number },
+  ): void {
+    const { shape, states, slotBytes } = this.#place(options.layer)
+    const { heads, keyDim, valueDim } = shape
+    const { numKeyHeads } = options
+    const cols = heads * valueDim
+    if (
+      target.cols !== cols ||
+      source.cols !== cols + 2 * numKeyHeads * keyDim ||
+      keyDim % 4 !== 0 ||
+      valueDim % 4 !== 0
+    )
+      throw new Error(
+        `a scan: [.., ${source.cols}] -> [.., ${target.cols}] does not fit ${heads} heads of ${valueDim} and ${numKeyHeads} of ${keyDim}, in fours`,
+      )
+    const step = this.#columns(options.step)
+    this.#executor.addWork(4 * this.#step.input.numRows * cols * keyDim)
+    this.#program.add('scan', {
+      runs: this.#step.runs(),
+      numRuns: this.#step.input.numSequences,
+      states: states + inputBytes(shape),
+      slotBytes,
+      q: source.address + at.q * 4,
+      k: source.address + at.k * 4,
+      v: source.address + at.v * 4,
+      xStride: source.stride,
+      out: target.address,
+      outStride: target.stride,
+      heads,
+      keyHeads: numKeyHeads,
+      keyDim,
+      valueDim,
+      decayRate: this.#resources.vector(options.decayRate).address,
+      stepBias: this.#resources.vector(options.stepBias).address,
+      step: step.address,
+      stepStride: step.stride,
+      beta: at.beta?.address ?? 0,
+      betaStride: at.beta?.stride ?? 0,
+      skip: at.skip,
+    })
+  }
+
+  /** Of the delta rule the norm comes first, and its heads share the weights; of Mamba-2 the gate, and they do not. */
+  #gateNorm(
+    target: HostActivation,
+    { gate, norm }: GatedDeltaOptions | SelectiveScanOptions,
+    groups: number,
+    width: number,
+    weightStep: number,
+  ): void {
+    const { address, stride } = this.#columns(gate)
+    this.#program.add('gateNorm', {
+      rows: this.#step.input.numRows,
+      x: target.address,
+      xStride: target.stride,
+      gate: address,
+      gateStride: stride,
+      groups,
+      width,
+      weight: this.#resources.vector(norm.weight).address,
+      weightStep,
+      eps: norm.eps,
+      gatesFirst: weightStep > 0 ? 1 : 0,
+    })
+  }
+
+  #columns({ x, offset }: Columns): { readonly address: number; readonly stride: number } {
+    const { address, stride } = this.#resources.activation(x)
+    return { address: address + offset * 4, stride }
+  }
+
+  #place(layer: number): Place {
+    const place = this.#places[layer]
+    if (place === undefined)
+      throw new Error(`layer ${layer} is outside the pool of states of ${this.#places.length} layers`)
+    return place
+  }
+}

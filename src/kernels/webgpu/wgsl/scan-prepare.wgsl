@@ -1,0 +1,73 @@
+// What a scan needs of each row beside its vectors, made for all rows at once: a head's decay and rate; and for the delta rule q and k divided by their
+// lengths, q by sqrt(D) too, in place.
+//
+//   x        f32 [rows, x_stride]: q heads, k heads, v heads (delta rule)
+//   scalars  f32 [rows, heads] of (decay, rate)
+//   launch   x = 1, with the delta rule and 2 numKeyHeads more, y = rows; workgroup = WS threads. The last one of a row makes the scalars
+#include "step.wgsl"
+
+struct PrepareParams {
+  heads: u32,
+  x_stride: u32,
+  step_stride: u32,
+  step_offset: u32,
+  beta_stride: u32,
+  beta_offset: u32,
+  num_key_heads: u32,
+}
+
+@group(0) @binding(1) var<uniform> params: PrepareParams;
+@group(0) @binding(2) var<storage, read> steps: array<f32>;
+@group(0) @binding(3) var<storage, read> betas: array<f32>;
+@group(0) @binding(4) var<storage, read> step_bias: array<f32>;
+@group(0) @binding(5) var<storage, read> decay_rate: array<f32>;
+@group(0) @binding(6) var<storage, read_write> scalars: array<vec2<f32>>;
+@group(0) @binding(7) var<storage, read_write> x: array<f32>;
+
+#if DELTA
+var<workgroup> sums: array<f32, $(WS)>;
+#endif
+
+// log(1 + e^v), also where e^v is lost beside 1.
+fn softplus(v: f32) -> f32 {
+  let e = exp(-abs(v));
+  return max(v, 0.0) + select(log(1.0 + e), e * (1.0 - 0.5 * e), e < 1e-3);
+}
+
+@compute @workgroup_size($(WS))
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+  let row = group.y;
+#if DELTA
+  if (group.x < 2u * params.num_key_heads) {
+    let base = row * params.x_stride + group.x * $(D)u;
+    var sum = 0.0;
+    for (var i = lane; i < $(D)u; i += $(WS)u) {
+      let value = x[base + i];
+      sum = fma(value, value, sum);
+    }
+    sums[lane] = sum;
+    workgroupBarrier();
+    for (var half = $(WS / 2)u; half > 0u; half >>= 1u) {
+      if (lane < half) {
+        sums[lane] += sums[lane + half];
+      }
+      workgroupBarrier();
+    }
+    let scale = select(1.0, 1.0 / sqrt($(D).0), group.x < params.num_key_heads);
+    let factor = scale / sqrt(sums[0] + 1e-6);
+    for (var i = lane; i < $(D)u; i += $(WS)u) {
+      x[base + i] *= factor;
+    }
+    return;
+  }
+#endif
+  for (var head = lane; head < params.heads; head += $(WS)u) {
+    let dt = softplus(steps[row * params.step_stride + params.step_offset + head] + step_bias[head]);
+#if DELTA
+    let rate = 1.0 / (1.0 + exp(-betas[row * params.beta_stride + params.beta_offset + head]));
+#else
+    let rate = dt;
+#endif
+    scalars[row * params.heads + head] = vec2<f32>(exp(decay_rate[head] * dt), rate);
+  }
+}
