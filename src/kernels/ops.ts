@@ -50,6 +50,27 @@ export interface Matrix {
   readonly format: MatrixFormat
 }
 
+/** Weight matrices of as many experts, alike in shape and format, in one piece of a backend's memory. */
+export interface ExpertMatrix extends Matrix {
+  readonly numExperts: number
+  // rows and cols are those of one expert's matrix
+}
+
+/** Which experts the rows of a step go to, with what weights; and room for what experts compute. In a backend's memory. */
+export interface Routing extends RoutingShape {
+  readonly label: string
+}
+
+export interface RoutingShape {
+  readonly numExperts: number
+  /** Experts a row goes to. */
+  readonly topK: number
+  /** Width of an expert's inner activations. */
+  readonly inner: number
+  /** Width of an expert's output. */
+  readonly outer: number
+}
+
 /** A weight vector (norm weight, bias) in a backend's memory, f32. */
 export interface Vector {
   readonly label: string
@@ -161,9 +182,43 @@ export interface LinearOptions {
   /**
    * W holds 2 * out.cols rows, the gate's then the up projection's: out = act(x Wg^T) * (x Wu^T).
    */
-  readonly glu?: Activated
+  readonly glu?: Glu
   /** out = act(x W^T). Not together with `glu`. */
   readonly activation?: Activated
+}
+
+/**
+ * How gate and up projection are joined: act(gate) * up, or `silu_clamped` (gpt-oss): with g = min(gate, 7) and u = max(-7, min(up, 7)),
+ * g / (1 + e^(-1.702 g)) * (u + 1).
+ */
+export type Glu = Activated | 'silu_clamped'
+
+export interface RouteOptions {
+  /** What experts' scores are made of their logits by: over all experts, or each by itself. */
+  readonly scores: 'softmax' | 'sigmoid'
+  /** [numExperts] added to the scores that experts are chosen by, not to their weights. */
+  readonly bias: Vector | null
+  /** Only experts of the `used` best of `count` equal groups are chosen; a group counts as much as its two best scores. */
+  readonly groups: { readonly count: number; readonly used: number } | null
+  /** A row's weights are divided by their sum. */
+  readonly normalizes: boolean
+  /** Weights are multiplied by this. */
+  readonly scale: number
+}
+
+export interface ExpertWeights {
+  readonly gateUp: ExpertMatrix // [2 inner, x.cols] an expert, loaded for glu
+  readonly down: ExpertMatrix // [outer, inner] an expert
+  readonly gateUpBias?: Vector // [numExperts, 2 inner]
+  readonly downBias?: Vector // [numExperts, outer]
+}
+
+export interface ExpertsOptions {
+  /** Normalise x first. */
+  readonly norm?: Norm
+  readonly glu: Glu
+  /** Add to what `out` holds instead of overwriting it. */
+  readonly residual: boolean
 }
 
 /** `gelu` is the exact one, by the error function; `gelu_tanh` its tanh approximation. */
@@ -364,6 +419,13 @@ export interface MatrixUse {
   readonly onPacked?: (packed: PackedMatrix) => Promise<void>
 }
 
+export interface ExpertsUse {
+  /** As MatrixUse.glu, of every expert. */
+  readonly glu?: boolean
+  /** Gets each expert's matrix as it was laid out, in their order. */
+  readonly onPacked?: (packed: PackedMatrix, expert: number) => Promise<void>
+}
+
 /** The ops of a forward pass, recorded once: every step runs the same ones. Opaque. */
 export interface OpSequence {
   readonly label: string
@@ -391,10 +453,33 @@ export interface Backend {
   readonly packedLayout: string
   /** The matrix that `onPacked` got at another start. Throws RangeError when sizes or form do not fit, and what `read` throws. */
   importMatrix(label: string, rows: number, cols: number, stored: StoredMatrix, use?: MatrixUse): Promise<Matrix>
+  /**
+   * Experts' matrices, each of `rows` x `cols`, asked for one after another: no more than one is held beside what is on the device. Throws
+   * where their formats differ.
+   */
+  loadExperts(
+    label: string,
+    numExperts: number,
+    rows: number,
+    cols: number,
+    load: (expert: number) => Promise<MatrixData>,
+    use?: ExpertsUse,
+  ): Promise<ExpertMatrix>
+  /** What `loadExperts` laid out at another start; throws as `importMatrix` does. */
+  importExperts(
+    label: string,
+    numExperts: number,
+    rows: number,
+    cols: number,
+    stored: (expert: number) => StoredMatrix,
+    use?: ExpertsUse,
+  ): Promise<ExpertMatrix>
   loadVector(label: string, values: Float32Array): Vector
   /** `attentionFactor` multiplies cos and sin (yarn, longrope); 1 otherwise. */
   loadRope(label: string, inverseFrequencies: Float64Array, attentionFactor: number): RopeTable
   createActivation(label: string, cols: number): Activation
+  /** Room for the routing of `maxRows` rows, to be shared by all layers of this shape. */
+  createRouting(label: string, shape: RoutingShape): Routing
   /** Allocates the paged pool; call once, after the weights. */
   createKvCache(layout: KvLayout): void
   /** Bytes one block takes over all layers, K and V. */
@@ -439,6 +524,12 @@ export interface Backend {
   normAdd(residual: Activation, x: Activation, norm: Norm): void
   /** out = norm(x); out may be x. */
   layerNorm(out: Activation, x: Activation, norm: LayerNorm): void
+  /** Chooses each row's experts by the logits of all of them, [rows, numExperts]. The lowest of equal experts is chosen first. */
+  route(routing: Routing, logits: Activation, options: RouteOptions): void
+  /**
+   * out = the sum over a row's experts of weight * (act(x Wg^T + bg) * (x Wu^T + bu) Wd^T + bd), added up from the largest score down. out may be x.
+   */
+  experts(out: Activation, x: Activation, weights: ExpertWeights, routing: Routing, options: ExpertsOptions): void
   /**
    * qkv [rows, (numHeads + 2 numKvHeads) headDim]: q and k normalised and rotated; q written to `q` [rows, numHeads headDim],
    * k and v to the pool at the row's slot.

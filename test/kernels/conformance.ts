@@ -7,6 +7,7 @@
 import { describe } from 'vitest'
 import { describeAttention } from './conformance-attention.ts'
 import { describeEncoder } from './conformance-encoder.ts'
+import { describeExperts } from './conformance-experts.ts'
 import { describeLinear } from './conformance-linear.ts'
 import { describeSampling } from './conformance-sampling.ts'
 import { TOLERANCES, type Coverage, type CreateBackend, type Tolerances } from './fixtures.ts'
@@ -26,6 +27,7 @@ export function describeBackend(name: string, create: CreateBackend, options: Co
   const tolerances = { ...TOLERANCES, ...options.tolerances }
   describe.skipIf(reason !== null)(`backend ${name}${reason === null ? '' : ` (skipped: ${reason})`}`, () => {
     describeLinear(create, tolerances, options.coverage ?? 'all')
+    describeExperts(create, tolerances, options.coverage ?? 'all')
     describeAttention(create, tolerances)
     describeSampling(create, tolerances)
     describeEncoder(create, tolerances)

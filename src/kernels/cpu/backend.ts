@@ -10,6 +10,10 @@ import type {
   BackendInfo,
   BackendOptions,
   ConvolutionOptions,
+  ExpertMatrix,
+  ExpertsOptions,
+  ExpertsUse,
+  ExpertWeights,
   GatedDeltaOptions,
   KvLayout,
   LayerNorm,
@@ -26,6 +30,9 @@ import type {
   QkvOptions,
   RepeatedOps,
   RopeTable,
+  RouteOptions,
+  Routing,
+  RoutingShape,
   SampleRow,
   ScoreRow,
   SelectiveScanOptions,
@@ -125,6 +132,28 @@ class CpuBackend implements InspectableBackend {
     return this.#resources.importMatrix(label, rows, cols, stored, use)
   }
 
+  async loadExperts(
+    label: string,
+    numExperts: number,
+    rows: number,
+    cols: number,
+    load: (expert: number) => Promise<MatrixData>,
+    use: ExpertsUse = {},
+  ): Promise<ExpertMatrix> {
+    return this.#resources.loadExperts(label, numExperts, rows, cols, load, use)
+  }
+
+  async importExperts(
+    label: string,
+    numExperts: number,
+    rows: number,
+    cols: number,
+    stored: (expert: number) => StoredMatrix,
+    use: ExpertsUse = {},
+  ): Promise<ExpertMatrix> {
+    return this.#resources.importExperts(label, numExperts, rows, cols, stored, use)
+  }
+
   loadVector(label: string, values: Float32Array): Vector {
     return this.#resources.loadVector(label, values)
   }
@@ -135,6 +164,10 @@ class CpuBackend implements InspectableBackend {
 
   createActivation(label: string, cols: number): Activation {
     return this.#resources.createActivation(label, cols)
+  }
+
+  createRouting(label: string, shape: RoutingShape): Routing {
+    return this.#resources.createRouting(label, shape)
   }
 
   createKvCache(layout: KvLayout): void {
@@ -214,6 +247,14 @@ class CpuBackend implements InspectableBackend {
 
   layerNorm(out: Activation, x: Activation, norm: LayerNorm): void {
     this.#recorder.layerNorm(out, x, norm)
+  }
+
+  route(routing: Routing, logits: Activation, options: RouteOptions): void {
+    this.#recorder.route(routing, logits, options)
+  }
+
+  experts(out: Activation, x: Activation, weights: ExpertWeights, routing: Routing, options: ExpertsOptions): void {
+    this.#recorder.experts(out, x, weights, routing, options)
   }
 
   qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void {

@@ -27,10 +27,13 @@ export interface PackedMatrix {
   readonly padded: number
   /** Gate and up panels alternate. */
   readonly gated: boolean
+  /** Matrices of this shape that lie one behind the other; more than one are experts. */
+  readonly numExperts: number
+  /** Of one expert. */
   readonly numPanels: number
   readonly panelBytes: number
   readonly weights: number
-  readonly factors: number // f32[numPanels]: what a panel's sums are multiplied by
+  readonly factors: number // f32[numExperts][numPanels]: what a panel's sums are multiplied by
 }
 
 export function roundUp(value: number, multiple: number): number {
@@ -44,9 +47,19 @@ function panelBytesOf(format: MatrixFormat, padded: number, flags: number): numb
   return (padded / 32) * (planes * 32 + (format === 'q8' ? 512 : 256))
 }
 
-function flagsOf(data: MatrixData): number {
-  if (data.format !== 'q8' && data.format !== 'q4') return 0
-  return (data.group === 16 ? GROUP16 : 0) | (data.mins === null ? 0 : MINS)
+/** What of the values decides how they are packed. */
+export interface PackedForm {
+  readonly format: MatrixFormat
+  readonly flags: number
+}
+
+export function packedForm(data: MatrixData): PackedForm {
+  if (data.format !== 'q8' && data.format !== 'q4') return { format: data.format, flags: 0 }
+  return { format: data.format, flags: (data.group === 16 ? GROUP16 : 0) | (data.mins === null ? 0 : MINS) }
+}
+
+export function storedForm({ format, form }: Pick<StoredMatrix, 'format' | 'form'>): PackedForm {
+  return { format, flags: form['flags'] ?? 0 }
 }
 
 export class MatrixPacker {
@@ -63,72 +76,97 @@ export class MatrixPacker {
     this.#run = run
   }
 
-  /** Room for a matrix, and all that is known of it beside its bytes. */
-  #place(label: string, rows: number, cols: number, format: MatrixFormat, flags: number, gated: boolean): PackedMatrix {
+  /** Room for a matrix, or for as many experts', and all that is known of it beside its bytes. */
+  place(
+    label: string,
+    rows: number,
+    cols: number,
+    { format, flags }: PackedForm,
+    gated: boolean,
+    numExperts = 1,
+  ): PackedMatrix {
     const padded = roundUp(cols, format === 'q8' || format === 'q4' ? 32 : 4)
     const panelBytes = panelBytesOf(format, padded, flags)
     const halves = gated ? 2 : 1
     const numPanels = Math.ceil(rows / halves / PANEL) * halves
     // One more: whether a value was not finite.
-    const factors = this.#arena.allocate((numPanels + 1) * 4, label)
-    const weights = this.#arena.allocate(numPanels * panelBytes, label)
+    const factors = this.#arena.allocate((numExperts * numPanels + 1) * 4, label)
+    const weights = this.#arena.allocate(numExperts * numPanels * panelBytes, label)
     const formatCode = FORMAT_CODES[format]
-    return { label, rows, cols, format, formatCode, flags, padded, gated, numPanels, panelBytes, weights, factors }
+    const shape = { rows, cols, padded, gated, numExperts, numPanels, panelBytes }
+    return { label, format, formatCode, flags, weights, factors, ...shape }
   }
 
   /** The bytes of a packed matrix, where they are. */
-  planes({ format, flags, factors, weights, numPanels, panelBytes }: PackedMatrix): PackedPlanes {
-    const planes = [this.#arena.bytes(factors, numPanels * 4), this.#arena.bytes(weights, numPanels * panelBytes)]
+  planes({ format, flags, factors, weights, numPanels, panelBytes }: PackedMatrix, expert = 0): PackedPlanes {
+    const panel = expert * numPanels
+    const planes = [
+      this.#arena.bytes(factors + panel * 4, numPanels * 4),
+      this.#arena.bytes(weights + panel * panelBytes, numPanels * panelBytes),
+    ]
     return { format, form: { flags }, planes }
   }
 
   /** Reads packed panels to where they will be used. Throws when their sizes do not fit. */
-  async restore(
-    label: string,
-    rows: number,
-    cols: number,
-    stored: StoredMatrix,
-    gated: boolean,
-  ): Promise<PackedMatrix> {
-    const { format, form, planeBytes } = stored
-    const flags = form['flags'] ?? 0
-    const matrix = this.#place(label, rows, cols, format, flags, gated)
-    const { planes } = this.planes(matrix)
-    if (planes.length !== planeBytes.length || planes.some(({ length }, i) => length !== planeBytes[i])) {
+  async restore(matrix: PackedMatrix, stored: StoredMatrix, expert = 0): Promise<void> {
+    const { planeBytes } = stored
+    const { label, rows, cols, format, flags } = matrix
+    const { planes } = this.planes(matrix, expert)
+    const form = storedForm(stored)
+    if (
+      form.format !== format ||
+      form.flags !== flags ||
+      planes.length !== planeBytes.length ||
+      planes.some(({ length }, i) => length !== planeBytes[i])
+    ) {
       throw new RangeError(
         `${label}: stored planes of ${planeBytes.join(', ')} bytes do not fit ${rows} x ${cols} ${format}`,
       )
     }
     for (const [index, plane] of planes.entries()) await stored.read(index, plane)
-    return matrix
   }
 
   /** Packs a matrix as it is read. Throws when it holds infinities or NaN, and when its pieces are not alike. */
   async pack(label: string, rows: number, cols: number, source: MatrixRows, gated: boolean): Promise<PackedMatrix> {
+    const matrix = await this.packExpert(null, label, rows, cols, source, gated, 1, 0)
+    return matrix
+  }
+
+  /** Packs the matrix of one of `numExperts` experts into `placed`, or where there is none yet, into a place for all of them. */
+  async packExpert(
+    placed: PackedMatrix | null,
+    label: string,
+    rows: number,
+    cols: number,
+    source: MatrixRows,
+    gated: boolean,
+    numExperts: number,
+    expert: number,
+  ): Promise<PackedMatrix> {
     const halves = gated ? 2 : 1
     const halfRows = rows / halves
     const pieceRows = Math.max(1, Math.floor(PIECE_VALUES / (cols * PANEL))) * PANEL
-    let matrix: PackedMatrix | null = null
+    let matrix = placed
     for (let half = 0; half < halves; half++) {
       for (let first = 0; first < halfRows; first += pieceRows) {
         const count = Math.min(pieceRows, halfRows - first)
         const data = await source.read(half * halfRows + first, count)
         checkMatrix(label, count, cols, data)
-        matrix ??= this.#place(label, rows, cols, data.format, flagsOf(data), gated)
-        if (data.format !== matrix.format || flagsOf(data) !== matrix.flags)
+        matrix ??= this.place(label, rows, cols, packedForm(data), gated, numExperts)
+        if (data.format !== matrix.format || packedForm(data).flags !== matrix.flags)
           throw new Error(`${label}: rows from ${first} on are in another format than those before`)
-        this.#packRows(matrix, data, (first / PANEL) * halves + half, count)
+        this.#packRows(matrix, data, expert * matrix.numPanels + (first / PANEL) * halves + half, count)
       }
     }
     if (matrix === null) throw new Error(`${label}: has no rows`)
-    const isInvalid = this.#arena.i32(matrix.factors + matrix.numPanels * 4, 1)[0] !== 0
+    const isInvalid = this.#arena.i32(matrix.factors + numExperts * matrix.numPanels * 4, 1)[0] !== 0
     if (isInvalid) throw new Error(`${label}: the weights hold infinities or NaN`)
     return matrix
   }
 
   /** Packs `count` rows into the panels from `panel` on, every second one of a gated matrix. */
   #packRows(matrix: PackedMatrix, data: MatrixData, panel: number, count: number): void {
-    const { factors, formatCode, flags, numPanels, cols, padded, panelBytes, weights } = matrix
+    const { factors, formatCode, flags, numExperts, numPanels, cols, padded, panelBytes, weights } = matrix
     const planes =
       data.format === 'q8' || data.format === 'q4'
         ? [data.codes, data.scales, ...(data.mins === null ? [] : [data.mins])]
@@ -148,7 +186,7 @@ export class MatrixPacker {
       panelBytes,
       panelStep: matrix.gated ? 2 : 1,
       factors: factors + panel * 4,
-      invalid: factors + numPanels * 4,
+      invalid: factors + numExperts * numPanels * 4,
     })
     this.#run()
   }

@@ -25,6 +25,8 @@ test('commands are laid out as the kernels read them', () => {
       ),
     ]),
   )
+  const opcodes = Object.values(COMMANDS).map(({ opcode }) => opcode)
+  expect(new Set(opcodes).size).toBe(opcodes.length)
   for (const [name, { fields }] of Object.entries(COMMANDS)) {
     const found = classes.get(name === 'qkvRopeStore' ? 'qkv' : name.toLowerCase())
     const expected = fields.map((field) => `${field}: ${FLOAT_FIELDS.has(field) ? 'f32' : 'word'}`)

@@ -9,7 +9,7 @@ export const COMMANDS = {
     fields: [
       ...(['rows', 'x', 'xStride', 'cols', 'padded', 'normWeight', 'eps', 'rowIndex', 'prepared', 'format'] as const),
       ...(['flags', 'panels', 'panelBytes', 'weights', 'factors', 'bias', 'out', 'outStride', 'epilogue'] as const),
-      ...(['softcap', 'scale', 'chunk'] as const),
+      ...(['softcap', 'scale', 'tiles', 'gathers', 'biasStride', 'chunk'] as const),
     ],
   },
   embed: {
@@ -47,6 +47,21 @@ export const COMMANDS = {
     fields: [
       ...(['format', 'flags', 'panels', 'cols', 'padded', 'rows', 'source', 'scales', 'mins', 'dst'] as const),
       ...(['panelBytes', 'panelStep', 'factors', 'invalid'] as const),
+    ],
+  },
+  route: {
+    opcode: 30,
+    fields: [
+      ...(['rows', 'logits', 'logitsStride', 'numExperts', 'topK', 'sigmoid', 'bias', 'groups', 'usedGroups'] as const),
+      ...(['normalizes', 'scale', 'experts', 'weights'] as const),
+    ],
+  },
+  sort: { opcode: 31, fields: ['pairs', 'topK', 'numExperts', 'experts', 'positions', 'sources', 'tiles'] },
+  combine: {
+    opcode: 32,
+    fields: [
+      ...(['rows', 'topK', 'positions', 'weights', 'outputs', 'outputsStride', 'cols', 'out', 'outStride'] as const),
+      'residual',
     ],
   },
   score: { opcode: 9, fields: ['rows', 'logits', 'stride', 'vocab', 'scores', 'targets'] },

@@ -1,14 +1,21 @@
 /** Checks a step's ops and records them as commands. */
+import { checkExperts } from '../experts.ts'
 import type {
   Activated,
   Activation,
   AttentionOptions,
+  ExpertsOptions,
+  ExpertWeights,
+  Glu,
   LayerNorm,
   LinearOptions,
   LogitsOptions,
   Matrix,
   Norm,
   QkvOptions,
+  RouteOptions,
+  Routing,
+  Vector,
 } from '../ops.ts'
 import type { Executor } from './executor.ts'
 import { PANEL, roundUp, type PackedMatrix } from './matrices.ts'
@@ -18,7 +25,7 @@ import { rowsPerItem, type StepInputs } from './step-inputs.ts'
 import { ROW_TILE, SPLIT, type LogitsBuffer, type WorkingMemory } from './working-memory.ts'
 
 // Flags of assembly/linear.ts.
-const ACTIVATIONS: Readonly<Record<Activated, number>> = { silu: 1, gelu_tanh: 2, gelu: 8 }
+const ACTIVATIONS: Readonly<Record<Activated | Glu, number>> = { silu: 1, gelu_tanh: 2, gelu: 8, silu_clamped: 32 }
 const RESIDUAL = 4
 const GATED = 16
 
@@ -119,6 +126,81 @@ export class Recorder {
       bias: bias === undefined ? 0 : this.#resources.bias(bias, matrix),
       softcap: 0,
       scale: 1,
+      tiles: 0,
+      gathers: 0,
+    })
+  }
+
+  route(routing: Routing, logits: Activation, options: RouteOptions): void {
+    const { numExperts, topK, experts, weights, positions, sources, tiles } = this.#resources.routing(routing)
+    const { address, stride, cols } = this.#resources.activation(logits)
+    if (cols !== numExperts) throw new Error(`route ${routing.label}: ${cols} logits for ${numExperts} experts`)
+    const { numRows } = this.#step.input
+    this.#program.add('route', {
+      rows: numRows,
+      logits: address,
+      logitsStride: stride,
+      numExperts,
+      topK,
+      sigmoid: options.scores === 'sigmoid' ? 1 : 0,
+      bias: options.bias === null ? 0 : this.#resources.vector(options.bias).address,
+      groups: options.groups?.count ?? 0,
+      usedGroups: options.groups?.used ?? 0,
+      normalizes: options.normalizes ? 1 : 0,
+      scale: options.scale,
+      experts,
+      weights,
+    })
+    this.#program.add('sort', { pairs: numRows * topK, topK, numExperts, experts, positions, sources, tiles })
+  }
+
+  experts(out: Activation, x: Activation, weights: ExpertWeights, routing: Routing, options: ExpertsOptions): void {
+    const own = this.#resources.routing(routing)
+    checkExperts(out, x, weights.gateUp, weights.down, own)
+    const target = this.#resources.activation(out)
+    const source = this.#resources.activation(x)
+    const [gateUp, down] = [this.#resources.experts(weights.gateUp), this.#resources.experts(weights.down)]
+    if (!gateUp.gated || down.gated) throw new Error(`experts ${gateUp.label}: gate and up were not loaded for glu`)
+    const biasOf = (bias: Vector | undefined, matrix: PackedMatrix) =>
+      bias === undefined ? 0 : this.#resources.bias(bias, matrix)
+    const { numRows } = this.#step.input
+    const { activations, activationsStride, outputs, outputsStride, sources, tiles, topK } = own
+    this.#addLinear(gateUp, source, options.norm, {
+      rows: numRows * topK,
+      rowIndex: sources,
+      out: activations,
+      outStride: activationsStride,
+      epilogue: ACTIVATIONS[options.glu] | GATED,
+      bias: biasOf(weights.gateUpBias, gateUp),
+      softcap: 0,
+      scale: 1,
+      tiles,
+      gathers: 1,
+    })
+    const inner = { address: activations, stride: activationsStride }
+    this.#addLinear(down, inner, undefined, {
+      rows: numRows * topK,
+      rowIndex: sources,
+      out: outputs,
+      outStride: outputsStride,
+      epilogue: 0,
+      bias: biasOf(weights.downBias, down),
+      softcap: 0,
+      scale: 1,
+      tiles,
+      gathers: 0,
+    })
+    this.#program.add('combine', {
+      rows: numRows,
+      topK,
+      positions: own.positions,
+      weights: own.weights,
+      outputs,
+      outputsStride,
+      cols: target.cols,
+      out: target.address,
+      outStride: target.stride,
+      residual: options.residual ? 1 : 0,
     })
   }
 
@@ -267,6 +349,8 @@ export class Recorder {
       bias: 0,
       softcap: softcap ?? 0,
       scale,
+      tiles: 0,
+      gathers: 0,
     })
     return stride
   }
@@ -285,7 +369,7 @@ export class Recorder {
 
   #addLinear(
     matrix: PackedMatrix,
-    source: HostActivation,
+    source: Pick<HostActivation, 'address' | 'stride'>,
     norm: Norm | undefined,
     to: {
       readonly rows: number
@@ -296,13 +380,16 @@ export class Recorder {
       readonly bias: number
       readonly softcap: number
       readonly scale: number
+      readonly tiles: number
+      readonly gathers: number
     },
   ): void {
     const outPanels = matrix.gated ? matrix.numPanels / 2 : matrix.numPanels
-    const units = outPanels * Math.ceil(to.rows / ROW_TILE)
+    const numMatrices = Math.min(matrix.numExperts, to.rows)
+    const units = outPanels * Math.max(numMatrices, Math.ceil(to.rows / ROW_TILE))
     // Large enough to make the counter cheap, small enough to end together.
     const chunk = Math.max(1, Math.min(16, Math.floor(units / (this.#numThreads * 8))))
-    const work = matrix.numPanels * (matrix.panelBytes + to.rows * PANEL * matrix.padded)
+    const work = matrix.numPanels * (numMatrices * matrix.panelBytes + to.rows * PANEL * matrix.padded)
     this.#executor.addWork(work)
     // Every field spelled out, here and above: an object made by spreading is a slow dictionary, and there are hundreds a step.
     this.#program.add('linear', {
@@ -327,6 +414,9 @@ export class Recorder {
       panelBytes: matrix.panelBytes,
       weights: matrix.weights,
       factors: matrix.factors,
+      tiles: to.tiles,
+      gathers: to.gathers,
+      biasStride: matrix.numPanels * PANEL * 4,
       chunk,
     })
   }

@@ -3,18 +3,23 @@ import { asRows } from '../dequantize.ts'
 import { Handles } from '../handles.ts'
 import type {
   Activation,
+  ExpertMatrix,
+  ExpertsUse,
   KvLayout,
   Matrix,
   MatrixData,
   MatrixRows,
   MatrixUse,
   RopeTable,
+  Routing,
+  RoutingShape,
   StoredMatrix,
   Vector,
 } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import { KvCache, kvGeometry, type KvFormat } from './kv-cache.ts'
-import { PANEL, roundUp, type MatrixPacker, type PackedMatrix } from './matrices.ts'
+import { packedForm, PANEL, roundUp, storedForm, type MatrixPacker, type PackedMatrix } from './matrices.ts'
+import { placeRouting, type HostRouting } from './routing.ts'
 
 export interface HostVector extends Vector {
   readonly address: number // f32[length], zeros up to a whole panel
@@ -40,14 +45,17 @@ export class Resources {
   readonly #packer: MatrixPacker
   readonly #maxRows: number
   readonly #matrices = new Handles<Matrix, PackedMatrix>('matrix')
+  readonly #experts = new Handles<ExpertMatrix, PackedMatrix>('experts')
+  readonly #routings = new Handles<Routing, HostRouting>('routing')
   readonly #vectors = new Handles<Vector, HostVector>('vector')
   readonly #ropes = new Handles<RopeTable, HostRope>('rope table')
   readonly #activations = new Handles<Activation, HostActivation>('activation')
-  /** Biases of gated matrices, in the order of their panels. */
-  readonly #gatedBiases = new Map<Vector, number>()
+  /** Biases of gated matrices and of experts, in the order of their panels. */
+  readonly #panelBiases = new Map<Vector, number>()
   #kv: KvCache | null = null
   #largestInner = 0
   #largestOuter = 0
+  #largestExpertInner = 0
 
   /** `maxRows`: rows that step buffers and rope tables have room for. */
   constructor(arena: Arena, packer: MatrixPacker, maxRows: number, kvFormat: KvFormat) {
@@ -67,6 +75,18 @@ export class Resources {
     return this.#largestOuter
   }
 
+  /** Bytes that the prepared rows of the largest product of experts take. */
+  get routedBytes(): number {
+    return (
+      this.#largestExpertInner * 4 * Math.max(0, ...this.#routings.values().map(({ numPositions }) => numPositions))
+    )
+  }
+
+  /** Experts of the layer with the most. */
+  get mostExperts(): number {
+    return Math.max(0, ...this.#routings.values().map(({ numExperts }) => numExperts))
+  }
+
   /** Layout of the KV pool once there is one. */
   get kvLayout(): KvLayout | null {
     return this.#kv?.layout ?? null
@@ -74,7 +94,9 @@ export class Resources {
 
   /** Packed matrices, their factors and vectors. */
   get weightBytes(): number {
-    const matrices = this.#matrices.values().map(({ numPanels, panelBytes }) => numPanels * (panelBytes + 4) + 4)
+    const matrices = [...this.#matrices.values(), ...this.#experts.values()].map(
+      ({ numExperts, numPanels, panelBytes }) => numExperts * numPanels * (panelBytes + 4) + 4,
+    )
     const vectors = this.#vectors.values().map(({ length }) => roundUp(length, PANEL) * 4)
     return [...matrices, ...vectors].reduce((sum, bytes) => sum + bytes, 0)
   }
@@ -100,7 +122,58 @@ export class Resources {
 
   /** Reads a matrix that was packed before. */
   async importMatrix(label: string, rows: number, cols: number, stored: StoredMatrix, use: MatrixUse): Promise<Matrix> {
-    return this.#keep(await this.#packer.restore(label, rows, cols, stored, use.glu === true))
+    const matrix = this.#packer.place(label, rows, cols, storedForm(stored), use.glu === true)
+    await this.#packer.restore(matrix, stored)
+    return this.#keep(matrix)
+  }
+
+  /** Packs experts' matrices, one after the other. Throws as loadMatrix does. */
+  async loadExperts(
+    label: string,
+    numExperts: number,
+    rows: number,
+    cols: number,
+    load: (expert: number) => Promise<MatrixData>,
+    use: ExpertsUse,
+  ): Promise<ExpertMatrix> {
+    let matrix: PackedMatrix | null = null
+    for (let expert = 0; expert < numExperts; expert++) {
+      const data = await load(expert)
+      const source = asRows(`${label} ${expert}`, rows, cols, data)
+      const gated = use.glu === true
+      matrix = await this.#packer.packExpert(matrix, label, rows, cols, source, gated, numExperts, expert)
+      await use.onPacked?.(this.#packer.planes(matrix, expert), expert)
+    }
+    return this.#keepExperts(label, matrix)
+  }
+
+  /** Reads experts' matrices that were packed before. */
+  async importExperts(
+    label: string,
+    numExperts: number,
+    rows: number,
+    cols: number,
+    stored: (expert: number) => StoredMatrix,
+    use: ExpertsUse,
+  ): Promise<ExpertMatrix> {
+    let matrix: PackedMatrix | null = null
+    for (let expert = 0; expert < numExperts; expert++) {
+      const one = stored(expert)
+      matrix ??= this.#packer.place(label, rows, cols, storedForm(one), use.glu === true, numExperts)
+      await this.#packer.restore(matrix, one, expert)
+    }
+    return this.#keepExperts(label, matrix)
+  }
+
+  #keepExperts(label: string, matrix: PackedMatrix | null): PackedMatrix {
+    if (matrix === null) throw new Error(`${label}: no experts`)
+    this.#largestInner = Math.max(this.#largestInner, matrix.padded)
+    this.#largestExpertInner = Math.max(this.#largestExpertInner, matrix.padded)
+    return this.#experts.add(matrix)
+  }
+
+  createRouting(label: string, shape: RoutingShape): Routing {
+    return this.#routings.add(placeRouting(this.#arena, label, shape, this.#maxRows))
   }
 
   #keep(matrix: PackedMatrix): PackedMatrix {
@@ -157,6 +230,14 @@ export class Resources {
     return this.#matrices.get(matrix)
   }
 
+  experts(matrix: ExpertMatrix): PackedMatrix {
+    return this.#experts.get(matrix)
+  }
+
+  routing(routing: Routing): HostRouting {
+    return this.#routings.get(routing)
+  }
+
   vector(vector: Vector): HostVector {
     return this.#vectors.get(vector)
   }
@@ -169,23 +250,26 @@ export class Resources {
     return this.#ropes.get(rope)
   }
 
-  /** Address of the bias as the epilogue reads it: of a gated matrix, 16 of the gate and 16 of the up projection in turn. */
-  bias(bias: Vector, matrix: PackedMatrix): number {
+  /** Address of the bias as the epilogue reads it: whole panels; of a gated matrix, 16 of the gate and 16 of the up projection in turn. */
+  bias(bias: Vector, { rows, gated, numExperts, numPanels }: PackedMatrix): number {
     const { address, length } = this.vector(bias)
-    if (length !== matrix.rows) throw new Error(`bias ${bias.label} has ${length} entries, expected ${matrix.rows}`)
-    if (!matrix.gated) return address
-    const known = this.#gatedBiases.get(bias)
+    if (length !== numExperts * rows)
+      throw new Error(`bias ${bias.label} has ${length} entries, expected ${numExperts * rows}`)
+    if (!gated && numExperts === 1) return address
+    const known = this.#panelBiases.get(bias)
     if (known !== undefined) return known
-    const interleaved = this.#arena.allocate(matrix.numPanels * PANEL * 4, bias.label)
-    const target = this.#arena.f32(interleaved, matrix.numPanels * PANEL)
+    const inPanels = this.#arena.allocate(numExperts * numPanels * PANEL * 4, bias.label)
+    const target = this.#arena.f32(inPanels, numExperts * numPanels * PANEL)
     const values = this.#arena.f32(address, length)
-    const half = length / 2
+    const half = rows / 2
     for (let i = 0; i < length; i++) {
-      const row = i % half
-      target[(row >> 4) * 32 + (i < half ? 0 : 16) + (row & 15)] = values[i]!
+      const row = i % rows
+      const output = gated ? row % half : row
+      const place = gated ? (output >> 4) * 32 + (row < half ? 0 : 16) + (output & 15) : output
+      target[Math.floor(i / rows) * numPanels * PANEL + place] = values[i]!
     }
-    this.#gatedBiases.set(bias, interleaved)
-    return interleaved
+    this.#panelBiases.set(bias, inPanels)
+    return inPanels
   }
 
   /** Staging memory that is free for other use once the weights are in. */

@@ -75,10 +75,10 @@ export class WorkingMemory {
   /** Bytes left for the KV pool: of the address space and of the machine, less what steps still need. */
   budget(): number {
     const { maxRows, maxSequences, maxSampleRows } = this.#limits
-    const { largestInner, largestOuter } = this.#resources
+    const { largestInner, largestOuter, routedBytes } = this.#resources
     const logits = (maxSequences + maxSampleRows + SCORE_ROWS) * largestOuter * 4
     const activations = 8 * maxRows * largestInner * 4
-    const reserve = logits + activations + this.#scratchNeed() * this.#numThreads + 64 * 2 ** 20
+    const reserve = logits + activations + routedBytes + this.#scratchNeed() * this.#numThreads + 64 * 2 ** 20
     const machine = availableHostMemory() * 0.8
     return Math.max(0, Math.floor(Math.min(this.#arena.freeBytes, machine) - reserve))
   }
@@ -96,7 +96,8 @@ export class WorkingMemory {
     const { maxRows, maxSampleRows } = this.#limits
     // f32 or, quantised, 128 bytes for 32 values: the same.
     // Quantised rows come in quads.
-    const prepared = roundUp(Math.max(maxRows, maxSampleRows, SCORE_ROWS), 4) * this.#resources.largestInner * 4
+    const { largestInner, routedBytes } = this.#resources
+    const prepared = Math.max(roundUp(Math.max(maxRows, maxSampleRows, SCORE_ROWS), 4) * largestInner * 4, routedBytes)
     if (prepared > this.#preparedBytes) {
       this.#preparedBytes = prepared
       this.#prepared = this.#arena.allocate(prepared, 'prepared rows')
@@ -128,6 +129,8 @@ export class WorkingMemory {
     const attended = rows * (3 * dim * 4 + 32 + SPLIT * 4 + 64) + SPLIT * dim * 4 + dim * 64
     // z and masses of a vocabulary, and 256 sums (assembly/sample.ts).
     const sampled = this.#resources.largestOuter * 8 + 256 * 8
-    return roundUp(Math.max(product, attended, sampled) + 4096, 64)
+    // Scores, ranks and sums of groups (assembly/experts.ts).
+    const routed = this.#resources.mostExperts * 12
+    return roundUp(Math.max(product, attended, sampled, routed) + 4096, 64)
   }
 }

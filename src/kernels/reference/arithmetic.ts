@@ -2,6 +2,7 @@
  * The loops of the reference backend: f32 storage, f64 sums in ascending order, one output row at a time in meaning and four at a time in
  * execution (four independent sums hide the latency of the additions and change no result).
  */
+import type { Activated, Glu } from '../ops.ts'
 
 /** out[r * outStride + o] (+)= sum over k of x[r, k] w[o, k], for `numRows` rows of x [numRows, cols] f64 and outputs firstOutput.. of w. */
 export function matmul(
@@ -125,6 +126,15 @@ export function erf(x: number): number {
 }
 
 /** The tanh approximation of GELU. */
-export function geluTanh(x: number): number {
+function geluTanh(x: number): number {
   return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x * x * x)))
+}
+
+export const ACTIVATIONS: Readonly<Record<Activated, (x: number) => number>> = { silu, gelu, gelu_tanh: geluTanh }
+
+/** What a gated layer makes of its two projections. */
+export function joinGlu(glu: Glu, gate: number, up: number): number {
+  if (glu !== 'silu_clamped') return ACTIVATIONS[glu](gate) * up
+  const g = Math.min(gate, 7)
+  return (g / (1 + Math.exp(-1.702 * g))) * (Math.max(-7, Math.min(up, 7)) + 1)
 }

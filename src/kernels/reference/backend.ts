@@ -4,6 +4,7 @@
  */
 import { cpus } from 'node:os'
 import { checkMatrix, dequantize, wholeMatrix } from '../dequantize.ts'
+import { checkExperts } from '../experts.ts'
 import { Handles } from '../handles.ts'
 import type { InspectableBackend } from '../inspect.ts'
 import { fromPlanes, toPlanes } from '../planes.ts'
@@ -13,6 +14,10 @@ import type {
   BackendInfo,
   BackendOptions,
   ConvolutionOptions,
+  ExpertMatrix,
+  ExpertsOptions,
+  ExpertsUse,
+  ExpertWeights,
   GatedDeltaOptions,
   KvLayout,
   LayerNorm,
@@ -30,6 +35,9 @@ import type {
   QkvOptions,
   RepeatedOps,
   RopeTable,
+  RouteOptions,
+  Routing,
+  RoutingShape,
   SampleRow,
   ScoreRow,
   SelectiveScanOptions,
@@ -41,8 +49,9 @@ import type {
   Vector,
 } from '../ops.ts'
 import { Sampler, tokenLogprobs } from '../sampling.ts'
-import { gelu, geluTanh, type HostNorm, inverseRms, layerNorm, normalizePieces, silu } from './arithmetic.ts'
+import { ACTIVATIONS, type HostNorm, inverseRms, joinGlu, layerNorm, normalizePieces } from './arithmetic.ts'
 import { type AttentionScratch, pagedAttention } from './attention.ts'
+import { combineExperts, createHostRouting, type HostRouting, multiplyExperts, routeRow } from './experts.ts'
 import { KvPool, kvBlockBytes } from './kv-pool.ts'
 import { sigmoid } from './recurrence.ts'
 import { HostRope } from './rope.ts'
@@ -55,6 +64,10 @@ const bytesOf = (arrays: readonly ArrayBufferView[]): number =>
 
 interface HostMatrix extends Matrix {
   readonly values: Float32Array
+}
+
+interface HostExpertMatrix extends ExpertMatrix {
+  readonly values: Float32Array // [numExperts, rows, cols]
 }
 
 export interface HostVector extends Vector {
@@ -81,8 +94,6 @@ const NO_RESULTS: Readonly<StepResults> = {
   pooled: null,
 }
 
-const ACTIVATIONS = { silu, gelu, gelu_tanh: geluTanh } as const
-
 class ReferenceBackend implements InspectableBackend {
   readonly info: BackendInfo = {
     kind: 'reference',
@@ -95,9 +106,11 @@ class ReferenceBackend implements InspectableBackend {
   }
   readonly #options: BackendOptions
   readonly #matrices = new Handles<Matrix, HostMatrix>('matrix')
+  readonly #experts = new Handles<ExpertMatrix, HostExpertMatrix>('experts')
   readonly #vectors = new Handles<Vector, HostVector>('vector')
   readonly #ropes = new Handles<RopeTable, HostRope>('rope table')
   readonly #activations = new Handles<Activation, HostActivation>('activation')
+  readonly #routings = new Handles<Routing, HostRouting>('routing')
   readonly #states = new StateOps(this.#vectors, this.#activations)
   readonly #tile = new RowTile()
   #pool: KvPool | null = null
@@ -137,6 +150,38 @@ class ReferenceBackend implements InspectableBackend {
     return this.loadMatrix(label, rows, cols, await fromPlanes(stored))
   }
 
+  async loadExperts(
+    label: string,
+    numExperts: number,
+    rows: number,
+    cols: number,
+    load: (expert: number) => Promise<MatrixData>,
+    use?: ExpertsUse,
+  ): Promise<ExpertMatrix> {
+    const values = new Float32Array(numExperts * rows * cols)
+    let format: MatrixFormat | null = null
+    for (let expert = 0; expert < numExperts; expert++) {
+      const data = await load(expert)
+      checkMatrix(`${label} ${expert}`, rows, cols, data)
+      if (format !== null && format !== data.format)
+        throw new Error(`${label}: experts in ${format} and ${data.format}`)
+      format = data.format
+      values.set(dequantize(data), expert * rows * cols)
+      await use?.onPacked?.(toPlanes(data), expert)
+    }
+    return this.#experts.add({ label, numExperts, rows, cols, format: format ?? 'f32', values })
+  }
+
+  async importExperts(
+    label: string,
+    numExperts: number,
+    rows: number,
+    cols: number,
+    stored: (expert: number) => StoredMatrix,
+  ): Promise<ExpertMatrix> {
+    return this.loadExperts(label, numExperts, rows, cols, (expert) => fromPlanes(stored(expert)))
+  }
+
   loadVector(label: string, values: Float32Array): Vector {
     return this.#vectors.add({ label, length: values.length, values })
   }
@@ -147,6 +192,10 @@ class ReferenceBackend implements InspectableBackend {
 
   createActivation(label: string, cols: number): Activation {
     return this.#activations.add({ label, cols, values: new Float32Array(this.#options.limits.maxRows * cols) })
+  }
+
+  createRouting(label: string, shape: RoutingShape): Routing {
+    return this.#routings.add(createHostRouting(label, shape, this.#options.limits.maxRows))
   }
 
   createKvCache(layout: KvLayout): void {
@@ -160,9 +209,14 @@ class ReferenceBackend implements InspectableBackend {
 
   memoryUse(): MemoryUse {
     const ropes = this.#ropes.values().flatMap(({ cos, sin }) => [cos, sin])
-    const activations = this.#activations.values().map(({ values }) => values)
+    const routings = this.#routings
+      .values()
+      .flatMap(({ experts, weights, activations, outputs }) => [experts, weights, activations, outputs])
+    const activations = [...this.#activations.values().map(({ values }) => values), ...routings]
     return {
-      weightBytes: bytesOf([...this.#matrices.values(), ...this.#vectors.values()].map(({ values }) => values)),
+      weightBytes: bytesOf(
+        [...this.#matrices.values(), ...this.#experts.values(), ...this.#vectors.values()].map(({ values }) => values),
+      ),
       kvCacheBytes:
         (this.#pool === null ? 0 : bytesOf([...this.#pool.keys, ...this.#pool.values])) + this.#states.bytes,
       scratchBytes: bytesOf([...ropes, ...activations, ...this.#tile.scratch, this.#attention.scores, this.#logits]),
@@ -257,8 +311,7 @@ class ReferenceBackend implements InspectableBackend {
       )
     }
     const biases = bias === undefined ? null : this.#vectors.get(bias).values
-    const name = glu ?? activation
-    const activate = name === undefined ? null : ACTIVATIONS[name]
+    const activate = activation === undefined ? null : ACTIVATIONS[activation]
     const { numRows } = this.#stepInput()
     for (let first = 0; first < numRows; first += TILE_ROWS) {
       const rows = Math.min(TILE_ROWS, numRows - first)
@@ -272,7 +325,8 @@ class ReferenceBackend implements InspectableBackend {
           if (biases !== null) value += biases[o]!
           if (activate !== null) value = activate(value)
           if (glu !== undefined) {
-            value *= products[from + outputs + o]! + (biases === null ? 0 : biases[outputs + o]!)
+            const up = products[from + outputs + o]! + (biases === null ? 0 : biases[outputs + o]!)
+            value = joinGlu(glu, value, up)
           }
           target.values[to + o] = residual === true ? target.values[to + o]! + value : value
         }
@@ -298,6 +352,40 @@ class ReferenceBackend implements InspectableBackend {
     const [scales, offsets] = [this.#vectors.get(weight).values, bias === null ? null : this.#vectors.get(bias).values]
     const { numRows } = this.#stepInput()
     for (let row = 0; row < numRows; row++) layerNorm(target.values, values, row * cols, cols, scales, offsets, eps)
+  }
+
+  route(routing: Routing, logits: Activation, options: RouteOptions): void {
+    const { topK, numExperts, experts, weights } = this.#routings.get(routing)
+    const { values, cols } = this.#activations.get(logits)
+    if (cols !== numExperts) throw new Error(`route ${routing.label}: ${cols} logits for ${numExperts} experts`)
+    const bias = options.bias === null ? null : this.#vectors.get(options.bias).values
+    const { numRows } = this.#stepInput()
+    for (let row = 0; row < numRows; row++) {
+      const [from, to] = [row * topK, (row + 1) * topK]
+      const own = values.subarray(row * cols, (row + 1) * cols)
+      routeRow(own, options, bias, experts.subarray(from, to), weights.subarray(from, to))
+    }
+  }
+
+  experts(out: Activation, x: Activation, weights: ExpertWeights, routing: Routing, options: ExpertsOptions): void {
+    const target = this.#activations.get(out)
+    const source = this.#activations.get(x)
+    const own = this.#routings.get(routing)
+    const [gateUp, down] = [this.#experts.get(weights.gateUp), this.#experts.get(weights.down)]
+    checkExperts(target, source, gateUp, down, own)
+    const { numRows } = this.#stepInput()
+    const biasOf = (bias: Vector | undefined) => (bias === undefined ? null : this.#vectors.get(bias).values)
+    multiplyExperts(this.#tile, own, {
+      x: source.values,
+      numRows,
+      gateUp,
+      down,
+      gateUpBias: biasOf(weights.gateUpBias),
+      downBias: biasOf(weights.downBias),
+      norm: options.norm === undefined ? null : this.#norm(options.norm),
+      glu: options.glu,
+    })
+    combineExperts(target.values, own, numRows, target.cols, options.residual)
   }
 
   qkvRopeStore(
@@ -450,7 +538,9 @@ class ReferenceBackend implements InspectableBackend {
     this.#matrices.clear()
     this.#vectors.clear()
     this.#ropes.clear()
+    this.#experts.clear()
     this.#activations.clear()
+    this.#routings.clear()
     this.#pool = null
     this.#states.close()
     return Promise.resolve()

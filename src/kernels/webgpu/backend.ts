@@ -11,6 +11,10 @@ import type {
   BackendInfo,
   BackendOptions,
   ConvolutionOptions,
+  ExpertMatrix,
+  ExpertsOptions,
+  ExpertsUse,
+  ExpertWeights,
   GatedDeltaOptions,
   HeadCall,
   KvLayout,
@@ -27,6 +31,9 @@ import type {
   Pooling,
   QkvOptions,
   RopeTable,
+  RouteOptions,
+  Routing,
+  RoutingShape,
   SampleRow,
   ScoreRow,
   SelectiveScanOptions,
@@ -49,6 +56,8 @@ import {
 } from './context.ts'
 import { openDevice, type GpuDevice } from './device.ts'
 import { embed, layerNorm, normAdd, pool } from './elementwise.ts'
+import { importExperts, loadExperts, type GpuExpertMatrix } from './expert-matrix.ts'
+import { ExpertKernels, type GpuRouting } from './experts.ts'
 import { LinearKernels } from './linear.ts'
 import { wholeMatrix } from '../dequantize.ts'
 import { importMatrix, loadMatrix, packedLayout, type GpuMatrix, type MatrixLoader } from './matrix.ts'
@@ -88,12 +97,15 @@ export class WebGpuBackend implements InspectableBackend {
   readonly #gpu: GpuDevice
   readonly #context: GpuContext
   readonly #linear: LinearKernels
+  readonly #expertKernels: ExpertKernels
   readonly #attention: AttentionKernels
   readonly #states: StateKernels
   readonly #sample: SampleKernels
   readonly #queue: StepQueue
   readonly #blocks: BlockTransfer
   readonly #matrices = new Handles<Matrix, GpuMatrix>('matrix')
+  readonly #experts = new Handles<ExpertMatrix, GpuExpertMatrix>('experts')
+  readonly #routings = new Handles<Routing, GpuRouting>('routing')
   readonly #vectors = new Handles<Vector, GpuVector>('vector')
   readonly #activations = new Handles<Activation, GpuActivation>('activation')
   readonly #ropes = new Handles<RopeTable, GpuRope>('rope table')
@@ -143,6 +155,7 @@ export class WebGpuBackend implements InspectableBackend {
     }
     const { limits } = options
     this.#linear = new LinearKernels(this.#context, Math.max(limits.maxRows, limits.maxSampleRows))
+    this.#expertKernels = new ExpertKernels(this.#context, this.#linear)
     this.#attention = new AttentionKernels(this.#context, limits)
     this.#states = new StateKernels(this.#context, limits)
     this.#sample = new SampleKernels(this.#context, this.#linear, limits, options.listCapacity)
@@ -176,6 +189,34 @@ export class WebGpuBackend implements InspectableBackend {
     return this.#keep(await importMatrix(this.#matrixLoader(), label, rows, cols, stored, use))
   }
 
+  async loadExperts(
+    label: string,
+    numExperts: number,
+    rows: number,
+    cols: number,
+    load: (expert: number) => Promise<MatrixData>,
+    use: ExpertsUse = {},
+  ): Promise<ExpertMatrix> {
+    this.#checkAlive()
+    const loaded = await loadExperts(this.#matrixLoader(), label, { numExperts, rows, cols }, load, use)
+    this.#checkAlive()
+    return this.#experts.add(loaded)
+  }
+
+  async importExperts(
+    label: string,
+    numExperts: number,
+    rows: number,
+    cols: number,
+    stored: (expert: number) => StoredMatrix,
+    use: ExpertsUse = {},
+  ): Promise<ExpertMatrix> {
+    this.#checkAlive()
+    const loaded = await importExperts(this.#matrixLoader(), label, { numExperts, rows, cols }, stored, use)
+    this.#checkAlive()
+    return this.#experts.add(loaded)
+  }
+
   #keep(matrix: GpuMatrix): Matrix {
     this.#checkAlive()
     return this.#matrices.add(matrix)
@@ -202,12 +243,19 @@ export class WebGpuBackend implements InspectableBackend {
   createActivation(label: string, cols: number): Activation {
     this.#checkAlive()
     const stride = Math.ceil(cols / 32) * 32
-    const buffer = createStorage(this.device, label, this.#options.limits.maxRows * stride * 4)
-    return this.#activations.add({ label, cols, stride, id: this.#nextId++, buffer })
+    const { maxRows } = this.#options.limits
+    const buffer = createStorage(this.device, label, maxRows * stride * 4)
+    return this.#activations.add({ label, cols, stride, maxRows, id: this.#nextId++, buffer })
+  }
+
+  createRouting(label: string, shape: RoutingShape): Routing {
+    this.#checkAlive()
+    const { maxRows } = this.#options.limits
+    return this.#routings.add(this.#expertKernels.createRouting(label, shape, maxRows, () => this.#nextId++))
   }
 
   memoryUse(): MemoryUse {
-    const shards = this.#matrices.values().flatMap((matrix) => matrix.shards)
+    const shards = [...this.#matrices.values(), ...this.#experts.values()].flatMap((matrix) => [...matrix.shards])
     return {
       weightBytes: bufferBytes([
         ...shards.flatMap(({ codes, scales }) => [codes, scales]),
@@ -222,6 +270,7 @@ export class WebGpuBackend implements InspectableBackend {
           ...[...this.#activations.values(), ...this.#ropes.values()].map(({ buffer }) => buffer),
         ]) +
         this.#linear.scratchBytes +
+        this.#expertKernels.scratchBytes +
         this.#attention.scratchBytes +
         this.#states.scratchBytes +
         this.#sample.scratchBytes,
@@ -357,6 +406,15 @@ export class WebGpuBackend implements InspectableBackend {
     this.#add(layerNorm(this.#context, out, x, norm))
   }
 
+  route(routing: Routing, logits: Activation, options: RouteOptions): void {
+    this.#add(this.#expertKernels.route(this.#routings.get(routing), logits, options))
+  }
+
+  experts(out: Activation, x: Activation, weights: ExpertWeights, routing: Routing, options: ExpertsOptions): void {
+    const [gateUp, down] = [this.#experts.get(weights.gateUp), this.#experts.get(weights.down)]
+    this.#add(this.#expertKernels.experts(out, x, gateUp, down, weights, this.#routings.get(routing), options))
+  }
+
   qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void {
     const rope = options.rope === null ? null : this.#ropes.get(options.rope)
     this.#add(this.#attention.qkvRopeStore(q, qkv, options, rope))
@@ -474,6 +532,8 @@ export class WebGpuBackend implements InspectableBackend {
       this.#closed = true
       this.device.destroy()
       this.#matrices.clear()
+      this.#experts.clear()
+      this.#routings.clear()
       this.#vectors.clear()
       this.#activations.clear()
       this.#ropes.clear()

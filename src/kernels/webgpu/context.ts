@@ -14,6 +14,8 @@ export interface GpuActivation extends Activation {
   readonly buffer: GPUBuffer
   /** Floats a row: cols padded to whole blocks of 32, the padding zero. */
   readonly stride: number
+  /** Rows there is room for. */
+  readonly maxRows: number
 }
 
 export interface Dispatch {

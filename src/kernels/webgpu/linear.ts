@@ -1,16 +1,35 @@
 /** Matrix products: which kernels a matrix gets, by its shape and the rows of a step, and their launches. */
 import type { Activation, LinearOptions, LogitsOptions, Norm } from '../ops.ts'
-import { bind, bufferBytes, createStorage, Launch, normWeight, type GpuContext, type PreparedOp } from './context.ts'
+import {
+  bind,
+  bufferBytes,
+  createStorage,
+  Launch,
+  normWeight,
+  type GpuActivation,
+  type GpuContext,
+  type PreparedOp,
+} from './context.ts'
 import type { GpuMatrix, WeightForm } from './matrix.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
 
-const LINEAR: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'read', 'write', 'read']
+export const LINEAR: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'read', 'write', 'read']
 const PREPARE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write']
 
 /** Which rows of a step a call takes: all, its sample rows or its score rows. */
 export type RowSelection = 'all' | 'sample' | 'score'
 const ROWS: Readonly<Record<RowSelection, number>> = { all: 0, sample: 1, score: 2 }
-const FLAG = { bias: 1, residual: 2, logits: 4, silu: 8, gelu_tanh: 16, gelu: 32, gated: 64 } as const
+/** Of linear-io.wgsl. */
+export const FLAG = {
+  bias: 1,
+  residual: 2,
+  logits: 4,
+  silu: 8,
+  gelu_tanh: 16,
+  gelu: 32,
+  gated: 64,
+  silu_clamped: 128,
+} as const
 
 /** Rows of x a workgroup of linear-vector.wgsl multiplies: each has a kernel of its own. */
 const VECTOR_ROWS = [1, 4, 8, 16] as const
@@ -29,6 +48,8 @@ export interface MatrixShape {
   readonly cols: number
   readonly form: WeightForm
   readonly isGated: boolean
+  /** Experts of a row, each with a matrix of this shape; absent: one matrix for all rows. */
+  readonly topK?: number
 }
 
 /** How a matrix is cut: the same for every number of rows, because SEGMENTS is the K-reduction tree. */
@@ -40,8 +61,8 @@ interface Cut {
 }
 
 /** Enough threads and workgroups to keep a large card busy, two blocks at least a thread. Pure: a matrix has the same bits on every adapter. */
-function cut({ rows, cols, isGated }: MatrixShape): Cut {
-  const outputs = isGated ? rows / 2 : rows
+function cut({ rows, cols, isGated, topK = 1 }: MatrixShape): Cut {
+  const outputs = (isGated ? rows / 2 : rows) * topK
   const numBlocks = Math.ceil(cols / 32)
   let SEGMENTS = 4
   while (SEGMENTS < 32 && outputs * SEGMENTS < BUSY_WORKGROUPS * WORKGROUP_THREADS && SEGMENTS * 4 <= numBlocks)
@@ -63,6 +84,11 @@ export function linearGrid(
   return [Math.ceil(packedRows / (shape.isGated ? 2 * LANES : LANES)), Math.ceil(numRows / TM)]
 }
 
+/** Workgroups for the packed rows of one expert, a pair of row and expert at a time. */
+export function expertGrid(shape: MatrixShape, packedRows: number): number {
+  return linearGrid(shape, packedRows, 1, 1)[0]
+}
+
 /** The rows of x a workgroup takes in a step of `numRows`; 0: linear-matrix.wgsl. */
 function vectorRows(numRows: number): number {
   if (numRows > MAX_VECTOR_ROWS) return 0
@@ -79,19 +105,29 @@ export function rowRange(TM: number): number | null {
 function source(shape: MatrixShape, TM: number, hasPackedDot: boolean): KernelSource {
   const { FORMAT, GROUP, MINS } = shape.form
   const { SEGMENTS, LANES } = cut(shape)
-  const common = { FORMAT, GROUP, MINS, SEGMENTS, DOT4: hasPackedDot ? 1 : 0 }
-  if (TM === 0) return { name: 'linear-matrix', bindings: LINEAR, defines: common }
+  const isExperts = shape.topK !== undefined
+  const bindings = isExperts ? [...LINEAR, 'read' as const] : LINEAR
+  const common = { FORMAT, GROUP, MINS, SEGMENTS, DOT4: hasPackedDot ? 1 : 0, EXPERTS: isExperts ? 1 : 0 }
+  if (TM === 0) return { name: 'linear-matrix', bindings, defines: common }
   // A lane of a gated matrix has a gate's row and its up row.
   const R = shape.isGated ? 2 : 1
   // Rows whose segments are added at a time: workgroup memory must not be what limits the waves of a core.
   const TOGETHER = Math.min(TM, 8 / R)
   const defines = { ...common, TM, R, LANES, TOGETHER, STEP: TM <= 4 ? 2 : 1 }
-  return { name: 'linear-vector', bindings: LINEAR, defines }
+  return { name: 'linear-vector', bindings, defines }
 }
 
 /** Every kernel that multiplies with a matrix, by the rows of a workgroup. */
 export function linearSources(shape: MatrixShape, hasPackedDot: boolean): ReadonlyMap<number, KernelSource> {
   return new Map([...VECTOR_ROWS, 0].map((TM) => [TM, source(shape, TM, hasPackedDot)]))
+}
+
+/** The kernels that multiply with experts' matrices: a pair of row and expert at a time, or tiles of pairs. */
+export function expertSources(
+  shape: MatrixShape & { readonly topK: number },
+  hasPackedDot: boolean,
+): { readonly pairs: KernelSource; readonly tiles: KernelSource } {
+  return { pairs: source(shape, 1, hasPackedDot), tiles: source(shape, 0, hasPackedDot) }
 }
 
 /** The kernel that makes the inputs of a product, or null: the rows are taken as they are. */
@@ -106,7 +142,7 @@ export function prepareSource({ FORMAT }: WeightForm, hasNorm: boolean, selectio
 interface Product {
   readonly label: string
   readonly out: { readonly buffer: GPUBuffer; readonly stride: number; readonly cols: number }
-  readonly x: Activation
+  readonly x: GpuActivation
   readonly w: GpuMatrix
   readonly options: LinearOptions
   readonly logits: LogitsOptions | null
@@ -145,8 +181,17 @@ export class LinearKernels {
     if ((options.glu !== undefined) !== w.isGated) {
       throw new Error(`linear ${w.label}: loaded ${w.isGated ? 'with' : 'without'} gated rows, called the other way`)
     }
-    const product = { out: target, x, w, options, logits: null, selection: 'all', firstRow: 0, maxRows: this.#maxRows }
-    const prepare = this.prepare(x, w, options.norm, 'all')
+    const product = {
+      out: target,
+      x: source,
+      w,
+      options,
+      logits: null,
+      selection: 'all',
+      firstRow: 0,
+      maxRows: this.#maxRows,
+    }
+    const prepare = this.prepare(source, w, options.norm, 'all')
     const multiply = this.#multiply({ ...product, label: w.label, selection: 'all' })
     return {
       sources: [...(prepare === null ? [] : prepare.sources), ...multiply.sources],
@@ -158,10 +203,15 @@ export class LinearKernels {
   }
 
   /** The selected rows as the products of `w` take them, or null where they are taken as they are. */
-  prepare(x: Activation, w: GpuMatrix, norm: Norm | undefined, selection: RowSelection): PreparedOp | null {
+  prepare(
+    x: GpuActivation,
+    w: Pick<GpuMatrix, 'label' | 'cols' | 'form' | 'numBlocks'>,
+    norm: Norm | undefined,
+    selection: RowSelection,
+  ): PreparedOp | null {
     const source = prepareSource(w.form, norm !== undefined, selection)
     if (source === null) return null
-    const { buffer, stride } = this.#context.activation(x)
+    const { buffer, stride } = x
     const launch = new Launch(
       this.#context,
       source,
@@ -170,7 +220,7 @@ export class LinearKernels {
         `${w.label} prepare`,
         PREPARE,
         [w.numBlocks, stride, { f32: 1 / w.cols }, { f32: norm?.eps ?? 0 }, ROWS[selection]],
-        [buffer, normWeight(this.#context, norm), this.#preparedRows(x, w)],
+        [buffer, normWeight(this.#context, norm), this.#preparedBuffer(x, w)],
       ),
     )
     return { sources: [source], launch: (numRows) => launch.add(numRows) }
@@ -191,15 +241,42 @@ export class LinearKernels {
   ): PreparedOp {
     const out = { buffer: target, stride: w.rows, cols: w.rows }
     const options = { norm: logits.norm }
-    return this.#multiply({ label: `${w.label} logits`, out, x, w, options, logits, selection, firstRow, maxRows })
+    const source = this.#context.activation(x)
+    return this.#multiply({
+      label: `${w.label} logits`,
+      out,
+      x: source,
+      w,
+      options,
+      logits,
+      selection,
+      firstRow,
+      maxRows,
+    })
   }
 
-  #preparedRows(x: Activation, { form, numBlocks }: GpuMatrix): GPUBuffer {
+  /** The rows of x as the products of `w` take them, and the vec4s between two. */
+  inputs(
+    x: GpuActivation,
+    w: Pick<GpuMatrix, 'label' | 'cols' | 'form' | 'numBlocks'>,
+    norm: Norm | undefined,
+    selection: RowSelection,
+  ): { readonly buffer: GPUBuffer; readonly stride: number } {
+    const isPrepared = prepareSource(w.form, norm !== undefined, selection) !== null
+    if (!isPrepared) return { buffer: x.buffer, stride: x.stride / 4 }
+    return { buffer: this.#preparedBuffer(x, w), stride: w.numBlocks * (w.form.FORMAT < 16 ? 3 : 8) }
+  }
+
+  #preparedBuffer(
+    x: GpuActivation,
+    { form, numBlocks }: Pick<GpuMatrix, 'label' | 'cols' | 'form' | 'numBlocks'>,
+  ): GPUBuffer {
     const blockBytes = form.FORMAT < 16 ? 48 : 128
-    const key = `${this.#context.activation(x).id} ${blockBytes}`
+    const key = `${x.id} ${blockBytes}`
     let buffer = this.#prepared.get(key)
     if (buffer === undefined) {
-      buffer = createStorage(this.#context.device, `${x.label} prepared`, this.#maxRows * numBlocks * blockBytes)
+      const rows = Math.max(this.#maxRows, x.maxRows)
+      buffer = createStorage(this.#context.device, `${x.label} prepared`, rows * numBlocks * blockBytes)
       this.#prepared.set(key, buffer)
     }
     return buffer
@@ -208,10 +285,7 @@ export class LinearKernels {
   #multiply(product: Product): PreparedOp {
     const { label, logits, maxRows, firstRow, options, out, selection, w, x } = product
     const { capabilities, nothing } = this.#context
-    const source = this.#context.activation(x)
-    const isPrepared = prepareSource(w.form, options.norm !== undefined, selection) !== null
-    const rows = isPrepared ? this.#preparedRows(x, w) : source.buffer
-    const stride = isPrepared ? w.numBlocks * (w.form.FORMAT < 16 ? 3 : 8) : source.stride / 4
+    const { buffer: rows, stride } = this.inputs(x, w, options.norm, selection)
     const groups = w.shards.map((shard) => {
       const firstOutput = w.isGated ? shard.firstRow / 2 : shard.firstRow
       const outputs = w.isGated ? shard.numRows / 2 : shard.numRows

@@ -50,7 +50,7 @@ export function formOf(format: MatrixFormat, group: number, hasMins: boolean): W
   return { FORMAT, UNITS: (BLOCK_COLS * FORMAT) / 128, GROUP: group, MINS: hasMins ? 1 : 0 }
 }
 
-function weightForm(data: MatrixData): WeightForm {
+export function weightForm(data: MatrixData): WeightForm {
   const isQuantized = data.format === 'q8' || data.format === 'q4'
   return isQuantized ? formOf(data.format, data.group, data.mins !== null) : formOf(data.format, 32, false)
 }
@@ -63,7 +63,7 @@ function scaleWords({ GROUP, MINS, FORMAT }: WeightForm, numBlocks: number): num
 }
 
 /** The bytes of a matrix's codes as words, each row padded to whole 16-byte units. */
-function codeWords(data: MatrixData, rows: number, cols: number, units: number): Uint32Array {
+export function codeWords(data: MatrixData, rows: number, cols: number, units: number): Uint32Array {
   const plane = data.format === 'f32' || data.format === 'f16' ? data.values : data.codes
   const bytes = new Uint8Array(plane.buffer, plane.byteOffset, plane.byteLength)
   const rowBytes = (cols * BITS[data.format]) / 8
@@ -116,7 +116,7 @@ export function packedLayout({ maxBindingBytes }: MatrixLoader): string {
 }
 
 /** A matrix's place on the device: everything but the bytes. */
-interface Plan {
+export interface Plan {
   readonly form: WeightForm
   readonly numBlocks: number
   readonly units: number
@@ -126,7 +126,7 @@ interface Plan {
   readonly shards: readonly { readonly firstRow: number; readonly numRows: number; readonly bytes: readonly number[] }[]
 }
 
-function plan(
+export function plan(
   { maxBindingBytes }: MatrixLoader,
   label: string,
   rows: number,
@@ -185,6 +185,30 @@ async function upload(
   return uploaded
 }
 
+/** Writes one shard's codes and scales. `words`: of codeWords. */
+export function fillShard(
+  { numScaleWords, order, shards, units }: Plan,
+  index: number,
+  data: MatrixData,
+  cols: number,
+  words: Uint32Array,
+  shift: number,
+  codes: ArrayBuffer,
+  scales: ArrayBuffer,
+): void {
+  const { firstRow, numRows } = shards[index]!
+  const shardOrder = order.subarray(firstRow, firstRow + numRows)
+  interleave(new Uint32Array(codes), words, shardOrder, units)
+  if (data.format !== 'q8' && data.format !== 'q4') return
+  const groups = cols / data.group
+  packScales(new Uint32Array(scales), data.scales, data.mins, shardOrder, groups, numScaleWords, shift)
+}
+
+/** The power of two that a matrix's scales are multiplied by. */
+export function shiftOf(data: MatrixData): number {
+  return data.format === 'q8' || data.format === 'q4' ? scaleShift(data.scales, data.mins) : 1
+}
+
 /** Repacks a matrix and uploads it, a shard at a time. Peak host memory beyond the data itself is one shard. */
 export async function loadMatrix(
   loader: MatrixLoader,
@@ -196,19 +220,12 @@ export async function loadMatrix(
 ): Promise<GpuMatrix> {
   checkMatrix(label, rows, cols, data)
   const planned = plan(loader, label, rows, cols, weightForm(data), use.glu === true)
-  const { form, numBlocks, numScaleWords, order, shards, units } = planned
-  const words = codeWords(data, rows, cols, units)
-  const isQuantized = data.format === 'q8' || data.format === 'q4'
-  const shift = isQuantized ? scaleShift(data.scales, data.mins) : 1
+  const { form, numBlocks } = planned
+  const words = codeWords(data, rows, cols, planned.units)
+  const shift = shiftOf(data)
   const planes: Uint8Array[] = []
   const uploaded = await upload(loader, label, planned, (codes, scales, index) => {
-    const { firstRow, numRows } = shards[index]!
-    const shardOrder = order.subarray(firstRow, firstRow + numRows)
-    interleave(new Uint32Array(codes), words, shardOrder, units)
-    if (isQuantized) {
-      const groups = cols / data.group
-      packScales(new Uint32Array(scales), data.scales, data.mins, shardOrder, groups, numScaleWords, shift)
-    }
+    fillShard(planned, index, data, cols, words, shift, codes, scales)
     // Unmapping takes the memory away: a copy.
     if (use.onPacked !== undefined) planes.push(new Uint8Array(codes.slice(0)), new Uint8Array(scales.slice(0)))
   })

@@ -257,8 +257,8 @@ export class SampleKernels {
     this.#vocab = matrix.rows
     const words = 4 * this.#limits.maxSampleRows * Math.ceil(matrix.rows / VOCAB_CHUNK)
     this.#maxima = createStorage(this.#context.device, 'maxima', 4 * words)
-    this.#prepareSamples = this.#linear.prepare(x, matrix, options.norm, 'sample')
-    this.#prepareScores = this.#linear.prepare(x, matrix, options.norm, 'score')
+    this.#prepareSamples = this.#linear.prepare(this.#context.activation(x), matrix, options.norm, 'sample')
+    this.#prepareScores = this.#linear.prepare(this.#context.activation(x), matrix, options.norm, 'score')
   }
 
   #chunk(selection: 'sample' | 'score', logits: GPUBuffer, firstRow: number, capacity: number): LogitsChunk {

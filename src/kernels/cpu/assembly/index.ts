@@ -1,6 +1,7 @@
 // The module's entry points: `start` once a thread, then `run` on the coordinating thread and `serve` on the others.
 import { attention, AttentionCommand } from './attention'
 import { embed, EmbedCommand, layerNorm, LayerNormCommand, normAdd, NormAddCommand, qkvRopeStore, QkvCommand } from './elementwise'
+import { combine, CombineCommand, route, RouteCommand, sortRows, SortCommand } from './experts'
 import { linear, LinearCommand } from './linear'
 import { pack, PackCommand } from './pack'
 import {
@@ -97,6 +98,15 @@ function execute(): void {
         break
       case 23:
         sigmoidGate(changetype<SigmoidGateCommand>(command))
+        break
+      case 30:
+        route(changetype<RouteCommand>(command))
+        break
+      case 31:
+        sortRows(changetype<SortCommand>(command))
+        break
+      case 32:
+        combine(changetype<CombineCommand>(command))
         break
       default:
         unreachable()

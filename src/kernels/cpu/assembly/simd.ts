@@ -120,6 +120,15 @@ export function gelu(x: v128): v128 {
   return v128.bitselect(f32x4.sub(x, half), half, f32x4.gt(x, f32x4.splat(0)))
 }
 
+/** gpt-oss's gate: g / (1 + e^(-1.702 g)) (u + 1), with g = min(gate, 7) and u = up within -7 .. 7. */
+export function siluClamped(gate: v128, up: v128): v128 {
+  const limit = f32x4.splat(7)
+  const g = f32x4.min(gate, limit)
+  const u = f32x4.max(f32x4.neg(limit), f32x4.min(up, limit))
+  const swish = f32x4.div(g, f32x4.add(f32x4.splat(1), exp(f32x4.mul(g, f32x4.splat(-1.702)))))
+  return f32x4.mul(swish, f32x4.add(u, f32x4.splat(1)))
+}
+
 /** Sum of the four lanes, in one fixed order. */
 // @ts-ignore: decorator
 @inline

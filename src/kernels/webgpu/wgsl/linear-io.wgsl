@@ -16,6 +16,15 @@ struct LinearParams {
   softcap: f32, // 0: none
   rows: u32, // ROWS_*
   flags: u32, // FLAG_*
+#if EXPERTS
+  pairs_of_row: u32, // rows of x stand for this many pairs of row and expert
+  max_pairs: u32, // see routing.wgsl
+  first_expert: u32, // experts of this shard
+  num_experts: u32,
+  expert_rows: u32, // packed rows of an expert's matrix
+  bias_stride: u32, // floats of an expert's bias
+  factors_at: u32, // word of scales where the experts' powers of two begin
+#endif
 }
 
 const FLAG_BIAS = 1u;
@@ -25,6 +34,7 @@ const FLAG_SILU = 8u;
 const FLAG_GELU = 16u;
 const FLAG_GELU_EXACT = 32u;
 const FLAG_GATED = 64u;
+const FLAG_CLAMPED = 128u;
 
 @group(0) @binding(1) var<uniform> params: LinearParams;
 #if FORMAT < 16
@@ -36,6 +46,21 @@ const FLAG_GATED = 64u;
 @group(0) @binding(4) var<storage, read> scales: array<u32>;
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
 @group(0) @binding(6) var<storage, read> bias: array<f32>;
+
+#if EXPERTS
+@group(0) @binding(7) var<storage, read> routing: array<u32>;
+#include "routing.wgsl"
+
+// The expert whose matrix this workgroup multiplies with, among those of the shard.
+var<private> expert: u32;
+
+// Whether the expert is in this shard.
+fn take_expert(index: u32) -> bool {
+  let own = index - params.first_expert;
+  expert = own;
+  return index >= params.first_expert && own < params.num_experts;
+}
+#endif
 
 // Rows of a tile of the weight layout: [tile][unit of K][TILE rows] vec4<u32>, see matrix.ts.
 const TILE = 32u;
@@ -67,19 +92,35 @@ fn activate(gate: f32) -> f32 {
   return 0.5 * gate * (1.0 + tanh(inner));
 }
 
+// What a gated layer makes of its two sums.
+fn join(gate: f32, up: f32) -> f32 {
+  if ((params.flags & FLAG_CLAMPED) != 0u) {
+    let g = min(gate, 7.0);
+    return g / (1.0 + exp(-1.702 * g)) * (clamp(up, -7.0, 7.0) + 1.0);
+  }
+  return activate(gate) * up;
+}
+
 // Stores a finished sum as column n of row m of this call. `up`: the up projection's sum of a gated matrix.
 fn store(m: u32, n: u32, sum: f32, up: f32) {
-  var value = sum * params.weight_scale;
+#if EXPERTS
+  let weight_scale = bitcast<f32>(scales[params.factors_at + expert]);
+  let bias_at = (params.first_expert + expert) * params.bias_stride;
+#else
+  let weight_scale = params.weight_scale;
+  let bias_at = 0u;
+#endif
+  var value = sum * weight_scale;
   let column = params.first_output + n;
   if ((params.flags & FLAG_BIAS) != 0u) {
-    value += bias[column];
+    value += bias[bias_at + column];
   }
   if (is_gated()) {
-    var factor = up * params.weight_scale;
+    var factor = up * weight_scale;
     if ((params.flags & FLAG_BIAS) != 0u) {
-      factor += bias[params.up_bias + column];
+      factor += bias[bias_at + params.up_bias + column];
     }
-    value = activate(value) * factor;
+    value = join(value, factor);
   } else if ((params.flags & (FLAG_SILU | FLAG_GELU | FLAG_GELU_EXACT)) != 0u) {
     value = activate(value);
   }

@@ -1,6 +1,7 @@
 // out = x W^T for many rows (tiled GEMM), with bias, gate or residual.
 //
 //   x, codes, scales, out   as in linear-vector.wgsl
+//   EXPERTS  y is a tile of pairs of row and expert (routing.wgsl)
 //   launch   x = packed output rows / 64, y = rows / 64; workgroup = 16 x 16 threads of 4 output rows and 4 rows of x each
 //
 // A block of 32 inputs of 64 rows of x and of 64 output rows is staged in workgroup memory, codes as int8, floats as f32: each is read from
@@ -17,14 +18,36 @@ var<workgroup> xs: array<vec4<f32>, 512>; // [64 rows][8]
 var<workgroup> ws: array<vec4<f32>, 512>; // [8][64 output rows]
 #endif
 
+// Where row `row` of this call stands in x.
+fn x_row(row: u32) -> u32 {
+#if EXPERTS
+  return routing[sorted_at(params.max_pairs, row)] / params.pairs_of_row;
+#else
+  return params.first_row + row;
+#endif
+}
+
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+#if EXPERTS
+  if (group.y >= routing[num_tiles_at(params.max_pairs)]) {
+    return;
+  }
+  let tile = tile_at(params.max_pairs, group.y);
+  if (!take_expert(routing[tile])) {
+    return;
+  }
+  let first_row = routing[tile + 1u];
+  let num_rows = first_row + routing[tile + 2u];
+  let packed = expert * params.expert_rows + group.x * 64u;
+#else
   let num_rows = num_rows_of_call();
   let first_row = group.y * 64u;
   if (first_row >= num_rows) {
     return;
   }
   let packed = group.x * 64u;
+#endif
   let lane = index % 16u;
   let first_m = index / 16u * 4u;
 #repeat m 4
@@ -41,7 +64,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #if FORMAT < 16
       if (index < 192u) {
         let row = min(first_row + index / 3u, num_rows - 1u);
-        xs[index] = x[(params.first_row + row) * params.x_stride + block * 3u + index % 3u];
+        xs[index] = x[x_row(row) * params.x_stride + block * 3u + index % 3u];
       }
       if (index < $(FORMAT * 16)u) {
         let row = packed + index % 64u;
@@ -61,7 +84,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       {
         let item = index + $(256 * t)u;
         let row = min(first_row + item / 8u, num_rows - 1u);
-        xs[item] = x[(params.first_row + row) * params.x_stride + block * 8u + item % 8u];
+        xs[item] = x[x_row(row) * params.x_stride + block * 8u + item % 8u];
       }
 #end
 #repeat t FORMAT / 16
@@ -143,7 +166,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       if (row < num_rows && n < params.num_outputs) {
         // Of a gated matrix the first tile of 32 packed rows is the gate's, the second the up projection's.
         let sums = bitcast<vec4<f32>>(ws[item / columns * 16u + column % 16u]);
+#if EXPERTS
+        store(routing[sorted_at(params.max_pairs, row)], n, sums[column / 16u], sums[min(column / 16u + 2u, 3u)]);
+#else
         store(row, n, sums[column / 16u], sums[min(column / 16u + 2u, 3u)]);
+#endif
       }
     }
   }

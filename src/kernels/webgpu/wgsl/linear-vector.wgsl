@@ -3,6 +3,7 @@
 //   x        rows of prepare.wgsl, or f32 rows as they are
 //   codes    [tile][unit][32 output rows] vec4<u32>; scales: see matrix.ts
 //   out      f32 [rows, out_stride]
+//   EXPERTS  y is a pair of row and expert (routing.wgsl), TM is 1
 //   launch   x = packed output rows / (LANES R), y = rows / TM; workgroup = LANES output rows x SEGMENTS segments of K
 //
 // A thread owns R packed output rows (one of each of R tiles) and a segment of K for TM rows of x: neighbouring lanes read neighbouring vec4s,
@@ -16,18 +17,32 @@ var<workgroup> partials: array<f32, $(SEGMENTS * TOGETHER * R * LANES)>;
 
 @compute @workgroup_size($(LANES), $(SEGMENTS))
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+#if EXPERTS
+  if (!take_expert(routing[group.y])) {
+    return;
+  }
+  let num_rows = group.y + 1u;
+  let first_row = group.y;
+  let first_packed = expert * params.expert_rows;
+#else
   let num_rows = num_rows_of_call();
   let first_row = group.y * $(TM)u;
   if (first_row >= num_rows) {
     return;
   }
-  let packed = group.x / $(32 / LANES)u * $(32 * R)u + group.x % $(32 / LANES)u * $(LANES)u + local.x;
+  let first_packed = 0u;
+#endif
+  let packed = first_packed + group.x / $(32 / LANES)u * $(32 * R)u + group.x % $(32 / LANES)u * $(LANES)u + local.x;
   let segment_blocks = (params.num_blocks + $(SEGMENTS - 1)u) / $(SEGMENTS)u;
   let first_block = local.y * segment_blocks;
   let end_block = min(first_block + segment_blocks, params.num_blocks);
   // Rows past the last compute the last one again and are not stored.
 #repeat m TM
+#if EXPERTS
+  let x_at$(m) = first_row / params.pairs_of_row * params.x_stride;
+#else
   let x_at$(m) = (params.first_row + first_row + min($(m)u, num_rows - first_row - 1u)) * params.x_stride;
+#endif
 #repeat i R
   var acc$(m)_$(i) = 0.0;
 #end

@@ -1,0 +1,25 @@
+/** What every backend checks of a call of `experts`. */
+import type { Activation, ExpertMatrix, Routing } from './ops.ts'
+
+/** Throws where shapes do not fit. */
+export function checkExperts(
+  out: Activation,
+  x: Activation,
+  gateUp: ExpertMatrix,
+  down: ExpertMatrix,
+  { numExperts, inner, outer }: Routing,
+): void {
+  const fits =
+    gateUp.numExperts === numExperts &&
+    down.numExperts === numExperts &&
+    gateUp.rows === 2 * inner &&
+    gateUp.cols === x.cols &&
+    down.rows === outer &&
+    down.cols === inner &&
+    out.cols === outer
+  if (fits) return
+  throw new Error(
+    `experts ${gateUp.label}: [.., ${x.cols}] -> [.., ${out.cols}] through ${numExperts} of ${inner} does not fit ` +
+      `${gateUp.numExperts} x ${gateUp.rows} x ${gateUp.cols} and ${down.numExperts} x ${down.rows} x ${down.cols}`,
+  )
+}

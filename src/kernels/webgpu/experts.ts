@@ -1,0 +1,234 @@
+/** route and experts: their buffers, kernels and launches. */
+import { checkExperts } from '../experts.ts'
+import type { Activation, ExpertsOptions, ExpertWeights, RouteOptions, Routing, RoutingShape } from '../ops.ts'
+import {
+  bind,
+  bufferBytes,
+  createStorage,
+  Launch,
+  type GpuActivation,
+  type GpuContext,
+  type PreparedOp,
+} from './context.ts'
+import type { GpuExpertMatrix } from './expert-matrix.ts'
+import { expertGrid, expertSources, FLAG, LINEAR, type LinearKernels } from './linear.ts'
+import type { BindingKind, KernelSource } from './pipelines.ts'
+
+const ROUTE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write']
+const SORT: readonly BindingKind[] = ['read', 'uniform', 'write']
+const COMBINE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write']
+const EXPERT_LINEAR: readonly BindingKind[] = [...LINEAR, 'read']
+const ROUTE_FLAG = { sigmoid: 1, bias: 2, normalizes: 4 } as const
+
+/** Pairs of a tile: TILE_PAIRS of routing.wgsl. */
+const TILE_PAIRS = 64
+/** Pairs an expert gets on average from which on tiles are used: below, nearly every pair reads weights of its own anyway. */
+const TILE_FROM = 4
+/** Workgroups of one dimension of a dispatch, at most. */
+const MAX_WORKGROUPS = 65_535
+/** Of workgroup memory that every adapter has. */
+const MAX_EXPERTS = 1024
+
+export interface GpuRouting extends Routing {
+  readonly maxPairs: number
+  readonly buffer: GPUBuffer // routing.wgsl
+  readonly activations: GpuActivation // [maxPairs, inner]
+  readonly outputs: GpuActivation // [maxPairs, outer]
+}
+
+/** Tiles that `numPairs` pairs can be cut into at most. */
+function mostTiles(numPairs: number, numExperts: number): number {
+  return Math.floor(numPairs / TILE_PAIRS) + Math.min(numPairs, numExperts)
+}
+
+const paddedExperts = (numExperts: number): number => Math.ceil(numExperts / 64) * 64
+
+export function routeSources(numExperts: number): readonly [KernelSource, KernelSource] {
+  const defines = { EXPERTS: paddedExperts(numExperts) }
+  return [
+    { name: 'route', bindings: ROUTE, defines },
+    { name: 'route-sort', bindings: SORT, defines },
+  ]
+}
+
+export const COMBINE_SOURCE: KernelSource = { name: 'combine', bindings: COMBINE, defines: {} }
+
+/** Whether a step's pairs go through tiles of their experts' or each by itself. */
+const usesTiles = (numPairs: number, { numExperts }: Routing): boolean => numPairs >= TILE_FROM * numExperts
+
+export class ExpertKernels {
+  readonly #context: GpuContext
+  readonly #linear: LinearKernels
+  readonly #routings: GpuRouting[] = []
+
+  constructor(context: GpuContext, linear: LinearKernels) {
+    this.#context = context
+    this.#linear = linear
+  }
+
+  get scratchBytes(): number {
+    return bufferBytes(
+      this.#routings.flatMap(({ buffer, activations, outputs }) => [buffer, activations.buffer, outputs.buffer]),
+    )
+  }
+
+  /** Throws where the adapter's limits do not allow that many experts or rows. */
+  createRouting(label: string, shape: RoutingShape, maxRows: number, takeId: () => number): GpuRouting {
+    const { device } = this.#context
+    const maxPairs = maxRows * shape.topK
+    if (shape.numExperts > MAX_EXPERTS)
+      throw new Error(`${label}: at most ${MAX_EXPERTS} experts, found ${shape.numExperts}`)
+    if (maxPairs + shape.numExperts > MAX_WORKGROUPS)
+      throw new Error(
+        `${label}: ${maxRows} rows with ${shape.topK} experts each are too many (--max-num-batched-tokens)`,
+      )
+    const activation = (name: string, cols: number): GpuActivation => {
+      const stride = Math.ceil(cols / 32) * 32
+      const buffer = createStorage(device, `${label} ${name}`, maxPairs * stride * 4)
+      return { label: `${label} ${name}`, cols, stride, maxRows: maxPairs, id: takeId(), buffer }
+    }
+    const words = 3 * maxPairs + 1 + 3 * mostTiles(maxPairs, shape.numExperts)
+    const routing = {
+      ...shape,
+      label,
+      maxPairs,
+      buffer: createStorage(device, label, words * 4),
+      activations: activation('activations', shape.inner),
+      outputs: activation('outputs', shape.outer),
+    }
+    this.#routings.push(routing)
+    return routing
+  }
+
+  /** One dispatch, two where the step's pairs will be taken in tiles. */
+  route(routing: GpuRouting, logits: Activation, options: RouteOptions): PreparedOp {
+    const { numExperts, topK, maxPairs, label, buffer } = routing
+    const { buffer: source, cols, stride } = this.#context.activation(logits)
+    if (cols !== numExperts) throw new Error(`route ${label}: ${cols} logits for ${numExperts} experts`)
+    const flags =
+      (options.scores === 'sigmoid' ? ROUTE_FLAG.sigmoid : 0) |
+      (options.bias === null ? 0 : ROUTE_FLAG.bias) |
+      (options.normalizes ? ROUTE_FLAG.normalizes : 0)
+    const { count = 0, used = 0 } = options.groups ?? {}
+    const bias = options.bias === null ? this.#context.nothing : this.#context.vector(options.bias).buffer
+    const params = [numExperts, stride, topK, flags, count, used, { f32: options.scale }, maxPairs]
+    const sources = routeSources(numExperts)
+    const choose = new Launch(
+      this.#context,
+      sources[0],
+      bind(this.#context, label, ROUTE, params, [source, bias, buffer]),
+    )
+    const sort = new Launch(
+      this.#context,
+      sources[1],
+      bind(this.#context, label, SORT, [numExperts, topK, maxPairs], [buffer]),
+    )
+    return {
+      sources,
+      launch: (numRows) => {
+        choose.add(numRows)
+        if (usesTiles(numRows * topK, routing)) sort.add(1)
+      },
+    }
+  }
+
+  experts(
+    out: Activation,
+    x: Activation,
+    gateUp: GpuExpertMatrix,
+    down: GpuExpertMatrix,
+    { gateUpBias, downBias }: Pick<ExpertWeights, 'gateUpBias' | 'downBias'>,
+    routing: GpuRouting,
+    { norm, glu, residual }: ExpertsOptions,
+  ): PreparedOp {
+    checkExperts(out, x, gateUp, down, routing)
+    if (!gateUp.isGated || down.isGated) throw new Error(`experts ${gateUp.label}: gate and up were not loaded for glu`)
+    const context = this.#context
+    const target = context.activation(out)
+    const { topK, maxPairs, activations, outputs } = routing
+    const source = context.activation(x)
+    const prepareRows = this.#linear.prepare(source, gateUp, norm, 'all')
+    const prepareInner = this.#linear.prepare(activations, down, undefined, 'all')
+    const first = this.#multiply(gateUp, source, activations, routing, topK, gateUpBias, FLAG[glu] | FLAG.gated, norm)
+    const second = this.#multiply(down, activations, outputs, routing, 1, downBias, 0, undefined)
+    const params = [target.cols, outputs.stride, target.stride, topK, maxPairs, residual ? 1 : 0]
+    const combine = new Launch(
+      context,
+      COMBINE_SOURCE,
+      bind(context, gateUp.label, COMBINE, params, [outputs.buffer, routing.buffer, target.buffer]),
+    )
+    return {
+      sources: [
+        ...(prepareRows?.sources ?? []),
+        ...(prepareInner?.sources ?? []),
+        ...first.sources,
+        ...second.sources,
+        COMBINE_SOURCE,
+      ],
+      launch: (numRows) => {
+        prepareRows?.launch(numRows)
+        first.launch(numRows)
+        prepareInner?.launch(numRows * topK)
+        second.launch(numRows)
+        combine.add(numRows, Math.ceil(target.cols / 64))
+      },
+    }
+  }
+
+  #multiply(
+    w: GpuExpertMatrix,
+    x: GpuActivation,
+    out: GpuActivation,
+    routing: GpuRouting,
+    pairsOfRow: number,
+    bias: ExpertWeights['downBias'],
+    flags: number,
+    norm: ExpertsOptions['norm'],
+  ): PreparedOp {
+    const context = this.#context
+    const { buffer: rows, stride } = this.#linear.inputs(x, w, norm, 'all')
+    const groups = w.shards.map(({ codes, scales, firstExpert, numExperts, factorsAt }) => {
+      const params = [
+        out.cols,
+        w.numBlocks,
+        stride,
+        out.stride,
+        0,
+        0,
+        routing.maxPairs,
+        out.cols,
+        { f32: 1 },
+        { f32: 1 },
+        { f32: 0 },
+        0,
+        flags | (bias === undefined ? 0 : FLAG.bias),
+        pairsOfRow,
+        routing.maxPairs,
+        firstExpert,
+        numExperts,
+        w.packedRows,
+        w.rows,
+        factorsAt,
+      ]
+      const biases = bias === undefined ? context.nothing : context.vector(bias).buffer
+      return bind(context, w.label, EXPERT_LINEAR, params, [rows, codes, scales, out.buffer, biases, routing.buffer])
+    })
+    const shape = { rows: w.rows, cols: w.cols, form: w.form, isGated: w.isGated, topK: routing.topK }
+    const { pairs, tiles } = expertSources(shape, context.capabilities.hasPackedDot)
+    const launchesOf = (kernel: KernelSource) => groups.map((group) => new Launch(context, kernel, group))
+    const [pairLaunches, tileLaunches] = [launchesOf(pairs), launchesOf(tiles)]
+    return {
+      sources: [pairs, tiles],
+      launch: (numRows) => {
+        const numPairs = numRows * routing.topK
+        const operations = 2 * w.packedRows * w.cols * numPairs
+        const isTiled = usesTiles(numPairs, routing)
+        for (const launch of isTiled ? tileLaunches : pairLaunches) {
+          if (isTiled)
+            launch.add(Math.ceil(w.packedRows / TILE_PAIRS), mostTiles(numPairs, routing.numExperts), operations)
+          else launch.add(expertGrid(shape, w.packedRows), numPairs, operations)
+        }
+      },
+    }
+  }
+}
