@@ -18,7 +18,7 @@ import type {
 } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import { KvCache, kvGeometry, type KvFormat } from './kv-cache.ts'
-import { packedForm, PANEL, roundUp, storedForm, type MatrixPacker, type PackedMatrix } from './matrices.ts'
+import { PANEL, roundUp, storedForm, type MatrixPacker, type PackedMatrix } from './matrices.ts'
 import { placeRouting, type HostRouting } from './routing.ts'
 
 export interface HostVector extends Vector {
