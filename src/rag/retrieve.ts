@@ -4,24 +4,10 @@ import { untilAborted } from './abort.ts'
 import { contextualText } from './chunk.ts'
 import type { Embedder } from './embedder.ts'
 import { RagError } from './errors.ts'
-import { parseFilter } from './filter.ts'
 import { fusedOrder, type FusionWeights } from './fusion.ts'
 import type { Reranker } from './reranker.ts'
-import type { Candidate, Metadata, MetadataFilter, VectorIndex } from './vector-index.ts'
-
-export interface RetrieveParams {
-  /** Candidates that the search hands to the reranker. */
-  readonly topK: number
-  /** Documents kept. */
-  readonly topN: number
-  /** Documents with a lower score are dropped. */
-  readonly minScore: number | null
-  readonly filter: MetadataFilter | null
-  /** In place of those that belong to the models. */
-  readonly weights: Partial<FusionWeights>
-  /** Whether the reranker may run. */
-  readonly isReranked: boolean
-}
+import type { Retrieving } from './retrieval-request.ts'
+import type { Candidate, Metadata, VectorIndex } from './vector-index.ts'
 
 /** A chunk that answers, as responses show it. */
 export interface RetrievedDocument {
@@ -47,55 +33,8 @@ export interface Retrieval {
   readonly isReranked: boolean
 }
 
-/**
- * UTF-16 units of a query that are searched with, more than embedding models read: a prompt of a megabyte would keep the models' process
- * from everybody else's.
- */
-const MAX_QUERY_CHARS = 16_384
-
 /** Chunks that each search gives to the fusion, at least. */
 const MIN_DEPTH = 50
-
-export const DEFAULT_TOP_K = 20
-export const DEFAULT_TOP_N = 4
-const MAX_TOP_K = 1000
-
-/** What a caller asks for, with null for what it left out. */
-export interface RawRetrieveParams {
-  readonly topK: number | null
-  readonly topN: number | null
-  readonly minScore: number | null
-  readonly filter: Readonly<Record<string, unknown>> | null
-  readonly weights?: Partial<FusionWeights> | null
-  /** null: where there is one. */
-  readonly rerank?: boolean | null
-}
-
-/**
- * Checks what a caller asks for and fills in the rest.
- * @param at where the fields are in the request, such as `rag.`
- * @throws RagError invalid_request naming the field.
- */
-export function parseRetrieveParams(raw: RawRetrieveParams, at: string): RetrieveParams {
-  const { topK, topN, minScore, filter, weights, rerank } = raw
-  const inRange = (value: number, name: string, max: number): number => {
-    if (Number.isInteger(value) && value >= 1 && value <= max) return value
-    throw new RagError(
-      'invalid_request',
-      `${at}${name}: expected a whole number from 1 to ${max}, found ${value}`,
-      at + name,
-    )
-  }
-  const k = inRange(topK ?? Math.max(DEFAULT_TOP_K, Math.min(topN ?? 0, MAX_TOP_K)), 'top_k', MAX_TOP_K)
-  return {
-    topK: k,
-    topN: inRange(topN ?? Math.min(DEFAULT_TOP_N, k), 'top_n', k),
-    minScore,
-    filter: filter && parseFilter(filter, `${at}filter`),
-    weights: weights ?? {},
-    isReranked: rerank ?? true,
-  }
-}
 
 export interface RetrieveParts {
   readonly index: VectorIndex
@@ -114,13 +53,8 @@ export interface RetrieveParts {
  * @throws RagError of the stage that failed, or the signal's reason. A failing reranker is no error: the search's order is used, and
  * its span says so.
  */
-export async function retrieve(
-  parts: RetrieveParts,
-  wholeQuery: string,
-  params: RetrieveParams,
-  signal?: AbortSignal,
-): Promise<Retrieval> {
-  const query = wholeQuery.slice(0, MAX_QUERY_CHARS)
+export async function retrieve(parts: RetrieveParts, params: Retrieving, signal?: AbortSignal): Promise<Retrieval> {
+  const { query } = params
   const vector = await embedQuery(parts.embedder, query, signal)
   signal?.throwIfAborted()
   const weights = { ...parts.weights, ...params.weights }
@@ -157,7 +91,7 @@ const searchIndex = (
   index: VectorIndex,
   vector: Float32Array,
   text: string,
-  { topK, filter }: RetrieveParams,
+  { topK, filter }: Retrieving,
   weights: FusionWeights,
   signal?: AbortSignal,
 ) =>
@@ -186,7 +120,7 @@ const rerank = (
   { reranker: available, rerankBudgetMs, onRerankFailure }: RetrieveParts,
   query: string,
   candidates: readonly Candidate[],
-  { topN, isReranked }: RetrieveParams,
+  { topN, isReranked }: Retrieving,
   cancel?: AbortSignal,
 ): Promise<Float32Array | null> => {
   const reranker = isReranked ? available : null

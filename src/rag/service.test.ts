@@ -13,7 +13,9 @@ import { bundledIndex } from './bundled.ts'
 import { createDocumentReader } from './document-reader.ts'
 import { createEmbedder } from './embedder.ts'
 import { createMemoryStore } from './stores/memory.ts'
-import { createRag, RagService, type RagOptions, type RagRequest } from './service.ts'
+import { createRag, type RagOptions } from './create-rag.ts'
+import type { RetrievalRequest } from './retrieval-request.ts'
+import { RagService } from './service.ts'
 
 const TEMPLATE: PromptTemplate = {
   version: 1,
@@ -45,7 +47,6 @@ const engine = {
     wordsOf(ids, options?.skipSpecialTokens),
 }
 
-const REQUEST: RagRequest = { query: '', index: null, topK: null, topN: null, minScore: null, filter: null }
 const document = (id: string, text: string, metadata = {}): SourceDocument => ({
   id,
   text,
@@ -108,8 +109,11 @@ afterAll(async () => {
   rmSync(folder, { recursive: true })
 })
 
-const augment = (query: string, more: Partial<RagRequest> = {}, prompts: readonly PromptInput[] = [{ text: query }]) =>
-  rag.augment({ ...REQUEST, query, ...more }, { prompts, maxTokens: 16 }, engine)
+const augment = (
+  query: string,
+  more: Partial<RetrievalRequest> = {},
+  prompts: readonly PromptInput[] = [{ text: query }],
+) => rag.augment({ query, ...more }, { prompts, maxTokens: 16 }, engine)
 
 const textOf = ({ prompts: [prompt] }: Awaited<ReturnType<typeof augment>>): string =>
   prompt && 'ids' in prompt ? wordsOf(prompt.ids) : JSON.stringify(prompt)
@@ -151,7 +155,7 @@ describe('retrieval', () => {
     })
     const dataDir = join(folder, 'hidden')
     const service = serviceWith({ dataDir, bundled })
-    const answer = async () => (await service.query('span', null, REQUEST)).documents.map(({ id }) => id).toSorted()
+    const answer = async () => (await service.query({ query: 'span' })).documents.map(({ id }) => id).toSorted()
     const shipped = ['README.md', 'docs/a.md']
     const fixed = { code: 'invalid_request', message: expect.stringContaining('bundled index cannot be changed') }
     await service.openForWriting('docs')
@@ -205,7 +209,7 @@ describe('retrieval', () => {
     const service = serviceWith({ dataDir })
     await service.ingestDocuments('whole', [document('a', 'fox')])
     expect((await service.listIndexes()).map(({ name }) => name)).toEqual(['whole'])
-    await expect(service.query('fox', 'broken', REQUEST)).rejects.toMatchObject({ code: 'index_corrupt' })
+    await expect(service.query({ query: 'fox', index: 'broken' })).rejects.toMatchObject({ code: 'index_corrupt' })
     await service.close()
   })
 
@@ -261,7 +265,7 @@ describe('retrieval', () => {
   it('uses fewer documents when the context is short, the best ones', async () => {
     const small = { ...engine, maxModelLen: 110 }
     const { citations } = await rag.augment(
-      { ...REQUEST, query: 'walnut bread' },
+      { query: 'walnut bread' },
       { prompts: [{ text: 'walnut bread' }], maxTokens: 4000 },
       small,
     )
@@ -275,15 +279,15 @@ describe('retrieval', () => {
       document('en', 'walnut bread', { lang: 'en' }),
       document('fr', 'fox', { lang: 'fr' }),
     ])
-    const filtered = await rag.query('walnut', 'filtered', { ...REQUEST, filter: { lang: ['de', 'fr'] } })
+    const filtered = await rag.query({ query: 'walnut', index: 'filtered', filter: { lang: ['de', 'fr'] } })
     expect(filtered.documents.map(({ id, rank }) => [id, rank]).toSorted()).toHaveLength(2)
     expect(filtered.documents.map(({ rank }) => rank)).toEqual([1, 2])
     expect(filtered.documents.every(({ metadata }) => metadata['lang'] !== 'en')).toBe(true)
-    const all = await rag.query('walnut', 'filtered', REQUEST)
+    const all = await rag.query({ query: 'walnut', index: 'filtered' })
     const best = Math.max(...all.documents.map(({ score }) => score))
-    const above = await rag.query('walnut', 'filtered', { ...REQUEST, minScore: best })
+    const above = await rag.query({ query: 'walnut', index: 'filtered', min_score: best })
     expect(above.documents).toHaveLength(1)
-    expect((await rag.query('walnut', 'filtered', { ...REQUEST, minScore: 1.1 })).documents).toEqual([])
+    expect((await rag.query({ query: 'walnut', index: 'filtered', min_score: 1.1 })).documents).toEqual([])
   })
 
   it('uses the order of the search when the reranker has no time', async () => {
@@ -297,7 +301,7 @@ describe('retrieval', () => {
     }
     const failures: string[] = []
     const hurried = serviceWith({ reranker, rerankBudgetMs: 1, onRerankFailure: (kind) => failures.push(kind) })
-    const { isReranked, documents } = await hurried.query('walnut bread', 'docs', REQUEST)
+    const { isReranked, documents } = await hurried.query({ query: 'walnut bread', index: 'docs' })
     expect(isReranked).toBe(false)
     expect(failures).toEqual(['timeout'])
     expect(documents[0]?.id).toBe('z')
@@ -308,9 +312,9 @@ describe('retrieval', () => {
   it.each([
     [{ index: 'nowhere' }, 'index_not_found', 'rag.index'],
     [{ index: '../etc' }, 'index_not_found', 'rag.index'],
-    [{ topK: 0 }, 'invalid_request', 'rag.top_k'],
-    [{ topK: 1001 }, 'invalid_request', 'rag.top_k'],
-    [{ topK: 2, topN: 3 }, 'invalid_request', 'rag.top_n'],
+    [{ top_k: 0 }, 'invalid_request', 'rag.top_k'],
+    [{ top_k: 1001 }, 'invalid_request', 'rag.top_k'],
+    [{ top_k: 2, top_n: 3 }, 'invalid_request', 'rag.top_n'],
     [{ filter: { a: { like: 1 } } }, 'invalid_request', 'rag.filter.a'],
   ])('refuses %j by name', async (params, code, param) => {
     await expect(augment('fox', params)).rejects.toMatchObject({ code, param })
@@ -325,7 +329,7 @@ describe('retrieval', () => {
     })
     await expect(rag.getDocument('emptied', 'only')).rejects.toMatchObject({ code: 'document_not_found' })
     const other = serviceWith({ embedder: embedderOf(writeBertFolder(folder, 'other', { seed: 2 })) })
-    await expect(other.query('fox', 'docs', REQUEST)).rejects.toMatchObject({
+    await expect(other.query({ query: 'fox', index: 'docs' })).rejects.toMatchObject({
       code: 'index_model_mismatch',
       param: 'index',
     })
@@ -345,11 +349,11 @@ describe('retrieval', () => {
     })
     const other = serviceWith({ dataDir: join(folder, 'other-data'), embedder: otherEmbedder, bundled })
     await other.warm()
-    expect((await other.query('trace span', null, REQUEST)).documents).toHaveLength(2)
+    expect((await other.query({ query: 'trace span' })).documents).toHaveLength(2)
     await other.close()
     const broken = createRag({ ...options, dataDir: join(folder, 'broken-data'), embeddingModel: null })
     await broken.warm()
-    await expect(broken.query('trace', null, REQUEST)).rejects.toMatchObject({ code: 'model_unavailable' })
+    await expect(broken.query({ query: 'trace' })).rejects.toMatchObject({ code: 'model_unavailable' })
     await broken.close()
   })
 

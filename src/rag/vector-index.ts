@@ -138,9 +138,12 @@ export interface IndexSpec {
   readonly dimensions: number
 }
 
-/** A place that holds indexes by name. */
+/** A place that holds indexes by their stored names (access.ts). */
 export interface IndexStore {
-  list(): Promise<readonly IndexInfo[]>
+  /** Names of all, in order. */
+  names(): Promise<readonly string[]>
+  /** Cheaper than `open`. */
+  exists(name: string): Promise<boolean>
   /** null when there is none of that name. @throws RagError index_corrupt, store_unavailable */
   open(name: string): Promise<VectorIndex | null>
   /** Opens the index, or makes it. @throws RagError index_model_mismatch when it is there with another spec. */

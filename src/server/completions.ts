@@ -103,7 +103,7 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
   if (trace.capturesContent) trace.setContent(await inputContent(job, engine))
   const leave = parts.places?.take(c.get('caller').keyId, job.generation.prompts.length * job.generation.n)
   if (leave) onceAnswered(c, leave)
-  const response = await runPipeline({ engine, rag: parts.rag }, call, {
+  const response = await runPipeline({ engine, rag: parts.rag?.as(c.get('caller').indexes) ?? null }, call, {
     trace,
     abort,
     admitted: c.get('admitted'),

@@ -1,5 +1,6 @@
 /** POST /v1/embeddings in OpenAI's shape. */
 import { untilAborted } from '../rag/abort.ts'
+import { embedTexts } from '../rag/embed-texts.ts'
 import type { RagService } from '../rag/service.ts'
 import { unlessGone } from './disconnect.ts'
 import { ApiError, invalidRequest } from './errors.ts'
@@ -33,7 +34,7 @@ export function embeddingHandlers({
         throw invalidRequest(`dimensions: expected at most the model's ${dimensions}, found ${length}`, 'dimensions')
       }
       const texts = await toTexts(body.input, rag)
-      const { vectors, numTokens } = await unlessGone(signal, rag.embed(texts, signal))
+      const { vectors, numTokens } = await unlessGone(signal, embedTexts(rag.embedder, texts, signal))
       const promptTokens = numTokens.reduce((sum, count) => sum + count, 0)
       trace.set({ 'gen_ai.usage.input_tokens': promptTokens })
       const answer = {

@@ -2,23 +2,11 @@
 import { createHmac } from 'node:crypto'
 import type { SamplingDefaults } from '../engine/sampling-defaults.ts'
 import type { ChatMessage, GenerationRequest, PromptInput, ToolUse } from '../engine/request.ts'
-import type { RawRetrieveParams } from '../rag/retrieve.ts'
+import type { RetrievalFields, RetrievalRequest } from '../rag/retrieval-request.ts'
 import { invalidRequest } from './errors.ts'
 import { constraintOf } from './job-constraints.ts'
 import { templateArgumentsOf } from './template-arguments.ts'
 import type { ChatMessageFields, ChatRequest, CompletionRequest } from './wire.ts'
-
-/** What to retrieve for the request, with the fields the caller left out as null. */
-export interface RagJob {
-  readonly query: string
-  readonly index: string | null
-  readonly topK: number | null
-  readonly topN: number | null
-  readonly minScore: number | null
-  readonly filter: Readonly<Record<string, unknown>> | null
-  readonly weights: RawRetrieveParams['weights']
-  readonly rerank: boolean | null
-}
 
 export interface GenerationJob {
   readonly kind: 'completion' | 'chat'
@@ -48,7 +36,8 @@ export interface GenerationJob {
   readonly warnings: string[]
   /** What the answer shows of what is generated: choices per prompt, the best of `generation.n`, and log-probabilities, at most `generation.logprobs`. */
   readonly shown: { readonly choices: number; readonly logprobs: number }
-  readonly rag: RagJob | null
+  /** What to retrieve for the request; null: nothing. */
+  readonly rag: RetrievalRequest | null
   /** Parameters as the caller sent them, for the span; undefined where left out. */
   readonly sent: {
     readonly maxTokens: number | undefined
@@ -322,17 +311,6 @@ function promptInputs(prompt: CompletionRequest['prompt']): PromptInput[] {
   )
 }
 
-function ragJob(rag: CompletionRequest['rag'], query: string): RagJob | null {
-  if (rag === undefined || rag === false) return null
-  const params = rag === true ? {} : rag
-  return {
-    query,
-    index: params.index ?? null,
-    topK: params.top_k ?? null,
-    topN: params.top_n ?? null,
-    minScore: params.min_score ?? null,
-    filter: params.filter ?? null,
-    weights: params.weights ?? null,
-    rerank: params.rerank ?? null,
-  }
-}
+/** `true` retrieves as the server would. */
+const ragJob = (rag: RetrievalFields | boolean | undefined, query: string): RetrievalRequest | null =>
+  rag === undefined || rag === false ? null : { ...(rag === true ? {} : rag), query }

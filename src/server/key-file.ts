@@ -4,6 +4,8 @@
  */
 import { readFileSync, unwatchFile, watchFile } from 'node:fs'
 import { z } from 'zod'
+import type { SharedAccess } from '../rag/access.ts'
+import { INDEX_NAME } from '../rag/vector-index.ts'
 
 export interface KeyLimits {
   readonly requestsPerMinute: number | null
@@ -20,6 +22,8 @@ export interface FileKey {
   readonly digest: Buffer
   readonly isAdmin: boolean
   readonly limits: KeyLimits
+  /** Indexes of the server that it may use, by name. */
+  readonly indexes: ReadonlyMap<string, SharedAccess>
 }
 
 /** A key file that cannot be used: names the entry, what was expected and what was found. */
@@ -36,6 +40,7 @@ const keyFile = z.strictObject({
         name: z.string().regex(/^[A-Za-z0-9._-]{1,64}$/, 'a name of at most 64 of A-Za-z0-9._-'),
         sha256: z.string().regex(/^[0-9a-f]{64}$/i, 'the SHA-256 of the key, 64 hex digits'),
         role: z.enum(['user', 'admin']).default('user'),
+        indexes: z.record(z.string().regex(INDEX_NAME, 'the name of an index'), z.enum(['read', 'write'])).default({}),
         limits: z
           .strictObject({ requests_per_minute: limit, tokens_per_minute: limit, concurrency: limit })
           .default({}),
@@ -60,7 +65,7 @@ export function parseKeyFile(path: string, text: string): FileKey[] {
       `${path}: ${issue?.path.join('.') || 'the file'}: expected ${issue?.message ?? 'another form'}`,
     )
   }
-  const keys = parsed.data.keys.map(({ name, sha256, role, limits }) => ({
+  const keys = parsed.data.keys.map(({ name, sha256, role, limits, indexes }) => ({
     name,
     digest: Buffer.from(sha256, 'hex'),
     isAdmin: role === 'admin',
@@ -69,6 +74,9 @@ export function parseKeyFile(path: string, text: string): FileKey[] {
       tokensPerMinute: limits.tokens_per_minute ?? null,
       concurrency: limits.concurrency ?? null,
     },
+    indexes: new Map(
+      Object.entries(indexes).map(([index, access]) => [index, access === 'write' ? ('make' as const) : access]),
+    ),
   }))
   requireDistinct(
     path,

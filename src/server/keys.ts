@@ -2,6 +2,7 @@
 import { createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { SERVER_ACCESS, type IndexAccess } from '../rag/access.ts'
 import type { FileKey, KeyLimits } from './key-file.ts'
 
 /** The caller of a request. `keyId` is a short digest, safe for metrics and logs. */
@@ -12,6 +13,8 @@ export interface Caller {
   readonly cacheSalt: string
   /** What the key file allows it; null: as much as the server bears. */
   readonly limits: KeyLimits | null
+  /** Which document indexes its names mean. */
+  readonly indexes: IndexAccess
 }
 
 export interface Keys {
@@ -26,6 +29,10 @@ export interface Keys {
   /** The caller whose key opened the session; null when it is forged, has expired or its key is no longer known. */
   resumeSession(session: string): Caller | null
 }
+
+/** The admin's names mean the server's indexes, and those of every key; any other key's its own. */
+const indexAccess = (keyId: string, isAdmin: boolean, sharedAccess: IndexAccess['sharedAccess']): IndexAccess =>
+  isAdmin ? { ...SERVER_ACCESS, isAdmin } : { tenant: keyId, isAdmin, sharedAccess }
 
 const digest = (value: string): Buffer => createHash('sha256').update(value).digest()
 
@@ -42,12 +49,18 @@ export function createKeys(options: {
   readonly fileKeys?: (() => readonly FileKey[]) | null
 }): Keys {
   const { fileKeys = null } = options
-  const caller = (key: string, isAdmin: boolean): Caller => ({
-    keyId: key === '' ? 'anonymous' : digest(key).toString('hex').slice(0, 12),
-    isAdmin,
-    cacheSalt: createHmac('sha256', options.secret).update(key).digest('hex'),
-    limits: null,
-  })
+  const numFixed = options.keys.length + (options.adminKey === null ? 0 : 1)
+  const hasSeveral = fileKeys !== null || numFixed > (options.keys.length === 0 ? 0 : 1)
+  const caller = (key: string, isAdmin: boolean): Caller => {
+    const keyId = key === '' ? 'anonymous' : digest(key).toString('hex').slice(0, 12)
+    return {
+      keyId,
+      isAdmin,
+      cacheSalt: createHmac('sha256', options.secret).update(key).digest('hex'),
+      limits: null,
+      indexes: key === '' ? SERVER_ACCESS : indexAccess(keyId, isAdmin, () => (hasSeveral ? 'read' : 'change')),
+    }
+  }
   const fixed: KnownKey[] = options.keys.map((key) => ({ digest: digest(key), caller: caller(key, false) }))
   if (options.adminKey !== null)
     fixed.push({ digest: digest(options.adminKey), caller: caller(options.adminKey, true) })
@@ -61,13 +74,14 @@ export function createKeys(options: {
     known = [...fixed, ...inFile.map((key) => ({ digest: key.digest, caller: callerOf(key) }))]
     return known
   }
-  const callerOf = ({ name, digest: hash, isAdmin, limits }: FileKey): Caller => ({
+  const callerOf = ({ name, digest: hash, isAdmin, limits, indexes }: FileKey): Caller => ({
     keyId: name,
     isAdmin,
     cacheSalt: createHmac('sha256', options.secret)
       .update(`sha256:${hash.toString('hex')}`)
       .digest('hex'),
     limits,
+    indexes: indexAccess(name, isAdmin, (index) => indexes.get(index) ?? null),
   })
   const anonymous = caller('', options.adminKey === null)
 
@@ -84,7 +98,7 @@ export function createKeys(options: {
     createHmac('sha256', options.secret).update(`session\n${expiresMs}\n`).update(key.digest).digest()
 
   return {
-    hasSeveral: fileKeys !== null || fixed.length > (options.keys.length === 0 ? 0 : 1),
+    hasSeveral,
     canSignIn: fileKeys !== null || fixed.length > 0,
     authenticate(authorization, xApiKey) {
       const bearer = /^Bearer\s+(.+)$/i.exec(authorization ?? '')?.[1]

@@ -34,7 +34,7 @@ async function answer(run: () => Promise<Record<string, unknown>>) {
   }
 }
 
-async function createServer(rag: RagService, version: string, signal: AbortSignal) {
+async function createServer(rag: ReturnType<RagService['as']>, version: string, signal: AbortSignal) {
   // Loaded by the first request: most servers never have one.
   const { McpServer } = await import('@modelcontextprotocol/sdk/server/mcp.js')
   const server = new McpServer({ name: 'miniserve', version })
@@ -52,8 +52,7 @@ async function createServer(rag: RagService, version: string, signal: AbortSigna
     },
     ({ query, index: name, top_n: topN }) =>
       answer(async () => {
-        const params = { topK: null, topN: topN ?? null, minScore: null, filter: null }
-        const found = await unlessGone(signal, rag.query(query, name ?? null, params, signal))
+        const found = await unlessGone(signal, rag.query({ query, index: name, top_n: topN }, signal))
         return { index: found.index, documents: found.documents }
       }),
   )
@@ -102,7 +101,7 @@ export const mcpHandlers = ({ rag, version, maxRequestBytes }: McpRouteParts): P
     const body = await readJson(c, maxRequestBytes)
     const { WebStandardStreamableHTTPServerTransport } =
       await import('@modelcontextprotocol/sdk/server/webStandardStreamableHttp.js')
-    const server = await createServer(rag, version, c.req.raw.signal)
+    const server = await createServer(rag.as(c.get('caller').indexes), version, c.req.raw.signal)
     const transport = new WebStandardStreamableHTTPServerTransport({ enableJsonResponse: true })
     try {
       await server.connect(transport)

@@ -22,7 +22,7 @@ import {
 export interface PipelineParts {
   readonly engine: Engine
   /** null: the server has no retrieval. */
-  readonly rag: RagService | null
+  readonly rag: Pick<RagService, 'augment'> | null
 }
 
 interface FinalPrompts {

@@ -8,7 +8,9 @@ import { testObservability, type TestObservability } from '../../test/observabil
 import { writePdf } from '../../test/rag/office-files.ts'
 import { writeBertFolder } from '../../test/rag/onnx-bert.ts'
 import { RagError } from '../rag/errors.ts'
-import { createRag, type RagService } from '../rag/service.ts'
+import { SERVER_ACCESS } from '../rag/access.ts'
+import { createRag } from '../rag/create-rag.ts'
+import type { RagService } from '../rag/service.ts'
 import { requestTrace } from './middleware.ts'
 import { embeddingHandlers } from './embeddings.ts'
 import type { AppEnv } from './env.ts'
@@ -45,6 +47,7 @@ beforeAll(() => {
   app.use(requestTrace(observability))
   app.use(async (c, next) => {
     c.set('requestId', 'req-1')
+    c.set('caller', { keyId: 'anonymous', isAdmin: true, cacheSalt: '', limits: null, indexes: SERVER_ACCESS })
     await next()
   })
   app.onError((error, c) => {

@@ -1,7 +1,9 @@
 /** /v1/rag/*: documents in and out of indexes, and searching them without generating. */
+import type { Context } from 'hono'
 import type { RagService } from '../rag/service.ts'
 import { isDocumentId } from '../rag/vector-index.ts'
 import { unlessGone } from './disconnect.ts'
+import type { AppEnv } from './env.ts'
 import { invalidRequest } from './errors.ts'
 import { readBytes, readJson } from './body.ts'
 import { JSON_LINES_TYPE, readJsonLines } from './json-lines.ts'
@@ -20,9 +22,12 @@ export interface RagRouteParts {
   readonly maxRequestBytes: number
 }
 
-export function ragHandlers({ rag, maxRequestBytes }: RagRouteParts): RagHandlers {
+export function ragHandlers({ rag: service, maxRequestBytes }: RagRouteParts): RagHandlers {
+  /** With the indexes of the caller. */
+  const ragOf = (c: Context<AppEnv>) => service.as(c.get('caller').indexes)
   return {
     putDocuments: async (c) => {
+      const rag = ragOf(c)
       const { signal } = c.req.raw
       let index: string
       let report: IngestReport
@@ -46,6 +51,7 @@ export function ragHandlers({ rag, maxRequestBytes }: RagRouteParts): RagHandler
       return c.json({ index, accepted, rejected, chunks })
     },
     putFile: async (c) => {
+      const rag = ragOf(c)
       const { signal } = c.req.raw
       const index = rag.indexName(c.req.query('index') ?? null)
       const name = c.req.query('name') ?? ''
@@ -58,7 +64,7 @@ export function ragHandlers({ rag, maxRequestBytes }: RagRouteParts): RagHandler
       return c.json({ index, accepted, rejected, chunks })
     },
     getDocument: async (c) => {
-      const { id, source, metadata, chunks } = await rag.getDocument(
+      const { id, source, metadata, chunks } = await ragOf(c).getDocument(
         c.req.query('index') ?? null,
         documentId(c.req.path),
       )
@@ -71,15 +77,16 @@ export function ragHandlers({ rag, maxRequestBytes }: RagRouteParts): RagHandler
     },
     deleteDocument: async (c) => {
       const id = documentId(c.req.path)
-      await rag.deleteDocument(c.req.query('index') ?? null, id)
+      await ragOf(c).deleteDocument(c.req.query('index') ?? null, id)
       return c.json({ id, deleted: true })
     },
     listIndexes: async (c) => {
-      const indexes = await rag.listIndexes()
+      const indexes = await ragOf(c).listIndexes()
       return c.json({
-        default: rag.defaultIndex,
-        indexes: indexes.map(({ name, model, dimensions, numDocuments, numChunks, bytes, isBundled }) => ({
+        default: service.defaultIndex,
+        indexes: indexes.map(({ name, owner, model, dimensions, numDocuments, numChunks, bytes, isBundled }) => ({
           name,
+          owner,
           model,
           dimensions,
           documents: numDocuments,
@@ -91,24 +98,16 @@ export function ragHandlers({ rag, maxRequestBytes }: RagRouteParts): RagHandler
     },
     deleteIndex: async (c) => {
       const name = c.req.param('name') ?? ''
-      await rag.deleteIndex(name)
+      await ragOf(c).deleteIndex(name)
       return c.json({ index: name, deleted: true })
     },
     queryIndex: async (c) => {
       const body = parseBody(ragQueryRequest, await readJson(c, maxRequestBytes))
       if (body.query.trim() === '') throw invalidRequest('query: expected some text, found blanks', 'query')
-      const params = {
-        topK: body.top_k ?? null,
-        topN: body.top_n ?? null,
-        minScore: body.min_score ?? null,
-        filter: body.filter ?? null,
-        weights: body.weights ?? null,
-        rerank: body.rerank ?? null,
-      }
       const { signal } = c.req.raw
       const trace = c.get('trace')
-      trace.setGeneration({ operation: 'retrieval', model: rag.embedder.name })
-      const found = await unlessGone(signal, rag.query(body.query, body.index ?? null, params, signal))
+      trace.setGeneration({ operation: 'retrieval', model: service.embedder.name })
+      const found = await unlessGone(signal, ragOf(c).query(body, signal))
       trace.set({ 'gen_ai.data_source.id': found.index })
       return c.json({ index: found.index, reranked: found.isReranked, documents: found.documents })
     },

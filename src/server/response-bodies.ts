@@ -247,7 +247,14 @@ export const deletedDocument = object({ id: z.string(), deleted: z.literal(true)
 export const indexes = object({
   default: z.string(),
   indexes: z.array(
-    object({ name: z.string(), documents: count, chunks: count, bytes: z.number(), bundled: z.boolean() }),
+    object({
+      name: z.string(),
+      owner: z.string().nullable(),
+      documents: count,
+      chunks: count,
+      bytes: z.number(),
+      bundled: z.boolean(),
+    }),
   ),
 })
 export const deletedIndex = object({ index: z.string(), deleted: z.literal(true) })

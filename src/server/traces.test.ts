@@ -1,5 +1,6 @@
 import { Hono } from 'hono'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { SERVER_ACCESS } from '../rag/access.ts'
 import { play, testObservability, type TestObservability } from '../../test/observability/scenario.ts'
 import { parseTraces, TRACE_FORMATS } from '../observability/trace-formats.ts'
 import type { AppEnv } from './env.ts'
@@ -15,7 +16,7 @@ let failedId: string
 function app(caller: { readonly keyId: string; readonly isAdmin: boolean } = { keyId: 'alice', isAdmin: false }) {
   const hono = new Hono<AppEnv>()
   hono.use(async (c, next) => {
-    c.set('caller', { ...caller, cacheSalt: '', limits: null })
+    c.set('caller', { ...caller, cacheSalt: '', limits: null, indexes: SERVER_ACCESS })
     await next()
   })
   hono.onError((error, c) => {

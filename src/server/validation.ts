@@ -16,6 +16,12 @@ const jsonSchemaOf = (type: z.ZodType): Record<string, unknown> => {
 /** A field that null leaves out, too. */
 export const nullable = <T extends z.ZodType>(type: T) => type.nullish().transform((value) => value ?? undefined)
 
+/** The fields of a shape, each of which null leaves out, too. */
+export const nullableFields = <S extends Readonly<Record<string, z.ZodType>>>(shape: S) =>
+  Object.fromEntries(Object.entries(shape).map(([name, type]) => [name, nullable(type)])) as {
+    [F in keyof S]: ReturnType<typeof nullable<S[F]>>
+  }
+
 export interface Bounds {
   readonly min?: number
   readonly max: number
@@ -222,12 +228,3 @@ export function parseBody<T extends z.ZodType>(type: T, body: unknown): z.output
   const found = issue.code === 'invalid_key' ? 'another key' : describeFound(at(body, issue.path))
   throw invalidRequest(`${where}: expected ${describeExpected(issue, fieldType)}, found ${found}`, param)
 }
-
-/** What each signal of retrieval counts, beside the others. Those left out keep the models' own. */
-const fusionWeight = z.number().min(0).max(1000).exactOptional()
-export const fusionWeights = z.strictObject({
-  vector: fusionWeight,
-  text: fusionWeight,
-  rerank: fusionWeight,
-  document: fusionWeight,
-})

@@ -1,12 +1,17 @@
 /** Wire schemas of the retrieval routes: validation, types and their part of /openapi.json. */
 import { z } from 'zod'
 import { metadataSchema } from '../rag/files.ts'
+import { retrievalFields } from '../rag/retrieval-request.ts'
 import { INDEX_NAME, MAX_ID_LENGTH } from '../rag/vector-index.ts'
-import { fusionWeights, list, nullable, tokenIds } from './validation.ts'
+import { list, nullable, nullableFields, tokenIds } from './validation.ts'
 import { unsupported } from './wire-elsewhere.ts'
 
-/** The stores themselves say what is wrong with a name; its form is published. */
-export const indexNameText = z.string().min(1).max(64).meta({ pattern: INDEX_NAME.source })
+/** Who looks for an index says what is wrong with its name; the form is published. An admin key may put the owning key's name before it. */
+export const indexNameText = z
+  .string()
+  .min(1)
+  .max(129)
+  .meta({ pattern: INDEX_NAME.source.replace('^', '^(?:[A-Za-z0-9._-]{1,64}:)?') })
 const indexName = nullable(indexNameText)
 
 const MAX_INPUTS = 2048
@@ -102,12 +107,7 @@ export const ragDocumentsRequest = z.object({
 })
 
 export const ragQueryRequest = z.object({
+  ...nullableFields(retrievalFields),
   index: indexName,
   query: z.string().min(1),
-  top_k: nullable(z.int()),
-  top_n: nullable(z.int()),
-  min_score: nullable(z.number()),
-  filter: nullable(z.record(z.string(), z.unknown())),
-  weights: nullable(fusionWeights),
-  rerank: nullable(z.boolean()),
 })

@@ -3,7 +3,8 @@
  * snake_case stays in this file. Unknown fields are ignored; a known one that cannot be honoured is a 400 naming it.
  */
 import { z } from 'zod'
-import { fusionWeights, list, nullable, record, tokenIds } from './validation.ts'
+import { retrievalFields } from '../rag/retrieval-request.ts'
+import { list, nullable, nullableFields, record, tokenIds } from './validation.ts'
 import { constraintFields, unsupported, unsupportedFields } from './wire-elsewhere.ts'
 
 /** Every token of the answer is held against every stop string. */
@@ -61,22 +62,9 @@ const structuredOutputs = nullable(
 
 /** `rag: true`, or what to retrieve. */
 export const rag = nullable(
-  z.union(
-    [
-      z.boolean(),
-      z.object({
-        index: z.string().min(1).optional(),
-        top_k: z.int().min(1).max(1000).optional(),
-        top_n: z.int().min(1).max(100).optional(),
-        min_score: z.number().optional(),
-        // Values and operators are checked where they are used (rag/filter.ts).
-        filter: z.record(z.string(), z.unknown()).optional(),
-        weights: fusionWeights.optional(),
-        rerank: z.boolean().optional(),
-      }),
-    ],
-    { error: 'true or an object {index, top_k, top_n, min_score, filter, weights, rerank}' },
-  ),
+  z.union([z.boolean(), z.object(nullableFields(retrievalFields))], {
+    error: `true or an object {${Object.keys(retrievalFields).join(', ')}}`,
+  }),
 )
 
 const repetitionPenalty = z.number().gt(0).max(10)

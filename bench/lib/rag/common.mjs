@@ -4,7 +4,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { createEmbedder } from '#dist/rag/embedder.js'
 import { createStaticThread } from '#dist/rag/models.js'
-import { BUNDLED_EMBEDDER } from '#dist/rag/service.js'
+import { BUNDLED_EMBEDDER } from '#dist/rag/create-rag.js'
 import { root } from '../run.mjs'
 import { seededRandom } from '../stats.mjs'
 

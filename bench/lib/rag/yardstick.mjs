@@ -3,7 +3,7 @@
 import { join } from 'node:path'
 import { findFiles } from '#dist/rag/files.js'
 import { indexFiles } from '#dist/rag/index-files.js'
-import { createRag } from '#dist/rag/service.js'
+import { createRag } from '#dist/rag/create-rag.js'
 import { root } from '../run.mjs'
 import { mean, quantile, round, withInterval } from '../stats.mjs'
 import { table } from './common.mjs'

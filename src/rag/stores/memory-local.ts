@@ -1,17 +1,20 @@
 /** The memory store in the thread that makes it: a folder with one file per index, each loaded when first asked for. */
 import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
-import { join } from 'node:path'
+import { dirname, join } from 'node:path'
+import { parseStoredName, storedName } from '../access.ts'
 import { RagError, systemReasonOf } from '../errors.ts'
-import { isIndexName, type IndexInfo, type IndexSpec, type IndexStore, type VectorIndex } from '../vector-index.ts'
+import { type IndexSpec, type IndexStore, type VectorIndex } from '../vector-index.ts'
 import { withFileLock } from './file-lock.ts'
 import { createIndexFile, JournaledIndex } from './journaled-index.ts'
 
 const EXTENSION = '.idx'
+/** Of the folder of a key's own indexes: no index has it. */
+const TENANT_EXTENSION = '.key'
 const LOCK_TIMEOUT_MS = 40_000
 
 /** @throws RagError invalid_request for a name that no index can have. */
 export function checkName(name: string): void {
-  if (isIndexName(name)) return
+  if (parseStoredName(name)) return
   throw new RagError(
     'invalid_request',
     'index: expected up to 64 letters, digits, dots, dashes and underscores',
@@ -30,8 +33,33 @@ export function checkSpec(index: VectorIndex, { model, dimensions }: IndexSpec):
   )
 }
 
-/** The file of an index. */
-export const indexPath = (folder: string, name: string): string => join(folder, name + EXTENSION)
+/** The file of an index; null for a name that no index can have. */
+export function indexPath(folder: string, stored: string): string | null {
+  const parsed = parseStoredName(stored)
+  if (!parsed) return null
+  const { tenant, name } = parsed
+  return join(folder, ...(tenant === null ? [] : [tenant + TENANT_EXTENSION]), name + EXTENSION)
+}
+
+/** Stored names of the indexes below a folder, in order. */
+export function indexNames(folder: string): string[] {
+  const namesIn = (path: string): string[] => {
+    if (!existsSync(path)) return []
+    const files = readdirSync(path).filter((file) => file.endsWith(EXTENSION))
+    return files.map((file) => file.slice(0, -EXTENSION.length)).sort()
+  }
+  const tenants = existsSync(folder)
+    ? readdirSync(folder)
+        .filter((name) => name.endsWith(TENANT_EXTENSION))
+        .sort()
+    : []
+  return [
+    ...namesIn(folder),
+    ...tenants.flatMap((tenant) =>
+      namesIn(join(folder, tenant)).map((name) => storedName(tenant.slice(0, -TENANT_EXTENSION.length), name)),
+    ),
+  ].filter((stored) => parseStoredName(stored))
+}
 
 /** Indexes that are in memory, and their files open, at the same time: any key may make any number of them. */
 const MAX_LOADED = 32
@@ -69,28 +97,18 @@ export class LocalMemoryStore implements IndexStore {
     return this.#loaded.size
   }
 
-  async list(): Promise<readonly IndexInfo[]> {
-    if (!existsSync(this.#folder)) return []
-    const names = readdirSync(this.#folder)
-      .filter((file) => file.endsWith(EXTENSION))
-      .map((file) => file.slice(0, -EXTENSION.length))
-      .sort()
-    const infos: IndexInfo[] = []
-    for (const name of names) {
-      try {
-        const index = await this.open(name)
-        if (index) infos.push(await index.info())
-      } catch (error) {
-        // One damaged file does not hide the others; who asks for its index is told.
-        if (!(error instanceof RagError) || error.code !== 'index_corrupt') throw error
-      }
-    }
-    return infos
+  async names(): Promise<readonly string[]> {
+    return indexNames(this.#folder)
+  }
+
+  async exists(name: string): Promise<boolean> {
+    const path = indexPath(this.#folder, name)
+    return path !== null && existsSync(path)
   }
 
   async open(name: string): Promise<JournaledIndex | null> {
-    if (!isIndexName(name)) return null
     const path = indexPath(this.#folder, name)
+    if (path === null) return null
     if (!existsSync(path)) {
       this.#unload(name)
       return null
@@ -118,7 +136,7 @@ export class LocalMemoryStore implements IndexStore {
 
   async drop(name: string): Promise<boolean> {
     const path = indexPath(this.#folder, name)
-    if (!isIndexName(name) || !existsSync(path)) return false
+    if (path === null || !existsSync(path)) return false
     await withFileLock(`${path}.lock`, LOCK_TIMEOUT_MS, () => rmSync(path, { force: true }))
     this.#unload(name)
     return true
@@ -153,8 +171,9 @@ export class LocalMemoryStore implements IndexStore {
 
   async #create(name: string, spec: IndexSpec): Promise<JournaledIndex> {
     const path = indexPath(this.#folder, name)
+    if (path === null) throw new Error('a name that checkName lets pass has a path')
     try {
-      mkdirSync(this.#folder, { recursive: true })
+      mkdirSync(dirname(path), { recursive: true })
       await withFileLock(`${path}.lock`, LOCK_TIMEOUT_MS, () => {
         // Another process may have made it while this one waited.
         if (!existsSync(path) || statSync(path).size === 0) createIndexFile(path, name, spec)

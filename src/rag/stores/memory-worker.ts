@@ -1,7 +1,7 @@
 /** Worker entry of the memory store: searches, journals and loads off the main thread. */
 import { workerData } from 'node:worker_threads'
 import { RagError } from '../errors.ts'
-import type { IndexInfo, IndexSpec, VectorIndex } from '../vector-index.ts'
+import type { IndexSpec, VectorIndex } from '../vector-index.ts'
 import { serveCalls } from '../worker-rpc.ts'
 import { checkSpec, LocalMemoryStore } from './memory-local.ts'
 
@@ -22,7 +22,6 @@ export interface IndexCall<M extends IndexMethod = IndexMethod> {
 }
 
 export interface MemoryWorkerApi {
-  readonly list: { readonly params: null; readonly result: readonly IndexInfo[] }
   readonly open: { readonly params: { readonly name: string }; readonly result: IndexSpec | null }
   readonly openOrCreate: {
     readonly params: { readonly name: string; readonly spec: IndexSpec }
@@ -38,7 +37,6 @@ const store = new LocalMemoryStore(folder)
 const specOf = ({ model, dimensions }: IndexSpec): IndexSpec => ({ model, dimensions })
 
 serveCalls<MemoryWorkerApi>({
-  list: () => store.list(),
   open: async ({ name }) => {
     const index = await store.open(name)
     return index && specOf(index)

@@ -11,10 +11,9 @@ import type {
   StoredDocument,
   VectorIndex,
 } from '../vector-index.ts'
-import { isIndexName } from '../vector-index.ts'
 import { threadWorker } from '../worker-host.ts'
 import { WorkerClient, workerUrl, type CallOptions, type WorkerDeathListener } from '../worker-rpc.ts'
-import { indexPath } from './memory-local.ts'
+import { indexNames, indexPath } from './memory-local.ts'
 import type { IndexCall, IndexMethod, MemoryWorkerApi, MemoryWorkerData } from './memory-worker.ts'
 
 /** Searches are answered one after the other; more than this many waiting is overload. */
@@ -89,11 +88,16 @@ export function createMemoryStore(folder: string, onDeath?: WorkerDeathListener)
   })
   /** What each index was when it was opened last: a search of a known index is one call. */
   const specs = new Map<string, IndexSpec>()
+  /** Asked anew each time: another process may make and drop indexes at any time. */
+  const isThere = (name: string): boolean => {
+    const path = indexPath(folder, name)
+    return path !== null && existsSync(path)
+  }
   return {
-    list: () => client.call('list', null),
+    names: async () => indexNames(folder),
+    exists: async (name) => isThere(name),
     async open(name) {
-      // Another process may make and drop indexes at any time.
-      if (!isIndexName(name) || !existsSync(indexPath(folder, name))) {
+      if (!isThere(name)) {
         specs.delete(name)
         return null
       }

@@ -3,8 +3,9 @@
  * indexes, documents, chunks and the postings of BM25. Vector search is exact until an index is large; from then on through HNSW
  * (approximate), which each index has for itself.
  */
+import { parseStoredName } from '../access.ts'
 import { RagError } from '../errors.ts'
-import { isIndexName, type IndexInfo, type IndexSpec, type IndexStore } from '../vector-index.ts'
+import { type IndexSpec, type IndexStore } from '../vector-index.ts'
 import { Database } from './database.ts'
 import { HnswBuilder } from './hnsw.ts'
 import { checkName, checkSpec } from './memory-local.ts'
@@ -32,19 +33,18 @@ class PgvectorStore implements IndexStore {
     this.#hnsw = new HnswBuilder(this.#database, hnswMinChunks)
   }
 
-  async list(): Promise<readonly IndexInfo[]> {
+  async names(): Promise<readonly string[]> {
     await this.#prepare()
-    const rows = await this.#database.query<{ name: string }>('select name from miniserve.indexes order by name', [])
-    const infos: IndexInfo[] = []
-    for (const { name } of rows) {
-      const index = await this.open(name)
-      if (index) infos.push(await index.info())
-    }
-    return infos
+    const rows = await this.#database.query<{ name: string }>('select name from miniserve.indexes', [])
+    return rows.map(({ name }) => name).sort()
+  }
+
+  async exists(name: string): Promise<boolean> {
+    return (await this.open(name)) !== null
   }
 
   async open(name: string): Promise<PgvectorIndex | null> {
-    if (!isIndexName(name)) return null
+    if (!parseStoredName(name)) return null
     await this.#prepare()
     const [row] = await this.#database.query<{ index_id: string } & IndexSpec>(
       'select index_id, model, dimensions from miniserve.indexes where name = $1',
@@ -67,7 +67,7 @@ class PgvectorStore implements IndexStore {
   }
 
   async drop(name: string): Promise<boolean> {
-    if (!isIndexName(name)) return false
+    if (!parseStoredName(name)) return false
     await this.#prepare()
     const [row] = await this.#database.query<{ index_id: string }>(
       'delete from miniserve.indexes where name = $1 returning index_id',

@@ -57,7 +57,8 @@ function describeStore(
       const again = await store.open('kept')
       expect(again).toMatchObject({ name: 'kept', ...SPEC })
       expect(await again?.info()).toMatchObject({ name: 'kept', numDocuments: 2, ...SPEC })
-      expect((await store.list()).map((info) => info.name)).toContain('kept')
+      expect(await store.names()).toContain('kept')
+      expect(await store.exists('kept')).toBe(true)
       await expect(store.openOrCreate('kept', { model: 'test@2', dimensions: DIMENSIONS })).rejects.toMatchObject({
         code: 'index_model_mismatch',
         param: 'index',
@@ -293,7 +294,7 @@ describe('a pgvector store that is not there', () => {
   it('answers store_unavailable', async () => {
     const store = createPgvectorStore('postgres://nobody@127.0.0.1:9/none')
     await expect(store.open('x')).rejects.toMatchObject({ code: 'store_unavailable' })
-    await expect(store.list()).rejects.toMatchObject({ code: 'store_unavailable' })
+    await expect(store.names()).rejects.toMatchObject({ code: 'store_unavailable' })
     await store.close()
   })
 })

@@ -3,6 +3,7 @@ import type { Server } from 'node:http'
 import { Hono } from 'hono'
 import type { Browser, Page } from 'playwright-core'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { SERVER_ACCESS } from '../../rag/access.ts'
 import {
   CHROMIUM,
   hasChromium,
@@ -56,7 +57,7 @@ describe.skipIf(!hasChromium)(`trace pages in Chromium${hasChromium ? '' : ` (sk
     failed = error.trace.traceId
     const app = new Hono<AppEnv>()
     app.use(async (c, next) => {
-      c.set('caller', { keyId: 'anonymous', isAdmin: true, cacheSalt: '', limits: null })
+      c.set('caller', { keyId: 'anonymous', isAdmin: true, cacheSalt: '', limits: null, indexes: SERVER_ACCESS })
       await next()
     })
     registerRoutes(app, traceHandlers({ store: observability.store, canSignIn: false }))
