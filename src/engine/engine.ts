@@ -14,7 +14,7 @@ import { KvTransfer } from './kv/kv-transfer.ts'
 import { MaskQueue } from './structured/mask-queue.ts'
 import type { BlockHash } from './schedule/prefix-cache.ts'
 import { OutputControl } from './output-control.ts'
-import { reasoningFormat } from './reasoning/reasoning-format.ts'
+import { reasoningFormat, reasoningMarks } from './reasoning/reasoning-format.ts'
 import type { ReasoningParserName } from './reasoning/reasoning-format.ts'
 import { TextService } from './chat/text-service.ts'
 import { RequestStream } from './requests/request-stream.ts'
@@ -160,7 +160,11 @@ class LocalEngine implements Engine {
     this.#texts = new TextService(tokenizer, chatTemplate, this.maxModelLen)
     const template = chatTemplate?.source ?? null
     const callFormat = toolCallFormat(options.toolCallParser ?? 'auto', template)
-    const specialTokens = callFormat === null ? new Map<number, string>() : marksOf(callFormat, tokenizer)
+    const thoughtFormat = reasoningFormat(options.reasoningParser ?? 'auto', template)
+    const specialTokens = new Map([
+      ...(callFormat === null ? [] : marksOf(callFormat, tokenizer)),
+      ...(thoughtFormat === null ? [] : reasoningMarks(thoughtFormat, tokenizer)),
+    ])
     this.#grammars = createGrammarCompiler({ tokenizer, vocabSize, eosTokenIds, specialTokens })
     const onLoaded = () => this.#signal()
     this.#kv =
@@ -186,7 +190,6 @@ class LocalEngine implements Engine {
         requests.fail(active, new EngineError('engine_error', message, null, { cause }))
       },
     })
-    const thoughtFormat = reasoningFormat(options.reasoningParser ?? 'auto', template)
     this.#intake = new Intake({
       modelInfo,
       maxModelLen: this.maxModelLen,

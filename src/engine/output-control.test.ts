@@ -3,6 +3,7 @@ import { afterAll, expect, it } from 'vitest'
 import { createByteTokenizer, EOS } from '../../test/engine/byte-tokenizer.ts'
 import { collect, request } from '../../test/engine/requests.ts'
 import { openScriptedEngine } from '../../test/engine/scripted-engine.ts'
+import type { EngineOptions } from './engine.ts'
 import type { Engine, GenerationRequest, ToolUse } from './request.ts'
 
 const open: Engine[] = []
@@ -10,11 +11,11 @@ afterAll(async () => {
   for (const engine of open) await engine.close()
 })
 
-function start(special: readonly string[]): Engine {
+function start(special: readonly string[], options: Partial<EngineOptions> = {}, eos = '<|end|>'): Engine {
   const { engine } = openScriptedEngine(
-    { toolCallParser: 'hermes', reasoningParser: 'qwen3' },
-    { numBlocks: 256, blockSize: 16, vocabSize: 264, eosTokenIds: [EOS] },
-    createByteTokenizer(special),
+    { toolCallParser: 'hermes', reasoningParser: 'qwen3', ...options },
+    { numBlocks: 256, blockSize: 16, vocabSize: 272, eosTokenIds: [EOS] },
+    createByteTokenizer(special, eos),
   )
   open.push(engine)
   return engine
@@ -83,4 +84,36 @@ it('a call that has to be made wins over the schema, and no stop string cuts it'
   })
   expect(answer.calls.map(({ arguments: json }) => json).join('')).toBe('{}')
   expect(answer.reasons).toEqual(['stop'])
+})
+
+const HARMONY = ['<|start|>', '<|channel|>', '<|message|>', '<|end|>', '<|call|>', '<|constrain|>']
+
+it('messages with channels: a thought or none, and then the schema or a call, made of the tokens that the model knows', async () => {
+  const engine = start(HARMONY, { toolCallParser: 'openai', reasoningParser: 'openai_gptoss' }, '<|return|>')
+  const seen = { thoughts: 0, direct: 0, calls: 0, answers: 0 }
+  for (let seed = 1; seed <= 24; seed++) {
+    const answer = await ask(engine, seed, { structured, toolUse: auto, partsReasoning: true, thinkingBudget: 12 })
+    const tokens = answer.events.flatMap((event) => (event.type === 'token' ? event.tokenIds : []))
+    expect(tokens[0]).toBe(260)
+    expect(tokens).toContain(261)
+    if (tokens.includes(262)) seen.thoughts++
+    else seen.direct++
+    if (answer.calls.length > 0) {
+      expect(answer.calls.map(({ arguments: json }) => json).join('')).toBe('{}')
+      expect(answer.text.trim()).toBe('')
+      seen.calls++
+    } else {
+      expect(['x', 'y']).toContain((JSON.parse(answer.text) as { a: string }).a)
+      seen.answers++
+    }
+  }
+  expect(Math.min(...Object.values(seen)), JSON.stringify(seen)).toBeGreaterThan(0)
+})
+
+it('what is held back at the end of an answer is part of it', async () => {
+  const engine = start([], { reasoningParser: 'qwen3' })
+  for (const text of ['<thi', ' \n']) {
+    const answer = await ask(engine, 1, { structured: { kind: 'choice', choices: [text] }, partsReasoning: true })
+    expect(answer).toMatchObject({ reasoning: '', text })
+  }
 })

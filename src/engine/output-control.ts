@@ -1,10 +1,10 @@
 /** What a request holds its answers to, and the matchers that see to it: schema, calls, thought. */
-import { isOpenThought } from './reasoning/reasoning-format.ts'
+import { isOpenThought, reasoningMarks } from './reasoning/reasoning-format.ts'
 import type { ReasoningFormat } from './reasoning/reasoning-format.ts'
 import { ThoughtMatcher } from './reasoning/thought-matcher.ts'
-import type { GenerationRequest } from './request.ts'
+import type { GenerationRequest, StructuredOutput } from './request.ts'
 import type { GrammarCompiler, GrammarMatcher } from './structured/grammar.ts'
-import type { OutputConstraint } from './structured/grammar-source.ts'
+import type { OutputConstraint, TextConstraint } from './structured/grammar-source.ts'
 import type { Tokenizer } from './tokenizer.ts'
 import type { ToolCallFormat } from './tool-calls/tool-call-format.ts'
 import { toolCallGrammar } from './tool-calls/tool-call-grammar.ts'
@@ -51,7 +51,7 @@ export class OutputControl {
     return answer === null && thinkingBudget === null ? null : { answer, thinkingBudget }
   }
 
-  #answer({ structured, toolUse }: GenerationRequest): OutputConstraint | null {
+  #answer({ structured, toolUse, partsReasoning }: GenerationRequest): OutputConstraint | null {
     const { toolCallFormat, tokenizer } = this.#parts
     const required = toolUse === undefined ? null : toolCallGrammar(toolCallFormat, toolUse, tokenizer)
     if (required !== null) return { kind: 'tool_calls', grammar: required }
@@ -60,7 +60,16 @@ export class OutputControl {
     const isJson = structured.kind === 'json_object' || structured.kind === 'json_schema'
     const mayCall = toolUse !== undefined && toolCallFormat !== null && isJson
     const possible = mayCall ? toolCallGrammar(toolCallFormat, { ...toolUse, choice: 'required' }, tokenizer) : null
-    return possible === null ? structured : { kind: 'tool_calls', grammar: possible, otherwise: structured }
+    const text = partsReasoning === true ? this.#message(structured) : structured
+    return possible === null ? text : { kind: 'tool_calls', grammar: possible, otherwise: text }
+  }
+
+  /** Where every part of an answer is a message of its own, so is its text. */
+  #message(of: StructuredOutput): TextConstraint {
+    const { reasoningFormat, tokenizer } = this.#parts
+    if (reasoningFormat === null || reasoningFormat.answer === '') return of
+    const specialTokens = [...reasoningMarks(reasoningFormat, tokenizer).values()]
+    return { kind: 'message', begin: reasoningFormat.answer, specialTokens, of }
   }
 
   /** Throws as GrammarCompiler.compile does. */
@@ -79,7 +88,9 @@ export class OutputControl {
         }
         const isOpen = isOpenThought(reasoningFormat, promptEnd)
         const budget = rules.thinkingBudget
-        return new ThoughtMatcher({ format: reasoningFormat, isOpen, budget, answer, tokenizer, vocabSize })
+        // An answer without a thought before it: the two may begin alike.
+        const direct = grammar === null || isOpen ? null : await grammar.createMatcher()
+        return new ThoughtMatcher({ format: reasoningFormat, isOpen, budget, answer, direct, tokenizer, vocabSize })
       },
     }
   }

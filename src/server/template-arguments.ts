@@ -17,8 +17,12 @@ export function templateArgumentsOf(
 ): Readonly<Record<string, unknown>> | null {
   const { chat_template_kwargs: given = {}, reasoning_effort: effort } = body
   const uses = (name: string): boolean => source === null || new RegExp(`\\b${name}\\b`).test(source)
+  /** Used as a variable, and not as a member of a message. */
+  const isSwitch = (name: string): boolean =>
+    source !== null && new RegExp(`(?<![.'"\\w])${name}\\b(?!['"])`).test(source)
+  const usesThinking = uses('enable_thinking') || isSwitch('thinking')
   for (const name of Object.keys(given)) {
-    if (/^[a-z_]\w*$/i.test(name) && uses(name)) continue
+    if (/^[a-z_]\w*$/i.test(name) && (uses(name) || (name === 'enable_thinking' && usesThinking))) continue
     if (!COMMON.has(name)) {
       throw invalidRequest(
         "chat_template_kwargs: expected variables that the model's chat template uses, found another",
@@ -27,11 +31,13 @@ export function templateArgumentsOf(
     }
     warnings.push(`chat_template_kwargs: the model's chat template has no ${name}`)
   }
-  if (effort !== undefined && !uses('reasoning_effort') && !(effort === 'none' && uses('enable_thinking'))) {
+  if (effort !== undefined && !uses('reasoning_effort') && !(effort === 'none' && usesThinking)) {
     warnings.push("reasoning_effort: the model's chat template has no such switch")
   }
   const ofEffort =
     effort === undefined ? {} : { reasoning_effort: effort, ...(effort === 'none' ? { enable_thinking: false } : {}) }
-  const all = { ...ofEffort, ...given }
+  const all: Record<string, unknown> = { ...ofEffort, ...given }
+  // Some templates call the switch by another name.
+  if (all.enable_thinking !== undefined && isSwitch('thinking')) all.thinking ??= all.enable_thinking
   return Object.keys(all).length === 0 ? null : all
 }

@@ -37,11 +37,11 @@ export const modelSettings = {
     },
   ),
   reasoningParser: field(
-    oneOf(['auto', 'qwen3', 'mistral', 'seed_oss', 'command_a', 'kimi_vl', 'none']).default('auto'),
+    oneOf(['auto', 'command_a', 'gemma4', 'kimi_vl', 'mistral', 'openai_gptoss', 'qwen3', 'seed_oss', 'none']).default('auto'), // prettier-ignore
     {
       flag: 'reasoning-parser',
-      value: 'auto|qwen3|mistral|seed_oss|command_a|kimi_vl|none',
-      help: 'how the model marks what it thinks before it answers: auto asks its chat template, none leaves it in the text',
+      value: 'NAME',
+      help: 'how the model marks what it thinks before it answers: auto asks its chat template, none leaves it in the text; or command_a, gemma4, kimi_vl, mistral, openai_gptoss, qwen3, seed_oss',
     },
   ),
   quantization: field(oneOf(['none', 'q8', 'q4']).default('none'), {

@@ -13,21 +13,21 @@ function byteCharacters(): string[] {
 }
 
 /** `special`: further special tokens, from id 259 on. */
-export function createByteTokenizer(special: readonly string[] = []): Tokenizer {
+export function createByteTokenizer(special: readonly string[] = [], eos = '<|end|>'): Tokenizer {
   const vocab = Object.fromEntries(byteCharacters().map((character, byte) => [character, byte]))
   return createTokenizer({
     tokenizer: {
       version: '1.0',
       added_tokens: [
-        { id: EOS, content: '<|end|>', special: true, normalized: false },
+        { id: EOS, content: eos, special: true, normalized: false },
         ...special.map((content, i) => ({ id: 259 + i, content, special: true, normalized: false })),
       ],
       normalizer: null,
       pre_tokenizer: { type: 'ByteLevel', add_prefix_space: false, use_regex: false },
       post_processor: null,
       decoder: { type: 'ByteLevel' },
-      model: { type: 'BPE', vocab: { ...vocab, '<|end|>': EOS, th: 257, Ġthe: 258 }, merges: [['t', 'h']] },
+      model: { type: 'BPE', vocab: { ...vocab, [eos]: EOS, th: 257, Ġthe: 258 }, merges: [['t', 'h']] },
     },
-    config: { eos_token: '<|end|>' },
+    config: { eos_token: eos },
   })
 }

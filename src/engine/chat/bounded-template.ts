@@ -57,12 +57,18 @@ const ScopeOf: new () => Scope = Environment
 const EvaluatorOf: new (environment: Scope) => Evaluator = Interpreter
 
 class CountingInterpreter extends EvaluatorOf {
+  readonly #iterables = new WeakSet<object>()
   #numSteps = 0
   #numCharacters = 0
 
   override evaluate(statement: unknown, environment: unknown): Value {
     if (++this.#numSteps > MAX_STEPS) throw new TemplateFault(`it takes more than ${MAX_STEPS} steps`)
-    const value = super.evaluate(statement, environment)
+    const iterable = isNode(statement) && statement.type === 'For' ? statement.iterable : null
+    if (isNode(iterable)) this.#iterables.add(iterable.type === 'SelectExpression' && isNode(iterable.lhs) ? iterable.lhs : iterable) // prettier-ignore
+    const found = super.evaluate(statement, environment)
+    // As in Python, where a loop over what is not there is none.
+    const isNothing = found.type === 'UndefinedValue' && isNode(statement) && this.#iterables.has(statement)
+    const value = isNothing ? runtimeValue([]) : found
     if (value.type === 'StringValue') {
       this.#numCharacters += typeof value.value === 'string' ? value.value.length : 0
       if (this.#numCharacters > MAX_OUTPUT_CHARACTERS)
@@ -79,19 +85,22 @@ class CountingInterpreter extends EvaluatorOf {
       const isPrinted = value.type !== 'UndefinedValue' && (value.type !== 'NullValue' || isExpression(statement))
       if (isPrinted) text += pythonText(value) ?? String(value)
     }
-    return stringValue(text)
+    return runtimeValue(text)
   }
 
   override applyFilter(operand: Value, filter: unknown, environment: unknown): Value {
     const text =
       isNode(filter) && filter.type === 'Identifier' && filter.value === 'string' ? pythonText(operand) : null
-    return text === null ? super.applyFilter(operand, filter, environment) : stringValue(text)
+    return text === null ? super.applyFilter(operand, filter, environment) : runtimeValue(text)
   }
 }
 
 interface Node {
   readonly type: unknown
   readonly value?: unknown
+  /** Of a loop, and of a loop with a condition. */
+  readonly iterable?: unknown
+  readonly lhs?: unknown
 }
 
 function isNode(value: unknown): value is Node {
@@ -104,10 +113,11 @@ function isExpression(statement: unknown): boolean {
   return isNode(statement) && !STATEMENTS.has(statement.type)
 }
 
-function stringValue(text: string): Value {
+/** A value as the library holds it. */
+function runtimeValue(value: unknown): Value {
   const scope = new ScopeOf()
-  scope.set('text', text)
-  return scope.lookupVariable('text')
+  scope.set('value', value)
+  return scope.lookupVariable('value')
 }
 
 /** What str() makes of the words; null for every other value. */

@@ -70,6 +70,38 @@ describe('a turn that the template would pass over', () => {
   })
 })
 
+describe('a template has it its own way', () => {
+  const user = { role: 'user', content: 'hi' }
+  const toolCalls = [{ id: 'c1', name: 'f', arguments: '{"b": 1.0, "a": 12345678901234567890}' }]
+  const render = (source: string, message: object) =>
+    createChatTemplate(`{% for m in messages %}${source};{% endfor %}`, TOKENS).render([
+      user,
+      { role: 'assistant', content: '', ...message },
+    ])
+
+  it('arguments are an object or text', () => {
+    const name = '{% for c in m.tool_calls %}{{ c.function.name + c.function.arguments }}{% endfor %}{{ m.content }}'
+    expect(render(name, { toolCalls })).toBe('hi;f{"b": 1.0, "a": 12345678901234567890};')
+    const members = '{% for c in m.tool_calls %}{{ c.function.name }}{% for k, v in c.function.arguments | items %} {{ k }}={{ "text" if v is string else v }}{% endfor %}{% endfor %}{{ m.content }}' // prettier-ignore
+    expect(render(members, { toolCalls })).toBe('hi;f b=1.0 a=12345678901234567890;')
+  })
+
+  it('a call’s id may say its name', () => {
+    expect(render('{% for c in m.tool_calls %}{{ c.id }}{{ c.function.arguments | tojson }}{% endfor %}{{ m.content }}', { toolCalls })).toContain('c1{"b"') // prettier-ignore
+  })
+
+  it('thoughts of earlier turns have its name, and are left out where it refuses them', () => {
+    for (const key of ['reasoning_content', 'reasoning', 'thinking'])
+      expect(render(`{{ m.content }}{{ '(' + m.${key} + ')' if m.${key} }}`, { content: 'x', reasoning: 'So.' })).toBe('hi;x(So.);') // prettier-ignore
+    const strict = "{% if m.thinking and m.content %}{{ raise_exception('not both') }}{% endif %}{{ m.content }}"
+    expect(render(strict, { content: 'x', reasoning: 'So.' })).toBe('hi;x;')
+  })
+
+  it('words are printed as Python prints them', () => {
+    expect(render("{{ m.content }}{{ none }}{{ true }}{{ false | string }}{{ none | string }}{{ missing }}{% for x in m.missing %}x{% endfor %}", {})).toBe('hiNoneTrueFalseNone;NoneTrueFalseNone;') // prettier-ignore
+  })
+})
+
 it('knows only so many shapes, and asks again for one it forgot', () => {
   const template = createChatTemplate(FORGETFUL, TOKENS)
   const user = { role: 'user', content: 'hi' }

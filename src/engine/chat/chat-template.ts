@@ -218,15 +218,20 @@ class JinjaChatTemplate implements ChatTemplate {
     const hasDeveloper = messages.some(({ role }) => role === 'developer')
     const hasCalls = messages.some(({ toolCalls = [] }) => toolCalls.length > 0)
     let [problem, fallback]: [unknown, Adaptation | null] = [null, null]
+    const hasReasoning = messages.some(({ reasoning }) => reasoning !== undefined)
+    const reasoningKeys = REASONING_KEYS.filter((key) => new RegExp(`\\b${key}\\b`).test(this.source))
     for (const hasTextArguments of hasCalls ? [false, true] : [false]) {
       for (const isDeveloperSystem of hasDeveloper ? [false, true] : [false]) {
-        const adaptation = { hasTextArguments, isDeveloperSystem }
-        try {
-          const showsArguments = this.#requireShown(messages, tools, adaptation)
-          if (showsArguments || !hasCalls) return adaptation
-          fallback ??= adaptation
-        } catch (error) {
-          if (!hasTextArguments) problem = error
+        // gpt-oss takes no thought beside a text and a call.
+        for (const keys of hasReasoning ? [reasoningKeys, []] : [[]]) {
+          const adaptation = { hasTextArguments, isDeveloperSystem, reasoningKeys: keys }
+          try {
+            const showsArguments = this.#requireShown(messages, tools, adaptation)
+            if (showsArguments || !hasCalls) return adaptation
+            fallback ??= adaptation
+          } catch (error) {
+            if (!hasTextArguments) problem = error
+          }
         }
       }
     }
@@ -272,17 +277,21 @@ class JinjaChatTemplate implements ChatTemplate {
 interface Adaptation {
   readonly isDeveloperSystem: boolean
   readonly hasTextArguments: boolean
+  /** What the template calls the thoughts of earlier turns. */
+  readonly reasoningKeys: readonly string[]
 }
 
+const REASONING_KEYS = ['reasoning_content', 'reasoning', 'thinking'] as const
+
 /** What decides whether a template shows a message, as far as one can tell without knowing the template. */
-function shapeOf({ role, content, toolCalls = [] }: ChatMessage): string {
-  return `${role}${content === '' ? '' : '+'}${toolCalls.length === 0 ? '' : '()'}`
+function shapeOf({ role, content, reasoning, toolCalls = [] }: ChatMessage): string {
+  return `${role}${reasoning === undefined ? '' : '?'}${content === '' ? '' : '+'}${toolCalls.length === 0 ? '' : '()'}`
 }
 
 /** `argumentsOf`: a call's arguments as a value; where the template takes text they are given as they are, unless they are `marked`. */
 function toTemplateMessage(
   { role, content, reasoning, name, toolCalls, toolCallId }: ChatMessage,
-  { isDeveloperSystem, hasTextArguments }: Adaptation,
+  { isDeveloperSystem, hasTextArguments, reasoningKeys }: Adaptation,
   argumentsOf: (json: string) => unknown,
   areMarked = false,
 ): TemplateMessage {
@@ -290,7 +299,7 @@ function toTemplateMessage(
   return {
     role: isDeveloperSystem && role === 'developer' ? 'system' : role,
     content,
-    ...(reasoning === undefined ? {} : { reasoning_content: reasoning }),
+    ...(reasoning === undefined ? {} : Object.fromEntries(reasoningKeys.map((key) => [key, reasoning]))),
     ...(name === undefined ? {} : { name }),
     ...(toolCallId === undefined ? {} : { tool_call_id: toolCallId }),
     ...(toolCalls === undefined || toolCalls.length === 0

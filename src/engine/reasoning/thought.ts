@@ -3,6 +3,8 @@
  * on where the pieces are cut. White space around a thought belongs to neither.
  */
 import type { Tokenizer } from '../tokenizer.ts'
+import { ChannelThought } from './channel-thought.ts'
+import { isOpenThought, reasoningMarks } from './reasoning-format.ts'
 import type { ReasoningFormat } from './reasoning-format.ts'
 
 export interface PartedText {
@@ -10,24 +12,44 @@ export interface PartedText {
   readonly text: string
 }
 
+/** Parts the text of one choice. */
+export interface Thought {
+  /** Tokens whose text counts, special or not. */
+  readonly marks: ReadonlySet<number>
+  /** What comes next is thought. */
+  readonly isThinking: boolean
+  push(piece: string): PartedText
+  /** The end: what was held back. */
+  flush(): PartedText
+}
+
+/** `promptEnd`: the last text of the choice's prompt. */
+export function createThought(
+  format: ReasoningFormat,
+  promptEnd: string,
+  tokenizer: Pick<Tokenizer, 'tokenId' | 'isSpecial'>,
+): Thought {
+  const marks = new Set(reasoningMarks(format, tokenizer).keys())
+  if (format.hasChannels) return new ChannelThought(promptEnd, marks)
+  return new TaggedThought(format, isOpenThought(format, promptEnd), marks)
+}
+
 /** `before`: a thought may begin. `leading`: it has begun, and nothing but white space was written. `behind`: white space after it. */
 type Phase = 'before' | 'leading' | 'thought' | 'behind' | 'answer'
 
-export class Thought {
-  /** Tokens whose text counts, special or not. */
+class TaggedThought implements Thought {
   readonly marks: ReadonlySet<number>
   readonly #format: ReasoningFormat
   #phase: Phase
   /** What may still be the beginning of a mark, or white space that may be nothing. */
   #held = ''
 
-  constructor(format: ReasoningFormat, isOpen: boolean, tokenizer: Pick<Tokenizer, 'tokenId'>) {
-    this.#format = format
+  constructor(format: ReasoningFormat, isOpen: boolean, marks: ReadonlySet<number>) {
+    this.#format = { ...format, begin: format.begin.trimEnd() }
     this.#phase = isOpen ? 'leading' : 'before'
-    this.marks = new Set([format.begin, format.end].flatMap((mark) => tokenizer.tokenId(mark) ?? []))
+    this.marks = marks
   }
 
-  /** What comes next is thought. */
   get isThinking(): boolean {
     return this.#phase === 'leading' || this.#phase === 'thought'
   }
@@ -78,7 +100,6 @@ export class Thought {
     }
   }
 
-  /** The end: what was held back. */
   flush(): PartedText {
     const held = this.#held
     this.#held = ''

@@ -140,6 +140,11 @@ export class Choice {
     }
     const wasCut = end !== null && typeof end.stopReason === 'string'
     if (end !== null && !wasCut) show(this.#flush())
+    if (end !== null && this.#thought !== null) {
+      const held = this.#thought.flush()
+      reasoning += held.reasoning
+      answer(held.text)
+    }
     if (end !== null && this.#toolCalls !== null) text += this.#toolCalls.flush(calls)
     const isSilent = tokenIds.length === 0 && text === '' && calls.length === 0 && (logprobs ?? []).length === 0
     const event: TokenEvent | null = isSilent

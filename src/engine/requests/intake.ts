@@ -6,9 +6,8 @@ import { Choice } from './choice.ts'
 import type { EventBus } from '../event-bus.ts'
 import type { GrammarMatcher } from '../structured/grammar.ts'
 import type { CompiledRules, OutputControl, OutputRules } from '../output-control.ts'
-import { isOpenThought } from '../reasoning/reasoning-format.ts'
 import type { ReasoningFormat } from '../reasoning/reasoning-format.ts'
-import { Thought } from '../reasoning/thought.ts'
+import { createThought } from '../reasoning/thought.ts'
 import type { TextService } from '../chat/text-service.ts'
 import type { ModelInfo } from '../runner/runner.ts'
 import type { Scheduler } from '../schedule/scheduler.ts'
@@ -120,7 +119,7 @@ export class Intake {
       const thought =
         promptEnd === undefined || reasoningFormat === null
           ? null
-          : new Thought(reasoningFormat, isOpenThought(reasoningFormat, promptEnd), tokenizer)
+          : createThought(reasoningFormat, promptEnd, tokenizer)
       requests.open(active, new Choice({ sequence, request, tokenizer, eosTokenIds, matcher, toolCalls, thought }))
       scheduler.add(sequence)
       bus.publish({ type: 'queued', requestId, choice, atMs: counters.arrivedMs, numPromptTokens })

@@ -3,6 +3,7 @@ import type { ToolCallGrammar } from '../tool-calls/tool-call-grammar.ts'
 import { intersect } from './automaton.ts'
 import { GrammarRules, inOrder, marked, oneOf, text, times, written } from './byte-grammar.ts'
 import type { Expression, Network } from './byte-grammar.ts'
+import { grammarParam } from './grammar-source.ts'
 import type { GrammarSource } from './grammar-source.ts'
 import { JsonSchema } from './json-schema.ts'
 import { argumentsNotation, jsonNotation } from './notation.ts'
@@ -47,10 +48,17 @@ function rootOf({ param, constraint }: GrammarSource, grammar: GrammarRules, war
         warnings.push(...own.warnings.map((why) => `${param}: ${why}`))
         return own.root
       })
+    case 'message': {
+      const { begin, specialTokens, of } = constraint
+      return inOrder(marked(begin, specialTokens), rootOf({ param, constraint: of }, grammar, warnings))
+    }
     case 'tool_calls': {
       const calls = callsRule(constraint.grammar, grammar, warnings)
       if (constraint.otherwise === undefined) return calls
-      return oneOf(rootOf({ param: 'response_format', constraint: constraint.otherwise }, grammar, warnings), calls)
+      return oneOf(
+        rootOf({ param: grammarParam(constraint.otherwise), constraint: constraint.otherwise }, grammar, warnings),
+        calls,
+      )
     }
   }
 }

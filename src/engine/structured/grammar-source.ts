@@ -3,10 +3,22 @@ import { EngineError } from '../request.ts'
 import type { StructuredOutput } from '../request.ts'
 import type { ToolCallGrammar } from '../tool-calls/tool-call-grammar.ts'
 
-/** What an answer is held to. `otherwise`: an answer without calls is held to that. */
+/** What an answer is held to. */
 export type OutputConstraint =
   | StructuredOutput
-  | { readonly kind: 'tool_calls'; readonly grammar: ToolCallGrammar; readonly otherwise?: StructuredOutput }
+  /** `otherwise`: what an answer without calls is held to. */
+  | { readonly kind: 'tool_calls'; readonly grammar: ToolCallGrammar; readonly otherwise?: TextConstraint }
+  | MessageConstraint
+
+/** A text behind what the model's form has it begin with, in which special tokens may stand. */
+export interface MessageConstraint {
+  readonly kind: 'message'
+  readonly begin: string
+  readonly specialTokens: readonly string[]
+  readonly of: StructuredOutput
+}
+
+export type TextConstraint = StructuredOutput | MessageConstraint
 
 /** More than this is refused unread. */
 const MAX_SOURCE_CHARACTERS = 65_536
@@ -34,6 +46,7 @@ export function grammarSource(constraint: OutputConstraint): GrammarSource & { r
 /** The request's field that a structured output came from. */
 export function grammarParam(constraint: OutputConstraint): string {
   if (constraint.kind === 'tool_calls') return 'tools'
+  if (constraint.kind === 'message') return grammarParam(constraint.of)
   const isJson = constraint.kind === 'json_object' || constraint.kind === 'json_schema'
   return constraint.param ?? (isJson ? 'response_format' : 'structured_outputs')
 }
