@@ -37,14 +37,30 @@ export function createHybridReranker(embedder: Embedder, { vector, text }: Fusio
 
 /** The share of the query's words that each document has, 0..1; of all 0 for a query without any. It depends on no other document. */
 async function sharesOf(query: string, documents: readonly string[]): Promise<number[]> {
-  const asked = new Set(analyze(query))
-  const shares: number[] = []
   const slice = new Slice()
+  const asked = await termsOf(query, slice)
+  const shares: number[] = []
   for (const text of documents) {
-    const terms = new Set(asked.size > 0 ? analyze(text) : [])
-    const numShared = [...asked].filter((term) => terms.has(term)).length
+    let numShared = 0
+    if (asked.size > 0) for (const term of await termsOf(text, slice)) if (asked.has(term)) numShared += 1
     shares.push(asked.size > 0 ? numShared / asked.size : 0)
     if (slice.isOver) await slice.end()
   }
   return shares
+}
+
+/** Characters analysed in one go. */
+const PIECE_CHARACTERS = 16 * 1024
+
+/** The terms of a text of any length, whose words are no longer than a piece. */
+async function termsOf(text: string, slice: Slice): Promise<ReadonlySet<string>> {
+  const terms = new Set<string>()
+  for (let at = 0; at < text.length;) {
+    const space = text.slice(at + PIECE_CHARACTERS, at + 2 * PIECE_CHARACTERS).search(/\s/)
+    const end = at + PIECE_CHARACTERS + Math.max(0, space)
+    for (const term of analyze(text.slice(at, end))) terms.add(term)
+    at = end
+    if (slice.isOver) await slice.end()
+  }
+  return terms
 }

@@ -1,13 +1,36 @@
 /** JSON of answers that may be large, written in slices: other requests' streams are on this thread too. */
 import { Slice } from '../rag/slice.ts'
 
-/** Numbers or strings serialised in one go, and objects or arrays. */
+/** Numbers or strings serialised in one go, and items of a lazy list. */
 const NUM_VALUES = 4096
 const NUM_ITEMS = 16
 
 export const JSON_HEADERS = { 'content-type': 'application/json' } as const
 
-/** As JSON.stringify. `value` is plain data: objects, arrays, strings, numbers, booleans, null. */
+/** A list whose items are made when they are written. */
+export class LazyList<T> {
+  readonly #items: readonly T[]
+  readonly #describe: (item: T) => unknown
+
+  constructor(items: readonly T[], describe: (item: T) => unknown) {
+    this.#items = items
+    this.#describe = describe
+  }
+
+  get length(): number {
+    return this.#items.length
+  }
+
+  slice(from: number, to: number): unknown[] {
+    return this.#items.slice(from, to).map(this.#describe)
+  }
+
+  toJSON(): unknown[] {
+    return this.#items.map(this.#describe)
+  }
+}
+
+/** As JSON.stringify. `value` is plain data: objects, arrays, lazy lists, strings, numbers, booleans, null. */
 export async function toJson(value: unknown): Promise<string> {
   const slice = new Slice()
   let text = ''
@@ -20,7 +43,8 @@ export async function toJson(value: unknown): Promise<string> {
 
 /** Pieces of the JSON text, each a small part of a millisecond's work. */
 function* piecesOf(value: unknown): Generator<string> {
-  if (Array.isArray(value)) yield* itemsOf(value)
+  if (value instanceof LazyList) yield* chunksOf(value, NUM_ITEMS)
+  else if (Array.isArray(value)) yield* itemsOf(value)
   else if (isObject(value)) yield* fieldsOf(value)
   else yield JSON.stringify(value)
 }
@@ -37,23 +61,26 @@ function* fieldsOf(object: Readonly<Record<string, unknown>>): Generator<string>
 }
 
 function* itemsOf(items: readonly unknown[]): Generator<string> {
-  const isFlat = !isObject(items[0]) && !Array.isArray(items[0])
-  const count = isFlat ? NUM_VALUES : NUM_ITEMS
+  if (isObject(items[0]) || Array.isArray(items[0])) yield* eachOf(items)
+  else yield* chunksOf(items, NUM_VALUES)
+}
+
+function* chunksOf(items: readonly unknown[] | LazyList<unknown>, count: number): Generator<string> {
   yield '['
   for (let at = 0; at < items.length; at += count) {
     if (at > 0) yield ','
-    // Few of them may each be large: the answers of a request, the vectors of its texts.
-    if (!isFlat && items.length <= NUM_ITEMS) yield* eachOf(items)
-    else yield JSON.stringify(items.slice(at, at + count)).slice(1, -1)
+    yield JSON.stringify(items.slice(at, at + count)).slice(1, -1)
   }
   yield ']'
 }
 
 function* eachOf(items: readonly unknown[]): Generator<string> {
+  yield '['
   for (const [i, item] of items.entries()) {
     if (i > 0) yield ','
     yield* piecesOf(item)
   }
+  yield ']'
 }
 
 function isObject(value: unknown): value is Readonly<Record<string, unknown>> {

@@ -1,5 +1,6 @@
 /** Log-probabilities as the wires have them. */
 import type { ChoiceLogprob } from '../engine/request.ts'
+import { LazyList } from './large-json.ts'
 
 /** How a wire names a token. */
 export interface TokenNames {
@@ -29,9 +30,9 @@ export function legacyLogprobs(
     offset += numCharacters(entry?.token ?? firstToken)
   }
   return {
-    tokens: entries.map((entry) => (entry ? nameOf(entry, names) : firstToken)),
-    token_logprobs: entries.map((entry) => finite(entry?.detail.logprob ?? null)),
-    top_logprobs: names.top === 0 ? null : entries.map((entry) => entry && topOf(entry, names)),
+    tokens: new LazyList(entries, (entry) => (entry ? nameOf(entry, names) : firstToken)),
+    token_logprobs: new LazyList(entries, (entry) => finite(entry?.detail.logprob ?? null)),
+    top_logprobs: names.top === 0 ? null : new LazyList(entries, (entry) => entry && topOf(entry, names)),
     text_offset: offsets,
   }
 }
@@ -45,7 +46,7 @@ const topOf = (entry: ChoiceLogprob, names: TokenNames): Record<string, number |
 
 /** Of /v1/chat/completions. */
 export const chatLogprobs = (entries: readonly ChoiceLogprob[], names: TokenNames) => ({
-  content: entries.map((entry) => ({
+  content: new LazyList(entries, (entry) => ({
     token: nameOf(entry, names),
     logprob: finite(entry.detail.logprob),
     bytes: entry.bytes,
@@ -58,7 +59,8 @@ export const chatLogprobs = (entries: readonly ChoiceLogprob[], names: TokenName
 
 /** Of a prompt, as vLLM has them: for each token, ids to what is known of them; null for the first. */
 export const promptLogprobs = (entries: readonly (ChoiceLogprob | null)[], top: number) =>
-  entries.map(
+  new LazyList(
+    entries,
     (entry) =>
       entry &&
       Object.fromEntries([

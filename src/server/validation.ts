@@ -27,19 +27,25 @@ export interface Bounds {
   readonly max: number
 }
 
+/** What is wrong with a value that should be an array of `min` to `max` items; null: nothing. */
+function listIssue(value: unknown, { min = 0, max }: Bounds): z.core.$ZodRawIssue | null {
+  if (!Array.isArray(value)) return { code: 'invalid_type', expected: 'array', input: value }
+  const size = { inclusive: true, origin: 'array', input: value } as const
+  if (value.length < min) return { code: 'too_small', minimum: min, ...size }
+  if (value.length > max) return { code: 'too_big', maximum: max, ...size }
+  return null
+}
+
 /** An array of `min` to `max` items. */
 export function list<T extends z.ZodType>(item: T, { min = 0, max }: Bounds) {
   const type = z
     .unknown()
     .transform((value, ctx): z.output<T>[] => {
-      if (!Array.isArray(value)) return refuse(ctx, { code: 'invalid_type', expected: 'array', input: value })
-      if (value.length < min)
-        return refuse(ctx, { code: 'too_small', minimum: min, inclusive: true, origin: 'array', input: value })
-      if (value.length > max)
-        return refuse(ctx, { code: 'too_big', maximum: max, inclusive: true, origin: 'array', input: value })
+      const issue = listIssue(value, { min, max })
+      if (issue) return refuse(ctx, issue)
       const items: z.output<T>[] = []
-      for (const [i, given] of value.entries()) {
-        const result = item.safeParse(given)
+      for (const [i, one] of (value as readonly unknown[]).entries()) {
+        const result = item.safeParse(one)
         if (!result.success) return refuseItem(ctx, i, result.error)
         items.push(result.data)
       }
@@ -55,11 +61,13 @@ export function tokenIds({ min = 0, max }: Bounds) {
   const type = z
     .unknown()
     .transform((value, ctx): number[] => {
-      const ids = list(z.unknown(), { min, max }).safeParse(value)
-      if (!ids.success) return refuseWith(ctx, ids.error)
-      const at = ids.data.findIndex((id) => typeof id !== 'number' || !Number.isSafeInteger(id) || id < 0)
-      if (at === -1) return ids.data as number[]
-      return refuseItem(ctx, at, tokenId.safeParse(ids.data[at]).error)
+      const issue = listIssue(value, { min, max })
+      if (issue) return refuse(ctx, issue)
+      const ids = value as readonly unknown[]
+      // There may be hundreds of thousands: the schema only says what is wrong with one.
+      const at = ids.findIndex((id) => typeof id !== 'number' || !Number.isSafeInteger(id) || id < 0)
+      if (at === -1) return ids as number[]
+      return refuseItem(ctx, at, tokenId.safeParse(ids[at]).error)
     })
     .meta({ type: 'array', items: jsonSchemaOf(tokenId), ...(min > 0 ? { minItems: min } : {}), maxItems: max })
   itemTypes.set(type, tokenId)
@@ -104,11 +112,6 @@ function refuse(ctx: Issues, issue: z.core.$ZodRawIssue): never {
 function refuseItem(ctx: Issues, key: PropertyKey, error: z.ZodError | undefined): never {
   const [issue] = error?.issues ?? []
   return issue ? refuse(ctx, { ...issue, path: [key, ...issue.path] } as z.core.$ZodRawIssue) : z.NEVER
-}
-
-function refuseWith(ctx: Issues, error: z.ZodError): never {
-  const [issue] = error.issues
-  return issue ? refuse(ctx, issue as z.core.$ZodRawIssue) : z.NEVER
 }
 
 /** The type of a JSON value in the words of an error message. Numbers and booleans are named; strings never are. */

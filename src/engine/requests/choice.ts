@@ -181,9 +181,22 @@ export class Choice {
 
 const utf8 = new TextDecoder('utf-8', { ignoreBOM: true })
 
-function describeToken(tokenizer: Tokenizer, tokenId: number): { tokenId: number; token: string; bytes: number[] } {
-  const bytes = tokenizer.tokenBytes(tokenId)
-  return { tokenId, token: utf8.decode(bytes), bytes: [...bytes] }
+/** What answers say of a token by itself. */
+type TokenDescription = Pick<ChoiceLogprob, 'tokenId' | 'token' | 'bytes'>
+
+/** The descriptions of each tokenizer's tokens that some answer spoke of, by id: the likely ones come again and again. */
+const descriptions = new WeakMap<Tokenizer, Map<number, TokenDescription>>()
+
+function describeToken(tokenizer: Tokenizer, tokenId: number): TokenDescription {
+  let known = descriptions.get(tokenizer)
+  if (known === undefined) descriptions.set(tokenizer, (known = new Map()))
+  let description = known.get(tokenId)
+  if (description === undefined) {
+    const bytes = tokenizer.tokenBytes(tokenId)
+    description = { tokenId, token: utf8.decode(bytes), bytes: [...bytes] }
+    known.set(tokenId, description)
+  }
+  return description
 }
 
 /** Drafts are accepted while they equal the samples; the first sample that differs, or the one after the last draft, counts too. */
