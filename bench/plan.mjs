@@ -4,7 +4,7 @@
 //   npm run bench -- plan [--model PATH] [--device auto] [--url URL] [--rate 4 | --clients 8] [--prompt-tokens 256] [--shared-tokens 0]
 //     [--output-tokens 64] [--seconds 60] [--ttft-p95 MS] [--itl-p95 MS] [--max-num-seqs 64] [--max-num-batched-tokens 512] [--max-prefill-ms 100]
 //     [--kv-tokens 65536] [--costs FILE] [--check]
-// Results: bench/results/plan.json
+// Results: bench/results/plan-clients.json or plan-rate.json
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
 import { closedLoop, complete, createAgent } from './lib/load-generator.mjs'
@@ -162,7 +162,10 @@ await run('plan', async (save) => {
     console.table({ predicted: line(predicted), ...(measured === null ? {} : { measured: line(measured) }) })
     if (off !== null) console.log(`prediction over measurement, percent: ${JSON.stringify(off)}`)
     if (wantsMachines) console.log(machines === null ? 'no number of machines keeps that' : `machines: ${machines}`)
-    save({ traffic, server, costs, predicted, measured, differencePercent: off, machines })
+    save(
+      { traffic, server, costs, predicted, measured, differencePercent: off, machines },
+      traffic.rate === null ? 'plan-clients' : 'plan-rate',
+    )
   } finally {
     await own?.stop()
   }

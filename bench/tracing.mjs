@@ -155,7 +155,7 @@ async function perRequest() {
   for (const observability of Object.values(variants)) await observability.shutdown(1000)
   return Object.entries(times).map(([variant, list]) => ({
     variant,
-    'CPU µs a request': Number(median(list).toFixed(1)),
+    'CPU µs per request': Number(median(list).toFixed(1)),
   }))
 }
 

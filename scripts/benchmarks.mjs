@@ -203,12 +203,12 @@ row(
 const measured = `Measured on ${start.hardware.cores} cores of an ${start.hardware.cpu} virtual machine with Node ${start.node} on
 ${start.date.slice(0, 10)}.`
 
-/** Replaces what stands between the numbers' markers of a document. */
-function rewrite(path, lines) {
+/** Replaces what stands between the markers of a section of a document. */
+function rewrite(path, lines, name = 'numbers') {
   const file = join(root, path)
   const text = readFileSync(file, 'utf8')
-  const marked = /(<!-- numbers -->\n)[\s\S]*?(<!-- end -->)/
-  if (!marked.test(text)) throw new Error(`${path} has no section "numbers"`)
+  const marked = new RegExp(`(<!-- ${name} -->\\n)[\\s\\S]*?(<!-- end -->)`)
+  if (!marked.test(text)) throw new Error(`${path} has no section "${name}"`)
   writeFileSync(
     file,
     text.replace(marked, (_, open, close) => `${open}\n${lines.join('\n')}\n\n${close}`),
@@ -237,3 +237,54 @@ rewrite('README.md', [
   `| cost of tracing in throughput | ${number(Math.abs(tracing.differencePercent), 1)} %, within the noise |`,
   '| on a graphics card | not measured: no card was available |',
 ])
+
+const shapes = read('bench/lib/shapes.json')
+const kibibytes = ({ layers, kvHeads, headDim }) => (2 * layers * kvHeads * headDim * 2) / 1024
+rewrite(
+  'docs/capacity.md',
+  [
+    '| model | KV cache per token | a sequence of 4,096 tokens |',
+    '|---|---|---|',
+    ...['SmolLM2-135M', 'Qwen2.5-0.5B', 'Llama-3.2-1B', 'Llama-3.1-8B'].map((model) => {
+      const each = kibibytes(shapes[model.toLowerCase()])
+      return `| ${model} | ${number(each)} KiB | ${number((each * 4096) / 1024)} MiB |`
+    }),
+  ],
+  'memory',
+)
+const costs = results('tracing')
+const perRequest = Object.fromEntries(costs.perRequest.map((entry) => [entry.variant, entry['CPU µs per request']]))
+rewrite(
+  'docs/capacity.md',
+  [
+    `${measured}`,
+    '',
+    '| what | cost |',
+    '|---|---|',
+    `| a request's spans, log lines and export | ${number(perRequest['spans, store, logs, export'])} µs |`,
+    `| a trace in memory, in the log, in an export | ${number(costs.bytesPerRequest['store (estimate)'])}, ${number(costs.bytesPerRequest['log lines'])}, ${number(costs.bytesPerRequest['OTLP protobuf'])} bytes |`,
+    `| planning a step of ${engine.scheduleMicros.sequences} sequences | ${number(engine.scheduleMicros.p50)} µs |`,
+    `| the serving thread per token at 16 streams, sockets included | ${number(engine.http.find(({ concurrency }) => concurrency === 16).cpuMicrosPerToken)} µs |`,
+    `| documents: cutting, embedding and storing | ${number(rag.ingest.results.chunksPerSecond)} chunks per second |`,
+    `| a search in 100,000 chunks, p50 | ${number(found(100_000, 'miniserve, exact + BM25').p50Ms, 1)} ms |`,
+  ],
+  'costs',
+)
+const plans = [results('plan-clients'), results('plan-rate')].filter((plan) => plan !== null)
+const describe = ({ rate, clients, promptTokens, outputTokens }) =>
+  `${rate === null ? `${clients} clients` : `${rate} requests/s`}, ${promptTokens} + ${outputTokens} tokens`
+rewrite(
+  'docs/capacity.md',
+  [
+    'Predicted over measured, on the same machine with the bundled model:',
+    '',
+    '| traffic | tokens/s | TTFT p50, ms | time between tokens p50, ms |',
+    '|---|---|---|---|',
+    ...plans.map(({ traffic, predicted, measured: real }) => {
+      const pair = (of, digits = 0) => `${number(of(predicted), digits)} over ${number(of(real), digits)}`
+      const cells = [pair((m) => m.outputTokensPerSecond), pair((m) => m.ttftMs.p50, 1), pair((m) => m.itlMs.p50, 1)]
+      return `| ${describe(traffic)} | ${cells.join(' | ')} |`
+    }),
+  ],
+  'prediction',
+)
