@@ -1,8 +1,6 @@
-import { readFileSync, writeFileSync } from 'node:fs'
-import { format } from 'prettier'
 import { describe, expect, it } from 'vitest'
 import { ConfigError, parseCommandLine } from './config.ts'
-import { helpText, settingsMarkdown } from './config-help.ts'
+import { helpText } from './config-help.ts'
 import { SETTINGS } from './settings/settings.ts'
 
 const parse = (argv: string[], env: Record<string, string> = {}) => parseCommandLine(argv, { HOME: '/home/u', ...env })
@@ -119,18 +117,5 @@ describe('parseCommandLine', () => {
   it('describes every flag in --help', () => {
     const help = helpText()
     for (const setting of SETTINGS) expect(help).toContain(setting.flag ? `--${setting.flag}` : setting.env)
-  })
-})
-
-describe('docs/configuration.md', () => {
-  const path = new URL('../docs/configuration.md', import.meta.url)
-  const section = /(<!-- settings:[^\n]*-->\n)[\s\S]*?(<!-- end -->)/
-
-  it('has every setting as it is (UPDATE_DOCS=1 rewrites the tables)', async () => {
-    const text = readFileSync(path, 'utf8')
-    const tables = await format(settingsMarkdown(), { parser: 'markdown', printWidth: 120 })
-    const current = text.replace(section, (_, start: string, end: string) => `${start}\n${tables}\n${end}`)
-    if (process.env['UPDATE_DOCS'] === '1') writeFileSync(path, current)
-    expect(text).toBe(current)
   })
 })

@@ -20,6 +20,8 @@ export interface LoggingOptions {
 
 export interface Logging {
   readonly log: Log
+  /** Lines go to `write` as well, from now on. */
+  attach(write: (line: string) => void): void
   /** Resolves when the lines so far are with the operating system. */
   flush(): Promise<void>
   close(): void
@@ -29,6 +31,7 @@ export function createLogging(options: LoggingOptions): Logging {
   const stdout = options.stream ?? openStdout()
   let file: LogFile | null = null
   let fileError: unknown = null
+  let attached: ((line: string) => void) | null = null
   if (options.file !== null && options.level !== 'silent') {
     try {
       file = new LogFile({
@@ -54,6 +57,7 @@ export function createLogging(options: LoggingOptions): Logging {
       write(line: string) {
         stdout.write(line)
         file?.write(line)
+        attached?.(line)
         currentRequest()?.addLogLine(line.trimEnd())
       },
     },
@@ -76,6 +80,9 @@ export function createLogging(options: LoggingOptions): Logging {
   process.once('exit', onExit)
   return {
     log,
+    attach(write) {
+      attached = write
+    },
     async flush() {
       await file?.flush()
       if ('flush' in stdout && typeof stdout.flush === 'function') {

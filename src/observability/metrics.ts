@@ -31,7 +31,7 @@ export interface MetricsViewer {
 
 const EVERYTHING: MetricsViewer = { keyId: '', isAdmin: true }
 
-export interface MetricsOptions extends Pick<ServerMetricsParts, 'spanCounts'> {
+export interface MetricsOptions extends Pick<ServerMetricsParts, 'spanCounts' | 'logCounts'> {
   readonly traceStore: Pick<TraceStore, 'size' | 'bytes' | 'get'>
 }
 
@@ -55,7 +55,7 @@ export class Metrics {
     STEP_TOKENS,
   )
 
-  constructor({ spanCounts, traceStore }: MetricsOptions) {
+  constructor({ spanCounts, logCounts, traceStore }: MetricsOptions) {
     const instruments = this.#instruments
     this.#traceStore = traceStore
     addEngineMetrics(instruments, () => this.#engine)
@@ -82,7 +82,7 @@ export class Metrics {
       ['where'],
     )
     this.#loopDelay.enable()
-    addServerMetrics(instruments, { spanCounts, traceStore, loopDelay: this.#loopDelay })
+    addServerMetrics(instruments, { spanCounts, logCounts, traceStore, loopDelay: this.#loopDelay })
   }
 
   /** Where the engine's gauges come from. */

@@ -8,19 +8,24 @@ import { spawn } from './context.ts'
 import type { TraceDetail } from './contract/span-spec.ts'
 import { TracingSubscriber } from './engine-subscriber.ts'
 import type { EngineEvent, EngineSubscriber } from '../engine/events.ts'
+import { installDiagnostics, limited } from './diagnostics.ts'
 import type { Log, LogEvent, LogLevel } from './log.ts'
+import { createLogExport, type LogExport } from './log-export.ts'
 import { createLogging, type LoggingOptions } from './logging.ts'
+import { createMetricExport, type MetricExport } from './metric-export.ts'
 import { Metrics } from './metrics.ts'
 import { OpenRequests } from './open-requests.ts'
 import { declareDoubles } from './otlp.ts'
-import type { SpanCounts } from './patient-exporter.ts'
+import type { ExportCounts } from './patient-exporter.ts'
 import { pluginLog, type SubscriberHost } from './plugins.ts'
+import { serverResource } from './resource.ts'
 import { RequestTrace } from './request-trace.ts'
 import type { OpenRequestInput } from './root-span.ts'
 import { setSpanRegistry, SpanRegistry } from './span-registry.ts'
 import { createTailSampler, type SamplingDecision, type TailSamplingOptions } from './tail-sampling.ts'
 import { storedStep, storedTrace } from './stored-trace.ts'
 import { Subscribers } from './subscribers.ts'
+import { bounded } from './time-bound.ts'
 import { TraceStore } from './trace-store.ts'
 import type { TraceHost } from './trace-host.ts'
 import { createTracing, idGenerator, type Tracing } from './tracing.ts'
@@ -64,7 +69,7 @@ export interface Observability {
   subscribers(others: readonly EngineSubscriber[]): readonly EngineSubscriber[]
   readonly subscriberHost: SubscriberHost
   openRequest(input: OpenRequestInput): RequestTrace
-  spanCounts(): SpanCounts
+  spanCounts(): ExportCounts
   /** Requests, spans and engine work that are still open: all zero when nothing is in flight. */
   open(): { readonly requests: number; readonly spans: number; readonly engine: number }
   /** Resolves when spans and log lines so far have left, or could not. */
@@ -81,6 +86,9 @@ export interface ShutdownOptions {
 }
 
 const LEAK_AFTER_MS = 15 * 60_000
+/** The last lines get this long also where the spans took all the time there was. */
+const MIN_LOG_FLUSH_MS = 500
+const NO_COUNTS: ExportCounts = { created: 0, exported: 0, dropped: 0, unsampled: 0 }
 
 export function createObservability(options: ObservabilityOptions): Observability {
   const logging = createLogging({
@@ -106,6 +114,8 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
   readonly trustRemote: boolean
   private readonly logging: ReturnType<typeof createLogging>
   private readonly tracing: Tracing | null
+  private readonly logExport: LogExport | null
+  private readonly metricExport: MetricExport | null
   private readonly clock = createClock()
   private readonly propagator = new W3CTraceContextPropagator()
   private readonly sampler: ReturnType<typeof createTailSampler>
@@ -129,16 +139,22 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
         log.error('plugin.failed', { plugin, error })
       },
     })
+    const { serviceVersion } = options
     const isOff = options.traceDetail === 'off'
+    const report = limited((detail, suppressed) => this.log.warn('telemetry.problem', { detail, suppressed }))
+    installDiagnostics(report)
+    const resource = serverResource(serviceVersion, randomUUID())
+    this.logExport = createLogExport({ serviceVersion, resource, report })
+    if (this.logExport) logging.attach(this.logExport.write)
     this.store = new TraceStore({ maxTraces: isOff ? 0 : options.traceStoreSize })
     this.tracing = isOff
       ? null
       : createTracing({
-          serviceVersion: options.serviceVersion,
-          instanceId: randomUUID(),
+          serviceVersion,
+          resource,
+          report,
           otlpEndpoint: options.otlpEndpoint,
           captureContent: options.captureContent,
-          onDiagnostic: (detail, suppressed) => this.log.warn('telemetry.problem', { detail, suppressed }),
           onLooseSpan: (span) => span.name === 'engine.step' && this.store.add(storedStep(span)),
           ...(options.exporter ? { exporter: options.exporter } : {}),
           ...(options.exportQueueSize === undefined ? {} : { queueSize: options.exportQueueSize }),
@@ -158,7 +174,12 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
     }
     setSpanRegistry(this.registry)
     this.sampler = createTailSampler(options.tailSampling ?? null)
-    this.metrics = new Metrics({ spanCounts: () => this.spanCounts(), traceStore: this.store })
+    this.metrics = new Metrics({
+      spanCounts: () => this.spanCounts(),
+      logCounts: () => this.logExport?.counts() ?? NO_COUNTS,
+      traceStore: this.store,
+    })
+    this.metricExport = createMetricExport({ serviceVersion, resource, report, read: () => this.metrics.families() })
     this.engineSubscriber = new TracingSubscriber({
       registry: this.registry,
       tracer: this.tracer,
@@ -291,8 +312,8 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
     trace.forceClose()
   }
 
-  spanCounts(): SpanCounts {
-    return this.tracing?.counts() ?? { created: 0, exported: 0, dropped: 0, unsampled: 0 }
+  spanCounts(): ExportCounts {
+    return this.tracing?.counts() ?? NO_COUNTS
   }
 
   open() {
@@ -304,7 +325,12 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
   }
 
   async flush(): Promise<void> {
-    await Promise.all([this.tracing?.flush(), this.logging.flush()])
+    await Promise.all([
+      this.tracing?.flush(),
+      this.logging.flush(),
+      this.logExport?.flush().catch(() => {}),
+      this.metricExport?.flush().catch(() => {}),
+    ])
   }
 
   shutdown(timeoutMs: number, options: ShutdownOptions = {}): Promise<void> {
@@ -315,13 +341,16 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
   private async stop(timeoutMs: number, { logLevel = 'info', crash }: ShutdownOptions): Promise<void> {
     const ending = crash === undefined ? 'shutdown' : 'exception'
     this.requests.stop((trace) => void trace.finish({ ending, status: null, error: crash }))
-    await this.tracing?.shutdown(timeoutMs)
+    const untilMs = performance.now() + timeoutMs
+    // The last values, and then the last lines.
+    await Promise.all([this.tracing?.shutdown(timeoutMs), bounded(this.metricExport?.shutdown(), timeoutMs)])
     // created = exported + dropped + unsampled, now that nothing is on its way any more; and nothing is open.
     if (this.tracing) {
       const { requests, spans } = this.open()
       this.log[logLevel]('telemetry.stopped', { ...this.tracing.counts(), open_requests: requests, open_spans: spans })
     }
     this.metrics.close()
+    await bounded(this.logExport?.shutdown(), Math.max(MIN_LOG_FLUSH_MS, untilMs - performance.now()))
     await this.logging.flush().catch(() => {})
     this.logging.close()
   }

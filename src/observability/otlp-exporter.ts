@@ -1,18 +1,31 @@
 /**
- * OpenTelemetry's own OTLP exporters, over gRPC, HTTP with protobuf or HTTP with JSON. Endpoint, headers, compression, certificates, time
- * limits and retries are theirs (OTEL_EXPORTER_OTLP_*). This is the one place where this project's encoder is put into them: the SDK's
- * sends a double that happens to be whole as an integer, and Tempo keeps the two in different columns.
+ * OpenTelemetry's own OTLP exporters, over gRPC, HTTP with protobuf or HTTP with JSON. Headers, compression, certificates, time limits and
+ * retries are theirs (OTEL_EXPORTER_OTLP_*). This is the one place where this project's encoder of spans is put into them: the SDK's sends a
+ * double that happens to be whole as an integer, and Tempo keeps the two in different columns.
  */
-import { getStringFromEnv } from '@opentelemetry/core'
-import { OTLPTraceExporter as GrpcExporter } from '@opentelemetry/exporter-trace-otlp-grpc'
-import { OTLPTraceExporter as JsonExporter } from '@opentelemetry/exporter-trace-otlp-http'
-import { OTLPTraceExporter as ProtobufExporter } from '@opentelemetry/exporter-trace-otlp-proto'
+import { getBooleanFromEnv, getStringFromEnv } from '@opentelemetry/core'
+import { OTLPLogExporter as GrpcLogExporter } from '@opentelemetry/exporter-logs-otlp-grpc'
+import { OTLPLogExporter as JsonLogExporter } from '@opentelemetry/exporter-logs-otlp-http'
+import { OTLPLogExporter as ProtobufLogExporter } from '@opentelemetry/exporter-logs-otlp-proto'
+import { OTLPMetricExporter as GrpcMetricExporter } from '@opentelemetry/exporter-metrics-otlp-grpc'
+import { OTLPMetricExporter as JsonMetricExporter } from '@opentelemetry/exporter-metrics-otlp-http'
+import { OTLPMetricExporter as ProtobufMetricExporter } from '@opentelemetry/exporter-metrics-otlp-proto'
+import { OTLPTraceExporter as GrpcTraceExporter } from '@opentelemetry/exporter-trace-otlp-grpc'
+import { OTLPTraceExporter as JsonTraceExporter } from '@opentelemetry/exporter-trace-otlp-http'
+import { OTLPTraceExporter as ProtobufTraceExporter } from '@opentelemetry/exporter-trace-otlp-proto'
+import type { LogRecordExporter } from '@opentelemetry/sdk-logs'
+import type { PushMetricExporter } from '@opentelemetry/sdk-metrics'
 import type { ReadableSpan, SpanExporter } from '@opentelemetry/sdk-trace-base'
 import { encodeTraceRequest } from './otlp-encoder.ts'
 import { spansToOtlp } from './otlp.ts'
 
-export const OTLP_PROTOCOLS = ['grpc', 'http/protobuf', 'http/json'] as const
-export type OtlpProtocol = (typeof OTLP_PROTOCOLS)[number]
+export type Signal = 'traces' | 'logs' | 'metrics'
+
+const PROTOCOLS = ['grpc', 'http/protobuf', 'http/json'] as const
+type Protocol = (typeof PROTOCOLS)[number]
+
+/** Told of a setting that is not used as it stands. */
+type Report = (detail: string) => void
 
 interface Encoder {
   serializeRequest(spans: ReadableSpan[]): Uint8Array
@@ -21,43 +34,98 @@ interface Encoder {
 const encodeJson = (spans: readonly ReadableSpan[]): Uint8Array =>
   new TextEncoder().encode(JSON.stringify(spansToOtlp(spans)))
 
-/** What OTEL_EXPORTER_OTLP_TRACES_PROTOCOL and OTEL_EXPORTER_OTLP_PROTOCOL ask for; grpc for one that there is none of, and for none. */
-export function otlpProtocol(onProblem: (detail: string) => void): OtlpProtocol {
-  const name =
-    getStringFromEnv('OTEL_EXPORTER_OTLP_TRACES_PROTOCOL') ?? getStringFromEnv('OTEL_EXPORTER_OTLP_PROTOCOL') ?? 'grpc'
-  const found = OTLP_PROTOCOLS.find((protocol) => protocol === name)
-  if (!found) {
-    onProblem(`OTEL_EXPORTER_OTLP_PROTOCOL: expected one of ${OTLP_PROTOCOLS.join(', ')}, found another; grpc is used`)
-  }
-  return found ?? 'grpc'
+/** A variable of the standard for one signal. */
+const ofSignal = (signal: Signal, name: string) =>
+  getStringFromEnv(`OTEL_EXPORTER_OTLP_${signal.toUpperCase()}_${name}`)
+
+/** The same for the signal, else for all of them. */
+const setting = (signal: Signal, name: string) =>
+  ofSignal(signal, name) ?? getStringFromEnv(`OTEL_EXPORTER_OTLP_${name}`)
+
+/**
+ * Whether OTEL_TRACES_EXPORTER, OTEL_LOGS_EXPORTER or OTEL_METRICS_EXPORTER asks for OTLP. `unset`: what applies where it is not set.
+ * OTEL_SDK_DISABLED is asked for the signals that have no setting of their own.
+ */
+export function isExported(signal: Signal, unset: 'otlp' | 'none', report: Report): boolean {
+  if (signal !== 'traces' && getBooleanFromEnv('OTEL_SDK_DISABLED')) return false
+  const variable = `OTEL_${signal.toUpperCase()}_EXPORTER`
+  const name = getStringFromEnv(variable) ?? unset
+  if (name === 'otlp' || name === 'none') return name === 'otlp'
+  report(`${variable}: expected otlp or none, found another; ${unset} is used`)
+  return unset === 'otlp'
 }
 
 /**
- * An exporter to an endpoint. It dials on the first export.
- * @param endpoint as configured; over HTTP, one without a path gets the standard's, v1/traces. One without a scheme is http, or with
- * OTEL_EXPORTER_OTLP_INSECURE=false https.
- * @throws TypeError where it is no URL.
+ * An exporter of spans to an endpoint. It dials on the first export.
+ * @throws TypeError where the endpoint is no URL.
  */
-export function createOtlpExporter(endpoint: string, protocol: OtlpProtocol, timeoutMillis: number): SpanExporter {
-  const url = withScheme(endpoint)
-  if (protocol === 'grpc') return withEncoder(new GrpcExporter({ url, timeoutMillis }), encodeTraceRequest)
-  const target = new URL(url)
-  const isBase =
-    endpoint === getStringFromEnv('OTEL_EXPORTER_OTLP_ENDPOINT') &&
-    getStringFromEnv('OTEL_EXPORTER_OTLP_TRACES_ENDPOINT') === undefined
-  // The signal's own variable is used as it is; to the base of all signals the path is added.
-  if (isBase || target.pathname === '/') target.pathname = `${target.pathname.replace(/\/$/, '')}/v1/traces`
-  return protocol === 'http/protobuf'
-    ? withEncoder(new ProtobufExporter({ url: target.href, timeoutMillis }), encodeTraceRequest)
-    : withEncoder(new JsonExporter({ url: target.href, timeoutMillis }), encodeJson)
+export function createSpanExporter(endpoint: string, report: Report): SpanExporter {
+  const { url, protocol } = targetOf('traces', endpoint, report)
+  switch (protocol) {
+    case 'grpc':
+      return withEncoder(new GrpcTraceExporter({ url }), encodeTraceRequest)
+    case 'http/protobuf':
+      return withEncoder(new ProtobufTraceExporter({ url }), encodeTraceRequest)
+    case 'http/json':
+      return withEncoder(new JsonTraceExporter({ url }), encodeJson)
+  }
 }
 
-function withScheme(endpoint: string): string {
+/** An exporter of log records. @throws TypeError where the configured endpoint is no URL. */
+export function createLogExporter(report: Report): LogRecordExporter {
+  const { url, protocol } = targetOf('logs', null, report)
+  switch (protocol) {
+    case 'grpc':
+      return new GrpcLogExporter({ url })
+    case 'http/protobuf':
+      return new ProtobufLogExporter({ url })
+    case 'http/json':
+      return new JsonLogExporter({ url })
+  }
+}
+
+/** An exporter of metrics. @throws TypeError where the configured endpoint is no URL. */
+export function createMetricExporter(report: Report): PushMetricExporter {
+  const { url, protocol } = targetOf('metrics', null, report)
+  switch (protocol) {
+    case 'grpc':
+      return new GrpcMetricExporter({ url })
+    case 'http/protobuf':
+      return new ProtobufMetricExporter({ url })
+    case 'http/json':
+      return new JsonMetricExporter({ url })
+  }
+}
+
+/**
+ * Where a signal goes, and how.
+ * @param given the endpoint as configured; null: the standard's variables, and its default, a collector on this machine. Over HTTP, the
+ * base of all signals gets the signal's path. One without a scheme is http, or with OTEL_EXPORTER_OTLP_INSECURE=false https.
+ */
+function targetOf(
+  signal: Signal,
+  given: string | null,
+  report: Report,
+): { readonly url: string; readonly protocol: Protocol } {
+  const name = setting(signal, 'PROTOCOL') ?? 'grpc'
+  const protocol = PROTOCOLS.find((known) => known === name) ?? 'grpc'
+  if (protocol !== name) {
+    report(`OTEL_EXPORTER_OTLP_PROTOCOL: expected one of ${PROTOCOLS.join(', ')}, found another; grpc is used`)
+  }
+  const base = getStringFromEnv('OTEL_EXPORTER_OTLP_ENDPOINT')
+  const fallback = protocol === 'grpc' ? 'http://localhost:4317' : 'http://localhost:4318'
+  const endpoint = given ?? setting(signal, 'ENDPOINT') ?? fallback
+  const url = new URL(withScheme(signal, endpoint))
+  if (protocol === 'grpc') return { url: withScheme(signal, endpoint), protocol }
+  // The signal's own variable is used as it is; to the base of all signals the path is added.
+  const isBase = endpoint === base && ofSignal(signal, 'ENDPOINT') === undefined
+  if (isBase || url.pathname === '/') url.pathname = `${url.pathname.replace(/\/$/, '')}/v1/${signal}`
+  return { url: url.href, protocol }
+}
+
+function withScheme(signal: Signal, endpoint: string): string {
   if (/^[a-z][a-z0-9+.-]*:\/\//i.test(endpoint)) return endpoint
-  const isInsecure = (
-    getStringFromEnv('OTEL_EXPORTER_OTLP_TRACES_INSECURE') ?? getStringFromEnv('OTEL_EXPORTER_OTLP_INSECURE')
-  )?.toLowerCase()
-  return `${isInsecure === 'false' ? 'https' : 'http'}://${endpoint}`
+  return `${setting(signal, 'INSECURE')?.toLowerCase() === 'false' ? 'https' : 'http'}://${endpoint}`
 }
 
 /** Puts an encoder into an exporter. Throws where an update of the package has moved its serializer, rather than send other types. */

@@ -1,22 +1,21 @@
 /**
  * Exports batches one after the other and keeps those that did not arrive: while a collector is away they wait, in the bound of the
- * queue, and go out when it is back. Counts where every span is.
+ * queue, and go out when it is back. Counts where everything is.
  */
 import { type ExportResult, ExportResultCode } from '@opentelemetry/core'
-import type { ReadableSpan, SpanExporter } from '@opentelemetry/sdk-trace-base'
 
 const FIRST_PAUSE_MS = 1000
 const LONGEST_PAUSE_MS = 15_000
 
-export interface SpanCounts {
+export interface ExportCounts {
   readonly created: number
   readonly exported: number
   readonly dropped: number
   readonly unsampled: number
 }
 
-/** Where every span is, so that the sums hold at any time. */
-export class SpanCounter {
+/** Where every span, or log record, is, so that the sums hold at any time. */
+export class ExportCounter {
   created = 0
   exported = 0
   dropped = 0
@@ -27,12 +26,12 @@ export class SpanCounter {
   inFlight = 0
   isClosed = false
 
-  counts(): SpanCounts {
+  counts(): ExportCounts {
     const { created, exported, dropped, unsampled } = this
     return { created, exported, dropped, unsampled }
   }
 
-  /** Spans in memory that have not left. */
+  /** In memory, and not yet gone. */
   get numWaiting(): number {
     return this.queued + this.inFlight
   }
@@ -47,26 +46,36 @@ export class SpanCounter {
   }
 }
 
-export class PatientExporter implements SpanExporter {
-  readonly #inner: SpanExporter
-  readonly #counter: SpanCounter
+/** What an exporter of spans and one of log records have in common. */
+export interface BatchExporter<Item> {
+  export(items: Item[], done: (result: ExportResult) => void): void
+  forceFlush?(): Promise<void>
+  shutdown(): Promise<void>
+}
+
+export class PatientExporter<Item> implements BatchExporter<Item> {
+  readonly #inner: BatchExporter<Item>
+  readonly #counter: ExportCounter
+  readonly #items: string
   readonly #onProblem: (detail: string) => void
-  readonly #waiting: ReadableSpan[][] = []
+  readonly #waiting: Item[][] = []
   #pass: Promise<void> | null = null
   #timer: NodeJS.Timeout | null = null
   #pauseMs = FIRST_PAUSE_MS
 
-  constructor(inner: SpanExporter, counter: SpanCounter, onProblem: (detail: string) => void) {
+  /** `items`: what they are called in a complaint. */
+  constructor(inner: BatchExporter<Item>, counter: ExportCounter, items: string, onProblem: (detail: string) => void) {
     this.#inner = inner
     this.#counter = counter
+    this.#items = items
     this.#onProblem = onProblem
   }
 
   /** Takes a batch over: the batch processor need not hold it, or its next ones, back. */
-  export(spans: ReadableSpan[], done: (result: ExportResult) => void): void {
-    this.#counter.queued -= spans.length
-    this.#counter.inFlight += spans.length
-    this.#waiting.push(spans)
+  export(items: Item[], done: (result: ExportResult) => void): void {
+    this.#counter.queued -= items.length
+    this.#counter.inFlight += items.length
+    this.#waiting.push(items)
     if (this.#timer === null) void this.#send()
     done({ code: ExportResultCode.SUCCESS })
   }
@@ -98,7 +107,7 @@ export class PatientExporter implements SpanExporter {
     for (let batch = this.#waiting[0]; batch !== undefined && !this.#counter.isClosed; batch = this.#waiting[0]) {
       const error = await this.#exportOne(batch)
       if (this.#counter.isClosed) return
-      if (error !== null) this.#onProblem(`spans could not be exported: ${error.message}`)
+      if (error !== null) this.#onProblem(`${this.#items} could not be exported: ${error.message}`)
       if (error !== null && !isRefusal(error)) return this.#later()
       this.#waiting.shift()
       this.#pauseMs = FIRST_PAUSE_MS
@@ -107,7 +116,7 @@ export class PatientExporter implements SpanExporter {
     }
   }
 
-  #exportOne(batch: ReadableSpan[]): Promise<Error | null> {
+  #exportOne(batch: Item[]): Promise<Error | null> {
     return new Promise((resolve) => {
       this.#inner.export(batch, ({ code, error }) =>
         resolve(code === ExportResultCode.SUCCESS ? null : (error ?? new Error('the exporter gave no reason'))),

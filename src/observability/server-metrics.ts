@@ -1,11 +1,12 @@
 /** What /metrics says of the server's own health: spans, stored traces, event loop, process. */
 import type { IntervalHistogram } from 'node:perf_hooks'
 import type { Instruments } from './instruments.ts'
-import type { SpanCounts } from './patient-exporter.ts'
+import type { ExportCounts } from './patient-exporter.ts'
 import type { TraceStore } from './trace-store.ts'
 
 export interface ServerMetricsParts {
-  readonly spanCounts: () => SpanCounts
+  readonly spanCounts: () => ExportCounts
+  readonly logCounts: () => ExportCounts
   readonly traceStore: Pick<TraceStore, 'size' | 'bytes'>
   /** Enabled. */
   readonly loopDelay: IntervalHistogram
@@ -13,7 +14,7 @@ export interface ServerMetricsParts {
 
 export function addServerMetrics(
   instruments: Instruments,
-  { spanCounts, traceStore, loopDelay }: ServerMetricsParts,
+  { spanCounts, logCounts, traceStore, loopDelay }: ServerMetricsParts,
 ): void {
   for (const outcome of ['created', 'exported', 'dropped', 'unsampled'] as const) {
     instruments.mirror(
@@ -22,6 +23,15 @@ export function addServerMetrics(
       () => spanCounts()[outcome],
     )
   }
+  instruments.mirrors(
+    'miniserve_log_records_total',
+    'Log records for OTLP by outcome, exported or dropped (OTEL_LOGS_EXPORTER=otlp)',
+    ['outcome'],
+    () => {
+      const { exported, dropped } = logCounts()
+      return Object.entries({ exported, dropped }).map(([outcome, value]) => ({ labels: { outcome }, value }))
+    },
+  )
   instruments.gauge('miniserve_trace_store_traces', 'Traces in memory', () => traceStore.size)
   instruments.gauge('miniserve_trace_store_bytes', 'Estimated size of the traces in memory', () => traceStore.bytes)
   instruments.gauge(

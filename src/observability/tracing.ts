@@ -2,15 +2,7 @@
  * The only place that constructs the OpenTelemetry SDK. Every span is recorded (for the store, logs and metrics); which ones are
  * exported is decided a tree at a time when its root ends. created = exported + dropped + unsampled (+ those on their way).
  */
-import {
-  diag,
-  DiagLogLevel,
-  propagation,
-  type Span,
-  type SpanContext,
-  trace as traceApi,
-  type Tracer,
-} from '@opentelemetry/api'
+import { propagation, type Span, type SpanContext, trace as traceApi, type Tracer } from '@opentelemetry/api'
 import {
   CompositePropagator,
   getNumberFromEnv,
@@ -18,7 +10,7 @@ import {
   W3CBaggagePropagator,
   W3CTraceContextPropagator,
 } from '@opentelemetry/core'
-import { detectResources, envDetector, resourceFromAttributes } from '@opentelemetry/resources'
+import type { Resource } from '@opentelemetry/resources'
 import {
   AlwaysOffSampler,
   AlwaysOnSampler,
@@ -36,9 +28,10 @@ import { NodeTracerProvider } from '@opentelemetry/sdk-trace-node'
 import { MAX_ATTRIBUTE_CHARACTERS } from './attributes.ts'
 import { currentRequest, usesForeignContextManager } from './context.ts'
 import { SCHEMA_URL, SCOPE_NAME } from './contract.ts'
-import { createOtlpExporter, otlpProtocol } from './otlp-exporter.ts'
-import { PatientExporter, SpanCounter, type SpanCounts } from './patient-exporter.ts'
+import { createSpanExporter, isExported } from './otlp-exporter.ts'
+import { ExportCounter, type ExportCounts, PatientExporter } from './patient-exporter.ts'
 import type { RequestSpans } from './span-registry.ts'
+import { bounded } from './time-bound.ts'
 
 /**
  * Defaults of OTEL_BSP_MAX_QUEUE_SIZE, _MAX_EXPORT_BATCH_SIZE, _SCHEDULE_DELAY and _EXPORT_TIMEOUT. One batch is in flight at a time, so
@@ -47,18 +40,19 @@ import type { RequestSpans } from './span-registry.ts'
 const QUEUE_SIZE = 32_768
 const BATCH_SIZE = 2048
 const BATCH_DELAY_MS = 1000
-const EXPORT_TIMEOUT_MS = 10_000
+/** Longer than the exporter's own limit, so that its reason is heard. */
+const EXPORT_TIMEOUT_MS = 11_000
 
 export interface TracingOptions {
   /** Git revision, or the package's version outside a checkout. */
   readonly serviceVersion: string
-  readonly instanceId: string
+  readonly resource: Resource
   /** OTLP endpoint; null: nothing is dialled. */
   readonly otlpEndpoint: string | null
   /** Content is on spans: strings are then as long as they are. */
   readonly captureContent: boolean
-  /** What the SDK complains about, each complaint at most once in 30 s; `suppressed` counts what came in between. */
-  readonly onDiagnostic: (message: string, suppressed: number) => void
+  /** What is wrong with the settings, or with an export. */
+  readonly report: (detail: string) => void
   /** Spans outside any request's tree (engine steps). */
   readonly onLooseSpan: (span: ReadableSpan) => void
   /** Replaces the OTLP exporter. */
@@ -72,7 +66,7 @@ export interface Tracing {
   readonly extensionTracer: Tracer
   /** Whether spans go anywhere. */
   readonly hasExporter: boolean
-  counts(): SpanCounts
+  counts(): ExportCounts
   /** What an application's own SDK, loaded first, keeps: of tracer provider, propagator, context manager. */
   readonly foreign: readonly string[]
   /** Exports a request's spans, or lets them go. */
@@ -83,46 +77,31 @@ export interface Tracing {
 }
 
 export function createTracing(options: TracingOptions): Tracing {
-  const counter = new SpanCounter()
-  const report = limited(options.onDiagnostic)
+  const counter = new ExportCounter()
+  const { resource, report } = options
   const exporter = options.exporter ?? exporterTo(options.otlpEndpoint, report)
   const setting = (name: string, fallback: number) => {
     const value = getNumberFromEnv(`OTEL_BSP_${name}`)
     return value !== undefined && value > 0 ? value : fallback
   }
   const queueSize = options.queueSize ?? setting('MAX_QUEUE_SIZE', QUEUE_SIZE)
-  const patient = exporter && new PatientExporter(exporter, counter, report)
+  const patient = exporter && new PatientExporter(exporter, counter, 'spans', report)
   const batch =
     patient &&
     new BatchSpanProcessor(patient, {
       maxQueueSize: queueSize,
       maxExportBatchSize: Math.min(setting('MAX_EXPORT_BATCH_SIZE', BATCH_SIZE), queueSize),
       scheduledDelayMillis: setting('SCHEDULE_DELAY', BATCH_DELAY_MS),
-      exportTimeoutMillis: setting('EXPORT_TIMEOUT', EXPORT_TIMEOUT_MS + 1000),
+      exportTimeoutMillis: setting('EXPORT_TIMEOUT', EXPORT_TIMEOUT_MS),
     })
   const gate = new ExportGate(batch, counter, queueSize, options.onLooseSpan)
-  const given = detectResources({ detectors: [envDetector] })
-  const resource = resourceFromAttributes(
-    {
-      'service.name': 'miniserve',
-      'service.version': options.serviceVersion,
-      'service.instance.id': options.instanceId,
-    },
-    { schemaUrl: SCHEMA_URL },
-  ).merge(given)
-  const environment =
-    resource.attributes['deployment.environment.name'] ?? resource.attributes['deployment.environment'] ?? 'dev'
   const provider = new NodeTracerProvider({
-    // One environment, under its name of today and its old one.
-    resource: resource.merge(
-      resourceFromAttributes({ 'deployment.environment': environment, 'deployment.environment.name': environment }),
-    ),
+    resource,
     sampler: new RecordAllSampler(environmentSampler(report)),
     spanLimits: spanLimits(options.captureContent),
     spanProcessors: [gate],
   })
   const globals = registerGlobals(provider)
-  installDiagnostics(report)
   const tracerOf = (name: string) => provider.getTracer(name, options.serviceVersion, { schemaUrl: SCHEMA_URL })
   let stopped: Promise<void> | null = null
   return {
@@ -148,11 +127,9 @@ export function createTracing(options: TracingOptions): Tracing {
 }
 
 function exporterTo(endpoint: string | null, report: (detail: string) => void): SpanExporter | null {
-  const names = getStringFromEnv('OTEL_TRACES_EXPORTER') ?? 'otlp'
-  if (names === 'none' || endpoint === null) return null
-  if (names !== 'otlp') report('OTEL_TRACES_EXPORTER: expected otlp or none, found another; otlp is used')
+  if (endpoint === null || !isExported('traces', 'otlp', report)) return null
   try {
-    return createOtlpExporter(endpoint, otlpProtocol(report), EXPORT_TIMEOUT_MS)
+    return createSpanExporter(endpoint, report)
   } catch {
     report('the OTLP endpoint is no URL: spans are not exported')
     return null
@@ -190,19 +167,6 @@ function registerGlobals(provider: NodeTracerProvider): { readonly foreign: read
       if (ownsTracer) traceApi.disable()
       if (ownsPropagator) propagation.disable()
     },
-  }
-}
-
-/** Resolves when the promise settles, however, or the time has passed. */
-async function bounded(promise: Promise<unknown>, timeoutMs: number): Promise<void> {
-  let timer: NodeJS.Timeout | undefined
-  const timeout = new Promise<void>((resolve) => {
-    timer = setTimeout(resolve, timeoutMs)
-  })
-  try {
-    await Promise.race([promise.catch(() => {}), timeout])
-  } finally {
-    clearTimeout(timer)
   }
 }
 
@@ -257,14 +221,14 @@ function environmentSampler(report: (detail: string) => void): Sampler {
 /** Enters every span with its request, and holds the request's spans back until its root has ended and they are settled. */
 class ExportGate implements SpanProcessor {
   private readonly batch: BatchSpanProcessor | null
-  private readonly counter: SpanCounter
+  private readonly counter: ExportCounter
   private readonly queueSize: number
   private readonly onLooseSpan: (span: ReadableSpan) => void
   private readonly requests = new WeakMap<object, RequestSpans>()
 
   constructor(
     batch: BatchSpanProcessor | null,
-    counter: SpanCounter,
+    counter: ExportCounter,
     queueSize: number,
     onLooseSpan: (span: ReadableSpan) => void,
   ) {
@@ -324,53 +288,6 @@ const isSampled = (context: SpanContext): boolean => (context.traceFlags & 1) ==
 function asSampled(span: ReadableSpan): ReadableSpan {
   const spanContext = { ...span.spanContext(), traceFlags: 1 }
   return Object.create(span, { spanContext: { value: () => spanContext } }) as ReadableSpan
-}
-
-const DIAGNOSTIC_EVERY_MS = 30_000
-/** Complaints told apart; more share one. */
-const MAX_COMPLAINTS = 16
-
-/** Each complaint once in 30 s with the count of the others like it: a collector that is away would flood the log. */
-function limited(onDiagnostic: (message: string, suppressed: number) => void): (message: string) => void {
-  const complaints = new Map<string, { nextMs: number; suppressed: number }>()
-  return (message) => {
-    const detail = summary(message)
-    // The reason behind the colon varies from one try to the next.
-    const name = detail.split(':', 1)[0] ?? ''
-    const kind = complaints.has(name) || complaints.size < MAX_COMPLAINTS ? name : ''
-    const complaint = complaints.get(kind) ?? { nextMs: 0, suppressed: 0 }
-    complaints.set(kind, complaint)
-    const now = performance.now()
-    if (now < complaint.nextMs) {
-      complaint.suppressed += 1
-      return
-    }
-    complaint.nextMs = now + DIAGNOSTIC_EVERY_MS
-    onDiagnostic(detail, complaint.suppressed)
-    complaint.suppressed = 0
-  }
-}
-
-/** The SDK's own complaints. */
-function installDiagnostics(report: (message: string) => void): void {
-  const ignore = () => {}
-  diag.setLogger(
-    { error: report, warn: report, info: ignore, debug: ignore, verbose: ignore },
-    { logLevel: DiagLogLevel.WARN, suppressOverrideMessage: true },
-  )
-}
-
-/** The SDK passes errors as a JSON object with the stack; its message is the useful line. */
-function summary(message: string): string {
-  try {
-    const parsed: unknown = JSON.parse(message)
-    if (typeof parsed === 'object' && parsed !== null && 'message' in parsed)
-      return String(parsed.message).slice(0, 300)
-  } catch {
-    // Plain words.
-  }
-  // The first line: a stack may follow.
-  return (message.split('\n', 1)[0] ?? '').slice(0, 300)
 }
 
 /** Random W3C ids, for requests without spans. */

@@ -105,6 +105,14 @@ interface WireMetrics {
   }[]
 }
 
+interface WireRequest {
+  readonly path: string
+  /** Of HTTP. */
+  readonly headers?: Readonly<Record<string, unknown>>
+  /** Of gRPC. */
+  readonly metadata?: { getMap(): Readonly<Record<string, unknown>> }
+}
+
 /** A received log record. */
 export interface ReceivedLog {
   readonly body: string
@@ -156,6 +164,8 @@ const enumName = (value: unknown, names: readonly string[]): string =>
 export class OtlpReceiver {
   readonly spans: ReceivedSpan[] = []
   readonly logs: ReceivedLog[] = []
+  /** Every export as it came. */
+  readonly requests: { readonly path: string; readonly headers: Readonly<Record<string, unknown>> }[] = []
   /** The series of the latest metrics; each export has them all. */
   points: ReceivedPoint[] = []
   private readonly server: MockOtlpServer
@@ -171,6 +181,8 @@ export class OtlpReceiver {
       logLevel: 'fatal',
       onTrace: (trace: WireTrace) => this.receive(trace),
       onLogs: (logs: WireLogs) => this.receiveLogs(logs),
+      onRequest: ({ path, headers, metadata }: WireRequest) =>
+        this.requests.push({ path, headers: headers ?? metadata?.getMap() ?? {} }),
       onMetrics: (metrics: WireMetrics) => this.receiveMetrics(metrics),
     })
   }
@@ -188,7 +200,7 @@ export class OtlpReceiver {
 
   /** Over HTTP, the base of all signals. */
   get httpUrl(): string {
-    return String(this.server.httpUrl)
+    return String(this.server.httpUrl).replace(/\/$/, '')
   }
 
   /** The spans of a trace, once `count` of them have come. */

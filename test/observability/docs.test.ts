@@ -3,6 +3,8 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { parser as traceql } from '@grafana/lezer-traceql'
 import { format } from 'prettier'
 import { describe, expect, it } from 'vitest'
+import { settingsMarkdown } from '../../src/config-help.ts'
+import { faultsMarkdown } from '../e2e/fault-rows.ts'
 import { endingsMarkdown, eventsMarkdown, metricsMarkdown, readEvents, spansMarkdown } from './contract-docs.ts'
 import { testObservability } from './scenario.ts'
 
@@ -22,6 +24,8 @@ async function describeMetrics(): Promise<string> {
 const generated: Readonly<Record<string, Readonly<Record<string, string>>>> = {
   'docs/span-contract.md': { spans: spansMarkdown(), endings: endingsMarkdown() },
   'docs/metrics.md': { metrics: await describeMetrics() },
+  'docs/configuration.md': { settings: settingsMarkdown().trimEnd() },
+  'docs/troubleshooting.md': { faults: faultsMarkdown() },
   'docs/events.md': { events: eventsMarkdown(read('src/engine/events.ts')) },
   'docs/extending-traces.md': {
     'example: queue-span': example('queue-span'),

@@ -1,0 +1,22 @@
+/** What every signal of this server says of it: OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES win. */
+import { detectResources, envDetector, type Resource, resourceFromAttributes } from '@opentelemetry/resources'
+import { SCHEMA_URL } from './contract.ts'
+
+/** `serviceVersion`: the git revision, or the package's version outside a checkout. */
+export function serverResource(serviceVersion: string, instanceId: string): Resource {
+  const given = detectResources({ detectors: [envDetector] })
+  const resource = resourceFromAttributes(
+    {
+      'service.name': 'miniserve',
+      'service.version': serviceVersion,
+      'service.instance.id': instanceId,
+    },
+    { schemaUrl: SCHEMA_URL },
+  ).merge(given)
+  const environment =
+    resource.attributes['deployment.environment.name'] ?? resource.attributes['deployment.environment'] ?? 'dev'
+  // One environment, under its name of today and its old one.
+  return resource.merge(
+    resourceFromAttributes({ 'deployment.environment': environment, 'deployment.environment.name': environment }),
+  )
+}
