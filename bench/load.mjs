@@ -1,15 +1,15 @@
 // How long a model takes to load and how much memory it needs, per gigabyte of its file: for the first time, and from the packed cache.
-//   npm run bench -- load [--model FILE] [--shape smollm2-135m] [--type Q8_0] [--device cpu] [--peer PATH_OF_LLAMA_SERVER]
-// Without --model a file of random weights in the shape is written. Results: bench/results/load.json
-import { spawn } from 'node:child_process'
+//   npm run bench -- load [--model FILE] [--shape smollm2-135m] [--type Q8_0] [--device cpu] [--rounds 3] [--peer PATH_OF_LLAMA_SERVER]
+// Medians of the rounds. Without --model a file of random weights in the shape is written. Results: bench/results/load.json
 import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { SHAPES, writeGguf } from './lib/gguf.mjs'
+import { startLlamaServer } from './lib/llama-server.mjs'
 import { run } from './lib/run.mjs'
 import { startServer } from './lib/server.mjs'
-import { round } from './lib/stats.mjs'
+import { median, round } from './lib/stats.mjs'
 
 const { values: flags } = parseArgs({
   options: {
@@ -17,40 +17,21 @@ const { values: flags } = parseArgs({
     shape: { type: 'string', default: 'smollm2-135m' },
     type: { type: 'string', default: 'Q8_0' },
     device: { type: 'string', default: 'cpu' },
+    rounds: { type: 'string', default: '3' },
     peer: { type: 'string' },
   },
 })
 const folder = mkdtempSync(join(tmpdir(), 'miniserve-load-'))
 
-/** The most memory a process has had resident, in bytes; null where the system does not tell. */
-function peakBytes(pid) {
+/** What a process has used so far: memory at its peak, and processor time; null where the system does not tell. */
+function used(pid) {
   try {
-    return Number(/VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]) * 1024
+    const peak = /VmHWM:\s+(\d+) kB/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1]
+    // Behind the name, which may hold anything: user and system time are the twelfth and thirteenth, in hundredths of a second.
+    const times = readFileSync(`/proc/${pid}/stat`, 'utf8').split(') ')[1]?.split(' ') ?? []
+    return { peakBytes: Number(peak) * 1024, processorSeconds: (Number(times[11]) + Number(times[12])) / 100 }
   } catch {
-    return null
-  }
-}
-
-/** llama-server on the same file: seconds until /health is 200, and its peak memory. */
-async function measurePeer(peer, path) {
-  const port = 20_000 + (process.pid % 10_000)
-  const startedMs = performance.now()
-  const server = spawn(peer, ['-m', path, '--port', String(port), '--host', '127.0.0.1'], { stdio: 'ignore' })
-  const exited = new Promise((resolve) => server.once('exit', resolve))
-  try {
-    for (;;) {
-      if (server.exitCode !== null) throw new Error(`${peer} exited with ${server.exitCode}`)
-      const isReady = await fetch(`http://127.0.0.1:${port}/health`).then(
-        ({ ok }) => ok,
-        () => false,
-      )
-      if (isReady) break
-      await new Promise((resolve) => setTimeout(resolve, 10))
-    }
-    return { seconds: (performance.now() - startedMs) / 1000, peakBytes: peakBytes(server.pid) }
-  } finally {
-    server.kill('SIGTERM')
-    await exited
+    return { peakBytes: null, processorSeconds: null }
   }
 }
 
@@ -62,29 +43,46 @@ await run('load', async (save) => {
       writeGguf(path, SHAPES[flags.shape], flags.type)
     }
     const { size } = statSync(path)
-    const rows = []
-    const add = (name, seconds, peak) =>
-      rows.push({
+    const cache = join(folder, 'cache')
+    const ours = ['--model', path, '--device', flags.device, '--cache-dir', cache, '--log-file', '']
+    const { peer } = flags
+    /** @type {Record<string, () => Promise<{ pid: number | undefined, readyMs: number, stop: () => Promise<void> }>>} */
+    const start = {
+      'miniserve, first time': () => {
+        rmSync(cache, { recursive: true, force: true })
+        return startServer(ours)
+      },
+      'miniserve, from the packed cache': () => startServer(ours),
+      ...(peer === undefined ? {} : { 'llama-server': () => startLlamaServer(peer, path) }),
+    }
+    /** @type {Record<string, { seconds: number, peakBytes: number | null, processorSeconds: number | null }[]>} */
+    const found = Object.fromEntries(Object.keys(start).map((name) => [name, []]))
+    // By turns, so that what else the machine does falls on all.
+    for (let i = 0; i < Number(flags.rounds); i++) {
+      for (const [name, startOne] of Object.entries(start)) {
+        const server = await startOne()
+        found[name]?.push({ seconds: server.readyMs / 1000, ...used(server.pid) })
+        await server.stop()
+      }
+    }
+    const rows = Object.entries(found).map(([name, starts]) => {
+      const middle = (/** @type {(one: (typeof starts)[0]) => number | null} */ of) => {
+        const values = starts.map(of).filter((value) => value !== null)
+        return values.length === 0 ? null : median(values)
+      }
+      const [seconds, peak] = [median(starts.map((one) => one.seconds)), middle((one) => one.peakBytes)]
+      return {
         name,
         seconds: round(seconds),
         secondsPerGigabyte: round(seconds / (size / 1e9)),
+        processorSeconds: round(middle((one) => one.processorSeconds)),
         peakBytes: peak,
         peakOverFile: peak === null ? null : round(peak / size),
-      })
-    for (const name of ['miniserve, first time', 'miniserve, from the packed cache']) {
-      const cache = join(folder, 'cache')
-      const args = ['--model', path, '--device', flags.device, '--cache-dir', cache, '--log-file', '']
-      const server = await startServer(args)
-      add(name, server.readyMs / 1000, peakBytes(server.pid))
-      await server.stop()
-    }
-    if (flags.peer !== undefined) {
-      const { seconds, peakBytes: peak } = await measurePeer(flags.peer, path)
-      add('llama-server', seconds, peak)
-    }
+      }
+    })
     console.table(rows)
     const file = flags.model === undefined ? `${flags.shape} ${flags.type}` : basename(path)
-    save({ file, fileBytes: size, device: flags.device, rows })
+    save({ file, fileBytes: size, device: flags.device, rounds: Number(flags.rounds), rows })
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }

@@ -2,12 +2,13 @@
 // closed-loop and Poisson arrivals, independent, shared-prefix and multi-turn prompts; a 4,000-token prefix cold and warm; tracing off and on,
 // interleaved; run-ahead off and on likewise; a long prompt cold, from disk, from host memory and from the pool. Where the system tells it (Linux), the
 // CPU time of each of the server's threads per token. What scheduling a step and delivering a token cost: bench/engine.mjs.
-//   npm run bench -- serve [--device cpu|reference|webgpu|auto] [--model PATH] [--concurrency 1,4,16] [--rate 2,8] [--seconds 10] [--tokens 64] [--rounds 4] [--clients 4] [--only closed|poisson|workloads|prefix|tiers|runahead|tracing]
+//   npm run bench -- serve [--device cpu|reference|webgpu|auto] [--model PATH] [--concurrency 1,4,16] [--rate 2,8] [--seconds 10] [--tokens 64] [--rounds 4] [--clients 4] [--only closed|poisson|workloads|prefix|tiers|runahead|tracing|peers] [--peer PATH_OF_LLAMA_SERVER]
 // Results: a file per section, bench/results/serve-SECTION.json
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
+import { startLlamaServer } from './lib/llama-server.mjs'
 import { closedLoop, complete, createAgent } from './lib/load-generator.mjs'
 import { run } from './lib/run.mjs'
 import { startServer } from './lib/server.mjs'
@@ -23,6 +24,7 @@ const { values: flags } = parseArgs({
     tokens: { type: 'string', default: '64' },
     rounds: { type: 'string', default: '4' },
     clients: { type: 'string', default: '4' },
+    peer: { type: 'string' },
     only: { type: 'string' },
   },
 })
@@ -73,6 +75,8 @@ const agent = createAgent()
 const send = (url, body) => complete(agent, url, { max_tokens: TOKENS, ignore_eos: true, temperature: 0.8, ...body })
 
 async function counter(url, name) {
+  // A peer counts other things.
+  if (!pids.has(url)) return 0
   const text = await (await fetch(`${url}/metrics`)).text()
   const lines = text.split('\n').filter((line) => line.startsWith(`miniserve_${name}`))
   return lines.reduce((sum, line) => sum + Number(line.slice(line.lastIndexOf(' '))), 0)
@@ -236,6 +240,46 @@ async function interleaved(section, settings) {
   return { rows, [section]: { [settings[0].name]: a, [settings[1].name]: b, differencePercent } }
 }
 
+/** Our server and llama-server on the same file, both running, loaded by turns: what one has over the other, at each number of clients. */
+async function peers(program) {
+  const most = Math.max(...numbers(flags.concurrency))
+  const slots = ['-np', String(most), '-c', String(1024 * most)]
+  const rows = []
+  const ratios = []
+  const peer = await startLlamaServer(program, String(flags.model), slots)
+  try {
+    await withServer([], async (url) => {
+      const sides = [
+        { name: 'miniserve', url },
+        { name: 'llama-server', url: peer.url },
+      ]
+      for (const { url: each } of sides) await closed(each, 2, Math.min(3, SECONDS), workload('independent'))(() => {})
+      for (const clients of numbers(flags.concurrency)) {
+        /** @type {Awaited<ReturnType<typeof measure>>[][]} */
+        const found = sides.map(() => [])
+        for (let round = 0; round < Number(flags.rounds); round++) {
+          for (const [i, side] of sides.entries()) {
+            const load = closed(side.url, clients, SECONDS, workload('independent'))
+            found[i].push(row('peers', `${side.name}, ${clients} clients`, await measure(side.url, load)))
+            rows.push(found[i].at(-1))
+          }
+        }
+        const ratio = (value) => round(median(found[0].map((ours, round) => value(ours) / value(found[1][round]))), 2)
+        ratios.push({
+          clients,
+          tokensPerSecond: ratio((result) => result.outputTokensPerSecond),
+          itlP95: ratio((result) => result.itlMs.p95),
+          ttftP50: ratio((result) => result.ttftMs.p50),
+        })
+        console.log(`${clients} clients, miniserve over llama-server: ${JSON.stringify(ratios.at(-1))}`)
+      }
+    })
+  } finally {
+    await peer.stop()
+  }
+  return { rows, ratios }
+}
+
 /**
  * Time to first token of one long prompt by where its KV blocks are: nowhere, on disk after a restart, in host memory, in the pool. The pool holds two
  * such prompts, so that others between two askings push the first one's blocks out of it; host memory, where it is used, holds all of them.
@@ -320,5 +364,6 @@ await run('serve', async (save) => {
     save({ flags, ...(await interleaved('runahead', RUN_AHEAD)) }, `serve-runahead-${flags.clients}`)
   }
   if (wants('tracing')) save({ flags, ...(await interleaved('tracing', TRACING)) }, 'serve-tracing')
+  if (flags.peer !== undefined && wants('peers')) save({ flags, ...(await peers(flags.peer)) }, 'serve-peers')
   agent.destroy()
 })
