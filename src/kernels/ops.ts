@@ -325,10 +325,23 @@ export interface SampleSpec {
   readonly repetition: { readonly penalty: number; readonly tokens: Int32Array } | null
   /** Added to the logits of the listed tokens; -Infinity bans. Tokens are distinct. */
   readonly adjustments: { readonly tokens: Int32Array; readonly deltas: Float32Array } | null
+  /** The token before this one where it is still on the device: what it changes once it is known. */
+  readonly pending: PendingToken | null
   /** Bit t of word t >> 5 set = token t allowed. u32[ceil(vocab / 32)]. */
   readonly mask: Uint32Array | null
   /** -1: none. Otherwise log-probabilities of the sampled token and of the top N (0..20), from the raw logits. */
   readonly logprobs: number
+}
+
+/**
+ * The token that a sample row of the previous step drew. It counts as listed in `repetition` where there is one; its adjustment is `deltas[i]`
+ * where it is `adjustments.tokens[i]`, else `delta`.
+ */
+export interface PendingToken {
+  readonly row: number
+  /** As long as `adjustments.tokens`; null: what they are without it. */
+  readonly deltas: Float32Array | null
+  readonly delta: number
 }
 
 export interface SampleRow {

@@ -3,6 +3,7 @@
  * on the device, gives the token this file gives (except where two candidates lie within f32 rounding of each other).
  *
  *   l   raw logits, f32
+ *   0.  `pending`, where there is one, is resolved by the token that the previous step drew (resolvePending)
  *   1.  listed tokens of `repetition`: l = l > 0 ? l * f32(1 / penalty) : l * penalty
  *   2.  listed tokens of `adjustments`: l = l + delta
  *   3.  a token whose mask bit is 0, or whose l is not above BANNED_LOGIT, is out. (WGSL may assume that no infinity occurs: a device
@@ -36,6 +37,7 @@ export const GREEDY: SampleSpec = {
   choice: 0,
   repetition: null,
   adjustments: null,
+  pending: null,
   mask: null,
   logprobs: -1,
 }
@@ -110,6 +112,28 @@ export function gumbel(hash: number): number {
   const v = (kept === 0 ? 0.5 : kept) * 2 ** -32
   const exponential = v < 0.29289 ? -log1pSmall(-v) : -logF32(f32(1 - v))
   return -logF32(exponential)
+}
+
+/** The spec without `pending`: what it says of the token that the row it names drew is in the lists. */
+export function resolvePending(spec: SampleSpec, previous: ArrayLike<number>): SampleSpec {
+  const { pending, repetition, adjustments } = spec
+  if (pending === null) return spec
+  const token = previous[pending.row]
+  if (token === undefined) throw new Error(`sample row ${pending.row} of the previous step has no token`)
+  const isListed = repetition === null || repetition.tokens.includes(token)
+  const index = adjustments?.tokens.indexOf(token) ?? -1
+  const tokens = [...(adjustments?.tokens ?? [])]
+  const deltas = [...(adjustments?.deltas ?? [])]
+  if (index < 0 && pending.delta !== 0) {
+    tokens.push(token)
+    deltas.push(pending.delta)
+  } else if (index >= 0 && pending.deltas !== null) deltas[index] = pending.deltas[index]!
+  return {
+    ...spec,
+    pending: null,
+    repetition: isListed ? repetition : { ...repetition, tokens: Int32Array.of(...repetition.tokens, token) },
+    adjustments: tokens.length === 0 ? null : { tokens: Int32Array.from(tokens), deltas: Float32Array.from(deltas) },
+  }
 }
 
 /** Draws tokens; keeps scratch space for one vocabulary. */

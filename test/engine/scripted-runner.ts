@@ -3,7 +3,7 @@
  * row's block table. A block shared wrongly, reused too early, copied short or never written gives another text, so tests of the
  * engine can compare texts alone. Sampling is the real one.
  */
-import { Sampler, tokenLogprobs } from '../../src/kernels/sampling.ts'
+import { resolvePending, Sampler, tokenLogprobs } from '../../src/kernels/sampling.ts'
 import type {
   ModelInfo,
   Runner,
@@ -192,7 +192,7 @@ export class ScriptedRunner implements Runner {
     const first = sequence.startPosition + numInputs - sequence.sample.length
     const rows = sequence.sample.map((spec, i) => {
       const logits = this.#logits(sequence, first + i)
-      const token = this.#sampler.sample(logits, spec, first + i + 1)
+      const token = this.#sampler.sample(logits, resolvePending(spec, this.#sampled), first + i + 1)
       return { token, logprobs: spec.logprobs < 0 ? null : tokenLogprobs(logits, token, spec.logprobs) }
     })
     const { score } = sequence

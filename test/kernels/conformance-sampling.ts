@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createReferenceBackend } from '../../src/kernels/reference/backend.ts'
 import type { InspectableBackend } from '../../src/kernels/inspect.ts'
 import type { Activation, LogitsOptions, Matrix, SampleRow, SampleSpec, TokenLogprobs } from '../../src/kernels/ops.ts'
-import { GREEDY, Sampler, tokenLogprobs } from '../../src/kernels/sampling.ts'
+import { GREEDY, resolvePending, Sampler, tokenLogprobs } from '../../src/kernels/sampling.ts'
 import {
   BLOCK_SIZE,
   LIMITS,
@@ -45,6 +45,7 @@ function randomSpec(seed: number, vocab: number): SampleSpec {
       uniform() < 0.6
         ? null
         : { tokens: adjusted, deltas: Float32Array.from(adjusted, () => (uniform() < 0.2 ? -Infinity : next() * 6)) },
+    pending: null,
     mask: uniform() < 0.6 ? null : mask,
     logprobs: uniform() < 0.7 ? -1 : Math.floor(uniform() * 21),
   }
@@ -183,6 +184,44 @@ export function describeSampling(create: CreateBackend, tolerances: Tolerances):
         for (const [index, { row, target, topN }] of rows.slice(0, samples.length).entries()) {
           const raw = logits.subarray(index * vocab, (index + 1) * vocab)
           expectLogprobs(scores[index], tokenLogprobs(raw, target, topN), `score row ${row}`)
+        }
+      })
+
+      it('counts a token of the step before that is still in flight', async () => {
+        const first = [0, 1, 2, 3].map((row) => ({ row, spec: { ...GREEDY, temperature: 1, seed: row } }))
+        const drawn = (await run(tested, ours, first)).sampled
+        // Of each row's token: listed in neither, in one, in both.
+        const lists = [...drawn].map((token, i) => ({
+          repetition: { penalty: 1.7, tokens: Int32Array.from(i % 2 === 0 ? [token, 5] : [5]) },
+          adjustments: {
+            tokens: Int32Array.from(i < 2 ? [9, token] : [9]),
+            deltas: Float32Array.from(i < 2 ? [-1, -2] : [-1]),
+          },
+          pending: { row: i, delta: -1e9, deltas: Float32Array.from(i < 2 ? [-3, -1e9] : [-3]) },
+        }))
+        const specs: SampleSpec[] = lists.flatMap((list) => [
+          { ...GREEDY, ...list },
+          { ...GREEDY, ...list, temperature: 0.9, topP: 0.8, seed: 3, logprobs: 2 },
+          { ...GREEDY, repetition: list.repetition, pending: { ...list.pending, delta: 0, deltas: null } },
+        ])
+        tested.debugWrite(ours.x, values)
+        tested.beginStep(plainStep(numRows))
+        tested.sample(ours.x, ours.head, ours.options, first)
+        const before = tested.endStep()
+        tested.beginStep(plainStep(numRows))
+        // The rows that drew the tokens: theirs are the largest logits.
+        const rows = specs.map((spec, i) => ({ row: Math.floor(i / 3), spec }))
+        tested.sample(ours.x, ours.head, ours.options, rows)
+        const { logits, sampled, sampledLogprobs } = await tested.endStep({ logits: true })
+        expect([...(await before).sampled]).toEqual([...drawn])
+        if (logits === null) expect.fail('no logits')
+        for (const [i, { row, spec }] of rows.entries()) {
+          const raw = logits.subarray(i * vocab, (i + 1) * vocab)
+          const resolved = resolvePending(spec, drawn)
+          expect(sampled[i], `row ${i}`).toBe(sampler.sample(raw, resolved, row + 1))
+          if (i % 3 < 2) expect(sampled[i], `row ${i}`).not.toBe(drawn[row])
+          if (spec.logprobs >= 0)
+            expectLogprobs(sampledLogprobs[i], tokenLogprobs(raw, sampled[i]!, spec.logprobs), `row ${i}`)
         }
       })
 

@@ -18,8 +18,8 @@ export interface SamplingOptions {
 
 /** Sampling of one sequence: what is fixed is compiled once, penalties follow the tokens it is told of. */
 export class SamplingState {
-  /** Specs depend on the tokens generated so far: a step cannot be planned before they are known. */
-  readonly dependsOnTokens: boolean
+  /** Specs depend on the tokens generated so far. */
+  readonly #dependsOnTokens: boolean
   readonly #options: SamplingOptions
   readonly #base: SampleSpec
   /** The fixed spec while end tokens are banned, and after. */
@@ -41,7 +41,7 @@ export class SamplingState {
         )
       }
     }
-    this.dependsOnTokens =
+    this.#dependsOnTokens =
       params.presencePenalty !== 0 || params.frequencyPenalty !== 0 || params.repetitionPenalty !== 1
     if (params.repetitionPenalty !== 1) for (const token of promptTokens) this.#seen.add(token)
     this.#base = {
@@ -53,33 +53,37 @@ export class SamplingState {
       choice: options.choice,
       repetition: null,
       adjustments: null,
+      pending: null,
       mask: null,
       logprobs: options.logprobs,
     }
-    this.#banned = { ...this.#base, adjustments: this.#adjustments(true, []) }
-    this.#allowed = { ...this.#base, adjustments: this.#adjustments(false, []) }
+    this.#banned = { ...this.#base, adjustments: adjustmentsOf(this.#deltas(true, new Map())) }
+    this.#allowed = { ...this.#base, adjustments: adjustmentsOf(this.#deltas(false, new Map())) }
   }
 
   /** Tells of a generated token. */
   push(token: number): void {
-    if (!this.dependsOnTokens) return
+    if (!this.#dependsOnTokens) return
     this.#outputCounts.set(token, (this.#outputCounts.get(token) ?? 0) + 1)
     if (this.#options.params.repetitionPenalty !== 1) this.#seen.add(token)
   }
 
   /**
    * The spec of output token number `numOutputTokens` (0: the first), after the tokens pushed so far and `drafts`, tokens
-   * whose verification decides whether the row counts. `mask`: tokens allowed by a grammar.
+   * whose verification decides whether the row counts. `mask`: tokens allowed by a grammar. `pendingRow`: the sample row of the step before that
+   * draws the token in between, which is not known yet; -1: all are known.
    */
-  spec(numOutputTokens: number, mask: Uint32Array | null, drafts: readonly number[] = []): SampleSpec {
+  spec(numOutputTokens: number, mask: Uint32Array | null, drafts: readonly number[] = [], pendingRow = -1): SampleSpec {
     const isBanned = numOutputTokens < this.#options.minTokens
     const fixed = isBanned ? this.#banned : this.#allowed
-    if (!this.dependsOnTokens) return mask === null ? fixed : { ...fixed, mask }
+    if (!this.#dependsOnTokens) return mask === null ? fixed : { ...fixed, mask }
+    const deltas = this.#deltas(isBanned, this.#countsWith(drafts))
     return {
       ...this.#base,
       mask,
       repetition: this.#repetition(drafts),
-      adjustments: this.#adjustments(isBanned, drafts),
+      adjustments: adjustmentsOf(deltas),
+      pending: pendingRow < 0 ? null : this.#pending(pendingRow, isBanned, deltas),
     }
   }
 
@@ -90,27 +94,48 @@ export class SamplingState {
     return { penalty, tokens: Int32Array.from(tokens) }
   }
 
-  #adjustments(banEnd: boolean, drafts: readonly number[]): SampleSpec['adjustments'] {
+  #countsWith(drafts: readonly number[]): ReadonlyMap<number, number> {
+    if (drafts.length === 0) return this.#outputCounts
+    const all = new Map(this.#outputCounts)
+    for (const token of drafts) all.set(token, (all.get(token) ?? 0) + 1)
+    return all
+  }
+
+  /** What a token that is counted so often is adjusted by, beside its bias. */
+  #penalty(count: number): number {
+    const { presencePenalty, frequencyPenalty } = this.#options.params
+    return count === 0 ? 0 : -presencePenalty - frequencyPenalty * count
+  }
+
+  #deltas(banEnd: boolean, counts: ReadonlyMap<number, number>): Map<number, number> {
     const { params, endTokenIds } = this.#options
     const deltas = new Map<number, number>()
-    const add = (token: number, delta: number) => deltas.set(token, (deltas.get(token) ?? 0) + delta)
-    for (const token of biasedTokens(params)) add(token, params.logitBias?.[token] ?? 0)
+    for (const token of biasedTokens(params)) deltas.set(token, params.logitBias?.[token] ?? 0)
     if (params.presencePenalty !== 0 || params.frequencyPenalty !== 0) {
-      const counts = drafts.length === 0 ? this.#outputCounts : withDrafts(this.#outputCounts, drafts)
-      for (const [token, count] of counts) add(token, -params.presencePenalty - params.frequencyPenalty * count)
+      for (const [token, count] of counts) deltas.set(token, (deltas.get(token) ?? 0) + this.#penalty(count))
     }
     if (banEnd) for (const token of endTokenIds) deltas.set(token, -Infinity)
-    if (deltas.size === 0) return null
-    return { tokens: Int32Array.from(deltas.keys()), deltas: Float32Array.from(deltas.values()) }
+    return deltas
   }
+
+  /** The same numbers as once the token is pushed, for whichever it is. */
+  #pending(row: number, banEnd: boolean, deltas: ReadonlyMap<number, number>): SampleSpec['pending'] {
+    const { params, endTokenIds } = this.#options
+    const delta = Math.fround(this.#penalty(1))
+    if (delta === 0 && params.frequencyPenalty === 0) return { row, delta, deltas: null }
+    const next = Float32Array.from(deltas.keys(), (token) => {
+      if (banEnd && endTokenIds.includes(token)) return -Infinity
+      return (params.logitBias?.[token] ?? 0) + this.#penalty((this.#outputCounts.get(token) ?? 0) + 1)
+    })
+    return { row, delta, deltas: next }
+  }
+}
+
+function adjustmentsOf(deltas: ReadonlyMap<number, number>): SampleSpec['adjustments'] {
+  if (deltas.size === 0) return null
+  return { tokens: Int32Array.from(deltas.keys()), deltas: Float32Array.from(deltas.values()) }
 }
 
 function biasedTokens(params: SamplingParams): number[] {
   return params.logitBias === null ? [] : Object.keys(params.logitBias).map(Number)
-}
-
-function withDrafts(counts: ReadonlyMap<number, number>, drafts: readonly number[]): Map<number, number> {
-  const all = new Map(counts)
-  for (const token of drafts) all.set(token, (all.get(token) ?? 0) + 1)
-  return all
 }

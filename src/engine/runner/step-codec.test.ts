@@ -11,6 +11,7 @@ const SPEC: SampleSpec = {
   choice: 3,
   repetition: null,
   adjustments: null,
+  pending: null,
   mask: null,
   logprobs: -1,
 }
@@ -19,6 +20,7 @@ const SHAPED: SampleSpec = {
   ...SPEC,
   repetition: { penalty: 1.1, tokens: Int32Array.of(5, 6) },
   adjustments: { tokens: Int32Array.of(9, 8, 7), deltas: Float32Array.of(-Infinity, 0.1, -100) },
+  pending: { row: 3, delta: -0.5, deltas: Float32Array.of(1, 2, 3) },
   mask: Uint32Array.of(0xffff_ffff, 0x8000_0001),
   logprobs: 20,
 }

@@ -95,7 +95,7 @@ export class WordReader {
 }
 
 const SOURCE = { ids: 0, previousStep: 1 } as const
-const FLAG = { repetition: 1, adjustments: 2, mask: 4 } as const
+const FLAG = { repetition: 1, adjustments: 2, mask: 4, pending: 8, pendingDeltas: 16 } as const
 
 export function writePlan(writer: WordWriter, plan: StepPlan): void {
   writer.reset()
@@ -155,7 +155,7 @@ export function readPlan(buffer: SharedArrayBuffer): StepPlan {
 }
 
 function writeSpec(writer: WordWriter, spec: SampleSpec): void {
-  const { repetition, adjustments, mask } = spec
+  const { repetition, adjustments, pending, mask } = spec
   writer.double(spec.temperature)
   writer.double(spec.topK)
   writer.double(spec.topP)
@@ -166,7 +166,9 @@ function writeSpec(writer: WordWriter, spec: SampleSpec): void {
   writer.int(
     (repetition === null ? 0 : FLAG.repetition) |
       (adjustments === null ? 0 : FLAG.adjustments) |
-      (mask === null ? 0 : FLAG.mask),
+      (mask === null ? 0 : FLAG.mask) |
+      (pending === null ? 0 : FLAG.pending) |
+      (pending === null || pending.deltas === null ? 0 : FLAG.pendingDeltas),
   )
   if (repetition !== null) {
     writer.double(repetition.penalty)
@@ -175,6 +177,11 @@ function writeSpec(writer: WordWriter, spec: SampleSpec): void {
   if (adjustments !== null) {
     writer.array(adjustments.tokens)
     writer.array(adjustments.deltas)
+  }
+  if (pending !== null) {
+    writer.int(pending.row)
+    writer.double(pending.delta)
+    if (pending.deltas !== null) writer.array(pending.deltas)
   }
   if (mask !== null) writer.array(mask)
 }
@@ -193,8 +200,16 @@ function readSpec(reader: WordReader): SampleSpec {
     (flags & FLAG.adjustments) === 0
       ? null
       : { tokens: reader.array(), deltas: new Float32Array(reader.array().buffer) }
+  const pending =
+    (flags & FLAG.pending) === 0
+      ? null
+      : {
+          row: reader.int(),
+          delta: reader.double(),
+          deltas: (flags & FLAG.pendingDeltas) === 0 ? null : new Float32Array(reader.array().buffer),
+        }
   const mask = (flags & FLAG.mask) === 0 ? null : new Uint32Array(reader.array().buffer)
-  return { temperature, topK, topP, minP, seed, choice, repetition, adjustments, mask, logprobs }
+  return { temperature, topK, topP, minP, seed, choice, repetition, adjustments, pending, mask, logprobs }
 }
 
 /** What of a result is no number of known length: absent for most steps, cloned for the others. */

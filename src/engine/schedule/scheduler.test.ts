@@ -119,7 +119,7 @@ describe('a step', () => {
     ])
   })
 
-  it('is planned ahead with the pending token named by its sample row, but not past a row that depends on it', () => {
+  it('is planned ahead with the pending token named by its sample row, also where penalties depend on it', () => {
     const target = scheduler()
     const [a, b] = [sequence(range(3)), sequence(range(3, 9))]
     target.add(a)
@@ -131,8 +131,8 @@ describe('a step', () => {
     ])
     const penalised = scheduler()
     penalised.add(sequence(range(3), {}, 0.5))
-    expect(penalised.schedule().step).not.toBeNull()
-    expect(penalised.schedule().step).toBeNull()
+    expect(penalised.schedule().step?.plan.sequences[0]?.sample[0]?.pending).toBeNull()
+    expect(penalised.schedule().step?.plan.sequences[0]?.sample[0]?.pending).toMatchObject({ row: 0, delta: -0.5 })
   })
 
   it('plans no token past the last one wanted', () => {
@@ -367,7 +367,7 @@ async function alone(original: Sequence, order: number): Promise<number[]> {
   const copy = sequence(
     prompt,
     { maxOutputTokens: original.maxOutputTokens, cacheRoot: null },
-    original.sampling.dependsOnTokens ? 0.5 : 0,
+    original.sampling.spec(0, null, [], 0).pending === null ? 0 : 0.5,
   )
   target.add(copy)
   while (copy.wantsMoreTokens) {

@@ -166,7 +166,7 @@ export class Sequence {
 
   /** Its next decode step can be planned before the pending token is known. */
   get canRunAhead(): boolean {
-    return !this.hasGrammar && !this.wantsDrafts && !this.sampling.dependsOnTokens && this.numPendingTokens <= 1
+    return !this.hasGrammar && !this.wantsDrafts && this.numPendingTokens <= 1
   }
 }
 

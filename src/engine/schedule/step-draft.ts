@@ -126,8 +126,9 @@ export class StepDraft {
     const start = sequence.numComputedTokens
     const numKnown = sequence.numOutputTokens + sequence.numPendingTokens
     const sample: SampleSpec[] = []
+    const pendingRow = sequence.numPendingTokens === 0 ? -1 : sequence.pendingSampleRow
     for (let i = 0; i <= drafts.length; i++) {
-      sample.push(sequence.sampling.spec(numKnown + i, sequence.mask, drafts.slice(0, i)))
+      sample.push(sequence.sampling.spec(numKnown + i, sequence.mask, drafts.slice(0, i), pendingRow))
     }
     this.#numDecodeTokens += 1 + drafts.length
     if (sequence.numPendingTokens === 0) {

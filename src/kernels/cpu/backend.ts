@@ -224,9 +224,8 @@ class CpuBackend implements InspectableBackend {
     this.#step.check(input)
     this.#memory.reserve()
     this.#executor.beginStep()
-    const previous = this.#output.results.sampled
     this.#output.begin()
-    this.#step.begin(input, previous, this.#resources.kvLayout?.blockSize ?? 1)
+    this.#step.begin(input, this.#output.previous, this.#resources.kvLayout?.blockSize ?? 1)
   }
 
   embed(out: Activation, table: Matrix, scale: number): void {

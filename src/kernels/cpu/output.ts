@@ -10,13 +10,13 @@ import type {
   StepInput,
   TokenLogprobs,
 } from '../ops.ts'
-import { Sampler, tokenLogprobs } from '../sampling.ts'
+import { resolvePending } from '../sampling.ts'
 import type { Arena } from './arena.ts'
 import type { Executor } from './executor.ts'
 import { PANEL, roundUp } from './matrices.ts'
 import type { Recorder } from './recorder.ts'
 import type { HostActivation } from './resources.ts'
-import { isDrawnByKernel, SampleSpecs } from './sample-specs.ts'
+import { SampleSpecs } from './sample-specs.ts'
 import { ScoreRows } from './score-rows.ts'
 import { LogitsBuffer, SCORE_ROWS } from './working-memory.ts'
 
@@ -45,7 +45,7 @@ export class Output {
   readonly #scores: ScoreRows
   readonly #drawn: number // i32 [maxSampleRows]
   #results = emptyResults()
-  #sampler: Sampler | null = null
+  #previous: Int32Array = new Int32Array(0)
 
   constructor(limits: BackendOptions['limits'], arena: Arena, recorder: Recorder, executor: Executor) {
     const { maxSequences, maxSampleRows } = limits
@@ -60,12 +60,18 @@ export class Output {
     this.#drawn = arena.allocate(Math.max(maxSampleRows, 1) * 4, 'sampled tokens')
   }
 
+  /** Tokens that the step before drew. */
+  get previous(): Int32Array {
+    return this.#previous
+  }
+
   get results(): Readonly<StepResults> {
     return this.#results
   }
 
   /** Begins a step. The results of the one before stay as they are for who holds them. */
   begin(): void {
+    this.#previous = this.#results.sampled
     this.#results = emptyResults()
   }
 
@@ -100,27 +106,18 @@ export class Output {
     const vocab = head.rows
     const stride = this.#recorder.logits(this.#logits, x, head, options, rows)
     const { address } = this.#logits
-    if (this.#specs.write(rows, positions) > 0) {
-      this.#recorder.sample(rows.length, address, stride, vocab, this.#specs.address, this.#drawn)
-      if (rows.some(({ spec }) => spec.logprobs >= 0 && isDrawnByKernel(spec))) {
-        for (const [i, { spec }] of rows.entries())
-          this.#scores.write(i, 0, isDrawnByKernel(spec) ? spec.logprobs : -1, vocab)
-        this.#recorder.score(rows.length, address, stride, vocab, this.#scores.address, this.#drawn)
-      }
+    const resolved = rows.map(({ row, spec }) => ({ row, spec: resolvePending(spec, this.#previous) }))
+    this.#specs.write(resolved, positions, vocab)
+    this.#recorder.sample(rows.length, address, stride, vocab, this.#specs.address, this.#drawn)
+    const hasLogprobs = rows.some(({ spec }) => spec.logprobs >= 0)
+    if (hasLogprobs) {
+      for (const [i, { spec }] of rows.entries()) this.#scores.write(i, 0, spec.logprobs, vocab)
+      this.#recorder.score(rows.length, address, stride, vocab, this.#scores.address, this.#drawn)
     }
     this.#executor.run()
     const sampled = this.#arena.i32(this.#drawn, rows.length).slice()
-    for (const [i, { row, spec }] of rows.entries()) {
-      const isDrawn = isDrawnByKernel(spec)
-      if (isDrawn) {
-        this.#results.sampledLogprobs.push(spec.logprobs < 0 ? null : this.#scores.read(i, address + i * stride, vocab))
-        continue
-      }
-      const logits = this.#arena.f32(address + i * stride, vocab)
-      this.#sampler ??= new Sampler(vocab)
-      sampled[i] = this.#sampler.sample(logits, spec, positions[row]! + 1)
-      this.#results.sampledLogprobs.push(spec.logprobs < 0 ? null : tokenLogprobs(logits, sampled[i]!, spec.logprobs))
-    }
+    for (const [i, { spec }] of rows.entries())
+      this.#results.sampledLogprobs.push(spec.logprobs < 0 ? null : this.#scores.read(i, address + i * stride, vocab))
     this.#results.sampled = sampled
     this.#results.numLogitRows = rows.length
     this.#results.vocab = vocab

@@ -3,49 +3,108 @@ import type { SampleRow, SampleSpec } from '../ops.ts'
 import { BANNED_LOGIT, GREEDY_TEMPERATURE, noiseKey } from '../sampling.ts'
 import type { Arena } from './arena.ts'
 
-const WORDS = 8
+const WORDS = 16
 const GREEDY = 1
 const DRAW = 2
 /** More than any vocabulary: larger ones mean the same and would not fit a word. */
 const MAX_TOP_K = 2 ** 31 - 1
+/** Words of a token that is penalised or adjusted. */
+const ENTRY_WORDS = 2
 
-/** Whether the kernel draws a spec's token. Those with lists or a mask are the calling thread's: what decides is the spec alone, never the rows beside it. */
-export function isDrawnByKernel({ repetition, adjustments, mask }: SampleSpec): boolean {
-  return repetition === null && adjustments === null && mask === null
+/** Shared memory that grows in powers of two: what was smaller is not given back. */
+class Growing {
+  readonly #arena: Arena
+  readonly #purpose: string
+  #numWords = 0
+  address = 0
+  words: Int32Array = new Int32Array(0)
+  floats: Float32Array = new Float32Array(0)
+
+  constructor(arena: Arena, purpose: string) {
+    this.#arena = arena
+    this.#purpose = purpose
+  }
+
+  /** Makes room; what was written before is lost where there was too little. */
+  reserve(numWords: number): void {
+    if (numWords <= this.#numWords) return
+    this.#numWords = 2 ** Math.ceil(Math.log2(numWords))
+    this.address = this.#arena.allocate(this.#numWords * 4, this.#purpose)
+    this.words = this.#arena.i32(this.address, this.#numWords)
+    this.floats = this.#arena.f32(this.address, this.#numWords)
+  }
 }
 
 export class SampleSpecs {
-  readonly address: number
-  readonly #words: Int32Array
-  readonly #floats: Float32Array
+  readonly #specs: Growing
+  readonly #entries: Growing
+  readonly #masks: Growing
   readonly #key = new Uint32Array(2)
 
   constructor(arena: Arena, maxRows: number) {
-    const numWords = Math.max(1, maxRows) * WORDS
-    this.address = arena.allocate(numWords * 4, 'sampling parameters')
-    this.#words = arena.i32(this.address, numWords)
-    this.#floats = arena.f32(this.address, numWords)
+    this.#specs = new Growing(arena, 'sampling parameters')
+    this.#specs.reserve(Math.max(1, maxRows) * WORDS)
+    this.#entries = new Growing(arena, 'penalties')
+    this.#masks = new Growing(arena, 'masks')
   }
 
-  /** Writes the specs of rows whose tokens follow `positions`; how many of them the kernel draws. */
-  write(rows: readonly SampleRow[], positions: ArrayLike<number>): number {
-    let drawn = 0
-    for (const [i, { row, spec }] of rows.entries()) {
-      const at = i * WORDS
-      this.#words[at] = 0
-      if (!isDrawnByKernel(spec)) continue
-      drawn++
-      const { temperature, topK, topP, minP, seed, choice } = spec
-      this.#words[at] = temperature < GREEDY_TEMPERATURE ? GREEDY : DRAW
-      if (temperature < GREEDY_TEMPERATURE) continue
-      noiseKey(seed, choice, positions[row]! + 1, this.#key)
-      this.#words[at + 1] = Math.min(topK, MAX_TOP_K)
-      this.#floats[at + 2] = topP
-      this.#floats[at + 3] = 1 / temperature
-      this.#floats[at + 4] = Math.max(minP > 0 ? Math.log(minP) : -Infinity, BANNED_LOGIT)
-      this.#words[at + 5] = this.#key[0]!
-      this.#words[at + 6] = this.#key[1]!
-    }
-    return drawn
+  get address(): number {
+    return this.#specs.address
   }
+
+  /** Writes the specs, nothing of which is pending, of rows whose tokens follow `positions`. */
+  write(rows: readonly SampleRow[], positions: ArrayLike<number>, vocab: number): void {
+    const { words, floats } = this.#specs
+    const maskWords = Math.ceil(vocab / 32)
+    this.#entries.reserve(rows.reduce((sum, { spec }) => sum + mostEntries(spec), 0) * ENTRY_WORDS)
+    this.#masks.reserve(rows.filter(({ spec }) => spec.mask !== null).length * maskWords)
+    let numEntries = 0
+    let numMasks = 0
+    for (const [i, { row, spec }] of rows.entries()) {
+      const { temperature, topK, topP, minP, seed, choice, mask, repetition } = spec
+      const at = i * WORDS
+      const isGreedy = temperature < GREEDY_TEMPERATURE
+      noiseKey(seed, choice, positions[row]! + 1, this.#key)
+      words[at] = isGreedy ? GREEDY : DRAW
+      words[at + 1] = Math.min(topK, MAX_TOP_K)
+      floats[at + 2] = topP
+      floats[at + 3] = isGreedy ? 1 : 1 / temperature
+      floats[at + 4] = Math.max(minP > 0 ? Math.log(minP) : -Infinity, BANNED_LOGIT)
+      words[at + 5] = this.#key[0]!
+      words[at + 6] = this.#key[1]!
+      floats[at + 7] = repetition?.penalty ?? 1
+      floats[at + 8] = 1 / (repetition?.penalty ?? 1)
+      words[at + 9] = this.#entries.address + numEntries * ENTRY_WORDS * 4
+      const { penalized, end } = this.#writeEntries(spec, numEntries)
+      words[at + 10] = penalized
+      words[at + 11] = end - numEntries
+      numEntries = end
+      words[at + 12] = mask === null ? 0 : this.#masks.address + numMasks * maskWords * 4
+      if (mask !== null) this.#masks.words.set(mask.subarray(0, maskWords), numMasks++ * maskWords)
+    }
+  }
+
+  /** A row's entries from index `first` on: penalised tokens, then those that are only adjusted. Each token appears once. */
+  #writeEntries({ repetition, adjustments }: SampleSpec, first: number): { end: number; penalized: number } {
+    const { words, floats } = this.#entries
+    const entryOf = new Map<number, number>()
+    let end = first
+    for (const token of repetition?.tokens ?? []) {
+      if (adjustments !== null) entryOf.set(token, end)
+      words[end * ENTRY_WORDS] = token
+      floats[end++ * ENTRY_WORDS + 1] = 0
+    }
+    const penalized = end - first
+    if (adjustments === null) return { end, penalized }
+    for (const [i, token] of adjustments.tokens.entries()) {
+      const entry = entryOf.get(token) ?? end
+      if (entry === end) words[end++ * ENTRY_WORDS] = token
+      floats[entry * ENTRY_WORDS + 1] = adjustments.deltas[i]!
+    }
+    return { end, penalized }
+  }
+}
+
+function mostEntries({ repetition, adjustments }: SampleSpec): number {
+  return (repetition?.tokens.length ?? 0) + (adjustments?.tokens.length ?? 0)
 }

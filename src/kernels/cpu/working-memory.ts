@@ -127,8 +127,8 @@ export class WorkingMemory {
     const dim = roundUp(this.#resources.kvLayout?.headDim ?? 0, 16)
     const rows = Math.max(ATTENTION_ROWS, 64)
     const attended = rows * (3 * dim * 4 + 32 + SPLIT * 4 + 64) + SPLIT * dim * 4 + dim * 64
-    // z and masses of a vocabulary, and 256 sums (assembly/sample.ts).
-    const sampled = this.#resources.largestOuter * 8 + 256 * 8
+    // Adjusted logits of a vocabulary, tokens, z and masses of the candidates, and 256 sums (assembly/sample.ts).
+    const sampled = this.#resources.largestOuter * 16 + 256 * 8
     // Scores, ranks and sums of groups (assembly/experts.ts).
     const routed = this.#resources.mostExperts * 12
     return roundUp(Math.max(product, attended, sampled, routed) + 4096, 64)

@@ -48,7 +48,7 @@ import type {
   TokenLogprobs,
   Vector,
 } from '../ops.ts'
-import { Sampler, tokenLogprobs } from '../sampling.ts'
+import { resolvePending, Sampler, tokenLogprobs } from '../sampling.ts'
 import { ACTIVATIONS, type HostNorm, inverseRms, joinGlu, layerNorm, normalizePieces } from './arithmetic.ts'
 import { type AttentionScratch, pagedAttention } from './attention.ts'
 import { combineExperts, createHostRouting, type HostRouting, multiplyExperts, routeRow } from './experts.ts'
@@ -480,7 +480,7 @@ class ReferenceBackend implements InspectableBackend {
     const sampled = new Int32Array(rows.length)
     for (const [i, { row, spec }] of rows.entries()) {
       const own = logits.subarray(i * vocab, (i + 1) * vocab)
-      sampled[i] = this.#sampler.sample(own, spec, positions[row]! + 1)
+      sampled[i] = this.#sampler.sample(own, resolvePending(spec, this.#previousSampled), positions[row]! + 1)
       this.#results.sampledLogprobs.push(spec.logprobs < 0 ? null : tokenLogprobs(own, sampled[i]!, spec.logprobs))
     }
     this.#results.sampled = sampled

@@ -30,7 +30,9 @@ const FILTER_WORDS = 772
 const FLAG = { greedy: 1, mask: 2, topP: 4, filter: 8 } as const
 /** What -Infinity is uploaded as: WGSL may assume that there is no infinity. */
 const BAN_DELTA = -3e38
-const ENTRY_WORDS = 3
+const ENTRY_WORDS = 4
+/** In the entry that is free for a pending token. */
+const NO_TOKEN = -1
 
 /** The kernels of sampling. `listCapacity`: tokens of a row that are listed as candidates for its threshold; of more, all are gone through. */
 function sampleKernels(listCapacity: number) {
@@ -352,7 +354,9 @@ export class SampleKernels {
       words[at + 10] = numPenalized.penalized
       words[at + 11] = numEntries - firstEntry
       words[at + 12] = spec.logprobs
-      words[at + 13] = spec.logprobs < 0 ? 0 : this.#resultWords
+      words[at + 13] = spec.pending?.row ?? -1
+      floats[at + 14] = Math.max(spec.pending?.delta ?? 0, BAN_DELTA)
+      words[at + 15] = spec.logprobs < 0 ? 0 : this.#resultWords
       if (spec.logprobs < 0) this.#logprobs.push(null)
       else {
         this.#logprobs.push({ word: this.#resultWords, topN: spec.logprobs })
@@ -374,10 +378,13 @@ export class SampleKernels {
     return numEntries
   }
 
-  /** A row's entries from index `first` on: penalised tokens, then those that are only adjusted. Each token appears once. */
-  #writeEntries({ repetition, adjustments }: SampleSpec, first: number): { end: number; penalized: number } {
+  /**
+   * A row's entries from index `first` on: penalised tokens, those that are only adjusted, and one that is free for a pending token. Each token
+   * appears once.
+   */
+  #writeEntries({ repetition, adjustments, pending }: SampleSpec, first: number): { end: number; penalized: number } {
     let end = first
-    const put = (token: number, delta: number) => {
+    const put = (token: number) => {
       if ((end + 1) * ENTRY_WORDS > this.#entries.length) {
         const grown = new Uint32Array(this.#entries.length * 2)
         grown.set(this.#entries)
@@ -385,21 +392,28 @@ export class SampleKernels {
         this.#entryFloats = new Float32Array(grown.buffer)
       }
       this.#entries[end * ENTRY_WORDS] = token
-      this.#entryFloats[end * ENTRY_WORDS + 1] = Math.max(delta, BAN_DELTA)
+      adjust(end, 0, 0)
       end++
+    }
+    const adjust = (entry: number, delta: number, next: number) => {
+      this.#entryFloats[entry * ENTRY_WORDS + 1] = Math.max(delta, BAN_DELTA)
+      this.#entryFloats[entry * ENTRY_WORDS + 2] = Math.max(next, BAN_DELTA)
     }
     const entryOf = new Map<number, number>()
     for (const token of repetition?.tokens ?? []) {
       if (adjustments !== null) entryOf.set(token, end)
-      put(token, 0)
+      put(token)
+      // Adjusted only if it is the pending one.
+      adjust(end - 1, 0, pending?.delta ?? 0)
     }
     const penalized = end - first
     for (const [i, token] of adjustments?.tokens.entries() ?? []) {
       const delta = adjustments!.deltas[i]!
-      const entry = entryOf.get(token)
-      if (entry === undefined) put(token, delta)
-      else this.#entryFloats[entry * ENTRY_WORDS + 1] = Math.max(delta, BAN_DELTA)
+      const entry = entryOf.get(token) ?? end
+      if (entry === end) put(token)
+      adjust(entry, delta, pending?.deltas?.[i] ?? delta)
     }
+    if (pending !== null) put(NO_TOKEN)
     return { end, penalized }
   }
 }

@@ -30,7 +30,7 @@ const HEADER_WORDS = 32
 /** Words of one attention item, one split row and one sample spec. */
 export const ITEM_WORDS = 7
 export const SPLIT_ROW_WORDS = 3
-export const SPEC_WORDS = 14
+export const SPEC_WORDS = 16
 
 /** Bytes the longest step may take. `numPartials`: of split attention rows. */
 export function maxStepBytes(

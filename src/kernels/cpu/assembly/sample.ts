@@ -1,14 +1,23 @@
 // Draws a token from each row of logits, as src/kernels/sampling.ts defines it: the same f32 operations in the same order, so the same token to
 // the bit but for top-p's masses, whose exponentials are f32 here. A unit of work is a row.
+//
+// A vocabulary of 262,144 is gone through as few times as can be: what top-k and top-p cut at is looked for among the few tokens above a bound
+// that is known to lie below it.
 import { scratch, takeUnits } from './pool'
 import { exp, maxLanes } from './simd'
 
-/** Kinds of rows. */
-const GREEDY: i32 = 1
-const DRAW: i32 = 2 // 0: the host's
-
 /** Logits at or below this are out. */
 const BANNED_LOGIT: f32 = -1e30
+/** Temperatures below the one that is greedy. */
+const GREEDY: i32 = 1
+/** Tokens whose largest stands for all of them when top-k's bound is looked for. */
+const GROUP: i32 = 64
+/** Candidates that are drawn from one by one; of more, the whole vocabulary is gone through four at a time. */
+const MAX_LISTED: i32 = 8192
+/** By how much the bound of top-p lies lower than it would have to without rounding. */
+const MASS_SLACK: f32 = 0.1
+/** No noise reaches it. */
+const LARGEST_NOISE: f32 = 23
 /** Above ln 2, and what is added to a bound made of it: by more than the f32 rounding of noise and scores near the best. */
 const LN2_BOUND: f32 = 0.69315412
 const BOUND_SLACK: f32 = 1e-4
@@ -25,7 +34,7 @@ export class SampleCommand {
   counter: i32
 }
 
-/** 32 bytes; output.ts writes them. */
+/** 64 bytes; sample-specs.ts writes them. */
 @unmanaged
 class SampleSpec {
   kind: i32
@@ -35,22 +44,62 @@ class SampleSpec {
   minZ: f32 // what z must reach for min-p, at least BANNED_LOGIT
   key0: u32
   key1: u32
-  unused: u32
+  penalty: f32
+  inversePenalty: f32
+  entries: usize // Entry[numEntries], the penalised ones first; their tokens are distinct
+  numPenalized: i32
+  numEntries: i32
+  mask: usize // 0: none
+  unused0: u32
+  unused1: u32
+  unused2: u32
+}
+
+@unmanaged
+class Entry {
+  token: u32
+  delta: f32
 }
 
 export function sample(c: SampleCommand): void {
+  const bytes = (<usize>c.vocab + 3 & ~3) << 2
   for (;;) {
     const row = takeUnits(changetype<usize>(c) + offsetof<SampleCommand>('counter'), 1)
     if (row >= c.rows) return
     const spec = changetype<SampleSpec>(c.specs + <usize>row * offsetof<SampleSpec>())
-    if (spec.kind == 0) continue
-    const logits = c.logits + c.stride * row
+    let logits = c.logits + c.stride * row
+    if (spec.numEntries > 0 || spec.mask != 0) {
+      // The raw ones stay: log-probabilities are read off them.
+      memory.copy(scratch, logits, bytes)
+      logits = scratch
+      adjust(spec, logits, c.vocab)
+    }
     let token = argmax(logits, c.vocab)
-    if (spec.kind == DRAW) {
+    if (spec.kind != GREEDY) {
       const largest = load<f32>(logits + (<usize>token << 2))
-      if (largest > BANNED_LOGIT) token = draw(spec, logits, largest, c.vocab, token)
+      if (largest > BANNED_LOGIT) token = draw(spec, logits, largest, c.vocab, token, scratch + bytes, bytes)
     }
     store<i32>(c.out + (<usize>row << 2), token)
+  }
+}
+
+/** Penalties, adjustments and the mask, in place. */
+function adjust(spec: SampleSpec, logits: usize, vocab: i32): void {
+  for (let i = 0; i < spec.numEntries; i++) {
+    const entry = changetype<Entry>(spec.entries + <usize>i * offsetof<Entry>())
+    const at = logits + (<usize>entry.token << 2)
+    let value = load<f32>(at)
+    if (i < spec.numPenalized) value = value > 0 ? value * spec.inversePenalty : value * spec.penalty
+    store<f32>(at, value + entry.delta)
+  }
+  if (spec.mask == 0) return
+  const bits = i32x4(1, 2, 4, 8)
+  const out = f32x4.splat(-Infinity)
+  for (let t = 0; t < vocab; t += 4) {
+    const allowed = load<u32>(spec.mask + (<usize>(t >> 5) << 2)) >> (t & 31)
+    const at = logits + (<usize>t << 2)
+    const isOut = i32x4.eq(v128.and(i32x4.splat(allowed), bits), i32x4.splat(0))
+    v128.store(at, v128.bitselect(out, v128.load(at), isOut))
   }
 }
 
@@ -83,20 +132,145 @@ function argmax(logits: usize, vocab: i32): i32 {
   return token == i32.MAX_VALUE ? 0 : token
 }
 
-function draw(spec: SampleSpec, logits: usize, largest: f32, vocab: i32, likeliest: i32): i32 {
+/** `lists`: room for three lists of `bytes`, and 256 sums. */
+function draw(
+  spec: SampleSpec,
+  logits: usize,
+  largest: f32,
+  vocab: i32,
+  likeliest: i32,
+  lists: usize,
+  bytes: usize,
+): i32 {
+  const byCount = spec.topK > 0 && spec.topK < vocab
+  if (!byCount && spec.topP >= 1 && spec.minZ <= BANNED_LOGIT) {
+    return drawFromAll(spec, logits, largest, vocab, likeliest, BANNED_LOGIT)
+  }
+  const tokens = lists
+  const z = lists + bytes
+  const masses = z + bytes
+  const sums = masses + bytes
+  let bound = spec.minZ
+  let total: f64 = 0
+  // Top-p goes by all that top-k leaves, also by what min-p cuts.
+  if (byCount) bound = countBound(spec, logits, largest, vocab, z, sums)
+  else if (spec.topP < 1) {
+    total = massOf(spec, logits, largest, vocab)
+    // All tokens below it together have less than what top-p leaves out.
+    bound = max(BANNED_LOGIT, logOf(<f32>((1 - <f64>spec.topP) * total) / <f32>vocab) - MASS_SLACK)
+  }
+  const count = gather(spec, logits, largest, vocab, bound, tokens, z)
+  let threshold = spec.minZ
+  let kth: f32 = -Infinity
+  if (byCount) {
+    kth = select(z, 0, count, <f64>spec.topK, kth, sums)
+    threshold = max(threshold, kth)
+  }
+  if (spec.topP < 1) {
+    const listed = listMasses(z, masses, count, kth)
+    threshold = max(threshold, select(z, masses, count, <f64>spec.topP * (byCount ? listed : total), kth, sums))
+  }
+  if (count > MAX_LISTED) return drawFromAll(spec, logits, largest, vocab, likeliest, threshold)
+  let best = likeliest
+  let bestScore: f32 = -Infinity
+  for (let i: usize = 0; i < <usize>count << 2; i += 4) {
+    const own = load<f32>(z + i)
+    if (own < threshold) continue
+    const token = load<i32>(tokens + i)
+    const hash = mixScalar(mixScalar(token ^ spec.key0) ^ spec.key1)
+    // As in drawFromAll.
+    if (own + (<f32>(clz(hash) + 1) * LN2_BOUND + BOUND_SLACK) < bestScore) continue
+    const score = own + gumbel(hash)
+    if (score > bestScore) {
+      bestScore = score
+      best = token
+    }
+  }
+  return best
+}
+
+/** z of four logits. */
+// @ts-ignore: decorator
+@inline
+function relative(at: usize, maxima: v128, inverse: v128): v128 {
+  return f32x4.mul(f32x4.sub(v128.load(at), maxima), inverse)
+}
+
+/** A z that at least topK tokens reach: the topK-th largest of what the largest of each group is. */
+function countBound(spec: SampleSpec, logits: usize, largest: f32, vocab: i32, z: usize, sums: usize): f32 {
+  const numGroups = vocab / GROUP
+  if (spec.topK > numGroups) return BANNED_LOGIT
+  for (let group = 0; group < numGroups; group++) {
+    const from = logits + (<usize>group * GROUP << 2)
+    let maxima = v128.load(from)
+    for (let i: usize = 16; i < <usize>GROUP << 2; i += 16) maxima = f32x4.pmax(maxima, v128.load(from + i))
+    const value = maxLanes(maxima)
+    const own: f32 = value <= BANNED_LOGIT ? -Infinity : (value - largest) * spec.inverseTemperature
+    store<f32>(z + (<usize>group << 2), own)
+  }
+  return max(BANNED_LOGIT, select(z, 0, numGroups, <f64>spec.topK, -Infinity, sums))
+}
+
+/** The sum of e^z of all tokens; a banned one's is 0. */
+function massOf(spec: SampleSpec, logits: usize, largest: f32, vocab: i32): f64 {
+  const maxima = f32x4.splat(largest)
+  const inverse = f32x4.splat(spec.inverseTemperature)
+  let low = f64x2.splat(0)
+  let high = f64x2.splat(0)
+  const whole = vocab & ~3
+  for (let t = 0; t < whole; t += 4) {
+    const power = exp(relative(logits + (<usize>t << 2), maxima, inverse))
+    low = f64x2.add(low, f64x2.promote_low_f32x4(power))
+    high = f64x2.add(high, f64x2.promote_low_f32x4(i8x16.shuffle(power, power, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7)))
+  }
+  const both = f64x2.add(low, high)
+  let sum = f64x2.extract_lane(both, 0) + f64x2.extract_lane(both, 1)
+  for (let t = whole; t < vocab; t++) {
+    const own = (load<f32>(logits + (<usize>t << 2)) - largest) * spec.inverseTemperature
+    sum += <f64>f32x4.extract_lane(exp(f32x4.splat(own)), 0)
+  }
+  return sum
+}
+
+/** Lists the tokens whose z is at least `bound`, and z, in ascending order of ids; how many there are. */
+function gather(spec: SampleSpec, logits: usize, largest: f32, vocab: i32, bound: f32, tokens: usize, z: usize): i32 {
+  const maxima = f32x4.splat(largest)
+  const inverse = f32x4.splat(spec.inverseTemperature)
+  const bounds = f32x4.splat(bound)
+  const banned = f32x4.splat(BANNED_LOGIT)
+  let count: usize = 0
+  for (let t = 0; t < vocab; t += 4) {
+    const at = logits + (<usize>t << 2)
+    const isIn = v128.and(f32x4.ge(relative(at, maxima, inverse), bounds), f32x4.gt(v128.load(at), banned))
+    if (!v128.any_true(isIn)) continue
+    const end = min(t + 4, vocab)
+    for (let token = t; token < end; token++) {
+      const value = load<f32>(logits + (<usize>token << 2))
+      const own = (value - largest) * spec.inverseTemperature
+      if (value <= BANNED_LOGIT || own < bound) continue
+      store<i32>(tokens + (count << 2), token)
+      store<f32>(z + (count << 2), own)
+      count++
+    }
+  }
+  return <i32>count
+}
+
+/** e^z of the listed tokens, 0 below the floor; their sum. */
+function listMasses(z: usize, masses: usize, count: i32, floor: f32): f64 {
+  for (let i = 0; i < count; i += 4) {
+    const values = v128.load(z + (<usize>i << 2))
+    v128.store(masses + (<usize>i << 2), v128.and(exp(values), f32x4.ge(values, f32x4.splat(floor))))
+  }
+  let total: f64 = 0
+  for (let i = 0; i < count; i++) total += <f64>load<f32>(masses + (<usize>i << 2))
+  return total
+}
+
+function drawFromAll(spec: SampleSpec, logits: usize, largest: f32, vocab: i32, likeliest: i32, threshold: f32): i32 {
   const maxima = f32x4.splat(largest)
   const inverse = f32x4.splat(spec.inverseTemperature)
   const banned = f32x4.splat(BANNED_LOGIT)
-  let threshold = spec.minZ
-  if ((spec.topK > 0 && spec.topK < vocab) || spec.topP < 1) {
-    const z = scratch
-    for (let t = 0; t < vocab; t += 4) {
-      const value = v128.load(logits + (<usize>t << 2))
-      const scaled = f32x4.mul(f32x4.sub(value, maxima), inverse)
-      v128.store(z + (<usize>t << 2), v128.bitselect(f32x4.splat(-Infinity), scaled, f32x4.le(value, banned)))
-    }
-    threshold = max(threshold, filter(spec, z, vocab))
-  }
   const key0 = i32x4.splat(spec.key0)
   const key1 = i32x4.splat(spec.key1)
   const thresholds = f32x4.splat(threshold)
@@ -105,16 +279,18 @@ function draw(spec: SampleSpec, logits: usize, largest: f32, vocab: i32, likelie
   let best = likeliest
   let bestScore: f32 = -Infinity
   for (let t = 0; t < vocab; t += 4, index = i32x4.add(index, i32x4.splat(4))) {
-    const value = v128.load(logits + (<usize>t << 2))
-    const z = f32x4.mul(f32x4.sub(value, maxima), inverse)
+    const at = logits + (<usize>t << 2)
+    const z = relative(at, maxima, inverse)
+    const reach = max(threshold, bestScore - LARGEST_NOISE)
+    if (!v128.any_true(f32x4.ge(z, f32x4.splat(reach)))) continue
     const hash = mix(v128.xor(mix(v128.xor(index, key0)), key1))
     // gumbel < -ln v <= (leading zeros + 1) ln 2, here from the exponent of the noise's upper 24 bits: nearly every token is out before its
     // logarithms.
     const exponent = i32x4.shr_u(f32x4.convert_i32x4_s(i32x4.shr_u(hash, 8)), 23)
     const zeros = f32x4.convert_i32x4_s(i32x4.sub(i32x4.splat(127 + 24), exponent))
-    const bound = f32x4.add(f32x4.mul(zeros, f32x4.splat(LN2_BOUND)), f32x4.splat(BOUND_SLACK))
-    let open = f32x4.ge(f32x4.add(z, bound), f32x4.splat(bestScore))
-    open = v128.and(open, v128.and(f32x4.ge(z, thresholds), f32x4.gt(value, banned)))
+    const noise = f32x4.add(f32x4.mul(zeros, f32x4.splat(LN2_BOUND)), f32x4.splat(BOUND_SLACK))
+    let open = f32x4.ge(f32x4.add(z, noise), f32x4.splat(bestScore))
+    open = v128.and(open, v128.and(f32x4.ge(z, thresholds), f32x4.gt(v128.load(at), banned)))
     if (!v128.any_true(v128.and(open, i32x4.lt_s(index, vocabulary)))) continue
     const end = min(t + 4, vocab)
     for (let token = t; token < end; token++) {
@@ -129,22 +305,6 @@ function draw(spec: SampleSpec, logits: usize, largest: f32, vocab: i32, likelie
     }
   }
   return best
-}
-
-/** The larger of top-k's and top-p's thresholds on z. */
-function filter(spec: SampleSpec, z: usize, vocab: i32): f32 {
-  const masses = z + ((<usize>vocab + 3) & ~3) * 4
-  const sums = masses + ((<usize>vocab + 3) & ~3) * 4
-  let kth: f32 = -Infinity
-  if (spec.topK > 0 && spec.topK < vocab) kth = select(z, 0, vocab, <f64>spec.topK, kth, sums)
-  if (spec.topP >= 1) return kth
-  let total: f64 = 0
-  for (let t = 0; t < vocab; t += 4) {
-    const values = v128.load(z + (<usize>t << 2))
-    v128.store(masses + (<usize>t << 2), v128.and(exp(values), f32x4.ge(values, f32x4.splat(kth))))
-  }
-  for (let t = 0; t < vocab; t++) total += <f64>load<f32>(masses + (<usize>t << 2))
-  return max(kth, select(z, masses, vocab, <f64>spec.topP * total, kth, sums))
 }
 
 /**
@@ -212,7 +372,7 @@ function log1pSmall(x: f32): f32 {
 }
 
 /** ln(x) of a positive normal f32. */
-function log(x: f32): f32 {
+function logOf(x: f32): f32 {
   const word = reinterpret<i32>(x)
   const exponent = (word - 0x3f3504f3) >> 23
   const tail = <f32>exponent * <f32>-2.1219444e-4
@@ -224,6 +384,6 @@ function gumbel(hash: u32): f32 {
   const excess = 8 - <i32>clz(hash)
   const kept: u32 = excess > 0 ? (hash >> excess) << excess : hash
   const v: f32 = (kept == 0 ? <f32>0.5 : <f32>kept) * <f32>2.3283064365386963e-10
-  const exponential = <f64>v < 0.29289 ? -log1pSmall(-v) : -log(<f32>1 - v)
-  return -log(exponential)
+  const exponential = <f64>v < 0.29289 ? -log1pSmall(-v) : -logOf(<f32>1 - v)
+  return -logOf(exponential)
 }

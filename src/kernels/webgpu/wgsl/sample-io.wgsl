@@ -18,7 +18,7 @@ struct SampleParams {
 @group(0) @binding(5) var<storage, read_write> filters: array<atomic<u32>>; // [sample rows, FILTER_WORDS], see filter-io.wgsl
 @group(0) @binding(6) var<storage, read_write> sampled: array<i32>;
 @group(0) @binding(7) var<storage, read_write> results: array<u32>;
-@group(0) @binding(8) var<storage, read_write> adjustments: array<u32>; // [entries, 3]: token, delta, the raw logit while it is adjusted
+@group(0) @binding(8) var<storage, read_write> adjustments: array<u32>; // [entries, 4]: token, delta, delta if that token is pending, the raw logit while it is adjusted
 
 // Words of a row of `filters`: its threshold, and from LIST on room for so many tokens.
 const THRESHOLD = 769u;
@@ -28,7 +28,7 @@ const FILTER_WORDS = LIST + LIST_CAPACITY;
 
 const RESULT_TOKENS = 64u; // behind the timestamps
 const RESULT_WORDS = 42u; // of a row's log-probabilities
-const SPEC_WORDS = 14u;
+const SPEC_WORDS = 16u;
 const FLAG_GREEDY = 1u;
 const FLAG_MASK = 2u;
 const FLAG_TOP_P = 4u;
@@ -49,6 +49,8 @@ struct Spec {
   num_penalized: u32, // leading entries
   num_adjustments: u32,
   logprobs: i32, // topN, or -1
+  pending: i32, // the sample row of the previous step whose token counts too, or -1
+  pending_delta: f32, // its adjustment where no entry has it; the last entry is kept free for it
   result: u32, // words from the start of `results` to the row's log-probabilities
 }
 
@@ -68,7 +70,9 @@ fn load_spec(row: u32) -> Spec {
     u32(step[at + 10u]),
     u32(step[at + 11u]),
     step[at + 12u],
-    u32(step[at + 13u]),
+    step[at + 13u],
+    bitcast<f32>(step[at + 14u]),
+    u32(step[at + 15u]),
   );
 }
 
