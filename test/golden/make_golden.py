@@ -64,6 +64,7 @@ MINISTRAL_ROPE = dict(
     rope_type="yarn", factor=4.0, original_max_position_embeddings=128, rope_theta=1000000.0, beta_fast=32.0, beta_slow=1.0, mscale=1.0,
     mscale_all_dim=1.0, llama_4_scaling_beta=0.1,
 )
+QWEN3_5_ROPE = dict(rope_type="default", rope_theta=10000.0, partial_rotary_factor=0.25, mrope_section=[1, 1, 0], mrope_interleaved=True)
 PHI4_ROPE = dict(
     rope_type="longrope", rope_theta=10000.0, partial_rotary_factor=0.75, original_max_position_embeddings=32,
     short_factor=[1.0, 1.05, 1.1, 1.2, 1.25, 1.3], long_factor=[1.0, 1.5, 2.5, 4.0, 6.0, 9.0],
@@ -102,7 +103,7 @@ def save_tokenizer(folder):
 
 
 # name -> (model_type, config fields, options). Options: dtype of the stored weights, dialect of config.json (4: rope_theta and torch_dtype, 5: rope_parameters
-# and dtype), shards, drop (config fields left out, as old configs do), tokenizer.
+# and dtype), shards, drop (config fields left out, as old configs do), layer_names (other names of kinds of layers), tokenizer.
 MODELS = {
     "llama": ("llama", BASE | dict(rope_theta=10000.0), dict(dialect=4)),
     "llama-bf16": ("llama", BASE | dict(rope_theta=500000.0, rope_scaling=LLAMA3_ROPE, tie_word_embeddings=True, eos_token_id=[2, 5]), dict(dtype=torch.bfloat16, dialect=5)),
@@ -134,6 +135,8 @@ MODELS = {
     # Layers with a state of their own beside layers with attention.
     "lfm2": ("lfm2", BASE | dict(num_hidden_layers=5, layer_types=["conv", "conv", "full_attention", "conv", "full_attention"], intermediate_size=60, block_multiple_of=16), dict(dtype=HALF)),
     "lfm2-bias": ("lfm2", BASE | dict(num_hidden_layers=3, full_attn_idxs=[1], conv_bias=True, conv_L_cache=4, block_auto_adjust_ff_dim=False), dict(dtype=torch.bfloat16, drop=["layer_types"])),
+    "qwen3_5": ("qwen3_5_text", BASE | dict(num_hidden_layers=4, head_dim=16, rope_parameters=QWEN3_5_ROPE, layer_types=["linear_attention", "linear_attention", "linear_attention", "full_attention"], linear_num_key_heads=2, linear_num_value_heads=4, linear_key_head_dim=16, linear_value_head_dim=8), dict(dtype=HALF)),
+    "granite4-hybrid": ("granitemoehybrid", BASE | MULTIPLIERS | dict(num_hidden_layers=3, layer_types=["linear_attention", "full_attention", "linear_attention"], num_local_experts=0, shared_intermediate_size=48, mamba_n_heads=8, mamba_d_head=8, mamba_d_state=16, mamba_n_groups=2, mamba_proj_bias=False), dict(dtype=HALF, layer_names=dict(linear_attention="mamba", full_attention="attention"))),
     # Phi-4-mini's shape of rope: three quarters of the dims, longrope, tied.
     "phi4-mini": ("phi3", BASE | dict(hidden_size=64, num_key_value_heads=2, original_max_position_embeddings=32, tie_word_embeddings=True, rope_parameters=PHI4_ROPE), dict(dtype=torch.bfloat16)),
 }
@@ -151,6 +154,11 @@ def build(model_type, fields, seed):
             if name.endswith("norm.weight"):
                 # Some families store w with 1 + w meant; either way the effective weight is around 1 and every channel differs.
                 parameter.copy_(0.3 * noise + (0.0 if float(parameter.mean().abs()) < 0.5 else 1.0))
+            elif name.endswith("A_log"):
+                # Rates from a slow decay to one within a token.
+                parameter.copy_(noise)
+            elif name.endswith("mamba.D"):
+                parameter.copy_(1 + 0.3 * noise)
             elif name.endswith("bias"):
                 parameter.copy_(0.2 * noise)
             elif "embed_tokens" in name or "lm_head" in name:
@@ -198,7 +206,8 @@ def save(name, model, options):
     config = json.loads(model.config.to_json_string(use_diff=False))
     config = {k: v for k, v in config.items() if not k.startswith("_") and k in json.loads(model.config.to_json_string(use_diff=True)) or k in (
         "architectures", "vocab_size", "hidden_size", "tie_word_embeddings", "head_dim", "rope_parameters", "sliding_window", "layer_types",
-        "no_rope_layers", "norm_eps", "conv_L_cache", "conv_bias", "block_multiple_of", "block_auto_adjust_ff_dim", "block_ffn_dim_multiplier", "full_attn_idxs",
+        "no_rope_layers", "norm_eps", "conv_L_cache", "conv_bias", "block_multiple_of", "block_auto_adjust_ff_dim", "block_ffn_dim_multiplier", "full_attn_idxs", "linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim", "linear_conv_kernel_dim",
+        "mamba_n_heads", "mamba_d_head", "mamba_d_state", "mamba_n_groups", "mamba_expand", "mamba_d_conv", "mamba_conv_bias", "mamba_proj_bias",
         "query_pre_attn_scalar", "embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling",
         "shared_intermediate_size", "num_local_experts", "position_embedding_type", "attention_bias", "attention_out_bias", "use_bias", "mlp_bias", "attn_logit_softcapping", "final_logit_softcapping", "original_max_position_embeddings",
         "num_key_value_heads", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "rms_norm_eps")}
@@ -206,6 +215,10 @@ def save(name, model, options):
     config["dtype"] = str(dtype).removeprefix("torch.")
     if options.get("dialect", 5) == 4:
         config = to_old_dialect(config)
+    # As the checkpoints on the hub have them, not as transformers writes them.
+    names = options.get("layer_names", {})
+    if "layer_types" in config:
+        config["layer_types"] = [names.get(kind, kind) for kind in config["layer_types"]]
     for field in options.get("drop", []):
         config.pop(field, None)
     (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")

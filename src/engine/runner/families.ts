@@ -89,7 +89,7 @@ export interface Family {
   /** Attention's output is multiplied by the sigmoid of a gate (mixers/attention.ts). */
   readonly gatesAttention: boolean
   /** What the layers are that have no attention. */
-  readonly mixer: 'none' | 'shortConvolution'
+  readonly mixer: 'none' | 'shortConvolution' | 'gatedDelta' | 'mamba2'
 }
 
 const LLAMA: Family = {
@@ -156,6 +156,16 @@ const GLM: Family = {
   normEps: 1.5625e-7,
 }
 
+/** Text part. Positions of its rope are the same in all three sections where there are no images. */
+const QWEN3_5: Family = {
+  ...LLAMA,
+  mlpBias: false,
+  normAddsOne: true,
+  qkNorm: 'head',
+  gatesAttention: true,
+  mixer: 'gatedDelta',
+}
+
 const LFM2: Family = {
   ...LLAMA,
   ...NO_BIASES,
@@ -209,6 +219,7 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
     names: { ...APART, gateUp: ['shared_mlp.input_linear'], down: 'shared_mlp.output_linear' },
     intermediateField: 'shared_intermediate_size',
     nope: 'named',
+    mixer: 'mamba2',
   },
   GlmForCausalLM: GLM,
   Glm4ForCausalLM: {
@@ -235,6 +246,8 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
     theta: 500_000,
     normEps: 1e-5,
   },
+  Qwen3_5ForCausalLM: QWEN3_5,
+  Qwen3_5ForConditionalGeneration: QWEN3_5,
   Lfm2ForCausalLM: LFM2,
   SeedOssForCausalLM: { ...LLAMA, outputBias: 'attention_out_bias' },
 }

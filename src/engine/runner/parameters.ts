@@ -66,6 +66,11 @@ export class Parameters {
     return { weight: this.#backend.loadVector(name, addsOne ? values.map((value) => value + 1) : values), eps }
   }
 
+  /** Whether the model has a tensor of this name. */
+  has(name: string): boolean {
+    return this.#source.tensors.has(name)
+  }
+
   /** A tensor's values, in the order stored. `map`: what each becomes. */
   async vector(name: string, shape: number | readonly number[], map = (value: number) => value): Promise<Vector> {
     const values = await this.#weights.vector(name, shape)

@@ -150,18 +150,47 @@ test('docs/models.md names every architecture that can be served, and no other',
   expect(named.toSorted()).toEqual(Object.keys(FAMILIES).toSorted())
 })
 
+const GRANITE = {
+  architectures: ['GraniteMoeHybridForCausalLM'],
+  hidden_size: 32,
+  num_hidden_layers: 2,
+  num_attention_heads: 4,
+  max_position_embeddings: 64,
+  vocab_size: 96,
+  shared_intermediate_size: 48,
+}
+const MAMBA = { layer_types: ['mamba', 'attention'], mamba_n_heads: 8, mamba_d_head: 8, mamba_d_state: 16 }
+
 test.each([
   ['experts', { num_local_experts: 4 }, /num_local_experts should be 0: models with experts are not served, found 4/],
-  ['Mamba', { layer_types: ['mamba', 'attention'] }, /layer_types should be attention in every layer/],
+  ['unknown layers', { layer_types: ['rwkv', 'attention'] }, /layer_types should be a list of names among attention/],
+  ['too few layers', { layer_types: ['mamba'] }, /layer_types should be a list of 2/],
+  ['bounded steps', { ...MAMBA, time_step_limit: [0, 0.1] }, /time_step_limit should be from 0 to infinity/],
+  ['heads that do not fit', { ...MAMBA, mamba_n_heads: 6 }, /mamba_n_heads should be heads of 8 that are 64 wide/],
+  ['a long kernel', { ...MAMBA, mamba_d_conv: 99 }, /mamba_d_conv should be from 2 to 16, found 99/],
+  ['an odd state', { ...MAMBA, mamba_d_state: 6 }, /mamba_d_state should be a multiple of 4/],
+  ['a state in a Llama', { ...LLAMA, layer_types: Array(6).fill('mamba') }, /layer_types should be attention in every/],
 ])('%s are refused by name', (_, fields, message) => {
-  const config = {
-    architectures: ['GraniteMoeHybridForCausalLM'],
-    hidden_size: 32,
-    num_hidden_layers: 2,
-    num_attention_heads: 4,
-    max_position_embeddings: 64,
-    vocab_size: 96,
-    shared_intermediate_size: 48,
-  }
-  expect(() => parseSpec('config.json', { ...config, ...fields }, null)).toThrow(message)
+  expect(() => parseSpec('config.json', { ...GRANITE, ...fields }, null)).toThrow(message)
+})
+
+test('layers without attention are told by layer_types, or by the family where there is none', () => {
+  const kinds = (fields: object) =>
+    parseSpec('config.json', { ...GRANITE, ...fields }, null).layers.map(({ mixer }) => mixer.kind)
+  expect(kinds(MAMBA)).toEqual(['mamba2', 'attention'])
+  expect(kinds({ ...MAMBA, layer_types: undefined, layers_block_type: ['attention', 'mamba'] })).toEqual([
+    'attention',
+    'mamba2',
+  ])
+  // Of a model without such layers nothing is asked that only they need.
+  expect(kinds({ layer_types: ['attention', 'attention'] })).toEqual(['attention', 'attention'])
+  const lfm2 = { ...LLAMA, architectures: ['Lfm2ForCausalLM'], full_attn_idxs: [1, 4] }
+  expect(kinds(lfm2)).toEqual([
+    'shortConvolution',
+    'attention',
+    'shortConvolution',
+    'shortConvolution',
+    'attention',
+    'shortConvolution',
+  ])
 })

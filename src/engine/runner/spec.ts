@@ -288,6 +288,9 @@ export function parseSpec(
   }
 }
 
+/** What Python writes for floats that JSON has no words for. */
+const NOT_JSON = /([[,:]\s*)(?:-?Infinity|NaN)(?=\s*[\],}])/g
+
 async function readJson(path: string): Promise<unknown> {
   let text: string
   try {
@@ -297,7 +300,7 @@ async function readJson(path: string): Promise<unknown> {
     throw new ModelError(`${path}: cannot be read (${(error as NodeJS.ErrnoException).code})`, { cause: error })
   }
   try {
-    return JSON.parse(text) as unknown
+    return JSON.parse(text.replaceAll(NOT_JSON, '$1null')) as unknown
   } catch (error) {
     throw new ModelError(`${path}: not valid JSON. Download the file again.`, { cause: error })
   }

@@ -4,17 +4,16 @@ import type { Family } from '../families.ts'
 import type { MixerSpec } from './mixer.ts'
 
 const ATTENTION = new Set(['attention', 'full_attention', 'sliding_attention'])
+const MAX_KERNEL = 16
 /** A layer with a state of its own, by the names that the families give it. */
 const STATE = new Set(['conv', 'linear_attention', 'mamba'])
 
 /** For each layer null, where it has attention, or its mixer. */
 export function stateMixersOf(config: ConfigReader, family: Family, numLayers: number): (MixerSpec | null)[] {
+  const types = layerTypesOf(config, family, numLayers)
+  if (types.every((type) => ATTENTION.has(type))) return types.map(() => null)
   const mixer = stateMixerOf(config, family)
-  return layerTypesOf(config, family, numLayers).map((type) => {
-    if (ATTENTION.has(type)) return null
-    if (mixer === null) config.fail('layer_types', 'attention in every layer')
-    return mixer
-  })
+  return types.map((type) => (ATTENTION.has(type) ? null : mixer))
 }
 
 function layerTypesOf(config: ConfigReader, family: Family, numLayers: number): readonly string[] {
@@ -34,22 +33,87 @@ function layerTypesOf(config: ConfigReader, family: Family, numLayers: number): 
       const listed = config.list('full_attn_idxs', 0)
       return withAttention((layer) => listed === null || listed.includes(layer))
     }
+    case 'gatedDelta': {
+      const interval = config.size('full_attention_interval', 4)
+      return withAttention((layer) => (layer + 1) % interval === 0)
+    }
+    case 'mamba2':
+      return withAttention(() => false)
     default:
       throw new Error(`unknown mixer ${String(family.mixer satisfies never)}`)
   }
 }
 
-function stateMixerOf(config: ConfigReader, family: Family): MixerSpec | null {
+function stateMixerOf(config: ConfigReader, family: Family): MixerSpec {
   switch (family.mixer) {
     case 'none':
-      return null
+      return config.fail('layer_types', 'attention in every layer')
     case 'shortConvolution':
       return {
         kind: 'shortConvolution',
-        kernel: config.size('conv_L_cache', 3),
+        kernel: kernelOf(config, 'conv_L_cache', 3),
         hasBias: config.flag('conv_bias', false),
       }
+    case 'gatedDelta':
+      return gatedDeltaOf(config, family)
+    case 'mamba2':
+      return mamba2Of(config, family)
     default:
       throw new Error(`unknown mixer ${String(family.mixer satisfies never)}`)
   }
+}
+
+function gatedDeltaOf(config: ConfigReader, family: Family): MixerSpec {
+  const numKeyHeads = config.size('linear_num_key_heads')
+  const numValueHeads = config.size('linear_num_value_heads')
+  if (numValueHeads % numKeyHeads !== 0)
+    config.fail('linear_num_value_heads', `a multiple of linear_num_key_heads (${numKeyHeads})`)
+  return {
+    kind: 'gatedDelta',
+    kernel: kernelOf(config, 'linear_conv_kernel_dim'),
+    numKeyHeads,
+    numValueHeads,
+    keyDim: inFours(config, 'linear_key_head_dim'),
+    valueDim: inFours(config, 'linear_value_head_dim'),
+    normEps: config.number(family.normEpsField, family.normEps),
+  }
+}
+
+function mamba2Of(config: ConfigReader, family: Family): MixerSpec {
+  const numHeads = config.size('mamba_n_heads')
+  const width = config.size('mamba_expand', 2) * config.size('hidden_size')
+  const headDim = config.raw('mamba_d_head') === 'auto' ? width / numHeads : inFours(config, 'mamba_d_head')
+  if (headDim * numHeads !== width)
+    config.fail('mamba_n_heads', `heads of ${headDim} that are ${width} wide together, mamba_expand times hidden_size`)
+  const numGroups = config.size('mamba_n_groups', 1)
+  if (numHeads % numGroups !== 0) config.fail('mamba_n_groups', `a divisor of mamba_n_heads (${numHeads})`)
+  const [least, most] = config.list('time_step_limit', 2) ?? [0, null]
+  // Infinity is no JSON: it is read as null, or a text.
+  if (least !== 0 || (typeof most === 'number' && Number.isFinite(most)))
+    config.fail('time_step_limit', 'from 0 to infinity: bounded time steps are not served')
+  return {
+    kind: 'mamba2',
+    kernel: kernelOf(config, 'mamba_d_conv'),
+    hasConvBias: config.flag('mamba_conv_bias', true),
+    hasBias: config.flag('mamba_proj_bias', false),
+    numHeads,
+    headDim,
+    numGroups,
+    stateDim: inFours(config, 'mamba_d_state'),
+    normEps: config.number(family.normEpsField, family.normEps),
+  }
+}
+
+/** Tokens that a convolution sees. */
+function kernelOf(config: ConfigReader, key: string, fallback = 4): number {
+  const kernel = config.size(key, fallback)
+  if (kernel < 2 || kernel > MAX_KERNEL) config.fail(key, `from 2 to ${MAX_KERNEL}`)
+  return kernel
+}
+
+/** Kernels read whole vectors of a state's rows. */
+function inFours(config: ConfigReader, key: string): number {
+  const size = config.size(key)
+  if (size % 4 !== 0) config.fail(key, 'a multiple of 4')
+  return size
 }

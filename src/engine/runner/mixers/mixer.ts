@@ -4,9 +4,11 @@ import type { WeightSource } from '../../weights/source.ts'
 import type { Parameters } from '../parameters.ts'
 import type { DecoderSpec } from '../spec.ts'
 import { type AttentionSpec, expectAttention, loadAttention } from './attention.ts'
+import { expectGatedDelta, type GatedDeltaSpec, loadGatedDelta } from './gated-delta.ts'
+import { expectMamba2, loadMamba2, type Mamba2Spec } from './mamba2.ts'
 import { expectShortConvolution, loadShortConvolution, type ShortConvolutionSpec } from './short-convolution.ts'
 
-export type MixerSpec = AttentionSpec | ShortConvolutionSpec
+export type MixerSpec = AttentionSpec | ShortConvolutionSpec | GatedDeltaSpec | Mamba2Spec
 
 /** A layer's loaded mixer. */
 export interface Mixer {
@@ -39,6 +41,16 @@ export function stateShapeOf(mixer: MixerSpec, { hiddenSize }: DecoderSpec): Sta
       return null
     case 'shortConvolution':
       return { channels: hiddenSize, kernel: mixer.kernel, heads: 0, valueDim: 0, keyDim: 0 }
+    case 'gatedDelta': {
+      const { kernel, numKeyHeads, numValueHeads, keyDim, valueDim } = mixer
+      const channels = 2 * numKeyHeads * keyDim + numValueHeads * valueDim
+      return { channels, kernel, heads: numValueHeads, valueDim, keyDim }
+    }
+    case 'mamba2': {
+      const { kernel, numHeads, headDim, numGroups, stateDim } = mixer
+      const channels = numHeads * headDim + 2 * numGroups * stateDim
+      return { channels, kernel, heads: numHeads, valueDim: headDim, keyDim: stateDim }
+    }
     default:
       throw new Error(`unknown mixer ${JSON.stringify(mixer satisfies never)}`)
   }
@@ -51,6 +63,10 @@ export function expectMixer(source: WeightSource, spec: DecoderSpec, mixer: Mixe
       return expectAttention(source, spec, mixer, base)
     case 'shortConvolution':
       return expectShortConvolution(source, spec, mixer, base)
+    case 'gatedDelta':
+      return expectGatedDelta(source, spec, mixer, base)
+    case 'mamba2':
+      return expectMamba2(source, spec, mixer, base)
     default:
       throw new Error(`unknown mixer ${JSON.stringify(mixer satisfies never)}`)
   }
@@ -63,6 +79,10 @@ export async function loadMixer(parts: MixerParts, mixer: MixerSpec, place: Mixe
       return loadAttention(parts, mixer, place)
     case 'shortConvolution':
       return loadShortConvolution(parts, mixer, place)
+    case 'gatedDelta':
+      return loadGatedDelta(parts, mixer, place)
+    case 'mamba2':
+      return loadMamba2(parts, mixer, place)
     default:
       throw new Error(`unknown mixer ${JSON.stringify(mixer satisfies never)}`)
   }

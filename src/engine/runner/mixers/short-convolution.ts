@@ -3,8 +3,8 @@ import type { Activation, Backend, ConvolutionOptions, Matrix, Norm, Vector } fr
 import type { WeightSource } from '../../weights/source.ts'
 import { expectLinear } from '../parameters.ts'
 import type { DecoderSpec } from '../spec.ts'
-import { expectConvolution, loadConvolution } from './convolution.ts'
 import type { Mixer, MixerParts, MixerPlace } from './mixer.ts'
+import { convolutionOf, expectConvolution, loadConvolution } from './state-tensors.ts'
 
 /** B, C, x = W_in h; y = W_out (C * conv(B * x)) */
 export interface ShortConvolutionSpec {
@@ -81,12 +81,7 @@ export async function loadShortConvolution(
     output: await parameters.matrix(output, hiddenSize),
     outputBias: await parameters.bias(hasBias, output),
   }
-  const options: ConvolutionOptions = {
-    layer: memory,
-    offset: 0,
-    isGated: true,
-    ...(await loadConvolution(parameters, { ...convolution, kernel, hasBias })),
-  }
+  const options = convolutionOf(memory, 0, true, await loadConvolution(parameters, { ...convolution, kernel, hasBias }))
   const projected = parameters.activation('projected', 3 * hiddenSize)
   return new ShortConvolution(backend, weights, projected, parameters.activation('convolved', hiddenSize), options)
 }

@@ -1,0 +1,147 @@
+/** The gated delta net of Qwen3.5 and Qwen3-Next: linear attention whose state forgets and is corrected, token after token. */
+import type { Activation, Backend, ConvolutionOptions, GatedDeltaOptions, Matrix, Norm } from '../../../kernels/ops.ts'
+import type { WeightSource } from '../../weights/source.ts'
+import { expectLinear } from '../parameters.ts'
+import type { DecoderSpec } from '../spec.ts'
+import {
+  convolutionOf,
+  decayRate,
+  expectConvolution,
+  expectDecayRate,
+  expectVector,
+  loadConvolution,
+} from './state-tensors.ts'
+import type { Mixer, MixerParts, MixerPlace } from './mixer.ts'
+
+/** q, k, v = silu(conv(W_qkv h)); y = W_out (norm(delta rule(q, k, v)) silu(W_z h)) */
+export interface GatedDeltaSpec {
+  readonly kind: 'gatedDelta'
+  /** Tokens that a convolution's output depends on. */
+  readonly kernel: number
+  readonly numKeyHeads: number
+  readonly numValueHeads: number
+  readonly keyDim: number
+  readonly valueDim: number
+  readonly normEps: number
+}
+
+interface Weights {
+  /** q, k, v, then the gate. */
+  readonly input: Matrix // [convolved + value width, hidden]
+  /** beta, then the step. */
+  readonly scalars: Matrix // [2 numValueHeads, hidden]
+  readonly output: Matrix // [hidden, value width]
+}
+
+interface Buffers {
+  readonly projected: Activation
+  readonly scalars: Activation
+  readonly convolved: Activation
+  readonly mixed: Activation
+}
+
+class GatedDelta implements Mixer {
+  readonly #backend: Backend
+  readonly #weights: Weights
+  readonly #buffers: Buffers
+  readonly #convolution: ConvolutionOptions
+  readonly #delta: GatedDeltaOptions
+
+  constructor(
+    backend: Backend,
+    weights: Weights,
+    buffers: Buffers,
+    convolution: ConvolutionOptions,
+    delta: GatedDeltaOptions,
+  ) {
+    this.#backend = backend
+    this.#weights = weights
+    this.#buffers = buffers
+    this.#convolution = convolution
+    this.#delta = delta
+  }
+
+  record(hidden: Activation, norm: Norm | undefined, out: Activation): void {
+    const backend = this.#backend
+    const { projected, scalars, convolved, mixed } = this.#buffers
+    backend.linear(projected, hidden, this.#weights.input, { norm })
+    backend.linear(scalars, hidden, this.#weights.scalars, { norm })
+    backend.convolution(convolved, projected, this.#convolution)
+    backend.gatedDelta(mixed, convolved, this.#delta)
+    backend.linear(out, mixed, this.#weights.output, { residual: out === hidden })
+  }
+}
+
+function tensorsOf(
+  base: string,
+  { numKeyHeads, numValueHeads, keyDim, valueDim, kernel }: GatedDeltaSpec,
+  hiddenSize: number,
+) {
+  const at = `${base}linear_attn.`
+  const valueWidth = numValueHeads * valueDim
+  const channels = 2 * numKeyHeads * keyDim + valueWidth
+  return {
+    at,
+    valueWidth,
+    channels,
+    input: [
+      [`${at}in_proj_qkv`, channels],
+      [`${at}in_proj_z`, valueWidth],
+    ],
+    scalars: [
+      [`${at}in_proj_b`, numValueHeads],
+      [`${at}in_proj_a`, numValueHeads],
+    ],
+    output: [[`${at}out_proj`, hiddenSize]],
+    convolution: { name: `${at}conv1d`, channels, kernel, hasBias: false },
+  } as const
+}
+
+/** Checks the tensors. Throws ModelError. */
+export function expectGatedDelta(
+  source: WeightSource,
+  { hiddenSize }: DecoderSpec,
+  delta: GatedDeltaSpec,
+  base: string,
+): void {
+  const { at, input, scalars, output, convolution, valueWidth } = tensorsOf(base, delta, hiddenSize)
+  expectLinear(source, [...input, ...scalars], hiddenSize, false)
+  expectLinear(source, output, valueWidth, false)
+  expectConvolution(source, convolution)
+  expectDecayRate(source, at, delta.numValueHeads)
+  expectVector(source, `${at}dt_bias`, delta.numValueHeads)
+  expectVector(source, `${at}norm.weight`, delta.valueDim)
+}
+
+export async function loadGatedDelta(
+  { backend, parameters, spec: { hiddenSize } }: MixerParts,
+  delta: GatedDeltaSpec,
+  { base, memory }: MixerPlace,
+): Promise<Mixer> {
+  const { at, input, scalars, output, convolution, channels, valueWidth } = tensorsOf(base, delta, hiddenSize)
+  const { numKeyHeads, numValueHeads, valueDim, normEps } = delta
+  const weights = {
+    input: await parameters.matrix(input, hiddenSize),
+    scalars: await parameters.matrix(scalars, hiddenSize),
+    output: await parameters.matrix(output, valueWidth),
+  }
+  const buffers = {
+    projected: parameters.activation('projected', channels + valueWidth),
+    scalars: parameters.activation('scalars', 2 * numValueHeads),
+    convolved: parameters.activation('convolved', channels),
+    mixed: parameters.activation('mixed', valueWidth),
+  }
+  const options: GatedDeltaOptions = {
+    layer: memory,
+    numKeyHeads,
+    decayRate: await decayRate(parameters, at, numValueHeads),
+    stepBias: await parameters.vector(`${at}dt_bias`, numValueHeads),
+    gate: { x: buffers.projected, offset: channels },
+    beta: { x: buffers.scalars, offset: 0 },
+    step: { x: buffers.scalars, offset: numValueHeads },
+    // Stored as it is meant, unlike the family's other norms.
+    norm: { weight: await parameters.vector(`${at}norm.weight`, valueDim), eps: normEps },
+  }
+  const convolved = convolutionOf(memory, 0, false, await loadConvolution(parameters, convolution))
+  return new GatedDelta(backend, weights, buffers, convolved, options)
+}

@@ -1,0 +1,55 @@
+/** Small tensors of mixers that keep a state: the causal convolution, and how fast a state decays. */
+import type { ConvolutionOptions, Vector } from '../../../kernels/ops.ts'
+import { expectTensor, type WeightSource } from '../../weights/source.ts'
+import type { Parameters } from '../parameters.ts'
+
+export interface ConvolutionTensors {
+  /** Of the layer: its weight is stored as [channels, 1, kernel]. */
+  readonly name: string
+  readonly channels: number
+  readonly kernel: number
+  readonly hasBias: boolean
+}
+
+/** Checks the tensors. Throws ModelError. */
+export function expectConvolution(source: WeightSource, { name, channels, kernel, hasBias }: ConvolutionTensors): void {
+  expectTensor(source, `${name}.weight`, [channels, 1, kernel])
+  if (hasBias) expectTensor(source, `${name}.bias`, [channels])
+}
+
+export async function loadConvolution(
+  parameters: Parameters,
+  { name, channels, kernel, hasBias }: ConvolutionTensors,
+): Promise<Pick<ConvolutionOptions, 'weight' | 'bias' | 'kernel'>> {
+  return {
+    kernel,
+    weight: await parameters.vector(`${name}.weight`, [channels, 1, kernel]),
+    bias: hasBias ? await parameters.vector(`${name}.bias`, channels) : null,
+  }
+}
+
+/** The options of a layer's convolution. `offset`: first column that it reads. */
+export function convolutionOf(
+  layer: number,
+  offset: number,
+  isGated: boolean,
+  tensors: Pick<ConvolutionOptions, 'weight' | 'bias' | 'kernel'>,
+): ConvolutionOptions {
+  return { layer, offset, isGated, ...tensors }
+}
+
+export function expectVector(source: WeightSource, name: string, length: number): void {
+  expectTensor(source, name, [length])
+}
+
+// -exp(A_log) is what is meant; GGUF files have that, as A.
+
+export function expectDecayRate(source: WeightSource, at: string, length: number): void {
+  expectVector(source, source.tensors.has(`${at}A`) ? `${at}A` : `${at}A_log`, length)
+}
+
+export async function decayRate(parameters: Parameters, at: string, length: number): Promise<Vector> {
+  return parameters.has(`${at}A`)
+    ? parameters.vector(`${at}A`, length)
+    : parameters.vector(`${at}A_log`, length, (value) => -Math.exp(value))
+}
