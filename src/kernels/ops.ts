@@ -271,8 +271,10 @@ export interface ConvolutionOptions {
 interface ScanOptions {
   /** Index into StateLayout.layers; heads and dims are that layer's: keyDim values of q and k, valueDim of v. */
   readonly layer: number
-  /** Heads of q and k: as many heads in a row share them as there are heads for one. */
+  /** Heads of q and k, each for heads / numKeyHeads heads. */
   readonly numKeyHeads: number
+  /** Head h has those of h % numKeyHeads; else neighbours share them. */
+  readonly tilesKeyHeads: boolean
   /** [heads], all below 0. */
   readonly decayRate: Vector
   /** [heads] */

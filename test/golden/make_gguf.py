@@ -40,19 +40,54 @@ NAMES = {
     "post_feedforward_layernorm": "post_ffw_norm",
     "post_self_attn_layernorm": "post_attention_norm",
     "post_mlp_layernorm": "post_ffw_norm",
+    # LFM2
+    "model.embedding_norm": "token_embd_norm",
+    "operator_norm": "attn_norm",
+    "self_attn.out_proj": "attn_output",
+    "self_attn.q_layernorm": "attn_q_norm",
+    "self_attn.k_layernorm": "attn_k_norm",
+    "conv.in_proj": "shortconv.in_proj",
+    "conv.out_proj": "shortconv.out_proj",
+    "conv.conv": "shortconv.conv",
+    "feed_forward.w1": "ffn_gate",
+    "feed_forward.w2": "ffn_down",
+    "feed_forward.w3": "ffn_up",
+    "ffn_norm": "ffn_norm",
+    # Qwen3.5
+    "linear_attn.in_proj_qkv": "attn_qkv",
+    "linear_attn.in_proj_z": "attn_gate",
+    "linear_attn.in_proj_a": "ssm_alpha",
+    "linear_attn.in_proj_b": "ssm_beta",
+    "linear_attn.conv1d": "ssm_conv1d",
+    "linear_attn.norm": "ssm_norm",
+    "linear_attn.out_proj": "ssm_out",
+    # Granite 4
+    "mamba.in_proj": "ssm_in",
+    "mamba.conv1d": "ssm_conv1d",
+    "mamba.norm": "ssm_norm",
+    "mamba.out_proj": "ssm_out",
+    "shared_mlp.output_linear": "ffn_down",
+}
+# Whole names whose kind is not their last part.
+STATE_NAMES = {
+    "linear_attn.A_log": "ssm_a", "linear_attn.dt_bias": "ssm_dt.bias", "mamba.A_log": "ssm_a", "mamba.D": "ssm_d", "mamba.dt_bias": "ssm_dt.bias",
 }
 
 # Architectures whose q and k the converter reorders.
-PERMUTED = ("llama", "granite", "mistral3")
+STATE_ARCHITECTURES = ("lfm2", "qwen35", "granitehybrid")
+PERMUTED = ("llama", "granite", "mistral3", "granitehybrid")
 
 
 def tensor_name(name, arch):
+    _, _, layer, part = (name.split(".", 3) + [""] * 4)[:4]
+    if part in STATE_NAMES:
+        return f"blk.{layer}.{STATE_NAMES[part]}"
     stem, kind = name.rsplit(".", 1)
     if not stem.startswith("model.layers."):
         return f"{NAMES[stem]}.{kind}"
     _, _, layer, part = stem.split(".", 3)
     if part == "post_attention_layernorm":
-        part = "post_attention_norm" if arch in ("gemma3", "olmo2", "exaone4") else "ffn_norm"
+        part = "post_attention_norm" if arch in ("gemma3", "olmo2", "exaone4", "qwen35") else "ffn_norm"
     else:
         part = NAMES[part]
     return f"blk.{layer}.{part}.{kind}"
@@ -64,6 +99,67 @@ def permute(weights, heads):
     return weights.reshape(heads, 2, rows // heads // 2, *weights.shape[1:]).swapaxes(1, 2).reshape(weights.shape)
 
 
+def tile_heads(values, dim, config, head_dim):
+    """As llama.cpp's converter: value heads that share a key head stand num_key_heads apart instead of side by side."""
+    key_heads, value_heads = config["linear_num_key_heads"], config["linear_num_value_heads"]
+    shape = values.shape
+    split = values.reshape(*shape[:dim], key_heads, value_heads // key_heads, head_dim, *shape[dim + 1 :])
+    return split.transpose(dim, dim + 1).reshape(shape)
+
+
+def convert_state(key, value, config):
+    """What the converter does to the tensors of layers without attention."""
+    if key.endswith("A_log"):
+        value = -torch.exp(value.float())
+    if "conv1d.weight" in key or "conv.conv.weight" in key:
+        value = value.squeeze(1)
+    if "linear_attn." in key:
+        key_width = 2 * config["linear_num_key_heads"] * config["linear_key_head_dim"]
+        head_dim = config["linear_value_head_dim"]
+        if "in_proj_qkv" in key or "conv1d" in key:
+            value = torch.cat([value[:key_width], tile_heads(value[key_width:], 0, config, head_dim)])
+        elif "in_proj_z" in key:
+            value = tile_heads(value, 0, config, head_dim)
+        elif "out_proj" in key:
+            value = tile_heads(value, 1, config, head_dim)
+        elif "in_proj_" in key or "A_log" in key or "dt_bias" in key:
+            value = tile_heads(value, 0, config, 1)
+    if key.endswith(("mamba.A_log", "mamba.D")):
+        value = value.reshape(-1, 1)
+    if key.endswith("mamba.norm.weight"):
+        value = value.reshape(config["mamba_n_groups"], -1)
+    return value
+
+
+def add_state_parameters(writer, arch, config):
+    # 0 where a layer has no attention.
+    def kv_heads(kinds):
+        return [config["num_key_value_heads"] if kind in kinds else 0 for kind in config["layer_types"]]
+
+    if arch == "lfm2":
+        writer.add_head_count_kv(kv_heads(("full_attention",)))
+        writer.add_shortconv_l_cache(config["conv_L_cache"])
+    if arch == "qwen35":
+        writer.add_head_count_kv(config["num_key_value_heads"])
+        writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
+        writer.add_ssm_state_size(config["linear_key_head_dim"])
+        writer.add_ssm_group_count(config["linear_num_key_heads"])
+        writer.add_ssm_time_step_rank(config["linear_num_value_heads"])
+        writer.add_ssm_inner_size(config["linear_value_head_dim"] * config["linear_num_value_heads"])
+        writer.add_full_attention_interval(4)
+        writer.add_rope_dimension_sections([1, 1, 0, 0])
+    if arch == "granitehybrid":
+        writer.add_head_count_kv(kv_heads(("attention",)))
+        writer.add_ssm_conv_kernel(config["mamba_d_conv"])
+        writer.add_ssm_state_size(config["mamba_d_state"])
+        writer.add_ssm_group_count(config["mamba_n_groups"])
+        writer.add_ssm_inner_size(config["mamba_expand"] * config["hidden_size"])
+        writer.add_ssm_time_step_rank(config["mamba_n_heads"])
+        writer.add_rope_scaling_finetuned(False)
+        writer.add_expert_count(0)
+        writer.add_expert_shared_feed_forward_length(config["shared_intermediate_size"])
+
+
 def write_model(name, arch, tokenizer=False):
     folder = HERE / "models" / name
     config = json.loads((folder / "config.json").read_text())
@@ -72,10 +168,17 @@ def write_model(name, arch, tokenizer=False):
     writer.add_block_count(config["num_hidden_layers"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
-    writer.add_feed_forward_length(config["intermediate_size"])
+    # LFM2's is two thirds of what its config says, rounded up.
+    width = config["intermediate_size"]
+    if config.get("block_auto_adjust_ff_dim"):
+        width = -(-int(2 * width / 3) // config["block_multiple_of"]) * config["block_multiple_of"]
+    writer.add_feed_forward_length(width)
     writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+    if arch in STATE_ARCHITECTURES:
+        add_state_parameters(writer, arch, config)
+    else:
+        writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(config["norm_eps"] if arch == "lfm2" else config["rms_norm_eps"])
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
@@ -118,7 +221,7 @@ def write_model(name, arch, tokenizer=False):
     if arch in ("olmo2", "exaone4") and config.get("sliding_window"):
         writer.add_sliding_window(config["sliding_window"])
         writer.add_sliding_window_pattern([t == "sliding_attention" for t in config["layer_types"]])
-    if arch == "granite":
+    if arch in ("granite", "granitehybrid"):
         writer.add_attention_scale(config["attention_multiplier"])
         writer.add_embedding_scale(config["embedding_multiplier"])
         writer.add_residual_scale(config["residual_multiplier"])
@@ -129,11 +232,18 @@ def write_model(name, arch, tokenizer=False):
     writer.add_eos_token_id(2)
     if tokenizer:
         add_tokenizer(writer, folder)
-    for key, value in load_file(folder / "model.safetensors").items():
+    tensors = load_file(folder / "model.safetensors")
+    for key in [key for key in tensors if "shared_mlp.input_linear" in key]:
+        gate, up = tensors.pop(key).chunk(2)
+        base = key.removesuffix("shared_mlp.input_linear.weight")
+        tensors |= {f"{base}mlp.gate_proj.weight": gate.contiguous(), f"{base}mlp.up_proj.weight": up.contiguous()}
+    for key, value in tensors.items():
         if arch in PERMUTED and ("q_proj" in key or "k_proj" in key):
             value = permute(value, config["num_attention_heads" if "q_proj" in key else "num_key_value_heads"])
-        is_vector = value.ndim == 1
-        if arch.startswith("gemma") and key.endswith("norm.weight"):
+        value = convert_state(key, value, config)
+        # Those of layers with a state the converter keeps in full.
+        is_vector = value.ndim == 1 or any(part in key for part in ("conv1d", "conv.conv", ".A_log", "mamba.D", "mamba.norm"))
+        if key.endswith("norm.weight") and (arch.startswith("gemma") or arch == "qwen35" and "linear_attn" not in key):
             value = value.float() + 1
         data = value.float().numpy()
         if not is_vector and value.dtype == torch.bfloat16:
@@ -250,3 +360,6 @@ if __name__ == "__main__":
     write_model("exaone4", "exaone4")
     write_model("ernie4_5", "ernie4_5")
     write_model("seed_oss", "seed_oss")
+    write_model("lfm2", "lfm2")
+    write_model("qwen3_5", "qwen35")
+    write_model("granite4-hybrid", "granitehybrid")

@@ -72,8 +72,8 @@ export class Parameters {
   }
 
   /** A tensor's values, in the order stored. `map`: what each becomes. */
-  async vector(name: string, shape: number | readonly number[], map = (value: number) => value): Promise<Vector> {
-    const values = await this.#weights.vector(name, shape)
+  async vector(name: string, length: number, map = (value: number) => value): Promise<Vector> {
+    const values = await this.#weights.vector(name, length)
     return this.#backend.loadVector(name, values.map(map))
   }
 

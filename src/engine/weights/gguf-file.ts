@@ -8,8 +8,15 @@ import { type GgufHeader, type GgufTensor, type GgufValue, type GgufValues, read
 import { partsOf } from './model-path.ts'
 import { takeRows, type TensorInfo, type WeightSource } from './source.ts'
 
-/** What a stored tensor is called by its reader, and the heads whose rows the converter permuted; null: none. */
-export type GgufNaming = (name: string) => { readonly name: string; readonly permutedHeads: number | null }
+/**
+ * What a stored tensor is called by its reader; the heads whose rows the converter permuted, null: none; whether it is a vector, in however many
+ * dimensions the converter wrote it.
+ */
+export type GgufNaming = (name: string) => {
+  readonly name: string
+  readonly permutedHeads: number | null
+  readonly isVector?: boolean
+}
 
 export interface GgufFile {
   readonly source: WeightSource
@@ -50,12 +57,16 @@ export class GgufMetadata {
     return this.#values.lengthOf(key)
   }
 
-  /** A value of this architecture's, as plain JSON for the config reader to judge; some files give one per layer where all are equal. */
-  own(key: string): unknown {
+  /**
+   * A value of this architecture's, as plain JSON for the config reader to judge; some files give one per layer where all are equal, those that are not
+   * `isMeant` aside.
+   */
+  own(key: string, isMeant: (item: unknown) => boolean = () => true): unknown {
     const value = this.get(`${this.architecture}.${key}`)
     if (!Array.isArray(value)) return value ?? undefined
-    const [first] = value as readonly unknown[]
-    if (value.some((item: unknown) => item !== first)) {
+    const items = (value as readonly unknown[]).filter(isMeant)
+    const [first] = items
+    if (items.some((item) => item !== first)) {
       throw new ModelError(
         `${this.path}: ${this.architecture}.${key} differs between layers, which no known family does`,
       )
@@ -107,13 +118,13 @@ function place(part: Part, nameOf: GgufNaming, tensors: Map<string, Placed>): vo
       )
     }
     spans.push({ name: tensor.name, start: tensor.offset, end: tensor.offset + bytes })
-    const { name, permutedHeads } = nameOf(tensor.name)
+    const { name, permutedHeads, isVector = false } = nameOf(tensor.name)
     if (tensors.has(name)) fail(`is also in ${tensors.get(name)?.part.path ?? path}. Download the files again.`)
     tensors.set(name, {
       name,
       part,
       dtype: format.name,
-      shape: [...tensor.dimensions].reverse(),
+      shape: isVector ? [count] : [...tensor.dimensions].reverse(),
       bytes,
       tensor,
       permutedHeads,

@@ -54,11 +54,14 @@ test.each([
   'exaone4',
   'ernie4_5',
   'seed_oss',
+  'lfm2',
+  'qwen3_5',
+  'granite4-hybrid',
 ])('%s as GGUF gives the logits of its safetensors', async (name) => {
   const golden = readGolden(name)
   const ids = [...golden.prompt, ...golden.tokens]
   const run = async (path: string, maxModelLen: number) => {
-    const model = await loadModel({ ...goldenRequest(name), path, maxModelLen })
+    const model = await loadModel({ ...goldenRequest(name, { maxNumSeqs: 33 }), path, maxModelLen })
     const { logits } = await forcedDecode(model, ids, 33, [5, 2, 7, 1, 3, 0])
     await model.backend.close()
     return logits

@@ -3,10 +3,11 @@
  * the decoder knows one naming only.
  */
 import { dequantize } from '../../kernels/dequantize.ts'
-import { FAMILIES } from '../runner/families.ts'
+import { FAMILIES, type Family, type LayerNames } from '../runner/families.ts'
 import { type DecoderSpec, parseSpec, type SpecOptions } from '../runner/spec.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
 import { type GgufMetadata, type GgufNaming, openGgufFile } from './gguf-file.ts'
+import { asInGguf, GATED_DELTA, isStateVector, MAMBA2, SHORT_CONVOLUTION, stateConfig } from './gguf-states.ts'
 import type { GgufValue } from './gguf-header.ts'
 import type { WeightSource } from './source.ts'
 
@@ -15,6 +16,10 @@ interface GgufFamily {
   readonly architecture: string
   /** The converter reordered the rows of q and k for rotations of neighbouring pairs; our rope rotates halves. */
   readonly permutesQk: boolean
+  /** What the tensors of layers without attention are called here, by their names inside `blk.N.`; all but matrices are vectors. */
+  readonly stateNames?: Readonly<Record<string, string>>
+  /** Names that its files need and checkpoints do not. */
+  readonly names?: Partial<LayerNames>
 }
 
 const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map([
@@ -32,6 +37,17 @@ const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map([
   ['exaone4', { architecture: 'Exaone4ForCausalLM', permutesQk: false }],
   ['ernie4_5', { architecture: 'Ernie4_5ForCausalLM', permutesQk: false }],
   ['seed_oss', { architecture: 'SeedOssForCausalLM', permutesQk: false }],
+  ['lfm2', { architecture: 'Lfm2ForCausalLM', permutesQk: false, stateNames: SHORT_CONVOLUTION }],
+  ['qwen35', { architecture: 'Qwen3_5ForCausalLM', permutesQk: false, stateNames: GATED_DELTA }],
+  [
+    'granitehybrid',
+    {
+      architecture: 'GraniteMoeHybridForCausalLM',
+      permutesQk: true,
+      stateNames: MAMBA2,
+      names: { gateUp: ['shared_mlp.gate_proj', 'shared_mlp.up_proj'] },
+    },
+  ],
 ])
 
 /** The family of a file: OLMo 3 is written as OLMo 2 with a window. */
@@ -42,16 +58,17 @@ function familyOf(metadata: GgufMetadata): GgufFamily | undefined {
 }
 
 /** Names inside `blk.N.` and what they are called in Hugging Face checkpoints. */
-function layerNames({ architecture }: GgufFamily): Readonly<Record<string, string>> {
-  const { normPlacement, names } = FAMILIES[architecture] ?? unknownFamily(architecture)
+function layerNames(family: GgufFamily): Readonly<Record<string, string>> {
+  const { normPlacement } = hubFamily(family)
+  const names = tensorNames(family)
   const [first, k = '', v = ''] = names.qkv
   const [gate, up] = names.gateUp
   return {
-    attn_norm: 'input_layernorm',
+    attn_norm: names.inputNorm,
     ...(k === '' ? { attn_qkv: first } : { attn_q: first, attn_k: k, attn_v: v }),
     attn_output: names.output,
-    attn_q_norm: 'self_attn.q_norm',
-    attn_k_norm: 'self_attn.k_norm',
+    attn_q_norm: names.qNorm,
+    attn_k_norm: names.kNorm,
     post_attention_norm: names.attentionNorm,
     ...(normPlacement === 'post' ? {} : { ffn_norm: names.mlpNorm }),
     post_ffw_norm: names.feedForwardNorm,
@@ -60,21 +77,31 @@ function layerNames({ architecture }: GgufFamily): Readonly<Record<string, strin
   }
 }
 
-function unknownFamily(architecture: string): never {
-  throw new Error(`no family ${architecture}`)
+function hubFamily({ architecture }: GgufFamily): Family {
+  const family = FAMILIES[architecture]
+  if (family === undefined) throw new Error(`no family ${architecture}`)
+  return family
 }
 
-const TOP_NAMES: Readonly<Record<string, string>> = {
+const tensorNames = (family: GgufFamily): LayerNames => ({ ...hubFamily(family).names, ...family.names })
+
+const topNames = (family: GgufFamily): Readonly<Record<string, string>> => ({
   token_embd: 'model.embed_tokens',
-  output_norm: 'model.norm',
+  output_norm: `model.${tensorNames(family).finalNorm}`,
+  // LFM2's.
+  token_embd_norm: `model.${tensorNames(family).finalNorm}`,
   output: 'lm_head',
-}
+})
 
-function hubName(name: string, layers: Readonly<Record<string, string>>): string {
+function hubName(
+  name: string,
+  layers: Readonly<Record<string, string>>,
+  top: Readonly<Record<string, string>>,
+): string {
   const match = /^(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)$/.exec(name)
   if (match === null) return name
   const [, layer, part = '', kind = ''] = match
-  const known = layer === undefined ? TOP_NAMES : layers
+  const known = layer === undefined ? top : layers
   if (!Object.hasOwn(known, part)) return name
   return layer === undefined ? `${known[part]}.${kind}` : `model.layers.${layer}.${known[part]}.${kind}`
 }
@@ -132,7 +159,10 @@ function configOf(
     rope['rope_type'] = scaling
   }
   const isGemma3 = metadata.architecture === 'gemma3'
-  const layers = own('block_count')
+  // Layers that predict further tokens stand behind the others.
+  const extra = own('nextn_predict_layers')
+  const blocks = own('block_count')
+  const layers = typeof blocks === 'number' && typeof extra === 'number' ? blocks - extra : blocks
   // llama.cpp knows these two only by the size of the model: the 27 B ones scale queries by hidden / heads.
   const isLargeGemma = (metadata.architecture === 'gemma2' && layers === 46) || (isGemma3 && layers === 62)
   const eos = [
@@ -147,13 +177,14 @@ function configOf(
     intermediate_size: own('feed_forward_length'),
     num_hidden_layers: layers,
     num_attention_heads: heads,
-    num_key_value_heads: own('attention.head_count_kv') ?? heads,
+    num_key_value_heads: kvHeads(metadata) ?? heads,
     head_dim: headDim,
     max_position_embeddings: own('context_length'),
     rms_norm_eps: own('attention.layer_norm_rms_epsilon'),
     rope_parameters: isGemma3
       ? { full_attention: rope, sliding_attention: { rope_theta: own('rope.freq_base_swa') ?? 10_000 } }
       : rope,
+    ...(family.stateNames === undefined ? {} : stateConfig(metadata, family.stateNames, names, layers)),
     sliding_window: own('attention.sliding_window'),
     ...slidingLayers(metadata.get(`${metadata.architecture}.attention.sliding_window_pattern`)),
     use_sliding_window: own('attention.sliding_window') !== undefined,
@@ -175,6 +206,11 @@ function configOf(
   }
 }
 
+/** KV heads of the layers that have attention. */
+function kvHeads(metadata: GgufMetadata): unknown {
+  return metadata.own('attention.head_count_kv', (count) => count !== 0)
+}
+
 interface RopeFactors {
   /** Divisors of the frequencies (llama 3's scaling, already worked out). */
   readonly fixed: readonly number[] | null
@@ -191,14 +227,21 @@ export interface GgufModel {
 /** The names of a family's tensors in Hugging Face checkpoints. */
 function namingOf(family: GgufFamily, metadata: GgufMetadata): GgufNaming {
   const names = layerNames(family)
+  const top = topNames(family)
   const heads = {
     q: metadata.own('attention.head_count'),
-    k: metadata.own('attention.head_count_kv') ?? metadata.own('attention.head_count'),
+    k: kvHeads(metadata) ?? metadata.own('attention.head_count'),
   }
   return (name) => {
+    const [, layer = '', part = ''] = /^blk\.(\d+)\.(.+)$/.exec(name) ?? []
+    const stateName = family.stateNames?.[part]
+    if (stateName !== undefined) {
+      const full = `model.layers.${layer}.${stateName}`
+      return { name: full, permutedHeads: null, isVector: isStateVector(full) }
+    }
     const which = family.permutesQk ? /^blk\.\d+\.attn_([qk])\.(weight|bias)$/.exec(name)?.[1] : undefined
     const headCount = which === 'q' ? heads.q : which === 'k' ? heads.k : null
-    return { name: hubName(name, names), permutedHeads: typeof headCount === 'number' ? headCount : null }
+    return { name: hubName(name, names, top), permutedHeads: typeof headCount === 'number' ? headCount : null }
   }
 }
 
@@ -206,7 +249,7 @@ function namingOf(family: GgufFamily, metadata: GgufMetadata): GgufNaming {
 function requireFamily(metadata: GgufMetadata): GgufFamily {
   const { path } = metadata
   const family = familyOf(metadata)
-  if (family === undefined || metadata.own('expert_count') !== undefined) {
+  if (family === undefined || (metadata.own('expert_count') ?? 0) !== 0) {
     const what =
       family === undefined
         ? `unknown architecture "${metadata.architecture}"`
@@ -245,7 +288,7 @@ export async function openGguf(path: string, onProgress?: ProgressListener): Pro
         }
       })
       // The converter has added the 1 to norm weights already.
-      return { ...parsed, ropes, normAddsOne: false }
+      return { ...parsed, ropes, normAddsOne: false, names: tensorNames(family), layers: parsed.layers.map(asInGguf) }
     }
     return { source, metadata, spec }
   } catch (error) {

@@ -29,15 +29,15 @@ export interface WeightLoader {
     use: MatrixUse,
     data: () => Promise<MatrixData | MatrixRows>,
   ): Promise<Matrix>
-  /** The values of a small tensor, in the order stored. `shape`: a number is a vector's length. */
-  vector(name: string, shape: number | readonly number[]): Promise<Float32Array>
+  /** The values of a small tensor, in the order stored. */
+  vector(name: string, length: number): Promise<Float32Array>
 }
 
 /** Straight from the checkpoint. */
 export function unpackedLoader(backend: Backend, source: WeightSource): WeightLoader {
   return {
     matrix: async (label, rows, cols, use, data) => backend.loadMatrix(label, rows, cols, await data(), use),
-    vector: (name, shape) => readVector(source, name, shape),
+    vector: (name, length) => readVector(source, name, length),
   }
 }
 
@@ -178,8 +178,7 @@ export class PackedWeights implements WeightLoader {
     }
   }
 
-  async vector(name: string, shape: number | readonly number[]): Promise<Float32Array> {
-    const length = typeof shape === 'number' ? shape : shape.reduce((product, size) => product * size, 1)
+  async vector(name: string, length: number): Promise<Float32Array> {
     const [plane] = this.#entry(name, 1, length).planes
     const values = new Float32Array(length)
     await this.#read(name, plane, new Uint8Array(values.buffer))
@@ -255,8 +254,8 @@ export class PackingLoader implements WeightLoader {
     return this.#backend.loadMatrix(label, rows, cols, await data(), this.#file === null ? use : { ...use, onPacked })
   }
 
-  async vector(name: string, shape: number | readonly number[]): Promise<Float32Array> {
-    const values = await readVector(this.#source, name, shape)
+  async vector(name: string, length: number): Promise<Float32Array> {
+    const values = await readVector(this.#source, name, length)
     const bytes = new Uint8Array(values.buffer, values.byteOffset, values.byteLength)
     await this.#attempt((file) =>
       this.#add(file, { name, rows: 1, cols: values.length, format: 'f32', form: {} }, [bytes]),

@@ -64,13 +64,16 @@ export async function openMatrix(
   return source.rows(name) ?? source.read(name)
 }
 
-/** Reads a small tensor as f32 values in the order stored, checking its shape; a number is a vector's length. */
-export async function readVector(
-  source: WeightSource,
-  name: string,
-  shape: number | readonly number[],
-): Promise<Float32Array> {
-  expectTensor(source, name, typeof shape === 'number' ? [shape] : shape)
+/** The tensor's description, after checking that it is there with so many values, whatever its dimensions. */
+export function expectValues(source: WeightSource, name: string, count: number): TensorInfo {
+  const info = source.tensors.get(name) ?? expectTensor(source, name, [count])
+  const found = info.shape.reduce((product, size) => product * size, 1)
+  return found === count ? info : expectTensor(source, name, [count])
+}
+
+/** Reads a small tensor as f32 values in the order stored, checking their number. */
+export async function readVector(source: WeightSource, name: string, length: number): Promise<Float32Array> {
+  expectValues(source, name, length)
   return dequantize(await source.read(name))
 }
 

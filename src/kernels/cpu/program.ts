@@ -91,7 +91,7 @@ export const COMMANDS = {
     opcode: 21,
     fields: [
       ...(['runs', 'numRuns', 'states', 'slotBytes', 'q', 'k', 'v', 'xStride', 'out', 'outStride', 'heads'] as const),
-      ...(['keyHeads', 'keyDim', 'valueDim', 'decayRate', 'stepBias', 'step', 'stepStride', 'beta'] as const),
+      ...(['keyHeads', 'tiled', 'keyDim', 'valueDim', 'decayRate', 'stepBias', 'step', 'stepStride', 'beta'] as const),
       ...(['betaStride', 'skip'] as const),
     ],
   },

@@ -166,6 +166,7 @@ export class StateOps {
       outStride: target.stride,
       heads,
       keyHeads: numKeyHeads,
+      tiled: options.tilesKeyHeads ? 1 : 0,
       keyDim,
       valueDim,
       decayRate: this.#resources.vector(options.decayRate).address,

@@ -46,6 +46,7 @@ export function convolve(
 
 export interface HostScan {
   readonly numKeyHeads: number
+  readonly tilesKeyHeads: boolean
   readonly decayRate: Float32Array
   readonly stepBias: Float32Array
   readonly step: HostColumns
@@ -78,7 +79,16 @@ export function gatedDelta(
   out: Float32Array,
   x: HostColumns,
   { heads, keyDim, valueDim }: StateShape,
-  { numKeyHeads, decayRate, stepBias, step, gate, norm, beta }: HostScan & { readonly beta: HostColumns },
+  {
+    numKeyHeads,
+    tilesKeyHeads,
+    decayRate,
+    stepBias,
+    step,
+    gate,
+    norm,
+    beta,
+  }: HostScan & { readonly beta: HostColumns },
   { firstRow, endRow, recurrent }: StateRun,
 ): void {
   const keyWidth = numKeyHeads * keyDim
@@ -86,7 +96,7 @@ export function gatedDelta(
   const key = new Float64Array(keyDim)
   const result = new Float64Array(valueDim)
   for (let head = 0; head < heads; head++) {
-    const keyHead = Math.floor(head / (heads / numKeyHeads))
+    const keyHead = tilesKeyHeads ? head % numKeyHeads : Math.floor(head / (heads / numKeyHeads))
     const state = recurrent.subarray(head * valueDim * keyDim, (head + 1) * valueDim * keyDim)
     for (let row = firstRow; row < endRow; row++) {
       for (let d = 0; d < keyDim; d++) {

@@ -85,6 +85,7 @@ export class StateOps {
   #scan(options: GatedDeltaOptions | SelectiveScanOptions): HostScan {
     return {
       numKeyHeads: options.numKeyHeads,
+      tilesKeyHeads: options.tilesKeyHeads,
       decayRate: this.#vectors.get(options.decayRate).values,
       stepBias: this.#vectors.get(options.stepBias).values,
       step: this.#columns(options.step),

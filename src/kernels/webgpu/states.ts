@@ -225,7 +225,8 @@ export class StateKernels {
     const prepare = new Launch(context, sources[0], this.#bindPrepare(source, shape, options))
     const scanParams = [
       heads,
-      heads / numKeyHeads,
+      numKeyHeads,
+      options.tilesKeyHeads ? 1 : 0,
       source.stride / 4,
       columns.q / 4,
       columns.k / 4,

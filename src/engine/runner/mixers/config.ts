@@ -76,6 +76,7 @@ function gatedDeltaOf(config: ConfigReader, family: Family): MixerSpec {
     keyDim: inFours(config, 'linear_key_head_dim'),
     valueDim: inFours(config, 'linear_value_head_dim'),
     normEps: config.number(family.normEpsField, family.normEps),
+    tilesKeyHeads: false,
   }
 }
 

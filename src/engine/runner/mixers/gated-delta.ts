@@ -1,16 +1,9 @@
 /** The gated delta net of Qwen3.5 and Qwen3-Next: linear attention whose state forgets and is corrected, token after token. */
 import type { Activation, Backend, ConvolutionOptions, GatedDeltaOptions, Matrix, Norm } from '../../../kernels/ops.ts'
-import type { WeightSource } from '../../weights/source.ts'
+import { expectValues, type WeightSource } from '../../weights/source.ts'
 import { expectLinear } from '../parameters.ts'
 import type { DecoderSpec } from '../spec.ts'
-import {
-  convolutionOf,
-  decayRate,
-  expectConvolution,
-  expectDecayRate,
-  expectVector,
-  loadConvolution,
-} from './state-tensors.ts'
+import { convolutionOf, decayRate, expectConvolution, expectDecayRate, loadConvolution } from './state-tensors.ts'
 import type { Mixer, MixerParts, MixerPlace } from './mixer.ts'
 
 /** q, k, v = silu(conv(W_qkv h)); y = W_out (norm(delta rule(q, k, v)) silu(W_z h)) */
@@ -23,6 +16,8 @@ export interface GatedDeltaSpec {
   readonly keyDim: number
   readonly valueDim: number
   readonly normEps: number
+  /** Value head h has the key head of h % numKeyHeads, as GGUF files order them; else neighbours share one. */
+  readonly tilesKeyHeads: boolean
 }
 
 interface Weights {
@@ -109,8 +104,8 @@ export function expectGatedDelta(
   expectLinear(source, output, valueWidth, false)
   expectConvolution(source, convolution)
   expectDecayRate(source, at, delta.numValueHeads)
-  expectVector(source, `${at}dt_bias`, delta.numValueHeads)
-  expectVector(source, `${at}norm.weight`, delta.valueDim)
+  expectValues(source, `${at}dt_bias`, delta.numValueHeads)
+  expectValues(source, `${at}norm.weight`, delta.valueDim)
 }
 
 export async function loadGatedDelta(
@@ -119,7 +114,7 @@ export async function loadGatedDelta(
   { base, memory }: MixerPlace,
 ): Promise<Mixer> {
   const { at, input, scalars, output, convolution, channels, valueWidth } = tensorsOf(base, delta, hiddenSize)
-  const { numKeyHeads, numValueHeads, valueDim, normEps } = delta
+  const { numKeyHeads, numValueHeads, valueDim, normEps, tilesKeyHeads } = delta
   const weights = {
     input: await parameters.matrix(input, hiddenSize),
     scalars: await parameters.matrix(scalars, hiddenSize),
@@ -134,6 +129,7 @@ export async function loadGatedDelta(
   const options: GatedDeltaOptions = {
     layer: memory,
     numKeyHeads,
+    tilesKeyHeads,
     decayRate: await decayRate(parameters, at, numValueHeads),
     stepBias: await parameters.vector(`${at}dt_bias`, numValueHeads),
     gate: { x: buffers.projected, offset: channels },

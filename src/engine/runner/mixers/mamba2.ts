@@ -8,17 +8,10 @@ import type {
   SelectiveScanOptions,
   Vector,
 } from '../../../kernels/ops.ts'
-import type { WeightSource } from '../../weights/source.ts'
+import { expectValues, type WeightSource } from '../../weights/source.ts'
 import { expectLinear } from '../parameters.ts'
 import type { DecoderSpec } from '../spec.ts'
-import {
-  convolutionOf,
-  decayRate,
-  expectConvolution,
-  expectDecayRate,
-  expectVector,
-  loadConvolution,
-} from './state-tensors.ts'
+import { convolutionOf, decayRate, expectConvolution, expectDecayRate, loadConvolution } from './state-tensors.ts'
 import type { Mixer, MixerParts, MixerPlace } from './mixer.ts'
 
 /** z, xBC, dt = W_in h; x, B, C = silu(conv(xBC)); y = W_out norm(scan(x, B, C, dt) silu(z)) */
@@ -104,9 +97,9 @@ export function expectMamba2(source: WeightSource, { hiddenSize }: DecoderSpec, 
   expectLinear(source, output, width, mamba.hasBias)
   expectConvolution(source, convolution)
   expectDecayRate(source, at, mamba.numHeads)
-  expectVector(source, `${at}D`, mamba.numHeads)
-  expectVector(source, `${at}dt_bias`, mamba.numHeads)
-  expectVector(source, `${at}norm.weight`, width)
+  expectValues(source, `${at}D`, mamba.numHeads)
+  expectValues(source, `${at}dt_bias`, mamba.numHeads)
+  expectValues(source, `${at}norm.weight`, width)
 }
 
 export async function loadMamba2(
@@ -130,6 +123,7 @@ export async function loadMamba2(
   const options: SelectiveScanOptions = {
     layer: memory,
     numKeyHeads: numGroups,
+    tilesKeyHeads: false,
     decayRate: await decayRate(parameters, at, numHeads),
     stepBias: await parameters.vector(`${at}dt_bias`, numHeads),
     skip: await parameters.vector(`${at}D`, numHeads),

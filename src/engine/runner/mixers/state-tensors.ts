@@ -1,10 +1,10 @@
 /** Small tensors of mixers that keep a state: the causal convolution, and how fast a state decays. */
 import type { ConvolutionOptions, Vector } from '../../../kernels/ops.ts'
-import { expectTensor, type WeightSource } from '../../weights/source.ts'
+import { expectValues, type WeightSource } from '../../weights/source.ts'
 import type { Parameters } from '../parameters.ts'
 
 export interface ConvolutionTensors {
-  /** Of the layer: its weight is stored as [channels, 1, kernel]. */
+  /** Of the layer: its weight is stored as [channels, 1, kernel], in GGUF files as [channels, kernel]. */
   readonly name: string
   readonly channels: number
   readonly kernel: number
@@ -13,8 +13,8 @@ export interface ConvolutionTensors {
 
 /** Checks the tensors. Throws ModelError. */
 export function expectConvolution(source: WeightSource, { name, channels, kernel, hasBias }: ConvolutionTensors): void {
-  expectTensor(source, `${name}.weight`, [channels, 1, kernel])
-  if (hasBias) expectTensor(source, `${name}.bias`, [channels])
+  expectValues(source, `${name}.weight`, channels * kernel)
+  if (hasBias) expectValues(source, `${name}.bias`, channels)
 }
 
 export async function loadConvolution(
@@ -23,7 +23,7 @@ export async function loadConvolution(
 ): Promise<Pick<ConvolutionOptions, 'weight' | 'bias' | 'kernel'>> {
   return {
     kernel,
-    weight: await parameters.vector(`${name}.weight`, [channels, 1, kernel]),
+    weight: await parameters.vector(`${name}.weight`, channels * kernel),
     bias: hasBias ? await parameters.vector(`${name}.bias`, channels) : null,
   }
 }
@@ -38,14 +38,10 @@ export function convolutionOf(
   return { layer, offset, isGated, ...tensors }
 }
 
-export function expectVector(source: WeightSource, name: string, length: number): void {
-  expectTensor(source, name, [length])
-}
-
 // -exp(A_log) is what is meant; GGUF files have that, as A.
 
 export function expectDecayRate(source: WeightSource, at: string, length: number): void {
-  expectVector(source, source.tensors.has(`${at}A`) ? `${at}A` : `${at}A_log`, length)
+  expectValues(source, source.tensors.has(`${at}A`) ? `${at}A` : `${at}A_log`, length)
 }
 
 export async function decayRate(parameters: Parameters, at: string, length: number): Promise<Vector> {

@@ -98,6 +98,7 @@ export class ScanCommand {
   outStride: usize
   heads: i32
   keyHeads: i32
+  tiled: i32 // head h has the keys of h % keyHeads; else neighbours share them
   keyDim: i32 // a multiple of 4
   valueDim: i32
   decayRate: usize
@@ -125,7 +126,7 @@ function scanHead(c: ScanCommand, run: Run, head: i32): void {
   const state = c.states + c.slotBytes * run.write + stateBytes * head
   if (run.read < 0) memory.fill(state, 0, stateBytes)
   else if (run.read != run.write) memory.copy(state, c.states + c.slotBytes * run.read + stateBytes * head, stateBytes)
-  const keyHead = head / (c.heads / c.keyHeads)
+  const keyHead = c.tiled ? head % c.keyHeads : head / (c.heads / c.keyHeads)
   const keyAt = keyBytes * keyHead
   const valueAt = <usize>(head * c.valueDim) << 2
   const headAt = <usize>head << 2

@@ -12,7 +12,8 @@
 
 struct ScanParams {
   heads: u32,
-  heads_per_key: u32,
+  key_heads: u32,
+  is_tiled: u32, // head h has the keys of h % key_heads; else neighbours share them
   x_quads: u32, // of a row
   q_quad: u32, // of the first head
   k_quad: u32,
@@ -50,7 +51,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     s$(i) = states[before + $(i * LANES)u];
 #end
   }
-  let key = head / params.heads_per_key * $(D / 4)u + part;
+  let key_head = select(head / (params.heads / params.key_heads), head % params.key_heads, params.is_tiled == 1u);
+  let key = key_head * $(D / 4)u + part;
   let value_at = head * $(V)u + min(v, $(V - 1)u);
   var turn = 0u;
   for (var row = run.first_row; row < run.end_row; row++) {
