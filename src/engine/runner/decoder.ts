@@ -7,6 +7,7 @@ import type {
   Matrix,
   Norm,
   OpSequence,
+  Pooling,
   SampleRow,
   ScoreRow,
   StateLayout,
@@ -63,6 +64,12 @@ export class Decoder {
     if (scores.length > 0) backend.score(this.#hidden, this.#head, this.#logits, scores)
   }
 
+  /** In place of `forward`, in steps of whole sequences: a row of the residual stream for each, before the last norm. */
+  pool(pooling: Pooling): void {
+    this.#backend.run(this.#layerOps)
+    this.#backend.pool(this.#hidden, pooling)
+  }
+
   /** The same in every step. */
   #recordLayers(): void {
     const hidden = this.#hidden
@@ -88,18 +95,20 @@ export function stateLayout(spec: DecoderSpec, numSlots: number): StateLayout | 
   return shapes.length === 0 ? null : { numSlots, layers: shapes }
 }
 
-/** Where the decoder's tensors are: models with a vision part keep the text part deeper. */
-const PREFIXES = ['model.', 'model.language_model.', 'language_model.model.'] as const
+/** Where the decoder's tensors are: models with a vision part keep the text part deeper, models without a head have no prefix. */
+const PREFIXES = ['model.', 'model.language_model.', 'language_model.model.', ''] as const
 
 /**
  * Reads every weight, one tensor at a time, into the backend; q, k, v and gate, up are joined to one matrix each. `weights`: where
- * they are packed already. Throws ModelError for a missing or misshapen tensor before anything is read, so that a broken checkpoint fails at once.
+ * they are packed already. `isSinglePass`: steps have whole sequences, so that a layer's keys and values are not read after it and one layer's
+ * room in the pool serves all. Throws ModelError for a missing or misshapen tensor before anything is read, so that a broken checkpoint fails at once.
  */
 export async function loadDecoder(
   backend: Backend,
   spec: DecoderSpec,
   source: WeightSource,
   weights: WeightLoader = unpackedLoader(backend, source),
+  isSinglePass = false,
 ): Promise<Decoder> {
   const prefix = PREFIXES.find((candidate) => source.tensors.has(`${candidate}embed_tokens.weight`)) ?? PREFIXES[0]
   checkTensors(spec, source, prefix)
@@ -117,7 +126,8 @@ export async function loadDecoder(
   let numStates = 0
   for (const [index, layer] of spec.layers.entries()) {
     const base = `${prefix}layers.${index}.`
-    const memory = layer.mixer.kind === 'attention' ? numAttention++ : numStates++
+    const isAttention = layer.mixer.kind === 'attention'
+    const memory = isAttention ? (isSinglePass ? 0 : numAttention++) : numStates++
     layers.push({
       inputNorm: normPlacement === 'post' ? undefined : await parameters.norm(`${base}${names.inputNorm}`, hiddenSize),
       mixer: await loadMixer(parts, layer.mixer, { base, memory }),

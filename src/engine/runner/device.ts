@@ -26,7 +26,7 @@ export async function chooseDevice(device: ModelRequest['device']): Promise<Devi
 export async function createBackend(
   kind: DeviceKind,
   options: BackendOptions,
-  request: ModelRequest,
+  request: Pick<ModelRequest, 'device' | 'threads'>,
 ): Promise<Backend> {
   if (kind === 'reference') return createReferenceBackend(options)
   try {

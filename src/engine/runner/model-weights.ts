@@ -28,7 +28,7 @@ export interface LoadedWeights {
 }
 
 /** A source that also counts what is read, as it is served, and hashes the first bytes of every tensor. */
-function tallying(source: WeightSource, tally: { bytes: number; readonly hash: Hash }): WeightSource {
+export function tallying(source: WeightSource, tally: { bytes: number; readonly hash: Hash }): WeightSource {
   const count = (data: MatrixData, isFirst: boolean): MatrixData => {
     const plane = 'values' in data ? data.values : data.codes
     tally.bytes += matrixBytes(data)

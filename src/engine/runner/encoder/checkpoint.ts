@@ -1,0 +1,161 @@
+/** Opens a model that is to embed or to rank texts: an encoder or a decoder, in a folder in Hugging Face layout or a GGUF file. */
+import { basename, join } from 'node:path'
+import { readTokenizerFiles, type TokenizerFiles } from '../../tokenizer.ts'
+import { type GgufMetadata, openGgufFile } from '../../weights/gguf-file.ts'
+import { openGguf } from '../../weights/gguf.ts'
+import { isFolder, localModel } from '../../weights/model-path.ts'
+import { unpackCheckpoint } from '../../weights/quantized-checkpoint.ts'
+import { openSafetensors } from '../../weights/safetensors.ts'
+import type { WeightSource } from '../../weights/source.ts'
+import { FAMILIES } from '../families.ts'
+import { ModelError } from '../runner.ts'
+import { type DecoderSpec, parseSpec, readQuantization } from '../spec.ts'
+import type { Pooling } from '../../../kernels/ops.ts'
+import { readJsonFile, readModules, type TextModules } from './modules.ts'
+import { GGUF_TYPES, renamed } from './names.ts'
+import { type EncoderSpec, isEncoder, parseEncoderSpec } from './spec.ts'
+
+interface Opened {
+  readonly name: string
+  readonly source: WeightSource
+  readonly modules: TextModules
+  readonly tokenizer: TokenizerFiles
+}
+
+export interface EncoderCheckpoint extends Opened {
+  readonly kind: 'encoder'
+  readonly spec: EncoderSpec
+}
+
+export interface DecoderCheckpoint extends Opened {
+  readonly kind: 'decoder'
+  readonly spec: DecoderSpec
+}
+
+export type TextCheckpoint = EncoderCheckpoint | DecoderCheckpoint
+
+type Json = Readonly<Record<string, unknown>>
+
+const isObject = (value: unknown): value is Json =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
+
+/** The architecture that a decoder without a language model's head is one of: Qwen3Model is Qwen3ForCausalLM's. */
+function decoderArchitecture(json: Json): string | null {
+  const [architecture = ''] = Array.isArray(json['architectures']) ? (json['architectures'] as unknown[]) : []
+  if (typeof architecture !== 'string') return null
+  const causal = architecture.replace(/(Model|ForSequenceClassification|ForCausalLM)$/, 'ForCausalLM')
+  return Object.hasOwn(FAMILIES, causal) ? causal : null
+}
+
+/** Whether a folder's config.json is of a model that can be opened here. */
+export function isTextConfig(json: unknown): boolean {
+  return isObject(json) && (isEncoder(json) || decoderArchitecture(json) !== null)
+}
+
+/** Steps of these models have whole sequences, and their layers attention only. Throws ModelError for others. */
+function requireAttention(path: string, spec: DecoderSpec): DecoderSpec {
+  const other = spec.layers.find(({ mixer }) => mixer.kind !== 'attention')
+  if (other !== undefined) throw new ModelError(`${path}: layers that keep a state of their own do not embed texts here`)
+  // Only the last row is used: of a separate head nothing is needed.
+  return { ...spec, tiesEmbeddings: true }
+}
+
+async function openFolder(path: string): Promise<TextCheckpoint> {
+  const file = join(path, 'config.json')
+  const json = await readJsonFile(file)
+  if (!isObject(json)) throw new ModelError(`${file}: expected a JSON object`)
+  const name = basename(path)
+  const architecture = decoderArchitecture(json)
+  const tokenizer = await readTokenizerFiles(path)
+  if (isEncoder(json) || architecture === null) {
+    const spec = parseEncoderSpec(file, json)
+    const modules = await readModules(path, 'mean')
+    const source = renamed(await openSafetensors(path), spec.modelType, false)
+    return { kind: 'encoder', name, source, spec, modules, tokenizer }
+  }
+  const spec = requireAttention(path, parseSpec(file, { ...json, architectures: [architecture] }, null))
+  const modules = await readModules(path, 'last')
+  const quantization = await readQuantization(path)
+  const source = await openSafetensors(path)
+  const unpacked = quantization === null ? source : unpackCheckpoint(source, quantization)
+  return { kind: 'decoder', name, source: unpacked, spec, modules, tokenizer }
+}
+
+/** llama.cpp's numbers of ways to pool. A ranker reads what it was trained to read: the first row, or a decoder's last. */
+const GGUF_POOLINGS: Readonly<Record<number, Pooling>> = { 1: 'mean', 2: 'first', 3: 'last' }
+
+function ggufModules(metadata: GgufMetadata, fallback: Pooling): TextModules {
+  const type = metadata.own('pooling_type')
+  const pooling = typeof type === 'number' ? GGUF_POOLINGS[type] : undefined
+  const length = metadata.own('context_length')
+  return {
+    pooling: pooling ?? fallback,
+    dense: [],
+    isNormalized: true,
+    // Of GGUF's decoders only Qwen3 embeds: its model card's instruction.
+    prompts: { query: metadata.architecture === 'qwen3' ? QWEN3_QUERY : '', document: '' },
+    maxTokens: typeof length === 'number' ? length : null,
+  }
+}
+
+const QWEN3_QUERY =
+  'Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:'
+
+/** The config.json of an encoder's Hugging Face form. */
+function ggufConfig(metadata: GgufMetadata, modelType: string, source: WeightSource): Json {
+  const rows = (name: string): number | undefined => source.tensors.get(`${name}.weight`)?.shape[0]
+  const period = metadata.own('attention.sliding_window_pattern')
+  return {
+    model_type: modelType,
+    vocab_size: rows('tokens'),
+    hidden_size: metadata.own('embedding_length'),
+    intermediate_size: metadata.own('feed_forward_length'),
+    num_hidden_layers: metadata.own('block_count'),
+    num_attention_heads: metadata.own('attention.head_count'),
+    // XLM-R's rows before the first position have been left out.
+    max_position_embeddings: rows('positions') ?? metadata.own('context_length'),
+    type_vocab_size: rows('segments') ?? 0,
+    layer_norm_eps: metadata.own('attention.layer_norm_epsilon'),
+    norm_eps: metadata.own('attention.layer_norm_epsilon'),
+    rope_theta: metadata.own('rope.freq_base'),
+    global_rope_theta: metadata.own('rope.freq_base'),
+    local_rope_theta: metadata.own('rope.freq_base_swa'),
+    local_attention: metadata.own('attention.sliding_window'),
+    ...(typeof period === 'number' && period > 0 ? { global_attn_every_n_layers: period } : {}),
+    num_labels: 1,
+  }
+}
+
+async function openFile(path: string): Promise<TextCheckpoint> {
+  const name = basename(path)
+  const { source, metadata } = await openGgufFile(path, () => (tensor) => ({ name: tensor, permutedHeads: null }))
+  try {
+    const tokenizer = await readTokenizerFiles(path)
+    const modelType = Object.hasOwn(GGUF_TYPES, metadata.architecture) ? GGUF_TYPES[metadata.architecture] : undefined
+    if (modelType !== undefined) {
+      const named = renamed(source, modelType, true)
+      const spec = parseEncoderSpec(path, ggufConfig(metadata, modelType, named))
+      return { kind: 'encoder', name, source: named, spec, modules: ggufModules(metadata, 'first'), tokenizer }
+    }
+    await source.close()
+    const decoder = await openGguf(path)
+    const spec = requireAttention(path, decoder.spec({ servedPositions: null }))
+    return {
+      kind: 'decoder',
+      name,
+      source: decoder.source,
+      spec,
+      modules: ggufModules(metadata, 'last'),
+      tokenizer,
+    }
+  } catch (error) {
+    await source.close()
+    throw error
+  }
+}
+
+/** Throws ModelError that names the file and what was expected. */
+export async function openTextCheckpoint(path: string): Promise<TextCheckpoint> {
+  const local = await localModel(path)
+  return (await isFolder(local)) ? openFolder(local) : openFile(local)
+}

@@ -1,0 +1,131 @@
+/** One pass over whole texts on a device: token rows in, a pooled row of each out. */
+import { createHash } from 'node:crypto'
+import type { Backend, BackendInfo, Pooling } from '../../../kernels/ops.ts'
+import { unpackedLoader } from '../../weights/packed-cache.ts'
+import { readVector, type WeightSource } from '../../weights/source.ts'
+import { kvLayout, loadDecoder } from '../decoder.ts'
+import { chooseDevice, createBackend } from '../device.ts'
+import { tallying } from '../model-weights.ts'
+import type { ModelRequest } from '../runner.ts'
+import { backendLimits, type BatchLimits, BLOCK_SIZE, blocksOf, stepInput, stepsOf } from './batches.ts'
+import type { TextCheckpoint } from './checkpoint.ts'
+import { encoderKvLayout, loadEncoder } from './encoder.ts'
+import type { EncoderSpec } from './spec.ts'
+import type { TokenRow } from './special-tokens.ts'
+
+export interface PassRequest {
+  readonly device: ModelRequest['device']
+  /** Threads of the cpu backend; null: its own choice. */
+  readonly threads: number | null
+}
+
+/** Rows of a step at least, and at most unless a single text has more: what a device is busy with for a moment. */
+const STEP_ROWS = { webgpu: 4096, cpu: 1024, reference: 256 } as const
+const MAX_SEQUENCES = 64
+/** Longest text served: buffers are made for it, and attention over it takes its square. */
+const MAX_TOKENS = 8192
+
+export class TextPass {
+  readonly info: BackendInfo
+  readonly maxTokens: number
+  /** Of the weights: 12 hexadecimal digits. */
+  readonly digest: string
+  readonly #backend: Backend
+  readonly #limits: BatchLimits
+  readonly #forward: () => void
+  readonly #finish: (pooled: Float32Array) => Float32Array
+  readonly #placeOf: (position: number, segment: number) => number
+
+  private constructor(parts: {
+    readonly backend: Backend
+    readonly limits: BatchLimits
+    readonly digest: string
+    readonly forward: () => void
+    readonly finish: (pooled: Float32Array) => Float32Array
+    readonly placeOf: (position: number, segment: number) => number
+  }) {
+    this.#backend = parts.backend
+    this.#limits = parts.limits
+    this.#forward = parts.forward
+    this.#finish = parts.finish
+    this.#placeOf = parts.placeOf
+    this.info = parts.backend.info
+    this.maxTokens = parts.limits.maxTokens
+    this.digest = parts.digest
+  }
+
+  /** Loads the weights. On failure nothing stays open but the checkpoint. Throws ModelError. */
+  static async load(checkpoint: TextCheckpoint, pooling: Pooling, request: PassRequest): Promise<TextPass> {
+    const kind = await chooseDevice(request.device)
+    const { modules, spec } = checkpoint
+    const ofModel = checkpoint.kind === 'encoder' ? checkpoint.spec.maxTokens : checkpoint.spec.maxPositions
+    const maxTokens = Math.min(modules.maxTokens ?? ofModel, ofModel, MAX_TOKENS)
+    const limits = { maxTokens, maxRows: Math.max(maxTokens, STEP_ROWS[kind]), maxSequences: MAX_SEQUENCES }
+    const backend = await createBackend(kind, { limits: backendLimits(limits), traceKernels: false }, request)
+    try {
+      const tally = { bytes: 0, hash: createHash('sha256').update(JSON.stringify(spec, numbersOf)) }
+      const source = tallying(checkpoint.source, tally)
+      const common = { backend, limits }
+      if (checkpoint.kind === 'encoder') {
+        const encoder = await loadEncoder(backend, checkpoint.spec, source, pooling)
+        backend.createKvCache(encoderKvLayout(checkpoint.spec, blocksOf(limits), BLOCK_SIZE))
+        await backend.ready()
+        const digest = tally.hash.digest('hex').slice(0, 12)
+        const placeOf = placesFor(checkpoint.spec)
+        return new TextPass({ ...common, digest, forward: () => encoder.forward(), finish: (row) => row, placeOf })
+      }
+      const decoder = await loadDecoder(backend, checkpoint.spec, source, unpackedLoader(backend, source), true)
+      backend.createKvCache({ ...kvLayout(checkpoint.spec, blocksOf(limits), BLOCK_SIZE), numLayers: 1 })
+      await backend.ready()
+      const finish = await lastNorm(checkpoint.source, checkpoint.spec)
+      const digest = tally.hash.digest('hex').slice(0, 12)
+      return new TextPass({ ...common, digest, forward: () => decoder.pool(pooling), finish, placeOf: () => 0 })
+    } catch (error) {
+      await backend.close()
+      throw error
+    }
+  }
+
+  /** The pooled row of each text, in the order of the texts, which are at most `maxTokens` long. */
+  async run(texts: readonly TokenRow[]): Promise<readonly Float32Array[]> {
+    const rows: Float32Array[] = []
+    for (const indexes of stepsOf(texts, this.#limits)) {
+      const sequences = indexes.map((index) => texts[index]!)
+      this.#backend.beginStep(stepInput(sequences, this.#limits, this.#placeOf))
+      this.#forward()
+      const { pooled } = await this.#backend.endStep()
+      if (pooled === null) throw new Error('the step gave no pooled rows')
+      const cols = pooled.length / indexes.length
+      indexes.forEach((index, i) => (rows[index] = this.#finish(pooled.slice(i * cols, (i + 1) * cols))))
+    }
+    return rows
+  }
+
+  close(): Promise<void> {
+    return this.#backend.close()
+  }
+}
+
+const numbersOf = (_: string, value: unknown): unknown => (value instanceof Float64Array ? [...value] : value)
+
+function placesFor({ positions, numSegments }: EncoderSpec): (position: number, segment: number) => number {
+  const { count, offset } = positions ?? { count: 1, offset: 0 }
+  const isPlaced = positions !== null
+  return (position, segment) => Math.min(segment, Math.max(0, numSegments - 1)) * count + (isPlaced ? position + offset : 0)
+}
+
+/** A decoder's last norm, for one row: RMSNorm. */
+async function lastNorm(
+  source: WeightSource,
+  { hiddenSize, normEps, normAddsOne }: { hiddenSize: number; normEps: number; normAddsOne: boolean },
+): Promise<(row: Float32Array) => Float32Array> {
+  const names = ['model.norm', 'model.language_model.norm', 'language_model.model.norm', 'norm']
+  const name = names.find((candidate) => source.tensors.has(`${candidate}.weight`)) ?? 'model.norm'
+  const stored = await readVector(source, `${name}.weight`, hiddenSize)
+  const weight = normAddsOne ? stored.map((value) => value + 1) : stored
+  return (row) => {
+    const squares = row.reduce((sum, value) => sum + value * value, 0)
+    const factor = 1 / Math.sqrt(squares / hiddenSize + normEps)
+    return row.map((value, i) => value * factor * weight[i]!)
+  }
+}
