@@ -50,7 +50,10 @@ const allowed: readonly { room: (path: string) => boolean; name: string; may: (i
   {
     name: 'rag',
     room: (p) => inRoom(p, 'rag'),
-    may: ({ to, typeOnly }) => to === 'observability/context.ts' || (inRoom(to, 'engine') && typeOnly),
+    may: ({ from, to, typeOnly }) =>
+      to === 'observability/context.ts' ||
+      // The entry of the thread that models run in on the engine's kernels.
+      (inRoom(to, 'engine') && (typeOnly || from === 'rag/engine-worker.ts')),
   },
   {
     name: 'engine/runner and engine/weights',

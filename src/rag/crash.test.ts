@@ -7,16 +7,16 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { seededRandom } from '../../test/rag/documents.ts'
 import { writeBertFolder } from '../../test/rag/onnx-bert.ts'
-import { createEmbedder, type Embedder } from './embedder.ts'
+import type { Embedder } from './embedder.ts'
 import { findFiles } from './files.ts'
 import { indexFiles } from './index-files.ts'
-import { createModelProcess, type ModelProcess } from './models.ts'
+import { createModelWorkers, type ModelWorkers } from './model-workers.ts'
 import { LocalMemoryStore } from './stores/memory-local.ts'
 
 const NUM_FILES = 30
 
 let folder = ''
-let models: ModelProcess
+let models: ModelWorkers
 let embedder: Embedder
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'miniserve-crash-'))
@@ -31,8 +31,8 @@ beforeAll(() => {
     writeFileSync(join(files, `${String(i).padStart(3, '0')}.md`), `# File ${i}\n\n${sentences.join(' ')}\n`)
   }
   const path = writeBertFolder(folder, 'embedder', { words })
-  models = createModelProcess()
-  embedder = createEmbedder({ kind: 'folder', name: 'embedder', folder: path }, models)
+  models = createModelWorkers()
+  embedder = models.embedder({ kind: 'folder', name: 'embedder', folder: path })
 })
 afterAll(async () => {
   await models.close()

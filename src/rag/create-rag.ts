@@ -2,13 +2,13 @@
 import { join } from 'node:path'
 import { bundledIndex } from './bundled.ts'
 import { createDocumentReader } from './document-reader.ts'
-import { createEmbedder } from './embedder.ts'
 import { RagError } from './errors.ts'
 import { FUSION_WEIGHTS, type FusionWeights } from './fusion.ts'
 import { BUNDLED_INDEX } from './index-catalog.ts'
-import { createModelProcess, createStaticThread, resolveEmbedder, resolveModel, type StaticSource } from './models.ts'
+import { modelThreads } from './model-threads.ts'
+import { createModelWorkers } from './model-workers.ts'
+import { type EngineDevice, resolveEmbedder, resolveModel, type StaticSource } from './models.ts'
 import type { PromptTemplate } from './prompt.ts'
-import { createReranker } from './reranker.ts'
 import { RagService } from './service.ts'
 import { createMemoryStore } from './stores/memory.ts'
 import { createPgvectorStore } from './stores/pgvector.ts'
@@ -32,7 +32,14 @@ export interface RagOptions {
   /** In place of the fusion's weights for the models. */
   readonly weights?: Partial<FusionWeights>
   /** The hub's cache on this machine, its address, and whether it may be called. */
-  readonly hub: { readonly cacheDir: string; readonly endpoint: string; readonly isOffline: boolean }
+  readonly hub: {
+    readonly cacheDir: string
+    readonly endpoint: string
+    readonly token: string | null
+    readonly isOffline: boolean
+  }
+  /** What models that are not in ONNX run on. */
+  readonly device: EngineDevice
   /** The index of `"rag": true`. */
   readonly defaultIndex: string
   /** Files of the bundled index, which answers as `BUNDLED_INDEX` while the user has no document under that name. Empty: none. */
@@ -50,10 +57,10 @@ export const DEFAULT_RERANK_BUDGET_MS = 1000
 
 /** Builds retrieval. Nothing is loaded or opened before it is needed. @throws RagError model_unavailable for a model that was asked for and is not there. */
 export function createRag(options: RagOptions): RagService {
-  const models = createModelProcess(options.onWorkerDeath)
-  const thread = createStaticThread(options.onWorkerDeath)
-  const { cacheDir: hubCacheDir, endpoint, isOffline } = options.hub
-  const hub = { hubCacheDir, downloadDir: join(options.cacheDir, 'transformers'), endpoint, isOffline }
+  const models = createModelWorkers(options.onWorkerDeath)
+  const { cacheDir: hubCacheDir, ...hub } = options.hub
+  const downloadDir = join(options.cacheDir, 'transformers')
+  const modelOptions = { ...hub, hubCacheDir, downloadDir, device: options.device, threads: modelThreads() }
   // A bundled model that is missing is an error of the requests that need it; one that was asked for, of the start.
   const bundledEmbedder: StaticSource = {
     kind: 'static',
@@ -63,12 +70,12 @@ export function createRag(options: RagOptions): RagService {
   const source =
     options.embeddingModel === null
       ? bundledEmbedder
-      : resolveEmbedder(options.embeddingModel, '--embedding-model', hub)
-  const embedder = source.kind === 'static' ? createEmbedder(source, thread) : createEmbedder(source, models)
+      : resolveEmbedder(options.embeddingModel, '--embedding-model', modelOptions)
+  const embedder = models.embedder(source)
   const reranker =
     options.rerankerModel === null
       ? null
-      : createReranker(resolveModel(options.rerankerModel, '--reranker-model', hub), models)
+      : models.reranker(resolveModel(options.rerankerModel, '--reranker-model', modelOptions))
   const reader = createDocumentReader(options.onWorkerDeath)
   return new RagService({
     ...options,
@@ -88,9 +95,7 @@ export function createRag(options: RagOptions): RagService {
             ...(options.onWorkerDeath && { onWorkerDeath: options.onWorkerDeath }),
           })
         : null,
-    closeModels: async () => {
-      await Promise.all([models.close(), thread.close()])
-    },
+    closeModels: () => models.close(),
   })
 }
 

@@ -20,7 +20,7 @@ export function embedTexts(embedder: Embedder, texts: readonly string[], signal?
         param,
       )
     }
-    return embedder.embed(texts, { role: 'query', isBulk: texts.length > 1, ...(signal && { signal }) })
+    return embedder.embed(texts, { role: 'plain', isBulk: texts.length > 1, ...(signal && { signal }) })
   })
 }
 

@@ -1,6 +1,6 @@
 /** Texts to vectors. */
-import { INGEST_PRIORITY, loadedOnce, QUERY_PRIORITY } from './models.ts'
-import type { EmbedderApi, EmbeddingRole, LoadedEmbedder } from './model-worker.ts'
+import { INGEST_PRIORITY, loadedOnce, QUERY_PRIORITY } from './loaded-once.ts'
+import type { EmbedderApi, EmbeddingRole, LoadedEmbedder } from './model-api.ts'
 import type { WorkerClient } from './worker-rpc.ts'
 
 export interface EmbedOptions {
@@ -11,7 +11,7 @@ export interface EmbedOptions {
 }
 
 export interface Embeddings {
-  /** [texts, dimensions] f32, L2-normalised. */
+  /** [texts, dimensions] f32; L2-normalised, or of plain texts as the model gives them. */
   readonly vectors: Float32Array
   /** Tokens read of each text, special tokens included. */
   readonly numTokens: readonly number[]

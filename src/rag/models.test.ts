@@ -5,11 +5,18 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { MINILM_L6, TINY, writeBertFolder } from '../../test/rag/onnx-bert.ts'
-import { createEmbedder } from './embedder.ts'
-import { createModelProcess, resolveModel, type ModelProcess } from './models.ts'
-import { createReranker } from './reranker.ts'
+import { resolveModel } from './models.ts'
+import { createModelWorkers, type ModelWorkers } from './model-workers.ts'
 
-const HUB = { hubCacheDir: '', downloadDir: '', endpoint: 'http://127.0.0.1:9', isOffline: false }
+const HUB = {
+  hubCacheDir: '',
+  downloadDir: '',
+  endpoint: 'http://127.0.0.1:9',
+  token: null,
+  isOffline: false,
+  device: 'cpu' as const,
+  threads: 1,
+}
 const TEXTS = [
   'a walnut loaf',
   'the scheduler preempts a sequence when blocks run out',
@@ -19,12 +26,12 @@ const TEXTS = [
 const WORDS = [...new Set(TEXTS.flatMap((text) => text.split(' ')))]
 
 let folder = ''
-let models: ModelProcess
+let models: ModelWorkers
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'miniserve-models-'))
   HUB.hubCacheDir = join(folder, 'hub')
   HUB.downloadDir = join(folder, 'downloads')
-  models = createModelProcess()
+  models = createModelWorkers()
 })
 afterAll(async () => {
   await models.close()
@@ -39,8 +46,8 @@ describe("the models' process", () => {
   it('loads the models as often as it is started', async () => {
     const path = writeBertFolder(folder, 'again', { words: WORDS })
     for (let i = 0; i < 4; i++) {
-      const own = createModelProcess()
-      const { vectors } = await createEmbedder(resolveModel(path, '', HUB), own).embed(['fox'], { role: 'query' })
+      const own = createModelWorkers()
+      const { vectors } = await own.embedder(resolveModel(path, '', HUB)).embed(['fox'], { role: 'query' })
       expect(vectors).toHaveLength(TINY.hidden)
       await own.close()
     }
@@ -50,7 +57,7 @@ describe("the models' process", () => {
 describe('the embedding model', () => {
   it('gives normalised vectors that do not depend on the batch, in the order of the texts', async () => {
     const path = writeBertFolder(folder, 'tiny-embedder', { words: WORDS })
-    const embedder = createEmbedder(resolveModel(path, '--embedding-model', HUB), models)
+    const embedder = models.embedder(resolveModel(path, '--embedding-model', HUB))
     const { dimensions, maxTokens, fingerprint } = await embedder.load()
     expect([dimensions, maxTokens]).toEqual([TINY.hidden, TINY.maxPositions])
     expect(fingerprint).toMatch(/^tiny-embedder@[0-9a-f]{12}$/)
@@ -73,7 +80,7 @@ describe('the embedding model', () => {
   })
 
   it('stops at an abort, and a query passes the ingestion that waits', async () => {
-    const embedder = createEmbedder(resolveModel(join(folder, 'tiny-embedder'), '--embedding-model', HUB), models)
+    const embedder = models.embedder(resolveModel(join(folder, 'tiny-embedder'), '--embedding-model', HUB))
     const order: string[] = []
     const controller = new AbortController()
     const ingestion = Promise.all(
@@ -92,12 +99,12 @@ describe('the embedding model', () => {
 
   it('follows the pooling and the prompts that sentence-transformers stores', async () => {
     const path = writeBertFolder(folder, 'cls-embedder', { words: WORDS })
-    const plain = createEmbedder(resolveModel(join(folder, 'tiny-embedder'), '--embedding-model', HUB), models)
+    const plain = models.embedder(resolveModel(join(folder, 'tiny-embedder'), '--embedding-model', HUB))
     mkdirSync(join(path, '1_Pooling'))
     writeFileSync(join(path, '1_Pooling', 'config.json'), '{"pooling_mode_cls_token": true}')
     writeFileSync(join(path, 'config_sentence_transformers.json'), '{"prompts": {"query": "fox "}}')
     writeFileSync(join(path, 'sentence_bert_config.json'), '{"max_seq_length": 16}')
-    const embedder = createEmbedder(resolveModel(path, '--embedding-model', HUB), models)
+    const embedder = models.embedder(resolveModel(path, '--embedding-model', HUB))
     expect((await embedder.load()).maxTokens).toBe(16)
     const [asQuery, asDocument, mean] = await Promise.all([
       embedder.embed(['walnut'], { role: 'query' }),
@@ -114,7 +121,7 @@ describe('the embedding model', () => {
 describe('the reranking model', () => {
   it('gives each document a relevance in its place', async () => {
     const path = writeBertFolder(folder, 'tiny-reranker', { isClassifier: true, words: WORDS })
-    const reranker = createReranker(resolveModel(path, '--reranker-model', HUB), models)
+    const reranker = models.reranker(resolveModel(path, '--reranker-model', HUB))
     const many = Array.from({ length: 19 }, (_, i) => TEXTS[i % TEXTS.length] ?? '')
     const { scores, numTokens } = await reranker.rerank('walnut fox', many)
     expect(numTokens).toBeGreaterThan(many.length * 5)
@@ -128,7 +135,7 @@ describe('the reranking model', () => {
   })
 
   it('takes no longer than its signal allows', async () => {
-    const reranker = createReranker(resolveModel(join(folder, 'tiny-reranker'), '--reranker-model', HUB), models)
+    const reranker = models.reranker(resolveModel(join(folder, 'tiny-reranker'), '--reranker-model', HUB))
     const controller = new AbortController()
     const late = reranker.rerank('fox', TEXTS, { signal: controller.signal })
     controller.abort(new Error('over budget'))
@@ -143,7 +150,7 @@ describe('a hub id', () => {
     mkdirSync(join(repository, 'refs'), { recursive: true })
     writeFileSync(join(repository, 'refs', 'main'), 'abc123\n')
     writeBertFolder(join(repository, 'snapshots'), 'abc123')
-    const embedder = createEmbedder(resolveModel('some/cached', '--embedding-model', HUB), models)
+    const embedder = models.embedder(resolveModel('some/cached', '--embedding-model', HUB))
     expect(embedder.name).toBe('some/cached')
     expect((await embedder.load()).dimensions).toBe(TINY.hidden)
   })
@@ -171,9 +178,9 @@ describe('a hub', () => {
       const endpoint = `http://127.0.0.1:${typeof address === 'object' ? address?.port : ''}`
       const downloadDir = join(folder, 'hub-downloads')
       const source = (isOffline: boolean) =>
-        resolveModel('some/remote', '', { hubCacheDir: HUB.hubCacheDir, downloadDir, endpoint, isOffline })
-      const own = createModelProcess()
-      const stalled = createEmbedder(source(false), own).load()
+        resolveModel('some/remote', '', { ...HUB, downloadDir, endpoint, isOffline })
+      const own = createModelWorkers()
+      const stalled = own.embedder(source(false)).load()
       await Promise.all([
         once(hub, 'stalled'),
         expect(stalled).rejects.toThrow('was closed'),
@@ -181,17 +188,17 @@ describe('a hub', () => {
       ])
       expect(existsSync(join(downloadDir, 'some', 'remote', 'onnx'))).toBe(false)
       isStalled = false
-      expect(await createEmbedder(source(false), models).load()).toMatchObject({ dimensions: TINY.hidden })
+      expect(await models.embedder(source(false)).load()).toMatchObject({ dimensions: TINY.hidden })
       expect(readdirSync(join(downloadDir, 'some', 'remote', 'onnx'))).toEqual(['model.onnx'])
-      const again = createModelProcess()
+      const again = createModelWorkers()
       asked.length = 0
       // A cached file is not asked for; that there is no quantized model is not cached.
-      expect(await createEmbedder(source(false), again).load()).toMatchObject({ dimensions: TINY.hidden })
+      expect(await again.embedder(source(false)).load()).toMatchObject({ dimensions: TINY.hidden })
       expect(asked.filter((file) => existsSync(join(files, file)))).toEqual([])
       await again.close()
-      const offline = createModelProcess()
+      const offline = createModelWorkers()
       asked.length = 0
-      expect(await createEmbedder(source(true), offline).load()).toMatchObject({ dimensions: TINY.hidden })
+      expect(await offline.embedder(source(true)).load()).toMatchObject({ dimensions: TINY.hidden })
       expect(asked).toEqual([])
       await offline.close()
     } finally {
@@ -203,7 +210,7 @@ describe('a hub', () => {
 
 describe('a model that cannot be had', () => {
   it.each([
-    ['nowhere', '--embedding-model: nowhere is neither a folder nor a hub id'],
+    ['nowhere', '--embedding-model: nowhere is neither a folder, nor a .gguf file, nor a hub id'],
     ['', 'has no config.json'],
   ])('is refused by name: %j', (location, message) => {
     const at = location === '' ? folder : location
@@ -218,24 +225,24 @@ describe('a model that cannot be had', () => {
       ['some/model', HUB, /must be on http:\/\/127\.0\.0\.1:9 with ONNX weights/],
       ['some/model', { ...HUB, isOffline: true }, /HF_HUB_OFFLINE is set/],
     ] as const) {
-      const embedder = createEmbedder(resolveModel(location, '--embedding-model', hub), models)
+      const embedder = models.embedder(resolveModel(location, '--embedding-model', hub))
       await expect(embedder.load()).rejects.toMatchObject({
         code: 'model_unavailable',
         message: expect.stringMatching(message),
       })
     }
     writeBertFolder(folder, 'broken')
-    expect((await createEmbedder(resolveModel(broken, '', HUB), models).load()).dimensions).toBe(TINY.hidden)
+    expect((await models.embedder(resolveModel(broken, '', HUB)).load()).dimensions).toBe(TINY.hidden)
   })
 })
 
 describe.runIf(process.env['MINISERVE_TEST_LEVEL'] === 'full')('the shapes that people use', () => {
   it('all-MiniLM-L6-v2 and ms-marco-MiniLM-L-6-v2 load and run', async () => {
     const options = { shape: MINILM_L6, words: WORDS }
-    const embedder = createEmbedder(resolveModel(writeBertFolder(folder, 'minilm', options), '', HUB), models)
+    const embedder = models.embedder(resolveModel(writeBertFolder(folder, 'minilm', options), '', HUB))
     expect(await embedder.load()).toMatchObject({ dimensions: 384, maxTokens: 512 })
     const path = writeBertFolder(folder, 'ms-marco', { ...options, isClassifier: true })
-    const { scores } = await createReranker(resolveModel(path, '', HUB), models).rerank('fox', TEXTS)
+    const { scores } = await models.reranker(resolveModel(path, '', HUB)).rerank('fox', TEXTS)
     expect(scores).toHaveLength(TEXTS.length)
   })
 })

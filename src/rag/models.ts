@@ -1,11 +1,8 @@
-/** Where the models of retrieval come from, and the process they run in. */
-import { existsSync, readFileSync, statSync } from 'node:fs'
+/** Where the models of retrieval come from: which files are which kind of model. */
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
 import { RagError } from './errors.ts'
-import type { EmbedderApi, ModelWorkerApi } from './model-worker.ts'
 import { isStaticModel } from './static-model.ts'
-import { processWorker, threadWorker } from './worker-host.ts'
-import { WorkerClient, workerUrl, type WorkerDeathListener } from './worker-rpc.ts'
 
 /** Static embeddings in a folder (static-model.ts). */
 export interface StaticSource {
@@ -15,7 +12,7 @@ export interface StaticSource {
 }
 
 /** A model in ONNX on disk, or on the hub. Structured-cloneable: the worker loads it. */
-export type ModelSource =
+export type OnnxSource =
   | { readonly kind: 'folder'; readonly name: string; readonly folder: string }
   | {
       readonly kind: 'hub'
@@ -26,52 +23,113 @@ export type ModelSource =
       readonly isOffline: boolean
     }
 
-export interface HubOptions {
-  /** The hub's own cache on this machine: looked into, never written. */
+/** A model that the engine's kernels run: safetensors in a folder, a GGUF file, or a repository of the hub with either. */
+export interface EngineSource {
+  readonly kind: 'engine'
+  readonly name: string
+  /** A path, or hf:ORG/NAME. */
+  readonly location: string
+  readonly device: EngineDevice
+  /** Threads of the cpu backend. */
+  readonly threads: number
+  readonly hub: {
+    readonly cacheDir: string
+    readonly endpoint: string
+    readonly token: string | null
+    readonly isOffline: boolean
+  }
+}
+
+export type EngineDevice = 'auto' | 'webgpu' | 'cpu' | 'reference'
+
+export type ModelSource = OnnxSource | EngineSource
+
+export interface ModelOptions {
+  /** The hub's own cache on this machine: looked into for models in ONNX, and where the engine downloads to. */
   readonly hubCacheDir: string
-  /** Where downloaded models are kept, as ORG/NAME/FILE. */
+  /** Where downloaded models in ONNX are kept, as ORG/NAME/FILE. */
   readonly downloadDir: string
   readonly endpoint: string
+  readonly token: string | null
   readonly isOffline: boolean
+  /** What models that are not in ONNX run on. */
+  readonly device: EngineDevice
+  readonly threads: number
 }
 
 const HUB_ID = /^[\w.-]+\/[\w.-]+$/
+const ENGINE_HUB_ID = /^hf:[\w.-]+\/[\w.-]+(:[\w.-]+)?$/
+
+/** What a folder may hold, for messages. */
+const EXPECTED = 'onnx/model.onnx, *.safetensors or a .gguf file'
 
 /**
- * A folder when there is one at that path, else a hub id.
+ * A folder or GGUF file when there is one at that path, else a hub id: ORG/NAME in ONNX, hf:ORG/NAME or hf:ORG/NAME:QUANT for the engine. A
+ * folder that has its model in ONNX too is run as that, so that indexes made with it stay valid.
  * @throws RagError model_unavailable naming the flag and what is missing.
  */
-export function resolveModel(location: string, flag: string, hub: HubOptions): ModelSource {
-  const folder = resolve(location)
-  if (existsSync(folder) && statSync(folder).isDirectory()) {
-    for (const file of ['config.json', 'tokenizer.json']) {
-      if (existsSync(join(folder, file))) continue
-      throw new RagError(
-        'model_unavailable',
-        `${flag}: ${folder} has no ${file}; expected config.json, tokenizer.json and onnx/model.onnx`,
-      )
-    }
-    if (!onnxFile(folder)) {
-      throw new RagError(
-        'model_unavailable',
-        `${flag}: ${folder} has neither onnx/model.onnx nor onnx/model_quantized.onnx`,
-      )
-    }
-    return { kind: 'folder', name: basename(folder), folder }
-  }
+export function resolveModel(location: string, flag: string, options: ModelOptions): ModelSource {
+  const path = resolve(location)
+  if (existsSync(path))
+    return statSync(path).isDirectory() ? folderModel(path, flag, options) : fileModel(path, flag, options)
+  if (ENGINE_HUB_ID.test(location)) return engineModel(location, location, options)
   if (HUB_ID.test(location)) {
-    const snapshot = cachedSnapshot(location, hub.hubCacheDir)
-    if (snapshot) return { kind: 'folder', name: location, folder: snapshot }
-    const { downloadDir: cacheDir, endpoint, isOffline } = hub
+    const snapshot = cachedSnapshot(location, options.hubCacheDir)
+    if (snapshot !== null) return { ...folderModel(snapshot, flag, options), name: location }
+    const { downloadDir: cacheDir, endpoint, isOffline } = options
     return { kind: 'hub', name: location, cacheDir, endpoint, isOffline }
   }
-  throw new RagError('model_unavailable', `${flag}: ${location} is neither a folder nor a hub id ORG/NAME`)
+  throw new RagError(
+    'model_unavailable',
+    `${flag}: ${location} is neither a folder, nor a .gguf file, nor a hub id ORG/NAME or hf:ORG/NAME`,
+  )
 }
 
 /** As `resolveModel`, for the embedding model, which may be static embeddings too. @throws RagError model_unavailable */
-export function resolveEmbedder(location: string, flag: string, hub: HubOptions): ModelSource | StaticSource {
+export function resolveEmbedder(location: string, flag: string, options: ModelOptions): ModelSource | StaticSource {
   const folder = resolve(location)
-  return isStaticModel(folder) ? { kind: 'static', name: basename(folder), folder } : resolveModel(location, flag, hub)
+  return isStaticModel(folder)
+    ? { kind: 'static', name: basename(folder), folder }
+    : resolveModel(location, flag, options)
+}
+
+function engineModel(
+  name: string,
+  location: string,
+  { hubCacheDir: cacheDir, endpoint, token, isOffline, device, threads }: ModelOptions,
+): EngineSource {
+  return { kind: 'engine', name, location, device, threads, hub: { cacheDir, endpoint, token, isOffline } }
+}
+
+function folderModel(folder: string, flag: string, options: ModelOptions): ModelSource {
+  const files = readdirSync(folder)
+  const hasGguf = files.some((file) => /\.gguf$/i.test(file))
+  if (hasGguf && !files.includes('config.json')) return engineModel(basename(folder), folder, options)
+  for (const file of ['config.json', 'tokenizer.json']) {
+    if (files.includes(file)) continue
+    throw new RagError(
+      'model_unavailable',
+      `${flag}: ${folder} has no ${file}; expected config.json and tokenizer.json beside ${EXPECTED}`,
+    )
+  }
+  if (onnxFile(folder) !== null) return { kind: 'folder', name: basename(folder), folder }
+  if (files.some((file) => file.endsWith('.safetensors'))) return engineModel(basename(folder), folder, options)
+  throw new RagError('model_unavailable', `${flag}: ${folder} has no weights; expected ${EXPECTED}`)
+}
+
+function fileModel(path: string, flag: string, options: ModelOptions): EngineSource {
+  const magic = Buffer.alloc(4)
+  const file = openSync(path, 'r')
+  try {
+    readSync(file, magic, 0, 4, 0)
+  } finally {
+    closeSync(file)
+  }
+  if (magic.toString('latin1') === 'GGUF') return engineModel(basename(path).replace(/\.gguf$/i, ''), path, options)
+  throw new RagError(
+    'model_unavailable',
+    `${flag}: ${path} is no GGUF file; expected one, or a folder with config.json, tokenizer.json and ${EXPECTED}`,
+  )
 }
 
 /** A model that other tools have already downloaded into the hub's cache, when it is complete there. */
@@ -80,7 +138,8 @@ function cachedSnapshot(id: string, hubCacheDir: string): string | null {
   const ref = join(repository, 'refs', 'main')
   if (!existsSync(ref)) return null
   const snapshot = join(repository, 'snapshots', readFileSync(ref, 'utf8').trim())
-  return existsSync(join(snapshot, 'tokenizer.json')) && onnxFile(snapshot) ? snapshot : null
+  if (!['config.json', 'tokenizer.json'].every((file) => existsSync(join(snapshot, file)))) return null
+  return onnxFile(snapshot) !== null || existsSync(join(snapshot, 'model.safetensors')) ? snapshot : null
 }
 
 /** The weights of a folder: the quantized ones when both are there, as the library's own default. */
@@ -94,55 +153,3 @@ export function onnxFile(folder: string): { readonly path: string; readonly isQu
   }
   return null
 }
-
-/** Urgency of calls to the models: a query of a waiting client goes before the next batch of an ingestion. */
-export const QUERY_PRIORITY = 0
-export const INGEST_PRIORITY = 1
-
-/** What a model said of itself when it was loaded, asked for once; a load that failed is tried again by the next call. */
-export function loadedOnce<T>(load: () => Promise<T>): () => Promise<T> {
-  let loading: Promise<T> | null = null
-  return () => {
-    loading ??= load().catch((error: unknown) => {
-      loading = null
-      throw error
-    })
-    return loading
-  }
-}
-
-/** Calls that may wait for the models before new ones are refused. */
-const MAX_WAITING = 1024
-
-/** The process of the embedding and reranking models. */
-export type ModelProcess = WorkerClient<ModelWorkerApi>
-
-/**
- * The embedding and reranking models in a process of their own, started by the first call. One call at a time, so that urgent ones wait for
- * one batch at most.
- *
- * Not a thread: ONNX Runtime's addon keeps the JavaScript class of its sessions in a variable that is one for the whole process
- * (`InferenceSessionWrap::constructor` of onnxruntime-node 1.14). A second thread that loads it, or the same one started again, releases the
- * reference of the first, whose environment may be gone: the heap is damaged, and the process dies at some later allocation. A process loads
- * it once. It may die of whatever a model does to it, too: the call that it works on gets an error, and the next starts another.
- */
-export const createModelProcess = (onDeath?: WorkerDeathListener): ModelProcess =>
-  new WorkerClient(processWorker(workerUrl('./model-worker', import.meta.url)), {
-    name: 'the embedding and reranking worker',
-    concurrency: 1,
-    maxWaiting: MAX_WAITING,
-    failureCode: 'model_unavailable',
-    drainOnClose: false,
-    ...(onDeath && { onDeath }),
-  })
-
-/** The thread of static embeddings, with the same order of calls: they need no native code, and a process would cost more than they do. */
-export const createStaticThread = (onDeath?: WorkerDeathListener): WorkerClient<EmbedderApi<StaticSource>> =>
-  new WorkerClient(threadWorker(workerUrl('./static-worker', import.meta.url)), {
-    name: 'the embedding thread',
-    concurrency: 1,
-    maxWaiting: MAX_WAITING,
-    failureCode: 'model_unavailable',
-    drainOnClose: false,
-    ...(onDeath && { onDeath }),
-  })

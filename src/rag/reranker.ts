@@ -1,6 +1,7 @@
 /** Scores of documents against a query by a model that reads both together. */
-import { loadedOnce, QUERY_PRIORITY, type ModelProcess, type ModelSource } from './models.ts'
-import type { LoadedReranker } from './model-worker.ts'
+import { loadedOnce, QUERY_PRIORITY } from './loaded-once.ts'
+import type { LoadedReranker, RerankerApi } from './model-api.ts'
+import type { WorkerClient } from './worker-rpc.ts'
 
 export interface Reranking {
   /** Relevance of each document, 0..1. */
@@ -13,12 +14,15 @@ export interface Reranker {
   readonly name: string
   /** Loads the model when it is not, and times it. */
   load(): Promise<LoadedReranker>
-  /** One call to the models' process. */
+  /** One call to the model's worker. */
   rerank(query: string, documents: readonly string[], options?: { readonly signal?: AbortSignal }): Promise<Reranking>
 }
 
-/** A cross-encoder in the models' process. */
-export function createReranker(model: ModelSource, models: ModelProcess): Reranker {
+/** A cross-encoder in a worker for its kind. */
+export function createReranker<Source extends { readonly name: string }>(
+  model: Source,
+  models: Pick<WorkerClient<RerankerApi<Source>>, 'call'>,
+): Reranker {
   return {
     name: model.name,
     load: loadedOnce(() => models.call('loadReranker', { model })),

@@ -8,10 +8,9 @@ import { runRagIndex } from './index-command.ts'
 import { ingest, type SourceDocument } from './ingest.ts'
 import type { PromptTemplate } from './prompt.ts'
 import { FUSION_WEIGHTS } from './fusion.ts'
-import { createModelProcess, type ModelProcess } from './models.ts'
+import { createModelWorkers, type ModelWorkers } from './model-workers.ts'
 import { bundledIndex } from './bundled.ts'
 import { createDocumentReader } from './document-reader.ts'
-import { createEmbedder } from './embedder.ts'
 import { createMemoryStore } from './stores/memory.ts'
 import { createRag, type RagOptions } from './create-rag.ts'
 import type { RetrievalRequest } from './retrieval-request.ts'
@@ -59,7 +58,7 @@ const document = (id: string, text: string, metadata = {}): SourceDocument => ({
 let folder = ''
 let options: RagOptions
 let rag: RagService
-let models: ModelProcess
+let models: ModelWorkers
 
 /** A service of its own that shares the models' process: loading them again takes seconds. */
 const serviceWith = ({
@@ -79,7 +78,7 @@ const serviceWith = ({
     closeModels: async () => {},
     ...parts,
   })
-const embedderOf = (path: string) => createEmbedder({ kind: 'folder', name: path, folder: path }, models)
+const embedderOf = (path: string) => models.embedder({ kind: 'folder', name: path, folder: path })
 
 beforeAll(() => {
   folder = mkdtempSync(join(tmpdir(), 'miniserve-rag-'))
@@ -95,14 +94,15 @@ beforeAll(() => {
     modelsDir: folder,
     embeddingModel: writeBertFolder(folder, 'embedder', { words }),
     rerankerModel: writeBertFolder(folder, 'reranker', { words, isClassifier: true }),
-    hub: { cacheDir: join(folder, 'hub'), endpoint: 'http://127.0.0.1:9', isOffline: true },
+    hub: { cacheDir: join(folder, 'hub'), endpoint: 'http://127.0.0.1:9', token: null, isOffline: true },
+    device: 'cpu',
     defaultIndex: 'docs',
     bundledFiles: [join(folder, 'shipped', 'README.md'), join(folder, 'shipped', 'docs')],
     rerankBudgetMs: 60_000,
     promptTemplate: () => TEMPLATE,
   }
   rag = createRag(options)
-  models = createModelProcess()
+  models = createModelWorkers()
 })
 afterAll(async () => {
   await Promise.all([rag.close(), models.close()])

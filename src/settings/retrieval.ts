@@ -22,13 +22,13 @@ export const retrievalSettings = {
   embeddingModel: field(text.nullable().default(null), {
     flag: 'embedding-model',
     value: 'PATH|ID',
-    help: 'a sentence-embedding model in ONNX (folder or hub id), or a folder of static embeddings (model2vec)',
+    help: 'an embedding model: a sentence-transformers folder (safetensors), a .gguf file, hf:ORG/NAME, ONNX (folder or hub id) or static embeddings (model2vec)',
     defaultText: 'the bundled model',
   }),
   rerankerModel: field(text.nullable().default(null), {
     flag: 'reranker-model',
     value: 'PATH|ID',
-    help: 'a cross-encoder in ONNX (folder or hub id)',
+    help: 'a cross-encoder or Qwen3-Reranker: a folder (safetensors), a .gguf file, hf:ORG/NAME, or ONNX (folder or hub id)',
     defaultText: 'none: passages keep the order of the search',
   }),
   ragWeights: field(fusionWeights.default({}), {

@@ -3,14 +3,15 @@ import { open } from 'node:fs/promises'
 import type { BpeVocabulary } from '../bpe.ts'
 import { ModelError } from '../runner/runner.ts'
 import { type GgufValues, readGgufHeader } from './gguf-header.ts'
+import { unigramStages, wordPieceStages } from './gguf-text-tokenizer.ts'
 
 export interface GgufTokenizer {
   /** As tokenizer.json. */
   readonly tokenizer: Record<string, unknown>
   /** As tokenizer_config.json; `chat_template` where the file has one. */
   readonly config: Record<string, unknown>
-  /** Vocabulary and merges, which `tokenizer.model` leaves out. */
-  readonly vocabulary: BpeVocabulary
+  /** Vocabulary and merges, where `tokenizer.model` leaves them out. */
+  readonly vocabulary?: BpeVocabulary
 }
 
 // Token types of GGUF.
@@ -86,10 +87,10 @@ function flagOf({ values }: Metadata, key: string, fallback: boolean): boolean {
   return typeof value === 'boolean' ? value : fallback
 }
 
-/** The kind's own stages of tokenizer.json, and its merges. */
+/** The kind's own stages of tokenizer.json, and its merges; null: the vocabulary is in the stages. */
 interface Kind {
   readonly stages: Record<string, unknown>
-  readonly merges: BpeVocabulary['merges']
+  readonly merges: BpeVocabulary['merges'] | null
 }
 
 /** Byte-level BPE. */
@@ -158,6 +159,32 @@ function sentencePiece(metadata: Metadata, tokens: readonly string[], types: rea
   return { stages, merges: { scores, canMerge: (id) => types[id] === 1 || types[id] === USER_DEFINED } }
 }
 
+/** WordPiece, of BERT and its kin. */
+function wordPiece(metadata: Metadata, tokens: readonly string[], types: readonly number[]): Kind {
+  const idOf = (keys: readonly string[], text: string): number =>
+    keys.map((key) => numberOf(metadata, key)).find((id) => id !== null) ?? tokens.indexOf(text)
+  const ids = {
+    cls: idOf(['cls_token_id', 'bos_token_id'], '[CLS]'),
+    // As the metadata spells it.
+    sep: idOf(['seperator_token_id', 'eos_token_id'], '[SEP]'),
+    unknown: idOf(['unknown_token_id'], '[UNK]'),
+  }
+  return { stages: wordPieceStages(tokens, (id) => types[id] !== 1, ids), merges: null }
+}
+
+/** Unigram, of XLM-RoBERTa. */
+function unigram(metadata: Metadata, tokens: readonly string[]): Kind {
+  const idOf = (key: string, text: string): number => numberOf(metadata, key) ?? tokens.indexOf(text)
+  const ids = {
+    bos: idOf('bos_token_id', '<s>'),
+    eos: idOf('eos_token_id', '</s>'),
+    unknown: idOf('unknown_token_id', '<unk>'),
+  }
+  const charsMap = metadata.values.get('tokenizer.ggml.precompiled_charsmap')
+  const table = typeof charsMap === 'object' ? (charsMap as ArrayLike<number>) : null
+  return { stages: unigramStages(tokens, listOf(metadata, 'scores', 'number'), ids, table), merges: null }
+}
+
 /** Puts the begin and end tokens around a text where the file asks for it. */
 function postProcessor(
   metadata: Metadata,
@@ -172,11 +199,9 @@ function postProcessor(
   const addsEos = flagOf(metadata, 'add_eos_token', false) && eos !== null
   if (!addsBos && !addsEos) return null
   const special = (id: string): unknown => ({ SpecialToken: { id, type_id: 0 } })
-  const around = (sequence: 'A' | 'B'): unknown[] => [
-    ...(addsBos && bos !== null ? [special(bos)] : []),
-    { Sequence: { id: sequence, type_id: 0 } },
-    ...(addsEos && eos !== null ? [special(eos)] : []),
-  ]
+  const before = addsBos && bos !== null ? [special(bos)] : []
+  const sequence = (id: 'A' | 'B'): unknown => ({ Sequence: { id, type_id: 0 } })
+  const after = addsEos && eos !== null ? [special(eos)] : []
   const ids: [string | null, string][] = [
     [bos, 'bos_token_id'],
     [eos, 'eos_token_id'],
@@ -186,8 +211,8 @@ function postProcessor(
     .map(([token, key]) => [token, { id: token, ids: [numberOf(metadata, key)], tokens: [token] }])
   return {
     type: 'TemplateProcessing',
-    single: around('A'),
-    pair: [...around('A'), ...around('B')],
+    single: [...before, sequence('A'), ...after],
+    pair: [...before, sequence('A'), ...after, sequence('B'), ...after],
     special_tokens: Object.fromEntries(specials) as unknown,
   }
 }
@@ -206,9 +231,11 @@ export function toTokenizerFiles(path: string, values: Metadata['values']): Gguf
   let parts: Kind
   if (kind === 'gpt2') parts = byteLevel(metadata)
   else if (kind === 'llama') parts = sentencePiece(metadata, tokens, types)
+  else if (kind === 'bert') parts = wordPiece(metadata, tokens, types)
+  else if (kind === 't5') parts = unigram(metadata, tokens)
   else
     throw new ModelError(
-      `${path}: unknown tokenizer.ggml.model ${JSON.stringify(kind) ?? '(none)'}; known: gpt2 (byte-level BPE), llama (SentencePiece)`,
+      `${path}: unknown tokenizer.ggml.model ${JSON.stringify(kind) ?? '(none)'}; known: gpt2 (byte-level BPE), llama (SentencePiece), bert (WordPiece), t5 (Unigram)`,
     )
   const added = tokens.flatMap((content, id) =>
     types[id] === CONTROL || types[id] === USER_DEFINED || types[id] === 2
@@ -234,7 +261,7 @@ export function toTokenizerFiles(path: string, values: Metadata['values']): Gguf
       post_processor: postProcessor(metadata, bos, eos, kind),
       ...parts.stages,
     },
-    vocabulary: { tokens, merges: parts.merges },
+    ...(parts.merges === null ? {} : { vocabulary: { tokens, merges: parts.merges } }),
     config: configOf(metadata, tokens),
   }
 }

@@ -235,10 +235,17 @@ test('the files of a repository', () => {
   ]
   const chosen = chooseFiles(
     'o/n',
-    ['config.json', 'original/model.safetensors', 'consolidated.safetensors', 'onnx/model.onnx', ...shards],
+    [
+      'config.json',
+      '1_Pooling/config.json',
+      'original/model.safetensors',
+      'consolidated.safetensors',
+      'onnx/model.onnx',
+      ...shards,
+    ],
     null,
   )
-  expect(chosen.files.sort()).toEqual(['config.json', ...shards].sort())
+  expect(chosen.files.sort()).toEqual(['config.json', '1_Pooling/config.json', ...shards].sort())
   const ggufs = ['n.Q2_K.gguf', 'n.Q8_0.gguf', 'n.Q4_K_M.gguf', 'mmproj-n.gguf', 'n-F16-00001-of-00002.gguf']
   expect(chooseFiles('o/n', ggufs, null).gguf).toBe('n.Q4_K_M.gguf')
   expect(chooseFiles('o/n', ggufs, 'q8_0').gguf).toBe('n.Q8_0.gguf')

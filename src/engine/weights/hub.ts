@@ -3,7 +3,7 @@
  * the same layout (models--ORG--NAME/{refs, blobs, snapshots}), so that other tools share it.
  */
 import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
-import { basename, join, resolve } from 'node:path'
+import { basename, dirname, join, resolve } from 'node:path'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
 import { localModel, partsOf } from './model-path.ts'
 import { type Blob, fetchBlob, type HubClient, linkBlob, describeBlob, requestHub } from './hub-download.ts'
@@ -39,7 +39,12 @@ const SIDE_FILES = new Set([
   'chat_template.jinja',
   'model.safetensors.index.json',
   'prompt.json',
+  'modules.json',
+  'sentence_bert_config.json',
+  'config_sentence_transformers.json',
 ])
+/** Files of the modules behind a sentence encoder, such as 1_Pooling. */
+const MODULE_FILE = /^\d+_\w+\/(config\.json|model\.safetensors)$/
 /** GGUF files are taken in this order when none is named. */
 const GGUF_PREFERENCE = ['Q4_K_M', 'Q8_0', 'Q4_0', 'Q6_K', 'Q5_K_M', 'F16', 'BF16'] as const
 
@@ -75,7 +80,7 @@ export function chooseFiles(
   quant: string | null,
 ): { files: string[]; gguf: string | null } {
   const top = files.filter((file) => basename(file) === file)
-  const side = top.filter((file) => SIDE_FILES.has(file))
+  const side = [...top.filter((file) => SIDE_FILES.has(file)), ...files.filter((file) => MODULE_FILE.test(file))]
   const weights = top.filter((file) => /^model(-\d+-of-\d+)?\.safetensors$/.test(file))
   if (weights.length > 0 && quant === null) return { files: [...side, ...weights], gguf: null }
   const isWhole = (file: string): boolean => {
@@ -179,6 +184,7 @@ class Repository {
         this.#options.onProgress?.(doneBytes, totalBytes)
       })
       doneBytes = before + blob.bytes
+      await mkdir(dirname(join(snapshot, file)), { recursive: true })
       await linkBlob(join(this.#folder, 'blobs', blob.etag), join(snapshot, file))
     }
     await mkdir(join(this.#folder, 'refs'), { recursive: true })

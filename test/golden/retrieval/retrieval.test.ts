@@ -2,18 +2,24 @@ import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { afterAll, describe, expect, it } from 'vitest'
 import { z } from 'zod'
-import { createEmbedder } from '../../../src/rag/embedder.ts'
-import { createModelProcess, createStaticThread, resolveEmbedder, resolveModel } from '../../../src/rag/models.ts'
-import { createReranker } from '../../../src/rag/reranker.ts'
+import { resolveEmbedder, resolveModel } from '../../../src/rag/models.ts'
+import { createModelWorkers } from '../../../src/rag/model-workers.ts'
 import { WordPiece } from '../../../src/rag/wordpiece.ts'
 
-const HUB = { hubCacheDir: '', downloadDir: '', endpoint: 'http://127.0.0.1:9', isOffline: true }
+const HUB = {
+  hubCacheDir: '',
+  downloadDir: '',
+  endpoint: 'http://127.0.0.1:9',
+  token: null,
+  isOffline: true,
+  device: 'cpu' as const,
+  threads: 1,
+}
 const path = (relative: string): string => fileURLToPath(new URL(relative, import.meta.url))
 const json = (relative: string): unknown => JSON.parse(readFileSync(path(relative), 'utf8'))
 
-const models = createModelProcess()
-const thread = createStaticThread()
-afterAll(() => Promise.all([models.close(), thread.close()]))
+const models = createModelWorkers()
+afterAll(() => models.close())
 
 const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x))
 
@@ -36,7 +42,7 @@ describe('the bundled embedding model', () => {
   it('gives the weighted means of their vectors', async () => {
     const source = resolveEmbedder(path('../../../models/mini-embedder'), '--embedding-model', HUB)
     if (source.kind !== 'static') throw new Error('expected static embeddings')
-    const embedder = createEmbedder(source, thread)
+    const embedder = models.embedder(source)
     const { vectors, numTokens } = await embedder.embed(expected.texts, { role: 'document' })
     expectVectors(vectors, expected.vectors, 4)
     expect(numTokens).toEqual(expected.ids.map(({ length }) => length))
@@ -59,13 +65,13 @@ describe('MiniLM-shaped BERTs', () => {
     .parse(json('expected-tiny.json'))
 
   it('embed as PyTorch does', async () => {
-    const embedder = createEmbedder(resolveModel(path('tiny-minilm-embedder'), '--embedding-model', HUB), models)
+    const embedder = models.embedder(resolveModel(path('tiny-minilm-embedder'), '--embedding-model', HUB))
     const { vectors } = await embedder.embed(expected.texts, { role: 'document' })
     expectVectors(vectors, expected.vectors, 4)
   })
 
   it('score pairs as PyTorch does', async () => {
-    const reranker = createReranker(resolveModel(path('tiny-minilm-reranker'), '--reranker-model', HUB), models)
+    const reranker = models.reranker(resolveModel(path('tiny-minilm-reranker'), '--reranker-model', HUB))
     for (const [i, [question, passage]] of expected.pairs.entries()) {
       const { scores } = await reranker.rerank(question, [passage])
       expect(scores[0]).toBeCloseTo(sigmoid(expected.logits[i] ?? NaN), 4)

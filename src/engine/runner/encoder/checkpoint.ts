@@ -36,8 +36,7 @@ export type TextCheckpoint = EncoderCheckpoint | DecoderCheckpoint
 
 type Json = Readonly<Record<string, unknown>>
 
-const isObject = (value: unknown): value is Json =>
-  typeof value === 'object' && value !== null && !Array.isArray(value)
+const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
 
 /** The architecture that a decoder without a language model's head is one of: Qwen3Model is Qwen3ForCausalLM's. */
 function decoderArchitecture(json: Json): string | null {
@@ -55,7 +54,8 @@ export function isTextConfig(json: unknown): boolean {
 /** Steps of these models have whole sequences, and their layers attention only. Throws ModelError for others. */
 function requireAttention(path: string, spec: DecoderSpec): DecoderSpec {
   const other = spec.layers.find(({ mixer }) => mixer.kind !== 'attention')
-  if (other !== undefined) throw new ModelError(`${path}: layers that keep a state of their own do not embed texts here`)
+  if (other !== undefined)
+    throw new ModelError(`${path}: layers that keep a state of their own do not embed texts here`)
   // Only the last row is used: of a separate head nothing is needed.
   return { ...spec, tiesEmbeddings: true }
 }
@@ -93,13 +93,12 @@ function ggufModules(metadata: GgufMetadata, fallback: Pooling): TextModules {
     dense: [],
     isNormalized: true,
     // Of GGUF's decoders only Qwen3 embeds: its model card's instruction.
-    prompts: { query: metadata.architecture === 'qwen3' ? QWEN3_QUERY : '', document: '' },
+    prompts: { query: metadata.architecture === 'qwen3' ? QWEN3_QUERY : '', document: '', plain: '' },
     maxTokens: typeof length === 'number' ? length : null,
   }
 }
 
-const QWEN3_QUERY =
-  'Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:'
+const QWEN3_QUERY = 'Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:'
 
 /** The config.json of an encoder's Hugging Face form. */
 function ggufConfig(metadata: GgufMetadata, modelType: string, source: WeightSource): Json {

@@ -17,7 +17,7 @@ export interface TextModules {
   readonly dense: readonly Dense[]
   readonly isNormalized: boolean
   /** What is put before a text, by its role. */
-  readonly prompts: { readonly query: string; readonly document: string }
+  readonly prompts: { readonly query: string; readonly document: string; readonly plain: string }
   /** Tokens read of a text, special ones included; null: the model's own limit. */
   readonly maxTokens: number | null
 }
@@ -90,7 +90,11 @@ function promptsOf(json: Json): TextModules['prompts'] {
       .find((text) => typeof text === 'string')
     return typeof found === 'string' ? found : ''
   }
-  return { query: prompt('query', defaultName), document: prompt('document', 'passage', defaultName) }
+  return {
+    query: prompt('query', defaultName),
+    document: prompt('document', 'passage', defaultName),
+    plain: prompt(defaultName),
+  }
 }
 
 const POOLINGS: Readonly<Record<string, Pooling>> = { mean: 'mean', cls: 'first', lasttoken: 'last' }

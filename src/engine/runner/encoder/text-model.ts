@@ -15,8 +15,8 @@ export interface TextModelRequest extends PassRequest {
   readonly path: string
 }
 
-/** What a text is to a model that was trained with instructions. */
-export type TextRole = 'query' | 'document'
+/** What a text is to a model that was trained with instructions; plain: neither, as sentence-transformers encodes a text. */
+export type TextRole = 'query' | 'document' | 'plain'
 
 /**
  * UTF-16 units for each token that a model reads, at most, of what its tokenizer is given: tokenizing a text of megabytes for the tokens at its
@@ -30,12 +30,15 @@ class TextReader {
   readonly #tokenizer: PairTokenizer
   readonly #special: SpecialTokens
 
-  constructor(pass: TextPass, tokenizer: PairTokenizer) {
+  constructor(pass: TextPass, tokenizer: PairTokenizer, hasSegments: boolean) {
     this.pass = pass
     this.#tokenizer = tokenizer
     this.#special = new SpecialTokens(
       (text) => this.#body(text),
-      (text, pair) => tokenizer.encodePair(text, pair ?? null),
+      (text, pair) => {
+        const { ids, segments } = tokenizer.encodePair(text, pair ?? null)
+        return { ids, segments: hasSegments ? segments : ids.map(() => 0) }
+      },
     )
   }
 
@@ -112,13 +115,12 @@ export class TextEmbedder {
   }
 
   /**
-   * Vectors [texts, dimensions] and the tokens read of each text; longer texts are cut. `isUnit`: at length 1 whatever the model's modules
-   * say, as an index wants them; else as the model gives them.
+   * Vectors [texts, dimensions] and the tokens read of each text; longer texts are cut. Those of queries and documents have length 1, as an
+   * index wants them; those of plain texts the length that the model's modules give them.
    */
   async embed(
     texts: readonly string[],
     role: TextRole,
-    isUnit: boolean,
   ): Promise<{ readonly vectors: Float32Array<ArrayBuffer>; readonly numTokens: readonly number[] }> {
     const { dense, isNormalized, prompts } = this.#modules
     const rows = texts.map((text) => this.#reader.single(prompts[role] + text))
@@ -126,7 +128,7 @@ export class TextEmbedder {
     const vectors = new Float32Array(texts.length * this.dimensions)
     for (const [i, row] of pooled.entries()) {
       const vector = dense.reduce((x, layer) => applyDense(layer, x), row)
-      vectors.set(isUnit || isNormalized ? normalize(vector) : vector, i * this.dimensions)
+      vectors.set(role !== 'plain' || isNormalized ? normalize(vector) : vector, i * this.dimensions)
     }
     return { vectors, numTokens: rows.map(({ ids }) => ids.length) }
   }
@@ -157,10 +159,19 @@ async function open<T>(
       throw new ModelError(`${request.path}: expected the last token's row as the pooling of a decoder, found the mean`)
     const tokenizer = createTokenizer(checkpoint.tokenizer, 'read')
     const extra = await read(checkpoint)
-    return { reader: new TextReader(await TextPass.load(checkpoint, pooling, request), tokenizer), extra }
+    const pass = await TextPass.load(checkpoint, pooling, request)
+    return { reader: new TextReader(pass, tokenizer, givesSegments(checkpoint.tokenizer.config)), extra }
   } finally {
     await checkpoint.source.close()
   }
+}
+
+/** Whether a tokenizer's files say that it tells a pair's texts apart: in a list of what it gives, or by its class, which is one that does. */
+function givesSegments({
+  model_input_names: names,
+  tokenizer_class: name,
+}: Readonly<Record<string, unknown>>): boolean {
+  return Array.isArray(names) ? names.includes('token_type_ids') : name !== 'TokenizersBackend'
 }
 
 /** How a ranker's rows are made and read. */
@@ -284,7 +295,8 @@ async function relevanceRow(source: WeightSource, hiddenSize: number, tokenizer:
     source.tensors.has(`${candidate}.weight`),
   )
   const info = source.tensors.get(`${name ?? 'lm_head'}.weight`)
-  if (name === undefined || info === undefined) throw new ModelError(`${source.path}: expected lm_head.weight, found none`)
+  if (name === undefined || info === undefined)
+    throw new ModelError(`${source.path}: expected lm_head.weight, found none`)
   const rowOf = rowsOf(await source.read(`${name}.weight`), hiddenSize)
   const [ofYes, ofNo] = [rowOf(yes), rowOf(no)]
   return ofYes.map((value, i) => value - ofNo[i]!)

@@ -1,0 +1,100 @@
+/**
+ * The vocabularies of models that only read texts, as GGUF has them, in tokenizer.json's form: WordPiece (`bert`), whose word beginnings llama.cpp
+ * marks instead of the pieces that go on, and Unigram (`t5`).
+ */
+
+const WORD_START = '▁'
+const CONTINUES = '##'
+
+const special = (id: string, segment: number): unknown => ({ SpecialToken: { id, type_id: segment } })
+const sequence = (id: 'A' | 'B', segment: number): unknown => ({ Sequence: { id, type_id: segment } })
+
+/** Tokens around a text and a pair of texts. */
+function template(
+  single: readonly unknown[],
+  pair: readonly unknown[],
+  tokens: readonly (readonly [string, number])[],
+): Record<string, unknown> {
+  const entries = tokens.map(([token, id]) => [token, { id: token, ids: [id], tokens: [token] }] as const)
+  return { type: 'TemplateProcessing', single, pair, special_tokens: Object.fromEntries(entries) as unknown }
+}
+
+/** @param isControl whether a token stands for itself alone, as [CLS] does */
+export function wordPieceStages(
+  tokens: readonly string[],
+  isControl: (id: number) => boolean,
+  ids: { readonly cls: number; readonly sep: number; readonly unknown: number },
+): Record<string, unknown> {
+  const vocab: Record<string, number> = {}
+  let isCased = false
+  for (const [id, token] of tokens.entries()) {
+    const text = isControl(id) ? token : token.startsWith(WORD_START) ? token.slice(1) : CONTINUES + token
+    isCased ||= !isControl(id) && text !== text.toLowerCase()
+    vocab[text] = id
+  }
+  const [cls, sep] = [tokens[ids.cls] ?? '', tokens[ids.sep] ?? '']
+  return {
+    normalizer: {
+      type: 'BertNormalizer',
+      clean_text: true,
+      handle_chinese_chars: true,
+      strip_accents: null,
+      // The file does not say so, but its words do.
+      lowercase: !isCased,
+    },
+    pre_tokenizer: { type: 'BertPreTokenizer' },
+    post_processor: template(
+      [special(cls, 0), sequence('A', 0), special(sep, 0)],
+      [special(cls, 0), sequence('A', 0), special(sep, 0), sequence('B', 1), special(sep, 1)],
+      [
+        [cls, ids.cls],
+        [sep, ids.sep],
+      ],
+    ),
+    decoder: { type: 'WordPiece', prefix: CONTINUES, cleanup: true },
+    model: {
+      type: 'WordPiece',
+      unk_token: tokens[ids.unknown] ?? '[UNK]',
+      continuing_subword_prefix: CONTINUES,
+      max_input_chars_per_word: 100,
+      vocab,
+    },
+  }
+}
+
+/** @param charsMap SentencePiece's table of replacements; null: NFKC, which most of them are */
+export function unigramStages(
+  tokens: readonly string[],
+  scores: readonly number[],
+  ids: { readonly bos: number; readonly eos: number; readonly unknown: number },
+  charsMap: ArrayLike<number> | null,
+): Record<string, unknown> {
+  const [bos, eos] = [tokens[ids.bos] ?? '', tokens[ids.eos] ?? '']
+  const around = (id: 'A' | 'B'): unknown[] => [sequence(id, 0), special(eos, 0)]
+  return {
+    normalizer:
+      charsMap === null
+        ? { type: 'NFKC' }
+        : {
+            type: 'Precompiled',
+            precompiled_charsmap: Buffer.from(charsMap as ArrayLike<number> & Iterable<number>).toString('base64'),
+          },
+    pre_tokenizer: {
+      type: 'Sequence',
+      pretokenizers: [
+        { type: 'WhitespaceSplit' },
+        { type: 'Metaspace', replacement: WORD_START, add_prefix_space: true, prepend_scheme: 'always' },
+      ],
+    },
+    post_processor: template(
+      [special(bos, 0), ...around('A')],
+      [special(bos, 0), ...around('A'), special(eos, 0), ...around('B')],
+      [
+        [bos, ids.bos],
+        [eos, ids.eos],
+      ],
+    ),
+    decoder: { type: 'Metaspace', replacement: WORD_START, add_prefix_space: true, prepend_scheme: 'always' },
+    model: { type: 'Unigram', unk_id: ids.unknown, vocab: tokens.map((token, i) => [token, scores[i] ?? 0]) },
+  }
+}

@@ -1,0 +1,72 @@
+/** The process and the threads that models run in, each started by its first call. */
+import type { EmbedderApi, ModelApi } from './model-api.ts'
+import { createEmbedder, type Embedder } from './embedder.ts'
+import type { EngineSource, ModelSource, OnnxSource, StaticSource } from './models.ts'
+import { createReranker, type Reranker } from './reranker.ts'
+import { processWorker, threadWorker } from './worker-host.ts'
+import { WorkerClient, workerUrl, type WorkerDeathListener } from './worker-rpc.ts'
+
+/** Calls that may wait for the models before new ones are refused. */
+const MAX_WAITING = 1024
+
+/** One call at a time, so that urgent ones wait for one batch at most. */
+const clientOptions = (name: string, onDeath: WorkerDeathListener | undefined) => ({
+  name,
+  concurrency: 1,
+  maxWaiting: MAX_WAITING,
+  failureCode: 'model_unavailable' as const,
+  drainOnClose: false,
+  ...(onDeath && { onDeath }),
+})
+
+/**
+ * The process of models in ONNX.
+ *
+ * Not a thread: ONNX Runtime's addon keeps the JavaScript class of its sessions in a variable that is one for the whole process
+ * (`InferenceSessionWrap::constructor` of onnxruntime-node 1.14). A second thread that loads it, or the same one started again, releases the
+ * reference of the first, whose environment may be gone: the heap is damaged, and the process dies at some later allocation. A process loads
+ * it once. It may die of whatever a model does to it, too: the call that it works on gets an error, and the next starts another.
+ */
+export const createOnnxProcess = (onDeath?: WorkerDeathListener): WorkerClient<ModelApi<OnnxSource>> =>
+  new WorkerClient(
+    processWorker(workerUrl('./onnx-worker', import.meta.url)),
+    clientOptions('the embedding and reranking worker', onDeath),
+  )
+
+/** The thread of models on the engine's kernels, whose own threads or device compute: it only waits for them. */
+export const createEngineThread = (onDeath?: WorkerDeathListener): WorkerClient<ModelApi<EngineSource>> =>
+  new WorkerClient(
+    threadWorker(workerUrl('./engine-worker', import.meta.url)),
+    // A device must not go away under a running step.
+    { ...clientOptions('the thread of embedding and reranking models', onDeath), drainOnClose: true },
+  )
+
+/** The thread of static embeddings: they need no native code, and a process would cost more than they do. */
+export const createStaticThread = (onDeath?: WorkerDeathListener): WorkerClient<EmbedderApi<StaticSource>> =>
+  new WorkerClient(
+    threadWorker(workerUrl('./static-worker', import.meta.url)),
+    clientOptions('the embedding thread', onDeath),
+  )
+
+export interface ModelWorkers {
+  embedder(source: ModelSource | StaticSource): Embedder
+  reranker(source: ModelSource): Reranker
+  close(): Promise<void>
+}
+
+/** Embedders and rerankers of any source, in the workers of their kinds. */
+export function createModelWorkers(onDeath?: WorkerDeathListener): ModelWorkers {
+  const onnx = createOnnxProcess(onDeath)
+  const engine = createEngineThread(onDeath)
+  const statics = createStaticThread(onDeath)
+  return {
+    embedder(source) {
+      if (source.kind === 'static') return createEmbedder(source, statics)
+      return source.kind === 'engine' ? createEmbedder(source, engine) : createEmbedder(source, onnx)
+    },
+    reranker: (source) => (source.kind === 'engine' ? createReranker(source, engine) : createReranker(source, onnx)),
+    async close() {
+      await Promise.all([onnx.close(), engine.close(), statics.close()])
+    },
+  }
+}
