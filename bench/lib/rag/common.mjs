@@ -2,19 +2,18 @@
 import { createRequire } from 'node:module'
 import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { createEmbedder } from '#dist/rag/embedder.js'
-import { createStaticThread } from '#dist/rag/models.js'
+import { createModelWorkers } from '#dist/rag/model-workers.js'
 import { BUNDLED_EMBEDDER } from '#dist/rag/create-rag.js'
 import { root } from '../run.mjs'
 import { seededRandom } from '../stats.mjs'
 
 /** The bundled embedding model in its thread. */
 export function openModels() {
-  const thread = createStaticThread()
+  const workers = createModelWorkers()
   const folder = join(root, 'models', BUNDLED_EMBEDDER)
   return {
-    embedder: createEmbedder({ kind: 'static', name: BUNDLED_EMBEDDER, folder }, thread),
-    close: () => thread.close(),
+    embedder: workers.embedder({ kind: 'static', name: BUNDLED_EMBEDDER, folder }),
+    close: () => workers.close(),
   }
 }
 
