@@ -111,7 +111,8 @@ const numbersOf = (_: string, value: unknown): unknown => (value instanceof Floa
 function placesFor({ positions, numSegments }: EncoderSpec): (position: number, segment: number) => number {
   const { count, offset } = positions ?? { count: 1, offset: 0 }
   const isPlaced = positions !== null
-  return (position, segment) => Math.min(segment, Math.max(0, numSegments - 1)) * count + (isPlaced ? position + offset : 0)
+  return (position, segment) =>
+    Math.min(segment, Math.max(0, numSegments - 1)) * count + (isPlaced ? position + offset : 0)
 }
 
 /** A decoder's last norm, for one row: RMSNorm. */
