@@ -1,6 +1,7 @@
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { play, storedTree, testObservability, type TestObservability } from '../../test/observability/scenario.ts'
 import { convertTraceFile, validateTraceFile } from './trace-files.ts'
@@ -262,5 +263,38 @@ describe('trace files', () => {
     } finally {
       rmSync(folder, { recursive: true, force: true })
     }
+  })
+})
+
+/** One streamed request with retrieval, at the steps level, as a Tempo 3.0 gave it back by the two of its routes. */
+describe('a trace as Tempo returns it', () => {
+  const fileOf = (version: string) =>
+    fileURLToPath(new URL(`../../test/observability/tempo/api-${version}.json`, import.meta.url))
+  const read = (version: string) => parseTraceText(readFileSync(fileOf(version), 'utf8'))
+
+  it.each(['v1', 'v2'])('of /api/%s keeps the contract, also in every other form', (version) => {
+    expect(validateTraceFile(fileOf(version), null)).toEqual({ ok: true, breaches: [] })
+    const before = spansOf(read(version)).map(({ span }) => span)
+    expect(before).toHaveLength(10)
+    for (const format of TRACE_FORMATS) {
+      const converted = parseTraceText(convertTraceFile(fileOf(version), format))
+      expect(validateTraces(converted, 'steps')).toEqual([])
+      const expected = format === 'jaeger' ? before.map(inMicros) : before
+      expect(spansOf(converted).map(({ span }) => span)).toEqual(expected)
+    }
+  })
+
+  it('is the same by both', () => {
+    expect(spansOf(read('v1')).map(({ span }) => span)).toEqual(spansOf(read('v2')).map(({ span }) => span))
+  })
+
+  it('that breaks the contract is named', () => {
+    const text = readFileSync(fileOf('v2'), 'utf8').replace(
+      '{"key":"llm.decode.steps","value":{"intValue"',
+      '{"key":"llm.decode.steps","value":{"stringValue"',
+    )
+    expect(validateTraces(parseTraceText(text), 'steps').map(({ span, rule }) => [span, rule])).toEqual([
+      ['llm.decode', 'attribute.type'],
+    ])
   })
 })
