@@ -67,6 +67,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     leakAfterMs: config.traceLeakMs === 0 ? Infinity : config.traceLeakMs,
     trustRemote: config.trustRemoteTraces,
     captureContent: config.captureContent,
+    openInference: config.openInference,
     tailSampling:
       config.traceBaseline < 1
         ? { baseline: config.traceBaseline, ttftMs: config.traceKeepTtftMs, slowestPerMinute: SLOWEST_PER_MINUTE }

@@ -42,6 +42,8 @@ export interface ObservabilityOptions {
   readonly trustRemote: boolean
   /** Prompts and outputs on spans. */
   readonly captureContent: boolean
+  /** Attributes of OpenInference beside the contract's. Default false. */
+  readonly openInference?: boolean
   readonly logLevel: LogLevel | 'silent'
   /** null: stdout only. */
   readonly logFile: string | null
@@ -111,6 +113,7 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
   readonly engineSubscriber: TracingSubscriber
   readonly subscriberHost: SubscriberHost
   readonly captureContent: boolean
+  readonly openInference: boolean
   readonly trustRemote: boolean
   private readonly logging: ReturnType<typeof createLogging>
   private readonly tracing: Tracing | null
@@ -128,6 +131,7 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
     this.logger = logging.log
     this.log = logging.log
     this.captureContent = options.captureContent
+    this.openInference = options.openInference ?? false
     this.trustRemote = options.trustRemote
     this.requests = new OpenRequests(options.leakAfterMs ?? LEAK_AFTER_MS, (trace) => this.closeLeak(trace))
     this.plugins = new Subscribers({
@@ -155,6 +159,7 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
           report,
           otlpEndpoint: options.otlpEndpoint,
           captureContent: options.captureContent,
+          openInference: this.openInference,
           onLooseSpan: (span) => span.name === 'engine.step' && this.store.add(storedStep(span)),
           ...(options.exporter ? { exporter: options.exporter } : {}),
           ...(options.exportQueueSize === undefined ? {} : { queueSize: options.exportQueueSize }),

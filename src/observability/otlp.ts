@@ -1,6 +1,7 @@
 /** Spans as OTLP JSON has them: ids hexadecimal, enums and 64-bit numbers as the protobuf JSON mapping of OTLP writes them. */
 import type { ReadableSpan } from '@opentelemetry/sdk-trace-base'
 import { DOUBLE_ATTRIBUTES } from './contract.ts'
+import { isOpenInferenceDouble } from './open-inference.ts'
 
 export interface OtlpValue {
   readonly stringValue?: string
@@ -82,7 +83,8 @@ export function declareDoubles(names: readonly string[]): void {
 }
 
 /** Whether an attribute's numbers leave as doubles also when they are whole. */
-export const isDouble = (name: string): boolean => DOUBLE_ATTRIBUTES.has(name) || declaredDoubles.has(name)
+export const isDouble = (name: string): boolean =>
+  DOUBLE_ATTRIBUTES.has(name) || declaredDoubles.has(name) || isOpenInferenceDouble(name)
 
 /** Spans of this process in the canonical form. */
 export function spansToOtlp(spans: readonly ReadableSpan[]): OtlpTraces {

@@ -39,6 +39,7 @@ import {
   type StageName,
 } from './contract.ts'
 import { type EndingName, type EndingRow, endingRow, ERROR_CODE, firstLineLevel, lastLineLevel } from './endings.ts'
+import { kindOf, rootAttributes, stageAttributes } from './open-inference.ts'
 import { RequestFacts } from './request-facts.ts'
 import { RequestLog } from './request-log.ts'
 import {
@@ -52,6 +53,9 @@ import type { RequestSpans } from './span-registry.ts'
 import { type EndedStage, Stage, type StageOwner } from './stage.ts'
 import type { SamplingDecision } from './tail-sampling.ts'
 import type { TraceHost } from './trace-host.ts'
+
+/** As an id is written. */
+const CONVERSATION_ID = /^[A-Za-z0-9._:@/+=-]{1,128}$/
 
 export interface FinishInput {
   readonly ending: EndingName
@@ -83,6 +87,8 @@ export class RequestTrace implements RequestScope, StageOwner {
   readonly #closeHooks: (() => void)[] = []
   #keyId: string
   #numPending = 0
+  #content: CapturedContent = {}
+  #conversationId: string | null = null
   #isClosing = false
   #isClosed = false
   #lastActiveMs = this.facts.startMs
@@ -191,15 +197,29 @@ export class RequestTrace implements RequestScope, StageOwner {
   }
 
   /** Content on the root; only where MINISERVE_CAPTURE_CONTENT is on, else nothing. May be called as it becomes known. */
-  setContent({ systemInstructions, input, output, tools }: CapturedContent): void {
+  setContent(content: CapturedContent): void {
+    const { systemInstructions, input, output, tools } = content
     const json = (items: readonly unknown[] | undefined) => (items?.length ? contentJson(items) : undefined)
     if (!this.#host.captureContent) return
+    this.#content = { ...this.#content, ...content }
     this.set({
       'gen_ai.system_instructions': json(systemInstructions),
       'gen_ai.input.messages': json(input),
       'gen_ai.output.messages': json(output),
       'gen_ai.tool.definitions': json(tools),
     })
+  }
+
+  /** The caller's id of the conversation that the request belongs to; null: it named none. */
+  get conversationId(): string | null {
+    return this.#conversationId
+  }
+
+  /** Without effect where the id is no plain word of at most 128 characters. */
+  setConversation(id: unknown): void {
+    if (typeof id !== 'string' || !CONVERSATION_ID.test(id)) return
+    this.#conversationId = id
+    this.set({ 'gen_ai.conversation.id': id })
   }
 
   /** The engine's times and counts, when it is done with the request. */
@@ -252,7 +272,11 @@ export class RequestTrace implements RequestScope, StageOwner {
       name,
       {
         startTime: this.time(startMs),
-        attributes: { ...CONSTANT_ATTRIBUTES[name], ...this.checked(name, attributes) },
+        attributes: {
+          ...CONSTANT_ATTRIBUTES[name],
+          ...(this.#host.openInference ? kindOf(name) : {}),
+          ...this.checked(name, attributes),
+        },
       },
       parent,
     )
@@ -262,8 +286,10 @@ export class RequestTrace implements RequestScope, StageOwner {
 
   /** Contract attributes of a span with their aliases; what does not fit the table is left out and counted. */
   checked(name: SpanName, attributes: Readonly<Record<string, unknown>>): Attributes {
-    const checked = contractAttributes(name, attributes, this.#host.onBreach)
-    if (this.#host.captureContent) return checked
+    const { captureContent, openInference, onBreach } = this.#host
+    const checked = contractAttributes(name, attributes, onBreach)
+    if (openInference) Object.assign(checked, stageAttributes(name, attributes, captureContent))
+    if (captureContent) return checked
     const specs = SPAN_TABLE[name]?.attributes
     for (const key in checked) if (specs?.[key]?.isContent) delete checked[key]
     return checked
@@ -362,6 +388,9 @@ export class RequestTrace implements RequestScope, StageOwner {
       this.#endSpans(ended.row, isForced)
       decision = this.#host.decide(this)
       this.set({ ...this.facts.outcome(this.requestId), 'sampling.reason': decision.reason ?? undefined })
+      if (this.#host.openInference) {
+        this.#root?.setAttributes(rootAttributes(this.input.kind, this.facts, this.#content, this.#conversationId))
+      }
     } catch (error) {
       this.#host.onProblem('trace.close_failed', error)
     } finally {

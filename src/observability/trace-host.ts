@@ -14,6 +14,8 @@ export interface TraceHost<Trace> {
   readonly registry: SpanRegistry
   readonly log: Log
   readonly captureContent: boolean
+  /** Attributes of OpenInference stand beside the contract's. */
+  readonly openInference: boolean
   readonly trustRemote: boolean
   anchor(): ClockAnchor
   newTraceId(): string

@@ -9,6 +9,8 @@ export interface StoredTrace {
   readonly requestId: string | null
   /** The caller's X-Request-Id. */
   readonly callerId?: string | null
+  /** The caller's id of its conversation. */
+  readonly conversationId?: string | null
   /** null: shown to the admin key only. */
   readonly keyId: string | null
   readonly route: string

@@ -51,6 +51,8 @@ export interface TracingOptions {
   readonly otlpEndpoint: string | null
   /** Content is on spans: strings are then as long as they are. */
   readonly captureContent: boolean
+  /** Spans have many more attributes: a few for each message and document. */
+  readonly openInference: boolean
   /** What is wrong with the settings, or with an export. */
   readonly report: (detail: string) => void
   /** Spans outside any request's tree (engine steps). */
@@ -98,7 +100,7 @@ export function createTracing(options: TracingOptions): Tracing {
   const provider = new NodeTracerProvider({
     resource,
     sampler: new RecordAllSampler(environmentSampler(report)),
-    spanLimits: spanLimits(options.captureContent),
+    spanLimits: spanLimits(options),
     spanProcessors: [gate],
   })
   const globals = registerGlobals(provider)
@@ -137,12 +139,12 @@ function exporterTo(endpoint: string | null, report: (detail: string) => void): 
 }
 
 /** The standard's limits where they are set. Content, where it is captured, is bounded by content.ts. */
-function spanLimits(captureContent: boolean) {
+function spanLimits({ captureContent, openInference }: Pick<TracingOptions, 'captureContent' | 'openInference'>) {
   const limit = (name: string) => getNumberFromEnv(`OTEL_SPAN_${name}`) ?? getNumberFromEnv(`OTEL_${name}`)
   return {
     attributeValueLengthLimit:
       limit('ATTRIBUTE_VALUE_LENGTH_LIMIT') ?? (captureContent ? Infinity : MAX_ATTRIBUTE_CHARACTERS),
-    attributeCountLimit: limit('ATTRIBUTE_COUNT_LIMIT') ?? 128,
+    attributeCountLimit: limit('ATTRIBUTE_COUNT_LIMIT') ?? (openInference ? 512 : 128),
     eventCountLimit: getNumberFromEnv('OTEL_SPAN_EVENT_COUNT_LIMIT') ?? 128,
     linkCountLimit: getNumberFromEnv('OTEL_SPAN_LINK_COUNT_LIMIT') ?? 128,
   }

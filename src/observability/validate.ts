@@ -5,6 +5,7 @@
 import { isInLevel, ROOT_SPAN, SCOPE_NAME, SPAN_TABLE } from './contract.ts'
 import type { AttributeSpec, ContractLevel, SpanSpec } from './contract/span-spec.ts'
 import { type EndingRow, ENDINGS, ERROR_CODE } from './endings.ts'
+import { isOpenInference } from './open-inference.ts'
 import {
   eachSpan,
   type OtlpAttribute,
@@ -157,7 +158,7 @@ class Validation {
     for (const { key, value } of attributes) {
       const spec = specOf(specs, key)
       if (spec) this.checkValue(span, `${prefix}${key}`, spec, value)
-      else if (OWN_NAMESPACES.test(key))
+      else if (OWN_NAMESPACES.test(key) && !isOpenInference(key))
         this.add(span, 'attribute.unknown', `expected an attribute of the contract, found ${prefix}${key}`)
     }
   }

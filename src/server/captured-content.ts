@@ -52,7 +52,11 @@ function toOutput(choice: Choice): ContentMessage {
   const reason = choice.finished?.reason ?? 'error'
   return {
     role: 'assistant',
-    parts: [...(choice.text === '' && choice.calls.length > 0 ? [] : [text(choice.text)]), ...choice.calls.map(toCall)],
+    parts: [
+      ...(choice.reasoning === '' ? [] : [{ type: 'reasoning', content: choice.reasoning } as const]),
+      ...(choice.text === '' && choice.calls.length > 0 ? [] : [text(choice.text)]),
+      ...choice.calls.map(toCall),
+    ],
     finish_reason: choice.calls.length > 0 && reason === 'stop' ? 'tool_call' : reason,
   }
 }

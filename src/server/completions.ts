@@ -56,6 +56,14 @@ function requirePrompt(body: unknown): unknown {
 
 const asIs = (body: unknown): unknown => body
 
+/** metadata.conversation_id, or metadata.session_id: free fields of the caller's in every one of the wires. */
+function conversationOf(body: unknown): unknown {
+  const metadata = typeof body === 'object' && body !== null && 'metadata' in body ? body.metadata : null
+  if (typeof metadata !== 'object' || metadata === null) return undefined
+  if ('conversation_id' in metadata) return metadata.conversation_id
+  return 'session_id' in metadata ? metadata.session_id : undefined
+}
+
 /**
  * One generation, from its body to its response.
  * @param prepare what the schema leaves to be done before it: short forms made long. @param toCall throws ApiError.
@@ -75,7 +83,9 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
   if (signal.aborted) onDisconnect()
   else signal.addEventListener('abort', onDisconnect, { once: true })
 
-  const body = parseBody(schema, prepare(await readJson(c, parts.maxRequestBytes)))
+  const sent = await readJson(c, parts.maxRequestBytes)
+  if (trace.conversationId === null) trace.setConversation(conversationOf(sent))
+  const body = parseBody(schema, prepare(sent))
   const engine: Engine = parts.state.engineFor(body.model)
   const call = toCall(body, {
     requestId: c.get('requestId'),

@@ -43,6 +43,7 @@ export function requestTrace(
       kind: row?.kind ?? 'other',
       isProbe: row?.tag === 'Server' || row?.tag === 'Pages',
     })
+    trace.setConversation(c.req.header('x-conversation-id') ?? c.req.header('x-session-id'))
     c.set('route', row)
     c.set('trace', trace)
     c.set('requestId', requestId)

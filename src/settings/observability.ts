@@ -47,6 +47,11 @@ export const observabilitySettings = {
     env: 'MINISERVE_CAPTURE_CONTENT',
     help: 'true: put prompts and completions on spans. Off by default for good reason',
   }),
+  openInference: field(truthy.default(false), {
+    flag: 'openinference',
+    env: 'MINISERVE_OPENINFERENCE',
+    help: "OpenInference's attributes (Arize Phoenix) beside the contract's; with captured content also messages and documents",
+  }),
   plugins: field(z.array(text).default([]), {
     flag: 'plugin',
     value: 'FILE',

@@ -30,13 +30,17 @@ export function responsesHandlers(
     createResponse: (c) =>
       handleGeneration(c, parts, responsesRequest, withItemTypes, (body, context) => {
         const previous = body.previous_response_id
-        const earlier = previous === undefined ? [] : stored(c, previous, 'previous_response_id').messages
+        const known = previous === undefined ? null : stored(c, previous, 'previous_response_id')
+        const earlier = known?.messages ?? []
+        const trace = c.get('trace')
+        if (known !== null && trace.conversationId === null) trace.setConversation(known.conversationId)
+        const conversationId = trace.conversationId ?? context.requestId
         const job = chatJob(toChatRequest(body, earlier), context, 'input')
         const { keyId } = c.get('caller')
         const keep = (response: ResponseObject) => {
           if (body.store === false) return
           const messages = [...earlier, ...inputMessages(body.input), ...outputMessages(response)]
-          store.put(keyId, { response, messages })
+          store.put(keyId, { response, messages, conversationId })
         }
         return { job, shape: () => responsesShape(job, body, keep) }
       }),

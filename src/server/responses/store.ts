@@ -9,6 +9,8 @@ export interface StoredResponse {
   readonly response: ResponseObject
   /** The conversation up to and with this response, without instructions: they hold for one request. */
   readonly messages: readonly ChatMessageFields[]
+  /** What its requests have in common: the caller's id of it, else the id of its first response. */
+  readonly conversationId: string
 }
 
 export interface ResponseStore {
