@@ -1,5 +1,5 @@
 /**
- * OpenInference's attributes (Arize's conventions, which Phoenix and others read) beside the contract's, where --openinference asks for them:
+ * OpenInference's attributes (Arize's conventions, which Phoenix and others read) beside the contract's, where MINISERVE_OPENINFERENCE asks for them:
  * the same values under other names, never other values. Content is among them only where content is captured.
  */
 import type { Attributes } from '@opentelemetry/api'

@@ -2,7 +2,38 @@
 import type { ReadableSpan } from '@opentelemetry/sdk-trace-base'
 import type { RequestTrace } from './request-trace.ts'
 import type { SamplingDecision } from './tail-sampling.ts'
-import type { StoredTrace } from './trace-store.ts'
+
+export interface StoredTrace {
+  readonly traceId: string
+  /** The root of this tree; a trace id may have several. */
+  readonly rootSpanId: string
+  /** null for a step of the engine. */
+  readonly requestId: string | null
+  /** The caller's X-Request-Id. */
+  readonly callerId?: string | null
+  /** The caller's id of its conversation. */
+  readonly conversationId?: string | null
+  /** null: shown to the admin key only. */
+  readonly keyId: string | null
+  readonly route: string
+  readonly method: string
+  readonly model: string | null
+  /** http.status_code; null when there was none. */
+  readonly status: number | null
+  readonly isError: boolean
+  /** Name of the row in the table of endings. */
+  readonly ending: string
+  /** Milliseconds since 1970. */
+  readonly startMs: number
+  readonly durationMs: number
+  readonly tokensIn: number | null
+  readonly tokensOut: number | null
+  readonly ttftSeconds: number | null
+  /** sampling.reason of an exported trace. */
+  readonly keptFor: string | null
+  readonly spans: ReadableSpan[]
+  readonly logLines: readonly string[]
+}
 
 /** A request whose trace has closed. */
 export function storedTrace(trace: RequestTrace, spans: ReadableSpan[], decision: SamplingDecision): StoredTrace {

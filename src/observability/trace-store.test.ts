@@ -1,5 +1,6 @@
 import { describe, expect, it } from 'vitest'
-import { type StoredTrace, TraceStore } from './trace-store.ts'
+import type { StoredTrace } from './stored-trace.ts'
+import { TraceStore } from './trace-store.ts'
 
 const viewer = { keyId: 'a', isAdmin: false }
 

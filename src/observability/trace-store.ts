@@ -1,55 +1,11 @@
 /** The last complete traces, in memory: a ring bounded by count and bytes, searchable, each visible to the key that made it. */
-import type { ReadableSpan } from '@opentelemetry/sdk-trace-base'
-
-export interface StoredTrace {
-  readonly traceId: string
-  /** The root of this tree; a trace id may have several. */
-  readonly rootSpanId: string
-  /** null for a step of the engine. */
-  readonly requestId: string | null
-  /** The caller's X-Request-Id. */
-  readonly callerId?: string | null
-  /** The caller's id of its conversation. */
-  readonly conversationId?: string | null
-  /** null: shown to the admin key only. */
-  readonly keyId: string | null
-  readonly route: string
-  readonly method: string
-  readonly model: string | null
-  /** http.status_code; null when there was none. */
-  readonly status: number | null
-  readonly isError: boolean
-  /** Name of the row in the table of endings. */
-  readonly ending: string
-  /** Milliseconds since 1970. */
-  readonly startMs: number
-  readonly durationMs: number
-  readonly tokensIn: number | null
-  readonly tokensOut: number | null
-  readonly ttftSeconds: number | null
-  /** sampling.reason of an exported trace. */
-  readonly keptFor: string | null
-  readonly spans: ReadableSpan[]
-  readonly logLines: readonly string[]
-}
+import { matches, type TraceQuery } from './trace-filter.ts'
+import type { StoredTrace } from './stored-trace.ts'
 
 /** Who asks. */
 export interface TraceViewer {
   readonly keyId: string
   readonly isAdmin: boolean
-}
-
-export interface TraceQuery {
-  /** ok, error, a status such as 404, or a class such as 5xx. */
-  readonly status?: string
-  readonly route?: string
-  readonly minMs?: number
-  /** Started at or after, milliseconds since 1970. */
-  readonly sinceMs?: number
-  readonly tokensOut?: number
-  /** The response's id, or the caller's X-Request-Id. */
-  readonly requestId?: string
-  readonly limit?: number
 }
 
 export interface TraceStoreOptions {
@@ -102,24 +58,6 @@ export class TraceStore {
 }
 
 const mayShow = (trace: StoredTrace, viewer: TraceViewer): boolean => viewer.isAdmin || trace.keyId === viewer.keyId
-
-function matches(trace: StoredTrace, query: TraceQuery): boolean {
-  return (
-    (query.status === undefined || hasStatus(trace, query.status)) &&
-    (query.route === undefined || trace.route === query.route) &&
-    (query.minMs === undefined || trace.durationMs >= query.minMs) &&
-    (query.sinceMs === undefined || trace.startMs >= query.sinceMs) &&
-    (query.tokensOut === undefined || trace.tokensOut === query.tokensOut) &&
-    (query.requestId === undefined || trace.requestId === query.requestId || trace.callerId === query.requestId)
-  )
-}
-
-function hasStatus(trace: StoredTrace, wanted: string): boolean {
-  if (wanted === 'ok') return !trace.isError && (trace.status ?? 0) < 400
-  if (wanted === 'error') return trace.isError
-  const digit = /^([1-5])xx$/.exec(wanted)?.[1]
-  return digit === undefined ? String(trace.status) === wanted : Math.floor((trace.status ?? 0) / 100) === Number(digit)
-}
 
 interface Slot {
   readonly trace: StoredTrace

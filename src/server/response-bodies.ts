@@ -269,6 +269,9 @@ export const traceList = object({
     object({
       trace_id: z.string(),
       request_id: z.string(),
+      caller_request_id: z.string().nullable(),
+      conversation_id: z.string().nullable(),
+      key_id: z.string().nullable(),
       route: z.string(),
       status: z.int().nullable(),
       ending: z.string(),

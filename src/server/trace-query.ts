@@ -1,9 +1,10 @@
 /** What /v1/traces and /traces may be asked for. */
 import { z } from 'zod'
-import type { TraceQuery } from '../observability/trace-store.ts'
+import type { TraceQuery } from '../observability/trace-filter.ts'
 import { invalidRequest } from './errors.ts'
 
 const count = z.coerce.number('a whole number').int('a whole number').min(0, 'a whole number of at least 0')
+const milliseconds = z.coerce.number('a number').min(0, 'a number of at least 0')
 /** Empty fields of the page's form are fields not set. */
 const optional = <T extends z.ZodType>(type: T) =>
   z.preprocess((value) => (value === '' ? undefined : value), type.optional())
@@ -11,15 +12,22 @@ const optional = <T extends z.ZodType>(type: T) =>
 export const traceQuery = z.object({
   status: optional(z.string().regex(/^(ok|error|[1-5]xx|[1-5]\d\d)$/, 'ok, error, a status or a class such as 5xx')),
   route: optional(z.string()),
-  min_ms: optional(z.coerce.number('a number').min(0, 'a number of at least 0')),
+  model: optional(z.string()),
+  key: optional(z.string()),
+  conversation: optional(z.string()),
+  min_ms: optional(milliseconds),
+  max_ms: optional(milliseconds),
   since: optional(
     z
       .string()
       .refine((value) => !Number.isNaN(toEpochMs(value)), 'a time: ISO 8601 or milliseconds since 1970')
       .meta({ format: 'date-time' }),
   ),
+  min_tokens_in: optional(count),
+  min_tokens_out: optional(count),
   tokens_out: optional(count),
   request_id: optional(z.string()),
+  id: optional(z.string().trim()),
   limit: optional(count.max(1000, 'at most 1000')),
 })
 
@@ -33,12 +41,10 @@ export function parseTraceQuery(parameters: Readonly<Record<string, string>>): T
     const name = String(issue?.path[0] ?? 'query')
     throw invalidRequest(`${name}: expected ${issue?.message ?? 'another value'}, found something else`, name)
   }
-  const { min_ms: minMs, tokens_out: tokensOut, request_id: requestId, since, ...rest } = parsed.data
-  return {
-    ...rest,
-    ...(minMs === undefined ? {} : { minMs }),
-    ...(tokensOut === undefined ? {} : { tokensOut }),
-    ...(requestId === undefined ? {} : { requestId }),
-    ...(since === undefined ? {} : { sinceMs: toEpochMs(since) }),
-  }
+  const { since, ...rest } = parsed.data
+  const query: Record<string, string | number> = since === undefined ? {} : { sinceMs: toEpochMs(since) }
+  for (const [name, value] of Object.entries(rest)) if (value !== undefined) query[camelCase(name)] = value
+  return query
 }
+
+const camelCase = (name: string): string => name.replace(/_([a-z])/g, (_, letter: string) => letter.toUpperCase())

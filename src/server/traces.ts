@@ -4,7 +4,8 @@ import type { Context } from 'hono'
 import { CONTRACT_LEVELS } from '../observability/contract/span-spec.ts'
 import { spansToOtlp } from '../observability/otlp.ts'
 import { TRACE_FORMATS, writeTraces } from '../observability/trace-formats.ts'
-import type { StoredTrace, TraceStore } from '../observability/trace-store.ts'
+import type { StoredTrace } from '../observability/stored-trace.ts'
+import type { TraceStore } from '../observability/trace-store.ts'
 import { validateTraces } from '../observability/validate.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError, invalidRequest } from './errors.ts'
@@ -12,7 +13,7 @@ import type { Handlers } from './routes.ts'
 import { parseTraceQuery } from './trace-query.ts'
 import { html, visitorOf } from './ui/layout.tsx'
 import { levelOf } from './ui/trace-level.ts'
-import { TraceListPage } from './ui/trace-list.tsx'
+import { choicesOf, TraceListPage } from './ui/trace-list.tsx'
 import { TracePage } from './ui/trace-page.tsx'
 import { traceView } from './ui/trace-view.ts'
 
@@ -102,9 +103,13 @@ export function traceHandlers({ store, canSignIn }: TraceRouteParts): TraceHandl
       })
     },
     showTraces: (c) => {
-      const traces = store.list(parseTraceQuery(c.req.query()), c.get('caller'))
-      const routes = [...new Set(store.list({ limit: 1000 }, c.get('caller')).map((trace) => trace.route))].sort()
-      return html(c, TraceListPage({ traces, filter: c.req.query(), routes, visitor: visitorOf(c, canSignIn) }))
+      const caller = c.get('caller')
+      const query = parseTraceQuery(c.req.query())
+      const found = store.list(query, caller)
+      // A conversation is read from its beginning on.
+      const traces = query.conversation === undefined ? found : found.toReversed()
+      const choices = choicesOf(store.list({ limit: 1000 }, caller))
+      return html(c, TraceListPage({ traces, filter: c.req.query(), choices, visitor: visitorOf(c, canSignIn) }))
     },
     getAsset: (c) => {
       const name = c.req.param('name') ?? ''
@@ -126,6 +131,9 @@ export function traceHandlers({ store, canSignIn }: TraceRouteParts): TraceHandl
 const toWire = (trace: StoredTrace) => ({
   trace_id: trace.traceId,
   request_id: trace.requestId,
+  caller_request_id: trace.callerId ?? null,
+  conversation_id: trace.conversationId ?? null,
+  key_id: trace.keyId,
   route: trace.route,
   model: trace.model,
   status: trace.status,

@@ -48,9 +48,8 @@ export const observabilitySettings = {
     help: 'true: put prompts and completions on spans. Off by default for good reason',
   }),
   openInference: field(truthy.default(false), {
-    flag: 'openinference',
     env: 'MINISERVE_OPENINFERENCE',
-    help: "OpenInference's attributes (Arize Phoenix) beside the contract's; with captured content also messages and documents",
+    help: "true: OpenInference's attributes (Arize Phoenix) beside the contract's; with captured content also messages and documents",
   }),
   plugins: field(z.array(text).default([]), {
     flag: 'plugin',

@@ -8,7 +8,7 @@ import {
 } from '../../src/observability/observability.ts'
 import type { OpenRequestInput } from '../../src/observability/root-span.ts'
 import type { RequestTrace } from '../../src/observability/request-trace.ts'
-import type { StoredTrace } from '../../src/observability/trace-store.ts'
+import type { StoredTrace } from '../../src/observability/stored-trace.ts'
 
 export interface LogLine {
   readonly level: string

@@ -1,7 +1,7 @@
 /** The level of detail a stored trace was recorded at, by what is in it. */
 import { SPAN_TABLE } from '../../observability/contract.ts'
 import { CONTRACT_LEVELS, type ContractLevel } from '../../observability/contract/span-spec.ts'
-import type { StoredTrace } from '../../observability/trace-store.ts'
+import type { StoredTrace } from '../../observability/stored-trace.ts'
 
 export function levelOf(spans: StoredTrace['spans']): ContractLevel {
   let level: ContractLevel = 'contract'

@@ -1,92 +1,171 @@
-/** /traces: the stored traces, newest first, with a filter that is a plain form. */
-import type { StoredTrace } from '../../observability/trace-store.ts'
+/** /traces: the stored traces, newest first, with a filter that is a plain form; of one conversation, from its beginning on. */
+import type { StoredTrace } from '../../observability/stored-trace.ts'
+import { Conversation } from './conversation.tsx'
+import { latencies, LatencyChart } from './latency-chart.tsx'
 import { Layout, type Visitor } from './layout.tsx'
 import { formatMs } from './trace-view.ts'
 
-export interface TraceFilter {
-  readonly status?: string
-  readonly route?: string
-  readonly min_ms?: string
-  readonly tokens_out?: string
+/** The form's fields as they were sent. */
+export type TraceFilter = Readonly<Record<string, string>>
+
+/** What the form offers to choose from. */
+export interface TraceChoices {
+  readonly routes: readonly string[]
+  readonly models: readonly string[]
+  readonly keys: readonly string[]
 }
 
-const STATUSES = ['', 'ok', 'error', '4xx', '5xx'] as const
+/** What the viewer's traces can be chosen by. */
+export function choicesOf(traces: readonly StoredTrace[]): TraceChoices {
+  const distinct = (values: readonly (string | null)[]) => [...new Set(values)].filter((value) => value !== null).sort()
+  return {
+    routes: distinct(traces.map(({ route }) => route)),
+    models: distinct(traces.map(({ model }) => model)),
+    keys: distinct(traces.map(({ keyId }) => keyId)),
+  }
+}
+
+const STATUSES = ['ok', 'error', '4xx', '5xx'] as const
 
 interface TraceListProps {
   readonly traces: readonly StoredTrace[]
   readonly filter: TraceFilter
-  readonly routes: readonly string[]
+  readonly choices: TraceChoices
   readonly visitor: Visitor
 }
 
-export function TraceListPage({ traces, filter, routes, visitor }: TraceListProps) {
-  const slowest = Math.max(...traces.map((trace) => trace.durationMs), 0.001)
+export function TraceListPage({ traces, filter, choices, visitor }: TraceListProps) {
+  const { conversation } = filter
+  const isConversation = conversation !== undefined && conversation !== ''
   return (
     <Layout current="traces" title="Traces · miniserve" visitor={visitor}>
-      <h1>Traces</h1>
-      <form class="filter" method="get" action="/traces">
-        <label>
-          Status
-          <select name="status">
-            {STATUSES.map((status) => (
-              <option value={status} selected={status === (filter.status ?? '')}>
-                {status || 'any'}
-              </option>
-            ))}
-          </select>
-        </label>
-        <label>
-          Route
-          <select name="route">
-            <option value="">any</option>
-            {routes.map((route) => (
-              <option value={route} selected={route === filter.route}>
-                {route}
-              </option>
-            ))}
-          </select>
-        </label>
-        <label>
-          At least, ms
-          <input name="min_ms" type="number" min="0" step="any" inputmode="decimal" value={filter.min_ms ?? ''} />
-        </label>
-        <label>
-          Tokens out
-          <input name="tokens_out" type="number" min="0" step="1" inputmode="numeric" value={filter.tokens_out ?? ''} />
-        </label>
-        <button type="submit">Filter</button>
-      </form>
-      {traces.length === 0 ? (
-        <p class="empty">No traces here yet. Each request to /v1/completions or /v1/chat/completions leaves one.</p>
+      <h1>{isConversation ? <span>Conversation {conversation}</span> : 'Traces'}</h1>
+      {isConversation ? (
+        <nav class="crumbs" aria-label="Breadcrumb">
+          <a href="/traces">All traces</a>
+        </nav>
       ) : (
-        <table class="traces">
-          <thead>
-            <tr>
-              <th scope="col">Started</th>
-              <th scope="col">Request</th>
-              <th scope="col">Status</th>
-              <th scope="col" class="number">
-                Tokens
-              </th>
-              <th scope="col" class="number">
-                First token
-              </th>
-              <th scope="col">Duration</th>
-            </tr>
-          </thead>
-          <tbody>
-            {traces.map((trace) => (
-              <TraceRow trace={trace} slowest={slowest} />
-            ))}
-          </tbody>
-        </table>
+        <Filter filter={filter} choices={choices} />
       )}
+      <div id="results">
+        {traces.length === 0 ? (
+          <Nothing isFiltered={Object.values(filter).some((value) => value !== '')} />
+        ) : (
+          <div>
+            {isConversation ? <Conversation traces={traces} /> : null}
+            {traces.length > 1 ? <LatencyChart latencies={latencies(traces)} filter={filter} /> : null}
+            <Table traces={traces} hasKeys={choices.keys.length > 1} />
+          </div>
+        )}
+      </div>
     </Layout>
   )
 }
 
-function TraceRow({ trace, slowest }: { readonly trace: StoredTrace; readonly slowest: number }) {
+function Nothing({ isFiltered }: { readonly isFiltered: boolean }) {
+  return (
+    <p class="empty">
+      {isFiltered
+        ? 'No trace fits.'
+        : 'No traces here yet. Each request to /v1/completions or /v1/chat/completions leaves one.'}
+    </p>
+  )
+}
+
+function Filter({ filter, choices }: { readonly filter: TraceFilter; readonly choices: TraceChoices }) {
+  const number = { type: 'number', min: '0', step: '1', inputmode: 'numeric' } as const
+  return (
+    <form class="filter" method="get" action="/traces">
+      <label class="wide">
+        Id of a request, trace or conversation
+        <input name="id" type="search" value={filter['id'] ?? ''} placeholder="or its beginning" spellcheck={false} />
+      </label>
+      <Select name="status" label="Status" options={STATUSES} filter={filter} />
+      <Select name="route" label="Route" options={choices.routes} filter={filter} />
+      {choices.models.length > 0 ? (
+        <Select name="model" label="Model" options={choices.models} filter={filter} />
+      ) : null}
+      {choices.keys.length > 1 ? <Select name="key" label="Key" options={choices.keys} filter={filter} /> : null}
+      <label>
+        Longer than, ms
+        <input name="min_ms" {...number} step="any" value={filter['min_ms'] ?? ''} />
+      </label>
+      <label>
+        Tokens in, from
+        <input name="min_tokens_in" {...number} value={filter['min_tokens_in'] ?? ''} />
+      </label>
+      <label>
+        Tokens out, from
+        <input name="min_tokens_out" {...number} value={filter['min_tokens_out'] ?? ''} />
+      </label>
+      <label>
+        Tokens out, exactly
+        <input name="tokens_out" {...number} value={filter['tokens_out'] ?? ''} />
+      </label>
+      <button type="submit">Filter</button>
+    </form>
+  )
+}
+
+interface SelectProps {
+  readonly name: string
+  readonly label: string
+  readonly options: readonly string[]
+  readonly filter: TraceFilter
+}
+
+function Select({ name, label, options, filter }: SelectProps) {
+  return (
+    <label>
+      {label}
+      <select name={name}>
+        <option value="">any</option>
+        {options.map((option) => (
+          <option value={option} selected={option === filter[name]}>
+            {option}
+          </option>
+        ))}
+      </select>
+    </label>
+  )
+}
+
+function Table({ traces, hasKeys }: { readonly traces: readonly StoredTrace[]; readonly hasKeys: boolean }) {
+  const slowest = Math.max(...traces.map((trace) => trace.durationMs), 0.001)
+  return (
+    <table class="traces">
+      <thead>
+        <tr>
+          <th scope="col">Started</th>
+          <th scope="col">Request</th>
+          <th scope="col">Status</th>
+          <th scope="col" class="number">
+            Tokens
+          </th>
+          <th scope="col" class="number">
+            First token
+          </th>
+          <th scope="col">Duration</th>
+        </tr>
+      </thead>
+      <tbody>
+        {traces.map((trace) => (
+          <TraceRow trace={trace} slowest={slowest} hasKeys={hasKeys} />
+        ))}
+      </tbody>
+    </table>
+  )
+}
+
+interface TraceRowProps {
+  readonly trace: StoredTrace
+  readonly slowest: number
+  readonly hasKeys: boolean
+}
+
+function TraceRow({ trace, slowest, hasKeys }: TraceRowProps) {
   const started = new Date(trace.startMs).toISOString()
+  const { conversationId } = trace
   return (
     <tr class={trace.isError ? 'is-error' : ''}>
       <td data-label="Started">
@@ -97,6 +176,12 @@ function TraceRow({ trace, slowest }: { readonly trace: StoredTrace; readonly sl
       <td data-label="Request" class="request">
         <a href={`/traces/${trace.traceId}`}>{trace.route}</a>
         <code>{trace.requestId ?? trace.traceId}</code>
+        <small>
+          {trace.callerId ? <span>{trace.callerId}</span> : null}
+          {trace.model ? <span>{trace.model}</span> : null}
+          {hasKeys && trace.keyId ? <span>key {trace.keyId}</span> : null}
+          {conversationId ? <a href={conversationPath(conversationId)}>conversation</a> : null}
+        </small>
       </td>
       <td data-label="Status">
         <span>
@@ -125,6 +210,9 @@ function TraceRow({ trace, slowest }: { readonly trace: StoredTrace; readonly sl
     </tr>
   )
 }
+
+/** The page of a conversation's requests. */
+export const conversationPath = (id: string): string => `/traces?conversation=${encodeURIComponent(id)}`
 
 export const statusClass = (trace: StoredTrace): string =>
   trace.isError ? 'bad' : (trace.status ?? 0) >= 400 ? 'refused' : 'good'

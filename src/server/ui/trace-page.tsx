@@ -2,7 +2,7 @@
 import { TRACE_FORMATS } from '../../observability/trace-formats.ts'
 import { Layout, type Visitor } from './layout.tsx'
 import { StepChart } from './step-chart.tsx'
-import { statusClass } from './trace-list.tsx'
+import { conversationPath, statusClass } from './trace-list.tsx'
 import { type AttributeView, formatMs, type LogView, type SpanRow, type TraceView } from './trace-view.ts'
 
 interface TracePageProps {
@@ -61,6 +61,7 @@ function Tree({ view }: { readonly view: TraceView }) {
         </time>
         {trace.requestId ? <code>{trace.requestId}</code> : null}
         {trace.model ? <span>{trace.model}</span> : null}
+        {trace.conversationId ? <a href={conversationPath(trace.conversationId)}>conversation</a> : null}
         {view.callerSpanId ? (
           <span>
             called by span <code>{view.callerSpanId}</code>

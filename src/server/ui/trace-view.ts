@@ -9,7 +9,7 @@ import {
   plainValue,
   spansToOtlp,
 } from '../../observability/otlp.ts'
-import type { StoredTrace } from '../../observability/trace-store.ts'
+import type { StoredTrace } from '../../observability/stored-trace.ts'
 import { type Breach, validateTraces } from '../../observability/validate.ts'
 import { type Interval, type Part, timeBreakdown } from './time-breakdown.ts'
 import { levelOf } from './trace-level.ts'

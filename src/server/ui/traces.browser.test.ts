@@ -29,10 +29,12 @@ describe.skipIf(!hasChromium)(`trace pages in Chromium${hasChromium ? '' : ` (sk
   let good: string
   let flagged: string
   let failed: string
+  /** The two requests of a conversation. */
+  const talks: string[] = []
   const problems: string[] = []
 
   beforeAll(async () => {
-    observability = testObservability({ traceDetail: 'steps' })
+    observability = testObservability({ traceDetail: 'steps', captureContent: true })
     const stepMicros = Array.from(
       { length: 160 },
       (_, i) => 7000 + Math.round(2500 * Math.sin(i / 9)) + (i % 37 === 0 ? 9000 : 0),
@@ -55,6 +57,19 @@ describe.skipIf(!hasChromium)(`trace pages in Chromium${hasChromium ? '' : ` (sk
     error.trace.finish({ ending: 'device_lost', status: 503 })
     error.finishEngine('error')
     failed = error.trace.traceId
+    const talk = async (asked: string, answered: string | null) => {
+      const { trace } = await play(observability, answered === null ? 'tokenized' : 'formatting', {
+        input: { callerId: answered === null ? null : 'order-7731' },
+      })
+      trace.setConversation('tea/42')
+      trace.setContent({ input: [{ role: 'user', parts: [{ type: 'text', content: asked }] }] })
+      if (answered !== null)
+        trace.setContent({ output: [{ role: 'assistant', parts: [{ type: 'text', content: answered }] }] })
+      trace.finish(answered === null ? { ending: 'deadline', status: 504 } : { ending: 'success', status: 200 })
+      talks.push(trace.traceId)
+    }
+    await talk('Which tea is green?', 'Sencha <b>is</b>.')
+    await talk('And black?', null)
     const app = new Hono<AppEnv>()
     app.use(async (c, next) => {
       c.set('caller', { keyId: 'anonymous', isAdmin: true, cacheSalt: '', limits: null, indexes: SERVER_ACCESS })
@@ -93,15 +108,73 @@ describe.skipIf(!hasChromium)(`trace pages in Chromium${hasChromium ? '' : ` (sk
 
   it('lists the traces and filters them', async () => {
     const page = await visit('/traces')
-    expect(await page.locator('table.traces tbody tr').count()).toBe(3)
+    expect(await page.locator('table.traces tbody tr').count()).toBe(5)
     await shoot(page, 'list-light')
     await page.selectOption('select[name=status]', 'error')
     await page.click('button[type=submit]')
-    expect(await page.locator('table.traces tbody tr').count()).toBe(1)
-    await page.click('table.traces a')
+    expect(await page.locator('table.traces tbody tr').count()).toBe(2)
+    await page.locator('table.traces a').last().click()
     expect(page.url()).toContain(`/traces/${failed}`)
     expect(await page.locator('.tree .ending').first().textContent()).toBe('device_lost')
     await shoot(page, 'failed-light')
+    await page.context().close()
+  })
+
+  it('finds a request by an id, a model, tokens, and shows how long all took', async () => {
+    const page = await visit('/traces')
+    const rows = page.locator('table.traces tbody tr')
+    const bars = page.locator('.latencies a')
+    expect(await bars.count()).toBeGreaterThan(0)
+    expect(await page.locator('.latencies figcaption').textContent()).toMatch(/half below .* 95 % below/)
+    await page.fill('input[name=id]', 'order-77')
+    await page.keyboard.press('Enter')
+    await page.waitForURL(/id=order-77/)
+    expect(await rows.count()).toBe(1)
+    expect(await rows.textContent()).toContain('order-7731')
+    await page.fill('input[name=id]', '')
+    await page.selectOption('select[name=model]', 'tiny')
+    await page.fill('input[name=min_tokens_in]', '600')
+    await page.click('button[type=submit]')
+    expect(await rows.locator('a').first().getAttribute('href')).toBe(`/traces/${good}`)
+    expect(await rows.count()).toBe(1)
+    await page.goto(`${url}/traces`)
+    await bars.first().click()
+    await page.waitForURL(/min_ms=.*max_ms=/)
+    expect(await rows.count()).toBeGreaterThan(0)
+    await page.goto(`${url}/traces?id=nothing`)
+    expect(await page.locator('.empty').textContent()).toBe('No trace fits.')
+    await page.context().close()
+  })
+
+  it('keeps the list current while the box is checked', async () => {
+    const page = await visit('/traces?status=4xx')
+    await page.check('#live')
+    const { trace } = await play(observability, 'opened')
+    trace.finish({ ending: 'validation', status: 422 })
+    const row = page.locator('table.traces tbody tr', { hasText: trace.requestId })
+    await row.waitFor()
+    expect(await row.locator('.status').textContent()).toBe('422')
+    await page.reload()
+    expect(await page.isChecked('#live')).toBe(true)
+    await page.context().close()
+  })
+
+  it('shows a conversation from its beginning on, with what was said where it was captured', async () => {
+    const page = await visit(`/traces/${talks[1]}`, { dark: true })
+    await page.locator('.sub a', { hasText: 'conversation' }).click()
+    await page.waitForURL(/conversation=tea%2F42/)
+    expect(await page.locator('h1').textContent()).toContain('tea/42')
+    expect(await page.locator('.conversation p').allTextContents()).toEqual([
+      'Which tea is green?',
+      'Sencha <b>is</b>.',
+      'And black?',
+    ])
+    expect(await page.locator('.conversation b').count()).toBe(0)
+    const links = await page
+      .locator('table.traces td a[href^="/traces/"]')
+      .evaluateAll((all) => all.map((a) => a.getAttribute('href')))
+    expect(links).toEqual(talks.map((id) => `/traces/${id}`))
+    await shoot(page, 'conversation-dark')
     await page.context().close()
   })
 
@@ -151,11 +224,14 @@ describe.skipIf(!hasChromium)(`trace pages in Chromium${hasChromium ? '' : ` (sk
   })
 
   it('fits a phone', async () => {
-    for (const path of ['/traces', `/traces/${good}`]) {
+    for (const path of ['/traces', `/traces/${good}`, '/traces?conversation=tea%2F42']) {
       const page = await visit(path, { width: 390 })
       for (const summary of await page.locator('details[data-span] > summary').all()) await summary.click()
       expect(await overflow(page)).toBe(0)
-      await shoot(page, path === '/traces' ? 'list-phone' : 'trace-phone')
+      await shoot(
+        page,
+        path.includes('conversation') ? 'conversation-phone' : path === '/traces' ? 'list-phone' : 'trace-phone',
+      )
       await page.context().close()
     }
   })

@@ -1,4 +1,5 @@
-// Comforts on top of pages that work without: arrow keys between spans, a readout on the step chart, opening the span a link names.
+// Comforts on top of pages that work without: arrow keys between spans, a readout on the step chart, opening the span a link names, a
+// list that keeps itself up to date.
 'use strict'
 
 const summaries = () => [...document.querySelectorAll('details[data-span] > summary')]
@@ -55,4 +56,46 @@ if (id && navigator.clipboard) {
     button.textContent = 'Copied'
   })
   id.after(button)
+}
+
+const REFRESH_MS = 2000
+const results = document.getElementById('results')
+if (results) keepCurrent(results)
+
+/** A box on the list of traces: while it is checked the list is fetched again, as long as somebody can see it. */
+function keepCurrent(list) {
+  const box = document.createElement('input')
+  box.type = 'checkbox'
+  box.id = 'live'
+  box.checked = sessionStorage.getItem('live') === 'yes'
+  const label = document.createElement('label')
+  label.className = 'live'
+  label.append(box, ' Live')
+  document.querySelector('h1').append(label)
+  box.addEventListener('change', () => {
+    sessionStorage.setItem('live', box.checked ? 'yes' : 'no')
+    if (box.checked) void refresh()
+  })
+
+  let isBusy = false
+  async function refresh() {
+    if (!box.checked || document.hidden || isBusy) return
+    isBusy = true
+    try {
+      const response = await fetch(location.href, { headers: { accept: 'text/html' } })
+      const page = new DOMParser().parseFromString(await response.text(), 'text/html')
+      const current = page.getElementById('results')
+      // Not while a link in it has the focus, which would be lost.
+      const isFree = !list.contains(document.activeElement)
+      if (response.ok && current && isFree && current.innerHTML !== list.innerHTML)
+        list.replaceChildren(...current.childNodes)
+    } catch {
+      // The server is away for a moment: the next try may find it.
+    } finally {
+      isBusy = false
+    }
+  }
+  setInterval(() => void refresh(), REFRESH_MS)
+  document.addEventListener('visibilitychange', () => void refresh())
+  void refresh()
 }
