@@ -10,6 +10,7 @@ import { describeEncoder } from './conformance-encoder.ts'
 import { describeExperts } from './conformance-experts.ts'
 import { describeLinear } from './conformance-linear.ts'
 import { describeSampling } from './conformance-sampling.ts'
+import { describeStates } from './conformance-states.ts'
 import { TOLERANCES, type Coverage, type CreateBackend, type Tolerances } from './fixtures.ts'
 
 export interface ConformanceOptions {
@@ -30,6 +31,7 @@ export function describeBackend(name: string, create: CreateBackend, options: Co
     describeExperts(create, tolerances, options.coverage ?? 'all')
     describeAttention(create, tolerances)
     describeSampling(create, tolerances)
+    describeStates(create, tolerances)
     describeEncoder(create, tolerances)
   })
 }

@@ -6,6 +6,7 @@ import { linearSources, prepareSource, rowRange } from './linear.ts'
 import { formOf } from './matrix.ts'
 import type { KernelSource } from './pipelines.ts'
 import { SAMPLE_SOURCES } from './sample.ts'
+import { STATE_SOURCES } from './states.ts'
 
 /** The dimensions of a llama-like model. */
 export interface ModelShape {
@@ -59,7 +60,7 @@ export function modelKernels(shape: ModelShape, weights: MatrixFormat): Catalogu
   for (const source of [reduce, qkvSource(attention, 'none', true), qkvSource(attention, 'head', true)]) {
     other(source, null)
   }
-  for (const source of [NORM_ADD_SOURCE, layerNormSource(true, true), POOL_SOURCE, ...SAMPLE_SOURCES])
+  for (const source of [NORM_ADD_SOURCE, layerNormSource(true, true), POOL_SOURCE, ...STATE_SOURCES, ...SAMPLE_SOURCES])
     other(source, null)
   return entries
 }

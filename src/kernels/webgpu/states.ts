@@ -63,6 +63,17 @@ export const SIGMOID_GATE_SOURCE: KernelSource = {
   defines: { WS: BLOCK },
 }
 
+/** What models launch: LFM2's convolution, and those and the scans of Qwen3.5 and Granite 4 by their usual sizes. */
+export const STATE_SOURCES: readonly KernelSource[] = [
+  convolutionSource(3, true, false),
+  convolutionSource(4, false, false),
+  convolutionSource(4, false, true),
+  ...scanSources('gatedDelta', 128, 128),
+  ...scanSources('selective', 128, 64),
+  ...scanSources('selective', 256, 64),
+  SIGMOID_GATE_SOURCE,
+]
+
 /** Values of a row of a convolution's inputs: whole vectors. */
 const channelPitch = ({ channels }: StateShape): number => Math.ceil(channels / 4) * 4
 
