@@ -152,7 +152,7 @@ class LocalEngine implements Engine {
       maxNumBatchedTokens: modelInfo.maxNumBatchedTokens,
       maxSampleRows: maxSampleRows(options.maxNumSeqs, options.speculation),
       hash: hashBlock,
-      maxPrefillTokens: () => this.#times.prefillTokensIn(options.maxPrefillMs ?? Infinity),
+      maxPrefillTokens: (numRows) => this.#times.prefillTokensBeside(numRows, options.maxPrefillMs ?? Infinity),
       prefetch: (sequence, match) => this.#kv?.prefetch(scheduler, sequence, match) ?? false,
     })
     this.#bus = bus

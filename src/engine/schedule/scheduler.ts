@@ -30,7 +30,7 @@ export interface SchedulerOptions extends PrefixCacheOptions, StepBounds {
    */
   readonly prefetch?: (sequence: Sequence, match: PrefixMatch) => boolean
   /** Prompt tokens that a step may have beside decode rows: all of those are waited for by every stream. Absent: the whole budget. */
-  readonly maxPrefillTokens?: () => number
+  readonly maxPrefillTokens?: (numDecodeTokens: number) => number
 }
 
 /** What planning did, step or not. */
@@ -155,8 +155,7 @@ export class Scheduler {
     const preempted: Schedule['preempted'][number][] = []
     this.#makeRoom(preempted)
     this.#scheduleDecodes(draft, preempted)
-    if (!draft.isEmpty)
-      draft.boundPrefill(Math.max(this.#options.blockSize, this.#options.maxPrefillTokens?.() ?? Infinity))
+    if (!draft.isEmpty) draft.boundPrefill(this.#options.maxPrefillTokens?.(draft.numDecodeTokens) ?? Infinity)
     for (const sequence of takingTurns(this.#running)) {
       if (!sequence.isDecoding && sequence.numPendingTokens === 0 && this.#hasStateSlot(sequence))
         draft.addChunk(sequence)

@@ -81,6 +81,10 @@ export class StepDraft {
     return this.#plans.length === 0
   }
 
+  get numDecodeTokens(): number {
+    return this.#numDecodeTokens
+  }
+
   /** Prompt tokens that it has room for. */
   get prefillBudget(): number {
     return Math.max(0, Math.min(this.budget, this.#maxPrefillTokens - this.#numPrefillTokens))

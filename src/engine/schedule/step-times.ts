@@ -9,8 +9,10 @@ const WEIGHT = 0.25
 const MAX_AGE = 2000
 /** Row counts measured apart; beyond, the largest stands for all. */
 const MAX_ROWS = 64
-/** Prompt tokens of a step from which it says something of a token's time. */
+/** Prompt tokens of a step from which it says something of a token's time; it gets no fewer. */
 const MIN_PREFILL_TOKENS = 8
+/** Nobody sees a token that comes so much later; shorter pieces would waste a fast device. */
+const LEAST_PREFILL_MS = 10
 
 interface Measurement {
   ms: number
@@ -71,10 +73,15 @@ export class StepTimes {
     return best
   }
 
-  /** Prompt tokens that a step may compute in so many milliseconds; Infinity before any were measured. */
-  prefillTokensIn(ms: number): number {
+  /**
+   * Prompt tokens that a step may compute beside so many decode rows: as long as those take themselves, so that nobody waits more than twice
+   * as long for a token, and at most `mostMs`. Infinity before any were measured.
+   */
+  prefillTokensBeside(numDecodeRows: number, mostMs: number): number {
     const tokenMs = this.#prefillTokenMs
-    return tokenMs === null || tokenMs === 0 ? Infinity : Math.floor(ms / tokenMs)
+    if (tokenMs === null || tokenMs === 0) return Infinity
+    const ms = Math.min(mostMs, Math.max(LEAST_PREFILL_MS, this.ofRows(numDecodeRows) ?? mostMs))
+    return Math.max(MIN_PREFILL_TOKENS, Math.floor(ms / tokenMs))
   }
 
   #recordDecode(rows: number, ms: number): void {
