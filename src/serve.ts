@@ -68,6 +68,8 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     trustRemote: config.trustRemoteTraces,
     captureContent: config.captureContent,
     openInference: config.openInference,
+    exportNames: config.exportNames,
+    exportSteps: config.exportSteps,
     tailSampling:
       config.traceBaseline < 1
         ? { baseline: config.traceBaseline, ttftMs: config.traceKeepTtftMs, slowestPerMinute: SLOWEST_PER_MINUTE }

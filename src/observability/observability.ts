@@ -28,7 +28,7 @@ import { Subscribers } from './subscribers.ts'
 import { bounded } from './time-bound.ts'
 import { TraceStore } from './trace-store.ts'
 import type { TraceHost } from './trace-host.ts'
-import { createTracing, idGenerator, type Tracing } from './tracing.ts'
+import { createTracing, type ExportNames, idGenerator, type Tracing } from './tracing.ts'
 
 export interface ObservabilityOptions {
   /** Git revision, or the package's version outside a checkout. */
@@ -44,6 +44,10 @@ export interface ObservabilityOptions {
   readonly captureContent: boolean
   /** Attributes of OpenInference beside the contract's. Default false. */
   readonly openInference?: boolean
+  /** What http.handler is called where it is exported. Default contract. */
+  readonly exportNames?: ExportNames
+  /** Traces of engine steps are exported. Default true. */
+  readonly exportSteps?: boolean
   readonly logLevel: LogLevel | 'silent'
   /** null: stdout only. */
   readonly logFile: string | null
@@ -160,6 +164,8 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
           otlpEndpoint: options.otlpEndpoint,
           captureContent: options.captureContent,
           openInference: this.openInference,
+          exportNames: options.exportNames ?? 'contract',
+          exportSteps: options.exportSteps ?? true,
           onLooseSpan: (span) => span.name === 'engine.step' && this.store.add(storedStep(span)),
           ...(options.exporter ? { exporter: options.exporter } : {}),
           ...(options.exportQueueSize === undefined ? {} : { queueSize: options.exportQueueSize }),

@@ -1,3 +1,5 @@
+import { SpanKind } from '@opentelemetry/api'
+import { InMemorySpanExporter } from '@opentelemetry/sdk-trace-base'
 import { afterEach, describe, expect, it } from 'vitest'
 import {
   ADMIN,
@@ -7,6 +9,7 @@ import {
   type TestObservability,
 } from '../../test/observability/scenario.ts'
 import type { StepEvent } from '../engine/events.ts'
+import type { ObservabilityOptions } from './observability.ts'
 import { spansToOtlp } from './otlp.ts'
 import { formatBreach, validateTraces } from './validate.ts'
 
@@ -33,8 +36,12 @@ function step(stepId: number, requestIds: readonly string[]): StepEvent {
   }
 }
 
-async function decodeTogether(detail: 'contract' | 'steps' | 'kernels', numSteps: number) {
-  observability = testObservability({ traceDetail: detail })
+async function decodeTogether(
+  detail: 'contract' | 'steps' | 'kernels',
+  numSteps: number,
+  options: Partial<ObservabilityOptions> = {},
+) {
+  observability = testObservability({ traceDetail: detail, ...options })
   const played = await Promise.all([play(observability, 'decoding'), play(observability, 'decoding')])
   const ids = played.map(({ trace }) => trace.requestId)
   for (let stepId = 1; stepId <= numSteps; stepId++) {
@@ -89,6 +96,34 @@ describe('engine steps', () => {
       'tokenize.input',
     ])
     expect(observability.store.list({}, ADMIN)).toHaveLength(2)
+  })
+})
+
+describe('on their way to consumers that list them', () => {
+  it.each([true, false])('traces of steps are exported as asked: %s', async (exportSteps) => {
+    const exporter = new InMemorySpanExporter()
+    const trees = await decodeTogether('steps', 41, { exporter, exportSteps })
+    await observability.flush()
+    const names = exporter.getFinishedSpans().map(({ name }) => name)
+    expect(names.filter((name) => name === 'engine.step')).toHaveLength(exportSteps ? 3 : 0)
+    expect(names.filter((name) => name === 'http.handler')).toHaveLength(2)
+    // They are in memory either way.
+    const child = trees[0]?.spans.find(({ name }) => name === 'decode.step')
+    expect(observability.store.get(child?.links[0]?.context.traceId ?? '', ADMIN)).toHaveLength(1)
+    const { created, exported, dropped, unsampled } = observability.spanCounts()
+    expect([exported + dropped + unsampled, unsampled]).toEqual([created, exportSteps ? 0 : 3])
+  })
+
+  it('http.handler leaves as its operation and model where that is asked for, and is stored as itself', async () => {
+    const exporter = new InMemorySpanExporter()
+    const [tree] = await decodeTogether('contract', 3, { exporter, exportNames: 'operation' })
+    await observability.flush()
+    const exported = exporter.getFinishedSpans().filter(({ kind }) => kind === SpanKind.SERVER)
+    expect(exported.map(({ name }) => name)).toEqual(['text_completion tiny', 'text_completion tiny'])
+    expect(spansToOtlp(exported.slice(0, 1)).resourceSpans[0]?.scopeSpans[0]?.spans[0]?.name).toBe(
+      'text_completion tiny',
+    )
+    expect(tree?.spans.map(({ name }) => name)).toContain('http.handler')
   })
 })
 

@@ -27,7 +27,7 @@ import {
 import { NodeTracerProvider } from '@opentelemetry/sdk-trace-node'
 import { MAX_ATTRIBUTE_CHARACTERS } from './attributes.ts'
 import { currentRequest, usesForeignContextManager } from './context.ts'
-import { SCHEMA_URL, SCOPE_NAME } from './contract.ts'
+import { ROOT_SPAN, SCHEMA_URL, SCOPE_NAME } from './contract.ts'
 import { createSpanExporter, isExported } from './otlp-exporter.ts'
 import { ExportCounter, type ExportCounts, PatientExporter } from './patient-exporter.ts'
 import type { RequestSpans } from './span-registry.ts'
@@ -43,6 +43,9 @@ const BATCH_DELAY_MS = 1000
 /** Longer than the exporter's own limit, so that its reason is heard. */
 const EXPORT_TIMEOUT_MS = 11_000
 
+/** `operation`: http.handler leaves as operation and model, in the conventions' way of naming such spans. */
+export type ExportNames = 'contract' | 'operation'
+
 export interface TracingOptions {
   /** Git revision, or the package's version outside a checkout. */
   readonly serviceVersion: string
@@ -53,6 +56,8 @@ export interface TracingOptions {
   readonly captureContent: boolean
   /** Spans have many more attributes: a few for each message and document. */
   readonly openInference: boolean
+  readonly exportNames: ExportNames
+  readonly exportSteps: boolean
   /** What is wrong with the settings, or with an export. */
   readonly report: (detail: string) => void
   /** Spans outside any request's tree (engine steps). */
@@ -96,7 +101,7 @@ export function createTracing(options: TracingOptions): Tracing {
       scheduledDelayMillis: setting('SCHEDULE_DELAY', BATCH_DELAY_MS),
       exportTimeoutMillis: setting('EXPORT_TIMEOUT', EXPORT_TIMEOUT_MS),
     })
-  const gate = new ExportGate(batch, counter, queueSize, options.onLooseSpan)
+  const gate = new ExportGate(batch, counter, queueSize, options)
   const provider = new NodeTracerProvider({
     resource,
     sampler: new RecordAllSampler(environmentSampler(report)),
@@ -220,24 +225,21 @@ function environmentSampler(report: (detail: string) => void): Sampler {
   }
 }
 
+type GateOptions = Pick<TracingOptions, 'onLooseSpan' | 'exportNames' | 'exportSteps'>
+
 /** Enters every span with its request, and holds the request's spans back until its root has ended and they are settled. */
 class ExportGate implements SpanProcessor {
   private readonly batch: BatchSpanProcessor | null
   private readonly counter: ExportCounter
   private readonly queueSize: number
-  private readonly onLooseSpan: (span: ReadableSpan) => void
+  private readonly options: GateOptions
   private readonly requests = new WeakMap<object, RequestSpans>()
 
-  constructor(
-    batch: BatchSpanProcessor | null,
-    counter: ExportCounter,
-    queueSize: number,
-    onLooseSpan: (span: ReadableSpan) => void,
-  ) {
+  constructor(batch: BatchSpanProcessor | null, counter: ExportCounter, queueSize: number, options: GateOptions) {
     this.batch = batch
     this.counter = counter
     this.queueSize = queueSize
-    this.onLooseSpan = onLooseSpan
+    this.options = options
   }
 
   onStart(...[span, context]: Parameters<SpanProcessor['onStart']>): void {
@@ -251,8 +253,9 @@ class ExportGate implements SpanProcessor {
   onEnd(span: ReadableSpan): void {
     const spans = this.requests.get(span)
     if (!spans) {
-      this.onLooseSpan(span)
-      this.forward(span, isSampled(span.spanContext()))
+      this.options.onLooseSpan(span)
+      const isKept = span.name !== 'engine.step' || this.options.exportSteps
+      this.forward(span, isKept && isSampled(span.spanContext()))
       return
     }
     const hasRoom = spans.endedSpan(span)
@@ -271,7 +274,8 @@ class ExportGate implements SpanProcessor {
     else if (this.counter.isClosed || this.counter.numWaiting >= this.queueSize) this.counter.dropped += 1
     else {
       this.counter.queued += 1
-      this.batch.onEnd(isSampled(span.spanContext()) ? span : asSampled(span))
+      const sampled = isSampled(span.spanContext()) ? span : asSampled(span)
+      this.batch.onEnd(this.options.exportNames === 'operation' ? named(sampled) : sampled)
     }
   }
 
@@ -285,6 +289,15 @@ class ExportGate implements SpanProcessor {
 }
 
 const isSampled = (context: SpanContext): boolean => (context.traceFlags & 1) === 1
+
+/** A view of http.handler under the name of what it does, where that is known. */
+function named(span: ReadableSpan): ReadableSpan {
+  const operation = span.attributes['gen_ai.operation.name']
+  if (span.name !== ROOT_SPAN || typeof operation !== 'string') return span
+  const model = span.attributes['gen_ai.request.model']
+  const name = typeof model === 'string' ? `${operation} ${model}` : operation
+  return Object.create(span, { name: { value: name } }) as ReadableSpan
+}
 
 /** A view of a span whose context carries the sampled flag, which the batch processor asks for: kept at its end, not at its start. */
 function asSampled(span: ReadableSpan): ReadableSpan {

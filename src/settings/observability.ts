@@ -51,6 +51,14 @@ export const observabilitySettings = {
     env: 'MINISERVE_OPENINFERENCE',
     help: "true: OpenInference's attributes (Arize Phoenix) beside the contract's; with captured content also messages and documents",
   }),
+  exportNames: field(oneOf(['contract', 'operation']).default('contract'), {
+    env: 'MINISERVE_EXPORT_NAMES',
+    help: 'operation: http.handler leaves as its operation and model (chat gemma-3), which lists of traces elsewhere show; pages and files keep its name',
+  }),
+  exportSteps: field(truthy.default(true), {
+    env: 'MINISERVE_EXPORT_STEPS',
+    help: 'false: the traces of engine steps (--trace-detail steps) stay in memory, where lists of requests elsewhere would be full of them',
+  }),
   plugins: field(z.array(text).default([]), {
     flag: 'plugin',
     value: 'FILE',
