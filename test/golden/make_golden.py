@@ -110,6 +110,7 @@ MODELS = {
     "llama-sharded": ("llama", BASE | dict(attention_bias=True, mlp_bias=True, num_key_value_heads=4, head_dim=16, rope_scaling=dict(rope_type="linear", factor=2.5)), dict(dtype=torch.float16, dialect=5, shards=3)),
     # With a tokenizer and a chat template, for tests that go from text to text.
     "tiny-text": ("llama", BASE | dict(vocab_size=TEXT_VOCAB, max_position_embeddings=512, rope_theta=10000.0), dict(dtype=HALF, tokenizer=True)),
+    "hybrid-text": ("qwen3_5_text", BASE | dict(vocab_size=TEXT_VOCAB, max_position_embeddings=512, num_hidden_layers=3, head_dim=16, rope_parameters=QWEN3_5_ROPE, layer_types=["linear_attention", "full_attention", "linear_attention"], linear_num_key_heads=2, linear_num_value_heads=2, linear_key_head_dim=16, linear_value_head_dim=16, tie_word_embeddings=True), dict(dtype=HALF, tokenizer=True)),
     "mistral": ("mistral", BASE | dict(sliding_window=11, head_dim=8), dict(dtype=HALF)),
     "qwen2": ("qwen2", BASE | dict(use_sliding_window=True, sliding_window=9, max_window_layers=1, tie_word_embeddings=True), dict(dtype=torch.bfloat16, dialect=4)),
     "qwen2-yarn": ("qwen2", BASE | dict(rope_scaling=dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64)), dict(dtype=HALF, dialect=4)),
