@@ -1,8 +1,10 @@
 /** Messages to a prompt, through the model's own template. */
+import { randomBytes } from 'node:crypto'
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { BoundedTemplate, TemplateRefusal } from './bounded-template.ts'
-import { ArgumentSpellings } from './tool-arguments.ts'
+import { BoundedTemplate } from './bounded-template.ts'
+import { TemplateRefusal } from './jinja/errors.ts'
+import { templateArguments } from './tool-arguments.ts'
 import { withDeadline } from '../threads/deadline.ts'
 import { EngineError } from '../request.ts'
 import type { ChatMessage, ToolDefinition } from '../request.ts'
@@ -114,8 +116,9 @@ class ChatTemplatePair implements ChatTemplate {
   }
 }
 
-/** Not part of any conversation: private-use characters around a word, looked for in the rendered prompt. */
-const mark = (name: string | number): string => `\u{F8FF}${name}\u{F8FE}`
+/** Not part of any conversation, and looked for in the rendered prompt: plain letters and digits, which no way of writing text changes. */
+const MARK = randomBytes(8).toString('hex')
+const mark = (name: string | number): string => `${MARK}x${name}x`
 const END_MARK = mark('end')
 
 /** How long a template may take: whole conversations of known ones take milliseconds. */
@@ -157,12 +160,11 @@ class JinjaChatTemplate implements ChatTemplate {
     const continues = options.continueFinalMessage === true
     const tools = options.tools ?? []
     const adaptation = this.#adaptation(messages, tools)
-    const spellings = new ArgumentSpellings()
-    const shown = messages.map((message) => toTemplateMessage(message, adaptation, (json) => spellings.value(json)))
+    const shown = messages.map((message) => toTemplateMessage(message, adaptation, templateArguments))
     const last = shown.at(-1)
     if (last === undefined) throw refused('expected at least one message, found none')
     const more = options.templateArguments ?? {}
-    if (!continues) return spellings.restore(this.#render(shown, tools, options.addGenerationPrompt ?? true, more))
+    if (!continues) return this.#render(shown, tools, options.addGenerationPrompt ?? true, more)
     const rendered = this.#render(
       [...shown.slice(0, -1), { ...last, content: last.content + END_MARK }],
       tools,
@@ -171,7 +173,7 @@ class JinjaChatTemplate implements ChatTemplate {
     )
     const end = rendered.lastIndexOf(END_MARK)
     if (end < 0) throw refused('the model’s chat template does not show the final message, so it cannot be continued')
-    return spellings.restore(rendered.slice(0, end))
+    return rendered.slice(0, end)
   }
 
   #render(

@@ -1,0 +1,408 @@
+/** Filters, as jinja2's own and transformers' `tojson`. */
+import { TemplateFault } from './errors.ts'
+import { jsonText } from './json.ts'
+import { add, rounded } from './numbers.ts'
+import { indexOf, sorted } from './operators.ts'
+import { bind, call } from './runtime.ts'
+import type { Runtime } from './runtime.ts'
+import { capitalized, linesOf, replaced, stripped } from './string-methods.ts'
+import { percentFormat } from './text-format.ts'
+import {
+  compare,
+  Dict,
+  equals,
+  isList,
+  isNumeric,
+  isTrue,
+  itemsOf,
+  lengthOf,
+  numberOf,
+  numCharacters,
+  plainOf,
+  Sequence,
+  textOf,
+  Tuple,
+  typeName,
+  Undefined,
+} from './values.ts'
+import type { Arguments, Value } from './values.ts'
+
+export type Filter = (value: Value, args: Arguments, runtime: Runtime) => Value
+
+/** Of jinja2, for pages: no chat template has a use for them. `random` would make prompts that differ. */
+export const UNSUPPORTED_FILTERS: ReadonlySet<string> = new Set(['random', 'urlize', 'xmlattr', 'pprint', 'wordwrap', 'filesizeformat']) // prettier-ignore
+
+/** What an item is looked at by: itself, or an attribute, or a path of them. */
+function lookUp(attribute: Value | undefined, runtime: Runtime, fallback?: Value): (item: Value) => Value {
+  if (attribute === undefined || attribute === null) return (item) => item
+  if (typeof attribute !== 'string') return (item) => runtime.item(item, attribute)
+  const path = attribute.split('.').map((part) => (/^\d+$/.test(part) ? BigInt(part) : part))
+  return (item) => {
+    let found = item
+    for (const part of path) {
+      found = runtime.item(found, part)
+      if (found instanceof Undefined && fallback !== undefined) found = fallback
+    }
+    return found
+  }
+}
+
+/** As `lookUp`, by several attributes with commas between. */
+function lookUpAll(attribute: Value | undefined, runtime: Runtime): (item: Value) => readonly Value[] {
+  const parts = typeof attribute === 'string' ? attribute.split(',') : [attribute]
+  const all = parts.map((part) => lookUp(part, runtime))
+  return (item) => all.map((look) => look(item))
+}
+
+const folded = (value: Value, isCaseSensitive: boolean): Value =>
+  !isCaseSensitive && typeof value === 'string' ? value.toLowerCase() : value
+
+const flag = (value: Value | undefined): boolean => value !== undefined && isTrue(value)
+
+const text =
+  (change: (given: string) => string): Filter =>
+  (value, _, { budget }) => {
+    const given = textOf(value)
+    budget.spend(given.length)
+    return change(given)
+  }
+
+const ESCAPED: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '>': '&gt;', '"': '&#34;', "'": '&#39;' }
+const escape = text((given) => given.replaceAll(/[&<>"']/g, (character) => ESCAPED[character] ?? character))
+
+const defaulting: Filter = (value, args) => {
+  const { default_value: fallback = '', boolean } = bind('default', ['default_value', 'boolean'], args)
+  return value instanceof Undefined || (flag(boolean) && !isTrue(value)) ? fallback : value
+}
+
+const length: Filter = (value) => BigInt(lengthOf(value))
+
+/** The filter or attribute that map is given, as a function of an item. */
+function mapper({ positional, named }: Arguments, runtime: Runtime): (item: Value) => Value {
+  if (positional.length === 0 && named.has('attribute'))
+    return lookUp(named.get('attribute'), runtime, named.get('default'))
+  const [name, ...others] = positional
+  if (typeof name !== 'string') throw new TemplateFault('map requires a filter argument')
+  return (item) => runtime.filter(name, item, { positional: others, named })
+}
+
+/** Items that pass a test, or (`keeps` false) those that do not. */
+const selection =
+  (keeps: boolean, byAttribute: boolean): Filter =>
+  (value, { positional, named }, runtime) => {
+    const [attribute, rest] = byAttribute ? [positional[0], positional.slice(1)] : [undefined, positional]
+    if (byAttribute && attribute === undefined) throw new TemplateFault('missing parameter for attribute name')
+    const look = lookUp(attribute, runtime)
+    const [name, ...others] = rest
+    const passes = (item: Value): boolean =>
+      name === undefined ? isTrue(item) : runtime.test(textOf(name), item, { positional: others, named })
+    return new Sequence(itemsOf(value).filter((item) => passes(look(item)) === keeps))
+  }
+
+const extreme =
+  (sign: 1 | -1): Filter =>
+  (value, args, runtime) => {
+    const { case_sensitive: isCaseSensitive, attribute } = bind('min', ['case_sensitive', 'attribute'], args)
+    const look = lookUp(attribute, runtime)
+    const keyOf = (item: Value): Value => folded(look(item), flag(isCaseSensitive))
+    const [first, ...others] = itemsOf(value)
+    if (first === undefined) return new Undefined('No aggregated item, sequence was empty.')
+    return others.reduce<Value>(
+      (best, item) => (sign * compare(keyOf(item), keyOf(best), '<') > 0 ? item : best),
+      first,
+    )
+  }
+
+const sort: Filter = (value, args, runtime) => {
+  const { reverse, case_sensitive: isCaseSensitive, attribute } = bind('sort', ['reverse', 'case_sensitive', 'attribute'], args) // prettier-ignore
+  const look = lookUpAll(attribute, runtime)
+  const keyOf = (item: Value): Value => look(item).map((key) => folded(key, flag(isCaseSensitive)))
+  return sorted(itemsOf(value), keyOf, flag(reverse))
+}
+
+const unique: Filter = (value, args, runtime) => {
+  const { case_sensitive: isCaseSensitive, attribute } = bind('unique', ['case_sensitive', 'attribute'], args)
+  const look = lookUp(attribute, runtime)
+  const seen = new Dict()
+  const kept: Value[] = []
+  for (const item of itemsOf(value)) {
+    const key = folded(look(item), flag(isCaseSensitive))
+    if (!seen.has(key)) kept.push(item)
+    seen.set(key, true)
+  }
+  return new Sequence(kept)
+}
+
+const groupby: Filter = (value, args, runtime) => {
+  const bound = bind('groupby', ['attribute', 'default', 'case_sensitive'], args)
+  const look = lookUp(bound.attribute, runtime, bound.default)
+  const keyOf = (item: Value): Value => folded(look(item), flag(bound.case_sensitive))
+  const groups: { readonly grouper: Value; readonly key: Value; readonly items: Value[] }[] = []
+  for (const item of sorted(itemsOf(value), keyOf)) {
+    const key = keyOf(item)
+    const last = groups.at(-1)
+    if (last !== undefined && equals(last.key, key)) last.items.push(item)
+    else groups.push({ grouper: flag(bound.case_sensitive) ? key : look(item), key, items: [item] })
+  }
+  return groups.map(({ grouper, items }) => new Tuple([grouper, items], ['grouper', 'list']))
+}
+
+const dictsort: Filter = (value, args) => {
+  const bound = bind('dictsort', ['case_sensitive', 'by', 'reverse'], args)
+  const { by = 'key' } = bound
+  if (by !== 'key' && by !== 'value') throw new TemplateFault("You can only sort by either 'key' or 'value'")
+  if (!(value instanceof Dict)) throw new TemplateFault(`'${typeName(value)}' object has no attribute 'items'`)
+  const keyOf = ([key, item]: readonly [Value, Value]): Value =>
+    folded(by === 'key' ? key : item, flag(bound.case_sensitive))
+  return sorted(value.entries(), keyOf, flag(bound.reverse)).map((entry) => new Tuple(entry))
+}
+
+const join: Filter = (value, args, runtime) => {
+  const { d = '', attribute } = bind('join', ['d', 'attribute'], args)
+  const look = lookUp(attribute, runtime)
+  const joined = itemsOf(value)
+    .map((item) => textOf(look(item)))
+    .join(textOf(d))
+  runtime.budget.spend(joined.length)
+  return joined
+}
+
+const sum: Filter = (value, args, runtime) => {
+  const { attribute, start = 0n } = bind('sum', ['attribute', 'start'], args)
+  const look = lookUp(attribute, runtime)
+  return itemsOf(value).reduce<Value>((total, item) => addValues(total, look(item)), start)
+}
+
+function addValues(left: Value, right: Value): Value {
+  const [a, b] = [plainOf(left), plainOf(right)]
+  if (isNumeric(a) && isNumeric(b)) return add(numberOf(a), numberOf(b))
+  if (isList(a) && isList(b)) return [...a, ...b]
+  if (b instanceof Undefined) return b.fail()
+  throw new TemplateFault(`unsupported operand type(s) for +: '${typeName(a)}' and '${typeName(b)}'`)
+}
+
+const round: Filter = (value, args) => {
+  const { precision = 0n, method = 'common' } = bind('round', ['precision', 'method'], args)
+  const plain = plainOf(value)
+  if (!isNumeric(plain)) throw new TemplateFault(`type ${typeName(value)} doesn't define __round__ method`)
+  const decimals = indexOf(precision)
+  const number = numberOf(plain)
+  // A whole number stays one.
+  if (method === 'common')
+    return typeof number === 'bigint' && decimals >= 0 ? number : rounded(Number(number), decimals)
+  if (method !== 'ceil' && method !== 'floor') throw new TemplateFault('method must be common, ceil or floor')
+  const unit = 10 ** decimals
+  return (method === 'ceil' ? Math.ceil(Number(number) * unit) : Math.floor(Number(number) * unit)) / unit
+}
+
+const INTEGERS: Readonly<Record<number, RegExp>> = { 2: /^[01]+$/, 8: /^[0-7]+$/, 10: /^\d+$/, 16: /^[\da-f]+$/ }
+const PREFIXES: Readonly<Record<number, string>> = { 2: '0b', 8: '0o', 16: '0x' }
+
+/** As Python's int(text, base); null: it is none. */
+function parseInteger(given: string, base: number): bigint | null {
+  const [, sign = '', digits = ''] = /^([-+]?)([^]*)$/.exec(stripped(given, undefined, 'both').toLowerCase()) ?? []
+  const prefix = PREFIXES[base] ?? ''
+  const bare = (prefix !== '' && digits.startsWith(prefix) ? digits.slice(2) : digits).replaceAll(/(?<=[\da-f])_(?=[\da-f])/g, '') // prettier-ignore
+  const pattern = INTEGERS[base]
+  if (pattern === undefined) throw new TemplateFault('int: expected base 2, 8, 10 or 16')
+  if (!pattern.test(bare) || bare.length > 4300) return null
+  const value = BigInt(prefix + bare)
+  return sign === '-' ? -value : value
+}
+
+/** As Python's float(text); null: it is none. */
+function parseFloat_(given: string): number | null {
+  const trimmed = stripped(given, undefined, 'both').toLowerCase()
+  if (/^[-+]?(?:\d[\d_]*\.?(?:\d[\d_]*)?|\.\d[\d_]*)(?:e[-+]?\d+)?$/.test(trimmed)) return Number(trimmed.replaceAll('_', '')) // prettier-ignore
+  const [, sign, name] = /^([-+]?)(inf|infinity|nan)$/.exec(trimmed) ?? []
+  if (name === undefined) return null
+  return name === 'nan' ? NaN : sign === '-' ? -Infinity : Infinity
+}
+
+const int: Filter = (value, args) => {
+  const { default: fallback = 0n, base = 10n } = bind('int', ['default', 'base'], args)
+  const plain = plainOf(value)
+  if (typeof plain === 'boolean' || typeof plain === 'bigint') return numberOf(plain)
+  const float = typeof plain === 'string' ? (parseInteger(plain, indexOf(base)) ?? parseFloat_(plain)) : plain
+  if (typeof float === 'bigint') return float
+  return typeof float === 'number' && Number.isFinite(float) ? BigInt(Math.trunc(float)) : fallback
+}
+
+const float: Filter = (value, args) => {
+  const { default: fallback = 0 } = bind('float', ['default'], args)
+  const plain = plainOf(value)
+  if (isNumeric(plain)) return Number(numberOf(plain))
+  return (typeof plain === 'string' ? parseFloat_(plain) : null) ?? fallback
+}
+
+const indent: Filter = (value, args, { budget }) => {
+  const { width = 4n, first, blank } = bind('indent', ['width', 'first', 'blank'], args)
+  const margin = typeof width === 'string' ? width : ' '.repeat(Math.max(0, indexOf(width)))
+  const lines = linesOf(`${textOf(value)}\n`)
+  budget.spend(lines.reduce((total, line) => total + line.length + margin.length, 0))
+  const [head = '', ...rest] = lines
+  const body = rest.map((line) => (flag(blank) || line !== '' ? margin + line : line))
+  return (flag(first) ? margin : '') + [head, ...body].join('\n')
+}
+
+const tojson: Filter = (value, args, { budget }) => {
+  const bound = bind('tojson', ['ensure_ascii', 'indent', 'separators', 'sort_keys'], args)
+  const { indent: given = null, separators = null } = bound
+  const indentation =
+    given === null ? null : typeof given === 'string' ? given : ' '.repeat(Math.max(0, indexOf(given)))
+  const [itemSeparator = null, keySeparator = null] = separators === null ? [] : itemsOf(separators)
+  const json = jsonText(value, {
+    indent: indentation,
+    itemSeparator: itemSeparator === null ? (indentation === null ? ', ' : ',') : textOf(itemSeparator),
+    keySeparator: keySeparator === null ? ': ' : textOf(keySeparator),
+    sortsKeys: flag(bound.sort_keys),
+    isAscii: flag(bound.ensure_ascii),
+  })
+  budget.spend(json.length)
+  return json
+}
+
+const truncate: Filter = (value, args) => {
+  const { length: given = 255n, killwords, end = '...', leeway = 5n } = bind('truncate', ['length', 'killwords', 'end', 'leeway'], args) // prettier-ignore
+  const whole = textOf(value)
+  const characters = [...whole]
+  const [size, ending] = [indexOf(given), textOf(end)]
+  if (characters.length <= size + indexOf(leeway)) return whole
+  const cut = characters.slice(0, size - numCharacters(ending)).join('')
+  if (flag(killwords) || !cut.includes(' ')) return cut + ending
+  return cut.slice(0, cut.lastIndexOf(' ')) + ending
+}
+
+const batches: Filter = (value, args) => {
+  const { linecount = null, fill_with: fill = null } = bind('batch', ['linecount', 'fill_with'], args)
+  const [items, size] = [itemsOf(value), indexOf(linecount)]
+  if (size < 1) throw new TemplateFault('batch: expected at least 1')
+  const rows: Value[] = []
+  for (let at = 0; at < items.length; at += size) {
+    const row = items.slice(at, at + size)
+    rows.push(fill === null ? row : [...row, ...Array.from({ length: size - row.length }, () => fill)])
+  }
+  return new Sequence(rows)
+}
+
+const slices: Filter = (value, args) => {
+  const { slices: given = null, fill_with: fill = null } = bind('slice', ['slices', 'fill_with'], args)
+  const [items, count] = [itemsOf(value), indexOf(given)]
+  if (count < 1 || count > 10_000) throw new TemplateFault('slice: expected 1 to 10000')
+  const [size, longer] = [Math.floor(items.length / count), items.length % count]
+  const rows = Array.from({ length: count }, (_, i): Value => {
+    const start = i * size + Math.min(i, longer)
+    const row = items.slice(start, start + size + (i < longer ? 1 : 0))
+    return fill !== null && i >= longer ? [...row, fill] : row
+  })
+  return new Sequence(rows)
+}
+
+const reverse: Filter = (value) =>
+  typeof value === 'string' ? [...value].toReversed().join('') : new Sequence(itemsOf(value).toReversed())
+
+const URL_SAFE = /[^\w.~/-]/g
+const quotedUrl = (given: string): string =>
+  Buffer.from(given)
+    .toString('latin1')
+    .replaceAll(URL_SAFE, (byte) => `%${byte.charCodeAt(0).toString(16).toUpperCase().padStart(2, '0')}`)
+
+const urlencode: Filter = (value) => {
+  if (typeof value === 'string' || isNumeric(value)) return quotedUrl(textOf(value))
+  const pairs = value instanceof Dict ? value.entries() : itemsOf(value).map(itemsOf)
+  return pairs
+    .map((pair) => pair.map((part) => quotedUrl(textOf(part)).replaceAll('/', '%2F').replaceAll('%20', '+')).join('='))
+    .join('&')
+}
+
+const replace: Filter = (value, args, runtime) => {
+  const { old = null, new: by = null, count = null } = bind('replace', ['old', 'new', 'count'], args)
+  return replaced(textOf(value), textOf(old), textOf(by), count === null ? -1 : indexOf(count), runtime)
+}
+
+const format: Filter = (value, { positional, named }, { budget }) => {
+  if (positional.length > 0 && named.size > 0)
+    throw new TemplateFault("can't handle positional and keyword arguments at the same time")
+  return percentFormat(textOf(value), named.size > 0 ? new Dict(named) : new Tuple(positional), budget)
+}
+
+const TITLE_PART = /[-\s({[<]+|[^-\s({[<]+/g
+
+export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
+  ['abs', (value) => absolute(value)],
+  ['attr', (value, args, runtime) => runtime.attribute(value, textOf(bind('attr', ['name'], args).name ?? null))],
+  ['batch', batches],
+  ['capitalize', text(capitalized)],
+  ['center', (value, args, runtime) => centered(textOf(value), args, runtime)],
+  ['count', length],
+  ['length', length],
+  ['d', defaulting],
+  ['default', defaulting],
+  ['dictsort', dictsort],
+  ['e', escape],
+  ['escape', escape],
+  ['forceescape', escape],
+  ['safe', (value) => textOf(value)],
+  ['first', (value) => itemsOf(value)[0] ?? (itemsOf(value).length > 0 ? null : new Undefined('No first item, sequence was empty.'))], // prettier-ignore
+  ['last', (value) => itemsOf(value).at(-1) ?? (itemsOf(value).length > 0 ? null : new Undefined('No last item, sequence was empty.'))], // prettier-ignore
+  ['float', float],
+  ['format', format],
+  ['groupby', groupby],
+  ['indent', indent],
+  ['int', int],
+  ['items', (value) => pairsOf(value)],
+  ['join', join],
+  ['list', (value) => [...itemsOf(value)]],
+  ['lower', text((given) => given.toLowerCase())],
+  ['upper', text((given) => given.toUpperCase())],
+  ['map', (value, args, runtime) => new Sequence(itemsOf(value).map(mapper(args, runtime)))],
+  ['max', extreme(1)],
+  ['min', extreme(-1)],
+  ['reject', selection(false, false)],
+  ['rejectattr', selection(false, true)],
+  ['select', selection(true, false)],
+  ['selectattr', selection(true, true)],
+  ['replace', replace],
+  ['reverse', reverse],
+  ['round', round],
+  ['slice', slices],
+  ['sort', sort],
+  ['string', (value) => textOf(value)],
+  [
+    'striptags',
+    text((given) =>
+      given
+        .replaceAll(/<!--[^]*?-->|<[^>]*>/g, '')
+        .split(/\s+/)
+        .filter(Boolean)
+        .join(' '),
+    ),
+  ],
+  ['sum', sum],
+  ['title', text((given) => (given.match(TITLE_PART) ?? []).map((part) => capitalized(part)).join(''))],
+  ['tojson', tojson],
+  ['trim', (value, args) => stripped(textOf(value), bind('trim', ['chars'], args).chars, 'both')],
+  ['truncate', truncate],
+  ['unique', unique],
+  ['urlencode', urlencode],
+  ['wordcount', (value) => BigInt((textOf(value).match(/[\p{L}\p{N}_]+/gu) ?? []).length)],
+])
+
+function absolute(value: Value): Value {
+  const plain = plainOf(value)
+  if (!isNumeric(plain)) throw new TemplateFault(`bad operand type for abs(): '${typeName(value)}'`)
+  const number = numberOf(plain)
+  if (typeof number === 'bigint') return number < 0n ? -number : number
+  return Math.abs(number)
+}
+
+function centered(given: string, args: Arguments, runtime: Runtime): Value {
+  const { width = 80n } = bind('center', ['width'], args)
+  return call(runtime.attribute(given, 'center'), { positional: [width], named: new Map() })
+}
+
+function pairsOf(value: Value): Value {
+  if (value instanceof Undefined) return new Sequence([])
+  if (!(value instanceof Dict)) throw new TemplateFault('Can only get item pairs from a mapping.')
+  return new Sequence(value.entries().map((entry) => new Tuple(entry)))
+}

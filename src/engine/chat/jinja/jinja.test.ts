@@ -1,0 +1,29 @@
+import { readFileSync } from 'node:fs'
+import { describe, expect, test } from 'vitest'
+import { TemplateFault, TemplateRefusal } from './errors.ts'
+import { renderTemplate } from './interpreter.ts'
+import { parseJson } from './json.ts'
+import { parseTemplate } from './parser.ts'
+import { Dict } from './values.ts'
+
+/** From Python's jinja2: test/golden/make_jinja.py. */
+const golden = JSON.parse(readFileSync(new URL('../../../../test/golden/jinja.json', import.meta.url), 'utf8')) as {
+  readonly variables: string
+  readonly cases: readonly { readonly template: string; readonly text?: string; readonly error?: string }[]
+}
+const parsed = parseJson(golden.variables)?.value
+const variables = new Map(parsed instanceof Dict ? parsed.entries().map(([name, value]) => [String(name), value]) : [])
+const render = (source: string): string => renderTemplate(parseTemplate(source), variables)
+
+describe('as Python renders it', () => {
+  test.each(golden.cases.filter(({ text }) => text !== undefined))('$template', ({ template, text }) => {
+    expect(render(template)).toBe(text)
+  })
+})
+
+describe('what fails in Python fails', () => {
+  test.each(golden.cases.filter(({ error }) => error !== undefined))('$template: $error', ({ template, error }) => {
+    const refuses = template.includes('raise_exception')
+    expect(() => render(template), error).toThrow(refuses ? TemplateRefusal : TemplateFault)
+  })
+})

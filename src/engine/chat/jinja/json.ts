@@ -1,0 +1,130 @@
+/** JSON as Python's json module reads and writes it. */
+import { TemplateFault } from './errors.ts'
+import { floatText } from './numbers.ts'
+import { compare, Dict, isList, Spelled, Tuple, typeName } from './values.ts'
+import type { Value } from './values.ts'
+
+export interface JsonLayout {
+  /** Of one level; null: everything in one line. */
+  readonly indent: string | null
+  readonly itemSeparator: string
+  readonly keySeparator: string
+  readonly sortsKeys: boolean
+  readonly isAscii: boolean
+}
+
+/** As json.dumps. Throws TemplateFault for what is no JSON. */
+export function jsonText(value: Value, layout: JsonLayout, depth = 0): string {
+  if (value instanceof Spelled) return value.text
+  if (value === null) return 'null'
+  if (typeof value === 'boolean' || typeof value === 'bigint') return String(value)
+  if (typeof value === 'number') return jsonFloat(value)
+  if (typeof value === 'string') return jsonString(value, layout)
+  if (isList(value) || value instanceof Tuple) {
+    const items = isList(value) ? value : value.items
+    return inLines('[', items.map((item) => jsonText(item, layout, depth + 1)), ']', layout, depth) // prettier-ignore
+  }
+  if (!(value instanceof Dict)) throw new TemplateFault(`Object of type ${typeName(value)} is not JSON serializable`)
+  const entries = layout.sortsKeys ? value.entries().toSorted(([a], [b]) => compare(a, b, '<')) : value.entries()
+  const fields = entries.map(
+    ([key, item]) => `${jsonString(keyText(key), layout)}${layout.keySeparator}${jsonText(item, layout, depth + 1)}`,
+  )
+  return inLines('{', fields, '}', layout, depth)
+}
+
+function inLines(open: string, parts: readonly string[], close: string, layout: JsonLayout, depth: number): string {
+  const { indent, itemSeparator } = layout
+  if (parts.length === 0 || indent === null) return open + parts.join(itemSeparator) + close
+  const [outer, inner] = [`\n${indent.repeat(depth)}`, `\n${indent.repeat(depth + 1)}`]
+  return open + inner + parts.join(itemSeparator + inner) + outer + close
+}
+
+function keyText(key: Value): string {
+  if (typeof key === 'string') return key
+  if (key instanceof Spelled) return key.text
+  if (key === null) return 'null'
+  if (typeof key === 'boolean' || typeof key === 'bigint') return String(key)
+  if (typeof key === 'number') return jsonFloat(key)
+  throw new TemplateFault(`keys must be str, int, float, bool or None, not ${typeName(key)}`)
+}
+
+function jsonFloat(value: number): string {
+  if (Number.isNaN(value)) return 'NaN'
+  if (!Number.isFinite(value)) return value > 0 ? 'Infinity' : '-Infinity'
+  return floatText(value)
+}
+
+function jsonString(text: string, { isAscii }: JsonLayout): string {
+  const json = JSON.stringify(text)
+  // eslint-disable-next-line no-control-regex -- every character that is not printable ASCII
+  return isAscii ? json.replace(/[^ -~]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`) : json
+}
+
+/** Digits of the whole numbers that are read as such; longer ones keep their spelling. */
+const MAX_DIGITS = 300
+
+/** As json.loads, but numbers keep the digits that they came with and keys their order. null: it is no JSON. */
+export function parseJson(text: string): { readonly value: Value } | null {
+  try {
+    JSON.parse(text)
+  } catch {
+    return null
+  }
+  return { value: new JsonReader(text).read() }
+}
+
+/** Goes over text that is known to be JSON. */
+class JsonReader {
+  readonly #tokens: RegExpExecArray[]
+  #at = 0
+
+  constructor(text: string) {
+    this.#tokens = [...text.matchAll(/"(?:[^"\\]|\\.)*"|[-\d][-+.\deE]*|true|false|null|[[\]{}:,]/g)]
+  }
+
+  read(): Value {
+    const token = this.#next()
+    if (token === '{') return this.#readObject()
+    if (token === '[') return this.#readArray()
+    if (token.startsWith('"')) return String(JSON.parse(token))
+    if (token === 'null') return null
+    return token === 'true' || token === 'false' ? token === 'true' : toNumber(token)
+  }
+
+  #next(): string {
+    return this.#tokens[this.#at++]?.[0] ?? ''
+  }
+
+  #readArray(): Value {
+    const items: Value[] = []
+    if (this.#peek() === ']') this.#at++
+    else
+      do items.push(this.read())
+      while (this.#next() === ',')
+    return items
+  }
+
+  #readObject(): Value {
+    const object = new Dict()
+    if (this.#peek() === '}') {
+      this.#at++
+      return object
+    }
+    do {
+      const key = String(JSON.parse(this.#next()))
+      this.#at++
+      object.set(key, this.read())
+    } while (this.#next() === ',')
+    return object
+  }
+
+  #peek(): string {
+    return this.#tokens[this.#at]?.[0] ?? ''
+  }
+}
+
+function toNumber(text: string): Value {
+  if (/^(?:0|-?[1-9]\d*)$/.test(text)) return text.length <= MAX_DIGITS ? BigInt(text) : new Spelled(Number(text), text)
+  const value = Number(text)
+  return floatText(value) === text ? value : new Spelled(value, text)
+}

@@ -1,0 +1,61 @@
+/** What a rendering may use up, and calls of what templates can call. */
+import { TemplateFault } from './errors.ts'
+import { Callable, Dict, Holder, Undefined, typeName } from './values.ts'
+import type { Arguments, Value } from './values.ts'
+
+/** Statements and expressions of one rendering: a long conversation takes some ten thousand. */
+const MAX_STEPS = 2_000_000
+const MAX_CHARACTERS = 64 * 1024 * 1024
+
+export class Budget {
+  #numSteps = 0
+  #numCharacters = 0
+
+  step(count = 1): void {
+    this.#numSteps += count
+    if (this.#numSteps > MAX_STEPS) throw new TemplateFault(`it takes more than ${MAX_STEPS} steps`)
+  }
+
+  /** Text of so many characters is about to be made, or was. */
+  spend(numCharacters: number): void {
+    this.#numCharacters += numCharacters
+    if (this.#numCharacters > MAX_CHARACTERS)
+      throw new TemplateFault(`it makes more than ${MAX_CHARACTERS} characters of text`)
+  }
+}
+
+/** What filters, tests and methods are given of the rendering. */
+export interface Runtime {
+  readonly budget: Budget
+  filter(name: string, value: Value, args: Arguments): Value
+  test(name: string, value: Value, args: Arguments): boolean
+  attribute(of: Value, name: string): Value
+  item(of: Value, key: Value): Value
+}
+
+export function call(callee: Value, args: Arguments): Value {
+  if (callee instanceof Callable) return callee.call(args)
+  if (callee instanceof Holder && callee.call !== null) return callee.call(args)
+  if (callee instanceof Undefined) return callee.fail()
+  throw new TemplateFault(`'${typeName(callee)}' object is not callable`)
+}
+
+/** Arguments by the names of parameters, in order; undefined where one was not given. Throws for one too many. */
+export function bind<const Names extends readonly string[]>(
+  what: string,
+  names: Names,
+  { positional, named }: Arguments,
+): { readonly [K in Names[number]]: Value | undefined } {
+  if (positional.length > names.length) throw new TemplateFault(`${what}() takes at most ${names.length} arguments`)
+  const bound: Record<string, Value | undefined> = {}
+  for (const [i, name] of names.entries()) bound[name] = positional[i]
+  for (const [name, value] of named) {
+    if (!names.includes(name)) throw new TemplateFault(`${what}() got an unexpected argument '${name}'`)
+    bound[name] = value
+  }
+  return bound as { readonly [K in Names[number]]: Value | undefined }
+}
+
+export function dictOf(named: ReadonlyMap<string, Value>): Dict {
+  return new Dict(named)
+}

@@ -1,0 +1,303 @@
+/** Methods of text, as Python's str has them. */
+import { TemplateFault } from './errors.ts'
+import { SPACE } from './lexer.ts'
+import { indexOf } from './operators.ts'
+import { bind } from './runtime.ts'
+import type { Runtime } from './runtime.ts'
+import { braceFormat } from './text-format.ts'
+import { charactersOf, Dict, isList, itemsOf, numCharacters, Tuple, typeName, Undefined } from './values.ts'
+import type { Arguments, Value } from './values.ts'
+
+type StringMethod = (text: string, args: Arguments, runtime: Runtime) => Value
+
+const START = new RegExp(`^[${SPACE}]+`)
+const END = new RegExp(`[${SPACE}]+$`)
+const RUN = new RegExp(`[^${SPACE}]+`, 'g')
+const ALL_SPACE = new RegExp(`^[${SPACE}]+$`)
+
+export function requireText(value: Value, what: string): string {
+  if (typeof value === 'string') return value
+  if (value instanceof Undefined) return value.fail()
+  throw new TemplateFault(`${what}: expected str, found ${typeName(value)}`)
+}
+
+/** Without these characters, or white space, at its ends. */
+export function stripped(text: string, characters: Value | undefined, side: 'start' | 'end' | 'both'): string {
+  if (characters === undefined || characters === null) {
+    const begun = side === 'end' ? text : text.replace(START, '')
+    return side === 'start' ? begun : begun.replace(END, '')
+  }
+  const set = new Set(requireText(characters, 'strip'))
+  const all = [...text]
+  let [from, to] = [0, all.length]
+  if (side !== 'end') while (from < to && set.has(all[from] ?? '')) from++
+  if (side !== 'start') while (to > from && set.has(all[to - 1] ?? '')) to--
+  return all.slice(from, to).join('')
+}
+
+export function capitalized(text: string): string {
+  const [first = ''] = text
+  return first.toUpperCase() + text.slice(first.length).toLowerCase()
+}
+
+/** `count` replacements at most; negative: all. */
+export function replaced(text: string, old: string, by: string, count: number, runtime: Runtime): string {
+  let left = count < 0 ? Infinity : count
+  const { budget } = runtime
+  const parts = old === '' ? ['', ...text] : text.split(old)
+  const numDone = Math.min(left, old === '' ? parts.length : parts.length - 1)
+  budget.spend(text.length + numDone * by.length)
+  if (old !== '') {
+    if (numDone === parts.length - 1) return parts.join(by)
+    return [...parts.slice(0, numDone), parts.slice(numDone).join(old)].join(by)
+  }
+  let result = ''
+  for (const part of parts) result += part + (left-- > 0 ? by : '')
+  return result
+}
+
+/** What Python's splitlines() takes for the end of a line. */
+const BREAK = '[\\n\\r\\v\\f\\x1c-\\x1e\\x85\\u2028\\u2029]'
+const LINE = new RegExp(`(?:(?!${BREAK})[^])*(?:\\r\\n|${BREAK}|$)`, 'g')
+const LINE_END = new RegExp(`(?:\\r\\n|${BREAK})$`)
+
+export function linesOf(text: string, keepEnds = false): string[] {
+  const lines = text.match(LINE) ?? []
+  if (lines.at(-1) === '') lines.pop()
+  return keepEnds ? lines : lines.map((line) => line.replace(LINE_END, ''))
+}
+
+/** maxsplit negative: as often as possible. */
+function split(text: string, separator: Value | undefined, maxsplit: number, fromEnd: boolean): string[] {
+  if (separator === undefined || separator === null) {
+    const runs = [...text.matchAll(RUN)]
+    if (maxsplit < 0 || runs.length <= maxsplit) return runs.map(([run]) => run)
+    if (fromEnd) {
+      const kept = runs.slice(runs.length - maxsplit)
+      const before = runs[runs.length - maxsplit - 1]
+      const head = stripped(text.slice(0, (before?.index ?? 0) + (before?.[0].length ?? 0)), undefined, 'start')
+      return [head, ...kept.map(([run]) => run)]
+    }
+    const tail = stripped(text.slice(runs[maxsplit]?.index ?? text.length), undefined, 'end')
+    return [...runs.slice(0, maxsplit).map(([run]) => run), tail]
+  }
+  const by = requireText(separator, 'split')
+  if (by === '') throw new TemplateFault('empty separator')
+  const parts = text.split(by)
+  if (maxsplit < 0 || parts.length - 1 <= maxsplit) return parts
+  const cut = fromEnd ? parts.length - maxsplit : maxsplit
+  return fromEnd
+    ? [parts.slice(0, cut).join(by), ...parts.slice(cut)]
+    : [...parts.slice(0, cut), parts.slice(cut).join(by)]
+}
+
+const splitter =
+  (fromEnd: boolean): StringMethod =>
+  (text, args) => {
+    const { sep, maxsplit = -1n } = bind('split', ['sep', 'maxsplit'], args)
+    return split(text, sep, indexOf(maxsplit), fromEnd)
+  }
+
+const stripper =
+  (side: 'start' | 'end' | 'both'): StringMethod =>
+  (text, args) =>
+    stripped(text, bind('strip', ['chars'], args).chars, side)
+
+/** Whether the text, between bounds in characters, has one of these at that end. */
+const bounded =
+  (test: (text: string, part: string) => boolean): StringMethod =>
+  (text, args) => {
+    const { prefix = null, start = null, end = null } = bind('startswith', ['prefix', 'start', 'end'], args)
+    const within = start === null && end === null ? text : between(text, start, end)
+    const parts = prefix instanceof Tuple ? prefix.items : [prefix]
+    return parts.some((part) => test(within, requireText(part, 'startswith')))
+  }
+
+function between(text: string, start: Value, end: Value): string {
+  const characters = charactersOf(text)
+  const part = characters.slice(start === null ? 0 : indexOf(start), end === null ? undefined : indexOf(end))
+  return typeof part === 'string' ? part : part.join('')
+}
+
+/** Where a part is, in characters; -1: nowhere. */
+const finder =
+  (fromEnd: boolean, isStrict: boolean): StringMethod =>
+  (text, args) => {
+    const { sub = null, start = null, end = null } = bind('find', ['sub', 'start', 'end'], args)
+    const part = requireText(sub, 'find')
+    const within = start === null && end === null ? text : between(text, start, end)
+    const at = fromEnd ? within.lastIndexOf(part) : within.indexOf(part)
+    if (at < 0 && isStrict) throw new TemplateFault('substring not found')
+    const length = numCharacters(text)
+    const first = start === null ? 0 : indexOf(start)
+    const offset = first < 0 ? Math.max(0, length + first) : first
+    return at < 0 ? -1n : BigInt(offset + numCharacters(within.slice(0, at)))
+  }
+
+const filler =
+  (pad: (missing: number) => readonly [number, number]): StringMethod =>
+  (text, args, { budget }) => {
+    const { width = 0n, fillchar = ' ' } = bind('ljust', ['width', 'fillchar'], args)
+    const missing = indexOf(width) - numCharacters(text)
+    if (missing <= 0) return text
+    budget.spend(missing)
+    const [before, after] = pad(missing)
+    const fill = requireText(fillchar, 'ljust')
+    return fill.repeat(before) + text + fill.repeat(after)
+  }
+
+const partitioner =
+  (fromEnd: boolean): StringMethod =>
+  (text, args) => {
+    const by = requireText(bind('partition', ['sep'], args).sep ?? null, 'partition')
+    const at = fromEnd ? text.lastIndexOf(by) : text.indexOf(by)
+    if (at < 0) return new Tuple(fromEnd ? ['', '', text] : [text, '', ''])
+    return new Tuple([text.slice(0, at), by, text.slice(at + by.length)])
+  }
+
+/** Whether there are characters and all fit. */
+const every =
+  (pattern: RegExp): StringMethod =>
+  (text) =>
+    pattern.test(text)
+
+const change =
+  (map: (text: string) => string): StringMethod =>
+  (text, _, { budget }) => {
+    budget.spend(text.length)
+    return map(text)
+  }
+
+const CASED = /\p{Lu}|\p{Ll}|\p{Lt}/u
+
+function titled(text: string): string {
+  let isInWord = false
+  let result = ''
+  for (const character of text) {
+    const isCased = CASED.test(character)
+    result += isCased ? (isInWord ? character.toLowerCase() : character.toUpperCase()) : character
+    isInWord = isCased
+  }
+  return result
+}
+
+const swapCase = (text: string): string =>
+  [...text].map((each) => (/\p{Lu}/u.test(each) ? each.toLowerCase() : each.toUpperCase())).join('')
+
+export const STRING_METHODS: ReadonlyMap<string, StringMethod> = new Map<string, StringMethod>([
+  ['capitalize', change(capitalized)],
+  ['casefold', change((text) => text.toLowerCase().replaceAll('ß', 'ss'))],
+  ['center', filler((n) => [Math.floor(n / 2), Math.ceil(n / 2)])],
+  [
+    'count',
+    (text, args) => {
+      const { sub = null, start = null, end = null } = bind('count', ['sub', 'start', 'end'], args)
+      const part = requireText(sub, 'count')
+      const within = start === null && end === null ? text : between(text, start, end)
+      return BigInt(part === '' ? numCharacters(within) + 1 : within.split(part).length - 1)
+    },
+  ],
+  ['endswith', bounded((text, part) => text.endsWith(part))],
+  ['startswith', bounded((text, part) => text.startsWith(part))],
+  ['find', finder(false, false)],
+  ['rfind', finder(true, false)],
+  ['index', finder(false, true)],
+  ['rindex', finder(true, true)],
+  ['format', (text, args, runtime) => braceFormat(text, args, runtime, runtime.budget)],
+  [
+    'format_map',
+    (text, args, runtime) => {
+      const { map } = bind('format_map', ['map'], args)
+      const named = map instanceof Dict ? map.entries().map(([key, value]) => [String(key), value] as const) : []
+      return braceFormat(text, { positional: [], named: new Map(named) }, runtime, runtime.budget)
+    },
+  ],
+  ['isalnum', every(/^[\p{L}\p{N}]+$/u)],
+  ['isalpha', every(/^\p{L}+$/u)],
+  ['isascii', (text) => [...text].every((each) => each <= '\x7f')],
+  ['isdecimal', every(/^\p{Nd}+$/u)],
+  ['isdigit', every(/^[\p{Nd}\u00b2\u00b3\u00b9\u2070\u2074-\u2079\u2080-\u2089]+$/u)],
+  ['isnumeric', every(/^\p{N}+$/u)],
+  ['isidentifier', every(/^[\p{L}\p{Nl}_][\p{L}\p{M}\p{N}\p{Pc}]*$/u)],
+  ['isspace', every(ALL_SPACE)],
+  ['islower', (text) => CASED.test(text) && !/\p{Lu}|\p{Lt}/u.test(text)],
+  ['isupper', (text) => CASED.test(text) && !/\p{Ll}|\p{Lt}/u.test(text)],
+  ['istitle', (text) => CASED.test(text) && titled(text) === text],
+  [
+    'join',
+    (text, args, { budget }) => {
+      const parts = itemsOf(bind('join', ['iterable'], args).iterable ?? null).map((part) => requireText(part, 'join'))
+      budget.spend(parts.reduce((sum, part) => sum + part.length + text.length, 0))
+      return parts.join(text)
+    },
+  ],
+  ['ljust', filler((n) => [0, n])],
+  ['rjust', filler((n) => [n, 0])],
+  [
+    'zfill',
+    (text, args, { budget }) => {
+      const missing = indexOf(bind('zfill', ['width'], args).width ?? null) - numCharacters(text)
+      if (missing <= 0) return text
+      budget.spend(missing)
+      const sign = /^[-+]/.exec(text)?.[0] ?? ''
+      return sign + '0'.repeat(missing) + text.slice(sign.length)
+    },
+  ],
+  ['lower', change((text) => text.toLowerCase())],
+  ['upper', change((text) => text.toUpperCase())],
+  ['swapcase', change(swapCase)],
+  ['title', change(titled)],
+  ['lstrip', stripper('start')],
+  ['rstrip', stripper('end')],
+  ['strip', stripper('both')],
+  ['partition', partitioner(false)],
+  ['rpartition', partitioner(true)],
+  [
+    'removeprefix',
+    (text, args) => {
+      const prefix = requireText(bind('removeprefix', ['prefix'], args).prefix ?? null, 'removeprefix')
+      return text.startsWith(prefix) ? text.slice(prefix.length) : text
+    },
+  ],
+  [
+    'removesuffix',
+    (text, args) => {
+      const suffix = requireText(bind('removesuffix', ['suffix'], args).suffix ?? null, 'removesuffix')
+      return suffix !== '' && text.endsWith(suffix) ? text.slice(0, -suffix.length) : text
+    },
+  ],
+  [
+    'replace',
+    (text, args, runtime) => {
+      const { old = null, new: by = null, count = -1n } = bind('replace', ['old', 'new', 'count'], args)
+      return replaced(text, requireText(old, 'replace'), requireText(by, 'replace'), indexOf(count), runtime)
+    },
+  ],
+  ['split', splitter(false)],
+  ['rsplit', splitter(true)],
+  ['splitlines', (text, args) => linesOf(text, bind('splitlines', ['keepends'], args).keepends === true)],
+  [
+    'expandtabs',
+    (text, args) => {
+      const size = indexOf(bind('expandtabs', ['tabsize'], args).tabsize ?? 8n)
+      return text
+        .split('\n')
+        .map((line) =>
+          line
+            .split('\t')
+            .reduce(
+              (sum, part, i) => (i === 0 ? part : sum + ' '.repeat(size > 0 ? size - (sum.length % size) : 0) + part),
+              '',
+            ),
+        ) // prettier-ignore
+        .join('\n')
+    },
+  ],
+])
+
+/** Methods that change what they belong to: templates may not call them. */
+const CHANGING: ReadonlySet<string> = new Set(['append', 'clear', 'extend', 'insert', 'pop', 'popitem', 'remove', 'reverse', 'setdefault', 'sort', 'update']) // prettier-ignore
+
+export function refusesMethod(value: Value, name: string): boolean {
+  return (isList(value) || value instanceof Dict) && CHANGING.has(name)
+}
