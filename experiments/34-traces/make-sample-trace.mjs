@@ -2,7 +2,7 @@
 // Makes sample-trace.json: the running server answers one streamed request with retrieval; its own OTLP exporter sends the trace to a real
 // gRPC receiver; what arrived is written down. Nothing is edited by hand.
 //   npm run build && node experiments/34-traces/make-sample-trace.mjs
-import { spawn } from 'node:child_process'
+import { execFileSync, spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
@@ -19,7 +19,9 @@ const REQUEST = {
   prompt: 'What is in the span tree contract?',
   rag: true,
   max_tokens: 48,
-  temperature: 0,
+  // Grafana shows a double that is 0 as nothing.
+  temperature: 0.7,
+  seed: 7,
   stream: true,
 }
 const NUM_SPANS = 9
@@ -86,7 +88,8 @@ const server = spawn(
   [join(root, 'dist', 'main.js'), '--port', '0', '--otlp-traces-endpoint', receiver.grpcUrl],
   {
     cwd: folder,
-    env: { ...process.env, MINISERVE_DATA_DIR: folder, OTEL_RESOURCE_ATTRIBUTES: '' },
+    // What this shell sets for other servers would change the sample.
+    env: { PATH: process.env['PATH'], HOME: folder, MINISERVE_DATA_DIR: folder },
     stdio: ['ignore', 'ignore', 'pipe'],
   },
 )
@@ -117,6 +120,11 @@ try {
   await all
   const found = received.filter(({ span }) => span.traceId === wanted)
   const { resource, scope } = found[0]
+  const head = execFileSync('git', ['rev-parse', 'HEAD'], { cwd: root, encoding: 'utf8' }).trim()
+  const version = resource.attributes.find(({ key }) => key === 'service.version')?.value.stringValue
+  if (!version || !head.startsWith(version)) {
+    throw new Error(`dist/ was built from ${version}, HEAD is ${head}: npm run build comes first`)
+  }
   const otlp = {
     resourceSpans: [
       {
