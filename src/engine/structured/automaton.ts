@@ -4,7 +4,7 @@
  */
 import { complement, EVERY, intersection } from './code-points.ts'
 import type { CodePoints } from './code-points.ts'
-import { ANYTHING, EMPTY, hasLookAhead, sequence, wholly } from './regex.ts'
+import { ANYTHING, choice, EMPTY, isNullable, looksAhead, repeat, sequence, wholly } from './regex.ts'
 import type { Regex } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 
@@ -21,6 +21,10 @@ export interface AutomatonState {
 const MAX_STATES = 4000
 const MAX_DERIVATIVES = 200_000
 const MAX_CLASSES = 200
+/** Parts of languages put together, a second's work. */
+const MAX_WORK = 400_000
+/** Counted repetitions of what looks ahead, written out. */
+const MAX_LOOKING = 60
 
 /** A language; equal ones are one object as far as that shows cheaply. */
 type Term =
@@ -35,6 +39,14 @@ type Term =
     }
   | { readonly id: number; readonly kind: 'or' | 'and'; readonly parts: readonly Term[]; readonly isNullable: boolean }
   | { readonly id: number; readonly kind: 'not'; readonly of: Term; readonly isNullable: boolean }
+  /** A pattern that looks ahead, any number of times, and then the rest. */
+  | {
+      readonly id: number
+      readonly kind: 'loop'
+      readonly of: Regex
+      readonly rest: Term
+      readonly isNullable: boolean
+    }
   | {
       readonly id: number
       readonly kind: 'repeat'
@@ -142,6 +154,8 @@ class Builder {
   readonly empty: Term
   readonly #known = new Map<string, Term>()
   readonly #derivatives = new Map<string, Term>()
+  readonly #loops = new Map<Regex, number>()
+  #work = 0
 
   constructor(languages: readonly Regex[]) {
     this.classes = partition(languages)
@@ -163,31 +177,53 @@ class Builder {
       case 'choice':
         return this.#or(node.parts.map((part) => this.term(part, rest)))
       case 'repeat':
+        if (looksAhead(node.of)) return this.#looking(node, rest)
         if (node.max === 1) return this.#or([this.term(node.of, rest), ...(node.min === 0 ? [rest] : [])])
-        return this.#then(this.#repeat(this.#inner(node.of), node.min, node.max), rest)
+        return this.#then(this.#repeat(this.term(node.of, this.empty), node.min, node.max), rest)
       case 'look': {
         // What it sees goes on to the end of the text, whatever that is.
         const seen = this.term(wholly(sequence({ kind: 'start' }, open(node.ahead))), this.empty)
         return this.and([rest, node.isNegated ? this.not(seen) : seen])
       }
+      case 'end':
+        return this.and([rest, this.empty])
       default:
-        throw new Unenforceable('an anchor inside')
+        throw new Unenforceable('"^" elsewhere than at its beginning')
     }
   }
 
-  #inner(node: Regex): Term {
-    if (hasLookAhead(node)) throw new Unenforceable('a look-ahead inside of a repetition')
-    return this.term(node, this.empty)
+  /** A repetition of what depends on all that follows it. */
+  #looking({ of, min, max }: { readonly of: Regex; readonly min: number; readonly max: number }, rest: Term): Term {
+    if (isNullable(of) || Math.max(min, max === Infinity ? 0 : max) > MAX_LOOKING)
+      throw new Unenforceable('a look-ahead inside of a repetition')
+    if (min > 0) return this.term(sequence(of, repeat(of, min - 1, max - 1)), rest)
+    if (max === 0) return rest
+    if (max < Infinity) return this.term(choice(EMPTY, sequence(of, repeat(of, 0, max - 1))), rest)
+    const number = this.#loops.get(of) ?? this.#loops.size
+    this.#loops.set(of, number)
+    return this.#make(`loop ${number} ${rest.id}`, (id) => ({
+      id,
+      kind: 'loop',
+      of,
+      rest,
+      isNullable: rest.isNullable,
+    }))
   }
 
   and(parts: readonly Term[]): Term {
     const flat = new Set(parts.flatMap((part) => (part.kind === 'and' ? part.parts : [part])))
+    this.#spend(flat.size)
     if (flat.has(this.never)) return this.never
     const sorted = [...flat].toSorted((a, b) => a.id - b.id)
     const [only] = sorted
     if (sorted.length === 1 && only !== undefined) return only
     const isNullable = sorted.every((part) => part.isNullable)
     return this.#make(`and ${ids(sorted)}`, (id) => ({ id, kind: 'and', parts: sorted, isNullable }))
+  }
+
+  #spend(numParts: number): void {
+    this.#work += numParts
+    if (this.#work > MAX_WORK) throw new Unenforceable('rules that are too large together')
   }
 
   not(of: Term): Term {
@@ -223,6 +259,8 @@ class Builder {
         return this.and(term.parts.map((part) => this.derivative(part, i)))
       case 'not':
         return this.not(this.derivative(term.of, i))
+      case 'loop':
+        return this.derivative(this.#or([this.term(term.of, term), term.rest]), i)
       case 'repeat': {
         const rest = this.#repeat(term.of, Math.max(0, term.min - 1), term.max - 1)
         return this.#then(this.derivative(term.of, i), rest)
@@ -248,6 +286,7 @@ class Builder {
 
   #or(parts: readonly Term[]): Term {
     const flat = new Set(parts.flatMap((part) => (part.kind === 'or' ? part.parts : [part])))
+    this.#spend(flat.size)
     flat.delete(this.never)
     const sorted = [...flat].toSorted((a, b) => a.id - b.id)
     const [only] = sorted

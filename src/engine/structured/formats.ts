@@ -8,6 +8,10 @@ const LABEL = '[A-Za-z0-9](?:[A-Za-z0-9-]{0,30}[A-Za-z0-9])?'
 const HOST = `(?:${LABEL}\\.){1,4}[A-Za-z]{2,12}`
 const PARTS = (units: string) => units.split('').map((unit) => `(?:\\d{1,4}${unit})?`).join('') // prettier-ignore
 
+const SEGMENT = '[A-Za-z0-9._~-]{1,64}'
+const URI = `https?://${HOST}(?::[1-9]\\d{0,3})?(?:/${SEGMENT}){0,8}/?`
+const POINTER = '(?:/(?:[A-Za-z0-9_-]|~[01]){0,64}){0,8}'
+
 /** Any other format is an annotation, as the standard has it. */
 export const FORMATS: ReadonlyMap<unknown, string> = new Map([
   ['date', DATE],
@@ -19,5 +23,17 @@ export const FORMATS: ReadonlyMap<unknown, string> = new Map([
   ['ipv6', '(?:[0-9a-fA-F]{1,4}:){7}[0-9a-fA-F]{1,4}'],
   ['hostname', HOST],
   ['email', `[A-Za-z0-9_+-]{1,32}(?:\\.[A-Za-z0-9_+-]{1,32}){0,3}@${HOST}`],
-  ['uri', `https?://${HOST}(?::[1-9]\\d{0,3})?(?:/[A-Za-z0-9._~-]{1,64}){0,8}/?`],
+  ['uri', URI],
+  ['url', URI],
+  ['iri', URI],
+  ['uri-reference', `(?:${URI}|(?:/${SEGMENT}){1,8}/?)`],
+  ['iri-reference', `(?:${URI}|(?:/${SEGMENT}){1,8}/?)`],
+  ['uri-template', `(?:/(?:${SEGMENT}|\\{[A-Za-z_]\\w{0,31}\\})){1,8}`],
+  ['json-pointer', POINTER],
+  ['relative-json-pointer', `(?:0|[1-9]\\d{0,2})(?:#|${POINTER})`],
+  ['idn-email', `[A-Za-z0-9_+-]{1,32}@${HOST}`],
+  ['idn-hostname', HOST],
+  ['iso-time', TIME],
+  ['iso-date-time', `${DATE}T${TIME}`],
+  ['byte', '(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?'],
 ])

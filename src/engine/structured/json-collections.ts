@@ -1,15 +1,18 @@
 /** Objects and lists of JSON Schemas as grammars. */
-import { intersect } from './automaton.ts'
+import { codePoints, EVERY } from './code-points.ts'
 import { inOrder, NOTHING, oneOf, optional, text, times } from './byte-grammar.ts'
 import type { Expression, GrammarRules } from './byte-grammar.ts'
-import { choice, literal, parseRegex, searched } from './regex.ts'
+import { choice, literal, parseRegex, repeat, searched, sequence, set } from './regex.ts'
+import { satisfies, withoutLists } from './schema-check.ts'
 import type { Regex } from './regex.ts'
-import { alternatives, below, commonTypes, counts, fixedValues, isSchema } from './schema-parts.ts'
+import { isSchema } from './schema.ts'
+import type { Schema } from './schema.ts'
+import { alternatives, below, commonTypes, counts, fixedValues } from './schema-parts.ts'
 import type { Place, Style } from './json-schema.ts'
 import { writtenKey, writtenValue } from './notation.ts'
 import type { Brackets, Notation } from './notation.ts'
 import type { Parts, SchemaParts } from './schema-parts.ts'
-import { Unenforceable } from './unenforceable.ts'
+import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
 
 /** What a collection needs to know of the schema that it stands in. */
 export interface SchemaRules {
@@ -48,7 +51,7 @@ export function arrayRule(rules: SchemaRules, parts: Parts, { path, depth, style
   const { list } = own
   const inner = rules.styleWithin(style, null)
   const isUnique = parts.some(({ uniqueItems }) => uniqueItems === true)
-  const { prefix, rest } = places(parts)
+  const { prefix, rest } = places(parts, least)
   const first = prefix.map((schemas, i) => rules.node(schemas, below(path, 'prefixItems', i), depth + 1, inner))
   const isClosed = rest.includes(false)
   const item = isClosed ? null : rules.node(rest, below(path, 'items'), depth + 1, inner)
@@ -60,6 +63,11 @@ export function arrayRule(rules: SchemaRules, parts: Parts, { path, depth, style
       return bracketed(list, counted(rules, members, null, { least, most }, list.comma, path, 'items'))
     }
     rules.note('"uniqueItems"', path)
+  }
+  const wanted = wantedOf(parts)
+  if (wanted !== null) {
+    if (prefix.length === 0 && wanted.others === 0) return containing(rules, rest, { least, most }, wanted, { path, depth, style }) // prettier-ignore
+    rules.note('"contains"', path)
   }
   const missing = first.indexOf(null)
   const fixed = (missing < 0 ? first : first.slice(0, missing)).filter((rule) => rule !== null)
@@ -76,7 +84,7 @@ export function arrayRule(rules: SchemaRules, parts: Parts, { path, depth, style
 }
 
 /** The schemas of the first places, and of those behind them. */
-function places(parts: Parts): { readonly prefix: unknown[][]; readonly rest: unknown[] } {
+function places(parts: Parts, least: number): { readonly prefix: unknown[][]; readonly rest: unknown[] } {
   const lists = parts.map((part) => {
     const { prefixItems, items, unevaluatedItems } = part
     if (prefixItems !== undefined && (!Array.isArray(prefixItems) || prefixItems.length === 0))
@@ -84,7 +92,8 @@ function places(parts: Parts): { readonly prefix: unknown[][]; readonly rest: un
     // The standard's older drafts listed the first places under `items`.
     const first: unknown[] = Array.isArray(prefixItems) ? prefixItems : Array.isArray(items) ? items : []
     const after = Array.isArray(items) ? part.additionalItems : (items ?? unevaluatedItems)
-    return { first, after: after === undefined && first.length > 0 ? false : after }
+    // What is not described behind the first places is allowed, and seldom meant.
+    return { first, after: after === undefined && first.length > 0 && least <= first.length ? false : after }
   })
   const numFirst = Math.max(0, ...lists.map(({ first }) => first.length))
   const prefix = Array.from({ length: numFirst }, (_, i) =>
@@ -93,16 +102,109 @@ function places(parts: Parts): { readonly prefix: unknown[][]; readonly rest: un
   return { prefix, rest: lists.map(({ after }) => after) }
 }
 
+/** Of `contains`: the schema, and how many items it has to hold for. */
+interface Wanted {
+  readonly schema: unknown
+  readonly least: number
+  readonly most: number
+  /** Further schemas of its kind. */
+  readonly others: number
+}
+
+function wantedOf(parts: Parts): Wanted | null {
+  const all = parts.flatMap((part) => {
+    if (part.contains === undefined) return []
+    const { least, most } = counts([{ minContains: 1, ...part }], 'minContains', 'maxContains')
+    return least === 0 && most === Infinity ? [] : [{ schema: part.contains, least, most }]
+  })
+  const [first] = all
+  return first === undefined ? null : { ...first, others: all.length - 1 }
+}
+
+/** Lists longer than this are not counted item by item. */
+const MAX_PLACES = 64
+
+/** A list of which some items are of another schema besides. */
+function containing(
+  rules: SchemaRules,
+  items: readonly unknown[],
+  { least, most }: { readonly least: number; readonly most: number },
+  wanted: Wanted,
+  { path, depth, style }: Place,
+): Expression | null {
+  const { list } = style.notation.inner ?? style.notation
+  const inner = rules.styleWithin(style, null)
+  const node = (more: readonly unknown[], step: string) => (items.includes(false) ? null : rules.node([...items, ...more], below(path, step), depth + 1, inner)) // prettier-ignore
+  const own = node([wanted.schema], 'contains')
+  const isBounded = wanted.most < Infinity
+  const negated = isBounded ? rules.parts.negation.of(wanted.schema) : null
+  if (isBounded && negated === null) rules.note('"maxContains"', path)
+  const other = node(negated === null ? [] : [negated], 'items')
+  if (own === null && wanted.least > 0) return null
+  const mostOwn = negated === null ? wanted.least : wanted.most
+  // From a number of items on nothing more has to be counted.
+  const numPlaces = Math.min(most, MAX_PLACES, Math.max(least, wanted.least) + (most < Infinity ? most : 0))
+  if (most < Infinity && most > MAX_PLACES) rules.note(`"maxItems" above ${MAX_PLACES} beside "contains"`, path)
+  const isOpen = most > numPlaces
+  const states = new Map<string, Expression | null>()
+  /** What may follow `place` items of which `found` are wanted ones. */
+  const after = (place: number, found: number): Expression | null => {
+    const key = `${place} ${found}`
+    const known = states.get(key)
+    if (known !== undefined) return known
+    const rule = rules.grammar.open()
+    states.set(key, rule)
+    const next = isOpen && place === numPlaces ? place : place + 1
+    const step = (item: Expression | null, nowFound: number) => {
+      const rest = item === null || next > numPlaces || nowFound > mostOwn ? null : after(next, nowFound)
+      return item === null || rest === null ? null : inOrder(...(place === 0 ? [] : [list.comma]), item, rest)
+    }
+    const isEnough = place >= least && found >= wanted.least
+    const counted = found < mostOwn ? step(own, found + 1) : null
+    const body = alternatives([isEnough ? NOTHING : null, counted, step(other, found)])
+    if (body === null) states.set(key, null)
+    else rules.grammar.define(rule, body)
+    return body === null ? null : rule
+  }
+  // An empty list has no room inside.
+  const whole = after(0, 0)
+  return whole === null ? null : inOrder(text(list.open), list.gap, whole, list.gap, text(list.close))
+}
+
+const MAX_LISTED_INTEGERS = 64
+
 /** The values of a schema that has few of them, as JSON. */
 function finite({ parts }: SchemaRules, schemas: readonly unknown[]): string[] | null {
   const expanded = parts.expand(schemas)
   if (expanded === null) return null
+  const target = (reference: unknown) => parts.target(reference)
+  const rest = withoutLists(expanded)
+  return candidates(expanded, parts)?.filter((json) => rest.every((part) => satisfies(JSON.parse(json), part, target))) ?? null // prettier-ignore
+}
+
+/** Values among which are all that the schemas allow; null: too many, or not known. */
+function candidates(expanded: Parts, parts: SchemaParts): string[] | null {
+  const fixed = fixedValues(expanded)
+  if (fixed !== null) return fixed
   const types = commonTypes(expanded)
-  const isFlag = types !== null && [...types].every((type) => type === 'boolean' || type === 'null')
-  return (
-    fixedValues(expanded) ??
-    (isFlag ? [...types].flatMap((type) => (type === 'null' ? 'null' : ['true', 'false'])) : null)
-  )
+  if (types !== null && [...types].every((type) => type === 'boolean' || type === 'null'))
+    return [...types].flatMap((type) => (type === 'null' ? 'null' : ['true', 'false']))
+  if (types?.size === 1 && types.has('integer')) {
+    const bounds = (keyword: string) => expanded.flatMap((part) => (typeof part[keyword] === 'number' ? [part[keyword]] : [])) // prettier-ignore
+    const low = Math.ceil(Math.max(...bounds('minimum'), ...bounds('exclusiveMinimum')))
+    const high = Math.floor(Math.min(...bounds('maximum'), ...bounds('exclusiveMaximum')))
+    return high - low < MAX_LISTED_INTEGERS ? Array.from({ length: Math.max(0, high - low + 1) }, (_, i) => String(low + i)) : null // prettier-ignore
+  }
+  for (const { anyOf, oneOf } of expanded) {
+    const branches: unknown = anyOf ?? oneOf
+    if (!Array.isArray(branches)) continue
+    const each = branches.map((branch: unknown) => {
+      const inner = parts.expand([branch])
+      return inner === null ? [] : candidates(inner, parts)
+    })
+    if (!each.includes(null)) return [...new Set(each.flatMap((values) => values ?? []))]
+  }
+  return null
 }
 
 interface Members {
@@ -186,7 +288,7 @@ export function objectRule(rules: SchemaRules, parts: Parts, { path, depth, styl
     const value = schemas.includes(false)
       ? null
       : rules.node(schemas, below(path, 'properties', name), depth + 1, rules.styleWithin(style, name))
-    if (value === null && isRequired) return null
+    if (value === null && isRequired) throw new Unsatisfiable('a required property that nothing can be')
     const key = writtenKey(name, style.notation)
     if (key === null && isRequired) throw new Unenforceable('a property whose name this model’s calls cannot write')
     if (value !== null && key !== null)
@@ -284,33 +386,81 @@ function patternMember(
   place: Place,
 ): Expression | null {
   const { path, depth, style } = place
-  const languages = patterns.map(([pattern]) => searched(parseRegex(pattern)))
-  const overlap = languages.some((a, i) => languages.slice(i + 1).some((b) => intersect([a, b]) !== null))
-  if (overlap) throw new Unenforceable('"patternProperties" whose patterns match the same names')
-  const members = patterns.map(([pattern, schema], i) => {
-    const value = rules.node(
-      [schema],
-      below(path, 'patternProperties', i),
-      depth + 1,
-      rules.styleWithin(style, NO_NAME),
-    )
-    if (value === null) return null
-    return inMember(key(rules, [...parts, { pattern }], names, place), value, style.notation.member)
+  let languages: readonly Regex[]
+  try {
+    languages = patterns.map(([pattern]) => searched(parseRegex(pattern)))
+  } catch (error) {
+    // Which keys it binds cannot be told: there are none.
+    if (error instanceof Unenforceable) return null
+    throw error
+  }
+  // A key that several patterns find has to satisfy all of their schemas.
+  const groups = patterns.length <= MAX_PATTERNS ? subsets(patterns.length) : patterns.map((_, i) => [i])
+  const members = groups.map((group) => {
+    const schemas = group.map((i) => patterns[i]?.[1])
+    const others = languages.filter((_, i) => !group.includes(i))
+    const found = group.map((i): Schema => ({ pattern: patterns[i]?.[0] }))
+    const name = anyKey(rules, parts, names, place, { found, others })
+    if (name === null) return null
+    const inner = rules.styleWithin(style, NO_NAME)
+    const value = rules.node(schemas, below(path, 'patternProperties', group[0] ?? 0), depth + 1, inner)
+    return value === null ? null : inMember(name, value, style.notation.member)
   })
   return alternatives(members)
 }
 
+/** Patterns whose keys are told apart in every way. */
+const MAX_PATTERNS = 4
+
+/** Every choice of some of the numbers below `count`. */
+function subsets(count: number): number[][] {
+  const numbers = Array.from({ length: count }, (_, i) => i)
+  return Array.from({ length: 2 ** count - 1 }, (_, i) => numbers.filter((bit) => ((i + 1) >> bit) & 1))
+}
+
+/** Patterns that find a key, as schemas, and those that must not. */
+interface KeyPatterns {
+  readonly found: readonly Schema[]
+  readonly others: readonly Regex[]
+}
+
+/** null: no key is found by these patterns and by none of the others. */
+function anyKey(
+  rules: SchemaRules,
+  parts: Parts,
+  names: ReadonlySet<string>,
+  place: Place,
+  patterns: KeyPatterns,
+): Expression | null {
+  try {
+    return key(rules, parts, names, place, patterns)
+  } catch (error) {
+    if (error instanceof Unenforceable) return null
+    throw error
+  }
+}
+
 /** A key that none of the names is, within what `propertyNames` says. */
-function key(rules: SchemaRules, parts: Parts, names: ReadonlySet<string>, { path, style }: Place): Expression {
+function key(
+  rules: SchemaRules,
+  parts: Parts,
+  names: ReadonlySet<string>,
+  { path, style }: Place,
+  { found, others }: KeyPatterns = { found: [], others: [] },
+): Expression {
   const schemas = parts.flatMap(({ propertyNames }) => (isSchema(propertyNames) ? [propertyNames] : []))
   const own = rules.parts.expand(schemas) ?? []
-  const patterns = parts.filter((part) => Object.keys(part).length === 1 && 'pattern' in part)
   const characters = [...names].reduce((sum, name) => sum + name.length, 0)
-  if (characters > MAX_EXCLUDED_CHARACTERS)
-    throw new Unenforceable('"additionalProperties" beside this many "properties"')
-  const excluded = names.size === 0 ? [] : [choice(...[...names].map((name) => literal(name)))]
+  const excluded = [...others]
+  if (characters > MAX_EXCLUDED_CHARACTERS) {
+    // Too many to be told apart: no key begins as one of them does.
+    const firsts = [...new Set([...names].map((name) => name.codePointAt(0) ?? 0))]
+    excluded.push(
+      sequence(set(codePoints(firsts.map((code) => [code, code] as const))), repeat(set(EVERY), 0, Infinity)),
+    )
+  } else if (names.size > 0) excluded.push(choice(...[...names].map((name) => literal(name))))
   const place = below(path, 'propertyNames')
   if (style.notation.bareKeysWithout === null)
-    return inOrder(text('"'), rules.inner([...own, ...patterns], place, { excluded }), text('"'))
-  return rules.inner([...own, ...patterns, { pattern: '^[A-Za-z_][A-Za-z0-9_]*$' }], place, { excluded, mark: '\n' })
+    return inOrder(text('"'), rules.inner([...own, ...found], place, { excluded }), text('"'))
+  return rules.inner([...own, ...found, { pattern: '^[A-Za-z_][A-Za-z0-9_]*$' }], place, { excluded, mark: '\n' })
 }

@@ -4,6 +4,7 @@ import { afterAll, describe, expect, it } from 'vitest'
 import { createByteTokenizer, EOS } from '../../../test/engine/byte-tokenizer.ts'
 import { draw } from '../../../test/engine/grammar-draw.ts'
 import { createRandom } from '../../../test/engine/random.ts'
+import schemas from '../../../test/engine/schemas.json' with { type: 'json' }
 import { createGrammarCompiler } from './grammar.ts'
 
 const compiler = createGrammarCompiler({ tokenizer: createByteTokenizer(), vocabSize: 264, eosTokenIds: [EOS] })
@@ -11,12 +12,13 @@ afterAll(() => compiler.close())
 
 const ajv = new Ajv2020({ strict: false, allErrors: true, multipleOfPrecision: 9 })
 addFormats.default(ajv)
+for (const unknown of ['idn-email', 'iri', 'path', 'base64', 'ulid', 'e164']) ajv.addFormat(unknown, true)
 
 async function expectValid(schema: unknown, count: number): Promise<string[]> {
   const validate = ajv.compile(schema as Record<string, unknown>)
   const texts: string[] = []
   for (let seed = 1; seed <= count; seed++) {
-    const text = await draw(compiler, { kind: 'json_schema', schema }, seed, { closing: '"]},:.mdfox', maxBytes: 1000 })
+    const text = await draw(compiler, { kind: 'json_schema', schema }, seed, { closing: '"]},:.mdfox', maxBytes: 2000 })
     if (text === null) continue
     texts.push(text)
     expect(
@@ -115,9 +117,27 @@ const everyday: Record<string, unknown> = {
   },
 }
 
+const names = (count: number) => Array.from({ length: count }, (_, i) => `p${i}`)
+const nulls = (count: number) => Object.fromEntries(names(count).map((name) => [name, { type: 'null' }]))
+/** Every keyword of the standard, alone and beside others. */
+const keywords: Record<string, unknown> = {
+  ...(schemas as Record<string, unknown>),
+  'huge enum': { enum: Array.from({ length: 3000 }, (_, i) => `value number ${i}`) },
+  'huge enum of integers': { enum: Array.from({ length: 3000 }, (_, i) => i * 7) },
+  'keys of any character': { type: 'object', properties: Object.fromEntries(['ключ', '😀', 'a\u0000b', '"', ''].map((name) => [name, { type: 'null' }])), required: ['ключ', '😀', 'a\u0000b', '"', ''] }, // prettier-ignore
+  'many properties': { type: 'object', properties: nulls(300) },
+  'many required': { type: 'object', properties: nulls(100), required: names(100).filter((_, i) => i % 5 === 0), additionalProperties: false }, // prettier-ignore
+  'deep nesting': Array.from({ length: 40 }).reduce<unknown>((inner) => ({ type: 'object', properties: { a: inner }, required: ['a'] }), { type: 'null' }), // prettier-ignore
+}
+
 describe('what finishes validates', () => {
   it.each(Object.entries(everyday))('%s', async (_name, schema) => {
     await expectValid(schema, 8)
+  })
+
+  it.each(Object.entries(keywords))('%s', async (_name, schema) => {
+    expect((await compiler.compile({ kind: 'json_schema', schema, isStrict: true })).warnings).toEqual([])
+    await expectValid(schema, 4)
   })
 
   it('bounds of any size, drawn at random', async () => {
@@ -282,11 +302,16 @@ it('white space ends, everywhere', async () => {
 describe('what cannot be enforced', () => {
   it.each([
     [{ type: 'array', uniqueItems: true }, '"uniqueItems" at #'],
-    [{ type: 'object', properties: { 'a/b': { not: { type: 'string' } } } }, '"not" at #/properties/a~1b'],
-    [{ oneOf: [{ type: 'integer' }, { type: 'number' }] }, '"oneOf"'],
-    [{ if: { type: 'string' }, else: { type: 'string' } }, '"if" at #'],
+    [{ type: 'object', properties: { 'a/b': { not: { format: 'date' } } } }, '"not" at #/properties/a~1b'],
+    [{ oneOf: [{ type: 'object', propertyNames: { minLength: 1 } }, { type: 'object' }] }, '"oneOf"'],
+    [{ if: { uniqueItems: true }, else: { type: 'string' } }, '"if" at #'],
     [{ type: 'string', pattern: '(?<=a)b' }, '"pattern" with a look-behind at #'],
-    [{ type: 'array', contains: { type: 'integer' } }, '"contains" at #'],
+    [{ type: 'string', pattern: '\\bfoo' }, '"pattern" with "\\b", a word boundary at #'],
+    [{ type: 'string', pattern: '(a)\\1' }, '"pattern" with a reference to a group at #'],
+    [{ type: 'string', format: 'regex' }, '"format" regex at #'],
+    [{ type: 'integer', multipleOf: 3000 }, '"multipleOf" of more than 2000 remainders at #'],
+    [{ type: 'object', additionalProperties: { type: 'null' }, minProperties: 2 }, '"minProperties" of free keys at #'],
+    [{ type: 'array', prefixItems: [{}], contains: { type: 'integer' } }, '"contains" at #'],
   ])('is refused by name under strict, and said otherwise: %j', async (schema, name) => {
     const strict = compiler.compile({ kind: 'json_schema', schema, isStrict: true })
     await expect(strict).rejects.toMatchObject({ code: 'invalid_request', param: 'response_format' })
@@ -303,7 +328,8 @@ describe('what cannot be enforced', () => {
     [{ enum: [] }, '"enum"'],
     [{ type: 'string', minLength: 3, maxLength: 2 }, '"minLength" above "maxLength"'],
     [false, 'nothing matches the schema'],
-    [{ type: 'object', properties: { a: false }, required: ['a'] }, 'nothing matches the schema'],
+    [{ type: 'object', properties: { a: false }, required: ['a'] }, 'a required property that nothing can be at #'],
+    [{ type: 'array', items: { const: 1 }, uniqueItems: true, minItems: 2 }, 'nothing matches the schema'],
   ])('is refused where nothing could be valid: %j', async (schema, name) => {
     const error: unknown = await compiler.compile({ kind: 'json_schema', schema }).catch((error: unknown) => error)
     expect(error).toMatchObject({ code: 'invalid_request', param: 'response_format' })

@@ -18,19 +18,11 @@ import { literal, parseRegex, repeat, searched, set, wholly } from './regex.ts'
 import type { Regex } from './regex.ts'
 import { parameterKind } from '../tool-calls/parameter-kind.ts'
 import type { ParameterKind } from '../tool-calls/parameter-kind.ts'
-import {
-  alternatives,
-  areDisjoint,
-  below,
-  commonTypes,
-  counts,
-  fixedValues,
-  isOfType,
-  KEYWORDS,
-  SchemaParts,
-  UNENFORCED,
-} from './schema-parts.ts'
-import type { Parts, Schema } from './schema-parts.ts'
+import { isOfType, FRACTIONAL, KEYWORDS, NOT_PATTERN, NOT_VALUES, isSchema, TYPES } from './schema.ts'
+import type { Schema } from './schema.ts'
+import { alternatives, areDisjoint, below, commonTypes, counts, fixedValues, SchemaParts } from './schema-parts.ts'
+import { satisfies, withoutLists } from './schema-check.ts'
+import type { Parts } from './schema-parts.ts'
 import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
 
 const MAX_DEPTH = 64
@@ -39,6 +31,8 @@ const MAX_LISTED = 16
 /** Characters of a counted string; each takes its time to compile. */
 const MAX_COUNTED = 20_000
 
+/** Schemas of a `oneOf` that are told apart by what the others are not. */
+const MAX_EXCLUSIVE = 10
 /** Counted characters up to which a mark that must not stand among them is told from its beginning. */
 const MAX_EXACT = 300
 /** What reads as something else than a string where strings have no quotes. */
@@ -160,14 +154,17 @@ export class JsonSchema {
   }
 
   #value(parts: Parts, path: string, depth: number, style: Style): Expression | null {
-    for (const keyword of UNENFORCED) if (parts.some((part) => keyword in part)) this.note(`"${keyword}"`, path)
+    for (const part of parts) for (const keyword of this.parts.unenforced(part)) this.note(keyword, path)
     for (const part of parts) {
       const keyword = 'anyOf' in part ? 'anyOf' : 'oneOf' in part ? 'oneOf' : null
       if (keyword !== null) return this.#branches(parts, part, keyword, { path, depth, style })
     }
     const values = fixedValues(parts)
     const types = commonTypes(parts)
-    if (values !== null) return this.#fixed(values, types, parts, path, style)
+    if (values !== null) return this.#fixed(values, types, parts, style)
+    const excluded = excludedValues(parts)
+    if (types === null && excluded.length > 0 && !parts.some(hasTypedKeywords))
+      return alternatives([...TYPES].flatMap((type) => (type === 'integer' ? [] : [this.#typed(type, parts, { path, depth, style })]))) // prettier-ignore
     if (types !== null) return alternatives([...types].map((type) => this.#typed(type, parts, { path, depth, style })))
     // Without a type, keywords bind only values of theirs: the types that they speak of are a choice that satisfies them.
     const spoken = Object.keys(KEYWORDS).filter((type) =>
@@ -183,35 +180,32 @@ export class JsonSchema {
       throw new Unenforceable(`"${keyword}": a list with something in it is expected`)
     const branches: readonly unknown[] = listed
     const others = [...parts.filter((other) => other !== part), this.parts.without(part, keyword)]
-    if (keyword === 'oneOf' && branches.length > 1) {
-      const expanded = branches.map((branch) => this.parts.expand([branch]) ?? [])
-      if (!areDisjoint(expanded))
-        this.note('"oneOf" of schemas that may hold together (as "anyOf" it is enforced)', path)
-    }
+    const own = keyword === 'oneOf' ? this.#exclusive(branches, path) : branches.map((branch) => [branch])
     // Resolved already: they must not bring back what `$ref` and `allOf` led to.
     const bare = others.map((other) => this.parts.without(other, '$ref'))
     return alternatives(
-      branches.map((branch, i) => this.node([...bare, branch], below(path, keyword, i), depth + 1, style)),
+      own.map((branch, i) => this.node([...bare, ...branch], below(path, keyword, i), depth + 1, style)),
     )
   }
 
-  #fixed(
-    values: readonly string[],
-    types: ReadonlySet<string> | null,
-    parts: Parts,
-    path: string,
-    style: Style,
-  ): Expression | null {
+  /** For each of the schemas those that bind what it allows and no other does. */
+  #exclusive(branches: readonly unknown[], path: string): (readonly unknown[])[] {
+    const alone = branches.map((branch) => [branch])
+    if (branches.length < 2 || areDisjoint(branches.map((branch) => this.parts.expand([branch]) ?? []))) return alone
+    const negated = branches.length > MAX_EXCLUSIVE ? [null] : branches.map((branch) => this.parts.negation.of(branch))
+    if (!negated.includes(null)) return branches.map((branch, i) => [branch, ...negated.filter((_, j) => j !== i)])
+    this.note('"oneOf" of schemas that may hold together (as "anyOf" it is enforced)', path)
+    return alone
+  }
+
+  #fixed(values: readonly string[], types: ReadonlySet<string> | null, parts: Parts, style: Style): Expression | null {
+    const target = (reference: unknown) => this.parts.target(reference)
+    const rest = withoutLists(parts)
     const left = values.filter((json) => {
       const value: unknown = JSON.parse(json)
-      return (types === null || [...types].some((type) => isOfType(value, type))) && isWithin(value, parts)
+      const isTyped = types === null || [...types].some((type) => isOfType(value, type))
+      return isTyped && rest.every((part) => satisfies(value, part, target))
     })
-    if (
-      left.some((json) => json.startsWith('{') || json.startsWith('[')) &&
-      parts.some((part) => 'properties' in part || 'items' in part)
-    )
-      // prettier-ignore
-      this.note('"enum" of objects or lists beside other keywords', path)
     if (left.length === 0) throw new Unsatisfiable('"enum" or "const" without a value that the rest allows')
     const written = left.flatMap((json) => writtenIn(JSON.parse(json), style) ?? [])
     if (written.length === 0)
@@ -221,19 +215,22 @@ export class JsonSchema {
 
   #typed(type: string, parts: Parts, { path, depth, style }: Place): Expression | null {
     const { words } = style.notation
+    const excluded = excludedValues(parts)
     switch (type) {
       case 'null':
-        return text(words.null)
+        return excluded.includes(null) ? null : text(words.null)
       case 'boolean':
-        return oneOf(text(words.true), text(words.false))
+        return alternatives([true, false].map((value) => (excluded.includes(value) ? null : text(words[`${value}`]))))
       case 'string':
         return this.#string(parts, path, style)
       case 'integer':
       case 'number':
         return this.#number(type, parts, path)
       case 'array':
+        if (excluded.some(Array.isArray)) this.note('"not" of a list', path)
         return arrayRule(this, parts, { path, depth, style })
       default:
+        if (excluded.some(isSchema)) this.note('"not" of an object', path)
         return objectRule(this, parts, { path, depth, style })
     }
   }
@@ -261,17 +258,27 @@ export class JsonSchema {
     // prettier-ignore
     const patterns: Regex[] = []
     const formats: Regex[] = []
-    for (const { pattern, format } of parts) {
+    const unwanted = excludedValues(parts)
+      .filter((value) => typeof value === 'string')
+      .map(literal)
+    const forbidden = [...excluded, ...unwanted]
+    for (const part of parts) {
+      const { pattern, format } = part
+      const not = part[NOT_PATTERN]
+      if (typeof not === 'string') this.#tryPattern(not, forbidden, path)
       if (typeof pattern === 'string') this.#tryPattern(pattern, patterns, path)
       else if (pattern !== undefined) throw new Unenforceable('"pattern" that is no string')
       const known = FORMATS.get(format)
       if (known !== undefined) formats.push(wholly(parseRegex(known)))
+      if (format === 'regex') this.note('"format" regex', path)
     }
-    const { least, most } = counts(parts, 'minLength', 'maxLength')
-    const isTooLong = least > MAX_COUNTED || (most > MAX_COUNTED && most < Infinity)
-    if (isTooLong) this.note(`"minLength" or "maxLength" above ${MAX_COUNTED}`, path)
+    const asked = counts(parts, 'minLength', 'maxLength')
+    const { least } = asked
+    const isTooLong = least > MAX_COUNTED
+    if (isTooLong) this.note(`"minLength" above ${MAX_COUNTED}`, path)
+    const most = asked.most < Infinity ? Math.min(asked.most, MAX_COUNTED) : Infinity
     const isCounted = !isTooLong && (least > 0 || most < Infinity)
-    if (patterns.length + formats.length + excluded.length === 0) {
+    if (patterns.length + formats.length + forbidden.length === 0) {
       const [low, high] = isCounted ? [least, most] : [0, Infinity]
       if (mark === null) return times(this.#character, low, high)
       if (isCounted && Math.max(least, most === Infinity ? 0 : most) > MAX_EXACT) return times(character(beginningNo(mark), 'text'), low, high) // prettier-ignore
@@ -282,7 +289,7 @@ export class JsonSchema {
       [...formats, ...lengths],
       [...patterns, ...lengths],
     ]
-    return this.#language(wishes, excluded, mark, path)
+    return this.#language(wishes, forbidden, mark, path)
   }
 
   #tryPattern(pattern: string, patterns: Regex[], path: string): void {
@@ -335,11 +342,14 @@ export class JsonSchema {
     const steps = [...new Set(parts.flatMap(({ multipleOf }) => (multipleOf === undefined ? [] : [multipleOf])))]
     if (steps.some((step) => typeof step !== 'number' || !(step > 0)))
       throw new Unenforceable('"multipleOf": a number above 0 is expected')
+    const unwanted = excludedValues(parts).filter((value) => typeof value === 'number')
+    const hasFraction = parts.some((part) => part[FRACTIONAL] === true)
     const needed = steps.map(Number).filter((step) => !(type === 'integer' && Number.isInteger(1 / step)))
-    if (needed.length === 0) return this.#digits(range)
+    if (needed.length === 0 && unwanted.length === 0 && !hasFraction) return this.#digits(range)
     const bounded = low === null && high === null && type === 'number' ? decimals({ value: -1e15, isExclusive: false }, { value: 1e15, isExclusive: false }) : range // prettier-ignore
     try {
-      let automaton = intersect([bounded])
+      let automaton = intersect(hasFraction ? [bounded, parseRegex(FRACTION)] : [bounded], unwanted.map(spellings))
+      if (automaton === null) throw new Unsatisfiable('bounds that leave no number')
       for (const step of needed) automaton = automaton && product(automaton, multiples(step))
       if (automaton === null) throw new Unsatisfiable('bounds that leave no multiple')
       return written(automaton, 'text')
@@ -382,6 +392,28 @@ export class JsonSchema {
   }
 }
 
+/** Decimals that are no integers. */
+const FRACTION = '-?\\d+\\.\\d*[1-9]\\d*'
+
+/** A number in every way that a decimal can be written. */
+function spellings(value: number): Regex {
+  const [whole = '', fraction = ''] = decimalText(Math.abs(value)).split('.')
+  const sign = value === 0 ? '-?' : value < 0 ? '-' : ''
+  return parseRegex(`${sign}${whole}${fraction === '' ? '(?:\\.0+)?' : `\\.${fraction}0*`}`)
+}
+
+function decimalText(value: number): string {
+  return value.toLocaleString('en-US', { useGrouping: false, maximumFractionDigits: 20 })
+}
+
+function excludedValues(parts: Parts): readonly unknown[] {
+  return parts.flatMap((part): unknown[] => (Array.isArray(part[NOT_VALUES]) ? (part[NOT_VALUES] as unknown[]) : []))
+}
+
+function hasTypedKeywords(part: Schema): boolean {
+  return Object.values(KEYWORDS).some((keywords) => keywords.some((keyword) => keyword in part))
+}
+
 /** A name without quotes. */
 export function bareKey(): Expression {
   return written(intersect([wholly(parseRegex('[A-Za-z_][A-Za-z0-9_]{0,63}'))]) ?? { states: [] }, 'text')
@@ -415,24 +447,4 @@ function tightest(parts: Parts, inclusive: string, exclusive: string, sign: 1 | 
     if (typeof flag !== 'boolean') take(flag, true, exclusive)
   }
   return found
-}
-
-/** A fixed value against the bounds beside it. */
-function isWithin(value: unknown, parts: Parts): boolean {
-  if (typeof value === 'number') {
-    const low = tightest(parts, 'minimum', 'exclusiveMinimum', 1)
-    const high = tightest(parts, 'maximum', 'exclusiveMaximum', -1)
-    return !(low !== null && (low.isExclusive ? value <= low.value : value < low.value)) && !(high !== null && (high.isExclusive ? value >= high.value : value > high.value)) // prettier-ignore
-  }
-  if (typeof value !== 'string') return true
-  const { least, most } = counts(parts, 'minLength', 'maxLength')
-  const length = Array.from(value).length
-  if (length < least || length > most) return false
-  const languages = parts.flatMap(({ pattern }) => (typeof pattern === 'string' ? [pattern] : []))
-  if (languages.length === 0) return true
-  try {
-    return languages.every((pattern) => new RegExp(pattern, 'u').test(value))
-  } catch {
-    return true
-  }
 }

@@ -2,7 +2,7 @@
 import type { LiteralBody, TaggedBody } from '../tool-calls/tool-call-format.ts'
 import { character, inOrder, NOTHING, oneOf, optional, text, times } from './byte-grammar.ts'
 import type { Expression, GrammarRules } from './byte-grammar.ts'
-import { isSchema } from './schema-parts.ts'
+import { isSchema } from './schema.ts'
 
 /** What goes around the members of an object or a list, and between them. */
 export interface Brackets {

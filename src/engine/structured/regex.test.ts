@@ -1,7 +1,12 @@
 import { afterAll, describe, expect, it } from 'vitest'
 import { createByteTokenizer, EOS } from '../../../test/engine/byte-tokenizer.ts'
 import { draw } from '../../../test/engine/grammar-draw.ts'
+import { createRandom } from '../../../test/engine/random.ts'
+import { intersect } from './automaton.ts'
+import type { Automaton, AutomatonState } from './automaton.ts'
 import { createGrammarCompiler } from './grammar.ts'
+import { parseRegex, searched } from './regex.ts'
+import { Unenforceable } from './unenforceable.ts'
 
 const compiler = createGrammarCompiler({ tokenizer: createByteTokenizer(), vocabSize: 264, eosTokenIds: [EOS] })
 afterAll(() => compiler.close())
@@ -50,9 +55,58 @@ describe('what finishes matches the whole pattern', () => {
   })
 })
 
+describe('a pattern finds what JavaScript finds', () => {
+  const texts = Array.from({ length: 2 ** 7 - 1 }, (_, i) => (i + 1).toString(2).slice(1).replaceAll('0', 'a').replaceAll('1', 'b')) // prettier-ignore
+
+  function accepts({ states }: Automaton, text: string): boolean {
+    let state: AutomatonState | undefined = states[0]
+    for (const character of text) {
+      const code = character.codePointAt(0) ?? 0
+      const edge = state?.next.find(({ set }) => set.some(([low, high]) => low <= code && code <= high))
+      if (edge === undefined) return false
+      state = states[edge.state]
+    }
+    return state?.isEnd === true
+  }
+
+  function expectSame(pattern: string): void {
+    const own = intersect([searched(parseRegex(pattern))])
+    const found = texts.filter((text) => new RegExp(pattern, 'u').test(text))
+    expect(own === null ? [] : texts.filter((text) => accepts(own, text)), pattern).toEqual(found)
+  }
+
+  it.each(['^(?:a|b$)a*', '((?!ab).)*$', '^((?!ab).)*$', '^(?!^a*$)[ab]+$', '^^a', 'a$|^b', '(a(?=b)|b){2}$', '^(?:(?=a)[ab]b?)+$', '(?:a$)?b*', '^(?=a|^b)', '(?=a$)a'])('%s', expectSame) // prettier-ignore
+
+  it('drawn at random', () => {
+    const random = createRandom(9)
+    const atom = (depth: number): string => {
+      const inner = () => sequence(depth - 1)
+      return random.pick([() => 'a', () => 'b', () => '.', () => '[ab]', ...(depth > 0 ? [() => `(${inner()})`, () => `(?:${inner()}|${inner()})`, () => `(?=${inner()})`, () => `(?!${inner()})`, () => '$'] : [])])() // prettier-ignore
+    }
+    const part = (depth: number): string => {
+      const made = atom(depth)
+      return /^(?:\(\?[=!]|\$)/.test(made) ? made : made + random.pick(['', '', '', '*', '?', '{1,2}', '+'])
+    }
+    const sequence = (depth: number): string => Array.from({ length: 1 + Math.floor(random.next() * 2) }, () => part(depth)).join('') // prettier-ignore
+    let numRead = 0
+    for (let i = 0; i < 150; i++) {
+      const pattern = random.pick(['', '^']) + sequence(2) + random.pick(['', '$'])
+      try {
+        intersect([searched(parseRegex(pattern))])
+      } catch (error) {
+        expect(error).toBeInstanceOf(Unenforceable)
+        continue
+      }
+      expectSame(pattern)
+      numRead++
+    }
+    expect(numRead).toBeGreaterThan(100)
+  })
+})
+
 describe('what cannot be enforced is refused, in words', () => {
   it.each([
-    ['a$b', '"^" elsewhere than at its beginning or "$" elsewhere than at its end'],
+    ['a$b', 'no text matches it'],
     ['a(b|^c)', '"^" elsewhere'],
     ['[^\\s\\S]', 'no text matches it'],
     ['\\bword', '"\\b", a word boundary'],

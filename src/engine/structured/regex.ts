@@ -297,11 +297,24 @@ export function wholly(pattern: Regex): Regex {
 /** `free` stands where the pattern has no anchor. */
 function anchored(pattern: Regex, free: Regex): Regex {
   const begun = splitAtStart(pattern)
-  const beginnings = [...begun.anchored, ...begun.free.map((part) => sequence(free, part))]
-  const ended = splitAtEnd(choice(...beginnings))
+  const behind = (part: Regex) => (free === EMPTY ? atStart(part) : sequence(free, part))
+  const ended = splitAtEnd(choice(...begun.anchored.map(atStart), ...begun.free.map(behind)))
   const whole = choice(...ended.anchored, ...ended.free.map((part) => sequence(part, free)))
-  if (hasAnchor(whole)) throw new Unenforceable('"^" elsewhere than at its beginning or "$" elsewhere than at its end')
+  if (contains(whole, 'start', true)) throw new Unenforceable('"^" elsewhere than at its beginning')
   return whole
+}
+
+/** What stands at the beginning of a text: so does what its first look-aheads see. */
+function atStart(node: Regex): Regex {
+  if (node.kind === 'choice') return choice(...node.parts.map(atStart))
+  if (node.kind === 'look') {
+    const { anchored: begun, free } = splitAtStart(node.ahead)
+    return { ...node, ahead: choice(...[...begun, ...free].map(atStart)) }
+  }
+  if (node.kind !== 'sequence') return node
+  const numLooks = node.parts.findIndex(({ kind }) => kind !== 'look')
+  const end = numLooks < 0 ? node.parts.length : numLooks + 1
+  return sequence(...node.parts.slice(0, end).map(atStart), ...node.parts.slice(end))
 }
 
 /** The alternatives that begin with an anchor, without it, and the others. */
@@ -315,6 +328,10 @@ function splitAtStart(node: Regex): Split {
   if (node.kind === 'choice') return splitParts(node.parts, splitAtStart)
   if (node.kind !== 'sequence' || !hasAnchor(node)) return { anchored: [], free: [node] }
   const [first = EMPTY, ...rest] = node.parts
+  if (first.kind === 'start') {
+    const { anchored: begun, free } = splitAtStart(sequence(...rest))
+    return { anchored: [...begun, ...free], free: [] }
+  }
   if (first.kind === 'look') return extend(splitAtStart(sequence(...rest)), (part) => sequence(first, part))
   return extend(splitAtStart(first), (part) => sequence(part, ...rest))
 }
@@ -337,30 +354,34 @@ function extend({ anchored, free }: Split, change: (part: Regex) => Regex): Spli
 
 /** Anchors inside of a look-ahead are its own. */
 function hasAnchor(node: Regex): boolean {
+  return contains(node, 'start', false) || contains(node, 'end', false)
+}
+
+/** What it matches depends on what follows. */
+export function looksAhead(node: Regex): boolean {
+  return contains(node, 'look', false) || contains(node, 'end', false)
+}
+
+/** Nothing matches it too. */
+export function isNullable(node: Regex): boolean {
   switch (node.kind) {
-    case 'start':
-    case 'end':
-      return true
-    case 'sequence':
-    case 'choice':
-      return node.parts.some(hasAnchor)
-    case 'repeat':
-      return hasAnchor(node.of)
-    default:
+    case 'set':
       return false
+    case 'sequence':
+      return node.parts.every(isNullable)
+    case 'choice':
+      return node.parts.some(isNullable)
+    case 'repeat':
+      return node.min === 0 || isNullable(node.of)
+    default:
+      return true
   }
 }
 
-export function hasLookAhead(node: Regex): boolean {
-  switch (node.kind) {
-    case 'look':
-      return true
-    case 'sequence':
-    case 'choice':
-      return node.parts.some(hasLookAhead)
-    case 'repeat':
-      return hasLookAhead(node.of)
-    default:
-      return false
-  }
+function contains(node: Regex, kind: Regex['kind'], withinLooks: boolean): boolean {
+  if (node.kind === kind) return true
+  const inner = (part: Regex) => contains(part, kind, withinLooks)
+  if (node.kind === 'sequence' || node.kind === 'choice') return node.parts.some(inner)
+  if (node.kind === 'repeat') return inner(node.of)
+  return node.kind === 'look' && withinLooks && inner(node.ahead)
 }

@@ -1,42 +1,72 @@
 /** JSON Schemas as conjunctions: what `$ref` and `allOf` bring together, and what is known of a conjunction. Pure data. */
 import { oneOf } from './byte-grammar.ts'
 import type { Expression } from './byte-grammar.ts'
+import { FRACTIONAL, isSchema, KEYWORDS, NOT_PATTERN, NOT_VALUES, TYPES, typesOf } from './schema.ts'
+import type { Schema } from './schema.ts'
+import { SchemaNegation } from './schema-negation.ts'
+import { SchemaReferences } from './schema-references.ts'
 import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
-
-export type Schema = { readonly [keyword: string]: unknown }
 
 /** Schemas that bind one value all together. */
 export type Parts = readonly Schema[]
 
-/** Keywords by the type of value that they bind. */
-export const KEYWORDS: Readonly<Record<string, readonly string[]>> = {
-  string: ['minLength', 'maxLength', 'pattern', 'format'],
-  number: ['minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum', 'multipleOf'],
-  array: ['items', 'prefixItems', 'minItems', 'maxItems', 'uniqueItems', 'unevaluatedItems'],
-  object: 'properties required additionalProperties minProperties maxProperties patternProperties propertyNames unevaluatedProperties dependentRequired'.split(' '), // prettier-ignore
-  boolean: [],
-  null: [],
-}
-/** Keywords of the standard that bind values and are not enforced. Any other keyword is an annotation. */
-export const UNENFORCED = ['not', 'if', 'dependentSchemas', 'dependencies', 'contains', 'additionalItems', '$dynamicRef', '$recursiveRef'] // prettier-ignore
-const BINDING = new Set([...Object.values(KEYWORDS).flat(), ...UNENFORCED, 'type', 'nullable', 'enum', 'const', 'anyOf', 'oneOf']) // prettier-ignore
+/** Keywords that lead to further schemas which bind the same value. */
+const FOLLOWED = ['$ref', '$dynamicRef', '$recursiveRef', 'allOf', 'not', 'if', 'dependentSchemas', 'dependencies'] as const // prettier-ignore
+const BINDING = new Set([...Object.values(KEYWORDS).flat(), ...FOLLOWED, NOT_VALUES, NOT_PATTERN, FRACTIONAL, 'type', 'nullable', 'enum', 'const', 'anyOf', 'oneOf']) // prettier-ignore
 const MAX_CHAIN = 2000
 
-export function isSchema(value: unknown): value is Schema {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
-export function typesOf(type: unknown): string[] {
-  return (Array.isArray(type) ? type : [type]).map(String)
+/** What a schema's keywords ask for in other words, and those of them that cannot be put so. */
+interface Implied {
+  readonly schemas: readonly unknown[]
+  readonly unenforced: readonly string[]
 }
 
 /** Resolves references within one schema. */
 export class SchemaParts {
-  readonly #root: unknown
+  readonly negation: SchemaNegation
+  readonly #references: SchemaReferences
   readonly #omitted = new WeakMap<Schema, Map<string, Schema>>()
+  readonly #implied = new WeakMap<Schema, Implied>()
 
   constructor(root: unknown) {
-    this.#root = root
+    this.#references = new SchemaReferences(root)
+    this.negation = new SchemaNegation((reference) => this.target(reference))
+  }
+
+  /** Throws Unenforceable for a reference that leads nowhere. */
+  target(reference: unknown): unknown {
+    return this.#references.target(reference)
+  }
+
+  /** Keywords that bind a value of the schema and cannot be enforced. */
+  unenforced(schema: Schema): readonly string[] {
+    return this.#impliedBy(schema).unenforced
+  }
+
+  /** `not`, `if` and what depends on a property as schemas that bind the value. */
+  #impliedBy(schema: Schema): Implied {
+    const known = this.#implied.get(schema)
+    if (known !== undefined) return known
+    const schemas: unknown[] = []
+    const unenforced: string[] = []
+    const add = (keyword: string, made: unknown) => (made === null ? unenforced.push(keyword) : schemas.push(made))
+    if ('not' in schema) add('"not"', this.negation.of(schema.not))
+    if ('if' in schema && ('then' in schema || 'else' in schema)) add('"if"', this.#conditional(schema))
+    for (const [name, inner] of Object.entries({
+      ...dependencies(schema.dependencies),
+      ...dependencies(schema.dependentSchemas),
+    }))
+      // prettier-ignore
+      schemas.push({ anyOf: [{ properties: { [name]: false } }, { required: [name], allOf: [inner] }] })
+    const made = { schemas, unenforced }
+    this.#implied.set(schema, made)
+    return made
+  }
+
+  #conditional({ if: condition, then = true, else: otherwise = true }: Schema): unknown {
+    const negated = this.negation.of(condition)
+    if (negated === null) return null
+    return { anyOf: [{ allOf: [condition, then] }, { allOf: [negated, otherwise] }] }
   }
 
   /** All schemas that bind a value of these; null: nothing can satisfy them. Throws Unenforceable. */
@@ -55,7 +85,8 @@ export class SchemaParts {
       if (schema.allOf !== undefined && (!Array.isArray(schema.allOf) || schema.allOf.length === 0))
         throw new Unenforceable('"allOf": a list with something in it is expected')
       const members: readonly unknown[] = Array.isArray(schema.allOf) ? schema.allOf : []
-      const isPossible = (schema.$ref === undefined || visit(this.#target(schema.$ref))) && members.every(visit)
+      const references = [schema.$ref, schema.$dynamicRef, schema.$recursiveRef].filter((one) => one !== undefined)
+      const isPossible = references.every((one) => visit(this.target(one))) && members.every(visit) && this.#impliedBy(schema).schemas.every(visit) // prettier-ignore
       active.delete(schema)
       return isPossible
     }
@@ -65,35 +96,20 @@ export class SchemaParts {
 
   /** The same schema without a keyword, and without what `expand` followed; the same object each time. */
   without(schema: Schema, keyword: string): Schema {
-    if (![keyword, '$ref', 'allOf'].some((name) => name in schema)) return schema
+    const omitted: readonly string[] = [keyword, ...FOLLOWED]
+    if (!omitted.some((name) => name in schema)) return schema
     const known = this.#omitted.get(schema) ?? new Map<string, Schema>()
     this.#omitted.set(schema, known)
-    const made = known.get(keyword) ?? Object.fromEntries(Object.entries(schema).filter(([name]) => name !== keyword && name !== '$ref' && name !== 'allOf')) // prettier-ignore
+    const made = known.get(keyword) ?? Object.fromEntries(Object.entries(schema).filter(([name]) => !omitted.includes(name))) // prettier-ignore
     known.set(keyword, made)
     return made
   }
-
-  #target(reference: unknown): unknown {
-    if (reference === '#') return this.#root
-    if (typeof reference !== 'string' || !reference.startsWith('#/'))
-      throw new Unenforceable('"$ref" to anything but a place in the same schema, as in "#/$defs/name"')
-    let target: unknown = this.#root
-    for (const step of reference.slice(2).split('/')) {
-      const key = decode(step).replaceAll('~1', '/').replaceAll('~0', '~')
-      const at: unknown = target
-      target = typeof at === 'object' && at !== null && Object.hasOwn(at, key) ? Reflect.get(at, key) : undefined
-    }
-    if (target === undefined) throw new Unenforceable('"$ref" to a place that is not there')
-    return target
-  }
 }
 
-function decode(step: string): string {
-  try {
-    return decodeURIComponent(step)
-  } catch {
-    return step
-  }
+/** Schemas by the property that they depend on; a list of further properties as a schema. */
+function dependencies(listed: unknown): Readonly<Record<string, unknown>> {
+  if (!isSchema(listed)) return {}
+  return Object.fromEntries(Object.entries(listed).map(([name, inner]) => [name, Array.isArray(inner) ? { required: inner } : inner])) // prettier-ignore
 }
 
 function describe(value: unknown): string {
@@ -130,23 +146,6 @@ export function commonTypes(parts: Parts): ReadonlySet<string> | null {
   // Every integer is a number.
   if (left?.has('number') === true) left.delete('integer')
   return left
-}
-
-export const TYPES: ReadonlySet<string> = new Set(['null', 'boolean', 'integer', 'number', 'string', 'array', 'object'])
-
-export function isOfType(value: unknown, type: string): boolean {
-  switch (type) {
-    case 'null':
-      return value === null
-    case 'array':
-      return Array.isArray(value)
-    case 'object':
-      return isSchema(value)
-    case 'integer':
-      return Number.isInteger(value)
-    default:
-      return typeof value === type
-  }
 }
 
 /** No value can satisfy two of them: their types differ, or a property that they all require has other values in each. Linear. */

@@ -1,6 +1,6 @@
 /** What a schema says of how a value is written where strings stand as they are, without quotes. */
-import { isSchema, typesOf } from '../structured/schema-parts.ts'
-import type { Schema } from '../structured/schema-parts.ts'
+import { isSchema, typesOf } from '../structured/schema.ts'
+import type { Schema } from '../structured/schema.ts'
 
 /** `string`: always a string. `other`: never one. `mixed`: what reads as JSON is not one. */
 export type ParameterKind = 'string' | 'other' | 'mixed'

@@ -130,7 +130,7 @@ describe('a request is refused by name', () => {
   })
 
   it('tools.0.function.parameters, when they are strict and cannot be enforced', async () => {
-    const parameters = { type: 'object', properties: { a: { not: {} } } }
+    const parameters = { type: 'object', properties: { a: { not: { format: 'date' } } } }
     const compile = (strict: boolean) => {
       const tools = [{ type: 'function', function: { name: 'x', parameters, strict } }]
       const grammar = toolCallGrammar(formatOf('hermes'), use({ tools }), tokenizer)

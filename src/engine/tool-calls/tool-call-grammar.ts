@@ -1,7 +1,7 @@
 /** What an answer that has to call functions may look like, in the model's own format: every call is valid by construction. */
 import { EngineError } from '../request.ts'
 import type { ToolDefinition, ToolUse } from '../request.ts'
-import { isSchema } from '../structured/schema-parts.ts'
+import { isSchema } from '../structured/schema.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import type { CallBody, LiteralBody, TaggedBody, ToolCallFormat } from './tool-call-format.ts'
 import { marksOf } from './tool-call-marks.ts'

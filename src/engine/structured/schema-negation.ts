@@ -1,0 +1,126 @@
+/** Schemas of the values that a schema does not allow: for `not`, the other branch of `if`, and `oneOf`. Pure data. */
+import { FRACTIONAL, isSchema, NOT_PATTERN, NOT_VALUES, typesOf } from './schema.ts'
+import type { Schema } from './schema.ts'
+
+const MAX_DEPTH = 12
+const EVERY_TYPE = ['null', 'boolean', 'number', 'string', 'array', 'object'] as const
+
+export class SchemaNegation {
+  readonly #target: (reference: unknown) => unknown
+  /** The same schema each time: schemas are known by what they are. */
+  readonly #known = new WeakMap<Schema, Schema | boolean | null>()
+
+  /** `target`: where a reference leads. */
+  constructor(target: (reference: unknown) => unknown) {
+    this.#target = target
+  }
+
+  /** null: there is no way to say it. */
+  of(schema: unknown, depth = 0): Schema | boolean | null {
+    if (typeof schema === 'boolean') return !schema
+    if (!isSchema(schema) || depth > MAX_DEPTH) return null
+    const known = this.#known.get(schema)
+    if (known !== undefined) return known
+    // A schema that leads to itself.
+    this.#known.set(schema, null)
+    const made = this.#make(schema, depth)
+    this.#known.set(schema, made)
+    return made
+  }
+
+  #make(schema: Schema, depth: number): Schema | boolean | null {
+    const breaches: (Schema | boolean)[] = []
+    for (const [keyword, value] of Object.entries(schema)) {
+      const found = this.#breaches(keyword, value, schema, depth)
+      if (found === null) return null
+      breaches.push(...found)
+    }
+    if (breaches.includes(true)) return true
+    const left = breaches.filter(isSchema)
+    const [only] = left
+    if (only === undefined) return false
+    return left.length === 1 ? only : { anyOf: left }
+  }
+
+  /** Schemas that each break what the keyword asks for, all together in every way; null: they are not known. */
+  #breaches(keyword: string, value: unknown, schema: Schema, depth: number): readonly (Schema | boolean)[] | null {
+    const each = (of: readonly unknown[]): (Schema | boolean)[] | null => {
+      const found = of.map((one) => this.of(one, depth + 1))
+      return found.includes(null) ? null : found.filter((one) => one !== null)
+    }
+    switch (keyword) {
+      case '$ref':
+        return each([this.#target(value)])
+      case 'allOf':
+        return Array.isArray(value) ? each(value) : null
+      case 'anyOf': {
+        const found = Array.isArray(value) ? each(value) : null
+        return found === null ? null : [{ allOf: found }]
+      }
+      case 'not':
+        return [isSchema(value) ? value : value === true]
+      case 'type':
+        return ofType(value, schema.nullable === true)
+      case 'enum':
+        return Array.isArray(value) ? [{ [NOT_VALUES]: value }] : null
+      case 'const':
+        return [{ [NOT_VALUES]: [value] }]
+      case 'pattern':
+        return typeof value === 'string' ? [{ type: 'string', [NOT_PATTERN]: value }] : null
+      case 'required':
+        return Array.isArray(value) ? value.map((name) => ({ type: 'object', properties: { [String(name)]: false } })) : null // prettier-ignore
+      case 'properties': {
+        if (!isSchema(value)) return null
+        const names = Object.keys(value)
+        const found = each(Object.values(value))
+        return found?.flatMap((inner, i) => (inner === false ? [] : [{ type: 'object', required: [names[i]], properties: { [names[i] ?? '']: inner } }])) ?? null // prettier-ignore
+      }
+      case 'items':
+        return each([value])?.map((found) => ({ type: 'array', contains: found })) ?? null
+      case 'contains':
+        if ('minContains' in schema || 'maxContains' in schema) return null
+        return each([value])?.map((found) => ({ type: 'array', items: found })) ?? null
+      case 'multipleOf':
+        return value === 1 ? [{ type: 'number', [FRACTIONAL]: true }] : null
+      case 'exclusiveMinimum':
+      case 'exclusiveMaximum':
+      case 'minimum':
+      case 'maximum':
+        return typeof value === 'number' ? [ofBound(keyword, value)] : null
+      default:
+        return ofCount(keyword, value) ?? (UNKNOWN.has(keyword) ? null : [])
+    }
+  }
+}
+
+/** Keywords of which no breach is known. */
+const UNKNOWN: ReadonlySet<string> = new Set(['oneOf', 'format', 'uniqueItems', 'prefixItems', 'additionalItems', 'additionalProperties', 'patternProperties', 'propertyNames', 'dependentRequired', 'dependentSchemas', 'dependencies', 'if', 'unevaluatedItems', 'unevaluatedProperties', '$dynamicRef', '$recursiveRef']) // prettier-ignore
+
+function ofType(type: unknown, isNullable: boolean): (Schema | boolean)[] {
+  const named = new Set(typesOf(type))
+  if (isNullable) named.add('null')
+  const others = EVERY_TYPE.filter((name) => !named.has(name) && !(name === 'number' && named.has('integer')))
+  const fractions = named.has('integer') && !named.has('number') ? [{ type: 'number', [FRACTIONAL]: true }] : []
+  return [...(others.length === 0 ? [] : [{ type: others }]), ...fractions]
+}
+
+const BREACHED_BOUNDS = { minimum: 'exclusiveMaximum', maximum: 'exclusiveMinimum', exclusiveMinimum: 'maximum', exclusiveMaximum: 'minimum' } as const // prettier-ignore
+
+function ofBound(keyword: keyof typeof BREACHED_BOUNDS, value: number): Schema {
+  return { type: 'number', [BREACHED_BOUNDS[keyword]]: value }
+}
+
+const COUNTS: Readonly<Record<string, readonly [type: string, breach: string, step: 1 | -1]>> = {
+  minLength: ['string', 'maxLength', -1],
+  maxLength: ['string', 'minLength', 1],
+  minItems: ['array', 'maxItems', -1],
+  maxItems: ['array', 'minItems', 1],
+  minProperties: ['object', 'maxProperties', -1],
+  maxProperties: ['object', 'minProperties', 1],
+}
+
+function ofCount(keyword: string, value: unknown): readonly (Schema | boolean)[] | undefined {
+  const [type, breach, step = 1] = COUNTS[keyword] ?? []
+  if (type === undefined || breach === undefined) return undefined
+  return typeof value === 'number' && value + step >= 0 ? [{ type, [breach]: value + step }] : [false]
+}
