@@ -1,10 +1,10 @@
+import { readFileSync } from 'node:fs'
 import { Ajv2020 } from 'ajv/dist/2020.js'
 import addFormats from 'ajv-formats'
 import { afterAll, describe, expect, it } from 'vitest'
 import { createByteTokenizer, EOS } from '../../../test/engine/byte-tokenizer.ts'
 import { draw } from '../../../test/engine/grammar-draw.ts'
 import { createRandom } from '../../../test/engine/random.ts'
-import schemas from '../../../test/engine/schemas.json' with { type: 'json' }
 import { createGrammarCompiler } from './grammar.ts'
 
 const compiler = createGrammarCompiler({ tokenizer: createByteTokenizer(), vocabSize: 264, eosTokenIds: [EOS] })
@@ -117,6 +117,7 @@ const everyday: Record<string, unknown> = {
   },
 }
 
+const schemas: unknown = JSON.parse(readFileSync(new URL('../../../test/engine/schemas.json', import.meta.url), 'utf8'))
 const names = (count: number) => Array.from({ length: count }, (_, i) => `p${i}`)
 const nulls = (count: number) => Object.fromEntries(names(count).map((name) => [name, { type: 'null' }]))
 /** Every keyword of the standard, alone and beside others. */
