@@ -1,8 +1,9 @@
+import { statSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { createLocalRunner } from '../../src/engine/runner/local.ts'
 import { loadModel } from '../../src/engine/runner/model.ts'
 import type { SequencePlan } from '../../src/engine/runner/runner.ts'
-import { forcedDecode, GOLDEN_MODELS, goldenRequest, readGolden, runGolden } from './golden.ts'
+import { forcedDecode, GOLDEN_MODELS, goldenPath, goldenRequest, readGolden, runGolden } from './golden.ts'
 import { GREEDY } from '../../src/kernels/sampling.ts'
 
 test.each(GOLDEN_MODELS)('%s gives the logits, log-probabilities and tokens of transformers', async (name) => {
@@ -31,6 +32,15 @@ test('logits have the same bits for every chunk size, block size and block order
     await model.backend.close()
   }
   await whole.backend.close()
+})
+
+test('weights are counted once, whatever many matrices their rows go to', async () => {
+  const model = await loadModel(goldenRequest('qwen3_5'))
+  const { size } = statSync(`${goldenPath('qwen3_5')}/model.safetensors`)
+  // The file's header, and vectors, which are not counted, take the rest.
+  expect(model.info.weightBytes).toBeLessThan(size)
+  expect(model.info.weightBytes).toBeGreaterThan(0.85 * size)
+  await model.backend.close()
 })
 
 test('sequences of one step, in prefill and decode, each get the tokens they get alone', async () => {

@@ -36,9 +36,14 @@ export function tallying(source: WeightSource, tally: { bytes: number; readonly 
       tally.hash.update(new Uint8Array(plane.buffer, plane.byteOffset, Math.min(DIGEST_BYTES, plane.byteLength)))
     return data
   }
+  // A tensor that gives rows to two matrices is read twice.
+  const read = new Set<string>()
   return {
     ...source,
-    read: async (name) => count(await source.read(name), true),
+    read: async (name) => {
+      const data = await source.read(name)
+      return read.size === read.add(name).size ? data : count(data, true)
+    },
     rows(name) {
       const rows = source.rows(name)
       return rows === null

@@ -184,7 +184,9 @@ test('layers without attention are told by layer_types, or by the family where t
   ])
   // Of a model without such layers nothing is asked that only they need.
   expect(kinds({ layer_types: ['attention', 'attention'] })).toEqual(['attention', 'attention'])
-  const lfm2 = { ...LLAMA, architectures: ['Lfm2ForCausalLM'], full_attn_idxs: [1, 4] }
+  const lfm2 = { ...LLAMA, architectures: ['Lfm2ForCausalLM'], full_attn_idxs: [1, 4], block_ff_dim: 12_288 }
+  // Two thirds, in whole 256.
+  expect(parseSpec('config.json', lfm2, null).layers[0]!.mlp).toMatchObject({ width: 8192 })
   expect(kinds(lfm2)).toEqual([
     'shortConvolution',
     'attention',
@@ -193,4 +195,28 @@ test('layers without attention are told by layer_types, or by the family where t
     'attention',
     'shortConvolution',
   ])
+})
+
+test("Qwen3.5's text part stands nested, its rope is partial, its attention gated unless it says otherwise", () => {
+  const text = {
+    ...LLAMA,
+    architectures: undefined,
+    head_dim: 16,
+    full_attention_interval: 3,
+    rope_parameters: { rope_type: 'default', rope_theta: 1e7, partial_rotary_factor: 0.25, mrope_section: [1, 1, 0] },
+    linear_num_key_heads: 2,
+    linear_num_value_heads: 4,
+    linear_key_head_dim: 8,
+    linear_value_head_dim: 16,
+    linear_conv_kernel_dim: 4,
+    eos_token_id: 9,
+  }
+  const config = { architectures: ['Qwen3_5ForConditionalGeneration'], text_config: text, tie_word_embeddings: true }
+  const spec = parseSpec('config.json', config, null)
+  const delta = { kind: 'gatedDelta', kernel: 4, numKeyHeads: 2, numValueHeads: 4, keyDim: 8, valueDim: 16 }
+  expect(spec.layers.map(({ mixer }) => mixer)).toMatchObject([delta, delta, { isGated: true }, delta, delta, {}])
+  expect(spec.ropes[0]!.inverseFrequencies).toHaveLength(2)
+  expect(spec).toMatchObject({ normAddsOne: true, qkNorm: 'head', eosTokenIds: [9], tiesEmbeddings: true })
+  const plain = parseSpec('config.json', { ...config, text_config: { ...text, attn_output_gate: false } }, null)
+  expect(attentionOf(plain).map(({ isGated }) => isGated)).toEqual([false, false])
 })

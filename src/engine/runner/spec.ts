@@ -163,7 +163,9 @@ function requireDense(config: ConfigReader): void {
 }
 
 function mlpWidthOf(config: ConfigReader, { intermediateField, roundsMlpWidth }: Family): number {
-  const width = config.size(intermediateField)
+  // LFM2's older configs have the field under another name.
+  const field = roundsMlpWidth && config.raw('block_ff_dim') !== null ? 'block_ff_dim' : intermediateField
+  const width = config.size(field)
   if (!roundsMlpWidth || !config.flag('block_auto_adjust_ff_dim', true)) return width
   const multiplier = config.number('block_ffn_dim_multiplier', 1)
   const multiple = config.size('block_multiple_of', 256)
@@ -249,9 +251,10 @@ export function parseSpec(
     activation,
     hasBias: isPresent(family.mlpBias),
   }
+  const isGated = family.gatesAttention && config.flag('attn_output_gate', true)
   const layers = windows.map((window, i): LayerSpec => {
     const rope = hasRope[i] === true ? (family.localTheta !== null && window !== null ? 1 : 0) : null
-    return { mixer: mixers[i] ?? { kind: 'attention', rope, window, isGated: family.gatesAttention }, mlp }
+    return { mixer: mixers[i] ?? { kind: 'attention', rope, window, isGated }, mlp }
   })
   // Each file may know an end that the other does not: of a text, of a turn.
   const eos = [...new Set([...config.tokenIds('eos_token_id'), ...generation.tokenIds('eos_token_id')])]
@@ -276,7 +279,7 @@ export function parseSpec(
     hasOutputBias: isPresent(family.outputBias),
     names: family.names,
     rotatesNeighbours: family.rotatesNeighbours,
-    tiesEmbeddings: config.flag('tie_word_embeddings', family.tiesEmbeddings),
+    tiesEmbeddings: config.flag('tie_word_embeddings', config.flag('tie_embedding', family.tiesEmbeddings)),
     embeddingScale: (family.scalesEmbeddings ? Math.sqrt(hiddenSize) : (multipliers?.embedding ?? 1)) / residual,
     logitScale: 1 / (multipliers?.logits ?? 1),
     attentionScale: multipliers?.attention ?? 1 / Math.sqrt(queryScalar ?? headDim),

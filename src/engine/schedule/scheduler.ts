@@ -16,8 +16,9 @@ import { PrefixCache } from './prefix-cache.ts'
 import type { PrefixCacheOptions, PrefixMatch } from './prefix-cache.ts'
 import type { Sequence } from './sequence.ts'
 import { StateSlots } from './state-slots.ts'
-import { snapshotBorder, StepDraft } from './step-draft.ts'
+import { StepDraft } from './step-draft.ts'
 import type { ScheduledSequence, ScheduledStep, StepBounds } from './step-draft.ts'
+import { countByTenant, newestOfLargest, takingTurns } from './turns.ts'
 
 export interface SchedulerOptions extends PrefixCacheOptions, StepBounds {
   readonly numBlocks: number
@@ -258,7 +259,7 @@ export class Scheduler {
       if (!isReady(sequence)) continue
       if (this.states?.numFree === 0) return
       const match = this.#match(sequence, draft.stepId)
-      if (this.#awaitsSnapshot(sequence, match)) continue
+      if (this.states?.isAwaited(sequence, match, this.#running) === true) continue
       if (this.#options.prefetch?.(sequence, match) === true) continue
       if (!this.#allocate(sequence, match, draft)) return
       remove(this.#waiting, sequence)
@@ -275,34 +276,7 @@ export class Scheduler {
     // Log-probabilities of prompt tokens need their logits: nothing of the prompt can be skipped.
     if (sequence.cacheRoot === null || sequence.promptLogprobs >= 0) return NO_MATCH
     const match = this.cache.match(sequence.tokens.view, sequence.cacheRoot, sequence.blockHashes, stepId)
-    return this.states === null ? match : this.#matchState(this.states, sequence, match, stepId)
-  }
-
-  /** Of a match as many blocks as there is a snapshot for; nothing of a block, for a state stands at its border. */
-  #matchState(states: StateSlots, sequence: Sequence, match: PrefixMatch, stepId: number): PrefixMatch {
-    const { blockSize } = this.#options
-    const numBlocks = states.find(sequence.blockHashes, match.blocks.length, stepId)
-    sequence.state.branch = match.blocks.length > numBlocks ? match.blocks.length * blockSize : 0
-    const numMissing = match.blocks.length - numBlocks
-    return {
-      blocks: match.blocks.slice(0, numBlocks),
-      partial: null,
-      numTokens: numBlocks * blockSize,
-      missReason: numMissing === 0 ? match.missReason : numBlocks > 0 ? 'diverged' : 'cold',
-    }
-  }
-
-  /** A running sequence is about to leave a snapshot of the same text, further on than what is there: computing it twice helps nobody. */
-  #awaitsSnapshot(sequence: Sequence, match: PrefixMatch): boolean {
-    if (this.states === null || match.missReason === 'disabled') return false
-    const { blockSize } = this.#options
-    return this.#running.some((other) => {
-      const border = other.state.isSealed ? other.numComputedTokens : snapshotBorder(other, blockSize)
-      if (other.isDecoding || border === null || border <= match.numTokens) return false
-      const index = border / blockSize - 1
-      const hash = other.blockHashes[index]
-      return hash !== undefined && hash === sequence.blockHashes[index]
-    })
+    return this.states === null ? match : this.states.match(sequence, match, stepId)
   }
 
   /** Whether there is room for the state after its next step; else the steps of others make some. */
@@ -381,42 +355,6 @@ export class Scheduler {
 /** Nothing has to arrive before it can be scheduled. */
 function isReady({ isLoadingKv, isMaskPending, numPendingTokens }: Sequence): boolean {
   return !isLoadingKv && !isMaskPending && numPendingTokens === 0
-}
-
-function countByTenant(sequences: readonly Sequence[]): Map<string, number> {
-  const counts = new Map<string, number>()
-  for (const { tenant } of sequences) counts.set(tenant, (counts.get(tenant) ?? 0) + 1)
-  return counts
-}
-
-/** In order of how many of its tenant come before a sequence, `ahead` among them; the given order within a tenant and of equals. */
-function takingTurns(
-  sequences: readonly Sequence[],
-  ahead: ReadonlyMap<string, number> = new Map(),
-): readonly Sequence[] {
-  const first = sequences[0]?.tenant
-  if (sequences.every(({ tenant }) => tenant === first)) return sequences
-  const counts = new Map(ahead)
-  const ranked = sequences.map((sequence) => {
-    const rank = counts.get(sequence.tenant) ?? 0
-    counts.set(sequence.tenant, rank + 1)
-    return { sequence, rank }
-  })
-  return ranked.sort((a, b) => a.rank - b.rank).map(({ sequence }) => sequence)
-}
-
-/** The last of those that may be taken, of the tenant that has most of all. */
-function newestOfLargest(
-  sequences: readonly Sequence[],
-  mayTake: (sequence: Sequence) => boolean = () => true,
-): Sequence | undefined {
-  const counts = countByTenant(sequences)
-  let found: Sequence | undefined
-  for (const sequence of sequences) {
-    if (!mayTake(sequence)) continue
-    if (found === undefined || (counts.get(sequence.tenant) ?? 0) >= (counts.get(found.tenant) ?? 0)) found = sequence
-  }
-  return found
 }
 
 function wantsDecodeStep(sequence: Sequence): boolean {

@@ -7,7 +7,7 @@
  */
 import { BlockPool } from './block-pool.ts'
 import type { BlockContents } from './block-pool.ts'
-import type { BlockHash } from './prefix-cache.ts'
+import type { BlockHash, PrefixMatch } from './prefix-cache.ts'
 import type { Sequence } from './sequence.ts'
 
 /** Where a step finds a sequence's state (-1: nowhere, it begins) and where it leaves it. */
@@ -43,6 +43,18 @@ export const newSequenceState = (): SequenceState => ({
   newest: null,
   branch: 0,
 })
+
+/**
+ * The next border at which a snapshot of a sequence's state is wanted: where its tokens leave a known text, and the last one before its newest token. null:
+ * none is.
+ */
+export function snapshotBorder(sequence: Sequence, blockSize: number): number | null {
+  if (sequence.cacheRoot === null) return null
+  const last = Math.floor((sequence.tokens.length - 1) / blockSize) * blockSize
+  const { branch } = sequence.state
+  const next = branch > sequence.numComputedTokens ? Math.min(branch, last) : last
+  return next > sequence.numComputedTokens ? next : null
+}
 
 class Snapshots implements BlockContents {
   readonly byHash = new Map<BlockHash, Snapshot>()
@@ -99,13 +111,29 @@ export class StateSlots {
     this.#pool.release(this.#retired.splice(0))
   }
 
-  /** The longest prefix of at most `numBlocks` blocks of a chain whose state can be read by step `stepId`, in blocks. */
-  find(chain: readonly BlockHash[], numBlocks: number, stepId: number): number {
-    for (let count = numBlocks; count > 0; count--) {
-      const snapshot = this.#snapshots.byHash.get(chain[count - 1] ?? '')
-      if (snapshot !== undefined && snapshot.stepId < stepId) return count
+  /** Of a match as many blocks as there is a snapshot for, to be read by step `stepId`; nothing of a block, for a state stands at its border. */
+  match(sequence: Sequence, { blocks, missReason }: PrefixMatch, stepId: number): PrefixMatch {
+    const numBlocks = this.#find(sequence.blockHashes, blocks.length, stepId)
+    const isCut = numBlocks < blocks.length
+    sequence.state.branch = isCut ? blocks.length * this.#blockSize : 0
+    return {
+      blocks: blocks.slice(0, numBlocks),
+      partial: null,
+      numTokens: numBlocks * this.#blockSize,
+      missReason: isCut ? (numBlocks > 0 ? 'diverged' : 'cold') : missReason,
     }
-    return 0
+  }
+
+  /** A running sequence is about to leave a snapshot of the same text, further on than the match: computing it twice helps nobody. */
+  isAwaited(sequence: Sequence, match: PrefixMatch, running: readonly Sequence[]): boolean {
+    if (match.missReason === 'disabled') return false
+    return running.some((other) => {
+      const border = other.state.isSealed ? other.numComputedTokens : snapshotBorder(other, this.#blockSize)
+      if (other.isDecoding || border === null || border <= match.numTokens) return false
+      const index = border / this.#blockSize - 1
+      const hash = other.blockHashes[index]
+      return hash !== undefined && hash === sequence.blockHashes[index]
+    })
   }
 
   /** Gives a sequence the snapshot of its first `numBlocks` blocks to go on from; 0: it begins. */
@@ -178,6 +206,15 @@ export class StateSlots {
   /** The pool's content is lost. */
   clear(): void {
     this.#snapshots.clear()
+  }
+
+  /** The longest prefix of at most `numBlocks` blocks of a chain whose state can be read by step `stepId`, in blocks. */
+  #find(chain: readonly BlockHash[], numBlocks: number, stepId: number): number {
+    for (let count = numBlocks; count > 0; count--) {
+      const snapshot = this.#snapshots.byHash.get(chain[count - 1] ?? '')
+      if (snapshot !== undefined && snapshot.stepId < stepId) return count
+    }
+    return 0
   }
 
   /** Gives up the hold on a border that the sequence has gone on from. */

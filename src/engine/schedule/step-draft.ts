@@ -2,6 +2,7 @@
 import type { PrefixMatch } from './prefix-cache.ts'
 import type { SampleSpec, SequencePlan, StepPlan } from '../runner/runner.ts'
 import type { Sequence } from './sequence.ts'
+import { snapshotBorder } from './state-slots.ts'
 import type { StateSlots, StateUse } from './state-slots.ts'
 
 /** What one step does for one sequence. */
@@ -203,18 +204,6 @@ export class StepDraft {
       this.#numSampleRows += sample.length
     }
   }
-}
-
-/**
- * The next border at which a snapshot of a sequence's state is wanted: where its tokens leave a known text, and the last one before its newest token. null:
- * none is.
- */
-export function snapshotBorder(sequence: Sequence, blockSize: number): number | null {
-  if (sequence.cacheRoot === null) return null
-  const last = Math.floor((sequence.tokens.length - 1) / blockSize) * blockSize
-  const { branch } = sequence.state
-  const next = branch > sequence.numComputedTokens ? Math.min(branch, last) : last
-  return next > sequence.numComputedTokens ? next : null
 }
 
 function blaming(sequence: Sequence, add: () => void): void {
