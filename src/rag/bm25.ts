@@ -26,19 +26,62 @@ export function countTerms(text: string): Map<string, number> {
   return counts
 }
 
+/** What a query's words give. */
+export interface LexicalScores {
+  /** By row. Removed rows are not left out: the caller knows which rows are alive. */
+  readonly rows: Float32Array
+  /** By document: the same over its rows together, with how rare the words are among rows. */
+  readonly documents: Float32Array
+  /** Score of a row of mean length with every term of the query once, terms that no row has included; 0 without terms. */
+  readonly whole: number
+}
+
+const share = (total: number, count: number): number => (count === 0 ? 1 : Math.max(1, total / count))
+
+/** Postings that a file has: of the first rows, and nothing is added to them. */
+export interface PackedTerms {
+  /** [rows] numbers of terms. */
+  readonly lengths: Uint32Array
+  /** Rows in ascending order with their frequencies; null for a term that no row has. */
+  postings(term: string): { readonly rows: Uint32Array; readonly frequencies: Uint16Array } | null
+}
+
 export class Bm25Index {
+  readonly #packed: PackedTerms | null
+  /** Packed postings whose row was removed, by term. */
+  readonly #removed = new Map<string, number>()
   readonly #postings = new Map<string, Postings>()
   /** Number of terms of a row; REMOVED once removed. */
   readonly #lengths: number[] = []
+  /** Document of a row. A document's rows follow each other. */
+  readonly #documents: number[] = []
+  /** Number of terms of a document's rows. */
+  readonly #documentLengths: number[] = []
   #numRows = 0
+  #numDocuments = 0
   #totalLength = 0
+
+  /** @param documentOf for each packed row, its document. */
+  constructor(packed: PackedTerms | null = null, documentOf: (row: number) => number = () => 0) {
+    this.#packed = packed
+    for (const [row, length] of packed?.lengths.entries() ?? []) this.#count(row, documentOf(row), length)
+  }
 
   get numRows(): number {
     return this.#numRows
   }
 
-  /** Adds a row. Rows are numbered by the caller and added in ascending order. */
-  add(row: number, text: string): void {
+  /** What was added since, by term: row, frequency, row, frequency, ... */
+  *added(): Generator<readonly [term: string, entries: readonly number[]]> {
+    for (const [term, { entries }] of this.#postings) yield [term, entries]
+  }
+
+  lengthOf(row: number): number {
+    return this.#lengths[row] ?? 0
+  }
+
+  /** Adds a row of a document. Rows and documents are numbered by the caller and added in ascending order. */
+  add(row: number, document: number, text: string): void {
     let length = 0
     for (const [term, count] of countTerms(text)) {
       length += count
@@ -50,45 +93,77 @@ export class Bm25Index {
       postings.entries.push(row, count)
       postings.numLive++
     }
+    this.#count(row, document, length)
+  }
+
+  #count(row: number, document: number, length: number): void {
     this.#lengths[row] = length
+    this.#documents[row] = document
+    if (this.#documentLengths[document] === undefined) this.#numDocuments++
+    this.#documentLengths[document] = (this.#documentLengths[document] ?? 0) + length
     this.#numRows++
     this.#totalLength += length
   }
 
-  /** Takes a row out of the counts; its postings stay until the index is built anew. `text` is what was added. */
-  remove(row: number, text: string): void {
-    const length = this.#lengths[row]
-    if (length === undefined || length === REMOVED) return
-    for (const term of countTerms(text).keys()) {
-      const postings = this.#postings.get(term)
-      if (postings) postings.numLive--
+  /** Takes the rows of a document out of the counts; their postings stay until the index is built anew. @param texts what was added. */
+  remove(firstRow: number, texts: readonly string[]): void {
+    let numRemoved = 0
+    for (const [i, text] of texts.entries()) {
+      const length = this.#lengths[firstRow + i]
+      if (length === undefined || length === REMOVED) continue
+      const isPacked = firstRow + i < (this.#packed?.lengths.length ?? 0)
+      for (const term of countTerms(text).keys()) {
+        const postings = this.#postings.get(term)
+        if (isPacked) this.#removed.set(term, (this.#removed.get(term) ?? 0) + 1)
+        else if (postings) postings.numLive--
+      }
+      this.#lengths[firstRow + i] = REMOVED
+      numRemoved++
+      this.#totalLength -= length
     }
-    this.#lengths[row] = REMOVED
-    this.#numRows--
-    this.#totalLength -= length
+    this.#numRows -= numRemoved
+    if (numRemoved > 0) this.#numDocuments--
   }
 
-  /**
-   * Adds the score of every row that holds a term of the query to `scores` (f32, one per row). Removed rows are not skipped:
-   * the caller knows which rows are alive.
-   * @returns the score of a row of mean length with every term of the query once, terms that no row has included; 0 without terms.
-   */
-  score(query: string, scores: Float32Array): number {
+  /** Scores of every row and document that holds a term of the query. */
+  score(query: string): LexicalScores {
+    const rows = new Float32Array(this.#lengths.length)
+    const documents = new Float32Array(this.#documentLengths.length)
     let whole = 0
-    const meanLength = this.#numRows === 0 ? 1 : Math.max(1, this.#totalLength / this.#numRows)
+    const meanLength = share(this.#totalLength, this.#numRows)
+    const meanDocument = share(this.#totalLength, this.#numDocuments)
+    const saturated = (frequency: number, length: number): number =>
+      (frequency * (BM25_K1 + 1)) / (frequency + BM25_K1 * (1 - BM25_B + BM25_B * length))
     for (const [term, weight] of countTerms(query)) {
+      const packed = this.#packed?.postings(term)
       const postings = this.#postings.get(term)
-      const idf = inverseDocumentFrequency(this.#numRows, postings?.numLive ?? 0) * weight
+      const numPacked = (packed?.rows.length ?? 0) - (this.#removed.get(term) ?? 0)
+      const numLive = numPacked + (postings?.numLive ?? 0)
+      const idf = inverseDocumentFrequency(this.#numRows, numLive) * weight
       whole += idf
-      if (!postings || postings.numLive === 0) continue
-      const { entries } = postings
-      for (let i = 0; i < entries.length; i += 2) {
-        const row = entries[i] ?? 0
-        const frequency = entries[i + 1] ?? 0
-        const norm = BM25_K1 * (1 - BM25_B + (BM25_B * (this.#lengths[row] ?? 0)) / meanLength)
-        scores[row] = (scores[row] ?? 0) + (idf * frequency * (BM25_K1 + 1)) / (frequency + norm)
+      if (numLive === 0) continue
+      let document = -1
+      let ofDocument = 0
+      const addDocument = (): void => {
+        if (ofDocument === 0) return
+        const length = (this.#documentLengths[document] ?? 0) / meanDocument
+        documents[document] = (documents[document] ?? 0) + idf * saturated(ofDocument, length)
+        ofDocument = 0
       }
+      const add = (row: number, frequency: number): void => {
+        const length = this.#lengths[row] ?? 0
+        rows[row] = (rows[row] ?? 0) + idf * saturated(frequency, length / meanLength)
+        if (this.#documents[row] !== document) {
+          addDocument()
+          document = this.#documents[row] ?? -1
+        }
+        ofDocument += frequency
+      }
+      packed?.rows.forEach((row, i) => add(row, packed.frequencies[i] ?? 0))
+      const entries = postings?.entries ?? []
+      for (let i = 0; i < entries.length; i += 2) add(entries[i] ?? 0, entries[i + 1] ?? 0)
+      addDocument()
     }
-    return whole
+    return { rows, documents, whole }
   }
 }

@@ -27,7 +27,7 @@ export interface RagOptions {
   readonly modelsDir: string
   /** A folder or a hub id; null: the bundled model. */
   readonly embeddingModel: string | null
-  /** A folder or a hub id; null: found passages keep the order of the search. */
+  /** A folder or a hub id; null: what the embedding model has of its own, if anything. */
   readonly rerankerModel: string | null
   /** In place of the fusion's weights for the models. */
   readonly weights?: Partial<FusionWeights>
@@ -74,7 +74,7 @@ export function createRag(options: RagOptions): RagService {
   const embedder = models.embedder(source)
   const reranker =
     options.rerankerModel === null
-      ? null
+      ? models.interaction(source)
       : models.reranker(resolveModel(options.rerankerModel, '--reranker-model', modelOptions))
   const reader = createDocumentReader(options.onWorkerDeath)
   return new RagService({

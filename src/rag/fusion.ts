@@ -1,7 +1,7 @@
 /**
- * One order out of three: of vector search, of lexical search and of a reranker. Each gives a score, scaled so that the query's best candidate
- * has 1, and the weighted sum decides (the convex combination of Bruch, Gai and Ingber, An Analysis of Fusion Functions for Hybrid Retrieval,
- * 2023): unlike ranks, scores tell a clear first place from a first place among equals.
+ * One order out of four scores: of vector search, of lexical search over passages and over documents, and of a reranker. Each is scaled so that
+ * the query's best candidate has 1, and the weighted sum decides (the convex combination of Bruch, Gai and Ingber, An Analysis of Fusion
+ * Functions for Hybrid Retrieval, 2023): unlike ranks, scores tell a clear first place from a first place among equals.
  */
 import type { Candidate } from './vector-index.ts'
 
@@ -12,22 +12,23 @@ export interface FusionWeights {
   readonly text: number
   /** Of the reranker's relevance, where one runs. */
   readonly rerank: number
-  /** Of what else was found of the candidate's document: a document about the query has more to say of it than one passage. */
+  /** Of what the candidate's document as a whole has of the query's words. */
   readonly document: number
 }
 
 /**
  * By what made the vectors, for weights belong to a pair of models: an encoder's similarity deserves more trust than that of static
- * embeddings. Chosen on the tuning half of bench/rag by bench/lib/rag/tune.mjs; `npm run bench -- rag yardstick` shows what they reach on the other half.
+ * embeddings. Chosen on the tuning half of bench/rag (`npm run bench -- rag ablation` shows what each is worth there); `rag yardstick` shows what
+ * they reach on the other half.
  */
 export const FUSION_WEIGHTS = {
-  static: { vector: 1, text: 0.4, rerank: 1, document: 0.05 },
-  encoder: { vector: 1, text: 0.15, rerank: 1, document: 0.05 },
+  static: { vector: 1, text: 0.1, rerank: 1, document: 0.6 },
+  encoder: { vector: 1, text: 0.15, rerank: 1, document: 0 },
 } as const satisfies Readonly<Record<string, FusionWeights>>
 
 export type EmbedderKind = keyof typeof FUSION_WEIGHTS
 
-type Scored = Pick<Candidate, 'documentId' | 'chunk' | 'text' | 'similarity' | 'textShare'>
+type Scored = Pick<Candidate, 'documentId' | 'chunk' | 'text' | 'similarity' | 'textShare' | 'documentShare'>
 
 const largest = (values: readonly number[]): number => values.reduce((max, value) => Math.max(max, value), 0)
 
@@ -51,41 +52,15 @@ export function fusedOrder(
   const vector = scaled(candidates.map(({ similarity }) => similarity))
   const text = scaled(candidates.map(({ textShare }) => textShare))
   const rerank = relevance ? scaled(candidates.map((_, i) => relevance[i] ?? 0)) : null
+  const document = scaled(candidates.map(({ documentShare }) => documentShare))
   const scores = candidates.map(
-    (_, i) => weights.vector * (vector[i] ?? 0) + weights.text * (text[i] ?? 0) + weights.rerank * (rerank?.[i] ?? 0),
+    (_, i) =>
+      weights.vector * (vector[i] ?? 0) +
+      weights.text * (text[i] ?? 0) +
+      weights.document * (document[i] ?? 0) +
+      weights.rerank * (rerank?.[i] ?? 0),
   )
-  const kept = firstOfEachText(candidates)
-  const support = supportOf(candidates, kept, scores)
-  const total = (i: number): number => (scores[i] ?? 0) + weights.document * (support.get(i) ?? 0)
-  return kept.sort((a, b) => total(b) - total(a) || compareAt(candidates, a, b))
-}
-
-/** Passages of a document that speak for another one of it: more would only tell how long it is. */
-const MAX_SUPPORTING = 3
-
-/** For each position, the sum of the scores of the best other candidates of its document. */
-function supportOf(
-  candidates: readonly Scored[],
-  kept: readonly number[],
-  scores: readonly number[],
-): Map<number, number> {
-  const byDocument = new Map<string, number[]>()
-  for (const i of kept) {
-    const id = candidates[i]?.documentId ?? ''
-    const places = byDocument.get(id)
-    if (places) places.push(i)
-    else byDocument.set(id, [i])
-  }
-  const support = new Map<number, number>()
-  for (const places of byDocument.values()) {
-    const best = places.toSorted((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0)).slice(0, MAX_SUPPORTING + 1)
-    for (const place of places) {
-      const others = best.filter((other) => other !== place).slice(0, MAX_SUPPORTING)
-      const sum = others.reduce((total, other) => total + (scores[other] ?? 0), 0)
-      support.set(place, sum)
-    }
-  }
-  return support
+  return firstOfEachText(candidates).sort((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0) || compareAt(candidates, a, b))
 }
 
 function firstOfEachText(candidates: readonly Scored[]): number[] {

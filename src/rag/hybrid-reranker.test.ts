@@ -19,7 +19,7 @@ const embedder: Embedder = {
   countTokens: async (texts) => texts.map(() => 1),
   decode: async (ids) => ids.map(() => null),
 }
-const DOCUMENTS = ['a loaf with nuts', 'bread of walnut', 'the scheduler']
+const DOCUMENTS = ['a loaf with nuts', 'bread of walnut', 'the scheduler'].map((text) => ({ headings: [], text }))
 
 describe('relevance without a cross-encoder', () => {
   it('is the mean of similarity and shared words, from 0 to 1', async () => {

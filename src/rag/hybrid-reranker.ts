@@ -2,6 +2,7 @@
 import { analyze } from './analyzer.ts'
 import type { Embedder } from './embedder.ts'
 import type { FusionWeights } from './fusion.ts'
+import { contextualText } from './chunk.ts'
 import type { Reranker } from './reranker.ts'
 import { Slice } from './slice.ts'
 
@@ -12,11 +13,14 @@ import { Slice } from './slice.ts'
 export function createHybridReranker(embedder: Embedder, { vector, text }: FusionWeights): Reranker {
   return {
     name: `${embedder.name}-hybrid`,
+    numCandidates: 50,
+    isShown: true,
     async load() {
       const { maxTokens } = await embedder.load()
       return { maxTokens, msPerPair: 0 }
     },
-    async rerank(query, documents, { signal } = {}) {
+    async rerank(query, passages, { signal } = {}) {
+      const documents = passages.map(contextualText)
       const options = signal && { signal }
       const asked = await embedder.embed([query], { role: 'query', ...options })
       const found = await embedder.embed(documents, { role: 'document', ...options })

@@ -1,8 +1,9 @@
 /** The process and the threads that models run in, each started by its first call. */
-import type { EmbedderApi, ModelApi } from './model-api.ts'
+import type { ModelApi } from './model-api.ts'
 import { createEmbedder, type Embedder } from './embedder.ts'
 import type { EngineSource, ModelSource, OnnxSource, StaticSource } from './models.ts'
-import { createReranker, type Reranker } from './reranker.ts'
+import { createInteraction, createReranker, type Reranker } from './reranker.ts'
+import type { StaticApi } from './static-worker.ts'
 import { processWorker, threadWorker } from './worker-host.ts'
 import { WorkerClient, workerUrl, type WorkerDeathListener } from './worker-rpc.ts'
 
@@ -42,7 +43,7 @@ export const createEngineThread = (onDeath?: WorkerDeathListener): WorkerClient<
   )
 
 /** The thread of static embeddings: they need no native code, and a process would cost more than they do. */
-export const createStaticThread = (onDeath?: WorkerDeathListener): WorkerClient<EmbedderApi<StaticSource>> =>
+export const createStaticThread = (onDeath?: WorkerDeathListener): WorkerClient<StaticApi> =>
   new WorkerClient(
     threadWorker(workerUrl('./static-worker', import.meta.url)),
     clientOptions('the embedding thread', onDeath),
@@ -51,6 +52,8 @@ export const createStaticThread = (onDeath?: WorkerDeathListener): WorkerClient<
 export interface ModelWorkers {
   embedder(source: ModelSource | StaticSource): Embedder
   reranker(source: ModelSource): Reranker
+  /** What an embedder's own vectors say of passages beyond their similarity; null: nothing. */
+  interaction(source: ModelSource | StaticSource): Reranker | null
   close(): Promise<void>
 }
 
@@ -65,6 +68,7 @@ export function createModelWorkers(onDeath?: WorkerDeathListener): ModelWorkers 
       return source.kind === 'engine' ? createEmbedder(source, engine) : createEmbedder(source, onnx)
     },
     reranker: (source) => (source.kind === 'engine' ? createReranker(source, engine) : createReranker(source, onnx)),
+    interaction: (source) => (source.kind === 'static' ? createInteraction(source, statics) : null),
     async close() {
       await Promise.all([onnx.close(), engine.close(), statics.close()])
     },

@@ -118,15 +118,17 @@ describe('the embedding model', () => {
   })
 })
 
+const passage = (text: string) => ({ headings: [], text })
+
 describe('the reranking model', () => {
   it('gives each document a relevance in its place', async () => {
     const path = writeBertFolder(folder, 'tiny-reranker', { isClassifier: true, words: WORDS })
     const reranker = models.reranker(resolveModel(path, '--reranker-model', HUB))
     const many = Array.from({ length: 19 }, (_, i) => TEXTS[i % TEXTS.length] ?? '')
-    const { scores, numTokens } = await reranker.rerank('walnut fox', many)
+    const { scores, numTokens } = await reranker.rerank('walnut fox', many.map(passage))
     expect(numTokens).toBeGreaterThan(many.length * 5)
     for (const [i, text] of TEXTS.entries()) {
-      const alone = await reranker.rerank('walnut fox', [text])
+      const alone = await reranker.rerank('walnut fox', [passage(text)])
       expect(alone.scores[0]).toBeCloseTo(scores[i] ?? NaN, 4)
       expect(alone.scores[0]).toBeGreaterThan(0)
       expect(alone.scores[0]).toBeLessThan(1)
@@ -137,10 +139,10 @@ describe('the reranking model', () => {
   it('takes no longer than its signal allows', async () => {
     const reranker = models.reranker(resolveModel(join(folder, 'tiny-reranker'), '--reranker-model', HUB))
     const controller = new AbortController()
-    const late = reranker.rerank('fox', TEXTS, { signal: controller.signal })
+    const late = reranker.rerank('fox', TEXTS.map(passage), { signal: controller.signal })
     controller.abort(new Error('over budget'))
     await expect(late).rejects.toThrow('over budget')
-    expect((await reranker.rerank('fox', TEXTS)).scores).toHaveLength(TEXTS.length)
+    expect((await reranker.rerank('fox', TEXTS.map(passage))).scores).toHaveLength(TEXTS.length)
   })
 })
 
@@ -242,7 +244,7 @@ describe.runIf(process.env['MINISERVE_TEST_LEVEL'] === 'full')('the shapes that 
     const embedder = models.embedder(resolveModel(writeBertFolder(folder, 'minilm', options), '', HUB))
     expect(await embedder.load()).toMatchObject({ dimensions: 384, maxTokens: 512 })
     const path = writeBertFolder(folder, 'ms-marco', { ...options, isClassifier: true })
-    const { scores } = await models.reranker(resolveModel(path, '', HUB)).rerank('fox', TEXTS)
+    const { scores } = await models.reranker(resolveModel(path, '', HUB)).rerank('fox', TEXTS.map(passage))
     expect(scores).toHaveLength(TEXTS.length)
   })
 })

@@ -58,10 +58,14 @@ const MAX_TOP_K = 1000
 /**
  * Checks what a caller asks for and fills in the rest.
  * @param at where the fields are in the request, such as `rag.`
- * @param topN passages where the caller names no number; null: 4.
+ * @param defaults in place of 20 candidates and 4 passages, where the caller names no numbers.
  * @throws RagError invalid_request naming the field.
  */
-export function parseRetrieval(request: RetrievalRequest, at: string, topN: number | null = null): Retrieving {
+export function parseRetrieval(
+  request: RetrievalRequest,
+  at: string,
+  defaults: { readonly topK?: number; readonly topN?: number } = {},
+): Retrieving {
   const inRange = (value: number, name: string, max: number): number => {
     if (Number.isInteger(value) && value >= 1 && value <= max) return value
     throw new RagError(
@@ -70,8 +74,9 @@ export function parseRetrieval(request: RetrievalRequest, at: string, topN: numb
       at + name,
     )
   }
-  const wanted = request.top_n ?? topN
-  const k = inRange(request.top_k ?? Math.max(DEFAULT_TOP_K, Math.min(wanted ?? 0, MAX_TOP_K)), 'top_k', MAX_TOP_K)
+  const wanted = request.top_n ?? defaults.topN
+  const usual = Math.max(defaults.topK ?? DEFAULT_TOP_K, Math.min(wanted ?? 0, MAX_TOP_K))
+  const k = inRange(request.top_k ?? usual, 'top_k', MAX_TOP_K)
   return {
     query: request.query.slice(0, MAX_QUERY_CHARS),
     topK: k,

@@ -1,7 +1,6 @@
 /** From a query to its documents: embed, search, rerank. Each step is a span of the contract. */
 import { stage } from '../observability/context.ts'
 import { untilAborted } from './abort.ts'
-import { contextualText } from './chunk.ts'
 import type { Embedder } from './embedder.ts'
 import { RagError } from './errors.ts'
 import { fusedOrder, type FusionWeights } from './fusion.ts'
@@ -15,7 +14,7 @@ export interface RetrievedDocument {
   readonly id: string
   readonly chunk: number
   readonly source: string
-  /** Relevance by the reranker, 0..1; cosine similarity with the query where it did not run. The order is `rank`. */
+  /** Relevance by a reranker that shows it, 0..1; else the cosine similarity with the query. The order is `rank`. */
   readonly score: number
   /** From 1, best first. */
   readonly rank: number
@@ -62,9 +61,10 @@ export async function retrieve(parts: RetrieveParts, params: Retrieving, signal?
   signal?.throwIfAborted()
   const reranked = await rerank(parts, query, candidates, params, signal)
   const order = reranked ? fusedOrder(candidates, reranked, weights) : candidates.map((_, i) => i)
+  const shown = parts.reranker?.isShown ? reranked : null
   const ordered = order.flatMap((i) => {
     const candidate = candidates[i]
-    return candidate ? [{ candidate, score: reranked?.[i] ?? candidate.similarity }] : []
+    return candidate ? [{ candidate, score: shown?.[i] ?? candidate.similarity }] : []
   })
   const { minScore, topN } = params
   const documents = ordered
@@ -141,7 +141,7 @@ const rerank = (
         const patience = Math.min(MAX_RERANK_BUDGET_MS, RERANK_PATIENCE * msPerPair * candidates.length)
         if (patience > rerankBudgetMs) budget = AbortSignal.timeout(Math.round(patience))
         const signal = withCancel(budget)
-        return (await reranker.rerank(query, candidates.map(contextualText), { signal })).scores
+        return (await reranker.rerank(query, candidates, { signal })).scores
       } catch (error) {
         cancel?.throwIfAborted()
         const kind = budget.aborted ? 'timeout' : error instanceof RagError ? error.code : 'rerank_failed'

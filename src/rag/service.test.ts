@@ -296,6 +296,8 @@ describe('retrieval', () => {
       new Promise<never>((_, reject) => signal?.addEventListener('abort', () => reject(new Error('late'))))
     const reranker = {
       name: 'endless',
+      numCandidates: 20,
+      isShown: true,
       load: () => endless,
       rerank: (_: string, __: unknown, o?: { signal?: AbortSignal }) => waits(o?.signal),
     }

@@ -61,7 +61,8 @@ export class RagService {
   constructor(parts: RagParts, indexes = new IndexCatalog(parts)) {
     this.#parts = parts
     this.#indexes = indexes
-    this.scorer = parts.reranker ?? createHybridReranker(parts.embedder, parts.weights)
+    const { reranker, embedder, weights } = parts
+    this.scorer = reranker?.isShown ? reranker : createHybridReranker(embedder, weights)
   }
 
   /** The same service as one caller sees it: with the indexes that its names mean. Closing it is not its caller's. */
@@ -109,7 +110,7 @@ export class RagService {
     const name = request.index ?? this.defaultIndex
     return stage('rag.retrieve', async (span) => {
       const template = this.#parts.promptTemplate()
-      const retrieving = parseRetrieval(request, 'rag.', template?.documents)
+      const retrieving = parseRetrieval(request, 'rag.', this.#defaults(template?.documents))
       refuseContinuation(generation.prompts)
       span.set({ 'gen_ai.retrieval.top_k': retrieving.topK })
       // Not before it is found: a name that is none of the caller's indexes is the caller's text.
@@ -128,7 +129,7 @@ export class RagService {
   /** Documents that answer a query. Without the span rag.retrieve, which belongs to generation requests. */
   async query(request: RetrievalRequest, signal?: AbortSignal): Promise<Retrieval & { readonly index: string }> {
     const name = request.index ?? this.defaultIndex
-    const retrieving = parseRetrieval(request, '')
+    const retrieving = parseRetrieval(request, '', this.#defaults())
     return { index: name, ...(await this.#retrieveFrom({ name, at: 'index' }, retrieving, signal)) }
   }
 
@@ -201,7 +202,8 @@ export class RagService {
       'rag.rerank.candidates': documents.length,
       'rag.rerank.top_n': topN,
     }
-    return stage('rerank', attributes, () => this.scorer.rerank(query, documents, signal && { signal }))
+    const passages = documents.map((text) => ({ headings: [], text }))
+    return stage('rerank', attributes, () => this.scorer.rerank(query, passages, signal && { signal }))
   }
 
   /** Idempotent. */
@@ -209,6 +211,12 @@ export class RagService {
     const { closeModels, reader, store, bundled } = this.#parts
     await closeModels()
     await Promise.all([reader.close(), store.close(), bundled?.close()])
+  }
+
+  /** What a request gets that names no numbers. */
+  #defaults(topN?: number): { readonly topK?: number; readonly topN?: number } {
+    const { reranker } = this.#parts
+    return { ...(reranker && { topK: reranker.numCandidates }), ...(topN !== undefined && { topN }) }
   }
 
   /**

@@ -106,3 +106,25 @@ describe('static embeddings', () => {
     expect(() => new StaticModel(folder)).toThrow(file)
   })
 })
+
+describe('late interaction', () => {
+  /** Rows of length 3, 4 and 1 (without a weight): fox is [1, 0], wal is [0, 1]. */
+  const relevance = (query: string, text: string, headings: readonly string[] = []): number =>
+    new StaticModel(folder).interact(query, [{ headings, text }])[0] ?? NaN
+
+  it('gives each token of the query its best token of the passage, by its weight', () => {
+    // fox counts 1 * 3, wal 2 * 4. A third of the relevance belongs to the heading, of which there is none.
+    expect(relevance('fox', 'fox wal')).toBeCloseTo(2 / 3, 6)
+    expect(relevance('fox walnut', 'fox')).toBeCloseTo(((2 / 3) * 3) / 11, 6)
+    expect(relevance('fox', 'wal')).toBe(0)
+    // nut is [1, 0] as well, whatever it weighs in a mean.
+    expect(relevance('fox', 'walnut')).toBeCloseTo(2 / 3, 6)
+  })
+
+  it('adds what the innermost heading says, and answers for nothing', () => {
+    expect(relevance('fox', 'wal', ['wal', 'fox'])).toBeCloseTo(2 / 3 + 1 / 3, 6)
+    expect(relevance('fox', 'wal', ['fox', 'wal'])).toBeCloseTo(2 / 3, 6)
+    expect(relevance('', 'fox')).toBe(0)
+    expect(new StaticModel(folder).interact('fox', [])).toHaveLength(0)
+  })
+})

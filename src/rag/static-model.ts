@@ -9,6 +9,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { z } from 'zod'
 import { messageOf, RagError } from './errors.ts'
+import type { Passage } from './reranker.ts'
 import { WordPiece } from './wordpiece.ts'
 
 const WEIGHTS_FILE = 'model.safetensors'
@@ -35,6 +36,11 @@ export function isStaticModel(folder: string): boolean {
   }
 }
 
+/** Part of a heading in what `interact` says. */
+const HEADING_SHARE = 1 / 3
+/** Tokens of a query that `interact` looks for, the weightiest: questions have fewer. */
+const MAX_QUERY_TOKENS = 48
+
 /** Tokens read of a text where the model's files name no limit. */
 const DEFAULT_MAX_TOKENS = 512
 
@@ -48,6 +54,8 @@ export class StaticModel {
   readonly #rows: Int8Array | Float32Array
   /** [tokens] */
   readonly #weights: Float32Array
+  /** [tokens], of their rows; 0: not computed yet. */
+  readonly #lengths: Float32Array
 
   /** Reads the files of a folder. @throws RagError model_unavailable naming the file and what was expected. */
   constructor(folder: string) {
@@ -72,6 +80,7 @@ export class StaticModel {
       if (weights && (weights.shape.length !== 1 || weights.shape[0] !== numTokens)) {
         throw new Error(`weights: expected [${numTokens}], found [${weights.shape.join(', ')}]`)
       }
+      this.#lengths = new Float32Array(numTokens)
       this.#weights = weights ? Float32Array.from(weights.data) : new Float32Array(numTokens).fill(1)
     } catch (error) {
       throw new RagError('model_unavailable', `${join(folder, WEIGHTS_FILE)}: ${messageOf(error)}`)
@@ -103,6 +112,59 @@ export class StaticModel {
     for (let i = 0; i < out.length; i++) out[i] = (out[i] ?? 0) * scale
   }
 
+  /**
+   * How well passages answer a query token by token, one number a passage: late interaction (Khattab and Zaharia, ColBERT, 2020) over the token
+   * vectors. Each token of the query counts with the cosine of the passage's most similar token, by its weight: a passage whose mean is about
+   * something else is found by the words that answer. A third of it is the similarity of the innermost heading, which says what a passage is for.
+   */
+  interact(query: string, passages: readonly Passage[]): Float32Array<ArrayBuffer> {
+    const asked = this.#tokenizer.encode(query, this.maxTokens)
+    const ids = [...new Set(asked)].sort((a, b) => this.#weightOf(b) - this.#weightOf(a)).slice(0, MAX_QUERY_TOKENS)
+    const total = ids.reduce((sum, id) => sum + this.#weightOf(id), 0)
+    const { vectors: whole } = this.embed([query])
+    const known = ids.map(() => new Map<number, number>())
+    return Float32Array.from(passages, ({ headings, text }) => {
+      const tokens = new Set(this.#tokenizer.encode([...headings, text].join('\n'), this.maxTokens))
+      let sum = 0
+      for (const [at, id] of ids.entries()) {
+        let best = 0
+        for (const token of tokens) best = Math.max(best, this.#similarity(id, token, known[at]))
+        sum += best * this.#weightOf(id)
+      }
+      const interaction = total > 0 ? sum / total : 0
+      const { vectors: heading } = this.embed([headings.at(-1) ?? ''])
+      const headed = Math.max(0, dot(whole, 0, heading, 0, this.dimensions))
+      return (1 - HEADING_SHARE) * interaction + HEADING_SHARE * headed
+    })
+  }
+
+  /** Cosine of two tokens' vectors. @param known what was computed for the first of them. */
+  #similarity(id: number, token: number, known: Map<number, number> | undefined): number {
+    const found = known?.get(token)
+    if (found !== undefined) return found
+    const { dimensions } = this
+    const lengths = this.#lengthOf(id) * this.#lengthOf(token)
+    const product = dot(this.#rows, id * dimensions, this.#rows, token * dimensions, dimensions)
+    const similarity = lengths > 0 ? product / lengths : 0
+    known?.set(token, similarity)
+    return similarity
+  }
+
+  /** Length of a token's row, without its weight. */
+  #lengthOf(token: number): number {
+    const known = this.#lengths[token] ?? 0
+    if (known > 0) return known
+    const at = token * this.dimensions
+    const length = Math.sqrt(dot(this.#rows, at, this.#rows, at, this.dimensions))
+    this.#lengths[token] = length
+    return length
+  }
+
+  /** What a token counts in a mean. */
+  #weightOf(token: number): number {
+    return (this.#weights[token] ?? 0) * this.#lengthOf(token)
+  }
+
   countTokens(text: string): number {
     return this.#tokenizer.encode(text).length
   }
@@ -111,6 +173,18 @@ export class StaticModel {
   decode(ids: readonly number[]): string | null {
     return this.#tokenizer.decode(ids)
   }
+}
+
+function dot(
+  left: Int8Array | Float32Array,
+  leftAt: number,
+  right: Int8Array | Float32Array,
+  rightAt: number,
+  size: number,
+): number {
+  let sum = 0
+  for (let i = 0; i < size; i++) sum += (left[leftAt + i] ?? 0) * (right[rightAt + i] ?? 0)
+  return sum
 }
 
 function parseFile<T>(folder: string, name: string, parse: (text: string) => T): T {

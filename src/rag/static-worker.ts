@@ -1,8 +1,17 @@
 /** Worker entry of static embeddings: a thread of this process, since they need no native code. Loads each model on its first call. */
 import type { StaticSource } from './models.ts'
 import type { EmbedderApi } from './model-api.ts'
+import type { Passage } from './reranker.ts'
 import { StaticModel } from './static-model.ts'
 import { serveCalls, Transferred } from './worker-rpc.ts'
+
+export interface StaticApi extends EmbedderApi<StaticSource> {
+  /** Relevance of each passage to the query: `StaticModel.interact`. */
+  readonly interact: {
+    readonly params: { readonly model: StaticSource; readonly query: string; readonly passages: readonly Passage[] }
+    readonly result: Float32Array
+  }
+}
 
 const loaded = new Map<string, StaticModel>()
 
@@ -14,7 +23,7 @@ function modelOf(source: StaticSource): StaticModel {
   return model
 }
 
-serveCalls<EmbedderApi<StaticSource>>({
+serveCalls<StaticApi>({
   async loadEmbedder({ model }) {
     const { hash, dimensions, maxTokens } = modelOf(model)
     return { fingerprint: `${model.name}@${hash}`, dimensions, maxTokens }
@@ -26,6 +35,10 @@ serveCalls<EmbedderApi<StaticSource>>({
   async countTokens({ model, texts }) {
     const embedder = modelOf(model)
     return texts.map((text) => embedder.countTokens(text))
+  },
+  async interact({ model, query, passages }) {
+    const scores = modelOf(model).interact(query, passages)
+    return new Transferred(scores, [scores.buffer])
   },
   async decode({ model, ids }) {
     const embedder = modelOf(model)

@@ -101,10 +101,15 @@ export interface Candidate extends Chunk {
   /** Place among the results of lexical search from 1, null when not among them. */
   readonly textRank: number | null
   /**
-   * How much of the query's words lexical search found in it, 0..1: its BM25 score as a share of what a chunk of mean length gets that
+   * How much of the query's words lexical search found in it, 0 and up: its BM25 score as a share of what a chunk of mean length gets that
    * has every one of them once (words that no chunk has count too). Known also of chunks found by their vector only.
    */
   readonly textShare: number
+  /**
+   * The same of its document as a whole, 0 and up: BM25 over whole documents, with how rare the words are among chunks. A question's words are
+   * often spread over a document, of which a chunk has some.
+   */
+  readonly documentShare: number
 }
 
 /**

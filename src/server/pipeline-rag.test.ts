@@ -52,10 +52,12 @@ const embedder: Embedder = {
 }
 const reranker: Reranker = {
   name: 'shared-words',
+  numCandidates: 20,
+  isShown: true,
   load: async () => ({ maxTokens: 512, msPerPair: 1 }),
   async rerank(query, documents) {
     const asked = query.toLowerCase().split(/\W+/)
-    const scores = documents.map((text) => asked.filter((word) => text.toLowerCase().includes(word)).length)
+    const scores = documents.map(({ text }) => asked.filter((word) => text.toLowerCase().includes(word)).length)
     return { scores: Float32Array.from(scores, (score) => score / asked.length), numTokens: 0 }
   },
 }

@@ -58,13 +58,12 @@ const reciprocal = (rank) => (rank === null ? 0 : 1 / (RRF_K + rank))
 
 /** What the product answers, best first. */
 async function ask({ rag }, question, params) {
-  const whole = { topK: DEPTH, topN: DEPTH, minScore: null, filter: null }
-  const { documents } = await rag.query(question, INDEX, { ...whole, ...params })
+  const { documents } = await rag.query({ query: question, index: INDEX, top_n: DEPTH, ...params })
   return documents.map(({ id, ...passage }) => ({ documentId: id, ...passage }))
 }
 
 /** The passages of each system, best first. */
-function systemsOf(opened, hasReranker) {
+function systemsOf(opened) {
   const { rag, index } = opened
   const search = async (question) => {
     const { vectors } = await rag.embedder.embed([question], { role: 'query' })
@@ -72,7 +71,7 @@ function systemsOf(opened, hasReranker) {
   }
   return {
     product: (question) => ask(opened, question, {}),
-    ...(hasReranker && { 'product, rerank: false': (question) => ask(opened, question, { rerank: false }) }),
+    'product, rerank: false': (question) => ask(opened, question, { rerank: false }),
     'BM25 alone': async (question) => byRank(await search(question), 'textRank'),
     'embedder alone': async (question) => byRank(await search(question), 'vectorRank'),
     'reciprocal rank fusion': async (question) => {
@@ -107,14 +106,14 @@ const summary = (judged) => ({
 })
 
 /** Every system on one half: {system: {all, keyword, paraphrase, table}}, and the paired differences to BM25. */
-export async function measure(half, opened, hasReranker) {
+export async function measure(half, opened) {
   const questions = readQuestions(half)
   const problems = problemsOf(questions, await passagesOf(opened.index))
   if (problems.length > 0) throw new Error(`bench/rag/${half}.jsonl:\n${problems.join('\n')}`)
   const systems = {}
   const judgedBy = {}
   const times = []
-  for (const [name, find] of Object.entries(systemsOf(opened, hasReranker))) {
+  for (const [name, find] of Object.entries(systemsOf(opened))) {
     const judged = []
     for (const question of questions) {
       const started = performance.now()
@@ -146,7 +145,7 @@ export async function measure(half, opened, hasReranker) {
 export async function measureWeights(half, opened, weights) {
   const judged = []
   for (const question of readQuestions(half)) {
-    judged.push(judge(question, await ask(opened, question.question, { weights, rerank: false })))
+    judged.push(judge(question, await ask(opened, question.question, { weights })))
   }
   return summary(judged)
 }
@@ -173,7 +172,7 @@ export async function yardstick({ scratch, options }) {
   const models = { embeddingModel: embeddingModel ?? null, rerankerModel: rerankerModel ?? null }
   const opened = await openYardstick(scratch, models)
   try {
-    const measured = await measure(half, opened, rerankerModel !== undefined)
+    const measured = await measure(half, opened)
     const { documents, chunks } = { documents: (await opened.index.info()).numDocuments, chunks: opened.chunks }
     const chunksPerSecond = round(chunks / opened.seconds, 0)
     show(`Yardstick, ${half} half, ${opened.rag.embedder.name}, ${documents} documents, ${chunks} passages`, measured)

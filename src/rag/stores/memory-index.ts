@@ -12,6 +12,8 @@ interface Entry {
   readonly document: StoredDocument
   /** Its chunks are the rows [firstRow, firstRow + chunks.length). */
   readonly firstRow: number
+  /** Its number among all that were ever added. */
+  readonly ordinal: number
 }
 
 export class MemoryIndex {
@@ -22,6 +24,7 @@ export class MemoryIndex {
   #owners: (Entry | null)[] = []
   #entries = new Map<string, Entry>()
   #numDead = 0
+  #numAdded = 0
 
   constructor(dimensions: number) {
     this.dimensions = dimensions
@@ -63,9 +66,9 @@ export class MemoryIndex {
     this.delete(document.id)
     const firstRow = this.#owners.length
     this.#vectors.append(vectors)
-    const entry = { document, firstRow }
+    const entry = { document, firstRow, ordinal: this.#numAdded++ }
     for (const chunk of document.chunks) {
-      this.#terms.add(this.#owners.length, searchableText(document, chunk))
+      this.#terms.add(this.#owners.length, entry.ordinal, searchableText(document, chunk))
       this.#owners.push(entry)
     }
     this.#entries.set(document.id, entry)
@@ -76,10 +79,11 @@ export class MemoryIndex {
     const entry = this.#entries.get(id)
     if (!entry) return false
     this.#entries.delete(id)
-    entry.document.chunks.forEach((chunk, i) => {
-      this.#terms.remove(entry.firstRow + i, searchableText(entry.document, chunk))
-      this.#owners[entry.firstRow + i] = null
-    })
+    this.#terms.remove(
+      entry.firstRow,
+      entry.document.chunks.map((chunk) => searchableText(entry.document, chunk)),
+    )
+    this.#owners.fill(null, entry.firstRow, entry.firstRow + entry.document.chunks.length)
     this.#numDead += entry.document.chunks.length
     if (this.#numDead > MIN_DEAD_ROWS && this.#numDead > this.#owners.length * MAX_DEAD_SHARE) this.#rebuild()
     return true
@@ -88,10 +92,9 @@ export class MemoryIndex {
   search({ vector, text, depth, filter }: SearchQuery): Candidate[] {
     const passes = this.#rowTest(filter)
     const similarities = this.#vectors.scores(vector)
-    const lexical = new Float32Array(this.#owners.length)
-    const whole = this.#terms.score(text, lexical)
+    const lexical = this.#terms.score(text)
     const byVector = topRows(similarities, depth, -Infinity, passes)
-    const byText = topRows(lexical, depth, 0, passes)
+    const byText = topRows(lexical.rows, depth, 0, passes)
     const ranks = new Map<number, { vectorRank: number | null; textRank: number | null }>()
     byVector.forEach((row, i) => ranks.set(row, { vectorRank: i + 1, textRank: null }))
     byText.forEach((row, i) => ranks.set(row, { vectorRank: ranks.get(row)?.vectorRank ?? null, textRank: i + 1 }))
@@ -100,8 +103,12 @@ export class MemoryIndex {
       const chunk = entry?.document.chunks[row - entry.firstRow]
       if (!entry || !chunk) return []
       const { id, source, metadata } = entry.document
-      const textShare = whole > 0 ? Math.min(1, (lexical[row] ?? 0) / whole) : 0
-      return [{ ...chunk, ...found, documentId: id, source, metadata, similarity: similarities[row] ?? 0, textShare }]
+      const shareOf = (score: number | undefined): number => (lexical.whole > 0 ? (score ?? 0) / lexical.whole : 0)
+      const shares = {
+        textShare: shareOf(lexical.rows[row]),
+        documentShare: shareOf(lexical.documents[entry.ordinal]),
+      }
+      return [{ ...chunk, ...found, documentId: id, source, metadata, similarity: similarities[row] ?? 0, ...shares }]
     })
   }
 
@@ -124,6 +131,7 @@ export class MemoryIndex {
     this.#owners = []
     this.#entries = new Map()
     this.#numDead = 0
+    this.#numAdded = 0
     for (const { id, vectors } of documents) {
       const entry = entries.get(id)
       if (entry) this.put({ ...entry.document, vectors })

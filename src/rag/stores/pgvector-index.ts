@@ -21,6 +21,7 @@ import { searchableText } from './memory-index.ts'
 
 interface ChunkRow {
   readonly chunk_id: string
+  readonly document_id: string
   readonly id: string
   readonly source: string
   readonly metadata: StoredDocument['metadata']
@@ -37,7 +38,7 @@ interface TextRow extends ChunkRow {
   readonly text_share: number
 }
 
-const CHUNK_COLUMNS = `c.chunk_id, d.id, d.source, d.metadata, c.chunk, c.text, c.headings, c.start_offset, c.end_offset, c.num_tokens`
+const CHUNK_COLUMNS = `c.chunk_id, c.document_id, d.id, d.source, d.metadata, c.chunk, c.text, c.headings, c.start_offset, c.end_offset, c.num_tokens`
 
 export class PgvectorIndex implements VectorIndex {
   readonly name: string
@@ -149,14 +150,22 @@ export class PgvectorIndex implements VectorIndex {
     const isFoundByText = new Set(byText.map((row) => row.chunk_id))
     // Where lexical search gave all that it has, the others have none of the words.
     const rest = byText.length < depth ? [] : byVector.filter((row) => !isFoundByText.has(row.chunk_id))
-    const shares = await this.#textShares(text, rest, signal)
+    const [shares, documentShares] = await Promise.all([
+      this.#textShares(text, rest, signal),
+      this.#documentShares(text, [...byVector, ...byText], signal),
+    ])
+    const sharesOf = (row: ChunkRow, textShare = 0) => ({
+      textShare,
+      documentShare: documentShares.get(row.document_id) ?? 0,
+    })
     const found = new Map<string, Candidate>()
-    byVector.forEach((row, i) =>
-      found.set(row.chunk_id, toCandidate(row, { vectorRank: i + 1, textRank: null }, shares.get(row.chunk_id))),
-    )
+    byVector.forEach((row, i) => {
+      const ranks = { vectorRank: i + 1, textRank: null }
+      found.set(row.chunk_id, toCandidate(row, ranks, sharesOf(row, shares.get(row.chunk_id))))
+    })
     byText.forEach((row, i) => {
       const vectorRank = found.get(row.chunk_id)?.vectorRank ?? null
-      found.set(row.chunk_id, toCandidate(row, { vectorRank, textRank: i + 1 }, row.text_share))
+      found.set(row.chunk_id, toCandidate(row, { vectorRank, textRank: i + 1 }, sharesOf(row, row.text_share)))
     })
     return [...found.values()]
   }
@@ -197,7 +206,7 @@ export class PgvectorIndex implements VectorIndex {
          select * from scored order by score desc, chunk_id limit ${parameters.add(depth)}
        )
        select ${CHUNK_COLUMNS}, -(c.embedding::vector(${this.dimensions}) <#> ${query}) as similarity,
-              least(1, s.score / (select sum(idf) from weighted)) as text_share
+              s.score / (select sum(idf) from weighted) as text_share
        from best s join miniserve.chunks c using (chunk_id) join miniserve.documents d using (document_id)
        order by s.score desc, c.chunk_id`,
       parameters.values,
@@ -217,18 +226,46 @@ export class PgvectorIndex implements VectorIndex {
     const isOne = `p.chunk_id = any(${parameters.add(rows.map((row) => row.chunk_id))}::bigint[])`
     const shares = await this.#database.query<{ chunk_id: string; share: number }>(
       `with ${this.#scored(terms, parameters, isOne)}
-       select chunk_id, least(1, score / (select sum(idf) from weighted)) as share from scored`,
+       select chunk_id, score / (select sum(idf) from weighted) as share from scored`,
       parameters.values,
       signal,
     )
     return new Map(shares.map(({ chunk_id: chunk, share }) => [chunk, share]))
   }
 
-  /** Common table expressions: the query's terms with their weights, and the scores of the chunks that meet a condition. */
-  #scored(terms: ReadonlyMap<string, number>, parameters: Parameters, condition: string): string {
+  /** What these documents have of the words as a whole, by document. */
+  async #documentShares(
+    text: string,
+    rows: readonly ChunkRow[],
+    signal: AbortSignal | undefined,
+  ): Promise<ReadonlyMap<string, number>> {
+    const terms = countTerms(text)
+    if (rows.length === 0 || terms.size === 0) return new Map()
+    const parameters = new Parameters()
+    const weighted = this.#weighted(terms, parameters)
+    const documents = parameters.add([...new Set(rows.map((row) => row.document_id))])
+    const shares = await this.#database.query<{ document_id: string; share: number }>(
+      `with ${weighted}, held as (
+         select c.document_id, w.idf, sum(p.frequency)::float8 as frequency
+         from miniserve.chunks c join weighted w on true
+         join miniserve.postings p on p.index_id = c.index_id and p.term = w.term and p.chunk_id = c.chunk_id
+         where c.document_id = any(${documents}::bigint[]) group by c.document_id, w.term, w.idf
+       )
+       select document_id, sum(h.idf * ${saturated('h.frequency', 'd.num_terms / totals.document_mean')}) /
+              (select sum(idf) from weighted) as share
+       from held h join miniserve.documents d using (document_id), totals group by document_id`,
+      parameters.values,
+      signal,
+    )
+    return new Map(shares.map(({ document_id: document, share }) => [document, share]))
+  }
+
+  /** Common table expressions: what the index holds in all, and the query's terms with their weights. */
+  #weighted(terms: ReadonlyMap<string, number>, parameters: Parameters): string {
     const index = parameters.add(this.#id)
     return `totals as (
-         select num_chunks::float8 as n, greatest(1, coalesce(num_terms::float8 / nullif(num_chunks, 0), 0)) as mean
+         select num_chunks::float8 as n, greatest(1, coalesce(num_terms::float8 / nullif(num_chunks, 0), 0)) as mean,
+                greatest(1, coalesce(num_terms::float8 / nullif(num_documents, 0), 0)) as document_mean
          from miniserve.indexes where index_id = ${index}
        ), terms as (
          select term, weight from unnest(${parameters.add([...terms.keys()])}::text[], ${parameters.add([...terms.values()])}::float8[]) as t(term, weight)
@@ -236,10 +273,14 @@ export class PgvectorIndex implements VectorIndex {
          select term, weight * ln(1 + (n - df + 0.5) / (df + 0.5)) as idf
          from (select t.term, t.weight, count(p.chunk_id)::float8 as df from terms t
                left join miniserve.postings p on p.index_id = ${index} and p.term = t.term group by t.term, t.weight) as f, totals
-       ), scored as (
-         select p.chunk_id, sum(w.idf * p.frequency * (${BM25_K1} + 1) /
-                (p.frequency + ${BM25_K1} * (1 - ${BM25_B} + ${BM25_B} * c.num_terms / totals.mean))) as score
-         from weighted w join miniserve.postings p on p.index_id = ${index} and p.term = w.term
+       )`
+  }
+
+  /** The same, and the scores of the chunks that meet a condition. */
+  #scored(terms: ReadonlyMap<string, number>, parameters: Parameters, condition: string): string {
+    return `${this.#weighted(terms, parameters)}, scored as (
+         select p.chunk_id, sum(w.idf * ${saturated('p.frequency', 'c.num_terms / totals.mean')}) as score
+         from weighted w join miniserve.postings p on p.index_id = ${parameters.add(this.#id)} and p.term = w.term
          join miniserve.chunks c on c.chunk_id = p.chunk_id
          join miniserve.documents d on d.document_id = c.document_id, totals
          where ${condition}
@@ -311,12 +352,20 @@ const toChunk = (row: ChunkRow) => ({
   numTokens: row.num_tokens,
 })
 
-const toCandidate = (row: ChunkRow, ranks: Pick<Candidate, 'vectorRank' | 'textRank'>, textShare = 0): Candidate => ({
+/** The part of BM25 that grows with a term's frequency, `length` being over its mean. */
+const saturated = (frequency: string, length: string): string =>
+  `${frequency} * (${BM25_K1} + 1) / (${frequency} + ${BM25_K1} * (1 - ${BM25_B} + ${BM25_B} * ${length}))`
+
+const toCandidate = (
+  row: ChunkRow,
+  ranks: Pick<Candidate, 'vectorRank' | 'textRank'>,
+  shares: Pick<Candidate, 'textShare' | 'documentShare'>,
+): Candidate => ({
   ...toChunk(row),
   documentId: row.id,
   source: row.source,
   metadata: row.metadata,
   similarity: row.similarity,
   ...ranks,
-  textShare,
+  ...shares,
 })

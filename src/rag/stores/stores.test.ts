@@ -19,8 +19,16 @@ const isFull = process.env['MINISERVE_TEST_LEVEL'] === 'full'
 /** What a search found, without the order of its answer. */
 const found = (candidates: readonly Candidate[]): string[] =>
   candidates
-    .map(({ documentId, chunk, vectorRank, textRank, textShare, similarity }) =>
-      [documentId, chunk, vectorRank, textRank, textShare.toFixed(4), similarity.toFixed(4)].join(' '),
+    .map(({ documentId, chunk, vectorRank, textRank, textShare, documentShare, similarity }) =>
+      [
+        documentId,
+        chunk,
+        vectorRank,
+        textRank,
+        textShare.toFixed(4),
+        documentShare.toFixed(4),
+        similarity.toFixed(4),
+      ].join(' '),
     )
     .toSorted()
 

@@ -54,6 +54,20 @@ export class VectorMatrix {
     this.#numRows += count
   }
 
+  /** Appends rows of zeros. @returns their bytes, padding included, to be filled at once: a view that is valid until the next call. */
+  extend(count: number): Uint8Array {
+    this.#reserve(this.#numRows + count)
+    const at = (1 + this.#numRows) * this.#stride
+    const floats = new Float32Array(this.#memory.buffer).subarray(at, at + count * this.#stride).fill(0)
+    this.#numRows += count
+    return new Uint8Array(floats.buffer, floats.byteOffset, floats.byteLength)
+  }
+
+  /** Bytes of one row as `extend` has them; a view that is valid until the next call. */
+  rowBytes(index: number): Uint8Array {
+    return new Uint8Array(this.#memory.buffer, (1 + index) * this.#stride * 4, this.#stride * 4)
+  }
+
   /** A copy of one row. */
   row(index: number): Float32Array {
     const at = (1 + index) * this.#stride

@@ -73,7 +73,7 @@ describe('MiniLM-shaped BERTs', () => {
   it('score pairs as PyTorch does', async () => {
     const reranker = models.reranker(resolveModel(path('tiny-minilm-reranker'), '--reranker-model', HUB))
     for (const [i, [question, passage]] of expected.pairs.entries()) {
-      const { scores } = await reranker.rerank(question, [passage])
+      const { scores } = await reranker.rerank(question, [{ headings: [], text: passage }])
       expect(scores[0]).toBeCloseTo(sigmoid(expected.logits[i] ?? NaN), 4)
     }
   })
