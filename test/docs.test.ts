@@ -16,6 +16,14 @@ const documents = [
   ...readdirSync(join(root, 'docs')).map((name) => `docs/${name}`),
 ].filter((path) => path.endsWith('.md'))
 
+/** Flags of the benches, which documents name as well. */
+const benchFlags = readdirSync(join(root, 'bench'))
+  .filter((name) => name.endsWith('.mjs'))
+  .flatMap((name) => [
+    ...readFileSync(join(root, 'bench', name), 'utf8').matchAll(/^ {4}'?([a-z][a-z0-9-]*)'?: \{ type:/gm),
+  ])
+  .map(([, flag = '']) => flag)
+
 describe.each(documents)('%s', (path) => {
   const text = readFileSync(join(root, path), 'utf8')
 
@@ -30,18 +38,7 @@ describe.each(documents)('%s', (path) => {
     const flags = lines.flatMap((line) =>
       [...line.matchAll(/(?<![\w-])--([a-z][a-z0-9-]+)/g)].map(([, flag = '']) => flag),
     )
-    const foreign = new Set([
-      'build',
-      'up',
-      'full',
-      'save-exact',
-      'omit',
-      'no-audit',
-      'no-fund',
-      'peers',
-      'shape',
-      'batch',
-    ])
+    const foreign = new Set([...benchFlags, 'build', 'up', 'full', 'save-exact', 'omit', 'no-audit', 'no-fund'])
     expect(flags.filter((flag) => !known.has(flag) && !foreign.has(flag))).toEqual([])
   })
 })
