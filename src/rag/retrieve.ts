@@ -30,6 +30,8 @@ export interface Retrieval {
   readonly numCandidates: number
   /** False when no reranker ran, or not to its end: the documents are in the order of the search. */
   readonly isReranked: boolean
+  /** There is a reranker, and it failed or took too long. */
+  readonly hasRerankFailed: boolean
 }
 
 /** Chunks that each search gives to the fusion, at least. */
@@ -59,7 +61,7 @@ export async function retrieve(parts: RetrieveParts, params: Retrieving, signal?
   const weights = { ...parts.weights, ...params.weights }
   const candidates = await searchIndex(parts.index, vector, query, params, weights, signal)
   signal?.throwIfAborted()
-  const reranked = await rerank(parts, query, candidates, params, signal)
+  const { scores: reranked, hasFailed } = await rerank(parts, query, candidates, params, signal)
   const order = reranked ? fusedOrder(candidates, reranked, weights) : candidates.map((_, i) => i)
   const shown = parts.reranker?.isShown ? reranked : null
   const ordered = order.flatMap((i) => {
@@ -71,7 +73,7 @@ export async function retrieve(parts: RetrieveParts, params: Retrieving, signal?
     .filter(({ score }) => minScore === null || score >= minScore)
     .slice(0, topN)
     .map(({ candidate, score }, i) => toDocument(candidate, score, i + 1))
-  return { documents, numCandidates: candidates.length, isReranked: reranked !== null }
+  return { documents, numCandidates: candidates.length, isReranked: reranked !== null, hasRerankFailed: hasFailed }
 }
 
 function toDocument(candidate: Candidate, score: number, rank: number): RetrievedDocument {
@@ -115,14 +117,20 @@ const MAX_RERANK_BUDGET_MS = 10_000
 /** The span's `rag.rerank.model` where the order of the search is kept. */
 const NO_RERANKER = 'none'
 
-/** Scores of the candidates; null where no reranker runs, or not in time. */
+interface Reranked {
+  /** Of the candidates; null where no reranker runs, or not in time. */
+  readonly scores: Float32Array | null
+  /** There is one, and it failed or took too long. */
+  readonly hasFailed: boolean
+}
+
 const rerank = (
   { reranker: available, rerankBudgetMs, onRerankFailure }: RetrieveParts,
   query: string,
   candidates: readonly Candidate[],
   { topN, isReranked }: Retrieving,
   cancel?: AbortSignal,
-): Promise<Float32Array | null> => {
+): Promise<Reranked> => {
   const reranker = isReranked ? available : null
   return stage(
     'rerank',
@@ -132,8 +140,8 @@ const rerank = (
       'rag.rerank.top_n': topN,
     },
     async (span) => {
-      if (reranker === null) return null
-      if (candidates.length === 0) return new Float32Array(0)
+      if (reranker === null) return { scores: null, hasFailed: false }
+      if (candidates.length === 0) return { scores: new Float32Array(0), hasFailed: false }
       let budget = AbortSignal.timeout(rerankBudgetMs)
       const withCancel = (own: AbortSignal): AbortSignal => (cancel ? AbortSignal.any([own, cancel]) : own)
       try {
@@ -141,13 +149,14 @@ const rerank = (
         const patience = Math.min(MAX_RERANK_BUDGET_MS, RERANK_PATIENCE * msPerPair * candidates.length)
         if (patience > rerankBudgetMs) budget = AbortSignal.timeout(Math.round(patience))
         const signal = withCancel(budget)
-        return (await reranker.rerank(query, candidates, { signal })).scores
+        const { scores } = await reranker.rerank(query, candidates, { signal })
+        return { scores, hasFailed: false }
       } catch (error) {
         cancel?.throwIfAborted()
         const kind = budget.aborted ? 'timeout' : error instanceof RagError ? error.code : 'rerank_failed'
         span.set({ 'error.type': kind })
         onRerankFailure?.(kind)
-        return null
+        return { scores: null, hasFailed: true }
       }
     },
   )

@@ -303,8 +303,8 @@ describe('retrieval', () => {
     }
     const failures: string[] = []
     const hurried = serviceWith({ reranker, rerankBudgetMs: 1, onRerankFailure: (kind) => failures.push(kind) })
-    const { isReranked, documents } = await hurried.query({ query: 'walnut bread', index: 'docs' })
-    expect(isReranked).toBe(false)
+    const { isReranked, hasRerankFailed, documents } = await hurried.query({ query: 'walnut bread', index: 'docs' })
+    expect({ isReranked, hasRerankFailed }).toEqual({ isReranked: false, hasRerankFailed: true })
     expect(failures).toEqual(['timeout'])
     expect(documents[0]?.id).toBe('z')
     expect(documents[0]?.score).toBeGreaterThan(documents[1]?.score ?? 1)

@@ -117,7 +117,10 @@ export class RagService {
       const onFound = (): void => span.set({ 'rag.index.name': name })
       const found = await this.#retrieveFrom({ name, at: 'rag.index', onFound }, retrieving, signal)
       const { prompt, used } = await buildFinalPrompt(request.query, generation, engine, found.documents, template)
-      span.set({ 'rag.docs.retrieved': found.numCandidates, 'rag.docs.reranked': found.isReranked ? used.length : 0 })
+      span.set({
+        'rag.docs.retrieved': found.numCandidates,
+        'rag.docs.reranked': found.hasRerankFailed ? 0 : used.length,
+      })
       if (span.capturesContent) span.set(captured(request.query, used))
       return {
         prompts: [prompt],

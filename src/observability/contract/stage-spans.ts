@@ -29,7 +29,10 @@ export const STAGE_SPANS = {
     logEvent: 'rag.retrieved',
     attributes: {
       'rag.docs.retrieved': int('completed', 'candidates from vector.search'),
-      'rag.docs.reranked': int('completed', 'documents kept after rerank; 0 when the reranker failed or took too long'),
+      'rag.docs.reranked': int(
+        'completed',
+        'documents kept after rerank, those in the prompt; 0 when the reranker failed or took too long',
+      ),
       'rag.index.name': string(
         'completed',
         "the index, once it is found: a name that is none of ours is the caller's text",
