@@ -1,5 +1,5 @@
 /** What a request holds its answers to, and the matchers that see to it: schema, calls, thought. */
-import { isOpenThought, reasoningMarks } from './reasoning/reasoning-format.ts'
+import { isClosedThought, isOpenThought, reasoningMarks } from './reasoning/reasoning-format.ts'
 import type { ReasoningFormat } from './reasoning/reasoning-format.ts'
 import { ThoughtMatcher } from './reasoning/thought-matcher.ts'
 import type { GenerationRequest, StructuredOutput } from './request.ts'
@@ -86,6 +86,7 @@ export class OutputControl {
           if (answer === null) throw new Error('an answer without rules needs no matcher')
           return answer
         }
+        if (answer !== null && isClosedThought(reasoningFormat, promptEnd)) return answer
         const isOpen = isOpenThought(reasoningFormat, promptEnd)
         const budget = rules.thinkingBudget
         // An answer without a thought before it: the two may begin alike.

@@ -75,7 +75,7 @@ const notZero = (value: number): boolean => value !== 0
 const atLeastOne = { error: 'a whole number of at least 1, or -1 for as many as fit' }
 
 /** What chat templates get besides the conversation. */
-const templateArguments = nullable(
+export const templateArguments = nullable(
   record(
     z
       .string()

@@ -54,6 +54,11 @@ export function isOpenThought({ begin, end, hasChannels }: ReasoningFormat, prom
   return promptEnd.lastIndexOf(begin) > promptEnd.lastIndexOf(end)
 }
 
+/** The prompt ends behind a thought: its template switched thinking off. */
+export function isClosedThought({ end, hasChannels }: ReasoningFormat, promptEnd: string): boolean {
+  return !hasChannels && promptEnd.trimEnd().endsWith(end)
+}
+
 /** Special tokens that stand in a format's marks, by id. */
 export function reasoningMarks(
   format: ReasoningFormat,

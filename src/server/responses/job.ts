@@ -27,12 +27,18 @@ export function toChatRequest(body: ResponsesRequest, earlier: readonly ChatMess
         ...(strict === undefined ? {} : { strict }),
       },
     })),
-    tool_choice:
-      typeof body.tool_choice === 'object'
-        ? { type: 'function', function: { name: body.tool_choice.name } }
-        : body.tool_choice,
+    chat_template_kwargs: body.chat_template_kwargs,
+    thinking_budget: body.thinking_budget ?? body.thinking_token_budget,
+    tool_choice: toolChoice(body.tool_choice),
     response_format: responseFormat(body),
   }
+}
+
+function toolChoice(choice: ResponsesRequest['tool_choice']): ChatRequest['tool_choice'] {
+  if (typeof choice !== 'object') return choice
+  if (choice.type === 'function') return { type: 'function', function: { name: choice.name } }
+  const tools = choice.tools.map(({ name }) => ({ type: 'function' as const, function: { name } }))
+  return { type: 'allowed_tools', allowed_tools: { mode: choice.mode, tools } }
 }
 
 /** The messages of a request's own input. Calls of one turn are one message of the assistant. */

@@ -4,7 +4,7 @@
  */
 import { z } from 'zod'
 import { list, nullable, record } from '../validation.ts'
-import { rag } from '../wire.ts'
+import { rag, templateArguments } from '../wire.ts'
 import { unsupported } from '../wire-elsewhere.ts'
 
 /** Items of one request: as many as a chat may have messages. */
@@ -58,6 +58,12 @@ const functionTool = z.object({
 
 const namedFunction = z.object({ type: z.literal('function'), name: z.string().min(1).max(256) })
 
+const allowedTools = z.object({
+  type: z.literal('allowed_tools'),
+  mode: z.enum(['auto', 'required']),
+  tools: list(z.looseObject({ type: z.literal('function'), name: z.string().max(256) }), { max: 128 }),
+})
+
 const textFormat = z.discriminatedUnion(
   'type',
   [
@@ -88,8 +94,9 @@ export const responsesRequest = z.object({
   top_p: nullable(z.number().min(0).max(1)),
   tools: nullable(list(functionTool, { max: 128 })),
   tool_choice: nullable(
-    z.union([z.enum(['none', 'auto', 'required']), namedFunction], {
-      error: "'none', 'auto', 'required' or an object {type: 'function', name}",
+    z.union([z.enum(['none', 'auto', 'required']), namedFunction, allowedTools], {
+      error:
+        "'none', 'auto', 'required' or an object {type: 'function', name} or {type: 'allowed_tools', mode, tools: [{type: 'function', name}]}",
     }),
   ),
   parallel_tool_calls: nullable(z.boolean()),
@@ -100,6 +107,9 @@ export const responsesRequest = z.object({
       summary: nullable(z.string()),
     }),
   ),
+  chat_template_kwargs: templateArguments,
+  thinking_budget: nullable(z.int().min(0)),
+  thinking_token_budget: nullable(z.int().min(0)),
   top_logprobs: unsupported([0]),
   truncation: unsupported(['disabled', 'auto']),
   background: unsupported([false]),
