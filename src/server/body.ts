@@ -1,4 +1,5 @@
 /** Reading a request's body: bounded in bytes, time, nesting and number of values. */
+import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Context } from 'hono'
 import { Slice } from '../rag/slice.ts'
 import { clientGone } from './disconnect.ts'
@@ -17,12 +18,32 @@ const BODY_TOTAL_MS = 30_000
 export async function readJson(c: Context<AppEnv>, maxBytes: number): Promise<unknown> {
   const reading = c.get('bodyReading')
   const text = new JsonText('body')
-  for await (const chunk of readChunks(c, maxBytes, (numBytes) => reading?.arrived(numBytes))) text.write(chunk)
+  let size = 0
+  const onArrival = (numBytes: number) => {
+    size += numBytes
+    reading?.arrived(numBytes)
+  }
+  for await (const chunk of readChunks(c, maxBytes, onArrival)) text.write(chunk)
   if (text.isBlank) throw invalidRequest('body: expected a JSON object, found nothing')
+  const isLarge = size > LARGE_BYTES
+  if (isLarge) await turnOfItsOwn()
   c.get('atWork')?.()
   const value = text.parse()
   reading?.parsed()
+  // It is checked in another turn than it was parsed in.
+  if (isLarge) await turnOfItsOwn()
   return value
+}
+
+/** Parsing a body takes some milliseconds for each of these. */
+const LARGE_BYTES = 2 ** 20
+
+let lastTurn: Promise<void> = Promise.resolve()
+
+/** A turn of the event loop in which no other large body is worked on: those of others that wait are served between two of them. */
+function turnOfItsOwn(): Promise<void> {
+  lastTurn = lastTurn.then(() => nextTurn())
+  return lastTurn
 }
 
 /** The whole body as it is. @throws as readJson. */
