@@ -3,7 +3,7 @@ import type { CommandLine, Config } from './config.ts'
 import type { Engine } from './engine/request.ts'
 import { EvaluationError, measureChoices, measurePerplexity } from './evaluation.ts'
 import { measurementTable, measureSpeed } from './measurement.ts'
-import { loadEngine } from './model-loading.ts'
+import { loadEngine, modelsOf } from './model-loading.ts'
 import type { Log } from './observability/log.ts'
 import { createProgress } from './progress.ts'
 
@@ -17,7 +17,10 @@ const terminal: Log = { trace: quiet, debug: quiet, info: quiet, warn: say, erro
 async function withEngine<T>(config: Config, use: (engine: Engine) => Promise<T>): Promise<T> {
   if (config.engineUrls.length > 0)
     throw new EvaluationError('--engine-url: expected a model of this process, found a remote engine')
-  const { engine } = await loadEngine(config, terminal)
+  const [model, second] = modelsOf(config)
+  if (model === undefined || second !== undefined)
+    throw new EvaluationError(`--model: expected one model, found ${config.models.length}`)
+  const { engine } = await loadEngine(config, model, terminal)
   try {
     return await use(engine)
   } finally {

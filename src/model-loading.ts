@@ -1,6 +1,7 @@
 /** From the configuration to an engine that is loaded, local or remote, and what lies beside its model's weights. */
-import { access, constants, mkdir, readFile } from 'node:fs/promises'
-import { basename, join } from 'node:path'
+import { existsSync } from 'node:fs'
+import { access, constants, mkdir, readdir, readFile, stat } from 'node:fs/promises'
+import { basename, dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { z } from 'zod'
 import type { Config } from './config.ts'
@@ -30,6 +31,49 @@ export interface Loaded {
   readonly promptTemplate: PromptTemplate | null
 }
 
+/** A model by the name that it is served under, and where it is: a path or a hub id. */
+export interface NamedModel {
+  readonly name: string
+  readonly location: string
+}
+
+const NAMED = /^([\w.:/@-]+)=(.+)$/
+
+/** The models of this process that the configuration names, or the bundled one. Throws ModelError for a name that two of them have. */
+export function modelsOf({
+  models,
+  servedModelName,
+}: Pick<Config, 'models' | 'servedModelName'>): readonly NamedModel[] {
+  if (models.length > 1 && servedModelName !== null)
+    throw new ModelError('--served-model-name: expected one model; give each of several its own: --model NAME=PATH')
+  const named = (models.length > 0 ? models : [BUNDLED_MODEL]).map((value): NamedModel => {
+    // A path may hold an equals sign, too.
+    const [, name = null, location = value] = existsSync(value) ? [] : (NAMED.exec(value) ?? [])
+    return { name: name ?? servedModelName ?? nameOf(location), location }
+  })
+  const names = named.map(({ name }) => name)
+  const twice = names.find((name, i) => names.indexOf(name) < i)
+  if (twice !== undefined)
+    throw new ModelError(`--model: two models are called ${twice}; name them apart: --model NAME=PATH`)
+  return named
+}
+
+const nameOf = (location: string): string =>
+  existsSync(location) ? basename(resolve(location)).replace(/\.gguf$/i, '') : location
+
+/** Bytes of a model's weights on disk; null: it has to be downloaded yet. */
+export async function weightBytesOf({ location }: NamedModel): Promise<number | null> {
+  if (!existsSync(location)) return null
+  const isFolder = (await stat(location)).isDirectory()
+  const folder = isFolder ? location : dirname(location)
+  const parts = basename(location).replace(/-\d{5}-of-\d{5}\.gguf$/i, '')
+  const files = (await readdir(folder)).filter((file) =>
+    isFolder ? /\.(safetensors|gguf)$/i.test(file) : file === basename(location) || file.startsWith(`${parts}-`),
+  )
+  const sizes = await Promise.all(files.map(async (file) => (await stat(join(folder, file))).size))
+  return sizes.reduce((sum, size) => sum + size, 0)
+}
+
 export interface LoadControl {
   /** Told when the engine cannot run and a first attempt to mend that failed. */
   readonly onFatal?: (reason: string) => void
@@ -37,24 +81,28 @@ export interface LoadControl {
   readonly signal?: AbortSignal
 }
 
-/** The engine that the configuration asks for. Throws ModelError for a checkpoint, or another engine, that cannot serve. */
+/** The engine in front of engines elsewhere, as the configuration names them. Throws ModelError for one that cannot serve. */
+export async function loadRemoteEngine(config: Config, logger: Log): Promise<Loaded> {
+  const { createRemoteEngine } = await import('./remote/connect.ts')
+  const engine = await createRemoteEngine({
+    urls: config.engineUrls,
+    apiKey: config.engineApiKey,
+    // With models of its own beside it, the name is one of theirs.
+    model: config.models.length > 0 ? null : config.servedModelName,
+    onError: (where, error) => logger.error('engine.problem', { where, error }),
+  })
+  return { engine, samplingDefaults: {}, promptTemplate: null }
+}
+
+/** The engine of a model. Throws ModelError for a checkpoint that cannot serve. */
 export async function loadEngine(
   config: Config,
+  { name, location }: NamedModel,
   logger: Log,
   { onFatal = () => {}, signal }: LoadControl = {},
 ): Promise<Loaded> {
   const onError = (where: string, error: unknown) => logger.error('engine.problem', { where, error })
-  if (config.engineUrls.length > 0) {
-    const { createRemoteEngine } = await import('./remote/connect.ts')
-    const engine = await createRemoteEngine({
-      urls: config.engineUrls,
-      apiKey: config.engineApiKey,
-      model: config.servedModelName,
-      onError,
-    })
-    return { engine, samplingDefaults: {}, promptTemplate: null }
-  }
-  const { path, name } = await orAborted(locateModel(config), signal)
+  const path = await orAborted(locateModel(config, location), signal)
   const progress = createProgress(process.stderr, 'loading weights')
   const runner = createLastingRunner()
   signal?.addEventListener('abort', () => void runner.close(), { once: true })
@@ -80,7 +128,7 @@ export async function loadEngine(
       chatTemplate: await loadChatTemplate(path, tokenizer, config.chatTemplate),
       kvTiers: await kvTiersOf(config, modelInfo, logger),
       options: {
-        modelName: config.servedModelName ?? name,
+        modelName: name,
         maxNumSeqs: config.maxNumSeqs,
         prefixCaching: config.prefixCaching,
         runAhead: config.runAhead === 0 ? 0 : 1,
@@ -163,19 +211,19 @@ async function kvTiersOf(config: Config, modelInfo: ModelInfo, logger: Log): Pro
   })
 }
 
-/** Folder or file of the model, downloaded where it is a hub id, and the name it is served under. Throws ModelError. */
-async function locateModel(config: Config): Promise<{ path: string; name: string }> {
-  if (config.model === null) return { path: BUNDLED_MODEL, name: basename(BUNDLED_MODEL) }
+/** Folder or file of the model, downloaded where it is a hub id. Throws ModelError. */
+async function locateModel(config: Config, location: string): Promise<string> {
   const { resolveModel } = await import('./engine/weights/hub.ts')
   const progress = createProgress(process.stderr, 'downloading')
   try {
-    return await resolveModel(config.model, {
+    const { path } = await resolveModel(location, {
       cacheDir: config.hfHubCache,
       token: config.hfToken,
       endpoint: config.hfEndpoint,
       offline: config.hfOffline,
       onProgress: progress.update,
     })
+    return path
   } finally {
     progress.end()
   }

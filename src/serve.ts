@@ -7,15 +7,15 @@ import { constants } from 'node:os'
 import { getRequestListener, RequestError } from '@hono/node-server'
 import { join } from 'node:path'
 import type { CommandLine, Config } from './config.ts'
-import type { Engine } from './engine/request.ts'
 import type { CacheConfig, DeviceMemory } from './observability/engine-metrics.ts'
-import { loadEngine, MODELS, PACKAGE } from './model-loading.ts'
+import { availableHostMemory } from './kernels/host-memory.ts'
+import { loadEngine, loadRemoteEngine, MODELS, modelsOf, PACKAGE, weightBytesOf } from './model-loading.ts'
 import { createObservability, type Observability } from './observability/observability.ts'
 import { EventLoopWatch } from './observability/event-loop-watch.ts'
 import { loadPlugins } from './observability/plugins.ts'
 import { createRag, DEFAULT_RERANK_BUDGET_MS, type RagOptions } from './rag/create-rag.ts'
 import type { RagService } from './rag/service.ts'
-import type { PromptTemplate } from './rag/prompt.ts'
+import type { Log } from './observability/log.ts'
 import { createApp } from './server/app.ts'
 import { type Connections, trackConnections } from './server/connections.ts'
 import { watchKeyFile } from './server/key-file.ts'
@@ -80,13 +80,25 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   const { logger } = observability
   const crashes = handleCrashes(observability)
   const plugins = await loadPlugins(config.plugins, observability.subscriberHost)
-  const state = new ServerState(observability.subscribers(plugins))
+  let hasStarted = false
+  const state = new ServerState((model) => observability.subscribers(plugins, model), {
+    idleMs: config.modelIdle === null ? null : config.modelIdle * 1000,
+    version: build.revision ?? build.version,
+    availableBytes: availableHostMemory,
+    onLoaded: (model, ms) => logger.info('model.loaded', { model, duration_ms: Math.round(ms) }),
+    onUnloaded: (model, reason) => logger.info('model.unloaded', { model, reason }),
+    onLoadFailed: (model, error) => {
+      // At the start, the process ends and says why.
+      if (hasStarted) logger.error('model.load_failed', { model, error })
+    },
+  })
   observability.metrics.observeEngine({
     gauges: () => ({
       ...state.stats(),
       device: deviceMemory(state),
       cache: cacheConfig(state, config.prefixCaching),
     }),
+    models: () => state.models.describe(),
     modelName: () => state.engine?.modelName ?? 'none',
   })
   const secret = loadSecret(config.cacheDir)
@@ -97,10 +109,8 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
           if (typeof change === 'number') logger.info('keys.reloaded', { keys: change })
           else logger.error('keys.reload_failed', { error: change })
         })
-  let template: PromptTemplate | null = null
   const rag = createRag({
     ...ragSettings(config),
-    promptTemplate: () => template,
     // Bound to the start: a worker ends in the context of the request that it was started by, whose line this is not.
     onWorkerDeath: AsyncResource.bind(({ worker, reason, cause }) => {
       logger.warn('rag.worker_died', { worker, reason, error: cause })
@@ -145,8 +155,6 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   server.on('checkContinue', (request, response) => server.emit('request', request, response))
   server.keepAliveTimeout = KEEP_ALIVE_MS
   const connections = trackConnections(server)
-  let engine: Engine | null = null
-  const abandoned = new AbortController()
   let hasFailed = false
   let onFatal: (reason: string) => void = () => {}
   try {
@@ -158,24 +166,20 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     })
     fatal.catch(() => {})
     const reading = rag.readDefaultIndex()
-    const loading = loadEngine(config, logger, { onFatal: (reason) => onFatal(reason), signal: abandoned.signal })
+    const loading = loadModels(config, logger, state, (reason) => onFatal(reason))
     // A signal while a large model loads must not wait for it.
     const loaded = await Promise.race([loading, stop.requested])
     if (loaded === 'stop') {
-      abandoned.abort()
-      await within(
-        ABANDON_MS,
-        loading.then(undefined, () => {}),
-      )
+      await within(ABANDON_MS, state.models.close())
       return 0
     }
-    engine = loaded.engine
-    template = loaded.promptTemplate
     await Promise.race([reading, stop.requested])
     watch.start()
-    state.ready(engine, loaded.samplingDefaults, build.revision ?? build.version)
-    logger.info('server.ready', { url, model: engine.modelName, device: engine.modelInfo?.device.kind ?? 'remote' })
-    process.stderr.write(`${readyLine(url, engine, performance.now() - startedMs)}\n`)
+    state.ready()
+    hasStarted = true
+    const { engine } = state
+    logger.info('server.ready', { url, model: engine?.modelName, device: engine?.modelInfo?.device.kind ?? 'remote' })
+    process.stderr.write(`${readyLine(url, state, performance.now() - startedMs)}\n`)
     void rag.warm()
     await Promise.race([stop.requested, fatal])
     return 0
@@ -187,7 +191,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     const logLevel = hasFailed ? 'debug' : 'info'
     watch.close()
     keyFile?.close()
-    await shutDown({ config, state, server, connections, engine, rag, observability, logLevel })
+    await shutDown({ config, state, server, connections, rag, observability, logLevel })
     stop.release()
     crashes.release()
   }
@@ -232,10 +236,17 @@ function requireModelPath(flag: string, value: string | null): void {
   throw new StartError(`${flag} ${value}: no such folder or file`)
 }
 
-/** What the local engine's backend holds; null for a remote one, and while it loads. */
-function deviceMemory(state: ServerState): DeviceMemory | null {
-  const info = state.engine?.modelInfo
-  return info ? { kind: info.device.kind, ...info.memory } : null
+/** What the local engines' backends hold together, all of them on one device; null for remote ones, and while they load. */
+function deviceMemory({ models }: ServerState): DeviceMemory | null {
+  const [first, ...others] = models.engines.flatMap(({ modelInfo }) => modelInfo ?? [])
+  if (first === undefined) return null
+  const memory = { kind: first.device.kind, ...first.memory }
+  for (const { memory: more } of others) {
+    memory.weightBytes += more.weightBytes
+    memory.kvCacheBytes += more.kvCacheBytes
+    memory.scratchBytes += more.scratchBytes
+  }
+  return memory
 }
 
 function cacheConfig(state: ServerState, prefixCaching: boolean): CacheConfig | null {
@@ -248,7 +259,6 @@ interface Running {
   readonly state: ServerState
   readonly server: Server
   readonly connections: Connections
-  readonly engine: Engine | null
   readonly rag: RagService
   readonly observability: Observability
   /** Of the lines that tell the shutdown. */
@@ -257,7 +267,7 @@ interface Running {
 
 /** Refuses what is new, lets what runs finish, then closes everything; each step is bounded. */
 async function shutDown(running: Running): Promise<void> {
-  const { config, state, server, connections, engine, rag, observability, logLevel } = running
+  const { config, state, server, connections, rag, observability, logLevel } = running
   state.drain()
   const deadline = performance.now() + config.shutdownTimeoutMs
   const { numRunning, numWaiting } = state.stats()
@@ -269,7 +279,7 @@ async function shutDown(running: Running): Promise<void> {
       `miniserve: stopping; ${numOpen} ${numOpen === 1 ? 'request runs' : 'requests run'} for at most ${seconds} s more. Ctrl-C again ends them now.\n`,
     )
   }
-  await engine?.drain(config.shutdownTimeoutMs)
+  await state.models.drain(config.shutdownTimeoutMs)
   // The last frames of ended streams are still on their way to the sockets.
   const closed = server.listening ? new Promise<void>((resolve) => server.close(() => resolve())) : Promise.resolve()
   connections.closeIdle()
@@ -277,7 +287,7 @@ async function shutDown(running: Running): Promise<void> {
   await closed
   clearTimeout(timer)
   // A store that does not answer would keep its own time.
-  await within(CLOSE_MS, Promise.allSettled([engine?.close(), rag.close()]))
+  await within(CLOSE_MS, Promise.allSettled([state.models.close(), rag.close()]))
   // All zero unless something leaked; the end-to-end tests hold it.
   const open = observability.open()
   observability.logger[logLevel]('server.stopped', {
@@ -338,13 +348,36 @@ async function listen(server: Server, config: Config): Promise<string> {
   return `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`
 }
 
-function readyLine(url: string, engine: Engine, ms: number): string {
-  const device = engine.modelInfo?.device
+function readyLine(url: string, { engine, models }: ServerState, ms: number): string {
+  const device = engine?.modelInfo?.device
   const where = device ? `${device.kind} (${device.adapter})` : 'a remote engine'
-  return `miniserve ready on ${url} with ${engine.modelName} on ${where}, after ${(ms / 1000).toFixed(1)} s`
+  const names = models.describe().map(({ name, state }) => (state === 'ready' ? name : `${name} (on demand)`))
+  return `miniserve ready on ${url} with ${names.join(', ')} on ${where}, after ${(ms / 1000).toFixed(1)} s`
 }
 
-function ragSettings(config: Config): Omit<RagOptions, 'promptTemplate'> {
+/**
+ * Offers every model and loads those of the start: all, or the first where idle ones are unloaded. Engines elsewhere come first: what they
+ * serve is what is asked for without a name. Throws ModelError.
+ */
+async function loadModels(
+  config: Config,
+  logger: Log,
+  { models }: ServerState,
+  onFatal: (reason: string) => void,
+): Promise<void> {
+  if (config.engineUrls.length > 0) models.add(await loadRemoteEngine(config, logger))
+  const local = config.engineUrls.length > 0 && config.models.length === 0 ? [] : modelsOf(config)
+  for (const model of local) {
+    models.offer({
+      name: model.name,
+      weightBytes: () => weightBytesOf(model),
+      load: (signal) => loadEngine(config, model, logger, { onFatal, signal }),
+    })
+  }
+  for (const { name } of config.modelIdle === null ? local : local.slice(0, 1)) await models.load(name)
+}
+
+function ragSettings(config: Config): RagOptions {
   return {
     store: config.ragStore,
     storeUrl: config.ragStoreUrl,
@@ -372,7 +405,7 @@ export async function indexDocuments(
   { config, isStrict }: Pick<CommandLine, 'config' | 'isStrict'>,
   paths: readonly string[],
 ): Promise<number> {
-  const rag = createRag({ ...ragSettings(config), promptTemplate: () => null })
+  const rag = createRag(ragSettings(config))
   try {
     const { runRagIndex } = await import('./rag/index-command.ts')
     return await runRagIndex({ rag, paths, index: config.ragIndex, isStrict }, process.stderr)

@@ -75,8 +75,8 @@ beforeAll(async () => {
   })
 
   // 4. Server: OpenAI's wire around it.
-  const state = new ServerState([observability.engineSubscriber])
-  state.ready(engine)
+  const state = new ServerState(() => [observability.engineSubscriber])
+  state.serve(engine)
   app = createApp({
     state,
     observability,

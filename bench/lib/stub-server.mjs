@@ -86,8 +86,8 @@ const observability = createObservability({
   logLevel: 'warn',
   logFile: null,
 })
-const state = new ServerState(observability.subscribers([]))
-state.ready(engine)
+const state = new ServerState((model) => observability.subscribers([]))
+state.serve(engine)
 const app = createApp({
   state,
   observability,

@@ -32,11 +32,22 @@ export interface CacheConfig {
   readonly prefixCaching: boolean
 }
 
-/** The engine as the metrics see it. */
+/** A model that is served, loaded or not. */
+export interface ModelGauges {
+  readonly name: string
+  /** ready, loading, unloading or on_demand. */
+  readonly state: string
+  /** null: it is not loaded. */
+  readonly stats: Pick<EngineGauges, 'numRunning' | 'numWaiting' | 'numBlocks' | 'numFreeBlocks'> | null
+}
+
+/** The engines as the metrics see them. */
 export interface ObservedEngine {
-  /** Read when /metrics is. */
+  /** Of all engines together; read when /metrics is. */
   gauges(): EngineGauges
-  /** Of the served model; read at every step. */
+  /** Of each model; read when /metrics is. */
+  models(): readonly ModelGauges[]
+  /** Of the first model. */
   modelName(): string
 }
 
@@ -58,6 +69,35 @@ export function addEngineMetrics(instruments: Instruments, observed: () => Obser
     'How the KV cache is set up, in the labels; always 1',
     ['model_name', 'block_size', 'num_gpu_blocks', 'enable_prefix_caching'],
     () => cacheInfoOf(engine(), observed()?.modelName() ?? 'none'),
+  )
+  const models = () => observed()?.models() ?? []
+  instruments.gauges(
+    'miniserve_model_state',
+    'What state each model is in: ready, loading, unloading or on_demand; always 1',
+    ['model_name', 'state'],
+    () => models().map(({ name, state }) => ({ labels: { model_name: name, state }, value: 1 })),
+  )
+  const ofEach = (value: (stats: NonNullable<ModelGauges['stats']>) => number) =>
+    models().flatMap(({ name, stats }) =>
+      stats === null ? [] : [{ labels: { model_name: name }, value: value(stats) }],
+    )
+  instruments.gauges(
+    'miniserve_model_requests_running',
+    "Sequences in the running batch of each model's engine",
+    ['model_name'],
+    () => ofEach(({ numRunning }) => numRunning),
+  )
+  instruments.gauges(
+    'miniserve_model_requests_waiting',
+    "Sequences waiting in each model's engine",
+    ['model_name'],
+    () => ofEach(({ numWaiting }) => numWaiting),
+  )
+  instruments.gauges(
+    'miniserve_model_kv_cache_usage_perc',
+    "Share of each model's KV blocks in use, 0 to 1",
+    ['model_name'],
+    () => ofEach(({ numBlocks, numFreeBlocks }) => (numBlocks === 0 ? 0 : (numBlocks - numFreeBlocks) / numBlocks)),
   )
   instruments.gauges(
     'miniserve_device_memory_bytes',

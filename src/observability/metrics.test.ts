@@ -14,6 +14,10 @@ beforeEach(async () => {
       device: { kind: 'cpu', weightBytes: 300, kvCacheBytes: 200, scratchBytes: 100 },
       cache: { blockSize: 16, prefixCaching: true },
     }),
+    models: () => [
+      { name: 'tiny', state: 'ready', stats: { numRunning: 2, numWaiting: 1, numBlocks: 8, numFreeBlocks: 6 } },
+      { name: 'other', state: 'on_demand', stats: null },
+    ],
     modelName: () => 'tiny',
   })
   for (let i = 0; i < 2; i++) {
@@ -70,7 +74,7 @@ describe('/metrics', () => {
 
   it('counts the tokens of every step of the engine', async () => {
     const step = { type: 'step', stepId: 1, startMs: 0, atMs: 1, numRows: 3, numPrefillTokens: 60, numDecodeTokens: 2, numRunning: 3, numWaiting: 0, numFreeBlocks: 1, numBlocks: 1, gpuMicros: null, kernels: null, requestIds: [] } as const // prettier-ignore
-    for (const { onEvent } of observability.subscribers([])) onEvent(step)
+    for (const { onEvent } of observability.subscribers([], 'tiny')) onEvent(step)
     const { body } = await observability.metrics.render(undefined)
     expect(body).toContain('miniserve_iteration_tokens_total_bucket{le="32",model_name="tiny"} 0')
     expect(body).toContain('miniserve_iteration_tokens_total_bucket{le="64",model_name="tiny"} 1')

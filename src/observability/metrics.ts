@@ -90,9 +90,9 @@ export class Metrics {
     this.#engine = engine
   }
 
-  /** A step of the engine ran. */
-  onStep({ numPrefillTokens, numDecodeTokens }: StepEvent): void {
-    this.#stepTokens.observe(this.#engine?.modelName() ?? 'none', [numPrefillTokens + numDecodeTokens], 1)
+  /** A step of a model's engine ran. */
+  onStep({ numPrefillTokens, numDecodeTokens }: StepEvent, model: string): void {
+    this.#stepTokens.observe(model, [numPrefillTokens + numDecodeTokens], 1)
   }
 
   onBreach(span: string, attribute: string): void {

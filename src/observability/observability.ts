@@ -72,7 +72,7 @@ export interface Observability {
   /** Subscribe it to the engine; with others beside it, subscribe what `subscribers` makes of them. */
   readonly engineSubscriber: EngineSubscriber
   /** Tracing around other subscribers: it opens spans before they hear an event and closes them after, so that theirs nest. */
-  subscribers(others: readonly EngineSubscriber[]): readonly EngineSubscriber[]
+  subscribers(others: readonly EngineSubscriber[], model?: string): readonly EngineSubscriber[]
   readonly subscriberHost: SubscriberHost
   openRequest(input: OpenRequestInput): RequestTrace
   spanCounts(): ExportCounts
@@ -200,7 +200,7 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
     })
   }
 
-  subscribers(others: readonly EngineSubscriber[]): readonly EngineSubscriber[] {
+  subscribers(others: readonly EngineSubscriber[], model = 'none'): readonly EngineSubscriber[] {
     const tracing = this.engineSubscriber
     const isLast = ({ type }: EngineEvent) => type === 'finished' || type === 'kvDone'
     return [
@@ -209,7 +209,7 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
         onEvent: (event) => void (isLast(event) || tracing.onEvent(event)),
         run: (work, fn) => this.plugins.runWork(work, fn),
       },
-      { name: 'metrics', onEvent: (event) => void (event.type === 'step' && this.metrics.onStep(event)) },
+      { name: 'metrics', onEvent: (event) => void (event.type === 'step' && this.metrics.onStep(event, model)) },
       ...this.plugins.guard(others),
       { name: 'tracing.close', onEvent: (event) => void (isLast(event) && tracing.onEvent(event)) },
     ]

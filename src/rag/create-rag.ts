@@ -8,7 +8,6 @@ import { BUNDLED_INDEX } from './index-catalog.ts'
 import { modelThreads } from './model-threads.ts'
 import { createModelWorkers } from './model-workers.ts'
 import { type EngineDevice, resolveEmbedder, resolveModel, type StaticSource } from './models.ts'
-import type { PromptTemplate } from './prompt.ts'
 import { RagService } from './service.ts'
 import { createMemoryStore } from './stores/memory.ts'
 import { createPgvectorStore } from './stores/pgvector.ts'
@@ -49,8 +48,6 @@ export interface RagOptions {
   readonly onWorkerDeath?: WorkerDeathListener
   /** Told when an answer keeps the order of the search, because the reranker failed (with the kind of its error) or took too long. */
   readonly onRerankFailure?: (kind: string) => void
-  /** prompt.json of the served model, asked for with each request (the model may be loading still); null for one without. */
-  readonly promptTemplate: () => PromptTemplate | null
 }
 
 export const DEFAULT_RERANK_BUDGET_MS = 1000

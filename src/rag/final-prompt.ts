@@ -17,13 +17,16 @@ export interface Generation {
   readonly maxTokens: number
 }
 
-export type PromptEngine = Pick<Engine, 'encode' | 'decode' | 'maxModelLen'>
+export interface PromptEngine extends Pick<Engine, 'encode' | 'decode' | 'maxModelLen'> {
+  /** prompt.json of its model; null: it has none, and documents go before the question in plain words. */
+  readonly promptTemplate: PromptTemplate | null
+}
 
 /** Share of the context that a generation keeps for its answer when it asks for as much as there is. */
 const MIN_ANSWER_SHARE = 0.25
 
 /**
- * @param template prompt.json of the served model; null: it has none, and the documents go before the question in plain words.
+ * The prompt in the template of the engine's model.
  * @returns the prompt, and the documents that fit into it, best first.
  * @throws RagError naming the field that cannot be honoured, or when the question alone does not fit.
  */
@@ -32,9 +35,8 @@ export async function buildFinalPrompt(
   { prompts, maxTokens }: Generation,
   engine: PromptEngine,
   documents: readonly RetrievedDocument[],
-  template: PromptTemplate | null,
 ): Promise<{ readonly prompt: PromptInput; readonly used: readonly RetrievedDocument[] }> {
-  const { maxModelLen } = engine
+  const { maxModelLen, promptTemplate: template } = engine
   const answerTokens = Math.min(maxTokens, Math.ceil(maxModelLen * MIN_ANSWER_SHARE))
   const inputs: PromptInputs = { documents, tokenizer: engine, maxTokens: maxModelLen - answerTokens }
   const first = prompts[0]

@@ -34,6 +34,7 @@ const wordsOf = (ids: readonly number[], skipSpecialTokens = false): string =>
     .join('')
 const engine = {
   maxModelLen: 2000,
+  promptTemplate: TEMPLATE,
   encode: async (prompts: readonly PromptInput[]): Promise<readonly (readonly number[])[]> =>
     prompts.map((prompt) =>
       'text' in prompt
@@ -74,7 +75,6 @@ const serviceWith = ({
     reader: createDocumentReader(),
     bundled: null,
     rerankBudgetMs: 60_000,
-    promptTemplate: () => TEMPLATE,
     closeModels: async () => {},
     ...parts,
   })
@@ -99,7 +99,6 @@ beforeAll(() => {
     defaultIndex: 'docs',
     bundledFiles: [join(folder, 'shipped', 'README.md'), join(folder, 'shipped', 'docs')],
     rerankBudgetMs: 60_000,
-    promptTemplate: () => TEMPLATE,
   }
   rag = createRag(options)
   models = createModelWorkers()

@@ -13,7 +13,6 @@ import type { FusionWeights } from './fusion.ts'
 import { createHybridReranker } from './hybrid-reranker.ts'
 import { IndexCatalog, indexNotFound, type ListedIndex } from './index-catalog.ts'
 import { ingest, type IngestOptions, type IngestResult, type Rejection, type SourceDocument } from './ingest.ts'
-import type { PromptTemplate } from './prompt.ts'
 import type { Reranker, Reranking } from './reranker.ts'
 import { parseRetrieval, type RetrievalRequest, type Retrieving } from './retrieval-request.ts'
 import { retrieve, type RetrievedDocument, type Retrieval } from './retrieve.ts'
@@ -48,7 +47,6 @@ export interface RagParts {
   readonly bundled: BundledIndex | null
   readonly rerankBudgetMs: number
   readonly onRerankFailure?: (kind: string) => void
-  readonly promptTemplate: () => PromptTemplate | null
   readonly closeModels: () => Promise<void>
 }
 
@@ -109,14 +107,13 @@ export class RagService {
   ): Promise<AugmentedPrompts> {
     const name = request.index ?? this.defaultIndex
     return stage('rag.retrieve', async (span) => {
-      const template = this.#parts.promptTemplate()
-      const retrieving = parseRetrieval(request, 'rag.', this.#defaults(template?.documents))
+      const retrieving = parseRetrieval(request, 'rag.', this.#defaults(engine.promptTemplate?.documents))
       refuseContinuation(generation.prompts)
       span.set({ 'gen_ai.retrieval.top_k': retrieving.topK })
       // Not before it is found: a name that is none of the caller's indexes is the caller's text.
       const onFound = (): void => span.set({ 'rag.index.name': name })
       const found = await this.#retrieveFrom({ name, at: 'rag.index', onFound }, retrieving, signal)
-      const { prompt, used } = await buildFinalPrompt(request.query, generation, engine, found.documents, template)
+      const { prompt, used } = await buildFinalPrompt(request.query, generation, engine, found.documents)
       span.set({
         'rag.docs.retrieved': found.numCandidates,
         'rag.docs.reranked': found.hasRerankFailed ? 0 : used.length,

@@ -1,7 +1,6 @@
 /** POST /v1/completions and /v1/chat/completions: a body becomes a job, the pipeline does the rest. */
 import type { Context } from 'hono'
 import type { z } from 'zod'
-import type { Engine } from '../engine/request.ts'
 import type { RagService } from '../rag/service.ts'
 import { type AppEnv, onceAnswered } from './env.ts'
 import { chatJob, completionJob, type JobContext } from './job.ts'
@@ -86,16 +85,18 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
   const sent = await readJson(c, parts.maxRequestBytes)
   if (trace.conversationId === null) trace.setConversation(conversationOf(sent))
   const body = parseBody(schema, prepare(sent))
-  const engine: Engine = parts.state.engineFor(body.model)
+  const model = await parts.state.use(body.model, abort.signal)
+  onceAnswered(c, model.release)
+  const { engine } = model
   const call = toCall(body, {
     requestId: c.get('requestId'),
     model: engine.modelName,
-    fingerprint: parts.state.fingerprint,
+    fingerprint: model.fingerprint,
     chatTemplate: engine.tokenizer?.chatTemplate ?? null,
     maxModelLen: engine.maxModelLen,
     cacheSalt: c.get('caller').cacheSalt,
     defaultSeed: parts.defaultSeed,
-    defaults: parts.state.samplingDefaults,
+    defaults: model.samplingDefaults,
     deadlineMs: parts.requestTimeoutMs > 0 ? startedMs + parts.requestTimeoutMs : null,
     onUpstreamCall: (url) => trace.startUpstreamCall(url),
   })
@@ -113,7 +114,9 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
   if (trace.capturesContent) trace.setContent(await inputContent(job, engine))
   const leave = parts.places?.take(c.get('caller').keyId, job.generation.prompts.length * job.generation.n)
   if (leave) onceAnswered(c, leave)
-  const response = await runPipeline({ engine, rag: parts.rag?.as(c.get('caller').indexes) ?? null }, call, {
+  const { promptTemplate } = model
+  const rag = parts.rag?.as(c.get('caller').indexes) ?? null
+  const response = await runPipeline({ engine, promptTemplate, rag }, call, {
     trace,
     abort,
     admitted: c.get('admitted'),

@@ -40,6 +40,7 @@ type EdgeCode =
   | 'key_queue_full'
   | 'rate_limit_exceeded'
   | 'loading'
+  | 'model_load_failed'
   | 'client_disconnect'
   | 'internal_error'
 
@@ -79,6 +80,7 @@ export const FAILURES: Readonly<Record<FailureCode, Failure>> = {
   key_queue_full: refused,
   rate_limit_exceeded: refused,
   loading: { ...unavailable, retryAfter: 2 },
+  model_load_failed: { ...failed, status: 503, retryAfter: 30 },
   draining: { ...unavailable, retryAfter: 5 },
   overloaded: { ...unavailable, retryAfter: 1 },
   device_lost: { ...unavailable, ending: 'device_lost', retryAfter: 1 },

@@ -14,7 +14,7 @@ import { createLocalRunner } from '../engine/runner/local.ts'
 import { loadTokenizer } from '../engine/tokenizer.ts'
 import { createDocumentReader } from '../rag/document-reader.ts'
 import type { Embedder } from '../rag/embedder.ts'
-import { promptTemplate } from '../rag/prompt.ts'
+import { type PromptTemplate, promptTemplate } from '../rag/prompt.ts'
 import { FUSION_WEIGHTS } from '../rag/fusion.ts'
 import type { Reranker } from '../rag/reranker.ts'
 import { RagService } from '../rag/service.ts'
@@ -71,9 +71,11 @@ const DOCUMENTS = [
   },
 ]
 
+let template: PromptTemplate | null = null
+
 function appWith(service: RagService, requestTimeoutMs = 30_000) {
-  const state = new ServerState([observability.engineSubscriber])
-  state.ready(engine)
+  const state = new ServerState(() => [observability.engineSubscriber])
+  state.serve(engine, { promptTemplate: template })
   return createApp({
     state,
     observability,
@@ -126,7 +128,7 @@ beforeAll(async () => {
     },
   })
   store = createMemoryStore(folder)
-  const template = promptTemplate.parse(JSON.parse(readFileSync(join(MODEL, 'prompt.json'), 'utf8')))
+  template = promptTemplate.parse(JSON.parse(readFileSync(join(MODEL, 'prompt.json'), 'utf8')))
   rag = new RagService({
     defaultIndex: 'notes',
     embedder,
@@ -136,7 +138,6 @@ beforeAll(async () => {
     reader: createDocumentReader(),
     bundled: null,
     rerankBudgetMs: 60_000,
-    promptTemplate: () => template,
     closeModels: async () => {},
   })
   app = appWith(rag)

@@ -2,6 +2,7 @@
 import { type Engine, EngineError, type GenerationRequest, type PromptInput } from '../engine/request.ts'
 import { bindStream, stage } from '../observability/context.ts'
 import type { PromptEngine } from '../rag/final-prompt.ts'
+import type { PromptTemplate } from '../rag/prompt.ts'
 import type { RagService } from '../rag/service.ts'
 import { promptContent } from './captured-content.ts'
 import { clientGone, unlessGone } from './disconnect.ts'
@@ -21,6 +22,8 @@ import {
 
 export interface PipelineParts {
   readonly engine: Engine
+  /** The model's own template for retrieved documents; null: it has none. */
+  readonly promptTemplate: PromptTemplate | null
   /** null: the server has no retrieval. */
   readonly rag: Pick<RagService, 'augment'> | null
 }
@@ -90,13 +93,14 @@ const unsupportedField = (field: string) =>
 
 /** The final prompt: the retrieved documents and the question in the model's own template. */
 async function retrieve(parts: PipelineParts, job: GenerationJob, gone: AbortSignal): Promise<FinalPrompts> {
-  const { rag, engine } = parts
+  const { rag, engine, promptTemplate } = parts
   const { rag: request, generation } = job
   if (!rag || !request) throw invalidRequest('rag: no index is configured on this server', 'rag', 'no_index')
   const { tenant } = generation
   return whileWanted(job, gone, (signal) => {
     const own: PromptEngine = {
       maxModelLen: engine.maxModelLen,
+      promptTemplate,
       encode: (prompts, options) => engine.encode(prompts, { ...options, tenant, signal }),
       decode: (ids, options) => engine.decode(ids, { ...options, tenant, signal }),
     }

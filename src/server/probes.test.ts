@@ -10,7 +10,7 @@ import { ServerState } from './state.ts'
 
 it('/ready says that the server is not, and leaves no warning or error in the log', async () => {
   const observability = testObservability()
-  const state = new ServerState([])
+  const state = new ServerState(() => [])
   const app = new Hono<AppEnv>().use(requestTrace(observability))
   registerRoutes(
     app,
@@ -29,7 +29,7 @@ it('/ready says that the server is not, and leaves no warning or error in the lo
   }
   expect(await answers()).toEqual([503, { status: 'loading' }, '2'])
   const { engine, runner } = openScriptedEngine()
-  state.ready(engine)
+  state.serve(engine)
   runner.say({ reason: 'unplugged', isFatal: false })
   expect(await answers()).toEqual([503, { status: 'unavailable', reason: 'unplugged' }, '2'])
   await engine.close()

@@ -37,11 +37,15 @@ export function probeHandlers(parts: ProbeParts): ProbeHandlers {
     state,
     ...more,
   })
-  /** The engine's first: clients take the first of the list. */
+  /** The engines' first: clients take the first of the list. */
   const models = () => {
-    const engine = parts.state.requireEngine()
+    if (parts.state.phase === 'loading') throw new ApiError('loading', 'the model is loading')
     return [
-      model(engine.modelName, 'generation', 'ready', { max_model_len: engine.maxModelLen }),
+      ...parts.state.models
+        .describe()
+        .map(({ name, state, maxModelLen }) =>
+          model(name, 'generation', state, maxModelLen === null ? {} : { max_model_len: maxModelLen }),
+        ),
       ...parts.retrievalModels.map(({ name, kind }) => model(name, kind, 'on_demand')),
     ]
   }
@@ -49,10 +53,15 @@ export function probeHandlers(parts: ProbeParts): ProbeHandlers {
     getHealth: (c) => c.json({ status: 'ok' }),
     getReadiness: (c) => {
       const { phase } = parts.state
-      const problem = parts.state.engine?.problem ?? null
-      if (phase === 'ready' && problem !== null) {
+      const problems = parts.state.models.engines.map((engine) => engine.problem)
+      // One engine that works is enough to be sent requests.
+      const problem = problems.every((found) => found !== null) ? problems[0] : null
+      if (phase === 'ready' && typeof problem === 'string') {
         return c.json({ status: 'unavailable', reason: problem }, 503, { 'retry-after': '2' })
       }
+      const described = parts.state.models.describe()
+      if (phase === 'ready' && described.length > 1)
+        return c.json({ status: 'ready', models: described.map(({ name, state }) => ({ id: name, state })) })
       if (phase === 'ready') return c.json({ status: 'ready' })
       return c.json({ status: phase }, 503, { 'retry-after': '2' })
     },

@@ -40,7 +40,6 @@ beforeAll(() => {
     defaultIndex: 'docs',
     bundledFiles: [],
     rerankBudgetMs: 60_000,
-    promptTemplate: () => null,
   })
   const parts = { rag, maxRequestBytes: 100_000 }
   app = new Hono<AppEnv>()

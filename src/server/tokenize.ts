@@ -38,42 +38,44 @@ export function tokenizeHandlers(parts: {
   return {
     tokenize: async (c) => {
       const body = parseBody(tokenizeRequest, await readJson(c, parts.maxRequestBytes))
-      const engine = parts.state.engineFor(body.model)
-      const encoded = await encodeFor(c, engine, promptsOf(body, engine), body.add_special_tokens)
-      const isList = Array.isArray(body.prompt)
-      const answer = {
-        tokens: isList ? encoded : encoded[0],
-        count: encoded.reduce((sum, ids) => sum + ids.length, 0),
-        max_model_len: engine.maxModelLen,
-      }
-      if (body.return_token_strs !== true) return c.body(await toJson(answer), 200, JSON_HEADERS)
-      const strings = await stringsOf(encoded, engine)
-      return c.body(await toJson({ ...answer, token_strs: isList ? strings : strings[0] }), 200, JSON_HEADERS)
-    },
-    describeTokenizer: (c) => {
-      const { tokenizer } = parts.state.requireEngine()
-      if (!tokenizer) throw remoteTokenizer()
-      return c.json({
-        tokenizer_class: 'PreTrainedTokenizerFast',
-        bos_token: tokenizer.bosToken,
-        eos_token: tokenizer.eosToken,
-        pad_token: null,
-        chat_template: tokenizer.chatTemplate,
+      return parts.state.withModel(body.model, c.req.raw.signal, async ({ engine }) => {
+        const encoded = await encodeFor(c, engine, promptsOf(body, engine), body.add_special_tokens)
+        const isList = Array.isArray(body.prompt)
+        const answer = {
+          tokens: isList ? encoded : encoded[0],
+          count: encoded.reduce((sum, ids) => sum + ids.length, 0),
+          max_model_len: engine.maxModelLen,
+        }
+        if (body.return_token_strs !== true) return c.body(await toJson(answer), 200, JSON_HEADERS)
+        const strings = await stringsOf(encoded, engine)
+        return c.body(await toJson({ ...answer, token_strs: isList ? strings : strings[0] }), 200, JSON_HEADERS)
       })
     },
+    describeTokenizer: (c) =>
+      parts.state.withModel(undefined, c.req.raw.signal, ({ engine: { tokenizer } }) => {
+        if (!tokenizer) throw remoteTokenizer()
+        return c.json({
+          tokenizer_class: 'PreTrainedTokenizerFast',
+          bos_token: tokenizer.bosToken,
+          eos_token: tokenizer.eosToken,
+          pad_token: null,
+          chat_template: tokenizer.chatTemplate,
+        })
+      }),
     detokenize: async (c) => {
       const body = parseBody(detokenizeRequest, await readJson(c, parts.maxRequestBytes))
-      const engine = parts.state.engineFor(body.model)
-      const vocabSize = engine.modelInfo?.vocabSize
-      const outside = vocabSize === undefined ? undefined : body.tokens.find((token) => token >= vocabSize)
-      if (outside !== undefined) {
-        throw invalidRequest(`tokens: expected ids below the vocabulary's ${vocabSize}, found ${outside}`, 'tokens')
-      }
-      const { signal } = c.req.raw
-      const tenant = c.get('caller').cacheSalt
-      const prompt = await unlessGone(signal, engine.decode(body.tokens, { tenant, signal }))
-      if (prompt === null) throw remoteTokenizer()
-      return c.json({ prompt })
+      return parts.state.withModel(body.model, c.req.raw.signal, async ({ engine }) => {
+        const vocabSize = engine.modelInfo?.vocabSize
+        const outside = vocabSize === undefined ? undefined : body.tokens.find((token) => token >= vocabSize)
+        if (outside !== undefined) {
+          throw invalidRequest(`tokens: expected ids below the vocabulary's ${vocabSize}, found ${outside}`, 'tokens')
+        }
+        const { signal } = c.req.raw
+        const tenant = c.get('caller').cacheSalt
+        const prompt = await unlessGone(signal, engine.decode(body.tokens, { tenant, signal }))
+        if (prompt === null) throw remoteTokenizer()
+        return c.json({ prompt })
+      })
     },
   }
 }

@@ -1,19 +1,26 @@
 /** The model: what is loaded, and on what it runs. */
+import { z } from 'zod'
 import { field } from './field.ts'
 import { integer, oneOf, text } from './values.ts'
 
 export const modelSettings = {
-  model: field(text.nullable().default(null), {
+  models: field(z.array(text).default([]), {
     flag: 'model',
     env: 'MODEL',
-    value: 'PATH|ID',
-    help: 'a folder in Hugging Face layout, a .gguf file, or a hub id ORG/NAME',
+    value: '[NAME=]PATH|ID',
+    help: 'a folder in Hugging Face layout, a .gguf file, or a hub id ORG/NAME; repeatable, each under its name',
     defaultText: 'the bundled model',
+  }),
+  modelIdle: field(integer(1, 10_000_000).nullable().default(null), {
+    flag: 'model-idle',
+    value: 'SECONDS',
+    help: 'unload a model that nobody has used for so long; models but the first are then loaded by their first request',
+    defaultText: 'never, and all are loaded at the start',
   }),
   servedModelName: field(text.nullable().default(null), {
     flag: 'served-model-name',
     value: 'NAME',
-    help: 'name in requests and responses',
+    help: 'name in requests and responses, of the only model',
     defaultText: "the folder's, file's or id's",
   }),
   device: field(oneOf(['auto', 'webgpu', 'cpu', 'reference']).default('auto'), {

@@ -24,12 +24,12 @@ const settings = (scratch, models) => ({
   modelsDir: join(root, 'models'),
   embeddingModel: null,
   rerankerModel: null,
-  hub: { cacheDir: '', endpoint: 'http://127.0.0.1:9', isOffline: true },
+  hub: { cacheDir: '', endpoint: 'http://127.0.0.1:9', token: null, isOffline: true },
+  device: 'auto',
   defaultIndex: INDEX,
   bundledFiles: [],
   // Quality is measured, not patience.
   rerankBudgetMs: 600_000,
-  promptTemplate: () => null,
   ...models,
 })
 

@@ -27,8 +27,10 @@ export function messagesHandlers(parts: GenerationParts): Pick<Handlers, 'create
         parseBody(countTokensRequest, await readJson(c, parts.maxRequestBytes)),
       )
       const prompt = { messages: messages.map(toChatMessage), tools: tools ?? [] }
-      const [ids] = await encodeFor(c, parts.state.engineFor(model), [prompt])
-      return c.json({ input_tokens: ids?.length ?? 0 })
+      return parts.state.withModel(model, c.req.raw.signal, async ({ engine }) => {
+        const [ids] = await encodeFor(c, engine, [prompt])
+        return c.json({ input_tokens: ids?.length ?? 0 })
+      })
     },
   }
 }

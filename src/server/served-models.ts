@@ -1,0 +1,338 @@
+/**
+ * The models that a server is asked for by name, each with an engine of its own: loaded at the start or by the first request that names them,
+ * unloaded when they have been idle for a while or when another needs their memory.
+ */
+import { createHash } from 'node:crypto'
+import type { EngineSubscriber } from '../engine/events.ts'
+import type { Engine, EngineStats } from '../engine/request.ts'
+import type { SamplingDefaults } from '../engine/sampling-defaults.ts'
+import { untilAborted } from '../rag/abort.ts'
+import type { PromptTemplate } from '../rag/prompt.ts'
+import { ApiError } from './errors.ts'
+
+/** An engine and what lies beside its model's weights. */
+export interface LoadedModel {
+  readonly engine: Engine
+  readonly samplingDefaults: SamplingDefaults
+  readonly promptTemplate: PromptTemplate | null
+}
+
+/** A model that can be loaded, more than once. */
+export interface ModelOffer {
+  readonly name: string
+  /** Bytes of its weights on disk; null: not known before it is loaded. */
+  weightBytes(): Promise<number | null>
+  /** @throws what is wrong with the model or the device; the signal's reason. */
+  load(signal: AbortSignal): Promise<LoadedModel>
+}
+
+export type ModelState = 'on_demand' | 'loading' | 'ready' | 'unloading'
+
+/** What is told of a model. */
+export interface ModelDescription {
+  readonly name: string
+  readonly state: ModelState
+  /** null: it has not been loaded yet. */
+  readonly maxModelLen: number | null
+  readonly stats: EngineStats | null
+}
+
+/** A model while a request uses it: it stays loaded until it is released. */
+export interface ModelUse extends LoadedModel {
+  /** Of what answers: changes with the model, how it is computed, and the version of this program. */
+  readonly fingerprint: string
+  /** Idempotent. */
+  release(): void
+}
+
+export interface ServedModelsOptions {
+  /** Milliseconds without a request after which a model is unloaded; null: never. */
+  readonly idleMs: number | null
+  readonly version: string
+  /** Who hears the events of a model's engine from the first on. */
+  subscribersOf(model: string): readonly EngineSubscriber[]
+  /** Bytes of host memory that a model could still take. */
+  availableBytes(): number
+  onLoaded?(model: string, ms: number): void
+  onUnloaded?(model: string, reason: 'idle' | 'memory'): void
+  onLoadFailed?(model: string, error: unknown): void
+}
+
+/** What a model takes of memory, as a multiple of its weights on disk: buffers and a cache beside them. */
+const MEMORY_FACTOR = 1.3
+
+const NO_STATS = {
+  numRunning: 0,
+  numWaiting: 0,
+  numWaitingTokens: 0,
+  numBlocks: 0,
+  numFreeBlocks: 0,
+  prefixCacheQueries: 0,
+  prefixCacheHits: 0,
+  numPreemptions: 0,
+  promptTokens: 0,
+  generationTokens: 0,
+  numDraftTokens: 0,
+  numAcceptedTokens: 0,
+}
+
+interface Entry {
+  readonly name: string
+  /** null: it was given loaded, and stays so. */
+  readonly offer: ModelOffer | null
+  loaded: LoadedModel | null
+  fingerprint: string
+  /** Under way: what brings it into memory, or out of it. */
+  loading: Promise<LoadedModel> | null
+  unloading: Promise<void> | null
+  maxModelLen: number | null
+  numUses: number
+  lastUsedMs: number
+  idle: NodeJS.Timeout | null
+}
+
+export class ServedModels {
+  readonly #options: ServedModelsOptions
+  readonly #entries = new Map<string, Entry>()
+  readonly #closing = new AbortController()
+  /** Loads one after the other: each decides what has to go by what is free. */
+  #lastLoad: Promise<unknown> = Promise.resolve()
+
+  constructor(options: ServedModelsOptions) {
+    this.#options = options
+  }
+
+  /** Adds a model. The first one that is added answers requests that name none. */
+  offer(offer: ModelOffer): void {
+    this.#add(offer.name, offer)
+  }
+
+  /** Adds a model that is loaded and stays so. */
+  add(loaded: LoadedModel): void {
+    this.#place(this.#add(loaded.engine.modelName, null), loaded)
+  }
+
+  /** The engines that are loaded, in the order of the models. */
+  get engines(): readonly Engine[] {
+    return [...this.#entries.values()].flatMap(({ loaded }) => (loaded === null ? [] : [loaded.engine]))
+  }
+
+  describe(): readonly ModelDescription[] {
+    return [...this.#entries.values()].map((entry) => ({
+      name: entry.name,
+      state: stateOf(entry),
+      maxModelLen: entry.maxModelLen,
+      stats: entry.loaded?.engine.stats() ?? null,
+    }))
+  }
+
+  /** Of all engines together. */
+  stats(): EngineStats {
+    const all = this.engines.map((engine) => engine.stats())
+    const [only] = all
+    if (only !== undefined && all.length === 1) return only
+    const sum = { ...NO_STATS }
+    for (const stats of all) for (const key of COUNTS) sum[key] += stats[key]
+    return sum
+  }
+
+  /** Loads a model, if it is not. @throws what is wrong with it */
+  async load(name: string): Promise<void> {
+    const entry = this.#entries.get(name)
+    if (entry === undefined) throw new Error(`no model ${name}`)
+    await this.#loaded(entry)
+  }
+
+  /**
+   * The model of this name (none: the first), loaded.
+   * @param elsewhere the route of a model that is none of these, by its name
+   * @throws ApiError 404 for a name that is not served, 503 where the model cannot be loaded; the signal's reason
+   */
+  async use(
+    name: string | undefined,
+    signal: AbortSignal,
+    elsewhere: (name: string) => string | undefined,
+  ): Promise<ModelUse> {
+    const entry = name === undefined ? this.#entries.values().next().value : this.#entries.get(name)
+    if (entry === undefined) {
+      if (name === undefined) throw new ApiError('loading', 'the model is loading')
+      const route = elsewhere(name)
+      const names = [...this.#entries.keys()].map((known) => `"${known}"`).join(', ')
+      const hint = route === undefined ? `GET /v1/models lists ${names}` : `it is a model of POST ${route}`
+      throw new ApiError('model_not_found', `model: not served here; ${hint}`, { param: 'model' })
+    }
+    // Counted before it is awaited: a model that somebody waits for is not unloaded.
+    this.#begin(entry)
+    try {
+      const loaded = await untilAborted(this.#loaded(entry), signal)
+      return { ...loaded, fingerprint: entry.fingerprint, release: once(() => this.#end(entry)) }
+    } catch (error) {
+      this.#end(entry)
+      if (signal.aborted || error instanceof ApiError) throw error
+      const message = `model: "${entry.name}" cannot be loaded; the log of the server says why`
+      throw new ApiError('model_load_failed', message, { param: 'model', cause: error })
+    }
+  }
+
+  /** Refuses new requests and waits for the running ones, at most so long. */
+  async drain(timeoutMs: number): Promise<void> {
+    await Promise.all(this.engines.map((engine) => engine.drain(timeoutMs)))
+  }
+
+  /** Idempotent. */
+  async close(): Promise<void> {
+    this.#closing.abort(new ApiError('shutdown', 'the server is shutting down'))
+    const entries = [...this.#entries.values()]
+    for (const { idle } of entries) if (idle !== null) clearTimeout(idle)
+    await Promise.allSettled(entries.map(({ loading, unloading }) => loading ?? unloading))
+    await Promise.all(entries.map(({ loaded }) => loaded?.engine.close()))
+  }
+
+  #add(name: string, offer: ModelOffer | null): Entry {
+    const entry: Entry = {
+      name,
+      offer,
+      loaded: null,
+      fingerprint: '',
+      loading: null,
+      unloading: null,
+      maxModelLen: null,
+      numUses: 0,
+      lastUsedMs: 0,
+      idle: null,
+    }
+    this.#entries.set(name, entry)
+    return entry
+  }
+
+  #place(entry: Entry, loaded: LoadedModel): void {
+    const { engine } = loaded
+    const { device, quantization } = engine.modelInfo ?? {}
+    const what = [this.#options.version, engine.modelName, device?.kind, device?.adapter, quantization]
+    entry.fingerprint = `fp_${createHash('sha256').update(JSON.stringify(what)).digest('hex').slice(0, 10)}`
+    entry.loaded = loaded
+    entry.maxModelLen = engine.maxModelLen
+    for (const subscriber of this.#options.subscribersOf(entry.name)) engine.subscribe(subscriber)
+  }
+
+  #loaded(entry: Entry): Promise<LoadedModel> {
+    if (entry.loaded !== null && entry.unloading === null) return Promise.resolve(entry.loaded)
+    entry.loading ??= this.#bring(entry)
+    return entry.loading
+  }
+
+  #bring(entry: Entry): Promise<LoadedModel> {
+    const { offer } = entry
+    if (offer === null) throw new Error(`${entry.name} was given loaded`)
+    const loading = this.#lastLoad
+      .catch(() => {})
+      .then(async () => {
+        await entry.unloading
+        this.#closing.signal.throwIfAborted()
+        const started = performance.now()
+        const loaded = await this.#loadWithRoom(entry, offer)
+        this.#place(entry, loaded)
+        this.#options.onLoaded?.(entry.name, performance.now() - started)
+        return loaded
+      })
+    this.#lastLoad = loading
+    const settle = (): void => {
+      entry.loading = null
+      this.#watchIdle(entry)
+    }
+    loading.then(settle, (error: unknown) => {
+      settle()
+      if (!this.#closing.signal.aborted) this.#options.onLoadFailed?.(entry.name, error)
+    })
+    return loading
+  }
+
+  /** Host memory is known beforehand; of a device's memory only an attempt tells. */
+  async #loadWithRoom(entry: Entry, offer: ModelOffer): Promise<LoadedModel> {
+    const bytes = (await offer.weightBytes()) ?? 0
+    while (this.#options.availableBytes() < bytes * MEMORY_FACTOR) {
+      const victim = this.#leastRecentlyUsed(() => true)
+      if (victim === null) break
+      await this.#unload(victim, 'memory')
+    }
+    for (;;) {
+      try {
+        return await offer.load(this.#closing.signal)
+      } catch (error) {
+        const victim = this.#leastRecentlyUsed(({ loaded }) => loaded?.engine.modelInfo?.device.kind === 'webgpu')
+        if (victim === null || this.#closing.signal.aborted) throw error
+        await this.#unload(victim, 'memory')
+      }
+    }
+  }
+
+  #leastRecentlyUsed(isCandidate: (entry: Entry) => boolean): Entry | null {
+    const idle = [...this.#entries.values()].filter(
+      (entry) => entry.offer !== null && stateOf(entry) === 'ready' && entry.numUses === 0 && isCandidate(entry),
+    )
+    return idle.sort((a, b) => a.lastUsedMs - b.lastUsedMs)[0] ?? null
+  }
+
+  #unload(entry: Entry, reason: 'idle' | 'memory'): Promise<void> {
+    const { loaded } = entry
+    if (loaded === null) return Promise.resolve()
+    entry.unloading ??= loaded.engine.close().finally(() => {
+      entry.loaded = null
+      entry.unloading = null
+      this.#options.onUnloaded?.(entry.name, reason)
+    })
+    return entry.unloading
+  }
+
+  #begin(entry: Entry): void {
+    entry.numUses += 1
+    if (entry.idle !== null) clearTimeout(entry.idle)
+    entry.idle = null
+  }
+
+  #end(entry: Entry): void {
+    entry.numUses -= 1
+    entry.lastUsedMs = performance.now()
+    this.#watchIdle(entry)
+  }
+
+  #watchIdle(entry: Entry): void {
+    const { idleMs } = this.#options
+    if (idleMs === null || entry.offer === null || entry.numUses > 0 || entry.loaded === null) return
+    if (entry.idle !== null) clearTimeout(entry.idle)
+    entry.idle = setTimeout(() => {
+      entry.idle = null
+      if (entry.numUses === 0) void this.#unload(entry, 'idle')
+    }, idleMs).unref()
+  }
+}
+
+/** The counts of EngineStats, which add up. */
+const COUNTS = [
+  'numRunning',
+  'numWaiting',
+  'numWaitingTokens',
+  'numBlocks',
+  'numFreeBlocks',
+  'prefixCacheQueries',
+  'prefixCacheHits',
+  'numPreemptions',
+  'promptTokens',
+  'generationTokens',
+  'numDraftTokens',
+  'numAcceptedTokens',
+] as const
+
+function stateOf({ loaded, loading, unloading }: Entry): ModelState {
+  if (unloading !== null) return 'unloading'
+  if (loading !== null) return 'loading'
+  return loaded === null ? 'on_demand' : 'ready'
+}
+
+function once(run: () => void): () => void {
+  let hasRun = false
+  return () => {
+    if (!hasRun) run()
+    hasRun = true
+  }
+}
