@@ -86,7 +86,7 @@ const observability = createObservability({
   logLevel: 'warn',
   logFile: null,
 })
-const state = new ServerState((model) => observability.subscribers([]))
+const state = new ServerState((model) => observability.subscribers([], model))
 state.serve(engine)
 const app = createApp({
   state,
