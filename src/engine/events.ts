@@ -167,6 +167,8 @@ export interface FinishedEvent extends ChoiceEvent {
   readonly counters: SequenceCounters
   /** Stable code when reason is error (engine_error, device_lost, upstream_*) or abort for another reason than the client (deadline, shutdown); else null. */
   readonly errorCode: string | null
+  /** The error behind that code, with its cause; absent where there is none. */
+  readonly error?: Error
 }
 
 /** Work of a KV tier was submitted for a request: counted before it starts. */

@@ -111,13 +111,21 @@ export function framesOf(error: unknown): string | null {
   return frames.length === 0 ? null : frames.slice(0, MAX_FRAMES).join('\n').replace(FOLDER, '')
 }
 
+/** Its frames, and below them those of what caused it: where a failure of the engine began. */
+function stackOf(error: unknown): string | null {
+  const frames = framesOf(error)
+  const cause = error instanceof Error ? error.cause : undefined
+  if (!(cause instanceof Error)) return frames
+  return [frames, `Caused by: ${describeError(cause).type}`, framesOf(cause)].filter((part) => part !== null).join('\n')
+}
+
 /** The attributes of an exception event. */
 export function exceptionAttributes(error: unknown): Attributes {
   const { type, code, message } = describeError(error)
   return {
     'exception.type': type,
     'exception.message': message ?? code ?? undefined,
-    'exception.stacktrace': framesOf(error) ?? undefined,
+    'exception.stacktrace': stackOf(error) ?? undefined,
   }
 }
 

@@ -12,6 +12,7 @@ import type {
   QueuedEvent,
   ScheduledEvent,
 } from '../engine/events.ts'
+import { exceptionAttributes } from './attributes.ts'
 import { runIn } from './context.ts'
 import { ROOT_SPAN, SPANS } from './contract.ts'
 import type { TraceDetail } from './contract/span-spec.ts'
@@ -46,6 +47,7 @@ interface Running {
   firstStepId: number | null
   numChunks: number
   errorCode: string | null
+  error: Error | null
 }
 
 export class TracingSubscriber implements EngineSubscriber {
@@ -137,6 +139,7 @@ export class TracingSubscriber implements EngineSubscriber {
         firstStepId: null,
         numChunks: 0,
         errorCode: null,
+        error: null,
       }
       this.running.set(event.requestId, running)
       trace.event('request.queued', {}, event.atMs)
@@ -203,6 +206,7 @@ export class TracingSubscriber implements EngineSubscriber {
     if (!running) return
     running.ended.push({ choice: event.choice, reason: event.reason, stop: event.stop, counters: event.counters })
     running.errorCode ??= event.errorCode
+    running.error ??= event.error ?? null
     const expected = Math.max(running.numQueued, running.trace.facts.generation?.numChoices ?? 1)
     if (running.ended.length < expected) return
     this.settle(event.requestId, event.atMs)
@@ -248,8 +252,8 @@ export class TracingSubscriber implements EngineSubscriber {
         'llm.gpu.share_us': phases.prefillGpuShareMicros,
       }),
     )
-    if (phases.firstTokenMs === null) markCut(span, phases, running.errorCode)
     const endMs = running.firstTokenMs ?? (isScored ? phases.prefillEndMs : atMs)
+    if (phases.firstTokenMs === null) markCut(span, phases, running, endMs)
     this.kv.prefillEnded(trace, endMs)
     span.end(trace.time(endMs))
   }
@@ -287,8 +291,8 @@ export class TracingSubscriber implements EngineSubscriber {
         'llm.sched.last_step': this.steps?.lastStepOf(trace.requestId),
       }),
     )
-    if (phases.stopReason === 'error' || phases.stopReason === 'abort') markCut(span, phases, running.errorCode)
     const endMs = phases.lastTokenMs ?? atMs
+    markCut(span, phases, running, endMs)
     runIn(context, () =>
       trace.log.info(SPANS['llm.decode'].logEvent, {
         ...values,
@@ -307,11 +311,12 @@ export class TracingSubscriber implements EngineSubscriber {
 const LAZY_ENDINGS = { stop: 'success', length: 'success', abort: 'closed_early', error: 'engine_error' } as const
 
 /** A phase that an abort or an error cut short. */
-function markCut(span: Span, phases: RequestSummary, errorCode: string | null): void {
+function markCut(span: Span, phases: RequestSummary, { errorCode, error, trace }: Running, atMs: number): void {
   if (phases.stopReason !== 'abort' && phases.stopReason !== 'error') return
   const cause = errorCode ?? phases.stopReason
   span.setAttribute('error.type', cause)
   span.setStatus({ code: SpanStatusCode.ERROR, message: cause })
+  if (error) span.addEvent('exception', exceptionAttributes(error), trace.time(atMs))
 }
 
 /** What is known of a request that the engine has not ended: the watchdog's and the shutdown's. */

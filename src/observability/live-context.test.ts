@@ -11,6 +11,8 @@ import { createEngine } from '../engine/engine.ts'
 import type { EngineSubscriber } from '../engine/events.ts'
 import { openKvTiers } from '../engine/kv/kv-tiers.ts'
 import type { Engine } from '../engine/request.ts'
+import { spansToOtlp } from './otlp.ts'
+import { validateTraces } from './validate.ts'
 
 let observability: TestObservability
 const engines: Engine[] = []
@@ -55,6 +57,36 @@ it('a step that serves one request runs below its llm.prefill, then below its ll
   const { engine } = openScriptedEngine({ runAhead: 0 }, { onPlan: () => work('library.step') })
   const spans = await serve(subscribe(engine), 'one')
   expect(parentsOf(spans, 'library.step')).toEqual(['llm.prefill', ...Array.from({ length: 5 }, () => 'llm.decode')])
+})
+
+it('a step that fails leaves its exception on the phase that it failed, down to what caused it', async () => {
+  observability = testObservability()
+  let numPlans = 0
+  const onPlan = () => {
+    if (++numPlans === 4) throw new RangeError('the prompt was SECRET')
+  }
+  const { engine } = openScriptedEngine({ runAhead: 0 }, { onPlan })
+  const trace = open(observability)
+  const { requestId } = trace
+  trace.setGeneration({ operation: 'text_completion', model: 'scripted', numChoices: 1, n: 1 })
+  const failure = await collect(subscribe(engine), request({ requestId, maxTokens: 8, ignoreEos: true })).catch(
+    (error: unknown) => error,
+  )
+  trace.finish({ ending: 'engine_error', status: 500, error: failure })
+  const { spans } = storedTree(observability, trace.traceId)
+  for (const name of ['llm.decode', 'http.handler']) {
+    const span = spans.find((found) => found.name === name)
+    expect([name, span?.status]).toEqual([name, { code: 2, message: 'engine_error' }])
+    const exception = span?.events.find((event) => event.name === 'exception')
+    expect(exception?.attributes).toMatchObject({ 'exception.type': 'EngineError' })
+    expect(exception?.attributes?.['exception.stacktrace']).toMatch(
+      /Caused by: RangeError\nat .*live-context\.test\.ts/,
+    )
+  }
+  // The server's own stages are not played here.
+  const breaches = validateTraces(spansToOtlp(spans), 'contract').filter(({ rule }) => rule !== 'span.missing')
+  expect(breaches).toEqual([])
+  expect(JSON.stringify(spansToOtlp(spans))).not.toContain('SECRET')
 })
 
 it('a subscriber hears each event below the span that is live in its request', async () => {

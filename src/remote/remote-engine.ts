@@ -287,14 +287,14 @@ export class RemoteEngine implements Engine {
     for (const state of active.calls.flatMap((call) => call.choices).filter((choice) => !choice.isFinished)) {
       const isFault = failure instanceof EngineError && failure.code.startsWith('upstream')
       const reason = isFault ? 'error' : 'abort'
-      this.#finish(active.request, state, reason, failure instanceof EngineError ? failure.code : null)
+      this.#finish(active.request, state, reason, failure instanceof EngineError ? failure : null)
       const { choice, counters } = state
       if (failure instanceof ClientGone)
         active.stream.push({ type: 'finished', choice, reason, stopReason: null, counters })
     }
   }
 
-  #finish(request: GenerationRequest, state: RemoteChoiceState, reason: FinishReason, errorCode: string | null): void {
+  #finish(request: GenerationRequest, state: RemoteChoiceState, reason: FinishReason, error: EngineError | null): void {
     state.isFinished = true
     const { choice, counters } = state
     this.#bus.publish({
@@ -305,7 +305,8 @@ export class RemoteEngine implements Engine {
       reason,
       stop: reason === 'stop' ? stopOf(state) : null,
       counters,
-      errorCode,
+      errorCode: error?.code ?? null,
+      ...(error === null ? {} : { error }),
     })
   }
 }

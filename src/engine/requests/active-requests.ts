@@ -56,7 +56,7 @@ export class ActiveRequests {
     this.#owners.set(choice.sequence, { choice, active })
   }
 
-  finish({ choice, active }: ChoiceOwner, end: ChoiceEnd, errorCode: string | null = null): void {
+  finish({ choice, active }: ChoiceOwner, end: ChoiceEnd, error: EngineError | null = null): void {
     const { scheduler, bus, kv } = this.#options
     const { sequence } = choice
     // A failed step's blocks may hold anything.
@@ -75,10 +75,10 @@ export class ActiveRequests {
       reason,
       stop,
       counters,
-      errorCode,
+      errorCode: error?.code ?? null,
+      ...(error === null ? {} : { error }),
     })
-    if (errorCode === null)
-      active.stream.push({ type: 'finished', choice: sequence.choice, reason, stopReason, counters })
+    if (error === null) active.stream.push({ type: 'finished', choice: sequence.choice, reason, stopReason, counters })
     if (active.openChoices.size === 0) this.end(active, null)
   }
 
@@ -94,7 +94,7 @@ export class ActiveRequests {
     const isFault = error.code === 'engine_error' || error.code === 'device_lost'
     active.stream.end(error)
     for (const choice of active.openChoices) {
-      this.finish({ choice, active }, { reason: isFault ? 'error' : 'abort', stopReason: null, stop: null }, error.code)
+      this.finish({ choice, active }, { reason: isFault ? 'error' : 'abort', stopReason: null, stop: null }, error)
     }
     this.end(active, error)
   }

@@ -1,6 +1,6 @@
 /** The span contract: the two phases of the engine. */
 import type { StopKind } from '../../engine/events.ts'
-import { double, errorType, int, type SpanSpec, string } from './span-spec.ts'
+import { double, errorType, exception, int, type SpanSpec, string } from './span-spec.ts'
 
 const MISS_REASONS = ['none', 'cold', 'evicted', 'diverged', 'disabled'] as const
 const STOP_KINDS: readonly StopKind[] = ['eos', 'stop_string', 'stop_token', 'tool_calls']
@@ -36,7 +36,7 @@ export const ENGINE_SPANS = {
       ...gpuAttributes,
       'error.type': errorType,
     },
-    events: {},
+    events: { exception },
   },
   'llm.decode': {
     parent: 'http.handler',
@@ -74,6 +74,9 @@ export const ENGINE_SPANS = {
       ...gpuAttributes,
       'error.type': errorType,
     },
-    events: { 'llm.first_token': { meaning: 'the first token reached the host; exactly once', attributes: {} } },
+    events: {
+      'llm.first_token': { meaning: 'the first token reached the host; exactly once', attributes: {} },
+      exception,
+    },
   },
 } as const satisfies Readonly<Record<string, SpanSpec>>
