@@ -49,19 +49,26 @@ export class TextService {
     this.#queue = data === null ? null : openQueue(data)
   }
 
+  /** Token ids of prompts that are short enough to be tokenized at once; null: the others. Throws as encode(). */
+  encodeNow(
+    prompts: readonly PromptInput[],
+    { addSpecialTokens = true }: TextOptions = {},
+  ): readonly (readonly number[])[] | null {
+    const sizes = prompts.map((prompt) => this.#encoder.check(prompt))
+    if (this.#queue === null) return prompts.map((prompt) => this.#encoder.encode(prompt, { addSpecialTokens }))
+    const numCharacters = sizes.reduce((sum, size) => sum + size, 0)
+    return numCharacters <= MAX_SHORT_CHARACTERS ? this.#encodeInTime(prompts, addSpecialTokens) : null
+  }
+
   /**
    * Token ids of prompts. Throws EngineError: invalid_request, context_length_exceeded, queue_full where too many texts wait; and the
    * signal's reason.
    */
   async encode(prompts: readonly PromptInput[], options: TextOptions = {}): Promise<readonly (readonly number[])[]> {
+    const short = this.encodeNow(prompts, options)
+    if (short !== null || this.#queue === null) return short ?? []
     const { addSpecialTokens = true } = options
     const sizes = prompts.map((prompt) => this.#encoder.check(prompt))
-    const numCharacters = sizes.reduce((sum, size) => sum + size, 0)
-    if (this.#queue === null) return prompts.map((prompt) => this.#encoder.encode(prompt, { addSpecialTokens }))
-    if (numCharacters <= MAX_SHORT_CHARACTERS) {
-      const encoded = this.#encodeAtOnce(prompts, addSpecialTokens)
-      if (encoded !== null) return encoded
-    }
     const encoded: (readonly number[])[] = []
     for (let at = 0; at < prompts.length;) {
       let end = at
@@ -92,7 +99,7 @@ export class TextService {
   }
 
   /** null: it takes too long for this thread. */
-  #encodeAtOnce(prompts: readonly PromptInput[], addSpecialTokens: boolean): (readonly number[])[] | null {
+  #encodeInTime(prompts: readonly PromptInput[], addSpecialTokens: boolean): (readonly number[])[] | null {
     const task = () => prompts.map((prompt) => this.#encoder.encode(prompt, { addSpecialTokens }))
     if (prompts.every((prompt) => this.#encoder.isQuick(prompt))) return task()
     if (this.#numLate >= MAX_LATE) return null

@@ -61,12 +61,10 @@ export class Intake {
     } = this.#parts
     refuseUnlessRunning()
     checkRequest(request, modelInfo)
-    // Of token ids and without a grammar nothing is awaited: the choices are queued before submit's first next() returns.
-    const isTokenized = request.prompts.every((prompt) => 'ids' in prompt)
     const { tenant } = request
-    const encoded = isTokenized
-      ? request.prompts.map((prompt) => prompt.ids)
-      : await texts.encode(request.prompts, { tenant, signal: active.ended.signal })
+    // Of short prompts and without a grammar nothing is awaited: the choices are queued before submit's first next() returns.
+    const encoded =
+      texts.encodeNow(request.prompts) ?? (await texts.encode(request.prompts, { tenant, signal: active.ended.signal }))
     const prompts = request.prompts.map((prompt, i) =>
       checkPrompt(encoded[i] ?? [], prompt, request, modelInfo, maxModelLen),
     )

@@ -47,6 +47,8 @@ globalThis.AbortController = class extends AbortController {
 const { stringify } = JSON
 JSON.stringify = (...args) => {
   const text = stringify(...args)
-  if (text?.includes('unserializable') && text.includes('"choices"')) throw new TypeError('fault: unserializable')
+  // Whole bodies are written piece by piece, frames at once.
+  const isAnswer = text?.includes('"choices"') || text?.startsWith('"unserializable')
+  if (isAnswer && text.includes('unserializable')) throw new TypeError('fault: unserializable')
   return text
 }
