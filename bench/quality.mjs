@@ -1,8 +1,8 @@
 #!/usr/bin/env node
-// `npm run bench -- quality [--model PATH] [--devices reference,cpu,webgpu] [--quantization none] [--tokens 256] [--generate 24]`
+// `npm run bench -- quality [--model PATH] [--devices reference,cpu,webgpu] [--quantization none] [--kv auto] [--tokens 256] [--generate 24]`
 // What a backend's arithmetic costs in quality, on real weights: perplexity of a text (this project's own documentation), the largest and the mean
 // difference of log-probabilities from the first device named, and whether greedy text of five prompts is the same. Weights are the same on all:
-// what differs is how activations and sums are rounded.
+// what differs is how activations and sums, and with several of `--kv` the KV cache, are rounded.
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
@@ -20,6 +20,7 @@ const { values: flags } = parseArgs({
     quantization: { type: 'string', default: 'none' },
     tokens: { type: 'string', default: '256' },
     generate: { type: 'string', default: '24' },
+    kv: { type: 'string', default: 'auto' },
   },
 })
 const PROMPTS = [
@@ -36,7 +37,7 @@ const tokenizer = await loadTokenizer(flags.model)
 const text = readFileSync(join(root, 'docs', 'architecture.md'), 'utf8')
 const ids = tokenizer.encode(text, { addSpecialTokens: true }).slice(0, numTokens + 1)
 
-async function evaluate(device) {
+async function evaluate(device, kvCacheDtype) {
   const runner = createLocalRunner()
   const length = Math.max(numTokens + 1, 64 + numGenerated)
   const blocks = Math.ceil(length / BLOCK_SIZE)
@@ -44,6 +45,7 @@ async function evaluate(device) {
     const info = await runner.load({
       path: flags.model,
       device,
+      kvCacheDtype,
       quantization: /** @type {'none' | 'q8' | 'q4'} */ (flags.quantization),
       maxModelLen: blocks * BLOCK_SIZE,
       maxNumSeqs: 1,
@@ -91,7 +93,9 @@ async function evaluate(device) {
 
 await run('quality', async (save) => {
   const results = []
-  for (const device of flags.devices.split(',')) results.push(await evaluate(device))
+  for (const device of flags.devices.split(','))
+    for (const kv of flags.kv.split(','))
+      results.push(await evaluate(device, /** @type {'auto' | 'f16' | 'q8'} */ (kv)))
   const [first] = results
   const perplexity = (logprobs) => Math.exp(-mean(logprobs))
   const rows = results.map(({ device, logprobs, texts }) => {
@@ -100,6 +104,7 @@ await run('quality', async (save) => {
     return {
       device: device.kind,
       adapter: device.adapter,
+      kv: device.kvFormat,
       perplexity: round(own, 4),
       changePercent: round(100 * (own / perplexity(first.logprobs) - 1), 3),
       meanDifference: round(mean(differences), 5),
@@ -120,6 +125,6 @@ await run('quality', async (save) => {
   )
   save(
     { model: name, quantization, tokens, generated: numGenerated, prompts: PROMPTS, rows },
-    `quality-${name}-${quantization}`,
+    `quality-${name}-${quantization}${flags.kv === 'auto' ? '' : '-kv'}`,
   )
 })

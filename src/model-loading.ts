@@ -235,6 +235,7 @@ export function modelRequest(config: Config, path: string): ModelRequest {
     path,
     device: config.device,
     quantization: config.quantization,
+    kvCacheDtype: config.kvCacheDtype,
     maxModelLen: config.maxModelLen,
     maxNumSeqs: config.maxNumSeqs,
     maxNumBatchedTokens: config.maxNumBatchedTokens,

@@ -105,6 +105,12 @@ export interface LayerNorm {
 /** Which of a sequence's rows stand for it: the mean of all, the first or the last. */
 export type Pooling = 'mean' | 'first' | 'last'
 
+/**
+ * Elements of the KV pool. q8: int8 codes with an f32 scale for each token, KV head, and K or V: code = nearest(x * 127 / max |x|), and the
+ * value is code * scale.
+ */
+export type KvFormat = 'f32' | 'f16' | 'q8'
+
 export interface KvLayout {
   readonly numLayers: number
   readonly numBlocks: number
@@ -391,7 +397,7 @@ export interface BackendInfo {
   readonly adapter: string
   readonly driver: string
   readonly isSoftware: boolean
-  readonly kvFormat: 'f16' | 'f32'
+  readonly kvFormat: KvFormat
   readonly hasTimestamps: boolean
   /** Bytes the KV pool may take, or null when the backend cannot tell. */
   readonly memoryBudgetBytes: number | null
@@ -589,6 +595,8 @@ export interface BackendOptions {
   readonly limits: BackendLimits
   /** Measure per kernel (slower). */
   readonly traceKernels: boolean
+  /** Elements of the KV pool; absent: the backend's own. */
+  readonly kvFormat?: KvFormat
 }
 
 /** The device went away under the running steps. The runner fails them and loads again on a new device. */

@@ -56,6 +56,11 @@ export const modelSettings = {
     value: 'none|q8|q4',
     help: 'quantise a float checkpoint on load, in groups of 32',
   }),
+  kvCacheDtype: field(oneOf(['auto', 'f16', 'q8']).default('auto'), {
+    flag: 'kv-cache-dtype',
+    value: 'auto|f16|q8',
+    help: "elements of the KV cache: q8 takes half of f16's memory; auto is f16, and f32 on the reference device",
+  }),
   threads: field(integer(1, 64).nullable().default(null), {
     flag: 'threads',
     value: 'N',

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createReferenceBackend } from '../../src/kernels/reference/backend.ts'
 import type { InspectableBackend } from '../../src/kernels/inspect.ts'
-import type { Activation, AttentionOptions, KvLayout, QkvOptions } from '../../src/kernels/ops.ts'
+import type { Activation, AttentionOptions, BackendOptions, KvLayout, QkvOptions } from '../../src/kernels/ops.ts'
 import {
   BLOCK_SIZE,
   LIMITS,
@@ -149,8 +149,21 @@ function title(test: AttentionCase): string {
   return `${numHeads}/${numKvHeads} heads of ${headDim}, norm ${qkNorm}, rotary ${rotaryDim}, window ${window}, softcap ${softcap}`
 }
 
-export function describeAttention(create: CreateBackend, tolerances: Tolerances): void {
-  for (const test of [...CASES, ...(isFull ? FULL_CASES : [])]) {
+export function describeAttention(createOwn: CreateBackend, tolerances: Tolerances): void {
+  describeFormat(createOwn, tolerances, [...CASES, ...(isFull ? FULL_CASES : [])], {})
+  describe('KV in q8', () => {
+    describeFormat(createOwn, tolerances, isFull ? [...CASES, ...FULL_CASES] : CASES.slice(0, 3), { kvFormat: 'q8' })
+  })
+}
+
+function describeFormat(
+  createOwn: CreateBackend,
+  tolerances: Tolerances,
+  cases: readonly AttentionCase[],
+  format: Pick<BackendOptions, 'kvFormat'>,
+): void {
+  const create: CreateBackend = (options) => createOwn({ ...options, ...format })
+  for (const test of cases) {
     describe(`attention, ${title(test)}`, () => {
       const numBlocks = Math.ceil(CONTEXT / BLOCK_SIZE)
       const blocks = scatteredBlocks(3, numBlocks)
@@ -161,7 +174,7 @@ export function describeAttention(create: CreateBackend, tolerances: Tolerances)
 
       beforeAll(async () => {
         tested = await new Bench(await create(backendOptions()), test).prepare()
-        reference = await new Bench(await createReferenceBackend(backendOptions()), test).prepare()
+        reference = await new Bench(await createReferenceBackend({ ...backendOptions(), ...format }), test).prepare()
         whole = await tested.prefill(CONTEXT, 128, blocks)
       })
       afterAll(async () => {

@@ -112,7 +112,8 @@ export async function loadModel(
         `--max-num-batched-tokens ${limits.maxRows} is below --max-num-seqs ${limits.maxSequences}: each running sequence needs a token per step`,
       )
     }
-    const options = { limits, traceKernels: request.traceKernels }
+    const { traceKernels, kvCacheDtype = 'auto' } = request
+    const options = { limits, traceKernels, ...(kvCacheDtype === 'auto' ? {} : { kvFormat: kvCacheDtype }) }
     const loaded = await loadWeights(() => createBackend(kind, options, request), spec, source, request, onProgress)
     backend = loaded.backend
     const { decoder, facts, notices } = loaded

@@ -3,7 +3,7 @@
  * thread (`worker.ts`) in the server and in-process (`local.ts`) in tests. Everything that crosses is plain structured-cloneable data.
  */
 import type { KvCacheMemory } from './pool-size.ts'
-import type { MemoryUse, SampleSpec, TokenLogprobs } from '../../kernels/ops.ts'
+import type { KvFormat, MemoryUse, SampleSpec, TokenLogprobs } from '../../kernels/ops.ts'
 
 export type { SampleSpec, TokenLogprobs } from '../../kernels/ops.ts'
 
@@ -23,6 +23,8 @@ export interface ModelRequest {
   readonly path: string
   readonly device: 'auto' | 'webgpu' | 'cpu' | 'reference'
   readonly quantization: 'none' | 'q8' | 'q4'
+  /** Elements of the KV pool; auto or absent: the device's own. */
+  readonly kvCacheDtype?: 'auto' | 'f16' | 'q8'
   /** null: the model's own. */
   readonly maxModelLen: number | null
   readonly maxNumSeqs: number
@@ -70,7 +72,7 @@ export interface ModelInfo {
     readonly adapter: string
     readonly driver: string
     readonly isSoftware: boolean
-    readonly kvFormat: 'f16' | 'f32'
+    readonly kvFormat: KvFormat
     readonly hasTimestamps: boolean
   }
   /** Identifies weights + layout: KV blocks may be reused across processes only under the same fingerprint. */

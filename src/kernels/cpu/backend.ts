@@ -45,7 +45,6 @@ import type {
 import { Arena } from './arena.ts'
 import { defaultThreads } from './cores.ts'
 import { Executor } from './executor.ts'
-import type { KvFormat } from './kv-cache.ts'
 import { MatrixPacker, PACKED_LAYOUT } from './matrices.ts'
 import { Output } from './output.ts'
 import { Pool } from './pool.ts'
@@ -59,8 +58,6 @@ import { WorkingMemory } from './working-memory.ts'
 export interface CpuBackendOptions extends BackendOptions {
   /** Threads that compute, the calling one included; null: physical cores, at most 8. */
   readonly threads: number | null
-  /** Element format of the KV pool; f16 halves its memory and traffic. Default f16. */
-  readonly kvFormat?: KvFormat
   /** Use relaxed SIMD where the runtime has it. Default true. */
   readonly relaxedSimd?: boolean
 }

@@ -1,30 +1,40 @@
-/** The paged KV pool of the cpu backend: a region a layer, in it blocks, in them heads, each K then V in tiles of 16 (assembly/attention.ts). */
-import type { KvLayout } from '../ops.ts'
+/**
+ * The paged KV pool of the cpu backend: a region per layer, in it blocks, in them heads, each K then V in tiles of 16, and in q8 their scales
+ * (assembly/attention.ts).
+ */
+import type { KvFormat, KvLayout } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import { roundUp } from './matrices.ts'
 
-export type KvFormat = 'f16' | 'f32'
+/** As assembly/attention.ts has them. */
+const FORMATS: Readonly<Record<KvFormat, { code: number; elementBytes: number }>> = {
+  f32: { code: 0, elementBytes: 4 },
+  f16: { code: 1, elementBytes: 2 },
+  q8: { code: 2, elementBytes: 1 },
+}
 
 export interface KvGeometry {
   readonly elementBytes: number
   /** Tokens a block has room for: whole tiles. */
   readonly paddedBlock: number
   readonly keyBytes: number // of one head of a block
-  readonly headBytes: number // K and V
+  readonly scaleBytes: number // of K, and of V
+  readonly headBytes: number // K, V and scales
   readonly blockBytes: number // of one layer
 }
 
 export function kvGeometry(layout: KvLayout, format: KvFormat): KvGeometry {
-  const elementBytes = format === 'f16' ? 2 : 4
+  const { elementBytes } = FORMATS[format]
   const paddedBlock = roundUp(layout.blockSize, 16)
   const keyBytes = paddedBlock * layout.headDim * elementBytes
-  const headBytes = keyBytes + paddedBlock * roundUp(layout.headDim, 16) * elementBytes
-  return { elementBytes, paddedBlock, keyBytes, headBytes, blockBytes: headBytes * layout.numKvHeads }
+  const scaleBytes = format === 'q8' ? paddedBlock * 4 : 0
+  const headBytes = keyBytes + paddedBlock * roundUp(layout.headDim, 16) * elementBytes + 2 * scaleBytes
+  return { elementBytes, paddedBlock, keyBytes, scaleBytes, headBytes, blockBytes: headBytes * layout.numKvHeads }
 }
 
 /** Place of element i of 16 adjacent ones: f16 values i and i + 4 of each 8 share a word (assembly/simd.ts). */
 function lane(i: number, format: KvFormat): number {
-  return format === 'f32' ? i : (i & 8) + ((i & 3) << 1) + ((i & 4) >> 2)
+  return format === 'f16' ? (i & 8) + ((i & 3) << 1) + ((i & 4) >> 2) : i
 }
 
 export class KvCache {
@@ -42,9 +52,9 @@ export class KvCache {
     this.#base = arena.allocate(layout.numLayers * layout.numBlocks * this.geometry.blockBytes, 'KV pool')
   }
 
-  /** Whether the elements are f16: 1 or 0, as the kernels want it. */
-  get half(): 0 | 1 {
-    return this.format === 'f16' ? 1 : 0
+  /** The format as the kernels want it. */
+  get formatCode(): number {
+    return FORMATS[this.format].code
   }
 
   /** Address of a layer's blocks. */
@@ -107,11 +117,13 @@ export class KvCache {
   /** Copies the first tokens of one layer of a block: K lane by lane, V row by row. */
   #copyTokens(from: Uint8Array, to: Uint8Array, numTokens: number): void {
     const { headDim, numKvHeads } = this.layout
-    const { headBytes, keyBytes, elementBytes, paddedBlock } = this.geometry
-    const view = (bytes: Uint8Array): Uint16Array | Uint32Array =>
-      this.format === 'f16'
-        ? new Uint16Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / elementBytes)
-        : new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / elementBytes)
+    const { headBytes, keyBytes, scaleBytes, elementBytes, paddedBlock } = this.geometry
+    const view = ({ buffer, byteOffset, byteLength }: Uint8Array): Uint8Array | Uint16Array | Uint32Array => {
+      if (elementBytes === 1) return new Uint8Array(buffer, byteOffset, byteLength)
+      return elementBytes === 2
+        ? new Uint16Array(buffer, byteOffset, byteLength / 2)
+        : new Uint32Array(buffer, byteOffset, byteLength / 4)
+    }
     const source = view(from)
     const target = view(to)
     for (let head = 0; head < numKvHeads; head++) {
@@ -124,6 +136,10 @@ export class KvCache {
       for (let d = 0; d < headDim; d += 16) {
         const at = values + d * paddedBlock
         target.set(source.subarray(at, at + numTokens * 16), at)
+      }
+      const end = (head + 1) * headBytes
+      for (const at of scaleBytes === 0 ? [] : [end - 2 * scaleBytes, end - scaleBytes]) {
+        to.set(from.subarray(at, at + numTokens * 4), at)
       }
     }
   }

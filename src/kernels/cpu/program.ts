@@ -2,7 +2,7 @@
 import type { Arena } from './arena.ts'
 
 /** Commands' fields as in the class of the same name in assembly/, counters left out. */
-const POOL_FIELDS = ['pool', 'blockBytes', 'headBytes', 'keyBytes', 'blockSize', 'paddedBlock', 'half'] as const
+const POOL_FIELDS = ['pool', 'blockBytes', 'headBytes', 'keyBytes', 'blockSize', 'paddedBlock', 'kvFormat'] as const
 export const COMMANDS = {
   linear: {
     opcode: 1,

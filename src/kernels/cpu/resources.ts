@@ -5,6 +5,7 @@ import type {
   Activation,
   ExpertMatrix,
   ExpertsUse,
+  KvFormat,
   KvLayout,
   Matrix,
   MatrixData,
@@ -17,7 +18,7 @@ import type {
   Vector,
 } from '../ops.ts'
 import type { Arena } from './arena.ts'
-import { KvCache, kvGeometry, type KvFormat } from './kv-cache.ts'
+import { KvCache, kvGeometry } from './kv-cache.ts'
 import { PANEL, roundUp, storedForm, type MatrixPacker, type PackedMatrix } from './matrices.ts'
 import { placeRouting, type HostRouting } from './routing.ts'
 

@@ -52,7 +52,7 @@ import { resolvePending, Sampler, tokenLogprobs } from '../sampling.ts'
 import { ACTIVATIONS, type HostNorm, inverseRms, joinGlu, layerNorm, normalizePieces } from './arithmetic.ts'
 import { type AttentionScratch, pagedAttention } from './attention.ts'
 import { combineExperts, createHostRouting, type HostRouting, multiplyExperts, routeRow } from './experts.ts'
-import { KvPool, kvBlockBytes } from './kv-pool.ts'
+import { KvPool, kvBlockBytes, roundToCodes } from './kv-pool.ts'
 import { sigmoid } from './recurrence.ts'
 import { HostRope } from './rope.ts'
 import { RowTile, TILE_ROWS } from './row-tile.ts'
@@ -95,15 +95,6 @@ const NO_RESULTS: Readonly<StepResults> = {
 }
 
 class ReferenceBackend implements InspectableBackend {
-  readonly info: BackendInfo = {
-    kind: 'reference',
-    adapter: cpus()[0]?.model ?? 'unknown CPU',
-    driver: `node ${process.version}`,
-    isSoftware: true,
-    kvFormat: 'f32',
-    hasTimestamps: false,
-    memoryBudgetBytes: null,
-  }
   readonly #options: BackendOptions
   readonly #matrices = new Handles<Matrix, HostMatrix>('matrix')
   readonly #experts = new Handles<ExpertMatrix, HostExpertMatrix>('experts')
@@ -127,6 +118,18 @@ class ReferenceBackend implements InspectableBackend {
   constructor(options: BackendOptions) {
     this.#options = options
     this.#tokens = new Int32Array(options.limits.maxRows)
+  }
+
+  get info(): BackendInfo {
+    return {
+      kind: 'reference',
+      adapter: cpus()[0]?.model ?? 'unknown CPU',
+      driver: `node ${process.version}`,
+      isSoftware: true,
+      kvFormat: this.#options.kvFormat === 'q8' ? 'q8' : 'f32',
+      hasTimestamps: false,
+      memoryBudgetBytes: null,
+    }
   }
 
   readonly packedLayout = 'canonical 1'
@@ -416,6 +419,9 @@ class ReferenceBackend implements InspectableBackend {
       if (table !== null) {
         table.rotate(queries, row * qWidth, numHeads, headDim, row)
         table.rotate(keys, slot, numKvHeads, headDim, row)
+      }
+      if (this.#options.kvFormat === 'q8') {
+        for (const stored of [keys, values]) roundToCodes(stored, slot, numKvHeads, headDim)
       }
     }
   }

@@ -6,6 +6,25 @@ export function kvBlockBytes({ numLayers, blockSize, numKvHeads, headDim }: KvLa
   return numLayers * 2 * blockSize * numKvHeads * headDim * Float32Array.BYTES_PER_ELEMENT
 }
 
+/** Replaces the values of one token's heads by what q8 keeps of them (KvFormat). */
+export function roundToCodes(pool: Float32Array, at: number, numHeads: number, headDim: number): void {
+  for (let head = 0; head < numHeads; head++) {
+    const values = pool.subarray(at + head * headDim, at + (head + 1) * headDim)
+    let largest = 0
+    for (const value of values) largest = Math.max(largest, Math.abs(value))
+    const scale = Math.fround(largest / 127)
+    const factor = largest > 1e-35 ? Math.fround(127 / largest) : 0
+    for (let i = 0; i < headDim; i++) values[i] = nearestEven(Math.fround(values[i]! * factor)) * scale
+  }
+}
+
+function nearestEven(value: number): number {
+  const floor = Math.floor(value)
+  const rest = value - floor
+  if (rest !== 0.5) return Math.round(value)
+  return floor % 2 === 0 ? floor : floor + 1
+}
+
 export class KvPool {
   readonly layout: KvLayout
   /** A layer each: [slots, numKvHeads, headDim]. */

@@ -24,6 +24,8 @@ export interface AttentionShape {
   readonly numKvHeads: number
   readonly headDim: number
   readonly blockSize: number
+  /** The pool holds int8 codes; absent: f16. */
+  readonly isKvQ8?: boolean
 }
 
 /** Rows of one sequence that share a workgroup. */
@@ -32,18 +34,27 @@ function tileRows({ numHeads, numKvHeads, headDim }: AttentionShape): number {
   return Math.max(1, Math.min(MAX_TILE_ROWS, Math.floor(vectors / (numHeads / numKvHeads))))
 }
 
-function attentionSource({ numHeads, numKvHeads, headDim, blockSize }: AttentionShape, TM: number): KernelSource {
+function attentionSource(
+  { numHeads, numKvHeads, headDim, blockSize, isKvQ8 }: AttentionShape,
+  TM: number,
+): KernelSource {
   const G = numHeads / numKvHeads
   // Two vec4s of dims a thread, so that sums and what feeds them stay in registers.
   let WS = 64
   while (WS < 256 && TM * G * headDim > WS * 8) WS *= 2
   const VS = Math.ceil((TM * G) / (WS / TILE_TOKENS))
-  const defines = { D: headDim, BLOCK: blockSize, G, SPLIT, TM, WS, VS }
+  const defines = { D: headDim, BLOCK: blockSize, ...kvDefines(isKvQ8), G, SPLIT, TM, WS, VS }
   return { name: 'attention', bindings: ATTENTION, defines }
 }
 
-function reduceSource({ headDim, blockSize }: AttentionShape): KernelSource {
-  return { name: 'attention-reduce', bindings: ATTENTION, defines: { D: headDim, BLOCK: blockSize, WS: 64 } }
+function reduceSource({ headDim, blockSize, isKvQ8 }: AttentionShape): KernelSource {
+  const defines = { D: headDim, BLOCK: blockSize, ...kvDefines(isKvQ8), WS: 64 }
+  return { name: 'attention-reduce', bindings: ATTENTION, defines }
+}
+
+/** wgsl/kv-layout.wgsl: dims of 16 bytes of the pool. */
+function kvDefines(isKvQ8: boolean | undefined): KernelSource['defines'] {
+  return isKvQ8 === true ? { KV_Q8: 1, UNIT: 16 } : { KV_Q8: 0, UNIT: 8 }
 }
 
 /** Every attention kernel of a model: single rows, tiles of rows, combined splits. */
@@ -52,12 +63,12 @@ export function attentionSources(shape: AttentionShape): readonly [KernelSource,
 }
 
 export function qkvSource(
-  { headDim, blockSize }: AttentionShape,
+  { headDim, blockSize, isKvQ8 }: AttentionShape,
   qkNorm: 'none' | 'head' | 'full',
   hasRope: boolean,
 ): KernelSource {
   const QK_NORM = { none: 0, head: 1, full: 2 }[qkNorm]
-  const defines = { D: headDim, BLOCK: blockSize, WS: 32, QK_NORM, ROPE: hasRope ? 1 : 0 }
+  const defines = { D: headDim, BLOCK: blockSize, ...kvDefines(isKvQ8), WS: 32, QK_NORM, ROPE: hasRope ? 1 : 0 }
   return { name: 'qkv-rope-store', bindings: QKV, defines }
 }
 
@@ -83,6 +94,7 @@ class WordList {
 export class AttentionKernels {
   readonly #context: GpuContext
   readonly #limits: BackendLimits
+  readonly #isKvQ8: boolean
   #layout: KvLayout | null = null
   /** One buffer a layer: K, then V. */
   readonly pools: GPUBuffer[] = []
@@ -95,7 +107,8 @@ export class AttentionKernels {
   readonly #splitRows = new WordList()
   #tokens = 0
 
-  constructor(context: GpuContext, limits: BackendLimits) {
+  constructor(context: GpuContext, limits: BackendLimits, isKvQ8: boolean) {
+    this.#isKvQ8 = isKvQ8
     this.#context = context
     this.#limits = limits
   }
@@ -105,20 +118,38 @@ export class AttentionKernels {
     return this.#layout
   }
 
-  /** Bytes of K (or V) of a block in one layer. */
-  static halfBlockBytes({ blockSize, headDim, numKvHeads }: KvLayout): number {
-    return blockSize * headDim * numKvHeads * 2
+  /** Bytes of a block in one layer: of K, of V, and in q8 of their scales. Each is a region of the pool. */
+  regionBytes({ blockSize, headDim, numKvHeads }: KvLayout): readonly number[] {
+    const half = blockSize * headDim * numKvHeads * (this.#isKvQ8 ? 1 : 2)
+    return [half, half, ...(this.#isKvQ8 ? [2 * blockSize * numKvHeads * 4] : [])]
+  }
+
+  /** Bytes of a block in one layer. */
+  blockBytes(layout: KvLayout): number {
+    return this.regionBytes(layout).reduce((sum, bytes) => sum + bytes, 0)
+  }
+
+  /** The regions of a layer's pool, each with `bytes` for every block. */
+  get regions(): readonly { readonly base: number; readonly bytes: number }[] {
+    let base = 0
+    return this.regionBytes(this.layout).map((bytes) => {
+      const region = { base, bytes }
+      base += bytes * this.layout.numBlocks
+      return region
+    })
   }
 
   createPool(layout: KvLayout): void {
     if (this.#layout !== null) throw new Error('createKvCache was called twice')
     const { blockSize, headDim, numBlocks, numLayers } = layout
     if (blockSize % 16 !== 0) throw new Error(`block size ${blockSize} is not a multiple of 16`)
-    if (headDim % 8 !== 0) throw new Error(`head dim ${headDim} is not a multiple of 8`)
-    const size = 2 * numBlocks * AttentionKernels.halfBlockBytes(layout)
+    const unit = this.#isKvQ8 ? 16 : 8
+    if (headDim % unit !== 0)
+      throw new Error(`head dim ${headDim} is not a multiple of ${unit}, as the KV pool wants it`)
+    const size = numBlocks * this.blockBytes(layout)
     const { device, capabilities } = this.#context
     if (size > capabilities.maxBindingBytes) {
-      const most = Math.floor(capabilities.maxBindingBytes / (2 * AttentionKernels.halfBlockBytes(layout)))
+      const most = Math.floor(capabilities.maxBindingBytes / this.blockBytes(layout))
       throw new Error(
         `${numBlocks} KV blocks take ${size} bytes per layer; this adapter binds at most ${capabilities.maxBindingBytes}: use at most ${most} (--num-kv-blocks)`,
       )
@@ -159,9 +190,10 @@ export class AttentionKernels {
       source.stride,
       target.stride,
       rope === null ? 0 : rope.rotaryDim / 2,
-      this.#vBase(),
+      this.#base(1),
       { f32: qkNorm?.q.eps ?? 0 },
       { f32: qkNorm?.k.eps ?? 0 },
+      this.#base(2),
     ]
     const buffers = [
       source.buffer,
@@ -171,7 +203,11 @@ export class AttentionKernels {
       normWeight(context, qkNorm?.q),
       normWeight(context, qkNorm?.k),
     ]
-    const kernel = qkvSource({ numHeads, numKvHeads, headDim, blockSize }, qkNorm?.kind ?? 'none', rope !== null)
+    const kernel = qkvSource(
+      { numHeads, numKvHeads, headDim, blockSize, isKvQ8: this.#isKvQ8 },
+      qkNorm?.kind ?? 'none',
+      rope !== null,
+    )
     const launch = new Launch(context, kernel, bind(context, `qkv ${layer}`, QKV, params, buffers))
     return { sources: [kernel], launch: (numRows) => launch.add(numHeads + 2 * numKvHeads, numRows) }
   }
@@ -182,7 +218,7 @@ export class AttentionKernels {
     const { layer, headDim, numHeads, numKvHeads, window, softcap, scale, bidirectional = false } = options
     const target = context.activation(out)
     const source = context.activation(q)
-    const shape = { numHeads, numKvHeads, headDim, blockSize: this.layout.blockSize }
+    const shape = { numHeads, numKvHeads, headDim, blockSize: this.layout.blockSize, isKvQ8: this.#isKvQ8 }
     const capacity = this.#createPartials(shape)
     const group = (firstItem: number) =>
       bind(
@@ -193,12 +229,13 @@ export class AttentionKernels {
           numKvHeads,
           source.stride,
           target.stride,
-          this.#vBase(),
+          this.#base(1),
           window ?? 0,
           firstItem,
           { f32: scale },
           { f32: softcap ?? 0 },
           bidirectional ? 1 : 0,
+          this.#base(2),
         ],
         [source.buffer, this.#pool(layer), target.buffer, this.#partials!],
       )
@@ -219,8 +256,9 @@ export class AttentionKernels {
     }
   }
 
-  #vBase(): number {
-    return (this.layout.numBlocks * AttentionKernels.halfBlockBytes(this.layout)) / 16
+  /** Where a region begins, in units of 16 bytes; 0 where there is none. */
+  #base(region: 1 | 2): number {
+    return (this.regions[region]?.base ?? 0) / 16
   }
 
   #pool(layer: number): GPUBuffer {

@@ -135,7 +135,7 @@ export class WebGpuBackend implements InspectableBackend {
       adapter: gpu.adapterName,
       driver: gpu.driver,
       isSoftware: capabilities.isSoftware,
-      kvFormat: 'f16',
+      kvFormat: options.kvFormat === 'q8' ? 'q8' : 'f16',
       hasTimestamps: capabilities.hasTimestamps,
       memoryBudgetBytes: null,
     }
@@ -156,7 +156,7 @@ export class WebGpuBackend implements InspectableBackend {
     const { limits } = options
     this.#linear = new LinearKernels(this.#context, Math.max(limits.maxRows, limits.maxSampleRows))
     this.#expertKernels = new ExpertKernels(this.#context, this.#linear)
-    this.#attention = new AttentionKernels(this.#context, limits)
+    this.#attention = new AttentionKernels(this.#context, limits, options.kvFormat === 'q8')
     this.#states = new StateKernels(this.#context, limits)
     this.#sample = new SampleKernels(this.#context, this.#linear, limits, options.listCapacity)
     this.#queue = new StepQueue(this.#context, gpu, options)
@@ -305,11 +305,11 @@ export class WebGpuBackend implements InspectableBackend {
   }
 
   kvBlockBytes(layout: KvLayout): number {
-    return BlockTransfer.blockBytes(layout)
+    return this.#blocks.blockBytes(layout)
   }
 
   maxKvBlocks(layout: KvLayout): number {
-    return Math.floor(this.#context.capabilities.maxBindingBytes / (2 * AttentionKernels.halfBlockBytes(layout)))
+    return Math.floor(this.#context.capabilities.maxBindingBytes / this.#attention.blockBytes(layout))
   }
 
   /** Not of a software adapter, whose memory is the host's. */

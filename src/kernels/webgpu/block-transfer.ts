@@ -1,6 +1,6 @@
 /** KV blocks between places of the pool, and between the pool and the host. */
 import type { KvLayout } from '../ops.ts'
-import { AttentionKernels } from './attention.ts'
+import type { AttentionKernels } from './attention.ts'
 import { createStorage, type GpuContext } from './context.ts'
 import type { StepQueue } from './step-queue.ts'
 
@@ -22,8 +22,8 @@ export class BlockTransfer {
   }
 
   /** Bytes of all layers of one block of a pool of this layout. */
-  static blockBytes(layout: KvLayout): number {
-    return layout.numLayers * 2 * AttentionKernels.halfBlockBytes(layout)
+  blockBytes(layout: KvLayout): number {
+    return layout.numLayers * this.#attention.blockBytes(layout)
   }
 
   /** Notes a copy for the coming step. */
@@ -40,18 +40,16 @@ export class BlockTransfer {
   /** Submits the noted copies, in order. */
   submitCopies(): void {
     if (this.#copies.length === 0) return
-    const { layout, pools } = this.#attention
-    const half = AttentionKernels.halfBlockBytes(layout)
-    const vBase = layout.numBlocks * half
+    const { regions, pools } = this.#attention
     const encoder = this.#device.createCommandEncoder()
-    const scratch = createStorage(this.#device, 'block copy', half)
+    const scratch = createStorage(this.#device, 'block copy', Math.max(...regions.map(({ bytes }) => bytes)))
     for (const { source, destination } of this.#copies.splice(0)) {
       if (source === destination) continue
       for (const pool of pools) {
-        for (const base of [0, vBase]) {
+        for (const { base, bytes } of regions) {
           // Within one buffer a copy must not be direct: WebGPU forbids equal source and destination.
-          encoder.copyBufferToBuffer(pool, base + source * half, scratch, 0, half)
-          encoder.copyBufferToBuffer(scratch, 0, pool, base + destination * half, half)
+          encoder.copyBufferToBuffer(pool, base + source * bytes, scratch, 0, bytes)
+          encoder.copyBufferToBuffer(scratch, 0, pool, base + destination * bytes, bytes)
         }
       }
     }
@@ -62,7 +60,7 @@ export class BlockTransfer {
   /** Opaque bytes of the blocks, after everything submitted so far. */
   async read(blocks: readonly number[]): Promise<Uint8Array> {
     this.#check(blocks)
-    const blockBytes = BlockTransfer.blockBytes(this.#attention.layout)
+    const blockBytes = this.blockBytes(this.#attention.layout)
     const perPiece = Math.max(1, Math.floor(this.#maxPieceBytes / blockBytes))
     const pieces: Promise<ArrayBuffer>[] = []
     // All are submitted here, before anything is awaited: the steps that follow may write to the blocks.
@@ -83,7 +81,7 @@ export class BlockTransfer {
 
   /** Throws when `bytes` are not those of as many blocks. */
   write(blocks: readonly number[], bytes: Uint8Array): void {
-    const expected = blocks.length * BlockTransfer.blockBytes(this.#attention.layout)
+    const expected = blocks.length * this.blockBytes(this.#attention.layout)
     if (bytes.byteLength !== expected) {
       throw new Error(`writeBlocks: ${bytes.byteLength} bytes for ${blocks.length} blocks, expected ${expected}`)
     }
@@ -101,19 +99,18 @@ export class BlockTransfer {
     if (outside !== undefined) throw new Error(`block ${outside} is outside the pool of ${numBlocks}`)
   }
 
-  /** Visits K and V of each block in each layer with their places in the opaque bytes: block, layer, K, V. */
+  /** Visits the regions of each block in each layer with their places in the opaque bytes: block, layer, region. */
   #forEachPiece(
     blocks: readonly number[],
     visit: (pool: GPUBuffer, poolAt: number, at: number, length: number) => void,
   ): void {
-    const { layout, pools } = this.#attention
-    const half = AttentionKernels.halfBlockBytes(layout)
+    const { regions, pools } = this.#attention
     let at = 0
     for (const block of blocks) {
       for (const pool of pools) {
-        for (const base of [0, layout.numBlocks * half]) {
-          visit(pool, base + block * half, at, half)
-          at += half
+        for (const { base, bytes } of regions) {
+          visit(pool, base + block * bytes, at, bytes)
+          at += bytes
         }
       }
     }

@@ -2,10 +2,15 @@
 // in splits of 128 tokens aligned to absolute positions; each split is a complete softmax of its own (maximum, sum, weighted values) and splits are
 // folded in ascending order. So a row's result does not depend on the rows beside it, nor on whether the splits ran on one thread or many.
 //
-// The pool, a layer: blocks of [kvHead][K: tile of 16 tokens][headDim][16] then [V: panel of 16 dims][tokens][16], f16 in pairs (simd.ts) or f32.
+// The pool, a layer: blocks of [kvHead][K: tile of 16 tokens][headDim][16] then [V: panel of 16 dims][tokens][16], f16 in pairs (simd.ts),
+// f32, or int8 codes with the scales behind them: f32 [K: tokens] [V: tokens].
 import { barrier, scratch, takeUnits } from './pool'
 import { dotRows, dotRowsHalf, widenPanel } from './linear-float'
 import { ACTIVATION_FACTOR, exp, madd, maxLanes, sumLanes, tanh } from './simd'
+
+/** Formats of the pool, beside f32 (0). */
+export const KV_F16: i32 = 1
+export const KV_Q8: i32 = 2
 
 const SPLIT: i32 = 128
 /** Query rows that are multiplied with f16 keys and values as they lie; more share panels widened once. */
@@ -26,7 +31,7 @@ export class AttentionCommand {
   keyBytes: usize // of them K
   blockSize: i32
   paddedBlock: i32 // rounded up to 16
-  half: i32 // f16
+  kvFormat: i32
   numKvHeads: i32
   group: i32 // query heads a KV head
   headDim: i32
@@ -153,7 +158,7 @@ function foldPartials(c: AttentionCommand, index: i32, kvHead: i32): void {
 /** Queries of the item's rows and the KV head's group, scaled: [row][head of the group][paddedDim]. */
 function loadQueries(c: AttentionCommand, item: AttentionItem, kvHead: i32, dst: usize): void {
   const dim = paddedDim(c)
-  const factor: f32 = c.half ? c.scale * ACTIVATION_FACTOR : c.scale
+  const factor: f32 = c.kvFormat == KV_F16 ? c.scale * ACTIVATION_FACTOR : c.scale
   for (let row = 0; row < item.numRows; row++) {
     for (let g = 0; g < c.group; g++) {
       const from = c.q + c.qStride * (item.firstRow + row) + (<usize>((kvHead * c.group + g) * c.headDim) << 2)
@@ -179,12 +184,62 @@ function blockAddress(c: AttentionCommand, item: AttentionItem, block: i32, kvHe
   return c.pool + c.blockBytes * load<i32>(item.blockTable + (<usize>block << 2)) + c.headBytes * kvHead
 }
 
-/** Panels of 16 as f32, without f16's 2^112. */
+/** log2 of the bytes of 16 elements. */
 // @ts-ignore: decorator
 @inline
-function widen(source: usize, steps: usize, half: bool, dst: usize): void {
-  if (half) widenPanel(source, steps, dst)
+export function kvShift(format: i32): usize {
+  return format == KV_F16 ? 5 : format == KV_Q8 ? 4 : 6
+}
+
+/** Panels of 16 as f32, without f16's 2^112 and without scales. */
+// @ts-ignore: decorator
+@inline
+function widen(source: usize, steps: usize, format: i32, dst: usize): void {
+  if (format == KV_F16) widenPanel(source, steps, dst)
+  else if (format == KV_Q8) widenCodes(source, steps, dst)
   else memory.copy(dst, source, steps << 6)
+}
+
+function widenCodes(source: usize, steps: usize, dst: usize): void {
+  const end = source + (steps << 4)
+  for (; source < end; source += 16, dst += 64) {
+    const low = v128.load8x8_s(source)
+    const high = v128.load8x8_s(source, 8)
+    v128.store(dst, f32x4.convert_i32x4_s(i32x4.extend_low_i16x8_s(low)))
+    v128.store(dst, f32x4.convert_i32x4_s(i32x4.extend_high_i16x8_s(low)), 16)
+    v128.store(dst, f32x4.convert_i32x4_s(i32x4.extend_low_i16x8_s(high)), 32)
+    v128.store(dst, f32x4.convert_i32x4_s(i32x4.extend_high_i16x8_s(high)), 48)
+  }
+}
+
+/** A block's scales of K; those of V lie behind them. */
+// @ts-ignore: decorator
+@inline
+function scalesAddress(c: AttentionCommand, block: usize): usize {
+  return block + c.headBytes - (<usize>c.paddedBlock << 3)
+}
+
+/** Multiplies rows of 16 scores, `stride` bytes apart, by the scales of their tokens. */
+function scaleScores(scores: usize, stride: usize, r: i32, scales: usize): void {
+  for (let i = 0; i < r; i++, scores += stride) {
+    for (let lane: usize = 0; lane < 64; lane += 16) {
+      v128.store(scores + lane, f32x4.mul(v128.load(scores + lane), v128.load(scales + lane)))
+    }
+  }
+}
+
+/** Multiplies softmax numerators by the scales of their tokens' values. */
+function scaleNumerators(c: AttentionCommand, item: AttentionItem, kvHead: i32, first: i32, tokens: i32, scores: usize, r: i32): void {
+  for (let t = 0; t < tokens; t++) {
+    const token = first + t
+    const block = token / c.blockSize
+    const scales = scalesAddress(c, blockAddress(c, item, block, kvHead)) + (<usize>c.paddedBlock << 2)
+    const scale = load<f32>(scales + (<usize>(token - block * c.blockSize) << 2))
+    for (let i = 0; i < r; i++) {
+      const at = scores + (<usize>(i * SPLIT + t) << 2)
+      store<f32>(at, load<f32>(at) * scale)
+    }
+  }
 }
 
 function computeSplit(c: AttentionCommand, item: AttentionItem, kvHead: i32, s: i32, queries: usize, state: usize, work: usize): void {
@@ -206,7 +261,8 @@ function computeSplit(c: AttentionCommand, item: AttentionItem, kvHead: i32, s: 
       softmax(c, scores + i * (SPLIT << 2), max(0, begin - first), min(tokens, end - first), (tokens + 15) & ~15, stats + (i << 4))
     }
   }
-  if (r <= FEW) {
+  if (c.kvFormat == KV_Q8) scaleNumerators(c, item, kvHead, first, tokens, scores, r)
+  else if (r <= FEW) {
     addValues(c, item, kvHead, first, tokens, scores, r, state)
     return
   }
@@ -227,18 +283,20 @@ function scoreSplit(c: AttentionCommand, item: AttentionItem, kvHead: i32, first
       const token = first + t
       const block = token / c.blockSize
       const inBlock = (token - block * c.blockSize) >> 4
-      const source = blockAddress(c, item, block, kvHead) + <usize>inBlock * (depth << (c.half ? 5 : 6))
+      const head = blockAddress(c, item, block, kvHead)
+      const source = head + <usize>inBlock * (depth << kvShift(c.kvFormat))
       const to = scores + (<usize>t << 2)
-      if (r <= FEW && c.half != 0) {
+      if (r <= FEW && c.kvFormat == KV_F16) {
         dotRowsHalf(queries, dim << 2, r, source, depth, to, SPLIT << 2, true)
         continue
       }
       let keys = source
-      if (c.half != 0) {
-        widenPanel(source, depth, tile)
+      if (c.kvFormat != 0) {
+        widen(source, depth, c.kvFormat, tile)
         keys = tile
       }
       dotRows(queries, dim << 2, r, keys, depth, to, SPLIT << 2, true)
+      if (c.kvFormat == KV_Q8) scaleScores(to, SPLIT << 2, r, scalesAddress(c, head) + (<usize>inBlock << 6))
     }
     return
   }
@@ -250,9 +308,10 @@ function scoreSplit(c: AttentionCommand, item: AttentionItem, kvHead: i32, first
     const offset = token - block * c.blockSize
     const inTile = offset & 15
     const count = min(min(16 - inTile, c.blockSize - offset), tokens - t)
-    const source = blockAddress(c, item, block, kvHead) + <usize>(offset >> 4) * (depth << (c.half ? 5 : 6))
-    widen(source, depth, c.half != 0, tile)
+    const head = blockAddress(c, item, block, kvHead)
+    widen(head + <usize>(offset >> 4) * (depth << kvShift(c.kvFormat)), depth, c.kvFormat, tile)
     dotRows(queries, dim << 2, r, tile, depth, apart, 64, true)
+    if (c.kvFormat == KV_Q8) scaleScores(apart, 64, r, scalesAddress(c, head) + (<usize>(offset >> 4) << 6))
     for (let i = 0; i < r; i++) {
       memory.copy(scores + (<usize>(i * SPLIT + t) << 2), apart + (<usize>(i * 16 + inTile) << 2), <usize>count << 2)
     }
@@ -263,7 +322,7 @@ function scoreSplit(c: AttentionCommand, item: AttentionItem, kvHead: i32, first
 /** state[r][paddedDim] = numerators times values, for few rows: block by block, the sums carried on. */
 function addValues(c: AttentionCommand, item: AttentionItem, kvHead: i32, first: i32, tokens: i32, scores: usize, r: i32, state: usize): void {
   const dim = paddedDim(c)
-  const shift: usize = c.half ? 5 : 6
+  const shift = kvShift(c.kvFormat)
   for (let t = 0; t < tokens; ) {
     const token = first + t
     const block = token / c.blockSize
@@ -274,7 +333,7 @@ function addValues(c: AttentionCommand, item: AttentionItem, kvHead: i32, first:
     for (let p: usize = 0; p < dim >> 4; p++) {
       const values = source + p * (<usize>c.paddedBlock << shift)
       const to = state + (p << 6)
-      if (c.half != 0) dotRowsHalf(from, SPLIT << 2, r, values, count, to, dim << 2, t == 0)
+      if (c.kvFormat == KV_F16) dotRowsHalf(from, SPLIT << 2, r, values, count, to, dim << 2, t == 0)
       else dotRows(from, SPLIT << 2, r, values, count, to, dim << 2, t == 0)
     }
     t += count
@@ -284,7 +343,7 @@ function addValues(c: AttentionCommand, item: AttentionItem, kvHead: i32, first:
 /** tile[panel of 16 dims][128 tokens][16] of the split's values as f32. */
 function gatherValues(c: AttentionCommand, item: AttentionItem, kvHead: i32, first: i32, tokens: i32, tile: usize): void {
   const dim = paddedDim(c)
-  const shift: usize = c.half ? 5 : 6
+  const shift = kvShift(c.kvFormat)
   for (let t = 0; t < tokens; ) {
     const token = first + t
     const block = token / c.blockSize
@@ -292,7 +351,7 @@ function gatherValues(c: AttentionCommand, item: AttentionItem, kvHead: i32, fir
     const count = min(c.blockSize - offset, tokens - t)
     const source = blockAddress(c, item, block, kvHead) + c.keyBytes + (<usize>offset << shift)
     for (let p: usize = 0; p < dim >> 4; p++) {
-      widen(source + p * (<usize>c.paddedBlock << shift), count, c.half != 0, tile + (p * SPLIT + t << 6))
+      widen(source + p * (<usize>c.paddedBlock << shift), count, c.kvFormat, tile + (p * SPLIT + t << 6))
     }
     t += count
   }
@@ -309,8 +368,8 @@ function softmax(c: AttentionCommand, scores: usize, begin: i32, end: i32, width
     store<f32>(stats, 0, 4)
     return
   }
-  const scoreFactor = f32x4.splat(c.half ? HALF_SUM_FACTOR : 1)
-  const numeratorFactor = f32x4.splat(c.half ? ACTIVATION_FACTOR : 1)
+  const scoreFactor = f32x4.splat(c.kvFormat == KV_F16 ? HALF_SUM_FACTOR : 1)
+  const numeratorFactor = f32x4.splat(c.kvFormat == KV_F16 ? ACTIVATION_FACTOR : 1)
   const lanes = i32x4(0, 1, 2, 3)
   const begins = i32x4.splat(begin)
   const ends = i32x4.splat(end)
@@ -354,7 +413,7 @@ function fold(c: AttentionCommand, total: usize, split: usize, r: i32, dim: usiz
     const newMax = max(oldMax, splitMax)
     const factors = exp(f32x4.replace_lane(f32x4.splat(splitMax - newMax), 0, oldMax - newMax))
     const keep = f32x4.splat(f32x4.extract_lane(factors, 0))
-    const take = f32x4.splat(f32x4.extract_lane(factors, 1) * (c.half ? HALF_SUM_FACTOR : <f32>1))
+    const take = f32x4.splat(f32x4.extract_lane(factors, 1) * (c.kvFormat == KV_F16 ? HALF_SUM_FACTOR : <f32>1))
     store<f32>(stats, newMax)
     store<f32>(
       stats,

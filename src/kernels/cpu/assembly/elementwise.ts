@@ -1,5 +1,6 @@
 // Ops over single rows: embed, normAdd, layerNorm, qkvRopeStore.
 import { scratch, takeUnits } from './pool'
+import { KV_F16, KV_Q8, kvShift } from './attention'
 import { ACTIVATION_FACTOR, madd, narrow, sumLanes } from './simd'
 import { inverseRms } from './prepare'
 import { GROUP16, headerBytes, MINS } from './linear-quantized'
@@ -183,7 +184,7 @@ export class QkvCommand {
   keyBytes: usize
   blockSize: i32
   paddedBlock: i32
-  half: i32
+  kvFormat: i32
   numHeads: i32
   numKvHeads: i32
   headDim: i32
@@ -220,8 +221,15 @@ export function qkvRopeStore(c: QkvCommand): void {
     const offset = <usize>(slot - block * c.blockSize)
     for (let head = 0; head < c.numKvHeads; head++) {
       const at = c.pool + c.blockBytes * block + c.headBytes * head
-      storeKey(c, keys + dim * head, at, offset)
-      storeValue(c, values + dim * head, at + c.keyBytes, offset)
+      let keyFactor: f32 = 1
+      let valueFactor: f32 = 1
+      if (c.kvFormat == KV_Q8) {
+        const scales = at + c.headBytes - (<usize>c.paddedBlock << 3) + (offset << 2)
+        keyFactor = storeScale(keys + dim * head, c.headDim, scales)
+        valueFactor = storeScale(values + dim * head, c.headDim, scales + (<usize>c.paddedBlock << 2))
+      }
+      storeKey(c, keys + dim * head, at, offset, keyFactor)
+      storeValue(c, values + dim * head, at + c.keyBytes, offset, valueFactor)
     }
   }
 }
@@ -259,11 +267,26 @@ function narrowScalar(value: f32): u16 {
   return <u16>i32x4.extract_lane(narrow(f32x4.splat(value)), 0)
 }
 
+/** Stores the scale of `count` values; what makes codes of them. */
+function storeScale(source: usize, count: i32, scale: usize): f32 {
+  let largest: f32 = 0
+  for (let i: usize = 0; i < <usize>count << 2; i += 4) largest = max(largest, abs(load<f32>(source + i)))
+  store<f32>(scale, largest / 127)
+  // As when activations are quantised: a tiny amplitude must not overflow.
+  return largest > 1e-35 ? <f32>127 / largest : 0
+}
+
+// @ts-ignore: decorator
+@inline
+function codeOf(value: f32, factor: f32): i8 {
+  return <i8>nearest(value * factor)
+}
+
 /** K of one token: lane `offset & 15` of its tile [headDim][16]. */
-function storeKey(c: QkvCommand, source: usize, keys: usize, offset: usize): void {
+function storeKey(c: QkvCommand, source: usize, keys: usize, offset: usize, factor: f32): void {
   const lane = offset & 15
   const headDim = <usize>c.headDim
-  if (c.half) {
+  if (c.kvFormat == KV_F16) {
     const at = keys + (offset >> 4) * (headDim << 5) + halfOffset(lane)
     const whole = headDim & ~3
     for (let d: usize = 0; d < whole; d += 4) {
@@ -274,6 +297,9 @@ function storeKey(c: QkvCommand, source: usize, keys: usize, offset: usize): voi
       v128.store16_lane(at + (d << 5), bits, 6, 96)
     }
     for (let d = whole; d < headDim; d++) store<u16>(at + (d << 5), narrowScalar(load<f32>(source + (d << 2))))
+  } else if (c.kvFormat == KV_Q8) {
+    const at = keys + (offset >> 4) * (headDim << 4) + lane
+    for (let d: usize = 0; d < headDim; d++) store<i8>(at + (d << 4), codeOf(load<f32>(source + (d << 2)), factor))
   } else {
     const at = keys + (offset >> 4) * (headDim << 6) + (lane << 2)
     for (let d: usize = 0; d < headDim; d++) store<f32>(at + (d << 6), load<f32>(source + (d << 2)))
@@ -281,12 +307,13 @@ function storeKey(c: QkvCommand, source: usize, keys: usize, offset: usize): voi
 }
 
 /** V of one token: row `offset` of its panels [paddedBlock][16]. */
-function storeValue(c: QkvCommand, source: usize, values: usize, offset: usize): void {
-  const shift: usize = c.half ? 5 : 6
+function storeValue(c: QkvCommand, source: usize, values: usize, offset: usize, factor: f32): void {
+  const shift = kvShift(c.kvFormat)
   for (let d: usize = 0; d < <usize>c.headDim; d++) {
     const at = values + (d >> 4) * (<usize>c.paddedBlock << shift) + (offset << shift)
     const value = load<f32>(source + (d << 2))
-    if (c.half) store<u16>(at + halfOffset(d & 15), narrowScalar(value))
+    if (c.kvFormat == KV_F16) store<u16>(at + halfOffset(d & 15), narrowScalar(value))
+    else if (c.kvFormat == KV_Q8) store<i8>(at + (d & 15), codeOf(value, factor))
     else store<f32>(at + ((d & 15) << 2), value)
   }
 }

@@ -17,6 +17,7 @@ struct AttentionParams {
   scale: f32,
   softcap: f32, // 0: none
   bidirectional: u32, // rows see the rows after them too
+  scale_base: u32,
 }
 
 @group(0) @binding(1) var<uniform> params: AttentionParams;
@@ -26,6 +27,18 @@ struct AttentionParams {
 @group(0) @binding(5) var<storage, read_write> partials: array<f32>;
 
 #include "kv-layout.wgsl"
+
+#if KV_Q8
+fn codes(word: u32) -> vec4<f32> {
+  let bits = bitcast<i32>(word);
+  return vec4<f32>(vec4<i32>(bits << 24u, bits << 16u, bits << 8u, bits) >> vec4<u32>(24u));
+}
+
+fn scale_of(block: u32, kv_head: u32, side: u32, token: u32) -> f32 {
+  let word = scale_at(block, kv_head, side, token);
+  return bitcast<f32>(kv[word >> 2u][word & 3u]);
+}
+#endif
 
 const ITEM_WORDS = 7u;
 const EMPTY_MAX = -1e30;

@@ -72,7 +72,25 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         // Tokens past the last row have no block.
         if (token <= last) {
           let block = u32(step[item.table + token / $(BLOCK)u]);
-          for (var c = 0u; c < $(D / 8)u; c++) {
+#if KV_Q8
+          for (var c = 0u; c < $(D / UNIT)u; c++) {
+            let key = kv[k_at(block, kv_head, c, token % $(BLOCK)u)];
+#repeat w 4
+            let part$(w) = codes(key[$(w)]);
+#end
+#repeat j VS
+            dot$(j) = add_products(dot$(j), part0, queries[vector$(j) * $(D / 4)u + 4u * c]);
+            dot$(j) = add_products(dot$(j), part1, queries[vector$(j) * $(D / 4)u + 4u * c + 1u]);
+            dot$(j) = add_products(dot$(j), part2, queries[vector$(j) * $(D / 4)u + 4u * c + 2u]);
+            dot$(j) = add_products(dot$(j), part3, queries[vector$(j) * $(D / 4)u + 4u * c + 3u]);
+#end
+          }
+          let key_scale = scale_of(block, kv_head, 0u, token % $(BLOCK)u);
+#repeat j VS
+          dot$(j) *= key_scale;
+#end
+#else
+          for (var c = 0u; c < $(D / UNIT)u; c++) {
             let key = kv[k_at(block, kv_head, c, token % $(BLOCK)u)];
             let low = vec4<f32>(unpack2x16float(key.x), unpack2x16float(key.y));
             let high = vec4<f32>(unpack2x16float(key.z), unpack2x16float(key.w));
@@ -81,6 +99,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             dot$(j) = add_products(dot$(j), high, queries[vector$(j) * $(D / 4)u + 2u * c + 1u]);
 #end
           }
+#endif
         }
 #repeat j VS
         {
@@ -137,6 +156,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
           for (var t = 0u; t < end; t += 4u) {
             let token = tile * TILE + t;
             let block = u32(step[item.table + token / $(BLOCK)u]);
+#if KV_Q8
+            let at = v_at(block, kv_head, token % $(BLOCK)u, quad >> 2u);
+#repeat k 4
+            let word$(k) = kv[at + $(k * D / 16)u][quad & 3u];
+            let scale$(k) = scale_of(block, kv_head, 1u, token % $(BLOCK)u + $(k)u);
+#end
+#repeat k 4
+            if (t + $(k)u < end) {
+              value = fma(vec4<f32>(scores[vector * TILE + t + $(k)u] * scale$(k)), codes(word$(k)), value);
+            }
+#end
+#else
             let at = v_at(block, kv_head, token % $(BLOCK)u, quad >> 1u);
 #repeat k 4
             let words$(k) = kv[at + $(k * D / 8)u];
@@ -146,6 +177,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let weight$(k) = vec4<f32>(scores[vector * TILE + t + $(k)u]);
             value = fma(weight$(k), vec4<f32>(unpack2x16float(pair$(k).x), unpack2x16float(pair$(k).y)), value);
 #end
+#endif
           }
           acc$(n) = value;
         }

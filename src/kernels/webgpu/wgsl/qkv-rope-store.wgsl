@@ -18,6 +18,7 @@ struct QkvParams {
   v_base: u32,
   q_eps: f32,
   k_eps: f32,
+  scale_base: u32,
 }
 
 @group(0) @binding(1) var<uniform> params: QkvParams;
@@ -30,8 +31,17 @@ struct QkvParams {
 
 #include "kv-layout.wgsl"
 
-#if QK_NORM > 0
+#if QK_NORM > 0 || KV_Q8
 var<workgroup> sums: array<f32, $(WS)>;
+#endif
+
+#if KV_Q8
+// Nearest, ties to even: int8 codes of four values.
+fn pack_codes(values: vec4<f32>) -> u32 {
+  let whole = vec4<i32>(round(values));
+  let bits = bitcast<vec4<u32>>(whole) & vec4<u32>(255u);
+  return bits.x | (bits.y << 8u) | (bits.z << 16u) | (bits.w << 24u);
+}
 #endif
 
 #if ROPE
@@ -70,6 +80,21 @@ fn normed(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool) -> f32 {
   return qkv[base + d];
 #endif
 }
+
+#if KV_Q8
+// Four dims of a k or v head as they go to the pool, before they are codes.
+fn stored(base: u32, weight_base: u32, d: u32, factor: f32, is_v: bool, position: u32) -> vec4<f32> {
+  if (is_v) {
+    return vec4<f32>(qkv[base + d], qkv[base + d + 1u], qkv[base + d + 2u], qkv[base + d + 3u]);
+  }
+  return vec4<f32>(
+    rotated(base, weight_base, d, factor, false, position),
+    rotated(base, weight_base, d + 1u, factor, false, position),
+    rotated(base, weight_base, d + 2u, factor, false, position),
+    rotated(base, weight_base, d + 3u, factor, false, position),
+  );
+}
+#endif
 
 @compute @workgroup_size($(WS))
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -110,8 +135,47 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let slot = u32(step[header(SLOTS) + row]);
   let block = slot / $(BLOCK)u;
   let token = slot % $(BLOCK)u;
+#if KV_Q8
+  // A thread takes four dims at a time, twice: for the largest, and for the codes.
+  var largest = 0.0;
+  if (!is_q) {
+    for (var d = 4u * lane; d < $(D)u; d += $(4 * WS)u) {
+      let values = abs(stored(base, weight_base, d, factor, is_v, position));
+      largest = max(largest, max(max(values.x, values.y), max(values.z, values.w)));
+    }
+  }
+  workgroupBarrier();
+  sums[lane] = largest;
+  workgroupBarrier();
+  for (var t = 0u; t < $(WS)u; t++) {
+    largest = max(largest, sums[t]);
+  }
+  if (!is_q) {
+    let side = select(0u, 1u, is_v);
+    let kv_head = head - params.num_heads - side * params.num_kv_heads;
+    // As when activations are quantised: a tiny amplitude must not overflow.
+    var inverse = 0.0;
+    if (largest > 1e-35) {
+      inverse = 127.0 / largest;
+    }
+    for (var d = 4u * lane; d < $(D)u; d += $(4 * WS)u) {
+      let packed = pack_codes(stored(base, weight_base, d, factor, is_v, position) * inverse);
+      let at = select(k_at(block, kv_head, d >> 4u, token), v_at(block, kv_head, token, d >> 4u), is_v);
+      kv[at * 4u + ((d >> 2u) & 3u)] = packed;
+    }
+    if (lane == 0u) {
+      kv[scale_at(block, kv_head, side, token)] = bitcast<u32>(largest / 127.0);
+    }
+    return;
+  }
+#endif
   for (var word = lane; word < $(D / 2)u; word += $(WS)u) {
     let d = 2u * word;
+#if KV_Q8
+    let at = row * params.q_stride + head * $(D)u + d;
+    q[at] = rotated(base, weight_base, d, factor, true, position);
+    q[at + 1u] = rotated(base, weight_base, d + 1u, factor, true, position);
+#else
     if (is_v) {
       let kv_head = head - params.num_heads - params.num_kv_heads;
       kv[v_at(block, kv_head, token, word >> 2u) * 4u + (word & 3u)] = pack2x16float(vec2<f32>(qkv[base + d], qkv[base + d + 1u]));
@@ -126,5 +190,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         kv[k_at(block, head - params.num_heads, word >> 2u, token) * 4u + (word & 3u)] = pack2x16float(vec2<f32>(low, high));
       }
     }
+#endif
   }
 }
