@@ -9,18 +9,19 @@ export interface Progress {
 }
 
 const BAR_WIDTH = 24
-/** What ends sooner than this shows nothing: a start of a second needs no bar. */
-const QUIET_MS = 1_000
+/** What ends sooner than this shows nothing: a start of a second needs no bar, and a log no line of a start of some. */
+const QUIET_MS = { terminal: 1_000, log: 10_000 } as const
 
 export function createProgress(stream: Pick<WriteStream, 'write' | 'isTTY'>, label: string): Progress {
   const startedMs = performance.now()
+  const quietMs = stream.isTTY ? QUIET_MS.terminal : QUIET_MS.log
   let lastTenth = 0
   let lastDrawnMs = 0
   let isLineOpen = false
   return {
     update(done, total) {
       const nowMs = performance.now()
-      if (total <= 0 || nowMs - startedMs < QUIET_MS) return
+      if (total <= 0 || nowMs - startedMs < quietMs) return
       const share = Math.min(done / total, 1)
       if (stream.isTTY) {
         if (nowMs - lastDrawnMs < 100 && share < 1) return
