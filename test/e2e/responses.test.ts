@@ -165,12 +165,42 @@ describe('functions', () => {
   })
 })
 
+/** Ids of the requests that the traces of a conversation are of, newest first. */
+async function conversation(id: string): Promise<readonly string[]> {
+  const response = await server.get(`/v1/traces?conversation=${id}`, { authorization: 'Bearer k1' })
+  return ((await response.json()) as { traces: { request_id: string }[] }).traces.map((trace) => trace.request_id)
+}
+
+describe('the conversation of a request', () => {
+  it('is the one that a header or a field names, in every wire', async () => {
+    const headers = { authorization: 'Bearer k1' }
+    const messages = [{ role: 'user', content: 'Hello' }]
+    const sent = [
+      server.post('/v1/chat/completions', { messages, max_tokens: 1 }, { ...headers, 'x-conversation-id': 'talk-7' }),
+      server.post('/v1/messages', { model: MODEL, messages, max_tokens: 1 }, { ...headers, 'x-session-id': 'talk-7' }),
+      server.post('/v1/completions', { prompt: 'x', max_tokens: 1, metadata: { conversation_id: 'talk-7' } }, headers),
+      server.post('/v1/responses', { ...ask, store: false, metadata: { session_id: 'talk-7' } }, headers),
+      // Too strange to be an id: the request is served without.
+      server.post('/v1/completions', { prompt: 'x', max_tokens: 1 }, { ...headers, 'x-conversation-id': 'a b' }),
+    ]
+    for (const response of await Promise.all(sent)) expect([response.status, await response.text()][0]).toBe(200)
+    expect((await conversation('talk-7')).map((id) => id.split(/[-_]/)[0]).sort()).toEqual([
+      'chatcmpl',
+      'cmpl',
+      'msg',
+      'resp',
+    ])
+    expect(await conversation('a%20b')).toEqual([])
+  })
+})
+
 describe('what is kept', () => {
   it('continues a conversation by its id, for the key that made it', async () => {
     const first = await client.responses.create(ask)
     const second = await client.responses.create({ ...ask, input: 'And of Spain?', previous_response_id: first.id })
     expect(second.usage?.input_tokens).toBeGreaterThan(first.usage?.input_tokens ?? Infinity)
     expect((await client.responses.retrieve(second.id)).output).toEqual(second.output)
+    expect(await conversation(first.id)).toEqual([second.id, first.id])
     const { usage: explicit } = await client.responses.create({
       ...ask,
       input: [

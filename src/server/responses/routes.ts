@@ -35,6 +35,8 @@ export function responsesHandlers(
         const trace = c.get('trace')
         if (known !== null && trace.conversationId === null) trace.setConversation(known.conversationId)
         const conversationId = trace.conversationId ?? context.requestId
+        // One that is kept may have a next turn.
+        if (body.store !== false) trace.setConversation(conversationId)
         const job = chatJob(toChatRequest(body, earlier), context, 'input')
         const { keyId } = c.get('caller')
         const keep = (response: ResponseObject) => {
