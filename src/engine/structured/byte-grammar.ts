@@ -5,6 +5,7 @@
 import type { Automaton } from './automaton.ts'
 import { utf8, without } from './code-points.ts'
 import type { CodePoints } from './code-points.ts'
+import type { Regex } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 
 /** How characters are written: as they are, or as they stand in a JSON string. */
@@ -25,6 +26,22 @@ export const NOTHING: Expression = { kind: 'sequence', parts: [] }
 
 export function text(value: string): Expression {
   return { kind: 'text', text: value }
+}
+
+/** A pattern without anything that looks at what follows, as it stands: it takes no automaton. Throws Unenforceable. */
+export function plain(node: Regex, encoding: Encoding): Expression {
+  switch (node.kind) {
+    case 'set':
+      return character(node.set, encoding)
+    case 'sequence':
+      return inOrder(...node.parts.map((part) => plain(part, encoding)))
+    case 'choice':
+      return oneOf(...node.parts.map((part) => plain(part, encoding)))
+    case 'repeat':
+      return times(plain(node.of, encoding), node.min, node.max)
+    default:
+      throw new Unenforceable('rules that are too large together')
+  }
 }
 
 /** A text in which some words are special tokens. */

@@ -62,6 +62,29 @@ export function has(set: CodePoints, code: number): boolean {
   return set.some(([from, to]) => from <= code && code <= to)
 }
 
+/** Characters beyond ASCII that are looked up one by one, at most. */
+const MAX_CASED = 5000
+
+/** The set with each letter as large and as small; of large sets those of ASCII alone. */
+export function anyCase(set: CodePoints): CodePoints {
+  const added: [number, number][] = []
+  for (const [from, to] of set) {
+    if (to - from > MAX_CASED) {
+      for (const [first, by] of [[0x41, 0x20], [0x61, -0x20]] as const) {
+        const [low, high] = [Math.max(from, first), Math.min(to, first + 25)]
+        if (low <= high) added.push([low + by, high + by])
+      } // prettier-ignore
+      continue
+    }
+    for (let code = from; code <= to; code++) {
+      const character = String.fromCodePoint(code)
+      for (const other of [character.toLowerCase(), character.toUpperCase()])
+        if (Array.from(other).length === 1) added.push([other.codePointAt(0) ?? code, other.codePointAt(0) ?? code])
+    }
+  }
+  return codePoints([...set, ...added])
+}
+
 /** The characters of a Unicode property, by the text between the braces of `\p{…}`; null for one that is not known. */
 export function unicodeProperty(name: string): CodePoints | null {
   let pattern: RegExp

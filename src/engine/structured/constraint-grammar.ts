@@ -1,7 +1,7 @@
 /** From what a request asks of its output to a grammar. Runs in a thread: a hostile schema holds up nobody but its sender. */
 import type { ToolCallGrammar } from '../tool-calls/tool-call-grammar.ts'
 import { intersect } from './automaton.ts'
-import { GrammarRules, inOrder, marked, oneOf, text, times, written } from './byte-grammar.ts'
+import { GrammarRules, inOrder, marked, oneOf, plain, text, times, written } from './byte-grammar.ts'
 import type { Expression, Network } from './byte-grammar.ts'
 import { grammarParam } from './grammar-source.ts'
 import type { GrammarSource } from './grammar-source.ts'
@@ -36,9 +36,15 @@ function rootOf({ param, constraint }: GrammarSource, grammar: GrammarRules, war
     }
     case 'regex':
       return named(param, 'the pattern cannot be enforced', () => {
-        const automaton = intersect([wholly(parseRegex(constraint.pattern))])
-        if (automaton === null) throw new Unenforceable('no text matches it')
-        return written(automaton, 'text')
+        const pattern = wholly(parseRegex(constraint.pattern))
+        try {
+          const automaton = intersect([pattern])
+          if (automaton !== null) return written(automaton, 'text')
+        } catch (error) {
+          if (!(error instanceof Unenforceable)) throw error
+          return plain(pattern, 'text')
+        }
+        throw new Unenforceable('no text matches it')
       })
     case 'choice':
       return oneOf(...constraint.choices.map(text))

@@ -1,8 +1,8 @@
 /** Grammars in Lark's notation (https://lark-parser.readthedocs.io/en/stable/grammar.html) */
 import { intersect } from './automaton.ts'
-import { codePoints } from './code-points.ts'
+import { anyCase, codePoints } from './code-points.ts'
 import type { NamedRule, Syntax } from './grammar-syntax.ts'
-import { choice, literal, parseRegex, repeat, sequence, set, wholly } from './regex.ts'
+import { literal, parseRegex, set, wholly } from './regex.ts'
 import type { Regex } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 
@@ -70,6 +70,8 @@ function read(text: string) {
     if (directive !== null) {
       if (directive[1] === 'import') addImports(directive[2] ?? '', i + 1, imports)
       else if (directive[1] === 'ignore') isIgnoring = true
+      // Options of another engine, which say nothing of the language.
+      else if (directive[1] === 'llguidance') continue
       else throw new Unenforceable(`a directive that is not known in line ${i + 1}`)
     } else if (begun !== null && !(rules.at(-1) && isOpen(rules.at(-1)?.tokens ?? []))) {
       rules.push({ name: begun[1] ?? '', line: i + 1, tokens: tokenize(line.slice(begun[0].length), i + 1) })
@@ -195,7 +197,7 @@ class Expansion {
       case 'string': {
         const value = stringOf(token.text)
         if (this.#take('..')) return this.#range(value)
-        return terminal(token.text.endsWith('i') ? anyCase(literal(value)) : literal(value))
+        return terminal(token.text.endsWith('i') ? literal(value, anyCase) : literal(value))
       }
       case 'regex':
         return this.#pattern(token.text)
@@ -225,10 +227,9 @@ class Expansion {
   #pattern(text: string): Syntax {
     const end = text.lastIndexOf('/')
     const flags = text.slice(end + 1)
-    if (/[^im]/.test(flags)) throw this.#error('a flag of a pattern that is not known')
+    if (/[^ims]/.test(flags)) throw this.#error('a flag of a pattern that is not known')
     try {
-      const parsed = parseRegex(text.slice(1, end))
-      return terminal(flags.includes('i') ? anyCase(parsed) : parsed)
+      return terminal(parseRegex(text.slice(1, end), { isAnyCase: flags.includes('i'), isDotAll: flags.includes('s') }))
     } catch (error) {
       if (error instanceof Unenforceable) throw this.#error(error.message)
       throw error
@@ -251,27 +252,4 @@ function stringOf(token: string): string {
     if (hex !== undefined) return String.fromCodePoint(Number.parseInt(hex, 16))
     return { n: '\n', r: '\r', t: '\t', f: '\f', v: '\v' }[String(name)] ?? String(name)
   })
-}
-
-/** The pattern with each letter of ASCII as large and as small. */
-function anyCase(node: Regex): Regex {
-  switch (node.kind) {
-    case 'set': {
-      const letters = (from: number, by: number) => node.set.flatMap(([a, b]): [number, number][] => {
-          const [low, high] = [Math.max(a, from), Math.min(b, from + 25)]
-          return low <= high ? [[low + by, high + by]] : []
-        }) // prettier-ignore
-      return set(codePoints([...node.set, ...letters(0x41, 0x20), ...letters(0x61, -0x20)]))
-    }
-    case 'sequence':
-      return sequence(...node.parts.map(anyCase))
-    case 'choice':
-      return choice(...node.parts.map(anyCase))
-    case 'repeat':
-      return repeat(anyCase(node.of), node.min, node.max)
-    case 'look':
-      return { ...node, ahead: anyCase(node.ahead) }
-    default:
-      return node
-  }
 }

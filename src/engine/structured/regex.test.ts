@@ -43,6 +43,8 @@ describe('what finishes matches the whole pattern', () => {
     '(?<year>\\d{2}?)',
     '\\u{1f600}|\\ud83d\\ude01|\\x41B|\\x0aB',
     '(?:^a|b)c$',
+    '\\cA',
+    '(a{1,100}){1,100}',
   ])('%s', async (pattern) => {
     const exact = new RegExp(`^(?:${pattern})$`, 'u')
     const texts = new Set<string>()
@@ -53,6 +55,15 @@ describe('what finishes matches the whole pattern', () => {
     expect(texts.size).toBeGreaterThan(0)
     for (const text of texts) expect(text).toMatch(exact)
   })
+})
+
+it.each([
+  ['(?i)ab[^c]é', /^ab[^c]é$/iu],
+  ['a(?i:b)c', /^a[bB]c$/u],
+  ['(?s).{2}', /^.{2}$/su],
+])('%s: flags within a pattern', async (pattern, exact) => {
+  for (let seed = 1; seed <= 8; seed++)
+    expect(await draw(compiler, { kind: 'regex', pattern }, seed, { closing: '' })).toMatch(exact)
 })
 
 describe('a pattern finds what JavaScript finds', () => {
@@ -113,7 +124,7 @@ describe('what cannot be enforced is refused, in words', () => {
     ['(a)\\1', 'a reference to a group'],
     ['\\Aabc\\z', 'an escape of this name'],
     ['(?<=a)b', 'a look-behind'],
-    ['(?i)a', 'a group of this kind'],
+    ['(?m)a', 'a group of this kind'],
     ['\\p{Wrong}', '"\\p" of a property that is not known'],
     ['[z-a]', 'a range whose end comes before its beginning'],
     ['[a', 'a class without end'],

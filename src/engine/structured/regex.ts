@@ -1,6 +1,7 @@
 /** Regular expressions of ECMAScript, read into trees. Pure data. */
 import {
   ANY_BUT_LINE_END,
+  anyCase,
   codePoints,
   complement,
   DIGIT,
@@ -47,13 +48,23 @@ export function repeat(of: Regex, min: number, max: number): Regex {
   return { kind: 'repeat', of, min, max }
 }
 
-export function literal(text: string): Regex {
-  return sequence(...Array.from(text, (character) => set(only(character.codePointAt(0) ?? 0))))
+/** `change` is applied to each character. */
+export function literal(text: string, change = (codes: CodePoints) => codes): Regex {
+  return sequence(...Array.from(text, (character) => set(change(only(character.codePointAt(0) ?? 0)))))
 }
 
+export interface RegexFlags {
+  /** Letters stand for themselves as large and as small. */
+  readonly isAnyCase: boolean
+  /** `.` stands for line ends too. */
+  readonly isDotAll: boolean
+}
+
+const NO_FLAGS: RegexFlags = { isAnyCase: false, isDotAll: false }
+
 /** Throws Unenforceable. */
-export function parseRegex(pattern: string): Regex {
-  const parsed = new Parser(pattern).parse()
+export function parseRegex(pattern: string, flags: Partial<RegexFlags> = {}): Regex {
+  const parsed = new Parser(pattern, { ...NO_FLAGS, ...flags }).parse()
   checkSize(parsed)
   return parsed
 }
@@ -83,9 +94,11 @@ class Parser {
   readonly #characters: readonly string[]
   #at = 0
   #depth = 0
+  #flags: RegexFlags
 
-  constructor(pattern: string) {
+  constructor(pattern: string, flags: RegexFlags) {
     this.#characters = Array.from(pattern)
+    this.#flags = flags
   }
 
   parse(): Regex {
@@ -159,23 +172,52 @@ class Parser {
       case '[':
         return set(this.#class())
       case '.':
-        return set(ANY_BUT_LINE_END)
+        return set(this.#flags.isDotAll ? EVERY : ANY_BUT_LINE_END)
       case '^':
         return { kind: 'start' }
       case '$':
         return { kind: 'end' }
       case '\\':
-        return set(this.#escape(false))
+        return set(this.#cased(this.#escape(false)))
       case '*':
       case '+':
       case '?':
         throw new Unenforceable('a repetition of nothing')
       default:
-        return set(only(character.codePointAt(0) ?? 0))
+        return set(this.#cased(only(character.codePointAt(0) ?? 0)))
     }
   }
 
+  #cased(codes: CodePoints): CodePoints {
+    return this.#flags.isAnyCase ? anyCase(codes) : codes
+  }
+
+  /** `(?i)`, for the rest of the group around it, and `(?i:…)`; null: it is neither. */
+  #flagged(): Regex | null {
+    const found = /^\?([is]*)(?:-([is]+))?([:)])/.exec(this.#characters.slice(this.#at, this.#at + 8).join(''))
+    if (found === null || found[0] === '?)') return null
+    const [whole, on = '', off = '', end] = found
+    this.#at += whole.length
+    const before = this.#flags
+    const flag = (name: string, was: boolean) => (on.includes(name) || was) && !off.includes(name)
+    this.#flags = { isAnyCase: flag('i', before.isAnyCase), isDotAll: flag('s', before.isDotAll) }
+    if (end === ')') return EMPTY
+    const inner = this.#choice()
+    this.#flags = before
+    if (!this.#take(')')) throw new Unenforceable('an opening parenthesis without a closing one')
+    return inner
+  }
+
   #group(): Regex {
+    const flagged = this.#flagged()
+    if (flagged !== null) return flagged
+    const before = this.#flags
+    const group = this.#plainGroup()
+    this.#flags = before
+    return group
+  }
+
+  #plainGroup(): Regex {
     let look: { readonly isNegated: boolean } | null = null
     if (this.#take('?=')) look = { isNegated: false }
     else if (this.#take('?!')) look = { isNegated: true }
@@ -183,7 +225,7 @@ class Parser {
     else if (this.#take('?P<') || this.#take('?<')) {
       while (this.#next !== undefined && this.#next !== '>') this.#at++
       this.#at++
-    } else if (this.#follows('?') && !this.#take('?:')) throw new Unenforceable('a group of this kind')
+    } else if (this.#follows('?')) throw new Unenforceable('a group of this kind')
     const inner = this.#choice()
     if (!this.#take(')')) throw new Unenforceable('an opening parenthesis without a closing one')
     return look === null ? inner : { kind: 'look', ahead: inner, ...look }
@@ -205,7 +247,7 @@ class Parser {
       } else ranges.push(...low)
     }
     this.#at++
-    const found = codePoints(ranges)
+    const found = this.#cased(codePoints(ranges))
     return isNegated ? complement(found) : found
   }
 
@@ -239,6 +281,12 @@ class Parser {
       case 'p':
       case 'P':
         return this.#property(name === 'P')
+      case 'c': {
+        const letter = this.#next ?? ''
+        this.#at++
+        if (!/^[A-Za-z]$/.test(letter)) throw new Unenforceable('an escape of this name')
+        return only(letter.charCodeAt(0) % 32)
+      }
       case 'b':
         if (isInClass) return only(0x08)
         throw new Unenforceable('"\\b", a word boundary')

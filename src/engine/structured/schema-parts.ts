@@ -131,6 +131,11 @@ export function fixedValues(parts: Parts): string[] | null {
   return left
 }
 
+/** Values that must not be. */
+export function excludedValues(parts: Parts): readonly unknown[] {
+  return parts.flatMap((part): unknown[] => (Array.isArray(part[NOT_VALUES]) ? (part[NOT_VALUES] as unknown[]) : []))
+}
+
 /** The types that a conjunction leaves; null where none of it names one. Throws Unenforceable for what is no type. */
 export function commonTypes(parts: Parts): ReadonlySet<string> | null {
   const left = parts.reduce<Set<string> | null>((before, { type, nullable }) => {

@@ -1,0 +1,144 @@
+/** Lists of JSON Schemas as grammars. */
+import { inOrder, NOTHING, text, times } from './byte-grammar.ts'
+import type { Expression } from './byte-grammar.ts'
+import { bracketed, counted, finite } from './json-members.ts'
+import type { Member, SchemaRules } from './json-members.ts'
+import { writtenValue } from './notation.ts'
+import type { Brackets } from './notation.ts'
+import { alternatives, below, counts } from './schema-parts.ts'
+import type { Parts } from './schema-parts.ts'
+import type { Place } from './style.ts'
+import { Unenforceable } from './unenforceable.ts'
+
+/** The rule of a list. */
+export function arrayRule(rules: SchemaRules, parts: Parts, { path, depth, style }: Place): Expression | null {
+  const { least, most } = counts(parts, 'minItems', 'maxItems')
+  const own = style.notation.inner ?? style.notation
+  const { list } = own
+  const inner = rules.styleWithin(style, null)
+  const isUnique = parts.some(({ uniqueItems }) => uniqueItems === true)
+  const { prefix, rest } = places(parts, least)
+  const first = prefix.map((schemas, i) => rules.node(schemas, below(path, 'prefixItems', i), depth + 1, inner))
+  const isClosed = rest.includes(false)
+  const item = isClosed ? null : rules.node(rest, below(path, 'items'), depth + 1, inner)
+  if (isUnique && most > 1) {
+    const values = prefix.length > 0 ? null : finite(rules, rest)
+    if (values !== null) {
+      const listed = values.flatMap((value) => writtenValue(JSON.parse(value), own, false) ?? [])
+      const members = listed.map((value): Member => ({ rule: text(value), isRequired: false }))
+      return bracketed(list, counted(rules, members, null, { least, most }, list.comma, path, 'items'))
+    }
+    rules.note('"uniqueItems"', path)
+  }
+  const wanted = wantedOf(parts)
+  if (wanted !== null) {
+    if (prefix.length === 0 && wanted.others === 0) return containing(rules, rest, { least, most }, wanted, { path, depth, style }) // prettier-ignore
+    rules.note('"contains"', path)
+  }
+  const missing = first.indexOf(null)
+  const fixed = (missing < 0 ? first : first.slice(0, missing)).filter((rule) => rule !== null)
+  const tail = missing < 0 ? item : null
+  if (fixed.length + (tail === null ? 0 : Infinity) < least) return null
+  if (fixed.length === 0) return repeated(list, tail, least, most)
+  // Lists that end among the first places are valid too, but what is listed is meant to be there.
+  const numFixed = Math.min(fixed.length, most)
+  const free = numFixed < fixed.length ? null : tail
+  const least2 = Math.max(0, least - numFixed)
+  const more = free === null || most - numFixed <= 0 ? [] : [times(inOrder(list.comma, free), least2, most - numFixed)]
+  const first2 = fixed.slice(0, numFixed).flatMap((rule, i) => (i === 0 ? [rule] : [list.comma, rule]))
+  return bracketed(list, { body: inOrder(...first2, ...more), mayBeEmpty: false })
+}
+
+/** The schemas of the first places, and of those behind them. */
+function places(parts: Parts, least: number): { readonly prefix: unknown[][]; readonly rest: unknown[] } {
+  const lists = parts.map((part) => {
+    const { prefixItems, items, unevaluatedItems } = part
+    if (prefixItems !== undefined && (!Array.isArray(prefixItems) || prefixItems.length === 0))
+      throw new Unenforceable('"prefixItems": a list with something in it is expected')
+    // The standard's older drafts listed the first places under `items`.
+    const first: unknown[] = Array.isArray(prefixItems) ? prefixItems : Array.isArray(items) ? items : []
+    const after = Array.isArray(items) ? part.additionalItems : (items ?? unevaluatedItems)
+    // What is not described behind the first places is allowed, and seldom meant.
+    return { first, after: after === undefined && first.length > 0 && least <= first.length ? false : after }
+  })
+  const numFirst = Math.max(0, ...lists.map(({ first }) => first.length))
+  const prefix = Array.from({ length: numFirst }, (_, i) =>
+    lists.map(({ first, after }) => (i < first.length ? first[i] : after)),
+  )
+  return { prefix, rest: lists.map(({ after }) => after) }
+}
+
+/** Of `contains`: the schema, and how many items it has to hold for. */
+interface Wanted {
+  readonly schema: unknown
+  readonly least: number
+  readonly most: number
+  /** Further schemas of its kind. */
+  readonly others: number
+}
+
+function wantedOf(parts: Parts): Wanted | null {
+  const all = parts.flatMap((part) => {
+    if (part.contains === undefined) return []
+    const { least, most } = counts([{ minContains: 1, ...part }], 'minContains', 'maxContains')
+    return least === 0 && most === Infinity ? [] : [{ schema: part.contains, least, most }]
+  })
+  const [first] = all
+  return first === undefined ? null : { ...first, others: all.length - 1 }
+}
+
+/** Lists longer than this are not counted item by item. */
+const MAX_PLACES = 64
+
+/** A list of which some items are of another schema besides. */
+function containing(
+  rules: SchemaRules,
+  items: readonly unknown[],
+  { least, most }: { readonly least: number; readonly most: number },
+  wanted: Wanted,
+  { path, depth, style }: Place,
+): Expression | null {
+  const { list } = style.notation.inner ?? style.notation
+  const inner = rules.styleWithin(style, null)
+  const node = (more: readonly unknown[], step: string) => (items.includes(false) ? null : rules.node([...items, ...more], below(path, step), depth + 1, inner)) // prettier-ignore
+  const own = node([wanted.schema], 'contains')
+  const isBounded = wanted.most < Infinity
+  const negated = isBounded ? rules.parts.negation.of(wanted.schema) : null
+  if (isBounded && negated === null) rules.note('"maxContains"', path)
+  const other = node(negated === null ? [] : [negated], 'items')
+  if (own === null && wanted.least > 0) return null
+  const mostOwn = negated === null ? wanted.least : wanted.most
+  // From a number of items on nothing more has to be counted.
+  const numPlaces = Math.min(most, MAX_PLACES, Math.max(least, wanted.least) + (most < Infinity ? most : 0))
+  if (most < Infinity && most > MAX_PLACES) rules.note(`"maxItems" above ${MAX_PLACES} beside "contains"`, path)
+  const isOpen = most > numPlaces
+  const states = new Map<string, Expression | null>()
+  /** What may follow `place` items of which `found` are wanted ones. */
+  const after = (place: number, found: number): Expression | null => {
+    const key = `${place} ${found}`
+    const known = states.get(key)
+    if (known !== undefined) return known
+    const rule = rules.grammar.open()
+    states.set(key, rule)
+    const next = isOpen && place === numPlaces ? place : place + 1
+    const step = (item: Expression | null, nowFound: number) => {
+      const rest = item === null || next > numPlaces || nowFound > mostOwn ? null : after(next, nowFound)
+      return item === null || rest === null ? null : inOrder(...(place === 0 ? [] : [list.comma]), item, rest)
+    }
+    const isEnough = place >= least && found >= wanted.least
+    const counted = found < mostOwn ? step(own, found + 1) : null
+    const body = alternatives([isEnough ? NOTHING : null, counted, step(other, found)])
+    if (body === null) states.set(key, null)
+    else rules.grammar.define(rule, body)
+    return body === null ? null : rule
+  }
+  // An empty list has no room inside.
+  const whole = after(0, 0)
+  return whole === null ? null : inOrder(text(list.open), list.gap, whole, list.gap, text(list.close))
+}
+
+function repeated(list: Brackets, item: Expression | null, least: number, most: number): Expression | null {
+  if (item === null || most === 0) return bracketed(list, { body: null, mayBeEmpty: least === 0 })
+  const body = inOrder(item, times(inOrder(list.comma, item), Math.max(0, least - 1), most - 1))
+  return bracketed(list, { body, mayBeEmpty: least === 0 })
+}

@@ -1,0 +1,95 @@
+/** Numbers of JSON Schemas as grammars. */
+import { intersect, product } from './automaton.ts'
+import { written } from './byte-grammar.ts'
+import type { Expression, GrammarRules } from './byte-grammar.ts'
+import { decimals, integers, multiples } from './numbers.ts'
+import type { Bound } from './numbers.ts'
+import { parseRegex } from './regex.ts'
+import type { Regex } from './regex.ts'
+import { FRACTIONAL } from './schema.ts'
+import { excludedValues } from './schema-parts.ts'
+import type { Parts } from './schema-parts.ts'
+import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
+
+export class JsonNumbers {
+  readonly #grammar: GrammarRules
+  readonly #note: (problem: string, path: string) => void
+  readonly #ranges = new Map<string, Expression>()
+
+  /** `note` is told what is not enforced. */
+  constructor(grammar: GrammarRules, note: (problem: string, path: string) => void) {
+    this.#grammar = grammar
+    this.#note = note
+  }
+
+  /** A number that all schemas bind. Throws Unenforceable. */
+  number(type: 'integer' | 'number', parts: Parts, path: string): Expression {
+    const low = tightest(parts, 'minimum', 'exclusiveMinimum', 1)
+    const high = tightest(parts, 'maximum', 'exclusiveMaximum', -1)
+    const range = type === 'integer' ? integers(low, high) : decimals(low, high)
+    const steps = [...new Set(parts.flatMap(({ multipleOf }) => (multipleOf === undefined ? [] : [multipleOf])))]
+    if (steps.some((step) => typeof step !== 'number' || !(step > 0)))
+      throw new Unenforceable('"multipleOf": a number above 0 is expected')
+    const unwanted = excludedValues(parts).filter((value) => typeof value === 'number')
+    const hasFraction = parts.some((part) => part[FRACTIONAL] === true)
+    const needed = steps.map(Number).filter((step) => !(type === 'integer' && Number.isInteger(1 / step)))
+    if (needed.length === 0 && unwanted.length === 0 && !hasFraction) return this.#range(range)
+    const bounded = low === null && high === null && type === 'number' ? decimals({ value: -1e15, isExclusive: false }, { value: 1e15, isExclusive: false }) : range // prettier-ignore
+    try {
+      let automaton = intersect(hasFraction ? [bounded, parseRegex(FRACTION)] : [bounded], unwanted.map(spellings))
+      if (automaton === null) throw new Unsatisfiable('bounds that leave no number')
+      for (const step of needed) automaton = automaton && product(automaton, multiples(step))
+      if (automaton === null) throw new Unsatisfiable('bounds that leave no multiple')
+      return written(automaton, 'text')
+    } catch (error) {
+      if (!(error instanceof Unenforceable) || error instanceof Unsatisfiable) throw error
+      const isOfSteps = error.message.startsWith('"multipleOf"')
+      this.#note(isOfSteps ? error.message : needed.length > 0 ? '"multipleOf"' : '"not" of numbers', path)
+      return this.#range(range)
+    }
+  }
+
+  /** Many places have the same range. */
+  #range(range: Regex): Expression {
+    const key = JSON.stringify(range)
+    const known = this.#ranges.get(key)
+    if (known !== undefined) return known
+    const automaton = intersect([range])
+    if (automaton === null) throw new Unsatisfiable('bounds that leave no number')
+    const rule = this.#grammar.rule(written(automaton, 'text'))
+    this.#ranges.set(key, rule)
+    return rule
+  }
+}
+
+/** Decimals that are no integers. */
+const FRACTION = '-?\\d+\\.\\d*[1-9]\\d*'
+
+/** A number in every way that a decimal can be written. */
+function spellings(value: number): Regex {
+  const [whole = '', fraction = ''] = decimalText(Math.abs(value)).split('.')
+  const sign = value === 0 ? '-?' : value < 0 ? '-' : ''
+  return parseRegex(`${sign}${whole}${fraction === '' ? '(?:\\.0+)?' : `\\.${fraction}0*`}`)
+}
+
+function decimalText(value: number): string {
+  return value.toLocaleString('en-US', { useGrouping: false, maximumFractionDigits: 20 })
+}
+
+/** The tightest of bounds that all hold. `sign` 1: the largest. */
+function tightest(parts: Parts, inclusive: string, exclusive: string, sign: 1 | -1): Bound | null {
+  let found: Bound | null = null
+  const take = (value: unknown, isExclusive: boolean, keyword: string) => {
+    if (value === undefined) return
+    if (typeof value !== 'number') throw new Unenforceable(`"${keyword}": a number is expected`)
+    const difference = found === null ? 1 : (value - found.value) * sign
+    if (difference > 0 || (difference === 0 && isExclusive)) found = { value, isExclusive }
+  }
+  for (const part of parts) {
+    // The standard's fourth draft had a flag beside the bound.
+    const flag = part[exclusive]
+    take(part[inclusive], flag === true, inclusive)
+    if (typeof flag !== 'boolean') take(flag, true, exclusive)
+  }
+  return found
+}

@@ -1,0 +1,212 @@
+/** Objects of JSON Schemas as grammars. */
+import { inOrder, text } from './byte-grammar.ts'
+import type { Expression } from './byte-grammar.ts'
+import { codePoints, EVERY } from './code-points.ts'
+import { bracketed, counted, finite } from './json-members.ts'
+import type { Member, SchemaRules } from './json-members.ts'
+import { writtenKey } from './notation.ts'
+import type { Notation } from './notation.ts'
+import { choice, literal, parseRegex, repeat, searched, sequence, set } from './regex.ts'
+import type { Regex } from './regex.ts'
+import { isSchema } from './schema.ts'
+import type { Schema } from './schema.ts'
+import { alternatives, below, counts } from './schema-parts.ts'
+import type { Parts } from './schema-parts.ts'
+import type { Place } from './style.ts'
+import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
+
+/** A property that no schema names. */
+const NO_NAME = '\u0000'
+const MAX_EXCLUDED_CHARACTERS = 2000
+
+/** The rule of an object. */
+export function objectRule(rules: SchemaRules, parts: Parts, { path, depth, style }: Place): Expression | null {
+  const { object, member } = style.notation
+  const { least, most } = counts(parts, 'minProperties', 'maxProperties')
+  const required = requiredNames(parts)
+  const declared = new Set(parts.flatMap(({ properties }) => (isSchema(properties) ? Object.keys(properties) : [])))
+  const keyNames = namesOfKeys(rules, parts)
+  const all = new Set([...declared, ...required, ...(keyNames ?? [])])
+  const own: Member[] = []
+  for (const name of all) {
+    const isRequired = required.has(name)
+    const schemas = keyNames !== null && !keyNames.has(name) ? [false] : schemasOf(parts, name)
+    const value = schemas.includes(false)
+      ? null
+      : rules.node(schemas, below(path, 'properties', name), depth + 1, rules.styleWithin(style, name))
+    if (value === null && isRequired) throw new Unsatisfiable('a required property that nothing can be')
+    const key = writtenKey(name, style.notation)
+    if (key === null && isRequired) throw new Unenforceable('a property whose name this model’s calls cannot write')
+    if (value !== null && key !== null)
+      own.push({ rule: rules.grammar.rule(inMember(text(key), value, member)), isRequired })
+  }
+  const free = keyNames === null ? freeMember(rules, parts, declared, all, { path, depth, style }) : null
+  let fewest = least
+  if (free !== null && least > Math.max(1, own.length)) {
+    // A key that is written twice counts once.
+    rules.note('"minProperties" of free keys', path)
+    fewest = 0
+  }
+  return bracketed(object, counted(rules, own, free, { least: fewest, most }, object.comma, path, 'properties'))
+}
+
+function inMember(key: Expression, value: Expression, { begin, colon, end }: Notation['member']): Expression {
+  return inOrder(text(begin), key, colon, value, text(end))
+}
+
+function requiredNames(parts: Parts): Set<string> {
+  const names = new Set<string>()
+  for (const { properties, required, dependentRequired } of parts) {
+    if ((properties !== undefined && !isSchema(properties)) || (required !== undefined && !Array.isArray(required)))
+      throw new Unenforceable('"properties" or "required" of a wrong type')
+    if (Array.isArray(required)) for (const name of required) names.add(String(name))
+    // What one property asks for is there with and without it.
+    if (isSchema(dependentRequired))
+      for (const list of Object.values(dependentRequired)) if (Array.isArray(list)) for (const name of list) names.add(String(name)) // prettier-ignore
+  }
+  return names
+}
+
+/** All schemas of one property; false among them: there is no such property. */
+function schemasOf(parts: Parts, name: string): unknown[] {
+  return parts.flatMap(({ properties, patternProperties, additionalProperties, unevaluatedProperties }) => {
+    const own = isSchema(properties) && Object.hasOwn(properties, name) ? [properties[name]] : []
+    const matching = Object.entries(isSchema(patternProperties) ? patternProperties : {}).flatMap(([pattern, schema]) => (matches(pattern, name) ? [schema] : [])) // prettier-ignore
+    const found = [...own, ...matching]
+    if (found.length > 0) return found
+    const others = additionalProperties ?? unevaluatedProperties
+    return others === undefined || (additionalProperties === undefined && isElsewhere(parts, name)) ? [] : [others]
+  })
+}
+
+/** `unevaluatedProperties` lets through what any part names. */
+function isElsewhere(parts: Parts, name: string): boolean {
+  return parts.some(({ properties }) => isSchema(properties) && Object.hasOwn(properties, name))
+}
+
+function matches(pattern: string, name: string): boolean {
+  try {
+    return new RegExp(pattern, 'u').test(name)
+  } catch {
+    throw new Unenforceable('"patternProperties" with a pattern that is none')
+  }
+}
+
+/** The keys that `propertyNames` lists; null where it lists none. */
+function namesOfKeys(rules: SchemaRules, parts: Parts): ReadonlySet<string> | null {
+  const schemas = parts.flatMap(({ propertyNames }) => (isSchema(propertyNames) ? [propertyNames] : []))
+  const values = schemas.length === 0 ? null : finite(rules, schemas)
+  if (values === null) return null
+  return new Set(values.map((json): unknown => JSON.parse(json)).filter((value) => typeof value === 'string'))
+}
+
+/** The rule of a member with a key of its own; null: there is none. */
+function freeMember(
+  rules: SchemaRules,
+  parts: Parts,
+  declared: ReadonlySet<string>,
+  names: ReadonlySet<string>,
+  place: Place,
+): Expression | null {
+  const { path, depth, style } = place
+  const patterns = parts.flatMap(({ patternProperties }) => Object.entries(isSchema(patternProperties) ? patternProperties : {})) // prettier-ignore
+  const closed = parts.some(({ additionalProperties, unevaluatedProperties }) => additionalProperties === false || unevaluatedProperties === false) // prettier-ignore
+  if (patterns.length > 0) return patternMember(rules, patterns, parts, names, place)
+  if (closed) return null
+  const asked = parts.flatMap(({ additionalProperties }) => (additionalProperties === undefined ? [] : [additionalProperties])) // prettier-ignore
+  // What a schema does not name is allowed, and seldom meant.
+  if (declared.size > 0 && asked.length === 0) return null
+  const inner = rules.styleWithin(style, NO_NAME)
+  const value = asked.every((schema) => schema === true)
+    ? rules.anyValue(inner)
+    : rules.node(asked, below(path, 'additionalProperties'), depth + 1, inner)
+  return value === null ? null : inMember(key(rules, parts, names, place), value, style.notation.member)
+}
+
+/** A member whose key one of the patterns finds; what `additionalProperties` allows beside them is left out. */
+function patternMember(
+  rules: SchemaRules,
+  patterns: readonly (readonly [string, unknown])[],
+  parts: Parts,
+  names: ReadonlySet<string>,
+  place: Place,
+): Expression | null {
+  const { path, depth, style } = place
+  let languages: readonly Regex[]
+  try {
+    languages = patterns.map(([pattern]) => searched(parseRegex(pattern)))
+  } catch (error) {
+    // Which keys it binds cannot be told: there are none.
+    if (error instanceof Unenforceable) return null
+    throw error
+  }
+  // A key that several patterns find has to satisfy all of their schemas.
+  const groups = patterns.length <= MAX_PATTERNS ? subsets(patterns.length) : patterns.map((_, i) => [i])
+  const members = groups.map((group) => {
+    const schemas = group.map((i) => patterns[i]?.[1])
+    const others = languages.filter((_, i) => !group.includes(i))
+    const found = group.map((i): Schema => ({ pattern: patterns[i]?.[0] }))
+    const name = anyKey(rules, parts, names, place, { found, others })
+    if (name === null) return null
+    const inner = rules.styleWithin(style, NO_NAME)
+    const value = rules.node(schemas, below(path, 'patternProperties', group[0] ?? 0), depth + 1, inner)
+    return value === null ? null : inMember(name, value, style.notation.member)
+  })
+  return alternatives(members)
+}
+
+/** Patterns whose keys are told apart in every way. */
+const MAX_PATTERNS = 4
+
+/** Every choice of some of the numbers below `count`. */
+function subsets(count: number): number[][] {
+  const numbers = Array.from({ length: count }, (_, i) => i)
+  return Array.from({ length: 2 ** count - 1 }, (_, i) => numbers.filter((bit) => ((i + 1) >> bit) & 1))
+}
+
+/** Patterns that find a key, as schemas, and those that must not. */
+interface KeyPatterns {
+  readonly found: readonly Schema[]
+  readonly others: readonly Regex[]
+}
+
+/** null: no key is found by these patterns and by none of the others. */
+function anyKey(
+  rules: SchemaRules,
+  parts: Parts,
+  names: ReadonlySet<string>,
+  place: Place,
+  patterns: KeyPatterns,
+): Expression | null {
+  try {
+    return key(rules, parts, names, place, patterns)
+  } catch (error) {
+    if (error instanceof Unenforceable) return null
+    throw error
+  }
+}
+
+/** A key that none of the names is, within what `propertyNames` says. */
+function key(
+  rules: SchemaRules,
+  parts: Parts,
+  names: ReadonlySet<string>,
+  { path, style }: Place,
+  { found, others }: KeyPatterns = { found: [], others: [] },
+): Expression {
+  const schemas = parts.flatMap(({ propertyNames }) => (isSchema(propertyNames) ? [propertyNames] : []))
+  const own = rules.parts.expand(schemas) ?? []
+  const characters = [...names].reduce((sum, name) => sum + name.length, 0)
+  const excluded = [...others]
+  if (characters > MAX_EXCLUDED_CHARACTERS) {
+    // Too many to be told apart: no key begins as one of them does.
+    const firsts = [...new Set([...names].map((name) => name.codePointAt(0) ?? 0))]
+    excluded.push(
+      sequence(set(codePoints(firsts.map((code) => [code, code] as const))), repeat(set(EVERY), 0, Infinity)),
+    )
+  } else if (names.size > 0) excluded.push(choice(...[...names].map((name) => literal(name))))
+  const place = below(path, 'propertyNames')
+  if (style.notation.bareKeysWithout === null)
+    return inOrder(text('"'), rules.inner([...own, ...found], place, { excluded }), text('"'))
+  return rules.inner([...own, ...found, { pattern: '^[A-Za-z_][A-Za-z0-9_]*$' }], place, { excluded, mark: '\n' })
+}

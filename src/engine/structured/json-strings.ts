@@ -1,0 +1,158 @@
+/** Strings of JSON Schemas as grammars, with quotes or as they are. */
+import { intersect } from './automaton.ts'
+import { character, inOrder, plain, text, times, written } from './byte-grammar.ts'
+import type { Encoding, Expression, GrammarRules } from './byte-grammar.ts'
+import { EVERY, only, without } from './code-points.ts'
+import type { CodePoints } from './code-points.ts'
+import { FORMATS } from './formats.ts'
+import { writtenValue } from './notation.ts'
+import { literal, looksAhead, parseRegex, repeat, searched, set, wholly } from './regex.ts'
+import type { Regex } from './regex.ts'
+import { NOT_PATTERN } from './schema.ts'
+import { counts, excludedValues } from './schema-parts.ts'
+import type { Parts } from './schema-parts.ts'
+import type { Style } from './style.ts'
+import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
+
+/** Characters of a counted string; each takes its time to compile. */
+const MAX_COUNTED = 20_000
+/** Counted characters up to which a mark that must not stand among them is told from its beginning. */
+const MAX_EXACT = 300
+/** What reads as something else than a string where strings have no quotes. */
+const NO_STRING = '\\s*(?:[-+.\\d{\\["\'(][\\s\\S]*|(?:true|false|null|True|False|None)\\s*)'
+
+/** `excluded`: what it must not be. `mark`: what must not stand in it; null: it is JSON's. */
+export interface InnerOptions {
+  readonly excluded?: readonly Regex[]
+  readonly mark?: string | null
+}
+
+export class JsonStrings {
+  readonly #character: Expression
+  readonly #note: (problem: string, path: string) => void
+
+  /** `note` is told what is not enforced. */
+  constructor(grammar: GrammarRules, note: (problem: string, path: string) => void) {
+    this.#character = grammar.rule(character(EVERY, 'json'))
+    this.#note = note
+  }
+
+  /** A string with its quotes, if it has any. */
+  string(parts: Parts, path: string, { notation, raw }: Style): Expression {
+    const { quote } = notation
+    if (raw !== null) {
+      const excluded = raw.kind === 'mixed' ? [wholly(parseRegex(NO_STRING))] : []
+      return this.inner(parts, path, { excluded, mark: raw.end })
+    }
+    if (quote === null) return inOrder(text('"'), this.inner(parts, path), text('"'))
+    return inOrder(text(quote.open), this.inner(parts, path, { mark: quote.close }), text(quote.close))
+  }
+
+  /**
+   * What may stand between the quotes of a string: none of the `excluded`, and no `mark`, which is null where the string is JSON's. Throws
+   * Unenforceable.
+   */
+  inner(parts: Parts, path: string, { excluded = [], mark = null }: InnerOptions = {}): Expression {
+    const patterns: Regex[] = []
+    const formats: Regex[] = []
+    const unwanted = excludedValues(parts)
+      .filter((value) => typeof value === 'string')
+      .map((value) => literal(value))
+    const forbidden = [...excluded, ...unwanted]
+    for (const part of parts) {
+      const { pattern, format } = part
+      const not = part[NOT_PATTERN]
+      if (typeof not === 'string') this.#tryPattern(not, forbidden, path)
+      if (typeof pattern === 'string') this.#tryPattern(pattern, patterns, path)
+      else if (pattern !== undefined) throw new Unenforceable('"pattern" that is no string')
+      const known = FORMATS.get(format)
+      if (known !== undefined) formats.push(wholly(parseRegex(known)))
+      if (format === 'regex') this.#note('"format" regex', path)
+    }
+    const asked = counts(parts, 'minLength', 'maxLength')
+    const { least } = asked
+    const isTooLong = least > MAX_COUNTED
+    if (isTooLong) this.#note(`"minLength" above ${MAX_COUNTED}`, path)
+    const most = asked.most < Infinity ? Math.min(asked.most, MAX_COUNTED) : Infinity
+    const isCounted = !isTooLong && (least > 0 || most < Infinity)
+    if (patterns.length + formats.length + forbidden.length === 0) {
+      const [low, high] = isCounted ? [least, most] : [0, Infinity]
+      if (mark === null) return times(this.#character, low, high)
+      if (isCounted && Math.max(least, most === Infinity ? 0 : most) > MAX_EXACT) return times(character(beginningNo(mark), 'text'), low, high) // prettier-ignore
+    }
+    const lengths = isCounted ? [repeat(set(EVERY), least, most)] : []
+    const wishes = [
+      [...patterns, ...formats, ...lengths],
+      [...formats, ...lengths],
+      [...patterns, ...lengths],
+    ]
+    return this.#language(wishes, forbidden, mark, path)
+  }
+
+  #tryPattern(pattern: string, patterns: Regex[], path: string): void {
+    try {
+      patterns.push(searched(parseRegex(pattern)))
+    } catch (error) {
+      if (!(error instanceof Unenforceable)) throw error
+      this.#note(`"pattern" with ${error.message}`, path)
+    }
+  }
+
+  /** The first of the conjunctions that can be had; what a later one leaves out is noted. */
+  #language(
+    conjunctions: readonly (readonly Regex[])[],
+    excluded: readonly Regex[],
+    mark: string | null,
+    path: string,
+  ): Expression {
+    let why: string | null = null
+    const encoding: Encoding = mark === null ? 'json' : 'text'
+    const anything = [repeat(set(EVERY), 0, Infinity)]
+    for (const [i, languages] of conjunctions.entries()) {
+      if (languages.length === 0 && excluded.length === 0 && mark === null) continue
+      const all = languages.length === 0 ? anything : languages
+      // A mark among many characters takes too many states: then none of them may begin one.
+      const ways = mark === null ? [[all, excluded]] : [[all, [...excluded, searched(literal(mark))]], [[...all, repeat(set(beginningNo(mark)), 0, Infinity)], excluded]] // prettier-ignore
+      for (const [own = [], others = []] of ways) {
+        try {
+          const automaton = intersect(own, others)
+          if (automaton !== null) return this.#noted(i, written(automaton, encoding), path)
+        } catch (error) {
+          if (!(error instanceof Unenforceable)) throw error
+          const [only] = own
+          if (only !== undefined && own.length === 1 && others.length === 0 && !looksAhead(only))
+            return this.#noted(i, plain(only, encoding), path)
+          why = error.message
+        }
+      }
+    }
+    if (why === null) throw new Unsatisfiable('rules for a string that no string satisfies')
+    this.#note(`"pattern", "format" or "not": ${why}`, path)
+    return mark === null
+      ? times(this.#character, 0, Infinity)
+      : times(character(beginningNo(mark), 'text'), 0, Infinity)
+  }
+
+  #noted(i: number, found: Expression, path: string): Expression {
+    if (i === 1) this.#note('"pattern" beside "format" or a length', path)
+    if (i === 2) this.#note('"format" beside "pattern"', path)
+    return found
+  }
+}
+
+/** A name without quotes. */
+export function bareKey(): Expression {
+  return written(intersect([wholly(parseRegex('[A-Za-z_][A-Za-z0-9_]{0,63}'))]) ?? { states: [] }, 'text')
+}
+
+/** Characters but the first of the mark. */
+function beginningNo(mark: string): CodePoints {
+  return without(EVERY, only(mark.codePointAt(0) ?? 0))
+}
+
+/** A fixed value as it is written; null: it cannot be. */
+export function writtenIn(value: unknown, { notation, raw }: Style): string | null {
+  if (raw === null || typeof value !== 'string') return writtenValue(value, notation, false)
+  const isMisread = raw.kind === 'mixed' && new RegExp(`^${NO_STRING}$`, 'u').test(value)
+  return isMisread || value.includes(raw.end) ? null : writtenValue(value, notation, true)
+}
