@@ -190,7 +190,7 @@ export interface LinearOptions {
    */
   readonly glu?: Glu
   /** out = act(x W^T). Not together with `glu`. */
-  readonly activation?: Activated
+  readonly activation?: Activated | Xielu
 }
 
 /**
@@ -227,16 +227,27 @@ export interface ExpertsOptions {
   readonly residual: boolean
 }
 
-/** `gelu` is the exact one, by the error function; `gelu_tanh` its tanh approximation. */
-export type Activated = 'silu' | 'gelu_tanh' | 'gelu'
+/** `gelu` is the exact one, by the error function; `gelu_tanh` its tanh approximation; `relu2` the square of what is above 0. */
+export type Activated = 'silu' | 'gelu_tanh' | 'gelu' | 'relu2'
+
+/** xIELU (https://arxiv.org/abs/2411.13010): alphaP x^2 + beta x above 0, alphaN (e^x - 1 - x) + beta x below. */
+export interface Xielu {
+  readonly kind: 'xielu'
+  readonly alphaP: number
+  readonly alphaN: number
+  readonly beta: number
+}
+
+/** What q and k are normalised over: each head, all heads, or each head after its rotation. */
+export type QkNormKind = 'head' | 'full' | 'rotatedHead'
 
 export interface QkvOptions {
   readonly layer: number
   readonly numHeads: number
   readonly numKvHeads: number
   readonly headDim: number
-  /** RMSNorm of q and k before rope: over each head, or over the whole projection. */
-  readonly qkNorm: { readonly kind: 'head' | 'full'; readonly q: Norm; readonly k: Norm } | null
+  /** RMSNorm of q and k. */
+  readonly qkNorm: { readonly kind: QkNormKind; readonly q: Norm; readonly k: Norm } | null
   readonly rope: RopeTable | null
 }
 
@@ -251,6 +262,8 @@ export interface AttentionOptions {
   readonly window: number | null
   /** scores = softcap * tanh(scores / softcap). */
   readonly softcap: number | null
+  /** [numHeads]: a logit beside the scores of each head, to which nothing belongs (attention sinks). */
+  readonly sinks?: Vector | null
   /** Rows see the rows after them too, as encoders do. The same in all attention ops of a step, which has whole sequences. */
   readonly bidirectional?: boolean
 }

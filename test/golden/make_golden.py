@@ -12,10 +12,11 @@ import json
 import pathlib
 import shutil
 import sys
+import tempfile
 
 import torch
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 ROOT = pathlib.Path(__file__).parent / "models"
@@ -23,6 +24,7 @@ VOCAB = 96
 PROMPT_TOKENS = 40
 GREEDY_TOKENS = 24
 MIN_MARGIN = 0.02
+MIN_ROUTER_MARGIN = 0.004
 
 BASE = dict(
     vocab_size=VOCAB,
@@ -102,6 +104,10 @@ def save_tokenizer(folder):
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 
+EXPERTS = dict(num_experts_per_tok=2, intermediate_size=24, num_local_experts=8)
+QWEN_EXPERTS = dict(num_experts_per_tok=3, moe_intermediate_size=24, num_experts=8, decoder_sparse_step=1, norm_topk_prob=True)
+GPT_OSS_ROPE = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64, rope_theta=150000.0, beta_fast=32.0, beta_slow=1.0, truncate=False)
+
 # name -> (model_type, config fields, options). Options: dtype of the stored weights, dialect of config.json (4: rope_theta and torch_dtype, 5: rope_parameters
 # and dtype), shards, drop (config fields left out, as old configs do), layer_names (other names of kinds of layers), tokenizer.
 MODELS = {
@@ -140,6 +146,16 @@ MODELS = {
     "granite4-hybrid": ("granitemoehybrid", BASE | MULTIPLIERS | dict(num_hidden_layers=3, layer_types=["linear_attention", "full_attention", "linear_attention"], num_local_experts=0, shared_intermediate_size=48, mamba_n_heads=8, mamba_d_head=8, mamba_d_state=16, mamba_n_groups=2, mamba_proj_bias=False), dict(dtype=HALF, layer_names=dict(linear_attention="mamba", full_attention="attention"))),
     # Phi-4-mini's shape of rope: three quarters of the dims, longrope, tied.
     "phi4-mini": ("phi3", BASE | dict(hidden_size=64, num_key_value_heads=2, original_max_position_embeddings=32, tie_word_embeddings=True, rope_parameters=PHI4_ROPE), dict(dtype=torch.bfloat16)),
+    "qwen3moe": ("qwen3_moe", BASE | QWEN_EXPERTS | dict(num_hidden_layers=3, head_dim=16, mlp_only_layers=[1]), dict(dtype=HALF)),
+    "olmoe": ("olmoe", BASE | EXPERTS | dict(num_experts=8), dict(dtype=HALF)),
+    "granitemoe": ("granitemoe", BASE | EXPERTS | MULTIPLIERS, dict(dtype=torch.bfloat16)),
+    "gpt-oss": ("gpt_oss", BASE | EXPERTS | dict(head_dim=8, intermediate_size=32, sliding_window=9, rope_parameters=GPT_OSS_ROPE, layer_types=["sliding_attention", "full_attention"]), dict(dtype=HALF)),
+    "mixtral": ("mixtral", BASE | EXPERTS, dict(dtype=HALF)),
+    "ernie4_5-moe": ("ernie4_5_moe", BASE | dict(num_hidden_layers=3, moe_intermediate_size=24, moe_k=3, moe_num_experts=8, moe_num_shared_experts=1, moe_layer_start_index=1, moe_layer_interval=1, use_bias=False, tie_word_embeddings=True), dict(dtype=torch.bfloat16)),
+    "glm4moe": ("glm4_moe", BASE | dict(num_hidden_layers=3, head_dim=8, moe_intermediate_size=24, num_experts_per_tok=3, n_routed_experts=8, n_shared_experts=1, n_group=4, topk_group=2, first_k_dense_replace=1, norm_topk_prob=True, routed_scaling_factor=1.5, use_qk_norm=True, attention_bias=True, rope_parameters=HALF_ROTARY), dict(dtype=HALF)),
+    "arcee": ("arcee", BASE, dict(dtype=HALF)),
+    "apertus": ("apertus", BASE | dict(hidden_act="xielu", rope_parameters=dict(rope_type="default", rope_theta=12000000.0)), dict(dtype=HALF)),
+    "hunyuan": ("hunyuan_v1_dense", BASE | dict(head_dim=16), dict(dtype=HALF)),
 }
 
 
@@ -160,6 +176,8 @@ def build(model_type, fields, seed):
                 parameter.copy_(noise)
             elif name.endswith("mamba.D"):
                 parameter.copy_(1 + 0.3 * noise)
+            elif name.endswith("sinks") or name.endswith("alpha_p") or name.endswith("alpha_n"):
+                parameter.copy_(noise)
             elif name.endswith("bias"):
                 parameter.copy_(0.2 * noise)
             elif "embed_tokens" in name or "lm_head" in name:
@@ -167,7 +185,34 @@ def build(model_type, fields, seed):
                 parameter.copy_((0.25 if model_type.startswith("gemma") else 0.7) * noise)
             else:
                 parameter.copy_(1.6 * noise / parameter.shape[-1] ** 0.5)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
     return model
+
+
+def router_margin(model, ids):
+    """The least lead of a chosen expert's logit over the best that was left out, in standard deviations: below some, rounding chooses."""
+    margins = []
+
+    def hook(module, _, output):
+        logits = output[0] if isinstance(output, tuple) else output
+        best = torch.sort(logits.detach().double(), dim=-1, descending=True).values
+        margins.append(float(((best[:, module.top_k - 1] - best[:, module.top_k]) / best.std(dim=-1)).min()))
+
+    hooks = [m.register_forward_hook(hook) for m in model.modules() if type(m).__name__.endswith(("TopKRouter", "TopkRouter"))]
+    with torch.no_grad():
+        model(torch.tensor([ids]))
+    for handle in hooks:
+        handle.remove()
+    return min(margins, default=1.0)
+
+
+def stored_state(model):
+    """The tensors under the names that checkpoints have: experts apart where the family stores them so."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        return load_file(pathlib.Path(folder) / "model.safetensors")
 
 
 def greedy(model, prompt, count):
@@ -210,7 +255,10 @@ def save(name, model, options):
         "no_rope_layers", "norm_eps", "conv_L_cache", "conv_bias", "block_multiple_of", "block_auto_adjust_ff_dim", "block_ffn_dim_multiplier", "full_attn_idxs", "linear_num_key_heads", "linear_num_value_heads", "linear_key_head_dim", "linear_value_head_dim", "linear_conv_kernel_dim",
         "mamba_n_heads", "mamba_d_head", "mamba_d_state", "mamba_n_groups", "mamba_expand", "mamba_d_conv", "mamba_conv_bias", "mamba_proj_bias",
         "query_pre_attn_scalar", "embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling",
-        "shared_intermediate_size", "num_local_experts", "position_embedding_type", "attention_bias", "attention_out_bias", "use_bias", "mlp_bias", "attn_logit_softcapping", "final_logit_softcapping", "original_max_position_embeddings",
+        "shared_intermediate_size", "num_local_experts", "position_embedding_type", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "mlp_only_layers",
+        "decoder_sparse_step", "moe_k", "moe_num_experts", "moe_num_shared_experts", "moe_layer_start_index", "moe_layer_end_index", "moe_layer_interval",
+        "n_routed_experts", "n_shared_experts", "n_group", "topk_group", "first_k_dense_replace", "routed_scaling_factor", "use_qk_norm",
+        "swiglu_limit", "swiglu_alpha", "hidden_act", "attention_bias", "attention_out_bias", "use_bias", "mlp_bias", "attn_logit_softcapping", "final_logit_softcapping", "original_max_position_embeddings",
         "num_key_value_heads", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "rms_norm_eps")}
     config["architectures"] = [type(model).__name__]
     config["dtype"] = str(dtype).removeprefix("torch.")
@@ -228,7 +276,7 @@ def save(name, model, options):
         save_tokenizer(folder)
     (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": eos}) + "\n")
     tied = model.config.tie_word_embeddings
-    state = {k: v.detach().to(dtype).contiguous() for k, v in model.state_dict().items() if not (tied and k == "lm_head.weight")}
+    state = {k: v.detach().to(dtype).contiguous() for k, v in stored_state(model).items() if not (tied and k == "lm_head.weight")}
     shards = options.get("shards", 1)
     if shards == 1:
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
@@ -250,12 +298,12 @@ def make(name):
         model = build(model_type, fields, seed)
         dtype = options.get("dtype", torch.float32)
         # The stored weights are the model: what is computed from them is exact f32. Parameters only: model.to() would round the rope frequencies too.
-        for parameter in model.parameters():
+        for parameter in [*model.parameters(), *(b for n, b in model.named_buffers() if n.endswith("e_score_correction_bias"))]:
             parameter.data = parameter.data.to(dtype).float()
         generator = torch.Generator().manual_seed(seed)
         prompt = [1] + torch.randint(6, fields["vocab_size"], (PROMPT_TOKENS - 1,), generator=generator).tolist()
         tokens, margins, rows = greedy(model, prompt, GREEDY_TOKENS)
-        if min(margins) > MIN_MARGIN and len(set(tokens)) >= 5:
+        if min(margins) > MIN_MARGIN and len(set(tokens)) >= 5 and router_margin(model, prompt + tokens) > MIN_ROUTER_MARGIN:
             break
     else:
         raise SystemExit(f"{name}: no seed with clear margins")

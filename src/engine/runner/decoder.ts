@@ -15,7 +15,7 @@ import type {
 import { unpackedLoader, type WeightLoader } from '../weights/packed-cache.ts'
 import type { WeightSource } from '../weights/source.ts'
 import { expectMixer, loadMixer, type Mixer, stateShapeOf } from './mixers/mixer.ts'
-import { expectMlp, loadMlp, type Mlp } from './mlp.ts'
+import { expectMlp, loadMlp, type Mlp } from './mlps/mlp.ts'
 import { expectLinear, Parameters } from './parameters.ts'
 import type { DecoderSpec } from './spec.ts'
 
@@ -132,7 +132,7 @@ export async function loadDecoder(
       inputNorm: normPlacement === 'post' ? undefined : await parameters.norm(`${base}${names.inputNorm}`, hiddenSize),
       mixer: await loadMixer(parts, layer.mixer, { base, memory }),
       mixerNorm: normPlacement === 'pre' ? null : await parameters.norm(`${base}${names.attentionNorm}`, hiddenSize),
-      mlp: await loadMlp(backend, parameters, spec, layer.mlp, base),
+      mlp: await loadMlp(parts, layer.mlp, base),
     })
   }
   const finalNorm = await parameters.norm(`${prefix}${names.finalNorm}`, hiddenSize)

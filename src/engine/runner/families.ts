@@ -3,6 +3,8 @@
  * differ. `spec.ts` joins a row of this table with a config. Sources: each family's modeling_*.py in Hugging Face transformers.
  */
 
+import type { QkNormKind } from '../../kernels/ops.ts'
+
 /** A bias is always there, never, or there when the named config field is true. */
 type Presence = boolean | 'attention_bias' | 'attention_out_bias' | 'mlp_bias' | 'use_bias'
 
@@ -40,6 +42,79 @@ const APART: LayerNames = {
   finalNorm: 'norm',
 }
 
+/** Names of a layer's tensors where it has experts. * stands for an expert's number; without it a tensor has all experts' matrices. */
+export interface ExpertNames {
+  readonly router: string
+  /** The parameter added to scores while experts are chosen, its whole name. */
+  readonly choiceBias: string
+  readonly gateUp: readonly [string] | readonly [string, string]
+  /** Where both stand in one parameter, as newer checkpoints have them. */
+  readonly fusedGateUp: string
+  readonly down: string
+  /** Rows of gate and up take turns in the fused parameter. */
+  readonly alternates: boolean
+  /** Bare parameters stand as [experts, inputs, outputs]. */
+  readonly transposes: boolean
+  readonly sharedGateUp: readonly [string] | readonly [string, string]
+  readonly sharedDown: string
+}
+
+const EXPERTS_APART: ExpertNames = {
+  router: 'mlp.gate',
+  choiceBias: 'mlp.gate.e_score_correction_bias',
+  gateUp: ['mlp.experts.*.gate_proj', 'mlp.experts.*.up_proj'],
+  fusedGateUp: 'mlp.experts.gate_up_proj',
+  down: 'mlp.experts.*.down_proj',
+  alternates: false,
+  transposes: false,
+  sharedGateUp: ['mlp.shared_experts.gate_proj', 'mlp.shared_experts.up_proj'],
+  sharedDown: 'mlp.shared_experts.down_proj',
+}
+
+/** What a family's config.json does not say of its experts. */
+export interface ExpertsFamily {
+  /** Config fields: the number of experts, of a row's, an expert's width. */
+  readonly countField: string
+  readonly topKField: string
+  readonly widthField: string
+  /** Config field with the number of experts that all rows go through, each as wide as a chosen one; null: there are none. */
+  readonly sharedCountField: string | null
+  readonly scores: 'softmax' | 'sigmoid'
+  /** A row's weights sum to one: always, or where norm_topk_prob (by default this) says so. */
+  readonly normalizes: 'always' | { readonly byDefault: boolean }
+  readonly hasChoiceBias: boolean
+  readonly hasBias: boolean
+  readonly glu: 'silu' | 'silu_clamped'
+  /**
+   * Layers with experts. leading: all but the first first_k_dense_replace. sparse: every decoder_sparse_step-th that is not in mlp_only_layers.
+   * interval: every moe_layer_interval-th from moe_layer_start_index to moe_layer_end_index.
+   */
+  readonly layers: 'all' | 'leading' | 'sparse' | 'interval'
+  readonly names: ExpertNames
+}
+
+const QWEN_EXPERTS: ExpertsFamily = {
+  countField: 'num_experts',
+  topKField: 'num_experts_per_tok',
+  widthField: 'moe_intermediate_size',
+  sharedCountField: null,
+  scores: 'softmax',
+  normalizes: { byDefault: false },
+  hasChoiceBias: false,
+  hasBias: false,
+  glu: 'silu',
+  layers: 'sparse',
+  names: EXPERTS_APART,
+}
+
+const LOCAL_EXPERTS: ExpertsFamily = {
+  ...QWEN_EXPERTS,
+  countField: 'num_local_experts',
+  widthField: 'intermediate_size',
+  normalizes: 'always',
+  layers: 'all',
+}
+
 /** Which layers slide, where the config has no `layer_types`. */
 export type WindowRule =
   | { readonly kind: 'never' }
@@ -57,7 +132,8 @@ export interface Family {
   readonly normPlacement: 'pre' | 'post' | 'sandwich'
   /** RMSNorm multiplies by 1 + weight instead of weight. */
   readonly normAddsOne: boolean
-  readonly qkNorm: 'none' | 'head' | 'full'
+  /** Of queries and keys: over each head, over all heads; or over each head where the named config field is true. */
+  readonly qkNorm: 'none' | QkNormKind | { readonly field: 'use_qk_norm' }
   readonly qkvBias: Presence
   readonly outputBias: Presence
   readonly mlpBias: Presence
@@ -88,6 +164,11 @@ export interface Family {
   readonly activation: string
   /** Attention's output is multiplied by the sigmoid of a gate (mixers/attention.ts). */
   readonly gatesAttention: boolean
+  /** Each head attends to a logit of its own beside the tokens (attention sinks). */
+  readonly hasSinks: boolean
+  /** The MLP has no gate: W_down act(W_up x). */
+  readonly hasPlainMlp: boolean
+  readonly experts: ExpertsFamily | null
   /** What the layers are that have no attention. */
   readonly mixer: 'none' | 'shortConvolution' | 'gatedDelta' | 'mamba2'
 }
@@ -114,6 +195,9 @@ const LLAMA: Family = {
   normEpsField: 'rms_norm_eps',
   activation: 'silu',
   gatesAttention: false,
+  hasSinks: false,
+  hasPlainMlp: false,
+  experts: null,
   mixer: 'none',
 }
 
@@ -189,6 +273,28 @@ const LFM2: Family = {
   mixer: 'shortConvolution',
 }
 
+const ERNIE: Family = {
+  ...LLAMA,
+  qkvBias: 'use_bias',
+  outputBias: 'use_bias',
+  mlpBias: 'use_bias',
+  rotatesNeighbours: true,
+  tiesEmbeddings: true,
+  theta: 500_000,
+  normEps: 1e-5,
+}
+
+const GRANITE_EXPERTS: ExpertsFamily = {
+  ...LOCAL_EXPERTS,
+  names: {
+    ...EXPERTS_APART,
+    router: 'block_sparse_moe.router.layer',
+    gateUp: ['block_sparse_moe.experts.*.gate_proj', 'block_sparse_moe.experts.*.up_proj'],
+    fusedGateUp: 'block_sparse_moe.input_linear',
+    down: 'block_sparse_moe.output_linear',
+  },
+}
+
 /** By the entry of config.json's `architectures`. */
 export const FAMILIES: Readonly<Record<string, Family>> = {
   LlamaForCausalLM: LLAMA,
@@ -236,18 +342,109 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
     nope: 'global',
     normEps: 1e-5,
   },
-  Ernie4_5ForCausalLM: {
-    ...LLAMA,
-    qkvBias: 'use_bias',
-    outputBias: 'use_bias',
-    mlpBias: 'use_bias',
-    rotatesNeighbours: true,
-    tiesEmbeddings: true,
-    theta: 500_000,
-    normEps: 1e-5,
-  },
+  Ernie4_5ForCausalLM: ERNIE,
   Qwen3_5ForCausalLM: QWEN3_5,
   Qwen3_5ForConditionalGeneration: QWEN3_5,
   Lfm2ForCausalLM: LFM2,
   SeedOssForCausalLM: { ...LLAMA, outputBias: 'attention_out_bias' },
+  ArceeForCausalLM: {
+    ...LLAMA,
+    names: { ...APART, gateUp: ['mlp.up_proj'] },
+    hasPlainMlp: true,
+    normEps: 1e-5,
+    activation: 'relu2',
+  },
+  ApertusForCausalLM: {
+    ...LLAMA,
+    mlpBias: false,
+    qkNorm: 'head',
+    names: {
+      ...APART,
+      gateUp: ['mlp.up_proj'],
+      inputNorm: 'attention_layernorm',
+      mlpNorm: 'feedforward_layernorm',
+    },
+    hasPlainMlp: true,
+    theta: 12_000_000,
+    normEps: 1e-5,
+    activation: 'xielu',
+  },
+  HunYuanDenseV1ForCausalLM: {
+    ...LLAMA,
+    mlpBias: false,
+    qkNorm: 'rotatedHead',
+    names: { ...APART, qNorm: 'self_attn.query_layernorm', kNorm: 'self_attn.key_layernorm' },
+    normEps: 1e-5,
+  },
+  MixtralForCausalLM: {
+    ...MISTRAL,
+    theta: 1_000_000,
+    normEps: 1e-5,
+    experts: {
+      ...LOCAL_EXPERTS,
+      names: {
+        ...EXPERTS_APART,
+        router: 'block_sparse_moe.gate',
+        gateUp: ['block_sparse_moe.experts.*.w1', 'block_sparse_moe.experts.*.w3'],
+        down: 'block_sparse_moe.experts.*.w2',
+      },
+    },
+  },
+  Qwen3MoeForCausalLM: {
+    ...LLAMA,
+    mlpBias: false,
+    qkNorm: 'head',
+    windows: { kind: 'upper' },
+    experts: QWEN_EXPERTS,
+  },
+  OlmoeForCausalLM: {
+    ...LLAMA,
+    mlpBias: false,
+    qkNorm: 'full',
+    normEps: 1e-5,
+    experts: { ...LOCAL_EXPERTS, countField: 'num_experts', normalizes: { byDefault: false } },
+  },
+  GraniteMoeForCausalLM: { ...GRANITE, experts: GRANITE_EXPERTS },
+  GptOssForCausalLM: {
+    ...LLAMA,
+    windows: { kind: 'pattern', period: 2 },
+    theta: 150_000,
+    normEps: 1e-5,
+    hasSinks: true,
+    experts: {
+      ...LOCAL_EXPERTS,
+      hasBias: true,
+      glu: 'silu_clamped',
+      names: { ...EXPERTS_APART, router: 'mlp.router', alternates: true, transposes: true },
+    },
+  },
+  Ernie4_5_MoeForCausalLM: {
+    ...ERNIE,
+    experts: {
+      ...QWEN_EXPERTS,
+      countField: 'moe_num_experts',
+      topKField: 'moe_k',
+      sharedCountField: 'moe_num_shared_experts',
+      normalizes: 'always',
+      hasChoiceBias: true,
+      layers: 'interval',
+      names: { ...EXPERTS_APART, choiceBias: 'mlp.moe_statics.e_score_correction_bias' },
+    },
+  },
+  Glm4MoeForCausalLM: {
+    ...LLAMA,
+    outputBias: false,
+    mlpBias: false,
+    normEps: 1e-5,
+    qkNorm: { field: 'use_qk_norm' },
+    experts: {
+      ...QWEN_EXPERTS,
+      countField: 'n_routed_experts',
+      sharedCountField: 'n_shared_experts',
+      scores: 'sigmoid',
+      normalizes: { byDefault: true },
+      hasChoiceBias: true,
+      layers: 'leading',
+    },
+  },
 }

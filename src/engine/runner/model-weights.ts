@@ -44,6 +44,7 @@ export function tallying(source: WeightSource, tally: { bytes: number; readonly 
       const data = await source.read(name)
       return read.size === read.add(name).size ? data : count(data, true)
     },
+    slice: async (name, index) => count(await source.slice(name, index), index === 0),
     rows(name) {
       const rows = source.rows(name)
       return rows === null

@@ -1,13 +1,58 @@
 /** Reads a model's tensors onto a backend, and checks beforehand that they are there: what every part of a layer is loaded with. */
-import type { Activation, Backend, Matrix, MatrixData, MatrixUse, Norm, Vector } from '../../kernels/ops.ts'
+import type {
+  Activation,
+  Backend,
+  ExpertMatrix,
+  Matrix,
+  MatrixData,
+  MatrixUse,
+  Norm,
+  Routing,
+  RoutingShape,
+  Vector,
+} from '../../kernels/ops.ts'
 import type { WeightLoader } from '../weights/packed-cache.ts'
-import { concatRows, expectTensor, openMatrix, readMatrix, takeRows, type WeightSource } from '../weights/source.ts'
+import {
+  concatRows,
+  expectTensor,
+  openMatrix,
+  readMatrix,
+  takeRows,
+  transpose,
+  type WeightSource,
+} from '../weights/source.ts'
 
 /**
  * A tensor that gives rows to a matrix. `from`: which stored row stands at a row; absent: they stand as stored. `stored`: rows of the tensor, where
  * it has others too.
  */
 export type Part = readonly [name: string, rows: number, from?: ((row: number) => number) | undefined, stored?: number]
+
+/**
+ * Rows that a tensor gives to every expert's matrix. `name`: with * for the number of the expert, where each has a tensor of its own; of a stacked tensor
+ * [experts, rows, cols] it is left out.
+ */
+export interface ExpertPart {
+  readonly name: string
+  readonly rows: number
+  readonly from?: ((row: number) => number) | undefined
+  /** A bare parameter (no linear layer's weight) stands as [experts, cols, rows]. */
+  readonly transposes?: boolean
+}
+
+/** The tensor that has a part's rows of all experts, or the first expert's where each has its own; null: there is none. */
+export function expertTensor(
+  source: WeightSource,
+  { name, transposes = false }: ExpertPart,
+): { readonly name: string; readonly isStacked: boolean; readonly isTransposed: boolean } | null {
+  const stacked = name.replace('.*', '')
+  const candidates = [
+    { name: `${name.replace('*', '0')}.weight`, isStacked: !name.includes('*'), isTransposed: false },
+    { name: `${stacked}.weight`, isStacked: true, isTransposed: false },
+    { name: stacked, isStacked: true, isTransposed: transposes },
+  ]
+  return candidates.find((candidate) => source.tensors.has(candidate.name)) ?? null
+}
 
 /** How norms of a family are stored and computed. */
 export interface NormRule {
@@ -22,6 +67,7 @@ export class Parameters {
   readonly #weights: WeightLoader
   readonly #norms: NormRule
   readonly #activations = new Map<string, Activation>()
+  readonly #routings = new Map<string, Routing>()
 
   /** @param weights where matrices come from: the source, or what was packed of it at an earlier start */
   constructor(backend: Backend, source: WeightSource, weights: WeightLoader, norms: NormRule) {
@@ -29,6 +75,11 @@ export class Parameters {
     this.#source = source
     this.#weights = weights
     this.#norms = norms
+  }
+
+  /** Where names are looked up. */
+  get source(): WeightSource {
+    return this.#source
   }
 
   /** One matrix of the parts' rows, one part below the other. */
@@ -60,6 +111,58 @@ export class Parameters {
     return this.#backend.loadVector(`${parts[0]?.[0] ?? ''}.bias`, values)
   }
 
+  /** Experts' matrices of the parts' rows, read one after another. */
+  async experts(
+    parts: readonly ExpertPart[],
+    numExperts: number,
+    cols: number,
+    use: { readonly glu?: boolean } = {},
+  ): Promise<ExpertMatrix> {
+    const rows = parts.reduce((sum, part) => sum + part.rows, 0)
+    const label = parts.map(({ name }) => name).join('+')
+    return this.#weights.experts(label, numExperts, rows, cols, use, async (expert) => {
+      const data: MatrixData[] = []
+      for (const part of parts) data.push(await this.#expertRows(part, expert, cols))
+      return concatRows(data)
+    })
+  }
+
+  async #expertRows(part: ExpertPart, expert: number, cols: number): Promise<MatrixData> {
+    const { name, rows, from } = part
+    const found = expertTensor(this.#source, part)
+    const own = `${name.replace('*', String(expert))}.weight`
+    if (found === null || !found.isStacked) return readMatrix(this.#source, own, rows, cols)
+    const slice = await this.#source.slice(found.name, expert)
+    const stored = found.isTransposed ? transpose(slice, cols, rows) : slice
+    return from === undefined ? stored : takeRows(stored, rows, rows, from)
+  }
+
+  /** The parts' biases of all experts in one vector. */
+  async expertBias(parts: readonly ExpertPart[], numExperts: number): Promise<Vector> {
+    const rows = parts.reduce((sum, part) => sum + part.rows, 0)
+    const values = new Float32Array(numExperts * rows)
+    let first = 0
+    for (const { name, rows: length, from = (row: number) => row } of parts) {
+      const stacked = name.replace('.*', '')
+      const stored = [`${stacked}.bias`, `${stacked}_bias`].find((candidate) => this.#source.tensors.has(candidate))
+      const biases = await this.#weights.vector(stored ?? `${stacked}.bias`, numExperts * length)
+      for (let expert = 0; expert < numExperts; expert++) {
+        for (let row = 0; row < length; row++)
+          values[expert * rows + first + row] = biases[expert * length + from(row)]!
+      }
+      first += length
+    }
+    return this.#backend.loadVector(`${parts[0]?.name ?? ''} bias`, values)
+  }
+
+  /** The routing of this shape, shared by all layers that ask for it. */
+  routing(shape: RoutingShape): Routing {
+    const key = JSON.stringify(shape)
+    const routing = this.#routings.get(key) ?? this.#backend.createRouting(`routing to ${shape.numExperts}`, shape)
+    this.#routings.set(key, routing)
+    return routing
+  }
+
   async norm(name: string, length: number): Promise<Norm> {
     const values = await this.#weights.vector(`${name}.weight`, length)
     const { eps, addsOne } = this.#norms
@@ -75,6 +178,11 @@ export class Parameters {
   async vector(name: string, length: number, map = (value: number) => value): Promise<Vector> {
     const values = await this.#weights.vector(name, length)
     return this.#backend.loadVector(name, values.map(map))
+  }
+
+  /** The same, for the host. */
+  values(name: string, length: number): Promise<Float32Array> {
+    return this.#weights.vector(name, length)
   }
 
   /** The step buffer of this name and width, shared by all layers that ask for it. */

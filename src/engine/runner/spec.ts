@@ -4,11 +4,13 @@
  */
 import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import type { QkNormKind } from '../../kernels/ops.ts'
 import { ConfigReader } from './config-reader.ts'
 import { FAMILIES, type Family, type LayerNames } from './families.ts'
 import { stateMixersOf } from './mixers/config.ts'
 import type { MixerSpec } from './mixers/mixer.ts'
-import type { Activate, MlpSpec } from './mlp.ts'
+import { mlpsOf } from './mlps/config.ts'
+import type { MlpSpec } from './mlps/mlp.ts'
 import { computeRope, type RopeParameters, type RopeSpec } from './rope.ts'
 import { ModelError } from './runner.ts'
 
@@ -29,7 +31,7 @@ export interface DecoderSpec {
   readonly normEps: number
   readonly normPlacement: Family['normPlacement']
   readonly normAddsOne: boolean
-  readonly qkNorm: Family['qkNorm']
+  readonly qkNorm: 'none' | QkNormKind
   readonly hasQkvBias: boolean
   readonly hasOutputBias: boolean
   readonly names: LayerNames
@@ -138,11 +140,6 @@ function ropesOf(
   return ropes
 }
 
-const ACTIVATIONS: Readonly<Record<string, Activate>> = {
-  silu: 'silu',
-  gelu_pytorch_tanh: 'gelu_tanh',
-}
-
 /**
  * Positions that can be served. Ministral 3 stretches queries beyond its original context (llama_4_scaling_beta), which attention here does
  * not know: it is served up to there.
@@ -156,20 +153,9 @@ function positionsOf(config: ConfigReader): number {
     : positions
 }
 
-/** Experts are named before tensors are missed. */
-function requireDense(config: ConfigReader): void {
-  if (config.number('num_local_experts', 0) > 0)
-    config.fail('num_local_experts', '0: models with experts are not served')
-}
-
-function mlpWidthOf(config: ConfigReader, { intermediateField, roundsMlpWidth }: Family): number {
-  // LFM2's older configs have the field under another name.
-  const field = roundsMlpWidth && config.raw('block_ff_dim') !== null ? 'block_ff_dim' : intermediateField
-  const width = config.size(field)
-  if (!roundsMlpWidth || !config.flag('block_auto_adjust_ff_dim', true)) return width
-  const multiplier = config.number('block_ffn_dim_multiplier', 1)
-  const multiple = config.size('block_multiple_of', 256)
-  return Math.ceil(Math.floor(multiplier * Math.floor((2 * width) / 3)) / multiple) * multiple
+function qkNormOf(config: ConfigReader, { qkNorm }: Family): DecoderSpec['qkNorm'] {
+  if (typeof qkNorm === 'string') return qkNorm
+  return config.flag(qkNorm.field, false) ? 'head' : 'none'
 }
 
 interface Multipliers {
@@ -236,25 +222,17 @@ export function parseSpec(
   const headDim = config.size('head_dim', hiddenSize / numHeads)
   if (numHeads % numKvHeads !== 0) config.fail('num_key_value_heads', `a divisor of num_attention_heads (${numHeads})`)
   const maxPositions = positionsOf(config)
-  requireDense(config)
-  const activationName = config.raw('hidden_activation') ?? config.raw('hidden_act') ?? family.activation
-  const activation = typeof activationName === 'string' ? ACTIVATIONS[activationName] : undefined
-  if (activation === undefined) config.fail('hidden_act', Object.keys(ACTIVATIONS).join(' or '))
   const isPresent = (presence: Family['qkvBias']): boolean =>
     typeof presence === 'string' ? config.flag(presence, false) : presence
   const mixers = stateMixersOf(config, family, numLayers)
   const windows = windowsOf(config, family, numLayers)
   const hasRope = ropeLayersOf(config, family, windows)
-  const mlp: MlpSpec = {
-    kind: 'dense',
-    width: mlpWidthOf(config, family),
-    activation,
-    hasBias: isPresent(family.mlpBias),
-  }
+  const mlps = mlpsOf(config, family, numLayers, isPresent(family.mlpBias))
   const isGated = family.gatesAttention && config.flag('attn_output_gate', true)
+  const { hasSinks } = family
   const layers = windows.map((window, i): LayerSpec => {
     const rope = hasRope[i] === true ? (family.localTheta !== null && window !== null ? 1 : 0) : null
-    return { mixer: mixers[i] ?? { kind: 'attention', rope, window, isGated }, mlp }
+    return { mixer: mixers[i] ?? { kind: 'attention', rope, window, isGated, hasSinks }, mlp: mlps[i]! }
   })
   // Each file may know an end that the other does not: of a text, of a turn.
   const eos = [...new Set([...config.tokenIds('eos_token_id'), ...generation.tokenIds('eos_token_id')])]
@@ -274,7 +252,7 @@ export function parseSpec(
     normEps: config.number(family.normEpsField, family.normEps) / residual ** 2,
     normPlacement: family.normPlacement,
     normAddsOne: family.normAddsOne,
-    qkNorm: family.qkNorm,
+    qkNorm: qkNormOf(config, family),
     hasQkvBias: isPresent(family.qkvBias),
     hasOutputBias: isPresent(family.outputBias),
     names: family.names,

@@ -240,7 +240,14 @@ export async function openGgufFile(
           ),
       }
     }
-    return { source: { path, tensors, identity, totalBytes, read, rows: rowsOf, close }, metadata }
+    const slice = async (name: string, index: number): Promise<MatrixData> => {
+      const { placed, format } = find(name)
+      const [numMatrices = 1, rows = 1, cols = 1] = placed.shape
+      const bytes = placed.bytes / numMatrices
+      const first = placed.tensor.offset + index * bytes
+      return format.decode(await readBytes(placed.part, first, bytes, onRead), rows * cols)
+    }
+    return { source: { path, tensors, identity, totalBytes, read, rows: rowsOf, slice, close }, metadata }
   } catch (error) {
     await close()
     throw error

@@ -7,7 +7,17 @@ import { createHash } from 'node:crypto'
 import { mkdir, open, type FileHandle, readdir, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { crc32 } from 'node:zlib'
-import type { Backend, Matrix, MatrixData, MatrixFormat, MatrixRows, MatrixUse } from '../../kernels/ops.ts'
+import type {
+  Backend,
+  ExpertMatrix,
+  ExpertsUse,
+  Matrix,
+  MatrixData,
+  MatrixFormat,
+  MatrixRows,
+  MatrixUse,
+  StoredMatrix,
+} from '../../kernels/ops.ts'
 import type { ProgressListener } from '../runner/runner.ts'
 import { readVector, type WeightSource } from './source.ts'
 
@@ -29,6 +39,15 @@ export interface WeightLoader {
     use: MatrixUse,
     data: () => Promise<MatrixData | MatrixRows>,
   ): Promise<Matrix>
+  /** As many experts' matrices, asked for one after another. */
+  experts(
+    label: string,
+    numExperts: number,
+    rows: number,
+    cols: number,
+    use: ExpertsUse,
+    data: (expert: number) => Promise<MatrixData>,
+  ): Promise<ExpertMatrix>
   /** The values of a small tensor, in the order stored. */
   vector(name: string, length: number): Promise<Float32Array>
 }
@@ -37,9 +56,13 @@ export interface WeightLoader {
 export function unpackedLoader(backend: Backend, source: WeightSource): WeightLoader {
   return {
     matrix: async (label, rows, cols, use, data) => backend.loadMatrix(label, rows, cols, await data(), use),
+    experts: (label, numExperts, rows, cols, use, data) =>
+      backend.loadExperts(label, numExperts, rows, cols, data, use),
     vector: (name, length) => readVector(source, name, length),
   }
 }
+
+const expertName = (label: string, expert: number): string => `${label} ${expert}`
 
 /** Facts about the weights as served that are known only once all of them were read. */
 export interface WeightFacts {
@@ -131,6 +154,15 @@ async function readIndex(file: FileHandle): Promise<Index> {
   return index
 }
 
+/** What the backend could not take as it was stored is damaged. */
+async function fitting<T>(imported: Promise<T>): Promise<T> {
+  try {
+    return await imported
+  } catch (cause) {
+    throw cause instanceof RangeError ? new DamagedWeightsError(cause.message, { cause }) : cause
+  }
+}
+
 /** Packed weights that are there. Every read throws DamagedWeightsError where the file is not what was written. */
 export class PackedWeights implements WeightLoader {
   readonly facts: WeightFacts
@@ -168,14 +200,18 @@ export class PackedWeights implements WeightLoader {
   }
 
   async matrix(label: string, rows: number, cols: number, use: MatrixUse): Promise<Matrix> {
-    const { format, form, planes } = this.#entry(label, rows, cols)
+    return fitting(this.#backend.importMatrix(label, rows, cols, this.#stored(label, rows, cols), use))
+  }
+
+  async experts(label: string, numExperts: number, rows: number, cols: number, use: ExpertsUse): Promise<ExpertMatrix> {
+    const stored = (expert: number): StoredMatrix => this.#stored(expertName(label, expert), rows, cols)
+    return fitting(this.#backend.importExperts(label, numExperts, rows, cols, stored, use))
+  }
+
+  #stored(name: string, rows: number, cols: number): StoredMatrix {
+    const { format, form, planes } = this.#entry(name, rows, cols)
     const planeBytes = planes.map(({ bytes }) => bytes)
-    const read = (index: number, target: Uint8Array) => this.#read(label, planes[index], target)
-    try {
-      return await this.#backend.importMatrix(label, rows, cols, { format, form, planeBytes, read }, use)
-    } catch (cause) {
-      throw cause instanceof RangeError ? new DamagedWeightsError(cause.message, { cause }) : cause
-    }
+    return { format, form, planeBytes, read: (index, target) => this.#read(name, planes[index], target) }
   }
 
   async vector(name: string, length: number): Promise<Float32Array> {
@@ -252,6 +288,22 @@ export class PackingLoader implements WeightLoader {
     const onPacked: MatrixUse['onPacked'] = async ({ format, form, planes }) =>
       this.#attempt(async (file) => this.#add(file, { name: label, rows, cols, format, form }, planes))
     return this.#backend.loadMatrix(label, rows, cols, await data(), this.#file === null ? use : { ...use, onPacked })
+  }
+
+  async experts(
+    label: string,
+    numExperts: number,
+    rows: number,
+    cols: number,
+    use: ExpertsUse,
+    data: (expert: number) => Promise<MatrixData>,
+  ): Promise<ExpertMatrix> {
+    const onPacked: ExpertsUse['onPacked'] = async ({ format, form, planes }, expert) =>
+      this.#attempt(async (file) =>
+        this.#add(file, { name: expertName(label, expert), rows, cols, format, form }, planes),
+      )
+    const uses = this.#file === null ? use : { ...use, onPacked }
+    return this.#backend.loadExperts(label, numExperts, rows, cols, data, uses)
   }
 
   async vector(name: string, length: number): Promise<Float32Array> {

@@ -77,6 +77,9 @@ export function quantizeQ4(values: Float32Array): MatrixData & { format: 'q4' } 
   return { format: 'q4', group: 32, codes, scales, mins }
 }
 
+/** What chooses experts stays as it is: it is small, and a choice that rounding turns is another expert. */
+const isRouter = (name: string): boolean => /\.(?:gate|router|router\.layer)\.weight$/.test(name)
+
 /** Embeddings and the output head lose most by 4 bits: they get 8, as in llama.cpp's mixed files. */
 const isVocabulary = (name: string): boolean => name.endsWith('embed_tokens.weight') || name.endsWith('lm_head.weight')
 
@@ -87,13 +90,15 @@ const isVocabulary = (name: string): boolean => name.endsWith('embed_tokens.weig
 export function quantizing(source: WeightSource, quantization: 'q8' | 'q4'): WeightSource {
   const quantize = (name: string, data: MatrixData): MatrixData => {
     const shape = source.tensors.get(name)?.shape ?? []
-    if (shape.length !== 2 || (shape[1] ?? 0) % GROUP !== 0 || data.format === 'q8' || data.format === 'q4') return data
+    const cols = shape.length < 2 || name.endsWith('bias') || isRouter(name) ? 0 : (shape.at(-1) ?? 0)
+    if (cols === 0 || cols % GROUP !== 0 || data.format === 'q8' || data.format === 'q4') return data
     const values = dequantize(data)
     return quantization === 'q8' || isVocabulary(name) ? quantizeQ8(values) : quantizeQ4(values)
   }
   return {
     ...source,
     read: async (name) => quantize(name, await source.read(name)),
+    slice: async (name, index) => quantize(name, await source.slice(name, index)),
     rows(name) {
       const rows = source.rows(name)
       return rows === null ? null : { read: async (first, count) => quantize(name, await rows.read(first, count)) }

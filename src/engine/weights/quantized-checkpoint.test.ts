@@ -24,6 +24,12 @@ function sourceOf(stored: Readonly<Record<string, Stored>>): RawWeightSource {
       Object.entries(stored).map(([name, { dtype, shape }]) => [name, { name, dtype, shape, bytes: 1 }]),
     ),
     readRaw,
+    readRawSlice: async (name, index) => {
+      const { values, shape } = stored[name]!
+      const length = values.length / (shape[0] ?? 1)
+      return values.slice(index * length, (index + 1) * length).buffer
+    },
+    slice: () => Promise.reject(new Error('not of these checkpoints')),
     read: async (name): Promise<MatrixData> => ({ format: 'f32', values: new Float32Array(await readRaw(name)) }),
     rows: () => null,
     close: async () => {},
@@ -179,4 +185,29 @@ test('other methods are refused by name, with the list of what can be served', (
   expect(() => unpackCheckpoint(sourceOf({}), { quant_method: 'bitsandbytes' })).toThrow(
     /quant_method "bitsandbytes" is not served; known: awq, gptq, compressed-tensors, fp8/,
   )
+})
+
+test('MXFP4 experts, one at a time', async () => {
+  const [experts, rows, groups] = [3, 4, 2]
+  const blocks = Uint8Array.from({ length: experts * rows * groups * 16 }, (_, i) => (i * 37 + 11) & 255)
+  const exponents = Uint8Array.from({ length: experts * rows * groups }, (_, i) => 120 + (i % 11))
+  const source = unpackCheckpoint(
+    sourceOf({
+      'mlp.down_proj_blocks': { shape: [experts, rows, groups, 16], dtype: 'U8', values: blocks },
+      'mlp.down_proj_scales': { shape: [experts, rows, groups], dtype: 'U8', values: exponents },
+    }),
+    { quant_method: 'mxfp4' },
+  )
+  expect([...source.tensors.keys()]).toEqual(['mlp.down_proj.weight'])
+  expect(source.tensors.get('mlp.down_proj.weight')?.shape).toEqual([experts, rows, 64])
+  const magnitudes = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
+  for (let expert = 0; expert < experts; expert++) {
+    const found = dequantize(await source.slice('mlp.down_proj.weight', expert))
+    const expected = Float32Array.from({ length: rows * 64 }, (_, i) => {
+      const at = expert * rows * 64 + i
+      const nibble = (blocks[at >> 1]! >> (4 * (at & 1))) & 15
+      return (nibble & 8 ? -1 : 1) * magnitudes[nibble & 7]! * 2 ** (exponents[at >> 5]! - 127)
+    })
+    expect(found).toEqual(expected.map((value) => value + 0))
+  }
 })

@@ -1,5 +1,5 @@
 /**
- * Quantised safetensors checkpoints as plain ones: AWQ and GPTQ in 4 bits, compressed-tensors in 4 and 8 bits, FP8. Each linear's packed tensors
+ * Quantised safetensors checkpoints as plain ones: AWQ and GPTQ in 4 bits, compressed-tensors in 4 and 8 bits, FP8, MXFP4. Each linear's packed tensors
  * appear as one `weight` [out, in]; codes and scales are kept exactly. Layouts from AutoAWQ, GPTQModel, compressed-tensors and DeepSeek's FP8.
  */
 import { dequantize } from '../../kernels/dequantize.ts'
@@ -11,16 +11,28 @@ import type { TensorInfo, WeightSource } from './source.ts'
 /** A source that also gives a tensor's bytes as stored. */
 export interface RawWeightSource extends WeightSource {
   readRaw(name: string): Promise<ArrayBuffer>
+  /** Of them those of the part `index` along the first dimension. */
+  readRawSlice(name: string, index: number): Promise<ArrayBuffer>
 }
 
 /** Nibble i of an AWQ word belongs to this column of its eight. */
 const AWQ_ORDER: readonly number[] = [0, 2, 4, 6, 1, 3, 5, 7]
 const IN_ORDER: readonly number[] = [0, 1, 2, 3, 4, 5, 6, 7]
 
+/** What a code of four bits means, times two: sign, two bits of exponent, one of fraction. */
+const FP4_VALUES = Int8Array.of(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
+
 type Unpack = (stem: string) => Promise<MatrixData>
 interface Packed {
   readonly shape: readonly [rows: number, cols: number]
   readonly unpack: Unpack
+}
+
+interface Stacked {
+  /** The name under which it is read. */
+  readonly weight: string
+  readonly shape: readonly [experts: number, rows: number, cols: number]
+  readonly unpack: (expert: number) => Promise<MatrixData>
 }
 
 class QuantizedSource {
@@ -49,6 +61,28 @@ class QuantizedSource {
     if (part === 'weight' && dtype === 'I8') return { shape: [a, b], unpack: (name) => this.#int8(name, a, b) }
     if (part === 'weight' && dtype === 'F8_E4M3') return { shape: [a, b], unpack: (name) => this.#fp8(name, a, b) }
     return null
+  }
+
+  /** The experts' matrices of a stacked tensor in MXFP4: codes [experts, rows, groups, 16 bytes], a power of two for each group. */
+  stacked(name: string, { shape }: TensorInfo): Stacked | null {
+    const [experts = 0, rows = 0, groups = 0] = shape
+    if (this.#config['quant_method'] !== 'mxfp4' || !name.endsWith('_blocks') || shape.length !== 4) return null
+    const stem = name.slice(0, -'_blocks'.length)
+    return {
+      weight: `${stem}.weight`,
+      shape: [experts, rows, groups * 32],
+      unpack: async (expert) => {
+        const blocks = new Uint8Array(await this.#source.readRawSlice(name, expert))
+        const exponents = new Uint8Array(await this.#source.readRawSlice(`${stem}_scales`, expert))
+        const codes = new Int8Array(blocks.length * 2)
+        for (let i = 0; i < blocks.length; i++) {
+          codes[2 * i] = FP4_VALUES[blocks[i]! & 15]!
+          codes[2 * i + 1] = FP4_VALUES[blocks[i]! >> 4]!
+        }
+        const scales = Float32Array.from(exponents, (exponent) => 2 ** (exponent - 128))
+        return { format: 'q8', group: 32, codes, scales, mins: null }
+      },
+    }
   }
 
   /** Bits of a weight, by the config. */
@@ -189,7 +223,7 @@ const FP8_VALUES = Float32Array.from({ length: 256 }, (_, byte) => {
   return (byte >> 7 === 1 ? -1 : 1) * (exponent === 0 ? fraction * 2 ** -6 : (1 + fraction) * 2 ** (exponent - 7))
 })
 
-const METHODS = ['awq', 'gptq', 'compressed-tensors', 'fp8']
+const METHODS = ['awq', 'gptq', 'compressed-tensors', 'fp8', 'mxfp4']
 const SIDE_PARTS = new Set([
   'scales',
   'qzeros',
@@ -217,20 +251,27 @@ export function unpackCheckpoint(source: RawWeightSource, config: Readonly<Recor
   const quantized = new QuantizedSource(source, config)
   const tensors = new Map<string, TensorInfo>()
   const unpacks = new Map<string, () => Promise<MatrixData>>()
+  const stacks = new Map<string, Stacked>()
   for (const [name, info] of source.tensors) {
     const dot = name.lastIndexOf('.')
     const [stem, part] = [name.slice(0, dot), name.slice(dot + 1)]
     const packed = quantized.packed(stem, part, info)
-    if (packed !== null) {
+    const stacked = quantized.stacked(name, info)
+    if (stacked !== null) {
+      const { weight, shape } = stacked
+      tensors.set(weight, { name: weight, dtype: `${method} ${info.dtype}`, shape, bytes: info.bytes })
+      stacks.set(weight, stacked)
+    } else if (packed !== null) {
       const weight = `${stem}.weight`
       tensors.set(weight, { name: weight, dtype: `${method} ${info.dtype}`, shape: packed.shape, bytes: info.bytes })
       unpacks.set(weight, () => packed.unpack(stem))
-    } else if (!SIDE_PARTS.has(part)) tensors.set(name, info)
+    } else if (!SIDE_PARTS.has(part) && !name.endsWith('_scales')) tensors.set(name, info)
   }
   return {
     ...source,
     tensors,
     read: async (name) => (unpacks.get(name) ?? (() => source.read(name)))(),
     rows: (name) => (unpacks.has(name) ? null : source.rows(name)),
+    slice: async (name, index) => stacks.get(name)?.unpack(index) ?? source.slice(name, index),
   }
 }

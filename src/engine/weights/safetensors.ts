@@ -274,13 +274,22 @@ export async function openSafetensors(path: string, onProgress?: ProgressListene
         toMatrixData(tensor.filePath, tensor, await readAt(tensor, first * rowBytes, count * rowBytes)),
     }
   }
+  const readRawSlice = (name: string, index: number): Promise<ArrayBuffer> => {
+    const tensor = tensorOf(name)
+    const bytes = tensor.bytes / (tensor.shape[0] ?? 1)
+    return readAt(tensor, index * bytes, bytes)
+  }
+  const slice = async (name: string, index: number): Promise<MatrixData> =>
+    toMatrixData(tensorOf(name).filePath, tensorOf(name), await readRawSlice(name, index))
   return {
     path,
     tensors,
     identity,
     totalBytes,
     readRaw,
+    readRawSlice,
     rows,
+    slice,
     read: async (name) => toMatrixData(tensorOf(name).filePath, tensorOf(name), await readRaw(name)),
     close,
   }

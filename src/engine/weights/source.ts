@@ -26,6 +26,8 @@ export interface WeightSource {
   read(name: string): Promise<MatrixData>
   /** The matrix to be read a few rows at a time; null where its rows do not lie apart in the file, or their format shows only in all of them. */
   rows(name: string): MatrixRows | null
+  /** Matrix `index` [rows, cols] of a tensor [matrices, rows, cols]. */
+  slice(name: string, index: number): Promise<MatrixData>
   close(): Promise<void>
 }
 
@@ -191,4 +193,20 @@ export function takeRows(data: MatrixData, rows: number, count: number, from: (r
   return data.format === 'q8'
     ? { ...data, codes: take(data.codes, (length) => new Int8Array(length)), scales, mins }
     : { ...data, codes: take(data.codes, (length) => new Uint8Array(length)), scales, mins }
+}
+
+/** The matrix [cols, rows] of float data [rows, cols]. Throws ModelError for quantised data, whose groups run along rows. */
+export function transpose(data: MatrixData, rows: number, cols: number): MatrixData {
+  if (data.format !== 'f32' && data.format !== 'f16')
+    throw new ModelError(
+      'experts stored as [inputs, outputs] cannot be quantised while they load: take the MXFP4 checkpoint or a GGUF file',
+    )
+  const turned = <T extends Float32Array | Uint16Array>(from: T, to: T): T => {
+    for (let row = 0; row < rows; row++)
+      for (let col = 0; col < cols; col++) to[col * rows + row] = from[row * cols + col]!
+    return to
+  }
+  return data.format === 'f32'
+    ? { format: 'f32', values: turned(data.values, new Float32Array(rows * cols)) }
+    : { format: 'f16', values: turned(data.values, new Uint16Array(rows * cols)) }
 }

@@ -9,7 +9,7 @@ export const COMMANDS = {
     fields: [
       ...(['rows', 'x', 'xStride', 'cols', 'padded', 'normWeight', 'eps', 'rowIndex', 'prepared', 'format'] as const),
       ...(['flags', 'panels', 'panelBytes', 'weights', 'factors', 'bias', 'out', 'outStride', 'epilogue'] as const),
-      ...(['softcap', 'scale', 'tiles', 'gathers', 'biasStride', 'chunk'] as const),
+      ...(['softcap', 'scale', 'tiles', 'gathers', 'biasStride', 'alphaP', 'alphaN', 'beta', 'chunk'] as const),
     ],
   },
   embed: {
@@ -38,7 +38,7 @@ export const COMMANDS = {
       ...(['q', 'qStride', 'out', 'outStride'] as const),
       ...POOL_FIELDS,
       ...(['numKvHeads', 'group', 'headDim', 'scale', 'window', 'softcap', 'items', 'numItems'] as const),
-      ...(['positions', 'splits', 'partials', 'partialBytes', 'bidirectional'] as const),
+      ...(['positions', 'splits', 'partials', 'partialBytes', 'bidirectional', 'sinks'] as const),
     ],
   },
   sample: { opcode: 6, fields: ['rows', 'logits', 'stride', 'vocab', 'specs', 'out'] },
@@ -108,7 +108,16 @@ export type Opcode = keyof typeof COMMANDS
 export type Fields<T extends Opcode> = Readonly<Record<(typeof COMMANDS)[T]['fields'][number], number>>
 
 /** Fields that hold an f32; all others are integers or addresses. */
-export const FLOAT_FIELDS: ReadonlySet<string> = new Set(['eps', 'qEps', 'kEps', 'scale', 'softcap'])
+export const FLOAT_FIELDS: ReadonlySet<string> = new Set([
+  'eps',
+  'qEps',
+  'kEps',
+  'scale',
+  'softcap',
+  'alphaP',
+  'alphaN',
+  'beta',
+])
 
 const COMMAND_WORDS = 32
 const HEADER_WORDS = 16

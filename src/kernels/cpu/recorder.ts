@@ -12,10 +12,12 @@ import type {
   LogitsOptions,
   Matrix,
   Norm,
+  QkNormKind,
   QkvOptions,
   RouteOptions,
   Routing,
   Vector,
+  Xielu,
 } from '../ops.ts'
 import type { Executor } from './executor.ts'
 import { PANEL, roundUp, type PackedMatrix } from './matrices.ts'
@@ -25,7 +27,16 @@ import { rowsPerItem, type StepInputs } from './step-inputs.ts'
 import { ROW_TILE, SPLIT, type LogitsBuffer, type WorkingMemory } from './working-memory.ts'
 
 // Flags of assembly/linear.ts.
-const ACTIVATIONS: Readonly<Record<Activated | Glu, number>> = { silu: 1, gelu_tanh: 2, gelu: 8, silu_clamped: 32 }
+const ACTIVATIONS: Readonly<Record<Activated | Glu, number>> = {
+  silu: 1,
+  gelu_tanh: 2,
+  gelu: 8,
+  silu_clamped: 32,
+  relu2: 64,
+}
+const XIELU = 128
+const QK_NORM: Readonly<Record<QkNormKind, number>> = { head: 1, full: 2, rotatedHead: 3 }
+const NO_XIELU = { alphaP: 0, alphaN: 0, beta: 0 } as const
 const RESIDUAL = 4
 const GATED = 16
 
@@ -114,7 +125,7 @@ export class Recorder {
       throw new Error(`linear ${w.label}: the matrix was loaded ${matrix.gated ? 'for' : 'without'} glu`)
     const activated = glu ?? activation
     const epilogue =
-      (activated === undefined ? 0 : ACTIVATIONS[activated]) |
+      (activated === undefined ? 0 : typeof activated === 'string' ? ACTIVATIONS[activated] : XIELU) |
       (glu === undefined ? 0 : GATED) |
       (residual === true ? RESIDUAL : 0)
     this.#addLinear(matrix, source, norm, {
@@ -128,6 +139,7 @@ export class Recorder {
       scale: 1,
       tiles: 0,
       gathers: 0,
+      xielu: typeof activated === 'object' ? activated : NO_XIELU,
     })
   }
 
@@ -176,6 +188,7 @@ export class Recorder {
       scale: 1,
       tiles,
       gathers: 1,
+      xielu: NO_XIELU,
     })
     const inner = { address: activations, stride: activationsStride }
     this.#addLinear(down, inner, undefined, {
@@ -189,6 +202,7 @@ export class Recorder {
       scale: 1,
       tiles,
       gathers: 0,
+      xielu: NO_XIELU,
     })
     this.#program.add('combine', {
       rows: numRows,
@@ -264,7 +278,7 @@ export class Recorder {
       numHeads,
       numKvHeads,
       headDim,
-      normKind: qkNorm === null ? 0 : qkNorm.kind === 'head' ? 1 : 2,
+      normKind: qkNorm === null ? 0 : QK_NORM[qkNorm.kind],
       qNorm: qkNorm === null ? 0 : this.#resources.vector(qkNorm.q.weight).address,
       qEps: qkNorm?.q.eps ?? 0,
       kNorm: qkNorm === null ? 0 : this.#resources.vector(qkNorm.k.weight).address,
@@ -322,6 +336,7 @@ export class Recorder {
       partials,
       partialBytes,
       bidirectional: bidirectional ? 1 : 0,
+      sinks: options.sinks === undefined || options.sinks === null ? 0 : this.#resources.vector(options.sinks).address,
     })
   }
 
@@ -351,6 +366,7 @@ export class Recorder {
       scale,
       tiles: 0,
       gathers: 0,
+      xielu: NO_XIELU,
     })
     return stride
   }
@@ -382,6 +398,7 @@ export class Recorder {
       readonly scale: number
       readonly tiles: number
       readonly gathers: number
+      readonly xielu: Omit<Xielu, 'kind'>
     },
   ): void {
     const outPanels = matrix.gated ? matrix.numPanels / 2 : matrix.numPanels
@@ -417,6 +434,9 @@ export class Recorder {
       tiles: to.tiles,
       gathers: to.gathers,
       biasStride: matrix.numPanels * PANEL * 4,
+      alphaP: to.xielu.alphaP,
+      alphaN: to.xielu.alphaN,
+      beta: to.xielu.beta,
       chunk,
     })
   }

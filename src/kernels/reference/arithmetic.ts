@@ -2,7 +2,7 @@
  * The loops of the reference backend: f32 storage, f64 sums in ascending order, one output row at a time in meaning and four at a time in
  * execution (four independent sums hide the latency of the additions and change no result).
  */
-import type { Activated, Glu } from '../ops.ts'
+import type { Activated, Glu, Xielu } from '../ops.ts'
 
 /** out[r * outStride + o] (+)= sum over k of x[r, k] w[o, k], for `numRows` rows of x [numRows, cols] f64 and outputs firstOutput.. of w. */
 export function matmul(
@@ -130,7 +130,19 @@ function geluTanh(x: number): number {
   return 0.5 * x * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x * x * x)))
 }
 
-export const ACTIVATIONS: Readonly<Record<Activated, (x: number) => number>> = { silu, gelu, gelu_tanh: geluTanh }
+const ACTIVATIONS: Readonly<Record<Activated, (x: number) => number>> = {
+  silu,
+  gelu,
+  gelu_tanh: geluTanh,
+  relu2: (x) => Math.max(x, 0) ** 2,
+}
+
+/** The function that an option of a linear layer names. */
+export function activationOf(activation: Activated | Xielu): (x: number) => number {
+  if (typeof activation === 'string') return ACTIVATIONS[activation]
+  const { alphaP, alphaN, beta } = activation
+  return (x) => (x > 0 ? alphaP * x * x : alphaN * (Math.expm1(x) - x)) + beta * x
+}
 
 /** What a gated layer makes of its two projections. */
 export function joinGlu(glu: Glu, gate: number, up: number): number {

@@ -19,6 +19,7 @@ export function pagedAttention(
   blockSize: number,
   input: StepInput,
   { numHeads, numKvHeads, headDim, scale, window, softcap, bidirectional = false }: AttentionOptions,
+  sinks: Float32Array | null,
   { scores, sum }: AttentionScratch,
 ): void {
   const headsPerKvHead = numHeads / numKvHeads
@@ -53,6 +54,7 @@ export function pagedAttention(
           total += weight
           for (let d = 0; d < headDim; d++) sum[d]! += weight * v[value + d]!
         }
+        if (sinks !== null) total += Math.exp(sinks[head]! - max)
         for (let d = 0; d < headDim; d++) out[query + d] = sum[d]! / total
       }
     }

@@ -49,7 +49,7 @@ import type {
   Vector,
 } from '../ops.ts'
 import { resolvePending, Sampler, tokenLogprobs } from '../sampling.ts'
-import { ACTIVATIONS, type HostNorm, inverseRms, joinGlu, layerNorm, normalizePieces } from './arithmetic.ts'
+import { activationOf, type HostNorm, inverseRms, joinGlu, layerNorm, normalizePieces } from './arithmetic.ts'
 import { type AttentionScratch, pagedAttention } from './attention.ts'
 import { combineExperts, createHostRouting, type HostRouting, multiplyExperts, routeRow } from './experts.ts'
 import { KvPool, kvBlockBytes, roundToCodes } from './kv-pool.ts'
@@ -314,7 +314,7 @@ class ReferenceBackend implements InspectableBackend {
       )
     }
     const biases = bias === undefined ? null : this.#vectors.get(bias).values
-    const activate = activation === undefined ? null : ACTIVATIONS[activation]
+    const activate = activation === undefined ? null : activationOf(activation)
     const { numRows } = this.#stepInput()
     for (let first = 0; first < numRows; first += TILE_ROWS) {
       const rows = Math.min(TILE_ROWS, numRows - first)
@@ -411,15 +411,18 @@ class ReferenceBackend implements InspectableBackend {
       for (let i = 0; i < qWidth; i++) queries[row * qWidth + i] = source[from + i]!
       for (let i = 0; i < kvWidth; i++) keys[slot + i] = source[from + qWidth + i]!
       for (let i = 0; i < kvWidth; i++) values[slot + i] = source[from + qWidth + kvWidth + i]!
-      if (qkNorm !== null) {
-        const perHead = qkNorm.kind === 'head'
+      const normalize = (): void => {
+        if (qkNorm === null) return
+        const perHead = qkNorm.kind !== 'full'
         normalizePieces(queries, row * qWidth, qWidth, perHead ? headDim : qWidth, this.#norm(qkNorm.q))
         normalizePieces(keys, slot, kvWidth, perHead ? headDim : kvWidth, this.#norm(qkNorm.k))
       }
+      if (qkNorm?.kind !== 'rotatedHead') normalize()
       if (table !== null) {
         table.rotate(queries, row * qWidth, numHeads, headDim, row)
         table.rotate(keys, slot, numKvHeads, headDim, row)
       }
+      if (qkNorm?.kind === 'rotatedHead') normalize()
       if (this.#options.kvFormat === 'q8') {
         for (const stored of [keys, values]) roundToCodes(stored, slot, numKvHeads, headDim)
       }
@@ -436,6 +439,7 @@ class ReferenceBackend implements InspectableBackend {
       layout.blockSize,
       this.#stepInput(),
       options,
+      options.sinks === undefined || options.sinks === null ? null : this.#vectors.get(options.sinks).values,
       this.#attention,
     )
   }

@@ -1,12 +1,20 @@
 /** qkvRopeStore, attention over the paged pool, and the attention items of a step. */
-import type { Activation, AttentionOptions, BackendLimits, KvLayout, QkvOptions, StepInput } from '../ops.ts'
+import type {
+  Activation,
+  AttentionOptions,
+  BackendLimits,
+  KvLayout,
+  QkNormKind,
+  QkvOptions,
+  StepInput,
+} from '../ops.ts'
 import { bind, createStorage, Launch, normWeight, type GpuContext, type PreparedOp } from './context.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
 import type { GpuRope } from './rope.ts'
 import { ITEM_WORDS, SPLIT_ROW_WORDS } from './step-layout.ts'
 
 const QKV: readonly BindingKind[] = ['read', 'uniform', 'read', 'write', 'write', 'read', 'read', 'read']
-const ATTENTION: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'write']
+const ATTENTION: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'write', 'read']
 
 /** Tokens a split: the length after which a row's partial sums are combined, whoever computes them. Decides bits. */
 const SPLIT = 128
@@ -64,10 +72,10 @@ export function attentionSources(shape: AttentionShape): readonly [KernelSource,
 
 export function qkvSource(
   { headDim, blockSize, isKvQ8 }: AttentionShape,
-  qkNorm: 'none' | 'head' | 'full',
+  qkNorm: QkNormKind | 'none',
   hasRope: boolean,
 ): KernelSource {
-  const QK_NORM = { none: 0, head: 1, full: 2 }[qkNorm]
+  const QK_NORM = { none: 0, head: 1, full: 2, rotatedHead: 3 }[qkNorm]
   const defines = { D: headDim, BLOCK: blockSize, ...kvDefines(isKvQ8), WS: 32, QK_NORM, ROPE: hasRope ? 1 : 0 }
   return { name: 'qkv-rope-store', bindings: QKV, defines }
 }
@@ -215,11 +223,13 @@ export class AttentionKernels {
   /** Up to three dispatches: single rows, row tiles, splits of single rows combined. */
   attention(out: Activation, q: Activation, options: AttentionOptions): PreparedOp {
     const context = this.#context
-    const { layer, headDim, numHeads, numKvHeads, window, softcap, scale, bidirectional = false } = options
+    const { layer, headDim, numHeads, numKvHeads, window, softcap, scale, bidirectional = false, sinks } = options
     const target = context.activation(out)
     const source = context.activation(q)
     const shape = { numHeads, numKvHeads, headDim, blockSize: this.layout.blockSize, isKvQ8: this.#isKvQ8 }
     const capacity = this.#createPartials(shape)
+    const hasSinks = sinks !== undefined && sinks !== null
+    const sinkBuffer = hasSinks ? context.vector(sinks).buffer : context.nothing
     const group = (firstItem: number) =>
       bind(
         context,
@@ -236,8 +246,9 @@ export class AttentionKernels {
           { f32: softcap ?? 0 },
           bidirectional ? 1 : 0,
           this.#base(2),
+          hasSinks ? 1 : 0,
         ],
-        [source.buffer, this.#pool(layer), target.buffer, this.#partials!],
+        [source.buffer, this.#pool(layer), target.buffer, this.#partials!, sinkBuffer],
       )
     const sources = attentionSources(shape)
     const singles = new Launch(context, sources[0], group(0))

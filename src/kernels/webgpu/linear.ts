@@ -9,6 +9,7 @@ import {
   type GpuActivation,
   type GpuContext,
   type PreparedOp,
+  type Uniform,
 } from './context.ts'
 import type { GpuMatrix, WeightForm } from './matrix.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
@@ -29,6 +30,8 @@ export const FLAG = {
   gelu: 32,
   gated: 64,
   silu_clamped: 128,
+  relu2: 256,
+  xielu: 512,
 } as const
 
 /** Rows of x a workgroup of linear-vector.wgsl multiplies: each has a kernel of its own. */
@@ -136,6 +139,11 @@ export function prepareSource({ FORMAT }: WeightForm, hasNorm: boolean, selectio
   if (INT8 === 0 && !hasNorm && selection === 'all') return null
   const defines = { INT8, NIBBLES: FORMAT === 4 ? 1 : 0, NORM: hasNorm ? 1 : 0, WS: PREPARE_THREADS }
   return { name: 'prepare', bindings: PREPARE, defines }
+}
+
+function xieluParams(activation: LinearOptions['activation']): Uniform[] {
+  const { alphaP = 0, alphaN = 0, beta = 0 } = typeof activation === 'object' ? activation : {}
+  return [{ f32: alphaP }, { f32: alphaN }, { f32: beta }]
 }
 
 /** A product with everything but the number of rows. */
@@ -306,7 +314,12 @@ export class LinearKernels {
           (options.residual === true ? FLAG.residual : 0) |
           (logits === null ? 0 : FLAG.logits) |
           (options.glu === undefined ? 0 : FLAG[options.glu] | FLAG.gated) |
-          (options.activation === undefined ? 0 : FLAG[options.activation]),
+          (options.activation === undefined
+            ? 0
+            : typeof options.activation === 'string'
+              ? FLAG[options.activation]
+              : FLAG.xielu),
+        ...xieluParams(options.activation),
       ]
       const bias = options.bias === undefined ? nothing : this.#context.vector(options.bias).buffer
       return bind(this.#context, label, LINEAR, params, [rows, shard.codes, shard.scales, out.buffer, bias])

@@ -1,6 +1,6 @@
 /** Attention over the paged K and V of a sequence. */
 import type { Activation, AttentionOptions, Backend, Matrix, Norm, QkvOptions, Vector } from '../../../kernels/ops.ts'
-import type { WeightSource } from '../../weights/source.ts'
+import { expectTensor, type WeightSource } from '../../weights/source.ts'
 import { expectLinear, type Part } from '../parameters.ts'
 import type { DecoderSpec } from '../spec.ts'
 import type { Mixer, MixerParts, MixerPlace } from './mixer.ts'
@@ -13,6 +13,8 @@ export interface AttentionSpec {
   readonly window: number | null
   /** The output is multiplied by the sigmoid of a gate, whose rows stand behind each head's query in q_proj. */
   readonly isGated: boolean
+  /** Each head attends to a logit of its own beside the tokens. */
+  readonly hasSinks: boolean
 }
 
 interface Weights {
@@ -61,11 +63,14 @@ class Attention implements Mixer {
   }
 }
 
+const SINKS = 'self_attn.sinks'
+
 /** Checks the tensors. Throws ModelError. */
 export function expectAttention(source: WeightSource, spec: DecoderSpec, attention: AttentionSpec, base: string): void {
   const { hiddenSize, numHeads, headDim, names } = spec
   expectLinear(source, qkvParts(spec, attention, base), hiddenSize, spec.hasQkvBias)
   expectLinear(source, [[`${base}${names.output}`, hiddenSize]], numHeads * headDim, spec.hasOutputBias)
+  if (attention.hasSinks) expectTensor(source, `${base}${SINKS}`, [numHeads])
 }
 
 export async function loadAttention(
@@ -87,8 +92,8 @@ export async function loadAttention(
         ? null
         : {
             kind: qkNorm,
-            q: await parameters.norm(`${base}${names.qNorm}`, qkNorm === 'head' ? headDim : qRows),
-            k: await parameters.norm(`${base}${names.kNorm}`, qkNorm === 'head' ? headDim : kvRows),
+            q: await parameters.norm(`${base}${names.qNorm}`, qkNorm === 'full' ? qRows : headDim),
+            k: await parameters.norm(`${base}${names.kNorm}`, qkNorm === 'full' ? kvRows : headDim),
           },
   }
   const weights = {
@@ -105,7 +110,8 @@ export async function loadAttention(
     gate: attention.isGated ? parameters.activation('attention gate', qRows) : null,
   }
   const { attentionScale: scale, attentionSoftcap: softcap } = spec
-  const options = { ...shape, scale, window: attention.window, softcap }
+  const sinks = attention.hasSinks ? await parameters.vector(`${base}${SINKS}`, numHeads) : null
+  const options = { ...shape, scale, window: attention.window, softcap, sinks }
   return new Attention(backend, weights, buffers, qkvOptions, options)
 }
 

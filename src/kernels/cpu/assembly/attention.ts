@@ -45,6 +45,7 @@ export class AttentionCommand {
   partials: usize // [item][kvHead][split]: f32 [rows][paddedDim + 4]
   partialBytes: usize // of one split
   bidirectional: i32 // rows see the rows after them too
+  sinks: usize // f32[heads]: logits beside the scores; 0: none
   counter: i32
   foldCounter: i32
 }
@@ -436,7 +437,11 @@ function writeOut(c: AttentionCommand, item: AttentionItem, kvHead: i32, total: 
   for (let row = 0; row < item.numRows; row++) {
     for (let g = 0; g < c.group; g++, i++) {
       const out = c.out + c.outStride * (item.firstRow + row) + (<usize>((kvHead * c.group + g) * c.headDim) << 2)
-      const sum = load<f32>(stats + (i << 4), 4)
+      let sum = load<f32>(stats + (i << 4), 4)
+      if (c.sinks != 0) {
+        const sink = load<f32>(c.sinks + (<usize>(kvHead * c.group + g) << 2))
+        sum += f32x4.extract_lane(exp(f32x4.splat(sink - load<f32>(stats + (i << 4)))), 0)
+      }
       const from = total + (i * dim << 2)
       for (let d: usize = 0; d < <usize>c.headDim; d++) store<f32>(out + (d << 2), load<f32>(from + (d << 2)) / sum)
     }

@@ -188,7 +188,7 @@ export class QkvCommand {
   numHeads: i32
   numKvHeads: i32
   headDim: i32
-  normKind: i32 // 0: none, 1: each head, 2: the whole projection
+  normKind: i32 // 0: none, 1: each head, 2: the whole projection, 3: each head after its rotation
   qNorm: usize
   qEps: f32
   kNorm: usize
@@ -196,6 +196,13 @@ export class QkvCommand {
   rope: usize // f32 [rows][2][rotaryDim / 2]: cosines, sines; 0: none
   rotaryDim: i32
   counter: i32
+}
+
+const AFTER_ROPE: i32 = 3
+
+function normQueriesAndKeys(c: QkvCommand, q: usize, keys: usize): void {
+  normHeads(c.normKind, q, c.numHeads, c.headDim, c.qNorm, c.qEps)
+  normHeads(c.normKind, keys, c.numKvHeads, c.headDim, c.kNorm, c.kEps)
 }
 
 export function qkvRopeStore(c: QkvCommand): void {
@@ -209,13 +216,13 @@ export function qkvRopeStore(c: QkvCommand): void {
     const values = keys + dim * c.numKvHeads
     memory.copy(q, source, dim * c.numHeads)
     // Keys are finished where they lie: nothing reads qkv afterwards.
-    normHeads(c.normKind, q, c.numHeads, c.headDim, c.qNorm, c.qEps)
-    normHeads(c.normKind, keys, c.numKvHeads, c.headDim, c.kNorm, c.kEps)
+    if (c.normKind != AFTER_ROPE) normQueriesAndKeys(c, q, keys)
     if (c.rope != 0) {
       const table = c.rope + (<usize>(row * c.rotaryDim) << 2)
       rotate(q, c.numHeads, c.headDim, table, c.rotaryDim >> 1)
       rotate(keys, c.numKvHeads, c.headDim, table, c.rotaryDim >> 1)
     }
+    if (c.normKind == AFTER_ROPE) normQueriesAndKeys(c, q, keys)
     const slot = load<i32>(c.slots + (<usize>row << 2))
     const block = slot / c.blockSize
     const offset = <usize>(slot - block * c.blockSize)
@@ -236,8 +243,8 @@ export function qkvRopeStore(c: QkvCommand): void {
 
 function normHeads(kind: i32, x: usize, heads: i32, headDim: i32, weight: usize, eps: f32): void {
   if (kind == 0) return
-  const width = <usize>(kind == 1 ? headDim : headDim * heads)
-  const pieces = kind == 1 ? heads : 1
+  const width = <usize>(kind == 2 ? headDim * heads : headDim)
+  const pieces = kind == 2 ? 1 : heads
   for (let piece = 0; piece < pieces; piece++) {
     const at = x + (width << 2) * piece
     const inverse = inverseRms(at, width, eps)

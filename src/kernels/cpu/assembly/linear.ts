@@ -4,7 +4,7 @@ import { multiplyPanel } from './linear-float'
 import { multiplyQuantizedPanel } from './linear-quantized'
 import { barrier, scratch, takeUnits } from './pool'
 import { BLOCK_BYTES, PLAIN, preparedBytes, prepareRow, QUAD_BYTES, QUANTIZED, SCALED } from './prepare'
-import { gelu, geluTanh, silu, siluClamped, tanh } from './simd'
+import { gelu, geluTanh, relu2, silu, siluClamped, tanh, xielu } from './simd'
 
 /** Rows of a unit of work: its sums, [128][16] f32, stay in the level-1 cache. */
 export const ROW_TILE: i32 = 128
@@ -18,6 +18,9 @@ export const GELU_EXACT: i32 = 8
 /** The matrix has gate and up panels in turn. */
 export const GATED: i32 = 16
 export const CLAMPED: i32 = 32
+export const RELU2: i32 = 64
+export const XIELU: i32 = 128
+const ACTIVATED: i32 = SILU | GELU | GELU_EXACT | RELU2 | XIELU
 
 // Tiles of rows, made by experts.ts: i32 count, i32 end of the last tile, then from TILES_HEADER on TILE_BYTES each: expert, first row, rows.
 // Tiles begin at multiples of 4, so that quads of prepared rows are of one tile.
@@ -57,6 +60,9 @@ export class LinearCommand {
   tiles: usize // 0: all rows go through the one matrix
   gathers: i32 // with tiles: rows of x are taken by rowIndex, whose -1 are no rows in either case
   biasStride: usize // bytes of an expert's bias
+  alphaP: f32 // xIELU's
+  alphaN: f32
+  beta: f32
   chunk: i32 // units taken at a time
   counter: i32
   prepareCounter: i32
@@ -148,15 +154,17 @@ function multiply(c: LinearCommand, weights: usize, x: usize, xStride: usize, ro
 
 // @ts-ignore: decorator
 @inline
-function activate(epilogue: i32, value: v128): v128 {
-  if ((epilogue & SILU) != 0) return silu(value)
-  return (epilogue & GELU) != 0 ? geluTanh(value) : gelu(value)
+function activate(c: LinearCommand, value: v128): v128 {
+  if ((c.epilogue & SILU) != 0) return silu(value)
+  if ((c.epilogue & RELU2) != 0) return relu2(value)
+  if ((c.epilogue & XIELU) != 0) return xielu(value, c.alphaP, c.alphaN, c.beta)
+  return (c.epilogue & GELU) != 0 ? geluTanh(value) : gelu(value)
 }
 
 function finish(c: LinearCommand, factors: usize, bias: usize, panel: i32, firstRow: i32, rows: i32, acc: usize): void {
   const factor = v128.load32_splat(factors + (<usize>panel << 2))
   const residual = (c.epilogue & RESIDUAL) != 0
-  const activated = (c.epilogue & (SILU | GELU | GELU_EXACT)) != 0
+  const activated = (c.epilogue & ACTIVATED) != 0
   const column = <usize>panel << 6
   for (let r = 0; r < rows; r++) {
     const out = c.out + c.outStride * (firstRow + r) + column
@@ -164,7 +172,7 @@ function finish(c: LinearCommand, factors: usize, bias: usize, panel: i32, first
     for (let i: usize = 0; i < 64; i += 16) {
       let value = f32x4.mul(v128.load(from + i), factor)
       if (bias != 0) value = f32x4.add(value, v128.load(bias + column + i))
-      if (activated) value = activate(c.epilogue, value)
+      if (activated) value = activate(c, value)
       if (c.scale != 1) value = f32x4.mul(value, f32x4.splat(c.scale))
       if (c.softcap != 0) {
         const cap = f32x4.splat(c.softcap)
@@ -192,7 +200,7 @@ function finishGated(c: LinearCommand, factors: usize, bias: usize, panel: i32, 
       }
       let value: v128
       if ((c.epilogue & CLAMPED) != 0) value = siluClamped(gate, up)
-      else value = f32x4.mul(activate(c.epilogue, gate), up)
+      else value = f32x4.mul(activate(c, gate), up)
       if ((c.epilogue & RESIDUAL) != 0) value = f32x4.add(v128.load(out + i), value)
       v128.store(out + i, value)
     }

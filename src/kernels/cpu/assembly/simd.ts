@@ -120,6 +120,32 @@ export function gelu(x: v128): v128 {
   return v128.bitselect(f32x4.sub(x, half), half, f32x4.gt(x, f32x4.splat(0)))
 }
 
+/** The square of what is above 0. */
+export function relu2(x: v128): v128 {
+  const positive = f32x4.max(x, f32x4.splat(0))
+  return f32x4.mul(positive, positive)
+}
+
+/** alphaP x^2 + beta x above 0, alphaN (e^x - 1 - x) + beta x below; near 0 the difference would cancel, and a series stands for it. */
+export function xielu(x: v128, alphaP: f32, alphaN: f32, beta: f32): v128 {
+  const square = f32x4.mul(x, x)
+  const below = f32x4.min(x, f32x4.splat(0))
+  const far = f32x4.sub(f32x4.sub(exp(below), f32x4.splat(1)), below)
+  // x^2 (1/2 + x/6 + x^2/24 + x^3/120 + x^4/720)
+  let p = madd(below, f32x4.splat(1.3888889e-3), f32x4.splat(8.3333333e-3))
+  p = madd(p, below, f32x4.splat(4.1666667e-2))
+  p = madd(p, below, f32x4.splat(1.6666667e-1))
+  p = madd(p, below, f32x4.splat(0.5))
+  const near = f32x4.mul(p, square)
+  const rest = v128.bitselect(near, far, f32x4.gt(below, f32x4.splat(-0.5)))
+  const curve = v128.bitselect(
+    f32x4.mul(f32x4.splat(alphaP), square),
+    f32x4.mul(f32x4.splat(alphaN), rest),
+    f32x4.gt(x, f32x4.splat(0)),
+  )
+  return madd(x, f32x4.splat(beta), curve)
+}
+
 /** gpt-oss's gate: g / (1 + e^(-1.702 g)) (u + 1), with g = min(gate, 7) and u = up within -7 .. 7. */
 export function siluClamped(gate: v128, up: v128): v128 {
   const limit = f32x4.splat(7)

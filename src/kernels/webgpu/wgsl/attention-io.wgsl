@@ -18,6 +18,7 @@ struct AttentionParams {
   softcap: f32, // 0: none
   bidirectional: u32, // rows see the rows after them too
   scale_base: u32,
+  has_sinks: u32,
 }
 
 @group(0) @binding(1) var<uniform> params: AttentionParams;
@@ -25,6 +26,7 @@ struct AttentionParams {
 @group(0) @binding(3) var<storage, read> kv: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 @group(0) @binding(5) var<storage, read_write> partials: array<f32>;
+@group(0) @binding(6) var<storage, read> sinks: array<f32>; // a logit beside each head's scores
 
 #include "kv-layout.wgsl"
 
@@ -85,6 +87,14 @@ fn is_visible(item: Item, token: u32, position: u32) -> bool {
 
 fn first_visible(position: u32) -> u32 {
   return select(0u, position + 1u - params.window, params.window > 0u && position >= params.window);
+}
+
+// The sum of a head's weights, a sink's among them. `max_score`: what the weights are relative to.
+fn total_weight(sum: f32, max_score: f32, head: u32) -> f32 {
+  if (params.has_sinks != 0u) {
+    return sum + exp(sinks[head] - max_score);
+  }
+  return sum;
 }
 
 fn cap(score: f32) -> f32 {

@@ -55,9 +55,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups
 #end
     }
   }
+  let total = total_weight(all_sum, all_max, head);
 #repeat n (D + WS - 1) / WS
   if ($(n * WS)u + lane < $(D)u) {
-    out[row * params.out_stride + head * $(D)u + $(n * WS)u + lane] = value$(n) / all_sum;
+    out[row * params.out_stride + head * $(D)u + $(n * WS)u + lane] = value$(n) / total;
   }
 #end
 }

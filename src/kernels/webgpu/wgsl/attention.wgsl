@@ -211,8 +211,9 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       if (m < item.num_rows) {
         if (item.partial < 0) {
           let at = (item.row + m) * params.out_stride + head * $(D)u + d;
+          let total = total_weight(all_sum_of[vector], all_max_of[vector], head);
 #repeat e 4
-          out[at + $(e)u] = all$(n)[$(e)] / all_sum_of[vector];
+          out[at + $(e)u] = all$(n)[$(e)] / total;
 #end
         } else {
           let at = (u32(item.partial) * params.num_kv_heads * $(G)u + head) * $(D + 2)u;

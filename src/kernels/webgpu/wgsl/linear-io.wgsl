@@ -16,6 +16,9 @@ struct LinearParams {
   softcap: f32, // 0: none
   rows: u32, // ROWS_*
   flags: u32, // FLAG_*
+  alpha_p: f32, // xIELU's
+  alpha_n: f32,
+  beta: f32,
 #if EXPERTS
   pairs_of_row: u32, // rows of x stand for this many pairs of row and expert
   max_pairs: u32, // see routing.wgsl
@@ -35,6 +38,9 @@ const FLAG_GELU = 16u;
 const FLAG_GELU_EXACT = 32u;
 const FLAG_GATED = 64u;
 const FLAG_CLAMPED = 128u;
+const FLAG_RELU2 = 256u;
+const FLAG_XIELU = 512u;
+const FLAGS_ACTIVATED = FLAG_SILU | FLAG_GELU | FLAG_GELU_EXACT | FLAG_RELU2 | FLAG_XIELU;
 
 @group(0) @binding(1) var<uniform> params: LinearParams;
 #if FORMAT < 16
@@ -75,9 +81,24 @@ fn is_gated() -> bool {
   return (params.flags & FLAG_GATED) != 0u;
 }
 
+// alpha_p x^2 + beta x above 0, alpha_n (e^x - 1 - x) + beta x below; near 0, where the difference would cancel, by a series.
+fn xielu(x: f32) -> f32 {
+  let below = min(x, 0.0);
+  let series = fma(fma(fma(fma(below, 1.3888889e-3, 8.3333333e-3), below, 4.1666667e-2), below, 1.6666667e-1), below, 0.5);
+  let rest = select(exp(below) - 1.0 - below, series * below * below, below > -0.5);
+  return fma(params.beta, x, select(params.alpha_n * rest, params.alpha_p * x * x, x > 0.0));
+}
+
 fn activate(gate: f32) -> f32 {
   if ((params.flags & FLAG_SILU) != 0u) {
     return gate / (1.0 + exp(-gate));
+  }
+  if ((params.flags & FLAG_RELU2) != 0u) {
+    let positive = max(gate, 0.0);
+    return positive * positive;
+  }
+  if ((params.flags & FLAG_XIELU) != 0u) {
+    return xielu(gate);
   }
   if ((params.flags & FLAG_GELU_EXACT) != 0u) {
     // The complement of the error function by Abramowitz and Stegun 7.1.26, as in cpu/assembly/simd.ts.
@@ -121,7 +142,7 @@ fn store(m: u32, n: u32, sum: f32, up: f32) {
       factor += bias[bias_at + params.up_bias + column];
     }
     value = join(value, factor);
-  } else if ((params.flags & (FLAG_SILU | FLAG_GELU | FLAG_GELU_EXACT)) != 0u) {
+  } else if ((params.flags & FLAGS_ACTIVATED) != 0u) {
     value = activate(value);
   }
   if ((params.flags & FLAG_LOGITS) != 0u) {

@@ -55,29 +55,42 @@ fn angle_of(position: u32, i: u32) -> vec2<f32> {
 
 // Dim d of a q or k head after norm and rope. `base`: the head's first value in qkv.
 fn rotated(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool, position: u32) -> f32 {
-  let value = normed(base, weight_base, d, factor, is_q);
+  var value = normed(base, weight_base, d, factor, is_q);
 #if ROPE
   let half = params.rotary_half;
   if (d < half) {
     let angle = angle_of(position, d);
-    return value * angle.x - normed(base, weight_base, d + half, factor, is_q) * angle.y;
-  }
-  if (d < 2u * half) {
+    value = value * angle.x - normed(base, weight_base, d + half, factor, is_q) * angle.y;
+  } else if (d < 2u * half) {
     let angle = angle_of(position, d - half);
-    return value * angle.x + normed(base, weight_base, d - half, factor, is_q) * angle.y;
+    value = value * angle.x + normed(base, weight_base, d - half, factor, is_q) * angle.y;
   }
+#endif
+#if QK_NORM == 3
+  value *= norm_weight(weight_base + d, is_q);
 #endif
   return value;
 }
 
-fn normed(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool) -> f32 {
 #if QK_NORM > 0
+fn norm_weight(index: u32, is_q: bool) -> f32 {
   if (is_q) {
-    return qkv[base + d] * factor * q_weight[weight_base + d];
+    return q_weight[index];
   }
-  return qkv[base + d] * factor * k_weight[weight_base + d];
-#else
+  return k_weight[index];
+}
+#endif
+
+// A rotation keeps a head's length: normalising after it differs in where the weight comes in, not in the factor.
+fn normed(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool) -> f32 {
+#if QK_NORM == 0
   return qkv[base + d];
+#endif
+#if QK_NORM == 3
+  return qkv[base + d] * factor;
+#endif
+#if QK_NORM == 1 || QK_NORM == 2
+  return qkv[base + d] * factor * norm_weight(weight_base + d, is_q);
 #endif
 }
 
@@ -107,7 +120,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   var weight_base = 0u;
 #if QK_NORM > 0
   let own = select(head - params.num_heads, head, is_q);
-#if QK_NORM == 1
+#if QK_NORM != 2
   let start = base;
   let width = $(D)u;
 #else

@@ -1,0 +1,127 @@
+/** What config.json says of the MLPs. */
+import type { Activated } from '../../../kernels/ops.ts'
+import type { ConfigReader } from '../config-reader.ts'
+import type { ExpertsFamily, Family } from '../families.ts'
+import type { DenseMlpSpec } from './dense.ts'
+import type { ExpertsSpec } from './experts.ts'
+import type { MlpSpec } from './mlp.ts'
+
+const GATED: Readonly<Record<string, Activated>> = { silu: 'silu', gelu_pytorch_tanh: 'gelu_tanh' }
+const PLAIN: Readonly<Record<string, DenseMlpSpec['activation']>> = {
+  relu2: 'relu2',
+  xielu: { kind: 'xielu', stored: null },
+}
+
+/** The MLP of each layer. */
+export function mlpsOf(config: ConfigReader, family: Family, numLayers: number, hasBias: boolean): MlpSpec[] {
+  const { experts } = family
+  const layers = Array.from({ length: numLayers }, (_, layer) => layer)
+  if (experts === null) {
+    // Named before tensors are missed.
+    if (config.number('num_local_experts', 0) > 0)
+      config.fail('num_local_experts', '0: this family is not served with experts')
+    return layers.map((layer) => denseOf(config, family, hasBias, layer))
+  }
+  const hasExperts = layers.map((layer) => isWithExperts(config, experts, layer, numLayers))
+  const spec = hasExperts.includes(true) ? expertsOf(config, experts) : null
+  return layers.map((layer) =>
+    spec !== null && hasExperts[layer] === true ? spec : denseOf(config, family, hasBias, layer),
+  )
+}
+
+function denseOf(config: ConfigReader, family: Family, hasBias: boolean, layer: number): DenseMlpSpec {
+  const isGated = !family.hasPlainMlp
+  const known = isGated ? GATED : PLAIN
+  const name = config.raw('hidden_activation') ?? config.raw('hidden_act') ?? family.activation
+  const activation = typeof name === 'string' && Object.hasOwn(known, name) ? known[name] : undefined
+  if (activation === undefined) config.fail('hidden_act', Object.keys(known).join(' or '))
+  const stored = typeof activation === 'object' ? storedXielu(config, layer) : null
+  return {
+    kind: 'dense',
+    width: widthOf(config, family),
+    isGated,
+    activation: stored === null ? activation : { kind: 'xielu', stored },
+    hasBias,
+  }
+}
+
+/** GGUF files keep these parameters beside the tensors, a list with a number per layer; null: they are tensors. */
+function storedXielu(config: ConfigReader, layer: number): { alphaP: number; alphaN: number; beta: number } | null {
+  if (config.raw('xielu_alpha_p') === null) return null
+  const [alphaP, alphaN, beta] = ['xielu_alpha_p', 'xielu_alpha_n', 'xielu_beta'].map((key) => {
+    const value = config.list(key, layer + 1)?.[layer]
+    return typeof value === 'number' ? value : config.fail(key, 'a list of numbers')
+  }) as [number, number, number]
+  return { alphaP, alphaN, beta }
+}
+
+function widthOf(config: ConfigReader, { intermediateField, roundsMlpWidth }: Family): number {
+  // LFM2's older configs have the field under another name.
+  const field = roundsMlpWidth && config.raw('block_ff_dim') !== null ? 'block_ff_dim' : intermediateField
+  const width = config.size(field)
+  if (!roundsMlpWidth || !config.flag('block_auto_adjust_ff_dim', true)) return width
+  const multiplier = config.number('block_ffn_dim_multiplier', 1)
+  const multiple = config.size('block_multiple_of', 256)
+  return Math.ceil(Math.floor(multiplier * Math.floor((2 * width) / 3)) / multiple) * multiple
+}
+
+function isWithExperts(config: ConfigReader, { layers }: ExpertsFamily, layer: number, numLayers: number): boolean {
+  switch (layers) {
+    case 'all':
+      return true
+    case 'leading':
+      return layer >= config.number('first_k_dense_replace', 1)
+    case 'sparse':
+      return (
+        config.list('mlp_only_layers', 0)?.includes(layer) !== true &&
+        (layer + 1) % config.size('decoder_sparse_step', 1) === 0
+      )
+    case 'interval': {
+      const last = config.number('moe_layer_end_index', -1)
+      return (
+        (layer + 1) % config.size('moe_layer_interval', 1) === 0 &&
+        layer >= config.number('moe_layer_start_index', 1) &&
+        layer <= (last < 0 ? numLayers - 1 : last)
+      )
+    }
+    default:
+      throw new Error(`unknown rule ${String(layers satisfies never)}`)
+  }
+}
+
+function expertsOf(config: ConfigReader, family: ExpertsFamily): ExpertsSpec {
+  // transformers 5 writes one name for the number of experts, whatever the family's own is.
+  const countField = config.raw(family.countField) === null ? 'num_local_experts' : family.countField
+  const numExperts = config.size(countField)
+  const topK = config.size(family.topKField)
+  const width = config.size(family.widthField)
+  if (topK > numExperts) config.fail(family.topKField, `at most ${countField} (${numExperts})`)
+  const activation = config.raw('hidden_act') ?? 'silu'
+  if (activation !== 'silu') config.fail('hidden_act', 'silu, with experts')
+  if (family.glu === 'silu_clamped') {
+    if (config.number('swiglu_limit', 7) !== 7) config.fail('swiglu_limit', '7')
+    if (config.number('swiglu_alpha', 1.702) !== 1.702) config.fail('swiglu_alpha', '1.702')
+  }
+  if (config.raw('clip_qkv') !== null) config.fail('clip_qkv', 'null: clipped queries and keys are not served')
+  const count = config.size('n_group', 1)
+  const used = config.size('topk_group', 1)
+  if (numExperts % count !== 0) config.fail('n_group', `a divisor of ${countField} (${numExperts})`)
+  const numShared = family.sharedCountField === null ? 0 : config.number(family.sharedCountField, 0)
+  return {
+    kind: 'experts',
+    numExperts,
+    topK,
+    width,
+    glu: family.glu,
+    hasBias: family.hasBias,
+    route: {
+      scores: family.scores,
+      groups: count > 1 ? { count, used } : null,
+      normalizes: family.normalizes === 'always' || config.flag('norm_topk_prob', family.normalizes.byDefault),
+      scale: config.number('routed_scaling_factor', 1),
+    },
+    hasChoiceBias: family.hasChoiceBias,
+    sharedWidth: numShared > 0 ? numShared * width : null,
+    names: family.names,
+  }
+}
