@@ -224,10 +224,10 @@ export function parseSpec(
   const maxPositions = positionsOf(config)
   const isPresent = (presence: Family['qkvBias']): boolean =>
     typeof presence === 'string' ? config.flag(presence, false) : presence
+  const mlps = mlpsOf(config, family, numLayers, isPresent(family.mlpBias))
   const mixers = stateMixersOf(config, family, numLayers)
   const windows = windowsOf(config, family, numLayers)
   const hasRope = ropeLayersOf(config, family, windows)
-  const mlps = mlpsOf(config, family, numLayers, isPresent(family.mlpBias))
   const isGated = family.gatesAttention && config.flag('attn_output_gate', true)
   const { hasSinks } = family
   const layers = windows.map((window, i): LayerSpec => {

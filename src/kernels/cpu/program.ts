@@ -9,7 +9,7 @@ export const COMMANDS = {
     fields: [
       ...(['rows', 'x', 'xStride', 'cols', 'padded', 'normWeight', 'eps', 'rowIndex', 'prepared', 'format'] as const),
       ...(['flags', 'panels', 'panelBytes', 'weights', 'factors', 'bias', 'out', 'outStride', 'epilogue'] as const),
-      ...(['softcap', 'scale', 'tiles', 'gathers', 'biasStride', 'alphaP', 'alphaN', 'beta', 'chunk'] as const),
+      ...(['softcap', 'scale', 'tiles', 'gathers', 'biasStride', 'alphaP', 'alphaN', 'xieluBeta', 'chunk'] as const),
     ],
   },
   embed: {
@@ -116,7 +116,7 @@ export const FLOAT_FIELDS: ReadonlySet<string> = new Set([
   'softcap',
   'alphaP',
   'alphaN',
-  'beta',
+  'xieluBeta',
 ])
 
 const COMMAND_WORDS = 32

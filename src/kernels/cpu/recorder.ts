@@ -436,7 +436,7 @@ export class Recorder {
       biasStride: matrix.numPanels * PANEL * 4,
       alphaP: to.xielu.alphaP,
       alphaN: to.xielu.alphaN,
-      beta: to.xielu.beta,
+      xieluBeta: to.xielu.beta,
       chunk,
     })
   }

@@ -62,7 +62,7 @@ export class LinearCommand {
   biasStride: usize // bytes of an expert's bias
   alphaP: f32 // xIELU's
   alphaN: f32
-  beta: f32
+  xieluBeta: f32
   chunk: i32 // units taken at a time
   counter: i32
   prepareCounter: i32
@@ -157,7 +157,7 @@ function multiply(c: LinearCommand, weights: usize, x: usize, xStride: usize, ro
 function activate(c: LinearCommand, value: v128): v128 {
   if ((c.epilogue & SILU) != 0) return silu(value)
   if ((c.epilogue & RELU2) != 0) return relu2(value)
-  if ((c.epilogue & XIELU) != 0) return xielu(value, c.alphaP, c.alphaN, c.beta)
+  if ((c.epilogue & XIELU) != 0) return xielu(value, c.alphaP, c.alphaN, c.xieluBeta)
   return (c.epilogue & GELU) != 0 ? geluTanh(value) : gelu(value)
 }
 
