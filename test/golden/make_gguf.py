@@ -67,15 +67,87 @@ NAMES = {
     "mamba.norm": "ssm_norm",
     "mamba.out_proj": "ssm_out",
     "shared_mlp.output_linear": "ffn_down",
+    "mlp.gate": "ffn_gate_inp",
+    "mlp.router": "ffn_gate_inp",
+    "block_sparse_moe.gate": "ffn_gate_inp",
+    "block_sparse_moe.router.layer": "ffn_gate_inp",
+    "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_experts.up_proj": "ffn_up_shexp",
+    "mlp.shared_experts.down_proj": "ffn_down_shexp",
+    "attention_layernorm": "attn_norm",
+    "feedforward_layernorm": "ffn_norm",
+    "self_attn.query_layernorm": "attn_q_norm",
+    "self_attn.key_layernorm": "attn_k_norm",
 }
 # Whole names whose kind is not their last part.
 STATE_NAMES = {
+    "self_attn.sinks": "attn_sinks.weight", "mlp.gate.e_score_correction_bias": "exp_probs_b.bias", "mlp.moe_statics.e_score_correction_bias": "exp_probs_b.bias",
     "linear_attn.A_log": "ssm_a", "linear_attn.dt_bias": "ssm_dt.bias", "mamba.A_log": "ssm_a", "mamba.D": "ssm_d", "mamba.dt_bias": "ssm_dt.bias",
 }
 
 # Architectures whose q and k the converter reorders.
 STATE_ARCHITECTURES = ("lfm2", "qwen35", "granitehybrid")
-PERMUTED = ("llama", "granite", "mistral3", "granitehybrid")
+PERMUTED = ("llama", "granite", "mistral3", "granitehybrid", "granitemoe", "arcee")
+
+EXPERT_MODELS = {
+    "qwen3moe": "qwen3moe", "olmoe": "olmoe", "granitemoe": "granitemoe", "gpt-oss": "gpt-oss", "mixtral": "llama", "ernie4_5-moe": "ernie4_5-moe",
+    "glm4moe": "glm4moe", "arcee": "arcee", "apertus": "apertus", "hunyuan": "hunyuan-dense",
+}
+
+# Experts' tensors, which the converter stacks, by the part of their names behind the number of the expert.
+EXPERT_NAMES = {
+    "gate_proj": "ffn_gate_exps", "up_proj": "ffn_up_exps", "down_proj": "ffn_down_exps", "w1": "ffn_gate_exps", "w3": "ffn_up_exps", "w2": "ffn_down_exps",
+}
+
+
+def stack_experts(tensors):
+    """As llama.cpp's converter: one tensor [experts, out, in] for all experts' gates, up and down projections."""
+    stacked, rest = {}, {}
+    for key, value in tensors.items():
+        parts = key.split(".")
+        base = ".".join(parts[:3]) + "."
+        if ".experts." in key and parts[-3].isdigit():
+            stacked.setdefault(base + EXPERT_NAMES[parts[-2]] + ".weight", {})[int(parts[-3])] = value
+        elif "block_sparse_moe.input_linear" in key:
+            gate, up = value.chunk(2, dim=1)
+            rest |= {base + "ffn_gate_exps.weight": gate, base + "ffn_up_exps.weight": up}
+        elif "block_sparse_moe.output_linear" in key:
+            rest[base + "ffn_down_exps.weight"] = value
+        elif key.endswith("experts.gate_up_proj"):
+            turned = value.transpose(-1, -2)
+            rest |= {base + "ffn_gate_exps.weight": turned[:, ::2], base + "ffn_up_exps.weight": turned[:, 1::2]}
+        elif key.endswith("experts.gate_up_proj_bias"):
+            rest |= {base + "ffn_gate_exps.bias": value[:, ::2], base + "ffn_up_exps.bias": value[:, 1::2]}
+        elif key.endswith("experts.down_proj"):
+            rest[base + "ffn_down_exps.weight"] = value.transpose(-1, -2)
+        elif key.endswith("experts.down_proj_bias"):
+            rest[base + "ffn_down_exps.bias"] = value
+        else:
+            rest[key] = value
+    return rest | {key: torch.stack([own[i] for i in range(len(own))]).contiguous() for key, own in stacked.items()}
+
+
+def add_expert_parameters(writer, arch, config):
+    count = next((config[key] for key in ("num_local_experts", "num_experts", "moe_num_experts", "n_routed_experts") if key in config), None)
+    writer.add_expert_count(count)
+    writer.add_expert_used_count(config.get("moe_k") or config["num_experts_per_tok"])
+    if "moe_intermediate_size" in config:
+        writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    if arch == "gpt-oss":
+        writer.add_sliding_window(config["sliding_window"])
+        writer.add_expert_feed_forward_length(config["intermediate_size"])
+    if arch == "ernie4_5-moe":
+        writer.add_interleave_moe_layer_step(config["moe_layer_interval"])
+        writer.add_leading_dense_block_count(config["moe_layer_start_index"])
+        writer.add_expert_shared_count(config["moe_num_shared_experts"])
+    if arch == "glm4moe":
+        writer.add_leading_dense_block_count(config["first_k_dense_replace"])
+        writer.add_expert_shared_count(config["n_shared_experts"])
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+        writer.add_expert_weights_scale(config["routed_scaling_factor"])
+        writer.add_expert_weights_norm(config["norm_topk_prob"])
+        writer.add_expert_group_count(config["n_group"])
+        writer.add_expert_group_used_count(config["topk_group"])
 
 
 def tensor_name(name, arch):
@@ -86,8 +158,10 @@ def tensor_name(name, arch):
     if not stem.startswith("model.layers."):
         return f"{NAMES[stem]}.{kind}"
     _, _, layer, part = stem.split(".", 3)
+    if part in EXPERT_NAMES.values():
+        return name.replace("model.layers", "blk")
     if part == "post_attention_layernorm":
-        part = "post_attention_norm" if arch in ("gemma3", "olmo2", "exaone4", "qwen35") else "ffn_norm"
+        part = "post_attention_norm" if arch in ("gemma3", "olmo2", "exaone4", "qwen35", "gpt-oss", "glm4moe") else "ffn_norm"
     else:
         part = NAMES[part]
     return f"blk.{layer}.{part}.{kind}"
@@ -189,6 +263,10 @@ def write_model(name, arch, tokenizer=False):
     writer.add_rope_freq_base(rope["rope_theta"])
     writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
     kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "dynamic":
+        # The converter stretches the base.
+        writer.kv_data[-1].pop(f"{arch}.rope.freq_base")
+        writer.add_rope_freq_base(rope["rope_theta"] * rope["alpha"] ** (head_dim / (head_dim - 2)))
     if kind == "linear":
         writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
         writer.add_rope_scaling_factor(rope["factor"])
@@ -221,7 +299,9 @@ def write_model(name, arch, tokenizer=False):
     if arch in ("olmo2", "exaone4") and config.get("sliding_window"):
         writer.add_sliding_window(config["sliding_window"])
         writer.add_sliding_window_pattern([t == "sliding_attention" for t in config["layer_types"]])
-    if arch in ("granite", "granitehybrid"):
+    if config.get("num_experts_per_tok") or config.get("moe_k"):
+        add_expert_parameters(writer, arch, config)
+    if arch in ("granite", "granitehybrid", "granitemoe"):
         writer.add_attention_scale(config["attention_multiplier"])
         writer.add_embedding_scale(config["embedding_multiplier"])
         writer.add_residual_scale(config["residual_multiplier"])
@@ -232,7 +312,13 @@ def write_model(name, arch, tokenizer=False):
     writer.add_eos_token_id(2)
     if tokenizer:
         add_tokenizer(writer, folder)
-    tensors = load_file(folder / "model.safetensors")
+    tensors = stack_experts(load_file(folder / "model.safetensors"))
+    if arch == "apertus":
+        # One number a layer, as trained; beside the tensors.
+        layers = range(config["num_hidden_layers"])
+        for field in ("alpha_p", "alpha_n", "beta", "eps"):
+            values = [float(tensors.pop(f"model.layers.{i}.mlp.act_fn.{field}").reshape(())) for i in layers]
+            getattr(writer, f"add_xielu_{field}")(values)
     for key in [key for key in tensors if "shared_mlp.input_linear" in key]:
         gate, up = tensors.pop(key).chunk(2)
         base = key.removesuffix("shared_mlp.input_linear.weight")
@@ -242,7 +328,7 @@ def write_model(name, arch, tokenizer=False):
             value = permute(value, config["num_attention_heads" if "q_proj" in key else "num_key_value_heads"])
         value = convert_state(key, value, config)
         # Those of layers with a state the converter keeps in full.
-        is_vector = value.ndim == 1 or any(part in key for part in ("conv1d", "conv.conv", ".A_log", "mamba.D", "mamba.norm"))
+        is_vector = value.ndim == 1 or key.endswith("bias") or any(part in key for part in ("conv1d", "conv.conv", ".A_log", "mamba.D", "mamba.norm"))
         if key.endswith("norm.weight") and (arch.startswith("gemma") or arch == "qwen35" and "linear_attn" not in key):
             value = value.float() + 1
         data = value.float().numpy()
@@ -363,3 +449,5 @@ if __name__ == "__main__":
     write_model("lfm2", "lfm2")
     write_model("qwen3_5", "qwen35")
     write_model("granite4-hybrid", "granitehybrid")
+    for name, arch in EXPERT_MODELS.items():
+        write_model(name, arch)

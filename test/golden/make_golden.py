@@ -155,7 +155,7 @@ MODELS = {
     "glm4moe": ("glm4_moe", BASE | dict(num_hidden_layers=3, head_dim=8, moe_intermediate_size=24, num_experts_per_tok=3, n_routed_experts=8, n_shared_experts=1, n_group=4, topk_group=2, first_k_dense_replace=1, norm_topk_prob=True, routed_scaling_factor=1.5, use_qk_norm=True, attention_bias=True, rope_parameters=HALF_ROTARY), dict(dtype=HALF)),
     "arcee": ("arcee", BASE, dict(dtype=HALF)),
     "apertus": ("apertus", BASE | dict(hidden_act="xielu", rope_parameters=dict(rope_type="default", rope_theta=12000000.0)), dict(dtype=HALF)),
-    "hunyuan": ("hunyuan_v1_dense", BASE | dict(head_dim=16), dict(dtype=HALF)),
+    "hunyuan": ("hunyuan_v1_dense", BASE | dict(head_dim=16, rope_parameters=dict(rope_type="dynamic", rope_theta=10000.0, alpha=50.0, factor=1.0)), dict(dtype=HALF)),
 }
 
 

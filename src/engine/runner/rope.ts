@@ -120,6 +120,12 @@ export function computeRope(context: RopeContext): RopeSpec {
       const factor = numberOf(context, 'factor')
       return { inverseFrequencies: baseFrequencies(context).map((frequency) => frequency / factor), attentionFactor: 1 }
     }
+    case 'dynamic': {
+      // With an alpha the base is stretched once and for all (Hunyuan); without, by the length at hand, which is not served.
+      const { theta, rotaryDim } = context
+      const stretched = theta * numberOf(context, 'alpha') ** (rotaryDim / (rotaryDim - 2))
+      return { inverseFrequencies: baseFrequencies({ ...context, theta: stretched }), attentionFactor: 1 }
+    }
     case 'llama3':
       return llama3(context)
     case 'yarn':
@@ -129,7 +135,7 @@ export function computeRope(context: RopeContext): RopeSpec {
       return longrope(context)
     default:
       throw new ModelError(
-        `${context.path}: unknown rope scaling ${JSON.stringify(type)}; known: default, linear, llama3, yarn, longrope`,
+        `${context.path}: unknown rope scaling ${JSON.stringify(type)}; known: default, linear, llama3, yarn, longrope, dynamic (with alpha)`,
       )
   }
 }

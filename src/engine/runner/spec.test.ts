@@ -126,7 +126,7 @@ const REFUSED: [string, object, RegExp][] = [
   [
     'an unknown rope',
     { rope_scaling: { rope_type: 'spiral' } },
-    /unknown rope scaling "spiral"; known: default, linear, llama3, yarn, longrope/,
+    /unknown rope scaling "spiral"; known: default, linear, llama3, yarn, longrope, dynamic/,
   ],
   [
     'a rope without its factor',
@@ -162,7 +162,11 @@ const GRANITE = {
 const MAMBA = { layer_types: ['mamba', 'attention'], mamba_n_heads: 8, mamba_d_head: 8, mamba_d_state: 16 }
 
 test.each([
-  ['experts', { num_local_experts: 4 }, /num_local_experts should be 0: this family is not served with experts, found 4/],
+  [
+    'experts',
+    { num_local_experts: 4 },
+    /num_local_experts should be 0: this family is not served with experts, found 4/,
+  ],
   ['unknown layers', { layer_types: ['rwkv', 'attention'] }, /layer_types should be a list of names among attention/],
   ['too few layers', { layer_types: ['mamba'] }, /layer_types should be a list of 2/],
   ['bounded steps', { ...MAMBA, time_step_limit: [0, 0.1] }, /time_step_limit should be from 0 to infinity/],

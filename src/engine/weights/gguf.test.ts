@@ -57,6 +57,16 @@ test.each([
   'lfm2',
   'qwen3_5',
   'granite4-hybrid',
+  'qwen3moe',
+  'olmoe',
+  'granitemoe',
+  'gpt-oss',
+  'mixtral',
+  'ernie4_5-moe',
+  'glm4moe',
+  'arcee',
+  'apertus',
+  'hunyuan',
 ])('%s as GGUF gives the logits of its safetensors', async (name) => {
   const golden = readGolden(name)
   const ids = [...golden.prompt, ...golden.tokens]

@@ -6,6 +6,7 @@ import { dequantize } from '../../kernels/dequantize.ts'
 import { FAMILIES, type Family, type LayerNames } from '../runner/families.ts'
 import { type DecoderSpec, parseSpec, type SpecOptions } from '../runner/spec.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
+import { expertConfig, expertNames } from './gguf-experts.ts'
 import { type GgufMetadata, type GgufNaming, openGgufFile } from './gguf-file.ts'
 import { asInGguf, GATED_DELTA, isStateVector, MAMBA2, SHORT_CONVOLUTION, stateConfig } from './gguf-states.ts'
 import type { GgufValue } from './gguf-header.ts'
@@ -37,6 +38,15 @@ const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map([
   ['exaone4', { architecture: 'Exaone4ForCausalLM', permutesQk: false }],
   ['ernie4_5', { architecture: 'Ernie4_5ForCausalLM', permutesQk: false }],
   ['seed_oss', { architecture: 'SeedOssForCausalLM', permutesQk: false }],
+  ['arcee', { architecture: 'ArceeForCausalLM', permutesQk: true }],
+  ['apertus', { architecture: 'ApertusForCausalLM', permutesQk: false }],
+  ['hunyuan-dense', { architecture: 'HunYuanDenseV1ForCausalLM', permutesQk: false }],
+  ['qwen3moe', { architecture: 'Qwen3MoeForCausalLM', permutesQk: false }],
+  ['olmoe', { architecture: 'OlmoeForCausalLM', permutesQk: false }],
+  ['granitemoe', { architecture: 'GraniteMoeForCausalLM', permutesQk: true }],
+  ['gpt-oss', { architecture: 'GptOssForCausalLM', permutesQk: false }],
+  ['ernie4_5-moe', { architecture: 'Ernie4_5_MoeForCausalLM', permutesQk: false }],
+  ['glm4moe', { architecture: 'Glm4MoeForCausalLM', permutesQk: false }],
   ['lfm2', { architecture: 'Lfm2ForCausalLM', permutesQk: false, stateNames: SHORT_CONVOLUTION }],
   ['qwen35', { architecture: 'Qwen3_5ForCausalLM', permutesQk: false, stateNames: GATED_DELTA }],
   [
@@ -50,16 +60,22 @@ const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map([
   ],
 ])
 
-/** The family of a file: OLMo 3 is written as OLMo 2 with a window. */
+/** The family of a file: OLMo 3 is written as OLMo 2 with a window, Mixtral as Llama with experts. */
 function familyOf(metadata: GgufMetadata): GgufFamily | undefined {
   const family = GGUF_FAMILIES.get(metadata.architecture)
-  const isOlmo3 = metadata.architecture === 'olmo2' && metadata.own('attention.sliding_window') !== undefined
-  return family !== undefined && isOlmo3 ? { ...family, architecture: 'Olmo3ForCausalLM' } : family
+  if (family === undefined) return undefined
+  if (metadata.architecture === 'olmo2' && metadata.own('attention.sliding_window') !== undefined)
+    return { ...family, architecture: 'Olmo3ForCausalLM' }
+  if (metadata.architecture === 'llama' && hasExperts(metadata))
+    return { ...family, architecture: 'MixtralForCausalLM' }
+  return family
 }
+
+const hasExperts = (metadata: GgufMetadata): boolean => (metadata.own('expert_count') ?? 0) !== 0
 
 /** Names inside `blk.N.` and what they are called in Hugging Face checkpoints. */
 function layerNames(family: GgufFamily): Readonly<Record<string, string>> {
-  const { normPlacement } = hubFamily(family)
+  const { normPlacement, experts } = hubFamily(family)
   const names = tensorNames(family)
   const [first, k = '', v = ''] = names.qkv
   const [gate, up] = names.gateUp
@@ -74,6 +90,16 @@ function layerNames(family: GgufFamily): Readonly<Record<string, string>> {
     post_ffw_norm: names.feedForwardNorm,
     ...(up === undefined ? { ffn_up: gate } : { ffn_gate: gate, ffn_up: up }),
     ffn_down: names.down,
+    ...(experts === null ? {} : expertNames(experts)),
+  }
+}
+
+/** The same of tensors that checkpoints name without an ending. */
+function bareNames(family: GgufFamily): Readonly<Record<string, string>> {
+  const { experts } = hubFamily(family)
+  return {
+    'attn_sinks.weight': 'self_attn.sinks',
+    ...(experts === null ? {} : { 'exp_probs_b.bias': experts.names.choiceBias }),
   }
 }
 
@@ -154,11 +180,14 @@ function configOf(
       // Written where cos and sin are not scaled.
       attention_factor: own('rope.scaling.yarn_log_multiplier') === undefined ? undefined : 1,
       llama_4_scaling_beta: own('attention.temperature_scale'),
+      // gpt-oss was trained with borders between dims; files have no word for it.
+      truncate: metadata.architecture === 'gpt-oss' ? false : undefined,
     })
   } else if (scaling !== undefined && scaling !== 'none') {
     rope['rope_type'] = scaling
   }
   const isGemma3 = metadata.architecture === 'gemma3'
+  const { experts } = hubFamily(family)
   // Layers that predict further tokens stand behind the others.
   const extra = own('nextn_predict_layers')
   const blocks = own('block_count')
@@ -194,7 +223,12 @@ function configOf(
     final_logit_softcapping: own('final_logit_softcapping'),
     attention_bias: names.has('model.layers.0.self_attn.q_proj.bias'),
     attention_out_bias: names.has('model.layers.0.self_attn.o_proj.bias'),
-    mlp_bias: names.has('model.layers.0.mlp.gate_proj.bias'),
+    mlp_bias: names.has('model.layers.0.mlp.up_proj.bias') || names.has('model.layers.0.mlp.gate_proj.bias'),
+    use_qk_norm: names.has('model.layers.0.self_attn.q_norm.weight'),
+    xielu_alpha_p: metadata.get('xielu.alpha_p'),
+    xielu_alpha_n: metadata.get('xielu.alpha_n'),
+    xielu_beta: metadata.get('xielu.beta'),
+    ...(experts === null || !hasExperts(metadata) ? {} : expertConfig(metadata, experts, names, layers)),
     use_bias: names.has('model.layers.0.self_attn.q_proj.bias'),
     embedding_multiplier: own('embedding_scale'),
     residual_multiplier: own('residual_scale'),
@@ -228,6 +262,7 @@ export interface GgufModel {
 function namingOf(family: GgufFamily, metadata: GgufMetadata): GgufNaming {
   const names = layerNames(family)
   const top = topNames(family)
+  const bare = bareNames(family)
   const heads = {
     q: metadata.own('attention.head_count'),
     k: kvHeads(metadata) ?? metadata.own('attention.head_count'),
@@ -239,6 +274,7 @@ function namingOf(family: GgufFamily, metadata: GgufMetadata): GgufNaming {
       const full = `model.layers.${layer}.${stateName}`
       return { name: full, permutedHeads: null, isVector: isStateVector(full) }
     }
+    if (Object.hasOwn(bare, part)) return { name: `model.layers.${layer}.${bare[part]}`, permutedHeads: null }
     const which = family.permutesQk ? /^blk\.\d+\.attn_([qk])\.(weight|bias)$/.exec(name)?.[1] : undefined
     const headCount = which === 'q' ? heads.q : which === 'k' ? heads.k : null
     return { name: hubName(name, names, top), permutedHeads: typeof headCount === 'number' ? headCount : null }
@@ -249,12 +285,14 @@ function namingOf(family: GgufFamily, metadata: GgufMetadata): GgufNaming {
 function requireFamily(metadata: GgufMetadata): GgufFamily {
   const { path } = metadata
   const family = familyOf(metadata)
-  if (family === undefined || (metadata.own('expert_count') ?? 0) !== 0) {
-    const what =
-      family === undefined
-        ? `unknown architecture "${metadata.architecture}"`
-        : `"${metadata.architecture}" with experts`
-    throw new ModelError(`${path}: ${what}; known: ${[...GGUF_FAMILIES.keys()].join(', ')} (without experts)`)
+  const known = [...GGUF_FAMILIES.keys()].join(', ')
+  if (family === undefined)
+    throw new ModelError(`${path}: unknown architecture "${metadata.architecture}"; known: ${known}`)
+  if (hasExperts(metadata) && hubFamily(family).experts === null) {
+    const withExperts = [...GGUF_FAMILIES].filter(([, candidate]) => hubFamily(candidate).experts !== null)
+    throw new ModelError(
+      `${path}: "${metadata.architecture}" with experts; known with experts: llama, ${withExperts.map(([name]) => name).join(', ')}`,
+    )
   }
   return family
 }
