@@ -104,7 +104,7 @@ export function expectExperts(source: WeightSource, spec: DecoderSpec, mlp: Expe
   const { names, numExperts, sharedWidth, width, hasBias } = mlp
   expectLinear(source, [[`${base}${names.router}`, numExperts]], hiddenSize, hasBias)
   if (mlp.hasChoiceBias) expectValues(source, `${base}${names.choiceBias}`, numExperts)
-  const parts = [...gateUpParts(source, base, mlp).map((part) => [part, hiddenSize] as const)]
+  const parts = gateUpParts(source, base, mlp).map((part): [ExpertPart, number] => [part, hiddenSize])
   parts.push([downPart(mlp, base, hiddenSize), width])
   for (const [part, cols] of parts) {
     const found = expertTensor(source, part)
