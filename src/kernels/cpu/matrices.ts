@@ -1,4 +1,4 @@
-/** Weight matrices in panels of 16 output rows (assembly/linear-float.ts, linear-quantized.ts), packed on load by the pool. */
+/** Weight matrices in panels of 16 output rows (assembly/linear-float.ts, quantized-panel.ts), packed on load by the pool. */
 import { checkMatrix } from '../dequantize.ts'
 import type { MatrixData, MatrixFormat, MatrixRows, PackedMatrix as PackedPlanes, StoredMatrix } from '../ops.ts'
 import type { Arena } from './arena.ts'
@@ -21,7 +21,7 @@ export interface PackedMatrix {
   readonly cols: number
   readonly format: MatrixFormat
   readonly formatCode: number
-  /** Groups of 16, minimums (assembly/linear-quantized.ts). */
+  /** Groups of 16, minimums (assembly/quantized-panel.ts). */
   readonly flags: number
   /** Columns including padding: whole vectors, or whole blocks of 32. */
   readonly padded: number

@@ -1,5 +1,6 @@
 /** The SampleSpecs of a step's rows in shared memory, as assembly/sample.ts reads them. */
-import type { SampleRow, SampleSpec } from '../ops.ts'
+import { changedTokens } from '../changed-tokens.ts'
+import type { SampleRow } from '../ops.ts'
 import { BANNED_LOGIT, GREEDY_TEMPERATURE, noiseKey } from '../sampling.ts'
 import type { Arena } from './arena.ts'
 
@@ -56,7 +57,8 @@ export class SampleSpecs {
   write(rows: readonly SampleRow[], positions: ArrayLike<number>, vocab: number): void {
     const { words, floats } = this.#specs
     const maskWords = Math.ceil(vocab / 32)
-    this.#entries.reserve(rows.reduce((sum, { spec }) => sum + mostEntries(spec), 0) * ENTRY_WORDS)
+    const changes = rows.map(({ spec }) => changedTokens(spec))
+    this.#entries.reserve(changes.reduce((sum, { tokens }) => sum + tokens.length, 0) * ENTRY_WORDS)
     this.#masks.reserve(rows.filter(({ spec }) => spec.mask !== null).length * maskWords)
     let numEntries = 0
     let numMasks = 0
@@ -74,37 +76,16 @@ export class SampleSpecs {
       words[at + 6] = this.#key[1]!
       floats[at + 7] = repetition?.penalty ?? 1
       floats[at + 8] = 1 / (repetition?.penalty ?? 1)
+      const { tokens, numPenalized, deltas } = changes[i]!
       words[at + 9] = this.#entries.address + numEntries * ENTRY_WORDS * 4
-      const { penalized, end } = this.#writeEntries(spec, numEntries)
-      words[at + 10] = penalized
-      words[at + 11] = end - numEntries
-      numEntries = end
+      words[at + 10] = numPenalized
+      words[at + 11] = tokens.length
+      for (const [entry, token] of tokens.entries()) {
+        this.#entries.words[numEntries * ENTRY_WORDS] = token
+        this.#entries.floats[numEntries++ * ENTRY_WORDS + 1] = deltas[entry]!
+      }
       words[at + 12] = mask === null ? 0 : this.#masks.address + numMasks * maskWords * 4
       if (mask !== null) this.#masks.words.set(mask.subarray(0, maskWords), numMasks++ * maskWords)
     }
   }
-
-  /** A row's entries from index `first` on: penalised tokens, then those that are only adjusted. Each token appears once. */
-  #writeEntries({ repetition, adjustments }: SampleSpec, first: number): { end: number; penalized: number } {
-    const { words, floats } = this.#entries
-    const entryOf = new Map<number, number>()
-    let end = first
-    for (const token of repetition?.tokens ?? []) {
-      if (adjustments !== null) entryOf.set(token, end)
-      words[end * ENTRY_WORDS] = token
-      floats[end++ * ENTRY_WORDS + 1] = 0
-    }
-    const penalized = end - first
-    if (adjustments === null) return { end, penalized }
-    for (const [i, token] of adjustments.tokens.entries()) {
-      const entry = entryOf.get(token) ?? end
-      if (entry === end) words[end++ * ENTRY_WORDS] = token
-      floats[entry * ENTRY_WORDS + 1] = adjustments.deltas[i]!
-    }
-    return { end, penalized }
-  }
-}
-
-function mostEntries({ repetition, adjustments }: SampleSpec): number {
-  return (repetition?.tokens.length ?? 0) + (adjustments?.tokens.length ?? 0)
 }

@@ -1,12 +1,12 @@
 /** Launchers of logits, sampling, log-probabilities and scores. */
-import type { Activation, BackendLimits, LogitsOptions, SampleRow, SampleSpec, ScoreRow } from '../ops.ts'
-import { BANNED_LOGIT, GREEDY_TEMPERATURE, noiseKey } from '../sampling.ts'
+import type { Activation, BackendLimits, LogitsOptions, SampleRow, ScoreRow } from '../ops.ts'
+import { GREEDY_TEMPERATURE } from '../sampling.ts'
 import { bind, bufferBytes, createStorage, Launch, type GpuContext, type PreparedOp } from './context.ts'
 import { linearSources, prepareSource, type LinearKernels } from './linear.ts'
 import type { GpuMatrix } from './matrix.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
 import { RESULT_TOKENS, RESULT_WORDS, type LogprobSlot, type ResultLayout } from './results.ts'
-import { SPEC_WORDS } from './step-layout.ts'
+import { hasFilter, roomFor, SampleSpecs } from './sample-specs.ts'
 
 const BINDINGS: readonly BindingKind[] = [
   'read',
@@ -27,13 +27,6 @@ const VOCAB_CHUNK = 2048
 const LIST_CAPACITY = 8192
 /** Words of a row of `filters` before its list, see wgsl/sample-io.wgsl. */
 const FILTER_WORDS = 772
-const FLAG = { greedy: 1, mask: 2, topP: 4, filter: 8 } as const
-/** What -Infinity is uploaded as: WGSL may assume that there is no infinity. */
-const BAN_DELTA = -3e38
-const ENTRY_WORDS = 4
-/** In the entry that is free for a pending token. */
-const NO_TOKEN = -1
-
 /** The kernels of sampling. `listCapacity`: tokens of a row that are listed as candidates for its threshold; of more, all are gone through. */
 function sampleKernels(listCapacity: number) {
   const source = (name: string, defines: KernelSource['defines'] = {}): KernelSource => {
@@ -89,15 +82,11 @@ export class SampleKernels {
   #scoreChunks: LogitsChunk[] = []
   #maxima: GPUBuffer | null = null
   #scoreLogits: GPUBuffer | null = null
-  #masks: GPUBuffer
-  #adjustments: GPUBuffer
-  #entries = new Uint32Array(1024)
-  #entryFloats = new Float32Array(this.#entries.buffer)
-  readonly #key = new Uint32Array(2)
+  readonly #specs: SampleSpecs
   #turn = 0
   #vocab = 0
   #numSamples = 0
-  #logprobs: (LogprobSlot | null)[] = []
+  #logprobs: readonly (LogprobSlot | null)[] = []
   #scores: LogprobSlot[] = []
   #resultWords = RESULT_TOKENS
 
@@ -116,8 +105,7 @@ export class SampleKernels {
       usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_SRC | GPUBufferUsage.QUERY_RESOLVE,
     })
     this.#filters = createStorage(device, 'filters', 16)
-    this.#masks = createStorage(device, 'masks', 16)
-    this.#adjustments = createStorage(device, 'adjustments', 16)
+    this.#specs = new SampleSpecs(context, () => this.#forgetLaunches())
   }
 
   beginStep(): void {
@@ -174,7 +162,9 @@ export class SampleKernels {
       rows.map(({ row }) => row),
     )
     this.#resultWords += this.#limits.maxSampleRows
-    const numEntries = this.#writeSpecs(rows, positions)
+    const { numEntries, logprobs, resultWords } = this.#specs.write(rows, positions, head.rows, this.#resultWords)
+    this.#logprobs = logprobs
+    this.#resultWords = resultWords
 
     const isDrawn = rows.some(({ spec }) => spec.temperature >= GREEDY_TEMPERATURE)
     const isFiltered = isDrawn && rows.some(({ spec }) => hasFilter(spec, head.rows))
@@ -274,7 +264,14 @@ export class SampleKernels {
     if (launch === undefined) {
       const numChunks = Math.ceil(this.#vocab / VOCAB_CHUNK)
       const params = [this.#vocab, Math.ceil(this.#vocab / 32), numChunks, VOCAB_CHUNK, chunk.firstRow]
-      const shared = [this.#masks, this.#maxima!, this.#filters, this.sampled, this.results, this.#adjustments]
+      const shared = [
+        this.#specs.masks,
+        this.#maxima!,
+        this.#filters,
+        this.sampled,
+        this.results,
+        this.#specs.adjustments,
+      ]
       const group = bind(this.#context, kernel, BINDINGS, params, [chunk.logits, ...shared])
       launch = new Launch(this.#context, this.#kernels[kernel], group)
       chunk.launches.set(kernel, launch)
@@ -287,8 +284,8 @@ export class SampleKernels {
       this.sampled,
       this.results,
       this.#filters,
-      this.#masks,
-      this.#adjustments,
+      this.#specs.masks,
+      this.#specs.adjustments,
       this.#maxima,
       this.#scoreLogits,
       ...this.#chunks.map(({ logits }) => logits),
@@ -318,111 +315,4 @@ export class SampleKernels {
   #forgetLaunches(): void {
     for (const { launches } of [...this.#chunks, ...this.#scoreChunks]) launches.clear()
   }
-
-  /** Writes specs, masks and adjustments; the number of adjustment entries. */
-  #writeSpecs(rows: readonly SampleRow[], positions: Int32Array): number {
-    const { step, device } = this.#context
-    const { words, floats } = step.reserve('sampleSpecs', rows.length * SPEC_WORDS)
-    const maskBytes = Math.ceil(this.#vocab / 32) * 4
-    if (rows.some(({ spec }) => spec.mask !== null) && this.#masks.size < rows.length * maskBytes) {
-      this.#masks.destroy()
-      this.#masks = createStorage(device, 'masks', roomFor(rows.length) * maskBytes)
-      this.#forgetLaunches()
-    }
-    let numEntries = 0
-    for (const [index, { row, spec }] of rows.entries()) {
-      const isGreedy = spec.temperature < GREEDY_TEMPERATURE
-      const firstEntry = numEntries
-      const numPenalized = this.#writeEntries(spec, firstEntry)
-      numEntries = numPenalized.end
-      noiseKey(spec.seed, spec.choice, positions[row]! + 1, this.#key)
-      const at = index * SPEC_WORDS
-      words[at] =
-        (isGreedy ? FLAG.greedy : 0) |
-        (spec.mask === null ? 0 : FLAG.mask) |
-        (spec.topP < 1 ? FLAG.topP : 0) |
-        (!isGreedy && hasFilter(spec, this.#vocab) ? FLAG.filter : 0)
-      floats[at + 1] = isGreedy ? 1 : 1 / spec.temperature
-      words[at + 2] = spec.topK > 0 && spec.topK < this.#vocab ? spec.topK : 0
-      floats[at + 3] = spec.topP
-      floats[at + 4] = spec.minP > 0 ? Math.log(spec.minP) : BANNED_LOGIT
-      words[at + 5] = this.#key[0]!
-      words[at + 6] = this.#key[1]!
-      floats[at + 7] = spec.repetition?.penalty ?? 1
-      floats[at + 8] = 1 / (spec.repetition?.penalty ?? 1)
-      words[at + 9] = firstEntry
-      words[at + 10] = numPenalized.penalized
-      words[at + 11] = numEntries - firstEntry
-      words[at + 12] = spec.logprobs
-      words[at + 13] = spec.pending?.row ?? -1
-      floats[at + 14] = Math.max(spec.pending?.delta ?? 0, BAN_DELTA)
-      words[at + 15] = spec.logprobs < 0 ? 0 : this.#resultWords
-      if (spec.logprobs < 0) this.#logprobs.push(null)
-      else {
-        this.#logprobs.push({ word: this.#resultWords, topN: spec.logprobs })
-        this.#resultWords += RESULT_WORDS
-      }
-      if (spec.mask !== null)
-        device.queue.writeBuffer(this.#masks, index * maskBytes, spec.mask.slice(0, maskBytes / 4))
-    }
-    if (numEntries > 0) {
-      const bytes = numEntries * ENTRY_WORDS * 4
-      if (this.#adjustments.size < bytes) {
-        const size = Math.max(bytes, 2 * this.#adjustments.size)
-        this.#adjustments.destroy()
-        this.#adjustments = createStorage(device, 'adjustments', size)
-        this.#forgetLaunches()
-      }
-      device.queue.writeBuffer(this.#adjustments, 0, this.#entries, 0, numEntries * ENTRY_WORDS)
-    }
-    return numEntries
-  }
-
-  /**
-   * A row's entries from index `first` on: penalised tokens, those that are only adjusted, and one that is free for a pending token. Each token
-   * appears once.
-   */
-  #writeEntries({ repetition, adjustments, pending }: SampleSpec, first: number): { end: number; penalized: number } {
-    let end = first
-    const put = (token: number) => {
-      if ((end + 1) * ENTRY_WORDS > this.#entries.length) {
-        const grown = new Uint32Array(this.#entries.length * 2)
-        grown.set(this.#entries)
-        this.#entries = grown
-        this.#entryFloats = new Float32Array(grown.buffer)
-      }
-      this.#entries[end * ENTRY_WORDS] = token
-      adjust(end, 0, 0)
-      end++
-    }
-    const adjust = (entry: number, delta: number, next: number) => {
-      this.#entryFloats[entry * ENTRY_WORDS + 1] = Math.max(delta, BAN_DELTA)
-      this.#entryFloats[entry * ENTRY_WORDS + 2] = Math.max(next, BAN_DELTA)
-    }
-    const entryOf = new Map<number, number>()
-    for (const token of repetition?.tokens ?? []) {
-      if (adjustments !== null) entryOf.set(token, end)
-      put(token)
-      // Adjusted only if it is the pending one.
-      adjust(end - 1, 0, pending?.delta ?? 0)
-    }
-    const penalized = end - first
-    for (const [i, token] of adjustments?.tokens.entries() ?? []) {
-      const delta = adjustments!.deltas[i]!
-      const entry = entryOf.get(token) ?? end
-      if (entry === end) put(token)
-      adjust(entry, delta, pending?.deltas?.[i] ?? delta)
-    }
-    if (pending !== null) put(NO_TOKEN)
-    return { end, penalized }
-  }
-}
-
-/** Rows to make room for: buffers grow in powers of two. */
-function roomFor(rows: number): number {
-  return 2 ** Math.ceil(Math.log2(rows))
-}
-
-function hasFilter(spec: SampleSpec, vocab: number): boolean {
-  return (spec.topK > 0 && spec.topK < vocab) || spec.topP < 1 || spec.minP > 0
 }

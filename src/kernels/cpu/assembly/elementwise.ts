@@ -3,7 +3,7 @@ import { scratch, takeUnits } from './pool'
 import { KV_F16, KV_Q8, kvShift } from './attention'
 import { ACTIVATION_FACTOR, madd, narrow, sumLanes } from './simd'
 import { inverseRms } from './prepare'
-import { GROUP16, headerBytes, MINS } from './linear-quantized'
+import { GROUP16, headerBytes, MINS } from './quantized-panel'
 
 @unmanaged
 export class EmbedCommand {

@@ -1,7 +1,7 @@
 // Weight matrices from rows as they arrive to panels. A unit is one panel; the source rows of a batch of panels lie in staging memory.
 import { takeUnits } from './pool'
 import { narrow } from './simd'
-import { GROUP16, headerBytes, MINS } from './linear-quantized'
+import { GROUP16, headerBytes, MINS } from './quantized-panel'
 
 @unmanaged
 export class PackCommand {

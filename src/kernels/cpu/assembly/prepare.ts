@@ -8,7 +8,7 @@ export const QUANTIZED: i32 = 2 // blocks of 32 int8, below
 
 // A block of 32 int8 activations, 128 bytes:
 //   +0 f32 scale * 2^96, +4 f32 sum of the first 16 values * 2^96, +8 f32 sum of the last 16, +12 i32 -8 * sum of the codes
-//   +16 i8[32] the codes in the order of q4's nibbles (linear-quantized.ts), +64 i16[32] the codes in order
+//   +16 i8[32] the codes in the order of q4's nibbles (quantized-panel.ts), +64 i16[32] the codes in order
 //
 // Rows of a step of 4 and more come in quads: a block of each of the 4 rows side by side, so that kernels reach all of them from one address.
 export const BLOCK_BYTES: usize = 128
