@@ -10,6 +10,7 @@ import type { KeyPlaces } from './key-places.ts'
 import type { GenerationCall } from './output.ts'
 import { readJson } from './body.ts'
 import { inputContent } from './captured-content.ts'
+import { whileWanted } from './disconnect.ts'
 import { invalidRequest } from './errors.ts'
 import { runPipeline } from './pipeline.ts'
 import type { Handlers } from './routes.ts'
@@ -85,7 +86,9 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
   const sent = await readJson(c, parts.maxRequestBytes)
   if (trace.conversationId === null) trace.setConversation(conversationOf(sent))
   const body = parseBody(schema, prepare(sent))
-  const model = await parts.state.use(body.model, abort.signal)
+  const deadlineMs = parts.requestTimeoutMs > 0 ? startedMs + parts.requestTimeoutMs : null
+  // A model on demand is loaded here, for as long as the request has time.
+  const model = await whileWanted(deadlineMs, abort.signal, (wanted) => parts.state.use(body.model, wanted))
   onceAnswered(c, model.release)
   const { engine } = model
   const call = toCall(body, {
@@ -97,7 +100,7 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
     cacheSalt: c.get('caller').cacheSalt,
     defaultSeed: parts.defaultSeed,
     defaults: model.samplingDefaults,
-    deadlineMs: parts.requestTimeoutMs > 0 ? startedMs + parts.requestTimeoutMs : null,
+    deadlineMs,
     onUpstreamCall: (url) => trace.startUpstreamCall(url),
   })
   const { job } = call

@@ -1,11 +1,11 @@
 /** THE request path: tokenize -> retrieve -> generate -> format. Four stages, four calls. */
-import { type Engine, EngineError, type GenerationRequest, type PromptInput } from '../engine/request.ts'
+import type { Engine, GenerationRequest, PromptInput } from '../engine/request.ts'
 import { bindStream, stage } from '../observability/context.ts'
 import type { PromptEngine } from '../rag/final-prompt.ts'
 import type { PromptTemplate } from '../rag/prompt.ts'
 import type { RagService } from '../rag/service.ts'
 import { promptContent } from './captured-content.ts'
-import { clientGone, unlessGone } from './disconnect.ts'
+import { clientGone, whileWanted } from './disconnect.ts'
 import { invalidRequest } from './errors.ts'
 import type { GenerationJob } from './job.ts'
 import { type Citations, GenerationResult } from './generation-result.ts'
@@ -51,7 +51,7 @@ async function tokenize(engine: Engine, job: GenerationJob, gone: AbortSignal): 
   return stage('tokenize.input', async (span) => {
     const { addSpecialTokens, truncatePrompt } = job
     const { prompts, tenant } = job.generation
-    const encoded = await whileWanted(job, gone, (signal) =>
+    const encoded = await whileWanted(job.generation.deadlineMs, gone, (signal) =>
       engine.encode(prompts, { addSpecialTokens, tenant, signal }),
     )
     span.set({ 'tokenizer.name': engine.tokenizerName })
@@ -63,22 +63,6 @@ async function tokenize(engine: Engine, job: GenerationJob, gone: AbortSignal): 
     span.set({ 'llm.tokens.in': kept.reduce((sum, ids) => sum + ids.length, 0) })
     return kept.map((ids) => ({ ids, param: job.promptField }))
   })
-}
-
-/** Work before a generation: it ends when the client has gone, or when the request's time is over. */
-async function whileWanted<T>(
-  job: GenerationJob,
-  gone: AbortSignal,
-  work: (signal: AbortSignal) => Promise<T>,
-): Promise<T> {
-  const { deadlineMs } = job.generation
-  const late = deadlineMs === null ? null : AbortSignal.timeout(Math.max(0, Math.ceil(deadlineMs - performance.now())))
-  try {
-    return await unlessGone(gone, work(late ? AbortSignal.any([gone, late]) : gone))
-  } catch (error) {
-    if (!late?.aborted || gone.aborted) throw error
-    throw new EngineError('deadline', 'the request took longer than its time limit', null, { cause: error })
-  }
 }
 
 /** What the tokenizer of a remote engine would have to do. @throws ApiError 400 */
@@ -97,7 +81,7 @@ async function retrieve(parts: PipelineParts, job: GenerationJob, gone: AbortSig
   const { rag: request, generation } = job
   if (!rag || !request) throw invalidRequest('rag: no index is configured on this server', 'rag', 'no_index')
   const { tenant } = generation
-  return whileWanted(job, gone, (signal) => {
+  return whileWanted(generation.deadlineMs, gone, (signal) => {
     const own: PromptEngine = {
       maxModelLen: engine.maxModelLen,
       promptTemplate,

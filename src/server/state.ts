@@ -64,7 +64,7 @@ export class ServerState {
    * The model of this name (no name: the first), loaded, and kept so until it is released.
    * @throws ApiError 503 while the server is starting or where the model cannot be loaded, 404 for another name; the signal's reason.
    */
-  use(model: string | undefined, signal: AbortSignal): Promise<ModelUse> {
+  async use(model: string | undefined, signal: AbortSignal): Promise<ModelUse> {
     if (this.currentPhase === 'loading') throw new ApiError('loading', 'the model is loading')
     return this.models.use(model, signal, (name) => this.others.get(name))
   }
