@@ -22,6 +22,17 @@ export interface CapturedContent {
   readonly tools?: readonly unknown[]
 }
 
+/** By the conventions' names; what is not given, or empty, has none. */
+export function contentAttributes({ systemInstructions, input, output, tools }: CapturedContent) {
+  const json = (items: readonly unknown[] | undefined) => (items?.length ? contentJson(items) : undefined)
+  return {
+    'gen_ai.system_instructions': json(systemInstructions),
+    'gen_ai.input.messages': json(input),
+    'gen_ai.output.messages': json(output),
+    'gen_ai.tool.definitions': json(tools),
+  }
+}
+
 /** Characters of one attribute of content. */
 const MAX_CONTENT_CHARACTERS = 256 * 1024
 const SHORTEST_STRING = 64

@@ -110,6 +110,22 @@ it('is off unless asked for, and the contract holds with it and without', async 
   }
 })
 
+it('shows query and documents on the root of a retrieval route', () => {
+  observability = testObservability({ openInference: true, captureContent: true })
+  const trace = open(observability, { kind: 'retrieval', route: '/v1/rag/query' })
+  trace.setGeneration({ operation: 'retrieval', model: 'mini' })
+  trace.set({
+    'gen_ai.retrieval.query.text': 'tea',
+    'gen_ai.retrieval.documents': JSON.stringify([{ id: 'd1', score: 0.5, content: 'Tea is a leaf.' }]),
+  })
+  trace.finish({ ending: 'success', status: 200 })
+  expect(attributesOf(trace.traceId, 'http.handler')).toMatchObject({
+    'openinference.span.kind': 'RETRIEVER',
+    'input.value': 'tea',
+    'retrieval.documents.0.document.id': 'd1',
+  })
+})
+
 it.each([
   ['embeddings', 'EMBEDDING'],
   ['retrieval', 'RETRIEVER'],

@@ -45,6 +45,7 @@ export function stageAttributes(
   content: boolean,
 ): Attributes {
   switch (name) {
+    case 'http.handler':
     case 'rag.retrieve':
       return content ? retrievalAttributes(values) : {}
     case 'embed.query':

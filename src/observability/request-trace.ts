@@ -15,10 +15,10 @@ import {
   TraceFlags,
 } from '@opentelemetry/api'
 import type { RequestSummary } from '../engine/summary.ts'
-import { contractAttributes, describeError, eventAttributes, exceptionAttributes } from './attributes.ts'
+import { contractAttributes, eventAttributes } from './attributes.ts'
 import { ClientCalls, traceparentOf, type UpstreamCall } from './client-calls.ts'
 import type { ClockAnchor } from './clock.ts'
-import { type CapturedContent, contentJson } from './content.ts'
+import { type CapturedContent, contentAttributes } from './content.ts'
 import {
   type ClientAttributes,
   type ClientCall,
@@ -38,32 +38,24 @@ import {
   SPANS,
   type StageName,
 } from './contract.ts'
-import { type EndingName, type EndingRow, endingRow, ERROR_CODE, firstLineLevel, lastLineLevel } from './endings.ts'
+import { type EndingRow, endingRow, firstLineLevel, lastLineLevel } from './endings.ts'
 import { kindOf, rootAttributes, stageAttributes } from './open-inference.ts'
+import { type FinishInput, lastWords } from './last-words.ts'
 import { RequestFacts } from './request-facts.ts'
 import { RequestLog } from './request-log.ts'
 import {
   arrivalAttributes,
   generationAttributes,
+  isConversationId,
   type GenerationInfo,
   type OpenRequestInput,
   type ResultInfo,
 } from './root-span.ts'
 import type { RequestSpans } from './span-registry.ts'
+import { roundMs, StageTimes } from './stage-times.ts'
 import { type EndedStage, Stage, type StageOwner } from './stage.ts'
 import type { SamplingDecision } from './tail-sampling.ts'
 import type { TraceHost } from './trace-host.ts'
-
-/** As an id is written. */
-const CONVERSATION_ID = /^[A-Za-z0-9._:@/+=-]{1,128}$/
-
-export interface FinishInput {
-  readonly ending: EndingName
-  /** The status sent; null: none was. */
-  readonly status: number | null
-  /** Its class, stable code and frames are recorded; its message where the class is this project's own. */
-  readonly error?: unknown
-}
 
 export class RequestTrace implements RequestScope, StageOwner {
   readonly traceId: string
@@ -83,7 +75,7 @@ export class RequestTrace implements RequestScope, StageOwner {
   readonly #root: Span | null
   readonly #calls: ClientCalls
   readonly #stages = new Set<Stage<StageName>>()
-  readonly #durations = new Map<string, number>()
+  readonly #times = new StageTimes()
   readonly #closeHooks: (() => void)[] = []
   #keyId: string
   #numPending = 0
@@ -198,16 +190,9 @@ export class RequestTrace implements RequestScope, StageOwner {
 
   /** Content on the root; only where MINISERVE_CAPTURE_CONTENT is on, else nothing. May be called as it becomes known. */
   setContent(content: CapturedContent): void {
-    const { systemInstructions, input, output, tools } = content
-    const json = (items: readonly unknown[] | undefined) => (items?.length ? contentJson(items) : undefined)
     if (!this.#host.captureContent) return
     this.#content = { ...this.#content, ...content }
-    this.set({
-      'gen_ai.system_instructions': json(systemInstructions),
-      'gen_ai.input.messages': json(input),
-      'gen_ai.output.messages': json(output),
-      'gen_ai.tool.definitions': json(tools),
-    })
+    this.set(contentAttributes(content))
   }
 
   /** The caller's id of the conversation that the request belongs to; null: it named none. */
@@ -217,7 +202,7 @@ export class RequestTrace implements RequestScope, StageOwner {
 
   /** Without effect where the id is no plain word of at most 128 characters. */
   setConversation(id: unknown): void {
-    if (typeof id !== 'string' || !CONVERSATION_ID.test(id)) return
+    if (!isConversationId(id)) return
     this.#conversationId = id
     this.set({ 'gen_ai.conversation.id': id })
   }
@@ -225,7 +210,7 @@ export class RequestTrace implements RequestScope, StageOwner {
   /** The engine's times and counts, when it is done with the request. */
   setPhases(summary: RequestSummary): void {
     this.facts.phases = summary
-    for (const [name, ms] of Object.entries(summary.durationsMs)) this.#durations.set(name, ms)
+    this.#times.set(summary.durationsMs)
   }
 
   /** Sets attributes of http.handler. */
@@ -306,9 +291,9 @@ export class RequestTrace implements RequestScope, StageOwner {
   /** A stage ended: its duration for Server-Timing and its line of the story. */
   stageEnded({ name, context, durationMs, isOk, fields }: EndedStage): void {
     this.touch()
-    this.#durations.set(name, (this.#durations.get(name) ?? 0) + durationMs)
+    this.#times.add(name, durationMs)
     const event = SPANS[name].logEvent
-    if (event && isOk) runIn(context, () => this.log.info(event, { ...fields, duration_ms: round(durationMs) }))
+    if (event && isOk) runIn(context, () => this.log.info(event, { ...fields, duration_ms: roundMs(durationMs) }))
   }
 
   /** A time of performance.now() as span time, inside the request's own interval. */
@@ -342,35 +327,13 @@ export class RequestTrace implements RequestScope, StageOwner {
   }
 
   #recordEnding(row: EndingRow, input: FinishInput): void {
-    const status = row.statusCode ?? input.status
-    const described = input.error === undefined ? null : describeError(input.error)
-    const code = described?.code ?? (status === null ? null : String(status))
-    const errorType = row.errorType === ERROR_CODE ? code : row.errorType
-    this.set({
-      'http.status_code': status ?? undefined,
-      'error.type': errorType ?? undefined,
-      'llm.request.param': described?.param ?? undefined,
-    })
-    if (row.spanStatus === 'error') {
-      this.#root?.setStatus({ code: SpanStatusCode.ERROR, message: described?.code ?? row.errorType ?? row.ending })
-      if (described && row.ending !== 'client_disconnect') this.event('exception', exceptionAttributes(input.error))
-    }
+    const { attributes, spanMessage, exception, fields } = lastWords(this.facts, this.input, row, input)
+    this.set(attributes)
+    if (spanMessage !== null) this.#root?.setStatus({ code: SpanStatusCode.ERROR, message: spanMessage })
+    if (exception !== null) this.event('exception', exception)
     if (row.event === 'request.departed') this.event('request.departed', { finish_reasons: this.facts.finishReasons })
     else this.event('request.aborted', { reason: row.reason })
-    this.log[lastLineLevel(row, this.input)](row.line, {
-      request_id: this.requestId,
-      route: this.input.route,
-      status: status ?? undefined,
-      duration_ms: round((this.facts.ended?.atMs ?? this.startMs) - this.startMs),
-      tokens_in: this.facts.tokensIn ?? undefined,
-      tokens_out: this.facts.tokensOut ?? undefined,
-      finish_reasons: this.facts.finishReasons,
-      reason: row.reason ?? undefined,
-      error_type: described?.type,
-      error_code: described?.code ?? undefined,
-      param: described?.param ?? undefined,
-      error: row.line === 'request.failed' ? input.error : undefined,
-    })
+    this.log[lastLineLevel(row, this.input)](row.line, fields)
   }
 
   #closeWhenDone(): void {
@@ -429,16 +392,12 @@ export class RequestTrace implements RequestScope, StageOwner {
     return this.isRecorded ? traceparentOf(this, this.spanId) : null
   }
 
-  /** Value of the Server-Timing header: the stages so far, in milliseconds. */
+  /** Value of the Server-Timing header; null while no stage has ended. */
   serverTiming(): string | null {
-    if (this.#durations.size === 0) return null
-    const stages = [...this.#durations].map(([name, ms]) => `${name};dur=${round(ms)}`)
-    return [...stages, `total;dur=${round(performance.now() - this.startMs)}`].join(', ')
+    return this.#times.header(performance.now() - this.startMs)
   }
 
   addLogLine(line: string): void {
     if (this.#root) this.log.keep(line)
   }
 }
-
-const round = (ms: number): number => Math.round(ms * 1000) / 1000

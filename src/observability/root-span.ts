@@ -59,6 +59,10 @@ export interface ResultInfo {
   readonly isScored: boolean
 }
 
+/** Whether something is written as ids are: others would be text. */
+export const isConversationId = (id: unknown): id is string =>
+  typeof id === 'string' && /^[A-Za-z0-9._:@/+=-]{1,128}$/.test(id)
+
 export function arrivalAttributes(input: OpenRequestInput): RootAttributes {
   return {
     'http.method': input.method,

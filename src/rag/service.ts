@@ -118,7 +118,7 @@ export class RagService {
         'rag.docs.retrieved': found.numCandidates,
         'rag.docs.reranked': found.hasRerankFailed ? 0 : used.length,
       })
-      if (span.capturesContent) span.set(captured(request.query, used))
+      if (span.capturesContent) span.set(retrievedContent(request.query, used))
       return {
         prompts: [prompt],
         citations: { index: name, reranked: found.isReranked, documents: used.map(toCitation) },
@@ -281,7 +281,7 @@ const documentNotFound = (): RagError =>
   new RagError('document_not_found', 'id: no document of that id in the index', 'id')
 
 /** The query and what was found for it, in the form of OpenTelemetry's conventions. */
-const captured = (query: string, documents: readonly RetrievedDocument[]) => ({
+export const retrievedContent = (query: string, documents: readonly RetrievedDocument[]) => ({
   'gen_ai.retrieval.query.text': query,
   'gen_ai.retrieval.documents': JSON.stringify(documents.map(({ id, score, text }) => ({ id, score, content: text }))),
 })

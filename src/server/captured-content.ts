@@ -35,6 +35,11 @@ export async function promptContent(prompts: readonly PromptInput[], engine: Eng
   return { input }
 }
 
+/** Texts that are embedded, or searched for. */
+export const textContent = (texts: readonly string[]): CapturedContent => ({
+  input: texts.map((content) => ({ role: 'user', parts: [text(content)] })),
+})
+
 /** What the model wrote, a message per choice. */
 export const outputContent = (result: GenerationResult): CapturedContent => ({ output: result.choices.map(toOutput) })
 

@@ -9,6 +9,7 @@ import { JSON_HEADERS, toJson } from './large-json.ts'
 import type { Handlers } from './routes.ts'
 import { parseBody } from './validation.ts'
 import { embeddingsRequest } from './wire-rag.ts'
+import { textContent } from './captured-content.ts'
 
 export function embeddingHandlers({
   rag,
@@ -34,6 +35,7 @@ export function embeddingHandlers({
         throw invalidRequest(`dimensions: expected at most the model's ${dimensions}, found ${length}`, 'dimensions')
       }
       const texts = await toTexts(body.input, rag)
+      if (trace.capturesContent) trace.setContent(textContent(texts))
       const { vectors, numTokens } = await unlessGone(signal, embedTexts(rag.embedder, texts, signal))
       const promptTokens = numTokens.reduce((sum, count) => sum + count, 0)
       trace.set({ 'gen_ai.usage.input_tokens': promptTokens })

@@ -1,6 +1,6 @@
 /** /v1/rag/*: documents in and out of indexes, and searching them without generating. */
 import type { Context } from 'hono'
-import type { RagService } from '../rag/service.ts'
+import { type RagService, retrievedContent } from '../rag/service.ts'
 import { isDocumentId } from '../rag/vector-index.ts'
 import { unlessGone } from './disconnect.ts'
 import type { AppEnv } from './env.ts'
@@ -109,6 +109,7 @@ export function ragHandlers({ rag: service, maxRequestBytes }: RagRouteParts): R
       trace.setGeneration({ operation: 'retrieval', model: service.embedder.name })
       const found = await unlessGone(signal, ragOf(c).query(body, signal))
       trace.set({ 'gen_ai.data_source.id': found.index })
+      if (trace.capturesContent) trace.set(retrievedContent(body.query, found.documents))
       return c.json({ index: found.index, reranked: found.isReranked, documents: found.documents })
     },
   }

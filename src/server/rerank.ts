@@ -6,6 +6,7 @@ import { ApiError, invalidRequest } from './errors.ts'
 import type { Handlers } from './routes.ts'
 import { parseBody } from './validation.ts'
 import { rerankRequest, scoreRequest } from './wire-rag.ts'
+import { textContent } from './captured-content.ts'
 
 export interface RerankParts {
   readonly rag: RagService
@@ -26,6 +27,7 @@ export function rerankHandlers({ rag, maxRequestBytes }: RerankParts): Pick<Hand
       const trace = c.get('trace')
       trace.setGeneration({ operation: 'retrieval', model: rag.scorer.name })
       const { documents, query } = body
+      if (trace.capturesContent) trace.setContent(textContent([query]))
       const { signal } = c.req.raw
       const topN = Math.min(body.top_n ?? documents.length, documents.length)
       const { scores, numTokens } = await unlessGone(signal, rag.rerank(query, documents, topN, signal))

@@ -80,6 +80,8 @@ export const ROOT_SPANS = {
       'gen_ai.input.messages': content('the prompt as the caller sent it, in messages'),
       'gen_ai.output.messages': content('the output, in messages'),
       'gen_ai.tool.definitions': content('the tools offered'),
+      'gen_ai.retrieval.query.text': content('the query of a retrieval route'),
+      'gen_ai.retrieval.documents': content('what it found: id, score, content'),
     },
     events: {
       'request.arrived': { meaning: 'the request reached the server', attributes: {} },

@@ -1,0 +1,61 @@
+/** What the root and the last log line say of a request's end. */
+import type { Attributes } from '@opentelemetry/api'
+import { describeError, exceptionAttributes } from './attributes.ts'
+import { type EndingName, type EndingRow, ERROR_CODE } from './endings.ts'
+import type { LogFields } from './log.ts'
+import type { RequestFacts } from './request-facts.ts'
+import type { OpenRequestInput, RootAttributes } from './root-span.ts'
+import { roundMs } from './stage-times.ts'
+
+export interface FinishInput {
+  readonly ending: EndingName
+  /** The status sent; null: none was. */
+  readonly status: number | null
+  /** Its class, stable code and frames are recorded; its message where the class is this project's own. */
+  readonly error?: unknown
+}
+
+export interface LastWords {
+  readonly attributes: RootAttributes
+  /** Description of the ERROR status; null: the root has none. */
+  readonly spanMessage: string | null
+  /** Attributes of the exception event; null: there is none. */
+  readonly exception: Attributes | null
+  readonly fields: LogFields
+}
+
+export function lastWords(
+  facts: RequestFacts,
+  request: OpenRequestInput,
+  row: EndingRow,
+  { status: sent, error }: FinishInput,
+): LastWords {
+  const status = row.statusCode ?? sent
+  const described = error === undefined ? null : describeError(error)
+  const code = described?.code ?? (status === null ? null : String(status))
+  const errorType = row.errorType === ERROR_CODE ? code : row.errorType
+  const isError = row.spanStatus === 'error'
+  return {
+    attributes: {
+      'http.status_code': status ?? undefined,
+      'error.type': errorType ?? undefined,
+      'llm.request.param': described?.param ?? undefined,
+    } as RootAttributes,
+    spanMessage: isError ? (described?.code ?? row.errorType ?? row.ending) : null,
+    exception: isError && described && row.ending !== 'client_disconnect' ? exceptionAttributes(error) : null,
+    fields: {
+      request_id: request.requestId,
+      route: request.route,
+      status: status ?? undefined,
+      duration_ms: roundMs((facts.ended?.atMs ?? facts.startMs) - facts.startMs),
+      tokens_in: facts.tokensIn ?? undefined,
+      tokens_out: facts.tokensOut ?? undefined,
+      finish_reasons: facts.finishReasons,
+      reason: row.reason ?? undefined,
+      error_type: described?.type,
+      error_code: described?.code ?? undefined,
+      param: described?.param ?? undefined,
+      error: row.line === 'request.failed' ? error : undefined,
+    },
+  }
+}
