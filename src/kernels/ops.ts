@@ -573,7 +573,7 @@ export interface Backend {
   attention(out: Activation, q: Activation, options: AttentionOptions): void
   /** A row for each sequence, into `StepOutput.pooled`. At most once a step. */
   pool(x: Activation, pooling: Pooling): void
-  /** x *= sigmoid(gate). As wide as each other. */
+  /** x *= sigmoid(gate), which is as wide or has one column for all. */
   sigmoidGate(x: Activation, gate: Activation): void
   /** Causal convolution of each channel over a sequence's tokens, from its state on, which is advanced. out [rows, channels] */
   convolution(out: Activation, x: Activation, options: ConvolutionOptions): void

@@ -105,6 +105,10 @@ def save_tokenizer(folder):
 
 
 EXPERTS = dict(num_experts_per_tok=2, intermediate_size=24, num_local_experts=8)
+QWEN3_5_EXPERTS = dict(
+    num_experts_per_tok=3, moe_intermediate_size=24, shared_expert_intermediate_size=40, num_experts=8, linear_num_key_heads=2, linear_num_value_heads=4,
+    linear_key_head_dim=16, linear_value_head_dim=16,
+)
 QWEN_EXPERTS = dict(num_experts_per_tok=3, moe_intermediate_size=24, num_experts=8, decoder_sparse_step=1, norm_topk_prob=True)
 GPT_OSS_ROPE = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64, rope_theta=150000.0, beta_fast=32.0, beta_slow=1.0, truncate=False)
 
@@ -146,6 +150,10 @@ MODELS = {
     "granite4-hybrid": ("granitemoehybrid", BASE | MULTIPLIERS | dict(num_hidden_layers=3, layer_types=["linear_attention", "full_attention", "linear_attention"], num_local_experts=0, shared_intermediate_size=48, mamba_n_heads=8, mamba_d_head=8, mamba_d_state=16, mamba_n_groups=2, mamba_proj_bias=False), dict(dtype=HALF, layer_names=dict(linear_attention="mamba", full_attention="attention"))),
     # Phi-4-mini's shape of rope: three quarters of the dims, longrope, tied.
     "phi4-mini": ("phi3", BASE | dict(hidden_size=64, num_key_value_heads=2, original_max_position_embeddings=32, tie_word_embeddings=True, rope_parameters=PHI4_ROPE), dict(dtype=torch.bfloat16)),
+    "qwen3_5-moe": ("qwen3_5_moe_text", BASE | QWEN3_5_EXPERTS | dict(num_hidden_layers=3, head_dim=16, rope_parameters=QWEN3_5_ROPE, layer_types=["linear_attention", "full_attention", "linear_attention"]), dict(dtype=HALF)),
+    "qwen3-next": ("qwen3_next", BASE | QWEN3_5_EXPERTS | dict(num_hidden_layers=3, head_dim=16, rope_parameters=HALF_ROTARY, decoder_sparse_step=1, mlp_only_layers=[1], norm_topk_prob=True, layer_types=["linear_attention", "full_attention", "linear_attention"]), dict(dtype=HALF)),
+    "lfm2-moe": ("lfm2_moe", BASE | dict(num_hidden_layers=3, layer_types=["conv", "full_attention", "conv"], num_experts=8, num_experts_per_tok=3, moe_intermediate_size=24, num_dense_layers=1), dict(dtype=HALF)),
+    "granite4-moe": ("granitemoehybrid", BASE | EXPERTS | MULTIPLIERS | dict(layer_types=["linear_attention", "full_attention"], shared_intermediate_size=40, mamba_n_heads=8, mamba_d_head=8, mamba_d_state=16), dict(dtype=HALF, layer_names=dict(linear_attention="mamba", full_attention="attention"))),
     "qwen3moe": ("qwen3_moe", BASE | QWEN_EXPERTS | dict(num_hidden_layers=3, head_dim=16, mlp_only_layers=[1]), dict(dtype=HALF)),
     "olmoe": ("olmoe", BASE | EXPERTS | dict(num_experts=8), dict(dtype=HALF)),
     "granitemoe": ("granitemoe", BASE | EXPERTS | MULTIPLIERS, dict(dtype=torch.bfloat16)),
@@ -256,7 +264,7 @@ def save(name, model, options):
         "mamba_n_heads", "mamba_d_head", "mamba_d_state", "mamba_n_groups", "mamba_expand", "mamba_d_conv", "mamba_conv_bias", "mamba_proj_bias",
         "query_pre_attn_scalar", "embedding_multiplier", "residual_multiplier", "attention_multiplier", "logits_scaling",
         "shared_intermediate_size", "num_local_experts", "position_embedding_type", "num_experts", "num_experts_per_tok", "moe_intermediate_size", "norm_topk_prob", "mlp_only_layers",
-        "decoder_sparse_step", "moe_k", "moe_num_experts", "moe_num_shared_experts", "moe_layer_start_index", "moe_layer_end_index", "moe_layer_interval",
+        "decoder_sparse_step", "shared_expert_intermediate_size", "num_dense_layers", "use_expert_bias", "moe_k", "moe_num_experts", "moe_num_shared_experts", "moe_layer_start_index", "moe_layer_end_index", "moe_layer_interval",
         "n_routed_experts", "n_shared_experts", "n_group", "topk_group", "first_k_dense_replace", "routed_scaling_factor", "use_qk_norm",
         "swiglu_limit", "swiglu_alpha", "hidden_act", "attention_bias", "attention_out_bias", "use_bias", "mlp_bias", "attn_logit_softcapping", "final_logit_softcapping", "original_max_position_embeddings",
         "num_key_value_heads", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "rms_norm_eps")}

@@ -224,11 +224,14 @@ export function describeStates(create: CreateBackend, tolerances: Tolerances): v
     })
   })
 
-  it('sigmoidGate multiplies by the sigmoid', async () => {
+  it.each([
+    ['its column', 70],
+    ['one for all', 1],
+  ])('sigmoidGate multiplies by the sigmoid of %s', async (_, gateCols) => {
     const cols = 70
-    const [numRows, x, gate] = [3, randomValues(1, 3 * cols, 4), randomValues(2, 3 * cols, 9)]
+    const [numRows, x, gate] = [3, randomValues(1, 3 * cols, 4), randomValues(2, 3 * gateCols, 9)]
     const backend = await create(backendOptions())
-    const activations = [backend.createActivation('x', cols), backend.createActivation('gate', cols)] as const
+    const activations = [backend.createActivation('x', cols), backend.createActivation('gate', gateCols)] as const
     backend.createKvCache({ numLayers: 1, numBlocks: 16, blockSize: BLOCK_SIZE, numKvHeads: 1, headDim: 8 })
     backend.debugWrite(activations[0], new Float32Array(LIMITS.maxRows * cols).fill(Number.NaN))
     backend.debugWrite(activations[0], x)
@@ -240,7 +243,7 @@ export function describeStates(create: CreateBackend, tolerances: Tolerances): v
     expectPoison(all, numRows, cols, 'x')
     expectClose(
       all.slice(0, numRows * cols),
-      x.map((value, i) => value / (1 + Math.exp(-gate[i]!))),
+      x.map((value, i) => value / (1 + Math.exp(-gate[Math.floor((i * gateCols) / cols)]!))),
       tolerances.f32,
       'sigmoidGate',
     )

@@ -57,6 +57,8 @@ export interface ExpertNames {
   readonly transposes: boolean
   readonly sharedGateUp: readonly [string] | readonly [string, string]
   readonly sharedDown: string
+  /** One row: how much of the shared expert counts. */
+  readonly sharedGate: string
 }
 
 const EXPERTS_APART: ExpertNames = {
@@ -69,24 +71,31 @@ const EXPERTS_APART: ExpertNames = {
   transposes: false,
   sharedGateUp: ['mlp.shared_experts.gate_proj', 'mlp.shared_experts.up_proj'],
   sharedDown: 'mlp.shared_experts.down_proj',
+  sharedGate: 'mlp.shared_expert_gate',
 }
 
 /** What a family's config.json does not say of its experts. */
 export interface ExpertsFamily {
   /** Config fields: the number of experts, of a row's, an expert's width. */
   readonly countField: string
+  /** Models of the family may have none. */
+  readonly isOptional: boolean
   readonly topKField: string
   readonly widthField: string
   /** Config field with the number of experts that all rows go through, each as wide as a chosen one; null: there are none. */
   readonly sharedCountField: string | null
+  /** Config field with the width of an expert that all rows go through; null: there is none, or sharedCountField tells. */
+  readonly sharedWidthField: string | null
+  /** The shared expert is multiplied by the sigmoid of a gate. */
+  readonly gatesShared: boolean
   readonly scores: 'softmax' | 'sigmoid'
   /** A row's weights sum to one: always, or where norm_topk_prob (by default this) says so. */
   readonly normalizes: 'always' | { readonly byDefault: boolean }
-  readonly hasChoiceBias: boolean
+  readonly hasChoiceBias: boolean | { readonly field: 'use_expert_bias' }
   readonly hasBias: boolean
   readonly glu: 'silu' | 'silu_clamped'
   /**
-   * Layers with experts. leading: all but the first first_k_dense_replace. sparse: every decoder_sparse_step-th that is not in mlp_only_layers.
+   * Layers with experts. leading: all but the first first_k_dense_replace or num_dense_layers. sparse: every decoder_sparse_step-th that is not in mlp_only_layers.
    * interval: every moe_layer_interval-th from moe_layer_start_index to moe_layer_end_index.
    */
   readonly layers: 'all' | 'leading' | 'sparse' | 'interval'
@@ -95,9 +104,12 @@ export interface ExpertsFamily {
 
 const QWEN_EXPERTS: ExpertsFamily = {
   countField: 'num_experts',
+  isOptional: false,
   topKField: 'num_experts_per_tok',
   widthField: 'moe_intermediate_size',
   sharedCountField: null,
+  sharedWidthField: null,
+  gatesShared: false,
   scores: 'softmax',
   normalizes: { byDefault: false },
   hasChoiceBias: false,
@@ -113,6 +125,19 @@ const LOCAL_EXPERTS: ExpertsFamily = {
   widthField: 'intermediate_size',
   normalizes: 'always',
   layers: 'all',
+}
+
+/** Of Qwen3.5 and Qwen3-Next. */
+const QWEN_SHARED_EXPERTS: ExpertsFamily = {
+  ...QWEN_EXPERTS,
+  sharedWidthField: 'shared_expert_intermediate_size',
+  gatesShared: true,
+  normalizes: { byDefault: true },
+  names: {
+    ...EXPERTS_APART,
+    sharedGateUp: ['mlp.shared_expert.gate_proj', 'mlp.shared_expert.up_proj'],
+    sharedDown: 'mlp.shared_expert.down_proj',
+  },
 }
 
 /** Which layers slide, where the config has no `layer_types`. */
@@ -295,6 +320,11 @@ const GRANITE_EXPERTS: ExpertsFamily = {
   },
 }
 
+const QWEN3_5_MOE: Family = {
+  ...QWEN3_5,
+  experts: { ...QWEN_SHARED_EXPERTS, normalizes: 'always', layers: 'all' },
+}
+
 /** By the entry of config.json's `architectures`. */
 export const FAMILIES: Readonly<Record<string, Family>> = {
   LlamaForCausalLM: LLAMA,
@@ -326,6 +356,17 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
     intermediateField: 'shared_intermediate_size',
     nope: 'named',
     mixer: 'mamba2',
+    // Beside the MLP that models without experts have alone.
+    experts: {
+      ...GRANITE_EXPERTS,
+      isOptional: true,
+      sharedWidthField: 'shared_intermediate_size',
+      names: {
+        ...GRANITE_EXPERTS.names,
+        sharedGateUp: ['shared_mlp.input_linear'],
+        sharedDown: 'shared_mlp.output_linear',
+      },
+    },
   },
   GlmForCausalLM: GLM,
   Glm4ForCausalLM: {
@@ -345,7 +386,29 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
   Ernie4_5ForCausalLM: ERNIE,
   Qwen3_5ForCausalLM: QWEN3_5,
   Qwen3_5ForConditionalGeneration: QWEN3_5,
+  Qwen3_5MoeForCausalLM: QWEN3_5_MOE,
+  Qwen3_5MoeForConditionalGeneration: QWEN3_5_MOE,
+  Qwen3NextForCausalLM: { ...QWEN3_5, experts: QWEN_SHARED_EXPERTS },
   Lfm2ForCausalLM: LFM2,
+  Lfm2MoeForCausalLM: {
+    ...LFM2,
+    roundsMlpWidth: false,
+    experts: {
+      ...QWEN_EXPERTS,
+      scores: 'sigmoid',
+      normalizes: { byDefault: true },
+      hasChoiceBias: { field: 'use_expert_bias' },
+      layers: 'leading',
+      names: {
+        ...EXPERTS_APART,
+        router: 'feed_forward.gate',
+        choiceBias: 'feed_forward.expert_bias',
+        gateUp: ['feed_forward.experts.*.w1', 'feed_forward.experts.*.w3'],
+        fusedGateUp: 'feed_forward.experts.gate_up_proj',
+        down: 'feed_forward.experts.*.w2',
+      },
+    },
+  },
   SeedOssForCausalLM: { ...LLAMA, outputBias: 'attention_out_bias' },
   ArceeForCausalLM: {
     ...LLAMA,

@@ -164,7 +164,7 @@ const MAMBA = { layer_types: ['mamba', 'attention'], mamba_n_heads: 8, mamba_d_h
 test.each([
   [
     'experts',
-    { num_local_experts: 4 },
+    { ...LLAMA, num_local_experts: 4 },
     /num_local_experts should be 0: this family is not served with experts, found 4/,
   ],
   ['unknown layers', { layer_types: ['rwkv', 'attention'] }, /layer_types should be a list of names among attention/],

@@ -102,7 +102,7 @@ export const COMMANDS = {
       'gatesFirst',
     ],
   },
-  sigmoidGate: { opcode: 23, fields: ['rows', 'x', 'xStride', 'gate', 'gateStride', 'cols'] },
+  sigmoidGate: { opcode: 23, fields: ['rows', 'x', 'xStride', 'gate', 'gateStride', 'cols', 'isShared'] },
 } as const
 export type Opcode = keyof typeof COMMANDS
 export type Fields<T extends Opcode> = Readonly<Record<(typeof COMMANDS)[T]['fields'][number], number>>

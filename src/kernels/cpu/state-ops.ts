@@ -120,7 +120,7 @@ export class StateOps {
   sigmoidGate(x: Activation, gate: Activation): void {
     const target = this.#resources.activation(x)
     const source = this.#resources.activation(gate)
-    if (target.cols !== source.cols)
+    if (source.cols !== target.cols && source.cols !== 1)
       throw new Error(`sigmoidGate: ${source.cols} columns of ${gate.label} for ${target.cols} of ${x.label}`)
     this.#program.add('sigmoidGate', {
       rows: this.#step.input.numRows,
@@ -129,6 +129,7 @@ export class StateOps {
       gate: source.address,
       gateStride: source.stride,
       cols: target.cols,
+      isShared: source.cols < target.cols ? 1 : 0,
     })
   }
 

@@ -464,10 +464,12 @@ class ReferenceBackend implements InspectableBackend {
   sigmoidGate(x: Activation, gate: Activation): void {
     const target = this.#activations.get(x)
     const source = this.#activations.get(gate)
-    if (target.cols !== source.cols)
+    if (source.cols !== target.cols && source.cols !== 1)
       throw new Error(`sigmoidGate: ${source.cols} columns of ${gate.label} for ${target.cols} of ${x.label}`)
     const { numRows } = this.#stepInput()
-    for (let i = 0; i < numRows * target.cols; i++) target.values[i]! *= sigmoid(source.values[i]!)
+    const columnsPerGate = target.cols / source.cols
+    for (let i = 0; i < numRows * target.cols; i++)
+      target.values[i]! *= sigmoid(source.values[Math.floor(i / columnsPerGate)]!)
   }
 
   convolution(out: Activation, x: Activation, options: ConvolutionOptions): void {

@@ -200,9 +200,9 @@ export class StateKernels {
     const target = this.#context.activation(x)
     const source = this.#context.activation(gate)
     const { cols } = target
-    if (cols !== source.cols)
+    if (source.cols !== cols && source.cols !== 1)
       throw new Error(`sigmoidGate: ${source.cols} columns of ${gate.label} for ${cols} of ${x.label}`)
-    const params = [cols, target.stride, source.stride]
+    const params = [cols, target.stride, source.stride, source.cols === 1 ? 0 : 1]
     const group = bind(this.#context, 'sigmoidGate', SIGMOID_GATE, params, [source.buffer, target.buffer])
     const launch = new Launch(this.#context, SIGMOID_GATE_SOURCE, group)
     return { sources: [SIGMOID_GATE_SOURCE], launch: (numRows) => launch.add(Math.ceil(cols / BLOCK), numRows) }

@@ -1,7 +1,7 @@
 /** The gated delta net of Qwen3.5 and Qwen3-Next: linear attention whose state forgets and is corrected, token after token. */
 import type { Activation, Backend, ConvolutionOptions, GatedDeltaOptions, Matrix, Norm } from '../../../kernels/ops.ts'
 import { expectValues, type WeightSource } from '../../weights/source.ts'
-import { expectLinear } from '../parameters.ts'
+import { expectLinear, type Part } from '../parameters.ts'
 import type { DecoderSpec } from '../spec.ts'
 import { convolutionOf, decayRate, expectConvolution, expectDecayRate, loadConvolution } from './state-tensors.ts'
 import type { Mixer, MixerParts, MixerPlace } from './mixer.ts'
@@ -67,29 +67,53 @@ class GatedDelta implements Mixer {
   }
 }
 
-function tensorsOf(
-  base: string,
-  { numKeyHeads, numValueHeads, keyDim, valueDim, kernel }: GatedDeltaSpec,
-  hiddenSize: number,
-) {
+/** @param has whether the model has a tensor */
+function tensorsOf(base: string, delta: GatedDeltaSpec, hiddenSize: number, has: (name: string) => boolean) {
+  const { numKeyHeads, numValueHeads, keyDim, valueDim, kernel } = delta
   const at = `${base}linear_attn.`
   const valueWidth = numValueHeads * valueDim
   const channels = 2 * numKeyHeads * keyDim + valueWidth
-  return {
-    at,
-    valueWidth,
-    channels,
-    input: [
-      [`${at}in_proj_qkv`, channels],
-      [`${at}in_proj_z`, valueWidth],
-    ],
-    scalars: [
-      [`${at}in_proj_b`, numValueHeads],
-      [`${at}in_proj_a`, numValueHeads],
-    ],
-    output: [[`${at}out_proj`, hiddenSize]],
-    convolution: { name: `${at}conv1d`, channels, kernel, hasBias: false },
-  } as const
+  const perKey = numValueHeads / numKeyHeads
+  const isFused = has(`${at}in_proj_qkvz.weight`)
+  const input: readonly Part[] = isFused
+    ? [
+        [
+          `${at}in_proj_qkvz`,
+          channels + valueWidth,
+          fusedOrder(numKeyHeads, [keyDim, keyDim, perKey * valueDim, perKey * valueDim]),
+        ],
+      ]
+    : [
+        [`${at}in_proj_qkv`, channels],
+        [`${at}in_proj_z`, valueWidth],
+      ]
+  const scalars: readonly Part[] = isFused
+    ? [[`${at}in_proj_ba`, 2 * numValueHeads, fusedOrder(numKeyHeads, [perKey, perKey])]]
+    : [
+        [`${at}in_proj_b`, numValueHeads],
+        [`${at}in_proj_a`, numValueHeads],
+      ]
+  const output: readonly Part[] = [[`${at}out_proj`, hiddenSize]]
+  const convolution = { name: `${at}conv1d`, channels, kernel, hasBias: false }
+  return { at, valueWidth, channels, input, scalars, output, convolution }
+}
+
+/**
+ * Qwen3-Next's matrices have, key head after key head, its rows of each part; ours part after part. Which stored row stands at a row.
+ * @param sizes rows of each part that a key head has
+ */
+function fusedOrder(numKeyHeads: number, sizes: readonly number[]): (row: number) => number {
+  const total = sizes.reduce((sum, size) => sum + size, 0)
+  return (row) => {
+    let first = 0
+    let left = row
+    for (const size of sizes) {
+      if (left < numKeyHeads * size) return Math.floor(left / size) * total + first + (left % size)
+      left -= numKeyHeads * size
+      first += size
+    }
+    throw new RangeError(`row ${row} of ${numKeyHeads * total}`)
+  }
 }
 
 /** Checks the tensors. Throws ModelError. */
@@ -99,7 +123,9 @@ export function expectGatedDelta(
   delta: GatedDeltaSpec,
   base: string,
 ): void {
-  const { at, input, scalars, output, convolution, valueWidth } = tensorsOf(base, delta, hiddenSize)
+  const { at, input, scalars, output, convolution, valueWidth } = tensorsOf(base, delta, hiddenSize, (name) =>
+    source.tensors.has(name),
+  )
   expectLinear(source, [...input, ...scalars], hiddenSize, false)
   expectLinear(source, output, valueWidth, false)
   expectConvolution(source, convolution)
@@ -113,7 +139,9 @@ export async function loadGatedDelta(
   delta: GatedDeltaSpec,
   { base, memory }: MixerPlace,
 ): Promise<Mixer> {
-  const { at, input, scalars, output, convolution, channels, valueWidth } = tensorsOf(base, delta, hiddenSize)
+  const { at, input, scalars, output, convolution, channels, valueWidth } = tensorsOf(base, delta, hiddenSize, (name) =>
+    parameters.has(name),
+  )
   const { numKeyHeads, numValueHeads, valueDim, normEps, tilesKeyHeads } = delta
   const weights = {
     input: await parameters.matrix(input, hiddenSize),

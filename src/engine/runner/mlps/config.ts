@@ -22,7 +22,9 @@ export function mlpsOf(config: ConfigReader, family: Family, numLayers: number, 
       config.fail('num_local_experts', '0: this family is not served with experts')
     return layers.map((layer) => denseOf(config, family, hasBias, layer))
   }
-  const hasExperts = layers.map((layer) => isWithExperts(config, experts, layer, numLayers))
+  const count = config.raw(experts.countField) ?? config.raw('num_local_experts')
+  const hasNone = experts.isOptional && (count ?? 0) === 0
+  const hasExperts = layers.map((layer) => !hasNone && isWithExperts(config, experts, layer, numLayers))
   const spec = hasExperts.includes(true) ? expertsOf(config, experts) : null
   return layers.map((layer) =>
     spec !== null && hasExperts[layer] === true ? spec : denseOf(config, family, hasBias, layer),
@@ -70,7 +72,7 @@ function isWithExperts(config: ConfigReader, { layers }: ExpertsFamily, layer: n
     case 'all':
       return true
     case 'leading':
-      return layer >= config.number('first_k_dense_replace', 1)
+      return layer >= config.number('first_k_dense_replace', config.number('num_dense_layers', 1))
     case 'sparse':
       return (
         config.list('mlp_only_layers', 0)?.includes(layer) !== true &&
@@ -107,6 +109,7 @@ function expertsOf(config: ConfigReader, family: ExpertsFamily): ExpertsSpec {
   const used = config.size('topk_group', 1)
   if (numExperts % count !== 0) config.fail('n_group', `a divisor of ${countField} (${numExperts})`)
   const numShared = family.sharedCountField === null ? 0 : config.number(family.sharedCountField, 0)
+  const sharedWidth = family.sharedWidthField === null ? null : config.size(family.sharedWidthField)
   return {
     kind: 'experts',
     numExperts,
@@ -120,8 +123,10 @@ function expertsOf(config: ConfigReader, family: ExpertsFamily): ExpertsSpec {
       normalizes: family.normalizes === 'always' || config.flag('norm_topk_prob', family.normalizes.byDefault),
       scale: config.number('routed_scaling_factor', 1),
     },
-    hasChoiceBias: family.hasChoiceBias,
-    sharedWidth: numShared > 0 ? numShared * width : null,
+    hasChoiceBias:
+      typeof family.hasChoiceBias === 'boolean' ? family.hasChoiceBias : config.flag(family.hasChoiceBias.field, true),
+    sharedWidth: numShared > 0 ? numShared * width : sharedWidth,
+    gatesShared: family.gatesShared,
     names: family.names,
   }
 }

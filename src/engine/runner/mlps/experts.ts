@@ -32,6 +32,8 @@ export interface ExpertsSpec {
   readonly hasChoiceBias: boolean
   /** Width of the expert that all rows go through; null: there is none. */
   readonly sharedWidth: number | null
+  /** It is multiplied by the sigmoid of a gate. */
+  readonly gatesShared: boolean
   readonly names: ExpertNames
 }
 
@@ -39,6 +41,7 @@ interface Shared {
   readonly inner: Activation // [rows, width]
   readonly gateUp: Matrix
   readonly down: Matrix
+  readonly gate: { readonly logit: Activation; readonly weight: Matrix } | null // [rows, 1], [1, hidden]
 }
 
 interface Weights {
@@ -74,7 +77,13 @@ class Experts implements Mlp {
     backend.linear(this.#logits, hidden, router, { norm, bias: routerBias })
     backend.route(this.#routing, this.#logits, this.#route)
     // What reads `hidden` comes before what adds to it.
-    if (shared !== null) backend.linear(shared.inner, hidden, shared.gateUp, { norm, glu })
+    if (shared !== null) {
+      backend.linear(shared.inner, hidden, shared.gateUp, { norm, glu })
+      if (shared.gate !== null) {
+        backend.linear(shared.gate.logit, hidden, shared.gate.weight, { norm })
+        backend.sigmoidGate(shared.inner, shared.gate.logit)
+      }
+    }
     const residual = branch === hidden
     backend.experts(branch, hidden, experts, this.#routing, { glu, residual, ...(norm === undefined ? {} : { norm }) })
     if (shared !== null) backend.linear(branch, shared.inner, shared.down, { residual: true })
@@ -124,6 +133,7 @@ export function expectExperts(source: WeightSource, spec: DecoderSpec, mlp: Expe
   if (sharedWidth === null) return
   expectLinear(source, upParts(names.sharedGateUp, base, sharedSpec(sharedWidth)), hiddenSize, false)
   expectLinear(source, [[`${base}${names.sharedDown}`, hiddenSize]], sharedWidth, false)
+  if (mlp.gatesShared) expectLinear(source, [[`${base}${names.sharedGate}`, 1]], hiddenSize, false)
 }
 
 /** Loads router, experts and the shared expert. */
@@ -161,6 +171,12 @@ export async function loadExperts(
               glu: true,
             }),
             down: await parameters.matrix([[`${base}${names.sharedDown}`, hiddenSize]], sharedWidth),
+            gate: mlp.gatesShared
+              ? {
+                  logit: parameters.activation('shared gate', 1),
+                  weight: await parameters.matrix([[`${base}${names.sharedGate}`, 1]], hiddenSize),
+                }
+              : null,
           },
     outputNorm:
       normPlacement === 'pre' ? null : await parameters.norm(`${base}${layerNames.feedForwardNorm}`, hiddenSize),

@@ -244,6 +244,7 @@ export class SigmoidGateCommand {
   gate: usize
   gateStride: usize
   cols: usize
+  isShared: i32 // one gate for all columns
   counter: i32
 }
 
@@ -254,7 +255,8 @@ export function sigmoidGate(c: SigmoidGateCommand): void {
     const x = c.x + c.xStride * row
     const gate = c.gate + c.gateStride * row
     for (let i: usize = 0; i < c.cols << 2; i += 16) {
-      const divisor = f32x4.add(f32x4.splat(1), exp(f32x4.neg(v128.load(gate + i))))
+      const gates = c.isShared ? v128.load32_splat(gate) : v128.load(gate + i)
+      const divisor = f32x4.add(f32x4.splat(1), exp(f32x4.neg(gates)))
       v128.store(x + i, f32x4.div(v128.load(x + i), divisor))
     }
   }

@@ -1,4 +1,4 @@
-// x *= sigmoid(gate), both f32 [rows, stride].
+// x *= sigmoid(gate), both f32 [rows, stride]; the gate may have one column for all.
 //
 //   launch   x = blocks of WS columns, y = rows
 #include "step.wgsl"
@@ -7,6 +7,7 @@ struct SigmoidGateParams {
   cols: u32,
   x_stride: u32,
   gate_stride: u32,
+  gate_step: u32, // 0: one column
 }
 
 @group(0) @binding(1) var<uniform> params: SigmoidGateParams;
@@ -17,6 +18,6 @@ struct SigmoidGateParams {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let col = group.x * $(WS)u + lane;
   if (col < params.cols) {
-    x[group.y * params.x_stride + col] /= 1.0 + exp(-gate[group.y * params.gate_stride + col]);
+    x[group.y * params.x_stride + col] /= 1.0 + exp(-gate[group.y * params.gate_stride + col * params.gate_step]);
   }
 }
