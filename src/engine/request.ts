@@ -40,6 +40,8 @@ export interface ToolUse {
   readonly choice: 'auto' | 'required' | { readonly name: string }
   /** One answer may hold several calls. */
   readonly parallel: boolean
+  /** What the request calls the schema of a tool's arguments, below the tool; left out: function.parameters. */
+  readonly parametersField?: string
 }
 
 export type PromptInput =

@@ -111,11 +111,18 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
   }
 }
 
-export function chatJob(
-  body: ChatRequest,
-  context: JobContext,
-  promptField: GenerationJob['promptField'] = 'messages',
-): GenerationJob {
+/** What the fields of a chat are called where the request came in. */
+export interface ChatFields {
+  readonly prompt: GenerationJob['promptField']
+  readonly format: string
+  /** Below a tool: the schema of its arguments. */
+  readonly parameters: string
+}
+
+const CHAT_FIELDS: ChatFields = { prompt: 'messages', format: 'response_format', parameters: 'function.parameters' }
+
+export function chatJob(body: ChatRequest, context: JobContext, fields: ChatFields = CHAT_FIELDS): GenerationJob {
+  const { prompt: promptField } = fields
   const messages = body.messages.map(toChatMessage)
   const lastUser = messages.findLast((message) => message.role === 'user')
   if (body.rag && (lastUser?.content ?? '').trim() === '')
@@ -129,10 +136,12 @@ export function chatJob(
       'add_generation_prompt',
     )
   const logprobs = body.logprobs ? (body.top_logprobs ?? 0) : -1
-  const toolUse = toolUseOf(body)
+  const toolUse = toolUseOf(body, fields.parameters)
   const shared = common(body, context)
   const templateArguments = templateArgumentsOf(body, context.chatTemplate, shared.warnings)
   const tools = toolUse?.tools ?? []
+  const generation = generationFields(body, context)
+  const { structured } = generation
   const thinkingBudget = body.thinking_budget ?? body.thinking_token_budget
   return {
     ...shared,
@@ -143,7 +152,8 @@ export function chatJob(
     addSpecialTokens: false,
     rag: ragJob(body.rag, lastUser?.content ?? ''),
     generation: {
-      ...generationFields(body, context),
+      ...generation,
+      structured: structured?.param === 'response_format' ? { ...structured, param: fields.format } : structured,
       ...(toolUse === null ? {} : { toolUse }),
       partsReasoning: true,
       ...(thinkingBudget === undefined ? {} : { thinkingBudget }),
@@ -168,7 +178,7 @@ const tokensOf = (maxTokens: number | undefined, { maxModelLen }: JobContext): n
   maxTokens === -1 ? maxModelLen : maxTokens
 
 /** The functions that may be called, and how; null: none. */
-function toolUseOf(body: ChatRequest): ToolUse | null {
+function toolUseOf(body: ChatRequest, parametersField: string): ToolUse | null {
   const { tools: given = [], tool_choice: choice = 'auto' } = body
   // `none` forbids calls; what the model does not know of it cannot call.
   if (choice === 'none') return null
@@ -187,7 +197,7 @@ function toolUseOf(body: ChatRequest): ToolUse | null {
       'tool_choice.function.name: expected the name of one of the tools',
       'tool_choice.function.name',
     )
-  return { tools, choice: mode, parallel: body.parallel_tool_calls ?? true }
+  return { tools, choice: mode, parallel: body.parallel_tool_calls ?? true, parametersField }
 }
 
 /** A message of the wire as the engine takes it. */

@@ -106,6 +106,16 @@ describe('a response', () => {
     ])
   })
 
+  it('names its own fields where a schema cannot be enforced', async () => {
+    const schema = { type: 'object', properties: { a: { type: 'array', uniqueItems: true } } }
+    const format = { type: 'json_schema', name: 'a', strict: true, schema } as const
+    await expect(client.responses.create({ ...ask, text: { format } })).rejects.toMatchObject({ param: 'text.format' })
+    const tools = [{ type: 'function', name: 'f', strict: true, parameters: schema } as const]
+    await expect(client.responses.create({ ...ask, tools, tool_choice: 'required' })).rejects.toMatchObject({
+      param: 'tools.0.parameters',
+    })
+  })
+
   it('keeps to a schema', async () => {
     const shape = z.object({ city: z.string().max(12), big: z.boolean() })
     const response = await client.responses.parse({

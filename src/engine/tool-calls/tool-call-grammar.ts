@@ -39,7 +39,7 @@ export function toolCallGrammar(
   use: ToolUse,
   tokenizer: Pick<Tokenizer, 'tokenId' | 'isSpecial'>,
 ): ToolCallGrammar | null {
-  const { choice, tools, parallel } = use
+  const { choice, tools, parallel, parametersField = 'function.parameters' } = use
   if (choice === 'auto') return null
   if (format === null) {
     throw new EngineError(
@@ -61,8 +61,8 @@ export function toolCallGrammar(
         ...written,
         begin: callBegin + written.begin,
         end: written.end + callEnd,
-        schema: parametersSchema(tool, parametersParam(i)),
-        param: parametersParam(i),
+        schema: parametersSchema(tool, `tools.${i}.${parametersField}`),
+        param: `tools.${i}.${parametersField}`,
         isStrict: isSchema(tool.function) && tool.function.strict === true,
       }
     }),
@@ -99,10 +99,6 @@ export function functionName(tool: ToolDefinition): string {
 /** The schema of a function's arguments as the caller gave it; undefined without one. */
 export function functionParameters({ function: described }: ToolDefinition): unknown {
   return isSchema(described) ? described.parameters : undefined
-}
-
-function parametersParam(i: number): string {
-  return `tools.${i}.function.parameters`
 }
 
 /** A function without parameters takes an empty object. */

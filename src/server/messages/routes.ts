@@ -18,7 +18,8 @@ export function messagesHandlers(parts: GenerationParts): Pick<Handlers, 'create
         messagesRequest,
         (body) => body,
         (body, context) => {
-          const job = chatJob(toChatRequest(body), context)
+          const format = body.output_config?.format === undefined ? 'output_format' : 'output_config.format'
+          const job = chatJob(toChatRequest(body), context, { prompt: 'messages', format, parameters: 'input_schema' })
           return { job, shape: () => messagesShape(job) }
         },
       ),
