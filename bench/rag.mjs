@@ -1,5 +1,5 @@
 // Retrieval: the yardstick (questions over real documentation), ingestion, search against usearch and sqlite-vec, time to first token.
-//   npm run bench -- rag [yardstick] [ablation] [ingest] [ttft] [search] [--quick]     all when none is named
+//   npm run bench -- rag [yardstick] [ablation] [ingest] [large] [ttft] [search] [--quick]     all when none is named
 //   npm run bench -- rag yardstick --half tune          the half that weights are chosen on; the other is looked at for the report only
 //   npm run bench -- rag yardstick --embedding-model FOLDER [--reranker-model FOLDER]     another pair of models, kept under its name
 // Peers are taken from bench/peers when they are installed there (npm install --prefix bench/peers). Results: bench/results/rag.json
@@ -9,6 +9,7 @@ import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { ablation } from './lib/rag/ablation.mjs'
 import { ingestion } from './lib/rag/ingest.mjs'
+import { large } from './lib/rag/large.mjs'
 import { search } from './lib/rag/search.mjs'
 import { ttft } from './lib/rag/ttft.mjs'
 import { yardstick } from './lib/rag/yardstick.mjs'
@@ -16,7 +17,7 @@ import { circumstances, readResults, run, writeResults } from './lib/run.mjs'
 import { round } from './lib/stats.mjs'
 
 // Search last: a native peer in the process can break the ONNX runtime of the sections after it.
-const SECTIONS = { yardstick, ablation, ingest: ingestion, ttft, search }
+const SECTIONS = { yardstick, ablation, ingest: ingestion, large, ttft, search }
 
 const { values: options, positionals: wanted } = parseArgs({
   allowPositionals: true,

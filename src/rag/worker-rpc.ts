@@ -84,6 +84,11 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
     this.#options = options
   }
 
+  /** Whether a worker has been started and has not died. */
+  get isRunning(): boolean {
+    return this.#worker !== null
+  }
+
   /** @throws what the method threw (RagError keeps code and param), the signal's reason, RagError overloaded or of `failureCode`. */
   call<M extends keyof Api & string>(
     method: M,

@@ -28,12 +28,22 @@ export function table(title, rows) {
 
 const WORDS = Array.from({ length: 20_000 }, (_, i) => `w${i.toString(36)}`)
 
+const zipf =
+  (/** @type {readonly string[]} */ words) => (/** @type {() => number} */ random, /** @type {number} */ count) =>
+    Array.from(
+      { length: count },
+      () => words[Math.floor(Math.exp(random() * Math.log(words.length))) - 1] ?? words[0],
+    ).join(' ')
+
+/** Words that the bundled model's tokenizer has whole, in its order, which is that of their frequency; with the frequencies of natural text. */
+export function englishWords() {
+  const file = join(root, 'models', BUNDLED_EMBEDDER, 'tokenizer.json')
+  const { model } = JSON.parse(readFileSync(file, 'utf8'))
+  return zipf(Object.keys(model.vocab).filter((word) => /^[a-z]{2,}$/.test(word)))
+}
+
 /** Words with the frequencies of natural text: rank r about as often as 1 / r. */
-export const zipfWords = (random, count) =>
-  Array.from(
-    { length: count },
-    () => WORDS[Math.floor(Math.exp(random() * Math.log(WORDS.length))) - 1] ?? WORDS[0],
-  ).join(' ')
+export const zipfWords = zipf(WORDS)
 
 /** Markdown documents of six sections each. */
 export function syntheticDocuments(count) {

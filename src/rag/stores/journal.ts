@@ -1,10 +1,10 @@
 /**
- * The file of an index: a journal of checksummed records, appended to and from time to time rewritten.
+ * The file of an index: what was packed (segment.ts), and a journal of checksummed records, appended to and from time to time packed as well.
  *
- *   "MSRAGIX1"  record*            record = length u32 | crc32(payload) u32 | crc32(those 8 bytes) u32 | payload
+ *   "MSRAGIX1"  header  segment?  record*      record = length u32 | crc32(payload) u32 | crc32(those 8 bytes) u32 | payload
  *   payload = jsonLength u32 | JSON | f32 vectors                                       everything little-endian
  *
- * The first record is the header. A document is one record, so it is there as a whole or not at all. A file is only ever made by
+ * The header is the first record; it says whether a segment follows. A document is one record, so it is there as a whole or not at all. A file is only ever made by
  * writing beside it and renaming, and only appended to afterwards: a crash at any byte leaves whole records and at most one torn
  * tail, which readers stop at and the next writer cuts off. Damage anywhere else is reported, never read past. The length has a
  * checksum of its own, because a damaged length would look like a torn tail and the writer would cut off good records.
@@ -24,8 +24,9 @@ import {
 import { basename, dirname } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { RagError, systemReasonOf } from '../errors.ts'
+import type { RandomAccess } from './segment.ts'
 
-const MAGIC = Buffer.from('MSRAGIX1', 'latin1')
+export const MAGIC = Buffer.from('MSRAGIX1', 'latin1')
 const RECORD_HEADER_BYTES = 12
 const READ_CHUNK_BYTES = 4 * 1024 * 1024
 
@@ -34,9 +35,14 @@ export interface JournalRecord {
   readonly vectors: Float32Array
 }
 
-/** One record as bytes. */
-export function encodeRecord(json: unknown, vectors: Float32Array = new Float32Array(0)): Buffer {
-  const text = Buffer.from(JSON.stringify(json), 'utf8')
+/** Bytes of a record around its JSON. */
+export const RECORD_OVERHEAD = RECORD_HEADER_BYTES + 4
+
+/** One record as bytes. @param minBytes of the whole record: spaces behind the JSON make up for what is missing. */
+export function encodeRecord(json: unknown, vectors: Float32Array = new Float32Array(0), minBytes = 0): Buffer {
+  const written = JSON.stringify(json)
+  const missing = minBytes - RECORD_OVERHEAD - Buffer.byteLength(written) - vectors.byteLength
+  const text = Buffer.from(written + ' '.repeat(Math.max(0, missing)), 'utf8')
   const payloadBytes = 4 + text.length + vectors.byteLength
   const record = Buffer.allocUnsafe(RECORD_HEADER_BYTES + payloadBytes)
   const payload = record.subarray(RECORD_HEADER_BYTES)
@@ -58,7 +64,7 @@ function decodePayload(payload: Buffer): JournalRecord {
 }
 
 /** A journal open for reading. `read` can be called again when the file has grown. */
-export class JournalReader {
+export class JournalReader implements RandomAccess {
   readonly path: string
   readonly #fd: number
   #offset = 0
@@ -83,6 +89,17 @@ export class JournalReader {
   /** Goes on behind records that the caller appended and knows. */
   skipTo(offset: number): void {
     this.#offset = offset
+  }
+
+  readInto(into: Uint8Array, offset: number): number {
+    let done = 0
+    while (done < into.byteLength) {
+      const length = Math.min(into.byteLength - done, READ_CHUNK_BYTES)
+      const count = readSync(this.#fd, into, done, length, offset + done)
+      if (count === 0) break
+      done += count
+    }
+    return done
   }
 
   /**
@@ -124,13 +141,7 @@ export class JournalReader {
 
   #readAt(offset: number, length: number): Buffer {
     const buffer = Buffer.allocUnsafe(length)
-    let done = 0
-    while (done < length) {
-      const count = readSync(this.#fd, buffer, done, Math.min(length - done, READ_CHUNK_BYTES), offset + done)
-      if (count === 0) break
-      done += count
-    }
-    return buffer.subarray(0, done)
+    return buffer.subarray(0, this.readInto(buffer, offset))
   }
 
   #isZeroFrom(offset: number, size: number): boolean {
@@ -148,9 +159,10 @@ export class JournalReader {
   }
 }
 
-function writeAll(fd: number, bytes: Uint8Array): void {
+/** @param at where in the file; null: where it is. */
+export function writeAll(fd: number, bytes: Uint8Array, at: number | null = null): void {
   let done = 0
-  while (done < bytes.length) done += writeSync(fd, bytes, done)
+  while (done < bytes.length) done += writeSync(fd, bytes, done, bytes.length - done, at === null ? null : at + done)
 }
 
 /** Appends records after `offset`, cutting off what lies behind it, and waits until they are on disk. @returns the new end. */
@@ -160,8 +172,7 @@ export function appendRecords(path: string, offset: number, records: Iterable<Bu
     ftruncateSync(fd, offset)
     let end = offset
     for (const record of records) {
-      let done = 0
-      while (done < record.length) done += writeSync(fd, record, done, record.length - done, end + done)
+      writeAll(fd, record, end)
       end += record.length
     }
     fdatasyncSync(fd)
@@ -179,14 +190,17 @@ export function appendRecords(path: string, offset: number, records: Iterable<Bu
   }
 }
 
-/** Puts a new file in the place of `path` in one step, unless `beforeRename` throws. Whoever has the old one open keeps it. */
-export function replaceFile(path: string, records: Iterable<Buffer>, beforeRename: () => void = () => {}): void {
+/**
+ * Puts a new file in the place of `path` in one step, unless `beforeRename` throws. Whoever has the old one open keeps it.
+ * @param fill writes what follows the file's first bytes.
+ */
+export function replaceFile(path: string, fill: (fd: number) => void, beforeRename: () => void = () => {}): void {
   const temporary = `${path}.new`
   try {
     const fd = openSync(temporary, 'w')
     try {
       writeAll(fd, MAGIC)
-      for (const record of records) writeAll(fd, record)
+      fill(fd)
       fsyncSync(fd)
     } finally {
       closeSync(fd)

@@ -1,59 +1,48 @@
 /** An index in memory and its journal on disk, kept equal: what was written by another process is read before every answer. */
 import { statSync } from 'node:fs'
-import { basename } from 'node:path'
 import { RagError, systemReasonOf } from '../errors.ts'
 import type {
   Candidate,
   DocumentSummary,
   EmbeddedDocument,
   IndexInfo,
-  IndexSpec,
   SearchQuery,
   StoredDocument,
   VectorIndex,
 } from '../vector-index.ts'
 import { type HeldLock, withFileLock } from './file-lock.ts'
-import { appendRecords, encodeRecord, JournalReader, replaceFile, type JournalRecord } from './journal.ts'
-import { MemoryIndex } from './memory-index.ts'
+import {
+  isIndexRecord,
+  named,
+  openIndexFile,
+  packIndexFile,
+  type HeaderRecord,
+  type IndexRecord,
+} from './index-file.ts'
+import { appendRecords, encodeRecord, MAGIC, type JournalReader, type JournalRecord } from './journal.ts'
+import type { MemoryIndex } from './memory-index.ts'
 
-const FORMAT = 1
-/** A journal is rewritten when more than half of it, and at least this much, is no longer needed. */
+/** A file is packed anew when more than half of it, and at least this much, is no longer needed. */
 const MIN_DEAD_BYTES = 1024 * 1024
+/** Records behind the segment are packed when they are longer than it, and at least this long. */
+const MIN_TAIL_BYTES = 32 * 1024 * 1024
+/** When an index is opened or closed: reading records takes longer than reading a segment. */
+const MIN_SETTLED_TAIL_BYTES = 1024 * 1024
+const MAX_SETTLED_TAIL_SHARE = 1 / 8
 /** Longer than a lock takes to be found stale. */
 const LOCK_TIMEOUT_MS = 40_000
-const RECORDS_BETWEEN_TOUCHES = 1000
-
-interface HeaderRecord extends IndexSpec {
-  readonly kind: 'header'
-  readonly format: number
-  readonly name: string
-}
-
-type IndexRecord =
-  | HeaderRecord
-  | { readonly kind: 'put'; readonly document: StoredDocument }
-  | { readonly kind: 'delete'; readonly ids: readonly string[] }
-
-/** Only the tag is looked at: the checksum vouches that the rest is what this module wrote. */
-const isIndexRecord = (json: unknown): json is IndexRecord =>
-  typeof json === 'object' && json !== null && 'kind' in json && ['header', 'put', 'delete'].includes(String(json.kind))
-
-const headerRecord = (name: string, { model, dimensions }: IndexSpec): Buffer =>
-  encodeRecord({ kind: 'header', format: FORMAT, name, model, dimensions } satisfies HeaderRecord)
 
 const putRecord = ({ vectors, ...document }: EmbeddedDocument): Buffer =>
   encodeRecord({ kind: 'put', document } satisfies IndexRecord, vectors)
-
-/** Makes an empty index at `path`. */
-export const createIndexFile = (path: string, name: string, spec: IndexSpec): void =>
-  replaceFile(path, [headerRecord(name, spec)])
 
 export class JournaledIndex implements VectorIndex {
   readonly path: string
   #reader: JournalReader
   #header: HeaderRecord
   #memory: MemoryIndex
-  /** Bytes of the record of each document; what else the file holds is dead. */
+  /** Where the records behind the segment begin. */
+  #tailAt: number
+  /** Bytes of each document in the file; what else the file holds is dead. */
   #recordBytes = new Map<string, number>()
   #liveBytes = 0
   #tail: Promise<unknown> = Promise.resolve()
@@ -62,10 +51,12 @@ export class JournaledIndex implements VectorIndex {
   /** @throws the system's error when the file cannot be opened; RagError index_corrupt. */
   constructor(path: string) {
     this.path = path
-    const { reader, header } = openJournal(path)
+    const { reader, header, memory, tailAt } = openIndexFile(path)
     this.#reader = reader
     this.#header = header
-    this.#memory = new MemoryIndex(header.dimensions)
+    this.#memory = memory
+    this.#tailAt = tailAt
+    this.#countPacked()
     this.#readOn()
   }
 
@@ -95,14 +86,14 @@ export class JournaledIndex implements VectorIndex {
 
   async get(id: string): Promise<StoredDocument | null> {
     this.#refresh()
-    return this.#memory.get(id)
+    return named(this.path, () => this.#memory.get(id))
   }
 
   async summaries(ids: readonly string[] | null = null): Promise<readonly DocumentSummary[]> {
     this.#refresh()
     const documents = ids
-      ? [...new Set(ids)].flatMap((id) => this.#memory.get(id) ?? [])
-      : [...this.#memory.documents()]
+      ? [...new Set(ids)].flatMap((id) => this.#memory.summary(id) ?? [])
+      : [...this.#memory.summaries()]
     return documents.map(({ id, contentHash, origin, stamp }) => ({
       id,
       contentHash,
@@ -113,7 +104,7 @@ export class JournaledIndex implements VectorIndex {
 
   async search(query: SearchQuery): Promise<readonly Candidate[]> {
     this.#refresh()
-    return this.#memory.search(query)
+    return named(this.path, () => this.#memory.search(query))
   }
 
   upsert(documents: readonly EmbeddedDocument[]): Promise<void> {
@@ -139,7 +130,7 @@ export class JournaledIndex implements VectorIndex {
 
   delete(ids: readonly string[]): Promise<number> {
     return this.#write((lock) => {
-      const found = ids.filter((id) => this.#memory.get(id) !== null)
+      const found = ids.filter((id) => this.#memory.summary(id) !== null)
       if (found.length === 0) return 0
       this.#append(lock, [encodeRecord({ kind: 'delete', ids: found } satisfies IndexRecord)])
       for (const id of found) this.#remove(id)
@@ -156,6 +147,14 @@ export class JournaledIndex implements VectorIndex {
     this.#reader.close()
   }
 
+  /** Packs records that would make the next opening slow, and files of an older format. Resolves when done, or when there is nothing to do. */
+  async settle(): Promise<void> {
+    const segment = this.#tailAt - MAGIC.length
+    const tail = this.#reader.offset - this.#tailAt
+    const isLong = tail >= Math.max(MIN_SETTLED_TAIL_BYTES, segment * MAX_SETTLED_TAIL_SHARE)
+    if (isLong || this.#header.format < 2) await this.#write((lock) => this.#pack(lock))
+  }
+
   /** Runs a change alone: in this process by the queue, among processes by the lock file. */
   #write<T>(change: (lock: HeldLock) => T): Promise<T> {
     this.#numWriting++
@@ -164,7 +163,7 @@ export class JournaledIndex implements VectorIndex {
         withFileLock(`${this.path}.lock`, LOCK_TIMEOUT_MS, (lock) => {
           this.#refresh()
           const result = change(lock)
-          this.#rewriteIfSparse(lock)
+          this.#packIfWorth(lock)
           return result
         }),
       )
@@ -195,13 +194,13 @@ export class JournaledIndex implements VectorIndex {
     }
     const open = this.#reader.stat()
     if (onDisk.ino !== open.inode) {
-      const { reader, header } = openJournal(this.path)
+      const { reader, header, memory, tailAt } = openIndexFile(this.path)
       this.#reader.close()
       this.#reader = reader
       this.#header = header
-      this.#memory = new MemoryIndex(header.dimensions)
-      this.#recordBytes = new Map()
-      this.#liveBytes = 0
+      this.#memory = memory
+      this.#tailAt = tailAt
+      this.#countPacked()
     } else if (open.bytes <= this.#reader.offset) return
     this.#readOn()
   }
@@ -234,38 +233,28 @@ export class JournaledIndex implements VectorIndex {
     this.#recordBytes.delete(id)
   }
 
-  #rewriteIfSparse(lock: HeldLock): void {
+  /** Each packed document has its share of the segment. */
+  #countPacked(): void {
+    const segment = this.#tailAt - MAGIC.length
+    this.#recordBytes = new Map()
+    for (const { id, numChunks } of this.#memory.summaries()) {
+      this.#recordBytes.set(id, Math.floor((segment * numChunks) / Math.max(1, this.#memory.numChunks)))
+    }
+    this.#liveBytes = [...this.#recordBytes.values()].reduce((sum, bytes) => sum + bytes, 0)
+  }
+
+  #packIfWorth(lock: HeldLock): void {
     const { bytes } = this.#reader.stat()
     const deadBytes = bytes - this.#liveBytes
-    if (deadBytes < MIN_DEAD_BYTES || deadBytes < bytes / 2) return
-    replaceFile(this.path, this.#liveRecords(lock), () => lock.assertHeld())
+    const hasDead = deadBytes >= MIN_DEAD_BYTES && deadBytes >= bytes / 2
+    const hasTail = bytes - this.#tailAt >= Math.max(MIN_TAIL_BYTES, this.#tailAt)
+    if (hasDead || hasTail || this.#memory.isSparse) this.#pack(lock)
+  }
+
+  #pack(lock: HeldLock): void {
+    const whileWriting = (): void => lock.touch()
+    const beforeRename = (): void => lock.assertHeld()
+    named(this.path, () => packIndexFile(this.path, this.name, this.#memory, this, { whileWriting, beforeRename }))
     this.#refresh()
-  }
-
-  *#liveRecords(lock: HeldLock): Generator<Buffer> {
-    yield headerRecord(this.name, this)
-    let numRecords = 0
-    for (const document of this.#memory.documents()) {
-      if (++numRecords % RECORDS_BETWEEN_TOUCHES === 0) lock.touch()
-      yield putRecord({ ...document, vectors: this.#memory.vectorsOf(document.id) })
-    }
-  }
-}
-
-/** Opens a journal and reads its header. */
-function openJournal(path: string): { readonly reader: JournalReader; readonly header: HeaderRecord } {
-  const reader = new JournalReader(path)
-  try {
-    for (const { json } of reader.read()) {
-      if (!isIndexRecord(json) || json.kind !== 'header') break
-      if (json.format !== FORMAT) {
-        throw new RagError('index_corrupt', `the index has format ${json.format}, this version reads format ${FORMAT}`)
-      }
-      return { reader, header: json }
-    }
-    throw new RagError('index_corrupt', `index ${basename(path, '.idx')}: it has no header; delete it and index again`)
-  } catch (error) {
-    reader.close()
-    throw error
   }
 }

@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { describe, expect, it } from 'vitest'
 import { seededRandom, syntheticDocument } from '../../../test/rag/documents.ts'
-import { MemoryIndex, topRows } from './memory-index.ts'
+import { MemoryIndex } from './memory-index.ts'
+import { topRows } from './top-rows.ts'
 import { VectorMatrix } from './vector-matrix.ts'
 
 const here = (file: string): string => new URL(file, import.meta.url).pathname

@@ -1,34 +1,51 @@
-/** The chunks of one index in memory: exact vector search and BM25 over the same rows. Synchronous; knows no file and no thread. */
+/** The chunks of one index: exact vector search and BM25 over the same rows. Synchronous; knows no thread. */
 import { Bm25Index } from '../bm25.ts'
 import { matchesFilter } from '../filter.ts'
-import type { Candidate, EmbeddedDocument, MetadataFilter, SearchQuery, StoredDocument } from '../vector-index.ts'
+import type {
+  Candidate,
+  Chunk,
+  EmbeddedDocument,
+  MetadataFilter,
+  SearchQuery,
+  StoredDocument,
+} from '../vector-index.ts'
+import { encodeChunk, type PackedDocument, type Segment } from './segment.ts'
+import type { PackedRows } from './segment-writer.ts'
+import { topRows } from './top-rows.ts'
 import { VectorMatrix } from './vector-matrix.ts'
 
-/** Removed rows are only marked; past this share of them (and this number) everything is laid out anew. */
+/** Removed rows are only marked; past this share of them (and this number) it is time to lay out everything anew. */
 const MAX_DEAD_SHARE = 0.25
 const MIN_DEAD_ROWS = 1024
 
 interface Entry {
-  readonly document: StoredDocument
-  /** Its chunks are the rows [firstRow, firstRow + chunks.length). */
+  readonly document: PackedDocument
+  /** Its chunks are the rows [firstRow, firstRow + document.numChunks). */
   readonly firstRow: number
   /** Its number among all that were ever added. */
   readonly ordinal: number
+  /** null: they are in the segment. */
+  readonly chunks: readonly Chunk[] | null
 }
 
-export class MemoryIndex {
+export class MemoryIndex implements PackedRows {
   readonly dimensions: number
-  #vectors: VectorMatrix
-  #terms = new Bm25Index()
+  readonly #segment: Segment | null
+  readonly #vectors: VectorMatrix
+  readonly #terms: Bm25Index
   /** By row: the document it belongs to, null once removed. */
-  #owners: (Entry | null)[] = []
-  #entries = new Map<string, Entry>()
+  readonly #owners: (Entry | null)[] = []
+  readonly #entries = new Map<string, Entry>()
   #numDead = 0
   #numAdded = 0
 
-  constructor(dimensions: number) {
+  /** @param vectors of the segment's rows. */
+  constructor(dimensions: number, segment: Segment | null = null, vectors = new VectorMatrix(dimensions)) {
     this.dimensions = dimensions
-    this.#vectors = new VectorMatrix(dimensions)
+    this.#segment = segment
+    this.#vectors = vectors
+    for (const document of segment?.documents ?? []) this.#enter(document, null)
+    this.#terms = new Bm25Index(segment, (row) => this.#owners[row]?.ordinal ?? 0)
   }
 
   get numDocuments(): number {
@@ -39,21 +56,25 @@ export class MemoryIndex {
     return this.#owners.length - this.#numDead
   }
 
-  *documents(): Generator<StoredDocument> {
+  /** Whether so many rows are removed that it is worth to lay out the others anew. */
+  get isSparse(): boolean {
+    return this.#numDead > MIN_DEAD_ROWS && this.#numDead > this.#owners.length * MAX_DEAD_SHARE
+  }
+
+  *summaries(): Generator<PackedDocument> {
     for (const { document } of this.#entries.values()) yield document
   }
 
-  get(id: string): StoredDocument | null {
+  summary(id: string): PackedDocument | null {
     return this.#entries.get(id)?.document ?? null
   }
 
-  /** The vectors of a document, [chunks, dimensions]. */
-  vectorsOf(id: string): Float32Array {
+  /** @throws RagError of the segment when its file ends early. */
+  get(id: string): StoredDocument | null {
     const entry = this.#entries.get(id)
-    if (!entry) return new Float32Array(0)
-    const vectors = new Float32Array(entry.document.chunks.length * this.dimensions)
-    entry.document.chunks.forEach((_, i) => vectors.set(this.#vectors.row(entry.firstRow + i), i * this.dimensions))
-    return vectors
+    if (!entry) return null
+    const { numChunks, ...document } = entry.document
+    return { ...document, chunks: Array.from({ length: numChunks }, (_, i) => this.#chunkOf(entry, i)) }
   }
 
   /** Whether that many more chunks fit into memory. */
@@ -62,30 +83,25 @@ export class MemoryIndex {
   }
 
   /** Adds a document, replacing one of the same id. */
-  put({ vectors, ...document }: EmbeddedDocument): void {
+  put({ vectors, chunks, ...document }: EmbeddedDocument): void {
     this.delete(document.id)
-    const firstRow = this.#owners.length
     this.#vectors.append(vectors)
-    const entry = { document, firstRow, ordinal: this.#numAdded++ }
-    for (const chunk of document.chunks) {
-      this.#terms.add(this.#owners.length, entry.ordinal, searchableText(document, chunk))
-      this.#owners.push(entry)
-    }
-    this.#entries.set(document.id, entry)
+    const { firstRow, ordinal } = this.#enter({ ...document, numChunks: chunks.length }, chunks)
+    for (const [i, chunk] of chunks.entries()) this.#terms.add(firstRow + i, ordinal, searchableText(document, chunk))
   }
 
   /** @returns whether it was there. */
   delete(id: string): boolean {
     const entry = this.#entries.get(id)
     if (!entry) return false
-    this.#entries.delete(id)
-    this.#terms.remove(
-      entry.firstRow,
-      entry.document.chunks.map((chunk) => searchableText(entry.document, chunk)),
+    const { firstRow, document } = entry
+    const texts = Array.from({ length: document.numChunks }, (_, i) =>
+      searchableText(document, this.#chunkOf(entry, i)),
     )
-    this.#owners.fill(null, entry.firstRow, entry.firstRow + entry.document.chunks.length)
-    this.#numDead += entry.document.chunks.length
-    if (this.#numDead > MIN_DEAD_ROWS && this.#numDead > this.#owners.length * MAX_DEAD_SHARE) this.#rebuild()
+    this.#entries.delete(id)
+    this.#terms.remove(firstRow, texts)
+    this.#owners.fill(null, firstRow, firstRow + document.numChunks)
+    this.#numDead += document.numChunks
     return true
   }
 
@@ -98,18 +114,71 @@ export class MemoryIndex {
     const ranks = new Map<number, { vectorRank: number | null; textRank: number | null }>()
     byVector.forEach((row, i) => ranks.set(row, { vectorRank: i + 1, textRank: null }))
     byText.forEach((row, i) => ranks.set(row, { vectorRank: ranks.get(row)?.vectorRank ?? null, textRank: i + 1 }))
+    const shareOf = (score: number | undefined): number => (lexical.whole > 0 ? (score ?? 0) / lexical.whole : 0)
     return [...ranks].flatMap(([row, found]) => {
       const entry = this.#owners[row]
-      const chunk = entry?.document.chunks[row - entry.firstRow]
-      if (!entry || !chunk) return []
+      if (!entry) return []
       const { id, source, metadata } = entry.document
-      const shareOf = (score: number | undefined): number => (lexical.whole > 0 ? (score ?? 0) / lexical.whole : 0)
-      const shares = {
-        textShare: shareOf(lexical.rows[row]),
-        documentShare: shareOf(lexical.documents[entry.ordinal]),
-      }
-      return [{ ...chunk, ...found, documentId: id, source, metadata, similarity: similarities[row] ?? 0, ...shares }]
+      return [
+        {
+          ...this.#chunkOf(entry, row - entry.firstRow),
+          ...found,
+          documentId: id,
+          source,
+          metadata,
+          similarity: similarities[row] ?? 0,
+          textShare: shareOf(lexical.rows[row]),
+          documentShare: shareOf(lexical.documents[entry.ordinal]),
+        },
+      ]
     })
+  }
+
+  // ---- What is packed ----
+
+  get packed(): Segment | null {
+    return this.#segment
+  }
+
+  get numRows(): number {
+    return this.#owners.length
+  }
+
+  *documents(): Generator<{ readonly document: PackedDocument; readonly firstRow: number }> {
+    for (const { document, firstRow } of this.#entries.values()) yield { document, firstRow }
+  }
+
+  addedTerms(): ReturnType<Bm25Index['added']> {
+    return this.#terms.added()
+  }
+
+  lengthOf(row: number): number {
+    return this.#terms.lengthOf(row)
+  }
+
+  vectorBytes(row: number): Uint8Array {
+    return this.#vectors.rowBytes(row)
+  }
+
+  encodedChunk(row: number): Buffer {
+    const entry = this.#owners[row]
+    const chunk = entry?.chunks?.[row - entry.firstRow]
+    if (chunk) return encodeChunk(chunk)
+    if (!this.#segment) throw new Error(`row ${row}: there is none`)
+    return this.#segment.encodedChunk(row)
+  }
+
+  #enter(document: PackedDocument, chunks: readonly Chunk[] | null): Entry {
+    const entry = { document, firstRow: this.#owners.length, ordinal: this.#numAdded++, chunks }
+    for (let i = 0; i < document.numChunks; i++) this.#owners.push(entry)
+    this.#entries.set(document.id, entry)
+    return entry
+  }
+
+  #chunkOf({ chunks, firstRow }: Entry, at: number): Chunk {
+    const chunk = chunks === null ? this.#segment?.chunk(firstRow + at) : chunks[at]
+    if (!chunk) throw new Error(`row ${firstRow + at}: there is none`)
+    return chunk
   }
 
   #rowTest(filter: MetadataFilter | undefined): (row: number) => boolean {
@@ -122,21 +191,6 @@ export class MemoryIndex {
       return owner !== null && owner !== undefined && passing.has(owner)
     }
   }
-
-  #rebuild(): void {
-    const documents = [...this.#entries.keys()].map((id) => ({ id, vectors: this.vectorsOf(id) }))
-    const entries = this.#entries
-    this.#vectors = new VectorMatrix(this.dimensions)
-    this.#terms = new Bm25Index()
-    this.#owners = []
-    this.#entries = new Map()
-    this.#numDead = 0
-    this.#numAdded = 0
-    for (const { id, vectors } of documents) {
-      const entry = entries.get(id)
-      if (entry) this.put({ ...entry.document, vectors })
-    }
-  }
 }
 
 /** What lexical search sees of a chunk. Its headings are there twice: they name its topic, often nothing else does, and they are short. */
@@ -144,47 +198,3 @@ export const searchableText = (
   document: { readonly source: string },
   chunk: { readonly headings: readonly string[]; readonly text: string },
 ): string => [document.source, ...chunk.headings, ...chunk.headings, chunk.text].join('\n')
-
-/** The rows of the highest scores above `floor`, best first; of equal scores the earlier row. O(rows + found log depth). */
-export function topRows(
-  scores: Float32Array,
-  depth: number,
-  floor: number,
-  passes: (row: number) => boolean,
-): number[] {
-  // A binary heap whose root is the worst kept row.
-  const heap: number[] = []
-  const isWorse = (a: number, b: number): boolean => {
-    const difference = (scores[a] ?? 0) - (scores[b] ?? 0)
-    return difference < 0 || (difference === 0 && a > b)
-  }
-  const sink = (start: number): void => {
-    let at = start
-    for (;;) {
-      let worst = at
-      for (const child of [2 * at + 1, 2 * at + 2]) {
-        if (child < heap.length && isWorse(heap[child] ?? 0, heap[worst] ?? 0)) worst = child
-      }
-      if (worst === at) return
-      const moved = heap[at] ?? 0
-      heap[at] = heap[worst] ?? 0
-      heap[worst] = moved
-      at = worst
-    }
-  }
-  let threshold = floor
-  for (let row = 0; row < scores.length; row++) {
-    const score = scores[row] ?? 0
-    if (!(score > threshold) || !passes(row)) continue
-    if (heap.length < depth) {
-      heap.push(row)
-      if (heap.length < depth) continue
-      for (let i = (depth >> 1) - 1; i >= 0; i--) sink(i)
-    } else {
-      heap[0] = row
-      sink(0)
-    }
-    threshold = scores[heap[0] ?? 0] ?? floor
-  }
-  return heap.sort((a, b) => (isWorse(b, a) ? -1 : 1))
-}

@@ -5,7 +5,8 @@ import { parseStoredName, storedName } from '../access.ts'
 import { RagError, systemReasonOf } from '../errors.ts'
 import { type IndexSpec, type IndexStore, type VectorIndex } from '../vector-index.ts'
 import { withFileLock } from './file-lock.ts'
-import { createIndexFile, JournaledIndex } from './journaled-index.ts'
+import { createIndexFile } from './index-file.ts'
+import { JournaledIndex } from './journaled-index.ts'
 
 const EXTENSION = '.idx'
 /** Of the folder of a key's own indexes: no index has it. */
@@ -117,6 +118,8 @@ export class LocalMemoryStore implements IndexStore {
     this.#loaded.delete(name)
     try {
       const index = known?.index ?? new JournaledIndex(path)
+      // Beside the requests, and not where the file can only be read.
+      if (!known) index.settle().catch(() => undefined)
       this.#loaded.set(name, { index, usedMs: performance.now() })
       this.#unloadMost()
       return index
@@ -144,8 +147,10 @@ export class LocalMemoryStore implements IndexStore {
 
   async close(): Promise<void> {
     clearInterval(this.#timer)
-    for (const { index } of this.#loaded.values()) index.close()
+    const indexes = [...this.#loaded.values()].map(({ index }) => index)
     this.#loaded.clear()
+    await Promise.allSettled(indexes.map((index) => index.settle()))
+    for (const index of indexes) index.close()
   }
 
   /** Gives back the memory of indexes that nobody asked for since long. @param nowMs as `performance.now()`. */

@@ -27,6 +27,7 @@ export interface MemoryWorkerApi {
     readonly params: { readonly name: string; readonly spec: IndexSpec }
     readonly result: IndexSpec
   }
+  readonly close: { readonly params: null; readonly result: void }
   readonly drop: { readonly params: { readonly name: string }; readonly result: boolean }
   readonly index: { readonly params: IndexCall; readonly result: unknown }
 }
@@ -42,6 +43,7 @@ serveCalls<MemoryWorkerApi>({
     return index && specOf(index)
   },
   openOrCreate: async ({ name, spec }) => specOf(await store.openOrCreate(name, spec)),
+  close: () => store.close(),
   drop: ({ name }) => store.drop(name),
   index: async ({ name, spec, method, args }) => {
     const index = await store.open(name)
