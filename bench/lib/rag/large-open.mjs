@@ -21,7 +21,6 @@ const rag = createRag({
   defaultIndex: 'large',
   bundledFiles: [],
   rerankBudgetMs: 60_000,
-  promptTemplate: () => null,
 })
 try {
   // The model is there in any case.
