@@ -173,7 +173,11 @@ const toolCall = z.object({
 
 const tool = z.looseObject({
   type: z.literal('function'),
-  function: z.looseObject({ name: z.string().min(1).max(256) }),
+  function: z.looseObject({
+    name: z.string().min(1).max(256),
+    description: z.string().nullish(),
+    parameters: z.record(z.string(), z.unknown()).nullish(),
+  }),
 })
 
 const toolChoice = nullable(

@@ -63,6 +63,25 @@ it('a body that is refused before its end is read to its end: the client has its
   }
 })
 
+it('arguments of an earlier call that are nested without end are text; parameters of a tool have to be an object', async () => {
+  const call = {
+    id: '1',
+    type: 'function',
+    function: { name: 'f', arguments: '['.repeat(20_000) + ']'.repeat(20_000) },
+  }
+  const user = { role: 'user', content: 'x' }
+  const messages = [user, { role: 'assistant', tool_calls: [call] }, { role: 'tool', tool_call_id: '1', content: 'y' }]
+  const long = await server.post('/v1/chat/completions', { messages, max_tokens: 1 })
+  expect(await long.json()).toMatchObject({ error: { code: 'context_length_exceeded' } })
+  const [deep] = messages.slice(1)
+  const short = { ...call, function: { name: 'f', arguments: '['.repeat(500) + ']'.repeat(500) } }
+  const shown = await server.post('/v1/chat/completions', { messages: [user, { ...deep, tool_calls: [short] }, messages[2]], max_tokens: 1 }) // prettier-ignore
+  expect(shown.status).toBe(200)
+  const tools = [{ type: 'function', function: { name: 'f', parameters: 'none' } }]
+  const refused = await server.post('/v1/chat/completions', { messages: [user], tools })
+  expect(await refused.json()).toMatchObject({ error: { param: 'tools.0.function.parameters' } })
+})
+
 /** `unit` as often as it fits into a list of the largest body. */
 const wide = (field: string, unit: string, numBytes = MAX_BYTES) =>
   `{"${field}":[${`${unit},`.repeat(Math.floor((numBytes - 200) / (unit.length + 1)))}${unit}]}`

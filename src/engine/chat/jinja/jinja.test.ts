@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
 import { TemplateFault, TemplateRefusal } from './errors.ts'
 import { renderTemplate } from './interpreter.ts'
-import { parseJson } from './json.ts'
+import { jsonText, parseJson } from './json.ts'
 import { parseTemplate } from './parser.ts'
 import { Dict } from './values.ts'
 
@@ -27,3 +27,14 @@ describe('what fails in Python fails', () => {
     expect(() => render(template), error).toThrow(refuses ? TemplateRefusal : TemplateFault)
   })
 })
+
+test('JSON keeps digits and order; what is none, or is nested beyond any use, is not read', () => {
+  const value = parseJson('{"b": 1.50, "10": 12345678901234567890, "a": [-0, 1e2, true, null, "x\\u00e9"]}')?.value
+  expect(value === undefined ? '' : jsonText(value, LAYOUT)).toBe(
+    '{"b": 1.50, "10": 12345678901234567890, "a": [-0, 1e2, true, null, "xé"]}',
+  )
+  for (const text of ['{', '{"a":', 'NaN', `${'['.repeat(50_000)}${']'.repeat(50_000)}`])
+    expect(parseJson(text)).toBeNull()
+})
+
+const LAYOUT = { indent: null, itemSeparator: ', ', keySeparator: ': ', sortsKeys: false, isAscii: false }

@@ -63,20 +63,24 @@ function jsonString(text: string, { isAscii }: JsonLayout): string {
 /** Digits of the whole numbers that are read as such; longer ones keep their spelling. */
 const MAX_DIGITS = 300
 
-/** As json.loads, but numbers keep the digits that they came with and keys their order. null: it is no JSON. */
+/** Levels of nesting that are read, as many as a body may have. */
+const MAX_DEPTH = 128
+
+/** As json.loads, but numbers keep the digits that they came with and keys their order. null: it is no JSON, or nested too deeply. */
 export function parseJson(text: string): { readonly value: Value } | null {
   try {
     JSON.parse(text)
+    return { value: new JsonReader(text).read() }
   } catch {
     return null
   }
-  return { value: new JsonReader(text).read() }
 }
 
 /** Goes over text that is known to be JSON. */
 class JsonReader {
   readonly #tokens: RegExpExecArray[]
   #at = 0
+  #depth = 0
 
   constructor(text: string) {
     this.#tokens = [...text.matchAll(/"(?:[^"\\]|\\.)*"|[-\d][-+.\deE]*|true|false|null|[[\]{}:,]/g)]
@@ -84,8 +88,12 @@ class JsonReader {
 
   read(): Value {
     const token = this.#next()
-    if (token === '{') return this.#readObject()
-    if (token === '[') return this.#readArray()
+    if (token === '{' || token === '[') {
+      if (++this.#depth > MAX_DEPTH) throw new RangeError(`more than ${MAX_DEPTH} levels of nesting`)
+      const value = token === '{' ? this.#readObject() : this.#readArray()
+      this.#depth--
+      return value
+    }
     if (token.startsWith('"')) return String(JSON.parse(token))
     if (token === 'null') return null
     return token === 'true' || token === 'false' ? token === 'true' : toNumber(token)
