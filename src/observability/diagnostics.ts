@@ -27,16 +27,20 @@ export function limited(onDiagnostic: (message: string, suppressed: number) => v
 }
 
 /**
- * What is not passed on: the exporter over gRPC says the first of every endpoint whose certificate authority is named, though no client
- * certificate is needed; a sampler that is unknown is reported by this project, which reads the variable itself.
+ * What is not passed on. The exporter over gRPC says the first of every endpoint whose certificate authority is named, though no client
+ * certificate is needed; a sampler that is unknown, and an application's SDK that was there first, are reported by this project itself.
  */
-const FALSE_ALARMS = ['Client key and certificate must both be provided', 'OTEL_TRACES_SAMPLER']
+const FALSE_ALARMS = [
+  'Client key and certificate must both be provided',
+  'OTEL_TRACES_SAMPLER',
+  'Attempted duplicate registration of API',
+]
 
 /** The SDK's own complaints. */
 export function installDiagnostics(report: (message: string) => void): void {
   const ignore = () => {}
   const complain = (message: string) => {
-    if (!FALSE_ALARMS.some((alarm) => message.startsWith(alarm))) report(message)
+    if (!FALSE_ALARMS.some((alarm) => message.includes(alarm))) report(message)
   }
   diag.setLogger(
     { error: complain, warn: complain, info: ignore, debug: ignore, verbose: ignore },
