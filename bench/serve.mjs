@@ -2,7 +2,7 @@
 // closed-loop and Poisson arrivals, independent, shared-prefix and multi-turn prompts; a 4,000-token prefix cold and warm; tracing off and on,
 // interleaved; run-ahead off and on likewise; a long prompt cold, from disk, from host memory and from the pool. Where the system tells it (Linux), the
 // CPU time of each of the server's threads per token. What scheduling a step and delivering a token cost: bench/engine.mjs.
-//   npm run bench -- serve [--device cpu|reference|webgpu|auto] [--model PATH] [--concurrency 1,4,16] [--rate 2,8] [--seconds 10] [--tokens 64] [--rounds 4] [--clients 4] [--only closed|poisson|workloads|prefix|tiers|runahead|tracing|peers] [--peer PATH_OF_LLAMA_SERVER]
+//   npm run bench -- serve [--device cpu|reference|webgpu|auto] [--model PATH] [--concurrency 1,4,16] [--rate 2,8] [--seconds 10] [--tokens 64] [--rounds 4] [--clients 4] [--only closed|poisson|workloads|prefix|tiers|runahead|speculation|tracing|peers] [--peer PATH_OF_LLAMA_SERVER]
 // Results: a file per section, bench/results/serve-SECTION.json
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -215,9 +215,14 @@ async function prefix(url) {
   return { prefix: found }
 }
 
-/** Two settings of the server, both running, loaded in turns, so that drift of the machine falls on both. */
-async function interleaved(section, settings) {
-  const totals = settings.map(() => [])
+/**
+ * Two settings of the server, both running, loaded in turns, so that drift of the machine falls on both.
+ * @param {string} section
+ * @param {readonly { name: string, args: string[] }[]} settings
+ * @param {() => (client: number) => object} prompts what clients ask for, made anew for each load
+ */
+async function interleaved(section, settings, prompts = () => workload('independent')) {
+  const totals = settings.map(() => /** @type {number[]} */ ([]))
   const rows = []
   await withServer(settings[0].args, (first) =>
     withServer(settings[1].args, async (second) => {
@@ -226,7 +231,7 @@ async function interleaved(section, settings) {
         for (const i of round % 2 === 0 ? [0, 1] : [1, 0]) {
           const measured = await measure(
             [first, second][i],
-            closed([first, second][i], Number(flags.clients), SECONDS, workload('independent')),
+            closed([first, second][i], Number(flags.clients), SECONDS, prompts()),
           )
           totals[i].push(measured.outputTokensPerSecond)
           rows.push(row(section, `${settings[i].name}, round ${round + 1}`, measured))
@@ -344,6 +349,28 @@ const RUN_AHEAD = [
   { name: 'run-ahead 0', args: ['--run-ahead', '0'] },
   { name: 'run-ahead 1', args: ['--run-ahead', '1'] },
 ]
+const SPECULATION = [
+  { name: 'speculation off', args: ['--no-speculation'] },
+  { name: 'speculation on', args: [] },
+]
+/** Text to be said again, which prompt lookup guesses; and text drawn at temperature 1, which it cannot. Greedy text lies between. */
+const SPECULATED = {
+  copied: () => {
+    const random = seededRandom(7919 * ++numWorkloads)
+    return () => {
+      const text = words(random, 60)
+      return { prompt: `${text}.\n\nThe same text once more:\n\n${text.slice(0, 40)}`, temperature: 0 }
+    }
+  },
+  greedy: () => {
+    const next = workload('independent')
+    return (client) => ({ ...next(client), temperature: 0 })
+  },
+  drawn: () => {
+    const next = workload('independent')
+    return (client) => ({ ...next(client), temperature: 1 })
+  },
+}
 const TRACING = [
   { name: 'tracing off', args: ['--trace-detail', 'off'] },
   { name: 'tracing on', args: ['--trace-detail', 'contract'] },
@@ -362,6 +389,12 @@ await run('serve', async (save) => {
   if (wants('tiers')) save({ flags, ...(await tiers()) }, 'serve-tiers')
   if (wants('runahead')) {
     save({ flags, ...(await interleaved('runahead', RUN_AHEAD)) }, `serve-runahead-${flags.clients}`)
+  }
+  if (wants('speculation')) {
+    const found = {}
+    for (const [name, prompts] of Object.entries(SPECULATED))
+      Object.assign(found, { [name]: (await interleaved(name, SPECULATION, prompts))[name] })
+    save({ flags, speculation: found }, 'serve-speculation')
   }
   if (wants('tracing')) save({ flags, ...(await interleaved('tracing', TRACING)) }, 'serve-tracing')
   if (flags.peer !== undefined && wants('peers')) save({ flags, ...(await peers(flags.peer)) }, 'serve-peers')

@@ -1,4 +1,4 @@
-/** The local engine: requests in, token events out. The step loop is schedule, run, deliver. */
+/** The local engine: requests in, token events out; what each of its parts is told of the others. */
 import { createHash } from 'node:crypto'
 import { ActiveRequests } from './requests/active-requests.ts'
 import type { ActiveRequest } from './requests/active-requests.ts'
@@ -28,14 +28,12 @@ import type {
   TextOptions,
   TokenizerDescription,
 } from './request.ts'
-import { maxSampleRows, RunnerError } from './runner/runner.ts'
-import type { ModelInfo, Runner, RunnerProblem, StepResult } from './runner/runner.ts'
+import { maxSampleRows } from './runner/runner.ts'
+import type { ModelInfo, Runner, RunnerProblem } from './runner/runner.ts'
 import { Scheduler } from './schedule/scheduler.ts'
-import type { Sequence } from './schedule/sequence.ts'
-import { SequenceFault } from './schedule/step-draft.ts'
-import type { ScheduledStep } from './schedule/step-draft.ts'
 import { StepTimes } from './schedule/step-times.ts'
-import { newEngineCounts, publishSchedule } from './schedule/step-accounting.ts'
+import { newEngineCounts } from './schedule/step-accounting.ts'
+import { StepLoop } from './step-loop.ts'
 import type { Tokenizer } from './tokenizer.ts'
 import { toolCallFormat } from './tool-calls/tool-call-format.ts'
 import { marksOf } from './tool-calls/tool-call-marks.ts'
@@ -84,12 +82,6 @@ export function createEngine(parts: EngineParts): Engine {
   return engine
 }
 
-interface StepInFlight {
-  readonly step: ScheduledStep
-  readonly result: Promise<StepResult>
-  readonly submittedMs: number
-}
-
 class LocalEngine implements Engine {
   readonly modelName: string
   readonly modelInfo: ModelInfo
@@ -97,29 +89,19 @@ class LocalEngine implements Engine {
   readonly tokenizerName: string
   readonly tokenizer: TokenizerDescription
   readonly #parts: EngineParts
-  readonly #options: EngineOptions
   readonly #texts: TextService
   readonly #scheduler: Scheduler
   readonly #bus: EventBus
   readonly #kv: KvTransfer | null
   readonly #grammars: GrammarCompiler
   readonly #requests: ActiveRequests
-  readonly #masks: MaskQueue
   readonly #intake: Intake
-  readonly #delivery: Delivery
+  readonly #steps: StepLoop
   readonly #counts = newEngineCounts()
-  readonly #times = new StepTimes()
-  readonly #inFlight: StepInFlight[] = []
   readonly #idleListeners: (() => void)[] = []
   #state: 'running' | 'draining' | 'closed' = 'running'
-  #lastDeliveredMs = 0
-  /** The pool that steps are planned for; null: the next step tells which it is, and none is planned ahead of it. */
-  #poolId: number | null = 0
   #problem: RunnerProblem | null = null
-  /** Something changed since the loop last looked; `#wake` ends its sleep. */
-  #isSignalled = false
-  #wake: () => void = () => {}
-  #loop: Promise<void> = Promise.resolve()
+  #closed: Promise<void> = Promise.resolve()
 
   constructor(parts: EngineParts) {
     const { modelInfo, tokenizer, runner, kvTiers, chatTemplate } = parts
@@ -127,7 +109,6 @@ class LocalEngine implements Engine {
     const options = { ...parts.options, speculation: parts.options.speculation && modelInfo.numStateSlots === 0 }
     const { blockSize, blockBytes, vocabSize, eosTokenIds } = modelInfo
     this.#parts = parts
-    this.#options = options
     this.modelName = options.modelName
     this.modelInfo = modelInfo
     // One sequence alone must always be able to finish, or it would be preempted for ever.
@@ -144,6 +125,7 @@ class LocalEngine implements Engine {
       options.onProblem?.(problem)
     })
     const bus = new EventBus((subscriber, error) => onError(`subscriber ${subscriber}`, error))
+    const times = new StepTimes()
     const scheduler = new Scheduler({
       blockSize,
       numBlocks: modelInfo.numKvBlocks,
@@ -152,7 +134,7 @@ class LocalEngine implements Engine {
       maxNumBatchedTokens: modelInfo.maxNumBatchedTokens,
       maxSampleRows: maxSampleRows(options.maxNumSeqs, options.speculation),
       hash: hashBlock,
-      maxPrefillTokens: (numRows) => this.#times.prefillTokensBeside(numRows, options.maxPrefillMs ?? Infinity),
+      maxPrefillTokens: (numRows) => times.prefillTokensBeside(numRows, options.maxPrefillMs ?? Infinity),
       prefetch: (sequence, match) => this.#kv?.prefetch(scheduler, sequence, match) ?? false,
     })
     this.#bus = bus
@@ -166,7 +148,7 @@ class LocalEngine implements Engine {
       ...(thoughtFormat === null ? [] : reasoningMarks(thoughtFormat, tokenizer)),
     ])
     this.#grammars = createGrammarCompiler({ tokenizer, vocabSize, eosTokenIds, specialTokens })
-    const onLoaded = () => this.#signal()
+    const onLoaded = () => this.#steps.signal()
     this.#kv =
       kvTiers === null || kvTiers === undefined
         ? null
@@ -176,14 +158,14 @@ class LocalEngine implements Engine {
             bus,
             blockSize,
             blockBytes,
-            poolId: () => this.#poolId,
+            poolId: () => this.#steps.poolId,
             onError,
             onLoaded,
           })
     const requests = new ActiveRequests({ scheduler, bus, kv: this.#kv, onEnd: () => this.#onRequestEnd() })
     this.#requests = requests
-    this.#masks = new MaskQueue({
-      onMask: () => this.#signal(),
+    const masks = new MaskQueue({
+      onMask: () => this.#steps.signal(),
       onFailure: (active, cause) => {
         onError('grammar', cause)
         const message = 'the engine failed while the request ran'
@@ -210,15 +192,18 @@ class LocalEngine implements Engine {
       options,
       refuseUnlessRunning: () => this.#refuseUnlessRunning(),
     })
-    this.#delivery = new Delivery({
+    const delivery = new Delivery({
       scheduler,
       requests,
-      masks: this.#masks,
+      masks,
       bus,
       counts: this.#counts,
-      times: this.#times,
+      times,
       onError,
     })
+    const counts = this.#counts
+    const { runAhead } = options
+    this.#steps = new StepLoop({ runner, scheduler, requests, masks, delivery, bus, counts, times, runAhead, onError })
   }
 
   get problem(): string | null {
@@ -245,7 +230,7 @@ class LocalEngine implements Engine {
       }
       signal.addEventListener('abort', onAbort, { once: true })
       this.#intake.admit(active).then(
-        () => this.#signal(),
+        () => this.#steps.signal(),
         (error: unknown) => requests.end(active, error),
       )
       if (signal.aborted) requests.abort(active)
@@ -291,47 +276,28 @@ class LocalEngine implements Engine {
     if (this.#state !== 'closed') {
       this.#state = 'closed'
       this.#requests.failAll(new EngineError('shutdown', 'the server is shutting down'))
-      this.#signal()
-      this.#loop = this.#shutDown(this.#loop)
+      this.#steps.stop()
+      this.#closed = this.#shutDown()
     }
-    await this.#loop
+    await this.#closed
   }
 
   /** Starts the step loop. */
   start(): void {
-    this.#loop = this.#run()
+    this.#steps.start()
   }
 
-  async #shutDown(loop: Promise<void>): Promise<void> {
+  async #shutDown(): Promise<void> {
     await Promise.all([this.#grammars.close(), this.#texts.close()])
     await this.#kv?.settle()
     await this.#parts.kvTiers?.close()
     await this.#parts.runner.close()
-    await loop
-  }
-
-  async #run(): Promise<void> {
-    while (!this.#isClosed()) {
-      this.#isSignalled = false
-      const isIdle = !(await this.#step())
-      if (isIdle && !this.#isSignalled) await new Promise<void>((resolve) => (this.#wake = resolve))
-      // A runner in this thread resolves in microtasks alone, which would keep sockets and timers from being served.
-      else await new Promise<void>((resolve) => setImmediate(resolve))
-    }
-  }
-
-  #signal(): void {
-    this.#isSignalled = true
-    this.#wake()
-  }
-
-  #isClosed(): boolean {
-    return this.#state === 'closed'
+    await this.#steps.ended
   }
 
   #onRequestEnd(): void {
     if (this.#requests.size === 0) for (const listener of this.#idleListeners.splice(0)) listener()
-    this.#signal()
+    this.#steps.signal()
   }
 
   #refuseUnlessRunning(): void {
@@ -343,105 +309,6 @@ class LocalEngine implements Engine {
       throw new EngineError('device_lost', `the engine cannot run at the moment: ${this.#problem.reason}`)
     }
   }
-
-  /** Schedules, runs and delivers one step. False: there was nothing to do. */
-  async #step(): Promise<boolean> {
-    let delivering: ScheduledStep | null = null
-    try {
-      if (this.#masks.numPending > 0) await this.#masks.wait()
-      this.#fill()
-      const oldest = this.#inFlight.shift()
-      if (oldest === undefined) return false
-      delivering = oldest.step
-      const result = await oldest.result
-      this.#poolId = result.poolId ?? 0
-      const atMs = performance.now()
-      const startMs = Math.max(oldest.submittedMs, this.#lastDeliveredMs)
-      this.#lastDeliveredMs = atMs
-      const { numDecodeTokens, numPrefillTokens } = oldest.step
-      this.#times.record(numDecodeTokens, numPrefillTokens, Math.min(atMs - startMs, result.computeMs))
-      this.#delivery.deliver({ step: oldest.step, result, startMs, atMs })
-      // At once, so that the runner computes while the streams are written; but not without the sequences whose masks are on their way.
-      delivering = null
-      if (this.#masks.numPending === 0 && !this.#isClosed()) this.#fill()
-    } catch (error) {
-      // The pool was replaced without a failed step: while nothing ran, or under a read of blocks.
-      if (error instanceof RunnerError && error.code === 'pool_replaced') await this.#startOver()
-      else await this.#failSteps(error, culpritOf(error, delivering))
-    }
-    return true
-  }
-
-  /** What is planned or in flight is void: running sequences compute their tokens again. `culprit`: the one that does not, and why. */
-  async #startOver(culprit?: readonly [Sequence, EngineError]): Promise<void> {
-    this.#poolId = null
-    await settled(this.#inFlight.splice(0).map(({ result }) => result))
-    this.#scheduler.invalidate()
-    if (culprit !== undefined) this.#requests.failSequence(...culprit)
-    publishSchedule({ step: null, preempted: this.#scheduler.restart() }, this.#bus, this.#counts)
-  }
-
-  /** Plans and submits as many steps as may be in flight. */
-  #fill(): void {
-    while (this.#inFlight.length <= (this.#poolId === null ? 0 : this.#options.runAhead)) {
-      const schedule = this.#scheduler.schedule()
-      publishSchedule(schedule, this.#bus, this.#counts)
-      const { step } = schedule
-      // What was preempted made room: there may be a step now.
-      if (step === null && schedule.preempted.length > 0) continue
-      if (step === null) return
-      const result = this.#execute(step)
-      // Awaited in order, maybe after an earlier step has failed: not an unhandled rejection until then.
-      result.catch(() => {})
-      this.#inFlight.push({ step, result, submittedMs: performance.now() })
-    }
-  }
-
-  /** Submits a step, in the context of the request that it serves where it serves one alone. */
-  #execute({ plan, sequences }: ScheduledStep): Promise<StepResult> {
-    const { runner } = this.#parts
-    const submitted = this.#poolId === null ? plan : { ...plan, poolId: this.#poolId }
-    const [first, ...others] = new Set(sequences.map(({ sequence }) => sequence.requestId))
-    if (first === undefined || others.length > 0) return runner.execute(submitted)
-    return this.#bus.run({ requestId: first, part: 'step' }, () => runner.execute(submitted))
-  }
-
-  /**
-   * A step failed, and what is planned or in flight after it is void. Where one sequence is to blame its request fails and the others compute
-   * their tokens again; else the pool's content is lost and every running sequence with it. Waiting ones go on, unless the engine itself is at fault.
-   */
-  async #failSteps(error: unknown, culprit: Sequence | null): Promise<void> {
-    if (!this.#isClosed()) this.#options.onError?.('step', error)
-    if (culprit !== null) {
-      const message = 'the engine failed while the request ran'
-      await this.#startOver([culprit, new EngineError('engine_error', message, null, { cause: error })])
-      return
-    }
-    this.#poolId = null
-    await settled(this.#inFlight.splice(0).map(({ result }) => result))
-    const isRunnerFault = error instanceof RunnerError
-    const isLost = isRunnerFault && error.code === 'device_lost'
-    const message = isLost
-      ? 'the device was lost while the request ran; it may be sent again'
-      : 'the engine failed while the request ran'
-    const failure = new EngineError(isLost ? 'device_lost' : 'engine_error', message, null, { cause: error })
-    const running = [...this.#scheduler.running]
-    this.#scheduler.invalidate()
-    for (const sequence of running) this.#requests.failSequence(sequence, failure)
-    if (!isRunnerFault) this.#requests.failAll(failure)
-  }
-}
-
-/** The sequence whose plan made the step fail before it ran; null: not known to be one sequence's fault. */
-function culpritOf(error: unknown, step: ScheduledStep | null): Sequence | null {
-  if (error instanceof SequenceFault) return error.sequence
-  if (!(error instanceof RunnerError) || error.code !== 'engine_error' || error.sequence === null) return null
-  return step?.sequences[error.sequence]?.sequence ?? null
-}
-
-/** When all of them have ended, however. */
-async function settled(promises: readonly Promise<unknown>[]): Promise<void> {
-  await Promise.allSettled(promises)
 }
 
 /** Chained block hash. The parent's length comes first, so that no salt a caller chooses can stand for a parent and its tokens. */

@@ -1,0 +1,192 @@
+/**
+ * The step loop: schedule, run, deliver, with as many steps in flight as may be planned ahead; and what becomes of the sequences when a step
+ * fails.
+ */
+import type { EventBus } from './event-bus.ts'
+import { EngineError } from './request.ts'
+import type { ActiveRequests } from './requests/active-requests.ts'
+import type { Delivery } from './requests/delivery.ts'
+import { type Runner, RunnerError, type StepResult } from './runner/runner.ts'
+import type { Scheduler } from './schedule/scheduler.ts'
+import type { Sequence } from './schedule/sequence.ts'
+import { type newEngineCounts, publishSchedule } from './schedule/step-accounting.ts'
+import { type ScheduledStep, SequenceFault } from './schedule/step-draft.ts'
+import type { StepTimes } from './schedule/step-times.ts'
+import type { MaskQueue } from './structured/mask-queue.ts'
+
+export interface StepLoopParts {
+  readonly runner: Runner
+  readonly scheduler: Scheduler
+  readonly requests: ActiveRequests
+  readonly masks: MaskQueue
+  readonly delivery: Delivery
+  readonly bus: EventBus
+  readonly counts: ReturnType<typeof newEngineCounts>
+  readonly times: StepTimes
+  /** Steps planned before the last one's tokens are known, where every running sequence is eligible. */
+  readonly runAhead: 0 | 1
+  readonly onError: (where: string, error: unknown) => void
+}
+
+interface StepInFlight {
+  readonly step: ScheduledStep
+  readonly result: Promise<StepResult>
+  readonly submittedMs: number
+}
+
+export class StepLoop {
+  readonly #parts: StepLoopParts
+  readonly #inFlight: StepInFlight[] = []
+  #lastDeliveredMs = 0
+  /** The pool that steps are planned for; null: the next step tells which it is, and none is planned ahead of it. */
+  #poolId: number | null = 0
+  #isStopped = false
+  /** Something changed since the loop last looked; `#wake` ends its sleep. */
+  #isSignalled = false
+  #wake: () => void = () => {}
+  #ended: Promise<void> = Promise.resolve()
+
+  constructor(parts: StepLoopParts) {
+    this.#parts = parts
+  }
+
+  /** The pool that steps are planned for; null while that is not known. */
+  get poolId(): number | null {
+    return this.#poolId
+  }
+
+  /** Resolves when the loop has ended, after `stop`. */
+  get ended(): Promise<void> {
+    return this.#ended
+  }
+
+  /** Begins, in the caller's async context. */
+  start(): void {
+    this.#ended = this.#run()
+  }
+
+  /** There may be something to do. */
+  signal(): void {
+    this.#isSignalled = true
+    this.#wake()
+  }
+
+  /** No further step is planned. */
+  stop(): void {
+    this.#isStopped = true
+    this.signal()
+  }
+
+  async #run(): Promise<void> {
+    while (!this.#isOver()) {
+      this.#isSignalled = false
+      const isIdle = !(await this.#step())
+      if (isIdle && !this.#isSignalled) await new Promise<void>((resolve) => (this.#wake = resolve))
+      // A runner in this thread resolves in microtasks alone, which would keep sockets and timers from being served.
+      else await new Promise<void>((resolve) => setImmediate(resolve))
+    }
+  }
+
+  #isOver(): boolean {
+    return this.#isStopped
+  }
+
+  /** Schedules, runs and delivers one step. False: there was nothing to do. */
+  async #step(): Promise<boolean> {
+    let delivering: ScheduledStep | null = null
+    try {
+      if (this.#parts.masks.numPending > 0) await this.#parts.masks.wait()
+      this.#fill()
+      const oldest = this.#inFlight.shift()
+      if (oldest === undefined) return false
+      delivering = oldest.step
+      const result = await oldest.result
+      this.#poolId = result.poolId ?? 0
+      const atMs = performance.now()
+      const startMs = Math.max(oldest.submittedMs, this.#lastDeliveredMs)
+      this.#lastDeliveredMs = atMs
+      const { numDecodeTokens, numPrefillTokens } = oldest.step
+      this.#parts.times.record(numDecodeTokens, numPrefillTokens, Math.min(atMs - startMs, result.computeMs))
+      this.#parts.delivery.deliver({ step: oldest.step, result, startMs, atMs })
+      // At once, so that the runner computes while the streams are written; but not without the sequences whose masks are on their way.
+      delivering = null
+      if (this.#parts.masks.numPending === 0 && !this.#isOver()) this.#fill()
+    } catch (error) {
+      // The pool was replaced without a failed step: while nothing ran, or under a read of blocks.
+      if (error instanceof RunnerError && error.code === 'pool_replaced') await this.#startOver()
+      else await this.#failSteps(error, culpritOf(error, delivering))
+    }
+    return true
+  }
+
+  /** What is planned or in flight is void: running sequences compute their tokens again. `culprit`: the one that does not, and why. */
+  async #startOver(culprit?: readonly [Sequence, EngineError]): Promise<void> {
+    this.#poolId = null
+    await settled(this.#inFlight.splice(0).map(({ result }) => result))
+    this.#parts.scheduler.invalidate()
+    if (culprit !== undefined) this.#parts.requests.failSequence(...culprit)
+    publishSchedule({ step: null, preempted: this.#parts.scheduler.restart() }, this.#parts.bus, this.#parts.counts)
+  }
+
+  /** Plans and submits as many steps as may be in flight. */
+  #fill(): void {
+    while (this.#inFlight.length <= (this.#poolId === null ? 0 : this.#parts.runAhead)) {
+      const schedule = this.#parts.scheduler.schedule()
+      publishSchedule(schedule, this.#parts.bus, this.#parts.counts)
+      const { step } = schedule
+      // What was preempted made room: there may be a step now.
+      if (step === null && schedule.preempted.length > 0) continue
+      if (step === null) return
+      const result = this.#execute(step)
+      // Awaited in order, maybe after an earlier step has failed: not an unhandled rejection until then.
+      result.catch(() => {})
+      this.#inFlight.push({ step, result, submittedMs: performance.now() })
+    }
+  }
+
+  /** Submits a step, in the context of the request that it serves where it serves one alone. */
+  #execute({ plan, sequences }: ScheduledStep): Promise<StepResult> {
+    const { runner } = this.#parts
+    const submitted = this.#poolId === null ? plan : { ...plan, poolId: this.#poolId }
+    const [first, ...others] = new Set(sequences.map(({ sequence }) => sequence.requestId))
+    if (first === undefined || others.length > 0) return runner.execute(submitted)
+    return this.#parts.bus.run({ requestId: first, part: 'step' }, () => runner.execute(submitted))
+  }
+
+  /**
+   * A step failed, and what is planned or in flight after it is void. Where one sequence is to blame its request fails and the others compute
+   * their tokens again; else the pool's content is lost and every running sequence with it. Waiting ones go on, unless the engine itself is at fault.
+   */
+  async #failSteps(error: unknown, culprit: Sequence | null): Promise<void> {
+    if (!this.#isOver()) this.#parts.onError('step', error)
+    if (culprit !== null) {
+      const message = 'the engine failed while the request ran'
+      await this.#startOver([culprit, new EngineError('engine_error', message, null, { cause: error })])
+      return
+    }
+    this.#poolId = null
+    await settled(this.#inFlight.splice(0).map(({ result }) => result))
+    const isRunnerFault = error instanceof RunnerError
+    const isLost = isRunnerFault && error.code === 'device_lost'
+    const message = isLost
+      ? 'the device was lost while the request ran; it may be sent again'
+      : 'the engine failed while the request ran'
+    const failure = new EngineError(isLost ? 'device_lost' : 'engine_error', message, null, { cause: error })
+    const running = [...this.#parts.scheduler.running]
+    this.#parts.scheduler.invalidate()
+    for (const sequence of running) this.#parts.requests.failSequence(sequence, failure)
+    if (!isRunnerFault) this.#parts.requests.failAll(failure)
+  }
+}
+
+/** The sequence whose plan made the step fail before it ran; null: not known to be one sequence's fault. */
+function culpritOf(error: unknown, step: ScheduledStep | null): Sequence | null {
+  if (error instanceof SequenceFault) return error.sequence
+  if (!(error instanceof RunnerError) || error.code !== 'engine_error' || error.sequence === null) return null
+  return step?.sequences[error.sequence]?.sequence ?? null
+}
+
+/** When all of them have ended, however. */
+async function settled(promises: readonly Promise<unknown>[]): Promise<void> {
+  await Promise.allSettled(promises)
+}
