@@ -4,7 +4,7 @@ import { jsonText } from './json.ts'
 import { add, rounded } from './numbers.ts'
 import { indexOf, sorted } from './operators.ts'
 import { bind, call } from './runtime.ts'
-import type { Runtime } from './runtime.ts'
+import type { Budget, Runtime } from './runtime.ts'
 import { capitalized, linesOf, replaced, stripped } from './string-methods.ts'
 import { percentFormat } from './text-format.ts'
 import {
@@ -160,11 +160,10 @@ const dictsort: Filter = (value, args) => {
 const join: Filter = (value, args, runtime) => {
   const { d = '', attribute } = bind('join', ['d', 'attribute'], args)
   const look = lookUp(attribute, runtime)
-  const joined = itemsOf(value)
-    .map((item) => textOf(look(item)))
-    .join(textOf(d))
-  runtime.budget.spend(joined.length)
-  return joined
+  const separator = textOf(d)
+  const parts = itemsOf(value).map((item) => textOf(look(item)))
+  runtime.budget.spend(parts.reduce((total, part) => total + part.length + separator.length, 0))
+  return parts.join(separator)
 }
 
 const sum: Filter = (value, args, runtime) => {
@@ -235,9 +234,17 @@ const float: Filter = (value, args) => {
   return (typeof plain === 'string' ? parseFloat_(plain) : null) ?? fallback
 }
 
+/** So many blanks, or a text. */
+function marginOf(given: Value, budget: Budget): string {
+  if (typeof given === 'string') return given
+  const width = Math.max(0, indexOf(given))
+  budget.spend(width)
+  return ' '.repeat(width)
+}
+
 const indent: Filter = (value, args, { budget }) => {
   const { width = 4n, first, blank } = bind('indent', ['width', 'first', 'blank'], args)
-  const margin = typeof width === 'string' ? width : ' '.repeat(Math.max(0, indexOf(width)))
+  const margin = marginOf(width, budget)
   const lines = linesOf(`${textOf(value)}\n`)
   budget.spend(lines.reduce((total, line) => total + line.length + margin.length, 0))
   const [head = '', ...rest] = lines
@@ -273,10 +280,11 @@ const truncate: Filter = (value, args) => {
   return cut.slice(0, cut.lastIndexOf(' ')) + ending
 }
 
-const batches: Filter = (value, args) => {
+const batches: Filter = (value, args, { budget }) => {
   const { linecount = null, fill_with: fill = null } = bind('batch', ['linecount', 'fill_with'], args)
   const [items, size] = [itemsOf(value), indexOf(linecount)]
   if (size < 1) throw new TemplateFault('batch: expected at least 1')
+  if (fill !== null) budget.step(size)
   const rows: Value[] = []
   for (let at = 0; at < items.length; at += size) {
     const row = items.slice(at, at + size)

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { describe, expect, test } from 'vitest'
+import { BoundedTemplate } from '../bounded-template.ts'
 import { TemplateFault, TemplateRefusal } from './errors.ts'
 import { renderTemplate } from './interpreter.ts'
 import { jsonText, parseJson } from './json.ts'
@@ -38,3 +39,22 @@ test('JSON keeps digits and order; what is none, or is nested beyond any use, is
 })
 
 const LAYOUT = { indent: null, itemSeparator: ', ', keySeparator: ': ', sortsKeys: false, isAscii: false }
+
+test.each([
+  "{{ 'a' * 1000000000 }}",
+  '{{ [0] * 1000000000 }}',
+  '{{ 2 ** 1000000000 }}',
+  "{{ 'a'.center(1000000000) }}",
+  "{{ 'a'|indent(1000000000) }}",
+  '{{ [1]|batch(1000000000, 0)|list }}',
+  '{{ [1]|tojson(indent=1000000000) }}',
+  "{{ 'a\\tb'.expandtabs(1000000000) }}",
+  "{% set ns = namespace(t='aaaaaaaa') %}{% for i in range(60) %}{% set ns.t = ns.t + ns.t %}{% endfor %}",
+  '{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l }}',
+  '{% set ns = namespace(l=[1]) %}{% for i in range(60) %}{% set ns.l = [ns.l, ns.l] %}{% endfor %}{{ ns.l|tojson }}',
+  '{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}',
+  '{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}',
+  `{{ ${'('.repeat(100_000)}1${')'.repeat(100_000)} }}`,
+])('what would fill the memory or take for ever ends: %s', (source) => {
+  expect(() => new BoundedTemplate(source).render({})).toThrow(TemplateFault)
+})

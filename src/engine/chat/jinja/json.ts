@@ -1,7 +1,7 @@
 /** JSON as Python's json module reads and writes it. */
 import { TemplateFault } from './errors.ts'
 import { floatText } from './numbers.ts'
-import { compare, Dict, isList, Spelled, Tuple, typeName } from './values.ts'
+import { compare, Dict, isList, Spelled, Tuple, typeName, Visits } from './values.ts'
 import type { Value } from './values.ts'
 
 export interface JsonLayout {
@@ -14,7 +14,8 @@ export interface JsonLayout {
 }
 
 /** As json.dumps. Throws TemplateFault for what is no JSON. */
-export function jsonText(value: Value, layout: JsonLayout, depth = 0): string {
+export function jsonText(value: Value, layout: JsonLayout, depth = 0, visits = new Visits()): string {
+  visits.next()
   if (value instanceof Spelled) return value.text
   if (value === null) return 'null'
   if (typeof value === 'boolean' || typeof value === 'bigint') return String(value)
@@ -22,12 +23,13 @@ export function jsonText(value: Value, layout: JsonLayout, depth = 0): string {
   if (typeof value === 'string') return jsonString(value, layout)
   if (isList(value) || value instanceof Tuple) {
     const items = isList(value) ? value : value.items
-    return inLines('[', items.map((item) => jsonText(item, layout, depth + 1)), ']', layout, depth) // prettier-ignore
+    return inLines('[', items.map((item) => jsonText(item, layout, depth + 1, visits)), ']', layout, depth) // prettier-ignore
   }
   if (!(value instanceof Dict)) throw new TemplateFault(`Object of type ${typeName(value)} is not JSON serializable`)
   const entries = layout.sortsKeys ? value.entries().toSorted(([a], [b]) => compare(a, b, '<')) : value.entries()
   const fields = entries.map(
-    ([key, item]) => `${jsonString(keyText(key), layout)}${layout.keySeparator}${jsonText(item, layout, depth + 1)}`,
+    ([key, item]) =>
+      `${jsonString(keyText(key), layout)}${layout.keySeparator}${jsonText(item, layout, depth + 1, visits)}`,
   )
   return inLines('{', fields, '}', layout, depth)
 }

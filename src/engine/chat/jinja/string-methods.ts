@@ -278,8 +278,9 @@ export const STRING_METHODS: ReadonlyMap<string, StringMethod> = new Map<string,
   ['splitlines', (text, args) => linesOf(text, bind('splitlines', ['keepends'], args).keepends === true)],
   [
     'expandtabs',
-    (text, args) => {
+    (text, args, { budget }) => {
       const size = indexOf(bind('expandtabs', ['tabsize'], args).tabsize ?? 8n)
+      budget.spend(Math.max(0, size) * (text.split('\t').length - 1))
       return text
         .split('\n')
         .map((line) =>

@@ -197,21 +197,35 @@ export function textOf(value: Value): string {
   return value instanceof Undefined ? '' : reprOf(value)
 }
 
+/** Values that one printing visits: a list can hold another twice, and that one another twice. */
+const MAX_VISITS = 1_000_000
+
+export class Visits {
+  #numLeft = MAX_VISITS
+
+  next(): void {
+    if (--this.#numLeft < 0) throw new TemplateFault(`it prints more than ${MAX_VISITS} values at once`)
+  }
+}
+
 /** As Python's repr(). */
-export function reprOf(value: Value): string {
+export function reprOf(value: Value, visits = new Visits()): string {
+  visits.next()
   if (value instanceof Spelled) return value.text
   if (value === null) return 'None'
   if (typeof value === 'boolean') return value ? 'True' : 'False'
   if (typeof value === 'bigint') return value.toString()
   if (typeof value === 'number') return floatText(value)
   if (typeof value === 'string') return quoted(value)
-  if (isList(value)) return `[${value.map(reprOf).join(', ')}]`
+  if (isList(value)) return `[${value.map((item) => reprOf(item, visits)).join(', ')}]`
   if (value instanceof Tuple)
-    return value.items.length === 1 ? `(${reprOf(value.items[0] ?? null)},)` : `(${value.items.map(reprOf).join(', ')})`
+    return value.items.length === 1
+      ? `(${reprOf(value.items[0] ?? null, visits)},)`
+      : `(${value.items.map((item) => reprOf(item, visits)).join(', ')})`
   if (value instanceof Dict)
     return `{${value
       .entries()
-      .map(([key, item]) => `${reprOf(key)}: ${reprOf(item)}`)
+      .map(([key, item]) => `${reprOf(key, visits)}: ${reprOf(item, visits)}`)
       .join(', ')}}`
   if (value instanceof Undefined) return 'Undefined'
   throw new TemplateFault(`it prints a ${typeName(value)}, which has no text of its own`)
@@ -272,6 +286,7 @@ export function charactersOf(text: string): string | readonly string[] {
 
 export function equals(left: Value, right: Value): boolean {
   const [a, b] = [plainOf(left), plainOf(right)]
+  if (typeof a === 'object' && a === b) return true
   if (isNumeric(a) && isNumeric(b)) return isSameNumber(numberOf(a), numberOf(b))
   if (isList(a) && isList(b)) return equalItems(a, b)
   if (a instanceof Tuple && b instanceof Tuple) return equalItems(a.items, b.items)
