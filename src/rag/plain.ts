@@ -1,4 +1,5 @@
 /** Plain text as blocks, whole or by pages. */
+import { pageHeading } from './anchor.ts'
 import type { Block } from './blocks.ts'
 
 export interface Line {
@@ -62,7 +63,7 @@ export function* pageBlocks(text: string): Generator<Block> {
   for (let from = 0; from < text.length; page++) {
     const at = text.indexOf(PAGE_BREAK, from)
     const to = at < 0 ? text.length : at
-    yield* plainBlocks(text, from, to, [`Page ${page}`])
+    yield* plainBlocks(text, from, to, [pageHeading(page)])
     from = to + 1
   }
 }

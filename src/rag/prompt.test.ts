@@ -12,6 +12,7 @@ const document = (id: string, chunk: number, text: string, rank: number): Retrie
   text,
   rank,
   source: `${id}.md`,
+  anchor: null,
   score: 1,
   headings: [],
   start: 0,

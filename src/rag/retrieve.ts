@@ -1,6 +1,7 @@
 /** From a query to its documents: embed, search, rerank. Each step is a span of the contract. */
 import { stage } from '../observability/context.ts'
 import { untilAborted } from './abort.ts'
+import { anchorOf } from './anchor.ts'
 import type { Embedder } from './embedder.ts'
 import { RagError } from './errors.ts'
 import { fusedOrder, type FusionWeights } from './fusion.ts'
@@ -14,6 +15,8 @@ export interface RetrievedDocument {
   readonly id: string
   readonly chunk: number
   readonly source: string
+  /** Behind its source in a link to the passage, such as `#page=3`; null: there is none. */
+  readonly anchor: string | null
   /** Relevance by a reranker that shows it, 0..1; else the cosine similarity with the query. The order is `rank`. */
   readonly score: number
   /** From 1, best first. */
@@ -78,7 +81,8 @@ export async function retrieve(parts: RetrieveParts, params: Retrieving, signal?
 
 function toDocument(candidate: Candidate, score: number, rank: number): RetrievedDocument {
   const { documentId: id, chunk, source, text, headings, start, end, metadata } = candidate
-  return { id, chunk, source, score, rank, text, headings, start, end, metadata }
+  const anchor = anchorOf(candidate)
+  return { id, chunk, source, anchor, score, rank, text, headings, start, end, metadata }
 }
 
 /** One text as a vector. */

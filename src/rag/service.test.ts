@@ -2,6 +2,7 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync,
 import { tmpdir } from 'node:os'
 import { join, relative } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
+import { writePdf } from '../../test/rag/office-files.ts'
 import { writeBertFolder } from '../../test/rag/onnx-bert.ts'
 import type { PromptInput } from '../engine/request.ts'
 import { runRagIndex } from './index-command.ts'
@@ -270,6 +271,16 @@ describe('retrieval', () => {
     )
     const [best] = (await augment('walnut bread')).citations.documents
     expect(citations.documents).toEqual([best])
+  })
+
+  it('cites the page of a PDF', async () => {
+    const pdf = writePdf([[{ x: 72, y: 700, text: 'A trace has a span.' }], [{ x: 72, y: 700, text: 'Walnut bread.' }]])
+    await rag.ingestFile('paged', { name: 'manual.pdf', content: pdf })
+    const { citations } = await augment('walnut bread', { index: 'paged', top_n: 1 })
+    expect(citations.documents).toMatchObject([{ id: 'manual.pdf', anchor: '#page=2' }])
+    await rag.ingestDocuments('paged', [document('notes.md', '# Page 3\n\nA fox.')])
+    const { documents } = await rag.query({ query: 'a fox', index: 'paged' })
+    expect(documents.find(({ id }) => id === 'notes.md')).toMatchObject({ headings: ['Page 3'], anchor: null })
   })
 
   it('filters by metadata and by score, and counts ranks from 1', async () => {

@@ -22,6 +22,7 @@ export interface Citation {
   readonly id: string
   readonly chunk: number
   readonly source: string
+  readonly anchor: string | null
   readonly score: number
   readonly rank: number
 }
@@ -269,10 +270,11 @@ export class RagService {
   }
 }
 
-const toCitation = ({ id, chunk, source, score, rank }: RetrievedDocument): Citation => ({
+const toCitation = ({ id, chunk, source, anchor, score, rank }: RetrievedDocument): Citation => ({
   id,
   chunk,
   source,
+  anchor,
   score,
   rank,
 })

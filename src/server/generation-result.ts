@@ -8,6 +8,8 @@ export interface CitedDocument {
   readonly id: string
   readonly chunk: number
   readonly source: string | null
+  /** Behind the source in a link to the passage, such as `#page=3`. */
+  readonly anchor: string | null
   readonly score: number
   readonly rank: number
 }

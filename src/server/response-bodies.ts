@@ -42,6 +42,7 @@ const citations = object({
       id: z.string(),
       chunk: count,
       source: z.string().nullable(),
+      anchor: z.string().nullable(),
       score: z.number(),
       rank: z.int(),
     }),

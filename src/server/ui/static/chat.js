@@ -234,11 +234,23 @@ function footer({ usage, timings, rag }, traceId, question) {
   return made
 }
 
+/** Where a passage is: a link to it where its document has an address. */
+function sourceName(source, anchor) {
+  if (!/^https?:\/\//i.test(source)) return source + anchor
+  return element(
+    'a',
+    { href: source.replace(/#.*/, '') + anchor, target: '_blank', rel: 'noreferrer' },
+    source + anchor,
+  )
+}
+
 /** The passages that an answer was made from; their texts are fetched when somebody looks. */
 function sources(rag, question) {
   const list = element('ol')
-  for (const { source, id, score } of rag.documents)
-    list.append(element('li', {}, `${source ?? id} `, element('small', {}, `score ${score.toFixed(2)}`)))
+  for (const { source, id, anchor, score } of rag.documents)
+    list.append(
+      element('li', {}, sourceName(source ?? id, anchor ?? ''), ' ', element('small', {}, `score ${score.toFixed(2)}`)),
+    )
   const shown = element(
     'details',
     { className: 'sources' },
