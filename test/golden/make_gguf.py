@@ -71,6 +71,14 @@ NAMES = {
     "mlp.router": "ffn_gate_inp",
     "block_sparse_moe.gate": "ffn_gate_inp",
     "block_sparse_moe.router.layer": "ffn_gate_inp",
+    "feed_forward.gate": "ffn_gate_inp",
+    "mlp.shared_expert.gate_proj": "ffn_gate_shexp",
+    "mlp.shared_expert.up_proj": "ffn_up_shexp",
+    "mlp.shared_expert.down_proj": "ffn_down_shexp",
+    "mlp.shared_expert_gate": "ffn_gate_inp_shexp",
+    "linear_attn.in_proj_ba": "ssm_ba",
+    "shared_mlp.gate_proj": "ffn_gate_shexp",
+    "shared_mlp.up_proj": "ffn_up_shexp",
     "mlp.shared_experts.gate_proj": "ffn_gate_shexp",
     "mlp.shared_experts.up_proj": "ffn_up_shexp",
     "mlp.shared_experts.down_proj": "ffn_down_shexp",
@@ -83,10 +91,11 @@ NAMES = {
 STATE_NAMES = {
     "self_attn.sinks": "attn_sinks.weight", "mlp.gate.e_score_correction_bias": "exp_probs_b.bias", "mlp.moe_statics.e_score_correction_bias": "exp_probs_b.bias",
     "linear_attn.A_log": "ssm_a", "linear_attn.dt_bias": "ssm_dt.bias", "mamba.A_log": "ssm_a", "mamba.D": "ssm_d", "mamba.dt_bias": "ssm_dt.bias",
+    "feed_forward.expert_bias": "exp_probs_b.bias",
 }
 
 # Architectures whose q and k the converter reorders.
-STATE_ARCHITECTURES = ("lfm2", "qwen35", "granitehybrid")
+STATE_ARCHITECTURES = ("lfm2", "lfm2moe", "qwen35", "qwen35moe", "qwen3next", "granitehybrid")
 PERMUTED = ("llama", "granite", "mistral3", "granitehybrid", "granitemoe", "arcee")
 
 EXPERT_MODELS = {
@@ -100,7 +109,7 @@ EXPERT_NAMES = {
 }
 
 
-def stack_experts(tensors):
+def stack_experts(tensors, arch):
     """As llama.cpp's converter: one tensor [experts, out, in] for all experts' gates, up and down projections."""
     stacked, rest = {}, {}
     for key, value in tensors.items():
@@ -112,6 +121,11 @@ def stack_experts(tensors):
             gate, up = value.chunk(2, dim=1)
             rest |= {base + "ffn_gate_exps.weight": gate, base + "ffn_up_exps.weight": up}
         elif "block_sparse_moe.output_linear" in key:
+            rest[base + "ffn_down_exps.weight"] = value
+        elif key.endswith("experts.gate_up_proj") and arch == "qwen35moe":
+            gate, up = value.chunk(2, dim=1)
+            rest |= {base + "ffn_gate_exps.weight": gate, base + "ffn_up_exps.weight": up}
+        elif key.endswith("experts.down_proj") and arch == "qwen35moe":
             rest[base + "ffn_down_exps.weight"] = value
         elif key.endswith("experts.gate_up_proj"):
             turned = value.transpose(-1, -2)
@@ -130,9 +144,16 @@ def stack_experts(tensors):
 def add_expert_parameters(writer, arch, config):
     count = next((config[key] for key in ("num_local_experts", "num_experts", "moe_num_experts", "n_routed_experts") if key in config), None)
     writer.add_expert_count(count)
+    if count == 0:
+        return
     writer.add_expert_used_count(config.get("moe_k") or config["num_experts_per_tok"])
     if "moe_intermediate_size" in config:
         writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    if "shared_expert_intermediate_size" in config:
+        writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
+    if arch == "lfm2moe":
+        writer.add_leading_dense_block_count(config["num_dense_layers"])
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
     if arch == "gpt-oss":
         writer.add_sliding_window(config["sliding_window"])
         writer.add_expert_feed_forward_length(config["intermediate_size"])
@@ -161,7 +182,7 @@ def tensor_name(name, arch):
     if part in EXPERT_NAMES.values():
         return name.replace("model.layers", "blk")
     if part == "post_attention_layernorm":
-        part = "post_attention_norm" if arch in ("gemma3", "olmo2", "exaone4", "qwen35", "gpt-oss", "glm4moe") else "ffn_norm"
+        part = "post_attention_norm" if arch in ("gemma3", "olmo2", "exaone4", "qwen35", "qwen35moe", "qwen3next", "gpt-oss", "glm4moe") else "ffn_norm"
     else:
         part = NAMES[part]
     return f"blk.{layer}.{part}.{kind}"
@@ -181,13 +202,22 @@ def tile_heads(values, dim, config, head_dim):
     return split.transpose(dim, dim + 1).reshape(shape)
 
 
+def split_qkvz(value, config):
+    """As the converter: key head after key head of q, k, v and z become q, k, v, and z."""
+    key_heads, key_dim = config["linear_num_key_heads"], config["linear_key_head_dim"]
+    rows = config["linear_num_value_heads"] // key_heads * config["linear_value_head_dim"]
+    parts = value.reshape(key_heads, -1, value.shape[1]).split([key_dim, key_dim, rows, rows], dim=1)
+    q, k, v, z = (part.reshape(-1, value.shape[1]) for part in parts)
+    return torch.cat([q, k, v]), z
+
+
 def convert_state(key, value, config):
     """What the converter does to the tensors of layers without attention."""
     if key.endswith("A_log"):
         value = -torch.exp(value.float())
     if "conv1d.weight" in key or "conv.conv.weight" in key:
         value = value.squeeze(1)
-    if "linear_attn." in key:
+    if "linear_attn." in key and not config["architectures"][0].startswith("Qwen3Next"):
         key_width = 2 * config["linear_num_key_heads"] * config["linear_key_head_dim"]
         head_dim = config["linear_value_head_dim"]
         if "in_proj_qkv" in key or "conv1d" in key:
@@ -210,17 +240,17 @@ def add_state_parameters(writer, arch, config):
     def kv_heads(kinds):
         return [config["num_key_value_heads"] if kind in kinds else 0 for kind in config["layer_types"]]
 
-    if arch == "lfm2":
+    if arch in ("lfm2", "lfm2moe"):
         writer.add_head_count_kv(kv_heads(("full_attention",)))
         writer.add_shortconv_l_cache(config["conv_L_cache"])
-    if arch == "qwen35":
+    if arch in ("qwen35", "qwen35moe", "qwen3next"):
         writer.add_head_count_kv(config["num_key_value_heads"])
         writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
         writer.add_ssm_state_size(config["linear_key_head_dim"])
         writer.add_ssm_group_count(config["linear_num_key_heads"])
         writer.add_ssm_time_step_rank(config["linear_num_value_heads"])
         writer.add_ssm_inner_size(config["linear_value_head_dim"] * config["linear_num_value_heads"])
-        writer.add_full_attention_interval(4)
+        writer.add_full_attention_interval(1 + config["layer_types"].index("full_attention"))
         writer.add_rope_dimension_sections([1, 1, 0, 0])
     if arch == "granitehybrid":
         writer.add_head_count_kv(kv_heads(("attention",)))
@@ -230,7 +260,6 @@ def add_state_parameters(writer, arch, config):
         writer.add_ssm_inner_size(config["mamba_expand"] * config["hidden_size"])
         writer.add_ssm_time_step_rank(config["mamba_n_heads"])
         writer.add_rope_scaling_finetuned(False)
-        writer.add_expert_count(0)
         writer.add_expert_shared_feed_forward_length(config["shared_intermediate_size"])
 
 
@@ -243,7 +272,7 @@ def write_model(name, arch, tokenizer=False):
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     # LFM2's is two thirds of what its config says, rounded up.
-    width = config["intermediate_size"]
+    width = config.get("intermediate_size") or config["moe_intermediate_size"]
     if config.get("block_auto_adjust_ff_dim"):
         width = -(-int(2 * width / 3) // config["block_multiple_of"]) * config["block_multiple_of"]
     writer.add_feed_forward_length(width)
@@ -252,7 +281,7 @@ def write_model(name, arch, tokenizer=False):
         add_state_parameters(writer, arch, config)
     else:
         writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_layer_norm_rms_eps(config["norm_eps"] if arch == "lfm2" else config["rms_norm_eps"])
+    writer.add_layer_norm_rms_eps(config["norm_eps"] if arch.startswith("lfm2") else config["rms_norm_eps"])
     head_dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
     writer.add_key_length(head_dim)
     writer.add_value_length(head_dim)
@@ -312,7 +341,7 @@ def write_model(name, arch, tokenizer=False):
     writer.add_eos_token_id(2)
     if tokenizer:
         add_tokenizer(writer, folder)
-    tensors = stack_experts(load_file(folder / "model.safetensors"))
+    tensors = stack_experts(load_file(folder / "model.safetensors"), arch)
     if arch == "apertus":
         # One number a layer, as trained; beside the tensors.
         layers = range(config["num_hidden_layers"])
@@ -322,14 +351,23 @@ def write_model(name, arch, tokenizer=False):
     for key in [key for key in tensors if "shared_mlp.input_linear" in key]:
         gate, up = tensors.pop(key).chunk(2)
         base = key.removesuffix("shared_mlp.input_linear.weight")
-        tensors |= {f"{base}mlp.gate_proj.weight": gate.contiguous(), f"{base}mlp.up_proj.weight": up.contiguous()}
+        # Beside experts it is the shared one.
+        part = "shared_mlp" if config.get("num_local_experts") else "mlp"
+        tensors |= {f"{base}{part}.gate_proj.weight": gate.contiguous(), f"{base}{part}.up_proj.weight": up.contiguous()}
+    for key in [key for key in tensors if "in_proj_qkvz" in key]:
+        base = key.removesuffix("in_proj_qkvz.weight")
+        tensors |= dict(zip((f"{base}in_proj_qkv.weight", f"{base}in_proj_z.weight"), split_qkvz(tensors.pop(key), config)))
     for key, value in tensors.items():
+        if "shared_mlp.output_linear" in key and config.get("num_local_experts"):
+            key = key.replace("shared_mlp.output_linear", "mlp.shared_expert.down_proj")
+        if "shared_expert_gate" in key:
+            value = value.squeeze(0)
         if arch in PERMUTED and ("q_proj" in key or "k_proj" in key):
             value = permute(value, config["num_attention_heads" if "q_proj" in key else "num_key_value_heads"])
         value = convert_state(key, value, config)
         # Those of layers with a state the converter keeps in full.
         is_vector = value.ndim == 1 or key.endswith("bias") or any(part in key for part in ("conv1d", "conv.conv", ".A_log", "mamba.D", "mamba.norm"))
-        if key.endswith("norm.weight") and (arch.startswith("gemma") or arch == "qwen35" and "linear_attn" not in key):
+        if key.endswith("norm.weight") and (arch.startswith("gemma") or arch in ("qwen35", "qwen35moe", "qwen3next") and "linear_attn" not in key):
             value = value.float() + 1
         data = value.float().numpy()
         if not is_vector and value.dtype == torch.bfloat16:
@@ -449,5 +487,9 @@ if __name__ == "__main__":
     write_model("lfm2", "lfm2")
     write_model("qwen3_5", "qwen35")
     write_model("granite4-hybrid", "granitehybrid")
+    write_model("qwen3_5-moe", "qwen35moe")
+    write_model("qwen3-next", "qwen3next")
+    write_model("lfm2-moe", "lfm2moe")
+    write_model("granite4-moe", "granitehybrid")
     for name, arch in EXPERT_MODELS.items():
         write_model(name, arch)

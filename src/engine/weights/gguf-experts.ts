@@ -16,6 +16,7 @@ export function expertNames({ names }: ExpertsFamily): Readonly<Record<string, s
     ffn_gate_shexp: sharedGate,
     ffn_up_shexp: sharedUp,
     ffn_down_shexp: names.sharedDown,
+    ffn_gate_inp_shexp: names.sharedGate,
   }
 }
 
@@ -34,6 +35,9 @@ export function expertConfig(
     [family.topKField]: own('expert_used_count'),
     [family.widthField]: own('expert_feed_forward_length') ?? own('feed_forward_length'),
     ...(family.sharedCountField === null ? {} : { [family.sharedCountField]: own('expert_shared_count') }),
+    ...(family.sharedWidthField === null
+      ? {}
+      : { [family.sharedWidthField]: own('expert_shared_feed_forward_length') }),
     // llama.cpp knows that Qwen3's sum to one; files say it of other families only.
     norm_topk_prob: own('expert_weights_norm') ?? (metadata.architecture === 'qwen3moe' ? true : undefined),
     routed_scaling_factor: scale === 0 ? undefined : scale,

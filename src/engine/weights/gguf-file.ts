@@ -16,6 +16,8 @@ export type GgufNaming = (name: string) => {
   readonly name: string
   readonly permutedHeads: number | null
   readonly isVector?: boolean
+  /** A matrix of one row that the converter wrote as a vector. */
+  readonly isRow?: boolean
 }
 
 export interface GgufFile {
@@ -118,13 +120,13 @@ function place(part: Part, nameOf: GgufNaming, tensors: Map<string, Placed>): vo
       )
     }
     spans.push({ name: tensor.name, start: tensor.offset, end: tensor.offset + bytes })
-    const { name, permutedHeads, isVector = false } = nameOf(tensor.name)
+    const { name, permutedHeads, isVector = false, isRow = false } = nameOf(tensor.name)
     if (tensors.has(name)) fail(`is also in ${tensors.get(name)?.part.path ?? path}. Download the files again.`)
     tensors.set(name, {
       name,
       part,
       dtype: format.name,
-      shape: isVector ? [count] : [...tensor.dimensions].reverse(),
+      shape: isVector ? [count] : isRow ? [1, count] : [...tensor.dimensions].reverse(),
       bytes,
       tensor,
       permutedHeads,

@@ -16,6 +16,9 @@ export const GATED_DELTA = {
   'attn_gate.weight': 'linear_attn.in_proj_z.weight',
   'ssm_beta.weight': 'linear_attn.in_proj_b.weight',
   'ssm_alpha.weight': 'linear_attn.in_proj_a.weight',
+  // Of Qwen3-Next.
+  'ssm_ba.weight': 'linear_attn.in_proj_ba.weight',
+  'ssm_in.weight': 'linear_attn.in_proj_qkvz.weight',
   'ssm_out.weight': 'linear_attn.out_proj.weight',
   'ssm_conv1d.weight': 'linear_attn.conv1d.weight',
   'ssm_dt.bias': 'linear_attn.dt_bias',
@@ -82,8 +85,8 @@ export function stateConfig(
   }
 }
 
-/** The converter puts value heads that share a key head apart, numKeyHeads from each other. */
-export function asInGguf(layer: LayerSpec): LayerSpec {
+/** Qwen3.5's converter puts value heads that share a key head apart, numKeyHeads from each other. */
+export function tiling(layer: LayerSpec): LayerSpec {
   const { mixer } = layer
   return mixer.kind === 'gatedDelta' ? { ...layer, mixer: { ...mixer, tilesKeyHeads: true } } : layer
 }

@@ -3,12 +3,12 @@
  * the decoder knows one naming only.
  */
 import { dequantize } from '../../kernels/dequantize.ts'
-import { FAMILIES, type Family, type LayerNames } from '../runner/families.ts'
-import { type DecoderSpec, parseSpec, type SpecOptions } from '../runner/spec.ts'
+import { FAMILIES, type ExpertNames, type Family, type LayerNames } from '../runner/families.ts'
+import { type DecoderSpec, type LayerSpec, parseSpec, type SpecOptions } from '../runner/spec.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
 import { expertConfig, expertNames } from './gguf-experts.ts'
 import { type GgufMetadata, type GgufNaming, openGgufFile } from './gguf-file.ts'
-import { asInGguf, GATED_DELTA, isStateVector, MAMBA2, SHORT_CONVOLUTION, stateConfig } from './gguf-states.ts'
+import { GATED_DELTA, isStateVector, MAMBA2, SHORT_CONVOLUTION, stateConfig, tiling } from './gguf-states.ts'
 import type { GgufValue } from './gguf-header.ts'
 import type { WeightSource } from './source.ts'
 
@@ -21,6 +21,9 @@ interface GgufFamily {
   readonly stateNames?: Readonly<Record<string, string>>
   /** Names that its files need and checkpoints do not. */
   readonly names?: Partial<LayerNames>
+  readonly expertNames?: Partial<ExpertNames>
+  /** The converter reordered value heads (gguf-states.ts). */
+  readonly tilesKeyHeads?: boolean
 }
 
 const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map([
@@ -48,7 +51,13 @@ const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map([
   ['ernie4_5-moe', { architecture: 'Ernie4_5_MoeForCausalLM', permutesQk: false }],
   ['glm4moe', { architecture: 'Glm4MoeForCausalLM', permutesQk: false }],
   ['lfm2', { architecture: 'Lfm2ForCausalLM', permutesQk: false, stateNames: SHORT_CONVOLUTION }],
-  ['qwen35', { architecture: 'Qwen3_5ForCausalLM', permutesQk: false, stateNames: GATED_DELTA }],
+  ['qwen35', { architecture: 'Qwen3_5ForCausalLM', permutesQk: false, stateNames: GATED_DELTA, tilesKeyHeads: true }],
+  [
+    'qwen35moe',
+    { architecture: 'Qwen3_5MoeForCausalLM', permutesQk: false, stateNames: GATED_DELTA, tilesKeyHeads: true },
+  ],
+  ['qwen3next', { architecture: 'Qwen3NextForCausalLM', permutesQk: false, stateNames: GATED_DELTA }],
+  ['lfm2moe', { architecture: 'Lfm2MoeForCausalLM', permutesQk: false, stateNames: SHORT_CONVOLUTION }],
   [
     'granitehybrid',
     {
@@ -56,6 +65,7 @@ const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map([
       permutesQk: true,
       stateNames: MAMBA2,
       names: { gateUp: ['shared_mlp.gate_proj', 'shared_mlp.up_proj'] },
+      expertNames: { sharedGateUp: ['shared_mlp.gate_proj', 'shared_mlp.up_proj'] },
     },
   ],
 ])
@@ -103,13 +113,19 @@ function bareNames(family: GgufFamily): Readonly<Record<string, string>> {
   }
 }
 
-function hubFamily({ architecture }: GgufFamily): Family {
+/** The family, with the names that its files need. */
+function hubFamily({ architecture, names, expertNames: ofExperts }: GgufFamily): Family {
   const family = FAMILIES[architecture]
   if (family === undefined) throw new Error(`no family ${architecture}`)
-  return family
+  const { experts } = family
+  return {
+    ...family,
+    names: { ...family.names, ...names },
+    experts: experts === null ? null : { ...experts, names: { ...experts.names, ...ofExperts } },
+  }
 }
 
-const tensorNames = (family: GgufFamily): LayerNames => ({ ...hubFamily(family).names, ...family.names })
+const tensorNames = (family: GgufFamily): LayerNames => hubFamily(family).names
 
 const topNames = (family: GgufFamily): Readonly<Record<string, string>> => ({
   token_embd: 'model.embed_tokens',
@@ -245,6 +261,14 @@ function kvHeads(metadata: GgufMetadata): unknown {
   return metadata.own('attention.head_count_kv', (count) => count !== 0)
 }
 
+/** A layer with the names of the file's tensors and their order. */
+function asInGguf(family: GgufFamily, layer: LayerSpec): LayerSpec {
+  const { mlp } = layer
+  const names = hubFamily(family).experts?.names
+  const named = mlp.kind === 'experts' && names !== undefined ? { ...layer, mlp: { ...mlp, names } } : layer
+  return family.tilesKeyHeads === true ? tiling(named) : named
+}
+
 interface RopeFactors {
   /** Divisors of the frequencies (llama 3's scaling, already worked out). */
   readonly fixed: readonly number[] | null
@@ -277,7 +301,11 @@ function namingOf(family: GgufFamily, metadata: GgufMetadata): GgufNaming {
     if (Object.hasOwn(bare, part)) return { name: `model.layers.${layer}.${bare[part]}`, permutedHeads: null }
     const which = family.permutesQk ? /^blk\.\d+\.attn_([qk])\.(weight|bias)$/.exec(name)?.[1] : undefined
     const headCount = which === 'q' ? heads.q : which === 'k' ? heads.k : null
-    return { name: hubName(name, names, top), permutedHeads: typeof headCount === 'number' ? headCount : null }
+    return {
+      name: hubName(name, names, top),
+      permutedHeads: typeof headCount === 'number' ? headCount : null,
+      isRow: part === 'ffn_gate_inp_shexp.weight',
+    }
   }
 }
 
@@ -326,7 +354,13 @@ export async function openGguf(path: string, onProgress?: ProgressListener): Pro
         }
       })
       // The converter has added the 1 to norm weights already.
-      return { ...parsed, ropes, normAddsOne: false, names: tensorNames(family), layers: parsed.layers.map(asInGguf) }
+      return {
+        ...parsed,
+        ropes,
+        normAddsOne: false,
+        names: tensorNames(family),
+        layers: parsed.layers.map((layer) => asInGguf(family, layer)),
+      }
     }
     return { source, metadata, spec }
   } catch (error) {

@@ -74,8 +74,8 @@ function tensorsOf(base: string, delta: GatedDeltaSpec, hiddenSize: number, has:
   const valueWidth = numValueHeads * valueDim
   const channels = 2 * numKeyHeads * keyDim + valueWidth
   const perKey = numValueHeads / numKeyHeads
-  const isFused = has(`${at}in_proj_qkvz.weight`)
-  const input: readonly Part[] = isFused
+  // Checkpoints of Qwen3-Next have both fused, its GGUF files the scalars alone.
+  const input: readonly Part[] = has(`${at}in_proj_qkvz.weight`)
     ? [
         [
           `${at}in_proj_qkvz`,
@@ -87,7 +87,7 @@ function tensorsOf(base: string, delta: GatedDeltaSpec, hiddenSize: number, has:
         [`${at}in_proj_qkv`, channels],
         [`${at}in_proj_z`, valueWidth],
       ]
-  const scalars: readonly Part[] = isFused
+  const scalars: readonly Part[] = has(`${at}in_proj_ba.weight`)
     ? [[`${at}in_proj_ba`, 2 * numValueHeads, fusedOrder(numKeyHeads, [perKey, perKey])]]
     : [
         [`${at}in_proj_b`, numValueHeads],
