@@ -187,6 +187,12 @@ row(
   `${number(found(100_000, 'miniserve, exact').p50Ms, 1)} ms; usearch exact ${number(found(100_000, 'usearch, exact').p50Ms, 1)} ms, sqlite-vec ${number(found(100_000, 'sqlite-vec, exact').p50Ms, 1)} ms`,
   RAG,
 )
+const { passages, openSeconds, grownMiB, queryCpuMs, queryMs } = rag.large.results
+row(
+  `an index of ${number(passages)} passages: opened, memory, a query from text to passages`,
+  `${number(openSeconds, 1)} s, ${number(grownMiB)} MiB, ${number(queryCpuMs)} ms of processor time (p50 ${number(queryMs.p50)} ms at a load average of ${number(rag.large.hardware.loadAverage[0])})`,
+  `${RAG} large`,
+)
 const [without, cold, warm] = rag.ttft.results.rows
 row(
   'time to first token without retrieval, with, asked again, p50',

@@ -159,7 +159,7 @@ export class Bm25Index {
         }
         ofDocument += frequency
       }
-      packed?.rows.forEach((row, i) => add(row, packed.frequencies[i] ?? 0))
+      if (packed) for (let i = 0; i < packed.rows.length; i++) add(packed.rows[i] ?? 0, packed.frequencies[i] ?? 0)
       const entries = postings?.entries ?? []
       for (let i = 0; i < entries.length; i += 2) add(entries[i] ?? 0, entries[i + 1] ?? 0)
       addDocument()
