@@ -19,8 +19,8 @@ const MAX_SHORT_CHARACTERS = 2048
 /** Tokens that are made text at once: likewise. */
 const MAX_SHORT_TOKENS = 8192
 /** Short texts that take longer, because of the model's own patterns or template, go to the thread after all. */
-const SHORT_MS = 25
-/** After so many of them no more are tried. */
+const SHORT_MS = 40
+/** After so many of them in a row no more are tried: it was not a pause of this process. */
 const MAX_LATE = 3
 /** Characters that go to the thread together. Between two lots other tenants have their turn. */
 const LOT_CHARACTERS = 64 * 1024
@@ -104,7 +104,9 @@ export class TextService {
     if (prompts.every((prompt) => this.#encoder.isQuick(prompt))) return task()
     if (this.#numLate >= MAX_LATE) return null
     try {
-      return withDeadline(SHORT_MS, task)
+      const encoded = withDeadline(SHORT_MS, task)
+      this.#numLate = 0
+      return encoded
     } catch (error) {
       if (!(error instanceof DeadlineError)) throw error
       this.#numLate++
