@@ -71,6 +71,12 @@ function describeStore(
         code: 'index_model_mismatch',
         param: 'index',
       })
+      // A key's own index of the same name is another one.
+      expect(await (await store.openOrCreate('alice:kept', SPEC)).isEmpty()).toBe(true)
+      expect(await store.names()).toEqual(expect.arrayContaining(['kept', 'alice:kept']))
+      expect(await store.drop('alice:kept')).toBe(true)
+      expect(await store.exists('alice:kept')).toBe(false)
+      expect(await store.exists('kept')).toBe(true)
       await expect(store.openOrCreate('../x', SPEC)).rejects.toMatchObject({ code: 'invalid_request', param: 'index' })
       expect(await store.drop('kept')).toBe(true)
       expect(await store.drop('kept')).toBe(false)
