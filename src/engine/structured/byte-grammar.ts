@@ -146,12 +146,16 @@ class NetworkBuilder {
   /** The first state of each rule that is called. */
   readonly #starts = new Map<number, number>()
   readonly #open: number[] = []
+  readonly #ending = new Set<number>()
 
   constructor(bodies: readonly (Expression | null)[]) {
     this.#bodies = bodies
   }
 
+  /** Throws Unenforceable for what has no end. */
   build(root: Expression): Network {
+    this.#findEnding()
+    if (!this.#canEnd(root)) throw new Unenforceable('nothing that it allows ever ends')
     const start = this.#state()
     const end = this.#state()
     this.#ends.add(end)
@@ -163,6 +167,35 @@ class NetworkBuilder {
       if (body !== null && body !== undefined) this.#add(body, this.#starts.get(rule) ?? 0, ruleEnd)
     }
     return this.#flat(start)
+  }
+
+  /** Rules with a text that ends. What has none is left out, or a sequence would be stuck in it. */
+  #findEnding(): void {
+    for (let hasGrown = true; hasGrown;) {
+      hasGrown = false
+      // Inner rules are made after those that they stand in.
+      for (let rule = this.#bodies.length - 1; rule >= 0; rule--) {
+        const body = this.#bodies[rule]
+        if (this.#ending.has(rule) || body === null || body === undefined || !this.#canEnd(body)) continue
+        this.#ending.add(rule)
+        hasGrown = true
+      }
+    }
+  }
+
+  #canEnd(node: Expression): boolean {
+    switch (node.kind) {
+      case 'sequence':
+        return node.parts.every((part) => this.#canEnd(part))
+      case 'choice':
+        return node.parts.some((part) => this.#canEnd(part))
+      case 'repeat':
+        return node.min === 0 || this.#canEnd(node.of)
+      case 'rule':
+        return this.#ending.has(node.rule)
+      default:
+        return true
+    }
   }
 
   #state(): number {
@@ -190,7 +223,7 @@ class NetworkBuilder {
         return
       }
       case 'choice':
-        for (const part of node.parts) this.#add(part, from, to)
+        for (const part of node.parts) if (this.#canEnd(part)) this.#add(part, from, to)
         return
       case 'repeat':
         return this.#repeat(node, from, to)
@@ -217,6 +250,10 @@ class NetworkBuilder {
   }
 
   #repeat({ of, min, max }: { of: Expression; min: number; max: number }, from: number, to: number): void {
+    if (!this.#canEnd(of)) {
+      this.#states[from]?.free.push(to)
+      return
+    }
     let at = from
     for (let i = 0; i < min; i++) {
       const next = this.#state()

@@ -8,7 +8,7 @@ import type { GrammarSource } from './grammar-source.ts'
 import { JsonSchema } from './json-schema.ts'
 import { argumentsNotation, jsonNotation } from './notation.ts'
 import type { Notation } from './notation.ts'
-import { parseRegex, wholly } from './regex.ts'
+import { looksAhead, parseRegex, positions, wholly } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 import { userGrammar } from './user-grammar.ts'
 
@@ -17,6 +17,9 @@ export interface ConstraintGrammar {
   /** What is not enforced, in sentences that name the field. */
   readonly warnings: readonly string[]
 }
+
+/** Characters of a pattern of which an automaton is made; it would take seconds for more. */
+const MAX_DETERMINED = 2000
 
 /** Throws Unenforceable, in words that name the field. */
 export function constraintGrammar(source: GrammarSource): ConstraintGrammar {
@@ -37,6 +40,7 @@ function rootOf({ param, constraint }: GrammarSource, grammar: GrammarRules, war
     case 'regex':
       return named(param, 'the pattern cannot be enforced', () => {
         const pattern = wholly(parseRegex(constraint.pattern))
+        if (positions(pattern) > MAX_DETERMINED && !looksAhead(pattern)) return plain(pattern, 'text')
         try {
           const automaton = intersect([pattern])
           if (automaton !== null) return written(automaton, 'text')

@@ -21,7 +21,7 @@ const MAX_EXCLUDED_CHARACTERS = 2000
 
 /** The rule of an object. */
 export function objectRule(rules: SchemaRules, parts: Parts, { path, depth, style }: Place): Expression | null {
-  const { object, member } = style.notation
+  const { member } = style.notation
   const { least, most } = counts(parts, 'minProperties', 'maxProperties')
   const required = requiredNames(parts)
   const declared = new Set(parts.flatMap(({ properties }) => (isSchema(properties) ? Object.keys(properties) : [])))
@@ -40,7 +40,24 @@ export function objectRule(rules: SchemaRules, parts: Parts, { path, depth, styl
     if (value !== null && key !== null)
       own.push({ rule: rules.grammar.rule(inMember(text(key), value, member)), isRequired })
   }
-  const free = keyNames === null ? freeMember(rules, parts, declared, all, { path, depth, style }) : null
+  const place = { path, depth, style }
+  const free = keyNames === null ? freeMember(rules, parts, declared, all, place) : null
+  const made = membered(rules, own, free, { least, most }, place)
+  if (made !== null || free !== null || keyNames !== null) return made
+  // What it names is not enough: then what it does not name is meant too.
+  const other = freeMember(rules, parts, new Set(), all, place)
+  return other === null ? null : membered(rules, own, other, { least, most }, place)
+}
+
+/** The rule of an object with these members and free ones; null: there is none. */
+function membered(
+  rules: SchemaRules,
+  own: readonly Member[],
+  free: Expression | null,
+  { least, most }: { readonly least: number; readonly most: number },
+  { path, style }: Place,
+): Expression | null {
+  const { object } = style.notation
   let fewest = least
   if (free !== null && least > Math.max(1, own.length)) {
     // A key that is written twice counts once.
@@ -56,13 +73,10 @@ function inMember(key: Expression, value: Expression, { begin, colon, end }: Not
 
 function requiredNames(parts: Parts): Set<string> {
   const names = new Set<string>()
-  for (const { properties, required, dependentRequired } of parts) {
+  for (const { properties, required } of parts) {
     if ((properties !== undefined && !isSchema(properties)) || (required !== undefined && !Array.isArray(required)))
       throw new Unenforceable('"properties" or "required" of a wrong type')
     if (Array.isArray(required)) for (const name of required) names.add(String(name))
-    // What one property asks for is there with and without it.
-    if (isSchema(dependentRequired))
-      for (const list of Object.values(dependentRequired)) if (Array.isArray(list)) for (const name of list) names.add(String(name)) // prettier-ignore
   }
   return names
 }

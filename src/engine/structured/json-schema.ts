@@ -115,17 +115,24 @@ export class JsonSchema {
         throw new Unenforceable(`more than ${MAX_NODES} schemas, counted as they combine`)
       const rule = this.grammar.open()
       rules.set(key, rule)
-      const body = this.#value(parts, path, depth, style)
+      const body = this.#possible(() => this.#value(parts, path, depth, style), path)
       if (body === null) rules.set(key, null)
       else this.grammar.define(rule, body)
       return body === null ? null : rule
     } catch (error) {
-      if (error instanceof Unsatisfiable) {
-        this.#reason ??= `${error.message} at ${path}`
-        return null
-      }
       if (!(error instanceof Unenforceable)) throw error
       return this.#problem(error.message, path)
+    }
+  }
+
+  /** null, and why, for what no value can be. */
+  #possible(make: () => Expression | null, path: string): Expression | null {
+    try {
+      return make()
+    } catch (error) {
+      if (!(error instanceof Unsatisfiable)) throw error
+      this.#reason ??= `${error.message} at ${path}`
+      return null
     }
   }
 

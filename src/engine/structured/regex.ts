@@ -69,23 +69,24 @@ export function parseRegex(pattern: string, flags: Partial<RegexFlags> = {}): Re
   return parsed
 }
 
-/** Positions of a tree, repetitions written out. */
 function checkSize(tree: Regex): void {
-  const size = (node: Regex): number => {
-    switch (node.kind) {
-      case 'sequence':
-      case 'choice':
-        return node.parts.reduce((sum, part) => sum + size(part), 0)
-      case 'repeat':
-        return size(node.of) * Math.max(1, node.min, Number.isFinite(node.max) ? node.max : 0)
-      case 'look':
-        return size(node.ahead)
-      default:
-        return 1
-    }
-  }
-  if (size(tree) > MAX_POSITIONS)
+  if (positions(tree) > MAX_POSITIONS)
     throw new Unenforceable(`repetitions that make it longer than ${MAX_POSITIONS} characters`)
+}
+
+/** Characters of a tree, repetitions written out. */
+export function positions(node: Regex): number {
+  switch (node.kind) {
+    case 'sequence':
+    case 'choice':
+      return node.parts.reduce((sum, part) => sum + positions(part), 0)
+    case 'repeat':
+      return positions(node.of) * Math.max(1, node.min, Number.isFinite(node.max) ? node.max : 0)
+    case 'look':
+      return positions(node.ahead)
+    default:
+      return 1
+  }
 }
 
 const CONTROLS: Readonly<Record<string, number>> = { n: 0x0a, r: 0x0d, t: 0x09, f: 0x0c, v: 0x0b, '0': 0x00 }

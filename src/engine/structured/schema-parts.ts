@@ -11,7 +11,7 @@ import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
 export type Parts = readonly Schema[]
 
 /** Keywords that lead to further schemas which bind the same value. */
-const FOLLOWED = ['$ref', '$dynamicRef', '$recursiveRef', 'allOf', 'not', 'if', 'dependentSchemas', 'dependencies'] as const // prettier-ignore
+const FOLLOWED = ['$ref', '$dynamicRef', '$recursiveRef', 'allOf', 'not', 'if', 'dependentRequired', 'dependentSchemas', 'dependencies'] as const // prettier-ignore
 const BINDING = new Set([...Object.values(KEYWORDS).flat(), ...FOLLOWED, NOT_VALUES, NOT_PATTERN, FRACTIONAL, 'type', 'nullable', 'enum', 'const', 'anyOf', 'oneOf']) // prettier-ignore
 const MAX_CHAIN = 2000
 
@@ -52,11 +52,8 @@ export class SchemaParts {
     const add = (keyword: string, made: unknown) => (made === null ? unenforced.push(keyword) : schemas.push(made))
     if ('not' in schema) add('"not"', this.negation.of(schema.not))
     if ('if' in schema && ('then' in schema || 'else' in schema)) add('"if"', this.#conditional(schema))
-    for (const [name, inner] of Object.entries({
-      ...dependencies(schema.dependencies),
-      ...dependencies(schema.dependentSchemas),
-    }))
-      // prettier-ignore
+    const dependent = [schema.dependencies, schema.dependentRequired, schema.dependentSchemas].flatMap(dependencies)
+    for (const [name, inner] of dependent)
       schemas.push({ anyOf: [{ properties: { [name]: false } }, { required: [name], allOf: [inner] }] })
     const made = { schemas, unenforced }
     this.#implied.set(schema, made)
@@ -106,10 +103,10 @@ export class SchemaParts {
   }
 }
 
-/** Schemas by the property that they depend on; a list of further properties as a schema. */
-function dependencies(listed: unknown): Readonly<Record<string, unknown>> {
-  if (!isSchema(listed)) return {}
-  return Object.fromEntries(Object.entries(listed).map(([name, inner]) => [name, Array.isArray(inner) ? { required: inner } : inner])) // prettier-ignore
+/** Properties, and the schemas that depend on them; a list of further properties as a schema. */
+function dependencies(listed: unknown): (readonly [name: string, schema: unknown])[] {
+  if (!isSchema(listed)) return []
+  return Object.entries(listed).map(([name, inner]) => [name, Array.isArray(inner) ? { required: inner } : inner])
 }
 
 function describe(value: unknown): string {

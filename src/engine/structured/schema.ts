@@ -16,7 +16,7 @@ export const KEYWORDS: Readonly<Record<string, readonly string[]>> = {
     'unevaluatedItems',
     'contains',
   ],
-  object: 'properties required additionalProperties minProperties maxProperties patternProperties propertyNames unevaluatedProperties dependentRequired'.split(' '), // prettier-ignore
+  object: 'properties required additionalProperties minProperties maxProperties patternProperties propertyNames unevaluatedProperties'.split(' '), // prettier-ignore
   boolean: [],
   null: [],
 }
