@@ -2,7 +2,14 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createReferenceBackend } from '../../src/kernels/reference/backend.ts'
 import type { InspectableBackend } from '../../src/kernels/inspect.ts'
-import type { Activation, AttentionOptions, BackendOptions, KvLayout, QkvOptions } from '../../src/kernels/ops.ts'
+import type {
+  Activation,
+  AttentionOptions,
+  BackendOptions,
+  KvLayout,
+  QkNormKind,
+  QkvOptions,
+} from '../../src/kernels/ops.ts'
 import {
   BLOCK_SIZE,
   LIMITS,
@@ -22,17 +29,28 @@ interface AttentionCase {
   readonly numHeads: number
   readonly numKvHeads: number
   readonly headDim: number
-  readonly qkNorm: 'none' | 'head' | 'full'
+  readonly qkNorm: 'none' | QkNormKind
   /** Leading dims of a head that are rotated; 0: no rope. */
   readonly rotaryDim: number
   readonly window: number | null
   readonly softcap: number | null
+  /** Each head has a logit beside its scores. */
+  readonly hasSinks?: boolean
 }
 
 const CASES: readonly AttentionCase[] = [
   { numHeads: 9, numKvHeads: 3, headDim: 64, qkNorm: 'none', rotaryDim: 64, window: null, softcap: null },
-  { numHeads: 2, numKvHeads: 2, headDim: 16, qkNorm: 'head', rotaryDim: 16, window: null, softcap: null },
-  { numHeads: 4, numKvHeads: 2, headDim: 128, qkNorm: 'head', rotaryDim: 128, window: 37, softcap: null },
+  { numHeads: 2, numKvHeads: 2, headDim: 16, qkNorm: 'rotatedHead', rotaryDim: 16, window: null, softcap: null },
+  {
+    numHeads: 4,
+    numKvHeads: 2,
+    headDim: 128,
+    qkNorm: 'head',
+    rotaryDim: 128,
+    window: 37,
+    softcap: null,
+    hasSinks: true,
+  },
   { numHeads: 7, numKvHeads: 1, headDim: 32, qkNorm: 'full', rotaryDim: 16, window: null, softcap: 20 },
 ]
 const FULL_CASES: readonly AttentionCase[] = [
@@ -40,7 +58,17 @@ const FULL_CASES: readonly AttentionCase[] = [
   { numHeads: 4, numKvHeads: 1, headDim: 80, qkNorm: 'none', rotaryDim: 0, window: 1, softcap: null },
   { numHeads: 4, numKvHeads: 4, headDim: 96, qkNorm: 'head', rotaryDim: 32, window: 64, softcap: 30 },
   { numHeads: 4, numKvHeads: 1, headDim: 256, qkNorm: 'head', rotaryDim: 256, window: 100, softcap: null },
-  { numHeads: 14, numKvHeads: 2, headDim: 64, qkNorm: 'none', rotaryDim: 64, window: null, softcap: null },
+  {
+    numHeads: 14,
+    numKvHeads: 2,
+    headDim: 64,
+    qkNorm: 'none',
+    rotaryDim: 64,
+    window: null,
+    softcap: null,
+    hasSinks: true,
+  },
+  { numHeads: 2, numKvHeads: 2, headDim: 16, qkNorm: 'head', rotaryDim: 16, window: null, softcap: null },
   { numHeads: 16, numKvHeads: 1, headDim: 32, qkNorm: 'none', rotaryDim: 32, window: null, softcap: null },
 ]
 
@@ -77,7 +105,7 @@ class Bench {
       { length: test.rotaryDim / 2 },
       (_, i) => 10000 ** (-2 * (i / test.rotaryDim)),
     )
-    const width = (heads: number) => (test.qkNorm === 'head' ? headDim : heads * headDim)
+    const width = (heads: number) => (test.qkNorm === 'full' ? heads * headDim : headDim)
     const norm = (heads: number, seed: number) => ({
       weight: backend.loadVector(
         `norm ${seed}`,
@@ -94,7 +122,8 @@ class Bench {
       rope: test.rotaryDim === 0 ? null : backend.loadRope('rope', frequencies, 1.25),
     }
     const scale = headDim ** -0.5
-    this.#attention = { numHeads, numKvHeads, headDim, scale, window: test.window, softcap: test.softcap }
+    const sinks = test.hasSinks === true ? backend.loadVector('sinks', randomValues(3, numHeads, 2)) : null
+    this.#attention = { numHeads, numKvHeads, headDim, scale, window: test.window, softcap: test.softcap, sinks }
   }
 
   async prepare(): Promise<this> {

@@ -31,7 +31,18 @@ const ROW_COUNTS = [1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 32, 33, 64, 65]
 const FEW_ROW_COUNTS = [1, 3, 7, 33]
 const MOST_ROWS = 130
 
-const EPILOGUES = ['plain', 'norm', 'bias', 'residual', 'norm bias', 'bias residual', 'norm silu', 'gelu_tanh'] as const
+const EPILOGUES = [
+  'plain',
+  'norm',
+  'bias',
+  'residual',
+  'norm bias',
+  'bias residual',
+  'norm silu',
+  'gelu_tanh',
+  'bias relu2',
+  'xielu',
+] as const
 type Epilogue = (typeof EPILOGUES)[number]
 
 interface LinearCase {
@@ -52,6 +63,8 @@ const FIRST_SHAPE: Readonly<Record<Epilogue, number>> = {
   residual: 2,
   'bias residual': 0,
   gelu_tanh: 1,
+  'bias relu2': 2,
+  xielu: 0,
   norm: 0,
   'norm bias': 1,
   'norm silu': 2,
@@ -119,6 +132,8 @@ async function loadCase(backend: InspectableBackend, test: LinearCase, seed: num
     ...(epilogue.includes('residual') ? { residual: true } : {}),
     ...(epilogue.includes('silu') ? { glu: 'silu' as const } : {}),
     ...(epilogue === 'gelu_tanh' ? { glu: 'gelu_tanh' as const } : {}),
+    ...(epilogue.includes('relu2') ? { activation: 'relu2' as const } : {}),
+    ...(epilogue === 'xielu' ? { activation: { kind: 'xielu', alphaP: 0.9, alphaN: 1.3, beta: 0.5 } as const } : {}),
   }
   return {
     w,

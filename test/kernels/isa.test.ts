@@ -4,7 +4,12 @@
  */
 import { readFileSync } from 'node:fs'
 import { describe, expect, it } from 'vitest'
-import { modelKernels, type CatalogueEntry, type ModelShape } from '../../src/kernels/webgpu/catalogue.ts'
+import {
+  expertKernels,
+  modelKernels,
+  type CatalogueEntry,
+  type ModelShape,
+} from '../../src/kernels/webgpu/catalogue.ts'
 import { ENABLED_TOGGLES } from '../../src/kernels/webgpu/device.ts'
 import { shaderText } from '../../src/kernels/webgpu/pipelines.ts'
 import { compileKernels, missingTools } from '../../bench/lib/isa/compile.mjs'
@@ -18,15 +23,21 @@ const SHAPES = JSON.parse(readFileSync(new URL('../../bench/lib/shapes.json', im
   ModelShape
 >
 
+/** Qwen3-30B-A3B. */
+const QWEN3_30B = { hidden: 2048, inner: 768, count: 128, topK: 8 }
+
 const skipReason = await missingTools()
 if (skipReason !== null && (process.env.MINISERVE_REQUIRE ?? '').split(',').includes('isa')) {
   throw new Error(`MINISERVE_REQUIRE lists isa, but ${skipReason}`)
 }
 
 function entries(): CatalogueEntry[] {
-  if (!isFull) return modelKernels(SHAPES['llama-3.2-1b']!, 'q4')
+  if (!isFull) return [...modelKernels(SHAPES['llama-3.2-1b']!, 'q4'), ...expertKernels(QWEN3_30B, 'q4')]
   const weights = ['f16', 'q8', 'q4'] as const
-  return Object.values(SHAPES).flatMap((shape) => weights.flatMap((format) => modelKernels(shape, format)))
+  return weights.flatMap((format) => [
+    ...Object.values(SHAPES).flatMap((shape) => modelKernels(shape, format)),
+    ...expertKernels(QWEN3_30B, format),
+  ])
 }
 
 describe.skipIf(skipReason !== null)(

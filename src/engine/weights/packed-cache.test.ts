@@ -55,9 +55,10 @@ describe.each(devices)('on %s', (device) => {
   const cases: [string, Partial<ModelRequest>][] = [
     ['a GGUF file', { path: GGUF }],
     ['a checkpoint quantised on load', { quantization: 'q4' }],
+    ['experts', { path: goldenPath('qwen3moe'), quantization: 'q8' }],
   ]
   // A WebGPU model compiles its kernels twice here.
-  test.each(device === 'webgpu' && !isFull ? cases.slice(1) : cases)(
+  test.each(device === 'webgpu' && !isFull ? cases.slice(1, 2) : cases)(
     'a second start reads what the first one packed of %s: same bits, same facts',
     async (_, overrides) => {
       const first = await start({ device, ...overrides })

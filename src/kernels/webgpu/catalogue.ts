@@ -2,7 +2,8 @@
 import type { MatrixFormat } from '../ops.ts'
 import { attentionSources, qkvSource } from './attention.ts'
 import { embedSource, layerNormSource, NORM_ADD_SOURCE, POOL_SOURCE } from './elementwise.ts'
-import { linearSources, prepareSource, rowRange } from './linear.ts'
+import { COMBINE_SOURCE, routeSources } from './experts.ts'
+import { expertSources, linearSources, prepareSource, rowRange } from './linear.ts'
 import { formOf } from './matrix.ts'
 import type { KernelSource } from './pipelines.ts'
 import { SAMPLE_SOURCES } from './sample.ts'
@@ -63,4 +64,36 @@ export function modelKernels(shape: ModelShape, weights: MatrixFormat): Catalogu
   for (const source of [NORM_ADD_SOURCE, layerNormSource(true, true), POOL_SOURCE, ...STATE_SOURCES, ...SAMPLE_SOURCES])
     other(source, null)
   return entries
+}
+
+/** The experts of a model. */
+export interface ExpertsShape {
+  readonly hidden: number
+  readonly inner: number
+  readonly count: number
+  readonly topK: number
+}
+
+/** The kernels of a mixture of experts, in groups of 32 without minimums. */
+export function expertKernels({ hidden, inner, count, topK }: ExpertsShape, weights: MatrixFormat): CatalogueEntry[] {
+  const form = formOf(weights, 32, false)
+  const matrices = [
+    ["experts' gate and up", 2 * inner, hidden, true],
+    ["experts' down", hidden, inner, false],
+  ] as const
+  const products = matrices.flatMap(([label, rows, cols, isGated]): CatalogueEntry[] => {
+    const { pairs, tiles } = expertSources({ rows, cols, form, isGated, topK }, true)
+    return [
+      { kernel: `${pairs.name} (${label})`, kind: 'gemv', weights, rows: 1, source: pairs },
+      { kernel: `${tiles.name} (${label})`, kind: 'gemm', weights, rows: null, source: tiles },
+    ]
+  })
+  const others = [...routeSources(count), COMBINE_SOURCE].map((source): CatalogueEntry => ({
+    kernel: source.name,
+    kind: 'other',
+    weights: null,
+    rows: null,
+    source,
+  }))
+  return [...products, ...others]
 }

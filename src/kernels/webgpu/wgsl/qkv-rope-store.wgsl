@@ -54,7 +54,7 @@ fn angle_of(position: u32, i: u32) -> vec2<f32> {
 #endif
 
 // Dim d of a q or k head after norm and rope. `base`: the head's first value in qkv.
-fn rotated(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool, position: u32) -> f32 {
+fn turned(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool, position: u32) -> f32 {
   var value = normed(base, weight_base, d, factor, is_q);
 #if ROPE
   let half = params.rotary_half;
@@ -66,10 +66,17 @@ fn rotated(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool, positio
     value = value * angle.x + normed(base, weight_base, d - half, factor, is_q) * angle.y;
   }
 #endif
-#if QK_NORM == 3
-  value *= norm_weight(weight_base + d, is_q);
-#endif
   return value;
+}
+
+// The same, with the weight of a norm that comes after the rotation.
+fn rotated(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool, position: u32) -> f32 {
+  let value = turned(base, weight_base, d, factor, is_q, position);
+#if QK_NORM == 3
+  return value * norm_weight(weight_base + d, is_q);
+#else
+  return value;
+#endif
 }
 
 #if QK_NORM > 0
@@ -81,7 +88,7 @@ fn norm_weight(index: u32, is_q: bool) -> f32 {
 }
 #endif
 
-// A rotation keeps a head's length: normalising after it differs in where the weight comes in, not in the factor.
+// What is rotated: normalised before, or (QK_NORM 3) only multiplied by the factor that the rotated head's length gives.
 fn normed(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool) -> f32 {
 #if QK_NORM == 0
   return qkv[base + d];
@@ -115,6 +122,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let head = group.x;
   let is_q = head < params.num_heads;
   let is_v = head >= params.num_heads + params.num_kv_heads;
+  let position = u32(step[header(POSITIONS) + row]);
   let base = row * params.qkv_stride + head * $(D)u;
   var factor = 1.0;
   var weight_base = 0u;
@@ -131,7 +139,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   if (!is_v) {
     var sum = 0.0;
     for (var i = lane; i < width; i += $(WS)u) {
-      sum = fma(qkv[start + i], qkv[start + i], sum);
+#if QK_NORM == 3
+      let value = turned(base, 0u, i, 1.0, is_q, position);
+#else
+      let value = qkv[start + i];
+#endif
+      sum = fma(value, value, sum);
     }
     sums[lane] = sum;
   }
@@ -144,7 +157,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     factor = 1.0 / sqrt(total / f32(width) + select(params.k_eps, params.q_eps, is_q));
   }
 #endif
-  let position = u32(step[header(POSITIONS) + row]);
   let slot = u32(step[header(SLOTS) + row]);
   let block = slot / $(BLOCK)u;
   let token = slot % $(BLOCK)u;
