@@ -161,6 +161,60 @@ describe('what finishes validates', () => {
   })
 })
 
+it('conditions drawn at random are enforced, said not to be, or refused where nothing small satisfies them', async () => {
+  const small = [
+    null,
+    true,
+    0,
+    1,
+    2,
+    3,
+    0.5,
+    '',
+    'a',
+    'ab',
+    [],
+    [null],
+    [1],
+    {},
+    { a: 1 },
+    { b: 'a' },
+    { a: null, b: 1 },
+  ]
+  let numEnforced = 0
+  for (let seed = 1; seed <= 80; seed++) {
+    const random = createRandom(seed)
+    const schema = randomCondition(random)
+    const validate = ajv.compile(schema)
+    const compiled: unknown = await compiler.compile({ kind: 'json_schema', schema }).catch((error: unknown) => error)
+    if (compiled instanceof Error) {
+      expect(
+        small.filter((value) => validate(value)),
+        JSON.stringify(schema),
+      ).toEqual([])
+      continue
+    }
+    const { warnings } = await compiler.compile({ kind: 'json_schema', schema })
+    if (warnings.length > 0) continue
+    await expectValid(schema, 2)
+    numEnforced++
+  }
+  expect(numEnforced).toBeGreaterThan(40)
+})
+
+/** A schema of one value with what it must not be, or what else it must be. */
+function randomCondition(random: Random): Record<string, unknown> {
+  const inner = () => randomSchema(random, 1)
+  const base = randomSchema(random, 1)
+  return random.pick<() => Record<string, unknown>>([
+    () => ({ ...base, not: inner() }),
+    () => Object.fromEntries([...Object.entries(base), ['if', inner()], ['then', inner()], ['else', inner()]]),
+    () => ({ oneOf: [base, inner()] }),
+    () => ({ type: 'array', items: base, contains: inner(), maxItems: 2 }),
+    () => ({ type: 'object', properties: { a: base, b: inner() }, dependentSchemas: { a: { required: ['b'] } } }),
+  ])()
+}
+
 type Random = ReturnType<typeof createRandom>
 
 function randomSchema(random: Random, depth: number): Record<string, unknown> {
