@@ -208,7 +208,8 @@ function randomCondition(random: Random): Record<string, unknown> {
   const base = randomSchema(random, 1)
   return random.pick<() => Record<string, unknown>>([
     () => ({ ...base, not: inner() }),
-    () => Object.fromEntries([...Object.entries(base), ['if', inner()], ['then', inner()], ['else', inner()]]),
+    () =>
+      Object.fromEntries([...Object.entries(base), ...['if', 'then', 'else'].map((name) => [name, inner()] as const)]),
     () => ({ oneOf: [base, inner()] }),
     () => ({ type: 'array', items: base, contains: inner(), maxItems: 2 }),
     () => ({ type: 'object', properties: { a: base, b: inner() }, dependentSchemas: { a: { required: ['b'] } } }),
