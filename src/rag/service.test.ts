@@ -206,6 +206,7 @@ describe('retrieval', () => {
     const dataDir = join(folder, 'damaged')
     mkdirSync(join(dataDir, 'rag'), { recursive: true })
     writeFileSync(join(dataDir, 'rag', 'broken.idx'), 'not an index')
+    mkdirSync(join(dataDir, 'rag', 'folder.idx'))
     const service = serviceWith({ dataDir })
     await service.ingestDocuments('whole', [document('a', 'fox')])
     expect((await service.listIndexes()).map(({ name }) => name)).toEqual(['whole'])

@@ -16,11 +16,11 @@ export function templateArgumentsOf(
   warnings: string[] = [],
 ): Readonly<Record<string, unknown>> | null {
   const { chat_template_kwargs: given = {}, reasoning_effort: effort } = body
-  const uses = (name: string): boolean => source === null || new RegExp(`\\b${name}\\b`).test(source)
+  const words = new Set(source?.match(/\w+/g))
+  const uses = (name: string): boolean => source === null || words.has(name)
   /** Used as a variable, and not as a member of a message. */
-  const isSwitch = (name: string): boolean =>
-    source !== null && new RegExp(`(?<![.'"\\w])${name}\\b(?!['"])`).test(source)
-  const usesThinking = uses('enable_thinking') || isSwitch('thinking')
+  const isThinkingSwitch = source !== null && /(?<![.'"\w])thinking\b(?!['"])/.test(source)
+  const usesThinking = uses('enable_thinking') || isThinkingSwitch
   for (const name of Object.keys(given)) {
     if (/^[a-z_]\w*$/i.test(name) && (uses(name) || (name === 'enable_thinking' && usesThinking))) continue
     if (!COMMON.has(name)) {
@@ -38,6 +38,6 @@ export function templateArgumentsOf(
     effort === undefined ? {} : { reasoning_effort: effort, ...(effort === 'none' ? { enable_thinking: false } : {}) }
   const all: Record<string, unknown> = { ...ofEffort, ...given }
   // Some templates call the switch by another name.
-  if (all.enable_thinking !== undefined && isSwitch('thinking')) all.thinking ??= all.enable_thinking
+  if (all.enable_thinking !== undefined && isThinkingSwitch) all.thinking ??= all.enable_thinking
   return Object.keys(all).length === 0 ? null : all
 }

@@ -1,5 +1,5 @@
 import { Hono } from 'hono'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, afterEach, beforeAll, describe, expect, it, vi } from 'vitest'
 import { SERVER_ACCESS } from '../rag/access.ts'
 import { play, testObservability, type TestObservability } from '../../test/observability/scenario.ts'
 import { parseTraces, TRACE_FORMATS } from '../observability/trace-formats.ts'
@@ -13,7 +13,10 @@ let traceId: string
 let failedId: string
 
 /** The routes as the server mounts them, with the caller a test wants. */
-function app(caller: { readonly keyId: string; readonly isAdmin: boolean } = { keyId: 'alice', isAdmin: false }) {
+function app(
+  caller: { readonly keyId: string; readonly isAdmin: boolean } = { keyId: 'alice', isAdmin: false },
+  { store } = observability,
+) {
   const hono = new Hono<AppEnv>()
   hono.use(async (c, next) => {
     c.set('caller', { ...caller, cacheSalt: '', limits: null, indexes: SERVER_ACCESS })
@@ -23,7 +26,7 @@ function app(caller: { readonly keyId: string; readonly isAdmin: boolean } = { k
     const apiError = toApiError(error, '')
     return c.json(toErrorBody(apiError), apiError.status)
   })
-  registerRoutes(hono, traceHandlers({ store: observability.store, canSignIn: false }))
+  registerRoutes(hono, traceHandlers({ store, canSignIn: false }))
   return hono
 }
 
@@ -38,6 +41,7 @@ beforeAll(async () => {
   failedId = failed.trace.traceId
 })
 afterAll(() => observability.shutdown(100))
+afterEach(() => void vi.unstubAllEnvs())
 
 const listed = async (query: string, caller?: Parameters<typeof app>[0]) => {
   const response = await app(caller).request(`/v1/traces${query}`)
@@ -123,6 +127,24 @@ describe('/traces', () => {
   it('serves its assets and no others', async () => {
     expect((await app().request('/traces/assets/traces.css')).headers.get('content-type')).toContain('text/css')
     expect((await app().request('/traces/assets/..%2f..%2ftraces.ts')).status).toBe(404)
+  })
+})
+
+describe('the page of a conversation', () => {
+  it('is shown without what a limit on attribute lengths has cut', async () => {
+    vi.stubEnv('OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT', '80')
+    const limited = testObservability({ captureContent: true })
+    const { trace } = await play(limited, 'formatting', { input: { keyId: 'alice' } })
+    trace.setConversation('tea')
+    const said = (content: string) => [{ role: 'user', parts: [{ type: 'text', content }] }] as const
+    trace.setContent({ input: said('Which tea is green?'.repeat(20)), output: said('Sencha.') })
+    trace.finish({ ending: 'success', status: 200 })
+    const response = await app({ keyId: 'alice', isAdmin: false }, limited).request('/traces?conversation=tea')
+    const page = await response.text()
+    await limited.shutdown(100)
+    expect(response.status).toBe(200)
+    expect(page).toContain('Sencha.')
+    expect(page).not.toContain('Which tea')
   })
 })
 

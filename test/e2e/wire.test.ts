@@ -107,7 +107,7 @@ describe('fields that change the answer', () => {
     expect(response.status).toBe(200)
     expect(response.headers.get('x-miniserve-warning')).toMatch(/^chat_template_kwargs: .*enable_thinking/)
     await response.text()
-    for (const kwargs of [{ wrong: 1 }, { messages: [] }, 'x'])
+    for (const kwargs of [{ wrong: 1 }, { messages: [] }, 'x', { ['a'.repeat(100_000)]: 1 }])
       expect(await refusal('/v1/chat/completions', { ...CHAT, chat_template_kwargs: kwargs })).toMatchObject({
         param: 'chat_template_kwargs',
       })

@@ -46,8 +46,9 @@ export function indexPath(folder: string, stored: string): string | null {
 export function indexNames(folder: string): string[] {
   const namesIn = (path: string): string[] => {
     if (!existsSync(path)) return []
-    const files = readdirSync(path).filter((file) => file.endsWith(EXTENSION))
-    return files.map((file) => file.slice(0, -EXTENSION.length)).sort()
+    const files = readdirSync(path, { withFileTypes: true }).filter((entry) => !entry.isDirectory())
+    const names = files.map(({ name }) => name).filter((name) => name.endsWith(EXTENSION))
+    return names.map((name) => name.slice(0, -EXTENSION.length)).sort()
   }
   const tenants = existsSync(folder)
     ? readdirSync(folder)

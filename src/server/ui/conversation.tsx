@@ -48,12 +48,22 @@ export function Conversation({ traces }: { readonly traces: readonly StoredTrace
 function lastTextOf({ spans, rootSpanId }: StoredTrace, attribute: string): string | null {
   const json = spans.find((span) => span.spanContext().spanId === rootSpanId)?.attributes[attribute]
   if (typeof json !== 'string') return null
-  const messages = JSON.parse(json) as readonly {
-    readonly parts: readonly { readonly type: string; readonly content?: string }[]
-  }[]
-  const text = (messages.at(-1)?.parts ?? [])
+  const text = (messagesOf(json).at(-1)?.parts ?? [])
     .flatMap(({ type, content }) => (type === 'text' ? (content ?? []) : []))
     .join('\n')
   if (text.trim() === '') return null
   return text.length > MAX_CHARACTERS ? `${text.slice(0, MAX_CHARACTERS)}…` : text.trim()
+}
+
+interface CapturedMessage {
+  readonly parts: readonly { readonly type: string; readonly content?: string }[]
+}
+
+/** None where OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT has cut the JSON. */
+function messagesOf(json: string): readonly CapturedMessage[] {
+  try {
+    return JSON.parse(json) as readonly CapturedMessage[]
+  } catch {
+    return []
+  }
 }
