@@ -85,7 +85,9 @@ describe('parseCommandLine', () => {
     [['--port', '70000'], /--port: expected at most 65535/],
     [['--device', 'gpu'], /--device: expected one of auto, webgpu, cpu, reference, found "gpu"/],
     [['--run-ahead', '2'], /--run-ahead/],
-    [['srve'], /unknown command "srve"/],
+    [['srve'], /unknown command "srve": expected one of serve, rag index/],
+    [['rag'], /unknown command "rag": expected rag index$/],
+    [['eval', 'x'], /expected one of eval perplexity, eval choices$/],
     [['trace', 'convert', 'f', '--to', 'xml'], /--to: expected one of otlp/],
     [['--port'], /--port/],
   ])('refuses %j in one line that names it', (argv, message) => {

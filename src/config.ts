@@ -84,7 +84,11 @@ export function parseCommandLine(
   const named = COMMANDS.find((name) => name.split(' ').every((word, i) => words[i] === word))
   const positionals = named ? words.slice(named.split(' ').length) : words
   if (!named && positionals.length > 0) {
-    throw new ConfigError(`unknown command "${positionals.join(' ')}": expected one of serve, ${COMMANDS.join(', ')}`)
+    const near = COMMANDS.filter((name) => name.startsWith(`${positionals[0]} `))
+    const expected = near.length > 0 ? near : ['serve', ...COMMANDS]
+    throw new ConfigError(
+      `unknown command "${positionals.join(' ')}": expected ${near.length === 1 ? '' : 'one of '}${expected.join(', ')}`,
+    )
   }
 
   const values: Record<string, unknown> = {}

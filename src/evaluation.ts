@@ -56,7 +56,8 @@ async function readText(path: string): Promise<string> {
     return await readFile(path, 'utf8')
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? String(error.code) : String(error)
-    throw new EvaluationError(`${path}: cannot be read (${code})`, { cause: error })
+    const found = { ENOENT: 'no such file', EISDIR: 'a folder', EACCES: 'one that may not be read' }[code] ?? code
+    throw new EvaluationError(`${path}: expected a text file, found ${found}`, { cause: error })
   }
 }
 

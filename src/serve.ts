@@ -107,7 +107,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
       ? null
       : watchKeyFile(config.keyFile, (change) => {
           if (typeof change === 'number') logger.info('keys.reloaded', { keys: change })
-          else logger.error('keys.reload_failed', { error: change })
+          else logger.error('keys.reload_failed', { reason: change.message })
         })
   const rag = createRag({
     ...ragSettings(config),

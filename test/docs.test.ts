@@ -49,7 +49,7 @@ it('the README has an answer of the real server in each example', () => {
     completion: /"finish_reason": "\w+"/,
     log: /"trace_id":"[0-9a-f]{32}"/,
     chat: /"role":"assistant","content":"[^"]+"/,
-    rag: /"documents": \[\s+\{ "id": "museum"/,
+    rag: /"documents": \[\s+\{\s+"id": "museum"/,
   }
   for (const name of ['completion', 'log', 'chat', 'rag'] as const) {
     const section = new RegExp(`<!-- example: ${name} -->([\\s\\S]*?)<!-- end -->`).exec(readme)?.[1] ?? ''

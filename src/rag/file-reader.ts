@@ -28,6 +28,7 @@ const unpack = promisify(gunzip)
 /** @throws UnreadableError with the reason for people. */
 export async function readContent({ bytes: packed, kind, isGzip, charset = null }: FileToRead): Promise<FileContent> {
   const bytes = isGzip ? await unzip(packed, MAX_FILE_BYTES[kind]) : packed
+  if (bytes.byteLength === 0) throw new UnreadableError('the file is empty')
   switch (kind) {
     case 'pdf': {
       const { text, scannedPages } = await readPdf(new Uint8Array(bytes))

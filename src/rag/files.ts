@@ -5,7 +5,7 @@ import { dirname, extname, join, relative, resolve, sep } from 'node:path'
 import { z } from 'zod'
 import { UnreadableError } from './decode.ts'
 import type { DocumentReader } from './document-reader.ts'
-import { messageOf, RagError } from './errors.ts'
+import { messageOf, RagError, systemReasonOf } from './errors.ts'
 import { formatOfText, isGzip, kindOf, READ_KINDS } from './formats.ts'
 import type { Rejection, SourceDocument } from './ingest.ts'
 import { MAX_FILE_BYTES } from './limits.ts'
@@ -67,7 +67,7 @@ export async function findFiles(paths: readonly string[]): Promise<FoundFiles> {
     try {
       await walk.root(path)
     } catch (error) {
-      throw new RagError('invalid_request', `${given}: cannot be read: ${messageOf(error)}`)
+      throw new RagError('invalid_request', `${given}: cannot be read: ${systemReasonOf(error)}`)
     }
   }
   const byPath = (a: { readonly path: string }, b: { readonly path: string }): number => (a.path < b.path ? -1 : 1)

@@ -52,7 +52,7 @@ export async function readPdf(bytes: Uint8Array): Promise<PdfText> {
       throw new UnreadableError(
         scannedPages.length > 0
           ? `no text, only images on ${scannedPages.length} scanned pages: run text recognition (OCR) over it first`
-          : 'expected some text, found none',
+          : 'no text in it',
       )
     }
     return { text: pages.join(PAGE_BREAK), scannedPages }

@@ -76,7 +76,8 @@ export function renderError(error: unknown, c: Context<AppEnv>): Response {
   const apiError = toApiError(error, trace.traceId)
   const headers: Record<string, string> = { ...apiError.headers }
   const { retryAfter } = apiError.failure
-  if (retryAfter !== undefined) headers['Retry-After'] = String(retryAfter)
+  // What an error knows of its own wait is nearer than the table's.
+  if (retryAfter !== undefined) headers['Retry-After'] ??= String(retryAfter)
   // OpenAI's clients retry 5xx: what failed in the engine or ran out of time would only fail, or wait, again.
   if (apiError.status === 500 || apiError.status === 504) headers['x-should-retry'] = 'false'
   // The rest of the body may still come.

@@ -33,7 +33,7 @@ export const modelSettings = {
     env: 'CHAT_TEMPLATE',
     value: 'FILE',
     help: "a Jinja template to use instead of the model's own",
-    defaultText: "the model's own, else ChatML",
+    defaultText: "the model's own, else ChatML where the vocabulary has its marks",
   }),
   toolCallParser: field(
     oneOf(['auto', 'command_a', 'deepseek_v3', 'deepseek_v31', 'functiongemma', 'gemma4', 'glm45', 'hermes', 'kimi_k2', 'lfm2', 'llama3_json', 'minimax_m2', 'mistral', 'mistral_args', 'openai', 'pythonic', 'qwen3_coder', 'seed_oss', 'none']).default('auto'), // prettier-ignore

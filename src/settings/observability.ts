@@ -45,7 +45,7 @@ export const observabilitySettings = {
   }),
   captureContent: field(truthy.default(false), {
     env: 'MINISERVE_CAPTURE_CONTENT',
-    help: 'true: put prompts and completions on spans. Off by default for good reason',
+    help: 'true: put prompts and completions on spans, where anyone who may read traces reads them',
   }),
   openInference: field(truthy.default(false), {
     env: 'MINISERVE_OPENINFERENCE',

@@ -29,7 +29,7 @@ export const retrievalSettings = {
     flag: 'reranker-model',
     value: 'PATH|ID',
     help: 'a cross-encoder or Qwen3-Reranker: a folder (safetensors), a .gguf file, hf:ORG/NAME, or ONNX (folder or hub id)',
-    defaultText: 'none: passages keep the order of the search',
+    defaultText: 'the bundled embedding model compares the question and each passage token by token',
   }),
   ragWeights: field(fusionWeights.default({}), {
     flag: 'rag-weights',

@@ -42,7 +42,7 @@ export class PromptEncoder {
     if (this.#chatTemplate === null) {
       throw new EngineError(
         'invalid_request',
-        'messages: this model has no chat template; use /v1/completions',
+        'messages: this model has no chat template; use /v1/completions, or start the server with --chat-template FILE',
         'messages',
       )
     }

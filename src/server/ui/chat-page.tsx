@@ -85,7 +85,7 @@ export function ChatPage({ visitor, hasRetrieval }: ChatPageProps) {
             </div>
             <label class="drop" id="drop">
               <input id="files" type="file" multiple />
-              Drop documents here, or choose files. They are added to the index above.
+              Drop documents here, or choose files. They are added to the index above, and replace built-in documents.
             </label>
             <ul id="uploads" aria-live="polite"></ul>
           </details>

@@ -340,11 +340,13 @@ async function listIndexes(chosen) {
   const names = new Set([usual, ...indexes.map(({ name }) => name)])
   const options = [...names].map((name) => {
     const found = indexes.find((index) => index.name === name)
-    const size = found ? ` (${found.documents} documents)` : ' (empty)'
+    const size = found ? ` (${counted(found.documents, 'document')}${found.bundled ? ', built in' : ''})` : ' (empty)'
     return element('option', { value: name, selected: name === (chosen ?? usual) }, name + size)
   })
   $('index').replaceChildren(...options)
 }
+
+const counted = (number, noun) => `${number} ${noun}${number === 1 ? '' : 's'}`
 
 async function upload(files) {
   const index = $('index').value
@@ -352,6 +354,7 @@ async function upload(files) {
     const status = element('span', {}, 'reading …')
     $('uploads').append(element('li', {}, `${file.name}: `, status))
     try {
+      if (file.size === 0) throw new Error('the file is empty')
       status.textContent = 'indexing …'
       const response = await fetch(
         `/v1/rag/files?index=${encodeURIComponent(index)}&name=${encodeURIComponent(file.name)}`,
@@ -363,8 +366,9 @@ async function upload(files) {
       )
       if (!response.ok) throw new Error(await errorOf(response))
       const { accepted, rejected, chunks } = await response.json()
-      status.textContent = accepted > 0 ? `indexed, ${chunks} passages` : `skipped: ${rejected[0]?.reason ?? 'no text'}`
-      $('rag').checked = true
+      status.textContent =
+        accepted > 0 ? `indexed, ${counted(chunks, 'passage')}` : `skipped: ${rejected[0]?.reason ?? 'no text'}`
+      if (accepted > 0) $('rag').checked = true
     } catch (error) {
       status.textContent = `skipped: ${error.message}`
       status.className = 'bad'
