@@ -95,9 +95,11 @@ export async function measurePerplexity(
 
 const item = z
   .object({
-    prompt: z.string(),
-    choices: z.array(z.string().min(1)).min(2),
-    answer: z.int().min(0),
+    prompt: z.string('a text'),
+    choices: z
+      .array(z.string('a text').min(1, 'a text of one character or more'), 'a list of texts')
+      .min(2, 'two or more'),
+    answer: z.int('the index of one of the choices').min(0, 'the index of one of the choices'),
   })
   .refine(({ choices, answer }) => answer < choices.length, {
     path: ['answer'],
@@ -141,7 +143,7 @@ function parseItem(line: string, where: string): z.output<typeof item> {
   if (parsed.success) return parsed.data
   const [issue] = parsed.error.issues
   throw new EvaluationError(
-    `${where}: expected {prompt, choices, answer}; ${issue?.path.join('.') || 'the line'}: ${issue?.message ?? 'does not fit'}`,
+    `${where}: ${issue?.path.join('.') || 'the line'}: expected ${issue?.path.length ? issue.message : 'an object {prompt, choices, answer}'}`,
   )
 }
 

@@ -27,8 +27,21 @@ describe('a key file', () => {
     ['{"keys": []}', /keys: expected at least one key/],
     [file({ name: 'a b', sha256: sha256('a') }), /keys\.0\.name: expected a name/],
     [file({ name: 'a', sha256: 'secret-key-itself' }), /keys\.0\.sha256: expected the SHA-256/],
-    [file({ name: 'a', sha256: sha256('a'), role: 'root' }), /keys\.0\.role/],
-    [file({ name: 'a', sha256: sha256('a'), limits: { rpm: 1 } }), /keys\.0\.limits/],
+    [file({ name: 'a', sha256: sha256('a'), role: 'root' }), /keys\.0\.role: expected user or admin$/],
+    ['{}', /: keys: expected a list of keys$/],
+    ['[]', /: the file: expected an object$/],
+    [file({}), /keys\.0\.name: expected a name/],
+    [file({ name: 'a', sha256: sha256('a'), limit: 1 }), /keys\.0: expected known fields, found limit$/],
+    [
+      file({ name: 'a', sha256: sha256('a'), limits: { concurrency: 'x' } }),
+      /limits\.concurrency: expected a whole number of at least 1$/,
+    ],
+    [file({ name: 'a', sha256: sha256('a'), indexes: { n: 'all' } }), /indexes\.n: expected read or write$/],
+    [file({ name: 'a', sha256: sha256('a'), indexes: { 'a b': 'read' } }), /expected the name of an index$/],
+    [
+      file({ name: 'a', sha256: sha256('a'), limits: { rpm: 1 } }),
+      /keys\.0\.limits: expected known fields, found rpm$/,
+    ],
     [
       file({ name: 'a', sha256: sha256('a') }, { name: 'a', sha256: sha256('b') }),
       /keys\.1\.name: expected one of its own/,

@@ -31,24 +31,36 @@ export class KeyFileError extends Error {
   override readonly name = 'KeyFileError'
 }
 
-const limit = z.int().min(1).optional()
+const matching = (form: RegExp, expected: string) => z.string(expected).regex(form, expected)
+const limit = z.int('a whole number of at least 1').min(1, 'a whole number of at least 1').optional()
 
 const keyFile = z.strictObject({
   keys: z
     .array(
       z.strictObject({
-        name: z.string().regex(/^[A-Za-z0-9._-]{1,64}$/, 'a name of at most 64 of A-Za-z0-9._-'),
-        sha256: z.string().regex(/^[0-9a-f]{64}$/i, 'the SHA-256 of the key, 64 hex digits'),
-        role: z.enum(['user', 'admin']).default('user'),
-        indexes: z.record(z.string().regex(INDEX_NAME, 'the name of an index'), z.enum(['read', 'write'])).default({}),
+        name: matching(/^[A-Za-z0-9._-]{1,64}$/, 'a name of at most 64 of A-Za-z0-9._-'),
+        sha256: matching(/^[0-9a-f]{64}$/i, 'the SHA-256 of the key, 64 hex digits'),
+        role: z.enum(['user', 'admin'], 'user or admin').default('user'),
+        indexes: z
+          .record(matching(INDEX_NAME, 'the name of an index'), z.enum(['read', 'write'], 'read or write'))
+          .default({}),
         limits: z
           .strictObject({ requests_per_minute: limit, tokens_per_minute: limit, concurrency: limit })
           .default({}),
       }),
+      'a list of keys',
     )
     .min(1, 'at least one key')
     .max(10_000, 'at most 10,000 keys'),
 })
+
+/** What an issue says was expected, in words that follow "expected". */
+function expectedBy(issue: z.core.$ZodIssue | undefined): string {
+  if (issue?.code === 'unrecognized_keys') return `known fields, found ${issue.keys[0]}`
+  if (issue?.code === 'invalid_key') return 'the name of an index'
+  if (issue?.code === 'invalid_type' && (issue.expected === 'object' || issue.expected === 'record')) return 'an object'
+  return issue?.message ?? 'another form'
+}
 
 /** @throws KeyFileError */
 export function parseKeyFile(path: string, text: string): FileKey[] {
@@ -61,9 +73,7 @@ export function parseKeyFile(path: string, text: string): FileKey[] {
   const parsed = keyFile.safeParse(json)
   if (!parsed.success) {
     const [issue] = parsed.error.issues
-    throw new KeyFileError(
-      `${path}: ${issue?.path.join('.') || 'the file'}: expected ${issue?.message ?? 'another form'}`,
-    )
+    throw new KeyFileError(`${path}: ${issue?.path.join('.') || 'the file'}: expected ${expectedBy(issue)}`)
   }
   const keys = parsed.data.keys.map(({ name, sha256, role, limits, indexes }) => ({
     name,
@@ -120,7 +130,8 @@ export function watchKeyFile(path: string, onChange: (change: number | KeyFileEr
       text = readFileSync(path, 'utf8')
     } catch (error) {
       const code = error instanceof Error && 'code' in error ? String(error.code) : String(error)
-      throw new KeyFileError(`${path}: cannot be read (${code})`, { cause: error })
+      const found = { ENOENT: 'no such file', EISDIR: 'a folder', EACCES: 'one that may not be read' }[code] ?? code
+      throw new KeyFileError(`${path}: expected a key file, found ${found}`, { cause: error })
     }
     return parseKeyFile(path, text)
   }

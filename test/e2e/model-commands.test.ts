@@ -71,7 +71,7 @@ describe('eval', () => {
       file('wrong.jsonl', `${lines}\n{"prompt": "x", "choices": ["a"], "answer": 0}`),
     )
     expect(wrong.status).toBe(1)
-    expect(wrong.stderr).toMatch(/wrong\.jsonl:4: expected \{prompt, choices, answer\}; choices/)
+    expect(wrong.stderr).toMatch(/wrong\.jsonl:4: choices: expected two or more$/m)
   })
 })
 
