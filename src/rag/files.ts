@@ -20,12 +20,15 @@ export const metadataSchema = z.record(
 )
 
 /** A line of a JSON lines file. */
-const jsonLine = z.object({
-  id: z.union([z.string().min(1), z.number()]).optional(),
-  text: z.string(),
-  source: z.string().optional(),
-  metadata: metadataSchema.optional(),
-})
+const jsonLine = z.object(
+  {
+    id: z.union([z.string().min(1), z.number()], 'a string or a number').optional(),
+    text: z.string('a string'),
+    source: z.string('a string').optional(),
+    metadata: metadataSchema.optional(),
+  },
+  'a JSON object',
+)
 
 export interface FoundFile {
   /** Absolute. */
@@ -252,5 +255,6 @@ function parseLine(line: string): z.output<typeof jsonLine> | string {
   const result = jsonLine.safeParse(json)
   if (result.success) return result.data
   const issue = result.error.issues[0]
-  return `${issue?.path.join('.') || 'line'}: ${issue?.message ?? 'not as expected'}`
+  const expected = issue?.code === 'invalid_type' && issue.expected === 'record' ? 'an object' : issue?.message
+  return `${issue?.path.length ? `${issue.path.join('.')}: ` : ''}expected ${expected ?? 'another form'}`
 }

@@ -404,7 +404,7 @@ describe('miniserve rag index', () => {
     expect(first.out).toMatch(/4 documents, 4 chunks \(4 new or changed, 0 unchanged, 0 deleted, 3 skipped/)
     expect(first.out).toMatch(/skipped .*three\.txt: expected UTF-8 text/)
     expect(first.out).toMatch(/skipped .*lines\.jsonl:3: expected a JSON object/)
-    expect(first.out).toMatch(/skipped .*lines\.jsonl:5: text: /)
+    expect(first.out).toMatch(/skipped .*lines\.jsonl:5: text: expected a string$/m)
     expect(first.out).toMatch(/indexing: 100 %/)
     expect(await rag.getDocument('files', 'l1')).toMatchObject({ metadata: { n: 1 } })
 
