@@ -210,7 +210,9 @@ function handleCrashes(observability: Observability): { release(): void } {
     process.stderr.write(
       'miniserve: ended by an unexpected error; the log line process.crashed has its class and where it came from\n',
     )
-    void observability.shutdown(EXPORT_FLUSH_MS, { crash: thrown ?? new Error('nothing') }).then(() => process.exit(1))
+    const exit = () => process.exit(1)
+    // Whatever fails on the way out: a process that crashed must not stay.
+    void observability.shutdown(EXPORT_FLUSH_MS, { crash: thrown ?? new Error('nothing') }).then(exit, exit)
   }
   process.on('uncaughtException', onCrash)
   process.on('unhandledRejection', onCrash)

@@ -3,7 +3,7 @@
  *
  * A step is: `beginStep(input)`, then ops in program order (each may execute at once or only be recorded), then
  * `endStep()`, which resolves with the few numbers the host needs. Activations are f32 `[rows, cols]`, row-major, with
- * room for `maxRows` rows; only the first `input.numRows` are valid in a step. Nothing here knows of requests.
+ * room for `maxRows` rows; only the first `input.numRows` are valid in a step. Nothing here knows about requests.
  *
  * Row invariance (docs/architecture.md): the result of a row never depends on how many rows share the step, on which row
  * it is, or on where chunk borders fall.
@@ -23,7 +23,7 @@ export type MatrixData =
       readonly mins: Float32Array | null // [rows, cols / group]
     }
   /**
-   * Two codes a byte, the even column in the low nibble, each 0..15.
+   * Two codes per byte, the even column in the low nibble, each 0..15.
    * Without `mins`: w = (code - 8) * scale. With: w = code * scale + min.
    */
   | {

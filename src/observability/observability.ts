@@ -63,8 +63,6 @@ export interface ObservabilityOptions {
   readonly exporter?: SpanExporter
 }
 
-export type { SubscriberHost } from './plugins.ts'
-
 export interface Observability {
   readonly logger: Log
   readonly metrics: Metrics

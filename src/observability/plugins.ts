@@ -41,10 +41,6 @@ export interface SubscriberHost {
   spawn(fn: () => Promise<unknown>): Promise<void>
 }
 
-/** A plugin's default export: a subscriber, or a function that makes one. */
-export type SubscriberPlugin =
-  EngineSubscriber | ((host: SubscriberHost) => EngineSubscriber | Promise<EngineSubscriber>)
-
 /** A plugin that cannot be used: names the file, what was expected and what was found. */
 export class PluginError extends Error {
   override readonly name = 'PluginError'

@@ -35,7 +35,7 @@ import { bounded } from './time-bound.ts'
 
 /**
  * Defaults of OTEL_BSP_MAX_QUEUE_SIZE, _MAX_EXPORT_BATCH_SIZE, _SCHEDULE_DELAY and _EXPORT_TIMEOUT. One batch is in flight at a time, so
- * a batch is large: 1,000 requests a second are 9,000 spans.
+ * a batch is large: 1,000 requests per second are 9,000 spans.
  */
 const QUEUE_SIZE = 32_768
 const BATCH_SIZE = 2048

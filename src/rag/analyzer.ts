@@ -25,7 +25,7 @@ export function analyze(text: string): string[] {
   const plain = text.normalize('NFKC').toLowerCase().replaceAll('_', '-')
   for (const [match] of plain.matchAll(WORD)) {
     const known = termsOfWords.get(match)
-    // One push a term: a run may be longer than a call has arguments.
+    // One push per term: a run may be longer than a call has arguments.
     if (known) for (const term of known) terms.push(term)
     else addMatch(terms, match)
   }
@@ -60,7 +60,7 @@ function addWord(terms: string[], word: string): void {
   terms.push(ASCII_WORD.test(word) ? stem(word) : word)
 }
 
-/** One push a term: a run may be longer than a call has arguments. */
+/** One push per term: a run may be longer than a call has arguments. */
 function addBigrams(terms: string[], run: string): void {
   let last: string | null = null
   for (const character of run) {

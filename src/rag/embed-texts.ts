@@ -1,4 +1,4 @@
-/** Texts of a caller as vectors: held against what the model reads first. */
+/** A caller's texts as vectors; their lengths are first checked against what the model reads. */
 import { stage } from '../observability/context.ts'
 import { untilAborted } from './abort.ts'
 import type { Embedder, Embeddings } from './embedder.ts'

@@ -21,7 +21,7 @@ export interface Embeddings {
 export interface Embedder {
   /** Name for responses and spans. */
   readonly name: string
-  /** Loads the model when it is not; what indexes are held against. */
+  /** Loads the model when it is not; indexes are compared with it. */
   load(): Promise<LoadedEmbedder>
   /** Any number of texts; those longer than the model reads are cut. */
   embed(texts: readonly string[], options: EmbedOptions): Promise<Embeddings>

@@ -26,8 +26,6 @@ export const FUSION_WEIGHTS = {
   encoder: { vector: 1, text: 0.15, rerank: 1, document: 0 },
 } as const satisfies Readonly<Record<string, FusionWeights>>
 
-export type EmbedderKind = keyof typeof FUSION_WEIGHTS
-
 type Scored = Pick<Candidate, 'documentId' | 'chunk' | 'text' | 'similarity' | 'textShare' | 'documentShare'>
 
 const largest = (values: readonly number[]): number => values.reduce((max, value) => Math.max(max, value), 0)

@@ -29,7 +29,7 @@ export interface RetrievalRequest extends RetrievalFields {
   readonly query: string
 }
 
-/** What is retrieved: a request held against its bounds, with defaults for what it leaves out. */
+/** What is retrieved: a request checked against its bounds, with defaults for what it leaves out. */
 export interface Retrieving {
   readonly query: string
   /** Candidates that the search hands to the reranker. */

@@ -1,4 +1,4 @@
-/** Documents as requests bring them, a list or JSON lines: each held against its schema on its own, a bad one reported and skipped. */
+/** Documents as requests bring them, a list or JSON lines: each validated against its schema on its own, a bad one reported and skipped. */
 import { RagError } from '../rag/errors.ts'
 import { formatOfText } from '../rag/formats.ts'
 import type { IngestResult, SourceDocument } from '../rag/ingest.ts'

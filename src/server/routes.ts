@@ -279,7 +279,7 @@ export const ROUTES = {
     ...get,
     tag: 'Traces',
     path: '/v1/traces/:traceId/validate',
-    summary: 'A trace held against the span contract',
+    summary: 'A trace validated against the span contract',
     session: 'call',
     query: z.object({ level: oneOf(CONTRACT_LEVELS), page: pageNumber }),
     answer: answer.validation,

@@ -31,7 +31,7 @@ export class ServerState {
     return this.currentPhase
   }
 
-  /** The first engine that is loaded, for what tells of one only. */
+  /** The first engine that is loaded, for what describes one only. */
   get engine(): Engine | null {
     return this.models.engines[0] ?? null
   }

@@ -1,5 +1,5 @@
 /**
- * A body held against its schema, and the one thing that is wrong with it in words. Lists and records of a caller's making are checked item
+ * Validates a body against its schema and says in words the one thing that is wrong with it. Lists and records of a caller's making are checked item
  * by item and given up at the first that does not fit: zod alone would collect an issue for each of millions.
  */
 import { z } from 'zod'
@@ -209,7 +209,7 @@ function fieldIssue(issue: z.core.$ZodIssue, body: unknown): z.core.$ZodIssue {
 }
 
 /**
- * A request body held against its schema.
+ * A request body validated against its schema.
  * @throws ApiError 400 naming the field, what was expected and the type that was found.
  */
 export function parseBody<T extends z.ZodType>(type: T, body: unknown): z.output<T> {

@@ -75,7 +75,7 @@ function isSmall(metadata: unknown): boolean {
   )
 }
 
-/** One document; held against this on its own, so that a bad one does not refuse the others. */
+/** One document; validated against this on its own, so that a bad one does not refuse the others. */
 export const ragDocument = z.object({
   id: z.union(
     [

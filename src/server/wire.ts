@@ -7,7 +7,7 @@ import { retrievalFields } from '../rag/retrieval-request.ts'
 import { list, nullable, nullableFields, record, tokenIds } from './validation.ts'
 import { constraintFields, unsupported, unsupportedFields } from './wire-elsewhere.ts'
 
-/** Every token of the answer is held against every stop string. */
+/** Every token of the answer is compared with every stop string. */
 const MAX_STOP_LENGTH = 4096
 const stopString = z.string().min(1).max(MAX_STOP_LENGTH)
 
@@ -288,4 +288,3 @@ export type ChatMessageFields = Parsed<z.output<typeof chatMessage>>
 export type ChatRequest = Omit<Parsed<z.output<typeof chatRequest>>, 'messages'> & {
   readonly messages: readonly ChatMessageFields[]
 }
-export type RagParams = Exclude<CompletionRequest['rag'], undefined>

@@ -6,7 +6,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { type EndingRow, ENDINGS, ERROR_CODE } from '../../src/observability/endings.ts'
 import { formatBreach, validateTraces } from '../../src/observability/validate.ts'
-import { hasAdapter } from '../../src/kernels/webgpu/backend.ts'
+import { hasAdapter } from '../../src/kernels/webgpu/device.ts'
 import { OtlpReceiver, toOtlp } from './otlp-receiver.ts'
 import { type Outcome, PROVOCATIONS, World } from './provocations.ts'
 import { readFrames, ServerProcess } from './server-process.ts'

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { connect, type Socket } from 'node:net'
 import { fileURLToPath } from 'node:url'
 import { expect, it } from 'vitest'
-import { hasAdapter } from '../../src/kernels/webgpu/backend.ts'
+import { hasAdapter } from '../../src/kernels/webgpu/device.ts'
 import { ServerProcess } from './server-process.ts'
 
 const isFull = (process.env['MINISERVE_TEST_LEVEL'] ?? 'default') !== 'default'

@@ -3,7 +3,7 @@ import { describe, expect, test } from 'vitest'
 import { GOLDEN_MODELS, runGolden } from './golden.ts'
 
 const isFull = process.env['MINISERVE_TEST_LEVEL'] === 'full' || process.env['MINISERVE_TEST_LEVEL'] === 'soak'
-const { hasAdapter } = await import('../../src/kernels/webgpu/backend.ts')
+const { hasAdapter } = await import('../../src/kernels/webgpu/device.ts')
 const hasWebGpu = await hasAdapter()
 
 /** One of each kind of layer, rope and norm; the full level runs all. Pipelines are compiled for every model's shapes, which takes seconds in software. */

@@ -9,7 +9,7 @@ import { describe, expect, test } from 'vitest'
 import { createLocalRunner } from '../../src/engine/runner/local.ts'
 import type { Runner } from '../../src/engine/runner/runner.ts'
 import { GREEDY } from '../../src/kernels/sampling.ts'
-import { hasAdapter } from '../../src/kernels/webgpu/backend.ts'
+import { hasAdapter } from '../../src/kernels/webgpu/device.ts'
 import { loadTokenizer } from '../../src/engine/tokenizer.ts'
 import { goldenRequest } from './golden.ts'
 

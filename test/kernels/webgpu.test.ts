@@ -2,12 +2,8 @@
 import { afterEach, describe, expect, it } from 'vitest'
 import { DeviceLostError, type BackendOptions, type Matrix } from '../../src/kernels/ops.ts'
 import { GREEDY } from '../../src/kernels/sampling.ts'
-import {
-  createWebGpuBackend,
-  hasAdapter,
-  type WebGpuBackend,
-  type WebGpuBackendOptions,
-} from '../../src/kernels/webgpu/backend.ts'
+import { createWebGpuBackend, type WebGpuBackend, type WebGpuBackendOptions } from '../../src/kernels/webgpu/backend.ts'
+import { hasAdapter } from '../../src/kernels/webgpu/device.ts'
 import { describeSampling } from './conformance-sampling.ts'
 import { describeBackend } from './conformance.ts'
 import {

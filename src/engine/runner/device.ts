@@ -9,7 +9,7 @@ export type DeviceKind = 'reference' | 'webgpu' | 'cpu'
 export async function chooseDevice(device: ModelRequest['device']): Promise<DeviceKind> {
   if (device !== 'auto') return device
   try {
-    const { hasRealGpu } = await import('../../kernels/webgpu/backend.ts')
+    const { hasRealGpu } = await import('../../kernels/webgpu/device.ts')
     if (await hasRealGpu()) return 'webgpu'
   } catch {
     // No WebGPU on this platform (the native package does not load): not an error for `auto`.

@@ -1,6 +1,6 @@
 /**
  * The header of a GGUF file: metadata and tensor descriptions (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). The file is untrusted: counts and
- * lengths are held against its size before anything is allocated. (The npm package for it reads arrays of any claimed length.)
+ * lengths are checked against its size before anything is allocated. (The npm package for it reads arrays of any claimed length.)
  */
 import type { FileHandle } from 'node:fs/promises'
 import { ModelError } from '../runner/runner.ts'

@@ -13,7 +13,7 @@ import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import { afterEach, beforeEach, describe, expect, test } from 'vitest'
 import { forcedDecode, goldenPath, goldenRequest, readGolden } from '../../../test/golden/golden.ts'
-import { hasAdapter } from '../../kernels/webgpu/backend.ts'
+import { hasAdapter } from '../../kernels/webgpu/device.ts'
 import { loadModel } from '../runner/model.ts'
 import type { ModelRequest } from '../runner/runner.ts'
 

@@ -69,8 +69,6 @@ import { maxStateSlots, StateKernels, stateSlotBytes } from './states.ts'
 import { StepQueue } from './step-queue.ts'
 import { maxStepBytes, StepWriter } from './step-layout.ts'
 
-export { hasAdapter, hasRealGpu } from './device.ts'
-
 export interface WebGpuBackendOptions extends BackendOptions {
   /** Largest storage binding in bytes to use, below the adapter's own: makes sharding testable with small weights. */
   readonly maxBindingBytes?: number

@@ -28,7 +28,7 @@ export class BlockTransfer {
 
   /** Notes a copy for the coming step. */
   copy(source: number, destination: number, numTokens: number): void {
-    // The whole block goes: tokens past numTokens are written before they are ever attended to, and one copy a layer is cheapest.
+    // The whole block goes: tokens past numTokens are written before they are ever attended to, and one copy per layer is cheapest.
     if (numTokens > 0) this.#copies.push({ source, destination })
   }
 

@@ -1,6 +1,6 @@
 /** What a rendering may use up, and calls of what templates can call. */
 import { TemplateFault } from './errors.ts'
-import { Callable, Dict, Holder, Undefined, typeName } from './values.ts'
+import { Callable, Holder, Undefined, typeName } from './values.ts'
 import type { Arguments, Value } from './values.ts'
 
 /** Statements and expressions of one rendering: a long conversation takes some ten thousand. */
@@ -54,8 +54,4 @@ export function bind<const Names extends readonly string[]>(
     bound[name] = value
   }
   return bound as { readonly [K in Names[number]]: Value | undefined }
-}
-
-export function dictOf(named: ReadonlyMap<string, Value>): Dict {
-  return new Dict(named)
 }

@@ -46,11 +46,6 @@ function decoderArchitecture(json: Json): string | null {
   return Object.hasOwn(FAMILIES, causal) ? causal : null
 }
 
-/** Whether a folder's config.json is of a model that can be opened here. */
-export function isTextConfig(json: unknown): boolean {
-  return isObject(json) && (isEncoder(json) || decoderArchitecture(json) !== null)
-}
-
 /** Steps of these models have whole sequences, and their layers attention only. Throws ModelError for others. */
 function requireAttention(path: string, spec: DecoderSpec): DecoderSpec {
   const other = spec.layers.find(({ mixer }) => mixer.kind !== 'attention')
