@@ -302,7 +302,8 @@ export class ServedModels {
     if (entry.idle !== null) clearTimeout(entry.idle)
     entry.idle = setTimeout(() => {
       entry.idle = null
-      if (entry.numUses === 0) void this.#unload(entry, 'idle')
+      // An engine whose end fails has gone all the same; what failed is in its own log lines.
+      if (entry.numUses === 0) this.#unload(entry, 'idle').catch(() => {})
     }, idleMs).unref()
   }
 }
