@@ -1,7 +1,7 @@
 /**
  * Which sequences compute how many tokens in the next step. Pure data: sequences, counts and block numbers in, a plan out.
  *
- * One token budget a step. Every running sequence with fewer computed than total tokens gets the difference, decode steps first,
+ * One token budget per step. Every running sequence with fewer computed than total tokens gets the difference, decode steps first,
  * then prefill chunks in order of arrival, then newcomers; while someone decodes, only as many prompt tokens as take a bounded time. A sequence's prompt blocks are reserved when it is admitted, so only
  * decoding can run out of blocks; then the newest sequence gives its blocks back and recomputes later, before any newcomer.
  *
