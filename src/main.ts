@@ -3,11 +3,9 @@
 import { readFileSync } from 'node:fs'
 import { type CommandLine, ConfigError, parseCommandLine } from './config.ts'
 import { helpText } from './config-help.ts'
-import { convertTraceFile, validateTraceFile } from './observability/trace-files.ts'
-import { benchmark, evaluate } from './model-commands.ts'
-import { type BuildInfo, indexDocuments, serve } from './serve.ts'
+import type { BuildInfo } from './serve.ts'
 
-/** Exit codes: 0 done, 1 failed, 2 wrong usage. */
+/** Exit codes: 0 done, 1 failed, 2 wrong usage. Each command loads its own code: a wrong flag is said before the server's is read. */
 async function run(commandLine: CommandLine, build: BuildInfo): Promise<number> {
   const { command, positionals } = commandLine
   switch (command) {
@@ -18,23 +16,28 @@ async function run(commandLine: CommandLine, build: BuildInfo): Promise<number> 
       process.stdout.write(`miniserve ${build.version}${build.revision ? ` (${build.revision})` : ''}\n`)
       return 0
     case 'serve':
-      return serve(commandLine.config, build)
+      return (await import('./serve.ts')).serve(commandLine.config, build)
     case 'rag index':
-      return indexDocuments(commandLine, positionals)
+      return (await import('./serve.ts')).indexDocuments(commandLine, positionals)
     case 'eval perplexity':
     case 'eval choices':
-      return evaluate(commandLine, oneFile(command, positionals))
+      return (await import('./model-commands.ts')).evaluate(commandLine, oneFile(command, positionals))
     case 'bench':
-      return benchmark(commandLine)
+      return (await import('./model-commands.ts')).benchmark(commandLine)
     case 'trace validate': {
-      const { ok, breaches } = validateTraceFile(oneFile(command, positionals), commandLine.level)
+      const file = oneFile(command, positionals)
+      const { validateTraceFile } = await import('./observability/trace-files.ts')
+      const { ok, breaches } = validateTraceFile(file, commandLine.level)
       process.stdout.write(breaches.map((breach) => `${breach}\n`).join(''))
       process.stderr.write(ok ? 'the trace keeps the contract\n' : `${breaches.length} breaches\n`)
       return ok ? 0 : 1
     }
-    case 'trace convert':
-      process.stdout.write(convertTraceFile(oneFile(command, positionals), commandLine.to))
+    case 'trace convert': {
+      const file = oneFile(command, positionals)
+      const { convertTraceFile } = await import('./observability/trace-files.ts')
+      process.stdout.write(convertTraceFile(file, commandLine.to))
       return 0
+    }
     default:
       throw new Error(`unknown command ${String(command satisfies never)}`)
   }

@@ -221,7 +221,9 @@ it('questions to the tokenizer are bounded in memory', async () => {
       return connection
     }),
   )
-  const answers = await Promise.all(held.slice(0, 8).map((c) => Promise.race([c.answer(), server.get('/health')])))
-  expect(answers.filter(({ status }) => status === 429).length).toBeGreaterThan(0)
+  // Those that are let in wait for the rest of their body; one at least is not.
+  const refused = await Promise.race(held.map((connection) => connection.answer()))
+  expect(refused.status).toBe(429)
+  expect((await server.get('/health')).status).toBe(200)
   for (const connection of held) connection.close()
 })
