@@ -7,7 +7,8 @@ export default defineConfig({
     pool: 'forks',
     // Worker threads inherit it: their entries are TypeScript here.
     execArgv: ['--import', new URL('./test/typescript-workers.mjs', import.meta.url).href],
-    maxWorkers: 2,
+    // One more than CI has cores: the end-to-end tests wait for processes of their own much of the time.
+    maxWorkers: 3,
     testTimeout: 60_000,
     hookTimeout: 60_000,
     teardownTimeout: 10_000,

@@ -156,8 +156,8 @@ if (runAhead.length > 0) {
 }
 const { tracing } = results('serve-tracing')
 row(
-  'throughput with tracing on over off, four rounds each',
-  `${tracing.differencePercent > 0 ? '+' : ''}${number(tracing.differencePercent, 1)} %`,
+  'throughput with tracing on over off, 4 clients, mean of eight pairs of rounds',
+  `${tracing.differencePercent > 0 ? '+' : ''}${number(tracing.differencePercent, 1)} %; the pairs differ by up to ${number(tracing.spreadPercent)} points`,
   'npm run bench -- serve --only tracing',
 )
 const { throughExporter } = results('tracing')
@@ -240,7 +240,7 @@ rewrite('README.md', [
   `| start to ready, bundled model | ${number(cpu.readySeconds, 1)} s |`,
   `| SmolLM2-135M shape in Q8_0, 2 CPU cores, decode | ${number(q8[0].decodeTokensPerSecond)} tokens/s, ${number(decodeRatio, 1)} × node-llama-cpp |`,
   `| first token, shared prefix of ${number(prefix.tokens)} tokens | ${number(prefix.coldTtftMs)} ms cold, ${number(prefix.warmTtftMs)} ms cached |`,
-  `| cost of tracing in throughput | ${number(Math.max(0, -tracing.differencePercent), 1)} %, 4 clients of the bundled model |`,
+  `| cost of tracing in throughput, 4 clients | ${number(Math.max(0, -tracing.differencePercent), 1)} %, of pairs of rounds that differ by up to ${number(tracing.spreadPercent)} points |`,
   '| on a graphics card | not measured: no card was available |',
 ])
 

@@ -7,6 +7,7 @@ import { constants } from 'node:os'
 import { getRequestListener, RequestError } from '@hono/node-server'
 import { join } from 'node:path'
 import type { CommandLine, Config } from './config.ts'
+import { ModelError } from './engine/runner/runner.ts'
 import type { CacheConfig, DeviceMemory } from './observability/engine-metrics.ts'
 import { availableHostMemory } from './kernels/host-memory.ts'
 import { loadEngine, loadRemoteEngine, MODELS, modelsOf, PACKAGE, weightBytesOf } from './model-loading.ts'
@@ -373,6 +374,7 @@ async function loadModels(
     models.offer({
       name: model.name,
       weightBytes: () => weightBytesOf(model),
+      wantsRoom: (error) => error instanceof ModelError && error.isOfDevice,
       load: (signal) => loadEngine(config, model, logger, { onFatal, signal }),
     })
   }

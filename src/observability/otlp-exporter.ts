@@ -3,16 +3,11 @@
  * retries are theirs (OTEL_EXPORTER_OTLP_*). This is the one place where this project's encoder of spans is put into them: the SDK's sends a
  * double that happens to be whole as an integer, and Tempo keeps the two in different columns.
  */
+import { createRequire } from 'node:module'
 import { getBooleanFromEnv, getStringFromEnv } from '@opentelemetry/core'
-import { OTLPLogExporter as GrpcLogExporter } from '@opentelemetry/exporter-logs-otlp-grpc'
-import { OTLPLogExporter as JsonLogExporter } from '@opentelemetry/exporter-logs-otlp-http'
-import { OTLPLogExporter as ProtobufLogExporter } from '@opentelemetry/exporter-logs-otlp-proto'
-import { OTLPMetricExporter as GrpcMetricExporter } from '@opentelemetry/exporter-metrics-otlp-grpc'
-import { OTLPMetricExporter as JsonMetricExporter } from '@opentelemetry/exporter-metrics-otlp-http'
-import { OTLPMetricExporter as ProtobufMetricExporter } from '@opentelemetry/exporter-metrics-otlp-proto'
-import { OTLPTraceExporter as GrpcTraceExporter } from '@opentelemetry/exporter-trace-otlp-grpc'
-import { OTLPTraceExporter as JsonTraceExporter } from '@opentelemetry/exporter-trace-otlp-http'
-import { OTLPTraceExporter as ProtobufTraceExporter } from '@opentelemetry/exporter-trace-otlp-proto'
+import type { OTLPLogExporter } from '@opentelemetry/exporter-logs-otlp-http'
+import type { OTLPMetricExporter } from '@opentelemetry/exporter-metrics-otlp-http'
+import type { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-http'
 import type { LogRecordExporter } from '@opentelemetry/sdk-logs'
 import type { PushMetricExporter } from '@opentelemetry/sdk-metrics'
 import type { ReadableSpan, SpanExporter } from '@opentelemetry/sdk-trace-base'
@@ -55,46 +50,47 @@ export function isExported(signal: Signal, unset: 'otlp' | 'none', report: Repor
   return unset === 'otlp'
 }
 
+/** How the packages of a protocol's exporters end. */
+const PACKAGE_SUFFIX: Readonly<Record<Protocol, string>> = {
+  grpc: 'grpc',
+  'http/protobuf': 'proto',
+  'http/json': 'http',
+}
+
+/** The exporters' classes: the same names and options in the packages of every protocol. */
+interface Exporters {
+  readonly OTLPTraceExporter: new (options: { url: string }) => OTLPTraceExporter
+  readonly OTLPLogExporter: new (options: { url: string }) => OTLPLogExporter
+  readonly OTLPMetricExporter: new (options: { url: string }) => OTLPMetricExporter
+}
+
+const require = createRequire(import.meta.url)
+
+/** Of the nine packages only what a server exports by is loaded: the others would make every start longer. */
+function load(kind: 'trace' | 'logs' | 'metrics', protocol: Protocol): Exporters {
+  return require(`@opentelemetry/exporter-${kind}-otlp-${PACKAGE_SUFFIX[protocol]}`) as Exporters
+}
+
 /**
  * An exporter of spans to an endpoint. It dials on the first export.
  * @throws TypeError where the endpoint is no URL.
  */
 export function createSpanExporter(endpoint: string, report: Report): SpanExporter {
   const { url, protocol } = targetOf('traces', endpoint, report)
-  switch (protocol) {
-    case 'grpc':
-      return withEncoder(new GrpcTraceExporter({ url }), encodeTraceRequest)
-    case 'http/protobuf':
-      return withEncoder(new ProtobufTraceExporter({ url }), encodeTraceRequest)
-    case 'http/json':
-      return withEncoder(new JsonTraceExporter({ url }), encodeJson)
-  }
+  const exporter = new (load('trace', protocol).OTLPTraceExporter)({ url })
+  return withEncoder(exporter, protocol === 'http/json' ? encodeJson : encodeTraceRequest)
 }
 
 /** An exporter of log records. @throws TypeError where the configured endpoint is no URL. */
 export function createLogExporter(report: Report): LogRecordExporter {
   const { url, protocol } = targetOf('logs', null, report)
-  switch (protocol) {
-    case 'grpc':
-      return new GrpcLogExporter({ url })
-    case 'http/protobuf':
-      return new ProtobufLogExporter({ url })
-    case 'http/json':
-      return new JsonLogExporter({ url })
-  }
+  return new (load('logs', protocol).OTLPLogExporter)({ url })
 }
 
 /** An exporter of metrics. @throws TypeError where the configured endpoint is no URL. */
 export function createMetricExporter(report: Report): PushMetricExporter {
   const { url, protocol } = targetOf('metrics', null, report)
-  switch (protocol) {
-    case 'grpc':
-      return new GrpcMetricExporter({ url })
-    case 'http/protobuf':
-      return new ProtobufMetricExporter({ url })
-    case 'http/json':
-      return new JsonMetricExporter({ url })
-  }
+  return new (load('metrics', protocol).OTLPMetricExporter)({ url })
 }
 
 /**

@@ -28,6 +28,7 @@ function withRoomFor(numFit: number, names: readonly string[], options: Partial<
   const offerOf = (name: string): ModelOffer => ({
     name,
     weightBytes: () => Promise.resolve(10),
+    wantsRoom: () => false,
     load(signal) {
       signal.throwIfAborted()
       loads.push(name)
@@ -39,6 +40,7 @@ function withRoomFor(numFit: number, names: readonly string[], options: Partial<
       }
       const proxy = new Proxy(engine, {
         get: (target, key) => {
+          if (key === 'modelInfo') return { ...target.modelInfo, device: { kind: 'webgpu' } }
           const value: unknown = key === 'close' ? close : Reflect.get(target, key)
           return typeof value === 'function' ? (value as (...all: unknown[]) => unknown).bind(target) : value
         },
@@ -108,6 +110,7 @@ it('says that a model cannot be loaded, and tries again at the next request', as
   models.offer({
     name: 'broken',
     weightBytes: () => Promise.resolve(null),
+    wantsRoom: () => false,
     load: () => Promise.reject(new Error(`try ${++numTries} of /secret/path`)),
   })
   for (const _ of [1, 2]) {
@@ -117,6 +120,24 @@ it('says that a model cannot be loaded, and tries again at the next request', as
   }
   expect(failures).toHaveLength(2)
   expect((await models.use('a', never, nowhere)).engine.modelName).toBe('a')
+})
+
+it('a device that is full makes room for a model, a broken file does not', async () => {
+  const { models, log, states } = withRoomFor(3, ['a', 'b'])
+  for (const name of ['a', 'b']) (await models.use(name, never, nowhere)).release()
+  const offer = (name: string, wantsRoom: boolean) =>
+    models.offer({
+      name,
+      weightBytes: () => Promise.resolve(null),
+      wantsRoom: () => wantsRoom,
+      load: () => Promise.reject(new Error('no')),
+    })
+  offer('broken', false)
+  await expect(models.use('broken', never, nowhere)).rejects.toMatchObject({ code: 'model_load_failed' })
+  expect(states()).toMatchObject({ a: 'ready', b: 'ready' })
+  offer('large', true)
+  await expect(models.use('large', never, nowhere)).rejects.toMatchObject({ code: 'model_load_failed' })
+  expect(log).toEqual(['a memory', 'b memory'])
 })
 
 it('a caller that goes away does not end the load that others wait for', async () => {

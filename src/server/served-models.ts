@@ -24,6 +24,8 @@ export interface ModelOffer {
   weightBytes(): Promise<number | null>
   /** @throws what is wrong with the model or the device; the signal's reason. */
   load(signal: AbortSignal): Promise<LoadedModel>
+  /** Whether a load that failed so may succeed once other models have left the device: a broken file takes none of them with it. */
+  wantsRoom(error: unknown): boolean
 }
 
 export type ModelState = 'on_demand' | 'loading' | 'ready' | 'unloading'
@@ -259,6 +261,7 @@ export class ServedModels {
       try {
         return await offer.load(this.#closing.signal)
       } catch (error) {
+        if (!offer.wantsRoom(error)) throw error
         const victim = this.#leastRecentlyUsed(({ loaded }) => loaded?.engine.modelInfo?.device.kind === 'webgpu')
         if (victim === null || this.#closing.signal.aborted) throw error
         await this.#unload(victim, 'memory')

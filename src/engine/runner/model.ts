@@ -166,7 +166,7 @@ export async function loadModel(
     // What a device cannot hold (4 GiB of the cpu backend, an odd head size) is as much a model that cannot be served.
     throw new ModelError(
       `${request.path} on this device: ${error.message}. Try --quantization q8 or q4, or another --device.`,
-      { cause: error },
+      { cause: error, isOfDevice: true },
     )
   } finally {
     await source.close()

@@ -76,11 +76,13 @@ export function sizePool(request: PoolRequest, offeredBytes: number): PoolSize {
   if (isModelLenAsked) {
     throw new ModelError(
       `${found}: fewer than the ${maxModelLen} of --max-model-len. Raise --num-kv-blocks to ${perSequence} or --kv-cache-memory, or lower --max-model-len.`,
+      { isOfDevice: true },
     )
   }
   if (numKvBlocks === null && numTokens < Math.min(LEAST_TOKENS, maxModelLen)) {
     throw new ModelError(
       `${found}. Free memory, raise --kv-cache-memory, or choose --quantization q8 or q4, a smaller model or another --device.`,
+      { isOfDevice: true },
     )
   }
   const notice = `the context is ${numTokens} tokens, not the model's ${maxModelLen}: ${found}; --kv-cache-memory or --num-kv-blocks raise it, --max-model-len makes it exact`
@@ -102,6 +104,7 @@ function sizeStates(request: PoolRequest, availableBytes: number): number {
     throw new ModelError(
       `the model keeps a state of ${megabytes(stateSlotBytes)} for each sequence, and there are ${megabytes(availableBytes)} for states and KV ` +
         `blocks together. Raise --kv-cache-memory, free memory, or choose a smaller model or another --device.`,
+      { isOfDevice: true },
     )
   }
   return Math.min(useful, affordable)

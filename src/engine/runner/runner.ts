@@ -155,6 +155,13 @@ export interface RunnerProblem {
 /** A checkpoint that cannot be served: what was expected, what was found, what to try. Exit code 1. */
 export class ModelError extends Error {
   override readonly name = 'ModelError'
+  /** What the model asks of the device, memory above all, is at fault, and not its files: with more room it may be served. */
+  readonly isOfDevice: boolean
+
+  constructor(message: string, options: ErrorOptions & { readonly isOfDevice?: boolean } = {}) {
+    super(message, options)
+    this.isOfDevice = options.isOfDevice ?? false
+  }
 }
 
 export type RunnerErrorCode = 'engine_error' | 'device_lost' | 'pool_replaced' | 'closed'

@@ -36,6 +36,7 @@ export type WorkerResponse =
 export interface WireError {
   readonly kind: 'model' | 'runner' | 'other'
   readonly code: RunnerError['code']
+  readonly isOfDevice: boolean
   readonly sequence: number | null
   readonly message: string
   readonly stack: string | undefined
@@ -43,15 +44,16 @@ export interface WireError {
 
 export function toWireError(error: unknown): WireError {
   const { message, stack } = error instanceof Error ? error : new Error(String(error))
-  const other = { kind: 'other', code: 'engine_error', sequence: null, message, stack } as const
-  if (error instanceof ModelError) return { ...other, kind: 'model' }
+  const other = { kind: 'other', code: 'engine_error', isOfDevice: false, sequence: null, message, stack } as const
+  if (error instanceof ModelError) return { ...other, kind: 'model', isOfDevice: error.isOfDevice }
   if (error instanceof RunnerError) return { ...other, kind: 'runner', code: error.code, sequence: error.sequence }
   return other
 }
 
 /** The error as the caller of a local runner would have seen it, with the worker's stack as its cause. */
-export function fromWireError({ kind, code, sequence, message, stack }: WireError): Error {
+export function fromWireError({ kind, code, isOfDevice, sequence, message, stack }: WireError): Error {
   const cause = new Error(message)
   if (stack !== undefined) cause.stack = stack
-  return kind === 'model' ? new ModelError(message, { cause }) : new RunnerError(code, message, { cause, sequence })
+  if (kind === 'model') return new ModelError(message, { cause, isOfDevice })
+  return new RunnerError(code, message, { cause, sequence })
 }
