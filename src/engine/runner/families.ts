@@ -3,30 +3,8 @@
  * differ. `spec.ts` joins a row of this table with a config. Sources: each family's modeling_*.py in Hugging Face transformers.
  */
 
-import type { QkNormKind } from '../../kernels/ops.ts'
-
-/** A bias is always there, never, or there when the named config field is true. */
-type Presence = boolean | 'attention_bias' | 'attention_out_bias' | 'mlp_bias' | 'use_bias'
-
-/** Names of a layer's tensors inside `layers.N.`. Several names of one matrix: its rows stand in as many tensors. */
-export interface LayerNames {
-  /** Before the mixer. */
-  readonly inputNorm: string
-  readonly qkv: readonly [string] | readonly [string, string, string]
-  readonly output: string
-  readonly gateUp: readonly [string] | readonly [string, string]
-  readonly down: string
-  readonly qNorm: string
-  readonly kNorm: string
-  /** Of the mixer's output, where that is normalised. */
-  readonly attentionNorm: string
-  /** Before the MLP. */
-  readonly mlpNorm: string
-  /** Of the MLP's output, where that is normalised. */
-  readonly feedForwardNorm: string
-  /** Of the last layer's output; it stands beside the layers. */
-  readonly finalNorm: string
-}
+import { EXPERTS_APART, GRANITE_EXPERTS, LOCAL_EXPERTS, QWEN_EXPERTS, QWEN_SHARED_EXPERTS } from './expert-families.ts'
+import type { Family, LayerNames } from './family.ts'
 
 const APART: LayerNames = {
   inputNorm: 'input_layernorm',
@@ -40,162 +18,6 @@ const APART: LayerNames = {
   mlpNorm: 'post_attention_layernorm',
   feedForwardNorm: 'post_feedforward_layernorm',
   finalNorm: 'norm',
-}
-
-/** Names of a layer's tensors where it has experts. * stands for an expert's number; without it a tensor has all experts' matrices. */
-export interface ExpertNames {
-  readonly router: string
-  /** The parameter added to scores while experts are chosen, its whole name. */
-  readonly choiceBias: string
-  readonly gateUp: readonly [string] | readonly [string, string]
-  /** Where both stand in one parameter, as newer checkpoints have them. */
-  readonly fusedGateUp: string
-  readonly down: string
-  /** Rows of gate and up take turns in the fused parameter. */
-  readonly alternates: boolean
-  /** Bare parameters stand as [experts, inputs, outputs]. */
-  readonly transposes: boolean
-  readonly sharedGateUp: readonly [string] | readonly [string, string]
-  readonly sharedDown: string
-  /** One row: how much of the shared expert counts. */
-  readonly sharedGate: string
-}
-
-const EXPERTS_APART: ExpertNames = {
-  router: 'mlp.gate',
-  choiceBias: 'mlp.gate.e_score_correction_bias',
-  gateUp: ['mlp.experts.*.gate_proj', 'mlp.experts.*.up_proj'],
-  fusedGateUp: 'mlp.experts.gate_up_proj',
-  down: 'mlp.experts.*.down_proj',
-  alternates: false,
-  transposes: false,
-  sharedGateUp: ['mlp.shared_experts.gate_proj', 'mlp.shared_experts.up_proj'],
-  sharedDown: 'mlp.shared_experts.down_proj',
-  sharedGate: 'mlp.shared_expert_gate',
-}
-
-/** What a family's config.json does not say of its experts. */
-export interface ExpertsFamily {
-  /** Config fields: the number of experts, of a row's, an expert's width. */
-  readonly countField: string
-  /** Models of the family may have none. */
-  readonly isOptional: boolean
-  readonly topKField: string
-  readonly widthField: string
-  /** Config field with the number of experts that all rows go through, each as wide as a chosen one; null: there are none. */
-  readonly sharedCountField: string | null
-  /** Config field with the width of an expert that all rows go through; null: there is none, or sharedCountField tells. */
-  readonly sharedWidthField: string | null
-  /** The shared expert is multiplied by the sigmoid of a gate. */
-  readonly gatesShared: boolean
-  readonly scores: 'softmax' | 'sigmoid'
-  /** A row's weights sum to one: always, or where norm_topk_prob (by default this) says so. */
-  readonly normalizes: 'always' | { readonly byDefault: boolean }
-  readonly hasChoiceBias: boolean | { readonly field: 'use_expert_bias' }
-  readonly hasBias: boolean
-  readonly glu: 'silu' | 'silu_clamped'
-  /**
-   * Layers with experts. leading: all but the first first_k_dense_replace or num_dense_layers. sparse: every decoder_sparse_step-th that is not in mlp_only_layers.
-   * interval: every moe_layer_interval-th from moe_layer_start_index to moe_layer_end_index.
-   */
-  readonly layers: 'all' | 'leading' | 'sparse' | 'interval'
-  readonly names: ExpertNames
-}
-
-const QWEN_EXPERTS: ExpertsFamily = {
-  countField: 'num_experts',
-  isOptional: false,
-  topKField: 'num_experts_per_tok',
-  widthField: 'moe_intermediate_size',
-  sharedCountField: null,
-  sharedWidthField: null,
-  gatesShared: false,
-  scores: 'softmax',
-  normalizes: { byDefault: false },
-  hasChoiceBias: false,
-  hasBias: false,
-  glu: 'silu',
-  layers: 'sparse',
-  names: EXPERTS_APART,
-}
-
-const LOCAL_EXPERTS: ExpertsFamily = {
-  ...QWEN_EXPERTS,
-  countField: 'num_local_experts',
-  widthField: 'intermediate_size',
-  normalizes: 'always',
-  layers: 'all',
-}
-
-/** Of Qwen3.5 and Qwen3-Next. */
-const QWEN_SHARED_EXPERTS: ExpertsFamily = {
-  ...QWEN_EXPERTS,
-  sharedWidthField: 'shared_expert_intermediate_size',
-  gatesShared: true,
-  normalizes: { byDefault: true },
-  names: {
-    ...EXPERTS_APART,
-    sharedGateUp: ['mlp.shared_expert.gate_proj', 'mlp.shared_expert.up_proj'],
-    sharedDown: 'mlp.shared_expert.down_proj',
-  },
-}
-
-/** Which layers slide, where the config has no `layer_types`. */
-export type WindowRule =
-  | { readonly kind: 'never' }
-  /** Every layer, when sliding_window is set. */
-  | { readonly kind: 'always' }
-  /** Layers from max_window_layers on, when use_sliding_window. */
-  | { readonly kind: 'upper' }
-  /** All but every n-th layer; n is sliding_window_pattern or the default here. */
-  | { readonly kind: 'pattern'; readonly period: number }
-
-export interface Family {
-  /**
-   * pre: x += f(norm(x)). post: x += norm(f(x)). sandwich: x += norm(f(norm(x))).
-   */
-  readonly normPlacement: 'pre' | 'post' | 'sandwich'
-  /** RMSNorm multiplies by 1 + weight instead of weight. */
-  readonly normAddsOne: boolean
-  /** Of queries and keys: over each head, over all heads; or over each head where the named config field is true. */
-  readonly qkNorm: 'none' | QkNormKind | { readonly field: 'use_qk_norm' }
-  readonly qkvBias: Presence
-  readonly outputBias: Presence
-  readonly mlpBias: Presence
-  readonly names: LayerNames
-  /** Config field with the MLP's width. */
-  readonly intermediateField: string
-  /** The MLP is two thirds as wide as that field says, rounded up (block_auto_adjust_ff_dim and its companions). */
-  readonly roundsMlpWidth: boolean
-  /** Rotations turn neighbouring dims; the others turn dim i with dim i + rotaryDim / 2. */
-  readonly rotatesNeighbours: boolean
-  /** Embeddings are multiplied by sqrt(hidden_size). */
-  readonly scalesEmbeddings: boolean
-  /** The config scales embeddings, blocks' outputs, attention and logits (Granite's four multipliers). */
-  readonly hasMultipliers: boolean
-  readonly tiesEmbeddings: boolean
-  readonly windows: WindowRule
-  /**
-   * Layers without rotary embedding. listed: those i with no_rope_layers[i] = 0; without the list, every n-th (no_rope_layer_interval, default 4).
-   * global: those that do not slide, in a model where others do. named: all, unless position_embedding_type is rope.
-   */
-  readonly nope: 'none' | 'listed' | 'global' | 'named'
-  /** rope_theta of sliding layers, where they have their own; unscaled: the others' theta without their scaling. null: all layers are alike. */
-  readonly localTheta: number | 'unscaled' | null
-  readonly theta: number
-  readonly normEps: number
-  /** Config field with the norms' epsilon. */
-  readonly normEpsField: string
-  readonly activation: string
-  /** Attention's output is multiplied by the sigmoid of a gate (mixers/attention.ts). */
-  readonly gatesAttention: boolean
-  /** Each head attends to a logit of its own beside the tokens (attention sinks). */
-  readonly hasSinks: boolean
-  /** The MLP has no gate: W_down act(W_up x). */
-  readonly hasPlainMlp: boolean
-  readonly experts: ExpertsFamily | null
-  /** What the layers are that have no attention. */
-  readonly mixer: 'none' | 'shortConvolution' | 'gatedDelta' | 'mamba2'
 }
 
 const LLAMA: Family = {
@@ -307,17 +129,6 @@ const ERNIE: Family = {
   tiesEmbeddings: true,
   theta: 500_000,
   normEps: 1e-5,
-}
-
-const GRANITE_EXPERTS: ExpertsFamily = {
-  ...LOCAL_EXPERTS,
-  names: {
-    ...EXPERTS_APART,
-    router: 'block_sparse_moe.router.layer',
-    gateUp: ['block_sparse_moe.experts.*.gate_proj', 'block_sparse_moe.experts.*.up_proj'],
-    fusedGateUp: 'block_sparse_moe.input_linear',
-    down: 'block_sparse_moe.output_linear',
-  },
 }
 
 const QWEN3_5_MOE: Family = {

@@ -1,5 +1,5 @@
 /** Mixtures of experts in GGUF files: their tensors' names, and their metadata as config.json has it. */
-import type { ExpertsFamily } from '../runner/families.ts'
+import type { ExpertsFamily } from '../runner/expert-families.ts'
 import type { GgufMetadata } from './gguf-file.ts'
 
 const stacked = (name: string): string => name.replace('.*', '')

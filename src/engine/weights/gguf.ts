@@ -3,7 +3,9 @@
  * the decoder knows one naming only.
  */
 import { dequantize } from '../../kernels/dequantize.ts'
-import { FAMILIES, type ExpertNames, type Family, type LayerNames } from '../runner/families.ts'
+import type { ExpertNames } from '../runner/expert-families.ts'
+import { FAMILIES } from '../runner/families.ts'
+import type { Family, LayerNames } from '../runner/family.ts'
 import { type DecoderSpec, type LayerSpec, parseSpec, type SpecOptions } from '../runner/spec.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
 import { expertConfig, expertNames } from './gguf-experts.ts'

@@ -1,7 +1,8 @@
 /** What config.json says of the MLPs. */
 import type { Activated } from '../../../kernels/ops.ts'
 import type { ConfigReader } from '../config-reader.ts'
-import type { ExpertsFamily, Family } from '../families.ts'
+import type { ExpertsFamily } from '../expert-families.ts'
+import type { Family } from '../family.ts'
 import type { DenseMlpSpec } from './dense.ts'
 import type { ExpertsSpec } from './experts.ts'
 import type { MlpSpec } from './mlp.ts'

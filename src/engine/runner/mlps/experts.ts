@@ -11,7 +11,7 @@ import type {
   Vector,
 } from '../../../kernels/ops.ts'
 import { expectTensor, expectValues, type WeightSource } from '../../weights/source.ts'
-import type { ExpertNames } from '../families.ts'
+import type { ExpertNames } from '../expert-families.ts'
 import { expectLinear, type ExpertPart, expertTensor, type Part } from '../parameters.ts'
 import type { DecoderSpec } from '../spec.ts'
 import { upParts } from './dense.ts'
