@@ -1,4 +1,4 @@
-/** What people read of the configuration: `--help` and the tables of docs/configuration.md, from the settings themselves. */
+/** `--help`, made from the settings. */
 import { GROUPS, SETTINGS } from './settings/settings.ts'
 
 /** The text of --help. */
@@ -23,22 +23,4 @@ export function helpText(): string {
     }
   }
   return `${lines.join('\n')}\n`
-}
-
-/** The tables of docs/configuration.md. */
-export function settingsMarkdown(): string {
-  const parts: string[] = []
-  for (const group of GROUPS) {
-    parts.push(`### ${group}`, '', '| flag | variable | default | what it does |', '|---|---|---|---|')
-    for (const setting of SETTINGS.filter((candidate) => candidate.group === group)) {
-      const cell = (value: string) => value.replaceAll('|', '\\|')
-      const flag = setting.flag ? `\`--${setting.flag}${setting.value ? ` ${cell(setting.value)}` : ''}\`` : ''
-      const env = setting.env ? `\`${setting.env}\`` : ''
-      parts.push(
-        `| ${flag} | ${env} | ${setting.isBoolean ? '' : cell(setting.printedDefault)} | ${cell(setting.help)} |`,
-      )
-    }
-    parts.push('')
-  }
-  return parts.join('\n')
 }

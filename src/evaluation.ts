@@ -12,14 +12,14 @@ export class EvaluationError extends Error {
   override readonly name = 'EvaluationError'
 }
 
-export interface Perplexity {
+interface Perplexity {
   readonly perplexity: number
   /** Tokens that were scored. */
   readonly tokens: number
   readonly seconds: number
 }
 
-export interface ChoicesResult {
+interface ChoicesResult {
   /** Share of items whose right choice has the greatest log-probability. */
   readonly accuracy: number
   /** The same by log-probability per byte of the choice, as lm-evaluation-harness's acc_norm. */

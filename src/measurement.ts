@@ -2,7 +2,7 @@
 import { bareRequest } from './bare-request.ts'
 import type { ChoiceFinishedEvent, Engine } from './engine/request.ts'
 
-export interface MeasurementOptions {
+interface MeasurementOptions {
   /** Tokens of the prompt test; 0: none. */
   readonly promptTokens: number
   /** Tokens of the decode test; 0: none. */
@@ -10,7 +10,7 @@ export interface MeasurementOptions {
   readonly repetitions: number
 }
 
-export interface Measurement {
+interface Measurement {
   /** pp512 or tg128, as llama-bench names its tests. */
   readonly test: string
   readonly tokens_per_second: number

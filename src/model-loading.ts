@@ -25,14 +25,14 @@ export const MODELS = join(PACKAGE, 'models')
 const BUNDLED_MODEL = join(MODELS, 'mini-1m')
 
 /** The engine and what lies beside its model's weights; nothing does for a remote one. */
-export interface Loaded {
+interface Loaded {
   readonly engine: Engine
   readonly samplingDefaults: SamplingDefaults
   readonly promptTemplate: PromptTemplate | null
 }
 
 /** A model by the name that it is served under, and where it is: a path or a hub id. */
-export interface NamedModel {
+interface NamedModel {
   readonly name: string
   readonly location: string
 }
@@ -74,7 +74,7 @@ export async function weightBytesOf({ location }: NamedModel): Promise<number | 
   return sizes.reduce((sum, size) => sum + size, 0)
 }
 
-export interface LoadControl {
+interface LoadControl {
   /** Told when the engine cannot run and a first attempt to mend that failed. */
   readonly onFatal?: (reason: string) => void
   /** Gives up loading, and closes the engine's runner when it is loaded. */
@@ -213,10 +213,10 @@ async function kvTiersOf(config: Config, modelInfo: ModelInfo, logger: Log): Pro
 
 /** Folder or file of the model, downloaded where it is a hub id. Throws ModelError. */
 async function locateModel(config: Config, location: string): Promise<string> {
-  const { resolveModel } = await import('./engine/weights/hub.ts')
+  const { fetchModel } = await import('./engine/weights/hub.ts')
   const progress = createProgress(process.stderr, 'downloading')
   try {
-    const { path } = await resolveModel(location, {
+    const { path } = await fetchModel(location, {
       cacheDir: config.hfHubCache,
       token: config.hfToken,
       endpoint: config.hfEndpoint,
@@ -230,7 +230,7 @@ async function locateModel(config: Config, location: string): Promise<string> {
 }
 
 /** What the runner is asked to load from `path`. */
-export function modelRequest(config: Config, path: string): ModelRequest {
+function modelRequest(config: Config, path: string): ModelRequest {
   return {
     path,
     device: config.device,

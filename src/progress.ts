@@ -1,7 +1,7 @@
 /** Progress on stderr: one rewritten line on a terminal, a line every 10 % otherwise. */
 import type { WriteStream } from 'node:tty'
 
-export interface Progress {
+interface Progress {
   /** Bytes (or any unit) done, of how many. */
   readonly update: (done: number, total: number) => void
   /** Leaves the terminal's line; idempotent. */

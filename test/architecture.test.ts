@@ -1,33 +1,6 @@
-/** The import rules of docs/architecture.md, checked on every import in src/. */
-import { readdirSync, readFileSync } from 'node:fs'
-import { dirname, join, relative, resolve } from 'node:path'
-import { fileURLToPath } from 'node:url'
+/** The rules of docs/architecture.md and CONTRIBUTING.md, checked on every module of src/ and every page. */
 import { describe, expect, it } from 'vitest'
-
-const src = join(dirname(fileURLToPath(import.meta.url)), '..', 'src')
-
-interface Import {
-  readonly from: string
-  readonly to: string
-  readonly typeOnly: boolean
-}
-
-const files = readdirSync(src, { recursive: true, encoding: 'utf8' })
-  .filter((path) => /\.tsx?$/.test(path) && !/\.test\.tsx?$/.test(path))
-  .filter((path) => !path.startsWith(join('kernels', 'cpu', 'assembly')))
-  .map((path) => path.replaceAll('\\', '/'))
-
-const imports: Import[] = files.flatMap((from) => {
-  const text = readFileSync(join(src, from), 'utf8')
-  const statements = text.matchAll(/^\s*(?:import|export)\s+(type\s+)?(?:[^'";]*?\sfrom\s+)?'([^']+)'/gm)
-  const dynamic = text.matchAll(/\bimport\('([^']+)'\)/g)
-  const resolved = (specifier: string) =>
-    specifier.startsWith('.') ? relative(src, resolve(src, dirname(from), specifier)).replaceAll('\\', '/') : specifier
-  return [
-    ...[...statements].map(([, type, to = '']) => ({ from, to: resolved(to), typeOnly: type !== undefined })),
-    ...[...dynamic].map(([, to = '']) => ({ from, to: resolved(to), typeOnly: false })),
-  ]
-})
+import { exports, files, importersOf, imports, pages, textOf, type Import } from './source-tree.ts'
 
 const inRoom = (path: string, room: string) => path === room || path.startsWith(`${room}/`)
 const isInternal = (path: string) => files.includes(path)
@@ -187,9 +160,68 @@ describe('import rules', () => {
   })
 
   it('only config.ts reads process.env', () => {
-    const readers = files.filter(
-      (path) => path !== 'config.ts' && readFileSync(join(src, path), 'utf8').includes('process.env'),
-    )
+    const readers = files.filter((path) => path !== 'config.ts' && textOf(path).includes('process.env'))
     expect(readers.filter((path) => path !== 'main.ts')).toEqual([])
+  })
+})
+
+/** Longer than 400 lines, to be split. */
+const LONG_FILES: readonly string[] = [
+  'engine/chat/jinja/filters.ts',
+  'engine/chat/jinja/interpreter.ts',
+  'engine/chat/jinja/parser.ts',
+  'engine/structured/regex.ts',
+  'engine/tokenizer.ts',
+  'kernels/cpu/recorder.ts',
+  'kernels/ops.ts',
+  'kernels/reference/backend.ts',
+  'kernels/webgpu/backend.ts',
+  'observability/request-trace.ts',
+  'serve.ts',
+]
+
+/** Exported for what compiles or finds WebGPU kernels outside the server: tests and `bench/isa.mjs`. */
+const FOR_TOOLS: readonly string[] = [
+  'kernels/webgpu/catalogue.ts: expertKernels',
+  'kernels/webgpu/catalogue.ts: modelKernels',
+  'kernels/webgpu/device.ts: hasAdapter',
+]
+
+/** One name for implementations of one thing, a folder of src/kernels each. */
+const isOfBackends = (path: string) => /^kernels\/(cpu|reference|webgpu)\//.test(path)
+
+describe('modules', () => {
+  it('are at most 400 lines long', () => {
+    const long = files.filter((path) => textOf(path).trimEnd().split('\n').length > 400)
+    expect(long.filter((path) => !LONG_FILES.includes(path))).toEqual([])
+  })
+
+  it('export what somebody else uses: another module, or a test or script of what the module itself uses', () => {
+    const unused = exports.filter((entry) => {
+      const importers = importersOf(entry)
+      return importers.length === 0 || (entry.numMentions === 1 && !importers.some((path) => files.includes(path)))
+    })
+    const shown = unused.map(({ file, name }) => `${file}: ${name}`)
+    expect(shown.filter((entry) => !FOR_TOOLS.includes(entry))).toEqual([])
+  })
+
+  it('give one name to one thing', () => {
+    const byName = new Map<string, string[]>()
+    for (const { name, file } of exports) byName.set(name, [...(byName.get(name) ?? []), file])
+    const shared = [...byName].filter(([, all]) => all.length > 1 && !all.every(isOfBackends))
+    expect(shared.map(([name, all]) => `${name}: ${all.join(', ')}`)).toEqual([])
+  })
+})
+
+describe('pages', () => {
+  it('have lines of at most 120 characters, tables and addresses aside', () => {
+    const long = [...pages].flatMap(([path, text]) =>
+      text
+        .split('\n')
+        .map((line, i) => ({ line, at: `${path}:${i + 1}` }))
+        .filter(({ line }) => line.length > 120 && !/^\s*\|/.test(line))
+        .map(({ at }) => at),
+    )
+    expect(long).toEqual([])
   })
 })

@@ -121,7 +121,7 @@ class ScoredRules implements MergeRules {
 }
 
 /** The vocabulary of SentencePiece's BPE: no list of merges, a score for each token instead. */
-export interface ScoredVocabulary {
+interface ScoredVocabulary {
   readonly tokens: readonly string[]
   readonly scores: readonly number[]
   /** Control, byte and unknown pieces take part in no merge. */

@@ -63,7 +63,7 @@ export interface EngineOptions {
   readonly onProblem?: (problem: RunnerProblem | null) => void
 }
 
-export interface EngineParts {
+interface EngineParts {
   /** Loaded. Closed with the engine. */
   readonly runner: Runner
   readonly modelInfo: ModelInfo

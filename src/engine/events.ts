@@ -62,7 +62,7 @@ interface RequestEvent {
 }
 
 /** A request arrived, before its body is read; refused ones too. Published by the server, for every route. */
-export interface RequestStartedEvent extends RequestEvent {
+interface RequestStartedEvent extends RequestEvent {
   readonly type: 'requestStarted'
   /** Its trace's id, 32 hexadecimal digits. */
   readonly traceId: string
@@ -74,7 +74,7 @@ export interface RequestStartedEvent extends RequestEvent {
 }
 
 /** The body of a generation or retrieval request is valid: what it asks for, all its choices at once. Published by the server. */
-export interface RequestAcceptedEvent extends RequestEvent {
+interface RequestAcceptedEvent extends RequestEvent {
   readonly type: 'requestAccepted'
   readonly operation: 'text_completion' | 'chat' | 'embeddings' | 'retrieval'
   readonly model: string
@@ -86,7 +86,7 @@ export interface RequestAcceptedEvent extends RequestEvent {
 }
 
 /** The response is over, however it ended: the last event of every `requestStarted`. Published by the server. */
-export interface RequestFinishedEvent extends RequestEvent {
+interface RequestFinishedEvent extends RequestEvent {
   readonly type: 'requestFinished'
   /** Name of the row of the table of endings (docs/span-contract.md). */
   readonly ending: string
@@ -115,7 +115,7 @@ export interface QueuedEvent extends ChoiceEvent {
 }
 
 /** The grammar that holds the answer to its schema is there (`ok`), or cannot be had. Comes before `queued`. */
-export interface GrammarEvent extends RequestEvent {
+interface GrammarEvent extends RequestEvent {
   readonly type: 'grammar'
   readonly durationUs: number
   /** It was compiled for an earlier request. */
@@ -137,7 +137,7 @@ export interface ScheduledEvent extends ChoiceEvent {
 }
 
 /** A prefill chunk of the sequence was computed. */
-export interface PrefillChunkEvent extends ChoiceEvent {
+interface PrefillChunkEvent extends ChoiceEvent {
   readonly type: 'prefillChunk'
   /** Number of the step since start. */
   readonly stepId: number
@@ -153,7 +153,7 @@ export interface FirstTokenEvent extends ChoiceEvent {
 }
 
 /** The sequence lost its blocks and went back to the queue; its tokens will be recomputed. */
-export interface PreemptedEvent extends ChoiceEvent {
+interface PreemptedEvent extends ChoiceEvent {
   readonly type: 'preempted'
   readonly numComputedTokens: number
 }

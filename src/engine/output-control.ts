@@ -9,7 +9,7 @@ import type { Tokenizer } from './tokenizer.ts'
 import type { ToolCallFormat } from './tool-calls/tool-call-format.ts'
 import { toolCallGrammar } from './tool-calls/tool-call-grammar.ts'
 
-export interface OutputControlParts {
+interface OutputControlParts {
   readonly grammars: GrammarCompiler
   readonly tokenizer: Tokenizer
   readonly vocabSize: number

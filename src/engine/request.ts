@@ -3,7 +3,7 @@ import type { EngineSubscriber, KvOperationCount, FinishReason, SequenceCounters
 import type { ModelInfo, TokenLogprobs } from './runner/runner.ts'
 
 /** A function call that an earlier turn of the assistant made. */
-export interface ToolCall {
+interface ToolCall {
   readonly id: string
   readonly name: string
   /** JSON, as the model wrote it. */
@@ -85,7 +85,7 @@ export type StructuredOutput = (
 }
 
 /** One call to another engine, as whoever traces the request sees it. */
-export interface UpstreamCall {
+interface UpstreamCall {
   /** W3C trace context. */
   readonly headers: Readonly<Record<string, string>>
   /** Sends it, so that what an HTTP library traces nests below it. */

@@ -14,7 +14,7 @@ import { type ScheduledStep, SequenceFault } from './schedule/step-draft.ts'
 import type { StepTimes } from './schedule/step-times.ts'
 import type { MaskQueue } from './structured/mask-queue.ts'
 
-export interface StepLoopParts {
+interface StepLoopParts {
   readonly runner: Runner
   readonly scheduler: Scheduler
   readonly requests: ActiveRequests

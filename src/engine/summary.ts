@@ -113,7 +113,7 @@ type NumericKey = {
 }[keyof SequenceCounters]
 
 /** What llm.stop_reason says; a remote engine's content filter is an end of its own accord. */
-export type StopReason = Exclude<FinishReason, 'content_filter'>
+type StopReason = Exclude<FinishReason, 'content_filter'>
 
 /** The reason that says most of the whole: an error before an abort before length before stop. */
 function overallReason(reasons: readonly FinishReason[]): StopReason {

@@ -44,7 +44,7 @@ export interface PairTokenizer extends Tokenizer {
 }
 
 /** What a tokenizer is for: vocabularies that only read texts need not spell what they stand for to the byte. */
-export type TokenizerUse = 'generate' | 'read'
+type TokenizerUse = 'generate' | 'read'
 
 /** A tokenizer as its two files, or as GGUF metadata, describe it. */
 export interface TokenizerFiles {

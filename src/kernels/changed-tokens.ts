@@ -1,7 +1,7 @@
 /** What a SampleSpec changes of single tokens' logits, as the kernels want it: each token once. */
 import type { SampleSpec } from './ops.ts'
 
-export interface ChangedTokens {
+interface ChangedTokens {
   /** Penalised ones first. */
   readonly tokens: readonly number[]
   readonly numPenalized: number

@@ -358,7 +358,7 @@ export interface SampleSpec {
  * The token that a sample row of the previous step drew. It counts as listed in `repetition` where there is one; its adjustment is `deltas[i]`
  * where it is `adjustments.tokens[i]`, else `delta`.
  */
-export interface PendingToken {
+interface PendingToken {
   readonly row: number
   /** As long as `adjustments.tokens`; null: what they are without it. */
   readonly deltas: Float32Array | null

@@ -9,7 +9,7 @@ export const MAX_ATTRIBUTE_CHARACTERS = 2048
 const isCount = (value: unknown): boolean => typeof value === 'number' && Number.isSafeInteger(value) && value >= 0
 
 /** True when a value may leave under the type: counts are non-negative safe integers, doubles finite. */
-export function isOfType(value: unknown, type: AttributeType): value is AttributeValue {
+function isOfType(value: unknown, type: AttributeType): value is AttributeValue {
   switch (type) {
     case 'string':
       return typeof value === 'string'

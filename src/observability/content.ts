@@ -38,7 +38,7 @@ const MAX_CONTENT_CHARACTERS = 256 * 1024
 const SHORTEST_STRING = 64
 
 /** JSON of a list of at most the bound's length: long strings are shortened, then the oldest items left out; it stays JSON. */
-export function contentJson(items: readonly unknown[], maxCharacters = MAX_CONTENT_CHARACTERS): string {
+function contentJson(items: readonly unknown[], maxCharacters = MAX_CONTENT_CHARACTERS): string {
   let json = JSON.stringify(items)
   for (let longest = maxCharacters; json.length > maxCharacters && longest > SHORTEST_STRING;) {
     longest = Math.max(SHORTEST_STRING, Math.floor(longest / 2))

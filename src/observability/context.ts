@@ -50,7 +50,7 @@ export function currentRequest(context: Context = activeContext()): RequestScope
 }
 
 /** The span of a stage while it runs. Outside a request, and after its response, it takes values and does nothing. */
-export interface StageSpan<N extends StageName> {
+interface StageSpan<N extends StageName> {
   /** Content that is set is kept (MINISERVE_CAPTURE_CONTENT=true): else it need not be made. */
   readonly capturesContent: boolean
   /** Values of the contract's table; those of a wrong type are left out and counted. */

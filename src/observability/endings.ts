@@ -19,7 +19,7 @@ export type EndingName =
 export const ERROR_CODE = '(code)'
 
 /** Name of the last line of a request's story. */
-export type EndLine = 'response.sent' | 'request.refused' | 'request.aborted' | 'request.failed'
+type EndLine = 'response.sent' | 'request.refused' | 'request.aborted' | 'request.failed'
 
 export interface EndingRow {
   readonly ending: EndingName
@@ -190,7 +190,7 @@ export function endingRow(ending: EndingName, status: number | null): EndingRow 
 }
 
 /** A request's kind, and whether it is a probe: those would drown the story of the others. */
-export interface Teller {
+interface Teller {
   readonly kind: 'generation' | 'retrieval' | 'other'
   readonly isProbe?: boolean
 }

@@ -12,7 +12,7 @@ export interface DeviceMemory {
 }
 
 /** The engine's gauges, read when /metrics is. */
-export interface EngineGauges {
+interface EngineGauges {
   readonly numRunning: number
   readonly numWaiting: number
   readonly numBlocks: number
@@ -33,7 +33,7 @@ export interface CacheConfig {
 }
 
 /** A model that is served, loaded or not. */
-export interface ModelGauges {
+interface ModelGauges {
   readonly name: string
   /** ready, loading, unloading or on_demand. */
   readonly state: string

@@ -23,7 +23,7 @@ import type { RequestTrace } from './request-trace.ts'
 import type { SpanRegistry } from './span-registry.ts'
 import { createStepTracing, type StepTracing } from './step-tracing.ts'
 
-export interface EngineSubscriberParts {
+interface EngineSubscriberParts {
   readonly registry: SpanRegistry
   readonly tracer: Tracer | null
   readonly detail: TraceDetail

@@ -23,7 +23,7 @@ const KV_PARENTS: Readonly<Record<KvSubmittedEvent['operation'], readonly SpanNa
   store: ROOT_ONLY,
 }
 
-export interface KvTracingParts {
+interface KvTracingParts {
   readonly registry: SpanRegistry
   /** Operations are spans. */
   readonly hasSpans: boolean

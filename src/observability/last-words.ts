@@ -15,7 +15,7 @@ export interface FinishInput {
   readonly error?: unknown
 }
 
-export interface LastWords {
+interface LastWords {
   readonly attributes: RootAttributes
   /** Description of the ERROR status; null: the root has none. */
   readonly spanMessage: string | null

@@ -36,7 +36,7 @@ export interface LogExport {
   shutdown(): Promise<void>
 }
 
-export interface LogExportParts {
+interface LogExportParts {
   readonly serviceVersion: string
   readonly resource: Resource
   /** What is wrong with the settings, or with an export. */

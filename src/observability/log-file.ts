@@ -10,7 +10,7 @@ const MAX_BUFFERED_BYTES = 8 * 1024 * 1024
 /** How often a write looks whether the path still names the file that is open. */
 const CHECK_EVERY_MS = 250
 
-export interface LogFileOptions {
+interface LogFileOptions {
   readonly path: string
   /** A file longer than this is rotated. */
   readonly maxBytes?: number

@@ -42,7 +42,7 @@ export interface MetricExport {
   shutdown(): Promise<void>
 }
 
-export interface MetricExportParts {
+interface MetricExportParts {
   readonly serviceVersion: string
   readonly resource: Resource
   readonly read: () => Promise<readonly MetricFamily[]>
@@ -86,7 +86,7 @@ export function createMetricExport({ serviceVersion, resource, read, report }: M
 }
 
 /** A family in the SDK's form; null: it has no series yet. */
-export function toMetricData(family: MetricFamily, startTime: HrTime, endTime: HrTime): MetricData | null {
+function toMetricData(family: MetricFamily, startTime: HrTime, endTime: HrTime): MetricData | null {
   if (family.values.length === 0) return null
   const base = {
     descriptor: {

@@ -24,14 +24,14 @@ export interface MetricDescription {
 }
 
 /** Who reads the metrics. */
-export interface MetricsViewer {
+interface MetricsViewer {
   readonly keyId: string
   readonly isAdmin: boolean
 }
 
 const EVERYTHING: MetricsViewer = { keyId: '', isAdmin: true }
 
-export interface MetricsOptions extends Pick<ServerMetricsParts, 'spanCounts' | 'logCounts'> {
+interface MetricsOptions extends Pick<ServerMetricsParts, 'spanCounts' | 'logCounts'> {
   readonly traceStore: Pick<TraceStore, 'size' | 'bytes' | 'get'>
 }
 

@@ -21,7 +21,7 @@ import { pluginLog, type SubscriberHost } from './plugins.ts'
 import { serverResource } from './resource.ts'
 import { RequestTrace } from './request-trace.ts'
 import type { OpenRequestInput } from './root-span.ts'
-import { setSpanRegistry, SpanRegistry } from './span-registry.ts'
+import { SpanRegistry } from './span-registry.ts'
 import { createTailSampler, type SamplingDecision, type TailSamplingOptions } from './tail-sampling.ts'
 import { storedStep, storedTrace } from './stored-trace.ts'
 import { Subscribers } from './subscribers.ts'
@@ -82,7 +82,7 @@ export interface Observability {
   shutdown(timeoutMs: number, options?: ShutdownOptions): Promise<void>
 }
 
-export interface ShutdownOptions {
+interface ShutdownOptions {
   /** Of the line with the last counts. Default info. */
   readonly logLevel?: 'debug' | 'info'
   /** What crashed the process: open requests end as `exception` with it, else as `shutdown`. */
@@ -181,7 +181,6 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
       spawn,
       declareDoubles,
     }
-    setSpanRegistry(this.registry)
     this.sampler = createTailSampler(options.tailSampling ?? null)
     this.metrics = new Metrics({
       spanCounts: () => this.spanCounts(),

@@ -34,7 +34,7 @@ export const isOpenInferenceDouble = (name: string): boolean =>
   /^retrieval\.documents\.\d+\.document\.score$/.test(name)
 
 /** Of a span at its start. */
-export function kindOf(name: SpanName): Attributes {
+export function openInferenceKind(name: SpanName): Attributes {
   return { [KIND]: KINDS[name] ?? 'CHAIN' }
 }
 

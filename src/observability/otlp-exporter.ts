@@ -14,7 +14,7 @@ import type { ReadableSpan, SpanExporter } from '@opentelemetry/sdk-trace-base'
 import { encodeTraceRequest } from './otlp-encoder.ts'
 import { spansToOtlp } from './otlp.ts'
 
-export type Signal = 'traces' | 'logs' | 'metrics'
+type Signal = 'traces' | 'logs' | 'metrics'
 
 const PROTOCOLS = ['grpc', 'http/protobuf', 'http/json'] as const
 type Protocol = (typeof PROTOCOLS)[number]
@@ -125,10 +125,7 @@ function withScheme(signal: Signal, endpoint: string): string {
 }
 
 /** Puts an encoder into an exporter. Throws where an update of the package has moved its serializer, rather than send other types. */
-export function withEncoder(
-  exporter: SpanExporter,
-  encode: (spans: readonly ReadableSpan[]) => Uint8Array,
-): SpanExporter {
+function withEncoder(exporter: SpanExporter, encode: (spans: readonly ReadableSpan[]) => Uint8Array): SpanExporter {
   const delegate: unknown = Reflect.get(exporter, '_delegate')
   const serializer: unknown =
     typeof delegate === 'object' && delegate !== null ? Reflect.get(delegate, '_serializer') : undefined

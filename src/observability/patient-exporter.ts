@@ -47,7 +47,7 @@ export class ExportCounter {
 }
 
 /** What an exporter of spans and one of log records have in common. */
-export interface BatchExporter<Item> {
+interface BatchExporter<Item> {
   export(items: Item[], done: (result: ExportResult) => void): void
   forceFlush?(): Promise<void>
   shutdown(): Promise<void>

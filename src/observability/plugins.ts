@@ -7,7 +7,7 @@ import type { RequestTrace } from './request-trace.ts'
 import type { SpanRegistry } from './span-registry.ts'
 
 /** A log that takes names of a plugin's own, such as acme.done; fields pass the redaction as all do. */
-export type PluginLog = Readonly<Record<LogLevel, (event: string, fields?: LogFields) => void>>
+type PluginLog = Readonly<Record<LogLevel, (event: string, fields?: LogFields) => void>>
 
 const EVENT_NAME = /^[a-z][a-z0-9_]{0,63}(\.[a-z0-9_]{1,64}){1,4}$/
 
@@ -42,7 +42,7 @@ export interface SubscriberHost {
 }
 
 /** A plugin that cannot be used: names the file, what was expected and what was found. */
-export class PluginError extends Error {
+class PluginError extends Error {
   override readonly name = 'PluginError'
 }
 

@@ -4,7 +4,7 @@ import type { EndingRow } from './endings.ts'
 import { type GenerationInfo, outcomeAttributes, type ResultInfo, type RootAttributes } from './root-span.ts'
 
 /** How the response ended. */
-export interface Ended {
+interface Ended {
   readonly row: EndingRow
   readonly status: number | null
   /** performance.now(). */

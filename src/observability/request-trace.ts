@@ -39,7 +39,7 @@ import {
   type StageName,
 } from './contract.ts'
 import { type EndingRow, endingRow, firstLineLevel, lastLineLevel } from './endings.ts'
-import { kindOf, rootAttributes, stageAttributes } from './open-inference.ts'
+import { openInferenceKind, rootAttributes, stageAttributes } from './open-inference.ts'
 import { type FinishInput, lastWords } from './last-words.ts'
 import { RequestFacts } from './request-facts.ts'
 import { RequestLog } from './request-log.ts'
@@ -259,7 +259,7 @@ export class RequestTrace implements RequestScope, StageOwner {
         startTime: this.time(startMs),
         attributes: {
           ...CONSTANT_ATTRIBUTES[name],
-          ...(this.#host.openInference ? kindOf(name) : {}),
+          ...(this.#host.openInference ? openInferenceKind(name) : {}),
           ...this.checked(name, attributes),
         },
       },

@@ -97,7 +97,7 @@ export function generationAttributes(info: GenerationInfo): RootAttributes {
 }
 
 /** What is known of a request that the engine took, when it is over. */
-export interface Outcome {
+interface Outcome {
   readonly requestId: string
   readonly isScored: boolean
   readonly tokensIn: number

@@ -6,7 +6,7 @@
 import { type Context, type HrTime, ROOT_CONTEXT, type Span, trace as traceApi } from '@opentelemetry/api'
 import type { ReadableSpan } from '@opentelemetry/sdk-trace-base'
 
-export interface RegisteredSpan {
+interface RegisteredSpan {
   readonly span: Span
   /** Context with the span in it: the parent context of its children. */
   readonly context: Context
@@ -91,16 +91,6 @@ export class RequestSpans {
 const isBefore = (a: HrTime, b: HrTime): boolean => a[0] < b[0] || (a[0] === b[0] && a[1] < b[1])
 const earliest = (a: HrTime, b: HrTime): HrTime => (isBefore(a, b) ? a : b)
 const latest = (a: HrTime, b: HrTime): HrTime => (isBefore(a, b) ? b : a)
-
-let current: SpanRegistry | null = null
-
-/** The registry of this process's server, for code that was handed none; null before there is one. */
-export const getSpanRegistry = (): SpanRegistry | null => current
-
-/** Makes a registry the process's. */
-export const setSpanRegistry = (registry: SpanRegistry): void => {
-  current = registry
-}
 
 export class SpanRegistry {
   readonly #requests = new Map<string, RequestSpans>()

@@ -20,7 +20,7 @@ export interface StepTracing {
   forget(requestId: string): void
 }
 
-export interface StepTracingParts {
+interface StepTracingParts {
   readonly tracer: Tracer
   readonly registry: SpanRegistry
   readonly find: (requestId: string) => RequestTrace | undefined

@@ -8,7 +8,7 @@ import { ROOT_SPAN, type SpanName } from './contract.ts'
 import type { RequestTrace } from './request-trace.ts'
 import type { SpanRegistry } from './span-registry.ts'
 
-export interface SubscribersParts {
+interface SubscribersParts {
   readonly registry: SpanRegistry
   /** The request's trace, open or waiting for its last work. */
   readonly find: (requestId: string) => RequestTrace | undefined

@@ -30,7 +30,7 @@ export interface TailCandidate {
   readonly endEpochMs: number
 }
 
-export type TailSampler = (candidate: TailCandidate) => SamplingDecision
+type TailSampler = (candidate: TailCandidate) => SamplingDecision
 
 const KEEP_NONE: SamplingDecision = { isExported: false, reason: null }
 const keep = (reason: string): SamplingDecision => ({ isExported: true, reason })

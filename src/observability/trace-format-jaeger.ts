@@ -12,7 +12,7 @@ import type {
   OtlpTraces,
   OtlpValue,
 } from './otlp.ts'
-import { array, isRecord, type JsonRecord, optionalString, record, TraceFormatError } from './trace-json.ts'
+import { asArray, isRecord, type JsonRecord, optionalString, asRecord, TraceFormatError } from './trace-json.ts'
 
 const KINDS = ['unspecified', 'internal', 'server', 'client', 'producer', 'consumer']
 const OWN_TAGS: ReadonlySet<string> = new Set([
@@ -122,10 +122,10 @@ function toTag({ key, value }: OtlpAttribute): Tag {
 
 export function fromJaeger(root: JsonRecord): OtlpTraces {
   return {
-    resourceSpans: array(root.data, 'data').flatMap((item, i) => {
-      const trace = record(item, `data[${i}]`)
+    resourceSpans: asArray(root.data, 'data').flatMap((item, i) => {
+      const trace = asRecord(item, `data[${i}]`)
       const processes = isRecord(trace.processes) ? trace.processes : {}
-      const spans = array(trace.spans, `data[${i}].spans`).map((span, j) => record(span, `data[${i}].spans[${j}]`))
+      const spans = asArray(trace.spans, `data[${i}].spans`).map((span, j) => asRecord(span, `data[${i}].spans[${j}]`))
       const byProcess = groupByProcess(spans)
       return [...byProcess].map(([processID, members]) => {
         const process = isRecord(processes[processID]) ? processes[processID] : {}
@@ -168,8 +168,8 @@ function byScope(spans: readonly JsonRecord[], path: string): OtlpScopeSpans[] {
 
 function parseSpan(span: JsonRecord, tags: readonly OtlpAttribute[], path: string): OtlpSpan {
   const tag = (key: string) => tags.find((attribute) => attribute.key === key)?.value
-  const references = array(span.references ?? [], `${path}.references`).map((item) =>
-    record(item, `${path}.references`),
+  const references = asArray(span.references ?? [], `${path}.references`).map((item) =>
+    asRecord(item, `${path}.references`),
   )
   const parent = references.find((reference) => reference.refType === 'CHILD_OF')
   const start = number(span.startTime, `${path}.startTime`)
@@ -186,8 +186,8 @@ function parseSpan(span: JsonRecord, tags: readonly OtlpAttribute[], path: strin
     startTimeUnixNano: toNanos(start),
     endTimeUnixNano: toNanos(start + number(span.duration, `${path}.duration`)),
     attributes: tags.filter(({ key }) => !OWN_TAGS.has(key)),
-    events: array(span.logs ?? [], `${path}.logs`).map((item) => {
-      const log = record(item, `${path}.logs`)
+    events: asArray(span.logs ?? [], `${path}.logs`).map((item) => {
+      const log = asRecord(item, `${path}.logs`)
       const fields = parseTags(log.fields ?? [], `${path}.logs.fields`)
       return {
         timeUnixNano: toNanos(number(log.timestamp, `${path}.logs.timestamp`)),
@@ -214,8 +214,8 @@ function number(value: unknown, path: string): number {
 }
 
 function parseTags(value: unknown, path: string): OtlpAttribute[] {
-  return array(value, path).map((item, i) => {
-    const tag = record(item, `${path}[${i}]`)
+  return asArray(value, path).map((item, i) => {
+    const tag = asRecord(item, `${path}[${i}]`)
     return { key: optionalString(tag.key), value: parseTagValue(optionalString(tag.key), tag) }
   })
 }

@@ -13,7 +13,7 @@ import {
   STATUS_CODES,
 } from './otlp.ts'
 import { fromJaeger, toJaeger } from './trace-format-jaeger.ts'
-import { array, isRecord, optionalString, record, TraceFormatError, type JsonRecord } from './trace-json.ts'
+import { asArray, isRecord, optionalString, asRecord, TraceFormatError, type JsonRecord } from './trace-json.ts'
 
 export type TraceFormat = 'otlp' | 'tempo' | 'grafana' | 'jaeger'
 export const TRACE_FORMATS: readonly TraceFormat[] = ['otlp', 'tempo', 'grafana', 'jaeger']
@@ -125,7 +125,7 @@ export function parseTraceText(text: string): OtlpTraces {
 /** Reads any of the four forms. */
 export function parseTraces(value: unknown): OtlpTraces {
   if (Array.isArray(value)) return { resourceSpans: value.flatMap((item) => parseTraces(item).resourceSpans) }
-  const root = record(value, 'file')
+  const root = asRecord(value, 'file')
   // Tempo's /api/v2/traces wraps the trace.
   if (isRecord(root.trace)) return parseTraces(root.trace)
   if (Array.isArray(root.data)) return fromJaeger(root)
@@ -155,20 +155,20 @@ const restored = (span: OtlpSpan): OtlpSpan => ({
 })
 
 function parseBatch(value: unknown, path: string): OtlpResourceSpans {
-  const batch = record(value, path)
+  const batch = asRecord(value, path)
   const resource = isRecord(batch.resource) ? batch.resource : {}
   const scopes = batch.scopeSpans ?? batch.instrumentationLibrarySpans
   return {
     resource: { attributes: parseAttributes(resource.attributes, `${path}.resource.attributes`) },
     ...schemaOf(batch),
-    scopeSpans: array(scopes, `${path}.scopeSpans`).map((item, i) => {
+    scopeSpans: asArray(scopes, `${path}.scopeSpans`).map((item, i) => {
       const where = `${path}.scopeSpans[${i}]`
-      const entry = record(item, where)
+      const entry = asRecord(item, where)
       const scope = entry.scope ?? entry.instrumentationLibrary
       const { name, version } = isRecord(scope) ? scope : {}
       return {
         scope: { name: optionalString(name), ...(typeof version === 'string' && version ? { version } : {}) },
-        spans: array(entry.spans, `${where}.spans`).map((item, j) => {
+        spans: asArray(entry.spans, `${where}.spans`).map((item, j) => {
           const span = parseSpan(item, `${where}.spans[${j}]`)
           return batch.instrumentationLibrarySpans ? restored(span) : span
         }),
@@ -181,7 +181,7 @@ function parseBatch(value: unknown, path: string): OtlpResourceSpans {
 const schemaOf = ({ schemaUrl }: JsonRecord) => (typeof schemaUrl === 'string' && schemaUrl !== '' ? { schemaUrl } : {})
 
 function parseSpan(value: unknown, path: string): OtlpSpan {
-  const span = record(value, path)
+  const span = asRecord(value, path)
   if (typeof span.name !== 'string') throw new TraceFormatError(`${path}.name`, 'a string', typeof span.name)
   const status = isRecord(span.status) ? span.status : {}
   return {
@@ -194,16 +194,16 @@ function parseSpan(value: unknown, path: string): OtlpSpan {
     startTimeUnixNano: parseNanos(span.startTimeUnixNano, `${path}.startTimeUnixNano`),
     endTimeUnixNano: parseNanos(span.endTimeUnixNano, `${path}.endTimeUnixNano`),
     attributes: parseAttributes(span.attributes, `${path}.attributes`),
-    events: array(span.events ?? [], `${path}.events`).map((item, i) => {
-      const event = record(item, `${path}.events[${i}]`)
+    events: asArray(span.events ?? [], `${path}.events`).map((item, i) => {
+      const event = asRecord(item, `${path}.events[${i}]`)
       return {
         timeUnixNano: parseNanos(event.timeUnixNano, `${path}.events[${i}].timeUnixNano`),
         name: optionalString(event.name),
         attributes: parseAttributes(event.attributes, `${path}.events[${i}].attributes`),
       }
     }),
-    links: array(span.links ?? [], `${path}.links`).map((item, i) => {
-      const link = record(item, `${path}.links[${i}]`)
+    links: asArray(span.links ?? [], `${path}.links`).map((item, i) => {
+      const link = asRecord(item, `${path}.links[${i}]`)
       return {
         traceId: parseId(link.traceId, 16, `${path}.links[${i}].traceId`),
         spanId: parseId(link.spanId, 8, `${path}.links[${i}].spanId`),
@@ -246,8 +246,8 @@ function parseNanos(value: unknown, path: string): string {
 }
 
 function parseAttributes(value: unknown, path: string): OtlpAttribute[] {
-  return array(value ?? [], path).map((item, i) => {
-    const attribute = record(item, `${path}[${i}]`)
+  return asArray(value ?? [], path).map((item, i) => {
+    const attribute = asRecord(item, `${path}[${i}]`)
     return { key: optionalString(attribute.key), value: parseValue(attribute.value, `${path}[${i}].value`) }
   })
 }
@@ -260,7 +260,7 @@ function parseValue(value: unknown, path: string): OtlpValue {
     return { intValue: String(given.intValue) }
   if (typeof given.doubleValue === 'number') return { doubleValue: given.doubleValue }
   if (isRecord(given.arrayValue)) {
-    const values = array(given.arrayValue.values ?? [], `${path}.arrayValue.values`)
+    const values = asArray(given.arrayValue.values ?? [], `${path}.arrayValue.values`)
     return { arrayValue: { values: values.map((item, i) => parseValue(item, `${path}.arrayValue.values[${i}]`)) } }
   }
   return {}

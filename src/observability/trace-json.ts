@@ -13,12 +13,12 @@ export class TraceFormatError extends Error {
 export const isRecord = (value: unknown): value is JsonRecord =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
 
-export function record(value: unknown, path: string): JsonRecord {
+export function asRecord(value: unknown, path: string): JsonRecord {
   if (isRecord(value)) return value
   throw new TraceFormatError(path, 'an object', Array.isArray(value) ? 'an array' : typeof value)
 }
 
-export function array(value: unknown, path: string): readonly unknown[] {
+export function asArray(value: unknown, path: string): readonly unknown[] {
   if (Array.isArray(value)) return value
   throw new TraceFormatError(path, 'an array', typeof value)
 }

@@ -3,12 +3,12 @@ import { matches, type TraceQuery } from './trace-filter.ts'
 import type { StoredTrace } from './stored-trace.ts'
 
 /** Who asks. */
-export interface TraceViewer {
+interface TraceViewer {
   readonly keyId: string
   readonly isAdmin: boolean
 }
 
-export interface TraceStoreOptions {
+interface TraceStoreOptions {
   readonly maxTraces: number
   readonly maxBytes?: number
   /** Traces of engine steps kept besides, so that they never push out a request. */

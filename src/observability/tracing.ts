@@ -46,7 +46,7 @@ const EXPORT_TIMEOUT_MS = 11_000
 /** `operation`: http.handler leaves as operation and model, in the conventions' way of naming such spans. */
 export type ExportNames = 'contract' | 'operation'
 
-export interface TracingOptions {
+interface TracingOptions {
   /** Git revision, or the package's version outside a checkout. */
   readonly serviceVersion: string
   readonly resource: Resource

@@ -2,7 +2,7 @@
 export type DocumentFormat = 'markdown' | 'text' | 'html' | 'csv' | 'pages'
 
 /** A part of the source: [start, end) in UTF-16 units. */
-export interface SourceRange {
+interface SourceRange {
   readonly start: number
   readonly end: number
 }

@@ -27,7 +27,7 @@ export function countTerms(text: string): Map<string, number> {
 }
 
 /** What a query's words give. */
-export interface LexicalScores {
+interface LexicalScores {
   /** By row. Removed rows are not left out: the caller knows which rows are alive. */
   readonly rows: Float32Array
   /** By document: the same over its rows together, with how rare the words are among rows. */

@@ -15,7 +15,7 @@ export interface BundledIndex {
   close(): Promise<void>
 }
 
-export interface BundledIndexOptions {
+interface BundledIndexOptions {
   readonly name: string
   /** Files and folders. */
   readonly files: readonly string[]

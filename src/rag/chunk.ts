@@ -88,7 +88,7 @@ export async function chunkDocument(
   return chunks
 }
 
-export type ReadHtml = (html: string) => Iterable<Block> | Promise<Iterable<Block>>
+type ReadHtml = (html: string) => Iterable<Block> | Promise<Iterable<Block>>
 
 function blocksOf(text: string, format: DocumentFormat, readHtml: ReadHtml): ReturnType<ReadHtml> {
   switch (format) {

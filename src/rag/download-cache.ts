@@ -4,7 +4,7 @@ import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 
 /** What the library asks of a cache, keyed by URLs; it also asks for local paths, which are never in it. */
-export interface DownloadCache {
+interface DownloadCache {
   match(key: string): Promise<Response | undefined>
   put(key: string, response: Response): Promise<void>
 }

@@ -3,7 +3,7 @@ import { INGEST_PRIORITY, loadedOnce, QUERY_PRIORITY } from './loaded-once.ts'
 import type { EmbedderApi, EmbeddingRole, LoadedEmbedder } from './model-api.ts'
 import type { WorkerClient } from './worker-rpc.ts'
 
-export interface EmbedOptions {
+interface EmbedOptions {
   readonly role: EmbeddingRole
   /** Whether queries of others go before the texts that still wait. Documents always let them. */
   readonly isBulk?: boolean

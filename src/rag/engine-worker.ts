@@ -3,7 +3,7 @@
  * file of this room that runs the engine's code, in a thread of its own.
  */
 import { TextEmbedder, TextRanker, type TextModelRequest } from '../engine/runner/encoder/text-model.ts'
-import { resolveModel } from '../engine/weights/hub.ts'
+import { fetchModel } from '../engine/weights/hub.ts'
 import { messageOf, RagError } from './errors.ts'
 import type { ModelApi } from './model-api.ts'
 import type { EngineSource } from './models.ts'
@@ -24,7 +24,7 @@ function loaded<T>(
   const loading = (async () => {
     try {
       const { cacheDir, endpoint, token, isOffline: offline } = hub
-      const { path } = await resolveModel(location, { cacheDir, endpoint, token, offline })
+      const { path } = await fetchModel(location, { cacheDir, endpoint, token, offline })
       return await load({ path, device, threads })
     } catch (error) {
       throw new RagError('model_unavailable', messageOf(error), null, { cause: error })

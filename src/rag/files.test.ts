@@ -8,7 +8,7 @@ import { writeDocx, writePdf } from '../../test/rag/office-files.ts'
 import { decodeHtml, decodeText } from './decode.ts'
 import { documentsOf, findFiles } from './files.ts'
 import { readContent } from './file-reader.ts'
-import { formatOfText, kindOf } from './formats.ts'
+import { formatOfText, fileKind } from './formats.ts'
 import { htmlBlocks } from './html.ts'
 import type { Rejection } from './ingest.ts'
 import { pageText } from './pdf.ts'
@@ -95,7 +95,7 @@ describe('what lies in a folder', () => {
     ['C#.md', 'markdown'],
     ['notes.md.gz', 'markdown'],
   ])('%s is %s', (name, kind) => {
-    expect(kindOf(name)).toBe(kind)
+    expect(fileKind(name)).toBe(kind)
     expect(formatOfText(name)).toBe(kind)
   })
 })

@@ -6,7 +6,7 @@ import { z } from 'zod'
 import { UnreadableError } from './decode.ts'
 import type { DocumentReader } from './document-reader.ts'
 import { messageOf, RagError, systemReasonOf } from './errors.ts'
-import { formatOfText, isGzip, kindOf, READ_KINDS } from './formats.ts'
+import { formatOfText, isGzip, fileKind, READ_KINDS } from './formats.ts'
 import type { Rejection, SourceDocument } from './ingest.ts'
 import { MAX_FILE_BYTES } from './limits.ts'
 
@@ -41,7 +41,7 @@ export interface FoundFile {
 }
 
 /** What lies in a folder and is not read. */
-export interface SkippedEntry extends Rejection {
+interface SkippedEntry extends Rejection {
   /** Absolute. */
   readonly path: string
   /** What is in it is not known, so not known to be gone either. */
@@ -145,7 +145,7 @@ class FileWalk {
   }
 
   #file(path: string, info: Stats): void {
-    if (kindOf(path)) return this.#add(path, info)
+    if (fileKind(path)) return this.#add(path, info)
     this.#skip(path, `${extname(path).toLowerCase()} files are not read`)
   }
 
@@ -169,7 +169,7 @@ function nameOf(bytes: Buffer): { readonly text: string; readonly isText: boolea
   return { text, isText: Buffer.from(text).equals(bytes) }
 }
 
-export interface UnreadDocument extends Rejection {
+interface UnreadDocument extends Rejection {
   /** The file could not be read at all: what it held is not known to be gone. */
   readonly isUnreadable?: boolean
 }
@@ -180,7 +180,7 @@ export async function* readDocuments(
   reader: Pick<DocumentReader, 'read'>,
   reject: (rejection: UnreadDocument) => void,
 ): AsyncGenerator<SourceDocument> {
-  const maxBytes = MAX_FILE_BYTES[kindOf(path) ?? 'text']
+  const maxBytes = MAX_FILE_BYTES[fileKind(path) ?? 'text']
   if (bytes > maxBytes) return reject({ id, reason: `expected at most ${maxBytes} bytes, found ${bytes}` })
   let content: Uint8Array
   try {
@@ -208,7 +208,7 @@ export async function* documentsOf(
   reader: Pick<DocumentReader, 'read'>,
   reject: (rejection: Rejection) => void,
 ): AsyncGenerator<SourceDocument> {
-  const kind = kindOf(name)
+  const kind = fileKind(name)
   let file
   try {
     file = await reader.read({ bytes: content, kind: kind ?? 'text', isGzip: isGzip(name), charset })

@@ -49,7 +49,7 @@ function nameOf(source: string): string {
 export const isGzip = (source: string): boolean => /\.gz$/i.test(nameOf(source)) && !/\.tar\.gz$/i.test(nameOf(source))
 
 /** Kind by a path's or URL's name; null when it is not one of a document. */
-export function kindOf(source: string): FileKind | null {
+export function fileKind(source: string): FileKind | null {
   let name = nameOf(source)
   if (isGzip(source)) name = name.slice(0, -'.gz'.length)
   const byExtension = KINDS[extname(name).toLowerCase()]
@@ -66,6 +66,6 @@ export function kindOf(source: string): FileKind | null {
 
 /** The format of a text that came without a file, by what it is called; plain text where that says nothing. */
 export function formatOfText(source: string): DocumentFormat {
-  const kind = kindOf(source)
+  const kind = fileKind(source)
   return kind === null || kind === 'jsonl' || kind === 'pdf' || kind === 'docx' ? 'text' : kind
 }

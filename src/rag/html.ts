@@ -97,7 +97,7 @@ export function htmlBlocks(html: string): readonly Block[] {
   return reader.end()
 }
 
-export class PageReader {
+class PageReader {
   readonly #html: string
   readonly #blocks: Block[] = []
   readonly #path = new HeadingPath()

@@ -14,7 +14,7 @@ export interface ListedIndex extends IndexInfo {
   readonly isBundled: boolean
 }
 
-export interface IndexCatalogParts {
+interface IndexCatalogParts {
   readonly store: IndexStore
   readonly bundled: BundledIndex | null
   /** Every caller may search the server's index of this name. */

@@ -6,7 +6,7 @@ import { indexFiles } from './index-files.ts'
 import type { Rejection } from './ingest.ts'
 import type { RagService } from './service.ts'
 
-export interface RagIndexArgs {
+interface RagIndexArgs {
   readonly rag: Pick<RagService, 'openForWriting' | 'embedder' | 'reader'>
   readonly paths: readonly string[]
   readonly index: string
@@ -15,7 +15,7 @@ export interface RagIndexArgs {
 }
 
 /** Where lines for people go: stderr. */
-export interface ProgressStream {
+interface ProgressStream {
   readonly isTTY?: boolean
   readonly columns?: number
   write(text: string): unknown

@@ -3,15 +3,15 @@ import { lstat } from 'node:fs/promises'
 import { sep } from 'node:path'
 import { createDocumentReader, type DocumentReader } from './document-reader.ts'
 import { readDocuments, type FoundFile, type FoundFiles } from './files.ts'
-import { kindOf } from './formats.ts'
+import { fileKind } from './formats.ts'
 import { chunkingFor, cuttingOf, ingest, type IngestOptions, type IngestResult, type Rejection } from './ingest.ts'
 
-export interface IndexFilesOptions extends IngestOptions {
+interface IndexFilesOptions extends IngestOptions {
   /** After each file, in bytes of all files. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void
 }
 
-export interface IndexFilesResult extends IngestResult {
+interface IndexFilesResult extends IngestResult {
   readonly numFiles: number
   /** Documents taken out because their file, or their place in it, is gone. */
   readonly deleted: number
@@ -113,7 +113,7 @@ const SETTLED_MS = 2000
 
 /** What tells, without reading it, that a file is as it was; null where that tells nothing: JSON lines are many documents. */
 function stampOf({ path, bytes, changedMs }: FoundFile, cutting: string, nowMs: number): string | null {
-  return kindOf(path) === 'jsonl' || nowMs - changedMs < SETTLED_MS ? null : `${bytes} ${changedMs} ${cutting}`
+  return fileKind(path) === 'jsonl' || nowMs - changedMs < SETTLED_MS ? null : `${bytes} ${changedMs} ${cutting}`
 }
 
 const isFile = (path: string): Promise<boolean> =>

@@ -64,7 +64,7 @@ export function chunkingFor(maxTokens: number): ChunkingOptions {
 export const cuttingOf = (chunking: ChunkingOptions): string =>
   `${CHUNKING_VERSION}:${chunking.maxTokens}:${chunking.overlapTokens}`
 
-export function contentHash(document: SourceDocument, chunking: ChunkingOptions): string {
+function contentHash(document: SourceDocument, chunking: ChunkingOptions): string {
   const { text, source, format, metadata } = document
   return createHash('sha256')
     .update(JSON.stringify([CHUNKING_VERSION, chunking, source, format, metadata, text.length]))

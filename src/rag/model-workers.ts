@@ -28,14 +28,14 @@ const clientOptions = (name: string, onDeath: WorkerDeathListener | undefined) =
  * reference of the first, whose environment may be gone: the heap is damaged, and the process dies at some later allocation. A process loads
  * it once. It may die of whatever a model does to it, too: the call that it works on gets an error, and the next starts another.
  */
-export const createOnnxProcess = (onDeath?: WorkerDeathListener): WorkerClient<ModelApi<OnnxSource>> =>
+const createOnnxProcess = (onDeath?: WorkerDeathListener): WorkerClient<ModelApi<OnnxSource>> =>
   new WorkerClient(
     processWorker(workerUrl('./onnx-worker', import.meta.url)),
     clientOptions('the embedding and reranking worker', onDeath),
   )
 
 /** The thread of models on the engine's kernels, whose own threads or device compute: it only waits for them. */
-export const createEngineThread = (onDeath?: WorkerDeathListener): WorkerClient<ModelApi<EngineSource>> =>
+const createEngineThread = (onDeath?: WorkerDeathListener): WorkerClient<ModelApi<EngineSource>> =>
   new WorkerClient(
     threadWorker(workerUrl('./engine-worker', import.meta.url)),
     // A device must not go away under a running step.
@@ -43,7 +43,7 @@ export const createEngineThread = (onDeath?: WorkerDeathListener): WorkerClient<
   )
 
 /** The thread of static embeddings: they need no native code, and a process would cost more than they do. */
-export const createStaticThread = (onDeath?: WorkerDeathListener): WorkerClient<StaticApi> =>
+const createStaticThread = (onDeath?: WorkerDeathListener): WorkerClient<StaticApi> =>
   new WorkerClient(
     threadWorker(workerUrl('./static-worker', import.meta.url)),
     clientOptions('the embedding thread', onDeath),

@@ -44,7 +44,7 @@ export type EngineDevice = 'auto' | 'webgpu' | 'cpu' | 'reference'
 
 export type ModelSource = OnnxSource | EngineSource
 
-export interface ModelOptions {
+interface ModelOptions {
   /** The hub's own cache on this machine: looked into for models in ONNX, and where the engine downloads to. */
   readonly hubCacheDir: string
   /** Where downloaded models in ONNX are kept, as ORG/NAME/FILE. */

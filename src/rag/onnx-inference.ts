@@ -46,7 +46,7 @@ function encodeBatch(
 }
 
 /** Vectors of texts, at length 1. */
-export async function embed(
+export async function embedWithOnnx(
   loadedModel: Loaded,
   texts: readonly string[],
   role: EmbeddingRole,

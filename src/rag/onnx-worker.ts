@@ -1,7 +1,7 @@
 /** Process entry of the models in ONNX: loads them on their first call and runs them one batch a call. */
 import type { LoadedEmbedder, ModelApi } from './model-api.ts'
 import type { OnnxSource } from './models.ts'
-import { embed, scorePairs } from './onnx-inference.ts'
+import { embedWithOnnx, scorePairs } from './onnx-inference.ts'
 import { fingerprintOf, loadedModel } from './onnx.ts'
 import { scoreInBatches, timePairs } from './reranker-timing.ts'
 import { serveCalls, Transferred } from './worker-rpc.ts'
@@ -14,7 +14,7 @@ serveCalls<ModelApi<OnnxSource>>({
     const key = JSON.stringify(model)
     const info =
       infos.get(key) ??
-      embed(embedder, ['a'], 'query').then(({ vectors }) => ({
+      embedWithOnnx(embedder, ['a'], 'query').then(({ vectors }) => ({
         fingerprint: fingerprintOf(model),
         dimensions: vectors.length,
         maxTokens: embedder.maxTokens,
@@ -27,7 +27,7 @@ serveCalls<ModelApi<OnnxSource>>({
     return timePairs(reranker.maxTokens, (query, documents) => scorePairs(reranker, query, documents))
   },
   async embed({ model, texts, role }) {
-    const result = await embed(await loadedModel(model, 'embedding'), texts, role)
+    const result = await embedWithOnnx(await loadedModel(model, 'embedding'), texts, role)
     return new Transferred(result, [result.vectors.buffer])
   },
   async countTokens({ model, texts }) {

@@ -4,7 +4,7 @@ import { dirname, join } from 'node:path'
 import { UnreadableError } from './decode.ts'
 import { PAGE_BREAK } from './plain.ts'
 
-export interface PdfText {
+interface PdfText {
   /** Pages with PAGE_BREAK between them. */
   readonly text: string
   /** Numbers of the pages, from 1, that show something but have no text: scans. */

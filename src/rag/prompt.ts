@@ -51,7 +51,7 @@ export const escapeControlTokens = (text: string): string =>
 const escapeBrackets = (text: string): string => text.replaceAll(/[<[](?=\S)/g, (bracket) => `${bracket} `)
 
 /** The part of an engine that prompts are measured with. null: a remote engine has it. */
-export type PromptTokenizer = Pick<Engine, 'encode' | 'decode'>
+type PromptTokenizer = Pick<Engine, 'encode' | 'decode'>
 
 /** Untrusted text as data. Held against the model's own tokenizer: whatever still becomes a special token loses its brackets. */
 export async function toData(text: string, tokenizer: PromptTokenizer): Promise<string> {
@@ -93,7 +93,7 @@ export interface PromptInputs {
   readonly maxTokens: number
 }
 
-export interface BuiltPrompt<T> {
+interface BuiltPrompt<T> {
   readonly prompt: T
   /** The documents that found room, best first. */
   readonly used: readonly RetrievedDocument[]

@@ -51,8 +51,8 @@ export interface Retrieving {
  */
 const MAX_QUERY_CHARS = 16_384
 
-export const DEFAULT_TOP_K = 20
-export const DEFAULT_TOP_N = 4
+const DEFAULT_TOP_K = 20
+const DEFAULT_TOP_N = 4
 const MAX_TOP_K = 1000
 
 /**

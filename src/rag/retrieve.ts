@@ -40,7 +40,7 @@ export interface Retrieval {
 /** Chunks that each search gives to the fusion, at least. */
 const MIN_DEPTH = 50
 
-export interface RetrieveParts {
+interface RetrieveParts {
   readonly index: VectorIndex
   readonly embedder: Embedder
   /** null: the order of the search is kept. */
@@ -86,7 +86,7 @@ function toDocument(candidate: Candidate, score: number, rank: number): Retrieve
 }
 
 /** One text as a vector. */
-export const embedQuery = (embedder: Embedder, query: string, signal?: AbortSignal): Promise<Float32Array> =>
+const embedQuery = (embedder: Embedder, query: string, signal?: AbortSignal): Promise<Float32Array> =>
   stage('embed.query', { 'rag.embed.model': embedder.name }, async (span) => {
     const { vectors } = await embedder.embed([query], { role: 'query', ...(signal && { signal }) })
     span.set({ 'rag.embed.dimensions': vectors.length })

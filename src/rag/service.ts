@@ -18,7 +18,7 @@ import { parseRetrieval, type RetrievalRequest, type Retrieving } from './retrie
 import { retrieve, type RetrievedDocument, type Retrieval } from './retrieve.ts'
 import { isDocumentId, type IndexStore, type StoredDocument, type VectorIndex } from './vector-index.ts'
 
-export interface Citation {
+interface Citation {
   readonly id: string
   readonly chunk: number
   readonly source: string
@@ -27,7 +27,7 @@ export interface Citation {
   readonly rank: number
 }
 
-export interface AugmentedPrompts {
+interface AugmentedPrompts {
   readonly prompts: readonly PromptInput[]
   readonly citations: {
     readonly index: string
@@ -37,7 +37,7 @@ export interface AugmentedPrompts {
   }
 }
 
-export interface RagParts {
+interface RagParts {
   readonly defaultIndex: string
   readonly embedder: Embedder
   /** null: found passages keep the order of the search. */

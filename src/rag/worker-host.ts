@@ -112,7 +112,7 @@ function deathCause(error: unknown, stderr: string): Error | undefined {
 }
 
 /** The way back, seen from the worker. */
-export interface WorkerPort {
+interface WorkerPort {
   post(message: unknown, transfer: readonly TransferListItem[]): void
   onMessage(listener: (message: unknown) => void): void
 }

@@ -5,7 +5,7 @@ import { messageOf, RagError, type RagErrorCode } from './errors.ts'
 import { workerPort, type StartWorker, type WorkerEvents, type WorkerHost } from './worker-host.ts'
 
 /** What a worker offers: parameters and result of each method, all structured-cloneable. */
-export type WorkerMethods<Api> = { readonly [M in keyof Api]: { readonly params: unknown; readonly result: unknown } }
+type WorkerMethods<Api> = { readonly [M in keyof Api]: { readonly params: unknown; readonly result: unknown } }
 
 interface CallMessage {
   readonly type: 'call'

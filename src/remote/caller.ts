@@ -2,10 +2,10 @@
 import { EngineError } from '../engine/request.ts'
 import type { GenerationRequest, PromptInput } from '../engine/request.ts'
 import { remoteRequest } from './request-wire.ts'
-import { parseChunk, readJson, readServerSentEvents, type RemoteChunk, remoteRefusal } from './response-wire.ts'
+import { parseChunk, readResponseJson, readServerSentEvents, type RemoteChunk, remoteRefusal } from './response-wire.ts'
 import type { Lease, Upstreams } from './upstreams.ts'
 
-export interface CallerOptions {
+interface CallerOptions {
   readonly upstreams: Upstreams
   readonly headers: Readonly<Record<string, string>>
   readonly maxModelLen: number
@@ -16,7 +16,7 @@ export interface CallerOptions {
 /** A call that was accepted: its chunks as they come. Ending the iteration, however, ends the call. */
 export type OpenCall = AsyncGenerator<RemoteChunk, void, undefined>
 
-export class Caller {
+export class UpstreamCaller {
   readonly #options: CallerOptions
 
   constructor(options: CallerOptions) {
@@ -81,7 +81,7 @@ export class Caller {
         })
       const response = await this.#withIdleTimeout(tracked === undefined ? send() : tracked.run(send))
       if (!response.ok) {
-        const answer = await readJson(response).catch(() => null)
+        const answer = await readResponseJson(response).catch(() => null)
         throw remoteRefusal(response.status, answer, response.headers.get('retry-after'))
       }
       if (response.body === null) throw new EngineError('upstream_error', 'the remote engine answered without a body')

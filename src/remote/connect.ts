@@ -1,12 +1,12 @@
 /** From the addresses of engines elsewhere to an Engine over them. */
 import type { Engine } from '../engine/request.ts'
 import { ModelError } from '../engine/runner/runner.ts'
-import { Caller } from './caller.ts'
+import { UpstreamCaller } from './caller.ts'
 import { listModels } from './models.ts'
 import { RemoteEngine } from './remote-engine.ts'
 import { type Upstream, Upstreams } from './upstreams.ts'
 
-export interface RemoteEngineOptions {
+interface RemoteEngineOptions {
   /** Bases of their APIs, with or without /v1. They serve the same model. */
   readonly urls: readonly string[]
   readonly apiKey: string | null
@@ -66,7 +66,7 @@ export async function createRemoteEngine(options: RemoteEngineOptions): Promise<
   }
   const pool = new Upstreams({ upstreams, probe })
   if (failures.length > 0) await pool.probeAll()
-  const caller = new Caller({
+  const caller = new UpstreamCaller({
     upstreams: pool,
     headers,
     maxModelLen,

@@ -1,12 +1,12 @@
 /** What the other engine serves. */
-import { readJson } from './response-wire.ts'
+import { readResponseJson } from './response-wire.ts'
 import { ModelError } from '../engine/runner/runner.ts'
 
 /** Bound on a context whose length the other engine does not tell. */
 const UNKNOWN_MODEL_LEN = 1 << 20
 const CONNECT_TIMEOUT_MS = 10_000
 
-export interface RemoteModel {
+interface RemoteModel {
   readonly id: string
   readonly maxModelLen: number
 }
@@ -17,7 +17,7 @@ export async function listModels(url: string, headers: Record<string, string>): 
   try {
     const response = await fetch(url, { headers, redirect: 'manual', signal: AbortSignal.timeout(CONNECT_TIMEOUT_MS) })
     if (!response.ok) throw new Error(`status ${response.status}`)
-    body = await readJson(response)
+    body = await readResponseJson(response)
   } catch (cause) {
     throw new ModelError(
       `engine at ${url}: cannot be asked for its models (${reasonOf(cause)}); is it running, and is the key right?`,

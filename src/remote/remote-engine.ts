@@ -5,7 +5,7 @@ import { EngineError } from '../engine/request.ts'
 import type { Engine, EngineStats, GenerationRequest, GenerationStream } from '../engine/request.ts'
 import { RequestStream } from '../engine/requests/request-stream.ts'
 import { newCounters } from '../engine/schedule/sequence.ts'
-import type { Caller, OpenCall } from './caller.ts'
+import type { UpstreamCaller, OpenCall } from './caller.ts'
 import { newRemoteChoice, nextToolCall } from './choice.ts'
 import type { RemoteChoiceState } from './choice.ts'
 import { reasonOf } from './models.ts'
@@ -33,7 +33,7 @@ export class RemoteEngine implements Engine {
   readonly maxModelLen: number
   readonly tokenizerName = 'remote'
   readonly tokenizer = null
-  readonly #caller: Caller
+  readonly #caller: UpstreamCaller
   readonly #bus: EventBus
   readonly #active = new Set<ActiveRequest>()
   readonly #idleListeners: (() => void)[] = []
@@ -43,7 +43,7 @@ export class RemoteEngine implements Engine {
   constructor(
     modelName: string,
     maxModelLen: number,
-    caller: Caller,
+    caller: UpstreamCaller,
     onSubscriberError: (subscriber: string, error: unknown) => void,
   ) {
     this.modelName = modelName

@@ -38,7 +38,7 @@ const MAX_EVENT_CHARACTERS = 2 ** 23
 const MAX_BODY_BYTES = 2 ** 23
 
 /** A body as JSON, read no further than it may be long. Rejects for what is longer, or not JSON. */
-export async function readJson(response: Response): Promise<unknown> {
+export async function readResponseJson(response: Response): Promise<unknown> {
   const chunks: Uint8Array[] = []
   let numBytes = 0
   for await (const bytes of response.body ?? []) {

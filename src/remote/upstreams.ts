@@ -11,12 +11,12 @@ export interface Upstream {
   readonly model: string
 }
 
-export interface UpstreamState extends Upstream {
+interface UpstreamState extends Upstream {
   readonly isHealthy: boolean
   readonly numRunning: number
 }
 
-export interface UpstreamsOptions {
+interface UpstreamsOptions {
   readonly upstreams: readonly Upstream[]
   /** Whether an engine takes requests; never rejects. */
   readonly probe: (base: string) => Promise<boolean>

@@ -16,7 +16,7 @@ const BODY_BUDGET: Readonly<Record<AdmissionPool, number>> = { generation: 8, re
 /** A client that pipelines waits for the answers in order: more of its requests than this gain it nothing. */
 const MAX_REQUESTS_PER_CONNECTION = 32
 
-export interface AdmissionOptions {
+interface AdmissionOptions {
   readonly maxQueuedRequests: number
   readonly maxRequestBytes: number
   readonly stats: () => EngineStats
@@ -24,14 +24,14 @@ export interface AdmissionOptions {
   readonly state: () => 'ready' | 'loading' | 'draining'
 }
 
-export interface Applicant {
+interface Applicant {
   readonly pool: AdmissionPool
   /** null: unknown. */
   readonly contentLength: number | null
 }
 
 /** A request's place before its work begins. */
-export interface AdmissionPlace {
+interface AdmissionPlace {
   /**
    * Counts more bytes of the body, held in memory until they are dropped or the place is released.
    * @throws ApiError 429 when the bodies being read take more memory than they may.

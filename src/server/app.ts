@@ -37,7 +37,7 @@ import type { ServerState } from './state.ts'
 import { tokenizeHandlers } from './tokenize.ts'
 import { traceHandlers } from './traces.ts'
 
-export interface AppParts {
+interface AppParts {
   readonly state: ServerState
   readonly observability: Observability
   readonly keys: Keys

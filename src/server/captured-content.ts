@@ -2,7 +2,7 @@
 import type { ChatMessage, Engine, PromptInput } from '../engine/request.ts'
 import type { CapturedContent, ContentMessage, ContentPart } from '../observability/content.ts'
 import type { GenerationJob } from './job.ts'
-import type { Choice, GenerationResult } from './generation-result.ts'
+import type { ChoiceResult, GenerationResult } from './generation-result.ts'
 
 const text = (content: string): ContentPart => ({ type: 'text', content })
 
@@ -53,7 +53,7 @@ function toContent({ role, content, toolCalls = [], toolCallId }: ChatMessage): 
   }
 }
 
-function toOutput(choice: Choice): ContentMessage {
+function toOutput(choice: ChoiceResult): ContentMessage {
   const reason = choice.finished?.reason ?? 'error'
   return {
     role: 'assistant',

@@ -3,7 +3,7 @@ import type { Handlers } from './routes.ts'
 import { ChatPage } from './ui/chat-page.tsx'
 import { html, visitorOf } from './ui/layout.tsx'
 
-export interface ChatRouteParts {
+interface ChatRouteParts {
   readonly hasRetrieval: boolean
   /** There are keys to sign in with. */
   readonly canSignIn: boolean

@@ -16,7 +16,7 @@ export function onceAnswered(c: Context<AppEnv>, listener: () => void): void {
 }
 
 /** How a body comes in and goes, for the bounds on what is in memory. */
-export interface BodyReading {
+interface BodyReading {
   arrived(numBytes: number): void
   /** Bytes that are no longer in memory. */
   dropped(numBytes: number): void

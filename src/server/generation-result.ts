@@ -4,7 +4,7 @@ import { type RequestSummary, summarize } from '../engine/summary.ts'
 import type { GenerationJob } from './job.ts'
 
 /** A retrieved document as the response names it; `text` stays in the prompt. */
-export interface CitedDocument {
+interface CitedDocument {
   readonly id: string
   readonly chunk: number
   readonly source: string | null
@@ -28,7 +28,7 @@ export interface Call {
   arguments: string
 }
 
-export interface Choice {
+export interface ChoiceResult {
   text: string
   /** What was thought before it. */
   reasoning: string
@@ -42,7 +42,7 @@ export interface Choice {
 
 /** Everything a generation produced so far, and the numbers around it. */
 export class GenerationResult {
-  readonly choices: Choice[]
+  readonly choices: ChoiceResult[]
   readonly promptTokens: number[]
   readonly promptIds: (readonly number[] | null)[]
   readonly promptLogprobs: (readonly (ChoiceLogprob | null)[])[] = []
@@ -94,7 +94,7 @@ export class GenerationResult {
   }
 
   /** The choices that the answer shows, those of each prompt together: of more than it asked for, the likeliest per token. */
-  get shown(): readonly Choice[] {
+  get shown(): readonly ChoiceResult[] {
     const { job } = this
     const { n } = job.generation
     if (n === job.shown.choices) return this.choices
@@ -153,7 +153,7 @@ export class GenerationResult {
 }
 
 /** An answer without tokens has none to be likely. */
-function meanLogprob({ logprobs }: Choice): number {
+function meanLogprob({ logprobs }: ChoiceResult): number {
   if (logprobs.length === 0) return -Infinity
   return logprobs.reduce((sum, { detail }) => sum + Math.max(detail.logprob, -9999), 0) / logprobs.length
 }
@@ -173,6 +173,6 @@ export function tailOf(result: GenerationResult, citations: Citations | null): T
 }
 
 /** OpenAI's words for how a choice ended: an aborted one is `abort` as in vLLM. */
-export function finishReason({ finished, hasCalls }: Pick<Choice, 'finished' | 'hasCalls'>): string | null {
+export function finishReason({ finished, hasCalls }: Pick<ChoiceResult, 'finished' | 'hasCalls'>): string | null {
   return finished?.reason === 'stop' && hasCalls ? 'tool_calls' : (finished?.reason ?? null)
 }

@@ -14,7 +14,7 @@ type ConstraintField =
   | 'json_schema'
   | 'regex'
   | 'ebnf'
-export type ConstraintFields = Pick<CompletionRequest, ConstraintField>
+type ConstraintFields = Pick<CompletionRequest, ConstraintField>
 
 interface Constraint {
   /** The request's field. */

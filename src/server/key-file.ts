@@ -27,7 +27,7 @@ export interface FileKey {
 }
 
 /** A key file that cannot be used: names the entry, what was expected and what was found. */
-export class KeyFileError extends Error {
+class KeyFileError extends Error {
   override readonly name = 'KeyFileError'
 }
 
@@ -110,7 +110,7 @@ function requireDistinct(path: string, field: string, values: readonly string[])
   }
 }
 
-export interface WatchedKeyFile {
+interface WatchedKeyFile {
   /** The keys as the file has them now. */
   keys(): readonly FileKey[]
   close(): void

@@ -3,7 +3,7 @@ import type { ChoiceLogprob } from '../engine/request.ts'
 import { LazyList } from './large-json.ts'
 
 /** How a wire names a token. */
-export interface TokenNames {
+interface TokenNames {
   /** Log-probabilities of the likeliest tokens that the caller asked for. */
   readonly top: number
   /** `token_id:N` instead of the token's text, as vLLM has it: texts of different tokens may be the same. */

@@ -10,7 +10,7 @@ import { unlessGone } from './disconnect.ts'
 import { ApiError } from './errors.ts'
 import type { Handlers } from './routes.ts'
 
-export interface McpRouteParts {
+interface McpRouteParts {
   readonly rag: RagService
   readonly version: string
   readonly maxRequestBytes: number

@@ -11,7 +11,7 @@ import type { AppEnv } from './env.ts'
 import { ApiError } from './errors.ts'
 import { JSON_LINES_TYPE } from './json-lines.ts'
 
-export interface OriginPolicy {
+interface OriginPolicy {
   /** Origins that may call from a browser; '*' is every origin, under every host name. */
   readonly corsOrigins: readonly string[]
   /** The address the server listens on; undefined: not known, host names are then not checked. */

@@ -16,11 +16,11 @@ import {
   type Accepted,
   type AcceptedGeneration,
   noteResult,
-  type RequestScope,
+  type ServedRequest,
   streamedOutput,
 } from './streamed-output.ts'
 
-export interface PipelineParts {
+interface PipelineParts {
   readonly engine: Engine
   /** The model's own template for retrieved documents; null: it has none. */
   readonly promptTemplate: PromptTemplate | null
@@ -34,7 +34,7 @@ interface FinalPrompts {
 }
 
 /** Runs a job to its response. A stream goes on after this returns and closes the trace itself. */
-export async function runPipeline(parts: PipelineParts, call: GenerationCall, scope: RequestScope): Promise<Response> {
+export async function runPipeline(parts: PipelineParts, call: GenerationCall, scope: ServedRequest): Promise<Response> {
   const { job } = call
   const own = await tokenize(parts.engine, job, scope.abort.signal)
   const final = job.rag ? await retrieve(parts, job, scope.abort.signal) : { prompts: own, citations: null }
@@ -93,7 +93,7 @@ async function retrieve(parts: PipelineParts, job: GenerationJob, gone: AbortSig
 }
 
 /** Submits to the engine and waits until it has accepted: a refusal is a status, not the first frame of a stream. */
-async function generate(engine: Engine, request: GenerationRequest, scope: RequestScope): Promise<Accepted> {
+async function generate(engine: Engine, request: GenerationRequest, scope: ServedRequest): Promise<Accepted> {
   const events = engine.submit(request, scope.abort.signal)
   const { value } = await events.next()
   scope.admitted()
@@ -101,7 +101,7 @@ async function generate(engine: Engine, request: GenerationRequest, scope: Reque
 }
 
 /** One JSON body. The middleware closes the trace. */
-async function formatBody(generation: AcceptedGeneration, scope: RequestScope): Promise<Response> {
+async function formatBody(generation: AcceptedGeneration, scope: ServedRequest): Promise<Response> {
   const { job, accepted, shape, citations } = generation
   const result = new GenerationResult(job)
   if (accepted.first !== undefined) result.add(accepted.first, true)
@@ -119,7 +119,7 @@ async function formatBody(generation: AcceptedGeneration, scope: RequestScope): 
 }
 
 /** Server-sent events. */
-function formatStream(generation: AcceptedGeneration, scope: RequestScope): Response {
+function formatStream(generation: AcceptedGeneration, scope: ServedRequest): Response {
   return new Response(bindStream(sseStream(streamedOutput(generation, scope))), { headers: SSE_HEADERS })
 }
 

@@ -4,7 +4,7 @@ import type { Caller } from './keys.ts'
 import type { Handlers } from './routes.ts'
 import type { ServerState } from './state.ts'
 
-export interface ProbeParts {
+interface ProbeParts {
   readonly state: ServerState
   readonly version: string
   readonly revision: string | null

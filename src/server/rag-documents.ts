@@ -9,7 +9,7 @@ import type { JsonLine } from './json-lines.ts'
 import { parseBody } from './validation.ts'
 import { MAX_INGEST_DOCUMENTS, ragDocument } from './wire-rag.ts'
 
-export interface RejectedDocument {
+interface RejectedDocument {
   /** Its own id, or its place where it has none. */
   readonly id: string
   /** Of JSON lines, from 1 on. */

@@ -17,7 +17,7 @@ type RagHandlers = Pick<
   'putDocuments' | 'putFile' | 'getDocument' | 'deleteDocument' | 'listIndexes' | 'deleteIndex' | 'queryIndex'
 >
 
-export interface RagRouteParts {
+interface RagRouteParts {
   readonly rag: RagService
   readonly maxRequestBytes: number
 }

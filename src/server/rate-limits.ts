@@ -3,7 +3,7 @@ import { ApiError } from './errors.ts'
 import type { KeyLimits } from './key-file.ts'
 
 /** What a request has taken of its key's limits. */
-export interface Allowance {
+interface Allowance {
   /** x-ratelimit-* as OpenAI's API has them; none for a key without limits. */
   readonly headers: Readonly<Record<string, string>>
   /** Charges the tokens that the request used, once they are known. */

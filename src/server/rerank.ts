@@ -8,7 +8,7 @@ import { parseBody } from './validation.ts'
 import { rerankRequest, scoreRequest } from './wire-rag.ts'
 import { textContent } from './captured-content.ts'
 
-export interface RerankParts {
+interface RerankParts {
   readonly rag: RagService
   readonly maxRequestBytes: number
 }

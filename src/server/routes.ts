@@ -319,7 +319,7 @@ export const ROUTES = {
 
 export type RouteName = keyof typeof ROUTES
 
-export type Handler = (c: Context<AppEnv>) => Response | Promise<Response>
+type Handler = (c: Context<AppEnv>) => Response | Promise<Response>
 /** What answers each route. */
 export type Handlers = Readonly<Record<RouteName, Handler>>
 

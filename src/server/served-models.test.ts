@@ -1,6 +1,6 @@
 import { afterEach, expect, it, vi } from 'vitest'
 import { openScriptedEngine } from '../../test/engine/scripted-engine.ts'
-import { type LoadedModel, type ModelOffer, ServedModels, type ServedModelsOptions } from './served-models.ts'
+import { type ReadyModel, type ModelOffer, ServedModels, type ServedModelsOptions } from './served-models.ts'
 
 const opened: ServedModels[] = []
 afterEach(async () => {
@@ -45,7 +45,7 @@ function withRoomFor(numFit: number, names: readonly string[], options: Partial<
           return typeof value === 'function' ? (value as (...all: unknown[]) => unknown).bind(target) : value
         },
       })
-      return Promise.resolve({ engine: proxy, samplingDefaults: {}, promptTemplate: null } satisfies LoadedModel)
+      return Promise.resolve({ engine: proxy, samplingDefaults: {}, promptTemplate: null } satisfies ReadyModel)
     },
   })
   for (const name of names) models.offer(offerOf(name))

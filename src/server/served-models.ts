@@ -11,7 +11,7 @@ import type { PromptTemplate } from '../rag/prompt.ts'
 import { ApiError } from './errors.ts'
 
 /** An engine and what lies beside its model's weights. */
-export interface LoadedModel {
+export interface ReadyModel {
   readonly engine: Engine
   readonly samplingDefaults: SamplingDefaults
   readonly promptTemplate: PromptTemplate | null
@@ -23,15 +23,15 @@ export interface ModelOffer {
   /** Bytes of its weights on disk; null: not known before it is loaded. */
   weightBytes(): Promise<number | null>
   /** @throws what is wrong with the model or the device; the signal's reason. */
-  load(signal: AbortSignal): Promise<LoadedModel>
+  load(signal: AbortSignal): Promise<ReadyModel>
   /** Whether a load that failed so may succeed once other models have left the device: a broken file takes none of them with it. */
   wantsRoom(error: unknown): boolean
 }
 
-export type ModelState = 'on_demand' | 'loading' | 'ready' | 'unloading'
+type ModelState = 'on_demand' | 'loading' | 'ready' | 'unloading'
 
 /** What is told of a model. */
-export interface ModelDescription {
+interface ModelDescription {
   readonly name: string
   readonly state: ModelState
   /** null: it has not been loaded yet. */
@@ -40,7 +40,7 @@ export interface ModelDescription {
 }
 
 /** A model while a request uses it: it stays loaded until it is released. */
-export interface ModelUse extends LoadedModel {
+export interface ModelUse extends ReadyModel {
   /** Of what answers: changes with the model, how it is computed, and the version of this program. */
   readonly fingerprint: string
   /** Idempotent. */
@@ -82,10 +82,10 @@ interface Entry {
   readonly name: string
   /** null: it was given loaded, and stays so. */
   readonly offer: ModelOffer | null
-  loaded: LoadedModel | null
+  loaded: ReadyModel | null
   fingerprint: string
   /** Under way: what brings it into memory, or out of it. */
-  loading: Promise<LoadedModel> | null
+  loading: Promise<ReadyModel> | null
   unloading: Promise<void> | null
   maxModelLen: number | null
   numUses: number
@@ -110,7 +110,7 @@ export class ServedModels {
   }
 
   /** Adds a model that is loaded and stays so. */
-  add(loaded: LoadedModel): void {
+  add(loaded: ReadyModel): void {
     this.#place(this.#add(loaded.engine.modelName, null), loaded)
   }
 
@@ -207,7 +207,7 @@ export class ServedModels {
     return entry
   }
 
-  #place(entry: Entry, loaded: LoadedModel): void {
+  #place(entry: Entry, loaded: ReadyModel): void {
     const { engine } = loaded
     const { device, quantization } = engine.modelInfo ?? {}
     const what = [this.#options.version, engine.modelName, device?.kind, device?.adapter, quantization]
@@ -217,13 +217,13 @@ export class ServedModels {
     for (const subscriber of this.#options.subscribersOf(entry.name)) engine.subscribe(subscriber)
   }
 
-  #loaded(entry: Entry): Promise<LoadedModel> {
+  #loaded(entry: Entry): Promise<ReadyModel> {
     if (entry.loaded !== null && entry.unloading === null) return Promise.resolve(entry.loaded)
     entry.loading ??= this.#bring(entry)
     return entry.loading
   }
 
-  #bring(entry: Entry): Promise<LoadedModel> {
+  #bring(entry: Entry): Promise<ReadyModel> {
     const { offer } = entry
     if (offer === null) throw new Error(`${entry.name} was given loaded`)
     const loading = this.#lastLoad
@@ -250,7 +250,7 @@ export class ServedModels {
   }
 
   /** Host memory is known beforehand; of a device's memory only an attempt tells. */
-  async #loadWithRoom(entry: Entry, offer: ModelOffer): Promise<LoadedModel> {
+  async #loadWithRoom(entry: Entry, offer: ModelOffer): Promise<ReadyModel> {
     const bytes = (await offer.weightBytes()) ?? 0
     while (this.#options.availableBytes() < bytes * MEMORY_FACTOR) {
       const victim = this.#leastRecentlyUsed(() => true)

@@ -1,10 +1,10 @@
 /** Where the server is in its life, and the models that it serves. */
 import type { EngineSubscriber } from '../engine/events.ts'
 import type { Engine, EngineStats } from '../engine/request.ts'
-import { type LoadedModel, type ModelUse, ServedModels, type ServedModelsOptions } from './served-models.ts'
+import { type ReadyModel, type ModelUse, ServedModels, type ServedModelsOptions } from './served-models.ts'
 import { ApiError } from './errors.ts'
 
-export type Phase = 'loading' | 'ready' | 'draining'
+type Phase = 'loading' | 'ready' | 'draining'
 
 /** What a server with one model that is given loaded, such as a test's, needs not say. */
 const PLAIN: Omit<ServedModelsOptions, 'subscribersOf'> = {
@@ -46,7 +46,7 @@ export class ServerState {
   }
 
   /** Serves one model that is loaded already. */
-  serve(engine: Engine, beside: Partial<Omit<LoadedModel, 'engine'>> = {}): void {
+  serve(engine: Engine, beside: Partial<Omit<ReadyModel, 'engine'>> = {}): void {
     this.models.add({ engine, samplingDefaults: {}, promptTemplate: null, ...beside })
     this.ready()
   }

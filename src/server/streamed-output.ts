@@ -10,7 +10,7 @@ import type { Shape } from './output.ts'
 import type { FrameSource } from './sse.ts'
 
 /** The life of one request around the pipeline. */
-export interface RequestScope {
+export interface ServedRequest {
   readonly trace: RequestTrace
   /** Aborted when the client goes away, and by the pipeline when a stream is closed early. */
   readonly abort: AbortController
@@ -36,19 +36,19 @@ export interface AcceptedGeneration {
 }
 
 /** The frames of a generation. Call it in the request's context; its methods may be called in any. */
-export function streamedOutput(generation: AcceptedGeneration, scope: RequestScope): FrameSource {
+export function streamedOutput(generation: AcceptedGeneration, scope: ServedRequest): FrameSource {
   return new StreamedOutput(generation, scope)
 }
 
 class StreamedOutput implements FrameSource {
   readonly #generation: AcceptedGeneration
-  readonly #scope: RequestScope
+  readonly #scope: ServedRequest
   readonly #result: GenerationResult
   /** null until the first frame is asked for. */
   #stage: OpenStage<'format.output'> | null = null
   #isOver = false
 
-  constructor(generation: AcceptedGeneration, scope: RequestScope) {
+  constructor(generation: AcceptedGeneration, scope: ServedRequest) {
     this.#generation = generation
     this.#scope = scope
     this.#result = new GenerationResult(generation.job)
@@ -157,7 +157,7 @@ class StreamedOutput implements FrameSource {
 
 /** What the root span and the story's last line say of the result. */
 export function noteResult(
-  { trace, charge }: Pick<RequestScope, 'trace' | 'charge'>,
+  { trace, charge }: Pick<ServedRequest, 'trace' | 'charge'>,
   job: GenerationJob,
   result: GenerationResult,
 ): void {

@@ -15,7 +15,7 @@ import { templateArgumentsOf } from './template-arguments.ts'
 import { parseBody } from './validation.ts'
 import { detokenizeRequest, tokenizeRequest } from './wire.ts'
 
-export const remoteTokenizer = (): ApiError => new ApiError('not_supported', 'a remote engine tokenizes; ask it')
+const remoteTokenizer = (): ApiError => new ApiError('not_supported', 'a remote engine tokenizes; ask it')
 
 /** Token ids of prompts for a route that answers with them. @throws ApiError where a remote engine tokenizes, or the client has gone. */
 export async function encodeFor(

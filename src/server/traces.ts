@@ -36,7 +36,7 @@ interface TreePage {
   readonly numPages: number
 }
 
-export interface TraceRouteParts {
+interface TraceRouteParts {
   readonly store: TraceStore
   /** There are keys to sign in with. */
   readonly canSignIn: boolean

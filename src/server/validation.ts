@@ -22,7 +22,7 @@ export const nullableFields = <S extends Readonly<Record<string, z.ZodType>>>(sh
     [F in keyof S]: ReturnType<typeof nullable<S[F]>>
   }
 
-export interface Bounds {
+interface Bounds {
   readonly min?: number
   readonly max: number
 }
@@ -74,7 +74,7 @@ export function tokenIds({ min = 0, max }: Bounds) {
   return type
 }
 
-export const tokenId = z.int().min(0)
+const tokenId = z.int().min(0)
 
 /** An object of at most `max` keys of the caller's. */
 export function record<T extends z.ZodType>(key: z.ZodString, value: T, { max }: Bounds) {

@@ -75,7 +75,7 @@ const notZero = (value: number): boolean => value !== 0
 const atLeastOne = { error: 'a whole number of at least 1, or -1 for as many as fit' }
 
 /** What chat templates get besides the conversation. */
-export const templateArguments = nullable(
+export const chatTemplateArguments = nullable(
   record(
     z
       .string()
@@ -237,7 +237,7 @@ export const chatRequest = z.object({
   top_logprobs: nullable(z.int().min(0).max(20)),
   continue_final_message: nullable(z.boolean()),
   add_generation_prompt: nullable(z.boolean()),
-  chat_template_kwargs: templateArguments,
+  chat_template_kwargs: chatTemplateArguments,
   reasoning_effort: nullable(z.enum(['none', 'minimal', 'low', 'medium', 'high', 'xhigh'])),
   chat_template: unsupported(),
   documents: unsupported([[]]),
@@ -268,7 +268,7 @@ export const tokenizeRequest = z
     add_special_tokens: nullable(z.boolean()),
     add_generation_prompt: nullable(z.boolean()),
     continue_final_message: nullable(z.boolean()),
-    chat_template_kwargs: templateArguments,
+    chat_template_kwargs: chatTemplateArguments,
     return_token_strs: nullable(z.boolean()),
   })
   .refine((body) => (body.prompt === undefined) !== (body.messages === undefined), {

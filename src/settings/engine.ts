@@ -1,7 +1,7 @@
 /** The engine: scheduling, the KV cache, speculation, engines elsewhere. */
 import { z } from 'zod'
 import { field } from './field.ts'
-import { integer, kvCacheMemory, oneOf, size, text, url } from './values.ts'
+import { integer, kvCacheMemory, choiceOf, size, nonEmptyText, url } from './values.ts'
 
 export const engineSettings = {
   maxModelLen: field(integer(16, 10_000_000).nullable().default(null), {
@@ -31,7 +31,7 @@ export const engineSettings = {
     value: 'MS',
     help: 'longest piece of a prompt, in milliseconds as measured, that is computed in a step while others decode',
   }),
-  onFatal: field(oneOf(['restart', 'exit']).default('restart'), {
+  onFatal: field(choiceOf(['restart', 'exit']).default('restart'), {
     flag: 'on-fatal',
     value: 'restart|exit',
     help: 'what follows when the device or its thread cannot go on: restart (with growing pauses; /ready is 503 meanwhile) or exit with code 1',
@@ -58,7 +58,7 @@ export const engineSettings = {
     help: 'host memory for evicted KV blocks, such as 512M',
     defaultText: '0',
   }),
-  kvCacheDir: field(text.nullable().default(null), {
+  kvCacheDir: field(nonEmptyText.nullable().default(null), {
     flag: 'kv-cache-dir',
     value: 'FOLDER',
     help: 'folder where evicted KV blocks outlive the process',
@@ -86,7 +86,7 @@ export const engineSettings = {
     help: 'serve through an OpenAI-compatible engine elsewhere instead of the local one; repeat it for several of the same model',
     defaultText: 'none: the local engine',
   }),
-  engineApiKey: field(text.nullable().default(null), {
+  engineApiKey: field(nonEmptyText.nullable().default(null), {
     env: 'MINISERVE_ENGINE_API_KEY',
     help: 'key for --engine-url',
   }),

@@ -1,10 +1,10 @@
 /** The model: what is loaded, and on what it runs. */
 import { z } from 'zod'
 import { field } from './field.ts'
-import { integer, oneOf, text } from './values.ts'
+import { integer, choiceOf, nonEmptyText } from './values.ts'
 
 export const modelSettings = {
-  models: field(z.array(text).default([]), {
+  models: field(z.array(nonEmptyText).default([]), {
     flag: 'model',
     env: 'MODEL',
     value: '[NAME=]PATH|ID',
@@ -17,18 +17,18 @@ export const modelSettings = {
     help: 'unload a model that nobody has used for so long; models but the first are then loaded by their first request',
     defaultText: 'never, and all are loaded at the start',
   }),
-  servedModelName: field(text.nullable().default(null), {
+  servedModelName: field(nonEmptyText.nullable().default(null), {
     flag: 'served-model-name',
     value: 'NAME',
     help: 'name in requests and responses, of the only model',
     defaultText: "the folder's, file's or id's",
   }),
-  device: field(oneOf(['auto', 'webgpu', 'cpu', 'reference']).default('auto'), {
+  device: field(choiceOf(['auto', 'webgpu', 'cpu', 'reference']).default('auto'), {
     flag: 'device',
     value: 'auto|webgpu|cpu|reference',
     help: 'auto takes a real GPU, else cpu, else reference; webgpu takes any adapter, software ones included',
   }),
-  chatTemplate: field(text.nullable().default(null), {
+  chatTemplate: field(nonEmptyText.nullable().default(null), {
     flag: 'chat-template',
     env: 'CHAT_TEMPLATE',
     value: 'FILE',
@@ -36,7 +36,7 @@ export const modelSettings = {
     defaultText: "the model's own, else ChatML where the vocabulary has its marks",
   }),
   toolCallParser: field(
-    oneOf(['auto', 'command_a', 'deepseek_v3', 'deepseek_v31', 'functiongemma', 'gemma4', 'glm45', 'hermes', 'kimi_k2', 'lfm2', 'llama3_json', 'minimax_m2', 'mistral', 'mistral_args', 'openai', 'pythonic', 'qwen3_coder', 'seed_oss', 'none']).default('auto'), // prettier-ignore
+    choiceOf(['auto', 'command_a', 'deepseek_v3', 'deepseek_v31', 'functiongemma', 'gemma4', 'glm45', 'hermes', 'kimi_k2', 'lfm2', 'llama3_json', 'minimax_m2', 'mistral', 'mistral_args', 'openai', 'pythonic', 'qwen3_coder', 'seed_oss', 'none']).default('auto'), // prettier-ignore
     {
       flag: 'tool-call-parser',
       value: 'NAME',
@@ -44,19 +44,19 @@ export const modelSettings = {
     },
   ),
   reasoningParser: field(
-    oneOf(['auto', 'command_a', 'gemma4', 'kimi_vl', 'mistral', 'openai_gptoss', 'qwen3', 'seed_oss', 'none']).default('auto'), // prettier-ignore
+    choiceOf(['auto', 'command_a', 'gemma4', 'kimi_vl', 'mistral', 'openai_gptoss', 'qwen3', 'seed_oss', 'none']).default('auto'), // prettier-ignore
     {
       flag: 'reasoning-parser',
       value: 'NAME',
       help: 'how the model marks what it thinks before it answers: auto asks its chat template, none leaves it in the text; or command_a, gemma4, kimi_vl, mistral, openai_gptoss, qwen3, seed_oss',
     },
   ),
-  quantization: field(oneOf(['none', 'q8', 'q4']).default('none'), {
+  quantization: field(choiceOf(['none', 'q8', 'q4']).default('none'), {
     flag: 'quantization',
     value: 'none|q8|q4',
     help: 'quantise a float checkpoint on load, in groups of 32',
   }),
-  kvCacheDtype: field(oneOf(['auto', 'f16', 'q8']).default('auto'), {
+  kvCacheDtype: field(choiceOf(['auto', 'f16', 'q8']).default('auto'), {
     flag: 'kv-cache-dtype',
     value: 'auto|f16|q8',
     help: "elements of the KV cache: q8 takes half of f16's memory; auto is f16, and f32 on the reference device",

@@ -1,7 +1,7 @@
 /** Observability: traces, logs, plugins. */
 import { z } from 'zod'
 import { field } from './field.ts'
-import { endpoint, integer, oneOf, seconds, share, text, truthy } from './values.ts'
+import { endpoint, integer, choiceOf, seconds, share, nonEmptyText, truthy } from './values.ts'
 
 export const observabilitySettings = {
   otlpTracesEndpoint: field(endpoint.nullable().default(null), {
@@ -11,7 +11,7 @@ export const observabilitySettings = {
     help: 'OTLP endpoint for spans, over OTEL_EXPORTER_OTLP_PROTOCOL (grpc, http/protobuf, http/json); OTEL_EXPORTER_OTLP_ENDPOINT is used when this is not set',
     defaultText: 'none: nothing is dialled',
   }),
-  traceDetail: field(oneOf(['off', 'contract', 'steps', 'kernels']).default('contract'), {
+  traceDetail: field(choiceOf(['off', 'contract', 'steps', 'kernels']).default('contract'), {
     flag: 'trace-detail',
     value: 'off|contract|steps|kernels',
     help: 'off also by MINISERVE_TRACES_ENABLED=false or OTEL_SDK_DISABLED=true; kernels is slower',
@@ -51,7 +51,7 @@ export const observabilitySettings = {
     env: 'MINISERVE_OPENINFERENCE',
     help: "true: OpenInference's attributes (Arize Phoenix) beside the contract's; with captured content also messages and documents",
   }),
-  exportNames: field(oneOf(['contract', 'operation']).default('contract'), {
+  exportNames: field(choiceOf(['contract', 'operation']).default('contract'), {
     env: 'MINISERVE_EXPORT_NAMES',
     help: 'operation: http.handler leaves as its operation and model (chat gemma-3), which lists of traces elsewhere show; pages and files keep its name',
   }),
@@ -59,13 +59,13 @@ export const observabilitySettings = {
     env: 'MINISERVE_EXPORT_STEPS',
     help: 'false: the traces of engine steps (--trace-detail steps) stay in memory, where lists of requests elsewhere would be full of them',
   }),
-  plugins: field(z.array(text).default([]), {
+  plugins: field(z.array(nonEmptyText).default([]), {
     flag: 'plugin',
     value: 'FILE',
     help: 'a module whose default export is an engine subscriber; repeatable (docs/extending-traces.md)',
     defaultText: 'none',
   }),
-  logLevel: field(oneOf(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'), {
+  logLevel: field(choiceOf(['trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent']).default('info'), {
     flag: 'log-level',
     env: 'LOG_LEVEL',
     value: 'LEVEL',

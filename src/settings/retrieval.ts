@@ -1,31 +1,31 @@
 /** Retrieval: indexes, stores and their models. */
 import { field } from './field.ts'
-import { fusionWeights, oneOf, text } from './values.ts'
+import { fusionWeights, choiceOf, nonEmptyText } from './values.ts'
 
 export const retrievalSettings = {
-  ragIndex: field(text.default('docs'), {
+  ragIndex: field(nonEmptyText.default('docs'), {
     flag: 'rag-index',
     value: 'NAME',
     help: 'the index of "rag": true',
   }),
-  ragStore: field(oneOf(['memory', 'pgvector']).default('memory'), {
+  ragStore: field(choiceOf(['memory', 'pgvector']).default('memory'), {
     flag: 'rag-store',
     value: 'memory|pgvector',
     help: 'where indexes live',
   }),
-  ragStoreUrl: field(text.nullable().default(null), {
+  ragStoreUrl: field(nonEmptyText.nullable().default(null), {
     flag: 'rag-store-url',
     env: 'MINISERVE_RAG_STORE_URL',
     value: 'URL',
     help: 'postgres://… for --rag-store pgvector',
   }),
-  embeddingModel: field(text.nullable().default(null), {
+  embeddingModel: field(nonEmptyText.nullable().default(null), {
     flag: 'embedding-model',
     value: 'PATH|ID',
     help: 'an embedding model: a sentence-transformers folder (safetensors), a .gguf file, hf:ORG/NAME, ONNX (folder or hub id) or static embeddings (model2vec)',
     defaultText: 'the bundled model',
   }),
-  rerankerModel: field(text.nullable().default(null), {
+  rerankerModel: field(nonEmptyText.nullable().default(null), {
     flag: 'reranker-model',
     value: 'PATH|ID',
     help: 'a cross-encoder or Qwen3-Reranker: a folder (safetensors), a .gguf file, hf:ORG/NAME, or ONNX (folder or hub id)',

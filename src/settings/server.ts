@@ -1,10 +1,10 @@
 /** Serving: address, keys, bounds of requests. */
 import { z } from 'zod'
 import { field } from './field.ts'
-import { integer, origin, seconds, secret, text } from './values.ts'
+import { integer, origin, seconds, secret, nonEmptyText } from './values.ts'
 
 export const serverSettings = {
-  host: field(text.default('127.0.0.1'), {
+  host: field(nonEmptyText.default('127.0.0.1'), {
     flag: 'host',
     env: 'HOST',
     value: 'ADDRESS',
@@ -31,7 +31,7 @@ export const serverSettings = {
     value: 'KEY',
     help: 'a key that also sees the traces of the other keys, and what each used on /metrics',
   }),
-  keyFile: field(text.nullable().default(null), {
+  keyFile: field(nonEmptyText.nullable().default(null), {
     flag: 'key-file',
     env: 'MINISERVE_KEY_FILE',
     value: 'FILE',

@@ -1,33 +1,33 @@
 /** Folders and the hub. */
 import { field } from './field.ts'
-import { text, truthy, url } from './values.ts'
+import { nonEmptyText, truthy, url } from './values.ts'
 
 export const storageSettings = {
-  cacheDir: field(text.nullable().default(null), {
+  cacheDir: field(nonEmptyText.nullable().default(null), {
     flag: 'cache-dir',
     env: 'MINISERVE_CACHE_DIR',
     value: 'FOLDER',
     help: 'packed weights, tuning results and the secret behind cache salts',
     defaultText: '~/.cache/miniserve',
   }),
-  dataDir: field(text.nullable().default(null), {
+  dataDir: field(nonEmptyText.nullable().default(null), {
     flag: 'data-dir',
     env: 'MINISERVE_DATA_DIR',
     value: 'FOLDER',
     help: 'document indexes of --rag-store memory',
     defaultText: '~/.local/share/miniserve',
   }),
-  hfHome: field(text.nullable().default(null), {
+  hfHome: field(nonEmptyText.nullable().default(null), {
     env: 'HF_HOME',
     help: 'cache of hub downloads',
     defaultText: '~/.cache/huggingface',
   }),
-  hfHubCache: field(text.nullable().default(null), {
+  hfHubCache: field(nonEmptyText.nullable().default(null), {
     env: 'HF_HUB_CACHE',
     help: 'its hub folder, when not inside HF_HOME',
     defaultText: '$HF_HOME/hub',
   }),
-  hfToken: field(text.nullable().default(null), { env: 'HF_TOKEN', help: 'token for gated models' }),
+  hfToken: field(nonEmptyText.nullable().default(null), { env: 'HF_TOKEN', help: 'token for gated models' }),
   hfEndpoint: field(url.default('https://huggingface.co'), { env: 'HF_ENDPOINT', help: 'the hub' }),
   hfOffline: field(truthy.default(false), { env: 'HF_HUB_OFFLINE', help: 'never call the hub' }),
 }

@@ -57,13 +57,13 @@ export const truthy = z
   .transform((value) => /^(1|true|yes|on)$/i.test(value))
 
 /** One of these words, in any case: LOG_LEVEL=INFO is a habit of other programs. */
-export const oneOf = <const T extends readonly [string, ...string[]]>(values: T) =>
+export const choiceOf = <const T extends readonly [string, ...string[]]>(values: T) =>
   z
     .string()
     .transform((value) => values.find((known) => known.toLowerCase() === value.toLowerCase()) ?? value)
     .pipe(z.enum(values, { error: `one of ${values.join(', ')}` }))
 
-export const text = z.string().min(1, 'a value')
+export const nonEmptyText = z.string().min(1, 'a value')
 export const secret = z.string().trim().min(1, 'a key that is not blank')
 export const url = z.string().regex(/^https?:\/\/\S+$/, 'a URL that begins with http:// or https://')
 

@@ -1,13 +1,25 @@
-/** The generated parts of docs/span-contract.md and docs/events.md. */
+/** The generated parts of docs/span-contract.md, events.md, metrics.md and configuration.md. */
 import type { MetricDescription } from '../../src/observability/metrics.ts'
 import { SPAN_TABLE } from '../../src/observability/contract.ts'
 import type { AttributeSpec } from '../../src/observability/contract/span-spec.ts'
 import { ENDINGS } from '../../src/observability/endings.ts'
+import { GROUPS, SETTINGS } from '../../src/settings/settings.ts'
 
 const table = (head: readonly string[], rows: readonly (readonly string[])[]): string =>
   [head, head.map(() => '---'), ...rows]
     .map((row) => `| ${row.map((cell) => cell.replaceAll('|', '\\|')).join(' | ')} |`)
     .join('\n')
+
+/** Text in lines of at most 120 characters. */
+function wrapped(text: string): string {
+  const lines: string[] = []
+  for (const word of text.split(' ')) {
+    const last = lines.at(-1)
+    if (last !== undefined && last.length + 1 + word.length <= 120) lines[lines.length - 1] = `${last} ${word}`
+    else lines.push(word)
+  }
+  return lines.join('\n')
+}
 
 const code = (text: string): string => `\`${text}\``
 
@@ -31,7 +43,7 @@ export function spansMarkdown(): string {
       const own = attributes.filter(([, spec]) => !spec.convention)
       const conventions = attributes.filter(([, spec]) => spec.convention)
       const head = ['attribute', 'type', 'when', 'meaning', 'also emitted as']
-      const parts = [`### ${name}`, `${facts.join(', ')}. When: ${span.when}.`]
+      const parts = [`### ${name}`, wrapped(`${facts.join(', ')}. When: ${span.when}.`)]
       if (own.length > 0)
         parts.push(
           table(
@@ -125,7 +137,7 @@ export function eventsMarkdown(source: string): string {
   return readEvents(source)
     .map((event) => {
       const rows = event.fields.map((field) => [code(field.name), code(field.type), field.doc])
-      return `### ${event.type}\n\n${event.doc}\n\n${table(['key', 'type', ''], rows)}`
+      return `### ${event.type}\n\n${wrapped(event.doc)}\n\n${table(['key', 'type', ''], rows)}`
     })
     .join('\n\n')
 }
@@ -137,4 +149,22 @@ export function metricsMarkdown(metrics: readonly MetricDescription[]): string {
       `| \`${name}\` | ${type} | ${labels.map((label) => `\`${label}\``).join(', ')} | ${help} |`,
   )
   return ['| metric | type | labels | meaning |', '|---|---|---|---|', ...rows].join('\n')
+}
+
+/** The tables of docs/configuration.md. */
+export function settingsMarkdown(): string {
+  const parts: string[] = []
+  for (const group of GROUPS) {
+    parts.push(`### ${group}`, '', '| flag | variable | default | what it does |', '|---|---|---|---|')
+    for (const setting of SETTINGS.filter((candidate) => candidate.group === group)) {
+      const cell = (value: string) => value.replaceAll('|', '\\|')
+      const flag = setting.flag ? `\`--${setting.flag}${setting.value ? ` ${cell(setting.value)}` : ''}\`` : ''
+      const env = setting.env ? `\`${setting.env}\`` : ''
+      parts.push(
+        `| ${flag} | ${env} | ${setting.isBoolean ? '' : cell(setting.printedDefault)} | ${cell(setting.help)} |`,
+      )
+    }
+    parts.push('')
+  }
+  return parts.join('\n')
 }

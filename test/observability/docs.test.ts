@@ -3,9 +3,15 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { parser as traceql } from '@grafana/lezer-traceql'
 import { format } from 'prettier'
 import { describe, expect, it } from 'vitest'
-import { settingsMarkdown } from '../../src/config-help.ts'
 import { faultsMarkdown } from '../e2e/fault-rows.ts'
-import { endingsMarkdown, eventsMarkdown, metricsMarkdown, readEvents, spansMarkdown } from './contract-docs.ts'
+import {
+  endingsMarkdown,
+  eventsMarkdown,
+  metricsMarkdown,
+  readEvents,
+  settingsMarkdown,
+  spansMarkdown,
+} from './contract-docs.ts'
 import { testObservability } from './scenario.ts'
 
 const root = new URL('../../', import.meta.url)

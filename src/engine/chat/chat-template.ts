@@ -13,7 +13,7 @@ import type { Tokenizer } from '../tokenizer.ts'
 import { readTokenizerConfig } from '../tokenizer.ts'
 import { isFolder } from '../weights/model-path.ts'
 
-export interface RenderOptions {
+interface RenderOptions {
   readonly tools?: readonly ToolDefinition[]
   /** The prompt ends inside the last message, which the model goes on with, instead of where the assistant's turn begins. */
   readonly continueFinalMessage?: boolean

@@ -5,7 +5,7 @@ import { PromptEncoder } from './prompt-encoder.ts'
 import type { TextAnswer, TextCall, TextRefusal, TextThreadData } from './text-protocol.ts'
 import { EngineError } from '../request.ts'
 import type { Answered } from '../threads/killable-thread.ts'
-import { serveCalls } from '../threads/killable-thread.ts'
+import { answerCalls } from '../threads/killable-thread.ts'
 import { loadTokenizer } from '../tokenizer.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 
@@ -44,5 +44,5 @@ function refusalOf(error: unknown): TextRefusal | undefined {
 
 if (parentPort !== null) {
   const loading = load(workerData as TextThreadData)
-  serveCalls(parentPort, async (call: TextCall) => answer(await loading, call), refusalOf)
+  answerCalls(parentPort, async (call: TextCall) => answer(await loading, call), refusalOf)
 }

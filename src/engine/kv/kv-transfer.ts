@@ -12,7 +12,7 @@ import type { Runner } from '../runner/runner.ts'
 import type { Scheduler } from '../schedule/scheduler.ts'
 import type { Sequence } from '../schedule/sequence.ts'
 
-export interface KvTransferParts {
+interface KvTransferParts {
   readonly tiers: KvTiers
   readonly runner: Runner
   readonly bus: EventBus

@@ -16,7 +16,7 @@ export interface ReasoningFormat {
 
 const TAGS = { next: '', answer: '', hasChannels: false } as const
 
-const FORMATS: readonly ReasoningFormat[] = [
+export const REASONING_FORMATS: readonly ReasoningFormat[] = [
   /** gpt-oss, whose form of conversations is called harmony. */
   {
     name: 'openai_gptoss',
@@ -39,13 +39,11 @@ const FORMATS: readonly ReasoningFormat[] = [
 /** What --reasoning-parser takes: `auto` looks into the chat template, `none` leaves thoughts in the text. */
 export type ReasoningParserName = 'auto' | 'none' | ReasoningFormat['name']
 
-export const REASONING_PARSERS: readonly ReasoningParserName[] = ['auto', ...FORMATS.map(({ name }) => name), 'none']
-
 /** The format by name, or by the chat template for `auto`; null: the model is not known to think. */
 export function reasoningFormat(name: ReasoningParserName, template: string | null): ReasoningFormat | null {
-  if (name !== 'auto') return FORMATS.find((format) => format.name === name) ?? null
+  if (name !== 'auto') return REASONING_FORMATS.find((format) => format.name === name) ?? null
   const isOf = ({ end, hasChannels }: ReasoningFormat) => template?.includes(hasChannels ? '<|channel|>' : end) === true
-  return FORMATS.find(isOf) ?? null
+  return REASONING_FORMATS.find(isOf) ?? null
 }
 
 /** The prompt ends in a thought that its template began. */

@@ -3,7 +3,7 @@ import type { GrammarMatcher } from '../structured/grammar.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import type { ReasoningFormat } from './reasoning-format.ts'
 
-export interface ThoughtMatcherOptions {
+interface ThoughtMatcherOptions {
   readonly format: ReasoningFormat
   /** The prompt ends in the thought. */
   readonly isOpen: boolean

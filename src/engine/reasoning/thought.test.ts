@@ -1,7 +1,7 @@
 import { expect, it } from 'vitest'
 import { createRandom } from '../../../test/engine/random.ts'
 import { modelSettings } from '../../settings/model.ts'
-import { isOpenThought, REASONING_PARSERS, reasoningFormat } from './reasoning-format.ts'
+import { isOpenThought, REASONING_FORMATS, reasoningFormat } from './reasoning-format.ts'
 import type { ReasoningParserName } from './reasoning-format.ts'
 import { createThought } from './thought.ts'
 
@@ -85,7 +85,8 @@ it.each([
 })
 
 it('every form can be named by the flag', () => {
-  expect(modelSettings.reasoningParser.unwrap().out.options.toSorted()).toEqual([...REASONING_PARSERS].toSorted())
+  const names = ['auto', 'none', ...REASONING_FORMATS.map(({ name }) => name)]
+  expect(modelSettings.reasoningParser.unwrap().out.options.toSorted()).toEqual(names.toSorted())
 })
 
 it('formats are found in chat templates, and thoughts that a prompt begins', () => {

@@ -23,7 +23,7 @@ export interface ChoiceOwner {
   readonly active: ActiveRequest
 }
 
-export interface ActiveRequestsOptions {
+interface ActiveRequestsOptions {
   readonly scheduler: Scheduler
   readonly bus: EventBus
   readonly kv: KvTransfer | null

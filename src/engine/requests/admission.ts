@@ -21,7 +21,7 @@ export interface QueueBounds {
 }
 
 /** What waits, and what is about to. */
-export interface QueueLoad {
+interface QueueLoad {
   readonly numSequences: number
   readonly numTokens: number
 }
@@ -134,7 +134,7 @@ export function checkQueue(
   }
 }
 
-export interface SequenceFactory {
+interface SequenceFactory {
   readonly modelInfo: ModelInfo
   readonly maxModelLen: number
   readonly speculation: boolean

@@ -18,7 +18,7 @@ export interface ChoiceEnd {
 }
 
 /** What a step's tokens became. */
-export interface AcceptedTokens {
+interface AcceptedTokens {
   /** null when there is nothing to say: the choice ended with an end token and no text was held back. */
   readonly event: TokenEvent | null
   readonly end: ChoiceEnd | null
@@ -26,7 +26,7 @@ export interface AcceptedTokens {
   readonly numTokens: number
 }
 
-export interface ChoiceOptions {
+interface ChoiceOptions {
   readonly sequence: Sequence
   readonly request: GenerationRequest
   readonly tokenizer: Tokenizer

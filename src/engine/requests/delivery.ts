@@ -11,7 +11,7 @@ import { countChunk, countDecodeStep, stepEvent } from '../schedule/step-account
 import type { EngineCounts, FinishedStep } from '../schedule/step-accounting.ts'
 import type { StepTimes } from '../schedule/step-times.ts'
 
-export interface DeliveryParts {
+interface DeliveryParts {
   readonly scheduler: Scheduler
   readonly requests: ActiveRequests
   readonly masks: MaskQueue

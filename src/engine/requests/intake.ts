@@ -16,7 +16,7 @@ import type { Tokenizer } from '../tokenizer.ts'
 import type { ToolCallFormat } from '../tool-calls/tool-call-format.ts'
 import { createToolCalls } from '../tool-calls/tool-calls.ts'
 
-export interface IntakeParts {
+interface IntakeParts {
   readonly modelInfo: ModelInfo
   readonly maxModelLen: number
   readonly tokenizer: Tokenizer

@@ -3,7 +3,7 @@ import { EngineError } from '../request.ts'
 import type { SamplingParams } from '../request.ts'
 import type { SampleSpec } from '../runner/runner.ts'
 
-export interface SamplingOptions {
+interface SamplingOptions {
   readonly params: SamplingParams
   /** The request's seed, or one drawn for it. u32. */
   readonly seed: number

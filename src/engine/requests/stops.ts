@@ -17,7 +17,7 @@ export class IncrementalDetokenizer {
   }
 }
 
-export interface StopResult {
+interface StopResult {
   /** Text that can no longer be part of a stop string. */
   readonly text: string
   /** The stop string that was completed; nothing may be pushed after it. */

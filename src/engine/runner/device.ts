@@ -3,7 +3,7 @@ import type { Backend, BackendOptions } from '../../kernels/ops.ts'
 import { createReferenceBackend } from '../../kernels/reference/backend.ts'
 import { ModelError, type ModelRequest } from './runner.ts'
 
-export type DeviceKind = 'reference' | 'webgpu' | 'cpu'
+type DeviceKind = 'reference' | 'webgpu' | 'cpu'
 
 /** `auto` = a real GPU, else the SIMD backend, else plain TypeScript. */
 export async function chooseDevice(device: ModelRequest['device']): Promise<DeviceKind> {

@@ -27,7 +27,7 @@ export interface LayerNames {
 }
 
 /** Which layers slide, where the config has no `layer_types`. */
-export type WindowRule =
+type WindowRule =
   | { readonly kind: 'never' }
   /** Every layer, when sliding_window is set. */
   | { readonly kind: 'always' }

@@ -19,7 +19,7 @@ import type { DecoderSpec } from './spec.ts'
 /** Bytes of each tensor that go into the digest: its first values, which differ between any two trainings. */
 const DIGEST_BYTES = 4096
 
-export interface LoadedWeights {
+interface LoadedWeights {
   readonly backend: Backend
   readonly decoder: Decoder
   readonly facts: WeightFacts

@@ -55,7 +55,7 @@ export function expertTensor(
 }
 
 /** How norms of a family are stored and computed. */
-export interface NormRule {
+interface NormRule {
   readonly eps: number
   /** Stored as w with 1 + w meant. */
   readonly addsOne: boolean

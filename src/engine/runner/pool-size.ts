@@ -23,7 +23,7 @@ export interface PoolRequest {
   readonly numStateSlots?: number
 }
 
-export interface PoolSize {
+interface PoolSize {
   readonly numBlocks: number
   readonly numStateSlots: number
   readonly maxModelLen: number
@@ -37,7 +37,7 @@ const USUAL_TOKENS = 4096
 const LEAST_TOKENS = 256
 
 /** Blocks that the default pool has where memory allows: one sequence of full length, and all that run at once of usual length. */
-export function defaultBlocks({ maxModelLen, maxNumSeqs, blockSize }: PoolRequest): number {
+function defaultBlocks({ maxModelLen, maxNumSeqs, blockSize }: PoolRequest): number {
   const perSequence = Math.ceil(maxModelLen / blockSize)
   return Math.max(perSequence, maxNumSeqs * Math.min(perSequence, Math.ceil(USUAL_TOKENS / blockSize)))
 }

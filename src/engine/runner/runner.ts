@@ -82,7 +82,7 @@ export interface ModelInfo {
 }
 
 /** Where a sequence's input tokens of this step come from. */
-export type TokenSource =
+type TokenSource =
   | { readonly ids: Int32Array }
   /** One token: what sample row `fromPreviousStep` of the previous step drew, not yet known to the planner. */
   | { readonly fromPreviousStep: number }
@@ -164,7 +164,7 @@ export class ModelError extends Error {
   }
 }
 
-export type RunnerErrorCode = 'engine_error' | 'device_lost' | 'pool_replaced' | 'closed'
+type RunnerErrorCode = 'engine_error' | 'device_lost' | 'pool_replaced' | 'closed'
 
 /**
  * A call failed. `device_lost`: the runner is coming back, or trying to, with an empty KV pool; `pool_replaced`: it has come back since, and the call

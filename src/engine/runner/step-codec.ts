@@ -59,7 +59,7 @@ export class WordWriter {
 }
 
 /** Reads what a WordWriter wrote. */
-export class WordReader {
+class WordReader {
   readonly #words: Int32Array
   #at = 0
 

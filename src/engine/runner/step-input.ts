@@ -2,7 +2,7 @@
 import type { BackendLimits, SampleRow, ScoreRow, StepInput } from '../../kernels/ops.ts'
 import { RunnerError, type StepPlan } from './runner.ts'
 
-export interface PlannedStep {
+interface PlannedStep {
   readonly input: StepInput
   readonly samples: readonly SampleRow[]
   readonly scores: readonly ScoreRow[]

@@ -33,7 +33,7 @@ export type WorkerResponse =
   | { readonly problem: RunnerProblem | null }
 
 /** An error as plain data: classes do not survive the structured clone. */
-export interface WireError {
+interface WireError {
   readonly kind: 'model' | 'runner' | 'other'
   readonly code: RunnerError['code']
   readonly isOfDevice: boolean

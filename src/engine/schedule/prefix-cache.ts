@@ -10,10 +10,10 @@ import type { CacheMissReason } from '../events.ts'
 export type BlockHash = string
 
 /** Hash of (parent, tokens). Given from outside so that this file is independent of a crypto library. */
-export type BlockHasher = (parent: BlockHash, tokens: Int32Array) => BlockHash
+type BlockHasher = (parent: BlockHash, tokens: Int32Array) => BlockHash
 
 /** A block with known content. */
-export interface CachedBlock {
+interface CachedBlock {
   readonly block: number
   /** null: a partly filled last block, reused only by copying. */
   readonly hash: BlockHash | null

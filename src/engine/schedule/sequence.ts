@@ -7,7 +7,7 @@ import { newSequenceState } from './state-slots.ts'
 import type { SequenceState } from './state-slots.ts'
 
 /** A growing Int32Array. */
-export class Int32Vector {
+class Int32Vector {
   #values: Int32Array
   #length = 0
 
@@ -49,13 +49,13 @@ export class Int32Vector {
   }
 }
 
-export type SequenceStatus = 'waiting' | 'running' | 'preempted' | 'finished'
+type SequenceStatus = 'waiting' | 'running' | 'preempted' | 'finished'
 
 export type MutableCounters = { -readonly [K in keyof SequenceCounters]: SequenceCounters[K] } & {
   decodeStepMicros: number[]
 }
 
-export interface SequenceOptions {
+interface SequenceOptions {
   readonly requestId: string
   readonly choice: number
   /** Order of arrival. */

@@ -19,7 +19,7 @@ export interface ScheduledSequence {
   readonly epoch: number
 }
 
-export interface Admission {
+interface Admission {
   readonly sequence: Sequence
   readonly kind: 'first' | 'resume'
   readonly match: PrefixMatch

@@ -15,18 +15,18 @@ const MAX_MASK_WORDS = 4_000_000
 const MAX_WORK = 1_500_000
 
 /** A grammar that cannot be followed in bounded time and memory. */
-export class TooAmbiguous extends Unenforceable {
+class TooAmbiguous extends Unenforceable {
   override readonly name = 'TooAmbiguous'
 }
 
 /** A place in a text. */
-export interface Place {
+export interface MatchState {
   /** Pairs of a state and a stack, of states that read bytes. */
   readonly configurations: Float64Array
   /** The text may end here. */
   readonly isEnd: boolean
   /** Where each class of bytes leads; undefined: not known yet, null: nowhere. */
-  readonly next: (Place | null | undefined)[]
+  readonly next: (MatchState | null | undefined)[]
   mask: Uint32Array | null
 }
 
@@ -38,7 +38,7 @@ export class ByteMatcher {
   readonly #network: Network
   /** The class of each byte: bytes that no edge tells apart. */
   readonly #classes: Uint8Array
-  readonly #places = new Map<string, Place>()
+  readonly #places = new Map<string, MatchState>()
   /** Stacks by what is on top of which. */
   readonly #stacks = new Map<number, number>()
   #stackTops: number[] = [-1]
@@ -52,12 +52,12 @@ export class ByteMatcher {
   }
 
   /** Where every text begins. Throws TooAmbiguous. */
-  start(): Place {
+  start(): MatchState {
     return this.#place([this.#network.start * STACKS + EMPTY_STACK])
   }
 
   /** The place behind another byte; null: it may not come. Throws TooAmbiguous. */
-  step(place: Place, byte: number): Place | null {
+  step(place: MatchState, byte: number): MatchState | null {
     const own = this.#classes[byte] ?? 0
     const known = place.next[own]
     if (known !== undefined) return known
@@ -79,12 +79,12 @@ export class ByteMatcher {
   }
 
   /** Bit t of word t >> 5 set: token t may come next; end tokens where the text may end. u32[ceil(vocab / 32)] */
-  mask(place: Place, tree: TokenTree, numTokens: number, endTokenIds: readonly number[]): Uint32Array {
+  mask(place: MatchState, tree: TokenTree, numTokens: number, endTokenIds: readonly number[]): Uint32Array {
     if (place.mask !== null) return place.mask
     this.#work = 0
     const mask = new Uint32Array(Math.ceil(numTokens / 32))
     const { byte, depth, end, token, sameBytes } = tree
-    const places: Place[] = [place]
+    const places: MatchState[] = [place]
     for (let node = 0; node < byte.length;) {
       const at = depth[node] ?? 0
       const from = places[at]
@@ -116,7 +116,7 @@ export class ByteMatcher {
   }
 
   /** Follows everything that reads nothing. */
-  #place(reached: readonly number[]): Place {
+  #place(reached: readonly number[]): MatchState {
     const { byteFirst, freeFirst, freeEdges, callFirst, callEdges, ends } = this.#network
     const seen = new Set(reached)
     const reading: number[] = []
@@ -141,7 +141,7 @@ export class ByteMatcher {
     const key = `${isEnd ? 'e' : ''}${configurations.join()}`
     const known = this.#places.get(key)
     if (known !== undefined) return known
-    const made: Place = { configurations, isEnd, next: [], mask: null }
+    const made: MatchState = { configurations, isEnd, next: [], mask: null }
     this.#places.set(key, made)
     return made
   }

@@ -11,7 +11,7 @@ export const EVERY: CodePoints = [
 export const DIGIT: CodePoints = [[0x30, 0x39]]
 export const WORD: CodePoints = [[0x30, 0x39], [0x41, 0x5a], [0x5f, 0x5f], [0x61, 0x7a]] // prettier-ignore
 /** White space and line ends as ECMAScript's `\s` has them. */
-export const SPACE: CodePoints = [[0x09, 0x0d], [0x20, 0x20], [0xa0, 0xa0], [0x1680, 0x1680], [0x2000, 0x200a], [0x2028, 0x2029], [0x202f, 0x202f], [0x205f, 0x205f], [0x3000, 0x3000], [0xfeff, 0xfeff]] // prettier-ignore
+export const WHITE_SPACE: CodePoints = [[0x09, 0x0d], [0x20, 0x20], [0xa0, 0xa0], [0x1680, 0x1680], [0x2000, 0x200a], [0x2028, 0x2029], [0x202f, 0x202f], [0x205f, 0x205f], [0x3000, 0x3000], [0xfeff, 0xfeff]] // prettier-ignore
 const LINE_END: CodePoints = [[0x0a, 0x0a], [0x0d, 0x0d], [0x2028, 0x2029]] // prettier-ignore
 /** What `.` stands for. */
 export const ANY_BUT_LINE_END = without(EVERY, LINE_END)
@@ -58,10 +58,6 @@ export function without(set: CodePoints, removed: CodePoints): CodePoints {
   return intersection(set, complement(removed))
 }
 
-export function has(set: CodePoints, code: number): boolean {
-  return set.some(([from, to]) => from <= code && code <= to)
-}
-
 /** Characters beyond ASCII that are looked up one by one, at most. */
 const MAX_CASED = 5000
 
@@ -106,7 +102,7 @@ export function unicodeProperty(name: string): CodePoints | null {
 }
 
 /** One range per byte. */
-export type ByteRanges = readonly (readonly [from: number, to: number])[]
+type ByteRanges = readonly (readonly [from: number, to: number])[]
 
 /** The UTF-8 of a set: every character is one of these sequences of bytes, and every such sequence is a character of the set. */
 export function utf8(set: CodePoints): ByteRanges[] {

@@ -12,7 +12,7 @@ import { looksAhead, parseRegex, positions, wholly } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 import { userGrammar } from './user-grammar.ts'
 
-export interface ConstraintGrammar {
+interface ConstraintGrammar {
   readonly network: Network
   /** What is not enforced, in sentences that name the field. */
   readonly warnings: readonly string[]

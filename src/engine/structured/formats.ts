@@ -13,7 +13,7 @@ const URI = `https?://${HOST}(?::[1-9]\\d{0,3})?(?:/${SEGMENT}){0,8}/?`
 const POINTER = '(?:/(?:[A-Za-z0-9_-]|~[01]){0,64}){0,8}'
 
 /** Any other format is an annotation, as the standard has it. */
-export const FORMATS: ReadonlyMap<unknown, string> = new Map([
+export const STRING_FORMATS: ReadonlyMap<unknown, string> = new Map([
   ['date', DATE],
   ['time', TIME],
   ['date-time', `${DATE}T${TIME}`],

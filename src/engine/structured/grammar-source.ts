@@ -11,7 +11,7 @@ export type OutputConstraint =
   | MessageConstraint
 
 /** A text behind what the model's form has it begin with, in which special tokens may stand. */
-export interface MessageConstraint {
+interface MessageConstraint {
   readonly kind: 'message'
   readonly begin: string
   readonly specialTokens: readonly string[]

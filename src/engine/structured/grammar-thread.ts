@@ -5,7 +5,7 @@ import { builtEntry } from '../threads/built-entry.ts'
 import { KillableThread } from '../threads/killable-thread.ts'
 import { Unenforceable } from './unenforceable.ts'
 
-export type GrammarThread = KillableThread<GrammarCall, GrammarAnswer>
+type GrammarThread = KillableThread<GrammarCall, GrammarAnswer>
 
 /** null: it only compiles. Calls reject with Unenforceable for what cannot be had. */
 export function startGrammarThread(vocabulary: GrammarVocabulary | null): GrammarThread {
@@ -55,7 +55,7 @@ export class MatcherHost {
 }
 
 /** Follows one sequence through its grammar. */
-export class ThreadMatcher {
+class ThreadMatcher {
   readonly #ask: (tokens: readonly number[]) => Promise<Uint32Array>
   readonly #release: () => void
   #tokens: number[] = []

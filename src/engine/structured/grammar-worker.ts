@@ -1,17 +1,17 @@
 /** The grammar threads' entry: one compiles grammars, another follows sequences through them. */
 import { parentPort, workerData } from 'node:worker_threads'
 import { ByteMatcher } from './byte-matcher.ts'
-import type { Place } from './byte-matcher.ts'
+import type { MatchState } from './byte-matcher.ts'
 import { constraintGrammar } from './constraint-grammar.ts'
 import type { GrammarAnswer, GrammarCall, GrammarVocabulary } from './grammar-protocol.ts'
-import { serveCalls } from '../threads/killable-thread.ts'
+import { answerCalls } from '../threads/killable-thread.ts'
 import { TokenTree } from './token-tree.ts'
 import { Unenforceable } from './unenforceable.ts'
 
 /** Where a sequence stands. */
 interface Position {
   readonly grammar: ByteMatcher
-  place: Place
+  place: MatchState
 }
 
 class GrammarWorker {
@@ -55,7 +55,7 @@ class GrammarWorker {
     const { bytes, offsets, vocabSize, eosTokenIds } = this.#vocabulary
     for (const token of tokens) {
       const [from, to] = [offsets[token] ?? 0, offsets[token + 1] ?? 0]
-      let place: Place | null = from === to ? null : position.place
+      let place: MatchState | null = from === to ? null : position.place
       for (let i = from; i < to && place !== null; i++) place = position.grammar.step(place, bytes[i] ?? 0)
       if (place === null) throw new Error(`token ${token} was drawn past the grammar's mask`)
       position.place = place
@@ -68,7 +68,7 @@ class GrammarWorker {
 
 if (parentPort !== null) {
   const worker = new GrammarWorker(workerData as GrammarVocabulary | null)
-  serveCalls(
+  answerCalls(
     parentPort,
     (call: GrammarCall) => {
       const answer = worker.answer(call)

@@ -24,7 +24,7 @@ export interface GrammarMatcher {
 }
 
 /** A compiled grammar. */
-export interface Grammar {
+interface Grammar {
   /** What of it is not enforced, in sentences for the caller. */
   readonly warnings: readonly string[]
   /** It was there already. */
@@ -42,7 +42,7 @@ export interface GrammarCompiler {
   close(): Promise<void>
 }
 
-export interface GrammarOptions {
+interface GrammarOptions {
   readonly tokenizer: Tokenizer
   /** Rows of the logits: may be more than the tokenizer has. */
   readonly vocabSize: number

@@ -31,7 +31,7 @@ export interface Member {
   readonly isRequired: boolean
 }
 
-export interface Members {
+interface Members {
   readonly body: Expression | null
   readonly mayBeEmpty: boolean
 }

@@ -4,7 +4,7 @@ import { character, inOrder, plain, text, times, written } from './byte-grammar.
 import type { Encoding, Expression, GrammarRules } from './byte-grammar.ts'
 import { EVERY, only, without } from './code-points.ts'
 import type { CodePoints } from './code-points.ts'
-import { FORMATS } from './formats.ts'
+import { STRING_FORMATS } from './formats.ts'
 import { writtenValue } from './notation.ts'
 import { literal, looksAhead, parseRegex, repeat, searched, set, wholly } from './regex.ts'
 import type { Regex } from './regex.ts'
@@ -65,7 +65,7 @@ export class JsonStrings {
       if (typeof not === 'string') this.#tryPattern(not, forbidden, path)
       if (typeof pattern === 'string') this.#tryPattern(pattern, patterns, path)
       else if (pattern !== undefined) throw new Unenforceable('"pattern" that is no string')
-      const known = FORMATS.get(format)
+      const known = STRING_FORMATS.get(format)
       if (known !== undefined) formats.push(wholly(parseRegex(known)))
       if (format === 'regex') this.#note('"format" regex', path)
     }

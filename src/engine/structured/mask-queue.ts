@@ -8,7 +8,7 @@ import type { GrammarMatcher } from './grammar.ts'
  */
 const MAX_WAIT_MS = 5
 
-export interface MaskQueueOptions {
+interface MaskQueueOptions {
   /** A mask arrived: its sequence can be scheduled. */
   readonly onMask: () => void
   /** No mask can be had: the sequence cannot go on. */

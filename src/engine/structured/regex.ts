@@ -7,7 +7,7 @@ import {
   DIGIT,
   EVERY,
   only,
-  SPACE,
+  WHITE_SPACE,
   unicodeProperty,
   WORD,
 } from './code-points.ts'
@@ -53,7 +53,7 @@ export function literal(text: string, change = (codes: CodePoints) => codes): Re
   return sequence(...Array.from(text, (character) => set(change(only(character.codePointAt(0) ?? 0)))))
 }
 
-export interface RegexFlags {
+interface RegexFlags {
   /** Letters stand for themselves as large and as small. */
   readonly isAnyCase: boolean
   /** `.` stands for line ends too. */
@@ -272,9 +272,9 @@ class Parser {
       case 'W':
         return complement(WORD)
       case 's':
-        return SPACE
+        return WHITE_SPACE
       case 'S':
-        return complement(SPACE)
+        return complement(WHITE_SPACE)
       case 'x':
         return only(this.#hex(2, 2))
       case 'u':

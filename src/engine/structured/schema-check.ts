@@ -1,5 +1,5 @@
 /** Whether a value that is known satisfies a schema: what `enum` and `const` list is checked against everything beside them. */
-import { FORMATS } from './formats.ts'
+import { STRING_FORMATS } from './formats.ts'
 import { FRACTIONAL, isOfType, isSchema, NOT_PATTERN, NOT_VALUES, typesOf } from './schema.ts'
 import type { Schema } from './schema.ts'
 
@@ -48,7 +48,7 @@ function isListed(value: unknown, schema: Schema): boolean {
 }
 
 /** Equal values are equal texts. */
-export function canonical(value: unknown): string {
+function canonical(value: unknown): string {
   if (Array.isArray(value)) return `[${value.map(canonical).join()}]`
   if (!isSchema(value)) return value === 0 ? '0' : (JSON.stringify(value) ?? 'null')
   const members = Object.entries(value).toSorted(([a], [b]) => (a < b ? -1 : 1))
@@ -75,7 +75,7 @@ function isStringWithin(value: string, schema: Schema): boolean {
   if (typeof pattern === 'string' && !matches(pattern, value, true)) return false
   const excluded = schema[NOT_PATTERN]
   if (typeof excluded === 'string' && matches(excluded, value, false)) return false
-  const known = FORMATS.get(format)
+  const known = STRING_FORMATS.get(format)
   return known === undefined || matches(`^(?:${known})$`, value, true)
 }
 

@@ -5,7 +5,7 @@ import { GrammarSyntax } from './grammar-syntax.ts'
 import { isLark, parseLark } from './lark.ts'
 import { Unenforceable } from './unenforceable.ts'
 
-export interface UserGrammar {
+interface UserGrammar {
   readonly root: Expression
   readonly warnings: readonly string[]
 }

@@ -12,7 +12,7 @@ type ThreadResponse<Answer> = { readonly id: number } & (
   { readonly answer: Answer } | { readonly refusal: unknown } | { readonly error: string }
 )
 
-export interface ThreadOptions {
+interface ThreadOptions {
   /** For messages: "the grammar thread". */
   readonly name: string
   readonly entry: URL
@@ -93,7 +93,7 @@ export interface Answered<Answer> {
 }
 
 /** The thread's side. `refusalOf`: the parts of an error that the caller has to see, to be cloned; undefined for other errors. */
-export function serveCalls<Call, Answer>(
+export function answerCalls<Call, Answer>(
   port: MessagePort,
   answer: (call: Call) => Answered<Answer> | Promise<Answered<Answer>>,
   refusalOf: (error: unknown) => unknown,

@@ -5,7 +5,7 @@
 import { FairQueue } from './fair-queue.ts'
 import type { KillableThread } from './killable-thread.ts'
 
-export interface ThreadQueueOptions<Call, Answer> {
+interface ThreadQueueOptions<Call, Answer> {
   /** A thread that is ready for calls. Started with the first call, and after one was ended. */
   readonly start: () => Promise<KillableThread<Call, Answer>>
   /** Calls that may wait, of all tenants and of one. */
@@ -17,7 +17,7 @@ export interface ThreadQueueOptions<Call, Answer> {
   readonly graceMs: number
 }
 
-export interface QueuedCall {
+interface QueuedCall {
   /** Whose it is. */
   readonly tenant: string
   /** How long it may run. */

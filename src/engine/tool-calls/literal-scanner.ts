@@ -1,6 +1,6 @@
 /** Values as Python, and models of its kind, write them, read character by character and given out as JSON. */
 
-export interface LiteralStyle {
+interface LiteralStyle {
   /** Between a key and its value. */
   readonly keyEnd: string
   /** Stands before and behind a string, which has no escapes then; null: strings are Python's, or JSON's. */

@@ -26,7 +26,7 @@ function propertySchemas(schema: unknown, name: string, root: Schema, depth: num
 }
 
 /** Of the values of a schema. `root`: where its references lead. */
-export function kindOf(schema: unknown, root: Schema, depth = 0): ParameterKind {
+function kindOf(schema: unknown, root: Schema, depth = 0): ParameterKind {
   if (!isSchema(schema) || depth > MAX_DEPTH) return 'mixed'
   const { type, nullable, enum: listed, const: fixed, anyOf, oneOf, allOf, $ref: reference } = schema
   if (fixed !== undefined) return typeof fixed === 'string' ? 'string' : 'other'

@@ -2,7 +2,7 @@
  * How models write calls of functions: a format is data. Which one a model was trained on stands in its chat template, which shows earlier
  * calls, and tells of new ones, in that form. Names are those of vLLM's --tool-call-parser where it has one.
  */
-import { FORMATS } from './tool-call-formats.ts'
+import { TOOL_CALL_FORMATS } from './tool-call-formats.ts'
 
 export interface ToolCallFormat {
   readonly name: string
@@ -33,7 +33,7 @@ export interface ToolCallFormat {
 export type CallBody = ObjectBody | NamedBody | TaggedBody | LiteralBody
 
 /** `{"name": …, "arguments": {…}}`. All known names of the two members are read; these are written. */
-export interface ObjectBody {
+interface ObjectBody {
   readonly kind: 'object'
   readonly nameKey: string
   readonly argumentsKey: string
@@ -78,21 +78,15 @@ export interface LiteralBody {
 }
 
 /** What --tool-call-parser takes: `auto` looks into the chat template, `none` leaves calls in the text. */
-export type ToolCallParserName = 'auto' | 'none' | (typeof FORMATS)[number]['name']
-
-export const TOOL_CALL_PARSERS: readonly ToolCallParserName[] = [
-  'auto',
-  ...FORMATS.map(({ name }) => name).toSorted(),
-  'none',
-]
+export type ToolCallParserName = 'auto' | 'none' | (typeof TOOL_CALL_FORMATS)[number]['name']
 
 /** The format a chat template speaks of; null for none, or one that is not known. */
-export function formatOfTemplate(template: string): ToolCallFormat | null {
-  return FORMATS.find((format) => format.template.test(template)) ?? null
+function formatOfTemplate(template: string): ToolCallFormat | null {
+  return TOOL_CALL_FORMATS.find((format) => format.template.test(template)) ?? null
 }
 
 /** The format by name, or by the chat template for `auto`. */
 export function toolCallFormat(name: ToolCallParserName, template: string | null): ToolCallFormat | null {
   if (name === 'auto') return template === null ? null : formatOfTemplate(template)
-  return FORMATS.find((format) => format.name === name) ?? null
+  return TOOL_CALL_FORMATS.find((format) => format.name === name) ?? null
 }

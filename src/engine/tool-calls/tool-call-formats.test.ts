@@ -11,14 +11,14 @@ import { modelSettings } from '../../settings/model.ts'
 import { createChatTemplate } from '../chat/chat-template.ts'
 import type { ToolUse } from '../request.ts'
 import { createGrammarCompiler } from '../structured/grammar.ts'
-import { FORMATS } from './tool-call-formats.ts'
-import { TOOL_CALL_PARSERS, toolCallFormat } from './tool-call-format.ts'
+import { TOOL_CALL_FORMATS } from './tool-call-formats.ts'
+import { toolCallFormat } from './tool-call-format.ts'
 import type { ToolCallFormat } from './tool-call-format.ts'
 import { toolCallGrammar } from './tool-call-grammar.ts'
 import { ToolCallParser } from './tool-call-parser.ts'
 
 type Random = ReturnType<typeof createRandom>
-type Name = (typeof FORMATS)[number]['name']
+type Name = (typeof TOOL_CALL_FORMATS)[number]['name']
 
 const tokenizer = createByteTokenizer()
 const compiler = createGrammarCompiler({ tokenizer, vocabSize: 264, eosTokenIds: [EOS] })
@@ -142,7 +142,7 @@ function anyObject(random: Random, depth: number): { json: string; schema: Recor
 /** Numbers as text: 1.0 is not 1. */
 const digits = (json: string): unknown => JSON.parse(json.replace(/"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*/g, (token) => (token.startsWith('"') ? token : `"#${token}"`))) // prettier-ignore
 
-describe.each(FORMATS.map(({ name }) => name))('%s', (name) => {
+describe.each(TOOL_CALL_FORMATS.map(({ name }) => name))('%s', (name) => {
   const template = templateOf(name)
   const isSingle = name === 'openai' || name === 'llama3_json'
 
@@ -253,5 +253,6 @@ describe.each(FORMATS.map(({ name }) => name))('%s', (name) => {
 })
 
 it('every form can be named by the flag', () => {
-  expect(modelSettings.toolCallParser.unwrap().out.options.toSorted()).toEqual([...TOOL_CALL_PARSERS].toSorted())
+  const names = ['auto', 'none', ...TOOL_CALL_FORMATS.map(({ name }) => name)]
+  expect(modelSettings.toolCallParser.unwrap().out.options.toSorted()).toEqual(names.toSorted())
 })

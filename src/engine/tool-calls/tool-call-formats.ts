@@ -27,7 +27,7 @@ const PYTHON = { kind: 'literal', open: '(', close: ')', keyEnd: '=', separator:
 const gemma = (quote: string) =>
   ({ kind: 'literal', open: '{', close: '}', keyEnd: ':', separator: ',', quote }) as const
 
-export const FORMATS = [
+export const TOOL_CALL_FORMATS = [
   {
     ...PLAIN,
     /** gpt-oss: `<|channel|>commentary to=functions.f <|constrain|>json<|message|>{…}<|call|>`. A call ends the answer. */

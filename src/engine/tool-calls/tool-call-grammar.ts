@@ -18,7 +18,7 @@ export interface ToolCallGrammar {
 }
 
 /** A call of one function: `begin`, arguments of the schema, `end`. */
-export interface ToolCallRule {
+interface ToolCallRule {
   readonly begin: string
   readonly schema: unknown
   /** How the arguments are written; null: as JSON. */

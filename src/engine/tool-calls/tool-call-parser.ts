@@ -8,7 +8,7 @@ import { createScanner } from './call-scanner.ts'
 import type { CallScanner } from './call-scanner.ts'
 import type { ToolCallFormat } from './tool-call-format.ts'
 
-export interface ToolCallParserOptions {
+interface ToolCallParserOptions {
   readonly format: ToolCallFormat
   /** Functions that were offered, and the schemas of their arguments. */
   readonly functions: ReadonlyMap<string, unknown>
@@ -17,7 +17,7 @@ export interface ToolCallParserOptions {
 }
 
 /** What a piece of text became. */
-export interface ParsedText {
+interface ParsedText {
   readonly text: string
   readonly calls: readonly ToolCallDelta[]
 }

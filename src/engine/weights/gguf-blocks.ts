@@ -6,7 +6,7 @@ import { decodeBf16, f16Table, narrowBf16 } from '../../kernels/float.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
 import { iq4Nl, iq4Xs, mxfp4, tq1, tq2 } from './gguf-codebooks.ts'
 
-export interface BlockFormat {
+interface BlockFormat {
   readonly name: string
   /** Values a block. */
   readonly values: number
@@ -275,6 +275,6 @@ const OTHER_TYPES: Readonly<Record<number, string>> = {
   40: 'NVFP4',
 }
 
-export function typeName(type: number): string {
+export function blockTypeName(type: number): string {
   return BLOCK_FORMATS.get(type)?.name ?? OTHER_TYPES[type] ?? `number ${type}`
 }

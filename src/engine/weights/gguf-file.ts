@@ -3,7 +3,7 @@ import { open, type FileHandle } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import type { MatrixData, MatrixRows } from '../../kernels/ops.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
-import { BLOCK_FORMATS, typeName } from './gguf-blocks.ts'
+import { BLOCK_FORMATS, blockTypeName } from './gguf-blocks.ts'
 import { type GgufHeader, type GgufTensor, type GgufValue, type GgufValues, readGgufHeader } from './gguf-header.ts'
 import { partsOf } from './model-path.ts'
 import { takeRows, type TensorInfo, type WeightSource } from './source.ts'
@@ -20,7 +20,7 @@ export type GgufNaming = (name: string) => {
   readonly isRow?: boolean
 }
 
-export interface GgufFile {
+interface GgufFile {
   readonly source: WeightSource
   readonly metadata: GgufMetadata
 }
@@ -106,7 +106,9 @@ function place(part: Part, nameOf: GgufNaming, tensors: Map<string, Placed>): vo
     const format = BLOCK_FORMATS.get(tensor.type)
     if (format === undefined) {
       const known = [...BLOCK_FORMATS.values()].map(({ name }) => name).join(', ')
-      fail(`has type ${typeName(tensor.type)}; known: ${known}. Take the file in another quantisation (Q4_K_M, Q8_0).`)
+      fail(
+        `has type ${blockTypeName(tensor.type)}; known: ${known}. Take the file in another quantisation (Q4_K_M, Q8_0).`,
+      )
       continue
     }
     const count = tensor.dimensions.reduce((product, size) => product * size, 1)

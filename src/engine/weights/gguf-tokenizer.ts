@@ -5,7 +5,7 @@ import { ModelError } from '../runner/runner.ts'
 import { type GgufValues, readGgufHeader } from './gguf-header.ts'
 import { unigramStages, wordPieceStages } from './gguf-text-tokenizer.ts'
 
-export interface GgufTokenizer {
+interface GgufTokenizer {
   /** As tokenizer.json. */
   readonly tokenizer: Record<string, unknown>
   /** As tokenizer_config.json; `chat_template` where the file has one. */

@@ -278,7 +278,7 @@ interface RopeFactors {
   readonly short: readonly number[] | null
 }
 
-export interface GgufModel {
+interface GgufModel {
   readonly source: WeightSource
   readonly metadata: GgufMetadata
   spec(options: SpecOptions): DecoderSpec

@@ -17,7 +17,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { goldenPath } from '../../../test/golden/golden.ts'
 import { ModelError } from '../runner/runner.ts'
-import { chooseFiles, resolveModel } from './hub.ts'
+import { chooseFiles, fetchModel } from './hub.ts'
 
 const SHA = 'a'.repeat(40)
 let cacheDir = ''
@@ -111,7 +111,7 @@ const options = (overrides: object = {}) => ({
 
 test('a model is downloaded into the standard layout with progress, and afterwards served without the network', async () => {
   const progress: [number, number][] = []
-  const { path, name } = await resolveModel(
+  const { path, name } = await fetchModel(
     'org/tiny',
     options({ onProgress: (done: number, total: number) => progress.push([done, total]) }),
   )
@@ -134,12 +134,12 @@ test('a model is downloaded into the standard layout with progress, and afterwar
   expect(progress.every(([done], i) => i === 0 || done >= progress[i - 1]![0])).toBe(true)
 
   const before = hub.requests.length
-  expect((await resolveModel('org/tiny', options({ offline: true }))).path).toBe(path)
-  expect((await resolveModel('org/tiny', options({ endpoint: 'http://127.0.0.1:9' }))).path).toBe(path)
+  expect((await fetchModel('org/tiny', options({ offline: true }))).path).toBe(path)
+  expect((await fetchModel('org/tiny', options({ endpoint: 'http://127.0.0.1:9' }))).path).toBe(path)
   expect(hub.requests.length).toBe(before)
   // A blob that was removed makes the snapshot incomplete: it is fetched again.
   rmSync(join(cacheDir, 'models--org--tiny', 'blobs', blob))
-  await resolveModel('org/tiny', options())
+  await fetchModel('org/tiny', options())
   expect(
     hub.requests.slice(before).filter((request) => request.startsWith('GET') && request.includes('resolve')),
   ).toEqual([`GET /org/tiny/resolve/${SHA}/model.safetensors`])
@@ -148,7 +148,7 @@ test('a model is downloaded into the standard layout with progress, and afterwar
 test('a cut download is continued where it stopped, within a start and across starts', async () => {
   hub.cutAfter = 20_000
   hub.cuts = 1
-  const { path } = await resolveModel('org/tiny', options())
+  const { path } = await fetchModel('org/tiny', options())
   expect(hub.ranges).toEqual(['bytes=20000-'])
   expect(readFileSync(join(path, 'model.safetensors'))).toEqual(hub.files.get('model.safetensors'))
 
@@ -157,11 +157,11 @@ test('a cut download is continued where it stopped, within a start and across st
   hub.ranges.length = 0
   hub.cutAfter = 5_000
   hub.cuts = 100
-  await expect(resolveModel('org/tiny', options())).rejects.toThrow(
+  await expect(fetchModel('org/tiny', options())).rejects.toThrow(
     /cut after 20000 of \d+ bytes.*Start again to continue/,
   )
   hub.cuts = 0
-  expect(readFileSync(join((await resolveModel('org/tiny', options())).path, 'model.safetensors'))).toEqual(
+  expect(readFileSync(join((await fetchModel('org/tiny', options())).path, 'model.safetensors'))).toEqual(
     hub.files.get('model.safetensors'),
   )
   expect(hub.ranges.at(-1)).toMatch(/^bytes=\d+-$/)
@@ -174,13 +174,13 @@ test('a server that cannot continue starts the file over', async () => {
   hub.ignoresRanges = true
   hub.cutAfter = 20_000
   hub.cuts = 1
-  const { path } = await resolveModel('org/tiny', options())
+  const { path } = await fetchModel('org/tiny', options())
   expect(readFileSync(join(path, 'model.safetensors'))).toEqual(hub.files.get('model.safetensors'))
 })
 
 test('a file that changed, or arrives damaged, is never served', async () => {
   hub.etagOverride = 'b'.repeat(64)
-  await expect(resolveModel('org/tiny', options())).rejects.toThrow(/org\/tiny changed on .* while it was downloaded/)
+  await expect(fetchModel('org/tiny', options())).rejects.toThrow(/org\/tiny changed on .* while it was downloaded/)
   hub.etagOverride = null
   // A part left by another version of the file: the whole has the right size and the wrong hash.
   const weights = hub.files.get('model.safetensors')!
@@ -188,43 +188,41 @@ test('a file that changed, or arrives damaged, is never served', async () => {
   mkdirSync(blobs, { recursive: true })
   const etag = createHash('sha256').update(weights).digest('hex')
   writeFileSync(join(blobs, `${etag}.incomplete`), Buffer.alloc(1000, 7))
-  await expect(resolveModel('org/tiny', options())).rejects.toThrow(
+  await expect(fetchModel('org/tiny', options())).rejects.toThrow(
     /model.safetensors arrived damaged: expected [0-9a-f]{64}, found sha256/,
   )
   expect(readdirSync(blobs)).not.toContain(etag)
-  expect(readFileSync(join((await resolveModel('org/tiny', options())).path, 'model.safetensors'))).toEqual(weights)
+  expect(readFileSync(join((await fetchModel('org/tiny', options())).path, 'model.safetensors'))).toEqual(weights)
 })
 
 test('the token is sent, and its lack, a wrong name, a dead hub and offline each say what to do', async () => {
   hub.token = 'secret'
-  const rejected = resolveModel('org/tiny', options())
+  const rejected = fetchModel('org/tiny', options())
   await expect(rejected).rejects.toThrow(ModelError)
   await expect(rejected).rejects.toThrow(/refuses org\/tiny \(401\).*set HF_TOKEN/)
-  await expect(resolveModel('org/tiny', options({ token: 'wrong' }))).rejects.not.toThrow('wrong')
+  await expect(fetchModel('org/tiny', options({ token: 'wrong' }))).rejects.not.toThrow('wrong')
   expect(
-    lstatSync(
-      join((await resolveModel('org/tiny', options({ token: 'secret' }))).path, 'config.json'),
-    ).isSymbolicLink(),
+    lstatSync(join((await fetchModel('org/tiny', options({ token: 'secret' }))).path, 'config.json')).isSymbolicLink(),
   ).toBe(true)
   hub.token = null
-  await expect(resolveModel('org/absent', options())).rejects.toThrow(
+  await expect(fetchModel('org/absent', options())).rejects.toThrow(
     /has no api\/models\/org\/absent\/revision\/main \(404\). Check the name org\/absent/,
   )
-  await expect(resolveModel('org/absent', options({ endpoint: 'http://127.0.0.1:9' }))).rejects.toThrow(
+  await expect(fetchModel('org/absent', options({ endpoint: 'http://127.0.0.1:9' }))).rejects.toThrow(
     /127.0.0.1:9 cannot be reached/,
   )
-  await expect(resolveModel('org/absent', options({ offline: true }))).rejects.toThrow(
+  await expect(fetchModel('org/absent', options({ offline: true }))).rejects.toThrow(
     /not \(completely\) in the cache .* HF_HUB_OFFLINE is set/,
   )
-  await expect(resolveModel('../nowhere/at/all', options())).rejects.toThrow(/no such folder or file, and not a hub id/)
+  await expect(fetchModel('../nowhere/at/all', options())).rejects.toThrow(/no such folder or file, and not a hub id/)
 })
 
 test('folders and .gguf files are themselves', async () => {
   const folder = join(cacheDir, 'my-model')
   cpSync(goldenPath('tiny-text'), folder, { recursive: true })
-  expect(await resolveModel(folder, options())).toEqual({ path: folder, name: 'my-model' })
+  expect(await fetchModel(folder, options())).toEqual({ path: folder, name: 'my-model' })
   writeFileSync(join(cacheDir, 'a.Q4_K_M.gguf'), 'GGUF')
-  expect((await resolveModel(join(cacheDir, 'a.Q4_K_M.gguf'), options())).name).toBe('a.Q4_K_M')
+  expect((await fetchModel(join(cacheDir, 'a.Q4_K_M.gguf'), options())).name).toBe('a.Q4_K_M')
 })
 
 test('the files of a repository', () => {

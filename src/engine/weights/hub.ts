@@ -8,7 +8,7 @@ import { ModelError, type ProgressListener } from '../runner/runner.ts'
 import { localModel, partsOf } from './model-path.ts'
 import { type Blob, fetchBlob, type HubClient, linkBlob, describeBlob, requestHub } from './hub-download.ts'
 
-export interface HubOptions {
+interface HubOptions {
   /** The cache's hub folder ($HF_HOME/hub). */
   readonly cacheDir: string
   readonly token: string | null
@@ -19,7 +19,7 @@ export interface HubOptions {
   readonly onProgress?: ProgressListener
 }
 
-export interface ResolvedModel {
+interface ResolvedModel {
   /** A folder in Hugging Face layout or a .gguf file. */
   readonly path: string
   /** For /v1/models. */
@@ -51,7 +51,7 @@ const GGUF_PREFERENCE = ['Q4_K_M', 'Q8_0', 'Q4_0', 'Q6_K', 'Q5_K_M', 'F16', 'BF1
 /**
  * The local path of a model given as a folder, a .gguf file or a hub id, downloading what is missing. Throws ModelError.
  */
-export async function resolveModel(model: string, options: HubOptions): Promise<ResolvedModel> {
+export async function fetchModel(model: string, options: HubOptions): Promise<ResolvedModel> {
   try {
     await stat(model)
   } catch {

@@ -55,7 +55,7 @@ import { StateOps, stateSlotBytes } from './state-ops.ts'
 import { StepInputs } from './step-inputs.ts'
 import { WorkingMemory } from './working-memory.ts'
 
-export interface CpuBackendOptions extends BackendOptions {
+interface CpuBackendOptions extends BackendOptions {
   /** Threads that compute, the calling one included; null: physical cores, at most 8. */
   readonly threads: number | null
   /** Use relaxed SIMD where the runtime has it. Default true. */

@@ -13,7 +13,7 @@ const FORMATS: Readonly<Record<KvFormat, { code: number; elementBytes: number }>
   q8: { code: 2, elementBytes: 1 },
 }
 
-export interface KvGeometry {
+interface KvGeometry {
   readonly elementBytes: number
   /** Tokens a block has room for: whole tiles. */
   readonly paddedBlock: number

@@ -1,6 +1,6 @@
 /** Weight matrices in panels of 16 output rows (assembly/linear-float.ts, quantized-panel.ts), packed on load by the pool. */
 import { checkMatrix } from '../dequantize.ts'
-import type { MatrixData, MatrixFormat, MatrixRows, PackedMatrix as PackedPlanes, StoredMatrix } from '../ops.ts'
+import type { MatrixData, MatrixFormat, MatrixRows, PackedMatrix, StoredMatrix } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import type { Program } from './program.ts'
 
@@ -15,7 +15,7 @@ const FORMAT_CODES: Readonly<Record<MatrixFormat, number>> = { f32: 0, f16: 1, q
 const GROUP16 = 1
 const MINS = 2
 
-export interface PackedMatrix {
+export interface PanelMatrix {
   readonly label: string
   readonly rows: number
   readonly cols: number
@@ -48,12 +48,12 @@ function panelBytesOf(format: MatrixFormat, padded: number, flags: number): numb
 }
 
 /** What of the values decides how they are packed. */
-export interface PackedForm {
+interface PackedForm {
   readonly format: MatrixFormat
   readonly flags: number
 }
 
-export function packedForm(data: MatrixData): PackedForm {
+function packedForm(data: MatrixData): PackedForm {
   if (data.format !== 'q8' && data.format !== 'q4') return { format: data.format, flags: 0 }
   return { format: data.format, flags: (data.group === 16 ? GROUP16 : 0) | (data.mins === null ? 0 : MINS) }
 }
@@ -84,7 +84,7 @@ export class MatrixPacker {
     { format, flags }: PackedForm,
     gated: boolean,
     numExperts = 1,
-  ): PackedMatrix {
+  ): PanelMatrix {
     const padded = roundUp(cols, format === 'q8' || format === 'q4' ? 32 : 4)
     const panelBytes = panelBytesOf(format, padded, flags)
     const halves = gated ? 2 : 1
@@ -98,7 +98,7 @@ export class MatrixPacker {
   }
 
   /** The bytes of a packed matrix, where they are. */
-  planes({ format, flags, factors, weights, numPanels, panelBytes }: PackedMatrix, expert = 0): PackedPlanes {
+  planes({ format, flags, factors, weights, numPanels, panelBytes }: PanelMatrix, expert = 0): PackedMatrix {
     const panel = expert * numPanels
     const planes = [
       this.#arena.bytes(factors + panel * 4, numPanels * 4),
@@ -108,7 +108,7 @@ export class MatrixPacker {
   }
 
   /** Reads packed panels to where they will be used. Throws when their sizes do not fit. */
-  async restore(matrix: PackedMatrix, stored: StoredMatrix, expert = 0): Promise<void> {
+  async restore(matrix: PanelMatrix, stored: StoredMatrix, expert = 0): Promise<void> {
     const { planeBytes } = stored
     const { label, rows, cols, format, flags } = matrix
     const { planes } = this.planes(matrix, expert)
@@ -127,14 +127,14 @@ export class MatrixPacker {
   }
 
   /** Packs a matrix as it is read. Throws when it holds infinities or NaN, and when its pieces are not alike. */
-  async pack(label: string, rows: number, cols: number, source: MatrixRows, gated: boolean): Promise<PackedMatrix> {
+  async pack(label: string, rows: number, cols: number, source: MatrixRows, gated: boolean): Promise<PanelMatrix> {
     const matrix = await this.packExpert(null, label, rows, cols, source, gated, 1, 0)
     return matrix
   }
 
   /** Packs the matrix of one of `numExperts` experts into `placed`, or where there is none yet, into a place for all of them. */
   async packExpert(
-    placed: PackedMatrix | null,
+    placed: PanelMatrix | null,
     label: string,
     rows: number,
     cols: number,
@@ -142,7 +142,7 @@ export class MatrixPacker {
     gated: boolean,
     numExperts: number,
     expert: number,
-  ): Promise<PackedMatrix> {
+  ): Promise<PanelMatrix> {
     const halves = gated ? 2 : 1
     const halfRows = rows / halves
     const pieceRows = Math.max(1, Math.floor(PIECE_VALUES / (cols * PANEL))) * PANEL
@@ -165,7 +165,7 @@ export class MatrixPacker {
   }
 
   /** Packs `count` rows into the panels from `panel` on, every second one of a gated matrix. */
-  #packRows(matrix: PackedMatrix, data: MatrixData, panel: number, count: number): void {
+  #packRows(matrix: PanelMatrix, data: MatrixData, panel: number, count: number): void {
     const { factors, formatCode, flags, numExperts, numPanels, cols, padded, panelBytes, weights } = matrix
     const planes =
       data.format === 'q8' || data.format === 'q4'

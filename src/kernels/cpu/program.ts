@@ -104,8 +104,8 @@ export const COMMANDS = {
   },
   sigmoidGate: { opcode: 23, fields: ['rows', 'x', 'xStride', 'gate', 'gateStride', 'cols', 'isShared'] },
 } as const
-export type Opcode = keyof typeof COMMANDS
-export type Fields<T extends Opcode> = Readonly<Record<(typeof COMMANDS)[T]['fields'][number], number>>
+type Opcode = keyof typeof COMMANDS
+type Fields<T extends Opcode> = Readonly<Record<(typeof COMMANDS)[T]['fields'][number], number>>
 
 /** Fields that hold an f32; all others are integers or addresses. */
 export const FLOAT_FIELDS: ReadonlySet<string> = new Set([

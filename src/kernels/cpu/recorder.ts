@@ -20,7 +20,7 @@ import type {
   Xielu,
 } from '../ops.ts'
 import type { Executor } from './executor.ts'
-import { PANEL, roundUp, type PackedMatrix } from './matrices.ts'
+import { PANEL, roundUp, type PanelMatrix } from './matrices.ts'
 import type { Program } from './program.ts'
 import type { HostActivation, Resources } from './resources.ts'
 import { rowsPerItem, type StepInputs } from './step-inputs.ts'
@@ -92,7 +92,7 @@ export class Recorder {
     this.#gather(target, matrix, this.#step.places, 1, true)
   }
 
-  #gather(target: HostActivation, matrix: PackedMatrix, tokens: number, scale: number, adds: boolean): void {
+  #gather(target: HostActivation, matrix: PanelMatrix, tokens: number, scale: number, adds: boolean): void {
     const { numRows } = this.#step.input
     this.#program.add('embed', {
       rows: numRows,
@@ -173,7 +173,7 @@ export class Recorder {
     const source = this.#resources.activation(x)
     const [gateUp, down] = [this.#resources.experts(weights.gateUp), this.#resources.experts(weights.down)]
     if (!gateUp.gated || down.gated) throw new Error(`experts ${gateUp.label}: gate and up were not loaded for glu`)
-    const biasOf = (bias: Vector | undefined, matrix: PackedMatrix) =>
+    const biasOf = (bias: Vector | undefined, matrix: PanelMatrix) =>
       bias === undefined ? 0 : this.#resources.bias(bias, matrix)
     const { numRows } = this.#step.input
     const { activations, activationsStride, outputs, outputsStride, sources, tiles, topK } = own
@@ -384,7 +384,7 @@ export class Recorder {
   }
 
   #addLinear(
-    matrix: PackedMatrix,
+    matrix: PanelMatrix,
     source: Pick<HostActivation, 'address' | 'stride'>,
     norm: Norm | undefined,
     to: {

@@ -19,10 +19,10 @@ import type {
 } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import { KvCache, kvGeometry } from './kv-cache.ts'
-import { PANEL, roundUp, storedForm, type MatrixPacker, type PackedMatrix } from './matrices.ts'
+import { PANEL, roundUp, storedForm, type MatrixPacker, type PanelMatrix } from './matrices.ts'
 import { placeRouting, type HostRouting } from './routing.ts'
 
-export interface HostVector extends Vector {
+interface HostVector extends Vector {
   readonly address: number // f32[length], zeros up to a whole panel
 }
 
@@ -45,8 +45,8 @@ export class Resources {
   readonly #arena: Arena
   readonly #packer: MatrixPacker
   readonly #maxRows: number
-  readonly #matrices = new Handles<Matrix, PackedMatrix>('matrix')
-  readonly #experts = new Handles<ExpertMatrix, PackedMatrix>('experts')
+  readonly #matrices = new Handles<Matrix, PanelMatrix>('matrix')
+  readonly #experts = new Handles<ExpertMatrix, PanelMatrix>('experts')
   readonly #routings = new Handles<Routing, HostRouting>('routing')
   readonly #vectors = new Handles<Vector, HostVector>('vector')
   readonly #ropes = new Handles<RopeTable, HostRope>('rope table')
@@ -137,7 +137,7 @@ export class Resources {
     load: (expert: number) => Promise<MatrixData>,
     use: ExpertsUse,
   ): Promise<ExpertMatrix> {
-    let matrix: PackedMatrix | null = null
+    let matrix: PanelMatrix | null = null
     for (let expert = 0; expert < numExperts; expert++) {
       const data = await load(expert)
       const source = asRows(`${label} ${expert}`, rows, cols, data)
@@ -157,7 +157,7 @@ export class Resources {
     stored: (expert: number) => StoredMatrix,
     use: ExpertsUse,
   ): Promise<ExpertMatrix> {
-    let matrix: PackedMatrix | null = null
+    let matrix: PanelMatrix | null = null
     for (let expert = 0; expert < numExperts; expert++) {
       const one = stored(expert)
       matrix ??= this.#packer.place(label, rows, cols, storedForm(one), use.glu === true, numExperts)
@@ -166,7 +166,7 @@ export class Resources {
     return this.#keepExperts(label, matrix)
   }
 
-  #keepExperts(label: string, matrix: PackedMatrix | null): PackedMatrix {
+  #keepExperts(label: string, matrix: PanelMatrix | null): PanelMatrix {
     if (matrix === null) throw new Error(`${label}: no experts`)
     this.#largestInner = Math.max(this.#largestInner, matrix.padded)
     this.#largestExpertInner = Math.max(this.#largestExpertInner, matrix.padded)
@@ -177,7 +177,7 @@ export class Resources {
     return this.#routings.add(placeRouting(this.#arena, label, shape, this.#maxRows))
   }
 
-  #keep(matrix: PackedMatrix): PackedMatrix {
+  #keep(matrix: PanelMatrix): PanelMatrix {
     this.#largestInner = Math.max(this.#largestInner, matrix.padded)
     this.#largestOuter = Math.max(this.#largestOuter, matrix.numPanels * PANEL)
     return this.#matrices.add(matrix)
@@ -227,11 +227,11 @@ export class Resources {
     return kv
   }
 
-  matrix(matrix: Matrix): PackedMatrix {
+  matrix(matrix: Matrix): PanelMatrix {
     return this.#matrices.get(matrix)
   }
 
-  experts(matrix: ExpertMatrix): PackedMatrix {
+  experts(matrix: ExpertMatrix): PanelMatrix {
     return this.#experts.get(matrix)
   }
 
@@ -252,7 +252,7 @@ export class Resources {
   }
 
   /** Address of the bias as the epilogue reads it: whole panels; of a gated matrix, 16 of the gate and 16 of the up projection in turn. */
-  bias(bias: Vector, { rows, gated, numExperts, numPanels }: PackedMatrix): number {
+  bias(bias: Vector, { rows, gated, numExperts, numPanels }: PanelMatrix): number {
     const { address, length } = this.vector(bias)
     if (length !== numExperts * rows)
       throw new Error(`bias ${bias.label} has ${length} entries, expected ${numExperts * rows}`)

@@ -71,13 +71,13 @@ export function routeRow(
 }
 
 /** All experts' matrices, one below the other. */
-export interface HostExperts {
+interface HostExperts {
   readonly rows: number
   readonly cols: number
   readonly values: Float32Array // [numExperts, rows, cols]
 }
 
-export interface ExpertsCall {
+interface ExpertsCall {
   readonly x: Float32Array // [numRows, x.cols]
   readonly numRows: number
   readonly gateUp: HostExperts

@@ -13,7 +13,7 @@ export interface HostColumns {
 export const sigmoid = (x: number): number => 1 / (1 + Math.exp(-x))
 const softplus = (x: number): number => (x > 20 ? x : Math.log1p(Math.exp(x)))
 
-export interface HostConvolution {
+interface HostConvolution {
   readonly weight: Float32Array // [channels, kernel]
   readonly bias: Float32Array | null
   readonly isGated: boolean

@@ -27,7 +27,7 @@ const TILE_VECTORS = 16
 const MAX_TILE_ROWS = 8
 
 /** What decides the attention kernels of a model. */
-export interface AttentionShape {
+interface AttentionShape {
   readonly numHeads: number
   readonly numKvHeads: number
   readonly headDim: number

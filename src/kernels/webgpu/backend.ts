@@ -56,7 +56,7 @@ import {
 } from './context.ts'
 import { openDevice, type GpuDevice } from './device.ts'
 import { embed, layerNorm, normAdd, pool } from './elementwise.ts'
-import { importExperts, loadExperts, type GpuExpertMatrix } from './expert-matrix.ts'
+import { importExperts, uploadExperts, type GpuExpertMatrix } from './expert-matrix.ts'
 import { ExpertKernels, type GpuRouting } from './experts.ts'
 import { LinearKernels } from './linear.ts'
 import { wholeMatrix } from '../dequantize.ts'
@@ -196,7 +196,7 @@ export class WebGpuBackend implements InspectableBackend {
     use: ExpertsUse = {},
   ): Promise<ExpertMatrix> {
     this.#checkAlive()
-    const loaded = await loadExperts(this.#matrixLoader(), label, { numExperts, rows, cols }, load, use)
+    const loaded = await uploadExperts(this.#matrixLoader(), label, { numExperts, rows, cols }, load, use)
     this.#checkAlive()
     return this.#experts.add(loaded)
   }

@@ -67,7 +67,7 @@ export function modelKernels(shape: ModelShape, weights: MatrixFormat): Catalogu
 }
 
 /** The experts of a model. */
-export interface ExpertsShape {
+interface ExpertsShape {
   readonly hidden: number
   readonly inner: number
   readonly count: number

@@ -18,7 +18,7 @@ export interface GpuActivation extends Activation {
   readonly maxRows: number
 }
 
-export interface Dispatch {
+interface Dispatch {
   kernel: string
   pipeline: GPUComputePipeline
   group: GPUBindGroup

@@ -20,7 +20,7 @@ import {
 /** Bytes that are given to the device before its queue is awaited: what staging takes beside the weights. */
 const UPLOAD_BYTES = 32 * 2 ** 20
 
-export interface ExpertShard {
+interface ExpertShard {
   readonly codes: GPUBuffer
   readonly scales: GPUBuffer
   readonly firstExpert: number
@@ -135,7 +135,7 @@ class ExpertUpload {
 }
 
 /** Repacks experts' matrices and uploads them, one after another. */
-export async function loadExperts(
+export async function uploadExperts(
   loader: MatrixLoader,
   label: string,
   shape: { readonly numExperts: number; readonly rows: number; readonly cols: number },

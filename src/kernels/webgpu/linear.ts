@@ -18,7 +18,7 @@ export const LINEAR: readonly BindingKind[] = ['read', 'uniform', 'read', 'read'
 const PREPARE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write']
 
 /** Which rows of a step a call takes: all, its sample rows or its score rows. */
-export type RowSelection = 'all' | 'sample' | 'score'
+type RowSelection = 'all' | 'sample' | 'score'
 const ROWS: Readonly<Record<RowSelection, number>> = { all: 0, sample: 1, score: 2 }
 /** Of linear-io.wgsl. */
 export const FLAG = {
@@ -46,7 +46,7 @@ const WORKGROUP_THREADS = 256
 const PREPARE_THREADS = 64
 
 /** What of a matrix decides its kernels. */
-export interface MatrixShape {
+interface MatrixShape {
   readonly rows: number
   readonly cols: number
   readonly form: WeightForm

@@ -13,7 +13,7 @@ import { checkMatrix } from '../dequantize.ts'
 import { f32ToF16 } from '../float.ts'
 import type { Matrix, MatrixData, MatrixFormat, MatrixUse, StoredMatrix } from '../ops.ts'
 
-export const TILE_ROWS = 32
+const TILE_ROWS = 32
 const BLOCK_COLS = 32
 
 const BITS: Readonly<Record<MatrixFormat, number>> = { f32: 32, f16: 16, q8: 8, q4: 4 }
@@ -27,7 +27,7 @@ export interface WeightForm {
   readonly MINS: number
 }
 
-export interface MatrixShard {
+interface MatrixShard {
   readonly codes: GPUBuffer
   readonly scales: GPUBuffer
   /** Packed rows before this shard and in it, padding excluded. A gated matrix counts both halves. */

@@ -32,13 +32,13 @@ const BLOCK = 64
 /** Values of a head whose rows of the state share a workgroup. */
 const SCAN_ROWS = 16
 
-export function convolutionSource(kernel: number, isGated: boolean, hasBias: boolean): KernelSource {
+function convolutionSource(kernel: number, isGated: boolean, hasBias: boolean): KernelSource {
   const defines = { WS: BLOCK, K: kernel, GATED: isGated ? 1 : 0, BIAS: hasBias ? 1 : 0 }
   return { name: 'convolution', bindings: CONVOLUTION, defines }
 }
 
 /** The kernels of a scan over heads of `valueDim` values and keys of `keyDim`, in launch order. */
-export function scanSources(
+function scanSources(
   kind: 'gatedDelta' | 'selective',
   keyDim: number,
   valueDim: number,
@@ -57,7 +57,7 @@ export function scanSources(
   ]
 }
 
-export const SIGMOID_GATE_SOURCE: KernelSource = {
+const SIGMOID_GATE_SOURCE: KernelSource = {
   name: 'sigmoid-gate',
   bindings: SIGMOID_GATE,
   defines: { WS: BLOCK },

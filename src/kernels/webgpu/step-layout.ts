@@ -42,7 +42,7 @@ export function maxStepBytes(
   return 4 * (HEADER_WORDS + rows + items + maxSequences * (maxBlocksPerSequence + 5) + 1)
 }
 
-export type StepSection = Exclude<
+type StepSection = Exclude<
   keyof typeof HEADER,
   'numRows' | 'tableStride' | `num${string}` | `${string}Tokens` | 'scoreResults'
 >

@@ -15,7 +15,7 @@ const MAX_TRACED_DISPATCHES = 2048
  */
 const SUBMISSION_OPERATIONS = 2e11
 
-export interface StepSubmission {
+interface StepSubmission {
   readonly dispatches: DispatchList
   readonly layout: ResultLayout
   readonly results: GPUBuffer
@@ -27,7 +27,7 @@ export interface StepSubmission {
 }
 
 /** A step's results; `values`: what `copyValues` copied, null where nothing was asked for. */
-export type Submitted = Omit<StepOutput, 'logits' | 'pooled'> & { readonly values: Float32Array | null }
+type Submitted = Omit<StepOutput, 'logits' | 'pooled'> & { readonly values: Float32Array | null }
 
 export class StepQueue {
   readonly #context: GpuContext

@@ -11,7 +11,7 @@ export type AttributeType = 'string' | 'int' | 'double' | 'boolean' | 'string[]'
  * When an attribute is there: `always`; `completed`: on a span that ended well in a request that was served; `accepted`: once the
  * engine took the request (never on refused or scored ones); `optional`: where it applies, as the meaning says.
  */
-export type Presence = 'always' | 'completed' | 'accepted' | 'optional'
+type Presence = 'always' | 'completed' | 'accepted' | 'optional'
 
 export interface AttributeSpec {
   readonly type: AttributeType
@@ -27,7 +27,7 @@ export interface AttributeSpec {
   readonly oneOf?: readonly string[]
 }
 
-export interface EventSpec {
+interface EventSpec {
   readonly meaning: string
   readonly attributes: Readonly<Record<string, AttributeSpec>>
 }

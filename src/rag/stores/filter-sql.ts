@@ -2,7 +2,7 @@
 import type { FilterCondition, MetadataFilter } from '../vector-index.ts'
 
 /** Numbered parameters of a statement, collected while its text is put together. */
-export class Parameters {
+export class SqlParameters {
   readonly values: unknown[] = []
   add(value: unknown): string {
     this.values.push(value)
@@ -11,7 +11,7 @@ export class Parameters {
 }
 
 /** A condition over documents `d`. Field names and values are parameters, never text. Equal to matchesFilter (filter.ts). */
-export function filterSql(filter: MetadataFilter | undefined, parameters: Parameters): string {
+export function filterSql(filter: MetadataFilter | undefined, parameters: SqlParameters): string {
   const conditions = Object.entries(filter ?? {}).map(([field, condition]) => fieldSql(field, condition, parameters))
   return conditions.length === 0 ? 'true' : conditions.join(' and ')
 }
@@ -21,7 +21,7 @@ const isOperators = (
 ): condition is Extract<FilterCondition, { readonly exists?: boolean }> =>
   typeof condition === 'object' && condition !== null && !Array.isArray(condition)
 
-function fieldSql(field: string, condition: FilterCondition, parameters: Parameters): string {
+function fieldSql(field: string, condition: FilterCondition, parameters: SqlParameters): string {
   const value =
     field === 'id'
       ? 'to_jsonb(d.id)'

@@ -6,7 +6,7 @@ const HNSW_MAX_DIMENSIONS = 2000
 /** Of an advisory lock: one process builds, the others leave it to that one. */
 const BUILD_LOCK = 0x686e_7377
 
-export interface IndexSize {
+interface IndexSize {
   /** Of miniserve.indexes. */
   readonly id: number
   readonly dimensions: number

@@ -70,7 +70,7 @@ export function packIndexFile(
   replaceFile(path, fill, beforeRename)
 }
 
-export interface OpenIndexFile {
+interface OpenIndexFile {
   readonly reader: JournalReader
   readonly header: HeaderRecord
   /** What is packed; the records behind it are still to be read. */

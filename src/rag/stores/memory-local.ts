@@ -73,7 +73,7 @@ interface Loaded {
   usedMs: number
 }
 
-export interface LocalMemoryStoreOptions {
+interface LocalMemoryStoreOptions {
   readonly maxLoaded?: number
   readonly idleMs?: number
 }

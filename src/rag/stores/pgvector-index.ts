@@ -15,7 +15,7 @@ import type {
   VectorIndex,
 } from '../vector-index.ts'
 import type { Database } from './database.ts'
-import { filterSql, Parameters } from './filter-sql.ts'
+import { filterSql, SqlParameters } from './filter-sql.ts'
 import type { HnswBuilder } from './hnsw.ts'
 import { searchableText } from './memory-index.ts'
 
@@ -176,7 +176,7 @@ export class PgvectorIndex implements VectorIndex {
     filter: MetadataFilter | undefined,
     signal: AbortSignal | undefined,
   ): Promise<ChunkRow[]> {
-    const parameters = new Parameters()
+    const parameters = new SqlParameters()
     const query = `${parameters.add(pgvector.toSql([...vector]))}::vector(${this.dimensions})`
     const embedding = `c.embedding::vector(${this.dimensions})`
     return this.#database.query<ChunkRow>(
@@ -199,7 +199,7 @@ export class PgvectorIndex implements VectorIndex {
   ): Promise<TextRow[]> {
     const terms = countTerms(text)
     if (terms.size === 0) return []
-    const parameters = new Parameters()
+    const parameters = new SqlParameters()
     const query = `${parameters.add(pgvector.toSql([...vector]))}::vector(${this.dimensions})`
     return this.#database.query<TextRow>(
       `with ${this.#scored(terms, parameters, filterSql(filter, parameters))}, best as (
@@ -222,7 +222,7 @@ export class PgvectorIndex implements VectorIndex {
   ): Promise<ReadonlyMap<string, number>> {
     const terms = countTerms(text)
     if (rows.length === 0 || terms.size === 0) return new Map()
-    const parameters = new Parameters()
+    const parameters = new SqlParameters()
     const isOne = `p.chunk_id = any(${parameters.add(rows.map((row) => row.chunk_id))}::bigint[])`
     const shares = await this.#database.query<{ chunk_id: string; share: number }>(
       `with ${this.#scored(terms, parameters, isOne)}
@@ -241,7 +241,7 @@ export class PgvectorIndex implements VectorIndex {
   ): Promise<ReadonlyMap<string, number>> {
     const terms = countTerms(text)
     if (rows.length === 0 || terms.size === 0) return new Map()
-    const parameters = new Parameters()
+    const parameters = new SqlParameters()
     const weighted = this.#weighted(terms, parameters)
     const documents = parameters.add([...new Set(rows.map((row) => row.document_id))])
     const shares = await this.#database.query<{ document_id: string; share: number }>(
@@ -261,7 +261,7 @@ export class PgvectorIndex implements VectorIndex {
   }
 
   /** Common table expressions: what the index holds in all, and the query's terms with their weights. */
-  #weighted(terms: ReadonlyMap<string, number>, parameters: Parameters): string {
+  #weighted(terms: ReadonlyMap<string, number>, parameters: SqlParameters): string {
     const index = parameters.add(this.#id)
     return `totals as (
          select num_chunks::float8 as n, greatest(1, coalesce(num_terms::float8 / nullif(num_chunks, 0), 0)) as mean,
@@ -277,7 +277,7 @@ export class PgvectorIndex implements VectorIndex {
   }
 
   /** The same, and the scores of the chunks that meet a condition. */
-  #scored(terms: ReadonlyMap<string, number>, parameters: Parameters, condition: string): string {
+  #scored(terms: ReadonlyMap<string, number>, parameters: SqlParameters, condition: string): string {
     return `${this.#weighted(terms, parameters)}, scored as (
          select p.chunk_id, sum(w.idf * ${saturated('p.frequency', 'c.num_terms / totals.mean')}) as score
          from weighted w join miniserve.postings p on p.index_id = ${parameters.add(this.#id)} and p.term = w.term

@@ -14,7 +14,7 @@ import { migrate } from './pgvector-schema.ts'
 
 /** Chunks from which on an HNSW index is faster than reading all. */
 const HNSW_MIN_CHUNKS = 50_000
-export interface PgvectorOptions {
+interface PgvectorOptions {
   /** Chunks of an index from which on it is searched approximately. */
   readonly hnswMinChunks?: number
 }

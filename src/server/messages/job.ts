@@ -2,7 +2,7 @@
 import type { ChatMessageFields, ChatRequest } from '../wire.ts'
 import type { CountTokensRequest, MessagesRequest } from './wire.ts'
 
-export function toChatRequest(body: MessagesRequest): ChatRequest {
+export function messagesToChat(body: MessagesRequest): ChatRequest {
   const choice = body.tool_choice
   const format = body.output_config?.format ?? body.output_format
   return {

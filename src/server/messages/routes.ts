@@ -5,7 +5,7 @@ import { chatJob, toChatMessage } from '../job.ts'
 import type { Handlers } from '../routes.ts'
 import { encodeFor } from '../tokenize.ts'
 import { parseBody } from '../validation.ts'
-import { promptOf, toChatRequest } from './job.ts'
+import { promptOf, messagesToChat } from './job.ts'
 import { messagesShape } from './shape.ts'
 import { countTokensRequest, messagesRequest } from './wire.ts'
 
@@ -19,7 +19,7 @@ export function messagesHandlers(parts: GenerationParts): Pick<Handlers, 'create
         (body) => body,
         (body, context) => {
           const format = body.output_config?.format === undefined ? 'output_format' : 'output_config.format'
-          const job = chatJob(toChatRequest(body), context, { prompt: 'messages', format, parameters: 'input_schema' })
+          const job = chatJob(messagesToChat(body), context, { prompt: 'messages', format, parameters: 'input_schema' })
           return { job, shape: () => messagesShape(job) }
         },
       ),

@@ -1,7 +1,7 @@
 /** The Messages wire: a message of content blocks, and its stream of named events. Errors have a form of their own. */
 import type { ChoiceFinishedEvent, TokenEvent } from '../../engine/request.ts'
 import type { ApiError } from '../errors.ts'
-import { type Choice, type GenerationResult, tailOf } from '../generation-result.ts'
+import { type ChoiceResult, type GenerationResult, tailOf } from '../generation-result.ts'
 import type { GenerationJob } from '../job.ts'
 import type { Shape } from '../output.ts'
 
@@ -75,7 +75,7 @@ function stopOf(finished: Finished | null, hasCalls: boolean) {
 }
 
 /** What was thought, text, then calls. An answer without any has no blocks. */
-function contentOf(choice: Choice | undefined): unknown[] {
+function contentOf(choice: ChoiceResult | undefined): unknown[] {
   if (choice === undefined) return []
   return [
     ...(choice.reasoning === '' ? [] : [{ type: 'thinking', thinking: choice.reasoning, signature: '' }]),

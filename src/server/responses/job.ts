@@ -4,7 +4,7 @@ import type { ChatMessageFields, ChatRequest } from '../wire.ts'
 import type { ResponsesItem, ResponsesRequest } from './wire.ts'
 
 /** @param earlier the messages of the conversation that previous_response_id names, without its instructions. */
-export function toChatRequest(body: ResponsesRequest, earlier: readonly ChatMessageFields[]): ChatRequest {
+export function responsesToChat(body: ResponsesRequest, earlier: readonly ChatMessageFields[]): ChatRequest {
   const own = inputMessages(body.input)
   const instructions: readonly ChatMessageFields[] =
     body.instructions === undefined ? [] : [{ role: 'system', content: body.instructions }]

@@ -6,7 +6,7 @@ import { type GenerationParts, handleGeneration } from '../completions.ts'
 import { type ChatFields, chatJob } from '../job.ts'
 import type { Handlers } from '../routes.ts'
 import type { ChatMessageFields } from '../wire.ts'
-import { addItem, inputMessages, toChatRequest } from './job.ts'
+import { addItem, inputMessages, responsesToChat } from './job.ts'
 import { type ResponseObject, responsesShape } from './shape.ts'
 import { createResponseStore, type StoredResponse } from './store.ts'
 import { responsesRequest, withItemTypes } from './wire.ts'
@@ -39,7 +39,7 @@ export function responsesHandlers(
         const conversationId = trace.conversationId ?? context.requestId
         // One that is kept may have a next turn.
         if (body.store !== false) trace.setConversation(conversationId)
-        const job = chatJob(toChatRequest(body, earlier), context, FIELDS)
+        const job = chatJob(responsesToChat(body, earlier), context, FIELDS)
         const { keyId } = c.get('caller')
         const keep = (response: ResponseObject) => {
           if (body.store === false) return

@@ -1,12 +1,12 @@
 /** The Responses wire: a response object of output items, and its stream of numbered events. */
 import type { ChoiceFinishedEvent, TokenEvent } from '../../engine/request.ts'
 import { type ApiError, toErrorBody } from '../errors.ts'
-import { type Choice, type Citations, type GenerationResult, tailOf } from '../generation-result.ts'
+import { type ChoiceResult, type Citations, type GenerationResult, tailOf } from '../generation-result.ts'
 import type { GenerationJob } from '../job.ts'
 import type { Shape } from '../output.ts'
 import type { ResponsesRequest } from './wire.ts'
 
-export interface TextItem {
+interface TextItem {
   readonly type: 'message'
   readonly id: string
   readonly status: 'completed' | 'incomplete' | 'in_progress'
@@ -21,7 +21,7 @@ interface OutputText {
   readonly logprobs: readonly never[]
 }
 
-export interface CallItem {
+interface CallItem {
   readonly type: 'function_call'
   readonly id: string
   readonly status: 'completed' | 'incomplete' | 'in_progress'
@@ -31,7 +31,7 @@ export interface CallItem {
 }
 
 /** What the model thought before it answered. */
-export interface ThoughtItem {
+interface ThoughtItem {
   readonly type: 'reasoning'
   readonly id: string
   readonly status: 'completed' | 'incomplete' | 'in_progress'
@@ -39,7 +39,7 @@ export interface ThoughtItem {
   readonly content: { type: 'reasoning_text'; text: string }[]
 }
 
-export type OutputItem = TextItem | CallItem | ThoughtItem
+type OutputItem = TextItem | CallItem | ThoughtItem
 
 export interface ResponseObject {
   readonly id: string
@@ -160,7 +160,7 @@ const itemId = (job: GenerationJob, kind: 'msg' | 'fc' | 'rs', index: number): s
   `${kind}-${job.requestId.slice(job.requestId.indexOf('-') + 1)}-${index}`
 
 /** The items of a whole choice: what was thought, its text, then its calls. An answer without any is an empty message. */
-function itemsOf(job: GenerationJob, choice: Choice | undefined): OutputItem[] {
+function itemsOf(job: GenerationJob, choice: ChoiceResult | undefined): OutputItem[] {
   if (choice === undefined) return []
   const hasThought = choice.reasoning !== ''
   const hasText = choice.text !== '' || (choice.calls.length === 0 && !hasThought)

@@ -13,21 +13,21 @@ export interface StoredResponse {
   readonly conversationId: string
 }
 
-export interface ResponseStore {
+interface ResponseStore {
   /** Keeps a response, if it fits the bounds at all. */
   put(keyId: string, entry: StoredResponse): void
   get(keyId: string, id: string): StoredResponse | null
   delete(keyId: string, id: string): boolean
 }
 
-export interface ResponseStoreLimits {
+interface ResponseStoreLimits {
   readonly maxResponses: number
   readonly maxBytes: number
   readonly maxAgeMs: number
 }
 
 /** OpenAI keeps responses for 30 days; a process keeps them for a day. */
-export const DEFAULT_LIMITS: ResponseStoreLimits = {
+const DEFAULT_LIMITS: ResponseStoreLimits = {
   maxResponses: 1000,
   maxBytes: 64 * 2 ** 20,
   maxAgeMs: 24 * 3600 * 1000,

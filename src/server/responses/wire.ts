@@ -4,7 +4,7 @@
  */
 import { z } from 'zod'
 import { list, nullable, record } from '../validation.ts'
-import { rag, templateArguments } from '../wire.ts'
+import { rag, chatTemplateArguments } from '../wire.ts'
 import { unsupported } from '../wire-elsewhere.ts'
 
 /** Items of one request: as many as a chat may have messages. */
@@ -107,7 +107,7 @@ export const responsesRequest = z.object({
       summary: nullable(z.string()),
     }),
   ),
-  chat_template_kwargs: templateArguments,
+  chat_template_kwargs: chatTemplateArguments,
   thinking_budget: nullable(z.int().min(0)),
   thinking_token_budget: nullable(z.int().min(0)),
   top_logprobs: unsupported([0]),

@@ -1,7 +1,7 @@
 /** The page to type into: a conversation with the served model, with or without documents. What moves on it is chat.js. */
 import { Layout, type Visitor } from './layout.tsx'
 
-export interface ChatPageProps {
+interface ChatPageProps {
   readonly visitor: Visitor
   /** The server answers from documents. */
   readonly hasRetrieval: boolean

@@ -2,14 +2,14 @@
 import type { StoredTrace } from '../../observability/stored-trace.ts'
 import { formatMs } from './trace-view.ts'
 
-export interface LatencyBar {
+interface LatencyBar {
   readonly fromMs: number
   readonly toMs: number
   readonly count: number
   readonly numErrors: number
 }
 
-export interface Latencies {
+interface Latencies {
   readonly bars: readonly LatencyBar[]
   readonly p50: number
   readonly p95: number

@@ -6,7 +6,7 @@ export interface Interval {
   readonly endMs: number
 }
 
-export interface Part {
+export interface StageShare {
   readonly stage: string
   readonly ms: number
   /** Of the whole, 0 to 1. */
@@ -14,7 +14,7 @@ export interface Part {
 }
 
 /** Time that no stage had to itself or in common. */
-export const REST = 'other'
+const REST = 'other'
 
 /**
  * Parts of 0..totalMs in order of first appearance, the rest last. Where stages overlap (a stream is written while it decodes), the moment
@@ -24,7 +24,7 @@ export function timeBreakdown(
   intervals: readonly Interval[],
   totalMs: number,
   precedence: readonly string[],
-): readonly Part[] {
+): readonly StageShare[] {
   if (totalMs <= 0) return []
   const rank = ({ stage }: Interval) => (precedence.includes(stage) ? precedence.indexOf(stage) : precedence.length)
   const cut = (ms: number) => Math.min(Math.max(ms, 0), totalMs)

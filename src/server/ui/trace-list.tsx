@@ -6,10 +6,10 @@ import { Layout, type Visitor } from './layout.tsx'
 import { formatMs } from './trace-view.ts'
 
 /** The form's fields as they were sent. */
-export type TraceFilter = Readonly<Record<string, string>>
+type TraceFilter = Readonly<Record<string, string>>
 
 /** What the form offers to choose from. */
-export interface TraceChoices {
+interface TraceChoices {
   readonly routes: readonly string[]
   readonly models: readonly string[]
   readonly keys: readonly string[]

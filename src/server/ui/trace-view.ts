@@ -11,7 +11,7 @@ import {
 } from '../../observability/otlp.ts'
 import type { StoredTrace } from '../../observability/stored-trace.ts'
 import { type Breach, validateTraces } from '../../observability/validate.ts'
-import { type Interval, type Part, timeBreakdown } from './time-breakdown.ts'
+import { type Interval, type StageShare, timeBreakdown } from './time-breakdown.ts'
 import { levelOf } from './trace-level.ts'
 
 export interface AttributeView {
@@ -59,7 +59,7 @@ export interface TraceView {
   readonly axisMs: number
   readonly rows: readonly SpanRow[]
   /** Where the root's time went. */
-  readonly parts: readonly Part[]
+  readonly parts: readonly StageShare[]
   /** The span of another service that called; null: nobody traced. */
   readonly callerSpanId: string | null
   readonly logs: readonly LogView[]

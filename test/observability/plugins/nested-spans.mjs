@@ -23,7 +23,7 @@ export default function nestedSpans({ tracer, registry, find }) {
       if (type === 'scheduled') close(requestId, 'acme.preemption', atMs)
       if (type === 'finished') {
         close(requestId, 'acme.preemption', atMs)
-        // The last token ends llm.decode; `finished` comes a little later. Several choices have a span each, and each ends one.
+        // The last token ends llm.decode; `finished` comes a little later. Each choice ends its own span.
         close(requestId, 'acme.generation', event.counters.lastTokenMs ?? atMs)
       }
     },

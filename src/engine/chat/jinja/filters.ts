@@ -3,9 +3,9 @@ import { TemplateFault } from './errors.ts'
 import { jsonText } from './json.ts'
 import { add, rounded } from './numbers.ts'
 import { indexOf, sorted } from './operators.ts'
-import { bind, call } from './runtime.ts'
+import { bindArguments, call } from './runtime.ts'
 import type { Budget, Runtime } from './runtime.ts'
-import { capitalized, linesOf, replaced, stripped } from './string-methods.ts'
+import { capitalized, splitLines, replaced, stripped } from './string-methods.ts'
 import { percentFormat } from './text-format.ts'
 import {
   compare,
@@ -17,9 +17,9 @@ import {
   itemsOf,
   lengthOf,
   numberOf,
-  numCharacters,
+  numCodePoints,
   plainOf,
-  Sequence,
+  Iteration,
   textOf,
   Tuple,
   typeName,
@@ -27,7 +27,7 @@ import {
 } from './values.ts'
 import type { Arguments, Value } from './values.ts'
 
-export type Filter = (value: Value, args: Arguments, runtime: Runtime) => Value
+type Filter = (value: Value, args: Arguments, runtime: Runtime) => Value
 
 /** Of jinja2, for pages: no chat template has a use for them. `random` would make prompts that differ. */
 export const UNSUPPORTED_FILTERS: ReadonlySet<string> = new Set(['random', 'urlize', 'xmlattr', 'pprint', 'wordwrap', 'filesizeformat']) // prettier-ignore
@@ -71,7 +71,7 @@ const ESCAPED: Readonly<Record<string, string>> = { '&': '&amp;', '<': '&lt;', '
 const escape = text((given) => given.replaceAll(/[&<>"']/g, (character) => ESCAPED[character] ?? character))
 
 const defaulting: Filter = (value, args) => {
-  const { default_value: fallback = '', boolean } = bind('default', ['default_value', 'boolean'], args)
+  const { default_value: fallback = '', boolean } = bindArguments('default', ['default_value', 'boolean'], args)
   return value instanceof Undefined || (flag(boolean) && !isTrue(value)) ? fallback : value
 }
 
@@ -96,13 +96,13 @@ const selection =
     const [name, ...others] = rest
     const passes = (item: Value): boolean =>
       name === undefined ? isTrue(item) : runtime.test(textOf(name), item, { positional: others, named })
-    return new Sequence(itemsOf(value).filter((item) => passes(look(item)) === keeps))
+    return new Iteration(itemsOf(value).filter((item) => passes(look(item)) === keeps))
   }
 
 const extreme =
   (sign: 1 | -1): Filter =>
   (value, args, runtime) => {
-    const { case_sensitive: isCaseSensitive, attribute } = bind('min', ['case_sensitive', 'attribute'], args)
+    const { case_sensitive: isCaseSensitive, attribute } = bindArguments('min', ['case_sensitive', 'attribute'], args)
     const look = lookUp(attribute, runtime)
     const keyOf = (item: Value): Value => folded(look(item), flag(isCaseSensitive))
     const [first, ...others] = itemsOf(value)
@@ -114,14 +114,14 @@ const extreme =
   }
 
 const sort: Filter = (value, args, runtime) => {
-  const { reverse, case_sensitive: isCaseSensitive, attribute } = bind('sort', ['reverse', 'case_sensitive', 'attribute'], args) // prettier-ignore
+  const { reverse, case_sensitive: isCaseSensitive, attribute } = bindArguments('sort', ['reverse', 'case_sensitive', 'attribute'], args) // prettier-ignore
   const look = lookUpAll(attribute, runtime)
   const keyOf = (item: Value): Value => look(item).map((key) => folded(key, flag(isCaseSensitive)))
   return sorted(itemsOf(value), keyOf, flag(reverse))
 }
 
 const unique: Filter = (value, args, runtime) => {
-  const { case_sensitive: isCaseSensitive, attribute } = bind('unique', ['case_sensitive', 'attribute'], args)
+  const { case_sensitive: isCaseSensitive, attribute } = bindArguments('unique', ['case_sensitive', 'attribute'], args)
   const look = lookUp(attribute, runtime)
   const seen = new Dict()
   const kept: Value[] = []
@@ -130,11 +130,11 @@ const unique: Filter = (value, args, runtime) => {
     if (!seen.has(key)) kept.push(item)
     seen.set(key, true)
   }
-  return new Sequence(kept)
+  return new Iteration(kept)
 }
 
 const groupby: Filter = (value, args, runtime) => {
-  const bound = bind('groupby', ['attribute', 'default', 'case_sensitive'], args)
+  const bound = bindArguments('groupby', ['attribute', 'default', 'case_sensitive'], args)
   const look = lookUp(bound.attribute, runtime, bound.default)
   const keyOf = (item: Value): Value => folded(look(item), flag(bound.case_sensitive))
   const groups: { readonly grouper: Value; readonly key: Value; readonly items: Value[] }[] = []
@@ -148,7 +148,7 @@ const groupby: Filter = (value, args, runtime) => {
 }
 
 const dictsort: Filter = (value, args) => {
-  const bound = bind('dictsort', ['case_sensitive', 'by', 'reverse'], args)
+  const bound = bindArguments('dictsort', ['case_sensitive', 'by', 'reverse'], args)
   const { by = 'key' } = bound
   if (by !== 'key' && by !== 'value') throw new TemplateFault("You can only sort by either 'key' or 'value'")
   if (!(value instanceof Dict)) throw new TemplateFault(`'${typeName(value)}' object has no attribute 'items'`)
@@ -158,7 +158,7 @@ const dictsort: Filter = (value, args) => {
 }
 
 const join: Filter = (value, args, runtime) => {
-  const { d = '', attribute } = bind('join', ['d', 'attribute'], args)
+  const { d = '', attribute } = bindArguments('join', ['d', 'attribute'], args)
   const look = lookUp(attribute, runtime)
   const separator = textOf(d)
   const parts = itemsOf(value).map((item) => textOf(look(item)))
@@ -167,7 +167,7 @@ const join: Filter = (value, args, runtime) => {
 }
 
 const sum: Filter = (value, args, runtime) => {
-  const { attribute, start = 0n } = bind('sum', ['attribute', 'start'], args)
+  const { attribute, start = 0n } = bindArguments('sum', ['attribute', 'start'], args)
   const look = lookUp(attribute, runtime)
   return itemsOf(value).reduce<Value>((total, item) => addValues(total, look(item)), start)
 }
@@ -181,7 +181,7 @@ function addValues(left: Value, right: Value): Value {
 }
 
 const round: Filter = (value, args) => {
-  const { precision = 0n, method = 'common' } = bind('round', ['precision', 'method'], args)
+  const { precision = 0n, method = 'common' } = bindArguments('round', ['precision', 'method'], args)
   const plain = plainOf(value)
   if (!isNumeric(plain)) throw new TemplateFault(`type ${typeName(value)} doesn't define __round__ method`)
   const decimals = indexOf(precision)
@@ -219,7 +219,7 @@ function parseFloat_(given: string): number | null {
 }
 
 const int: Filter = (value, args) => {
-  const { default: fallback = 0n, base = 10n } = bind('int', ['default', 'base'], args)
+  const { default: fallback = 0n, base = 10n } = bindArguments('int', ['default', 'base'], args)
   const plain = plainOf(value)
   if (typeof plain === 'boolean' || typeof plain === 'bigint') return numberOf(plain)
   const float = typeof plain === 'string' ? (parseInteger(plain, indexOf(base)) ?? parseFloat_(plain)) : plain
@@ -228,7 +228,7 @@ const int: Filter = (value, args) => {
 }
 
 const float: Filter = (value, args) => {
-  const { default: fallback = 0 } = bind('float', ['default'], args)
+  const { default: fallback = 0 } = bindArguments('float', ['default'], args)
   const plain = plainOf(value)
   if (isNumeric(plain)) return Number(numberOf(plain))
   return (typeof plain === 'string' ? parseFloat_(plain) : null) ?? fallback
@@ -243,9 +243,9 @@ function marginOf(given: Value, budget: Budget): string {
 }
 
 const indent: Filter = (value, args, { budget }) => {
-  const { width = 4n, first, blank } = bind('indent', ['width', 'first', 'blank'], args)
+  const { width = 4n, first, blank } = bindArguments('indent', ['width', 'first', 'blank'], args)
   const margin = marginOf(width, budget)
-  const lines = linesOf(`${textOf(value)}\n`)
+  const lines = splitLines(`${textOf(value)}\n`)
   budget.spend(lines.reduce((total, line) => total + line.length + margin.length, 0))
   const [head = '', ...rest] = lines
   const body = rest.map((line) => (flag(blank) || line !== '' ? margin + line : line))
@@ -253,7 +253,7 @@ const indent: Filter = (value, args, { budget }) => {
 }
 
 const tojson: Filter = (value, args, { budget }) => {
-  const bound = bind('tojson', ['ensure_ascii', 'indent', 'separators', 'sort_keys'], args)
+  const bound = bindArguments('tojson', ['ensure_ascii', 'indent', 'separators', 'sort_keys'], args)
   const { indent: given = null, separators = null } = bound
   const indentation =
     given === null ? null : typeof given === 'string' ? given : ' '.repeat(Math.max(0, indexOf(given)))
@@ -270,18 +270,18 @@ const tojson: Filter = (value, args, { budget }) => {
 }
 
 const truncate: Filter = (value, args) => {
-  const { length: given = 255n, killwords, end = '...', leeway = 5n } = bind('truncate', ['length', 'killwords', 'end', 'leeway'], args) // prettier-ignore
+  const { length: given = 255n, killwords, end = '...', leeway = 5n } = bindArguments('truncate', ['length', 'killwords', 'end', 'leeway'], args) // prettier-ignore
   const whole = textOf(value)
   const characters = [...whole]
   const [size, ending] = [indexOf(given), textOf(end)]
   if (characters.length <= size + indexOf(leeway)) return whole
-  const cut = characters.slice(0, size - numCharacters(ending)).join('')
+  const cut = characters.slice(0, size - numCodePoints(ending)).join('')
   if (flag(killwords) || !cut.includes(' ')) return cut + ending
   return cut.slice(0, cut.lastIndexOf(' ')) + ending
 }
 
 const batches: Filter = (value, args, { budget }) => {
-  const { linecount = null, fill_with: fill = null } = bind('batch', ['linecount', 'fill_with'], args)
+  const { linecount = null, fill_with: fill = null } = bindArguments('batch', ['linecount', 'fill_with'], args)
   const [items, size] = [itemsOf(value), indexOf(linecount)]
   if (size < 1) throw new TemplateFault('batch: expected at least 1')
   if (fill !== null) budget.step(size)
@@ -290,11 +290,11 @@ const batches: Filter = (value, args, { budget }) => {
     const row = items.slice(at, at + size)
     rows.push(fill === null ? row : [...row, ...Array.from({ length: size - row.length }, () => fill)])
   }
-  return new Sequence(rows)
+  return new Iteration(rows)
 }
 
 const slices: Filter = (value, args) => {
-  const { slices: given = null, fill_with: fill = null } = bind('slice', ['slices', 'fill_with'], args)
+  const { slices: given = null, fill_with: fill = null } = bindArguments('slice', ['slices', 'fill_with'], args)
   const [items, count] = [itemsOf(value), indexOf(given)]
   if (count < 1 || count > 10_000) throw new TemplateFault('slice: expected 1 to 10000')
   const [size, longer] = [Math.floor(items.length / count), items.length % count]
@@ -303,11 +303,11 @@ const slices: Filter = (value, args) => {
     const row = items.slice(start, start + size + (i < longer ? 1 : 0))
     return fill !== null && i >= longer ? [...row, fill] : row
   })
-  return new Sequence(rows)
+  return new Iteration(rows)
 }
 
 const reverse: Filter = (value) =>
-  typeof value === 'string' ? [...value].toReversed().join('') : new Sequence(itemsOf(value).toReversed())
+  typeof value === 'string' ? [...value].toReversed().join('') : new Iteration(itemsOf(value).toReversed())
 
 const URL_SAFE = /[^\w.~/-]/g
 const quotedUrl = (given: string): string =>
@@ -324,7 +324,7 @@ const urlencode: Filter = (value) => {
 }
 
 const replace: Filter = (value, args, runtime) => {
-  const { old = null, new: by = null, count = null } = bind('replace', ['old', 'new', 'count'], args)
+  const { old = null, new: by = null, count = null } = bindArguments('replace', ['old', 'new', 'count'], args)
   return replaced(textOf(value), textOf(old), textOf(by), count === null ? -1 : indexOf(count), runtime)
 }
 
@@ -338,7 +338,10 @@ const TITLE_PART = /[-\s({[<]+|[^-\s({[<]+/g
 
 export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ['abs', (value) => absolute(value)],
-  ['attr', (value, args, runtime) => runtime.attribute(value, textOf(bind('attr', ['name'], args).name ?? null))],
+  [
+    'attr',
+    (value, args, runtime) => runtime.attribute(value, textOf(bindArguments('attr', ['name'], args).name ?? null)),
+  ],
   ['batch', batches],
   ['capitalize', text(capitalized)],
   ['center', (value, args, runtime) => centered(textOf(value), args, runtime)],
@@ -363,7 +366,7 @@ export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ['list', (value) => [...itemsOf(value)]],
   ['lower', text((given) => given.toLowerCase())],
   ['upper', text((given) => given.toUpperCase())],
-  ['map', (value, args, runtime) => new Sequence(itemsOf(value).map(mapper(args, runtime)))],
+  ['map', (value, args, runtime) => new Iteration(itemsOf(value).map(mapper(args, runtime)))],
   ['max', extreme(1)],
   ['min', extreme(-1)],
   ['reject', selection(false, false)],
@@ -389,7 +392,7 @@ export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ['sum', sum],
   ['title', text((given) => (given.match(TITLE_PART) ?? []).map((part) => capitalized(part)).join(''))],
   ['tojson', tojson],
-  ['trim', (value, args) => stripped(textOf(value), bind('trim', ['chars'], args).chars, 'both')],
+  ['trim', (value, args) => stripped(textOf(value), bindArguments('trim', ['chars'], args).chars, 'both')],
   ['truncate', truncate],
   ['unique', unique],
   ['urlencode', urlencode],
@@ -405,12 +408,12 @@ function absolute(value: Value): Value {
 }
 
 function centered(given: string, args: Arguments, runtime: Runtime): Value {
-  const { width = 80n } = bind('center', ['width'], args)
+  const { width = 80n } = bindArguments('center', ['width'], args)
   return call(runtime.attribute(given, 'center'), { positional: [width], named: new Map() })
 }
 
 function pairsOf(value: Value): Value {
-  if (value instanceof Undefined) return new Sequence([])
+  if (value instanceof Undefined) return new Iteration([])
   if (!(value instanceof Dict)) throw new TemplateFault('Can only get item pairs from a mapping.')
-  return new Sequence(value.entries().map((entry) => new Tuple(entry)))
+  return new Iteration(value.entries().map((entry) => new Tuple(entry)))
 }

@@ -1,7 +1,7 @@
 /** Functions that every template has. */
 import { TemplateFault, TemplateRefusal } from './errors.ts'
 import { indexOf } from './operators.ts'
-import { bind } from './runtime.ts'
+import { bindArguments } from './runtime.ts'
 import { Callable, Dict, Holder, itemsOf, Namespace, textOf } from './values.ts'
 import type { Arguments, Value } from './values.ts'
 
@@ -41,7 +41,7 @@ function namespace(args: Arguments): Namespace {
 
 /** Gives its separator at every call but the first. */
 function joiner(args: Arguments): Callable {
-  const { sep = ', ' } = bind('joiner', ['sep'], args)
+  const { sep = ', ' } = bindArguments('joiner', ['sep'], args)
   let isUsed = false
   return new Callable('joiner', () => {
     const separator = isUsed ? sep : ''
@@ -131,9 +131,9 @@ export const GLOBALS: ReadonlyMap<string, Value> = new Map<string, Value>(
     joiner,
     cycler,
     strftime_now: (args: Arguments) =>
-      strftime(textOf(bind('strftime_now', ['format'], args).format ?? null), new Date()),
+      strftime(textOf(bindArguments('strftime_now', ['format'], args).format ?? null), new Date()),
     raise_exception: (args: Arguments): never => {
-      throw new TemplateRefusal(textOf(bind('raise_exception', ['message'], args).message ?? null))
+      throw new TemplateRefusal(textOf(bindArguments('raise_exception', ['message'], args).message ?? null))
     },
   }).map(([name, run]) => [name, new Callable(name, run)]),
 )

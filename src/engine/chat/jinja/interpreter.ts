@@ -3,7 +3,7 @@ import { TemplateFault } from './errors.ts'
 import { FILTERS } from './filters.ts'
 import { GLOBALS } from './globals.ts'
 import { methodOf } from './methods.ts'
-import type { Application, Body, CallArguments, Comparison, Expression, ForStatement, MacroStatement, Statement, Target } from './nodes.ts' // prettier-ignore
+import type { Application, Body, CallArguments, Comparison, TemplateExpression, ForStatement, MacroStatement, Statement, Target } from './nodes.ts' // prettier-ignore
 import { binary, contains, indexOf, sliceOf } from './operators.ts'
 import { Budget, call } from './runtime.ts'
 import type { Runtime } from './runtime.ts'
@@ -23,7 +23,7 @@ import {
   numberOf,
   plainOf,
   reprOf,
-  Sequence,
+  Iteration,
   textOf,
   Tuple,
   typeName,
@@ -255,7 +255,7 @@ class Interpreter implements Runtime {
     })
   }
 
-  #filtered(filter: Expression | null, text: string, scope: Scope): Value {
+  #filtered(filter: TemplateExpression | null, text: string, scope: Scope): Value {
     if (filter === null) return text
     if (filter.kind !== 'filter') throw new TemplateFault('expected filters')
     return this.#apply(filter.filter, this.#filtered(filter.of, text, scope), scope)
@@ -277,7 +277,7 @@ class Interpreter implements Runtime {
     return { positional: given, named: byName }
   }
 
-  #evaluate(expression: Expression, scope: Scope): Value {
+  #evaluate(expression: TemplateExpression, scope: Scope): Value {
     this.budget.step()
     switch (expression.kind) {
       case 'constant':
@@ -346,7 +346,11 @@ class Interpreter implements Runtime {
     return scope.get(name) === null ? null : new Undefined(`'${name}' is undefined`)
   }
 
-  #compare(first: Expression, rest: readonly (readonly [Comparison, Expression])[], scope: Scope): boolean {
+  #compare(
+    first: TemplateExpression,
+    rest: readonly (readonly [Comparison, TemplateExpression])[],
+    scope: Scope,
+  ): boolean {
     let left = this.#evaluate(first, scope)
     for (const [operator, operand] of rest) {
       const right = this.#evaluate(operand, scope)
@@ -387,7 +391,7 @@ function signed(value: Value, isNegative: boolean): Value {
 }
 
 function isHashable(key: Value): boolean {
-  return !isList(key) && !(key instanceof Dict) && !(key instanceof Sequence)
+  return !isList(key) && !(key instanceof Dict) && !(key instanceof Iteration)
 }
 
 /** The variable `loop` of one turn. */

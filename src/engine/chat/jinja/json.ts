@@ -4,7 +4,7 @@ import { floatText } from './numbers.ts'
 import { compare, Dict, isList, Spelled, Tuple, typeName, Visits } from './values.ts'
 import type { Value } from './values.ts'
 
-export interface JsonLayout {
+interface JsonLayout {
   /** Of one level; null: everything in one line. */
   readonly indent: string | null
   readonly itemSeparator: string

@@ -1,7 +1,7 @@
 /** Template text to tokens, with trim_blocks and lstrip_blocks as transformers sets them. */
 import { TemplateFault } from './errors.ts'
 
-export type TokenKind =
+type TokenKind =
   'data' | 'variable_begin' | 'variable_end' | 'block_begin' | 'block_end' | 'name' | 'string' | 'number' | 'operator' | 'end' // prettier-ignore
 
 export interface Token {

@@ -1,6 +1,6 @@
 /** Methods of values. */
 import { TemplateFault } from './errors.ts'
-import { bind } from './runtime.ts'
+import { bindArguments } from './runtime.ts'
 import type { Runtime } from './runtime.ts'
 import { refusesMethod, STRING_METHODS } from './string-methods.ts'
 import { Callable, Dict, equals, isList, Tuple, typeName } from './values.ts'
@@ -33,7 +33,7 @@ const DICT_METHODS: ReadonlyMap<string, (dict: Dict, args: Arguments) => Value> 
   [
     'get',
     (dict, args) => {
-      const { key = null, default: fallback = null } = bind('get', ['key', 'default'], args)
+      const { key = null, default: fallback = null } = bindArguments('get', ['key', 'default'], args)
       return dict.get(key) ?? (dict.has(key) ? null : fallback)
     },
   ],
@@ -50,7 +50,7 @@ const LIST_METHODS: ReadonlyMap<string, (items: readonly Value[], args: Argument
   [
     'index',
     (items, args) => {
-      const { value = null } = bind('index', ['value'], args)
+      const { value = null } = bindArguments('index', ['value'], args)
       const at = items.findIndex((item) => equals(item, value))
       if (at < 0) throw new TemplateFault('the value is not in the list')
       return BigInt(at)
@@ -59,7 +59,7 @@ const LIST_METHODS: ReadonlyMap<string, (items: readonly Value[], args: Argument
   [
     'count',
     (items, args) => {
-      const { value = null } = bind('count', ['value'], args)
+      const { value = null } = bindArguments('count', ['value'], args)
       return BigInt(items.filter((item) => equals(item, value)).length)
     },
   ],

@@ -2,11 +2,11 @@
 import type { Value } from './values.ts'
 
 export interface CallArguments {
-  readonly positional: readonly Expression[]
-  readonly named: readonly (readonly [name: string, value: Expression])[]
+  readonly positional: readonly TemplateExpression[]
+  readonly named: readonly (readonly [name: string, value: TemplateExpression])[]
   /** `*list` and `**dictionary`. */
-  readonly list: Expression | null
-  readonly dictionary: Expression | null
+  readonly list: TemplateExpression | null
+  readonly dictionary: TemplateExpression | null
 }
 
 /** A filter or test by its name. */
@@ -18,24 +18,24 @@ export interface Application {
 export type BinaryOperator = '+' | '-' | '*' | '/' | '//' | '%' | '**'
 export type Comparison = '==' | '!=' | '<' | '<=' | '>' | '>=' | 'in' | 'not in'
 
-export type Expression =
+export type TemplateExpression =
   | { readonly kind: 'constant'; readonly value: Value }
   | { readonly kind: 'name'; readonly name: string }
-  | { readonly kind: 'list' | 'tuple'; readonly items: readonly Expression[] }
-  | { readonly kind: 'dict'; readonly entries: readonly (readonly [Expression, Expression])[] }
-  | { readonly kind: 'choice'; readonly test: Expression; readonly value: Expression; readonly otherwise: Expression | null } // prettier-ignore
-  | { readonly kind: 'and' | 'or'; readonly left: Expression; readonly right: Expression }
-  | { readonly kind: 'not' | 'negative' | 'positive'; readonly of: Expression }
-  | { readonly kind: 'binary'; readonly operator: BinaryOperator; readonly left: Expression; readonly right: Expression } // prettier-ignore
-  | { readonly kind: 'concat'; readonly parts: readonly Expression[] }
-  | { readonly kind: 'compare'; readonly first: Expression; readonly rest: readonly (readonly [Comparison, Expression])[] } // prettier-ignore
-  | { readonly kind: 'attribute'; readonly of: Expression; readonly name: string }
-  | { readonly kind: 'item'; readonly of: Expression; readonly key: Expression }
-  | { readonly kind: 'slice'; readonly of: Expression; readonly bounds: readonly (Expression | null)[] }
-  | { readonly kind: 'call'; readonly callee: Expression; readonly args: CallArguments }
+  | { readonly kind: 'list' | 'tuple'; readonly items: readonly TemplateExpression[] }
+  | { readonly kind: 'dict'; readonly entries: readonly (readonly [TemplateExpression, TemplateExpression])[] }
+  | { readonly kind: 'choice'; readonly test: TemplateExpression; readonly value: TemplateExpression; readonly otherwise: TemplateExpression | null } // prettier-ignore
+  | { readonly kind: 'and' | 'or'; readonly left: TemplateExpression; readonly right: TemplateExpression }
+  | { readonly kind: 'not' | 'negative' | 'positive'; readonly of: TemplateExpression }
+  | { readonly kind: 'binary'; readonly operator: BinaryOperator; readonly left: TemplateExpression; readonly right: TemplateExpression } // prettier-ignore
+  | { readonly kind: 'concat'; readonly parts: readonly TemplateExpression[] }
+  | { readonly kind: 'compare'; readonly first: TemplateExpression; readonly rest: readonly (readonly [Comparison, TemplateExpression])[] } // prettier-ignore
+  | { readonly kind: 'attribute'; readonly of: TemplateExpression; readonly name: string }
+  | { readonly kind: 'item'; readonly of: TemplateExpression; readonly key: TemplateExpression }
+  | { readonly kind: 'slice'; readonly of: TemplateExpression; readonly bounds: readonly (TemplateExpression | null)[] }
+  | { readonly kind: 'call'; readonly callee: TemplateExpression; readonly args: CallArguments }
   /** `of`: null in a filter block, where the block's text is filtered. */
-  | { readonly kind: 'filter'; readonly of: Expression | null; readonly filter: Application }
-  | { readonly kind: 'test'; readonly of: Expression; readonly test: Application }
+  | { readonly kind: 'filter'; readonly of: TemplateExpression | null; readonly filter: Application }
+  | { readonly kind: 'test'; readonly of: TemplateExpression; readonly test: Application }
 
 /** What is assigned to. */
 export type Target =
@@ -45,20 +45,25 @@ export type Target =
 
 export interface Parameter {
   readonly name: string
-  readonly fallback: Expression | null
+  readonly fallback: TemplateExpression | null
 }
 
 export type Statement =
   | { readonly kind: 'text'; readonly text: string }
-  | { readonly kind: 'output'; readonly value: Expression }
-  | { readonly kind: 'set'; readonly target: Target; readonly value: Expression }
-  | { readonly kind: 'setBlock'; readonly target: Target; readonly filter: Expression | null; readonly body: Body }
-  | { readonly kind: 'if'; readonly branches: readonly (readonly [test: Expression, body: Body])[]; readonly otherwise: Body } // prettier-ignore
+  | { readonly kind: 'output'; readonly value: TemplateExpression }
+  | { readonly kind: 'set'; readonly target: Target; readonly value: TemplateExpression }
+  | {
+      readonly kind: 'setBlock'
+      readonly target: Target
+      readonly filter: TemplateExpression | null
+      readonly body: Body
+    }
+  | { readonly kind: 'if'; readonly branches: readonly (readonly [test: TemplateExpression, body: Body])[]; readonly otherwise: Body } // prettier-ignore
   | ForStatement
   | MacroStatement
-  | { readonly kind: 'callBlock'; readonly call: Expression; readonly macro: MacroStatement }
-  | { readonly kind: 'filterBlock'; readonly filter: Expression; readonly body: Body }
-  | { readonly kind: 'with'; readonly values: readonly (readonly [Target, Expression])[]; readonly body: Body }
+  | { readonly kind: 'callBlock'; readonly call: TemplateExpression; readonly macro: MacroStatement }
+  | { readonly kind: 'filterBlock'; readonly filter: TemplateExpression; readonly body: Body }
+  | { readonly kind: 'with'; readonly values: readonly (readonly [Target, TemplateExpression])[]; readonly body: Body }
   | { readonly kind: 'scope'; readonly body: Body }
   | { readonly kind: 'break' | 'continue' }
 
@@ -67,8 +72,8 @@ export type Body = readonly Statement[]
 export interface ForStatement {
   readonly kind: 'for'
   readonly target: Target
-  readonly of: Expression
-  readonly test: Expression | null
+  readonly of: TemplateExpression
+  readonly test: TemplateExpression | null
   readonly isRecursive: boolean
   readonly body: Body
   readonly otherwise: Body

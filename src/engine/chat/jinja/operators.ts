@@ -14,7 +14,7 @@ import {
   itemsOf,
   numberOf,
   plainOf,
-  Sequence,
+  Iteration,
   Tuple,
   typeName,
   Undefined,
@@ -74,7 +74,7 @@ export function contains(container: Value, item: Value): boolean {
   if (
     isList(container) ||
     container instanceof Tuple ||
-    container instanceof Sequence ||
+    container instanceof Iteration ||
     container instanceof Undefined
   )
     return itemsOf(container).some((each) => equals(each, item))

@@ -9,7 +9,7 @@ import type {
   Body,
   CallArguments,
   Comparison,
-  Expression,
+  TemplateExpression,
   Parameter,
   Statement,
   Target,
@@ -169,7 +169,7 @@ class Parser {
   }
 
   #if(): Statement {
-    const branches: (readonly [Expression, Body])[] = []
+    const branches: (readonly [TemplateExpression, Body])[] = []
     this.#numBranches++
     for (let end = 'elif'; end !== 'endif';) {
       if (end === 'else') {
@@ -219,13 +219,13 @@ class Parser {
   }
 
   #filterBlock(): Statement {
-    let filter: Expression = { kind: 'filter', of: null, filter: this.#application('filter') }
+    let filter: TemplateExpression = { kind: 'filter', of: null, filter: this.#application('filter') }
     if (this.#isOperator('|')) filter = this.#filters(filter)
     return { kind: 'filterBlock', filter, body: this.#bodyOfTag('endfilter').body }
   }
 
   #with(): Statement {
-    const values: (readonly [Target, Expression])[] = []
+    const values: (readonly [Target, TemplateExpression])[] = []
     while (this.#current.kind !== 'block_end') {
       if (values.length > 0) this.#expectOperator(',')
       const target = this.#target([])
@@ -292,8 +292,8 @@ class Parser {
   }
 
   /** An expression, or several with commas between. */
-  #tuple(takesChoice = true, ends: readonly string[] = [], isBracketed = false): Expression {
-    const items: Expression[] = []
+  #tuple(takesChoice = true, ends: readonly string[] = [], isBracketed = false): TemplateExpression {
+    const items: TemplateExpression[] = []
     let isTuple = false
     while (!this.#isTupleEnd(ends)) {
       items.push(takesChoice ? this.#expression() : this.#or())
@@ -312,7 +312,7 @@ class Parser {
     return kind === 'name' && ends.includes(value)
   }
 
-  #expression(): Expression {
+  #expression(): TemplateExpression {
     let value = this.#or()
     while (this.#skipName('if')) {
       this.#numBranches++
@@ -324,25 +324,25 @@ class Parser {
     return value
   }
 
-  #or(): Expression {
+  #or(): TemplateExpression {
     let left = this.#and()
     while (this.#skipName('or')) left = { kind: 'or', left, right: this.#and() }
     return left
   }
 
-  #and(): Expression {
+  #and(): TemplateExpression {
     let left = this.#not()
     while (this.#skipName('and')) left = { kind: 'and', left, right: this.#not() }
     return left
   }
 
-  #not(): Expression {
+  #not(): TemplateExpression {
     return this.#skipName('not') ? { kind: 'not', of: this.#not() } : this.#compare()
   }
 
-  #compare(): Expression {
+  #compare(): TemplateExpression {
     const first = this.#sum()
-    const rest: (readonly [Comparison, Expression])[] = []
+    const rest: (readonly [Comparison, TemplateExpression])[] = []
     for (;;) {
       if (this.#current.kind === 'operator' && COMPARISONS.has(this.#current.value))
         rest.push([this.#next().value as Comparison, this.#sum()])
@@ -354,7 +354,7 @@ class Parser {
     }
   }
 
-  #binary(operators: readonly BinaryOperator[], operand: () => Expression): Expression {
+  #binary(operators: readonly BinaryOperator[], operand: () => TemplateExpression): TemplateExpression {
     let left = operand()
     for (;;) {
       const operator = operators.find((each) => this.#isOperator(each))
@@ -364,23 +364,23 @@ class Parser {
     }
   }
 
-  #sum(): Expression {
+  #sum(): TemplateExpression {
     return this.#binary(['+', '-'], () => this.#concat())
   }
 
-  #concat(): Expression {
+  #concat(): TemplateExpression {
     const first = this.#product()
     const parts = [first]
     while (this.#skipOperator('~')) parts.push(this.#product())
     return parts.length === 1 ? first : { kind: 'concat', parts }
   }
 
-  #product(): Expression {
+  #product(): TemplateExpression {
     return this.#binary(['*', '/', '//', '%'], () => this.#binary(['**'], () => this.#unary()))
   }
 
-  #unary(takesFilters = true): Expression {
-    let value: Expression
+  #unary(takesFilters = true): TemplateExpression {
+    let value: TemplateExpression
     if (this.#skipOperator('-')) value = { kind: 'negative', of: this.#unary(false) }
     else if (this.#skipOperator('+')) value = { kind: 'positive', of: this.#unary(false) }
     else value = this.#primary()
@@ -388,7 +388,7 @@ class Parser {
     return takesFilters ? this.#filters(value) : value
   }
 
-  #primary(): Expression {
+  #primary(): TemplateExpression {
     const { kind, value } = this.#current
     if (kind === 'name') {
       this.#at++
@@ -425,7 +425,7 @@ class Parser {
     return items
   }
 
-  #postfix(value: Expression): Expression {
+  #postfix(value: TemplateExpression): TemplateExpression {
     for (let of = value; ;) {
       if (this.#skipOperator('.')) {
         const { kind, value: name } = this.#next()
@@ -437,8 +437,8 @@ class Parser {
     }
   }
 
-  #subscript(of: Expression): Expression {
-    const bounds: (Expression | null)[] = []
+  #subscript(of: TemplateExpression): TemplateExpression {
+    const bounds: (TemplateExpression | null)[] = []
     let isSlice = false
     for (;;) {
       const isEmpty = this.#isOperator(':') || this.#isOperator(']')
@@ -453,7 +453,7 @@ class Parser {
     return { kind: 'item', of, key }
   }
 
-  #filters(value: Expression | null): Expression {
+  #filters(value: TemplateExpression | null): TemplateExpression {
     let filtered = value
     for (;;) {
       if (this.#skipOperator('|')) filtered = { kind: 'filter', of: filtered, filter: this.#application('filter') }
@@ -464,9 +464,9 @@ class Parser {
     }
   }
 
-  #test(of: Expression): Expression {
+  #test(of: TemplateExpression): TemplateExpression {
     const isNegated = this.#skipName('not')
-    const test: Expression = { kind: 'test', of, test: this.#application('test') }
+    const test: TemplateExpression = { kind: 'test', of, test: this.#application('test') }
     return isNegated ? { kind: 'not', of: test } : test
   }
 
@@ -490,10 +490,10 @@ class Parser {
 
   #arguments(): CallArguments {
     this.#expectOperator('(')
-    const positional: Expression[] = []
-    const named: (readonly [string, Expression])[] = []
-    let list: Expression | null = null
-    let dictionary: Expression | null = null
+    const positional: TemplateExpression[] = []
+    const named: (readonly [string, TemplateExpression])[] = []
+    let list: TemplateExpression | null = null
+    let dictionary: TemplateExpression | null = null
     for (let isFirst = true; !this.#isOperator(')'); isFirst = false) {
       if (!isFirst) {
         this.#expectOperator(',')
@@ -514,7 +514,7 @@ class Parser {
   }
 }
 
-const NAMED_CONSTANTS: ReadonlyMap<string, Expression> = new Map<string, Expression>([
+const NAMED_CONSTANTS: ReadonlyMap<string, TemplateExpression> = new Map<string, TemplateExpression>([
   ['true', { kind: 'constant', value: true }],
   ['True', { kind: 'constant', value: true }],
   ['false', { kind: 'constant', value: false }],

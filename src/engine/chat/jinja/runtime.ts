@@ -41,7 +41,7 @@ export function call(callee: Value, args: Arguments): Value {
 }
 
 /** Arguments by the names of parameters, in order; undefined where one was not given. Throws for one too many. */
-export function bind<const Names extends readonly string[]>(
+export function bindArguments<const Names extends readonly string[]>(
   what: string,
   names: Names,
   { positional, named }: Arguments,

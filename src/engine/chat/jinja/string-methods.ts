@@ -2,10 +2,10 @@
 import { TemplateFault } from './errors.ts'
 import { SPACE } from './lexer.ts'
 import { indexOf } from './operators.ts'
-import { bind } from './runtime.ts'
+import { bindArguments } from './runtime.ts'
 import type { Runtime } from './runtime.ts'
 import { braceFormat } from './text-format.ts'
-import { charactersOf, Dict, isList, itemsOf, numCharacters, Tuple, typeName, Undefined } from './values.ts'
+import { charactersOf, Dict, isList, itemsOf, numCodePoints, Tuple, typeName, Undefined } from './values.ts'
 import type { Arguments, Value } from './values.ts'
 
 type StringMethod = (text: string, args: Arguments, runtime: Runtime) => Value
@@ -15,7 +15,7 @@ const END = new RegExp(`[${SPACE}]+$`)
 const RUN = new RegExp(`[^${SPACE}]+`, 'g')
 const ALL_SPACE = new RegExp(`^[${SPACE}]+$`)
 
-export function requireText(value: Value, what: string): string {
+function requireText(value: Value, what: string): string {
   if (typeof value === 'string') return value
   if (value instanceof Undefined) return value.fail()
   throw new TemplateFault(`${what}: expected str, found ${typeName(value)}`)
@@ -61,7 +61,7 @@ const BREAK = '[\\n\\r\\v\\f\\x1c-\\x1e\\x85\\u2028\\u2029]'
 const LINE = new RegExp(`(?:(?!${BREAK})[^])*(?:\\r\\n|${BREAK}|$)`, 'g')
 const LINE_END = new RegExp(`(?:\\r\\n|${BREAK})$`)
 
-export function linesOf(text: string, keepEnds = false): string[] {
+export function splitLines(text: string, keepEnds = false): string[] {
   const lines = text.match(LINE) ?? []
   if (lines.at(-1) === '') lines.pop()
   return keepEnds ? lines : lines.map((line) => line.replace(LINE_END, ''))
@@ -94,20 +94,20 @@ function split(text: string, separator: Value | undefined, maxsplit: number, fro
 const splitter =
   (fromEnd: boolean): StringMethod =>
   (text, args) => {
-    const { sep, maxsplit = -1n } = bind('split', ['sep', 'maxsplit'], args)
+    const { sep, maxsplit = -1n } = bindArguments('split', ['sep', 'maxsplit'], args)
     return split(text, sep, indexOf(maxsplit), fromEnd)
   }
 
 const stripper =
   (side: 'start' | 'end' | 'both'): StringMethod =>
   (text, args) =>
-    stripped(text, bind('strip', ['chars'], args).chars, side)
+    stripped(text, bindArguments('strip', ['chars'], args).chars, side)
 
 /** Whether the text, between bounds in characters, has one of these at that end. */
 const bounded =
   (test: (text: string, part: string) => boolean): StringMethod =>
   (text, args) => {
-    const { prefix = null, start = null, end = null } = bind('startswith', ['prefix', 'start', 'end'], args)
+    const { prefix = null, start = null, end = null } = bindArguments('startswith', ['prefix', 'start', 'end'], args)
     const within = start === null && end === null ? text : between(text, start, end)
     const parts = prefix instanceof Tuple ? prefix.items : [prefix]
     return parts.some((part) => test(within, requireText(part, 'startswith')))
@@ -123,22 +123,22 @@ function between(text: string, start: Value, end: Value): string {
 const finder =
   (fromEnd: boolean, isStrict: boolean): StringMethod =>
   (text, args) => {
-    const { sub = null, start = null, end = null } = bind('find', ['sub', 'start', 'end'], args)
+    const { sub = null, start = null, end = null } = bindArguments('find', ['sub', 'start', 'end'], args)
     const part = requireText(sub, 'find')
     const within = start === null && end === null ? text : between(text, start, end)
     const at = fromEnd ? within.lastIndexOf(part) : within.indexOf(part)
     if (at < 0 && isStrict) throw new TemplateFault('substring not found')
-    const length = numCharacters(text)
+    const length = numCodePoints(text)
     const first = start === null ? 0 : indexOf(start)
     const offset = first < 0 ? Math.max(0, length + first) : first
-    return at < 0 ? -1n : BigInt(offset + numCharacters(within.slice(0, at)))
+    return at < 0 ? -1n : BigInt(offset + numCodePoints(within.slice(0, at)))
   }
 
 const filler =
   (pad: (missing: number) => readonly [number, number]): StringMethod =>
   (text, args, { budget }) => {
-    const { width = 0n, fillchar = ' ' } = bind('ljust', ['width', 'fillchar'], args)
-    const missing = indexOf(width) - numCharacters(text)
+    const { width = 0n, fillchar = ' ' } = bindArguments('ljust', ['width', 'fillchar'], args)
+    const missing = indexOf(width) - numCodePoints(text)
     if (missing <= 0) return text
     budget.spend(missing)
     const [before, after] = pad(missing)
@@ -149,7 +149,7 @@ const filler =
 const partitioner =
   (fromEnd: boolean): StringMethod =>
   (text, args) => {
-    const by = requireText(bind('partition', ['sep'], args).sep ?? null, 'partition')
+    const by = requireText(bindArguments('partition', ['sep'], args).sep ?? null, 'partition')
     const at = fromEnd ? text.lastIndexOf(by) : text.indexOf(by)
     if (at < 0) return new Tuple(fromEnd ? ['', '', text] : [text, '', ''])
     return new Tuple([text.slice(0, at), by, text.slice(at + by.length)])
@@ -191,10 +191,10 @@ export const STRING_METHODS: ReadonlyMap<string, StringMethod> = new Map<string,
   [
     'count',
     (text, args) => {
-      const { sub = null, start = null, end = null } = bind('count', ['sub', 'start', 'end'], args)
+      const { sub = null, start = null, end = null } = bindArguments('count', ['sub', 'start', 'end'], args)
       const part = requireText(sub, 'count')
       const within = start === null && end === null ? text : between(text, start, end)
-      return BigInt(part === '' ? numCharacters(within) + 1 : within.split(part).length - 1)
+      return BigInt(part === '' ? numCodePoints(within) + 1 : within.split(part).length - 1)
     },
   ],
   ['endswith', bounded((text, part) => text.endsWith(part))],
@@ -207,7 +207,7 @@ export const STRING_METHODS: ReadonlyMap<string, StringMethod> = new Map<string,
   [
     'format_map',
     (text, args, runtime) => {
-      const { map } = bind('format_map', ['map'], args)
+      const { map } = bindArguments('format_map', ['map'], args)
       const named = map instanceof Dict ? map.entries().map(([key, value]) => [String(key), value] as const) : []
       return braceFormat(text, { positional: [], named: new Map(named) }, runtime, runtime.budget)
     },
@@ -226,7 +226,9 @@ export const STRING_METHODS: ReadonlyMap<string, StringMethod> = new Map<string,
   [
     'join',
     (text, args, { budget }) => {
-      const parts = itemsOf(bind('join', ['iterable'], args).iterable ?? null).map((part) => requireText(part, 'join'))
+      const parts = itemsOf(bindArguments('join', ['iterable'], args).iterable ?? null).map((part) =>
+        requireText(part, 'join'),
+      )
       budget.spend(parts.reduce((sum, part) => sum + part.length + text.length, 0))
       return parts.join(text)
     },
@@ -236,7 +238,7 @@ export const STRING_METHODS: ReadonlyMap<string, StringMethod> = new Map<string,
   [
     'zfill',
     (text, args, { budget }) => {
-      const missing = indexOf(bind('zfill', ['width'], args).width ?? null) - numCharacters(text)
+      const missing = indexOf(bindArguments('zfill', ['width'], args).width ?? null) - numCodePoints(text)
       if (missing <= 0) return text
       budget.spend(missing)
       const sign = /^[-+]/.exec(text)?.[0] ?? ''
@@ -255,31 +257,31 @@ export const STRING_METHODS: ReadonlyMap<string, StringMethod> = new Map<string,
   [
     'removeprefix',
     (text, args) => {
-      const prefix = requireText(bind('removeprefix', ['prefix'], args).prefix ?? null, 'removeprefix')
+      const prefix = requireText(bindArguments('removeprefix', ['prefix'], args).prefix ?? null, 'removeprefix')
       return text.startsWith(prefix) ? text.slice(prefix.length) : text
     },
   ],
   [
     'removesuffix',
     (text, args) => {
-      const suffix = requireText(bind('removesuffix', ['suffix'], args).suffix ?? null, 'removesuffix')
+      const suffix = requireText(bindArguments('removesuffix', ['suffix'], args).suffix ?? null, 'removesuffix')
       return suffix !== '' && text.endsWith(suffix) ? text.slice(0, -suffix.length) : text
     },
   ],
   [
     'replace',
     (text, args, runtime) => {
-      const { old = null, new: by = null, count = -1n } = bind('replace', ['old', 'new', 'count'], args)
+      const { old = null, new: by = null, count = -1n } = bindArguments('replace', ['old', 'new', 'count'], args)
       return replaced(text, requireText(old, 'replace'), requireText(by, 'replace'), indexOf(count), runtime)
     },
   ],
   ['split', splitter(false)],
   ['rsplit', splitter(true)],
-  ['splitlines', (text, args) => linesOf(text, bind('splitlines', ['keepends'], args).keepends === true)],
+  ['splitlines', (text, args) => splitLines(text, bindArguments('splitlines', ['keepends'], args).keepends === true)],
   [
     'expandtabs',
     (text, args, { budget }) => {
-      const size = indexOf(bind('expandtabs', ['tabsize'], args).tabsize ?? 8n)
+      const size = indexOf(bindArguments('expandtabs', ['tabsize'], args).tabsize ?? 8n)
       budget.spend(Math.max(0, size) * (text.split('\t').length - 1))
       return text
         .split('\n')

@@ -2,13 +2,15 @@
 import { TemplateFault } from './errors.ts'
 import { contains } from './operators.ts'
 import { isSameNumber, modulo } from './numbers.ts'
-import { Callable, compare, Dict, equals, Holder, isList, isNumeric, numberOf, plainOf, Sequence, textOf, Tuple, Undefined } from './values.ts' // prettier-ignore
+import { Callable, compare, Dict, equals, Holder, isList, isNumeric, numberOf, plainOf, Iteration, textOf, Tuple, Undefined } from './values.ts' // prettier-ignore
 import type { Value } from './values.ts'
 
-export type Test = (value: Value, args: readonly Value[]) => boolean
+type Test = (value: Value, args: readonly Value[]) => boolean
 
 const isIterable = (value: Value): boolean =>
-  typeof value === 'string' || isList(value) || [Tuple, Dict, Sequence, Undefined].some((kind) => value instanceof kind)
+  typeof value === 'string' ||
+  isList(value) ||
+  [Tuple, Dict, Iteration, Undefined].some((kind) => value instanceof kind)
 
 /** As jinja2: it has a length and items. */
 const isSequence = (value: Value): boolean =>

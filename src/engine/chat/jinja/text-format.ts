@@ -2,7 +2,7 @@
 import { TemplateFault } from './errors.ts'
 import { fixedText, floatText } from './numbers.ts'
 import type { Budget } from './runtime.ts'
-import { Dict, isList, isNumeric, numberOf, numCharacters, plainOf, reprOf, textOf, Tuple, typeName, Undefined } from './values.ts' // prettier-ignore
+import { Dict, isList, isNumeric, numberOf, numCodePoints, plainOf, reprOf, textOf, Tuple, typeName, Undefined } from './values.ts' // prettier-ignore
 import type { Arguments, Value } from './values.ts'
 
 /** How one value is shown. */
@@ -197,7 +197,7 @@ function grouped(digits: string, { grouping }: Layout): string {
 }
 
 function padded(text: string, { fill, align, width }: Layout): string {
-  const missing = width - numCharacters(text)
+  const missing = width - numCodePoints(text)
   if (missing <= 0) return text
   if (align === '<') return text + fill.repeat(missing)
   if (align === '^') return fill.repeat(Math.floor(missing / 2)) + text + fill.repeat(Math.ceil(missing / 2))

@@ -16,7 +16,7 @@ export type Value =
   | Dict
   | Namespace
   | Undefined
-  | Sequence
+  | Iteration
   | Spelled
   | Callable
   | Holder
@@ -33,7 +33,7 @@ export class Tuple {
 }
 
 /** What filters such as map give in Python: it can be gone through, and neither counted nor indexed. */
-export class Sequence {
+export class Iteration {
   readonly items: readonly Value[]
 
   constructor(items: readonly Value[]) {
@@ -176,7 +176,7 @@ export function typeName(value: Value): string {
   if (plain instanceof Dict) return 'dict'
   if (plain instanceof Namespace) return 'Namespace'
   if (plain instanceof Undefined) return 'Undefined'
-  if (plain instanceof Sequence) return 'generator'
+  if (plain instanceof Iteration) return 'generator'
   return plain instanceof Holder ? plain.name : 'function'
 }
 
@@ -253,7 +253,7 @@ const hex = (code: number, digits: number): string => code.toString(16).padStart
 export function itemsOf(value: Value): readonly Value[] {
   if (typeof value === 'string') return [...value]
   if (isList(value)) return value
-  if (value instanceof Tuple || value instanceof Sequence) return value.items
+  if (value instanceof Tuple || value instanceof Iteration) return value.items
   if (value instanceof Dict) return value.keys()
   if (value instanceof Undefined) return []
   throw new TemplateFault(`'${typeName(value)}' object is not iterable`)
@@ -261,7 +261,7 @@ export function itemsOf(value: Value): readonly Value[] {
 
 /** As Python's len(). */
 export function lengthOf(value: Value): number {
-  if (typeof value === 'string') return numCharacters(value)
+  if (typeof value === 'string') return numCodePoints(value)
   if (isList(value)) return value.length
   if (value instanceof Tuple) return value.items.length
   if (value instanceof Dict) return value.size
@@ -272,7 +272,7 @@ export function lengthOf(value: Value): number {
 const SURROGATE = /[\ud800-\udfff]/
 
 /** Characters are code points. */
-export function numCharacters(text: string): number {
+export function numCodePoints(text: string): number {
   if (!SURROGATE.test(text)) return text.length
   let count = 0
   for (const _ of text) count++

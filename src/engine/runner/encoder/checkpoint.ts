@@ -22,7 +22,7 @@ interface Opened {
   readonly tokenizer: TokenizerFiles
 }
 
-export interface EncoderCheckpoint extends Opened {
+interface EncoderCheckpoint extends Opened {
   readonly kind: 'encoder'
   readonly spec: EncoderSpec
 }

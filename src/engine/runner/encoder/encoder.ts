@@ -41,7 +41,7 @@ interface EncoderWeights {
   readonly finalNorm: LayerNorm | null
 }
 
-export class Encoder {
+class Encoder {
   readonly #backend: Backend
   readonly #ops: OpSequence
 

@@ -4,7 +4,7 @@ import { readMatrix, readVector, type WeightSource } from '../../weights/source.
 import { dequantize } from '../../../kernels/dequantize.ts'
 import type { EncoderSpec } from './spec.ts'
 
-export type HostActivation = 'none' | 'tanh' | 'relu' | 'gelu'
+export type HeadActivation = 'none' | 'tanh' | 'relu' | 'gelu'
 
 /** y = act(W x + b) */
 export interface Dense {
@@ -12,10 +12,10 @@ export interface Dense {
   readonly cols: number
   readonly weight: Float32Array // [rows, cols]
   readonly bias: Float32Array | null
-  readonly activation: HostActivation
+  readonly activation: HeadActivation
 }
 
-const ACTIVATIONS: Readonly<Record<HostActivation, (x: number) => number>> = {
+const ACTIVATIONS: Readonly<Record<HeadActivation, (x: number) => number>> = {
   none: (x) => x,
   tanh: Math.tanh,
   relu: (x) => Math.max(0, x),
@@ -53,7 +53,7 @@ export interface Classifier {
 export async function readClassifier(source: WeightSource, spec: EncoderSpec): Promise<Classifier | null> {
   const { hiddenSize, headActivation, normEps } = spec
   const has = (name: string): boolean => source.tensors.has(name)
-  const read = async (name: string, rows: number, activation: HostActivation): Promise<Dense> => ({
+  const read = async (name: string, rows: number, activation: HeadActivation): Promise<Dense> => ({
     rows,
     cols: hiddenSize,
     weight: dequantize(await readMatrix(source, `${name}.weight`, rows, hiddenSize)),

@@ -9,7 +9,7 @@ import type { Pooling } from '../../../kernels/ops.ts'
 import { openSafetensors } from '../../weights/safetensors.ts'
 import { readMatrix, readVector } from '../../weights/source.ts'
 import { ModelError } from '../runner.ts'
-import type { Dense, HostActivation } from './head.ts'
+import type { Dense, HeadActivation } from './head.ts'
 
 export interface TextModules {
   readonly pooling: Pooling
@@ -125,7 +125,7 @@ function poolingOf(path: string, json: Json): Pooling {
   return pooling
 }
 
-const DENSE_ACTIVATIONS: Readonly<Record<string, HostActivation>> = {
+const DENSE_ACTIVATIONS: Readonly<Record<string, HeadActivation>> = {
   Identity: 'none',
   Tanh: 'tanh',
   ReLU: 'relu',

@@ -8,7 +8,7 @@ export interface TokenRow {
 }
 
 /** What a tokenizer gives for a text with its special tokens, or for a pair. */
-export type EncodeWhole = (text: string, pair?: string) => TokenRow
+type EncodeWhole = (text: string, pair?: string) => TokenRow
 
 const PROBES = ['a', 'b'] as const
 

@@ -3,7 +3,7 @@ import type { ConvolutionOptions, Vector } from '../../../kernels/ops.ts'
 import { expectValues, type WeightSource } from '../../weights/source.ts'
 import type { Parameters } from '../parameters.ts'
 
-export interface ConvolutionTensors {
+interface ConvolutionTensors {
   /** Of the layer: its weight is stored as [channels, 1, kernel], in GGUF files as [channels, kernel]. */
   readonly name: string
   readonly channels: number

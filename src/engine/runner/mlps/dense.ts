@@ -16,7 +16,7 @@ export interface DenseMlpSpec {
 }
 
 /** Parameters as trained; null: they are tensors of the layer's `mlp.act_fn`. */
-export interface XieluSpec {
+interface XieluSpec {
   readonly kind: 'xielu'
   readonly stored: { readonly alphaP: number; readonly alphaN: number; readonly beta: number } | null
 }
