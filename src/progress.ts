@@ -12,6 +12,7 @@ const BAR_WIDTH = 24
 /** What ends sooner than this shows nothing: a start of a second needs no bar, and a log no line of a start of some. */
 const QUIET_MS = { terminal: 1_000, log: 10_000 } as const
 
+/** Starts a progress display. @param label what is going on, such as "downloading" */
 export function createProgress(stream: Pick<WriteStream, 'write' | 'isTTY'>, label: string): Progress {
   const startedMs = performance.now()
   const quietMs = stream.isTTY ? QUIET_MS.terminal : QUIET_MS.log

@@ -211,6 +211,11 @@ describe('modules', () => {
     const shared = [...byName].filter(([, all]) => all.length > 1 && !all.every(isOfBackends))
     expect(shared.map(([name, all]) => `${name}: ${all.join(', ')}`)).toEqual([])
   })
+
+  it('say of every exported function and class what it is', () => {
+    const undocumented = exports.filter(({ kind, isDocumented }) => /function|class/.test(kind) && !isDocumented)
+    expect(undocumented.map(({ file, name }) => `${file}: ${name}`)).toEqual([])
+  })
 })
 
 describe('pages', () => {

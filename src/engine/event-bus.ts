@@ -1,6 +1,7 @@
 /** The engine's lifecycle events to its subscribers: synchronously, in order. What a subscriber throws, or rejects with later, is its own. */
 import type { EngineEvent, EngineSubscriber, EngineWork } from './events.ts'
 
+/** Delivers engine events to subscribers. @param onError gets what a subscriber throws or rejects with */
 export class EventBus {
   readonly #subscribers = new Set<EngineSubscriber>()
   readonly #onError: (subscriber: string, error: unknown) => void

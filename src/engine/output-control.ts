@@ -35,6 +35,7 @@ export interface CompiledRules {
   createMatcher(promptEnd: string): Promise<GrammarMatcher>
 }
 
+/** Compiles the grammar of a request and creates matchers and parsers for its choices. */
 export class OutputControl {
   readonly #parts: OutputControlParts
 

@@ -6,6 +6,7 @@ interface Series {
   sum: number
 }
 
+/** A Prometheus histogram with one label. Values are added by series, without a label lookup per value. */
 export class BulkHistogram {
   private readonly name: string
   private readonly help: string

@@ -38,6 +38,7 @@ export interface UpstreamCall {
 export const traceparentOf = ({ traceId, isHeadSampled }: Calling, spanId: string): string =>
   `00-${traceId}-${spanId}-${isHeadSampled ? '01' : '00'}`
 
+/** Opens CLIENT spans below the live span of one request and makes the `traceparent` that the called service gets. */
 export class ClientCalls {
   readonly #request: Calling
   readonly #tracer: Tracer | null

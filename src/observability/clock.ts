@@ -1,6 +1,7 @@
 /** One clock for spans: performance.now() times placed on the wall clock through an anchor, so that a tree's intervals nest exactly. */
 import type { HrTime } from '@opentelemetry/api'
 
+/** Turns `performance.now()` times (milliseconds) into span times (HrTime since 1970). */
 export class ClockAnchor {
   private readonly offsetMs: number
 

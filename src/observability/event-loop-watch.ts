@@ -14,6 +14,7 @@ export interface Stall {
   readonly durationMs: number
 }
 
+/** Reports stretches in which the event loop was blocked, with the route that blocked it. */
 export class EventLoopWatch {
   readonly #onStall: (stall: Stall) => void
   #timer: NodeJS.Timeout | undefined

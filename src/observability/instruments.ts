@@ -6,6 +6,7 @@ export interface LabelledValue {
   readonly value: number
 }
 
+/** A prom-client registry with counters, gauges and histograms, in the OpenMetrics format. */
 export class Instruments {
   readonly registry = new Registry<typeof Registry.OPENMETRICS_CONTENT_TYPE>()
   readonly #registers = [this.registry]

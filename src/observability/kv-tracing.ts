@@ -33,6 +33,7 @@ interface KvTracingParts {
   readonly firstTokenMs: (requestId: string) => number | null
 }
 
+/** Spans of KV-tier operations. An operation that never ends is ended with its request. */
 export class KvTracing {
   readonly #parts: KvTracingParts
   readonly #operations = new Map<string, KvOperation>()

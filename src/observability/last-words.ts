@@ -24,6 +24,7 @@ interface LastWords {
   readonly fields: LogFields
 }
 
+/** Attributes of the root span and fields of the last log line, from what is known when a request ends. */
 export function lastWords(
   facts: RequestFacts,
   request: OpenRequestInput,

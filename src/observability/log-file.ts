@@ -20,6 +20,10 @@ interface LogFileOptions {
   readonly onError: (error: unknown) => void
 }
 
+/**
+ * A log file that rotates by size. Write errors go to `onError`; lines that do not fit the buffer are dropped and
+ * counted.
+ */
 export class LogFile {
   readonly #path: string
   readonly #maxBytes: number

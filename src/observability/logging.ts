@@ -27,6 +27,7 @@ export interface Logging {
   close(): void
 }
 
+/** Opens stdout and the log file. A file that cannot be opened is reported on stdout and left out. */
 export function createLogging(options: LoggingOptions): Logging {
   const stdout = options.stream ?? openStdout()
   let file: LogFile | null = null

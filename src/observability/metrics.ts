@@ -37,6 +37,7 @@ interface MetricsOptions extends Pick<ServerMetricsParts, 'spanCounts' | 'logCou
 
 const STEP_TOKENS = [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384]
 
+/** All metrics of the process. `render` gives the text of `/metrics`, `families` the same for OTLP. */
 export class Metrics {
   readonly #instruments = new Instruments()
   readonly #requests: RequestMetrics

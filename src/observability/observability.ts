@@ -94,6 +94,7 @@ const LEAK_AFTER_MS = 15 * 60_000
 const MIN_LOG_FLUSH_MS = 500
 const NO_COUNTS: ExportCounts = { created: 0, exported: 0, dropped: 0, unsampled: 0 }
 
+/** Creates logs, traces, metrics and the trace store of one server, and connects them. */
 export function createObservability(options: ObservabilityOptions): Observability {
   const logging = createLogging({
     level: options.logLevel,

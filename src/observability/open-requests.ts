@@ -6,6 +6,7 @@ const PENDING_AFTER_MS = 60_000
 /** Late events come within seconds; this many ids cover them at any rate a server reaches. */
 const MAX_RECENT = 4096
 
+/** Traces by request id. A trace that stays open longer than `leakAfterMs` is reported and closed. */
 export class OpenRequests {
   /** Whoever takes one out finishes it. */
   readonly #open = new Map<string, RequestTrace>()

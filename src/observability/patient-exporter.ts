@@ -53,6 +53,10 @@ interface BatchExporter<Item> {
   shutdown(): Promise<void>
 }
 
+/**
+ * Wraps an exporter: failed batches are kept and retried with growing pauses; the oldest are dropped when there are
+ * too many.
+ */
 export class PatientExporter<Item> implements BatchExporter<Item> {
   readonly #inner: BatchExporter<Item>
   readonly #counter: ExportCounter

@@ -11,6 +11,7 @@ interface Ended {
   readonly atMs: number
 }
 
+/** Facts of one request, collected while it runs, for its root span, last log line and metrics. */
 export class RequestFacts {
   /** performance.now() of the request's arrival. */
   readonly startMs = performance.now()

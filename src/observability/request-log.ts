@@ -6,6 +6,7 @@ import type { Log, LogEvent, LogFields, LogLevel } from './log.ts'
 const MAX_LINES = 64
 const MAX_CHARACTERS = 32_768
 
+/** Writes log lines with the request's `trace_id` and `span_id`, and keeps the first ones for the trace page. */
 export class RequestLog implements Log {
   /** As they were written. */
   readonly lines: string[] = []

@@ -35,6 +35,7 @@ type HistogramName =
 const GENAI_SUCCESS_LABELS = ['gen_ai_operation_name', 'gen_ai_provider_name', 'gen_ai_request_model']
 const GENAI_LABELS = [...GENAI_SUCCESS_LABELS, 'error_type']
 
+/** Counters and histograms that are updated once per request, when its trace closes. */
 export class RequestMetrics {
   readonly #promptTokens: Counter
   readonly #generationTokens: Counter

@@ -57,6 +57,7 @@ import { type EndedStage, Stage, type StageOwner } from './stage.ts'
 import type { SamplingDecision } from './tail-sampling.ts'
 import type { TraceHost } from './trace-host.ts'
 
+/** The trace of one request: its root span, open stages, log and facts. `finish` ends it, exactly once. */
 export class RequestTrace implements RequestScope, StageOwner {
   readonly traceId: string
   /** Span id of http.handler. */

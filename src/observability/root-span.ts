@@ -63,6 +63,7 @@ export interface ResultInfo {
 export const isConversationId = (id: unknown): id is string =>
   typeof id === 'string' && /^[A-Za-z0-9._:@/+=-]{1,128}$/.test(id)
 
+/** Root attributes that are known before the body is read. */
 export function arrivalAttributes(input: OpenRequestInput): RootAttributes {
   return {
     'http.method': input.method,
@@ -77,6 +78,7 @@ export function arrivalAttributes(input: OpenRequestInput): RootAttributes {
   } as RootAttributes
 }
 
+/** Root attributes of a valid body: model, operation and sampling parameters. */
 export function generationAttributes(info: GenerationInfo): RootAttributes {
   const isGeneration = info.operation === 'chat' || info.operation === 'text_completion'
   return {
@@ -109,6 +111,7 @@ interface Outcome {
   readonly firstChunkSeconds: number | null
 }
 
+/** Root attributes of the result: token counts, times in milliseconds, finish reasons. */
 export function outcomeAttributes(outcome: Outcome): RootAttributes {
   const { summary, result, tokensIn } = outcome
   const answer = { 'gen_ai.response.id': outcome.requestId, 'gen_ai.response.finish_reasons': outcome.finishReasons }

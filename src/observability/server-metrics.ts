@@ -12,6 +12,7 @@ export interface ServerMetricsParts {
   readonly loopDelay: IntervalHistogram
 }
 
+/** Adds the metrics of spans, log export, trace store, event loop and process to the registry. */
 export function addServerMetrics(
   instruments: Instruments,
   { spanCounts, logCounts, traceStore, loopDelay }: ServerMetricsParts,

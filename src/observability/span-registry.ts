@@ -92,6 +92,7 @@ const isBefore = (a: HrTime, b: HrTime): boolean => a[0] < b[0] || (a[0] === b[0
 const earliest = (a: HrTime, b: HrTime): HrTime => (isBefore(a, b) ? a : b)
 const latest = (a: HrTime, b: HrTime): HrTime => (isBefore(a, b) ? b : a)
 
+/** Open spans by request id and name, so that a subscriber finds a parent without knowing who opened it. */
 export class SpanRegistry {
   readonly #requests = new Map<string, RequestSpans>()
 

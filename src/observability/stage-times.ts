@@ -3,6 +3,7 @@
 /** Milliseconds as lines and headers have them: to the microsecond. */
 export const roundMs = (ms: number): number => Math.round(ms * 1000) / 1000
 
+/** Durations in milliseconds by stage name. */
 export class StageTimes {
   readonly #durations = new Map<string, number>()
 

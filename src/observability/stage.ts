@@ -32,6 +32,7 @@ export interface EndedStage {
   readonly fields: LogFields
 }
 
+/** One stage of a request: sets checked attributes on its span, and ends it once. */
 export class Stage<N extends StageName> implements OpenStage<N> {
   readonly name: N
   readonly capturesContent: boolean

@@ -30,6 +30,7 @@ interface StepTracingParts {
   readonly withKernels: boolean
 }
 
+/** Creates the recorder of `engine.step` traces: sampled engine steps, linked to the requests that they served. */
 export function createStepTracing({
   tracer,
   registry,

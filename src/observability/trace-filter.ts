@@ -26,6 +26,7 @@ export interface TraceQuery {
   readonly limit?: number
 }
 
+/** Whether a stored trace fits all fields of a query. Fields that are not given fit everything. */
 export function matches(trace: StoredTrace, query: TraceQuery): boolean {
   const { requestId, callerId, traceId, conversationId, durationMs } = trace
   const equals = (wanted: unknown, found: unknown) => wanted === undefined || wanted === found

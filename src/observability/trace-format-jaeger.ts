@@ -40,6 +40,7 @@ interface Tag {
   readonly value: string | number | boolean
 }
 
+/** OTLP JSON to the JSON of Jaeger's query API: `{ data: [{ traceID, spans, processes }] }`. */
 export function toJaeger(traces: OtlpTraces): unknown {
   const byTrace = new Map<string, { spans: unknown[]; processes: Record<string, unknown> }>()
   for (const [i, { resource, scopeSpans }] of traces.resourceSpans.entries()) {
@@ -120,6 +121,7 @@ function toTag({ key, value }: OtlpAttribute): Tag {
   return { key, type: 'string', value: value.stringValue ?? '' }
 }
 
+/** Jaeger's JSON to OTLP JSON. @throws TraceFormatError naming the path, what was expected and found */
 export function fromJaeger(root: JsonRecord): OtlpTraces {
   return {
     resourceSpans: asArray(root.data, 'data').flatMap((item, i) => {

@@ -13,11 +13,13 @@ export class TraceFormatError extends Error {
 export const isRecord = (value: unknown): value is JsonRecord =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
 
+/** The value as an object. @param path where it is, for the error @throws TraceFormatError if it is none */
 export function asRecord(value: unknown, path: string): JsonRecord {
   if (isRecord(value)) return value
   throw new TraceFormatError(path, 'an object', Array.isArray(value) ? 'an array' : typeof value)
 }
 
+/** The value as an array. @param path where it is, for the error @throws TraceFormatError if it is none */
 export function asArray(value: unknown, path: string): readonly unknown[] {
   if (Array.isArray(value)) return value
   throw new TraceFormatError(path, 'an array', typeof value)

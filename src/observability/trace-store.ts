@@ -17,6 +17,7 @@ interface TraceStoreOptions {
 
 const DEFAULT_LIMIT = 100
 
+/** Keeps the most recent traces in memory, requests and engine steps apart. The oldest go first. */
 export class TraceStore {
   private readonly requests: Ring
   private readonly steps: Ring

@@ -83,6 +83,7 @@ export interface Tracing {
   shutdown(timeoutMs: number): Promise<void>
 }
 
+/** Creates the tracer provider, the export queue and the exporters. Nothing is dialled without an endpoint. */
 export function createTracing(options: TracingOptions): Tracing {
   const counter = new ExportCounter()
   const { resource, report } = options

@@ -41,6 +41,7 @@ export function validateTraces(traces: OtlpTraces, level: ContractLevel): readon
   return new Validation(level).run(traces)
 }
 
+/** One line: trace id, span id, span name, rule, message. */
 export function formatBreach(breach: Breach): string {
   return `${breach.traceId} ${breach.spanId} ${breach.span}: ${breach.rule}: ${breach.message}`
 }

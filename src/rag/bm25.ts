@@ -46,6 +46,7 @@ export interface PackedTerms {
   postings(term: string): { readonly rows: Uint32Array; readonly frequencies: Uint16Array } | null
 }
 
+/** BM25 postings of one index. Rows that are removed keep their number until the index is packed. */
 export class Bm25Index {
   readonly #packed: PackedTerms | null
   /** Packed postings whose row was removed, by term. */

@@ -25,6 +25,7 @@ interface BundledIndexOptions {
   readonly onWorkerDeath?: WorkerDeathListener
 }
 
+/** The index of the shipped README and docs. It is built on first use and kept in the cache folder. */
 export function bundledIndex({
   name,
   files,

@@ -11,6 +11,7 @@ interface Row {
   readonly end: number
 }
 
+/** Rows as table blocks that stay within a chunk's size, each with its source range and column names. */
 export function* csvBlocks(text: string): Generator<Block> {
   const separator = separatorOf(text)
   let names: readonly string[] | null = null

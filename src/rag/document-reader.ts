@@ -17,6 +17,7 @@ export interface DocumentReader {
   close(): Promise<void>
 }
 
+/** Starts the reader thread on first use. @param onDeath is called when the thread crashes */
 export function createDocumentReader(onDeath?: WorkerDeathListener): DocumentReader {
   const client = new WorkerClient<ReaderWorkerApi>(threadWorker(workerUrl('./reader-worker', import.meta.url)), {
     name: 'the reader of documents',

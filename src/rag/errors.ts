@@ -21,6 +21,7 @@ export type RagErrorCode =
   /** The prompt with its documents does not fit the model. */
   | 'context_length_exceeded'
 
+/** An error that the caller of retrieval can act on. `code` selects the HTTP status. */
 export class RagError extends Error {
   override readonly name = 'RagError'
   readonly code: RagErrorCode

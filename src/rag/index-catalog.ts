@@ -21,6 +21,7 @@ interface IndexCatalogParts {
   readonly defaultIndex: string
 }
 
+/** Index names of one caller, resolved to indexes in the store. Names of different owners do not meet. */
 export class IndexCatalog {
   readonly #parts: IndexCatalogParts
   readonly #access: IndexAccess

@@ -55,6 +55,7 @@ const SPECIAL_TOKENS = 2
 /** Documents of which one is embedded while the next is cut and the last is written. */
 const PIPELINE_DEPTH = 2
 
+/** Chunk size and overlap in tokens for an embedding model that reads `maxTokens`. */
 export function chunkingFor(maxTokens: number): ChunkingOptions {
   const limit = Math.min(MAX_CHUNK_TOKENS, maxTokens - SPECIAL_TOKENS)
   return { maxTokens: limit, overlapTokens: Math.floor(limit * OVERLAP_SHARE) }

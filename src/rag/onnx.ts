@@ -195,6 +195,10 @@ function describe(source: OnnxSource, tokenizer: Tokenizer, model: Model, sessio
 // The library's settings are global: one load after the other.
 let lastLoad: Promise<unknown> = Promise.resolve()
 
+/**
+ * The model, loaded on the first call; later calls share it. Loads run one after the other. @throws RagError
+ * model_unavailable
+ */
 export function loadedModel(source: OnnxSource, task: 'embedding' | 'reranking'): Promise<Loaded> {
   const key = `${task} ${source.kind} ${source.kind === 'folder' ? source.folder : source.name}`
   const known = loaded.get(key)

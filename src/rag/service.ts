@@ -51,6 +51,7 @@ interface RagParts {
   readonly closeModels: () => Promise<void>
 }
 
+/** Retrieval for one caller: search, prompt augmentation and ingestion over the indexes that the caller may see. */
 export class RagService {
   /** Scores texts for those who ask for it: the reranking model, or what search itself goes by where there is none. */
   readonly scorer: Reranker

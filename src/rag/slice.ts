@@ -4,6 +4,7 @@ import { setImmediate as nextTurn } from 'node:timers/promises'
 /** Longest stretch of work between two turns of the event loop. */
 const MAX_SLICE_MS = 4
 
+/** A time slice: `isOver` says when to yield to the event loop. */
 export class Slice {
   #startMs = performance.now()
 

@@ -44,6 +44,7 @@ const MAX_QUERY_TOKENS = 48
 /** Tokens read of a text where the model's files name no limit. */
 const DEFAULT_MAX_TOKENS = 512
 
+/** A static embedding model: one vector per token. A text's vector is the weighted mean of them, with length 1. */
 export class StaticModel {
   readonly dimensions: number
   readonly maxTokens: number

@@ -31,6 +31,7 @@ const WORD = /[!-/:-@[-`{-~\p{P}]|[^\s!-/:-@[-`{-~\p{P}]+/gu
 /** Words whose pieces are kept: text repeats most of its words. */
 const MAX_REMEMBERED = 50_000
 
+/** BERT's WordPiece tokenizer, read from a `tokenizer.json`. */
 export class WordPiece {
   readonly #vocab: Map<string, number>
   readonly #texts: readonly string[]

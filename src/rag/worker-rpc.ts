@@ -67,6 +67,7 @@ export type WorkerDeathListener = (death: {
 export const workerUrl = (name: string, importMetaUrl: string): URL =>
   new URL(`${name}${extname(new URL(importMetaUrl).pathname)}`, importMetaUrl)
 
+/** Calls methods of a worker. Waiting calls are bounded, ordered by priority, and fail when the worker dies. */
 export class WorkerClient<Api extends WorkerMethods<Api>> {
   readonly #startWorker: StartWorker
   readonly #options: WorkerClientOptions

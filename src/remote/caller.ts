@@ -16,6 +16,7 @@ interface CallerOptions {
 /** A call that was accepted: its chunks as they come. Ending the iteration, however, ends the call. */
 export type OpenCall = AsyncGenerator<RemoteChunk, void, undefined>
 
+/** Sends completion requests to upstream engines and reads their streams. */
 export class UpstreamCaller {
   readonly #options: CallerOptions
 

@@ -16,6 +16,7 @@ export interface RemoteChoiceState {
   isFinished: boolean
 }
 
+/** The state of a choice before its first chunk. */
 export function newRemoteChoice(choice: number, counters: MutableCounters): RemoteChoiceState {
   return { choice, counters, reason: null, stopReason: null, lastChunkMs: 0, callIds: [], isFinished: false }
 }

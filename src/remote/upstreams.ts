@@ -53,6 +53,7 @@ interface Member {
   openUntilMs: number
 }
 
+/** Upstream engines with their health. `lease` prefers the one that served the same prompt prefix. */
 export class Upstreams {
   readonly #members: readonly Member[]
   readonly #now: () => number

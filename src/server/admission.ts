@@ -54,6 +54,7 @@ export interface Admission {
   enterConnection(connection: object): () => void
 }
 
+/** Creates the admission control. Limits count requests that wait and bytes of bodies, per pool. */
 export function createAdmission(options: AdmissionOptions): Admission {
   const { maxQueuedRequests, maxRequestBytes } = options
   const pools: Record<AdmissionPool, { entering: number; bytes: number }> = {

@@ -68,6 +68,7 @@ type RetrievalRoute =
 /** On a server with keys. */
 type SignInRoute = keyof ReturnType<typeof sessionHandlers>
 
+/** Creates the Hono application: middleware and one handler per row of ROUTES. */
 export function createApp(parts: AppParts): Hono<AppEnv> {
   const { state, observability, rag, settings } = parts
   const { maxRequestBytes } = settings

@@ -7,6 +7,7 @@ import { openAiEnd, type Shape, textFrames } from './output.ts'
 import { dataFrame } from './sse.ts'
 import { StreamCounts } from './stream-counts.ts'
 
+/** Formats a generation as chat completion objects and chunks. */
 export function chatShape(job: GenerationJob): Shape {
   const head = { id: job.requestId, created: job.created, model: job.model, system_fingerprint: job.fingerprint }
   const chunk = (index: number, delta: object, more: object = {}) => ({

@@ -10,6 +10,7 @@ import { StreamCounts } from './stream-counts.ts'
 /** Of a request that does not want its prompt back. */
 const NOTHING: EchoedPrompt = { text: '', firstToken: '' }
 
+/** Formats a generation as text completion objects and chunks. @param echoed prompts to repeat before the text */
 export function completionShape(job: GenerationJob, echoed: readonly EchoedPrompt[]): Shape {
   const head = {
     id: job.requestId,

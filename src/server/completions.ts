@@ -29,6 +29,7 @@ export interface GenerationParts {
   readonly defaultSeed: number | null
 }
 
+/** Handlers of `/v1/completions` and `/v1/chat/completions`. */
 export function generationHandlers(
   parts: GenerationParts,
 ): Pick<Handlers, 'createCompletion' | 'createChatCompletion'> {

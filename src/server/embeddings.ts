@@ -11,6 +11,7 @@ import { parseBody } from './validation.ts'
 import { embeddingsRequest } from './wire-rag.ts'
 import { textContent } from './captured-content.ts'
 
+/** Handler of `/v1/embeddings`. */
 export function embeddingHandlers({
   rag,
   maxRequestBytes,

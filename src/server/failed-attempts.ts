@@ -6,6 +6,7 @@ const WINDOW_MS = 60_000
 /** Addresses that are remembered; the oldest are forgotten first. */
 const MAX_ADDRESSES = 10_000
 
+/** Counts failed sign-ins by address. An address with too many has to wait until its window is over. */
 export class FailedAttempts {
   readonly #byAddress = new Map<string, { sinceMs: number; count: number }>()
 

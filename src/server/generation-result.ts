@@ -168,6 +168,7 @@ const round = (value: number): number => Math.round(value * 1000) / 1000
 /** What a response carries besides its choices. */
 export type Tail = Readonly<Record<string, unknown>>
 
+/** The last part of an answer: usage, timings and sources. */
 export function tailOf(result: GenerationResult, citations: Citations | null): Tail {
   return { usage: result.usage(), timings: result.timings(), ...(citations ? { rag: citations } : {}) }
 }

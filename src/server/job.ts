@@ -71,6 +71,7 @@ const SMALLEST_SHARE = 1e-6
 /** OpenAI's default for completions. Chat generates to the end of the context. */
 const DEFAULT_COMPLETION_TOKENS = 16
 
+/** A completion body as a job. @throws ApiError 400 naming the field */
 export function completionJob(body: CompletionRequest, context: JobContext): GenerationJob {
   const prompts = promptInputs(body.prompt)
   const logprobs = body.logprobs ?? -1
@@ -121,6 +122,10 @@ export interface ChatFields {
 
 const CHAT_FIELDS: ChatFields = { prompt: 'messages', format: 'response_format', parameters: 'function.parameters' }
 
+/**
+ * A chat body as a job. @param fields names of the fields in the wire that the body came by @throws ApiError 400
+ * naming the field
+ */
 export function chatJob(body: ChatRequest, context: JobContext, fields: ChatFields = CHAT_FIELDS): GenerationJob {
   const { prompt: promptField } = fields
   const messages = body.messages.map(toChatMessage)

@@ -17,6 +17,10 @@ const [QUOTE, BACKSLASH, OPEN_ARRAY, CLOSE_ARRAY, OPEN_OBJECT, CLOSE_OBJECT] = [
 const [TAB, LINE_FEED, CARRIAGE_RETURN, SPACE, COMMA, COLON] = [0x09, 0x0a, 0x0d, 0x20, 0x2c, 0x3a]
 const BYTE_ORDER_MARK = '\uFEFF'
 
+/**
+ * Checks and collects JSON text that arrives in pieces. @throws ApiError for invalid UTF-8, or for more nesting or
+ * values than allowed
+ */
 export class JsonText {
   readonly #where: string
   readonly #parts: string[] = []

@@ -1,6 +1,7 @@
 /** Sequences that each key has under way, bounded so that no key fills the queue of the engine: what is left is for the others. */
 import { ApiError } from './errors.ts'
 
+/** Counts the sequences of each key and refuses those above its share of the queue. */
 export class KeyPlaces {
   readonly #most: number
   readonly #underWay = new Map<string, number>()

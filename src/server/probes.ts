@@ -24,6 +24,7 @@ type ProbeHandlers = Pick<
   'getHealth' | 'getReadiness' | 'getVersion' | 'getOpenApi' | 'getMetrics' | 'listModels' | 'getModel'
 >
 
+/** Handlers of health, readiness, version, OpenAPI, metrics and the list of models. */
 export function probeHandlers(parts: ProbeParts): ProbeHandlers {
   const startedSeconds = Math.floor(Date.now() / 1000)
   const model = (id: string, kind: string, state: string, more: object = {}) => ({

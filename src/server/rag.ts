@@ -22,6 +22,7 @@ interface RagRouteParts {
   readonly maxRequestBytes: number
 }
 
+/** Handlers of `/v1/rag/*`. */
 export function ragHandlers({ rag: service, maxRequestBytes }: RagRouteParts): RagHandlers {
   /** With the indexes of the caller. */
   const ragOf = (c: Context<AppEnv>) => service.as(c.get('caller').indexes)

@@ -46,6 +46,7 @@ class Bucket {
   }
 }
 
+/** Token buckets per key: requests and tokens per minute, and requests at a time. */
 export class RateLimits {
   readonly #usage = new Map<string, Usage>()
   readonly #now: () => number

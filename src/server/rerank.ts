@@ -13,6 +13,7 @@ interface RerankParts {
   readonly maxRequestBytes: number
 }
 
+/** Handlers of `/v1/rerank` and `/v1/score`. */
 export function rerankHandlers({ rag, maxRequestBytes }: RerankParts): Pick<Handlers, 'rerank' | 'score'> {
   const requireModel = (model: string | undefined) => {
     if (model === undefined || model === rag.scorer.name) return

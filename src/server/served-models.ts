@@ -93,6 +93,7 @@ interface Entry {
   idle: NodeJS.Timeout | null
 }
 
+/** The models by name: loads them on demand, counts their users, unloads idle ones when memory is needed. */
 export class ServedModels {
   readonly #options: ServedModelsOptions
   readonly #entries = new Map<string, Entry>()

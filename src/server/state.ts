@@ -13,6 +13,7 @@ const PLAIN: Omit<ServedModelsOptions, 'subscribersOf'> = {
   availableBytes: () => Infinity,
 }
 
+/** The phase of the server (loading, ready, draining) and its models. */
 export class ServerState {
   readonly models: ServedModels
   private currentPhase: Phase = 'loading'

@@ -3,6 +3,7 @@ import type { PromptEvent, TokenEvent } from '../engine/request.ts'
 import type { GenerationJob } from './job.ts'
 import { numCharacters } from './logprobs.ts'
 
+/** Token counts and text offsets of a stream's choices. */
 export class StreamCounts {
   readonly #job: GenerationJob
   readonly #prompts: PromptEvent[] = []

@@ -31,6 +31,7 @@ export async function encodeFor(
   return encoded
 }
 
+/** Handlers of `/tokenize`, `/detokenize` and `/tokenizer_info`. */
 export function tokenizeHandlers(parts: {
   readonly state: ServerState
   readonly maxRequestBytes: number

@@ -47,6 +47,7 @@ type TraceHandlers = Pick<
   'listTraces' | 'getTrace' | 'validateTrace' | 'showTraces' | 'showTrace' | 'getAsset'
 >
 
+/** Handlers of `/v1/traces` and the trace pages. */
 export function traceHandlers({ store, canSignIn }: TraceRouteParts): TraceHandlers {
   const assets = new Map(
     Object.keys(ASSETS).map((name) => [name, readFileSync(new URL(`./ui/static/${name}`, import.meta.url), 'utf8')]),

@@ -5,6 +5,7 @@ import type { Body } from './jinja/nodes.ts'
 import { parseTemplate } from './jinja/parser.ts'
 import { toValue } from './jinja/values.ts'
 
+/** A parsed template. Rendering is limited in steps, characters and nesting. */
 export class BoundedTemplate {
   readonly #body: Body
 

@@ -11,6 +11,9 @@ const DEADLINE_MS_PER_CHARACTER = 0.02
 /** Too short for any pattern to take long. */
 const SHORT_CHARACTERS = 20
 
+/**
+ * Encodes prompts. @throws EngineError for what the template refuses, and for prompts longer than the model's context
+ */
 export class PromptEncoder {
   readonly #tokenizer: Tokenizer
   readonly #chatTemplate: ChatTemplate | null

@@ -34,6 +34,7 @@ const LOAD_TIMEOUT_MS = 120_000
 const MAX_WAITING = 128
 const MAX_WAITING_PER_TENANT = 32
 
+/** Encodes short prompts at once and long ones in a thread with a deadline. */
 export class TextService {
   readonly #tokenizer: Tokenizer
   readonly #encoder: PromptEncoder

@@ -42,6 +42,7 @@ export async function openKvTiers(options: KvTiersOptions): Promise<KvTiers | nu
   return tiers
 }
 
+/** Blocks by hash in host memory and on disk, each tier with a limit in bytes. */
 export class KvTiers {
   readonly #options: KvTiersOptions
   /** Blocks of one model and layout. */

@@ -54,6 +54,7 @@ interface Operation {
 
 const MAX_BYTES_PER_CALL = 32 << 20
 
+/** Moves blocks between the pool and the tiers, beside the steps, and publishes an event per operation. */
 export class KvTransfer {
   readonly #parts: KvTransferParts
   readonly #inFlight = new Set<Promise<void>>()

@@ -15,6 +15,7 @@ const MAX_HEADER_CHARACTERS = 400
 /** `header`: before a message's text. `between`: behind a message. The others are what the message is. */
 type Phase = 'header' | 'between' | 'thought' | 'text' | 'call'
 
+/** Splits messages with channels (gpt-oss) into reasoning and answer while the text arrives. */
 export class ChannelThought implements Thought {
   readonly marks: ReadonlySet<number>
   #phase: Phase

@@ -21,6 +21,7 @@ interface ThoughtMatcherOptions {
 /** `before`: a thought or an answer may begin. `closing`: the marks between them. `direct`: an answer without a thought. */
 type Phase = 'before' | 'thought' | 'closing' | 'answer' | 'direct'
 
+/** Masks of a choice whose thought is free and whose answer follows a grammar. */
 export class ThoughtMatcher implements GrammarMatcher {
   readonly #options: ThoughtMatcherOptions
   readonly #begin: readonly number[]

@@ -31,6 +31,7 @@ interface ActiveRequestsOptions {
   readonly onEnd: () => void
 }
 
+/** Requests with open choices. Each ends once: finished, aborted, timed out or failed. */
 export class ActiveRequests {
   readonly #options: ActiveRequestsOptions
   readonly #active = new Set<ActiveRequest>()

@@ -39,6 +39,7 @@ interface ChoiceOptions {
   readonly thought: Thought | null
 }
 
+/** State of one choice: `accept` takes token ids and gives events; it ends at a stop, a limit or an end token. */
 export class Choice {
   readonly sequence: Sequence
   readonly promptIndex: number

@@ -23,6 +23,7 @@ interface DeliveryParts {
   readonly onError: (where: string, error: unknown) => void
 }
 
+/** Applies step results: settles sequences, publishes events, ends choices. */
 export class Delivery {
   readonly #parts: DeliveryParts
 

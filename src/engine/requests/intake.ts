@@ -34,6 +34,7 @@ interface IntakeParts {
   readonly refuseUnlessRunning: () => void
 }
 
+/** Validates and encodes requests and queues their sequences. @throws EngineError before anything is queued */
 export class Intake {
   readonly #parts: IntakeParts
   /** Places in the queue of requests whose grammars are being compiled. */

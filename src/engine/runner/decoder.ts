@@ -27,6 +27,7 @@ interface Layer {
   readonly mlp: Mlp
 }
 
+/** A decoder-only model on a backend: records its ops at load and runs them per step. */
 export class Decoder {
   readonly #backend: Backend
   readonly #spec: DecoderSpec

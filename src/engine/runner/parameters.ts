@@ -61,6 +61,7 @@ interface NormRule {
   readonly addsOne: boolean
 }
 
+/** Loads named tensors to a backend. @throws ModelError naming a tensor that is missing or has another shape */
 export class Parameters {
   readonly #backend: Backend
   readonly #source: WeightSource

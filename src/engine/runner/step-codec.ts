@@ -97,6 +97,7 @@ class WordReader {
 const SOURCE = { ids: 0, previousStep: 1 } as const
 const FLAG = { repetition: 1, adjustments: 2, mask: 4, pending: 8, pendingDeltas: 16 } as const
 
+/** Writes a plan as words to shared memory. */
 export function writePlan(writer: WordWriter, plan: StepPlan): void {
   writer.reset()
   writer.int(plan.stepId)
@@ -246,6 +247,7 @@ export function writeResult(writer: WordWriter, result: StepResult): ResultDetai
 const NO_SCORES: readonly TokenLogprobs[] = []
 const ONE_WITHOUT_LOGPROBS: readonly null[] = [null]
 
+/** Reads a step's result from shared memory. @param details what did not fit into words, by message */
 export function readResult(buffer: SharedArrayBuffer, details: ResultDetails | null): StepResult {
   const reader = new WordReader(buffer)
   const stepId = reader.int()

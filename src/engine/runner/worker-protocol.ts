@@ -42,6 +42,7 @@ interface WireError {
   readonly stack: string | undefined
 }
 
+/** An error as data that can be cloned; class and code survive. */
 export function toWireError(error: unknown): WireError {
   const { message, stack } = error instanceof Error ? error : new Error(String(error))
   const other = { kind: 'other', code: 'engine_error', isOfDevice: false, sequence: null, message, stack } as const

@@ -45,6 +45,7 @@ export interface PrefixCacheOptions {
 /** Children of one parent looked at for a partial match: with more, only the first ones are compared. */
 const MAX_PARTIAL_CANDIDATES = 64
 
+/** Full KV blocks by chained hash. Blocks without a reference are evicted least recently used first. */
 export class PrefixCache implements BlockContents {
   readonly #blockSize: number
   readonly #hash: BlockHasher

@@ -42,6 +42,7 @@ export interface Schedule {
 
 const NO_MATCH: PrefixMatch = { blocks: [], partial: null, numTokens: 0, missReason: 'disabled' }
 
+/** Plans steps: which sequences run, how many tokens each, with which KV blocks. */
 export class Scheduler {
   readonly pool: BlockPool
   readonly cache: PrefixCache

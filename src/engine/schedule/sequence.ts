@@ -77,6 +77,7 @@ interface SequenceOptions {
   readonly arrivedMs: number
 }
 
+/** Tokens, block table and counters of one choice. */
 export class Sequence {
   readonly requestId: string
   readonly choice: number

@@ -12,6 +12,7 @@ const MAX_PAUSE = 256
 const INITIAL_ACCEPTANCE = 0.7
 const ACCEPTANCE_WEIGHT = 0.1
 
+/** Drafts tokens by looking up the last n-gram earlier in the same sequence. */
 export class PromptLookup {
   readonly #maxDrafts: number
   /** Hash of an n-gram -> position after its last occurrence. Collisions are found by comparing. */

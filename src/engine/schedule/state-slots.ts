@@ -82,6 +82,7 @@ class Snapshots implements BlockContents {
   }
 }
 
+/** Slots of the state pool: running states and snapshots at block borders. */
 export class StateSlots {
   readonly #blockSize: number
   readonly #snapshots = new Snapshots()

@@ -16,6 +16,7 @@ export interface EngineCounts {
   numAcceptedTokens: number
 }
 
+/** Counters of an engine, all zero. */
 export function newEngineCounts(): EngineCounts {
   return {
     prefixCacheQueries: 0,

@@ -54,6 +54,7 @@ export class SequenceFault extends Error {
   }
 }
 
+/** A step in planning. Rows and samples are taken from its budget. */
 export class StepDraft {
   readonly stepId: number
   readonly admitted: Admission[] = []

@@ -19,6 +19,7 @@ interface Measurement {
   atStep: number
 }
 
+/** Expected step times in milliseconds, from measured steps. */
 export class StepTimes {
   readonly #byRows: (Measurement | undefined)[] = []
   #prefillTokenMs: number | null = null

@@ -24,6 +24,7 @@ export type Expression =
 
 export const NOTHING: Expression = { kind: 'sequence', parts: [] }
 
+/** Exactly this text, as UTF-8. */
 export function text(value: string): Expression {
   return { kind: 'text', text: value }
 }
@@ -57,30 +58,37 @@ export function marked(value: string, specialTokens: readonly string[]): Express
 /** Begins special tokens among the bytes of texts: no text in UTF-8 has it. */
 export const SPECIAL_BYTE = 0xff
 
+/** Bytes that stand for a special token: they begin with a byte that no UTF-8 has. */
 export function specialBytes(token: string): Uint8Array {
   return Buffer.concat([Buffer.of(SPECIAL_BYTE), Buffer.from(token)])
 }
 
+/** One character of the set. */
 export function character(set: CodePoints, encoding: Encoding): Expression {
   return { kind: 'character', set, encoding }
 }
 
+/** The parts one after the other. */
 export function inOrder(...parts: readonly Expression[]): Expression {
   return { kind: 'sequence', parts }
 }
 
+/** Any one of the parts. */
 export function oneOf(...parts: readonly Expression[]): Expression {
   return { kind: 'choice', parts }
 }
 
+/** `min` to `max` repetitions. `max` may be Infinity. */
 export function times(of: Expression, min: number, max: number): Expression {
   return { kind: 'repeat', of, min, max }
 }
 
+/** The parts in order, or nothing. */
 export function optional(...parts: readonly Expression[]): Expression {
   return times(inOrder(...parts), 0, 1)
 }
 
+/** The texts that an automaton accepts. */
 export function written(automaton: Automaton, encoding: Encoding): Expression {
   return { kind: 'automaton', automaton, encoding }
 }

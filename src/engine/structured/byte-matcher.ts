@@ -34,6 +34,7 @@ export interface MatchState {
 const STACKS = 2 ** 26
 const EMPTY_STACK = 0
 
+/** Follows a network byte by byte and computes masks of allowed tokens. States are cached. */
 export class ByteMatcher {
   readonly #network: Network
   /** The class of each byte: bytes that no edge tells apart. */

@@ -16,6 +16,7 @@ const LINE_END: CodePoints = [[0x0a, 0x0a], [0x0d, 0x0d], [0x2028, 0x2029]] // p
 /** What `.` stands for. */
 export const ANY_BUT_LINE_END = without(EVERY, LINE_END)
 
+/** The set of one character. */
 export function only(code: number): CodePoints {
   return [[code, code]]
 }
@@ -31,6 +32,7 @@ export function codePoints(ranges: CodePoints): CodePoints {
   return intersection(merged, EVERY)
 }
 
+/** Characters that are in both sets. */
 export function intersection(a: CodePoints, b: CodePoints): CodePoints {
   const common: [number, number][] = []
   for (let i = 0, j = 0; i < a.length && j < b.length;) {
@@ -43,6 +45,7 @@ export function intersection(a: CodePoints, b: CodePoints): CodePoints {
   return common
 }
 
+/** Characters that are not in the set, surrogates aside. */
 export function complement(set: CodePoints): CodePoints {
   const gaps: [number, number][] = []
   let next = 0
@@ -54,6 +57,7 @@ export function complement(set: CodePoints): CodePoints {
   return intersection(gaps, EVERY)
 }
 
+/** Characters of the first set that are not in the second. */
 export function without(set: CodePoints, removed: CodePoints): CodePoints {
   return intersection(set, complement(removed))
 }

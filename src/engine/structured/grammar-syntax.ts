@@ -15,6 +15,7 @@ export interface NamedRule {
   readonly line: number
 }
 
+/** Named rules of a user's grammar; `root` converts one, and the rules that it needs. */
 export class GrammarSyntax {
   readonly #rules: ReadonlyMap<string, NamedRule>
 

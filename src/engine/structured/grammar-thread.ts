@@ -17,6 +17,7 @@ export function startGrammarThread(vocabulary: GrammarVocabulary | null): Gramma
   })
 }
 
+/** Loads compiled grammars into a thread of its own and creates matchers there. */
 export class MatcherHost {
   readonly #thread: GrammarThread
   #nextMatcher = 0

@@ -61,6 +61,7 @@ const MAX_WAITING_PER_TENANT = 32
 /** Tokens of the vocabulary prepared between two turns of the event loop. */
 const VOCABULARY_SLICE = 4096
 
+/** Creates a compiler with a cache, in a thread of its own. */
 export function createGrammarCompiler(options: GrammarOptions): GrammarCompiler {
   return new CachingCompiler(options)
 }

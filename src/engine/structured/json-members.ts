@@ -36,6 +36,7 @@ interface Members {
   readonly mayBeEmpty: boolean
 }
 
+/** Members in their brackets; null: no value is possible. */
 export function bracketed({ open, close, gap }: Brackets, { body, mayBeEmpty }: Members): Expression | null {
   if (body === null) return mayBeEmpty ? text(open + close) : null
   const inner = inOrder(text(open), gap, body, gap, text(close))

@@ -11,6 +11,7 @@ import { excludedValues } from './schema-parts.ts'
 import type { Parts } from './schema-parts.ts'
 import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
 
+/** Expressions of `number` and `integer` schemas. */
 export class JsonNumbers {
   readonly #grammar: GrammarRules
   readonly #note: (problem: string, path: string) => void

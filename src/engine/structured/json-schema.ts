@@ -34,6 +34,7 @@ const MAX_NODES = 20_000
 const MAX_LISTED = 16
 /** Schemas of a `oneOf` that are told apart by what the others are not. */
 const MAX_EXCLUSIVE = 10
+/** A JSON Schema as grammar rules; `rule` is the root. @throws Unenforceable naming the path */
 export class JsonSchema {
   readonly grammar: GrammarRules
   readonly parts: SchemaParts

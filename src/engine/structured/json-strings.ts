@@ -27,6 +27,7 @@ export interface InnerOptions {
   readonly mark?: string | null
 }
 
+/** Expressions of `string` schemas: length, pattern, format. */
 export class JsonStrings {
   readonly #character: Expression
   readonly #note: (problem: string, path: string) => void

@@ -31,6 +31,7 @@ const COMMON: ReadonlyMap<string, string> = new Map([
 ])
 const RULE = /^[ \t]*[?!]?(_?[A-Za-z]\w*)(?:\.-?\d+)?[ \t]*:(?!:)/
 
+/** Whether a grammar is written in Lark's notation rather than EBNF. */
 export function isLark(text: string): boolean {
   return !text.includes('::=') && text.split('\n').some((line) => RULE.test(line))
 }

@@ -15,6 +15,7 @@ interface MaskQueueOptions {
   readonly onFailure: (active: ActiveRequest, error: unknown) => void
 }
 
+/** Requests masks for the next step and waits for those that a step needs. */
 export class MaskQueue {
   readonly #options: MaskQueueOptions
   readonly #pending = new Set<Promise<void>>()

@@ -32,18 +32,22 @@ export const ANYTHING: Regex = { kind: 'repeat', of: { kind: 'set', set: EVERY }
 const MAX_POSITIONS = 20_000
 const MAX_DEPTH = 200
 
+/** One character of the set. */
 export function set(codes: CodePoints): Regex {
   return { kind: 'set', set: codes }
 }
 
+/** The parts one after the other. */
 export function sequence(...parts: readonly Regex[]): Regex {
   return parts.length === 1 ? (parts[0] ?? EMPTY) : { kind: 'sequence', parts }
 }
 
+/** Any one of the parts. */
 export function choice(...parts: readonly Regex[]): Regex {
   return parts.length === 1 ? (parts[0] ?? EMPTY) : { kind: 'choice', parts }
 }
 
+/** `min` to `max` repetitions. `max` may be Infinity. */
 export function repeat(of: Regex, min: number, max: number): Regex {
   return { kind: 'repeat', of, min, max }
 }

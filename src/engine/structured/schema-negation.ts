@@ -5,6 +5,7 @@ import type { Schema } from './schema.ts'
 const MAX_DEPTH = 12
 const EVERY_TYPE = ['null', 'boolean', 'number', 'string', 'array', 'object'] as const
 
+/** Negates schemas; null where the negation cannot be written as a schema. */
 export class SchemaNegation {
   readonly #target: (reference: unknown) => unknown
   /** The same schema each time: schemas are known by what they are. */

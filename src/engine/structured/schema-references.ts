@@ -5,6 +5,7 @@ import { Unenforceable } from './unenforceable.ts'
 
 const MAX_SCHEMAS = 50_000
 
+/** Resolves `$ref` within one schema: JSON pointers, `$id` and `$anchor`. */
 export class SchemaReferences {
   readonly #root: unknown
   /** Schemas by their `$id`, and `#` with their anchor. */

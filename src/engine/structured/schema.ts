@@ -26,14 +26,17 @@ export const NOT_PATTERN = '\u0000pattern'
 export const FRACTIONAL = '\u0000fractional'
 export const TYPES: ReadonlySet<string> = new Set(['null', 'boolean', 'integer', 'number', 'string', 'array', 'object'])
 
+/** Whether a value is an object, which is a schema with keywords. */
 export function isSchema(value: unknown): value is Schema {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
+/** The names in `type`, which is one or a list. */
 export function typesOf(type: unknown): string[] {
   return (Array.isArray(type) ? type : [type]).map(String)
 }
 
+/** Whether a JSON value has the type. 1.0 is an integer. */
 export function isOfType(value: unknown, type: string): boolean {
   switch (type) {
     case 'null':

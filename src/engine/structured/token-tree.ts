@@ -6,6 +6,7 @@ export interface TokenBytes {
   readonly offsets: Int32Array
 }
 
+/** Vocabulary as a prefix tree of bytes in preorder arrays. */
 export class TokenTree {
   /** Nodes in preorder: the byte that leads to it, how many bytes lead to its parent, the node behind its subtree. */
   readonly byte: Uint8Array

@@ -1,5 +1,6 @@
 /** A queue that serves its tenants in turn, whatever one of them puts into it. */
 
+/** First in, first out for each tenant; tenants take turns. */
 export class FairQueue<T> {
   /** In the order of their turns. */
   readonly #tenants = new Map<string, T[]>()

@@ -26,6 +26,7 @@ interface PendingCall<Answer> {
   reject(error: Error): void
 }
 
+/** Sends calls to a worker thread. `end` terminates it and rejects the calls that are pending. */
 export class KillableThread<Call, Answer> {
   readonly #options: ThreadOptions
   readonly #worker: Worker

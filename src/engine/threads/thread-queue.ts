@@ -34,6 +34,7 @@ interface Job<Call, Answer> extends QueuedCall {
   readonly reject: (error: Error) => void
 }
 
+/** Bounded queue before one thread. A call over its time limit ends the thread; the next call starts a new one. */
 export class ThreadQueue<Call, Answer> {
   readonly #options: ThreadQueueOptions<Call, Answer>
   readonly #waiting = new FairQueue<Job<Call, Answer>>()

@@ -10,6 +10,7 @@ const NAME_KEYS: ReadonlySet<string> = new Set(['name', 'tool_name'])
 const ARGUMENTS_KEYS: ReadonlySet<string> = new Set(['arguments', 'parameters'])
 const isSpace = (character: string): boolean => /\s/.test(character)
 
+/** Scans `{"name": …, "arguments": {…}}` and passes the arguments on as they arrive. */
 export class JsonCallScanner implements CallScanner {
   name: string | null = null
   #phase: Phase = 'object'

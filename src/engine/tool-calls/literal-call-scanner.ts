@@ -5,6 +5,7 @@ import type { LiteralBody } from './tool-call-format.ts'
 
 const MAX_NAME_CHARACTERS = 256
 
+/** Scans calls such as `f(a=1)` and gives the arguments out as JSON. */
 export class LiteralCallScanner implements CallScanner {
   name: string | null = null
   readonly #body: LiteralBody

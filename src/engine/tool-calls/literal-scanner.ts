@@ -32,6 +32,7 @@ interface Container {
  */
 type Phase = 'key' | 'keyEnd' | 'value' | 'word' | 'string' | 'escape' | 'hex' | 'quoteEnd' | 'next' | 'done'
 
+/** Scans one literal value, a character per `push`, which returns false for what cannot be part of one. */
 export class LiteralScanner {
   /** What was read, as JSON; whoever reads it empties it. */
   json = ''

@@ -5,6 +5,7 @@ import type { NamedBody } from './tool-call-format.ts'
 /** Beyond every header: a text that is none is not held back any longer. */
 const MAX_HEADER_CHARACTERS = 512
 
+/** Scans a function name followed by a JSON object. */
 export class NamedCallScanner implements CallScanner {
   name: string | null = null
   readonly #body: NamedBody

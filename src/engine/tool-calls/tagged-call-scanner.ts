@@ -12,6 +12,7 @@ const MAX_NAME_CHARACTERS = 256
 
 type Phase = 'name' | 'between' | 'key' | 'valueBegin' | 'value' | 'done'
 
+/** Scans calls with one tag per parameter and gives the arguments out as JSON. */
 export class TaggedCallScanner implements CallScanner {
   name: string | null = null
   hasArguments = false

@@ -91,6 +91,7 @@ function writtenCall(body: CallBody, name: string): Pick<ToolCallRule, 'begin' |
   }
 }
 
+/** Name of a tool's function; empty if it has none. */
 export function functionName(tool: ToolDefinition): string {
   const { function: described } = tool
   return isSchema(described) ? String(described.name) : ''

@@ -28,6 +28,7 @@ interface ParsedText {
  */
 type Mode = 'content' | 'opening' | 'call' | 'after' | 'rest'
 
+/** Splits a choice's text into content and tool calls while it arrives. */
 export class ToolCallParser {
   readonly #options: ToolCallParserOptions
   #mode: Mode = 'content'

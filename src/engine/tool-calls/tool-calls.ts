@@ -7,6 +7,7 @@ import { marksOf } from './tool-call-marks.ts'
 import { functionName, functionParameters } from './tool-call-grammar.ts'
 import { ToolCallParser } from './tool-call-parser.ts'
 
+/** Function calls of one choice, at most `maxCalls`. */
 export class ToolCalls {
   /** Tokens whose text counts, special or not. */
   readonly marks: ReadonlySet<number>

@@ -275,6 +275,7 @@ const OTHER_TYPES: Readonly<Record<number, string>> = {
   40: 'NVFP4',
 }
 
+/** Name of a GGUF tensor type, such as Q4_K; "number N" for an unknown one. */
 export function blockTypeName(type: number): string {
   return BLOCK_FORMATS.get(type)?.name ?? OTHER_TYPES[type] ?? `number ${type}`
 }

@@ -31,6 +31,7 @@ function lookUp(bytes: Uint8Array, at: number, values: Int8Array, codes: Int8Arr
   }
 }
 
+/** IQ4_NL blocks (32 values in 18 bytes) as q8 codes and scales. */
 export function iq4Nl(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
   const data = q8(numValues)
@@ -103,6 +104,7 @@ export function tq1(bytes: Uint8Array, numValues: number): MatrixData {
   })
 }
 
+/** TQ2_0 blocks (256 values in 66 bytes) as q8 codes of -1, 0, 1 and scales. */
 export function tq2(bytes: Uint8Array, numValues: number): MatrixData {
   return ternary(bytes, numValues, 66, (at, codes) => {
     for (let i = 0; i < 256; i++) {

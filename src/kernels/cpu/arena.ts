@@ -7,6 +7,7 @@ const LIMIT_BYTES = 65536 * PAGE_BYTES
 const GROWTH_PAGES = 256
 const MIB = 2 ** 20
 
+/** Allocates from the shared memory. Addresses are bytes; 0 means none. */
 export class Arena {
   readonly memory: Memory
   #pages = 32

@@ -23,6 +23,7 @@ interface KvGeometry {
   readonly blockBytes: number // of one layer
 }
 
+/** Sizes in bytes of a block and its parts. */
 export function kvGeometry(layout: KvLayout, format: KvFormat): KvGeometry {
   const { elementBytes } = FORMATS[format]
   const paddedBlock = roundUp(layout.blockSize, 16)
@@ -37,6 +38,7 @@ function lane(i: number, format: KvFormat): number {
   return format === 'f16' ? (i & 8) + ((i & 3) << 1) + ((i & 4) >> 2) : i
 }
 
+/** The KV pool of one model: [layers][blocks][kv heads] keys, then values. */
 export class KvCache {
   readonly layout: KvLayout
   readonly format: KvFormat

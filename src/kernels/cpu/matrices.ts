@@ -36,6 +36,7 @@ export interface PanelMatrix {
   readonly factors: number // f32[numExperts][numPanels]: what a panel's sums are multiplied by
 }
 
+/** The next multiple, or the value itself. */
 export function roundUp(value: number, multiple: number): number {
   return Math.ceil(value / multiple) * multiple
 }
@@ -58,10 +59,12 @@ function packedForm(data: MatrixData): PackedForm {
   return { format: data.format, flags: (data.group === 16 ? GROUP16 : 0) | (data.mins === null ? 0 : MINS) }
 }
 
+/** The form that a stored matrix was packed in. */
 export function storedForm({ format, form }: Pick<StoredMatrix, 'format' | 'form'>): PackedForm {
   return { format, flags: form['flags'] ?? 0 }
 }
 
+/** Packs matrices into panels on the pool, in pieces of bounded memory. @throws Error for values that are not finite */
 export class MatrixPacker {
   readonly #arena: Arena
   readonly #program: Program

@@ -34,6 +34,7 @@ function emptyResults(): StepResults {
   return { sampled: new Int32Array(0), sampledLogprobs: [], scores: [], pooled: null, numLogitRows: 0, vocab: 0 }
 }
 
+/** Logits, sampling and scores of a step. */
 export class Output {
   readonly #arena: Arena
   readonly #recorder: Recorder

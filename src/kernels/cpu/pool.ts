@@ -12,6 +12,7 @@ const SLEEPERS = 64
 const GENERATION = 192
 const FAULT = 320
 
+/** Worker threads that run a program together. A trap in one fails the pool for good. */
 export class Pool {
   readonly numThreads: number
   readonly relaxed: boolean

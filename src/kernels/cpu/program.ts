@@ -124,6 +124,7 @@ const HEADER_WORDS = 16
 /** A step of 128 layers of 8 ops, twice over. */
 const MAX_COMMANDS = 2048
 
+/** Writes commands; `address` is where the threads read them. @throws Error when it is full */
 export class Program {
   readonly address: number
   readonly #words: Int32Array

@@ -46,6 +46,7 @@ const SAMPLE_WORK = 16
 /** Splits are computed apart only while their states are few. */
 const MAX_PARTIALS = 2048
 
+/** The linear, attention and elementwise ops of the cpu backend. @throws Error for shapes that do not fit */
 export class Recorder {
   readonly #program: Program
   readonly #executor: Executor

@@ -21,6 +21,7 @@ export interface HostRouting extends Routing {
   readonly outputsStride: number
 }
 
+/** Allocates the routing of `maxRows` rows. */
 export function placeRouting(arena: Arena, label: string, shape: RoutingShape, maxRows: number): HostRouting {
   const pairs = maxRows * shape.topK
   const mostUsed = Math.min(shape.numExperts, pairs)

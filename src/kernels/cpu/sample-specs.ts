@@ -36,6 +36,7 @@ class Growing {
   }
 }
 
+/** Sampling parameters of a step's rows, written once per step. */
 export class SampleSpecs {
   readonly #specs: Growing
   readonly #entries: Growing

@@ -8,6 +8,7 @@ const TOP = 6
 /** Likeliest tokens that a row has room for. */
 const MAX_TOP = WORDS - TOP
 
+/** Targets and results of scored rows. Results are log-probabilities. */
 export class ScoreRows {
   readonly address: number
   readonly #arena: Arena

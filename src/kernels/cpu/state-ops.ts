@@ -33,6 +33,7 @@ interface Place {
   readonly slotBytes: number
 }
 
+/** State ops of the cpu backend over a pool of f32 states. */
 export class StateOps {
   readonly #arena: Arena
   readonly #program: Program

@@ -9,6 +9,7 @@ export function rowsPerItem(group: number): number {
   return Math.max(1, Math.floor(ATTENTION_ROWS / group))
 }
 
+/** Writes tokens, positions, slots and block tables of a step. Fields are addresses. */
 export class StepInputs {
   readonly tokens: number // i32 [maxRows]
   readonly positions: number // i32 [maxRows]

@@ -41,6 +41,7 @@ export class LogitsBuffer {
   }
 }
 
+/** Scratch memory of ops, shared by all layers. */
 export class WorkingMemory {
   readonly #limits: BackendOptions['limits']
   readonly #arena: Arena

@@ -76,6 +76,7 @@ export function normalizePieces(
   }
 }
 
+/** x * sigmoid(x) */
 export function silu(x: number): number {
   return x / (1 + Math.exp(-x))
 }

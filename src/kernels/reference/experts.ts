@@ -10,6 +10,7 @@ export interface HostRouting extends Routing {
   readonly outputs: Float32Array // [maxRows, topK, outer]
 }
 
+/** An empty routing of `maxRows` rows. */
 export function createHostRouting(label: string, shape: RoutingShape, maxRows: number): HostRouting {
   const pairs = maxRows * shape.topK
   return {

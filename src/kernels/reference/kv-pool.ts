@@ -25,6 +25,7 @@ function nearestEven(value: number): number {
   return floor % 2 === 0 ? floor : floor + 1
 }
 
+/** K and V of every layer, written by slot and read by block table. */
 export class KvPool {
   readonly layout: KvLayout
   /** A layer each: [slots, numKvHeads, headDim]. */

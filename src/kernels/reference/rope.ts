@@ -1,6 +1,7 @@
 /** Rotary position embedding of the reference backend: angles, cosines and sines in f64, made once a step. */
 import type { RopeTable } from '../ops.ts'
 
+/** Cosines and sines [rows, rotaryDim / 2] of a step's positions. */
 export class HostRope implements RopeTable {
   readonly label: string
   readonly rotaryDim: number

@@ -14,6 +14,7 @@ import type { HostActivation, HostVector } from './backend.ts'
 import { convolve, gatedDelta, type HostColumns, type HostScan, selectiveScan } from './recurrence.ts'
 import { StatePool } from './state-pool.ts'
 
+/** State ops of the reference backend, token by token. */
 export class StateOps {
   readonly #vectors: Handles<Vector, HostVector>
   readonly #activations: Handles<Activation, HostActivation>

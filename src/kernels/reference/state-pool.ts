@@ -11,10 +11,12 @@ export interface StateRun {
   readonly recurrent: Float64Array
 }
 
+/** Bytes of one slot over all layers. */
 export function stateSlotBytes({ layers }: StateLayout): number {
   return layers.reduce((sum, shape) => sum + stateValues(shape), 0) * Float64Array.BYTES_PER_ELEMENT
 }
 
+/** States by layer and slot. */
 export class StatePool {
   readonly layout: StateLayout
   readonly #layers: readonly Float64Array[] // [slots, values]

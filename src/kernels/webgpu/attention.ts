@@ -70,6 +70,7 @@ export function attentionSources(shape: AttentionShape): readonly [KernelSource,
   return [attentionSource(shape, 1), attentionSource(shape, tileRows(shape)), reduceSource(shape)]
 }
 
+/** The kernel that norms, rotates and stores q, k and v. */
 export function qkvSource(
   { headDim, blockSize, isKvQ8 }: AttentionShape,
   qkNorm: QkNormKind | 'none',
@@ -99,6 +100,7 @@ class WordList {
   }
 }
 
+/** Launches qkvRopeStore and attention, and holds the KV pools. */
 export class AttentionKernels {
   readonly #context: GpuContext
   readonly #limits: BackendLimits

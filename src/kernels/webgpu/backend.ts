@@ -87,6 +87,7 @@ interface PreparedSequence extends OpSequence {
   prepared: readonly PreparedOp[] | null
 }
 
+/** The WebGPU backend: one device, one recorded step program. */
 export class WebGpuBackend implements InspectableBackend {
   readonly info: BackendInfo
   /** The device itself. Destroying it is what a lost device looks like. */

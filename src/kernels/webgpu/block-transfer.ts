@@ -7,6 +7,7 @@ import type { StepQueue } from './step-queue.ts'
 /** Largest buffer that blocks are read through: several are used for more. */
 const PIECE_BYTES = 64 * 2 ** 20
 
+/** Copies, reads and writes KV blocks. */
 export class BlockTransfer {
   readonly #device: GPUDevice
   readonly #maxPieceBytes: number

@@ -130,6 +130,7 @@ export class Launch {
   }
 }
 
+/** The buffer of a norm's weight; an empty buffer without a norm. */
 export function normWeight(context: GpuContext, norm: Norm | undefined): GPUBuffer {
   return norm === undefined ? context.nothing : context.vector(norm.weight).buffer
 }

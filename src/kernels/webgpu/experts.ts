@@ -43,6 +43,7 @@ function mostTiles(numPairs: number, numExperts: number): number {
 
 const paddedExperts = (numExperts: number): number => Math.ceil(numExperts / 64) * 64
 
+/** The kernels that choose experts and sort rows by them. */
 export function routeSources(numExperts: number): readonly [KernelSource, KernelSource] {
   const defines = { EXPERTS: paddedExperts(numExperts) }
   return [
@@ -56,6 +57,7 @@ export const COMBINE_SOURCE: KernelSource = { name: 'combine', bindings: COMBINE
 /** Whether a step's pairs go through tiles of their experts' or each by itself. */
 const usesTiles = (numPairs: number, { numExperts }: Routing): boolean => numPairs >= TILE_FROM * numExperts
 
+/** Launches routing, expert products and their sum. */
 export class ExpertKernels {
   readonly #context: GpuContext
   readonly #linear: LinearKernels

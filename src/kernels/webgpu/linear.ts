@@ -160,6 +160,7 @@ interface Product {
   readonly maxRows: number
 }
 
+/** Launches matrix products with the kernel that fits shape and rows. */
 export class LinearKernels {
   readonly #context: GpuContext
   readonly #maxRows: number

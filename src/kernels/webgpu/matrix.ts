@@ -45,11 +45,13 @@ export interface GpuMatrix extends Matrix {
   readonly shards: readonly MatrixShard[]
 }
 
+/** Shader constants of a weight format. */
 export function formOf(format: MatrixFormat, group: number, hasMins: boolean): WeightForm {
   const FORMAT = BITS[format]
   return { FORMAT, UNITS: (BLOCK_COLS * FORMAT) / 128, GROUP: group, MINS: hasMins ? 1 : 0 }
 }
 
+/** Shader constants of these weights. */
 export function weightForm(data: MatrixData): WeightForm {
   const isQuantized = data.format === 'q8' || data.format === 'q4'
   return isQuantized ? formOf(data.format, data.group, data.mins !== null) : formOf(data.format, 32, false)
@@ -126,6 +128,7 @@ export interface Plan {
   readonly shards: readonly { readonly firstRow: number; readonly numRows: number; readonly bytes: readonly number[] }[]
 }
 
+/** How a matrix is cut into buffers that the device can bind. */
 export function plan(
   { maxBindingBytes }: MatrixLoader,
   label: string,

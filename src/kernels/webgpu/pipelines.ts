@@ -41,6 +41,7 @@ const MAX_COMPILING = Math.min(8, availableParallelism())
 
 const BUFFER_TYPES = { read: 'read-only-storage', write: 'storage', uniform: 'uniform' } as const
 
+/** Compiles and caches compute pipelines by kernel and defines. */
 export class Pipelines {
   readonly #device: GPUDevice
   readonly #pipelines = new Map<string, GPUComputePipeline>()

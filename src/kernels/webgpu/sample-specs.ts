@@ -20,6 +20,7 @@ interface WrittenSpecs {
   readonly resultWords: number
 }
 
+/** Sampling parameters of a step's rows, uploaded with it. */
 export class SampleSpecs {
   readonly #context: GpuContext
   readonly #onReplaced: () => void

@@ -65,6 +65,7 @@ interface Head {
   readonly options: LogitsOptions
 }
 
+/** Launches logits, sampling, log-probabilities and scores. */
 export class SampleKernels {
   readonly #context: GpuContext
   readonly #linear: LinearKernels

@@ -104,6 +104,7 @@ interface Place {
   readonly buffer: GPUBuffer // f32 [slots, slotValues]
 }
 
+/** Launches state ops; states are f32. */
 export class StateKernels {
   readonly #context: GpuContext
   readonly #limits: BackendLimits

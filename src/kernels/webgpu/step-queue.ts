@@ -29,6 +29,7 @@ interface StepSubmission {
 /** A step's results; `values`: what `copyValues` copied, null where nothing was asked for. */
 type Submitted = Omit<StepOutput, 'logits' | 'pooled'> & { readonly values: Float32Array | null }
 
+/** Submits steps and resolves their results in order. At most two are in flight. */
 export class StepQueue {
   readonly #context: GpuContext
   readonly #gpu: GpuDevice

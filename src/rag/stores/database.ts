@@ -26,6 +26,7 @@ function storeError(error: unknown): RagError {
   return new RagError('store_unavailable', `the database cannot be reached or failed${code}`, null, { cause: error })
 }
 
+/** Runs statements with a deadline and an abort signal. Errors become RagError store_unavailable. */
 export class Database {
   readonly #url: string
   readonly #pool: Pool

@@ -13,6 +13,7 @@ interface IndexSize {
   readonly numChunks: number
 }
 
+/** Builds HNSW indexes of large indexes in the background, one at a time. */
 export class HnswBuilder {
   readonly #database: Database
   readonly #minChunks: number

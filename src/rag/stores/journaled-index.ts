@@ -35,6 +35,7 @@ const LOCK_TIMEOUT_MS = 40_000
 const putRecord = ({ vectors, ...document }: EmbeddedDocument): Buffer =>
   encodeRecord({ kind: 'put', document } satisfies IndexRecord, vectors)
 
+/** An index file that is open: searches run in memory, changes are appended to the journal under a file lock. */
 export class JournaledIndex implements VectorIndex {
   readonly path: string
   #reader: JournalReader

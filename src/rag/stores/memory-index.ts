@@ -28,6 +28,7 @@ interface Entry {
   readonly chunks: readonly Chunk[] | null
 }
 
+/** The rows of one index: vectors, BM25 postings, texts. Removed rows stay until the index is packed. */
 export class MemoryIndex implements PackedRows {
   readonly dimensions: number
   readonly #segment: Segment | null

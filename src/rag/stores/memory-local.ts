@@ -78,6 +78,7 @@ interface LocalMemoryStoreOptions {
   readonly idleMs?: number
 }
 
+/** Index files of one folder. The least recently used are closed when too many are open. */
 export class LocalMemoryStore implements IndexStore {
   readonly #folder: string
   readonly #maxLoaded: number

@@ -40,6 +40,7 @@ interface TextRow extends ChunkRow {
 
 const CHUNK_COLUMNS = `c.chunk_id, c.document_id, d.id, d.source, d.metadata, c.chunk, c.text, c.headings, c.start_offset, c.end_offset, c.num_tokens`
 
+/** One index in PostgreSQL with pgvector. Vectors have `dimensions` f32 values. */
 export class PgvectorIndex implements VectorIndex {
   readonly name: string
   readonly model: string

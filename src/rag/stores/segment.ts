@@ -62,6 +62,7 @@ export const segmentBytes = ({ sections }: SegmentLayout): number =>
 /** Bytes of texts that are checked at a time. */
 const CHECKED_BYTES = 4 * 1024 * 1024
 
+/** The packed part of an index file, read through typed arrays without copying. */
 export class Segment implements PackedTerms {
   readonly documents: readonly PackedDocument[]
   readonly lengths: Uint32Array

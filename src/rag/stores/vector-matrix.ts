@@ -13,6 +13,7 @@ let compiled: WebAssembly.Module | null = null
 
 const isScan = (value: unknown): value is Scan => typeof value === 'function'
 
+/** Vectors [rows, dimensions] f32. `scores` multiplies all rows with one query. */
 export class VectorMatrix {
   readonly dimensions: number
   #numRows = 0

@@ -2,6 +2,7 @@
 import type { ChatMessageFields, ChatRequest } from '../wire.ts'
 import type { CountTokensRequest, MessagesRequest } from './wire.ts'
 
+/** A Messages body as a chat body: content blocks become messages and tool results. */
 export function messagesToChat(body: MessagesRequest): ChatRequest {
   const choice = body.tool_choice
   const format = body.output_config?.format ?? body.output_format

@@ -9,6 +9,7 @@ import { promptOf, messagesToChat } from './job.ts'
 import { messagesShape } from './shape.ts'
 import { countTokensRequest, messagesRequest } from './wire.ts'
 
+/** Handlers of `/v1/messages` and `/v1/messages/count_tokens`. */
 export function messagesHandlers(parts: GenerationParts): Pick<Handlers, 'createMessage' | 'countMessageTokens'> {
   return {
     createMessage: (c) =>

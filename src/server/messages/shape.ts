@@ -7,6 +7,7 @@ import type { Shape } from '../output.ts'
 
 type Finished = Pick<ChoiceFinishedEvent, 'reason' | 'stopReason'>
 
+/** Formats a generation as a Messages object or its event stream. */
 export function messagesShape(job: GenerationJob): Shape {
   const head = { id: job.requestId, type: 'message', role: 'assistant', model: job.model }
   const stream = new BlockStream()

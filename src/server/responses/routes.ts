@@ -13,6 +13,7 @@ import { responsesRequest, withItemTypes } from './wire.ts'
 
 const FIELDS: ChatFields = { prompt: 'input', format: 'text.format', parameters: 'parameters' }
 
+/** Handlers of `/v1/responses` and `/v1/responses/{id}`. */
 export function responsesHandlers(
   parts: GenerationParts,
 ): Pick<Handlers, 'createResponse' | 'getResponse' | 'deleteResponse'> {

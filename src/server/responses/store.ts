@@ -39,6 +39,7 @@ interface Kept {
   readonly atMs: number
 }
 
+/** Creates the store. @param now milliseconds since 1970 */
 export function createResponseStore(
   limits: ResponseStoreLimits = DEFAULT_LIMITS,
   now: () => number = Date.now,

@@ -7,6 +7,7 @@ interface ChatPageProps {
   readonly hasRetrieval: boolean
 }
 
+/** The chat page. */
 export function ChatPage({ visitor, hasRetrieval }: ChatPageProps) {
   return (
     <Layout title="miniserve" visitor={visitor} script="chat.js" current="chat">

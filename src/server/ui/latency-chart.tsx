@@ -45,6 +45,7 @@ interface LatencyChartProps {
   readonly filter: Readonly<Record<string, string>>
 }
 
+/** A histogram of request durations. Each bar links to the requests in it. */
 export function LatencyChart({ latencies: { bars, p50, p95, max }, filter }: LatencyChartProps) {
   const highest = Math.max(...bars.map(({ count }) => count))
   const width = 100 / bars.length

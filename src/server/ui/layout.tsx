@@ -33,6 +33,7 @@ interface LayoutProps {
   readonly children?: Child
 }
 
+/** The page frame: head, navigation, content. @param script file of ui/static that the page loads */
 export function Layout({
   title,
   visitor = 'anyone',

@@ -2,6 +2,7 @@
 import { ROUTES } from '../routes.ts'
 import { Layout } from './layout.tsx'
 
+/** The sign-in form. @param to path to go to afterwards */
 export function SignInPage({ to, isRefused }: { readonly to: string; readonly isRefused: boolean }) {
   return (
     <Layout title="Sign in · miniserve">

@@ -5,6 +5,7 @@ import { formatMs } from './trace-view.ts'
 const WIDTH = 1000
 const HEIGHT = 140
 
+/** Durations of decode steps in order, with median and 95th percentile. */
 export function StepChart({ timeline }: { readonly timeline: DecodeTimeline }) {
   const { micros, numSteps, groupSize } = timeline
   if (micros.length === 0) return null

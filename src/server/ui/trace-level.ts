@@ -3,6 +3,7 @@ import { SPAN_TABLE } from '../../observability/contract.ts'
 import { CONTRACT_LEVELS, type ContractLevel } from '../../observability/contract/span-spec.ts'
 import type { StoredTrace } from '../../observability/stored-trace.ts'
 
+/** The highest contract level that the spans need. */
 export function levelOf(spans: StoredTrace['spans']): ContractLevel {
   let level: ContractLevel = 'contract'
   for (const span of spans) {

@@ -34,6 +34,7 @@ interface TraceListProps {
   readonly visitor: Visitor
 }
 
+/** The list of traces with its filter form. */
 export function TraceListPage({ traces, filter, choices, visitor }: TraceListProps) {
   const { conversation } = filter
   const isConversation = conversation !== undefined && conversation !== ''

@@ -13,6 +13,7 @@ interface TracePageProps {
   readonly numPages: number
 }
 
+/** The waterfall of one trace, one part per tree. */
 export function TracePage({ views, visitor, page, numPages }: TracePageProps) {
   const traceId = views[0]?.trace.traceId ?? ''
   return (

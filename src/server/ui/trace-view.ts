@@ -69,6 +69,7 @@ export interface TraceView {
   readonly facts: readonly { readonly label: string; readonly value: string; readonly isWarning?: boolean }[]
 }
 
+/** Rows, logs, breaches and time shares of one tree. Times are milliseconds since its root began. */
 export function traceView(trace: StoredTrace): TraceView {
   const otlp = spansToOtlp(trace.spans)
   const spans = [...eachSpan(otlp)].map(({ span }) => span)

@@ -65,14 +65,17 @@ function bounded(bits: number): void {
   if (bits > MAX_BITS) throw new TemplateFault('it makes a number of too many digits')
 }
 
+/** a + b. Integers are bigint, floats are number. */
 export function add(a: Operand, b: Operand): Operand {
   return typeof a === 'bigint' && typeof b === 'bigint' ? a + b : Number(a) + Number(b)
 }
 
+/** a - b */
 export function subtract(a: Operand, b: Operand): Operand {
   return typeof a === 'bigint' && typeof b === 'bigint' ? a - b : Number(a) - Number(b)
 }
 
+/** a * b. @throws TemplateFault for an integer that is too large */
 export function multiply(a: Operand, b: Operand): Operand {
   if (typeof a !== 'bigint' || typeof b !== 'bigint') return Number(a) * Number(b)
   bounded(bitsOf(a) + bitsOf(b))
@@ -90,11 +93,13 @@ function nonZero(divisor: Operand): void {
   if (isSameNumber(divisor, 0n)) throw new TemplateFault('division by zero')
 }
 
+/** a / b, always a float. @throws TemplateFault for division by zero */
 export function divide(a: Operand, b: Operand): number {
   nonZero(b)
   return Number(a) / Number(b)
 }
 
+/** a // b, rounded towards minus infinity. @throws TemplateFault for division by zero */
 export function floorDivide(a: Operand, b: Operand): Operand {
   nonZero(b)
   if (typeof a !== 'bigint' || typeof b !== 'bigint') return Math.floor(Number(a) / Number(b))
@@ -114,6 +119,7 @@ export function modulo(a: Operand, b: Operand): Operand {
   return rest !== 0 && rest < 0 !== y < 0 ? rest + y : rest
 }
 
+/** a ** b. @throws TemplateFault for an integer that is too large */
 export function power(a: Operand, b: Operand): Operand {
   if (typeof a !== 'bigint' || typeof b !== 'bigint') return Number(a) ** Number(b)
   if (b < 0n) {

@@ -23,6 +23,7 @@ import type { Value } from './values.ts'
 
 const ARITHMETIC = { '+': add, '-': subtract, '*': multiply, '/': divide, '//': floorDivide, '%': modulo, '**': power }
 
+/** Result of a binary operator with Python's rules for types. @throws TemplateFault */
 export function binary(operator: BinaryOperator, left: Value, right: Value, budget: Budget): Value {
   const [a, b] = [plainOf(left), plainOf(right)]
   if (isNumeric(a) && isNumeric(b)) return ARITHMETIC[operator](numberOf(a), numberOf(b))
@@ -64,6 +65,7 @@ function repeated(value: Value, times: boolean | bigint | number, budget: Budget
   return isList(value) ? all : new Tuple(all)
 }
 
+/** `item in container`. @throws TemplateFault for what cannot contain */
 export function contains(container: Value, item: Value): boolean {
   if (typeof container === 'string') {
     if (typeof item === 'string') return container.includes(item)

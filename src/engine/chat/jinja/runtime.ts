@@ -7,6 +7,7 @@ import type { Arguments, Value } from './values.ts'
 const MAX_STEPS = 2_000_000
 const MAX_CHARACTERS = 64 * 1024 * 1024
 
+/** Steps and characters that one rendering may use. @throws TemplateFault above the limit */
 export class Budget {
   #numSteps = 0
   #numCharacters = 0
@@ -33,6 +34,7 @@ export interface Runtime {
   item(of: Value, key: Value): Value
 }
 
+/** Calls a value. @throws TemplateFault if it cannot be called */
 export function call(callee: Value, args: Arguments): Value {
   if (callee instanceof Callable) return callee.call(args)
   if (callee instanceof Holder && callee.call !== null) return callee.call(args)

@@ -35,6 +35,7 @@ export function stripped(text: string, characters: Value | undefined, side: 'sta
   return all.slice(from, to).join('')
 }
 
+/** First character upper case, the rest lower case. */
 export function capitalized(text: string): string {
   const [first = ''] = text
   return first.toUpperCase() + text.slice(first.length).toLowerCase()
@@ -61,6 +62,7 @@ const BREAK = '[\\n\\r\\v\\f\\x1c-\\x1e\\x85\\u2028\\u2029]'
 const LINE = new RegExp(`(?:(?!${BREAK})[^])*(?:\\r\\n|${BREAK}|$)`, 'g')
 const LINE_END = new RegExp(`(?:\\r\\n|${BREAK})$`)
 
+/** Lines as `str.splitlines` cuts them. */
 export function splitLines(text: string, keepEnds = false): string[] {
   const lines = text.match(LINE) ?? []
   if (lines.at(-1) === '') lines.pop()
@@ -301,6 +303,7 @@ export const STRING_METHODS: ReadonlyMap<string, StringMethod> = new Map<string,
 /** Methods that change what they belong to: templates may not call them. */
 const CHANGING: ReadonlySet<string> = new Set(['append', 'clear', 'extend', 'insert', 'pop', 'popitem', 'remove', 'reverse', 'setdefault', 'sort', 'update']) // prettier-ignore
 
+/** Whether it is a method that would change a list or dict, which templates may not. */
 export function refusesMethod(value: Value, name: string): boolean {
   return (isList(value) || value instanceof Dict) && CHANGING.has(name)
 }

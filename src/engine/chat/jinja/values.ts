@@ -21,6 +21,7 @@ export type Value =
   | Callable
   | Holder
 
+/** A Python tuple, named or not. */
 export class Tuple {
   readonly items: readonly Value[]
   /** Names of items, of a named tuple. */
@@ -80,6 +81,7 @@ export interface Arguments {
   readonly named: ReadonlyMap<string, Value>
 }
 
+/** A function that templates can call. */
 export class Callable {
   readonly name: string
   readonly call: (args: Arguments) => Value
@@ -155,6 +157,7 @@ function hashable(key: Value): unknown {
   return plain
 }
 
+/** Whether the value is a Python list. */
 export function isList(value: Value): value is readonly Value[] {
   return Array.isArray(value)
 }
@@ -164,6 +167,7 @@ export function plainOf(value: Value): Exclude<Value, Spelled> {
   return value instanceof Spelled ? value.value : value
 }
 
+/** Name of the value's Python type, for messages. */
 export function typeName(value: Value): string {
   const plain = plainOf(value)
   if (plain === null) return 'NoneType'
@@ -180,6 +184,7 @@ export function typeName(value: Value): string {
   return plain instanceof Holder ? plain.name : 'function'
 }
 
+/** Truth value by Python's rules. */
 export function isTrue(value: Value): boolean {
   const plain = plainOf(value)
   if (plain === null || plain instanceof Undefined) return false
@@ -200,6 +205,7 @@ export function textOf(value: Value): string {
 /** Values that one printing visits: a list can hold another twice, and that one another twice. */
 const MAX_VISITS = 1_000_000
 
+/** Limits how many values one conversion to text visits. @throws TemplateFault above it */
 export class Visits {
   #numLeft = MAX_VISITS
 
@@ -284,6 +290,7 @@ export function charactersOf(text: string): string | readonly string[] {
   return SURROGATE.test(text) ? [...text] : text
 }
 
+/** `left == right` by Python's rules. */
 export function equals(left: Value, right: Value): boolean {
   const [a, b] = [plainOf(left), plainOf(right)]
   if (typeof a === 'object' && a === b) return true
@@ -300,6 +307,7 @@ function equalItems(a: readonly Value[], b: readonly Value[]): boolean {
   return a.length === b.length && a.every((item, i) => equals(item, b[i] ?? null))
 }
 
+/** Whether it is a bool, int or float. */
 export function isNumeric(value: Value): value is boolean | bigint | number {
   return typeof value === 'bigint' || typeof value === 'number' || typeof value === 'boolean'
 }

@@ -11,6 +11,7 @@ export interface BatchLimits {
   readonly maxSequences: number
 }
 
+/** Limits of a backend that runs such batches. */
 export function backendLimits({ maxTokens, maxRows, maxSequences }: BatchLimits): BackendLimits {
   return { maxRows, maxSequences, maxSampleRows: 1, maxBlocksPerSequence: Math.ceil(maxTokens / BLOCK_SIZE) }
 }

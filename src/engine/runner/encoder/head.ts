@@ -22,6 +22,7 @@ const ACTIVATIONS: Readonly<Record<HeadActivation, (x: number) => number>> = {
   gelu,
 }
 
+/** y [rows] = act(W x + b) for x [cols]. */
 export function applyDense({ rows, cols, weight, bias, activation }: Dense, x: Float32Array): Float32Array {
   const act = ACTIVATIONS[activation]
   const y = new Float32Array(rows)
@@ -79,6 +80,7 @@ export async function readClassifier(source: WeightSource, spec: EncoderSpec): P
   }
 }
 
+/** Logits of the labels for one pooled row. */
 export function classify({ dense, norm, output }: Classifier, pooled: Float32Array): Float32Array {
   let x = dense === null ? pooled : applyDense(dense, pooled)
   if (norm !== null) {

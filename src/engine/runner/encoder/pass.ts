@@ -25,6 +25,7 @@ const MAX_SEQUENCES = 64
 /** Longest text served: buffers are made for it, and attention over it takes its square. */
 const MAX_TOKENS = 8192
 
+/** Runs batches of tokenized texts: one pooled, finished row [dimensions] per text. */
 export class TextPass {
   readonly info: BackendInfo
   readonly maxTokens: number

@@ -17,6 +17,7 @@ export interface TextModelRequest extends PassRequest {
 /** What a text is to a model that was trained with instructions; plain: neither, as sentence-transformers encodes a text. */
 export type TextRole = 'query' | 'document' | 'plain'
 
+/** Embeds texts to vectors [dimensions] of length 1. @throws ModelError at load */
 export class TextEmbedder {
   readonly dimensions: number
   readonly #reader: TextReader
@@ -112,6 +113,7 @@ function givesSegments({
   return Array.isArray(names) ? names.includes('token_type_ids') : name !== 'TokenizersBackend'
 }
 
+/** Scores documents for a query, 0 to 1 each. @throws ModelError at load */
 export class TextRanker {
   readonly #reader: TextReader
   readonly #ranking: Ranking

@@ -73,6 +73,7 @@ export function expectAttention(source: WeightSource, spec: DecoderSpec, attenti
   if (attention.hasSinks) expectTensor(source, `${base}${SINKS}`, [numHeads])
 }
 
+/** Loads q, k, v and output projections and the norms of q and k. @throws ModelError */
 export async function loadAttention(
   { backend, parameters, spec, ropes }: MixerParts,
   attention: AttentionSpec,

@@ -134,6 +134,7 @@ export function expectGatedDelta(
   expectValues(source, `${at}norm.weight`, delta.valueDim)
 }
 
+/** Loads projections, convolution, decay and gate norm. @throws ModelError */
 export async function loadGatedDelta(
   { backend, parameters, spec: { hiddenSize } }: MixerParts,
   delta: GatedDeltaSpec,

@@ -102,6 +102,7 @@ export function expectMamba2(source: WeightSource, { hiddenSize }: DecoderSpec, 
   expectValues(source, `${at}norm.weight`, width)
 }
 
+/** Loads projections, convolution, decay, skip and gate norm. @throws ModelError */
 export async function loadMamba2(
   { backend, parameters, spec: { hiddenSize } }: MixerParts,
   mamba: Mamba2Spec,

@@ -69,6 +69,7 @@ export function expectShortConvolution(
   expectConvolution(source, { ...convolution, kernel, hasBias })
 }
 
+/** Loads both projections and the convolution. @throws ModelError */
 export async function loadShortConvolution(
   { backend, parameters, spec: { hiddenSize } }: MixerParts,
   { kernel, hasBias }: ShortConvolutionSpec,

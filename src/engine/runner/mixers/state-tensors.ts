@@ -17,6 +17,7 @@ export function expectConvolution(source: WeightSource, { name, channels, kernel
   if (hasBias) expectValues(source, `${name}.bias`, channels)
 }
 
+/** Loads a causal convolution: weight [channels, kernel] and bias [channels]. */
 export async function loadConvolution(
   parameters: Parameters,
   { name, channels, kernel, hasBias }: ConvolutionTensors,
@@ -40,10 +41,12 @@ export function convolutionOf(
 
 // -exp(A_log) is what is meant; GGUF files have that, as A.
 
+/** Checks that A or A_log [length] is there. @throws ModelError */
 export function expectDecayRate(source: WeightSource, at: string, length: number): void {
   expectValues(source, source.tensors.has(`${at}A`) ? `${at}A` : `${at}A_log`, length)
 }
 
+/** The decay rate A [length]: as stored, or -exp(A_log). */
 export async function decayRate(parameters: Parameters, at: string, length: number): Promise<Vector> {
   return parameters.has(`${at}A`)
     ? parameters.vector(`${at}A`, length)

@@ -70,12 +70,14 @@ export function upParts(
       ]
 }
 
+/** Checks the tensors of an MLP. @throws ModelError */
 export function expectDense(source: WeightSource, spec: DecoderSpec, mlp: DenseMlpSpec, base: string): void {
   const { hiddenSize, names } = spec
   expectLinear(source, upParts(names.gateUp, base, mlp), hiddenSize, mlp.hasBias)
   expectLinear(source, [[`${base}${names.down}`, hiddenSize]], mlp.width, mlp.hasBias)
 }
 
+/** Loads gate, up and down projections. @throws ModelError */
 export async function loadDense(
   { backend, parameters, spec }: MlpParts,
   mlp: DenseMlpSpec,
