@@ -56,6 +56,24 @@ export interface ExpertMatrix extends Matrix {
   // rows and cols are those of one expert's matrix
 }
 
+/** What adapters add to one linear layer's weights, in a backend's memory. */
+export interface LowRank {
+  readonly label: string
+  readonly rows: number // output features
+  readonly cols: number // input features
+  readonly numAdapters: number
+}
+
+/** One adapter's update of some rows of a matrix: W += up down. Parts of an adapter have rows of their own. */
+export interface LowRankPart {
+  readonly firstRow: number
+  readonly rows: number
+  readonly rank: number
+  readonly down: Float32Array // [rank, cols]
+  /** The adapter's scale is in it. */
+  readonly up: Float32Array // [rows, rank]
+}
+
 /** Which experts the rows of a step go to, with what weights; and room for what experts compute. In a backend's memory. */
 export interface Routing extends RoutingShape {
   readonly label: string
@@ -172,6 +190,8 @@ export interface StepInput {
   readonly maxBlocksPerSequence: number
   /** [numRows]: the row of its table that `embedAdd` takes for each row; absent where no op asks for it. */
   readonly places?: Int32Array
+  /** [numRows]: the adapter that `addLowRank` takes for each row, -1 for none; absent where no op asks for it. */
+  readonly adapters?: Int32Array
   /**
    * [numSequences, 2]: the slot that a sequence's state before its first row is read from, -1 at the start of a text, and the slot that the state after
    * its last row is written to. No slot is written that another sequence of the step reads. Absent where no layer keeps a state.
@@ -192,6 +212,12 @@ export interface LinearOptions {
   /** out = act(x W^T). Not together with `glu`. */
   readonly activation?: Activated | Xielu
 }
+
+/** How `activate` makes its output: `glu` as in LinearOptions, or `activation`. */
+export type ActivateOptions = { readonly residual?: boolean } & (
+  | { readonly glu: Glu; readonly activation?: undefined }
+  | { readonly activation: Activated | Xielu; readonly glu?: undefined }
+)
 
 /**
  * How gate and up projection are joined: act(gate) * up, or `silu_clamped` (gpt-oss): with g = min(gate, 7) and u = max(-7, min(up, 7)),
@@ -509,6 +535,8 @@ export interface Backend {
     use?: ExpertsUse,
   ): Promise<ExpertMatrix>
   loadVector(label: string, values: Float32Array): Vector
+  /** Each adapter's update of a matrix of `rows` x `cols`; without parts: none. Throws RangeError for one that does not fit. */
+  loadLowRank(label: string, rows: number, cols: number, adapters: readonly (readonly LowRankPart[])[]): LowRank
   /** `attentionFactor` multiplies cos and sin (yarn, longrope); 1 otherwise. */
   loadRope(label: string, inverseFrequencies: Float64Array, attentionFactor: number): RopeTable
   createActivation(label: string, cols: number): Activation
@@ -554,6 +582,10 @@ export interface Backend {
   embedAdd(out: Activation, table: Matrix): void
   /** out = x W^T, see LinearOptions. out.cols = W.rows, or W.rows / 2 with glu. out must not be x. */
   linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void
+  /** out += up (down norm(x)) by the update of each row's adapter; rows without one stay as they are. out must not be x. */
+  addLowRank(out: Activation, x: Activation, update: LowRank, norm?: Norm): void
+  /** What `linear` does with a finished product, for one that something was added to. out must not be x. */
+  activate(out: Activation, x: Activation, options: ActivateOptions): void
   /** residual += norm(x): families that normalise a block's output before adding it. */
   normAdd(residual: Activation, x: Activation, norm: Norm): void
   /** out = norm(x); out may be x. */

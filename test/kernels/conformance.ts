@@ -9,6 +9,7 @@ import { describeAttention } from './conformance-attention.ts'
 import { describeEncoder } from './conformance-encoder.ts'
 import { describeExperts } from './conformance-experts.ts'
 import { describeLinear } from './conformance-linear.ts'
+import { describeLowRank } from './conformance-low-rank.ts'
 import { describeSampling } from './conformance-sampling.ts'
 import { describeStates } from './conformance-states.ts'
 import { TOLERANCES, type Coverage, type CreateBackend, type Tolerances } from './fixtures.ts'
@@ -33,5 +34,6 @@ export function describeBackend(name: string, create: CreateBackend, options: Co
     describeSampling(create, tolerances)
     describeStates(create, tolerances)
     describeEncoder(create, tolerances)
+    describeLowRank(create, tolerances)
   })
 }

@@ -5,6 +5,7 @@
 import { cpus } from 'node:os'
 import type { InspectableBackend } from '../inspect.ts'
 import type {
+  ActivateOptions,
   Activation,
   AttentionOptions,
   BackendInfo,
@@ -19,6 +20,8 @@ import type {
   LayerNorm,
   LinearOptions,
   LogitsOptions,
+  LowRank,
+  LowRankPart,
   Matrix,
   MatrixData,
   MatrixRows,
@@ -45,6 +48,7 @@ import type {
 import { Arena } from './arena.ts'
 import { defaultThreads } from './cores.ts'
 import { Executor } from './executor.ts'
+import { LowRankOps } from './low-rank-ops.ts'
 import { MatrixPacker, PACKED_LAYOUT } from './matrices.ts'
 import { Output } from './output.ts'
 import { Pool } from './pool.ts'
@@ -72,6 +76,7 @@ class CpuBackend implements InspectableBackend {
   readonly #step: StepInputs
   readonly #recorder: Recorder
   readonly #states: StateOps
+  readonly #lowRank: LowRankOps
   readonly #output: Output
 
   constructor(options: CpuBackendOptions, arena: Arena, pool: Pool) {
@@ -89,6 +94,7 @@ class CpuBackend implements InspectableBackend {
     this.#step = new StepInputs(limits, arena)
     this.#recorder = new Recorder(program, executor, this.#resources, this.#step, this.#memory, numThreads)
     this.#states = new StateOps(arena, program, executor, this.#resources, this.#step)
+    this.#lowRank = new LowRankOps(arena, program, executor, this.#resources, this.#step, limits.maxRows)
     this.#output = new Output(limits, arena, this.#recorder, executor)
   }
 
@@ -155,6 +161,10 @@ class CpuBackend implements InspectableBackend {
     return this.#resources.loadVector(label, values)
   }
 
+  loadLowRank(label: string, rows: number, cols: number, adapters: readonly (readonly LowRankPart[])[]): LowRank {
+    return this.#lowRank.load(label, rows, cols, adapters)
+  }
+
   loadRope(label: string, inverseFrequencies: Float64Array, attentionFactor: number): RopeTable {
     return this.#resources.loadRope(label, inverseFrequencies, attentionFactor)
   }
@@ -192,7 +202,7 @@ class CpuBackend implements InspectableBackend {
   }
 
   memoryUse(): MemoryUse {
-    const { weightBytes } = this.#resources
+    const weightBytes = this.#resources.weightBytes + this.#lowRank.bytes
     const kvCacheBytes = this.#resources.kvCacheBytes + this.#states.bytes
     return { weightBytes, kvCacheBytes, scratchBytes: this.#arena.usedBytes - weightBytes - kvCacheBytes }
   }
@@ -204,6 +214,7 @@ class CpuBackend implements InspectableBackend {
   ready(): Promise<void> {
     this.#memory.reuse(this.#resources.takeStaging())
     this.#memory.reserve()
+    this.#lowRank.ready()
     return Promise.resolve()
   }
 
@@ -235,6 +246,14 @@ class CpuBackend implements InspectableBackend {
 
   linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void {
     this.#recorder.linear(out, x, w, options)
+  }
+
+  addLowRank(out: Activation, x: Activation, update: LowRank, norm?: Norm): void {
+    this.#lowRank.add(out, x, update, norm)
+  }
+
+  activate(out: Activation, x: Activation, options: ActivateOptions): void {
+    this.#lowRank.activate(out, x, options)
   }
 
   normAdd(residual: Activation, x: Activation, norm: Norm): void {

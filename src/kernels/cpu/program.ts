@@ -2,6 +2,10 @@
 import type { Arena } from './arena.ts'
 
 /** Commands' fields as in the class of the same name in assembly/, counters left out. */
+const LOW_RANK_FIELDS = [
+  ...(['rows', 'x', 'xStride', 'cols', 'normWeight', 'eps', 'out', 'outStride', 'outputs', 'adapters'] as const),
+  ...(['table', 'tableStride', 'values', 'between', 'betweenStride', 'rank'] as const),
+] as const
 const POOL_FIELDS = ['pool', 'blockBytes', 'headBytes', 'keyBytes', 'blockSize', 'paddedBlock', 'kvFormat'] as const
 export const COMMANDS = {
   linear: {
@@ -102,6 +106,14 @@ export const COMMANDS = {
       'gatesFirst',
     ],
   },
+  lowRankDown: { opcode: 40, fields: LOW_RANK_FIELDS },
+  lowRankUp: { opcode: 41, fields: LOW_RANK_FIELDS },
+  activate: {
+    opcode: 42,
+    fields: [
+      ...(['rows', 'x', 'xStride', 'out', 'outStride', 'cols', 'epilogue', 'alphaP', 'alphaN', 'xieluBeta'] as const),
+    ],
+  },
   sigmoidGate: { opcode: 23, fields: ['rows', 'x', 'xStride', 'gate', 'gateStride', 'cols', 'isShared'] },
 } as const
 type Opcode = keyof typeof COMMANDS
@@ -121,8 +133,8 @@ export const FLOAT_FIELDS: ReadonlySet<string> = new Set([
 
 const COMMAND_WORDS = 32
 const HEADER_WORDS = 16
-/** A step of 128 layers of 8 ops, twice over. */
-const MAX_COMMANDS = 2048
+/** A step of 128 layers of 8 ops, four times over: an adapter's update of a product takes two more. */
+const MAX_COMMANDS = 4096
 
 /** Writes commands; `address` is where the threads read them. @throws Error when it is full */
 export class Program {

@@ -40,6 +40,23 @@ const NO_XIELU = { alphaP: 0, alphaN: 0, beta: 0 } as const
 const RESIDUAL = 4
 const GATED = 16
 
+/** What is done with a finished product, as flags of assembly/linear.ts. */
+export function epilogueOf({
+  glu,
+  activation,
+  residual,
+}: Pick<LinearOptions, 'glu' | 'activation' | 'residual'>): number {
+  const activated = glu ?? activation
+  return (
+    (activated === undefined ? 0 : typeof activated === 'string' ? ACTIVATIONS[activated] : XIELU) |
+    (glu === undefined ? 0 : GATED) |
+    (residual === true ? RESIDUAL : 0)
+  )
+}
+
+export const xieluOf = ({ activation }: Pick<LinearOptions, 'activation'>): Omit<Xielu, 'kind'> =>
+  typeof activation === 'object' ? activation : NO_XIELU
+
 /** What drawing from a logit costs, in multiply-adds: its hash, mostly. */
 const SAMPLE_WORK = 16
 
@@ -112,7 +129,7 @@ export class Recorder {
   }
 
   linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void {
-    const { norm, bias, residual, glu, activation } = options
+    const { norm, bias, glu } = options
     const target = this.#resources.activation(out)
     const source = this.#resources.activation(x)
     const matrix = this.#resources.matrix(w)
@@ -124,23 +141,18 @@ export class Recorder {
     }
     if (matrix.gated !== (glu !== undefined))
       throw new Error(`linear ${w.label}: the matrix was loaded ${matrix.gated ? 'for' : 'without'} glu`)
-    const activated = glu ?? activation
-    const epilogue =
-      (activated === undefined ? 0 : typeof activated === 'string' ? ACTIVATIONS[activated] : XIELU) |
-      (glu === undefined ? 0 : GATED) |
-      (residual === true ? RESIDUAL : 0)
     this.#addLinear(matrix, source, norm, {
       rows: this.#step.input.numRows,
       rowIndex: 0,
       out: target.address,
       outStride: target.stride,
-      epilogue,
+      epilogue: epilogueOf(options),
       bias: bias === undefined ? 0 : this.#resources.bias(bias, matrix),
       softcap: 0,
       scale: 1,
       tiles: 0,
       gathers: 0,
-      xielu: typeof activated === 'object' ? activated : NO_XIELU,
+      xielu: xieluOf(options),
     })
   }
 

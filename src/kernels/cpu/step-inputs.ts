@@ -15,6 +15,7 @@ export class StepInputs {
   readonly positions: number // i32 [maxRows]
   readonly slots: number // i32 [maxRows]
   readonly places: number // i32 [maxRows]
+  readonly #adapters: number // i32 [maxRows]
   readonly items: number // i32 [maxRows][first row, rows, address of the block table, the sequence's last position]
   readonly rowIndex: number // i32 [rows of logits]
   readonly #runs: number // i32 [maxSequences][first row, end row, slot read, slot written]
@@ -37,6 +38,7 @@ export class StepInputs {
     this.slots = words(maxRows)
     this.#blockTables = words(maxSequences * maxBlocksPerSequence)
     this.places = words(maxRows)
+    this.#adapters = words(maxRows)
     this.items = words(4 * maxRows)
     this.#runs = words(4 * maxSequences)
     this.rowIndex = words(Math.max(maxSampleRows, SCORE_ROWS))
@@ -94,6 +96,7 @@ export class StepInputs {
     this.#arena.i32(this.positions, numRows).set(positions.subarray(0, numRows))
     this.#arena.i32(this.slots, numRows).set(input.slots.subarray(0, numRows))
     if (input.places !== undefined) this.#arena.i32(this.places, numRows).set(input.places.subarray(0, numRows))
+    if (input.adapters !== undefined) this.#arena.i32(this.#adapters, numRows).set(input.adapters.subarray(0, numRows))
     this.#setRuns(input)
     this.#longest = 0
     for (let row = 0; row < numRows; row++) this.#longest = Math.max(this.#longest, positions[row]! + 1)
@@ -104,6 +107,12 @@ export class StepInputs {
   runs(): number {
     if (this.input.stateSlots === undefined) throw new Error('the step names no slots of states')
     return this.#runs
+  }
+
+  /** Address of the rows' adapters. Throws when the step names none. */
+  adapters(): number {
+    if (this.input.adapters === undefined) throw new Error('the step names no adapters')
+    return this.#adapters
   }
 
   #setRuns({ numSequences, sequenceStarts, stateSlots }: StepInput): void {

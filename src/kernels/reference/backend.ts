@@ -6,9 +6,11 @@ import { cpus } from 'node:os'
 import { checkMatrix, dequantize, wholeMatrix } from '../dequantize.ts'
 import { checkExperts } from '../experts.ts'
 import { Handles } from '../handles.ts'
+import { checkActivate, checkLowRank, packLowRank } from '../low-rank.ts'
 import type { InspectableBackend } from '../inspect.ts'
 import { fromPlanes, toPlanes } from '../planes.ts'
 import type {
+  ActivateOptions,
   Activation,
   AttentionOptions,
   BackendInfo,
@@ -23,6 +25,8 @@ import type {
   LayerNorm,
   LinearOptions,
   LogitsOptions,
+  LowRank,
+  LowRankPart,
   Matrix,
   MatrixData,
   MatrixFormat,
@@ -52,6 +56,7 @@ import { resolvePending, Sampler, tokenLogprobs } from '../sampling.ts'
 import { activationOf, type HostNorm, inverseRms, joinGlu, layerNorm, normalizePieces } from './arithmetic.ts'
 import { type AttentionScratch, pagedAttention } from './attention.ts'
 import { combineExperts, createHostRouting, type HostRouting, multiplyExperts, routeRow } from './experts.ts'
+import { activate, addLowRank, type HostLowRank } from './low-rank.ts'
 import { KvPool, kvBlockBytes, roundToCodes } from './kv-pool.ts'
 import { sigmoid } from './recurrence.ts'
 import { HostRope } from './rope.ts'
@@ -99,6 +104,7 @@ class ReferenceBackend implements InspectableBackend {
   readonly #matrices = new Handles<Matrix, HostMatrix>('matrix')
   readonly #experts = new Handles<ExpertMatrix, HostExpertMatrix>('experts')
   readonly #vectors = new Handles<Vector, HostVector>('vector')
+  readonly #lowRanks = new Handles<LowRank, HostLowRank>('low-rank update')
   readonly #ropes = new Handles<RopeTable, HostRope>('rope table')
   readonly #activations = new Handles<Activation, HostActivation>('activation')
   readonly #routings = new Handles<Routing, HostRouting>('routing')
@@ -189,6 +195,11 @@ class ReferenceBackend implements InspectableBackend {
     return this.#vectors.add({ label, length: values.length, values })
   }
 
+  loadLowRank(label: string, rows: number, cols: number, adapters: readonly (readonly LowRankPart[])[]): LowRank {
+    const packed = packLowRank(label, rows, cols, adapters)
+    return this.#lowRanks.add({ label, rows, cols, numAdapters: adapters.length, ...packed })
+  }
+
   loadRope(label: string, inverseFrequencies: Float64Array, attentionFactor: number): RopeTable {
     return this.#ropes.add(new HostRope(label, inverseFrequencies, attentionFactor, this.#options.limits.maxRows))
   }
@@ -218,7 +229,12 @@ class ReferenceBackend implements InspectableBackend {
     const activations = [...this.#activations.values().map(({ values }) => values), ...routings]
     return {
       weightBytes: bytesOf(
-        [...this.#matrices.values(), ...this.#experts.values(), ...this.#vectors.values()].map(({ values }) => values),
+        [
+          ...this.#matrices.values(),
+          ...this.#experts.values(),
+          ...this.#vectors.values(),
+          ...this.#lowRanks.values(),
+        ].map(({ values }) => values),
       ),
       kvCacheBytes:
         (this.#pool === null ? 0 : bytesOf([...this.#pool.keys, ...this.#pool.values])) + this.#states.bytes,
@@ -335,6 +351,21 @@ class ReferenceBackend implements InspectableBackend {
         }
       }
     }
+  }
+
+  addLowRank(out: Activation, x: Activation, update: LowRank, norm?: Norm): void {
+    const [target, source] = [this.#activations.get(out), this.#activations.get(x)]
+    const own = this.#lowRanks.get(update)
+    checkLowRank(own, target, source)
+    const { numRows, adapters } = this.#stepInput()
+    if (adapters === undefined) throw new Error(`addLowRank ${update.label}: the step names no adapters`)
+    addLowRank(target.values, source.values, own, norm === undefined ? null : this.#norm(norm), adapters, numRows)
+  }
+
+  activate(out: Activation, x: Activation, options: ActivateOptions): void {
+    const [target, source] = [this.#activations.get(out), this.#activations.get(x)]
+    checkActivate(target, source, options.glu !== undefined)
+    activate(target.values, source.values, target.cols, options, this.#stepInput().numRows)
   }
 
   normAdd(residual: Activation, x: Activation, norm: Norm): void {
@@ -549,6 +580,7 @@ class ReferenceBackend implements InspectableBackend {
     this.#closed = true
     this.#matrices.clear()
     this.#vectors.clear()
+    this.#lowRanks.clear()
     this.#ropes.clear()
     this.#experts.clear()
     this.#activations.clear()

@@ -5,6 +5,7 @@
 import { Handles } from '../handles.ts'
 import type { InspectableBackend } from '../inspect.ts'
 import type {
+  ActivateOptions,
   Activation,
   AttentionOptions,
   Backend,
@@ -21,6 +22,8 @@ import type {
   LayerNorm,
   LinearOptions,
   LogitsOptions,
+  LowRank,
+  LowRankPart,
   Matrix,
   MatrixData,
   MatrixRows,
@@ -59,6 +62,7 @@ import { embed, layerNorm, normAdd, pool } from './elementwise.ts'
 import { importExperts, uploadExperts, type GpuExpertMatrix } from './expert-matrix.ts'
 import { ExpertKernels, type GpuRouting } from './experts.ts'
 import { LinearKernels } from './linear.ts'
+import { LowRankKernels } from './low-rank.ts'
 import { wholeMatrix } from '../dequantize.ts'
 import { importMatrix, loadMatrix, packedLayout, type GpuMatrix, type MatrixLoader } from './matrix.ts'
 import { tryAllocate } from './memory-probe.ts'
@@ -99,6 +103,7 @@ export class WebGpuBackend implements InspectableBackend {
   readonly #expertKernels: ExpertKernels
   readonly #attention: AttentionKernels
   readonly #states: StateKernels
+  readonly #lowRank: LowRankKernels
   readonly #sample: SampleKernels
   readonly #queue: StepQueue
   readonly #blocks: BlockTransfer
@@ -157,6 +162,7 @@ export class WebGpuBackend implements InspectableBackend {
     this.#expertKernels = new ExpertKernels(this.#context, this.#linear)
     this.#attention = new AttentionKernels(this.#context, limits, options.kvFormat === 'q8')
     this.#states = new StateKernels(this.#context, limits)
+    this.#lowRank = new LowRankKernels(this.#context, limits.maxRows)
     this.#sample = new SampleKernels(this.#context, this.#linear, limits, options.listCapacity)
     this.#queue = new StepQueue(this.#context, gpu, options)
     this.#blocks = new BlockTransfer(this.#context, this.#attention, this.#queue)
@@ -229,6 +235,11 @@ export class WebGpuBackend implements InspectableBackend {
     return this.#vectors.add({ label, length: values.length, id: this.#nextId++, buffer })
   }
 
+  loadLowRank(label: string, rows: number, cols: number, adapters: readonly (readonly LowRankPart[])[]): LowRank {
+    this.#checkAlive()
+    return this.#lowRank.load(label, rows, cols, adapters)
+  }
+
   loadRope(label: string, inverseFrequencies: Float64Array, attentionFactor: number): RopeTable {
     return this.#ropes.add({
       label,
@@ -256,10 +267,11 @@ export class WebGpuBackend implements InspectableBackend {
   memoryUse(): MemoryUse {
     const shards = [...this.#matrices.values(), ...this.#experts.values()].flatMap((matrix) => [...matrix.shards])
     return {
-      weightBytes: bufferBytes([
-        ...shards.flatMap(({ codes, scales }) => [codes, scales]),
-        ...this.#vectors.values().map(({ buffer }) => buffer),
-      ]),
+      weightBytes:
+        bufferBytes([
+          ...shards.flatMap(({ codes, scales }) => [codes, scales]),
+          ...this.#vectors.values().map(({ buffer }) => buffer),
+        ]) + this.#lowRank.weightBytes,
       kvCacheBytes: bufferBytes(this.#attention.pools) + this.#states.poolBytes,
       scratchBytes:
         bufferBytes([
@@ -272,6 +284,7 @@ export class WebGpuBackend implements InspectableBackend {
         this.#expertKernels.scratchBytes +
         this.#attention.scratchBytes +
         this.#states.scratchBytes +
+        this.#lowRank.scratchBytes +
         this.#sample.scratchBytes,
     }
   }
@@ -395,6 +408,14 @@ export class WebGpuBackend implements InspectableBackend {
 
   linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void {
     this.#add(this.#linear.linear(out, x, this.#matrices.get(w), options))
+  }
+
+  addLowRank(out: Activation, x: Activation, update: LowRank, norm?: Norm): void {
+    this.#add(this.#lowRank.add(out, x, update, norm))
+  }
+
+  activate(out: Activation, x: Activation, options: ActivateOptions): void {
+    this.#add(this.#lowRank.activate(out, x, options))
   }
 
   normAdd(residual: Activation, x: Activation, norm: Norm): void {
@@ -534,6 +555,7 @@ export class WebGpuBackend implements InspectableBackend {
       this.#experts.clear()
       this.#routings.clear()
       this.#vectors.clear()
+      this.#lowRank.clear()
       this.#activations.clear()
       this.#ropes.clear()
     }

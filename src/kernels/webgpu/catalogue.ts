@@ -4,6 +4,7 @@ import { attentionSources, qkvSource } from './attention.ts'
 import { embedSource, layerNormSource, NORM_ADD_SOURCE, POOL_SOURCE } from './elementwise.ts'
 import { COMBINE_SOURCE, routeSources } from './experts.ts'
 import { expertSources, linearSources, prepareSource, rowRange } from './linear.ts'
+import { LOW_RANK_SOURCES } from './low-rank.ts'
 import { formOf } from './matrix.ts'
 import type { KernelSource } from './pipelines.ts'
 import { SAMPLE_SOURCES } from './sample.ts'
@@ -61,8 +62,8 @@ export function modelKernels(shape: ModelShape, weights: MatrixFormat): Catalogu
   for (const source of [reduce, qkvSource(attention, 'none', true), qkvSource(attention, 'head', true)]) {
     other(source, null)
   }
-  for (const source of [NORM_ADD_SOURCE, layerNormSource(true, true), POOL_SOURCE, ...STATE_SOURCES, ...SAMPLE_SOURCES])
-    other(source, null)
+  const rest = [NORM_ADD_SOURCE, layerNormSource(true, true), POOL_SOURCE]
+  for (const source of [...rest, ...STATE_SOURCES, ...LOW_RANK_SOURCES, ...SAMPLE_SOURCES]) other(source, null)
   return entries
 }
 

@@ -141,9 +141,17 @@ export function prepareSource({ FORMAT }: WeightForm, hasNorm: boolean, selectio
   return { name: 'prepare', bindings: PREPARE, defines }
 }
 
-function xieluParams(activation: LinearOptions['activation']): Uniform[] {
+/** The uniforms of xIELU; zeros where there is another activation. */
+export function xieluParams(activation: LinearOptions['activation']): Uniform[] {
   const { alphaP = 0, alphaN = 0, beta = 0 } = typeof activation === 'object' ? activation : {}
   return [{ f32: alphaP }, { f32: alphaN }, { f32: beta }]
+}
+
+/** The flags of what is made of a finished sum. */
+export function activationFlags({ glu, activation }: Pick<LinearOptions, 'glu' | 'activation'>): number {
+  if (glu !== undefined) return FLAG[glu] | FLAG.gated
+  if (activation === undefined) return 0
+  return typeof activation === 'string' ? FLAG[activation] : FLAG.xielu
 }
 
 /** A product with everything but the number of rows. */
@@ -314,12 +322,7 @@ export class LinearKernels {
         (options.bias === undefined ? 0 : FLAG.bias) |
           (options.residual === true ? FLAG.residual : 0) |
           (logits === null ? 0 : FLAG.logits) |
-          (options.glu === undefined ? 0 : FLAG[options.glu] | FLAG.gated) |
-          (options.activation === undefined
-            ? 0
-            : typeof options.activation === 'string'
-              ? FLAG[options.activation]
-              : FLAG.xielu),
+          activationFlags(options),
         ...xieluParams(options.activation),
       ]
       const bias = options.bias === undefined ? nothing : this.#context.vector(options.bias).buffer

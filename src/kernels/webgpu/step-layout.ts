@@ -24,6 +24,7 @@ const HEADER = {
   places: 18,
   sequenceStarts: 19,
   stateRuns: 20,
+  adapters: 21,
 } as const
 const HEADER_WORDS = 32
 
@@ -38,7 +39,7 @@ export function maxStepBytes(
   numPartials: number,
 ): number {
   const items = (maxRows + numPartials) * ITEM_WORDS + maxRows * SPLIT_ROW_WORDS
-  const rows = 4 * maxRows + 3 * maxRows + maxSampleRows * (1 + SPEC_WORDS)
+  const rows = 5 * maxRows + 3 * maxRows + maxSampleRows * (1 + SPEC_WORDS)
   return 4 * (HEADER_WORDS + rows + items + maxSequences * (maxBlocksPerSequence + 5) + 1)
 }
 
@@ -63,6 +64,7 @@ export class StepWriter {
     this.append('slots', input.slots.subarray(0, input.numRows))
     this.append('sequenceStarts', input.sequenceStarts.subarray(0, input.numSequences + 1))
     if (input.places !== undefined) this.append('places', input.places.subarray(0, input.numRows))
+    if (input.adapters !== undefined) this.append('adapters', input.adapters.subarray(0, input.numRows))
     this.#appendTables(input, blockSize)
   }
 

@@ -3,6 +3,7 @@ import { attention, AttentionCommand } from './attention'
 import { embed, EmbedCommand, layerNorm, LayerNormCommand, normAdd, NormAddCommand, qkvRopeStore, QkvCommand } from './elementwise'
 import { combine, CombineCommand, route, RouteCommand, sortRows, SortCommand } from './experts'
 import { linear, LinearCommand } from './linear'
+import { activate, ActivateCommand, lowRankDown, lowRankUp, LowRankCommand } from './low-rank'
 import { pack, PackCommand } from './pack'
 import {
   convolution,
@@ -107,6 +108,15 @@ function execute(): void {
         break
       case 32:
         combine(changetype<CombineCommand>(command))
+        break
+      case 40:
+        lowRankDown(changetype<LowRankCommand>(command))
+        break
+      case 41:
+        lowRankUp(changetype<LowRankCommand>(command))
+        break
+      case 42:
+        activate(changetype<ActivateCommand>(command))
         break
       default:
         unreachable()

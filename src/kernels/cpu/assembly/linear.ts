@@ -154,17 +154,23 @@ function multiply(c: LinearCommand, weights: usize, x: usize, xStride: usize, ro
 
 // @ts-ignore: decorator
 @inline
+export function activated(epilogue: i32, value: v128, alphaP: f32, alphaN: f32, beta: f32): v128 {
+  if ((epilogue & SILU) != 0) return silu(value)
+  if ((epilogue & RELU2) != 0) return relu2(value)
+  if ((epilogue & XIELU) != 0) return xielu(value, alphaP, alphaN, beta)
+  return (epilogue & GELU) != 0 ? geluTanh(value) : gelu(value)
+}
+
+// @ts-ignore: decorator
+@inline
 function activate(c: LinearCommand, value: v128): v128 {
-  if ((c.epilogue & SILU) != 0) return silu(value)
-  if ((c.epilogue & RELU2) != 0) return relu2(value)
-  if ((c.epilogue & XIELU) != 0) return xielu(value, c.alphaP, c.alphaN, c.xieluBeta)
-  return (c.epilogue & GELU) != 0 ? geluTanh(value) : gelu(value)
+  return activated(c.epilogue, value, c.alphaP, c.alphaN, c.xieluBeta)
 }
 
 function finish(c: LinearCommand, factors: usize, bias: usize, panel: i32, firstRow: i32, rows: i32, acc: usize): void {
   const factor = v128.load32_splat(factors + (<usize>panel << 2))
   const residual = (c.epilogue & RESIDUAL) != 0
-  const activated = (c.epilogue & ACTIVATED) != 0
+  const isActivated = (c.epilogue & ACTIVATED) != 0
   const column = <usize>panel << 6
   for (let r = 0; r < rows; r++) {
     const out = c.out + c.outStride * (firstRow + r) + column
@@ -172,7 +178,7 @@ function finish(c: LinearCommand, factors: usize, bias: usize, panel: i32, first
     for (let i: usize = 0; i < 64; i += 16) {
       let value = f32x4.mul(v128.load(from + i), factor)
       if (bias != 0) value = f32x4.add(value, v128.load(bias + column + i))
-      if (activated) value = activate(c, value)
+      if (isActivated) value = activate(c, value)
       if (c.scale != 1) value = f32x4.mul(value, f32x4.splat(c.scale))
       if (c.softcap != 0) {
         const cap = f32x4.splat(c.softcap)

@@ -23,6 +23,7 @@ const SCORE_RESULTS = 17u; // word of the results buffer
 const PLACES = 18u; // [rows] row of the second table
 const SEQUENCE_STARTS = 19u; // [sequences + 1] first row of each
 const STATE_RUNS = 20u; // [sequences, 4] first row, end row, slot read or -1, slot written
+const ADAPTERS = 21u; // [rows] the row's adapter or -1
 
 fn header(index: u32) -> u32 {
   return u32(step[index]);
