@@ -65,6 +65,7 @@ function microSchedule() {
         sampling,
         promptLogprobs: -1,
         cacheRoot: 'root',
+        promptHashes: [],
         hasGrammar: false,
         lookup: null,
         arrivedMs: 0,
@@ -117,6 +118,7 @@ async function microDeliver() {
     sampling,
     promptLogprobs: -1,
     cacheRoot: null,
+    promptHashes: [],
     hasGrammar: false,
     lookup: null,
     arrivedMs: 0,
@@ -145,7 +147,9 @@ async function microDeliver() {
   const run = (tokens) => {
     for (const token of tokens) {
       const { event } = choice.accept([token], [null])
-      if (event !== null) numBytes += Buffer.from(shape.token(event)).length
+      if (event === null) continue
+      const frames = shape.token(event)
+      numBytes += Buffer.byteLength(typeof frames === 'string' ? frames : [...frames].join(''))
     }
   }
   run(ids)

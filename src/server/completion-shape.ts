@@ -3,8 +3,8 @@ import type { ChoiceLogprob, TokenEvent } from '../engine/request.ts'
 import { finishReason, tailOf } from './generation-result.ts'
 import type { GenerationJob } from './job.ts'
 import { legacyLogprobs, promptLogprobs } from './logprobs.ts'
-import { type EchoedPrompt, openAiEnd, type Shape, textFrames } from './output.ts'
-import { dataFrame } from './sse.ts'
+import { type EchoedPrompt, openAiEnd, type Shape, textFrames, tokenFrames } from './output.ts'
+import { dataFrame, dataFramePieces, type Frames } from './sse.ts'
 import { StreamCounts } from './stream-counts.ts'
 
 /** Of a request that does not want its prompt back. */
@@ -33,14 +33,17 @@ export function completionShape(job: GenerationJob, echoed: readonly EchoedPromp
   const isPlain = !wantsLogprobs && !job.returnTokenIds && !job.continuousUsage
   const textFrame = textFrames((index, text) => ({ ...head, choices: [choice(index, text, null, null)] }))
   /** The prompt's own chunk, for each of its choices. */
-  const echo = (promptIndex: number, entries: readonly (ChoiceLogprob | null)[] | null) => {
+  function* echo(promptIndex: number, entries: readonly (ChoiceLogprob | null)[] | null) {
     const { text, firstToken } = echoed[promptIndex] ?? NOTHING
     const logprobs = entries && legacyLogprobs(entries, names, 0, firstToken)
-    return Array.from({ length: job.shown.choices }, (_, i) => {
+    for (let i = 0; i < job.shown.choices; i++) {
       const index = promptIndex * job.shown.choices + i
       counts.moveOffset(index, text)
-      return dataFrame({ ...head, choices: [choice(index, text, logprobs, null)], ...counts.usage(index) })
-    }).join('')
+      yield* dataFramePieces({ ...head, choices: [choice(index, text, logprobs, null)], ...counts.usage(index) })
+    }
+  }
+  function* echoes() {
+    for (const promptIndex of job.generation.prompts.keys()) yield* echo(promptIndex, null)
   }
   const saysNothing = (event: TokenEvent) =>
     event.text === '' && !event.logprobs?.length && !(job.returnTokenIds && event.tokenIds.length > 0)
@@ -66,15 +69,12 @@ export function completionShape(job: GenerationJob, echoed: readonly EchoedPromp
       }),
       ...tailOf(result, citations),
     }),
-    opening: () =>
-      job.echo && !wantsLogprobs
-        ? job.generation.prompts.map((_, promptIndex) => echo(promptIndex, null)).join('')
-        : '',
+    opening: () => (job.echo && !wantsLogprobs ? echoes() : ''),
     prompt: (event) => {
       counts.addPrompt(event)
       return ''
     },
-    echo: (event) => (job.echo ? echo(event.promptIndex, event.entries) : ''),
+    echo: (event): Frames => (job.echo ? echo(event.promptIndex, event.entries) : ''),
     token: (event) => {
       if (isPlain) return event.text === '' ? '' : textFrame(event)
       counts.addToken(event)
@@ -82,7 +82,7 @@ export function completionShape(job: GenerationJob, echoed: readonly EchoedPromp
       const offset = counts.moveOffset(event.choice, event.text)
       const logprobs = wantsLogprobs && event.logprobs ? legacyLogprobs(event.logprobs, names, offset) : null
       const ids = job.returnTokenIds ? { token_ids: event.tokenIds, ...counts.promptIds(event.choice) } : {}
-      return dataFrame({
+      return tokenFrames(event, {
         ...head,
         choices: [choice(event.choice, event.text, logprobs, null, ids)],
         ...counts.usage(event.choice),

@@ -76,7 +76,7 @@ class Line {
   }
 
   result(): { readonly line: number } & ({ readonly value: unknown } | { readonly problem: string }) {
-    const value = this.#problem === null ? this.#attempt(() => this.#text.parse()) : undefined
+    const value = this.#problem === null ? this.#attempt(() => this.#text.parse(this.#text.join())) : undefined
     return this.#problem === null ? { line: this.#number, value } : { line: this.#number, problem: this.#problem }
   }
 

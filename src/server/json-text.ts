@@ -54,13 +54,17 @@ export class JsonText {
     this.#count(chunk)
   }
 
-  /** The value. Call it once, after the last byte. @throws ApiError 400 when it is not JSON. */
-  parse(): unknown {
+  /** All of the text. Call it once, after the last byte. @throws ApiError 400 when it ends inside a character. */
+  join(): string {
     if (this.#pending.length > 0) throw this.#notUtf8()
-    const text = this.#parts.join('')
-    this.#parts.length = 0
+    const text = this.#parts.splice(0).join('')
+    return text.startsWith(BYTE_ORDER_MARK) ? text.slice(1) : text
+  }
+
+  /** The value. @param text what join() gave. @throws ApiError 400 when it is not JSON. */
+  parse(text: string): unknown {
     try {
-      return JSON.parse(text.startsWith(BYTE_ORDER_MARK) ? text.slice(1) : text)
+      return JSON.parse(text)
     } catch (error) {
       // The parser's message quotes the body.
       const position = /position (\d+)/.exec(String(error))?.[1]

@@ -42,7 +42,7 @@ export async function toJson(value: unknown): Promise<string> {
 }
 
 /** Pieces of the JSON text, each a small part of a millisecond's work. */
-function* piecesOf(value: unknown): Generator<string> {
+export function* piecesOf(value: unknown): Generator<string, void, void> {
   if (value instanceof LazyList) yield* chunksOf(value, NUM_ITEMS)
   else if (Array.isArray(value)) yield* itemsOf(value)
   else if (isObject(value)) yield* fieldsOf(value)

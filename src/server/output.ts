@@ -3,7 +3,7 @@ import type { ChoiceFinishedEvent, PromptEvent, PromptLogprobsEvent, TokenEvent 
 import type { Citations, GenerationResult, Tail } from './generation-result.ts'
 import type { GenerationJob } from './job.ts'
 import { type ApiError, toErrorBody } from './errors.ts'
-import { dataFrame, DONE_FRAME } from './sse.ts'
+import { dataFrame, dataFramePieces, DONE_FRAME, type Frames } from './sse.ts'
 
 /**
  * How the wire of one route says what was generated: as one body, or as the frames of a stream. A frame is server-sent text, whole events;
@@ -12,17 +12,17 @@ import { dataFrame, DONE_FRAME } from './sse.ts'
 export interface Shape {
   body(result: GenerationResult, citations: Citations | null): unknown
   /** Before the first event. */
-  opening(): string
+  opening(): Frames
   /** A prompt was accepted. */
   prompt(event: PromptEvent): string
   /** A prompt given back with its log-probabilities. */
-  echo(event: PromptLogprobsEvent): string
-  token(event: TokenEvent): string
+  echo(event: PromptLogprobsEvent): Frames
+  token(event: TokenEvent): Frames
   /** The end of a choice. `tail` is there for the last one, unless the stream has a chunk for it. */
   finished(event: ChoiceFinishedEvent, tail: Tail | null): string
   /** After all choices. */
-  closing(result: GenerationResult, citations: Citations | null): string
-  error(error: ApiError): string
+  closing(result: GenerationResult, citations: Citations | null): Frames
+  error(error: ApiError): Frames
   /** The mark behind everything, also behind an error. */
   readonly done: string
 }
@@ -46,6 +46,13 @@ export interface EchoedPrompt {
   /** Its first token, which nothing comes before and which has no log-probability. */
   readonly firstToken: string
 }
+
+/** Log-probabilities of this many tokens are written in one go. */
+const NUM_ENTRIES = 64
+
+/** The chunk of a token event. A client that lags gets thousands of tokens in one. */
+export const tokenFrames = ({ logprobs }: TokenEvent, chunk: object): Frames =>
+  logprobs !== null && logprobs.length > NUM_ENTRIES ? dataFramePieces(chunk) : dataFrame(chunk)
 
 /** No text a model writes is serialised to this. */
 const TEXT_MARK = '\u0000text\u0000'

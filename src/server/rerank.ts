@@ -3,6 +3,7 @@ import type { RagService } from '../rag/service.ts'
 import { readJson } from './body.ts'
 import { unlessGone } from './disconnect.ts'
 import { ApiError, invalidRequest } from './errors.ts'
+import { JSON_HEADERS, toJson } from './large-json.ts'
 import type { Handlers } from './routes.ts'
 import { parseBody } from './validation.ts'
 import { rerankRequest, scoreRequest } from './wire-rag.ts'
@@ -41,7 +42,8 @@ export function rerankHandlers({ rag, maxRequestBytes }: RerankParts): Pick<Hand
         }))
         .toSorted((a, b) => b.relevance_score - a.relevance_score || a.index - b.index)
         .slice(0, topN)
-      return c.json({ id: c.get('requestId'), model: rag.scorer.name, results, usage: usageOf(numTokens) })
+      const answer = { id: c.get('requestId'), model: rag.scorer.name, results, usage: usageOf(numTokens) }
+      return c.body(await toJson(answer), 200, JSON_HEADERS)
     },
     score: async (c) => {
       const body = parseBody(scoreRequest, await readJson(c, maxRequestBytes))

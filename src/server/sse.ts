@@ -1,9 +1,21 @@
 /** Server-sent events with back-pressure: frames are made only when the socket asks for them. */
 
+import { piecesOf } from './large-json.ts'
+
 const PING_AFTER_MS = 15_000
 
 /** `data: {json}` of one chunk. */
 export const dataFrame = (value: unknown): string => `data: ${JSON.stringify(value)}\n\n`
+
+/** Frames as text, or in pieces that are each a small part of a millisecond's work: what grows with the request. */
+export type Frames = string | Generator<string, void, void>
+
+/** As dataFrame, for a chunk that may be large. */
+export function* dataFramePieces(value: unknown): Generator<string, void, void> {
+  yield 'data: '
+  yield* piecesOf(value)
+  yield '\n\n'
+}
 export const DONE_FRAME = 'data: [DONE]\n\n'
 const PING_FRAME = ': ping\n\n'
 

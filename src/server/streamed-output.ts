@@ -7,7 +7,8 @@ import { endingOf, toApiError } from './errors.ts'
 import type { GenerationJob } from './job.ts'
 import { type Citations, GenerationResult, tailOf } from './generation-result.ts'
 import type { Shape } from './output.ts'
-import type { FrameSource } from './sse.ts'
+import type { Frames, FrameSource } from './sse.ts'
+import { Slice } from '../rag/slice.ts'
 
 /** The life of one request around the pipeline. */
 export interface ServedRequest {
@@ -47,6 +48,10 @@ class StreamedOutput implements FrameSource {
   /** null until the first frame is asked for. */
   #stage: OpenStage<'format.output'> | null = null
   #isOver = false
+  /** What there is to write. */
+  readonly #queue: Frames[] = []
+  #isPaused = false
+  #onReadable: () => void = () => {}
 
   constructor(generation: AcceptedGeneration, scope: ServedRequest) {
     this.#generation = generation
@@ -55,28 +60,75 @@ class StreamedOutput implements FrameSource {
   }
 
   take(): string | null {
-    if (this.#isOver) return null
-    const { accepted, shape } = this.#generation
+    // The next of it is made in another turn of the event loop.
+    if (this.#isPaused) return ''
+    const slice = new Slice()
     let frames = ''
-    try {
-      if (this.#stage === null) {
-        this.#stage = openStage('format.output')
-        frames += shape.opening()
-        if (accepted.first !== undefined) frames += this.#framesOf(accepted.first)
+    if (this.#stage === null) this.#begin()
+    for (;;) {
+      frames += this.#write(slice)
+      if (this.#queue.length > 0) {
+        this.#pause()
+        return frames
       }
-      for (;;) {
-        const next = accepted.events.poll()
-        if (next === null) return frames
-        // Aborted and with nothing more to say: the end, not a wait for the next frame.
-        if (next.done === true) return frames + this.#finish() || null
-        frames += this.#framesOf(next.value)
-      }
-    } catch (error) {
-      return frames + this.#fail(error)
+      // Aborted and with nothing more to say: the end, not a wait for the next frame.
+      if (this.#isOver) return frames === '' ? null : frames
+      if (!this.#advance()) return frames
     }
   }
 
+  /** Queues the frames before the engine's first event, and those of it. */
+  #begin(): void {
+    const { accepted, shape } = this.#generation
+    this.#stage = openStage('format.output')
+    try {
+      this.#queue.push(shape.opening())
+      if (accepted.first !== undefined) this.#queue.push(this.#framesOf(accepted.first))
+    } catch (error) {
+      this.#fail(error)
+    }
+  }
+
+  /** Queues the frames of the next event, or of the end; false: there is no event yet. */
+  #advance(): boolean {
+    try {
+      const next = this.#generation.accepted.events.poll()
+      if (next === null) return false
+      if (next.done === true) this.#finish()
+      else this.#queue.push(this.#framesOf(next.value))
+    } catch (error) {
+      this.#fail(error)
+    }
+    return true
+  }
+
+  /** As much of what is queued as a slice has time for. */
+  #write(slice: Slice): string {
+    let frames = ''
+    for (;;) {
+      const [head] = this.#queue
+      if (head === undefined || slice.isOver) return frames
+      if (typeof head === 'string') {
+        frames += head
+        this.#queue.shift()
+        continue
+      }
+      const { done, value } = head.next()
+      if (done === true) this.#queue.shift()
+      else frames += value
+    }
+  }
+
+  #pause(): void {
+    this.#isPaused = true
+    setImmediate(() => {
+      this.#isPaused = false
+      this.#onReadable()
+    })
+  }
+
   onReadable(listener: () => void): void {
+    this.#onReadable = listener
     this.#generation.accepted.events.onReadable(listener)
   }
 
@@ -92,7 +144,7 @@ class StreamedOutput implements FrameSource {
     this.#scope.trace.finish({ ending, status: 200 })
   }
 
-  #framesOf(event: GenerationEvent): string {
+  #framesOf(event: GenerationEvent): Frames {
     const { job, shape, citations } = this.#generation
     const result = this.#result
     result.add(event, this.#scope.trace.capturesContent)
@@ -110,27 +162,27 @@ class StreamedOutput implements FrameSource {
   }
 
   /** The engine has said everything. The trace closes before the stream's end mark is written. */
-  #finish(): string {
+  #finish(): void {
     const { shape, citations } = this.#generation
     const { trace, abort } = this.#scope
-    const closing = shape.closing(this.#result, citations)
+    this.#queue.push(shape.closing(this.#result, citations))
     this.#close()
     if (abort.signal.aborted) {
       trace.finish({ ending: 'client_disconnect', status: 200 })
-      return closing
+      return
     }
     trace.finish({ ending: 'success', status: 200 })
-    return closing + shape.done
+    this.#queue.push(shape.done)
   }
 
-  #fail(error: unknown): string {
+  #fail(error: unknown): void {
     const { trace } = this.#scope
     const { shape } = this.#generation
     // Where the error is not the engine's own, it is still at work.
     void this.#generation.accepted.events.return?.()
     this.#close()
     trace.finish({ ...endingOf(error), status: 200 })
-    return shape.error(toApiError(error, trace.traceId)) + shape.done
+    this.#queue.push(shape.error(toApiError(error, trace.traceId)), shape.done)
   }
 
   #close(): void {

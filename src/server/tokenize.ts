@@ -83,14 +83,22 @@ export function tokenizeHandlers(parts: {
 
 /** The text of each token by itself. */
 async function stringsOf(encoded: readonly (readonly number[])[], engine: Engine): Promise<readonly string[][]> {
+  // A text of millions of tokens has thousands of different ones.
+  const known = new Map<number, string>()
   const texts: string[][] = []
   const slice = new Slice()
   for (const ids of encoded) {
     const strings: string[] = []
     for (const id of ids) {
-      if (slice.isOver) await slice.end()
-      strings.push((await engine.decode([id])) ?? '')
+      let text = known.get(id)
+      if (text === undefined) {
+        text = (await engine.decode([id])) ?? ''
+        known.set(id, text)
+        if (slice.isOver) await slice.end()
+      }
+      strings.push(text)
     }
+    if (slice.isOver) await slice.end()
     texts.push(strings)
   }
   return texts

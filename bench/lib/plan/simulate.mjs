@@ -110,6 +110,7 @@ export function simulate(costs, traffic, server) {
       sampling,
       promptLogprobs: -1,
       cacheRoot: 'root',
+      promptHashes: [],
       hasGrammar: false,
       lookup: null,
       arrivedMs,

@@ -54,7 +54,8 @@ export function checkSize(
     )
   }
   // -1 asks for none: no entry per token.
-  const numEntries = numTokens * (1 + logprobs) + numPromptTokens * (1 + promptLogprobs)
+  // Each choice of the answer has its prompt's.
+  const numEntries = numTokens * (1 + logprobs) + n * numPromptTokens * (1 + promptLogprobs)
   if (numEntries > MAX_REQUEST_LOGPROBS) {
     throw refused(
       'logprobs',
@@ -155,8 +156,9 @@ export function createSequences(
   const { modelInfo, maxModelLen, hasGrammar } = factory
   const endTokenIds = [...(request.ignoreEos ? [] : modelInfo.eosTokenIds), ...request.stopTokenIds]
   const seed = (request.sampling.seed ?? randomInt(2 ** 32)) >>> 0
-  return prompts.flatMap((promptTokens, promptIndex) =>
-    Array.from({ length: request.n }, (_, choice) => {
+  return prompts.flatMap((promptTokens, promptIndex) => {
+    const promptHashes: string[] = []
+    return Array.from({ length: request.n }, (_, choice) => {
       const options = {
         params: request.sampling,
         seed,
@@ -179,10 +181,11 @@ export function createSequences(
         sampling: new SamplingState(options, promptTokens),
         promptLogprobs: choice === 0 ? request.promptLogprobs : -1,
         cacheRoot: factory.cacheRoot,
+        promptHashes,
         hasGrammar,
         lookup: factory.speculation && !hasGrammar ? new PromptLookup(MAX_DRAFT_TOKENS) : null,
         arrivedMs: performance.now(),
       })
-    }),
-  )
+    })
+  })
 }

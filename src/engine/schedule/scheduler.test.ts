@@ -39,6 +39,7 @@ function sequence(
     maxOutputTokens: 4,
     sampling: new SamplingState(sampling, promptTokens),
     promptLogprobs: -1,
+    promptHashes: [],
     cacheRoot: 'root',
     hasGrammar: false,
     lookup: null,

@@ -13,7 +13,7 @@
  */
 import { BlockPool } from './block-pool.ts'
 import { PrefixCache } from './prefix-cache.ts'
-import type { PrefixCacheOptions, PrefixMatch } from './prefix-cache.ts'
+import type { BlockHash, PrefixCacheOptions, PrefixMatch } from './prefix-cache.ts'
 import type { Sequence } from './sequence.ts'
 import { StateSlots } from './state-slots.ts'
 import { StepDraft } from './step-draft.ts'
@@ -276,8 +276,17 @@ export class Scheduler {
   #match(sequence: Sequence, stepId: number): PrefixMatch {
     // Log-probabilities of prompt tokens need their logits: nothing of the prompt can be skipped.
     if (sequence.cacheRoot === null || sequence.promptLogprobs >= 0) return NO_MATCH
+    this.#adoptHashes(sequence, sequence.cacheRoot)
     const match = this.cache.match(sequence.tokens.view, sequence.cacheRoot, sequence.blockHashes, stepId)
     return this.states === null ? match : this.states.match(sequence, match, stepId)
+  }
+
+  /** The hashes of a prompt are computed once for all its choices: hashing a long one takes milliseconds. */
+  #adoptHashes({ blockHashes, promptHashes, numPromptTokens, tokens }: Sequence, root: BlockHash): void {
+    if (blockHashes.length > 0) return
+    const numBlocks = Math.floor(numPromptTokens / this.#options.blockSize)
+    this.cache.extendChain(promptHashes, root, tokens.view, numBlocks)
+    for (const hash of promptHashes) blockHashes.push(hash)
   }
 
   /** Whether there is room for the state after its next step; else the steps of others make some. */

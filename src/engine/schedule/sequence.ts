@@ -71,6 +71,8 @@ interface SequenceOptions {
   readonly promptLogprobs: number
   /** First parent of its block hashes; null: neither served from the prefix cache nor put there. */
   readonly cacheRoot: BlockHash | null
+  /** Hashes of the prompt's blocks as far as they are known, one list for all choices of the prompt. */
+  readonly promptHashes: BlockHash[]
   /** Tokens are constrained by a grammar: its steps need a mask. */
   readonly hasGrammar: boolean
   readonly lookup: PromptLookup | null
@@ -89,6 +91,7 @@ export class Sequence {
   readonly sampling: SamplingState
   readonly promptLogprobs: number
   readonly cacheRoot: BlockHash | null
+  readonly promptHashes: BlockHash[]
   readonly hasGrammar: boolean
   /** Prompt and output tokens known to the host. */
   readonly tokens: Int32Vector
@@ -139,6 +142,7 @@ export class Sequence {
     this.sampling = options.sampling
     this.promptLogprobs = options.promptLogprobs
     this.cacheRoot = options.cacheRoot
+    this.promptHashes = options.promptHashes
     this.hasGrammar = options.hasGrammar
     this.lookup = options.lookup
     this.tokens = new Int32Vector(options.promptTokens)

@@ -4,6 +4,7 @@ import type { AppEnv } from '../env.ts'
 import { ApiError } from '../errors.ts'
 import { type GenerationParts, handleGeneration } from '../completions.ts'
 import { type ChatFields, chatJob } from '../job.ts'
+import { JSON_HEADERS, toJson } from '../large-json.ts'
 import type { Handlers } from '../routes.ts'
 import type { ChatMessageFields } from '../wire.ts'
 import { addItem, inputMessages, responsesToChat } from './job.ts'
@@ -49,7 +50,8 @@ export function responsesHandlers(
         }
         return { job, shape: () => responsesShape(job, body, keep) }
       }),
-    getResponse: (c) => c.json(stored(c, c.req.param('id') ?? '', 'id').response),
+    getResponse: async (c) =>
+      c.body(await toJson(stored(c, c.req.param('id') ?? '', 'id').response), 200, JSON_HEADERS),
     deleteResponse: (c) => {
       const id = c.req.param('id') ?? ''
       stored(c, id, 'id')

@@ -4,6 +4,7 @@ import { type ApiError, toErrorBody } from '../errors.ts'
 import { type ChoiceResult, type Citations, type GenerationResult, tailOf } from '../generation-result.ts'
 import type { GenerationJob } from '../job.ts'
 import type { Shape } from '../output.ts'
+import { dataFrame, dataFramePieces } from '../sse.ts'
 import type { ResponsesRequest } from './wire.ts'
 
 interface TextItem {
@@ -71,7 +72,7 @@ export function responsesShape(
     closing(result, citations) {
       const response = whole(job, body, stream.items, result, citations)
       onEnd(response)
-      return stream.event(`response.${response.status}`, { response })
+      return stream.whole(`response.${response.status}`, response)
     },
     error: (error) => stream.error(error),
     done: '',
@@ -211,12 +212,19 @@ class ResponseStream {
   }
 
   event(type: string, fields: object): string {
-    return `event: ${type}\ndata: ${JSON.stringify({ type, sequence_number: this.#sequence++, ...fields })}\n\n`
+    return `event: ${type}\n${dataFrame({ type, sequence_number: this.#sequence++, ...fields })}`
   }
 
-  opening(): string {
+  /** An event with the response so far: as large as the request's tools and instructions. */
+  *whole(type: string, response: ResponseObject): Generator<string, void, void> {
+    yield `event: ${type}\n`
+    yield* dataFramePieces({ type, sequence_number: this.#sequence++, response })
+  }
+
+  *opening(): Generator<string, void, void> {
     const response = started(this.#job, this.#body)
-    return this.event('response.created', { response }) + this.event('response.in_progress', { response })
+    yield* this.whole('response.created', response)
+    yield* this.whole('response.in_progress', response)
   }
 
   token({ text, reasoning = '', toolCalls }: TokenEvent): string {
@@ -238,15 +246,16 @@ class ResponseStream {
     return empty + this.#close(reason === 'length' ? 'incomplete' : 'completed')
   }
 
-  error(error: ApiError): string {
+  *error(error: ApiError): Generator<string, void, void> {
     const { message, code, param } = toErrorBody(error).error
-    const failed = {
+    const failed: ResponseObject = {
       ...started(this.#job, this.#body),
       status: 'failed',
       error: { code: code ?? 'server_error', message },
       output: this.items,
     }
-    return this.event('error', { code, message, param }) + this.event('response.failed', { response: failed })
+    yield this.event('error', { code, message, param })
+    yield* this.whole('response.failed', failed)
   }
 
   #thought(delta: string): string {
