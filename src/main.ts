@@ -18,7 +18,7 @@ async function run(commandLine: CommandLine, build: BuildInfo): Promise<number> 
     case 'serve':
       return (await import('./serve.ts')).serve(commandLine.config, build)
     case 'rag index':
-      return (await import('./serve.ts')).indexDocuments(commandLine, positionals)
+      return (await import('./retrieval-setup.ts')).indexDocuments(commandLine, positionals)
     case 'eval perplexity':
     case 'eval choices':
       return (await import('./model-commands.ts')).evaluate(commandLine, oneFile(command, positionals))

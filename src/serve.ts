@@ -3,19 +3,19 @@ import { AsyncResource } from 'node:async_hooks'
 import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import { createServer, type Server } from 'node:http'
-import { constants } from 'node:os'
 import { getRequestListener, RequestError } from '@hono/node-server'
-import { join } from 'node:path'
-import type { CommandLine, Config } from './config.ts'
+import type { Config } from './config.ts'
 import { ModelError } from './engine/runner/runner.ts'
 import type { CacheConfig, DeviceMemory } from './observability/engine-metrics.ts'
 import { availableHostMemory } from './kernels/host-memory.ts'
-import { loadEngine, loadRemoteEngine, MODELS, modelsOf, PACKAGE, weightBytesOf } from './model-loading.ts'
+import { loadEngine, loadRemoteEngine, modelsOf, weightBytesOf } from './model-loading.ts'
 import { createObservability, type Observability } from './observability/observability.ts'
 import { EventLoopWatch } from './observability/event-loop-watch.ts'
 import { loadPlugins } from './observability/plugins.ts'
-import { createRag, DEFAULT_RERANK_BUDGET_MS, type RagOptions } from './rag/create-rag.ts'
+import { EXPORT_FLUSH_MS, handleCrashes, stopSignal } from './process-events.ts'
+import { createRag } from './rag/create-rag.ts'
 import type { RagService } from './rag/service.ts'
+import { ragSettings } from './retrieval-setup.ts'
 import type { Log } from './observability/log.ts'
 import { createApp } from './server/app.ts'
 import { type Connections, trackConnections } from './server/connections.ts'
@@ -49,9 +49,6 @@ const ABANDON_MS = 15_000
 
 /** How long closing the engine and the stores may hold it up. */
 const CLOSE_MS = 2_000
-
-/** How long the exporter's last flush may hold up the exit. */
-const EXPORT_FLUSH_MS = 5_000
 
 /** Serves until SIGTERM or SIGINT; the exit code. */
 export async function serve(config: Config, build: BuildInfo): Promise<number> {
@@ -198,33 +195,6 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   }
 }
 
-/**
- * An exception that nobody caught leaves the process in a state that nobody knows: what is open is ended and sent, once, and the process
- * ends with 1. Its message may quote a request, so it is not repeated.
- */
-function handleCrashes(observability: Observability): { release(): void } {
-  let isCrashing = false
-  const onCrash = (thrown: unknown) => {
-    if (isCrashing) return
-    isCrashing = true
-    observability.logger.fatal('process.crashed', { error: thrown })
-    process.stderr.write(
-      'miniserve: ended by an unexpected error; the log line process.crashed has its class and where it came from\n',
-    )
-    const exit = () => process.exit(1)
-    // Whatever fails on the way out: a process that crashed must not stay.
-    void observability.shutdown(EXPORT_FLUSH_MS, { crash: thrown ?? new Error('nothing') }).then(exit, exit)
-  }
-  process.on('uncaughtException', onCrash)
-  process.on('unhandledRejection', onCrash)
-  return {
-    release() {
-      process.off('uncaughtException', onCrash)
-      process.off('unhandledRejection', onCrash)
-    },
-  }
-}
-
 /** @throws StartError for a server that everybody who reaches it could use. */
 function requireKeys({ host, apiKeys, keyFile, insecure }: Config): void {
   if (apiKeys.length > 0 || keyFile !== null || insecure || isLoopback(host)) return
@@ -311,32 +281,6 @@ async function within(timeoutMs: number, promise: Promise<unknown>): Promise<voi
   clearTimeout(timer)
 }
 
-/** The first SIGTERM or SIGINT asks for a graceful stop, the second ends the process at once. */
-function stopSignal(): { readonly requested: Promise<'stop'>; release(): void } {
-  let request: () => void = () => {}
-  const requested = new Promise<'stop'>((resolve) => {
-    request = () => resolve('stop')
-  })
-  let isRequested = false
-  const onSignal = (signal: NodeJS.Signals) => {
-    if (isRequested) process.exit(128 + constants.signals[signal])
-    isRequested = true
-    request()
-  }
-  process.on('SIGTERM', onSignal)
-  process.on('SIGINT', onSignal)
-  // The terminal is gone, or a service manager says so: what runs is finished all the same.
-  process.on('SIGHUP', onSignal)
-  return {
-    requested,
-    release() {
-      process.off('SIGTERM', onSignal)
-      process.off('SIGINT', onSignal)
-      process.off('SIGHUP', onSignal)
-    },
-  }
-}
-
 async function listen(server: Server, config: Config): Promise<string> {
   server.listen(config.port, config.host)
   try {
@@ -379,41 +323,4 @@ async function loadModels(
     })
   }
   for (const { name } of config.modelIdle === null ? local : local.slice(0, 1)) await models.load(name)
-}
-
-function ragSettings(config: Config): RagOptions {
-  return {
-    store: config.ragStore,
-    storeUrl: config.ragStoreUrl,
-    dataDir: config.dataDir,
-    cacheDir: config.cacheDir,
-    modelsDir: MODELS,
-    embeddingModel: config.embeddingModel,
-    rerankerModel: config.rerankerModel,
-    weights: config.ragWeights,
-    hub: {
-      cacheDir: config.hfHubCache,
-      endpoint: config.hfEndpoint,
-      token: config.hfToken,
-      isOffline: config.hfOffline,
-    },
-    device: config.device,
-    defaultIndex: config.ragIndex,
-    bundledFiles: [join(PACKAGE, 'README.md'), join(PACKAGE, 'docs')],
-    rerankBudgetMs: DEFAULT_RERANK_BUDGET_MS,
-  }
-}
-
-/** `miniserve rag index PATH…`: the exit code. */
-export async function indexDocuments(
-  { config, isStrict }: Pick<CommandLine, 'config' | 'isStrict'>,
-  paths: readonly string[],
-): Promise<number> {
-  const rag = createRag(ragSettings(config))
-  try {
-    const { runRagIndex } = await import('./rag/index-command.ts')
-    return await runRagIndex({ rag, paths, index: config.ragIndex, isStrict }, process.stderr)
-  } finally {
-    await rag.close()
-  }
 }

@@ -34,7 +34,7 @@ interface StepInFlight {
   readonly submittedMs: number
 }
 
-/** Schedules steps, keeps up to two in flight, and delivers their results in order. */
+/** Plans steps, runs up to `runAhead` of them ahead of the last result, and delivers results in order. */
 export class StepLoop {
   readonly #parts: StepLoopParts
   readonly #inFlight: StepInFlight[] = []

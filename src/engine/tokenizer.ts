@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers'
 import { type BpeVocabulary, BytePairEncoder } from './bpe.ts'
 import { ModelError } from './runner/runner.ts'
+import { bytesOfToken, type Spelling, spellingOf, type TokenizerUse } from './token-spelling.ts'
 import { LINEAR_PATTERNS, loadGgufChatTemplate, loadGgufTokenizer } from './weights/gguf-tokenizer.ts'
 import { isFolder } from './weights/model-path.ts'
 
@@ -42,9 +43,6 @@ export interface PairTokenizer extends Tokenizer {
   /** Ids with all special tokens, and of each token the segment that the post-processor gives it. */
   encodePair(text: string, pair: string | null): { readonly ids: number[]; readonly segments: number[] }
 }
-
-/** What a tokenizer is for: vocabularies that only read texts need not spell what they stand for to the byte. */
-type TokenizerUse = 'generate' | 'read'
 
 /** A tokenizer as its two files, or as GGUF metadata, describe it. */
 export interface TokenizerFiles {
@@ -153,17 +151,6 @@ function vocabularyOf(tokenizer: Record<string, unknown>): BpeVocabulary | null 
   const tokens: string[] = []
   for (const token of Object.keys(entries)) tokens[checkTokenId(entries[token], 'model.vocab')] = token
   return isBpe && !hasMarks ? { tokens, merges: merges as readonly unknown[] } : null
-}
-
-/** How the strings of the vocabulary spell bytes. */
-interface Spelling {
-  /**
-   * byte_level: every character stands for a byte (GPT-2). sentencepiece: `▁` is a space, `<0xNN>` a byte.
-   * wordpiece: pieces that continue a word begin with `##`. plain: UTF-8.
-   */
-  readonly kind: 'byte_level' | 'sentencepiece' | 'wordpiece' | 'plain'
-  /** A text's first space was put there by the encoder. */
-  readonly stripsFirstSpace: boolean
 }
 
 /** Control tokens that end a turn, or a text, in the models that have them (llama.cpp's list of end-of-generation tokens). */
@@ -320,66 +307,12 @@ class VocabularyTokenizer implements PairTokenizer {
   #spell(id: number): Uint8Array {
     const token = this.#tokens[id]
     if (token === undefined) return new Uint8Array(0)
-    if (this.#added.has(id) || this.#spelling.kind === 'plain') return utf8.encode(token)
-    if (this.#spelling.kind === 'byte_level') return spellByteLevel(token)
-    if (this.#spelling.kind === 'wordpiece') return utf8.encode(token.startsWith('##') ? token.slice(2) : ` ${token}`)
-    const byte = /^<0x([0-9A-Fa-f]{2})>$/.exec(token)?.[1]
-    return byte === undefined ? utf8.encode(token.replaceAll('▁', ' ')) : Uint8Array.of(Number.parseInt(byte, 16))
+    return bytesOfToken(token, this.#added.has(id) ? 'plain' : this.#spelling.kind)
   }
 }
-
-const utf8 = new TextEncoder()
 
 function escapeRegExp(text: string): string {
   return text.replaceAll(/[\\^$.*+?()[\]{}|/]/g, '\\$&')
-}
-
-function spellByteLevel(token: string): Uint8Array {
-  const bytes: number[] = []
-  for (const character of token) {
-    const byte = BYTE_OF_CHARACTER.get(character)
-    if (byte === undefined) return utf8.encode(token)
-    bytes.push(byte)
-  }
-  return Uint8Array.from(bytes)
-}
-
-/** GPT-2's byte alphabet: printable bytes of Latin-1 stand for themselves, the others, in order, for U+0100 and up. */
-const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = (() => {
-  const map = new Map<string, number>()
-  let next = 0x100
-  for (let byte = 0; byte < 256; byte++) {
-    const isPrintable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte <= 0xac) || byte >= 0xae
-    map.set(String.fromCodePoint(isPrintable ? byte : next++), byte)
-  }
-  return map
-})()
-
-function spellingOf(tokenizer: Record<string, unknown>, use: TokenizerUse): Spelling {
-  const steps = decoderSteps(tokenizer.decoder)
-  const types = new Set(steps.map((step) => step.type))
-  if (use === 'read' && types.has('WordPiece')) return { kind: 'wordpiece', stripsFirstSpace: true }
-  for (const type of use === 'read' ? [] : types) {
-    if (type === 'WordPiece' || type === 'CTC' || type === 'BPEDecoder') {
-      throw new ModelError(
-        `tokenizer.json: decoder: expected ByteLevel, Metaspace or Replace with ByteFallback, found ${String(type)}; this is not a tokenizer of a causal language model`,
-      )
-    }
-  }
-  if (types.has('ByteLevel')) return { kind: 'byte_level', stripsFirstSpace: false }
-  const metaspace = steps.find((step) => step.type === 'Metaspace')
-  const strip = steps.find((step) => step.type === 'Strip')
-  if (metaspace !== undefined || types.has('ByteFallback') || types.has('Replace')) {
-    const prepends =
-      metaspace !== undefined && metaspace.prepend_scheme !== 'never' && metaspace.add_prefix_space !== false
-    return { kind: 'sentencepiece', stripsFirstSpace: prepends || Number(strip?.start ?? 0) > 0 }
-  }
-  return { kind: 'plain', stripsFirstSpace: false }
-}
-
-function decoderSteps(decoder: unknown): Record<string, unknown>[] {
-  const step = record(decoder)
-  return step.type === 'Sequence' && Array.isArray(step.decoders) ? step.decoders.flatMap(decoderSteps) : [step]
 }
 
 /** A special token in a config file: its text, or an object with it. */

@@ -28,15 +28,18 @@ function isOfType(value: unknown, type: AttributeType): value is AttributeValue 
 
 /**
  * The attributes of a span of this name with their aliases. Values of the wrong type are left out and reported to `onBreach`:
- * a stringified number would break queries silently, and tracing must not break the request.
+ * a stringified number would break queries silently, and tracing must not break the request. Content is left out unless it is captured.
  */
 export function contractAttributes(
   spanName: string,
   values: Readonly<Record<string, unknown>>,
   onBreach: (spanName: string, attribute: string) => void,
+  capturesContent = true,
 ): Attributes {
   const specs = SPAN_TABLE[spanName]?.attributes ?? {}
-  return checked(specs, values, (attribute) => onBreach(spanName, attribute))
+  const attributes = checked(specs, values, (attribute) => onBreach(spanName, attribute))
+  if (!capturesContent) for (const key in attributes) if (specs[key]?.isContent) delete attributes[key]
+  return attributes
 }
 
 /** The attributes of an event on a span of this name. */

@@ -50,7 +50,7 @@ interface Running {
   error: Error | null
 }
 
-/** Turns engine events into `llm.prefill` and `llm.decode`, and into the counts of the request's root span. */
+/** Turns engine events into `llm.prefill` and `llm.decode`, and gives the request's trace its counts. */
 export class TracingSubscriber implements EngineSubscriber {
   readonly name = 'tracing'
   private readonly parts: EngineSubscriberParts

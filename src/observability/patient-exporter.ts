@@ -53,10 +53,7 @@ interface BatchExporter<Item> {
   shutdown(): Promise<void>
 }
 
-/**
- * Wraps an exporter: failed batches are kept and retried with growing pauses; the oldest are dropped when there are
- * too many.
- */
+/** Wraps an exporter: batches that failed are kept, up to the bound of the queue, and retried with growing pauses. */
 export class PatientExporter<Item> implements BatchExporter<Item> {
   readonly #inner: BatchExporter<Item>
   readonly #counter: ExportCounter

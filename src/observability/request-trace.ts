@@ -34,7 +34,6 @@ import {
   ROOT_SPAN,
   type SpanAttributes,
   type SpanName,
-  SPAN_TABLE,
   SPANS,
   type StageName,
 } from './contract.ts'
@@ -273,12 +272,8 @@ export class RequestTrace implements RequestScope, StageOwner {
   /** Contract attributes of a span with their aliases; what does not fit the table is left out and counted. */
   checked(name: SpanName, attributes: Readonly<Record<string, unknown>>): Attributes {
     const { captureContent, openInference, onBreach } = this.#host
-    const checked = contractAttributes(name, attributes, onBreach)
-    if (openInference) Object.assign(checked, stageAttributes(name, attributes, captureContent))
-    if (captureContent) return checked
-    const specs = SPAN_TABLE[name]?.attributes
-    for (const key in checked) if (specs?.[key]?.isContent) delete checked[key]
-    return checked
+    const checked = contractAttributes(name, attributes, onBreach, captureContent)
+    return openInference ? { ...checked, ...stageAttributes(name, attributes, captureContent) } : checked
   }
 
   openStage<N extends StageName>(name: N, parent: Context, attributes?: SpanAttributes<N>): OpenStage<N> | null {

@@ -25,7 +25,7 @@ const SPANS_OF_WORK: Readonly<Record<EngineWork['part'], readonly SpanName[]>> =
   store: ['kv.store', ROOT_SPAN],
 }
 
-/** The engine's subscribers: tracing around all others, plugins inside. An error of one is logged and counted. */
+/** The subscribers besides tracing: runs them in the request's context; what one throws is logged and counted. */
 export class Subscribers {
   readonly #parts: SubscribersParts
   #others: readonly EngineSubscriber[] = []

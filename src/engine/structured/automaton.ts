@@ -4,7 +4,8 @@
  */
 import { complement, EVERY, intersection } from './code-points.ts'
 import type { CodePoints } from './code-points.ts'
-import { ANYTHING, choice, EMPTY, isNullable, looksAhead, repeat, sequence, wholly } from './regex.ts'
+import { wholly } from './regex-anchors.ts'
+import { ANYTHING, choice, EMPTY, isNullable, looksAhead, repeat, sequence } from './regex.ts'
 import type { Regex } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 

@@ -2,7 +2,8 @@
 import { intersect } from './automaton.ts'
 import { anyCase, codePoints } from './code-points.ts'
 import type { NamedRule, Syntax } from './grammar-syntax.ts'
-import { literal, parseRegex, set, wholly } from './regex.ts'
+import { wholly } from './regex-anchors.ts'
+import { literal, parseRegex, set } from './regex.ts'
 import type { Regex } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 

@@ -5,7 +5,8 @@ import { createRandom } from '../../../test/engine/random.ts'
 import { intersect } from './automaton.ts'
 import type { Automaton, AutomatonState } from './automaton.ts'
 import { createGrammarCompiler } from './grammar.ts'
-import { parseRegex, searched } from './regex.ts'
+import { searched } from './regex-anchors.ts'
+import { parseRegex } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
 
 const compiler = createGrammarCompiler({ tokenizer: createByteTokenizer(), vocabSize: 264, eosTokenIds: [EOS] })

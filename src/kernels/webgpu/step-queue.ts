@@ -29,7 +29,7 @@ interface StepSubmission {
 /** A step's results; `values`: what `copyValues` copied, null where nothing was asked for. */
 type Submitted = Omit<StepOutput, 'logits' | 'pooled'> & { readonly values: Float32Array | null }
 
-/** Submits steps and resolves their results in order. At most two are in flight. */
+/** Submits steps, measures them by timestamp queries, and reads their results back in order. */
 export class StepQueue {
   readonly #context: GpuContext
   readonly #gpu: GpuDevice

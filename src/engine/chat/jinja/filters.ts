@@ -1,10 +1,11 @@
 /** Filters, as jinja2's own and transformers' `tojson`. */
 import { TemplateFault } from './errors.ts'
 import { jsonText } from './json.ts'
-import { add, rounded } from './numbers.ts'
+import { absFilter, floatFilter, intFilter, roundFilter } from './number-filters.ts'
+import { add } from './numbers.ts'
 import { indexOf, sorted } from './operators.ts'
 import { bindArguments, call } from './runtime.ts'
-import type { Budget, Runtime } from './runtime.ts'
+import type { Budget, Filter, Runtime } from './runtime.ts'
 import { capitalized, splitLines, replaced, stripped } from './string-methods.ts'
 import { percentFormat } from './text-format.ts'
 import {
@@ -26,8 +27,6 @@ import {
   Undefined,
 } from './values.ts'
 import type { Arguments, Value } from './values.ts'
-
-type Filter = (value: Value, args: Arguments, runtime: Runtime) => Value
 
 /** Of jinja2, for pages: no chat template has a use for them. `random` would make prompts that differ. */
 export const UNSUPPORTED_FILTERS: ReadonlySet<string> = new Set(['random', 'urlize', 'xmlattr', 'pprint', 'wordwrap', 'filesizeformat']) // prettier-ignore
@@ -180,60 +179,6 @@ function addValues(left: Value, right: Value): Value {
   throw new TemplateFault(`unsupported operand type(s) for +: '${typeName(a)}' and '${typeName(b)}'`)
 }
 
-const round: Filter = (value, args) => {
-  const { precision = 0n, method = 'common' } = bindArguments('round', ['precision', 'method'], args)
-  const plain = plainOf(value)
-  if (!isNumeric(plain)) throw new TemplateFault(`type ${typeName(value)} doesn't define __round__ method`)
-  const decimals = indexOf(precision)
-  const number = numberOf(plain)
-  // A whole number stays one.
-  if (method === 'common')
-    return typeof number === 'bigint' && decimals >= 0 ? number : rounded(Number(number), decimals)
-  if (method !== 'ceil' && method !== 'floor') throw new TemplateFault('method must be common, ceil or floor')
-  const unit = 10 ** decimals
-  return (method === 'ceil' ? Math.ceil(Number(number) * unit) : Math.floor(Number(number) * unit)) / unit
-}
-
-const INTEGERS: Readonly<Record<number, RegExp>> = { 2: /^[01]+$/, 8: /^[0-7]+$/, 10: /^\d+$/, 16: /^[\da-f]+$/ }
-const PREFIXES: Readonly<Record<number, string>> = { 2: '0b', 8: '0o', 16: '0x' }
-
-/** As Python's int(text, base); null: it is none. */
-function parseInteger(given: string, base: number): bigint | null {
-  const [, sign = '', digits = ''] = /^([-+]?)([^]*)$/.exec(stripped(given, undefined, 'both').toLowerCase()) ?? []
-  const prefix = PREFIXES[base] ?? ''
-  const bare = (prefix !== '' && digits.startsWith(prefix) ? digits.slice(2) : digits).replaceAll(/(?<=[\da-f])_(?=[\da-f])/g, '') // prettier-ignore
-  const pattern = INTEGERS[base]
-  if (pattern === undefined) throw new TemplateFault('int: expected base 2, 8, 10 or 16')
-  if (!pattern.test(bare) || bare.length > 4300) return null
-  const value = BigInt(prefix + bare)
-  return sign === '-' ? -value : value
-}
-
-/** As Python's float(text); null: it is none. */
-function parseFloat_(given: string): number | null {
-  const trimmed = stripped(given, undefined, 'both').toLowerCase()
-  if (/^[-+]?(?:\d[\d_]*\.?(?:\d[\d_]*)?|\.\d[\d_]*)(?:e[-+]?\d+)?$/.test(trimmed)) return Number(trimmed.replaceAll('_', '')) // prettier-ignore
-  const [, sign, name] = /^([-+]?)(inf|infinity|nan)$/.exec(trimmed) ?? []
-  if (name === undefined) return null
-  return name === 'nan' ? NaN : sign === '-' ? -Infinity : Infinity
-}
-
-const int: Filter = (value, args) => {
-  const { default: fallback = 0n, base = 10n } = bindArguments('int', ['default', 'base'], args)
-  const plain = plainOf(value)
-  if (typeof plain === 'boolean' || typeof plain === 'bigint') return numberOf(plain)
-  const float = typeof plain === 'string' ? (parseInteger(plain, indexOf(base)) ?? parseFloat_(plain)) : plain
-  if (typeof float === 'bigint') return float
-  return typeof float === 'number' && Number.isFinite(float) ? BigInt(Math.trunc(float)) : fallback
-}
-
-const float: Filter = (value, args) => {
-  const { default: fallback = 0 } = bindArguments('float', ['default'], args)
-  const plain = plainOf(value)
-  if (isNumeric(plain)) return Number(numberOf(plain))
-  return (typeof plain === 'string' ? parseFloat_(plain) : null) ?? fallback
-}
-
 /** So many blanks, or a text. */
 function marginOf(given: Value, budget: Budget): string {
   if (typeof given === 'string') return given
@@ -337,7 +282,7 @@ const format: Filter = (value, { positional, named }, { budget }) => {
 const TITLE_PART = /[-\s({[<]+|[^-\s({[<]+/g
 
 export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
-  ['abs', (value) => absolute(value)],
+  ['abs', absFilter],
   [
     'attr',
     (value, args, runtime) => runtime.attribute(value, textOf(bindArguments('attr', ['name'], args).name ?? null)),
@@ -356,11 +301,11 @@ export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ['safe', (value) => textOf(value)],
   ['first', (value) => itemsOf(value)[0] ?? (itemsOf(value).length > 0 ? null : new Undefined('No first item, sequence was empty.'))], // prettier-ignore
   ['last', (value) => itemsOf(value).at(-1) ?? (itemsOf(value).length > 0 ? null : new Undefined('No last item, sequence was empty.'))], // prettier-ignore
-  ['float', float],
+  ['float', floatFilter],
   ['format', format],
   ['groupby', groupby],
   ['indent', indent],
-  ['int', int],
+  ['int', intFilter],
   ['items', (value) => pairsOf(value)],
   ['join', join],
   ['list', (value) => [...itemsOf(value)]],
@@ -375,7 +320,7 @@ export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ['selectattr', selection(true, true)],
   ['replace', replace],
   ['reverse', reverse],
-  ['round', round],
+  ['round', roundFilter],
   ['slice', slices],
   ['sort', sort],
   ['string', (value) => textOf(value)],
@@ -398,14 +343,6 @@ export const FILTERS: ReadonlyMap<string, Filter> = new Map<string, Filter>([
   ['urlencode', urlencode],
   ['wordcount', (value) => BigInt((textOf(value).match(/[\p{L}\p{N}_]+/gu) ?? []).length)],
 ])
-
-function absolute(value: Value): Value {
-  const plain = plainOf(value)
-  if (!isNumeric(plain)) throw new TemplateFault(`bad operand type for abs(): '${typeName(value)}'`)
-  const number = numberOf(plain)
-  if (typeof number === 'bigint') return number < 0n ? -number : number
-  return Math.abs(number)
-}
 
 function centered(given: string, args: Arguments, runtime: Runtime): Value {
   const { width = 80n } = bindArguments('center', ['width'], args)

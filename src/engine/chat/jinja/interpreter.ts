@@ -2,16 +2,16 @@
 import { TemplateFault } from './errors.ts'
 import { FILTERS } from './filters.ts'
 import { GLOBALS } from './globals.ts'
+import { loopAt } from './loop-variable.ts'
 import { methodOf } from './methods.ts'
 import type { Application, Body, CallArguments, Comparison, TemplateExpression, ForStatement, MacroStatement, Statement, Target } from './nodes.ts' // prettier-ignore
-import { binary, contains, indexOf, sliceOf } from './operators.ts'
+import { binary, compares, indexOf, signed, sliceOf } from './operators.ts'
 import { Budget, call } from './runtime.ts'
 import type { Runtime } from './runtime.ts'
 import { TESTS } from './tests.ts'
 import {
   Callable,
   charactersOf,
-  compare,
   Dict,
   equals,
   Holder,
@@ -20,7 +20,6 @@ import {
   isTrue,
   itemsOf,
   Namespace,
-  numberOf,
   plainOf,
   reprOf,
   Iteration,
@@ -354,92 +353,13 @@ class Interpreter implements Runtime {
     let left = this.#evaluate(first, scope)
     for (const [operator, operand] of rest) {
       const right = this.#evaluate(operand, scope)
-      if (!holds(operator, left, right)) return false
+      if (!compares(operator, left, right)) return false
       left = right
     }
     return true
   }
 }
 
-function holds(operator: Comparison, left: Value, right: Value): boolean {
-  switch (operator) {
-    case '==':
-      return equals(left, right)
-    case '!=':
-      return !equals(left, right)
-    case 'in':
-      return contains(right, left)
-    case 'not in':
-      return !contains(right, left)
-    case '<':
-      return compare(left, right, operator) < 0
-    case '<=':
-      return compare(left, right, operator) <= 0
-    case '>':
-      return compare(left, right, operator) > 0
-    case '>=':
-      return compare(left, right, operator) >= 0
-  }
-}
-
-function signed(value: Value, isNegative: boolean): Value {
-  const plain = plainOf(value)
-  if (plain instanceof Undefined) return plain.fail()
-  if (!isNumeric(plain)) throw new TemplateFault(`bad operand type for a sign: '${typeName(value)}'`)
-  const number = numberOf(plain)
-  return isNegative ? -number : number
-}
-
 function isHashable(key: Value): boolean {
   return !isList(key) && !(key instanceof Dict) && !(key instanceof Iteration)
-}
-
-/** The variable `loop` of one turn. */
-function loopAt(
-  items: readonly Value[],
-  i: number,
-  depth: number,
-  changed: Callable,
-  again: ((args: Arguments) => Value) | null,
-): Holder {
-  const neighbour = (at: number): Value =>
-    at >= 0 && at < items.length
-      ? (items[at] ?? null)
-      : new Undefined(`there is no ${at < i ? 'previous' : 'next'} item`)
-  const attribute = (name: string): Value | undefined => {
-    switch (name) {
-      case 'index':
-        return BigInt(i + 1)
-      case 'index0':
-        return BigInt(i)
-      case 'revindex':
-        return BigInt(items.length - i)
-      case 'revindex0':
-        return BigInt(items.length - i - 1)
-      case 'first':
-        return i === 0
-      case 'last':
-        return i === items.length - 1
-      case 'length':
-        return BigInt(items.length)
-      case 'depth':
-        return BigInt(depth + 1)
-      case 'depth0':
-        return BigInt(depth)
-      case 'previtem':
-        return neighbour(i - 1)
-      case 'nextitem':
-        return neighbour(i + 1)
-      case 'changed':
-        return changed
-      case 'cycle':
-        return new Callable('cycle', ({ positional }) => {
-          if (positional.length === 0) throw new TemplateFault('no items for cycling given')
-          return positional[i % positional.length] ?? null
-        })
-      default:
-        return undefined
-    }
-  }
-  return new Holder('LoopContext', attribute, again)
 }

@@ -1,6 +1,6 @@
 /** Operators, slices and the like, as Python has them. */
 import { TemplateFault } from './errors.ts'
-import type { BinaryOperator } from './nodes.ts'
+import type { BinaryOperator, Comparison } from './nodes.ts'
 import { add, divide, floorDivide, modulo, multiply, power, subtract } from './numbers.ts'
 import type { Budget } from './runtime.ts'
 import { percentFormat } from './text-format.ts'
@@ -130,4 +130,35 @@ export function sorted<T>(items: readonly T[], keyOf: (item: T) => Value, isReve
   const keyed = items.map((item) => ({ item, key: keyOf(item) }))
   const ordered = keyed.toSorted((a, b) => (isReversed ? compare(b.key, a.key, '<') : compare(a.key, b.key, '<')))
   return ordered.map(({ item }) => item)
+}
+
+/** `left operator right` as a truth value. @throws TemplateFault for values without an order */
+export function compares(operator: Comparison, left: Value, right: Value): boolean {
+  switch (operator) {
+    case '==':
+      return equals(left, right)
+    case '!=':
+      return !equals(left, right)
+    case 'in':
+      return contains(right, left)
+    case 'not in':
+      return !contains(right, left)
+    case '<':
+      return compare(left, right, operator) < 0
+    case '<=':
+      return compare(left, right, operator) <= 0
+    case '>':
+      return compare(left, right, operator) > 0
+    case '>=':
+      return compare(left, right, operator) >= 0
+  }
+}
+
+/** `+value` or `-value`. @throws TemplateFault for what is no number */
+export function signed(value: Value, isNegative: boolean): Value {
+  const plain = plainOf(value)
+  if (plain instanceof Undefined) return plain.fail()
+  if (!isNumeric(plain)) throw new TemplateFault(`bad operand type for a sign: '${typeName(value)}'`)
+  const number = numberOf(plain)
+  return isNegative ? -number : number
 }

@@ -34,6 +34,9 @@ export interface Runtime {
   item(of: Value, key: Value): Value
 }
 
+/** A filter: `value | name(args)`. */
+export type Filter = (value: Value, args: Arguments, runtime: Runtime) => Value
+
 /** Calls a value. @throws TemplateFault if it cannot be called */
 export function call(callee: Value, args: Arguments): Value {
   if (callee instanceof Callable) return callee.call(args)

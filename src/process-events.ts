@@ -1,0 +1,59 @@
+/** What happens to the process from outside or unforeseen: signals that ask it to stop, and errors that nobody caught. */
+import { constants } from 'node:os'
+import type { Observability } from './observability/observability.ts'
+
+/** How long the exporter's last flush may hold up the exit. */
+export const EXPORT_FLUSH_MS = 5_000
+
+/**
+ * An exception that nobody caught leaves the process in a state that nobody knows: what is open is ended and sent, once, and the process
+ * ends with 1. Its message may quote a request, so it is not repeated.
+ */
+export function handleCrashes(observability: Observability): { release(): void } {
+  let isCrashing = false
+  const onCrash = (thrown: unknown) => {
+    if (isCrashing) return
+    isCrashing = true
+    observability.logger.fatal('process.crashed', { error: thrown })
+    process.stderr.write(
+      'miniserve: ended by an unexpected error; the log line process.crashed has its class and where it came from\n',
+    )
+    const exit = () => process.exit(1)
+    // Whatever fails on the way out: a process that crashed must not stay.
+    void observability.shutdown(EXPORT_FLUSH_MS, { crash: thrown ?? new Error('nothing') }).then(exit, exit)
+  }
+  process.on('uncaughtException', onCrash)
+  process.on('unhandledRejection', onCrash)
+  return {
+    release() {
+      process.off('uncaughtException', onCrash)
+      process.off('unhandledRejection', onCrash)
+    },
+  }
+}
+
+/** The first SIGTERM or SIGINT asks for a graceful stop, the second ends the process at once. */
+export function stopSignal(): { readonly requested: Promise<'stop'>; release(): void } {
+  let request: () => void = () => {}
+  const requested = new Promise<'stop'>((resolve) => {
+    request = () => resolve('stop')
+  })
+  let isRequested = false
+  const onSignal = (signal: NodeJS.Signals) => {
+    if (isRequested) process.exit(128 + constants.signals[signal])
+    isRequested = true
+    request()
+  }
+  process.on('SIGTERM', onSignal)
+  process.on('SIGINT', onSignal)
+  // The terminal is gone, or a service manager says so: what runs is finished all the same.
+  process.on('SIGHUP', onSignal)
+  return {
+    requested,
+    release() {
+      process.off('SIGTERM', onSignal)
+      process.off('SIGINT', onSignal)
+      process.off('SIGHUP', onSignal)
+    },
+  }
+}
