@@ -4,7 +4,7 @@ import { rounded } from './numbers.ts'
 import { indexOf } from './operators.ts'
 import { bindArguments, type Filter } from './runtime.ts'
 import { stripped } from './string-methods.ts'
-import { isNumeric, numberOf, plainOf, typeName, type Value } from './values.ts'
+import { isNumeric, numberOf, plainOf, typeName } from './values.ts'
 
 /** `round(precision=0, method='common')` */
 export const roundFilter: Filter = (value, args) => {
