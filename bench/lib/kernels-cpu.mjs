@@ -32,7 +32,7 @@ export async function benchCpuKernels({ matrices, formats, rowCounts, rounds, th
       relaxedSimd,
     })
     info ??= backend.info
-    backend.createKvCache({ numLayers: 1, numBlocks: 32, blockSize: 16, numKvHeads: 1, headDim: 64 })
+    backend.createKvCache({ numBlocks: 32, blockSize: 16, layers: [{ numKvHeads: 1, headDim: 64 }] })
     for (const format of formats) {
       for (const [name, outputs, inputs] of matrices) {
         const w = await backend.loadMatrix(name, outputs, inputs, weights(format, outputs, inputs))

@@ -58,11 +58,9 @@ async function loadLayer(backend, shape, format, weights, limits) {
     ),
   }
   backend.createKvCache({
-    numLayers: 1,
     numBlocks: limits.maxSequences * limits.maxBlocksPerSequence,
     blockSize: BLOCK,
-    numKvHeads: kvHeads,
-    headDim,
+    layers: [{ numKvHeads: kvHeads, headDim }],
   })
   await backend.ready()
   return layer

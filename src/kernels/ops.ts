@@ -129,13 +129,18 @@ export type Pooling = 'mean' | 'first' | 'last'
  */
 export type KvFormat = 'f32' | 'f16' | 'q8'
 
+/** What one layer keeps of each token: K and V, [numKvHeads, headDim] each. */
+export interface KvShape {
+  readonly numKvHeads: number
+  readonly headDim: number
+}
+
+/** A pool for each layer that stores K and V, all with the same blocks: one block table serves them. */
 export interface KvLayout {
-  readonly numLayers: number
   readonly numBlocks: number
   /** Tokens a block. */
   readonly blockSize: number
-  readonly numKvHeads: number
-  readonly headDim: number
+  readonly layers: readonly KvShape[]
 }
 
 /**
@@ -268,16 +273,22 @@ export interface Xielu {
 export type QkNormKind = 'head' | 'full' | 'rotatedHead'
 
 export interface QkvOptions {
+  /** Index into KvLayout.layers. */
   readonly layer: number
   readonly numHeads: number
   readonly numKvHeads: number
   readonly headDim: number
   /** RMSNorm of q and k. */
   readonly qkNorm: { readonly kind: QkNormKind; readonly q: Norm; readonly k: Norm } | null
+  /** Each head of v is divided by its root mean square; together with a `qkNorm` of heads only. */
+  readonly vNorm?: { readonly eps: number } | null
   readonly rope: RopeTable | null
+  /** There are queries alone, [rows, numHeads headDim]: the layer attends to what another one stored. */
+  readonly isQueryOnly?: boolean
 }
 
 export interface AttentionOptions {
+  /** Index into KvLayout.layers. */
   readonly layer: number
   readonly numHeads: number
   readonly numKvHeads: number
@@ -598,7 +609,7 @@ export interface Backend {
   experts(out: Activation, x: Activation, weights: ExpertWeights, routing: Routing, options: ExpertsOptions): void
   /**
    * qkv [rows, (numHeads + 2 numKvHeads) headDim]: q and k normalised and rotated; q written to `q` [rows, numHeads headDim],
-   * k and v to the pool at the row's slot.
+   * k and v to the pool at the row's slot. With `isQueryOnly` there is q alone, and nothing is stored.
    */
   qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void
   /** Attention of every row over its sequence's blocks, own chunk included (already stored), causal or not. out [rows, numHeads headDim] */

@@ -7,6 +7,7 @@ import type {
   AttentionOptions,
   BackendOptions,
   KvLayout,
+  KvShape,
   QkNormKind,
   QkvOptions,
 } from '../../src/kernels/ops.ts'
@@ -36,6 +37,8 @@ interface AttentionCase {
   readonly softcap: number | null
   /** Each head has a logit beside its scores. */
   readonly hasSinks?: boolean
+  /** Heads of v are divided by their lengths. */
+  readonly hasVNorm?: boolean
 }
 
 const CASES: readonly AttentionCase[] = [
@@ -70,6 +73,16 @@ const FULL_CASES: readonly AttentionCase[] = [
   },
   { numHeads: 2, numKvHeads: 2, headDim: 16, qkNorm: 'head', rotaryDim: 16, window: null, softcap: null },
   { numHeads: 16, numKvHeads: 1, headDim: 32, qkNorm: 'none', rotaryDim: 32, window: null, softcap: null },
+  {
+    numHeads: 8,
+    numKvHeads: 1,
+    headDim: 512,
+    qkNorm: 'head',
+    rotaryDim: 512,
+    window: null,
+    softcap: null,
+    hasVNorm: true,
+  },
 ]
 
 const NUM_LAYERS = 2
@@ -88,17 +101,20 @@ class Bench {
   readonly test: AttentionCase
   readonly layout: KvLayout
   readonly #qkv: Activation
+  readonly #queries: Activation
   readonly #q: Activation
   readonly #out: Activation
   readonly #qkvOptions: Omit<QkvOptions, 'layer'>
   readonly #attention: Omit<AttentionOptions, 'layer'>
 
-  constructor(backend: InspectableBackend, test: AttentionCase) {
+  constructor(backend: InspectableBackend, test: AttentionCase, layers?: readonly KvShape[]) {
     const { headDim, numHeads, numKvHeads } = test
+    const alike = Array.from({ length: NUM_LAYERS }, () => ({ numKvHeads, headDim }))
     this.backend = backend
     this.test = test
-    this.layout = { numLayers: NUM_LAYERS, numBlocks: NUM_BLOCKS, blockSize: BLOCK_SIZE, numKvHeads, headDim }
+    this.layout = { numBlocks: NUM_BLOCKS, blockSize: BLOCK_SIZE, layers: layers ?? alike }
     this.#qkv = backend.createActivation('qkv', (numHeads + 2 * numKvHeads) * headDim)
+    this.#queries = backend.createActivation('queries', numHeads * headDim)
     this.#q = backend.createActivation('q', numHeads * headDim)
     this.#out = backend.createActivation('out', numHeads * headDim)
     const frequencies = Float64Array.from(
@@ -119,6 +135,7 @@ class Bench {
       numKvHeads,
       headDim,
       qkNorm: kind === 'none' ? null : { kind, q: norm(numHeads, 1), k: norm(numKvHeads, 2) },
+      vNorm: test.hasVNorm === true ? { eps: 1e-6 } : null,
       rope: test.rotaryDim === 0 ? null : backend.loadRope('rope', frequencies, 1.25),
     }
     const scale = headDim ** -0.5
@@ -138,18 +155,21 @@ class Bench {
     sources: readonly number[],
     layer = 0,
     copies: readonly (readonly [number, number, number])[] = [],
+    isQueryOnly = false,
   ): Promise<{ q: Float32Array; out: Float32Array }> {
     const { backend } = this
-    const cols = this.#qkv.cols
+    const from = isQueryOnly ? this.#queries : this.#qkv
+    const { cols } = from
     const values = new Float32Array(LIMITS.maxRows * cols).fill(NaN)
-    for (const [row, source] of sources.entries()) values.set(randomValues(9000 + source, cols, 3), row * cols)
-    backend.debugWrite(this.#qkv, values)
+    for (const [row, source] of sources.entries())
+      values.set(randomValues(9000 + source, this.#qkv.cols, 3).subarray(0, cols), row * cols)
+    backend.debugWrite(from, values)
     for (const activation of [this.#q, this.#out]) {
       backend.debugWrite(activation, new Float32Array(LIMITS.maxRows * activation.cols).fill(NaN))
     }
     for (const [source, destination, numTokens] of copies) backend.copyBlock(source, destination, numTokens)
     backend.beginStep(stepInput(sequences))
-    backend.qkvRopeStore(this.#q, this.#qkv, { ...this.#qkvOptions, layer })
+    backend.qkvRopeStore(this.#q, from, { ...this.#qkvOptions, layer, isQueryOnly })
     backend.attention(this.#out, this.#q, { ...this.#attention, layer })
     await backend.endStep()
     const numValues = sources.length * this.#out.cols
@@ -268,6 +288,45 @@ function describeFormat(
       })
     })
   }
+
+  it('has layers with heads of other sizes in the same blocks, and layers that store nothing', async () => {
+    const wide: AttentionCase = { ...CASES[0]!, qkNorm: 'head', hasVNorm: true }
+    const narrow: AttentionCase = { ...CASES[1]!, numHeads: 8, numKvHeads: 1, qkNorm: 'head', hasVNorm: true }
+    const layers = [wide, narrow, wide]
+    const blocks = [7, 3, 5]
+    const backend = await create(backendOptions())
+    const reference = await createReferenceBackend({ ...backendOptions(), ...format })
+    try {
+      const [mixedWide, mixedNarrow] = [new Bench(backend, wide, layers), new Bench(backend, narrow, layers)]
+      const benches = [mixedWide, mixedNarrow, mixedWide]
+      const apart = [new Bench(reference, wide, layers), new Bench(reference, narrow, layers)]
+      await mixedWide.prepare()
+      await apart[0]!.prepare()
+      const out: Float32Array[] = []
+      for (const [layer, bench] of benches.entries()) out.push(await bench.prefill(40, 17, blocks, layer))
+      const [before, ...others] = out
+      expectBitEqual(others[1]!, before!, 'layers alike')
+      expectClose(before!, await apart[0]!.prefill(40, 17, blocks, 0), tolerances.attention, 'wide')
+      expectClose(others[0]!, await apart[1]!.prefill(40, 17, blocks, 1), tolerances.attention, 'narrow')
+      const bytes = await backend.readBlocks(blocks)
+      expect(bytes.byteLength).toBe(blocks.length * backend.kvBlockBytes(mixedWide.layout))
+      await backend.writeBlocks([20, 21, 22], bytes)
+      for (const [layer, bench] of benches.entries()) {
+        const rows = Array.from({ length: 9 }, (_, i) => 31 + i)
+        const sequence = { start: 31, numTokens: 9, blocks }
+        const stored = await bench.step([sequence], rows, layer)
+        const query = await bench.step([{ ...sequence, blocks: [20, 21, 22] }], rows, layer, [], true)
+        expectBitEqual(query.out, stored.out, `queries alone, layer ${layer}`)
+        expectBitEqual(query.q, stored.q, `queries of layer ${layer}`)
+        const copied = await bench.step([{ ...sequence, blocks: [7, 3, 30] }], rows, layer, [[5, 30, 8]], true)
+        expectBitEqual(copied.out, stored.out, `a copied block, layer ${layer}`)
+      }
+      expect(Buffer.compare(await backend.readBlocks(blocks), bytes)).toBe(0)
+    } finally {
+      await backend.close()
+      await reference.close()
+    }
+  })
 
   describe('blocks', () => {
     const test = CASES[0]!

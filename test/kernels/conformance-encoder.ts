@@ -80,11 +80,9 @@ class Bench {
     this.matrix = await this.backend.loadMatrix('w', 48, WIDTH, randomMatrix('f32', 6, 48, WIDTH))
     this.gated = await this.backend.loadMatrix('g', 96, WIDTH, randomMatrix('f32', 7, 96, WIDTH), { glu: true })
     this.backend.createKvCache({
-      numLayers: 1,
       numBlocks: 16,
       blockSize: BLOCK_SIZE,
-      numKvHeads: NUM_HEADS,
-      headDim: HEAD_DIM,
+      layers: [{ numKvHeads: NUM_HEADS, headDim: HEAD_DIM }],
     })
     await this.backend.ready()
     return this

@@ -127,7 +127,7 @@ export function describeExperts(create: CreateBackend, tolerances: Tolerances, c
         loaded.push({ ours: await load(tested, test, seed), theirs: await load(reference, test, seed) })
       }
       for (const backend of [tested, reference]) {
-        backend.createKvCache({ numLayers: 1, numBlocks: 16, blockSize: BLOCK_SIZE, numKvHeads: 1, headDim: 16 })
+        backend.createKvCache({ numBlocks: 16, blockSize: BLOCK_SIZE, layers: [{ numKvHeads: 1, headDim: 16 }] })
         await backend.ready()
       }
     })

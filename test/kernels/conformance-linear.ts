@@ -173,7 +173,7 @@ export function describeLinear(create: CreateBackend, tolerances: Tolerances, co
         loaded.push({ test, ours: await loadCase(tested, test, seed), theirs: await loadCase(reference, test, seed) })
       }
       for (const backend of [tested, reference]) {
-        backend.createKvCache({ numLayers: 1, numBlocks: 16, blockSize: BLOCK_SIZE, numKvHeads: 1, headDim: 16 })
+        backend.createKvCache({ numBlocks: 16, blockSize: BLOCK_SIZE, layers: [{ numKvHeads: 1, headDim: 16 }] })
         await backend.ready()
       }
     })
@@ -257,7 +257,7 @@ export function describeLinear(create: CreateBackend, tolerances: Tolerances, co
       const norm = loadNorm(backend, cols, 400)
       const out = backend.createActivation('out', cols)
       const x = backend.createActivation('x', cols)
-      backend.createKvCache({ numLayers: 1, numBlocks: 16, blockSize: BLOCK_SIZE, numKvHeads: 1, headDim: 16 })
+      backend.createKvCache({ numBlocks: 16, blockSize: BLOCK_SIZE, layers: [{ numKvHeads: 1, headDim: 16 }] })
       await backend.ready()
       return { tables, norm, out, x }
     }

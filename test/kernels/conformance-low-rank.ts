@@ -100,7 +100,7 @@ class Bench {
     const data = randomMatrix('f32', 9, 2 * INNER, COLS)
     this.gated = await this.backend.loadMatrix('gated', 2 * INNER, COLS, data, { glu: true })
     this.apart = await this.backend.loadMatrix('apart', 2 * INNER, COLS, data)
-    this.backend.createKvCache({ numLayers: 1, numBlocks: 16, blockSize: BLOCK_SIZE, numKvHeads: 1, headDim: 16 })
+    this.backend.createKvCache({ numBlocks: 16, blockSize: BLOCK_SIZE, layers: [{ numKvHeads: 1, headDim: 16 }] })
     await this.backend.ready()
     return this
   }

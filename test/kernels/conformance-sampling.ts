@@ -76,7 +76,7 @@ async function load(backend: InspectableBackend, vocab: number): Promise<Loaded>
   )
   const x = backend.createActivation('x', COLS)
   const out = backend.createActivation('out', COLS)
-  backend.createKvCache({ numLayers: 1, numBlocks: 16, blockSize: BLOCK_SIZE, numKvHeads: 1, headDim: 16 })
+  backend.createKvCache({ numBlocks: 16, blockSize: BLOCK_SIZE, layers: [{ numKvHeads: 1, headDim: 16 }] })
   await backend.ready()
   return { head, x, out, options: { norm: { weight, eps: 1e-5 }, softcap: 30, scale: 0.75 } }
 }

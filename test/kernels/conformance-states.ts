@@ -105,7 +105,7 @@ class Bench {
     this.#x = backend.createActivation('x', this.#inCols)
     this.#out = backend.createActivation('out', this.outCols)
     this.#gates = backend.createActivation('gates', this.#gateCols)
-    backend.createKvCache({ numLayers: 1, numBlocks: 16, blockSize: BLOCK_SIZE, numKvHeads: 1, headDim: 8 })
+    backend.createKvCache({ numBlocks: 16, blockSize: BLOCK_SIZE, layers: [{ numKvHeads: 1, headDim: 8 }] })
     // The op's layer is not the first one, nor is what it works on the first of a slot.
     backend.createStatePool({ numSlots: NUM_SLOTS, layers: [{ ...shape, channels: 3 }, shape] })
     const vector = (seed: number, length: number, map: (value: number) => number = (value) => value) =>
@@ -232,7 +232,7 @@ export function describeStates(create: CreateBackend, tolerances: Tolerances): v
     const [numRows, x, gate] = [3, randomValues(1, 3 * cols, 4), randomValues(2, 3 * gateCols, 9)]
     const backend = await create(backendOptions())
     const activations = [backend.createActivation('x', cols), backend.createActivation('gate', gateCols)] as const
-    backend.createKvCache({ numLayers: 1, numBlocks: 16, blockSize: BLOCK_SIZE, numKvHeads: 1, headDim: 8 })
+    backend.createKvCache({ numBlocks: 16, blockSize: BLOCK_SIZE, layers: [{ numKvHeads: 1, headDim: 8 }] })
     backend.debugWrite(activations[0], new Float32Array(LIMITS.maxRows * cols).fill(Number.NaN))
     backend.debugWrite(activations[0], x)
     backend.debugWrite(activations[1], gate)

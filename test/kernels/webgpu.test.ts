@@ -57,7 +57,7 @@ describe.skipIf(skipReason !== null)('webgpu', () => {
     const out = backend.createActivation('out', rows)
     const inner = backend.createActivation('inner', rows / 2)
     const embedded = backend.createActivation('embedded', COLS)
-    backend.createKvCache({ numLayers: 1, numBlocks: 16, blockSize: BLOCK_SIZE, numKvHeads: 1, headDim: 16 })
+    backend.createKvCache({ numBlocks: 16, blockSize: BLOCK_SIZE, layers: [{ numKvHeads: 1, headDim: 16 }] })
     await backend.ready()
     backend.debugWrite(x, randomValues(4, numRows * COLS))
     backend.beginStep(plainStep(numRows))
@@ -105,7 +105,7 @@ describe.skipIf(skipReason !== null)('webgpu', () => {
       },
       { x: hidden, head: table, options },
     )
-    backend.createKvCache({ numLayers: 1, numBlocks: 24, blockSize: BLOCK_SIZE, numKvHeads: 1, headDim: 32 })
+    backend.createKvCache({ numBlocks: 24, blockSize: BLOCK_SIZE, layers: [{ numKvHeads: 1, headDim: 32 }] })
     await backend.ready()
     const compiled = backend.numPipelines
     const blocks = Array.from({ length: 24 }, (_, i) => i)
@@ -134,7 +134,14 @@ describe.skipIf(skipReason !== null)('webgpu', () => {
 
   it('reads and writes blocks in pieces; copies of a step that never ended are not those of the next', async () => {
     const backend = await openBackend({ maxBindingBytes: 65536 })
-    const layout = { numLayers: 2, numBlocks: 16, blockSize: BLOCK_SIZE, numKvHeads: 2, headDim: 32 }
+    const layout = {
+      numBlocks: 16,
+      blockSize: BLOCK_SIZE,
+      layers: [
+        { numKvHeads: 2, headDim: 32 },
+        { numKvHeads: 2, headDim: 32 },
+      ],
+    }
     backend.createKvCache(layout)
     await backend.ready()
     const blockBytes = backend.kvBlockBytes(layout)
@@ -171,7 +178,7 @@ describe.skipIf(skipReason !== null)('webgpu', () => {
     const x = backend.createActivation('x', COLS)
     const out = backend.createActivation('out', COLS)
     const w = await backend.loadMatrix('w', COLS, COLS, randomMatrix('f16', 1, COLS, COLS))
-    backend.createKvCache({ numLayers: 1, numBlocks: 16, blockSize: BLOCK_SIZE, numKvHeads: 1, headDim: 16 })
+    backend.createKvCache({ numBlocks: 16, blockSize: BLOCK_SIZE, layers: [{ numKvHeads: 1, headDim: 16 }] })
     await backend.ready()
     backend.beginStep(plainStep(3))
     backend.linear(out, x, w, {})
@@ -191,7 +198,7 @@ describe.skipIf(skipReason !== null)('webgpu', () => {
     const head: Matrix = await backend.loadMatrix('head', vocab, COLS, randomMatrix('f16', 1, vocab, COLS))
     const norm = { weight: backend.loadVector('norm', randomValues(3, COLS)), eps: 1e-5 }
     const x = backend.createActivation('x', COLS)
-    backend.createKvCache({ numLayers: 1, numBlocks: 16, blockSize: BLOCK_SIZE, numKvHeads: 1, headDim: 16 })
+    backend.createKvCache({ numBlocks: 16, blockSize: BLOCK_SIZE, layers: [{ numKvHeads: 1, headDim: 16 }] })
     await backend.ready()
     const step = () => {
       backend.beginStep(plainStep(8))

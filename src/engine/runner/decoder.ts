@@ -3,6 +3,7 @@ import type {
   Activation,
   Backend,
   KvLayout,
+  KvShape,
   LogitsOptions,
   Matrix,
   Norm,
@@ -84,10 +85,30 @@ export class Decoder {
   }
 }
 
-/** The KV pool's shape for `numBlocks` blocks. */
-export function kvLayout(spec: DecoderSpec, numBlocks: number, blockSize: number): KvLayout {
-  const numLayers = spec.layers.filter(({ mixer }) => mixer.kind === 'attention').length
-  return { numLayers, numBlocks, blockSize, numKvHeads: spec.numKvHeads, headDim: spec.headDim }
+/** Where the layers have their K and V: the pool's layers, and for each layer of the model its index among them, -1 where it has no attention. */
+function kvPlaces({ layers }: DecoderSpec, isSinglePass: boolean): { shapes: readonly KvShape[]; places: number[] } {
+  const shared = new Set(layers.map(({ mixer }) => (mixer.kind === 'attention' ? mixer.sharesWith : null)))
+  const shapes: KvShape[] = []
+  const rooms = new Map<string, number>()
+  const places: number[] = []
+  for (const [index, { mixer }] of layers.entries()) {
+    if (mixer.kind !== 'attention') places.push(-1)
+    else if (mixer.sharesWith !== null) places.push(places[mixer.sharesWith]!)
+    else {
+      const { numKvHeads, headDim } = mixer
+      // Read by no later layer and by no later step: layers alike may have the same room.
+      const room = isSinglePass && !shared.has(index) ? `${numKvHeads} x ${headDim}` : `layer ${index}`
+      const place = rooms.get(room) ?? shapes.push({ numKvHeads, headDim }) - 1
+      rooms.set(room, place)
+      places.push(place)
+    }
+  }
+  return { shapes, places }
+}
+
+/** The KV pool's shape for `numBlocks` blocks. `isSinglePass`: as of loadDecoder. */
+export function kvLayout(spec: DecoderSpec, numBlocks: number, blockSize: number, isSinglePass = false): KvLayout {
+  return { numBlocks, blockSize, layers: kvPlaces(spec, isSinglePass).shapes }
 }
 
 /** What the layers keep of a sequence beside K and V, in `numSlots` slots; null: nothing. */
@@ -101,8 +122,8 @@ const PREFIXES = ['model.', 'model.language_model.', 'language_model.model.', ''
 
 /**
  * Reads every weight, one tensor at a time, into the backend; q, k, v and gate, up are joined to one matrix each. `weights`: where
- * they are packed already. `isSinglePass`: steps have whole sequences, so that a layer's keys and values are not read after it and one layer's
- * room in the pool serves all. Throws ModelError for a missing or misshapen tensor before anything is read, so that a broken checkpoint fails at once.
+ * they are packed already. `isSinglePass`: steps have whole sequences, so that a layer's keys and values are not read after it and layers alike
+ * share their room in the pool. Throws ModelError for a missing or misshapen tensor before anything is read, so that a broken checkpoint fails at once.
  */
 export async function loadDecoder(
   backend: Backend,
@@ -123,12 +144,12 @@ export async function loadDecoder(
   )
   const parts = { backend, parameters, spec, ropes }
   const layers: Layer[] = []
-  let numAttention = 0
+  const { places } = kvPlaces(spec, isSinglePass)
   let numStates = 0
   for (const [index, layer] of spec.layers.entries()) {
     const base = `${prefix}layers.${index}.`
     const isAttention = layer.mixer.kind === 'attention'
-    const memory = isAttention ? (isSinglePass ? 0 : numAttention++) : numStates++
+    const memory = isAttention ? places[index]! : numStates++
     layers.push({
       inputNorm: normPlacement === 'post' ? undefined : await parameters.norm(`${base}${names.inputNorm}`, hiddenSize),
       mixer: await loadMixer(parts, layer.mixer, { base, memory }),

@@ -25,8 +25,6 @@ export interface DecoderSpec {
   readonly vocabSize: number
   readonly hiddenSize: number
   readonly numHeads: number
-  readonly numKvHeads: number
-  readonly headDim: number
   readonly layers: readonly LayerSpec[]
   readonly ropes: readonly RopeSpec[]
   readonly normEps: number
@@ -180,6 +178,9 @@ function multipliersOf(config: ConfigReader): Multipliers {
   }
 }
 
+/** Of a layer that has K and V as projected. */
+const KV_OF_ITS_OWN = { sharesWith: null, hasVNorm: false, isValueKey: false } as const
+
 export interface SpecOptions {
   /** Positions that will be served, which picks between longrope's tables; null: the model's own. */
   readonly servedPositions: number | null
@@ -231,9 +232,13 @@ export function parseSpec(
   const hasRope = ropeLayersOf(config, family, windows)
   const isGated = family.gatesAttention && config.flag('attn_output_gate', true)
   const { hasSinks } = family
+  const shape = { numKvHeads, headDim }
   const layers = windows.map((window, i): LayerSpec => {
     const rope = hasRope[i] === true ? (family.localTheta !== null && window !== null ? 1 : 0) : null
-    return { mixer: mixers[i] ?? { kind: 'attention', rope, window, isGated, hasSinks }, mlp: mlps[i]! }
+    return {
+      mixer: mixers[i] ?? { kind: 'attention', ...shape, rope, window, isGated, hasSinks, ...KV_OF_ITS_OWN },
+      mlp: mlps[i]!,
+    }
   })
   // Each file may know an end that the other does not: of a text, of a turn.
   const eos = [...new Set([...config.tokenIds('eos_token_id'), ...generation.tokenIds('eos_token_id')])]
@@ -246,8 +251,6 @@ export function parseSpec(
     vocabSize: config.size('vocab_size'),
     hiddenSize,
     numHeads,
-    numKvHeads,
-    headDim,
     layers,
     ropes: ropesOf(config, family, headDim, maxPositions, options.servedPositions ?? maxPositions),
     normEps: config.number(family.normEpsField, family.normEps) / residual ** 2,

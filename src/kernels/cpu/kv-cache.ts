@@ -2,7 +2,7 @@
  * The paged KV pool of the cpu backend: a region per layer, in it blocks, in them heads, each K then V in tiles of 16, and in q8 their scales
  * (assembly/attention.ts).
  */
-import type { KvFormat, KvLayout } from '../ops.ts'
+import type { KvFormat, KvLayout, KvShape } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import { roundUp } from './matrices.ts'
 
@@ -23,14 +23,27 @@ interface KvGeometry {
   readonly blockBytes: number // of one layer
 }
 
-/** Sizes in bytes of a block and its parts. */
-export function kvGeometry(layout: KvLayout, format: KvFormat): KvGeometry {
+/** Sizes in bytes of a block of one layer and its parts. */
+function kvGeometry({ numKvHeads, headDim }: KvShape, blockSize: number, format: KvFormat): KvGeometry {
   const { elementBytes } = FORMATS[format]
-  const paddedBlock = roundUp(layout.blockSize, 16)
-  const keyBytes = paddedBlock * layout.headDim * elementBytes
+  const paddedBlock = roundUp(blockSize, 16)
+  const keyBytes = paddedBlock * headDim * elementBytes
   const scaleBytes = format === 'q8' ? paddedBlock * 4 : 0
-  const headBytes = keyBytes + paddedBlock * roundUp(layout.headDim, 16) * elementBytes + 2 * scaleBytes
-  return { elementBytes, paddedBlock, keyBytes, scaleBytes, headBytes, blockBytes: headBytes * layout.numKvHeads }
+  const headBytes = keyBytes + paddedBlock * roundUp(headDim, 16) * elementBytes + 2 * scaleBytes
+  return { elementBytes, paddedBlock, keyBytes, scaleBytes, headBytes, blockBytes: headBytes * numKvHeads }
+}
+
+/** Bytes of all layers of one block. */
+export function kvBlockBytes({ layers, blockSize }: KvLayout, format: KvFormat): number {
+  return layers.reduce((sum, shape) => sum + kvGeometry(shape, blockSize, format).blockBytes, 0)
+}
+
+/** One layer of the pool. */
+export interface KvLayer {
+  readonly shape: KvShape
+  readonly geometry: KvGeometry
+  /** Address of its blocks. */
+  readonly address: number
 }
 
 /** Place of element i of 16 adjacent ones: f16 values i and i + 4 of each 8 share a word (assembly/simd.ts). */
@@ -42,16 +55,17 @@ function lane(i: number, format: KvFormat): number {
 export class KvCache {
   readonly layout: KvLayout
   readonly format: KvFormat
-  readonly geometry: KvGeometry
   readonly #arena: Arena
-  readonly #base: number
+  readonly #layers: readonly KvLayer[]
 
   constructor(arena: Arena, layout: KvLayout, format: KvFormat) {
     this.layout = layout
     this.format = format
-    this.geometry = kvGeometry(layout, format)
     this.#arena = arena
-    this.#base = arena.allocate(layout.numLayers * layout.numBlocks * this.geometry.blockBytes, 'KV pool')
+    this.#layers = layout.layers.map((shape) => {
+      const geometry = kvGeometry(shape, layout.blockSize, format)
+      return { shape, geometry, address: arena.allocate(layout.numBlocks * geometry.blockBytes, 'KV pool') }
+    })
   }
 
   /** The format as the kernels want it. */
@@ -59,26 +73,31 @@ export class KvCache {
     return FORMATS[this.format].code
   }
 
-  /** Address of a layer's blocks. */
-  layer(index: number): number {
-    if (index < 0 || index >= this.layout.numLayers)
-      throw new Error(`layer ${index} is outside the KV pool's ${this.layout.numLayers}`)
-    return this.#base + index * this.layout.numBlocks * this.geometry.blockBytes
+  /** A layer, for an op on heads of these sizes. Throws when it has others, or is not there. */
+  layer(index: number, numKvHeads: number, headDim: number): KvLayer {
+    const layer = this.#layers[index]
+    if (layer === undefined) throw new Error(`layer ${index} is outside the KV pool's ${this.#layers.length}`)
+    const { shape } = layer
+    if (shape.numKvHeads !== numKvHeads || shape.headDim !== headDim)
+      throw new Error(
+        `layer ${index} of the KV pool has ${shape.numKvHeads} heads of ${shape.headDim}, the op ${numKvHeads} of ${headDim}`,
+      )
+    return layer
   }
 
   /** Bytes of all layers of one block. */
   get bytesPerBlock(): number {
-    return this.layout.numLayers * this.geometry.blockBytes
+    return this.#layers.reduce((sum, { geometry }) => sum + geometry.blockBytes, 0)
   }
 
   copy(source: number, destination: number, numTokens: number): void {
     this.#check(source)
     this.#check(destination)
-    for (let layer = 0; layer < this.layout.numLayers; layer++) {
+    for (const layer of this.#layers) {
       const from = this.#block(layer, source)
       const to = this.#block(layer, destination)
       if (numTokens === this.layout.blockSize) to.set(from)
-      else this.#copyTokens(from, to, numTokens)
+      else this.#copyTokens(layer, from, to, numTokens)
     }
   }
 
@@ -100,15 +119,15 @@ export class KvCache {
     let at = 0
     for (const block of blocks) {
       this.#check(block)
-      for (let layer = 0; layer < this.layout.numLayers; layer++) {
+      for (const layer of this.#layers) {
         visit(this.#block(layer, block), at)
-        at += this.geometry.blockBytes
+        at += layer.geometry.blockBytes
       }
     }
   }
 
-  #block(layer: number, block: number): Uint8Array {
-    return this.#arena.bytes(this.layer(layer) + block * this.geometry.blockBytes, this.geometry.blockBytes)
+  #block({ address, geometry }: KvLayer, block: number): Uint8Array {
+    return this.#arena.bytes(address + block * geometry.blockBytes, geometry.blockBytes)
   }
 
   #check(block: number): void {
@@ -117,9 +136,9 @@ export class KvCache {
   }
 
   /** Copies the first tokens of one layer of a block: K lane by lane, V row by row. */
-  #copyTokens(from: Uint8Array, to: Uint8Array, numTokens: number): void {
-    const { headDim, numKvHeads } = this.layout
-    const { headBytes, keyBytes, scaleBytes, elementBytes, paddedBlock } = this.geometry
+  #copyTokens({ shape, geometry }: KvLayer, from: Uint8Array, to: Uint8Array, numTokens: number): void {
+    const { headDim, numKvHeads } = shape
+    const { headBytes, keyBytes, scaleBytes, elementBytes, paddedBlock } = geometry
     const view = ({ buffer, byteOffset, byteLength }: Uint8Array): Uint8Array | Uint16Array | Uint32Array => {
       if (elementBytes === 1) return new Uint8Array(buffer, byteOffset, byteLength)
       return elementBytes === 2

@@ -33,7 +33,7 @@ export const COMMANDS = {
       ...(['rows', 'q', 'qStride', 'qkv', 'qkvStride', 'slots'] as const),
       ...POOL_FIELDS,
       ...(['numHeads', 'numKvHeads', 'headDim', 'normKind', 'qNorm', 'qEps', 'kNorm', 'kEps'] as const),
-      ...(['rope', 'rotaryDim'] as const),
+      ...(['normalizesV', 'vEps', 'rope', 'rotaryDim'] as const),
     ],
   },
   attention: {
@@ -124,6 +124,7 @@ export const FLOAT_FIELDS: ReadonlySet<string> = new Set([
   'eps',
   'qEps',
   'kEps',
+  'vEps',
   'scale',
   'softcap',
   'alphaP',

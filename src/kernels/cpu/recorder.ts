@@ -265,22 +265,24 @@ export class Recorder {
   }
 
   qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void {
-    const { numHeads, numKvHeads, headDim, qkNorm, rope, layer } = options
+    const { numHeads, numKvHeads, headDim, qkNorm, vNorm = null, rope, layer, isQueryOnly = false } = options
     const queries = this.#resources.activation(q)
     const source = this.#resources.activation(qkv)
-    const kv = this.#resources.kvCacheOf(numKvHeads, headDim)
-    if (source.cols !== (numHeads + 2 * numKvHeads) * headDim || queries.cols !== numHeads * headDim) {
+    const kv = this.#resources.kvCache()
+    const { address, geometry } = kv.layer(layer, numKvHeads, headDim)
+    const numStored = isQueryOnly ? 0 : numKvHeads
+    if (source.cols !== (numHeads + 2 * numStored) * headDim || queries.cols !== numHeads * headDim) {
       throw new Error(
-        `qkvRopeStore: [.., ${source.cols}] -> [.., ${queries.cols}] does not fit ${numHeads} + 2 x ${numKvHeads} heads of ${headDim}`,
+        `qkvRopeStore: [.., ${source.cols}] -> [.., ${queries.cols}] does not fit ${numHeads} + 2 x ${numStored} heads of ${headDim}`,
       )
     }
     this.#program.add('qkvRopeStore', {
-      pool: kv.layer(layer),
-      blockBytes: kv.geometry.blockBytes,
-      headBytes: kv.geometry.headBytes,
-      keyBytes: kv.geometry.keyBytes,
+      pool: address,
+      blockBytes: geometry.blockBytes,
+      headBytes: geometry.headBytes,
+      keyBytes: geometry.keyBytes,
       blockSize: kv.layout.blockSize,
-      paddedBlock: kv.geometry.paddedBlock,
+      paddedBlock: geometry.paddedBlock,
       kvFormat: kv.formatCode,
       rows: this.#step.input.numRows,
       q: queries.address,
@@ -289,13 +291,15 @@ export class Recorder {
       qkvStride: source.stride,
       slots: this.#step.slots,
       numHeads,
-      numKvHeads,
+      numKvHeads: numStored,
       headDim,
       normKind: qkNorm === null ? 0 : QK_NORM[qkNorm.kind],
       qNorm: qkNorm === null ? 0 : this.#resources.vector(qkNorm.q.weight).address,
       qEps: qkNorm?.q.eps ?? 0,
       kNorm: qkNorm === null ? 0 : this.#resources.vector(qkNorm.k.weight).address,
       kEps: qkNorm?.k.eps ?? 0,
+      normalizesV: vNorm === null ? 0 : 1,
+      vEps: vNorm?.eps ?? 0,
       rope: rope === null ? 0 : this.#step.rope(this.#resources.rope(rope)),
       rotaryDim: rope?.rotaryDim ?? 0,
     })
@@ -305,32 +309,25 @@ export class Recorder {
     const { numHeads, numKvHeads, headDim, layer, window, softcap, bidirectional = false } = options
     const target = this.#resources.activation(out)
     const queries = this.#resources.activation(q)
-    const kv = this.#resources.kvCacheOf(numKvHeads, headDim)
+    const kv = this.#resources.kvCache()
+    const { address, geometry } = kv.layer(layer, numKvHeads, headDim)
     const group = numHeads / numKvHeads
-    if (this.#step.itemGroup !== group) {
-      if (this.#step.itemGroup !== 0 && this.#program.names.includes('attention')) {
-        throw new Error('the attention ops of a step must have the same number of query heads a KV head')
-      }
-      this.#step.buildItems(group)
-    }
+    const items = this.#step.itemsOf(group)
     const numSplits = Math.ceil(this.#step.longest / SPLIT)
-    const states = this.#step.numItems * numKvHeads * numSplits
+    const states = items.count * numKvHeads * numSplits
     const apart =
-      this.#numThreads > 1 &&
-      numSplits > 1 &&
-      this.#step.numItems * numKvHeads < 4 * this.#numThreads &&
-      states <= MAX_PARTIALS
+      this.#numThreads > 1 && numSplits > 1 && items.count * numKvHeads < 4 * this.#numThreads && states <= MAX_PARTIALS
     const partialBytes = apart ? rowsPerItem(group) * group * (roundUp(headDim, 16) * 4 + 16) : 0
     const partials = apart ? this.#memory.reservePartials(partialBytes * states) : 0
     const { numRows } = this.#step.input
     this.#executor.addWork(2 * numRows * numHeads * headDim * this.#step.longest)
     this.#program.add('attention', {
-      pool: kv.layer(layer),
-      blockBytes: kv.geometry.blockBytes,
-      headBytes: kv.geometry.headBytes,
-      keyBytes: kv.geometry.keyBytes,
+      pool: address,
+      blockBytes: geometry.blockBytes,
+      headBytes: geometry.headBytes,
+      keyBytes: geometry.keyBytes,
       blockSize: kv.layout.blockSize,
-      paddedBlock: kv.geometry.paddedBlock,
+      paddedBlock: geometry.paddedBlock,
       kvFormat: kv.formatCode,
       q: queries.address,
       qStride: queries.stride,
@@ -342,8 +339,8 @@ export class Recorder {
       scale: options.scale,
       window: window ?? 0,
       softcap: softcap ?? 0,
-      items: this.#step.items,
-      numItems: this.#step.numItems,
+      items: items.address,
+      numItems: items.count,
       positions: this.#step.positions,
       splits: apart ? numSplits : 0,
       partials,

@@ -18,7 +18,7 @@ import type {
   Vector,
 } from '../ops.ts'
 import type { Arena } from './arena.ts'
-import { KvCache, kvGeometry } from './kv-cache.ts'
+import { KvCache, kvBlockBytes } from './kv-cache.ts'
 import { PANEL, roundUp, storedForm, type MatrixPacker, type PanelMatrix } from './matrices.ts'
 import { placeRouting, type HostRouting } from './routing.ts'
 
@@ -208,23 +208,12 @@ export class Resources {
 
   /** Bytes of all layers of one block of a pool of this layout. */
   kvBlockBytes(layout: KvLayout): number {
-    return layout.numLayers * kvGeometry(layout, this.kvFormat).blockBytes
+    return kvBlockBytes(layout, this.kvFormat)
   }
 
   kvCache(): KvCache {
     if (this.#kv === null) throw new Error('createKvCache has not been called')
     return this.#kv
-  }
-
-  /** The KV pool, for an op on heads of these sizes. Throws when its heads are others. */
-  kvCacheOf(numKvHeads: number, headDim: number): KvCache {
-    const kv = this.kvCache()
-    const { layout } = kv
-    if (layout.numKvHeads !== numKvHeads || layout.headDim !== headDim)
-      throw new Error(
-        `the KV pool has ${layout.numKvHeads} heads of ${layout.headDim}, the op ${numKvHeads} of ${headDim}`,
-      )
-    return kv
   }
 
   matrix(matrix: Matrix): PanelMatrix {

@@ -9,6 +9,14 @@ export function rowsPerItem(group: number): number {
   return Math.max(1, Math.floor(ATTENTION_ROWS / group))
 }
 
+/** Runs of rows of one sequence: i32 [maxRows][first row, rows, address of the block table, the sequence's last position]. */
+interface AttentionItems {
+  readonly address: number
+  count: number
+  /** They were built for. */
+  step: number
+}
+
 /** Writes tokens, positions, slots and block tables of a step. Fields are addresses. */
 export class StepInputs {
   readonly tokens: number // i32 [maxRows]
@@ -16,7 +24,6 @@ export class StepInputs {
   readonly slots: number // i32 [maxRows]
   readonly places: number // i32 [maxRows]
   readonly #adapters: number // i32 [maxRows]
-  readonly items: number // i32 [maxRows][first row, rows, address of the block table, the sequence's last position]
   readonly rowIndex: number // i32 [rows of logits]
   readonly #runs: number // i32 [maxSequences][first row, end row, slot read, slot written]
   readonly #blockTables: number // i32 [maxSequences, maxBlocksPerSequence]
@@ -24,8 +31,7 @@ export class StepInputs {
   readonly #arena: Arena
   #input: StepInput | null = null
   #step = 0
-  #itemGroup = 0
-  #numItems = 0
+  readonly #items = new Map<number, AttentionItems>()
   #longest = 0
 
   constructor(limits: BackendOptions['limits'], arena: Arena) {
@@ -39,7 +45,6 @@ export class StepInputs {
     this.#blockTables = words(maxSequences * maxBlocksPerSequence)
     this.places = words(maxRows)
     this.#adapters = words(maxRows)
-    this.items = words(4 * maxRows)
     this.#runs = words(4 * maxSequences)
     this.rowIndex = words(Math.max(maxSampleRows, SCORE_ROWS))
   }
@@ -48,15 +53,6 @@ export class StepInputs {
   get input(): StepInput {
     if (this.#input === null) throw new Error('an op was called outside beginStep .. endStep')
     return this.#input
-  }
-
-  /** Query heads a KV head that the items were built for; 0: none built in this step. */
-  get itemGroup(): number {
-    return this.#itemGroup
-  }
-
-  get numItems(): number {
-    return this.#numItems
   }
 
   /** Tokens of the longest context in the step. */
@@ -84,7 +80,6 @@ export class StepInputs {
     const { numRows, positions } = input
     this.#step++
     this.#input = input
-    this.#itemGroup = 0
     const tokens = this.#arena.i32(this.tokens, numRows)
     for (let row = 0; row < numRows; row++) {
       const token = input.tokens[row]!
@@ -149,17 +144,27 @@ export class StepInputs {
     for (let i = 0; i < rows.length; i++) index[i] = rows[i]!.row
   }
 
-  /** Units of attention: runs of rows of one sequence. */
-  buildItems(group: number): void {
-    this.#itemGroup = group
+  /** The step's units of attention, for layers with `group` query heads per KV head. */
+  itemsOf(group: number): { readonly address: number; readonly count: number } {
+    let own = this.#items.get(group)
+    if (own === undefined) {
+      const address = this.#arena.allocate(16 * this.#limits.maxRows, 'attention items')
+      this.#items.set(group, (own = { address, count: 0, step: -1 }))
+    }
+    if (own.step !== this.#step) this.#buildItems(group, own)
+    return own
+  }
+
+  #buildItems(group: number, own: AttentionItems): void {
+    own.step = this.#step
+    own.count = 0
     const { numSequences, sequenceStarts, maxBlocksPerSequence, positions } = this.input
     const most = rowsPerItem(group)
-    const items = this.#arena.i32(this.items, 4 * this.#limits.maxRows)
-    this.#numItems = 0
+    const items = this.#arena.i32(own.address, 4 * this.#limits.maxRows)
     for (let sequence = 0; sequence < numSequences; sequence++) {
       const end = sequenceStarts[sequence + 1]!
       for (let row = sequenceStarts[sequence]!; row < end; row += most) {
-        const at = 4 * this.#numItems++
+        const at = 4 * own.count++
         items[at] = row
         items[at + 1] = Math.min(most, end - row)
         items[at + 2] = this.#blockTables + sequence * maxBlocksPerSequence * 4

@@ -125,7 +125,7 @@ export class WorkingMemory {
     // Own prepared rows or none, their f32 form while quantising, a tile of sums (gate and up), widened weights or expanded codes.
     const inner = this.#resources.largestInner
     const product = 3 * inner * 4 + ROW_TILE * 128 + Math.max(256 * 64, inner * 16)
-    const dim = roundUp(this.#resources.kvLayout?.headDim ?? 0, 16)
+    const dim = roundUp(Math.max(0, ...(this.#resources.kvLayout?.layers ?? []).map(({ headDim }) => headDim)), 16)
     const rows = Math.max(ATTENTION_ROWS, 64)
     const attended = rows * (3 * dim * 4 + 32 + SPLIT * 4 + 64) + SPLIT * dim * 4 + dim * 64
     // Adjusted logits of a vocabulary, tokens, z and masses of the candidates, and 256 sums (assembly/sample.ts).

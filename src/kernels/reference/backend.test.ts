@@ -6,7 +6,14 @@ import { GREEDY } from '../sampling.ts'
 import { createReferenceBackend } from './backend.ts'
 
 const LIMITS = { maxRows: 70, maxSequences: 4, maxSampleRows: 4, maxBlocksPerSequence: 8 }
-const LAYOUT: KvLayout = { numLayers: 2, numBlocks: 20, blockSize: 4, numKvHeads: 1, headDim: 4 }
+const LAYOUT: KvLayout = {
+  numBlocks: 20,
+  blockSize: 4,
+  layers: [
+    { numKvHeads: 1, headDim: 4 },
+    { numKvHeads: 1, headDim: 4 },
+  ],
+}
 
 function create(): Backend {
   return createReferenceBackend({ limits: LIMITS, traceKernels: false })

@@ -217,7 +217,7 @@ class ReferenceBackend implements InspectableBackend {
     this.#pool = new KvPool(layout)
     this.#attention = {
       scores: new Float64Array(this.#options.limits.maxBlocksPerSequence * layout.blockSize),
-      sum: new Float64Array(layout.headDim),
+      sum: new Float64Array(Math.max(...layout.layers.map(({ headDim }) => headDim))),
     }
   }
 
@@ -425,7 +425,7 @@ class ReferenceBackend implements InspectableBackend {
   qkvRopeStore(
     q: Activation,
     qkv: Activation,
-    { layer, numHeads, numKvHeads, headDim, qkNorm, rope }: QkvOptions,
+    { layer, numHeads, numKvHeads, headDim, qkNorm, vNorm = null, rope, isQueryOnly = false }: QkvOptions,
   ): void {
     const queries = this.#activations.get(q).values
     const { values: source, cols } = this.#activations.get(qkv)
@@ -435,7 +435,10 @@ class ReferenceBackend implements InspectableBackend {
     const values = pool.values[layer]!
     const table = rope === null ? null : this.#ropeOfStep(rope)
     const qWidth = numHeads * headDim
-    const kvWidth = numKvHeads * headDim
+    // Of a layer that stores nothing there are no rows of k and v.
+    const kvWidth = isQueryOnly ? 0 : numKvHeads * headDim
+    const numStored = isQueryOnly ? 0 : numKvHeads
+    if (cols !== qWidth + 2 * kvWidth) throw new Error(`qkvRopeStore: ${cols} columns of ${qkv.label} do not fit`)
     for (let row = 0; row < numRows; row++) {
       const from = row * cols
       const slot = slots[row]! * kvWidth
@@ -451,11 +454,15 @@ class ReferenceBackend implements InspectableBackend {
       if (qkNorm?.kind !== 'rotatedHead') normalize()
       if (table !== null) {
         table.rotate(queries, row * qWidth, numHeads, headDim, row)
-        table.rotate(keys, slot, numKvHeads, headDim, row)
+        table.rotate(keys, slot, numStored, headDim, row)
       }
       if (qkNorm?.kind === 'rotatedHead') normalize()
+      for (let at = slot; vNorm !== null && at < slot + kvWidth; at += headDim) {
+        const inverse = inverseRms(values, at, headDim, vNorm.eps)
+        for (let i = at; i < at + headDim; i++) values[i] = values[i]! * inverse
+      }
       if (this.#options.kvFormat === 'q8') {
-        for (const stored of [keys, values]) roundToCodes(stored, slot, numKvHeads, headDim)
+        for (const stored of [keys, values]) roundToCodes(stored, slot, numStored, headDim)
       }
     }
   }

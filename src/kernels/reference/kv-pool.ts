@@ -1,9 +1,14 @@
 /** The reference backend's KV pool: f32, one array of keys and one of values per layer. */
-import type { KvLayout } from '../ops.ts'
+import type { KvLayout, KvShape } from '../ops.ts'
+
+/** Values of K, and of V, that a block has of a layer. */
+function blockLength({ numKvHeads, headDim }: KvShape, blockSize: number): number {
+  return blockSize * numKvHeads * headDim
+}
 
 /** Bytes of K and V of one block in all layers. */
-export function kvBlockBytes({ numLayers, blockSize, numKvHeads, headDim }: KvLayout): number {
-  return numLayers * 2 * blockSize * numKvHeads * headDim * Float32Array.BYTES_PER_ELEMENT
+export function kvBlockBytes({ layers, blockSize }: KvLayout): number {
+  return layers.reduce((sum, shape) => sum + 2 * blockLength(shape, blockSize) * Float32Array.BYTES_PER_ELEMENT, 0)
 }
 
 /** Replaces the values of one token's heads by what q8 keeps of them (KvFormat). */
@@ -31,23 +36,23 @@ export class KvPool {
   /** A layer each: [slots, numKvHeads, headDim]. */
   readonly keys: readonly Float32Array[]
   readonly values: readonly Float32Array[]
-  readonly #blockLength: number
 
   constructor(layout: KvLayout) {
     this.layout = layout
-    this.#blockLength = layout.blockSize * layout.numKvHeads * layout.headDim
     const create = () =>
-      Array.from({ length: layout.numLayers }, () => new Float32Array(layout.numBlocks * this.#blockLength))
+      layout.layers.map((shape) => new Float32Array(layout.numBlocks * blockLength(shape, layout.blockSize)))
     this.keys = create()
     this.values = create()
   }
 
   /** Copies the first `numTokens` tokens of a block, in every layer. */
   copyBlock(source: number, destination: number, numTokens: number): void {
-    const from = source * this.#blockLength
-    const length = numTokens * this.layout.numKvHeads * this.layout.headDim
-    for (const pool of [...this.keys, ...this.values]) {
-      pool.copyWithin(destination * this.#blockLength, from, from + length)
+    const { layers, blockSize } = this.layout
+    for (const [layer, shape] of layers.entries()) {
+      const length = blockLength(shape, blockSize)
+      const from = source * length
+      for (const pool of [this.keys[layer]!, this.values[layer]!])
+        pool.copyWithin(destination * length, from, from + numTokens * shape.numKvHeads * shape.headDim)
     }
   }
 
@@ -71,12 +76,12 @@ export class KvPool {
     bytes: Uint8Array,
     visit: (pool: Uint8Array, piece: Uint8Array) => void,
   ): void {
-    const { numBlocks, numLayers } = this.layout
-    const length = this.#blockLength * Float32Array.BYTES_PER_ELEMENT
+    const { numBlocks, layers, blockSize } = this.layout
     let at = 0
     for (const block of blocks) {
       if (block < 0 || block >= numBlocks) throw new Error(`block ${block} is outside the pool of ${numBlocks}`)
-      for (let layer = 0; layer < numLayers; layer++) {
+      for (const [layer, shape] of layers.entries()) {
+        const length = blockLength(shape, blockSize) * Float32Array.BYTES_PER_ELEMENT
         for (const pool of [this.keys[layer]!, this.values[layer]!]) {
           visit(new Uint8Array(pool.buffer, pool.byteOffset + block * length, length), bytes.subarray(at, at + length))
           at += length

@@ -4,26 +4,27 @@ import type {
   AttentionOptions,
   BackendLimits,
   KvLayout,
+  KvShape,
   QkNormKind,
   QkvOptions,
   StepInput,
 } from '../ops.ts'
-import { bind, createStorage, Launch, normWeight, type GpuContext, type PreparedOp } from './context.ts'
+import { bind, bufferBytes, createStorage, Launch, normWeight, type GpuContext, type PreparedOp } from './context.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
 import type { GpuRope } from './rope.ts'
-import { ITEM_WORDS, SPLIT_ROW_WORDS } from './step-layout.ts'
+import { AttentionPlan, SPLIT } from './attention-plan.ts'
+import { MAX_ATTENTION_PLANS } from './step-layout.ts'
 
 const QKV: readonly BindingKind[] = ['read', 'uniform', 'read', 'write', 'write', 'read', 'read', 'read']
 const ATTENTION: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'write', 'read']
 
-/** Tokens a split: the length after which a row's partial sums are combined, whoever computes them. Decides bits. */
-const SPLIT = 128
 /** Tokens a workgroup scores at a time: TILE of wgsl/attention.wgsl. */
 const TILE_TOKENS = 32
 /** Partial results take at most this; rows beyond walk their splits one after another. */
 const MAX_PARTIALS_BYTES = 256 * 2 ** 20
-/** Query vectors of a workgroup, and rows. */
+/** Query vectors of a workgroup, their dims together, and rows: more would leave a core fewer workgroups. */
 const TILE_VECTORS = 16
+const TILE_DIMS = 2048
 const MAX_TILE_ROWS = 8
 
 /** What decides the attention kernels of a model. */
@@ -36,22 +37,30 @@ interface AttentionShape {
   readonly isKvQ8?: boolean
 }
 
-/** Rows of one sequence that share a workgroup. */
-function tileRows({ numHeads, numKvHeads, headDim }: AttentionShape): number {
-  const vectors = headDim > 128 ? TILE_VECTORS / 2 : TILE_VECTORS
-  return Math.max(1, Math.min(MAX_TILE_ROWS, Math.floor(vectors / (numHeads / numKvHeads))))
+/** Query heads of a KV head that share a workgroup: its whole group, or an equal part of one with wide heads. */
+function headsPerItem({ numHeads, numKvHeads, headDim }: AttentionShape): number {
+  const group = numHeads / numKvHeads
+  const most = Math.max(1, Math.floor(TILE_DIMS / headDim))
+  let heads = Math.min(group, most)
+  while (group % heads !== 0) heads--
+  return heads
 }
 
-function attentionSource(
-  { numHeads, numKvHeads, headDim, blockSize, isKvQ8 }: AttentionShape,
-  TM: number,
-): KernelSource {
-  const G = numHeads / numKvHeads
+/** Rows of one sequence that share a workgroup. */
+function tileRows(shape: AttentionShape): number {
+  const vectors = Math.min(TILE_VECTORS, shape.headDim > 128 ? Math.floor(TILE_DIMS / shape.headDim) : TILE_VECTORS)
+  return Math.max(1, Math.min(MAX_TILE_ROWS, Math.floor(vectors / headsPerItem(shape))))
+}
+
+function attentionSource(shape: AttentionShape, TM: number): KernelSource {
+  const { numHeads, numKvHeads, headDim, blockSize, isKvQ8 } = shape
+  const G = headsPerItem(shape)
+  const PARTS_OF_GROUP = numHeads / numKvHeads / G
   // Two vec4s of dims a thread, so that sums and what feeds them stay in registers.
   let WS = 64
   while (WS < 256 && TM * G * headDim > WS * 8) WS *= 2
   const VS = Math.ceil((TM * G) / (WS / TILE_TOKENS))
-  const defines = { D: headDim, BLOCK: blockSize, ...kvDefines(isKvQ8), G, SPLIT, TM, WS, VS }
+  const defines = { D: headDim, BLOCK: blockSize, ...kvDefines(isKvQ8), G, PARTS_OF_GROUP, SPLIT, TM, WS, VS }
   return { name: 'attention', bindings: ATTENTION, defines }
 }
 
@@ -75,29 +84,26 @@ export function qkvSource(
   { headDim, blockSize, isKvQ8 }: AttentionShape,
   qkNorm: QkNormKind | 'none',
   hasRope: boolean,
+  hasVNorm = false,
 ): KernelSource {
   const QK_NORM = { none: 0, head: 1, full: 2, rotatedHead: 3 }[qkNorm]
-  const defines = { D: headDim, BLOCK: blockSize, ...kvDefines(isKvQ8), WS: 32, QK_NORM, ROPE: hasRope ? 1 : 0 }
+  const defines = {
+    D: headDim,
+    BLOCK: blockSize,
+    ...kvDefines(isKvQ8),
+    WS: 32,
+    QK_NORM,
+    ROPE: hasRope ? 1 : 0,
+    V_NORM: hasVNorm ? 1 : 0,
+  }
   return { name: 'qkv-rope-store', bindings: QKV, defines }
 }
 
-/** Words in a growing array, reused for every step. */
-class WordList {
-  #words = new Int32Array(256)
-  length = 0
-
-  push(...values: readonly number[]): void {
-    if (this.length + values.length > this.#words.length) {
-      const grown = new Int32Array(2 * this.#words.length)
-      grown.set(this.#words)
-      this.#words = grown
-    }
-    for (const value of values) this.#words[this.length++] = value
-  }
-
-  view(): Int32Array {
-    return this.#words.subarray(0, this.length)
-  }
+/** One layer's buffer: K, then V, then in q8 their scales. Each is a region with `bytes` for every block. */
+export interface KvPool {
+  readonly shape: KvShape
+  readonly buffer: GPUBuffer
+  readonly regions: readonly { readonly base: number; readonly bytes: number }[]
 }
 
 /** Launches qkvRopeStore and attention, and holds the KV pools. */
@@ -106,16 +112,11 @@ export class AttentionKernels {
   readonly #limits: BackendLimits
   readonly #isKvQ8: boolean
   #layout: KvLayout | null = null
-  /** One buffer a layer: K, then V. */
-  readonly pools: GPUBuffer[] = []
-  #partials: GPUBuffer | null = null
-  // The step's items, the same for every layer: a window is applied inside the kernels.
+  readonly pools: KvPool[] = []
+  /** Partial results by the bytes that one takes, shared by all layers alike. */
+  readonly #partials = new Map<number, GPUBuffer>()
+  readonly #plans: AttentionPlan[] = []
   #input: StepInput | null = null
-  #plannedTile = 0
-  readonly #singles = new WordList()
-  readonly #tiles = new WordList()
-  readonly #splitRows = new WordList()
-  #tokens = 0
 
   constructor(context: GpuContext, limits: BackendLimits, isKvQ8: boolean) {
     this.#isKvQ8 = isKvQ8
@@ -128,48 +129,56 @@ export class AttentionKernels {
     return this.#layout
   }
 
-  /** Bytes of a block in one layer: of K, of V, and in q8 of their scales. Each is a region of the pool. */
-  regionBytes({ blockSize, headDim, numKvHeads }: KvLayout): readonly number[] {
+  /** Bytes of a block in one layer: of K, of V, and in q8 of their scales. */
+  #regionBytes({ headDim, numKvHeads }: KvShape, blockSize: number): readonly number[] {
     const half = blockSize * headDim * numKvHeads * (this.#isKvQ8 ? 1 : 2)
     return [half, half, ...(this.#isKvQ8 ? [2 * blockSize * numKvHeads * 4] : [])]
   }
 
-  /** Bytes of a block in one layer. */
-  blockBytes(layout: KvLayout): number {
-    return this.regionBytes(layout).reduce((sum, bytes) => sum + bytes, 0)
+  #layerBytes(shape: KvShape, blockSize: number): number {
+    return this.#regionBytes(shape, blockSize).reduce((sum, bytes) => sum + bytes, 0)
   }
 
-  /** The regions of a layer's pool, each with `bytes` for every block. */
-  get regions(): readonly { readonly base: number; readonly bytes: number }[] {
-    let base = 0
-    return this.regionBytes(this.layout).map((bytes) => {
-      const region = { base, bytes }
-      base += bytes * this.layout.numBlocks
-      return region
-    })
+  /** Bytes of all layers of one block. */
+  blockBytes({ layers, blockSize }: KvLayout): number {
+    return layers.reduce((sum, shape) => sum + this.#layerBytes(shape, blockSize), 0)
+  }
+
+  /** Blocks of a pool at most: a layer's K and V are one binding. */
+  maxBlocks({ layers, blockSize }: KvLayout): number {
+    const largest = Math.max(1, ...layers.map((shape) => this.#layerBytes(shape, blockSize)))
+    return Math.floor(this.#context.capabilities.maxBindingBytes / largest)
   }
 
   createPool(layout: KvLayout): void {
     if (this.#layout !== null) throw new Error('createKvCache was called twice')
-    const { blockSize, headDim, numBlocks, numLayers } = layout
+    const { blockSize, numBlocks, layers } = layout
     if (blockSize % 16 !== 0) throw new Error(`block size ${blockSize} is not a multiple of 16`)
     const unit = this.#isKvQ8 ? 16 : 8
-    if (headDim % unit !== 0)
-      throw new Error(`head dim ${headDim} is not a multiple of ${unit}, as the KV pool wants it`)
-    const size = numBlocks * this.blockBytes(layout)
+    const odd = layers.find(({ headDim }) => headDim % unit !== 0)
+    if (odd !== undefined)
+      throw new Error(`head dim ${odd.headDim} is not a multiple of ${unit}, as the KV pool wants it`)
     const { device, capabilities } = this.#context
-    if (size > capabilities.maxBindingBytes) {
-      const most = Math.floor(capabilities.maxBindingBytes / this.blockBytes(layout))
+    const most = this.maxBlocks(layout)
+    if (numBlocks > most) {
       throw new Error(
-        `${numBlocks} KV blocks take ${size} bytes per layer; this adapter binds at most ${capabilities.maxBindingBytes}: use at most ${most} (--num-kv-blocks)`,
+        `${numBlocks} KV blocks of a layer are more than this adapter's bindings of ${capabilities.maxBindingBytes} bytes hold: use at most ${most} (--num-kv-blocks)`,
       )
     }
     this.#layout = layout
-    for (let layer = 0; layer < numLayers; layer++) this.pools.push(createStorage(device, `kv ${layer}`, size))
+    for (const [layer, shape] of layers.entries()) {
+      let base = 0
+      const regions = this.#regionBytes(shape, blockSize).map((bytes) => {
+        const region = { base, bytes }
+        base += bytes * numBlocks
+        return region
+      })
+      this.pools.push({ shape, regions, buffer: createStorage(device, `kv ${layer}`, base) })
+    }
   }
 
   get scratchBytes(): number {
-    return this.#partials?.size ?? 0
+    return bufferBytes([...this.#partials.values()])
   }
 
   /** Splits that all sequences of a full pool have, each cut by its own end: what a step can need unless sequences share blocks. */
@@ -179,36 +188,39 @@ export class AttentionKernels {
 
   beginStep(input: StepInput): void {
     this.#input = input
-    this.#plannedTile = 0
   }
 
   /** One dispatch: norm, rope, q out, k and v into the pool. */
   qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions, rope: GpuRope | null): PreparedOp {
     const context = this.#context
-    const { layer, headDim, numHeads, numKvHeads, qkNorm } = options
+    const { layer, headDim, numHeads, numKvHeads, qkNorm, vNorm = null, isQueryOnly = false } = options
     const target = context.activation(q)
     const source = context.activation(qkv)
-    if (source.cols !== (numHeads + 2 * numKvHeads) * headDim || target.cols !== numHeads * headDim) {
+    const numStored = isQueryOnly ? 0 : numKvHeads
+    if (source.cols !== (numHeads + 2 * numStored) * headDim || target.cols !== numHeads * headDim) {
       throw new Error(
-        `qkvRopeStore: ${source.cols} -> ${target.cols} does not fit ${numHeads} + 2 x ${numKvHeads} heads of ${headDim}`,
+        `qkvRopeStore: ${source.cols} -> ${target.cols} does not fit ${numHeads} + 2 x ${numStored} heads of ${headDim}`,
       )
     }
+    if (vNorm !== null && qkNorm?.kind !== 'head') throw new Error('v is normalised by heads where q and k are')
     const { blockSize } = this.layout
+    const pool = this.#pool(options)
     const params = [
       numHeads,
       numKvHeads,
       source.stride,
       target.stride,
       rope === null ? 0 : rope.rotaryDim / 2,
-      this.#base(1),
+      base(pool, 1),
       { f32: qkNorm?.q.eps ?? 0 },
       { f32: qkNorm?.k.eps ?? 0 },
-      this.#base(2),
+      base(pool, 2),
+      { f32: vNorm?.eps ?? 0 },
     ]
     const buffers = [
       source.buffer,
       target.buffer,
-      this.#pool(layer),
+      pool.buffer,
       rope?.buffer ?? context.nothing,
       normWeight(context, qkNorm?.q),
       normWeight(context, qkNorm?.k),
@@ -217,9 +229,10 @@ export class AttentionKernels {
       { numHeads, numKvHeads, headDim, blockSize, isKvQ8: this.#isKvQ8 },
       qkNorm?.kind ?? 'none',
       rope !== null,
+      vNorm !== null,
     )
     const launch = new Launch(context, kernel, bind(context, `qkv ${layer}`, QKV, params, buffers))
-    return { sources: [kernel], launch: (numRows) => launch.add(numHeads + 2 * numKvHeads, numRows) }
+    return { sources: [kernel], launch: (numRows) => launch.add(numHeads + 2 * numStored, numRows) }
   }
 
   /** Up to three dispatches: single rows, row tiles, splits of single rows combined. */
@@ -229,7 +242,9 @@ export class AttentionKernels {
     const target = context.activation(out)
     const source = context.activation(q)
     const shape = { numHeads, numKvHeads, headDim, blockSize: this.layout.blockSize, isKvQ8: this.#isKvQ8 }
-    const capacity = this.#createPartials(shape)
+    const pool = this.#pool(options)
+    const { partials, capacity } = this.#createPartials(shape)
+    const plan = this.#plan(tileRows(shape), capacity, bidirectional)
     const hasSinks = sinks !== undefined && sinks !== null
     const sinkBuffer = hasSinks ? context.vector(sinks).buffer : context.nothing
     const group = (firstItem: number) =>
@@ -241,91 +256,71 @@ export class AttentionKernels {
           numKvHeads,
           source.stride,
           target.stride,
-          this.#base(1),
+          base(pool, 1),
           window ?? 0,
           firstItem,
           { f32: scale },
           { f32: softcap ?? 0 },
           bidirectional ? 1 : 0,
-          this.#base(2),
+          base(pool, 2),
           hasSinks ? 1 : 0,
+          plan.word,
         ],
-        [source.buffer, this.#pool(layer), target.buffer, this.#partials!, sinkBuffer],
+        [source.buffer, pool.buffer, target.buffer, partials, sinkBuffer],
       )
     const sources = attentionSources(shape)
     const singles = new Launch(context, sources[0], group(0))
     const tiles = new Launch(context, sources[1], group(1))
     const reduce = new Launch(context, sources[2], group(0))
-    const rows = tileRows(shape)
+    const groups = numHeads / headsPerItem(shape)
     return {
       sources,
       launch: () => {
-        this.#planItems(rows, capacity, bidirectional)
-        const operations = 4 * this.#tokens * numHeads * headDim
-        if (this.#singles.length > 0) singles.add(this.#singles.length / ITEM_WORDS, numKvHeads)
-        if (this.#tiles.length > 0) tiles.add(this.#tiles.length / ITEM_WORDS, numKvHeads, operations)
-        if (this.#splitRows.length > 0) reduce.add(this.#splitRows.length / SPLIT_ROW_WORDS, numHeads)
+        if (this.#input === null) throw new Error('attention outside a step')
+        plan.prepare(this.#input, context.step)
+        const operations = 4 * plan.tokens * numHeads * headDim
+        if (plan.numSingles > 0) singles.add(plan.numSingles, groups)
+        if (plan.numTiles > 0) tiles.add(plan.numTiles, groups, operations)
+        if (plan.numSplitRows > 0) reduce.add(plan.numSplitRows, numHeads)
       },
     }
   }
 
-  /** Where a region begins, in units of 16 bytes; 0 where there is none. */
-  #base(region: 1 | 2): number {
-    return (this.regions[region]?.base ?? 0) / 16
-  }
-
-  #pool(layer: number): GPUBuffer {
+  /** The pool of an op's layer. Throws where that has other heads. */
+  #pool({ layer, numKvHeads, headDim }: KvShape & { readonly layer: number }): KvPool {
     const pool = this.pools[layer]
     if (pool === undefined) throw new Error(`layer ${layer} is outside the pool of ${this.pools.length} layers`)
+    const { shape } = pool
+    if (shape.numKvHeads !== numKvHeads || shape.headDim !== headDim)
+      throw new Error(
+        `layer ${layer} of the KV pool has ${shape.numKvHeads} heads of ${shape.headDim}, the op ${numKvHeads} of ${headDim}`,
+      )
     return pool
   }
 
-  /** The buffer of partial results, shared by all layers; how many it holds. */
-  #createPartials({ numHeads, headDim }: AttentionShape): number {
+  /** The buffer of partial results of layers of this shape, and how many it holds. */
+  #createPartials({ numHeads, headDim }: AttentionShape): { readonly partials: GPUBuffer; readonly capacity: number } {
     const bytes = numHeads * (headDim + 2) * 4
     const most = Math.min(MAX_PARTIALS_BYTES, this.#context.capabilities.maxBindingBytes)
     const needed = bytes * AttentionKernels.numPartials(this.layout, this.#limits)
-    this.#partials ??= createStorage(this.#context.device, 'attention partials', Math.min(most, needed))
-    return Math.floor(this.#partials.size / bytes)
+    const partials =
+      this.#partials.get(bytes) ?? createStorage(this.#context.device, 'attention partials', Math.min(most, needed))
+    this.#partials.set(bytes, partials)
+    return { partials, capacity: Math.floor(partials.size / bytes) }
   }
 
-  #planItems(tile: number, capacity: number, isBidirectional: boolean): void {
-    if (this.#plannedTile !== 0) {
-      if (this.#plannedTile !== tile) throw new Error('layers with different query groups in one step')
-      return
-    }
-    if (this.#input === null) throw new Error('attention outside a step')
-    const { numSequences, positions, sequenceStarts } = this.#input
-    this.#plannedTile = tile
-    for (const list of [this.#singles, this.#tiles, this.#splitRows]) list.length = 0
-    this.#tokens = 0
-    let numPartials = 0
-    for (let sequence = 0; sequence < numSequences; sequence++) {
-      const endRow = sequenceStarts[sequence + 1]!
-      const end = positions[endRow - 1]!
-      for (let row = sequenceStarts[sequence]!; row < endRow;) {
-        const isTile = tile > 1 && endRow - row > 1
-        const count = isTile ? Math.min(tile, endRow - row) : 1
-        const last = positions[isBidirectional ? endRow - 1 : row + count - 1]!
-        const numSplits = Math.floor(last / SPLIT) + 1
-        if (isTile) {
-          this.#tiles.push(row, count, sequence, 0, numSplits, -1, end)
-          this.#tokens += count * (last + 1)
-        } else if (numSplits === 1 || numPartials + numSplits > capacity) {
-          this.#singles.push(row, 1, sequence, 0, numSplits, -1, end)
-        } else {
-          this.#splitRows.push(row, numPartials, numSplits)
-          for (let split = 0; split < numSplits; split++)
-            this.#singles.push(row, 1, sequence, split, split + 1, numPartials++, end)
-        }
-        row += count
-      }
-    }
-    const { step } = this.#context
-    step.set('numSingleItems', this.#singles.length / ITEM_WORDS)
-    const { words } = step.reserve('attentionItems', this.#singles.length + this.#tiles.length)
-    words.set(this.#singles.view())
-    words.set(this.#tiles.view(), this.#singles.length)
-    step.append('attentionRows', this.#splitRows.view())
+  #plan(tile: number, capacity: number, isBidirectional: boolean): AttentionPlan {
+    const known = this.#plans.find(
+      (plan) => plan.tile === tile && plan.capacity === capacity && plan.isBidirectional === isBidirectional,
+    )
+    if (known !== undefined) return known
+    if (this.#plans.length === MAX_ATTENTION_PLANS)
+      throw new Error(`more than ${MAX_ATTENTION_PLANS} kinds of attention layers in one model`)
+    const plan = new AttentionPlan(this.#plans.length, tile, capacity, isBidirectional)
+    this.#plans.push(plan)
+    return plan
   }
 }
+
+/** Where a region begins, in units of 16 bytes; 0 where there is none. */
+const base = ({ regions }: KvPool, region: 1 | 2): number => (regions[region]?.base ?? 0) / 16

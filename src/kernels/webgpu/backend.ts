@@ -272,7 +272,7 @@ export class WebGpuBackend implements InspectableBackend {
           ...shards.flatMap(({ codes, scales }) => [codes, scales]),
           ...this.#vectors.values().map(({ buffer }) => buffer),
         ]) + this.#lowRank.weightBytes,
-      kvCacheBytes: bufferBytes(this.#attention.pools) + this.#states.poolBytes,
+      kvCacheBytes: bufferBytes(this.#attention.pools.map(({ buffer }) => buffer)) + this.#states.poolBytes,
       scratchBytes:
         bufferBytes([
           this.#stepBuffer,
@@ -321,7 +321,7 @@ export class WebGpuBackend implements InspectableBackend {
   }
 
   maxKvBlocks(layout: KvLayout): number {
-    return Math.floor(this.#context.capabilities.maxBindingBytes / this.#attention.blockBytes(layout))
+    return this.#attention.maxBlocks(layout)
   }
 
   /** Not of a software adapter, whose memory is the host's. */

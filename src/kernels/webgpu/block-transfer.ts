@@ -24,7 +24,7 @@ export class BlockTransfer {
 
   /** Bytes of all layers of one block of a pool of this layout. */
   blockBytes(layout: KvLayout): number {
-    return layout.numLayers * this.#attention.blockBytes(layout)
+    return this.#attention.blockBytes(layout)
   }
 
   /** Notes a copy for the coming step. */
@@ -41,12 +41,13 @@ export class BlockTransfer {
   /** Submits the noted copies, in order. */
   submitCopies(): void {
     if (this.#copies.length === 0) return
-    const { regions, pools } = this.#attention
+    const { pools } = this.#attention
     const encoder = this.#device.createCommandEncoder()
-    const scratch = createStorage(this.#device, 'block copy', Math.max(...regions.map(({ bytes }) => bytes)))
+    const largest = Math.max(...pools.flatMap(({ regions }) => regions.map(({ bytes }) => bytes)))
+    const scratch = createStorage(this.#device, 'block copy', largest)
     for (const { source, destination } of this.#copies.splice(0)) {
       if (source === destination) continue
-      for (const pool of pools) {
+      for (const { buffer: pool, regions } of pools) {
         for (const { base, bytes } of regions) {
           // Within one buffer a copy must not be direct: WebGPU forbids equal source and destination.
           encoder.copyBufferToBuffer(pool, base + source * bytes, scratch, 0, bytes)
@@ -105,10 +106,10 @@ export class BlockTransfer {
     blocks: readonly number[],
     visit: (pool: GPUBuffer, poolAt: number, at: number, length: number) => void,
   ): void {
-    const { regions, pools } = this.#attention
+    const { pools } = this.#attention
     let at = 0
     for (const block of blocks) {
-      for (const pool of pools) {
+      for (const { buffer: pool, regions } of pools) {
         for (const { base, bytes } of regions) {
           visit(pool, base + block * bytes, at, bytes)
           at += bytes

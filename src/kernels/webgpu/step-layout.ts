@@ -17,16 +17,18 @@ const HEADER = {
   sampleSpecs: 11,
   currentTokens: 12,
   previousTokens: 13,
-  attentionItems: 14,
-  numSingleItems: 15,
-  attentionRows: 16,
   scoreResults: 17,
   places: 18,
   sequenceStarts: 19,
   stateRuns: 20,
   adapters: 21,
 } as const
-const HEADER_WORDS = 32
+/** Attention plans follow: of each the number of single-row items, where its items are, and where its split rows are. */
+const FIRST_PLAN = 32
+const PLAN_WORDS = 3
+/** Kinds of attention layers that differ in how their rows are tiled. */
+export const MAX_ATTENTION_PLANS = 4
+const HEADER_WORDS = FIRST_PLAN + MAX_ATTENTION_PLANS * PLAN_WORDS
 
 /** Words of one attention item, one split row and one sample spec. */
 export const ITEM_WORDS = 7
@@ -38,7 +40,7 @@ export function maxStepBytes(
   { maxRows, maxSequences, maxSampleRows, maxBlocksPerSequence }: BackendLimits,
   numPartials: number,
 ): number {
-  const items = (maxRows + numPartials) * ITEM_WORDS + maxRows * SPLIT_ROW_WORDS
+  const items = MAX_ATTENTION_PLANS * ((maxRows + numPartials) * ITEM_WORDS + maxRows * SPLIT_ROW_WORDS)
   const rows = 5 * maxRows + 3 * maxRows + maxSampleRows * (1 + SPEC_WORDS)
   return 4 * (HEADER_WORDS + rows + items + maxSequences * (maxBlocksPerSequence + 5) + 1)
 }
@@ -99,8 +101,28 @@ export class StepWriter {
     this.reserve(section, values.length).words.set(values)
   }
 
+  /** The word of the header that describes attention plan `plan`. */
+  static planWord(plan: number): number {
+    return FIRST_PLAN + plan * PLAN_WORDS
+  }
+
+  /** Writes an attention plan: its items, `numSingles` of single rows first, and the rows whose splits are combined. */
+  setPlan(plan: number, numSingles: number, items: readonly Int32Array[], splitRows: Int32Array): void {
+    const word = StepWriter.planWord(plan)
+    this.#words[word] = numSingles
+    this.#words[word + 1] = this.#length
+    for (const part of items) this.#reserve(part.length).words.set(part)
+    this.#words[word + 2] = this.#length
+    this.#reserve(splitRows.length).words.set(splitRows)
+  }
+
   /** Room for a section, as words and as floats over the same memory, valid until the next call. */
   reserve(section: StepSection, length: number): { words: Int32Array; floats: Float32Array } {
+    this.set(section, this.#length)
+    return this.#reserve(length)
+  }
+
+  #reserve(length: number): { words: Int32Array; floats: Float32Array } {
     const start = this.#length
     const end = start + length
     if (end > this.#words.length) {
@@ -110,7 +132,6 @@ export class StepWriter {
       this.#floats = new Float32Array(grown.buffer)
     }
     this.#length = end
-    this.set(section, start)
     return { words: this.#words.subarray(start, end), floats: this.#floats.subarray(start, end) }
   }
 

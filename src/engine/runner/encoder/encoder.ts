@@ -113,7 +113,7 @@ function record(
 
 /** The pool for `numTokens` tokens of one layer, in at most `numSequences` sequences. */
 export function encoderKvLayout({ numHeads, headDim }: EncoderSpec, numBlocks: number, blockSize: number): KvLayout {
-  return { numLayers: 1, numBlocks, blockSize, numKvHeads: numHeads, headDim }
+  return { numBlocks, blockSize, layers: [{ numKvHeads: numHeads, headDim }] }
 }
 
 /** Reads every weight into the backend. `source`: under our names (names.ts). Throws ModelError for a missing or misshapen tensor. */

@@ -76,7 +76,7 @@ export class TextPass {
         return new TextPass({ ...common, digest, forward: () => encoder.forward(), finish: (row) => row, placeOf })
       }
       const decoder = await loadDecoder(backend, checkpoint.spec, source, unpackedLoader(backend, source), true)
-      backend.createKvCache({ ...kvLayout(checkpoint.spec, blocksOf(limits), BLOCK_SIZE), numLayers: 1 })
+      backend.createKvCache(kvLayout(checkpoint.spec, blocksOf(limits), BLOCK_SIZE, true))
       await backend.ready()
       const finish = await lastNorm(checkpoint.source, checkpoint.spec)
       const digest = tally.hash.digest('hex').slice(0, 12)

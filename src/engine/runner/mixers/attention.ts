@@ -1,11 +1,20 @@
 /** Attention over the paged K and V of a sequence. */
-import type { Activation, AttentionOptions, Backend, Matrix, Norm, QkvOptions, Vector } from '../../../kernels/ops.ts'
+import type {
+  Activation,
+  AttentionOptions,
+  Backend,
+  KvShape,
+  Matrix,
+  Norm,
+  QkvOptions,
+  Vector,
+} from '../../../kernels/ops.ts'
 import { expectTensor, type WeightSource } from '../../weights/source.ts'
 import { expectLinear, type Part } from '../parameters.ts'
 import type { DecoderSpec } from '../spec.ts'
 import type { Mixer, MixerParts, MixerPlace } from './mixer.ts'
 
-export interface AttentionSpec {
+export interface AttentionSpec extends KvShape {
   readonly kind: 'attention'
   /** Index into DecoderSpec.ropes; null: no rotary embedding in this layer. */
   readonly rope: number | null
@@ -15,10 +24,16 @@ export interface AttentionSpec {
   readonly isGated: boolean
   /** Each head attends to a logit of its own beside the tokens. */
   readonly hasSinks: boolean
+  /** The layer whose K and V it attends to, having none of its own; null: it has. */
+  readonly sharesWith: number | null
+  /** Heads of v are divided by their root mean square. */
+  readonly hasVNorm: boolean
+  /** What is projected to k is v too: there is no v_proj. */
+  readonly isValueKey: boolean
 }
 
 interface Weights {
-  readonly qkv: Matrix // [(numHeads + 2 numKvHeads) headDim, hidden]
+  readonly qkv: Matrix // [(numHeads + 2 numKvHeads) headDim, hidden]; q alone where the layer shares another's K and V
   readonly qkvBias: Vector | undefined
   /** Of the output. */
   readonly gate: Matrix | null // [numHeads headDim, hidden]
@@ -67,7 +82,8 @@ const SINKS = 'self_attn.sinks'
 
 /** Checks the tensors. Throws ModelError. */
 export function expectAttention(source: WeightSource, spec: DecoderSpec, attention: AttentionSpec, base: string): void {
-  const { hiddenSize, numHeads, headDim, names } = spec
+  const { hiddenSize, numHeads, names } = spec
+  const { headDim } = attention
   expectLinear(source, qkvParts(spec, attention, base), hiddenSize, spec.hasQkvBias)
   expectLinear(source, [[`${base}${names.output}`, hiddenSize]], numHeads * headDim, spec.hasOutputBias)
   if (attention.hasSinks) expectTensor(source, `${base}${SINKS}`, [numHeads])
@@ -79,33 +95,39 @@ export async function loadAttention(
   attention: AttentionSpec,
   { base, memory }: MixerPlace,
 ): Promise<Mixer> {
-  const { hiddenSize, numHeads, numKvHeads, headDim, names, qkNorm } = spec
+  const { hiddenSize, numHeads, names, qkNorm } = spec
+  const { numKvHeads, headDim } = attention
+  const isQueryOnly = attention.sharesWith !== null
   const [qRows, kvRows] = [numHeads * headDim, numKvHeads * headDim]
   const shape = { layer: memory, numHeads, numKvHeads, headDim }
   const qkv = qkvParts(spec, attention, base)
   const output = [[`${base}${names.output}`, hiddenSize]] as const
   const rope = attention.rope === null ? null : (ropes[attention.rope] ?? null)
+  // Of a layer without keys of its own there is no norm of them; the one of its queries stands in.
+  const kNorm = isQueryOnly ? names.qNorm : names.kNorm
   const qkvOptions: QkvOptions = {
     ...shape,
     rope,
+    isQueryOnly,
+    vNorm: attention.hasVNorm ? { eps: spec.normEps } : null,
     qkNorm:
       qkNorm === 'none'
         ? null
         : {
             kind: qkNorm,
             q: await parameters.norm(`${base}${names.qNorm}`, qkNorm === 'full' ? qRows : headDim),
-            k: await parameters.norm(`${base}${names.kNorm}`, qkNorm === 'full' ? kvRows : headDim),
+            k: await parameters.norm(`${base}${kNorm}`, qkNorm === 'full' ? kvRows : headDim),
           },
   }
   const weights = {
     qkv: await parameters.matrix(qkv, hiddenSize),
     qkvBias: await parameters.bias(spec.hasQkvBias, qkv),
-    gate: attention.isGated ? await parameters.matrix([gatePart(spec, base)], hiddenSize) : null,
+    gate: attention.isGated ? await parameters.matrix([gatePart(spec, headDim, base)], hiddenSize) : null,
     output: await parameters.matrix(output, qRows),
     outputBias: await parameters.bias(spec.hasOutputBias, output),
   }
   const buffers = {
-    qkv: parameters.activation('qkv', qRows + 2 * kvRows),
+    qkv: parameters.activation('qkv', qRows + (isQueryOnly ? 0 : 2 * kvRows)),
     q: parameters.activation('q', qRows),
     attended: parameters.activation('attended', qRows),
     gate: attention.isGated ? parameters.activation('attention gate', qRows) : null,
@@ -116,27 +138,29 @@ export async function loadAttention(
   return new Attention(backend, weights, buffers, qkvOptions, options)
 }
 
-function qkvParts(spec: DecoderSpec, { isGated }: AttentionSpec, base: string): readonly Part[] {
-  const { numHeads, numKvHeads, headDim, names, ropes, rotatesNeighbours } = spec
+function qkvParts(spec: DecoderSpec, attention: AttentionSpec, base: string): readonly Part[] {
+  const { numHeads, names, ropes, rotatesNeighbours } = spec
+  const { numKvHeads, headDim, isGated, isValueKey, sharesWith } = attention
   const [qRows, kvRows] = [numHeads * headDim, numKvHeads * headDim]
   const [first, k, v] = names.qkv
+  if (sharesWith !== null) return [[`${base}${first}`, qRows]]
   if (k === undefined || v === undefined) return [[`${base}${first}`, qRows + 2 * kvRows]]
   const rotaryDim = 2 * (ropes[0]?.inverseFrequencies.length ?? 0)
   const from = rotatesNeighbours ? (row: number) => apart(row, headDim, rotaryDim) : undefined
   return [
-    isGated ? queryPart(spec, base) : [`${base}${first}`, qRows, from],
+    isGated ? queryPart(spec, headDim, base) : [`${base}${first}`, qRows, from],
     [`${base}${k}`, kvRows, from],
-    [`${base}${v}`, kvRows],
+    [`${base}${isValueKey ? k : v}`, kvRows],
   ]
 }
 
 /** q_proj of a gated layer has, head by head, the query's rows and the gate's. */
-function queryPart({ names, numHeads, headDim }: DecoderSpec, base: string): Part {
+function queryPart({ names, numHeads }: DecoderSpec, headDim: number, base: string): Part {
   const rows = numHeads * headDim
   return [`${base}${names.qkv[0]}`, rows, (row) => row + Math.floor(row / headDim) * headDim, 2 * rows]
 }
 
-function gatePart({ names, numHeads, headDim }: DecoderSpec, base: string): Part {
+function gatePart({ names, numHeads }: DecoderSpec, headDim: number, base: string): Part {
   const rows = numHeads * headDim
   return [`${base}${names.qkv[0]}`, rows, (row) => row + (Math.floor(row / headDim) + 1) * headDim, 2 * rows]
 }

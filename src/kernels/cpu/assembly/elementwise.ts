@@ -193,6 +193,8 @@ export class QkvCommand {
   qEps: f32
   kNorm: usize
   kEps: f32
+  normalizesV: i32
+  vEps: f32
   rope: usize // f32 [rows][2][rotaryDim / 2]: cosines, sines; 0: none
   rotaryDim: i32
   counter: i32
@@ -223,6 +225,7 @@ export function qkvRopeStore(c: QkvCommand): void {
       rotate(keys, c.numKvHeads, c.headDim, table, c.rotaryDim >> 1)
     }
     if (c.normKind == AFTER_ROPE) normQueriesAndKeys(c, q, keys)
+    if (c.normalizesV != 0) divideByLength(values, c.numKvHeads, c.headDim, c.vEps)
     const slot = load<i32>(c.slots + (<usize>row << 2))
     const block = slot / c.blockSize
     const offset = <usize>(slot - block * c.blockSize)
@@ -249,6 +252,15 @@ function normHeads(kind: i32, x: usize, heads: i32, headDim: i32, weight: usize,
     const at = x + (width << 2) * piece
     const inverse = inverseRms(at, width, eps)
     for (let i: usize = 0; i < width << 2; i += 4) store<f32>(at + i, load<f32>(at + i) * inverse * load<f32>(weight + i))
+  }
+}
+
+/** Divides each head by its root mean square. */
+function divideByLength(x: usize, heads: i32, headDim: i32, eps: f32): void {
+  const bytes = <usize>headDim << 2
+  for (let head = 0; head < heads; head++, x += bytes) {
+    const inverse = inverseRms(x, headDim, eps)
+    for (let i: usize = 0; i < bytes; i += 4) store<f32>(x + i, load<f32>(x + i) * inverse)
   }
 }
 

@@ -19,6 +19,7 @@ struct AttentionParams {
   bidirectional: u32, // rows see the rows after them too
   scale_base: u32,
   has_sinks: u32,
+  plan: u32, // word of the step's header from which the items of layers like this one are described
 }
 
 @group(0) @binding(1) var<uniform> params: AttentionParams;
@@ -56,8 +57,8 @@ struct Item {
 }
 
 fn load_item(index: u32) -> Item {
-  let first = params.first_item * header(NUM_SINGLE_ITEMS);
-  let at = header(ATTENTION_ITEMS) + (first + index) * ITEM_WORDS;
+  let first = params.first_item * header(params.plan + NUM_SINGLE_ITEMS);
+  let at = header(params.plan + ATTENTION_ITEMS) + (first + index) * ITEM_WORDS;
   return Item(
     u32(step[at]),
     u32(step[at + 1u]),

@@ -17,7 +17,7 @@ var<workgroup> factors: array<f32, $(WS)>;
 @compute @workgroup_size($(WS))
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   // [row, first partial, number of partials]
-  let entry = header(ATTENTION_ROWS) + group.x * 3u;
+  let entry = header(params.plan + ATTENTION_ROWS) + group.x * 3u;
   let row = u32(step[entry]);
   let first = u32(step[entry + 1u]);
   let count = u32(step[entry + 2u]);

@@ -2,9 +2,9 @@
 //
 //   q, out   f32 [rows, numHeads D]
 //   kv       kv-layout.wgsl
-//   launch   x = items, y = KV heads; workgroup = WS threads
+//   launch   x = items, y = KV heads times PARTS_OF_GROUP; workgroup = WS threads
 //
-// The whole query group of a KV head and TM rows (QV = TM G query vectors) share a workgroup. A tile of TILE tokens: a thread scores
+// G query heads of a KV head, its whole group or a part of it, and TM rows (QV = TM G query vectors) share a workgroup. A tile of TILE tokens: a thread scores
 // a token against VS query vectors, so that a key is read once for them, neighbouring threads on neighbouring tokens; maxima and weights by
 // runs of 4 tokens, PARTS of them a vector, added in order; then every thread adds the tile's values into the dims it owns. K and V come
 // straight from memory: the second reader finds them in the cache, and staging them would cost the workgroup memory that lets several
@@ -35,11 +35,11 @@ fn add_products(sum: f32, key: vec4<f32>, query: vec4<f32>) -> f32 {
 @compute @workgroup_size($(WS))
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let item = load_item(group.x);
-  let kv_head = group.y;
+  let kv_head = group.y / $(PARTS_OF_GROUP)u;
   for (var i = lane; i < $(TM * G * D / 4)u; i += $(WS)u) {
     let vector = i / $(D / 4)u;
     let row = item.row + min(vector / $(G)u, item.num_rows - 1u);
-    queries[i] = q[row * (params.q_stride >> 2u) + (kv_head * $(G)u + vector % $(G)u) * $(D / 4)u + i % $(D / 4)u] * params.scale;
+    queries[i] = q[row * (params.q_stride >> 2u) + (group.y * $(G)u + vector % $(G)u) * $(D / 4)u + i % $(D / 4)u] * params.scale;
   }
   for (var v = lane; v < $(TM * G)u; v += $(WS)u) {
     all_max_of[v] = EMPTY_MAX;
@@ -207,7 +207,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let vector = i / $(D / 4)u;
       let d = (i % $(D / 4)u) * 4u;
       let m = vector / $(G)u;
-      let head = kv_head * $(G)u + vector % $(G)u;
+      let head = group.y * $(G)u + vector % $(G)u;
       if (m < item.num_rows) {
         if (item.partial < 0) {
           let at = (item.row + m) * params.out_stride + head * $(D)u + d;
@@ -216,7 +216,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
           out[at + $(e)u] = all$(n)[$(e)] / total;
 #end
         } else {
-          let at = (u32(item.partial) * params.num_kv_heads * $(G)u + head) * $(D + 2)u;
+          let at = (u32(item.partial) * params.num_kv_heads * $(G * PARTS_OF_GROUP)u + head) * $(D + 2)u;
 #repeat e 4
           partials[at + d + $(e)u] = all$(n)[$(e)];
 #end

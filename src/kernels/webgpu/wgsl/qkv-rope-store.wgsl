@@ -19,6 +19,7 @@ struct QkvParams {
   q_eps: f32,
   k_eps: f32,
   scale_base: u32,
+  v_eps: f32,
 }
 
 @group(0) @binding(1) var<uniform> params: QkvParams;
@@ -52,6 +53,15 @@ fn angle_of(position: u32, i: u32) -> vec2<f32> {
   return vec2<f32>(low.x * high.x - low.y * high.y, low.y * high.x + low.x * high.y);
 }
 #endif
+
+// Whether a head's length is taken.
+fn has_norm(is_v: bool) -> bool {
+#if V_NORM
+  return true;
+#else
+  return !is_v;
+#endif
+}
 
 // Dim d of a q or k head after norm and rope. `base`: the head's first value in qkv.
 fn turned(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool, position: u32) -> f32 {
@@ -105,7 +115,7 @@ fn normed(base: u32, weight_base: u32, d: u32, factor: f32, is_q: bool) -> f32 {
 // Four dims of a k or v head as they go to the pool, before they are codes.
 fn stored(base: u32, weight_base: u32, d: u32, factor: f32, is_v: bool, position: u32) -> vec4<f32> {
   if (is_v) {
-    return vec4<f32>(qkv[base + d], qkv[base + d + 1u], qkv[base + d + 2u], qkv[base + d + 3u]);
+    return factor * vec4<f32>(qkv[base + d], qkv[base + d + 1u], qkv[base + d + 2u], qkv[base + d + 3u]);
   }
   return vec4<f32>(
     rotated(base, weight_base, d, factor, false, position),
@@ -136,7 +146,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let width = $(D)u * select(params.num_kv_heads, params.num_heads, is_q);
   weight_base = own * $(D)u;
 #endif
-  if (!is_v) {
+  if (has_norm(is_v)) {
     var sum = 0.0;
     for (var i = lane; i < width; i += $(WS)u) {
 #if QK_NORM == 3
@@ -149,12 +159,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     sums[lane] = sum;
   }
   workgroupBarrier();
-  if (!is_v) {
+  if (has_norm(is_v)) {
     var total = 0.0;
   for (var t = 0u; t < $(WS)u; t++) {
       total += sums[t];
   }
-    factor = 1.0 / sqrt(total / f32(width) + select(params.k_eps, params.q_eps, is_q));
+    factor = 1.0 / sqrt(total / f32(width) + select(select(params.k_eps, params.v_eps, is_v), params.q_eps, is_q));
   }
 #endif
   let slot = u32(step[header(SLOTS) + row]);
@@ -203,7 +213,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #else
     if (is_v) {
       let kv_head = head - params.num_heads - params.num_kv_heads;
-      kv[v_at(block, kv_head, token, word >> 2u) * 4u + (word & 3u)] = pack2x16float(vec2<f32>(qkv[base + d], qkv[base + d + 1u]));
+      kv[v_at(block, kv_head, token, word >> 2u) * 4u + (word & 3u)] = pack2x16float(factor * vec2<f32>(qkv[base + d], qkv[base + d + 1u]));
     } else {
       let low = rotated(base, weight_base, d, factor, is_q, position);
       let high = rotated(base, weight_base, d + 1u, factor, is_q, position);

@@ -16,14 +16,16 @@ const SCORE_TARGETS = 10u; // [score rows, 2] target token, topN
 const SAMPLE_SPECS = 11u; // [sample rows, SPEC_WORDS]
 const CURRENT_TOKENS = 12u; // offset into `sampled` of this step's tokens
 const PREVIOUS_TOKENS = 13u;
-const ATTENTION_ITEMS = 14u; // [items, ITEM_WORDS]
-const NUM_SINGLE_ITEMS = 15u;
-const ATTENTION_ROWS = 16u; // [split rows, 3] row, first partial, number of partials
 const SCORE_RESULTS = 17u; // word of the results buffer
 const PLACES = 18u; // [rows] row of the second table
 const SEQUENCE_STARTS = 19u; // [sequences + 1] first row of each
 const STATE_RUNS = 20u; // [sequences, 4] first row, end row, slot read or -1, slot written
 const ADAPTERS = 21u; // [rows] the row's adapter or -1
+
+// From the word of an attention plan on (step-layout.ts).
+const NUM_SINGLE_ITEMS = 0u;
+const ATTENTION_ITEMS = 1u; // [items, ITEM_WORDS]
+const ATTENTION_ROWS = 2u; // [split rows, 3] row, first partial, number of partials
 
 fn header(index: u32) -> u32 {
   return u32(step[index]);
