@@ -62,6 +62,14 @@ export interface HostNorm {
   readonly eps: number
 }
 
+/** Each `width` values of x[start .. start + length - 1] divided by their root mean square, in place. */
+export function divideByLength(x: Float32Array, start: number, length: number, width: number, eps: number): void {
+  for (let base = start; base < start + length; base += width) {
+    const inverse = inverseRms(x, base, width, eps)
+    for (let i = base; i < base + width; i++) x[i] = x[i]! * inverse
+  }
+}
+
 /** RMSNorm in place of each `width` values of x[start .. start + length - 1]. */
 export function normalizePieces(
   x: Float32Array,

@@ -53,7 +53,15 @@ import type {
   Vector,
 } from '../ops.ts'
 import { resolvePending, Sampler, tokenLogprobs } from '../sampling.ts'
-import { activationOf, type HostNorm, inverseRms, joinGlu, layerNorm, normalizePieces } from './arithmetic.ts'
+import {
+  activationOf,
+  divideByLength,
+  type HostNorm,
+  inverseRms,
+  joinGlu,
+  layerNorm,
+  normalizePieces,
+} from './arithmetic.ts'
 import { type AttentionScratch, pagedAttention } from './attention.ts'
 import { combineExperts, createHostRouting, type HostRouting, multiplyExperts, routeRow } from './experts.ts'
 import { activate, addLowRank, type HostLowRank } from './low-rank.ts'
@@ -457,10 +465,7 @@ class ReferenceBackend implements InspectableBackend {
         table.rotate(keys, slot, numStored, headDim, row)
       }
       if (qkNorm?.kind === 'rotatedHead') normalize()
-      for (let at = slot; vNorm !== null && at < slot + kvWidth; at += headDim) {
-        const inverse = inverseRms(values, at, headDim, vNorm.eps)
-        for (let i = at; i < at + headDim; i++) values[i] = values[i]! * inverse
-      }
+      if (vNorm !== null) divideByLength(values, slot, kvWidth, headDim, vNorm.eps)
       if (this.#options.kvFormat === 'q8') {
         for (const stored of [keys, values]) roundToCodes(stored, slot, numStored, headDim)
       }
