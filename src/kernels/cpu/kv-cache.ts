@@ -39,7 +39,7 @@ export function kvBlockBytes({ layers, blockSize }: KvLayout, format: KvFormat):
 }
 
 /** One layer of the pool. */
-export interface KvLayer {
+interface KvLayer {
   readonly shape: KvShape
   readonly geometry: KvGeometry
   /** Address of its blocks. */

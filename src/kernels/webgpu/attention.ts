@@ -100,7 +100,7 @@ export function qkvSource(
 }
 
 /** One layer's buffer: K, then V, then in q8 their scales. Each is a region with `bytes` for every block. */
-export interface KvPool {
+interface KvPool {
   readonly shape: KvShape
   readonly buffer: GPUBuffer
   readonly regions: readonly { readonly base: number; readonly bytes: number }[]
