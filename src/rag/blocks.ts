@@ -21,6 +21,8 @@ export interface Block extends SourceRange {
   readonly text: string
   /** Headings above it, outermost first. */
   readonly headings: readonly string[]
+  /** What a link to it has behind the document's address, such as `#page=3`; absent: nothing closer than the document. */
+  readonly anchor?: string
   /** Of a table: its text by rows. */
   readonly rows?: readonly TableRow[]
 }
@@ -37,7 +39,12 @@ export const DOCUMENT_TITLE = 0
 interface Heading extends SourceRange {
   readonly level: number
   readonly title: string
+  /** As in Block. */
+  readonly anchor?: string
 }
+
+/** Where a block stands: what is above it. */
+export type BlockPlace = Pick<Block, 'headings' | 'anchor'>
 
 /** Headings above the place that a document has been read to. One that nothing follows is text of its own. */
 export class HeadingPath {
@@ -53,10 +60,11 @@ export class HeadingPath {
     return left
   }
 
-  /** The titles above a block that is here, outermost first. */
-  titles(): readonly string[] {
+  /** The headings above a block that is here, and the anchor of the innermost that has one. */
+  place(): BlockPlace {
     for (const heading of this.#path) heading.isCovered = true
-    return this.#path.map(({ title }) => title)
+    const anchor = this.#path.findLast((heading) => heading.anchor !== undefined)?.anchor
+    return { headings: this.#path.map(({ title }) => title), ...(anchor !== undefined && { anchor }) }
   }
 
   /** The end of the document. @returns as `enter`. */
@@ -69,8 +77,10 @@ export class HeadingPath {
     while ((this.#path.at(-1)?.level ?? -1) >= level) {
       const heading = this.#path.pop()
       if (!heading || heading.isCovered) continue
-      const { title: text, start, end } = heading
-      blocks.push({ kind: 'prose', text, headings: this.titles(), start, end })
+      const { title: text, start, end, anchor: own } = heading
+      const above = this.place()
+      const anchor = own ?? above.anchor
+      blocks.push({ kind: 'prose', text, ...above, ...(anchor !== undefined && { anchor }), start, end })
     }
     return blocks
   }

@@ -149,6 +149,7 @@ async function chunkSection(
   countTokens: CountTokens,
   firstChunk: number,
 ): Promise<Chunk[]> {
+  const anchor = section[0]?.anchor
   const { headings, numTokens: numHeadingTokens } = await fitHeadings(
     section[0]?.headings ?? [],
     maxTokens,
@@ -166,7 +167,7 @@ async function chunkSection(
     // Markdown and plain text are shown as they stand in the source; HTML and tables have no such form.
     const text = taken.some(({ isRendered }) => isRendered) ? joinUnits(taken) : source.slice(start, end)
     const numTokens = numHeadingTokens + taken.reduce((sum, unit) => sum + unit.numTokens, 0)
-    return { chunk: firstChunk + i, text, headings, start, end, numTokens }
+    return { chunk: firstChunk + i, text, headings, ...(anchor !== undefined && { anchor }), start, end, numTokens }
   })
 }
 

@@ -84,3 +84,29 @@ describe('HTML reads as in a browser', () => {
     expect(read('<title>'.repeat(5000) + '<p>x').join()).toContain('x')
   })
 })
+
+describe('a block can be linked to', () => {
+  const anchors = (html: string) => htmlBlocks(html).map(({ text, anchor }) => [text, anchor])
+
+  it.each([
+    ['an id of the heading', '<h2 id="prices">Prices</h2><p>5', '#prices'],
+    ['an id inside the heading', '<h2><a id="prices"></a>Prices</h2><p>5', '#prices'],
+    ['a name', '<a name="prices"></a><h2>Prices</h2><p>5', '#prices'],
+    ['the section', '<p>x<section id="prices"><h2>Prices</h2><p>5', '#prices'],
+    ['the innermost of the section', '<section id="a"><span id="b"></span><h2>Prices</h2><p>5', '#b'],
+    ['signs that links escape', '<h2 id=\'preis "50 €" #1\'>Prices</h2><p>5', '#preis%20%2250%20%E2%82%AC%22%20%231'],
+    ['an id that is too long', `<h2 id="${'a'.repeat(200)}">Prices</h2><p>5`, undefined],
+    ['an id of other text', '<p id="x">Before.</p><h2>Prices</h2><p>5', undefined],
+    ['a heading without one below one that has', '<h1 id="top">Museum</h1><h2>Prices</h2><p>5', '#top'],
+    ['a table', '<h2 id="t">Prices</h2><table><tr><th>Who<th>Fee<tr><td>All<td>5</table>', '#t'],
+  ])('%s', (_, html, expected) => {
+    expect(anchors(html).at(-1)?.[1]).toBe(expected)
+  })
+
+  it('a heading without text below it has its own', () => {
+    expect(anchors('<h1 id="a">A</h1><h2 id="b">B</h2><h2 id="c">C</h2><p>x')).toEqual([
+      ['B', '#b'],
+      ['x', '#c'],
+    ])
+  })
+})

@@ -32,6 +32,8 @@ const BULLET = '- '
 const MAX_DEPTH = 1500
 /** Elements of a page; each takes some 300 bytes. */
 const MAX_ELEMENTS = 1_000_000
+/** UTF-16 units of a name that links reach a heading by. */
+const MAX_ID_LENGTH = 128
 /** Raw texts read again as HTML inside each other. */
 const MAX_READINGS = 3
 
@@ -109,6 +111,10 @@ class PageReader {
   #listDepth = 0
   /** Level of the heading whose text comes next. */
   #headingLevel: number | null = null
+  /** Of the last element that has one since the last text: generators name the section around a heading, or a link in it. */
+  #id: string | null = null
+  /** The same where the text of the block began. */
+  #textId: string | null = null
   #numReadings = 0
   /** A title comes first or is text. */
   #hasTitle = false
@@ -149,7 +155,7 @@ class PageReader {
       unquoted.#numReadings = this.#numReadings
       unquoted.read(from)
       for (const block of unquoted.end()) {
-        this.#blocks.push({ ...block, headings: block.headings.length > 0 ? block.headings : this.#path.titles() })
+        this.#blocks.push(block.headings.length > 0 ? block : { ...block, ...this.#path.place() })
       }
       return
     }
@@ -171,6 +177,7 @@ class PageReader {
     if (!('tagName' in node)) return
     const name = node.tagName
     if (SKIPPED.has(name)) return
+    this.#id = idOf(node) ?? this.#id
     const { sourceCodeLocation: at } = node
     const start = offset + (at?.startOffset ?? 0)
     const end = offset + (at?.startTag?.endOffset ?? at?.endOffset ?? 0)
@@ -252,17 +259,20 @@ class PageReader {
     if (first && last) {
       const text = placed.map((row) => row.text).join('\n')
       const [start, end] = [first.start, last.end]
-      this.#blocks.push({ kind: 'table', text, headings: this.#path.titles(), start, end, rows: placed })
+      this.#blocks.push({ kind: 'table', text, ...this.#path.place(), start, end, rows: placed })
     }
     return true
   }
 
   #add(text: string, start: number, end: number): void {
     if (text === '') return
+    const isBlank = text.trim() === ''
     if (this.#start < 0) {
-      if (text.trim() === '') return
+      if (isBlank) return
       this.#start = start
+      this.#textId = this.#id
     }
+    if (!isBlank) this.#id = null
     this.#parts.push(text)
     // What stands wrongly inside a table is moved before it.
     this.#start = Math.min(this.#start, start)
@@ -271,8 +281,9 @@ class PageReader {
 
   #flush(): void {
     const joined = this.#parts.join('')
-    const [start, end, kind] = [this.#start, this.#end, this.#kind]
+    const [start, end, kind, textId] = [this.#start, this.#end, this.#kind, this.#textId]
     this.#parts = []
+    this.#textId = null
     this.#start = -1
     this.#end = 0
     this.#kind = this.#preDepth > 0 ? 'code' : 'prose'
@@ -282,14 +293,29 @@ class PageReader {
     const level = this.#headingLevel
     this.#headingLevel = null
     if (level !== null && isTitle(text)) {
-      this.#blocks.push(...this.#path.enter({ level, title: withoutMark(text.replaceAll('\n', ' ')), start, end }))
-    } else this.#blocks.push({ kind, text, headings: this.#path.titles(), start, end })
+      const anchor = fragmentOf(textId ?? this.#id)
+      this.#id = null
+      const heading = { level, title: withoutMark(text.replaceAll('\n', ' ')), start, end }
+      this.#blocks.push(...this.#path.enter({ ...heading, ...(anchor !== null && { anchor }) }))
+    } else this.#blocks.push({ kind, text, ...this.#path.place(), start, end })
   }
 }
 
 const headingLevel = (name: string): number | null => {
   const digit = /^h([1-6])$/.exec(name)?.[1]
   return digit === undefined ? null : Number(digit)
+}
+
+/** The name that links reach an element by: its id, or that of `<a name>`. */
+function idOf(node: Dom.Element): string | null {
+  const id = attributeOf(node, 'id') || (node.tagName === 'a' ? attributeOf(node, 'name') : '')
+  return id === '' ? null : id
+}
+
+/** A link's fragment; null where the name is none, or too long to be repeated in every answer. */
+function fragmentOf(id: string | null): string | null {
+  if (id === null || id.length > MAX_ID_LENGTH || /\p{Cs}/u.test(id)) return null
+  return `#${encodeURI(id).replaceAll('#', '%23')}`
 }
 
 const attributeOf = (node: Dom.Element, name: string): string =>

@@ -1,5 +1,5 @@
 /** Markdown as blocks. */
-import { DOCUMENT_TITLE, HeadingPath, isTitle, type Block, type TableRow } from './blocks.ts'
+import { DOCUMENT_TITLE, HeadingPath, isTitle, type Block, type BlockPlace, type TableRow } from './blocks.ts'
 import { isBlank, linesOf, toBlock, type Line } from './plain.ts'
 import { namedRow, plainRow } from './tables.ts'
 
@@ -19,7 +19,7 @@ export function* markdownBlocks(text: string): Generator<Block> {
   const isOpen = (): boolean => lines.length > 0
   function* flush(): Generator<Block> {
     if (lines.length > 0)
-      yield* kind === 'table' ? tableBlock(lines, path.titles()) : toBlock(text, lines, kind, path.titles())
+      yield* kind === 'table' ? tableBlock(lines, path.place()) : toBlock(text, lines, kind, path.place())
     lines = []
     kind = 'prose'
   }
@@ -30,7 +30,7 @@ export function* markdownBlocks(text: string): Generator<Block> {
   if (matter) {
     const { title, rest } = matter
     if (title && isTitle(title.text)) yield* enter(DOCUMENT_TITLE, title.text, title.line, title.line)
-    yield* toBlock(text, rest, 'lines', path.titles())
+    yield* toBlock(text, rest, 'lines', path.place())
   }
   for (const line of linesOf(text, matter?.end ?? 0)) {
     if (fence !== null) {
@@ -156,14 +156,14 @@ function cellsOf(line: string): string[] {
   return cells
 }
 
-function* tableBlock([header, delimiter, ...lines]: readonly Line[], headings: readonly string[]): Generator<Block> {
+function* tableBlock([header, delimiter, ...lines]: readonly Line[], place: BlockPlace): Generator<Block> {
   if (!header || !delimiter) return
   const names = cellsOf(header.text)
   const rows: TableRow[] = lines.map(({ text, start, end }) => ({ text: namedRow(names, cellsOf(text)), start, end }))
   // Names of columns that no row came for.
   if (rows.length === 0) rows.push({ text: plainRow(names), start: header.start, end: delimiter.end })
   const text = rows.map((row) => row.text).join('\n')
-  yield { kind: 'table', text, headings, rows, start: header.start, end: rows.at(-1)?.end ?? delimiter.end }
+  yield { kind: 'table', text, ...place, rows, start: header.start, end: rows.at(-1)?.end ?? delimiter.end }
 }
 
 /** Whether blank lines lie between the last line and this one. */

@@ -1,6 +1,5 @@
 /** Plain text as blocks, whole or by pages. */
-import { pageHeading } from './anchor.ts'
-import type { Block } from './blocks.ts'
+import type { Block, BlockPlace } from './blocks.ts'
 
 export interface Line {
   readonly text: string
@@ -27,12 +26,12 @@ export function* toBlock(
   source: string,
   lines: readonly Line[],
   kind: Block['kind'],
-  headings: readonly string[],
+  place: BlockPlace,
 ): Generator<Block> {
   const first = lines[0]
   const last = lines.at(-1)
   if (first && last) {
-    yield { kind, text: source.slice(first.start, last.end), headings, start: first.start, end: last.end }
+    yield { kind, text: source.slice(first.start, last.end), ...place, start: first.start, end: last.end }
   }
 }
 
@@ -41,29 +40,29 @@ export function* plainBlocks(
   text: string,
   from = 0,
   to = text.length,
-  headings: readonly string[] = [],
+  place: BlockPlace = { headings: [] },
 ): Generator<Block> {
   let lines: Line[] = []
   for (const line of linesOf(text, from, to)) {
     if (!isBlank(line)) lines.push(line)
     else {
-      yield* toBlock(text, lines, 'prose', headings)
+      yield* toBlock(text, lines, 'prose', place)
       lines = []
     }
   }
-  yield* toBlock(text, lines, 'prose', headings)
+  yield* toBlock(text, lines, 'prose', place)
 }
 
 /** Ends a page in the text of a paged document. */
 export const PAGE_BREAK = '\f'
 
-/** Paragraphs under the number of their page: no chunk reaches over the end of one, so that each can be cited by it. */
+/** Paragraphs under the number of their page: no chunk reaches over the end of one, so that each can be cited by it (RFC 8118). */
 export function* pageBlocks(text: string): Generator<Block> {
   let page = 1
   for (let from = 0; from < text.length; page++) {
     const at = text.indexOf(PAGE_BREAK, from)
     const to = at < 0 ? text.length : at
-    yield* plainBlocks(text, from, to, [pageHeading(page)])
+    yield* plainBlocks(text, from, to, { headings: [`Page ${page}`], anchor: `#page=${page}` })
     from = to + 1
   }
 }

@@ -1,7 +1,6 @@
 /** From a query to its documents: embed, search, rerank. Each step is a span of the contract. */
 import { stage } from '../observability/context.ts'
 import { untilAborted } from './abort.ts'
-import { anchorOf } from './anchor.ts'
 import type { Embedder } from './embedder.ts'
 import { RagError } from './errors.ts'
 import { fusedOrder, type FusionWeights } from './fusion.ts'
@@ -80,8 +79,7 @@ export async function retrieve(parts: RetrieveParts, params: Retrieving, signal?
 }
 
 function toDocument(candidate: Candidate, score: number, rank: number): RetrievedDocument {
-  const { documentId: id, chunk, source, text, headings, start, end, metadata } = candidate
-  const anchor = anchorOf(candidate)
+  const { documentId: id, chunk, source, anchor = null, text, headings, start, end, metadata } = candidate
   return { id, chunk, source, anchor, score, rank, text, headings, start, end, metadata }
 }
 

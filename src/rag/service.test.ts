@@ -274,11 +274,17 @@ describe('retrieval', () => {
     expect(citations.documents).toEqual([best])
   })
 
-  it('cites the page of a PDF', async () => {
+  it('cites the page of a PDF and the heading of a page', async () => {
     const pdf = writePdf([[{ x: 72, y: 700, text: 'A trace has a span.' }], [{ x: 72, y: 700, text: 'Walnut bread.' }]])
     await rag.ingestFile('paged', { name: 'manual.pdf', content: pdf })
     const { citations } = await augment('walnut bread', { index: 'paged', top_n: 1 })
     expect(citations.documents).toMatchObject([{ id: 'manual.pdf', anchor: '#page=2' }])
+    await rag.ingestFile('paged', {
+      name: 'prices.html',
+      content: Buffer.from('<h2 id="fees">Fees</h2><p>An otter is five euros.'),
+    })
+    const { documents: found } = await rag.query({ query: 'otter fees', index: 'paged', top_n: 1 })
+    expect(found).toMatchObject([{ id: 'prices.html', anchor: '#fees' }])
     await rag.ingestDocuments('paged', [document('notes.md', '# Page 3\n\nA fox.')])
     const { documents } = await rag.query({ query: 'a fox', index: 'paged' })
     expect(documents.find(({ id }) => id === 'notes.md')).toMatchObject({ headings: ['Page 3'], anchor: null })

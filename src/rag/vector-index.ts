@@ -15,6 +15,8 @@ export interface Chunk {
   readonly text: string
   /** Headings above it, outermost first. */
   readonly headings: readonly string[]
+  /** What a link to it has behind the document's address, such as `#page=3`; absent: nothing closer than the document. */
+  readonly anchor?: string
   /** Where it lies in the document's text, in UTF-16 units: [start, end). */
   readonly start: number
   readonly end: number

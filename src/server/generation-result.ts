@@ -8,7 +8,7 @@ interface CitedDocument {
   readonly id: string
   readonly chunk: number
   readonly source: string | null
-  /** Behind the source in a link to the passage, such as `#page=3`. */
+  /** Behind the source in a link to the passage, such as `#page=3` or `#fees`. */
   readonly anchor: string | null
   readonly score: number
   readonly rank: number

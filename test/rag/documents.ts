@@ -25,7 +25,8 @@ export function syntheticDocument(id: string, dimensions: number, random: () => 
   }
   const chunks = Array.from({ length: numChunks }, (_, chunk) => {
     const text = `Part ${chunk} of ${id}, word${Math.floor(random() * 1000)}.`
-    return { chunk, text, headings: ['Made'], start: chunk * 100, end: chunk * 100 + text.length, numTokens: 8 }
+    const place = { headings: ['Made'], ...(chunk % 2 === 1 && { anchor: `#part-${chunk}` }) }
+    return { chunk, text, ...place, start: chunk * 100, end: chunk * 100 + text.length, numTokens: 8 }
   })
   return {
     id,

@@ -28,6 +28,7 @@ interface ChunkRow {
   readonly chunk: number
   readonly text: string
   readonly headings: string[]
+  readonly anchor: string | null
   readonly start_offset: number
   readonly end_offset: number
   readonly num_tokens: number
@@ -38,7 +39,7 @@ interface TextRow extends ChunkRow {
   readonly text_share: number
 }
 
-const CHUNK_COLUMNS = `c.chunk_id, c.document_id, d.id, d.source, d.metadata, c.chunk, c.text, c.headings, c.start_offset, c.end_offset, c.num_tokens`
+const CHUNK_COLUMNS = `c.chunk_id, c.document_id, d.id, d.source, d.metadata, c.chunk, c.text, c.headings, c.anchor, c.start_offset, c.end_offset, c.num_tokens`
 
 /** One index in PostgreSQL with pgvector. Vectors have `dimensions` f32 values. */
 export class PgvectorIndex implements VectorIndex {
@@ -320,8 +321,8 @@ export class PgvectorIndex implements VectorIndex {
       const embedding = pgvector.toSql([...vectors.subarray(i * this.dimensions, (i + 1) * this.dimensions)])
       const { rows } = await client.query<{ chunk_id: string }>(
         `insert into miniserve.chunks
-           (index_id, document_id, chunk, text, headings, start_offset, end_offset, num_tokens, num_terms, embedding)
-         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) returning chunk_id`,
+           (index_id, document_id, chunk, text, headings, start_offset, end_offset, num_tokens, num_terms, embedding, anchor)
+         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) returning chunk_id`,
         [
           this.#id,
           inserted.rows[0]?.document_id,
@@ -333,6 +334,7 @@ export class PgvectorIndex implements VectorIndex {
           chunk.numTokens,
           lengths[i] ?? 0,
           embedding,
+          chunk.anchor ?? null,
         ],
       )
       await client.query(
@@ -348,6 +350,7 @@ const toChunk = (row: ChunkRow) => ({
   chunk: row.chunk,
   text: row.text,
   headings: row.headings,
+  ...(row.anchor !== null && { anchor: row.anchor }),
   start: row.start_offset,
   end: row.end_offset,
   numTokens: row.num_tokens,

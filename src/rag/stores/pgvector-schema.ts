@@ -63,6 +63,7 @@ update miniserve.indexes i set num_documents = d.n, num_chunks = d.chunks, num_t
         from miniserve.documents group by index_id) as d where d.index_id = i.index_id;
 `,
   'alter table miniserve.documents add column stamp text',
+  'alter table miniserve.chunks add column anchor text',
 ]
 
 /** Brings the schema up to date, within a transaction. @throws RagError store_unavailable for what a newer version made. */

@@ -9,7 +9,7 @@
  *   terms       UTF-8, ascending by bytes; termEnds u32 [terms], where each ends
  *   postingEnds u32 [terms], where the postings of each end
  *   rows        u32 [postings], ascending within a term; frequencies u16 [postings], up to 65,535
- *   chunks      JSON, [chunk, text, headings, start, end, numTokens] for each row; chunkEnds f64 [rows], where each ends
+ *   chunks      JSON, [chunk, text, headings, start, end, numTokens, anchor?] for each row; chunkEnds f64 [rows], where each ends
  *
  * Sections follow each other, each begins at a multiple of 8 bytes, and each has a CRC-32. Everything is little-endian.
  */
@@ -169,18 +169,23 @@ export class Segment implements PackedTerms {
   }
 }
 
-export const encodeChunk = ({ chunk, text, headings, start, end, numTokens }: Chunk): Buffer =>
-  Buffer.from(JSON.stringify([chunk, text, headings, start, end, numTokens]), 'utf8')
+/** An anchor comes last, where there is one. */
+export const encodeChunk = ({ chunk, text, headings, start, end, numTokens, anchor }: Chunk): Buffer =>
+  Buffer.from(
+    JSON.stringify([chunk, text, headings, start, end, numTokens, ...(anchor === undefined ? [] : [anchor])]),
+    'utf8',
+  )
 
 /** The checksum vouches that it is what `encodeChunk` wrote. */
 function decodeChunk(bytes: Buffer): Chunk {
-  const [chunk, text, headings, start, end, numTokens] = JSON.parse(bytes.toString('utf8')) as [
+  const [chunk, text, headings, start, end, numTokens, anchor] = JSON.parse(bytes.toString('utf8')) as [
     number,
     string,
     string[],
     number,
     number,
     number,
+    string?,
   ]
-  return { chunk, text, headings, start, end, numTokens }
+  return { chunk, text, headings, ...(anchor !== undefined && { anchor }), start, end, numTokens }
 }

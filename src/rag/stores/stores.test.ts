@@ -259,8 +259,12 @@ if (binaries !== null) {
       const database = new Database(server.url)
       // As they were before they had a version.
       await database.query('drop table miniserve.schema_version', [])
-      for (const table of ['indexes', 'documents']) {
-        const columns = ['num_chunks', 'num_terms', 'num_bytes', table === 'indexes' ? 'num_documents' : 'stamp']
+      const later = {
+        indexes: ['num_chunks', 'num_terms', 'num_bytes', 'num_documents'],
+        documents: ['num_chunks', 'num_terms', 'num_bytes', 'stamp'],
+        chunks: ['anchor'],
+      }
+      for (const [table, columns] of Object.entries(later)) {
         await database.query(
           `alter table miniserve.${table} ${columns.map((name) => `drop column ${name}`).join(', ')}`,
           [],
