@@ -29,7 +29,7 @@ async function run(commandLine: CommandLine, build: BuildInfo): Promise<number> 
       const { validateTraceFile } = await import('./observability/trace-files.ts')
       const { ok, breaches } = validateTraceFile(file, commandLine.level)
       process.stdout.write(breaches.map((breach) => `${breach}\n`).join(''))
-      process.stderr.write(ok ? 'the trace keeps the contract\n' : `${breaches.length} breaches\n`)
+      process.stderr.write(ok ? 'the trace is valid\n' : `${breaches.length} breaches\n`)
       return ok ? 0 : 1
     }
     case 'trace convert': {

@@ -55,25 +55,21 @@ export interface ObservedEngine {
 export function addEngineMetrics(instruments: Instruments, observed: () => ObservedEngine | null): void {
   const engine = () => observed()?.gauges() ?? NO_ENGINE
   instruments.gauge('miniserve_num_requests_running', 'Sequences in the running batch', () => engine().numRunning)
-  instruments.gauge(
-    'miniserve_num_requests_waiting',
-    'Sequences waiting for their first step or to resume',
-    () => engine().numWaiting,
-  )
+  instruments.gauge('miniserve_num_requests_waiting', 'Sequences waiting to start or resume', () => engine().numWaiting)
   instruments.gauge('miniserve_kv_cache_usage_perc', 'Share of the KV blocks in use, 0 to 1', () => {
     const { numBlocks, numFreeBlocks } = engine()
     return numBlocks === 0 ? 0 : (numBlocks - numFreeBlocks) / numBlocks
   })
   instruments.gauges(
     'miniserve_cache_config_info',
-    'How the KV cache is set up, in the labels; always 1',
+    'Configuration of the KV cache, as labels; always 1',
     ['model_name', 'block_size', 'num_gpu_blocks', 'enable_prefix_caching'],
     () => cacheInfoOf(engine(), observed()?.modelName() ?? 'none'),
   )
   const models = () => observed()?.models() ?? []
   instruments.gauges(
     'miniserve_model_state',
-    'What state each model is in: ready, loading, unloading or on_demand; always 1',
+    'State of each model (ready, loading, unloading or on_demand), as a label; always 1',
     ['model_name', 'state'],
     () => models().map(({ name, state }) => ({ labels: { model_name: name, state }, value: 1 })),
   )

@@ -50,7 +50,7 @@ export function createLogExport({ serviceVersion, resource, report }: LogExportP
   try {
     exporter = createLogExporter(report)
   } catch {
-    report('the OTLP endpoint of logs is no URL: they are not exported')
+    report('the OTLP endpoint of logs is not a URL: they are not exported')
     return null
   }
   const setting = (name: string, fallback: number) => {

@@ -57,7 +57,7 @@ export function createMetricExport({ serviceVersion, resource, read, report }: M
   try {
     exporter = createMetricExporter(report)
   } catch {
-    report('the OTLP endpoint of metrics is no URL: they are not exported')
+    report('the OTLP endpoint of metrics is not a URL: they are not exported')
     return null
   }
   const setting = (name: string, fallback: number) => {

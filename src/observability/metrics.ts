@@ -66,20 +66,20 @@ export class Metrics {
       'Span attributes that did not fit the contract and were left out',
       ['span', 'attribute'],
     )
-    this.#leaks = instruments.counter('miniserve_trace_leaks_total', 'Requests whose trace the watchdog had to close')
+    this.#leaks = instruments.counter('miniserve_trace_leaks_total', 'Requests whose trace was closed by the watchdog')
     this.#stalls = instruments.counter(
       'miniserve_event_loop_stalls_total',
-      'Times the serving thread answered nobody for 100 ms or more, by the route at work',
+      'Times the event loop was blocked for 100 ms or more, by route',
       ['route'],
     )
     this.#rerankSkips = instruments.counter(
       'miniserve_rag_rerank_skipped_total',
-      'Searches whose order was kept because the reranker failed or took too long',
+      'Searches that were not reranked because the reranker failed or took too long',
       ['reason'],
     )
     this.#subscriberErrors = instruments.counter(
       'miniserve_trace_errors_total',
-      'Errors inside tracing; the request went on',
+      'Errors in the tracing code; the requests were served',
       ['where'],
     )
     this.#loopDelay.enable()

@@ -131,7 +131,7 @@ function withEncoder(exporter: SpanExporter, encode: (spans: readonly ReadableSp
     typeof delegate === 'object' && delegate !== null ? Reflect.get(delegate, '_serializer') : undefined
   if (!isSerializer(serializer)) {
     throw new Error(
-      'the OTLP exporter keeps its serializer elsewhere than version 0.223.0 does: otlp-exporter.ts has to follow',
+      'the OTLP exporter no longer has its serializer where version 0.223.0 had it; update otlp-exporter.ts',
     )
   }
   const encoder: Encoder = { ...serializer, serializeRequest: encode }

@@ -72,12 +72,12 @@ export class RequestMetrics {
     )
     this.#cacheHits = instruments.counter(
       'miniserve_prefix_cache_hits_total',
-      'Prompt tokens found in the prefix cache',
+      'Prompt tokens that were found in the prefix cache',
       ['model_name'],
     )
     this.#preemptions = instruments.counter(
       'miniserve_num_preemptions_total',
-      'Sequences that lost their blocks and were recomputed',
+      'Sequences that were preempted and recomputed',
       ['model_name'],
     )
     this.#drafts = instruments.counter('miniserve_spec_decode_tokens_total', 'Drafted tokens by outcome', [
@@ -88,11 +88,11 @@ export class RequestMetrics {
       'model_name',
       'finished_reason',
     ])
-    this.#endings = instruments.counter(
-      'miniserve_requests_total',
-      'Requests by route, status and row of the table of endings',
-      ['route', 'status', 'ending'],
-    )
+    this.#endings = instruments.counter('miniserve_requests_total', 'Requests by route, status and ending', [
+      'route',
+      'status',
+      'ending',
+    ])
     this.#histograms = {
       ttft: histogram(
         'miniserve_time_to_first_token_seconds',
@@ -107,7 +107,7 @@ export class RequestMetrics {
       ),
       grammar: histogram(
         'miniserve_request_grammar_time_seconds',
-        'Time until the grammar of a structured answer was there, compiled or found',
+        'Time until the grammar of a structured answer was compiled or found in the cache',
         LATENCY,
       ),
       prefill: histogram(

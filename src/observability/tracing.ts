@@ -139,7 +139,7 @@ function exporterTo(endpoint: string | null, report: (detail: string) => void): 
   try {
     return createSpanExporter(endpoint, report)
   } catch {
-    report('the OTLP endpoint is no URL: spans are not exported')
+    report('the OTLP endpoint is not a URL: spans are not exported')
     return null
   }
 }

@@ -4,7 +4,7 @@ import { untilAborted } from './abort.ts'
 import type { Embedder, Embeddings } from './embedder.ts'
 import { RagError } from './errors.ts'
 
-/** Vectors of texts, as the span embed.query. @throws RagError context_length_exceeded naming a text that is too long for the model. */
+/** Embed texts, as the span embed.query. @throws RagError context_length_exceeded naming a text that is too long for the model. */
 export function embedTexts(embedder: Embedder, texts: readonly string[], signal?: AbortSignal): Promise<Embeddings> {
   return stage('embed.query', { 'rag.embed.model': embedder.name }, async (span) => {
     const { maxTokens, dimensions } = await untilAborted(embedder.load(), signal)

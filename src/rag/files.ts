@@ -131,9 +131,9 @@ class FileWalk {
 
   async #link(path: string, above: readonly string[]): Promise<void> {
     const target = await realpath(path).catch(() => null)
-    if (target === null) return this.#skip(path, 'a link to nothing')
+    if (target === null) return this.#skip(path, 'a broken link')
     if (target !== this.#realRoot && !target.startsWith(this.#realRoot + sep)) {
-      return this.#skip(path, 'a link that leads out of the folder')
+      return this.#skip(path, 'a link to a place outside of the folder')
     }
     const info = await stat(target)
     if (info.isFile()) return this.#file(path, info)

@@ -181,7 +181,7 @@ async function prepare(
       (texts) => embedder.countTokens(texts, signal && { signal }),
       reader && ((html) => reader.html(html)),
     )
-    if (chunks.length === 0) return 'text: expected some text, found none'
+    if (chunks.length === 0) return 'text: expected text, found none'
     const options = { role: 'document' as const, ...(signal && { signal }) }
     const { vectors } = await embedder.embed(chunks.map(contextualText), options)
     return { id, source, contentHash: hash, origin, ...(stamp !== undefined && { stamp }), metadata, chunks, vectors }

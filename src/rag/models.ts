@@ -128,7 +128,7 @@ function fileModel(path: string, flag: string, options: ModelOptions): EngineSou
   if (magic.toString('latin1') === 'GGUF') return engineModel(basename(path).replace(/\.gguf$/i, ''), path, options)
   throw new RagError(
     'model_unavailable',
-    `${flag}: ${path} is no GGUF file; expected one, or a folder with config.json, tokenizer.json and ${EXPECTED}`,
+    `${flag}: ${path} is not a GGUF file; expected one, or a folder with config.json, tokenizer.json and ${EXPECTED}`,
   )
 }
 

@@ -30,7 +30,8 @@ function encodeBatch(
   const inputs: Record<string, Tensor> = {}
   for (const name of session.inputNames) {
     const rows = lists[name] ?? (name === 'token_type_ids' ? texts.map(() => []) : null)
-    if (!rows) throw new RagError('model_unavailable', `the model asks for ${name}, which its tokenizer does not give`)
+    if (!rows)
+      throw new RagError('model_unavailable', `the model asks for ${name}, which its tokenizer does not produce`)
     const data = new BigInt64Array(texts.length * longest)
     if (name === 'input_ids') data.fill(BigInt(tokenizer.pad_token_id ?? 0))
     for (const [row, ids] of rows.entries()) {
@@ -45,7 +46,7 @@ function encodeBatch(
   return { inputs, numTokens: lengths }
 }
 
-/** Vectors of texts, at length 1. */
+/** Embed texts, at length 1. */
 export async function embedWithOnnx(
   loadedModel: Loaded,
   texts: readonly string[],
@@ -68,7 +69,7 @@ export async function embedWithOnnx(
   if (!states)
     throw new RagError(
       'model_unavailable',
-      'the embedding model gives neither last_hidden_state nor sentence_embedding',
+      'the embedding model has neither the output last_hidden_state nor sentence_embedding',
     )
   return { vectors: normalised(pool(states, numTokens, settings.pooling), texts.length), numTokens }
 }
@@ -131,6 +132,6 @@ export async function scorePairs(
     documents,
   )
   const { logits } = await reranker.session.run(inputs)
-  if (!logits) throw new RagError('model_unavailable', 'the reranking model gives no logits')
+  if (!logits) throw new RagError('model_unavailable', 'the reranking model has no output logits')
   return { scores: relevance(logits), numTokens: numTokens.reduce((sum, count) => sum + count, 0) }
 }

@@ -33,7 +33,7 @@ export const threadWorker =
     const tail = tailOf(worker.stderr)
     worker.on('message', onMessage)
     worker.on('error', (error) => onDeath('failed', deathCause(error, tail())))
-    worker.on('messageerror', (error) => onDeath('sent what cannot be read', deathCause(error, tail())))
+    worker.on('messageerror', (error) => onDeath('sent an unreadable message', deathCause(error, tail())))
     worker.on('exit', (code) => onDeath(`ended with code ${code}`, deathCause(undefined, tail())))
     return {
       post: (message, transfer) => worker.postMessage(message, transfer),

@@ -119,7 +119,8 @@ export class UpstreamCaller {
     let timer: NodeJS.Timeout | undefined
     const timeout = new Promise<never>((_resolve, reject) => {
       timer = setTimeout(
-        () => reject(new EngineError('upstream_timeout', `the remote engine was silent for ${idleTimeoutMs / 1000} s`)),
+        () =>
+          reject(new EngineError('upstream_timeout', `the remote engine sent nothing for ${idleTimeoutMs / 1000} s`)),
         idleTimeoutMs,
       )
     })

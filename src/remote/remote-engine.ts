@@ -214,7 +214,7 @@ export class RemoteEngine implements Engine {
       counters.numGeneratedTokens += numTokens
       // Pieces of text are not quite tokens: twice as many as were asked for are no rounding, and what is held for them has to end.
       if (counters.numGeneratedTokens > 2 * Math.min(active.request.maxTokens, this.maxModelLen) + 16)
-        throw new EngineError('upstream_error', 'the remote engine sends more tokens than it was asked for')
+        throw new EngineError('upstream_error', 'the remote engine sent more tokens than requested')
       if (counters.firstTokenMs === null) {
         counters.firstTokenMs = atMs
         counters.prefillChunks = 1

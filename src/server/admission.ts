@@ -87,7 +87,7 @@ export function createAdmission(options: AdmissionOptions): Admission {
       const counts = pools[pool]
       const waiting = counts.entering + (pool === 'generation' ? options.stats().numWaiting : 0)
       if (waiting >= maxQueuedRequests) {
-        throw new ApiError('queue_full', `the queue is full: ${waiting} of ${maxQueuedRequests} requests wait`)
+        throw new ApiError('queue_full', `the queue is full: ${waiting} of ${maxQueuedRequests} requests are waiting`)
       }
       requireRoom(pool, contentLength ?? 0)
       counts.entering++

@@ -72,10 +72,7 @@ async function toTexts(
   return texts.map((text, i) => {
     if (text !== null && text !== '') return text
     const param = numbers.length > 0 ? 'input' : `input.${i}`
-    throw invalidRequest(
-      `${param}: expected token ids of the embedding model's vocabulary that stand for some text`,
-      param,
-    )
+    throw invalidRequest(`${param}: expected token ids of the embedding model's vocabulary that decode to text`, param)
   })
 }
 

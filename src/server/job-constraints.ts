@@ -27,7 +27,7 @@ export function constraintOf(body: ConstraintFields): Constraint | null {
   const [first, second] = constraintsOf(body)
   if (second !== undefined) {
     throw invalidRequest(
-      `${second.field}: expected one constraint on the answer, found ${first?.field} as well`,
+      `${second.field}: expected one constraint on the answer, found ${first?.field} too`,
       second.field,
     )
   }

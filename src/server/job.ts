@@ -81,9 +81,12 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
   const bestOf = body.best_of ?? n
   if (bestOf < n) throw invalidRequest(`best_of: expected at least n (${n}), found ${bestOf}`, 'best_of')
   if (bestOf > n && body.stream)
-    throw invalidRequest('best_of: the best are known at the end, so more than n cannot be streamed', 'best_of')
+    throw invalidRequest(
+      'best_of: expected n or less when stream is true, because the best choices are known only at the end',
+      'best_of',
+    )
   if (echo && body.rag)
-    throw invalidRequest('echo: expected false when rag is set: the final prompt holds documents', 'echo')
+    throw invalidRequest('echo: expected false when rag is set: the final prompt contains documents', 'echo')
   if (maxTokens === 0 && body.stream)
     throw invalidRequest('max_tokens: 0 scores the prompt and cannot be streamed', 'max_tokens')
   if (body.rag && (prompts.length > 1 || !prompts[0] || !('text' in prompts[0]))) {
@@ -91,7 +94,7 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
   }
   const query = prompts[0] && 'text' in prompts[0] ? prompts[0].text : ''
   if (body.rag && query.trim() === '')
-    throw invalidRequest('prompt: expected a question when rag is set, found blanks', 'prompt')
+    throw invalidRequest('prompt: expected a question when rag is set, found only white space', 'prompt')
   return {
     ...common(body, context),
     kind: 'completion',
@@ -193,7 +196,7 @@ function toolUseOf(body: ChatRequest, parametersField: string): ToolUse | null {
   const mode = allowed?.mode ?? (typeof choice === 'string' || choice.type === 'allowed_tools' ? choice : { name: choice.function.name }) // prettier-ignore
   if (typeof mode === 'object' && 'type' in mode) return null
   if (tools.length === 0) {
-    if (mode !== 'auto') throw invalidRequest('tool_choice: expected tools to choose from, found none', 'tool_choice')
+    if (mode !== 'auto') throw invalidRequest('tool_choice: expected tools, found none', 'tool_choice')
     return null
   }
   if (body.rag) throw invalidRequest('tools: expected none when rag is set', 'tools')
@@ -278,7 +281,10 @@ function common(body: SharedFields, context: JobContext) {
 function generationFields(body: SharedFields, context: JobContext) {
   const { defaults } = context
   if (body.repetition_penalty !== undefined && body.repeat_penalty !== undefined)
-    throw invalidRequest('repeat_penalty: expected it alone, found repetition_penalty as well', 'repeat_penalty')
+    throw invalidRequest(
+      'repeat_penalty: expected only one of repeat_penalty and repetition_penalty, found both',
+      'repeat_penalty',
+    )
   const stop = body.stop === undefined ? [] : typeof body.stop === 'string' ? [body.stop] : body.stop
   return {
     requestId: context.requestId,

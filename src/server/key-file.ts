@@ -105,7 +105,7 @@ function requireDistinct(path: string, field: string, values: readonly string[])
   const seen = new Set<string>()
   for (const [i, value] of values.entries()) {
     if (seen.has(value))
-      throw new KeyFileError(`${path}: keys.${i}.${field}: expected one of its own, found another key's`)
+      throw new KeyFileError(`${path}: keys.${i}.${field}: expected a unique value, found one that another key has`)
     seen.add(value)
   }
 }

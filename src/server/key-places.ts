@@ -20,7 +20,7 @@ export class KeyPlaces {
     if (taken > 0 && taken + numSequences > this.#most) {
       throw new ApiError(
         'key_queue_full',
-        `this key has ${taken} sequences under way and may have ${this.#most}; ${numSequences} more would keep others out`,
+        `this key has ${taken} sequences running or waiting and may have ${this.#most}; ${numSequences} more would exceed its share of the queue`,
       )
     }
     this.#underWay.set(keyId, taken + numSequences)

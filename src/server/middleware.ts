@@ -122,7 +122,7 @@ export function requireKey(keys: Keys, failures: FailedAttempts): MiddlewareHand
         // The first ones are typing errors; a line for each of thousands would be an attack on the log.
         if (!isBlocked) c.get('trace').log.warn('key.refused', { address, attempts })
         if (isBlocked)
-          throw new ApiError('too_many_sign_ins', 'too many wrong keys came from this address; try again in a minute')
+          throw new ApiError('too_many_sign_ins', 'too many wrong keys from this address; try again in a minute')
       }
       throw new ApiError('invalid_api_key', 'expected a known API key in Authorization: Bearer or X-Api-Key')
     }

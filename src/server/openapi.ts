@@ -10,7 +10,7 @@ const HEADERS = {
   'X-Trace-Id': { description: 'trace id, 32 hex digits: the key of logs and traces', schema: { type: 'string' } },
   'X-Request-Id': { description: "the caller's X-Request-Id, else the response id", schema: { type: 'string' } },
   'X-Miniserve-Warning': {
-    description: 'how the answer differs from what was asked for, one sentence each; absent where it does not',
+    description: 'how the response differs from what was requested, one sentence each; absent if it does not',
     schema: { type: 'string' },
   },
 }
@@ -18,9 +18,9 @@ const HEADERS = {
 const TAGS: Readonly<Record<Route['tag'], string>> = {
   Generation: 'Completions, chat, responses and messages',
   Retrieval: 'Embeddings, reranking and document indexes',
-  Tokenizer: 'What text is in tokens, without generating',
-  Models: 'What is served',
-  Traces: 'What happened to each request',
+  Tokenizer: 'Tokenize without generating',
+  Models: 'Served models',
+  Traces: 'Traces',
   Pages: 'For browsers',
   Server: 'Probes and metrics',
 }

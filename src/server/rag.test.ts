@@ -300,7 +300,7 @@ describe('documents as JSON lines', () => {
         reason:
           'metadata (one of its values): expected a string, a number, a boolean, null or a list of them, found an object',
       },
-      { id: 'blank', line: 10, reason: 'text: expected some text, found none' },
+      { id: 'blank', line: 10, reason: 'text: expected text, found none' },
       { id: 'a\u0001b', line: 11, reason: expect.stringMatching(/^id: expected .* no control characters/) },
       { id: 'line 12', line: 12, reason: 'line 12: expected at most 128 levels of nesting, found more' },
     ])

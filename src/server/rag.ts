@@ -104,7 +104,7 @@ export function ragHandlers({ rag: service, maxRequestBytes }: RagRouteParts): R
     },
     queryIndex: async (c) => {
       const body = parseBody(ragQueryRequest, await readJson(c, maxRequestBytes))
-      if (body.query.trim() === '') throw invalidRequest('query: expected some text, found blanks', 'query')
+      if (body.query.trim() === '') throw invalidRequest('query: expected text, found only white space', 'query')
       const { signal } = c.req.raw
       const trace = c.get('trace')
       trace.setGeneration({ operation: 'retrieval', model: service.embedder.name })

@@ -61,11 +61,11 @@ export function registerRoutes(app: Hono<AppEnv>, handlers: Partial<Handlers>): 
 
 /** What other servers have at these paths. */
 const ELSEWHERE: Readonly<Record<string, string>> = {
-  '/infill': 'this server does not fill in the middle',
-  '/v1/audio/transcriptions': 'this server reads no audio',
-  '/v1/audio/translations': 'this server reads no audio',
-  '/v1/audio/speech': 'this server writes text only',
-  '/v1/images/generations': 'this server writes text only',
+  '/infill': 'this server does not support fill-in-the-middle',
+  '/v1/audio/transcriptions': 'this server does not support audio input',
+  '/v1/audio/translations': 'this server does not support audio input',
+  '/v1/audio/speech': 'this server generates only text',
+  '/v1/images/generations': 'this server generates only text',
   '/v1/moderations': 'this server has no moderation model',
   '/v1/files': 'this server keeps no files; POST /v1/rag/documents takes documents',
   '/v1/fine_tuning/jobs': 'this server does not train',

@@ -172,7 +172,7 @@ export class ServedModels {
     } catch (error) {
       this.#end(entry)
       if (signal.aborted || error instanceof ApiError) throw error
-      const message = `model: "${entry.name}" cannot be loaded; the log of the server says why`
+      const message = `model: "${entry.name}" could not be loaded; see the server's log for the reason`
       throw new ApiError('model_load_failed', message, { param: 'model', cause: error })
     }
   }

@@ -60,7 +60,7 @@ export function sessionHandlers(
       requireOwnForm(c)
       const address = addressOf(c)
       if (failures.isBlocked(address)) {
-        throw new ApiError('too_many_sign_ins', 'too many wrong keys came from this address; try again in a minute')
+        throw new ApiError('too_many_sign_ins', 'too many wrong keys from this address; try again in a minute')
       }
       const chunks: Uint8Array[] = []
       for await (const chunk of readChunks(c, MAX_FORM_BYTES)) chunks.push(chunk)

@@ -162,7 +162,7 @@ const textPart = z.object({ type: z.literal('text'), text: z.string() })
 /** What an assistant refused with, in an earlier turn. */
 const refusalPart = z.object({ type: z.literal('refusal'), refusal: z.string() })
 const part = z.discriminatedUnion('type', [textPart, refusalPart], {
-  error: 'a part whose type is text or refusal: this server reads no images, audio or files',
+  error: 'a part whose type is text or refusal: this server does not support images, audio or files',
 })
 
 const toolCall = z.object({

@@ -7,13 +7,13 @@ export const engineSettings = {
   maxModelLen: field(integer(16, 10_000_000).nullable().default(null), {
     flag: 'max-model-len',
     value: 'N',
-    help: 'tokens of prompt and output together',
+    help: 'limit on prompt and output tokens of a sequence',
     defaultText: "the model's",
   }),
   maxNumSeqs: field(integer(1, 1024).default(64), {
     flag: 'max-num-seqs',
     value: 'N',
-    help: 'sequences that run at the same time',
+    help: 'limit on sequences that run at the same time',
   }),
   maxNumBatchedTokens: field(integer(16, 65_536).nullable().default(null), {
     flag: 'max-num-batched-tokens',
@@ -29,61 +29,61 @@ export const engineSettings = {
   maxPrefillMs: field(integer(1, 3_600_000).default(100), {
     flag: 'max-prefill-ms',
     value: 'MS',
-    help: 'longest piece of a prompt, in milliseconds as measured, that is computed in a step while others decode',
+    help: 'measured time limit for the prefill part of a step while other sequences decode',
   }),
   onFatal: field(choiceOf(['restart', 'exit']).default('restart'), {
     flag: 'on-fatal',
     value: 'restart|exit',
-    help: 'what follows when the device or its thread cannot go on: restart (with growing pauses; /ready is 503 meanwhile) or exit with code 1',
+    help: 'what to do when the device or its thread fails: restart it (with growing pauses, /ready is 503 meanwhile), or exit with code 1',
   }),
   numKvBlocks: field(integer(2, 10_000_000).nullable().default(null), {
     flag: 'num-kv-blocks',
     value: 'N',
-    help: 'blocks of the KV pool',
+    help: 'number of KV blocks',
     defaultText: 'from memory',
   }),
   kvCacheMemory: field(kvCacheMemory.nullable().default(null), {
     flag: 'kv-cache-memory',
     value: 'SIZE|SHARE',
-    help: 'memory for the KV cache: bytes (4G), or a share of what the device offers (0.8)',
+    help: 'memory for the KV cache: bytes (4G) or a share of device memory (0.8)',
     defaultText: 'what the sequences need, as far as the device has it',
   }),
   prefixCaching: field(z.boolean().default(true), {
     flag: 'no-prefix-caching',
-    help: 'compute every prompt from its first token',
+    help: 'do not reuse KV blocks of earlier prompts',
   }),
   kvHostMemoryBytes: field(size.default(0), {
     flag: 'kv-host-memory',
     value: 'SIZE',
-    help: 'host memory for evicted KV blocks, such as 512M',
+    help: 'host memory for KV blocks of finished sequences, such as 512M',
     defaultText: '0',
   }),
   kvCacheDir: field(nonEmptyText.nullable().default(null), {
     flag: 'kv-cache-dir',
     value: 'FOLDER',
-    help: 'folder where evicted KV blocks outlive the process',
+    help: 'folder for KV blocks of finished sequences, kept across restarts',
     defaultText: 'none',
   }),
   kvCacheMaxBytes: field(size.default(8 * 1024 ** 3), {
     flag: 'kv-cache-max-size',
     value: 'SIZE',
-    help: 'bound of --kv-cache-dir; the least recently used blocks go first',
+    help: 'size limit of --kv-cache-dir; the least recently used blocks are deleted first',
     defaultText: '8G',
   }),
   speculation: field(z.boolean().default(true), {
     flag: 'no-speculation',
-    help: 'no drafts by prompt lookup',
+    help: 'turn off speculative decoding by prompt lookup',
   }),
   runAhead: field(integer(0, 1).default(1), {
     flag: 'run-ahead',
     value: '0|1',
-    help: 'plan a step before the tokens of the last one are known, where a sequence allows it',
+    help: 'how many steps to plan before the tokens of the last step are known',
   }),
   engineUrls: field(z.array(url).default([]), {
     flag: 'engine-url',
     env: 'MINISERVE_ENGINE_URL',
     value: 'URL',
-    help: 'serve through an OpenAI-compatible engine elsewhere instead of the local one; repeat it for several of the same model',
+    help: 'URL of an OpenAI-compatible engine to use instead of the local one; repeat it for several engines with the same model',
     defaultText: 'none: the local engine',
   }),
   engineApiKey: field(nonEmptyText.nullable().default(null), {
@@ -93,7 +93,7 @@ export const engineSettings = {
   seed: field(integer(0, 4_294_967_295).nullable().default(null), {
     flag: 'seed',
     value: 'N',
-    help: 'seed of requests that bring none',
+    help: 'seed for requests without one',
     defaultText: 'random per request',
   }),
 }

@@ -6,12 +6,12 @@ export const retrievalSettings = {
   ragIndex: field(nonEmptyText.default('docs'), {
     flag: 'rag-index',
     value: 'NAME',
-    help: 'the index of "rag": true',
+    help: 'default index of requests with "rag": true',
   }),
   ragStore: field(choiceOf(['memory', 'pgvector']).default('memory'), {
     flag: 'rag-store',
     value: 'memory|pgvector',
-    help: 'where indexes live',
+    help: 'where indexes are stored',
   }),
   ragStoreUrl: field(nonEmptyText.nullable().default(null), {
     flag: 'rag-store-url',
@@ -22,19 +22,19 @@ export const retrievalSettings = {
   embeddingModel: field(nonEmptyText.nullable().default(null), {
     flag: 'embedding-model',
     value: 'PATH|ID',
-    help: 'an embedding model: a sentence-transformers folder (safetensors), a .gguf file, hf:ORG/NAME, ONNX (folder or hub id) or static embeddings (model2vec)',
+    help: 'embedding model: a sentence-transformers folder (safetensors), a .gguf file, hf:ORG/NAME, ONNX (folder or hub id) or static embeddings (model2vec)',
     defaultText: 'the bundled model',
   }),
   rerankerModel: field(nonEmptyText.nullable().default(null), {
     flag: 'reranker-model',
     value: 'PATH|ID',
-    help: 'a cross-encoder or Qwen3-Reranker: a folder (safetensors), a .gguf file, hf:ORG/NAME, or ONNX (folder or hub id)',
+    help: 'reranking model, a cross-encoder or Qwen3-Reranker: a folder (safetensors), a .gguf file, hf:ORG/NAME, or ONNX (folder or hub id)',
     defaultText: 'the bundled embedding model compares the question and each passage token by token',
   }),
   ragWeights: field(fusionWeights.default({}), {
     flag: 'rag-weights',
     value: 'NAME=NUMBER,…',
-    help: 'what vector, text, rerank and document count in the order of found passages, such as vector=1,text=0.5',
+    help: 'weights of the scores that rank passages (vector, text, rerank, document), such as vector=1,text=0.5',
     defaultText: 'those of the models',
   }),
 }

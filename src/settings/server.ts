@@ -21,7 +21,7 @@ export const serverSettings = {
     flag: 'api-key',
     env: 'MINISERVE_API_KEY',
     value: 'KEY',
-    help: 'required of every request but /health and /ready; repeat the flag (or separate by commas in the environment) for several',
+    help: 'API key that every request except /health and /ready needs; repeat the flag, or separate keys by commas in the variable, for several',
     defaultText: 'none: open',
   }),
   adminKey: field(secret.nullable().default(null), {
@@ -29,13 +29,13 @@ export const serverSettings = {
     flag: 'admin-key',
     env: 'MINISERVE_ADMIN_KEY',
     value: 'KEY',
-    help: 'a key that also sees the traces of the other keys, and what each used on /metrics',
+    help: 'key that also sees the traces and metrics of all other keys',
   }),
   keyFile: field(nonEmptyText.nullable().default(null), {
     flag: 'key-file',
     env: 'MINISERVE_KEY_FILE',
     value: 'FILE',
-    help: 'keys with names, roles and limits; read again when it changes (docs/security.md)',
+    help: 'file of keys with names, roles and limits; reloaded when it changes (docs/security.md)',
   }),
   insecure: field(z.boolean().default(false), {
     flag: 'insecure',
@@ -50,28 +50,28 @@ export const serverSettings = {
   maxQueuedRequests: field(integer(1, 1_000_000).default(256), {
     flag: 'max-queued-requests',
     value: 'N',
-    help: 'sequences waiting for their first step; more are refused with 429',
+    help: 'limit on waiting sequences; a request above it gets 429',
   }),
   maxQueuedTokens: field(integer(1, 1_000_000_000).default(65_536), {
     flag: 'max-queued-tokens',
     value: 'N',
-    help: 'prompt tokens of the waiting sequences together; more are refused with 429',
+    help: 'limit on the prompt tokens of all waiting sequences; a request above it gets 429',
   }),
   maxRequestBytes: field(integer(1024, 1 << 30).default(16 * 1024 * 1024), {
     flag: 'max-request-bytes',
     value: 'BYTES',
-    help: 'largest request body; more is refused with 413',
+    help: 'limit on a request body; a larger one gets 413',
   }),
   requestTimeoutMs: field(seconds(86_400).default(600_000), {
     flag: 'request-timeout',
     value: 'SECONDS',
-    help: 'a generation that takes longer ends with 504; 0 is no limit',
+    help: 'time limit of a generation, which then ends with 504; 0: no limit',
     defaultText: '600',
   }),
   shutdownTimeoutMs: field(seconds(3600).default(25_000), {
     flag: 'shutdown-timeout',
     value: 'SECONDS',
-    help: 'how long running requests may take to finish after SIGTERM',
+    help: 'how long running requests may continue after SIGTERM',
     defaultText: '25',
   }),
 }

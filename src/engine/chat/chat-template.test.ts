@@ -30,7 +30,7 @@ describe('tools', () => {
     const template = createChatTemplate(FORGETFUL, TOKENS)
     expect(() => template.render(turns.slice(0, 1), { tools: [tool] })).toThrow(codeOf('tools'))
     expect(() => template.render(turns.slice(0, 2))).toThrow(
-      "messages: the model's chat template has no place for the tool calls of message 1",
+      "messages: the model's chat template does not support the tool calls of message 1",
     )
   })
 
@@ -49,10 +49,10 @@ describe('a turn that the template would pass over', () => {
     for (let i = 0; i < 2; i++) {
       expect(() => template.render([user, { role: 'tool', content: '3' }])).toThrow(codeOf('messages'))
       expect(() => template.render([user, { role: 'tool', content: '3' }])).toThrow(
-        /no place for message 1, of role tool/,
+        /does not support message 1 of role tool/,
       )
       expect(() => template.render([user, { role: 'system', content: 'late' }, user])).toThrow(
-        /message 1, of role system/,
+        /message 1 of role system/,
       )
     }
   })

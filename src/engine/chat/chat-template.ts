@@ -260,16 +260,16 @@ class JinjaChatTemplate implements ChatTemplate {
     }
     const rendered = render(markFunction)
     if (tools.length > 0 && !rendered.includes(mark('tools'))) {
-      throw new EngineError('invalid_request', "tools: the model's chat template has no place for tools", 'tools')
+      throw new EngineError('invalid_request', "tools: the model's chat template does not support tools", 'tools')
     }
     // Where a call's id says which function it is of, its name may be left out.
     const isCallShown = (text: string) => messages.every(({ toolCalls = [] }, i) => toolCalls.length === 0 || text.includes(mark(`call${i}`))) // prettier-ignore
     const withIds = isCallShown(rendered) ? rendered : render(markId)
     for (const [i, { role, content, toolCalls = [] }] of messages.entries()) {
       if (content !== '' && !rendered.includes(mark(i)))
-        throw refused(`the model's chat template has no place for message ${i}, of role ${role}`)
+        throw refused(`the model's chat template does not support message ${i} of role ${role}`)
       if (toolCalls.length > 0 && !withIds.includes(mark(`call${i}`)))
-        throw refused(`the model's chat template has no place for the tool calls of message ${i}`)
+        throw refused(`the model's chat template does not support the tool calls of message ${i}`)
     }
     return messages.every(({ toolCalls = [] }, i) => toolCalls.length === 0 || rendered.includes(mark(`arguments${i}`)))
   }

@@ -84,7 +84,7 @@ export class TextService {
     return encoded
   }
 
-  /** Text of token ids. Throws EngineError queue_full where too many texts wait; and the signal's reason. */
+  /** Decode token ids. Throws EngineError queue_full where too many texts wait; and the signal's reason. */
   async decode(ids: readonly number[], options: TextOptions = {}): Promise<string> {
     const { skipSpecialTokens = false } = options
     if (this.#queue === null || ids.length <= MAX_SHORT_TOKENS)
@@ -138,7 +138,7 @@ function openQueue(data: TextThreadData): ThreadQueue<TextCall, TextAnswer> {
     start: () => startTextThread(data),
     maxWaiting: MAX_WAITING,
     maxWaitingPerTenant: MAX_WAITING_PER_TENANT,
-    full: () => new EngineError('queue_full', 'too many long texts wait to be tokenized already; try again later'),
+    full: () => new EngineError('queue_full', 'too many long texts are waiting to be tokenized; try again later'),
     graceMs: GRACE_MS,
   })
 }

@@ -124,13 +124,13 @@ export function checkQueue(
   if (load.numSequences + numSequences > maxQueuedRequests) {
     throw new EngineError(
       'queue_full',
-      `${load.numSequences} of at most ${maxQueuedRequests} sequences wait already; try again later`,
+      `${load.numSequences} of at most ${maxQueuedRequests} sequences are waiting; try again later`,
     )
   }
   if (load.numTokens + numTokens > maxQueuedTokens && !(isOnePrompt && load.numTokens === 0)) {
     throw new EngineError(
       'queue_full',
-      `${load.numTokens} of at most ${maxQueuedTokens} prompt tokens wait already; try again later`,
+      `${load.numTokens} of at most ${maxQueuedTokens} prompt tokens are waiting; try again later`,
     )
   }
 }

@@ -65,7 +65,7 @@ export class RequestStream implements GenerationStream {
     const what = hasManyLogprobs
       ? `${MAX_BUFFERED_LOGPROBS} log-probabilities`
       : `${MAX_BUFFERED_CHARACTERS} characters of text`
-    const message = `the client does not read: more than ${what} wait to be taken; ask for fewer or read faster`
+    const message = `the client reads too slowly: more than ${what} are buffered; ask for fewer or read faster`
     return new EngineError('deadline', message, hasManyLogprobs ? 'logprobs' : null)
   }
 

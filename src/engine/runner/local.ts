@@ -105,7 +105,7 @@ class LocalRunner implements MortalRunner {
   #current(poolId = this.#poolId): LoadedModel {
     if (this.#ended !== null) throw this.#ended
     if (this.#model === null) throw new RunnerError('engine_error', 'no model is loaded')
-    if (poolId !== this.#poolId) throw new RunnerError('pool_replaced', 'the pool that this was meant for was lost')
+    if (poolId !== this.#poolId) throw new RunnerError('pool_replaced', 'the KV pool of this step was lost')
     return this.#model
   }
 

@@ -87,7 +87,7 @@ export async function loadWeights(
         }
       } catch (error) {
         if (!(error instanceof DamagedWeightsError)) throw error
-        notices.push(`packed weights ignored and made anew: ${path}: ${error.message}`)
+        notices.push(`packed weights ignored and rebuilt: ${path}: ${error.message}`)
         await removeQuietly(path)
         await backend.close()
         backend = await create()

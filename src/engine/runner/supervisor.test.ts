@@ -74,7 +74,7 @@ test('a broken runner is closed and replaced by one with the same pool size and 
   expect(made.map(({ isClosed }) => isClosed)).toEqual([true, false])
   expect(made[1]!.requests[0]).toMatchObject({ numKvBlocks: 12, maxModelLen: 99 })
   expect(problems.map((problem) => problem && [problem.reason, problem.isFatal])).toEqual([
-    ['unplugged; it is being started again', false],
+    ['unplugged; it is being restarted', false],
     null,
   ])
   await runner.close()
@@ -92,7 +92,7 @@ test('one that does not open again rejects calls at once, with the reason, until
   await isFatal
   await expect(runner.execute(PLAN)).rejects.toMatchObject({
     code: 'device_lost',
-    message: 'unplugged; it could not be started again (attempt 1): no adapter for 1',
+    message: 'unplugged; it could not be restarted (attempt 1): no adapter for 1',
   })
   await isMended
   expect(await runner.execute(PLAN)).toMatchObject({ poolId: 3 })

@@ -87,7 +87,7 @@ class SupervisedRunner implements Runner {
     if (this.#closed.signal.aborted) throw closedError()
     if (this.#alive !== null) return this.#alive
     if (this.#request === null) throw new RunnerError('engine_error', 'no model is loaded')
-    throw new RunnerError('pool_replaced', 'the pool that this was meant for was lost')
+    throw new RunnerError('pool_replaced', 'the KV pool of this step was lost')
   }
 
   async #current(): Promise<MortalRunner> {
@@ -112,7 +112,7 @@ class SupervisedRunner implements Runner {
   /** Opens replacements until one runs. Never rejects. */
   async #recover(broken: MortalRunner, error: Error): Promise<void> {
     const { signal } = this.#closed
-    this.#tell({ reason: `${error.message}; it is being started again`, isFatal: false })
+    this.#tell({ reason: `${error.message}; it is being restarted`, isFatal: false })
     let last = broken
     for (let numFailures = 0; !signal.aborted; numFailures++) {
       const attempt = this.#reopen(last)
@@ -123,7 +123,7 @@ class SupervisedRunner implements Runner {
       } catch (cause) {
         if (signal.aborted) return
         const message = cause instanceof Error ? cause.message : String(cause)
-        const reason = `${error.message}; it could not be started again (attempt ${numFailures + 1}): ${message}`
+        const reason = `${error.message}; it could not be restarted (attempt ${numFailures + 1}): ${message}`
         this.#hold(Promise.reject(new RunnerError('device_lost', reason, { cause })))
         this.#tell({ reason, isFatal: true })
         last = this.#latest ?? broken

@@ -189,7 +189,7 @@ class Builder {
       case 'end':
         return this.and([rest, this.empty])
       default:
-        throw new Unenforceable('"^" elsewhere than at its beginning')
+        throw new Unenforceable('"^" that is not at its beginning')
     }
   }
 

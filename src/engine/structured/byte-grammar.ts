@@ -163,7 +163,7 @@ class NetworkBuilder {
   /** Throws Unenforceable for what has no end. */
   build(root: Expression): Network {
     this.#findEnding()
-    if (!this.#canEnd(root)) throw new Unenforceable('nothing that it allows ever ends')
+    if (!this.#canEnd(root)) throw new Unenforceable('no output that it allows is finite')
     const start = this.#state()
     const end = this.#state()
     this.#ends.add(end)

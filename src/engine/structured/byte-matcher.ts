@@ -155,7 +155,7 @@ export class ByteMatcher {
     const key = state * STACKS + stack
     const known = this.#stacks.get(key)
     if (known !== undefined) return known
-    if (this.#stackTops.length >= STACKS - 1) throw new TooAmbiguous('the grammar nests too deep')
+    if (this.#stackTops.length >= STACKS - 1) throw new TooAmbiguous('the grammar is nested too deeply')
     this.#stackTops.push(state)
     this.#stackRests.push(stack)
     this.#stacks.set(key, this.#stackTops.length - 1)

@@ -104,7 +104,7 @@ function named<T>(param: string, problem: string, make: () => T): T {
     if (error instanceof Unenforceable)
       throw new Unenforceable(`${param}: ${problem}: ${error.message}`, { cause: error })
     if (error instanceof RangeError)
-      throw new Unenforceable(`${param}: ${problem}: it is nested too deep`, { cause: error })
+      throw new Unenforceable(`${param}: ${problem}: it is nested too deeply`, { cause: error })
     throw error
   }
 }

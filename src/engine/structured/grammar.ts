@@ -75,7 +75,7 @@ interface Entry {
   readonly compiled: Promise<Compiled>
   readonly resolve: (compiled: Compiled) => void
   readonly reject: (error: Error) => void
-  /** Aborted when nobody waits for it any more. */
+  /** Aborted when all requests for it were cancelled. */
   readonly unwanted: AbortController
   numWaiting: number
   isSettled: boolean
@@ -102,7 +102,7 @@ class CachingCompiler implements GrammarCompiler {
       start: async () => startGrammarThread(null),
       maxWaiting: MAX_WAITING,
       maxWaitingPerTenant: MAX_WAITING_PER_TENANT,
-      full: () => new EngineError('queue_full', 'too many grammars wait to be compiled already; try again later'),
+      full: () => new EngineError('queue_full', 'too many grammars are waiting to be compiled; try again later'),
       graceMs: 0,
     })
   }
@@ -110,7 +110,7 @@ class CachingCompiler implements GrammarCompiler {
   async compile(constraint: OutputConstraint, tenant = '', signal?: AbortSignal): Promise<Grammar> {
     const param = grammarParam(constraint)
     if (this.#options.eosTokenIds.length === 0) {
-      const message = `${param}: this model names no end-of-sequence token (eos_token_id in config.json), without which structured output cannot end`
+      const message = `${param}: this model has no end-of-sequence token (eos_token_id in config.json), so structured output cannot end`
       throw new EngineError('invalid_request', message, param)
     }
     const entry = this.#entry(grammarSource(constraint), tenant)
@@ -200,7 +200,7 @@ class CachingCompiler implements GrammarCompiler {
     if (entry.numWaiting > 0 || entry.isSettled) return
     this.#entries.delete(entry.key)
     const { param } = entry.source
-    this.#settle(entry, new EngineError('invalid_request', `${param}: nobody waits for it any more`, param))
+    this.#settle(entry, new EngineError('invalid_request', `${param}: all requests for it were cancelled`, param))
     entry.unwanted.abort()
   }
 

@@ -66,7 +66,7 @@ export class JsonStrings {
       const not = part[NOT_PATTERN]
       if (typeof not === 'string') this.#tryPattern(not, forbidden, path)
       if (typeof pattern === 'string') this.#tryPattern(pattern, patterns, path)
-      else if (pattern !== undefined) throw new Unenforceable('"pattern" that is no string')
+      else if (pattern !== undefined) throw new Unenforceable('"pattern" that is not a string')
       const known = STRING_FORMATS.get(format)
       if (known !== undefined) formats.push(wholly(parseRegex(known)))
       if (format === 'regex') this.#note('"format" regex', path)

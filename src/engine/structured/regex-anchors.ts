@@ -18,7 +18,7 @@ function anchored(pattern: Regex, free: Regex): Regex {
   const behind = (part: Regex) => (free === EMPTY ? atStart(part) : sequence(free, part))
   const ended = splitAtEnd(choice(...begun.anchored.map(atStart), ...begun.free.map(behind)))
   const whole = choice(...ended.anchored, ...ended.free.map((part) => sequence(part, free)))
-  if (containsKind(whole, 'start', true)) throw new Unenforceable('"^" elsewhere than at its beginning')
+  if (containsKind(whole, 'start', true)) throw new Unenforceable('"^" that is not at its beginning')
   return whole
 }
 

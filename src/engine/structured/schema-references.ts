@@ -18,7 +18,7 @@ export class SchemaReferences {
   /** Throws Unenforceable for a reference that leads nowhere. */
   target(reference: unknown): unknown {
     if (reference === '#') return this.#root
-    if (typeof reference !== 'string') throw new Unenforceable('"$ref" that is no string')
+    if (typeof reference !== 'string') throw new Unenforceable('"$ref" that is not a string')
     if (reference.startsWith('#/')) return place(this.#root, reference.slice(2))
     this.#names ??= namesIn(this.#root)
     const named = this.#names.get(reference) ?? this.#names.get(reference.replace(/^.*(?=#)/, ''))

@@ -110,7 +110,7 @@ export class JournalReader implements RandomAccess {
     const { bytes: size } = this.stat()
     if (this.#offset === 0) {
       const magic = this.#readAt(0, MAGIC.length)
-      if (!magic.equals(MAGIC)) throw this.#corrupt(0, 'it does not begin like an index')
+      if (!magic.equals(MAGIC)) throw this.#corrupt(0, 'it is not an index file')
       this.#offset = MAGIC.length
     }
     while (this.#offset + RECORD_HEADER_BYTES <= size) {

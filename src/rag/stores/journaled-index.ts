@@ -120,7 +120,7 @@ export class JournaledIndex implements VectorIndex {
       if (!this.#memory.hasRoomFor(numChunks)) {
         throw new RagError(
           'store_unavailable',
-          `index ${this.name} is full: ${this.#memory.numChunks} chunks and ${numChunks} more do not fit into 4 GiB; --rag-store pgvector has no such bound`,
+          `index ${this.name} is full: ${this.#memory.numChunks} chunks and ${numChunks} more do not fit into 4 GiB; --rag-store pgvector has no such limit`,
         )
       }
       const records = documents.map(putRecord)
@@ -216,7 +216,7 @@ export class JournaledIndex implements VectorIndex {
 
   #apply({ json, vectors }: JournalRecord, bytes: number): void {
     if (!isIndexRecord(json)) {
-      throw new RagError('index_corrupt', `index ${this.name}: a record of a kind that this version does not know`)
+      throw new RagError('index_corrupt', `index ${this.name}: a record of a kind that this version cannot read`)
     }
     if (json.kind === 'put') this.#put({ ...json.document, vectors }, bytes)
     else if (json.kind === 'delete') for (const id of json.ids) this.#remove(id)

@@ -165,7 +165,7 @@ export class MemoryIndex implements PackedRows {
     const entry = this.#owners[row]
     const chunk = entry?.chunks?.[row - entry.firstRow]
     if (chunk) return encodeChunk(chunk)
-    if (!this.#segment) throw new Error(`row ${row}: there is none`)
+    if (!this.#segment) throw new Error(`row ${row} does not exist`)
     return this.#segment.encodedChunk(row)
   }
 
@@ -178,7 +178,7 @@ export class MemoryIndex implements PackedRows {
 
   #chunkOf({ chunks, firstRow }: Entry, at: number): Chunk {
     const chunk = chunks === null ? this.#segment?.chunk(firstRow + at) : chunks[at]
-    if (!chunk) throw new Error(`row ${firstRow + at}: there is none`)
+    if (!chunk) throw new Error(`row ${firstRow + at} does not exist`)
     return chunk
   }
 

@@ -29,7 +29,7 @@ export function checkSpec(index: VectorIndex, { model, dimensions }: IndexSpec):
   throw new RagError(
     'index_model_mismatch',
     `index ${index.name} was built with the embedding model ${index.model} (${index.dimensions} dimensions), not with ${model} ` +
-      `(${dimensions}): start with that --embedding-model, or index into another name`,
+      `(${dimensions}): start the server with that --embedding-model, or use another index name`,
     'index',
   )
 }
@@ -187,11 +187,11 @@ export class LocalMemoryStore implements IndexStore {
       })
     } catch (error) {
       if (error instanceof RagError) throw error
-      const reason = `index ${name} cannot be made: ${systemReasonOf(error)}`
+      const reason = `index ${name} cannot be created: ${systemReasonOf(error)}`
       throw new RagError('store_unavailable', reason, null, { cause: error })
     }
     const index = await this.open(name)
-    if (!index) throw new RagError('store_unavailable', `index ${name} vanished right after it was made`)
+    if (!index) throw new RagError('store_unavailable', `index ${name} disappeared right after it was created`)
     return index
   }
 }

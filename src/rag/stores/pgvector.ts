@@ -61,7 +61,7 @@ class PgvectorStore implements IndexStore {
       [name, spec.model, spec.dimensions],
     )
     const index = await this.open(name)
-    if (!index) throw new RagError('store_unavailable', 'the index vanished right after it was made')
+    if (!index) throw new RagError('store_unavailable', 'the index disappeared right after it was created')
     checkSpec(index, spec)
     return index
   }

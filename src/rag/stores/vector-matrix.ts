@@ -42,7 +42,8 @@ export class VectorMatrix {
   /** Appends rows: [n, dimensions]. @throws RangeError when they would not fit into 4 GiB. */
   append(rows: Float32Array): void {
     const count = rows.length / this.dimensions
-    if (!Number.isInteger(count)) throw new RangeError(`${rows.length} values are no rows of ${this.dimensions}`)
+    if (!Number.isInteger(count))
+      throw new RangeError(`expected a multiple of ${this.dimensions} values, found ${rows.length}`)
     // Room for the scores behind the rows, so that a search never has to grow.
     this.#reserve(this.#numRows + count)
     const floats = new Float32Array(this.#memory.buffer)

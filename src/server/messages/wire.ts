@@ -29,7 +29,8 @@ const toolResultBlock = z.object({
 })
 
 const block = z.discriminatedUnion('type', [textBlock, thinkingBlock, redactedBlock, toolUseBlock, toolResultBlock], {
-  error: 'a block whose type is text, thinking, tool_use or tool_result: this server reads no images or documents',
+  error:
+    'a block whose type is text, thinking, tool_use or tool_result: this server does not support images or documents',
 })
 
 const message = z.object({
@@ -38,7 +39,7 @@ const message = z.object({
 })
 
 const tool = z.object({
-  type: z.literal('custom', { error: 'custom, the one type of tool that this server knows' }).nullish(),
+  type: z.literal('custom', { error: 'custom, the only type of tool that this server supports' }).nullish(),
   name: z.string().min(1).max(256),
   description: nullable(z.string()),
   input_schema: z.record(z.string(), z.unknown()),

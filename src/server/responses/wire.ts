@@ -15,7 +15,7 @@ const refusalPart = z.object({ type: z.literal('refusal'), refusal: z.string() }
 const reasoningPart = z.object({ type: z.enum(['reasoning_text', 'summary_text']), text: z.string() })
 
 const contentError =
-  'a string or an array of text parts (input_text, output_text, refusal): this server reads no images, audio or files'
+  'a string or an array of text parts (input_text, output_text, refusal): this server does not support images, audio or files'
 
 const message = z.object({
   type: z.literal('message'),
@@ -49,7 +49,7 @@ const item = z.discriminatedUnion('type', [message, functionCall, functionCallOu
 })
 
 const functionTool = z.object({
-  type: z.literal('function', { error: 'function, the one type of tool that this server runs' }),
+  type: z.literal('function', { error: 'function, the only type of tool that this server supports' }),
   name: z.string().min(1).max(256),
   description: nullable(z.string()),
   parameters: nullable(z.record(z.string(), z.unknown())),

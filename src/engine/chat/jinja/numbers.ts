@@ -62,7 +62,7 @@ function bitsOf(value: bigint): number {
 }
 
 function bounded(bits: number): void {
-  if (bits > MAX_BITS) throw new TemplateFault('it makes a number of too many digits')
+  if (bits > MAX_BITS) throw new TemplateFault('a number has too many digits')
 }
 
 /** a + b. Integers are bigint, floats are number. */

@@ -30,7 +30,7 @@ const greaterOrEqual = compared('>=', (order) => order >= 0)
 
 function remainder(value: Value, divisor: Value): bigint | number {
   const [a, b] = [plainOf(value), plainOf(divisor)]
-  if (!isNumeric(a) || !isNumeric(b)) throw new TemplateFault('divisibility of what is no number')
+  if (!isNumeric(a) || !isNumeric(b)) throw new TemplateFault('divisibleby: expected numbers')
   return modulo(numberOf(a), numberOf(b))
 }
 

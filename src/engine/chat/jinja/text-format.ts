@@ -102,7 +102,7 @@ export function braceFormat(
   const field = (name: string): Value => {
     const [, first = '', rest = ''] = /^([^.[]*)([^]*)$/.exec(name) ?? []
     let value = first === '' ? args.positional[numAutomatic++] : /^\d+$/.test(first) ? args.positional[Number(first)] : args.named.get(first) // prettier-ignore
-    if (value === undefined) throw new TemplateFault(`nothing for the field {${first}} of a format`)
+    if (value === undefined) throw new TemplateFault(`no argument for the field {${first}} of a format`)
     for (const [, attribute, key = ''] of rest.matchAll(/\.([^.[]+)|\[([^\]]+)\]/g)) {
       value = attribute === undefined ? lookUp.item(value, /^\d+$/.test(key) ? BigInt(key) : key) : lookUp.attribute(value, attribute) // prettier-ignore
     }
@@ -129,7 +129,7 @@ const SPEC = /^(?:([^])?([<>=^]))?([-+ ])?(#)?(0)?(\d+)?([,_])?(?:\.(\d+))?([a-z
 function formatValue(value: Value, spec: string): string {
   if (spec === '') return textOf(value)
   const [, fill, align, sign, alternate, zero, width, grouping, precision, type] = SPEC.exec(spec) ?? []
-  if (!SPEC.test(spec)) throw new TemplateFault('a format specification that is none')
+  if (!SPEC.test(spec)) throw new TemplateFault('an invalid format specification')
   const layout: Layout = {
     fill: fill ?? (zero === undefined ? ' ' : '0'),
     align: (align ?? (zero === undefined ? '' : '=')) as Layout['align'],

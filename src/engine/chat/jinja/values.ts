@@ -234,7 +234,7 @@ export function reprOf(value: Value, visits = new Visits()): string {
       .map(([key, item]) => `${reprOf(key, visits)}: ${reprOf(item, visits)}`)
       .join(', ')}}`
   if (value instanceof Undefined) return 'Undefined'
-  throw new TemplateFault(`it prints a ${typeName(value)}, which has no text of its own`)
+  throw new TemplateFault(`it prints a ${typeName(value)}, which cannot be printed`)
 }
 
 const ESCAPES: Readonly<Record<string, string>> = { '\n': '\\n', '\r': '\\r', '\t': '\\t', '\\': '\\\\' }
@@ -370,5 +370,5 @@ export function toValue(value: unknown): Value {
     const entries = Object.entries(value).filter(([, item]) => item !== undefined)
     return new Dict(entries.map(([key, item]) => [key, toValue(item)] as const))
   }
-  throw new TemplateFault(`a ${typeof value} is no value of templates`)
+  throw new TemplateFault(`a ${typeof value} cannot be used in a template`)
 }

@@ -49,8 +49,7 @@ function decoderArchitecture(json: Json): string | null {
 /** Steps of these models have whole sequences, and their layers attention only. Throws ModelError for others. */
 function requireAttention(path: string, spec: DecoderSpec): DecoderSpec {
   const other = spec.layers.find(({ mixer }) => mixer.kind !== 'attention')
-  if (other !== undefined)
-    throw new ModelError(`${path}: layers that keep a state of their own do not embed texts here`)
+  if (other !== undefined) throw new ModelError(`${path}: models with stateful layers cannot embed texts`)
   // Only the last row is used: of a separate head nothing is needed.
   return { ...spec, tiesEmbeddings: true }
 }
