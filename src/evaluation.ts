@@ -2,7 +2,7 @@
  * How well a model predicts: perplexity of a text, and accuracy over questions with given answers. Both run on the engine as it serves,
  * so that they also tell what a quantisation or a kernel costs.
  */
-import { readFile } from 'node:fs/promises'
+import { foundInstead, readText } from './regular-file.ts'
 import { z } from 'zod'
 import { bareRequest } from './bare-request.ts'
 import type { Engine, GenerationRequest } from './engine/request.ts'
@@ -51,13 +51,11 @@ async function encode(engine: Engine, text: string, addSpecialTokens: boolean): 
   return ids
 }
 
-async function readText(path: string): Promise<string> {
+async function readSample(path: string): Promise<string> {
   try {
-    return await readFile(path, 'utf8')
+    return await readText(path)
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? String(error.code) : String(error)
-    const found = { ENOENT: 'no such file', EISDIR: 'a folder', EACCES: 'one that may not be read' }[code] ?? code
-    throw new EvaluationError(`${path}: expected a text file, found ${found}`, { cause: error })
+    throw new EvaluationError(`${path}: expected a text file, found ${foundInstead(error)}`, { cause: error })
   }
 }
 
@@ -74,7 +72,7 @@ export async function measurePerplexity(
   onProgress: (done: number, total: number) => void,
 ): Promise<Perplexity> {
   const startedMs = performance.now()
-  const ids = await encode(engine, await readText(path), false)
+  const ids = await encode(engine, await readSample(path), false)
   const window = Math.min(context ?? DEFAULT_CONTEXT, engine.maxModelLen)
   const prefix = await encode(engine, '', true)
   const isShort = ids.length < 2 * window
@@ -116,7 +114,7 @@ export async function measureChoices(
   path: string,
   onProgress: (done: number, total: number) => void,
 ): Promise<ChoicesResult> {
-  const lines = (await readText(path)).split('\n').filter((line) => line.trim() !== '')
+  const lines = (await readSample(path)).split('\n').filter((line) => line.trim() !== '')
   const items = lines.map((line, i) => parseItem(line, `${path}:${i + 1}`))
   if (items.length === 0) throw new EvaluationError(`${path}: expected JSON lines, found none`)
   let numRight = 0

@@ -1,8 +1,9 @@
 /** From the configuration to an engine that is loaded, local or remote, and what lies beside its model's weights. */
 import { existsSync } from 'node:fs'
-import { access, constants, mkdir, readdir, readFile, stat } from 'node:fs/promises'
+import { access, constants, mkdir, readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
+import { readText } from './regular-file.ts'
 import { z } from 'zod'
 import type { Config } from './config.ts'
 import { loadChatTemplate } from './engine/chat/chat-template.ts'
@@ -252,7 +253,7 @@ function modelRequest(config: Config, path: string): ModelRequest {
 /** prompt.json of a model folder: the template that retrieval puts documents and question into. null: the model has none. */
 async function loadPromptTemplate(modelPath: string): Promise<PromptTemplate | null> {
   const path = join(modelPath, 'prompt.json')
-  const text = await readFile(path, 'utf8').catch(() => null)
+  const text = await readText(path).catch(() => null)
   if (text === null) return null
   try {
     return promptTemplate.parse(JSON.parse(text))

@@ -3,7 +3,9 @@ import { describe, expect, it } from 'vitest'
 import { exports, files, importersOf, imports, pages, textOf, type Import } from './source-tree.ts'
 
 const inRoom = (path: string, room: string) => path === room || path.startsWith(`${room}/`)
-const isInternal = (path: string) => files.includes(path)
+/** What every room may import: it imports none. */
+const SHARED = 'regular-file.ts'
+const isInternal = (path: string) => files.includes(path) && path !== SHARED
 const isRunner = (path: string) => inRoom(path, 'engine/runner') || inRoom(path, 'engine/weights')
 
 /** What each room may import from the others. */
@@ -66,6 +68,12 @@ describe('import rules', () => {
       (i) => room(i.from) && isInternal(i.to) && roomOf(i.from) !== roomOf(i.to) && !may(i),
     )
     expect(show(breaches)).toEqual([])
+  })
+
+  it('what all may import imports nothing of the house', () => {
+    expect(show(imports.filter(({ from, to }) => from === SHARED && files.includes(to)))).toEqual([])
+    // User's paths are read through it: a named pipe must hold nobody.
+    expect(imports.filter(({ to }) => to === SHARED).length).toBeGreaterThan(10)
   })
 
   it('the engine reaches its runner only through its interface', () => {

@@ -1,6 +1,6 @@
 /** What a model recommends for sampling parameters that a request leaves out: its generation_config.json. */
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { readText } from '../regular-file.ts'
 import { z } from 'zod'
 
 /** Sampling parameters that a model's authors recommend; absent ones are OpenAI's. */
@@ -31,7 +31,7 @@ const FIELDS = {
  * greedy, whatever stands beside it.
  */
 export async function loadSamplingDefaults(modelPath: string): Promise<SamplingDefaults> {
-  const text = await readFile(join(modelPath, 'generation_config.json'), 'utf8').catch(() => null)
+  const text = await readText(join(modelPath, 'generation_config.json')).catch(() => null)
   return text === null ? {} : parseSamplingDefaults(text)
 }
 

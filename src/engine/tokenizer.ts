@@ -1,6 +1,6 @@
 /** Text to token ids and back, for any tokenizer.json. */
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { foundInstead, isMissing, readText } from '../regular-file.ts'
 import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers'
 import { type BpeVocabulary, BytePairEncoder } from './bpe.ts'
 import { ModelError } from './runner/runner.ts'
@@ -330,10 +330,10 @@ function record(value: unknown): Record<string, unknown> {
 async function readJson(path: string): Promise<Record<string, unknown> | null> {
   let text: string
   try {
-    text = await readFile(path, 'utf8')
+    text = await readText(path)
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null
-    throw new ModelError(`${path}: cannot be read`, { cause: error })
+    if (isMissing(error)) return null
+    throw new ModelError(`${path}: expected a file, found ${foundInstead(error)}`, { cause: error })
   }
   try {
     const value: unknown = JSON.parse(text)

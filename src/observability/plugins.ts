@@ -1,5 +1,7 @@
 /** `--plugin FILE`: subscribers to the engine's events from outside this package (docs/extending-traces.md). */
+import { closeSync } from 'node:fs'
 import { pathToFileURL } from 'node:url'
+import { foundInstead, openFileSync } from '../regular-file.ts'
 import type { Tracer } from '@opentelemetry/api'
 import type { EngineSubscriber } from '../engine/events.ts'
 import type { Log, LogEvent, LogFields, LogLevel } from './log.ts'
@@ -60,6 +62,13 @@ export async function loadPlugins(
 }
 
 async function loadPlugin(file: string, host: SubscriberHost): Promise<EngineSubscriber> {
+  try {
+    closeSync(openFileSync(file))
+  } catch (error) {
+    throw new PluginError(`--plugin ${file}: expected a JavaScript file, found ${foundInstead(error)}`, {
+      cause: error,
+    })
+  }
   let plugin: unknown
   try {
     const module: unknown = await import(pathToFileURL(file).href)

@@ -1,5 +1,5 @@
 /** `miniserve trace validate` and `trace convert`: the validator and the converters over files. */
-import { readFileSync } from 'node:fs'
+import { foundInstead, readTextSync } from '../regular-file.ts'
 import { isInLevel, SPAN_TABLE } from './contract.ts'
 import { CONTRACT_LEVELS, type ContractLevel } from './contract/span-spec.ts'
 import { eachSpan, type OtlpTraces } from './otlp.ts'
@@ -38,11 +38,9 @@ export function convertTraceFile(path: string, to: TraceFormat): string {
 function readTraceFile(path: string): OtlpTraces {
   let text: string
   try {
-    text = readFileSync(path, 'utf8')
+    text = readTextSync(path)
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? String(error.code) : 'an error'
-    const found = { ENOENT: 'no such file', EISDIR: 'a folder', EACCES: 'one that may not be read' }[code] ?? code
-    throw new TraceFormatError(path, 'a trace file', found)
+    throw new TraceFormatError(path, 'a trace file', foundInstead(error))
   }
   return parseTraceText(text)
 }

@@ -1,7 +1,8 @@
 /** Files of hub models on disk, for @xenova/transformers: its own cache writes in place, and a file cut short by a kill would be loaded for ever. */
 import { randomUUID } from 'node:crypto'
-import { mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises'
+import { mkdir, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
+import { readFile } from '../regular-file.ts'
 
 /** What the library asks of a cache, keyed by URLs; it also asks for local paths, which are never in it. */
 interface DownloadCache {

@@ -1,7 +1,8 @@
 /** Documents from files: which files of a folder are documents, and what is in them. */
-import { readdir, readFile, realpath, stat } from 'node:fs/promises'
+import { readdir, realpath, stat } from 'node:fs/promises'
 import type { Dirent, Stats } from 'node:fs'
 import { dirname, extname, join, relative, resolve, sep } from 'node:path'
+import { readFile } from '../regular-file.ts'
 import { z } from 'zod'
 import { UnreadableError } from './decode.ts'
 import type { DocumentReader } from './document-reader.ts'

@@ -1,6 +1,7 @@
 /** Where the models of retrieval come from: which files are which kind of model. */
-import { closeSync, existsSync, openSync, readdirSync, readFileSync, readSync, statSync } from 'node:fs'
+import { closeSync, existsSync, readdirSync, readSync, statSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
+import { foundInstead, openFileSync, readTextSync } from '../regular-file.ts'
 import { RagError } from './errors.ts'
 import { isStaticModel } from './static-model.ts'
 
@@ -119,7 +120,13 @@ function folderModel(folder: string, flag: string, options: ModelOptions): Model
 
 function fileModel(path: string, flag: string, options: ModelOptions): EngineSource {
   const magic = Buffer.alloc(4)
-  const file = openSync(path, 'r')
+  let file: number
+  try {
+    file = openFileSync(path)
+  } catch (error) {
+    const message = `${flag}: ${path}: expected a file, found ${foundInstead(error)}`
+    throw new RagError('model_unavailable', message, null, { cause: error })
+  }
   try {
     readSync(file, magic, 0, 4, 0)
   } finally {
@@ -137,7 +144,7 @@ function cachedSnapshot(id: string, hubCacheDir: string): string | null {
   const repository = join(hubCacheDir, `models--${id.replace('/', '--')}`)
   const ref = join(repository, 'refs', 'main')
   if (!existsSync(ref)) return null
-  const snapshot = join(repository, 'snapshots', readFileSync(ref, 'utf8').trim())
+  const snapshot = join(repository, 'snapshots', readTextSync(ref).trim())
   if (!['config.json', 'tokenizer.json'].every((file) => existsSync(join(snapshot, file)))) return null
   return onnxFile(snapshot) !== null || existsSync(join(snapshot, 'model.safetensors')) ? snapshot : null
 }
@@ -149,7 +156,7 @@ export function onnxFile(folder: string): { readonly path: string; readonly isQu
     ['model.onnx', false],
   ] as const) {
     const path = join(folder, 'onnx', file)
-    if (existsSync(path)) return { path, isQuantized }
+    if (statSync(path, { throwIfNoEntry: false })?.isFile() === true) return { path, isQuantized }
   }
   return null
 }

@@ -1,8 +1,9 @@
 /** Models in ONNX: loaded through @xenova/transformers, whose tokenizers they come with, and run on its runtime directly. */
 import { createHash } from 'node:crypto'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { basename, dirname, join } from 'node:path'
+import { readBytesSync, readTextSync } from '../regular-file.ts'
 import { downloadCache } from './download-cache.ts'
 import { messageOf, RagError } from './errors.ts'
 import type { EmbeddingRole } from './model-api.ts'
@@ -60,7 +61,7 @@ const isRecord = (value: unknown): value is Record<string, unknown> => typeof va
 function readSettings(folder: string, file: string): Readonly<Record<string, unknown>> {
   const path = join(folder, file)
   if (!existsSync(path)) return {}
-  const json: unknown = JSON.parse(readFileSync(path, 'utf8'))
+  const json: unknown = JSON.parse(readTextSync(path))
   return isRecord(json) ? json : {}
 }
 
@@ -215,6 +216,6 @@ export function loadedModel(source: OnnxSource, task: 'embedding' | 'reranking')
 export function fingerprintOf(source: OnnxSource): string {
   const file = source.kind === 'folder' ? onnxFile(source.folder) : null
   return file
-    ? `${source.name}@${createHash('sha256').update(readFileSync(file.path)).digest('hex').slice(0, 12)}`
+    ? `${source.name}@${createHash('sha256').update(readBytesSync(file.path)).digest('hex').slice(0, 12)}`
     : source.name
 }

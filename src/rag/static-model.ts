@@ -5,8 +5,9 @@
  * where tokens count differently, `weights` [tokens] in F32.
  */
 import { createHash } from 'node:crypto'
-import { existsSync, readFileSync } from 'node:fs'
+import { existsSync } from 'node:fs'
 import { join } from 'node:path'
+import { readBytesSync, readTextSync } from '../regular-file.ts'
 import { z } from 'zod'
 import { messageOf, RagError } from './errors.ts'
 import type { Passage } from './reranker.ts'
@@ -30,7 +31,7 @@ const tensorInfo = z.object({
 export function isStaticModel(folder: string): boolean {
   if (!existsSync(join(folder, WEIGHTS_FILE)) || !existsSync(join(folder, 'config.json'))) return false
   try {
-    return config.safeParse(JSON.parse(readFileSync(join(folder, 'config.json'), 'utf8'))).success
+    return config.safeParse(JSON.parse(readTextSync(join(folder, 'config.json')))).success
   } catch {
     return false
   }
@@ -63,7 +64,7 @@ export class StaticModel {
     const { seq_length: length } = parseFile(folder, 'config.json', (text) => config.parse(JSON.parse(text)))
     this.maxTokens = Math.min(length ?? DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS)
     this.#tokenizer = parseFile(folder, 'tokenizer.json', (text) => new WordPiece(JSON.parse(text)))
-    const file = readFileSync(join(folder, WEIGHTS_FILE))
+    const file = readBytesSync(join(folder, WEIGHTS_FILE))
     this.hash = createHash('sha256').update(file).digest('hex').slice(0, 12)
     try {
       const tensors = readTensors(file)
@@ -191,7 +192,7 @@ function dot(
 function parseFile<T>(folder: string, name: string, parse: (text: string) => T): T {
   const path = join(folder, name)
   try {
-    return parse(readFileSync(path, 'utf8'))
+    return parse(readTextSync(path))
   } catch (error) {
     const issue = error instanceof z.ZodError ? error.issues[0] : null
     throw new RagError(

@@ -2,7 +2,8 @@
  * `--key-file`: keys as tenants, each with a name, a role and limits. The file holds digests only, so that reading it gives nobody a key. It
  * is read again when it changes; a file that does not fit leaves the keys as they were.
  */
-import { readFileSync, unwatchFile, watchFile } from 'node:fs'
+import { unwatchFile, watchFile } from 'node:fs'
+import { foundInstead, readTextSync } from '../regular-file.ts'
 import { z } from 'zod'
 import type { SharedAccess } from '../rag/access.ts'
 import { INDEX_NAME } from '../rag/vector-index.ts'
@@ -127,11 +128,9 @@ export function watchKeyFile(path: string, onChange: (change: number | KeyFileEr
   const read = (): FileKey[] => {
     let text: string
     try {
-      text = readFileSync(path, 'utf8')
+      text = readTextSync(path)
     } catch (error) {
-      const code = error instanceof Error && 'code' in error ? String(error.code) : String(error)
-      const found = { ENOENT: 'no such file', EISDIR: 'a folder', EACCES: 'one that may not be read' }[code] ?? code
-      throw new KeyFileError(`${path}: expected a key file, found ${found}`, { cause: error })
+      throw new KeyFileError(`${path}: expected a key file, found ${foundInstead(error)}`, { cause: error })
     }
     return parseKeyFile(path, text)
   }

@@ -1,7 +1,8 @@
 /** API keys: who may call, which traces they may see, and the salt of their share of the prefix cache. */
 import { createHash, createHmac, randomBytes, timingSafeEqual } from 'node:crypto'
-import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { readBytesSync } from '../regular-file.ts'
 import { SERVER_ACCESS, type IndexAccess } from '../rag/access.ts'
 import type { FileKey, KeyLimits } from './key-file.ts'
 
@@ -128,7 +129,7 @@ export function createKeys(options: {
 export function loadSecret(cacheDir: string): Buffer {
   const path = join(cacheDir, 'cache-salt.secret')
   try {
-    const secret = readFileSync(path)
+    const secret = readBytesSync(path)
     if (secret.length === 32) return secret
   } catch {
     // Not there yet.

@@ -1,7 +1,7 @@
 /** Messages to a prompt, through the model's own template. */
 import { randomBytes } from 'node:crypto'
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { foundInstead, isMissing, readText } from '../../regular-file.ts'
 import { BoundedTemplate } from './bounded-template.ts'
 import { TemplateRefusal } from './jinja/errors.ts'
 import { templateArguments } from './tool-arguments.ts'
@@ -341,9 +341,9 @@ function messageOf(error: unknown): string {
 
 async function readIfPresent(path: string): Promise<string | null> {
   try {
-    return await readFile(path, 'utf8')
+    return await readText(path)
   } catch (error) {
-    if (error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENOTDIR')) return null
-    throw new ModelError(`${path}: cannot be read`, { cause: error })
+    if (isMissing(error)) return null
+    throw new ModelError(`${path}: expected a file, found ${foundInstead(error)}`, { cause: error })
   }
 }

@@ -2,8 +2,8 @@
  * config.json -> DecoderSpec: everything the forward pass needs to know of a model, as plain data. Both dialects are read: `rope_theta` /
  * `rope_scaling` / `torch_dtype` (transformers 4) and `rope_parameters` / `dtype` (transformers 5).
  */
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { foundInstead, isMissing, readText } from '../../regular-file.ts'
 import type { QkNormKind } from '../../kernels/ops.ts'
 import { ConfigReader } from './config-reader.ts'
 import { FAMILIES } from './families.ts'
@@ -279,10 +279,10 @@ const NOT_JSON = /([[,:]\s*)(?:-?Infinity|NaN)(?=\s*[\],}])/g
 async function readJson(path: string): Promise<unknown> {
   let text: string
   try {
-    text = await readFile(path, 'utf8')
+    text = await readText(path)
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null
-    throw new ModelError(`${path}: cannot be read (${(error as NodeJS.ErrnoException).code})`, { cause: error })
+    if (isMissing(error)) return null
+    throw new ModelError(`${path}: expected a file, found ${foundInstead(error)}`, { cause: error })
   }
   try {
     return JSON.parse(text.replaceAll(NOT_JSON, '$1null')) as unknown

@@ -1,6 +1,7 @@
 /** GGUF files as a weight source, whatever the model: headers, places of tensors, their values. What tensors are called is the caller's. */
-import { open, type FileHandle } from 'node:fs/promises'
+import { type FileHandle } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
+import { foundInstead, isMissing, openFile } from '../../regular-file.ts'
 import type { MatrixData, MatrixRows } from '../../kernels/ops.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
 import { BLOCK_FORMATS, blockTypeName } from './gguf-blocks.ts'
@@ -164,13 +165,12 @@ interface Part {
 async function openPart(path: string): Promise<Part> {
   let file: FileHandle
   try {
-    file = await open(path, 'r')
+    file = await openFile(path)
   } catch (error) {
-    const isMissing = error instanceof Error && 'code' in error && error.code === 'ENOENT'
-    throw new ModelError(
-      `${path}: ${isMissing ? 'this part of the model is missing; download all parts into one folder' : 'cannot be opened'}`,
-      { cause: error },
-    )
+    const problem = isMissing(error)
+      ? 'this part of the model is missing; download all parts into one folder'
+      : `expected a file, found ${foundInstead(error)}`
+    throw new ModelError(`${path}: ${problem}`, { cause: error })
   }
   try {
     const { size, mtimeMs } = await file.stat()

@@ -1,5 +1,5 @@
 /** A tokenizer.json and tokenizer_config.json of the same meaning as a GGUF file's tokenizer metadata. */
-import { open } from 'node:fs/promises'
+import { openFile } from '../../regular-file.ts'
 import type { BpeVocabulary } from '../bpe.ts'
 import { ModelError } from '../runner/runner.ts'
 import { type GgufValues, readGgufHeader } from './gguf-header.ts'
@@ -291,7 +291,7 @@ export async function loadGgufChatTemplate(path: string): Promise<string | null>
 }
 
 async function readMetadata(path: string): Promise<GgufValues> {
-  const file = await open(path, 'r')
+  const file = await openFile(path)
   try {
     return (await readGgufHeader(file, path)).metadata
   } finally {

@@ -1,6 +1,7 @@
 /** What a local path holds as a model, whatever it is called: a folder in Hugging Face layout, or a GGUF file, whole or in parts. */
-import { access, open, readdir, stat } from 'node:fs/promises'
+import { access, readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
+import { foundInstead, openFile } from '../../regular-file.ts'
 import { ModelError } from '../runner/runner.ts'
 
 /** As llama-gguf-split names the parts of a file. */
@@ -55,7 +56,7 @@ async function exists(path: string): Promise<boolean> {
 async function requireGguf(path: string): Promise<void> {
   let bytes: Buffer
   try {
-    const file = await open(path, 'r')
+    const file = await openFile(path)
     try {
       const buffer = Buffer.alloc(FIRST_BYTES)
       bytes = buffer.subarray(0, (await file.read(buffer, 0, FIRST_BYTES, 0)).bytesRead)
@@ -63,8 +64,7 @@ async function requireGguf(path: string): Promise<void> {
       await file.close()
     }
   } catch (error) {
-    const code = error instanceof Error && 'code' in error ? String(error.code) : String(error)
-    throw new ModelError(`${path}: cannot be read (${code})`, { cause: error })
+    throw new ModelError(`${path}: expected a file, found ${foundInstead(error)}`, { cause: error })
   }
   const text = bytes.toString('latin1')
   if (text.startsWith('GGUF')) return

@@ -7,6 +7,7 @@ import { createHash } from 'node:crypto'
 import { mkdir, open, type FileHandle, readdir, rename, rm } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { crc32 } from 'node:zlib'
+import { openFile } from '../../regular-file.ts'
 import type {
   Backend,
   ExpertMatrix,
@@ -187,7 +188,7 @@ export class PackedWeights implements WeightLoader {
   static async open(path: string, backend: Backend, onProgress?: ProgressListener): Promise<PackedWeights | null> {
     let file: FileHandle
     try {
-      file = await open(path, 'r')
+      file = await openFile(path)
     } catch {
       return null
     }

@@ -158,7 +158,7 @@ const BROKEN: [string, string, (path: string) => void, RegExp][] = [
     'a shard is missing',
     'llama-sharded',
     (path) => rmSync(`${path}/model-00002-of-00003.safetensors`),
-    /00002-of-00003.*ENOENT.*missing shard/,
+    /00002-of-00003.*found no such file.*missing shard/,
   ],
   [
     'a shard is truncated',

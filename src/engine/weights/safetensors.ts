@@ -3,8 +3,9 @@
  * (https://huggingface.co/docs/safetensors). One file or several with an index. The header is untrusted: everything it says is checked against
  * the file before a byte of it is used.
  */
-import { open, readdir, readFile, stat, type FileHandle } from 'node:fs/promises'
+import { readdir, stat, type FileHandle } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
+import { foundInstead, isMissing, openFile, readText } from '../../regular-file.ts'
 import { decodeBf16, narrowBf16 } from '../../kernels/float.ts'
 import type { MatrixData, MatrixRows } from '../../kernels/ops.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
@@ -168,9 +169,10 @@ async function listFiles(folder: string): Promise<{ files: string[]; index: Map<
   const indexPath = join(folder, 'model.safetensors.index.json')
   let text: string | null = null
   try {
-    text = await readFile(indexPath, 'utf8')
+    text = await readText(indexPath)
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
+    if (!isMissing(error))
+      throw new ModelError(`${indexPath}: expected a file, found ${foundInstead(error)}`, { cause: error })
   }
   if (text !== null) {
     let map: unknown
@@ -218,13 +220,11 @@ export async function openSafetensors(path: string, onProgress?: ProgressListene
       const filePath = isFolder ? join(path, name) : path
       let file: FileHandle
       try {
-        file = await open(filePath, 'r')
+        file = await openFile(filePath)
       } catch (error) {
         throw new ModelError(
-          `${filePath}: cannot be read (${(error as NodeJS.ErrnoException).code}); the index names it. Download the missing shard.`,
-          {
-            cause: error,
-          },
+          `${filePath}: expected a file, found ${foundInstead(error)}${index === null ? '' : '; the index names it. Download the missing shard'}.`,
+          { cause: error },
         )
       }
       handles.push(file)

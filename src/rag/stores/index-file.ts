@@ -79,11 +79,21 @@ interface OpenIndexFile {
   readonly tailAt: number
 }
 
-/** Opens a file and reads its segment. @throws the system's error when it cannot be opened; RagError index_corrupt. */
-export function openIndexFile(path: string): OpenIndexFile {
+/**
+ * Opens a file and reads its segment.
+ * @param name the index's stored name: a file that was copied or moved here from another is refused, whoever's it was.
+ * @throws the system's error when it cannot be opened; RagError index_corrupt.
+ */
+export function openIndexFile(path: string, name: string): OpenIndexFile {
   const reader = new JournalReader(path)
   try {
     const header = readHeader(reader)
+    if (header.name !== name) {
+      throw new RagError(
+        'index_corrupt',
+        `index ${basename(path, '.idx')}: its file was made for an index of another name or another key; put it back there, or delete the index and index again`,
+      )
+    }
     if (!header.segment) {
       return { reader, header, memory: new MemoryIndex(header.dimensions), tailAt: reader.offset }
     }

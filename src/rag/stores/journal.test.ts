@@ -43,7 +43,7 @@ function idsInRecords(path: string): string[] {
 }
 
 const idsIn = async (path: string): Promise<string[]> => {
-  const index = new JournaledIndex(path)
+  const index = new JournaledIndex(path, 'notes')
   const ids = (await index.summaries()).map(({ id }) => id)
   index.close()
   return ids
@@ -81,7 +81,7 @@ describe('the journal of an index', () => {
       const expected = Array.from({ length: whole }, (_, i) => `d${i}`)
       expect(idsInRecords(torn)).toEqual(expected)
       if (size % 151 === 0) {
-        const index = new JournaledIndex(torn)
+        const index = new JournaledIndex(torn, 'notes')
         await index.upsert([syntheticDocument('after', 4, seededRandom(size))])
         index.close()
         expect(await idsIn(torn)).toEqual([...expected, 'after'])
@@ -126,7 +126,7 @@ describe('the journal of an index', () => {
     const random = seededRandom(9)
     const store = new LocalMemoryStore(folder)
     const index = await store.openOrCreate('notes', { model: 'm', dimensions: 512 })
-    const reader = new JournaledIndex(index.path)
+    const reader = new JournaledIndex(index.path, index.name)
     for (let round = 0; round < 12; round++) {
       await index.upsert(Array.from({ length: 100 }, (_, i) => syntheticDocument(`d${i}`, 512, random)))
     }
@@ -136,7 +136,7 @@ describe('the journal of an index', () => {
     expect(await reader.summaries()).toEqual(await index.summaries())
     expect(await idsIn(index.path)).toHaveLength(99)
     const query = { vector: syntheticDocument('q', 512, random).vectors.slice(0, 512), text: 'part', depth: 20 }
-    const reopened = new JournaledIndex(index.path)
+    const reopened = new JournaledIndex(index.path, index.name)
     const sort = (found: Awaited<ReturnType<JournaledIndex['search']>>) =>
       found.map((hit) => `${hit.documentId}#${hit.chunk} ${hit.similarity.toFixed(6)}`).sort()
     const byVector = { ...query, text: '' }

@@ -23,6 +23,7 @@ import {
 } from 'node:fs'
 import { basename, dirname } from 'node:path'
 import { crc32 } from 'node:zlib'
+import { openFileSync } from '../../regular-file.ts'
 import { RagError, systemReasonOf } from '../errors.ts'
 import type { RandomAccess } from './segment.ts'
 
@@ -72,7 +73,7 @@ export class JournalReader implements RandomAccess {
   /** @throws the system's error, ENOENT included. */
   constructor(path: string) {
     this.path = path
-    this.#fd = openSync(path, 'r')
+    this.#fd = openFileSync(path)
   }
 
   /** Where the last whole record ends: what a writer may cut the file to. */

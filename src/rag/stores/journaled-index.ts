@@ -38,6 +38,7 @@ const putRecord = ({ vectors, ...document }: EmbeddedDocument): Buffer =>
 /** An index file that is open: searches run in memory, changes are appended to the journal under a file lock. */
 export class JournaledIndex implements VectorIndex {
   readonly path: string
+  readonly name: string
   #reader: JournalReader
   #header: HeaderRecord
   #memory: MemoryIndex
@@ -50,19 +51,16 @@ export class JournaledIndex implements VectorIndex {
   #numWriting = 0
 
   /** @throws the system's error when the file cannot be opened; RagError index_corrupt. */
-  constructor(path: string) {
+  constructor(path: string, name: string) {
     this.path = path
-    const { reader, header, memory, tailAt } = openIndexFile(path)
+    this.name = name
+    const { reader, header, memory, tailAt } = openIndexFile(path, name)
     this.#reader = reader
     this.#header = header
     this.#memory = memory
     this.#tailAt = tailAt
     this.#countPacked()
     this.#readOn()
-  }
-
-  get name(): string {
-    return this.#header.name
   }
 
   get model(): string {
@@ -195,7 +193,7 @@ export class JournaledIndex implements VectorIndex {
     }
     const open = this.#reader.stat()
     if (onDisk.ino !== open.inode) {
-      const { reader, header, memory, tailAt } = openIndexFile(this.path)
+      const { reader, header, memory, tailAt } = openIndexFile(this.path, this.name)
       this.#reader.close()
       this.#reader = reader
       this.#header = header

@@ -119,7 +119,7 @@ export class LocalMemoryStore implements IndexStore {
     const known = this.#loaded.get(name)
     this.#loaded.delete(name)
     try {
-      const index = known?.index ?? new JournaledIndex(path)
+      const index = known?.index ?? new JournaledIndex(path, name)
       // Beside the requests, and not where the file can only be read.
       if (!known) index.settle().catch(() => undefined)
       this.#loaded.set(name, { index, usedMs: performance.now() })

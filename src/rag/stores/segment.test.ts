@@ -1,6 +1,6 @@
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { afterAll, describe, expect, it } from 'vitest'
 import { seededRandom, syntheticDocument } from '../../../test/rag/documents.ts'
 import type { EmbeddedDocument } from '../vector-index.ts'
@@ -18,6 +18,7 @@ const folder = mkdtempSync(join(tmpdir(), 'miniserve-segment-'))
 afterAll(() => rmSync(folder, { recursive: true }))
 
 const CALLS = { whileWriting: () => undefined, beforeRename: () => undefined }
+const opened = (path: string) => openIndexFile(path, basename(path, '.idx'))
 const pack = (name: string, memory: MemoryIndex): string => {
   const path = join(folder, `${name}.idx`)
   packIndexFile(path, name, memory, SPEC, CALLS)
@@ -71,11 +72,11 @@ describe('a packed index', () => {
       }
       const expected = answersOf(freshOf(documents), documents)
       expect(answersOf(memory, documents)).toEqual(expected)
-      memory = openIndexFile(pack(`round-${round}`, memory)).memory
+      memory = opened(pack(`round-${round}`, memory)).memory
       expect(answersOf(memory, documents)).toEqual(expected)
     }
     for (const id of documents.keys()) memory.delete(id)
-    const empty = openIndexFile(pack('emptied', memory)).memory
+    const empty = opened(pack('emptied', memory)).memory
     expect(empty).toMatchObject({ numDocuments: 0, numChunks: 0 })
     expect(empty.search({ vector: new Float32Array(DIMENSIONS), text: 'a', depth: 3 })).toEqual([])
   })
@@ -86,7 +87,7 @@ describe('a packed index', () => {
     for (let i = 0; i < 8; i++) memory.put(syntheticDocument(`d${i}`, DIMENSIONS, random))
     const path = pack('damaged', memory)
     const whole = readFileSync(path)
-    const { header, reader } = openIndexFile(path)
+    const { header, reader } = opened(path)
     reader.close()
     const { sections } = segmentLayout.parse(header.segment)
     let at = 4096
@@ -95,17 +96,27 @@ describe('a packed index', () => {
       const place = at + (sections[name].bytes >> 1)
       damaged.writeUInt8((damaged[place] ?? 0) ^ 1, place)
       writeFileSync(path, damaged)
-      expect(() => openIndexFile(path)).toThrow(`index damaged: its section ${name} is damaged`)
+      expect(() => opened(path)).toThrow(`index damaged: its section ${name} is damaged`)
       at += Math.ceil(sections[name].bytes / 8) * 8
     }
     for (const length of [at - 1, at >> 1, 4096, 100]) {
       writeFileSync(path, whole.subarray(0, length))
-      expect(() => openIndexFile(path)).toThrow(/index damaged: /)
+      expect(() => opened(path)).toThrow(/index damaged: /)
     }
     const damaged = Buffer.from(whole)
     damaged.writeUInt8(damaged.readUInt8(200) ^ 1, 200)
     writeFileSync(path, damaged)
-    expect(() => openIndexFile(path)).toThrow(/index damaged: /)
+    expect(() => opened(path)).toThrow(/index damaged: /)
+  })
+})
+
+describe('a file that was copied', () => {
+  it.each(['other', 'key:pack', 'Pack'])('is not the index %s', (name) => {
+    const memory = new MemoryIndex(DIMENSIONS)
+    memory.put(syntheticDocument('a', DIMENSIONS, seededRandom(3)))
+    const path = pack('pack', memory)
+    expect(opened(path).memory.numDocuments).toBe(1)
+    expect(() => openIndexFile(path, name)).toThrow('its file was made for an index of another name or another key')
   })
 })
 
@@ -118,11 +129,11 @@ describe('a file of format 1', () => {
     const store = new LocalMemoryStore(folder)
     expect(await (await store.open('old'))?.get('old')).toEqual(document)
     await store.close()
-    const opened = openIndexFile(path)
-    expect(opened.header).toMatchObject({ format: 2, segment: { numRows: document.chunks.length } })
-    expect(opened.tailAt).toBe(readFileSync(path).length)
-    expect(opened.memory.get('old')).toEqual(document)
-    opened.reader.close()
+    const file = opened(path)
+    expect(file.header).toMatchObject({ format: 2, segment: { numRows: document.chunks.length } })
+    expect(file.tailAt).toBe(readFileSync(path).length)
+    expect(file.memory.get('old')).toEqual(document)
+    file.reader.close()
   })
 })
 
@@ -132,20 +143,20 @@ describe('records behind a segment', () => {
     const memory = new MemoryIndex(DIMENSIONS)
     memory.put(syntheticDocument('a', DIMENSIONS, random))
     const path = pack('tail', memory)
-    const index = new JournaledIndex(path)
+    const index = new JournaledIndex(path, 'tail')
     const long = syntheticDocument('b', DIMENSIONS, random)
     const [first] = long.chunks
     if (!first) throw new Error('a synthetic document has chunks')
     const chunks = long.chunks.map((chunk) => ({ ...chunk, text: 'walnut '.repeat(100_000) }))
     await index.upsert([{ ...long, chunks }])
     await index.delete(['a'])
-    const other = new JournaledIndex(path)
+    const other = new JournaledIndex(path, 'tail')
     expect((await other.summaries()).map(({ id }) => id)).toEqual(['b'])
     await index.settle()
     expect((await index.get('b'))?.chunks).toEqual(chunks)
     // The other one sees that the file was replaced.
     expect(await other.info()).toMatchObject({ numDocuments: 1, bytes: (await index.info()).bytes })
-    expect(openIndexFile(path).memory.numDocuments).toBe(1)
+    expect(opened(path).memory.numDocuments).toBe(1)
     index.close()
     other.close()
   })

@@ -2,8 +2,8 @@
  * What becomes of a text's hidden states: the modules of a sentence-transformers folder (modules.json and a folder for each) as plain data. A
  * folder without modules.json is a model that was not made for sentences: the mean of its rows, at length 1.
  */
-import { readFile } from 'node:fs/promises'
 import { join } from 'node:path'
+import { foundInstead, isMissing, readText } from '../../../regular-file.ts'
 import { dequantize } from '../../../kernels/dequantize.ts'
 import type { Pooling } from '../../../kernels/ops.ts'
 import { openSafetensors } from '../../weights/safetensors.ts'
@@ -30,10 +30,10 @@ const isObject = (value: unknown): value is Json => typeof value === 'object' &&
 export async function readJsonFile(path: string): Promise<unknown> {
   let text: string
   try {
-    text = await readFile(path, 'utf8')
+    text = await readText(path)
   } catch (error) {
-    if (error instanceof Error && 'code' in error && error.code === 'ENOENT') return null
-    throw new ModelError(`${path}: cannot be read`, { cause: error })
+    if (isMissing(error)) return null
+    throw new ModelError(`${path}: expected a file, found ${foundInstead(error)}`, { cause: error })
   }
   try {
     return JSON.parse(text) as unknown

@@ -1,0 +1,106 @@
+/**
+ * Files whose paths come from people. Only regular files are opened: reading a named pipe would hold a thread until somebody writes to it,
+ * and a device may never end.
+ */
+import { closeSync, constants, fstatSync, openSync, readFileSync, type Stats } from 'node:fs'
+import { type FileHandle, open } from 'node:fs/promises'
+
+/** A path that leads to something other than a regular file. */
+class NotAFileError extends Error {
+  /** With an article: "a folder", "a named pipe", "a socket", "a device". */
+  readonly found: string
+
+  constructor(path: string, found: string) {
+    super(`${path}: expected a file, found ${found}`)
+    this.name = 'NotAFileError'
+    this.found = found
+  }
+}
+
+// Opening a named pipe waits for its other end without this. Windows has neither.
+const READ = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)
+
+/** Opens a file for reading. @throws NotAFileError, or the system's error where it cannot be opened. */
+export async function openFile(path: string): Promise<FileHandle> {
+  const file = await open(path, READ)
+  try {
+    requireFile(path, await file.stat())
+    return file
+  } catch (error) {
+    await file.close()
+    throw error
+  }
+}
+
+/** As openFile, at once: a descriptor for the caller to close. */
+export function openFileSync(path: string): number {
+  const descriptor = openSync(path, READ)
+  try {
+    requireFile(path, fstatSync(descriptor))
+    return descriptor
+  } catch (error) {
+    closeSync(descriptor)
+    throw error
+  }
+}
+
+/** All bytes of a file. @throws as openFile. */
+export async function readFile(path: string): Promise<Buffer> {
+  const file = await openFile(path)
+  try {
+    return await file.readFile()
+  } finally {
+    await file.close()
+  }
+}
+
+/** A file's UTF-8 text. @throws as openFile. */
+export const readText = async (path: string): Promise<string> => (await readFile(path)).toString('utf8')
+
+/** All bytes of a file, at once. @throws as openFile. */
+export function readBytesSync(path: string): Buffer {
+  const descriptor = openFileSync(path)
+  try {
+    return readFileSync(descriptor)
+  } finally {
+    closeSync(descriptor)
+  }
+}
+
+/** A file's UTF-8 text, at once. @throws as openFile. */
+export const readTextSync = (path: string): string => readBytesSync(path).toString('utf8')
+
+const FOUND: Readonly<Record<string, string>> = {
+  ENOENT: 'no such file',
+  ENOTDIR: 'no such file',
+  EISDIR: 'a folder',
+  EACCES: 'one that may not be read',
+  EPERM: 'one that may not be read',
+  ENXIO: 'a socket',
+  ELOOP: 'links that lead to each other',
+  ENAMETOOLONG: 'a name that is too long',
+  EMFILE: 'too many open files',
+}
+
+/** What was found where a file was expected, for messages: from an error of the functions above. */
+export function foundInstead(error: unknown): string {
+  if (error instanceof NotAFileError) return error.found
+  const code = error instanceof Error && 'code' in error ? String(error.code) : String(error)
+  return FOUND[code] ?? code
+}
+
+/** Nothing is at the path. */
+export const isMissing = (error: unknown): boolean =>
+  error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENOTDIR')
+
+function requireFile(path: string, stats: Stats): void {
+  if (stats.isFile()) return
+  const found = stats.isDirectory()
+    ? 'a folder'
+    : stats.isFIFO()
+      ? 'a named pipe'
+      : stats.isSocket()
+        ? 'a socket'
+        : 'a device'
+  throw new NotAFileError(path, found)
+}
