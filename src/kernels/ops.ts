@@ -18,6 +18,8 @@ export type MatrixData =
   | {
       readonly format: 'q8'
       readonly group: 16 | 32
+      /** Codes lie in -32 .. 31, or with minimums in 0 .. 63: a cpu multiplies such in fewer steps. Absent: they may not. */
+      readonly isNarrow?: true
       readonly codes: Int8Array // [rows, cols]
       readonly scales: Float32Array // [rows, cols / group]
       readonly mins: Float32Array | null // [rows, cols / group]

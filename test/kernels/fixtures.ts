@@ -44,12 +44,27 @@ export function randomValues(seed: number, length: number, magnitude = 1): Float
   return Float32Array.from({ length }, () => next() * magnitude)
 }
 
-export type Format = 'f32' | 'f16' | 'q8' | 'q8 g16' | 'q8 mins' | 'q8 g16 mins' | 'q4' | 'q4 mins'
+export type Format =
+  | 'f32'
+  | 'f16'
+  | 'q8'
+  | 'q8 g16'
+  | 'q8 mins'
+  | 'q8 g16 mins'
+  | 'q8 narrow'
+  | 'q8 narrow g16'
+  | 'q8 narrow g16 mins'
+  | 'q4'
+  | 'q4 mins'
 
 /** Every storage form a weight matrix can have; at the default level those that between them take every path. */
-export const FORMATS: readonly Format[] = isFull
+const CANONICAL: readonly Format[] = isFull
   ? ['f32', 'f16', 'q8', 'q8 g16', 'q8 mins', 'q8 g16 mins', 'q4', 'q4 mins']
   : ['f32', 'f16', 'q8', 'q8 g16 mins', 'q4', 'q4 mins']
+const NARROW: readonly Format[] = isFull
+  ? ['q8 narrow', 'q8 narrow g16', 'q8 narrow g16 mins']
+  : ['q8 narrow', 'q8 narrow g16']
+export const FORMATS: readonly Format[] = [...CANONICAL, ...NARROW]
 
 export function formatTolerance(format: Format, tolerances: Tolerances): number {
   return format === 'f32' ? tolerances.f32 : format === 'f16' ? tolerances.f16 : tolerances.quantized
@@ -69,10 +84,12 @@ export function randomMatrix(format: Format, seed: number, rows: number, cols: n
   const numGroups = size / group
   const hasMins = format.endsWith('mins')
   if (format.startsWith('q8')) {
-    const codes = Int8Array.from({ length: size }, () => Math.round(next() * 127))
+    const isNarrow = format.includes('narrow')
+    const code = (): number => (isNarrow ? Math.floor(next() * 32) + (hasMins ? 32 : 0) : Math.round(next() * 127))
+    const codes = Int8Array.from({ length: size }, code)
     const scales = randomScales(next, numGroups, 2 ** -6)
     const mins = hasMins ? randomScales(next, numGroups, -(2 ** -1)) : null
-    return { format: 'q8', group, codes, scales, mins }
+    return { format: 'q8', group, ...(isNarrow ? { isNarrow } : {}), codes, scales, mins }
   }
   const codes = Uint8Array.from({ length: size / 2 }, () => Math.floor((next() + 1) * 128))
   const scales = randomScales(next, numGroups, 2 ** -3)

@@ -76,7 +76,7 @@ function q5Legacy(bytes: Uint8Array, numValues: number, hasMin: boolean): Matrix
       codes[block * 32 + j] = ((j < 16 ? nibbles & 15 : nibbles >> 4) | (fifth << 4)) - offset
     }
   }
-  return { format: 'q8', group: 32, codes, scales, mins: hasMin ? mins : null }
+  return { format: 'q8', group: 32, isNarrow: true, codes, scales, mins: hasMin ? mins : null }
 }
 
 function q8Legacy(bytes: Uint8Array, numValues: number): MatrixData {
@@ -148,7 +148,7 @@ function q5K(bytes: Uint8Array, numValues: number): MatrixData {
       codes[block * 256 + i] = ((sub & 1) === 0 ? nibbles & 15 : nibbles >> 4) | (fifth << 4)
     }
   }
-  return { format: 'q8', group: 32, ...planes }
+  return { format: 'q8', group: 32, isNarrow: true, ...planes }
 }
 
 function q6K(bytes: Uint8Array, numValues: number): MatrixData {
@@ -166,7 +166,7 @@ function q6K(bytes: Uint8Array, numValues: number): MatrixData {
       codes[block * 256 + i] = ((quarter < 2 ? low & 15 : low >> 4) | (high << 4)) - 32
     }
   }
-  return { format: 'q8', group: 16, codes, scales, mins: null }
+  return { format: 'q8', group: 16, isNarrow: true, codes, scales, mins: null }
 }
 
 /** 256 values in sixteen groups: scale and minimum of four bits each, codes of two. */
@@ -186,7 +186,7 @@ function q2K(bytes: Uint8Array, numValues: number): MatrixData {
       codes[block * 256 + i] = (byte >> (2 * ((i >> 5) & 3))) & 3
     }
   }
-  return { format: 'q8', group: 16, codes, scales, mins }
+  return { format: 'q8', group: 16, isNarrow: true, codes, scales, mins }
 }
 
 /** Scale j of a Q3_K block's sixteen: low four bits in a nibble of the first eight bytes, the upper two in the last four. */
@@ -210,7 +210,7 @@ function q3K(bytes: Uint8Array, numValues: number): MatrixData {
       codes[block * 256 + i] = low - (hasBit === 1 ? 0 : 4)
     }
   }
-  return { format: 'q8', group: 16, codes, scales, mins: null }
+  return { format: 'q8', group: 16, isNarrow: true, codes, scales, mins: null }
 }
 
 /** For a view of another element size, which needs an aligned start: the bytes' buffer, or a copy. */

@@ -13,10 +13,14 @@ const FP4_VALUES = Int8Array.of(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, 
 
 const u16 = (bytes: Uint8Array, at: number): number => bytes[at]! | (bytes[at + 1]! << 8)
 
-function q8(numValues: number): MatrixData & { format: 'q8'; scales: Float32Array; codes: Int8Array } {
+function q8(
+  numValues: number,
+  isNarrow: boolean,
+): MatrixData & { format: 'q8'; scales: Float32Array; codes: Int8Array } {
   return {
     format: 'q8',
     group: 32,
+    ...(isNarrow ? { isNarrow } : {}),
     codes: new Int8Array(numValues),
     scales: new Float32Array(numValues / 32),
     mins: null,
@@ -34,7 +38,7 @@ function lookUp(bytes: Uint8Array, at: number, values: Int8Array, codes: Int8Arr
 /** IQ4_NL blocks (32 values in 18 bytes) as q8 codes and scales. */
 export function iq4Nl(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
-  const data = q8(numValues)
+  const data = q8(numValues, false)
   for (let block = 0; block < numValues / 32; block++) {
     data.scales[block] = half[u16(bytes, block * 18)]!
     lookUp(bytes, block * 18 + 2, IQ4_VALUES, data.codes, block * 32)
@@ -45,7 +49,7 @@ export function iq4Nl(bytes: Uint8Array, numValues: number): MatrixData {
 /** 256 values in eight groups, whose scales have six bits: four in a nibble, two apart. */
 export function iq4Xs(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
-  const data = q8(numValues)
+  const data = q8(numValues, false)
   for (let block = 0; block < numValues / 256; block++) {
     const at = block * 136
     const scale = half[u16(bytes, at)]!
@@ -61,7 +65,7 @@ export function iq4Xs(bytes: Uint8Array, numValues: number): MatrixData {
 
 /** The scale is a power of two alone: 2^(e - 127), halved because the values are doubled. */
 export function mxfp4(bytes: Uint8Array, numValues: number): MatrixData {
-  const data = q8(numValues)
+  const data = q8(numValues, true)
   for (let block = 0; block < numValues / 32; block++) {
     data.scales[block] = 2 ** (bytes[block * 17]! - 128)
     lookUp(bytes, block * 17 + 1, FP4_VALUES, data.codes, block * 32)
@@ -77,7 +81,7 @@ function ternary(
   unpack: (at: number, codes: Int8Array) => void,
 ): MatrixData {
   const half = f16Table()
-  const data = q8(numValues)
+  const data = q8(numValues, true)
   for (let block = 0; block < numValues / 256; block++) {
     const at = block * blockBytes
     data.scales.fill(half[u16(bytes, at + blockBytes - 2)]!, block * 8, block * 8 + 8)

@@ -40,6 +40,21 @@ test.each(Object.keys(BLOCKS))('%s blocks have the values of gguf-py', (name) =>
   }
 })
 
+test('formats that call their codes narrow have none outside six bits, whatever their bytes', () => {
+  const isNarrow: Record<string, boolean> = {}
+  for (const { name, values, bytes, decode } of BLOCK_FORMATS.values()) {
+    const random = Uint8Array.from({ length: 64 * bytes }, (_, i) => Math.imul(i + 1, 0x9e3779b1) >>> 24)
+    const decoded = decode(random, 64 * values)
+    if (decoded.format !== 'q8') continue
+    isNarrow[name] = decoded.isNarrow === true
+    if (decoded.isNarrow !== true) continue
+    const [least, most] = decoded.mins === null ? [-32, 31] : [0, 63]
+    const outside = decoded.codes.filter((code) => code < least || code > most)
+    expect(outside, name).toHaveLength(0)
+  }
+  expect(isNarrow).toMatchObject({ Q5_0: true, Q5_1: true, Q5_K: true, Q6_K: true, Q8_0: false, IQ4_NL: false })
+})
+
 test.each([
   'tiny-text',
   'llama-bf16',

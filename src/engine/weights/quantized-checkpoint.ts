@@ -80,7 +80,7 @@ class QuantizedSource {
           codes[2 * i + 1] = FP4_VALUES[blocks[i]! >> 4]!
         }
         const scales = Float32Array.from(exponents, (exponent) => 2 ** (exponent - 128))
-        return { format: 'q8', group: 32, codes, scales, mins: null }
+        return { format: 'q8', group: 32, isNarrow: true, codes, scales, mins: null }
       },
     }
   }

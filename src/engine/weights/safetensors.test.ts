@@ -247,5 +247,10 @@ test('rows of unlike formats are joined with exactly their values', () => {
   }
   expect(concatRows([q4(null), q4(null)]).format).toBe('q4')
   expect(concatRows([q4(null), q8(16, null)])).toMatchObject({ format: 'q8', group: 16, mins: null })
+  const narrow = (mins: boolean) => ({ ...q8(32, mins ? Float32Array.of(1) : null), isNarrow: true as const })
+  expect(concatRows([narrow(false), q4(null)])).toHaveProperty('isNarrow', true)
+  expect(concatRows([narrow(false), q8(32, null)])).not.toHaveProperty('isNarrow')
+  // Codes with a sign beside minimums have none of narrow codes' two ranges.
+  expect(concatRows([narrow(true), q4(null)])).not.toHaveProperty('isNarrow')
   expect(concatRows([half, half]).format).toBe('f16')
 })

@@ -117,7 +117,8 @@ function asQ8(
       : Float32Array.from({ length: values.length * repeat }, (_, i) => values[Math.floor(i / repeat)]!)
   const scales = spread(data.scales)
   const mins = data.mins === null ? (withMins ? new Float32Array(scales.length) : null) : spread(data.mins)
-  return { format: 'q8', group, codes, scales, mins }
+  const isNarrow = (data.format === 'q4' || data.isNarrow === true) && (data.mins !== null || !withMins)
+  return { format: 'q8', group, ...(isNarrow ? { isNarrow } : {}), codes, scales, mins }
 }
 
 /** q4 without minimums as q4 with them: (code - 8) scale = code scale + (-8 scale), exactly. */
@@ -151,9 +152,11 @@ export function concatRows(parts: readonly MatrixData[]): MatrixData {
     }
     const group = quantised.some((part) => part.group === 16) ? 16 : 32
     const planes = quantised.map((part) => asQ8(part, group, withMins))
+    const isNarrow = planes.every((part) => part.isNarrow === true)
     return {
       format: 'q8',
       group,
+      ...(isNarrow ? { isNarrow } : {}),
       codes: join(
         planes.map((part) => part.codes),
         new Int8Array(total(planes.map((part) => part.codes))),

@@ -6,7 +6,7 @@ import type { Program } from './program.ts'
 
 export const PANEL = 16
 /** Changes whenever the bytes of packed panels do. */
-export const PACKED_LAYOUT = 'cpu panels 2'
+export const PACKED_LAYOUT = 'cpu panels 3'
 /** Values that are packed from staging memory at a time, or one panel's rows if they are more. */
 const PIECE_VALUES = 2 ** 20
 const STAGING_BYTES = 4 * PIECE_VALUES
@@ -14,6 +14,7 @@ const STAGING_BYTES = 4 * PIECE_VALUES
 const FORMAT_CODES: Readonly<Record<MatrixFormat, number>> = { f32: 0, f16: 1, q8: 2, q4: 3 }
 const GROUP16 = 1
 const MINS = 2
+const NARROW = 4
 
 export interface PanelMatrix {
   readonly label: string
@@ -21,7 +22,7 @@ export interface PanelMatrix {
   readonly cols: number
   readonly format: MatrixFormat
   readonly formatCode: number
-  /** Groups of 16, minimums (assembly/quantized-panel.ts). */
+  /** Groups of 16, minimums, narrow codes (assembly/quantized-panel.ts). */
   readonly flags: number
   /** Columns including padding: whole vectors, or whole blocks of 32. */
   readonly padded: number
@@ -56,7 +57,9 @@ interface PackedForm {
 
 function packedForm(data: MatrixData): PackedForm {
   if (data.format !== 'q8' && data.format !== 'q4') return { format: data.format, flags: 0 }
-  return { format: data.format, flags: (data.group === 16 ? GROUP16 : 0) | (data.mins === null ? 0 : MINS) }
+  const isNarrow = data.format === 'q8' && data.isNarrow === true
+  const flags = (data.group === 16 ? GROUP16 : 0) | (data.mins === null ? 0 : MINS) | (isNarrow ? NARROW : 0)
+  return { format: data.format, flags }
 }
 
 /** The form that a stored matrix was packed in. */

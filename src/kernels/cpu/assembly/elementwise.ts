@@ -3,7 +3,7 @@ import { scratch, takeUnits } from './pool'
 import { KV_F16, KV_Q8, kvShift } from './attention'
 import { ACTIVATION_FACTOR, madd, narrow, sumLanes } from './simd'
 import { inverseRms } from './prepare'
-import { GROUP16, headerBytes, MINS } from './quantized-panel'
+import { GROUP16, headerBytes, MINS, NARROW, NARROW_OFFSET, OCTET, PAIR, Q4_OFFSET, QUAD } from './quantized-panel'
 
 @unmanaged
 export class EmbedCommand {
@@ -68,19 +68,21 @@ function embedQuantized(c: EmbedCommand, panel: usize, r: usize, factor: f32, ou
   const wide = c.format == 2
   const hasMins = (c.flags & MINS) != 0
   const half = halfOffset(r)
-  const set = (r >> 2) << 4
+  const isNarrow = (c.flags & NARROW) != 0
+  const offset = hasMins ? 0 : isNarrow ? NARROW_OFFSET : Q4_OFFSET
   for (let k: usize = 0; k < c.cols; k++) {
     const block = panel + (k >> 5) * (header + (wide ? 512 : 256))
     const second: usize = grouped ? ((k & 16) << 1) : 0
     const scale = widenScalar(load<u16>(block + second + half))
     const i = k & 31
     let code: i32
-    if (wide) {
-      code = load<i8>(block + header + (i >> 1 << 5) + (r << 1) + (i & 1))
+    if (isNarrow) {
+      code = load<u8>(block + header + (i >> 2) * QUAD + (r << 2) + (i & 3)) - offset
+    } else if (wide) {
+      code = load<i8>(block + header + (i >> 1) * PAIR + (r << 1) + (i & 1))
     } else {
-      // Columns (0, 2) (4, 6) (1, 3) (5, 7) of each 8 share a byte.
-      const byte = load<u8>(block + header + (i >> 3 << 6) + set + ((r & 3) << 2) + ((i & 1) << 1) + ((i & 4) >> 2))
-      code = <i32>((i & 2) != 0 ? byte >> 4 : byte & 15) - (hasMins ? 0 : 8)
+      const byte = load<u8>(block + header + (i >> 3) * OCTET + (r << 2) + (i & 3))
+      code = <i32>((i & 4) != 0 ? byte >> 4 : byte & 15) - offset
     }
     let value = <f32>code * scale
     if (hasMins) value += widenScalar(load<u16>(block + (grouped ? 64 : 32) + second + half))

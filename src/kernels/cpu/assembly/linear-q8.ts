@@ -1,24 +1,23 @@
-// Products of int8 activations with q8 panels (quantized-panel.ts).
-import { BLOCK_BYTES, BLOCK_I16, QUAD_BYTES } from './prepare'
-import { addMins, finish16, finish8, GROUP16, MINS, PAIR } from './quantized-panel'
+// Products of int8 activations with panels of full q8 codes (quantized-panel.ts), as i16.
+import { BLOCK_I16, WORD_BLOCK_BYTES } from './prepare'
+import { addMins, addRow, clear, finish16, GROUP16, headerBytes, MINS, PAIR } from './quantized-panel'
+import { widenHigh, widenLow } from './simd'
 
 /** acc[16] = one row against a q8 panel; its blocks are `xStride` bytes apart. */
-export function dot1x16Q8(
+function dot1x16Q8(
   x: usize,
   xStride: usize,
-  header: usize,
-  headerStride: usize,
-  codes: usize,
-  codeStride: usize,
+  panel: usize,
   blocks: usize,
   flags: i32,
   acc: usize,
 ): void {
-  memory.fill(acc, 0, 64)
+  clear(acc, 64)
   const grouped = (flags & GROUP16) != 0
   const length: usize = grouped ? 8 * PAIR : 16 * PAIR
+  const header = headerBytes(flags)
   for (let b: usize = 0; b < blocks; b++) {
-    let w = codes
+    let w = panel + header
     let at = x
     for (let half: usize = 0; half < 2; half++) {
       let s0 = i32x4.splat(0)
@@ -40,34 +39,31 @@ export function dot1x16Q8(
         at += 8
         w += 2 * PAIR
       }
-      finish16(acc, header + half * 32, x, s0, s1, s2, s3)
+      finish16(acc, panel + half * 32, x, s0, s1, s2, s3)
       if (!grouped) break
     }
-    if ((flags & MINS) != 0) addMins(acc, header, grouped, x)
+    if ((flags & MINS) != 0) addMins(acc, panel, grouped, x)
     x += xStride
-    header += headerStride
-    codes += codeStride
+    panel += header + 16 * PAIR
   }
 }
 
 /** Two rows, `rowStride` bytes apart, of blocks `xStride` bytes apart: acc[2][16]. */
-export function dot2x16Q8(
+function dot2x16Q8(
   x: usize,
   rowStride: usize,
   xStride: usize,
-  header: usize,
-  headerStride: usize,
-  codes: usize,
-  codeStride: usize,
+  panel: usize,
   blocks: usize,
   flags: i32,
   acc: usize,
 ): void {
-  memory.fill(acc, 0, 128)
+  clear(acc, 128)
   const grouped = (flags & GROUP16) != 0
   const length: usize = grouped ? 8 * PAIR : 16 * PAIR
+  const header = headerBytes(flags)
   for (let b: usize = 0; b < blocks; b++) {
-    let w = codes
+    let w = panel + header
     let at = x
     for (let half: usize = 0; half < 2; half++) {
       let a0 = i32x4.splat(0)
@@ -97,17 +93,16 @@ export function dot2x16Q8(
         at += 4
         w += PAIR
       }
-      finish16(acc, header + half * 32, x, a0, a1, a2, a3)
-      finish16(acc + 64, header + half * 32, x + rowStride, b0, b1, b2, b3)
+      finish16(acc, panel + half * 32, x, a0, a1, a2, a3)
+      finish16(acc + 64, panel + half * 32, x + rowStride, b0, b1, b2, b3)
       if (!grouped) break
     }
     if ((flags & MINS) != 0) {
-      addMins(acc, header, grouped, x)
-      addMins(acc + 64, header, grouped, x + rowStride)
+      addMins(acc, panel, grouped, x)
+      addMins(acc + 64, panel, grouped, x + rowStride)
     }
     x += xStride
-    header += headerStride
-    codes += codeStride
+    panel += header + 16 * PAIR
   }
 }
 
@@ -133,47 +128,59 @@ function block4x8Q8(x: usize, scales: usize, w: usize, grouped: bool, acc: usize
       let value = v128.load32_splat(at, BLOCK_I16)
       a0 = i32x4.add(a0, i32x4.dot_i16x8_s(value, w0))
       a1 = i32x4.add(a1, i32x4.dot_i16x8_s(value, w1))
-      value = v128.load32_splat(at, BLOCK_BYTES + BLOCK_I16)
+      value = v128.load32_splat(at, WORD_BLOCK_BYTES + BLOCK_I16)
       b0 = i32x4.add(b0, i32x4.dot_i16x8_s(value, w0))
       b1 = i32x4.add(b1, i32x4.dot_i16x8_s(value, w1))
-      value = v128.load32_splat(at, 2 * BLOCK_BYTES + BLOCK_I16)
+      value = v128.load32_splat(at, 2 * WORD_BLOCK_BYTES + BLOCK_I16)
       c0 = i32x4.add(c0, i32x4.dot_i16x8_s(value, w0))
       c1 = i32x4.add(c1, i32x4.dot_i16x8_s(value, w1))
-      value = v128.load32_splat(at, 3 * BLOCK_BYTES + BLOCK_I16)
+      value = v128.load32_splat(at, 3 * WORD_BLOCK_BYTES + BLOCK_I16)
       d0 = i32x4.add(d0, i32x4.dot_i16x8_s(value, w0))
       d1 = i32x4.add(d1, i32x4.dot_i16x8_s(value, w1))
       at += 4
       w += PAIR
     }
-    finish8(acc, scales + half * 32, x, a0, a1)
-    finish8(acc + 64, scales + half * 32, x + BLOCK_BYTES, b0, b1)
-    finish8(acc + 128, scales + half * 32, x + 2 * BLOCK_BYTES, c0, c1)
-    finish8(acc + 192, scales + half * 32, x + 3 * BLOCK_BYTES, d0, d1)
+    const pairs = v128.load(scales + half * 32)
+    const low = widenLow(pairs)
+    const high = widenHigh(pairs)
+    addRow(acc, low, high, x, a0, a1)
+    addRow(acc + 64, low, high, x + WORD_BLOCK_BYTES, b0, b1)
+    addRow(acc + 128, low, high, x + 2 * WORD_BLOCK_BYTES, c0, c1)
+    addRow(acc + 192, low, high, x + 3 * WORD_BLOCK_BYTES, d0, d1)
     if (!grouped) return
   }
 }
 
 /** acc[4][16] = a quad of rows against a q8 panel. */
-export function dot4x16Q8(
+function dot4x16Q8(
   x: usize,
-  header: usize,
-  headerStride: usize,
-  codes: usize,
-  codeStride: usize,
+  panel: usize,
   blocks: usize,
   flags: i32,
   acc: usize,
 ): void {
-  memory.fill(acc, 0, 256)
+  clear(acc, 256)
   const grouped = (flags & GROUP16) != 0
+  const header = headerBytes(flags)
   for (let b: usize = 0; b < blocks; b++) {
-    block4x8Q8(x, header, codes, grouped, acc)
-    block4x8Q8(x, header + 16, codes + 16, grouped, acc + 32)
+    block4x8Q8(x, panel, panel + header, grouped, acc)
+    block4x8Q8(x, panel + 16, panel + header + 16, grouped, acc + 32)
     if ((flags & MINS) != 0) {
-      for (let r: usize = 0; r < 4; r++) addMins(acc + r * 64, header, grouped, x + r * BLOCK_BYTES)
+      for (let r: usize = 0; r < 4; r++) addMins(acc + r * 64, panel, grouped, x + r * WORD_BLOCK_BYTES)
     }
-    x += QUAD_BYTES
-    header += headerStride
-    codes += codeStride
+    x += 4 * WORD_BLOCK_BYTES
+    panel += header + 16 * PAIR
   }
+}
+
+/** acc[rows][16] = up to 4 rows, `rowStride` bytes apart, of blocks `xStride` bytes apart; 4 are a quad. */
+export function dotFull(x: usize, rowStride: usize, xStride: usize, rows: i32, panel: usize, blocks: usize, flags: i32, acc: usize): void {
+  if (rows == 4) {
+    dot4x16Q8(x, panel, blocks, flags, acc)
+    return
+  }
+  if (rows >= 2) dot2x16Q8(x, rowStride, xStride, panel, blocks, flags, acc)
+  if ((rows & 1) == 0) return
+  const last = <usize>(rows - 1)
+  dot1x16Q8(x + last * rowStride, xStride, panel, blocks, flags, acc + last * 64)
 }

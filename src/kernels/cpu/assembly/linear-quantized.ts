@@ -1,8 +1,9 @@
 // Rows of int8 activations against a panel of quantised weights: which kernel takes them.
-import { dot1x16Q4, dot4x16Q4, expandCodes, spreadNibbles } from './linear-q4'
-import { dot1x16Q8, dot2x16Q8, dot4x16Q8 } from './linear-q8'
-import { BLOCK_BYTES, QUAD_BYTES } from './prepare'
-import { headerBytes } from './quantized-panel'
+import { dotNarrow } from './linear-narrow'
+import { dotQ4, spreadNibbles } from './linear-q4'
+import { dotFull } from './linear-q8'
+import { BYTE_BLOCK_BYTES, WORD_BLOCK_BYTES } from './prepare'
+import { headerBytes, MINS, NARROW, NARROW_OFFSET, Q4_OFFSET } from './quantized-panel'
 
 /**
  * acc[rows][16] = prepared rows against a q8 panel or a q4 one (`wide` false). The rows, `rowBytes` each, lie in quads or one after another
@@ -21,40 +22,31 @@ export function multiplyQuantizedPanel(
   temporary: usize,
 ): void {
   const header = headerBytes(flags)
-  const stride = inQuads ? QUAD_BYTES : BLOCK_BYTES
-  const rowStride = inQuads ? BLOCK_BYTES : rowBytes
-  let headerStride = header + (wide ? 512 : 256)
-  let codes = panel + header
-  let codeStride = headerStride
-  let r = 0
-  if (!wide) {
+  const isFull = wide && (flags & NARROW) == 0
+  const blockBytes: usize = isFull ? WORD_BLOCK_BYTES : BYTE_BLOCK_BYTES
+  const stride: usize = inQuads ? blockBytes << 2 : blockBytes
+  const rowStride = inQuads ? blockBytes : rowBytes
+  // Plain SIMD has no products of nibbles.
+  const isSpread = !wide && (!ASC_FEATURE_RELAXED_SIMD || rows >= 4)
+  if (isSpread) spreadNibbles(panel, blocks, flags, temporary)
+  const headerStride = header + (wide ? 512 : 256)
+  const codes = isSpread ? temporary : panel + header
+  const codeStride = isSpread ? <usize>512 : headerStride
+  const offset = (flags & MINS) != 0 ? 0 : wide ? NARROW_OFFSET : Q4_OFFSET
+  for (let r = 0; r < rows; r += 4) {
+    const count = min(4, rows - r)
+    const from = x + <usize>r * rowBytes
+    const to = acc + <usize>r * 64
+    if (isFull) {
+      dotFull(from, rowStride, stride, count, panel, blocks, flags, to)
+      continue
+    }
     if (ASC_FEATURE_RELAXED_SIMD) {
-      if (rows >= 4) spreadNibbles(panel, blocks, flags, temporary)
-      for (; r + 4 <= rows; r += 4) {
-        dot4x16Q4(x + <usize>r * rowBytes, panel, temporary, blocks, flags, acc + <usize>r * 64)
+      if (!wide) {
+        dotQ4(from, rowStride, stride, count, panel, codes, blocks, flags, to)
+        continue
       }
-      const rest = x + <usize>r * rowBytes
-      for (let i = 0; r + i < rows; i++) {
-        dot1x16Q4(rest + <usize>i * rowStride, stride, panel, blocks, flags, acc + <usize>(r + i) * 64)
-      }
-      return
     }
-    if (rows == 1) {
-      dot1x16Q4(x, stride, panel, blocks, flags, acc)
-      return
-    }
-    expandCodes(panel, blocks, flags, temporary)
-    codes = temporary
-    codeStride = 512
+    dotNarrow(from, rowStride, stride, count, panel, headerStride, codes, codeStride, blocks, flags, offset, to)
   }
-  for (; r + 4 <= rows; r += 4) {
-    dot4x16Q8(x + <usize>r * rowBytes, panel, headerStride, codes, codeStride, blocks, flags, acc + <usize>r * 64)
-  }
-  let rest = x + <usize>r * rowBytes
-  if (r + 2 <= rows) {
-    dot2x16Q8(rest, rowStride, stride, panel, headerStride, codes, codeStride, blocks, flags, acc + <usize>r * 64)
-    r += 2
-    rest += 2 * rowStride
-  }
-  if (r < rows) dot1x16Q8(rest, stride, panel, headerStride, codes, codeStride, blocks, flags, acc + <usize>r * 64)
 }

@@ -3,7 +3,8 @@
 import { multiplyPanel } from './linear-float'
 import { multiplyQuantizedPanel } from './linear-quantized'
 import { barrier, scratch, takeUnits } from './pool'
-import { BLOCK_BYTES, PLAIN, preparedBytes, prepareRow, QUAD_BYTES, QUANTIZED, SCALED } from './prepare'
+import { blockBytesOf, BYTES, PLAIN, preparedBytes, prepareRow, SCALED, WORDS } from './prepare'
+import { NARROW } from './quantized-panel'
 import { gelu, geluTanh, relu2, silu, siluClamped, tanh, xielu } from './simd'
 
 /** Rows of a unit of work: its sums, [128][16] f32, stay in the level-1 cache. */
@@ -74,22 +75,28 @@ function inQuads(c: LinearCommand): bool {
   return c.tiles != 0 || c.rows >= 4
 }
 
+/** The form of the inputs that the weights want. */
+function formOf(c: LinearCommand): i32 {
+  if (c.format <= F16) return c.format == F32 ? PLAIN : SCALED
+  return c.format == Q8 && (c.flags & NARROW) == 0 ? WORDS : BYTES
+}
+
 /** Prepares row `row` of the step into its place among the rows that begin at `x`, `bytes` each. */
-function prepare(c: LinearCommand, row: i32, x: usize, bytes: usize, temporary: usize): void {
-  const form = c.format == F32 ? PLAIN : c.format == F16 ? SCALED : QUANTIZED
-  const quads = form == QUANTIZED && inQuads(c)
-  const dst = quads ? x + bytes * (row & ~3) + BLOCK_BYTES * (row & 3) : x + bytes * row
+function prepare(c: LinearCommand, form: i32, row: i32, x: usize, bytes: usize, temporary: usize): void {
+  const quads = form >= BYTES && inQuads(c)
+  const blockBytes: usize = blockBytesOf(form)
+  const dst = quads ? x + bytes * (row & ~3) + blockBytes * (row & 3) : x + bytes * row
   let source = c.rowIndex == 0 ? row : load<i32>(c.rowIndex + (<usize>row << 2))
   if (c.tiles != 0) {
     if (source < 0) return
     if (!c.gathers) source = row
   }
-  const blockStride = quads ? QUAD_BYTES : BLOCK_BYTES
+  const blockStride: usize = quads ? blockBytes << 2 : blockBytes
   prepareRow(form, c.x + <usize>source * c.xStride, c.cols, c.padded, c.normWeight, c.eps, dst, blockStride, temporary)
 }
 
 export function linear(c: LinearCommand): void {
-  const form = c.format == F32 ? PLAIN : c.format == F16 ? SCALED : QUANTIZED
+  const form = formOf(c)
   const bytes = preparedBytes(form, c.padded)
   const rows = c.tiles == 0 ? c.rows : load<i32>(c.tiles, 4)
   let x = c.prepared
@@ -97,12 +104,12 @@ export function linear(c: LinearCommand): void {
   if (rows <= OWN_ROWS && c.tiles == 0) {
     x = scratch
     temporary = scratch + bytes * rows
-    for (let r = 0; r < rows; r++) prepare(c, r, x, bytes, temporary)
+    for (let r = 0; r < rows; r++) prepare(c, form, r, x, bytes, temporary)
   } else {
     for (;;) {
       const row = takeUnits(changetype<usize>(c) + offsetof<LinearCommand>('prepareCounter'), 1)
       if (row >= rows) break
-      prepare(c, row, x, bytes, temporary)
+      prepare(c, form, row, x, bytes, temporary)
     }
     barrier()
   }

@@ -1,7 +1,7 @@
 // Weight matrices from rows as they arrive to panels. A unit is one panel; the source rows of a batch of panels lie in staging memory.
 import { takeUnits } from './pool'
 import { narrow } from './simd'
-import { GROUP16, headerBytes, MINS } from './quantized-panel'
+import { GROUP16, headerBytes, MINS, NARROW, OCTET, PAIR, QUAD } from './quantized-panel'
 
 @unmanaged
 export class PackCommand {
@@ -116,6 +116,11 @@ function toHalf(value: f32): u16 {
   return <u16>i32x4.extract_lane(narrow(f32x4.splat(value)), 0)
 }
 
+/** Four nibbles, the lowest first, as bytes. */
+function spread(nibbles: u32): u32 {
+  return (nibbles & 15) | ((nibbles & 0xf0) << 4) | ((nibbles & 0xf00) << 8) | ((nibbles & 0xf000) << 12)
+}
+
 /**
  * Scales and minimums are stored as f16 times a power of two of the panel's own, which puts the largest between 2^14 and 2^15: rounding to 11 bits
  * of fraction, the error int8 activations make is a hundred times larger.
@@ -125,6 +130,7 @@ function packQuantized(c: PackCommand, first: i32, rows: i32, dst: usize, factor
   const grouped = (c.flags & GROUP16) != 0
   const hasMins = (c.flags & MINS) != 0
   const wide = c.format == 2
+  const isNarrow = (c.flags & NARROW) != 0
   const shift: usize = grouped ? 4 : 5
   const groups = c.cols >> shift
   const header = headerBytes(c.flags)
@@ -145,21 +151,26 @@ function packQuantized(c: PackCommand, first: i32, rows: i32, dst: usize, factor
         store<u16>(block + (grouped ? 64 : 32) + second + half, toHalf(load<f32>(c.mins + (groups * row + g << 2)) * up))
       }
     }
-    const set = (r >> 2) << 4
-    if (wide) {
-      // Two columns at a time: groups of 16 or 32 make rows of whole pairs.
+    if (isNarrow) {
+      // Four columns at a time: groups of 16 or 32 make rows of whole quads.
+      const source = c.source + c.cols * row
+      for (let k: usize = 0; k < c.cols; k += 4) {
+        let codes = load<u32>(source + k)
+        // Signed codes are stored plus NARROW_OFFSET, byte by byte.
+        if (!hasMins) codes = ((codes & 0x7f7f7f7f) + 0x20202020) ^ (codes & 0x80808080)
+        store<u32>(dst + (k >> 5) * blockBytes + header + (k & 28) * (QUAD >> 2) + (r << 2), codes)
+      }
+    } else if (wide) {
       const source = c.source + c.cols * row
       for (let k: usize = 0; k < c.cols; k += 2) {
-        store<u16>(dst + (k >> 5) * blockBytes + header + ((k & 30) << 4) + (r << 1), load<u16>(source + k))
+        store<u16>(dst + (k >> 5) * blockBytes + header + (k & 30) * (PAIR >> 1) + (r << 1), load<u16>(source + k))
       }
     } else {
+      // Of each 8 columns, the first four to low nibbles and the last four to high ones.
       const source = c.source + (c.cols >> 1) * row
-      for (let k: usize = 0; k < c.cols; k++) {
-        const i = k & 31
-        const pair = load<u8>(source + (k >> 1))
-        const code = (k & 1) != 0 ? pair >> 4 : pair & 15
-        const at = dst + (k >> 5) * blockBytes + header + (i >> 3 << 6) + set + ((r & 3) << 2) + ((i & 1) << 1) + ((i & 4) >> 2)
-        store<u8>(at, load<u8>(at) | ((i & 2) != 0 ? code << 4 : code))
+      for (let k: usize = 0; k < c.cols; k += 8) {
+        const codes = load<u32>(source + (k >> 1))
+        store<u32>(dst + (k >> 5) * blockBytes + header + (k & 24) * (OCTET >> 3) + (r << 2), spread(codes) | (spread(codes >> 16) << 4))
       }
     }
   }

@@ -4,23 +4,33 @@ import { ACTIVATION_FACTOR, madd, sumLanes } from './simd'
 /** Prepared forms. */
 export const PLAIN: i32 = 0 // f32
 export const SCALED: i32 = 1 // f32 times 2^96
-export const QUANTIZED: i32 = 2 // blocks of 32 int8, below
+/** Blocks of 32 int8, as they are and as i16 (quantized-panel.ts). */
+export const BYTES: i32 = 2
+export const WORDS: i32 = 3
 
-// A block of 32 int8 activations, 128 bytes:
-//   +0 f32 scale * 2^96, +4 f32 sum of the first 16 values * 2^96, +8 f32 sum of the last 16, +12 i32 -8 * sum of the codes
-//   +16 i8[32] the codes in the order of q4's nibbles (quantized-panel.ts), +64 i16[32] the codes in order
+// A block of 32 int8 activations, 64 bytes or, with codes as i16, 128:
+//   +0 f32 scale * 2^96, +4 f32 sum of the first 16 values * 2^96, +8 f32 sum of the last 16, +12 i32 sum of the codes of the first 16
+//   +16 i8[32] the codes, +48 i32 sum of the codes of the last 16; or +64 i16[32] the codes
 //
 // Rows of a step of 4 and more come in quads: a block of each of the 4 rows side by side, so that kernels reach all of them from one address.
-export const BLOCK_BYTES: usize = 128
-export const QUAD_BYTES: usize = 4 * BLOCK_BYTES
+export const BYTE_BLOCK_BYTES: usize = 64
+export const WORD_BLOCK_BYTES: usize = 128
 export const BLOCK_SUMS: usize = 4
-export const BLOCK_OFFSET: usize = 12
+export const BLOCK_CODES_LOW: usize = 12
 export const BLOCK_I8: usize = 16
+export const BLOCK_CODES_HIGH: usize = 48
 export const BLOCK_I16: usize = 64
+
+/** Bytes of a block of a quantised form. */
+// @ts-ignore: decorator
+@inline
+export function blockBytesOf(form: i32): usize {
+  return form == WORDS ? WORD_BLOCK_BYTES : BYTE_BLOCK_BYTES
+}
 
 /** Bytes of a prepared row of `padded` columns (a multiple of 4; of 32 when quantised). */
 export function preparedBytes(form: i32, padded: usize): usize {
-  return form == QUANTIZED ? (padded / 32) * BLOCK_BYTES : padded * 4
+  return form >= BYTES ? (padded / 32) * blockBytesOf(form) : padded * 4
 }
 
 /** 1 / sqrt(mean(x^2) + eps) of `cols` values: four lane sums in ascending order, then the tail. */
@@ -55,43 +65,39 @@ function scaleRow(x: usize, cols: usize, padded: usize, weight: usize, factor: f
 }
 
 /** Quantises 32 f32 values to a block: code = nearest(x * 127 / max |x|). */
-function quantizeBlock(x: usize, dst: usize): void {
-  let largest = f32x4.splat(0)
-  for (let i: usize = 0; i < 128; i += 16) largest = f32x4.max(largest, f32x4.abs(v128.load(x + i)))
+function quantizeBlock(form: i32, x: usize, dst: usize): void {
+  let magnitudes = f32x4.splat(0)
+  for (let i: usize = 0; i < 128; i += 16) magnitudes = f32x4.max(magnitudes, f32x4.abs(v128.load(x + i)))
   const amplitude = max(
-    max(f32x4.extract_lane(largest, 0), f32x4.extract_lane(largest, 1)),
-    max(f32x4.extract_lane(largest, 2), f32x4.extract_lane(largest, 3)),
+    max(f32x4.extract_lane(magnitudes, 0), f32x4.extract_lane(magnitudes, 1)),
+    max(f32x4.extract_lane(magnitudes, 2), f32x4.extract_lane(magnitudes, 3)),
   )
   // The division, unlike the multiplication by a reciprocal, cannot overflow for a tiny amplitude.
   const inverse: f32 = amplitude > 1e-35 ? <f32>127 / amplitude : 0
   const factors = f32x4.splat(inverse)
-  let sumLow = i32x4.splat(0)
-  let sumHigh = i32x4.splat(0)
   const ones = i16x8.splat(1)
-  for (let i: usize = 0; i < 2; i++) {
-    const at = x + i * 64
+  const scale: f32 = inverse == 0 ? 0 : (amplitude / <f32>127) * ACTIVATION_FACTOR
+  store<f32>(dst, scale)
+  for (let half: usize = 0; half < 2; half++) {
+    const at = x + half * 64
     const a = i32x4.trunc_sat_f32x4_s(f32x4.nearest(f32x4.mul(v128.load(at), factors)))
     const b = i32x4.trunc_sat_f32x4_s(f32x4.nearest(f32x4.mul(v128.load(at, 16), factors)))
     const c = i32x4.trunc_sat_f32x4_s(f32x4.nearest(f32x4.mul(v128.load(at, 32), factors)))
     const d = i32x4.trunc_sat_f32x4_s(f32x4.nearest(f32x4.mul(v128.load(at, 48), factors)))
     const low = i16x8.narrow_i32x4_s(a, b)
     const high = i16x8.narrow_i32x4_s(c, d)
-    v128.store(dst + i * 32, low, BLOCK_I16)
-    v128.store(dst + i * 32, high, BLOCK_I16 + 16)
-    const sum = i32x4.add(i32x4.dot_i16x8_s(low, ones), i32x4.dot_i16x8_s(high, ones))
-    if (i == 0) sumLow = sum
-    else sumHigh = sum
-    // Of every 8 codes: 0 4 1 5 | 2 6 3 7, each four times repeated by the kernel's splat.
-    const codes = i8x16.narrow_i16x8_s(low, high)
-    v128.store(dst + i * 16, i8x16.shuffle(codes, codes, 0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15), BLOCK_I8)
+    if (form == BYTES) {
+      v128.store(dst + half * 16, i8x16.narrow_i16x8_s(low, high), BLOCK_I8)
+    } else {
+      v128.store(dst + half * 32, low, BLOCK_I16)
+      v128.store(dst + half * 32, high, BLOCK_I16 + 16)
+    }
+    const sums = i32x4.add(i32x4.dot_i16x8_s(low, ones), i32x4.dot_i16x8_s(high, ones))
+    const sum =
+      i32x4.extract_lane(sums, 0) + i32x4.extract_lane(sums, 1) + i32x4.extract_lane(sums, 2) + i32x4.extract_lane(sums, 3)
+    store<f32>(dst + half * 4, scale * <f32>sum, BLOCK_SUMS)
+    store<i32>(dst + half * (BLOCK_CODES_HIGH - BLOCK_CODES_LOW), sum, BLOCK_CODES_LOW)
   }
-  const scale: f32 = inverse == 0 ? 0 : (amplitude / <f32>127) * ACTIVATION_FACTOR
-  const low = i32x4.extract_lane(sumLow, 0) + i32x4.extract_lane(sumLow, 1) + i32x4.extract_lane(sumLow, 2) + i32x4.extract_lane(sumLow, 3)
-  const high = i32x4.extract_lane(sumHigh, 0) + i32x4.extract_lane(sumHigh, 1) + i32x4.extract_lane(sumHigh, 2) + i32x4.extract_lane(sumHigh, 3)
-  store<f32>(dst, scale)
-  store<f32>(dst, scale * <f32>low, BLOCK_SUMS)
-  store<f32>(dst, scale * <f32>high, BLOCK_SUMS + 4)
-  store<i32>(dst, -8 * (low + high), BLOCK_OFFSET)
 }
 
 /**
@@ -110,14 +116,14 @@ export function prepareRow(
   temporary: usize,
 ): void {
   let factor: f32 = weight == 0 ? 1 : inverseRms(row, cols, eps)
-  if (form == QUANTIZED) {
+  if (form >= BYTES) {
     let source = row
     if (weight != 0 || padded != cols) {
       scaleRow(row, cols, padded, weight, factor, temporary)
       source = temporary
     }
     const blocks = padded / 32
-    for (let b: usize = 0; b < blocks; b++) quantizeBlock(source + b * 128, dst + b * blockStride)
+    for (let b: usize = 0; b < blocks; b++) quantizeBlock(form, source + b * 128, dst + b * blockStride)
     return
   }
   if (form == SCALED) factor *= ACTIVATION_FACTOR

@@ -1,23 +1,31 @@
-// Panels of q8 and q4 weights, and what products of int8 activations with both have in common. Within a block of 32 columns the sum is an exact integer; blocks are added in ascending
-// order as f32: acc = acc + f32(sum) * (weight scale * activation scale), with a minimum acc = acc + min * (sum of the block's activations).
-// The same steps in every kernel of linear-q8.ts and linear-q4.ts, for any number of rows.
+// Panels of q8 and q4 weights, and what products of int8 activations with both have in common. Within a group of 32 (or 16) columns the sum is an exact
+// integer; groups are added in ascending order as f32: acc = acc + f32(sum) * (weight scale * activation scale), with a minimum
+// acc = acc + min * (sum of the block's activations). The same steps in every kernel of linear-q8.ts, linear-narrow.ts and linear-q4.ts, for any number of rows.
 //
 // A panel is a sequence of blocks, each [scales f16 x 16][second scales][mins][second mins][codes]: the second ones for groups of 16 columns. The
 // f16 values are stored times a power of two of the panel's own and widened without their 2^112 (simd.ts); activation scales carry 2^96.
 //
-// Codes: q8, [16 column pairs][16 rows][2 columns]. q4, for each 8 columns, 4 sets of 4 rows: 16 bytes, a row's four hold the columns
-// (0, 2) (4, 6) (1, 3) (5, 7), low nibble first.
+// Codes: q8, [16 column pairs][16 rows][2 columns]; narrow ones, of at most 6 bits, from 0 on, [8 column quads][16 rows][4 columns]. q4, for each 8
+// columns, 4 sets of 4 rows: 16 bytes, a row's four hold the columns (0, 4) (1, 5) (2, 6) (3, 7), low nibble first. Narrow codes and q4's are products
+// of bytes, of which the instruction for them wants one to have 7 bits and no sign; full ones are multiplied as i16.
 //
-// Their loops are short on purpose. V8's compiler moves all of a loop body's loads to its front; a body whose loads and sums exceed the 15 vector
-// registers spills the sums, and then runs at half the speed (17 instead of 35 multiply-adds a nanosecond on a Zen 3 core at 3.5 GHz).
-import { BLOCK_SUMS } from './prepare'
+// Loops are short on purpose. V8's compiler moves all of a loop body's loads to its front; a body whose loads and sums exceed the 15 vector
+// registers spills the sums, and then runs at half the speed.
+import { BLOCK_CODES_HIGH, BLOCK_CODES_LOW, BLOCK_SUMS } from './prepare'
 import { madd, widenHigh, widenLow } from './simd'
 
 export const GROUP16: i32 = 1
 export const MINS: i32 = 2
+/** q8 codes of at most 6 bits. */
+export const NARROW: i32 = 4
 
-/** Bytes of a q8 column pair, and of 8 q4 columns. */
+/** What is added to narrow q8 codes, and what q4's hold already, where there are no minimums. */
+export const NARROW_OFFSET: i32 = 32
+export const Q4_OFFSET: i32 = 8
+
+/** Bytes of 2 q8 columns, of 4 narrow ones, and of 8 q4 columns. */
 export const PAIR: usize = 32
+export const QUAD: usize = 64
 export const OCTET: usize = 64
 
 /** Bytes before a block's codes. */
@@ -27,13 +35,59 @@ export function headerBytes(flags: i32): usize {
   return 32 << (((flags & GROUP16) != 0 ? 1 : 0) + ((flags & MINS) != 0 ? 1 : 0))
 }
 
+/** What a group's sum begins with, so that codes may be stored plus `offset`. `half` (0 or not): of the columns, where groups are of 16. */
 // @ts-ignore: decorator
 @inline
-function addScaled(acc: v128, sum: v128, scale: v128, activationScale: v128): v128 {
-  return madd(f32x4.convert_i32x4_s(sum), f32x4.mul(scale, activationScale), acc)
+export function startOf(x: usize, grouped: bool, half: usize, offset: i32): v128 {
+  const low = load<i32>(x, BLOCK_CODES_LOW)
+  const high = load<i32>(x, BLOCK_CODES_HIGH)
+  return i32x4.splat(-offset * (grouped ? (half == 0 ? low : high) : low + high))
 }
 
-/** Adds a block's (or half block's) integer sums of 16 outputs to their f32 sums. `scales`: those of the half. */
+/** Adds a group's integer sums of 4 outputs to their f32 sums. */
+// @ts-ignore: decorator
+@inline
+function addScaled(acc: usize, sum: v128, scale: v128, activationScale: v128): void {
+  v128.store(acc, madd(f32x4.convert_i32x4_s(sum), f32x4.mul(scale, activationScale), v128.load(acc)))
+}
+
+/** The same for 8 outputs of the row whose block is at `x`; `low` and `high` are their scales. */
+// @ts-ignore: decorator
+@inline
+export function addRow(acc: usize, low: v128, high: v128, x: usize, s0: v128, s1: v128): void {
+  const activationScale = v128.load32_splat(x)
+  addScaled(acc, s0, low, activationScale)
+  addScaled(acc + 16, s1, high, activationScale)
+}
+
+/** The same with minimums, which meet the sum of the row's activations in the group. */
+// @ts-ignore: decorator
+@inline
+export function addRowWithMins(acc: usize, low: v128, high: v128, lowMins: v128, highMins: v128, sum: v128, x: usize, s0: v128, s1: v128): void {
+  const activationScale = v128.load32_splat(x)
+  const a0 = madd(f32x4.convert_i32x4_s(s0), f32x4.mul(low, activationScale), v128.load(acc))
+  const a1 = madd(f32x4.convert_i32x4_s(s1), f32x4.mul(high, activationScale), v128.load(acc, 16))
+  v128.store(acc, madd(lowMins, sum, a0))
+  v128.store(acc, madd(highMins, sum, a1), 16)
+}
+
+/** The sum of a row's activations in a group: a block, or the half of it that `half` (0 or not) names. */
+// @ts-ignore: decorator
+@inline
+export function groupSum(x: usize, grouped: bool, half: usize): v128 {
+  if (grouped) return v128.load32_splat(x + (half == 0 ? 0 : 4), BLOCK_SUMS)
+  return f32x4.splat(load<f32>(x, BLOCK_SUMS) + load<f32>(x, BLOCK_SUMS + 4))
+}
+
+/** The same, with the scales as they are stored. */
+// @ts-ignore: decorator
+@inline
+export function finish8(acc: usize, scales: usize, x: usize, s0: v128, s1: v128): void {
+  const pairs = v128.load(scales)
+  addRow(acc, widenLow(pairs), widenHigh(pairs), x, s0, s1)
+}
+
+/** The same for 16 outputs. */
 // @ts-ignore: decorator
 @inline
 export function finish16(acc: usize, scales: usize, x: usize, s0: v128, s1: v128, s2: v128, s3: v128): void {
@@ -41,23 +95,18 @@ export function finish16(acc: usize, scales: usize, x: usize, s0: v128, s1: v128
   finish8(acc + 32, scales + 16, x, s2, s3)
 }
 
-/** The same for 8 outputs. */
+/** Zeros. memory.fill would be a call out of the kernel. */
 // @ts-ignore: decorator
 @inline
-export function finish8(acc: usize, scales: usize, x: usize, s0: v128, s1: v128): void {
-  const activationScale = v128.load32_splat(x)
-  const pairs = v128.load(scales)
-  v128.store(acc, addScaled(v128.load(acc), s0, widenLow(pairs), activationScale))
-  v128.store(acc, addScaled(v128.load(acc, 16), s1, widenHigh(pairs), activationScale), 16)
+export function clear(at: usize, bytes: usize): void {
+  for (const end = at + bytes; at < end; at += 16) v128.store(at, i32x4.splat(0))
 }
 
 /** Adds the minimums of one block to the 16 outputs of a row. */
 export function addMins(acc: usize, header: usize, grouped: bool, x: usize): void {
   const mins = header + (grouped ? 64 : 32)
   for (let half: usize = 0; half < 2; half++) {
-    const sum = grouped
-      ? v128.load32_splat(x + half * 4, BLOCK_SUMS)
-      : f32x4.splat(load<f32>(x, BLOCK_SUMS) + load<f32>(x, BLOCK_SUMS + 4))
+    const sum = groupSum(x, grouped, half)
     const low = v128.load(mins + half * 32)
     const high = v128.load(mins + half * 32, 16)
     v128.store(acc, madd(widenLow(low), sum, v128.load(acc)))
