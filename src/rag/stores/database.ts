@@ -9,14 +9,11 @@ const STATEMENT_TIMEOUT_MS = 30_000
 /** How long a connection for cancellations is kept. */
 const CANCELLER_IDLE_MS = 10_000
 /**
- * Of each session. An approximate index gives 40 candidates by default, and filters are applied to those: iterative scans go on until a
- * filter or a deep `top_k` has enough. Servers whose pgvector is older than 0.8 ignore what they do not know.
+ * Of each session. Filters apply to the candidates that the graph gives: iterative scans go on until the filter has enough, in the order of the
+ * graph, which is sorted afterwards. Compiling a statement costs more than it saves in those that are run here.
  */
-const SESSION_SETTINGS = [
-  'set hnsw.ef_search = 100',
-  'set hnsw.iterative_scan = strict_order',
-  'set hnsw.max_scan_tuples = 100000',
-]
+const SESSION_SETTINGS =
+  'set hnsw.iterative_scan = relaxed_order; set hnsw.max_scan_tuples = 100000; set hnsw.scan_mem_multiplier = 8; set jit = off'
 
 /** Whatever the database or the way to it did wrong, as one error. */
 function storeError(error: unknown): RagError {
@@ -33,6 +30,8 @@ export class Database {
   /** Of its own: in the pool, a cancellation would wait for the connections of what it is to cancel. */
   readonly #cancellers: Pool
   readonly #maintaining = new Set<Client>()
+  /** The size of HNSW's list of candidates that a connection has. */
+  readonly #efSearch = new WeakMap<PoolClient, number>()
   #isClosed = false
 
   /** @param url postgres://user:password@host:port/database. Nothing is dialled yet. */
@@ -55,7 +54,9 @@ export class Database {
       application_name: 'miniserve',
       // Not as options of the connection, which poolers refuse.
       onConnect: async (client) => {
-        for (const setting of SESSION_SETTINGS) await client.query(setting).catch(() => undefined)
+        // pgvector's settings are known once it is loaded.
+        await client.query(`select '[1]'::vector`).catch(() => undefined)
+        await client.query(SESSION_SETTINGS).catch(() => undefined)
       },
     })
     // An idle connection that breaks is replaced by the pool; without a listener it would end the process.
@@ -64,9 +65,15 @@ export class Database {
 
   /**
    * Rows of a statement.
+   * @param efSearch size of HNSW's list of candidates for it
    * @throws RagError store_unavailable; the signal's reason once it is aborted: the statement is then cancelled on the server.
    */
-  query<R extends QueryResultRow>(text: string, values: readonly unknown[], signal?: AbortSignal): Promise<R[]> {
+  query<R extends QueryResultRow>(
+    text: string,
+    values: readonly unknown[],
+    signal?: AbortSignal,
+    efSearch?: number,
+  ): Promise<R[]> {
     const operation = /^\s*(\w+)/.exec(text)?.[1]?.toUpperCase() ?? 'QUERY'
     const { hostname, port, pathname } = new URL(URL.canParse(this.#url) ? this.#url : 'postgres://localhost')
     const attributes = {
@@ -76,16 +83,7 @@ export class Database {
       'server.address': hostname,
       'server.port': Number(port) || 5432,
     }
-    return clientCall(`${operation} postgresql`, attributes, () => this.#rows<R>(text, values, signal))
-  }
-
-  async #rows<R extends QueryResultRow>(text: string, values: readonly unknown[], signal?: AbortSignal): Promise<R[]> {
-    if (signal) return this.#cancellable(text, values, signal)
-    try {
-      return (await this.#pool.query<R>(text, [...values])).rows
-    } catch (error) {
-      throw storeError(error)
-    }
+    return clientCall(`${operation} postgresql`, attributes, () => this.#rows<R>(text, values, signal, efSearch))
   }
 
   /** Runs statements as one change: all of them or, when something is thrown, none. @throws RagError */
@@ -146,32 +144,43 @@ export class Database {
     }
   }
 
-  async #cancellable<R extends QueryResultRow>(
+  async #rows<R extends QueryResultRow>(
     text: string,
     values: readonly unknown[],
-    signal: AbortSignal,
+    signal: AbortSignal | undefined,
+    efSearch: number | undefined,
   ): Promise<R[]> {
-    signal.throwIfAborted()
+    signal?.throwIfAborted()
     const client = await this.#connect()
     let cancelling: Promise<unknown> | null = null
+    let isBroken = false
     const onAbort = (): void => {
       cancelling = this.#cancellers.query('select pg_cancel_backend($1)', [backendOf(client)]).catch(() => undefined)
     }
     try {
-      signal.throwIfAborted()
-      signal.addEventListener('abort', onAbort, { once: true })
+      signal?.throwIfAborted()
+      signal?.addEventListener('abort', onAbort, { once: true })
+      if (efSearch !== undefined && this.#efSearch.get(client) !== efSearch) {
+        await client.query(`set hnsw.ef_search = ${efSearch}`)
+        this.#efSearch.set(client, efSearch)
+      }
       return (await client.query<R>(text, [...values])).rows
     } catch (error) {
-      signal.throwIfAborted()
+      signal?.throwIfAborted()
+      isBroken = !isStatementError(error)
       throw storeError(error)
     } finally {
-      signal.removeEventListener('abort', onAbort)
+      signal?.removeEventListener('abort', onAbort)
       await cancelling
       // A cancellation that came too late would hit the next statement of this connection.
-      client.release(cancelling !== null)
+      client.release(isBroken || cancelling !== null)
     }
   }
 }
+
+/** The database refused the statement, and the connection is well: its errors have a code of five characters, the network's have names. */
+const isStatementError = (error: unknown): boolean =>
+  error instanceof Error && 'code' in error && typeof error.code === 'string' && /^[0-9A-Z]{5}$/.test(error.code)
 
 /** Process id of the server's side of a connection, which pg keeps and does not declare. */
 const backendOf = (client: PoolClient): unknown => Reflect.get(client, 'processID')

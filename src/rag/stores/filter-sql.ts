@@ -1,5 +1,5 @@
 /** Metadata filters as SQL conditions. */
-import type { FilterCondition, MetadataFilter } from '../vector-index.ts'
+import type { FilterCondition, MetadataFilter, MetadataScalar } from '../vector-index.ts'
 
 /** Numbered parameters of a statement, collected while its text is put together. */
 export class SqlParameters {
@@ -21,7 +21,27 @@ const isOperators = (
 ): condition is Extract<FilterCondition, { readonly exists?: boolean }> =>
   typeof condition === 'object' && condition !== null && !Array.isArray(condition)
 
+/** Values of a list up to which each is looked up in the index over metadata. */
+const MAX_LOOKED_UP = 32
+
+/** Equality as the indexes of the table have it; null for other conditions. */
+function lookup(field: string, condition: FilterCondition, parameters: SqlParameters): string | null {
+  if (isOperators(condition)) return null
+  const values: readonly MetadataScalar[] = Array.isArray(condition) ? condition : [condition]
+  if (field === 'id' || field === 'source') {
+    const texts = values.filter((value) => typeof value === 'string')
+    return `d.${field} = any(${parameters.add(texts)}::text[])`
+  }
+  if (values.length > MAX_LOOKED_UP) return null
+  // A field that is the value, or a list that has it.
+  const held = values.flatMap((value) => [{ [field]: value }, { [field]: [value] }])
+  const some = held.map((object) => `d.metadata @> ${parameters.add(JSON.stringify(object))}::jsonb`)
+  return some.length === 0 ? 'false' : `(${some.join(' or ')})`
+}
+
 function fieldSql(field: string, condition: FilterCondition, parameters: SqlParameters): string {
+  const looked = lookup(field, condition, parameters)
+  if (looked !== null) return looked
   const value =
     field === 'id'
       ? 'to_jsonb(d.id)'

@@ -64,10 +64,39 @@ update miniserve.indexes i set num_documents = d.n, num_chunks = d.chunks, num_t
 `,
   'alter table miniserve.documents add column stamp text',
   'alter table miniserve.chunks add column anchor text',
+  // A chunk's terms are one tsvector instead of a row each: a term's position says how often the chunk has it.
+  `
+alter table miniserve.chunks add column terms tsvector not null default '';
+update miniserve.chunks c set terms = p.terms::tsvector
+  from (select chunk_id, string_agg('''' || replace(replace(term, '\\', '\\\\'), '''', '''''') || ''':' || least(frequency, 16383), ' ') as terms
+        from miniserve.postings group by chunk_id) as p where p.chunk_id = c.chunk_id;
+create table miniserve.terms (
+  index_id bigint not null references miniserve.indexes on delete cascade,
+  term text collate "C" not null,
+  num_chunks int not null,
+  primary key (index_id, term)
+) with (fillfactor = 80);
+insert into miniserve.terms (index_id, term, num_chunks)
+  select index_id, term, count(*) from miniserve.postings join miniserve.indexes using (index_id) group by index_id, term;
+drop table miniserve.postings;
+-- The document's own key says as much, and each row would be checked against both.
+alter table miniserve.chunks drop constraint if exists chunks_index_id_fkey;
+create index documents_by_metadata on miniserve.documents using gin (metadata jsonb_path_ops);
+do $$ declare stale text; begin
+  for stale in select indexname from pg_indexes where schemaname = 'miniserve' and indexname ~ '^chunks_hnsw_[0-9]+$' loop
+    execute 'drop index miniserve.' || stale;
+  end loop;
+end $$;
+`,
 ]
+
+/** What the store uses of pgvector: half-precision vectors, and scans that go on until a filter has enough. */
+const LEAST_PGVECTOR = [0, 8] as const
 
 /** Brings the schema up to date, within a transaction. @throws RagError store_unavailable for what a newer version made. */
 export async function migrate(client: PoolClient): Promise<void> {
+  // Tables of millions of rows take their time.
+  await client.query('set local statement_timeout = 0')
   await client.query('select pg_advisory_xact_lock($1)', [SCHEMA_LOCK])
   try {
     await client.query('create extension if not exists vector')
@@ -75,6 +104,17 @@ export async function migrate(client: PoolClient): Promise<void> {
     throw new RagError('store_unavailable', 'the pgvector store needs the extension vector in its database', null, {
       cause: error,
     })
+  }
+  const { rows: extensions } = await client.query<{ version: string }>(
+    `select extversion as version from pg_extension where extname = 'vector'`,
+  )
+  const found = extensions[0]?.version ?? 'none'
+  const [major = 0, minor = 0] = found.split('.').map(Number)
+  if (major < LEAST_PGVECTOR[0] || (major === LEAST_PGVECTOR[0] && minor < LEAST_PGVECTOR[1])) {
+    throw new RagError(
+      'store_unavailable',
+      `the pgvector store needs the extension vector ${LEAST_PGVECTOR.join('.')} or newer, found ${found} (ALTER EXTENSION vector UPDATE)`,
+    )
   }
   await client.query('create schema if not exists miniserve')
   await client.query('create table if not exists miniserve.schema_version (version int not null)')

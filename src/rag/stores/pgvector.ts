@@ -1,41 +1,40 @@
 /**
  * Indexes in PostgreSQL with the pgvector extension, for those that outgrow one process. Four tables in the schema `miniserve`:
- * indexes, documents, chunks and the postings of BM25. Vector search is exact until an index is large; from then on through HNSW
- * (approximate), which each index has for itself.
+ * indexes, documents, chunks, and how many chunks of an index have a term. Vector search is exact until an index is large; from then on
+ * through HNSW (approximate), which each index has for itself.
  */
 import { parseStoredName } from '../access.ts'
 import { RagError } from '../errors.ts'
-import { type IndexSpec, type IndexStore } from '../vector-index.ts'
+import type { IndexSpec, IndexStore } from '../vector-index.ts'
 import { Database } from './database.ts'
-import { HnswBuilder } from './hnsw.ts'
+import { type LargeIndexOptions, LargeIndexes } from './large-indexes.ts'
 import { checkName, checkSpec } from './memory-local.ts'
 import { PgvectorIndex } from './pgvector-index.ts'
 import { migrate } from './pgvector-schema.ts'
 
-/** Chunks from which on an HNSW index is faster than reading all. */
-const HNSW_MIN_CHUNKS = 50_000
-interface PgvectorOptions {
-  /** Chunks of an index from which on it is searched approximately. */
-  readonly hnswMinChunks?: number
-}
+/** How the name of an index begins that was dropped and whose rows are still to go; no index can be named so. */
+const DROPPED = '~'
 
 /** @param url postgres://user:password@host:port/database; the user may create a schema there. */
-export const createPgvectorStore = (url: string, options: PgvectorOptions = {}): IndexStore =>
+export const createPgvectorStore = (url: string, options: LargeIndexOptions = {}): IndexStore =>
   new PgvectorStore(url, options)
 
 class PgvectorStore implements IndexStore {
   readonly #database: Database
-  readonly #hnsw: HnswBuilder
+  readonly #large: LargeIndexes
   #prepared: Promise<void> | null = null
 
-  constructor(url: string, { hnswMinChunks = HNSW_MIN_CHUNKS }: PgvectorOptions) {
+  constructor(url: string, options: LargeIndexOptions) {
     this.#database = new Database(url)
-    this.#hnsw = new HnswBuilder(this.#database, hnswMinChunks)
+    this.#large = new LargeIndexes(this.#database, options)
   }
 
   async names(): Promise<readonly string[]> {
     await this.#prepare()
-    const rows = await this.#database.query<{ name: string }>('select name from miniserve.indexes', [])
+    const rows = await this.#database.query<{ name: string }>(
+      `select name from miniserve.indexes where name not like '${DROPPED}%'`,
+      [],
+    )
     return rows.map(({ name }) => name).sort()
   }
 
@@ -46,11 +45,14 @@ class PgvectorStore implements IndexStore {
   async open(name: string): Promise<PgvectorIndex | null> {
     if (!parseStoredName(name)) return null
     await this.#prepare()
-    const [row] = await this.#database.query<{ index_id: string } & IndexSpec>(
-      'select index_id, model, dimensions from miniserve.indexes where name = $1',
+    const [row] = await this.#database.query<{ index_id: string; num_chunks: string } & IndexSpec>(
+      'select index_id, model, dimensions, num_chunks from miniserve.indexes where name = $1',
       [name],
     )
-    return row ? new PgvectorIndex(this.#database, row.index_id, name, row, this.#hnsw) : null
+    if (!row) return null
+    const id = Number(row.index_id)
+    this.#large.consider({ id, dimensions: row.dimensions, numChunks: Number(row.num_chunks) })
+    return new PgvectorIndex(this.#database, id, name, row, this.#large)
   }
 
   async openOrCreate(name: string, spec: IndexSpec): Promise<PgvectorIndex> {
@@ -70,24 +72,34 @@ class PgvectorStore implements IndexStore {
     if (!parseStoredName(name)) return false
     await this.#prepare()
     const [row] = await this.#database.query<{ index_id: string }>(
-      'delete from miniserve.indexes where name = $1 returning index_id',
+      `update miniserve.indexes set name = '${DROPPED}' || index_id where name = $1 returning index_id`,
       [name],
     )
-    if (!row) return false
-    this.#hnsw.drop(Number(row.index_id))
-    return true
+    if (row) this.#large.clear(Number(row.index_id))
+    return row !== undefined
   }
 
   close(): Promise<void> {
+    this.#large.close()
     return this.#database.close()
   }
 
   /** Makes the tables when they are not there. A failure is tried again by the next call: a server may be back. */
   #prepare(): Promise<void> {
-    this.#prepared ??= this.#database.transaction(migrate)
+    this.#prepared ??= this.#migrate()
     this.#prepared.catch(() => {
       this.#prepared = null
     })
     return this.#prepared
+  }
+
+  async #migrate(): Promise<void> {
+    await this.#database.transaction(migrate)
+    // What a server that ended meanwhile had dropped.
+    const rows = await this.#database.query<{ index_id: string }>(
+      `select index_id from miniserve.indexes where name like '${DROPPED}%'`,
+      [],
+    )
+    for (const { index_id: id } of rows) this.#large.clear(Number(id))
   }
 }

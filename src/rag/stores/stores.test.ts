@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { seededRandom, syntheticDocument } from '../../../test/rag/documents.ts'
-import { postgresBinaries, startPostgres } from '../../../test/rag/postgres.ts'
+import { postgresBinaries, startPostgres } from '../../../bench/lib/postgres.mjs'
 import type { Candidate, IndexStore, Metadata, MetadataFilter, SearchQuery } from '../vector-index.ts'
 import { matchesFilter } from '../filter.ts'
 import { MemoryIndex } from './memory-index.ts'
@@ -253,25 +253,40 @@ if (binaries !== null) {
       const server = await startPostgres(binaries)
       const first = createPgvectorStore(server.url)
       const index = await first.openOrCreate('old', SPEC)
-      await index.upsert([syntheticDocument('d', DIMENSIONS, seededRandom(1))])
-      const { numChunks, bytes } = await index.info()
+      const random = seededRandom(1)
+      await index.upsert(Array.from({ length: 5 }, (_, i) => syntheticDocument(`d'${i}\\`, DIMENSIONS, random)))
+      const before = await index.info()
+      const query = { vector: new Float32Array(DIMENSIONS).fill(0.1), text: "part of d'2", depth: 4 }
+      const answer = found(await index.search(query))
       await first.close()
       const database = new Database(server.url)
-      // As they were before they had a version.
-      await database.query('drop table miniserve.schema_version', [])
-      const later = {
-        indexes: ['num_chunks', 'num_terms', 'num_bytes', 'num_documents'],
+      // As they were before they had a version: a row per term of a chunk, and no totals.
+      await database.query('drop table miniserve.schema_version, miniserve.terms', [])
+      await database.query(
+        `create table miniserve.postings (index_id bigint not null, term text not null, frequency int not null,
+           chunk_id bigint not null references miniserve.chunks on delete cascade, primary key (index_id, term, chunk_id))`,
+        [],
+      )
+      await database.query(
+        `insert into miniserve.postings (index_id, term, chunk_id, frequency)
+         select index_id, lexeme, chunk_id, positions[1] from miniserve.chunks, unnest(terms)`,
+        [],
+      )
+      await database.query('drop index miniserve.documents_by_metadata', [])
+      const columns = {
+        indexes: ['num_documents', 'num_chunks', 'num_terms', 'num_bytes'],
         documents: ['num_chunks', 'num_terms', 'num_bytes', 'stamp'],
-        chunks: ['anchor'],
+        chunks: ['anchor', 'terms'],
       }
-      for (const [table, columns] of Object.entries(later)) {
-        await database.query(
-          `alter table miniserve.${table} ${columns.map((name) => `drop column ${name}`).join(', ')}`,
-          [],
-        )
+      for (const [table, names] of Object.entries(columns)) {
+        const drops = names.map((name) => `drop column ${name}`).join(', ')
+        await database.query(`alter table miniserve.${table} ${drops}`, [])
       }
       const second = createPgvectorStore(server.url)
-      expect(await (await second.open('old'))?.info()).toMatchObject({ numDocuments: 1, numChunks, bytes })
+      const updated = await second.open('old')
+      expect(await updated?.info()).toEqual(before)
+      expect(found((await updated?.search(query)) ?? [])).toEqual(answer)
+      expect(answer.length).toBeGreaterThan(4)
       await second.close()
       await database.query('update miniserve.schema_version set version = 99', [])
       const third = createPgvectorStore(server.url)
@@ -282,7 +297,10 @@ if (binaries !== null) {
 
     it('makes its tables once for two that start together, and an approximate index for a large one', async () => {
       const server = await startPostgres(binaries)
-      const [one, two] = [createPgvectorStore(server.url, { hnswMinChunks: 50 }), createPgvectorStore(server.url)]
+      const [one, two] = [
+        createPgvectorStore(server.url, { minChunks: 50, quietMs: 10 }),
+        createPgvectorStore(server.url),
+      ]
       const [index] = await Promise.all([one.openOrCreate('x', SPEC), two.openOrCreate('x', SPEC)])
       const random = seededRandom(6)
       await index?.upsert(Array.from({ length: 60 }, (_, i) => syntheticDocument(`d${i}`, DIMENSIONS, random)))

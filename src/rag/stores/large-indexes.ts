@@ -1,0 +1,149 @@
+/**
+ * What makes a large index of the pgvector store fast: HNSW over its vectors and GIN over its terms. Built beside the requests, once documents stop
+ * coming: a build over rows that are there is much faster than an index into which as many come one by one.
+ */
+import type { QueryResultRow } from 'pg'
+import type { Database } from './database.ts'
+
+/** Chunks up to which reading all of them is faster, or as fast. */
+const MIN_CHUNKS = 20_000
+/** pgvector's limit for HNSW over `halfvec`. */
+const MAX_DIMENSIONS = 4000
+/** Of an advisory lock: one process builds, the others leave it to that one. */
+const BUILD_LOCK = 0x686e_7377
+/** How long nothing has to come before it is built, and how long it waits at most. */
+const QUIET_MS = 5_000
+const MAX_WAIT_MS = 600_000
+/** Bytes of a graph's node besides its vector. */
+const NODE_BYTES = 600
+/** Kilobytes that a build may take, so that the graph stays in memory while it grows. */
+const MIN_BUILD_KB = 65_536
+const MAX_BUILD_KB = 2_097_152
+/** What PostgreSQL says where shared memory is short: containers give 64 MiB. */
+const DISK_FULL = '53100'
+
+export interface LargeIndexOptions {
+  readonly minChunks?: number
+  readonly quietMs?: number
+}
+
+interface IndexSize {
+  /** Of miniserve.indexes. */
+  readonly id: number
+  readonly dimensions: number
+  readonly numChunks: number
+}
+
+type Run = <R extends QueryResultRow>(text: string) => Promise<R[]>
+
+interface Waiting {
+  readonly sinceMs: number
+  readonly timer: NodeJS.Timeout
+}
+
+/** Builds and drops the indexes of large indexes in the background, one at a time. */
+export class LargeIndexes {
+  readonly #database: Database
+  /** Chunks up to which an index does without. */
+  readonly minChunks: number
+  readonly #quietMs: number
+  /** Indexes that are built, or about to be. */
+  readonly #known = new Set<number>()
+  readonly #waiting = new Map<number, Waiting>()
+  #tail: Promise<void> = Promise.resolve()
+
+  constructor(database: Database, { minChunks = MIN_CHUNKS, quietMs = QUIET_MS }: LargeIndexOptions) {
+    this.#database = database
+    this.minChunks = minChunks
+    this.#quietMs = quietMs
+  }
+
+  /** Told of an index that was opened or written to. A build that fails is tried again by the next call. */
+  consider(size: IndexSize): void {
+    const { id, numChunks } = size
+    if (this.#known.has(id) || numChunks < this.minChunks) return
+    const before = this.#waiting.get(id)
+    const nowMs = performance.now()
+    const sinceMs = before?.sinceMs ?? nowMs
+    clearTimeout(before?.timer)
+    const begin = () => {
+      this.#waiting.delete(id)
+      this.#known.add(id)
+      this.#queue(() => this.#build(size)).catch(() => this.#known.delete(id))
+    }
+    const timer = setTimeout(begin, Math.max(0, Math.min(this.#quietMs, sinceMs + MAX_WAIT_MS - nowMs)))
+    timer.unref()
+    this.#waiting.set(id, { sinceMs, timer })
+  }
+
+  /** Takes away what an index has left, and its rows, which may be millions. */
+  clear(id: number): void {
+    clearTimeout(this.#waiting.get(id)?.timer)
+    this.#waiting.delete(id)
+    this.#known.delete(id)
+    this.#queue(() =>
+      this.#database.maintain(async (run) => {
+        for (const name of [nearestName(id), termsName(id)])
+          await run(`drop index concurrently if exists miniserve.${name}`)
+        await run(`delete from miniserve.chunks where index_id = ${id}`)
+        await run(`delete from miniserve.indexes where index_id = ${id}`)
+      }),
+    ).catch(() => {})
+  }
+
+  close(): void {
+    for (const { timer } of this.#waiting.values()) clearTimeout(timer)
+    this.#waiting.clear()
+  }
+
+  #queue(work: () => Promise<void>): Promise<void> {
+    const done = this.#tail.then(work)
+    this.#tail = done.catch(() => {})
+    return done
+  }
+
+  #build({ id, dimensions, numChunks }: IndexSize): Promise<void> {
+    return this.#database.maintain(async (run) => {
+      const [lock] = await run<{ locked: boolean }>(
+        `select pg_try_advisory_lock(${BUILD_LOCK}, ${id % 2 ** 31}) as locked`,
+      )
+      if (!lock?.locked) return
+      const kilobytes = Math.ceil((1.5 * numChunks * (2 * dimensions + NODE_BYTES)) / 1024)
+      const enough = Math.min(Math.max(kilobytes, MIN_BUILD_KB), MAX_BUILD_KB)
+      await run(
+        `select set_config('maintenance_work_mem', '${enough}kB', false) from pg_settings
+         where name = 'maintenance_work_mem' and setting::bigint < ${enough}`,
+      )
+      await buildOne(run, termsName(id), `using gin (terms) where index_id = ${id}`)
+      if (dimensions > MAX_DIMENSIONS) return
+      const nearest = `using hnsw ((embedding::halfvec(${dimensions})) halfvec_ip_ops) where index_id = ${id}`
+      await buildOne(run, nearestName(id), nearest)
+      // So that the planner knows the new columns of the statistics.
+      await run('analyze miniserve.chunks')
+    })
+  }
+}
+
+async function buildOne(run: Run, name: string, definition: string): Promise<void> {
+  // What a build that was cut short left behind is never used, and would be taken for a finished one.
+  const [found] = await run<{ valid: boolean }>(
+    `select indisvalid as valid from pg_index where indexrelid = to_regclass('miniserve.${name}')`,
+  )
+  if (found?.valid) return
+  const create = `create index concurrently ${name} on miniserve.chunks ${definition}`
+  const drop = `drop index concurrently if exists miniserve.${name}`
+  if (found) await run(drop)
+  try {
+    await run(create)
+  } catch (error) {
+    if (!(error instanceof Error && 'code' in error && error.code === DISK_FULL)) throw error
+    await run(drop)
+    await run('set max_parallel_maintenance_workers = 0')
+    await run(create)
+  }
+}
+
+/** Name of an index's HNSW index. */
+export const nearestName = (id: number): string => `chunks_hnsw_${id}`
+/** Name of an index's GIN index. */
+const termsName = (id: number): string => `chunks_terms_${id}`
