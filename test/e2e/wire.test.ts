@@ -191,7 +191,7 @@ it('an earlier refusal is text, and parts are lines', async () => {
     messages: [{ role: 'user', content: [text('a'), { type: 'image_url', image_url: { url: 'x' } }] }],
   })
   expect(error).toMatchObject({ param: 'messages.0.content.1.type' })
-  expect(error.message).toContain('this server reads no images')
+  expect(error.message).toContain('this server does not support images')
 })
 
 describe('/tokenize', () => {

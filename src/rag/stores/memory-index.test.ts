@@ -26,7 +26,7 @@ describe('scan.wasm', () => {
   it('knows what does not fit into its address space', () => {
     const matrix = new VectorMatrix(1024)
     expect([matrix.hasRoomFor(1_000_000), matrix.hasRoomFor(1_050_000)]).toEqual([true, false])
-    expect(() => matrix.append(new Float32Array(7))).toThrow('7 values are no rows of 1024')
+    expect(() => matrix.append(new Float32Array(7))).toThrow('expected a multiple of 1024 values, found 7')
   })
 
   it.each([1, 7, 8, 64, 100])('computes the dot products of %i dimensions', (dimensions) => {
