@@ -1,6 +1,6 @@
 /** The command line and the package, as a user meets them. */
 import { execFileSync, spawnSync } from 'node:child_process'
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, truncateSync, writeFileSync } from 'node:fs'
+import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, truncateSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
@@ -28,14 +28,14 @@ const run = (args: readonly string[], entry = main) =>
 const withoutProgress = (stderr: string) => stderr.replaceAll(/^loading weights: \d+ %\n/gm, '')
 
 describe('usage', () => {
-  it('--help lists the flags on stdout', () => {
-    const { status, stdout } = run(['--help'])
+  it.each([['--help'], ['help']])('%s lists the flags on stdout', (command) => {
+    const { status, stdout } = run([command])
     expect(status).toBe(0)
     expect(stdout).toContain('--max-num-batched-tokens')
   })
 
-  it('--version', () => {
-    expect(run(['--version']).stdout).toMatch(/^miniserve 0\.1\.0/)
+  it.each([['--version'], ['version']])('%s', (command) => {
+    expect(run([command])).toMatchObject({ status: 0, stdout: expect.stringMatching(/^miniserve 0\.1\.0/) as string })
   })
 
   it.each([[['--prot', '1']], [['--port', 'x']], [['wat']], [['trace', 'validate']]])(
@@ -57,13 +57,6 @@ describe('usage', () => {
   })
 
   it.each([
-    [['help'], /^usage: miniserve/],
-    [['version'], /^miniserve 0\.1\.0/],
-  ])('%j is a command, too', (args, expected) => {
-    expect(run(args)).toMatchObject({ status: 0, stdout: expect.stringMatching(expected) as string })
-  })
-
-  it.each([
     [['--embedding-model', './nope'], 'miniserve: --embedding-model ./nope: no such folder or file\n'],
     [
       ['--kv-cache-dir', '/dev/null/kv'],
@@ -74,9 +67,12 @@ describe('usage', () => {
     expect({ status, stderr: withoutProgress(stderr) }).toEqual({ status: 1, stderr: message })
   })
 
-  it('a good start says one line, and a stop that waits says for what', async () => {
+  it('a good start says one line, a port that is taken another, and a stop that waits says for what', async () => {
     const server = await ServerProcess.start()
     expect(withoutProgress(server.stderr).trim().split('\n')).toHaveLength(1)
+    const { status, stdout, stderr } = run(['--port', new URL(server.url).port])
+    expect({ status, stdout }).toEqual({ status: 1, stdout: '' })
+    expect(stderr).toMatch(/^miniserve: .*the port is taken.*\n$/)
     const response = await server.post('/v1/completions', {
       prompt: 'x',
       max_tokens: 4000,
@@ -93,67 +89,16 @@ describe('usage', () => {
       'miniserve: stopping; 1 request runs for at most 25 s more. Ctrl-C again ends them now.',
     )
   })
-
-  it('a port that is taken: one line and exit code 1', async () => {
-    const server = await ServerProcess.start()
-    try {
-      const { status, stdout, stderr } = run(['--port', new URL(server.url).port])
-      expect({ status, stdout }).toEqual({ status: 1, stdout: '' })
-      expect(stderr).toMatch(/^miniserve: .*the port is taken.*\n$/)
-    } finally {
-      await server.stop()
-    }
-  })
 })
 
 describe('a checkpoint that cannot be served', () => {
-  const broken = (name: string, damage: (path: string) => void): string => {
-    const path = join(folder, name)
+  it('truncated weights: one clear message and exit code 1', () => {
+    const path = join(folder, 'truncated-weights')
     cpSync(join(root, 'models', bundled), path, { recursive: true })
-    damage(path)
-    return path
-  }
-  const edit = (path: string, change: (config: Record<string, unknown>) => void) => {
-    const file = join(path, 'config.json')
-    const config = JSON.parse(readFileSync(file, 'utf8')) as Record<string, unknown>
-    change(config)
-    writeFileSync(file, JSON.stringify(config))
-  }
-
-  it.each<[string, (path: string) => void, RegExp]>([
-    ['truncated weights', (path) => truncateSync(join(path, 'model.safetensors'), 100_000), /model\.safetensors/],
-    [
-      'a header of nonsense',
-      (path) => writeFileSync(join(path, 'model.safetensors'), Buffer.alloc(64, 0xff)),
-      /model\.safetensors/,
-    ],
-    ['no config', (path) => rmSync(join(path, 'config.json')), /config\.json/],
-    ['a config that is not JSON', (path) => writeFileSync(join(path, 'config.json'), '{'), /config\.json/],
-    ['another hidden size', (path) => edit(path, (config) => (config['hidden_size'] = 256)), /found \[/],
-    [
-      'more layers than weights',
-      (path) => edit(path, (config) => (config['num_hidden_layers'] = 60)),
-      /expected|missing/,
-    ],
-    [
-      'an unknown architecture',
-      (path) =>
-        edit(path, (config) => Object.assign(config, { architectures: ['MambaForCausalLM'], model_type: 'mamba' })),
-      /[Mm]amba/,
-    ],
-    ['no tokenizer', (path) => rmSync(join(path, 'tokenizer.json')), /tokenizer\.json/],
-  ])('%s: one clear message and exit code 1', (name, damage, message) => {
-    const { status, stderr } = run([
-      '--port',
-      '0',
-      '--device',
-      'reference',
-      '--model',
-      broken(name.replaceAll(' ', '-'), damage),
-    ])
+    truncateSync(join(path, 'model.safetensors'), 100_000)
+    const { status, stderr } = run(['--port', '0', '--device', 'reference', '--model', path])
     expect(status).toBe(1)
-    expect(stderr).toMatch(message)
-    expect(stderr).not.toMatch(/^\s+at /m)
+    expect(withoutProgress(stderr)).toMatch(/^miniserve: .*model\.safetensors.*\n$/)
   })
 
   it('nothing there', () => {
