@@ -15,6 +15,8 @@ export type Config = Readonly<Omit<Fields, 'cacheDir' | 'dataDir' | 'hfHubCache'
   readonly cacheDir: string
   readonly dataDir: string
   readonly hfHubCache: string
+  /** `npm start`: a shell of npm is the parent. */
+  readonly isRunByNpm: boolean
 }
 
 /** A flag or variable that cannot be used: one line for people, exit code 2. */
@@ -245,6 +247,7 @@ function finish(values: Readonly<Record<string, unknown>>, env: Readonly<Record<
     hfHubCache: fields.hfHubCache ?? join(hfHome, 'hub'),
     otlpTracesEndpoint: fields.otlpTracesEndpoint ?? (env['OTEL_EXPORTER_OTLP_ENDPOINT'] || null),
     traceDetail: values['traceDetail'] === undefined && tracesOff ? 'off' : fields.traceDetail,
+    isRunByNpm: env['npm_lifecycle_event'] === 'start',
   }
   return Object.freeze(config)
 }

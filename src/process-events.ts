@@ -32,8 +32,14 @@ export function handleCrashes(observability: Observability): { release(): void }
   }
 }
 
-/** The first SIGTERM or SIGINT asks for a graceful stop, the second ends the process at once. */
-export function stopSignal(): { readonly requested: Promise<'stop'>; release(): void } {
+/** How often a server that npm started looks for its shell. */
+const SHELL_CHECK_MS = 500
+
+/**
+ * The first SIGTERM or SIGINT asks for a graceful stop, the second ends the process at once. `isRunByNpm`: npm runs the server in a shell
+ * that ends on SIGTERM without passing it on, so the end of the shell asks for a stop as well.
+ */
+export function stopSignal(isRunByNpm: boolean): { readonly requested: Promise<'stop'>; release(): void } {
   let request: () => void = () => {}
   const requested = new Promise<'stop'>((resolve) => {
     request = () => resolve('stop')
@@ -48,9 +54,16 @@ export function stopSignal(): { readonly requested: Promise<'stop'>; release(): 
   process.on('SIGINT', onSignal)
   // The terminal is gone, or a service manager says so: what runs is finished all the same.
   process.on('SIGHUP', onSignal)
+  const shell = process.ppid
+  const watch = isRunByNpm
+    ? setInterval(() => {
+        if (process.ppid !== shell) request()
+      }, SHELL_CHECK_MS)
+    : null
   return {
     requested,
     release() {
+      if (watch) clearInterval(watch)
       process.off('SIGTERM', onSignal)
       process.off('SIGINT', onSignal)
       process.off('SIGHUP', onSignal)

@@ -56,7 +56,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   const startedMs = performance.now()
   requireModelPath('--embedding-model', config.embeddingModel)
   requireModelPath('--reranker-model', config.rerankerModel)
-  const stop = stopSignal()
+  const stop = stopSignal(config.isRunByNpm)
   const observability = createObservability({
     serviceVersion: build.revision ?? build.version,
     otlpEndpoint: config.otlpTracesEndpoint,

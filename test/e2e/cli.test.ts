@@ -1,5 +1,5 @@
 /** The command line and the package, as a user meets them. */
-import { execFileSync, spawnSync } from 'node:child_process'
+import { execFileSync, spawn, spawnSync } from 'node:child_process'
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, truncateSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -89,6 +89,22 @@ describe('usage', () => {
       'miniserve: stopping; 1 request runs for at most 25 s more. Ctrl-C again ends them now.',
     )
   })
+})
+
+it('npm start: the server stops when npm and its shell are ended', async () => {
+  // A shell as npm has it, which waits for the server and passes no signal on.
+  const shell = spawn('sh', ['-c', `"${process.execPath}" "${main}" --port 0 --device reference; true`], {
+    cwd: folder,
+    env: { PATH: process.env['PATH'], HOME: folder, npm_lifecycle_event: 'start' },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  })
+  let stderr = ''
+  for await (const text of shell.stderr.setEncoding('utf8')) {
+    stderr += String(text)
+    if (stderr.includes(' ready on ')) shell.kill('SIGTERM')
+  }
+  // The pipe has ended: so has the server, which held the other end.
+  expect(stderr).toContain(' ready on ')
 })
 
 describe('a checkpoint that cannot be served', () => {
