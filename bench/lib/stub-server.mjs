@@ -58,6 +58,7 @@ const modelInfo = {
   quantization: 'none',
   device: { kind: 'reference', adapter: 'stub', driver: '', isSoftware: true, kvFormat: 'f32', hasTimestamps: false },
   fingerprint: 'stub',
+  adapters: [],
   notices: [],
 }
 const engine = createEngine({

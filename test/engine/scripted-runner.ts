@@ -65,6 +65,7 @@ export class ScriptedRunner implements Runner {
       blockSize,
       numBlocks,
       numStateSlots: options.numStateSlots ?? 0,
+      numAdapters: 0,
       vocabSize,
     })
     this.modelInfo = {
@@ -93,6 +94,7 @@ export class ScriptedRunner implements Runner {
         hasTimestamps: false,
       },
       fingerprint: `scripted-${options.vocabSize}-${options.blockSize}`,
+      adapters: [],
       notices: [],
     }
   }

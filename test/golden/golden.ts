@@ -68,6 +68,7 @@ export async function forcedDecode(
   ids: readonly number[],
   chunkSize: number,
   blocks: readonly number[],
+  adapter?: number,
 ): Promise<ForcedOutput> {
   const { vocabSize } = model.info
   const logits: Float32Array[] = []
@@ -87,6 +88,7 @@ export async function forcedDecode(
           tokenSource: { ids: Int32Array.from(chunk) },
           startPosition: start,
           blockTable: Int32Array.from(blocks),
+          ...(adapter === undefined ? {} : { adapter }),
           ...(model.info.numStateSlots === 0 ? {} : { state: { read: start === 0 ? -1 : 1, write: 1 } }),
           sample: chunk.map(() => GREEDY),
           score: { targets: Int32Array.from(ids.slice(start + 1, start + 1 + chunk.length)), topN: 2 },
@@ -94,7 +96,7 @@ export async function forcedDecode(
       ],
     })
     model.backend.beginStep(input)
-    model.decoder.forward(samples, scoreRows)
+    model.decoder.forward(samples, scoreRows, input.adapters !== undefined)
     const output = await model.backend.endStep({ logits: true })
     for (let i = 0; i < chunk.length; i++) logits.push(output.logits!.slice(i * vocabSize, (i + 1) * vocabSize))
     greedy.push(...output.sampled)

@@ -15,9 +15,10 @@ import type {
 } from '../../kernels/ops.ts'
 import { unpackedLoader, type WeightLoader } from '../weights/packed-cache.ts'
 import type { WeightSource } from '../weights/source.ts'
+import { AdaptedBackend } from './adapted-backend.ts'
 import { expectMixer, loadMixer, type Mixer, stateShapeOf } from './mixers/mixer.ts'
 import { expectMlp, loadMlp, type Mlp } from './mlps/mlp.ts'
-import { expectLinear, Parameters } from './parameters.ts'
+import { expectLinear, Parameters, type Updates } from './parameters.ts'
 import type { DecoderSpec } from './spec.ts'
 
 interface Layer {
@@ -39,11 +40,14 @@ export class Decoder {
   readonly #hidden: Activation // the residual stream [rows, hidden]
   readonly #branch: Activation // a block's output where it is normalised before it is added [rows, hidden]
   readonly #layerOps: OpSequence
+  /** The same with the updates of each row's adapter. */
+  readonly #adaptedOps: OpSequence | null
 
   constructor(
     backend: Backend,
     spec: DecoderSpec,
     weights: { embedding: Matrix; head: Matrix; norm: Norm; layers: readonly Layer[] },
+    adapted: AdaptedBackend | null,
   ) {
     const { hiddenSize } = spec
     this.#backend = backend
@@ -55,13 +59,19 @@ export class Decoder {
     this.#hidden = backend.createActivation('hidden', hiddenSize)
     this.#branch = spec.normPlacement === 'pre' ? this.#hidden : backend.createActivation('branch', hiddenSize)
     const head = { x: this.#hidden, head: this.#head, options: this.#logits }
-    this.#layerOps = backend.record('layers', () => this.#recordLayers(), head)
+    const record = (label: string, addsUpdates: boolean): OpSequence => {
+      const ops = (): void => this.#recordLayers()
+      return backend.record(label, adapted === null ? ops : () => adapted.during(addsUpdates, ops), head)
+    }
+    this.#layerOps = record('layers', false)
+    this.#adaptedOps = adapted === null ? null : record('layers with adapters', true)
   }
 
-  /** Issues the ops of a step, between the backend's beginStep and endStep. */
-  forward(samples: readonly SampleRow[], scores: readonly ScoreRow[]): void {
+  /** Issues the ops of a step, between the backend's beginStep and endStep. @param isAdapted the step names adapters */
+  forward(samples: readonly SampleRow[], scores: readonly ScoreRow[], isAdapted: boolean): void {
     const backend = this.#backend
-    backend.run(this.#layerOps)
+    if (isAdapted && this.#adaptedOps === null) throw new Error('the step names adapters, the model has none')
+    backend.run(isAdapted && this.#adaptedOps !== null ? this.#adaptedOps : this.#layerOps)
     if (samples.length > 0) backend.sample(this.#hidden, this.#head, this.#logits, samples)
     if (scores.length > 0) backend.score(this.#hidden, this.#head, this.#logits, scores)
   }
@@ -120,29 +130,37 @@ export function stateLayout(spec: DecoderSpec, numSlots: number): StateLayout | 
 /** Where the decoder's tensors are: models with a vision part keep the text part deeper, models without a head have no prefix. */
 const PREFIXES = ['model.', 'model.language_model.', 'language_model.model.', ''] as const
 
+interface DecoderParts {
+  /** Where matrices come from; absent: the source. */
+  readonly weights?: WeightLoader
+  /** Steps have whole sequences, so that a layer's keys and values are not read after it and layers alike share their room in the pool. */
+  readonly isSinglePass?: boolean
+  /** null or absent: the model is served without adapters. */
+  readonly updates?: Updates | null
+}
+
 /**
- * Reads every weight, one tensor at a time, into the backend; q, k, v and gate, up are joined to one matrix each. `weights`: where
- * they are packed already. `isSinglePass`: steps have whole sequences, so that a layer's keys and values are not read after it and layers alike
- * share their room in the pool. Throws ModelError for a missing or misshapen tensor before anything is read, so that a broken checkpoint fails at once.
+ * Reads every weight, one tensor at a time, into the backend; q, k, v and gate, up are joined to one matrix each. Throws ModelError for a missing or
+ * misshapen tensor before anything is read, so that a broken checkpoint fails at once.
  */
 export async function loadDecoder(
   backend: Backend,
   spec: DecoderSpec,
   source: WeightSource,
-  weights: WeightLoader = unpackedLoader(backend, source),
-  isSinglePass = false,
+  { weights = unpackedLoader(backend, source), isSinglePass = false, updates = null }: DecoderParts = {},
 ): Promise<Decoder> {
   const prefix = PREFIXES.find((candidate) => source.tensors.has(`${candidate}embed_tokens.weight`)) ?? PREFIXES[0]
   checkTensors(spec, source, prefix)
   const { hiddenSize, vocabSize, names, normPlacement } = spec
   const norms = { eps: spec.normEps, addsOne: spec.normAddsOne }
-  const parameters = new Parameters(backend, source, weights, norms)
+  const parameters = new Parameters(backend, source, weights, norms, updates)
+  const adapted = updates === null ? null : new AdaptedBackend(backend, parameters)
 
   const embedding = await parameters.matrix([[`${prefix}embed_tokens`, vocabSize]], hiddenSize)
   const ropes = spec.ropes.map((rope, i) =>
     backend.loadRope(`rope.${i}`, rope.inverseFrequencies, rope.attentionFactor),
   )
-  const parts = { backend, parameters, spec, ropes }
+  const parts = { backend: adapted?.backend ?? backend, parameters, spec, ropes }
   const layers: Layer[] = []
   const { places } = kvPlaces(spec, isSinglePass)
   let numStates = 0
@@ -161,7 +179,7 @@ export async function loadDecoder(
   const head = spec.tiesEmbeddings
     ? embedding
     : await parameters.matrix([[headName(source, prefix), vocabSize]], hiddenSize)
-  return new Decoder(backend, spec, { embedding, head, norm: finalNorm, layers })
+  return new Decoder(backend, spec, { embedding, head, norm: finalNorm, layers }, adapted)
 }
 
 function headName(source: WeightSource, prefix: string): string {

@@ -148,7 +148,7 @@ function issue(
 ): Promise<StepOutput> {
   for (const { source, destination, numTokens } of plan.blockCopies) backend.copyBlock(source, destination, numTokens)
   backend.beginStep(input)
-  decoder.forward(samples, scores)
+  decoder.forward(samples, scores, input.adapters !== undefined)
   return backend.endStep()
 }
 

@@ -13,6 +13,7 @@ import {
 import { quantizing } from '../weights/quantize.ts'
 import type { WeightSource } from '../weights/source.ts'
 import { Decoder, loadDecoder } from './decoder.ts'
+import type { Updates } from './parameters.ts'
 import type { ModelRequest, ProgressListener } from './runner.ts'
 import type { DecoderSpec } from './spec.ts'
 
@@ -62,24 +63,29 @@ async function removeQuietly(path: string): Promise<void> {
   }
 }
 
+/** With adapters, gate and up projections are not joined. */
+const layoutOf = ({ packedLayout }: Backend, updates: Updates | null): string =>
+  updates === null ? packedLayout : `${packedLayout} unjoined`
+
 /** @param create makes the backend; called again where packed weights turn out damaged after some of them were loaded */
 export async function loadWeights(
   create: () => Promise<Backend>,
   spec: DecoderSpec,
   source: WeightSource,
   { cacheDir, quantization }: ModelRequest,
+  updates: Updates | null,
   onProgress?: ProgressListener,
 ): Promise<LoadedWeights> {
   const notices: string[] = []
   let backend = await create()
   try {
-    const path = cacheDir === null ? null : packedPath(cacheDir, source, quantization, backend.packedLayout)
+    const path = cacheDir === null ? null : packedPath(cacheDir, source, quantization, layoutOf(backend, updates))
     if (path !== null) {
       try {
         const packed = await PackedWeights.open(path, backend, onProgress)
         if (packed !== null) {
           try {
-            const decoder = await loadDecoder(backend, spec, source, packed)
+            const decoder = await loadDecoder(backend, spec, source, { weights: packed, updates })
             return { backend, decoder, facts: packed.facts, notices }
           } finally {
             await packed.close()
@@ -96,12 +102,12 @@ export async function loadWeights(
     const tally = { bytes: 0, hash: createHash('sha256') }
     const served = tallying(quantization === 'none' ? source : quantizing(source, quantization), tally)
     if (path === null) {
-      const decoder = await loadDecoder(backend, spec, served)
+      const decoder = await loadDecoder(backend, spec, served, { updates })
       return { backend, decoder, facts: { weightBytes: tally.bytes, digest: tally.hash.digest('hex') }, notices }
     }
     const packing = await PackingLoader.create(path, backend, served)
     try {
-      const decoder = await loadDecoder(backend, spec, served, packing)
+      const decoder = await loadDecoder(backend, spec, served, { weights: packing, updates })
       const facts = { weightBytes: tally.bytes, digest: tally.hash.digest('hex') }
       await packing.commit(facts)
       if (packing.failure !== null) notices.push(`packed weights were not written: ${packing.failure}`)

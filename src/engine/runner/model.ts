@@ -7,6 +7,7 @@ import { openGguf } from '../weights/gguf.ts'
 import { unpackCheckpoint } from '../weights/quantized-checkpoint.ts'
 import { openSafetensors } from '../weights/safetensors.ts'
 import type { WeightSource } from '../weights/source.ts'
+import { Adapters } from './adapters.ts'
 import { Decoder, kvLayout, stateLayout } from './decoder.ts'
 import { chooseDevice, createBackend } from './device.ts'
 import { loadWeights } from './model-weights.ts'
@@ -66,7 +67,9 @@ function fingerprintOf(
   for (const { name, dtype, shape } of source.tensors.values()) hash.update(`${name} ${dtype} ${shape.join('x')}\n`)
   hash.update(digest)
   const { kind, adapter, driver, kvFormat } = backend.info
-  hash.update(JSON.stringify([request.quantization, request.blockSize, kind, adapter, driver, kvFormat]))
+  // Gate and up projection by themselves may differ in the last bit.
+  const isUnjoined = (request.adapters?.length ?? 0) > 0
+  hash.update(JSON.stringify([request.quantization, request.blockSize, kind, adapter, driver, kvFormat, isUnjoined]))
   return hash.digest('hex').slice(0, 32)
 }
 
@@ -92,6 +95,7 @@ export async function loadModel(
   const checkpoint = await openCheckpoint(request.path, onProgress)
   const { source } = checkpoint
   let backend: Backend | null = null
+  let adapters: Adapters | null = null
   try {
     const spec = await checkpoint.spec(request.maxModelLen)
     if (request.maxModelLen !== null && request.maxModelLen > spec.maxPositions) {
@@ -114,7 +118,10 @@ export async function loadModel(
     }
     const { traceKernels, kvCacheDtype = 'auto' } = request
     const options = { limits, traceKernels, ...(kvCacheDtype === 'auto' ? {} : { kvFormat: kvCacheDtype }) }
-    const loaded = await loadWeights(() => createBackend(kind, options, request), spec, source, request, onProgress)
+    adapters = await Adapters.open(request.adapters ?? [], spec)
+    const create = (): Promise<Backend> => createBackend(kind, options, request)
+    const loaded = await loadWeights(create, spec, source, request, adapters, onProgress)
+    adapters?.requireAllUsed()
     backend = loaded.backend
     const { decoder, facts, notices } = loaded
     const layout = kvLayout(spec, 1, request.blockSize)
@@ -155,10 +162,13 @@ export async function loadModel(
       quantization: request.quantization,
       device: { kind: device, adapter, driver, isSoftware, kvFormat, hasTimestamps },
       fingerprint: fingerprintOf(source, spec, request, backend, facts.digest),
+      adapters: adapters?.infos ?? [],
       notices: [...notices, ...poolNotices],
     }
     const { blockSize } = request
-    const steps = new StepLayout({ ...limits, blockSize, numBlocks, numStateSlots, vocabSize: spec.vocabSize })
+    const numAdapters = info.adapters.length
+    const bounds = { ...limits, blockSize, numBlocks, numStateSlots, numAdapters, vocabSize: spec.vocabSize }
+    const steps = new StepLayout(bounds)
     return { info, backend, decoder, layout: steps }
   } catch (error) {
     await backend?.close()
@@ -169,6 +179,7 @@ export async function loadModel(
       { cause: error, isOfDevice: true },
     )
   } finally {
+    await adapters?.close()
     await source.close()
   }
 }

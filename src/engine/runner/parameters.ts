@@ -3,6 +3,8 @@ import type {
   Activation,
   Backend,
   ExpertMatrix,
+  LowRank,
+  LowRankPart,
   Matrix,
   MatrixData,
   MatrixUse,
@@ -61,21 +63,39 @@ interface NormRule {
   readonly addsOne: boolean
 }
 
+/** What adapters add to the matrices of a model. */
+export interface Updates {
+  /** Each adapter's parts of the matrix of these parts; null: none adds to it. Throws ModelError. */
+  updateOf(parts: readonly Part[], cols: number): Promise<readonly (readonly LowRankPart[])[] | null>
+}
+
 /** Loads named tensors to a backend. @throws ModelError naming a tensor that is missing or has another shape */
 export class Parameters {
   readonly #backend: Backend
   readonly #source: WeightSource
   readonly #weights: WeightLoader
   readonly #norms: NormRule
+  readonly #updates: Updates | null
+  readonly #lowRanks = new Map<Matrix, LowRank>()
   readonly #activations = new Map<string, Activation>()
   readonly #routings = new Map<string, Routing>()
 
-  /** @param weights where matrices come from: the source, or what was packed of it at an earlier start */
-  constructor(backend: Backend, source: WeightSource, weights: WeightLoader, norms: NormRule) {
+  /**
+   * @param weights where matrices come from: the source, or what was packed of it at an earlier start
+   * @param updates null: the model has no adapters
+   */
+  constructor(
+    backend: Backend,
+    source: WeightSource,
+    weights: WeightLoader,
+    norms: NormRule,
+    updates: Updates | null = null,
+  ) {
     this.#backend = backend
     this.#source = source
     this.#weights = weights
     this.#norms = norms
+    this.#updates = updates
   }
 
   /** Where names are looked up. */
@@ -83,10 +103,22 @@ export class Parameters {
     return this.#source
   }
 
-  /** One matrix of the parts' rows, one part below the other. */
+  /** What adapters add to a matrix; null: nothing. */
+  lowRankOf(matrix: Matrix): LowRank | null {
+    return this.#lowRanks.get(matrix) ?? null
+  }
+
+  /** One matrix of the parts' rows, one part below the other. With adapters, gate and up are not joined in it (adapted-backend.ts). */
   async matrix(parts: readonly Part[], cols: number, use: MatrixUse = {}): Promise<Matrix> {
     const rows = parts.reduce((sum, [, count]) => sum + count, 0)
     const label = parts.map(([name]) => name).join('+')
+    const matrix = await this.#base(label, parts, rows, cols, this.#updates === null ? use : {})
+    const update = (await this.#updates?.updateOf(parts, cols)) ?? null
+    if (update !== null) this.#lowRanks.set(matrix, this.#backend.loadLowRank(label, rows, cols, update))
+    return matrix
+  }
+
+  #base(label: string, parts: readonly Part[], rows: number, cols: number, use: MatrixUse): Promise<Matrix> {
     return this.#weights.matrix(label, rows, cols, use, async () => {
       const [[only, , order] = ['']] = parts
       if (parts.length === 1 && order === undefined) return openMatrix(this.#source, `${only}.weight`, rows, cols)

@@ -21,6 +21,8 @@ export function maxSampleRows(maxNumSeqs: number, speculation: boolean): number 
 export interface ModelRequest {
   /** A folder in Hugging Face layout or a .gguf file, on disk. */
   readonly path: string
+  /** Adapters to serve it with, told apart by their names; absent: none. */
+  readonly adapters?: readonly AdapterRequest[]
   readonly device: 'auto' | 'webgpu' | 'cpu' | 'reference'
   readonly quantization: 'none' | 'q8' | 'q4'
   /** Elements of the KV pool; auto or absent: the device's own. */
@@ -46,6 +48,22 @@ export interface ModelRequest {
   readonly cacheDir: string | null
   /** Of the KV pool, in the results of its steps; 0 where it is left out. */
   readonly poolId?: number
+}
+
+/** An adapter by the name that requests choose it by. */
+export interface AdapterRequest {
+  readonly name: string
+  /** A PEFT folder or a GGUF file, on disk. */
+  readonly path: string
+}
+
+/** What is known of a loaded adapter. */
+export interface AdapterInfo {
+  readonly name: string
+  /** Identifies what it computes: KV blocks of an adapter are found again under the same digest only. */
+  readonly digest: string
+  /** The largest rank of its updates. */
+  readonly rank: number
 }
 
 export interface ModelInfo {
@@ -77,6 +95,8 @@ export interface ModelInfo {
   }
   /** Identifies weights + layout: KV blocks may be reused across processes only under the same fingerprint. */
   readonly fingerprint: string
+  /** In the order of the request: sequences name them by their index. */
+  readonly adapters: readonly AdapterInfo[]
   /** What the operator should know of the load: packed weights that were damaged or could not be written. */
   readonly notices: readonly string[]
 }
@@ -93,6 +113,8 @@ export interface SequencePlan {
   readonly startPosition: number
   /** Block ids of positions 0.. in order, covering at least startPosition + n positions. */
   readonly blockTable: Int32Array
+  /** Index in ModelInfo.adapters; absent: the model by itself. */
+  readonly adapter?: number
   /** Slots of the pool of states: read from (-1: the text begins here), and written to. Absent: the model keeps no states. */
   readonly state?: { readonly read: number; readonly write: number }
   /** Sample after the last `numSampleRows` input tokens (0: none; 1: usual; more: drafts to verify). One spec a row. */

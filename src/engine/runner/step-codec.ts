@@ -109,7 +109,7 @@ export function writePlan(writer: WordWriter, plan: StepPlan): void {
     writer.int(numTokens)
   }
   writer.int(plan.sequences.length)
-  for (const { tokenSource, startPosition, blockTable, state, sample, score } of plan.sequences) {
+  for (const { tokenSource, startPosition, blockTable, adapter, state, sample, score } of plan.sequences) {
     if ('ids' in tokenSource) {
       writer.int(SOURCE.ids)
       writer.array(tokenSource.ids)
@@ -119,6 +119,7 @@ export function writePlan(writer: WordWriter, plan: StepPlan): void {
     }
     writer.int(startPosition)
     writer.array(blockTable)
+    writer.int(adapter ?? -1)
     // No slot is below -1.
     writer.int(state === undefined ? -2 : state.read)
     if (state !== undefined) writer.int(state.write)
@@ -144,13 +145,15 @@ export function readPlan(buffer: SharedArrayBuffer): StepPlan {
     const tokenSource = reader.int() === SOURCE.ids ? { ids: reader.view() } : { fromPreviousStep: reader.int() }
     const startPosition = reader.int()
     const blockTable = reader.view()
+    const index = reader.int()
+    const adapter = index < 0 ? {} : { adapter: index }
     const read = reader.int()
     const state = read < -1 ? {} : { state: { read, write: reader.int() } }
     const sample: SampleSpec[] = []
     for (let rows = reader.int(); rows > 0; rows--) sample.push(readSpec(reader))
     const topN = reader.int()
     const score = topN < 0 ? null : { targets: reader.array(), topN }
-    sequences.push({ tokenSource, startPosition, blockTable, ...state, sample, score })
+    sequences.push({ tokenSource, startPosition, blockTable, ...adapter, ...state, sample, score })
   }
   return { stepId, ...(poolId < 0 ? {} : { poolId }), blockCopies, sequences }
 }

@@ -13,6 +13,7 @@ interface PlanLimits extends BackendLimits {
   readonly numBlocks: number
   /** 0: the model keeps no states. */
   readonly numStateSlots: number
+  readonly numAdapters: number
   readonly vocabSize: number
 }
 
@@ -26,6 +27,7 @@ export class StepLayout {
     starts: Int32Array
     tables: Int32Array
     stateSlots: Int32Array
+    adapters: Int32Array
   }[]
   #next = 0
 
@@ -38,6 +40,7 @@ export class StepLayout {
       starts: new Int32Array(limits.maxSequences + 1),
       tables: new Int32Array(limits.maxSequences * limits.maxBlocksPerSequence),
       stateSlots: new Int32Array(2 * limits.maxSequences),
+      adapters: new Int32Array(limits.numAdapters === 0 ? 0 : limits.maxRows),
     }))
   }
 
@@ -51,6 +54,7 @@ export class StepLayout {
       blockSize,
       numBlocks,
       numStateSlots,
+      numAdapters,
       vocabSize,
     } = this.#limits
     let current: number | null = null
@@ -65,14 +69,15 @@ export class StepLayout {
         () => `copy of ${numTokens} tokens ${source} -> ${destination}`,
       )
     }
-    const { tokens, positions, slots, starts, tables, stateSlots } = this.#buffers[this.#next]!
+    const { tokens, positions, slots, starts, tables, stateSlots, adapters } = this.#buffers[this.#next]!
     this.#next = (this.#next + 1) % this.#buffers.length
     const samples: SampleRow[] = []
     const scores: ScoreRow[] = []
     let row = 0
+    let isAdapted = false
     for (const [s, sequence] of plan.sequences.entries()) {
       current = s
-      const { tokenSource, startPosition, blockTable, state, sample, score } = sequence
+      const { tokenSource, startPosition, blockTable, adapter = -1, state, sample, score } = sequence
       const count = 'ids' in tokenSource ? tokenSource.ids.length : 1
       const used = Math.ceil((startPosition + count) / blockSize)
       check(count > 0, () => `sequence ${s} has no tokens`)
@@ -97,6 +102,9 @@ export class StepLayout {
         state === undefined || state.read >= 0 || startPosition === 0,
         () => `sequence ${s} goes on without its state`,
       )
+      check(adapter < numAdapters, () => `sequence ${s} has adapter ${adapter} of ${numAdapters}`)
+      adapters.fill(adapter, row, row + count)
+      isAdapted ||= adapter >= 0
       starts[s] = row
       stateSlots[2 * s] = state?.read ?? -1
       stateSlots[2 * s + 1] = state?.write ?? -1
@@ -133,6 +141,7 @@ export class StepLayout {
       blockTables: tables,
       maxBlocksPerSequence,
       ...(numStateSlots === 0 ? {} : { stateSlots }),
+      ...(isAdapted ? { adapters } : {}),
     }
     return { input, samples, scores }
   }

@@ -284,15 +284,18 @@ interface GgufModel {
   spec(options: SpecOptions): DecoderSpec
 }
 
-/** The names of a family's tensors in Hugging Face checkpoints. */
-function namingOf(family: GgufFamily, metadata: GgufMetadata): GgufNaming {
+/** The names of a family's tensors in Hugging Face checkpoints. @param heads of q and of k, as the metadata has them where left out */
+export function familyNaming(
+  family: GgufFamily,
+  metadata: GgufMetadata,
+  heads: { readonly q: unknown; readonly k: unknown } = {
+    q: metadata.own('attention.head_count'),
+    k: kvHeads(metadata) ?? metadata.own('attention.head_count'),
+  },
+): GgufNaming {
   const names = layerNames(family)
   const top = topNames(family)
   const bare = bareNames(family)
-  const heads = {
-    q: metadata.own('attention.head_count'),
-    k: kvHeads(metadata) ?? metadata.own('attention.head_count'),
-  }
   return (name) => {
     const [, layer = '', part = ''] = /^blk\.(\d+)\.(.+)$/.exec(name) ?? []
     const stateName = family.stateNames?.[part]
@@ -312,7 +315,7 @@ function namingOf(family: GgufFamily, metadata: GgufMetadata): GgufNaming {
 }
 
 /** The family of a file's architecture. Throws ModelError for one that is not served. */
-function requireFamily(metadata: GgufMetadata): GgufFamily {
+export function requireFamily(metadata: GgufMetadata): GgufFamily {
   const { path } = metadata
   const family = familyOf(metadata)
   const known = [...GGUF_FAMILIES.keys()].join(', ')
@@ -329,7 +332,7 @@ function requireFamily(metadata: GgufMetadata): GgufFamily {
 
 /** Opens a GGUF file of a decoder. Throws ModelError. */
 export async function openGguf(path: string, onProgress?: ProgressListener): Promise<GgufModel> {
-  const naming = (metadata: GgufMetadata): GgufNaming => namingOf(requireFamily(metadata), metadata)
+  const naming = (metadata: GgufMetadata): GgufNaming => familyNaming(requireFamily(metadata), metadata)
   const { source, metadata } = await openGgufFile(path, naming, onProgress)
   try {
     const family = requireFamily(metadata)

@@ -1,7 +1,6 @@
 /** One pass over whole texts on a device: token rows in, a pooled row of each out. */
 import { createHash } from 'node:crypto'
 import type { Backend, BackendInfo, Pooling } from '../../../kernels/ops.ts'
-import { unpackedLoader } from '../../weights/packed-cache.ts'
 import { readVector, type WeightSource } from '../../weights/source.ts'
 import { kvLayout, loadDecoder } from '../decoder.ts'
 import { chooseDevice, createBackend } from '../device.ts'
@@ -75,7 +74,7 @@ export class TextPass {
         const placeOf = placesFor(checkpoint.spec)
         return new TextPass({ ...common, digest, forward: () => encoder.forward(), finish: (row) => row, placeOf })
       }
-      const decoder = await loadDecoder(backend, checkpoint.spec, source, unpackedLoader(backend, source), true)
+      const decoder = await loadDecoder(backend, checkpoint.spec, source, { isSinglePass: true })
       backend.createKvCache(kvLayout(checkpoint.spec, blocksOf(limits), BLOCK_SIZE, true))
       await backend.ready()
       const finish = await lastNorm(checkpoint.source, checkpoint.spec)

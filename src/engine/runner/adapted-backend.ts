@@ -1,0 +1,54 @@
+/**
+ * A backend whose `linear` also adds what adapters change of the matrix. The parts of a layer are written against `Backend` and stay as they are:
+ * whatever kind of layer is added, its products are updated. Where gate and up projection are joined, the product is left apart, updated, then joined.
+ */
+import type { Activation, Backend, LinearOptions, Matrix } from '../../kernels/ops.ts'
+import type { Parameters } from './parameters.ts'
+
+/** Adds a model's adapters to the products that its layers ask for. */
+export class AdaptedBackend {
+  /** What layers are loaded with. */
+  readonly backend: Backend
+  readonly #inner: Backend
+  readonly #parameters: Parameters
+  #addsUpdates = false
+
+  constructor(inner: Backend, parameters: Parameters) {
+    this.#inner = inner
+    this.#parameters = parameters
+    const linear: Backend['linear'] = (...call) => this.#linear(...call)
+    const methods = new Map<PropertyKey, unknown>([['linear', linear]])
+    this.backend = new Proxy(inner, {
+      get(target, name) {
+        const value: unknown = methods.get(name) ?? Reflect.get(target, name, target)
+        if (typeof value !== 'function' || methods.has(name)) return value
+        // Private fields are those of the backend, not of this stand-in. Bound once: steps call hundreds of ops.
+        const bound: unknown = value.bind(target)
+        methods.set(name, bound)
+        return bound
+      },
+    })
+  }
+
+  /** Calls the ops of a step. @param addsUpdates the step names adapters */
+  during(addsUpdates: boolean, ops: () => void): void {
+    this.#addsUpdates = addsUpdates
+    ops()
+  }
+
+  #linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void {
+    const inner = this.#inner
+    const { norm, bias, residual = false, glu, activation } = options
+    const update = this.#parameters.lowRankOf(w)
+    if (glu === undefined && (activation === undefined || update === null)) {
+      inner.linear(out, x, w, options)
+      if (update !== null && this.#addsUpdates) inner.addLowRank(out, x, update, norm)
+      return
+    }
+    const product = this.#parameters.activation('unjoined', w.rows)
+    inner.linear(product, x, w, { norm, bias })
+    if (update !== null && this.#addsUpdates) inner.addLowRank(product, x, update, norm)
+    if (glu !== undefined) inner.activate(out, product, { glu, residual })
+    else if (activation !== undefined) inner.activate(out, product, { activation, residual })
+  }
+}

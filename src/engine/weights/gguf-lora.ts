@@ -1,0 +1,48 @@
+/** LoRA adapters in GGUF, as llama.cpp's convert_lora_to_gguf.py writes them: `NAME.weight.lora_a` and `.lora_b` beside `adapter.*` metadata. */
+import { ModelError } from '../runner/runner.ts'
+import type { DecoderSpec } from '../runner/spec.ts'
+import { familyNaming, requireFamily } from './gguf.ts'
+import { type GgufMetadata, type GgufNaming, openGgufFile } from './gguf-file.ts'
+import type { WeightSource } from './source.ts'
+
+interface GgufLora {
+  /** Factors under their layers' Hugging Face names: `NAME.weight.lora_a`, `NAME.weight.lora_b`, rows in the order of those. */
+  readonly source: WeightSource
+  /** 0: the updates are not scaled. */
+  readonly alpha: number
+  /** The converter reordered value heads (gguf-states.ts). */
+  readonly tilesKeyHeads: boolean
+}
+
+/** Opens an adapter for a model of this spec, whose heads its file does not tell. Throws ModelError. */
+export async function openGgufLora(path: string, spec: DecoderSpec): Promise<GgufLora> {
+  let tilesKeyHeads = false
+  const naming = (metadata: GgufMetadata): GgufNaming => {
+    const kind = metadata.get('adapter.type')
+    if (kind !== 'lora')
+      throw new ModelError(
+        kind === null
+          ? `${path}: a model, expected an adapter (adapter.type lora)`
+          : `${path}: adapter.type: expected "lora", found ${JSON.stringify(kind).slice(0, 40)}`,
+      )
+    const family = requireFamily(metadata)
+    tilesKeyHeads = family.tilesKeyHeads === true
+    const attention = spec.layers.find(({ mixer }) => mixer.kind === 'attention')?.mixer
+    const k = attention?.kind === 'attention' ? attention.numKvHeads : null
+    const nameOf = familyNaming(family, metadata, { q: spec.numHeads, k })
+    return (name) => {
+      const [, tensor = name, factor] = /^(.+)\.(lora_[ab])$/.exec(name) ?? []
+      const named = nameOf(tensor)
+      if (factor === undefined) return named
+      // The rows of a layer are those of its second factor.
+      return { name: `${named.name}.${factor}`, permutedHeads: factor === 'lora_b' ? named.permutedHeads : null }
+    }
+  }
+  const { source, metadata } = await openGgufFile(path, naming)
+  const alpha = metadata.get('adapter.lora.alpha')
+  if (typeof alpha === 'number' && alpha >= 0) return { source, alpha, tilesKeyHeads }
+  await source.close()
+  throw new ModelError(
+    `${path}: adapter.lora.alpha: expected a number from 0 on, found ${JSON.stringify(alpha)?.slice(0, 40)}`,
+  )
+}
