@@ -213,6 +213,9 @@ describe('messages', () => {
     ['max_tokens: expected a whole number from -1 to 9007199254740991, found the number 1e+300', { max_tokens: 1e300 }],
     ['max_tokens: expected at least -1, found the number -2', { max_tokens: -2 }],
     ['temperature: expected a number, found a string', { temperature: '1' }],
+    ['max_new_tokens: not supported by this server', { max_new_tokens: 5 }],
+    ['n_predict: expected at least -1, found the number -2', { n_predict: -2 }],
+    ['options: not supported by this server', { options: { num_ctx: 5 } }],
     [
       'prompt: expected a string, an array of 1 to 256 strings, an array of token ids or an array of 1 to 256 arrays of token ids, found an array of 257',
       { prompt: Array.from({ length: 257 }, () => 'x') },

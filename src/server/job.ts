@@ -76,7 +76,7 @@ export function completionJob(body: CompletionRequest, context: JobContext): Gen
   const prompts = promptInputs(body.prompt)
   const logprobs = body.logprobs ?? -1
   const echo = body.echo ?? false
-  const maxTokens = tokensOf(body.max_tokens, context) ?? DEFAULT_COMPLETION_TOKENS
+  const maxTokens = tokensOf(body.max_tokens ?? body.n_predict, context) ?? DEFAULT_COMPLETION_TOKENS
   const n = body.n ?? 1
   const bestOf = body.best_of ?? n
   if (bestOf < n) throw invalidRequest(`best_of: expected at least n (${n}), found ${bestOf}`, 'best_of')
@@ -174,7 +174,8 @@ export function chatJob(body: ChatRequest, context: JobContext, fields: ChatFiel
           ...(templateArguments === null ? {} : { templateArguments }),
         },
       ],
-      maxTokens: tokensOf(body.max_completion_tokens ?? body.max_tokens, context) ?? context.maxModelLen,
+      maxTokens:
+        tokensOf(body.max_completion_tokens ?? body.max_tokens ?? body.n_predict, context) ?? context.maxModelLen,
       logprobs,
       promptLogprobs: body.prompt_logprobs ?? -1,
     },
@@ -269,7 +270,7 @@ function common(body: SharedFields, context: JobContext) {
           : body.truncate_prompt_tokens,
     warnings: [] as string[],
     sent: {
-      maxTokens: tokensOf(body.max_tokens, context),
+      maxTokens: tokensOf(body.max_tokens ?? body.n_predict, context),
       temperature: body.temperature,
       topP: body.top_p,
       topK: body.top_k,

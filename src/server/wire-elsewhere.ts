@@ -67,4 +67,30 @@ export const unsupportedFields = {
   lora: unsupported([[]]),
   lora_path: unsupported(),
   kv_transfer_params: unsupported(),
+  /** llama.cpp. */
+  n_probs: unsupported([0]),
+  n_indent: unsupported([0]),
+  n_keep: unsupported([0]),
+  n_discard: unsupported([0]),
+  t_max_predict_ms: unsupported([0, -1]),
+  response_fields: unsupported([[]]),
+  image_data: unsupported([[]]),
+  /** SGLang and text-generation-inference. */
+  max_new_tokens: unsupported(),
+  min_new_tokens: unsupported([0]),
+  stop_regex: unsupported(),
+  no_stop_trim: unsupported([false]),
+  custom_logit_processor: unsupported(),
+  /** text-generation-webui. */
+  mirostat_mode: unsupported([0]),
+  guidance_scale: unsupported([1]),
+  negative_prompt: unsupported(['']),
+  smoothing_factor: unsupported([0]),
+  dynamic_temperature: unsupported([false]),
+  top_a: unsupported([0]),
+  epsilon_cutoff: unsupported([0]),
+  eta_cutoff: unsupported([0]),
+  /** Ollama. */
+  options: unsupported(),
+  format: unsupported(),
 }

@@ -88,14 +88,10 @@ export const chatTemplateArguments = nullable(
   ),
 )
 
-/** Fields that completions and chat share. */
-const generationFields = {
-  model: nullable(z.string()),
-  temperature: nullable(z.number().min(0).max(2)),
-  top_p: nullable(z.number().min(0).max(1)),
+/** How tokens are drawn, beside temperature and top_p. Not of OpenAI's newer wires, which clients of other servers send it over all the same. */
+export const samplingFields = {
   top_k: nullable(z.int().min(-1).max(1_000_000)),
   min_p: nullable(z.number().min(0).max(1)),
-  n: nullable(z.int().min(1).max(128)),
   // Beyond 2^53 JSON numbers are rounded: two different seeds would silently be one.
   seed: nullable(z.int()),
   stop,
@@ -109,23 +105,41 @@ const generationFields = {
   /** llama.cpp's name for the same. */
   repeat_penalty: nullable(repetitionPenalty),
   logit_bias: logitBias,
-  response_format: responseFormat,
   structured_outputs: structuredOutputs,
   cache_salt: nullable(z.string().min(1).max(256)),
   priority: nullable(z.int().min(-1000).max(1000)),
+  ...constraintFields,
+}
+
+/** The same fields of a body that has others besides. */
+export const samplingOf = <T extends object>(body: T): Pick<T, keyof typeof samplingFields & keyof T> =>
+  Object.fromEntries(Object.entries(body).filter(([name]) => name in samplingFields)) as never
+
+/** Fields that completions and chat share. */
+const generationFields = {
+  ...samplingFields,
+  model: nullable(z.string()),
+  temperature: nullable(z.number().min(0).max(2)),
+  top_p: nullable(z.number().min(0).max(1)),
+  n: nullable(z.int().min(1).max(128)),
+  response_format: responseFormat,
   stream: nullable(z.boolean()),
   stream_options: nullable(
     z.object({ include_usage: nullable(z.boolean()), continuous_usage_stats: nullable(z.boolean()) }),
   ),
+  /** llama.cpp's name for max_tokens. */
+  n_predict: nullable(newTokens),
   return_token_ids: nullable(z.boolean()),
   return_tokens_as_token_ids: nullable(z.boolean()),
   prompt_logprobs: nullable(z.int().min(0).max(20)),
   truncate_prompt_tokens: nullable(z.int().min(-1).refine(notZero, atLeastOne)),
   user: nullable(z.string()),
   rag,
-  ...constraintFields,
   ...unsupportedFields,
 }
+
+/** What a client notes of its request: kept nowhere but in the answer of the Responses API. */
+export const metadata = nullable(record(z.string().max(64), z.string().max(512), { max: 16 }))
 
 /** Prompts of one request. */
 const MAX_PROMPTS = 256
@@ -233,6 +247,7 @@ export const chatRequest = z.object({
   messages: list(chatMessage, { min: 1, max: MAX_MESSAGES }),
   max_completion_tokens: nullable(newTokens.refine(notZero, atLeastOne)),
   max_tokens: nullable(newTokens.refine(notZero, atLeastOne)),
+  n_predict: nullable(newTokens.refine(notZero, atLeastOne)),
   logprobs: nullable(z.boolean()),
   top_logprobs: nullable(z.int().min(0).max(20)),
   continue_final_message: nullable(z.boolean()),
@@ -253,6 +268,9 @@ export const chatRequest = z.object({
   audio: unsupported(),
   modalities: unsupported([['text']]),
   web_search_options: unsupported(),
+  metadata,
+  store: nullable(z.boolean()),
+  service_tier: nullable(z.string()),
 })
 
 export const tokenizeRequest = z

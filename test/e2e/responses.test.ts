@@ -126,6 +126,26 @@ describe('a response', () => {
     expect(shape.safeParse(response.output_parsed).success).toBe(true)
   })
 
+  it('honours what clients of other servers send, and refuses the rest by name', async () => {
+    const send = async (fields: object) => {
+      const headers = { 'content-type': 'application/json', authorization: 'Bearer k1' }
+      const body = JSON.stringify({ input: 'Say it.', max_output_tokens: 8, ...fields })
+      const response = await fetch(`${server.url}/v1/responses`, { method: 'POST', headers, body })
+      return (await response.json()) as { output?: [{ content: [{ text: string }] }]; error?: { param: string } }
+    }
+    const { output } = await send({ structured_outputs: { choice: ['walnut'] }, seed: 7, top_k: 5 })
+    expect(output?.[0].content[0].text).toBe('walnut')
+    expect((await send({ guided_regex: 'wal', stop: 'a' })).output?.[0].content[0].text).toBe('w')
+    for (const [field, value] of [
+      ['bad_words', ['x']],
+      ['max_tokens', 5],
+      ['include', ['message.output_text.logprobs']],
+      ['seed', 'x'],
+    ] as const) {
+      expect((await send({ [field]: value })).error?.param).toMatch(new RegExp(`^${field}`))
+    }
+  })
+
   it('leaves the span tree of a generation, with its own route', async () => {
     const { data, response } = await client.responses.create(ask).withResponse()
     const id = response.headers.get('x-trace-id')

@@ -2,7 +2,7 @@
 import { intersect } from './automaton.ts'
 import { codePoints, complement, EVERY } from './code-points.ts'
 import type { CodePoints } from './code-points.ts'
-import type { NamedRule, Syntax } from './grammar-syntax.ts'
+import { MAX_REPETITIONS, type NamedRule, type Syntax } from './grammar-syntax.ts'
 import { literal, set } from './regex.ts'
 import type { Regex } from './regex.ts'
 import { Unenforceable } from './unenforceable.ts'
@@ -73,8 +73,9 @@ export function parseEbnf(source: string): ReadonlyMap<string, NamedRule> {
         const [, least = '', comma = '', most = ''] = /^\{\s*(\d*)\s*(,?)\s*(\d*)\s*\}$/.exec(token.text) ?? []
         const min = Number(least)
         const max = comma === '' ? min : most === '' ? Infinity : Number(most)
-        if (max < min || (max > 10_000 && max !== Infinity) || min > 10_000)
-          fail('a repetition that is too long or ends before it begins')
+        if (max < min) fail('a repetition that ends before it begins')
+        if ((max > MAX_REPETITIONS && max !== Infinity) || min > MAX_REPETITIONS)
+          fail(`a repetition {n,m} of more than ${MAX_REPETITIONS}`)
         node = { kind: 'repeat', of: node, min, max }
       } else if (isMark('*')) node = { kind: 'repeat', of: node, min: 0, max: Infinity }
       else if (isMark('+')) node = { kind: 'repeat', of: node, min: 1, max: Infinity }

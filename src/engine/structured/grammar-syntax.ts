@@ -4,6 +4,9 @@ import type { Expression, GrammarRules } from './byte-grammar.ts'
 import type { Automaton } from './automaton.ts'
 import { Unenforceable } from './unenforceable.ts'
 
+/** What a grammar may repeat by number. */
+export const MAX_REPETITIONS = 10_000
+
 export type Syntax =
   | { readonly kind: 'name'; readonly name: string; readonly line: number }
   | { readonly kind: 'terminal'; readonly of: Automaton }

@@ -5,14 +5,15 @@ import { bracketed, counted, finite } from './json-members.ts'
 import type { Member, SchemaRules } from './json-members.ts'
 import { writtenValue } from './notation.ts'
 import type { Brackets } from './notation.ts'
-import { alternatives, below, counts } from './schema-parts.ts'
+import { alternatives, below, boundedCounts } from './schema-parts.ts'
 import type { Parts } from './schema-parts.ts'
 import type { Place } from './style.ts'
 import { Unenforceable } from './unenforceable.ts'
 
 /** The rule of a list. */
 export function arrayRule(rules: SchemaRules, parts: Parts, { path, depth, style }: Place): Expression | null {
-  const { least, most } = counts(parts, 'minItems', 'maxItems')
+  const note = (problem: string) => rules.note(problem, path)
+  const { least, most } = boundedCounts(parts, ['minItems', 'maxItems'], note)
   const own = style.notation.inner ?? style.notation
   const { list } = own
   const inner = rules.styleWithin(style, null)
@@ -30,7 +31,7 @@ export function arrayRule(rules: SchemaRules, parts: Parts, { path, depth, style
     }
     rules.note('"uniqueItems"', path)
   }
-  const wanted = wantedOf(parts)
+  const wanted = wantedOf(parts, note)
   if (wanted !== null) {
     if (prefix.length === 0 && wanted.others === 0) return containing(rules, rest, { least, most }, wanted, { path, depth, style }) // prettier-ignore
     rules.note('"contains"', path)
@@ -39,10 +40,12 @@ export function arrayRule(rules: SchemaRules, parts: Parts, { path, depth, style
   const fixed = (missing < 0 ? first : first.slice(0, missing)).filter((rule) => rule !== null)
   const tail = missing < 0 ? item : null
   if (fixed.length + (tail === null ? 0 : Infinity) < least) return null
-  if (fixed.length === 0) return repeated(list, tail, least, most)
+  const one =
+    tail === null || Math.max(least, most === Infinity ? 0 : most) < MAX_PLACES ? tail : rules.grammar.rule(tail)
+  if (fixed.length === 0) return repeated(list, one, least, most)
   // Lists that end among the first places are valid too, but what is listed is meant to be there.
   const numFixed = Math.min(fixed.length, most)
-  const free = numFixed < fixed.length ? null : tail
+  const free = numFixed < fixed.length ? null : one
   const least2 = Math.max(0, least - numFixed)
   const more = free === null || most - numFixed <= 0 ? [] : [times(inOrder(list.comma, free), least2, most - numFixed)]
   const first2 = fixed.slice(0, numFixed).flatMap((rule, i) => (i === 0 ? [rule] : [list.comma, rule]))
@@ -77,10 +80,15 @@ interface Wanted {
   readonly others: number
 }
 
-function wantedOf(parts: Parts): Wanted | null {
+function wantedOf(parts: Parts, note: (problem: string) => void): Wanted | null {
   const all = parts.flatMap((part) => {
     if (part.contains === undefined) return []
-    const { least, most } = counts([{ minContains: 1, ...part }], 'minContains', 'maxContains')
+    const { least, most } = boundedCounts(
+      [{ minContains: 1, ...part }],
+      ['minContains', 'maxContains'],
+      note,
+      MAX_PLACES,
+    )
     return least === 0 && most === Infinity ? [] : [{ schema: part.contains, least, most }]
   })
   const [first] = all
@@ -94,10 +102,12 @@ const MAX_PLACES = 64
 function containing(
   rules: SchemaRules,
   items: readonly unknown[],
-  { least, most }: { readonly least: number; readonly most: number },
+  { least: asked, most }: { readonly least: number; readonly most: number },
   wanted: Wanted,
   { path, depth, style }: Place,
 ): Expression | null {
+  if (asked > MAX_PLACES) rules.note(`"minItems" above ${MAX_PLACES} beside "contains"`, path)
+  const least = Math.min(asked, MAX_PLACES)
   const { list } = style.notation.inner ?? style.notation
   const inner = rules.styleWithin(style, null)
   const node = (more: readonly unknown[], step: string) => (items.includes(false) ? null : rules.node([...items, ...more], below(path, step), depth + 1, inner)) // prettier-ignore

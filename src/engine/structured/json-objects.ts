@@ -11,7 +11,7 @@ import { choice, literal, parseRegex, repeat, sequence, set } from './regex.ts'
 import type { Regex } from './regex.ts'
 import { isSchema } from './schema.ts'
 import type { Schema } from './schema.ts'
-import { alternatives, below, counts } from './schema-parts.ts'
+import { alternatives, below, boundedCounts } from './schema-parts.ts'
 import type { Parts } from './schema-parts.ts'
 import type { Place } from './style.ts'
 import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
@@ -23,7 +23,8 @@ const MAX_EXCLUDED_CHARACTERS = 2000
 /** The rule of an object. */
 export function objectRule(rules: SchemaRules, parts: Parts, { path, depth, style }: Place): Expression | null {
   const { member } = style.notation
-  const { least, most } = counts(parts, 'minProperties', 'maxProperties')
+  const note = (problem: string) => rules.note(problem, path)
+  const { least, most } = boundedCounts(parts, ['minProperties', 'maxProperties'], note)
   const required = requiredNames(parts)
   const declared = new Set(parts.flatMap(({ properties }) => (isSchema(properties) ? Object.keys(properties) : [])))
   const keyNames = namesOfKeys(rules, parts)

@@ -357,6 +357,15 @@ it('white space ends, everywhere', async () => {
 
 describe('what cannot be enforced', () => {
   it.each([
+    { type: 'array', items: { const: 1 }, maxItems: 1e6 },
+    { type: 'array', contains: { const: 1 }, maxContains: 1e6 },
+    { type: 'object', additionalProperties: { const: 1 }, maxProperties: 1e6 },
+    { type: 'string', maxLength: 1e6 },
+  ])('is no upper bound that no answer reaches: %j', async (schema) => {
+    expect((await compiler.compile({ kind: 'json_schema', schema, isStrict: true })).warnings).toEqual([])
+  })
+
+  it.each([
     [{ type: 'array', uniqueItems: true }, '"uniqueItems" at #'],
     [{ type: 'object', properties: { 'a/b': { not: { format: 'date' } } } }, '"not" at #/properties/a~1b'],
     [{ oneOf: [{ type: 'object', propertyNames: { minLength: 1 } }, { type: 'object' }] }, '"oneOf"'],
@@ -368,6 +377,10 @@ describe('what cannot be enforced', () => {
     [{ type: 'integer', multipleOf: 3000 }, '"multipleOf" of more than 2000 remainders at #'],
     [{ type: 'object', additionalProperties: { type: 'null' }, minProperties: 2 }, '"minProperties" of free keys at #'],
     [{ type: 'array', prefixItems: [{}], contains: { type: 'integer' } }, '"contains" at #'],
+    [{ type: 'array', items: { const: 1 }, minItems: 1e6 }, '"minItems" above 20000 at #'],
+    [{ type: 'array', contains: { const: 1 }, minContains: 1e6 }, '"minContains" above 64 at #'],
+    [{ type: 'array', contains: { const: 1 }, minItems: 100 }, '"minItems" above 64 beside "contains" at #'],
+    [{ type: 'string', minLength: 1e6 }, '"minLength" above 20000 at #'],
   ])('is refused by name under strict, and said otherwise: %j', async (schema, name) => {
     const strict = compiler.compile({ kind: 'json_schema', schema, isStrict: true })
     await expect(strict).rejects.toMatchObject({ code: 'invalid_request', param: 'response_format' })

@@ -10,13 +10,11 @@ import { searched, wholly } from './regex-anchors.ts'
 import { literal, looksAhead, parseRegex, repeat, set } from './regex.ts'
 import type { Regex } from './regex.ts'
 import { NOT_PATTERN } from './schema.ts'
-import { counts, excludedValues } from './schema-parts.ts'
+import { counts, excludedValues, MAX_COUNTED } from './schema-parts.ts'
 import type { Parts } from './schema-parts.ts'
 import type { Style } from './style.ts'
 import { Unenforceable, Unsatisfiable } from './unenforceable.ts'
 
-/** Characters of a counted string; each takes its time to compile. */
-const MAX_COUNTED = 20_000
 /** Counted characters up to which a mark that must not stand among them is told from its beginning. */
 const MAX_EXACT = 300
 /** What reads as something else than a string where strings have no quotes. */

@@ -1,7 +1,7 @@
 /** Grammars in Lark's notation (https://lark-parser.readthedocs.io/en/stable/grammar.html) */
 import { intersect } from './automaton.ts'
 import { anyCase, codePoints } from './code-points.ts'
-import type { NamedRule, Syntax } from './grammar-syntax.ts'
+import { MAX_REPETITIONS, type NamedRule, type Syntax } from './grammar-syntax.ts'
 import { wholly } from './regex-anchors.ts'
 import { literal, parseRegex, set } from './regex.ts'
 import type { Regex } from './regex.ts'
@@ -177,7 +177,8 @@ class Expansion {
     if (!this.#take('~')) return of
     const min = this.#number()
     const max = this.#take('..') ? this.#number() : min
-    if (max < min || max > 10_000) throw this.#error('a repetition that is too long or ends before it begins')
+    if (max < min) throw this.#error('a repetition that ends before it begins')
+    if (max > MAX_REPETITIONS) throw this.#error(`a repetition ~n..m of more than ${MAX_REPETITIONS}`)
     return { kind: 'repeat', of, min, max }
   }
 

@@ -202,6 +202,21 @@ export function counts(parts: Parts, least: string, most: string): { readonly le
   return bounds
 }
 
+/** Counts up to this are enforced. No answer is longer: an upper bound above it is brought down to it. */
+export const MAX_COUNTED = 20_000
+
+/** The counts that all parts leave, as far as they are enforced; `note` is told of the rest. Throws Unenforceable. */
+export function boundedCounts(
+  parts: Parts,
+  [leastWord, mostWord]: readonly [string, string],
+  note: (problem: string) => void,
+  max: number = MAX_COUNTED,
+): { readonly least: number; readonly most: number } {
+  const { least, most } = counts(parts, leastWord, mostWord)
+  if (least > max) note(`"${leastWord}" above ${max}`)
+  return least > max ? { least: max, most: Infinity } : { least, most: most === Infinity ? most : Math.min(most, max) }
+}
+
 /** A place below another, as JSON pointers write it; long names are cut. */
 export function below(path: string, ...steps: readonly (string | number)[]): string {
   const write = (step: string | number) => String(step).slice(0, 64).replaceAll('~', '~0').replaceAll('/', '~1')

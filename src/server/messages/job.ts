@@ -1,5 +1,5 @@
 /** From a Messages body to the chat request that the pipeline runs: blocks become messages. */
-import type { ChatMessageFields, ChatRequest } from '../wire.ts'
+import { type ChatMessageFields, type ChatRequest, samplingOf } from '../wire.ts'
 import type { CountTokensRequest, MessagesRequest } from './wire.ts'
 
 /** A Messages body as a chat body: content blocks become messages and tool results. */
@@ -8,11 +8,11 @@ export function messagesToChat(body: MessagesRequest): ChatRequest {
   const format = body.output_config?.format ?? body.output_format
   return {
     ...promptOf(body),
+    ...samplingOf(body),
     max_completion_tokens: body.max_tokens,
     temperature: body.temperature,
     top_p: body.top_p,
-    top_k: body.top_k,
-    stop: body.stop_sequences,
+    stop: body.stop_sequences ?? body.stop,
     stream: body.stream,
     rag: body.rag,
     tool_choice: toolChoice(choice),

@@ -4,8 +4,8 @@
  */
 import { z } from 'zod'
 import { list, nullable } from '../validation.ts'
-import { rag } from '../wire.ts'
-import { unsupported } from '../wire-elsewhere.ts'
+import { rag, samplingFields } from '../wire.ts'
+import { unsupported, unsupportedFields } from '../wire-elsewhere.ts'
 
 const MAX_MESSAGES = 4096
 const MAX_BLOCKS = 4096
@@ -81,6 +81,8 @@ const prompt = {
 }
 
 export const messagesRequest = z.object({
+  ...samplingFields,
+  ...unsupportedFields,
   ...prompt,
   max_tokens: z.int().min(1),
   temperature: nullable(z.number().min(0).max(2)),

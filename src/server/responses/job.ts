@@ -1,6 +1,6 @@
 /** From a Responses body to the chat request that the pipeline runs: items become messages. */
 import { invalidRequest } from '../errors.ts'
-import type { ChatMessageFields, ChatRequest } from '../wire.ts'
+import { type ChatMessageFields, type ChatRequest, samplingOf } from '../wire.ts'
 import type { ResponsesItem, ResponsesRequest } from './wire.ts'
 
 /** @param earlier the messages of the conversation that previous_response_id names, without its instructions. */
@@ -11,6 +11,7 @@ export function responsesToChat(body: ResponsesRequest, earlier: readonly ChatMe
   return {
     ...(body.model === undefined ? {} : { model: body.model }),
     messages: [...instructions, ...earlier, ...own],
+    ...samplingOf(body),
     max_completion_tokens: body.max_output_tokens,
     temperature: body.temperature,
     top_p: body.top_p,

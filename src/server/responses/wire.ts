@@ -3,9 +3,9 @@
  * fields are ignored; a known one that cannot be honoured is a 400 that names it.
  */
 import { z } from 'zod'
-import { list, nullable, record } from '../validation.ts'
-import { rag, chatTemplateArguments } from '../wire.ts'
-import { unsupported } from '../wire-elsewhere.ts'
+import { list, nullable } from '../validation.ts'
+import { chatTemplateArguments, metadata, rag, samplingFields } from '../wire.ts'
+import { unsupported, unsupportedFields } from '../wire-elsewhere.ts'
 
 /** Items of one request: as many as a chat may have messages. */
 const MAX_ITEMS = 4096
@@ -80,6 +80,17 @@ const textFormat = z.discriminatedUnion(
   { error: 'an object whose type is text, json_object or json_schema' },
 )
 
+/** What may be asked for: answers carry it, or there is none of it. */
+const ANSWERED_INCLUDES = [
+  'reasoning.encrypted_content',
+  'message.input_image.image_url',
+  'file_search_call.results',
+  'web_search_call.results',
+  'web_search_call.action.sources',
+  'code_interpreter_call.outputs',
+  'computer_call_output.output.image_url',
+] as const
+
 export const responsesRequest = z.object({
   model: nullable(z.string()),
   input: z.union([z.string(), list(item, { min: 1, max: MAX_ITEMS })], {
@@ -110,12 +121,17 @@ export const responsesRequest = z.object({
   chat_template_kwargs: chatTemplateArguments,
   thinking_budget: nullable(z.int().min(0)),
   thinking_token_budget: nullable(z.int().min(0)),
+  ...samplingFields,
+  ...unsupportedFields,
+  include: nullable(list(z.enum(ANSWERED_INCLUDES), { max: 16 })),
+  max_tokens: unsupported(),
+  response_format: unsupported(),
   top_logprobs: unsupported([0]),
   truncation: unsupported(['disabled', 'auto']),
   background: unsupported([false]),
   conversation: unsupported(),
   prompt: unsupported(),
-  metadata: nullable(record(z.string().max(64), z.string().max(512), { max: 16 })),
+  metadata,
   user: nullable(z.string()),
   rag,
 })
