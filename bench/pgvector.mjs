@@ -274,11 +274,13 @@ await run('pgvector', async (save) => {
         : before?.insertion
     console.log(insertion)
     if (flags.vectors !== undefined && !isKept) writeFileSync(flags.vectors, vectors)
+    // What a run has found so far is kept should it end early.
+    if (!isKept) save({ chunks: NUM_CHUNKS, insertion }, `pgvector-${NUM_CHUNKS}`)
     const waited = {
       ginSeconds: await built(client, 'chunks_terms_1'),
       hnswSeconds: await built(client, 'chunks_hnsw_1'),
     }
-    const build = isKept ? before?.build : waited
+    const build = before?.build && isKept ? before.build : waited
     console.log(build)
     const [sizes] = (
       await client.query(
@@ -291,8 +293,7 @@ await run('pgvector', async (save) => {
       Object.entries(sizes).map(([name, bytes]) => [name, round(Number(bytes) / 2 ** 20, 0)]),
     )
     console.log(mebibytes)
-    // What a run has found so far is kept should its searches fail.
-    if (!isKept) save({ chunks: NUM_CHUNKS, insertion, build, mebibytes }, `pgvector-${NUM_CHUNKS}`)
+    save({ chunks: NUM_CHUNKS, insertion, build, mebibytes }, `pgvector-${NUM_CHUNKS}`)
     const random = seededRandom(99)
     const queries = Array.from({ length: NUM_QUERIES }, () => {
       const topic = Math.floor(random() * made.numTopics)

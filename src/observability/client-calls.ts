@@ -82,7 +82,8 @@ export class ClientCalls {
       {
         'http.request.method': 'POST',
         'url.full': `${protocol}//${hostname}${port && `:${port}`}${pathname}`,
-        'server.address': hostname,
+        // An IPv6 address without the brackets that a URL has around it.
+        'server.address': hostname.replace(/^\[|\]$/g, ''),
         'server.port': Number(port) || (protocol === 'https:' ? 443 : 80),
       },
       this.#request.context,

@@ -2,12 +2,17 @@
 import { EngineError } from '../engine/request.ts'
 import type { GenerationRequest, PromptInput } from '../engine/request.ts'
 import { remoteRequest } from './request-wire.ts'
-import { parseChunk, readResponseJson, readServerSentEvents, type RemoteChunk, remoteRefusal } from './response-wire.ts'
+import {
+  readAnswerChunks,
+  readResponseJson,
+  readWholeAnswer,
+  type RemoteChunk,
+  remoteRefusal,
+} from './response-wire.ts'
 import type { Lease, Upstreams } from './upstreams.ts'
 
 interface CallerOptions {
   readonly upstreams: Upstreams
-  readonly headers: Readonly<Record<string, string>>
   readonly maxModelLen: number
   /** Milliseconds without a byte after which a request has failed. */
   readonly idleTimeoutMs: number
@@ -48,8 +53,8 @@ export class UpstreamCaller {
   }
 
   async #send(request: GenerationRequest, prompt: PromptInput, lease: Lease, signal: AbortSignal): Promise<OpenCall> {
-    const { headers, maxModelLen } = this.#options
-    const { base, model } = lease.upstream
+    const { maxModelLen } = this.#options
+    const { base, headers, model } = lease.upstream
     const { path, body } = remoteRequest(request, prompt, model, maxModelLen)
     const url = `${base}/v1/${path}`
     const tracked = request.onUpstreamCall?.(url)
@@ -86,22 +91,23 @@ export class UpstreamCaller {
         throw remoteRefusal(response.status, answer, response.headers.get('retry-after'))
       }
       if (response.body === null) throw new EngineError('upstream_error', 'the remote engine answered without a body')
-      return this.#chunks(response.body, (responseId, error) => end(response.status, responseId, error))
+      const whole = await this.#withIdleTimeout(readWholeAnswer(response))
+      const chunks = whole === null ? readAnswerChunks(this.#watched(response.body)) : only(whole)
+      return this.#chunks(chunks, (responseId, error) => end(response.status, responseId, error))
     } catch (error) {
       end(null, null, error)
       throw error
     }
   }
 
-  async *#chunks(body: AsyncIterable<Uint8Array>, end: (responseId: string | null, error: unknown) => void): OpenCall {
+  async *#chunks(
+    chunks: AsyncIterable<RemoteChunk>,
+    end: (responseId: string | null, error: unknown) => void,
+  ): OpenCall {
     let responseId: string | null = null
     let failure: unknown = null
     try {
-      const payloads = readServerSentEvents(body)
-      while (true) {
-        const next = await this.#withIdleTimeout(payloads.next())
-        if (next.done === true) return
-        const chunk = parseChunk(next.value)
+      for await (const chunk of chunks) {
         responseId ??= chunk.id
         yield chunk
       }
@@ -113,7 +119,22 @@ export class UpstreamCaller {
     }
   }
 
-  /** Fails with upstream_timeout when nothing happens for too long. The timer covers one wait: an answer, or the next chunk. */
+  /** A body of which no piece may be long in coming: signs of life between the events count, as some servers send them while a request waits. */
+  async *#watched(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void, undefined> {
+    const pieces = body[Symbol.asyncIterator]()
+    try {
+      while (true) {
+        const next = await this.#withIdleTimeout(pieces.next())
+        if (next.done === true) return
+        yield next.value
+      }
+    } finally {
+      // Not awaited: what is silent would not answer, and ends with the call.
+      pieces.return?.().catch(() => {})
+    }
+  }
+
+  /** Fails with upstream_timeout when nothing happens for too long. The timer covers one wait: an answer, or the next piece of it. */
   async #withIdleTimeout<T>(wait: Promise<T>): Promise<T> {
     const { idleTimeoutMs } = this.#options
     let timer: NodeJS.Timeout | undefined
@@ -130,6 +151,10 @@ export class UpstreamCaller {
       clearTimeout(timer)
     }
   }
+}
+
+async function* only<T>(value: T): AsyncGenerator<T, void, undefined> {
+  yield value
 }
 
 /** What a prompt is known again by. */

@@ -25,15 +25,17 @@ const IDLE_TIMEOUT_MS = 120_000
  * Throws ModelError when none can be reached, or one does not serve the model asked for.
  */
 export async function createRemoteEngine(options: RemoteEngineOptions): Promise<Engine> {
-  const headers: Record<string, string> = options.apiKey === null ? {} : { authorization: `Bearer ${options.apiKey}` }
-  const bases = options.urls.map((url) => url.replace(/\/+$/, '').replace(/\/v1$/, ''))
-  const listed = await Promise.allSettled(bases.map((base) => listModels(`${base}/v1/models`, headers)))
+  const addresses = options.urls.map((url) => addressOf(url, options.apiKey))
+  const listed = await Promise.allSettled(
+    addresses.map(({ base, headers }) => listModels(`${base}/v1/models`, headers)),
+  )
   const failures = listed.flatMap((result) => (result.status === 'rejected' ? [result.reason as unknown] : []))
-  if (failures.length === bases.length) throw failures[0]
+  if (failures.length === addresses.length) throw failures[0]
   let wanted = options.model
   const upstreams: Upstream[] = []
   let maxModelLen = Infinity
-  for (const [i, base] of bases.entries()) {
+  for (const [i, address] of addresses.entries()) {
+    const { base } = address
     const result = listed[i]
     if (result === undefined || result.status === 'rejected') {
       options.onError?.(`engine at ${base}`, result?.reason)
@@ -48,12 +50,13 @@ export async function createRemoteEngine(options: RemoteEngineOptions): Promise<
     }
     wanted = model.id
     maxModelLen = Math.min(maxModelLen, model.maxModelLen)
-    upstreams.push({ base, model: model.id })
+    upstreams.push({ ...address, model: model.id })
   }
   const name = wanted ?? ''
   // What could not be asked now serves the same model once it is back.
-  for (const [i, base] of bases.entries()) if (listed[i]?.status === 'rejected') upstreams.push({ base, model: name })
-  const probe = async (base: string): Promise<boolean> => {
+  for (const [i, address] of addresses.entries())
+    if (listed[i]?.status === 'rejected') upstreams.push({ ...address, model: name })
+  const probe = async ({ base, headers }: Upstream): Promise<boolean> => {
     try {
       const signal = AbortSignal.timeout(PROBE_TIMEOUT_MS)
       const response = await fetch(`${base}/health`, { headers, redirect: 'manual', signal })
@@ -68,11 +71,32 @@ export async function createRemoteEngine(options: RemoteEngineOptions): Promise<
   if (failures.length > 0) await pool.probeAll()
   const caller = new UpstreamCaller({
     upstreams: pool,
-    headers,
     maxModelLen,
     idleTimeoutMs: options.idleTimeoutMs ?? IDLE_TIMEOUT_MS,
   })
   return new RemoteEngine(name, maxModelLen, caller, (subscriber, error) =>
     options.onError?.(`subscriber ${subscriber}`, error),
   )
+}
+
+/** Where an engine is and what lets this server in. Credentials leave the address, which is written into traces and logs. */
+function addressOf(given: string, apiKey: string | null): Omit<Upstream, 'model'> {
+  const url = new URL(given)
+  const { username, password } = url
+  url.username = ''
+  url.password = ''
+  const base = url.href.replace(/\/+$/, '').replace(/\/v1$/, '').replace(/\/+$/, '')
+  if (apiKey !== null) return { base, headers: { authorization: `Bearer ${apiKey}` } }
+  if (username === '' && password === '') return { base, headers: {} }
+  const pair = `${decoded(username)}:${decoded(password)}`
+  return { base, headers: { authorization: `Basic ${Buffer.from(pair).toString('base64')}` } }
+}
+
+/** A part of an address as it was meant: a percent sign that encodes nothing stays one. */
+function decoded(part: string): string {
+  try {
+    return decodeURIComponent(part)
+  } catch {
+    return part
+  }
 }

@@ -36,6 +36,6 @@ export async function listModels(url: string, headers: Record<string, string>): 
 /** Why a call failed, without what it quoted. */
 export function reasonOf(error: unknown): string {
   const cause = error instanceof Error ? error.cause : undefined
-  if (cause instanceof Error && 'code' in cause) return String(cause.code)
+  if (cause instanceof Error) return 'code' in cause ? String(cause.code) : cause.message
   return error instanceof Error ? error.message : String(error)
 }

@@ -208,7 +208,7 @@ export class RemoteEngine implements Engine {
       throw new EngineError('upstream_error', `the remote engine sent choice ${chunk.index} of ${call.choices.length}`)
     const { counters, choice } = state
     const atMs = performance.now()
-    const hasOutput = chunk.text !== '' || chunk.toolCalls.length > 0
+    const hasOutput = chunk.text !== '' || chunk.reasoning !== '' || chunk.toolCalls.length > 0
     const numTokens = Math.max(chunk.tokenIds.length, chunk.logprobs?.length ?? 0, hasOutput ? 1 : 0)
     if (numTokens > 0) {
       counters.numGeneratedTokens += numTokens
@@ -230,6 +230,7 @@ export class RemoteEngine implements Engine {
         type: 'token',
         choice,
         text: chunk.text,
+        ...(chunk.reasoning === '' ? {} : { reasoning: chunk.reasoning }),
         ...(chunk.toolCalls.length === 0
           ? {}
           : { toolCalls: chunk.toolCalls.map((delta) => nextToolCall(state, delta)) }),

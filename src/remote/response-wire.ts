@@ -18,6 +18,8 @@ export interface RemoteChunk {
 export interface RemoteChoice {
   readonly index: number
   readonly text: string
+  /** Thoughts that the server has told apart from the answer. */
+  readonly reasoning: string
   readonly toolCalls: readonly RemoteToolCall[]
   readonly tokenIds: readonly number[]
   readonly logprobs: readonly ChoiceLogprob[] | null
@@ -54,7 +56,7 @@ export async function readResponseJson(response: Response): Promise<unknown> {
  * standard has them (https://html.spec.whatwg.org/multipage/server-sent-events.html): lines end with LF, CR or both, data of several
  * lines is one text, and an event without data is none. Throws upstream_error for an event without end, and for one that is not JSON.
  */
-export async function* readServerSentEvents(body: AsyncIterable<Uint8Array>): AsyncGenerator<unknown, void, undefined> {
+async function* readServerSentEvents(body: AsyncIterable<Uint8Array>): AsyncGenerator<unknown, void, undefined> {
   const decoder = new TextDecoder()
   let events: string[] = []
   let numPending = 0
@@ -97,8 +99,35 @@ function parseJson(text: string): unknown {
   }
 }
 
+/**
+ * An accepted answer that is no stream: whole, as one chunk; null for a stream, whose body is left to be read. What an answer of another kind says, such
+ * as a proxy's page in HTML, is not passed on. Throws EngineError for an error in place of an answer.
+ */
+export async function readWholeAnswer(response: Response): Promise<RemoteChunk | null> {
+  const type = response.headers.get('content-type')?.split(';')[0]?.trim().toLowerCase() ?? ''
+  if (type === 'text/html') {
+    const message = 'the remote engine answered with a page in HTML; does its address lead to an API?'
+    throw new EngineError('upstream_error', message)
+  }
+  if (type !== 'application/json') return null
+  const answer = await readResponseJson(response).catch((cause: unknown) => {
+    throw new EngineError('upstream_error', NOT_JSON, null, { cause })
+  })
+  const { error } = object(answer)
+  if (error === undefined || error === null) return parseChunk(answer)
+  const { code, status } = object(error)
+  throw remoteRefusal(count(code) || count(status) || response.status, answer, response.headers.get('retry-after'))
+}
+
+/** The chunks of a stream. Throws EngineError upstream_error. */
+export async function* readAnswerChunks(body: AsyncIterable<Uint8Array>): AsyncGenerator<RemoteChunk, void, undefined> {
+  for await (const value of readServerSentEvents(body)) yield parseChunk(value)
+}
+
+const NOT_JSON = 'the remote engine sent an answer that is not JSON'
+
 /** Reads a chunk. Throws upstream_error for an error frame. */
-export function parseChunk(value: unknown): RemoteChunk {
+function parseChunk(value: unknown): RemoteChunk {
   const chunk = object(value)
   if (chunk.error !== undefined && chunk.error !== null) {
     const { type, code } = object(chunk.error)
@@ -113,17 +142,32 @@ export function parseChunk(value: unknown): RemoteChunk {
 
 function parseChoice(value: unknown): RemoteChoice {
   const choice = object(value)
-  const { content, tool_calls: toolCalls } = object(choice.delta)
+  // A server that does not stream gives the whole message at once.
+  const {
+    content,
+    tool_calls: toolCalls,
+    reasoning_content: thoughts,
+    reasoning,
+  } = object(choice.delta ?? choice.message)
   const { stop_reason: stopReason, finish_reason: finishReason, text } = choice
+  if (finishReason === 'error') throw new EngineError('upstream_error', 'the remote engine failed while it answered')
   return {
     index: count(choice.index),
-    text: typeof text === 'string' ? text : typeof content === 'string' ? content : '',
+    text: typeof text === 'string' ? text : textOfContent(content),
+    reasoning: typeof thoughts === 'string' ? thoughts : typeof reasoning === 'string' ? reasoning : '',
     toolCalls: array(toolCalls).map(parseToolCall),
     tokenIds: array(choice.token_ids).map(count),
     logprobs: parseLogprobs(choice.logprobs),
     finishReason: typeof finishReason === 'string' ? finishReason : null,
     stopReason: typeof stopReason === 'string' || typeof stopReason === 'number' ? stopReason : null,
   }
+}
+
+/** A text, or the texts of parts, as some servers send them. */
+const textOfContent = (content: unknown): string => {
+  if (typeof content === 'string') return content
+  const texts = array(content).map((part) => object(part).text)
+  return texts.filter((text) => typeof text === 'string').join('')
 }
 
 function parseToolCall(value: unknown): RemoteToolCall {
@@ -231,12 +275,15 @@ export function remoteRefusal(status: number, body: unknown, retryAfter: string 
   return new EngineError('upstream_error', `the remote engine failed (${facts})`)
 }
 
+/** A day: a clock that is wrong there must not keep clients here away for years. */
+const MAX_RETRY_SECONDS = 86_400
+
 /** Of a Retry-After header: seconds, or a date. */
 function secondsOf(header: string | null): number | null {
   if (header === null) return null
-  if (/^\d{1,6}$/.test(header)) return Number(header)
-  const atMs = Date.parse(header)
-  return Number.isNaN(atMs) ? null : Math.max(0, Math.ceil((atMs - Date.now()) / 1000))
+  const isNumber = /^\s*\d+(\.\d+)?\s*$/.test(header)
+  const seconds = isNumber ? Number(header) : (Date.parse(header) - Date.now()) / 1000
+  return Number.isNaN(seconds) ? null : Math.min(MAX_RETRY_SECONDS, Math.max(0, Math.ceil(seconds)))
 }
 
 function describe(facts: Record<string, unknown>): string {

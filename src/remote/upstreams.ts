@@ -5,8 +5,10 @@
 import { createHash } from 'node:crypto'
 
 export interface Upstream {
-  /** Base of its API, without /v1. */
+  /** Base of its API, without /v1 and without credentials. */
   readonly base: string
+  /** That let this server in. */
+  readonly headers: Readonly<Record<string, string>>
   /** Name of the model there. */
   readonly model: string
 }
@@ -19,7 +21,7 @@ interface UpstreamState extends Upstream {
 interface UpstreamsOptions {
   readonly upstreams: readonly Upstream[]
   /** Whether an engine takes requests; never rejects. */
-  readonly probe: (base: string) => Promise<boolean>
+  readonly probe: (upstream: Upstream) => Promise<boolean>
   readonly probeEveryMs?: number
   readonly now?: () => number
 }
@@ -85,7 +87,7 @@ export class Upstreams {
   async probeAll(): Promise<void> {
     await Promise.all(
       this.#members.map(async (member) => {
-        member.isHealthy = await this.#probe(member.upstream.base)
+        member.isHealthy = await this.#probe(member.upstream)
       }),
     )
   }

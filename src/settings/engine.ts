@@ -1,7 +1,7 @@
 /** The engine: scheduling, the KV cache, speculation, engines elsewhere. */
 import { z } from 'zod'
 import { field } from './field.ts'
-import { integer, kvCacheMemory, choiceOf, size, nonEmptyText, url } from './values.ts'
+import { integer, kvCacheMemory, choiceOf, size, nonEmptyText, baseUrl } from './values.ts'
 
 export const engineSettings = {
   maxModelLen: field(integer(16, 10_000_000).nullable().default(null), {
@@ -79,7 +79,7 @@ export const engineSettings = {
     value: '0|1',
     help: 'how many steps to plan before the tokens of the last step are known',
   }),
-  engineUrls: field(z.array(url).default([]), {
+  engineUrls: field(z.array(baseUrl).default([]), {
     flag: 'engine-url',
     env: 'MINISERVE_ENGINE_URL',
     value: 'URL',

@@ -65,6 +65,14 @@ export const choiceOf = <const T extends readonly [string, ...string[]]>(values:
 
 export const nonEmptyText = z.string().min(1, 'a value')
 export const secret = z.string().trim().min(1, 'a key that is not blank')
+/** Of an API, to which paths are added. Messages do not quote it: it may have a password. */
+export const baseUrl = z.string().refine(
+  (text) => {
+    const isWeb = /^https?:\/\/\S+$/.test(text) && URL.canParse(text)
+    return isWeb && new URL(text).search === '' && new URL(text).hash === ''
+  },
+  { message: 'a URL that begins with http:// or https://, without a query' },
+)
 export const url = z.string().regex(/^https?:\/\/\S+$/, 'a URL that begins with http:// or https://')
 
 /** As OpenTelemetry's variables have it: with a scheme, or host and port alone. */

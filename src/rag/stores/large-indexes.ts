@@ -11,9 +11,11 @@ const MIN_CHUNKS = 20_000
 const MAX_DIMENSIONS = 4000
 /** Of an advisory lock: one process builds, the others leave it to that one. */
 const BUILD_LOCK = 0x686e_7377
-/** How long nothing has to come before it is built, and how long it waits at most. */
+/** How long nothing has to come before it is built. */
 const QUIET_MS = 5_000
-const MAX_WAIT_MS = 600_000
+/** Where documents never stop coming, it is built once they add less than this share in such a time: the graph takes in so many one by one. */
+const STEADY_MS = 60_000
+const STEADY_SHARE = 0.02
 /** Bytes of a graph's node besides its vector. */
 const NODE_BYTES = 600
 /** Kilobytes that a build may take, so that the graph stays in memory while it grows. */
@@ -37,7 +39,9 @@ interface IndexSize {
 type Run = <R extends QueryResultRow>(text: string) => Promise<R[]>
 
 interface Waiting {
-  readonly sinceMs: number
+  /** Size of the index at a time, to tell how fast it grows. */
+  readonly atMs: number
+  readonly numChunks: number
   readonly timer: NodeJS.Timeout
 }
 
@@ -62,18 +66,20 @@ export class LargeIndexes {
   consider(size: IndexSize): void {
     const { id, numChunks } = size
     if (this.#known.has(id) || numChunks < this.minChunks) return
-    const before = this.#waiting.get(id)
     const nowMs = performance.now()
-    const sinceMs = before?.sinceMs ?? nowMs
-    clearTimeout(before?.timer)
+    const waiting = this.#waiting.get(id)
+    clearTimeout(waiting?.timer)
+    const isMeasured = waiting !== undefined && nowMs - waiting.atMs >= STEADY_MS
+    const isSteady = isMeasured && numChunks - waiting.numChunks < STEADY_SHARE * numChunks
+    const since = waiting === undefined || isMeasured ? { atMs: nowMs, numChunks } : waiting
     const begin = () => {
       this.#waiting.delete(id)
       this.#known.add(id)
       this.#queue(() => this.#build(size)).catch(() => this.#known.delete(id))
     }
-    const timer = setTimeout(begin, Math.max(0, Math.min(this.#quietMs, sinceMs + MAX_WAIT_MS - nowMs)))
+    const timer = setTimeout(begin, isSteady ? 0 : this.#quietMs)
     timer.unref()
-    this.#waiting.set(id, { sinceMs, timer })
+    this.#waiting.set(id, { ...since, timer })
   }
 
   /** Takes away what an index has left, and its rows, which may be millions. */
