@@ -2,6 +2,10 @@ import { defineConfig } from 'vitest/config'
 
 // Forks, not threads: the tests start worker threads and native addons of their own, and a crash must name its file.
 export default defineConfig({
+  // What the benches' helpers import from the build comes from the sources here.
+  resolve: {
+    alias: [{ find: /^#dist\/(.*)\.js$/, replacement: new URL('./src/$1.ts', import.meta.url).pathname }],
+  },
   test: {
     include: ['src/**/*.test.ts', 'src/**/*.test.tsx', 'test/**/*.test.ts'],
     pool: 'forks',

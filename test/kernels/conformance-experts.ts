@@ -47,7 +47,7 @@ const ROUTES: readonly ExpertsCase['route'][] = [
 const GLUS = ['silu', 'silu_clamped', 'gelu_tanh'] as const
 
 /** Where kernels are dear to compile, one float and two quantised formats stand for the rest at the default level. */
-const FEW_FORMATS: readonly Format[] = ['f16', 'q8', 'q4 mins']
+const FEW_FORMATS: readonly Format[] = ['f16', 'q4 mins']
 
 const caseOf = (format: Format, i: number): ExpertsCase => {
   const isQuantized = format.startsWith('q')

@@ -30,7 +30,7 @@ export function describeBackend(name: string, create: CreateBackend, options: Co
   describe.skipIf(reason !== null)(`backend ${name}${reason === null ? '' : ` (skipped: ${reason})`}`, () => {
     describeLinear(create, tolerances, options.coverage ?? 'all')
     describeExperts(create, tolerances, options.coverage ?? 'all')
-    describeAttention(create, tolerances)
+    describeAttention(create, tolerances, options.coverage ?? 'all')
     describeSampling(create, tolerances)
     describeStates(create, tolerances)
     describeEncoder(create, tolerances)

@@ -4,10 +4,12 @@ import { DeviceLostError, type BackendOptions, type Matrix } from '../../src/ker
 import { GREEDY } from '../../src/kernels/sampling.ts'
 import { createWebGpuBackend, type WebGpuBackend, type WebGpuBackendOptions } from '../../src/kernels/webgpu/backend.ts'
 import { hasAdapter } from '../../src/kernels/webgpu/device.ts'
+import { describeAttention } from './conformance-attention.ts'
 import { describeSampling } from './conformance-sampling.ts'
 import { describeBackend } from './conformance.ts'
 import {
   BLOCK_SIZE,
+  LIMITS,
   TOLERANCES,
   backendOptions,
   expectBitEqual,
@@ -15,7 +17,6 @@ import {
   plainStep,
   randomMatrix,
   randomValues,
-  stepInput,
   type Format,
 } from './fixtures.ts'
 
@@ -28,6 +29,11 @@ const create = (more: Partial<WebGpuBackendOptions>) => (options: BackendOptions
 
 // int8 activations, as on the cpu backend.
 describeBackend('webgpu', create({}), { skipReason, coverage: 'pairs', tolerances: { quantized: 5e-4 } })
+
+// Attention in pieces of an item each, as long contexts are.
+describe.skipIf(skipReason !== null || !isFull)('webgpu, short submissions', () => {
+  describeAttention(create({ submissionOperations: 1 }), TOLERANCES, 'pairs')
+})
 
 // Thresholds among more candidates than the list holds: nearly every row of the suite.
 describe.skipIf(skipReason !== null || !isFull)('webgpu, short lists', () => {
@@ -69,67 +75,27 @@ describe.skipIf(skipReason !== null)('webgpu', () => {
     return outputs
   }
 
-  it('has the same bits in shards of its matrices and in many submissions, and one time for all of them', async () => {
-    const whole = await products(await openBackend(), 'f16', 3)
+  it('has the same bits in shards of its matrices', async () => {
+    const limits = { ...LIMITS, maxRows: 16 }
+    const whole = await products(await openBackend({ limits }), 'f16', 3)
     // Two tiles of 32 rows a shard: 4 shards of 200 rows.
-    const apart = await products(await openBackend({ maxBindingBytes: 16384, submissionOperations: 1 }), 'f16', 3)
+    const apart = await products(await openBackend({ limits, maxBindingBytes: 16384 }), 'f16', 3)
+    for (const [i, values] of apart.entries()) expectBitEqual(values, whole[i]!, `output ${i}`)
+  })
+
+  it('has the same bits in many submissions, and in pieces of its products', async () => {
+    const whole = await products(await openBackend(), 'q4', 130)
+    // Three tiles of 64 rows.
+    const apart = await products(await openBackend({ submissionOperations: 1 }), 'q4', 130)
     for (const [i, values] of apart.entries()) expectBitEqual(values, whole[i]!, `output ${i}`)
   })
 
   it('has the same bits without dot4I8Packed', async () => {
     for (const format of isFull ? (['q4', 'q8'] as const) : (['q4'] as const)) {
-      const packed = await products(await openBackend(), format, 3)
-      const unpacked = await products(await openBackend({ avoidPackedDot: true }), format, 3)
+      const packed = await products(await openBackend(), format, 1)
+      const unpacked = await products(await openBackend({ avoidPackedDot: true }), format, 1)
       for (const [i, values] of unpacked.entries()) expectBitEqual(values, packed[i]!, `${format}, output ${i}`)
     }
-  })
-
-  it('compiles nothing after ready, whatever the rows, the context and the sampling', async () => {
-    const backend = await openBackend()
-    const heads = { numHeads: 2, numKvHeads: 1, headDim: 32 }
-    const hidden = backend.createActivation('hidden', 64)
-    const qkv = backend.createActivation('qkv', 128)
-    const q = backend.createActivation('q', 64)
-    const attended = backend.createActivation('attended', 64)
-    const table = await backend.loadMatrix('table', 96, 64, randomMatrix('q8', 1, 96, 64))
-    const wQkv = await backend.loadMatrix('qkv', 128, 64, randomMatrix('q8', 2, 128, 64))
-    const norm = { weight: backend.loadVector('norm', randomValues(3, 64)), eps: 1e-5 }
-    const options = { norm, softcap: null, scale: 1 }
-    const layers = backend.record(
-      'layers',
-      () => {
-        backend.embed(hidden, table, 1)
-        backend.linear(qkv, hidden, wQkv, { norm })
-        backend.qkvRopeStore(q, qkv, { ...heads, layer: 0, qkNorm: null, rope: null })
-        backend.attention(attended, q, { ...heads, layer: 0, scale: 1, window: null, softcap: null })
-      },
-      { x: hidden, head: table, options },
-    )
-    backend.createKvCache({ numBlocks: 24, blockSize: BLOCK_SIZE, layers: [{ numKvHeads: 1, headDim: 32 }] })
-    await backend.ready()
-    const compiled = backend.numPipelines
-    const blocks = Array.from({ length: 24 }, (_, i) => i)
-    const specs = [
-      GREEDY,
-      { ...GREEDY, temperature: 1, topP: 0.9, logprobs: 2 },
-      { ...GREEDY, repetition: { penalty: 1.1, tokens: Int32Array.of(1) }, mask: new Uint32Array(3).fill(-1) },
-    ]
-    for (const [start, numTokens] of [
-      [0, 3],
-      [0, 130],
-      [130, 1],
-      [131, 2],
-      [133, 7],
-      [140, 20],
-    ] as const) {
-      backend.beginStep(stepInput([{ start, numTokens, blocks }]))
-      backend.run(layers)
-      const rows = specs.slice(0, numTokens).map((spec, row) => ({ row, spec }))
-      backend.sample(hidden, table, options, rows)
-      backend.score(hidden, table, options, [{ row: 0, target: 1, topN: 1 }])
-      // Not ended: pipelines are looked up as ops are called, and software Vulkan would compile each anew when it runs.
-    }
-    expect(backend.numPipelines).toBe(compiled)
   })
 
   it('reads and writes blocks in pieces; copies of a step that never ended are not those of the next', async () => {

@@ -106,6 +106,7 @@ export async function compileKernels(texts, toggles, gpus = GPUS) {
     const kernels = texts.map((text, id) => ({ id, text }))
     const dump = await pipe(process.execPath, [join(here, 'dump.mjs')], JSON.stringify({ toggles, kernels }), {
       VK_DRIVER_FILES: LAVAPIPE,
+      GALLIVM_PERF: 'nopt',
     })
     const assembly = splitDump(dump)
     const files = []

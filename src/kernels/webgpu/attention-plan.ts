@@ -36,8 +36,9 @@ export class AttentionPlan {
   readonly #tiles = new WordList()
   readonly #splitRows = new WordList()
   #input: StepInput | null = null
-  /** Tokens that the rows of tiles attend to, together. */
-  tokens = 0
+  /** Tokens that rows attend to by themselves, and in tiles, together. */
+  singleTokens = 0
+  tileTokens = 0
 
   constructor(index: number, tile: number, capacity: number, isBidirectional: boolean) {
     this.#index = index
@@ -70,7 +71,8 @@ export class AttentionPlan {
     const { tile, capacity } = this
     const { numSequences, positions, sequenceStarts } = input
     for (const list of [this.#singles, this.#tiles, this.#splitRows]) list.length = 0
-    this.tokens = 0
+    this.singleTokens = 0
+    this.tileTokens = 0
     let numPartials = 0
     for (let sequence = 0; sequence < numSequences; sequence++) {
       const endRow = sequenceStarts[sequence + 1]!
@@ -80,9 +82,10 @@ export class AttentionPlan {
         const count = isTile ? Math.min(tile, endRow - row) : 1
         const last = positions[this.isBidirectional ? endRow - 1 : row + count - 1]!
         const numSplits = Math.floor(last / SPLIT) + 1
+        if (isTile) this.tileTokens += count * (last + 1)
+        else this.singleTokens += last + 1
         if (isTile) {
           this.#tiles.push(row, count, sequence, 0, numSplits, -1, end)
-          this.tokens += count * (last + 1)
         } else if (numSplits === 1 || numPartials + numSplits > capacity) {
           this.#singles.push(row, 1, sequence, 0, numSplits, -1, end)
         } else {

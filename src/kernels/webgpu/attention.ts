@@ -9,7 +9,16 @@ import type {
   QkvOptions,
   StepInput,
 } from '../ops.ts'
-import { bind, bufferBytes, createStorage, Launch, normWeight, type GpuContext, type PreparedOp } from './context.ts'
+import {
+  bind,
+  bufferBytes,
+  createStorage,
+  Launch,
+  LongLaunch,
+  normWeight,
+  type GpuContext,
+  type PreparedOp,
+} from './context.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
 import type { GpuRope } from './rope.ts'
 import { AttentionPlan, SPLIT } from './attention-plan.ts'
@@ -75,12 +84,12 @@ function kvDefines(isKvQ8: boolean | undefined): KernelSource['defines'] {
 }
 
 /** Every attention kernel of a model: single rows, tiles of rows, combined splits. */
-export function attentionSources(shape: AttentionShape): readonly [KernelSource, KernelSource, KernelSource] {
+function attentionSources(shape: AttentionShape): readonly [KernelSource, KernelSource, KernelSource] {
   return [attentionSource(shape, 1), attentionSource(shape, tileRows(shape)), reduceSource(shape)]
 }
 
 /** The kernel that norms, rotates and stores q, k and v. */
-export function qkvSource(
+function qkvSource(
   { headDim, blockSize, isKvQ8 }: AttentionShape,
   qkNorm: QkNormKind | 'none',
   hasRope: boolean,
@@ -247,7 +256,7 @@ export class AttentionKernels {
     const plan = this.#plan(tileRows(shape), capacity, bidirectional)
     const hasSinks = sinks !== undefined && sinks !== null
     const sinkBuffer = hasSinks ? context.vector(sinks).buffer : context.nothing
-    const group = (firstItem: number) =>
+    const group = (firstItem: number, skippedItems: number) =>
       bind(
         context,
         `attention ${layer}`,
@@ -265,22 +274,24 @@ export class AttentionKernels {
           base(pool, 2),
           hasSinks ? 1 : 0,
           plan.word,
+          skippedItems,
         ],
         [source.buffer, pool.buffer, target.buffer, partials, sinkBuffer],
       )
     const sources = attentionSources(shape)
-    const singles = new Launch(context, sources[0], group(0))
-    const tiles = new Launch(context, sources[1], group(1))
-    const reduce = new Launch(context, sources[2], group(0))
+    const singles = new LongLaunch(context, sources[0], 'x', (skipped) => group(0, skipped))
+    const tiles = new LongLaunch(context, sources[1], 'x', (skipped) => group(1, skipped))
+    const reduce = new Launch(context, sources[2], group(0, 0))
     const groups = numHeads / headsPerItem(shape)
     return {
       sources,
-      launch: () => {
+      launch: (numRows) => {
         if (this.#input === null) throw new Error('attention outside a step')
         plan.prepare(this.#input, context.step)
-        const operations = 4 * plan.tokens * numHeads * headDim
-        if (plan.numSingles > 0) singles.add(plan.numSingles, groups)
-        if (plan.numTiles > 0) tiles.add(plan.numTiles, groups, operations)
+        const operations = (tokens: number) =>
+          4 * Math.min(tokens, window === null ? Infinity : numRows * window) * numHeads * headDim
+        singles.add(plan.numSingles, groups, operations(plan.singleTokens))
+        tiles.add(plan.numTiles, groups, operations(plan.tileTokens))
         if (plan.numSplitRows > 0) reduce.add(plan.numSplitRows, numHeads)
       },
     }

@@ -50,6 +50,7 @@ import { AttentionKernels } from './attention.ts'
 import { BlockTransfer } from './block-transfer.ts'
 import {
   bufferBytes,
+  createRows,
   createStorage,
   DispatchList,
   type GpuActivation,
@@ -70,13 +71,13 @@ import { Pipelines, type KernelSource } from './pipelines.ts'
 import { uploadRope, type GpuRope } from './rope.ts'
 import { SampleKernels } from './sample.ts'
 import { maxStateSlots, StateKernels, stateSlotBytes } from './states.ts'
-import { StepQueue } from './step-queue.ts'
+import { StepQueue, SUBMISSION_OPERATIONS } from './step-queue.ts'
 import { maxStepBytes, StepWriter } from './step-layout.ts'
 
 export interface WebGpuBackendOptions extends BackendOptions {
   /** Largest storage binding in bytes to use, below the adapter's own: makes sharding testable with small weights. */
   readonly maxBindingBytes?: number
-  /** Floating-point operations from which on a submission ends; see step-queue.ts. Makes small steps splittable. */
+  /** Floating-point operations that a submission may have; see step-queue.ts. Makes small steps splittable. */
   readonly submissionOperations?: number
   /** Candidates for a threshold of top-k or top-p that are listed, see sample.ts. */
   readonly listCapacity?: number
@@ -146,6 +147,7 @@ export class WebGpuBackend implements InspectableBackend {
     this.#context = {
       device,
       capabilities,
+      submissionOperations: options.submissionOperations ?? SUBMISSION_OPERATIONS,
       pipelines: new Pipelines(device),
       step: new StepWriter(),
       stepBuffer: () => {
@@ -254,7 +256,7 @@ export class WebGpuBackend implements InspectableBackend {
     this.#checkAlive()
     const stride = Math.ceil(cols / 32) * 32
     const { maxRows } = this.#options.limits
-    const buffer = createStorage(this.device, label, maxRows * stride * 4)
+    const buffer = createRows(this.#context, label, maxRows, stride * 4)
     return this.#activations.add({ label, cols, stride, maxRows, id: this.#nextId++, buffer })
   }
 
@@ -446,7 +448,7 @@ export class WebGpuBackend implements InspectableBackend {
 
   pool(x: Activation, pooling: Pooling): void {
     const { limits } = this.#options
-    this.#pooled ??= createStorage(this.device, 'pooled', limits.maxSequences * x.cols * 4)
+    this.#pooled ??= createRows(this.#context, 'pooled', limits.maxSequences, x.cols * 4)
     this.#add(
       pool(this.#context, x, pooling, this.#pooled, () => {
         const { numSequences } = this.#step()
@@ -540,11 +542,6 @@ export class WebGpuBackend implements InspectableBackend {
     const values = new Float32Array(rows * cols)
     for (let row = 0; row < rows; row++) values.set(padded.subarray(row * stride, row * stride + cols), row * cols)
     return values
-  }
-
-  /** Pipelines compiled so far. */
-  get numPipelines(): number {
-    return this.#context.pipelines.size
   }
 
   close(): Promise<void> {

@@ -32,6 +32,8 @@ interface Dispatch {
 export interface GpuContext {
   readonly device: GPUDevice
   readonly capabilities: Capabilities
+  /** Floating-point operations that one submission may have, see step-queue.ts. */
+  readonly submissionOperations: number
   readonly pipelines: Pipelines
   readonly step: StepWriter
   /** Storage buffer that holds the step's words, as large as the longest step. */
@@ -130,6 +132,49 @@ export class Launch {
   }
 }
 
+/**
+ * A kernel whose dispatch may outlast a driver's watchdog: cut along one side of its grid into dispatches of at most `submissionOperations`, whose
+ * bind groups say how many workgroups of that side stand before them.
+ */
+export class LongLaunch {
+  readonly source: KernelSource
+  readonly #context: GpuContext
+  readonly #side: 'x' | 'y'
+  readonly #groupAt: (first: number) => GPUBindGroup
+  readonly #pieces = new Map<number, Launch>()
+
+  /** @param groupAt the bind group of the dispatch that begins at workgroup `first` of the side */
+  constructor(context: GpuContext, source: KernelSource, side: 'x' | 'y', groupAt: (first: number) => GPUBindGroup) {
+    this.source = source
+    this.#context = context
+    this.#side = side
+    this.#groupAt = groupAt
+    this.#piece(0)
+  }
+
+  /** Adds the dispatches of a grid of x by y workgroups, which take so many operations together. */
+  add(x: number, y: number, operations: number): void {
+    const length = this.#side === 'x' ? x : y
+    const most = this.#context.submissionOperations
+    const size = Math.max(1, Math.floor(length / Math.max(1, Math.ceil(operations / most))))
+    for (let first = 0; first < length; first += size) {
+      const count = Math.min(size, length - first)
+      const share = (operations * count) / length
+      if (this.#side === 'x') this.#piece(first).add(count, y, share)
+      else this.#piece(first).add(x, count, share)
+    }
+  }
+
+  #piece(first: number): Launch {
+    let piece = this.#pieces.get(first)
+    if (piece === undefined) {
+      piece = new Launch(this.#context, this.source, this.#groupAt(first))
+      this.#pieces.set(first, piece)
+    }
+    return piece
+  }
+}
+
 /** The buffer of a norm's weight; an empty buffer without a norm. */
 export function normWeight(context: GpuContext, norm: Norm | undefined): GPUBuffer {
   return norm === undefined ? context.nothing : context.vector(norm.weight).buffer
@@ -142,6 +187,26 @@ export function createStorage(device: GPUDevice, label: string, size: number): G
     size: Math.max(16, Math.ceil(size / 16) * 16),
     usage: GPUBufferUsage.STORAGE | GPUBufferUsage.COPY_DST | GPUBufferUsage.COPY_SRC,
   })
+}
+
+/**
+ * Creates a storage buffer for the rows of a step.
+ * @throws Error where the adapter cannot bind that many
+ */
+export function createRows(
+  { device, capabilities }: Pick<GpuContext, 'device' | 'capabilities'>,
+  label: string,
+  numRows: number,
+  rowBytes: number,
+): GPUBuffer {
+  const { maxBindingBytes } = capabilities
+  if (numRows * rowBytes > maxBindingBytes) {
+    throw new Error(
+      `${label}: ${numRows} rows of ${rowBytes} bytes exceed the ${maxBindingBytes} bytes that this adapter binds; ` +
+        `steps of ${Math.floor(maxBindingBytes / rowBytes)} rows fit (--max-num-batched-tokens)`,
+    )
+  }
+  return createStorage(device, label, numRows * rowBytes)
 }
 
 /** Size of buffers together; those that are not there yet count nothing. */

@@ -11,17 +11,17 @@ const POOL: readonly BindingKind[] = ['read', 'uniform', 'read', 'write']
 const NORM_ADD: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write']
 
 /** The kernel that gathers embedding rows. @param adds to the output instead of overwriting it */
-export function embedSource(form: WeightForm, adds = false): KernelSource {
+function embedSource(form: WeightForm, adds = false): KernelSource {
   return { name: 'embed', bindings: EMBED, defines: { ...form, ADD: adds ? 1 : 0, WS: 64 } }
 }
 
-export const NORM_ADD_SOURCE: KernelSource = { name: 'norm-add', bindings: NORM_ADD, defines: { WS: 256 } }
+const NORM_ADD_SOURCE: KernelSource = { name: 'norm-add', bindings: NORM_ADD, defines: { WS: 256 } }
 
 const POOL_THREADS = 64
-export const POOL_SOURCE: KernelSource = { name: 'pool', bindings: POOL, defines: { WS: POOL_THREADS } }
+const POOL_SOURCE: KernelSource = { name: 'pool', bindings: POOL, defines: { WS: POOL_THREADS } }
 
 /** The layer norm kernel. */
-export function layerNormSource(isInPlace: boolean, hasBias: boolean): KernelSource {
+function layerNormSource(isInPlace: boolean, hasBias: boolean): KernelSource {
   const defines = { WS: 128, INPLACE: isInPlace ? 1 : 0, BIAS: hasBias ? 1 : 0 }
   return { name: 'layer-norm', bindings: isInPlace ? LAYER_NORM_INPLACE : LAYER_NORM, defines }
 }

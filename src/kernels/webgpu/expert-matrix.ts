@@ -20,7 +20,7 @@ import {
 /** Bytes that are given to the device before its queue is awaited: what staging takes beside the weights. */
 const UPLOAD_BYTES = 32 * 2 ** 20
 
-interface ExpertShard {
+export interface ExpertShard {
   readonly codes: GPUBuffer
   readonly scales: GPUBuffer
   readonly firstExpert: number

@@ -4,13 +4,15 @@ import type { Activation, ExpertsOptions, ExpertWeights, RouteOptions, Routing, 
 import {
   bind,
   bufferBytes,
+  createRows,
   createStorage,
   Launch,
+  LongLaunch,
   type GpuActivation,
   type GpuContext,
   type PreparedOp,
 } from './context.ts'
-import type { GpuExpertMatrix } from './expert-matrix.ts'
+import type { ExpertShard, GpuExpertMatrix } from './expert-matrix.ts'
 import { expertGrid, expertSources, FLAG, LINEAR, type LinearKernels } from './linear.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
 
@@ -44,7 +46,7 @@ function mostTiles(numPairs: number, numExperts: number): number {
 const paddedExperts = (numExperts: number): number => Math.ceil(numExperts / 64) * 64
 
 /** The kernels that choose experts and sort rows by them. */
-export function routeSources(numExperts: number): readonly [KernelSource, KernelSource] {
+function routeSources(numExperts: number): readonly [KernelSource, KernelSource] {
   const defines = { EXPERTS: paddedExperts(numExperts) }
   return [
     { name: 'route', bindings: ROUTE, defines },
@@ -52,7 +54,7 @@ export function routeSources(numExperts: number): readonly [KernelSource, Kernel
   ]
 }
 
-export const COMBINE_SOURCE: KernelSource = { name: 'combine', bindings: COMBINE, defines: {} }
+const COMBINE_SOURCE: KernelSource = { name: 'combine', bindings: COMBINE, defines: {} }
 
 /** Whether a step's pairs go through tiles of their experts' or each by itself. */
 const usesTiles = (numPairs: number, { numExperts }: Routing): boolean => numPairs >= TILE_FROM * numExperts
@@ -86,7 +88,7 @@ export class ExpertKernels {
       )
     const activation = (name: string, cols: number): GpuActivation => {
       const stride = Math.ceil(cols / 32) * 32
-      const buffer = createStorage(device, `${label} ${name}`, maxPairs * stride * 4)
+      const buffer = createRows(this.#context, `${label} ${name}`, maxPairs, stride * 4)
       return { label: `${label} ${name}`, cols, stride, maxRows: maxPairs, id: takeId(), buffer }
     }
     const words = 3 * maxPairs + 1 + 3 * mostTiles(maxPairs, shape.numExperts)
@@ -189,7 +191,7 @@ export class ExpertKernels {
   ): PreparedOp {
     const context = this.#context
     const { buffer: rows, stride } = this.#linear.inputs(x, w, norm, 'all')
-    const groups = w.shards.map(({ codes, scales, firstExpert, numExperts, factorsAt }) => {
+    const groupAt = ({ codes, scales, firstExpert, numExperts, factorsAt }: ExpertShard, firstTile: number) => {
       const params = [
         out.cols,
         w.numBlocks,
@@ -207,6 +209,7 @@ export class ExpertKernels {
         { f32: 0 },
         { f32: 0 },
         { f32: 0 },
+        firstTile,
         pairsOfRow,
         routing.maxPairs,
         firstExpert,
@@ -217,22 +220,24 @@ export class ExpertKernels {
       ]
       const biases = bias === undefined ? context.nothing : context.vector(bias).buffer
       return bind(context, w.label, EXPERT_LINEAR, params, [rows, codes, scales, out.buffer, biases, routing.buffer])
-    })
+    }
     const shape = { rows: w.rows, cols: w.cols, form: w.form, isGated: w.isGated, topK: routing.topK }
     const { pairs, tiles } = expertSources(shape, context.capabilities.hasPackedDot)
-    const launchesOf = (kernel: KernelSource) => groups.map((group) => new Launch(context, kernel, group))
-    const [pairLaunches, tileLaunches] = [launchesOf(pairs), launchesOf(tiles)]
+    const pairLaunches = w.shards.map((shard) => new Launch(context, pairs, groupAt(shard, 0)))
+    const tileLaunches = w.shards.map(
+      (shard) => new LongLaunch(context, tiles, 'y', (firstTile) => groupAt(shard, firstTile)),
+    )
     return {
       sources: [pairs, tiles],
       launch: (numRows) => {
         const numPairs = numRows * routing.topK
         const operations = 2 * w.packedRows * w.cols * numPairs
-        const isTiled = usesTiles(numPairs, routing)
-        for (const launch of isTiled ? tileLaunches : pairLaunches) {
-          if (isTiled)
-            launch.add(Math.ceil(w.packedRows / TILE_PAIRS), mostTiles(numPairs, routing.numExperts), operations)
-          else launch.add(expertGrid(shape, w.packedRows), numPairs, operations)
+        if (!usesTiles(numPairs, routing)) {
+          for (const launch of pairLaunches) launch.add(expertGrid(shape, w.packedRows), numPairs, operations)
+          return
         }
+        const [x, y] = [Math.ceil(w.packedRows / TILE_PAIRS), mostTiles(numPairs, routing.numExperts)]
+        for (const launch of tileLaunches) launch.add(x, y, operations)
       },
     }
   }

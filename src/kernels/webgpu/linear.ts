@@ -3,15 +3,16 @@ import type { Activation, LinearOptions, LogitsOptions, Norm } from '../ops.ts'
 import {
   bind,
   bufferBytes,
-  createStorage,
+  createRows,
   Launch,
+  LongLaunch,
   normWeight,
   type GpuActivation,
   type GpuContext,
   type PreparedOp,
   type Uniform,
 } from './context.ts'
-import type { GpuMatrix, WeightForm } from './matrix.ts'
+import type { GpuMatrix, MatrixShard, WeightForm } from './matrix.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
 
 export const LINEAR: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'read', 'write', 'read']
@@ -96,12 +97,6 @@ export function expertGrid(shape: MatrixShape, packedRows: number): number {
 function vectorRows(numRows: number): number {
   if (numRows > MAX_VECTOR_ROWS) return 0
   return VECTOR_ROWS.find((rows) => rows >= numRows) ?? 16
-}
-
-/** The most rows of a step that a kernel for `TM` rows of a workgroup multiplies; null: any number. */
-export function rowRange(TM: number): number | null {
-  if (TM === 0) return null
-  return TM === VECTOR_ROWS.at(-1) ? MAX_VECTOR_ROWS : TM
 }
 
 /** The kernel that multiplies with a workgroup for `TM` rows, see vectorRows. */
@@ -293,7 +288,7 @@ export class LinearKernels {
     let buffer = this.#prepared.get(key)
     if (buffer === undefined) {
       const rows = Math.max(this.#maxRows, x.maxRows)
-      buffer = createStorage(this.#context.device, `${x.label} prepared`, rows * numBlocks * blockBytes)
+      buffer = createRows(this.#context, `${x.label} prepared`, rows, numBlocks * blockBytes)
       this.#prepared.set(key, buffer)
     }
     return buffer
@@ -303,7 +298,7 @@ export class LinearKernels {
     const { label, logits, maxRows, firstRow, options, out, selection, w, x } = product
     const { capabilities, nothing } = this.#context
     const { buffer: rows, stride } = this.inputs(x, w, options.norm, selection)
-    const groups = w.shards.map((shard) => {
+    const groupAt = (shard: MatrixShard, firstTile: number) => {
       const firstOutput = w.isGated ? shard.firstRow / 2 : shard.firstRow
       const outputs = w.isGated ? shard.numRows / 2 : shard.numRows
       const params = [
@@ -324,22 +319,27 @@ export class LinearKernels {
           (logits === null ? 0 : FLAG.logits) |
           activationFlags(options),
         ...xieluParams(options.activation),
+        firstTile,
       ]
       const bias = options.bias === undefined ? nothing : this.#context.vector(options.bias).buffer
       return bind(this.#context, label, LINEAR, params, [rows, shard.codes, shard.scales, out.buffer, bias])
-    })
+    }
     const kernels = linearSources(w, capabilities.hasPackedDot)
-    const launches = new Map(
-      [...kernels].map(([TM, kernel]) => [TM, groups.map((group) => new Launch(this.#context, kernel, group))]),
+    const vectors = w.shards.map((shard) => {
+      const group = groupAt(shard, 0)
+      return new Map(VECTOR_ROWS.map((TM) => [TM as number, new Launch(this.#context, kernels.get(TM)!, group)]))
+    })
+    const tiles = w.shards.map(
+      (shard) => new LongLaunch(this.#context, kernels.get(0)!, 'y', (firstTile) => groupAt(shard, firstTile)),
     )
     return {
       sources: [...kernels.values()],
       launch: (numRows) => {
         const TM = vectorRows(numRows)
-        for (const [index, launch] of launches.get(TM)!.entries()) {
-          const packedRows = w.shards[index]!.numRows
-          const [x, y] = linearGrid(w, packedRows, numRows, TM)
-          launch.add(x, y, 2 * packedRows * w.cols * numRows)
+        for (const [index, shard] of w.shards.entries()) {
+          const [x, y] = linearGrid(w, shard.numRows, numRows, TM)
+          const launch = TM === 0 ? tiles[index]! : vectors[index]!.get(TM)!
+          launch.add(x, y, 2 * shard.numRows * w.cols * numRows)
         }
       },
     }

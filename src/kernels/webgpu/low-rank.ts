@@ -23,13 +23,6 @@ const downSource = (hasNorm: boolean): KernelSource => ({
 const UP_SOURCE: KernelSource = { name: 'low-rank-up', bindings: UP, defines: { WS: COLUMNS } }
 const ACTIVATE_SOURCE: KernelSource = { name: 'activate', bindings: ACTIVATE, defines: { WS: COLUMNS } }
 
-export const LOW_RANK_SOURCES: readonly KernelSource[] = [
-  downSource(true),
-  downSource(false),
-  UP_SOURCE,
-  ACTIVATE_SOURCE,
-]
-
 interface GpuLowRank extends LowRank {
   readonly table: GPUBuffer
   readonly stride: number

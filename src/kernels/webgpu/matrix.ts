@@ -27,7 +27,7 @@ export interface WeightForm {
   readonly MINS: number
 }
 
-interface MatrixShard {
+export interface MatrixShard {
   readonly codes: GPUBuffer
   readonly scales: GPUBuffer
   /** Packed rows before this shard and in it, padding excluded. A gated matrix counts both halves. */

@@ -51,10 +51,6 @@ export class Pipelines {
     this.#device = device
   }
 
-  get size(): number {
-    return this.#pipelines.size
-  }
-
   layout(bindings: readonly BindingKind[]): GPUBindGroupLayout {
     const key = bindings.join(',')
     let layout = this.#layouts.get(key)

@@ -47,8 +47,6 @@ function sampleKernels(listCapacity: number) {
 }
 type Kernels = ReturnType<typeof sampleKernels>
 
-export const SAMPLE_SOURCES: readonly KernelSource[] = Object.values(sampleKernels(LIST_CAPACITY))
-
 /** A run of rows whose logits fit one binding, with what works on them. */
 interface LogitsChunk {
   readonly logits: GPUBuffer // [rows, vocab]

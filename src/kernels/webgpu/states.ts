@@ -13,6 +13,7 @@ import type {
 import {
   bind,
   bufferBytes,
+  createRows,
   createStorage,
   type GpuActivation,
   type GpuContext,
@@ -62,17 +63,6 @@ const SIGMOID_GATE_SOURCE: KernelSource = {
   bindings: SIGMOID_GATE,
   defines: { WS: BLOCK },
 }
-
-/** What models launch: LFM2's convolution, and those and the scans of Qwen3.5 and Granite 4 by their usual sizes. */
-export const STATE_SOURCES: readonly KernelSource[] = [
-  convolutionSource(3, true, false),
-  convolutionSource(4, false, false),
-  convolutionSource(4, false, true),
-  ...scanSources('gatedDelta', 128, 128),
-  ...scanSources('selective', 128, 64),
-  ...scanSources('selective', 256, 64),
-  SIGMOID_GATE_SOURCE,
-]
 
 /** Values of a row of a convolution's inputs: whole vectors. */
 const channelPitch = ({ channels }: StateShape): number => Math.ceil(channels / 4) * 4
@@ -138,7 +128,7 @@ export class StateKernels {
       this.#places.push({ shape, buffer: createStorage(device, `states ${layer}`, size) })
     }
     const mostHeads = Math.max(...layers.map(({ heads }) => heads))
-    if (mostHeads > 0) this.#scalars = createStorage(device, 'scan scalars', this.#limits.maxRows * mostHeads * 8)
+    if (mostHeads > 0) this.#scalars = createRows(this.#context, 'scan scalars', this.#limits.maxRows, mostHeads * 8)
   }
 
   beginStep({ numSequences, sequenceStarts, stateSlots }: StepInput): void {

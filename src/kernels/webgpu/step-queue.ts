@@ -10,10 +10,10 @@ type KernelTimes = NonNullable<StepOutput['kernels']>
 /** Query slots: passes a traced step may have, two queries each. WebGPU's limit is 4096 queries a set. */
 const MAX_TRACED_DISPATCHES = 2048
 /**
- * Floating-point operations of one submission, from which on the next dispatch begins another: Windows resets a device after 2 s of one, other
- * drivers after less or more. An integrated GPU of 0.3 TFLOPS needs 0.7 s for this many.
+ * Floating-point operations that one submission may have: Windows resets a device after 2 s of one, other drivers after less or more. An integrated
+ * GPU of 0.3 TFLOPS needs 0.7 s for this many.
  */
-const SUBMISSION_OPERATIONS = 2e11
+export const SUBMISSION_OPERATIONS = 2e11
 
 interface StepSubmission {
   readonly dispatches: DispatchList
@@ -34,21 +34,15 @@ export class StepQueue {
   readonly #context: GpuContext
   readonly #gpu: GpuDevice
   readonly #tracesKernels: boolean
-  readonly #submissionOperations: number
   readonly #throttle = new PollThrottle()
   /** Readback buffers not in use: two steps in flight take two. */
   readonly #idle: GPUBuffer[] = []
   readonly #queries: GPUQuerySet | null
   readonly #traceQueries: GPUBuffer | null
 
-  constructor(
-    context: GpuContext,
-    gpu: GpuDevice,
-    options: { readonly traceKernels: boolean; readonly submissionOperations?: number },
-  ) {
+  constructor(context: GpuContext, gpu: GpuDevice, options: { readonly traceKernels: boolean }) {
     this.#context = context
     this.#gpu = gpu
-    this.#submissionOperations = options.submissionOperations ?? SUBMISSION_OPERATIONS
     const { hasTimestamps } = context.capabilities
     this.#tracesKernels = options.traceKernels && hasTimestamps
     this.#queries = hasTimestamps
@@ -137,18 +131,20 @@ export class StepQueue {
 
   /** Encodes the dispatches and submits all but the last piece, whose encoder is returned. */
   #encode(dispatches: DispatchList): GPUCommandEncoder {
-    const { device } = this.#context
+    const { device, submissionOperations } = this.#context
     let encoder = device.createCommandEncoder()
     let operations = 0
     let first = 0
     for (let i = 0; i < dispatches.length; i++) {
-      operations += dispatches.at(i).operations
-      if (operations < this.#submissionOperations || i + 1 === dispatches.length) continue
-      this.#encodePiece(encoder, dispatches, first, i + 1)
-      device.queue.submit([encoder.finish()])
-      encoder = device.createCommandEncoder()
-      first = i + 1
-      operations = 0
+      const next = dispatches.at(i).operations
+      if (operations > 0 && operations + next > submissionOperations) {
+        this.#encodePiece(encoder, dispatches, first, i)
+        device.queue.submit([encoder.finish()])
+        encoder = device.createCommandEncoder()
+        first = i
+        operations = 0
+      }
+      operations += next
     }
     this.#encodePiece(encoder, dispatches, first, dispatches.length)
     return encoder

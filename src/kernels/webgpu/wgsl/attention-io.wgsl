@@ -20,6 +20,7 @@ struct AttentionParams {
   scale_base: u32,
   has_sinks: u32,
   plan: u32, // word of the step's header from which the items of layers like this one are described
+  skipped_items: u32, // items before those of this dispatch
 }
 
 @group(0) @binding(1) var<uniform> params: AttentionParams;
@@ -57,7 +58,7 @@ struct Item {
 }
 
 fn load_item(index: u32) -> Item {
-  let first = params.first_item * header(params.plan + NUM_SINGLE_ITEMS);
+  let first = params.first_item * header(params.plan + NUM_SINGLE_ITEMS) + params.skipped_items;
   let at = header(params.plan + ATTENTION_ITEMS) + (first + index) * ITEM_WORDS;
   return Item(
     u32(step[at]),

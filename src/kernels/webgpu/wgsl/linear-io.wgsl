@@ -19,6 +19,7 @@ struct LinearParams {
   alpha_p: f32, // xIELU's
   alpha_n: f32,
   beta: f32,
+  first_tile: u32, // of linear-matrix.wgsl: tiles of rows before those of this dispatch
 #if EXPERTS
   pairs_of_row: u32, // rows of x stand for this many pairs of row and expert
   max_pairs: u32, // see routing.wgsl

@@ -29,11 +29,12 @@ fn x_row(row: u32) -> u32 {
 
 @compute @workgroup_size(256)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) index: u32) {
+  let row_tile = params.first_tile + group.y;
 #if EXPERTS
-  if (group.y >= routing[num_tiles_at(params.max_pairs)]) {
+  if (row_tile >= routing[num_tiles_at(params.max_pairs)]) {
     return;
   }
-  let tile = tile_at(params.max_pairs, group.y);
+  let tile = tile_at(params.max_pairs, row_tile);
   if (!take_expert(routing[tile])) {
     return;
   }
@@ -42,7 +43,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let packed = expert * params.expert_rows + group.x * 64u;
 #else
   let num_rows = num_rows_of_call();
-  let first_row = group.y * 64u;
+  let first_row = row_tile * 64u;
   if (first_row >= num_rows) {
     return;
   }
