@@ -47,9 +47,8 @@ for (const [quantization, type] of [
   }
 }
 
-/** The worst row of a kernel over the GPUs it was compiled for. */
-function compiled(report, kernel, weights, rows) {
-  const found = report.kernels.filter((row) => row.kernel === kernel && row.weights === weights && row.rows === rows)
+/** The worst of some compiled kernels. */
+function worst(found) {
   const most = (key) => Math.max(...found.map((row) => row[key]))
   return {
     spilled: most('spilled_vgprs'),
@@ -60,9 +59,15 @@ function compiled(report, kernel, weights, rows) {
 const before = results('isa-before')
 const isa = results('isa')
 const ISA = 'npm run bench -- isa'
-for (const weights of ['f16', 'q8', 'q4']) {
-  const then = compiled(before, 'linear-matrix (gateUp)', weights, 512)
-  const now = compiled(isa, 'linear-matrix (gate and up)', weights, null)
+for (const [weights, bits] of Object.entries({ f16: 16, q8: 8, q4: 4 })) {
+  const then = worst(
+    before.kernels.filter(
+      ({ kernel, weights: of, rows }) => kernel === 'linear-matrix (gateUp)' && of === weights && rows === 512,
+    ),
+  )
+  const now = worst(
+    isa.kernels.filter(({ kernel, defines }) => kernel === 'linear-matrix' && defines.startsWith(`FORMAT=${bits} `)),
+  )
   row(
     `prefill tile, ${weights}, compiled for Radeon RX 6900 XT and 7900 XTX`,
     `${now.spilled} registers spilled (${then.spilled} before), ${now.scratch} bytes of scratch (${number(then.scratch)}), ` +
@@ -71,7 +76,7 @@ for (const weights of ['f16', 'q8', 'q4']) {
   )
 }
 row(
-  'all WebGPU kernels of four model shapes in f16, q8 and q4, compiled for the same',
+  `all WebGPU kernels of ${new Set(isa.kernels.flatMap(({ models }) => models.split(', '))).size} models in every format, compiled for the same`,
   `${isa.kernels.filter((found) => found.spilled_vgprs > 0 || found.scratch_bytes > 0).length} of ${isa.kernels.length} spill, ` +
     `${Math.min(...isa.kernels.map((found) => found.waves_per_simd))} waves per SIMD at least`,
   ISA,

@@ -26,7 +26,7 @@ function readShader(name: string): string {
 }
 
 /** The text a pipeline is compiled from. */
-export function shaderText({ name, defines }: Pick<KernelSource, 'name' | 'defines'>): string {
+function shaderText({ name, defines }: Pick<KernelSource, 'name' | 'defines'>): string {
   return preprocess(`${name}.wgsl`, defines, readShader)
 }
 
