@@ -8,8 +8,9 @@ const candidate = (documentId: string, similarity: number, textShare: number, te
   similarity,
   textShare,
   documentShare: 0,
+  documentSimilarity: 0,
 })
-const EQUAL: FusionWeights = { vector: 1, text: 1, rerank: 1, document: 0 }
+const EQUAL: FusionWeights = { vector: 1, text: 1, rerank: 1, document: 0, topic: 0 }
 
 describe('fusion', () => {
   const order = (
@@ -46,6 +47,12 @@ describe('fusion', () => {
     const found = [candidate('a', 1, 0, 'a'), { ...candidate('b', 0.9, 0, 'b'), documentShare: 0.8 }]
     expect(order(found)).toBe('ab')
     expect(order(found, { document: 0.5 })).toBe('ba')
+  })
+
+  it('lets how close its document is speak for a passage', () => {
+    const found = [candidate('a', 1, 0, 'a'), { ...candidate('b', 0.9, 0, 'b'), documentSimilarity: 0.8 }]
+    expect(order(found)).toBe('ab')
+    expect(order(found, { topic: 0.5 })).toBe('ba')
   })
 
   it('keeps of passages with the same text the one that stands first in its document', () => {

@@ -1,5 +1,5 @@
 /**
- * One order out of four scores: of vector search, of lexical search over passages and over documents, and of a reranker. Each is scaled so that
+ * One order out of five scores: of vector search and of lexical search, each over passages and over documents, and of a reranker. Each is scaled so that
  * the query's best candidate has 1, and the weighted sum decides (the convex combination of Bruch, Gai and Ingber, An Analysis of Fusion
  * Functions for Hybrid Retrieval, 2023): unlike ranks, scores tell a clear first place from a first place among equals.
  */
@@ -14,6 +14,8 @@ export interface FusionWeights {
   readonly rerank: number
   /** Of what the candidate's document as a whole has of the query's words. */
   readonly document: number
+  /** Of how close the closest passages of the candidate's document are. */
+  readonly topic: number
 }
 
 /**
@@ -22,11 +24,14 @@ export interface FusionWeights {
  * they reach on the other half.
  */
 export const FUSION_WEIGHTS = {
-  static: { vector: 1, text: 0.1, rerank: 1, document: 0.6 },
-  encoder: { vector: 1, text: 0.15, rerank: 1, document: 0 },
+  static: { vector: 1, text: 0.1, rerank: 1, document: 0.6, topic: 0 },
+  encoder: { vector: 1, text: 0.05, rerank: 1, document: 0.2, topic: 0.7 },
 } as const satisfies Readonly<Record<string, FusionWeights>>
 
-type Scored = Pick<Candidate, 'documentId' | 'chunk' | 'text' | 'similarity' | 'textShare' | 'documentShare'>
+type Scored = Pick<
+  Candidate,
+  'documentId' | 'chunk' | 'text' | 'similarity' | 'textShare' | 'documentShare' | 'documentSimilarity'
+>
 
 const largest = (values: readonly number[]): number => values.reduce((max, value) => Math.max(max, value), 0)
 
@@ -51,11 +56,13 @@ export function fusedOrder(
   const text = scaled(candidates.map(({ textShare }) => textShare))
   const rerank = relevance ? scaled(candidates.map((_, i) => relevance[i] ?? 0)) : null
   const document = scaled(candidates.map(({ documentShare }) => documentShare))
+  const topic = scaled(candidates.map(({ documentSimilarity }) => documentSimilarity))
   const scores = candidates.map(
     (_, i) =>
       weights.vector * (vector[i] ?? 0) +
       weights.text * (text[i] ?? 0) +
       weights.document * (document[i] ?? 0) +
+      weights.topic * (topic[i] ?? 0) +
       weights.rerank * (rerank?.[i] ?? 0),
   )
   return firstOfEachText(candidates).sort((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0) || compareAt(candidates, a, b))

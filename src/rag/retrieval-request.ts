@@ -15,7 +15,7 @@ export const retrievalFields = {
   top_n: z.int().min(1).max(1000),
   min_score: z.number(),
   filter: z.record(z.string(), z.unknown()),
-  weights: z.strictObject({ vector: weight, text: weight, rerank: weight, document: weight }),
+  weights: z.strictObject({ vector: weight, text: weight, rerank: weight, document: weight, topic: weight }),
   rerank: z.boolean(),
 } as const
 

@@ -91,6 +91,9 @@ export interface SearchQuery {
   readonly filter?: MetadataFilter
 }
 
+/** Chunks of a document that say how close the document is. */
+export const CLOSEST_CHUNKS = 3
+
 /** A chunk found by one search or both. */
 export interface Candidate extends Chunk {
   readonly documentId: string
@@ -112,6 +115,11 @@ export interface Candidate extends Chunk {
    * often spread over a document, of which a chunk has some.
    */
   readonly documentShare: number
+  /**
+   * Mean similarity of the query with the closest chunks of its document, CLOSEST_CHUNKS at most: one chunk is close by chance more often
+   * than three of one document.
+   */
+  readonly documentSimilarity: number
 }
 
 /**

@@ -34,7 +34,7 @@ export const retrievalSettings = {
   ragWeights: field(fusionWeights.default({}), {
     flag: 'rag-weights',
     value: 'NAME=NUMBER,…',
-    help: 'weights of the scores that rank passages (vector, text, rerank, document), such as vector=1,text=0.5',
+    help: 'weights of the scores that rank passages (vector, text, rerank, document, topic), such as vector=1,text=0.5',
     defaultText: 'those of the models',
   }),
 }

@@ -33,20 +33,21 @@ export const kvCacheMemory = z.union(
   { error: 'a size such as 4G, or a share such as 0.8' },
 )
 
+const isScore = (name: string) =>
+  name === 'vector' || name === 'text' || name === 'rerank' || name === 'document' || name === 'topic'
+
 /** `vector=1,text=0.5`: what each signal of retrieval counts. */
 export const fusionWeights = z
   .string()
   .regex(
-    /^(vector|text|rerank|document)=\d+(\.\d+)?(,(vector|text|rerank|document)=\d+(\.\d+)?)*$/,
-    'NAME=NUMBER,… with the names vector, text, rerank and document',
+    /^(vector|text|rerank|document|topic)=\d+(\.\d+)?(,(vector|text|rerank|document|topic)=\d+(\.\d+)?)*$/,
+    'NAME=NUMBER,… with the names vector, text, rerank, document and topic',
   )
   .transform((value) => {
-    const weights: { vector?: number; text?: number; rerank?: number; document?: number } = {}
+    const weights: { vector?: number; text?: number; rerank?: number; document?: number; topic?: number } = {}
     for (const pair of value.split(',')) {
       const [name, number] = pair.split('=')
-      if (name === 'vector' || name === 'text' || name === 'rerank' || name === 'document') {
-        weights[name] = Number(number)
-      }
+      if (name !== undefined && isScore(name)) weights[name] = Number(number)
     }
     return weights
   })

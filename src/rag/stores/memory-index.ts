@@ -1,13 +1,14 @@
 /** The chunks of one index: exact vector search and BM25 over the same rows. Synchronous; knows no thread. */
 import { Bm25Index } from '../bm25.ts'
 import { matchesFilter } from '../filter.ts'
-import type {
-  Candidate,
-  Chunk,
-  EmbeddedDocument,
-  MetadataFilter,
-  SearchQuery,
-  StoredDocument,
+import {
+  CLOSEST_CHUNKS,
+  type Candidate,
+  type Chunk,
+  type EmbeddedDocument,
+  type MetadataFilter,
+  type SearchQuery,
+  type StoredDocument,
 } from '../vector-index.ts'
 import { encodeChunk, type PackedDocument, type Segment } from './segment.ts'
 import type { PackedRows } from './segment-writer.ts'
@@ -116,10 +117,13 @@ export class MemoryIndex implements PackedRows {
     byVector.forEach((row, i) => ranks.set(row, { vectorRank: i + 1, textRank: null }))
     byText.forEach((row, i) => ranks.set(row, { vectorRank: ranks.get(row)?.vectorRank ?? null, textRank: i + 1 }))
     const shareOf = (score: number | undefined): number => (lexical.whole > 0 ? (score ?? 0) / lexical.whole : 0)
+    const close = new Map<Entry, number>()
     return [...ranks].flatMap(([row, found]) => {
       const entry = this.#owners[row]
       if (!entry) return []
       const { id, source, metadata } = entry.document
+      const documentSimilarity = close.get(entry) ?? meanOfClosest(similarities, entry)
+      close.set(entry, documentSimilarity)
       return [
         {
           ...this.#chunkOf(entry, row - entry.firstRow),
@@ -130,6 +134,7 @@ export class MemoryIndex implements PackedRows {
           similarity: similarities[row] ?? 0,
           textShare: shareOf(lexical.rows[row]),
           documentShare: shareOf(lexical.documents[entry.ordinal]),
+          documentSimilarity,
         },
       ]
     })
@@ -192,6 +197,15 @@ export class MemoryIndex implements PackedRows {
       return owner !== null && owner !== undefined && passing.has(owner)
     }
   }
+}
+
+/** `documentSimilarity` of an entry's rows. */
+function meanOfClosest(similarities: Float32Array, { firstRow, document: { numChunks } }: Entry): number {
+  const closest = similarities
+    .slice(firstRow, firstRow + numChunks)
+    .sort()
+    .slice(-CLOSEST_CHUNKS)
+  return closest.reduce((sum, value) => sum + value, 0) / Math.max(1, closest.length)
 }
 
 /** What lexical search sees of a chunk. Its headings are there twice: they name its topic, often nothing else does, and they are short. */

@@ -12,7 +12,8 @@ import type {
 } from '../vector-index.ts'
 import type { Database } from './database.ts'
 import type { LargeIndexes } from './large-indexes.ts'
-import { CHUNK_COLUMNS, type ChunkRow, PgvectorSearch, toChunk } from './pgvector-search.ts'
+import { CHUNK_COLUMNS, type ChunkRow, toChunk } from './pgvector-rows.ts'
+import { PgvectorSearch } from './pgvector-search.ts'
 import { insertDocuments, lockIndex, removeDocuments } from './pgvector-write.ts'
 
 /** One index in PostgreSQL with pgvector. Vectors have `dimensions` f32 values. */

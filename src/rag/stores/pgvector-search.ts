@@ -4,10 +4,11 @@
  */
 import pgvector from 'pgvector/pg'
 import { BM25_B, BM25_K1, countTerms, inverseDocumentFrequency } from '../bm25.ts'
-import type { Candidate, Metadata, MetadataFilter, SearchQuery } from '../vector-index.ts'
+import { CLOSEST_CHUNKS, type Candidate, type MetadataFilter, type SearchQuery } from '../vector-index.ts'
 import type { Database } from './database.ts'
 import { filterSql, SqlParameters } from './filter-sql.ts'
 import { nearestName } from './large-indexes.ts'
+import { CHUNK_COLUMNS, type ChunkRow, toCandidate } from './pgvector-rows.ts'
 import { tsQuery } from './term-vector.ts'
 
 /** Chunks whose words are scored at first, and at most where the first ones do not settle which are the best. */
@@ -19,26 +20,6 @@ const MAX_EF_SEARCH = 1000
 const EF_SEARCH = [100, 200, 400, MAX_EF_SEARCH]
 /** A score's bound for a term of the query, over its inverse document frequency: of a chunk that has nothing else. */
 const MOST_SATURATED = BM25_K1 + 1
-
-/** A chunk as a statement returns it, with its document's fields. */
-export interface ChunkRow {
-  readonly chunk_id: string
-  readonly document_id: string
-  readonly id: string
-  readonly source: string
-  readonly metadata: Metadata
-  readonly chunk: number
-  readonly text: string
-  readonly headings: string[]
-  readonly anchor: string | null
-  readonly start_offset: number
-  readonly end_offset: number
-  readonly num_tokens: number
-  readonly similarity: number
-}
-
-/** Columns of a ChunkRow but its similarity, over chunks `c` and documents `d`. */
-export const CHUNK_COLUMNS = `c.chunk_id, c.document_id, d.id, d.source, d.metadata, c.chunk, c.text, c.headings, c.anchor, c.start_offset, c.end_offset, c.num_tokens`
 
 interface TextRow extends ChunkRow {
   readonly score: number
@@ -97,24 +78,46 @@ export class PgvectorSearch {
     const isFoundByText = new Set(byText.map((row) => row.chunk_id))
     const rest = byVector.filter((row) => !isFoundByText.has(row.chunk_id)).map((row) => row.chunk_id)
     const documents = [...new Set([...byVector, ...byText].map((row) => row.document_id))]
-    const [scores, documentScores] = await Promise.all([
+    const [scores, documentScores, similarities] = await Promise.all([
       this.#chunkScores(facts, rest, signal),
       this.#documentScores(facts, documents, signal),
+      this.#documentSimilarities(vector, documents, signal),
     ])
     const share = (score: number | undefined) => (facts.whole === 0 ? 0 : (score ?? 0) / facts.whole)
-    const documentShare = (row: ChunkRow) => share(documentScores.get(row.document_id))
+    const ofDocument = (row: ChunkRow) => ({
+      documentShare: share(documentScores.get(row.document_id)),
+      documentSimilarity: similarities.get(row.document_id) ?? 0,
+    })
     const found = new Map<string, Candidate>()
     byVector.forEach((row, i) => {
       const textShare = share(scores.get(row.chunk_id))
       const ranks = { vectorRank: i + 1, textRank: null }
-      found.set(row.chunk_id, toCandidate(row, { ...ranks, textShare, documentShare: documentShare(row) }))
+      found.set(row.chunk_id, toCandidate(row, { ...ranks, textShare, ...ofDocument(row) }))
     })
     byText.forEach((row, i) => {
       const ranks = { vectorRank: found.get(row.chunk_id)?.vectorRank ?? null, textRank: i + 1 }
-      const shares = { textShare: share(row.score), documentShare: documentShare(row) }
-      found.set(row.chunk_id, toCandidate(row, { ...ranks, ...shares }))
+      found.set(row.chunk_id, toCandidate(row, { ...ranks, textShare: share(row.score), ...ofDocument(row) }))
     })
     return [...found.values()]
+  }
+
+  /** How close the closest chunks of these documents are, by document. */
+  async #documentSimilarities(
+    vector: Float32Array,
+    documents: readonly string[],
+    signal: AbortSignal | undefined,
+  ): Promise<ReadonlyMap<string, number>> {
+    if (documents.length === 0) return new Map()
+    const rows = await this.#database.query<{ document_id: string; similarity: number }>(
+      `select document_id, avg(similarity)::float8 as similarity
+       from (select document_id, similarity, row_number() over (partition by document_id order by similarity desc) as place
+             from (select document_id, -(embedding <#> $2::vector) as similarity
+                   from miniserve.chunks where document_id = any($1::bigint[])) as chunks) as placed
+       where place <= ${CLOSEST_CHUNKS} group by document_id`,
+      [documents, pgvector.toSql([...vector])],
+      signal,
+    )
+    return new Map(rows.map(({ document_id: document, similarity }) => [document, similarity]))
   }
 
   async #facts(terms: ReadonlyMap<string, number>, signal: AbortSignal | undefined): Promise<Facts> {
@@ -362,26 +365,3 @@ function scoreSql(facts: Facts, parameters: SqlParameters, vector: string, lengt
 /** The part of BM25 that grows with a term's frequency, `length` being over its mean. */
 const saturated = (frequency: string, length: string): string =>
   `${frequency} * (${BM25_K1} + 1) / (${frequency} + ${BM25_K1} * (1 - ${BM25_B} + ${BM25_B} * ${length}))`
-
-/** The chunk of a row, in the contract's terms. */
-export const toChunk = (row: ChunkRow) => ({
-  chunk: row.chunk,
-  text: row.text,
-  headings: row.headings,
-  ...(row.anchor !== null && { anchor: row.anchor }),
-  start: row.start_offset,
-  end: row.end_offset,
-  numTokens: row.num_tokens,
-})
-
-const toCandidate = (
-  row: ChunkRow,
-  found: Pick<Candidate, 'vectorRank' | 'textRank' | 'textShare' | 'documentShare'>,
-): Candidate => ({
-  ...toChunk(row),
-  documentId: row.id,
-  source: row.source,
-  metadata: row.metadata,
-  similarity: row.similarity,
-  ...found,
-})

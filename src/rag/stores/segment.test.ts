@@ -42,9 +42,9 @@ function answersOf(memory: MemoryIndex, documents: ReadonlyMap<string, EmbeddedD
   const found = queries.map((query) =>
     memory
       .search(query)
-      .map(({ similarity, textShare, documentShare, ...candidate }) => ({
+      .map(({ similarity, textShare, documentShare, documentSimilarity, ...candidate }) => ({
         ...candidate,
-        shares: [similarity, textShare, documentShare].map((value) => value.toFixed(4)),
+        shares: [similarity, textShare, documentShare, documentSimilarity].map((value) => value.toFixed(4)),
       }))
       .toSorted((a, b) => `${a.documentId} ${a.chunk}`.localeCompare(`${b.documentId} ${b.chunk}`)),
   )

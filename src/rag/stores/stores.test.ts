@@ -19,7 +19,7 @@ const isFull = process.env['MINISERVE_TEST_LEVEL'] === 'full'
 /** What a search found, without the order of its answer. */
 const found = (candidates: readonly Candidate[]): string[] =>
   candidates
-    .map(({ documentId, chunk, vectorRank, textRank, textShare, documentShare, similarity }) =>
+    .map(({ documentId, chunk, vectorRank, textRank, textShare, documentShare, documentSimilarity, similarity }) =>
       [
         documentId,
         chunk,
@@ -27,6 +27,7 @@ const found = (candidates: readonly Candidate[]): string[] =>
         textRank,
         textShare.toFixed(4),
         documentShare.toFixed(4),
+        documentSimilarity.toFixed(4),
         similarity.toFixed(4),
       ].join(' '),
     )
