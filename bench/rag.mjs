@@ -2,6 +2,7 @@
 //   npm run bench -- rag [yardstick] [ablation] [ingest] [large] [ttft] [search] [--quick]     all when none is named
 //   npm run bench -- rag yardstick --half tune          the half that weights are chosen on; the other is looked at for the report only
 //   npm run bench -- rag yardstick --embedding-model FOLDER [--reranker-model FOLDER]     another pair of models, kept under its name
+//                                  [--cache FOLDER]                                       and its vectors of the documents, there
 // Peers are taken from bench/peers when they are installed there (npm install --prefix bench/peers). Results: bench/results/rag.json
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -26,6 +27,7 @@ const { values: options, positionals: wanted } = parseArgs({
     half: { type: 'string' },
     'embedding-model': { type: 'string' },
     'reranker-model': { type: 'string' },
+    cache: { type: 'string' },
   },
 })
 const isQuick = options.quick

@@ -8,6 +8,7 @@ import { root } from '../run.mjs'
 import { mean, quantile, round, withInterval } from '../stats.mjs'
 import { table } from './common.mjs'
 import { yardstickDocuments } from './corpus.mjs'
+import { withCache } from './vector-cache.mjs'
 import { isRight, KINDS, problemsOf, readQuestions } from './questions.mjs'
 
 /** Passages looked at for each question. */
@@ -33,13 +34,13 @@ const settings = (scratch, models) => ({
   ...models,
 })
 
-/** The product's retrieval over the documents. Close its `rag`. */
-export async function openYardstick(scratch, models) {
+/** The product's retrieval over the documents. Close its `rag`. @param cache a folder that keeps the documents' vectors, for slow models. */
+export async function openYardstick(scratch, models, cache = undefined) {
   const docs = yardstickDocuments(scratch)
   const rag = createRag(settings(scratch, models))
   const index = await rag.openForWriting(INDEX)
   const started = performance.now()
-  const { chunks } = await indexFiles(await findFiles([docs]), { index, embedder: rag.embedder })
+  const { chunks } = await indexFiles(await findFiles([docs]), { index, embedder: withCache(rag.embedder, cache) })
   const seconds = (performance.now() - started) / 1000
   return { rag, index, seconds, chunks }
 }
@@ -170,7 +171,7 @@ export function show(title, { systems }) {
 export async function yardstick({ scratch, options }) {
   const { half = 'report', 'embedding-model': embeddingModel, 'reranker-model': rerankerModel } = options
   const models = { embeddingModel: embeddingModel ?? null, rerankerModel: rerankerModel ?? null }
-  const opened = await openYardstick(scratch, models)
+  const opened = await openYardstick(scratch, models, options.cache)
   try {
     const measured = await measure(half, opened)
     const { documents, chunks } = { documents: (await opened.index.info()).numDocuments, chunks: opened.chunks }
