@@ -3,7 +3,7 @@ import type { TokenEvent, ToolCallDelta } from '../engine/request.ts'
 import { type Call, finishReason, tailOf } from './generation-result.ts'
 import type { GenerationJob } from './job.ts'
 import { chatLogprobs, promptLogprobs } from './logprobs.ts'
-import { openAiEnd, type Shape, textFrames, tokenFrames } from './output.ts'
+import { openAiEnd, type Shape, textFrames, chunkFrames } from './output.ts'
 import { dataFrame } from './sse.ts'
 import { StreamCounts } from './stream-counts.ts'
 
@@ -77,7 +77,10 @@ export function chatShape(job: GenerationJob): Shape {
         ...(wantsLogprobs && event.logprobs ? { logprobs: chatLogprobs(event.logprobs, names) } : {}),
         ...(job.returnTokenIds ? { token_ids: event.tokenIds } : {}),
       }
-      return tokenFrames(event, { ...chunk(event.choice, delta, more), ...counts.usage(event.choice) })
+      return chunkFrames(event.logprobs?.length ?? 0, {
+        ...chunk(event.choice, delta, more),
+        ...counts.usage(event.choice),
+      })
     },
     finished: (event, tail) =>
       dataFrame({

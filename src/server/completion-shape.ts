@@ -3,8 +3,8 @@ import type { ChoiceLogprob, TokenEvent } from '../engine/request.ts'
 import { finishReason, tailOf } from './generation-result.ts'
 import type { GenerationJob } from './job.ts'
 import { legacyLogprobs, promptLogprobs } from './logprobs.ts'
-import { type EchoedPrompt, openAiEnd, type Shape, textFrames, tokenFrames } from './output.ts'
-import { dataFrame, dataFramePieces, type Frames } from './sse.ts'
+import { type EchoedPrompt, openAiEnd, type Shape, textFrames, chunkFrames } from './output.ts'
+import { dataFrame, type Frames } from './sse.ts'
 import { StreamCounts } from './stream-counts.ts'
 
 /** Of a request that does not want its prompt back. */
@@ -39,7 +39,10 @@ export function completionShape(job: GenerationJob, echoed: readonly EchoedPromp
     for (let i = 0; i < job.shown.choices; i++) {
       const index = promptIndex * job.shown.choices + i
       counts.moveOffset(index, text)
-      yield* dataFramePieces({ ...head, choices: [choice(index, text, logprobs, null)], ...counts.usage(index) })
+      const chunk = { ...head, choices: [choice(index, text, logprobs, null)], ...counts.usage(index) }
+      const frames = chunkFrames(entries?.length ?? 0, chunk)
+      if (typeof frames === 'string') yield frames
+      else yield* frames
     }
   }
   function* echoes() {
@@ -82,7 +85,7 @@ export function completionShape(job: GenerationJob, echoed: readonly EchoedPromp
       const offset = counts.moveOffset(event.choice, event.text)
       const logprobs = wantsLogprobs && event.logprobs ? legacyLogprobs(event.logprobs, names, offset) : null
       const ids = job.returnTokenIds ? { token_ids: event.tokenIds, ...counts.promptIds(event.choice) } : {}
-      return tokenFrames(event, {
+      return chunkFrames(event.logprobs?.length ?? 0, {
         ...head,
         choices: [choice(event.choice, event.text, logprobs, null, ids)],
         ...counts.usage(event.choice),

@@ -50,9 +50,9 @@ export interface EchoedPrompt {
 /** Log-probabilities of this many tokens are written in one go. */
 const NUM_ENTRIES = 64
 
-/** The chunk of a token event. A client that lags gets thousands of tokens in one. */
-export const tokenFrames = ({ logprobs }: TokenEvent, chunk: object): Frames =>
-  logprobs !== null && logprobs.length > NUM_ENTRIES ? dataFramePieces(chunk) : dataFrame(chunk)
+/** A chunk with this many tokens' log-probabilities: those of a prompt, or of what a client that lags has not taken yet, are thousands. */
+export const chunkFrames = (numEntries: number, chunk: object): Frames =>
+  numEntries > NUM_ENTRIES ? dataFramePieces(chunk) : dataFrame(chunk)
 
 /** No text a model writes is serialised to this. */
 const TEXT_MARK = '\u0000text\u0000'

@@ -22,6 +22,8 @@ export interface IngestReport {
   readonly rejected: readonly RejectedDocument[]
   /** Chunks written. */
   readonly chunks: number
+  /** Documents that another one of the same id, later in the request, took the place of. */
+  readonly numReplaced: number
 }
 
 /** Puts documents into the index; `onAccepted` after each that is there. */
@@ -39,7 +41,8 @@ export async function ingestList(items: readonly unknown[], ingest: Ingest): Pro
     else documents.push(document)
   }
   const result = await tellingAccepted((onAccepted) => ingest(documents, onAccepted))
-  return { ...result, rejected: [...rejected, ...result.rejected] }
+  const numReplaced = documents.length - new Set(documents.map(({ id }) => id)).size
+  return { ...result, rejected: [...rejected, ...result.rejected], numReplaced }
 }
 
 /** Documents of JSON lines that go into the index together, and UTF-16 units of them: as much as is in memory at a time. */
@@ -69,6 +72,8 @@ async function ingestBatches(
   let accepted = 0
   let chunks = 0
   let numLines = 0
+  let numReplaced = 0
+  const ids = new Set<string>()
   const batch = new Map<string, { readonly document: SourceDocument; readonly line: number }>()
   let batchLength = 0
   let batchBytes = 0
@@ -114,6 +119,8 @@ async function ingestBatches(
     }
     // A batch has one version of a document, so that what becomes of it belongs to its line.
     if (batch.has(document.id)) await flush()
+    if (ids.has(document.id)) numReplaced++
+    ids.add(document.id)
     batch.set(document.id, { document, line })
     batchLength += document.text.length
     batchBytes += parsed.numBytes
@@ -122,7 +129,7 @@ async function ingestBatches(
   if (batch.size > 0) await flush()
   if (failure !== null) throw failure
   if (numLines === 0) throw invalidRequest('body: expected JSON lines, found none')
-  return { accepted, rejected: rejected.toSorted((a, b) => (a.line ?? 0) - (b.line ?? 0)), chunks }
+  return { accepted, rejected: rejected.toSorted((a, b) => (a.line ?? 0) - (b.line ?? 0)), chunks, numReplaced }
 }
 
 /** Work that accepts documents; what it fails with tells how many of them there were. */

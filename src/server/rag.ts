@@ -5,7 +5,7 @@ import { isDocumentId } from '../rag/vector-index.ts'
 import { unlessGone } from './disconnect.ts'
 import type { AppEnv } from './env.ts'
 import { invalidRequest } from './errors.ts'
-import { readBytes, readJson } from './body.ts'
+import { readBytes, readJson, unsupportedMedia } from './body.ts'
 import { JSON_LINES_TYPE, readJsonLines } from './json-lines.ts'
 import { ingestLines, ingestList, tellingAccepted, type Ingest, type IngestReport } from './rag-documents.ts'
 import type { Handlers } from './routes.ts'
@@ -48,13 +48,19 @@ export function ragHandlers({ rag: service, maxRequestBytes }: RagRouteParts): R
         const ingest: Ingest = (documents, onAccepted) => rag.ingestDocuments(index, documents, { signal, onAccepted })
         report = await unlessGone(signal, ingestList(body.documents, ingest))
       }
-      const { accepted, rejected, chunks } = report
+      const { accepted, rejected, chunks, numReplaced } = report
+      if (numReplaced > 0) {
+        const warning = `documents: ${numReplaced} replaced by a later document of the request with the same id`
+        c.header('X-Miniserve-Warning', warning)
+      }
       return c.json({ index, accepted, rejected, chunks })
     },
     putFile: async (c) => {
       const rag = ragOf(c)
       const { signal } = c.req.raw
       const index = rag.indexName(c.req.query('index') ?? null)
+      if (/^multipart\//i.test(c.req.header('content-type') ?? ''))
+        throw unsupportedMedia("Content-Type: expected the file's own bytes as the body, found a form")
       const name = c.req.query('name') ?? ''
       if (!isDocumentId(name)) throw invalidRequest("name: expected a file's name, such as report.pdf", 'name')
       const content = await readBytes(c, maxRequestBytes)

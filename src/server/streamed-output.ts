@@ -51,6 +51,8 @@ class StreamedOutput implements FrameSource {
   /** What there is to write. */
   readonly #queue: Frames[] = []
   #isPaused = false
+  /** A part of the first of them is written. */
+  #isCut = false
   #onReadable: () => void = () => {}
 
   constructor(generation: AcceptedGeneration, scope: ServedRequest) {
@@ -102,20 +104,31 @@ class StreamedOutput implements FrameSource {
     return true
   }
 
-  /** As much of what is queued as a slice has time for. */
+  /** As much of what is queued as a slice has time for; the frame of an error in place of one that cannot be written. */
   #write(slice: Slice): string {
     let frames = ''
+    /** Where the frame under way begins. */
+    let start = 0
     for (;;) {
       const [head] = this.#queue
-      if (head === undefined || slice.isOver) return frames
-      if (typeof head === 'string') {
-        frames += head
-        this.#queue.shift()
-        continue
+      if (head === undefined || slice.isOver) {
+        this.#isCut ||= frames.length > start
+        return frames
       }
-      const { done, value } = head.next()
-      if (done === true) this.#queue.shift()
-      else frames += value
+      try {
+        const { done, value } = typeof head === 'string' ? { done: true, value: head } : head.next()
+        frames += value ?? ''
+        if (done !== true) continue
+        this.#queue.shift()
+      } catch (error) {
+        // Its trace is closed: the stream breaks off.
+        if (this.#isOver) throw error
+        frames = this.#isCut ? `${frames}\n\n` : frames.slice(0, start)
+        this.#queue.length = 0
+        this.#fail(error)
+      }
+      this.#isCut = false
+      start = frames.length
     }
   }
 
