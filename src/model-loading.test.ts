@@ -54,7 +54,7 @@ it.each<[string, (path: string) => void, RegExp]>([
   ['no tokenizer', (path) => rmSync(join(path, 'tokenizer.json')), /tokenizer\.json/],
 ])('%s', async (name, damage, message) => {
   const location = broken(name, damage)
-  const error: unknown = await loadEngine(configOf('--model', location), { name, location }, log).catch(
+  const error: unknown = await loadEngine(configOf('--model', location), { name, location, adapters: [] }, log).catch(
     (e: unknown) => e,
   )
   expect(error).toMatchObject({ name: 'ModelError', message: expect.stringMatching(message) as string })

@@ -10,7 +10,13 @@ import { loadChatTemplate } from './engine/chat/chat-template.ts'
 import { createEngine } from './engine/engine.ts'
 import type { KvTiers } from './engine/kv/kv-tiers.ts'
 import type { Engine } from './engine/request.ts'
-import { ModelError, type ModelInfo, type ModelRequest, RunnerError } from './engine/runner/runner.ts'
+import {
+  type AdapterRequest,
+  ModelError,
+  type ModelInfo,
+  type ModelRequest,
+  RunnerError,
+} from './engine/runner/runner.ts'
 import { createLastingRunner } from './engine/runner/worker-runner.ts'
 import { loadSamplingDefaults, type SamplingDefaults } from './engine/sampling-defaults.ts'
 import { loadTokenizer, type Tokenizer } from './engine/tokenizer.ts'
@@ -36,6 +42,8 @@ interface Loaded {
 interface NamedModel {
   readonly name: string
   readonly location: string
+  /** What `--lora` adds to it. */
+  readonly adapters: readonly AdapterRequest[]
 }
 
 const NAMED = /^([\w.:/@-]+)=(.+)$/
@@ -44,10 +52,11 @@ const NAMED = /^([\w.:/@-]+)=(.+)$/
 export function modelsOf({
   models,
   servedModelName,
-}: Pick<Config, 'models' | 'servedModelName'>): readonly NamedModel[] {
+  lora,
+}: Pick<Config, 'models' | 'servedModelName' | 'lora'>): readonly NamedModel[] {
   if (models.length > 1 && servedModelName !== null)
     throw new ModelError('--served-model-name: expected one model; give each of several its own: --model NAME=PATH')
-  const named = (models.length > 0 ? models : [BUNDLED_MODEL]).map((value): NamedModel => {
+  const named = (models.length > 0 ? models : [BUNDLED_MODEL]).map((value) => {
     // A path may hold an equals sign, too.
     const [, name = null, location = value] = existsSync(value) ? [] : (NAMED.exec(value) ?? [])
     return { name: name ?? servedModelName ?? nameOf(location), location }
@@ -56,7 +65,35 @@ export function modelsOf({
   const twice = names.find((name, i) => names.indexOf(name) < i)
   if (twice !== undefined)
     throw new ModelError(`--model: two models are called ${twice}; name them apart: --model NAME=PATH`)
-  return named
+  const adapters = adaptersOf(lora, names)
+  return named.map((model) => ({
+    ...model,
+    adapters: adapters.filter(({ model: own }) => own === model.name).map(({ name, path }) => ({ name, path })),
+  }))
+}
+
+const ADAPTER = /^([\w.:/-]+)(?:@([\w.:/@-]+))?=(.+)$/
+
+/** The adapters of `--lora` by their models. Names are those of models, too: each is one thing in the server. Throws ModelError. */
+function adaptersOf(
+  lora: readonly string[],
+  models: readonly string[],
+): readonly (AdapterRequest & { readonly model: string })[] {
+  const taken = new Set(models)
+  return lora.map((value) => {
+    const [, name, model = models.length === 1 ? models[0] : undefined, path = ''] = ADAPTER.exec(value) ?? []
+    const known = models.map((each) => `"${each}"`).join(', ')
+    if (name === undefined)
+      throw new ModelError(`--lora: expected NAME=PATH, or NAME@MODEL=PATH with several models; found ${value}`)
+    if (model === undefined)
+      throw new ModelError(
+        `--lora ${name}: expected the model that it is for: --lora ${name}@MODEL=PATH with one of ${known}`,
+      )
+    if (!models.includes(model)) throw new ModelError(`--lora ${name}: no model is called ${model}; there are ${known}`)
+    if (taken.has(name)) throw new ModelError(`--lora ${name}: a model or another adapter has this name; take another`)
+    taken.add(name)
+    return { name, model, path }
+  })
 }
 
 const nameOf = (location: string): string =>
@@ -98,7 +135,7 @@ export async function loadRemoteEngine(config: Config, logger: Log): Promise<Loa
 /** The engine of a model. Throws ModelError for a checkpoint that cannot serve. */
 export async function loadEngine(
   config: Config,
-  { name, location }: NamedModel,
+  { name, location, adapters }: NamedModel,
   logger: Log,
   { onFatal = () => {}, signal }: LoadControl = {},
 ): Promise<Loaded> {
@@ -111,7 +148,7 @@ export async function loadEngine(
     // Beside the weights, which another thread reads; what is wrong with those is said first.
     const tokenizing = loadTokenizer(path)
     tokenizing.catch(() => {})
-    const loaded = await runner.load(modelRequest(config, path), progress.update)
+    const loaded = await runner.load({ ...modelRequest(config, path), adapters }, progress.update)
     for (const notice of loaded.notices) logger.warn('model.notice', { notice })
     const tokenizer = await tokenizing
     const modelInfo = { ...loaded, eosTokenIds: endIdsOf(loaded, tokenizer, logger) }

@@ -298,7 +298,12 @@ async function listen(server: Server, config: Config): Promise<string> {
 function readyLine(url: string, { engine, models }: ServerState, ms: number): string {
   const device = engine?.modelInfo?.device
   const where = device ? `${device.kind} (${device.adapter})` : 'a remote engine'
-  const names = models.describe().map(({ name, state }) => (state === 'ready' ? name : `${name} (on demand)`))
+  const names = models
+    .describe()
+    .flatMap(({ name, state, adapters }) => [
+      state === 'ready' ? name : `${name} (on demand)`,
+      ...adapters.map((adapter) => adapter.name),
+    ])
   return `miniserve ready on ${url} with ${names.join(', ')} on ${where}, after ${(ms / 1000).toFixed(1)} s`
 }
 
@@ -313,10 +318,13 @@ async function loadModels(
   onFatal: (reason: string) => void,
 ): Promise<void> {
   if (config.engineUrls.length > 0) models.add(await loadRemoteEngine(config, logger))
+  if (config.lora.length > 0 && config.engineUrls.length > 0 && config.models.length === 0)
+    throw new ModelError('--lora: expected a model of this process; engines elsewhere serve adapters of their own')
   const local = config.engineUrls.length > 0 && config.models.length === 0 ? [] : modelsOf(config)
   for (const model of local) {
     models.offer({
       name: model.name,
+      adapters: model.adapters,
       weightBytes: () => weightBytesOf(model),
       wantsRoom: (error) => error instanceof ModelError && error.isOfDevice,
       load: (signal) => loadEngine(config, model, logger, { onFatal, signal }),

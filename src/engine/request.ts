@@ -102,6 +102,8 @@ export interface GenerationRequest {
   /** The cmpl-... or chatcmpl-... id. */
   readonly requestId: string
   readonly prompts: readonly PromptInput[]
+  /** The name of one of the model's adapters; absent: the model by itself. */
+  readonly adapter?: string
   /** Choices per prompt; choice index = prompt index * n + i. */
   readonly n: number
   /** New tokens at most; 0: score the prompt only. */

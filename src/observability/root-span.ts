@@ -32,6 +32,8 @@ export interface OpenRequestInput {
 export interface GenerationInfo {
   readonly operation: 'text_completion' | 'chat' | 'embeddings' | 'retrieval'
   readonly model: string
+  /** The model that `model` is an adapter of; null or absent: it is none. */
+  readonly parentModel?: string | null
   /** Sequences of the request: prompts times n. */
   readonly numChoices?: number
   /** Choices per prompt; a prompt's tokens count once whatever n. */
@@ -83,6 +85,7 @@ export function generationAttributes(info: GenerationInfo): RootAttributes {
   const isGeneration = info.operation === 'chat' || info.operation === 'text_completion'
   return {
     'llm.model': info.model,
+    'llm.model.parent': info.parentModel ?? undefined,
     'llm.choices': info.numChoices !== undefined && info.numChoices > 1 ? info.numChoices : undefined,
     'llm.stop_sequences': info.stopSequences ? info.stopSequences : undefined,
     'gen_ai.operation.name': info.operation,

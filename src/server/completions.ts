@@ -94,7 +94,8 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
   const { engine } = model
   const call = toCall(body, {
     requestId: c.get('requestId'),
-    model: engine.modelName,
+    model: model.name,
+    parent: model.parent,
     fingerprint: model.fingerprint,
     chatTemplate: engine.tokenizer?.chatTemplate ?? null,
     maxModelLen: engine.maxModelLen,
@@ -108,6 +109,7 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
   trace.setGeneration({
     operation: job.kind === 'chat' ? 'chat' : 'text_completion',
     model: job.model,
+    parentModel: model.parent,
     numChoices: job.generation.prompts.length * job.generation.n,
     n: job.shown.choices,
     ...job.sent,

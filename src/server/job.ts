@@ -54,6 +54,8 @@ export interface GenerationJob {
 export interface JobContext {
   readonly requestId: string
   readonly model: string
+  /** The model that `model` is an adapter of; null: it is none. */
+  readonly parent: string | null
   readonly fingerprint: string
   /** Source of the model's chat template; null: it has none, or a remote engine has it. */
   readonly chatTemplate: string | null
@@ -289,6 +291,7 @@ function generationFields(body: SharedFields, context: JobContext) {
   const stop = body.stop === undefined ? [] : typeof body.stop === 'string' ? [body.stop] : body.stop
   return {
     requestId: context.requestId,
+    ...(context.parent === null ? {} : { adapter: context.model }),
     n: body.n ?? 1,
     minTokens: body.min_tokens ?? 0,
     sampling: {

@@ -42,11 +42,15 @@ export function probeHandlers(parts: ProbeParts): ProbeHandlers {
   const models = () => {
     if (parts.state.phase === 'loading') throw new ApiError('loading', 'the model is loading')
     return [
-      ...parts.state.models
-        .describe()
-        .map(({ name, state, maxModelLen }) =>
-          model(name, 'generation', state, maxModelLen === null ? {} : { max_model_len: maxModelLen }),
-        ),
+      ...parts.state.models.describe().flatMap(({ name, state, maxModelLen, adapters }) => {
+        const length = maxModelLen === null ? {} : { max_model_len: maxModelLen }
+        return [
+          model(name, 'generation', state, length),
+          ...adapters.map((adapter) =>
+            model(adapter.name, 'generation', state, { root: adapter.path, parent: name, ...length }),
+          ),
+        ]
+      }),
       ...parts.retrievalModels.map(({ name, kind }) => model(name, kind, 'on_demand')),
     ]
   }

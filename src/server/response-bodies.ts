@@ -184,7 +184,7 @@ export const model = object({
   created: count,
   owned_by: z.string(),
   root: z.string(),
-  parent: z.null(),
+  parent: z.string().nullable(),
   kind: z.enum(['generation', 'embedding', 'reranking']),
   state: z.enum(['ready', 'on_demand']),
   max_model_len: count.optional(),

@@ -17,9 +17,17 @@ export interface ReadyModel {
   readonly promptTemplate: PromptTemplate | null
 }
 
+/** An adapter of a model, by the name that requests choose it by. */
+interface ServedAdapter {
+  readonly name: string
+  readonly path: string
+}
+
 /** A model that can be loaded, more than once. */
 export interface ModelOffer {
   readonly name: string
+  /** Adapters that it is loaded with: each a name to ask for, and where it is. */
+  readonly adapters?: readonly ServedAdapter[]
   /** Bytes of its weights on disk; null: not known before it is loaded. */
   weightBytes(): Promise<number | null>
   /** @throws what is wrong with the model or the device; the signal's reason. */
@@ -34,6 +42,7 @@ type ModelState = 'on_demand' | 'loading' | 'ready' | 'unloading'
 interface ModelDescription {
   readonly name: string
   readonly state: ModelState
+  readonly adapters: readonly ServedAdapter[]
   /** null: it has not been loaded yet. */
   readonly maxModelLen: number | null
   readonly stats: EngineStats | null
@@ -41,6 +50,10 @@ interface ModelDescription {
 
 /** A model while a request uses it: it stays loaded until it is released. */
 export interface ModelUse extends ReadyModel {
+  /** Of the model, or of its adapter. */
+  readonly name: string
+  /** The adapter's model; null: the model itself was chosen. */
+  readonly parent: string | null
   /** Of what answers: changes with the model, how it is computed, and the version of this program. */
   readonly fingerprint: string
   /** Idempotent. */
@@ -124,6 +137,7 @@ export class ServedModels {
     return [...this.#entries.values()].map((entry) => ({
       name: entry.name,
       state: stateOf(entry),
+      adapters: entry.offer?.adapters ?? [],
       maxModelLen: entry.maxModelLen,
       stats: entry.loaded?.engine.stats() ?? null,
     }))
@@ -156,11 +170,12 @@ export class ServedModels {
     signal: AbortSignal,
     elsewhere: (name: string) => string | undefined,
   ): Promise<ModelUse> {
-    const entry = name === undefined ? this.#entries.values().next().value : this.#entries.get(name)
+    const entry = name === undefined ? this.#entries.values().next().value : this.#entryOf(name)
     if (entry === undefined) {
       if (name === undefined) throw new ApiError('loading', 'the model is loading')
       const route = elsewhere(name)
-      const names = [...this.#entries.keys()].map((known) => `"${known}"`).join(', ')
+      const known = this.describe().flatMap((model) => [model.name, ...model.adapters.map((adapter) => adapter.name)])
+      const names = known.map((each) => `"${each}"`).join(', ')
       const hint = route === undefined ? `GET /v1/models lists ${names}` : `it is a model of POST ${route}`
       throw new ApiError('model_not_found', `model: not served here; ${hint}`, { param: 'model' })
     }
@@ -168,13 +183,27 @@ export class ServedModels {
     this.#begin(entry)
     try {
       const loaded = await untilAborted(this.#loaded(entry), signal)
-      return { ...loaded, fingerprint: entry.fingerprint, release: once(() => this.#end(entry)) }
+      const adapter = name === undefined || name === entry.name ? null : name
+      return {
+        ...loaded,
+        name: adapter ?? entry.name,
+        parent: adapter === null ? null : entry.name,
+        fingerprint:
+          adapter === null ? entry.fingerprint : fingerprintOf([entry.fingerprint, digestOf(loaded, adapter)]),
+        release: once(() => this.#end(entry)),
+      }
     } catch (error) {
       this.#end(entry)
       if (signal.aborted || error instanceof ApiError) throw error
       const message = `model: "${entry.name}" could not be loaded; see the server's log for the reason`
       throw new ApiError('model_load_failed', message, { param: 'model', cause: error })
     }
+  }
+
+  /** The model of this name, or that has an adapter of this name. */
+  #entryOf(name: string): Entry | undefined {
+    const isNamed = ({ offer }: Entry): boolean => offer?.adapters?.some((adapter) => adapter.name === name) ?? false
+    return this.#entries.get(name) ?? [...this.#entries.values()].find(isNamed)
   }
 
   /** Refuses new requests and waits for the running ones, at most so long. */
@@ -212,7 +241,7 @@ export class ServedModels {
     const { engine } = loaded
     const { device, quantization } = engine.modelInfo ?? {}
     const what = [this.#options.version, engine.modelName, device?.kind, device?.adapter, quantization]
-    entry.fingerprint = `fp_${createHash('sha256').update(JSON.stringify(what)).digest('hex').slice(0, 10)}`
+    entry.fingerprint = fingerprintOf(what)
     entry.loaded = loaded
     entry.maxModelLen = engine.maxModelLen
     for (const subscriber of this.#options.subscribersOf(entry.name)) engine.subscribe(subscriber)
@@ -327,6 +356,14 @@ const COUNTS = [
   'numDraftTokens',
   'numAcceptedTokens',
 ] as const
+
+function fingerprintOf(what: readonly unknown[]): string {
+  return `fp_${createHash('sha256').update(JSON.stringify(what)).digest('hex').slice(0, 10)}`
+}
+
+function digestOf({ engine }: ReadyModel, adapter: string): string | undefined {
+  return engine.modelInfo?.adapters.find(({ name }) => name === adapter)?.digest
+}
 
 function stateOf({ loaded, loading, unloading }: Entry): ModelState {
   if (unloading !== null) return 'unloading'

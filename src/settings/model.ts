@@ -11,6 +11,13 @@ export const modelSettings = {
     help: 'folder in Hugging Face layout, .gguf file, or hub id ORG/NAME; repeat it with names to serve several models',
     defaultText: 'the bundled model',
   }),
+  lora: field(z.array(nonEmptyText).default([]), {
+    flag: 'lora',
+    env: 'LORA',
+    value: 'NAME[@MODEL]=PATH',
+    help: 'LoRA adapter (PEFT folder or GGUF file), chosen by its name as `model` of a request; repeatable',
+    defaultText: 'none',
+  }),
   modelIdle: field(integer(1, 10_000_000).nullable().default(null), {
     flag: 'model-idle',
     value: 'SECONDS',

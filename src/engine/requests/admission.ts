@@ -145,6 +145,16 @@ interface SequenceFactory {
   readonly cacheRoot: string | null
   /** Of the first sequence; the others follow. */
   readonly arrival: number
+  /** Index of the request's adapter; absent: none. */
+  readonly adapter?: number | undefined
+}
+
+/** The index of a request's adapter. Throws EngineError invalid_request for a name that the model does not have. */
+export function adapterOf({ adapter }: GenerationRequest, { adapters }: ModelInfo): number | undefined {
+  if (adapter === undefined) return undefined
+  const index = adapters.findIndex(({ name }) => name === adapter)
+  if (index >= 0) return index
+  throw refused('model', `expected one of the model's ${adapters.length} adapters`)
 }
 
 /** One sequence a choice, in the order of choices. Throws EngineError invalid_request for sampling the model cannot do. */
@@ -177,6 +187,7 @@ export function createSequences(
         priority: request.priority,
         tenant: request.tenant ?? request.cacheSalt,
         promptTokens,
+        adapter: factory.adapter,
         maxOutputTokens: Math.min(request.maxTokens, maxModelLen - promptTokens.length),
         sampling: new SamplingState(options, promptTokens),
         promptLogprobs: choice === 0 ? request.promptLogprobs : -1,

@@ -1,6 +1,6 @@
 /** From a request to its sequences in the scheduler's queue. */
 import type { ActiveRequest, ActiveRequests } from './active-requests.ts'
-import { checkPrompt, checkQueue, checkRequest, checkSize, createSequences } from './admission.ts'
+import { adapterOf, checkPrompt, checkQueue, checkRequest, checkSize, createSequences } from './admission.ts'
 import type { QueueBounds } from './admission.ts'
 import { Choice } from './choice.ts'
 import type { EventBus } from '../event-bus.ts'
@@ -76,12 +76,14 @@ export class Intake {
     }
     checkQueue(prompts, request.n, load, options)
     const rules = control.rulesOf(request)
+    const adapter = adapterOf(request, modelInfo)
     const sequences = createSequences(request, prompts, {
       modelInfo,
       maxModelLen,
       speculation: options.speculation,
       hasGrammar: rules !== null,
-      cacheRoot: options.prefixCaching ? scheduler.cache.root(request.cacheSalt) : null,
+      cacheRoot: options.prefixCaching ? scheduler.cache.root(request.cacheSalt, this.#digestOf(adapter)) : null,
+      adapter,
       arrival: this.#numArrived,
     })
     this.#numArrived += sequences.length
@@ -123,6 +125,12 @@ export class Intake {
       scheduler.add(sequence)
       bus.publish({ type: 'queued', requestId, choice, atMs: counters.arrivedMs, numPromptTokens })
     }
+  }
+
+  /** What tells an adapter's blocks from others'; null: the model by itself. */
+  #digestOf(adapter: number | undefined): Int32Array | null {
+    const digest = adapter === undefined ? undefined : this.#parts.modelInfo.adapters[adapter]?.digest
+    return digest === undefined ? null : new Int32Array(new Uint8Array(Buffer.from(digest, 'hex')).buffer)
   }
 
   /** A matcher a sequence, and its first mask, computed while other sequences' steps run. */

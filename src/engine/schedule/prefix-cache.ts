@@ -68,9 +68,13 @@ export class PrefixCache implements BlockContents {
     return this.#byBlock.size
   }
 
-  /** The parent of a tenant's first blocks. */
-  root(salt: string): BlockHash {
-    return this.#hash(salt, new Int32Array(0))
+  /**
+   * The parent of a tenant's first blocks. @param digest of the adapter that they are computed with: words, as a block's tokens are, so that no salt
+   * can stand for it
+   */
+  root(salt: string, digest: Int32Array | null = null): BlockHash {
+    const root = this.#hash(salt, new Int32Array(0))
+    return digest === null ? root : this.#hash(root, digest)
   }
 
   /** Hashes of the first `numBlocks` blocks of `tokens`, kept in `chain` from call to call. */

@@ -64,6 +64,8 @@ interface SequenceOptions {
   /** Absent: everybody is one tenant. */
   readonly tenant?: string | undefined
   readonly promptTokens: readonly number[]
+  /** Index of its adapter; absent: none. */
+  readonly adapter?: number | undefined
   /** Tokens to generate at most; 0: compute the prompt only. */
   readonly maxOutputTokens: number
   readonly sampling: SamplingState
@@ -87,6 +89,7 @@ export class Sequence {
   readonly priority: number
   readonly tenant: string
   readonly numPromptTokens: number
+  readonly adapter: number | undefined
   readonly maxOutputTokens: number
   readonly sampling: SamplingState
   readonly promptLogprobs: number
@@ -138,6 +141,7 @@ export class Sequence {
     this.priority = options.priority
     this.tenant = options.tenant ?? ''
     this.numPromptTokens = options.promptTokens.length
+    this.adapter = options.adapter
     this.maxOutputTokens = options.maxOutputTokens
     this.sampling = options.sampling
     this.promptLogprobs = options.promptLogprobs

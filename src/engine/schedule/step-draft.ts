@@ -195,7 +195,9 @@ export class StepDraft {
       epoch: sequence.counters.numPreemptions,
     })
     const state = this.#useState(sequence, startPosition + numTokens)
-    this.#plans.push({ tokenSource, startPosition, blockTable: sequence.blockTable.slice(), ...state, sample, score })
+    const adapter = sequence.adapter === undefined ? {} : { adapter: sequence.adapter }
+    const blockTable = sequence.blockTable.slice()
+    this.#plans.push({ tokenSource, startPosition, blockTable, ...adapter, ...state, sample, score })
     this.budget -= numTokens
     sequence.numComputedTokens += numTokens
     if (sample.length > 0) {

@@ -34,6 +34,7 @@ export const ROOT_SPANS = {
       'llm.model': string('optional', 'served model name, once the body named a model that is served', {
         alias: ['gen_ai.request.model', 'gen_ai.response.model'],
       }),
+      'llm.model.parent': string('optional', 'the model that llm.model is an adapter of'),
       'llm.request.id': string('always', 'id of the request and of its response (cmpl-…, chatcmpl-…)'),
       'llm.request.param': string('optional', 'the field of the body that a refused request was refused for'),
       'llm.ttft_ms': double('optional', "milliseconds from the engine's queue to the first token"),
