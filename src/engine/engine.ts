@@ -134,7 +134,8 @@ class LocalEngine implements Engine {
       maxNumBatchedTokens: modelInfo.maxNumBatchedTokens,
       maxSampleRows: maxSampleRows(options.maxNumSeqs, options.speculation),
       hash: hashBlock,
-      maxPrefillTokens: (numRows) => times.prefillTokensBeside(numRows, options.maxPrefillMs ?? Infinity),
+      maxPrefillTokens: (numRows, numPrompts) =>
+        times.prefillTokensBeside(numRows, numPrompts, options.maxPrefillMs ?? Infinity),
       prefetch: (sequence, match) => this.#kv?.prefetch(scheduler, sequence, match) ?? false,
     })
     this.#bus = bus

@@ -12,7 +12,7 @@ import type { Sequence } from './schedule/sequence.ts'
 import { type newEngineCounts, publishSchedule } from './schedule/step-accounting.ts'
 import { type ScheduledStep, SequenceFault } from './schedule/step-draft.ts'
 import type { StepTimes } from './schedule/step-times.ts'
-import type { MaskQueue } from './structured/mask-queue.ts'
+import type { FoundMasks, MaskQueue } from './structured/mask-queue.ts'
 
 interface StepLoopParts {
   readonly runner: Runner
@@ -28,9 +28,13 @@ interface StepLoopParts {
   readonly onError: (where: string, error: unknown) => void
 }
 
+const NONE_LATE: ReadonlySet<Sequence> = new Set()
+
 interface StepInFlight {
   readonly step: ScheduledStep
   readonly result: Promise<StepResult>
+  /** null: all masks were known when it was planned. */
+  readonly masks: Promise<FoundMasks> | null
   readonly submittedMs: number
 }
 
@@ -96,22 +100,25 @@ export class StepLoop {
   async #step(): Promise<boolean> {
     let delivering: ScheduledStep | null = null
     try {
-      if (this.#parts.masks.numPending > 0) await this.#parts.masks.wait()
+      // A state cannot go back: what it was advanced by for a mask that came too late would be in it twice.
+      if (this.#parts.scheduler.states !== null && this.#parts.masks.numPending > 0) await this.#parts.masks.wait()
       this.#fill()
       const oldest = this.#inFlight.shift()
       if (oldest === undefined) return false
       delivering = oldest.step
       const result = await oldest.result
+      const late = (await oldest.masks)?.late ?? NONE_LATE
       this.#poolId = result.poolId ?? 0
       const atMs = performance.now()
       const startMs = Math.max(oldest.submittedMs, this.#lastDeliveredMs)
       this.#lastDeliveredMs = atMs
       const { numDecodeTokens, numPrefillTokens } = oldest.step
       this.#parts.times.record(numDecodeTokens, numPrefillTokens, Math.min(atMs - startMs, result.computeMs))
-      this.#parts.delivery.deliver({ step: oldest.step, result, startMs, atMs })
-      // At once, so that the runner computes while the streams are written; but not without the sequences whose masks are on their way.
+      this.#parts.delivery.deliver({ step: oldest.step, result, late, startMs, atMs })
+      // At once, so that the runner computes while the streams are written and masks are on their way.
       delivering = null
-      if (this.#parts.masks.numPending === 0 && !this.#isOver()) this.#fill()
+      const mayFill = this.#parts.scheduler.states === null || this.#parts.masks.numPending === 0
+      if (mayFill && !this.#isOver()) this.#fill()
     } catch (error) {
       // The pool was replaced without a failed step: while nothing ran, or under a read of blocks.
       if (error instanceof RunnerError && error.code === 'pool_replaced') await this.#startOver()
@@ -138,20 +145,27 @@ export class StepLoop {
       // What was preempted made room: there may be a step now.
       if (step === null && schedule.preempted.length > 0) continue
       if (step === null) return
-      const result = this.#execute(step)
+      const masks = step.unmasked.size === 0 ? null : this.#masks(step)
+      const result = this.#execute(step, masks)
       // Awaited in order, maybe after an earlier step has failed: not an unhandled rejection until then.
       result.catch(() => {})
-      this.#inFlight.push({ step, result, submittedMs: performance.now() })
+      this.#inFlight.push({ step, result, masks, submittedMs: performance.now() })
     }
   }
 
+  #masks({ unmasked, numDecodeTokens }: ScheduledStep): Promise<FoundMasks> {
+    const { masks, times } = this.#parts
+    return masks.collect(unmasked, times.ofRows(numDecodeTokens) ?? 0)
+  }
+
   /** Submits a step, in the context of the request that it serves where it serves one alone. */
-  #execute({ plan, sequences }: ScheduledStep): Promise<StepResult> {
+  #execute({ plan, sequences }: ScheduledStep, found: Promise<FoundMasks> | null): Promise<StepResult> {
     const { runner } = this.#parts
     const submitted = this.#poolId === null ? plan : { ...plan, poolId: this.#poolId }
     const [first, ...others] = new Set(sequences.map(({ sequence }) => sequence.requestId))
-    if (first === undefined || others.length > 0) return runner.execute(submitted)
-    return this.#parts.bus.run({ requestId: first, part: 'step' }, () => runner.execute(submitted))
+    const masks = found?.then((known) => known.masks)
+    if (first === undefined || others.length > 0) return runner.execute(submitted, masks)
+    return this.#parts.bus.run({ requestId: first, part: 'step' }, () => runner.execute(submitted, masks))
   }
 
   /**

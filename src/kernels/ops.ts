@@ -639,6 +639,8 @@ export interface Backend {
   /** Log-probabilities of given tokens, computed in chunks of rows. At most once a step. */
   score(x: Activation, head: Matrix, options: LogitsOptions, rows: readonly ScoreRow[]): void
   /** Runs what was recorded. Up to two steps may be in flight; they complete in order. Rejects with DeviceLostError when the device goes. */
+  /** Begins what was issued of the step so far: the rest is issued later. Absent where a step begins as a whole. */
+  flush?(): void
   endStep(options?: { readonly logits?: boolean }): Promise<StepOutput>
 
   // -- between steps --------------------------------------------------------------------------------------------------

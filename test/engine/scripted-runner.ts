@@ -5,6 +5,7 @@
  */
 import { resolvePending, Sampler, tokenLogprobs } from '../../src/kernels/sampling.ts'
 import type {
+  LateMasks,
   ModelInfo,
   Runner,
   RunnerProblem,
@@ -35,6 +36,15 @@ export interface ScriptedRunnerOptions {
 const NEVER_WRITTEN = -1
 /** More sequences than a test's steps have. */
 const MAX_SEQUENCES = 64
+
+function withMasks(plan: StepPlan, masks: LateMasks): StepPlan {
+  let row = 0
+  const sequences = plan.sequences.map((sequence) => ({
+    ...sequence,
+    sample: sequence.sample.map((spec) => ({ ...spec, mask: masks.get(row++) ?? spec.mask })),
+  }))
+  return { ...plan, sequences }
+}
 
 export class ScriptedRunner implements Runner {
   readonly modelInfo: ModelInfo
@@ -107,9 +117,10 @@ export class ScriptedRunner implements Runner {
     return Promise.resolve(this.modelInfo)
   }
 
-  async execute(plan: StepPlan): Promise<StepResult> {
+  async execute(plan: StepPlan, masks?: Promise<LateMasks>): Promise<StepResult> {
     if (plan.poolId !== undefined && plan.poolId !== this.poolId) throw new RunnerError('pool_replaced', 'another pool')
-    const result = this.#run(structuredClone(plan))
+    const copy = structuredClone(plan)
+    const result = this.#run(masks === undefined ? copy : withMasks(copy, await masks))
     if (this.#options.isDeferred === true) await new Promise((resolve) => setImmediate(resolve))
     if (this.#isClosed) throw new RunnerError('closed', 'the runner is closed')
     return result

@@ -295,6 +295,25 @@ export function describeLinear(create: CreateBackend, tolerances: Tolerances, co
       })
     }
 
+    it('a step of which a part is begun early gives what it gives as a whole', async () => {
+      const numRows = 9
+      const { out, x, norm } = loaded.get(tested)!
+      const run = (isParted: boolean) => {
+        const record = (): void => {
+          tested.normAdd(out, x, norm)
+          if (isParted) tested.flush?.()
+          tested.normAdd(out, x, norm)
+        }
+        const writes = [
+          [out, randomValues(420, numRows * cols)],
+          [x, randomValues(421, numRows * cols, 4)],
+        ] as const
+        return runOp(tested, plainStep(numRows), writes, record, out)
+      }
+      const [whole, parted] = [firstRows(await run(false), numRows, cols), firstRows(await run(true), numRows, cols)]
+      expectBitEqual(parted, whole, 'in two parts')
+    })
+
     it('normAdd', async () => {
       const most = 67
       const residual = randomValues(410, most * cols)

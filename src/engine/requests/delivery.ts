@@ -54,6 +54,10 @@ export class Delivery {
     const { scheduler, requests, masks, times } = this.#parts
     const { choice, active } = owner
     const { sequence } = entry
+    if (finished.late.has(sequence)) {
+      scheduler.settle(entry, 0)
+      return
+    }
     const tokens = acceptDrafts(entry.drafts, output.tokens)
     scheduler.settle(entry, tokens.length)
     if (output.scores.length > 0) choice.score(entry.startPosition + 1, output.scores)

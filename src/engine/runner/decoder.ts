@@ -67,16 +67,20 @@ export class Decoder {
     this.#adaptedOps = adapted === null ? null : record('layers with adapters', true)
   }
 
-  /** Issues the ops of a step, between the backend's beginStep and endStep. @param isAdapted the step names adapters */
-  forward(samples: readonly SampleRow[], scores: readonly ScoreRow[], isAdapted: boolean): void {
-    const backend = this.#backend
+  /** Issues the ops of a step, between the backend's beginStep and endStep: those of the layers first. @param isAdapted the step names adapters */
+  layers(isAdapted: boolean): void {
     if (isAdapted && this.#adaptedOps === null) throw new Error('the step names adapters, the model has none')
-    backend.run(isAdapted && this.#adaptedOps !== null ? this.#adaptedOps : this.#layerOps)
+    this.#backend.run(isAdapted && this.#adaptedOps !== null ? this.#adaptedOps : this.#layerOps)
+  }
+
+  /** Then those of what the step gives back. */
+  outputs(samples: readonly SampleRow[], scores: readonly ScoreRow[]): void {
+    const backend = this.#backend
     if (samples.length > 0) backend.sample(this.#hidden, this.#head, this.#logits, samples)
     if (scores.length > 0) backend.score(this.#hidden, this.#head, this.#logits, scores)
   }
 
-  /** In place of `forward`, in steps of whole sequences: a row of the residual stream for each, before the last norm. */
+  /** In place of both, in steps of whole sequences: a row of the residual stream for each, before the last norm. */
   pool(pooling: Pooling): void {
     this.#backend.run(this.#layerOps)
     this.#backend.pool(this.#hidden, pooling)

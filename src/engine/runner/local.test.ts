@@ -51,6 +51,51 @@ test('a lost device fails the steps in flight with device_lost, and the next cal
   expect(closed).toBe(2)
 })
 
+/** Allows one token. */
+function only(token: number): Uint32Array {
+  const mask = new Uint32Array(64)
+  mask[token >> 5] = 1 << (token & 31)
+  return mask
+}
+
+test.each(['reference', 'cpu'] as const)(
+  'a step on %s computes its layers before its masks are known, and the next step waits for it',
+  async (device) => {
+    const order: string[] = []
+    const runner = createLocalRunner(async (request, onProgress) => {
+      const model = await loadModel(request, onProgress)
+      const { decoder } = model
+      const [layers, outputs] = [decoder.layers.bind(decoder), decoder.outputs.bind(decoder)]
+      decoder.layers = (isAdapted) => {
+        order.push('layers')
+        layers(isAdapted)
+      }
+      decoder.outputs = (...rows) => {
+        order.push('outputs')
+        outputs(...rows)
+      }
+      return model
+    })
+    await runner.load(goldenRequest('llama', { device, numKvBlocks: null, maxNumSeqs: 1 }))
+    const unmasked = (await runner.execute({ ...PLAN, stepId: 0 })).sequences[0]!.tokens
+    order.length = 0
+    let give: (masks: ReadonlyMap<number, Uint32Array>) => void = () => {}
+    const first = runner.execute(PLAN, new Promise((resolve) => (give = resolve)))
+    const second = runner.execute({ ...PLAN, stepId: 2 })
+    await new Promise((resolve) => setImmediate(resolve))
+    expect(order).toEqual(['layers'])
+    const allowed = (unmasked[0]! + 1) % 64
+    give(new Map([[0, only(allowed)]]))
+    expect((await first).sequences[0]!.tokens).toEqual([allowed])
+    expect((await second).sequences[0]!.tokens).toEqual(unmasked)
+    expect(order).toEqual(['layers', 'outputs', 'layers', 'outputs'])
+    // One that did not come: the row is drawn from all the same.
+    const late = await runner.execute({ ...PLAN, stepId: 3 }, Promise.resolve(new Map()))
+    expect(late.sequences[0]!.tokens).toEqual(unmasked)
+    await runner.close()
+  },
+)
+
 test('limits that cannot be served are refused with what to change', async () => {
   const load = (overrides: Partial<ModelRequest>) => async () =>
     createLocalRunner().load(goldenRequest('llama', overrides))

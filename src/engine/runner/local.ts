@@ -1,8 +1,9 @@
 /** The runner in this thread: a StepPlan becomes ops, the ops' numbers a StepResult. */
-import { DeviceLostError, type StepOutput } from '../../kernels/ops.ts'
+import { DeviceLostError, type StepInput, type StepOutput } from '../../kernels/ops.ts'
 import { GREEDY } from '../../kernels/sampling.ts'
 import { type LoadedModel, loadModel } from './model.ts'
 import {
+  type LateMasks,
   type ModelInfo,
   type ModelRequest,
   type ProgressListener,
@@ -27,6 +28,8 @@ class LocalRunner implements MortalRunner {
   readonly #abandoned = new AbortController()
   #model: LoadedModel | null = null
   #numFailedSteps = 0
+  /** Until the last step that waits for masks, or for one that does, is issued; null: there is none. */
+  #issuing: Promise<void> | null = null
   /** Why no step can run any more. */
   #ended: RunnerError | null = null
   #closing: Promise<void> | null = null
@@ -51,11 +54,15 @@ class LocalRunner implements MortalRunner {
     return { ...model.info, memory: model.backend.memoryUse() }
   }
 
-  async execute(plan: StepPlan): Promise<StepResult> {
+  async execute(plan: StepPlan, masks?: Promise<LateMasks>): Promise<StepResult> {
     const model = this.#current(plan.poolId)
     const started = performance.now()
     try {
-      const output = await this.#run(model, plan)
+      // Steps begin in the order of calls: at once, where none before is waiting for masks.
+      const isFree = masks === undefined && this.#issuing === null
+      const output = await (isFree
+        ? this.#run(model, plan)
+        : this.#runInTurn(model, plan, masks).then((step) => step.output))
       if (this.#ended !== null) throw this.#ended
       this.#numFailedSteps = 0
       return toResult(plan, output, performance.now() - started, this.#poolId)
@@ -112,10 +119,52 @@ class LocalRunner implements MortalRunner {
   /** Issues the whole step before the first await: the order of steps is the order of calls. */
   #run(model: LoadedModel, plan: StepPlan): Promise<StepOutput> {
     const planned = model.layout.plan(plan)
+    return this.#whole(() => issue(model, plan, planned))
+  }
+
+  /** The same, after the steps before that wait for masks, and waiting for its own after its layers. The output is inside an object: it is awaited later. */
+  async #runInTurn(
+    model: LoadedModel,
+    plan: StepPlan,
+    masks: Promise<LateMasks> | undefined,
+  ): Promise<{ readonly output: Promise<StepOutput> }> {
+    const before = this.#issuing
+    let end = (): void => {}
+    const turn = new Promise<void>((resolve) => (end = resolve))
+    this.#issuing = turn
     try {
-      return issue(model, plan, planned)
+      if (before !== null) {
+        await before
+        this.#current(plan.poolId)
+      }
+      if (masks === undefined) return { output: this.#run(model, plan) }
+      const { input, samples, scores } = model.layout.plan(plan)
+      this.#whole(() => {
+        begin(model, plan, input)
+        model.decoder.layers(input.adapters !== undefined)
+        model.backend.flush?.()
+      })
+      const found = await masks
+      this.#current(plan.poolId)
+      const masked = samples.map((sample, row) => {
+        const mask = found.get(row)
+        return mask === undefined ? sample : { ...sample, spec: { ...sample.spec, mask } }
+      })
+      return this.#whole(() => {
+        model.decoder.outputs(masked, scores)
+        return { output: model.backend.endStep() }
+      })
+    } finally {
+      if (this.#issuing === turn) this.#issuing = null
+      end()
+    }
+  }
+
+  /** Where it throws, half a step is noted in the backend, copies of blocks among it, and nobody knows which: not another one may follow it. */
+  #whole<T>(issued: () => T): T {
+    try {
+      return issued()
     } catch (error) {
-      // Half a step is noted in the backend, copies of blocks among it, and nobody knows which: not another one may follow it.
       this.#fail(error)
       throw error
     }
@@ -141,15 +190,20 @@ function messageOf(error: unknown): string {
   return error instanceof Error ? error.message : String(error)
 }
 
+function begin({ backend }: LoadedModel, plan: StepPlan, input: StepInput): void {
+  for (const { source, destination, numTokens } of plan.blockCopies) backend.copyBlock(source, destination, numTokens)
+  backend.beginStep(input)
+}
+
 function issue(
-  { backend, decoder }: LoadedModel,
+  model: LoadedModel,
   plan: StepPlan,
   { input, samples, scores }: ReturnType<LoadedModel['layout']['plan']>,
 ): Promise<StepOutput> {
-  for (const { source, destination, numTokens } of plan.blockCopies) backend.copyBlock(source, destination, numTokens)
-  backend.beginStep(input)
-  decoder.forward(samples, scores, input.adapters !== undefined)
-  return backend.endStep()
+  begin(model, plan, input)
+  model.decoder.layers(input.adapters !== undefined)
+  model.decoder.outputs(samples, scores)
+  return model.backend.endStep()
 }
 
 /** Row counts of the warm-up: a decode row, a few, as many as one decode tile takes, and a chunk, which take different kernels. */

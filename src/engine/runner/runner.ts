@@ -132,6 +132,12 @@ export interface StepPlan {
   readonly sequences: readonly SequencePlan[]
 }
 
+/**
+ * Masks that were not known when their step was planned, by sample row of the step. A row that is not among them is drawn from without one: what it
+ * draws is of no use.
+ */
+export type LateMasks = ReadonlyMap<number, Uint32Array>
+
 export interface SequenceResult {
   /** One a sample row. */
   readonly tokens: readonly number[]
@@ -156,8 +162,11 @@ export type ProgressListener = (doneBytes: number, totalBytes: number) => void
 export interface Runner {
   /** Throws ModelError for a checkpoint that cannot be served. Call once. */
   load(model: ModelRequest, onProgress?: ProgressListener): Promise<ModelInfo>
-  /** Steps execute in call order; up to two may be in flight. Rejects with RunnerError. */
-  execute(plan: StepPlan): Promise<StepResult>
+  /**
+   * Steps execute in call order; up to two may be in flight. `masks`, which never rejects, is awaited between the layers and the sampling of the
+   * step; later steps wait for it too. Rejects with RunnerError.
+   */
+  execute(plan: StepPlan, masks?: Promise<LateMasks>): Promise<StepResult>
   /** Reads and writes reject with `pool_replaced` where `poolId` is given and another pool has taken that one's place. */
   readBlocks(blocks: readonly number[], poolId?: number): Promise<Uint8Array>
   writeBlocks(blocks: readonly number[], bytes: Uint8Array, poolId?: number): Promise<void>

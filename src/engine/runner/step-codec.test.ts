@@ -54,7 +54,7 @@ test('a plan comes back as it was, whatever it holds and however large it is', (
   const first = writer.buffer
   for (const plan of [planOf(1), planOf(5000), planOf(0)]) {
     writePlan(writer, plan)
-    expect(readPlan(writer.buffer)).toEqual(plan)
+    expect(readPlan(writer.buffer)).toEqual({ plan, awaitsMasks: false })
   }
   expect(writer.buffer).not.toBe(first)
 })
@@ -62,7 +62,7 @@ test('a plan comes back as it was, whatever it holds and however large it is', (
 test('what is uploaded to a device does not lie in shared memory', () => {
   const writer = new WordWriter()
   writePlan(writer, planOf(1))
-  const [, second] = readPlan(writer.buffer).sequences
+  const [, second] = readPlan(writer.buffer).plan.sequences
   const { mask, adjustments, repetition } = second!.sample[1]!
   for (const array of [mask!, adjustments!.tokens, adjustments!.deltas, repetition!.tokens])
     expect(array.buffer).toBeInstanceOf(ArrayBuffer)

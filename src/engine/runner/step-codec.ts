@@ -97,9 +97,10 @@ class WordReader {
 const SOURCE = { ids: 0, previousStep: 1 } as const
 const FLAG = { repetition: 1, adjustments: 2, mask: 4, pending: 8, pendingDeltas: 16 } as const
 
-/** Writes a plan as words to shared memory. */
-export function writePlan(writer: WordWriter, plan: StepPlan): void {
+/** Writes a plan as words to shared memory. `awaitsMasks`: some follow by message. */
+export function writePlan(writer: WordWriter, plan: StepPlan, awaitsMasks = false): void {
   writer.reset()
+  writer.int(awaitsMasks ? 1 : 0)
   writer.int(plan.stepId)
   writer.int(plan.poolId ?? -1)
   writer.int(plan.blockCopies.length)
@@ -131,8 +132,9 @@ export function writePlan(writer: WordWriter, plan: StepPlan): void {
 }
 
 /** The plan; its token ids and block tables lie in the shared memory and are valid until that is written again. */
-export function readPlan(buffer: SharedArrayBuffer): StepPlan {
+export function readPlan(buffer: SharedArrayBuffer): { readonly plan: StepPlan; readonly awaitsMasks: boolean } {
   const reader = new WordReader(buffer)
+  const awaitsMasks = reader.int() === 1
   const stepId = reader.int()
   const poolId = reader.int()
   const blockCopies = Array.from({ length: reader.int() }, () => ({
@@ -155,7 +157,7 @@ export function readPlan(buffer: SharedArrayBuffer): StepPlan {
     const score = topN < 0 ? null : { targets: reader.array(), topN }
     sequences.push({ tokenSource, startPosition, blockTable, ...adapter, ...state, sample, score })
   }
-  return { stepId, ...(poolId < 0 ? {} : { poolId }), blockCopies, sequences }
+  return { plan: { stepId, ...(poolId < 0 ? {} : { poolId }), blockCopies, sequences }, awaitsMasks }
 }
 
 function writeSpec(writer: WordWriter, spec: SampleSpec): void {

@@ -12,6 +12,7 @@ import {
   type RunnerProblem,
   type StepPlan,
   type StepResult,
+  type LateMasks,
 } from './runner.ts'
 
 /** A runner that ends for good when it breaks. */
@@ -63,8 +64,8 @@ class SupervisedRunner implements Runner {
   }
 
   // No wait where a runner is there: two calls in a row begin their steps in call order.
-  async execute(plan: StepPlan): Promise<StepResult> {
-    return (this.#alive ?? (await this.#current())).execute(plan)
+  async execute(plan: StepPlan, masks?: Promise<LateMasks>): Promise<StepResult> {
+    return (this.#alive ?? (await this.#current())).execute(plan, masks)
   }
 
   async readBlocks(blocks: readonly number[], poolId?: number): Promise<Uint8Array> {

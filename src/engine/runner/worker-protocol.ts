@@ -1,5 +1,12 @@
 /** What crosses between worker-runner.ts and worker.ts. */
-import { ModelError, type ModelInfo, type ModelRequest, RunnerError, type RunnerProblem } from './runner.ts'
+import {
+  type LateMasks,
+  ModelError,
+  type ModelInfo,
+  type ModelRequest,
+  RunnerError,
+  type RunnerProblem,
+} from './runner.ts'
 import type { ResultDetails } from './step-codec.ts'
 
 export type WorkerCall =
@@ -15,12 +22,13 @@ export type WorkerCall =
 
 /**
  * Steps go through slots, shared memory for a plan and then its result (step-codec.ts): a number says that the plan in that slot is to be
- * run. `memory` comes before the first use of a slot, and again when a plan needed more.
+ * run. `memory` comes before the first use of a slot, and again when a plan needed more; `masks` after the number, where the plan says so.
  */
 export type WorkerRequest =
   | number
   | { readonly id: number; readonly call: WorkerCall }
   | { readonly slot: number; readonly memory: SharedArrayBuffer }
+  | { readonly slot: number; readonly masks: LateMasks }
 
 /** A number: the result in that slot is complete. */
 export type WorkerResponse =

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, expect, test } from 'vitest'
 import { goldenRequest, readGolden } from '../../../test/golden/golden.ts'
 import { GREEDY } from '../../kernels/sampling.ts'
 import { createLocalRunner } from './local.ts'
-import { ModelError, type Runner, RunnerError, type StepPlan } from './runner.ts'
+import { type LateMasks, ModelError, type Runner, RunnerError, type StepPlan } from './runner.ts'
 import { createWorkerRunner } from './worker-runner.ts'
 
 const golden = readGolden('llama')
@@ -79,6 +79,12 @@ test('a step over the thread gives what it gives in this one; progress, log-prob
   expect(expected.map((result) => result.sequences[0]!.tokens[0])).toEqual(golden.tokens.slice(0, 2))
   expect(expected[0]!.sequences[0]!.logprobs[0]!.topTokens).toHaveLength(2)
   expect(expected[0]!.sequences[0]!.scores).toHaveLength(1)
+
+  const mask = new Uint32Array(3)
+  mask[0] = 1 << 5
+  const masks = (): Promise<LateMasks> => new Promise((resolve) => setImmediate(() => resolve(new Map([[0, mask]]))))
+  for (const runner of [local, remote])
+    expect((await runner.execute(first, masks())).sequences[0]!.tokens, 'a mask that comes later').toEqual([5])
 
   const bytes = await remote.readBlocks([3, 1])
   expect(bytes).toEqual(await local.readBlocks([3, 1]))

@@ -5,6 +5,7 @@
 import { Worker } from 'node:worker_threads'
 import { builtEntry } from '../threads/built-entry.ts'
 import {
+  type LateMasks,
   type ModelInfo,
   type ModelRequest,
   type ProgressListener,
@@ -82,20 +83,21 @@ class WorkerRunner implements MortalRunner {
     return (await this.#call({ kind: 'load', request })) as ModelInfo
   }
 
-  async execute(plan: StepPlan): Promise<StepResult> {
+  async execute(plan: StepPlan, masks?: Promise<LateMasks>): Promise<StepResult> {
     if (this.#ended !== null) throw this.#ended
     const worker = this.#worker
     if (worker === null) throw new RunnerError('engine_error', 'no model is loaded')
     const slot = this.#freeSlot()
-    writePlan(slot.writer, plan)
+    writePlan(slot.writer, plan, masks !== undefined)
     if (slot.writer.buffer !== slot.memory) {
       slot.memory = slot.writer.buffer
       worker.postMessage({ slot: slot.index, memory: slot.memory } satisfies WorkerRequest, [])
     }
-    return new Promise((resolve, reject) => {
-      slot.pending = { resolve, reject }
-      worker.postMessage(slot.index satisfies WorkerRequest, [])
-    })
+    const result = new Promise<StepResult>((resolve, reject) => (slot.pending = { resolve, reject }))
+    worker.postMessage(slot.index satisfies WorkerRequest, [])
+    // A worker that has ended meanwhile takes messages all the same.
+    void masks?.then((found) => worker.postMessage({ slot: slot.index, masks: found } satisfies WorkerRequest, []))
+    return result
   }
 
   async readBlocks(blocks: readonly number[], poolId?: number): Promise<Uint8Array> {

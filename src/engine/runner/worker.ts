@@ -1,7 +1,7 @@
 /** The worker thread's entry: a local runner behind messages. Steps are begun in the order their messages arrive. */
 import { parentPort } from 'node:worker_threads'
 import { createLocalRunner } from './local.ts'
-import type { Runner } from './runner.ts'
+import type { LateMasks, Runner } from './runner.ts'
 import { readPlan, WordWriter, writeResult } from './step-codec.ts'
 import { toWireError, type WorkerCall, type WorkerRequest, type WorkerResponse } from './worker-protocol.ts'
 
@@ -42,11 +42,14 @@ function serve(port: NonNullable<typeof parentPort>, runner: Runner): void {
     }
   }
   const slots: SharedArrayBuffer[] = []
+  const awaited = new Map<number, (masks: LateMasks) => void>()
   const execute = async (slot: number): Promise<void> => {
     const memory = slots[slot]
     try {
       if (memory === undefined) throw new Error(`slot ${slot} has no memory`)
-      const result = await runner.execute(readPlan(memory))
+      const { plan, awaitsMasks } = readPlan(memory)
+      const masks = awaitsMasks ? new Promise<LateMasks>((resolve) => awaited.set(slot, resolve)) : undefined
+      const result = await runner.execute(plan, masks)
       // A result is smaller than its plan: it fits.
       const details = writeResult(new WordWriter(memory), result)
       post(details === null ? slot : { slot, details })
@@ -56,8 +59,11 @@ function serve(port: NonNullable<typeof parentPort>, runner: Runner): void {
   }
   port.on('message', (request: WorkerRequest) => {
     if (typeof request === 'number') void execute(request)
-    else if ('slot' in request) slots[request.slot] = request.memory
-    else void answer(request.id, request.call)
+    else if ('memory' in request) slots[request.slot] = request.memory
+    else if ('masks' in request) {
+      awaited.get(request.slot)?.(request.masks)
+      awaited.delete(request.slot)
+    } else void answer(request.id, request.call)
   })
 }
 

@@ -101,7 +101,12 @@ describe('a step', () => {
   })
 
   it('takes a bounded piece of prompts while someone decodes, and all of the budget while nobody does', () => {
-    const target = scheduler({ maxNumBatchedTokens: 16, maxPrefillTokens: () => 6 })
+    const numsOfPrompts: number[] = []
+    const maxPrefillTokens = (_: number, numPrompts: number): number => {
+      numsOfPrompts.push(numPrompts)
+      return 6
+    }
+    const target = scheduler({ maxNumBatchedTokens: 16, maxPrefillTokens })
     const [a, b, c] = [sequence(range(3), { maxOutputTokens: 3 }), sequence(range(20, 8)), sequence(range(9, 16))]
     for (const each of [a, b]) target.add(each)
     expect(rowsOf(advance(target))).toEqual([
@@ -118,6 +123,32 @@ describe('a step', () => {
       [b.requestId, 1],
       [c.requestId, 5],
     ])
+    expect(numsOfPrompts).toEqual([2, 2])
+  })
+
+  it('has sequences whose masks are still to come, and computes again what one that came too late was for', () => {
+    const target = scheduler()
+    const [a, b] = [sequence(range(3), { hasGrammar: true }), sequence(range(3, 9))]
+    for (const each of [a, b]) target.add(each)
+    advance(target)
+    a.isMaskPending = true
+    const step = target.schedule().step!
+    expect(rowsOf(step)).toEqual([
+      [a.requestId, 1],
+      [b.requestId, 1],
+    ])
+    expect([...step.unmasked]).toEqual([[0, a]])
+    a.isMaskLate = true
+    target.settle(step.sequences[0]!, 0)
+    target.settle(step.sequences[1]!, 1)
+    b.tokens.push(1)
+    expect(rowsOf(advance(target))).toEqual([[b.requestId, 1]])
+    a.isMaskPending = false
+    a.isMaskLate = false
+    const again = advance(target)
+    expect(rowsOf(again)[0]).toEqual([a.requestId, 1])
+    expect(again.sequences[0]!.startPosition).toBe(step.sequences[0]!.startPosition)
+    expect(again.unmasked.size).toBe(0)
   })
 
   it('is planned ahead with the pending token named by its sample row, also where penalties depend on it', () => {

@@ -12,6 +12,7 @@
  * known (run-ahead). Steps run in the order they were planned: a block given back now may be written by the very next plan.
  */
 import { BlockPool } from './block-pool.ts'
+import { compareRunning, compareWaiting, insert, remove } from './order.ts'
 import { PrefixCache } from './prefix-cache.ts'
 import type { BlockHash, PrefixCacheOptions, PrefixMatch } from './prefix-cache.ts'
 import type { Sequence } from './sequence.ts'
@@ -30,8 +31,11 @@ export interface SchedulerOptions extends PrefixCacheOptions, StepBounds {
    * fetched (kv-tiers.ts), and it is to wait until `isLoadingKv` is unset.
    */
   readonly prefetch?: (sequence: Sequence, match: PrefixMatch) => boolean
-  /** Prompt tokens that a step may have beside decode rows: all of those are waited for by every stream. Absent: the whole budget. */
-  readonly maxPrefillTokens?: (numDecodeTokens: number) => number
+  /**
+   * Prompt tokens that a step may have beside decode rows, while so many prompts are not computed: all of those tokens are waited for by every stream.
+   * Absent: the whole budget.
+   */
+  readonly maxPrefillTokens?: (numDecodeTokens: number, numPrompts: number) => number
 }
 
 /** What planning did, step or not. */
@@ -157,7 +161,10 @@ export class Scheduler {
     const preempted: Schedule['preempted'][number][] = []
     this.#makeRoom(preempted)
     this.#scheduleDecodes(draft, preempted)
-    if (!draft.isEmpty) draft.boundPrefill(this.#options.maxPrefillTokens?.(draft.numDecodeTokens) ?? Infinity)
+    if (!draft.isEmpty) {
+      const numPrompts = this.#waiting.length + this.#running.filter(({ isDecoding }) => !isDecoding).length
+      draft.boundPrefill(this.#options.maxPrefillTokens?.(draft.numDecodeTokens, numPrompts) ?? Infinity)
+    }
     for (const sequence of takingTurns(this.#running)) {
       if (!sequence.isDecoding && sequence.numPendingTokens === 0 && this.#hasStateSlot(sequence))
         draft.addChunk(sequence)
@@ -368,32 +375,11 @@ function isReady({ isLoadingKv, isMaskPending, numPendingTokens }: Sequence): bo
 }
 
 function wantsDecodeStep(sequence: Sequence): boolean {
-  return sequence.isDecoding && sequence.wantsMoreTokens && !sequence.isMaskPending
+  return sequence.isDecoding && sequence.wantsMoreTokens && !sequence.isMaskLate
 }
 
 /** What it has computed will be computed again: below this, work is recomputation. */
 function noteComputed(sequence: Sequence): void {
   const numComputed = Math.min(sequence.numComputedTokens, sequence.tokens.length)
   sequence.maxComputedTokens = Math.max(sequence.maxComputedTokens, numComputed)
-}
-
-function compareRunning(a: Sequence, b: Sequence): number {
-  return a.priority - b.priority || a.arrival - b.arrival
-}
-
-function compareWaiting(a: Sequence, b: Sequence): number {
-  const isResumed = (sequence: Sequence) => (sequence.status === 'preempted' ? 0 : 1)
-  return a.priority - b.priority || isResumed(a) - isResumed(b) || a.arrival - b.arrival
-}
-
-/** Inserts into a sorted list. Most go to its end. */
-function insert(list: Sequence[], sequence: Sequence, compare: (a: Sequence, b: Sequence) => number): void {
-  const after = list.findLastIndex((other) => compare(other, sequence) <= 0)
-  list.splice(after + 1, 0, sequence)
-}
-
-function remove(list: Sequence[], sequence: Sequence): void {
-  const index = list.indexOf(sequence)
-  if (index < 0) throw new Error(`sequence ${sequence.requestId}/${sequence.choice} is not in the list it belongs to`)
-  list.splice(index, 1)
 }

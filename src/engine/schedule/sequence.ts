@@ -121,8 +121,10 @@ export class Sequence {
   drafts: readonly number[] = []
   /** Tokens allowed next, by its grammar. */
   mask: Uint32Array | null = null
-  /** The mask is being computed: not to be scheduled before. */
+  /** The mask is being computed. */
   isMaskPending = false
+  /** A step's layers were computed before the mask came: not to be scheduled before it does. */
+  isMaskLate = false
   /** Blocks of a KV tier are on their way: not to be scheduled yet. */
   isLoadingKv = false
   /** The KV tiers were asked for its prefix. */

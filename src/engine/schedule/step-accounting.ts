@@ -3,6 +3,7 @@ import type { EventBus } from '../event-bus.ts'
 import type { StepEvent } from '../events.ts'
 import type { StepResult } from '../runner/runner.ts'
 import type { Schedule, Scheduler } from './scheduler.ts'
+import type { Sequence } from './sequence.ts'
 import type { ScheduledSequence, ScheduledStep } from './step-draft.ts'
 
 /** What the engine counted over its life. */
@@ -33,6 +34,8 @@ export function newEngineCounts(): EngineCounts {
 export interface FinishedStep {
   readonly step: ScheduledStep
   readonly result: StepResult
+  /** Sequences whose masks came too late: what the step drew for them does not count. */
+  readonly late: ReadonlySet<Sequence>
   /** When it began to have the runner for itself: submitted, and the step before it delivered. */
   readonly startMs: number
   readonly atMs: number

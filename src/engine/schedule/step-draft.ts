@@ -29,6 +29,8 @@ export interface ScheduledStep {
   readonly plan: StepPlan
   readonly sequences: readonly ScheduledSequence[]
   readonly admitted: readonly Admission[]
+  /** Sequences whose masks are not known yet, by their sample row. */
+  readonly unmasked: ReadonlyMap<number, Sequence>
   readonly numRows: number
   readonly numPrefillTokens: number
   readonly numDecodeTokens: number
@@ -58,6 +60,7 @@ export class SequenceFault extends Error {
 export class StepDraft {
   readonly stepId: number
   readonly admitted: Admission[] = []
+  readonly #unmasked = new Map<number, Sequence>()
   readonly blockCopies: { source: number; destination: number; numTokens: number }[] = []
   budget: number
   readonly #sequences = new Map<Sequence, ScheduledSequence>()
@@ -122,6 +125,7 @@ export class StepDraft {
       plan: { stepId: this.stepId, blockCopies: this.blockCopies, sequences: this.#plans },
       sequences: [...this.#sequences.values()],
       admitted: this.admitted,
+      unmasked: this.#unmasked,
       numRows: this.#numPrefillTokens + this.#numDecodeTokens,
       numPrefillTokens: this.#numPrefillTokens,
       numDecodeTokens: this.#numDecodeTokens,
@@ -133,6 +137,7 @@ export class StepDraft {
     const numKnown = sequence.numOutputTokens + sequence.numPendingTokens
     const sample: SampleSpec[] = []
     const pendingRow = sequence.numPendingTokens === 0 ? -1 : sequence.pendingSampleRow
+    if (sequence.isMaskPending) this.#unmasked.set(this.#numSampleRows, sequence)
     for (let i = 0; i <= drafts.length; i++) {
       sample.push(sequence.sampling.spec(numKnown + i, sequence.mask, drafts.slice(0, i), pendingRow))
     }

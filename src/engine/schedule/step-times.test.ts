@@ -23,20 +23,24 @@ it('forgets what has not been measured for long', () => {
 
 it('says how many prompt tokens fit a time, beside the decode rows of the step', () => {
   const times = new StepTimes()
-  expect(times.prefillTokensBeside(2, 100)).toBe(Infinity)
+  expect(times.prefillTokensBeside(2, 2, 100)).toBe(Infinity)
   times.record(2, 0, 40)
   times.record(2, 40, 80)
   // A millisecond each: as long as the decode rows take, or as the flag says.
-  expect(times.prefillTokensBeside(2, 100)).toBe(40)
-  expect(times.prefillTokensBeside(2, 30)).toBe(30)
+  expect(times.prefillTokensBeside(2, 2, 100)).toBe(40)
+  expect(times.prefillTokensBeside(2, 2, 30)).toBe(30)
+  // While one prompt waits for every two streams or fewer, those are given way.
+  expect(times.prefillTokensBeside(2, 1, 100)).toBe(20)
+  expect(times.prefillTokensBeside(2, 0, 100)).toBe(20)
+  expect(times.prefillTokensBeside(2, 9, 100)).toBe(40)
   // Too few to tell.
   times.record(0, 1, 1000)
-  expect(times.prefillTokensBeside(2, 100)).toBe(40)
+  expect(times.prefillTokensBeside(2, 2, 100)).toBe(40)
   // Neither a fast step nor a slow prompt makes pieces that are too small to pay.
   for (let i = 0; i < 60; i++) times.record(2, 0, 1)
-  expect(times.prefillTokensBeside(2, 100)).toBe(10)
+  expect(times.prefillTokensBeside(2, 2, 100)).toBe(10)
   for (let i = 0; i < 60; i++) times.record(0, 10, 100)
-  expect(times.prefillTokensBeside(2, 100)).toBe(8)
+  expect(times.prefillTokensBeside(2, 2, 100)).toBe(8)
 })
 
 it('prices drafts: none where two rows cost two steps, as many as pay where rows are nearly free', () => {

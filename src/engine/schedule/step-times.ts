@@ -13,6 +13,8 @@ const MAX_ROWS = 64
 const MIN_PREFILL_TOKENS = 8
 /** Nobody sees a token that comes so much later; shorter pieces would waste a fast device. */
 const LEAST_PREFILL_MS = 10
+/** Of the time of a step's decode rows. */
+const LEAST_PREFILL_SHARE = 0.5
 
 interface Measurement {
   ms: number
@@ -75,13 +77,14 @@ export class StepTimes {
   }
 
   /**
-   * Prompt tokens that a step may compute beside so many decode rows: as long as those take themselves, so that nobody waits more than twice
-   * as long for a token, and at most `mostMs`. Infinity before any were measured.
+   * Prompt tokens that a step may compute beside so many decode rows: as long as those take themselves where as many prompts wait, half as long
+   * where few do, so that nobody waits more than twice as long for a token, and at most `mostMs`. Infinity before any were measured.
    */
-  prefillTokensBeside(numDecodeRows: number, mostMs: number): number {
+  prefillTokensBeside(numDecodeRows: number, numPrompts: number, mostMs: number): number {
     const tokenMs = this.#prefillTokenMs
     if (tokenMs === null || tokenMs === 0) return Infinity
-    const ms = Math.min(mostMs, Math.max(LEAST_PREFILL_MS, this.ofRows(numDecodeRows) ?? mostMs))
+    const share = Math.min(1, Math.max(LEAST_PREFILL_SHARE, numPrompts / numDecodeRows))
+    const ms = Math.min(mostMs, Math.max(LEAST_PREFILL_MS, share * (this.ofRows(numDecodeRows) ?? mostMs)))
     return Math.max(MIN_PREFILL_TOKENS, Math.floor(ms / tokenMs))
   }
 

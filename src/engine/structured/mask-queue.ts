@@ -1,10 +1,12 @@
 /** Masks of tokens that grammars allow next, computed in other threads beside the step. */
 import type { ActiveRequest, ChoiceOwner } from '../requests/active-requests.ts'
+import type { LateMasks } from '../runner/runner.ts'
+import type { Sequence } from '../schedule/sequence.ts'
 import type { GrammarMatcher } from './grammar.ts'
 
 /**
- * How long a step waits for masks: usually they are there within a fraction of it, and a step without their sequences would cost as much.
- * A sequence whose mask takes longer joins a later step; the others do not wait for it.
+ * How long a step waits for masks beyond the time that its layers take: usually they are there long before. What a sequence computed whose mask takes
+ * longer is computed again in a later step; the others do not wait for it.
  */
 const MAX_WAIT_MS = 5
 
@@ -15,10 +17,16 @@ interface MaskQueueOptions {
   readonly onFailure: (active: ActiveRequest, error: unknown) => void
 }
 
-/** Requests masks for the next step and waits for those that a step needs. */
+/** Which of a step's masks came in time, and the sequences of those that did not: what is drawn for them does not count. */
+export interface FoundMasks {
+  readonly masks: LateMasks
+  readonly late: ReadonlySet<Sequence>
+}
+
+/** Requests masks and waits for those that a step needs. */
 export class MaskQueue {
   readonly #options: MaskQueueOptions
-  readonly #pending = new Set<Promise<void>>()
+  readonly #pending = new Map<Sequence, Promise<void>>()
 
   constructor(options: MaskQueueOptions) {
     this.#options = options
@@ -36,6 +44,7 @@ export class MaskQueue {
       (mask) => {
         sequence.mask = mask
         sequence.isMaskPending = false
+        sequence.isMaskLate = false
         this.#options.onMask()
       },
       // The matcher of a choice that ended rejects as well, and nobody is left to be told.
@@ -43,15 +52,35 @@ export class MaskQueue {
         if (active.openChoices.has(choice)) this.#options.onFailure(active, error)
       },
     )
-    this.#pending.add(work)
-    void work.finally(() => this.#pending.delete(work))
+    this.#pending.set(sequence, work)
+    void work.finally(() => this.#pending.delete(sequence))
   }
 
   /** Resolves when all masks are there, or after MAX_WAIT_MS. */
-  async wait(): Promise<void> {
+  wait(): Promise<void> {
+    return this.#wait(this.#pending.values(), MAX_WAIT_MS)
+  }
+
+  /** Masks of sequences, by the sample rows of a step that was planned without them and whose layers take `layersMs`. Never rejects. */
+  async collect(unmasked: ReadonlyMap<number, Sequence>, layersMs: number): Promise<FoundMasks> {
+    const pending = [...unmasked.values()].flatMap((sequence) => this.#pending.get(sequence) ?? [])
+    await this.#wait(pending, layersMs + MAX_WAIT_MS)
+    const masks = new Map<number, Uint32Array>()
+    const late = new Set<Sequence>()
+    for (const [row, sequence] of unmasked) {
+      if (!sequence.isMaskPending && sequence.mask !== null) masks.set(row, sequence.mask)
+      else {
+        sequence.isMaskLate = true
+        late.add(sequence)
+      }
+    }
+    return { masks, late }
+  }
+
+  async #wait(pending: Iterable<Promise<void>>, ms: number): Promise<void> {
     let timer: NodeJS.Timeout | undefined
-    const bound = new Promise<void>((resolve) => (timer = setTimeout(resolve, MAX_WAIT_MS)))
-    await Promise.race([Promise.all(this.#pending), bound])
+    const bound = new Promise<void>((resolve) => (timer = setTimeout(resolve, ms)))
+    await Promise.race([Promise.all(pending), bound])
     clearTimeout(timer)
   }
 }

@@ -308,6 +308,10 @@ class CpuBackend implements InspectableBackend {
     this.#output.score(x, head, options, rows)
   }
 
+  flush(): void {
+    this.#executor.run()
+  }
+
   endStep(options?: { readonly logits?: boolean }): Promise<StepOutput> {
     this.#step.end()
     const kernels = this.#executor.endStep()

@@ -118,6 +118,8 @@ export class WebGpuBackend implements InspectableBackend {
   #stepBuffer: GPUBuffer | null = null
   #nextId = 1
   #input: StepInput | null = null
+  /** The first dispatches of the step are submitted. */
+  #isContinued = false
   /** Where `pool` puts its rows, [maxSequences, cols], and how many bytes of them the step has. */
   #pooled: GPUBuffer | null = null
   #pooledBytes = 0
@@ -380,6 +382,7 @@ export class WebGpuBackend implements InspectableBackend {
     }
     this.#input = input
     this.#pooledBytes = 0
+    this.#isContinued = false
     this.#context.dispatches.clear()
     this.#context.step.begin(input, this.#attention.layout.blockSize)
     this.#attention.beginStep(input)
@@ -483,6 +486,16 @@ export class WebGpuBackend implements InspectableBackend {
     this.#sample.score(x, this.#matrices.get(head), options, rows)
   }
 
+  flush(): void {
+    this.#step()
+    const { dispatches, step } = this.#context
+    this.device.queue.writeBuffer(this.#context.stepBuffer(), 0, step.words())
+    this.#blocks.submitCopies()
+    if (!this.#queue.submitFirst(dispatches)) return
+    dispatches.clear()
+    this.#isContinued = true
+  }
+
   async endStep(options?: { readonly logits?: boolean }): Promise<StepOutput> {
     const { numRows } = this.#step()
     this.#input = null
@@ -496,6 +509,7 @@ export class WebGpuBackend implements InspectableBackend {
     if (pooledBytes > 0 && logitsBytes > 0) throw new Error('a step gives pooled rows or logits, not both')
     const { values, ...results } = await this.#queue.submit({
       dispatches,
+      isContinued: this.#isContinued,
       layout: this.#sample.layout,
       results: this.#sample.results,
       numRows,

@@ -17,6 +17,8 @@ export const SUBMISSION_OPERATIONS = 2e11
 
 interface StepSubmission {
   readonly dispatches: DispatchList
+  /** The first of the step were submitted before. */
+  readonly isContinued: boolean
   readonly layout: ResultLayout
   readonly results: GPUBuffer
   /** Work of the step, in rows: how long it may take. */
@@ -57,6 +59,13 @@ export class StepQueue {
       : null
   }
 
+  /** Submits dispatches of a step whose others follow with `submit`, unless each is timed on its own. Whether it did. */
+  submitFirst(dispatches: DispatchList): boolean {
+    if (this.#tracesKernels || dispatches.length === 0) return false
+    this.#context.device.queue.submit([this.#encode(dispatches, true, false).finish()])
+    return true
+  }
+
   /** Encodes and submits; resolves with the step's results. Rejects with DeviceLostError, or with the first validation error. */
   async submit(step: StepSubmission): Promise<Submitted> {
     const { device } = this.#context
@@ -67,7 +76,7 @@ export class StepQueue {
     const readback = this.#acquire(valuesAt + step.valueBytes)
     const values = step.valueBytes === 0 ? null : createStorage(device, 'values readback', step.valueBytes)
 
-    const encoder = this.#encode(step.dispatches)
+    const encoder = this.#encode(step.dispatches, !step.isContinued, true)
     if (this.#queries !== null && traced === null) encoder.resolveQuerySet(this.#queries, 0, 2, step.results, 0)
     encoder.copyBufferToBuffer(step.results, 0, readback, 0, resultBytes)
     if (traced !== null && this.#traceQueries !== null && this.#queries !== null && traced.length > 0) {
@@ -129,8 +138,8 @@ export class StepQueue {
     }
   }
 
-  /** Encodes the dispatches and submits all but the last piece, whose encoder is returned. */
-  #encode(dispatches: DispatchList): GPUCommandEncoder {
+  /** Encodes the dispatches, with the step's beginning or its end among them, and submits all but the last piece, whose encoder is returned. */
+  #encode(dispatches: DispatchList, begins: boolean, ends: boolean): GPUCommandEncoder {
     const { device, submissionOperations } = this.#context
     let encoder = device.createCommandEncoder()
     let operations = 0
@@ -138,7 +147,7 @@ export class StepQueue {
     for (let i = 0; i < dispatches.length; i++) {
       const next = dispatches.at(i).operations
       if (operations > 0 && operations + next > submissionOperations) {
-        this.#encodePiece(encoder, dispatches, first, i)
+        this.#encodePiece(encoder, dispatches, first, i, begins, ends)
         device.queue.submit([encoder.finish()])
         encoder = device.createCommandEncoder()
         first = i
@@ -146,12 +155,19 @@ export class StepQueue {
       }
       operations += next
     }
-    this.#encodePiece(encoder, dispatches, first, dispatches.length)
+    this.#encodePiece(encoder, dispatches, first, dispatches.length, begins, ends)
     return encoder
   }
 
   /** Dispatches `first` to `end` - 1: one pass, or a pass each when kernels are traced, because timestamps exist at the borders of passes. */
-  #encodePiece(encoder: GPUCommandEncoder, dispatches: DispatchList, first: number, end: number): void {
+  #encodePiece(
+    encoder: GPUCommandEncoder,
+    dispatches: DispatchList,
+    first: number,
+    end: number,
+    begins: boolean,
+    ends: boolean,
+  ): void {
     if (this.#tracesKernels) {
       for (let i = first; i < end; i++) {
         const isTraced = i < MAX_TRACED_DISPATCHES
@@ -159,8 +175,8 @@ export class StepQueue {
       }
       return
     }
-    const isFirst = first === 0
-    const isLast = end === dispatches.length
+    const isFirst = begins && first === 0
+    const isLast = ends && end === dispatches.length
     this.#encodePass(encoder, dispatches, first, end, isFirst ? 0 : undefined, isLast ? 1 : undefined)
   }
 
