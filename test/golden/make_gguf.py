@@ -399,7 +399,8 @@ def add_tokenizer(writer, folder):
 # f16 factors stand.
 RANDOM_BLOCKS = {
     "Q2_K": (84, [80, 82]), "Q3_K": (110, [108]), "Q4_K": (144, [0, 2]), "Q5_K": (176, [0, 2]), "Q6_K": (210, [208]),
-    "IQ4_NL": (18, [0]), "IQ4_XS": (136, [0]), "MXFP4": (17, []),
+    "IQ4_NL": (18, [0]), "IQ4_XS": (136, [0]), "MXFP4": (17, []), "IQ2_XXS": (66, [0]), "IQ2_XS": (74, [0]), "IQ2_S": (82, [0]),
+    "IQ3_XXS": (98, [0]), "IQ3_S": (110, [0]), "IQ1_S": (50, [0]), "IQ1_M": (56, []),
 }
 
 
@@ -408,12 +409,16 @@ def write_blocks():
     kinds = gguf.GGMLQuantizationType
     out = {}
     for kind in (kinds.F16, kinds.BF16, kinds.Q8_0, kinds.Q4_0, kinds.Q4_1, kinds.Q5_0, kinds.Q5_1, kinds.Q4_K, kinds.Q5_K, kinds.Q6_K,
-                 kinds.Q2_K, kinds.Q3_K, kinds.IQ4_NL, kinds.IQ4_XS, kinds.TQ1_0, kinds.TQ2_0, kinds.MXFP4):
+                 kinds.Q2_K, kinds.Q3_K, kinds.IQ4_NL, kinds.IQ4_XS, kinds.TQ1_0, kinds.TQ2_0, kinds.MXFP4,
+                 kinds.IQ2_XXS, kinds.IQ2_XS, kinds.IQ2_S, kinds.IQ3_XXS, kinds.IQ3_S, kinds.IQ1_S, kinds.IQ1_M):
         values = rng.normal(size=(2, 512)).astype(np.float32)
         if kind.name in RANDOM_BLOCKS:
             size, factors = RANDOM_BLOCKS[kind.name]
             count = 1024 // gguf.GGML_QUANT_SIZES[kind][0]
             blocks = rng.integers(0, 256, size=(count, size), dtype=np.uint8)
+            if kind == kinds.IQ1_M:
+                # The upper nibbles of four words are an f16: an ordinary number, not an infinity.
+                blocks[:, 55] = (blocks[:, 55] & 15) | 0x20
             if kind == kinds.MXFP4:
                 blocks[:, 0] = rng.integers(110, 140, size=count)
             for at in factors:

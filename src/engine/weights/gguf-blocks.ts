@@ -4,6 +4,7 @@
  */
 import { decodeBf16, f16Table, narrowBf16 } from '../../kernels/float.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
+import { iq1M, iq1S, iq2S, iq2Xs, iq2Xxs, iq3S, iq3Xxs } from './gguf-grid-blocks.ts'
 import { iq4Nl, iq4Xs, mxfp4, tq1, tq2 } from './gguf-codebooks.ts'
 
 interface BlockFormat {
@@ -252,8 +253,15 @@ export const BLOCK_FORMATS: ReadonlyMap<number, BlockFormat> = new Map([
   [12, { name: 'Q4_K', values: 256, bytes: 144, decode: q4K }],
   [13, { name: 'Q5_K', values: 256, bytes: 176, decode: q5K }],
   [14, { name: 'Q6_K', values: 256, bytes: 210, decode: q6K }],
+  [16, { name: 'IQ2_XXS', values: 256, bytes: 66, decode: iq2Xxs }],
+  [17, { name: 'IQ2_XS', values: 256, bytes: 74, decode: iq2Xs }],
+  [18, { name: 'IQ3_XXS', values: 256, bytes: 98, decode: iq3Xxs }],
+  [19, { name: 'IQ1_S', values: 256, bytes: 50, decode: iq1S }],
   [20, { name: 'IQ4_NL', values: 32, bytes: 18, decode: iq4Nl }],
+  [21, { name: 'IQ3_S', values: 256, bytes: 110, decode: iq3S }],
+  [22, { name: 'IQ2_S', values: 256, bytes: 82, decode: iq2S }],
   [23, { name: 'IQ4_XS', values: 256, bytes: 136, decode: iq4Xs }],
+  [29, { name: 'IQ1_M', values: 256, bytes: 56, decode: iq1M }],
   [30, { name: 'BF16', values: 1, bytes: 2, decode: bf16, dependsOnValues: true }],
   [34, { name: 'TQ1_0', values: 256, bytes: 54, decode: tq1 }],
   [35, { name: 'TQ2_0', values: 256, bytes: 66, decode: tq2 }],
@@ -264,14 +272,7 @@ export const BLOCK_FORMATS: ReadonlyMap<number, BlockFormat> = new Map([
 const OTHER_TYPES: Readonly<Record<number, string>> = {
   9: 'Q8_1',
   15: 'Q8_K',
-  16: 'IQ2_XXS',
-  17: 'IQ2_XS',
-  18: 'IQ3_XXS',
-  19: 'IQ1_S',
-  21: 'IQ3_S',
-  22: 'IQ2_S',
   28: 'F64',
-  29: 'IQ1_M',
   40: 'NVFP4',
 }
 

@@ -280,10 +280,10 @@ test('files that cannot be served say why', async () => {
   const unknown = edit('arch.gguf', (bytes) => bytes.write('qwenX', bytes.indexOf('qwen2')))
   await expect(openGguf(unknown)).rejects.toThrow(/unknown architecture "qwenX"; known: llama, qwen2, qwen3/)
   const type = edit('type.gguf', (bytes) =>
-    bytes.writeUInt32LE(16, bytes.indexOf('blk.0.attn_output.weight') + 24 + 4 + 16),
+    bytes.writeUInt32LE(40, bytes.indexOf('blk.0.attn_output.weight') + 24 + 4 + 16),
   )
   await expect(openGguf(type)).rejects.toThrow(
-    /tensor blk.0.attn_output.weight has type IQ2_XXS; known: F32.*another quantisation/,
+    /tensor blk.0.attn_output.weight has type NVFP4; known: F32.*another quantisation/,
   )
 })
 
