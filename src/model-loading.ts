@@ -46,7 +46,23 @@ interface NamedModel {
   readonly adapters: readonly AdapterRequest[]
 }
 
-const NAMED = /^([\w.:/@-]+)=(.+)$/
+/** What requests can name, in a body and behind /v1/models/: paths fold "." and "..". */
+const MODEL_NAME = /^(?!\.{1,2}(?:\/|$))[\w.:@-]+(?:\/(?!\.{1,2}(?:\/|$))[\w.:@-]+)*$/
+const MAX_NAME_LENGTH = 128
+const isModelName = (name: string): boolean => name.length <= MAX_NAME_LENGTH && MODEL_NAME.test(name)
+
+/** NAME=PATH. @throws ModelError for a name that requests could not use, or none, or no path. */
+function splitName(value: string): Omit<NamedModel, 'adapters'> {
+  const equals = value.indexOf('=')
+  const name = value.slice(0, equals)
+  const location = value.slice(equals + 1).trim()
+  if (!isModelName(name))
+    throw new ModelError(
+      `--model NAME=PATH: expected a name of 1 to ${MAX_NAME_LENGTH} characters out of letters, digits and ._:@-, and of such parts between slashes, found ${name === '' ? 'none' : 'another'}`,
+    )
+  if (location === '') throw new ModelError(`--model ${name}=: expected a path or a hub id behind the name, found none`)
+  return { name, location }
+}
 
 /** The models of this process that the configuration names, or the bundled one. Throws ModelError for a name that two of them have. */
 export function modelsOf({
@@ -58,8 +74,8 @@ export function modelsOf({
     throw new ModelError('--served-model-name: expected one model; give each of several its own: --model NAME=PATH')
   const named = (models.length > 0 ? models : [BUNDLED_MODEL]).map((value) => {
     // A path may hold an equals sign, too.
-    const [, name = null, location = value] = existsSync(value) ? [] : (NAMED.exec(value) ?? [])
-    return { name: name ?? servedModelName ?? nameOf(location), location }
+    if (value.includes('=') && !existsSync(value)) return splitName(value)
+    return { name: servedModelName ?? nameOf(value), location: value }
   })
   const names = named.map(({ name }) => name)
   const twice = names.find((name, i) => names.indexOf(name) < i)
@@ -83,7 +99,7 @@ function adaptersOf(
   return lora.map((value) => {
     const [, name, model = models.length === 1 ? models[0] : undefined, path = ''] = ADAPTER.exec(value) ?? []
     const known = models.map((each) => `"${each}"`).join(', ')
-    if (name === undefined)
+    if (name === undefined || !isModelName(name))
       throw new ModelError(`--lora: expected NAME=PATH, or NAME@MODEL=PATH with several models; found ${value}`)
     if (model === undefined)
       throw new ModelError(

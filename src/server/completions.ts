@@ -17,6 +17,7 @@ import type { Handlers } from './routes.ts'
 import type { ServerState } from './state.ts'
 import { parseBody } from './validation.ts'
 import { chatRequest, completionRequest } from './wire.ts'
+import { addWarning } from './warnings.ts'
 
 export interface GenerationParts {
   readonly state: ServerState
@@ -128,7 +129,7 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
     admitted: c.get('admitted'),
     charge: c.get('charge') ?? (() => {}),
   })
-  for (const warning of job.warnings) response.headers.append('X-Miniserve-Warning', warning)
+  for (const warning of job.warnings) addWarning(response.headers, warning)
   if (job.stream) c.set('isStreaming', true)
   return response
 }
