@@ -1,5 +1,5 @@
 #!/usr/bin/env node
-// `npm run bench -- kernels [--device webgpu|cpu] [--format f16,q8,q4] [--shape smollm2-135m] [--rows 1,4,64] [--context 256] [--threads 1]`
+// `npm run bench -- kernels [--device webgpu|cpu] [--format f16,q8,q8-narrow,q4,q4-mins] [--shape smollm2-135m] [--rows 1,4,64] [--context 256] [--threads 1]`
 // webgpu: each op at a model's shapes: device time, GB/s, GFLOP/s, and percent of what the adapter itself reaches in the same process (a
 // streaming read and a multiply-add kernel). cpu: the matrix products. Whole steps, the host's share and two steps in flight: bench model.
 // JSON to bench/results, a file per shape and adapter.
@@ -14,7 +14,7 @@ const { values: flags } = parseArgs({
   options: {
     device: { type: 'string', default: 'webgpu' },
     threads: { type: 'string', default: '1' },
-    format: { type: 'string', default: 'f16,q8,q4' },
+    format: { type: 'string' },
     shape: { type: 'string', default: 'smollm2-135m' },
     rows: { type: 'string' },
     context: { type: 'string', default: '256' },
@@ -24,7 +24,8 @@ const { values: flags } = parseArgs({
 const shape = SHAPES[flags.shape]
 if (shape === undefined) throw new Error(`--shape ${flags.shape}: one of ${Object.keys(SHAPES).join(', ')}`)
 const rounds = Number(flags.rounds)
-const formats = flags.format.split(',')
+// Narrow codes and minimums are kernels of their own on the cpu only.
+const formats = (flags.format ?? (flags.device === 'cpu' ? 'f16,q8,q8-narrow,q4,q4-mins' : 'f16,q8,q4')).split(',')
 const rowCounts = flags.rows?.split(',').map(Number)
 /** Random weights; cheap to make, never denormal. */
 function weights(format, rows, cols) {
@@ -32,9 +33,16 @@ function weights(format, rows, cols) {
   for (let i = 0; i < words.length; i++) words[i] = Math.imul(i + 1, 0x9e3779b1)
   const bytes = words.buffer
   const scales = () => new Float32Array((rows * cols) / 32).fill(1 / 1024)
-  if (format === 'q8') return { format, group: 32, codes: new Int8Array(bytes), scales: scales(), mins: null }
-  if (format === 'q4')
-    return { format, group: 32, codes: new Uint8Array(bytes, 0, (rows * cols) / 2), scales: scales(), mins: null }
+  const codes = new Int8Array(bytes)
+  if (format === 'q8') return { format, group: 32, codes, scales: scales(), mins: null }
+  if (format === 'q8-narrow') {
+    const narrow = codes.map((code) => code >> 2)
+    return { format: 'q8', group: 32, isNarrow: true, codes: narrow, scales: scales(), mins: null }
+  }
+  if (format === 'q4' || format === 'q4-mins') {
+    const nibbles = new Uint8Array(bytes, 0, (rows * cols) / 2)
+    return { format: 'q4', group: 32, codes: nibbles, scales: scales(), mins: format === 'q4' ? null : scales() }
+  }
   if (format === 'f16') {
     const halves = new Uint16Array(rows * cols)
     for (let i = 0; i < halves.length; i++) halves[i] = (Math.imul(i + 1, 0x9e37) & 0x83ff) | 0x2400
@@ -43,7 +51,7 @@ function weights(format, rows, cols) {
   return { format, values: new Float32Array(rows * cols).fill(0.01) }
 }
 
-const bytesOf = { f32: 4, f16: 2, q8: 1 + 2 / 32, q4: 0.5 + 2 / 32 }
+const bytesOf = { f32: 4, f16: 2, q8: 1 + 2 / 32, 'q8-narrow': 1 + 2 / 32, q4: 0.5 + 2 / 32, 'q4-mins': 0.5 + 4 / 32 }
 
 /** A file per shape and adapter. */
 function fileOf(adapter) {
@@ -59,7 +67,7 @@ async function benchCpu(save) {
       ['down', hidden, inner],
     ],
     formats,
-    rowCounts: rowCounts ?? [1, 2, 4, 8, 16, 128],
+    rowCounts: rowCounts ?? [1, 2, 3, 4, 8, 16, 128],
     rounds: 20 * rounds,
     threads: Number(flags.threads),
     weights,
