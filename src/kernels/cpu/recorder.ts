@@ -3,7 +3,6 @@ import { checkExperts } from '../experts.ts'
 import type {
   Activated,
   Activation,
-  AttentionOptions,
   ExpertsOptions,
   ExpertWeights,
   Glu,
@@ -12,19 +11,15 @@ import type {
   LogitsOptions,
   Matrix,
   Norm,
-  QkNormKind,
-  QkvOptions,
   RouteOptions,
   Routing,
   Vector,
   Xielu,
 } from '../ops.ts'
-import type { Executor } from './executor.ts'
-import { PANEL, roundUp, type PanelMatrix } from './matrices.ts'
-import type { Program } from './program.ts'
-import type { HostActivation, Resources } from './resources.ts'
-import { rowsPerItem, type StepInputs } from './step-inputs.ts'
-import { ROW_TILE, SPLIT, type LogitsBuffer, type WorkingMemory } from './working-memory.ts'
+import { PANEL, type PanelMatrix } from './matrices.ts'
+import type { HostActivation } from './resources.ts'
+import { ROW_TILE, type LogitsBuffer } from './working-memory.ts'
+import { AttentionRecorder } from './attention-recorder.ts'
 
 // Flags of assembly/linear.ts.
 const ACTIVATIONS: Readonly<Record<Activated | Glu, number>> = {
@@ -35,7 +30,6 @@ const ACTIVATIONS: Readonly<Record<Activated | Glu, number>> = {
   relu2: 64,
 }
 const XIELU = 128
-const QK_NORM: Readonly<Record<QkNormKind, number>> = { head: 1, full: 2, rotatedHead: 3 }
 const NO_XIELU = { alphaP: 0, alphaN: 0, beta: 0 } as const
 const RESIDUAL = 4
 const GATED = 16
@@ -60,59 +54,33 @@ export const xieluOf = ({ activation }: Pick<LinearOptions, 'activation'>): Omit
 /** What drawing from a logit costs, in multiply-adds: its hash, mostly. */
 const SAMPLE_WORK = 16
 
-/** Splits are computed apart only while their states are few. */
-const MAX_PARTIALS = 2048
-
-/** The linear, attention and elementwise ops of the cpu backend. @throws Error for shapes that do not fit */
-export class Recorder {
-  readonly #program: Program
-  readonly #executor: Executor
-  readonly #resources: Resources
-  readonly #step: StepInputs
-  readonly #memory: WorkingMemory
-  readonly #numThreads: number
-
-  constructor(
-    program: Program,
-    executor: Executor,
-    resources: Resources,
-    step: StepInputs,
-    memory: WorkingMemory,
-    numThreads: number,
-  ) {
-    this.#program = program
-    this.#executor = executor
-    this.#resources = resources
-    this.#step = step
-    this.#memory = memory
-    this.#numThreads = numThreads
-  }
-
+/** The ops of the cpu backend. @throws Error for shapes that do not fit */
+export class Recorder extends AttentionRecorder {
   embed(out: Activation, table: Matrix, scale: number): void {
-    const target = this.#resources.activation(out)
-    const matrix = this.#resources.matrix(table)
+    const target = this.resources.activation(out)
+    const matrix = this.resources.matrix(table)
     if (target.cols !== matrix.cols || matrix.gated)
       throw new Error(`embed ${table.label}: rows of ${matrix.cols} do not fit [.., ${target.cols}]`)
-    for (const token of this.#step.tokenIds()) {
+    for (const token of this.step.tokenIds()) {
       if (token >= matrix.rows) throw new Error(`token ${token} is outside the vocabulary of ${matrix.rows}`)
     }
-    this.#gather(target, matrix, this.#step.tokens, scale, false)
+    this.#gather(target, matrix, this.step.tokens, scale, false)
   }
 
   embedAdd(out: Activation, table: Matrix): void {
-    const target = this.#resources.activation(out)
-    const matrix = this.#resources.matrix(table)
+    const target = this.resources.activation(out)
+    const matrix = this.resources.matrix(table)
     if (target.cols !== matrix.cols || matrix.gated)
       throw new Error(`embedAdd ${table.label}: rows of ${matrix.cols} do not fit [.., ${target.cols}]`)
-    for (const place of this.#step.placeIds()) {
+    for (const place of this.step.placeIds()) {
       if (place < 0 || place >= matrix.rows) throw new Error(`place ${place} is outside the table of ${matrix.rows}`)
     }
-    this.#gather(target, matrix, this.#step.places, 1, true)
+    this.#gather(target, matrix, this.step.places, 1, true)
   }
 
   #gather(target: HostActivation, matrix: PanelMatrix, tokens: number, scale: number, adds: boolean): void {
-    const { numRows } = this.#step.input
-    this.#program.add('embed', {
+    const { numRows } = this.step.input
+    this.program.add('embed', {
       rows: numRows,
       out: target.address,
       outStride: target.stride,
@@ -130,9 +98,9 @@ export class Recorder {
 
   linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void {
     const { norm, bias, glu } = options
-    const target = this.#resources.activation(out)
-    const source = this.#resources.activation(x)
-    const matrix = this.#resources.matrix(w)
+    const target = this.resources.activation(out)
+    const source = this.resources.activation(x)
+    const matrix = this.resources.matrix(w)
     const outputs = glu === undefined ? matrix.rows : matrix.rows / 2
     if (target === source || target.cols !== outputs || source.cols !== matrix.cols) {
       throw new Error(
@@ -142,12 +110,12 @@ export class Recorder {
     if (matrix.gated !== (glu !== undefined))
       throw new Error(`linear ${w.label}: the matrix was loaded ${matrix.gated ? 'for' : 'without'} glu`)
     this.#addLinear(matrix, source, norm, {
-      rows: this.#step.input.numRows,
+      rows: this.step.input.numRows,
       rowIndex: 0,
       out: target.address,
       outStride: target.stride,
       epilogue: epilogueOf(options),
-      bias: bias === undefined ? 0 : this.#resources.bias(bias, matrix),
+      bias: bias === undefined ? 0 : this.resources.bias(bias, matrix),
       softcap: 0,
       scale: 1,
       tiles: 0,
@@ -157,18 +125,18 @@ export class Recorder {
   }
 
   route(routing: Routing, logits: Activation, options: RouteOptions): void {
-    const { numExperts, topK, experts, weights, positions, sources, tiles } = this.#resources.routing(routing)
-    const { address, stride, cols } = this.#resources.activation(logits)
+    const { numExperts, topK, experts, weights, positions, sources, tiles } = this.resources.routing(routing)
+    const { address, stride, cols } = this.resources.activation(logits)
     if (cols !== numExperts) throw new Error(`route ${routing.label}: ${cols} logits for ${numExperts} experts`)
-    const { numRows } = this.#step.input
-    this.#program.add('route', {
+    const { numRows } = this.step.input
+    this.program.add('route', {
       rows: numRows,
       logits: address,
       logitsStride: stride,
       numExperts,
       topK,
       sigmoid: options.scores === 'sigmoid' ? 1 : 0,
-      bias: options.bias === null ? 0 : this.#resources.vector(options.bias).address,
+      bias: options.bias === null ? 0 : this.resources.vector(options.bias).address,
       groups: options.groups?.count ?? 0,
       usedGroups: options.groups?.used ?? 0,
       normalizes: options.normalizes ? 1 : 0,
@@ -176,19 +144,19 @@ export class Recorder {
       experts,
       weights,
     })
-    this.#program.add('sort', { pairs: numRows * topK, topK, numExperts, experts, positions, sources, tiles })
+    this.program.add('sort', { pairs: numRows * topK, topK, numExperts, experts, positions, sources, tiles })
   }
 
   experts(out: Activation, x: Activation, weights: ExpertWeights, routing: Routing, options: ExpertsOptions): void {
-    const own = this.#resources.routing(routing)
+    const own = this.resources.routing(routing)
     checkExperts(out, x, weights.gateUp, weights.down, own)
-    const target = this.#resources.activation(out)
-    const source = this.#resources.activation(x)
-    const [gateUp, down] = [this.#resources.experts(weights.gateUp), this.#resources.experts(weights.down)]
+    const target = this.resources.activation(out)
+    const source = this.resources.activation(x)
+    const [gateUp, down] = [this.resources.experts(weights.gateUp), this.resources.experts(weights.down)]
     if (!gateUp.gated || down.gated) throw new Error(`experts ${gateUp.label}: gate and up were not loaded for glu`)
     const biasOf = (bias: Vector | undefined, matrix: PanelMatrix) =>
-      bias === undefined ? 0 : this.#resources.bias(bias, matrix)
-    const { numRows } = this.#step.input
+      bias === undefined ? 0 : this.resources.bias(bias, matrix)
+    const { numRows } = this.step.input
     const { activations, activationsStride, outputs, outputsStride, sources, tiles, topK } = own
     this.#addLinear(gateUp, source, options.norm, {
       rows: numRows * topK,
@@ -217,7 +185,7 @@ export class Recorder {
       gathers: 0,
       xielu: NO_XIELU,
     })
-    this.#program.add('combine', {
+    this.program.add('combine', {
       rows: numRows,
       topK,
       positions: own.positions,
@@ -232,121 +200,35 @@ export class Recorder {
   }
 
   normAdd(residual: Activation, x: Activation, norm: Norm): void {
-    const target = this.#resources.activation(residual)
-    const source = this.#resources.activation(x)
-    this.#program.add('normAdd', {
-      rows: this.#step.input.numRows,
+    const target = this.resources.activation(residual)
+    const source = this.resources.activation(x)
+    this.program.add('normAdd', {
+      rows: this.step.input.numRows,
       residual: target.address,
       residualStride: target.stride,
       x: source.address,
       xStride: source.stride,
       cols: source.cols,
-      weight: this.#resources.vector(norm.weight).address,
+      weight: this.resources.vector(norm.weight).address,
       eps: norm.eps,
     })
   }
 
   layerNorm(out: Activation, x: Activation, { weight, bias, eps }: LayerNorm): void {
-    const target = this.#resources.activation(out)
-    const source = this.#resources.activation(x)
+    const target = this.resources.activation(out)
+    const source = this.resources.activation(x)
     if (target.cols !== source.cols)
       throw new Error(`layerNorm: [.., ${source.cols}] does not fit [.., ${target.cols}]`)
-    this.#program.add('layerNorm', {
-      rows: this.#step.input.numRows,
+    this.program.add('layerNorm', {
+      rows: this.step.input.numRows,
       out: target.address,
       outStride: target.stride,
       x: source.address,
       xStride: source.stride,
       cols: source.cols,
-      weight: this.#resources.vector(weight).address,
-      bias: bias === null ? 0 : this.#resources.vector(bias).address,
+      weight: this.resources.vector(weight).address,
+      bias: bias === null ? 0 : this.resources.vector(bias).address,
       eps,
-    })
-  }
-
-  qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void {
-    const { numHeads, numKvHeads, headDim, qkNorm, vNorm = null, rope, layer, isQueryOnly = false } = options
-    const queries = this.#resources.activation(q)
-    const source = this.#resources.activation(qkv)
-    const kv = this.#resources.kvCache()
-    const { address, geometry } = kv.layer(layer, numKvHeads, headDim)
-    const numStored = isQueryOnly ? 0 : numKvHeads
-    if (source.cols !== (numHeads + 2 * numStored) * headDim || queries.cols !== numHeads * headDim) {
-      throw new Error(
-        `qkvRopeStore: [.., ${source.cols}] -> [.., ${queries.cols}] does not fit ${numHeads} + 2 x ${numStored} heads of ${headDim}`,
-      )
-    }
-    this.#program.add('qkvRopeStore', {
-      pool: address,
-      blockBytes: geometry.blockBytes,
-      headBytes: geometry.headBytes,
-      keyBytes: geometry.keyBytes,
-      blockSize: kv.layout.blockSize,
-      paddedBlock: geometry.paddedBlock,
-      kvFormat: kv.formatCode,
-      rows: this.#step.input.numRows,
-      q: queries.address,
-      qStride: queries.stride,
-      qkv: source.address,
-      qkvStride: source.stride,
-      slots: this.#step.slots,
-      numHeads,
-      numKvHeads: numStored,
-      headDim,
-      normKind: qkNorm === null ? 0 : QK_NORM[qkNorm.kind],
-      qNorm: qkNorm === null ? 0 : this.#resources.vector(qkNorm.q.weight).address,
-      qEps: qkNorm?.q.eps ?? 0,
-      kNorm: qkNorm === null ? 0 : this.#resources.vector(qkNorm.k.weight).address,
-      kEps: qkNorm?.k.eps ?? 0,
-      normalizesV: vNorm === null ? 0 : 1,
-      vEps: vNorm?.eps ?? 0,
-      rope: rope === null ? 0 : this.#step.rope(this.#resources.rope(rope)),
-      rotaryDim: rope?.rotaryDim ?? 0,
-    })
-  }
-
-  attention(out: Activation, q: Activation, options: AttentionOptions): void {
-    const { numHeads, numKvHeads, headDim, layer, window, softcap, bidirectional = false } = options
-    const target = this.#resources.activation(out)
-    const queries = this.#resources.activation(q)
-    const kv = this.#resources.kvCache()
-    const { address, geometry } = kv.layer(layer, numKvHeads, headDim)
-    const group = numHeads / numKvHeads
-    const items = this.#step.itemsOf(group)
-    const numSplits = Math.ceil(this.#step.longest / SPLIT)
-    const states = items.count * numKvHeads * numSplits
-    const apart =
-      this.#numThreads > 1 && numSplits > 1 && items.count * numKvHeads < 4 * this.#numThreads && states <= MAX_PARTIALS
-    const partialBytes = apart ? rowsPerItem(group) * group * (roundUp(headDim, 16) * 4 + 16) : 0
-    const partials = apart ? this.#memory.reservePartials(partialBytes * states) : 0
-    const { numRows } = this.#step.input
-    this.#executor.addWork(2 * numRows * numHeads * headDim * this.#step.longest)
-    this.#program.add('attention', {
-      pool: address,
-      blockBytes: geometry.blockBytes,
-      headBytes: geometry.headBytes,
-      keyBytes: geometry.keyBytes,
-      blockSize: kv.layout.blockSize,
-      paddedBlock: geometry.paddedBlock,
-      kvFormat: kv.formatCode,
-      q: queries.address,
-      qStride: queries.stride,
-      out: target.address,
-      outStride: target.stride,
-      numKvHeads,
-      group,
-      headDim,
-      scale: options.scale,
-      window: window ?? 0,
-      softcap: softcap ?? 0,
-      items: items.address,
-      numItems: items.count,
-      positions: this.#step.positions,
-      splits: apart ? numSplits : 0,
-      partials,
-      partialBytes,
-      bidirectional: bidirectional ? 1 : 0,
-      sinks: options.sinks === undefined || options.sinks === null ? 0 : this.#resources.vector(options.sinks).address,
     })
   }
 
@@ -358,16 +240,16 @@ export class Recorder {
     { norm, softcap, scale }: LogitsOptions,
     rows: readonly { readonly row: number }[],
   ): number {
-    const matrix = this.#resources.matrix(head)
-    const source = this.#resources.activation(x)
+    const matrix = this.resources.matrix(head)
+    const source = this.resources.activation(x)
     if (source.cols !== matrix.cols || matrix.gated)
       throw new Error(`logits ${matrix.label}: [.., ${source.cols}] does not fit ${matrix.rows} x ${matrix.cols}`)
     const stride = matrix.numPanels * PANEL * 4
     buffer.reserve(rows.length, stride)
-    this.#step.setRowIndex(rows)
+    this.step.setRowIndex(rows)
     this.#addLinear(matrix, source, norm, {
       rows: rows.length,
-      rowIndex: this.#step.rowIndex,
+      rowIndex: this.step.rowIndex,
       out: buffer.address,
       outStride: stride,
       epilogue: 0,
@@ -383,14 +265,14 @@ export class Recorder {
 
   /** A token drawn from each row of logits by its spec (SampleSpecs), as ids at `out`. */
   sample(rows: number, logits: number, stride: number, vocab: number, specs: number, out: number): void {
-    this.#executor.addWork(SAMPLE_WORK * rows * vocab)
-    this.#program.add('sample', { rows, logits, stride, vocab, specs, out })
+    this.executor.addWork(SAMPLE_WORK * rows * vocab)
+    this.program.add('sample', { rows, logits, stride, vocab, specs, out })
   }
 
   /** What the log-probability of a token takes of each row of logits (ScoreRows); `targets`: the address of drawn tokens, or 0. */
   score(rows: number, logits: number, stride: number, vocab: number, scores: number, targets: number): void {
-    this.#executor.addWork(SAMPLE_WORK * rows * vocab)
-    this.#program.add('score', { rows, logits, stride, vocab, scores, targets })
+    this.executor.addWork(SAMPLE_WORK * rows * vocab)
+    this.program.add('score', { rows, logits, stride, vocab, scores, targets })
   }
 
   #addLinear(
@@ -415,11 +297,11 @@ export class Recorder {
     const numMatrices = Math.min(matrix.numExperts, to.rows)
     const units = outPanels * Math.max(numMatrices, Math.ceil(to.rows / ROW_TILE))
     // Large enough to make the counter cheap, small enough to end together.
-    const chunk = Math.max(1, Math.min(16, Math.floor(units / (this.#numThreads * 8))))
+    const chunk = Math.max(1, Math.min(16, Math.floor(units / (this.numThreads * 8))))
     const work = matrix.numPanels * (numMatrices * matrix.panelBytes + to.rows * PANEL * matrix.padded)
-    this.#executor.addWork(work)
+    this.executor.addWork(work)
     // Every field spelled out, here and above: an object made by spreading is a slow dictionary, and there are hundreds a step.
-    this.#program.add('linear', {
+    this.program.add('linear', {
       rows: to.rows,
       rowIndex: to.rowIndex,
       out: to.out,
@@ -432,9 +314,9 @@ export class Recorder {
       xStride: source.stride,
       cols: matrix.cols,
       padded: matrix.padded,
-      normWeight: norm === undefined ? 0 : this.#resources.vector(norm.weight).address,
+      normWeight: norm === undefined ? 0 : this.resources.vector(norm.weight).address,
       eps: norm?.eps ?? 0,
-      prepared: this.#memory.prepared,
+      prepared: this.memory.prepared,
       format: matrix.formatCode,
       flags: matrix.flags,
       panels: matrix.numPanels,
