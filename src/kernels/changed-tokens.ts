@@ -1,5 +1,5 @@
 /** What a SampleSpec changes of single tokens' logits, as the kernels want it: each token once. */
-import type { SampleSpec } from './ops.ts'
+import type { SampleSpec } from './sample-spec.ts'
 
 interface ChangedTokens {
   /** Penalised ones first. */

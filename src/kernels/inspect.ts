@@ -3,7 +3,8 @@
  * (test/kernels/conformance.ts) holds single ops against the reference through it, and tools may dump activations with it.
  * The serving path never calls it.
  */
-import type { Activation, Backend } from './ops.ts'
+import type { Backend } from './backend.ts'
+import type { Activation } from './ops.ts'
 
 export interface InspectableBackend extends Backend {
   /**

@@ -1,5 +1,6 @@
 /** Matrices in their canonical formats as lists of byte planes and back. */
-import type { MatrixData, PackedMatrix, StoredMatrix } from './ops.ts'
+import type { PackedMatrix, StoredMatrix } from './backend.ts'
+import type { MatrixData } from './ops.ts'
 
 const bytesOf = ({ buffer, byteOffset, byteLength }: ArrayBufferView): Uint8Array =>
   new Uint8Array(buffer, byteOffset, byteLength)

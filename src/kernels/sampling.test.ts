@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest'
-import type { SampleSpec } from './ops.ts'
+import type { SampleSpec } from './sample-spec.ts'
 import { BANNED_LOGIT, GREEDY, gumbel, noiseHash, noiseKey, Sampler, tokenLogprobs } from './sampling.ts'
 
 const SPEC: SampleSpec = { ...GREEDY, seed: 7 }

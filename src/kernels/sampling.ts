@@ -20,7 +20,7 @@
  * The noise is a pure function of (seed, choice, position of the sampled token, token id): the same request gives the same text whatever
  * else shares its steps, after a preemption, and under speculation, which samples the verified rows in the same way.
  */
-import type { SampleSpec, TokenLogprobs } from './ops.ts'
+import type { SampleSpec, TokenLogprobs } from './sample-spec.ts'
 
 /** Logits at or below this are out, as if banned. */
 export const BANNED_LOGIT = -1e30

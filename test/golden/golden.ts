@@ -6,7 +6,7 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import { type LoadedModel, loadModel } from '../../src/engine/runner/model.ts'
 import type { ModelRequest } from '../../src/engine/runner/runner.ts'
-import type { TokenLogprobs } from '../../src/kernels/ops.ts'
+import type { TokenLogprobs } from '../../src/kernels/sample-spec.ts'
 import { GREEDY } from '../../src/kernels/sampling.ts'
 
 const MODELS = fileURLToPath(new URL('./models/', import.meta.url))

@@ -5,7 +5,7 @@
 import { describe, expect, it } from 'vitest'
 import { LEAST_LIMITS } from '../../bench/lib/isa/absent-gpu.mjs'
 import { absentStep, loadAbsentModel, MODELS } from '../../bench/lib/isa/absent-model.mjs'
-import type { SampleSpec } from '../../src/kernels/ops.ts'
+import type { SampleSpec } from '../../src/kernels/sample-spec.ts'
 import { GREEDY } from '../../src/kernels/sampling.ts'
 import { isFull } from './fixtures.ts'
 

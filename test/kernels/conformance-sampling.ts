@@ -2,7 +2,8 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createReferenceBackend } from '../../src/kernels/reference/backend.ts'
 import type { InspectableBackend } from '../../src/kernels/inspect.ts'
-import type { Activation, LogitsOptions, Matrix, SampleRow, SampleSpec, TokenLogprobs } from '../../src/kernels/ops.ts'
+import type { Activation, LogitsOptions, Matrix } from '../../src/kernels/ops.ts'
+import type { SampleRow, SampleSpec, TokenLogprobs } from '../../src/kernels/sample-spec.ts'
 import { GREEDY, resolvePending, Sampler, tokenLogprobs } from '../../src/kernels/sampling.ts'
 import {
   BLOCK_SIZE,

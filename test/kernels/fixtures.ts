@@ -2,7 +2,8 @@
 import { expect } from 'vitest'
 import type { InspectableBackend } from '../../src/kernels/inspect.ts'
 import { f32ToF16 } from '../../src/kernels/float.ts'
-import type { BackendLimits, BackendOptions, MatrixData, StepInput } from '../../src/kernels/ops.ts'
+import type { BackendOptions } from '../../src/kernels/backend.ts'
+import type { BackendLimits, MatrixData, StepInput } from '../../src/kernels/ops.ts'
 
 export type CreateBackend = (options: BackendOptions) => Promise<InspectableBackend>
 

@@ -1,6 +1,7 @@
 /** The WebGPU backend against the conformance suite, on whatever adapter there is (lavapipe in CI), and what only this backend does. */
 import { afterEach, describe, expect, it } from 'vitest'
-import { DeviceLostError, type BackendOptions, type Matrix } from '../../src/kernels/ops.ts'
+import { DeviceLostError, type BackendOptions } from '../../src/kernels/backend.ts'
+import type { Matrix } from '../../src/kernels/ops.ts'
 import { GREEDY } from '../../src/kernels/sampling.ts'
 import { createWebGpuBackend, type WebGpuBackend } from '../../src/kernels/webgpu/backend.ts'
 import type { WebGpuBackendOptions } from '../../src/kernels/webgpu/memory.ts'

@@ -1,5 +1,6 @@
 import type { DecoderSpec } from '#dist/engine/runner/spec.js'
-import type { KvFormat, SampleRow, ScoreRow, StepInput } from '#dist/kernels/ops.js'
+import type { KvFormat, StepInput } from '#dist/kernels/ops.js'
+import type { SampleRow, ScoreRow } from '#dist/kernels/sample-spec.js'
 import type { AbsentGpu, Limits, Submission } from './absent-gpu.mjs'
 
 export const MODELS: Readonly<Record<string, Readonly<Record<string, unknown>>>>

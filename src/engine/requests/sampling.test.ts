@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest'
 import { GREEDY } from '../../../test/engine/requests.ts'
 import type { SamplingParams } from '../request.ts'
-import type { SampleSpec } from '../../kernels/ops.ts'
+import type { SampleSpec } from '../../kernels/sample-spec.ts'
 import { resolvePending } from '../../kernels/sampling.ts'
 import { SamplingState } from './sampling.ts'
 

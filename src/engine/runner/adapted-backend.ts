@@ -2,7 +2,8 @@
  * A backend whose `linear` also adds what adapters change of the matrix. The parts of a layer are written against `Backend` and stay as they are:
  * whatever kind of layer is added, its products are updated. Where gate and up projection are joined, the product is left apart, updated, then joined.
  */
-import type { Activation, Backend, LinearOptions, Matrix } from '../../kernels/ops.ts'
+import type { Backend } from '../../kernels/backend.ts'
+import type { Activation, LinearOptions, Matrix } from '../../kernels/ops.ts'
 import type { Parameters } from './parameters.ts'
 
 /** Adds a model's adapters to the products that its layers ask for. */

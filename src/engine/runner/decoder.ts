@@ -1,18 +1,16 @@
 /** The forward pass, written once against the op vocabulary: weights of any family of `families.ts` in, a step's ops out. */
+import type { Backend, OpSequence } from '../../kernels/backend.ts'
 import type {
   Activation,
-  Backend,
   KvLayout,
   KvShape,
   LogitsOptions,
   Matrix,
   Norm,
-  OpSequence,
   Pooling,
-  SampleRow,
-  ScoreRow,
   StateLayout,
 } from '../../kernels/ops.ts'
+import type { SampleRow, ScoreRow } from '../../kernels/sample-spec.ts'
 import { unpackedLoader, type WeightLoader } from '../weights/packed-cache.ts'
 import type { WeightSource } from '../weights/source.ts'
 import { AdaptedBackend } from './adapted-backend.ts'

@@ -1,5 +1,5 @@
 /** Chooses and creates the compute backend. Backends other than the reference are imported only when used: they bring native code. */
-import type { Backend, BackendOptions } from '../../kernels/ops.ts'
+import type { Backend, BackendOptions } from '../../kernels/backend.ts'
 import { createReferenceBackend } from '../../kernels/reference/backend.ts'
 import { ModelError, type ModelRequest } from './runner.ts'
 

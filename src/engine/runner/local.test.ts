@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest'
 import { goldenRequest, readGolden } from '../../../test/golden/golden.ts'
 import { GREEDY } from '../../kernels/sampling.ts'
-import { DeviceLostError } from '../../kernels/ops.ts'
+import { DeviceLostError } from '../../kernels/backend.ts'
 import { createLocalRunner } from './local.ts'
 import { loadModel } from './model.ts'
 import { ModelError, type ModelRequest, type StepPlan } from './runner.ts'

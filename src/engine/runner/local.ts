@@ -1,5 +1,6 @@
 /** The runner in this thread: a StepPlan becomes ops, the ops' numbers a StepResult. */
-import { DeviceLostError, type StepInput, type StepOutput } from '../../kernels/ops.ts'
+import { DeviceLostError } from '../../kernels/backend.ts'
+import type { StepInput, StepOutput } from '../../kernels/ops.ts'
 import { GREEDY } from '../../kernels/sampling.ts'
 import { type LoadedModel, loadModel } from './model.ts'
 import {

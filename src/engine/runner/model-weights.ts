@@ -2,7 +2,8 @@
 import { createHash, type Hash } from 'node:crypto'
 import { rm } from 'node:fs/promises'
 import { matrixBytes } from '../../kernels/dequantize.ts'
-import type { Backend, MatrixData } from '../../kernels/ops.ts'
+import type { Backend } from '../../kernels/backend.ts'
+import type { MatrixData } from '../../kernels/ops.ts'
 import {
   DamagedWeightsError,
   PackedWeights,

@@ -1,13 +1,12 @@
 /** Reads a model's tensors onto a backend, and checks beforehand that they are there: what every part of a layer is loaded with. */
+import type { Backend, MatrixUse } from '../../kernels/backend.ts'
 import type {
   Activation,
-  Backend,
   ExpertMatrix,
   LowRank,
   LowRankPart,
   Matrix,
   MatrixData,
-  MatrixUse,
   Norm,
   Routing,
   RoutingShape,

@@ -3,9 +3,11 @@
  * thread (`worker.ts`) in the server and in-process (`local.ts`) in tests. Everything that crosses is plain structured-cloneable data.
  */
 import type { KvCacheMemory } from './pool-size.ts'
-import type { KvFormat, MemoryUse, SampleSpec, TokenLogprobs } from '../../kernels/ops.ts'
+import type { MemoryUse } from '../../kernels/backend.ts'
+import type { KvFormat } from '../../kernels/ops.ts'
+import type { SampleSpec, TokenLogprobs } from '../../kernels/sample-spec.ts'
 
-export type { SampleSpec, TokenLogprobs } from '../../kernels/ops.ts'
+export type { SampleSpec, TokenLogprobs } from '../../kernels/sample-spec.ts'
 
 /** Drafts a sequence may have verified in one step: the planner proposes no more, and the runner sizes its sample rows for as many. */
 export const MAX_DRAFT_TOKENS = 8

@@ -1,5 +1,6 @@
 /** StepPlan (sequences, in the scheduler's terms) -> StepInput (rows, in the backend's terms). */
-import type { BackendLimits, SampleRow, ScoreRow, StepInput } from '../../kernels/ops.ts'
+import type { BackendLimits, StepInput } from '../../kernels/ops.ts'
+import type { SampleRow, ScoreRow } from '../../kernels/sample-spec.ts'
 import { RunnerError, type StepPlan } from './runner.ts'
 
 interface PlannedStep {

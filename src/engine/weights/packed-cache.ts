@@ -8,17 +8,8 @@ import { mkdir, open, type FileHandle, readdir, rename, rm } from 'node:fs/promi
 import { basename, dirname, join } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { openFile } from '../../regular-file.ts'
-import type {
-  Backend,
-  ExpertMatrix,
-  ExpertsUse,
-  Matrix,
-  MatrixData,
-  MatrixFormat,
-  MatrixRows,
-  MatrixUse,
-  StoredMatrix,
-} from '../../kernels/ops.ts'
+import type { Backend, ExpertsUse, MatrixUse, StoredMatrix } from '../../kernels/backend.ts'
+import type { ExpertMatrix, Matrix, MatrixData, MatrixFormat, MatrixRows } from '../../kernels/ops.ts'
 import type { ProgressListener } from '../runner/runner.ts'
 import { readVector, type WeightSource } from './source.ts'
 

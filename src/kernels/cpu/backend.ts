@@ -5,15 +5,22 @@
 import { cpus } from 'node:os'
 import type { InspectableBackend } from '../inspect.ts'
 import type {
+  BackendInfo,
+  BackendOptions,
+  ExpertsUse,
+  MemoryUse,
+  MatrixUse,
+  OpSequence,
+  RepeatedOps,
+  StoredMatrix,
+} from '../backend.ts'
+import type {
   ActivateOptions,
   Activation,
   AttentionOptions,
-  BackendInfo,
-  BackendOptions,
   ConvolutionOptions,
   ExpertMatrix,
   ExpertsOptions,
-  ExpertsUse,
   ExpertWeights,
   GatedDeltaOptions,
   KvLayout,
@@ -25,26 +32,20 @@ import type {
   Matrix,
   MatrixData,
   MatrixRows,
-  MemoryUse,
-  MatrixUse,
   Norm,
-  OpSequence,
   Pooling,
   QkvOptions,
-  RepeatedOps,
   RopeTable,
   RouteOptions,
   Routing,
   RoutingShape,
-  SampleRow,
-  ScoreRow,
   SelectiveScanOptions,
   StateLayout,
   StepInput,
   StepOutput,
-  StoredMatrix,
   Vector,
 } from '../ops.ts'
+import type { SampleRow, ScoreRow } from '../sample-spec.ts'
 import { Arena } from './arena.ts'
 import { defaultThreads } from './cores.ts'
 import { Executor } from './executor.ts'

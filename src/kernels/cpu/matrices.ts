@@ -1,6 +1,7 @@
 /** Weight matrices in panels of 16 output rows (assembly/linear-float.ts, quantized-panel.ts), packed on load by the pool. */
 import { checkMatrix } from '../dequantize.ts'
-import type { MatrixData, MatrixFormat, MatrixRows, PackedMatrix, StoredMatrix } from '../ops.ts'
+import type { PackedMatrix, StoredMatrix } from '../backend.ts'
+import type { MatrixData, MatrixFormat, MatrixRows } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import type { Program } from './program.ts'
 

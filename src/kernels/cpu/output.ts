@@ -1,15 +1,7 @@
 /** What a step gives back: tokens drawn and prompts scored. */
-import type {
-  Activation,
-  BackendOptions,
-  LogitsOptions,
-  Matrix,
-  Pooling,
-  SampleRow,
-  ScoreRow,
-  StepInput,
-  TokenLogprobs,
-} from '../ops.ts'
+import type { BackendOptions } from '../backend.ts'
+import type { Activation, LogitsOptions, Matrix, Pooling, StepInput } from '../ops.ts'
+import type { SampleRow, ScoreRow, TokenLogprobs } from '../sample-spec.ts'
 import { resolvePending } from '../sampling.ts'
 import type { Arena } from './arena.ts'
 import type { Executor } from './executor.ts'

@@ -1,6 +1,6 @@
 import { readdirSync, readFileSync } from 'node:fs'
 import { expect, test, vi } from 'vitest'
-import type { BackendOptions } from '../ops.ts'
+import type { BackendOptions } from '../backend.ts'
 import { createCpuBackend } from './backend.ts'
 import { Arena } from './arena.ts'
 import { Pool } from './pool.ts'

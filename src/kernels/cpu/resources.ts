@@ -1,20 +1,18 @@
 /** What a model has put into the cpu backend: matrices, vectors, rope tables, step buffers and the KV pool, by the handles given out. */
 import { asRows } from '../dequantize.ts'
 import { Handles } from '../handles.ts'
+import type { ExpertsUse, MatrixUse, StoredMatrix } from '../backend.ts'
 import type {
   Activation,
   ExpertMatrix,
-  ExpertsUse,
   KvFormat,
   KvLayout,
   Matrix,
   MatrixData,
   MatrixRows,
-  MatrixUse,
   RopeTable,
   Routing,
   RoutingShape,
-  StoredMatrix,
   Vector,
 } from '../ops.ts'
 import type { Arena } from './arena.ts'

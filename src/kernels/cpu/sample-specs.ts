@@ -1,6 +1,6 @@
 /** The SampleSpecs of a step's rows in shared memory, as assembly/sample.ts reads them. */
 import { changedTokens } from '../changed-tokens.ts'
-import type { SampleRow } from '../ops.ts'
+import type { SampleRow } from '../sample-spec.ts'
 import { BANNED_LOGIT, GREEDY_TEMPERATURE, noiseKey } from '../sampling.ts'
 import type { Arena } from './arena.ts'
 

@@ -1,5 +1,5 @@
 /** Rows to score in shared memory, as assembly/score.ts reads and fills them. */
-import type { TokenLogprobs } from '../ops.ts'
+import type { TokenLogprobs } from '../sample-spec.ts'
 import type { Arena } from './arena.ts'
 
 const BYTES = 128

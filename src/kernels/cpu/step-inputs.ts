@@ -1,5 +1,6 @@
 /** A step's inputs in shared memory, as its ops read them. */
-import type { BackendOptions, StepInput } from '../ops.ts'
+import type { BackendOptions } from '../backend.ts'
+import type { StepInput } from '../ops.ts'
 import type { Arena } from './arena.ts'
 import type { HostRope } from './resources.ts'
 import { ATTENTION_ROWS, SCORE_ROWS } from './working-memory.ts'

@@ -1,6 +1,6 @@
 /** Memory that ops work in beside their operands, grown to what the loaded model needs. */
 import { availableHostMemory } from '../host-memory.ts'
-import type { BackendOptions } from '../ops.ts'
+import type { BackendOptions } from '../backend.ts'
 import type { Arena } from './arena.ts'
 import { roundUp } from './matrices.ts'
 import type { Program } from './program.ts'

@@ -1,7 +1,8 @@
 import { expect, test } from 'vitest'
 import { f32ToF16 } from '../float.ts'
 import { dequantize } from '../dequantize.ts'
-import type { Backend, KvLayout, MatrixData, StepInput } from '../ops.ts'
+import type { Backend } from '../backend.ts'
+import type { KvLayout, MatrixData, StepInput } from '../ops.ts'
 import { GREEDY } from '../sampling.ts'
 import { createReferenceBackend } from './backend.ts'
 

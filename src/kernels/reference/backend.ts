@@ -4,19 +4,9 @@
  */
 import { cpus } from 'node:os'
 import type { InspectableBackend } from '../inspect.ts'
-import type {
-  Activation,
-  BackendInfo,
-  BackendOptions,
-  LogitsOptions,
-  Matrix,
-  OpSequence,
-  RepeatedOps,
-  SampleRow,
-  ScoreRow,
-  StepInput,
-  StepOutput,
-} from '../ops.ts'
+import type { BackendInfo, BackendOptions, OpSequence, RepeatedOps } from '../backend.ts'
+import type { Activation, LogitsOptions, Matrix, StepInput, StepOutput } from '../ops.ts'
+import type { SampleRow, ScoreRow } from '../sample-spec.ts'
 import { resolvePending, Sampler, tokenLogprobs } from '../sampling.ts'
 import { TILE_ROWS } from './row-tile.ts'
 import { LayerOps, NO_RESULTS } from './layer-ops.ts'

@@ -21,9 +21,9 @@ import type {
   Routing,
   SelectiveScanOptions,
   StepInput,
-  TokenLogprobs,
   Vector,
 } from '../ops.ts'
+import type { TokenLogprobs } from '../sample-spec.ts'
 import { activationOf, divideByLength, inverseRms, joinGlu, layerNorm, normalizePieces } from './arithmetic.ts'
 import { pagedAttention } from './attention.ts'
 import { combineExperts, multiplyExperts, routeRow } from './experts.ts'

@@ -3,11 +3,10 @@ import { checkMatrix, dequantize, wholeMatrix } from '../dequantize.ts'
 import { Handles } from '../handles.ts'
 import { packLowRank } from '../low-rank.ts'
 import { fromPlanes, toPlanes } from '../planes.ts'
+import type { BackendOptions, ExpertsUse, MemoryUse, MatrixUse, StoredMatrix } from '../backend.ts'
 import type {
   Activation,
-  BackendOptions,
   ExpertMatrix,
-  ExpertsUse,
   KvLayout,
   LowRank,
   LowRankPart,
@@ -15,14 +14,11 @@ import type {
   MatrixData,
   MatrixFormat,
   MatrixRows,
-  MemoryUse,
-  MatrixUse,
   Norm,
   RopeTable,
   Routing,
   RoutingShape,
   StateLayout,
-  StoredMatrix,
   Vector,
 } from '../ops.ts'
 import { type HostNorm } from './arithmetic.ts'

@@ -3,16 +3,15 @@
  * bind groups) is settled by `ready`; a step launches prepared ops, and endStep writes the step buffer, submits and reads one small buffer back.
  */
 import type { InspectableBackend } from '../inspect.ts'
+import type { Backend, HeadCall, OpSequence } from '../backend.ts'
 import type {
   ActivateOptions,
   Activation,
   AttentionOptions,
-  Backend,
   ConvolutionOptions,
   ExpertsOptions,
   ExpertWeights,
   GatedDeltaOptions,
-  HeadCall,
   KvLayout,
   LayerNorm,
   LinearOptions,
@@ -20,17 +19,15 @@ import type {
   LowRank,
   Matrix,
   Norm,
-  OpSequence,
   Pooling,
   QkvOptions,
   RouteOptions,
   Routing,
-  SampleRow,
-  ScoreRow,
   SelectiveScanOptions,
   StepInput,
   StepOutput,
 } from '../ops.ts'
+import type { SampleRow, ScoreRow } from '../sample-spec.ts'
 import { BlockTransfer } from './block-transfer.ts'
 import { createRows, type PreparedOp } from './context.ts'
 import { openDevice, type GpuDevice } from './device.ts'

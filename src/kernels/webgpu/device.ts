@@ -1,7 +1,7 @@
 /** The adapter and the device: Dawn's switches, limits, capabilities, and how often its promises are polled. */
 import { existsSync } from 'node:fs'
 import { create, globals } from 'webgpu'
-import { DeviceLostError } from '../ops.ts'
+import { DeviceLostError } from '../backend.ts'
 
 /** What kernels may rely on. */
 export interface Capabilities {

@@ -3,7 +3,8 @@
  * reaches. The powers of two taken out of their scales differ; they stand behind the scales.
  */
 import { checkMatrix } from '../dequantize.ts'
-import type { ExpertMatrix, ExpertsUse, MatrixData, MatrixFormat, StoredMatrix } from '../ops.ts'
+import type { ExpertsUse, StoredMatrix } from '../backend.ts'
+import type { ExpertMatrix, MatrixData, MatrixFormat } from '../ops.ts'
 import { createStorage } from './context.ts'
 import {
   codeWords,

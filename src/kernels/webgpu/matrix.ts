@@ -11,7 +11,8 @@
  */
 import { checkMatrix } from '../dequantize.ts'
 import { f32ToF16 } from '../float.ts'
-import type { Matrix, MatrixData, MatrixFormat, MatrixUse, StoredMatrix } from '../ops.ts'
+import type { MatrixUse, StoredMatrix } from '../backend.ts'
+import type { Matrix, MatrixData, MatrixFormat } from '../ops.ts'
 
 const TILE_ROWS = 32
 const BLOCK_COLS = 32

@@ -1,24 +1,19 @@
 /** Device memory of the WebGPU backend: weights as they are packed, activations, pools. */
 import { Handles } from '../handles.ts'
+import type { BackendInfo, BackendOptions, ExpertsUse, MemoryUse, MatrixUse, StoredMatrix } from '../backend.ts'
 import type {
   Activation,
-  BackendInfo,
-  BackendOptions,
   ExpertMatrix,
-  ExpertsUse,
   KvLayout,
   LowRank,
   LowRankPart,
   Matrix,
   MatrixData,
   MatrixRows,
-  MemoryUse,
-  MatrixUse,
   RopeTable,
   Routing,
   RoutingShape,
   StateLayout,
-  StoredMatrix,
   Vector,
 } from '../ops.ts'
 import { AttentionKernels } from './attention.ts'

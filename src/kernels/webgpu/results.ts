@@ -1,5 +1,5 @@
 /** The results buffer of a step, read back in one piece: timestamps, sampled tokens, log-probabilities. */
-import type { TokenLogprobs } from '../ops.ts'
+import type { TokenLogprobs } from '../sample-spec.ts'
 
 /** Word of the first sampled token; timestamps lie before it. wgsl/sample-io.wgsl has the same constants. */
 export const RESULT_TOKENS = 64

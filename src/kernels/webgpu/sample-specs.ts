@@ -1,6 +1,6 @@
 /** The SampleSpecs of a step's rows on the device: words of the step buffer (wgsl/sample-io.wgsl), masks, and tokens that are changed one by one. */
 import { changedTokens } from '../changed-tokens.ts'
-import type { SampleRow, SampleSpec } from '../ops.ts'
+import type { SampleRow, SampleSpec } from '../sample-spec.ts'
 import { BANNED_LOGIT, GREEDY_TEMPERATURE, noiseKey } from '../sampling.ts'
 import { createStorage, type GpuContext } from './context.ts'
 import { RESULT_WORDS, type LogprobSlot } from './results.ts'

@@ -1,5 +1,6 @@
 /** Launchers of logits, sampling, log-probabilities and scores. */
-import type { Activation, BackendLimits, LogitsOptions, SampleRow, ScoreRow } from '../ops.ts'
+import type { Activation, BackendLimits, LogitsOptions } from '../ops.ts'
+import type { SampleRow, ScoreRow } from '../sample-spec.ts'
 import { GREEDY_TEMPERATURE } from '../sampling.ts'
 import { bind, bufferBytes, createStorage, Launch, type GpuContext, type PreparedOp } from './context.ts'
 import { linearSources, prepareSource, type LinearKernels } from './linear.ts'

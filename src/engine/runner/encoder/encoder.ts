@@ -1,16 +1,7 @@
 /** The forward pass of an encoder, written once against the op vocabulary: whole sequences in, one pooled row of each out. */
 import { dequantize } from '../../../kernels/dequantize.ts'
-import type {
-  Activation,
-  Backend,
-  KvLayout,
-  LayerNorm,
-  Matrix,
-  OpSequence,
-  Pooling,
-  RopeTable,
-  Vector,
-} from '../../../kernels/ops.ts'
+import type { Backend, OpSequence } from '../../../kernels/backend.ts'
+import type { Activation, KvLayout, LayerNorm, Matrix, Pooling, RopeTable, Vector } from '../../../kernels/ops.ts'
 import { unpackedLoader } from '../../weights/packed-cache.ts'
 import { readMatrix, readVector, type WeightSource } from '../../weights/source.ts'
 import { expectLinear, Parameters, type Part } from '../parameters.ts'

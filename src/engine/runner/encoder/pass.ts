@@ -1,6 +1,7 @@
 /** One pass over whole texts on a device: token rows in, a pooled row of each out. */
 import { createHash } from 'node:crypto'
-import type { Backend, BackendInfo, Pooling } from '../../../kernels/ops.ts'
+import type { Backend, BackendInfo } from '../../../kernels/backend.ts'
+import type { Pooling } from '../../../kernels/ops.ts'
 import { readVector, type WeightSource } from '../../weights/source.ts'
 import { kvLayout, loadDecoder } from '../decoder.ts'
 import { chooseDevice, createBackend } from '../device.ts'

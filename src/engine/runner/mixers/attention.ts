@@ -1,14 +1,6 @@
 /** Attention over the paged K and V of a sequence. */
-import type {
-  Activation,
-  AttentionOptions,
-  Backend,
-  KvShape,
-  Matrix,
-  Norm,
-  QkvOptions,
-  Vector,
-} from '../../../kernels/ops.ts'
+import type { Backend } from '../../../kernels/backend.ts'
+import type { Activation, AttentionOptions, KvShape, Matrix, Norm, QkvOptions, Vector } from '../../../kernels/ops.ts'
 import { expectTensor, type WeightSource } from '../../weights/source.ts'
 import { expectLinear, type Part } from '../parameters.ts'
 import type { DecoderSpec } from '../spec.ts'

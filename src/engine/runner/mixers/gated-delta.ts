@@ -1,5 +1,6 @@
 /** The gated delta net of Qwen3.5 and Qwen3-Next: linear attention whose state forgets and is corrected, token after token. */
-import type { Activation, Backend, ConvolutionOptions, GatedDeltaOptions, Matrix, Norm } from '../../../kernels/ops.ts'
+import type { Backend } from '../../../kernels/backend.ts'
+import type { Activation, ConvolutionOptions, GatedDeltaOptions, Matrix, Norm } from '../../../kernels/ops.ts'
 import { expectValues, type WeightSource } from '../../weights/source.ts'
 import { expectLinear, type Part } from '../parameters.ts'
 import type { DecoderSpec } from '../spec.ts'

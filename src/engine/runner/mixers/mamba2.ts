@@ -1,7 +1,7 @@
 /** Mamba-2: a selective state space, token after token. Granite 4's layers without attention. */
+import type { Backend } from '../../../kernels/backend.ts'
 import type {
   Activation,
-  Backend,
   ConvolutionOptions,
   Matrix,
   Norm,

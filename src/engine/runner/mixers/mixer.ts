@@ -1,5 +1,6 @@
 /** What mixes the tokens of a sequence in a layer: its description, its tensors, its ops. A kind is a file of this folder. */
-import type { Activation, Backend, Norm, RopeTable, StateShape } from '../../../kernels/ops.ts'
+import type { Backend } from '../../../kernels/backend.ts'
+import type { Activation, Norm, RopeTable, StateShape } from '../../../kernels/ops.ts'
 import type { WeightSource } from '../../weights/source.ts'
 import type { Parameters } from '../parameters.ts'
 import type { DecoderSpec } from '../spec.ts'

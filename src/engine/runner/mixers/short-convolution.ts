@@ -1,5 +1,6 @@
 /** LFM2's mixer: a gated causal convolution over the last few tokens, every channel for itself. */
-import type { Activation, Backend, ConvolutionOptions, Matrix, Norm, Vector } from '../../../kernels/ops.ts'
+import type { Backend } from '../../../kernels/backend.ts'
+import type { Activation, ConvolutionOptions, Matrix, Norm, Vector } from '../../../kernels/ops.ts'
 import type { WeightSource } from '../../weights/source.ts'
 import { expectLinear } from '../parameters.ts'
 import type { DecoderSpec } from '../spec.ts'

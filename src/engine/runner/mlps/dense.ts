@@ -1,5 +1,6 @@
 /** The MLP that all rows go through. */
-import type { Activation, Activated, Backend, Matrix, Norm, Vector, Xielu } from '../../../kernels/ops.ts'
+import type { Backend } from '../../../kernels/backend.ts'
+import type { Activation, Activated, Matrix, Norm, Vector, Xielu } from '../../../kernels/ops.ts'
 import type { WeightSource } from '../../weights/source.ts'
 import { expectLinear, type Parameters, type Part } from '../parameters.ts'
 import type { DecoderSpec } from '../spec.ts'

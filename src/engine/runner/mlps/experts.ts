@@ -1,7 +1,7 @@
 /** A mixture of experts: every row goes to a few of many MLPs, and through a shared one where there is one. */
+import type { Backend } from '../../../kernels/backend.ts'
 import type {
   Activation,
-  Backend,
   ExpertWeights,
   Glu,
   Matrix,

@@ -1,5 +1,6 @@
 /** What follows the mixer in a layer: its description, its tensors, its ops. A kind is a file of this folder. */
-import type { Activation, Backend } from '../../../kernels/ops.ts'
+import type { Backend } from '../../../kernels/backend.ts'
+import type { Activation } from '../../../kernels/ops.ts'
 import type { WeightSource } from '../../weights/source.ts'
 import type { Parameters } from '../parameters.ts'
 import type { DecoderSpec } from '../spec.ts'
