@@ -34,7 +34,8 @@ import { HostRope } from './rope.ts'
 import { TILE_ROWS } from './row-tile.ts'
 import { HostMemory } from './memory.ts'
 
-export interface StepResults {
+/** What a step gave so far. */
+interface StepResults {
   sampled: Int32Array
   sampledLogprobs: (TokenLogprobs | null)[]
   scores: TokenLogprobs[]
@@ -42,6 +43,7 @@ export interface StepResults {
   pooled: Float32Array | null
 }
 
+/** Of a step that has sampled nothing yet. */
 export const NO_RESULTS: Readonly<StepResults> = {
   sampled: new Int32Array(0),
   sampledLogprobs: [],
