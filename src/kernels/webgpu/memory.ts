@@ -27,7 +27,6 @@ import {
   type GpuVector,
 } from './context.ts'
 import { type GpuDevice } from './device.ts'
-import { pool } from './elementwise.ts'
 import { importExperts, uploadExperts, type GpuExpertMatrix } from './expert-matrix.ts'
 import { ExpertKernels, type GpuRouting } from './experts.ts'
 import { LinearKernels } from './linear.ts'
