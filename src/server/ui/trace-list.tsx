@@ -67,8 +67,8 @@ function Nothing({ isFiltered }: { readonly isFiltered: boolean }) {
   return (
     <p class="empty">
       {isFiltered
-        ? 'No trace fits.'
-        : 'No traces here yet. Each request to /v1/completions or /v1/chat/completions leaves one.'}
+        ? 'No trace matches the filter.'
+        : 'No traces yet. Every request to /v1/completions or /v1/chat/completions adds one.'}
     </p>
   )
 }

@@ -142,7 +142,7 @@ describe.skipIf(!hasChromium)(`trace pages in Chromium${hasChromium ? '' : ` (sk
     await page.waitForURL(/min_ms=.*max_ms=/)
     expect(await rows.count()).toBeGreaterThan(0)
     await page.goto(`${url}/traces?id=nothing`)
-    expect(await page.locator('.empty').textContent()).toBe('No trace fits.')
+    expect(await page.locator('.empty').textContent()).toBe('No trace matches the filter.')
     await page.context().close()
   })
 
