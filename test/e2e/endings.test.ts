@@ -122,7 +122,8 @@ describe('a sequence that is preempted', () => {
 })
 
 it('lets a running stream finish on SIGTERM, and exits with 0', async () => {
-  const own = await world.own([])
+  // Nobody needs it any more.
+  const own = await world.crowded()
   const body = { prompt: 'The river', max_tokens: 200, ignore_eos: true, stream: true }
   const response = await own.post('/v1/completions', body)
   own.signal('SIGTERM')
