@@ -44,11 +44,11 @@ describe('a key file', () => {
     ],
     [
       file({ name: 'a', sha256: sha256('a') }, { name: 'a', sha256: sha256('b') }),
-      /keys\.1\.name: expected one of its own/,
+      /keys\.1\.name: expected a unique value, found one that another key has/,
     ],
     [
       file({ name: 'a', sha256: sha256('a') }, { name: 'b', sha256: sha256('a') }),
-      /keys\.1\.sha256: expected one of its own/,
+      /keys\.1\.sha256: expected a unique value, found one that another key has/,
     ],
   ])('%s is refused by name', (text, message) => {
     expect(() => parseKeyFile('keys.json', text)).toThrow(message)
