@@ -38,6 +38,8 @@ const DEPTHS = [10, 50, 200, 1000]
 const MAX_COMPARED_TEXTS = 200_000
 const SETTINGS = ['shared_buffers=2GB', 'max_wal_size=4GB']
 const POLL_MS = 200
+/** Of a histogram of similarities. */
+const BUCKETS = 4096
 
 /** Filters by the share of the documents that they let through; `every`: one document of so many. */
 const SELECTIVITIES = [
@@ -48,7 +50,6 @@ const SELECTIVITIES = [
   { name: '1 %, a range', every: 100, filter: { hundredth: { gt: 2, lte: 3 } } },
 ]
 
-const passes = (document, every) => every === 1 || document % every === 3
 const spread = (values) => ({ p50: round(quantile(values, 0.5)), p95: round(quantile(values, 0.95)) })
 const chunkKey = ({ documentId, chunk }) => Number(documentId.slice(1)) * PER_DOCUMENT + chunk
 
@@ -102,8 +103,6 @@ async function built(client, name) {
  */
 function exactly(vectors, queries) {
   const most = Math.max(...DEPTHS)
-  const all = Array.from({ length: NUM_CHUNKS }, (_, row) => row)
-  const rowsOf = SELECTIVITIES.map(({ every }) => all.filter((row) => passes(Math.floor(row / PER_DOCUMENT), every)))
   const scores = new Float32Array(NUM_CHUNKS)
   const perQuery = queries.map(({ vector }) => {
     for (let row = 0; row < NUM_CHUNKS; row++) {
@@ -111,16 +110,29 @@ function exactly(vectors, queries) {
       for (let i = 0, at = row * DIMENSIONS; i < DIMENSIONS; i++, at++) sum += vectors[at] * vector[i]
       scores[row] = sum
     }
-    return rowsOf.map((rows) => {
-      const cut =
-        Float32Array.from(rows, (row) => scores[row])
-          .sort()
-          .at(-most) ?? -Infinity
-      const near = rows.filter((row) => scores[row] >= cut)
-      return near.toSorted((a, b) => scores[b] - scores[a] || a - b).slice(0, most)
-    })
+    return SELECTIVITIES.map(({ every }) => bestRows(scores, every, most))
   })
   return SELECTIVITIES.map((_, s) => perQuery.map((lists) => lists[s]))
+}
+
+/** The rows of the `most` best scores among the documents that pass: those above a bound that a histogram of the scores gives, sorted. */
+function bestRows(scores, every, most) {
+  const counts = new Uint32Array(BUCKETS + 1)
+  const bucketOf = (score) => Math.floor(((Math.min(1, Math.max(-1, score)) + 1) / 2) * BUCKETS)
+  const eachRow = (visit) => {
+    const numDocuments = scores.length / PER_DOCUMENT
+    for (let document = every === 1 ? 0 : 3; document < numDocuments; document += every)
+      for (let row = document * PER_DOCUMENT; row < (document + 1) * PER_DOCUMENT; row++) visit(row)
+  }
+  eachRow((row) => counts[bucketOf(scores[row])]++)
+  let lowest = BUCKETS
+  for (let numAbove = counts[lowest]; numAbove < most && lowest > 0; numAbove += counts[lowest]) lowest--
+  /** @type {number[]} */
+  const near = []
+  eachRow((row) => {
+    if (bucketOf(scores[row]) >= lowest) near.push(row)
+  })
+  return near.toSorted((x, y) => scores[y] - scores[x] || x - y).slice(0, most)
 }
 
 const recallOf = (found, wanted, depth) => {

@@ -4,15 +4,20 @@
 //   npm run bench -- plan [--model PATH] [--device auto] [--url URL] [--rate 4 | --clients 8] [--prompt-tokens 256] [--shared-tokens 0]
 //     [--output-tokens 64] [--seconds 60] [--ttft-p95 MS] [--itl-p95 MS] [--max-num-seqs 64] [--max-num-batched-tokens 512] [--max-prefill-ms 100]
 //     [--kv-tokens 65536] [--costs FILE] [--check]
-// Results: bench/results/plan-clients.json or plan-rate.json
+//   npm run bench -- plan --suite NAME [--model PATH] [--device auto] [--rounds 3] [--seconds 10] [--prompt-tokens 256] [--output-tokens 64]
+// The second form checks several kinds of traffic: clients, rates, a shared beginning. Rounds of calibration and traffic alternate, so that what else the
+// machine does meets both alike. --paced STEP,ROW,TOKEN: milliseconds of a device that is played (lib/stub-server.mjs) instead of a model.
+// Results: bench/results/plan-NAME.json
+import { fork } from 'node:child_process'
 import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { closedLoop, complete, createAgent } from './lib/load-generator.mjs'
-import { calibrate, promptSource } from './lib/plan/calibrate.mjs'
+import { calibrate, medianCosts, promptSource, warmUp } from './lib/plan/calibrate.mjs'
 import { poissonArrivals, simulate } from './lib/plan/simulate.mjs'
-import { run } from './lib/run.mjs'
+import { root, run } from './lib/run.mjs'
 import { startServer } from './lib/server.mjs'
-import { quantile, round } from './lib/stats.mjs'
+import { median, quantile, round } from './lib/stats.mjs'
 
 const { values: flags } = parseArgs({
   options: {
@@ -33,6 +38,9 @@ const { values: flags } = parseArgs({
     'kv-tokens': { type: 'string', default: '65536' },
     costs: { type: 'string' },
     check: { type: 'boolean', default: false },
+    suite: { type: 'string' },
+    paced: { type: 'string' },
+    rounds: { type: 'string', default: '3' },
   },
 })
 const traffic = {
@@ -58,10 +66,12 @@ const LIMITS = ['max-num-seqs', 'max-num-batched-tokens', 'max-prefill-ms']
 /** Beyond this no promise is worth a search. */
 const MOST_MACHINES = 4096
 
+let numMeasurements = 0
+
 /** The same traffic on the real server, measured by its clients. */
-async function measure(url) {
+async function measure(url, traffic) {
   const agent = createAgent()
-  const promptOf = promptSource(29)
+  const promptOf = promptSource(500_000 + numMeasurements++)
   const shared = promptOf(traffic.sharedTokens)
   const results = []
   const startMs = performance.now()
@@ -89,6 +99,7 @@ async function measure(url) {
   return {
     outputTokensPerSecond: round(tokens / seconds, 1),
     ttftMs: spread(results.map(({ arrivals, startMs: sentMs }) => arrivals[0] - sentMs)),
+    tpotMs: spread(results.map(({ arrivals }) => (arrivals.at(-1) - arrivals[0]) / Math.max(1, arrivals.length - 1))),
     itlMs: spread(results.flatMap(({ arrivals }) => arrivals.slice(1).map((at, i) => at - arrivals[i]))),
   }
 }
@@ -121,52 +132,120 @@ function differences(predicted, measured) {
     outputTokensPerSecond: percent(predicted.outputTokensPerSecond, measured.outputTokensPerSecond),
     ttftP50: percent(predicted.ttftMs.p50, measured.ttftMs.p50),
     ttftP95: percent(predicted.ttftMs.p95, measured.ttftMs.p95),
-    itlP50: percent(predicted.itlMs.p50, measured.itlMs.p50),
-    itlP95: percent(predicted.itlMs.p95, measured.itlMs.p95),
+    tpotP50: percent(predicted.tpotMs.p50, measured.tpotMs.p50),
+    tpotP95: percent(predicted.tpotMs.p95, measured.tpotMs.p95),
   }
 }
 
-await run('plan', async (save) => {
-  const model = flags.model === undefined ? [] : ['--model', flags.model]
-  const own =
-    flags.url === undefined && (flags.costs === undefined || flags.check)
-      ? await startServer([
-          '--device',
-          flags.device,
-          '--log-level',
-          'warn',
-          '--no-speculation',
-          '--num-kv-blocks',
-          String(server.numBlocks),
-          ...model,
-          ...LIMITS.flatMap((name) => [`--${name}`, flags[name]]),
-        ])
-      : null
+/** A server whose device has the costs that --paced says. */
+async function startPaced() {
+  const [stepMs, rowMs, tokenMs] = (flags.paced ?? '').split(',').map(Number)
+  const options = {
+    model: join(root, 'models', 'mini-1m'),
+    maxNumSeqs: server.maxNumSeqs,
+    maxPrefillMs: server.maxPrefillMs,
+    runAhead: 1,
+    traceDetail: 'contract',
+    pace: { stepMs, rowMs, tokenMs },
+  }
+  const child = fork(join(root, 'bench', 'lib', 'stub-server.mjs'), [JSON.stringify(options)])
+  const { port } = await new Promise((resolve) => child.once('message', resolve))
+  const exited = new Promise((resolve) => child.once('exit', resolve))
+  const stop = async () => {
+    child.send('end')
+    await exited
+  }
+  return { url: `http://127.0.0.1:${port}`, stop }
+}
+
+/** A server of its own, started with what is planned for. */
+const startOwn = () =>
+  startServer([
+    '--device',
+    flags.device,
+    '--log-level',
+    'warn',
+    '--no-speculation',
+    '--num-kv-blocks',
+    String(server.numBlocks),
+    ...(flags.model === undefined ? [] : ['--model', flags.model]),
+    ...LIMITS.flatMap((name) => [`--${name}`, flags[name]]),
+  ])
+
+const line = ({ outputTokensPerSecond, ttftMs, tpotMs }) => ({
+  'tokens/s': outputTokensPerSecond,
+  'TTFT p50, ms': ttftMs.p50,
+  'TTFT p95': ttftMs.p95,
+  'per token p50, ms': tpotMs.p50,
+  'per token p95': tpotMs.p95,
+})
+
+/** Several kinds of traffic on one server, each predicted from the calibrations around it. */
+async function suite(save) {
+  const own = flags.paced === undefined ? await startOwn() : await startPaced()
+  try {
+    const sizes = { ...SIZES, rows: SIZES.rows.filter((rows) => rows <= 16) }
+    await warmUp(own.url, sizes)
+    const first = await calibrate(own.url, sizes)
+    const capacity =
+      simulate(first, { ...traffic, rate: null, clients: 16 }, server).outputTokensPerSecond / traffic.outputTokens
+    const kinds = [
+      ...[1, 4, 16].map((clients) => ({ ...traffic, rate: null, clients })),
+      ...[0.3, 0.6].map((share) => ({ ...traffic, rate: round(share * capacity, 2) })),
+      { ...traffic, rate: null, clients: 4, sharedTokens: Math.floor((traffic.promptTokens * 3) / 4) },
+    ]
+    const calibrations = []
+    /** @type {Awaited<ReturnType<typeof measure>>[][]} */
+    const measured = kinds.map(() => [])
+    for (let i = 0; i < Number(flags.rounds); i++) {
+      for (const [k, kind] of kinds.entries()) {
+        if (k === 0 || (k % 2 === 0 && flags.paced === undefined)) calibrations.push(await calibrate(own.url, sizes))
+        measured[k].push(await measure(own.url, kind))
+      }
+    }
+    const costs = medianCosts(calibrations)
+    const rows = kinds.map((kind, k) => {
+      const predicted = simulate(costs, kind, server)
+      const middle = (of) => round(median(measured[k].map(of)), 1)
+      const spread = (name) => ({ p50: middle((m) => m[name].p50), p95: middle((m) => m[name].p95) })
+      const real = {
+        outputTokensPerSecond: middle((m) => m.outputTokensPerSecond),
+        ttftMs: spread('ttftMs'),
+        tpotMs: spread('tpotMs'),
+      }
+      return { traffic: kind, predicted, measured: real, differencePercent: differences(predicted, real) }
+    })
+    console.log(JSON.stringify(costs))
+    for (const { traffic: kind, predicted, measured: real, differencePercent } of rows) {
+      console.log(JSON.stringify(kind), JSON.stringify(differencePercent))
+      console.table({ predicted: line(predicted), measured: line(real) })
+    }
+    save({ server, paced: flags.paced, costs, rows }, `plan-${flags.suite}`)
+  } finally {
+    await own.stop()
+  }
+}
+
+/** One traffic that the flags describe. */
+async function plan() {
+  const own = flags.url === undefined && (flags.costs === undefined || flags.check) ? await startOwn() : null
   const url = flags.url ?? own?.url
   try {
+    if (flags.costs === undefined) await warmUp(url, SIZES)
     const costs =
       flags.costs === undefined ? await calibrate(url, SIZES) : JSON.parse(readFileSync(flags.costs, 'utf8')).costs
     const predicted = simulate(costs, traffic, server)
-    const measured = flags.check ? await measure(url) : null
-    const off = measured === null ? null : differences(predicted, measured)
+    const measured = flags.check ? await measure(url, traffic) : null
     const wantsMachines = flags['ttft-p95'] !== undefined || flags['itl-p95'] !== undefined
     const machines = wantsMachines ? machinesFor(costs) : null
     console.log(JSON.stringify(costs))
-    const line = ({ outputTokensPerSecond, ttftMs, itlMs }) => ({
-      'tokens/s': outputTokensPerSecond,
-      'TTFT p50, ms': ttftMs.p50,
-      'TTFT p95': ttftMs.p95,
-      'ITL p50, ms': itlMs.p50,
-      'ITL p95': itlMs.p95,
-    })
     console.table({ predicted: line(predicted), ...(measured === null ? {} : { measured: line(measured) }) })
-    if (off !== null) console.log(`prediction over measurement, percent: ${JSON.stringify(off)}`)
+    if (measured !== null)
+      console.log(`prediction over measurement, percent: ${JSON.stringify(differences(predicted, measured))}`)
     if (wantsMachines) console.log(machines === null ? 'no number of machines keeps that' : `machines: ${machines}`)
-    save(
-      { traffic, server, costs, predicted, measured, differencePercent: off, machines },
-      traffic.rate === null ? 'plan-clients' : 'plan-rate',
-    )
   } finally {
     await own?.stop()
   }
-})
+}
+
+await run('plan', (save) => (flags.suite === undefined ? plan() : suite(save)))

@@ -281,21 +281,62 @@ rewrite(
   ],
   'costs',
 )
-const plans = [results('plan-clients'), results('plan-rate')].filter((plan) => plan !== null)
-const describe = ({ rate, clients, promptTokens, outputTokens }) =>
-  `${rate === null ? `${clients} clients` : `${rate} requests/s`}, ${promptTokens} + ${outputTokens} tokens`
+/** Kinds of servers whose predictions were checked, with what they are called. */
+const plans = Object.entries({
+  paced: 'a played device',
+  tiny: 'the bundled model on cpu',
+  gemma: 'Gemma 3 270M in Q4_K_M on cpu',
+}).flatMap(([name, title]) => {
+  const plan = results(`plan-${name}`)
+  return plan === null ? [] : [{ ...plan, title }]
+})
+const describe = ({ rate, clients, promptTokens, sharedTokens, outputTokens }) =>
+  `${rate === null ? `${clients} client${clients === 1 ? '' : 's'}` : `${rate} requests/s`}, ${promptTokens} + ${outputTokens} tokens` +
+  (sharedTokens > 0 ? `, ${sharedTokens} shared` : '')
 rewrite(
   'docs/capacity.md',
-  [
-    'Predicted over measured, on the same machine with the bundled model:',
-    '',
-    '| traffic | tokens/s | TTFT p50, ms | time between tokens p50, ms |',
-    '|---|---|---|---|',
-    ...plans.map(({ traffic, predicted, measured: real }) => {
-      const pair = (of, digits = 0) => `${number(of(predicted), digits)} over ${number(of(real), digits)}`
-      const cells = [pair((m) => m.outputTokensPerSecond), pair((m) => m.ttftMs.p50, 1), pair((m) => m.itlMs.p50, 1)]
-      return `| ${describe(traffic)} | ${cells.join(' | ')} |`
-    }),
-  ],
+  plans
+    .flatMap(({ title, paced, rows: checked, hardware }) => [
+      `Predicted over measured, on ${title}${paced === undefined ? '' : ` (${paced.replaceAll(',', ', ')} ms per step, row and prompt token)`},`,
+      `at a load average of ${number(hardware.loadAverage[0])} on ${hardware.cores} cores:`,
+      '',
+      '| traffic | tokens/s | TTFT p50, ms | time per token p50, ms | largest difference |',
+      '|---|---|---|---|---|',
+      ...checked.map(({ traffic, predicted, measured: real, differencePercent: off }) => {
+        const pair = (of, digits = 0) => `${number(of(predicted), digits)} over ${number(of(real), digits)}`
+        const cells = [pair((m) => m.outputTokensPerSecond), pair((m) => m.ttftMs.p50), pair((m) => m.tpotMs.p50, 1)]
+        const largest = [off.outputTokensPerSecond, off.ttftP50, off.tpotP50].toSorted(
+          (x, y) => Math.abs(y) - Math.abs(x),
+        )[0]
+        return `| ${describe(traffic)} | ${cells.join(' | ')} | ${number(largest)} % |`
+      }),
+      '',
+    ])
+    .slice(0, -1),
   'prediction',
+)
+const stores = [100_000, 1_000_000]
+  .map((chunks) => results(`pgvector-${chunks}`))
+  .filter((store) => store?.searches !== undefined)
+rewrite(
+  'docs/capacity.md',
+  stores
+    .flatMap(({ chunks, dimensions, hardware, postgres, pgvector, insertion, build, mebibytes, searches }) => [
+      `${number(chunks)} chunks of ${dimensions} dimensions, PostgreSQL ${postgres.split(' ')[0]}, pgvector ${pgvector}, at a load average of`,
+      `${number(hardware.loadAverage[0])} on ${hardware.cores} cores: ${number(insertion.chunksPerSecond)} chunks per second inserted, HNSW built in`,
+      `${number(build.hnswSeconds)} s. MiB: chunks ${number(mebibytes.chunks)}, HNSW ${number(mebibytes.hnsw)}, GIN ${number(mebibytes.gin)}.`,
+      '',
+      '| filter lets through | results | recall | by vector, p50 / p95 ms | with words, p50 / p95 ms |',
+      '|---|---|---|---|---|',
+      ...searches
+        .filter(({ depth }) => depth === 50 || depth === 1000)
+        .map(({ filter, depth, recall, vectorMs, withTextMs }) => {
+          const pair = ({ p50, p95 }) => `${number(p50)} / ${number(p95)}`
+          const name = filter === 'no filter' ? 'all' : filter
+          return `| ${name} | ${number(depth)} | ${number(recall, 3)} | ${pair(vectorMs)} | ${pair(withTextMs)} |`
+        }),
+      '',
+    ])
+    .slice(0, -1),
+  'pgvector',
 )

@@ -1,5 +1,6 @@
 // The whole server but for its compute, in a process of its own: the real edge, engine, traces and metrics over a runner whose tokens are there at once.
 // bench/engine.mjs starts it and asks over IPC for the CPU time its thread has used. Plans and results take the way they take to the runner's thread.
+// With a pace, steps take the time of a device with those costs, one after the other: bench/plan.mjs predicts a server whose device it knows.
 import { readFileSync } from 'node:fs'
 import { createServer } from 'node:http'
 import { getRequestListener } from '@hono/node-server'
@@ -11,12 +12,23 @@ import { createApp } from '#dist/server/app.js'
 import { createKeys } from '#dist/server/keys.js'
 import { ServerState } from '#dist/server/state.js'
 
-const { model, maxNumSeqs, runAhead, traceDetail } = JSON.parse(process.argv[2])
+const { model, maxNumSeqs, runAhead, traceDetail, pace = null, maxPrefillMs } = JSON.parse(process.argv[2])
 const tokenizer = await loadTokenizer(model)
 const firstText = 300
 
 /** A token that depends on the position alone, from the part of the vocabulary that is text. */
 const tokenAt = (position) => firstText + ((position * 7919) % (tokenizer.vocabSize - firstText))
+
+/** When the paced device has done what it was given. */
+let freeMs = 0
+
+/** Milliseconds that a paced device takes for a plan: `stepMs`, `rowMs` for each sequence that decodes, `tokenMs` for each prompt token. */
+function paceOf(plan) {
+  if (pace === null) return 0
+  const { stepMs, rowMs, tokenMs } = pace
+  const counts = plan.sequences.map(({ tokenSource }) => ('ids' in tokenSource ? tokenSource.ids.length : 1))
+  return counts.reduce((ms, count) => ms + (count === 1 ? rowMs : count * tokenMs), stepMs)
+}
 
 const [plans, results] = [new WordWriter(), new WordWriter()]
 /** @type {any} without loading, and without blocks to read */
@@ -32,9 +44,12 @@ const runner = {
         scores: [],
       }
     })
-    writeResult(results, { stepId: plan.stepId, sequences, gpuMicros: null, kernels: null, computeMs: 0 })
+    const computeMs = paceOf(plan)
+    writeResult(results, { stepId: plan.stepId, sequences, gpuMicros: null, kernels: null, computeMs })
     const result = readResult(results.buffer, null)
-    return new Promise((resolve) => setImmediate(resolve, result))
+    if (pace === null) return new Promise((resolve) => setImmediate(resolve, result))
+    freeMs = Math.max(freeMs, performance.now()) + computeMs
+    return new Promise((resolve) => setTimeout(resolve, freeMs - performance.now(), result))
   },
   close: () => Promise.resolve(),
 }
@@ -72,6 +87,7 @@ const engine = createEngine({
     prefixCaching: true,
     runAhead,
     speculation: false,
+    ...(maxPrefillMs === undefined ? {} : { maxPrefillMs }),
     maxQueuedRequests: 256,
     maxQueuedTokens: 65_536,
   },

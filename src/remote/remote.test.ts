@@ -189,6 +189,7 @@ describe('a remote engine', () => {
       'invalid_request',
     ],
     [400, { error: { message: "This model's maximum context length is 8 tokens. CANARY" } }, 'context_length_exceeded'],
+    [400, { error: { code: 400, message: 'CANARY', type: 'exceed_context_size_error' } }, 'context_length_exceeded'],
     [429, { error: { message: 'CANARY' } }, 'queue_full'],
     [401, { error: { message: 'CANARY' } }, 'upstream_error'],
     [500, 'CANARY', 'upstream_error'],

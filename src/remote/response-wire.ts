@@ -246,7 +246,10 @@ export function remoteRefusal(status: number, body: unknown, retryAfter: string 
   const { type, code, param, message } = object(object(body).error ?? body)
   const facts = describe({ status, type, code, param })
   const isTooLong =
-    code === 'context_length_exceeded' || (typeof message === 'string' && /maximum context length/i.test(message))
+    code === 'context_length_exceeded' ||
+    // llama-server's word for it.
+    type === 'exceed_context_size_error' ||
+    (typeof message === 'string' && /maximum context length/i.test(message))
   const field = typeof param === 'string' ? param : null
   if (status === 400 && isTooLong) {
     return new EngineError(

@@ -8,6 +8,8 @@ const FIRST_ID = 300
 const NUM_IDS = 600
 const REPEATS = 3
 const DECODE_TOKENS = 96
+/** Requests before anything counts: the server's code is compiled while it runs. */
+const WARMUP = 12
 
 /**
  * Costs of a server. Curves are points [size, milliseconds] in order of size.
@@ -17,6 +19,8 @@ const DECODE_TOKENS = 96
  * @property {number} contextMs added to a decode step per row and 1,000 tokens of its context
  * @property {number} requestMs from the client to the scheduler and back, per request
  */
+
+let numCalibrations = 0
 
 /** A source of prompts of so many tokens, no two alike. */
 export function promptSource(seed) {
@@ -32,7 +36,9 @@ export function promptSource(seed) {
  */
 export async function calibrate(url, { rows, prompts }) {
   const agent = createAgent()
-  const promptOf = promptSource(11)
+  const longest = Math.max(...prompts)
+  // Others each time: what the server's prefix cache knows costs nothing.
+  const promptOf = promptSource(1_000 + numCalibrations++)
   const ask = async (prompt, maxTokens) => {
     const result = await complete(agent, url, { prompt, max_tokens: maxTokens, ignore_eos: true, temperature: 0 })
     if (!result.isOk) throw new Error(`a request of the calibration failed with status ${result.status}`)
@@ -57,7 +63,6 @@ export async function calibrate(url, { rows, prompts }) {
       return arrivals[0] - startMs
     })
   try {
-    await stepMs(2, 16)
     /** @type {Costs['decode']} */
     const decode = []
     for (const count of rows) decode.push([count, round(await medianOf(() => stepMs(count, 8)), 3)])
@@ -67,11 +72,34 @@ export async function calibrate(url, { rows, prompts }) {
     /** @type {Costs['prefill']} */
     const prefill = [[1, oneRow]]
     for (const length of prompts) prefill.push([length, round((await firstTokenMs(length)) - requestMs, 3)])
-    const longest = Math.max(...prompts)
     const contextMs = Math.max(0, (await medianOf(() => stepMs(1, longest))) - oneRow) / (longest / 1000)
     return { decode, prefill, contextMs: round(contextMs, 4), requestMs: round(requestMs, 3) }
   } finally {
     agent.destroy()
+  }
+}
+
+/** Compiles a server's code by use, with the loads that it is calibrated with. */
+export async function warmUp(url, { rows, prompts }) {
+  const agent = createAgent()
+  const promptOf = promptSource(13)
+  const ask = (length) =>
+    complete(agent, url, { prompt: promptOf(length), max_tokens: 16, ignore_eos: true, temperature: 0 })
+  for (let i = 0; i < WARMUP; i++) {
+    const count = Math.min(4, Math.max(...rows))
+    await Promise.all(Array.from({ length: count }, () => ask(prompts[i % prompts.length])))
+  }
+  agent.destroy()
+}
+
+/** The median of several calibrations of one server, number by number. */
+export function medianCosts(all) {
+  const curve = (name) => all[0][name].map(([size], i) => [size, median(all.map((costs) => costs[name][i][1]))])
+  return {
+    decode: curve('decode'),
+    prefill: curve('prefill'),
+    contextMs: median(all.map(({ contextMs }) => contextMs)),
+    requestMs: median(all.map(({ requestMs }) => requestMs)),
   }
 }
 

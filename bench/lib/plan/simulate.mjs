@@ -1,8 +1,10 @@
-// A server in virtual time: the real scheduler, block pool and prefix cache plan the steps, and what a step takes comes from measured costs.
+// A server in virtual time: the real scheduler, block pool, prefix cache and measured step times plan the steps, and what a step takes comes from
+// measured costs. A step is planned while the one before it runs, as the server does (--run-ahead 1): who arrives meanwhile waits for the one after.
 import { createHash } from 'node:crypto'
 import { SamplingState } from '#dist/engine/requests/sampling.js'
 import { Scheduler } from '#dist/engine/schedule/scheduler.js'
 import { Sequence } from '#dist/engine/schedule/sequence.js'
+import { StepTimes } from '#dist/engine/schedule/step-times.js'
 import { quantile, round, seededRandom } from '../stats.mjs'
 import { interpolate, promptSource } from './calibrate.mjs'
 
@@ -61,18 +63,18 @@ export function poissonArrivals(rate, seconds) {
  * @param {import('./calibrate.mjs').Costs} costs
  * @param {Traffic} traffic
  * @param {Server} server
- * @returns {{outputTokensPerSecond: number, busy: number, queueMs: Spread, ttftMs: Spread, itlMs: Spread, preemptions: number}} quantiles in
+ * @returns {{outputTokensPerSecond: number, busy: number, queueMs: Spread, ttftMs: Spread, tpotMs: Spread, itlMs: Spread, preemptions: number}} quantiles in
  *   milliseconds; `busy` is the share of the time in which steps ran
  */
 export function simulate(costs, traffic, server) {
-  const prefillTokenMs = interpolate(costs.prefill, 512) / 512
+  const times = new StepTimes()
   const scheduler = new Scheduler({
     blockSize: BLOCK_SIZE,
     numBlocks: server.numBlocks,
     maxNumSeqs: server.maxNumSeqs,
     maxNumBatchedTokens: server.maxNumBatchedTokens,
     maxSampleRows: server.maxNumSeqs,
-    maxPrefillTokens: () => Math.floor(server.maxPrefillMs / prefillTokenMs),
+    maxPrefillTokens: (rows, prompts) => times.prefillTokensBeside(rows, prompts, server.maxPrefillMs),
     hash: (parent, tokens) => createHash('sha1').update(parent).update(String(tokens)).digest('base64'),
   })
   const promptOf = promptSource(23)
@@ -83,11 +85,12 @@ export function simulate(costs, traffic, server) {
       ? Array.from({ length: traffic.clients }, () => 0)
       : poissonArrivals(traffic.rate, traffic.seconds)
   ).map((at) => at * 1000)
-  /** @type {Map<Sequence, {arrivedMs: number, lastMs: number}>} */
+  /** @typedef {{arrivedMs: number, firstMs: number, lastMs: number}} Times */
+  /** @type {Map<Sequence, Times>} */
   const open = new Map()
-  const timesOf = (sequence) => /** @type {{arrivedMs: number, lastMs: number}} */ (open.get(sequence))
-  /** @type {Record<'queue' | 'ttft' | 'itl', number[]>} */
-  const found = { queue: [], ttft: [], itl: [] }
+  const timesOf = (sequence) => /** @type {Times} */ (open.get(sequence))
+  /** @type {Record<'queue' | 'ttft' | 'tpot' | 'itl', number[]>} */
+  const found = { queue: [], ttft: [], tpot: [], itl: [] }
   let numOutput = 0
   let numPreemptions = 0
   let numRequests = 0
@@ -115,33 +118,39 @@ export function simulate(costs, traffic, server) {
       lookup: null,
       arrivedMs,
     })
-    open.set(sequence, { arrivedMs, lastMs: arrivedMs })
+    open.set(sequence, { arrivedMs, firstMs: arrivedMs, lastMs: arrivedMs })
     scheduler.add(sequence)
   }
-  /** Milliseconds of a step. A chunk costs what its end costs beyond its start. */
+  const [[, oneRowMs]] = costs.decode
+  /** Milliseconds of a step: what one row takes, and what further rows, their contexts and prompt tokens add. */
   const costOf = (step) => {
-    let ms = 0
+    let ms = oneRowMs
     let rows = 0
     let context = 0
     for (const { isPrefill, startPosition, numTokens } of step.sequences) {
       if (isPrefill) {
-        const start = startPosition === 0 ? 0 : interpolate(costs.prefill, startPosition)
-        ms += Math.max(0, interpolate(costs.prefill, startPosition + numTokens) - start)
+        const before = startPosition === 0 ? oneRowMs : interpolate(costs.prefill, startPosition)
+        ms += Math.max(0, interpolate(costs.prefill, startPosition + numTokens) - before)
       } else {
         rows++
         context += startPosition
       }
     }
-    return ms + (rows === 0 ? 0 : interpolate(costs.decode, rows) + (costs.contextMs * context) / 1000)
+    return ms + (rows === 0 ? 0 : interpolate(costs.decode, rows) - oneRowMs + (costs.contextMs * context) / 1000)
   }
 
+  /** When the step that runs now was planned. */
+  let plannedMs = 0
   while (open.size > 0 || arrivals.length > 0) {
-    while (arrivals.length > 0 && arrivals[0] + costs.requestMs <= nowMs) arrive(arrivals.shift())
+    const knownMs = open.size > 0 ? plannedMs : nowMs
+    plannedMs = nowMs
+    while (arrivals.length > 0 && arrivals[0] + costs.requestMs <= knownMs) arrive(arrivals.shift())
     const { step, preempted } = scheduler.schedule()
     numPreemptions += preempted.length
     if (step === null) {
       if (arrivals.length === 0) throw new Error('a request does not fit the KV cache')
       nowMs = Math.max(nowMs, arrivals[0] + costs.requestMs)
+      plannedMs = nowMs
       continue
     }
     for (const { sequence, kind } of step.admitted) {
@@ -150,6 +159,7 @@ export function simulate(costs, traffic, server) {
     const stepMs = costOf(step)
     nowMs += stepMs
     busyMs += stepMs
+    times.record(step.numDecodeTokens, step.numPrefillTokens, stepMs)
     for (const entry of step.sequences) {
       const { sequence } = entry
       scheduler.settle(entry, entry.numSampleRows)
@@ -158,13 +168,16 @@ export function simulate(costs, traffic, server) {
       sequence.tokens.push(FIRST_OUTPUT + (sequence.tokens.length % 100))
       sequence.counters.firstTokenMs ??= nowMs
       numOutput++
-      if (request.lastMs === request.arrivedMs) found.ttft.push(nowMs - request.arrivedMs)
-      else found.itl.push(nowMs - request.lastMs)
+      if (request.lastMs === request.arrivedMs) {
+        found.ttft.push(nowMs - request.arrivedMs)
+        request.firstMs = nowMs
+      } else found.itl.push(nowMs - request.lastMs)
       request.lastMs = nowMs
       if (sequence.numOutputTokens < traffic.outputTokens) {
         scheduler.publish(sequence)
         continue
       }
+      if (traffic.outputTokens > 1) found.tpot.push((nowMs - request.firstMs) / (traffic.outputTokens - 1))
       scheduler.finish(sequence)
       open.delete(sequence)
       if (traffic.rate === null && nowMs < endMs) arrivals.push(nowMs)
@@ -176,6 +189,7 @@ export function simulate(costs, traffic, server) {
     busy: round(busyMs / nowMs),
     queueMs: spread(found.queue),
     ttftMs: spread(found.ttft),
+    tpotMs: spread(found.tpot),
     itlMs: spread(found.itl),
     preemptions: numPreemptions,
   }

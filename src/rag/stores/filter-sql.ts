@@ -48,23 +48,23 @@ function fieldSql(field: string, condition: FilterCondition, parameters: SqlPara
       : field === 'source'
         ? 'to_jsonb(d.source)'
         : `(d.metadata -> ${parameters.add(field)})`
-  // The values of the field: of a list each, of a missing one none.
-  const some = (test: string): string =>
-    `exists (select from jsonb_array_elements(case jsonb_typeof(${value}) when 'array' then ${value} else jsonb_build_array(${value}) end) as v ` +
-    `where ${value} is not null and ${test})`
+  // The values of the field: of a list each, of a missing one none. A list is unfolded only where there is one, which is what costs.
+  const some = (test: (v: string) => string): string =>
+    `(case jsonb_typeof(${value}) when 'array' then exists (select from jsonb_array_elements(${value}) as v where ${test('v')}) ` +
+    `else ${value} is not null and ${test(value)} end)`
   const json = (operand: unknown): string => `${parameters.add(JSON.stringify(operand))}::jsonb`
   if (!isOperators(condition)) {
     return Array.isArray(condition)
-      ? some(`${json(condition)} @> jsonb_build_array(v)`)
-      : some(`v = ${json(condition)}`)
+      ? some((v) => `${json(condition)} @> jsonb_build_array(${v})`)
+      : some((v) => `${v} = ${json(condition)}`)
   }
   const { ne, exists, prefix, ...comparisons } = condition
   const parts: string[] = []
   if (exists !== undefined) parts.push(`(${value} is not null) = ${parameters.add(exists)}`)
-  if (ne !== undefined) parts.push(`not ${some(`v = ${json(ne)}`)}`)
-  const range: string[] = []
+  if (ne !== undefined) parts.push(`not ${some((v) => `${v} = ${json(ne)}`)}`)
+  const range: ((v: string) => string)[] = []
   if (prefix !== undefined)
-    range.push(`jsonb_typeof(v) = 'string' and starts_with(v #>> '{}', ${parameters.add(prefix)})`)
+    range.push((v) => `jsonb_typeof(${v}) = 'string' and starts_with(${v} #>> '{}', ${parameters.add(prefix)})`)
   for (const [name, operator] of [
     ['gt', '>'],
     ['gte', '>='],
@@ -73,12 +73,12 @@ function fieldSql(field: string, condition: FilterCondition, parameters: SqlPara
   ] as const) {
     const operand = comparisons[name]
     if (operand === undefined) continue
-    range.push(
+    range.push((v) =>
       typeof operand === 'number'
-        ? `jsonb_typeof(v) = 'number' and v ${operator} ${json(operand)}`
-        : `jsonb_typeof(v) = 'string' and (v #>> '{}') collate "C" ${operator} ${parameters.add(operand)}`,
+        ? `jsonb_typeof(${v}) = 'number' and ${v} ${operator} ${json(operand)}`
+        : `jsonb_typeof(${v}) = 'string' and (${v} #>> '{}') collate "C" ${operator} ${parameters.add(operand)}`,
     )
   }
-  if (range.length > 0) parts.push(some(range.join(' and ')))
+  if (range.length > 0) parts.push(some((v) => range.map((test) => test(v)).join(' and ')))
   return parts.length === 0 ? 'true' : `(${parts.join(' and ')})`
 }

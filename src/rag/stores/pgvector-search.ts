@@ -12,12 +12,12 @@ import { CHUNK_COLUMNS, type ChunkRow, toCandidate } from './pgvector-rows.ts'
 import { tsQuery } from './term-vector.ts'
 
 /** Chunks whose words are scored at first, and at most where the first ones do not settle which are the best. */
-const SCORED_CHUNKS = [20_000, 200_000]
+const SCORED_CHUNKS = [20_000, 60_000]
 /** How many more the graph is asked for than are wanted: it knows vectors in half precision, and gives them in nearly their order. */
 const SPARE = 2
 /** Sizes of HNSW's list of candidates; pgvector takes no larger one. What is asked for beyond it, iterative scans find. */
 const MAX_EF_SEARCH = 1000
-const EF_SEARCH = [100, 200, 400, MAX_EF_SEARCH]
+const EF_SEARCH = [400, MAX_EF_SEARCH]
 /** A score's bound for a term of the query, over its inverse document frequency: of a chunk that has nothing else. */
 const MOST_SATURATED = BM25_K1 + 1
 
