@@ -1,15 +1,16 @@
-"""Static embeddings from training to models/mini-embedder, in model2vec's layout: int8 rows, a weight for each token, the teacher's tokenizer.
+"""Static embeddings from training to models/mini-embedder, in model2vec's layout: int8 rows, a weight for each token, the tokenizer.
 
-    python export.py       reads out/embedder.npy (train.py) and the teacher's tokenizer.json
+    python export.py       reads out/embedder.npy (train.py) and out/tokenizer.json (vocabulary.py)
 """
 
 import json
 from pathlib import Path
+from shutil import copyfile
 
 import numpy as np
 from safetensors.numpy import save_file
 
-from teacher import TEACHER, TEACHER_FOLDER
+from teacher import TEACHER
 
 HERE = Path(__file__).parent
 MODEL = HERE.parents[2] / "models" / "mini-embedder"
@@ -26,9 +27,7 @@ def main() -> None:
     embeddings, weights = quantized(np.load(HERE / "out" / "embedder.npy"))
     MODEL.mkdir(parents=True, exist_ok=True)
     save_file({"embeddings": embeddings, "weights": weights}, MODEL / "model.safetensors")
-    tokenizer = json.loads((TEACHER_FOLDER / "tokenizer.json").read_text())
-    tokenizer.update(truncation=None, padding=None)
-    (MODEL / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False, separators=(",", ":")) + "\n")
+    copyfile(HERE / "out" / "tokenizer.json", MODEL / "tokenizer.json")
     config = {
         "model_type": "model2vec",
         "architectures": ["StaticModel"],

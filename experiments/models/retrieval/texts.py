@@ -1,4 +1,4 @@
-"""Passages of documentation as training texts: headings, sentences, and pairs of what is asked with the passage that answers."""
+"""Training texts: what the teacher is asked about."""
 
 import json
 import random
@@ -29,46 +29,43 @@ def read_sections() -> list[list[dict]]:
     return list(sections.values())
 
 
+def read_entries() -> list[dict]:
+    """Entries of dictionaries and packages: {kind, asked, answer}."""
+    return [json.loads(line) for line in (OUT / "entries.jsonl").open()]
+
+
 def _sentences(text: str) -> list[str]:
     return [" ".join(part.split()) for part in SENTENCE_END.split(text)]
 
 
-def distillation_texts(sections: list[list[dict]], count: int, num_passages: int) -> list[str]:
-    """All headings, sentences of prose up to `count` of both, and passages below their headings, in random order."""
-    headings, sentences = set(), set()
+def distillation_texts(sections: list[list[dict]], entries: list[dict], num_sentences: int, num_passages: int) -> list[str]:
+    """Headings, lines of packages, terms and glosses, sentences of prose, and passages, in random order."""
+    headings, sentences, passages = set(), set(), []
     for section in sections:
         for heading in section[0]["headings"][-2:]:
             text = heading_text(heading)
             if 2 <= len(text.split()) <= 14:
                 headings.add(text)
         for passage in section:
+            passages.append(" > ".join(passage["headings"][-3:]) + "\n" + passage["text"])
             for text in _sentences(passage["text"]):
                 letters = sum(c.isalpha() or c == " " for c in text)
-                if 6 <= len(text.split()) <= 35 and letters > 0.85 * len(text):
+                if 6 <= len(text.split()) <= 30 and letters > 0.85 * len(text):
                     sentences.add(text)
     rng = random.Random(0)
-    chosen = sorted(headings)
-    chosen += rng.sample(sorted(sentences), min(len(sentences), max(0, count - len(chosen))))
-    passages = [" > ".join(p["headings"][-3:]) + "\n" + p["text"] for section in sections for p in section]
-    chosen += rng.sample(passages, min(len(passages), num_passages))
+    lines, glosses = set(), set()
+    for entry in entries:
+        first = next(iter(_sentences(entry["answer"])))
+        if entry["kind"] == "package":
+            lines.add(entry["asked"])
+            passages.append(entry["answer"])
+        elif entry["kind"] == "term" or rng.random() < 0.3:
+            glosses.add(f"{entry['asked']}: {' '.join(first.split()[:30])}")
+
+    def some(texts: set[str] | list[str], count: int) -> list[str]:
+        return rng.sample(sorted(texts), min(len(texts), count))
+
+    chosen = some(headings, 14_000) + some(lines, 20_000) + some(glosses, 10_000)
+    chosen += some(sentences, num_sentences) + some(passages, num_passages)
     rng.shuffle(chosen)
     return chosen
-
-
-def pairs(sections: list[list[dict]]) -> list[tuple[str, str]]:
-    """(query, passage): a heading and a passage below it; a sentence and the rest of its passage."""
-    rng = random.Random(0)
-    found = []
-    for section in sections:
-        above = [heading_text(heading) for heading in section[0]["headings"]]
-        if len(above[-1]) > 3 and len(above[-1].split()) <= 14:
-            for passage in section[:3]:
-                context = " > ".join(above[:-1]) + "\n" if len(above) > 1 and rng.random() < 0.5 else ""
-                found.append((above[-1], context + passage["text"]))
-        for passage in section[:4]:
-            sentences = [s for s in SENTENCE_END.split(passage["text"]) if 5 <= len(s.split()) <= 40]
-            if len(sentences) >= 3:
-                sentence = rng.choice(sentences)
-                context = " > ".join(above) + "\n" if rng.random() < 0.6 else ""
-                found.append((sentence, context + passage["text"].replace(sentence, " ")))
-    return found
