@@ -24,7 +24,7 @@ export interface FusionWeights {
  * they reach on the other half.
  */
 export const FUSION_WEIGHTS = {
-  static: { vector: 1, text: 0.1, rerank: 1, document: 0.3, topic: 0.6 },
+  static: { vector: 1, text: 0.1, rerank: 1, document: 0.6, topic: 0 },
   encoder: { vector: 1, text: 0.05, rerank: 1, document: 0.2, topic: 0.7 },
 } as const satisfies Readonly<Record<string, FusionWeights>>
 
