@@ -7,6 +7,7 @@ import { watchKeyFile } from './server/key-file.ts'
 import { localModel } from './engine/weights/model-path.ts'
 import { loadPlugins } from './observability/plugins.ts'
 import { resolveModel } from './rag/models.ts'
+import { indexNames } from './rag/stores/memory-local.ts'
 import { foundInstead, isMissing, readBytesSync, readText, readTextSync } from './regular-file.ts'
 
 const folder = mkdtempSync(join(tmpdir(), 'miniserve-files-'))
@@ -47,6 +48,12 @@ describe('only regular files are read', () => {
     ['x'.repeat(300), 'a name that is too long'],
   ])('%s is refused at once', async (name, expected) => {
     expect(await found(at(name))).toBe(expected)
+  })
+
+  it('names no path in its message, which may reach callers of the server', async () => {
+    await expect(readText(at('pipe'))).rejects.toThrow(/^expected a file, found a named pipe$/)
+    execFileSync('mkfifo', [at('piped.idx')])
+    expect(indexNames(folder)).toEqual([])
   })
 
   it('a device is refused', async () => {

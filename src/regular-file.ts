@@ -10,8 +10,9 @@ class NotAFileError extends Error {
   /** With an article: "a folder", "a named pipe", "a socket", "a device". */
   readonly found: string
 
-  constructor(path: string, found: string) {
-    super(`${path}: expected a file, found ${found}`)
+  /** The message names no path: it may reach callers of the server. */
+  constructor(found: string) {
+    super(`expected a file, found ${found}`)
     this.name = 'NotAFileError'
     this.found = found
   }
@@ -24,7 +25,7 @@ const READ = constants.O_RDONLY | (constants.O_NONBLOCK ?? 0)
 export async function openFile(path: string): Promise<FileHandle> {
   const file = await open(path, READ)
   try {
-    requireFile(path, await file.stat())
+    requireFile(await file.stat())
     return file
   } catch (error) {
     await file.close()
@@ -36,7 +37,7 @@ export async function openFile(path: string): Promise<FileHandle> {
 export function openFileSync(path: string): number {
   const descriptor = openSync(path, READ)
   try {
-    requireFile(path, fstatSync(descriptor))
+    requireFile(fstatSync(descriptor))
     return descriptor
   } catch (error) {
     closeSync(descriptor)
@@ -93,7 +94,7 @@ export function foundInstead(error: unknown): string {
 export const isMissing = (error: unknown): boolean =>
   error instanceof Error && 'code' in error && (error.code === 'ENOENT' || error.code === 'ENOTDIR')
 
-function requireFile(path: string, stats: Stats): void {
+function requireFile(stats: Stats): void {
   if (stats.isFile()) return
   const found = stats.isDirectory()
     ? 'a folder'
@@ -102,5 +103,5 @@ function requireFile(path: string, stats: Stats): void {
       : stats.isSocket()
         ? 'a socket'
         : 'a device'
-  throw new NotAFileError(path, found)
+  throw new NotAFileError(found)
 }
