@@ -67,7 +67,10 @@ export function poissonArrivals(rate, seconds) {
  *   milliseconds; `busy` is the share of the time in which steps ran
  */
 export function simulate(costs, traffic, server) {
+  // A server that has run for a while knows what its steps take.
   const times = new StepTimes()
+  for (const [rows, ms] of costs.decode) times.record(rows, 0, ms)
+  for (const [tokens, ms] of costs.prefill) if (tokens > 1) times.record(0, tokens, ms)
   const scheduler = new Scheduler({
     blockSize: BLOCK_SIZE,
     numBlocks: server.numBlocks,
