@@ -1,4 +1,4 @@
-/** What happens to the process from outside or unforeseen: signals that ask it to stop, and errors that nobody caught. */
+/** Signals that ask the process to stop, and errors that nobody caught. */
 import { constants } from 'node:os'
 import type { Observability } from './observability/observability.ts'
 
@@ -6,8 +6,8 @@ import type { Observability } from './observability/observability.ts'
 export const EXPORT_FLUSH_MS = 5_000
 
 /**
- * An exception that nobody caught leaves the process in a state that nobody knows: what is open is ended and sent, once, and the process
- * ends with 1. Its message may quote a request, so it is not repeated.
+ * After an uncaught exception the state of the process is unknown: open traces are ended and exported, and the process exits with 1. The
+ * message of the exception may quote a request, so it is not logged.
  */
 export function handleCrashes(observability: Observability): { release(): void } {
   let isCrashing = false
@@ -19,7 +19,7 @@ export function handleCrashes(observability: Observability): { release(): void }
       'miniserve: ended by an unexpected error; the log line process.crashed has its class and where it came from\n',
     )
     const exit = () => process.exit(1)
-    // Whatever fails on the way out: a process that crashed must not stay.
+    // Exits even if the shutdown fails.
     void observability.shutdown(EXPORT_FLUSH_MS, { crash: thrown ?? new Error('nothing') }).then(exit, exit)
   }
   process.on('uncaughtException', onCrash)
@@ -52,7 +52,7 @@ export function stopSignal(isRunByNpm: boolean): { readonly requested: Promise<'
   }
   process.on('SIGTERM', onSignal)
   process.on('SIGINT', onSignal)
-  // The terminal is gone, or a service manager says so: what runs is finished all the same.
+  // The terminal is gone, or a service manager asks for it: running requests are finished all the same.
   process.on('SIGHUP', onSignal)
   const shell = process.ppid
   const watch = isRunByNpm

@@ -30,24 +30,24 @@ export interface BuildInfo {
   readonly revision: string | null
 }
 
-/** A start that cannot go on for a reason outside the program: one line, exit code 1. */
+/** A start that fails for a reason outside the program: one line, exit code 1. */
 export class StartError extends Error {
   override readonly name = 'StartError'
 }
 
-/** Traces exported a minute for being slow, where only a share is. */
+/** Slow traces exported per minute when only a share of traces is exported. */
 const SLOWEST_PER_MINUTE = 10
 
-/** A stall of the event loop that is a warning's worth: shorter ones are the machine's own now and then. */
+/** A stall of the event loop from which on it is logged as a warning. Shorter ones can come from a busy machine. */
 const SEVERE_STALL_MS = 1000
 
-/** Longer than the minute after which proxies and clients let go: who closes first must not be the one who is asked next. */
+/** Longer than the 60 s of common proxies, so that the proxy closes idle connections first and never sends to a closed one. */
 const KEEP_ALIVE_MS = 75_000
 
-/** How long a load that is given up may hold it up: a driver that compiles a kernel must not be interrupted. */
+/** How long an aborted model load may delay the exit: a driver that compiles a kernel must not be interrupted. */
 const ABANDON_MS = 15_000
 
-/** How long closing the engine and the stores may hold it up. */
+/** How long closing the engine and the stores may delay the exit. */
 const CLOSE_MS = 2_000
 
 /** Serves until SIGTERM or SIGINT; the exit code. */
@@ -86,7 +86,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     onLoaded: (model, ms) => logger.info('model.loaded', { model, duration_ms: Math.round(ms) }),
     onUnloaded: (model, reason) => logger.info('model.unloaded', { model, reason }),
     onLoadFailed: (model, error) => {
-      // At the start, the process ends and says why.
+      // A load that fails at the start ends the process with a message of its own.
       if (hasStarted) logger.error('model.load_failed', { model, error })
     },
   })
@@ -109,7 +109,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
         })
   const rag = createRag({
     ...ragSettings(config),
-    // Bound to the start: a worker ends in the context of the request that it was started by, whose line this is not.
+    // Bound to the start-up context: a worker inherits the context of the request that started it, to which this line does not belong.
     onWorkerDeath: AsyncResource.bind(({ worker, reason, cause }) => {
       logger.warn('rag.worker_died', { worker, reason, error: cause })
     }),
@@ -149,7 +149,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
       error instanceof RequestError ? refuseMalformed(observability) : new Response(null, { status: 500 }),
   })
   const server = createServer(listener)
-  // Node would invite every body by itself: here a request is admitted first.
+  // Node would answer 100 Continue by itself; here a request is admitted first.
   server.on('checkContinue', (request, response) => server.emit('request', request, response))
   server.keepAliveTimeout = KEEP_ALIVE_MS
   const connections = trackConnections(server)
@@ -185,7 +185,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     hasFailed = true
     throw error
   } finally {
-    // A start that failed says so in one message: there was no server whose end could matter.
+    // A failed start is reported in one message; its shutdown is not worth more lines.
     const logLevel = hasFailed ? 'debug' : 'info'
     watch.close()
     keyFile?.close()
@@ -203,13 +203,13 @@ function requireKeys({ host, apiKeys, keyFile, insecure }: Config): void {
   )
 }
 
-/** What looks like a path is one: a mistyped one is not asked of a hub at the first request. @throws StartError */
+/** A value that looks like a path must exist; it is not looked up on the hub. @throws StartError */
 function requireModelPath(flag: string, value: string | null): void {
   if (value === null || existsSync(value) || !/^[./~]|\\|^[A-Za-z]:/.test(value)) return
   throw new StartError(`${flag} ${value}: no such folder or file`)
 }
 
-/** What the local engines' backends hold together, all of them on one device; null for remote ones, and while they load. */
+/** Memory of all local engines, which share one device; null for remote engines and while models load. */
 function deviceMemory({ models }: ServerState): DeviceMemory | null {
   const [first, ...others] = models.engines.flatMap(({ modelInfo }) => modelInfo ?? [])
   if (first === undefined) return null
@@ -234,11 +234,11 @@ interface Running {
   readonly connections: Connections
   readonly rag: RagService
   readonly observability: Observability
-  /** Of the lines that tell the shutdown. */
+  /** Level of the log lines about the shutdown. */
   readonly logLevel: 'debug' | 'info'
 }
 
-/** Refuses what is new, lets what runs finish, then closes everything; each step is bounded. */
+/** Refuses new requests, lets running ones finish, then closes everything. Each step has a time limit. */
 async function shutDown(running: Running): Promise<void> {
   const { config, state, server, connections, rag, observability, logLevel } = running
   state.drain()
@@ -259,9 +259,9 @@ async function shutDown(running: Running): Promise<void> {
   const timer = setTimeout(() => server.closeAllConnections(), Math.max(deadline - performance.now(), 0) + 500)
   await closed
   clearTimeout(timer)
-  // A store that does not answer would keep its own time.
+  // A store may not answer.
   await within(CLOSE_MS, Promise.allSettled([state.models.close(), rag.close()]))
-  // All zero unless something leaked; the end-to-end tests hold it.
+  // All zero unless something leaked; the end-to-end tests check it.
   const open = observability.open()
   observability.logger[logLevel]('server.stopped', {
     open_requests: open.requests,
@@ -308,8 +308,8 @@ function readyLine(url: string, { engine, models }: ServerState, ms: number): st
 }
 
 /**
- * Offers every model and loads those of the start: all, or the first where idle ones are unloaded. Engines elsewhere come first: what they
- * serve is what is asked for without a name. Throws ModelError.
+ * Offers every model and loads all of them, or only the first if idle models are unloaded. Remote engines come first: their model is the
+ * default. Throws ModelError.
  */
 async function loadModels(
   config: Config,

@@ -1,4 +1,4 @@
-/** The local engine: requests in, token events out; what each of its parts is told of the others. */
+/** The local engine: requests in, token events out. Connects its parts. */
 import { createHash } from 'node:crypto'
 import { ActiveRequests } from './requests/active-requests.ts'
 import type { ActiveRequest } from './requests/active-requests.ts'
@@ -43,9 +43,9 @@ export interface EngineOptions {
   readonly modelName: string
   readonly maxNumSeqs: number
   readonly prefixCaching: boolean
-  /** Steps planned before the last one's tokens are known, where every running sequence is eligible. */
+  /** How many steps to plan before the tokens of the last one are known. */
   readonly runAhead: 0 | 1
-  /** Milliseconds that a step's prompt tokens may take while others decode; absent: unbounded. */
+  /** Time limit in milliseconds for the prefill part of a step while other sequences decode; absent: no limit. */
   readonly maxPrefillMs?: number
   /** Draft tokens by prompt lookup. */
   readonly speculation: boolean
@@ -53,13 +53,13 @@ export interface EngineOptions {
   readonly maxQueuedRequests: number
   /** Prompt tokens that may wait; a request of one prompt may always, when nothing else waits. */
   readonly maxQueuedTokens: number
-  /** How the model writes calls of functions; absent: as its chat template says. */
+  /** Format of function calls; absent: the format that the chat template shows. */
   readonly toolCallParser?: ToolCallParserName
-  /** How the model marks its thoughts; auto: as its chat template does. */
+  /** Format of reasoning; auto: the format that the chat template shows. */
   readonly reasoningParser?: ReasoningParserName
-  /** Told of what must not stop the loop: a subscriber that throws, a failed step. */
+  /** Gets errors that must not stop the loop: of a subscriber, of a step. */
   readonly onError?: (where: string, error: unknown) => void
-  /** Told when no step can run, and with null when steps run again. */
+  /** Called when no step can run, and with null when steps run again. */
   readonly onProblem?: (problem: RunnerProblem | null) => void
 }
 
@@ -68,7 +68,7 @@ interface EngineParts {
   readonly runner: Runner
   readonly modelInfo: ModelInfo
   readonly tokenizer: Tokenizer
-  /** null: the model has none, messages are refused. */
+  /** null: the model has none, and messages are refused. */
   readonly chatTemplate: ChatTemplate | null
   /** Opened with the same fingerprint and block size; closed with the engine. Absent or null: blocks live in the pool only. */
   readonly kvTiers?: KvTiers | null
@@ -105,13 +105,13 @@ class LocalEngine implements Engine {
 
   constructor(parts: EngineParts) {
     const { modelInfo, tokenizer, runner, kvTiers, chatTemplate } = parts
-    // A state cannot be taken back behind a draft that was wrong.
+    // A state cannot be rolled back after a rejected draft.
     const options = { ...parts.options, speculation: parts.options.speculation && modelInfo.numStateSlots === 0 }
     const { blockSize, blockBytes, vocabSize, eosTokenIds } = modelInfo
     this.#parts = parts
     this.modelName = options.modelName
     this.modelInfo = modelInfo
-    // One sequence alone must always be able to finish, or it would be preempted for ever.
+    // One sequence must be able to finish alone, or it would be preempted for ever.
     this.maxModelLen = Math.min(modelInfo.maxModelLen, modelInfo.numKvBlocks * blockSize)
     this.tokenizerName = tokenizer.name
     this.tokenizer = {
@@ -305,7 +305,7 @@ class LocalEngine implements Engine {
     if (this.#state !== 'running') {
       throw new EngineError('draining', 'the server is shutting down and takes no new requests')
     }
-    // What is mended at the first try only takes a little longer.
+    // A problem that the first attempt solves only delays the requests.
     if (this.#problem?.isFatal === true) {
       throw new EngineError('device_lost', `the engine cannot run at the moment: ${this.#problem.reason}`)
     }

@@ -1,6 +1,6 @@
 /**
- * The step loop: schedule, run, deliver, with as many steps in flight as may be planned ahead; and what becomes of the sequences when a step
- * fails.
+ * The step loop: schedule, run, deliver, with as many steps in flight as may be planned ahead. Also handles the sequences of a failed
+ * step.
  */
 import type { EventBus } from './event-bus.ts'
 import { EngineError } from './request.ts'
@@ -70,7 +70,7 @@ export class StepLoop {
     this.#ended = this.#run()
   }
 
-  /** There may be something to do. */
+  /** Wakes the loop, because there may be something to do. */
   signal(): void {
     this.#isSignalled = true
     this.#wake()

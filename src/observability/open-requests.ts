@@ -8,7 +8,7 @@ const MAX_RECENT = 4096
 
 /** Traces by request id. A trace that stays open longer than `leakAfterMs` is reported and closed. */
 export class OpenRequests {
-  /** Whoever takes one out finishes it. */
+  /** Removing a trace from this map claims the right to finish it. */
   readonly #open = new Map<string, RequestTrace>()
   /** Finished requests with work in flight. */
   readonly #closing = new Map<string, RequestTrace>()
@@ -17,7 +17,7 @@ export class OpenRequests {
   readonly #leakAfterMs: number
   readonly #watchdog: NodeJS.Timeout
 
-  /** `onLeak` is told of each request that has shown no sign of life for `leakAfterMs`, and has to close it. */
+  /** @param onLeak gets each request without activity for `leakAfterMs`, and has to close it */
   constructor(leakAfterMs: number, onLeak: (trace: RequestTrace) => void) {
     this.#leakAfterMs = leakAfterMs
     this.#watchdog = setInterval(
@@ -45,7 +45,7 @@ export class OpenRequests {
     return this.#recentlyClosed.has(requestId)
   }
 
-  /** The response is over: true for the first who says so. */
+  /** The response is over. @returns true for the first caller only */
   take(trace: RequestTrace): boolean {
     if (this.#open.get(trace.requestId) !== trace) return false
     this.#open.delete(trace.requestId)

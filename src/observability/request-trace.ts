@@ -1,7 +1,7 @@
 /**
- * One request's trace, from before its body is read until its response is over and none of its work is in flight. Whoever takes
- * the request out of the table first finishes it; later calls find nothing and do nothing. Works on this object alone, never on the
- * active context: disconnects, cancels and worker messages arrive in callbacks that have none.
+ * The trace of one request, from before its body is read until its response is over and none of its work is in flight. The first caller
+ * that takes the request out of the table finishes it; later calls do nothing. It never uses the active context, because disconnects,
+ * cancellations and worker messages arrive in callbacks without one.
  */
 import {
   type Attributes,
@@ -183,7 +183,7 @@ export class RequestTrace implements RequestScope, StageOwner {
     this.facts.result = result
   }
 
-  /** MINISERVE_CAPTURE_CONTENT: the one way for content onto a span. */
+  /** MINISERVE_CAPTURE_CONTENT: the only way for content to reach a span. */
   get capturesContent(): boolean {
     return this.#host.captureContent
   }
@@ -284,7 +284,7 @@ export class RequestTrace implements RequestScope, StageOwner {
     return opened
   }
 
-  /** A stage ended: its duration for Server-Timing and its line of the story. */
+  /** Records the duration of an ended stage for Server-Timing, and writes its log line. */
   stageEnded({ name, context, durationMs, isOk, fields }: EndedStage): void {
     this.touch()
     this.#times.add(name, durationMs)
@@ -317,7 +317,7 @@ export class RequestTrace implements RequestScope, StageOwner {
     return true
   }
 
-  /** Ends the root with work still in flight: the watchdog's and the shutdown's last word. */
+  /** Ends the root with work still in flight. Used by the watchdog and the shutdown. */
   forceClose(): void {
     if (this.facts.ended && !this.#isClosing) this.#close(true)
   }

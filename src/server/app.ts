@@ -43,12 +43,12 @@ interface AppParts {
   readonly keys: Keys
   /** null: no retrieval on this server. */
   readonly rag: RagService | null
-  /** null: nobody watches the event loop. */
+  /** null: the event loop is not watched. */
   readonly watch?: EventLoopWatch | null
   readonly version: string
   readonly revision: string | null
   readonly settings: {
-    /** The address the server listens on; left out where there is no socket. */
+    /** The address the server listens on; absent without a socket. */
     readonly host?: string
     readonly corsOrigins: readonly string[]
     readonly maxQueuedRequests: number

@@ -1,4 +1,4 @@
-/** Sequences that each key has under way, bounded so that no key fills the queue of the engine: what is left is for the others. */
+/** Limits the sequences of each key, so that no key can fill the engine's queue. */
 import { ApiError } from './errors.ts'
 
 /** Counts the sequences of each key and refuses those above its share of the queue. */

@@ -1,4 +1,4 @@
-/** THE request path: tokenize -> retrieve -> generate -> format. Four stages, four calls. */
+/** The request path: tokenize -> retrieve -> generate -> format. Four stages, four calls. */
 import type { Engine, GenerationRequest, PromptInput } from '../engine/request.ts'
 import { bindStream, stage } from '../observability/context.ts'
 import type { PromptEngine } from '../rag/final-prompt.ts'
@@ -65,7 +65,7 @@ async function tokenize(engine: Engine, job: GenerationJob, gone: AbortSignal): 
   })
 }
 
-/** What the tokenizer of a remote engine would have to do. @throws ApiError 400 */
+/** Refuses fields that need a local tokenizer when the engine is remote. @throws ApiError 400 */
 function requireLocal({ truncatePrompt, addSpecialTokens, kind, promptLogprobs }: GenerationJob): void {
   if (truncatePrompt !== null) throw unsupportedField('truncate_prompt_tokens')
   if (kind === 'completion' && !addSpecialTokens) throw unsupportedField('add_special_tokens')
@@ -123,7 +123,7 @@ function formatStream(generation: AcceptedGeneration, scope: ServedRequest): Res
   return new Response(bindStream(sseStream(streamedOutput(generation, scope))), { headers: SSE_HEADERS })
 }
 
-/** The prompts, for answers that give them back. */
+/** The prompts, for answers that repeat them. */
 async function echoOf(
   engine: Engine,
   { generation }: GenerationJob,

@@ -28,7 +28,7 @@ export interface Accepted {
   readonly events: GenerationStream
 }
 
-/** A generation under way, and the wire that says what comes of it. */
+/** A running generation and the wire that formats it. */
 export interface AcceptedGeneration {
   readonly job: GenerationJob
   readonly accepted: Accepted
