@@ -12,6 +12,7 @@ import type {
   Activation,
   AttentionOptions,
   BackendLimits,
+  Columns,
   ConvolutionOptions,
   ExpertMatrix,
   ExpertWeights,
@@ -39,6 +40,7 @@ import type {
   StateLayout,
   StepInput,
   StepOutput,
+  StreamOptions,
   Vector,
 } from './ops.ts'
 import type { SampleRow, ScoreRow } from './sample-spec.ts'
@@ -189,8 +191,10 @@ export interface Backend {
   beginStep(input: StepInput): void
   /** The recorded ops, in their order. Ops may also be called one by one, at more cost. */
   run(sequence: OpSequence): void
-  /** out[r] = table[tokens[r]] * scale */
-  embed(out: Activation, table: Matrix, scale: number): void
+  /**
+   * out[r] = table[tokens[r]] * scale; with `adds` it is added to what `out` holds, and a token that the table has no row of takes its first row.
+   */
+  embed(out: Activation, table: Matrix, scale: number, adds?: boolean): void
   /** out[r] += table[places[r]] */
   embedAdd(out: Activation, table: Matrix): void
   /** out = x W^T, see LinearOptions. out.cols = W.rows, or W.rows / 2 with glu. out must not be x. */
@@ -199,8 +203,22 @@ export interface Backend {
   addLowRank(out: Activation, x: Activation, update: LowRank, norm?: Norm): void
   /** What `linear` does with a finished product, for one that something was added to. out must not be x. */
   activate(out: Activation, x: Activation, options: ActivateOptions): void
-  /** residual += norm(x): families that normalise a block's output before adding it. */
-  normAdd(residual: Activation, x: Activation, norm: Norm): void
+  /** residual = (residual + norm(x)) * scale (1 if left out): families that normalise a block's output before adding it. */
+  normAdd(residual: Activation, x: Activation, norm: Norm, scale?: number): void
+  /** out = norm(x), of each norm.weight.length columns by themselves; out may be x. */
+  rmsNorm(out: Activation, x: Activation, norm: Norm): void
+  /** residual = (residual + x) * scale */
+  add(residual: Activation, x: Activation, scale: number): void
+  /** x *= y, as many columns of it as x has. */
+  multiply(x: Activation, y: Columns): void
+  /** x = gelu_tanh(max(0, x - mean - deviations * deviation)), mean and standard deviation of the row: all but the largest become 0. */
+  sparseGelu(x: Activation, deviations: number): void
+  /** x *= rms(reference) / max(rms(x), sqrt(1e-5)), the root mean squares of the row. */
+  matchLength(x: Activation, reference: Activation): void
+  /** With c = coefficients tanh(logits): every stream i += the sum over j of c[i, j] stream j, all as they were; out = the active stream then. */
+  predictStreams(out: Activation, options: StreamOptions): void
+  /** With c = coefficients tanh(logits): every stream i += (1 + c[i]) (x - the active stream as it was); x = the active stream then, times scale. */
+  correctStreams(x: Activation, scale: Vector, options: StreamOptions): void
   /** out = norm(x); out may be x. */
   layerNorm(out: Activation, x: Activation, norm: LayerNorm): void
   /** Chooses each row's experts by the logits of all of them, [rows, numExperts]. The lowest of equal experts is chosen first. */

@@ -240,6 +240,8 @@ export interface RouteOptions {
   readonly normalizes: boolean
   /** Weights are multiplied by this. */
   readonly scale: number
+  /** [numExperts]: then by this of the chosen expert. */
+  readonly expertScales?: Vector | null
 }
 
 export interface ExpertWeights {
@@ -302,6 +304,21 @@ export interface AttentionOptions {
   readonly sinks?: Vector | null
   /** Rows see the rows after them too, as encoders do. The same in all attention ops of a step, which has whole sequences. */
   readonly bidirectional?: boolean
+}
+
+/**
+ * Alternating updates (AltUp): several residual streams of the same width, of which a layer computes one and the others follow.
+ * Source: arXiv 2301.13310.
+ */
+export interface StreamOptions {
+  /** 2 to 4 of them. */
+  readonly streams: readonly Activation[]
+  /** Index of the stream that layers compute. */
+  readonly active: number
+  /** [rows, streams]: a router's logits. */
+  readonly logits: Activation
+  /** [streams x streams, streams] of predictStreams, [streams, streams] of correctStreams. */
+  readonly coefficients: Vector
 }
 
 /** Columns of an activation, from `offset` on. */

@@ -110,6 +110,17 @@ QWEN3_5_EXPERTS = dict(
     linear_key_head_dim=16, linear_value_head_dim=16,
 )
 QWEN_EXPERTS = dict(num_experts_per_tok=3, moe_intermediate_size=24, num_experts=8, decoder_sparse_step=1, norm_topk_prob=True)
+# A third of the layers see the whole context; the last half have no K and V of their own.
+GEMMA_MIX = dict(hidden_size=32, num_hidden_layers=6, layer_types=["sliding_attention", "sliding_attention", "full_attention"] * 2, sliding_window=7, head_dim=8)
+LAYER_INPUTS = dict(hidden_size_per_layer_input=16, vocab_size_per_layer_input=VOCAB, num_kv_shared_layers=3)
+GEMMA4_ROPE = dict(
+    full_attention=dict(rope_type="proportional", partial_rotary_factor=0.5, rope_theta=1000000.0),
+    sliding_attention=dict(rope_type="default", rope_theta=10000.0),
+)
+GEMMA4_WIDE = GEMMA_MIX | dict(
+    num_hidden_layers=3, layer_types=GEMMA_MIX["layer_types"][:3], global_head_dim=16, num_global_key_value_heads=1, attention_k_eq_v=True,
+    hidden_size_per_layer_input=0, final_logit_softcapping=20.0, rope_parameters=GEMMA4_ROPE,
+)
 GPT_OSS_ROPE = dict(rope_type="yarn", factor=4.0, original_max_position_embeddings=64, rope_theta=150000.0, beta_fast=32.0, beta_slow=1.0, truncate=False)
 
 # name -> (model_type, config fields, options). Options: dtype of the stored weights, dialect of config.json (4: rope_theta and torch_dtype, 5: rope_parameters
@@ -161,13 +172,18 @@ MODELS = {
     "mixtral": ("mixtral", BASE | EXPERTS, dict(dtype=HALF)),
     "ernie4_5-moe": ("ernie4_5_moe", BASE | dict(num_hidden_layers=3, moe_intermediate_size=24, moe_k=3, moe_num_experts=8, moe_num_shared_experts=1, moe_layer_start_index=1, moe_layer_interval=1, use_bias=False, tie_word_embeddings=True), dict(dtype=torch.bfloat16)),
     "glm4moe": ("glm4_moe", BASE | dict(num_hidden_layers=3, head_dim=8, moe_intermediate_size=24, num_experts_per_tok=3, n_routed_experts=8, n_shared_experts=1, n_group=4, topk_group=2, first_k_dense_replace=1, norm_topk_prob=True, routed_scaling_factor=1.5, use_qk_norm=True, attention_bias=True, rope_parameters=HALF_ROTARY), dict(dtype=HALF)),
+    "gemma3n": ("gemma3n_text", BASE | GEMMA_MIX | LAYER_INPUTS | dict(laurel_rank=8, intermediate_size=[48] * 6, activation_sparsity_pattern=[0.8, 0.9, 0.0, 0.5, 0.0, 0.0], final_logit_softcapping=30.0), dict(dtype=HALF)),
+    # As the E models, the dense one and the one with experts; configs as transformers writes them, and as the hub has them.
+    "gemma4": ("gemma4_text", BASE | GEMMA_MIX | LAYER_INPUTS | dict(global_head_dim=16, use_double_wide_mlp=True, final_logit_softcapping=30.0, rope_parameters=GEMMA4_ROPE), dict(dtype=HALF)),
+    "gemma4-dense": ("gemma4_text", BASE | GEMMA4_WIDE, dict(dtype=torch.bfloat16, drop=["per_layer_config"], add=dict(global_head_dim=16, num_global_key_value_heads=1))),
+    "gemma4-moe": ("gemma4_text", BASE | GEMMA4_WIDE | dict(num_hidden_layers=2, layer_types=["sliding_attention", "full_attention"], enable_moe_block=True, num_experts=4, top_k_experts=2, moe_intermediate_size=24), dict(dtype=HALF, drop=["per_layer_config"], add=dict(global_head_dim=16, num_global_key_value_heads=1), embedding=0.12)),
     "arcee": ("arcee", BASE, dict(dtype=HALF)),
     "apertus": ("apertus", BASE | dict(hidden_act="xielu", rope_parameters=dict(rope_type="default", rope_theta=12000000.0)), dict(dtype=HALF)),
     "hunyuan": ("hunyuan_v1_dense", BASE | dict(head_dim=16, rope_parameters=dict(rope_type="dynamic", rope_theta=10000.0, alpha=50.0, factor=1.0)), dict(dtype=HALF)),
 }
 
 
-def build(model_type, fields, seed):
+def build(model_type, fields, seed, embedding=None):
     config = AutoConfig.for_model(model_type, **fields)
     config._attn_implementation = "eager"
     torch.manual_seed(seed)
@@ -179,6 +195,8 @@ def build(model_type, fields, seed):
             if name.endswith("norm.weight"):
                 # Some families store w with 1 + w meant; either way the effective weight is around 1 and every channel differs.
                 parameter.copy_(0.3 * noise + (0.0 if float(parameter.mean().abs()) < 0.5 else 1.0))
+            elif name.endswith(("layernorm_1.weight", "layernorm_2.weight", "router.scale", "per_expert_scale", "correct_output_scale")):
+                parameter.copy_(1 + 0.3 * noise)
             elif name.endswith("A_log"):
                 # Rates from a slow decay to one within a token.
                 parameter.copy_(noise)
@@ -190,10 +208,12 @@ def build(model_type, fields, seed):
                 parameter.copy_(0.2 * noise)
             elif "embed_tokens" in name or "lm_head" in name:
                 # Gemma scales embeddings by sqrt(hidden): smaller ones keep the layers audible and the soft cap unsaturated.
-                parameter.copy_((0.25 if model_type.startswith("gemma") else 0.7) * noise)
+                parameter.copy_((embedding or (0.25 if model_type.startswith("gemma") else 0.7)) * noise)
             else:
                 parameter.copy_(1.6 * noise / parameter.shape[-1] ** 0.5)
         for name, buffer in model.named_buffers():
+            if name.endswith("layer_scalar"):
+                buffer.copy_(0.8 + 0.2 * torch.rand(buffer.shape, generator=generator))
             if name.endswith("e_score_correction_bias"):
                 buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
     return model
@@ -205,10 +225,12 @@ def router_margin(model, ids):
 
     def hook(module, _, output):
         logits = output[0] if isinstance(output, tuple) else output
-        best = torch.sort(logits.detach().double(), dim=-1, descending=True).values
-        margins.append(float(((best[:, module.top_k - 1] - best[:, module.top_k]) / best.std(dim=-1)).min()))
+        is_gemma = type(module).__name__ == "Gemma4TextRouter"
+        top_k = module.config.top_k_experts if is_gemma else module.top_k
+        best = torch.sort((logits.log() if is_gemma else logits).detach().double(), dim=-1, descending=True).values
+        margins.append(float(((best[:, top_k - 1] - best[:, top_k]) / best.std(dim=-1)).min()))
 
-    hooks = [m.register_forward_hook(hook) for m in model.modules() if type(m).__name__.endswith(("TopKRouter", "TopkRouter"))]
+    hooks = [m.register_forward_hook(hook) for m in model.modules() if type(m).__name__.endswith(("TopKRouter", "TopkRouter", "Gemma4TextRouter"))]
     with torch.no_grad():
         model(torch.tensor([ids]))
     for handle in hooks:
@@ -267,6 +289,8 @@ def save(name, model, options):
         "decoder_sparse_step", "shared_expert_intermediate_size", "num_dense_layers", "use_expert_bias", "moe_k", "moe_num_experts", "moe_num_shared_experts", "moe_layer_start_index", "moe_layer_end_index", "moe_layer_interval",
         "n_routed_experts", "n_shared_experts", "n_group", "topk_group", "first_k_dense_replace", "routed_scaling_factor", "use_qk_norm",
         "swiglu_limit", "swiglu_alpha", "hidden_act", "attention_bias", "attention_out_bias", "use_bias", "mlp_bias", "attn_logit_softcapping", "final_logit_softcapping", "original_max_position_embeddings",
+        "hidden_size_per_layer_input", "vocab_size_per_layer_input", "num_kv_shared_layers", "altup_num_inputs", "altup_active_idx", "altup_correct_scale", "laurel_rank",
+        "activation_sparsity_pattern", "attention_k_eq_v", "enable_moe_block", "use_double_wide_mlp", "top_k_experts", "per_layer_config",
         "num_key_value_heads", "intermediate_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings", "rms_norm_eps")}
     config["architectures"] = [type(model).__name__]
     config["dtype"] = str(dtype).removeprefix("torch.")
@@ -278,6 +302,7 @@ def save(name, model, options):
         config["layer_types"] = [names.get(kind, kind) for kind in config["layer_types"]]
     for field in options.get("drop", []):
         config.pop(field, None)
+    config |= options.get("add", {})
     (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
     eos = model.config.eos_token_id
     if options.get("tokenizer"):
@@ -302,11 +327,11 @@ def save(name, model, options):
 
 def make(name):
     model_type, fields, options = MODELS[name]
-    for seed in range(40):
-        model = build(model_type, fields, seed)
+    for seed in range(250):
+        model = build(model_type, fields, seed, options.get("embedding"))
         dtype = options.get("dtype", torch.float32)
         # The stored weights are the model: what is computed from them is exact f32. Parameters only: model.to() would round the rope frequencies too.
-        for parameter in [*model.parameters(), *(b for n, b in model.named_buffers() if n.endswith("e_score_correction_bias"))]:
+        for parameter in [*model.parameters(), *(b for n, b in model.named_buffers() if n.endswith(("e_score_correction_bias", "layer_scalar")))]:
             parameter.data = parameter.data.to(dtype).float()
         generator = torch.Generator().manual_seed(seed)
         prompt = [1] + torch.randint(6, fields["vocab_size"], (PROMPT_TOKENS - 1,), generator=generator).tolist()

@@ -36,13 +36,16 @@ interface ExpertsCase {
   readonly hasNorm: boolean
   readonly hasBias: boolean
   readonly residual: boolean
-  readonly route: Omit<RouteOptions, 'bias'> & { readonly hasBias: boolean }
+  readonly route: Omit<RouteOptions, 'bias' | 'expertScales'> & {
+    readonly hasBias: boolean
+    readonly hasExpertScales?: boolean
+  }
 }
 
 const ROUTES: readonly ExpertsCase['route'][] = [
   { scores: 'softmax', groups: null, normalizes: true, scale: 1, hasBias: false },
   { scores: 'sigmoid', groups: { count: 4, used: 2 }, normalizes: true, scale: 2.5, hasBias: true },
-  { scores: 'softmax', groups: null, normalizes: false, scale: 1, hasBias: true },
+  { scores: 'softmax', groups: null, normalizes: false, scale: 1, hasBias: true, hasExpertScales: true },
 ]
 const GLUS = ['silu', 'silu_clamped', 'gelu_tanh'] as const
 
@@ -101,7 +104,11 @@ async function load(backend: InspectableBackend, test: ExpertsCase, seed: number
         : {}),
     },
     routing: backend.createRouting(`routing ${seed}`, { numExperts: NUM_EXPERTS, topK, inner, outer: hidden }),
-    route: { ...test.route, bias: test.route.hasBias ? vector(NUM_EXPERTS, 3, 0.2) : null },
+    route: {
+      ...test.route,
+      bias: test.route.hasBias ? vector(NUM_EXPERTS, 3, 0.2) : null,
+      expertScales: test.route.hasExpertScales === true ? vector(NUM_EXPERTS, 4, 2) : null,
+    },
     options: {
       glu,
       residual: test.residual,

@@ -10,6 +10,7 @@ import { describeEncoder } from './conformance-encoder.ts'
 import { describeExperts } from './conformance-experts.ts'
 import { describeLinear } from './conformance-linear.ts'
 import { describeLowRank } from './conformance-low-rank.ts'
+import { describeRows } from './conformance-rows.ts'
 import { describeSampling } from './conformance-sampling.ts'
 import { describeStates } from './conformance-states.ts'
 import { TOLERANCES, type Coverage, type CreateBackend, type Tolerances } from './fixtures.ts'
@@ -35,5 +36,6 @@ export function describeBackend(name: string, create: CreateBackend, options: Co
     describeStates(create, tolerances)
     describeEncoder(create, tolerances)
     describeLowRank(create, tolerances)
+    describeRows(create, tolerances)
   })
 }

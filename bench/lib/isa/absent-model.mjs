@@ -122,7 +122,7 @@ async function loadAbsentDecoder(config, weights, { limits, rows, context, seque
   }
   const backend = new WebGpuBackend({ limits: backendLimits, traceKernels: false, kvFormat }, gpu)
   const loader = new AbsentWeights(backend, gpu.capabilities.maxBindingBytes, weights)
-  loader.topK = spec.layers.find(({ mlp }) => mlp.kind === 'experts')?.mlp.topK ?? 0
+  loader.topK = spec.layers.find(({ mlp }) => 'topK' in mlp)?.mlp.topK ?? 0
   // Experts stacked in one tensor, and what Qwen3-Next joins apart, as Qwen3.5 has it.
   const has = (name) => !/experts\.0\.|in_proj_qkvz|in_proj_ba\./.test(name)
   const decoder = await withTensors(has, (source) => loadDecoder(backend, spec, source, loader))

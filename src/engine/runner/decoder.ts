@@ -12,12 +12,14 @@ import type {
 } from '../../kernels/ops.ts'
 import type { SampleRow, ScoreRow } from '../../kernels/sample-spec.ts'
 import { unpackedLoader, type WeightLoader } from '../weights/packed-cache.ts'
-import type { WeightSource } from '../weights/source.ts'
+import { expectValues, type WeightSource } from '../weights/source.ts'
 import { AdaptedBackend } from './adapted-backend.ts'
+import { expectLayerInputs, LayerInputs } from './layer-inputs.ts'
 import { expectMixer, loadMixer, type Mixer, stateShapeOf } from './mixers/mixer.ts'
 import { expectMlp, loadMlp, type Mlp } from './mlps/mlp.ts'
 import { expectLinear, Parameters, type Updates } from './parameters.ts'
 import type { DecoderSpec } from './spec.ts'
+import { expectStreams, Streams } from './streams.ts'
 
 interface Layer {
   readonly inputNorm: Norm | undefined
@@ -25,6 +27,8 @@ interface Layer {
   /** Of the mixer's output, where that is normalised before it is added. */
   readonly mixerNorm: Norm | null
   readonly mlp: Mlp
+  /** What its output is multiplied by. */
+  readonly scale: number
 }
 
 /** A decoder-only model on a backend: records its ops at load and runs them per step. */
@@ -36,6 +40,8 @@ export class Decoder {
   readonly #head: Matrix
   readonly #logits: LogitsOptions
   readonly #hidden: Activation // the residual stream [rows, hidden]
+  readonly #layerInputs: LayerInputs | null
+  readonly #streams: Streams | null
   readonly #branch: Activation // a block's output where it is normalised before it is added [rows, hidden]
   readonly #layerOps: OpSequence
   /** The same with the updates of each row's adapter. */
@@ -44,7 +50,14 @@ export class Decoder {
   constructor(
     backend: Backend,
     spec: DecoderSpec,
-    weights: { embedding: Matrix; head: Matrix; norm: Norm; layers: readonly Layer[] },
+    weights: {
+      embedding: Matrix
+      head: Matrix
+      norm: Norm
+      layers: readonly Layer[]
+      layerInputs: LayerInputs | null
+      streams: Streams | null
+    },
     adapted: AdaptedBackend | null,
   ) {
     const { hiddenSize } = spec
@@ -52,6 +65,8 @@ export class Decoder {
     this.#spec = spec
     this.#layers = weights.layers
     this.#embedding = weights.embedding
+    this.#layerInputs = weights.layerInputs
+    this.#streams = weights.streams
     this.#head = weights.head
     this.#logits = { norm: weights.norm, softcap: spec.logitSoftcap, scale: spec.logitScale }
     this.#hidden = backend.createActivation('hidden', hiddenSize)
@@ -88,12 +103,24 @@ export class Decoder {
   #recordLayers(): void {
     const hidden = this.#hidden
     const branch = this.#branch
-    this.#backend.embed(hidden, this.#embedding, this.#spec.embeddingScale)
-    for (const { inputNorm, mixer, mixerNorm, mlp } of this.#layers) {
+    const layerInputs = this.#layerInputs
+    const streams = this.#streams
+    const embedded = streams?.first ?? hidden
+    this.#backend.embed(embedded, this.#embedding, this.#spec.embeddingScale)
+    layerInputs?.record(embedded)
+    streams?.recordStart()
+    for (const [index, { inputNorm, mixer, mixerNorm, mlp, scale }] of this.#layers.entries()) {
+      streams?.recordPrediction(index, hidden)
+      if (inputNorm !== undefined) streams?.recordLaurel(index, hidden, inputNorm)
       mixer.record(hidden, inputNorm, branch)
       if (mixerNorm !== null) this.#backend.normAdd(hidden, branch, mixerNorm)
-      mlp.record(hidden, branch)
+      streams?.recordAugmentation(hidden)
+      // A layer's last addition takes its scale.
+      mlp.record(hidden, branch, layerInputs === null ? scale : 1)
+      streams?.recordCorrection(index, hidden)
+      layerInputs?.recordLayer(index, hidden, streams?.others ?? [hidden], branch, scale)
     }
+    streams?.recordEnd(hidden, branch)
   }
 }
 
@@ -175,14 +202,23 @@ export async function loadDecoder(
       mixer: await loadMixer(parts, layer.mixer, { base, memory }),
       mixerNorm: normPlacement === 'pre' ? null : await parameters.norm(`${base}${names.attentionNorm}`, hiddenSize),
       mlp: await loadMlp(parts, layer.mlp, base),
+      scale: spec.hasLayerScale ? (await parameters.values(`${base}${LAYER_SCALE}`, 1))[0]! : 1,
     })
   }
   const finalNorm = await parameters.norm(`${prefix}${names.finalNorm}`, hiddenSize)
   const head = spec.tiesEmbeddings
     ? embedding
     : await parameters.matrix([[headName(source, prefix), vocabSize]], hiddenSize)
-  return new Decoder(backend, spec, { embedding, head, norm: finalNorm, layers }, adapted)
+  const bases = layerBases(spec, prefix)
+  const layerInputs = spec.layerInputs === null ? null : await LayerInputs.load(parts, spec.layerInputs, prefix, bases)
+  const streams = spec.streams === null ? null : await Streams.load(parts, spec.streams, prefix, bases)
+  return new Decoder(backend, spec, { embedding, head, norm: finalNorm, layers, layerInputs, streams }, adapted)
 }
+
+const LAYER_SCALE = 'layer_scalar'
+
+const layerBases = ({ layers }: DecoderSpec, prefix: string): readonly string[] =>
+  layers.map((_, index) => `${prefix}layers.${index}.`)
 
 function headName(source: WeightSource, prefix: string): string {
   const nested = `${prefix.replace(/model\.$/, '')}lm_head`
@@ -197,6 +233,10 @@ function checkTensors(spec: DecoderSpec, source: WeightSource, prefix: string): 
     const base = `${prefix}layers.${index}.`
     expectMixer(source, spec, mixer, base)
     expectMlp(source, spec, mlp, base)
+    if (spec.hasLayerScale) expectValues(source, `${base}${LAYER_SCALE}`, 1)
   }
+  const bases = layerBases(spec, prefix)
+  if (spec.layerInputs !== null) expectLayerInputs(source, spec, spec.layerInputs, prefix, bases)
+  if (spec.streams !== null) expectStreams(source, spec, spec.streams, prefix, bases)
   if (!spec.tiesEmbeddings) expectLinear(source, [[headName(source, prefix), vocabSize]], hiddenSize, false)
 }

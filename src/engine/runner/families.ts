@@ -45,6 +45,14 @@ const LLAMA: Family = {
   hasSinks: false,
   hasPlainMlp: false,
   experts: null,
+  hasParallelExperts: false,
+  hasGlobalHeads: false,
+  sharesKv: false,
+  hasVNorm: false,
+  attentionScale: null,
+  hasLayerInputs: false,
+  hasLayerScale: false,
+  hasStreams: false,
   mixer: 'none',
 }
 
@@ -68,6 +76,26 @@ const GEMMA3: Family = {
   windows: { kind: 'pattern', period: 6 },
   theta: 1_000_000,
   localTheta: 10_000,
+}
+
+const GEMMA3N: Family = {
+  ...GEMMA3,
+  normAddsOne: false,
+  windows: { kind: 'pattern', period: 5 },
+  sharesKv: true,
+  hasVNorm: true,
+  attentionScale: 1,
+  hasLayerInputs: true,
+  hasStreams: true,
+}
+
+const GEMMA4: Family = {
+  ...GEMMA3N,
+  windows: { kind: 'pattern', period: 6 },
+  hasParallelExperts: true,
+  hasGlobalHeads: true,
+  hasLayerScale: true,
+  hasStreams: false,
 }
 
 const MISTRAL: Family = { ...LLAMA, ...NO_BIASES, windows: { kind: 'always' } }
@@ -150,6 +178,10 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
   Gemma3ForCausalLM: GEMMA3,
   // As with Mistral's.
   Gemma3ForConditionalGeneration: GEMMA3,
+  Gemma3nForCausalLM: GEMMA3N,
+  Gemma3nForConditionalGeneration: GEMMA3N,
+  Gemma4ForCausalLM: GEMMA4,
+  Gemma4ForConditionalGeneration: GEMMA4,
   Phi3ForCausalLM: {
     ...LLAMA,
     ...NO_BIASES,

@@ -80,6 +80,22 @@ export interface Family {
   /** The MLP has no gate: W_down act(W_up x). */
   readonly hasPlainMlp: boolean
   readonly experts: ExpertsFamily | null
+  /** Where enable_moe_block says so, each MLP has experts beside it (mlps/parallel.ts). */
+  readonly hasParallelExperts: boolean
+  /** Layers that do not slide have head sizes of their own: global_head_dim, num_global_key_value_heads, attention_k_eq_v. */
+  readonly hasGlobalHeads: boolean
+  /** The last num_kv_shared_layers have no K and V of their own. */
+  readonly sharesKv: boolean
+  /** Heads of v are divided by their root mean square. */
+  readonly hasVNorm: boolean
+  /** What scores are multiplied by; null: by query_pre_attn_scalar or the head's size. */
+  readonly attentionScale: number | null
+  /** Each layer has an embedding of its own (layer-inputs.ts). */
+  readonly hasLayerInputs: boolean
+  /** A layer's output is multiplied by its `layer_scalar`. */
+  readonly hasLayerScale: boolean
+  /** There are several residual streams (streams.ts). */
+  readonly hasStreams: boolean
   /** What the layers are that have no attention. */
   readonly mixer: 'none' | 'shortConvolution' | 'gatedDelta' | 'mamba2'
 }

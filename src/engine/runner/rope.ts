@@ -128,6 +128,16 @@ export function computeRope(context: RopeContext): RopeSpec {
     }
     case 'llama3':
       return llama3(context)
+    case 'proportional': {
+      // Of all dims of a head a part is rotated, by frequencies as if all were; the rest stands still.
+      const { rotaryDim } = context
+      const numRotated = Math.floor((numberOf(context, 'partial_rotary_factor', 1) * rotaryDim) / 2)
+      const factor = numberOf(context, 'factor', 1)
+      const inverseFrequencies = baseFrequencies(context).map((frequency, i) =>
+        i < numRotated ? frequency / factor : 0,
+      )
+      return { inverseFrequencies, attentionFactor: 1 }
+    }
     case 'yarn':
       return yarn(context)
     case 'longrope':
@@ -135,7 +145,7 @@ export function computeRope(context: RopeContext): RopeSpec {
       return longrope(context)
     default:
       throw new ModelError(
-        `${context.path}: unknown rope scaling ${JSON.stringify(type)}; known: default, linear, llama3, yarn, longrope, dynamic (with alpha)`,
+        `${context.path}: unknown rope scaling ${JSON.stringify(type)}; known: default, linear, llama3, yarn, longrope, proportional, dynamic (with alpha)`,
       )
   }
 }

@@ -9,11 +9,14 @@ import { ConfigReader } from './config-reader.ts'
 import { FAMILIES } from './families.ts'
 import type { Family, LayerNames } from './family.ts'
 import { stateMixersOf } from './mixers/config.ts'
+import { layerInputsOf, type LayerInputsSpec } from './layer-inputs.ts'
+import { kvSpecsOf } from './layer-shapes.ts'
 import type { MixerSpec } from './mixers/mixer.ts'
 import { mlpsOf } from './mlps/config.ts'
 import type { MlpSpec } from './mlps/mlp.ts'
 import { computeRope, type RopeParameters, type RopeSpec } from './rope.ts'
 import { ModelError } from './runner.ts'
+import { streamsOf, type StreamsSpec } from './streams.ts'
 
 export interface LayerSpec {
   readonly mixer: MixerSpec
@@ -38,6 +41,10 @@ export interface DecoderSpec {
   readonly rotatesNeighbours: boolean
   readonly tiesEmbeddings: boolean
   readonly embeddingScale: number
+  readonly layerInputs: LayerInputsSpec | null
+  /** Layers' outputs are multiplied by their `layer_scalar`. */
+  readonly hasLayerScale: boolean
+  readonly streams: StreamsSpec | null
   /** Multiplies the logits. */
   readonly logitScale: number
   readonly attentionScale: number
@@ -102,7 +109,7 @@ function ropeLayersOf(config: ConfigReader, { nope }: Family, windows: readonly 
 function ropesOf(
   config: ConfigReader,
   family: Family,
-  headDim: number,
+  { headDim, globalHeadDim }: { readonly headDim: number; readonly globalHeadDim: number },
   maxPositions: number,
   servedPositions: number,
 ): RopeSpec[] {
@@ -110,13 +117,13 @@ function ropesOf(
   const isPerType = nested !== null && typeof nested['full_attention'] === 'object' && nested['full_attention'] !== null
   const global =
     (isPerType ? (nested['full_attention'] as RopeParameters) : nested) ?? config.object('rope_scaling') ?? {}
-  const compute = (parameters: RopeParameters, theta: number): RopeSpec => {
+  const compute = (parameters: RopeParameters, theta: number, headDim: number): RopeSpec => {
     const own = parameters['rope_theta'] ?? theta
     const partial = parameters['partial_rotary_factor'] ?? config.number('partial_rotary_factor', 1)
     if (typeof own !== 'number' || own <= 1) config.fail('rope_theta', 'a number above 1')
     if (typeof partial !== 'number' || partial <= 0 || partial > 1)
       config.fail('partial_rotary_factor', 'between 0 and 1')
-    const rotaryDim = Math.floor(headDim * partial)
+    const rotaryDim = parameters['rope_type'] === 'proportional' ? headDim : Math.floor(headDim * partial)
     if (rotaryDim % 2 !== 0 || rotaryDim === 0)
       config.fail('partial_rotary_factor', `such that an even number of the ${headDim} head dims is rotated`)
     return computeRope({
@@ -129,12 +136,12 @@ function ropesOf(
       servedPositions,
     })
   }
-  const ropes = [compute(global, config.number('rope_theta', family.theta))]
+  const ropes = [compute(global, config.number('rope_theta', family.theta), globalHeadDim)]
   if (family.localTheta !== null) {
     const local = isPerType ? ((nested['sliding_attention'] as RopeParameters | undefined) ?? {}) : {}
     const shared = global['rope_theta'] ?? config.number('rope_theta', family.theta)
     const theta = family.localTheta === 'unscaled' ? shared : config.number('rope_local_base_freq', family.localTheta)
-    ropes.push(compute(local, typeof theta === 'number' ? theta : family.theta))
+    ropes.push(compute(local, typeof theta === 'number' ? theta : family.theta, headDim))
   }
   return ropes
 }
@@ -177,9 +184,6 @@ function multipliersOf(config: ConfigReader): Multipliers {
     logits: positive('logits_scaling'),
   }
 }
-
-/** Of a layer that has K and V as projected. */
-const KV_OF_ITS_OWN = { sharesWith: null, hasVNorm: false, isValueKey: false } as const
 
 export interface SpecOptions {
   /** Positions that will be served, which picks between longrope's tables; null: the model's own. */
@@ -224,6 +228,8 @@ export function parseSpec(
   const headDim = config.size('head_dim', hiddenSize / numHeads)
   if (numHeads % numKvHeads !== 0) config.fail('num_key_value_heads', `a divisor of num_attention_heads (${numHeads})`)
   const maxPositions = positionsOf(config)
+  if (config.raw('use_bidirectional_attention') === 'all')
+    config.fail('use_bidirectional_attention', 'null or vision: a decoder sees what came before')
   const isPresent = (presence: Family['qkvBias']): boolean =>
     typeof presence === 'string' ? config.flag(presence, false) : presence
   const mlps = mlpsOf(config, family, numLayers, isPresent(family.mlpBias))
@@ -232,11 +238,12 @@ export function parseSpec(
   const hasRope = ropeLayersOf(config, family, windows)
   const isGated = family.gatesAttention && config.flag('attn_output_gate', true)
   const { hasSinks } = family
-  const shape = { numKvHeads, headDim }
+  const kv = kvSpecsOf(config, family, windows, { numHeads, numKvHeads, headDim })
+  const globalHeadDim = kv.find((_, i) => windows[i] === null)?.headDim ?? headDim
   const layers = windows.map((window, i): LayerSpec => {
     const rope = hasRope[i] === true ? (family.localTheta !== null && window !== null ? 1 : 0) : null
     return {
-      mixer: mixers[i] ?? { kind: 'attention', ...shape, rope, window, isGated, hasSinks, ...KV_OF_ITS_OWN },
+      mixer: mixers[i] ?? { kind: 'attention', ...kv[i]!, rope, window, isGated, hasSinks },
       mlp: mlps[i]!,
     }
   })
@@ -252,7 +259,7 @@ export function parseSpec(
     hiddenSize,
     numHeads,
     layers,
-    ropes: ropesOf(config, family, headDim, maxPositions, options.servedPositions ?? maxPositions),
+    ropes: ropesOf(config, family, { headDim, globalHeadDim }, maxPositions, options.servedPositions ?? maxPositions),
     normEps: config.number(family.normEpsField, family.normEps) / residual ** 2,
     normPlacement: family.normPlacement,
     normAddsOne: family.normAddsOne,
@@ -263,8 +270,11 @@ export function parseSpec(
     rotatesNeighbours: family.rotatesNeighbours,
     tiesEmbeddings: config.flag('tie_word_embeddings', config.flag('tie_embedding', family.tiesEmbeddings)),
     embeddingScale: (family.scalesEmbeddings ? Math.sqrt(hiddenSize) : (multipliers?.embedding ?? 1)) / residual,
+    layerInputs: layerInputsOf(config, family),
+    hasLayerScale: family.hasLayerScale,
+    streams: streamsOf(config, family),
     logitScale: 1 / (multipliers?.logits ?? 1),
-    attentionScale: multipliers?.attention ?? 1 / Math.sqrt(queryScalar ?? headDim),
+    attentionScale: family.attentionScale ?? multipliers?.attention ?? 1 / Math.sqrt(queryScalar ?? headDim),
     attentionSoftcap: config.optionalNumber('attn_logit_softcapping'),
     logitSoftcap: config.optionalNumber('final_logit_softcapping'),
     maxPositions,

@@ -78,7 +78,8 @@ export function quantizeQ4(values: Float32Array): MatrixData & { format: 'q4' } 
 }
 
 /** What chooses experts stays as it is: it is small, and a choice that rounding turns is another expert. */
-const isRouter = (name: string): boolean => /\.(?:gate|shared_expert_gate|router|router\.layer)\.weight$/.test(name)
+const isRouter = (name: string): boolean =>
+  /\.(?:gate|shared_expert_gate|router|router\.layer|router\.proj|modality_router)\.weight$/.test(name)
 
 /** Embeddings and the output head lose most by 4 bits: they get 8, as in llama.cpp's mixed files. */
 const isVocabulary = (name: string): boolean => name.endsWith('embed_tokens.weight') || name.endsWith('lm_head.weight')

@@ -18,6 +18,7 @@ import type {
   ActivateOptions,
   Activation,
   AttentionOptions,
+  Columns,
   ConvolutionOptions,
   ExpertMatrix,
   ExpertsOptions,
@@ -43,6 +44,7 @@ import type {
   StateLayout,
   StepInput,
   StepOutput,
+  StreamOptions,
   Vector,
 } from '../ops.ts'
 import type { SampleRow, ScoreRow } from '../sample-spec.ts'
@@ -56,6 +58,7 @@ import { Pool } from './pool.ts'
 import { Program } from './program.ts'
 import { Recorder } from './recorder.ts'
 import { Resources } from './resources.ts'
+import { RowOps } from './row-ops.ts'
 import { StateOps, stateSlotBytes } from './state-ops.ts'
 import { StepInputs } from './step-inputs.ts'
 import { WorkingMemory } from './working-memory.ts'
@@ -68,7 +71,6 @@ interface CpuBackendOptions extends BackendOptions {
 }
 
 class CpuBackend implements InspectableBackend {
-  readonly #options: CpuBackendOptions
   readonly #arena: Arena
   readonly #pool: Pool
   readonly #executor: Executor
@@ -76,6 +78,7 @@ class CpuBackend implements InspectableBackend {
   readonly #memory: WorkingMemory
   readonly #step: StepInputs
   readonly #recorder: Recorder
+  readonly #rows: RowOps
   readonly #states: StateOps
   readonly #lowRank: LowRankOps
   readonly #output: Output
@@ -86,7 +89,6 @@ class CpuBackend implements InspectableBackend {
     const program = new Program(arena)
     const executor = new Executor(program, pool, traceKernels)
     const packer = new MatrixPacker(arena, program, () => executor.run())
-    this.#options = options
     this.#arena = arena
     this.#pool = pool
     this.#executor = executor
@@ -94,6 +96,7 @@ class CpuBackend implements InspectableBackend {
     this.#memory = new WorkingMemory(limits, arena, program, this.#resources, numThreads)
     this.#step = new StepInputs(limits, arena)
     this.#recorder = new Recorder(program, executor, this.#resources, this.#step, this.#memory, numThreads)
+    this.#rows = new RowOps(program, this.#resources, this.#step)
     this.#states = new StateOps(arena, program, executor, this.#resources, this.#step)
     this.#lowRank = new LowRankOps(arena, program, executor, this.#resources, this.#step, limits.maxRows)
     this.#output = new Output(limits, arena, this.#recorder, executor)
@@ -111,8 +114,6 @@ class CpuBackend implements InspectableBackend {
       memoryBudgetBytes: this.#memory.budget(),
     }
   }
-
-  // -- load time ------------------------------------------------------------------------------------------------------
 
   readonly packedLayout = PACKED_LAYOUT
 
@@ -219,8 +220,6 @@ class CpuBackend implements InspectableBackend {
     return Promise.resolve()
   }
 
-  // -- a step ---------------------------------------------------------------------------------------------------------
-
   copyBlock(source: number, destination: number, numTokens: number): void {
     this.#resources.kvCache().copy(source, destination, numTokens)
   }
@@ -237,12 +236,12 @@ class CpuBackend implements InspectableBackend {
     this.#step.begin(input, this.#output.previous, this.#resources.kvLayout?.blockSize ?? 1)
   }
 
-  embed(out: Activation, table: Matrix, scale: number): void {
-    this.#recorder.embed(out, table, scale)
+  embed(out: Activation, table: Matrix, scale: number, adds = false): void {
+    this.#rows.embed(out, table, scale, adds)
   }
 
   embedAdd(out: Activation, table: Matrix): void {
-    this.#recorder.embedAdd(out, table)
+    this.#rows.embedAdd(out, table)
   }
 
   linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void {
@@ -257,12 +256,40 @@ class CpuBackend implements InspectableBackend {
     this.#lowRank.activate(out, x, options)
   }
 
-  normAdd(residual: Activation, x: Activation, norm: Norm): void {
-    this.#recorder.normAdd(residual, x, norm)
+  normAdd(residual: Activation, x: Activation, norm: Norm, scale = 1): void {
+    this.#rows.normAdd(residual, x, norm, scale)
+  }
+
+  rmsNorm(out: Activation, x: Activation, norm: Norm): void {
+    this.#rows.rmsNorm(out, x, norm)
+  }
+
+  add(residual: Activation, x: Activation, scale: number): void {
+    this.#rows.add(residual, x, scale)
+  }
+
+  multiply(x: Activation, y: Columns): void {
+    this.#rows.multiply(x, y)
+  }
+
+  sparseGelu(x: Activation, deviations: number): void {
+    this.#rows.sparseGelu(x, deviations)
+  }
+
+  matchLength(x: Activation, reference: Activation): void {
+    this.#rows.matchLength(x, reference)
+  }
+
+  predictStreams(out: Activation, options: StreamOptions): void {
+    this.#rows.predictStreams(out, options)
+  }
+
+  correctStreams(x: Activation, scale: Vector, options: StreamOptions): void {
+    this.#rows.correctStreams(x, scale, options)
   }
 
   layerNorm(out: Activation, x: Activation, norm: LayerNorm): void {
-    this.#recorder.layerNorm(out, x, norm)
+    this.#rows.layerNorm(out, x, norm)
   }
 
   route(routing: Routing, logits: Activation, options: RouteOptions): void {
@@ -328,8 +355,6 @@ class CpuBackend implements InspectableBackend {
     })
   }
 
-  // -- between steps --------------------------------------------------------------------------------------------------
-
   readBlocks(blocks: readonly number[]): Promise<Uint8Array> {
     return Promise.resolve(this.#resources.kvCache().read(blocks))
   }
@@ -340,23 +365,11 @@ class CpuBackend implements InspectableBackend {
   }
 
   debugWrite(activation: Activation, values: Float32Array): void {
-    const { address, stride, cols, label } = this.#resources.activation(activation)
-    const numRows = values.length / cols
-    if (!Number.isInteger(numRows) || numRows > this.#options.limits.maxRows)
-      throw new Error(
-        `${label}: ${values.length} values are no whole number of at most ${this.#options.limits.maxRows} rows of ${cols}`,
-      )
-    for (let row = 0; row < numRows; row++) {
-      this.#arena.f32(address + row * stride, cols).set(values.subarray(row * cols, (row + 1) * cols))
-    }
+    this.#resources.writeRows(activation, values)
   }
 
   debugRead(activation: Activation): Promise<Float32Array> {
-    const { address, stride, cols } = this.#resources.activation(activation)
-    const { maxRows } = this.#options.limits
-    const values = new Float32Array(maxRows * cols)
-    for (let row = 0; row < maxRows; row++) values.set(this.#arena.f32(address + row * stride, cols), row * cols)
-    return Promise.resolve(values)
+    return Promise.resolve(this.#resources.readRows(activation))
   }
 
   close(): Promise<void> {

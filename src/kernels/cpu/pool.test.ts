@@ -68,7 +68,7 @@ test('the threads of an idle pool go to sleep, also after they have worked', asy
   const asleep = () => vi.waitFor(() => expect(pool.sleepingThreads).toBe(3), { timeout: 30_000, interval: 5 })
   await asleep()
   const program = new Program(arena)
-  const nothing = { rows: 0, residual: 0, residualStride: 0, x: 0, xStride: 0, cols: 0, weight: 0, eps: 0 }
+  const nothing = { rows: 0, residual: 0, residualStride: 0, x: 0, xStride: 0, cols: 0, weight: 0, eps: 0, scale: 1 }
   program.add('normAdd', nothing)
   pool.run(program.address, program.length)
   await asleep()
@@ -85,7 +85,17 @@ test('the count of programs may wrap around: the threads go on', async () => {
   const words = arena.i32(count, 1)
   Atomics.store(words, 0, 2 ** 31 - 2)
   const program = new Program(arena)
-  program.add('normAdd', { rows: 0, residual: 0, residualStride: 0, x: 0, xStride: 0, cols: 0, weight: 0, eps: 0 })
+  program.add('normAdd', {
+    rows: 0,
+    residual: 0,
+    residualStride: 0,
+    x: 0,
+    xStride: 0,
+    cols: 0,
+    weight: 0,
+    eps: 0,
+    scale: 1,
+  })
   for (let i = 0; i < 3; i++) {
     pool.run(program.address, program.length)
     await asleep()

@@ -20,12 +20,12 @@ export const COMMANDS = {
     opcode: 2,
     fields: [
       ...(['rows', 'out', 'outStride', 'tokens', 'format', 'flags', 'cols', 'panelBytes', 'weights'] as const),
-      ...(['factors', 'scale', 'adds'] as const),
+      ...(['factors', 'scale', 'adds', 'tableRows'] as const),
     ],
   },
   normAdd: {
     opcode: 3,
-    fields: ['rows', 'residual', 'residualStride', 'x', 'xStride', 'cols', 'weight', 'eps'],
+    fields: ['rows', 'residual', 'residualStride', 'x', 'xStride', 'cols', 'weight', 'eps', 'scale'],
   },
   qkvRopeStore: {
     opcode: 4,
@@ -57,7 +57,7 @@ export const COMMANDS = {
     opcode: 30,
     fields: [
       ...(['rows', 'logits', 'logitsStride', 'numExperts', 'topK', 'sigmoid', 'bias', 'groups', 'usedGroups'] as const),
-      ...(['normalizes', 'scale', 'experts', 'weights'] as const),
+      ...(['normalizes', 'scale', 'expertScales', 'experts', 'weights'] as const),
     ],
   },
   sort: { opcode: 31, fields: ['pairs', 'topK', 'numExperts', 'experts', 'positions', 'sources', 'tiles'] },
@@ -72,6 +72,20 @@ export const COMMANDS = {
   layerNorm: {
     opcode: 10,
     fields: ['rows', 'out', 'outStride', 'x', 'xStride', 'cols', 'weight', 'bias', 'eps'],
+  },
+  rmsNorm: {
+    opcode: 11,
+    fields: ['rows', 'out', 'outStride', 'x', 'xStride', 'groups', 'width', 'weight', 'eps'],
+  },
+  pair: { opcode: 12, fields: ['rows', 'x', 'xStride', 'y', 'yStride', 'cols', 'kind', 'scale'] },
+  sparseGelu: { opcode: 13, fields: ['rows', 'x', 'xStride', 'cols', 'scale'] },
+  matchLength: { opcode: 14, fields: ['rows', 'x', 'xStride', 'reference', 'referenceStride', 'cols'] },
+  streams: {
+    opcode: 15,
+    fields: [
+      ...(['rows', 'x', 'xStride', 'stream0', 'stream1', 'stream2', 'stream3', 'streamStride', 'numStreams'] as const),
+      ...(['active', 'cols', 'logits', 'logitsStride', 'coefficients', 'scales'] as const),
+    ],
   },
   convolution: {
     opcode: 20,

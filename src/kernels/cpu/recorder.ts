@@ -6,7 +6,6 @@ import type {
   ExpertsOptions,
   ExpertWeights,
   Glu,
-  LayerNorm,
   LinearOptions,
   LogitsOptions,
   Matrix,
@@ -56,46 +55,6 @@ const SAMPLE_WORK = 16
 
 /** The ops of the cpu backend. @throws Error for shapes that do not fit */
 export class Recorder extends AttentionRecorder {
-  embed(out: Activation, table: Matrix, scale: number): void {
-    const target = this.resources.activation(out)
-    const matrix = this.resources.matrix(table)
-    if (target.cols !== matrix.cols || matrix.gated)
-      throw new Error(`embed ${table.label}: rows of ${matrix.cols} do not fit [.., ${target.cols}]`)
-    for (const token of this.step.tokenIds()) {
-      if (token >= matrix.rows) throw new Error(`token ${token} is outside the vocabulary of ${matrix.rows}`)
-    }
-    this.#gather(target, matrix, this.step.tokens, scale, false)
-  }
-
-  embedAdd(out: Activation, table: Matrix): void {
-    const target = this.resources.activation(out)
-    const matrix = this.resources.matrix(table)
-    if (target.cols !== matrix.cols || matrix.gated)
-      throw new Error(`embedAdd ${table.label}: rows of ${matrix.cols} do not fit [.., ${target.cols}]`)
-    for (const place of this.step.placeIds()) {
-      if (place < 0 || place >= matrix.rows) throw new Error(`place ${place} is outside the table of ${matrix.rows}`)
-    }
-    this.#gather(target, matrix, this.step.places, 1, true)
-  }
-
-  #gather(target: HostActivation, matrix: PanelMatrix, tokens: number, scale: number, adds: boolean): void {
-    const { numRows } = this.step.input
-    this.program.add('embed', {
-      rows: numRows,
-      out: target.address,
-      outStride: target.stride,
-      tokens,
-      format: matrix.formatCode,
-      flags: matrix.flags,
-      cols: matrix.cols,
-      panelBytes: matrix.panelBytes,
-      weights: matrix.weights,
-      factors: matrix.factors,
-      scale,
-      adds: adds ? 1 : 0,
-    })
-  }
-
   linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void {
     const { norm, bias, glu } = options
     const target = this.resources.activation(out)
@@ -125,6 +84,7 @@ export class Recorder extends AttentionRecorder {
   }
 
   route(routing: Routing, logits: Activation, options: RouteOptions): void {
+    const { expertScales = null } = options
     const { numExperts, topK, experts, weights, positions, sources, tiles } = this.resources.routing(routing)
     const { address, stride, cols } = this.resources.activation(logits)
     if (cols !== numExperts) throw new Error(`route ${routing.label}: ${cols} logits for ${numExperts} experts`)
@@ -141,6 +101,7 @@ export class Recorder extends AttentionRecorder {
       usedGroups: options.groups?.used ?? 0,
       normalizes: options.normalizes ? 1 : 0,
       scale: options.scale,
+      expertScales: expertScales === null ? 0 : this.resources.vector(expertScales).address,
       experts,
       weights,
     })
@@ -196,39 +157,6 @@ export class Recorder extends AttentionRecorder {
       out: target.address,
       outStride: target.stride,
       residual: options.residual ? 1 : 0,
-    })
-  }
-
-  normAdd(residual: Activation, x: Activation, norm: Norm): void {
-    const target = this.resources.activation(residual)
-    const source = this.resources.activation(x)
-    this.program.add('normAdd', {
-      rows: this.step.input.numRows,
-      residual: target.address,
-      residualStride: target.stride,
-      x: source.address,
-      xStride: source.stride,
-      cols: source.cols,
-      weight: this.resources.vector(norm.weight).address,
-      eps: norm.eps,
-    })
-  }
-
-  layerNorm(out: Activation, x: Activation, { weight, bias, eps }: LayerNorm): void {
-    const target = this.resources.activation(out)
-    const source = this.resources.activation(x)
-    if (target.cols !== source.cols)
-      throw new Error(`layerNorm: [.., ${source.cols}] does not fit [.., ${target.cols}]`)
-    this.program.add('layerNorm', {
-      rows: this.step.input.numRows,
-      out: target.address,
-      outStride: target.stride,
-      x: source.address,
-      xStride: source.stride,
-      cols: source.cols,
-      weight: this.resources.vector(weight).address,
-      bias: bias === null ? 0 : this.resources.vector(bias).address,
-      eps,
     })
   }
 

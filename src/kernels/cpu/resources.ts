@@ -234,6 +234,26 @@ export class Resources {
     return this.#activations.get(activation)
   }
 
+  /** Writes the leading rows of a step buffer. Throws where they are no whole rows, or too many. */
+  writeRows(activation: Activation, values: Float32Array): void {
+    const { address, stride, cols, label } = this.activation(activation)
+    const numRows = values.length / cols
+    if (!Number.isInteger(numRows) || numRows > this.#maxRows)
+      throw new Error(
+        `${label}: ${values.length} values are no whole number of at most ${this.#maxRows} rows of ${cols}`,
+      )
+    for (let row = 0; row < numRows; row++)
+      this.#arena.f32(address + row * stride, cols).set(values.subarray(row * cols, (row + 1) * cols))
+  }
+
+  /** All rows of a step buffer. */
+  readRows(activation: Activation): Float32Array {
+    const { address, stride, cols } = this.activation(activation)
+    const values = new Float32Array(this.#maxRows * cols)
+    for (let row = 0; row < this.#maxRows; row++) values.set(this.#arena.f32(address + row * stride, cols), row * cols)
+    return values
+  }
+
   rope(rope: RopeTable): HostRope {
     return this.#ropes.get(rope)
   }

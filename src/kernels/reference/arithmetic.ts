@@ -116,7 +116,7 @@ export function gelu(x: number): number {
 }
 
 /** The error function, to 1e-15: its series near 0, a continued fraction of its complement far from it (Abramowitz and Stegun 7.1.6, 7.1.14). */
-function erf(x: number): number {
+export function erf(x: number): number {
   const magnitude = Math.abs(x)
   if (magnitude > 6) return Math.sign(x)
   if (magnitude < 2.5) {

@@ -41,6 +41,7 @@ export function routeRow(
   logits: Float32Array, // [numExperts]
   { scores: kind, groups, normalizes, scale }: RouteOptions,
   bias: Float32Array | null,
+  expertScales: Float32Array | null,
   experts: Int32Array, // [topK], written
   weights: Float32Array, // [topK], written
 ): void {
@@ -67,7 +68,7 @@ export function routeRow(
   const sum = normalizes ? chosen.reduce((total, expert) => total + scores[expert]!, 0) : 1
   for (const [k, expert] of chosen.entries()) {
     experts[k] = expert
-    weights[k] = (scores[expert]! / sum) * scale
+    weights[k] = (scores[expert]! / sum) * scale * (expertScales?.[expert] ?? 1)
   }
 }
 

@@ -5,6 +5,7 @@ import type {
   ActivateOptions,
   Activation,
   AttentionOptions,
+  Columns,
   ConvolutionOptions,
   ExpertsOptions,
   ExpertWeights,
@@ -21,16 +22,18 @@ import type {
   Routing,
   SelectiveScanOptions,
   StepInput,
+  StreamOptions,
   Vector,
 } from '../ops.ts'
 import type { TokenLogprobs } from '../sample-spec.ts'
-import { activationOf, divideByLength, inverseRms, joinGlu, layerNorm, normalizePieces } from './arithmetic.ts'
+import { activationOf, divideByLength, joinGlu, normalizePieces } from './arithmetic.ts'
 import { pagedAttention } from './attention.ts'
 import { combineExperts, multiplyExperts, routeRow } from './experts.ts'
 import { activate, addLowRank } from './low-rank.ts'
 import { roundToCodes } from './kv-pool.ts'
 import { sigmoid } from './recurrence.ts'
 import { HostRope } from './rope.ts'
+import { RowOps } from './row-ops.ts'
 import { TILE_ROWS } from './row-tile.ts'
 import { HostMemory } from './memory.ts'
 
@@ -54,19 +57,24 @@ export const NO_RESULTS: Readonly<StepResults> = {
 
 /** The ops of layers, each row by itself. */
 export class LayerOps extends HostMemory {
+  readonly #rows = new RowOps(this.vectors, this.activations)
   protected stepId = 0
   protected input: StepInput | null = null
   protected readonly tokens = new Int32Array(this.options.limits.maxRows)
   protected results: StepResults = { ...NO_RESULTS }
 
-  embed(out: Activation, table: Matrix, scale: number): void {
+  embed(out: Activation, table: Matrix, scale: number, adds = false): void {
     const target = this.activations.get(out).values
     const { values, cols, rows } = this.matrices.get(table)
     const { numRows } = this.stepInput()
     for (let row = 0; row < numRows; row++) {
-      const token = this.tokens[row]!
+      const known = this.tokens[row]!
+      const token = adds && known >= rows ? 0 : known
       if (token >= rows) throw new Error(`token ${token} is outside the vocabulary of ${rows}`)
-      for (let i = 0; i < cols; i++) target[row * cols + i] = values[token * cols + i]! * scale
+      for (let i = 0; i < cols; i++) {
+        const value = values[token * cols + i]! * scale
+        target[row * cols + i] = adds ? target[row * cols + i]! + value : value
+      }
     }
   }
 
@@ -131,24 +139,40 @@ export class LayerOps extends HostMemory {
     activate(target.values, source.values, target.cols, options, this.stepInput().numRows)
   }
 
-  normAdd(residual: Activation, x: Activation, norm: Norm): void {
-    const target = this.activations.get(residual).values
-    const { values, cols } = this.activations.get(x)
-    const weight = this.vectors.get(norm.weight).values
-    const { numRows } = this.stepInput()
-    for (let row = 0; row < numRows; row++) {
-      const base = row * cols
-      const inverse = inverseRms(values, base, cols, norm.eps)
-      for (let i = 0; i < cols; i++) target[base + i] = target[base + i]! + values[base + i]! * inverse * weight[i]!
-    }
+  normAdd(residual: Activation, x: Activation, norm: Norm, scale = 1): void {
+    this.#rows.normAdd(residual, x, norm, scale, this.stepInput())
   }
 
-  layerNorm(out: Activation, x: Activation, { weight, bias, eps }: LayerNorm): void {
-    const target = this.activations.get(out)
-    const { values, cols } = this.activations.get(x)
-    const [scales, offsets] = [this.vectors.get(weight).values, bias === null ? null : this.vectors.get(bias).values]
-    const { numRows } = this.stepInput()
-    for (let row = 0; row < numRows; row++) layerNorm(target.values, values, row * cols, cols, scales, offsets, eps)
+  rmsNorm(out: Activation, x: Activation, norm: Norm): void {
+    this.#rows.rmsNorm(out, x, norm, this.stepInput())
+  }
+
+  layerNorm(out: Activation, x: Activation, norm: LayerNorm): void {
+    this.#rows.layerNorm(out, x, norm, this.stepInput())
+  }
+
+  add(residual: Activation, x: Activation, scale: number): void {
+    this.#rows.add(residual, x, scale, this.stepInput())
+  }
+
+  multiply(x: Activation, y: Columns): void {
+    this.#rows.multiply(x, y, this.stepInput())
+  }
+
+  sparseGelu(x: Activation, deviations: number): void {
+    this.#rows.sparseGelu(x, deviations, this.stepInput())
+  }
+
+  matchLength(x: Activation, reference: Activation): void {
+    this.#rows.matchLength(x, reference, this.stepInput())
+  }
+
+  predictStreams(out: Activation, options: StreamOptions): void {
+    this.#rows.predictStreams(out, options, this.stepInput())
+  }
+
+  correctStreams(x: Activation, scale: Vector, options: StreamOptions): void {
+    this.#rows.correctStreams(x, scale, options, this.stepInput())
   }
 
   route(routing: Routing, logits: Activation, options: RouteOptions): void {
@@ -156,11 +180,13 @@ export class LayerOps extends HostMemory {
     const { values, cols } = this.activations.get(logits)
     if (cols !== numExperts) throw new Error(`route ${routing.label}: ${cols} logits for ${numExperts} experts`)
     const bias = options.bias === null ? null : this.vectors.get(options.bias).values
+    const { expertScales = null } = options
+    const scales = expertScales === null ? null : this.vectors.get(expertScales).values
     const { numRows } = this.stepInput()
     for (let row = 0; row < numRows; row++) {
       const [from, to] = [row * topK, (row + 1) * topK]
       const own = values.subarray(row * cols, (row + 1) * cols)
-      routeRow(own, options, bias, experts.subarray(from, to), weights.subarray(from, to))
+      routeRow(own, options, bias, scales, experts.subarray(from, to), weights.subarray(from, to))
     }
   }
 

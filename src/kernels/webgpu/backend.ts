@@ -8,6 +8,7 @@ import type {
   ActivateOptions,
   Activation,
   AttentionOptions,
+  Columns,
   ConvolutionOptions,
   ExpertsOptions,
   ExpertWeights,
@@ -26,6 +27,8 @@ import type {
   SelectiveScanOptions,
   StepInput,
   StepOutput,
+  StreamOptions,
+  Vector,
 } from '../ops.ts'
 import type { SampleRow, ScoreRow } from '../sample-spec.ts'
 import { BlockTransfer } from './block-transfer.ts'
@@ -33,6 +36,7 @@ import { createRows, type PreparedOp } from './context.ts'
 import { openDevice, type GpuDevice } from './device.ts'
 import { embed, layerNorm, normAdd, pool } from './elementwise.ts'
 import type { KernelSource } from './pipelines.ts'
+import { addRows, matchLength, multiplyRows, rmsNorm, sparseGelu, streams } from './row-ops.ts'
 import { uploadRope } from './rope.ts'
 import { StepQueue } from './step-queue.ts'
 import { GpuMemory, type WebGpuBackendOptions } from './memory.ts'
@@ -143,12 +147,13 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
     else op.launch(this.#step().numRows)
   }
 
-  embed(out: Activation, table: Matrix, scale: number): void {
-    this.#add(embed(this.context, out, this.matrices.get(table), scale, this.sampleKernels.sampled))
+  embed(out: Activation, table: Matrix, scale: number, adds = false): void {
+    const kind = adds ? 'addedTokens' : 'tokens'
+    this.#add(embed(this.context, out, this.matrices.get(table), scale, this.sampleKernels.sampled, kind))
   }
 
   embedAdd(out: Activation, table: Matrix): void {
-    this.#add(embed(this.context, out, this.matrices.get(table), 1, this.sampleKernels.sampled, true))
+    this.#add(embed(this.context, out, this.matrices.get(table), 1, this.sampleKernels.sampled, 'addedPlaces'))
   }
 
   linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void {
@@ -163,8 +168,36 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
     this.#add(this.lowRankKernels.activate(out, x, options))
   }
 
-  normAdd(residual: Activation, x: Activation, norm: Norm): void {
-    this.#add(normAdd(this.context, residual, x, norm))
+  normAdd(residual: Activation, x: Activation, norm: Norm, scale = 1): void {
+    this.#add(normAdd(this.context, residual, x, norm, scale))
+  }
+
+  rmsNorm(out: Activation, x: Activation, norm: Norm): void {
+    this.#add(rmsNorm(this.context, out, x, norm))
+  }
+
+  add(residual: Activation, x: Activation, scale: number): void {
+    this.#add(addRows(this.context, residual, x, scale))
+  }
+
+  multiply(x: Activation, y: Columns): void {
+    this.#add(multiplyRows(this.context, x, y))
+  }
+
+  sparseGelu(x: Activation, deviations: number): void {
+    this.#add(sparseGelu(this.context, x, deviations))
+  }
+
+  matchLength(x: Activation, reference: Activation): void {
+    this.#add(matchLength(this.context, x, reference))
+  }
+
+  predictStreams(out: Activation, options: StreamOptions): void {
+    this.#add(streams(this.context, out, null, options))
+  }
+
+  correctStreams(x: Activation, scale: Vector, options: StreamOptions): void {
+    this.#add(streams(this.context, x, scale, options))
   }
 
   layerNorm(out: Activation, x: Activation, norm: LayerNorm): void {

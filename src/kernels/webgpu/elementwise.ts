@@ -10,9 +10,13 @@ const LAYER_NORM_INPLACE: readonly BindingKind[] = ['read', 'uniform', 'read', '
 const POOL: readonly BindingKind[] = ['read', 'uniform', 'read', 'write']
 const NORM_ADD: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write']
 
-/** The kernel that gathers embedding rows. @param adds to the output instead of overwriting it */
-function embedSource(form: WeightForm, adds = false): KernelSource {
-  return { name: 'embed', bindings: EMBED, defines: { ...form, ADD: adds ? 1 : 0, WS: 64 } }
+/** Rows by token or by place (`embedAdd`), written or added. */
+type EmbedKind = 'tokens' | 'addedTokens' | 'addedPlaces'
+
+/** The kernel that gathers embedding rows. */
+function embedSource(form: WeightForm, kind: EmbedKind = 'tokens'): KernelSource {
+  const defines = { ADDS: kind === 'tokens' ? 0 : 1, BY_PLACE: kind === 'addedPlaces' ? 1 : 0 }
+  return { name: 'embed', bindings: EMBED, defines: { ...form, ...defines, WS: 64 } }
 }
 
 const NORM_ADD_SOURCE: KernelSource = { name: 'norm-add', bindings: NORM_ADD, defines: { WS: 256 } }
@@ -26,19 +30,19 @@ function layerNormSource(isInPlace: boolean, hasBias: boolean): KernelSource {
   return { name: 'layer-norm', bindings: isInPlace ? LAYER_NORM_INPLACE : LAYER_NORM, defines }
 }
 
-/** out[r] = table[tokens[r]] * scale, or out[r] += table[places[r]] * scale */
+/** out[r] = or += table[tokens[r]] * scale, or out[r] += table[places[r]] * scale */
 export function embed(
   context: GpuContext,
   out: Activation,
   table: GpuMatrix,
   scale: number,
   sampled: GPUBuffer,
-  adds = false,
+  kind: EmbedKind = 'tokens',
 ): PreparedOp {
   const target = context.activation(out)
   if (table.isGated) throw new Error(`embed ${table.label}: a gated matrix has no rows to gather`)
   if (target.cols !== table.cols) throw new Error(`embed ${table.label}: ${table.cols} columns into ${target.cols}`)
-  const source = embedSource(table.form, adds)
+  const source = embedSource(table.form, kind)
   const launches = table.shards.map((shard) => {
     const params = [
       table.numBlocks,
@@ -46,6 +50,7 @@ export function embed(
       table.cols,
       shard.firstRow,
       Math.min(shard.numRows, table.rows - shard.firstRow),
+      table.rows,
       { f32: scale * table.weightScale },
     ]
     const buffers = [shard.codes, shard.scales, target.buffer, sampled]
@@ -59,8 +64,14 @@ export function embed(
   }
 }
 
-/** residual += norm(x) */
-export function normAdd(context: GpuContext, residual: Activation, x: Activation, norm: Norm): PreparedOp {
+/** residual = (residual + norm(x)) * scale */
+export function normAdd(
+  context: GpuContext,
+  residual: Activation,
+  x: Activation,
+  norm: Norm,
+  scale: number,
+): PreparedOp {
   const target = context.activation(residual)
   const source = context.activation(x)
   if (target === source || target.cols !== source.cols) {
@@ -68,7 +79,7 @@ export function normAdd(context: GpuContext, residual: Activation, x: Activation
       `normAdd: ${source.label} [.., ${source.cols}] does not add to ${target.label} [.., ${target.cols}]`,
     )
   }
-  const params = [source.cols, source.stride, { f32: 1 / source.cols }, { f32: norm.eps }]
+  const params = [source.cols, source.stride, { f32: 1 / source.cols }, { f32: norm.eps }, { f32: scale }]
   const buffers = [source.buffer, normWeight(context, norm), target.buffer]
   const launch = new Launch(context, NORM_ADD_SOURCE, bind(context, 'normAdd', NORM_ADD, params, buffers))
   return { sources: [NORM_ADD_SOURCE], launch: (numRows) => launch.add(numRows) }

@@ -16,11 +16,11 @@ import type { ExpertShard, GpuExpertMatrix } from './expert-matrix.ts'
 import { expertGrid, expertSources, FLAG, LINEAR, type LinearKernels } from './linear.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
 
-const ROUTE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write']
+const ROUTE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'read']
 const SORT: readonly BindingKind[] = ['read', 'uniform', 'write']
 const COMBINE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write']
 const EXPERT_LINEAR: readonly BindingKind[] = [...LINEAR, 'read']
-const ROUTE_FLAG = { sigmoid: 1, bias: 2, normalizes: 4 } as const
+const ROUTE_FLAG = { sigmoid: 1, bias: 2, normalizes: 4, scales: 8 } as const
 
 /** Pairs of a tile: TILE_PAIRS of routing.wgsl. */
 const TILE_PAIRS = 64
@@ -112,15 +112,18 @@ export class ExpertKernels {
     const flags =
       (options.scores === 'sigmoid' ? ROUTE_FLAG.sigmoid : 0) |
       (options.bias === null ? 0 : ROUTE_FLAG.bias) |
-      (options.normalizes ? ROUTE_FLAG.normalizes : 0)
+      (options.normalizes ? ROUTE_FLAG.normalizes : 0) |
+      (options.expertScales === undefined || options.expertScales === null ? 0 : ROUTE_FLAG.scales)
     const { count = 0, used = 0 } = options.groups ?? {}
     const bias = options.bias === null ? this.#context.nothing : this.#context.vector(options.bias).buffer
+    const { expertScales = null } = options
+    const scales = expertScales === null ? this.#context.nothing : this.#context.vector(expertScales).buffer
     const params = [numExperts, stride, topK, flags, count, used, { f32: options.scale }, maxPairs]
     const sources = routeSources(numExperts)
     const choose = new Launch(
       this.#context,
       sources[0],
-      bind(this.#context, label, ROUTE, params, [source, bias, buffer]),
+      bind(this.#context, label, ROUTE, params, [source, bias, buffer, scales]),
     )
     const sort = new Launch(
       this.#context,

@@ -6,6 +6,9 @@ import type { Family } from '../family.ts'
 import type { DenseMlpSpec } from './dense.ts'
 import type { ExpertsSpec } from './experts.ts'
 import type { MlpSpec } from './mlp.ts'
+import { normalQuantile } from './normal-quantile.ts'
+import type { ParallelMlpSpec } from './parallel.ts'
+import type { SparseMlpSpec } from './sparse.ts'
 
 const GATED: Readonly<Record<string, Activated>> = { silu: 'silu', gelu_pytorch_tanh: 'gelu_tanh' }
 const PLAIN: Readonly<Record<string, DenseMlpSpec['activation']>> = {
@@ -16,12 +19,16 @@ const PLAIN: Readonly<Record<string, DenseMlpSpec['activation']>> = {
 /** The MLP of each layer. */
 export function mlpsOf(config: ConfigReader, family: Family, numLayers: number, hasBias: boolean): MlpSpec[] {
   const { experts } = family
+  if (family.hasParallelExperts && config.flag('enable_moe_block', false)) {
+    const spec = parallelOf(config)
+    return Array.from({ length: numLayers }, () => spec)
+  }
   const layers = Array.from({ length: numLayers }, (_, layer) => layer)
   if (experts === null) {
     // Named before tensors are missed.
     if (config.number('num_local_experts', 0) > 0)
       config.fail('num_local_experts', '0: this family is not served with experts')
-    return layers.map((layer) => denseOf(config, family, hasBias, layer))
+    return layers.map((layer) => sparseOf(config, family, layer) ?? denseOf(config, family, hasBias, layer))
   }
   const count = config.raw(experts.countField) ?? config.raw('num_local_experts')
   const hasNone = experts.isOptional && (count ?? 0) === 0
@@ -41,7 +48,7 @@ function denseOf(config: ConfigReader, family: Family, hasBias: boolean, layer: 
   const stored = typeof activation === 'object' ? storedXielu(config, layer) : null
   return {
     kind: 'dense',
-    width: widthOf(config, family),
+    width: widthOf(config, family, layer),
     isGated,
     activation: stored === null ? activation : { kind: 'xielu', stored },
     hasBias,
@@ -58,7 +65,42 @@ function storedXielu(config: ConfigReader, layer: number): { alphaP: number; alp
   return { alphaP, alphaN, beta }
 }
 
-function widthOf(config: ConfigReader, { intermediateField, roundsMlpWidth }: Family): number {
+function parallelOf(config: ConfigReader): ParallelMlpSpec {
+  const numExperts = config.size('num_experts')
+  const topK = config.size('top_k_experts')
+  if (topK > numExperts) config.fail('top_k_experts', `at most num_experts (${numExperts})`)
+  const expertWidth = config.size('moe_intermediate_size')
+  return { kind: 'parallel', width: config.size('intermediate_size'), numExperts, topK, expertWidth }
+}
+
+/** Of a layer whose gate lets a share of its values through only; null: all of them. */
+function sparseOf(config: ConfigReader, family: Family, layer: number): SparseMlpSpec | null {
+  if (!family.hasStreams) return null
+  // GGUF files have the deviations themselves.
+  const stored = config.list('activation_sparsity_scale', layer + 1)?.[layer]
+  const share = config.list('activation_sparsity_pattern', layer + 1)?.[layer] ?? 0
+  if (typeof share !== 'number' || share < 0 || share >= 1)
+    config.fail('activation_sparsity_pattern', 'a list of shares below 1')
+  const deviations = typeof stored === 'number' ? stored : share === 0 ? null : normalQuantile(share)
+  // Files say minus infinity, or a very small number, where nothing is cut off.
+  if (deviations === null || deviations < -10) return null
+  return { kind: 'sparse', width: widthOf(config, family, layer), deviations }
+}
+
+function widthOf(config: ConfigReader, family: Family, layer: number): number {
+  const { intermediateField, roundsMlpWidth } = family
+  const listed = Array.isArray(config.raw(intermediateField)) ? config.list(intermediateField, layer + 1) : null
+  if (listed !== null) {
+    const width = listed[layer]
+    return typeof width === 'number' && Number.isInteger(width) && width > 0
+      ? width
+      : config.fail(intermediateField, 'a list of positive integers')
+  }
+  const isDouble =
+    family.sharesKv &&
+    config.flag('use_double_wide_mlp', false) &&
+    layer >= config.size('num_hidden_layers') - config.number('num_kv_shared_layers', 0)
+  if (isDouble) return 2 * config.size(intermediateField)
   // LFM2's older configs have the field under another name.
   const field = roundsMlpWidth && config.raw('block_ff_dim') !== null ? 'block_ff_dim' : intermediateField
   const width = config.size(field)

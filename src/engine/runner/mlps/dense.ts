@@ -48,11 +48,11 @@ class DenseMlp implements Mlp {
     this.#weights = weights
   }
 
-  record(hidden: Activation, branch: Activation): void {
+  record(hidden: Activation, branch: Activation, scale: number): void {
     const { norm, up, upBias, down, downBias, outputNorm } = this.#weights
     this.#backend.linear(this.#inner, hidden, up, { norm, bias: upBias, ...this.#activate })
     this.#backend.linear(branch, this.#inner, down, { bias: downBias, residual: outputNorm === null })
-    if (outputNorm !== null) this.#backend.normAdd(hidden, branch, outputNorm)
+    if (outputNorm !== null) this.#backend.normAdd(hidden, branch, outputNorm, scale)
   }
 }
 

@@ -70,7 +70,7 @@ class Experts implements Mlp {
     this.#weights = weights
   }
 
-  record(hidden: Activation, branch: Activation): void {
+  record(hidden: Activation, branch: Activation, scale: number): void {
     const backend = this.#backend
     const { norm, router, routerBias, experts, shared, outputNorm } = this.#weights
     const glu = this.#glu
@@ -87,7 +87,7 @@ class Experts implements Mlp {
     const residual = branch === hidden
     backend.experts(branch, hidden, experts, this.#routing, { glu, residual, ...(norm === undefined ? {} : { norm }) })
     if (shared !== null) backend.linear(branch, shared.inner, shared.down, { residual: true })
-    if (outputNorm !== null) backend.normAdd(hidden, branch, outputNorm)
+    if (outputNorm !== null) backend.normAdd(hidden, branch, outputNorm, scale)
   }
 }
 

@@ -20,6 +20,7 @@ export class EmbedCommand {
   factors: usize // f32[panels]
   scale: f32
   adds: i32 // to what the row holds
+  tableRows: i32
   counter: i32
 }
 
@@ -41,7 +42,8 @@ export function embed(c: EmbedCommand): void {
   for (;;) {
     const row = takeUnits(changetype<usize>(c) + offsetof<EmbedCommand>('counter'), 1)
     if (row >= c.rows) return
-    const token = load<i32>(c.tokens + (<usize>row << 2))
+    const given = load<i32>(c.tokens + (<usize>row << 2))
+    const token = given < c.tableRows ? given : 0
     const panel = token >> 4
     const weights = c.weights + c.panelBytes * panel
     const row0 = c.out + c.outStride * row
@@ -101,6 +103,7 @@ export class NormAddCommand {
   cols: usize
   weight: usize
   eps: f32
+  scale: f32
   counter: i32
 }
 
@@ -112,7 +115,8 @@ export function normAdd(c: NormAddCommand): void {
     const residual = c.residual + c.residualStride * row
     const inverse = inverseRms(x, c.cols, c.eps)
     for (let i: usize = 0; i < c.cols << 2; i += 4) {
-      store<f32>(residual + i, load<f32>(residual + i) + load<f32>(x + i) * inverse * load<f32>(c.weight + i))
+      const sum = load<f32>(residual + i) + load<f32>(x + i) * inverse * load<f32>(c.weight + i)
+      store<f32>(residual + i, sum * c.scale)
     }
   }
 }

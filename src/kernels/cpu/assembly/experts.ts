@@ -17,6 +17,7 @@ export class RouteCommand {
   usedGroups: i32
   normalizes: i32
   scale: f32
+  expertScales: usize // f32[numExperts]; 0: none
   experts: usize // i32 [rows][topK], written
   weights: usize // f32 [rows][topK], written
   counter: i32
@@ -83,7 +84,11 @@ export function route(c: RouteCommand): void {
       store<f32>(weights + (k << 2), score)
     }
     const factor: f32 = c.normalizes ? c.scale / sum : c.scale
-    for (let k: usize = 0; k < <usize>c.topK; k++) store<f32>(weights + (k << 2), load<f32>(weights + (k << 2)) * factor)
+    for (let k: usize = 0; k < <usize>c.topK; k++) {
+      const weight = load<f32>(weights + (k << 2)) * factor
+      const own: f32 = c.expertScales == 0 ? 1 : load<f32>(c.expertScales + (<usize>load<i32>(experts + (k << 2)) << 2))
+      store<f32>(weights + (k << 2), weight * own)
+    }
   }
 }
 

@@ -2,6 +2,7 @@
 import { attention, AttentionCommand } from './attention'
 import { embed, EmbedCommand, layerNorm, LayerNormCommand, normAdd, NormAddCommand, qkvRopeStore, QkvCommand } from './elementwise'
 import { combine, CombineCommand, route, RouteCommand, sortRows, SortCommand } from './experts'
+import { matchLength, MatchLengthCommand, pair, PairCommand, rmsNorm, RmsNormCommand, sparseGelu, SparseGeluCommand, streams, StreamsCommand } from './rows'
 import { linear, LinearCommand } from './linear'
 import { activate, ActivateCommand, lowRankDown, lowRankUp, LowRankCommand } from './low-rank'
 import { pack, PackCommand } from './pack'
@@ -84,6 +85,21 @@ function execute(): void {
         break
       case 10:
         layerNorm(changetype<LayerNormCommand>(command))
+        break
+      case 11:
+        rmsNorm(changetype<RmsNormCommand>(command))
+        break
+      case 12:
+        pair(changetype<PairCommand>(command))
+        break
+      case 13:
+        sparseGelu(changetype<SparseGeluCommand>(command))
+        break
+      case 14:
+        matchLength(changetype<MatchLengthCommand>(command))
+        break
+      case 15:
+        streams(changetype<StreamsCommand>(command))
         break
       case 9:
         score(changetype<ScoreCommand>(command))

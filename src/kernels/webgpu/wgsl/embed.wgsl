@@ -1,4 +1,4 @@
-// out[r] = table[tokens[r]] * scale, or with ADD out[r] += table[places[r]] * scale: gathers rows of an interleaved weight matrix (matrix.ts), in any
+// out[r] = table[tokens[r]] * scale, with ADDS added to what out holds, with BY_PLACE by places in place of tokens: gathers rows of an interleaved weight matrix (matrix.ts), in any
 // format. A token may be one that the previous step sampled and the host does not know yet.
 //
 //   launch   x = rows; workgroup = WS threads over the columns. One dispatch a shard: a token outside the shard is left alone.
@@ -10,6 +10,7 @@ struct EmbedParams {
   cols: u32,
   first_row: u32, // of the shard
   num_rows: u32, // of the shard
+  table_rows: u32, // of all shards
   scale: f32, // includes the power of two taken out of the f16 scales
 }
 
@@ -22,13 +23,16 @@ struct EmbedParams {
 @compute @workgroup_size($(WS))
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
   let row = group.x;
-#if ADD
+#if BY_PLACE
   let token = step[header(PLACES) + row];
 #else
   var token = step[header(TOKENS) + row];
   if (token < 0) {
     token = sampled[header(PREVIOUS_TOKENS) + u32(-token - 1)];
   }
+#if ADDS
+  token = select(0, token, u32(token) < params.table_rows);
+#endif
 #endif
   if (u32(token) < params.first_row || u32(token) >= params.first_row + params.num_rows) {
     return;
@@ -70,7 +74,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #endif
     let value = fma(code, weight_scale, weight_min);
 #endif
-#if ADD
+#if ADDS
     out[row * params.out_stride + column] += value * params.scale;
 #else
     out[row * params.out_stride + column] = value * params.scale;

@@ -1,4 +1,4 @@
-// residual += x / rms(x) * weight.
+// residual = (residual + x / rms(x) * weight) * scale.
 //
 //   launch   x = rows; workgroup = WS threads. Thread t sums the squares of x[t], x[t + WS], ...; the sums are added pairwise.
 #include "step.wgsl"
@@ -8,6 +8,7 @@ struct NormAddParams {
   stride: u32,
   inverse_cols: f32,
   eps: f32,
+  scale: f32,
 }
 
 @group(0) @binding(1) var<uniform> params: NormAddParams;
@@ -35,6 +36,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   let factor = 1.0 / sqrt(sums[0] * params.inverse_cols + params.eps);
   for (var i = lane; i < params.cols; i += $(WS)u) {
-    residual[base + i] += x[base + i] * factor * weight[i];
+    residual[base + i] = (residual[base + i] + x[base + i] * factor * weight[i]) * params.scale;
   }
 }

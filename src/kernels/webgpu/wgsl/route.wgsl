@@ -18,12 +18,14 @@ struct RouteParams {
 const FLAG_SIGMOID = 1u;
 const FLAG_BIAS = 2u;
 const FLAG_NORMALIZES = 4u;
+const FLAG_SCALES = 8u;
 const NEVER = -3.4e38;
 
 @group(0) @binding(1) var<uniform> params: RouteParams;
 @group(0) @binding(2) var<storage, read> logits: array<f32>;
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 @group(0) @binding(4) var<storage, read_write> routing: array<u32>;
+@group(0) @binding(5) var<storage, read> expert_scales: array<f32>;
 #include "routing.wgsl"
 
 var<workgroup> scores: array<f32, $(EXPERTS)>;
@@ -147,6 +149,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   }
   let factor = select(params.scale, params.scale / chosen, (params.flags & FLAG_NORMALIZES) != 0u);
   for (var k = lane; k < params.top_k; k += 64u) {
-    routing[weight_of(params.max_pairs, first_pair + k)] = bitcast<u32>(scores[routing[first_pair + k]] * factor);
+    let expert = routing[first_pair + k];
+    var weight = scores[expert] * factor;
+    if ((params.flags & FLAG_SCALES) != 0u) {
+      weight *= expert_scales[expert];
+    }
+    routing[weight_of(params.max_pairs, first_pair + k)] = bitcast<u32>(weight);
   }
 }
