@@ -135,7 +135,11 @@ async function loadAbsentDecoder(config, weights, { limits, rows, context, seque
   const numSlots = states === null ? 0 : Math.min(2 * sequences, backend.maxStateSlots(states))
   if (states !== null) backend.createStatePool({ ...states, numSlots })
   await backend.ready()
-  const run = (input, samples = [], scores = []) => step(gpu, backend, input, () => decoder.forward(samples, scores))
+  const run = (input, samples = [], scores = []) =>
+    step(gpu, backend, input, () => {
+      decoder.layers(false)
+      decoder.outputs(samples, scores)
+    })
   const kvBytes = backend.kvBlockBytes(layout) / BLOCK_SIZE
   return { spec, gpu, numBlocks, weightBytes: loader.bytesPerToken, kvBytes, run }
 }
