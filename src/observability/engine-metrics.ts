@@ -17,6 +17,8 @@ interface EngineGauges {
   readonly numWaiting: number
   readonly numBlocks: number
   readonly numFreeBlocks: number
+  /** Slots that hold a running sequence's state; absent: the layers keep none. */
+  readonly numHeldStateSlots?: number
   /** Operations on KV tiers that ended; absent where there are no tiers. */
   readonly kvOperations?: readonly KvOperationCount[]
   /** null: the engine has no device of its own here. */
@@ -38,7 +40,10 @@ interface ModelGauges {
   /** ready, loading, unloading or on_demand. */
   readonly state: string
   /** null: it is not loaded. */
-  readonly stats: Pick<EngineGauges, 'numRunning' | 'numWaiting' | 'numBlocks' | 'numFreeBlocks'> | null
+  readonly stats: Pick<
+    EngineGauges,
+    'numRunning' | 'numWaiting' | 'numBlocks' | 'numFreeBlocks' | 'numHeldStateSlots'
+  > | null
 }
 
 /** The engines as the metrics see them. */
@@ -94,6 +99,17 @@ export function addEngineMetrics(instruments: Instruments, observed: () => Obser
     "Share of each model's KV blocks in use, 0 to 1",
     ['model_name'],
     () => ofEach(({ numBlocks, numFreeBlocks }) => (numBlocks === 0 ? 0 : (numBlocks - numFreeBlocks) / numBlocks)),
+  )
+  instruments.gauges(
+    'miniserve_model_state_slots_held',
+    "Slots that hold a running sequence's state, of each model with layers that keep one",
+    ['model_name'],
+    () =>
+      models().flatMap(({ name, stats }) =>
+        stats?.numHeldStateSlots === undefined
+          ? []
+          : [{ labels: { model_name: name }, value: stats.numHeldStateSlots }],
+      ),
   )
   instruments.gauges(
     'miniserve_device_memory_bytes',

@@ -15,7 +15,11 @@ beforeEach(async () => {
       cache: { blockSize: 16, prefixCaching: true },
     }),
     models: () => [
-      { name: 'tiny', state: 'ready', stats: { numRunning: 2, numWaiting: 1, numBlocks: 8, numFreeBlocks: 6 } },
+      {
+        name: 'tiny',
+        state: 'ready',
+        stats: { numRunning: 2, numWaiting: 1, numBlocks: 8, numFreeBlocks: 6, numHeldStateSlots: 3 },
+      },
       { name: 'other', state: 'on_demand', stats: null },
     ],
     modelName: () => 'tiny',
@@ -40,6 +44,7 @@ describe('/metrics', () => {
       'miniserve_num_requests_running 2',
       'miniserve_num_requests_waiting 1',
       'miniserve_kv_cache_usage_perc 0.25',
+      'miniserve_model_state_slots_held{model_name="tiny"} 3',
       'miniserve_device_memory_bytes{device="cpu",use="weights"} 300',
       'miniserve_device_memory_bytes{device="cpu",use="kv_cache"} 200',
       'miniserve_device_memory_bytes{device="cpu",use="scratch"} 100',
