@@ -125,7 +125,7 @@ async function loadAbsentDecoder(config, weights, { limits, rows, context, seque
   loader.topK = spec.layers.find(({ mlp }) => 'topK' in mlp)?.mlp.topK ?? 0
   // Experts stacked in one tensor, and what Qwen3-Next joins apart, as Qwen3.5 has it.
   const has = (name) => !/experts\.0\.|in_proj_qkvz|in_proj_ba\./.test(name)
-  const decoder = await withTensors(has, (source) => loadDecoder(backend, spec, source, loader))
+  const decoder = await withTensors(has, (source) => loadDecoder(backend, spec, source, { weights: loader }))
   // The table of a head of its own is read for one row; a tied one is the head too.
   if (spec.tiesEmbeddings) loader.matrix('head', spec.vocabSize, spec.hiddenSize, {})
   const layout = kvLayout(spec, 1, BLOCK_SIZE)
