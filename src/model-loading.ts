@@ -58,7 +58,7 @@ function splitName(value: string): Omit<NamedModel, 'adapters'> {
   const location = value.slice(equals + 1).trim()
   if (!isModelName(name))
     throw new ModelError(
-      `--model NAME=PATH: expected a name of 1 to ${MAX_NAME_LENGTH} characters out of letters, digits and ._:@-, and of such parts between slashes, found ${name === '' ? 'none' : 'another'}`,
+      `--model NAME=PATH: expected a name of 1 to ${MAX_NAME_LENGTH} characters (letters, digits and ._:@-, with / between parts), found ${name === '' ? 'none' : 'another'}`,
     )
   if (location === '') throw new ModelError(`--model ${name}=: expected a path or a hub id behind the name, found none`)
   return { name, location }

@@ -351,9 +351,11 @@ describe('retrieval', () => {
     await expect(other.query({ query: 'fox', index: 'docs' })).rejects.toMatchObject({
       code: 'index_model_mismatch',
       param: 'index',
+      message: expect.stringContaining('delete the index and index the documents again') as string,
     })
     await expect(other.ingestDocuments('docs', [document('x', 'fox')])).rejects.toMatchObject({
       code: 'index_model_mismatch',
+      message: expect.stringContaining('delete it (DELETE /v1/rag/indexes/NAME) and index') as string,
     })
     await other.close()
   })

@@ -265,7 +265,7 @@ export class RagService {
     if (index.model === fingerprint && index.dimensions === dimensions) return
     throw new RagError(
       'index_model_mismatch',
-      `${at}: the index was built with the embedding model ${index.model}, this server has ${fingerprint}; index the documents again`,
+      `${at}: the index was built with the embedding model ${index.model}, this server has ${fingerprint}; delete the index and index the documents again, or start the server with the model that made it`,
       at,
     )
   }

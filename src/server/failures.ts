@@ -96,7 +96,12 @@ export const FAILURES: Readonly<Record<FailureCode, Failure>> = {
     retryAfter: 1,
     shown: 'the embedding or reranking model cannot be used',
   },
-  index_corrupt: { ...failed, status: 503, retryAfter: 1, shown: 'the index is damaged' },
+  index_corrupt: {
+    ...failed,
+    status: 503,
+    retryAfter: 1,
+    shown: "the index cannot be used; see the server's log for the reason",
+  },
   // Nobody reads the answer: 499 is nginx's word for it.
   client_disconnect: { status: 499 as 500, type: 'server_error', ending: 'client_disconnect' },
   internal_error: { status: 500, type: 'server_error', ending: 'exception' },

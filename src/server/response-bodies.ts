@@ -3,6 +3,7 @@
  * have more fields than are named here; snake_case as on the wire.
  */
 import { z } from 'zod'
+import { MODEL_STATES } from './served-models.ts'
 
 const object = <T extends z.ZodRawShape>(shape: T) => z.looseObject(shape)
 const count = z.int().min(0)
@@ -186,7 +187,7 @@ export const model = object({
   root: z.string(),
   parent: z.string().nullable(),
   kind: z.enum(['generation', 'embedding', 'reranking']),
-  state: z.enum(['ready', 'on_demand']),
+  state: z.enum(MODEL_STATES),
   max_model_len: count.optional(),
 })
 export const modelList = object({ object: z.literal('list'), data: z.array(model) })

@@ -36,7 +36,9 @@ export interface ModelOffer {
   wantsRoom(error: unknown): boolean
 }
 
-type ModelState = 'on_demand' | 'loading' | 'ready' | 'unloading'
+/** What a model can be found as. */
+export const MODEL_STATES = ['on_demand', 'loading', 'ready', 'unloading'] as const
+type ModelState = (typeof MODEL_STATES)[number]
 
 /** What is told of a model. */
 interface ModelDescription {

@@ -1,4 +1,5 @@
 /** Adapters that are refused, each in one sentence that names the field, file or tensor; what they compute is compared in test/golden. */
+import { execFileSync } from 'node:child_process'
 import { cpSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -47,6 +48,14 @@ test.each<readonly [string, (path: string) => void, RegExp]>([
   ['a broken pattern', config({ rank_pattern: { '(': 4 } }), /rank_pattern: expected an object of numbers/],
   ['ranks of another', config({ r: 6 }), /rank 5, expected 6 by adapter_config\.json$/],
   ['no config', (path) => rmSync(join(path, 'adapter_config.json')), /adapter_config\.json: not found/],
+  [
+    'a named pipe as its config',
+    (path) => {
+      rmSync(join(path, 'adapter_config.json'))
+      execFileSync('mkfifo', [join(path, 'adapter_config.json')])
+    },
+    /adapter_config\.json: expected a file, found a named pipe$/,
+  ],
   ['a config that is cut', (path) => writeFileSync(join(path, 'adapter_config.json'), '{'), /not valid JSON$/],
   [
     'weights as Python code',

@@ -3,8 +3,9 @@
  * https://huggingface.co/docs/peft/developer_guides/checkpoint), or a GGUF file as llama.cpp's converter writes it.
  */
 import { createHash } from 'node:crypto'
-import { readFile, stat } from 'node:fs/promises'
+import { stat } from 'node:fs/promises'
 import { join } from 'node:path'
+import { foundInstead, isMissing, readText } from '../../regular-file.ts'
 import { dequantize } from '../../kernels/dequantize.ts'
 import { ModelError } from '../runner/runner.ts'
 import type { DecoderSpec } from '../runner/spec.ts'
@@ -193,13 +194,14 @@ async function readPeftConfig(folder: string): Promise<ScaleOf> {
   const path = join(folder, 'adapter_config.json')
   let config: Record<string, unknown>
   try {
-    config = Object(JSON.parse(await readFile(path, 'utf8'))) as Record<string, unknown>
+    config = Object(JSON.parse(await readText(path))) as Record<string, unknown>
   } catch (error) {
-    const isMissing = error instanceof Error && 'code' in error && error.code === 'ENOENT'
-    throw new ModelError(
-      isMissing ? `${path}: not found; expected a folder as PEFT saves an adapter` : `${path}: not valid JSON`,
-      { cause: error },
-    )
+    const problem = isMissing(error)
+      ? 'not found; expected a folder as PEFT saves an adapter'
+      : error instanceof SyntaxError
+        ? 'not valid JSON'
+        : `expected a file, found ${foundInstead(error)}`
+    throw new ModelError(`${path}: ${problem}`, { cause: error })
   }
   const fail = (field: string, expected: string): never => {
     const found = JSON.stringify(config[field]) ?? 'nothing'

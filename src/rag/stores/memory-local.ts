@@ -29,7 +29,8 @@ export function checkSpec(index: VectorIndex, { model, dimensions }: IndexSpec):
   throw new RagError(
     'index_model_mismatch',
     `index ${index.name} was built with the embedding model ${index.model} (${index.dimensions} dimensions), not with ${model} ` +
-      `(${dimensions}): start the server with that --embedding-model, or use another index name`,
+      `(${dimensions} dimensions): delete it (DELETE /v1/rag/indexes/NAME) and index the documents again, use another index name, or ` +
+      `start the server with the model that made it`,
     'index',
   )
 }
