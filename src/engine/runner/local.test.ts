@@ -1,7 +1,12 @@
-import { expect, test } from 'vitest'
+import { cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { expect, test, vi } from 'vitest'
 import { goldenRequest, readGolden } from '../../../test/golden/golden.ts'
 import { GREEDY } from '../../kernels/sampling.ts'
 import { DeviceLostError } from '../../kernels/backend.ts'
+import { Pool } from '../../kernels/cpu/pool.ts'
 import { createLocalRunner } from './local.ts'
 import { loadModel } from './model.ts'
 import { ModelError, type ModelRequest, type StepPlan } from './runner.ts'
@@ -103,6 +108,24 @@ test('limits that cannot be served are refused with what to change', async () =>
   await expect(load({ maxModelLen: 256, numKvBlocks: 10 })).rejects.toThrow(/Raise --num-kv-blocks to 16/)
   await expect(load({ maxNumSeqs: 100 })).rejects.toThrow(ModelError)
   await expect(load({ path: '/nowhere' })).rejects.toThrow('/nowhere does not exist')
+})
+
+test('an adapter of a layer that the model does not have leaves no backend open', async () => {
+  const folder = mkdtempSync(join(tmpdir(), 'miniserve-adapter-'))
+  const close = vi.spyOn(Pool.prototype, 'close')
+  try {
+    cpSync(fileURLToPath(new URL('../../../test/golden/adapters/llama-some', import.meta.url)), folder, {
+      recursive: true,
+    })
+    const file = join(folder, 'adapter_model.safetensors')
+    writeFileSync(file, readFileSync(file, 'latin1').replaceAll('layers.1.mlp', 'layers.7.mlp'), 'latin1')
+    const request = goldenRequest('llama', { device: 'cpu', adapters: [{ name: 'style', path: folder }] })
+    await expect(loadModel(request)).rejects.toThrow(/layers\.7\.mlp\.down_proj: .* has no linear layer of this name/)
+    expect(close).toHaveBeenCalledOnce()
+  } finally {
+    close.mockRestore()
+    rmSync(folder, { recursive: true })
+  }
 })
 
 test('a model length that was not asked for shrinks to the pool; the fingerprint tells weights and layouts apart', async () => {

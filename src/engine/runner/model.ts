@@ -122,8 +122,8 @@ export async function loadModel(
     adapters = await Adapters.open(request.adapters ?? [], spec)
     const create = (): Promise<Backend> => createBackend(kind, options, request)
     const loaded = await loadWeights(create, spec, source, request, adapters, onProgress)
-    adapters?.requireAllUsed()
     backend = loaded.backend
+    adapters?.requireAllUsed()
     const { decoder, facts, notices } = loaded
     const layout = kvLayout(spec, 1, request.blockSize)
     const states = stateLayout(spec, 1)

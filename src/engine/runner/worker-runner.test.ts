@@ -142,6 +142,32 @@ test('a thread that dies fails what is in flight and every later call', async ()
   }
 })
 
+test('masks that come after their step has failed are not those of the next step', async () => {
+  const error = "{ kind: 'runner', code: 'engine_error', isOfDevice: false, sequence: null"
+  const runner = createWorkerRunner(
+    scriptedWorker(
+      'refuses',
+      `if (call.kind === 'close') return parentPort.postMessage({ id, value: null })
+  if (request === 0 && !globalThis.hasRefused) {
+    globalThis.hasRefused = true
+    return parentPort.postMessage({ slot: 0, error: ${error}, message: 'refused' } })
+  }
+  if (request.masks === undefined) return
+  parentPort.postMessage({ slot: request.slot, error: ${error}, message: 'rows ' + [...request.masks.keys()] } })`,
+    ),
+  )
+  await runner.load(goldenRequest('llama'))
+  const give: ((masks: LateMasks) => void)[] = []
+  const execute = (stepId: number) =>
+    runner.execute(planOf(stepId, [1], 0), new Promise<LateMasks>((resolve) => give.push(resolve)))
+  await expect(execute(0)).rejects.toThrow('refused')
+  const second = execute(1)
+  give[0]!(new Map([[7, new Uint32Array(3)]]))
+  give[1]!(new Map([[2, new Uint32Array(3)]]))
+  await expect(second).rejects.toThrow('rows 2')
+  await runner.close()
+})
+
 test('close does not wait for a thread whose calls hang', async () => {
   const runner = createWorkerRunner(
     scriptedWorker('hangs', 'if (call.kind === "close") parentPort.postMessage({ id, value: null })'),

@@ -94,9 +94,12 @@ class WorkerRunner implements MortalRunner {
       worker.postMessage({ slot: slot.index, memory: slot.memory } satisfies WorkerRequest, [])
     }
     const result = new Promise<StepResult>((resolve, reject) => (slot.pending = { resolve, reject }))
+    const { pending } = slot
     worker.postMessage(slot.index satisfies WorkerRequest, [])
-    // A worker that has ended meanwhile takes messages all the same.
-    void masks?.then((found) => worker.postMessage({ slot: slot.index, masks: found } satisfies WorkerRequest, []))
+    void masks?.then((found) => {
+      // The step may have failed without them: the slot's next one would take them for its own. A worker that has ended takes messages all the same.
+      if (slot.pending === pending) worker.postMessage({ slot: slot.index, masks: found } satisfies WorkerRequest, [])
+    })
     return result
   }
 

@@ -151,6 +151,20 @@ describe('a step', () => {
     expect(again.unmasked.size).toBe(0)
   })
 
+  it('has no sequence whose mask is still to come where states are kept: the state could not go back', () => {
+    const target = scheduler({ numStateSlots: 8 })
+    const [a, b] = [sequence(range(3), { hasGrammar: true }), sequence(range(3, 9))]
+    for (const each of [a, b]) target.add(each)
+    advance(target)
+    a.isMaskPending = true
+    expect(rowsOf(advance(target))).toEqual([[b.requestId, 1]])
+    a.isMaskPending = false
+    expect(rowsOf(advance(target))).toEqual([
+      [a.requestId, 1],
+      [b.requestId, 1],
+    ])
+  })
+
   it('is planned ahead with the pending token named by its sample row, also where penalties depend on it', () => {
     const target = scheduler()
     const [a, b] = [sequence(range(3)), sequence(range(3, 9))]

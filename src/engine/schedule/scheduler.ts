@@ -195,10 +195,10 @@ export class Scheduler {
 
   #scheduleDecodes(draft: StepDraft, preempted: Schedule['preempted'][number][]): void {
     let numDecoding = 0
-    for (const sequence of this.#running) if (wantsDecodeStep(sequence)) numDecoding++
+    for (const sequence of this.#running) if (this.#wantsDecodeStep(sequence)) numDecoding++
     for (let i = 0; i < this.#running.length; i++) {
       const sequence = this.#running[i]
-      if (sequence === undefined || !wantsDecodeStep(sequence) || !this.#hasStateSlot(sequence)) continue
+      if (sequence === undefined || !this.#wantsDecodeStep(sequence) || !this.#hasStateSlot(sequence)) continue
       if (draft.budget === 0) return
       numDecoding--
       const drafts = this.#draftsOf(sequence, draft.roomForDrafts(numDecoding))
@@ -296,6 +296,11 @@ export class Scheduler {
     for (const hash of promptHashes) blockHashes.push(hash)
   }
 
+  /** A state cannot go back: where one is kept, a token whose mask may come too late is not computed before the mask is there. */
+  #wantsDecodeStep({ isDecoding, wantsMoreTokens, isMaskLate, isMaskPending }: Sequence): boolean {
+    return isDecoding && wantsMoreTokens && !(this.states === null ? isMaskLate : isMaskPending)
+  }
+
   /** Whether there is room for the state after its next step; else the steps of others make some. */
   #hasStateSlot(sequence: Sequence): boolean {
     return this.states === null || this.states.canAdvance(sequence)
@@ -372,10 +377,6 @@ export class Scheduler {
 /** Nothing has to arrive before it can be scheduled. */
 function isReady({ isLoadingKv, isMaskPending, numPendingTokens }: Sequence): boolean {
   return !isLoadingKv && !isMaskPending && numPendingTokens === 0
-}
-
-function wantsDecodeStep(sequence: Sequence): boolean {
-  return sequence.isDecoding && sequence.wantsMoreTokens && !sequence.isMaskLate
 }
 
 /** What it has computed will be computed again: below this, work is recomputation. */
