@@ -36,7 +36,8 @@ export function complete(agent, url, body) {
         response.on('error', () => fail(response.statusCode))
       },
     )
-    request.on('error', () => fail(0))
+    // A server may close a connection between two requests; the next one then goes out anew, on another connection.
+    request.on('error', () => (request.reusedSocket ? void complete(agent, url, body).then(resolve) : fail(0)))
     request.end(JSON.stringify({ stream: true, stream_options: { include_usage: true }, ...body }))
   })
 }
