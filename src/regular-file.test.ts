@@ -53,6 +53,7 @@ describe('only regular files are read', () => {
   it('names no path in its message, which may reach callers of the server', async () => {
     await expect(readText(at('pipe'))).rejects.toThrow(/^expected a file, found a named pipe$/)
     execFileSync('mkfifo', [at('piped.idx')])
+    writeFileSync(at('server.key'), 'not the folder of a key')
     expect(indexNames(folder)).toEqual([])
   })
 

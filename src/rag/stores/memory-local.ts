@@ -46,7 +46,7 @@ export function indexPath(folder: string, stored: string): string | null {
 /** Stored names of the indexes below a folder, in order. */
 export function indexNames(folder: string): string[] {
   const namesIn = (path: string): string[] => {
-    if (!existsSync(path)) return []
+    if (statSync(path, { throwIfNoEntry: false })?.isDirectory() !== true) return []
     const files = readdirSync(path, { withFileTypes: true }).filter((entry) => entry.isFile() || entry.isSymbolicLink())
     const names = files.map(({ name }) => name).filter((name) => name.endsWith(EXTENSION))
     return names.map((name) => name.slice(0, -EXTENSION.length)).sort()
