@@ -296,6 +296,21 @@ if (binaries !== null) {
       await server.stop()
     })
 
+    it('finds by a text of more words than PostgreSQL reads in a row', async () => {
+      const server = await startPostgres(binaries)
+      const store = createPgvectorStore(server.url)
+      const index = await store.openOrCreate('long', SPEC)
+      const words = Array.from({ length: 40_000 }, (_, i) => `w${i}x`)
+      const { chunks, ...document } = syntheticDocument('d', DIMENSIONS, seededRandom(8))
+      const share = Math.ceil(words.length / chunks.length)
+      const texts = chunks.map((_, i) => words.slice(i * share, (i + 1) * share).join(' '))
+      await index.upsert([{ ...document, chunks: chunks.map((chunk, i) => ({ ...chunk, text: texts[i] ?? '' })) }])
+      const query = { vector: new Float32Array(DIMENSIONS).fill(0.1), text: words.join(' '), depth: chunks.length }
+      expect((await index.search(query)).map(({ textRank }) => textRank)).not.toContain(null)
+      await store.close()
+      await server.stop()
+    })
+
     it('makes its tables once for two that start together, and an approximate index for a large one', async () => {
       const server = await startPostgres(binaries)
       const [one, two] = [

@@ -12,5 +12,12 @@ const quoted = (term: string): string => `'${term.replaceAll('\\', '\\\\').repla
 export const tsVector = (terms: ReadonlyMap<string, number>): string =>
   [...terms].map(([term, count]) => `${quoted(term)}:${Math.min(count, MAX_POSITION)}`).join(' ')
 
-/** Text of a tsquery: any of the terms. */
-export const tsQuery = (terms: readonly string[]): string => terms.map(quoted).join(' | ')
+/** Terms beside each other in a tsquery. */
+const MAX_TERMS_IN_A_ROW = 64
+
+/** Text of a tsquery: any of the terms. In halves: PostgreSQL reads it recursively, and a row of 40,000 is beyond its stack. */
+export function tsQuery(terms: readonly string[]): string {
+  if (terms.length <= MAX_TERMS_IN_A_ROW) return terms.map(quoted).join(' | ')
+  const half = Math.ceil(terms.length / 2)
+  return `(${tsQuery(terms.slice(0, half))}) | (${tsQuery(terms.slice(half))})`
+}
