@@ -47,7 +47,7 @@ export function probeHandlers(parts: ProbeParts): ProbeHandlers {
         return [
           model(name, 'generation', state, length),
           ...adapters.map((adapter) =>
-            model(adapter.name, 'generation', state, { root: adapter.path, parent: name, ...length }),
+            model(adapter.name, 'generation', state, { root: name, parent: name, ...length }),
           ),
         ]
       }),

@@ -20,13 +20,12 @@ export interface ReadyModel {
 /** An adapter of a model, by the name that requests choose it by. */
 interface ServedAdapter {
   readonly name: string
-  readonly path: string
 }
 
 /** A model that can be loaded, more than once. */
 export interface ModelOffer {
   readonly name: string
-  /** Adapters that it is loaded with: each a name to ask for, and where it is. */
+  /** Adapters that it is loaded with. */
   readonly adapters?: readonly ServedAdapter[]
   /** Bytes of its weights on disk; null: not known before it is loaded. */
   weightBytes(): Promise<number | null>
