@@ -173,8 +173,11 @@ describe('import rules', () => {
   })
 })
 
-/** Exported for what finds WebGPU adapters outside the server: tests. */
-const FOR_TOOLS: readonly string[] = ['kernels/webgpu/device.ts: hasAdapter']
+/** Exported for what is outside the server: tests that look for WebGPU adapters, and code in the process that was handed no host. */
+const FOR_TOOLS: readonly string[] = [
+  'kernels/webgpu/device.ts: hasAdapter',
+  'observability/span-registry.ts: getSpanRegistry',
+]
 
 /** One name for implementations of one thing, a folder of src/kernels each. */
 const isOfBackends = (path: string) => /^kernels\/(cpu|reference|webgpu)\//.test(path)

@@ -21,7 +21,7 @@ import { pluginLog, type SubscriberHost } from './plugins.ts'
 import { serverResource } from './resource.ts'
 import { RequestTrace } from './request-trace.ts'
 import type { OpenRequestInput } from './root-span.ts'
-import { SpanRegistry } from './span-registry.ts'
+import { setSpanRegistry, SpanRegistry } from './span-registry.ts'
 import { createTailSampler, type SamplingDecision, type TailSamplingOptions } from './tail-sampling.ts'
 import { storedStep, storedTrace } from './stored-trace.ts'
 import { Subscribers } from './subscribers.ts'
@@ -182,6 +182,7 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
       spawn,
       declareDoubles,
     }
+    setSpanRegistry(this.registry)
     this.sampler = createTailSampler(options.tailSampling ?? null)
     this.metrics = new Metrics({
       spanCounts: () => this.spanCounts(),

@@ -4,6 +4,7 @@ import { afterEach, beforeEach, expect, it } from 'vitest'
 import { open, play, storedTree, testObservability, type TestObservability } from '../../test/observability/scenario.ts'
 import { clientCall } from './context.ts'
 import { spansToOtlp } from './otlp.ts'
+import { getSpanRegistry } from './span-registry.ts'
 
 let observability: TestObservability
 beforeEach(() => {
@@ -106,4 +107,5 @@ it('keeps the doubles of plugins that say so, and hands out its registry', () =>
   const text = JSON.stringify(spansToOtlp(storedTree(observability, trace.traceId).spans))
   expect(text).toContain('{"key":"acme.share","value":{"doubleValue":1}}')
   expect(text).toContain('{"key":"acme.count","value":{"intValue":"1"}}')
+  expect(getSpanRegistry()).toBe(subscriberHost.registry)
 })

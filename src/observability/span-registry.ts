@@ -148,3 +148,13 @@ export class SpanRegistry {
     return size
   }
 }
+
+let current: SpanRegistry | null = null
+
+/** The registry of this process's server, for code that was handed none; null before there is one. */
+export const getSpanRegistry = (): SpanRegistry | null => current
+
+/** Makes a registry the process's. */
+export const setSpanRegistry = (registry: SpanRegistry): void => {
+  current = registry
+}
