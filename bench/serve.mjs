@@ -6,7 +6,7 @@
 // Results: a file per section, bench/results/serve-SECTION.json
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
-import { join } from 'node:path'
+import { basename, join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { startLlamaServer } from './lib/llama-server.mjs'
 import { closedLoop, complete, createAgent } from './lib/load-generator.mjs'
@@ -28,6 +28,10 @@ const { values: flags } = parseArgs({
     only: { type: 'string' },
   },
 })
+/** A result names files, and not where they lie on the machine that made it. */
+const SAVED_FLAGS = Object.fromEntries(
+  Object.entries(flags).map(([name, value]) => [name, /^(model|peer)$/.test(name) ? basename(String(value)) : value]),
+)
 const SECONDS = Number(flags.seconds)
 const TOKENS = Number(flags.tokens)
 const numbers = (list) => list.split(',').map(Number)
@@ -388,20 +392,22 @@ await run('serve', async (save) => {
     await withServer([], async (url) => {
       const server = await (await fetch(`${url}/version`)).json()
       await closed(url, 2, Math.min(3, SECONDS), workload('independent'))(() => {})
-      for (const [name, section] of sections) save({ flags, server, ...(await section(url)) }, `serve-${name}`)
+      for (const [name, section] of sections)
+        save({ flags: SAVED_FLAGS, server, ...(await section(url)) }, `serve-${name}`)
     })
   }
-  if (wants('tiers')) save({ flags, ...(await tiers()) }, 'serve-tiers')
+  if (wants('tiers')) save({ flags: SAVED_FLAGS, ...(await tiers()) }, 'serve-tiers')
   if (wants('runahead')) {
-    save({ flags, ...(await interleaved('runahead', RUN_AHEAD)) }, `serve-runahead-${flags.clients}`)
+    save({ flags: SAVED_FLAGS, ...(await interleaved('runahead', RUN_AHEAD)) }, `serve-runahead-${flags.clients}`)
   }
   if (wants('speculation')) {
     const found = {}
     for (const [name, prompts] of Object.entries(SPECULATED))
       Object.assign(found, { [name]: (await interleaved(name, SPECULATION, prompts))[name] })
-    save({ flags, speculation: found }, 'serve-speculation')
+    save({ flags: SAVED_FLAGS, speculation: found }, 'serve-speculation')
   }
-  if (wants('tracing')) save({ flags, ...(await interleaved('tracing', TRACING)) }, 'serve-tracing')
-  if (flags.peer !== undefined && wants('peers')) save({ flags, ...(await peers(flags.peer)) }, 'serve-peers')
+  if (wants('tracing')) save({ flags: SAVED_FLAGS, ...(await interleaved('tracing', TRACING)) }, 'serve-tracing')
+  if (flags.peer !== undefined && wants('peers'))
+    save({ flags: SAVED_FLAGS, ...(await peers(flags.peer)) }, 'serve-peers')
   agent.destroy()
 })
