@@ -44,6 +44,13 @@ export const files: readonly string[] = [...texts.keys()]
   .filter((path) => !isTest(path))
   .map((path) => path.slice('src/'.length))
 
+/** Everything that is written in src/, kernels too, without tests: text by path. */
+export const sources: ReadonlyMap<string, string> = new Map(
+  under('src', /\.(tsx?|wgsl|wat)$/)
+    .filter((path) => !isTest(path))
+    .map((path) => [path, read(path)]),
+)
+
 /** The text of a module of src/. */
 export const textOf = (file: string): string => texts.get(`src/${file}`) ?? ''
 

@@ -28,7 +28,7 @@ interface StepLoopParts {
   readonly onError: (where: string, error: unknown) => void
 }
 
-const NONE_LATE: ReadonlySet<Sequence> = new Set()
+const NO_MASKS: Pick<FoundMasks, 'late' | 'heldMs'> = { late: new Set(), heldMs: 0 }
 
 interface StepInFlight {
   readonly step: ScheduledStep
@@ -107,13 +107,15 @@ export class StepLoop {
       if (oldest === undefined) return false
       delivering = oldest.step
       const result = await oldest.result
-      const late = (await oldest.masks)?.late ?? NONE_LATE
+      const { late, heldMs } = (await oldest.masks) ?? NO_MASKS
       this.#poolId = result.poolId ?? 0
       const atMs = performance.now()
       const startMs = Math.max(oldest.submittedMs, this.#lastDeliveredMs)
       this.#lastDeliveredMs = atMs
       const { numDecodeTokens, numPrefillTokens } = oldest.step
-      this.#parts.times.record(numDecodeTokens, numPrefillTokens, Math.min(atMs - startMs, result.computeMs))
+      // Waits for masks are bounded by these times: with the wait in them, each slow mask would let the next step wait longer.
+      const stepMs = Math.max(0, Math.min(atMs - startMs, result.computeMs) - heldMs)
+      this.#parts.times.record(numDecodeTokens, numPrefillTokens, stepMs)
       this.#parts.delivery.deliver({ step: oldest.step, result, late, startMs, atMs })
       // At once, so that the runner computes while the streams are written and masks are on their way.
       delivering = null

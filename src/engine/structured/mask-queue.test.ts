@@ -51,7 +51,10 @@ test('masks that come while a step computes are found by its rows; one that does
   queue.compute(ownerOf(broken), matcherOf(Promise.reject(new Error('no grammar'))))
   expect([early, slow, broken].map(({ isMaskPending }) => isMaskPending)).toEqual([true, true, true])
   const unmasked = new Map([early, slow, broken].map((each, row) => [2 * row, each] as const))
-  const { masks, late } = await queue.collect(unmasked, 1)
+  const { masks, late, heldMs } = await queue.collect(unmasked, 1)
+  // It waited longer than the layers take.
+  expect(heldMs).toBeGreaterThan(1)
+  expect(await queue.collect(new Map([[0, early]]), 60_000)).toMatchObject({ late: new Set(), heldMs: 0 })
   expect([...masks]).toEqual([[0, Uint32Array.of(7)]])
   expect([...late]).toEqual([slow, broken])
   expect(failures).toEqual([new Error('no grammar')])

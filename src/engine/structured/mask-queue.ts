@@ -21,6 +21,8 @@ interface MaskQueueOptions {
 export interface FoundMasks {
   readonly masks: LateMasks
   readonly late: ReadonlySet<Sequence>
+  /** Milliseconds that they were waited for beyond the time of the step's layers: no part of what a step costs. */
+  readonly heldMs: number
 }
 
 /** Requests masks and waits for those that a step needs. */
@@ -64,7 +66,9 @@ export class MaskQueue {
   /** Masks of sequences, by the sample rows of a step that was planned without them and whose layers take `layersMs`. Never rejects. */
   async collect(unmasked: ReadonlyMap<number, Sequence>, layersMs: number): Promise<FoundMasks> {
     const pending = [...unmasked.values()].flatMap((sequence) => this.#pending.get(sequence) ?? [])
+    const startMs = performance.now()
     await this.#wait(pending, layersMs + MAX_WAIT_MS)
+    const heldMs = Math.max(0, performance.now() - startMs - layersMs)
     const masks = new Map<number, Uint32Array>()
     const late = new Set<Sequence>()
     for (const [row, sequence] of unmasked) {
@@ -74,7 +78,7 @@ export class MaskQueue {
         late.add(sequence)
       }
     }
-    return { masks, late }
+    return { masks, late, heldMs }
   }
 
   async #wait(pending: Iterable<Promise<void>>, ms: number): Promise<void> {

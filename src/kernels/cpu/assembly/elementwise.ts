@@ -1,6 +1,6 @@
 // Ops over single rows: embed, normAdd, layerNorm, qkvRopeStore.
 import { scratch, takeUnits } from './pool'
-import { KV_F16, KV_Q8, kvShift } from './attention'
+import { KV_F16, KV_Q8, kvShift } from './attention-kv'
 import { ACTIVATION_FACTOR, madd, narrow, sumLanes } from './simd'
 import { inverseRms } from './prepare'
 import { GROUP16, headerBytes, MINS, NARROW, NARROW_OFFSET, OCTET, PAIR, Q4_OFFSET, QUAD } from './quantized-panel'

@@ -1,5 +1,6 @@
 // The module's entry points: `start` once a thread, then `run` on the coordinating thread and `serve` on the others.
-import { attention, AttentionCommand } from './attention'
+import { attention } from './attention'
+import { AttentionCommand } from './attention-kv'
 import { embed, EmbedCommand, layerNorm, LayerNormCommand, normAdd, NormAddCommand, qkvRopeStore, QkvCommand } from './elementwise'
 import { combine, CombineCommand, route, RouteCommand, sortRows, SortCommand } from './experts'
 import { matchLength, MatchLengthCommand, pair, PairCommand, rmsNorm, RmsNormCommand, sparseGelu, SparseGeluCommand, streams, StreamsCommand } from './rows'
