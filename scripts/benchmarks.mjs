@@ -323,7 +323,7 @@ rewrite(
   stores
     .flatMap(({ chunks, dimensions, hardware, postgres, pgvector, insertion, build, mebibytes, searches }) => [
       `${number(chunks)} chunks of ${dimensions} dimensions, PostgreSQL ${postgres.split(' ')[0]}, pgvector ${pgvector}, at a load average of`,
-      `${number(hardware.loadAverage[0])} on ${hardware.cores} cores: ${number(insertion.chunksPerSecond)} chunks per second inserted, HNSW built in`,
+      `${number(hardware.loadAverage[0])} on ${hardware.cores} cores: ${insertion === undefined ? '' : `${number(insertion.chunksPerSecond)} chunks per second inserted, `}HNSW built in`,
       `${number(build.hnswSeconds)} s. MiB: chunks ${number(mebibytes.chunks)}, HNSW ${number(mebibytes.hnsw)}, GIN ${number(mebibytes.gin)}.`,
       '',
       '| filter lets through | results | recall | by vector, p50 / p95 ms | with words, p50 / p95 ms |',
