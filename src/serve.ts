@@ -317,10 +317,18 @@ async function loadModels(
   { models }: ServerState,
   onFatal: (reason: string) => void,
 ): Promise<void> {
-  if (config.engineUrls.length > 0) models.add(await loadRemoteEngine(config, logger))
-  if (config.lora.length > 0 && config.engineUrls.length > 0 && config.models.length === 0)
-    throw new ModelError('--lora: expected a model of this process; engines elsewhere serve adapters of their own')
   const local = config.engineUrls.length > 0 && config.models.length === 0 ? [] : modelsOf(config)
+  if (config.lora.length > 0 && local.length === 0)
+    throw new ModelError('--lora: expected a model of this process; engines elsewhere serve adapters of their own')
+  if (config.engineUrls.length > 0) {
+    const remote = await loadRemoteEngine(config, logger)
+    const name = remote.engine.modelName
+    if (local.some((model) => [model, ...model.adapters].some((own) => own.name === name)))
+      throw new ModelError(
+        `--engine-url: its model is called ${name}, as one of this process; name yours apart: NAME=PATH`,
+      )
+    models.add(remote)
+  }
   for (const model of local) {
     models.offer({
       name: model.name,

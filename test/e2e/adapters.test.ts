@@ -5,9 +5,8 @@ import { fileURLToPath } from 'node:url'
 import OpenAI from 'openai'
 import { expect, it } from 'vitest'
 import { BUNDLED_MODEL } from './models.ts'
-import { ServerProcess } from './server-process.ts'
+import { MAIN, ServerProcess } from './server-process.ts'
 
-const MAIN = fileURLToPath(new URL('../../dist/main.js', import.meta.url))
 const golden = (name: string): string => fileURLToPath(new URL(`../golden/${name}`, import.meta.url))
 const TINY = ['--device', 'cpu', '--threads', '2', '--model', `tiny=${golden('models/tiny-text')}`]
 const ADAPTERS = ['a', 'b'].map((name) => `${name}=${golden(`adapters/tiny-text-${name}`)}`)

@@ -4,10 +4,9 @@ import { once } from 'node:events'
 import { existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { writeBertFolder } from '../rag/onnx-bert.ts'
-import { type LogLine, readFrames, ServerProcess } from './server-process.ts'
+import { type LogLine, MAIN, readFrames, ServerProcess } from './server-process.ts'
 
 interface Answer {
   readonly id: string
@@ -269,8 +268,6 @@ describe.runIf(existsSync('/proc/self/task'))("the models' process", () => {
 })
 
 describe('miniserve rag index', () => {
-  const MAIN = fileURLToPath(new URL('../../dist/main.js', import.meta.url))
-
   it('stops at Ctrl-C, goes on where it stopped, and ends by itself', async () => {
     const folder = mkdtempSync(join(tmpdir(), 'miniserve-index-'))
     try {

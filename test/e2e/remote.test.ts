@@ -1,8 +1,10 @@
 /** A miniserve before another one: same answers, one trace across both, and failures of the far one told in the near one's terms. */
+import { spawnSync } from 'node:child_process'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { endingRow } from '../../src/observability/endings.ts'
+import { BUNDLED_MODEL } from './models.ts'
 import { OtlpReceiver, type ReceivedSpan } from './otlp-receiver.ts'
-import { readFrames, ServerProcess } from './server-process.ts'
+import { MAIN, readFrames, ServerProcess } from './server-process.ts'
 
 let receiver: OtlpReceiver
 let upstream: ServerProcess
@@ -172,4 +174,10 @@ describe('endings', () => {
     expect(root.attributes['error.type']?.stringValue).toBe(row.errorType)
     expect(root.events.at(-1)?.name).toBe(row.event)
   })
+})
+
+it('does not start with two models of one name, here and there', () => {
+  const models = ['--engine-url', `${upstream.url}/v1`, '--model', `mini-1m=${BUNDLED_MODEL}`]
+  const ended = spawnSync(process.execPath, [MAIN, '--port', '0', ...models], { encoding: 'utf8', timeout: 60_000 })
+  expect(ended).toMatchObject({ status: 1, stderr: expect.stringContaining('its model is called mini-1m') })
 })
