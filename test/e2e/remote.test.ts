@@ -110,6 +110,12 @@ describe('answers', () => {
     const { error } = (await response.json()) as { error: { code: string } }
     expect(error.code).toBe('model_not_found')
   })
+
+  it('does not start with two models of one name, here and there', () => {
+    const models = ['--engine-url', `${upstream.url}/v1`, '--model', `mini-1m=${BUNDLED_MODEL}`]
+    const ended = spawnSync(process.execPath, [MAIN, '--port', '0', ...models], { encoding: 'utf8', timeout: 60_000 })
+    expect(ended).toMatchObject({ status: 1, stderr: expect.stringContaining('its model is called mini-1m') })
+  })
 })
 
 describe('the trace', () => {
@@ -174,10 +180,4 @@ describe('endings', () => {
     expect(root.attributes['error.type']?.stringValue).toBe(row.errorType)
     expect(root.events.at(-1)?.name).toBe(row.event)
   })
-})
-
-it('does not start with two models of one name, here and there', () => {
-  const models = ['--engine-url', `${upstream.url}/v1`, '--model', `mini-1m=${BUNDLED_MODEL}`]
-  const ended = spawnSync(process.execPath, [MAIN, '--port', '0', ...models], { encoding: 'utf8', timeout: 60_000 })
-  expect(ended).toMatchObject({ status: 1, stderr: expect.stringContaining('its model is called mini-1m') })
 })

@@ -156,7 +156,9 @@ export class LongLaunch {
   add(x: number, y: number, operations: number): void {
     const length = this.#side === 'x' ? x : y
     const most = this.#context.submissionOperations
-    const size = Math.max(1, Math.floor(length / Math.max(1, Math.ceil(operations / most))))
+    const fits = Math.max(1, Math.floor(length / Math.max(1, Math.ceil(operations / most))))
+    // Powers of two: steps of other lengths are cut at the same places, and find the bind groups there.
+    const size = fits === length ? length : 2 ** Math.floor(Math.log2(fits))
     for (let first = 0; first < length; first += size) {
       const count = Math.min(size, length - first)
       const share = (operations * count) / length
