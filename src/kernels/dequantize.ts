@@ -1,25 +1,42 @@
 /** The f32 values a MatrixData stands for: the meaning of every weight format, in one place. */
 import { decodeF16 } from './float.ts'
+import { MXFP4_VALUES, mxfp4Scale } from './mxfp4.ts'
 import type { MatrixData, MatrixRows } from './ops.ts'
 
 /** Bytes the data of a matrix takes in its own format. */
 export function matrixBytes(data: MatrixData): number {
   if (data.format === 'f32' || data.format === 'f16') return data.values.byteLength
+  if (data.format === 'mxfp4') return data.codes.byteLength + data.exponents.byteLength
   return data.codes.byteLength + data.scales.byteLength + (data.mins?.byteLength ?? 0)
+}
+
+export type Plane = Float32Array | Uint16Array | Int8Array | Uint8Array
+
+/** Data of the same format whose planes are made of the data's by `change`. */
+export function mapPlanes(data: MatrixData, change: <T extends Plane>(plane: T) => T): MatrixData {
+  switch (data.format) {
+    case 'f32':
+      return { ...data, values: change(data.values) }
+    case 'f16':
+      return { ...data, values: change(data.values) }
+    case 'mxfp4':
+      return { ...data, codes: change(data.codes), exponents: change(data.exponents) }
+    default: {
+      const planes = { scales: change(data.scales), mins: data.mins === null ? null : change(data.mins) }
+      // The same call twice: a union of formats has no one type of codes.
+      return data.format === 'q8'
+        ? { ...data, ...planes, codes: change(data.codes) }
+        : { ...data, ...planes, codes: change(data.codes) }
+    }
+  }
 }
 
 /** Some rows of data that has `rows`: views, not copies. */
 export function sliceRows(data: MatrixData, rows: number, first: number, count: number): MatrixData {
-  const slice = <T extends Float32Array | Uint16Array | Int8Array | Uint8Array>(plane: T): T => {
+  return mapPlanes(data, (plane) => {
     const width = plane.length / rows
-    return plane.subarray(first * width, (first + count) * width) as T
-  }
-  if (data.format === 'f32') return { ...data, values: slice(data.values) }
-  if (data.format === 'f16') return { ...data, values: slice(data.values) }
-  const scales = slice(data.scales)
-  const mins = data.mins === null ? null : slice(data.mins)
-  if (data.format === 'q8') return { ...data, codes: slice(data.codes), scales, mins }
-  return { ...data, codes: slice(data.codes), scales, mins }
+    return plane.subarray(first * width, (first + count) * width) as typeof plane
+  })
 }
 
 /** Data as rows to be read. Throws when it does not have the sizes of the shape. */
@@ -49,6 +66,10 @@ export function checkMatrix(label: string, rows: number, cols: number, data: Mat
   if (cols % data.group !== 0)
     throw new Error(`${label}: ${cols} columns are not a multiple of the ${data.format} group of ${data.group}`)
   expect('codes', data.codes.length, data.format === 'q8' ? rows * cols : (rows * cols) / 2)
+  if (data.format === 'mxfp4') {
+    expect('exponents', data.exponents.length, (rows * cols) / data.group)
+    return
+  }
   expect('scales', data.scales.length, (rows * cols) / data.group)
   if (data.mins !== null) expect('mins', data.mins.length, (rows * cols) / data.group)
 }
@@ -81,6 +102,16 @@ export function dequantize(data: MatrixData): Float32Array {
           values[i] = (pair & 15) * scale + min
           values[i + 1] = (pair >> 4) * scale + min
         }
+      }
+      return values
+    }
+    case 'mxfp4': {
+      const { codes, exponents } = data
+      const values = new Float32Array(codes.length * 2)
+      for (const [i, pair] of codes.entries()) {
+        const scale = mxfp4Scale(exponents[i >> 4]!)
+        values[2 * i] = MXFP4_VALUES[pair & 15]! * scale
+        values[2 * i + 1] = MXFP4_VALUES[pair >> 4]! * scale
       }
       return values
     }

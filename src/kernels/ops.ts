@@ -21,16 +21,20 @@ export type MatrixData =
       readonly scales: Float32Array // [rows, cols / group]
       readonly mins: Float32Array | null // [rows, cols / group]
     }
-  /**
-   * Two codes per byte, the even column in the low nibble, each 0..15.
-   * Without `mins`: w = (code - 8) * scale. With: w = code * scale + min.
-   */
+  /** Two codes per byte, the even column in the low nibble, each 0..15: w = (code - 8) * scale; with minimums w = code * scale + min. */
   | {
       readonly format: 'q4'
       readonly group: 32
       readonly codes: Uint8Array // [rows, cols / 2]
       readonly scales: Float32Array // [rows, cols / 32]
       readonly mins: Float32Array | null // [rows, cols / 32]
+    }
+  /** As stored (mxfp4.ts): two E2M1 codes per byte, the even column in the low nibble; w = value of the code * 2^(exponent - 127). */
+  | {
+      readonly format: 'mxfp4'
+      readonly group: 32
+      readonly codes: Uint8Array // [rows, cols / 2]
+      readonly exponents: Uint8Array // [rows, cols / 32]
     }
 
 export type MatrixFormat = MatrixData['format']

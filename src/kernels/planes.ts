@@ -5,10 +5,13 @@ import type { MatrixData } from './ops.ts'
 const bytesOf = ({ buffer, byteOffset, byteLength }: ArrayBufferView): Uint8Array =>
   new Uint8Array(buffer, byteOffset, byteLength)
 
-/** Values; or codes, scales and (where there are minimums) minimums. */
+/** Values; codes and exponents; or codes, scales and (where there are minimums) minimums. */
 export function toPlanes(data: MatrixData): PackedMatrix {
   if (data.format === 'f32' || data.format === 'f16') {
     return { format: data.format, form: {}, planes: [bytesOf(data.values)] }
+  }
+  if (data.format === 'mxfp4') {
+    return { format: data.format, form: {}, planes: [data.codes, data.exponents].map(bytesOf) }
   }
   const planes = [data.codes, data.scales, ...(data.mins === null ? [] : [data.mins])].map(bytesOf)
   return { format: data.format, form: { group: data.group }, planes }
@@ -23,6 +26,7 @@ export async function fromPlanes({ format, form, planeBytes, read }: StoredMatri
   if (format === 'f32') return { format, values: new Float32Array(first) }
   if (format === 'f16') return { format, values: new Uint16Array(first) }
   if (second === undefined) throw new Error('a quantised matrix without scales')
+  if (format === 'mxfp4') return { format, group: 32, codes: new Uint8Array(first), exponents: new Uint8Array(second) }
   const scales = new Float32Array(second)
   const mins = third === undefined ? null : new Float32Array(third)
   if (format === 'q4') return { format, group: 32, codes: new Uint8Array(first), scales, mins }

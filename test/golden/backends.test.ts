@@ -7,13 +7,18 @@ const { hasAdapter } = await import('../../src/kernels/webgpu/device.ts')
 const hasWebGpu = await hasAdapter()
 
 /** One of each kind of layer, rope and norm; the full level runs all. Pipelines are compiled for every model's shapes, which takes seconds in software. */
-const WEBGPU_MODELS = isFull ? GOLDEN_MODELS : ['gemma3-old', 'qwen3_5']
+const WEBGPU_MODELS = isFull ? GOLDEN_MODELS : ['gemma3-old', 'qwen3_5', 'gpt-oss-mxfp4']
+
+/** Errors at most: where weights are codes, activations meet them in 8 bits. */
+const mostErrors = (name: string) =>
+  name.endsWith('mxfp4') ? { logitsNmse: 1e-3, logprobError: 0.3 } : { logitsNmse: 1e-5, logprobError: 0.05 }
 
 async function check(name: string, device: 'cpu' | 'webgpu'): Promise<void> {
-  const report = await runGolden(name, { device, threads: 1 })
+  const report = await runGolden(name, { device, threads: 2 })
   expect(report.wrongTokens).toEqual([])
-  expect(report.logitsNmse).toBeLessThan(1e-5)
-  expect(report.logprobError).toBeLessThan(0.05)
+  const most = mostErrors(name)
+  expect(report.logitsNmse).toBeLessThan(most.logitsNmse)
+  expect(report.logprobError).toBeLessThan(most.logprobError)
 }
 
 describe('cpu', () => {

@@ -169,6 +169,7 @@ MODELS = {
     "olmoe": ("olmoe", BASE | EXPERTS | dict(num_experts=8), dict(dtype=HALF)),
     "granitemoe": ("granitemoe", BASE | EXPERTS | MULTIPLIERS, dict(dtype=torch.bfloat16)),
     "gpt-oss": ("gpt_oss", BASE | EXPERTS | dict(head_dim=8, intermediate_size=32, sliding_window=9, rope_parameters=GPT_OSS_ROPE, layer_types=["sliding_attention", "full_attention"]), dict(dtype=HALF)),
+    "gpt-oss-mxfp4": ("gpt_oss", BASE | EXPERTS | dict(num_local_experts=2, hidden_size=64, head_dim=8, intermediate_size=32, sliding_window=9, rope_parameters=GPT_OSS_ROPE, layer_types=["sliding_attention", "full_attention"]), dict(dtype=torch.bfloat16, mxfp4=True)),
     "mixtral": ("mixtral", BASE | EXPERTS, dict(dtype=HALF)),
     "ernie4_5-moe": ("ernie4_5_moe", BASE | dict(num_hidden_layers=3, moe_intermediate_size=24, moe_k=3, moe_num_experts=8, moe_num_shared_experts=1, moe_layer_start_index=1, moe_layer_interval=1, use_bias=False, tie_word_embeddings=True), dict(dtype=torch.bfloat16)),
     "glm4moe": ("glm4_moe", BASE | dict(num_hidden_layers=3, head_dim=8, moe_intermediate_size=24, num_experts_per_tok=3, n_routed_experts=8, n_shared_experts=1, n_group=4, topk_group=2, first_k_dense_replace=1, norm_topk_prob=True, routed_scaling_factor=1.5, use_qk_norm=True, attention_bias=True, rope_parameters=HALF_ROTARY), dict(dtype=HALF)),
@@ -219,6 +220,17 @@ def build(model_type, fields, seed, embedding=None):
     return model
 
 
+def mxfp4(weight):
+    """Blocks [experts, out, in / 32, 16] and exponents [experts, out, in / 32] of experts' matrices [experts, in, out], and the values that they stand for."""
+    values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
+    groups = weight.transpose(1, 2).unflatten(-1, (-1, 32))
+    exponents = torch.floor(torch.log2(groups.abs().amax(-1, keepdim=True))) - 2
+    codes = (groups / 2 ** exponents).unsqueeze(-1).sub(values).abs().argmin(-1)
+    blocks = (codes[..., 0::2] | (codes[..., 1::2] << 4)).to(torch.uint8)
+    stored = (values[codes] * 2 ** exponents).flatten(-2).transpose(1, 2)
+    return blocks, (exponents.squeeze(-1) + 127).to(torch.uint8), stored
+
+
 def router_margin(model, ids):
     """The least lead of a chosen expert's logit over the best that was left out, in standard deviations: below some, rounding chooses."""
     margins = []
@@ -228,7 +240,7 @@ def router_margin(model, ids):
         is_gemma = type(module).__name__ == "Gemma4TextRouter"
         top_k = module.config.top_k_experts if is_gemma else module.top_k
         best = torch.sort((logits.log() if is_gemma else logits).detach().double(), dim=-1, descending=True).values
-        margins.append(float(((best[:, top_k - 1] - best[:, top_k]) / best.std(dim=-1)).min()))
+        margins.append(1.0 if best.shape[-1] == top_k else float(((best[:, top_k - 1] - best[:, top_k]) / best.std(dim=-1)).min()))
 
     hooks = [m.register_forward_hook(hook) for m in model.modules() if type(m).__name__.endswith(("TopKRouter", "TopkRouter", "Gemma4TextRouter"))]
     with torch.no_grad():
@@ -302,7 +314,7 @@ def save(name, model, options):
         config["layer_types"] = [names.get(kind, kind) for kind in config["layer_types"]]
     for field in options.get("drop", []):
         config.pop(field, None)
-    config |= options.get("add", {})
+    config |= options.get("add", {}) | ({"quantization_config": {"quant_method": "mxfp4"}} if options.get("mxfp4") else {})
     (folder / "config.json").write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
     eos = model.config.eos_token_id
     if options.get("tokenizer"):
@@ -310,6 +322,8 @@ def save(name, model, options):
     (folder / "generation_config.json").write_text(json.dumps({"bos_token_id": 1, "eos_token_id": eos}) + "\n")
     tied = model.config.tie_word_embeddings
     state = {k: v.detach().to(dtype).contiguous() for k, v in stored_state(model).items() if not (tied and k == "lm_head.weight")}
+    for key in [k for k in state if options.get("mxfp4") and k.endswith(("experts.gate_up_proj", "experts.down_proj"))]:
+        state[f"{key}_blocks"], state[f"{key}_scales"], _ = mxfp4(state.pop(key).float())
     shards = options.get("shards", 1)
     if shards == 1:
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
@@ -333,6 +347,9 @@ def make(name):
         # The stored weights are the model: what is computed from them is exact f32. Parameters only: model.to() would round the rope frequencies too.
         for parameter in [*model.parameters(), *(b for n, b in model.named_buffers() if n.endswith(("e_score_correction_bias", "layer_scalar")))]:
             parameter.data = parameter.data.to(dtype).float()
+        for key, parameter in model.named_parameters():
+            if options.get("mxfp4") and key.endswith(("experts.gate_up_proj", "experts.down_proj")):
+                parameter.data = mxfp4(parameter.data)[2].contiguous()
         generator = torch.Generator().manual_seed(seed)
         prompt = [1] + torch.randint(6, fields["vocab_size"], (PROMPT_TOKENS - 1,), generator=generator).tolist()
         tokens, margins, rows = greedy(model, prompt, GREEDY_TOKENS)

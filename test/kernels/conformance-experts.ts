@@ -16,6 +16,7 @@ import {
   plainStep,
   randomMatrix,
   randomValues,
+  isCoded,
   isFull,
   type Coverage,
   type CreateBackend,
@@ -50,10 +51,10 @@ const ROUTES: readonly ExpertsCase['route'][] = [
 const GLUS = ['silu', 'silu_clamped', 'gelu_tanh'] as const
 
 /** Where kernels are dear to compile, one float and two quantised formats stand for the rest at the default level. */
-const FEW_FORMATS: readonly Format[] = ['f16', 'q4 mins']
+const FEW_FORMATS: readonly Format[] = ['f16', 'q4 mins', 'mxfp4']
 
 const caseOf = (format: Format, i: number): ExpertsCase => {
-  const isQuantized = format.startsWith('q')
+  const isQuantized = isCoded(format)
   return {
     format,
     topK: 1 + ((i + 1) % 4),

@@ -14,6 +14,7 @@ import {
   expectPoison,
   firstRows,
   formatTolerance,
+  isCoded,
   isFull,
   plainStep,
   randomMatrix,
@@ -80,7 +81,7 @@ function chosenEpilogues(index: number, at: number, numShapes: number, coverage:
 }
 
 /** Formats whose kernels experts' matrices and f16 have too: left out at the default level where kernels are dear to compile. */
-const ELSEWHERE: readonly Format[] = ['f32', 'q4 mins']
+const ELSEWHERE: readonly Format[] = ['f32', 'q4 mins', 'mxfp4']
 
 /** Default level: every format and every epilogue on a few shapes; full level: as `coverage` says. Quantised rows are whole groups. */
 function linearCases(coverage: Coverage): LinearCase[] {
@@ -89,7 +90,7 @@ function linearCases(coverage: Coverage): LinearCase[] {
     // Only the backend that does everything has kernels of their own for them.
     if (coverage !== 'all' && format.includes('narrow')) continue
     if (!isFull && coverage !== 'all' && ELSEWHERE.includes(format)) continue
-    const step = format.includes('g16') ? 48 : format.startsWith('q') ? 96 : 37
+    const step = format.includes('g16') ? 48 : isCoded(format) ? 96 : 37
     const shapes = [
       { outputs: 40, inputs: step },
       { outputs: 100, inputs: step === 37 ? 100 : step === 48 ? 336 : 608 },
@@ -224,7 +225,7 @@ export function describeLinear(create: CreateBackend, tolerances: Tolerances, co
           expectPoison(some, numRows, outputs, `${numRows} rows`)
           expectBitEqual(firstRows(some, numRows, outputs), firstRows(full, numRows, outputs), `${numRows} rows`)
         }
-        if (format.startsWith('q') && ours.options.norm === undefined) {
+        if (isCoded(format) && ours.options.norm === undefined) {
           const exact = exactlyQuantized(6000 + index, MOST_ROWS, inputs)
           const got = firstRows(await run(tested, ours, exact, MOST_ROWS), MOST_ROWS, outputs)
           const wanted = firstRows(await run(reference, theirs, exact, MOST_ROWS), MOST_ROWS, outputs)

@@ -57,15 +57,19 @@ export type Format =
   | 'q8 narrow g16 mins'
   | 'q4'
   | 'q4 mins'
+  | 'mxfp4'
 
 /** Every storage form a weight matrix can have; at the default level those that between them take every path. */
 const CANONICAL: readonly Format[] = isFull
-  ? ['f32', 'f16', 'q8', 'q8 g16', 'q8 mins', 'q8 g16 mins', 'q4', 'q4 mins']
-  : ['f32', 'f16', 'q8', 'q8 g16 mins', 'q4', 'q4 mins']
+  ? ['f32', 'f16', 'q8', 'q8 g16', 'q8 mins', 'q8 g16 mins', 'q4', 'q4 mins', 'mxfp4']
+  : ['f32', 'f16', 'q8', 'q8 g16 mins', 'q4', 'q4 mins', 'mxfp4']
 const NARROW: readonly Format[] = isFull
   ? ['q8 narrow', 'q8 narrow g16', 'q8 narrow g16 mins']
   : ['q8 narrow', 'q8 narrow g16']
 export const FORMATS: readonly Format[] = [...CANONICAL, ...NARROW]
+
+/** Codes with scales, in whole groups. */
+export const isCoded = (format: Format): boolean => format !== 'f32' && format !== 'f16'
 
 export function formatTolerance(format: Format, tolerances: Tolerances): number {
   return format === 'f32' ? tolerances.f32 : format === 'f16' ? tolerances.f16 : tolerances.quantized
@@ -81,6 +85,13 @@ export function randomMatrix(format: Format, seed: number, rows: number, cols: n
   const size = rows * cols
   if (format === 'f32') return { format: 'f32', values: Float32Array.from({ length: size }, next) }
   if (format === 'f16') return { format: 'f16', values: Uint16Array.from({ length: size }, () => f32ToF16(next())) }
+  if (format === 'mxfp4') {
+    const codes = Uint8Array.from({ length: size / 2 }, () => Math.floor((next() + 1) * 128))
+    // Zeros of either sign side by side.
+    codes.fill(0x88, 0, 2)
+    const exponents = Uint8Array.from({ length: size / 32 }, () => 122 + Math.floor((next() + 1) * 4))
+    return { format, group: 32, codes, exponents }
+  }
   const group = format.includes('g16') ? 16 : 32
   const numGroups = size / group
   const hasMins = format.endsWith('mins')

@@ -100,6 +100,13 @@ describe.skipIf(skipReason !== null)('webgpu', () => {
     }
   })
 
+  it('holds MXFP4 in 4.25 bits a weight', async () => {
+    const backend = await openBackend()
+    const before = backend.memoryUse().weightBytes
+    await backend.loadMatrix('w', 256, 512, randomMatrix('mxfp4', 1, 256, 512))
+    expect(backend.memoryUse().weightBytes - before).toBe((256 * 512 * 4.25) / 8)
+  })
+
   it('reads and writes blocks in pieces; copies of a step that never ended are not those of the next', async () => {
     const backend = await openBackend({ maxBindingBytes: 65536 })
     const layout = {

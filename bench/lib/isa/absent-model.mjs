@@ -22,6 +22,7 @@ export const WEIGHTS = {
   'q8 g16 mins': ['q8', 16, true],
   q4: ['q4', 32, false],
   'q4 mins': ['q4', 32, true],
+  mxfp4: ['mxfp4', 32, false],
 }
 
 const BLOCK_SIZE = 16

@@ -1,15 +1,12 @@
 /**
- * ggml's formats whose codes are names of values: a table of sixteen (IQ4_NL, IQ4_XS, MXFP4) or the three -1, 0 and 1 (TQ1_0, TQ2_0). They become
- * q8 with the values as codes, exactly. Layouts from ggml's ggml-common.h.
+ * ggml's formats whose codes are names of values: a table of sixteen (IQ4_NL, IQ4_XS, MXFP4) or the three -1, 0 and 1 (TQ1_0, TQ2_0). All but MXFP4
+ * become q8 with the values as codes, exactly. Layouts from ggml's ggml-common.h.
  */
 import { f16Table } from '../../kernels/float.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
 
 /** IQ4's sixteen values, denser around zero as weights are. */
 const IQ4_VALUES = Int8Array.of(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-
-/** E2M1, doubled: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives (OCP Microscaling Formats). */
-const FP4_VALUES = Int8Array.of(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 
 const u16 = (bytes: Uint8Array, at: number): number => bytes[at]! | (bytes[at + 1]! << 8)
 
@@ -63,14 +60,20 @@ export function iq4Xs(bytes: Uint8Array, numValues: number): MatrixData {
   return data
 }
 
-/** The scale is a power of two alone: 2^(e - 127), halved because the values are doubled. */
+/** MXFP4 blocks (an exponent, then 32 values in 16 bytes) with neighbours in a byte: here value j and j + 16 share one. */
 export function mxfp4(bytes: Uint8Array, numValues: number): MatrixData {
-  const data = q8(numValues, true)
-  for (let block = 0; block < numValues / 32; block++) {
-    data.scales[block] = 2 ** (bytes[block * 17]! - 128)
-    lookUp(bytes, block * 17 + 1, FP4_VALUES, data.codes, block * 32)
+  const codes = new Uint8Array(numValues / 2)
+  const exponents = new Uint8Array(numValues / 32)
+  for (let block = 0; block < exponents.length; block++) {
+    const at = block * 17
+    exponents[block] = bytes[at]!
+    for (let j = 0; j < 16; j += 2) {
+      const [even, odd] = [bytes[at + 1 + j]!, bytes[at + 2 + j]!]
+      codes[block * 16 + j / 2] = (even & 15) | ((odd & 15) << 4)
+      codes[block * 16 + 8 + j / 2] = (even >> 4) | (odd & 240)
+    }
   }
-  return data
+  return { format: 'mxfp4', group: 32, codes, exponents }
 }
 
 /** One scale for 256 values. */

@@ -92,7 +92,7 @@ export function quantizing(source: WeightSource, quantization: 'q8' | 'q4'): Wei
   const quantize = (name: string, data: MatrixData): MatrixData => {
     const shape = source.tensors.get(name)?.shape ?? []
     const cols = shape.length < 2 || name.endsWith('bias') || isRouter(name) ? 0 : (shape.at(-1) ?? 0)
-    if (cols === 0 || cols % GROUP !== 0 || data.format === 'q8' || data.format === 'q4') return data
+    if (cols === 0 || cols % GROUP !== 0 || (data.format !== 'f32' && data.format !== 'f16')) return data
     const values = dequantize(data)
     return quantization === 'q8' || isVocabulary(name) ? quantizeQ8(values) : quantizeQ4(values)
   }

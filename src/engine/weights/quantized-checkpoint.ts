@@ -19,9 +19,6 @@ export interface RawWeightSource extends WeightSource {
 const AWQ_ORDER: readonly number[] = [0, 2, 4, 6, 1, 3, 5, 7]
 const IN_ORDER: readonly number[] = [0, 1, 2, 3, 4, 5, 6, 7]
 
-/** What a code of four bits means, times two: sign, two bits of exponent, one of fraction. */
-const FP4_VALUES = Int8Array.of(0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
-
 type Unpack = (stem: string) => Promise<MatrixData>
 interface Packed {
   readonly shape: readonly [rows: number, cols: number]
@@ -72,15 +69,9 @@ class QuantizedSource {
       weight: `${stem}.weight`,
       shape: [experts, rows, groups * 32],
       unpack: async (expert) => {
-        const blocks = new Uint8Array(await this.#source.readRawSlice(name, expert))
+        const codes = new Uint8Array(await this.#source.readRawSlice(name, expert))
         const exponents = new Uint8Array(await this.#source.readRawSlice(`${stem}_scales`, expert))
-        const codes = new Int8Array(blocks.length * 2)
-        for (let i = 0; i < blocks.length; i++) {
-          codes[2 * i] = FP4_VALUES[blocks[i]! & 15]!
-          codes[2 * i + 1] = FP4_VALUES[blocks[i]! >> 4]!
-        }
-        const scales = Float32Array.from(exponents, (exponent) => 2 ** (exponent - 128))
-        return { format: 'q8', group: 32, isNarrow: true, codes, scales, mins: null }
+        return { format: 'mxfp4', group: 32, codes, exponents }
       },
     }
   }

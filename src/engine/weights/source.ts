@@ -1,7 +1,7 @@
 /** Where weights come from: named tensors of a checkpoint, read one at a time. Implemented by safetensors.ts and gguf.ts. */
 import type { MatrixData, MatrixRows } from '../../kernels/ops.ts'
-import { decodeF16 } from '../../kernels/float.ts'
-import { dequantize } from '../../kernels/dequantize.ts'
+import { dequantize, mapPlanes, type Plane } from '../../kernels/dequantize.ts'
+import { mxfp4AsQ8 } from '../../kernels/mxfp4.ts'
 import { ModelError } from '../runner/runner.ts'
 
 export interface TensorInfo {
@@ -79,19 +79,36 @@ export async function readVector(source: WeightSource, name: string, length: num
   return dequantize(await source.read(name))
 }
 
-function join<T extends Float32Array | Uint16Array | Int8Array | Uint8Array>(parts: readonly T[], target: T): T {
-  let at = 0
-  for (const part of parts) {
-    target.set(part, at)
-    at += part.length
-  }
-  return target
+/** An array of the same type. */
+const arrayLike = <T extends Plane>(plane: T, length: number): T =>
+  new (plane.constructor as new (length: number) => T)(length)
+
+/** The rows of parts that have the same format, group, and minimums or none. */
+function joinAlike(parts: readonly MatrixData[]): MatrixData {
+  const planes = parts.map((part) => {
+    const own: Plane[] = []
+    mapPlanes(part, (plane) => {
+      own.push(plane)
+      return plane
+    })
+    return own
+  })
+  let index = 0
+  return mapPlanes(parts[0]!, (plane) => {
+    const own = planes.map((all) => all[index]!)
+    index++
+    const target = arrayLike(
+      plane,
+      own.reduce((sum, { length }) => sum + length, 0),
+    )
+    let at = 0
+    for (const part of own) {
+      target.set(part, at)
+      at += part.length
+    }
+    return target
+  })
 }
-
-const total = (parts: readonly { readonly length: number }[]): number =>
-  parts.reduce((sum, part) => sum + part.length, 0)
-
-const joinF32 = (parts: readonly Float32Array[]): Float32Array => join(parts, new Float32Array(total(parts)))
 
 /** The quantised form with the given group and with minimums, of the same exact values. */
 function asQ8(
@@ -126,76 +143,41 @@ function q4WithMins(data: MatrixData & { format: 'q4' }): MatrixData & { format:
   return data.mins === null ? { ...data, mins: data.scales.map((scale) => -8 * scale) } : data
 }
 
+/** The parts, with exactly their values, in the narrowest format that has them all. */
+function alike(parts: readonly MatrixData[]): readonly MatrixData[] {
+  const [first] = parts
+  if (parts.every(({ format }) => format === first?.format && (format === 'f16' || format === 'mxfp4'))) return parts
+  const coded = parts
+    .map((part) => (part.format === 'mxfp4' ? mxfp4AsQ8(part) : part))
+    .filter((part) => part.format === 'q8' || part.format === 'q4')
+  if (coded.length < parts.length) return parts.map((part) => ({ format: 'f32', values: dequantize(part) }))
+  const withMins = coded.some(({ mins }) => mins !== null)
+  if (coded.every((part) => part.format === 'q4')) return withMins ? coded.map(q4WithMins) : coded
+  const group = coded.some((part) => part.group === 16) ? 16 : 32
+  const planes = coded.map((part) => asQ8(part, group, withMins))
+  if (planes.every(({ isNarrow }) => isNarrow === true)) return planes
+  return planes.map(({ codes, scales, mins }) => ({ format: 'q8', group, codes, scales, mins }))
+}
+
 /**
  * One matrix of the parts' rows, one below the other, with exactly the parts' values: parts of unlike formats are brought to the widest
  * among them (a quantised part beside a float one becomes float).
  */
 export function concatRows(parts: readonly MatrixData[]): MatrixData {
-  const first = parts[0]
+  const [first] = parts
   if (first === undefined) throw new Error('concatRows needs at least one part')
-  if (parts.length === 1) return first
-  const quantised = parts.filter((part) => part.format === 'q8' || part.format === 'q4')
-  if (quantised.length === parts.length) {
-    const withMins = quantised.some((part) => part.mins !== null)
-    if (quantised.every((part) => part.format === 'q4')) {
-      const planes = withMins ? quantised.map(q4WithMins) : quantised
-      return {
-        format: 'q4',
-        group: 32,
-        codes: join(
-          planes.map((part) => part.codes),
-          new Uint8Array(total(planes.map((part) => part.codes))),
-        ),
-        scales: joinF32(planes.map((part) => part.scales)),
-        mins: withMins ? joinF32(planes.map((part) => part.mins ?? new Float32Array(0))) : null,
-      }
-    }
-    const group = quantised.some((part) => part.group === 16) ? 16 : 32
-    const planes = quantised.map((part) => asQ8(part, group, withMins))
-    const isNarrow = planes.every((part) => part.isNarrow === true)
-    return {
-      format: 'q8',
-      group,
-      ...(isNarrow ? { isNarrow } : {}),
-      codes: join(
-        planes.map((part) => part.codes),
-        new Int8Array(total(planes.map((part) => part.codes))),
-      ),
-      scales: joinF32(planes.map((part) => part.scales)),
-      mins: withMins ? joinF32(planes.map((part) => part.mins ?? new Float32Array(0))) : null,
-    }
-  }
-  const halves = parts.filter((part) => part.format === 'f16')
-  if (halves.length === parts.length) {
-    const values = halves.map((part) => part.values)
-    return { format: 'f16', values: join(values, new Uint16Array(total(values))) }
-  }
-  return {
-    format: 'f32',
-    values: joinF32(parts.map((part) => (part.format === 'f16' ? decodeF16(part.values) : dequantize(part)))),
-  }
+  return parts.length === 1 ? first : joinAlike(alike(parts))
 }
 
 /** The matrix [count, cols] whose row r is row `from(r)` of the data's `rows`. */
 export function takeRows(data: MatrixData, rows: number, count: number, from: (row: number) => number): MatrixData {
-  const take = <T extends Float32Array | Uint16Array | Int8Array | Uint8Array>(
-    source: T,
-    create: (length: number) => T,
-  ): T => {
-    const width = source.length / rows
-    const target = create(count * width)
+  return mapPlanes(data, (plane) => {
+    const width = plane.length / rows
+    const target = arrayLike(plane, count * width)
     for (let row = 0; row < count; row++)
-      target.set(source.subarray(from(row) * width, (from(row) + 1) * width), row * width)
+      target.set(plane.subarray(from(row) * width, (from(row) + 1) * width), row * width)
     return target
-  }
-  const takeF32 = (plane: Float32Array): Float32Array => take(plane, (length) => new Float32Array(length))
-  if (data.format === 'f32') return { ...data, values: takeF32(data.values) }
-  if (data.format === 'f16') return { ...data, values: take(data.values, (length) => new Uint16Array(length)) }
-  const scales = takeF32(data.scales)
-  const mins = data.mins === null ? null : takeF32(data.mins)
-  return data.format === 'q8'
-    ? { ...data, codes: take(data.codes, (length) => new Int8Array(length)), scales, mins }
-    : { ...data, codes: take(data.codes, (length) => new Uint8Array(length)), scales, mins }
+  })
 }
 
 /** The matrix [cols, rows] of float data [rows, cols]. Throws ModelError for quantised data, whose groups run along rows. */

@@ -1,5 +1,6 @@
 /** Weight matrices in panels of 16 output rows (assembly/linear-float.ts, quantized-panel.ts), packed on load by the pool. */
 import { checkMatrix } from '../dequantize.ts'
+import { mxfp4AsQ8 } from '../mxfp4.ts'
 import type { PackedMatrix, StoredMatrix } from '../backend.ts'
 import type { MatrixData, MatrixFormat, MatrixRows } from '../ops.ts'
 import type { Arena } from './arena.ts'
@@ -12,7 +13,11 @@ export const PACKED_LAYOUT = 'cpu panels 3'
 const PIECE_VALUES = 2 ** 20
 const STAGING_BYTES = 4 * PIECE_VALUES
 
-const FORMAT_CODES: Readonly<Record<MatrixFormat, number>> = { f32: 0, f16: 1, q8: 2, q4: 3 }
+/** MXFP4 is widened before it is packed: its kernels would be those of narrow 8-bit codes with a table before them. */
+type PanelFormat = Exclude<MatrixFormat, 'mxfp4'>
+type PanelData = MatrixData & { readonly format: PanelFormat }
+
+const FORMAT_CODES: Readonly<Record<PanelFormat, number>> = { f32: 0, f16: 1, q8: 2, q4: 3 }
 const GROUP16 = 1
 const MINS = 2
 const NARROW = 4
@@ -21,7 +26,7 @@ export interface PanelMatrix {
   readonly label: string
   readonly rows: number
   readonly cols: number
-  readonly format: MatrixFormat
+  readonly format: PanelFormat
   readonly formatCode: number
   /** Groups of 16, minimums, narrow codes (assembly/quantized-panel.ts). */
   readonly flags: number
@@ -43,7 +48,7 @@ export function roundUp(value: number, multiple: number): number {
   return Math.ceil(value / multiple) * multiple
 }
 
-function panelBytesOf(format: MatrixFormat, padded: number, flags: number): number {
+function panelBytesOf(format: PanelFormat, padded: number, flags: number): number {
   if (format === 'f32') return padded * PANEL * 4
   if (format === 'f16') return padded * PANEL * 2
   const planes = (1 + (flags & GROUP16)) * (flags & MINS ? 2 : 1)
@@ -52,19 +57,20 @@ function panelBytesOf(format: MatrixFormat, padded: number, flags: number): numb
 
 /** What of the values decides how they are packed. */
 interface PackedForm {
-  readonly format: MatrixFormat
+  readonly format: PanelFormat
   readonly flags: number
 }
 
-function packedForm(data: MatrixData): PackedForm {
+function packedForm(data: PanelData): PackedForm {
   if (data.format !== 'q8' && data.format !== 'q4') return { format: data.format, flags: 0 }
   const isNarrow = data.format === 'q8' && data.isNarrow === true
   const flags = (data.group === 16 ? GROUP16 : 0) | (data.mins === null ? 0 : MINS) | (isNarrow ? NARROW : 0)
   return { format: data.format, flags }
 }
 
-/** The form that a stored matrix was packed in. */
+/** The form that a stored matrix was packed in. @throws RangeError for one that none is */
 export function storedForm({ format, form }: Pick<StoredMatrix, 'format' | 'form'>): PackedForm {
+  if (format === 'mxfp4') throw new RangeError('a stored matrix of MXFP4: panels have none')
   return { format, flags: form['flags'] ?? 0 }
 }
 
@@ -157,8 +163,9 @@ export class MatrixPacker {
     for (let half = 0; half < halves; half++) {
       for (let first = 0; first < halfRows; first += pieceRows) {
         const count = Math.min(pieceRows, halfRows - first)
-        const data = await source.read(half * halfRows + first, count)
-        checkMatrix(label, count, cols, data)
+        const stored = await source.read(half * halfRows + first, count)
+        checkMatrix(label, count, cols, stored)
+        const data = stored.format === 'mxfp4' ? mxfp4AsQ8(stored) : stored
         matrix ??= this.place(label, rows, cols, packedForm(data), gated, numExperts)
         if (data.format !== matrix.format || packedForm(data).flags !== matrix.flags)
           throw new Error(`${label}: rows from ${first} on are in another format than those before`)
@@ -172,7 +179,7 @@ export class MatrixPacker {
   }
 
   /** Packs `count` rows into the panels from `panel` on, every second one of a gated matrix. */
-  #packRows(matrix: PanelMatrix, data: MatrixData, panel: number, count: number): void {
+  #packRows(matrix: PanelMatrix, data: PanelData, panel: number, count: number): void {
     const { factors, formatCode, flags, numExperts, numPanels, cols, padded, panelBytes, weights } = matrix
     const planes =
       data.format === 'q8' || data.format === 'q4'

@@ -75,8 +75,8 @@ class ExpertUpload {
   plan(form: WeightForm): Plan {
     const planned = this.#placed?.plan ?? plan(this.#loader, this.#label, this.#rows, this.#cols, form, this.#isGated)
     if (planned.shards.length > 1) throw new Error(`${this.#label}: one expert exceeds the adapter's largest binding`)
-    const { FORMAT, GROUP, MINS } = planned.form
-    if (form.FORMAT !== FORMAT || form.GROUP !== GROUP || form.MINS !== MINS)
+    const { FORMAT, FP4, GROUP, MINS } = planned.form
+    if (form.FORMAT !== FORMAT || form.FP4 !== FP4 || form.GROUP !== GROUP || form.MINS !== MINS)
       throw new Error(`${this.#label}: experts in different formats`)
     return planned
   }

@@ -101,11 +101,11 @@ function vectorRows(numRows: number): number {
 
 /** The kernel that multiplies with a workgroup for `TM` rows, see vectorRows. */
 function source(shape: MatrixShape, TM: number, hasPackedDot: boolean): KernelSource {
-  const { FORMAT, GROUP, MINS } = shape.form
+  const { FORMAT, FP4, GROUP, MINS } = shape.form
   const { SEGMENTS, LANES } = cut(shape)
   const isExperts = shape.topK !== undefined
   const bindings = isExperts ? [...LINEAR, 'read' as const] : LINEAR
-  const common = { FORMAT, GROUP, MINS, SEGMENTS, DOT4: hasPackedDot ? 1 : 0, EXPERTS: isExperts ? 1 : 0 }
+  const common = { FORMAT, FP4, GROUP, MINS, SEGMENTS, DOT4: hasPackedDot ? 1 : 0, EXPERTS: isExperts ? 1 : 0 }
   if (TM === 0) return { name: 'linear-matrix', bindings, defines: common }
   // A lane of a gated matrix has a gate's row and its up row.
   const R = shape.isGated ? 2 : 1

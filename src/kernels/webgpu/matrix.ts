@@ -3,9 +3,10 @@
  * [unit of K][32 rows]: a lane that owns an output row reads its unit beside its neighbours' (coalesced on a GPU, contiguous on a CPU), and
  * no lane needs another's weights. K is padded with zeros to blocks of 32 inputs, rows to whole tiles.
  *
- *     codes    f32: 8 units a block, f16: 4, q8: 2, q4: 1 (4 bits an input, ascending from the low end)
+ *     codes    f32: 8 units a block, f16: 4, q8: 2, q4 and mxfp4: 1 (4 bits an input, ascending from the low end)
  *     scales   u32, [tile][word of K][32 rows]: f16 pairs (scale, min) a group, or two groups' scales without mins. A power of two, the same
- *              for the whole matrix, is taken out so that small scales do not end in f16's subnormals; kernels multiply it back at the end
+ *              for the whole matrix, is taken out so that small scales do not end in f16's subnormals; kernels multiply it back at the end.
+ *              mxfp4: the exponents of four blocks, a byte each
  *
  * Tiles of gate and up rows of a gated matrix alternate, so that one thread computes both halves of an output.
  */
@@ -17,12 +18,14 @@ import type { Matrix, MatrixData, MatrixFormat } from '../ops.ts'
 const TILE_ROWS = 32
 const BLOCK_COLS = 32
 
-const BITS: Readonly<Record<MatrixFormat, number>> = { f32: 32, f16: 16, q8: 8, q4: 4 }
+const BITS: Readonly<Record<MatrixFormat, number>> = { f32: 32, f16: 16, q8: 8, q4: 4, mxfp4: 4 }
 
 /** What of a format the kernels are specialised to. */
 export interface WeightForm {
   /** Bits a code. */
   readonly FORMAT: number
+  /** Codes and scales are MXFP4's. */
+  readonly FP4: number
   readonly UNITS: number
   readonly GROUP: number
   readonly MINS: number
@@ -49,7 +52,13 @@ export interface GpuMatrix extends Matrix {
 /** Shader constants of a weight format. */
 export function formOf(format: MatrixFormat, group: number, hasMins: boolean): WeightForm {
   const FORMAT = BITS[format]
-  return { FORMAT, UNITS: (BLOCK_COLS * FORMAT) / 128, GROUP: group, MINS: hasMins ? 1 : 0 }
+  return {
+    FORMAT,
+    FP4: format === 'mxfp4' ? 1 : 0,
+    UNITS: (BLOCK_COLS * FORMAT) / 128,
+    GROUP: group,
+    MINS: hasMins ? 1 : 0,
+  }
 }
 
 /** Shader constants of these weights. */
@@ -59,8 +68,9 @@ export function weightForm(data: MatrixData): WeightForm {
 }
 
 /** Words of scales that a row of K needs. */
-function scaleWords({ GROUP, MINS, FORMAT }: WeightForm, numBlocks: number): number {
+function scaleWords({ GROUP, MINS, FORMAT, FP4 }: WeightForm, numBlocks: number): number {
   if (FORMAT >= 16) return 0
+  if (FP4 === 1) return Math.ceil(numBlocks / 4)
   const groups = numBlocks * (BLOCK_COLS / GROUP)
   return MINS === 1 ? groups : Math.ceil(groups / 2)
 }
@@ -71,6 +81,7 @@ export function codeWords(data: MatrixData, rows: number, cols: number, units: n
   const bytes = new Uint8Array(plane.buffer, plane.byteOffset, plane.byteLength)
   const rowBytes = (cols * BITS[data.format]) / 8
   const paddedBytes = units * 16
+  if (data.format === 'mxfp4') return new Uint32Array(bytes.slice().buffer).map(withoutNegativeZeros)
   if (rowBytes === paddedBytes && bytes.byteOffset % 4 === 0) {
     return new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4)
   }
@@ -115,7 +126,7 @@ let nextId = 1
 
 /** Names the layout: what the bytes of packed shards depend on. */
 export function packedLayout({ maxBindingBytes }: MatrixLoader): string {
-  return `webgpu tiles 2, bindings of ${maxBindingBytes}`
+  return `webgpu tiles 3, bindings of ${maxBindingBytes}`
 }
 
 /** A matrix's place on the device: everything but the bytes. */
@@ -203,13 +214,18 @@ export function fillShard(
   const { firstRow, numRows } = shards[index]!
   const shardOrder = order.subarray(firstRow, firstRow + numRows)
   interleave(new Uint32Array(codes), words, shardOrder, units)
-  if (data.format !== 'q8' && data.format !== 'q4') return
+  if (data.format === 'f32' || data.format === 'f16') return
   const groups = cols / data.group
+  if (data.format === 'mxfp4') {
+    packExponents(new Uint8Array(scales), data.exponents, shardOrder, groups, numScaleWords)
+    return
+  }
   packScales(new Uint32Array(scales), data.scales, data.mins, shardOrder, groups, numScaleWords, shift)
 }
 
-/** The power of two that a matrix's scales are multiplied by. */
+/** The power of two that a matrix's scales are multiplied by; MXFP4's are those of its values, and its codes mean twice as much. */
 export function shiftOf(data: MatrixData): number {
+  if (data.format === 'mxfp4') return 2
   return data.format === 'q8' || data.format === 'q4' ? scaleShift(data.scales, data.mins) : 1
 }
 
@@ -277,6 +293,12 @@ export async function importMatrix(
   return { id: nextId++, label, rows, cols, format, form, numBlocks, isGated: use.glu === true, weightScale, shards }
 }
 
+/** Eight codes of MXFP4 with one zero: the sign of a zero would carry into its neighbour when kernels widen codes. */
+function withoutNegativeZeros(codes: number): number {
+  const isNotZero = (codes | (codes >>> 1) | (codes >>> 2)) & 0x11111111
+  return codes & (0x77777777 | (isNotZero << 3))
+}
+
 function interleave(target: Uint32Array, words: Uint32Array, order: Int32Array, units: number): void {
   for (let packed = 0; packed < order.length; packed++) {
     const row = order[packed]!
@@ -317,5 +339,21 @@ function packScales(
           : [word < groups ? scales[base + word] : undefined, word < groups ? mins[base + word] : undefined]
       target[tile + word * TILE_ROWS] = (scaled(low) | (scaled(high) << 16)) >>> 0
     }
+  }
+}
+
+/** Exponents of a row's blocks, four to a word. */
+function packExponents(
+  target: Uint8Array,
+  exponents: Uint8Array,
+  order: Int32Array,
+  numBlocks: number,
+  numWords: number,
+): void {
+  for (const [packed, row] of order.entries()) {
+    if (row < 0) continue
+    const tile = Math.floor(packed / TILE_ROWS) * numWords * TILE_ROWS + (packed % TILE_ROWS)
+    for (let block = 0; block < numBlocks; block++)
+      target[4 * (tile + (block >> 2) * TILE_ROWS) + (block & 3)] = exponents[row * numBlocks + block]!
   }
 }

@@ -1,6 +1,5 @@
 /** Ranking by a decoder: the prompt that it was trained on, and what of its last state says that a document is relevant. */
-import { dequantize } from '../../../kernels/dequantize.ts'
-import type { MatrixData } from '../../../kernels/ops.ts'
+import { dequantize, sliceRows } from '../../../kernels/dequantize.ts'
 import { createTokenizer, type PairTokenizer } from '../../tokenizer.ts'
 import { readMatrix, type WeightSource } from '../../weights/source.ts'
 import { ModelError } from '../runner.ts'
@@ -68,25 +67,9 @@ async function relevanceRow(source: WeightSource, hiddenSize: number, tokenizer:
   const info = source.tensors.get(`${name ?? 'lm_head'}.weight`)
   if (name === undefined || info === undefined)
     throw new ModelError(`${source.path}: expected lm_head.weight, found none`)
-  const rowOf = rowsOf(await source.read(`${name}.weight`), hiddenSize)
+  const [rows = 0] = info.shape
+  const table = await source.read(`${name}.weight`)
+  const rowOf = (row: number): Float32Array => dequantize(sliceRows(table, rows, row, 1))
   const [ofYes, ofNo] = [rowOf(yes), rowOf(no)]
   return ofYes.map((value, i) => value - ofNo[i]!)
-}
-
-/** Single rows of a matrix as f32. */
-function rowsOf(data: MatrixData, cols: number): (row: number) => Float32Array {
-  if (data.format === 'f32') return (row) => data.values.slice(row * cols, (row + 1) * cols)
-  if (data.format === 'f16')
-    return (row) => dequantize({ format: 'f16', values: data.values.slice(row * cols, (row + 1) * cols) })
-  const groups = cols / data.group
-  const perRow = data.format === 'q8' ? cols : cols / 2
-  return (row) => {
-    const planes = {
-      scales: data.scales.slice(row * groups, (row + 1) * groups),
-      mins: data.mins?.slice(row * groups, (row + 1) * groups) ?? null,
-    }
-    return data.format === 'q8'
-      ? dequantize({ ...data, ...planes, codes: data.codes.slice(row * perRow, (row + 1) * perRow) })
-      : dequantize({ ...data, ...planes, codes: data.codes.slice(row * perRow, (row + 1) * perRow) })
-  }
 }

@@ -51,7 +51,15 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #if FORMAT == 16
     let value = unpack2x16float(word >> shift).x;
 #endif
-#if FORMAT < 16
+#if FP4
+    let exponents = scales[(tile * ((params.num_blocks + 3u) >> 2u) + column / 128u) * 32u + tile_row];
+    let weight_scale = bitcast<f32>(((exponents >> (column / 32u % 4u * 8u)) & 255u) << 23u);
+    let code = word >> shift;
+    // Doubled magnitudes: 0, 1, 2, 3, 4, 6, 8, 12.
+    let magnitude = f32((0xc8643210u >> (4u * (code & 7u))) & 15u);
+    let value = select(magnitude, -magnitude, (code & 8u) != 0u) * weight_scale;
+#endif
+#if FORMAT < 16 && !FP4
     let group_index = column / $(GROUP)u;
 #if MINS
     let pair = unpack2x16float(scales[(tile * params.num_blocks * $(32 / GROUP)u + group_index) * 32u + tile_row]);

@@ -12,9 +12,13 @@ fn codes_of(row: u32) -> u32 {
 #if FORMAT < 16
 // Index into scales of the first word of a packed row; its words are TILE apart.
 fn scales_of(row: u32) -> u32 {
+#if FP4
+  let words = (params.num_blocks + 3u) >> 2u;
+#endif
 #if MINS
   let words = params.num_blocks * $(32 / GROUP)u;
-#else
+#endif
+#if !MINS && !FP4
   let words = (params.num_blocks * $(32 / GROUP)u + 1u) >> 1u;
 #endif
   return (row / TILE) * words * TILE + row % TILE;
@@ -34,13 +38,42 @@ fn load_scales(first: u32, block: u32) -> vec4<f32> {
 #if !MINS && GROUP == 16
   return vec4<f32>(unpack2x16float(scales[first + block * TILE]), 0.0, 0.0);
 #endif
-#if !MINS && GROUP == 32
+#if FP4
+  // 2^(exponent - 127). An exponent of 0 gives 0, not the least f32.
+  let exponents = scales[first + (block >> 2u) * TILE];
+  return vec4<f32>(bitcast<f32>(((exponents >> (8u * (block & 3u))) & 255u) << 23u));
+#endif
+#if !MINS && GROUP == 32 && !FP4
   let pair = unpack2x16float(scales[first + (block >> 1u) * TILE]);
   return vec4<f32>(select(pair.x, pair.y, (block & 1u) == 1u));
 #endif
 }
 
-#if FORMAT == 4
+#if FP4
+// The magnitude of each code of a unit, doubled, in the nibble of the code: 0, 1, 2, 3, and from an exponent of 2 on 4, 6, 8, 12.
+fn magnitudes(unit: vec4<u32>) -> vec4<u32> {
+  let large = (unit >> vec4<u32>(2u)) & vec4<u32>(0x11111111u);
+  let low = unit & vec4<u32>(0x33333333u);
+  let more = low & (large | (large << vec4<u32>(1u)));
+  return low + (large << vec4<u32>(2u)) + more + ((more & (more >> vec4<u32>(1u))) << vec4<u32>(1u));
+}
+
+// Bytes of magnitudes with the signs in the lowest bit of each. There is no zero with a sign: its carry would reach the next byte.
+fn with_signs(bytes: vec4<u32>, signs: vec4<u32>) -> vec4<u32> {
+  let negative = signs & vec4<u32>(0x01010101u);
+  return (bytes ^ ((negative << vec4<u32>(8u)) - negative)) + negative;
+}
+
+// The values of a unit, doubled, as int8: even inputs, odd inputs.
+fn even_codes(unit: vec4<u32>) -> vec4<u32> {
+  return with_signs(magnitudes(unit) & vec4<u32>(0x0f0f0f0fu), unit >> vec4<u32>(3u));
+}
+
+fn odd_codes(unit: vec4<u32>) -> vec4<u32> {
+  return with_signs((magnitudes(unit) >> vec4<u32>(4u)) & vec4<u32>(0x0f0f0f0fu), unit >> vec4<u32>(7u));
+}
+#endif
+#if FORMAT == 4 && !FP4
 // The nibbles of a unit as int8: even inputs, odd inputs.
 fn even_codes(unit: vec4<u32>) -> vec4<u32> {
   return unit & vec4<u32>(0x0f0f0f0fu);
@@ -76,7 +109,7 @@ fn add_block(acc: f32, low: i32, high: i32, weights: vec4<f32>, activations: vec
   sum = fma(weights.w, sums.z, sum);
 #endif
 #else
-#if FORMAT == 4 && !MINS
+#if FORMAT == 4 && !MINS && !FP4
   // A code c means c - 8.
   var sum = fma(f32(low + high + bitcast<i32>(activations.w)), weights.x * sums.x, acc);
 #else
