@@ -107,6 +107,31 @@ describe.skipIf(skipReason !== null)('webgpu', () => {
     expect(backend.memoryUse().weightBytes - before).toBe((256 * 512 * 4.25) / 8)
   })
 
+  it('counts the time between the parts of a step as no time of the device', async ({ skip }) => {
+    const backend = await openBackend()
+    skip(!backend.info.hasTimestamps, 'the adapter has no timestamps')
+    const norm = { weight: backend.loadVector('norm', randomValues(3, COLS)), eps: 1e-5 }
+    const [x, out] = [backend.createActivation('x', COLS), backend.createActivation('out', COLS)]
+    backend.createKvCache({ numBlocks: 16, blockSize: BLOCK_SIZE, layers: [{ numKvHeads: 1, headDim: 16 }] })
+    await backend.ready()
+    const micros = async (untilEnd: () => Promise<void>) => {
+      backend.beginStep(plainStep(1))
+      backend.normAdd(out, x, norm)
+      backend.flush()
+      await untilEnd()
+      backend.normAdd(out, x, norm)
+      return (await backend.endStep()).gpuMicros!
+    }
+    const least = await micros(() => Promise.resolve())
+    expect(least).toBeGreaterThan(0)
+    const started = performance.now()
+    // Longer than the kernels take, by far.
+    const parted = await micros(async () => {
+      while (performance.now() - started < 50 + least / 50) await backend.debugRead(x)
+    })
+    expect(parted).toBeLessThan(1000 * (performance.now() - started) * 0.8)
+  })
+
   it('reads and writes blocks in pieces; copies of a step that never ended are not those of the next', async () => {
     const backend = await openBackend({ maxBindingBytes: 65536 })
     const layout = {

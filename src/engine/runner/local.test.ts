@@ -101,6 +101,27 @@ test.each(['reference', 'cpu'] as const)(
   },
 )
 
+test('blocks are read and written in the order of calls, also behind a step that waits for masks', async () => {
+  const runner = createLocalRunner()
+  await runner.load(goldenRequest('llama', { numKvBlocks: null, maxNumSeqs: 2 }))
+  const [sequence] = PLAN.sequences
+  const elsewhere = { ...PLAN, sequences: [{ ...sequence!, blockTable: Int32Array.of(3, 4, 5) }] }
+  const blank = await runner.readBlocks([3])
+  let give: (masks: ReadonlyMap<number, Uint32Array>) => void = () => {}
+  const waiting = runner.execute(PLAN, new Promise((resolve) => (give = resolve)))
+  const before = runner.readBlocks([3])
+  const behind = runner.execute({ ...elsewhere, stepId: 2 })
+  const [written, cleared] = [runner.readBlocks([3]), runner.writeBlocks([3], blank)]
+  const [gone, last] = [runner.readBlocks([3]), runner.execute({ ...elsewhere, stepId: 3 })]
+  give(new Map())
+  await Promise.all([waiting, behind, cleared, last])
+  expect(await before).toEqual(blank)
+  expect(await written).not.toEqual(blank)
+  expect(await gone).toEqual(blank)
+  expect(await runner.readBlocks([3])).toEqual(await written)
+  await runner.close()
+})
+
 test('limits that cannot be served are refused with what to change', async () => {
   const load = (overrides: Partial<ModelRequest>) => async () =>
     createLocalRunner().load(goldenRequest('llama', overrides))

@@ -1,5 +1,5 @@
 /** The runner in this thread: a StepPlan becomes ops, the ops' numbers a StepResult. */
-import { DeviceLostError } from '../../kernels/backend.ts'
+import { type Backend, DeviceLostError } from '../../kernels/backend.ts'
 import type { StepInput, StepOutput } from '../../kernels/ops.ts'
 import { GREEDY } from '../../kernels/sampling.ts'
 import { type LoadedModel, loadModel } from './model.ts'
@@ -29,7 +29,7 @@ class LocalRunner implements MortalRunner {
   readonly #abandoned = new AbortController()
   #model: LoadedModel | null = null
   #numFailedSteps = 0
-  /** Until the last step that waits for masks, or for one that does, is issued; null: there is none. */
+  /** Until the last call that waits for masks, or for one that does, is issued; null: there is none. */
   #issuing: Promise<void> | null = null
   /** Why no step can run any more. */
   #ended: RunnerError | null = null
@@ -76,18 +76,20 @@ class LocalRunner implements MortalRunner {
   }
 
   async readBlocks(blocks: readonly number[], poolId?: number): Promise<Uint8Array> {
-    const { backend } = this.#current(poolId)
-    try {
-      return await backend.readBlocks(blocks)
-    } catch (error) {
-      throw this.#translate(error)
-    }
+    return this.#transfer(poolId, (backend) => backend.readBlocks(blocks))
   }
 
   async writeBlocks(blocks: readonly number[], bytes: Uint8Array, poolId?: number): Promise<void> {
+    await this.#transfer(poolId, (backend) => backend.writeBlocks(blocks, bytes))
+  }
+
+  /** Blocks to or from the pool, after the steps that were called before and before those that are called later. */
+  async #transfer<T>(poolId: number | undefined, issued: (backend: Backend) => Promise<T>): Promise<T> {
     const { backend } = this.#current(poolId)
     try {
-      await backend.writeBlocks(blocks, bytes)
+      if (this.#issuing === null) return await issued(backend)
+      const transfer = await this.#inTurn(poolId, () => ({ output: issued(backend) }))
+      return await transfer.output
     } catch (error) {
       throw this.#translate(error)
     }
@@ -123,12 +125,8 @@ class LocalRunner implements MortalRunner {
     return this.#whole(() => issue(model, plan, planned))
   }
 
-  /** The same, after the steps before that wait for masks, and waiting for its own after its layers. The output is inside an object: it is awaited later. */
-  async #runInTurn(
-    model: LoadedModel,
-    plan: StepPlan,
-    masks: Promise<LateMasks> | undefined,
-  ): Promise<{ readonly output: Promise<StepOutput> }> {
+  /** Issues a call after those before that wait for masks, and before those that follow. What is awaited later is inside an object. */
+  async #inTurn<T extends object>(poolId: number | undefined, issued: () => T | Promise<T>): Promise<T> {
     const before = this.#issuing
     let end = (): void => {}
     const turn = new Promise<void>((resolve) => (end = resolve))
@@ -136,8 +134,22 @@ class LocalRunner implements MortalRunner {
     try {
       if (before !== null) {
         await before
-        this.#current(plan.poolId)
+        this.#current(poolId)
       }
+      return await issued()
+    } finally {
+      if (this.#issuing === turn) this.#issuing = null
+      end()
+    }
+  }
+
+  /** A step in turn, waiting for its own masks after its layers. */
+  #runInTurn(
+    model: LoadedModel,
+    plan: StepPlan,
+    masks: Promise<LateMasks> | undefined,
+  ): Promise<{ readonly output: Promise<StepOutput> }> {
+    return this.#inTurn(plan.poolId, async () => {
       if (masks === undefined) return { output: this.#run(model, plan) }
       const { input, samples, scores } = model.layout.plan(plan)
       this.#whole(() => {
@@ -155,10 +167,7 @@ class LocalRunner implements MortalRunner {
         model.decoder.outputs(masked, scores)
         return { output: model.backend.endStep() }
       })
-    } finally {
-      if (this.#issuing === turn) this.#issuing = null
-      end()
-    }
+    })
   }
 
   /** Where it throws, half a step is noted in the backend, copies of blocks among it, and nobody knows which: not another one may follow it. */

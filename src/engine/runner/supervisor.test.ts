@@ -6,7 +6,10 @@ const REQUEST = { path: 'model', numKvBlocks: null, maxModelLen: null } as Model
 const PLAN = { stepId: 0, blockCopies: [], sequences: [] }
 
 /** Runners that are told when to break, and which of them fail to open. */
-function fleet(failsToLoad: (index: number) => boolean = () => false) {
+function fleet(
+  failsToLoad: (index: number) => boolean = () => false,
+  infoOf: (index: number) => Partial<ModelInfo> = () => ({}),
+) {
   const made: { readonly requests: ModelRequest[]; breakDown(message: string): void; isClosed: boolean }[] = []
   const create = (): MortalRunner => {
     const index = made.length
@@ -25,7 +28,7 @@ function fleet(failsToLoad: (index: number) => boolean = () => false) {
         state.requests.push(request)
         poolId = request.poolId ?? 0
         if (failsToLoad(index)) throw new Error(`no adapter for ${index}`)
-        return { numKvBlocks: 12, maxModelLen: 99 } as ModelInfo
+        return { numKvBlocks: 12, maxModelLen: 99, fingerprint: 'a', adapters: [], ...infoOf(index) } as ModelInfo
       },
       execute: async ({ stepId }) => ({
         stepId,
@@ -98,6 +101,26 @@ test('one that does not open again rejects calls at once, with the reason, until
   expect(await runner.execute(PLAN)).toMatchObject({ poolId: 3 })
   expect(problems.filter((problem) => problem?.isFatal === true)).toHaveLength(2)
   expect(made.slice(0, 3).every(({ isClosed }) => isClosed)).toBe(true)
+  await runner.close()
+})
+
+test.each([
+  ['weights', { fingerprint: 'b' }],
+  ['adapter', { adapters: [{ name: 'style', digest: 'other', rank: 4 }] }],
+])('a replacement with another %s serves nobody, until the files are as they were', async (_, changed) => {
+  const { made, create } = fleet(undefined, (index) => (index === 1 ? changed : {}))
+  const runner = superviseRunner(create)
+  const { problems, next } = listen(runner)
+  await runner.load(REQUEST)
+  const isFatal = next((problem) => problem?.isFatal === true)
+  const isMended = next((problem) => problem === null)
+  made[0]!.breakDown('unplugged')
+  await isFatal
+  expect(made[1]!.isClosed).toBe(true)
+  await expect(runner.execute(PLAN)).rejects.toThrow(/model is not what was loaded at the start: .*Restart the server/)
+  await isMended
+  expect(await runner.execute(PLAN)).toMatchObject({ computeMs: 2 })
+  expect(problems.at(-1)).toBe(null)
   await runner.close()
 })
 

@@ -30,6 +30,8 @@ class SupervisedRunner implements Runner {
   readonly #poolIdStep: number
   /** What a replacement is loaded with; null: nothing is loaded yet. */
   #request: ModelRequest | null = null
+  /** Of the model that sequences and KV blocks elsewhere belong to. */
+  #identity = ''
   /** null: nothing is loaded, or what was loaded is broken. */
   #alive: MortalRunner | null = null
   /** The one that is being opened or runs: closed with this. */
@@ -55,6 +57,7 @@ class SupervisedRunner implements Runner {
     // Sequences in the queue were admitted to this context and this pool.
     const { numKvBlocks, numStateSlots, maxModelLen } = info
     this.#request = { ...request, numKvBlocks, numStateSlots, maxModelLen }
+    this.#identity = identityOf(info)
     this.#adopt(runner)
     return info
   }
@@ -141,8 +144,15 @@ class SupervisedRunner implements Runner {
     const runner = this.#create()
     this.#latest = runner
     this.#request = { ...this.#request, poolId: (this.#request.poolId ?? 0) + this.#poolIdStep }
-    await runner.load(this.#request)
+    const info = await runner.load(this.#request)
     if (this.#closed.signal.aborted) throw closedError()
+    if (identityOf(info) !== this.#identity) {
+      await runner.close()
+      throw new RunnerError(
+        'engine_error',
+        `${this.#request.path} is not what was loaded at the start: its files, an adapter's or the driver changed. Restart the server to serve it`,
+      )
+    }
     return runner
   }
 
@@ -157,6 +167,11 @@ class SupervisedRunner implements Runner {
     this.#problem = problem
     this.#listener(problem)
   }
+}
+
+/** Weights, layouts and adapters: a replacement with others would continue texts, and find KV blocks, of a model that is gone. */
+function identityOf({ fingerprint, adapters }: ModelInfo): string {
+  return [fingerprint, ...adapters.map(({ name, digest }) => `${name} ${digest}`)].join('\n')
 }
 
 function closedError(): RunnerError {

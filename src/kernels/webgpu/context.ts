@@ -96,7 +96,7 @@ export function bind(
 }
 
 /** A uniform buffer with the given words. */
-function createUniform(device: GPUDevice, label: string, params: readonly Uniform[]): GPUBuffer {
+export function createUniform(device: GPUDevice, label: string, params: readonly Uniform[]): GPUBuffer {
   const buffer = device.createBuffer({
     label,
     size: Math.ceil(params.length / 4) * 16,

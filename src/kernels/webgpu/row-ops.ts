@@ -1,13 +1,14 @@
 /** Norms of groups of columns, sums and products of activations, lengths, and residual streams. */
 import type { Activation, Columns, Norm, StreamOptions, Vector } from '../ops.ts'
-import { bind, type GpuActivation, type GpuContext, Launch, type PreparedOp } from './context.ts'
+import { bind, createUniform, type GpuActivation, type GpuContext, Launch, type PreparedOp } from './context.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
 
 const NORM: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write']
 const NORM_INPLACE: readonly BindingKind[] = ['read', 'uniform', 'read', 'write']
 const PAIR: readonly BindingKind[] = ['read', 'uniform', 'read', 'write']
 const SPARSE_GELU: readonly BindingKind[] = ['read', 'uniform', 'write']
-const STREAMS: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'read', 'write']
+/** Without the step buffer: four streams beside it would be more storage buffers than WebGPU promises. */
+const STREAMS: readonly BindingKind[] = ['uniform', 'read', 'read', 'read', 'write']
 
 /** Columns of a workgroup of `add` and `multiply`. */
 const BLOCK = 64
@@ -107,13 +108,14 @@ export function streams(
   const params = [own.cols, own.stride, placed[0]!.stride, router.stride]
   const scales = scale === null ? context.nothing : context.vector(scale).buffer
   const buffers = [
+    createUniform(context.device, 'streams', params),
     router.buffer,
     context.vector(coefficients).buffer,
     scales,
     own.buffer,
     ...placed.map(({ buffer }) => buffer),
   ]
-  const launch = new Launch(context, kernel, bind(context, 'streams', kernel.bindings, params, buffers))
+  const launch = new Launch(context, kernel, context.pipelines.bind(kernel.bindings, buffers))
   return { sources: [kernel], launch: (numRows) => launch.add(numRows) }
 }
 

@@ -15,6 +15,11 @@ const MAX_TRACED_DISPATCHES = 2048
  */
 export const SUBMISSION_OPERATIONS = 2e11
 
+/** First query of a part of a step: the device may idle between its layers and its sampling, which is no time of the step. */
+const FIRST_PART = 0
+const SECOND_PART = 2
+type Part = typeof FIRST_PART | typeof SECOND_PART
+
 interface StepSubmission {
   readonly dispatches: DispatchList
   /** The first of the step were submitted before. */
@@ -48,7 +53,7 @@ export class StepQueue {
     const { hasTimestamps } = context.capabilities
     this.#tracesKernels = options.traceKernels && hasTimestamps
     this.#queries = hasTimestamps
-      ? context.device.createQuerySet({ type: 'timestamp', count: this.#tracesKernels ? 2 * MAX_TRACED_DISPATCHES : 2 })
+      ? context.device.createQuerySet({ type: 'timestamp', count: this.#tracesKernels ? 2 * MAX_TRACED_DISPATCHES : 4 })
       : null
     this.#traceQueries = this.#tracesKernels
       ? context.device.createBuffer({
@@ -62,7 +67,7 @@ export class StepQueue {
   /** Submits dispatches of a step whose others follow with `submit`, unless each is timed on its own. Whether it did. */
   submitFirst(dispatches: DispatchList): boolean {
     if (this.#tracesKernels || dispatches.length === 0) return false
-    this.#context.device.queue.submit([this.#encode(dispatches, true, false).finish()])
+    this.#context.device.queue.submit([this.#encode(dispatches, FIRST_PART).finish()])
     return true
   }
 
@@ -76,8 +81,10 @@ export class StepQueue {
     const readback = this.#acquire(valuesAt + step.valueBytes)
     const values = step.valueBytes === 0 ? null : createStorage(device, 'values readback', step.valueBytes)
 
-    const encoder = this.#encode(step.dispatches, !step.isContinued, true)
-    if (this.#queries !== null && traced === null) encoder.resolveQuerySet(this.#queries, 0, 2, step.results, 0)
+    const numParts = step.isContinued ? 2 : 1
+    const encoder = this.#encode(step.dispatches, step.isContinued ? SECOND_PART : FIRST_PART)
+    if (this.#queries !== null && traced === null)
+      encoder.resolveQuerySet(this.#queries, 0, 2 * numParts, step.results, 0)
     encoder.copyBufferToBuffer(step.results, 0, readback, 0, resultBytes)
     if (traced !== null && this.#traceQueries !== null && this.#queries !== null && traced.length > 0) {
       encoder.resolveQuerySet(this.#queries, 0, 2 * traced.length, this.#traceQueries, 0)
@@ -99,12 +106,12 @@ export class StepQueue {
       values?.destroy()
     }
     this.#release(readback)
-    const timestamps = new BigUint64Array(bytes, 0, 2)
+    const timestamps = new BigUint64Array(bytes, 0, 2 * numParts)
     const kernels =
       traced === null
         ? null
         : sumByKernel(traced, new BigUint64Array(bytes.slice(resultBytes, resultBytes + traceBytes)))
-    const stepMicros = this.#queries === null || traced !== null ? null : Number(timestamps[1]! - timestamps[0]!) / 1000
+    const stepMicros = this.#queries === null || traced !== null ? null : microsOf(timestamps)
     return {
       ...readResults(bytes, step.layout),
       values: values === null ? null : new Float32Array(bytes, valuesAt, step.valueBytes / 4),
@@ -138,8 +145,8 @@ export class StepQueue {
     }
   }
 
-  /** Encodes the dispatches, with the step's beginning or its end among them, and submits all but the last piece, whose encoder is returned. */
-  #encode(dispatches: DispatchList, begins: boolean, ends: boolean): GPUCommandEncoder {
+  /** Encodes the dispatches of a part of a step, timed by its two queries, and submits all but the last piece, whose encoder is returned. */
+  #encode(dispatches: DispatchList, part: Part): GPUCommandEncoder {
     const { device, submissionOperations } = this.#context
     let encoder = device.createCommandEncoder()
     let operations = 0
@@ -147,7 +154,7 @@ export class StepQueue {
     for (let i = 0; i < dispatches.length; i++) {
       const next = dispatches.at(i).operations
       if (operations > 0 && operations + next > submissionOperations) {
-        this.#encodePiece(encoder, dispatches, first, i, begins, ends)
+        this.#encodePiece(encoder, dispatches, first, i, part)
         device.queue.submit([encoder.finish()])
         encoder = device.createCommandEncoder()
         first = i
@@ -155,19 +162,12 @@ export class StepQueue {
       }
       operations += next
     }
-    this.#encodePiece(encoder, dispatches, first, dispatches.length, begins, ends)
+    this.#encodePiece(encoder, dispatches, first, dispatches.length, part)
     return encoder
   }
 
   /** Dispatches `first` to `end` - 1: one pass, or a pass each when kernels are traced, because timestamps exist at the borders of passes. */
-  #encodePiece(
-    encoder: GPUCommandEncoder,
-    dispatches: DispatchList,
-    first: number,
-    end: number,
-    begins: boolean,
-    ends: boolean,
-  ): void {
+  #encodePiece(encoder: GPUCommandEncoder, dispatches: DispatchList, first: number, end: number, part: Part): void {
     if (this.#tracesKernels) {
       for (let i = first; i < end; i++) {
         const isTraced = i < MAX_TRACED_DISPATCHES
@@ -175,9 +175,8 @@ export class StepQueue {
       }
       return
     }
-    const isFirst = begins && first === 0
-    const isLast = ends && end === dispatches.length
-    this.#encodePass(encoder, dispatches, first, end, isFirst ? 0 : undefined, isLast ? 1 : undefined)
+    const [begin, finish] = [first === 0 ? part : undefined, end === dispatches.length ? part + 1 : undefined]
+    this.#encodePass(encoder, dispatches, first, end, begin, finish)
   }
 
   #encodePass(
@@ -258,6 +257,13 @@ export class StepQueue {
     await new Promise((resolve) => setTimeout(resolve, 0))
     return this.#gpu.lost.error ?? this.#gpu.takeError() ?? error
   }
+}
+
+/** Microseconds between each first and second timestamp, together. */
+function microsOf(timestamps: BigUint64Array): number {
+  let nanos = 0n
+  for (let i = 0; i < timestamps.length; i += 2) nanos += timestamps[i + 1]! - timestamps[i]!
+  return Number(nanos) / 1000
 }
 
 /** Kernels of the dispatches that have queries. */

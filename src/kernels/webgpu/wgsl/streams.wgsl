@@ -1,8 +1,6 @@
 // Predictions and corrections of N residual streams (ops.ts, StreamOptions). c = coefficients tanh(logits of the row).
 //
 //   launch   x = rows; workgroup = WS threads over the columns
-#include "step.wgsl"
-
 struct StreamsParams {
   cols: u32,
   x_stride: u32,
@@ -10,13 +8,13 @@ struct StreamsParams {
   logits_stride: u32,
 }
 
-@group(0) @binding(1) var<uniform> params: StreamsParams;
-@group(0) @binding(2) var<storage, read> logits: array<f32>;
-@group(0) @binding(3) var<storage, read> coefficients: array<f32>;
-@group(0) @binding(4) var<storage, read> scales: array<f32>; // [cols] of a correction
-@group(0) @binding(5) var<storage, read_write> x: array<f32>; // the active stream
+@group(0) @binding(0) var<uniform> params: StreamsParams;
+@group(0) @binding(1) var<storage, read> logits: array<f32>;
+@group(0) @binding(2) var<storage, read> coefficients: array<f32>;
+@group(0) @binding(3) var<storage, read> scales: array<f32>; // [cols] of a correction
+@group(0) @binding(4) var<storage, read_write> x: array<f32>; // the active stream
 #repeat i N
-@group(0) @binding($(i + 6)) var<storage, read_write> stream$(i): array<f32>;
+@group(0) @binding($(i + 5)) var<storage, read_write> stream$(i): array<f32>;
 #end
 
 var<workgroup> c: array<f32, $(N * N)>;
