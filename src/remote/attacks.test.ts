@@ -126,14 +126,14 @@ describe('answers that are answers', () => {
       (response) => {
         let numPings = 0
         timer = setInterval(() => {
-          if (numPings++ < 12) response.write(': waiting\n\n')
+          if (numPings++ < 40) response.write(': waiting\n\n')
           else {
             clearInterval(timer)
             response.end(whole)
           }
         }, 20)
       },
-      { idleTimeoutMs: 150 },
+      { idleTimeoutMs: 600 },
     )
     expect((await collect(engine, request({}))).texts).toEqual(['hello'])
   })

@@ -6,6 +6,7 @@ import {
   readAnswerChunks,
   readResponseJson,
   readWholeAnswer,
+  type RemoteChoice,
   type RemoteChunk,
   remoteRefusal,
 } from './response-wire.ts'
@@ -30,22 +31,27 @@ export class UpstreamCaller {
   }
 
   /**
-   * Sends a prompt to an upstream; to another one, once, where the first fails before its first byte. Resolves when it is accepted.
-   * Throws EngineError, and what the signal was aborted with.
+   * Sends a prompt to an upstream; to another one, once, where the first fails before the first piece of its answer, which may be
+   * long after it has accepted the call. Resolves when it is accepted. Throws EngineError, and what the signal was aborted with.
    */
   async open(request: GenerationRequest, prompt: PromptInput, signal: AbortSignal): Promise<OpenCall> {
     const { upstreams } = this.#options
     const text = textOf(prompt)
     const first = upstreams.lease(text, request.cacheSalt)
     if (first === null) throw new EngineError('upstream_error', 'no remote engine is configured')
-    try {
-      return await this.#send(request, prompt, first, signal)
-    } catch (error) {
-      if (signal.aborted || !isWorthRetrying(error)) throw error
-      const second = upstreams.lease(text, request.cacheSalt, first.upstream)
+    const again = (error: unknown): Promise<OpenCall> => {
+      const isHopeless = signal.aborted || !isWorthRetrying(error)
+      const second = isHopeless ? null : upstreams.lease(text, request.cacheSalt, first.upstream)
       if (second === null) throw error
       return this.#send(request, prompt, second, signal)
     }
+    let call: OpenCall
+    try {
+      call = await this.#send(request, prompt, first, signal)
+    } catch (error) {
+      return again(error)
+    }
+    return replacedBeforeOutput(call, again)
   }
 
   close(): void {
@@ -152,6 +158,25 @@ export class UpstreamCaller {
     }
   }
 }
+
+/** The chunks of a call; those of another one where it fails, or ends unfinished, before a chunk with anything for the client. */
+async function* replacedBeforeOutput(call: OpenCall, again: (error: unknown) => Promise<OpenCall>): OpenCall {
+  let hasOutput = false
+  try {
+    for await (const chunk of call) {
+      hasOutput ||= chunk.choices.some(isOutput)
+      yield chunk
+    }
+    if (!hasOutput) throw new EngineError('upstream_error', 'the remote engine ended its stream without an answer')
+  } catch (error) {
+    if (hasOutput) throw error
+    yield* await again(error)
+  }
+}
+
+/** A server's first chunk often has the role alone. */
+const isOutput = ({ text, reasoning, toolCalls, tokenIds, finishReason }: RemoteChoice): boolean =>
+  text !== '' || reasoning !== '' || toolCalls.length > 0 || tokenIds.length > 0 || finishReason !== null
 
 async function* only<T>(value: T): AsyncGenerator<T, void, undefined> {
   yield value

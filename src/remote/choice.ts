@@ -13,12 +13,23 @@ export interface RemoteChoiceState {
   lastChunkMs: number
   /** Ids of the calls so far. */
   readonly callIds: string[]
+  /** Which of them the server means by an index, the last one that it has given it to. */
+  readonly callsByIndex: Map<number, number>
   isFinished: boolean
 }
 
 /** The state of a choice before its first chunk. */
 export function newRemoteChoice(choice: number, counters: MutableCounters): RemoteChoiceState {
-  return { choice, counters, reason: null, stopReason: null, lastChunkMs: 0, callIds: [], isFinished: false }
+  return {
+    choice,
+    counters,
+    reason: null,
+    stopReason: null,
+    lastChunkMs: 0,
+    callIds: [],
+    callsByIndex: new Map(),
+    isFinished: false,
+  }
 }
 
 /**
@@ -30,10 +41,10 @@ export function nextToolCall(
   state: RemoteChoiceState,
   { index, id, name, arguments: args }: RemoteToolCall,
 ): ToolCallDelta {
-  const known = index ?? state.callIds.length - 1
-  const isAnother = id !== null && state.callIds[known] !== undefined && state.callIds[known] !== id
-  const isNext = isAnother || known >= state.callIds.length || known < 0
-  if (!isNext) return { index: known, id: null, name: null, arguments: args }
+  const known = index === null ? state.callIds.length - 1 : (state.callsByIndex.get(index) ?? -1)
+  const isOther = id !== null && known >= 0 && state.callIds[known] !== id
+  const call = isOther ? state.callIds.indexOf(id) : known
+  if (call >= 0) return { index: call, id: null, name: null, arguments: args }
   const next = state.callIds.length
   if (name === null || (index !== null && index > next))
     throw new EngineError(
@@ -42,5 +53,6 @@ export function nextToolCall(
     )
   const given = id ?? `call_${next}`
   state.callIds.push(given)
+  if (index !== null) state.callsByIndex.set(index, next)
   return { index: next, id: given, name, arguments: args }
 }

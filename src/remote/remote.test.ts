@@ -391,6 +391,30 @@ describe('several engines', () => {
     expect(spare.received).toEqual([])
   })
 
+  it.each<[string, (response: ServerResponse) => void]>([
+    ['breaks off without a byte of its answer', (response) => response.flushHeaders()],
+    [
+      'breaks off after the role alone',
+      (response) => response.write(frames({ id: 'x', choices: [{ delta: { role: 'assistant', content: '' } }] })),
+    ],
+    ['fails in its first frame', (response) => response.write(frames({ error: { code: 500, type: 'InternalError' } }))],
+    ['ends with nothing said', (response) => response.end('data: [DONE]\n\n')],
+  ])('stand in for one that accepts a request and %s', async (_, begin) => {
+    const failing = await remote((response) => {
+      begin(response)
+      setImmediate(() => response.destroy())
+    })
+    const well = await remote(answer('well'))
+    const engine = await pool(failing.port, well.port)
+    expect(await ask(engine, 'question')).toBe('well')
+    expect(failing.received).toHaveLength(1)
+    expect(well.received).toHaveLength(1)
+    // Once: where the other one fails as well, the request does.
+    const other = await remote((response) => response.writeHead(500).end('{}'))
+    await expect(ask(await pool(failing.port, other.port), 'x')).rejects.toMatchObject({ code: 'upstream_error' })
+    expect([failing.received.length, other.received.length]).toEqual([2, 1])
+  })
+
   it('are told the end of every call, also of one that nobody reads', async () => {
     const { engine } = await remote((response, { body }) => {
       if (body['prompt'] === 'bad') response.writeHead(400).end('{}')

@@ -129,8 +129,12 @@ const NOT_JSON = 'the remote engine sent an answer that is not JSON'
 /** Reads a chunk. Throws upstream_error for an error frame. */
 function parseChunk(value: unknown): RemoteChunk {
   const chunk = object(value)
-  if (chunk.error !== undefined && chunk.error !== null) {
-    const { type, code } = object(chunk.error)
+  // Older vLLM servers send the error itself.
+  const failure = chunk.object === 'error' ? chunk : chunk.error
+  if (failure !== undefined && failure !== null) {
+    const { type, code } = object(failure)
+    // What is wrong with the request may show only when it is scheduled, under 200.
+    if (count(code) >= 400 && count(code) < 500) throw remoteRefusal(count(code), value, null)
     throw new EngineError('upstream_error', `the remote engine failed while it answered (${describe({ type, code })})`)
   }
   return {

@@ -87,7 +87,10 @@ export class Upstreams {
   async probeAll(): Promise<void> {
     await Promise.all(
       this.#members.map(async (member) => {
+        const wasHealthy = member.isHealthy
         member.isHealthy = await this.#probe(member.upstream)
+        // Back again: its faults were those of the process before.
+        if (member.isHealthy && !wasHealthy) closeCircuit(member)
       }),
     )
   }
@@ -99,7 +102,7 @@ export class Upstreams {
    */
   lease(prompt: string, salt: string, not: Upstream | null = null): Lease | null {
     const others = this.#members.filter(({ upstream }) => upstream !== not)
-    const well = others.filter((member) => member.isHealthy && member.openUntilMs <= this.#now())
+    const well = others.filter((member) => member.isHealthy && this.#isTaking(member))
     const candidates = well.length > 0 ? well : others
     if (candidates.length === 0) return null
     const links = this.#members.length > 1 ? linksOf(prompt, salt) : []
@@ -127,15 +130,21 @@ export class Upstreams {
     if (this.#timer !== null) clearInterval(this.#timer)
   }
 
+  /** Whether its circuit lets a request through: once the time is over, one at a time until one has succeeded. */
+  #isTaking({ numFaults, openUntilMs, numRunning }: Member): boolean {
+    if (numFaults < FAULTS_TO_OPEN) return true
+    return openUntilMs <= this.#now() && numRunning === 0
+  }
+
   /** Too many faults in a row open the circuit; each time for longer, until an answer closes it. */
   #judge(member: Member, isFault: boolean): void {
     if (!isFault) {
-      member.numFaults = 0
-      member.openMs = OPEN_MS
+      closeCircuit(member)
       return
     }
     member.numFaults++
-    if (member.numFaults < FAULTS_TO_OPEN) return
+    // The other requests that were running there fail for the same reason, at the same time.
+    if (member.numFaults < FAULTS_TO_OPEN || member.openUntilMs > this.#now()) return
     member.openUntilMs = this.#now() + member.openMs
     member.openMs = Math.min(member.openMs * 2, MAX_OPEN_MS)
   }
@@ -147,6 +156,12 @@ export class Upstreams {
     const [oldest] = this.#seen.keys()
     if (oldest !== undefined) this.#seen.delete(oldest)
   }
+}
+
+function closeCircuit(member: Member): void {
+  member.numFaults = 0
+  member.openMs = OPEN_MS
+  member.openUntilMs = 0
 }
 
 /** The chain of a prompt's beginnings, as the prefix cache chains its blocks: each link is the hash of the one before and its own text. */
