@@ -13,9 +13,20 @@ export class Handles<Handle extends { readonly label: string }, Own extends Hand
     return own
   }
 
+  /** @throws Error for a handle that was not given out here */
   get(handle: Handle): Own {
     const own = this.#own.get(handle)
     if (own === undefined) throw new Error(`${this.#kind} ${handle.label} is not of this backend`)
+    return own
+  }
+
+  has(handle: Handle): boolean {
+    return this.#own.has(handle)
+  }
+
+  /** Puts something under a handle that was given out elsewhere. */
+  adopt(handle: Handle, own: Own): Own {
+    this.#own.set(handle, own)
     return own
   }
 

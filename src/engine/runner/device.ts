@@ -26,7 +26,7 @@ export async function chooseDevice(device: ModelRequest['device']): Promise<Devi
 export async function createBackend(
   kind: DeviceKind,
   options: BackendOptions,
-  request: Pick<ModelRequest, 'device' | 'threads'>,
+  request: Pick<ModelRequest, 'device' | 'threads' | 'cpuMemoryBytes'>,
 ): Promise<Backend> {
   if (kind === 'reference') return createReferenceBackend(options)
   try {
@@ -35,7 +35,12 @@ export async function createBackend(
       return await createWebGpuBackend(options)
     }
     const { createCpuBackend } = await import('../../kernels/cpu/backend.ts')
-    return await createCpuBackend({ ...options, threads: request.threads })
+    const { threads, cpuMemoryBytes } = request
+    return await createCpuBackend({
+      ...options,
+      threads,
+      ...(cpuMemoryBytes === undefined ? {} : { memoryBytes: cpuMemoryBytes }),
+    })
   } catch (error) {
     if (error instanceof ModelError) throw error
     // `auto` promised a device that works: the next one down.

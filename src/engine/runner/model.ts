@@ -174,7 +174,7 @@ export async function loadModel(
   } catch (error) {
     await backend?.close()
     if (error instanceof ModelError || !(error instanceof Error)) throw error
-    // What a device cannot hold (4 GiB of the cpu backend, an odd head size) is as much a model that cannot be served.
+    // What a device cannot hold (a product beyond 4 GiB on the cpu, an odd head size) is as much a model that cannot be served.
     throw new ModelError(
       `${request.path} on this device: ${error.message}. Try --quantization q8 or q4, or another --device.`,
       { cause: error, isOfDevice: true },

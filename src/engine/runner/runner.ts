@@ -45,6 +45,8 @@ export interface ModelRequest {
   readonly speculation?: boolean
   /** null: physical cores, at most 8. */
   readonly threads: number | null
+  /** Bytes of weights, KV and states that one memory of the cpu backend takes, for tests; absent: as many as it has room for. */
+  readonly cpuMemoryBytes?: number
   readonly traceKernels: boolean
   /** Folder for packed weights and tuning results; null: none is written. */
   readonly cacheDir: string | null

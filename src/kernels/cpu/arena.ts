@@ -1,8 +1,9 @@
-/** Address space of the cpu backend: one shared WebAssembly memory, filled from the bottom and never freed but as a whole. */
+/** A shared WebAssembly memory, filled from the bottom and never freed but as a whole. The cpu backend has several where one does not do. */
 import { createMemory, type Memory } from './host.js'
 
 const PAGE_BYTES = 65536
-const LIMIT_BYTES = 65536 * PAGE_BYTES
+/** What 32-bit addresses reach. */
+export const LIMIT_BYTES = 65536 * PAGE_BYTES
 /** The memory grows by at least this much: every growth is a call into the runtime. */
 const GROWTH_PAGES = 256
 const MIB = 2 ** 20
@@ -26,15 +27,15 @@ export class Arena {
     return LIMIT_BYTES - this.#top
   }
 
-  /** Address of `bytes` zeroed bytes on a cache line of their own. Throws when 4 GiB or the machine's memory are exhausted. */
+  /** Address of `bytes` zeroed bytes on a cache line of their own. Throws when the memory's 4 GiB or the machine's are exhausted. */
   allocate(bytes: number, purpose: string): number {
     const address = Math.ceil(this.#top / 64) * 64
     const end = address + bytes
     const pages = Math.ceil(end / PAGE_BYTES)
     if (end > LIMIT_BYTES) {
       throw new Error(
-        `${purpose}: the cpu backend addresses 4096 MiB, of which ${Math.round(address / MIB)} MiB are taken and ${Math.ceil(bytes / MIB)} MiB ` +
-          'more are asked for. Try --quantization q8 or q4, fewer --num-kv-blocks or a smaller --max-num-batched-tokens, or --device webgpu.',
+        `${purpose}: a memory of the cpu backend has 4096 MiB, of which ${Math.round(address / MIB)} MiB are taken, and ${Math.ceil(bytes / MIB)} MiB ` +
+          'more in one piece are asked for. Try fewer --num-kv-blocks, a smaller --max-num-batched-tokens, --quantization q8 or q4, or --device webgpu.',
       )
     }
     if (pages > this.#pages) {
@@ -43,7 +44,7 @@ export class Arena {
         this.memory.grow(grown - this.#pages)
       } catch (cause) {
         throw new Error(
-          `${purpose}: the system refused ${Math.ceil(bytes / MIB)} MiB more memory (${Math.round(address / MIB)} MiB are in use)`,
+          `${purpose}: the system refused ${Math.ceil(bytes / MIB)} MiB more memory (${Math.round(address / MIB)} MiB of this piece of it are in use)`,
           { cause },
         )
       }

@@ -39,8 +39,8 @@ export class AttentionRecorder {
 
   qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void {
     const { numHeads, numKvHeads, headDim, qkNorm, vNorm = null, rope, layer, isQueryOnly = false } = options
-    const queries = this.resources.activation(q)
-    const source = this.resources.activation(qkv)
+    const source = this.resources.source(qkv)
+    const queries = this.resources.target(q)
     const kv = this.resources.kvCache()
     const { address, geometry } = kv.layer(layer, numKvHeads, headDim)
     const numStored = isQueryOnly ? 0 : numKvHeads
@@ -80,8 +80,8 @@ export class AttentionRecorder {
 
   attention(out: Activation, q: Activation, options: AttentionOptions): void {
     const { numHeads, numKvHeads, headDim, layer, window, softcap, bidirectional = false } = options
-    const target = this.resources.activation(out)
-    const queries = this.resources.activation(q)
+    const queries = this.resources.source(q)
+    const target = this.resources.target(out)
     const kv = this.resources.kvCache()
     const { address, geometry } = kv.layer(layer, numKvHeads, headDim)
     const group = numHeads / numKvHeads

@@ -1,4 +1,4 @@
-/** The WebAssembly side of the cpu backend: detection, memory, instances. Plain JavaScript because pool workers load it without a compiler. */
+/** The WebAssembly side of the cpu backend: detection, memories, instances. Plain JavaScript because pool workers load it without a compiler. */
 
 export interface Memory {
   readonly buffer: SharedArrayBuffer
@@ -11,12 +11,17 @@ export interface Module {
   readonly compiledModule: never
 }
 
+/** One thread's instance for one memory. */
 export interface Exports {
-  /** Once a thread, before anything else. */
+  /** Before anything else. */
   start(control: number, thread: number, numThreads: number): void
-  /** The coordinating thread: runs `length` commands at `program` on all threads, or (`alone` 1) by itself. */
-  run(program: number, length: number, alone: 0 | 1): void
-  /** The other threads: runs programs until the pool is stopped. */
+  /** The coordinating thread: sets the program of `length` commands to run in this memory, on all threads or (`alone` 1) on this one. */
+  setProgram(program: number, length: number, alone: 0 | 1): void
+  /** The coordinating thread, in the first memory: gives the program set in memory `memory` to the other threads. */
+  announce(memory: number): void
+  /** This thread's share of the program set in this memory. */
+  execute(): void
+  /** The other threads, in the first memory: runs programs until the pool is stopped. */
   serve(epoch: number): void
 }
 
@@ -25,4 +30,5 @@ export function hasRelaxedSimd(): boolean
 /** A shared memory of up to 4 GiB of address space, `pages` of it committed. */
 export function createMemory(pages: number): Memory
 export function compile(bytes: Uint8Array): Promise<Module>
-export function instantiate(module: Module, memory: Memory): Promise<Exports>
+/** @param executeIn runs this thread's share of a program in another memory, by the memory's index */
+export function instantiate(module: Module, memory: Memory, executeIn: (memory: number) => void): Exports

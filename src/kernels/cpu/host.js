@@ -64,7 +64,6 @@ export async function compile(bytes) {
   }
 }
 
-export async function instantiate(module, memory) {
-  const { exports } = await WebAssembly.instantiate(module, { env: { memory } })
-  return exports
+export function instantiate(module, memory, executeIn) {
+  return new WebAssembly.Instance(module, { env: { memory, executeIn } }).exports
 }

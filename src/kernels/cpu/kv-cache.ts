@@ -38,10 +38,18 @@ export function kvBlockBytes({ layers, blockSize }: KvLayout, format: KvFormat):
   return layers.reduce((sum, shape) => sum + kvGeometry(shape, blockSize, format).blockBytes, 0)
 }
 
+/** Bytes of a block of the layer that has the most. */
+export function largestKvBytes({ layers, blockSize }: KvLayout, format: KvFormat): number {
+  return Math.max(0, ...layers.map((shape) => kvGeometry(shape, blockSize, format).blockBytes))
+}
+
 /** One layer of the pool. */
 interface KvLayer {
   readonly shape: KvShape
   readonly geometry: KvGeometry
+  readonly arena: Arena
+  /** Index of the memory. */
+  readonly memory: number
   /** Address of its blocks. */
   readonly address: number
 }
@@ -51,21 +59,39 @@ function lane(i: number, format: KvFormat): number {
   return format === 'f16' ? (i & 8) + ((i & 3) << 1) + ((i & 4) >> 2) : i
 }
 
-/** The KV pool of one model: [layers][blocks][kv heads] keys, then values. */
+/** The KV pool of one model: [layers][blocks][kv heads] keys, then values; each layer in one memory. */
 export class KvCache {
   readonly layout: KvLayout
   readonly format: KvFormat
-  readonly #arena: Arena
-  readonly #layers: readonly KvLayer[]
+  readonly #layers: (KvLayer | undefined)[] = []
 
-  constructor(arena: Arena, layout: KvLayout, format: KvFormat) {
+  constructor(layout: KvLayout, format: KvFormat) {
     this.layout = layout
     this.format = format
-    this.#arena = arena
-    this.#layers = layout.layers.map((shape) => {
-      const geometry = kvGeometry(shape, layout.blockSize, format)
-      return { shape, geometry, address: arena.allocate(layout.numBlocks * geometry.blockBytes, 'KV pool') }
-    })
+  }
+
+  get numLayers(): number {
+    return this.layout.layers.length
+  }
+
+  get bytes(): number {
+    return this.layout.numBlocks * this.bytesPerBlock
+  }
+
+  /** Bytes of a layer's blocks. Throws for a layer that is not there. */
+  layerBytes(index: number): number {
+    return this.layout.numBlocks * kvGeometry(this.#shape(index), this.layout.blockSize, this.format).blockBytes
+  }
+
+  /** Index of the memory that a layer is in; null: it has no place yet. */
+  memoryOf(index: number): number | null {
+    return this.#layers[index]?.memory ?? null
+  }
+
+  place(index: number, arena: Arena, memory: number): void {
+    const shape = this.#shape(index)
+    const geometry = kvGeometry(shape, this.layout.blockSize, this.format)
+    this.#layers[index] = { shape, geometry, arena, memory, address: arena.allocate(this.layerBytes(index), 'KV pool') }
   }
 
   /** The format as the kernels want it. */
@@ -75,25 +101,39 @@ export class KvCache {
 
   /** A layer, for an op on heads of these sizes. Throws when it has others, or is not there. */
   layer(index: number, numKvHeads: number, headDim: number): KvLayer {
-    const layer = this.#layers[index]
-    if (layer === undefined) throw new Error(`layer ${index} is outside the KV pool's ${this.#layers.length}`)
-    const { shape } = layer
+    const shape = this.#shape(index)
     if (shape.numKvHeads !== numKvHeads || shape.headDim !== headDim)
       throw new Error(
         `layer ${index} of the KV pool has ${shape.numKvHeads} heads of ${shape.headDim}, the op ${numKvHeads} of ${headDim}`,
       )
+    return this.#placed(index)
+  }
+
+  #shape(index: number): KvShape {
+    const shape = this.layout.layers[index]
+    if (shape === undefined) throw new Error(`layer ${index} is outside the KV pool's ${this.numLayers}`)
+    return shape
+  }
+
+  #placed(index: number): KvLayer {
+    const layer = this.#layers[index]
+    if (layer === undefined) throw new Error(`layer ${index} of the KV pool has no place yet`)
     return layer
+  }
+
+  #all(): readonly KvLayer[] {
+    return this.layout.layers.map((_, index) => this.#placed(index))
   }
 
   /** Bytes of all layers of one block. */
   get bytesPerBlock(): number {
-    return this.#layers.reduce((sum, { geometry }) => sum + geometry.blockBytes, 0)
+    return kvBlockBytes(this.layout, this.format)
   }
 
   copy(source: number, destination: number, numTokens: number): void {
     this.#check(source)
     this.#check(destination)
-    for (const layer of this.#layers) {
+    for (const layer of this.#all()) {
       const from = this.#block(layer, source)
       const to = this.#block(layer, destination)
       if (numTokens === this.layout.blockSize) to.set(from)
@@ -116,18 +156,19 @@ export class KvCache {
   }
 
   #forEachPiece(blocks: readonly number[], visit: (piece: Uint8Array, at: number) => void): void {
+    const layers = this.#all()
     let at = 0
     for (const block of blocks) {
       this.#check(block)
-      for (const layer of this.#layers) {
+      for (const layer of layers) {
         visit(this.#block(layer, block), at)
         at += layer.geometry.blockBytes
       }
     }
   }
 
-  #block({ address, geometry }: KvLayer, block: number): Uint8Array {
-    return this.#arena.bytes(address + block * geometry.blockBytes, geometry.blockBytes)
+  #block({ arena, address, geometry }: KvLayer, block: number): Uint8Array {
+    return arena.bytes(address + block * geometry.blockBytes, geometry.blockBytes)
   }
 
   #check(block: number): void {

@@ -51,6 +51,10 @@ export class LowRankOps {
     return this.#updates.values().reduce((sum, { bytes }) => sum + bytes, 0)
   }
 
+  has(update: LowRank): boolean {
+    return this.#updates.has(update)
+  }
+
   load(label: string, rows: number, cols: number, adapters: readonly (readonly LowRankPart[])[]): LowRank {
     if (this.#between !== 0) throw new Error(`${label} was loaded after ready`)
     const { table, stride, values, rank } = packLowRank(label, rows, cols, adapters)
@@ -74,7 +78,8 @@ export class LowRankOps {
   add(out: Activation, x: Activation, update: LowRank, norm: Norm | undefined): void {
     this.ready()
     const own = this.#updates.get(update)
-    const [target, source] = [this.#resources.activation(out), this.#resources.activation(x)]
+    const source = this.#resources.source(x)
+    const target = this.#resources.changed(out)
     checkLowRank(own, target, source)
     if (own.rank === 0) return
     const { numRows } = this.#step.input
@@ -102,7 +107,8 @@ export class LowRankOps {
   }
 
   activate(out: Activation, x: Activation, options: ActivateOptions): void {
-    const [target, source] = [this.#resources.activation(out), this.#resources.activation(x)]
+    const source = this.#resources.source(x)
+    const target = options.residual === true ? this.#resources.changed(out) : this.#resources.target(out)
     checkActivate(target, source, options.glu !== undefined)
     const { alphaP, alphaN, beta } = xieluOf(options)
     this.#program.add('activate', {

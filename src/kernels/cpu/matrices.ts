@@ -30,6 +30,8 @@ export interface PanelMatrix {
   readonly formatCode: number
   /** Groups of 16, minimums, narrow codes (assembly/quantized-panel.ts). */
   readonly flags: number
+  /** Index of the memory that it is in. */
+  readonly memory: number
   /** Columns including padding: whole vectors, or whole blocks of 32. */
   readonly padded: number
   /** Gate and up panels alternate. */
@@ -74,18 +76,82 @@ export function storedForm({ format, form }: Pick<StoredMatrix, 'format' | 'form
   return { format, flags: form['flags'] ?? 0 }
 }
 
+/** Memory of one arena that planes are copied to, to be packed from there. */
+export class Staging {
+  readonly #arena: Arena
+  #address = 0
+  #bytes = 0
+
+  constructor(arena: Arena) {
+    this.#arena = arena
+  }
+
+  /** Copies planes, each to a cache line of its own; their addresses. */
+  fill(planes: readonly ArrayBufferView[]): number[] {
+    const sizes = planes.map(({ byteLength }) => roundUp(byteLength, 64))
+    let at = this.#reserve(sizes.reduce((sum, size) => sum + size, 0))
+    return planes.map(({ buffer, byteOffset, byteLength }, i) => {
+      const address = at
+      this.#arena.bytes(address, byteLength).set(new Uint8Array(buffer, byteOffset, byteLength))
+      at += sizes[i]!
+      return address
+    })
+  }
+
+  /** Gives it up for other use, once the weights are in. */
+  take(): { readonly address: number; readonly bytes: number } {
+    const taken = { address: this.#address, bytes: this.#bytes }
+    this.#address = 0
+    this.#bytes = 0
+    return taken
+  }
+
+  #reserve(bytes: number): number {
+    if (bytes > this.#bytes) {
+      this.#bytes = Math.max(bytes, STAGING_BYTES)
+      this.#address = this.#arena.allocate(this.#bytes, 'staging')
+    }
+    return this.#address
+  }
+}
+
+/** A memory that matrices are packed in. */
+export interface PackingSpace {
+  readonly index: number
+  readonly arena: Arena
+  readonly program: Program
+  readonly staging: Staging
+}
+
+/** What a matrix asks of its memory. */
+export interface MatrixSize {
+  /** Of all panels. */
+  readonly bytes: number
+  /** Columns and rows, padded. */
+  readonly inner: number
+  readonly outer: number
+  readonly numExperts: number
+}
+
+/** The memories by index, and the one that takes the next matrix. */
+export interface PackingSpaces {
+  at(index: number): PackingSpace
+  forMatrix(label: string, size: MatrixSize): PackingSpace
+}
+
+/** Rows that are read and packed at a time. */
+export function pieceRows(cols: number): number {
+  return Math.max(1, Math.floor(PIECE_VALUES / (cols * PANEL))) * PANEL
+}
+
 /** Packs matrices into panels on the pool, in pieces of bounded memory. @throws Error for values that are not finite */
 export class MatrixPacker {
-  readonly #arena: Arena
-  readonly #program: Program
-  readonly #run: () => void
-  #staging = 0
-  #stagingBytes = 0
+  readonly #spaces: PackingSpaces
+  readonly #run: (program: Program) => void
 
-  /** `run` runs and clears the program. */
-  constructor(arena: Arena, program: Program, run: () => void) {
-    this.#arena = arena
-    this.#program = program
+  /** `run` runs and clears a program. */
+  constructor(spaces: PackingSpaces, run: (program: Program) => void) {
+    this.#spaces = spaces
     this.#run = run
   }
 
@@ -102,20 +168,28 @@ export class MatrixPacker {
     const panelBytes = panelBytesOf(format, padded, flags)
     const halves = gated ? 2 : 1
     const numPanels = Math.ceil(rows / halves / PANEL) * halves
+    const bytes = numExperts * numPanels * panelBytes
+    const { index: memory, arena } = this.#spaces.forMatrix(label, {
+      bytes,
+      inner: padded,
+      outer: numPanels * PANEL,
+      numExperts,
+    })
     // One more: whether a value was not finite.
-    const factors = this.#arena.allocate((numExperts * numPanels + 1) * 4, label)
-    const weights = this.#arena.allocate(numExperts * numPanels * panelBytes, label)
+    const factors = arena.allocate((numExperts * numPanels + 1) * 4, label)
+    const weights = arena.allocate(bytes, label)
     const formatCode = FORMAT_CODES[format]
-    const shape = { rows, cols, padded, gated, numExperts, numPanels, panelBytes }
+    const shape = { rows, cols, padded, gated, numExperts, numPanels, panelBytes, memory }
     return { label, format, formatCode, flags, weights, factors, ...shape }
   }
 
   /** The bytes of a packed matrix, where they are. */
-  planes({ format, flags, factors, weights, numPanels, panelBytes }: PanelMatrix, expert = 0): PackedMatrix {
+  planes({ format, flags, memory, factors, weights, numPanels, panelBytes }: PanelMatrix, expert = 0): PackedMatrix {
     const panel = expert * numPanels
+    const { arena } = this.#spaces.at(memory)
     const planes = [
-      this.#arena.bytes(factors + panel * 4, numPanels * 4),
-      this.#arena.bytes(weights + panel * panelBytes, numPanels * panelBytes),
+      arena.bytes(factors + panel * 4, numPanels * 4),
+      arena.bytes(weights + panel * panelBytes, numPanels * panelBytes),
     ]
     return { format, form: { flags }, planes }
   }
@@ -158,11 +232,11 @@ export class MatrixPacker {
   ): Promise<PanelMatrix> {
     const halves = gated ? 2 : 1
     const halfRows = rows / halves
-    const pieceRows = Math.max(1, Math.floor(PIECE_VALUES / (cols * PANEL))) * PANEL
+    const mostRows = pieceRows(cols)
     let matrix = placed
     for (let half = 0; half < halves; half++) {
-      for (let first = 0; first < halfRows; first += pieceRows) {
-        const count = Math.min(pieceRows, halfRows - first)
+      for (let first = 0; first < halfRows; first += mostRows) {
+        const count = Math.min(mostRows, halfRows - first)
         const stored = await source.read(half * halfRows + first, count)
         checkMatrix(label, count, cols, stored)
         const data = stored.format === 'mxfp4' ? mxfp4AsQ8(stored) : stored
@@ -173,7 +247,8 @@ export class MatrixPacker {
       }
     }
     if (matrix === null) throw new Error(`${label}: has no rows`)
-    const isInvalid = this.#arena.i32(matrix.factors + numExperts * matrix.numPanels * 4, 1)[0] !== 0
+    const isInvalid =
+      this.#spaces.at(matrix.memory).arena.i32(matrix.factors + numExperts * matrix.numPanels * 4, 1)[0] !== 0
     if (isInvalid) throw new Error(`${label}: the weights hold infinities or NaN`)
     return matrix
   }
@@ -185,8 +260,9 @@ export class MatrixPacker {
       data.format === 'q8' || data.format === 'q4'
         ? [data.codes, data.scales, ...(data.mins === null ? [] : [data.mins])]
         : [data.values]
-    const [source = 0, scales = 0, mins = 0] = this.#stage(planes)
-    this.#program.add('pack', {
+    const { program, staging } = this.#spaces.at(matrix.memory)
+    const [source = 0, scales = 0, mins = 0] = staging.fill(planes)
+    program.add('pack', {
       format: formatCode,
       flags,
       panels: Math.ceil(count / PANEL),
@@ -202,34 +278,6 @@ export class MatrixPacker {
       factors: factors + panel * 4,
       invalid: factors + numExperts * numPanels * 4,
     })
-    this.#run()
-  }
-
-  /** Memory that is free for other use once the weights are in. */
-  takeStaging(): { readonly address: number; readonly bytes: number } {
-    const staging = { address: this.#staging, bytes: this.#stagingBytes }
-    this.#staging = 0
-    this.#stagingBytes = 0
-    return staging
-  }
-
-  #reserve(bytes: number): number {
-    if (bytes > this.#stagingBytes) {
-      this.#stagingBytes = Math.max(bytes, STAGING_BYTES)
-      this.#staging = this.#arena.allocate(this.#stagingBytes, 'staging')
-    }
-    return this.#staging
-  }
-
-  /** Copies planes to staging, each to a cache line of its own; their addresses. */
-  #stage(planes: readonly ArrayBufferView[]): number[] {
-    const sizes = planes.map(({ byteLength }) => roundUp(byteLength, 64))
-    let at = this.#reserve(sizes.reduce((sum, size) => sum + size, 0))
-    return planes.map(({ buffer, byteOffset, byteLength }, i) => {
-      const address = at
-      this.#arena.bytes(address, byteLength).set(new Uint8Array(buffer, byteOffset, byteLength))
-      at += sizes[i]!
-      return address
-    })
+    this.#run(program)
   }
 }

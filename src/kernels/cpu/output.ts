@@ -12,21 +12,28 @@ import { SampleSpecs } from './sample-specs.ts'
 import { ScoreRows } from './score-rows.ts'
 import { LogitsBuffer, SCORE_ROWS } from './working-memory.ts'
 
-interface StepResults {
+/** Of one step, whichever memory they were found in. */
+export interface StepResults {
   sampled: Int32Array
   sampledLogprobs: (TokenLogprobs | null)[]
   scores: TokenLogprobs[]
   pooled: Float32Array | null
-  /** Rows of logits that may be asked for. */
-  numLogitRows: number
-  vocab: number
+  /** Copies the logits of the sampled rows, [rows, vocab]. */
+  copyLogits: () => Float32Array
 }
 
-function emptyResults(): StepResults {
-  return { sampled: new Int32Array(0), sampledLogprobs: [], scores: [], pooled: null, numLogitRows: 0, vocab: 0 }
+/** Of a step that has given nothing yet. */
+export function emptyResults(): StepResults {
+  return {
+    sampled: new Int32Array(0),
+    sampledLogprobs: [],
+    scores: [],
+    pooled: null,
+    copyLogits: () => new Float32Array(0),
+  }
 }
 
-/** Logits, sampling and scores of a step. */
+/** Logits, sampling and scores in the memory of the head. */
 export class Output {
   readonly #arena: Arena
   readonly #recorder: Recorder
@@ -53,19 +60,10 @@ export class Output {
     this.#drawn = arena.allocate(Math.max(maxSampleRows, 1) * 4, 'sampled tokens')
   }
 
-  /** Tokens that the step before drew. */
-  get previous(): Int32Array {
-    return this.#previous
-  }
-
-  get results(): Readonly<StepResults> {
-    return this.#results
-  }
-
-  /** Begins a step. The results of the one before stay as they are for who holds them. */
-  begin(): void {
-    this.#previous = this.#results.sampled
-    this.#results = emptyResults()
+  /** Begins a step that gives `results`, after one that drew `previous`. */
+  begin(results: StepResults, previous: Int32Array): void {
+    this.#results = results
+    this.#previous = previous
   }
 
   /** Runs what is recorded and pools the rows of each sequence: a few additions beside what made them. */
@@ -112,8 +110,7 @@ export class Output {
     for (const [i, { spec }] of rows.entries())
       this.#results.sampledLogprobs.push(spec.logprobs < 0 ? null : this.#scores.read(i, address + i * stride, vocab))
     this.#results.sampled = sampled
-    this.#results.numLogitRows = rows.length
-    this.#results.vocab = vocab
+    this.#results.copyLogits = () => this.#copyLogits(rows.length, vocab)
   }
 
   /** Runs what is recorded and scores the target of each row. */
@@ -129,13 +126,10 @@ export class Output {
     }
   }
 
-  /** Logits of the sampled rows, [rows, vocab]. */
-  copyLogits(): Float32Array {
-    const { numLogitRows, vocab } = this.#results
+  #copyLogits(numRows: number, vocab: number): Float32Array {
     const stride = roundUp(vocab, PANEL) * 4
-    const logits = new Float32Array(numLogitRows * vocab)
-    for (let i = 0; i < numLogitRows; i++)
-      logits.set(this.#arena.f32(this.#logits.address + i * stride, vocab), i * vocab)
+    const logits = new Float32Array(numRows * vocab)
+    for (let i = 0; i < numRows; i++) logits.set(this.#arena.f32(this.#logits.address + i * stride, vocab), i * vocab)
     return logits
   }
 }

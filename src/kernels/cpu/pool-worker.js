@@ -1,19 +1,35 @@
 /* oxlint-disable unicorn/require-post-message-target-origin -- a worker thread's port, not a window */
 // One thread of the cpu backend's pool (pool.ts). It lives inside `serve`, which sleeps while there is nothing to do, until the pool is stopped.
-import { parentPort, workerData } from 'node:worker_threads'
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
 import { instantiate } from './host.js'
 
-const { module, memory, control, faultAddress, generationAddress, thread, numThreads } = workerData
-const exports = await instantiate(module, memory)
-exports.start(control, thread, numThreads)
-parentPort?.postMessage('ready')
+const { module, first, faultOffset, generationOffset, thread, numThreads } = workerData
+/** The memories that this thread knows, by index. */
+const known = []
+
+function join({ memory, control }) {
+  const exports = instantiate(module, memory, executeIn)
+  exports.start(control, thread, numThreads)
+  known.push({ memory, control, exports })
+}
+
+function executeIn(index) {
+  // Inside `serve` no event arrives. A memory was posted before there was a program in it.
+  while (known.length <= index) join(receiveMessageOnPort(parentPort).message)
+  known[index].exports.execute()
+}
+
+join(first)
+parentPort.postMessage('ready')
 try {
-  exports.serve(0)
+  known[0].exports.serve(0)
 } catch (error) {
   // The others may be waiting for this thread's share: they look at the fault word when they wake.
-  const words = new Int32Array(memory.buffer)
-  Atomics.store(words, faultAddress >> 2, 1)
-  Atomics.add(words, generationAddress >> 2, 1)
-  Atomics.notify(words, generationAddress >> 2)
+  for (const { memory, control } of known) {
+    const words = new Int32Array(memory.buffer)
+    Atomics.store(words, (control + faultOffset) >>> 2, 1)
+    Atomics.add(words, (control + generationOffset) >>> 2, 1)
+    Atomics.notify(words, (control + generationOffset) >>> 2)
+  }
   throw error
 }

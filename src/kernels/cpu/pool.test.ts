@@ -40,11 +40,11 @@ test('commands are laid out as the kernels read them', () => {
   }
 })
 
-test('a model beyond 4 GiB is refused with what to try', () => {
+test('what does not fit into one memory in one piece is refused with what to try', () => {
   const arena = new Arena()
   arena.allocate(2 ** 20, 'small')
   expect(() => arena.allocate(4.4e9, 'lm_head')).toThrow(
-    /^lm_head: the cpu backend addresses 4096 MiB, .* --quantization q8 or q4, .* --device webgpu/,
+    /^lm_head: a memory of the cpu backend has 4096 MiB, .* --quantization q8 or q4, .* --device webgpu/,
   )
   // What is in reach still is, and an address above 2 GiB works like any other.
   const high = arena.allocate(2.5e9, 'weights') + 2.4e9
@@ -67,11 +67,30 @@ test('the threads of an idle pool go to sleep, also after they have worked', asy
   const pool = await Pool.start(arena, 4, true)
   const asleep = () => vi.waitFor(() => expect(pool.sleepingThreads).toBe(3), { timeout: 30_000, interval: 5 })
   await asleep()
-  const program = new Program(arena)
+  const program = new Program(arena, 0)
   const nothing = { rows: 0, residual: 0, residualStride: 0, x: 0, xStride: 0, cols: 0, weight: 0, eps: 0, scale: 1 }
   program.add('normAdd', nothing)
-  pool.run(program.address, program.length)
+  pool.run(0, program.address, program.length)
   await asleep()
+  await pool.close()
+})
+
+test('threads run programs in a memory that was added, and a trap there fails the pool', async () => {
+  const pool = await Pool.start(new Arena(), 4, true)
+  const arena = new Arena()
+  const program = new Program(arena, pool.addMemory(arena))
+  // 64 rows of 4 columns times 2, in units that the threads share.
+  const values = arena.allocate(64 * 16, 'values')
+  for (let i = 0; i < 50; i++) {
+    arena.f32(values, 256).fill(i)
+    program.clear()
+    program.add('pair', { rows: 64, x: values, xStride: 16, y: values, yStride: 16, cols: 4, kind: 0, scale: 2 })
+    pool.run(program.memory, program.address, program.length)
+    expect(arena.f32(values, 256)).toEqual(new Float32Array(256).fill(4 * i))
+  }
+  arena.i32(program.address + 64, 1)[0] = 99
+  expect(() => pool.run(program.memory, program.address, 1)).toThrow('the cpu kernels failed')
+  expect(() => pool.run(program.memory, program.address, 1)).toThrow('the cpu kernels failed')
   await pool.close()
 })
 
@@ -84,7 +103,7 @@ test('the count of programs may wrap around: the threads go on', async () => {
   await asleep()
   const words = arena.i32(count, 1)
   Atomics.store(words, 0, 2 ** 31 - 2)
-  const program = new Program(arena)
+  const program = new Program(arena, 0)
   program.add('normAdd', {
     rows: 0,
     residual: 0,
@@ -97,7 +116,7 @@ test('the count of programs may wrap around: the threads go on', async () => {
     scale: 1,
   })
   for (let i = 0; i < 3; i++) {
-    pool.run(program.address, program.length)
+    pool.run(0, program.address, program.length)
     await asleep()
   }
   expect(Atomics.load(words, 0)).toBe(-(2 ** 31) + 1)

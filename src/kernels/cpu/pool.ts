@@ -2,7 +2,7 @@
 import { readFile } from 'node:fs/promises'
 import { Worker } from 'node:worker_threads'
 import type { Arena } from './arena.ts'
-import { compile, hasRelaxedSimd, instantiate, type Exports } from './host.js'
+import { compile, hasRelaxedSimd, instantiate, type Exports, type Memory, type Module } from './host.js'
 
 // Byte offsets in the control block; assembly/pool.ts has the same.
 const CONTROL_BYTES = 448
@@ -12,20 +12,31 @@ const SLEEPERS = 64
 const GENERATION = 192
 const FAULT = 320
 
+/** One memory as the threads know it. */
+interface Space {
+  readonly memory: Memory
+  /** Address of its control block. */
+  readonly control: number
+  readonly words: Int32Array
+  /** The calling thread's instance. */
+  readonly exports: Exports
+}
+
 /** Worker threads that run a program together. A trap in one fails the pool for good. */
 export class Pool {
   readonly numThreads: number
   readonly relaxed: boolean
-  readonly #exports: Exports
+  readonly #module: Module
   readonly #workers: readonly Worker[]
-  readonly #control: Int32Array
+  /** By index. Programs are waited for in the first. */
+  readonly #spaces: Space[]
   #failure: Error | null = null
   #closed: Promise<void> | null = null
 
-  private constructor(exports: Exports, workers: readonly Worker[], control: Int32Array, relaxed: boolean) {
-    this.#exports = exports
+  private constructor(module: Module, first: Space, workers: readonly Worker[], relaxed: boolean) {
+    this.#module = module
+    this.#spaces = [first]
     this.#workers = workers
-    this.#control = control
     this.numThreads = workers.length + 1
     this.relaxed = relaxed
     for (const worker of workers) {
@@ -35,7 +46,7 @@ export class Pool {
     }
   }
 
-  /** Compiles the kernels and starts `numThreads - 1` workers; resolves when all are listening. */
+  /** Compiles the kernels and starts `numThreads - 1` workers; resolves when all are listening. `arena`: the first memory. */
   static async start(arena: Arena, numThreads: number, allowRelaxed: boolean): Promise<Pool> {
     const relaxed = allowRelaxed && hasRelaxedSimd()
     const name = relaxed ? 'kernels-relaxed.wasm' : 'kernels.wasm'
@@ -44,26 +55,23 @@ export class Pool {
       throw new Error(`the cpu backend's kernels are missing (${path.pathname}): run npm run build`, { cause })
     })
     const module = await compile(bytes)
-    const control = arena.allocate(CONTROL_BYTES, 'control block')
-    const exports = await instantiate(module, arena.memory)
-    exports.start(control, 0, numThreads)
+    const first = openSpace(module, arena, numThreads)
+    const { memory, control } = first
     const workers = Array.from(
       { length: numThreads - 1 },
       (_, index) =>
         new Worker(new URL('./pool-worker.js', import.meta.url), {
           workerData: {
             module,
-            memory: arena.memory,
-            control,
-            faultAddress: control + FAULT,
-            generationAddress: control + GENERATION,
+            first: { memory, control },
+            faultOffset: FAULT,
+            generationOffset: GENERATION,
             thread: index + 1,
             numThreads,
           },
           execArgv: [],
         }),
     )
-    const words = arena.i32(control, CONTROL_BYTES / 4)
     try {
       await Promise.all(
         workers.map(
@@ -83,26 +91,46 @@ export class Pool {
     }
     // An idle pool keeps no process alive.
     for (const worker of workers) worker.unref()
-    return new Pool(exports, workers, words, relaxed)
+    return new Pool(module, first, workers, relaxed)
+  }
+
+  /** Lets the threads run programs in another memory; its index. */
+  addMemory(arena: Arena): number {
+    const space = openSpace(this.#module, arena, this.numThreads)
+    const { memory, control } = space
+    // oxlint-disable-next-line unicorn/require-post-message-target-origin -- a worker thread, not a window
+    for (const worker of this.#workers) worker.postMessage({ memory, control })
+    return this.#spaces.push(space) - 1
   }
 
   /** Threads that sleep until there is a program: they have stopped spinning and use no processor. */
   get sleepingThreads(): number {
-    return Atomics.load(this.#control, SLEEPERS / 4)
+    return Atomics.load(this.#first.words, SLEEPERS / 4)
   }
 
-  /** Runs a program on all threads, or on the calling one alone; returns when it is done. Who computes never changes a result. */
-  run(program: number, length: number, alone = false): void {
+  get #first(): Space {
+    return this.#spaces[0]!
+  }
+
+  /**
+   * Runs a program of the memory of this index, on all threads or on the calling one alone; returns when it is done. Who computes never changes
+   * a result.
+   */
+  run(memory: number, program: number, length: number, alone = false): void {
     if (this.#failure !== null) throw this.#failure
     if (this.#closed !== null) throw new Error('the backend is closed')
+    const { exports } = this.#spaces[memory]!
     try {
-      this.#exports.run(program, length, alone ? 1 : 0)
+      exports.setProgram(program, length, alone ? 1 : 0)
+      if (!alone) this.#first.exports.announce(memory)
+      exports.execute()
     } catch (cause) {
       // Threads waiting at a barrier for this one must not wait for ever.
       this.#failure = new Error('the cpu kernels failed', { cause })
-      Atomics.store(this.#control, FAULT / 4, 1)
-      Atomics.add(this.#control, GENERATION / 4, 1)
-      Atomics.notify(this.#control, GENERATION / 4)
+      const { words } = this.#spaces[memory]!
+      Atomics.store(words, FAULT / 4, 1)
+      Atomics.add(words, GENERATION / 4, 1)
+      Atomics.notify(words, GENERATION / 4)
       throw this.#failure
     }
   }
@@ -110,11 +138,21 @@ export class Pool {
   /** Stops the threads. Idempotent. */
   close(): Promise<void> {
     this.#closed ??= (async () => {
-      Atomics.store(this.#control, STOP / 4, 1)
-      Atomics.add(this.#control, EPOCH / 4, 1)
-      Atomics.notify(this.#control, EPOCH / 4)
+      const { words } = this.#first
+      Atomics.store(words, STOP / 4, 1)
+      Atomics.add(words, EPOCH / 4, 1)
+      Atomics.notify(words, EPOCH / 4)
       await Promise.all(this.#workers.map((worker) => worker.terminate()))
     })()
     return this.#closed
   }
+}
+
+/** A control block in the memory, and the calling thread's instance for it. */
+function openSpace(module: Module, arena: Arena, numThreads: number): Space {
+  const control = arena.allocate(CONTROL_BYTES, 'control block')
+  // The calling thread runs programs in each memory by itself: it is never inside `serve`.
+  const exports = instantiate(module, arena.memory, () => {})
+  exports.start(control, 0, numThreads)
+  return { memory: arena.memory, control, words: arena.i32(control, CONTROL_BYTES / 4), exports }
 }

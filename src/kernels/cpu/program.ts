@@ -151,14 +151,17 @@ const HEADER_WORDS = 16
 /** A step of 128 layers of 8 ops, four times over: an adapter's update of a product takes two more. */
 const MAX_COMMANDS = 4096
 
-/** Writes commands; `address` is where the threads read them. @throws Error when it is full */
+/** Writes commands; `address` in memory `memory` is where the threads read them. @throws Error when it is full */
 export class Program {
+  readonly memory: number
   readonly address: number
   readonly #words: Int32Array
   readonly #floats: Float32Array
   readonly #names: Opcode[] = []
 
-  constructor(arena: Arena) {
+  /** @param memory the index of the arena's memory in the pool */
+  constructor(arena: Arena, memory: number) {
+    this.memory = memory
     const numWords = HEADER_WORDS + MAX_COMMANDS * COMMAND_WORDS
     this.address = arena.allocate(numWords * 4, 'program')
     this.#words = arena.i32(this.address, numWords)

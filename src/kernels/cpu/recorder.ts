@@ -1,5 +1,4 @@
 /** Checks a step's ops and records them as commands. */
-import { checkExperts } from '../experts.ts'
 import type {
   Activated,
   Activation,
@@ -56,9 +55,9 @@ const SAMPLE_WORK = 16
 /** The ops of the cpu backend. @throws Error for shapes that do not fit */
 export class Recorder extends AttentionRecorder {
   linear(out: Activation, x: Activation, w: Matrix, options: LinearOptions): void {
-    const { norm, bias, glu } = options
-    const target = this.resources.activation(out)
-    const source = this.resources.activation(x)
+    const { norm, bias, glu, residual } = options
+    const source = this.resources.source(x)
+    const target = residual === true ? this.resources.changed(out) : this.resources.target(out)
     const matrix = this.resources.matrix(w)
     const outputs = glu === undefined ? matrix.rows : matrix.rows / 2
     if (target === source || target.cols !== outputs || source.cols !== matrix.cols) {
@@ -85,8 +84,8 @@ export class Recorder extends AttentionRecorder {
 
   route(routing: Routing, logits: Activation, options: RouteOptions): void {
     const { expertScales = null } = options
-    const { numExperts, topK, experts, weights, positions, sources, tiles } = this.resources.routing(routing)
-    const { address, stride, cols } = this.resources.activation(logits)
+    const { address, stride, cols } = this.resources.source(logits)
+    const { numExperts, topK, experts, weights, positions, sources, tiles } = this.resources.routed(routing)
     if (cols !== numExperts) throw new Error(`route ${routing.label}: ${cols} logits for ${numExperts} experts`)
     const { numRows } = this.step.input
     this.program.add('route', {
@@ -108,30 +107,36 @@ export class Recorder extends AttentionRecorder {
     this.program.add('sort', { pairs: numRows * topK, topK, numExperts, experts, positions, sources, tiles })
   }
 
-  experts(out: Activation, x: Activation, weights: ExpertWeights, routing: Routing, options: ExpertsOptions): void {
-    const own = this.resources.routing(routing)
-    checkExperts(out, x, weights.gateUp, weights.down, own)
-    const target = this.resources.activation(out)
-    const source = this.resources.activation(x)
-    const [gateUp, down] = [this.resources.experts(weights.gateUp), this.resources.experts(weights.down)]
-    if (!gateUp.gated || down.gated) throw new Error(`experts ${gateUp.label}: gate and up were not loaded for glu`)
-    const biasOf = (bias: Vector | undefined, matrix: PanelMatrix) =>
-      bias === undefined ? 0 : this.resources.bias(bias, matrix)
-    const { numRows } = this.step.input
-    const { activations, activationsStride, outputs, outputsStride, sources, tiles, topK } = own
+  /** The first half of `experts`: their inner activations, in the memory of gate and up projections. */
+  expertsInner(x: Activation, weights: ExpertWeights, routing: Routing, options: ExpertsOptions): void {
+    this.resources.routedSource(routing)
+    const source = this.resources.source(x)
+    const gateUp = this.resources.experts(weights.gateUp)
+    if (!gateUp.gated || this.resources.experts(weights.down).gated)
+      throw new Error(`experts ${gateUp.label}: gate and up were not loaded for glu`)
+    const { activations, activationsStride, sources, tiles, topK } = this.resources.routed(routing)
     this.#addLinear(gateUp, source, options.norm, {
-      rows: numRows * topK,
+      rows: this.step.input.numRows * topK,
       rowIndex: sources,
       out: activations,
       outStride: activationsStride,
       epilogue: ACTIVATIONS[options.glu] | GATED,
-      bias: biasOf(weights.gateUpBias, gateUp),
+      bias: this.#expertBias(weights.gateUpBias, gateUp),
       softcap: 0,
       scale: 1,
       tiles,
       gathers: 1,
       xielu: NO_XIELU,
     })
+  }
+
+  /** The second half: down projections and their sum, in the memory of the former. */
+  expertsOuter(out: Activation, weights: ExpertWeights, routing: Routing, options: ExpertsOptions): void {
+    const own = this.resources.routedSource(routing)
+    const target = options.residual ? this.resources.changed(out) : this.resources.target(out)
+    const down = this.resources.experts(weights.down)
+    const { numRows } = this.step.input
+    const { activations, activationsStride, outputs, outputsStride, sources, tiles, topK } = own
     const inner = { address: activations, stride: activationsStride }
     this.#addLinear(down, inner, undefined, {
       rows: numRows * topK,
@@ -139,7 +144,7 @@ export class Recorder extends AttentionRecorder {
       out: outputs,
       outStride: outputsStride,
       epilogue: 0,
-      bias: biasOf(weights.downBias, down),
+      bias: this.#expertBias(weights.downBias, down),
       softcap: 0,
       scale: 1,
       tiles,
@@ -160,6 +165,10 @@ export class Recorder extends AttentionRecorder {
     })
   }
 
+  #expertBias(bias: Vector | undefined, matrix: PanelMatrix): number {
+    return bias === undefined ? 0 : this.resources.bias(bias, matrix)
+  }
+
   /** Logits of the given rows into the buffer; the bytes between rows. */
   logits(
     buffer: LogitsBuffer,
@@ -169,7 +178,7 @@ export class Recorder extends AttentionRecorder {
     rows: readonly { readonly row: number }[],
   ): number {
     const matrix = this.resources.matrix(head)
-    const source = this.resources.activation(x)
+    const source = this.resources.source(x)
     if (source.cols !== matrix.cols || matrix.gated)
       throw new Error(`logits ${matrix.label}: [.., ${source.cols}] does not fit ${matrix.rows} x ${matrix.cols}`)
     const stride = matrix.numPanels * PANEL * 4

@@ -1,24 +1,14 @@
-/** What a model has put into the cpu backend: matrices, vectors, rope tables, step buffers and the KV pool, by the handles given out. */
-import { asRows } from '../dequantize.ts'
+/** What a model has put into one memory of the cpu backend, by the handles given out: vectors, rope tables, step buffers, and which matrices. */
 import { Handles } from '../handles.ts'
-import type { ExpertsUse, MatrixUse, StoredMatrix } from '../backend.ts'
-import type {
-  Activation,
-  ExpertMatrix,
-  KvFormat,
-  KvLayout,
-  Matrix,
-  MatrixData,
-  MatrixRows,
-  RopeTable,
-  Routing,
-  RoutingShape,
-  Vector,
-} from '../ops.ts'
+import type { Activation, ExpertMatrix, Matrix, RopeTable, Routing, RoutingShape, Vector } from '../ops.ts'
 import type { Arena } from './arena.ts'
-import { KvCache, kvBlockBytes } from './kv-cache.ts'
-import { PANEL, roundUp, storedForm, type MatrixPacker, type PanelMatrix } from './matrices.ts'
-import { placeRouting, type HostRouting } from './routing.ts'
+import type { HostTable } from './host-table.ts'
+import type { KvCache } from './kv-cache.ts'
+import { PANEL, roundUp, type MatrixSize, type PanelMatrix } from './matrices.ts'
+import type { Residence } from './residence.ts'
+import { placeRouting, routingParts, type HostRouting } from './routing.ts'
+import type { StatePool } from './state-pool.ts'
+import type { Weights } from './weights.ts'
 
 interface HostVector extends Vector {
   readonly address: number // f32[length], zeros up to a whole panel
@@ -37,31 +27,43 @@ export interface HostRope extends RopeTable {
   step: number
 }
 
-/** Look-ups throw for a handle of another backend. */
+/** What the memories of a backend have in common. */
+export interface Common {
+  /** Of each memory, by index. */
+  readonly resources: Resources[]
+  readonly weights: Weights
+  readonly residence: Residence
+  /** Rows that step buffers and rope tables have room for. */
+  readonly maxRows: number
+  /** Rows of the step under way. */
+  numRows: number
+  kv: KvCache | null
+  states: StatePool | null
+}
+
+/**
+ * Look-ups throw for a handle of another backend. What was made in another memory gets a place in this one when it is first looked up: a vector with its
+ * values, a step buffer without; `source` and `changed` bring those.
+ */
 export class Resources {
-  readonly kvFormat: KvFormat
   readonly #arena: Arena
-  readonly #packer: MatrixPacker
-  readonly #maxRows: number
-  readonly #matrices = new Handles<Matrix, PanelMatrix>('matrix')
-  readonly #experts = new Handles<ExpertMatrix, PanelMatrix>('experts')
+  /** In the backend's list of memories. */
+  readonly #index: number
+  readonly #common: Common
   readonly #routings = new Handles<Routing, HostRouting>('routing')
   readonly #vectors = new Handles<Vector, HostVector>('vector')
   readonly #ropes = new Handles<RopeTable, HostRope>('rope table')
   readonly #activations = new Handles<Activation, HostActivation>('activation')
   /** Biases of gated matrices and of experts, in the order of their panels. */
   readonly #panelBiases = new Map<Vector, number>()
-  #kv: KvCache | null = null
   #largestInner = 0
   #largestOuter = 0
   #largestExpertInner = 0
 
-  /** `maxRows`: rows that step buffers and rope tables have room for. */
-  constructor(arena: Arena, packer: MatrixPacker, maxRows: number, kvFormat: KvFormat) {
+  constructor(arena: Arena, index: number, common: Common) {
     this.#arena = arena
-    this.#packer = packer
-    this.#maxRows = maxRows
-    this.kvFormat = kvFormat
+    this.#index = index
+    this.#common = common
   }
 
   /** Padded columns of the widest matrix. */
@@ -86,176 +88,182 @@ export class Resources {
     return Math.max(0, ...this.#routings.values().map(({ numExperts }) => numExperts))
   }
 
-  /** Layout of the KV pool once there is one. */
-  get kvLayout(): KvLayout | null {
-    return this.#kv?.layout ?? null
+  /** Values of a head of the layer that has the longest. */
+  get largestHead(): number {
+    return Math.max(0, ...(this.#common.kv?.layout.layers ?? []).map(({ headDim }) => headDim))
   }
 
-  /** Packed matrices, their factors and vectors. */
-  get weightBytes(): number {
-    const matrices = [...this.#matrices.values(), ...this.#experts.values()].map(
-      ({ numExperts, numPanels, panelBytes }) => numExperts * numPanels * (panelBytes + 4) + 4,
-    )
-    const vectors = this.#vectors.values().map(({ length }) => roundUp(length, PANEL) * 4)
-    return [...matrices, ...vectors].reduce((sum, bytes) => sum + bytes, 0)
+  /** Bytes of the vectors made here. */
+  get vectorBytes(): number {
+    return this.#vectors.values().reduce((sum, { length }) => sum + roundUp(length, PANEL) * 4, 0)
   }
 
-  get kvCacheBytes(): number {
-    return this.#kv === null ? 0 : this.#kv.layout.numBlocks * this.#kv.bytesPerBlock
-  }
-
-  /** Packs a matrix. Throws for sizes that do not fit the data and for infinities or NaN. */
-  async loadMatrix(
-    label: string,
-    rows: number,
-    cols: number,
-    data: MatrixData | MatrixRows,
-    use: MatrixUse,
-  ): Promise<Matrix> {
-    const matrix = this.#keep(
-      await this.#packer.pack(label, rows, cols, asRows(label, rows, cols, data), use.glu === true),
-    )
-    await use.onPacked?.(this.#packer.planes(matrix))
-    return matrix
-  }
-
-  /** Reads a matrix that was packed before. */
-  async importMatrix(label: string, rows: number, cols: number, stored: StoredMatrix, use: MatrixUse): Promise<Matrix> {
-    const matrix = this.#packer.place(label, rows, cols, storedForm(stored), use.glu === true)
-    await this.#packer.restore(matrix, stored)
-    return this.#keep(matrix)
-  }
-
-  /** Packs experts' matrices, one after the other. Throws as loadMatrix does. */
-  async loadExperts(
-    label: string,
-    numExperts: number,
-    rows: number,
-    cols: number,
-    load: (expert: number) => Promise<MatrixData>,
-    use: ExpertsUse,
-  ): Promise<ExpertMatrix> {
-    let matrix: PanelMatrix | null = null
-    for (let expert = 0; expert < numExperts; expert++) {
-      const data = await load(expert)
-      const source = asRows(`${label} ${expert}`, rows, cols, data)
-      const gated = use.glu === true
-      matrix = await this.#packer.packExpert(matrix, label, rows, cols, source, gated, numExperts, expert)
-      await use.onPacked?.(this.#packer.planes(matrix, expert), expert)
-    }
-    return this.#keepExperts(label, matrix)
-  }
-
-  /** Reads experts' matrices that were packed before. */
-  async importExperts(
-    label: string,
-    numExperts: number,
-    rows: number,
-    cols: number,
-    stored: (expert: number) => StoredMatrix,
-    use: ExpertsUse,
-  ): Promise<ExpertMatrix> {
-    let matrix: PanelMatrix | null = null
-    for (let expert = 0; expert < numExperts; expert++) {
-      const one = stored(expert)
-      matrix ??= this.#packer.place(label, rows, cols, storedForm(one), use.glu === true, numExperts)
-      await this.#packer.restore(matrix, one, expert)
-    }
-    return this.#keepExperts(label, matrix)
-  }
-
-  #keepExperts(label: string, matrix: PanelMatrix | null): PanelMatrix {
-    if (matrix === null) throw new Error(`${label}: no experts`)
-    this.#largestInner = Math.max(this.#largestInner, matrix.padded)
-    this.#largestExpertInner = Math.max(this.#largestExpertInner, matrix.padded)
-    return this.#experts.add(matrix)
+  /** Notes a matrix that is placed here. */
+  hold({ inner, outer, numExperts }: MatrixSize): void {
+    this.#largestInner = Math.max(this.#largestInner, inner)
+    if (numExperts > 1) this.#largestExpertInner = Math.max(this.#largestExpertInner, inner)
+    else this.#largestOuter = Math.max(this.#largestOuter, outer)
   }
 
   createRouting(label: string, shape: RoutingShape): Routing {
-    return this.#routings.add(placeRouting(this.#arena, label, shape, this.#maxRows))
-  }
-
-  #keep(matrix: PanelMatrix): PanelMatrix {
-    this.#largestInner = Math.max(this.#largestInner, matrix.padded)
-    this.#largestOuter = Math.max(this.#largestOuter, matrix.numPanels * PANEL)
-    return this.#matrices.add(matrix)
+    return this.#routings.add(placeRouting(this.#arena, label, shape, this.#common.maxRows))
   }
 
   loadVector(label: string, values: Float32Array): Vector {
-    const address = this.#arena.allocate(roundUp(values.length, PANEL) * 4, label)
-    this.#arena.f32(address, values.length).set(values)
-    return this.#vectors.add({ label, length: values.length, address })
+    return this.#vectors.add(this.#placeVector(label, values))
   }
 
   loadRope(label: string, inverseFrequencies: Float64Array, attentionFactor: number): RopeTable {
-    const rotaryDim = inverseFrequencies.length * 2
-    const address = this.#arena.allocate(this.#maxRows * rotaryDim * 4, label)
-    return this.#ropes.add({ label, rotaryDim, inverseFrequencies, attentionFactor, address, step: -1 })
+    return this.#ropes.add(this.#placeRope(label, inverseFrequencies, attentionFactor))
   }
 
   createActivation(label: string, cols: number): Activation {
+    return this.#activations.add(this.#placeActivation(label, cols))
+  }
+
+  #placeVector(label: string, values: Float32Array): HostVector {
+    const address = this.#arena.allocate(roundUp(values.length, PANEL) * 4, label)
+    this.#arena.f32(address, values.length).set(values)
+    return { label, length: values.length, address }
+  }
+
+  #placeRope(label: string, inverseFrequencies: Float64Array, attentionFactor: number): HostRope {
+    const rotaryDim = inverseFrequencies.length * 2
+    const address = this.#arena.allocate(this.#common.maxRows * rotaryDim * 4, label)
+    return { label, rotaryDim, inverseFrequencies, attentionFactor, address, step: -1 }
+  }
+
+  #placeActivation(label: string, cols: number): HostActivation {
     const stride = roundUp(cols, PANEL) * 4
-    const address = this.#arena.allocate(this.#maxRows * stride, label)
-    return this.#activations.add({ label, cols, address, stride })
+    const address = this.#arena.allocate(this.#common.maxRows * stride, label)
+    return { label, cols, address, stride }
   }
 
-  createKvCache(layout: KvLayout): void {
-    if (this.#kv !== null) throw new Error('createKvCache was called twice')
-    this.#kv = new KvCache(this.#arena, layout, this.kvFormat)
-  }
-
-  /** Bytes of all layers of one block of a pool of this layout. */
-  kvBlockBytes(layout: KvLayout): number {
-    return kvBlockBytes(layout, this.kvFormat)
+  /** The other memory that knows a handle; this one where none does, which then says so. */
+  #peer(knows: (resources: Resources) => boolean): Resources {
+    return this.#common.resources.find(knows) ?? this
   }
 
   kvCache(): KvCache {
-    if (this.#kv === null) throw new Error('createKvCache has not been called')
-    return this.#kv
+    const { kv } = this.#common
+    if (kv === null) throw new Error('createKvCache has not been called')
+    return kv
+  }
+
+  /** The pool of states. Throws where there is none. */
+  statePool(): StatePool {
+    const { states } = this.#common
+    if (states === null) throw new Error('createStatePool has not been called')
+    return states
   }
 
   matrix(matrix: Matrix): PanelMatrix {
-    return this.#matrices.get(matrix)
+    return this.#common.weights.matrix(matrix)
+  }
+
+  table(matrix: Matrix): PanelMatrix | HostTable {
+    return this.#common.weights.table(matrix)
   }
 
   experts(matrix: ExpertMatrix): PanelMatrix {
-    return this.#experts.get(matrix)
+    return this.#common.weights.experts(matrix)
   }
 
   routing(routing: Routing): HostRouting {
-    return this.#routings.get(routing)
+    if (this.#routings.has(routing)) return this.#routings.get(routing)
+    const { label, ...shape } = this.#peer((peer) => peer.#routings.has(routing)).#routings.get(routing)
+    return this.#routings.adopt(routing, placeRouting(this.#arena, label, shape, this.#common.maxRows))
   }
 
   vector(vector: Vector): HostVector {
-    return this.#vectors.get(vector)
+    if (this.#vectors.has(vector)) return this.#vectors.get(vector)
+    const peer = this.#peer((other) => other.#vectors.has(vector))
+    const { label, length, address } = peer.#vectors.get(vector)
+    return this.#vectors.adopt(vector, this.#placeVector(label, peer.#arena.f32(address, length)))
   }
 
-  activation(activation: Activation): HostActivation {
-    return this.#activations.get(activation)
+  rope(rope: RopeTable): HostRope {
+    if (this.#ropes.has(rope)) return this.#ropes.get(rope)
+    const { label, inverseFrequencies, attentionFactor } = this.#peer((peer) => peer.#ropes.has(rope)).#ropes.get(rope)
+    return this.#ropes.adopt(rope, this.#placeRope(label, inverseFrequencies, attentionFactor))
+  }
+
+  #activation(activation: Activation): HostActivation {
+    if (this.#activations.has(activation)) return this.#activations.get(activation)
+    const { label, cols } = this.#peer((peer) => peer.#activations.has(activation)).#activations.get(activation)
+    return this.#activations.adopt(activation, this.#placeActivation(label, cols))
+  }
+
+  /** A step buffer that an op reads. */
+  source(activation: Activation): HostActivation {
+    const own = this.#activation(activation)
+    const { resources, residence, numRows } = this.#common
+    if (resources.length > 1)
+      residence.bring(activation, this.#index, (from) => this.#copyRows(activation, from, numRows))
+    return own
+  }
+
+  /** A step buffer that an op overwrites. */
+  target(activation: Activation): HostActivation {
+    const own = this.#activation(activation)
+    const { resources, residence } = this.#common
+    if (resources.length > 1) residence.claim(activation, this.#index)
+    return own
+  }
+
+  /** A step buffer that an op reads and overwrites. */
+  changed(activation: Activation): HostActivation {
+    this.source(activation)
+    return this.target(activation)
+  }
+
+  #copyRows(activation: Activation, from: number, numRows: number): void {
+    const peer = this.#common.resources[from]!
+    const source = peer.#activation(activation)
+    const bytes = numRows * source.stride
+    this.#arena.bytes(this.#activation(activation).address, bytes).set(peer.#arena.bytes(source.address, bytes))
+  }
+
+  /** A routing that an op overwrites. */
+  routed(routing: Routing): HostRouting {
+    const own = this.routing(routing)
+    const { resources, residence } = this.#common
+    if (resources.length > 1) residence.claim(routing, this.#index)
+    return own
+  }
+
+  /** A routing that an op reads, with what experts have computed on it so far. */
+  routedSource(routing: Routing): HostRouting {
+    const own = this.routing(routing)
+    const { resources, residence, maxRows } = this.#common
+    const copy = (from: number): void => {
+      const peer = resources[from]!
+      const source = peer.routing(routing)
+      for (const [part, bytes] of routingParts(source, maxRows))
+        this.#arena.bytes(own[part], bytes).set(peer.#arena.bytes(source[part], bytes))
+    }
+    if (resources.length > 1) residence.bring(routing, this.#index, copy)
+    return own
   }
 
   /** Writes the leading rows of a step buffer. Throws where they are no whole rows, or too many. */
   writeRows(activation: Activation, values: Float32Array): void {
-    const { address, stride, cols, label } = this.activation(activation)
+    const { address, stride, cols, label } = this.target(activation)
     const numRows = values.length / cols
-    if (!Number.isInteger(numRows) || numRows > this.#maxRows)
-      throw new Error(
-        `${label}: ${values.length} values are no whole number of at most ${this.#maxRows} rows of ${cols}`,
-      )
+    const { maxRows } = this.#common
+    if (!Number.isInteger(numRows) || numRows > maxRows)
+      throw new Error(`${label}: ${values.length} values are no whole number of at most ${maxRows} rows of ${cols}`)
     for (let row = 0; row < numRows; row++)
       this.#arena.f32(address + row * stride, cols).set(values.subarray(row * cols, (row + 1) * cols))
   }
 
   /** All rows of a step buffer. */
   readRows(activation: Activation): Float32Array {
-    const { address, stride, cols } = this.activation(activation)
-    const values = new Float32Array(this.#maxRows * cols)
-    for (let row = 0; row < this.#maxRows; row++) values.set(this.#arena.f32(address + row * stride, cols), row * cols)
+    const { address, stride, cols } = this.#activation(activation)
+    const { maxRows } = this.#common
+    const values = new Float32Array(maxRows * cols)
+    for (let row = 0; row < maxRows; row++) values.set(this.#arena.f32(address + row * stride, cols), row * cols)
     return values
-  }
-
-  rope(rope: RopeTable): HostRope {
-    return this.#ropes.get(rope)
   }
 
   /** Address of the bias as the epilogue reads it: whole panels; of a gated matrix, 16 of the gate and 16 of the up projection in turn. */
@@ -278,10 +286,5 @@ export class Resources {
     }
     this.#panelBiases.set(bias, inPanels)
     return inPanels
-  }
-
-  /** Staging memory that is free for other use once the weights are in. */
-  takeStaging(): { readonly address: number; readonly bytes: number } {
-    return this.#packer.takeStaging()
   }
 }

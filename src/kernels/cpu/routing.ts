@@ -21,28 +21,57 @@ export interface HostRouting extends Routing {
   readonly outputsStride: number
 }
 
+interface RoutingSizes {
+  readonly numPositions: number
+  readonly pairBytes: number
+  readonly tileBytes: number
+  readonly activationsStride: number
+  readonly outputsStride: number
+}
+
+function sizesOf({ numExperts, topK, inner, outer }: RoutingShape, maxRows: number): RoutingSizes {
+  const pairs = maxRows * topK
+  const mostUsed = Math.min(numExperts, pairs)
+  const numTiles = Math.ceil(pairs / ROW_TILE) + mostUsed
+  return {
+    numPositions: roundUp(pairs + 3 * mostUsed, 4),
+    pairBytes: pairs * 4,
+    tileBytes: (1 + numTiles) * TILE_BYTES,
+    activationsStride: roundUp(inner, PANEL) * 4,
+    outputsStride: roundUp(outer, PANEL) * 4,
+  }
+}
+
 /** Allocates the routing of `maxRows` rows. */
 export function placeRouting(arena: Arena, label: string, shape: RoutingShape, maxRows: number): HostRouting {
-  const pairs = maxRows * shape.topK
-  const mostUsed = Math.min(shape.numExperts, pairs)
-  const numPositions = roundUp(pairs + 3 * mostUsed, 4)
-  const numTiles = Math.ceil(pairs / ROW_TILE) + mostUsed
-  const [activationsStride, outputsStride] = [shape.inner, shape.outer].map((cols) => roundUp(cols, PANEL) * 4) as [
-    number,
-    number,
-  ]
+  const { numPositions, pairBytes, tileBytes, activationsStride, outputsStride } = sizesOf(shape, maxRows)
   return {
     ...shape,
     label,
-    experts: arena.allocate(pairs * 4, label),
-    weights: arena.allocate(pairs * 4, label),
+    experts: arena.allocate(pairBytes, label),
+    weights: arena.allocate(pairBytes, label),
     numPositions,
-    positions: arena.allocate(pairs * 4, label),
+    positions: arena.allocate(pairBytes, label),
     sources: arena.allocate(numPositions * 4, label),
-    tiles: arena.allocate((1 + numTiles) * TILE_BYTES, label),
+    tiles: arena.allocate(tileBytes, label),
     activations: arena.allocate(numPositions * activationsStride, label),
     activationsStride,
     outputs: arena.allocate(numPositions * outputsStride, label),
     outputsStride,
   }
 }
+
+/** The parts of a routing of `maxRows` rows that its ops pass on, with their bytes. None holds an address. */
+export function routingParts(shape: RoutingShape, maxRows: number): readonly (readonly [RoutingPart, number])[] {
+  const { numPositions, pairBytes, tileBytes, activationsStride } = sizesOf(shape, maxRows)
+  return [
+    ['experts', pairBytes],
+    ['weights', pairBytes],
+    ['positions', pairBytes],
+    ['sources', numPositions * 4],
+    ['tiles', tileBytes],
+    ['activations', numPositions * activationsStride],
+  ]
+}
+
+type RoutingPart = 'experts' | 'weights' | 'positions' | 'sources' | 'tiles' | 'activations'

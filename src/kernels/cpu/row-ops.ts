@@ -1,6 +1,9 @@
 /** Ops over single rows: rows of tables, norms, sums and products of activations, residual streams. Checked and recorded as commands. */
 import type { Activation, Columns, LayerNorm, Matrix, Norm, StreamOptions, Vector } from '../ops.ts'
+import type { Arena } from './arena.ts'
+import { HostTable } from './host-table.ts'
 import type { PanelMatrix } from './matrices.ts'
+import type { Executor } from './executor.ts'
 import type { Program } from './program.ts'
 import type { HostActivation, Resources } from './resources.ts'
 import type { StepInputs } from './step-inputs.ts'
@@ -9,18 +12,22 @@ const MAX_STREAMS = 4
 
 /** Records ops as commands of `program`. Ops throw for shapes that do not fit. */
 export class RowOps {
+  readonly #arena: Arena
   readonly #program: Program
+  readonly #executor: Executor
   readonly #resources: Resources
   readonly #step: StepInputs
 
-  constructor(program: Program, resources: Resources, step: StepInputs) {
+  constructor(arena: Arena, program: Program, executor: Executor, resources: Resources, step: StepInputs) {
+    this.#arena = arena
     this.#program = program
+    this.#executor = executor
     this.#resources = resources
     this.#step = step
   }
 
   embed(out: Activation, table: Matrix, scale: number, adds: boolean): void {
-    const { target, matrix } = this.#table(out, table)
+    const { target, matrix } = this.#table(out, table, adds)
     for (const token of adds ? [] : this.#step.tokenIds()) {
       if (token >= matrix.rows) throw new Error(`token ${token} is outside the vocabulary of ${matrix.rows}`)
     }
@@ -28,7 +35,7 @@ export class RowOps {
   }
 
   embedAdd(out: Activation, table: Matrix): void {
-    const { target, matrix } = this.#table(out, table)
+    const { target, matrix } = this.#table(out, table, true)
     for (const place of this.#step.placeIds()) {
       if (place < 0 || place >= matrix.rows) throw new Error(`place ${place} is outside the table of ${matrix.rows}`)
     }
@@ -36,7 +43,7 @@ export class RowOps {
   }
 
   normAdd(residual: Activation, x: Activation, norm: Norm, scale: number): void {
-    const { target, source } = this.#pair(residual, x)
+    const { target, source } = this.#pair(residual, x, true)
     this.#program.add('normAdd', {
       rows: this.#step.input.numRows,
       residual: target.address,
@@ -51,7 +58,7 @@ export class RowOps {
   }
 
   rmsNorm(out: Activation, x: Activation, { weight, eps }: Norm): void {
-    const { target, source } = this.#pair(out, x)
+    const { target, source } = this.#pair(out, x, false)
     if (source.cols % weight.length !== 0)
       throw new Error(`rmsNorm: ${source.cols} columns in groups of ${weight.length}`)
     this.#program.add('rmsNorm', {
@@ -68,7 +75,7 @@ export class RowOps {
   }
 
   layerNorm(out: Activation, x: Activation, { weight, bias, eps }: LayerNorm): void {
-    const { target, source } = this.#pair(out, x)
+    const { target, source } = this.#pair(out, x, false)
     this.#program.add('layerNorm', {
       rows: this.#step.input.numRows,
       out: target.address,
@@ -83,7 +90,7 @@ export class RowOps {
   }
 
   add(residual: Activation, x: Activation, scale: number): void {
-    const { target, source } = this.#pair(residual, x)
+    const { target, source } = this.#pair(residual, x, true)
     this.#program.add('pair', {
       rows: this.#step.input.numRows,
       x: target.address,
@@ -97,8 +104,8 @@ export class RowOps {
   }
 
   multiply(x: Activation, { x: y, offset }: Columns): void {
-    const target = this.#resources.activation(x)
-    const source = this.#resources.activation(y)
+    const source = this.#resources.source(y)
+    const target = this.#resources.changed(x)
     if (offset + target.cols > source.cols)
       throw new Error(`multiply: columns ${offset} .. ${offset + target.cols - 1} of ${source.cols}`)
     this.#program.add('pair', {
@@ -114,7 +121,7 @@ export class RowOps {
   }
 
   sparseGelu(x: Activation, deviations: number): void {
-    const { address, stride, cols } = this.#resources.activation(x)
+    const { address, stride, cols } = this.#resources.changed(x)
     this.#program.add('sparseGelu', {
       rows: this.#step.input.numRows,
       x: address,
@@ -125,7 +132,7 @@ export class RowOps {
   }
 
   matchLength(x: Activation, reference: Activation): void {
-    const { target, source } = this.#pair(x, reference)
+    const { target, source } = this.#pair(x, reference, true)
     this.#program.add('matchLength', {
       rows: this.#step.input.numRows,
       x: target.address,
@@ -145,9 +152,9 @@ export class RowOps {
   }
 
   #streams(x: Activation, { streams, active, logits, coefficients }: StreamOptions, scales: number): void {
-    const own = this.#resources.activation(x)
-    const placed = streams.map((stream) => this.#resources.activation(stream))
-    const router = this.#resources.activation(logits)
+    const router = this.#resources.source(logits)
+    const placed = streams.map((stream) => this.#resources.changed(stream))
+    const own = scales === 0 ? this.#resources.target(x) : this.#resources.changed(x)
     if (streams.length > MAX_STREAMS || placed.some(({ cols }) => cols !== own.cols) || router.cols !== streams.length)
       throw new Error(`${streams.length} streams, ${router.cols} logits: at most ${MAX_STREAMS} of [.., ${own.cols}]`)
     const addressOf = (index: number): number => placed[index]?.address ?? 0
@@ -170,30 +177,32 @@ export class RowOps {
     })
   }
 
-  /** Two activations of the same width. */
-  #pair(out: Activation, x: Activation): { readonly target: HostActivation; readonly source: HostActivation } {
-    const [target, source] = [this.#resources.activation(out), this.#resources.activation(x)]
+  /** Two activations of the same width. `changes`: `out` is read as well. */
+  #pair(out: Activation, x: Activation, changes: boolean): { target: HostActivation; source: HostActivation } {
+    const source = this.#resources.source(x)
+    const target = changes ? this.#resources.changed(out) : this.#resources.target(out)
     if (target.cols !== source.cols)
       throw new Error(`${out.label} [.., ${target.cols}] and ${x.label} [.., ${source.cols}] differ in width`)
     return { target, source }
   }
 
-  /** A table and where its rows go. */
-  #table(out: Activation, table: Matrix): { readonly target: HostActivation; readonly matrix: PanelMatrix } {
-    const target = this.#resources.activation(out)
-    const matrix = this.#resources.matrix(table)
-    if (target.cols !== matrix.cols || matrix.gated)
+  /** A table and where its rows go. `adds`: to what is there. */
+  #table(out: Activation, table: Matrix, adds: boolean): { target: HostActivation; matrix: PanelMatrix | HostTable } {
+    const target = adds ? this.#resources.changed(out) : this.#resources.target(out)
+    const matrix = this.#resources.table(table)
+    if (target.cols !== matrix.cols || (!(matrix instanceof HostTable) && matrix.gated))
       throw new Error(`embed ${table.label}: rows of ${matrix.cols} do not fit [.., ${target.cols}]`)
     return { target, matrix }
   }
 
-  #gather(target: HostActivation, matrix: PanelMatrix, tokens: number, scale: number, adds: boolean): void {
+  #gather(target: HostActivation, matrix: PanelMatrix | HostTable, rowIds: number, scale: number, adds: boolean): void {
     const { numRows } = this.#step.input
+    if (matrix instanceof HostTable) return this.#gatherHere(target, matrix, rowIds, scale, adds)
     this.#program.add('embed', {
       rows: numRows,
       out: target.address,
       outStride: target.stride,
-      tokens,
+      tokens: rowIds,
       format: matrix.formatCode,
       flags: matrix.flags,
       cols: matrix.cols,
@@ -204,5 +213,15 @@ export class RowOps {
       adds: adds ? 1 : 0,
       tableRows: matrix.rows,
     })
+  }
+
+  /** As the op of the kernels does it, which comes after what is recorded so far. */
+  #gatherHere(target: HostActivation, table: HostTable, rowIds: number, scale: number, adds: boolean): void {
+    this.#executor.run()
+    const { numRows } = this.#step.input
+    for (const [row, id] of this.#arena.i32(rowIds, numRows).entries()) {
+      const out = this.#arena.f32(target.address + row * target.stride, target.cols)
+      table.gather(id < table.rows ? id : 0, scale, adds, out)
+    }
   }
 }

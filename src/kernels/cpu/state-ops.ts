@@ -1,67 +1,23 @@
-/** The pool of states, and the ops that carry a state along a sequence: checked and recorded as commands. */
-import {
-  type Activation,
-  type Columns,
-  type ConvolutionOptions,
-  type GatedDeltaOptions,
-  type SelectiveScanOptions,
-  type StateLayout,
-  type StateShape,
-} from '../ops.ts'
-import type { Arena } from './arena.ts'
+/** The ops that carry a state along a sequence: checked and recorded as commands. */
+import type { Activation, Columns, ConvolutionOptions, GatedDeltaOptions, SelectiveScanOptions } from '../ops.ts'
 import type { Executor } from './executor.ts'
-import { roundUp } from './matrices.ts'
 import type { Program } from './program.ts'
 import type { HostActivation, Resources } from './resources.ts'
+import { inputBytes } from './state-pool.ts'
 import type { StepInputs } from './step-inputs.ts'
 
-/** Bytes of the inputs that a convolution looks back on: [kernel - 1, channels], channels in whole vectors. */
-const inputBytes = ({ channels, kernel }: StateShape): number => (kernel - 1) * roundUp(channels, 4) * 4
-
-const layerBytes = (shape: StateShape): number =>
-  roundUp(inputBytes(shape) + shape.heads * shape.valueDim * shape.keyDim * 4, 64)
-
-/** Bytes of a slot over all layers. */
-export function stateSlotBytes({ layers }: StateLayout): number {
-  return layers.reduce((sum, shape) => sum + layerBytes(shape), 0)
-}
-
-/** Where a layer's states are. */
-interface Place {
-  readonly shape: StateShape
-  readonly states: number
-  readonly slotBytes: number
-}
-
-/** State ops of the cpu backend over a pool of f32 states. */
+/** State ops of the cpu backend over the states of one memory. */
 export class StateOps {
-  readonly #arena: Arena
   readonly #program: Program
   readonly #executor: Executor
   readonly #resources: Resources
   readonly #step: StepInputs
-  readonly #places: Place[] = []
-  #bytes = 0
 
-  constructor(arena: Arena, program: Program, executor: Executor, resources: Resources, step: StepInputs) {
-    this.#arena = arena
+  constructor(program: Program, executor: Executor, resources: Resources, step: StepInputs) {
     this.#program = program
     this.#executor = executor
     this.#resources = resources
     this.#step = step
-  }
-
-  get bytes(): number {
-    return this.#bytes
-  }
-
-  createPool({ layers, numSlots }: StateLayout): void {
-    if (this.#places.length > 0) throw new Error('createStatePool was called twice')
-    for (const shape of layers) {
-      const slotBytes = layerBytes(shape)
-      this.#places.push({ shape, slotBytes, states: this.#arena.allocate(numSlots * slotBytes, 'states of sequences') })
-      this.#bytes += numSlots * slotBytes
-    }
   }
 
   convolution(
@@ -69,10 +25,10 @@ export class StateOps {
     x: Activation,
     { layer, weight, bias, kernel, offset, isGated }: ConvolutionOptions,
   ): void {
-    const { shape, states, slotBytes } = this.#place(layer)
+    const { shape, states, slotBytes } = this.#resources.statePool().layer(layer)
     const { channels } = shape
-    const target = this.#resources.activation(out)
-    const source = this.#resources.activation(x)
+    const source = this.#resources.source(x)
+    const target = this.#resources.target(out)
     if (target.cols !== channels || kernel !== shape.kernel || source.cols < offset + channels * (isGated ? 3 : 1))
       throw new Error(
         `convolution: [.., ${source.cols}] -> [.., ${target.cols}] does not fit ${channels} channels and a kernel of ${shape.kernel}`,
@@ -97,30 +53,32 @@ export class StateOps {
   }
 
   gatedDelta(out: Activation, x: Activation, options: GatedDeltaOptions): void {
-    const { heads, keyDim, valueDim } = this.#place(options.layer).shape
-    const target = this.#resources.activation(out)
+    const { heads, keyDim, valueDim } = this.#resources.statePool().layer(options.layer).shape
+    const source = this.#resources.source(x)
+    const target = this.#resources.target(out)
     const keyWidth = options.numKeyHeads * keyDim
     const beta = this.#columns(options.beta)
-    this.#scan(target, this.#resources.activation(x), options, { q: 0, k: keyWidth, v: 2 * keyWidth, beta, skip: 0 })
+    this.#scan(target, source, options, { q: 0, k: keyWidth, v: 2 * keyWidth, beta, skip: 0 })
     this.#gateNorm(target, options, heads, valueDim, 0)
   }
 
   selectiveScan(out: Activation, x: Activation, options: SelectiveScanOptions): void {
     const { numKeyHeads } = options
-    const { heads, keyDim, valueDim } = this.#place(options.layer).shape
-    const target = this.#resources.activation(out)
+    const { heads, keyDim, valueDim } = this.#resources.statePool().layer(options.layer).shape
+    const source = this.#resources.source(x)
+    const target = this.#resources.target(out)
     const width = heads * valueDim
     const skip = this.#resources.vector(options.skip).address
     const places = { q: width + numKeyHeads * keyDim, k: width, v: 0, beta: null, skip }
-    this.#scan(target, this.#resources.activation(x), options, places)
+    this.#scan(target, source, options, places)
     const groupWidth = width / numKeyHeads
     this.#gateNorm(target, options, numKeyHeads, groupWidth, groupWidth * 4)
   }
 
   /** x *= sigmoid(gate) */
   sigmoidGate(x: Activation, gate: Activation): void {
-    const target = this.#resources.activation(x)
-    const source = this.#resources.activation(gate)
+    const source = this.#resources.source(gate)
+    const target = this.#resources.changed(x)
     if (source.cols !== target.cols && source.cols !== 1)
       throw new Error(`sigmoidGate: ${source.cols} columns of ${gate.label} for ${target.cols} of ${x.label}`)
     this.#program.add('sigmoidGate', {
@@ -140,7 +98,7 @@ export class StateOps {
     options: GatedDeltaOptions | SelectiveScanOptions,
     at: { q: number; k: number; v: number; beta: { address: number; stride: number } | null; skip: number },
   ): void {
-    const { shape, states, slotBytes } = this.#place(options.layer)
+    const { shape, states, slotBytes } = this.#resources.statePool().layer(options.layer)
     const { heads, keyDim, valueDim } = shape
     const { numKeyHeads } = options
     const cols = heads * valueDim
@@ -206,14 +164,7 @@ export class StateOps {
   }
 
   #columns({ x, offset }: Columns): { readonly address: number; readonly stride: number } {
-    const { address, stride } = this.#resources.activation(x)
+    const { address, stride } = this.#resources.source(x)
     return { address: address + offset * 4, stride }
-  }
-
-  #place(layer: number): Place {
-    const place = this.#places[layer]
-    if (place === undefined)
-      throw new Error(`layer ${layer} is outside the pool of states of ${this.#places.length} layers`)
-    return place
   }
 }

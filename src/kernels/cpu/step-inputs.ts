@@ -10,6 +10,24 @@ export function rowsPerItem(group: number): number {
   return Math.max(1, Math.floor(ATTENTION_ROWS / group))
 }
 
+/** A step of one token at the start of a text, for recording ops that are not run. */
+export function rehearsedStep(): StepInput {
+  const one = Int32Array.of(0)
+  return {
+    numRows: 1,
+    numSequences: 1,
+    tokens: one,
+    positions: one,
+    slots: one,
+    sequenceStarts: Int32Array.of(0, 1),
+    blockTables: one,
+    maxBlocksPerSequence: 1,
+    places: one,
+    adapters: Int32Array.of(-1),
+    stateSlots: Int32Array.of(-1, 0),
+  }
+}
+
 /** Runs of rows of one sequence: i32 [maxRows][first row, rows, address of the block table, the sequence's last position]. */
 interface AttentionItems {
   readonly address: number
@@ -122,9 +140,7 @@ export class StepInputs {
     }
   }
 
-  /** Throws when no step is under way. */
   end(): void {
-    void this.input
     this.#input = null
   }
 

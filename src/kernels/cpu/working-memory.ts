@@ -1,5 +1,4 @@
 /** Memory that ops work in beside their operands, grown to what the loaded model needs. */
-import { availableHostMemory } from '../host-memory.ts'
 import type { BackendOptions } from '../backend.ts'
 import type { Arena } from './arena.ts'
 import { roundUp } from './matrices.ts'
@@ -13,6 +12,8 @@ export const SPLIT = 128
 export const ATTENTION_ROWS = 48
 /** Rows scored at a time, so that a long prompt does not ask for [prompt, vocab] logits at once. */
 export const SCORE_ROWS = 32
+/** For what is small and not counted by itself. */
+const SPARE_BYTES = 64 * 2 ** 20
 
 /** f32 [rows, whole panels of the vocabulary]. */
 export class LogitsBuffer {
@@ -41,7 +42,7 @@ export class LogitsBuffer {
   }
 }
 
-/** Scratch memory of ops, shared by all layers. */
+/** Scratch memory of the ops in one memory, shared by all layers. */
 export class WorkingMemory {
   readonly #limits: BackendOptions['limits']
   readonly #arena: Arena
@@ -73,15 +74,16 @@ export class WorkingMemory {
     return this.#prepared
   }
 
-  /** Bytes left for the KV pool: of the address space and of the machine, less what steps still need. */
-  budget(): number {
+  /** Bytes that steps still need, and a matrix would make them need that has `inner` columns and `outer` rows. */
+  reserveBytes(inner = 0, outer = 0): number {
     const { maxRows, maxSequences, maxSampleRows } = this.#limits
-    const { largestInner, largestOuter, routedBytes } = this.#resources
+    const { routedBytes } = this.#resources
+    const largestInner = Math.max(inner, this.#resources.largestInner)
+    const largestOuter = Math.max(outer, this.#resources.largestOuter)
     const logits = (maxSequences + maxSampleRows + SCORE_ROWS) * largestOuter * 4
     const activations = 8 * maxRows * largestInner * 4
-    const reserve = logits + activations + routedBytes + this.#scratchNeed() * this.#numThreads + 64 * 2 ** 20
-    const machine = availableHostMemory() * 0.8
-    return Math.max(0, Math.floor(Math.min(this.#arena.freeBytes, machine) - reserve))
+    const scratch = this.#scratchNeed(largestInner, largestOuter) * this.#numThreads
+    return logits + activations + routedBytes + scratch + SPARE_BYTES
   }
 
   /** Takes memory that has served its purpose as scratch, if it is large enough. */
@@ -98,7 +100,10 @@ export class WorkingMemory {
     // f32 or, quantised, 128 bytes for 32 values: the same.
     // Quantised rows come in quads.
     const { largestInner, routedBytes } = this.#resources
-    const prepared = Math.max(roundUp(Math.max(maxRows, maxSampleRows, SCORE_ROWS), 4) * largestInner * 4, routedBytes)
+    const prepared = Math.max(
+      roundUp(Math.max(maxRows, maxSampleRows, SCORE_ROWS) + 3, 4) * largestInner * 4,
+      routedBytes,
+    )
     if (prepared > this.#preparedBytes) {
       this.#preparedBytes = prepared
       this.#prepared = this.#arena.allocate(prepared, 'prepared rows')
@@ -121,15 +126,14 @@ export class WorkingMemory {
   }
 
   /** Scratch bytes that a thread needs for any op on what is loaded. */
-  #scratchNeed(): number {
+  #scratchNeed(inner = this.#resources.largestInner, outer = this.#resources.largestOuter): number {
     // Own prepared rows or none, their f32 form while quantising, a tile of sums (gate and up), widened weights or expanded codes.
-    const inner = this.#resources.largestInner
     const product = 3 * inner * 4 + ROW_TILE * 128 + Math.max(256 * 64, inner * 16)
-    const dim = roundUp(Math.max(0, ...(this.#resources.kvLayout?.layers ?? []).map(({ headDim }) => headDim)), 16)
+    const dim = roundUp(this.#resources.largestHead, 16)
     const rows = Math.max(ATTENTION_ROWS, 64)
     const attended = rows * (3 * dim * 4 + 32 + SPLIT * 4 + 64) + SPLIT * dim * 4 + dim * 64
     // Adjusted logits of a vocabulary, tokens, z and masses of the candidates, and 256 sums (assembly/sample.ts).
-    const sampled = this.#resources.largestOuter * 16 + 256 * 8
+    const sampled = outer * 16 + 256 * 8
     // Scores, ranks and sums of groups (assembly/experts.ts).
     const routed = this.#resources.mostExperts * 12
     return roundUp(Math.max(product, attended, sampled, routed) + 4096, 64)

@@ -1,4 +1,5 @@
-// The module's entry points: `start` once a thread, then `run` on the coordinating thread and `serve` on the others.
+// The module's entry points. A thread has an instance for each memory and calls `start` of each once. The coordinating thread then calls `setProgram`
+// of the program's memory, `announce` of the first and `execute` of the program's; the others call `serve` of the first.
 import { attention } from './attention'
 import { AttentionCommand } from './attention-kv'
 import { embed, EmbedCommand, layerNorm, LayerNormCommand, normAdd, NormAddCommand, qkvRopeStore, QkvCommand } from './elementwise'
@@ -20,15 +21,21 @@ import {
 import { sample, SampleCommand } from './sample'
 import { score, ScoreCommand } from './score'
 import {
-  announce,
   awaitProgram,
   barrier,
   isStopped,
   programAddress,
   programLength,
+  programMemory,
   setScratch,
   start as startThread,
 } from './pool'
+export { announce, setProgram } from './pool'
+
+/** Runs `execute` of this thread's instance for another memory. */
+// @ts-ignore: decorator
+@external('env', 'executeIn')
+declare function executeIn(memory: i32): void
 
 /** Bytes of a command. */
 const COMMAND: usize = 128
@@ -39,22 +46,19 @@ export function start(control: usize, thread: i32, numThreads: i32): void {
   startThread(control, thread, numThreads)
 }
 
-/** Runs a program of `length` commands on all threads, or on this one alone; returns when every command is done. */
-export function run(program: usize, length: i32, alone: bool): void {
-  announce(program, length, alone)
-  execute()
-}
-
 /** Runs programs until the pool is stopped. `epoch`: the count of programs announced when the thread was made. */
 export function serve(epoch: i32): void {
   for (;;) {
     epoch = awaitProgram(epoch)
     if (isStopped()) return
-    execute()
+    const memory = programMemory()
+    if (memory == 0) execute()
+    else executeIn(memory)
   }
 }
 
-function execute(): void {
+/** This thread's share of the program that is set in this memory; returns when every command of it is done. */
+export function execute(): void {
   const program = programAddress()
   const length = programLength()
   setScratch(load<usize>(program), load<usize>(program, 4))

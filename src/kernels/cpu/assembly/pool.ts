@@ -1,5 +1,6 @@
 // The worker pool. All threads run the same program in lock step: each op hands out its units of work through an atomic counter, and a barrier
-// ends it. Threads spin for some tens of microseconds at a barrier or between programs, then sleep.
+// ends it. Threads spin for some tens of microseconds at a barrier or between programs, then sleep. Where there are several memories, a thread has an
+// instance of this module for each; it waits for programs in the first memory, and meets the others at barriers in the memory of the program.
 
 /** The control block, at the address given to `start`: 32-bit words on cache lines of their own. */
 const EPOCH: usize = 0
@@ -11,6 +12,8 @@ const BLOCKED: usize = 256
 const FAULT: usize = 320
 export const PROGRAM: usize = 384
 const LENGTH: usize = 388
+/** Index of the memory that the program is in. */
+const MEMORY: usize = 392
 
 const SPINS: i32 = 20000
 
@@ -63,12 +66,17 @@ export function barrier(): void {
   if (atomic.load<i32>(control + FAULT) != 0) unreachable()
 }
 
-/** Sets the program to run and, unless this thread is to run it alone, gives it to the others. */
-export function announce(program: usize, length: i32, alone: bool): void {
+/** Sets the program to run in this memory: on all threads, or on this one alone. */
+export function setProgram(program: usize, length: i32, alone: bool): void {
   store<usize>(control + PROGRAM, program)
   store<i32>(control + LENGTH, length)
   solo = alone
-  if (numThreads == 1 || alone) return
+}
+
+/** In the first memory: gives the program that is set in memory `memory` to the other threads. */
+export function announce(memory: i32): void {
+  if (numThreads == 1) return
+  store<i32>(control + MEMORY, memory)
   atomic.add<i32>(control + EPOCH, 1)
   if (atomic.load<i32>(control + SLEEPERS) > 0) atomic.notify(control + EPOCH, -1)
 }
@@ -88,6 +96,12 @@ export function awaitProgram(epoch: i32): i32 {
 
 export function isStopped(): bool {
   return atomic.load<i32>(control + STOP) != 0
+}
+
+// @ts-ignore: decorator
+@inline
+export function programMemory(): i32 {
+  return load<i32>(control + MEMORY)
 }
 
 // @ts-ignore: decorator

@@ -1,0 +1,89 @@
+/** Models spread over several memories give the bits that they give in one. */
+import { fileURLToPath } from 'node:url'
+import { expect, test, vi } from 'vitest'
+import { loadModel, type LoadedModel } from '../../engine/runner/model.ts'
+import type { ModelRequest } from '../../engine/runner/runner.ts'
+import { forcedDecode, GOLDEN_MODELS, goldenRequest, readGolden } from '../../../test/golden/golden.ts'
+import { GREEDY } from '../sampling.ts'
+import { Pool } from './pool.ts'
+
+const CHUNK = 17
+const BLOCKS = Array.from({ length: 32 }, (_, i) => 40 - i)
+const isFull = process.env['MINISERVE_TEST_LEVEL'] === 'full'
+/** Attention alone; residual streams and per-layer embeddings; experts; states, experts and attention. */
+const MODELS = isFull ? GOLDEN_MODELS : ['llama', 'gemma3n', 'gpt-oss', 'qwen3_5-moe']
+
+function load(name: string, overrides: Partial<ModelRequest>): Promise<LoadedModel> {
+  return loadModel(goldenRequest(name, { device: 'cpu', threads: 2, maxNumSeqs: CHUNK, ...overrides }))
+}
+
+const tokensOf = (name: string): number[] => [...readGolden(name).prompt, ...readGolden(name).tokens]
+
+/** Decodes a golden model's text; also how many memories it was in. */
+async function decode(name: string, overrides: Partial<ModelRequest> = {}) {
+  const addMemory = vi.spyOn(Pool.prototype, 'addMemory')
+  const model = await load(name, overrides)
+  try {
+    const adapter = overrides.adapters === undefined ? undefined : 0
+    const output = await forcedDecode(model, tokensOf(name), CHUNK, BLOCKS, adapter)
+    return { output, memory: model.info.memory, numMemories: 1 + addMemory.mock.calls.length }
+  } finally {
+    await model.backend.close()
+    addMemory.mockRestore()
+  }
+}
+
+/** @param share of the model that a memory takes */
+async function expectSameInParts(name: string, share: number, overrides: Partial<ModelRequest> = {}): Promise<void> {
+  const whole = await decode(name, overrides)
+  const { weightBytes, kvCacheBytes } = whole.memory
+  const parts = await decode(name, { ...overrides, cpuMemoryBytes: Math.ceil((weightBytes + kvCacheBytes) * share) })
+  expect(whole.numMemories).toBe(1)
+  expect(parts.numMemories).toBeGreaterThan(1)
+  expect(parts.output).toEqual(whole.output)
+}
+
+test.each(MODELS)('%s: weights, keys and values in two memories, and in more', async (name) => {
+  await expectSameInParts(name, 0.6)
+  await expectSameInParts(name, 0.16)
+})
+
+test('an adapter adds what it adds in one memory', async () => {
+  const path = fileURLToPath(new URL('../../../test/golden/adapters/llama-all', import.meta.url))
+  await expectSameInParts('llama', 0.2, { adapters: [{ name: 'own', path }] })
+})
+
+test('blocks that were read from several memories are written to others, one, and back', async () => {
+  const ids = tokensOf('llama')
+  const [spread, alone, other] = [
+    await load('llama', { cpuMemoryBytes: 60_000 }),
+    await load('llama', {}),
+    await load('llama', { cpuMemoryBytes: 90_000 }),
+  ]
+  const { logits } = await forcedDecode(alone, ids, CHUNK, BLOCKS)
+  await forcedDecode(spread, ids, CHUNK, BLOCKS)
+  const used = BLOCKS.slice(0, Math.ceil(ids.length / 16))
+  const bytes = await spread.backend.readBlocks(used)
+  expect(bytes).toEqual(await alone.backend.readBlocks(used))
+  // Only the last token is computed: what it attends to was written.
+  await other.backend.writeBlocks(used, bytes)
+  const last = ids.length - 1
+  const { input, samples } = other.layout.plan({
+    stepId: 1,
+    blockCopies: [],
+    sequences: [
+      {
+        tokenSource: { ids: Int32Array.of(ids[last]!) },
+        startPosition: last,
+        blockTable: Int32Array.from(BLOCKS),
+        sample: [GREEDY],
+        score: null,
+      },
+    ],
+  })
+  other.backend.beginStep(input)
+  other.decoder.layers(false)
+  other.decoder.outputs(samples, [])
+  expect((await other.backend.endStep({ logits: true })).logits).toEqual(logits[last])
+  for (const { backend } of [spread, alone, other]) await backend.close()
+})
