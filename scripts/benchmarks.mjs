@@ -283,7 +283,7 @@ rewrite(
 )
 /** Kinds of servers whose predictions were checked, with what they are called. */
 const plans = Object.entries({
-  paced: 'a played device',
+  paced: 'a simulated device',
   tiny: 'the bundled model on cpu',
   gemma: 'Gemma 3 270M in Q4_K_M on cpu',
 }).flatMap(([name, title]) => {
