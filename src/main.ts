@@ -1,5 +1,6 @@
 #!/usr/bin/env node
 /** The CLI: parses the command line and runs the command. Lines for people go to stderr, JSON log lines to stdout. */
+import './parent-process.ts'
 import { readFileSync } from 'node:fs'
 import { type CommandLine, ConfigError, parseCommandLine } from './config.ts'
 import { helpText } from './config-help.ts'

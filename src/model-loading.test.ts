@@ -1,7 +1,8 @@
-/** Checkpoints that cannot be served: each is refused with a ModelError that names what is wrong. */
+/** Checkpoints and adapters that cannot be served: each is refused with a ModelError that names what is wrong. */
 import { cpSync, mkdtempSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
 import { afterAll, expect, it } from 'vitest'
 import { parseCommandLine } from './config.ts'
 import { loadEngine, modelsOf } from './model-loading.ts'
@@ -58,4 +59,47 @@ it.each<[string, (path: string) => void, RegExp]>([
     (e: unknown) => e,
   )
   expect(error).toMatchObject({ name: 'ModelError', message: expect.stringMatching(message) as string })
+})
+
+const golden = (name: string): string => fileURLToPath(new URL(`../test/golden/${name}`, import.meta.url))
+const TINY = ['--model', `tiny=${golden('models/tiny-text')}`]
+
+it.each<[string, string[], RegExp]>([
+  [
+    'of another model',
+    ['--lora', `x=${golden('adapters/phi3-fused')}`],
+    /^--lora x: .*phi3-fused: layers\.\d.*is the adapter for another model\?/,
+  ],
+  [
+    'that is not there',
+    ['--lora', `x=${golden('adapters/none')}`],
+    /adapters\/none does not exist\. Expected a PEFT folder/,
+  ],
+  [
+    "with its model's name",
+    ['--lora', `tiny=${golden('adapters/tiny-text-a')}`],
+    /^--lora tiny: a model or another adapter has this name/,
+  ],
+  ['without a name', ['--lora', golden('adapters/tiny-text-a')], /^--lora: expected NAME=PATH/],
+  [
+    'for one of two models',
+    ['--model', `big=${bundled}`, '--lora', `a=${golden('adapters/tiny-text-a')}`],
+    /^--lora a: expected the model that it is for: --lora a@MODEL=PATH with one of "tiny", "big"/,
+  ],
+])('an adapter %s', async (_, args, message) => {
+  const load = async () => {
+    const config = configOf(...TINY, ...args)
+    const [model] = modelsOf(config)
+    if (model) await loadEngine(config, model, log)
+  }
+  await expect(load()).rejects.toMatchObject({
+    name: 'ModelError',
+    message: expect.stringMatching(message) as string,
+  })
+})
+
+it('refuses two models of one name', () => {
+  expect(() => modelsOf(configOf('--model', `a=${bundled}`, '--model', `a=${bundled}`))).toThrow(
+    /^--model: two models are called a/,
+  )
 })

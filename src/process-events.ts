@@ -1,6 +1,7 @@
 /** Signals that ask the process to stop, and errors that nobody caught. */
 import { constants } from 'node:os'
 import type { Observability } from './observability/observability.ts'
+import { PARENT_PID } from './parent-process.ts'
 
 /** How long the exporter's last flush may hold up the exit. */
 export const EXPORT_FLUSH_MS = 5_000
@@ -54,10 +55,9 @@ export function stopSignal(isRunByNpm: boolean): { readonly requested: Promise<'
   process.on('SIGINT', onSignal)
   // The terminal is gone, or a service manager asks for it: running requests are finished all the same.
   process.on('SIGHUP', onSignal)
-  const shell = process.ppid
   const watch = isRunByNpm
     ? setInterval(() => {
-        if (process.ppid !== shell) request()
+        if (process.ppid !== PARENT_PID) request()
       }, SHELL_CHECK_MS)
     : null
   return {

@@ -1,16 +1,25 @@
 /** LoRA adapters through the real process and OpenAI's client: chosen by `model`, beside each other and beside their model. */
-import { spawnSync } from 'node:child_process'
 import { readFileSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 import OpenAI from 'openai'
-import { expect, it } from 'vitest'
-import { BUNDLED_MODEL } from './models.ts'
-import { MAIN, ServerProcess } from './server-process.ts'
+import { afterAll, beforeAll, expect, it } from 'vitest'
+import { ServerProcess } from './server-process.ts'
 
 const golden = (name: string): string => fileURLToPath(new URL(`../golden/${name}`, import.meta.url))
 const TINY = ['--device', 'cpu', '--threads', '2', '--model', `tiny=${golden('models/tiny-text')}`]
 const ADAPTERS = ['a', 'b'].map((name) => `${name}=${golden(`adapters/tiny-text-${name}`)}`)
 const BOTH = ADAPTERS.flatMap((adapter) => ['--lora', adapter])
+
+/** A KV pool too small for four long sequences: they take turns. */
+let server: ServerProcess
+let client: OpenAI
+beforeAll(async () => {
+  server = await ServerProcess.start([...TINY, ...BOTH, '--num-kv-blocks', '12', '--max-model-len', '160'])
+  client = new OpenAI({ baseURL: `${server.url}/v1`, apiKey: 'none', maxRetries: 0 })
+})
+afterAll(async () => {
+  await server?.stop()
+})
 
 interface Expected {
   readonly prompt: number[]
@@ -19,11 +28,8 @@ interface Expected {
 }
 const expected = (file: string): Expected => JSON.parse(readFileSync(golden(file), 'utf8')) as Expected
 
-const clientOf = (server: ServerProcess): OpenAI =>
-  new OpenAI({ baseURL: `${server.url}/v1`, apiKey: 'none', maxRetries: 0 })
-
 /** Greedy token ids after a prompt of ids. */
-async function complete(client: OpenAI, model: string, prompt: number[], more: object = {}) {
+async function complete(model: string, prompt: number[], more: object = {}) {
   const extensions = { return_token_ids: true, ignore_eos: true, ...more }
   const answer = await client.completions.create({ model, prompt, temperature: 0, max_tokens: 12, ...extensions })
   const [choice] = answer.choices as unknown as { token_ids: number[]; text: string }[]
@@ -31,88 +37,60 @@ async function complete(client: OpenAI, model: string, prompt: number[], more: o
 }
 
 it('serves adapters and their model side by side, each with what PEFT gives', async () => {
-  const server = await ServerProcess.start([...TINY, ...BOTH])
-  const client = clientOf(server)
-  try {
-    const { data } = await client.models.list()
-    expect(data.filter((model) => 'kind' in model && model.kind === 'generation')).toMatchObject([
-      { id: 'tiny', parent: null },
-      { id: 'a', parent: 'tiny', root: 'tiny', max_model_len: 512 },
-      { id: 'b', parent: 'tiny', root: 'tiny' },
-    ])
-    const rows = [
-      ['tiny', expected('models/tiny-text/golden.json')],
-      ['a', expected('adapters/tiny-text-a.json')],
-      ['b', expected('adapters/tiny-text-b.json')],
-    ] as const
-    // All of them at once, four times each: batches mix them, with run-ahead and drafts.
-    const jobs = rows.flatMap((row) => [row, row, row, row])
-    const answers = await Promise.all(jobs.map(([model, { prompt }]) => complete(client, model, prompt)))
-    for (const [i, [model, { tokens, margins }]] of jobs.entries()) {
-      const clear = margins.findIndex((margin) => margin < 0.01)
-      const count = Math.min(12, clear < 0 ? 12 : clear)
-      expect(answers[i]?.ids.slice(0, count), model).toEqual(tokens.slice(0, count))
-      expect(answers[i]?.answer.model).toBe(model)
-    }
-    // The same prompt for each: what one has computed is not the other's.
-    const prompt = Array.from({ length: 64 }, (_, i) => 6 + ((i * 7) % 300))
-    const alone: number[][] = []
-    for (const model of ['tiny', 'a', 'b']) {
-      const first = await complete(client, model, prompt)
-      expect(first.cached, model).toBe(0)
-      const second = await complete(client, model, prompt)
-      expect(second.cached, model).toBeGreaterThanOrEqual(48)
-      expect(second.ids).toEqual(first.ids)
-      alone.push(first.ids)
-    }
-    expect(new Set(alone.map(String)).size).toBe(3)
-    const chat = await client.chat.completions.create({
-      model: 'b',
-      messages: [{ role: 'user', content: 'Hi' }],
-      max_tokens: 4,
-    })
-    expect(chat.model).toBe('b')
-    await expect(client.completions.create({ model: 'c', prompt: 'x' })).rejects.toThrow(/lists "tiny", "a", "b"/)
-    const response = await server.post('/v1/completions', { model: 'a', prompt: 'The', max_tokens: 2 })
-    const trace = await (await server.get(`/v1/traces/${response.headers.get('x-trace-id')}?format=otlp`)).json()
-    const attributes = JSON.stringify(trace)
-    expect(attributes).toContain('{"key":"llm.model","value":{"stringValue":"a"}}')
-    expect(attributes).toContain('{"key":"llm.model.parent","value":{"stringValue":"tiny"}}')
-    expect(await (await server.get('/metrics')).text()).toMatch(
-      /miniserve_generation_tokens_total\{model_name="a"\} \d/,
-    )
-  } finally {
-    await server.stop()
+  const { data } = await client.models.list()
+  expect(data.filter((model) => 'kind' in model && model.kind === 'generation')).toMatchObject([
+    { id: 'tiny', parent: null },
+    { id: 'a', parent: 'tiny', root: 'tiny', max_model_len: 160 },
+    { id: 'b', parent: 'tiny', root: 'tiny' },
+  ])
+  const rows = [
+    ['tiny', expected('models/tiny-text/golden.json')],
+    ['a', expected('adapters/tiny-text-a.json')],
+    ['b', expected('adapters/tiny-text-b.json')],
+  ] as const
+  // All of them at once, four times each: batches mix them, with run-ahead and drafts.
+  const jobs = rows.flatMap((row) => [row, row, row, row])
+  const answers = await Promise.all(jobs.map(([model, { prompt }]) => complete(model, prompt)))
+  for (const [i, [model, { tokens, margins }]] of jobs.entries()) {
+    const clear = margins.findIndex((margin) => margin < 0.01)
+    const count = Math.min(12, clear < 0 ? 12 : clear)
+    expect(answers[i]?.ids.slice(0, count), model).toEqual(tokens.slice(0, count))
+    expect(answers[i]?.answer.model).toBe(model)
   }
+  // The same prompt for each: what one has computed is not the other's.
+  const prompt = Array.from({ length: 64 }, (_, i) => 6 + ((i * 7) % 300))
+  const alone: number[][] = []
+  for (const model of ['tiny', 'a', 'b']) {
+    const first = await complete(model, prompt)
+    expect(first.cached, model).toBe(0)
+    const second = await complete(model, prompt)
+    expect(second.cached, model).toBeGreaterThanOrEqual(48)
+    expect(second.ids).toEqual(first.ids)
+    alone.push(first.ids)
+  }
+  expect(new Set(alone.map(String)).size).toBe(3)
+  const chat = await client.chat.completions.create({
+    model: 'b',
+    messages: [{ role: 'user', content: 'Hi' }],
+    max_tokens: 4,
+  })
+  expect(chat.model).toBe('b')
+  await expect(client.completions.create({ model: 'c', prompt: 'x' })).rejects.toThrow(/lists "tiny", "a", "b"/)
+  const response = await server.post('/v1/completions', { model: 'a', prompt: 'The', max_tokens: 2 })
+  const trace = await (await server.get(`/v1/traces/${response.headers.get('x-trace-id')}?format=otlp`)).json()
+  const attributes = JSON.stringify(trace)
+  expect(attributes).toContain('{"key":"llm.model","value":{"stringValue":"a"}}')
+  expect(attributes).toContain('{"key":"llm.model.parent","value":{"stringValue":"tiny"}}')
+  expect(await (await server.get('/metrics')).text()).toMatch(/miniserve_generation_tokens_total\{model_name="a"\} \d/)
 })
 
 it('computes preempted sequences again with their adapters', async () => {
-  const server = await ServerProcess.start([...TINY, ...BOTH, '--num-kv-blocks', '12', '--max-model-len', '160'])
-  const client = clientOf(server)
-  try {
-    const prompt = Array.from({ length: 40 }, (_, i) => 6 + ((i * 11) % 300))
-    const models = ['tiny', 'a', 'b', 'a']
-    const long = { max_tokens: 60 }
-    const alone: number[][] = []
-    for (const model of models) alone.push((await complete(client, model, prompt, long)).ids)
-    const together = await Promise.all(models.map((model) => complete(client, model, prompt, long)))
-    expect(together.map(({ ids }) => ids)).toEqual(alone)
-    expect(await (await server.get('/metrics')).text()).toMatch(/num_preemptions_total(\{[^}]*\})? [1-9]/)
-  } finally {
-    await server.stop()
-  }
-})
-
-it('says in one sentence what is wrong with an adapter', () => {
-  const wrong = [
-    [[...TINY, '--lora', `x=${golden('adapters/phi3-fused')}`], /--lora x: .*phi3-fused: layers\.\d.*is the adapter for another model\?/],
-    [[...TINY, '--lora', `x=${golden('adapters/none')}`], /adapters\/none does not exist\. Expected a PEFT folder/],
-    [[...TINY, '--lora', `tiny=${golden('adapters/tiny-text-a')}`], /--lora tiny: a model or another adapter has this name/],
-    [[...TINY, '--lora', golden('adapters/tiny-text-a')], /--lora: expected NAME=PATH/],
-    [[...TINY, '--model', `big=${BUNDLED_MODEL}`, ...BOTH], /--lora a: expected the model that it is for: --lora a@MODEL=PATH with one of "tiny", "big"/],
-  ] as const // prettier-ignore
-  for (const [args, message] of wrong) {
-    const ended = spawnSync(process.execPath, [MAIN, '--port', '0', ...args], { encoding: 'utf8', timeout: 60_000 })
-    expect(ended).toMatchObject({ status: 1, stderr: expect.stringMatching(message) })
-  }
+  const prompt = Array.from({ length: 40 }, (_, i) => 6 + ((i * 11) % 300))
+  const models = ['tiny', 'a', 'b', 'a']
+  const long = { max_tokens: 60 }
+  const alone: number[][] = []
+  for (const model of models) alone.push((await complete(model, prompt, long)).ids)
+  const together = await Promise.all(models.map((model) => complete(model, prompt, long)))
+  expect(together.map(({ ids }) => ids)).toEqual(alone)
+  expect(await (await server.get('/metrics')).text()).toMatch(/num_preemptions_total(\{[^}]*\})? [1-9]/)
 })

@@ -1,18 +1,15 @@
 /** The command line and the package, as a user meets them. */
 import { execFileSync, spawn, spawnSync } from 'node:child_process'
-import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, truncateSync } from 'node:fs'
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import { afterAll, describe, expect, it } from 'vitest'
 import { ServerProcess } from './server-process.ts'
 
 const root = fileURLToPath(new URL('../..', import.meta.url))
 const main = join(root, 'dist', 'main.js')
 const folder = mkdtempSync(join(tmpdir(), 'miniserve-cli-'))
-const bundled =
-  /BUNDLED_MODEL = join\(MODELS, '([^']+)'\)/.exec(readFileSync(join(root, 'src', 'model-loading.ts'), 'utf8'))?.[1] ??
-  ''
 
 afterAll(() => rmSync(folder, { recursive: true, force: true }))
 
@@ -66,66 +63,40 @@ describe('usage', () => {
     const { status, stderr } = run(['--port', '0', ...args])
     expect({ status, stderr: withoutProgress(stderr) }).toEqual({ status: 1, stderr: message })
   })
-
-  it('a good start says one line, a port that is taken another, and a stop that waits says for what', async () => {
-    const server = await ServerProcess.start()
-    expect(withoutProgress(server.stderr).trim().split('\n')).toHaveLength(1)
-    const { status, stdout, stderr } = run(['--port', new URL(server.url).port])
-    expect({ status, stdout }).toEqual({ status: 1, stdout: '' })
-    expect(stderr).toMatch(/^miniserve: .*the port is taken.*\n$/)
-    const response = await server.post('/v1/completions', {
-      prompt: 'x',
-      max_tokens: 4000,
-      ignore_eos: true,
-      stream: true,
-    })
-    const reader = response.body?.getReader()
-    await reader?.read()
-    server.signal('SIGINT')
-    await server.waitForLog(({ msg }) => msg === 'server.draining')
-    server.signal('SIGINT')
-    expect(await server.exited).toMatchObject({ code: 130 })
-    expect(server.stderr).toContain(
-      'miniserve: stopping; 1 request runs for at most 25 s more. Ctrl-C again ends them now.',
-    )
-  })
 })
 
-it('npm start: the server stops when npm and its shell are ended', async () => {
+it('npm start: the server stops when npm and its shell are ended, even while it loads', async () => {
+  // Its first module is evaluated, and nothing else yet.
+  const first = pathToFileURL(join(root, 'dist', 'parent-process.js')).href
+  const started = `data:text/javascript,import ${JSON.stringify(first)};process.stderr.write('started')`
   // A shell as npm has it, which waits for the server and passes no signal on.
   const shell = spawn('sh', ['-c', `"${process.execPath}" "${main}" --port 0 --device reference; true`], {
     cwd: folder,
-    env: { PATH: process.env['PATH'], HOME: folder, npm_lifecycle_event: 'start' },
+    env: {
+      PATH: process.env['PATH'],
+      HOME: folder,
+      npm_lifecycle_event: 'start',
+      NODE_OPTIONS: `--import ${encodeURI(started).replaceAll("'", '%27')}`,
+    },
     stdio: ['ignore', 'ignore', 'pipe'],
   })
   let stderr = ''
   for await (const text of shell.stderr.setEncoding('utf8')) {
     stderr += String(text)
-    if (stderr.includes(' ready on ')) shell.kill('SIGTERM')
+    if (stderr.includes('started')) shell.kill('SIGTERM')
   }
   // The pipe has ended: so has the server, which held the other end.
-  expect(stderr).toContain(' ready on ')
+  expect(stderr).toContain('started')
 })
 
-describe('a checkpoint that cannot be served', () => {
-  it('truncated weights: one clear message and exit code 1', () => {
-    const path = join(folder, 'truncated-weights')
-    cpSync(join(root, 'models', bundled), path, { recursive: true })
-    truncateSync(join(path, 'model.safetensors'), 100_000)
-    const { status, stderr } = run(['--port', '0', '--device', 'reference', '--model', path])
-    expect(status).toBe(1)
-    expect(withoutProgress(stderr)).toMatch(/^miniserve: .*model\.safetensors.*\n$/)
-  })
-
-  it('nothing there', () => {
-    const { status, stdout, stderr } = run(['--port', '0', '--model', './nowhere'])
-    expect({ status, stdout }).toEqual({ status: 1, stdout: '' })
-    expect(stderr).toMatch(/^miniserve: .*nowhere.*\n$/)
-  })
+it('a checkpoint that is not there: one clear message and exit code 1', () => {
+  const { status, stdout, stderr } = run(['--port', '0', '--model', './nowhere'])
+  expect({ status, stdout }).toEqual({ status: 1, stdout: '' })
+  expect(stderr).toMatch(/^miniserve: .*nowhere.*\n$/)
 })
 
 describe('the package', () => {
-  it('packs everything it needs to serve, and nothing it does not', async () => {
+  it('packs everything it needs to serve, and nothing it does not; starts and stops in plain words', async () => {
     const listing = execFileSync('npm', ['pack', '--json', '--ignore-scripts', '--pack-destination', folder], {
       cwd: root,
       encoding: 'utf8',
@@ -138,11 +109,21 @@ describe('the package', () => {
     execFileSync('tar', ['-xzf', join(folder, packed?.filename ?? ''), '-C', installed])
     symlinkSync(join(root, 'node_modules'), join(installed, 'package', 'node_modules'))
     const server = await ServerProcess.start([], {}, join(installed, 'package', 'dist', 'main.js'))
-    try {
-      const response = await server.post('/v1/completions', { prompt: 'The river', max_tokens: 4 })
-      expect(response.status).toBe(200)
-    } finally {
-      expect(await server.stop()).toEqual({ code: 0, signal: null })
-    }
+    // A good start says one line, a port that is taken another, and a stop that waits says for what.
+    expect(withoutProgress(server.stderr).trim().split('\n')).toHaveLength(1)
+    const { status, stdout, stderr } = run(['--port', new URL(server.url).port])
+    expect({ status, stdout }).toEqual({ status: 1, stdout: '' })
+    expect(stderr).toMatch(/^miniserve: .*the port is taken.*\n$/)
+    const long = { prompt: 'The river', max_tokens: 4000, ignore_eos: true, stream: true }
+    const response = await server.post('/v1/completions', long)
+    expect(response.status).toBe(200)
+    await response.body?.getReader().read()
+    server.signal('SIGINT')
+    await server.waitForLog(({ msg }) => msg === 'server.draining')
+    server.signal('SIGINT')
+    expect(await server.exited).toMatchObject({ code: 130 })
+    expect(server.stderr).toContain(
+      'miniserve: stopping; 1 request runs for at most 25 s more. Ctrl-C again ends them now.',
+    )
   })
 })

@@ -29,11 +29,13 @@ const ranking = z.object({
 })
 const found = z.object({ documents: z.array(z.object({ id: z.string() })) })
 
+const isFull = (process.env['MINISERVE_TEST_LEVEL'] ?? 'default') !== 'default'
+
 describe.each([
-  ['bert', 'bert-ranker', ''],
+  ...(isFull ? [['bert', 'bert-ranker', ''] as const] : []),
   ['xlm-roberta', 'xlm-roberta-ranker', '.gguf'],
   ['qwen3', 'qwen3-ranker', ''],
-])('%s and %s', (embedder, ranker, ending) => {
+] as const)('%s and %s', (embedder, ranker, ending) => {
   it('embed, rank and retrieve', async () => {
     const form = (name: string): string => path(ending === '' ? `models/${name}` : `gguf/${name}${ending}`)
     const models = ['--embedding-model', form(embedder), '--reranker-model', form(ranker)]

@@ -73,7 +73,11 @@ export class World {
   /** Little time for a request, on a slow device. No keys. */
   hurried = (): Promise<ServerProcess> => this.server('hurried', ['--request-timeout=0.3', '--device=reference'])
 
-  faulty = (): Promise<ServerProcess> => this.server('faulty', [], fault('requests'))
+  /** What its requests ask for fails, and its vector store is silent. */
+  async faulty(): Promise<ServerProcess> {
+    const store = ['--rag-store=pgvector', `--rag-store-url=${(await this.store).url}`]
+    return this.server('faulty', store, fault('requests'))
+  }
 
   gpu = (): Promise<ServerProcess> =>
     this.server('gpu', ['--device=webgpu'], { ...fault('device'), MESA_SHADER_CACHE_DIR: join(homedir(), '.cache') })
@@ -83,25 +87,13 @@ export class World {
     return this.server('remote', [`--engine-url=${(await this.upstream).url}`, '--trace-leak-timeout=0.4'])
   }
 
-  async storeless(): Promise<ServerProcess> {
-    return this.server('storeless', ['--rag-store=pgvector', `--rag-store-url=${(await this.store).url}`])
-  }
-
   /** A KV pool too small for four sequences: they take turns. */
   crowded = (): Promise<ServerProcess> => this.server('crowded', ['--num-kv-blocks=24', '--max-model-len=256'])
 
   /** Starts the shared servers side by side; what is wrong with one, its first test will say. */
   warm(isWithGpu: boolean): void {
-    const { plain, hurried, faulty, gpu, crowded } = this
-    const starts = [
-      plain(),
-      hurried(),
-      faulty(),
-      crowded(),
-      this.remote(),
-      this.storeless(),
-      ...(isWithGpu ? [gpu()] : []),
-    ]
+    const { plain, hurried, gpu, crowded } = this
+    const starts = [plain(), hurried(), this.faulty(), crowded(), this.remote(), ...(isWithGpu ? [gpu()] : [])]
     void Promise.allSettled(starts)
   }
 
@@ -341,7 +333,7 @@ export const PROVOCATIONS: Readonly<Record<string, readonly Provocation[]>> = {
       how: 'while it retrieves',
       streams: BOTH,
       async run(world, stream) {
-        const server = await world.storeless()
+        const server = await world.faulty()
         const { traceId, headers } = newTrace()
         const abort = new AbortController()
         const body = { ...SHORT, stream, rag: true }
