@@ -7,10 +7,10 @@
  * Row invariance (docs/architecture.md): the result of a row never depends on how many rows share the step, on which row
  * it is, or on where chunk borders fall.
  */
+import type { AttentionOptions, HeadProductsOptions, QkvOptions } from './attention-options.ts'
 import type {
   ActivateOptions,
   Activation,
-  AttentionOptions,
   BackendLimits,
   Columns,
   ConvolutionOptions,
@@ -31,7 +31,6 @@ import type {
   MatrixRows,
   Norm,
   Pooling,
-  QkvOptions,
   RopeTable,
   RouteOptions,
   Routing,
@@ -225,6 +224,7 @@ export interface Backend {
   route(routing: Routing, logits: Activation, options: RouteOptions): void
   /**
    * out = the sum over a row's experts of weight * (act(x Wg^T + bg) * (x Wu^T + bu) Wd^T + bd), added up from the largest score down. out may be x.
+   * Experts without a gate: act(x Wu^T + bu) Wd^T + bd.
    */
   experts(out: Activation, x: Activation, weights: ExpertWeights, routing: Routing, options: ExpertsOptions): void
   /**
@@ -232,6 +232,8 @@ export interface Backend {
    * k and v to the pool at the row's slot. With `isQueryOnly` there is q alone, and nothing is stored.
    */
   qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void
+  /** out[r, h, i] = head h of x[r] times its vector i. out [rows, numHeads count], from a column on. */
+  headProducts(out: Columns, options: HeadProductsOptions): void
   /** Attention of every row over its sequence's blocks, own chunk included (already stored), causal or not. out [rows, numHeads headDim] */
   attention(out: Activation, q: Activation, options: AttentionOptions): void
   /** A row for each sequence, into `StepOutput.pooled`. At most once a step. */

@@ -8,11 +8,12 @@ export function checkExperts(
   gateUp: ExpertMatrix,
   down: ExpertMatrix,
   { numExperts, inner, outer }: Routing,
+  isGated: boolean,
 ): void {
   const fits =
     gateUp.numExperts === numExperts &&
     down.numExperts === numExperts &&
-    gateUp.rows === 2 * inner &&
+    gateUp.rows === (isGated ? 2 : 1) * inner &&
     gateUp.cols === x.cols &&
     down.rows === outer &&
     down.cols === inner &&

@@ -123,8 +123,11 @@ export interface LayerNorm {
   readonly eps: number
 }
 
-/** Which of a sequence's rows stand for it: the mean of all, the first or the last. */
-export type Pooling = 'mean' | 'first' | 'last'
+/**
+ * What stands for a sequence: the mean of its rows; their sum by the square root of their number; their mean weighted 1, 2, ... in order; the largest
+ * value of each column; the first or the last row.
+ */
+export type Pooling = 'mean' | 'rootMean' | 'weightedMean' | 'max' | 'first' | 'last'
 
 /**
  * Elements of the KV pool. q8: int8 codes with an f32 scale for each token, KV head, and K or V: code = nearest(x * 127 / max |x|), and the
@@ -249,19 +252,23 @@ export interface RouteOptions {
 }
 
 export interface ExpertWeights {
-  readonly gateUp: ExpertMatrix // [2 inner, x.cols] an expert, loaded for glu
+  readonly gateUp: ExpertMatrix // [2 inner, x.cols] an expert, loaded for glu; [inner, x.cols] with `activation`
   readonly down: ExpertMatrix // [outer, inner] an expert
-  readonly gateUpBias?: Vector // [numExperts, 2 inner]
+  readonly gateUpBias?: Vector // [numExperts, gateUp.rows]
   readonly downBias?: Vector // [numExperts, outer]
+  /** Added to the sum of a row's experts, whatever their weights. */
+  readonly bias?: Vector // [outer]
 }
 
-export interface ExpertsOptions {
+/** `glu` as in LinearOptions; or `activation`, of experts without a gate. */
+export type ExpertsOptions = {
   /** Normalise x first. */
   readonly norm?: Norm
-  readonly glu: Glu
   /** Add to what `out` holds instead of overwriting it. */
   readonly residual: boolean
-}
+} & (
+  { readonly glu: Glu; readonly activation?: undefined } | { readonly activation: Activated; readonly glu?: undefined }
+)
 
 /** `gelu` is the exact one, by the error function; `gelu_tanh` its tanh approximation; `relu2` the square of what is above 0. */
 export type Activated = 'silu' | 'gelu_tanh' | 'gelu' | 'relu2'
@@ -272,42 +279,6 @@ export interface Xielu {
   readonly alphaP: number
   readonly alphaN: number
   readonly beta: number
-}
-
-/** What q and k are normalised over: each head, all heads, or each head after its rotation. */
-export type QkNormKind = 'head' | 'full' | 'rotatedHead'
-
-export interface QkvOptions {
-  /** Index into KvLayout.layers. */
-  readonly layer: number
-  readonly numHeads: number
-  readonly numKvHeads: number
-  readonly headDim: number
-  /** RMSNorm of q and k. */
-  readonly qkNorm: { readonly kind: QkNormKind; readonly q: Norm; readonly k: Norm } | null
-  /** Each head of v is divided by its root mean square; together with a `qkNorm` of heads only. */
-  readonly vNorm?: { readonly eps: number } | null
-  readonly rope: RopeTable | null
-  /** There are queries alone, [rows, numHeads headDim]: the layer attends to what another one stored. */
-  readonly isQueryOnly?: boolean
-}
-
-export interface AttentionOptions {
-  /** Index into KvLayout.layers. */
-  readonly layer: number
-  readonly numHeads: number
-  readonly numKvHeads: number
-  readonly headDim: number
-  /** Scores are multiplied by this. */
-  readonly scale: number
-  /** Position p attends to p - window + 1 .. p, and up to p + window - 1 where attention is bidirectional. */
-  readonly window: number | null
-  /** scores = softcap * tanh(scores / softcap). */
-  readonly softcap: number | null
-  /** [numHeads]: a logit beside the scores of each head, to which nothing belongs (attention sinks). */
-  readonly sinks?: Vector | null
-  /** Rows see the rows after them too, as encoders do. The same in all attention ops of a step, which has whole sequences. */
-  readonly bidirectional?: boolean
 }
 
 /**

@@ -2,15 +2,8 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createReferenceBackend } from '../../src/kernels/reference/backend.ts'
 import type { InspectableBackend } from '../../src/kernels/inspect.ts'
-import type {
-  Activation,
-  AttentionOptions,
-  KvFormat,
-  KvLayout,
-  KvShape,
-  QkNormKind,
-  QkvOptions,
-} from '../../src/kernels/ops.ts'
+import type { AttentionOptions, QkNormKind, QkvOptions } from '../../src/kernels/attention-options.ts'
+import type { Activation, KvFormat, KvLayout, KvShape } from '../../src/kernels/ops.ts'
 import {
   BLOCK_SIZE,
   LIMITS,

@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createReferenceBackend } from '../../src/kernels/reference/backend.ts'
 import type { InspectableBackend } from '../../src/kernels/inspect.ts'
+import type { AttentionOptions } from '../../src/kernels/attention-options.ts'
 import type { Activation, LayerNorm, LinearOptions, Matrix, Pooling, StepInput, Vector } from '../../src/kernels/ops.ts'
 import {
   BLOCK_SIZE,
@@ -25,6 +26,9 @@ const WIDTH = NUM_HEADS * HEAD_DIM
 /** Whole sequences of unlike lengths, past a split's border, and the shortest there is. */
 const LENGTHS = [5, 1, 97, 17]
 const PLACES = 40
+/** Shorter than the longest sequence. */
+const REACH = 11
+const NUM_BUCKETS = 16
 /** Columns of a norm: no multiple of anything. */
 const ODD = 53
 
@@ -53,6 +57,9 @@ class Bench {
   readonly norms: readonly LayerNorm[]
   readonly bias: Vector
   readonly gatedBias: Vector
+  readonly relative: Activation
+  readonly biases: Readonly<Record<'distance' | 'disentangled', NonNullable<AttentionOptions['bias']>>>
+  readonly vectors: Vector
   matrix!: Matrix
   gated!: Matrix
 
@@ -69,6 +76,18 @@ class Bench {
     this.norms = [offset, null].map((bias) => ({ weight, bias, eps: 1e-5 }))
     this.bias = backend.loadVector('bias', randomValues(3, 48))
     this.gatedBias = backend.loadVector('gated bias', randomValues(4, 96))
+    this.relative = backend.createActivation('relative', 2 * NUM_HEADS * NUM_BUCKETS)
+    this.vectors = backend.loadVector('vectors', randomValues(10, NUM_HEADS * NUM_BUCKETS * HEAD_DIM))
+    const distances = 2 * REACH + 1
+    const values = backend.loadVector('distances', randomValues(11, NUM_HEADS * distances, 3))
+    const buckets = backend.loadVector(
+      'buckets',
+      Float32Array.from({ length: distances }, (_, i) => (i * 5) % NUM_BUCKETS),
+    )
+    this.biases = {
+      distance: { kind: 'distance', values, reach: REACH },
+      disentangled: { kind: 'disentangled', scores: this.relative, numBuckets: NUM_BUCKETS, buckets, reach: REACH },
+    }
   }
 
   async load(): Promise<this> {
@@ -211,14 +230,71 @@ export function describeEncoder(create: CreateBackend, tolerances: Tolerances): 
       }
     })
 
-    it.each(['mean', 'first', 'last'] as const satisfies readonly Pooling[])('pools the %s', async (pooling) => {
-      const run = (bench: Bench) =>
-        bench.step(input, bench.x, values, () => bench.backend.pool(bench.x, pooling), bench.x)
-      const [actual, expected] = [await run(ours), await run(theirs)]
-      expect(expected.pooled).toHaveLength(LENGTHS.length * WIDTH)
-      expectClose(actual.pooled!, expected.pooled!, tolerances.f32, pooling)
-      const plain = await ours.step(input, ours.x, values, () => {}, ours.x)
-      expect(plain.pooled).toBeNull()
+    const headProducts = (bench: Bench): void => {
+      const shape = { numHeads: NUM_HEADS, headDim: HEAD_DIM, count: NUM_BUCKETS, table: bench.vectors }
+      for (const part of [0, 1]) {
+        const x = { x: bench.qkv, offset: part * WIDTH }
+        bench.backend.headProducts({ x: bench.relative, offset: part * NUM_HEADS * NUM_BUCKETS }, { x, ...shape })
+      }
+    }
+
+    it('multiplies each head by vectors of its own', async () => {
+      await compare(tolerances.f32, 'products', (bench) =>
+        bench.step(input, bench.qkv, qkv, () => headProducts(bench), bench.relative),
+      )
+      const wrong = { x: ours.qkv, offset: 2 * WIDTH + HEAD_DIM }
+      const shape = { numHeads: NUM_HEADS, headDim: HEAD_DIM, count: NUM_BUCKETS, table: ours.vectors }
+      ours.backend.beginStep(input)
+      expect(() => ours.backend.headProducts({ x: ours.relative, offset: 0 }, { x: wrong, ...shape })).toThrow(
+        /do not fit/,
+      )
+      await ours.backend.endStep()
     })
+
+    it.each(['distance', 'disentangled'] as const)('attention with a %s bias, windows and not', async (kind) => {
+      for (const window of [null, 9]) {
+        const run = (bench: Bench, step: StepInput, rows: Float32Array) =>
+          bench.step(
+            step,
+            bench.qkv,
+            rows,
+            () => {
+              const shape = { layer: 0, numHeads: NUM_HEADS, numKvHeads: NUM_HEADS, headDim: HEAD_DIM }
+              bench.backend.qkvRopeStore(bench.x, bench.qkv, { ...shape, qkNorm: null, rope: null })
+              headProducts(bench)
+              const bias = bench.biases[kind]
+              const options = { scale: HEAD_DIM ** -0.5, window, softcap: null, bidirectional: true, bias }
+              bench.backend.attention(bench.out, bench.x, { ...shape, ...options })
+            },
+            bench.out,
+          )
+        const together = await compare(tolerances.attention, `${kind} ${window}`, (bench) => run(bench, input, qkv))
+        const plain = await attend(ours, input, qkv, window)
+        expect(together).not.toEqual(plain.result)
+        let row = 0
+        for (const length of LENGTHS) {
+          const alone = await run(
+            ours,
+            wholeSequences([length]),
+            qkv.slice(row * 3 * WIDTH, (row + length) * 3 * WIDTH),
+          )
+          expectBitEqual(alone.result, together.slice(row * WIDTH, (row + length) * WIDTH), `sequence of ${length}`)
+          row += length
+        }
+      }
+    })
+
+    it.each(['mean', 'rootMean', 'weightedMean', 'max', 'first', 'last'] as const satisfies readonly Pooling[])(
+      'pools the %s',
+      async (pooling) => {
+        const run = (bench: Bench) =>
+          bench.step(input, bench.x, values, () => bench.backend.pool(bench.x, pooling), bench.x)
+        const [actual, expected] = [await run(ours), await run(theirs)]
+        expect(expected.pooled).toHaveLength(LENGTHS.length * WIDTH)
+        expectClose(actual.pooled!, expected.pooled!, tolerances.f32, pooling)
+        const plain = await ours.step(input, ours.x, values, () => {}, ours.x)
+        expect(plain.pooled).toBeNull()
+      },
+    )
   })
 }

@@ -33,7 +33,8 @@ interface ExpertsCase {
   readonly topK: number
   readonly hidden: number
   readonly inner: number
-  readonly glu: ExpertsOptions['glu']
+  /** null: experts without a gate, of gelu. */
+  readonly glu: NonNullable<ExpertsOptions['glu']> | null
   readonly hasNorm: boolean
   readonly hasBias: boolean
   readonly residual: boolean
@@ -48,7 +49,7 @@ const ROUTES: readonly ExpertsCase['route'][] = [
   { scores: 'sigmoid', groups: { count: 4, used: 2 }, normalizes: true, scale: 2.5, hasBias: true },
   { scores: 'softmax', groups: null, normalizes: false, scale: 1, hasBias: true, hasExpertScales: true },
 ]
-const GLUS = ['silu', 'silu_clamped', 'gelu_tanh'] as const
+const GLUS = ['silu', 'silu_clamped', 'gelu_tanh', null] as const
 
 /** Where kernels are dear to compile, one float and two quantised formats stand for the rest at the default level. */
 const FEW_FORMATS: readonly Format[] = ['f16', 'q4 mins', 'mxfp4']
@@ -60,7 +61,7 @@ const caseOf = (format: Format, i: number): ExpertsCase => {
     topK: 1 + ((i + 1) % 4),
     hidden: isQuantized ? 96 : 37,
     inner: isQuantized ? 64 : 50,
-    glu: GLUS[i % 3]!,
+    glu: GLUS[i % 4]!,
     hasNorm: i % 2 === 0,
     hasBias: i % 3 === 1,
     residual: i % 2 === 1,
@@ -80,6 +81,7 @@ interface Loaded {
 
 async function load(backend: InspectableBackend, test: ExpertsCase, seed: number): Promise<Loaded> {
   const { format, topK, hidden, inner, glu } = test
+  const upRows = glu === null ? inner : 2 * inner
   const matrixOf = (rows: number, cols: number, first: number) => async (expert: number) =>
     randomMatrix(format, first + expert, rows, cols)
   const vector = (length: number, at: number, magnitude = 1) =>
@@ -87,10 +89,10 @@ async function load(backend: InspectableBackend, test: ExpertsCase, seed: number
   const gateUp = await backend.loadExperts(
     `gate and up ${seed}`,
     NUM_EXPERTS,
-    2 * inner,
+    upRows,
     hidden,
-    matrixOf(2 * inner, hidden, seed),
-    { glu: true },
+    matrixOf(upRows, hidden, seed),
+    { glu: glu !== null },
   )
   const down = await backend.loadExperts(`down ${seed}`, NUM_EXPERTS, hidden, inner, matrixOf(hidden, inner, seed + 50))
   return {
@@ -101,7 +103,11 @@ async function load(backend: InspectableBackend, test: ExpertsCase, seed: number
       gateUp,
       down,
       ...(test.hasBias
-        ? { gateUpBias: vector(NUM_EXPERTS * 2 * inner, 1, 3), downBias: vector(NUM_EXPERTS * hidden, 2, 3) }
+        ? {
+            bias: vector(hidden, 5, 2),
+            gateUpBias: vector(NUM_EXPERTS * upRows, 1, 3),
+            downBias: vector(NUM_EXPERTS * hidden, 2, 3),
+          }
         : {}),
     },
     routing: backend.createRouting(`routing ${seed}`, { numExperts: NUM_EXPERTS, topK, inner, outer: hidden }),
@@ -111,7 +117,7 @@ async function load(backend: InspectableBackend, test: ExpertsCase, seed: number
       expertScales: test.route.hasExpertScales === true ? vector(NUM_EXPERTS, 4, 2) : null,
     },
     options: {
-      glu,
+      ...(glu === null ? { activation: 'gelu' } : { glu }),
       residual: test.residual,
       ...(test.hasNorm ? { norm: { weight: vector(hidden, 4), eps: 1e-5 } } : {}),
     },

@@ -93,9 +93,10 @@ export class Decoder {
     if (scores.length > 0) backend.score(this.#hidden, this.#head, this.#logits, scores)
   }
 
-  /** In place of both, in steps of whole sequences: a row of the residual stream for each, before the last norm. */
+  /** In place of both, in steps of whole sequences: a row for each, of the last norm's output. */
   pool(pooling: Pooling): void {
     this.#backend.run(this.#layerOps)
+    this.#backend.rmsNorm(this.#hidden, this.#hidden, this.#logits.norm)
     this.#backend.pool(this.#hidden, pooling)
   }
 

@@ -1,6 +1,6 @@
 /** What a model family is, as data: all that its config.json does not say. */
 
-import type { QkNormKind } from '../../kernels/ops.ts'
+import type { QkNormKind } from '../../kernels/attention-options.ts'
 import type { ExpertsFamily } from './expert-families.ts'
 
 /** A bias is always there, never, or there when the named config field is true. */

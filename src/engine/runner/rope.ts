@@ -120,6 +120,15 @@ export function computeRope(context: RopeContext): RopeSpec {
       const factor = numberOf(context, 'factor')
       return { inverseFrequencies: baseFrequencies(context).map((frequency) => frequency / factor), attentionFactor: 1 }
     }
+    case 'ntk': {
+      // GTE's: the base is stretched so that the slowest pair turns `factor` times as slowly.
+      const { theta, rotaryDim } = context
+      if ((context.parameters['mixed_b'] ?? null) !== null)
+        throw new ModelError(`${context.path}: rope parameter mixed_b should be null`)
+      const factor = numberOf(context, 'factor')
+      const frequencies = baseFrequencies({ ...context, theta: theta * factor })
+      return { inverseFrequencies: frequencies.map((f) => f / factor ** (2 / rotaryDim)), attentionFactor: 1 }
+    }
     case 'dynamic': {
       // With an alpha the base is stretched once and for all (Hunyuan); without, by the length at hand, which is not served.
       const { theta, rotaryDim } = context
@@ -145,7 +154,7 @@ export function computeRope(context: RopeContext): RopeSpec {
       return longrope(context)
     default:
       throw new ModelError(
-        `${context.path}: unknown rope scaling ${JSON.stringify(type)}; known: default, linear, llama3, yarn, longrope, proportional, dynamic (with alpha)`,
+        `${context.path}: unknown rope scaling ${JSON.stringify(type)}; known: default, linear, llama3, yarn, longrope, proportional, ntk, dynamic (with alpha)`,
       )
   }
 }

@@ -126,7 +126,7 @@ const REFUSED: [string, object, RegExp][] = [
   [
     'an unknown rope',
     { rope_scaling: { rope_type: 'spiral' } },
-    /unknown rope scaling "spiral"; known: default, linear, llama3, yarn, longrope, proportional, dynamic/,
+    /unknown rope scaling "spiral"; known: default, linear, llama3, yarn, longrope, proportional, ntk, dynamic/,
   ],
   [
     'a rope without its factor',

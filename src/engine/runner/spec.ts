@@ -4,7 +4,7 @@
  */
 import { join } from 'node:path'
 import { foundInstead, isMissing, readText } from '../../regular-file.ts'
-import type { QkNormKind } from '../../kernels/ops.ts'
+import type { QkNormKind } from '../../kernels/attention-options.ts'
 import { ConfigReader } from './config-reader.ts'
 import { FAMILIES } from './families.ts'
 import type { Family, LayerNames } from './family.ts'
@@ -25,6 +25,8 @@ export interface LayerSpec {
 
 export interface DecoderSpec {
   readonly architecture: string
+  /** Rows see the rows after them too: it embeds texts, and generates none. */
+  readonly isBidirectional: boolean
   readonly vocabSize: number
   readonly hiddenSize: number
   readonly numHeads: number
@@ -188,6 +190,8 @@ function multipliersOf(config: ConfigReader): Multipliers {
 export interface SpecOptions {
   /** Positions that will be served, which picks between longrope's tables; null: the model's own. */
   readonly servedPositions: number | null
+  /** It is to embed or rank texts: it may see to both sides. */
+  readonly embeds?: boolean
 }
 
 /**
@@ -228,13 +232,21 @@ export function parseSpec(
   const headDim = config.size('head_dim', hiddenSize / numHeads)
   if (numHeads % numKvHeads !== 0) config.fail('num_key_value_heads', `a divisor of num_attention_heads (${numHeads})`)
   const maxPositions = positionsOf(config)
-  if (config.raw('use_bidirectional_attention') === 'all')
-    config.fail('use_bidirectional_attention', 'null or vision: a decoder sees what came before')
+  const directions = config.raw('use_bidirectional_attention')
+  const isBidirectional = directions === true
+  if (directions === 'all' || (isBidirectional && options.embeds !== true))
+    config.fail(
+      'use_bidirectional_attention',
+      'null or vision: it generates no text (an --embedding-model may have true)',
+    )
   const isPresent = (presence: Family['qkvBias']): boolean =>
     typeof presence === 'string' ? config.flag(presence, false) : presence
   const mlps = mlpsOf(config, family, numLayers, isPresent(family.mlpBias))
   const mixers = stateMixersOf(config, family, numLayers)
-  const windows = windowsOf(config, family, numLayers)
+  // The window of a model that sees to both sides is the whole of it: half of it to each side, beside the token itself.
+  const windows = windowsOf(config, family, numLayers).map((window) =>
+    window !== null && isBidirectional ? Math.floor(window / 2) + 1 : window,
+  )
   const hasRope = ropeLayersOf(config, family, windows)
   const isGated = family.gatesAttention && config.flag('attn_output_gate', true)
   const { hasSinks } = family
@@ -255,6 +267,7 @@ export function parseSpec(
   const residual = multipliers?.residual ?? 1
   return {
     architecture: architecture as string,
+    isBidirectional,
     vocabSize: config.size('vocab_size'),
     hiddenSize,
     numHeads,

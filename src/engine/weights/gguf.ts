@@ -24,6 +24,8 @@ interface GgufFamily {
   /** Names that its files need and checkpoints do not. */
   readonly names?: Partial<LayerNames>
   readonly expertNames?: Partial<ExpertNames>
+  /** It sees to both sides: for embedding only. */
+  readonly isBidirectional?: boolean
   /** The converter reordered value heads (gguf-states.ts). */
   readonly tilesKeyHeads?: boolean
 }
@@ -35,6 +37,8 @@ const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map([
   ['smollm3', { architecture: 'SmolLM3ForCausalLM', permutesQk: true }],
   ['gemma2', { architecture: 'Gemma2ForCausalLM', permutesQk: false }],
   ['gemma3', { architecture: 'Gemma3ForCausalLM', permutesQk: false }],
+  ['gemma-embedding', { architecture: 'Gemma3ForCausalLM', permutesQk: false, isBidirectional: true }],
+  ['eurobert', { architecture: 'LlamaForCausalLM', permutesQk: false, isBidirectional: true }],
   ['phi3', { architecture: 'Phi3ForCausalLM', permutesQk: false }],
   ['olmo2', { architecture: 'Olmo2ForCausalLM', permutesQk: false }],
   ['granite', { architecture: 'GraniteForCausalLM', permutesQk: true }],
@@ -204,7 +208,7 @@ function configOf(
   } else if (scaling !== undefined && scaling !== 'none') {
     rope['rope_type'] = scaling
   }
-  const isGemma3 = metadata.architecture === 'gemma3'
+  const isGemma3 = family.architecture === 'Gemma3ForCausalLM'
   const { experts } = hubFamily(family)
   // Layers that predict further tokens stand behind the others.
   const extra = own('nextn_predict_layers')
@@ -219,6 +223,7 @@ function configOf(
   ]
   return {
     architectures: [family.architecture],
+    use_bidirectional_attention: family.isBidirectional,
     vocab_size: metadata.lengthOf('tokenizer.ggml.tokens') ?? own('vocab_size'),
     hidden_size: hidden,
     intermediate_size: own('feed_forward_length'),

@@ -1,7 +1,9 @@
 /** Records qkvRopeStore and attention as commands. */
-import type { Activation, AttentionOptions, QkNormKind, QkvOptions } from '../ops.ts'
+import type { AttentionOptions, HeadProductsOptions, QkNormKind, QkvOptions } from '../attention-options.ts'
+import { checkHeadProducts } from '../head-products.ts'
+import type { Activation, Columns } from '../ops.ts'
 import type { Executor } from './executor.ts'
-import { roundUp } from './matrices.ts'
+import { PANEL, roundUp } from './matrices.ts'
 import type { Program } from './program.ts'
 import type { Resources } from './resources.ts'
 import { rowsPerItem, type StepInputs } from './step-inputs.ts'
@@ -78,6 +80,39 @@ export class AttentionRecorder {
     })
   }
 
+  headProducts(out: Columns, options: HeadProductsOptions): void {
+    checkHeadProducts(out, options)
+    const { x, numHeads, headDim, count, table } = options
+    const source = this.resources.source(x.x)
+    // The columns beside those that are written stay.
+    const target = this.resources.changed(out.x)
+    const { numRows } = this.step.input
+    this.executor.addWork(numRows * numHeads * headDim * count)
+    this.program.add('headProducts', {
+      rows: numRows,
+      x: source.address + x.offset * 4,
+      xStride: source.stride,
+      headBytes: headDim * 4,
+      table: this.resources.vector(table).address,
+      tableBytes: count * headDim * 4,
+      panels: count / PANEL,
+      depth: headDim,
+      out: target.address + out.offset * 4,
+      outStride: target.stride,
+      heads: numHeads,
+    })
+  }
+
+  #bias(bias: NonNullable<AttentionOptions['bias']> | null) {
+    if (bias === null) return { bias: 0, reach: 0, numBuckets: 0, relativeScores: 0 }
+    const { reach } = bias
+    if (bias.kind === 'distance')
+      return { bias: this.resources.vector(bias.values).address, reach, numBuckets: 0, relativeScores: 0 }
+    const { numBuckets, buckets, scores } = bias
+    const { address: relativeScores } = this.resources.source(scores)
+    return { bias: this.resources.vector(buckets).address, reach, numBuckets, relativeScores }
+  }
+
   attention(out: Activation, q: Activation, options: AttentionOptions): void {
     const { numHeads, numKvHeads, headDim, layer, window, softcap, bidirectional = false } = options
     const queries = this.resources.source(q)
@@ -120,6 +155,7 @@ export class AttentionRecorder {
       partialBytes,
       bidirectional: bidirectional ? 1 : 0,
       sinks: options.sinks === undefined || options.sinks === null ? 0 : this.resources.vector(options.sinks).address,
+      ...this.#bias(options.bias ?? null),
     })
   }
 }

@@ -7,10 +7,10 @@ import { cpus } from 'node:os'
 import { checkExperts } from '../experts.ts'
 import type { InspectableBackend } from '../inspect.ts'
 import type { BackendInfo, BackendOptions, OpSequence, RepeatedOps } from '../backend.ts'
+import type { AttentionOptions, HeadProductsOptions, QkvOptions } from '../attention-options.ts'
 import type {
   ActivateOptions,
   Activation,
-  AttentionOptions,
   Columns,
   ConvolutionOptions,
   ExpertsOptions,
@@ -23,7 +23,6 @@ import type {
   Matrix,
   Norm,
   Pooling,
-  QkvOptions,
   RouteOptions,
   Routing,
   SelectiveScanOptions,
@@ -186,13 +185,17 @@ class CpuBackend extends ModelMemory implements InspectableBackend {
   }
 
   experts(out: Activation, x: Activation, weights: ExpertWeights, routing: Routing, options: ExpertsOptions): void {
-    checkExperts(out, x, weights.gateUp, weights.down, routing)
+    checkExperts(out, x, weights.gateUp, weights.down, routing, options.glu !== undefined)
     this.shards.withExperts(weights.gateUp).recorder.expertsInner(x, weights, routing, options)
     this.shards.withExperts(weights.down).recorder.expertsOuter(out, weights, routing, options)
   }
 
   qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void {
     this.shards.withKv(options.layer).recorder.qkvRopeStore(q, qkv, options)
+  }
+
+  headProducts(out: Columns, options: HeadProductsOptions): void {
+    this.shards.current.recorder.headProducts(out, options)
   }
 
   attention(out: Activation, q: Activation, options: AttentionOptions): void {

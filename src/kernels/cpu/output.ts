@@ -3,6 +3,7 @@ import type { BackendOptions } from '../backend.ts'
 import type { Activation, LogitsOptions, Matrix, Pooling, StepInput } from '../ops.ts'
 import type { SampleRow, ScoreRow, TokenLogprobs } from '../sample-spec.ts'
 import { resolvePending } from '../sampling.ts'
+import { poolRows } from '../pooling.ts'
 import type { Arena } from './arena.ts'
 import type { Executor } from './executor.ts'
 import { PANEL, roundUp } from './matrices.ts'
@@ -73,15 +74,8 @@ export class Output {
     const pooled = new Float32Array(numSequences * cols)
     for (let sequence = 0; sequence < numSequences; sequence++) {
       const [start, end] = [sequenceStarts[sequence]!, sequenceStarts[sequence + 1]!]
-      const out = pooled.subarray(sequence * cols, (sequence + 1) * cols)
-      const first = pooling === 'last' ? end - 1 : start
-      const last = pooling === 'first' ? start : end - 1
-      for (let row = first; row <= last; row++) {
-        const values = this.#arena.f32(address + row * stride, cols)
-        for (let i = 0; i < cols; i++) out[i] = out[i]! + values[i]!
-      }
-      const count = last + 1 - first
-      if (count > 1) for (let i = 0; i < cols; i++) out[i] = out[i]! / count
+      const rowAt = (row: number): Float32Array => this.#arena.f32(address + row * stride, cols)
+      poolRows(pooling, start, end, rowAt, pooled.subarray(sequence * cols, (sequence + 1) * cols))
     }
     this.#results.pooled = pooled
   }

@@ -112,15 +112,16 @@ export class Recorder extends AttentionRecorder {
     this.resources.routedSource(routing)
     const source = this.resources.source(x)
     const gateUp = this.resources.experts(weights.gateUp)
-    if (!gateUp.gated || this.resources.experts(weights.down).gated)
-      throw new Error(`experts ${gateUp.label}: gate and up were not loaded for glu`)
+    const isGated = options.glu !== undefined
+    if (gateUp.gated !== isGated || this.resources.experts(weights.down).gated)
+      throw new Error(`experts ${gateUp.label}: the matrices were not loaded for ${isGated ? 'glu' : 'an activation'}`)
     const { activations, activationsStride, sources, tiles, topK } = this.resources.routed(routing)
     this.#addLinear(gateUp, source, options.norm, {
       rows: this.step.input.numRows * topK,
       rowIndex: sources,
       out: activations,
       outStride: activationsStride,
-      epilogue: ACTIVATIONS[options.glu] | GATED,
+      epilogue: epilogueOf({ ...options, residual: false }),
       bias: this.#expertBias(weights.gateUpBias, gateUp),
       softcap: 0,
       scale: 1,
@@ -161,6 +162,7 @@ export class Recorder extends AttentionRecorder {
       cols: target.cols,
       out: target.address,
       outStride: target.stride,
+      bias: weights.bias === undefined ? 0 : this.resources.vector(weights.bias).address,
       residual: options.residual ? 1 : 0,
     })
   }

@@ -1,10 +1,39 @@
 /** Paged attention of the reference backend: two-pass softmax over the whole context, f64 throughout. */
-import type { AttentionOptions, StepInput } from '../ops.ts'
+import type { AttentionOptions } from '../attention-options.ts'
+import type { StepInput } from '../ops.ts'
 
 /** Scratch for one query head: scores and weighted sum. */
 export interface AttentionScratch {
   readonly scores: Float64Array // [longest context]
   readonly sum: Float64Array // [headDim]
+}
+
+/** What is added to a score, on the host. */
+export interface HostBias {
+  readonly reach: number
+  /** [numHeads, 2 reach + 1], or the bucket of each distance. */
+  readonly values: Float32Array
+  /** null: `values` are what is added. */
+  readonly disentangled: {
+    readonly scores: Float32Array // [rows, 2, numHeads, numBuckets]
+    readonly numBuckets: number
+  } | null
+}
+
+/** Of the pair of a row and a token, which stands in `tokenRow`. */
+function biasOf(
+  { reach, values, disentangled }: HostBias,
+  head: number,
+  numHeads: number,
+  row: number,
+  tokenRow: number,
+) {
+  const at = Math.max(-reach, Math.min(reach, tokenRow - row)) + reach
+  if (disentangled === null) return values[head * (2 * reach + 1) + at]!
+  const { scores, numBuckets } = disentangled
+  const place = head * numBuckets + values[at]!
+  const width = numHeads * numBuckets
+  return scores[row * 2 * width + place]! + scores[(tokenRow * 2 + 1) * width + place]!
 }
 
 /**
@@ -20,6 +49,7 @@ export function pagedAttention(
   input: StepInput,
   { numHeads, numKvHeads, headDim, scale, window, softcap, bidirectional = false }: AttentionOptions,
   sinks: Float32Array | null,
+  bias: HostBias | null,
   { scores, sum }: AttentionScratch,
 ): void {
   const headsPerKvHead = numHeads / numKvHeads
@@ -28,9 +58,9 @@ export function pagedAttention(
     const endRow = input.sequenceStarts[sequence + 1]!
     const end = input.positions[endRow - 1]!
     for (let row = input.sequenceStarts[sequence]!; row < endRow; row++) {
-      const position = input.positions[row]!
-      const first = window === null ? 0 : Math.max(0, position - window + 1)
-      const last = !bidirectional ? position : window === null ? end : Math.min(end, position + window - 1)
+      const own = input.positions[row]!
+      const first = window === null ? 0 : Math.max(0, own - window + 1)
+      const last = !bidirectional ? own : window === null ? end : Math.min(end, own + window - 1)
       for (let head = 0; head < numHeads; head++) {
         const query = (row * numHeads + head) * headDim
         const kvOffset = Math.floor(head / headsPerKvHead) * headDim
@@ -41,6 +71,7 @@ export function pagedAttention(
           let score = 0
           for (let d = 0; d < headDim; d++) score += q[query + d]! * k[key + d]!
           score *= scale
+          if (bias !== null) score += biasOf(bias, head, numHeads, row, row + position - own)
           if (softcap !== null) score = softcap * Math.tanh(score / softcap)
           scores[position - first] = score
           if (score > max) max = score

@@ -1,6 +1,6 @@
 /** Routing and experts of the reference backend: f64 sums, each row by itself. */
-import type { Glu, RouteOptions, Routing, RoutingShape } from '../ops.ts'
-import { type HostNorm, joinGlu } from './arithmetic.ts'
+import type { ExpertsOptions, RouteOptions, Routing, RoutingShape } from '../ops.ts'
+import { activationOf, type HostNorm, joinGlu } from './arithmetic.ts'
 import { type RowTile, TILE_ROWS } from './row-tile.ts'
 
 export interface HostRouting extends Routing {
@@ -87,13 +87,13 @@ interface ExpertsCall {
   readonly gateUpBias: Float32Array | null
   readonly downBias: Float32Array | null
   readonly norm: HostNorm | null
-  readonly glu: Glu
+  readonly options: ExpertsOptions
 }
 
 /** Every row through its experts: `routing.outputs` gets their outputs, not yet weighted. */
 export function multiplyExperts(tile: RowTile, routing: HostRouting, call: ExpertsCall): void {
   const { topK, numExperts, experts, inner: width, activations, outputs } = routing
-  const { gateUp, down, gateUpBias, downBias } = call
+  const { gateUp, down, gateUpBias, downBias, options } = call
   const matrixOf = ({ rows, cols, values }: HostExperts, expert: number) => ({
     rows,
     cols,
@@ -109,9 +109,13 @@ export function multiplyExperts(tile: RowTile, routing: HostRouting, call: Exper
         for (let i = 0; i < width; i++) {
           const at = r * gateUp.rows + i
           const bias = expert * gateUp.rows + i
-          const gate = tile.products[at]! + (gateUpBias === null ? 0 : gateUpBias[bias]!)
+          const first = tile.products[at]! + (gateUpBias === null ? 0 : gateUpBias[bias]!)
+          if (options.glu === undefined) {
+            activations[pair * width + i] = activationOf(options.activation)(first)
+            continue
+          }
           const up = tile.products[at + width]! + (gateUpBias === null ? 0 : gateUpBias[bias + width]!)
-          activations[pair * width + i] = joinGlu(call.glu, gate, up)
+          activations[pair * width + i] = joinGlu(options.glu, first, up)
         }
       }
       tile.multiply(activations, (i) => own[i]!, own.length, matrixOf(down, expert), null)
@@ -125,17 +129,18 @@ export function multiplyExperts(tile: RowTile, routing: HostRouting, call: Exper
   }
 }
 
-/** out[row] (+)= the sum of its experts' outputs by their weights. */
+/** out[row] (+)= bias + the sum of its experts' outputs by their weights. */
 export function combineExperts(
   out: Float32Array,
   { topK, weights, outputs }: HostRouting,
   numRows: number,
   cols: number,
   residual: boolean,
+  bias: Float32Array | null,
 ): void {
   for (let row = 0; row < numRows; row++) {
     for (let o = 0; o < cols; o++) {
-      let sum = 0
+      let sum = bias?.[o] ?? 0
       for (let k = 0; k < topK; k++) sum += weights[row * topK + k]! * outputs[(row * topK + k) * cols + o]!
       out[row * cols + o] = residual ? out[row * cols + o]! + sum : sum
     }

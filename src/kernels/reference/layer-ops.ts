@@ -1,10 +1,11 @@
 /** The ops between embedding and logits, in plain TypeScript. */
 import { checkExperts } from '../experts.ts'
+import { checkHeadProducts } from '../head-products.ts'
 import { checkActivate, checkLowRank } from '../low-rank.ts'
+import type { AttentionOptions, HeadProductsOptions, QkvOptions } from '../attention-options.ts'
 import type {
   ActivateOptions,
   Activation,
-  AttentionOptions,
   Columns,
   ConvolutionOptions,
   ExpertsOptions,
@@ -16,7 +17,6 @@ import type {
   Matrix,
   Norm,
   Pooling,
-  QkvOptions,
   RopeTable,
   RouteOptions,
   Routing,
@@ -25,9 +25,10 @@ import type {
   StreamOptions,
   Vector,
 } from '../ops.ts'
+import { poolRows } from '../pooling.ts'
 import type { TokenLogprobs } from '../sample-spec.ts'
 import { activationOf, divideByLength, joinGlu, normalizePieces } from './arithmetic.ts'
-import { pagedAttention } from './attention.ts'
+import { type HostBias, pagedAttention } from './attention.ts'
 import { combineExperts, multiplyExperts, routeRow } from './experts.ts'
 import { activate, addLowRank } from './low-rank.ts'
 import { roundToCodes } from './kv-pool.ts'
@@ -195,7 +196,7 @@ export class LayerOps extends HostMemory {
     const source = this.activations.get(x)
     const own = this.routings.get(routing)
     const [gateUp, down] = [this.expertMatrices.get(weights.gateUp), this.expertMatrices.get(weights.down)]
-    checkExperts(target, source, gateUp, down, own)
+    checkExperts(target, source, gateUp, down, own, options.glu !== undefined)
     const { numRows } = this.stepInput()
     const biasOf = (bias: Vector | undefined) => (bias === undefined ? null : this.vectors.get(bias).values)
     multiplyExperts(this.tile, own, {
@@ -206,9 +207,9 @@ export class LayerOps extends HostMemory {
       gateUpBias: biasOf(weights.gateUpBias),
       downBias: biasOf(weights.downBias),
       norm: options.norm === undefined ? null : this.hostNorm(options.norm),
-      glu: options.glu,
+      options,
     })
-    combineExperts(target.values, own, numRows, target.cols, options.residual)
+    combineExperts(target.values, own, numRows, target.cols, options.residual, biasOf(weights.bias))
   }
 
   qkvRopeStore(
@@ -264,8 +265,37 @@ export class LayerOps extends HostMemory {
       this.stepInput(),
       options,
       options.sinks === undefined || options.sinks === null ? null : this.vectors.get(options.sinks).values,
+      this.#hostBias(options.bias ?? null),
       this.attentionScratch,
     )
+  }
+
+  #hostBias(bias: AttentionOptions['bias'] | null): HostBias | null {
+    if (bias === null || bias === undefined) return null
+    const { reach } = bias
+    if (bias.kind === 'distance') return { reach, values: this.vectors.get(bias.values).values, disentangled: null }
+    const { values: scores } = this.activations.get(bias.scores)
+    const { numBuckets, buckets } = bias
+    return { reach, values: this.vectors.get(buckets).values, disentangled: { scores, numBuckets } }
+  }
+
+  headProducts(out: Columns, { x, numHeads, headDim, count, table }: HeadProductsOptions): void {
+    const target = this.activations.get(out.x)
+    const source = this.activations.get(x.x)
+    const vectors = this.vectors.get(table).values
+    const { numRows } = this.stepInput()
+    checkHeadProducts(out, { x, numHeads, headDim, count, table })
+    for (let row = 0; row < numRows; row++) {
+      for (let head = 0; head < numHeads; head++) {
+        const from = row * source.cols + x.offset + head * headDim
+        for (let i = 0; i < count; i++) {
+          const vector = (head * count + Math.floor(i / 16) * 16) * headDim + (i % 16)
+          let sum = 0
+          for (let d = 0; d < headDim; d++) sum += source.values[from + d]! * vectors[vector + d * 16]!
+          target.values[row * target.cols + out.offset + head * count + i] = sum
+        }
+      }
+    }
   }
 
   pool(x: Activation, pooling: Pooling): void {
@@ -274,13 +304,8 @@ export class LayerOps extends HostMemory {
     const pooled = new Float32Array(numSequences * cols)
     for (let sequence = 0; sequence < numSequences; sequence++) {
       const [start, end] = [sequenceStarts[sequence]!, sequenceStarts[sequence + 1]!]
-      const first = pooling === 'last' ? end - 1 : start
-      const last = pooling === 'first' ? start : end - 1
-      for (let i = 0; i < cols; i++) {
-        let sum = 0
-        for (let row = first; row <= last; row++) sum += values[row * cols + i]!
-        pooled[sequence * cols + i] = sum / (last + 1 - first)
-      }
+      const rowAt = (row: number): Float32Array => values.subarray(row * cols, (row + 1) * cols)
+      poolRows(pooling, start, end, rowAt, pooled.subarray(sequence * cols, (sequence + 1) * cols))
     }
     this.results.pooled = pooled
   }

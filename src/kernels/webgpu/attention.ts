@@ -1,14 +1,6 @@
 /** qkvRopeStore, attention over the paged pool, and the attention items of a step. */
-import type {
-  Activation,
-  AttentionOptions,
-  BackendLimits,
-  KvLayout,
-  KvShape,
-  QkNormKind,
-  QkvOptions,
-  StepInput,
-} from '../ops.ts'
+import type { AttentionOptions, QkNormKind, QkvOptions } from '../attention-options.ts'
+import type { Activation, BackendLimits, KvLayout, KvShape, StepInput } from '../ops.ts'
 import {
   bind,
   bufferBytes,
@@ -25,7 +17,7 @@ import { AttentionPlan, SPLIT } from './attention-plan.ts'
 import { MAX_ATTENTION_PLANS } from './step-layout.ts'
 
 const QKV: readonly BindingKind[] = ['read', 'uniform', 'read', 'write', 'write', 'read', 'read', 'read']
-const ATTENTION: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'write', 'read']
+const ATTENTION: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'write', 'read', 'read', 'read']
 
 /** Tokens a workgroup scores at a time: TILE of wgsl/attention.wgsl. */
 const TILE_TOKENS = 32
@@ -44,7 +36,11 @@ interface AttentionShape {
   readonly blockSize: number
   /** The pool holds int8 codes; absent: f16. */
   readonly isKvQ8?: boolean
+  /** What is added to the scores; absent: nothing. */
+  readonly bias?: keyof typeof BIAS
 }
+
+const BIAS = { none: 0, distance: 1, disentangled: 2 } as const
 
 /** Query heads of a KV head that share a workgroup: its whole group, or an equal part of one with wide heads. */
 function headsPerItem({ numHeads, numKvHeads, headDim }: AttentionShape): number {
@@ -62,14 +58,25 @@ function tileRows(shape: AttentionShape): number {
 }
 
 function attentionSource(shape: AttentionShape, TM: number): KernelSource {
-  const { numHeads, numKvHeads, headDim, blockSize, isKvQ8 } = shape
+  const { numHeads, numKvHeads, headDim, blockSize, isKvQ8, bias = 'none' } = shape
   const G = headsPerItem(shape)
   const PARTS_OF_GROUP = numHeads / numKvHeads / G
   // Two vec4s of dims a thread, so that sums and what feeds them stay in registers.
   let WS = 64
   while (WS < 256 && TM * G * headDim > WS * 8) WS *= 2
   const VS = Math.ceil((TM * G) / (WS / TILE_TOKENS))
-  const defines = { D: headDim, BLOCK: blockSize, ...kvDefines(isKvQ8), G, PARTS_OF_GROUP, SPLIT, TM, WS, VS }
+  const defines = {
+    D: headDim,
+    BLOCK: blockSize,
+    ...kvDefines(isKvQ8),
+    G,
+    PARTS_OF_GROUP,
+    SPLIT,
+    TM,
+    WS,
+    VS,
+    BIAS: BIAS[bias],
+  }
   return { name: 'attention', bindings: ATTENTION, defines }
 }
 
@@ -248,9 +255,17 @@ export class AttentionKernels {
   attention(out: Activation, q: Activation, options: AttentionOptions): PreparedOp {
     const context = this.#context
     const { layer, headDim, numHeads, numKvHeads, window, softcap, scale, bidirectional = false, sinks } = options
+    const { bias = null } = options
     const target = context.activation(out)
     const source = context.activation(q)
-    const shape = { numHeads, numKvHeads, headDim, blockSize: this.layout.blockSize, isKvQ8: this.#isKvQ8 }
+    const shape = {
+      numHeads,
+      numKvHeads,
+      headDim,
+      blockSize: this.layout.blockSize,
+      isKvQ8: this.#isKvQ8,
+      bias: bias?.kind,
+    }
     const pool = this.#pool(options)
     const { partials, capacity } = this.#createPartials(shape)
     const plan = this.#plan(tileRows(shape), capacity, bidirectional)
@@ -275,8 +290,10 @@ export class AttentionKernels {
           hasSinks ? 1 : 0,
           plan.word,
           skippedItems,
+          bias?.reach ?? 0,
+          bias?.kind === 'disentangled' ? bias.numBuckets : 0,
         ],
-        [source.buffer, pool.buffer, target.buffer, partials, sinkBuffer],
+        [source.buffer, pool.buffer, target.buffer, partials, sinkBuffer, ...this.#biasBuffers(bias)],
       )
     const sources = attentionSources(shape)
     const singles = new LongLaunch(context, sources[0], 'x', (skipped) => group(0, skipped))
@@ -295,6 +312,14 @@ export class AttentionKernels {
         if (plan.numSplitRows > 0) reduce.add(plan.numSplitRows, numHeads)
       },
     }
+  }
+
+  /** What a bias is read from: values or buckets by distance, scores by bucket. */
+  #biasBuffers(bias: AttentionOptions['bias'] | null): readonly [GPUBuffer, GPUBuffer] {
+    const context = this.#context
+    if (bias === null || bias === undefined) return [context.nothing, context.nothing]
+    if (bias.kind === 'distance') return [context.vector(bias.values).buffer, context.nothing]
+    return [context.vector(bias.buckets).buffer, context.activation(bias.scores).buffer]
   }
 
   /** The pool of an op's layer. Throws where that has other heads. */

@@ -4,10 +4,10 @@
  */
 import type { InspectableBackend } from '../inspect.ts'
 import type { Backend, HeadCall, OpSequence } from '../backend.ts'
+import type { AttentionOptions, HeadProductsOptions, QkvOptions } from '../attention-options.ts'
 import type {
   ActivateOptions,
   Activation,
-  AttentionOptions,
   Columns,
   ConvolutionOptions,
   ExpertsOptions,
@@ -21,7 +21,6 @@ import type {
   Matrix,
   Norm,
   Pooling,
-  QkvOptions,
   RouteOptions,
   Routing,
   SelectiveScanOptions,
@@ -35,6 +34,7 @@ import { BlockTransfer } from './block-transfer.ts'
 import { createRows, type PreparedOp } from './context.ts'
 import { openDevice, type GpuDevice } from './device.ts'
 import { embed, layerNorm, normAdd, pool } from './elementwise.ts'
+import { headProducts } from './head-products.ts'
 import type { KernelSource } from './pipelines.ts'
 import { addRows, matchLength, multiplyRows, rmsNorm, sparseGelu, streams } from './row-ops.ts'
 import { uploadRope } from './rope.ts'
@@ -216,6 +216,10 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
   qkvRopeStore(q: Activation, qkv: Activation, options: QkvOptions): void {
     const rope = options.rope === null ? null : this.ropes.get(options.rope)
     this.#add(this.attentionKernels.qkvRopeStore(q, qkv, options, rope))
+  }
+
+  headProducts(out: Columns, options: HeadProductsOptions): void {
+    this.#add(headProducts(this.context, out, options))
   }
 
   attention(out: Activation, q: Activation, options: AttentionOptions): void {

@@ -101,7 +101,14 @@ export function layerNorm(context: GpuContext, out: Activation, x: Activation, n
   return { sources: [kernel], launch: (numRows) => launch.add(numRows) }
 }
 
-const POOLINGS: Readonly<Record<Pooling, number>> = { mean: 0, first: 1, last: 2 }
+const POOLINGS: Readonly<Record<Pooling, number>> = {
+  mean: 0,
+  first: 1,
+  last: 2,
+  max: 3,
+  weightedMean: 4,
+  rootMean: 5,
+}
 
 /** A row for each sequence into `pooled` [sequences, cols]. @param numSequences of the step that is being made */
 export function pool(

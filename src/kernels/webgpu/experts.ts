@@ -13,12 +13,12 @@ import {
   type PreparedOp,
 } from './context.ts'
 import type { ExpertShard, GpuExpertMatrix } from './expert-matrix.ts'
-import { expertGrid, expertSources, FLAG, LINEAR, type LinearKernels } from './linear.ts'
+import { activationFlags, expertGrid, expertSources, FLAG, LINEAR, type LinearKernels } from './linear.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
 
 const ROUTE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'read']
 const SORT: readonly BindingKind[] = ['read', 'uniform', 'write']
-const COMBINE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write']
+const COMBINE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'read']
 const EXPERT_LINEAR: readonly BindingKind[] = [...LINEAR, 'read']
 const ROUTE_FLAG = { sigmoid: 1, bias: 2, normalizes: 4, scales: 8 } as const
 
@@ -144,25 +144,37 @@ export class ExpertKernels {
     x: Activation,
     gateUp: GpuExpertMatrix,
     down: GpuExpertMatrix,
-    { gateUpBias, downBias }: Pick<ExpertWeights, 'gateUpBias' | 'downBias'>,
+    { gateUpBias, downBias, bias }: Pick<ExpertWeights, 'gateUpBias' | 'downBias' | 'bias'>,
     routing: GpuRouting,
-    { norm, glu, residual }: ExpertsOptions,
+    options: ExpertsOptions,
   ): PreparedOp {
-    checkExperts(out, x, gateUp, down, routing)
-    if (!gateUp.isGated || down.isGated) throw new Error(`experts ${gateUp.label}: gate and up were not loaded for glu`)
+    const { norm, residual } = options
+    const isGated = options.glu !== undefined
+    checkExperts(out, x, gateUp, down, routing, isGated)
+    if (gateUp.isGated !== isGated || down.isGated)
+      throw new Error(`experts ${gateUp.label}: the matrices were not loaded for ${isGated ? 'glu' : 'an activation'}`)
     const context = this.#context
     const target = context.activation(out)
     const { topK, maxPairs, activations, outputs } = routing
     const source = context.activation(x)
     const prepareRows = this.#linear.prepare(source, gateUp, norm, 'all')
     const prepareInner = this.#linear.prepare(activations, down, undefined, 'all')
-    const first = this.#multiply(gateUp, source, activations, routing, topK, gateUpBias, FLAG[glu] | FLAG.gated, norm)
+    const first = this.#multiply(gateUp, source, activations, routing, topK, gateUpBias, activationFlags(options), norm)
     const second = this.#multiply(down, activations, outputs, routing, 1, downBias, 0, undefined)
-    const params = [target.cols, outputs.stride, target.stride, topK, maxPairs, residual ? 1 : 0]
+    const params = [
+      target.cols,
+      outputs.stride,
+      target.stride,
+      topK,
+      maxPairs,
+      residual ? 1 : 0,
+      bias === undefined ? 0 : 1,
+    ]
+    const biasBuffer = bias === undefined ? context.nothing : context.vector(bias).buffer
     const combine = new Launch(
       context,
       COMBINE_SOURCE,
-      bind(context, gateUp.label, COMBINE, params, [outputs.buffer, routing.buffer, target.buffer]),
+      bind(context, gateUp.label, COMBINE, params, [outputs.buffer, routing.buffer, target.buffer, biasBuffer]),
     )
     return {
       sources: [

@@ -1,6 +1,7 @@
 /** Opens a model that is to embed or to rank texts: an encoder or a decoder, in a folder in Hugging Face layout or a GGUF file. */
 import { basename, join } from 'node:path'
 import { readTokenizerFiles, type TokenizerFiles } from '../../tokenizer.ts'
+import { dequantize } from '../../../kernels/dequantize.ts'
 import { type GgufMetadata, openGgufFile } from '../../weights/gguf-file.ts'
 import { openGguf } from '../../weights/gguf.ts'
 import { isFolder, localModel } from '../../weights/model-path.ts'
@@ -11,6 +12,7 @@ import { FAMILIES } from '../families.ts'
 import { ModelError } from '../runner.ts'
 import { type DecoderSpec, parseSpec, readQuantization } from '../spec.ts'
 import type { Pooling } from '../../../kernels/ops.ts'
+import type { Dense } from './head.ts'
 import { readJsonFile, readModules, type TextModules } from './modules.ts'
 import { GGUF_TYPES, renamed } from './names.ts'
 import { type EncoderSpec, isEncoder, parseEncoderSpec } from './spec.ts'
@@ -42,9 +44,14 @@ const isObject = (value: unknown): value is Json => typeof value === 'object' &&
 function decoderArchitecture(json: Json): string | null {
   const [architecture = ''] = Array.isArray(json['architectures']) ? (json['architectures'] as unknown[]) : []
   if (typeof architecture !== 'string') return null
-  const causal = architecture.replace(/(Model|ForSequenceClassification|ForCausalLM)$/, 'ForCausalLM')
+  if (typeof json['model_type'] === 'string' && Object.hasOwn(SEEING, json['model_type']))
+    return SEEING[json['model_type']]!
+  const causal = architecture.replace(/(TextModel|Model|ForSequenceClassification|ForCausalLM)$/, 'ForCausalLM')
   return Object.hasOwn(FAMILIES, causal) ? causal : null
 }
+
+/** Decoders in all but what their rows see, by `model_type`. */
+const SEEING: Readonly<Record<string, string>> = { eurobert: 'LlamaForCausalLM' }
 
 /** Steps of these models have whole sequences, and their layers attention only. Throws ModelError for others. */
 function requireAttention(path: string, spec: DecoderSpec): DecoderSpec {
@@ -67,8 +74,10 @@ async function openFolder(path: string): Promise<TextCheckpoint> {
     const source = renamed(await openSafetensors(path), spec.modelType, false)
     return { kind: 'encoder', name, source, spec, modules, tokenizer }
   }
-  const spec = requireAttention(path, parseSpec(file, { ...json, architectures: [architecture] }, null))
-  const modules = await readModules(path, 'last')
+  const isSeeing = typeof json['model_type'] === 'string' && Object.hasOwn(SEEING, json['model_type'])
+  const config = { ...json, architectures: [architecture], ...(isSeeing ? { use_bidirectional_attention: true } : {}) }
+  const spec = requireAttention(path, parseSpec(file, config, null, { servedPositions: null, embeds: true }))
+  const modules = await readModules(path, spec.isBidirectional ? 'mean' : 'last')
   const quantization = await readQuantization(path)
   const source = await openSafetensors(path)
   const unpacked = quantization === null ? source : unpackCheckpoint(source, quantization)
@@ -78,21 +87,50 @@ async function openFolder(path: string): Promise<TextCheckpoint> {
 /** llama.cpp's numbers of ways to pool. A ranker reads what it was trained to read: the first row, or a decoder's last. */
 const GGUF_POOLINGS: Readonly<Record<number, Pooling>> = { 1: 'mean', 2: 'first', 3: 'last' }
 
-function ggufModules(metadata: GgufMetadata, fallback: Pooling): TextModules {
+async function ggufModules(metadata: GgufMetadata, fallback: Pooling, source: WeightSource): Promise<TextModules> {
   const type = metadata.own('pooling_type')
   const pooling = typeof type === 'number' ? GGUF_POOLINGS[type] : undefined
   const length = metadata.own('context_length')
   return {
     pooling: pooling ?? fallback,
-    dense: [],
+    dense: await ggufDense(source),
     isNormalized: true,
-    // Of GGUF's decoders only Qwen3 embeds: its model card's instruction.
-    prompts: { query: metadata.architecture === 'qwen3' ? QWEN3_QUERY : '', document: '', plain: '' },
+    prompts: { query: '', document: '', ...GGUF_PROMPTS[metadata.architecture], plain: '' },
     maxTokens: typeof length === 'number' ? length : null,
+    keptDimensions: null,
   }
 }
 
-const QWEN3_QUERY = 'Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:'
+/** EmbeddingGemma's layers after the pooling, which have no bias. */
+async function ggufDense(source: WeightSource): Promise<readonly Dense[]> {
+  const layers: Dense[] = []
+  for (const name of ['dense_2.weight', 'dense_3.weight']) {
+    const [rows, cols] = source.tensors.get(name)?.shape ?? []
+    if (rows === undefined || cols === undefined) continue
+    const weight = dequantize(await source.read(name))
+    layers.push({ rows, cols, weight, bias: null, activation: 'none' })
+  }
+  return layers
+}
+
+const NOMIC_PROMPTS = { query: 'search_query: ', document: 'search_document: ' }
+
+/** What model cards put before texts: files have no word for it. */
+const GGUF_PROMPTS: Readonly<Record<string, { readonly query: string; readonly document: string }>> = {
+  qwen3: {
+    query: 'Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:',
+    document: '',
+  },
+  'gemma-embedding': { query: 'task: search result | query: ', document: 'title: none | text: ' },
+  'nomic-bert': NOMIC_PROMPTS,
+  'nomic-bert-moe': NOMIC_PROMPTS,
+}
+
+/** What an architecture says by its name. */
+const GGUF_FIELDS: Readonly<Record<string, Json>> = {
+  'nomic-bert-moe': { activation_function: 'gelu' },
+  'jina-bert-v2': { position_embedding_type: 'alibi', feed_forward_type: 'geglu' },
+}
 
 /** The config.json of an encoder's Hugging Face form. */
 function ggufConfig(metadata: GgufMetadata, modelType: string, source: WeightSource): Json {
@@ -116,6 +154,10 @@ function ggufConfig(metadata: GgufMetadata, modelType: string, source: WeightSou
     local_attention: metadata.own('attention.sliding_window'),
     ...(typeof period === 'number' && period > 0 ? { global_attn_every_n_layers: period } : {}),
     num_labels: 1,
+    num_experts: metadata.own('expert_count'),
+    moe_top_k: metadata.own('expert_used_count'),
+    moe_every_n_layers: metadata.own('moe_every_n_layers'),
+    ...GGUF_FIELDS[metadata.architecture],
   }
 }
 
@@ -128,17 +170,24 @@ async function openFile(path: string): Promise<TextCheckpoint> {
     if (modelType !== undefined) {
       const named = renamed(source, modelType, true)
       const spec = parseEncoderSpec(path, ggufConfig(metadata, modelType, named))
-      return { kind: 'encoder', name, source: named, spec, modules: ggufModules(metadata, 'first'), tokenizer }
+      return {
+        kind: 'encoder',
+        name,
+        source: named,
+        spec,
+        modules: await ggufModules(metadata, 'first', source),
+        tokenizer,
+      }
     }
     await source.close()
     const decoder = await openGguf(path)
-    const spec = requireAttention(path, decoder.spec({ servedPositions: null }))
+    const spec = requireAttention(path, decoder.spec({ servedPositions: null, embeds: true }))
     return {
       kind: 'decoder',
       name,
       source: decoder.source,
       spec,
-      modules: ggufModules(metadata, 'last'),
+      modules: await ggufModules(metadata, spec.isBidirectional ? 'mean' : 'last', decoder.source),
       tokenizer,
     }
   } catch (error) {

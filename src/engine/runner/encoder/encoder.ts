@@ -1,34 +1,35 @@
 /** The forward pass of an encoder, written once against the op vocabulary: whole sequences in, one pooled row of each out. */
 import { dequantize } from '../../../kernels/dequantize.ts'
 import type { Backend, OpSequence } from '../../../kernels/backend.ts'
-import type { Activation, KvLayout, LayerNorm, Matrix, Pooling, RopeTable, Vector } from '../../../kernels/ops.ts'
+import type { Activation, KvLayout, LayerNorm, Matrix, Pooling, RopeTable } from '../../../kernels/ops.ts'
 import { unpackedLoader } from '../../weights/packed-cache.ts'
 import { readMatrix, readVector, type WeightSource } from '../../weights/source.ts'
-import { expectLinear, Parameters, type Part } from '../parameters.ts'
+import { Parameters, type Part } from '../parameters.ts'
+import { ModelError } from '../runner.ts'
+import { type EncoderMlp, type LinearLayer, loadEncoderMlp, loadLinear } from './mlp.ts'
+import { loadRelative, type RecordRelative } from './relative.ts'
 import type { EncoderLayerSpec, EncoderSpec } from './spec.ts'
 
 interface Layer {
   readonly spec: EncoderLayerSpec
   readonly rope: RopeTable | null
-  readonly qkv: Matrix // [3 hidden, hidden]
-  readonly qkvBias: Vector | undefined
-  readonly output: Matrix // [hidden, hidden]
-  readonly outputBias: Vector | undefined
+  readonly qkv: LinearLayer // [3 hidden, hidden]
+  readonly output: LinearLayer // [hidden, hidden]
   /** Null: none, as before ModernBERT's first attention. */
   readonly attentionNorm: LayerNorm | null
-  readonly up: Matrix // [intermediate or, gated, 2 intermediate, hidden]
-  readonly upBias: Vector | undefined
-  readonly down: Matrix // [hidden, intermediate]
-  readonly downBias: Vector | undefined
+  readonly mlp: EncoderMlp
   readonly mlpNorm: LayerNorm
 }
 
 interface EncoderWeights {
-  readonly tokens: Matrix // [vocabulary, hidden]
-  /** [places, hidden]: what is added for position and segment; null: nothing. */
+  readonly tokens: Matrix // [vocabulary, embedding size]
+  /** [places, embedding size]: what is added for position and segment; null: nothing. */
   readonly places: Matrix | null
+  /** From the embedding size to the hidden size; null: they are the same. */
+  readonly projection: { readonly embedded: Activation; readonly layer: LinearLayer } | null
   readonly embeddingNorm: LayerNorm | null
   readonly layers: readonly Layer[]
+  readonly relative: RecordRelative | null
   readonly finalNorm: LayerNorm | null
 }
 
@@ -38,7 +39,7 @@ class Encoder {
 
   /** Records the ops of a step, with the pooling at its end. */
   constructor(backend: Backend, spec: EncoderSpec, weights: EncoderWeights, pooling: Pooling) {
-    const { hiddenSize, intermediateSize, numHeads, headDim } = spec
+    const { hiddenSize, numHeads, headDim } = spec
     this.#backend = backend
     const buffers = {
       hidden: backend.createActivation('hidden', hiddenSize), // the residual stream
@@ -46,7 +47,6 @@ class Encoder {
       qkv: backend.createActivation('qkv', 3 * numHeads * headDim),
       q: backend.createActivation('q', numHeads * headDim),
       attended: backend.createActivation('attended', numHeads * headDim),
-      inner: backend.createActivation('inner', intermediateSize),
     }
     this.#ops = backend.record('encoder', () => record(backend, spec, weights, buffers, pooling), null)
   }
@@ -63,39 +63,46 @@ interface Buffers {
   readonly qkv: Activation
   readonly q: Activation
   readonly attended: Activation
-  readonly inner: Activation
 }
 
 function record(
   backend: Backend,
   spec: EncoderSpec,
   weights: EncoderWeights,
-  { hidden, normed, qkv, q, attended, inner }: Buffers,
+  { hidden, normed, qkv, q, attended }: Buffers,
   pooling: Pooling,
 ): void {
-  const { numHeads, headDim, activation, isGated } = spec
-  backend.embed(hidden, weights.tokens, 1)
-  if (weights.places !== null) backend.embedAdd(hidden, weights.places)
-  if (weights.embeddingNorm !== null) backend.layerNorm(hidden, hidden, weights.embeddingNorm)
+  const { numHeads, headDim, relative } = spec
+  const { embeddingNorm, projection } = weights
+  const embedded = projection?.embedded ?? hidden
+  const normalize = (x: Activation): void => {
+    if (embeddingNorm !== null) backend.layerNorm(x, x, embeddingNorm)
+  }
+  backend.embed(embedded, weights.tokens, 1)
+  if (weights.places !== null) backend.embedAdd(embedded, weights.places)
+  if (!spec.normsProjection) normalize(embedded)
+  if (projection !== null) backend.linear(hidden, embedded, projection.layer.matrix, { bias: projection.layer.bias })
+  if (spec.normsProjection) normalize(hidden)
   /** What a block reads: the stream itself, or the stream normalised. */
   const inputOf = (norm: LayerNorm | null): Activation => {
     if (normed === null || norm === null) return hidden
     backend.layerNorm(normed, hidden, norm)
     return normed
   }
-  for (const layer of weights.layers) {
-    const { attentionNorm, mlpNorm } = layer
+  // Disentangled scores are three sums of as many products.
+  const scale = (relative?.kind === 'disentangled' ? 3 * headDim : headDim) ** -0.5
+  for (const [index, layer] of weights.layers.entries()) {
+    const { attentionNorm, mlpNorm, output, mlp } = layer
     // A layer's keys and values are read in this layer only: one layer's room serves all.
     const shape = { layer: 0, numHeads, numKvHeads: numHeads, headDim }
-    backend.linear(qkv, inputOf(attentionNorm), layer.qkv, { bias: layer.qkvBias })
+    backend.linear(qkv, inputOf(attentionNorm), layer.qkv.matrix, { bias: layer.qkv.bias })
     backend.qkvRopeStore(q, qkv, { ...shape, qkNorm: null, rope: layer.rope })
-    const scope = { window: layer.spec.window, softcap: null, bidirectional: true }
-    backend.attention(attended, q, { ...shape, scale: headDim ** -0.5, ...scope })
-    backend.linear(hidden, attended, layer.output, { bias: layer.outputBias, residual: true })
+    const bias = weights.relative?.(qkv, index) ?? null
+    const scope = { window: layer.spec.window, softcap: null, bidirectional: true, bias }
+    backend.attention(attended, q, { ...shape, scale, ...scope })
+    backend.linear(hidden, attended, output.matrix, { bias: output.bias, residual: true })
     if (normed === null && attentionNorm !== null) backend.layerNorm(hidden, hidden, attentionNorm)
-    const applied = isGated ? { glu: activation } : { activation }
-    backend.linear(inner, inputOf(mlpNorm), layer.up, { bias: layer.upBias, ...applied })
-    backend.linear(hidden, inner, layer.down, { bias: layer.downBias, residual: true })
+    mlp.record(hidden, inputOf(mlpNorm))
     if (normed === null) backend.layerNorm(hidden, hidden, mlpNorm)
   }
   if (weights.finalNorm !== null) backend.layerNorm(hidden, hidden, weights.finalNorm)
@@ -114,29 +121,25 @@ export async function loadEncoder(
   source: WeightSource,
   pooling: Pooling,
 ): Promise<Encoder> {
-  const { hiddenSize, intermediateSize, numHeads, headDim } = spec
+  const { hiddenSize, embeddingSize, numHeads, headDim } = spec
   const width = numHeads * headDim
   const parameters = new Parameters(backend, source, unpackedLoader(backend, source), { eps: 0, addsOne: false })
-  const has = (name: string): boolean => source.tensors.has(name)
-  const linear = async (parts: readonly Part[], cols: number, glu = false) => {
-    const [[first = ''] = []] = parts
-    const hasBias = has(`${first}.bias`)
-    expectLinear(source, parts, cols, hasBias)
-    return { matrix: await parameters.matrix(parts, cols, { glu }), bias: await parameters.bias(hasBias, parts) }
-  }
-  const norm = async (name: string): Promise<LayerNorm> => ({
-    weight: backend.loadVector(name, await readVector(source, `${name}.weight`, hiddenSize)),
+  const has = (name: string): boolean => parameters.has(name)
+  const norm = async (name: string, length = hiddenSize): Promise<LayerNorm> => ({
+    weight: backend.loadVector(name, await readVector(source, `${name}.weight`, length)),
     bias: has(`${name}.bias`)
-      ? backend.loadVector(`${name}.bias`, await readVector(source, `${name}.bias`, hiddenSize))
+      ? backend.loadVector(`${name}.bias`, await readVector(source, `${name}.bias`, length))
       : null,
     eps: spec.normEps,
   })
-  const tokens = await parameters.matrix([['tokens', spec.vocabSize]], hiddenSize)
+  const tokens = await parameters.matrix([['tokens', spec.vocabSize]], embeddingSize)
   const table = await placesOf(source, spec)
-  const places = table === null ? null : await backend.loadMatrix('places', table.rows, hiddenSize, table.data)
+  const places = table === null ? null : await backend.loadMatrix('places', table.rows, embeddingSize, table.data)
   const ropes = spec.ropes.map(({ inverseFrequencies, attentionFactor }, i) =>
     backend.loadRope(`rope.${i}`, inverseFrequencies, attentionFactor),
   )
+  if (has('layers.0.q_norm.weight'))
+    throw new ModelError(`${source.path}: encoders that normalise queries and keys are not served`)
   const layers: Layer[] = []
   for (const [index, layer] of spec.layers.entries()) {
     const base = `layers.${index}.`
@@ -147,59 +150,51 @@ export async function loadEncoder(
           [`${base}k`, width],
           [`${base}v`, width],
         ]
-    const upParts: readonly Part[] = !spec.isGated
-      ? [[`${base}up`, intermediateSize]]
-      : has(`${base}gate_up.weight`)
-        ? [[`${base}gate_up`, 2 * intermediateSize]]
-        : [
-            [`${base}gate`, intermediateSize],
-            [`${base}up`, intermediateSize],
-          ]
-    const qkv = await linear(qkvParts, hiddenSize)
-    const output = await linear([[`${base}output`, hiddenSize]], width)
-    const up = await linear(upParts, hiddenSize, spec.isGated)
-    const down = await linear([[`${base}down`, hiddenSize]], intermediateSize)
     const isUnnormed = spec.normPlacement === 'pre' && index === 0 && !has(`${base}attention_norm.weight`)
     layers.push({
       spec: layer,
       rope: layer.rope === null ? null : (ropes[layer.rope] ?? null),
-      qkv: qkv.matrix,
-      qkvBias: qkv.bias,
-      output: output.matrix,
-      outputBias: output.bias,
+      qkv: await loadLinear(parameters, qkvParts, hiddenSize),
+      output: await loadLinear(parameters, [[`${base}output`, hiddenSize]], width),
       attentionNorm: isUnnormed ? null : await norm(`${base}attention_norm`),
-      up: up.matrix,
-      upBias: up.bias,
-      down: down.matrix,
-      downBias: down.bias,
+      mlp: await loadEncoderMlp(backend, parameters, spec, base, layer.hasExperts),
       mlpNorm: await norm(`${base}mlp_norm`),
     })
   }
   const weights: EncoderWeights = {
     tokens,
     places,
-    embeddingNorm: await norm('embedding_norm'),
+    projection:
+      embeddingSize === hiddenSize
+        ? null
+        : {
+            embedded: backend.createActivation('embedded', embeddingSize),
+            layer: await loadLinear(parameters, [['embedding_projection', hiddenSize]], embeddingSize),
+          },
+    embeddingNorm: await norm('embedding_norm', spec.normsProjection ? hiddenSize : embeddingSize),
     layers,
+    relative:
+      spec.relative === null ? null : await loadRelative(backend, spec.relative, spec, spec.layers.length, source),
     finalNorm: spec.normPlacement === 'pre' ? await norm('final_norm') : null,
   }
   return new Encoder(backend, spec, weights, pooling)
 }
 
-/** The sum of each segment's and each position's row, [segments, positions, hidden]; null: the model adds neither. */
-async function placesOf(source: WeightSource, { positions, numSegments, hiddenSize }: EncoderSpec) {
+/** The sum of each segment's and each position's row, [segments, positions, embedding size]; null: the model adds neither. */
+async function placesOf(source: WeightSource, { positions, numSegments, embeddingSize: cols }: EncoderSpec) {
   const numPositions = positions?.count ?? 1
   if (positions === null && numSegments === 0) return null
   const read = async (name: string, rows: number): Promise<Float32Array> =>
-    dequantize(await readMatrix(source, `${name}.weight`, rows, hiddenSize))
+    dequantize(await readMatrix(source, `${name}.weight`, rows, cols))
   const ofPositions = positions === null ? null : await read('positions', numPositions)
   const ofSegments = numSegments === 0 ? null : await read('segments', numSegments)
   const rows = Math.max(1, numSegments) * numPositions
-  const values = new Float32Array(rows * hiddenSize)
+  const values = new Float32Array(rows * cols)
   for (let row = 0; row < rows; row++) {
-    const position = (row % numPositions) * hiddenSize
-    const segment = Math.floor(row / numPositions) * hiddenSize
-    for (let i = 0; i < hiddenSize; i++)
-      values[row * hiddenSize + i] = (ofPositions?.[position + i] ?? 0) + (ofSegments?.[segment + i] ?? 0)
+    const position = (row % numPositions) * cols
+    const segment = Math.floor(row / numPositions) * cols
+    for (let i = 0; i < cols; i++)
+      values[row * cols + i] = (ofPositions?.[position + i] ?? 0) + (ofSegments?.[segment + i] ?? 0)
   }
   return { rows, data: { format: 'f32', values } as const }
 }

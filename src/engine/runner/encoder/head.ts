@@ -43,10 +43,24 @@ export function normalize(x: Float32Array): Float32Array {
   return x
 }
 
+interface HostLayerNorm {
+  readonly weight: Float32Array
+  readonly bias: Float32Array | null
+  readonly eps: number
+}
+
+/** LayerNorm of one row. */
+export function normalizeRow(x: Float32Array, { weight, bias, eps }: HostLayerNorm): Float32Array {
+  const mean = x.reduce((sum, value) => sum + value, 0) / x.length
+  const variance = x.reduce((sum, value) => sum + (value - mean) ** 2, 0) / x.length
+  const inverse = 1 / Math.sqrt(variance + eps)
+  return x.map((value, i) => (value - mean) * inverse * weight[i]! + (bias?.[i] ?? 0))
+}
+
 /** Logits of a pooled row: a dense layer where the model has one, its norm, the classifier. */
 export interface Classifier {
   readonly dense: Dense | null
-  readonly norm: { readonly weight: Float32Array; readonly bias: Float32Array | null; readonly eps: number } | null
+  readonly norm: HostLayerNorm | null
   readonly output: Dense
 }
 
@@ -83,12 +97,7 @@ export async function readClassifier(source: WeightSource, spec: EncoderSpec): P
 /** Logits of the labels for one pooled row. */
 export function classify({ dense, norm, output }: Classifier, pooled: Float32Array): Float32Array {
   let x = dense === null ? pooled : applyDense(dense, pooled)
-  if (norm !== null) {
-    const mean = x.reduce((sum, value) => sum + value, 0) / x.length
-    const variance = x.reduce((sum, value) => sum + (value - mean) ** 2, 0) / x.length
-    const inverse = 1 / Math.sqrt(variance + norm.eps)
-    x = x.map((value, i) => (value - mean) * inverse * norm.weight[i]! + (norm.bias?.[i] ?? 0))
-  }
+  if (norm !== null) x = normalizeRow(x, norm)
   return applyDense(output, x)
 }
 

@@ -20,6 +20,8 @@ export interface TextModules {
   readonly prompts: { readonly query: string; readonly document: string; readonly plain: string }
   /** Tokens read of a text, special ones included; null: the model's own limit. */
   readonly maxTokens: number | null
+  /** Components that are kept of a vector, from the first on (truncate_dim); null: all. */
+  readonly keptDimensions: number | null
 }
 
 type Json = Readonly<Record<string, unknown>>
@@ -52,14 +54,18 @@ export async function readModules(folder: string, defaultPooling: Pooling): Prom
   const [settings, tokenizer, prompts, list] = await Promise.all([
     readObject(join(folder, 'sentence_bert_config.json')),
     readObject(join(folder, 'tokenizer_config.json')),
-    readObject(join(folder, 'config_sentence_transformers.json')),
+    readObject(join(folder, CONFIG)),
     readJsonFile(join(folder, 'modules.json')),
   ])
   const maxTokens = [settings['max_seq_length'], tokenizer['model_max_length']].find(
     // A tokenizer that knows no limit says 10^30.
     (length): length is number => typeof length === 'number' && length > 0 && length < 1e6,
   )
-  const common = { prompts: promptsOf(prompts), maxTokens: maxTokens ?? null }
+  const common = {
+    prompts: promptsOf(prompts),
+    maxTokens: maxTokens ?? null,
+    keptDimensions: keptDimensions(join(folder, CONFIG), prompts),
+  }
   if (!Array.isArray(list)) return { ...common, pooling: defaultPooling, dense: [], isNormalized: true }
   let pooling: Pooling = 'mean'
   let isNormalized = false
@@ -71,13 +77,22 @@ export async function readModules(folder: string, defaultPooling: Pooling): Prom
     if (name === 'Pooling') pooling = poolingOf(join(at, 'config.json'), await readObject(join(at, 'config.json')))
     else if (name === 'Normalize') isNormalized = true
     else if (name === 'Dense') dense.push(await readDense(at))
-    else if (name !== 'Transformer') {
+    else if (name !== 'Transformer' && name !== 'Dropout') {
       throw new ModelError(
         `${join(folder, 'modules.json')}: type: expected Transformer, Pooling, Dense or Normalize, found ${JSON.stringify(type)?.slice(0, 80) ?? 'nothing'}`,
       )
     }
   }
   return { ...common, pooling, dense, isNormalized }
+}
+
+const CONFIG = 'config_sentence_transformers.json'
+
+function keptDimensions(path: string, { truncate_dim: kept = null }: Json): number | null {
+  if (kept === null || (typeof kept === 'number' && Number.isInteger(kept) && kept > 0)) return kept
+  throw new ModelError(
+    `${path}: truncate_dim: expected a positive integer, found ${JSON.stringify(kept)?.slice(0, 80)}`,
+  )
 }
 
 /** The prompts named for queries and documents; of others there is no telling when they apply. */
@@ -97,7 +112,24 @@ function promptsOf(json: Json): TextModules['prompts'] {
   }
 }
 
-const POOLINGS: Readonly<Record<string, Pooling>> = { mean: 'mean', cls: 'first', lasttoken: 'last' }
+const POOLINGS: Readonly<Record<string, Pooling>> = {
+  mean: 'mean',
+  mean_sqrt_len_tokens: 'rootMean',
+  weightedmean: 'weightedMean',
+  max: 'max',
+  cls: 'first',
+  lasttoken: 'last',
+}
+
+/** Fields of files before sentence-transformers 6, `pooling_mode_` left out. */
+const OLD_MODES: Readonly<Record<string, string>> = {
+  cls_token: 'cls',
+  mean_tokens: 'mean',
+  max_tokens: 'max',
+  mean_sqrt_len_tokens: 'mean_sqrt_len_tokens',
+  weightedmean_tokens: 'weightedmean',
+  lasttoken: 'lasttoken',
+}
 
 function poolingOf(path: string, json: Json): Pooling {
   const { pooling_mode: mode, include_prompt: includesPrompt } = json
@@ -105,22 +137,19 @@ function poolingOf(path: string, json: Json): Pooling {
     typeof mode === 'string'
       ? [mode]
       : [
-          ...(json['pooling_mode_cls_token'] === true ? ['cls'] : []),
-          ...(json['pooling_mode_mean_tokens'] === true ? ['mean'] : []),
-          ...(json['pooling_mode_lasttoken'] === true ? ['lasttoken'] : []),
-          ...['max_tokens', 'mean_sqrt_len_tokens', 'weightedmean_tokens'].filter(
-            (name) => json[`pooling_mode_${name}`] === true,
-          ),
+          ...Object.entries(OLD_MODES)
+            .filter(([field]) => json[`pooling_mode_${field}`] === true)
+            .map(([, name]) => name),
         ]
   const [only = '', ...others] = modes
   const pooling = POOLINGS[only]
   if (pooling === undefined || others.length > 0)
     throw new ModelError(
-      `${path}: pooling_mode: expected one of mean, cls and lasttoken, found ${modes.join(' and ') || 'none'}`,
+      `${path}: pooling_mode: expected one of ${Object.keys(POOLINGS).join(', ')}, found ${modes.join(' and ') || 'none'}`,
     )
-  if (includesPrompt === false && pooling === 'mean')
+  if (includesPrompt === false && pooling !== 'first' && pooling !== 'last')
     throw new ModelError(
-      `${path}: include_prompt: expected true, found false; means that leave prompts out are not known`,
+      `${path}: include_prompt: expected true, found false; poolings that leave prompts out are not served`,
     )
   return pooling
 }

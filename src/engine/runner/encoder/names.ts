@@ -1,6 +1,7 @@
 /**
  * What encoder families call their tensors, brought to one naming: `tokens`, `positions`, `segments`, `embedding_norm`, `layers.N.{q, k, v | qkv,
- * output, attention_norm, gate, up | gate_up, down, mlp_norm}`, `final_norm`, and of classifiers `pooler`, `dense`, `dense_norm`, `classifier`.
+ * output, attention_norm, gate, up | gate_up | up_gate, down, mlp_norm, router, experts.up, experts.down, relative_k, relative_q}`, `final_norm`,
+ * `embedding_projection`, `relative_bias`, `relative`, `relative_norm`, and of classifiers `pooler`, `dense`, `dense_norm`, `classifier`.
  * Sources: each family's modeling_*.py in Hugging Face transformers, the published checkpoints, and gguf-py's tensor names.
  */
 import type { TensorInfo, WeightSource } from '../../weights/source.ts'
@@ -39,6 +40,55 @@ const BERT: FamilyNames = {
   },
 }
 
+/** Jina's variants of BERT with a gate. */
+const JINA_BERT: FamilyNames = {
+  ...BERT,
+  layer: {
+    ...BERT.layer,
+    'mlp.gated_layers': 'gate_up',
+    'mlp.wo': 'down',
+    'mlp.layernorm': 'mlp_norm',
+    'attention.self.layer_norm_q': 'q_norm',
+  },
+}
+
+const ELECTRA: FamilyNames = { ...BERT, top: { ...BERT.top, embeddings_project: 'embedding_projection' } }
+
+const MPNET: FamilyNames = {
+  prefixes: ['mpnet.'],
+  top: { ...BERT.top, 'encoder.relative_attention_bias': 'relative_bias' },
+  layers: BERT.layers,
+  layer: {
+    'attention.attn.q': 'q',
+    'attention.attn.k': 'k',
+    'attention.attn.v': 'v',
+    'attention.attn.o': 'output',
+    'attention.LayerNorm': 'attention_norm',
+    'intermediate.dense': 'up',
+    'output.dense': 'down',
+    'output.LayerNorm': 'mlp_norm',
+  },
+}
+
+const DEBERTA: FamilyNames = {
+  prefixes: ['deberta.'],
+  top: {
+    ...BERT.top,
+    'embeddings.embed_proj': 'embedding_projection',
+    'encoder.rel_embeddings': 'relative',
+    'encoder.LayerNorm': 'relative_norm',
+  },
+  layers: BERT.layers,
+  layer: {
+    ...BERT.layer,
+    'attention.self.query_proj': 'q',
+    'attention.self.key_proj': 'k',
+    'attention.self.value_proj': 'v',
+    'attention.self.pos_key_proj': 'relative_k',
+    'attention.self.pos_query_proj': 'relative_q',
+  },
+}
+
 const DISTILBERT: FamilyNames = {
   prefixes: ['distilbert.'],
   top: { ...BERT.top, pre_classifier: 'dense' },
@@ -68,6 +118,12 @@ const NOMIC: FamilyNames = {
     'mlp.fc11': 'up',
     'mlp.fc2': 'down',
     norm2: 'mlp_norm',
+    // Those of the variant without a gate, and of its experts.
+    'mlp.fc1': 'up',
+    'mlp.router.layer': 'router',
+    'mlp.experts.mlp.w1': 'experts.up',
+    'mlp.experts.mlp.w2': 'experts.down',
+    'mlp.experts': 'experts',
   },
 }
 
@@ -87,6 +143,37 @@ const NOMIC_NATIVE: FamilyNames = {
     'mlp.down_proj': 'down',
     post_mlp_layernorm: 'mlp_norm',
   },
+}
+
+/** The published checkpoints of GTE and of models made from it. */
+const GTE: FamilyNames = {
+  prefixes: ['new.'],
+  top: BERT.top,
+  layers: BERT.layers,
+  layer: {
+    'attention.qkv_proj': 'qkv',
+    'attention.o_proj': 'output',
+    attn_ln: 'attention_norm',
+    'mlp.up_gate_proj': 'up_gate',
+    'mlp.down_proj': 'down',
+    mlp_ln: 'mlp_norm',
+  },
+}
+
+const GTE_NATIVE: FamilyNames = { ...NOMIC_NATIVE, prefixes: ['gte.', 'new.'] }
+
+const JINA3: FamilyNames = {
+  ...NOMIC_NATIVE,
+  prefixes: ['roberta.', 'jina_embeddings_v3.'],
+  top: { ...BERT.top, emb_ln: 'embedding_norm' },
+  layer: { ...NOMIC_NATIVE.layer, 'mlp.fc1': 'up', 'mlp.fc2': 'down' },
+}
+
+/** The same under the names of its published code, which transformers writes too. */
+const JINA3_PUBLISHED: FamilyNames = {
+  ...JINA3,
+  layers: NOMIC.layers,
+  layer: { ...NOMIC.layer, 'mixer.Wqkv': 'qkv', 'mixer.out_proj': 'output' },
 }
 
 const MODERNBERT: FamilyNames = {
@@ -131,23 +218,33 @@ const GGUF: FamilyNames = {
     attn_qkv: 'qkv',
     attn_output: 'output',
     attn_norm: 'attention_norm',
+    attn_q_norm: 'q_norm',
     attn_output_norm: 'attention_norm',
     ffn_gate: 'gate',
     ffn_up: 'up',
     ffn_down: 'down',
     ffn_norm: 'mlp_norm',
     layer_output_norm: 'mlp_norm',
+    ffn_gate_inp: 'router',
+    ffn_up_exps: 'experts.up',
+    ffn_down_exps: 'experts.down',
   },
 }
 
 /** By the `model_type` of config.json; a family may have been written in more than one way. */
-export const NAMES: Readonly<Record<string, readonly FamilyNames[]>> = {
-  bert: [BERT],
+const NAMES: Readonly<Record<string, readonly FamilyNames[]>> = {
+  bert: [BERT, JINA_BERT],
   roberta: [BERT],
   'xlm-roberta': [BERT],
   camembert: [BERT],
+  electra: [ELECTRA],
+  mpnet: [MPNET],
+  'deberta-v2': [DEBERTA],
   distilbert: [DISTILBERT],
   nomic_bert: [NOMIC, NOMIC_NATIVE],
+  gte: [GTE, GTE_NATIVE],
+  new: [GTE, GTE_NATIVE],
+  jina_embeddings_v3: [JINA3, JINA3_PUBLISHED],
   modernbert: [MODERNBERT],
 }
 
@@ -155,11 +252,16 @@ export const NAMES: Readonly<Record<string, readonly FamilyNames[]>> = {
 export const GGUF_TYPES: Readonly<Record<string, string>> = {
   bert: 'bert',
   'nomic-bert': 'nomic_bert',
+  'nomic-bert-moe': 'nomic_bert',
+  'jina-bert-v2': 'bert',
+  'jina-bert-v3': 'jina_embeddings_v3',
   'modern-bert': 'modernbert',
 }
 
 /** The name of ours for a stored one, or null. */
 function canonical(name: string, { prefixes, top, layers, layer }: FamilyNames): string | null {
+  // The published names of parameters that belong to no linear layer.
+  if (/\.w[12]$/.test(name)) return canonical(`${name}.weight`, { prefixes, top, layers, layer })
   const dot = name.lastIndexOf('.')
   // The norms of old checkpoints are written as gamma and beta.
   const kind = { gamma: 'weight', beta: 'bias' }[name.slice(dot + 1)] ?? name.slice(dot + 1)
@@ -178,9 +280,7 @@ export function renamed(source: WeightSource, modelType: string, isGguf: boolean
   const stored = new Map<string, string>()
   for (const names of isGguf ? [GGUF] : (NAMES[modelType] ?? [])) {
     for (const info of source.tensors.values()) {
-      let name = canonical(info.name, names)
-      // The gated product of ModernBERT is one tensor, which GGUF calls that of an MLP without a gate.
-      if (isGguf && modelType === 'modernbert') name = name?.replace(/\.up\./, '.gate_up.') ?? null
+      const name = canonical(info.name, names)
       if (name === null || tensors.has(name)) continue
       tensors.set(name, { ...info, name })
       stored.set(name, info.name)
@@ -192,5 +292,6 @@ export function renamed(source: WeightSource, modelType: string, isGguf: boolean
     tensors,
     read: (name) => source.read(storedAs(name)),
     rows: (name) => source.rows(storedAs(name)),
+    slice: (name, index) => source.slice(storedAs(name), index),
   }
 }

@@ -2,7 +2,6 @@
 import { createHash } from 'node:crypto'
 import type { Backend, BackendInfo } from '../../../kernels/backend.ts'
 import type { Pooling } from '../../../kernels/ops.ts'
-import { readVector, type WeightSource } from '../../weights/source.ts'
 import { kvLayout, loadDecoder } from '../decoder.ts'
 import { chooseDevice, createBackend } from '../device.ts'
 import { tallying } from '../model-weights.ts'
@@ -34,7 +33,6 @@ export class TextPass {
   readonly #backend: Backend
   readonly #limits: BatchLimits
   readonly #forward: () => void
-  readonly #finish: (pooled: Float32Array) => Float32Array
   readonly #placeOf: (position: number, segment: number) => number
 
   private constructor(parts: {
@@ -42,13 +40,11 @@ export class TextPass {
     readonly limits: BatchLimits
     readonly digest: string
     readonly forward: () => void
-    readonly finish: (pooled: Float32Array) => Float32Array
     readonly placeOf: (position: number, segment: number) => number
   }) {
     this.#backend = parts.backend
     this.#limits = parts.limits
     this.#forward = parts.forward
-    this.#finish = parts.finish
     this.#placeOf = parts.placeOf
     this.info = parts.backend.info
     this.maxTokens = parts.limits.maxTokens
@@ -61,7 +57,7 @@ export class TextPass {
     const { modules, spec } = checkpoint
     const ofModel = checkpoint.kind === 'encoder' ? checkpoint.spec.maxTokens : checkpoint.spec.maxPositions
     const maxTokens = Math.min(modules.maxTokens ?? ofModel, ofModel, MAX_TOKENS)
-    const limits = { maxTokens, maxRows: Math.max(maxTokens, STEP_ROWS[kind]), maxSequences: MAX_SEQUENCES }
+    const limits = { maxTokens, maxRows: Math.max(maxTokens, stepRows(checkpoint, kind)), maxSequences: MAX_SEQUENCES }
     const backend = await createBackend(kind, { limits: backendLimits(limits), traceKernels: false }, request)
     try {
       const tally = { bytes: 0, hash: createHash('sha256').update(JSON.stringify(spec, numbersOf)) }
@@ -73,14 +69,13 @@ export class TextPass {
         await backend.ready()
         const digest = tally.hash.digest('hex').slice(0, 12)
         const placeOf = placesFor(checkpoint.spec)
-        return new TextPass({ ...common, digest, forward: () => encoder.forward(), finish: (row) => row, placeOf })
+        return new TextPass({ ...common, digest, forward: () => encoder.forward(), placeOf })
       }
       const decoder = await loadDecoder(backend, checkpoint.spec, source, { isSinglePass: true })
       backend.createKvCache(kvLayout(checkpoint.spec, blocksOf(limits), BLOCK_SIZE, true))
       await backend.ready()
-      const finish = await lastNorm(checkpoint.source, checkpoint.spec)
       const digest = tally.hash.digest('hex').slice(0, 12)
-      return new TextPass({ ...common, digest, forward: () => decoder.pool(pooling), finish, placeOf: () => 0 })
+      return new TextPass({ ...common, digest, forward: () => decoder.pool(pooling), placeOf: () => 0 })
     } catch (error) {
       await backend.close()
       throw error
@@ -97,7 +92,7 @@ export class TextPass {
       const { pooled } = await this.#backend.endStep()
       if (pooled === null) throw new Error('the step gave no pooled rows')
       const cols = pooled.length / indexes.length
-      indexes.forEach((index, i) => (rows[index] = this.#finish(pooled.slice(i * cols, (i + 1) * cols))))
+      indexes.forEach((index, i) => (rows[index] = pooled.slice(i * cols, (i + 1) * cols)))
     }
     return rows
   }
@@ -107,6 +102,12 @@ export class TextPass {
   }
 }
 
+/** Disentangled attention keeps thousands of scores for each row. */
+const stepRows = (checkpoint: TextCheckpoint, kind: keyof typeof STEP_ROWS): number =>
+  checkpoint.kind === 'encoder' && checkpoint.spec.relative?.kind === 'disentangled'
+    ? Math.min(1024, STEP_ROWS[kind])
+    : STEP_ROWS[kind]
+
 const numbersOf = (_: string, value: unknown): unknown => (value instanceof Float64Array ? [...value] : value)
 
 function placesFor({ positions, numSegments }: EncoderSpec): (position: number, segment: number) => number {
@@ -114,20 +115,4 @@ function placesFor({ positions, numSegments }: EncoderSpec): (position: number, 
   const isPlaced = positions !== null
   return (position, segment) =>
     Math.min(segment, Math.max(0, numSegments - 1)) * count + (isPlaced ? position + offset : 0)
-}
-
-/** A decoder's last norm, for one row: RMSNorm. */
-async function lastNorm(
-  source: WeightSource,
-  { hiddenSize, normEps, normAddsOne }: { hiddenSize: number; normEps: number; normAddsOne: boolean },
-): Promise<(row: Float32Array) => Float32Array> {
-  const names = ['model.norm', 'model.language_model.norm', 'language_model.model.norm', 'norm']
-  const name = names.find((candidate) => source.tensors.has(`${candidate}.weight`)) ?? 'model.norm'
-  const stored = await readVector(source, `${name}.weight`, hiddenSize)
-  const weight = normAddsOne ? stored.map((value) => value + 1) : stored
-  return (row) => {
-    const squares = row.reduce((sum, value) => sum + value * value, 0)
-    const factor = 1 / Math.sqrt(squares / hiddenSize + normEps)
-    return row.map((value, i) => value * factor * weight[i]!)
-  }
 }

@@ -1,30 +1,36 @@
-/**
- * config.json -> EncoderSpec: what the forward pass of an encoder needs to know of a model. BERT and its kin add learned positions and normalise
- * each block's output; nomic-bert rotates instead; ModernBERT normalises the inputs and looks at a window in most layers.
- */
+/** config.json -> EncoderSpec: what the forward pass of an encoder needs to know of a model. */
 import type { Activated } from '../../../kernels/ops.ts'
 import { computeRope, type RopeParameters, type RopeSpec } from '../rope.ts'
 import { ModelError } from '../runner.ts'
 import { ConfigReader } from '../config-reader.ts'
-import { NAMES } from './names.ts'
+import { ENCODER_FAMILIES, type EncoderFamily } from './families.ts'
+import type { RelativeSpec } from './relative.ts'
 
 export interface EncoderLayerSpec {
   /** Index into EncoderSpec.ropes; null: no rotary embedding. */
   readonly rope: number | null
   /** Tokens to each side that are seen, the own one counted; null: all. */
   readonly window: number | null
+  readonly hasExperts: boolean
 }
 
 export interface EncoderSpec {
   readonly modelType: string
   readonly vocabSize: number
   readonly hiddenSize: number
+  /** Columns of the tables of tokens, positions and segments; where it is not the hidden size a product follows them. */
+  readonly embeddingSize: number
+  /** That product's output is normalised (DeBERTa); else its input (ELECTRA). */
+  readonly normsProjection: boolean
   readonly intermediateSize: number
   readonly numHeads: number
   readonly headDim: number
   readonly layers: readonly EncoderLayerSpec[]
   readonly ropes: readonly RopeSpec[]
-  /** post: x = norm(x + f(x)). pre: x += f(norm(x)). */
+  /** What attention adds by distance; null: nothing. */
+  readonly relative: RelativeSpec | null
+  /** Experts of the layers that have some, and how many of them a row goes to; null: no layer has. */
+  readonly experts: { readonly count: number; readonly topK: number; readonly normalizes: boolean } | null
   readonly normPlacement: 'pre' | 'post'
   readonly normEps: number
   readonly activation: Activated
@@ -51,34 +57,6 @@ const ACTIVATIONS: Readonly<Record<string, Activated>> = {
   geglu: 'gelu',
 }
 
-/** nomic-bert's own code names its fields as GPT-2 does. */
-const NOMIC_FIELDS: Readonly<Record<string, string>> = {
-  n_embd: 'hidden_size',
-  n_head: 'num_attention_heads',
-  n_layer: 'num_hidden_layers',
-  n_inner: 'intermediate_size',
-  n_positions: 'max_position_embeddings',
-  layer_norm_epsilon: 'layer_norm_eps',
-  activation_function: 'hidden_act',
-  rotary_emb_base: 'rope_theta',
-}
-
-/** DistilBERT has names of its own. */
-const DISTILBERT_FIELDS: Readonly<Record<string, string>> = {
-  dim: 'hidden_size',
-  n_heads: 'num_attention_heads',
-  n_layers: 'num_hidden_layers',
-  hidden_dim: 'intermediate_size',
-  activation: 'hidden_act',
-}
-
-function unified(modelType: string, json: Readonly<Record<string, unknown>>): Record<string, unknown> {
-  const fields = modelType === 'nomic_bert' ? NOMIC_FIELDS : modelType === 'distilbert' ? DISTILBERT_FIELDS : {}
-  const config: Record<string, unknown> = { ...json }
-  for (const [theirs, ours] of Object.entries(fields)) config[ours] ??= json[theirs]
-  return config
-}
-
 /** Whether a config is one of an encoder that is known here. */
 export function isEncoder(json: unknown): boolean {
   return typeOf(json) !== null
@@ -87,84 +65,164 @@ export function isEncoder(json: unknown): boolean {
 function typeOf(json: unknown): string | null {
   if (typeof json !== 'object' || json === null || !('model_type' in json)) return null
   const { model_type: type } = json
-  return typeof type === 'string' && Object.hasOwn(NAMES, type) ? type : null
+  return typeof type === 'string' && Object.hasOwn(ENCODER_FAMILIES, type) ? type : null
 }
 
 /** The spec of a parsed config.json. Throws ModelError naming the field at fault. */
 export function parseEncoderSpec(path: string, json: Readonly<Record<string, unknown>>): EncoderSpec {
   const modelType = typeOf(json)
-  if (modelType === null) {
+  const family = modelType === null ? undefined : ENCODER_FAMILIES[modelType]
+  if (modelType === null || family === undefined) {
     const found = JSON.stringify(json['model_type']) ?? '(none)'
-    throw new ModelError(`${path}: unknown model_type ${found}; known encoders: ${Object.keys(NAMES).join(', ')}`)
+    const known = Object.keys(ENCODER_FAMILIES).join(', ')
+    throw new ModelError(`${path}: unknown model_type ${found}; known encoders: ${known}`)
   }
-  const config: ConfigReader = new ConfigReader(path, unified(modelType, json))
-  requirePlain(config)
+  const unified: Record<string, unknown> = { ...json }
+  for (const [ours, theirs] of Object.entries(family.fields)) unified[ours] ??= json[theirs]
+  const config: ConfigReader = new ConfigReader(path, unified)
+  requirePlain(config, modelType)
   const hiddenSize = config.size('hidden_size')
   const numHeads = config.size('num_attention_heads')
   const headDim = config.size('head_dim', hiddenSize / numHeads)
   const numLayers = config.size('num_hidden_layers')
-  const isModern = modelType === 'modernbert'
-  const isNomic = modelType === 'nomic_bert'
-  const isRoberta = modelType === 'roberta' || modelType === 'xlm-roberta' || modelType === 'camembert'
-  const positions = config.size('max_position_embeddings', isModern ? 8192 : isNomic ? 2048 : 512)
-  const name = config.raw(isModern ? 'hidden_activation' : 'hidden_act') ?? (isNomic ? 'silu' : 'gelu')
+  const positions = config.size('max_position_embeddings', family.maxPositions)
+  const name = config.raw('hidden_act') ?? family.activation
   const activation = typeof name === 'string' ? ACTIVATIONS[name] : undefined
   if (activation === undefined) config.fail('hidden_act', Object.keys(ACTIVATIONS).join(', '))
-  // RoBERTa numbers positions from the one after the padding token's on.
-  const offset = isRoberta ? config.number('pad_token_id', 1) + 1 : 0
-  const layers = isModern ? modernLayers(config, numLayers) : Array.from({ length: numLayers }, () => PLAIN[modelType])
+  // Jina's variant of BERT: a gate, and slopes by distance in place of the table of positions.
+  const isAlibi = config.raw('position_embedding_type') === 'alibi'
+  const isAfterPadding = family.positions === 'afterPadding'
+  const offset = isAfterPadding ? config.number('pad_token_id', 1) + 1 : 0
+  const hasTable =
+    family.positions === 'relative'
+      ? config.flag('position_biased_input', true)
+      : family.positions !== 'rotary' && !isAlibi
   const labels = config.raw('id2label')
   const numLabels = typeof labels === 'object' && labels !== null ? Object.keys(labels).length : 2
   return {
     modelType,
     vocabSize: config.size('vocab_size'),
     hiddenSize,
+    embeddingSize: config.size('embedding_size', hiddenSize),
+    normsProjection: family.relative === 'disentangled',
     intermediateSize: config.size('intermediate_size'),
     numHeads,
     headDim,
-    layers: layers.map((layer) => layer ?? { rope: null, window: null }),
-    ropes: isModern || isNomic ? ropesOf(config, isModern, headDim, positions) : [],
-    normPlacement: isModern ? 'pre' : 'post',
-    normEps: config.number(isModern ? 'norm_eps' : 'layer_norm_eps', isModern ? 1e-5 : 1e-12),
+    layers: layersOf(config, family, modelType, numLayers),
+    ropes: family.positions === 'rotary' ? ropesOf(config, family, modelType, headDim, positions) : [],
+    relative: isAlibi ? { kind: 'slopes' } : relativeOf(config, family, positions),
+    experts: expertsOf(config),
+    normPlacement: family.normPlacement,
+    normEps: config.number('layer_norm_eps', family.normEps),
     activation,
-    isGated: isModern || isNomic,
-    positions: isModern || isNomic ? null : { count: positions, offset },
-    numSegments: isModern || modelType === 'distilbert' ? 0 : config.number('type_vocab_size', 2),
+    isGated: isGated(config, family, isAlibi),
+    positions: hasTable ? { count: positions, offset } : null,
+    numSegments: config.number('type_vocab_size', family.numSegments),
     maxTokens: positions - offset,
     numLabels: config.size('num_labels', Math.max(1, numLabels)),
-    headActivation: isModern ? 'gelu' : modelType === 'distilbert' ? 'relu' : 'tanh',
+    headActivation: headActivationOf(config, family),
     headPooling: config.raw('classifier_pooling') === 'mean' ? 'mean' : 'first',
   }
 }
 
-const PLAIN: Readonly<Record<string, EncoderLayerSpec>> = { nomic_bert: { rope: 0, window: null } }
+/** nomic-bert says by the name of its activation whether there is a gate, Jina's BERT by that of its MLP. */
+function isGated(config: ConfigReader, family: EncoderFamily, isAlibi: boolean): boolean {
+  if (isAlibi) {
+    const kind = config.raw('feed_forward_type') ?? 'geglu'
+    if (kind !== 'geglu' && kind !== 'original') config.fail('feed_forward_type', 'geglu or original')
+    return kind === 'geglu'
+  }
+  const published = config.raw('activation_function')
+  return typeof published === 'string' ? published.endsWith('glu') : family.isGated
+}
+
+function headActivationOf(config: ConfigReader, family: EncoderFamily): EncoderSpec['headActivation'] {
+  if (family.relative !== 'disentangled') return family.headActivation
+  const name = config.raw('pooler_hidden_act') ?? 'gelu'
+  if (name === 'gelu' || name === 'tanh' || name === 'relu') return name
+  return config.fail('pooler_hidden_act', 'gelu, tanh or relu')
+}
+
+function expertsOf(config: ConfigReader): EncoderSpec['experts'] {
+  if (config.number('moe_every_n_layers', 0) === 0) return null
+  return {
+    count: config.size('num_experts'),
+    topK: config.size('moe_top_k', 1),
+    normalizes: config.flag('moe_normalize_expert_weights', false),
+  }
+}
+
+function relativeOf(config: ConfigReader, { relative }: EncoderFamily, positions: number): RelativeSpec | null {
+  if (relative === 'none') return null
+  if (relative === 'buckets')
+    return { kind: 'buckets', numBuckets: config.size('relative_attention_num_buckets', 32), maxDistance: 128 }
+  const longest = config.number('max_relative_positions', -1)
+  const maxDistance = longest > 0 ? longest : positions
+  const buckets = config.number('position_buckets', -1)
+  const norms = config.raw('norm_rel_ebd') ?? 'none'
+  return {
+    kind: 'disentangled',
+    span: buckets > 0 ? buckets : maxDistance,
+    maxDistance: buckets > 0 ? maxDistance : null,
+    isNormed: typeof norms === 'string' && norms.includes('layer_norm'),
+    sharesKeys: config.flag('share_att_key', false),
+  }
+}
 
 /** What these families have in variants that are not served. */
-function requirePlain(config: ConfigReader): void {
+function requirePlain(config: ConfigReader, modelType: string): void {
   const position = config.raw('position_embedding_type') ?? 'absolute'
-  if (position !== 'absolute' && position !== 'rope') config.fail('position_embedding_type', 'absolute or rope')
-  if (config.number('moe_every_n_layers', 0) > 0)
-    config.fail('moe_every_n_layers', '0: encoders with experts are not served')
+  const isKnown = position === 'absolute' || position === 'rope' || (position === 'alibi' && modelType === 'bert')
+  if (!isKnown) config.fail('position_embedding_type', 'absolute or rope')
   if (config.raw('prenorm') === true) config.fail('prenorm', 'false')
   if (config.raw('is_decoder') === true) config.fail('is_decoder', 'false')
   const [hidden, embedding] = [config.raw('hidden_size'), config.raw('embedding_size')]
-  if (embedding !== null && embedding !== hidden) config.fail('embedding_size', `hidden_size (${String(hidden)})`)
+  if (embedding !== null && embedding !== hidden && modelType !== 'electra' && modelType !== 'deberta-v2')
+    config.fail('embedding_size', `hidden_size (${String(hidden)})`)
   if (config.number('rotary_emb_fraction', 1) !== 1) config.fail('rotary_emb_fraction', '1')
   if (config.raw('rotary_emb_interleaved') === true) config.fail('rotary_emb_interleaved', 'false')
+  const norm = config.raw('layer_norm_type') ?? 'layer_norm'
+  if (norm !== 'layer_norm') config.fail('layer_norm_type', 'layer_norm')
+  if (modelType !== 'deberta-v2') return
+  if (config.raw('relative_attention') !== true) config.fail('relative_attention', 'true')
+  if (config.number('conv_kernel_size', 0) > 0) config.fail('conv_kernel_size', '0: convolutions are not served')
+  const kinds = config.raw('pos_att_type')
+  const list = typeof kinds === 'string' ? kinds.split('|').map((kind) => kind.trim()) : kinds
+  if (!Array.isArray(list) || !['c2p', 'p2c'].every((kind) => list.includes(kind)))
+    config.fail('pos_att_type', 'c2p and p2c')
 }
 
-function modernLayers(config: ConfigReader, numLayers: number): EncoderLayerSpec[] {
+function layersOf(
+  config: ConfigReader,
+  { positions }: EncoderFamily,
+  modelType: string,
+  numLayers: number,
+): EncoderLayerSpec[] {
+  const rope = positions === 'rotary' ? 0 : null
+  const every = config.number('moe_every_n_layers', 0)
+  if (modelType !== 'modernbert')
+    return Array.from({ length: numLayers }, (_, i) => ({
+      rope,
+      window: null,
+      hasExperts: every > 0 && i % every === 1,
+    }))
   // The config's window is the whole of it; half of it to each side is seen, beside the token itself.
   const window = Math.floor(config.size('local_attention', 128) / 2) + 1
   const period = config.size('global_attn_every_n_layers', 3)
   const types = config.list('layer_types', numLayers)
   return Array.from({ length: numLayers }, (_, i) => {
     const isLocal = types === null ? i % period !== 0 : types[i] === 'sliding_attention'
-    return isLocal ? { rope: 1, window } : { rope: 0, window: null }
+    return isLocal ? { rope: 1, window, hasExperts: false } : { rope: 0, window: null, hasExperts: false }
   })
 }
 
-function ropesOf(config: ConfigReader, isModern: boolean, headDim: number, maxPositions: number): RopeSpec[] {
+function ropesOf(
+  config: ConfigReader,
+  family: EncoderFamily,
+  modelType: string,
+  headDim: number,
+  maxPositions: number,
+): RopeSpec[] {
   const compute = (parameters: RopeParameters, fallback: number): RopeSpec => {
     const theta = parameters['rope_theta'] ?? fallback
     if (typeof theta !== 'number' || theta <= 1) config.fail('rope_theta', 'a number above 1')
@@ -179,12 +237,12 @@ function ropesOf(config: ConfigReader, isModern: boolean, headDim: number, maxPo
     })
   }
   const nested = config.object('rope_parameters') ?? {}
-  if (!isModern) return [compute(nested, config.number('rope_theta', 1000))]
+  const theta = config.number('rope_theta', family.theta)
+  if (modelType !== 'modernbert') return [compute({ ...config.object('rope_scaling'), ...nested }, theta)]
   const of = (type: string): RopeParameters => {
     const own = nested[type]
     return typeof own === 'object' && own !== null ? (own as RopeParameters) : {}
   }
-  const global = config.number('global_rope_theta', 160_000)
   const local = config.optionalNumber('local_rope_theta') ?? 10_000
-  return [compute(of('full_attention'), global), compute(of('sliding_attention'), local)]
+  return [compute(of('full_attention'), theta), compute(of('sliding_attention'), local)]
 }

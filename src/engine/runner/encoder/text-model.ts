@@ -36,7 +36,9 @@ export class TextEmbedder {
       ({ modules }) => modules.pooling,
       ({ modules, spec }) => Promise.resolve({ modules, hiddenSize: spec.hiddenSize }),
     )
-    return new TextEmbedder(reader, extra.modules, extra.modules.dense.at(-1)?.rows ?? extra.hiddenSize)
+    const { dense, keptDimensions } = extra.modules
+    const width = dense.at(-1)?.rows ?? extra.hiddenSize
+    return new TextEmbedder(reader, extra.modules, Math.min(width, keptDimensions ?? width))
   }
 
   get maxTokens(): number {
@@ -66,8 +68,10 @@ export class TextEmbedder {
     const pooled = await this.#reader.pass.run(rows)
     const vectors = new Float32Array(texts.length * this.dimensions)
     for (const [i, row] of pooled.entries()) {
-      const vector = dense.reduce((x, layer) => applyDense(layer, x), row)
-      vectors.set(role !== 'plain' || isNormalized ? normalize(vector) : vector, i * this.dimensions)
+      const whole = dense.reduce((x, layer) => applyDense(layer, x), row)
+      // Cut after it was brought to length 1, as sentence-transformers does; what goes into an index has that length again.
+      const vector = (isNormalized ? normalize(whole) : whole).subarray(0, this.dimensions)
+      vectors.set(role === 'plain' ? vector : normalize(vector), i * this.dimensions)
     }
     return { vectors, numTokens: rows.map(({ ids }) => ids.length) }
   }
@@ -94,8 +98,6 @@ async function open<T>(
   const checkpoint = await openTextCheckpoint(request.path)
   try {
     const pooling = poolingOf(checkpoint)
-    if (checkpoint.kind === 'decoder' && pooling === 'mean')
-      throw new ModelError(`${request.path}: expected the last token's row as the pooling of a decoder, found the mean`)
     const tokenizer = createTokenizer(checkpoint.tokenizer, 'read')
     const extra = await read(checkpoint)
     const pass = await TextPass.load(checkpoint, pooling, request)

@@ -1,6 +1,7 @@
 /** Attention over the paged K and V of a sequence. */
 import type { Backend } from '../../../kernels/backend.ts'
-import type { Activation, AttentionOptions, KvShape, Matrix, Norm, QkvOptions, Vector } from '../../../kernels/ops.ts'
+import type { AttentionOptions, QkvOptions } from '../../../kernels/attention-options.ts'
+import type { Activation, KvShape, Matrix, Norm, Vector } from '../../../kernels/ops.ts'
 import { expectTensor, type WeightSource } from '../../weights/source.ts'
 import { expectLinear, type Part } from '../parameters.ts'
 import type { DecoderSpec } from '../spec.ts'
@@ -126,7 +127,7 @@ export async function loadAttention(
   }
   const { attentionScale: scale, attentionSoftcap: softcap } = spec
   const sinks = attention.hasSinks ? await parameters.vector(`${base}${SINKS}`, numHeads) : null
-  const options = { ...shape, scale, window: attention.window, softcap, sinks }
+  const options = { ...shape, scale, window: attention.window, softcap, sinks, bidirectional: spec.isBidirectional }
   return new Attention(backend, weights, buffers, qkvOptions, options)
 }
 

@@ -8,6 +8,9 @@ import { widenPanel } from './linear-float'
 export const KV_F16: i32 = 1
 export const KV_Q8: i32 = 2
 
+/** What sums of f16 keys or values lack: those lack 2^112, queries and softmax numerators carry 2^96. All exact: powers of two. */
+export const HALF_SUM_FACTOR: f32 = 65536
+
 @unmanaged
 export class AttentionCommand {
   opcode: i32
@@ -36,6 +39,10 @@ export class AttentionCommand {
   partialBytes: usize // of one split
   bidirectional: i32 // rows see the rows after them too
   sinks: usize // f32[heads]: logits beside the scores; 0: none
+  bias: usize // f32[heads][2 reach + 1], or with buckets f32[2 reach + 1]: the bucket of each distance; 0: none
+  reach: i32
+  numBuckets: i32 // 0: bias is what is added
+  relativeScores: usize // f32[rows][2][heads][numBuckets]
   counter: i32
   foldCounter: i32
 }

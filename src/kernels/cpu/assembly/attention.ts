@@ -1,7 +1,8 @@
 // Attention over the paged pool, causal or within whole sequences. A unit of work is a run of rows of one sequence and one KV head with its query heads. The context is taken
 // in splits of 128 tokens aligned to absolute positions; each split is a complete softmax of its own (maximum, sum, weighted values) and splits are
 // folded in ascending order. So a row's result does not depend on the rows beside it, nor on whether the splits ran on one thread or many.
-import { AttentionCommand, AttentionItem, blockAddress, KV_F16, KV_Q8, kvShift, scalesAddress, widen } from './attention-kv'
+import { AttentionCommand, AttentionItem, blockAddress, HALF_SUM_FACTOR, KV_F16, KV_Q8, kvShift, scalesAddress, widen } from './attention-kv'
+import { addBias } from './attention-bias'
 import { barrier, scratch, takeUnits } from './pool'
 import { dotRows, dotRowsHalf } from './linear-float'
 import { ACTIVATION_FACTOR, exp, madd, maxLanes, sumLanes, tanh } from './simd'
@@ -9,8 +10,6 @@ import { ACTIVATION_FACTOR, exp, madd, maxLanes, sumLanes, tanh } from './simd'
 const SPLIT: i32 = 128
 /** Query rows that are multiplied with f16 keys and values as they lie; more share panels widened once. */
 const FEW: i32 = 3
-/** What sums of f16 keys or values lack: those lack 2^112, queries and softmax numerators carry 2^96. All exact: powers of two. */
-const HALF_SUM_FACTOR: f32 = 65536
 
 // A state of R = numRows * group softmaxes: [R][paddedDim] weighted values, then per row of 4 f32: maximum, sum, unused.
 function stateBytes(r: i32, paddedDim: usize): usize {
@@ -171,6 +170,7 @@ function computeSplit(c: AttentionCommand, item: AttentionItem, kvHead: i32, s: 
     const begin = c.window == 0 ? 0 : max(0, own + 1 - c.window)
     for (let g = 0; g < c.group; g++) {
       const i = <usize>(row * c.group + g)
+      if (c.bias != 0) addBias(c, item, kvHead * c.group + g, row, first, tokens, scores + i * (SPLIT << 2))
       softmax(c, scores + i * (SPLIT << 2), max(0, begin - first), min(tokens, end - first), (tokens + 15) & ~15, stats + (i << 4))
     }
   }

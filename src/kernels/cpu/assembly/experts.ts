@@ -173,6 +173,7 @@ export class CombineCommand {
   cols: usize
   out: usize
   outStride: usize
+  bias: usize // f32[cols]; 0: none
   residual: i32
   counter: i32
 }
@@ -187,7 +188,7 @@ export function combine(c: CombineCommand): void {
     const first = <usize>(row * c.topK) << 2
     // Rows are padded to whole vectors.
     for (let i: usize = 0; i < bytes; i += 16) {
-      let sum = f32x4.splat(0)
+      let sum = c.bias == 0 ? f32x4.splat(0) : v128.load(c.bias + i)
       for (let k: usize = 0; k < <usize>c.topK << 2; k += 4) {
         const output = c.outputs + c.outputsStride * load<i32>(c.positions + first + k)
         sum = madd(v128.load32_splat(c.weights + first + k), v128.load(output + i), sum)

@@ -1,6 +1,7 @@
 // The module's entry points. A thread has an instance for each memory and calls `start` of each once. The coordinating thread then calls `setProgram`
 // of the program's memory, `announce` of the first and `execute` of the program's; the others call `serve` of the first.
 import { attention } from './attention'
+import { headProducts, HeadProductsCommand } from './attention-bias'
 import { AttentionCommand } from './attention-kv'
 import { embed, EmbedCommand, layerNorm, LayerNormCommand, normAdd, NormAddCommand, qkvRopeStore, QkvCommand } from './elementwise'
 import { combine, CombineCommand, route, RouteCommand, sortRows, SortCommand } from './experts'
@@ -105,6 +106,9 @@ export function execute(): void {
         break
       case 15:
         streams(changetype<StreamsCommand>(command))
+        break
+      case 16:
+        headProducts(changetype<HeadProductsCommand>(command))
         break
       case 9:
         score(changetype<ScoreCommand>(command))

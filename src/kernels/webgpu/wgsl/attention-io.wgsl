@@ -21,6 +21,8 @@ struct AttentionParams {
   has_sinks: u32,
   plan: u32, // word of the step's header from which the items of layers like this one are described
   skipped_items: u32, // items before those of this dispatch
+  reach: u32, // distances that a bias tells apart, to each side
+  num_buckets: u32, // of a disentangled one
 }
 
 @group(0) @binding(1) var<uniform> params: AttentionParams;
@@ -29,6 +31,9 @@ struct AttentionParams {
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 @group(0) @binding(5) var<storage, read_write> partials: array<f32>;
 @group(0) @binding(6) var<storage, read> sinks: array<f32>; // a logit beside each head's scores
+
+@group(0) @binding(7) var<storage, read> distances: array<f32>; // by distance: a bias of each head, or a bucket
+@group(0) @binding(8) var<storage, read> relative_scores: array<f32>; // [rows, 2, heads, num_buckets]
 
 #include "kv-layout.wgsl"
 
@@ -97,6 +102,26 @@ fn total_weight(sum: f32, max_score: f32, head: u32) -> f32 {
     return sum + exp(sinks[head] - max_score);
   }
   return sum;
+}
+
+// What is added to a score of the row at `row` and `position`.
+fn bias_of(head: u32, row: u32, position: u32, token: u32) -> f32 {
+#if BIAS == 1
+  let away = clamp(i32(token) - i32(position), -i32(params.reach), i32(params.reach));
+  return distances[head * (2u * params.reach + 1u) + u32(away + i32(params.reach))];
+#else
+#if BIAS == 2
+  let away = i32(token) - i32(position);
+  let bucket = u32(distances[u32(clamp(away, -i32(params.reach), i32(params.reach)) + i32(params.reach))]);
+  let place = head * params.num_buckets + bucket;
+  let width = params.num_kv_heads * $(G * PARTS_OF_GROUP)u * params.num_buckets;
+  // The rows of a step are whole sequences: a token's row is as far away as its position.
+  let token_row = u32(i32(row) + away);
+  return relative_scores[row * 2u * width + place] + relative_scores[(token_row * 2u + 1u) * width + place];
+#else
+  return 0.0;
+#endif
+#endif
 }
 
 fn cap(score: f32) -> f32 {

@@ -106,6 +106,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
           // The last ones may be counted more than once.
           let is_own = lane / TILE + $(j * WS / 32)u < $(TM * G)u;
           let is_seen = token <= last && is_visible(item, token, position_of(item, vector$(j) / $(G)u));
+#if BIAS
+          if (is_seen) {
+            let row = item.row + vector$(j) / $(G)u;
+            let head = group.y * $(G)u + vector$(j) % $(G)u;
+            dot$(j) += bias_of(head, row, position_of(item, vector$(j) / $(G)u), token);
+          }
+#endif
           if (is_own) {
             scores[vector$(j) * TILE + lane % TILE] = select(EMPTY_MAX, cap(dot$(j)), is_seen);
           }

@@ -1,4 +1,4 @@
-// pooled[s] = the mean of a sequence's rows, or its first or last row.
+// pooled[s] = what stands for a sequence's rows.
 //
 //   launch   x = sequences, y = columns / WS; workgroup = WS threads, each with a column
 #include "step.wgsl"
@@ -6,7 +6,7 @@
 struct PoolParams {
   cols: u32,
   stride: u32,
-  pooling: u32, // 0: mean, 1: first, 2: last
+  pooling: u32, // 0: mean, 1: first row, 2: last row, 3: largest of each column, 4: mean weighted 1, 2, ..., 5: sum by the root of the number
 }
 
 @group(0) @binding(1) var<uniform> params: PoolParams;
@@ -24,8 +24,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let first = select(start, end - 1u, params.pooling == 2u);
   let after = select(end, start + 1u, params.pooling == 1u);
   var sum = 0.0;
+  var most = x[first * params.stride + column];
   for (var row = first; row < after; row++) {
-    sum += x[row * params.stride + column];
+    let value = x[row * params.stride + column];
+    most = max(most, value);
+    sum = fma(value, select(1.0, f32(row - first + 1u), params.pooling == 4u), sum);
   }
-  pooled[group.x * params.cols + column] = sum / f32(after - first);
+  let count = f32(after - first);
+  var divisor = count;
+  if (params.pooling == 4u) {
+    divisor = count * (count + 1.0) / 2.0;
+  } else if (params.pooling == 5u) {
+    divisor = sqrt(count);
+  }
+  pooled[group.x * params.cols + column] = select(sum / divisor, most, params.pooling == 3u);
 }

@@ -1,0 +1,112 @@
+/** What encoder families are, as data: all that their config.json does not say. Sources: each family's configuration_*.py in transformers. */
+
+export interface EncoderFamily {
+  /**
+   * What tells positions apart. learned: rows of a table; afterPadding: rows from the one behind that of the padding token on; rotary: q and k are
+   * turned; relative: what attention adds by distance.
+   */
+  readonly positions: 'learned' | 'afterPadding' | 'rotary' | 'relative'
+  /** What attention adds by distance beside that: T5's buckets, disentangled scores. */
+  readonly relative: 'none' | 'buckets' | 'disentangled'
+  readonly maxPositions: number
+  readonly theta: number
+  /** post: x = norm(x + f(x)). pre: x += f(norm(x)). */
+  readonly normPlacement: 'pre' | 'post'
+  readonly normEps: number
+  readonly activation: string
+  readonly isGated: boolean
+  /** Rows of the table of segments where the config does not say; 0: the family has none. */
+  readonly numSegments: number
+  readonly headActivation: 'tanh' | 'gelu' | 'relu'
+  /** Its names of config fields, by ours. */
+  readonly fields: Readonly<Record<string, string>>
+}
+
+const BERT: EncoderFamily = {
+  positions: 'learned',
+  relative: 'none',
+  maxPositions: 512,
+  theta: 10_000,
+  normPlacement: 'post',
+  normEps: 1e-12,
+  activation: 'gelu',
+  isGated: false,
+  numSegments: 2,
+  headActivation: 'tanh',
+  fields: {},
+}
+
+const ROBERTA: EncoderFamily = { ...BERT, positions: 'afterPadding' }
+
+/** As its own code names it, after the model that it was made from, and as transformers does. */
+const GTE: EncoderFamily = {
+  ...BERT,
+  positions: 'rotary',
+  maxPositions: 8192,
+  theta: 160_000,
+  isGated: true,
+  numSegments: 1,
+}
+
+/** By the `model_type` of config.json. */
+export const ENCODER_FAMILIES: Readonly<Record<string, EncoderFamily>> = {
+  bert: BERT,
+  roberta: ROBERTA,
+  'xlm-roberta': ROBERTA,
+  camembert: ROBERTA,
+  electra: { ...BERT, headActivation: 'gelu' },
+  distilbert: {
+    ...BERT,
+    numSegments: 0,
+    headActivation: 'relu',
+    fields: {
+      hidden_size: 'dim',
+      num_attention_heads: 'n_heads',
+      num_hidden_layers: 'n_layers',
+      intermediate_size: 'hidden_dim',
+      hidden_act: 'activation',
+    },
+  },
+  mpnet: { ...ROBERTA, relative: 'buckets', numSegments: 0 },
+  'deberta-v2': { ...BERT, positions: 'relative', relative: 'disentangled', numSegments: 0, normEps: 1e-7 },
+  nomic_bert: {
+    ...BERT,
+    positions: 'rotary',
+    maxPositions: 2048,
+    theta: 1000,
+    activation: 'silu',
+    isGated: true,
+    fields: {
+      hidden_size: 'n_embd',
+      num_attention_heads: 'n_head',
+      num_hidden_layers: 'n_layer',
+      intermediate_size: 'n_inner',
+      max_position_embeddings: 'n_positions',
+      layer_norm_eps: 'layer_norm_epsilon',
+      hidden_act: 'activation_function',
+      rope_theta: 'rotary_emb_base',
+    },
+  },
+  gte: GTE,
+  new: GTE,
+  jina_embeddings_v3: {
+    ...BERT,
+    positions: 'rotary',
+    maxPositions: 8194,
+    theta: 20_000,
+    normEps: 1e-5,
+    numSegments: 1,
+  },
+  modernbert: {
+    ...BERT,
+    positions: 'rotary',
+    maxPositions: 8192,
+    theta: 160_000,
+    normPlacement: 'pre',
+    normEps: 1e-5,
+    isGated: true,
+    numSegments: 0,
+    headActivation: 'gelu',
+    fields: { hidden_act: 'hidden_activation', layer_norm_eps: 'norm_eps', rope_theta: 'global_rope_theta' },
+  },
+}

@@ -1,0 +1,191 @@
+/** What follows attention in an encoder's layer: a dense MLP, or experts. */
+import type { Backend } from '../../../kernels/backend.ts'
+import type { Activated, Activation, ExpertWeights, Matrix, MatrixData, Routing, Vector } from '../../../kernels/ops.ts'
+import { readVector, takeRows, transpose, type WeightSource } from '../../weights/source.ts'
+import { ModelError } from '../runner.ts'
+import { expectLinear, type Parameters, type Part } from '../parameters.ts'
+import type { EncoderSpec } from './spec.ts'
+
+export interface LinearLayer {
+  readonly matrix: Matrix
+  readonly bias: Vector | undefined
+}
+
+/** A linear layer of the parts' rows, with a bias where its first part has one. Throws ModelError for tensors that are missing or misshapen. */
+export async function loadLinear(
+  parameters: Parameters,
+  parts: readonly Part[],
+  cols: number,
+  glu = false,
+): Promise<LinearLayer> {
+  const [[first = ''] = []] = parts
+  const hasBias = parameters.has(`${first}.bias`)
+  expectLinear(parameters.source, parts, cols, hasBias)
+  return { matrix: await parameters.matrix(parts, cols, { glu }), bias: await parameters.bias(hasBias, parts) }
+}
+
+export interface EncoderMlp {
+  /** Adds what is made of `input`, or of the stream itself, to the stream. */
+  record(hidden: Activation, input: Activation): void
+}
+
+class DenseMlp implements EncoderMlp {
+  readonly #backend: Backend
+  readonly #inner: Activation
+  readonly #up: LinearLayer
+  readonly #down: LinearLayer
+  readonly #applied: { readonly glu: Activated } | { readonly activation: Activated }
+
+  constructor(
+    backend: Backend,
+    inner: Activation,
+    { activation, isGated }: EncoderSpec,
+    up: LinearLayer,
+    down: LinearLayer,
+  ) {
+    this.#backend = backend
+    this.#inner = inner
+    this.#up = up
+    this.#down = down
+    this.#applied = isGated ? { glu: activation } : { activation }
+  }
+
+  record(hidden: Activation, input: Activation): void {
+    this.#backend.linear(this.#inner, input, this.#up.matrix, { bias: this.#up.bias, ...this.#applied })
+    this.#backend.linear(hidden, this.#inner, this.#down.matrix, { bias: this.#down.bias, residual: true })
+  }
+}
+
+class ExpertsMlp implements EncoderMlp {
+  readonly #backend: Backend
+  readonly #activation: Activated
+  readonly #normalizes: boolean
+  readonly #logits: Activation
+  readonly #routing: Routing
+  readonly #router: LinearLayer
+  readonly #experts: ExpertWeights
+
+  constructor(
+    backend: Backend,
+    parts: {
+      readonly activation: Activated
+      readonly normalizes: boolean
+      readonly logits: Activation
+      readonly routing: Routing
+      readonly router: LinearLayer
+      readonly experts: ExpertWeights
+    },
+  ) {
+    this.#backend = backend
+    this.#activation = parts.activation
+    this.#normalizes = parts.normalizes
+    this.#logits = parts.logits
+    this.#routing = parts.routing
+    this.#router = parts.router
+    this.#experts = parts.experts
+  }
+
+  record(hidden: Activation, input: Activation): void {
+    const backend = this.#backend
+    backend.linear(this.#logits, input, this.#router.matrix, { bias: this.#router.bias })
+    const route = { scores: 'softmax', bias: null, groups: null, normalizes: this.#normalizes, scale: 1 } as const
+    backend.route(this.#routing, this.#logits, route)
+    const options = { activation: this.#activation, residual: true }
+    backend.experts(hidden, input, this.#experts, this.#routing, options)
+  }
+}
+
+/** The MLP of the layer whose tensors begin with `base`. Throws ModelError. */
+export async function loadEncoderMlp(
+  backend: Backend,
+  parameters: Parameters,
+  spec: EncoderSpec,
+  base: string,
+  hasExperts: boolean,
+): Promise<EncoderMlp> {
+  const { hiddenSize, intermediateSize, isGated } = spec
+  if (hasExperts) return loadExpertsMlp(backend, parameters, spec, base)
+  const inner = parameters.activation('inner', intermediateSize)
+  const up = await loadLinear(parameters, upParts(parameters, spec, base), hiddenSize, isGated)
+  const down = await loadLinear(parameters, [[`${base}down`, hiddenSize]], intermediateSize)
+  return new DenseMlp(backend, inner, spec, up, down)
+}
+
+/** Where gate and up rows stand: in tensors of their own, or in one, either first. */
+function upParts(
+  parameters: Parameters,
+  { intermediateSize: rows, isGated }: EncoderSpec,
+  base: string,
+): readonly Part[] {
+  if (!isGated) return [[`${base}up`, rows]]
+  if (parameters.has(`${base}gate_up.weight`)) return [[`${base}gate_up`, 2 * rows]]
+  if (parameters.has(`${base}up_gate.weight`))
+    return [[`${base}up_gate`, 2 * rows, (row) => (row < rows ? row + rows : row - rows)]]
+  // GGUF calls gate and up projection in one tensor that of an MLP without a gate.
+  if (!parameters.has(`${base}gate.weight`)) return [[`${base}up`, 2 * rows]]
+  return [
+    [`${base}gate`, rows],
+    [`${base}up`, rows],
+  ]
+}
+
+async function loadExpertsMlp(
+  backend: Backend,
+  parameters: Parameters,
+  spec: EncoderSpec,
+  base: string,
+): Promise<EncoderMlp> {
+  const { hiddenSize, intermediateSize, experts, activation, isGated } = spec
+  const { source } = parameters
+  if (experts === null || isGated)
+    throw new ModelError(
+      `${source.path}: ${base}experts: expected experts without a gate, as nomic-embed-text-v2 has them`,
+    )
+  const { count, topK, normalizes } = experts
+  const load = (name: string, rows: number, cols: number, isTransposed: boolean) =>
+    backend.loadExperts(name, count, rows, cols, expertReader(source, name, count, rows, cols, isTransposed))
+  const bias = `${base}experts.bias`
+  return new ExpertsMlp(backend, {
+    activation,
+    normalizes,
+    logits: parameters.activation('router logits', count),
+    routing: parameters.routing({ numExperts: count, topK, inner: intermediateSize, outer: hiddenSize }),
+    router: await loadLinear(parameters, [[`${base}router`, count]], hiddenSize),
+    experts: {
+      gateUp: await load(`${base}experts.up.weight`, intermediateSize, hiddenSize, false),
+      down: await load(`${base}experts.down.weight`, hiddenSize, intermediateSize, true),
+      ...(source.tensors.has(bias)
+        ? { bias: backend.loadVector(bias, await readVector(source, bias, hiddenSize)) }
+        : {}),
+    },
+  })
+}
+
+/**
+ * Matrices of a stacked tensor [experts, rows, cols] (GGUF), or of one whose experts stand one below the other, [experts x rows, cols], or so and
+ * transposed (the published checkpoint). Throws ModelError for other shapes.
+ */
+function expertReader(
+  source: WeightSource,
+  name: string,
+  count: number,
+  rows: number,
+  cols: number,
+  isTransposed: boolean,
+): (expert: number) => Promise<MatrixData> {
+  const shape = source.tensors.get(name)?.shape ?? []
+  const is = (...expected: readonly number[]): boolean =>
+    shape.length === expected.length && expected.every((size, i) => size === shape[i])
+  if (is(count, rows, cols)) return (expert) => source.slice(name, expert)
+  const [ownRows, ownCols] = isTransposed ? [cols, rows] : [rows, cols]
+  if (!is(count * ownRows, ownCols))
+    throw new ModelError(
+      `${source.path}: tensor ${name} should be [${count}, ${rows}, ${cols}] or [${count * ownRows}, ${ownCols}] by config.json, found [${shape.join(', ')}]`,
+    )
+  let whole: Promise<MatrixData> | null = null
+  return async (expert) => {
+    whole ??= source.read(name)
+    const own = takeRows(await whole, count * ownRows, ownRows, (row) => expert * ownRows + row)
+    return isTransposed ? transpose(own, ownRows, ownCols) : own
+  }
+}
