@@ -95,7 +95,7 @@ async function ggufModules(metadata: GgufMetadata, fallback: Pooling, source: We
     pooling: pooling ?? fallback,
     dense: await ggufDense(source),
     isNormalized: true,
-    prompts: { query: '', document: '', ...GGUF_PROMPTS[metadata.architecture], plain: '' },
+    prompts: { ...promptsOfCard(metadata.architecture), plain: '' },
     maxTokens: typeof length === 'number' ? length : null,
     keptDimensions: null,
   }
@@ -125,6 +125,9 @@ const GGUF_PROMPTS: Readonly<Record<string, { readonly query: string; readonly d
   'nomic-bert': NOMIC_PROMPTS,
   'nomic-bert-moe': NOMIC_PROMPTS,
 }
+
+const promptsOfCard = (architecture: string): { readonly query: string; readonly document: string } =>
+  GGUF_PROMPTS[architecture] ?? { query: '', document: '' }
 
 /** What an architecture says by its name. */
 const GGUF_FIELDS: Readonly<Record<string, Json>> = {
