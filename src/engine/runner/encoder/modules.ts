@@ -136,11 +136,9 @@ function poolingOf(path: string, json: Json): Pooling {
   const modes =
     typeof mode === 'string'
       ? [mode]
-      : [
-          ...Object.entries(OLD_MODES)
-            .filter(([field]) => json[`pooling_mode_${field}`] === true)
-            .map(([, name]) => name),
-        ]
+      : Object.entries(OLD_MODES)
+          .filter(([field]) => json[`pooling_mode_${field}`] === true)
+          .map(([, name]) => name)
   const [only = '', ...others] = modes
   const pooling = POOLINGS[only]
   if (pooling === undefined || others.length > 0)
