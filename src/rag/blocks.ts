@@ -1,5 +1,5 @@
 /** Documents as blocks: paragraphs, lists, tables and code under their headings, with offsets into the source. */
-export type DocumentFormat = 'markdown' | 'text' | 'html' | 'csv' | 'pages'
+export type DocumentFormat = 'markdown' | 'asciidoc' | 'rst' | 'org' | 'text' | 'html' | 'csv' | 'pages'
 
 /** A part of the source: [start, end) in UTF-16 units. */
 interface SourceRange {

@@ -1,9 +1,12 @@
 /** Cutting documents into chunks: by structure first, by token counts within. */
 import type { Block, DocumentFormat, TableRow } from './blocks.ts'
 import { csvBlocks } from './csv.ts'
+import { asciidocBlocks } from './asciidoc.ts'
 import { htmlBlocks } from './html.ts'
 import { markdownBlocks } from './markdown.ts'
+import { orgBlocks } from './org.ts'
 import { pageBlocks, plainBlocks } from './plain.ts'
+import { restructuredTextBlocks } from './restructured-text.ts'
 import { Slice } from './slice.ts'
 import type { Chunk } from './vector-index.ts'
 
@@ -96,6 +99,12 @@ function blocksOf(text: string, format: DocumentFormat, readHtml: ReadHtml): Ret
       return markdownBlocks(text)
     case 'html':
       return readHtml(text)
+    case 'asciidoc':
+      return asciidocBlocks(text)
+    case 'rst':
+      return restructuredTextBlocks(text)
+    case 'org':
+      return orgBlocks(text)
     case 'text':
       return plainBlocks(text)
     case 'csv':

@@ -8,6 +8,10 @@ it.each([
   ['one\ntwo\n', ['one\ntwo']],
   ['only,names', ['only | names']],
   ['a,b\n"never closed,\n1', ['a: never closed, 1']],
+  ['Name|Port\nhttp|80', ['Name: http | Port (http): 80']],
+  ['sep=;\r\nName;Port\r\nhttp;80', ['Name: http | Port (http): 80']],
+  ['Name,Port\rhttp,80\r', ['Name: http | Port (http): 80']],
+  ['1,2\n3,4.5\n', ['1 | 2\n3 | 4.5']],
   ['', []],
 ])('%j as rows that name their columns', (text, expected) => {
   expect([...csvBlocks(text)].map((block) => block.text)).toEqual(expected)

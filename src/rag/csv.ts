@@ -1,4 +1,4 @@
-/** Comma-separated values (RFC 4180; semicolons and tabs too) as one table whose first row names its columns. */
+/** Comma-separated values (RFC 4180; semicolons, tabs and bars too) as one table whose first row names its columns. */
 import type { Block, TableRow } from './blocks.ts'
 import { areColumnNames, namedRow, plainRow } from './tables.ts'
 
@@ -13,7 +13,7 @@ interface Row {
 
 /** Rows as table blocks that stay within a chunk's size, each with its source range and column names. */
 export function* csvBlocks(text: string): Generator<Block> {
-  const separator = separatorOf(text)
+  const { separator, from } = separatorOf(text)
   let names: readonly string[] | null = null
   let rows: TableRow[] = []
   let numRead = 0
@@ -23,9 +23,9 @@ export function* csvBlocks(text: string): Generator<Block> {
     const block = { kind: 'table' as const, headings: [], rows, start: first.start, end: last.end }
     return [{ ...block, text: rows.map((row) => row.text).join('\n') }]
   }
-  for (const { cells, start, end } of rowsOf(text, separator)) {
+  for (const { cells, start, end } of rowsOf(text, separator, from)) {
     if (cells.every((cell) => cell.trim() === '')) continue
-    if (numRead++ === 0 && cells.length > 1 && areColumnNames(cells)) {
+    if (numRead++ === 0 && cells.length > 1 && areColumnNames(cells) && !cells.every(isNumber)) {
       names = cells
       continue
     }
@@ -39,18 +39,33 @@ export function* csvBlocks(text: string): Generator<Block> {
   yield* taken()
 }
 
-/** The sign that the first line has most of. */
-function separatorOf(text: string): string {
-  const line = text.slice(0, 4096).split('\n', 1)[0] ?? ''
-  const count = (sign: string): number => line.split(sign).length
-  return [',', ';', '\t'].reduce((best, sign) => (count(sign) > count(best) ? sign : best))
+/** Rows of numbers only have no names above them. */
+const isNumber = (cell: string): boolean => cell.trim() === '' || /^[-+]?[\d.,]+%?$/.test(cell.trim())
+
+/** Spreadsheets write the sign that separates their cells on a first line of its own. */
+const NAMED_SEPARATOR = /^sep=([,;|\t])[ \t]*\r?\n/i
+
+/** The sign that the first line has most of, and where the first row begins. */
+function separatorOf(text: string): { readonly separator: string; readonly from: number } {
+  const [line, named] = NAMED_SEPARATOR.exec(text) ?? []
+  if (line !== undefined && named !== undefined) return { separator: named, from: line.length }
+  const start = text.slice(0, 4096).split(/[\r\n]/, 1)[0] ?? ''
+  const count = (sign: string): number => start.split(sign).length
+  const separator = [',', ';', '\t', '|'].reduce((best, sign) => (count(sign) > count(best) ? sign : best))
+  return { separator, from: 0 }
 }
 
-function* rowsOf(text: string, separator: string): Generator<Row> {
+/** The cells of a line. */
+export const separatedCells = (line: string, separator: string): readonly string[] =>
+  rowsOf(line, separator).next().value?.cells ?? []
+
+function* rowsOf(text: string, separator: string, from = 0): Generator<Row, undefined> {
   let cells: string[] = []
-  let start = 0
-  let position = 0
-  const border = new RegExp(`[\\n${separator}]`, 'g')
+  let start = from
+  let position = from
+  // Old systems end lines with a carriage return alone.
+  const newline = text.includes('\n') ? '\n' : '\r'
+  const border = new RegExp(`[${newline}${separator}]`, 'g')
   while (position < text.length || cells.length > 0) {
     const cell = cellAt(text, position, border)
     cells.push(cell.text)
@@ -71,9 +86,12 @@ function* rowsOf(text: string, separator: string): Generator<Row> {
 function cellAt(text: string, from: number, border: RegExp): { readonly text: string; readonly end: number } {
   const parts: string[] = []
   let position = from
+  // Writers put a blank behind the separator, before the quote.
+  while (text[position] === ' ') position++
+  if (text[position] !== '"') position = from
   while (text[position] === '"') {
     const close = text.indexOf('"', position + 1)
-    if (close < 0) return { text: text.slice(from + 1), end: text.length }
+    if (close < 0) return { text: text.slice(position + 1), end: text.length }
     parts.push(text.slice(position + 1, close))
     position = close + 1
     if (text[position] === '"') parts.push('"')

@@ -64,10 +64,40 @@ async function readDocx(bytes: Uint8Array): Promise<string> {
     // Pictures would be base64 in the text.
     const ignoreImages = mammoth.images.imgElement(async () => ({ src: '' }))
     const { value } = await mammoth.convertToHtml({ buffer: Buffer.from(bytes) }, { convertImage: ignoreImages })
-    return value
+    return withHeaderRows(value)
   } catch (error) {
     throw new UnreadableError('the DOCX is damaged', { cause: error })
   }
+}
+
+/** A table that holds no other. */
+const WORD_TABLE = /<table>((?:(?!<\/?table)[^])*)<\/table>/g
+/** UTF-16 units of a cell that can name a column. */
+const MAX_HEADER_CELL = 80
+
+/** Word seldom says that a table's first row names its columns: it is bold, or differs from all rows below it. */
+const withHeaderRows = (html: string): string =>
+  html.replaceAll(WORD_TABLE, (table: string, body: string) => {
+    if (body.includes('<th')) return table
+    const rows = body.split('</tr>').filter((row) => row.includes('<tr>'))
+    const [head = '', ...rest] = rows
+    const cells = rows.map((row) => [...row.matchAll(/<td[^>]*>([^]*?)<\/td>/g)].map(([, cell = '']) => cell))
+    const [names = [], ...values] = cells
+    return rest.length > 0 && isHeaderRow(names, values)
+      ? table.replace(head, () => head.replaceAll(/<(\/?)td\b/g, '<$1th'))
+      : table
+  })
+
+function isHeaderRow(names: readonly string[], rows: readonly (readonly string[])[]): boolean {
+  const textOf = (cell: string): string => cell.replaceAll(/<[^>]*>/g, '').trim()
+  const isNumber = (cell: string | undefined): boolean => /^[-+\d.,:%€$£ ]*\d[-+\d.,:%€$£ ]*$/.test(textOf(cell ?? ''))
+  const isBold = (cell: string): boolean => cell.includes('<strong>')
+  const texts = names.map(textOf)
+  if (names.length < 2 || texts.some((text) => text.length > MAX_HEADER_CELL) || names.some(isNumber)) return false
+  if (names.every((name) => name === '' || isBold(name)) && !rows.every((row) => row.every(isBold))) return true
+  // A column of numbers below a word; or three columns, which a list of names and values has not.
+  const isMeasured = names.some((_, column) => rows.every((row) => isNumber(row[column])))
+  return texts.every((text) => text !== '') && (isMeasured || names.length > 2)
 }
 
 /** Numbers as "1, 3-5". */

@@ -177,13 +177,16 @@ describe('files of other kinds', () => {
     const paragraph = (text: string, style = '') =>
       `<w:p>${style && `<w:pPr><w:pStyle w:val="${style}"/></w:pPr>`}<w:r><w:t>${text}</w:t></w:r></w:p>`
     const cell = (text: string) => `<w:tc>${paragraph(text)}</w:tc>`
-    const body = `${paragraph('Museum', 'Heading1')}${paragraph('Opens at nine.')}<w:tbl><w:tr>${cell('Day')}${cell('Hours')}</w:tr></w:tbl>`
+    const body =
+      `${paragraph('Museum', 'Heading1')}${paragraph('Opens at nine.')}<w:tbl><w:tr>${cell('Day')}${cell('Hours')}</w:tr></w:tbl>` +
+      `<w:tbl><w:tr>${cell('Service')}${cell('Port')}</w:tr><w:tr>${cell('http')}${cell('80')}</w:tr></w:tbl>`
     const { documents, reasons } = await read('plan.docx', writeDocx(body))
     expect(reasons).toEqual([])
     const blocks = htmlBlocks(documents[0]?.text ?? '')
     expect(blocks.map(({ headings, text }) => `${headings.join()}: ${text}`)).toEqual([
       'Museum: Opens at nine.',
       'Museum: Day | Hours',
+      'Museum: Service: http | Port (http): 80',
     ])
     expect((await read('bad.docx', Buffer.from('no zip'))).reasons).toEqual(['the DOCX is damaged'])
   })

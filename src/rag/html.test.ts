@@ -22,6 +22,8 @@ describe('HTML reads as in a browser', () => {
     ['<ul><li>a<li><p>b<ul><li>c</ul></ul><p>d', ['- a\n- b\n- c', 'd']],
     ['<select><option>A<option>B</select><p>c', ['A', 'B', 'c']],
     ['<pre>\n x  1\n  y</pre>', [' x  1\n  y']],
+    ['<?xml version="1.0"?><html><head><title/><script src="a.js"/></head><body><style/><p>a', ['a']],
+    ['<!DOCTYPE html><html xmlns="http://www.w3.org/1999/xhtml"><script src="a.js"/><p>a', ['a']],
   ])('%s', (html, expected) => {
     expect(read(html)).toEqual(expected)
   })

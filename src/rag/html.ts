@@ -15,6 +15,10 @@ const SKIPPED = new Set(['script', 'style', 'template', 'annotation', 'annotatio
 const RAW = new Set(['title', 'textarea', 'xmp', 'noembed', 'noframes'])
 /** Raw text to a parser that is HTML for browsers without frames. */
 const FALLBACK = new Set(['noembed', 'noframes'])
+/** Whatever they hold is raw text, so one that XML closes in its own tag would take the rest of the page along. */
+const CLOSED_IN_XML = new Set(['script', 'style', 'template', 'noscript', ...RAW])
+/** A page in XML's syntax: browsers read it as that where its name ends in .xhtml. */
+const XML_START = /^\uFEFF?\s*(?:<\?xml\b|(?:<!doctype[^>]*>\s*)?<html\b[^>]*\sxmlns\s*=)/i
 const BREAKING = new Set(
   (
     'address article aside blockquote body caption center dd details dialog dir div dl dt fieldset figcaption figure footer form frameset ' +
@@ -45,6 +49,7 @@ export class HtmlTooComplexError extends Error {
 /** The parser of the standard, except that nothing hides text from readers of documents: menus and frames are plain containers. */
 class PageParser extends Parser<DefaultTreeAdapterMap> {
   #numElements = 0
+  isXml = false
   /** Where the last tag or text ended: behind it is a tag that never ends, if there is anything. */
   lastEnd = 0
 
@@ -56,6 +61,7 @@ class PageParser extends Parser<DefaultTreeAdapterMap> {
       throw new HtmlTooComplexError(`expected elements at most ${MAX_DEPTH} deep inside each other, found more`)
     }
     asContainer(token)
+    if (this.isXml && token.selfClosing && CLOSED_IN_XML.has(token.tagName)) asEmpty(token)
     super.onStartTag(token)
     this.lastEnd = token.location?.endOffset ?? this.lastEnd
   }
@@ -87,6 +93,12 @@ function asContainer(token: Token.TagToken): void {
   if (token.tagName !== 'select' && token.tagName !== 'iframe') return
   token.tagName = 'span'
   token.tagID = spec.TAG_ID.SPAN
+}
+
+/** An element without content that shows nothing. */
+function asEmpty(token: Token.TagToken): void {
+  token.tagName = 'wbr'
+  token.tagID = spec.TAG_ID.WBR
 }
 
 /**
@@ -135,6 +147,7 @@ class PageReader {
         isCut ||= code === 'eof-in-tag'
       },
     })
+    parser.isXml = XML_START.test(this.#html)
     parser.tokenizer.write(source, true)
     this.#walkAll(parser.document.childNodes, offset)
     this.#flush()

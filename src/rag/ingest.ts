@@ -46,7 +46,7 @@ export interface IngestResult {
 }
 
 /** Goes into the content hash: a change of how documents are cut makes every document new. */
-const CHUNKING_VERSION = 5
+const CHUNKING_VERSION = 6
 /** Tokens of a chunk, where the model reads that many. Short passages rank better and leave room for several in a prompt. */
 const MAX_CHUNK_TOKENS = 150
 const OVERLAP_SHARE = 0.15

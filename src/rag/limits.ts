@@ -7,6 +7,9 @@ export const MAX_DOCUMENT_LENGTH = 16 * 1024 * 1024
 /** A UTF-8 byte is at most one UTF-16 unit. JSON lines may be many documents; PDF and DOCX are mostly pictures and fonts. */
 export const MAX_FILE_BYTES: Readonly<Record<FileKind, number>> = {
   markdown: MAX_DOCUMENT_LENGTH,
+  asciidoc: MAX_DOCUMENT_LENGTH,
+  rst: MAX_DOCUMENT_LENGTH,
+  org: MAX_DOCUMENT_LENGTH,
   text: MAX_DOCUMENT_LENGTH,
   html: MAX_DOCUMENT_LENGTH,
   csv: MAX_DOCUMENT_LENGTH,

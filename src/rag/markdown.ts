@@ -1,4 +1,5 @@
 /** Markdown as blocks. */
+import { htmlBlocks, HtmlTooComplexError } from './html.ts'
 import { DOCUMENT_TITLE, HeadingPath, isTitle, type Block, type BlockPlace, type TableRow } from './blocks.ts'
 import { isBlank, linesOf, toBlock, type Line } from './plain.ts'
 import { namedRow, plainRow } from './tables.ts'
@@ -8,6 +9,10 @@ const ATX_OPENING = /^ {0,3}(#{1,6})(?=[ \t]|$)/
 const SETEXT_UNDERLINE = /^ {0,3}(=+|-+)[ \t]*$/
 const LIST_ITEM = /^ {0,3}(?:[-*+]|\d{1,9}[.)])[ \t]/
 const THEMATIC_BREAK = /^ {0,3}([-*_])[ \t]*(?:\1[ \t]*){2,}$/
+/** A table in HTML, for what Markdown's own tables cannot show. */
+const HTML_TABLE = /^ {0,3}<table[\s>]/i
+/** UTF-16 units of one that is read as HTML: the parser's work is done in one go. */
+const MAX_HTML_TABLE = 64 * 1024
 const INDENTED = /^(?: {4}|\t)/
 
 /** CommonMark's block structure as far as it decides where a document may be cut. */
@@ -16,6 +21,8 @@ export function* markdownBlocks(text: string): Generator<Block> {
   let lines: Line[] = []
   let kind: Block['kind'] = 'prose'
   let fence: string | null = null
+  /** Where the table in HTML ends that the lines are of. */
+  let tableEnd = -1
   const isOpen = (): boolean => lines.length > 0
   function* flush(): Generator<Block> {
     if (lines.length > 0)
@@ -40,6 +47,14 @@ export function* markdownBlocks(text: string): Generator<Block> {
         yield* flush()
         fence = null
       }
+      continue
+    }
+    if (!isOpen() && HTML_TABLE.test(line.text)) tableEnd = endOfTable(text, line.start)
+    if (line.start < tableEnd) {
+      lines.push(line)
+      if (line.end < tableEnd) continue
+      yield* htmlTable(text, lines, path.place())
+      lines = []
       continue
     }
     const opening = FENCE.exec(line.text)?.[1]
@@ -164,6 +179,36 @@ function* tableBlock([header, delimiter, ...lines]: readonly Line[], place: Bloc
   if (rows.length === 0) rows.push({ text: plainRow(names), start: header.start, end: delimiter.end })
   const text = rows.map((row) => row.text).join('\n')
   yield { kind: 'table', text, ...place, rows, start: header.start, end: rows.at(-1)?.end ?? delimiter.end }
+}
+
+/** Where the table in HTML that begins here ends; -1 where it does not, or is too long. */
+function endOfTable(text: string, from: number): number {
+  const end = /<\/table\s*>/i.exec(text.slice(from, from + MAX_HTML_TABLE))
+  return end ? from + end.index + end[0].length : -1
+}
+
+function* htmlTable(text: string, lines: readonly Line[], place: BlockPlace): Generator<Block> {
+  const [first, last] = [lines[0], lines.at(-1)]
+  if (!first || !last) return
+  const tables = tablesOf(text.slice(first.start, last.end))
+  if (tables.length === 0) return yield* toBlock(text, lines, 'prose', place)
+  const moved = <Range extends { readonly start: number; readonly end: number }>(range: Range): Range => ({
+    ...range,
+    start: first.start + range.start,
+    end: first.start + range.end,
+  })
+  for (const { rows = [], ...block } of tables) yield { ...moved(block), ...place, rows: rows.map(moved) }
+}
+
+/** The tables of a piece of HTML, if there is nothing else in it. */
+function tablesOf(html: string): readonly Block[] {
+  try {
+    const blocks = htmlBlocks(html)
+    return blocks.every(({ kind }) => kind === 'table') ? blocks : []
+  } catch (error) {
+    if (error instanceof HtmlTooComplexError) return []
+    throw error
+  }
 }
 
 /** Whether blank lines lie between the last line and this one. */
