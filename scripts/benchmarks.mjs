@@ -341,6 +341,28 @@ rewrite(
   'pgvector',
 )
 
+// What a decoded token costs a GPU, by counting.
+const counts = results('counts')
+if (counts !== null) {
+  const mebi = (bytes) => number(bytes / 2 ** 20, bytes < 2 ** 27 ? 1 : 0)
+  rewrite(
+    'docs/benchmarks.md',
+    [
+      `A decode step on WebGPU with ${number(counts.context)} tokens of context in each sequence: what is dispatched, and`,
+      'what is read of weights and of K and V in f16. `npm run bench -- counts` counts it on a GPU that is not there: it is no',
+      'measurement of time.',
+      '',
+      '| model | weights | sequences | dispatches | weights, MiB | K and V, MiB | MiB per token |',
+      '|---|---|---|---|---|---|---|',
+      ...counts.rows.map(({ model, weights, batch, dispatches, weightBytes, kvBytes, bytesPerToken }) => {
+        const sizes = [weightBytes, kvBytes, bytesPerToken].map(mebi)
+        return `| ${[model, weights, batch, dispatches, ...sizes].join(' | ')} |`
+      }),
+    ],
+    'counts',
+  )
+}
+
 // Files of one model in the quantisations that llama-quantize makes, and types of its KV cache.
 const quantisations = results('quantisations-gemma-3-270m')
 if (quantisations !== null) {

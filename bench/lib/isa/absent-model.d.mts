@@ -22,8 +22,9 @@ export interface AbsentModel {
   readonly gpu: AbsentGpu
   /** Of the KV pool. */
   readonly numBlocks: number
-  /** Bytes of weights that one token is multiplied with; 0: not counted. */
-  readonly weightBytes: number
+  /** Bytes of matrices that every token is multiplied with, and of a token's own experts; 0: not counted. */
+  readonly sharedBytes: number
+  readonly expertBytes: number
   /** Bytes of a token in the KV pool. */
   readonly kvBytes: number
   /** Runs a step; what it submitted. */

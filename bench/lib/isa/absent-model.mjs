@@ -56,22 +56,23 @@ async function withTensors(has, load) {
 
 /** Hands out matrices without bytes, one for all of a shape, and counts what a token reads of them. */
 class AbsentWeights {
-  /** Bytes of matrices that a token is multiplied with: of experts, those of its own. */
-  bytesPerToken = 0
+  /** Bytes of matrices that every token is multiplied with, and of a token's own experts. */
+  sharedBytes = 0
+  expertBytes = 0
 
   constructor(backend, maxBindingBytes, weights) {
     this.backend = backend
     this.maxBindingBytes = maxBindingBytes
-    const [format, group, hasMins] = WEIGHTS[weights]
-    this.format = format
-    this.form = formOf(format, group, hasMins)
+    this.weights = WEIGHTS[weights]
+    this.topK = 0
     this.known = new Map()
   }
 
-  #stored(label, rows, cols, use) {
-    const { shards } = plan(this, label, rows, cols, this.form, use.glu === true)
+  #stored(label, rows, cols, use, [format, group, hasMins] = this.weights) {
+    const form = formOf(format, group, hasMins)
+    const { shards } = plan(this, label, rows, cols, form, use.glu === true)
     const planeBytes = shards.flatMap(({ bytes }) => bytes)
-    return { format: this.format, form: { ...this.form, shift: 1 }, planeBytes, read: () => Promise.resolve() }
+    return { format, form: { ...form, shift: 1 }, planeBytes, read: () => Promise.resolve() }
   }
 
   #once(key, make) {
@@ -81,15 +82,17 @@ class AbsentWeights {
   }
 
   matrix(label, rows, cols, use) {
-    const stored = this.#stored(label, rows, cols, use)
-    if (!label.endsWith('embed_tokens')) this.bytesPerToken += stored.planeBytes.reduce((sum, n) => sum + n, 0)
+    // Models of experts in MXFP4 have the rest in 16 bits.
+    const isAround = this.topK > 0 && this.weights === WEIGHTS.mxfp4
+    const stored = this.#stored(label, rows, cols, use, isAround ? WEIGHTS.f16 : this.weights)
+    if (!label.endsWith('embed_tokens')) this.sharedBytes += stored.planeBytes.reduce((sum, n) => sum + n, 0)
     const key = [rows, cols, use.glu === true].join()
     return this.#once(key, () => this.backend.importMatrix(label, rows, cols, stored, use))
   }
 
   experts(label, numExperts, rows, cols, use) {
     const stored = this.#stored(label, rows, cols, use)
-    this.bytesPerToken += this.topK * stored.planeBytes.reduce((sum, n) => sum + n, 0)
+    this.expertBytes += this.topK * stored.planeBytes.reduce((sum, n) => sum + n, 0)
     const key = [numExperts, rows, cols, use.glu === true].join()
     return this.#once(key, () => this.backend.importExperts(label, numExperts, rows, cols, () => stored, use))
   }
@@ -142,7 +145,7 @@ async function loadAbsentDecoder(config, weights, { limits, rows, context, seque
       decoder.outputs(samples, scores)
     })
   const kvBytes = backend.kvBlockBytes(layout) / BLOCK_SIZE
-  return { spec, gpu, numBlocks, weightBytes: loader.bytesPerToken, kvBytes, run }
+  return { spec, gpu, numBlocks, sharedBytes: loader.sharedBytes, expertBytes: loader.expertBytes, kvBytes, run }
 }
 
 async function loadAbsentEncoder(config, { limits, rows, sequences }) {
@@ -166,7 +169,7 @@ async function loadAbsentEncoder(config, { limits, rows, sequences }) {
   await backend.ready()
   const run = (input) =>
     step(gpu, backend, { ...input, places: new Int32Array(input.numRows) }, () => encoder.forward())
-  return { spec: null, gpu, numBlocks, weightBytes: 0, kvBytes: 0, run }
+  return { spec: null, gpu, numBlocks, sharedBytes: 0, expertBytes: 0, kvBytes: 0, run }
 }
 
 /**
