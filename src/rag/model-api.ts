@@ -13,6 +13,12 @@ export interface LoadedReranker {
   readonly msPerPair: number
 }
 
+/** A text with the headings above it, outermost first. */
+export interface Passage {
+  readonly headings: readonly string[]
+  readonly text: string
+}
+
 /** What a text is to a model that was trained with instructions; `plain`: neither, as the model's makers embed a text without saying what it is. */
 export type EmbeddingRole = 'query' | 'document' | 'plain'
 

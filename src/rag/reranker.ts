@@ -1,16 +1,10 @@
 /** What orders the passages that a search found: a cross-encoder, or late interaction over static token vectors. */
 import { contextualText } from './chunk.ts'
 import { loadedOnce, QUERY_PRIORITY } from './loaded-once.ts'
-import type { LoadedReranker, RerankerApi } from './model-api.ts'
+import type { LoadedReranker, Passage, RerankerApi } from './model-api.ts'
 import type { StaticSource } from './models.ts'
 import type { StaticApi } from './static-worker.ts'
 import type { WorkerClient } from './worker-rpc.ts'
-
-/** A text with the headings above it, outermost first. */
-export interface Passage {
-  readonly headings: readonly string[]
-  readonly text: string
-}
 
 export interface Reranking {
   /** Relevance of each passage, 0..1. */

@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import { readBytesSync, readTextSync } from '../regular-file.ts'
 import { z } from 'zod'
 import { messageOf, RagError } from './errors.ts'
-import type { Passage } from './reranker.ts'
+import type { Passage } from './model-api.ts'
 import { WordPiece } from './wordpiece.ts'
 
 const WEIGHTS_FILE = 'model.safetensors'

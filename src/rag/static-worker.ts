@@ -1,7 +1,6 @@
 /** Worker entry of static embeddings: a thread of this process, since they need no native code. Loads each model on its first call. */
 import type { StaticSource } from './models.ts'
-import type { EmbedderApi } from './model-api.ts'
-import type { Passage } from './reranker.ts'
+import type { EmbedderApi, Passage } from './model-api.ts'
 import { StaticModel } from './static-model.ts'
 import { serveCalls, Transferred } from './worker-rpc.ts'
 

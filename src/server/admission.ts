@@ -4,8 +4,7 @@
  * in for minutes leave the way to the engine free. The exact bound in tokens is the engine's, at submit.
  */
 import type { EngineStats } from '../engine/request.ts'
-import { tooLarge } from './body.ts'
-import { ApiError } from './errors.ts'
+import { ApiError, tooLarge } from './errors.ts'
 
 /** What is counted together: requests for the engine's queue, requests for the retrieval models and stores, questions to the tokenizer. */
 export type AdmissionPool = 'generation' | 'retrieval' | 'tokenizer'

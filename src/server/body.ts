@@ -4,7 +4,7 @@ import type { Context } from 'hono'
 import { Slice } from '../rag/slice.ts'
 import { clientGone } from './disconnect.ts'
 import { type AppEnv, bindingsOf } from './env.ts'
-import { ApiError, invalidRequest } from './errors.ts'
+import { ApiError, invalidRequest, tooLarge } from './errors.ts'
 import { JsonText } from './json-text.ts'
 
 /** A body must make progress within the first and be whole within the second, with a second more for each MiB it may have. */
@@ -111,13 +111,6 @@ async function discardRest(reader: ReadableStreamDefaultReader<Uint8Array>): Pro
     // The connection is gone, and the rest with it.
   }
 }
-
-/** 413 for a body of more bytes than the server takes; `found` where its length was declared. */
-export const tooLarge = (maxBytes: number, found?: number): ApiError =>
-  new ApiError(
-    'request_too_large',
-    `body: expected at most ${maxBytes} bytes${found === undefined ? '' : `, found ${found}`}`,
-  )
 
 /** @throws ApiError 415 for an encoding or a character set that the server does not read. */
 function requireReadable(c: Context<AppEnv>): void {

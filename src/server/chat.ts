@@ -1,5 +1,5 @@
 /** GET /: the page to type into. */
-import type { Handlers } from './routes.ts'
+import type { Handlers } from './router.ts'
 import { ChatPage } from './ui/chat-page.tsx'
 import { html, visitorOf } from './ui/layout.tsx'
 

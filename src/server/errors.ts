@@ -43,6 +43,13 @@ export const invalidRequest = (
   code: FailureCode = 'invalid_request',
 ): ApiError => new ApiError(code, message, { param })
 
+/** 413 for a body of more bytes than the server takes; `found` where its length was declared. */
+export const tooLarge = (maxBytes: number, found?: number): ApiError =>
+  new ApiError(
+    'request_too_large',
+    `body: expected at most ${maxBytes} bytes${found === undefined ? '' : `, found ${found}`}`,
+  )
+
 /** OpenAI's envelope. */
 export interface ErrorBody {
   readonly error: {

@@ -8,7 +8,7 @@ import type { RagService } from '../rag/service.ts'
 import { readJson } from './body.ts'
 import { unlessGone } from './disconnect.ts'
 import { ApiError } from './errors.ts'
-import type { Handlers } from './routes.ts'
+import type { Handlers } from './router.ts'
 
 interface McpRouteParts {
   readonly rag: RagService

@@ -1,7 +1,7 @@
 /** /health, /ready, /version, /openapi.json, /metrics and the model list. */
 import { ApiError } from './errors.ts'
 import type { Caller } from './keys.ts'
-import type { Handlers } from './routes.ts'
+import type { Handlers } from './router.ts'
 import type { ServerState } from './state.ts'
 
 interface ProbeParts {

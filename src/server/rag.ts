@@ -8,7 +8,7 @@ import { invalidRequest } from './errors.ts'
 import { readBytes, readJson, unsupportedMedia } from './body.ts'
 import { JSON_LINES_TYPE, readJsonLines } from './json-lines.ts'
 import { ingestLines, ingestList, tellingAccepted, type Ingest, type IngestReport } from './rag-documents.ts'
-import type { Handlers } from './routes.ts'
+import type { Handlers } from './router.ts'
 import { parseBody } from './validation.ts'
 import { ragDocumentsRequest, ragQueryRequest } from './wire-rag.ts'
 

@@ -3,8 +3,8 @@ import { Hono } from 'hono'
 import { describe, expect, it } from 'vitest'
 import type { AppEnv } from './env.ts'
 import { ApiError, toErrorBody } from './errors.ts'
-import { registerRoutes, routeOf } from './router.ts'
-import { type Handlers, patternOf, type RouteName, ROUTES } from './routes.ts'
+import { type Handlers, registerRoutes, routeOf } from './router.ts'
+import { patternOf, type RouteName, ROUTES } from './routes.ts'
 
 const names = Object.keys(ROUTES) as RouteName[]
 

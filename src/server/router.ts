@@ -3,7 +3,11 @@ import type { Context, Hono } from 'hono'
 import { matchedRoutes } from 'hono/route'
 import type { AppEnv } from './env.ts'
 import { ApiError } from './errors.ts'
-import { type Handlers, patternOf, type Route, type RouteName, ROUTES } from './routes.ts'
+import { patternOf, type Route, type RouteName, ROUTES } from './routes.ts'
+
+type Handler = (c: Context<AppEnv>) => Response | Promise<Response>
+/** What answers each route. */
+export type Handlers = Readonly<Record<RouteName, Handler>>
 
 const METHODS = ['GET', 'POST', 'DELETE'] as const
 const pathsOf = ({ path, aliases = [] }: Route): readonly string[] => [path, ...aliases]

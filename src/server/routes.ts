@@ -2,14 +2,12 @@
  * Every route of the server, one row each. The application registers these rows and no others, admission and spans read them of the row
  * that Hono matched, and /openapi.json is made of them. The names are the operation ids.
  */
-import type { Context } from 'hono'
 import { z } from 'zod'
 import { TRACE_FORMATS } from '../observability/trace-formats.ts'
 import { CONTRACT_LEVELS } from '../observability/contract/span-spec.ts'
 import { MAX_ID_LENGTH } from '../rag/vector-index.ts'
 import type { RouteKind } from '../observability/root-span.ts'
 import type { AdmissionPool } from './admission.ts'
-import type { AppEnv } from './env.ts'
 import { countTokensRequest, messagesRequest } from './messages/wire.ts'
 import * as answer from './response-bodies.ts'
 import { responsesRequest } from './responses/wire.ts'
@@ -318,10 +316,6 @@ export const ROUTES = {
 } as const satisfies Record<string, Route>
 
 export type RouteName = keyof typeof ROUTES
-
-type Handler = (c: Context<AppEnv>) => Response | Promise<Response>
-/** What answers each route. */
-export type Handlers = Readonly<Record<RouteName, Handler>>
 
 /** A route's path as OpenAPI and spans write it. */
 export const patternOf = ({ path }: Route): string => path.replace(/:(\w+)(?:\{[^}]*\})?/g, '{$1}')

@@ -12,7 +12,7 @@ import { ApiError } from './errors.ts'
 import { FailedAttempts } from './failed-attempts.ts'
 import type { Caller, Keys } from './keys.ts'
 import { isOwnPage, requireOwnForm } from './origin.ts'
-import type { Handlers } from './routes.ts'
+import type { Handlers } from './router.ts'
 import { html } from './ui/layout.tsx'
 import { OwnNavigationPage, SignInPage } from './ui/sign-in.tsx'
 

@@ -2,7 +2,7 @@
  * The parts of an answer that is made of messages with channels (harmony, gpt-oss): `analysis` is thought, `commentary` and `final` are
  * text, and messages to functions go on as the form of calls that reads them. What has no header is text.
  */
-import type { PartedText, Thought } from './thought.ts'
+import type { PartedText, Thought } from './reasoning-format.ts'
 
 const MARKS = ['<|start|>', '<|channel|>', '<|message|>', '<|end|>', '<|call|>', '<|return|>', '<|constrain|>']
 /** They end a message, or begin the next where an end is missing. */

@@ -14,6 +14,23 @@ export interface ReasoningFormat {
   readonly hasChannels: boolean
 }
 
+/** A piece of an answer, with its thought apart. */
+export interface PartedText {
+  readonly reasoning: string
+  readonly text: string
+}
+
+/** Parts the text of one choice. */
+export interface Thought {
+  /** Tokens whose text counts, special or not. */
+  readonly marks: ReadonlySet<number>
+  /** What comes next is thought. */
+  readonly isThinking: boolean
+  push(piece: string): PartedText
+  /** The end: what was held back. */
+  flush(): PartedText
+}
+
 const TAGS = { next: '', answer: '', hasChannels: false } as const
 
 export const REASONING_FORMATS: readonly ReasoningFormat[] = [

@@ -5,23 +5,7 @@
 import type { Tokenizer } from '../tokenizer.ts'
 import { ChannelThought } from './channel-thought.ts'
 import { isOpenThought, reasoningMarks } from './reasoning-format.ts'
-import type { ReasoningFormat } from './reasoning-format.ts'
-
-export interface PartedText {
-  readonly reasoning: string
-  readonly text: string
-}
-
-/** Parts the text of one choice. */
-export interface Thought {
-  /** Tokens whose text counts, special or not. */
-  readonly marks: ReadonlySet<number>
-  /** What comes next is thought. */
-  readonly isThinking: boolean
-  push(piece: string): PartedText
-  /** The end: what was held back. */
-  flush(): PartedText
-}
+import type { PartedText, ReasoningFormat, Thought } from './reasoning-format.ts'
 
 /** `promptEnd`: the last text of the choice's prompt. */
 export function createThought(

@@ -1,7 +1,7 @@
 /** One choice being generated: tokens in, token events with text out, and the decision when it ends. */
 import type { FinishReason, StopKind } from '../events.ts'
 import type { GrammarMatcher } from '../structured/grammar.ts'
-import type { Thought } from '../reasoning/thought.ts'
+import type { Thought } from '../reasoning/reasoning-format.ts'
 import type { ChoiceLogprob, GenerationRequest, TokenEvent, ToolCallDelta } from '../request.ts'
 import type { TokenLogprobs } from '../runner/runner.ts'
 import type { Sequence } from '../schedule/sequence.ts'

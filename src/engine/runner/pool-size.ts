@@ -1,8 +1,5 @@
 /** How many KV blocks, and slots for states, a model gets: as asked, or what a server of this kind needs and the device has. */
-import { ModelError } from './runner.ts'
-
-/** Bytes, or a share of what the device offers. */
-export type KvCacheMemory = { readonly bytes: number } | { readonly share: number }
+import { type KvCacheMemory, ModelError } from './runner.ts'
 
 export interface PoolRequest {
   readonly numKvBlocks: number | null

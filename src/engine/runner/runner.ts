@@ -2,7 +2,6 @@
  * The seam to compute. A Runner owns a model's weights and the KV pool and turns step plans into tokens; it lives in a worker
  * thread (`worker.ts`) in the server and in-process (`local.ts`) in tests. Everything that crosses is plain structured-cloneable data.
  */
-import type { KvCacheMemory } from './pool-size.ts'
 import type { MemoryUse } from '../../kernels/backend.ts'
 import type { KvFormat } from '../../kernels/ops.ts'
 import type { SampleSpec, TokenLogprobs } from '../../kernels/sample-spec.ts'
@@ -19,6 +18,9 @@ const MAX_DRAFTING = 8
 export function maxSampleRows(maxNumSeqs: number, speculation: boolean): number {
   return maxNumSeqs + (speculation ? Math.min(maxNumSeqs, MAX_DRAFTING) * MAX_DRAFT_TOKENS : 0)
 }
+
+/** Bytes, or a share of what the device offers. */
+export type KvCacheMemory = { readonly bytes: number } | { readonly share: number }
 
 export interface ModelRequest {
   /** A folder in Hugging Face layout or a .gguf file, on disk. */

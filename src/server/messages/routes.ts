@@ -2,7 +2,7 @@
 import { readJson } from '../body.ts'
 import { type GenerationParts, handleGeneration } from '../completions.ts'
 import { chatJob, toChatMessage } from '../job.ts'
-import type { Handlers } from '../routes.ts'
+import type { Handlers } from '../router.ts'
 import { encodeFor } from '../tokenize.ts'
 import { parseBody } from '../validation.ts'
 import { promptOf, messagesToChat } from './job.ts'
