@@ -22,6 +22,7 @@ import { type Connections, trackConnections } from './server/connections.ts'
 import { watchKeyFile } from './server/key-file.ts'
 import { createKeys, loadSecret } from './server/keys.ts'
 import { isLoopback } from './server/origin.ts'
+import { createMetricsServer } from './server/metrics-server.ts'
 import { refuseMalformed } from './server/middleware.ts'
 import { ServerState } from './server/state.ts'
 
@@ -29,6 +30,9 @@ export interface BuildInfo {
   readonly version: string
   readonly revision: string | null
 }
+
+/** Who asks without a key: no key is theirs. */
+const NOBODY = { keyId: '', isAdmin: false }
 
 /** A start that fails for a reason outside the program: one line, exit code 1. */
 export class StartError extends Error {
@@ -153,10 +157,16 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   server.on('checkContinue', (request, response) => server.emit('request', request, response))
   server.keepAliveTimeout = KEEP_ALIVE_MS
   const connections = trackConnections(server)
+  const metricsServer =
+    config.metricsPort === null ? null : createMetricsServer((accept) => observability.metrics.render(accept, NOBODY))
   let hasFailed = false
   let onFatal: (reason: string) => void = () => {}
   try {
-    const url = await listen(server, config)
+    const url = await listen(server, config.host, config.port, '--port')
+    if (metricsServer !== null) {
+      const at = await listen(metricsServer, config.host, config.metricsPort ?? 0, '--metrics-port')
+      logger.info('server.metrics_ready', { url: at })
+    }
     const fatal = new Promise<never>((_, reject) => {
       onFatal = (reason) => {
         if (config.onFatal === 'exit') reject(new StartError(`the engine cannot go on: ${reason}`))
@@ -190,6 +200,8 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
     watch.close()
     keyFile?.close()
     await shutDown({ config, state, server, connections, rag, observability, logLevel })
+    metricsServer?.close()
+    metricsServer?.closeAllConnections()
     stop.release()
     crashes.release()
   }
@@ -281,18 +293,18 @@ async function within(timeoutMs: number, promise: Promise<unknown>): Promise<voi
   clearTimeout(timer)
 }
 
-async function listen(server: Server, config: Config): Promise<string> {
-  server.listen(config.port, config.host)
+async function listen(server: Server, host: string, wanted: number, flag: string): Promise<string> {
+  server.listen(wanted, host)
   try {
     await once(server, 'listening')
   } catch (error) {
     const code = error instanceof Error && 'code' in error ? error.code : undefined
-    const why = code === 'EADDRINUSE' ? 'the port is taken; --port 0 takes any free one' : String(code ?? error)
-    throw new StartError(`cannot listen on ${config.host}:${config.port}: ${why}`, { cause: error })
+    const why = code === 'EADDRINUSE' ? `the port is taken; ${flag} 0 takes any free one` : String(code ?? error)
+    throw new StartError(`cannot listen on ${host}:${wanted}: ${why}`, { cause: error })
   }
   const address = server.address()
-  const port = typeof address === 'object' && address !== null ? address.port : config.port
-  return `http://${config.host.includes(':') ? `[${config.host}]` : config.host}:${port}`
+  const port = typeof address === 'object' && address !== null ? address.port : wanted
+  return `http://${host.includes(':') ? `[${host}]` : host}:${port}`
 }
 
 function readyLine(url: string, { engine, models }: ServerState, ms: number): string {

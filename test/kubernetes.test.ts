@@ -120,6 +120,7 @@ describe.each(folders.map((folder) => [relative(root, folder), folder] as const)
           volumes: { name: string }[]
           containers: {
             args: string[]
+            ports: { containerPort: number }[]
             env: { name: string; valueFrom?: { secretKeyRef: { optional?: boolean } } }[]
             volumeMounts: { name: string }[]
             securityContext: Record<string, unknown>
@@ -152,9 +153,36 @@ describe.each(folders.map((folder) => [relative(root, folder), folder] as const)
     expect(container?.args.filter((arg) => arg.startsWith('--') && !flags.has(arg))).toEqual([])
     const volumes = deployment.spec.template.spec.volumes.map(({ name }) => name)
     expect(container?.volumeMounts.filter(({ name }) => !volumes.includes(name))).toEqual([])
+    const named = deployment.spec.template.spec.containers.flatMap(({ ports }) =>
+      ports.map((port) => port.containerPort),
+    )
+    const metricsPort = container?.args[container.args.indexOf('--metrics-port') + 1]
+    if (container?.args.includes('--metrics-port')) expect(named).toContain(Number(metricsPort))
+    // What a port of the pod is for can be reached; probes come from the node, which no policy keeps out.
+    const policy = manifests.find(({ kind }) => kind === 'NetworkPolicy') as unknown as {
+      spec: { ingress: { ports: { port: number }[] }[]; egress: { ports: { port: number }[] }[] }
+    }
+    const open = policy.spec.ingress.flatMap(({ ports }) => ports.map(({ port }) => port))
+    expect(new Set(open)).toEqual(new Set(named))
+    const out = policy.spec.egress.flatMap(({ ports }) => ports.map(({ port }) => port))
+    expect(out).toEqual(expect.arrayContaining([53, 4317]))
+    if (container?.args.includes('--engine-url')) expect(out).toContain(8000)
+    if (container?.args.includes('pgvector')) expect(out).toContain(5432)
     // preStop, --shutdown-timeout and the exporter's flush have to fit.
     expect(deployment.spec.template.spec.terminationGracePeriodSeconds).toBeGreaterThan(5 + 25 + 5)
   })
+})
+
+it('names metrics that the server has, to the autoscaler and to the endpoint picker', () => {
+  const documented = readFileSync(fileURLToPath(new URL('../docs/metrics.md', import.meta.url)), 'utf8')
+  const texts = folders.flatMap((folder) =>
+    readdirSync(folder, { withFileTypes: true })
+      .filter((entry) => entry.isFile())
+      .map(({ name }) => readFileSync(join(folder, name), 'utf8')),
+  )
+  const names = new Set(texts.flatMap((text) => [...text.matchAll(/miniserve_\w+/g)].map(([name]) => name)))
+  expect(names.size).toBeGreaterThan(4)
+  expect([...names].filter((name) => !documented.includes(`\`${name}\``))).toEqual([])
 })
 
 it('names files that are there, and no file is left out', () => {

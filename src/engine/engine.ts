@@ -30,6 +30,7 @@ import type {
 } from './request.ts'
 import { maxSampleRows } from './runner/runner.ts'
 import type { ModelInfo, Runner, RunnerProblem } from './runner/runner.ts'
+import type { Sequence } from './schedule/sequence.ts'
 import { Scheduler } from './schedule/scheduler.ts'
 import { StepTimes } from './schedule/step-times.ts'
 import { newEngineCounts } from './schedule/step-accounting.ts'
@@ -259,8 +260,18 @@ class LocalEngine implements Engine {
       numFreeBlocks,
       ...(states === null ? {} : { numHeldStateSlots: states.numHeld }),
       ...this.#counts,
+      ...(this.modelInfo.adapters.length === 0 ? {} : { adapters: this.#adaptersOf(running, waiting) }),
       ...(this.#kv === null ? {} : { kvOperations: this.#kv.counts }),
     }
+  }
+
+  #adaptersOf(running: readonly Sequence[], waiting: readonly Sequence[]): NonNullable<EngineStats['adapters']> {
+    const { adapters } = this.modelInfo
+    const namesOf = (sequences: readonly Sequence[]) => {
+      const used = new Set(sequences.map(({ adapter }) => adapter))
+      return adapters.filter((_, index) => used.has(index)).map(({ name }) => name)
+    }
+    return { numServed: adapters.length, running: namesOf(running), waiting: namesOf(waiting) }
   }
 
   async drain(timeoutMs: number): Promise<void> {

@@ -255,6 +255,20 @@ export interface EngineStats {
   readonly generationTokens: number
   readonly numDraftTokens: number
   readonly numAcceptedTokens: number
+  /** Names of the adapters that sequences run with, and wait for; absent where the model has none. */
+  readonly adapters?: {
+    readonly numServed: number
+    readonly running: readonly string[]
+    readonly waiting: readonly string[]
+  }
+  /** Engines elsewhere that requests go to; absent for one of this process. */
+  readonly upstreams?: readonly {
+    /** Its address, without credentials. */
+    readonly base: string
+    /** Whether it gets requests: its last check was good, and its circuit is closed. */
+    readonly isTaking: boolean
+    readonly numRunning: number
+  }[]
   /** Operations on KV tiers that ended, by kind and outcome; absent where there are none. */
   readonly kvOperations?: readonly KvOperationCount[]
 }

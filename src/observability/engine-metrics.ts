@@ -19,6 +19,14 @@ interface EngineGauges {
   readonly numFreeBlocks: number
   /** Slots that hold a running sequence's state; absent: the layers keep none. */
   readonly numHeldStateSlots?: number
+  /** Adapters that sequences run with, and wait for; absent: the model has none. */
+  readonly adapters?: {
+    readonly numServed: number
+    readonly running: readonly string[]
+    readonly waiting: readonly string[]
+  }
+  /** Engines elsewhere, with their addresses; absent for an engine of this process. */
+  readonly upstreams?: readonly { readonly base: string; readonly isTaking: boolean; readonly numRunning: number }[]
   /** Operations on KV tiers that ended; absent where there are no tiers. */
   readonly kvOperations?: readonly KvOperationCount[]
   /** null: the engine has no device of its own here. */
@@ -42,7 +50,7 @@ interface ModelGauges {
   /** null: it is not loaded. */
   readonly stats: Pick<
     EngineGauges,
-    'numRunning' | 'numWaiting' | 'numBlocks' | 'numFreeBlocks' | 'numHeldStateSlots'
+    'numRunning' | 'numWaiting' | 'numBlocks' | 'numFreeBlocks' | 'numHeldStateSlots' | 'adapters' | 'upstreams'
   > | null
 }
 
@@ -111,6 +119,23 @@ export function addEngineMetrics(instruments: Instruments, observed: () => Obser
           : [{ labels: { model_name: name }, value: stats.numHeldStateSlots }],
       ),
   )
+  const upstreams = () => models().flatMap(({ stats }) => stats?.upstreams ?? [])
+  instruments.gauges(
+    'miniserve_upstream_up',
+    'Whether an engine elsewhere gets requests (1): its last check was good and it did not fail several times in a row',
+    ['upstream'],
+    () => upstreams().map(({ base, isTaking }) => ({ labels: { upstream: base }, value: isTaking ? 1 : 0 })),
+  )
+  instruments.gauges('miniserve_upstream_requests_running', 'Calls to an engine elsewhere that run', ['upstream'], () =>
+    upstreams().map(({ base, numRunning }) => ({ labels: { upstream: base }, value: numRunning })),
+  )
+  // In vLLM's labels, as endpoint pickers read them; the value is the time.
+  instruments.gauges(
+    'miniserve_lora_requests_info',
+    'Adapters that sequences run with and wait for, as labels; the value is the time in seconds',
+    ['max_lora', 'running_lora_adapters', 'waiting_lora_adapters'],
+    () => loraInfoOf(models(), Date.now() / 1000),
+  )
   instruments.gauges(
     'miniserve_device_memory_bytes',
     'Memory of the device by use: weights, kv_cache (the pool, used or not), scratch (activations, logits)',
@@ -142,6 +167,17 @@ function cacheInfoOf({ cache, numBlocks }: EngineGauges, modelName: string): rea
     enable_prefix_caching: cache.prefixCaching ? 'True' : 'False',
   }
   return [{ labels, value: 1 }]
+}
+
+function loraInfoOf(models: readonly ModelGauges[], seconds: number): readonly LabelledValue[] {
+  const served = models.flatMap(({ stats }) => stats?.adapters ?? [])
+  if (served.length === 0) return []
+  const labels = {
+    max_lora: String(served.reduce((sum, { numServed }) => sum + numServed, 0)),
+    running_lora_adapters: served.flatMap(({ running }) => running).join(','),
+    waiting_lora_adapters: served.flatMap(({ waiting }) => waiting).join(','),
+  }
+  return [{ labels, value: seconds }]
 }
 
 function memoryOf(device: DeviceMemory | null): readonly LabelledValue[] {

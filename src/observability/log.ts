@@ -5,6 +5,7 @@ export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal'
 /** Every event name. What varies goes into fields, so that a name never carries content. */
 export type LogEvent =
   | 'server.ready'
+  | 'server.metrics_ready'
   | 'server.draining'
   | 'server.stopped'
   | 'process.crashed'

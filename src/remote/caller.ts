@@ -54,6 +54,11 @@ export class UpstreamCaller {
     return replacedBeforeOutput(call, again)
   }
 
+  /** The engines that calls go to. */
+  states(): ReturnType<Upstreams['states']> {
+    return this.#options.upstreams.states()
+  }
+
   close(): void {
     this.#options.upstreams.close()
   }

@@ -77,13 +77,13 @@ export class RemoteEngine implements Engine {
   }
 
   stats(): EngineStats {
-    const numRunning = [...this.#active].reduce(
-      (sum, { calls }) => sum + calls.reduce((n, call) => n + call.choices.length, 0),
-      0,
-    )
+    const choices = [...this.#active].flatMap(({ calls }) => calls.flatMap((call) => call.choices))
+    const open = choices.filter(({ isFinished }) => !isFinished)
+    // Elsewhere they may be computed already; what is known here is that nothing has come yet.
+    const numWaiting = open.filter(({ counters }) => counters.firstTokenMs === null).length
     return {
-      numRunning,
-      numWaiting: 0,
+      numRunning: open.length - numWaiting,
+      numWaiting,
       numWaitingTokens: 0,
       numBlocks: 0,
       numFreeBlocks: 0,
@@ -91,6 +91,7 @@ export class RemoteEngine implements Engine {
       numDraftTokens: 0,
       numAcceptedTokens: 0,
       ...this.#stats,
+      upstreams: this.#caller.states(),
     }
   }
 

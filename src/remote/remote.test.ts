@@ -271,6 +271,25 @@ describe('a remote engine', () => {
     await expect(collect(refusing.engine, request({}))).rejects.toThrow(/the remote engine failed \(status 500\)/)
   })
 
+  it('counts as waiting what has sent nothing yet', async () => {
+    const responses: ServerResponse[] = []
+    const { engine, received } = await remote((response) => responses.push(response))
+    const answered = [collect(engine, request({})), collect(engine, request({ n: 2 }))]
+    await expect.poll(() => received.length).toBe(2)
+    expect(engine.stats()).toMatchObject({
+      numRunning: 0,
+      numWaiting: 3,
+      upstreams: [{ isTaking: true, numRunning: 2 }],
+    })
+    const single = received.findIndex(({ body }) => body['n'] === undefined)
+    responses[single]?.write(frames(chunk(0, 'a')))
+    await expect.poll(() => engine.stats()).toMatchObject({ numRunning: 1, numWaiting: 2 })
+    responses[single]?.end(frames(chunk(0, 'b', 'stop')))
+    responses[1 - single]?.end(frames(chunk(0, 'a', 'stop'), chunk(1, 'a', 'stop')))
+    await Promise.all(answered)
+    expect(engine.stats()).toMatchObject({ numRunning: 0, numWaiting: 0, upstreams: [{ numRunning: 0 }] })
+  })
+
   it('closes the call when the client leaves', async () => {
     let isClosed: Promise<unknown> = Promise.resolve()
     const { engine, events } = await remote((response) => {

@@ -126,7 +126,7 @@ describe('an engine that is taken out of service', () => {
     await pool.probeAll()
     const next = Array.from({ length: 8 }, () => take(pool, long('river')))
     expect(new Set(next.map((lease) => lease.upstream))).toEqual(new Set([b]))
-    expect(pool.states()[0]).toMatchObject({ isHealthy: false, numRunning: 1 })
+    expect(pool.states()[0]).toMatchObject({ isTaking: false, numRunning: 1 })
     running.release(false)
     expect(pool.states()[0]).toMatchObject({ numRunning: 0 })
   })

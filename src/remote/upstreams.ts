@@ -3,6 +3,7 @@
  * beginning of a prompt before, so that its own prefix cache serves it.
  */
 import { createHash } from 'node:crypto'
+import type { EngineStats } from '../engine/request.ts'
 
 export interface Upstream {
   /** Base of its API, without /v1 and without credentials. */
@@ -11,11 +12,6 @@ export interface Upstream {
   readonly headers: Readonly<Record<string, string>>
   /** Name of the model there. */
   readonly model: string
-}
-
-interface UpstreamState extends Upstream {
-  readonly isHealthy: boolean
-  readonly numRunning: number
 }
 
 interface UpstreamsOptions {
@@ -80,8 +76,13 @@ export class Upstreams {
     this.#timer?.unref()
   }
 
-  states(): UpstreamState[] {
-    return this.#members.map(({ upstream, isHealthy, numRunning }) => ({ ...upstream, isHealthy, numRunning }))
+  /** How each of them is now. */
+  states(): NonNullable<EngineStats['upstreams']> {
+    return this.#members.map((member) => ({
+      base: member.upstream.base,
+      isTaking: member.isHealthy && member.openUntilMs <= this.#now(),
+      numRunning: member.numRunning,
+    }))
   }
 
   async probeAll(): Promise<void> {

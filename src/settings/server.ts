@@ -16,6 +16,12 @@ export const serverSettings = {
     value: 'N',
     help: 'port to listen on; 0 takes any free one',
   }),
+  metricsPort: field(integer(0, 65535).nullable().default(null), {
+    flag: 'metrics-port',
+    value: 'N',
+    help: 'port on which GET /metrics is served without a key, with the counts of all keys together; 0 takes any free one',
+    defaultText: 'none',
+  }),
   apiKeys: field(z.array(secret).default([]), {
     isSecret: true,
     flag: 'api-key',

@@ -81,7 +81,11 @@ it('serves adapters and their model side by side, each with what PEFT gives', as
   const attributes = JSON.stringify(trace)
   expect(attributes).toContain('{"key":"llm.model","value":{"stringValue":"a"}}')
   expect(attributes).toContain('{"key":"llm.model.parent","value":{"stringValue":"tiny"}}')
-  expect(await (await server.get('/metrics')).text()).toMatch(/miniserve_generation_tokens_total\{model_name="a"\} \d/)
+  const metrics = await (await server.get('/metrics')).text()
+  expect(metrics).toMatch(/miniserve_generation_tokens_total\{model_name="a"\} \d/)
+  expect(metrics).toMatch(
+    /^miniserve_lora_requests_info\{max_lora="2",running_lora_adapters="",waiting_lora_adapters=""\} \d/m,
+  )
 })
 
 it('computes preempted sequences again with their adapters', async () => {

@@ -31,7 +31,7 @@ beforeAll(async () => {
     entry('bob', 'key-b', { limits: { concurrency: 1, tokens_per_minute: 600 } }),
     entry('ops', 'key-o', { role: 'admin' }),
   )
-  server = await ServerProcess.start(['--key-file', path])
+  server = await ServerProcess.start(['--key-file', path, '--metrics-port', '0'])
 })
 
 afterAll(async () => {
@@ -80,6 +80,22 @@ it('holds a key to its requests at the same time until a stream has ended, and c
 it('names the tenant in metrics, to the admin', async () => {
   const text = await (await server.get('/metrics', auth('key-o'))).text()
   expect(text).toMatch(/miniserve_key_tokens_total\{[^}]*key_id="bob"/)
+})
+
+it('serves metrics on a port of their own without a key, and nothing else there', async () => {
+  const { url } = await server.waitForLog(({ msg }) => msg === 'server.metrics_ready')
+  const at = (path: string, init?: RequestInit) => fetch(`${String(url)}${path}`, init)
+  const response = await at('/metrics', { headers: { accept: 'application/openmetrics-text; version=1.0.0' } })
+  expect(response.status).toBe(200)
+  const text = await response.text()
+  expect(text).toMatch(/^miniserve_num_requests_waiting(\{[^}]*\})? 0$/m)
+  // The sum of all keys: no name, and no trace that hers is.
+  expect(text).toMatch(/miniserve_key_tokens_total\{[^}]*key_id="others"[^}]*\} [1-9]/)
+  expect(text).not.toMatch(/bob|alice|trace_id/)
+  expect((await server.get('/metrics')).status).toBe(401)
+  for (const path of ['/', '/health', '/v1/models', '/v1/traces', '/metrics/', '//metrics'])
+    expect((await at(path)).status, path).toBe(404)
+  expect((await at('/metrics', { method: 'POST', body: 'x' })).status).toBe(405)
 })
 
 it('takes a changed file over, and keeps the keys where it does not fit', async () => {
