@@ -154,7 +154,8 @@ async function loadAbsentEncoder(config, { limits, rows, sequences }) {
   const kinds = new Map(spec.layers.map((layer) => [JSON.stringify(layer), layer]))
   const own = { ...spec, layers: [...kinds.values()] }
   const isModern = config.model_type === 'modernbert'
-  const has = (name) => !name.endsWith('qkv.weight') || isModern
+  const has = (name) =>
+    !name.endsWith('q_norm.weight') && !name.endsWith('up_gate.weight') && (!name.endsWith('qkv.weight') || isModern)
   const withBias = (name) => (name.endsWith('.bias') ? !isModern : name.endsWith('gate_up.weight') || has(name))
   const maxBlocksPerSequence = Math.ceil(spec.maxTokens / BLOCK_SIZE)
   const loaded = await withTensors(withBias, async (source) => {

@@ -1,6 +1,6 @@
 // RMSNorm of groups of columns, and a gate through silu before it (GATES_FIRST) or behind it. In place.
 //
-//   launch   x = groups, y = rows; workgroup = WS threads. Thread t sums the squares of columns t, t + WS, ...; the sums are added pairwise.
+//   launch   x = groups, y = rows; workgroup = WS threads. Thread t sums the squares of columns t, t + WS, ....
 #include "step.wgsl"
 
 struct GateNormParams {
@@ -18,7 +18,7 @@ struct GateNormParams {
 @group(0) @binding(3) var<storage, read> weight: array<f32>;
 @group(0) @binding(4) var<storage, read_write> x: array<f32>;
 
-var<workgroup> sums: array<f32, $(WS)>;
+#include "row-sums.wgsl"
 
 fn silu(v: f32) -> f32 {
   return v / (1.0 + exp(-v));
@@ -38,15 +38,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 #endif
     sum = fma(value, value, sum);
   }
-  sums[lane] = sum;
-  workgroupBarrier();
-  for (var half = $(WS / 2)u; half > 0u; half >>= 1u) {
-    if (lane < half) {
-      sums[lane] += sums[lane + half];
-    }
-    workgroupBarrier();
-  }
-  let factor = 1.0 / sqrt(sums[0] * params.inverse_width + params.eps);
+  let factor = 1.0 / sqrt(total(sum, lane) * params.inverse_width + params.eps);
   for (var i = lane; i < params.width; i += $(WS)u) {
     let value = x[base + i] * factor * weight[group.x * params.weight_step + i];
 #if GATES_FIRST

@@ -1,6 +1,6 @@
 // out = (x - mean) / sqrt(variance + eps) * weight + bias; out may be x.
 //
-//   launch   x = rows; workgroup = WS threads. Thread t adds up x[t], x[t + WS], ...; the sums are added pairwise.
+//   launch   x = rows; workgroup = WS threads. Thread t adds up x[t], x[t + WS], ....
 #include "step.wgsl"
 
 struct LayerNormParams {
@@ -20,7 +20,7 @@ struct LayerNormParams {
 @group(0) @binding(5) var<storage, read_write> out: array<f32>;
 #endif
 
-var<workgroup> sums: array<f32, $(WS)>;
+#include "row-sums.wgsl"
 
 fn value_at(index: u32) -> f32 {
 #if INPLACE
@@ -28,20 +28,6 @@ fn value_at(index: u32) -> f32 {
 #else
   return x[index];
 #endif
-}
-
-// The sum of all threads' values.
-fn total(value: f32, lane: u32) -> f32 {
-  workgroupBarrier();
-  sums[lane] = value;
-  workgroupBarrier();
-  for (var half = $(WS / 2)u; half > 0u; half >>= 1u) {
-    if (lane < half) {
-      sums[lane] += sums[lane + half];
-    }
-    workgroupBarrier();
-  }
-  return sums[0];
 }
 
 @compute @workgroup_size($(WS))

@@ -1,6 +1,6 @@
 // residual = (residual + x / rms(x) * weight) * scale.
 //
-//   launch   x = rows; workgroup = WS threads. Thread t sums the squares of x[t], x[t + WS], ...; the sums are added pairwise.
+//   launch   x = rows; workgroup = WS threads. Thread t sums the squares of x[t], x[t + WS], ....
 #include "step.wgsl"
 
 struct NormAddParams {
@@ -16,7 +16,7 @@ struct NormAddParams {
 @group(0) @binding(3) var<storage, read> weight: array<f32>;
 @group(0) @binding(4) var<storage, read_write> residual: array<f32>;
 
-var<workgroup> sums: array<f32, $(WS)>;
+#include "row-sums.wgsl"
 
 @compute @workgroup_size($(WS))
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -26,15 +26,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let value = x[base + i];
     sum = fma(value, value, sum);
   }
-  sums[lane] = sum;
-  workgroupBarrier();
-  for (var half = $(WS / 2)u; half > 0u; half >>= 1u) {
-    if (lane < half) {
-      sums[lane] += sums[lane + half];
-    }
-    workgroupBarrier();
-  }
-  let factor = 1.0 / sqrt(sums[0] * params.inverse_cols + params.eps);
+  let factor = 1.0 / sqrt(total(sum, lane) * params.inverse_cols + params.eps);
   for (var i = lane; i < params.cols; i += $(WS)u) {
     residual[base + i] = (residual[base + i] + x[base + i] * factor * weight[i]) * params.scale;
   }

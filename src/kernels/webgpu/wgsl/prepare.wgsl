@@ -23,24 +23,16 @@ struct PrepareParams {
 @group(0) @binding(4) var<storage, read_write> prepared: array<vec4<u32>>;
 
 #if NORM
-var<workgroup> squares: array<f32, $(WS)>;
+#include "row-sums.wgsl"
 
-// 1 / rms of the row: thread t adds up the squares of vectors t, t + WS, ..., and the sums are added pairwise.
+// 1 / rms of the row: thread t adds up the squares of vectors t, t + WS, ...
 fn inverse_rms(base: u32, lane: u32) -> f32 {
   var sum = 0.0;
   for (var i = lane; i < params.num_blocks * 8u; i += $(WS)u) {
     let value = x[base + i];
     sum += value.x * value.x + value.y * value.y + (value.z * value.z + value.w * value.w);
   }
-  squares[lane] = sum;
-  workgroupBarrier();
-  for (var half = $(WS / 2)u; half > 0u; half >>= 1u) {
-    if (lane < half) {
-      squares[lane] += squares[lane + half];
-    }
-    workgroupBarrier();
-  }
-  return 1.0 / sqrt(squares[0] * params.inverse_cols + params.eps);
+  return 1.0 / sqrt(total(sum, lane) * params.inverse_cols + params.eps);
 }
 #endif
 

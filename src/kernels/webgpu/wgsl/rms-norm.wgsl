@@ -1,6 +1,6 @@
 // out = x / rms(x) * weight, of each group of columns by itself; out may be x.
 //
-//   launch   x = rows, y = groups; workgroup = WS threads. Thread t sums the squares of x[t], x[t + WS], ...; the sums are added pairwise.
+//   launch   x = rows, y = groups; workgroup = WS threads. Thread t sums the squares of x[t], x[t + WS], ....
 #include "step.wgsl"
 
 struct RmsNormParams {
@@ -20,7 +20,7 @@ struct RmsNormParams {
 @group(0) @binding(4) var<storage, read_write> out: array<f32>;
 #endif
 
-var<workgroup> sums: array<f32, $(WS)>;
+#include "row-sums.wgsl"
 
 fn value_at(index: u32) -> f32 {
 #if INPLACE
@@ -39,15 +39,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let value = value_at(base + i);
     sum = fma(value, value, sum);
   }
-  sums[lane] = sum;
-  workgroupBarrier();
-  for (var half = $(WS / 2)u; half > 0u; half >>= 1u) {
-    if (lane < half) {
-      sums[lane] += sums[lane + half];
-    }
-    workgroupBarrier();
-  }
-  let factor = 1.0 / sqrt(sums[0] * params.inverse_width + params.eps);
+  let factor = 1.0 / sqrt(total(sum, lane) * params.inverse_width + params.eps);
   for (var i = lane; i < params.width; i += $(WS)u) {
     out[to + i] = value_at(base + i) * factor * weight[i];
   }

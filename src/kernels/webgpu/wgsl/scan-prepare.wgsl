@@ -25,7 +25,7 @@ struct PrepareParams {
 @group(0) @binding(7) var<storage, read_write> x: array<f32>;
 
 #if DELTA
-var<workgroup> sums: array<f32, $(WS)>;
+#include "row-sums.wgsl"
 #endif
 
 // log(1 + e^v), also where e^v is lost beside 1.
@@ -45,16 +45,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
       let value = x[base + i];
       sum = fma(value, value, sum);
     }
-    sums[lane] = sum;
-    workgroupBarrier();
-    for (var half = $(WS / 2)u; half > 0u; half >>= 1u) {
-      if (lane < half) {
-        sums[lane] += sums[lane + half];
-      }
-      workgroupBarrier();
-    }
     let scale = select(1.0, 1.0 / sqrt($(D).0), group.x < params.num_key_heads);
-    let factor = scale / sqrt(sums[0] + 1e-6);
+    let factor = scale / sqrt(total(sum, lane) + 1e-6);
     for (var i = lane; i < $(D)u; i += $(WS)u) {
       x[base + i] *= factor;
     }
