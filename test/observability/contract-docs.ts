@@ -28,7 +28,7 @@ function attributeRow(name: string, spec: AttributeSpec): readonly string[] {
   return [code(name), spec.type, spec.when, `${spec.meaning}${values}`, (spec.alias ?? []).map(code).join(', ')]
 }
 
-/** One section a span: its place, when it is there, its attributes and events. */
+/** One section per span: its parent, when it is emitted, its attributes and events. */
 export function spansMarkdown(): string {
   return Object.entries(SPAN_TABLE)
     .map(([name, span]) => {
@@ -53,7 +53,7 @@ export function spansMarkdown(): string {
         )
       if (conventions.length > 0) {
         parts.push(
-          "Besides, of today's conventions:",
+          "From today's conventions:",
           table(
             head,
             conventions.map(([key, spec]) => attributeRow(key, spec)),

@@ -7,7 +7,7 @@ const STOP_KINDS: readonly StopKind[] = ['eos', 'stop_string', 'stop_token', 'to
 const STOP_REASONS = ['stop', 'length', 'abort', 'error'] as const
 
 const gpuAttributes = {
-  'llm.gpu.us': int('optional', 'device time of the steps it took part in, where the adapter has timestamps'),
+  'llm.gpu.us': int('optional', 'device time of its steps, if the adapter has timestamps'),
   'llm.gpu.share_us': int('optional', 'its share of that time, by rows'),
 }
 
@@ -28,7 +28,7 @@ export const ENGINE_SPANS = {
       ),
       'llm.cache.hits': int('always', 'tokens served from the prefix cache at first admission'),
       'llm.cache.misses': int('always', 'tokens not found in it; hits + misses = llm.tokens.in'),
-      'llm.cache.miss_reason': string('always', 'why not all were found', { oneOf: MISS_REASONS }),
+      'llm.cache.miss_reason': string('always', 'why not all tokens were found', { oneOf: MISS_REASONS }),
       'llm.queue.us': int('always', 'wait before the first scheduled step'),
       'llm.prefill.chunks': int('completed', 'prefill steps taken'),
       'llm.recomputed_tokens': int('optional', 'tokens computed again after preemptions'),
@@ -49,13 +49,16 @@ export const ENGINE_SPANS = {
     logEvent: 'decode.done',
     attributes: {
       'llm.tokens.out': int('always', 'generated tokens without the EOS or stop token that ended them'),
-      'llm.tokens.reasoning': int('optional', 'of them, those of the thought before the answer; where there is one'),
+      'llm.tokens.reasoning': int(
+        'optional',
+        'those of them that belong to the reasoning before the answer, if there is any',
+      ),
       'llm.decode.steps': int('always', 'forward passes after the first token'),
-      'llm.decode.mean_step_ms': double('always', 'a double also when whole; 0.0 for 0 steps'),
+      'llm.decode.mean_step_ms': double('always', 'mean duration of a step; 0.0 for 0 steps'),
       'llm.stop_reason': string('always', 'how it ended', { oneOf: STOP_REASONS }),
       'llm.stop_kind': string(
         'optional',
-        'what made it stop; absent for other reasons, where choices differ, and where a remote engine does not say',
+        'what stopped it; absent for other reasons, if choices differ, and if a remote engine does not report it',
         { oneOf: STOP_KINDS },
       ),
       'llm.decode.timeline': string(

@@ -61,15 +61,15 @@ export const ROOT_SPANS = {
       'error.type': errorType,
       'gen_ai.operation.name': string('optional', 'text_completion, chat, embeddings, retrieval', convention),
       'gen_ai.provider.name': string('optional', 'miniserve', convention),
-      'gen_ai.request.max_tokens': int('optional', 'where sent', convention),
-      'gen_ai.request.temperature': double('optional', 'where sent', convention),
-      'gen_ai.request.top_p': double('optional', 'where sent', convention),
-      'gen_ai.request.top_k': int('optional', 'where sent', convention),
-      'gen_ai.request.seed': int('optional', 'where sent', convention),
+      'gen_ai.request.max_tokens': int('optional', 'if the request set it', convention),
+      'gen_ai.request.temperature': double('optional', 'if the request set it', convention),
+      'gen_ai.request.top_p': double('optional', 'if the request set it', convention),
+      'gen_ai.request.top_k': int('optional', 'if the request set it', convention),
+      'gen_ai.request.seed': int('optional', 'if the request set it', convention),
       'llm.stop_sequences': int('optional', "stop strings sent; their text is the caller's content and stays out"),
       'gen_ai.request.stream': boolean('optional', 'true for a stream', convention),
       'gen_ai.request.choice.count': int('optional', 'n, when not 1', convention),
-      'gen_ai.response.finish_reasons': strings('optional', 'one per choice', convention),
+      'gen_ai.response.finish_reasons': strings('optional', 'one for each choice', convention),
       'gen_ai.response.time_to_first_chunk': double(
         'optional',
         "seconds from the request's arrival to the first chunk of its stream",
@@ -82,12 +82,12 @@ export const ROOT_SPANS = {
       'gen_ai.output.messages': content('the output, in messages'),
       'gen_ai.tool.definitions': content('the tools offered'),
       'gen_ai.retrieval.query.text': content('the query of a retrieval route'),
-      'gen_ai.retrieval.documents': content('what it found: id, score, content'),
+      'gen_ai.retrieval.documents': content('the documents found: id, score, content'),
     },
     events: {
       'request.arrived': { meaning: 'the request reached the server', attributes: {} },
       'grammar.compiled': {
-        meaning: 'the grammar of a structured answer is there, or cannot be had',
+        meaning: 'the grammar of a structured answer was compiled, or could not be',
         attributes: {
           duration_us: int('always', 'from the arrival at the engine'),
           cached: boolean('always', 'it was compiled for an earlier request'),
@@ -109,7 +109,7 @@ export const ROOT_SPANS = {
       },
       'request.departed': {
         meaning: 'the response is complete; before [DONE] is written',
-        attributes: { finish_reasons: strings('optional', 'one per choice') },
+        attributes: { finish_reasons: strings('optional', 'one for each choice') },
       },
       'request.aborted': {
         meaning: 'the request ended any other way',

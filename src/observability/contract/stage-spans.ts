@@ -12,7 +12,7 @@ export const STAGE_SPANS = {
     mayOutliveParent: false,
     logEvent: 'input.tokenized',
     attributes: {
-      'llm.tokens.in': int('optional', "tokens of the caller's own prompt; absent where a remote engine tokenizes"),
+      'llm.tokens.in': int('optional', "tokens of the caller's own prompt; absent if a remote engine tokenizes"),
       'tokenizer.name': string('completed', '`remote` when a remote engine tokenizes'),
       'error.type': errorType,
     },
@@ -35,14 +35,14 @@ export const STAGE_SPANS = {
       ),
       'rag.index.name': string(
         'completed',
-        "the index, once it is found: a name that is none of ours is the caller's text",
+        "the index, once it was found; a name that does not exist is the caller's text and is not recorded",
         {
           alias: ['gen_ai.data_source.id'],
         },
       ),
       'gen_ai.operation.name': string('optional', 'retrieval', convention),
       'gen_ai.provider.name': string('optional', 'miniserve', convention),
-      'gen_ai.retrieval.top_k': int('optional', 'candidates asked for', convention),
+      'gen_ai.retrieval.top_k': int('optional', 'candidates requested', convention),
       'gen_ai.retrieval.query.text': content('the query'),
       'gen_ai.retrieval.documents': content('the documents: id, score, content'),
       'error.type': errorType,
@@ -79,7 +79,7 @@ export const STAGE_SPANS = {
     mayOutliveParent: false,
     logEvent: null,
     attributes: {
-      'rag.search.top_k': int('always', 'candidates asked for'),
+      'rag.search.top_k': int('always', 'candidates requested'),
       'rag.search.candidates': int('completed', 'candidates found'),
       'rag.search.max_score': double('optional', 'best score; absent when nothing was found'),
       'error.type': errorType,
@@ -96,9 +96,9 @@ export const STAGE_SPANS = {
     mayOutliveParent: false,
     logEvent: null,
     attributes: {
-      'rag.rerank.model': string('always', 'reranking model; none where passages keep the order of the search'),
+      'rag.rerank.model': string('always', 'reranking model; none if passages keep the order of the search'),
       'rag.rerank.candidates': int('always', 'documents scored'),
-      'rag.rerank.top_n': int('always', 'documents asked for'),
+      'rag.rerank.top_n': int('always', 'documents requested'),
       'error.type': errorType,
     },
     events: { exception },

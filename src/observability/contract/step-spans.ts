@@ -2,7 +2,7 @@
 import { boolean, convention, int, type SpanSpec, string } from './span-spec.ts'
 
 const kvAttributes = {
-  'kv.blocks': int('always', 'KV blocks found, moved or kept; while it runs, asked for'),
+  'kv.blocks': int('always', 'KV blocks found, moved or stored; while the span is open, the number asked for'),
   'kv.bytes': int('completed', 'bytes moved'),
   'kv.ok': boolean('completed', 'false when the operation failed and the blocks are recomputed'),
   'error.type': string('optional', 'why the operation failed', convention),
@@ -50,7 +50,7 @@ export const STEP_SPANS = {
     orParents: [],
     kind: 'internal',
     level: 'steps',
-    when: 'blocks were written to a lower KV tier; may outlive its parent',
+    when: 'blocks were written to a lower KV tier',
     single: false,
     mayOutliveParent: true,
     logEvent: null,
@@ -77,7 +77,7 @@ export const STEP_SPANS = {
     orParents: [],
     kind: 'internal',
     level: 'steps',
-    when: 'a sampled step of the engine: the root of a trace of its own, linked with the requests it served',
+    when: 'a sampled step of the engine; linked with the requests it served',
     single: false,
     mayOutliveParent: false,
     logEvent: null,
@@ -90,7 +90,7 @@ export const STEP_SPANS = {
       'engine.waiting': int('always', 'sequences waiting'),
       'engine.kv.free_blocks': int('always', 'KV blocks free after it'),
       'engine.kv.blocks': int('always', 'KV blocks of the pool'),
-      'llm.gpu.us': int('optional', 'device time, where the adapter has timestamps'),
+      'llm.gpu.us': int('optional', 'device time, if the adapter has timestamps'),
     },
     events: {
       'gpu.kernel': {
