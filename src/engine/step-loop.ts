@@ -36,6 +36,9 @@ interface StepInFlight {
   /** null: all masks were known when it was planned. */
   readonly masks: Promise<FoundMasks> | null
   readonly submittedMs: number
+  /** Its tokens have been delivered, or never will be. */
+  readonly over: Promise<void>
+  readonly setOver: () => void
 }
 
 /** Plans steps, runs up to `runAhead` of them ahead of the last result, and delivers results in order. */
@@ -90,6 +93,7 @@ export class StepLoop {
       // A runner in this thread resolves in microtasks alone, which would keep sockets and timers from being served.
       else await new Promise<void>((resolve) => setImmediate(resolve))
     }
+    for (const { setOver } of this.#inFlight) setOver()
   }
 
   #isOver(): boolean {
@@ -99,11 +103,12 @@ export class StepLoop {
   /** Schedules, runs and delivers one step. False: there was nothing to do. */
   async #step(): Promise<boolean> {
     let delivering: ScheduledStep | null = null
+    let oldest: StepInFlight | undefined
     try {
       // A state cannot go back: what it was advanced by for a mask that came too late would be in it twice.
       if (this.#parts.scheduler.states !== null && this.#parts.masks.numPending > 0) await this.#parts.masks.wait()
       this.#fill()
-      const oldest = this.#inFlight.shift()
+      oldest = this.#inFlight.shift()
       if (oldest === undefined) return false
       delivering = oldest.step
       const result = await oldest.result
@@ -117,11 +122,13 @@ export class StepLoop {
       const stepMs = Math.max(0, Math.min(atMs - startMs, result.computeMs) - heldMs)
       this.#parts.times.record(numDecodeTokens, numPrefillTokens, stepMs)
       this.#parts.delivery.deliver({ step: oldest.step, result, late, startMs, atMs })
+      oldest.setOver()
       // At once, so that the runner computes while the streams are written and masks are on their way.
       delivering = null
       const mayFill = this.#parts.scheduler.states === null || this.#parts.masks.numPending === 0
       if (mayFill && !this.#isOver()) this.#fill()
     } catch (error) {
+      oldest?.setOver()
       // The pool was replaced without a failed step: while nothing ran, or under a read of blocks.
       if (error instanceof RunnerError && error.code === 'pool_replaced') await this.#startOver()
       else await this.#failSteps(error, culpritOf(error, delivering))
@@ -132,7 +139,7 @@ export class StepLoop {
   /** What is planned or in flight is void: running sequences compute their tokens again. `culprit`: the one that does not, and why. */
   async #startOver(culprit?: readonly [Sequence, EngineError]): Promise<void> {
     this.#poolId = null
-    await settled(this.#inFlight.splice(0).map(({ result }) => result))
+    await this.#settleAll()
     this.#parts.scheduler.invalidate()
     if (culprit !== undefined) this.#parts.requests.failSequence(...culprit)
     publishSchedule({ step: null, preempted: this.#parts.scheduler.restart() }, this.#parts.bus, this.#parts.counts)
@@ -147,17 +154,27 @@ export class StepLoop {
       // What was preempted made room: there may be a step now.
       if (step === null && schedule.preempted.length > 0) continue
       if (step === null) return
-      const masks = step.unmasked.size === 0 ? null : this.#masks(step)
+      const masks = step.unmasked.size === 0 ? null : this.#masks(step, this.#inFlight.at(-1)?.over ?? null)
       const result = this.#execute(step, masks)
       // Awaited in order, maybe after an earlier step has failed: not an unhandled rejection until then.
       result.catch(() => {})
-      this.#inFlight.push({ step, result, masks, submittedMs: performance.now() })
+      let setOver = (): void => {}
+      const over = new Promise<void>((resolve) => (setOver = resolve))
+      this.#inFlight.push({ step, result, masks, submittedMs: performance.now(), over, setOver })
     }
   }
 
-  #masks({ unmasked, numDecodeTokens }: ScheduledStep): Promise<FoundMasks> {
+  #masks({ unmasked, numDecodeTokens }: ScheduledStep, previous: Promise<void> | null): Promise<FoundMasks> {
     const { masks, times } = this.#parts
-    return masks.collect(unmasked, times.ofRows(numDecodeTokens) ?? 0)
+    return masks.collect(unmasked, times.ofRows(numDecodeTokens) ?? 0, previous)
+  }
+
+  /** When all steps in flight have ended, however. Nothing of them is delivered. */
+  async #settleAll(): Promise<void> {
+    const inFlight = this.#inFlight.splice(0)
+    // One waits for masks that depend on the tokens of the one before it.
+    for (const { setOver } of inFlight) setOver()
+    await Promise.allSettled(inFlight.map(({ result }) => result))
   }
 
   /** Submits a step, in the context of the request that it serves where it serves one alone. */
@@ -182,7 +199,7 @@ export class StepLoop {
       return
     }
     this.#poolId = null
-    await settled(this.#inFlight.splice(0).map(({ result }) => result))
+    await this.#settleAll()
     const isRunnerFault = error instanceof RunnerError
     const isLost = isRunnerFault && error.code === 'device_lost'
     const message = isLost
@@ -201,9 +218,4 @@ function culpritOf(error: unknown, step: ScheduledStep | null): Sequence | null 
   if (error instanceof SequenceFault) return error.sequence
   if (!(error instanceof RunnerError) || error.code !== 'engine_error' || error.sequence === null) return null
   return step?.sequences[error.sequence]?.sequence ?? null
-}
-
-/** When all of them have ended, however. */
-async function settled(promises: readonly Promise<unknown>[]): Promise<void> {
-  await Promise.allSettled(promises)
 }

@@ -55,6 +55,8 @@ export class ScriptedRunner implements Runner {
   /** Refuses what a device would have no room for. */
   readonly #layout: StepLayout
   #sampled: number[] = []
+  /** Until the last step that waits, for masks or for one before it, has run. */
+  #turn: Promise<void> | null = null
   #isClosed = false
   numSteps = 0
   /** Tells the engine what keeps steps from running. */
@@ -120,10 +122,26 @@ export class ScriptedRunner implements Runner {
   async execute(plan: StepPlan, masks?: Promise<LateMasks>): Promise<StepResult> {
     if (plan.poolId !== undefined && plan.poolId !== this.poolId) throw new RunnerError('pool_replaced', 'another pool')
     const copy = structuredClone(plan)
-    const result = this.#run(masks === undefined ? copy : withMasks(copy, await masks))
+    // In the order of calls, also where one waits for masks.
+    const isFree = masks === undefined && this.#turn === null
+    const result = isFree ? this.#run(copy) : await this.#runInTurn(copy, masks)
     if (this.#options.isDeferred === true) await new Promise((resolve) => setImmediate(resolve))
     if (this.#isClosed) throw new RunnerError('closed', 'the runner is closed')
     return result
+  }
+
+  async #runInTurn(plan: StepPlan, masks: Promise<LateMasks> | undefined): Promise<StepResult> {
+    const before = this.#turn
+    let end = (): void => {}
+    const turn = new Promise<void>((resolve) => (end = resolve))
+    this.#turn = turn
+    try {
+      await before
+      return this.#run(masks === undefined ? plan : withMasks(plan, await masks))
+    } finally {
+      if (this.#turn === turn) this.#turn = null
+      end()
+    }
   }
 
   /** A device that was lost: what the pool held is gone. */

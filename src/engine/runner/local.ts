@@ -134,6 +134,8 @@ class LocalRunner implements MortalRunner {
     try {
       if (before !== null) {
         await before
+        // What the call before it gave is passed on first: a step on the cpu keeps this thread busy to its end.
+        await new Promise((resolve) => setImmediate(resolve))
         this.#current(poolId)
       }
       return await issued()

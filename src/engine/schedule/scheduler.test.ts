@@ -137,7 +137,7 @@ describe('a step', () => {
       [a.requestId, 1],
       [b.requestId, 1],
     ])
-    expect([...step.unmasked]).toEqual([[0, a]])
+    expect([...step.unmasked]).toEqual([[0, { sequence: a, numOutputTokens: 1 }]])
     a.isMaskLate = true
     target.settle(step.sequences[0]!, 0)
     target.settle(step.sequences[1]!, 1)
@@ -149,6 +149,39 @@ describe('a step', () => {
     expect(rowsOf(again)[0]).toEqual([a.requestId, 1])
     expect(again.sequences[0]!.startPosition).toBe(step.sequences[0]!.startPosition)
     expect(again.unmasked.size).toBe(0)
+  })
+
+  it('is planned ahead for a grammar too; what continues a token that does not count does not count either', () => {
+    const target = scheduler()
+    const [a, b] = [sequence(range(3), { hasGrammar: true }), sequence(range(3, 9))]
+    for (const each of [a, b]) target.add(each)
+    advance(target)
+    a.isMaskPending = true
+    const first = target.schedule().step!
+    const second = target.schedule().step!
+    expect([...second.unmasked]).toEqual([[0, { sequence: a, numOutputTokens: 2 }]])
+    expect(second.plan.sequences[0]!.tokenSource).toEqual({ fromPreviousStep: 0 })
+    // The mask of the first comes too late, but before the second is settled.
+    target.settle(first.sequences[0]!, 0)
+    target.settle(first.sequences[1]!, 1)
+    b.tokens.push(1)
+    a.isMaskPending = false
+    const third = target.schedule().step!
+    expect(rowsOf(third)).toEqual([[b.requestId, 1]])
+    target.settle(second.sequences[0]!, 0)
+    target.settle(second.sequences[1]!, 1)
+    b.tokens.push(1)
+    const again = target.schedule().step!
+    expect(again.sequences[0]).toMatchObject({ sequence: a, startPosition: first.sequences[0]!.startPosition })
+    expect(again.unmasked.size).toBe(0)
+  })
+
+  it('waits for a grammar where states are kept', () => {
+    const target = scheduler({ numStateSlots: 8 })
+    const [a, b] = [sequence(range(3), { hasGrammar: true }), sequence(range(3, 9))]
+    for (const each of [a, b]) target.add(each)
+    expect(target.schedule().step).not.toBeNull()
+    expect(target.schedule().step).toBeNull()
   })
 
   it('has no sequence whose mask is still to come where states are kept: the state could not go back', () => {

@@ -153,7 +153,7 @@ export class Scheduler {
 
   /** Plans the next step. Null step: nothing can run, or not before a step in flight is known. */
   schedule(): Schedule {
-    if (this.#running.some((sequence) => sequence.numPendingTokens > 0 && !sequence.canRunAhead)) {
+    if (this.#running.some((sequence) => sequence.numPendingTokens > 0 && !this.#canRunAhead(sequence))) {
       return { step: null, preempted: [] }
     }
     this.states?.beginPlan()
@@ -297,8 +297,13 @@ export class Scheduler {
   }
 
   /** A state cannot go back: where one is kept, a token whose mask may come too late is not computed before the mask is there. */
-  #wantsDecodeStep({ isDecoding, wantsMoreTokens, isMaskLate, isMaskPending }: Sequence): boolean {
-    return isDecoding && wantsMoreTokens && !(this.states === null ? isMaskLate : isMaskPending)
+  #wantsDecodeStep({ isDecoding, wantsMoreTokens, isMaskLate, isMaskPending, isPendingVoid }: Sequence): boolean {
+    const isUnready = isPendingVoid || (this.states === null ? isMaskLate : isMaskPending)
+    return isDecoding && wantsMoreTokens && !isUnready
+  }
+
+  #canRunAhead({ canRunAhead, hasGrammar }: Sequence): boolean {
+    return canRunAhead && !(hasGrammar && this.states !== null)
   }
 
   /** Whether there is room for the state after its next step; else the steps of others make some. */

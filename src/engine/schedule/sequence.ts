@@ -115,6 +115,8 @@ export class Sequence {
   /** The sample row that draws the pending token, and its step. */
   pendingSampleRow = -1
   pendingStepId = -1
+  /** Output tokens there are once the pending ones are known. */
+  #numPlannedTokens = 0
   /** Its first blocks known to the prefix cache. */
   numPublishedBlocks = 0
   /** Tokens to verify in its next decode step. */
@@ -175,9 +177,22 @@ export class Sequence {
     return this.numOutputTokens + this.numPendingTokens < this.maxOutputTokens
   }
 
-  /** Its next decode step can be planned before the pending token is known. */
+  /** Its next decode step can be planned before the pending token is known: the mask for it may follow. */
   get canRunAhead(): boolean {
-    return !this.hasGrammar && !this.wantsDrafts && this.numPendingTokens <= 1
+    return !this.wantsDrafts && this.numPendingTokens <= 1
+  }
+
+  /** A planned step draws so many tokens for it. */
+  addPending(numTokens: number, sampleRow: number, stepId: number): void {
+    this.numPendingTokens += numTokens
+    this.pendingSampleRow = sampleRow
+    this.pendingStepId = stepId
+    this.#numPlannedTokens = this.numOutputTokens + this.numPendingTokens
+  }
+
+  /** The pending token continues one that was drawn without its mask: neither counts. Nothing may continue it. */
+  get isPendingVoid(): boolean {
+    return this.numPendingTokens > 0 && this.numOutputTokens + this.numPendingTokens !== this.#numPlannedTokens
   }
 }
 

@@ -25,12 +25,19 @@ interface Admission {
   readonly match: PrefixMatch
 }
 
+/** A row that is planned before its mask is known. */
+export interface UnmaskedRow {
+  readonly sequence: Sequence
+  /** Output tokens of the sequence that its mask depends on. */
+  readonly numOutputTokens: number
+}
+
 export interface ScheduledStep {
   readonly plan: StepPlan
   readonly sequences: readonly ScheduledSequence[]
   readonly admitted: readonly Admission[]
-  /** Sequences whose masks are not known yet, by their sample row. */
-  readonly unmasked: ReadonlyMap<number, Sequence>
+  /** Rows whose masks are not known yet, by their sample row. */
+  readonly unmasked: ReadonlyMap<number, UnmaskedRow>
   readonly numRows: number
   readonly numPrefillTokens: number
   readonly numDecodeTokens: number
@@ -60,7 +67,7 @@ export class SequenceFault extends Error {
 export class StepDraft {
   readonly stepId: number
   readonly admitted: Admission[] = []
-  readonly #unmasked = new Map<number, Sequence>()
+  readonly #unmasked = new Map<number, UnmaskedRow>()
   readonly blockCopies: { source: number; destination: number; numTokens: number }[] = []
   budget: number
   readonly #sequences = new Map<Sequence, ScheduledSequence>()
@@ -137,7 +144,8 @@ export class StepDraft {
     const numKnown = sequence.numOutputTokens + sequence.numPendingTokens
     const sample: SampleSpec[] = []
     const pendingRow = sequence.numPendingTokens === 0 ? -1 : sequence.pendingSampleRow
-    if (sequence.isMaskPending) this.#unmasked.set(this.#numSampleRows, sequence)
+    if (sequence.isMaskPending || (sequence.hasGrammar && sequence.numPendingTokens > 0))
+      this.#unmasked.set(this.#numSampleRows, { sequence, numOutputTokens: numKnown })
     for (let i = 0; i <= drafts.length; i++) {
       sample.push(sequence.sampling.spec(numKnown + i, sequence.mask, drafts.slice(0, i), pendingRow))
     }
@@ -206,9 +214,7 @@ export class StepDraft {
     this.budget -= numTokens
     sequence.numComputedTokens += numTokens
     if (sample.length > 0) {
-      sequence.numPendingTokens += sample.length
-      sequence.pendingSampleRow = this.#numSampleRows
-      sequence.pendingStepId = this.stepId
+      sequence.addPending(sample.length, this.#numSampleRows, this.stepId)
       this.#numSampleRows += sample.length
     }
   }

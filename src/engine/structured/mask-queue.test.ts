@@ -50,11 +50,16 @@ test('masks that come while a step computes are found by its rows; one that does
   queue.compute(ownerOf(slow), matcherOf(slowMask))
   queue.compute(ownerOf(broken), matcherOf(Promise.reject(new Error('no grammar'))))
   expect([early, slow, broken].map(({ isMaskPending }) => isMaskPending)).toEqual([true, true, true])
-  const unmasked = new Map([early, slow, broken].map((each, row) => [2 * row, each] as const))
+  const unmasked = new Map(
+    [early, slow, broken].map((each, row) => [2 * row, { sequence: each, numOutputTokens: 0 }] as const),
+  )
   const { masks, late, heldMs } = await queue.collect(unmasked, 1)
   // It waited longer than the layers take.
   expect(heldMs).toBeGreaterThan(1)
-  expect(await queue.collect(new Map([[0, early]]), 60_000)).toMatchObject({ late: new Set(), heldMs: 0 })
+  expect(await queue.collect(new Map([[0, { sequence: early, numOutputTokens: 0 }]]), 60_000)).toMatchObject({
+    late: new Set(),
+    heldMs: 0,
+  })
   expect([...masks]).toEqual([[0, Uint32Array.of(7)]])
   expect([...late]).toEqual([slow, broken])
   expect(failures).toEqual([new Error('no grammar')])

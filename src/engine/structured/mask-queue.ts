@@ -2,6 +2,7 @@
 import type { ActiveRequest, ChoiceOwner } from '../requests/active-requests.ts'
 import type { LateMasks } from '../runner/runner.ts'
 import type { Sequence } from '../schedule/sequence.ts'
+import type { UnmaskedRow } from '../schedule/step-draft.ts'
 import type { GrammarMatcher } from './grammar.ts'
 
 /**
@@ -63,18 +64,28 @@ export class MaskQueue {
     return this.#wait(this.#pending.values(), MAX_WAIT_MS)
   }
 
-  /** Masks of sequences, by the sample rows of a step that was planned without them and whose layers take `layersMs`. Never rejects. */
-  async collect(unmasked: ReadonlyMap<number, Sequence>, layersMs: number): Promise<FoundMasks> {
-    const pending = [...unmasked.values()].flatMap((sequence) => this.#pending.get(sequence) ?? [])
+  /**
+   * Masks by the sample rows of a step that was planned without them and whose layers take `layersMs`. `previous`: the step before it, whose tokens
+   * masks may depend on, is delivered; null: it was. Never rejects.
+   */
+  async collect(
+    unmasked: ReadonlyMap<number, UnmaskedRow>,
+    layersMs: number,
+    previous: Promise<void> | null = null,
+  ): Promise<FoundMasks> {
+    await previous
+    const pending = [...unmasked.values()].flatMap(({ sequence }) => this.#pending.get(sequence) ?? [])
     const startMs = performance.now()
     await this.#wait(pending, layersMs + MAX_WAIT_MS)
     const heldMs = Math.max(0, performance.now() - startMs - layersMs)
     const masks = new Map<number, Uint32Array>()
     const late = new Set<Sequence>()
-    for (const [row, sequence] of unmasked) {
-      if (!sequence.isMaskPending && sequence.mask !== null) masks.set(row, sequence.mask)
+    for (const [row, { sequence, numOutputTokens }] of unmasked) {
+      // Where the token before was drawn without its mask, this row computed on one that does not count.
+      const isForThis = sequence.numOutputTokens === numOutputTokens
+      if (isForThis && !sequence.isMaskPending && sequence.mask !== null) masks.set(row, sequence.mask)
       else {
-        sequence.isMaskLate = true
+        sequence.isMaskLate = sequence.isMaskPending
         late.add(sequence)
       }
     }
