@@ -1,6 +1,6 @@
 /**
  * How well a model predicts: perplexity of a text, and accuracy over questions with given answers. Both run on the engine as it serves,
- * so that they also tell what a quantisation or a kernel costs.
+ * so that they also show the cost of a quantisation or a kernel.
  */
 import { foundInstead, readText } from './regular-file.ts'
 import { z } from 'zod'

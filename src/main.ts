@@ -6,7 +6,7 @@ import { type CommandLine, ConfigError, parseCommandLine } from './config.ts'
 import { helpText } from './config-help.ts'
 import type { BuildInfo } from './serve.ts'
 
-/** Exit codes: 0 done, 1 failed, 2 wrong usage. Each command loads its own code: a wrong flag is said before the server's is read. */
+/** Exit codes: 0 done, 1 failed, 2 wrong usage. Each command loads its own code, so a wrong flag is reported before the server is loaded. */
 async function run(commandLine: CommandLine, build: BuildInfo): Promise<number> {
   const { command, positionals } = commandLine
   switch (command) {
@@ -59,7 +59,7 @@ function readBuildInfo(): BuildInfo {
   }
 }
 
-/** What is still open when a command is over (a download, a collector that does not answer) may hold the exit for this long. */
+/** What is still open when a command is done (a download, a collector that does not answer) may delay the exit for this long. */
 const LINGER_MS = 500
 
 try {

@@ -1,4 +1,4 @@
-/** From the configuration to an engine that is loaded, local or remote, and what lies beside its model's weights. */
+/** Loads engines, local or remote, as the configuration names them, and the files beside their models' weights. */
 import { existsSync } from 'node:fs'
 import { access, constants, mkdir, readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
@@ -31,7 +31,7 @@ export const MODELS = join(PACKAGE, 'models')
 /** The language model in this package (models/README.md). */
 const BUNDLED_MODEL = join(MODELS, 'mini-1m')
 
-/** The engine and what lies beside its model's weights; nothing does for a remote one. */
+/** The engine and the files beside its model's weights; a remote engine has none. */
 interface Loaded {
   readonly engine: Engine
   readonly samplingDefaults: SamplingDefaults
@@ -73,7 +73,7 @@ export function modelsOf({
   if (models.length > 1 && servedModelName !== null)
     throw new ModelError('--served-model-name: expected one model; give each of several its own: --model NAME=PATH')
   const named = (models.length > 0 ? models : [BUNDLED_MODEL]).map((value) => {
-    // A path may hold an equals sign, too.
+    // A path may contain an equals sign, too.
     if (value.includes('=') && !existsSync(value)) return splitName(value)
     return { name: servedModelName ?? nameOf(value), location: value }
   })
@@ -90,7 +90,7 @@ export function modelsOf({
 
 const ADAPTER = /^([\w.:/-]+)(?:@([\w.:/@-]+))?=(.+)$/
 
-/** The adapters of `--lora` by their models. Names are those of models, too: each is one thing in the server. Throws ModelError. */
+/** The adapters of `--lora` by their models. Adapters and models share their names: each may be used once. Throws ModelError. */
 function adaptersOf(
   lora: readonly string[],
   models: readonly string[],
@@ -135,7 +135,7 @@ interface LoadControl {
   readonly signal?: AbortSignal
 }
 
-/** The engine in front of engines elsewhere, as the configuration names them. Throws ModelError for one that cannot serve. */
+/** The engine in front of remote engines, as the configuration names them. Throws ModelError if one cannot serve. */
 export async function loadRemoteEngine(config: Config, logger: Log): Promise<Loaded> {
   const { createRemoteEngine } = await import('./remote/connect.ts')
   const engine = await createRemoteEngine({
@@ -249,7 +249,7 @@ async function kvTiersOf(config: Config, modelInfo: ModelInfo, logger: Log): Pro
   if (modelInfo.numStateSlots > 0) {
     logger.warn('model.notice', {
       notice:
-        'this model keeps a state for each sequence, which KV tiers do not hold: --kv-host-memory and --kv-cache-dir have no effect',
+        'this model keeps a state for each sequence, which KV tiers cannot store: --kv-host-memory and --kv-cache-dir have no effect',
     })
     return null
   }

@@ -1,9 +1,9 @@
-/** Signals that ask the process to stop, and errors that nobody caught. */
+/** Signals that ask the process to stop, and uncaught errors. */
 import { constants } from 'node:os'
 import type { Observability } from './observability/observability.ts'
 import { PARENT_PID } from './parent-process.ts'
 
-/** How long the exporter's last flush may hold up the exit. */
+/** How long the exporter's last flush may delay the exit. */
 export const EXPORT_FLUSH_MS = 5_000
 
 /**

@@ -1,5 +1,5 @@
 /**
- * Files whose paths come from people. Only regular files are opened: reading a named pipe would hold a thread until somebody writes to it,
+ * Files whose paths come from people. Only regular files are opened: reading a named pipe would block a thread until something is written to it,
  * and a device may never end.
  */
 import { closeSync, constants, fstatSync, openSync, readFileSync, type Stats } from 'node:fs'
@@ -75,8 +75,8 @@ const FOUND: Readonly<Record<string, string>> = {
   ENOENT: 'no such file',
   ENOTDIR: 'no such file',
   EISDIR: 'a folder',
-  EACCES: 'one that may not be read',
-  EPERM: 'one that may not be read',
+  EACCES: 'one without permission to read',
+  EPERM: 'one without permission to read',
   ENXIO: 'a socket',
   ELOOP: 'links that lead to each other',
   ENAMETOOLONG: 'a name that is too long',

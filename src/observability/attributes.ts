@@ -98,7 +98,7 @@ const OWN_ERRORS: ReadonlySet<string> = new Set([
 ])
 
 const MAX_FRAMES = 12
-/** From the package's own folder on: where it is installed is nobody's business. */
+/** Relative to the package's folder, so that the place of installation is not revealed. */
 const FOLDER = /(?:file:\/\/)?\/[^\s()]*?\/(?=(?:dist|src|node_modules)\/)/g
 
 /** Where an error came from: the frames of its stack, without its message, which may quote a prompt; null: not known. */

@@ -1,7 +1,7 @@
 /** A histogram for many values at once: one array add a value, where prom-client looks its labels up each time. */
 
 interface Series {
-  /** One a bound, and one for what lies above the last. */
+  /** One per bound, and one for values above the last. */
   readonly counts: number[]
   sum: number
 }

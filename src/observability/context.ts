@@ -1,6 +1,6 @@
 /**
  * The request a piece of code works for, carried by AsyncLocalStorage, and the helpers that keep it where JavaScript loses it:
- * generator bodies, stream pulls, event listeners and worker messages run in the context of whoever calls them, or in none.
+ * generator bodies, stream pulls, event listeners and worker messages run in the context of their caller, or in none.
  * The only module of this folder that retrieval and other leaves need.
  */
 import { type Context, context as contextApi, createContextKey, ROOT_CONTEXT } from '@opentelemetry/api'
@@ -57,7 +57,7 @@ interface StageSpan<N extends StageName> {
   set(attributes: SpanAttributes<N>): void
 }
 
-/** A stage whose end is told apart from its start: a stream's. */
+/** A stage that is ended separately from its start, such as a stream's. */
 export interface OpenStage<N extends StageName> extends StageSpan<N> {
   /** Ends the stage; later calls do nothing. */
   end(attributes?: SpanAttributes<N>): void

@@ -1,6 +1,6 @@
 /**
  * The span contract as data: spans, parents, attributes, events and the levels of detail. It drives emission (typed at compile time), the
- * tests, `miniserve trace validate`, the waterfall page and docs/span-contract.md. The rows stand in contract/, one file for each part of
+ * tests, `miniserve trace validate`, the waterfall page and docs/span-contract.md. The rows are in contract/, one file for each part of
  * the tree; the table of endings is endings.ts.
  *
  * Attributes marked `convention` and the aliases are OpenTelemetry's semantic conventions: HTTP of v1.44.0, GenAI of

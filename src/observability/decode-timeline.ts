@@ -1,6 +1,6 @@
 /**
  * The durations of a request's decode steps in one span attribute: zigzag deltas as LEB128 varints, base64. Past 2,048 characters the
- * steps are down-sampled: neighbours are averaged in groups whose size stands in the header, so the shape stays and the sum nearly does.
+ * steps are down-sampled: neighbours are averaged in groups whose size is in the header. The shape is kept, and the sum nearly.
  *
  * Layout before base64: version (1), group size, number of steps, then one delta a group against the group before.
  */
@@ -55,7 +55,7 @@ export function decodeTimeline(text: string): DecodeTimeline {
   return { numSteps, groupSize, micros }
 }
 
-/** Value of sorted numbers below which the share `p` lies (nearest rank); 0 for none. */
+/** Value of sorted numbers below which a share `p` of them is (nearest rank); 0 for none. */
 export function percentile(sorted: ArrayLike<number>, p: number): number {
   return Math.round(sorted[Math.max(0, Math.ceil(sorted.length * p) - 1)] ?? 0)
 }

@@ -2,7 +2,7 @@
 import { diag, DiagLogLevel } from '@opentelemetry/api'
 
 const DIAGNOSTIC_EVERY_MS = 30_000
-/** Complaints told apart; more share one. */
+/** Distinct complaints; further ones share an entry. */
 const MAX_COMPLAINTS = 16
 
 /** Each complaint once in 30 s with the count of the others like it: a collector that is away would flood the log. */

@@ -177,7 +177,7 @@ export const ENDINGS: readonly EndingRow[] = [
 
 /**
  * The row of an ending by the status that was sent; null: none was. An unforeseen status falls back to the ending's first row, so
- * that a request is closed whatever the caller says.
+ * that a request is closed in any case.
  */
 export function endingRow(ending: EndingName, status: number | null): EndingRow {
   const rows = ENDINGS.filter((row) => row.ending === ending)
@@ -201,7 +201,7 @@ export const firstLineLevel = ({ kind }: Teller): 'debug' | 'info' => (kind === 
 /** Level of the last line. */
 export function lastLineLevel(row: EndingRow, { kind, isProbe = false }: Teller): 'debug' | 'info' | 'warn' | 'error' {
   if (row.line === 'request.failed') return 'error'
-  // A probe asks while the model loads to be told so.
+  // A 503 is the expected answer to a probe while the model loads.
   if (isProbe && (row.ending === 'success' || row.ending === 'unavailable')) return 'debug'
   return row.ending === 'unavailable' && kind !== 'other' ? 'warn' : 'info'
 }

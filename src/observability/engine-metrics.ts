@@ -2,7 +2,7 @@
 import type { KvOperationCount } from '../engine/events.ts'
 import type { Instruments, LabelledValue } from './instruments.ts'
 
-/** Bytes that a backend holds on its device. */
+/** Bytes that a backend has allocated on its device. */
 export interface DeviceMemory {
   /** webgpu, cpu or reference. */
   readonly kind: string
@@ -17,7 +17,7 @@ interface EngineGauges {
   readonly numWaiting: number
   readonly numBlocks: number
   readonly numFreeBlocks: number
-  /** Slots that hold a running sequence's state; absent: the layers keep none. */
+  /** Slots with the state of a running sequence; absent: the layers have no state. */
   readonly numHeldStateSlots?: number
   /** Adapters that sequences run with, and wait for; absent: the model has none. */
   readonly adapters?: {
@@ -110,7 +110,7 @@ export function addEngineMetrics(instruments: Instruments, observed: () => Obser
   )
   instruments.gauges(
     'miniserve_model_state_slots_held',
-    "Slots that hold a running sequence's state, of each model with layers that keep one",
+    'Slots with the state of a running sequence, by model; models without stateful layers have none',
     ['model_name'],
     () =>
       models().flatMap(({ name, stats }) =>

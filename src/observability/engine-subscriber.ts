@@ -29,7 +29,7 @@ interface EngineSubscriberParts {
   readonly detail: TraceDetail
   /** The request's trace, open or waiting for its last work. */
   readonly find: (requestId: string) => RequestTrace | undefined
-  /** A root for a request whose start was never seen; undefined for one that has been closed. */
+  /** A root for a request whose start was never seen; undefined if the request has been closed. */
   readonly openLazy: (requestId: string) => RequestTrace | undefined
 }
 

@@ -1,5 +1,5 @@
 /**
- * Watches the thread that serves for stretches in which it answers nobody. A timer that fires late was held up by work in between; the route
+ * Watches the thread that serves for stretches in which it is blocked. A timer that fires late was held up by work in between; the route
  * is that of the request whose work began last in that stretch.
  */
 

@@ -7,7 +7,7 @@ import type { SpanRegistry } from './span-registry.ts'
 
 interface KvOperation {
   readonly span: Span | null
-  /** It stands below llm.prefill, and must not outlast it: an abort ends the phase with the operation still running. */
+  /** It is below llm.prefill and must not outlast it: an abort ends the phase while the operation still runs. */
   readonly isBelowPrefill: boolean
   /** When llm.prefill ended; Infinity while it runs. */
   endBoundMs: number
@@ -27,7 +27,7 @@ interface KvTracingParts {
   readonly registry: SpanRegistry
   /** Operations are spans. */
   readonly hasSpans: boolean
-  /** The request's trace, opened where its start was never seen; undefined for one that has been closed. */
+  /** The request's trace, created if its start was never seen; undefined if it has been closed. */
   readonly traceOf: (requestId: string) => RequestTrace | undefined
   /** When the request's first token came, and with it the end of llm.prefill; null before. */
   readonly firstTokenMs: (requestId: string) => number | null

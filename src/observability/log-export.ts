@@ -43,7 +43,7 @@ interface LogExportParts {
   readonly report: (detail: string) => void
 }
 
-/** null: nobody asked for it, or the endpoint is no URL. */
+/** null: not configured, or the endpoint is not a URL. */
 export function createLogExport({ serviceVersion, resource, report }: LogExportParts): LogExport | null {
   if (!isExported('logs', 'none', report)) return null
   let exporter: LogRecordExporter
@@ -125,7 +125,7 @@ interface LineOfLog {
   readonly [field: string]: unknown
 }
 
-/** An error by the conventions' names; without a message of its own, its code stands for it. */
+/** An error under the conventions' names. If it has no message, its code is used. */
 const exceptionOf = ({ type, code, message = code, frames }: NonNullable<LineOfLog['error']>): AnyValueMap => ({
   'exception.type': type,
   ...(message === undefined ? {} : { 'exception.message': message }),

@@ -49,8 +49,8 @@ export type LogEvent =
   | 'log.file_unavailable'
 
 /**
- * Names of fields that may hold text. A field of another name is written only where it is a number or a boolean, or an attribute of the
- * span contract: what nobody has thought about stays out.
+ * Names of fields that may contain text. Other fields are written only if they are numbers, booleans or attributes of the
+ * span contract, so that new fields are excluded by default.
  */
 export const TEXT_FIELDS = [
   'trace_id',

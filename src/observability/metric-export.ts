@@ -50,7 +50,7 @@ interface MetricExportParts {
   readonly report: (detail: string) => void
 }
 
-/** null: nobody asked for it, or the endpoint is no URL. */
+/** null: not configured, or the endpoint is not a URL. */
 export function createMetricExport({ serviceVersion, resource, read, report }: MetricExportParts): MetricExport | null {
   if (!isExported('metrics', 'none', report)) return null
   let exporter: PushMetricExporter
@@ -115,7 +115,7 @@ function toMetricData(family: MetricFamily, startTime: HrTime, endTime: HrTime):
 
 type Labels = MetricFamily['values'][number]['labels']
 
-/** An empty label is one that does not apply. */
+/** An empty label does not apply. */
 const attributesOf = (labels: Labels): Record<string, string> =>
   Object.fromEntries(
     Object.entries(labels).flatMap(([name, value]) =>
@@ -123,7 +123,7 @@ const attributesOf = (labels: Labels): Record<string, string> =>
     ),
   )
 
-/** The buckets of each series, which Prometheus counts from the lowest bound on, told apart. */
+/** The buckets of each series, made separate: Prometheus counts them cumulatively. */
 function histogramsOf(family: MetricFamily): readonly (readonly [Labels, Histogram])[] {
   const series = new Map<string, { labels: Labels; sum: number; readonly below: [bound: number, count: number][] }>()
   for (const sample of family.values) {

@@ -100,7 +100,7 @@ export class Metrics {
     this.#breaches.inc({ span, attribute })
   }
 
-  /** The serving thread answered nobody for a while. */
+  /** The serving thread was blocked for a while. */
   onStall({ route }: Stall): void {
     this.#stalls.inc({ route })
   }
@@ -118,7 +118,7 @@ export class Metrics {
     this.#subscriberErrors.inc({ where })
   }
 
-  /** A request's trace has closed. `isKept`: its id may stand in an exemplar. */
+  /** A request's trace has closed. `isKept`: its id may be used as an exemplar. */
   onRequest(trace: RequestTrace, isKept: boolean): void {
     this.#requests.onRequest(trace, isKept)
   }

@@ -19,7 +19,7 @@ const KINDS: Readonly<Partial<Record<SpanName, Kind>>> = {
   rerank: 'RERANKER',
 }
 
-/** The newest messages that stand on a span one by one. The conventions' own attribute has them all. */
+/** The newest messages, each as attributes of its own. The conventions' attribute has all messages. */
 const MAX_MESSAGES = 32
 const MAX_CHARACTERS = 64 * 1024
 

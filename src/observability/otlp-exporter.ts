@@ -19,7 +19,7 @@ type Signal = 'traces' | 'logs' | 'metrics'
 const PROTOCOLS = ['grpc', 'http/protobuf', 'http/json'] as const
 type Protocol = (typeof PROTOCOLS)[number]
 
-/** Told of a setting that is not used as it stands. */
+/** Called for a setting that cannot be used as given. */
 type Report = (detail: string) => void
 
 interface Encoder {

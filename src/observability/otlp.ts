@@ -154,7 +154,7 @@ function toOtlpValue(value: unknown, asDouble: boolean): OtlpValue {
   return { stringValue: String(value) }
 }
 
-/** Every span with what stands around it. */
+/** Every span with its resource and scope. */
 export function* eachSpan(
   traces: OtlpTraces,
 ): Generator<{ readonly span: OtlpSpan; readonly scope: string; readonly resource: OtlpResourceSpans['resource'] }> {

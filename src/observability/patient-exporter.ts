@@ -14,7 +14,7 @@ export interface ExportCounts {
   readonly unsampled: number
 }
 
-/** Where every span, or log record, is, so that the sums hold at any time. */
+/** Where every span or log record is, so that the counts add up at any time. */
 export class ExportCounter {
   created = 0
   exported = 0
@@ -72,7 +72,7 @@ export class PatientExporter<Item> implements BatchExporter<Item> {
     this.#onProblem = onProblem
   }
 
-  /** Takes a batch over: the batch processor need not hold it, or its next ones, back. */
+  /** Takes a batch, so that the batch processor does not have to delay it or later ones. */
   export(items: Item[], done: (result: ExportResult) => void): void {
     this.#counter.queued -= items.length
     this.#counter.inFlight += items.length

@@ -39,7 +39,7 @@ export interface SubscriberHost {
   find(requestId: string): RequestTrace | undefined
   /** Names attributes of the plugin's own spans whose numbers leave as doubles, whole ones too: else 1.0 leaves as an integer. */
   declareDoubles(names: readonly string[]): void
-  /** Work that nobody waits for: it keeps the running request's context, and its trace open; a failure is logged. */
+  /** Runs work in the background, in the current request's context. It keeps the trace open; a failure is logged. */
   spawn(fn: () => Promise<unknown>): Promise<void>
 }
 

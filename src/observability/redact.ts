@@ -1,6 +1,6 @@
 /**
  * Default-deny redaction of log fields: text is written under the names of an allow-list (log.ts) and of the span contract's attributes
- * only. Other fields may hold a number or a boolean, unless their name speaks of content (prompt, completion, messages, text; any case, any
+ * only. Other fields may be numbers or booleans, unless their name suggests content (prompt, completion, messages, text; any case, any
  * depth); of those only listed counts are written. Errors keep class, code and frames, and their message where the class is our own.
  */
 import { describeError, framesOf } from './attributes.ts'
@@ -16,7 +16,7 @@ const ALLOWED: ReadonlySet<string> = new Set([
 
 const CONTENT_KEY = /prompt|completion|messages|text/i
 
-/** Names of the wire and of metrics that match CONTENT_KEY and hold counts. */
+/** Field and metric names that match CONTENT_KEY but are counts. */
 const NUMERIC_KEYS: ReadonlySet<string> = new Set([
   'prompt_tokens',
   'completion_tokens',

@@ -142,7 +142,7 @@ export class RequestMetrics {
     }
   }
 
-  /** A request's trace has closed. `isKept`: its id may stand in an exemplar. */
+  /** A request's trace has closed. `isKept`: its id may be used as an exemplar. */
   onRequest(trace: RequestTrace, isKept: boolean): void {
     const { facts, input } = trace
     const { ended: ending, generation, phases, ttftSeconds } = facts

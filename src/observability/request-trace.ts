@@ -339,7 +339,7 @@ export class RequestTrace implements RequestScope, StageOwner {
   #close(isForced: boolean): void {
     const ended = this.facts.ended
     if (!ended) return
-    // The hooks release what the request still holds, which must not close it a second time.
+    // The hooks release the request's remaining holds, which must not close it again.
     this.#isClosing = true
     let decision: SamplingDecision = { isExported: false, reason: null }
     try {
@@ -355,7 +355,7 @@ export class RequestTrace implements RequestScope, StageOwner {
     } finally {
       this.#isClosed = true
       this.#host.registry.forget(this.requestId)
-      // Nothing gates the end: a root that was opened ends here, whatever went wrong above.
+      // Unconditional: a root that was opened ends here, even if something failed above.
       this.#root?.end(this.anchor.toHrTime(ended.atMs))
       this.#host.closed(this, decision)
     }
@@ -378,7 +378,7 @@ export class RequestTrace implements RequestScope, StageOwner {
     return this.#calls.start(name, attributes, parent)
   }
 
-  /** A call to another engine: a CLIENT span below http.handler, under which that engine's own spans stand. */
+  /** A call to another engine: a CLIENT span below http.handler, and the parent of that engine's own spans. */
   startUpstreamCall(url: string): UpstreamCall {
     return this.#calls.startUpstream(url)
   }

@@ -36,7 +36,7 @@ export interface GenerationInfo {
   readonly parentModel?: string | null
   /** Sequences of the request: prompts times n. */
   readonly numChoices?: number
-  /** Choices per prompt; a prompt's tokens count once whatever n. */
+  /** Choices per prompt; a prompt's tokens count once for any n. */
   readonly n?: number
   readonly maxTokens?: number | null
   readonly temperature?: number | null
@@ -72,7 +72,7 @@ export function arrivalAttributes(input: OpenRequestInput): RootAttributes {
     'http.route': input.route,
     'llm.request.id': input.requestId,
     'http.request.header.x-request-id': input.callerId ? [input.callerId] : undefined,
-    // What stands in place of a parameter is the caller's text: names of documents say what they are about.
+    // A path parameter is the caller's text: the names of documents reveal their subject.
     'url.path': input.route.includes('{') ? input.route : input.path,
     'url.scheme': input.scheme,
     'server.address': input.host,

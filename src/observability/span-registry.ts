@@ -1,6 +1,6 @@
 /**
  * Every open span of every request, in one place: by (request id, name), so that any subscriber finds a parent and nests under it without
- * knowing who opened it, and one by one, so that none is lost, whoever started it and under whatever name. Whoever closes a request ends
+ * knowing who opened it. All open spans are kept, so that none is lost. Closing a request ends
  * what is left of it, so nothing is open when nothing is in flight.
  */
 import { type Context, type HrTime, ROOT_CONTEXT, type Span, trace as traceApi } from '@opentelemetry/api'
@@ -108,7 +108,7 @@ export class SpanRegistry {
     this.#requests.delete(requestId)
   }
 
-  /** Gives an open span a name. Of several of one name the last is found first, and none is lost. Ends the span of a request that is over. */
+  /** Gives an open span a name. If several have the name, the last one is found first. If the request is over, the span is ended. */
   open(requestId: string, name: string, span: Span, context: Context = traceApi.setSpan(ROOT_CONTEXT, span)): void {
     const spans = this.#requests.get(requestId)
     if (spans) spans.name(span, name, context)

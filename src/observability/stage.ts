@@ -79,7 +79,7 @@ export class Stage<N extends StageName> implements OpenStage<N> {
     this.#settle(false)
   }
 
-  /** Ends the span with its request: as cut short by `cause` when nobody ended it. `tokensOut`: the request's final count. */
+  /** Ends the span with its request: as cut short by `cause` if it was not ended. `tokensOut`: the request's final count. */
   close(cause: string, tokensOut: number | null): void {
     if (this.#isEnded) return
     if (this.#endMs === null) {

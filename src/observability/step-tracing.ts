@@ -8,7 +8,7 @@ import { contractAttributes } from './attributes.ts'
 import type { RequestTrace } from './request-trace.ts'
 import type { SpanRegistry } from './span-registry.ts'
 
-/** One step in this many is traced, and besides every one that takes this many times the mean. */
+/** One step in this many is traced, and also every step that takes this many times the mean. */
 const SAMPLE_EVERY = 20
 const SLOW_FACTOR = 4
 /** The SDK keeps 128 links a span. */

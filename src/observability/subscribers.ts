@@ -41,7 +41,7 @@ export class Subscribers {
   }
 
   /**
-   * Runs the engine's work for a request in the context of the span that stands for it: the operation's own, else the phase that the request
+   * Runs the engine's work for a request in the context of its span: the operation's own, else that of the phase the request
    * is in, else http.handler.
    */
   runWork<T>({ requestId, part }: EngineWork, fn: () => T): T {

@@ -1,5 +1,5 @@
 /**
- * Which finished traces are exported. The head decision (OTEL_TRACES_SAMPLER, which by default follows the caller's flags) stands; with
+ * Which finished traces are exported. The head decision (OTEL_TRACES_SAMPLER, which by default follows the caller's flags) applies; with
  * tail sampling on, it is thinned to a baseline share and what is worth a look is kept besides, also where the caller sampled nothing. The
  * decision falls at the root's end, so it is exact for streams of any length.
  */

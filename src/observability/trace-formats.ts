@@ -90,7 +90,7 @@ function toGrafana(traces: OtlpTraces): unknown {
         spans: spans.map((span) => ({
           ...span,
           traceState: span.traceState ?? '',
-          // The import shows the name as it stands; a number would show as a number.
+          // The import shows the name as is; a number would be shown as a number.
           kind: SPAN_KINDS[span.kind] ?? SPAN_KINDS[0],
           droppedAttributesCount: 0,
           droppedEventsCount: 0,
@@ -217,7 +217,7 @@ function parseSpan(value: unknown, path: string): OtlpSpan {
   }
 }
 
-/** An id in hexadecimal, or base64 as protobuf's JSON has bytes; told apart by length. */
+/** An id in hexadecimal, or base64 as in protobuf's JSON; the length distinguishes them. */
 function parseId(value: unknown, numBytes: number, path: string): string {
   if (typeof value === 'string') {
     if (value.length === numBytes * 2 && /^[0-9a-f]+$/i.test(value)) return value.toLowerCase()

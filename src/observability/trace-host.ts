@@ -14,7 +14,7 @@ export interface TraceHost<Trace> {
   readonly registry: SpanRegistry
   readonly log: Log
   readonly captureContent: boolean
-  /** Attributes of OpenInference stand beside the contract's. */
+  /** Whether OpenInference attributes are added to the contract's. */
   readonly openInference: boolean
   readonly trustRemote: boolean
   anchor(): ClockAnchor

@@ -71,7 +71,7 @@ class Ring {
   private readonly maxBytes: number
   private readonly byTraceId = new Map<string, StoredTrace[]>()
   private slots: (Slot | null)[] = []
-  /** Index of the oldest slot; what lies before it is gone. */
+  /** Index of the oldest slot; earlier ones are gone. */
   private head = 0
 
   constructor(maxCount: number, maxBytes: number) {
@@ -121,7 +121,7 @@ class Ring {
   }
 }
 
-/** What a trace holds in memory, roughly: objects by count, strings by length. */
+/** Approximate memory of a trace: objects by count, strings by length. */
 function estimateBytes(trace: StoredTrace): number {
   let bytes = 1000 + trace.logLines.reduce((sum, line) => sum + line.length + 32, 0)
   for (const span of trace.spans) {

@@ -228,7 +228,7 @@ function environmentSampler(report: (detail: string) => void): Sampler {
 
 type GateOptions = Pick<TracingOptions, 'onLooseSpan' | 'exportNames' | 'exportSteps'>
 
-/** Enters every span with its request, and holds the request's spans back until its root has ended and they are settled. */
+/** Groups spans by request, and keeps them back until the request's root has ended and the sampling decision is made. */
 class ExportGate implements SpanProcessor {
   private readonly batch: BatchSpanProcessor | null
   private readonly counter: ExportCounter

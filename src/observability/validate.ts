@@ -1,5 +1,5 @@
 /**
- * Holds traces against the contract. Each http.handler and each engine.step is judged by itself: a trace id may hold several (a caller
+ * Validates traces against the contract. Each http.handler and each engine.step is validated by itself: a trace id may have several (a caller
  * making several calls, several instances). A breach names the span, the rule and what was found.
  */
 import { isInLevel, ROOT_SPAN, SCOPE_NAME, SPAN_TABLE } from './contract.ts'
@@ -36,7 +36,7 @@ interface Node {
   parent: Node | null
 }
 
-/** Every breach of the contract at a level; none: the traces hold it. */
+/** All breaches of the contract at a level; empty if the traces are valid. */
 export function validateTraces(traces: OtlpTraces, level: ContractLevel): readonly Breach[] {
   return new Validation(level).run(traces)
 }
@@ -306,7 +306,7 @@ class Validation {
 
 const NO_SPAN = { traceId: '-', spanId: '-', name: '-' }
 
-/** Spans below one; a span that is its own ancestor is there once. */
+/** The spans below a span. A span that is its own ancestor is listed once. */
 function descendants(node: Node, seen = new Set<Node>([node])): Node[] {
   return node.children.flatMap((child) => {
     if (seen.has(child)) return []

@@ -78,7 +78,7 @@ export class UpstreamCaller {
       const isGone = signal.aborted && !(signal.reason instanceof EngineError)
       tracked?.end({ status, responseId, error: error === null ? null : isGone ? 'client_disconnect' : codeOf(error) })
     }
-    // Also for a call that was accepted and that nobody reads, because another one of the request was refused.
+    // Also for an accepted call that is not read, because another call of the request was refused.
     const onAbort = () => end(null, null, signal.reason)
     signal.addEventListener('abort', onAbort, { once: true })
     try {

@@ -13,7 +13,7 @@ export interface RemoteChoiceState {
   lastChunkMs: number
   /** Ids of the calls so far. */
   readonly callIds: string[]
-  /** Which of them the server means by an index, the last one that it has given it to. */
+  /** The call that an index refers to: the last one the server gave it to. */
   readonly callsByIndex: Map<number, number>
   isFinished: boolean
 }

@@ -10,7 +10,7 @@ interface RemoteEngineOptions {
   /** Bases of their APIs, with or without /v1. They serve the same model. */
   readonly urls: readonly string[]
   readonly apiKey: string | null
-  /** null: the first one that the first engine lists. */
+  /** null: the first model that the first engine lists. */
   readonly model: string | null
   /** Milliseconds without a byte after which a request has failed. */
   readonly idleTimeoutMs?: number

@@ -2,7 +2,7 @@
 import { readResponseJson } from './response-wire.ts'
 import { ModelError } from '../engine/runner/runner.ts'
 
-/** Bound on a context whose length the other engine does not tell. */
+/** Assumed context length if the other engine does not report it. */
 const UNKNOWN_MODEL_LEN = 1 << 20
 const CONNECT_TIMEOUT_MS = 10_000
 

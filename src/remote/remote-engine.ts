@@ -113,7 +113,7 @@ export class RemoteEngine implements Engine {
     for (const { control } of this.#active) control.abort(new EngineError('shutdown', 'the server is shutting down'))
   }
 
-  /** Runs a request to its end, whatever that is; never rejects. */
+  /** Runs a request to its end; never rejects. */
   async #serve(active: ActiveRequest): Promise<void> {
     const { request, stream, control } = active
     this.#active.add(active)
@@ -255,7 +255,7 @@ export class RemoteEngine implements Engine {
       this.#stats.prefixCacheQueries += usage.promptTokens
       this.#stats.prefixCacheHits += usage.cachedTokens
       stream.push({ type: 'prompt', promptIndex: call.promptIndex, tokenIds: null, numTokens: usage.promptTokens })
-      // A chunk may have brought several tokens; only the sum over the choices is told.
+      // A chunk may have several tokens; only the sum over the choices is reported.
       const counted = call.choices.reduce((sum, { counters }) => sum + counters.numGeneratedTokens, 0)
       const [first] = call.choices
       if (first !== undefined)
@@ -318,7 +318,7 @@ const KNOWN_REASONS: readonly FinishReason[] = ['length', 'abort', 'content_filt
 /** Other words than ours (tool_calls, eos, …) are an end of the model's own accord. */
 const reasonFrom = (reason: string): FinishReason => KNOWN_REASONS.find((known) => known === reason) ?? 'stop'
 
-/** What made a choice stop, as far as the other engine says: an end token is told by no field. */
+/** Why a choice stopped, if the other engine reports it; no field reports an end token. */
 function stopOf({ stopReason, callIds }: RemoteChoiceState): StopKind | null {
   if (callIds.length > 0) return 'tool_calls'
   if (stopReason === null) return null

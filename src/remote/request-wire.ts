@@ -60,7 +60,7 @@ function wireMessage({ toolCalls, toolCallId, ...message }: ChatMessage): Record
   }
 }
 
-/** What differs from OpenAI's defaults: strict servers refuse fields they do not know, so none is sent without need. */
+/** Only fields that differ from OpenAI's defaults: strict servers refuse fields they do not know. */
 function commonFields(request: GenerationRequest, model: string, maxModelLen: number): Record<string, unknown> {
   const { sampling } = request
   const optional = (name: string, value: unknown, isDefault: boolean) => (isDefault ? {} : { [name]: value })

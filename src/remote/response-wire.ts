@@ -18,7 +18,7 @@ export interface RemoteChunk {
 export interface RemoteChoice {
   readonly index: number
   readonly text: string
-  /** Thoughts that the server has told apart from the answer. */
+  /** Reasoning that the server has separated from the answer. */
   readonly reasoning: string
   readonly toolCalls: readonly RemoteToolCall[]
   readonly tokenIds: readonly number[]
@@ -52,7 +52,7 @@ export async function readResponseJson(response: Response): Promise<unknown> {
 }
 
 /**
- * The JSON of each event of a stream, up to [DONE] or the stream's end: what a finished answer is, its choices tell. Events are read as the
+ * The JSON of each event of a stream, up to [DONE] or the stream's end: its choices show when an answer is finished. Events are read as the
  * standard has them (https://html.spec.whatwg.org/multipage/server-sent-events.html): lines end with LF, CR or both, data of several
  * lines is one text, and an event without data is none. Throws upstream_error for an event without end, and for one that is not JSON.
  */

@@ -51,7 +51,7 @@ interface Member {
   openUntilMs: number
 }
 
-/** Upstream engines with their health. `lease` prefers the one that served the same prompt prefix. */
+/** Upstream engines with their health. `lease` prefers the engine that served the same prompt prefix. */
 export class Upstreams {
   readonly #members: readonly Member[]
   readonly #now: () => number
@@ -71,7 +71,7 @@ export class Upstreams {
     }))
     this.#now = now
     this.#probe = probe
-    // One engine is asked when a request comes: to leave it out would help nobody.
+    // A single engine is always tried: skipping it would help no one.
     this.#timer = upstreams.length > 1 ? setInterval(() => void this.probeAll(), probeEveryMs) : null
     this.#timer?.unref()
   }

@@ -44,8 +44,8 @@ interface AdmissionPlace {
 
 export interface Admission {
   /**
-   * Takes a place. A declared length is refused early when it cannot fit, but only bytes that came count: a client that promises much and
-   * sends little keeps nobody out.
+   * Takes a place. A declared length is refused early when it cannot fit, but only bytes that came count: a client that announces much and
+   * sends little does not keep others out.
    * @throws ApiError 503 while loading or draining, 413, 429.
    */
   admit(applicant: Applicant): AdmissionPlace

@@ -148,7 +148,7 @@ async function readChunk(
     timer = setTimeout(
       () => {
         reject(new ApiError('request_timeout', 'body: expected the rest of it in time, found no end'))
-        // A read that never ends would hold what waits for it.
+        // A read that never ends would block whatever waits for it.
         reader.cancel().catch(() => {})
       },
       Math.max(timeoutMs, 0),

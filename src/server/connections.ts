@@ -1,6 +1,6 @@
 /**
  * Which connections of an HTTP server serve a request, and which requests end with their connection. Node's closeIdleConnections() leaves those that never had one: browsers and clients
- * with pools open connections ahead of need, and one of them would hold a graceful stop until its deadline.
+ * with pools open connections ahead of need, and one of them would delay a graceful stop until its deadline.
  */
 import type { Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
@@ -20,7 +20,7 @@ export function trackConnections(server: Server): Connections {
     socket.once('close', () => {
       const responses = open.get(socket) ?? []
       open.delete(socket)
-      // Node tells only the answer at the head of the line, which has the socket: the others would be worked on for nobody.
+      // Node notifies only the first pending response, which has the socket. Work on the others would go on for no one.
       for (const response of responses) {
         if (response.socket !== null) continue
         response.destroy()

@@ -58,7 +58,7 @@ export function embeddingHandlers({
   }
 }
 
-/** Token ids are those of the embedding model's tokenizer; they are read as the text they stand for. */
+/** Token ids are those of the embedding model's tokenizer; they are decoded to text. */
 async function toTexts(
   input: string | readonly string[] | readonly number[] | readonly (readonly number[])[],
   rag: RagService,

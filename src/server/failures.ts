@@ -15,7 +15,7 @@ export interface Failure {
   readonly ending: EndingName
   /** Seconds after which it is worth trying again: the answer's Retry-After. */
   readonly retryAfter?: number
-  /** What the client reads instead of the error's own message, which names what is nobody's business outside, such as paths. */
+  /** What the client reads instead of the error's own message, which may name internal details such as paths. */
   readonly shown?: string
 }
 

@@ -1,4 +1,4 @@
-/** What a request holds its answer to, in whichever server's words it says so. */
+/** What constrains a request's answer, in the field names of OpenAI, vLLM or llama-server. */
 import type { StructuredOutput } from '../engine/request.ts'
 import { invalidRequest } from './errors.ts'
 import type { CompletionRequest } from './wire.ts'

@@ -5,7 +5,7 @@ import type { AppEnv } from './env.ts'
 import { ApiError } from './errors.ts'
 import { JsonText } from './json-text.ts'
 
-/** The media types that JSON lines go by; none is registered. */
+/** Media types in use for JSON lines; none is registered. */
 export const JSON_LINES_TYPE = /^application\/(?:x-)?(?:ndjson|jsonl|jsonlines)\s*(?:;|$)/i
 
 /** A line that is not blank: its number from 1 on, and its value or why it has none. */

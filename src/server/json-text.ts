@@ -1,13 +1,13 @@
 /**
  * JSON text as its bytes come in. Each chunk is checked when it arrives: encoding, nesting and the number of values, so that a body that
- * would take long to parse is refused before anything is built of it, and the check itself never holds the thread for longer than a chunk.
+ * would take long to parse is refused before any object is built, and the check never blocks the thread for longer than one chunk.
  */
 import { isUtf8 } from 'node:buffer'
 import { invalidRequest } from './errors.ts'
 
 /** Recursive code runs over parsed values; past the stack's end it would fail with the server's error. */
 const MAX_DEPTH = 128
-/** What the parser and the validation behind it handle in some 50 ms, whatever the values are. */
+/** What parsing and validation handle in about 50 ms, for any values. */
 const MAX_VALUES = 2 ** 19
 const MAX_CONTAINERS = 2 ** 17
 /** An object of unlike keys costs far more than a list of as many values. */
@@ -45,7 +45,7 @@ export class JsonText {
     return this.#isBlank
   }
 
-  /** Takes the next bytes in. @throws ApiError 400 for what is not UTF-8, nests too deep or holds too much. */
+  /** Takes the next bytes in. @throws ApiError 400 for what is not UTF-8, is nested too deeply or too large. */
   write(chunk: Uint8Array): void {
     this.#isBlank &&= chunk.every(
       (byte) => byte === SPACE || byte === LINE_FEED || byte === CARRIAGE_RETURN || byte === TAB,

@@ -44,11 +44,11 @@ describe('a key file', () => {
     ],
     [
       file({ name: 'a', sha256: sha256('a') }, { name: 'a', sha256: sha256('b') }),
-      /keys\.1\.name: expected a unique value, found one that another key has/,
+      /keys\.1\.name: expected a unique value, found that of another key/,
     ],
     [
       file({ name: 'a', sha256: sha256('a') }, { name: 'b', sha256: sha256('a') }),
-      /keys\.1\.sha256: expected a unique value, found one that another key has/,
+      /keys\.1\.sha256: expected a unique value, found that of another key/,
     ],
   ])('%s is refused by name', (text, message) => {
     expect(() => parseKeyFile('keys.json', text)).toThrow(message)

@@ -1,5 +1,5 @@
 /**
- * `--key-file`: keys as tenants, each with a name, a role and limits. The file holds digests only, so that reading it gives nobody a key. It
+ * `--key-file`: keys as tenants, each with a name, a role and limits. The file contains only digests, so reading it reveals no key. It
  * is read again when it changes; a file that does not fit leaves the keys as they were.
  */
 import { unwatchFile, watchFile } from 'node:fs'
@@ -106,7 +106,7 @@ function requireDistinct(path: string, field: string, values: readonly string[])
   const seen = new Set<string>()
   for (const [i, value] of values.entries()) {
     if (seen.has(value))
-      throw new KeyFileError(`${path}: keys.${i}.${field}: expected a unique value, found one that another key has`)
+      throw new KeyFileError(`${path}: keys.${i}.${field}: expected a unique value, found that of another key`)
     seen.add(value)
   }
 }
@@ -121,7 +121,7 @@ const POLL_MS = 1000
 
 /**
  * Reads a key file now and whenever it changes.
- * @param onChange told the number of keys, or why the new file cannot be used.
+ * @param onChange called with the number of keys, or with the reason why the new file cannot be used.
  * @throws KeyFileError for a file that cannot be used at the start.
  */
 export function watchKeyFile(path: string, onChange: (change: number | KeyFileError) => void): WatchedKeyFile {

@@ -25,7 +25,7 @@ export interface Keys {
   readonly hasSeveral: boolean
   /** Whether there is any key that a person could sign in with. */
   readonly canSignIn: boolean
-  /** What a browser shows instead of this key until `expiresMs` (of Date.now()); null: nobody's key. */
+  /** What a browser shows instead of this key until `expiresMs` (of Date.now()); null: not a known key. */
   openSession(key: string, expiresMs: number): string | null
   /** The caller whose key opened the session; null when it is forged, has expired or its key is no longer known. */
   resumeSession(session: string): Caller | null
@@ -86,7 +86,7 @@ export function createKeys(options: {
   })
   const anonymous = caller('', options.adminKey === null)
 
-  /** Digests have one length, and every key is compared: the time tells neither which key came close nor how long it is. */
+  /** Digests have the same length and every key is compared, so the time reveals neither which key was close nor its length. */
   function find(given: string): KnownKey | null {
     const offered = digest(given)
     let found: KnownKey | null = null

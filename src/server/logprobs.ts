@@ -37,7 +37,7 @@ export function legacyLogprobs(
   }
 }
 
-/** The likeliest tokens, and the one that was taken: OpenAI has it there whether it is among them or not. */
+/** The most likely tokens, and the sampled one: as OpenAI does, it is always included. */
 const topOf = (entry: ChoiceLogprob, names: TokenNames): Record<string, number | null> =>
   Object.fromEntries([
     ...entry.top.slice(0, names.top).map((token) => [nameOf(token, names), finite(token.logprob)] as const),

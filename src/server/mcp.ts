@@ -1,6 +1,6 @@
 /**
  * POST /mcp: retrieval as tools of the Model Context Protocol (https://modelcontextprotocol.io, streamable HTTP), without sessions: each
- * request is answered by a server of its own, as one JSON body. Behind the same keys and bounds as every other route.
+ * request gets its own server object and one JSON body. The same keys and limits apply as on every other route.
  */
 import { z } from 'zod'
 import { RagError } from '../rag/errors.ts'

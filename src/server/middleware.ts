@@ -62,7 +62,7 @@ export function requestTrace(
     if (c.get('isStreaming') && !c.error) return
     const timing = trace.serverTiming()
     if (timing) c.res.headers.set('Server-Timing', timing)
-    // Whatever the handler came to: there is nobody to send it to.
+    // The client has left: there is no one to send the answer to.
     if (c.req.raw.signal.aborted) trace.finish({ ending: 'client_disconnect', status: null, error: c.error })
     else if (c.error) trace.finish({ ...endingOf(c.error), status: c.res.status })
     // Handlers that answer an error status without throwing (/ready while loading) end by their status.
@@ -76,7 +76,7 @@ export function renderError(error: unknown, c: Context<AppEnv>): Response {
   const apiError = toApiError(error, trace.traceId)
   const headers: Record<string, string> = { ...apiError.headers }
   const { retryAfter } = apiError.failure
-  // What an error knows of its own wait is nearer than the table's.
+  // An error's own Retry-After is more precise than the table's.
   if (retryAfter !== undefined) headers['Retry-After'] ??= String(retryAfter)
   // OpenAI's clients retry 5xx: what failed in the engine or ran out of time would only fail, or wait, again.
   if (apiError.status === 500 || apiError.status === 504) headers['x-should-retry'] = 'false'
@@ -97,7 +97,7 @@ export function limitConnection(admission: Admission): MiddlewareHandler<AppEnv>
   }
 }
 
-/** A path with dot segments means another path to whoever resolves them: proxies' rules and this server's would not see the same one. */
+/** Proxies may resolve dot segments, so their rules and this server's would apply to different paths. */
 export const refuseDotSegments: MiddlewareHandler<AppEnv> = async function refuseDotSegments(c, next) {
   const target = bindingsOf(c).incoming?.url ?? ''
   const path = target.replace(/^[a-z][a-z0-9+.-]*:\/\/[^/]*/i, '').replace(/[?#].*$/s, '')
@@ -107,7 +107,7 @@ export const refuseDotSegments: MiddlewareHandler<AppEnv> = async function refus
   await next()
 }
 
-/** Every route that is not open asks for a key once keys are set; a browser's session stands for one on the traces. */
+/** If keys are set, every route that is not open requires one. On the trace pages a browser session replaces it. */
 export function requireKey(keys: Keys, failures: FailedAttempts): MiddlewareHandler<AppEnv> {
   return async function requireKey(c, next) {
     const caller = sessionOf(c, keys) ?? keys.authenticate(c.req.header('authorization'), c.req.header('x-api-key'))
@@ -171,7 +171,7 @@ export function limitKey(limits: RateLimits): MiddlewareHandler<AppEnv> {
 }
 
 /**
- * Takes a place before the body is read. It is held until the engine has the request, or the tokenizer's answer is there; for retrieval,
+ * Takes a place before the body is read. It is kept until the engine has the request or the tokenizer has answered; for retrieval,
  * whose queues are bounded themselves, until the body is parsed.
  */
 export function admit(admission: Admission): MiddlewareHandler<AppEnv> {

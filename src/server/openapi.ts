@@ -33,7 +33,7 @@ export function openApiDocument(version: string, names: readonly RouteName[]): o
     Error: jsonSchema(errorBody, 'output'),
     MessagesError: jsonSchema(messagesErrorBody, 'output'),
   }
-  /** A component of this name; what several operations share is there once. */
+  /** A component of this name, shared by all operations that use it. */
   const known = new Map<z.ZodType, string>()
   const reference = (type: z.ZodType, name: string, io: 'input' | 'output'): Schema => {
     const shared = known.get(type) ?? name

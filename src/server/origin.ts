@@ -60,7 +60,7 @@ export function requireOwnOrigin(policy: OriginPolicy): MiddlewareHandler<AppEnv
   }
 }
 
-/** Refuses a form that another site's page sends, whatever origins may call the API. @throws ApiError 403 */
+/** Refuses forms from pages of other sites, even if their origin may call the API. @throws ApiError 403 */
 export function requireOwnForm(c: Context<AppEnv>): void {
   if (isAllowedOrigin(c, [])) return
   throw new ApiError('origin_not_allowed', 'Origin: expected a page of this server itself')
@@ -76,7 +76,7 @@ function isAllowedOrigin(c: Context<AppEnv>, corsOrigins: readonly string[]): bo
   const origin = c.req.header('origin')
   const site = c.req.header('sec-fetch-site')
   if (corsOrigins.includes('*') || (origin !== undefined && corsOrigins.includes(origin))) return true
-  // The browser's own judgement holds behind proxies that change the Host header, too. It comes over https and on loopback only.
+  // The browser's own verdict is right even behind proxies that change the Host header. It is sent over https and on loopback only.
   if (site !== undefined) return site === 'same-origin' || site === 'none'
   if (origin === undefined) return true
   const host = c.req.header('host') ?? new URL(c.req.url).host

@@ -18,7 +18,7 @@ export interface Shape {
   /** A prompt given back with its log-probabilities. */
   echo(event: PromptLogprobsEvent): Frames
   token(event: TokenEvent): Frames
-  /** The end of a choice. `tail` is there for the last one, unless the stream has a chunk for it. */
+  /** The end of a choice. `tail` is set for the last one, unless the stream has a separate chunk for it. */
   finished(event: ChoiceFinishedEvent, tail: Tail | null): string
   /** After all choices. */
   closing(result: GenerationResult, citations: Citations | null): Frames
@@ -57,7 +57,7 @@ export const chunkFrames = (numEntries: number, chunk: object): Frames =>
 /** No text a model writes is serialised to this. */
 const TEXT_MARK = '\u0000text\u0000'
 
-/** Frames of chunks that differ in their text alone: what stands around it is serialised once a choice. */
+/** Frames of chunks that differ only in their text: the JSON around it is serialised once per choice. */
 export function textFrames(chunkOf: (choice: number, text: string) => unknown): (event: TokenEvent) => string {
   const around: (readonly [before: string, after: string] | undefined)[] = []
   return ({ choice, text }) => {

@@ -26,10 +26,10 @@ export interface IngestReport {
   readonly numReplaced: number
 }
 
-/** Puts documents into the index; `onAccepted` after each that is there. */
+/** Adds documents to the index; calls `onAccepted` after each. */
 export type Ingest = (documents: readonly SourceDocument[], onAccepted: () => void) => Promise<IngestResult>
 
-/** A list of documents. @throws what ingestion failed with, telling how many documents were accepted. */
+/** A list of documents. @throws the error of ingestion, with the number of documents accepted. */
 export async function ingestList(items: readonly unknown[], ingest: Ingest): Promise<IngestReport> {
   const documents: SourceDocument[] = []
   const rejected: RejectedDocument[] = []
@@ -50,9 +50,9 @@ const BATCH_DOCUMENTS = 64
 const BATCH_LENGTH = 1 << 20
 
 /**
- * Documents as their lines come in, until `signal` is aborted. `onDone` is told of the body's bytes that are in the index, or refused.
+ * Documents as their lines come in, until `signal` is aborted. `onDone` gets the number of body bytes that were indexed or refused.
  * @throws ApiError 400 for no line, or too many of them, and what reading and ingestion fail with. The documents of the lines before are
- *   in the index then, and the error tells how many; sent again, they are found unchanged.
+ *   in the index then, and the error has their number; sent again, they are skipped as unchanged.
  */
 export const ingestLines = (
   lines: AsyncIterable<JsonLine>,
@@ -132,7 +132,7 @@ async function ingestBatches(
   return { accepted, rejected: rejected.toSorted((a, b) => (a.line ?? 0) - (b.line ?? 0)), chunks, numReplaced }
 }
 
-/** Work that accepts documents; what it fails with tells how many of them there were. */
+/** Work that accepts documents. Its error has the number accepted so far. */
 export async function tellingAccepted<T>(work: (onAccepted: () => void) => Promise<T>): Promise<T> {
   let accepted = 0
   try {

@@ -35,7 +35,7 @@ export function ragHandlers({ rag: service, maxRequestBytes }: RagRouteParts): R
       if (JSON_LINES_TYPE.test(c.req.header('content-type') ?? '')) {
         index = rag.indexName(c.req.query('index') ?? null)
         const lines = readJsonLines(c, maxRequestBytes)
-        // A batch is small and whatever came in of it is to stay: it is not ended by its client's leaving.
+        // A batch is small, and what has arrived should stay: it goes on if the client disconnects.
         const ingest: Ingest = (documents, onAccepted) => rag.ingestDocuments(index, documents, { onAccepted })
         const reading = c.get('bodyReading')
         report = await unlessGone(
@@ -122,7 +122,7 @@ export function ragHandlers({ rag: service, maxRequestBytes }: RagRouteParts): R
   }
 }
 
-/** The id as it stands in the path: a document's id may hold encoded slashes, which the router's own decoding would tell nothing of. */
+/** The id as written in the path: a document's id may contain encoded slashes, which the router would decode. */
 function documentId(path: string): string {
   const encoded = path.slice('/v1/rag/documents/'.length)
   try {

@@ -1,5 +1,5 @@
 /**
- * What the routes answer, as schemas: /openapi.json is made of them, and the end-to-end tests hold every answer against that. Objects may
+ * The responses of the routes, as schemas. /openapi.json is generated from them, and the end-to-end tests validate every response. Objects may
  * have more fields than are named here; snake_case as on the wire.
  */
 import { z } from 'zod'

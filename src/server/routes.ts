@@ -33,13 +33,13 @@ export interface Route {
   readonly aliases?: readonly string[]
   readonly summary: string
   readonly tag: 'Generation' | 'Retrieval' | 'Tokenizer' | 'Models' | 'Traces' | 'Pages' | 'Server'
-  /** What the request's trace is like; `other`: none is recorded. */
+  /** The kind of trace that is recorded; `other`: none. */
   readonly kind?: RouteKind
   /** Prefix of the request's id. */
   readonly idPrefix?: string
   /** Where its places are counted; absent: it takes none. */
   readonly pool?: AdmissionPool
-  /** Who may call it without a key on a server that has keys: probes of whatever host name, or a browser that signs in. */
+  /** Who may call it without a key although keys are set: probes under any host name, or a browser that signs in. */
   readonly openTo?: 'probes' | 'sign-in'
   /** What a browser that has signed in may call: a page, which asks to sign in first, or what pages call. */
   readonly session?: 'page' | 'call'

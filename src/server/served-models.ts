@@ -1,5 +1,5 @@
 /**
- * The models that a server is asked for by name, each with an engine of its own: loaded at the start or by the first request that names them,
+ * The models served, by name, each with its own engine. They are loaded at the start or by the first request that names them,
  * unloaded when they have been idle for a while or when another needs their memory.
  */
 import { createHash } from 'node:crypto'
@@ -10,7 +10,7 @@ import { untilAborted } from '../rag/abort.ts'
 import type { PromptTemplate } from '../rag/prompt.ts'
 import { ApiError } from './errors.ts'
 
-/** An engine and what lies beside its model's weights. */
+/** An engine and the files beside its model's weights. */
 export interface ReadyModel {
   readonly engine: Engine
   readonly samplingDefaults: SamplingDefaults
@@ -39,7 +39,7 @@ export interface ModelOffer {
 export const MODEL_STATES = ['on_demand', 'loading', 'ready', 'unloading'] as const
 type ModelState = (typeof MODEL_STATES)[number]
 
-/** What is told of a model. */
+/** What is reported about a model. */
 interface ModelDescription {
   readonly name: string
   readonly state: ModelState
@@ -119,7 +119,7 @@ export class ServedModels {
     this.#options = options
   }
 
-  /** Adds a model. The first one that is added answers requests that name none. */
+  /** Adds a model. The first one added answers requests that name no model. */
   offer(offer: ModelOffer): void {
     this.#add(offer.name, offer)
   }
@@ -280,7 +280,7 @@ export class ServedModels {
     return loading
   }
 
-  /** Host memory is known beforehand; of a device's memory only an attempt tells. */
+  /** Host memory is known beforehand; whether a device has enough memory is known only after an attempt. */
   async #loadWithRoom(entry: Entry, offer: ModelOffer): Promise<ReadyModel> {
     const bytes = (await offer.weightBytes()) ?? 0
     while (this.#options.availableBytes() < bytes * MEMORY_FACTOR) {

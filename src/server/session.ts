@@ -1,6 +1,6 @@
 /**
  * Signing in to the trace pages with an API key: a browser sends no Authorization header of its own. The key is shown once, over a form
- * of this server's; from then on a cookie stands for it that scripts cannot read, that other sites' pages cannot send (SameSite=Strict),
+ * of this server's; from then on it is replaced by a cookie that scripts cannot read, that other sites' pages cannot send (SameSite=Strict),
  * and that opens the pages and what they call. It is sealed with the server's secret, ends with its key or after twelve hours, and is kept
  * nowhere on the server.
  */
@@ -84,7 +84,7 @@ export function sessionHandlers(
 
 const destination = (path: string): string => (DESTINATION.test(path) ? path : '/traces')
 
-/** Secure behind a proxy that speaks TLS, too: who lies in that header only locks himself out. */
+/** Secure behind a proxy that speaks TLS, too: a client that forges the header only locks itself out. */
 const cookieOptions = (c: Context<AppEnv>) =>
   ({
     path: '/',

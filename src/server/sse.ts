@@ -38,7 +38,7 @@ export interface FrameSource {
 
 /**
  * A byte stream of a source's frames. What a step of the engine brings to a stream, for all of its choices, is one chunk and so one write
- * to the socket. A comment ping goes out after 15 s of silence. Callbacks run in whatever async context: a source carries its own.
+ * to the socket. A comment ping goes out after 15 s of silence. Callbacks may run in any async context, so a source brings its own.
  */
 export function sseStream(source: FrameSource): ReadableStream<Uint8Array> {
   let timer: NodeJS.Timeout | undefined
@@ -58,7 +58,7 @@ export function sseStream(source: FrameSource): ReadableStream<Uint8Array> {
     try {
       frames = source.take()
     } catch (error) {
-      // Nobody stands above a microtask: what is thrown past here ends the process.
+      // An exception in a microtask would crash the process.
       end()
       source.cancel()
       controller.error(error)

@@ -52,7 +52,7 @@ export class ServerState {
     this.ready()
   }
 
-  /** Another model is served by this route: a request that mistakes it for an engine's is told so. */
+  /** This model is served by another route; the error says which. */
   alsoServes(model: string, route: string): void {
     this.others.set(model, route)
   }

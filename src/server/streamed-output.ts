@@ -104,7 +104,7 @@ class StreamedOutput implements FrameSource {
     return true
   }
 
-  /** As much of what is queued as a slice has time for; the frame of an error in place of one that cannot be written. */
+  /** As much of the queue as fits into a time slice. A frame that cannot be serialised is replaced by an error frame. */
   #write(slice: Slice): string {
     let frames = ''
     /** Where the frame under way begins. */
@@ -205,7 +205,7 @@ class StreamedOutput implements FrameSource {
     noteResult(this.#scope, job, this.#result)
   }
 
-  /** Takes in what nobody will read, for its counts. */
+  /** Reads events that no one will receive, for their counts. */
   #drain(): void {
     const { trace } = this.#scope
     try {

@@ -1,8 +1,8 @@
-/** What a chat template is told besides the conversation: its own switches. */
+/** Variables of a chat template besides the conversation. */
 import { invalidRequest } from './errors.ts'
 import type { ChatRequest } from './wire.ts'
 
-/** Switches that clients set for whatever model they talk to. */
+/** Variables that clients set for any model. */
 const COMMON = new Set(['enable_thinking', 'thinking', 'reasoning_effort', 'thinking_budget'])
 
 /**

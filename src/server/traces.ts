@@ -25,7 +25,7 @@ const ASSETS: Readonly<Record<string, string>> = {
   'icon.svg': 'image/svg+xml',
 }
 
-/** Requests of one trace that a page, or a JSON answer, shows: making more of them would hold up everybody else. */
+/** Requests of one trace that a page, or a JSON answer, shows: building more of them would delay all other requests. */
 const TREES_PER_PAGE = 20
 const TREES_PER_ANSWER = 100
 

@@ -42,7 +42,7 @@ export const constraintFields = {
   ebnf: notation,
 }
 
-/** Of completions and chat alike. The values allowed are those servers' own defaults. */
+/** For completions and chat. The allowed values are the defaults of those servers. */
 export const unsupportedFields = {
   allowed_token_ids: unsupported(),
   bad_words: unsupported([[]]),

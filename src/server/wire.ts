@@ -1,6 +1,6 @@
 /**
  * OpenAI's wire: zod schemas of the generation requests. Validation, the TypeScript types and /openapi.json come from here;
- * snake_case stays in this file. Unknown fields are ignored; a known one that cannot be honoured is a 400 naming it.
+ * snake_case stays in this file. Unknown fields are ignored; a known field that cannot be honoured is a 400 that names it.
  */
 import { z } from 'zod'
 import { retrievalFields } from '../rag/retrieval-request.ts'

@@ -24,7 +24,7 @@ export const ENGINE_SPANS = {
     attributes: {
       'llm.tokens.in': int(
         'always',
-        'tokens of the final prompt, retrieved context included; a prompt counts once whatever `n`',
+        'tokens of the final prompt, retrieved context included; a prompt counts once for any `n`',
       ),
       'llm.cache.hits': int('always', 'tokens served from the prefix cache at first admission'),
       'llm.cache.misses': int('always', 'tokens not found in it; hits + misses = llm.tokens.in'),

@@ -35,7 +35,7 @@ interface EventSpec {
 export interface SpanSpec {
   /** Name of the span directly above; null: a root. */
   readonly parent: string | null
-  /** Names it may stand below instead, when there is no span of `parent`. */
+  /** Other allowed parents, if there is no span named `parent`. */
   readonly orParents: readonly string[]
   readonly kind: 'server' | 'internal'
   readonly level: ContractLevel

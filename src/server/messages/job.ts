@@ -49,7 +49,7 @@ export function promptOf({ model, system, messages, tools }: CountTokensRequest)
 const textOf = (content: string | readonly { readonly text: string }[]): string =>
   typeof content === 'string' ? content : content.map(({ text }) => text).join('\n')
 
-/** A user's turn may hold results of calls: those are messages of role tool, before the rest of the turn. */
+/** A user's turn may contain results of calls; they become messages of role tool before the rest of the turn. */
 function toMessages({ role, content }: CountTokensRequest['messages'][number]): ChatMessageFields[] {
   if (typeof content === 'string') return [{ role, content }]
   const results: ChatMessageFields[] = []

@@ -1,5 +1,5 @@
 /**
- * The request of Anthropic's Messages API (https://docs.anthropic.com/en/api/messages). Unknown fields are ignored; a known one that cannot
+ * The request of Anthropic's Messages API (https://docs.anthropic.com/en/api/messages). Unknown fields are ignored; a known field that cannot
  * be honoured is a 400 that names it.
  */
 import { z } from 'zod'

@@ -166,7 +166,7 @@ function itemsOf(job: GenerationJob, choice: ChoiceResult | undefined): OutputIt
   const hasThought = choice.reasoning !== ''
   const hasText = choice.text !== '' || (choice.calls.length === 0 && !hasThought)
   const numItems = choice.calls.length + (hasText ? 1 : 0) + (hasThought ? 1 : 0)
-  // Only the last item can be the one that the end cut off.
+  // Only the last item can be incomplete.
   const statusOf = (index: number) =>
     choice.finished?.reason === 'length' && index === numItems - 1 ? 'incomplete' : 'completed'
   const thoughts = hasThought ? [thoughtItem(itemId(job, 'rs', 0), statusOf(0), choice.reasoning)] : []

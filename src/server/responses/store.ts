@@ -7,7 +7,7 @@ import type { ResponseObject } from './shape.ts'
 
 export interface StoredResponse {
   readonly response: ResponseObject
-  /** The conversation up to and with this response, without instructions: they hold for one request. */
+  /** The conversation up to and with this response, without instructions, which apply to one request only. */
   readonly messages: readonly ChatMessageFields[]
   /** What its requests have in common: the caller's id of it, else the id of its first response. */
   readonly conversationId: string

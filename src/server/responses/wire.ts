@@ -1,6 +1,6 @@
 /**
  * The request of OpenAI's Responses API (https://platform.openai.com/docs/api-reference/responses): items instead of messages. Unknown
- * fields are ignored; a known one that cannot be honoured is a 400 that names it.
+ * fields are ignored; a known field that cannot be honoured is a 400 that names it.
  */
 import { z } from 'zod'
 import { list, nullable } from '../validation.ts'

@@ -232,7 +232,7 @@ function SpanDetails({ row, axisMs }: { readonly row: SpanRow; readonly axisMs: 
   )
 }
 
-/** The span on the time axis, its events as ticks. Geometry stands in attributes: the content policy forbids inline styles. */
+/** The span on the time axis, its events as ticks. Geometry is in SVG attributes, because the content policy forbids inline styles. */
 function Bar({ row, axisMs }: { readonly row: SpanRow; readonly axisMs: number }) {
   const x = Math.max(0, row.startMs / axisMs)
   const width = Math.max(0.002, row.durationMs / axisMs)

@@ -60,7 +60,7 @@ export interface TraceView {
   readonly rows: readonly SpanRow[]
   /** Where the root's time went. */
   readonly parts: readonly StageShare[]
-  /** The span of another service that called; null: nobody traced. */
+  /** The calling service's span; null: the caller sent no trace context. */
   readonly callerSpanId: string | null
   readonly logs: readonly LogView[]
   readonly breaches: readonly Breach[]
@@ -105,7 +105,7 @@ function stagesOf(rows: readonly SpanRow[]): readonly Interval[] {
   })
 }
 
-/** Depth first in order of start; spans whose parent is missing stand below the root. */
+/** Depth first in order of start; spans whose parent is missing are shown below the root. */
 function toRows(
   root: OtlpSpan,
   spans: readonly OtlpSpan[],
