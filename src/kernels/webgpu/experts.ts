@@ -13,7 +13,7 @@ import {
   type PreparedOp,
 } from './context.ts'
 import type { ExpertShard, GpuExpertMatrix } from './expert-matrix.ts'
-import { activationFlags, expertGrid, expertSources, FLAG, LINEAR, type LinearKernels } from './linear.ts'
+import { activationFlags, expertSources, FLAG, LINEAR, vectorColumns, type LinearKernels } from './linear.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
 
 const ROUTE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'read']
@@ -238,6 +238,7 @@ export class ExpertKernels {
     }
     const shape = { rows: w.rows, cols: w.cols, form: w.form, isGated: w.isGated, topK: routing.topK }
     const { pairs, tiles } = expertSources(shape, context.capabilities.hasPackedDot)
+    const columns = vectorColumns(shape, w.packedRows)
     const pairLaunches = w.shards.map((shard) => new Launch(context, pairs, groupAt(shard, 0)))
     const tileLaunches = w.shards.map(
       (shard) => new LongLaunch(context, tiles, 'y', (firstTile) => groupAt(shard, firstTile)),
@@ -248,7 +249,7 @@ export class ExpertKernels {
         const numPairs = numRows * routing.topK
         const operations = 2 * w.packedRows * w.cols * numPairs
         if (!usesTiles(numPairs, routing)) {
-          for (const launch of pairLaunches) launch.add(expertGrid(shape, w.packedRows), numPairs, operations)
+          for (const launch of pairLaunches) launch.add(columns, numPairs, operations)
           return
         }
         const [x, y] = [Math.ceil(w.packedRows / TILE_PAIRS), mostTiles(numPairs, routing.numExperts)]

@@ -1,6 +1,6 @@
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
-import { linearGrid, linearSources } from './linear.ts'
+import { linearSources, vectorColumns } from './linear.ts'
 import { formOf } from './matrix.ts'
 
 const SHAPES = JSON.parse(readFileSync(new URL('../../../bench/lib/shapes.json', import.meta.url), 'utf8')) as Record<
@@ -21,7 +21,7 @@ test('one row of a model of a billion weights and more has four workgroups for e
     ] as const) {
       const shape = { rows, cols, form, isGated }
       const { SEGMENTS, LANES } = linearSources(shape, true).get(1)!.defines
-      expect(linearGrid(shape, rows, 1, 1)[0], `${name} ${rows} x ${cols}`).toBeGreaterThanOrEqual(512)
+      expect(vectorColumns(shape, rows), `${name} ${rows} x ${cols}`).toBeGreaterThanOrEqual(512)
       // Two blocks at least a thread, so that one is read while the other is used.
       expect(SEGMENTS! * 2, `${name} ${rows} x ${cols}`).toBeLessThanOrEqual(cols / 32)
       expect(LANES! * SEGMENTS!).toBeLessThanOrEqual(256)

@@ -76,30 +76,21 @@ function cut({ rows, cols, isGated, topK = 1 }: MatrixShape): Cut {
   return { SEGMENTS, LANES }
 }
 
-/** Workgroups, by packed output rows (all, or a shard's) and rows of x, for a kernel of `TM` rows. */
-export function linearGrid(
-  shape: MatrixShape,
-  packedRows: number,
-  numRows: number,
-  TM: number,
-): [x: number, y: number] {
-  if (TM === 0) return [Math.ceil(packedRows / MATRIX_TILE), Math.ceil(numRows / MATRIX_TILE)]
+/** Workgroups side by side for packed output rows (all, a shard's or an expert's), of linear-vector.wgsl. */
+export function vectorColumns(shape: MatrixShape, packedRows: number): number {
   const { LANES } = cut(shape)
-  return [Math.ceil(packedRows / (shape.isGated ? 2 * LANES : LANES)), Math.ceil(numRows / TM)]
+  return Math.ceil(packedRows / (shape.isGated ? 2 * LANES : LANES))
 }
 
-/** Workgroups for the packed rows of one expert, a pair of row and expert at a time. */
-export function expertGrid(shape: MatrixShape, packedRows: number): number {
-  return linearGrid(shape, packedRows, 1, 1)[0]
+/** Index of the kernel in VECTOR_ROWS that takes a step of `numRows`; -1: linear-matrix.wgsl. */
+function vectorKernel(numRows: number): number {
+  if (numRows > MAX_VECTOR_ROWS) return -1
+  let index = 0
+  while (index < VECTOR_ROWS.length - 1 && VECTOR_ROWS[index]! < numRows) index++
+  return index
 }
 
-/** The rows of x a workgroup takes in a step of `numRows`; 0: linear-matrix.wgsl. */
-function vectorRows(numRows: number): number {
-  if (numRows > MAX_VECTOR_ROWS) return 0
-  return VECTOR_ROWS.find((rows) => rows >= numRows) ?? 16
-}
-
-/** The kernel that multiplies with a workgroup for `TM` rows, see vectorRows. */
+/** The kernel that multiplies with a workgroup for `TM` rows; 0: linear-matrix.wgsl. */
 function source(shape: MatrixShape, TM: number, hasPackedDot: boolean): KernelSource {
   const { FORMAT, FP4, GROUP, MINS } = shape.form
   const { SEGMENTS, LANES } = cut(shape)
@@ -325,21 +316,24 @@ export class LinearKernels {
       return bind(this.#context, label, LINEAR, params, [rows, shard.codes, shard.scales, out.buffer, bias])
     }
     const kernels = linearSources(w, capabilities.hasPackedDot)
-    const vectors = w.shards.map((shard) => {
+    const parts = w.shards.map((shard) => {
       const group = groupAt(shard, 0)
-      return new Map(VECTOR_ROWS.map((TM) => [TM as number, new Launch(this.#context, kernels.get(TM)!, group)]))
+      return {
+        vectors: VECTOR_ROWS.map((TM) => new Launch(this.#context, kernels.get(TM)!, group)),
+        columns: vectorColumns(w, shard.numRows),
+        tiles: new LongLaunch(this.#context, kernels.get(0)!, 'y', (firstTile) => groupAt(shard, firstTile)),
+        tileColumns: Math.ceil(shard.numRows / MATRIX_TILE),
+        operations: 2 * shard.numRows * w.cols,
+      }
     })
-    const tiles = w.shards.map(
-      (shard) => new LongLaunch(this.#context, kernels.get(0)!, 'y', (firstTile) => groupAt(shard, firstTile)),
-    )
     return {
       sources: [...kernels.values()],
+      // Once for each product of each step: nothing is worked out or allocated here that could be above.
       launch: (numRows) => {
-        const TM = vectorRows(numRows)
-        for (const [index, shard] of w.shards.entries()) {
-          const [x, y] = linearGrid(w, shard.numRows, numRows, TM)
-          const launch = TM === 0 ? tiles[index]! : vectors[index]!.get(TM)!
-          launch.add(x, y, 2 * shard.numRows * w.cols * numRows)
+        const kernel = vectorKernel(numRows)
+        for (const { vectors, columns, tiles, tileColumns, operations } of parts) {
+          if (kernel < 0) tiles.add(tileColumns, Math.ceil(numRows / MATRIX_TILE), operations * numRows)
+          else vectors[kernel]!.add(columns, Math.ceil(numRows / VECTOR_ROWS[kernel]!), operations * numRows)
         }
       },
     }
