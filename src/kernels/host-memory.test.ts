@@ -1,5 +1,5 @@
 import { expect, it } from 'vitest'
-import { availableHostMemory, reclaimableOnDarwin } from './host-memory.ts'
+import { availableHostMemory, reclaimableOnDarwin, totalHostMemory } from './host-memory.ts'
 
 it('counts what macOS gets back beside what is free', () => {
   const text = `Mach Virtual Memory Statistics: (page size of 16384 bytes)
@@ -18,4 +18,5 @@ Pages purgeable:                          10000.
 
 it('has something to give here', () => {
   expect(availableHostMemory()).toBeGreaterThan(2 ** 20)
+  expect(totalHostMemory()).toBeGreaterThanOrEqual(availableHostMemory())
 })

@@ -1,6 +1,6 @@
 /** What the operating system can give a process without taking it from others. */
 import { execFileSync } from 'node:child_process'
-import { freemem } from 'node:os'
+import { freemem, totalmem } from 'node:os'
 
 /** Bytes that may be allocated: of the machine, or of the container where that has less. */
 export function availableHostMemory(): number {
@@ -10,6 +10,12 @@ export function availableHostMemory(): number {
   } catch {
     return freemem()
   }
+}
+
+/** Bytes of the machine, or of the container where that may use less. */
+export function totalHostMemory(): number {
+  const constrained = process.constrainedMemory()
+  return constrained > 0 ? Math.min(totalmem(), constrained) : totalmem()
 }
 
 /**

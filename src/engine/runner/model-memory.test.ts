@@ -3,6 +3,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { goldenRequest } from '../../../test/golden/golden.ts'
+import { totalHostMemory } from '../../kernels/host-memory.ts'
 import { loadModel } from './model.ts'
 
 const HIDDEN = 512
@@ -16,7 +17,7 @@ beforeEach(() => (folder = mkdtempSync(join(tmpdir(), 'miniserve-memory-'))))
 afterEach(() => rmSync(folder, { recursive: true }))
 
 /** A checkpoint of zeros, which takes no room on disk: a header, and a hole for the values. Gives the bytes of its tensors. */
-function writeZeros(): number {
+function writeZeros(inner = INNER): number {
   const shapes: [name: string, shape: number[]][] = [
     ['model.embed_tokens.weight', [VOCAB, HIDDEN]],
     ['model.norm.weight', [HIDDEN]],
@@ -26,8 +27,8 @@ function writeZeros(): number {
     for (const name of ['q_proj', 'k_proj', 'v_proj', 'o_proj']) {
       shapes.push([`${base}self_attn.${name}.weight`, [HIDDEN, HIDDEN]])
     }
-    for (const name of ['gate_proj', 'up_proj']) shapes.push([`${base}mlp.${name}.weight`, [INNER, HIDDEN]])
-    shapes.push([`${base}mlp.down_proj.weight`, [HIDDEN, INNER]])
+    for (const name of ['gate_proj', 'up_proj']) shapes.push([`${base}mlp.${name}.weight`, [inner, HIDDEN]])
+    shapes.push([`${base}mlp.down_proj.weight`, [HIDDEN, inner]])
     for (const name of ['input_layernorm', 'post_attention_layernorm']) shapes.push([`${base}${name}.weight`, [HIDDEN]])
   }
   let end = 0
@@ -46,7 +47,7 @@ function writeZeros(): number {
   const config = {
     architectures: ['LlamaForCausalLM'],
     hidden_size: HIDDEN,
-    intermediate_size: INNER,
+    intermediate_size: inner,
     num_hidden_layers: LAYERS,
     num_attention_heads: 8,
     num_key_value_heads: 8,
@@ -73,4 +74,14 @@ test('loading takes the memory of the weights and of a few tensors, not of the w
   expect(peak).toBeGreaterThan(0.9 * bytes)
   // Held twice, they would be 2. Newer collectors let go of file buffers later.
   expect(peak).toBeLessThan(1.75 * bytes)
+})
+
+test('weights that the machine cannot hold are refused before they are read, with what is needed, what there is, and the flags', async () => {
+  const bytes = writeZeros(Math.ceil((1.5 * totalHostMemory()) / (LAYERS * 3 * 2 * HIDDEN)))
+  const request = goldenRequest('', { path: folder, device: 'cpu', threads: 1 })
+  const mebibytes = (count: number): number => Math.round(count / MIB)
+  await expect(loadModel(request)).rejects.toThrow(
+    `the weights take ${mebibytes(bytes)} MiB at least, and the machine has ${mebibytes(totalHostMemory())} MiB of memory. ` +
+      'Choose --quantization q8 or q4, a smaller model or another --device.',
+  )
 })

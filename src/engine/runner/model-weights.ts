@@ -15,7 +15,7 @@ import { quantizing } from '../weights/quantize.ts'
 import type { WeightSource } from '../weights/source.ts'
 import { Decoder, loadDecoder } from './decoder.ts'
 import type { Updates } from './parameters.ts'
-import type { ModelRequest, ProgressListener } from './runner.ts'
+import { ModelError, type ModelRequest, type ProgressListener } from './runner.ts'
 import type { DecoderSpec } from './spec.ts'
 
 /** Bytes of each tensor that go into the digest: its first values, which differ between any two trainings. */
@@ -67,6 +67,35 @@ async function removeQuietly(path: string): Promise<void> {
 /** With adapters, gate and up projections are not joined. */
 const layoutOf = ({ packedLayout }: Backend, updates: Updates | null): string =>
   updates === null ? packedLayout : `${packedLayout} unjoined`
+
+/** Bytes that the weights take at least once they are loaded: blocks of 32 codes with a scale each, or what the files have. */
+function leastBytes(source: WeightSource, quantization: ModelRequest['quantization']): number {
+  const perValue = { none: Infinity, q8: 34 / 32, q4: 18 / 32 }[quantization]
+  return [...source.tensors.values()].reduce(
+    (sum, { shape, bytes }) => sum + Math.min(bytes, perValue * shape.reduce((product, size) => product * size, 1)),
+    0,
+  )
+}
+
+/**
+ * For a device that computes in the host's memory: refuses at once what it could not hold if nothing else ran. `hostBytes`: of the machine.
+ * @throws ModelError
+ */
+export function expectHostRoom(
+  source: WeightSource,
+  quantization: ModelRequest['quantization'],
+  hostBytes: number,
+): void {
+  const needed = leastBytes(source, quantization)
+  if (needed <= hostBytes) return
+  const mebibytes = (bytes: number): number => Math.round(bytes / 2 ** 20)
+  const smaller = { none: '--quantization q8 or q4, ', q8: '--quantization q4, ', q4: '' }[quantization]
+  throw new ModelError(
+    `${source.path}: the weights take ${mebibytes(needed)} MiB at least, and the machine has ${mebibytes(hostBytes)} MiB of memory. ` +
+      `Choose ${smaller}a smaller model or another --device.`,
+    { isOfDevice: true },
+  )
+}
 
 /** @param create makes the backend; called again where packed weights turn out damaged after some of them were loaded */
 export async function loadWeights(

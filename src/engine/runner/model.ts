@@ -1,7 +1,7 @@
 /** Loads a model onto a device: spec, weights, KV pool. What local.ts runs steps on. */
 import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
-import { availableHostMemory } from '../../kernels/host-memory.ts'
+import { availableHostMemory, totalHostMemory } from '../../kernels/host-memory.ts'
 import type { Backend } from '../../kernels/backend.ts'
 import type { BackendLimits } from '../../kernels/ops.ts'
 import { openGguf } from '../weights/gguf.ts'
@@ -11,7 +11,7 @@ import type { WeightSource } from '../weights/source.ts'
 import { Adapters } from './adapters.ts'
 import { Decoder, kvLayout, stateLayout } from './decoder.ts'
 import { chooseDevice, createBackend } from './device.ts'
-import { loadWeights } from './model-weights.ts'
+import { expectHostRoom, loadWeights } from './model-weights.ts'
 import { defaultBytes, type PoolRequest, sizePool } from './pool-size.ts'
 import { maxSampleRows, ModelError, type ModelInfo, type ModelRequest, type ProgressListener } from './runner.ts'
 import { type DecoderSpec, readQuantization, readSpec } from './spec.ts'
@@ -105,6 +105,7 @@ export async function loadModel(
       )
     }
     const kind = await chooseDevice(request.device)
+    if (kind !== 'webgpu') expectHostRoom(source, request.quantization, totalHostMemory())
     const modelLen = request.maxModelLen ?? spec.maxPositions
     const limits: BackendLimits = {
       maxRows: request.maxNumBatchedTokens ?? (kind === 'webgpu' ? 2048 : 512),
