@@ -6,14 +6,14 @@ import type { AttentionOptions, QkNormKind, QkvOptions } from '../../src/kernels
 import type { Activation, KvFormat, KvLayout, KvShape } from '../../src/kernels/ops.ts'
 import {
   BLOCK_SIZE,
-  LIMITS,
   backendOptions,
   expectBitEqual,
   expectClose,
-  expectPoison,
   isFull,
   randomValues,
   stepInput,
+  readRows,
+  writeRows,
   type Coverage,
   type CreateBackend,
   type SequenceFixture,
@@ -154,24 +154,18 @@ class Bench {
     const { backend } = this
     const from = isQueryOnly ? this.#queries : this.#qkv
     const { cols } = from
-    const values = new Float32Array(LIMITS.maxRows * cols).fill(NaN)
+    const values = new Float32Array(sources.length * cols)
     for (const [row, source] of sources.entries())
       values.set(randomValues(9000 + source, this.#qkv.cols, 3).subarray(0, cols), row * cols)
-    backend.debugWrite(from, values)
-    for (const activation of [this.#q, this.#out]) {
-      backend.debugWrite(activation, new Float32Array(LIMITS.maxRows * activation.cols).fill(NaN))
-    }
+    writeRows(backend, from, values, sources.length)
+    for (const activation of [this.#q, this.#out]) writeRows(backend, activation, values, 0)
     for (const [source, destination, numTokens] of copies) backend.copyBlock(source, destination, numTokens)
     backend.beginStep(stepInput(sequences))
     backend.qkvRopeStore(this.#q, from, { ...this.#qkvOptions, layer, isQueryOnly })
     backend.attention(this.#out, this.#q, { ...this.#attention, layer })
     await backend.endStep()
-    const numValues = sources.length * this.#out.cols
-    const q = await backend.debugRead(this.#q)
-    const out = await backend.debugRead(this.#out)
-    expectPoison(q, sources.length, this.#q.cols, 'q')
-    expectPoison(out, sources.length, this.#out.cols, 'out')
-    return { q: q.slice(0, numValues), out: out.slice(0, numValues) }
+    const q = await readRows(backend, this.#q, sources.length)
+    return { q, out: await readRows(backend, this.#out, sources.length) }
   }
 
   /** The sequence of rows 0 .. length - 1 computed in chunks, on the given blocks; out of all rows. */

@@ -17,10 +17,11 @@ import {
   backendOptions,
   expectBitEqual,
   expectClose,
-  expectPoison,
   randomMatrix,
   randomValues,
   stepInput,
+  readRows,
+  writeRows,
   type CreateBackend,
   type Tolerances,
 } from './fixtures.ts'
@@ -107,17 +108,11 @@ class Bench {
 
   async step(input: StepInput, from: readonly [Activation, Float32Array][], out: Activation, record: () => void) {
     const { backend } = this
-    for (const [activation, values] of from) {
-      const all = new Float32Array(LIMITS.maxRows * activation.cols).fill(NaN)
-      all.set(values.subarray(0, input.numRows * activation.cols))
-      backend.debugWrite(activation, all)
-    }
+    for (const [activation, values] of from) writeRows(backend, activation, values, input.numRows)
     backend.beginStep(input)
     record()
     await backend.endStep()
-    const result = await backend.debugRead(out)
-    expectPoison(result, input.numRows, out.cols, out.label)
-    return result.slice(0, input.numRows * out.cols)
+    return readRows(backend, out, input.numRows)
   }
 
   add(input: StepInput, x: Float32Array, out: Float32Array, hasNorm: boolean): Promise<Float32Array> {

@@ -5,14 +5,14 @@ import type { Activation, Matrix, StreamOptions, Vector } from '../../src/kernel
 import { createReferenceBackend } from '../../src/kernels/reference/backend.ts'
 import {
   BLOCK_SIZE,
-  LIMITS,
   backendOptions,
   expectBitEqual,
   expectClose,
-  expectPoison,
   randomMatrix,
   randomValues,
   stepInput,
+  readRows,
+  writeRows,
   type CreateBackend,
   type Tolerances,
 } from './fixtures.ts'
@@ -72,21 +72,15 @@ class Bench {
   ): Promise<Float32Array> {
     const { backend } = this
     for (const [index, activation] of [this.x, this.y, this.wide, this.logits, ...this.streams].entries()) {
-      const values = new Float32Array(LIMITS.maxRows * activation.cols).fill(NaN)
       const all = randomValues(70 + index, ROWS * activation.cols, 2)
-      values.set(all.subarray(first * activation.cols, (first + numRows) * activation.cols))
-      backend.debugWrite(activation, values)
+      writeRows(backend, activation, all.subarray(first * activation.cols), numRows)
     }
     const input = stepInput([{ start: first, numTokens: numRows, blocks: [0, 1] }])
     backend.beginStep({ ...input, tokens: input.positions })
     record()
     await backend.endStep()
     const results: number[] = []
-    for (const output of outputs) {
-      const values = await backend.debugRead(output)
-      expectPoison(values, numRows, output.cols, output.label)
-      results.push(...values.subarray(0, numRows * output.cols))
-    }
+    for (const output of outputs) results.push(...(await readRows(backend, output, numRows)))
     return Float32Array.from(results)
   }
 }

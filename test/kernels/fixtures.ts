@@ -3,7 +3,7 @@ import { expect } from 'vitest'
 import type { InspectableBackend } from '../../src/kernels/inspect.ts'
 import { f32ToF16 } from '../../src/kernels/float.ts'
 import type { BackendOptions } from '../../src/kernels/backend.ts'
-import type { BackendLimits, MatrixData, StepInput } from '../../src/kernels/ops.ts'
+import type { Activation, BackendLimits, MatrixData, StepInput } from '../../src/kernels/ops.ts'
 
 export type CreateBackend = (options: BackendOptions) => Promise<InspectableBackend>
 
@@ -139,6 +139,29 @@ export function expectBitEqual(actual: Float32Array, expected: Float32Array, wha
 export function expectPoison(all: Float32Array, numRows: number, cols: number, what: string): void {
   const at = all.subarray(numRows * cols).findIndex((value) => !Number.isNaN(value))
   if (at >= 0) expect.fail(`${what}: row ${numRows + Math.floor(at / cols)} lies outside the step and was written`)
+}
+
+/** Writes the first rows of an activation, as far as `values` has them; the others are poison: nothing may be read or written outside a step. */
+export function writeRows(
+  backend: InspectableBackend,
+  activation: Activation,
+  values: Float32Array,
+  numRows: number,
+): void {
+  const all = new Float32Array(LIMITS.maxRows * activation.cols).fill(NaN)
+  all.set(values.subarray(0, numRows * activation.cols))
+  backend.debugWrite(activation, all)
+}
+
+/** The first rows of an activation, after checking that the poison behind them is untouched. */
+export async function readRows(
+  backend: InspectableBackend,
+  activation: Activation,
+  numRows: number,
+): Promise<Float32Array> {
+  const all = await backend.debugRead(activation)
+  expectPoison(all, numRows, activation.cols, activation.label)
+  return all.slice(0, numRows * activation.cols)
 }
 
 export interface SequenceFixture {
