@@ -156,7 +156,12 @@ export async function loadEngine(
   { onFatal = () => {}, signal }: LoadControl = {},
 ): Promise<Loaded> {
   const onError = (where: string, error: unknown) => logger.error('engine.problem', { where, error })
-  const path = await orAborted(locateModel(config, location), signal)
+  const located = Promise.all(
+    adapters.map(async (own) => ({ ...own, path: await locate(config, own.path, 'adapter') })),
+  )
+  located.catch(() => {})
+  const path = await orAborted(locate(config, location, 'model'), signal)
+  const localAdapters = await orAborted(located, signal)
   const progress = createProgress(process.stderr, 'loading weights')
   const runner = createLastingRunner()
   signal?.addEventListener('abort', () => void runner.close(), { once: true })
@@ -164,7 +169,7 @@ export async function loadEngine(
     // Beside the weights, which another thread reads; what is wrong with those is said first.
     const tokenizing = loadTokenizer(path)
     tokenizing.catch(() => {})
-    const loaded = await runner.load({ ...modelRequest(config, path), adapters }, progress.update)
+    const loaded = await runner.load({ ...modelRequest(config, path), adapters: localAdapters }, progress.update)
     for (const notice of loaded.notices) logger.warn('model.notice', { notice })
     const tokenizer = await tokenizing
     const modelInfo = { ...loaded, eosTokenIds: endIdsOf(loaded, tokenizer, logger) }
@@ -265,19 +270,19 @@ async function kvTiersOf(config: Config, modelInfo: ModelInfo, logger: Log): Pro
   })
 }
 
-/** Folder or file of the model, downloaded where it is a hub id. Throws ModelError. */
-async function locateModel(config: Config, location: string): Promise<string> {
-  const { fetchModel } = await import('./engine/weights/hub.ts')
+/** Folder or file of a model or an adapter, downloaded where it is a hub id. Throws ModelError. */
+async function locate(config: Config, location: string, what: 'model' | 'adapter'): Promise<string> {
+  const { fetchAdapter, fetchModel } = await import('./engine/weights/hub.ts')
   const progress = createProgress(process.stderr, 'downloading')
   try {
-    const { path } = await fetchModel(location, {
+    const options = {
       cacheDir: config.hfHubCache,
       token: config.hfToken,
       endpoint: config.hfEndpoint,
       offline: config.hfOffline,
       onProgress: progress.update,
-    })
-    return path
+    }
+    return what === 'adapter' ? await fetchAdapter(location, options) : (await fetchModel(location, options)).path
   } finally {
     progress.end()
   }

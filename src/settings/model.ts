@@ -15,7 +15,7 @@ export const modelSettings = {
     flag: 'lora',
     env: 'LORA',
     value: 'NAME[@MODEL]=PATH',
-    help: 'LoRA adapter (PEFT folder or GGUF file), chosen by its name as `model` of a request; repeatable',
+    help: 'LoRA adapter (PEFT folder, GGUF file or hf:ORG/NAME), chosen by its name as `model` of a request; repeatable',
     defaultText: 'none',
   }),
   modelIdle: field(integer(1, 10_000_000).nullable().default(null), {

@@ -17,7 +17,7 @@ import { join } from 'node:path'
 import { afterEach, beforeEach, expect, test } from 'vitest'
 import { goldenPath } from '../../../test/golden/golden.ts'
 import { ModelError } from '../runner/runner.ts'
-import { chooseFiles, fetchModel } from './hub.ts'
+import { chooseFiles, fetchAdapter, fetchModel } from './hub.ts'
 
 const SHA = 'a'.repeat(40)
 let cacheDir = ''
@@ -223,6 +223,26 @@ test('folders and .gguf files are themselves', async () => {
   expect(await fetchModel(folder, options())).toEqual({ path: folder, name: 'my-model' })
   writeFileSync(join(cacheDir, 'a.Q4_K_M.gguf'), 'GGUF')
   expect((await fetchModel(join(cacheDir, 'a.Q4_K_M.gguf'), options())).name).toBe('a.Q4_K_M')
+})
+
+test('an adapter is its two files, or a GGUF file, and what is no adapter says so', async () => {
+  hub.files.set('adapter_config.json', Buffer.from('{}'))
+  await expect(fetchAdapter('hf:org/tiny', options())).rejects.toThrow(
+    /org\/tiny has no adapter that can be served: expected adapter_config.json and adapter_model.safetensors/,
+  )
+  hub.files.set('adapter_model.safetensors', Buffer.from('weights'))
+  const path = await fetchAdapter('hf:org/tiny', options())
+  expect(readdirSync(path).sort()).toEqual(['adapter_config.json', 'adapter_model.safetensors'])
+  const asked = hub.requests.length
+  expect(await fetchAdapter('hf:org/tiny', options({ offline: true }))).toBe(path)
+  expect(hub.requests).toHaveLength(asked)
+  // The same repository's model is not complete by that.
+  await expect(fetchModel('org/tiny', options({ offline: true }))).rejects.toThrow(/not \(completely\) in the cache/)
+  for (const name of ['a-F16.gguf', 'a-Q8_0.gguf']) hub.files.set(name, Buffer.from('GGUF'))
+  expect(await fetchAdapter('hf:org/tiny:q8_0', options())).toMatch(/a-Q8_0\.gguf$/)
+  await expect(fetchAdapter('hf:org/tiny:Q4_0', options())).rejects.toThrow(/with Q4_0 in its name; it has a-F16.gguf/)
+  expect(await fetchAdapter(cacheDir, options())).toBe(cacheDir)
+  expect(await fetchAdapter('./no/such/adapter', options())).toBe('./no/such/adapter')
 })
 
 test('the files of a repository', () => {

@@ -60,6 +60,18 @@ export async function fetchModel(model: string, options: HubOptions): Promise<Re
   return { path: await localModel(model), name: basename(resolve(model)).replace(/\.gguf$/i, '') }
 }
 
+/**
+ * The local path of a LoRA adapter given as a folder, a file or hf:ORG/NAME, the latter downloaded where it is missing. Throws ModelError; a path that
+ * does not exist is left to who opens it.
+ */
+export async function fetchAdapter(location: string, options: HubOptions): Promise<string> {
+  const match = location.startsWith('hf:') && !(await exists(location)) ? HUB_ID.exec(location) : null
+  if (match === null) return location
+  const [, org = '', name = '', quant = null] = match
+  const repository = new Repository(`${org}/${name}`, options, ADAPTER)
+  return (await repository.findCached(quant)) ?? (await repository.download(quant))
+}
+
 async function resolveHubId(model: string, options: HubOptions): Promise<ResolvedModel> {
   const match = HUB_ID.exec(model)
   if (match === null) {
@@ -68,7 +80,7 @@ async function resolveHubId(model: string, options: HubOptions): Promise<Resolve
     )
   }
   const [, org = '', name = '', quant = null] = match
-  const repository = new Repository(`${org}/${name}`, options)
+  const repository = new Repository(`${org}/${name}`, options, MODEL)
   const path = (await repository.findCached(quant)) ?? (await repository.download(quant))
   return { path, name: model }
 }
@@ -106,12 +118,57 @@ export function chooseFiles(
   return { files: partsOf(gguf) ?? [gguf], gguf }
 }
 
+/** What is served of a repository. */
+interface Contents {
+  /** Of the files that are there. Throws ModelError where they do not do. `gguf`: the file to serve; null: the folder. */
+  choose(id: string, files: readonly string[], quant: string | null): ReturnType<typeof chooseFiles>
+  /** Files that a folder in the cache has where it is complete. */
+  required(snapshot: string, files: readonly string[]): Promise<readonly string[]>
+}
+
+const MODEL: Contents = {
+  choose: chooseFiles,
+  required: async (snapshot, files) => ['config.json', 'tokenizer.json', ...(await shardsOf(snapshot, files))],
+}
+
+const ADAPTER_FILES = ['adapter_config.json', 'adapter_model.safetensors']
+
+const ADAPTER: Contents = {
+  choose(id, files, quant) {
+    if (quant === null && ADAPTER_FILES.every((file) => files.includes(file)))
+      return { files: ADAPTER_FILES, gguf: null }
+    const ggufs = files.filter((file) => basename(file) === file && file.endsWith('.gguf'))
+    const named = ggufs.filter((file) => quant === null || file.toUpperCase().includes(quant.toUpperCase()))
+    const [gguf] = named
+    if (gguf !== undefined && named.length === 1) return { files: [gguf], gguf }
+    throw new ModelError(
+      `${id} has no adapter that can be served: expected ${ADAPTER_FILES.join(' and ')}, or one .gguf file` +
+        `${quant === null ? '' : ` with ${quant} in its name`}; it has ${ggufs.length === 0 ? 'none' : ggufs.join(', ')}`,
+    )
+  },
+  required: () => Promise.resolve(ADAPTER_FILES),
+}
+
+async function shardsOf(snapshot: string, names: readonly string[]): Promise<string[]> {
+  if (!names.includes('model.safetensors.index.json')) return ['model.safetensors']
+  try {
+    const index = JSON.parse(await readFile(join(snapshot, 'model.safetensors.index.json'), 'utf8')) as {
+      weight_map?: Record<string, string>
+    }
+    return [...new Set(Object.values(index.weight_map ?? {}))]
+  } catch {
+    return ['model.safetensors']
+  }
+}
+
 class Repository {
+  readonly #contents: Contents
   readonly #id: string
   readonly #options: HubOptions
   readonly #folder: string
 
-  constructor(id: string, options: HubOptions) {
+  constructor(id: string, options: HubOptions, contents: Contents) {
+    this.#contents = contents
     this.#id = id
     this.#options = options
     this.#folder = join(options.cacheDir, `models--${id.replace('/', '--')}`)
@@ -134,25 +191,13 @@ class Repository {
     }
     let chosen: ReturnType<typeof chooseFiles>
     try {
-      chosen = chooseFiles(this.#id, names, quant)
+      chosen = this.#contents.choose(this.#id, names, quant)
     } catch {
       return null
     }
     if (chosen.gguf !== null) return join(snapshot, chosen.gguf)
-    const required = ['config.json', 'tokenizer.json', ...(await this.#shards(snapshot, names))]
+    const required = await this.#contents.required(snapshot, names)
     return required.every((file) => names.includes(file)) ? snapshot : null
-  }
-
-  async #shards(snapshot: string, names: readonly string[]): Promise<string[]> {
-    if (!names.includes('model.safetensors.index.json')) return ['model.safetensors']
-    try {
-      const index = JSON.parse(await readFile(join(snapshot, 'model.safetensors.index.json'), 'utf8')) as {
-        weight_map?: Record<string, string>
-      }
-      return [...new Set(Object.values(index.weight_map ?? {}))]
-    } catch {
-      return ['model.safetensors']
-    }
   }
 
   /** Downloads what is missing; the path to serve. */
@@ -168,7 +213,7 @@ class Repository {
       token: this.#options.token,
     }
     const { sha, files } = await this.#list(client)
-    const chosen = chooseFiles(this.#id, files, quant)
+    const chosen = this.#contents.choose(this.#id, files, quant)
     const blobs: { file: string; blob: Blob }[] = []
     for (const file of chosen.files) blobs.push({ file, blob: await describeBlob(client, sha, file) })
     const totalBytes = blobs.reduce((sum, { blob }) => sum + blob.bytes, 0)
