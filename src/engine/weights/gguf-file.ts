@@ -60,6 +60,14 @@ export class GgufMetadata {
     return this.#values.lengthOf(key)
   }
 
+  /** A value of this architecture's: one where all layers have the same, a list where they differ. */
+  perLayer(key: string): unknown {
+    const value = this.get(`${this.architecture}.${key}`)
+    if (!Array.isArray(value)) return value ?? undefined
+    const items = value as readonly unknown[]
+    return items.every((item) => item === items[0]) ? items[0] : [...items]
+  }
+
   /**
    * A value of this architecture's, as plain JSON for the config reader to judge; some files give one per layer where all are equal, those that are not
    * `isMeant` aside.

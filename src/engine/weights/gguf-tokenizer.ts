@@ -22,6 +22,7 @@ const GPT2 = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{
 /** The GPT-4 style pattern with at most `digits` digits a piece. */
 const modern = (digits: string): string =>
   String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}${digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+const LINES = String.raw`[^\n]+|[\n]+`
 const TEKKEN = String.raw`[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 
 interface Splitter {
@@ -56,7 +57,10 @@ const SPLITTERS: ReadonlyMap<string, Splitter> = new Map([
 const ADDS_BOS: ReadonlySet<string> = new Set(['llama-bpe', 'llama3', 'tekken'])
 
 /** Patterns that known models split text by: none backtracks beyond the piece at hand. */
-export const LINEAR_PATTERNS: ReadonlySet<string> = new Set([...SPLITTERS.values()].map(({ pattern }) => pattern))
+export const LINEAR_PATTERNS: ReadonlySet<string> = new Set([
+  LINES,
+  ...[...SPLITTERS.values()].map(({ pattern }) => pattern),
+])
 
 interface Metadata {
   readonly path: string
@@ -159,6 +163,34 @@ function sentencePiece(metadata: Metadata, tokens: readonly string[], types: rea
   return { stages, merges: { scores, canMerge: (id) => types[id] === 1 || types[id] === USER_DEFINED } }
 }
 
+/** Gemma 4's: pieces as SentencePiece spells them, joined by a list of merges, line breaks by themselves. */
+function spacedBpe(metadata: Metadata, tokens: readonly string[], types: readonly number[]): Kind {
+  const unknown = numberOf(metadata, 'unknown_token_id') ?? types.indexOf(2)
+  const stages = {
+    normalizer: { type: 'Replace', pattern: { String: ' ' }, content: '▁' },
+    pre_tokenizer: { type: 'Split', pattern: { Regex: LINES }, behavior: 'Isolated', invert: false },
+    decoder: {
+      type: 'Sequence',
+      decoders: [
+        { type: 'Replace', pattern: { String: '▁' }, content: ' ' },
+        { type: 'ByteFallback' },
+        { type: 'Fuse' },
+      ],
+    },
+    model: {
+      type: 'BPE',
+      dropout: null,
+      unk_token: tokens[unknown] ?? null,
+      continuing_subword_prefix: null,
+      end_of_word_suffix: null,
+      fuse_unk: true,
+      byte_fallback: true,
+      ignore_merges: false,
+    },
+  }
+  return { stages, merges: listOf(metadata, 'merges', 'string') }
+}
+
 /** WordPiece, of BERT and its kin. */
 function wordPiece(metadata: Metadata, tokens: readonly string[], types: readonly number[]): Kind {
   const idOf = (keys: readonly string[], text: string): number =>
@@ -194,7 +226,7 @@ function postProcessor(
 ): Record<string, unknown> | null {
   // Where the file is silent, the kind of its vocabulary says so, as in llama.cpp.
   const pre = metadata.values.get('tokenizer.ggml.pre')
-  const usuallyAddsBos = kind === 'llama' || (typeof pre === 'string' && ADDS_BOS.has(pre))
+  const usuallyAddsBos = kind === 'llama' || kind === 'gemma4' || (typeof pre === 'string' && ADDS_BOS.has(pre))
   const addsBos = flagOf(metadata, 'add_bos_token', usuallyAddsBos) && bos !== null
   const addsEos = flagOf(metadata, 'add_eos_token', false) && eos !== null
   if (!addsBos && !addsEos) return null
@@ -231,11 +263,12 @@ export function toTokenizerFiles(path: string, values: Metadata['values']): Gguf
   let parts: Kind
   if (kind === 'gpt2') parts = byteLevel(metadata)
   else if (kind === 'llama') parts = sentencePiece(metadata, tokens, types)
+  else if (kind === 'gemma4') parts = spacedBpe(metadata, tokens, types)
   else if (kind === 'bert') parts = wordPiece(metadata, tokens, types)
   else if (kind === 't5') parts = unigram(metadata, tokens)
   else
     throw new ModelError(
-      `${path}: unknown tokenizer.ggml.model ${JSON.stringify(kind) ?? '(none)'}; known: gpt2 (byte-level BPE), llama (SentencePiece), bert (WordPiece), t5 (Unigram)`,
+      `${path}: unknown tokenizer.ggml.model ${JSON.stringify(kind) ?? '(none)'}; known: gpt2 (byte-level BPE), llama (SentencePiece), gemma4, bert (WordPiece), t5 (Unigram)`,
     )
   const added = tokens.flatMap((content, id) =>
     types[id] === CONTROL || types[id] === USER_DEFINED || types[id] === 2

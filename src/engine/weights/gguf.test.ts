@@ -86,6 +86,10 @@ test.each([
   'arcee',
   'apertus',
   'hunyuan',
+  'gemma3n',
+  'gemma4',
+  'gemma4-dense',
+  'gemma4-moe',
 ])('%s as GGUF gives the logits of its safetensors', async (name) => {
   const golden = readGolden(name)
   const ids = [...golden.prompt, ...golden.tokens]
@@ -169,6 +173,36 @@ test.each(['prefix', 'plain'])(
     expect(tokenizer.encode('a<|tool|>b', { addSpecialTokens: false })).toContain(pieces.indexOf('<|tool|>'))
   },
 )
+
+/** The merges that a vocabulary with scores amounts to, best first. */
+function mergesOf(pieces: readonly string[], scores: readonly number[]): string[] {
+  const ids = new Map(pieces.map((piece, id) => [piece, id]))
+  return pieces
+    .flatMap((piece, id) => {
+      const chars = [...piece]
+      return chars.slice(1).flatMap((_, i) => {
+        const [left, right] = [chars.slice(0, i + 1).join(''), chars.slice(i + 1).join('')]
+        return ids.has(left) && ids.has(right) ? [{ merge: `${left} ${right}`, score: scores[id]! }] : []
+      })
+    })
+    .sort((a, b) => b.score - a.score)
+    .map(({ merge }) => merge)
+}
+
+test("Gemma 4's vocabulary, with merges in place of scores, gives the same ids", () => {
+  const { metadata, texts } = (
+    JSON.parse(readFileSync(`${FIXTURES}sentencepiece.json`, 'utf8')) as Record<string, SentencePieceFixture>
+  )['plain']!
+  const merges = mergesOf(metadata['tokenizer.ggml.tokens'] ?? [], metadata['tokenizer.ggml.scores'] ?? [])
+  const values = { ...metadata, 'tokenizer.ggml.model': 'gemma4', 'tokenizer.ggml.merges': merges }
+  const tokenizer = createTokenizer(
+    toTokenizerFiles('gemma.gguf', new Map(Object.entries<string | readonly string[]>(values))),
+  )
+  for (const { text, ids } of texts) {
+    expect(tokenizer.encode(text, { addSpecialTokens: false }), JSON.stringify(text)).toEqual(ids)
+    if (text !== '▁') expect(tokenizer.decode(ids)).toBe(text)
+  }
+})
 
 test('pre-tokenizers split as their models do', () => {
   const tokens = Array.from({ length: 94 }, (_, i) => String.fromCodePoint(33 + i)).concat(

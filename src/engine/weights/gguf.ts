@@ -10,9 +10,10 @@ import { type DecoderSpec, type LayerSpec, parseSpec, type SpecOptions } from '.
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
 import { expertConfig, expertNames } from './gguf-experts.ts'
 import { type GgufMetadata, type GgufNaming, openGgufFile } from './gguf-file.ts'
+import { GEMMA3N_TENSORS, GEMMA4_TENSORS, gemmaConfig, withLists } from './gguf-gemma.ts'
 import { GATED_DELTA, isStateVector, MAMBA2, SHORT_CONVOLUTION, stateConfig, tiling } from './gguf-states.ts'
 import type { GgufValue } from './gguf-header.ts'
-import type { WeightSource } from './source.ts'
+import type { TensorInfo, WeightSource } from './source.ts'
 
 /** How ggml's name of an architecture relates to ours. */
 interface GgufFamily {
@@ -21,6 +22,8 @@ interface GgufFamily {
   readonly permutesQk: boolean
   /** What the tensors of layers without attention are called here, by their names inside `blk.N.`; all but matrices are vectors. */
   readonly stateNames?: Readonly<Record<string, string>>
+  /** Tensors that no table of all families has, by their names in the file (gguf-gemma.ts). */
+  readonly tensors?: Readonly<Record<string, string>>
   /** Names that its files need and checkpoints do not. */
   readonly names?: Partial<LayerNames>
   readonly expertNames?: Partial<ExpertNames>
@@ -37,6 +40,8 @@ const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map([
   ['smollm3', { architecture: 'SmolLM3ForCausalLM', permutesQk: true }],
   ['gemma2', { architecture: 'Gemma2ForCausalLM', permutesQk: false }],
   ['gemma3', { architecture: 'Gemma3ForCausalLM', permutesQk: false }],
+  ['gemma3n', { architecture: 'Gemma3nForCausalLM', permutesQk: false, tensors: GEMMA3N_TENSORS }],
+  ['gemma4', { architecture: 'Gemma4ForCausalLM', permutesQk: false, tensors: GEMMA4_TENSORS }],
   ['gemma-embedding', { architecture: 'Gemma3ForCausalLM', permutesQk: false, isBidirectional: true }],
   ['eurobert', { architecture: 'LlamaForCausalLM', permutesQk: false, isBidirectional: true }],
   ['phi3', { architecture: 'Phi3ForCausalLM', permutesQk: false }],
@@ -168,9 +173,10 @@ function slidingLayers(pattern: GgufValue | null): Record<string, unknown> {
 function configOf(
   metadata: GgufMetadata,
   family: GgufFamily,
-  names: ReadonlySet<string>,
+  tensors: ReadonlyMap<string, TensorInfo>,
   factors: RopeFactors,
 ): Record<string, unknown> {
+  const names = new Set(tensors.keys())
   const own = (key: string): unknown => metadata.own(key)
   const hidden = own('embedding_length')
   const heads = own('attention.head_count')
@@ -209,13 +215,14 @@ function configOf(
     rope['rope_type'] = scaling
   }
   const isGemma3 = family.architecture === 'Gemma3ForCausalLM'
-  const { experts } = hubFamily(family)
+  const { experts, localTheta } = hubFamily(family)
   // Layers that predict further tokens stand behind the others.
   const extra = own('nextn_predict_layers')
   const blocks = own('block_count')
   const layers = typeof blocks === 'number' && typeof extra === 'number' ? blocks - extra : blocks
   // llama.cpp knows these two only by the size of the model: the 27 B ones scale queries by hidden / heads.
   const isLargeGemma = (metadata.architecture === 'gemma2' && layers === 46) || (isGemma3 && layers === 62)
+  const sliding = slidingLayers(metadata.get(`${metadata.architecture}.attention.sliding_window_pattern`))
   const eos = [
     metadata.get('tokenizer.ggml.eos_token_id'),
     metadata.get('tokenizer.ggml.eot_token_id'),
@@ -226,19 +233,20 @@ function configOf(
     use_bidirectional_attention: family.isBidirectional,
     vocab_size: metadata.lengthOf('tokenizer.ggml.tokens') ?? own('vocab_size'),
     hidden_size: hidden,
-    intermediate_size: own('feed_forward_length'),
+    intermediate_size: metadata.perLayer('feed_forward_length'),
     num_hidden_layers: layers,
     num_attention_heads: heads,
-    num_key_value_heads: kvHeads(metadata) ?? heads,
+    num_key_value_heads: family.tensors === undefined ? (kvHeads(metadata) ?? heads) : undefined,
     head_dim: headDim,
     max_position_embeddings: own('context_length'),
     rms_norm_eps: own('attention.layer_norm_rms_epsilon'),
-    rope_parameters: isGemma3
-      ? { full_attention: rope, sliding_attention: { rope_theta: own('rope.freq_base_swa') ?? 10_000 } }
-      : rope,
+    rope_parameters:
+      typeof localTheta === 'number'
+        ? { full_attention: rope, sliding_attention: { rope_theta: own('rope.freq_base_swa') ?? 10_000 } }
+        : rope,
     ...(family.stateNames === undefined ? {} : stateConfig(metadata, family.stateNames, names, layers)),
     sliding_window: own('attention.sliding_window'),
-    ...slidingLayers(metadata.get(`${metadata.architecture}.attention.sliding_window_pattern`)),
+    ...sliding,
     use_sliding_window: own('attention.sliding_window') !== undefined,
     query_pre_attn_scalar:
       isLargeGemma && typeof hidden === 'number' && typeof heads === 'number' ? hidden / heads : undefined,
@@ -252,6 +260,7 @@ function configOf(
     xielu_alpha_n: metadata.get('xielu.alpha_n'),
     xielu_beta: metadata.get('xielu.beta'),
     ...(experts === null || !hasExperts(metadata) ? {} : expertConfig(metadata, experts, names, layers)),
+    ...(family.tensors === undefined ? {} : gemmaConfig(metadata, tensors, layers, sliding['layer_types'])),
     use_bias: names.has('model.layers.0.self_attn.q_proj.bias'),
     embedding_multiplier: own('embedding_scale'),
     residual_multiplier: own('residual_scale'),
@@ -295,7 +304,7 @@ export function familyNaming(
   metadata: GgufMetadata,
   heads: { readonly q: unknown; readonly k: unknown } = {
     q: metadata.own('attention.head_count'),
-    k: kvHeads(metadata) ?? metadata.own('attention.head_count'),
+    k: family.permutesQk ? (kvHeads(metadata) ?? metadata.own('attention.head_count')) : null,
   },
 ): GgufNaming {
   const names = layerNames(family)
@@ -303,6 +312,9 @@ export function familyNaming(
   const bare = bareNames(family)
   return (name) => {
     const [, layer = '', part = ''] = /^blk\.(\d+)\.(.+)$/.exec(name) ?? []
+    const ownName = family.tensors?.[layer === '' ? name : part]
+    if (ownName !== undefined)
+      return { name: `model.${layer === '' ? '' : `layers.${layer}.`}${ownName}`, permutedHeads: null }
     const stateName = family.stateNames?.[part]
     if (stateName !== undefined) {
       const full = `model.layers.${layer}.${stateName}`
@@ -326,8 +338,12 @@ export function requireFamily(metadata: GgufMetadata): GgufFamily {
   const known = [...GGUF_FAMILIES.keys()].join(', ')
   if (family === undefined)
     throw new ModelError(`${path}: unknown architecture "${metadata.architecture}"; known: ${known}`)
-  if (hasExperts(metadata) && hubFamily(family).experts === null) {
-    const withExperts = [...GGUF_FAMILIES].filter(([, candidate]) => hubFamily(candidate).experts !== null)
+  const takesExperts = (candidate: GgufFamily): boolean => {
+    const { experts, hasParallelExperts } = hubFamily(candidate)
+    return experts !== null || hasParallelExperts
+  }
+  if (hasExperts(metadata) && !takesExperts(family)) {
+    const withExperts = [...GGUF_FAMILIES].filter(([, candidate]) => takesExperts(candidate))
     throw new ModelError(
       `${path}: "${metadata.architecture}" with experts; known with experts: llama, ${withExperts.map(([name]) => name).join(', ')}`,
     )
@@ -338,7 +354,8 @@ export function requireFamily(metadata: GgufMetadata): GgufFamily {
 /** Opens a GGUF file of a decoder. Throws ModelError. */
 export async function openGguf(path: string, onProgress?: ProgressListener): Promise<GgufModel> {
   const naming = (metadata: GgufMetadata): GgufNaming => familyNaming(requireFamily(metadata), metadata)
-  const { source, metadata } = await openGgufFile(path, naming, onProgress)
+  const { source: file, metadata } = await openGgufFile(path, naming, onProgress)
+  const source = withLists(file)
   try {
     const family = requireFamily(metadata)
     const factorsOf = async (name: string): Promise<readonly number[] | null> =>
@@ -348,11 +365,12 @@ export async function openGguf(path: string, onProgress?: ProgressListener): Pro
       long: await factorsOf('rope_factors_long.weight'),
       short: await factorsOf('rope_factors_short.weight'),
     }
-    const config = configOf(metadata, family, new Set(source.tensors.keys()), factors)
+    const config = configOf(metadata, family, source.tensors, factors)
     const spec = (options: SpecOptions): DecoderSpec => {
       const parsed = parseSpec(path, config, null, options)
-      const ropes = parsed.ropes.map((rope) => {
-        if (factors.fixed === null) return rope
+      const ropes = parsed.ropes.map((rope, i) => {
+        // Layers that slide have frequencies of their own, which are not stretched.
+        if (factors.fixed === null || i > 0) return rope
         if (factors.fixed.length !== rope.inverseFrequencies.length || !factors.fixed.every((factor) => factor > 0)) {
           throw new ModelError(
             `${path}: rope_freqs.weight should be ${rope.inverseFrequencies.length} positive numbers, found ${factors.fixed.length}`,
