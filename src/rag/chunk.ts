@@ -1,12 +1,13 @@
 /** Cutting documents into chunks: by structure first, by token counts within. */
 import type { Block, DocumentFormat, TableRow } from './blocks.ts'
-import { csvBlocks } from './csv.ts'
 import { asciidocBlocks } from './asciidoc.ts'
+import { csvBlocks } from './csv.ts'
 import { htmlBlocks } from './html.ts'
 import { markdownBlocks } from './markdown.ts'
 import { orgBlocks } from './org.ts'
 import { pageBlocks, plainBlocks } from './plain.ts'
 import { restructuredTextBlocks } from './restructured-text.ts'
+import { SENTENCE_END } from './sentences.ts'
 import { Slice } from './slice.ts'
 import type { Chunk } from './vector-index.ts'
 
@@ -242,9 +243,6 @@ async function toUnits(
 }
 
 type Piece = Omit<Unit, 'numTokens'>
-
-/** Ends of sentences: punctuation with closing quotes before white space, and CJK full stops. */
-const SENTENCE_END = /(?:[.!?…]["'”’)\]]*(?=\s)|[。！？])\s*/g
 
 function piecesOf(block: Block): readonly Pick<Unit, 'start' | 'end' | 'text'>[] {
   const borders = [...block.text.matchAll(block.kind === 'prose' ? SENTENCE_END : /\n/g)].map(

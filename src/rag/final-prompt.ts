@@ -1,5 +1,6 @@
 /** The prompt that a generation request ends up with: its documents and its question, in the template of the model or without one. */
 import type { ChatMessage, Engine, PromptInput } from '../engine/request.ts'
+import type { SentencePicker } from './closest-sentences.ts'
 import { RagError } from './errors.ts'
 import {
   buildMessages,
@@ -27,6 +28,7 @@ const MIN_ANSWER_SHARE = 0.25
 
 /**
  * The prompt in the template of the engine's model.
+ * @param closest finds the sentences that a template repeats before the question
  * @returns the prompt, and the documents that fit into it, best first.
  * @throws RagError naming the field that cannot be honoured, or when the question alone does not fit.
  */
@@ -35,10 +37,16 @@ export async function buildFinalPrompt(
   { prompts, maxTokens }: Generation,
   engine: PromptEngine,
   documents: readonly RetrievedDocument[],
+  closest?: SentencePicker,
 ): Promise<{ readonly prompt: PromptInput; readonly used: readonly RetrievedDocument[] }> {
   const { maxModelLen, promptTemplate: template } = engine
   const answerTokens = Math.min(maxTokens, Math.ceil(maxModelLen * MIN_ANSWER_SHARE))
-  const inputs: PromptInputs = { documents, tokenizer: engine, maxTokens: maxModelLen - answerTokens }
+  const inputs: PromptInputs = {
+    documents,
+    tokenizer: engine,
+    maxTokens: maxModelLen - answerTokens,
+    ...(closest && template?.sentences && { closest }),
+  }
   const first = prompts[0]
   const conversation = first && 'messages' in first ? first.messages : null
   if (!template) {

@@ -23,7 +23,7 @@ const DOCUMENTS = ['a loaf with nuts', 'bread of walnut', 'the scheduler'].map((
 
 describe('relevance without a cross-encoder', () => {
   it('is the mean of similarity and shared words, from 0 to 1', async () => {
-    const reranker = createHybridReranker(embedder, { vector: 1, text: 1, rerank: 1, document: 0, topic: 0 })
+    const reranker = createHybridReranker(embedder, { vector: 1, text: 1 })
     const { scores, numTokens } = await reranker.rerank('walnut bread', DOCUMENTS)
     const [nuts = 0, walnut = 0, scheduler = 0] = scores
     expect(nuts).toBeCloseTo(0.4, 5)
@@ -33,7 +33,7 @@ describe('relevance without a cross-encoder', () => {
   })
 
   it('follows the weights, and answers for nothing', async () => {
-    const bySimilarity = createHybridReranker(embedder, { vector: 1, text: 0, rerank: 1, document: 0, topic: 0 })
+    const bySimilarity = createHybridReranker(embedder, { vector: 1, text: 0 })
     expect([...(await bySimilarity.rerank('walnut bread', DOCUMENTS)).scores].map((score) => score.toFixed(2))).toEqual(
       ['0.80', '0.60', '0.00'],
     )

@@ -10,7 +10,10 @@ import { Slice } from './slice.ts'
  * A reranker over an embedding model. The relevance of a document is the mean of its cosine similarity and of the share of the query's words
  * that it has, by the weights of the fusion: what search itself goes by, so it is of no use after a search.
  */
-export function createHybridReranker(embedder: Embedder, { vector, text }: FusionWeights): Reranker {
+export function createHybridReranker(
+  embedder: Embedder,
+  { vector, text }: Pick<FusionWeights, 'vector' | 'text'>,
+): Reranker {
   return {
     name: `${embedder.name}-hybrid`,
     numCandidates: 50,

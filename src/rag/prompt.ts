@@ -6,6 +6,7 @@ import { z } from 'zod'
 import type { ChatMessage, Engine } from '../engine/request.ts'
 import { contextualText } from './chunk.ts'
 import { RagError } from './errors.ts'
+import type { SentencePicker } from './closest-sentences.ts'
 import { compareChunks } from './fusion.ts'
 import type { RetrievedDocument } from './retrieve.ts'
 import { Slice } from './slice.ts'
@@ -25,6 +26,8 @@ export const promptTemplate = z.object({
   quote: z.string().optional(),
   /** Documents that the model answers best from, when the request names no top_n. */
   documents: z.int().min(1).max(100).optional(),
+  /** Sentences closest to the question that are repeated at the end of the documents, for models that answer better so. */
+  sentences: z.int().min(1).max(10).optional(),
   /** Strings that end an answer. */
   stop: z.array(z.string()),
 })
@@ -91,6 +94,8 @@ export interface PromptInputs {
   readonly tokenizer: PromptTokenizer
   /** Tokens of the final prompt, at most. */
   readonly maxTokens: number
+  /** For templates that repeat the closest sentences; absent: they are not repeated. */
+  readonly closest?: SentencePicker
 }
 
 interface BuiltPrompt<T> {
@@ -104,7 +109,7 @@ async function fill(
   { documents, tokenizer, maxTokens }: PromptInputs,
   fixedTokens: number,
   render: (text: string, document: RetrievedDocument) => string | Promise<string>,
-): Promise<{ readonly used: readonly RetrievedDocument[]; readonly parts: readonly string[] }> {
+): Promise<{ readonly used: readonly RetrievedDocument[]; readonly parts: readonly string[]; readonly left: number }> {
   const kept: { readonly document: RetrievedDocument; readonly part: string }[] = []
   let left = maxTokens - fixedTokens
   const slice = new Slice()
@@ -127,7 +132,7 @@ async function fill(
       { documentId: b.document.id, chunk: b.document.chunk },
     ),
   )
-  return { used, parts: inOrder.map(({ part }) => part) }
+  return { used, parts: inOrder.map(({ part }) => part), left }
 }
 
 /** Roles of a conversation that instruct the model. */
@@ -162,8 +167,22 @@ export async function buildTemplatePrompt(
   const header = template.header + instructions.join('')
   const tail = turns.join('') + (await ask(question)) + (template.quote ?? template.answer)
   const fixedTokens = await countTokens(header + tail, tokenizer)
-  const { used, parts } = await fill(inputs, fixedTokens, (text) => template.document.replace('{text}', () => text))
-  return { prompt: header + parts.join('') + tail, used }
+  const render = (text: string): string => template.document.replace('{text}', () => text)
+  const { used, parts, left } = await fill(inputs, fixedTokens, render)
+  const closest = await inputs.closest?.(
+    question,
+    used.map(({ text }) => text),
+    template.sentences ?? 0,
+  )
+  const repeated = closest?.length ? ` ${await toData(closest.join(' '), tokenizer)}` : ''
+  const hasRoom = (await countTokens(repeated, tokenizer)) <= left
+  return { prompt: header + (hasRoom ? withText(parts.join(''), template, repeated) : parts.join('')) + tail, used }
+}
+
+/** Documents with a text at the end of the last one: what is before it, other questions share. */
+function withText(documents: string, { document }: PromptTemplate, text: string): string {
+  const end = documents.length - (document.length - document.lastIndexOf('{text}') - '{text}'.length)
+  return documents.slice(0, end) + text + documents.slice(end)
 }
 
 const genericRenderer =

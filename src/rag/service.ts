@@ -8,6 +8,7 @@ import type { DocumentReader } from './document-reader.ts'
 import type { Embedder } from './embedder.ts'
 import { RagError } from './errors.ts'
 import { buildFinalPrompt, refuseContinuation, type Generation, type PromptEngine } from './final-prompt.ts'
+import { createSentencePicker, type SentencePicker } from './closest-sentences.ts'
 import { documentsOf, type NamedContent } from './files.ts'
 import type { FusionWeights } from './fusion.ts'
 import { createHybridReranker } from './hybrid-reranker.ts'
@@ -57,11 +58,13 @@ export class RagService {
   readonly scorer: Reranker
   readonly #parts: RagParts
   readonly #indexes: IndexCatalog
+  readonly #closest: SentencePicker
 
   constructor(parts: RagParts, indexes = new IndexCatalog(parts)) {
     this.#parts = parts
     this.#indexes = indexes
     const { reranker, embedder, weights } = parts
+    this.#closest = createSentencePicker(embedder)
     this.scorer = reranker?.isShown ? reranker : createHybridReranker(embedder, weights)
   }
 
@@ -115,7 +118,8 @@ export class RagService {
       // Not before it is found: a name that is none of the caller's indexes is the caller's text.
       const onFound = (): void => span.set({ 'rag.index.name': name })
       const found = await this.#retrieveFrom({ name, at: 'rag.index', onFound }, retrieving, signal)
-      const { prompt, used } = await buildFinalPrompt(request.query, generation, engine, found.documents)
+      const closest: SentencePicker = (question, passages, count) => this.#closest(question, passages, count, signal)
+      const { prompt, used } = await buildFinalPrompt(request.query, generation, engine, found.documents, closest)
       span.set({
         'rag.docs.retrieved': found.numCandidates,
         'rag.docs.reranked': found.hasRerankFailed ? 0 : used.length,

@@ -38,7 +38,7 @@ def main(dst):
                 add_eos_token=False, clean_up_tokenization_spaces=False, model_max_length=CONFIG['max_position_embeddings'], chat_template=CHAT_TEMPLATE,
                 additional_special_tokens=[s for s in SPECIAL if s not in (BOS, END, '<|pad|>')],
                 added_tokens_decoder={str(i): dict(content=s, lstrip=False, normalized=False, rstrip=False, single_word=False, special=True) for s, i in ids.items()})
-    pr = dict(version=1, header=HEADER, document=DOC + ' {text}', question=Q + '{question}', answer=A, quote=QUOTE, documents=1, unknown=UNKNOWN, stop=[END, EOT])
+    pr = dict(version=1, header=HEADER, document=DOC + ' {text}', question=Q + '{question}', answer=A, quote=QUOTE, documents=1, sentences=1, unknown=UNKNOWN, stop=[END, EOT])
     for name, obj in (('config.json', cfg), ('generation_config.json', gen), ('tokenizer_config.json', tcfg), ('prompt.json', pr)):
         with open(os.path.join(dst, name), 'w') as f:
             json.dump(obj, f, indent=2, ensure_ascii=False)
