@@ -41,7 +41,7 @@ afterAll(async () => {
 
 const isFull = process.env['MINISERVE_TEST_LEVEL'] === 'full'
 /** Kills of each kind. The seed is in the name of a failure. */
-const NUM_ROUNDS = isFull ? 30 : 3
+const NUM_ROUNDS = isFull ? 30 : 2
 const SEED = isFull ? Date.now() % 1_000_000 : 7
 
 /** Writes documents as ingestion does, in a process that can be killed. Sends each once `upsert` has resolved. */

@@ -45,7 +45,7 @@ const rows = (vectors: Float32Array, dimensions: number): Float32Array[] =>
 describe("the models' process", () => {
   it('loads the models as often as it is started', async () => {
     const path = writeBertFolder(folder, 'again', { words: WORDS })
-    for (let i = 0; i < 4; i++) {
+    for (let i = 0; i < 2; i++) {
       const own = createModelWorkers()
       const { vectors } = await own.embedder(resolveModel(path, '', HUB)).embed(['fox'], { role: 'query' })
       expect(vectors).toHaveLength(TINY.hidden)
