@@ -40,6 +40,16 @@ describe('metadata filters', () => {
     [JSON.parse('{"__proto__": {"exists": true}}')],
   ])('%j does not', (filter) => expect(matches(filter)).toBe(false))
 
+  it('orders texts by code point, as databases do', () => {
+    const texts = ['', 'a', 'aa', 'b', 'ä', '\uE000', '\uFFFD', '\u{1F600}', '\u{1F601}']
+    for (const [i, text] of texts.entries()) {
+      const document = { id: text, source: '', metadata: {} }
+      const after = texts.filter((other) => matchesFilter(document, { id: { lt: other } }))
+      expect(after).toEqual(texts.slice(i + 1))
+      expect(texts.filter((other) => matchesFilter(document, { id: { gte: other } }))).toEqual(texts.slice(0, i + 1))
+    }
+  })
+
   it.each([
     ['text', 'rag.filter:'],
     [{ year: { around: 3 } }, 'rag.filter.year'],

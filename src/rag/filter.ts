@@ -68,8 +68,20 @@ function parseOperators(condition: unknown, refuse: (expected: string) => RagErr
 }
 
 /** Compares values of one type; numbers and strings of different types never compare. */
-const compares = (value: MetadataScalar, operand: number | string, test: (order: number) => boolean): boolean =>
-  typeof value === typeof operand && value !== null && test(value < operand ? -1 : value > operand ? 1 : 0)
+function compares(value: MetadataScalar, operand: number | string, test: (order: number) => boolean): boolean {
+  if (typeof value === 'string' && typeof operand === 'string') return test(compareTexts(value, operand))
+  return typeof value === 'number' && typeof operand === 'number' && test(Math.sign(value - operand))
+}
+
+/** The order of code points, which is that of UTF-8 and of databases. JavaScript's own has U+10000 and above before U+E000. */
+function compareTexts(a: string, b: string): number {
+  const length = Math.min(a.length, b.length)
+  let at = 0
+  while (at < length && a.charCodeAt(at) === b.charCodeAt(at)) at++
+  if (at === length) return Math.sign(a.length - b.length)
+  const rank = (unit: number) => (unit < 0xd800 ? unit : unit < 0xe000 ? unit + 0x2000 : unit - 0x800)
+  return Math.sign(rank(a.charCodeAt(at)) - rank(b.charCodeAt(at)))
+}
 
 type Operators = Exclude<FilterCondition, MetadataScalar | readonly MetadataScalar[]>
 

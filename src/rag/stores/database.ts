@@ -45,7 +45,6 @@ export class Database {
       statement_timeout: STATEMENT_TIMEOUT_MS,
       application_name: 'miniserve cancel',
     })
-    this.#cancellers.on('error', () => undefined)
     this.#pool = new Pool({
       connectionString: url,
       max: POOL_SIZE,
@@ -59,8 +58,12 @@ export class Database {
         await client.query(SESSION_SETTINGS).catch(() => undefined)
       },
     })
-    // An idle connection that breaks is replaced by the pool; without a listener it would end the process.
-    this.#pool.on('error', () => undefined)
+    // Without listeners, a connection that breaks would end the process. The pool replaces an idle one, and listens to no other: what a
+    // statement runs on fails that statement too.
+    for (const pool of [this.#pool, this.#cancellers]) {
+      pool.on('error', () => undefined)
+      pool.on('connect', (client) => client.on('error', () => undefined))
+    }
   }
 
   /**

@@ -127,6 +127,11 @@ export async function migrate(client: PoolClient): Promise<void> {
     )
   }
   if (version === MIGRATIONS.length) return
+  // Writers of an older server lock their index first: they end, and no other begins, before any table changes.
+  const { rows: tables } = await client.query<{ exists: boolean }>(
+    `select to_regclass('miniserve.indexes') is not null as exists`,
+  )
+  if (tables[0]?.exists) await client.query('lock table miniserve.indexes in access exclusive mode')
   for (const migration of MIGRATIONS.slice(version)) await client.query(migration)
   await client.query('delete from miniserve.schema_version')
   await client.query('insert into miniserve.schema_version (version) values ($1)', [MIGRATIONS.length])

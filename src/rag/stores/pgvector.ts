@@ -15,6 +15,12 @@ import { migrate } from './pgvector-schema.ts'
 /** How the name of an index begins that was dropped and whose rows are still to go; no index can be named so. */
 const DROPPED = '~'
 
+/** How often bringing the tables up to date is begun. */
+const MIGRATION_TRIES = 5
+
+const isDeadlock = (error: unknown): boolean =>
+  error instanceof RagError && error.cause instanceof Error && 'code' in error.cause && error.cause.code === '40P01'
+
 /** @param url postgres://user:password@host:port/database; the user may create a schema there. */
 export const createPgvectorStore = (url: string, options: LargeIndexOptions = {}): IndexStore =>
   new PgvectorStore(url, options)
@@ -94,7 +100,15 @@ class PgvectorStore implements IndexStore {
   }
 
   async #migrate(): Promise<void> {
-    await this.#database.transaction(migrate)
+    for (let numTries = 1; ; numTries++) {
+      try {
+        await this.#database.transaction(migrate)
+        break
+      } catch (error) {
+        // A search of an older server has some of the tables and waits for the others: the database ends one of the two.
+        if (numTries === MIGRATION_TRIES || !isDeadlock(error)) throw error
+      }
+    }
     // What a server that ended meanwhile had dropped.
     const rows = await this.#database.query<{ index_id: string }>(
       `select index_id from miniserve.indexes where name like '${DROPPED}%'`,

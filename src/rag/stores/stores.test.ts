@@ -250,52 +250,6 @@ if (binaries !== null) {
       await server.stop()
     })
 
-    it('brings the tables of an older version up to date, and refuses those of a newer one', async () => {
-      const server = await startPostgres(binaries)
-      const first = createPgvectorStore(server.url)
-      const index = await first.openOrCreate('old', SPEC)
-      const random = seededRandom(1)
-      await index.upsert(Array.from({ length: 5 }, (_, i) => syntheticDocument(`d'${i}\\`, DIMENSIONS, random)))
-      const before = await index.info()
-      const query = { vector: new Float32Array(DIMENSIONS).fill(0.1), text: "part of d'2", depth: 4 }
-      const answer = found(await index.search(query))
-      await first.close()
-      const database = new Database(server.url)
-      // As they were before they had a version: a row per term of a chunk, and no totals.
-      await database.query('drop table miniserve.schema_version, miniserve.terms', [])
-      await database.query(
-        `create table miniserve.postings (index_id bigint not null, term text not null, frequency int not null,
-           chunk_id bigint not null references miniserve.chunks on delete cascade, primary key (index_id, term, chunk_id))`,
-        [],
-      )
-      await database.query(
-        `insert into miniserve.postings (index_id, term, chunk_id, frequency)
-         select index_id, lexeme, chunk_id, positions[1] from miniserve.chunks, unnest(terms)`,
-        [],
-      )
-      await database.query('drop index miniserve.documents_by_metadata', [])
-      const columns = {
-        indexes: ['num_documents', 'num_chunks', 'num_terms', 'num_bytes'],
-        documents: ['num_chunks', 'num_terms', 'num_bytes', 'stamp'],
-        chunks: ['anchor', 'terms'],
-      }
-      for (const [table, names] of Object.entries(columns)) {
-        const drops = names.map((name) => `drop column ${name}`).join(', ')
-        await database.query(`alter table miniserve.${table} ${drops}`, [])
-      }
-      const second = createPgvectorStore(server.url)
-      const updated = await second.open('old')
-      expect(await updated?.info()).toEqual(before)
-      expect(found((await updated?.search(query)) ?? [])).toEqual(answer)
-      expect(answer.length).toBeGreaterThan(4)
-      await second.close()
-      await database.query('update miniserve.schema_version set version = 99', [])
-      const third = createPgvectorStore(server.url)
-      await expect(third.open('old')).rejects.toMatchObject({ message: expect.stringContaining('version 99') })
-      await Promise.all([third.close(), database.close()])
-      await server.stop()
-    })
-
     it('finds by a text of more words than PostgreSQL reads in a row', async () => {
       const server = await startPostgres(binaries)
       const store = createPgvectorStore(server.url)
