@@ -29,7 +29,8 @@ function isAlive(pid: number): boolean {
 function isStale(path: string): boolean {
   const [pid = '', host = ''] = readFileSync(path, 'utf8').split('\n')
   if (host === hostname() && Number(pid) !== process.pid && !isAlive(Number(pid))) return true
-  return Date.now() - statSync(path).mtimeMs > STALE_MS
+  // As long in the future: the clock was set back since, and would take as long to get there.
+  return Math.abs(Date.now() - statSync(path).mtimeMs) > STALE_MS
 }
 
 /** A lock that is held. */
