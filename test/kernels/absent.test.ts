@@ -56,7 +56,7 @@ const kernels = new Map<string, string>()
 
 describe('nothing is compiled inside a request', () => {
   const kvFormats = isFull ? (['f16', 'q8'] as const) : (['q8'] as const)
-  const weights = isFull ? ['f32', 'f16', 'q8', 'q8 g16 mins', 'q4', 'q4 mins'] : ['q4']
+  const weights = isFull ? ['f32', 'f16', 'q8', 'q8 g16 mins', 'q4', 'q4 mins', 'mxfp4'] : ['q4']
   it.each(names.flatMap((name) => kvFormats.flatMap((kv) => weights.map((form) => [name, form, kv] as const))))(
     'of %s in %s with K and V in %s',
     async (name, form, kvFormat) => {
