@@ -20,8 +20,9 @@ export class Handles<Handle extends { readonly label: string }, Own extends Hand
     return own
   }
 
-  has(handle: Handle): boolean {
-    return this.#own.has(handle)
+  /** Undefined for a handle that was not given out here. */
+  find(handle: Handle): Own | undefined {
+    return this.#own.get(handle)
   }
 
   /** Puts something under a handle that was given out elsewhere. */

@@ -52,7 +52,7 @@ export class LowRankOps {
   }
 
   has(update: LowRank): boolean {
-    return this.#updates.has(update)
+    return this.#updates.find(update) !== undefined
   }
 
   load(label: string, rows: number, cols: number, adapters: readonly (readonly LowRankPart[])[]): LowRank {

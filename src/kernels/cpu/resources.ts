@@ -140,8 +140,8 @@ export class Resources {
   }
 
   /** The other memory that knows a handle; this one where none does, which then says so. */
-  #peer(knows: (resources: Resources) => boolean): Resources {
-    return this.#common.resources.find(knows) ?? this
+  #peer(find: (resources: Resources) => unknown): Resources {
+    return this.#common.resources.find((peer) => find(peer) !== undefined) ?? this
   }
 
   kvCache(): KvCache {
@@ -170,27 +170,39 @@ export class Resources {
   }
 
   routing(routing: Routing): HostRouting {
-    if (this.#routings.has(routing)) return this.#routings.get(routing)
-    const { label, ...shape } = this.#peer((peer) => peer.#routings.has(routing)).#routings.get(routing)
-    return this.#routings.adopt(routing, placeRouting(this.#arena, label, shape, this.#common.maxRows))
+    return this.#routings.find(routing) ?? this.#adoptRouting(routing)
   }
 
   vector(vector: Vector): HostVector {
-    if (this.#vectors.has(vector)) return this.#vectors.get(vector)
-    const peer = this.#peer((other) => other.#vectors.has(vector))
+    return this.#vectors.find(vector) ?? this.#adoptVector(vector)
+  }
+
+  rope(rope: RopeTable): HostRope {
+    return this.#ropes.find(rope) ?? this.#adoptRope(rope)
+  }
+
+  #activation(activation: Activation): HostActivation {
+    return this.#activations.find(activation) ?? this.#adoptActivation(activation)
+  }
+
+  #adoptRouting(routing: Routing): HostRouting {
+    const { label, ...shape } = this.#peer((peer) => peer.#routings.find(routing)).#routings.get(routing)
+    return this.#routings.adopt(routing, placeRouting(this.#arena, label, shape, this.#common.maxRows))
+  }
+
+  #adoptVector(vector: Vector): HostVector {
+    const peer = this.#peer((other) => other.#vectors.find(vector))
     const { label, length, address } = peer.#vectors.get(vector)
     return this.#vectors.adopt(vector, this.#placeVector(label, peer.#arena.f32(address, length)))
   }
 
-  rope(rope: RopeTable): HostRope {
-    if (this.#ropes.has(rope)) return this.#ropes.get(rope)
-    const { label, inverseFrequencies, attentionFactor } = this.#peer((peer) => peer.#ropes.has(rope)).#ropes.get(rope)
+  #adoptRope(rope: RopeTable): HostRope {
+    const { label, inverseFrequencies, attentionFactor } = this.#peer((peer) => peer.#ropes.find(rope)).#ropes.get(rope)
     return this.#ropes.adopt(rope, this.#placeRope(label, inverseFrequencies, attentionFactor))
   }
 
-  #activation(activation: Activation): HostActivation {
-    if (this.#activations.has(activation)) return this.#activations.get(activation)
-    const { label, cols } = this.#peer((peer) => peer.#activations.has(activation)).#activations.get(activation)
+  #adoptActivation(activation: Activation): HostActivation {
+    const { label, cols } = this.#peer((peer) => peer.#activations.find(activation)).#activations.get(activation)
     return this.#activations.adopt(activation, this.#placeActivation(label, cols))
   }
 
