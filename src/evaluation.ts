@@ -45,7 +45,7 @@ async function scoreTokens(engine: Engine, ids: readonly number[]): Promise<numb
 }
 
 async function encode(engine: Engine, text: string, addSpecialTokens: boolean): Promise<readonly number[]> {
-  const ids = (await engine.encode([{ text }], { addSpecialTokens }))?.[0]
+  const ids = (await engine.encode([{ text }], { addSpecialTokens, isAnyLength: true }))?.[0]
   if (ids === undefined)
     throw new EvaluationError('--engine-url: expected a model of this process, found a remote engine')
   return ids
@@ -53,7 +53,8 @@ async function encode(engine: Engine, text: string, addSpecialTokens: boolean): 
 
 async function readSample(path: string): Promise<string> {
   try {
-    return await readText(path)
+    // Without the mark of UTF-8 that some editors put first: it is no text.
+    return (await readText(path)).replace(/^\uFEFF/, '')
   } catch (error) {
     throw new EvaluationError(`${path}: expected a text file, found ${foundInstead(error)}`, { cause: error })
   }
@@ -76,6 +77,8 @@ export async function measurePerplexity(
   const window = Math.min(context ?? DEFAULT_CONTEXT, engine.maxModelLen)
   const prefix = await encode(engine, '', true)
   const isShort = ids.length < 2 * window
+  if (window - prefix.length < 2)
+    throw new EvaluationError(`--context: expected ${prefix.length + 2} tokens or more, found ${window}`)
   const size = isShort ? Math.min(ids.length, engine.maxModelLen - prefix.length) : window - prefix.length
   if (size < 2) throw new EvaluationError(`${path}: expected at least two tokens of text, found ${ids.length}`)
   const numWindows = isShort ? 1 : Math.floor(ids.length / size)
@@ -83,7 +86,9 @@ export async function measurePerplexity(
   let tokens = 0
   for (let i = 0; i < numWindows; i++) {
     const scores = await scoreTokens(engine, [...prefix, ...ids.slice(i * size, (i + 1) * size)])
-    const counted = isShort ? scores.slice(prefix.length === 0 ? 0 : prefix.length - 1) : scores.slice(window / 2)
+    const counted = isShort
+      ? scores.slice(prefix.length === 0 ? 0 : prefix.length - 1)
+      : scores.slice(Math.floor(window / 2))
     sum += counted.reduce((total, score) => total + score, 0)
     tokens += counted.length
     onProgress(i + 1, numWindows)
@@ -114,14 +119,16 @@ export async function measureChoices(
   path: string,
   onProgress: (done: number, total: number) => void,
 ): Promise<ChoicesResult> {
-  const lines = (await readSample(path)).split('\n').filter((line) => line.trim() !== '')
-  const items = lines.map((line, i) => parseItem(line, `${path}:${i + 1}`))
+  const items = (await readSample(path)).split('\n').flatMap((line, i) => {
+    const where = `${path}:${i + 1}`
+    return line.trim() === '' ? [] : [{ ...parseItem(line, where), where }]
+  })
   if (items.length === 0) throw new EvaluationError(`${path}: expected JSON lines, found none`)
   let numRight = 0
   let numRightByByte = 0
-  for (const [i, { prompt, choices, answer }] of items.entries()) {
+  for (const [i, { prompt, choices, answer, where }] of items.entries()) {
     const scores: number[] = []
-    for (const choice of choices) scores.push(await scoreContinuation(engine, prompt, choice))
+    for (const choice of choices) scores.push(await scoreContinuation(engine, prompt, choice, where))
     const byByte = scores.map((score, j) => score / Buffer.byteLength(choices[j] ?? ''))
     if (indexOfGreatest(scores) === answer) numRight++
     if (indexOfGreatest(byByte) === answer) numRightByByte++
@@ -145,13 +152,13 @@ function parseItem(line: string, where: string): z.output<typeof item> {
   )
 }
 
-async function scoreContinuation(engine: Engine, prompt: string, choice: string): Promise<number> {
+async function scoreContinuation(engine: Engine, prompt: string, choice: string, where: string): Promise<number> {
   const text = prompt.trimEnd()
   const before = await encode(engine, text, true)
   const whole = await encode(engine, text + prompt.slice(text.length) + choice, true)
   if (whole.length > engine.maxModelLen) {
     throw new EvaluationError(
-      `expected at most ${engine.maxModelLen} tokens of prompt and choice, found ${whole.length}`,
+      `${where}: expected at most ${engine.maxModelLen} tokens of prompt and choice, found ${whole.length}`,
     )
   }
   const scores = await scoreTokens(engine, whole)

@@ -284,6 +284,8 @@ export interface TokenizerDescription {
 export interface TextOptions {
   /** Of `encode`: those that the tokenizer puts around a text. Default true. */
   readonly addSpecialTokens?: boolean
+  /** Of `encode`: texts may be longer than the model's context, and hold up the caller's thread: for tools, not for requests. */
+  readonly isAnyLength?: boolean
   /** Of `decode`. Default false. */
   readonly skipSpecialTokens?: boolean
   /** Whose text it is: those of one tenant wait behind each other, and tenants take turns. */

@@ -150,3 +150,41 @@ it('a caller that goes away does not end the load that others wait for', async (
   expect((await second).engine.modelName).toBe('a')
   expect(loads).toEqual(['a'])
 })
+
+it('an engine whose end fails makes room all the same', async () => {
+  const { models, log, states } = withRoomFor(2, ['b'])
+  const { engine } = openScriptedEngine({ modelName: 'a' })
+  const failing = new Proxy(engine, {
+    get: (target, key) => {
+      if (key === 'close') return () => engine.close().then(() => Promise.reject(new Error('the device is gone')))
+      if (key === 'modelInfo') return { ...target.modelInfo, device: { kind: 'webgpu' } }
+      const value: unknown = Reflect.get(target, key)
+      return typeof value === 'function' ? (value as (...all: unknown[]) => unknown).bind(target) : value
+    },
+  })
+  models.offer({
+    name: 'a',
+    weightBytes: () => Promise.resolve(10),
+    wantsRoom: () => false,
+    load: () => Promise.resolve({ engine: failing, samplingDefaults: {}, promptTemplate: null }),
+  })
+  ;(await models.use('a', never, nowhere)).release()
+  let isFull = true
+  models.offer({
+    name: 'c',
+    weightBytes: () => Promise.resolve(null),
+    wantsRoom: () => true,
+    load: async () => {
+      if (isFull) {
+        isFull = false
+        throw new Error('no room')
+      }
+      const { engine: loaded } = openScriptedEngine({ modelName: 'c' })
+      return { engine: loaded, samplingDefaults: {}, promptTemplate: null }
+    },
+  })
+  const use = await models.use('c', never, nowhere)
+  expect(use.engine.modelName).toBe('c')
+  expect(log).toEqual(['a memory'])
+  expect(states()).toMatchObject({ a: 'on_demand', c: 'ready' })
+})

@@ -310,7 +310,9 @@ export class ServedModels {
   #unload(entry: Entry, reason: 'idle' | 'memory'): Promise<void> {
     const { loaded } = entry
     if (loaded === null) return Promise.resolve()
-    entry.unloading ??= loaded.engine.close().finally(() => {
+    // An engine whose end fails has gone all the same, and who waits for its room is not to fail by it: what failed is in its own log lines.
+    const closing = loaded.engine.close().catch(() => {})
+    entry.unloading ??= closing.finally(() => {
       entry.loaded = null
       entry.unloading = null
       this.#options.onUnloaded?.(entry.name, reason)
@@ -336,8 +338,7 @@ export class ServedModels {
     if (entry.idle !== null) clearTimeout(entry.idle)
     entry.idle = setTimeout(() => {
       entry.idle = null
-      // An engine whose end fails has gone all the same; what failed is in its own log lines.
-      if (entry.numUses === 0) this.#unload(entry, 'idle').catch(() => {})
+      if (entry.numUses === 0) void this.#unload(entry, 'idle')
     }, idleMs).unref()
   }
 }

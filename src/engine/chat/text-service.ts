@@ -66,6 +66,14 @@ export class TextService {
    * signal's reason.
    */
   async encode(prompts: readonly PromptInput[], options: TextOptions = {}): Promise<readonly (readonly number[])[]> {
+    if (options.isAnyLength === true) {
+      const { addSpecialTokens = true } = options
+      return prompts.map((prompt) =>
+        'text' in prompt
+          ? this.#tokenizer.encode(prompt.text, { addSpecialTokens })
+          : this.#encoder.encode(prompt, { addSpecialTokens }),
+      )
+    }
     const short = this.encodeNow(prompts, options)
     if (short !== null || this.#queue === null) return short ?? []
     const { addSpecialTokens = true } = options
