@@ -34,9 +34,12 @@ const settings = (scratch, models) => ({
   ...models,
 })
 
-/** The product's retrieval over the documents. Close its `rag`. @param cache a folder that keeps the documents' vectors, for slow models. */
-export async function openYardstick(scratch, models, cache = undefined) {
-  const docs = yardstickDocuments(scratch)
+/** The product's retrieval over the yardstick's documents. Close its `rag`. @param cache a folder that keeps the documents' vectors, for slow models. */
+export const openYardstick = (scratch, models, cache = undefined) =>
+  openDocuments(yardstickDocuments(scratch), scratch, models, cache)
+
+/** The product's retrieval over the documents of a folder. Close its `rag`. */
+export async function openDocuments(docs, scratch, models, cache = undefined) {
   const rag = createRag(settings(scratch, models))
   const index = await rag.openForWriting(INDEX)
   const started = performance.now()
@@ -45,7 +48,8 @@ export async function openYardstick(scratch, models, cache = undefined) {
   return { rag, index, seconds, chunks }
 }
 
-async function passagesOf(index) {
+/** All passages of an index: [{documentId, headings, text, …}] */
+export async function passagesOf(index) {
   const passages = []
   for (const { id } of await index.summaries()) {
     for (const chunk of (await index.get(id)).chunks) passages.push({ documentId: id, ...chunk })
