@@ -45,6 +45,18 @@ export const FAULTS = {
     lost: 'nothing',
     test: 'test/e2e/endings.test.ts',
   },
+  storeConnections: {
+    fault: 'a database that closes connections in use, as it does when it restarts',
+    sees: '503 store_unavailable for the requests that used them; the next ones get new connections',
+    lost: 'the documents of those requests, whole or not at all; nothing stored earlier',
+    test: 'test/e2e/stores.test.ts',
+  },
+  twoWriters: {
+    fault: 'two servers that store documents in one folder, one of them killed at any moment',
+    sees: 'the other one goes on; both see what either has stored',
+    lost: 'documents whose request had no answer yet',
+    test: 'test/e2e/stores.test.ts',
+  },
   collector: {
     fault: 'a collector that refuses, is silent, is slow or breaks off',
     sees: 'nothing: at most one log line in 30 seconds; /traces has every trace',
