@@ -264,6 +264,7 @@ rewrite(
   'memory',
 )
 const costs = results('tracing')
+const ttftOf = (request) => rag.ttft.results.rows.find((entry) => entry.request === request).p50Ms
 const perRequest = Object.fromEntries(costs.perRequest.map((entry) => [entry.variant, entry['CPU µs per request']]))
 rewrite(
   'docs/capacity.md',
@@ -277,6 +278,9 @@ rewrite(
     `| planning a step of ${engine.scheduleMicros.sequences} sequences | ${number(engine.scheduleMicros.p50)} µs |`,
     `| the serving thread per token at 16 streams, sockets included | ${number(engine.http.find(({ concurrency }) => concurrency === 16).cpuMicrosPerToken)} µs |`,
     `| documents: cutting, embedding and storing | ${number(rag.ingest.results.chunksPerSecond)} chunks per second |`,
+    `| 1,000 chunks with the bundled embedder, in memory, on disk | ${number((1000 * grownMiB) / passages, 1)}, ${number((1000 * rag.large.results.fileMiB) / passages, 1)} MiB |`,
+    `| a query in ${number(passages)} chunks, from its text to passages | ${number(queryCpuMs)} ms of processor time |`,
+    `| what retrieval adds to the time to first token in a small index, the longer prompt of the bundled model included, p50 | ${number(ttftOf('retrieval, new question (cold)') - ttftOf('no retrieval'))} ms |`,
     `| a search in 100,000 chunks, p50 | ${number(found(100_000, 'miniserve, exact + BM25').p50Ms, 1)} ms |`,
   ],
   'costs',
