@@ -130,8 +130,10 @@ export function computeRope(context: RopeContext): RopeSpec {
       return { inverseFrequencies: frequencies.map((f) => f / factor ** (2 / rotaryDim)), attentionFactor: 1 }
     }
     case 'dynamic': {
-      // With an alpha the base is stretched once and for all (Hunyuan); without, by the length at hand, which is not served.
+      // With an alpha the base is stretched once and for all (Hunyuan); without, only by texts longer than the model was made for, which are not served.
       const { theta, rotaryDim } = context
+      if ((context.parameters['alpha'] ?? null) === null)
+        return { inverseFrequencies: baseFrequencies(context), attentionFactor: 1 }
       const stretched = theta * numberOf(context, 'alpha') ** (rotaryDim / (rotaryDim - 2))
       return { inverseFrequencies: baseFrequencies({ ...context, theta: stretched }), attentionFactor: 1 }
     }
@@ -154,7 +156,7 @@ export function computeRope(context: RopeContext): RopeSpec {
       return longrope(context)
     default:
       throw new ModelError(
-        `${context.path}: unknown rope scaling ${JSON.stringify(type)}; known: default, linear, llama3, yarn, longrope, proportional, ntk, dynamic (with alpha)`,
+        `${context.path}: unknown rope scaling ${JSON.stringify(type)}; known: default, linear, llama3, yarn, longrope, proportional, ntk, dynamic`,
       )
   }
 }

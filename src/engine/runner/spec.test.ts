@@ -111,6 +111,19 @@ test('longrope picks one table for the whole life of the model, by the positions
   expect(long.attentionFactor).toBeCloseTo(Math.sqrt(1 + Math.log(4) / Math.log(128)), 12)
 })
 
+test('dynamic scaling without an alpha leaves the positions that the model was made for as they are', () => {
+  const plain = parse({}).ropes[0]!
+  expect(parse({ rope_scaling: { type: 'dynamic', factor: 2 } }).ropes[0]).toEqual(plain)
+  expect(parse({ rope_scaling: { type: 'dynamic', factor: 1, alpha: 1000 } }).ropes[0]).not.toEqual(plain)
+})
+
+test('a pattern of windows may be spelled in letters', () => {
+  const exaone = { architectures: ['Exaone4ForCausalLM'], sliding_window: 16 }
+  const spelled = parse({ ...exaone, sliding_window_pattern: 'LLG' })
+  expect(attentionOf(spelled).map(({ window }) => window)).toEqual([16, 16, null, 16, 16, null])
+  expect(() => parse({ ...exaone, sliding_window_pattern: 'LLX' })).toThrow(/sliding_window_pattern should be a number/)
+})
+
 const REFUSED: [string, object, RegExp][] = [
   ['no architecture', { architectures: undefined }, /unknown architecture \(none\); known: LlamaForCausalLM/],
   ['a name of the prototype', { architectures: ['toString'] }, /unknown architecture "toString"/],

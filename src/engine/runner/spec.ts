@@ -78,6 +78,10 @@ function windowsOf(config: ConfigReader, family: Family, numLayers: number): (nu
     return none.map((_, i) => (i >= first ? window : null))
   }
   if (windows.kind === 'pattern') {
+    const letters = config.raw('sliding_window_pattern')
+    // EXAONE 4's first configs: a letter per layer, L slides, over and over.
+    if (typeof letters === 'string' && /^[LG]+$/.test(letters))
+      return none.map((_, i) => (letters[i % letters.length] === 'L' ? window : null))
     const period = config.size('sliding_window_pattern', windows.period)
     return none.map((_, i) => ((i + 1) % period === 0 ? null : window))
   }
