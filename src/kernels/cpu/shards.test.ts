@@ -1,6 +1,10 @@
 /** Models spread over several memories give the bits that they give in one. */
 import { fileURLToPath } from 'node:url'
 import { expect, test, vi } from 'vitest'
+import { createByteTokenizer } from '../../../test/engine/byte-tokenizer.ts'
+import { collect, request } from '../../../test/engine/requests.ts'
+import { createEngine } from '../../engine/engine.ts'
+import { createLocalRunner } from '../../engine/runner/local.ts'
 import { loadModel, type LoadedModel } from '../../engine/runner/model.ts'
 import type { ModelRequest } from '../../engine/runner/runner.ts'
 import { forcedDecode, GOLDEN_MODELS, goldenRequest, readGolden } from '../../../test/golden/golden.ts'
@@ -86,4 +90,43 @@ test('blocks that were read from several memories are written to others, one, an
   other.decoder.outputs(samples, [])
   expect((await other.backend.endStep({ logits: true })).logits).toEqual(logits[last])
   for (const { backend } of [spread, alone, other]) await backend.close()
+})
+
+/** Texts of requests that come together to an engine whose pool is so small that some are preempted. */
+async function serve(name: string, overrides: Partial<ModelRequest>) {
+  const runner = createLocalRunner()
+  const model = goldenRequest(name, { device: 'cpu', threads: 2, numKvBlocks: 14, maxModelLen: 128, ...overrides })
+  const modelInfo = await runner.load(model)
+  const options = {
+    modelName: name,
+    maxNumSeqs: 8,
+    runAhead: 1,
+    maxQueuedRequests: 64,
+    maxQueuedTokens: 65_536,
+  } as const
+  const engine = createEngine({
+    runner,
+    modelInfo,
+    tokenizer: createByteTokenizer(),
+    chatTemplate: null,
+    options: { ...options, prefixCaching: true, speculation: true },
+  })
+  const results = Array.from({ length: 7 }, (_, i) => {
+    // Repeats itself, so that there is something to draft from; half of them begin alike.
+    const ids = Array.from({ length: 40 + i }, (_, at) => ((at % 8) * 31 + (i % 2)) % 90)
+    return collect(engine, request({ prompts: [{ ids }], maxTokens: 24, ignoreEos: true, sampling: { seed: i } }))
+  })
+  const texts = (await Promise.all(results)).map(({ tokenIds }) => tokenIds)
+  const numPreemptions = (await Promise.all(results)).flatMap(({ events }) =>
+    events.flatMap((event) => (event.type === 'finished' ? event.counters.numPreemptions : [])),
+  )
+  await engine.close()
+  return { texts, numPreemptions: numPreemptions.reduce((sum, count) => sum + count, 0) }
+}
+
+test.each(['llama', 'lfm2'])('%s: requests that share prefixes, draft and are preempted say the same', async (name) => {
+  const expected = await serve(name, {})
+  const found = await serve(name, { cpuMemoryBytes: 60_000 })
+  expect(found.texts).toEqual(expected.texts)
+  expect(found.numPreemptions).toBeGreaterThan(0)
 })
