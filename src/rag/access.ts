@@ -17,7 +17,7 @@ export interface IndexAccess {
   readonly sharedAccess: (name: string) => SharedAccess | null
 }
 
-/** Of whoever runs the server: everything that is the server's. */
+/** The operator's access: all indexes of the server. */
 export const SERVER_ACCESS: IndexAccess = { tenant: null, isAdmin: false, sharedAccess: () => 'make' }
 
 /** Form of a key's name or digest. */

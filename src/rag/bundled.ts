@@ -10,7 +10,7 @@ import type { VectorIndex } from './vector-index.ts'
 import type { WorkerDeathListener } from './worker-rpc.ts'
 
 export interface BundledIndex {
-  /** The index, up to date with the files. The first call brings it there; one that failed is tried again. */
+  /** The index, up to date with the files. The first call builds it; a failed build is tried again. */
   open(): Promise<VectorIndex>
   close(): Promise<void>
 }

@@ -38,7 +38,7 @@ interface Unit {
 export const contextualText = (chunk: { readonly headings: readonly string[]; readonly text: string }): string =>
   chunk.headings.length === 0 ? chunk.text : `${chunk.headings.join(' > ')}\n${chunk.text}`
 
-/** A section may hold more than a chunk at this fill before the next block starts a new one. */
+/** Above this fill, the next block starts a new chunk. */
 const MIN_FILL = 0.5
 /** Share of a chunk that its headings may take. */
 const MAX_HEADING_SHARE = 0.25
@@ -174,7 +174,7 @@ async function chunkSection(
     const taken = units.slice(from, to)
     const start = taken[0]?.start ?? 0
     const end = taken.at(-1)?.end ?? start
-    // Markdown and plain text are shown as they stand in the source; HTML and tables have no such form.
+    // Markdown and plain text are shown as in the source; HTML and tables have no such form.
     const text = taken.some(({ isRendered }) => isRendered) ? joinUnits(taken) : source.slice(start, end)
     const numTokens = numHeadingTokens + taken.reduce((sum, unit) => sum + unit.numTokens, 0)
     return { chunk: firstChunk + i, text, headings, ...(anchor !== undefined && { anchor }), start, end, numTokens }

@@ -26,7 +26,7 @@ export interface RagOptions {
   readonly modelsDir: string
   /** A folder or a hub id; null: the bundled model. */
   readonly embeddingModel: string | null
-  /** A folder or a hub id; null: what the embedding model has of its own, if anything. */
+  /** A folder or a hub id; null: the embedding model's own reranking, if it has any. */
   readonly rerankerModel: string | null
   /** In place of the fusion's weights for the models. */
   readonly weights?: Partial<FusionWeights>
@@ -58,7 +58,7 @@ export function createRag(options: RagOptions): RagService {
   const { cacheDir: hubCacheDir, ...hub } = options.hub
   const downloadDir = join(options.cacheDir, 'transformers')
   const modelOptions = { ...hub, hubCacheDir, downloadDir, device: options.device, threads: modelThreads() }
-  // A bundled model that is missing is an error of the requests that need it; one that was asked for, of the start.
+  // A missing bundled model is an error of the requests that need it; a missing configured model is an error at the start.
   const bundledEmbedder: StaticSource = {
     kind: 'static',
     name: BUNDLED_EMBEDDER,

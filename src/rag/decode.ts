@@ -49,7 +49,7 @@ function declaredEncoding(bytes: Uint8Array): string | null {
   return found?.startsWith('utf-16') ? 'utf-8' : found
 }
 
-/** The encoding's canonical name; null for one that nobody knows. */
+/** The encoding's canonical name; null for an unknown one. */
 function known(label: string | null): string | null {
   if (label === null) return null
   try {

@@ -13,7 +13,7 @@ import { serveCalls, Transferred } from './worker-rpc.ts'
 const embedders = new Map<string, Promise<TextEmbedder>>()
 const rankers = new Map<string, Promise<TextRanker>>()
 
-/** The model of a source; one that could not be loaded is tried again by the next call. */
+/** The model of a source; after a failed load the next call tries again. */
 function loaded<T>(
   models: Map<string, Promise<T>>,
   { location, device, threads, hub }: EngineSource,

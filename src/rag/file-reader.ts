@@ -9,7 +9,7 @@ import { readPdf } from './pdf.ts'
 
 export interface FileContent {
   readonly text: string
-  /** `jsonl` holds many documents. */
+  /** `jsonl` contains many documents. */
   readonly format: DocumentFormat | 'jsonl'
   /** What of the file has no text, for people; null: all of it does. */
   readonly notice: string | null
@@ -70,7 +70,7 @@ async function readDocx(bytes: Uint8Array): Promise<string> {
   }
 }
 
-/** A table that holds no other. */
+/** A table without nested tables. */
 const WORD_TABLE = /<table>((?:(?!<\/?table)[^])*)<\/table>/g
 /** UTF-16 units of a cell that can name a column. */
 const MAX_HEADER_CELL = 80

@@ -1,7 +1,7 @@
 /**
  * One order out of five scores: of vector search and of lexical search, each over passages and over documents, and of a reranker. Each is scaled so that
  * the query's best candidate has 1, and the weighted sum decides (the convex combination of Bruch, Gai and Ingber, An Analysis of Fusion
- * Functions for Hybrid Retrieval, 2023): unlike ranks, scores tell a clear first place from a first place among equals.
+ * Functions for Hybrid Retrieval, 2023): unlike ranks, scores distinguish a clear first place from a first place among equals.
  */
 import type { Candidate } from './vector-index.ts'
 
@@ -35,7 +35,7 @@ type Scored = Pick<
 
 const largest = (values: readonly number[]): number => values.reduce((max, value) => Math.max(max, value), 0)
 
-/** Scores over the largest of them, none below 0: all 0 where none is above. */
+/** Scores divided by the largest, with a minimum of 0; all 0 if none is positive. */
 function scaled(values: readonly number[]): number[] {
   const max = largest(values)
   return values.map((value) => (max > 0 ? Math.max(0, value) / max : 0))

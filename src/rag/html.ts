@@ -9,13 +9,13 @@ import {
 import { DOCUMENT_TITLE, HeadingPath, isTitle, type Block } from './blocks.ts'
 import { tableRows } from './html-table.ts'
 
-/** Their content is not text, or a second form of what stands beside it. */
+/** Their content is not text, or repeats the text beside it. */
 const SKIPPED = new Set(['script', 'style', 'template', 'annotation', 'annotation-xml', 'datalist'])
-/** Raw text to a parser: one that is never closed would take the rest of the page along. */
+/** Raw text to a parser: an unclosed one would swallow the rest of the page. */
 const RAW = new Set(['title', 'textarea', 'xmp', 'noembed', 'noframes'])
 /** Raw text to a parser that is HTML for browsers without frames. */
 const FALLBACK = new Set(['noembed', 'noframes'])
-/** Whatever they hold is raw text, so one that XML closes in its own tag would take the rest of the page along. */
+/** Their content is raw text, so a tag closed as in XML would swallow the rest of the page. */
 const CLOSED_IN_XML = new Set(['script', 'style', 'template', 'noscript', ...RAW])
 /** A page in XML's syntax: browsers read it as that where its name ends in .xhtml. */
 const XML_START = /^\uFEFF?\s*(?:<\?xml\b|(?:<!doctype[^>]*>\s*)?<html\b[^>]*\sxmlns\s*=)/i
@@ -287,7 +287,7 @@ class PageReader {
     }
     if (!isBlank) this.#id = null
     this.#parts.push(text)
-    // What stands wrongly inside a table is moved before it.
+    // Misplaced content inside a table is moved before it.
     this.#start = Math.min(this.#start, start)
     this.#end = Math.max(this.#end, end)
   }

@@ -92,7 +92,7 @@ export class IndexCatalog {
     return store.openOrCreate(own, spec)
   }
 
-  /** The index of a name that the caller may change. @throws RagError index_not_found, invalid_request for one that it may only search. */
+  /** The index of a name that the caller may change. @throws RagError index_not_found, invalid_request if it may only search it. */
   async openForChange(name: string): Promise<VectorIndex> {
     const index = await this.#findFilled(name)
     if (index) {
@@ -120,7 +120,7 @@ export class IndexCatalog {
       const info = await infoOf(store, stored)
       if (!info || (bundled && name === BUNDLED_INDEX && info.numDocuments === 0)) continue
       const isShadowed = owned.some((other) => other.name === name && other.stored !== stored)
-      // Of a key's own and a shared one of the same name, the key reaches its own; the admin tells them apart by the key.
+      // If a key has an index with the name of a shared one, it gets its own; the admin distinguishes them by key.
       const shown = isShadowed && this.#access.isAdmin && owner !== null ? stored : name
       if (!seen.has(shown) || owner !== null) seen.set(shown, { ...info, name: shown, owner, isBundled: false })
     }
@@ -192,7 +192,7 @@ export class IndexCatalog {
 
 const NOT_NAMED = { tenant: null, name: '' }
 
-/** null for an index that is damaged, or gone meanwhile: it does not hide the others; who asks for it is told. */
+/** null for an index that is damaged or gone: the list still shows the others, and a request for it gets an error. */
 async function infoOf(store: IndexStore, stored: string): Promise<IndexInfo | null> {
   try {
     return (await (await store.open(stored))?.info()) ?? null

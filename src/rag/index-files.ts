@@ -111,7 +111,7 @@ async function indexWith(
 /** A file changed as recently as this may change again within the resolution of its time. */
 const SETTLED_MS = 2000
 
-/** What tells, without reading it, that a file is as it was; null where that tells nothing: JSON lines are many documents. */
+/** What shows that a file is unchanged without reading it; null if nothing does: JSON lines are many documents. */
 function stampOf({ path, bytes, changedMs }: FoundFile, cutting: string, nowMs: number): string | null {
   return fileKind(path) === 'jsonl' || nowMs - changedMs < SETTLED_MS ? null : `${bytes} ${changedMs} ${cutting}`
 }

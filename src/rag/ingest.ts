@@ -84,7 +84,7 @@ export interface IngestOptions {
 }
 
 /**
- * Puts documents into an index. Those whose content is there already are left alone; one that cannot be used is reported and the rest
+ * Puts documents into an index. Unchanged documents are skipped; an unusable one is reported and the rest
  * goes on. @throws RagError when the model or the store fails: what was done until then stays.
  */
 export async function ingest(
@@ -94,7 +94,7 @@ export async function ingest(
   const { index, embedder, signal, onAccepted } = options
   const { maxTokens } = await embedder.load()
   const chunking = chunkingFor(maxTokens)
-  // Of a list only its own documents: an index may hold a million others.
+  // Only the documents of the list are read: an index may have a million others.
   const ids = Array.isArray(documents) ? documents.map(({ id }: SourceDocument) => id) : undefined
   const known = new Map(
     (await index.summaries(ids)).map(({ id, contentHash: hash, origin }) => [id, `${hash} ${origin}`]),
@@ -144,7 +144,7 @@ export async function ingest(
   return { accepted, unchanged, rejected, chunks }
 }
 
-/** Why a document cannot be stored, whatever the store; null when it can. */
+/** Why no store can take a document; null if it can be stored. */
 function problemOf({ id, text, source, metadata }: SourceDocument): string | null {
   if (!isDocumentId(id)) {
     return `id: expected 1 to ${MAX_ID_LENGTH} characters, no control characters, and no part between slashes that is . or ..`

@@ -1,4 +1,4 @@
-/** What workers of embedding and reranking models answer, whatever runs the models. */
+/** The calls of embedding and reranking workers, on any runtime. */
 export interface LoadedEmbedder {
   /** Name and hash of the weights: vectors of different ones do not compare. */
   readonly fingerprint: string

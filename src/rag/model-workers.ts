@@ -26,7 +26,7 @@ const clientOptions = (name: string, onDeath: WorkerDeathListener | undefined) =
  * Not a thread: ONNX Runtime's addon keeps the JavaScript class of its sessions in a variable that is one for the whole process
  * (`InferenceSessionWrap::constructor` of onnxruntime-node 1.14). A second thread that loads it, or the same one started again, releases the
  * reference of the first, whose environment may be gone: the heap is damaged, and the process dies at some later allocation. A process loads
- * it once. It may die of whatever a model does to it, too: the call that it works on gets an error, and the next starts another.
+ * it once. A model may crash it: the current call gets an error, and the next call starts another.
  */
 const createOnnxProcess = (onDeath?: WorkerDeathListener): WorkerClient<ModelApi<OnnxSource>> =>
   new WorkerClient(

@@ -61,7 +61,7 @@ interface ModelOptions {
 const HUB_ID = /^[\w.-]+\/[\w.-]+$/
 const ENGINE_HUB_ID = /^hf:[\w.-]+\/[\w.-]+(:[\w.-]+)?$/
 
-/** What a folder may hold, for messages. */
+/** What a folder may contain, for messages. */
 const EXPECTED = 'onnx/model.onnx, *.safetensors or a .gguf file'
 
 /**

@@ -50,7 +50,7 @@ export function* orgBlocks(text: string): Generator<Block> {
   yield* blocks.end()
 }
 
-/** What stands above the first rule names the columns. */
+/** The rows above the first rule name the columns. */
 function addTable(blocks: BlockList, lines: readonly Line[]): void {
   const rule = lines.findIndex((line, i) => i > 0 && RULE.test(line.text))
   const rows = lines.flatMap((line, i): (CellRow & { readonly isAbove: boolean })[] => {

@@ -1,4 +1,4 @@
-/** How a reranker is run and timed, whatever runs it. */
+/** How a reranker is run and timed, on any runtime. */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { LoadedReranker, RerankerApi } from './model-api.ts'
 

@@ -192,7 +192,7 @@ export class RagService {
     if (!isDocumentId(id) || (await index.delete([id])) === 0) throw documentNotFound()
   }
 
-  /** Drops an index with its documents. @throws RagError index_not_found, invalid_request for one that the caller may not change */
+  /** Drops an index with its documents. @throws RagError index_not_found, invalid_request if the caller may not change it */
   deleteIndex(name: string): Promise<void> {
     return this.#indexes.drop(name)
   }
@@ -257,13 +257,13 @@ export class RagService {
     try {
       return await retrieve({ ...this.#parts, index }, retrieving, signal)
     } catch (error) {
-      // Dropped or made anew by another process since it was opened: the next request sees what is there.
+      // Dropped or made anew by another process since it was opened: the next request opens the current one.
       if (error instanceof RagError && error.code.startsWith('index_')) this.#indexes.forget(index)
       throw error
     }
   }
 
-  /** Loading a model is work that requests share: one that goes away stops waiting, and the work goes on. */
+  /** Requests share the loading of a model: an aborted request stops waiting, and loading goes on. */
   async #checkModel(index: VectorIndex, at: string, signal?: AbortSignal): Promise<void> {
     const { fingerprint, dimensions } = await untilAborted(this.embedder.load(), signal)
     if (index.model === fingerprint && index.dimensions === dimensions) return

@@ -7,7 +7,7 @@
 const MAX_COLUMN_NAME = 80
 const MAX_ROW_NAME = 60
 
-/** A name without the marks of code: they would stand in every row. */
+/** A name without code marks, which would be repeated in every row. */
 const bare = (name: string): string => name.replaceAll('`', '')
 
 /** White space of a cell as single blanks. */

@@ -17,7 +17,7 @@ export interface Chunk {
   readonly headings: readonly string[]
   /** What a link to it has behind the document's address, such as `#page=3`; absent: nothing closer than the document. */
   readonly anchor?: string
-  /** Where it lies in the document's text, in UTF-16 units: [start, end). */
+  /** Its range in the document's text, in UTF-16 units: [start, end). */
   readonly start: number
   readonly end: number
   /** By the embedding model's tokenizer. */
@@ -32,9 +32,9 @@ export interface StoredDocument {
   readonly source: string
   /** SHA-256 (hex) over text, metadata and chunking: equal hash, nothing to do. */
   readonly contentHash: string
-  /** Which ingestion made it, so that files gone from a folder can be told from documents of others. Empty for HTTP. */
+  /** Which ingestion made it, to distinguish deleted files of a folder from documents of other origin. Empty for HTTP. */
   readonly origin: string
-  /** Size and time of its file when it was read, and how it was cut; absent where they do not tell whether it must be read again. */
+  /** Size and time of its file when it was read, and how it was cut; absent if they do not show whether it must be read again. */
   readonly stamp?: string
   readonly metadata: Metadata
   readonly chunks: readonly Chunk[]
@@ -78,7 +78,7 @@ export type FilterCondition =
       readonly exists?: boolean
     }
 
-/** Conditions that must all hold. A field that is a list matches when one of its values does. */
+/** Conditions that must all be met. A field that is a list matches when one of its values does. */
 export type MetadataFilter = Readonly<Record<string, FilterCondition>>
 
 export interface SearchQuery {
@@ -153,7 +153,7 @@ export interface IndexSpec {
   readonly dimensions: number
 }
 
-/** A place that holds indexes by their stored names (access.ts). */
+/** Stores indexes by their stored names (access.ts). */
 export interface IndexStore {
   /** Names of all, in order. */
   names(): Promise<readonly string[]>
@@ -161,7 +161,7 @@ export interface IndexStore {
   exists(name: string): Promise<boolean>
   /** null when there is none of that name. @throws RagError index_corrupt, store_unavailable */
   open(name: string): Promise<VectorIndex | null>
-  /** Opens the index, or makes it. @throws RagError index_model_mismatch when it is there with another spec. */
+  /** Opens or creates the index. @throws RagError index_model_mismatch if it exists with another spec. */
   openOrCreate(name: string, spec: IndexSpec): Promise<VectorIndex>
   /** @returns whether it was there. */
   drop(name: string): Promise<boolean>
@@ -182,7 +182,7 @@ export const MAX_ID_LENGTH = 512
 /** Control characters, and halves of surrogate pairs, which no store and no log line keeps as they are. */
 const UNFIT_FOR_ID = /[\p{Cc}\p{Cs}]/u
 
-/** A segment of dots: URLs resolve it, so that nobody could ask for the document. */
+/** A segment of dots: URLs resolve it, so the document could not be requested. */
 const DOT_SEGMENT = /(?:^|\/)\.\.?(?:\/|$)/
 
 /** Whether a text can be a document's id. */

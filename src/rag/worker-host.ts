@@ -11,7 +11,7 @@ export interface WorkerHost {
   post(message: unknown, transfer: readonly TransferListItem[]): void
   /** Whether the worker keeps this process alive. It does when it starts. */
   setRef(isRef: boolean): void
-  /** Ends it at once, whatever it is doing; resolves when it has ended. Idempotent. */
+  /** Ends it at once, even during a call; resolves when it has ended. Idempotent. */
   terminate(): Promise<void>
 }
 

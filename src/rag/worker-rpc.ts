@@ -52,7 +52,7 @@ export interface WorkerClientOptions {
   readonly failureCode: RagErrorCode
   /** Whether close() lets running calls finish: those that write must, or they leave their locks behind. */
   readonly drainOnClose: boolean
-  /** Of a worker that ended without having been told to, with calls or without. */
+  /** For a worker that ended by itself, with or without calls. */
   readonly onDeath?: WorkerDeathListener
 }
 
@@ -72,7 +72,7 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
   readonly #startWorker: StartWorker
   readonly #options: WorkerClientOptions
   #worker: WorkerHost | null = null
-  /** Whether the worker has answered anything: one that dies before may not be able to start at all. */
+  /** Whether the worker has answered a call. A worker that dies before may be unable to start. */
   #hasAnswered = false
   #isClosed = false
   #nextId = 1

@@ -1,4 +1,4 @@
-/** A pool of PostgreSQL connections: statements that can be cancelled, transactions, and one error for whatever goes wrong. */
+/** A pool of PostgreSQL connections: statements that can be cancelled, transactions, and one error for all failures. */
 import { Client, Pool, type PoolClient, type QueryResultRow } from 'pg'
 import { clientCall } from '../../observability/context.ts'
 import { RagError } from '../errors.ts'

@@ -23,8 +23,8 @@ function isAlive(pid: number): boolean {
 }
 
 /**
- * Whether the holder of a lock file is gone: it has not touched it for long. A process id that nothing has any more tells sooner, on this
- * machine; one that something has tells nothing, for it may be another process's by now.
+ * Whether the holder of a lock file is gone: it has not touched it for long. On this machine, a process id that no longer exists
+ * shows it sooner; one that exists shows nothing, because another process may have it by now.
  */
 function isStale(path: string): boolean {
   const [pid = '', host = ''] = readFileSync(path, 'utf8').split('\n')
@@ -35,7 +35,7 @@ function isStale(path: string): boolean {
 
 /** A lock that is held. */
 export interface HeldLock {
-  /** For work that keeps the event loop from turning: says that the holder is there. */
+  /** For work that blocks the event loop: touches the lock file. */
   touch(): void
   /** Right before a change. @throws RagError store_unavailable when another writer took over, after a suspension of the machine. */
   assertHeld(): void
@@ -56,7 +56,7 @@ export async function withFileLock<T>(
   try {
     writeFileSync(claim, `${process.pid}\n${hostname()}\n${token}\n`)
     for (;;) {
-      // link fails when the name is there: unlike open with O_EXCL, the holder's name is in the file from its first moment.
+      // link fails if the name exists. Unlike with O_EXCL, the file has the holder's name from its first moment.
       try {
         linkSync(claim, path)
         break
@@ -86,7 +86,7 @@ export async function withFileLock<T>(
       try {
         utimesSync(path, now, now)
       } catch {
-        // Taken over: assertHeld tells.
+        // Taken over: assertHeld reports it.
       }
     },
     assertHeld() {

@@ -81,7 +81,7 @@ interface OpenIndexFile {
 
 /**
  * Opens a file and reads its segment.
- * @param name the index's stored name: a file that was copied or moved here from another is refused, whoever's it was.
+ * @param name the index's stored name: a file that was copied or moved here from another index is refused.
  * @throws the system's error when it cannot be opened; RagError index_corrupt.
  */
 export function openIndexFile(path: string, name: string): OpenIndexFile {

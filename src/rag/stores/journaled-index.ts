@@ -44,7 +44,7 @@ export class JournaledIndex implements VectorIndex {
   #memory: MemoryIndex
   /** Where the records behind the segment begin. */
   #tailAt: number
-  /** Bytes of each document in the file; what else the file holds is dead. */
+  /** Bytes of each document in the file; all other bytes are dead. */
   #recordBytes = new Map<string, number>()
   #liveBytes = 0
   #tail: Promise<unknown> = Promise.resolve()

@@ -39,7 +39,7 @@ interface IndexSize {
 type Run = <R extends QueryResultRow>(text: string) => Promise<R[]>
 
 interface Waiting {
-  /** Size of the index at a time, to tell how fast it grows. */
+  /** Size of the index at a time, to see how fast it grows. */
   readonly atMs: number
   readonly numChunks: number
   readonly timer: NodeJS.Timeout

@@ -66,7 +66,7 @@ export function indexNames(folder: string): string[] {
 
 /** Indexes that are in memory, and their files open, at the same time: any key may make any number of them. */
 const MAX_LOADED = 32
-/** An index that nobody asked for in this long gives its memory back. */
+/** An index that was not used for this long is unloaded. */
 const IDLE_MS = 15 * 60_000
 
 interface Loaded {
@@ -156,12 +156,12 @@ export class LocalMemoryStore implements IndexStore {
     for (const index of indexes) index.close()
   }
 
-  /** Gives back the memory of indexes that nobody asked for since long. @param nowMs as `performance.now()`. */
+  /** Unloads indexes that were not used for long. @param nowMs as `performance.now()`. */
   unloadIdle(nowMs: number): void {
     for (const [name, { usedMs }] of this.#loaded) if (nowMs - usedMs >= this.#idleMs) this.#unload(name)
   }
 
-  /** Down to the bound. The last one is in use; so are those that are being written. */
+  /** Unloads indexes down to the bound, except the last one, which is in use, and those being written. */
   #unloadMost(): void {
     const names = [...this.#loaded.keys()].slice(0, -1)
     for (const name of names) {

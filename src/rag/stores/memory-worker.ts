@@ -9,10 +9,10 @@ export interface MemoryWorkerData {
   readonly folder: string
 }
 
-/** Methods of an index that its stand-in on the main thread passes on. */
+/** Methods of an index that its proxy on the main thread forwards. */
 export type IndexMethod = 'info' | 'isEmpty' | 'upsert' | 'delete' | 'get' | 'summaries' | 'search'
 
-/** A call of a method of an index. It goes by name, so that a worker started anew goes on where one that died stopped. */
+/** A call of a method of an index. The index is given by name, so that a restarted worker can continue. */
 export interface IndexCall<M extends IndexMethod = IndexMethod> {
   readonly name: string
   /** What the caller knows the index to be: it may have been made anew since. */

@@ -1,4 +1,4 @@
-/** What changes in the tables of the pgvector store when documents come and go. Each function runs within a transaction that holds the index. */
+/** Changes to the tables of the pgvector store when documents are added and removed. Each function runs in a transaction that has locked the index. */
 import type { PoolClient } from 'pg'
 import pgvector from 'pgvector/pg'
 import { countTerms } from '../bm25.ts'

@@ -50,7 +50,7 @@ export class VectorMatrix {
     for (let i = 0; i < count; i++) {
       const at = (1 + this.#numRows + i) * this.#stride
       floats.set(rows.subarray(i * this.dimensions, (i + 1) * this.dimensions), at)
-      // The padding may hold scores of an earlier search.
+      // The padding may contain scores of an earlier search.
       floats.fill(0, at + this.dimensions, at + this.#stride)
     }
     this.#numRows += count
