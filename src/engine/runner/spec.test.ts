@@ -126,6 +126,16 @@ test('a pattern of windows may be spelled in letters', () => {
 
 const REFUSED: [string, object, RegExp][] = [
   ['no architecture', { architectures: undefined }, /unknown architecture \(none\); known: LlamaForCausalLM/],
+  [
+    'a model that embeds',
+    { architectures: ['BertModel'] },
+    /unknown architecture "BertModel" \(models that embed or rank texts are --embedding-model or --reranker-model\); known/,
+  ],
+  [
+    'a model that sees to both sides',
+    { use_bidirectional_attention: true },
+    /use_bidirectional_attention should be null or vision: it generates no text/,
+  ],
   ['a name of the prototype', { architectures: ['toString'] }, /unknown architecture "toString"/],
   ['a size that is text', { hidden_size: '32' }, /m\/config.json: hidden_size should be a number, found "32"/],
   ['a negative size', { num_hidden_layers: -1 }, /num_hidden_layers should be a positive integer, found -1/],

@@ -217,7 +217,7 @@ export function parseSpec(
     typeof architecture === 'string' && Object.hasOwn(FAMILIES, architecture) ? FAMILIES[architecture] : undefined
   if (family === undefined) {
     throw new ModelError(
-      `${path}: unknown architecture ${JSON.stringify(architecture) ?? '(none)'}; known: ${Object.keys(FAMILIES).join(', ')}`,
+      `${path}: unknown architecture ${JSON.stringify(architecture) ?? '(none)'}${EMBEDS.test(String(architecture)) ? ' (models that embed or rank texts are --embedding-model or --reranker-model)' : ''}; known: ${Object.keys(FAMILIES).join(', ')}`,
     )
   }
   const config: ConfigReader = new ConfigReader(
@@ -299,6 +299,9 @@ export function parseSpec(
     eosTokenIds: eos,
   }
 }
+
+/** Architectures without a head for text: BertModel, DebertaV2ForSequenceClassification. */
+const EMBEDS = /(?:Model|ForSequenceClassification|ForMaskedLM)$/
 
 /** What Python writes for floats that JSON has no words for. */
 const NOT_JSON = /([[,:]\s*)(?:-?Infinity|NaN)(?=\s*[\],}])/g
