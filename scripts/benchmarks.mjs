@@ -180,6 +180,12 @@ row(
   `${recalls(systems.product)}; BM25 alone ${recalls(systems['BM25 alone'])}, embedder alone ${recalls(systems['embedder alone'])}`,
   `${RAG} yardstick`,
 )
+const encoder = rag['yardstick all-MiniLM-L6-v2'].results.systems
+row(
+  'the same with `--embedding-model` all-MiniLM-L6-v2',
+  `${recalls(encoder.product)}; embedder alone ${recalls(encoder['embedder alone'])}`,
+  `${RAG} yardstick --embedding-model FOLDER`,
+)
 const found = (chunks, system) =>
   rag.search.results.rows.find((entry) => entry.chunks === chunks && entry.system === system)
 row(

@@ -71,7 +71,8 @@ export function createRag(options: RagOptions): RagService {
   const embedder = models.embedder(source)
   const reranker =
     options.rerankerModel === null
-      ? models.interaction(source)
+      ? // An encoder has one vector for a passage: which of its words answer, the bundled table says.
+        models.interaction(source.kind === 'static' ? source : bundledEmbedder)
       : models.reranker(resolveModel(options.rerankerModel, '--reranker-model', modelOptions))
   const reader = createDocumentReader(options.onWorkerDeath)
   return new RagService({

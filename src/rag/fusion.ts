@@ -25,7 +25,7 @@ export interface FusionWeights {
  */
 export const FUSION_WEIGHTS = {
   static: { vector: 1, text: 0.1, rerank: 1, document: 0.6, topic: 0 },
-  encoder: { vector: 1, text: 0.05, rerank: 1, document: 0.2, topic: 0.7 },
+  encoder: { vector: 1, text: 0.05, rerank: 1, document: 0.4, topic: 0.7 },
 } as const satisfies Readonly<Record<string, FusionWeights>>
 
 type Scored = Pick<

@@ -52,8 +52,8 @@ const createStaticThread = (onDeath?: WorkerDeathListener): WorkerClient<StaticA
 export interface ModelWorkers {
   embedder(source: ModelSource | StaticSource): Embedder
   reranker(source: ModelSource): Reranker
-  /** What an embedder's own vectors say of passages beyond their similarity; null: nothing. */
-  interaction(source: ModelSource | StaticSource): Reranker | null
+  /** What a table's token vectors say of passages, token by token. */
+  interaction(source: StaticSource): Reranker
   close(): Promise<void>
 }
 
@@ -68,7 +68,7 @@ export function createModelWorkers(onDeath?: WorkerDeathListener): ModelWorkers 
       return source.kind === 'engine' ? createEmbedder(source, engine) : createEmbedder(source, onnx)
     },
     reranker: (source) => (source.kind === 'engine' ? createReranker(source, engine) : createReranker(source, onnx)),
-    interaction: (source) => (source.kind === 'static' ? createInteraction(source, statics) : null),
+    interaction: (source) => createInteraction(source, statics),
     async close() {
       await Promise.all([onnx.close(), engine.close(), statics.close()])
     },

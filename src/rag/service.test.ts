@@ -378,6 +378,21 @@ describe('retrieval', () => {
     await broken.close()
   })
 
+  it('orders by the bundled table token by token where an encoder embeds and no reranker is named', async () => {
+    const modelsDir = join(import.meta.dirname, '..', '..', 'models')
+    const other = createRag({ ...options, modelsDir, dataDir: join(folder, 'table-data'), rerankerModel: null })
+    await other.ingestDocuments('table', [
+      document('a', 'The scheduler preempted a sequence.'),
+      document('b', 'Bread comes out of the oven.'),
+    ])
+    // Neither the words nor the small random encoder can tell: what is left is what the table knows.
+    const weights = { vector: 0, text: 0, document: 0, topic: 0, rerank: 1 }
+    const found = await other.query({ query: 'baking a loaf', index: 'table', weights })
+    expect(found.isReranked).toBe(true)
+    expect(found.documents.map(({ id }) => id)).toEqual(['b', 'a'])
+    await other.close()
+  })
+
   it('reports a store whose folder cannot be used', async () => {
     writeFileSync(join(folder, 'a-file'), '')
     const broken = serviceWith({ dataDir: join(folder, 'a-file') })

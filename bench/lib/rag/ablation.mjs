@@ -1,5 +1,5 @@
 // What each signal of the order is worth, on the half that the weights of src/rag/fusion.ts are chosen on: each left out, halved and doubled.
-// Another embedding model may want others: npm run bench -- rag ablation --embedding-model FOLDER
+// Another embedding model may want others: npm run bench -- rag ablation --embedding-model FOLDER [--cache FOLDER]
 import { FUSION_WEIGHTS } from '#dist/rag/fusion.js'
 import { table } from './common.mjs'
 import { measureWeights, openYardstick } from './yardstick.mjs'
@@ -7,7 +7,7 @@ import { measureWeights, openYardstick } from './yardstick.mjs'
 const FACTORS = [0, 0.5, 2]
 
 export async function ablation({ scratch, options }) {
-  const opened = await openYardstick(scratch, { embeddingModel: options['embedding-model'] ?? null })
+  const opened = await openYardstick(scratch, { embeddingModel: options['embedding-model'] ?? null }, options.cache)
   try {
     const kind = options['embedding-model'] === undefined ? 'static' : 'encoder'
     const chosen = FUSION_WEIGHTS[kind]
