@@ -104,7 +104,7 @@ export class UpstreamCaller {
       if (response.body === null) throw new EngineError('upstream_error', 'the remote engine answered without a body')
       const whole = await this.#withIdleTimeout(readWholeAnswer(response))
       const chunks = whole === null ? readAnswerChunks(this.#watched(response.body)) : only(whole)
-      return this.#chunks(chunks, (responseId, error) => end(response.status, responseId, error))
+      return this.#chunks(chunks, request.n, (responseId, error) => end(response.status, responseId, error))
     } catch (error) {
       end(null, null, error)
       throw error
@@ -113,14 +113,21 @@ export class UpstreamCaller {
 
   async *#chunks(
     chunks: AsyncIterable<RemoteChunk>,
+    numChoices: number,
     end: (responseId: string | null, error: unknown) => void,
   ): OpenCall {
     let responseId: string | null = null
     let failure: unknown = null
+    const finished = new Set<number>()
     try {
       for await (const chunk of chunks) {
         responseId ??= chunk.id
+        for (const { index, finishReason } of chunk.choices) if (finishReason !== null) finished.add(index)
         yield chunk
+      }
+      // The finish reason is what says that an answer is whole; [DONE] is a courtesy that some servers leave out.
+      if (finished.size < numChoices) {
+        throw new EngineError('upstream_error', 'the remote engine ended its stream without finishing every choice')
       }
     } catch (error) {
       failure = error
@@ -172,7 +179,6 @@ async function* replacedBeforeOutput(call: OpenCall, again: (error: unknown) => 
       hasOutput ||= chunk.choices.some(isOutput)
       yield chunk
     }
-    if (!hasOutput) throw new EngineError('upstream_error', 'the remote engine ended its stream without an answer')
   } catch (error) {
     if (hasOutput) throw error
     yield* await again(error)

@@ -196,10 +196,6 @@ export class RemoteEngine implements Engine {
       usage = chunk.usage ?? usage
       for (const choice of chunk.choices) this.#deliver(active, call, choice)
     }
-    // The finish reason is what says that an answer is whole; [DONE] is a courtesy that some servers leave out.
-    if (call.choices.some(({ reason }) => reason === null)) {
-      throw new EngineError('upstream_error', 'the remote engine ended its stream without finishing every choice')
-    }
     this.#settle(active, call, usage)
   }
 

@@ -434,6 +434,15 @@ describe('several engines', () => {
     expect([failing.received.length, other.received.length]).toEqual([2, 1])
   })
 
+  it('are left alone when they end streams unfinished, however politely', async () => {
+    const cutting = await remote((response) => response.end(`${frames(chunk(0, 'half'))}data: [DONE]\n\n`))
+    const well = await remote(answer('well'))
+    const engine = await pool(cutting.port, well.port)
+    for (let i = 0; i < 8; i++) await ask(engine, `question ${i}`).catch(() => null)
+    expect(cutting.received.length).toBe(3)
+    expect(engine.stats().upstreams).toMatchObject([{ isTaking: false }, { isTaking: true }])
+  })
+
   it('are told the end of every call, also of one that nobody reads', async () => {
     const { engine } = await remote((response, { body }) => {
       if (body['prompt'] === 'bad') response.writeHead(400).end('{}')
