@@ -5,8 +5,8 @@ import type { PromptInput } from '../request.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import { DeadlineError, withDeadline } from '../threads/deadline.ts'
 
-/** Where a tokenizer's patterns are not known: how long a text may take, some fifty times what known ones need. */
-const DEADLINE_MS = 500
+/** Where a tokenizer's patterns are not known: how long a text may take, by the clock, on a machine that is busy with other things too. */
+const DEADLINE_MS = 2000
 const DEADLINE_MS_PER_CHARACTER = 0.02
 /** Too short for any pattern to take long. */
 const SHORT_CHARACTERS = 20

@@ -1,8 +1,9 @@
+import { fileURLToPath } from 'node:url'
 import { expect, test } from 'vitest'
 import { createChatTemplate } from '../chat/chat-template.ts'
 import { PromptEncoder } from '../chat/prompt-encoder.ts'
 import { DeadlineError, withDeadline } from './deadline.ts'
-import { createTokenizer } from '../tokenizer.ts'
+import { createTokenizer, loadTokenizer } from '../tokenizer.ts'
 
 test('a task gives its value, its error, or is stopped inside a pattern', () => {
   expect(withDeadline(1000, () => withDeadline(1000, () => 7) + 1)).toBe(8)
@@ -46,7 +47,9 @@ test.each([
   expect(encoder.encode({ text: 'b' })).toEqual([1])
 })
 
-test('tokenizers of known models are not watched', () => {
+test('tokenizers of known models are not watched', async () => {
+  const bundled = fileURLToPath(new URL('../../../models/mini-1m', import.meta.url))
+  expect((await loadTokenizer(bundled)).isLinear).toBe(true)
   const split = {
     type: 'Split',
     pattern: {

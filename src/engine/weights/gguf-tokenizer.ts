@@ -56,9 +56,13 @@ const SPLITTERS: ReadonlyMap<string, Splitter> = new Map([
 /** Byte-level vocabularies whose texts begin with BOS unless the file says otherwise. */
 const ADDS_BOS: ReadonlySet<string> = new Set(['llama-bpe', 'llama3', 'tekken'])
 
+/** Of the bundled model. */
+const BUNDLED = String.raw`'(?:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
+
 /** Patterns that known models split text by: none backtracks beyond the piece at hand. */
 export const LINEAR_PATTERNS: ReadonlySet<string> = new Set([
   LINES,
+  BUNDLED,
   ...[...SPLITTERS.values()].map(({ pattern }) => pattern),
 ])
 
