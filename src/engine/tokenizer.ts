@@ -6,6 +6,7 @@ import { type BpeVocabulary, BytePairEncoder } from './bpe.ts'
 import { ModelError } from './runner/runner.ts'
 import { bytesOfToken, type Spelling, spellingOf, type TokenizerUse } from './token-spelling.ts'
 import { LINEAR_PATTERNS, loadGgufChatTemplate, loadGgufTokenizer } from './weights/gguf-tokenizer.ts'
+import { libraryStages } from './tokenizer-stages.ts'
 import { isFolder } from './weights/model-path.ts'
 
 export interface Tokenizer {
@@ -82,7 +83,7 @@ export async function readTokenizerConfig(path: string): Promise<Record<string, 
 }
 
 /** The library wants every stage named. */
-const ABSENT_STAGES = { added_tokens: [], normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null }
+const ABSENT_STAGES = { added_tokens: [], post_processor: null, decoder: null }
 
 /** A tokenizer from its files' contents. Throws ModelError. */
 export function createTokenizer(files: TokenizerFiles, use: TokenizerUse = 'generate'): PairTokenizer {
@@ -93,13 +94,18 @@ export function createTokenizer(files: TokenizerFiles, use: TokenizerUse = 'gene
   }
   const vocabulary = files.vocabulary ?? vocabularyOf(files.tokenizer)
   checkAddedTokens(files.tokenizer.added_tokens)
+  const stages = libraryStages(files.tokenizer)
   try {
     if (vocabulary === null) {
-      return new VocabularyTokenizer(new HfTokenizer({ ...ABSENT_STAGES, ...files.tokenizer }, config), files, use)
+      return new VocabularyTokenizer(
+        new HfTokenizer({ ...ABSENT_STAGES, ...files.tokenizer, ...stages }, config),
+        files,
+        use,
+      )
     }
     const model = record(files.tokenizer.model)
     const inner = new HfTokenizer(
-      { ...ABSENT_STAGES, ...files.tokenizer, model: { ...model, type: 'BPE', vocab: {}, merges: [] } },
+      { ...ABSENT_STAGES, ...files.tokenizer, ...stages, model: { ...model, type: 'BPE', vocab: {}, merges: [] } },
       config,
     )
     const encoder = new BytePairEncoder(model, vocabulary)

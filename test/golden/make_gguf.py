@@ -91,7 +91,7 @@ NAMES = {
 STATE_NAMES = {
     "self_attn.sinks": "attn_sinks.weight", "mlp.gate.e_score_correction_bias": "exp_probs_b.bias", "mlp.moe_statics.e_score_correction_bias": "exp_probs_b.bias",
     "linear_attn.A_log": "ssm_a", "linear_attn.dt_bias": "ssm_dt.bias", "mamba.A_log": "ssm_a", "mamba.D": "ssm_d", "mamba.dt_bias": "ssm_dt.bias",
-    "feed_forward.expert_bias": "exp_probs_b.bias",
+    "feed_forward.expert_bias": "exp_probs_b.bias", "block_sparse_moe.e_score_correction_bias": "exp_probs_b.bias",
 }
 
 # Architectures whose q and k the converter reorders.
@@ -100,7 +100,7 @@ PERMUTED = ("llama", "granite", "mistral3", "granitehybrid", "granitemoe", "arce
 
 EXPERT_MODELS = {
     "qwen3moe": "qwen3moe", "olmoe": "olmoe", "granitemoe": "granitemoe", "gpt-oss": "gpt-oss", "mixtral": "llama", "ernie4_5-moe": "ernie4_5-moe",
-    "glm4moe": "glm4moe", "arcee": "arcee", "apertus": "apertus", "hunyuan": "hunyuan-dense",
+    "qwen2moe": "qwen2moe", "minimax-m2": "minimax-m2", "glm4moe": "glm4moe", "arcee": "arcee", "apertus": "apertus", "hunyuan": "hunyuan-dense",
 }
 
 # Experts' tensors, which the converter stacks, by the part of their names behind the number of the expert.
@@ -153,6 +153,9 @@ def add_expert_parameters(writer, arch, config):
         writer.add_expert_shared_feed_forward_length(config["shared_expert_intermediate_size"])
     if arch == "lfm2moe":
         writer.add_leading_dense_block_count(config["num_dense_layers"])
+        writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if arch == "minimax-m2":
+        writer.add_expert_feed_forward_length(config["intermediate_size"])
         writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
     if arch == "gpt-oss":
         writer.add_sliding_window(config["sliding_window"])
@@ -290,7 +293,7 @@ def write_model(name, arch, tokenizer=False):
     if "full_attention" in rope:
         rope = rope["full_attention"]
     writer.add_rope_freq_base(rope["rope_theta"])
-    writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", 1.0)))
+    writer.add_rope_dimension_count(int(head_dim * rope.get("partial_rotary_factor", config.get("rotary_dim", head_dim) / head_dim)))
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind == "dynamic":
         # The converter stretches the base.
@@ -479,6 +482,7 @@ if __name__ == "__main__":
     write_model("tiny-text", "llama", tokenizer=True)
     write_model("llama-bf16", "llama")
     write_model("qwen2-yarn", "qwen2")
+    write_model("gemma", "gemma")
     write_model("gemma3-old", "gemma3")
     write_model("phi3-longrope", "phi3")
     write_model("olmo2", "olmo2")

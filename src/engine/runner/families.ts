@@ -58,16 +58,20 @@ const LLAMA: Family = {
 
 const NO_BIASES = { qkvBias: false, outputBias: false, mlpBias: false } as const
 
-const GEMMA2: Family = {
+const GEMMA: Family = {
   ...LLAMA,
-  normPlacement: 'sandwich',
   normAddsOne: true,
   mlpBias: false,
-  names: { ...APART, mlpNorm: 'pre_feedforward_layernorm' },
   scalesEmbeddings: true,
   tiesEmbeddings: true,
-  windows: { kind: 'pattern', period: 2 },
   activation: 'gelu_pytorch_tanh',
+}
+
+const GEMMA2: Family = {
+  ...GEMMA,
+  normPlacement: 'sandwich',
+  names: { ...APART, mlpNorm: 'pre_feedforward_layernorm' },
+  windows: { kind: 'pattern', period: 2 },
 }
 
 const GEMMA3: Family = {
@@ -168,12 +172,14 @@ const QWEN3_5_MOE: Family = {
 export const FAMILIES: Readonly<Record<string, Family>> = {
   LlamaForCausalLM: LLAMA,
   MistralForCausalLM: MISTRAL,
+  MinistralForCausalLM: { ...MISTRAL, windows: { kind: 'listed' } },
   Ministral3ForCausalLM: MISTRAL,
   // The text part of the image-and-text models of Mistral; its config is nested under text_config.
   Mistral3ForConditionalGeneration: MISTRAL,
   Qwen2ForCausalLM: { ...LLAMA, ...NO_BIASES, qkvBias: true, windows: { kind: 'upper' } },
   Qwen3ForCausalLM: { ...LLAMA, mlpBias: false, qkNorm: 'head', windows: { kind: 'upper' } },
   SmolLM3ForCausalLM: { ...LLAMA, tiesEmbeddings: true, nope: 'listed', theta: 2_000_000 },
+  GemmaForCausalLM: GEMMA,
   Gemma2ForCausalLM: GEMMA2,
   Gemma3ForCausalLM: GEMMA3,
   // As with Mistral's.
@@ -303,12 +309,37 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
     windows: { kind: 'upper' },
     experts: QWEN_EXPERTS,
   },
+  Qwen2MoeForCausalLM: {
+    ...LLAMA,
+    ...NO_BIASES,
+    qkvBias: true,
+    windows: { kind: 'upper' },
+    experts: { ...QWEN_SHARED_EXPERTS, normalizes: { byDefault: false } },
+  },
   OlmoeForCausalLM: {
     ...LLAMA,
     mlpBias: false,
     qkNorm: 'full',
     normEps: 1e-5,
     experts: { ...LOCAL_EXPERTS, countField: 'num_experts', normalizes: { byDefault: false } },
+  },
+  MiniMaxM2ForCausalLM: {
+    ...LLAMA,
+    ...NO_BIASES,
+    qkNorm: 'full',
+    theta: 5_000_000,
+    experts: {
+      ...LOCAL_EXPERTS,
+      scores: 'sigmoid',
+      hasChoiceBias: true,
+      names: {
+        ...EXPERTS_APART,
+        router: 'block_sparse_moe.gate',
+        choiceBias: 'block_sparse_moe.e_score_correction_bias',
+        gateUp: ['block_sparse_moe.experts.*.w1', 'block_sparse_moe.experts.*.w3'],
+        down: 'block_sparse_moe.experts.*.w2',
+      },
+    },
   },
   GraniteMoeForCausalLM: { ...GRANITE, experts: GRANITE_EXPERTS },
   GptOssForCausalLM: {

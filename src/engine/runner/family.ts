@@ -31,6 +31,8 @@ type WindowRule =
   | { readonly kind: 'never' }
   /** Every layer, when sliding_window is set. */
   | { readonly kind: 'always' }
+  /** By layer_types alone: without them, every layer. */
+  | { readonly kind: 'listed' }
   /** Layers from max_window_layers on, when use_sliding_window. */
   | { readonly kind: 'upper' }
   /** All but every n-th layer; n is sliding_window_pattern or the default here. */

@@ -73,6 +73,7 @@ function windowsOf(config: ConfigReader, family: Family, numLayers: number): (nu
       return types[i] === 'sliding_attention' ? window : null
     })
   }
+  if (windows.kind === 'listed') return none.map(() => window)
   if (windows.kind === 'upper') {
     const first = config.number('max_window_layers', 0)
     return none.map((_, i) => (i >= first ? window : null))
@@ -125,7 +126,9 @@ function ropesOf(
     (isPerType ? (nested['full_attention'] as RopeParameters) : nested) ?? config.object('rope_scaling') ?? {}
   const compute = (parameters: RopeParameters, theta: number, headDim: number): RopeSpec => {
     const own = parameters['rope_theta'] ?? theta
-    const partial = parameters['partial_rotary_factor'] ?? config.number('partial_rotary_factor', 1)
+    // MiniMax's configs have the number of dims.
+    const wholly = config.raw('rotary_dim') === null ? 1 : config.size('rotary_dim') / headDim
+    const partial = parameters['partial_rotary_factor'] ?? config.number('partial_rotary_factor', wholly)
     if (typeof own !== 'number' || own <= 1) config.fail('rope_theta', 'a number above 1')
     if (typeof partial !== 'number' || partial <= 0 || partial > 1)
       config.fail('partial_rotary_factor', 'between 0 and 1')

@@ -38,6 +38,7 @@ const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map([
   ['qwen2', { architecture: 'Qwen2ForCausalLM', permutesQk: false }],
   ['qwen3', { architecture: 'Qwen3ForCausalLM', permutesQk: false }],
   ['smollm3', { architecture: 'SmolLM3ForCausalLM', permutesQk: true }],
+  ['gemma', { architecture: 'GemmaForCausalLM', permutesQk: false }],
   ['gemma2', { architecture: 'Gemma2ForCausalLM', permutesQk: false }],
   ['gemma3', { architecture: 'Gemma3ForCausalLM', permutesQk: false }],
   ['gemma3n', { architecture: 'Gemma3nForCausalLM', permutesQk: false, tensors: GEMMA3N_TENSORS }],
@@ -56,6 +57,8 @@ const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map([
   ['apertus', { architecture: 'ApertusForCausalLM', permutesQk: false }],
   ['hunyuan-dense', { architecture: 'HunYuanDenseV1ForCausalLM', permutesQk: false }],
   ['qwen3moe', { architecture: 'Qwen3MoeForCausalLM', permutesQk: false }],
+  ['qwen2moe', { architecture: 'Qwen2MoeForCausalLM', permutesQk: false }],
+  ['minimax-m2', { architecture: 'MiniMaxM2ForCausalLM', permutesQk: false }],
   ['olmoe', { architecture: 'OlmoeForCausalLM', permutesQk: false }],
   ['granitemoe', { architecture: 'GraniteMoeForCausalLM', permutesQk: true }],
   ['gpt-oss', { architecture: 'GptOssForCausalLM', permutesQk: false }],
@@ -223,11 +226,7 @@ function configOf(
   // llama.cpp knows these two only by the size of the model: the 27 B ones scale queries by hidden / heads.
   const isLargeGemma = (metadata.architecture === 'gemma2' && layers === 46) || (isGemma3 && layers === 62)
   const sliding = slidingLayers(metadata.get(`${metadata.architecture}.attention.sliding_window_pattern`))
-  const eos = [
-    metadata.get('tokenizer.ggml.eos_token_id'),
-    metadata.get('tokenizer.ggml.eot_token_id'),
-    metadata.get('tokenizer.ggml.eom_token_id'),
-  ]
+  const eos = ['eos', 'eot', 'eom'].map((kind) => metadata.get(`tokenizer.ggml.${kind}_token_id`))
   return {
     architectures: [family.architecture],
     use_bidirectional_attention: family.isBidirectional,
