@@ -269,7 +269,7 @@ describe('trace files', () => {
 /** One streamed request with retrieval, at the steps level, as a Tempo 3.0 gave it back by the two of its routes. */
 describe('a trace as Tempo returns it', () => {
   const fileOf = (version: string) =>
-    fileURLToPath(new URL(`../../test/observability/tempo/api-${version}.json`, import.meta.url))
+    fileURLToPath(new URL(`../../experiments/34-traces/tempo-api-${version}.json`, import.meta.url))
   const read = (version: string) => parseTraceText(readFileSync(fileOf(version), 'utf8'))
 
   it.each(['v1', 'v2'])('of /api/%s keeps the contract, also in every other form', (version) => {
