@@ -157,6 +157,18 @@ const REFUSED: [string, object, RegExp][] = [
     /rope parameter factor should be a number, found nothing/,
   ],
   [
+    'biases of shared experts',
+    {
+      architectures: ['Ernie4_5_MoeForCausalLM'],
+      use_bias: true,
+      moe_num_experts: 4,
+      moe_k: 2,
+      moe_intermediate_size: 16,
+      moe_num_shared_experts: 2,
+    },
+    /use_bias should be false, with shared experts, found true/,
+  ],
+  [
     'a list that is too short',
     { architectures: ['SmolLM3ForCausalLM'], no_rope_layers: [1] },
     /no_rope_layers should be a list of 6/,

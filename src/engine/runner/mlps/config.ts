@@ -34,6 +34,8 @@ export function mlpsOf(config: ConfigReader, family: Family, numLayers: number, 
   const hasNone = experts.isOptional && (count ?? 0) === 0
   const hasExperts = layers.map((layer) => !hasNone && isWithExperts(config, experts, layer, numLayers))
   const spec = hasExperts.includes(true) ? expertsOf(config, experts) : null
+  if (spec !== null && spec.sharedWidth !== null && hasBias && typeof family.mlpBias === 'string')
+    config.fail(family.mlpBias, 'false, with shared experts')
   return layers.map((layer) =>
     spec !== null && hasExperts[layer] === true ? spec : denseOf(config, family, hasBias, layer),
   )
