@@ -12,7 +12,7 @@ import type {
 } from '../../kernels/ops.ts'
 import type { SampleRow, ScoreRow } from '../../kernels/sample-spec.ts'
 import { unpackedLoader, type WeightLoader } from '../weights/packed-cache.ts'
-import { expectValues, type WeightSource } from '../weights/source.ts'
+import { expectValues, type TensorInfo, type WeightSource } from '../weights/source.ts'
 import { AdaptedBackend } from './adapted-backend.ts'
 import { expectLayerInputs, LayerInputs } from './layer-inputs.ts'
 import { expectMixer, loadMixer, type Mixer, stateShapeOf } from './mixers/mixer.ts'
@@ -160,6 +160,9 @@ export function stateLayout(spec: DecoderSpec, numSlots: number): StateLayout | 
 /** Where the decoder's tensors are: models with a vision part keep the text part deeper, models without a head have no prefix. */
 const PREFIXES = ['model.', 'model.language_model.', 'language_model.model.', ''] as const
 
+const prefixOf = ({ tensors }: WeightSource): string =>
+  PREFIXES.find((candidate) => tensors.has(`${candidate}embed_tokens.weight`)) ?? PREFIXES[0]
+
 interface DecoderParts {
   /** Where matrices come from; absent: the source. */
   readonly weights?: WeightLoader
@@ -179,7 +182,7 @@ export async function loadDecoder(
   source: WeightSource,
   { weights = unpackedLoader(backend, source), isSinglePass = false, updates = null }: DecoderParts = {},
 ): Promise<Decoder> {
-  const prefix = PREFIXES.find((candidate) => source.tensors.has(`${candidate}embed_tokens.weight`)) ?? PREFIXES[0]
+  const prefix = prefixOf(source)
   checkTensors(spec, source, prefix)
   const { hiddenSize, vocabSize, names, normPlacement } = spec
   const norms = { eps: spec.normEps, addsOne: spec.normAddsOne }
@@ -240,4 +243,25 @@ function checkTensors(spec: DecoderSpec, source: WeightSource, prefix: string): 
   if (spec.layerInputs !== null) expectLayerInputs(source, spec, spec.layerInputs, prefix, bases)
   if (spec.streams !== null) expectStreams(source, spec, spec.streams, prefix, bases)
   if (!spec.tiesEmbeddings) expectLinear(source, [[headName(source, prefix), vocabSize]], hiddenSize, false)
+}
+
+/** Notes which of a checkpoint's tensors are looked up. */
+class TensorLookups extends Map<string, TensorInfo> {
+  readonly found = new Set<TensorInfo>()
+
+  override get(name: string): TensorInfo | undefined {
+    const info = super.get(name)
+    if (info !== undefined) this.found.add(info)
+    return info
+  }
+}
+
+/**
+ * The matrices that a decoder loads of a checkpoint, which may have more: towers for images and sound, layers that predict further tokens, K and V of
+ * layers that take another's. Throws ModelError as loadDecoder does.
+ */
+export function decoderTensors(spec: DecoderSpec, source: WeightSource): ReadonlySet<TensorInfo> {
+  const tensors = new TensorLookups(source.tensors)
+  checkTensors(spec, { ...source, tensors }, prefixOf(source))
+  return tensors.found
 }

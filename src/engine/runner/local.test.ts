@@ -56,6 +56,26 @@ test('a lost device fails the steps in flight with device_lost, and the next cal
   expect(closed).toBe(2)
 })
 
+test('a model whose context is what the pool has room for is opened again on the device that it was on, as the model it was', async () => {
+  const requests: ModelRequest[] = []
+  const runner = createLocalRunner(async (request, onProgress) => {
+    requests.push(request)
+    const model = await loadModel(request, onProgress)
+    if (requests.length === 1) model.backend.endStep = () => Promise.reject(new DeviceLostError('unplugged'))
+    return model
+  })
+  // Served with 16 tokens, which would take the short factors if they were asked for.
+  const info = await runner.load(goldenRequest('phi3-longrope', { device: 'auto', threads: 1, numKvBlocks: 1 }))
+  expect(info.maxModelLen).toBe(16)
+  const [sequence] = PLAN.sequences
+  const ids = Int32Array.from(readGolden('phi3-longrope').prompt.slice(0, 8))
+  const plan = { ...PLAN, sequences: [{ ...sequence!, tokenSource: { ids }, blockTable: Int32Array.of(0) }] }
+  await expect(runner.execute(plan)).rejects.toMatchObject({ code: 'device_lost' })
+  expect((await runner.execute(plan)).sequences[0]!.tokens).toHaveLength(1)
+  expect(requests.map(({ device }) => device)).toEqual(['auto', info.device.kind])
+  await runner.close()
+})
+
 /** Allows one token. */
 function only(token: number): Uint32Array {
   const mask = new Uint32Array(64)

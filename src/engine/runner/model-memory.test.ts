@@ -16,8 +16,11 @@ let folder = ''
 beforeEach(() => (folder = mkdtempSync(join(tmpdir(), 'miniserve-memory-'))))
 afterEach(() => rmSync(folder, { recursive: true }))
 
-/** A checkpoint of zeros, which takes no room on disk: a header, and a hole for the values. Gives the bytes of its tensors. */
-function writeZeros(inner = INNER): number {
+/**
+ * A checkpoint of zeros, which takes no room on disk: a header, and a hole for the values. Gives the bytes of its matrices but for `extra`, which no
+ * decoder loads.
+ */
+function writeZeros(inner = INNER, extra: [name: string, shape: number[]][] = []): number {
   const shapes: [name: string, shape: number[]][] = [
     ['model.embed_tokens.weight', [VOCAB, HIDDEN]],
     ['model.norm.weight', [HIDDEN]],
@@ -32,10 +35,12 @@ function writeZeros(inner = INNER): number {
     for (const name of ['input_layernorm', 'post_attention_layernorm']) shapes.push([`${base}${name}.weight`, [HIDDEN]])
   }
   let end = 0
+  let matrixBytes = 0
   const header: Record<string, unknown> = {}
-  for (const [name, shape] of shapes) {
+  for (const [name, shape] of [...shapes, ...extra]) {
     const start = end
     end += 2 * shape.reduce((product, size) => product * size, 1)
+    if (shape.length > 1 && !extra.some(([other]) => other === name)) matrixBytes += end - start
     header[name] = { dtype: 'F16', shape, data_offsets: [start, end] }
   }
   const json = Buffer.from(JSON.stringify(header))
@@ -59,7 +64,7 @@ function writeZeros(inner = INNER): number {
     eos_token_id: 1,
   }
   writeFileSync(join(folder, 'config.json'), JSON.stringify(config))
-  return end
+  return matrixBytes
 }
 
 test('loading takes the memory of the weights and of a few tensors, not of the weights twice', async () => {
@@ -76,8 +81,11 @@ test('loading takes the memory of the weights and of a few tensors, not of the w
   expect(peak).toBeLessThan(1.75 * bytes)
 })
 
-test('weights that the machine cannot hold are refused before they are read, with what is needed, what there is, and the flags', async () => {
-  const bytes = writeZeros(Math.ceil((1.5 * totalHostMemory()) / (LAYERS * 3 * 2 * HIDDEN)))
+test('weights that the machine cannot hold are refused before they are read, with what the decoder needs of them, what there is, and the flags', async () => {
+  const bytes = writeZeros(Math.ceil((1.5 * totalHostMemory()) / (LAYERS * 3 * 2 * HIDDEN)), [
+    ['vision_tower.patch_embedding.weight', [MIB, 512]],
+    [`model.layers.${LAYERS}.mlp.down_proj.weight`, [HIDDEN, MIB]],
+  ])
   const request = goldenRequest('', { path: folder, device: 'cpu', threads: 1 })
   const mebibytes = (count: number): number => Math.round(count / MIB)
   await expect(loadModel(request)).rejects.toThrow(

@@ -13,7 +13,7 @@ import {
 } from '../weights/packed-cache.ts'
 import { quantizing } from '../weights/quantize.ts'
 import type { WeightSource } from '../weights/source.ts'
-import { Decoder, loadDecoder } from './decoder.ts'
+import { Decoder, decoderTensors, loadDecoder } from './decoder.ts'
 import type { Updates } from './parameters.ts'
 import { ModelError, type ModelRequest, type ProgressListener } from './runner.ts'
 import type { DecoderSpec } from './spec.ts'
@@ -69,9 +69,9 @@ const layoutOf = ({ packedLayout }: Backend, updates: Updates | null): string =>
   updates === null ? packedLayout : `${packedLayout} unjoined`
 
 /** Bytes that the weights take at least once they are loaded: blocks of 32 codes with a scale each, or what the files have. */
-function leastBytes(source: WeightSource, quantization: ModelRequest['quantization']): number {
+function leastBytes(spec: DecoderSpec, source: WeightSource, quantization: ModelRequest['quantization']): number {
   const perValue = { none: Infinity, q8: 34 / 32, q4: 18 / 32 }[quantization]
-  return [...source.tensors.values()].reduce(
+  return [...decoderTensors(spec, source)].reduce(
     (sum, { shape, bytes }) => sum + Math.min(bytes, perValue * shape.reduce((product, size) => product * size, 1)),
     0,
   )
@@ -82,11 +82,12 @@ function leastBytes(source: WeightSource, quantization: ModelRequest['quantizati
  * @throws ModelError
  */
 export function expectHostRoom(
+  spec: DecoderSpec,
   source: WeightSource,
   quantization: ModelRequest['quantization'],
   hostBytes: number,
 ): void {
-  const needed = leastBytes(source, quantization)
+  const needed = leastBytes(spec, source, quantization)
   if (needed <= hostBytes) return
   const mebibytes = (bytes: number): number => Math.round(bytes / 2 ** 20)
   const smaller = { none: '--quantization q8 or q4, ', q8: '--quantization q4, ', q4: '' }[quantization]

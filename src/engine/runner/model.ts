@@ -15,6 +15,7 @@ import { expectHostRoom, loadWeights } from './model-weights.ts'
 import { defaultBytes, type PoolRequest, sizePool } from './pool-size.ts'
 import { maxSampleRows, ModelError, type ModelInfo, type ModelRequest, type ProgressListener } from './runner.ts'
 import { type DecoderSpec, readQuantization, readSpec } from './spec.ts'
+import { specIdentity } from './spec-identity.ts'
 import { StepLayout } from './step-input.ts'
 
 export interface LoadedModel {
@@ -64,7 +65,7 @@ function fingerprintOf(
   digest: string,
 ): string {
   const hash = createHash('sha256')
-  hash.update(JSON.stringify(spec, (_, value: unknown) => (value instanceof Float64Array ? [...value] : value)))
+  hash.update(specIdentity(spec))
   for (const { name, dtype, shape } of source.tensors.values()) hash.update(`${name} ${dtype} ${shape.join('x')}\n`)
   hash.update(digest)
   const { kind, adapter, driver, kvFormat } = backend.info
@@ -105,7 +106,7 @@ export async function loadModel(
       )
     }
     const kind = await chooseDevice(request.device)
-    if (kind !== 'webgpu') expectHostRoom(source, request.quantization, totalHostMemory())
+    if (kind !== 'webgpu') expectHostRoom(spec, source, request.quantization, totalHostMemory())
     const modelLen = request.maxModelLen ?? spec.maxPositions
     const limits: BackendLimits = {
       maxRows: request.maxNumBatchedTokens ?? (kind === 'webgpu' ? 2048 : 512),

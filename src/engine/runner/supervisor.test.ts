@@ -2,7 +2,15 @@ import { expect, test } from 'vitest'
 import { type ModelInfo, type ModelRequest, type Runner, RunnerError, type RunnerProblem } from './runner.ts'
 import { type MortalRunner, superviseRunner } from './supervisor.ts'
 
-const REQUEST = { path: 'model', numKvBlocks: null, maxModelLen: null } as ModelRequest
+const REQUEST = { path: 'model', device: 'auto', numKvBlocks: null, maxModelLen: null } as ModelRequest
+const INFO = {
+  numKvBlocks: 12,
+  maxModelLen: 99,
+  maxNumBatchedTokens: 64,
+  device: { kind: 'webgpu' } as ModelInfo['device'],
+  fingerprint: 'a',
+  adapters: [],
+} satisfies Partial<ModelInfo>
 const PLAN = { stepId: 0, blockCopies: [], sequences: [] }
 
 /** Runners that are told when to break, and which of them fail to open. */
@@ -28,7 +36,7 @@ function fleet(
         state.requests.push(request)
         poolId = request.poolId ?? 0
         if (failsToLoad(index)) throw new Error(`no adapter for ${index}`)
-        return { numKvBlocks: 12, maxModelLen: 99, fingerprint: 'a', adapters: [], ...infoOf(index) } as ModelInfo
+        return { ...INFO, ...infoOf(index) } as ModelInfo
       },
       execute: async ({ stepId }) => ({
         stepId,
@@ -75,7 +83,12 @@ test('a broken runner is closed and replaced by one with the same pool size and 
   await expect(runner.readBlocks([0])).rejects.toMatchObject({ code: 'pool_replaced' })
   expect(await runner.execute(PLAN)).toMatchObject({ poolId: 10, computeMs: 1 })
   expect(made.map(({ isClosed }) => isClosed)).toEqual([true, false])
-  expect(made[1]!.requests[0]).toMatchObject({ numKvBlocks: 12, maxModelLen: 99 })
+  expect(made[1]!.requests[0]).toMatchObject({
+    device: 'webgpu',
+    numKvBlocks: 12,
+    maxNumBatchedTokens: 64,
+    maxModelLen: null,
+  })
   expect(problems.map((problem) => problem && [problem.reason, problem.isFatal])).toEqual([
     ['unplugged; it is being restarted', false],
     null,

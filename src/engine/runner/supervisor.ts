@@ -54,9 +54,11 @@ class SupervisedRunner implements Runner {
     this.#latest = runner
     const info = await runner.load(request, onProgress)
     if (this.#closed.signal.aborted) throw closedError()
-    // Sequences in the queue were admitted to this context and this pool.
-    const { numKvBlocks, numStateSlots, maxModelLen } = info
-    this.#request = { ...request, numKvBlocks, numStateSlots, maxModelLen }
+    // Sequences in the queue were admitted to this pool, and steps are planned for this many rows. A context that nobody asked for stays so: it
+    // follows from the pool, and some models compute otherwise where they are asked for a shorter one.
+    const { numKvBlocks, numStateSlots, maxNumBatchedTokens, device } = info
+    // Another device, chosen while this one is away, would read all weights only to be another model.
+    this.#request = { ...request, numKvBlocks, numStateSlots, maxNumBatchedTokens, device: device.kind }
     this.#identity = identityOf(info)
     this.#adopt(runner)
     return info

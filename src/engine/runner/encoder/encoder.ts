@@ -156,8 +156,9 @@ export async function loadEncoder(
       rope: layer.rope === null ? null : (ropes[layer.rope] ?? null),
       qkv: await loadLinear(parameters, qkvParts, hiddenSize),
       output: await loadLinear(parameters, [[`${base}output`, hiddenSize]], width),
-      attentionNorm: isUnnormed ? null : await norm(`${base}attention_norm`),
+      // Before the norm that it follows: the digest of the weights, which document indexes are found by, goes by the order of reading.
       mlp: await loadEncoderMlp(backend, parameters, spec, base, layer.hasExperts),
+      attentionNorm: isUnnormed ? null : await norm(`${base}attention_norm`),
       mlpNorm: await norm(`${base}mlp_norm`),
     })
   }

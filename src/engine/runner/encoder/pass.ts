@@ -6,6 +6,7 @@ import { kvLayout, loadDecoder } from '../decoder.ts'
 import { chooseDevice, createBackend } from '../device.ts'
 import { tallying } from '../model-weights.ts'
 import type { ModelRequest } from '../runner.ts'
+import { specIdentity } from '../spec-identity.ts'
 import { backendLimits, type BatchLimits, BLOCK_SIZE, blocksOf, stepInput, stepsOf } from './batches.ts'
 import type { TextCheckpoint } from './checkpoint.ts'
 import { encoderKvLayout, loadEncoder } from './encoder.ts'
@@ -60,7 +61,7 @@ export class TextPass {
     const limits = { maxTokens, maxRows: Math.max(maxTokens, stepRows(checkpoint, kind)), maxSequences: MAX_SEQUENCES }
     const backend = await createBackend(kind, { limits: backendLimits(limits), traceKernels: false }, request)
     try {
-      const tally = { bytes: 0, hash: createHash('sha256').update(JSON.stringify(spec, numbersOf)) }
+      const tally = { bytes: 0, hash: createHash('sha256').update(specIdentity(spec)) }
       const source = tallying(checkpoint.source, tally)
       const common = { backend, limits }
       if (checkpoint.kind === 'encoder') {
@@ -107,8 +108,6 @@ const stepRows = (checkpoint: TextCheckpoint, kind: keyof typeof STEP_ROWS): num
   checkpoint.kind === 'encoder' && checkpoint.spec.relative?.kind === 'disentangled'
     ? Math.min(1024, STEP_ROWS[kind])
     : STEP_ROWS[kind]
-
-const numbersOf = (_: string, value: unknown): unknown => (value instanceof Float64Array ? [...value] : value)
 
 function placesFor({ positions, numSegments }: EncoderSpec): (position: number, segment: number) => number {
   const { count, offset } = positions ?? { count: 1, offset: 0 }
