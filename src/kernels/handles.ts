@@ -31,6 +31,11 @@ export class Handles<Handle extends { readonly label: string }, Own extends Hand
     return own
   }
 
+  /** What was given out, here or elsewhere. */
+  handles(): Handle[] {
+    return [...this.#own.keys()]
+  }
+
   values(): Own[] {
     return [...this.#own.values()]
   }

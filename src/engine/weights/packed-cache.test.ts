@@ -125,6 +125,16 @@ test.each([
   expect(readFileSync(path!)).toEqual(whole)
 })
 
+test('a table packed for a memory that has no room for it at a later start is packed anew, outside of it', async () => {
+  const request = { device: 'cpu', threads: 1, numKvBlocks: 4 } as const
+  const first = await start(request, 'gemma3n')
+  const cramped = { ...request, cpuMemoryBytes: 15_000 }
+  const second = await start(cramped, 'gemma3n')
+  expect(second.info.notices).toEqual([expect.stringMatching(/per_layer.* do not fit into a memory/)])
+  expect(second.logits).toEqual(first.logits)
+  expect((await start(cramped, 'gemma3n')).info.notices).toEqual([])
+})
+
 test('what is packed is what is served', async () => {
   const first = await start({ quantization: 'q8' })
   const other = mkdtempSync(join(tmpdir(), 'miniserve-packed-'))

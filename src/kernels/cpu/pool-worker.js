@@ -8,14 +8,20 @@ const { module, first, faultOffset, generationOffset, thread, numThreads } = wor
 const known = []
 
 function join({ memory, control }) {
-  const exports = instantiate(module, memory, executeIn)
-  exports.start(control, thread, numThreads)
-  known.push({ memory, control, exports })
+  // Known before anything can throw: threads may wait in it by then, and have to be told.
+  const own = { memory, control, exports: null }
+  known.push(own)
+  own.exports = instantiate(module, memory, executeIn)
+  own.exports.start(control, thread, numThreads)
 }
 
 function executeIn(index) {
   // Inside `serve` no event arrives. A memory was posted before there was a program in it.
-  while (known.length <= index) join(receiveMessageOnPort(parentPort).message)
+  while (known.length <= index) {
+    const received = receiveMessageOnPort(parentPort)
+    if (received === undefined) throw new Error(`memory ${index} was not posted to thread ${thread}`)
+    join(received.message)
+  }
   known[index].exports.execute()
 }
 

@@ -94,6 +94,31 @@ test('threads run programs in a memory that was added, and a trap there fails th
   await pool.close()
 })
 
+test('a thread that cannot join a memory that was added tells those that wait there, and in the others', async () => {
+  const [first, second] = [0, 1].map(() => ({ memory: new Arena().memory, control: 65_536 }))
+  const instantiate = (_: unknown, memory: unknown, executeIn: (index: number) => void) => {
+    if (memory === second!.memory) throw new Error('no address space')
+    return { start: () => {}, serve: () => executeIn(1) }
+  }
+  const [faultOffset, generationOffset] = [320, 192]
+  vi.doMock('./host.js', () => ({ instantiate }))
+  vi.doMock('node:worker_threads', () => ({
+    parentPort: { postMessage: () => {} },
+    receiveMessageOnPort: () => ({ message: second }),
+    workerData: { module: null, first, faultOffset, generationOffset, thread: 1, numThreads: 2 },
+  }))
+  try {
+    await expect(vi.importActual('./pool-worker.js')).rejects.toThrow('no address space')
+  } finally {
+    vi.doUnmock('./host.js')
+    vi.doUnmock('node:worker_threads')
+  }
+  for (const { memory, control } of [first!, second!]) {
+    const words = new Int32Array(memory.buffer)
+    expect([words[(control + faultOffset) / 4], words[(control + generationOffset) / 4]]).toEqual([1, 1])
+  }
+})
+
 test('the count of programs may wrap around: the threads go on', async () => {
   const arena = new Arena()
   // The pool's control block comes next, and begins with the count.

@@ -6,7 +6,7 @@ import type { HostTable } from './host-table.ts'
 import type { KvCache } from './kv-cache.ts'
 import { PANEL, roundUp, type MatrixSize, type PanelMatrix } from './matrices.ts'
 import type { Residence } from './residence.ts'
-import { placeRouting, routingParts, type HostRouting } from './routing.ts'
+import { placeRouting, routingBytes, routingParts, type HostRouting } from './routing.ts'
 import type { StatePool } from './state-pool.ts'
 import type { Weights } from './weights.ts'
 
@@ -76,16 +76,28 @@ export class Resources {
     return this.#largestOuter
   }
 
-  /** Bytes that the prepared rows of the largest product of experts take. */
-  get routedBytes(): number {
-    return (
-      this.#largestExpertInner * 4 * Math.max(0, ...this.#routings.values().map(({ numPositions }) => numPositions))
-    )
+  /** Bytes that the prepared rows of the largest product of experts take, with one of experts of `inner` columns among them. */
+  routedBytes(inner = 0): number {
+    const mostPositions = Math.max(0, ...this.#allRoutings.map(({ numPositions }) => numPositions))
+    return Math.max(inner, this.#largestExpertInner) * 4 * mostPositions
   }
 
   /** Experts of the layer with the most. */
   get mostExperts(): number {
-    return Math.max(0, ...this.#routings.values().map(({ numExperts }) => numExperts))
+    return Math.max(0, ...this.#allRoutings.map(({ numExperts }) => numExperts))
+  }
+
+  /** Bytes of the routings that were made in another memory and have no place here yet. */
+  get absentRoutingBytes(): number {
+    const { resources, maxRows } = this.#common
+    const absent = new Set(resources.flatMap((peer) => peer.#routings.handles()))
+    for (const handle of this.#routings.handles()) absent.delete(handle)
+    return [...absent].reduce((sum, handle) => sum + routingBytes(this.#knownRouting(handle), maxRows), 0)
+  }
+
+  /** Those of all memories: one that was made elsewhere comes here with the first op that needs it, after the weights. */
+  get #allRoutings(): readonly HostRouting[] {
+    return this.#common.resources.flatMap((peer) => peer.#routings.values())
   }
 
   /** Values of a head of the layer that has the longest. */
@@ -185,8 +197,12 @@ export class Resources {
     return this.#activations.find(activation) ?? this.#adoptActivation(activation)
   }
 
+  #knownRouting(routing: Routing): HostRouting {
+    return this.#peer((peer) => peer.#routings.find(routing)).#routings.get(routing)
+  }
+
   #adoptRouting(routing: Routing): HostRouting {
-    const { label, ...shape } = this.#peer((peer) => peer.#routings.find(routing)).#routings.get(routing)
+    const { label, ...shape } = this.#knownRouting(routing)
     return this.#routings.adopt(routing, placeRouting(this.#arena, label, shape, this.#common.maxRows))
   }
 

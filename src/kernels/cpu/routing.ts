@@ -74,4 +74,10 @@ export function routingParts(shape: RoutingShape, maxRows: number): readonly (re
   ]
 }
 
+/** Bytes that `placeRouting` allocates for `maxRows` rows. */
+export function routingBytes(shape: RoutingShape, maxRows: number): number {
+  const { numPositions, outputsStride } = sizesOf(shape, maxRows)
+  return routingParts(shape, maxRows).reduce((sum, [, bytes]) => sum + bytes, numPositions * outputsStride)
+}
+
 type RoutingPart = 'experts' | 'weights' | 'positions' | 'sources' | 'tiles' | 'activations'

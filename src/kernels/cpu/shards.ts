@@ -142,10 +142,10 @@ export class Shards implements PackingSpaces {
 
   /** @throws MatrixTooLargeError where an empty memory has no room for it */
   forMatrix(label: string, size: MatrixSize): Shard {
-    const { bytes, inner, outer } = size
+    const { bytes } = size
     let shard = this.filling
-    if (this.#roomOf(shard, inner, outer) < bytes) {
-      const reserve = shard.memory.reserveBytes(inner, outer)
+    if (this.#roomOf(shard, size) < bytes) {
+      const reserve = shard.memory.reserveBytes(size)
       if (bytes > this.#capacity || bytes > LIMIT_BYTES - reserve)
         throw new MatrixTooLargeError(`${label}: ${bytes} bytes do not fit into a memory`)
       shard = this.#open()
@@ -180,8 +180,8 @@ export class Shards implements PackingSpaces {
     return shard
   }
 
-  #roomOf({ index, arena, memory }: Shard, inner = 0, outer = 0): number {
-    return Math.min(arena.freeBytes - memory.reserveBytes(inner, outer), this.#capacity - this.#taken[index]!)
+  #roomOf({ index, arena, memory }: Shard, next?: MatrixSize): number {
+    return Math.min(arena.freeBytes - memory.reserveBytes(next), this.#capacity - this.#taken[index]!)
   }
 
   #take({ index }: Shard, bytes: number): void {

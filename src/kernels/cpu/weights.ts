@@ -6,8 +6,8 @@ import type { ExpertMatrix, Matrix, MatrixData, MatrixRows } from '../ops.ts'
 import { HostTable } from './host-table.ts'
 import { storedForm, type MatrixPacker, type PanelMatrix } from './matrices.ts'
 
-/** No memory has room for a matrix of this size. */
-export class MatrixTooLargeError extends Error {
+/** No memory has room for a matrix of this size. Where it was packed for one, at a start with more room, that does not fit any more. */
+export class MatrixTooLargeError extends RangeError {
   override readonly name = 'MatrixTooLargeError'
 }
 

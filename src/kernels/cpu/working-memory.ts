@@ -1,7 +1,7 @@
 /** Memory that ops work in beside their operands, grown to what the loaded model needs. */
 import type { BackendOptions } from '../backend.ts'
 import type { Arena } from './arena.ts'
-import { roundUp } from './matrices.ts'
+import { roundUp, type MatrixSize } from './matrices.ts'
 import type { Program } from './program.ts'
 import type { Resources } from './resources.ts'
 
@@ -74,16 +74,17 @@ export class WorkingMemory {
     return this.#prepared
   }
 
-  /** Bytes that steps still need, and a matrix would make them need that has `inner` columns and `outer` rows. */
-  reserveBytes(inner = 0, outer = 0): number {
+  /** Bytes that steps still need, and would need with one more matrix. */
+  reserveBytes(next: Omit<MatrixSize, 'bytes'> = { inner: 0, outer: 0, numExperts: 1 }): number {
     const { maxRows, maxSequences, maxSampleRows } = this.#limits
-    const { routedBytes } = this.#resources
-    const largestInner = Math.max(inner, this.#resources.largestInner)
-    const largestOuter = Math.max(outer, this.#resources.largestOuter)
+    const largestInner = Math.max(next.inner, this.#resources.largestInner)
+    const largestOuter = Math.max(next.numExperts > 1 ? 0 : next.outer, this.#resources.largestOuter)
+    const routing =
+      this.#resources.routedBytes(next.numExperts > 1 ? next.inner : 0) + this.#resources.absentRoutingBytes
     const logits = (maxSequences + maxSampleRows + SCORE_ROWS) * largestOuter * 4
     const activations = 8 * maxRows * largestInner * 4
     const scratch = this.#scratchNeed(largestInner, largestOuter) * this.#numThreads
-    return logits + activations + routedBytes + scratch + SPARE_BYTES
+    return logits + activations + routing + scratch + SPARE_BYTES
   }
 
   /** Takes memory that has served its purpose as scratch, if it is large enough. */
@@ -99,10 +100,10 @@ export class WorkingMemory {
     const { maxRows, maxSampleRows } = this.#limits
     // f32 or, quantised, 128 bytes for 32 values: the same.
     // Quantised rows come in quads.
-    const { largestInner, routedBytes } = this.#resources
+    const { largestInner } = this.#resources
     const prepared = Math.max(
       roundUp(Math.max(maxRows, maxSampleRows, SCORE_ROWS) + 3, 4) * largestInner * 4,
-      routedBytes,
+      this.#resources.routedBytes(),
     )
     if (prepared > this.#preparedBytes) {
       this.#preparedBytes = prepared

@@ -148,6 +148,8 @@ export async function loadExperts(
   const router: readonly Part[] = [[`${base}${names.router}`, numExperts]]
   const gateUp = gateUpParts(source, base, mlp)
   const down = [downPart(mlp, base, hiddenSize)]
+  // Before the experts: memories keep room for the routings they know of.
+  const routing = parameters.routing({ numExperts, topK, inner: width, outer: hiddenSize })
   const weights: Weights = {
     norm: normPlacement === 'post' ? undefined : await parameters.norm(`${base}${layerNames.mlpNorm}`, hiddenSize),
     router: await parameters.matrix(router, hiddenSize),
@@ -183,6 +185,5 @@ export async function loadExperts(
   }
   const bias = mlp.hasChoiceBias ? await parameters.vector(`${base}${names.choiceBias}`, numExperts) : null
   const logits = parameters.activation('router logits', numExperts)
-  const routing = parameters.routing({ numExperts, topK, inner: width, outer: hiddenSize })
   return new Experts(backend, glu, logits, routing, { ...mlp.route, bias }, weights)
 }

@@ -110,6 +110,8 @@ export async function loadParallel(
   const { width, numExperts, topK, expertWidth } = mlp
   const norm = (name: string) => parameters.norm(`${base}${name}`, hiddenSize)
   const [gateUp, down] = expertParts(mlp, hiddenSize, base)
+  // Before the experts: memories keep room for the routings they know of.
+  const routing = parameters.routing({ numExperts, topK, inner: expertWidth, outer: hiddenSize })
   const weights: Weights = {
     norm: await norm(names.mlpNorm),
     gateUp: await parameters.matrix(upParts(names.gateUp, base, { width, isGated: true }), hiddenSize, { glu: true }),
@@ -136,7 +138,7 @@ export async function loadParallel(
     inner: parameters.activation('inner', width),
     logits: parameters.activation('router logits', numExperts),
     ofExperts: parameters.activation('of experts', hiddenSize),
-    routing: parameters.routing({ numExperts, topK, inner: expertWidth, outer: hiddenSize }),
+    routing,
   }
   return new ParallelMlp(backend, weights, buffers, {
     scores: 'softmax',
