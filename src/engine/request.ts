@@ -241,7 +241,9 @@ export type EngineErrorCode =
   | 'shutdown'
 
 export interface EngineStats {
+  /** Sequences; of an engine elsewhere, requests that have had a first token. */
   readonly numRunning: number
+  /** Sequences that wait to start or resume; of an engine elsewhere, requests without a first token. Admission counts them. */
   readonly numWaiting: number
   readonly numWaitingTokens: number
   readonly numBlocks: number

@@ -67,8 +67,16 @@ export interface ObservedEngine {
 /** @param observed null: there is no engine yet. */
 export function addEngineMetrics(instruments: Instruments, observed: () => ObservedEngine | null): void {
   const engine = () => observed()?.gauges() ?? NO_ENGINE
-  instruments.gauge('miniserve_num_requests_running', 'Sequences in the running batch', () => engine().numRunning)
-  instruments.gauge('miniserve_num_requests_waiting', 'Sequences waiting to start or resume', () => engine().numWaiting)
+  instruments.gauge(
+    'miniserve_num_requests_running',
+    'Sequences in the running batch; of engines elsewhere, requests that have had a first token',
+    () => engine().numRunning,
+  )
+  instruments.gauge(
+    'miniserve_num_requests_waiting',
+    'Sequences waiting to start or resume; of engines elsewhere, requests without a first token',
+    () => engine().numWaiting,
+  )
   instruments.gauge('miniserve_kv_cache_usage_perc', 'Share of the KV blocks in use, 0 to 1', () => {
     const { numBlocks, numFreeBlocks } = engine()
     return numBlocks === 0 ? 0 : (numBlocks - numFreeBlocks) / numBlocks

@@ -3,6 +3,7 @@ import { EngineError } from '../engine/request.ts'
 import type { GenerationRequest, PromptInput } from '../engine/request.ts'
 import { remoteRequest } from './request-wire.ts'
 import {
+  numTokensOf,
   readAnswerChunks,
   readResponseJson,
   readWholeAnswer,
@@ -10,13 +11,20 @@ import {
   type RemoteChunk,
   remoteRefusal,
 } from './response-wire.ts'
-import type { Lease, Upstreams } from './upstreams.ts'
+import type { CallOutcome, Lease, Upstreams } from './upstreams.ts'
 
 interface CallerOptions {
   readonly upstreams: Upstreams
   readonly maxModelLen: number
   /** Milliseconds without a byte after which a request has failed. */
   readonly idleTimeoutMs: number
+}
+
+/** Aborts the calls of a request whose time is over: unlike a client that leaves, it may say something of a silent engine. */
+export class DeadlinePassed extends EngineError {
+  constructor() {
+    super('deadline', 'the request took longer than its time limit')
+  }
 }
 
 /** A call that was accepted: its chunks as they come. Ending the iteration, however, ends the call. */
@@ -70,16 +78,19 @@ export class UpstreamCaller {
     const url = `${base}/v1/${path}`
     const tracked = request.onUpstreamCall?.(url)
     let isOver = false
-    const end = (status: number | null, responseId: string | null, error: unknown) => {
+    let isSilent = true
+    const end = (status: number | null, responseId: string | null, error: unknown, outcome: CallOutcome) => {
       if (isOver) return
       isOver = true
       signal.removeEventListener('abort', onAbort)
-      lease.release(error !== null && !signal.aborted && isFault(error))
+      // What ends a call from here says nothing of the engine, unless time ran out before it had sent anything of the answer.
+      const isTooSlow = signal.reason instanceof DeadlinePassed && isSilent
+      lease.release(signal.aborted ? (isTooSlow ? 'fault' : 'unknown') : outcome)
       const isGone = signal.aborted && !(signal.reason instanceof EngineError)
       tracked?.end({ status, responseId, error: error === null ? null : isGone ? 'client_disconnect' : codeOf(error) })
     }
     // Also for an accepted call that is not read, because another call of the request was refused.
-    const onAbort = () => end(null, null, signal.reason)
+    const onAbort = () => end(null, null, signal.reason, 'unknown')
     signal.addEventListener('abort', onAbort, { once: true })
     try {
       const send = () =>
@@ -103,10 +114,17 @@ export class UpstreamCaller {
       }
       if (response.body === null) throw new EngineError('upstream_error', 'the remote engine answered without a body')
       const whole = await this.#withIdleTimeout(readWholeAnswer(response))
-      const chunks = whole === null ? readAnswerChunks(this.#watched(response.body)) : only(whole)
-      return this.#chunks(chunks, request.n, (responseId, error) => end(response.status, responseId, error))
+      // Its stream is read once the request's other calls are accepted as well: what has come by then is not known before.
+      isSilent = false
+      const onSilence = (value: boolean) => {
+        isSilent = value
+      }
+      const chunks = whole === null ? readAnswerChunks(this.#watched(response.body, onSilence)) : only(whole)
+      return this.#chunks(chunks, request.n, (responseId, error, outcome) =>
+        end(response.status, responseId, error, outcome),
+      )
     } catch (error) {
-      end(null, null, error)
+      end(null, null, error, outcomeOf(error))
       throw error
     }
   }
@@ -114,10 +132,12 @@ export class UpstreamCaller {
   async *#chunks(
     chunks: AsyncIterable<RemoteChunk>,
     numChoices: number,
-    end: (responseId: string | null, error: unknown) => void,
+    end: (responseId: string | null, error: unknown, outcome: CallOutcome) => void,
   ): OpenCall {
     let responseId: string | null = null
     let failure: unknown = null
+    // Of a reader that leaves before the end.
+    let outcome: CallOutcome = 'unknown'
     const finished = new Set<number>()
     try {
       for await (const chunk of chunks) {
@@ -129,21 +149,28 @@ export class UpstreamCaller {
       if (finished.size < numChoices) {
         throw new EngineError('upstream_error', 'the remote engine ended its stream without finishing every choice')
       }
+      outcome = 'ok'
     } catch (error) {
       failure = error
+      outcome = outcomeOf(error)
       throw error
     } finally {
-      end(responseId, failure)
+      end(responseId, failure, outcome)
     }
   }
 
   /** A body of which no piece may be long in coming: signs of life between the events count, as some servers send them while a request waits. */
-  async *#watched(body: AsyncIterable<Uint8Array>): AsyncGenerator<Uint8Array, void, undefined> {
+  async *#watched(
+    body: AsyncIterable<Uint8Array>,
+    onSilence: (isSilent: boolean) => void,
+  ): AsyncGenerator<Uint8Array, void, undefined> {
+    onSilence(true)
     const pieces = body[Symbol.asyncIterator]()
     try {
       while (true) {
         const next = await this.#withIdleTimeout(pieces.next())
         if (next.done === true) return
+        onSilence(false)
         yield next.value
       }
     } finally {
@@ -171,13 +198,18 @@ export class UpstreamCaller {
   }
 }
 
-/** The chunks of a call; those of another one where it fails, or ends unfinished, before a chunk with anything for the client. */
+/**
+ * The chunks of a call; those of another one where it fails, or ends unfinished, before a chunk with anything for the client. Chunks
+ * before that one are left out but for the usage in them: what a failed call has counted is not the client's.
+ */
 async function* replacedBeforeOutput(call: OpenCall, again: (error: unknown) => Promise<OpenCall>): OpenCall {
   let hasOutput = false
+  let usage: RemoteChunk['usage'] = null
   try {
     for await (const chunk of call) {
       hasOutput ||= chunk.choices.some(isOutput)
-      yield chunk
+      usage = chunk.usage ?? usage
+      if (hasOutput) yield { ...chunk, usage }
     }
   } catch (error) {
     if (hasOutput) throw error
@@ -186,8 +218,7 @@ async function* replacedBeforeOutput(call: OpenCall, again: (error: unknown) => 
 }
 
 /** A server's first chunk often has the role alone. */
-const isOutput = ({ text, reasoning, toolCalls, tokenIds, finishReason }: RemoteChoice): boolean =>
-  text !== '' || reasoning !== '' || toolCalls.length > 0 || tokenIds.length > 0 || finishReason !== null
+const isOutput = (choice: RemoteChoice): boolean => numTokensOf(choice) > 0 || choice.finishReason !== null
 
 async function* only<T>(value: T): AsyncGenerator<T, void, undefined> {
   yield value
@@ -202,9 +233,11 @@ function textOf(prompt: PromptInput): string {
 
 const codeOf = (error: unknown): string => (error instanceof EngineError ? error.code : 'upstream_error')
 
-/** The upstream's fault, rather than the request's. */
-const isFault = (error: unknown): boolean =>
+/** The upstream's fault, rather than the request's; one that refuses a request is well. */
+const outcomeOf = (error: unknown): CallOutcome =>
   !(error instanceof EngineError) || error.code === 'upstream_error' || error.code === 'upstream_timeout'
+    ? 'fault'
+    : 'ok'
 
 /** Another engine may do better: this one failed, or has too much to do. Not where it kept silent: the client has waited long enough. */
 const isWorthRetrying = (error: unknown): boolean =>

@@ -5,11 +5,11 @@ import { EngineError } from '../engine/request.ts'
 import type { Engine, EngineStats, GenerationRequest, GenerationStream } from '../engine/request.ts'
 import { RequestStream } from '../engine/requests/request-stream.ts'
 import { newCounters } from '../engine/schedule/sequence.ts'
-import type { UpstreamCaller, OpenCall } from './caller.ts'
+import { DeadlinePassed, type OpenCall, type UpstreamCaller } from './caller.ts'
 import { newRemoteChoice, nextToolCall } from './choice.ts'
 import type { RemoteChoiceState } from './choice.ts'
 import { reasonOf } from './models.ts'
-import type { RemoteChoice, RemoteChunk } from './response-wire.ts'
+import { numTokensOf, type RemoteChoice, type RemoteChunk } from './response-wire.ts'
 
 /** One prompt's call to the other engine: `n` choices over one stream. */
 interface Call {
@@ -77,12 +77,10 @@ export class RemoteEngine implements Engine {
   }
 
   stats(): EngineStats {
-    const choices = [...this.#active].flatMap(({ calls }) => calls.flatMap((call) => call.choices))
-    const open = choices.filter(({ isFinished }) => !isFinished)
-    // Elsewhere they may be computed already; what is known here is that nothing has come yet.
-    const numWaiting = open.filter(({ counters }) => counters.firstTokenMs === null).length
+    // Requests, not choices: there is no batch here for the choices of one to fill, and they must not keep others out.
+    const numWaiting = [...this.#active].filter(isWaiting).length
     return {
-      numRunning: open.length - numWaiting,
+      numRunning: this.#active.size - numWaiting,
       numWaiting,
       numWaitingTokens: 0,
       numBlocks: 0,
@@ -120,10 +118,7 @@ export class RemoteEngine implements Engine {
     const deadline =
       request.deadlineMs === null
         ? undefined
-        : setTimeout(
-            () => control.abort(new EngineError('deadline', 'the request took longer than its time limit')),
-            Math.max(0, request.deadlineMs - performance.now()),
-          )
+        : setTimeout(() => control.abort(new DeadlinePassed()), Math.max(0, request.deadlineMs - performance.now()))
     try {
       if (this.#state === 'draining')
         throw new EngineError('draining', 'the server is shutting down and takes no new requests')
@@ -205,8 +200,7 @@ export class RemoteEngine implements Engine {
       throw new EngineError('upstream_error', `the remote engine sent choice ${chunk.index} of ${call.choices.length}`)
     const { counters, choice } = state
     const atMs = performance.now()
-    const hasOutput = chunk.text !== '' || chunk.reasoning !== '' || chunk.toolCalls.length > 0
-    const numTokens = Math.max(chunk.tokenIds.length, chunk.logprobs?.length ?? 0, hasOutput ? 1 : 0)
+    const numTokens = numTokensOf(chunk)
     if (numTokens > 0) {
       counters.numGeneratedTokens += numTokens
       // Pieces of text are not quite tokens: twice as many as were asked for are no rounding, and what is held for them has to end.
@@ -308,6 +302,12 @@ export class RemoteEngine implements Engine {
     })
   }
 }
+
+/** Elsewhere it may be computed already; what is known here is that nothing has come yet. */
+const isWaiting = ({ calls }: ActiveRequest): boolean =>
+  calls.every(({ choices }) =>
+    choices.every(({ isFinished, counters }) => !isFinished && counters.firstTokenMs === null),
+  )
 
 const KNOWN_REASONS: readonly FinishReason[] = ['length', 'abort', 'content_filter']
 

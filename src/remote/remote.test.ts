@@ -278,12 +278,13 @@ describe('a remote engine', () => {
     await expect.poll(() => received.length).toBe(2)
     expect(engine.stats()).toMatchObject({
       numRunning: 0,
-      numWaiting: 3,
+      // However many choices they have: the queue is of requests.
+      numWaiting: 2,
       upstreams: [{ isTaking: true, numRunning: 2 }],
     })
     const single = received.findIndex(({ body }) => body['n'] === undefined)
     responses[single]?.write(frames(chunk(0, 'a')))
-    await expect.poll(() => engine.stats()).toMatchObject({ numRunning: 1, numWaiting: 2 })
+    await expect.poll(() => engine.stats()).toMatchObject({ numRunning: 1, numWaiting: 1 })
     responses[single]?.end(frames(chunk(0, 'b', 'stop')))
     responses[1 - single]?.end(frames(chunk(0, 'a', 'stop'), chunk(1, 'a', 'stop')))
     await Promise.all(answered)
@@ -410,6 +411,35 @@ describe('several engines', () => {
     expect(spare.received).toEqual([])
   })
 
+  it.each<[string, object]>([
+    ['text', { text: 'a' }],
+    ['log-probabilities alone', { text: '', logprobs: { tokens: [''], token_logprobs: [-1], top_logprobs: [null] } }],
+    ['token ids alone', { text: '', token_ids: [7] }],
+    ['reasoning', { delta: { reasoning_content: 'hm' } }],
+    ['a function call', { delta: { tool_calls: [{ index: 0, id: 'a', function: { name: 'f', arguments: '' } }] } }],
+    ['an end of one of two choices', { text: '', finish_reason: 'length' }],
+  ])('do not say again what the client has of another: %s', async (_, fields) => {
+    const cut = await remote((response) => {
+      response.write(frames({ choices: [{ index: 0, finish_reason: null, ...fields }] }))
+      setImmediate(() => response.destroy())
+    })
+    const spare = await remote(answer('spare'))
+    const engine = await pool(cut.port, spare.port)
+    await expect(collect(engine, request({ n: 2 }))).rejects.toMatchObject({ code: 'upstream_error' })
+    expect(spare.received).toEqual([])
+  })
+
+  it('do not count what another one had counted before it failed', async () => {
+    const cut = await remote((response) => {
+      response.write(frames(usage(50, 0, 0)))
+      setImmediate(() => response.destroy())
+    })
+    const well = await remote(answer('well'))
+    const engine = await pool(cut.port, well.port)
+    expect(await ask(engine, 'x')).toBe('well')
+    expect(engine.stats()).toMatchObject({ promptTokens: 0, upstreams: [{ numRunning: 0 }, { numRunning: 0 }] })
+  })
+
   it.each<[string, (response: ServerResponse) => void]>([
     ['breaks off without a byte of its answer', (response) => response.flushHeaders()],
     [
@@ -440,6 +470,60 @@ describe('several engines', () => {
     const engine = await pool(cutting.port, well.port)
     for (let i = 0; i < 8; i++) await ask(engine, `question ${i}`).catch(() => null)
     expect(cutting.received.length).toBe(3)
+    expect(engine.stats().upstreams).toMatchObject([{ isTaking: false }, { isTaking: true }])
+  })
+
+  it('are judged by what they did, not by a client that leaves', async () => {
+    const responses: ServerResponse[] = []
+    const { engine, received } = await remote((response, { body }) => {
+      if (body['prompt'] === 'bad') response.writeHead(500).end('{}')
+      else responses.push(response)
+    })
+    const leaving = new AbortController()
+    const left = collect(engine, request({}), leaving.signal)
+    await expect.poll(() => received.length).toBe(1)
+    for (let i = 0; i < 3; i++) await expect(ask(engine, 'bad')).rejects.toMatchObject({ code: 'upstream_error' })
+    leaving.abort()
+    await left
+    expect(engine.stats().upstreams).toMatchObject([{ isTaking: false, numRunning: 0 }])
+  })
+
+  it('are not well because a prompt was given up when another of its request failed', async () => {
+    const { engine } = await remote((response, { body }) => {
+      response.write(frames(chunk(0, 'a')))
+      if (body['prompt'] === 'bad') setImmediate(() => response.destroy())
+    })
+    const both = () => request({ prompts: [{ text: 'bad' }, { text: 'good' }, { text: 'good' }] })
+    for (let i = 0; i < 3; i++) await expect(collect(engine, both())).rejects.toMatchObject({ code: 'upstream_error' })
+    expect(engine.stats().upstreams).toMatchObject([{ isTaking: false, numRunning: 0 }])
+  })
+
+  it.each<[string, boolean, (response: ServerResponse) => void]>([
+    ['nothing', false, () => {}],
+    ['headers', false, (response) => response.flushHeaders()],
+    ['signs of life', true, (response) => response.write(': waiting\n\n')],
+  ])('that sent %s until the deadline: taking %s', async (_, isTaking, begin) => {
+    const begun: Promise<unknown>[] = []
+    const { engine } = await remote((response) => {
+      begin(response)
+      begun.push(once(response, 'close'))
+    })
+    for (let i = 0; i < 3; i++) {
+      const late = request({ deadlineMs: performance.now() + 150 })
+      await expect(collect(engine, late)).rejects.toMatchObject({ code: 'deadline' })
+    }
+    await Promise.all(begun)
+    expect(engine.stats().upstreams).toMatchObject([{ isTaking, numRunning: 0 }])
+  })
+
+  it('are not silent where another one is, and holds up what they have sent', async () => {
+    const silent = await remote(() => {})
+    const prompt = await remote((response) => response.write(frames(chunk(0, 'a'))))
+    const engine = await pool(silent.port, prompt.port)
+    for (let i = 0; i < 3; i++) {
+      const both = request({ prompts: [{ text: 'a' }, { text: 'b' }], deadlineMs: performance.now() + 150 })
+      await expect(collect(engine, both)).rejects.toMatchObject({ code: 'deadline' })
+    }
     expect(engine.stats().upstreams).toMatchObject([{ isTaking: false }, { isTaking: true }])
   })
 

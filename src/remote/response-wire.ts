@@ -27,6 +27,12 @@ export interface RemoteChoice {
   readonly stopReason: string | number | null
 }
 
+/** Tokens of a chunk's choice, as far as it shows: at least one where there is anything for the client. */
+export function numTokensOf({ text, reasoning, toolCalls, tokenIds, logprobs }: RemoteChoice): number {
+  const hasOutput = text !== '' || reasoning !== '' || toolCalls.length > 0
+  return Math.max(tokenIds.length, logprobs?.length ?? 0, hasOutput ? 1 : 0)
+}
+
 /** A piece of a function call, as servers send it: some leave the index out, or the id. */
 export interface RemoteToolCall {
   readonly index: number | null

@@ -32,7 +32,7 @@ const take = (pool: Upstreams, prompt = ''): Lease => {
 
 /** Opens the circuit of the first upstream. */
 function fail(pool: Upstreams, times: number): void {
-  for (let i = 0; i < times; i++) take(pool).release(true)
+  for (let i = 0; i < times; i++) take(pool).release('fault')
 }
 
 const long = (topic: string) => `${topic} `.repeat(400)
@@ -42,8 +42,8 @@ describe('the least loaded one', () => {
     const { pool } = setUp()
     const leases = Array.from({ length: 6 }, (_, i) => take(pool, `prompt ${i}`))
     expect(leases.map((lease) => lease.upstream.base)).toEqual(['a', 'b', 'a', 'b', 'a', 'b'].map((x) => `http://${x}`))
-    leases[1]?.release(false)
-    leases[1]?.release(false)
+    leases[1]?.release('ok')
+    leases[1]?.release('ok')
     expect(pool.states().map(({ numRunning }) => numRunning)).toEqual([3, 2])
     expect(take(pool).upstream).toBe(b)
   })
@@ -55,7 +55,7 @@ describe('the least loaded one', () => {
     expect(new Set(busy.map((lease) => lease.upstream))).toEqual(new Set([a]))
     expect(take(pool, long('river')).upstream).toBe(b)
     // What it has computed now is known to be there.
-    for (const lease of busy) lease.release(false)
+    for (const lease of busy) lease.release('ok')
   })
 
   it('does not learn from one tenant where the prompts of another went', () => {
@@ -79,22 +79,41 @@ describe('an engine that fails', () => {
     expect(trial.upstream).toBe(a)
     // Not a second one beside it, though b is the busier.
     expect(take(pool).upstream).toBe(b)
-    trial.release(true)
+    trial.release('fault')
     clock.nowMs = 14_999
     expect(take(pool).upstream).toBe(b)
     clock.nowMs = 15_000
-    take(pool).release(false)
+    take(pool).release('ok')
     expect([take(pool).upstream, take(pool).upstream]).toEqual([a, a])
   })
 
   it('is left alone once for all the requests that it failed at once', () => {
     const { pool, clock } = setUp()
     const running = Array.from({ length: 24 }, () => take(pool))
-    for (const lease of running.filter(({ upstream: on }) => on === a)) lease.release(true)
-    for (const lease of running.filter(({ upstream: on }) => on === b)) lease.release(false)
+    for (const lease of running.filter(({ upstream: on }) => on === a)) lease.release('fault')
+    for (const lease of running.filter(({ upstream: on }) => on === b)) lease.release('ok')
     expect(take(pool).upstream).toBe(b)
     clock.nowMs = 5_000
     expect(take(pool).upstream).toBe(a)
+  })
+
+  it('is judged by answers and failures, not by calls that were ended from here', () => {
+    const { pool, clock } = setUp()
+    const cancelled = Array.from({ length: 4 }, () => take(pool)).filter(({ upstream: on }) => on === a)
+    fail(pool, 2)
+    cancelled[0]?.release('unknown')
+    fail(pool, 1)
+    expect(pool.states()[0]).toMatchObject({ isTaking: false })
+    cancelled[1]?.release('unknown')
+    expect(pool.states()[0]).toMatchObject({ isTaking: false, numRunning: 0 })
+    clock.nowMs = 5_000
+    take(pool).release('unknown')
+    // Still one at a time, and at once.
+    const trial = take(pool)
+    expect([trial.upstream, take(pool).upstream]).toEqual([a, b])
+    trial.release('fault')
+    clock.nowMs = 14_999
+    expect(pool.states()[0]).toMatchObject({ isTaking: false })
   })
 
   it('gets requests at once when a check finds it back', async () => {
@@ -127,7 +146,7 @@ describe('an engine that is taken out of service', () => {
     const next = Array.from({ length: 8 }, () => take(pool, long('river')))
     expect(new Set(next.map((lease) => lease.upstream))).toEqual(new Set([b]))
     expect(pool.states()[0]).toMatchObject({ isTaking: false, numRunning: 1 })
-    running.release(false)
+    running.release('ok')
     expect(pool.states()[0]).toMatchObject({ numRunning: 0 })
   })
 })

@@ -22,11 +22,14 @@ interface UpstreamsOptions {
   readonly now?: () => number
 }
 
+/** What a call says of its upstream: that it is well, that it failed, or nothing, as where the call was ended from here. */
+export type CallOutcome = 'ok' | 'fault' | 'unknown'
+
 /** A request's stay at an upstream. */
 export interface Lease {
   readonly upstream: Upstream
-  /** Idempotent. `isFault`: the upstream failed, rather than the request. */
-  release(isFault: boolean): void
+  /** Idempotent. */
+  release(outcome: CallOutcome): void
 }
 
 const PROBE_EVERY_MS = 5_000
@@ -118,11 +121,11 @@ export class Upstreams {
     let isOver = false
     return {
       upstream: chosen.upstream,
-      release: (isFault) => {
+      release: (outcome) => {
         if (isOver) return
         isOver = true
         chosen.numRunning--
-        this.#judge(chosen, isFault)
+        this.#judge(chosen, outcome)
       },
     }
   }
@@ -137,9 +140,10 @@ export class Upstreams {
     return openUntilMs <= this.#now() && numRunning === 0
   }
 
-  /** Too many faults in a row open the circuit; each time for longer, until an answer closes it. */
-  #judge(member: Member, isFault: boolean): void {
-    if (!isFault) {
+  /** Too many faults in a row open the circuit; each time for longer, until an answer closes it. What says nothing changes nothing. */
+  #judge(member: Member, outcome: CallOutcome): void {
+    if (outcome === 'unknown') return
+    if (outcome === 'ok') {
       closeCircuit(member)
       return
     }

@@ -29,7 +29,7 @@ export const FAULTS = {
   },
   hangingUpstream: {
     fault: 'an upstream engine that accepts requests and is silent',
-    sees: '504 when --request-timeout is over; the call is ended upstream as well; other engines get the next requests',
+    sees: '504 when --request-timeout is over; the call is ended upstream as well; after three in succession other engines get the requests',
     lost: 'the requests that waited for it',
     test: 'test/e2e/surroundings.test.ts',
   },
