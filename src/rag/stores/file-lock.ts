@@ -28,9 +28,11 @@ function isAlive(pid: number): boolean {
  */
 function isStale(path: string): boolean {
   const [pid = '', host = ''] = readFileSync(path, 'utf8').split('\n')
-  if (host === hostname() && Number(pid) !== process.pid && !isAlive(Number(pid))) return true
-  // As long in the future: the clock was set back since, and would take as long to get there.
-  return Math.abs(Date.now() - statSync(path).mtimeMs) > STALE_MS
+  const isOfThisHost = host === hostname()
+  if (isOfThisHost && Number(pid) !== process.pid && !isAlive(Number(pid))) return true
+  const ageMs = Date.now() - statSync(path).mtimeMs
+  // As long in the future: this machine's clock was set back since. Another machine's may be ahead, and its holder alive.
+  return ageMs > STALE_MS || (isOfThisHost && ageMs < -STALE_MS)
 }
 
 /** A lock that is held. */

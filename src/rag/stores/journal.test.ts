@@ -207,6 +207,21 @@ describe('the journal of an index', () => {
     }
   })
 
+  it.each([
+    ['waits for a lock that another machine, whose clock is ahead, has touched', 'elsewhere', 3_600_000, false],
+    ['takes one that another machine has not touched for long', 'elsewhere', -60_000, true],
+    ["takes one of this machine's from before its clock was set back", hostname(), 3_600_000, true],
+  ])('%s', async (_, host, aheadMs, isTaken) => {
+    const path = join(folder, 'clock.lock')
+    writeFileSync(path, `${process.pid}\n${host}\n`)
+    const touched = new Date(Date.now() + aheadMs)
+    utimesSync(path, touched, touched)
+    const work = withFileLock(path, 50, () => 'done')
+    if (isTaken) await expect(work).resolves.toBe('done')
+    else await expect(work).rejects.toMatchObject({ code: 'store_unavailable' })
+    expect(existsSync(path)).toBe(!isTaken)
+  })
+
   it('writes nothing once another writer has taken over', async () => {
     const path = join(folder, 'x.lock')
     const work = withFileLock(path, 1000, (lock) => {
