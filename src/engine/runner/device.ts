@@ -22,12 +22,22 @@ export async function chooseDevice(device: ModelRequest['device']): Promise<Devi
   }
 }
 
-/** Creates the backend. Throws ModelError when the device cannot be had. */
+type DeviceRequest = Pick<ModelRequest, 'device' | 'adapter' | 'threads' | 'cpuMemoryBytes'>
+
+/** Creates the backend. Throws ModelError when the device cannot be had, or is another adapter than the one asked for. */
 export async function createBackend(
   kind: DeviceKind,
   options: BackendOptions,
-  request: Pick<ModelRequest, 'device' | 'threads' | 'cpuMemoryBytes'>,
+  request: DeviceRequest,
 ): Promise<Backend> {
+  const backend = await openBackend(kind, options, request)
+  const { adapter } = backend.info
+  if (request.adapter === undefined || request.adapter === adapter) return backend
+  await backend.close()
+  throw new ModelError(`device ${kind}: expected the adapter ${request.adapter}, found ${adapter}`)
+}
+
+async function openBackend(kind: DeviceKind, options: BackendOptions, request: DeviceRequest): Promise<Backend> {
   if (kind === 'reference') return createReferenceBackend(options)
   try {
     if (kind === 'webgpu') {
@@ -44,7 +54,7 @@ export async function createBackend(
   } catch (error) {
     if (error instanceof ModelError) throw error
     // `auto` promised a device that works: the next one down.
-    if (request.device === 'auto') return createBackend(kind === 'webgpu' ? 'cpu' : 'reference', options, request)
+    if (request.device === 'auto') return openBackend(kind === 'webgpu' ? 'cpu' : 'reference', options, request)
     const reason = error instanceof Error ? error.message : String(error)
     throw new ModelError(
       `device ${kind} cannot be used: ${reason}. Try --device ${kind === 'webgpu' ? 'cpu' : 'reference'}.`,

@@ -148,6 +148,7 @@ test('limits that cannot be served are refused with what to change', async () =>
   await expect(load({ maxModelLen: 257 })).rejects.toThrow("--max-model-len 257 is more than the model's 256")
   await expect(load({ maxModelLen: 256, numKvBlocks: 10 })).rejects.toThrow(/Raise --num-kv-blocks to 16/)
   await expect(load({ maxNumSeqs: 100 })).rejects.toThrow(ModelError)
+  await expect(load({ adapter: 'a card' })).rejects.toThrow(/^device reference: expected the adapter a card, found /)
   await expect(load({ path: '/nowhere' })).rejects.toThrow('/nowhere does not exist')
 })
 

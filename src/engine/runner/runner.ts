@@ -28,6 +28,8 @@ export interface ModelRequest {
   /** Adapters to serve it with, told apart by their names; absent: none. */
   readonly adapters?: readonly AdapterRequest[]
   readonly device: 'auto' | 'webgpu' | 'cpu' | 'reference'
+  /** Name of the adapter that the device has to be; absent: any. */
+  readonly adapter?: string
   readonly quantization: 'none' | 'q8' | 'q4'
   /** Elements of the KV pool; auto or absent: the device's own. */
   readonly kvCacheDtype?: 'auto' | 'f16' | 'q8'

@@ -7,7 +7,7 @@ const INFO = {
   numKvBlocks: 12,
   maxModelLen: 99,
   maxNumBatchedTokens: 64,
-  device: { kind: 'webgpu' } as ModelInfo['device'],
+  device: { kind: 'webgpu', adapter: 'a card' } as ModelInfo['device'],
   fingerprint: 'a',
   adapters: [],
 } satisfies Partial<ModelInfo>
@@ -85,6 +85,7 @@ test('a broken runner is closed and replaced by one with the same pool size and 
   expect(made.map(({ isClosed }) => isClosed)).toEqual([true, false])
   expect(made[1]!.requests[0]).toMatchObject({
     device: 'webgpu',
+    adapter: 'a card',
     numKvBlocks: 12,
     maxNumBatchedTokens: 64,
     maxModelLen: null,

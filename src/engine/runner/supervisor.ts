@@ -57,8 +57,9 @@ class SupervisedRunner implements Runner {
     // Sequences in the queue were admitted to this pool, and steps are planned for this many rows. A context that nobody asked for stays so: it
     // follows from the pool, and some models compute otherwise where they are asked for a shorter one.
     const { numKvBlocks, numStateSlots, maxNumBatchedTokens, device } = info
-    // Another device, chosen while this one is away, would read all weights only to be another model.
-    this.#request = { ...request, numKvBlocks, numStateSlots, maxNumBatchedTokens, device: device.kind }
+    // Another device, or a software adapter, taken while this one is away, would read all weights only to be another model.
+    const { kind, adapter } = device
+    this.#request = { ...request, numKvBlocks, numStateSlots, maxNumBatchedTokens, device: kind, adapter }
     this.#identity = identityOf(info)
     this.#adopt(runner)
     return info
