@@ -1,22 +1,26 @@
 /** AsciiDoc (docs.asciidoctor.org) as blocks: sections, delimited blocks, tables. */
-import { BlockList, findLine, isPlain, markupLines, type CellRow } from './block-list.ts'
-import type { Block } from './blocks.ts'
+import { BlockList, findLine, isPlain, LastLines, markupLines, type CellRow } from './block-list.ts'
+import type { ReadStep } from './blocks.ts'
 import { isBlank, plainBlocks, type Line } from './plain.ts'
 
 const HEADING = /^(={1,6}|#{1,6})[ \t]+(\S.*)$/
 /** `:name: value`, `[attributes]`, `[[anchor]]`, comments. */
 const ATTRIBUTE = /^(?::!?[\w-]+!?:(?:\s|$)|\[[^\]]*\]\]?\s*$|\/\/(?!\/))/
 /** A block's first line, and its last one. */
-const DELIMITER = /^(?:-{4,}|\.{4,}|\+{4,}|={4,}|\*{4,}|_{4,}|\/{4,}|--|`{3}.*)\s*$/
+const DELIMITER = /^(?:(?:-{4,}|\.{4,}|\+{4,}|={4,}|\*{4,}|_{4,}|\/{4,}|--)\s*$|`{3})/
 const TABLE = /^[|,;:!]===+\s*$/
-/** Where a cell begins: a bar, behind what says how many columns and rows it spans and how it is set. */
-const CELL = /(?:^|(?<=\s))(?:\d+\*)?(?:(?:\d+)?(?:\.\d+)?\+)?[<^>]?(?:\.[<^>])?[adehlmsv]?(?<!\\)\|/g
+/** Lines below a title, outermost first, as long as it; a sign more or less is allowed. */
+const UNDERLINE = /^([-=~^+])\1+\s*$/
+const UNDERLINE_SIGNS = '=-~^+'
+/** Where a cell begins: a bar, and behind white space what says how many columns and rows it spans and how it is set. */
+const CELL = /(?:(?:^|(?<=\s))(?:\d+\*)?(?:(?:\d+)?(?:\.\d+)?\+)?[<^>]?(?:\.[<^>])?[adehlmsv]?)?(?<!\\)\|/g
 
 /** AsciiDoc's structure as far as it decides where a document may be cut and what names its rows. */
-export function* asciidocBlocks(text: string): Generator<Block> {
+export function* asciidocBlocks(text: string): Generator<ReadStep> {
   const lines = markupLines(text)
   if (!lines) return yield* plainBlocks(text)
   const blocks = new BlockList(text)
+  const comments = new LastLines(lines, ({ text: line }) => /^\/{4,}\s*$/.exec(line)?.[0].trimEnd())
   /** Of the block that comes next. */
   let attributes = ''
   for (let i = 0; i < lines.length; i++) {
@@ -35,7 +39,8 @@ export function* asciidocBlocks(text: string): Generator<Block> {
       i = end
     } else if (DELIMITER.test(line.text)) {
       blocks.flush()
-      if (/^[-.+`/]{3}/.test(line.text)) {
+      const isUnclosed = line.text.startsWith('/') && !comments.has(line.text.trimEnd(), i)
+      if (/^[-.+`/]{3}/.test(line.text) && !isUnclosed) {
         const end = closing(lines, i)
         if (!line.text.startsWith('/')) blocks.code(lines.slice(i + 1, end))
         i = end
@@ -46,11 +51,26 @@ export function* asciidocBlocks(text: string): Generator<Block> {
       blocks.flush()
       if (line.text.startsWith('[')) attributes = line.text
       continue
-    } else blocks.add(line)
+    } else {
+      const below = blocks.open.length === 0 ? lines[i + 1] : undefined
+      const level = below ? titleLevel(line, below) : null
+      if (below && level !== null) {
+        blocks.heading(level, line.text.trim(), line, below)
+        i++
+      } else blocks.add(line)
+    }
     // A block's title stands between its attributes and it.
     if (!/^\.[^.\s]/.test(line.text)) attributes = ''
   }
   yield* blocks.end()
+}
+
+/** The level of a title with this line below it, from 1; null where it is none. A line that begins with a dot is a block's title. */
+function titleLevel({ text: title }: Line, { text: below }: Line): number | null {
+  const sign = UNDERLINE.exec(below)?.[1]
+  if (sign === undefined || title.startsWith('.') || !/[\p{L}\p{N}]/u.test(title)) return null
+  const difference = [...title.trimEnd()].length - below.trimEnd().length
+  return Math.abs(difference) <= 1 ? UNDERLINE_SIGNS.indexOf(sign) + 1 : null
 }
 
 /** Number of the line that closes what this one opens; that behind the last one where none does. */
@@ -106,7 +126,7 @@ function barRows(lines: readonly Line[], columns: number | null): CellRow[] {
     if (before !== '' && last) {
       last.text += ` ${before}`
       last.end = line.end
-    }
+    } else if (before !== '') cells.push({ text: before, start: line.start, end: line.end })
     for (const [i, start] of starts.entries()) {
       const text = line.text.slice(start.index + start[0].length, starts[i + 1]?.index).trim()
       const span = Number(/^(\d+)(?:\.\d+)?\+/.exec(start[0])?.[1] ?? 1)
@@ -115,7 +135,7 @@ function barRows(lines: readonly Line[], columns: number | null): CellRow[] {
         cells.push({ text: '', start: line.start, end: line.end })
       }
     }
-    width ??= starts.length
+    if (starts.length > 0) width ??= starts.length
   }
   const size = Math.max(1, width ?? 1)
   return Array.from({ length: Math.ceil(cells.length / size) }, (_, i) => {

@@ -1,7 +1,7 @@
 /** Blocks of a document that is read line by line. */
-import { HeadingPath, isTitle, type Block } from './blocks.ts'
+import { HeadingPath, isTitle, type Block, type BlockPlace, type ReadStep } from './blocks.ts'
 import { linesOf, toBlock, type Line } from './plain.ts'
-import { areColumnNames, namedRow, plainRow } from './tables.ts'
+import { areColumnNames, namedRow, plainRow, TableBlocks } from './tables.ts'
 
 /** Cells of a row and where they lie. */
 export interface CellRow {
@@ -32,6 +32,24 @@ export function findLine(lines: readonly Line[], from: number, isMeant: (line: L
   return at
 }
 
+/** Where the lines that close something stand last: whether one follows is known without a search for each line that opens. */
+export class LastLines {
+  readonly #last = new Map<string, number>()
+
+  /** @param markOf a line that closes something; null or undefined for any other */
+  constructor(lines: readonly Line[], markOf: (line: Line) => string | null | undefined) {
+    for (const [i, line] of lines.entries()) {
+      const mark = isPlain(line) ? null : markOf(line)
+      if (mark) this.#last.set(mark, i)
+    }
+  }
+
+  /** Whether a line with this mark follows line number `at`. */
+  has(mark: string, at: number): boolean {
+    return (this.#last.get(mark) ?? -1) > at
+  }
+}
+
 /** Lines without the empty ones before them. */
 export const withoutBlankStart = (lines: readonly Line[]): readonly Line[] =>
   lines.slice(findLine(lines, 0, (line) => line.text.trim() !== ''))
@@ -41,7 +59,8 @@ const LIST_ITEM = /^\s*(?:[-*+.•]+|\d{1,9}[.)]|#\.)\s/
 /** Gathers lines to paragraphs and lists under their headings, and puts tables and code between them. */
 export class BlockList {
   readonly #text: string
-  #blocks: Block[] = []
+  /** Tables become blocks as they are taken: named rows are many times as long as their cells. */
+  #blocks: Iterable<ReadStep>[] = []
   readonly #path = new HeadingPath()
   #lines: Line[] = []
   #kind: Block['kind'] = 'prose'
@@ -64,7 +83,7 @@ export class BlockList {
 
   /** The paragraph is at its end. */
   flush(): void {
-    if (this.#lines.length > 0) this.#push(toBlock(this.#text, this.#lines, this.#kind, this.#path.place()))
+    if (this.#lines.length > 0) this.#blocks.push(toBlock(this.#text, this.#lines, this.#kind, this.#path.place()))
     this.#lines = []
     this.#kind = 'prose'
   }
@@ -73,14 +92,14 @@ export class BlockList {
   heading(level: number, title: string, first: Line, last: Line): void {
     this.flush()
     if (title === '') return
-    if (isTitle(title)) this.#push(this.#path.enter({ level, title, start: first.start, end: last.end }))
-    else this.#push(toBlock(this.#text, [first], 'prose', this.#path.place()))
+    if (isTitle(title)) this.#blocks.push(this.#path.enter({ level, title, start: first.start, end: last.end }))
+    else this.#blocks.push(toBlock(this.#text, [first], 'prose', this.#path.place()))
   }
 
   code(lines: readonly Line[]): void {
     this.flush()
     if (lines.some((line) => line.text.trim() !== '')) {
-      this.#push(toBlock(this.#text, lines, 'code', this.#path.place()))
+      this.#blocks.push(toBlock(this.#text, lines, 'code', this.#path.place()))
     }
   }
 
@@ -88,30 +107,36 @@ export class BlockList {
   table(header: CellRow | null, rows: readonly CellRow[]): void {
     this.flush()
     const names = header && rows.length > 0 && areColumnNames(header.cells) ? header.cells : null
-    const sentences = (names || !header ? rows : [header, ...rows])
-      .map(({ cells, start, end }) => ({ text: names ? namedRow(names, cells) : plainRow(cells), start, end }))
-      .filter(({ text }) => text !== '')
-    const [first, last] = [sentences[0], sentences.at(-1)]
-    if (!first || !last) return
-    const text = sentences.map((row) => row.text).join('\n')
-    this.#push([{ kind: 'table', text, ...this.#path.place(), rows: sentences, start: first.start, end: last.end }])
+    const shown = names || !header ? rows : [header, ...rows]
+    if (shown.every(({ cells }) => cells.every((cell) => cell.trim() === ''))) return
+    this.#blocks.push(tableBlocks(names, shown, this.#path.place()))
   }
 
-  /** The blocks that are done since the last call. */
-  taken(): readonly Block[] {
+  /** The blocks that are done since the last call; null where there are none. */
+  *taken(): Generator<ReadStep> {
     const blocks = this.#blocks
     this.#blocks = []
-    return blocks
+    yield null
+    for (const some of blocks) yield* some
   }
 
   /** The document is at its end. @returns the last blocks */
-  end(): readonly Block[] {
+  end(): Generator<ReadStep> {
     this.flush()
-    this.#push(this.#path.end())
+    this.#blocks.push(this.#path.end())
     return this.taken()
   }
+}
 
-  #push(blocks: Iterable<Block>): void {
-    for (const block of blocks) this.#blocks.push(block)
+/** @param names of the columns; null: they have none */
+function* tableBlocks(
+  names: readonly string[] | null,
+  rows: readonly CellRow[],
+  place: BlockPlace,
+): Generator<ReadStep> {
+  const table = new TableBlocks(place)
+  for (const { cells, start, end } of rows) {
+    yield table.add({ text: names ? namedRow(names, cells) : plainRow(cells), start, end })
   }
+  yield table.end()
 }

@@ -27,6 +27,9 @@ export interface Block extends SourceRange {
   readonly rows?: readonly TableRow[]
 }
 
+/** What a reader of blocks yields: the next one, or null where it has read on without one. Its caller may interrupt it at each. */
+export type ReadStep = Block | null
+
 /** UTF-16 units of a heading. Longer ones are text that someone set as a heading: they are kept, but not repeated in every chunk. */
 const MAX_TITLE_LENGTH = 256
 

@@ -1,5 +1,5 @@
 /** Cutting documents into chunks: by structure first, by token counts within. */
-import type { Block, DocumentFormat, TableRow } from './blocks.ts'
+import type { Block, DocumentFormat, ReadStep, TableRow } from './blocks.ts'
 import { asciidocBlocks } from './asciidoc.ts'
 import { csvBlocks } from './csv.ts'
 import { htmlBlocks } from './html.ts'
@@ -77,6 +77,10 @@ export async function chunkDocument(
   }
   let sectionChars = 0
   for (const whole of await blocksOf(text, format, readHtml)) {
+    if (whole === null) {
+      if (slice.isOver) await slice.end()
+      continue
+    }
     for (const block of splitBlock(whole)) {
       const isOther = section[0] !== undefined && section[0].headings.join('\n') !== block.headings.join('\n')
       if (isOther || sectionChars + block.text.length > MAX_SECTION_CHARS) {
@@ -94,7 +98,11 @@ export async function chunkDocument(
 
 type ReadHtml = (html: string) => Iterable<Block> | Promise<Iterable<Block>>
 
-function blocksOf(text: string, format: DocumentFormat, readHtml: ReadHtml): ReturnType<ReadHtml> {
+function blocksOf(
+  text: string,
+  format: DocumentFormat,
+  readHtml: ReadHtml,
+): Iterable<ReadStep> | Promise<Iterable<ReadStep>> {
   switch (format) {
     case 'markdown':
       return markdownBlocks(text)

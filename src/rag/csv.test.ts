@@ -1,6 +1,8 @@
 import { expect, it } from 'vitest'
 import { csvBlocks } from './csv.ts'
 
+const read = (text: string) => [...csvBlocks(text)].filter((block) => block !== null)
+
 it.each([
   ['a,b\n1,"x ""q"", y"\n2,\n', ['a: 1 | b (1): x "q", y\na: 2']],
   ['Dienst;Port\r\nhttp;80\r\n', ['Dienst: http | Port (http): 80']],
@@ -14,13 +16,26 @@ it.each([
   ['1,2\n3,4.5\n', ['1 | 2\n3 | 4.5']],
   ['', []],
 ])('%j as rows that name their columns', (text, expected) => {
-  expect([...csvBlocks(text)].map((block) => block.text)).toEqual(expected)
+  expect(read(text).map((block) => block.text)).toEqual(expected)
 })
 
 it('rows of a long table have their places, a few hundred to a block', () => {
   const text = `n,square\n${Array.from({ length: 1000 }, (_, i) => `${i},${i * i}`).join('\n')}`
-  const blocks = [...csvBlocks(text)]
+  const blocks = read(text)
   expect(blocks.length).toBe(4)
   const rows = blocks.flatMap((block) => block.rows ?? [])
   expect(text.slice(rows[999]?.start, rows[999]?.end)).toBe('999,998001')
+})
+
+it('names of columns make no block longer than a string can be', () => {
+  const names = Array.from({ length: 900 }, (_, i) => `${i}`.padEnd(80, 'n'))
+  const blocks = read(`${names.join()}\n${`${'v,'.repeat(899)}v\n`.repeat(100)}`)
+  expect(blocks.flatMap((block) => block.rows).length).toBe(100)
+  for (const { text } of blocks) expect(text.length).toBeLessThan(1.5 * 1024 * 1024)
+  const [row] = read(`a,b\n${'r'.repeat(60)}${',v'.repeat(100_000)}`)
+  expect(row?.text.length).toBe(60 + 100_000 * ' | v'.length)
+})
+
+it('a caller can interrupt it where rows are empty', () => {
+  expect([...csvBlocks('\n'.repeat(1000))].length).toBeGreaterThan(1000)
 })

@@ -1,9 +1,6 @@
 /** Comma-separated values (RFC 4180; semicolons, tabs and bars too) as one table whose first row names its columns. */
-import type { Block, TableRow } from './blocks.ts'
-import { areColumnNames, namedRow, plainRow } from './tables.ts'
-
-/** Rows that are one block. */
-const BLOCK_ROWS = 256
+import type { ReadStep } from './blocks.ts'
+import { areColumnNames, namedRow, plainRow, TableBlocks } from './tables.ts'
 
 interface Row {
   readonly cells: readonly string[]
@@ -12,31 +9,25 @@ interface Row {
 }
 
 /** Rows as table blocks that stay within a chunk's size, each with its source range and column names. */
-export function* csvBlocks(text: string): Generator<Block> {
+export function* csvBlocks(text: string): Generator<ReadStep> {
   const { separator, from } = separatorOf(text)
   let names: readonly string[] | null = null
-  let rows: TableRow[] = []
   let numRead = 0
-  const taken = (): Block[] => {
-    const [first, last] = [rows[0], rows.at(-1)]
-    if (!first || !last) return []
-    const block = { kind: 'table' as const, headings: [], rows, start: first.start, end: last.end }
-    return [{ ...block, text: rows.map((row) => row.text).join('\n') }]
-  }
+  const table = new TableBlocks({ headings: [] })
   for (const { cells, start, end } of rowsOf(text, separator, from)) {
-    if (cells.every((cell) => cell.trim() === '')) continue
+    if (cells.every((cell) => cell.trim() === '')) {
+      yield null
+      continue
+    }
     if (numRead++ === 0 && cells.length > 1 && areColumnNames(cells) && !cells.every(isNumber)) {
       names = cells
       continue
     }
-    rows.push({ text: names ? namedRow(names, cells) : plainRow(cells), start, end })
-    if (rows.length < BLOCK_ROWS) continue
-    yield* taken()
-    rows = []
+    yield table.add({ text: names ? namedRow(names, cells) : plainRow(cells), start, end })
   }
   // A header that nothing follows is all there is.
-  if (numRead === 1 && names) rows.push({ text: plainRow(names), start: 0, end: text.length })
-  yield* taken()
+  if (numRead === 1 && names) yield table.add({ text: plainRow(names), start: 0, end: text.length })
+  yield table.end()
 }
 
 /** Rows of numbers only have no names above them. */

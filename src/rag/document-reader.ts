@@ -8,6 +8,8 @@ import { threadWorker } from './worker-host.ts'
 import { WorkerClient, workerUrl, type WorkerDeathListener } from './worker-rpc.ts'
 
 const MAX_WAITING = 256
+/** One document's time: the others wait behind it. A PDF of thousands of pages takes a minute or two. */
+const MAX_READ_MS = 5 * 60 * 1000
 
 /** Both methods throw UnreadableError for a document that cannot be read, and RagError `overloaded` when too many wait. */
 export interface DocumentReader {
@@ -23,6 +25,7 @@ export function createDocumentReader(onDeath?: WorkerDeathListener): DocumentRea
     name: 'the reader of documents',
     concurrency: 1,
     maxWaiting: MAX_WAITING,
+    maxCallMs: MAX_READ_MS,
     failureCode: 'invalid_request',
     drainOnClose: false,
     ...(onDeath && { onDeath }),

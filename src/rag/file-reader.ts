@@ -38,7 +38,7 @@ export async function readContent({ bytes: packed, kind, isGzip, charset = null 
       return { text, format: 'pages', notice }
     }
     case 'docx':
-      return { text: await readDocx(bytes), format: 'html', notice: null }
+      return { text: withHeaderRows(await docxAsHtml(bytes)), format: 'html', notice: null }
     case 'html':
       return { text: decodeHtml(bytes, charset), format: 'html', notice: null }
     default:
@@ -58,42 +58,65 @@ async function unzip(packed: Uint8Array, maxBytes: number): Promise<Uint8Array> 
   }
 }
 
-async function readDocx(bytes: Uint8Array): Promise<string> {
+async function docxAsHtml(bytes: Uint8Array): Promise<string> {
   const { default: mammoth } = await import('mammoth')
   try {
     // Pictures would be base64 in the text.
     const ignoreImages = mammoth.images.imgElement(async () => ({ src: '' }))
     const { value } = await mammoth.convertToHtml({ buffer: Buffer.from(bytes) }, { convertImage: ignoreImages })
-    return withHeaderRows(value)
+    return value
   } catch (error) {
     throw new UnreadableError('the DOCX is damaged', { cause: error })
   }
 }
 
-/** A table without nested tables. */
-const WORD_TABLE = /<table>((?:(?!<\/?table)[^])*)<\/table>/g
-/** UTF-16 units of a cell that can name a column. */
-const MAX_HEADER_CELL = 80
+/** UTF-16 units of a cell that can name a column, or be a number. */
+const MAX_SHORT_CELL = 80
+
+/**
+ * Word's tables, those without nested tables, with header cells in the first row where it names the columns. Tables are found by their tags:
+ * a pattern over a table of millions of characters overflows the stack.
+ *
+ * @param html with the tags `<table>`, `<tr>` and `<td …>` as mammoth writes them. Exported for its tests.
+ */
+export function withHeaderRows(html: string): string {
+  const parts: string[] = []
+  let done = 0
+  for (let open = html.indexOf('<table>'); open >= 0; open = html.indexOf('<table>', done)) {
+    const close = html.indexOf('</table>', open)
+    if (close < 0) break
+    const innermost = html.lastIndexOf('<table>', close)
+    parts.push(html.slice(done, innermost), withHeaderRow(html.slice(innermost, close)))
+    done = close
+  }
+  parts.push(html.slice(done))
+  return parts.join('')
+}
 
 /** Word seldom says that a table's first row names its columns: it is bold, or differs from all rows below it. */
-const withHeaderRows = (html: string): string =>
-  html.replaceAll(WORD_TABLE, (table: string, body: string) => {
-    if (body.includes('<th')) return table
-    const rows = body.split('</tr>').filter((row) => row.includes('<tr>'))
-    const [head = '', ...rest] = rows
-    const cells = rows.map((row) => [...row.matchAll(/<td[^>]*>([^]*?)<\/td>/g)].map(([, cell = '']) => cell))
-    const [names = [], ...values] = cells
-    return rest.length > 0 && isHeaderRow(names, values)
-      ? table.replace(head, () => head.replaceAll(/<(\/?)td\b/g, '<$1th'))
-      : table
-  })
+function withHeaderRow(table: string): string {
+  if (table.includes('<th')) return table
+  const rows = table.split('</tr>').filter((row) => row.includes('<tr>'))
+  const [head = '', ...rest] = rows
+  const cells = rows.map((row) => [...row.matchAll(/<td[^>]*>([^]*?)<\/td>/g)].map(([, cell = '']) => cell))
+  const [names = [], ...values] = cells
+  return rest.length > 0 && isHeaderRow(names, values)
+    ? table.replace(head, () => head.replaceAll(/<(\/?)td\b/g, '<$1th'))
+    : table
+}
+
+const textOf = (cell: string): string => cell.replaceAll(/<[^>]*>/g, '').trim()
+
+/** Whether a cell is a number with its unit. The digit and the other signs are looked for apart: one pattern for both is quadratic. */
+function isNumber(cell: string | undefined): boolean {
+  const text = textOf(cell ?? '')
+  return text.length <= MAX_SHORT_CELL && /\d/.test(text) && /^[-+\d.,:%€$£ ]+$/.test(text)
+}
 
 function isHeaderRow(names: readonly string[], rows: readonly (readonly string[])[]): boolean {
-  const textOf = (cell: string): string => cell.replaceAll(/<[^>]*>/g, '').trim()
-  const isNumber = (cell: string | undefined): boolean => /^[-+\d.,:%€$£ ]*\d[-+\d.,:%€$£ ]*$/.test(textOf(cell ?? ''))
   const isBold = (cell: string): boolean => cell.includes('<strong>')
   const texts = names.map(textOf)
-  if (names.length < 2 || texts.some((text) => text.length > MAX_HEADER_CELL) || names.some(isNumber)) return false
+  if (names.length < 2 || texts.some((text) => text.length > MAX_SHORT_CELL) || names.some(isNumber)) return false
   if (names.every((name) => name === '' || isBold(name)) && !rows.every((row) => row.every(isBold))) return true
   // A column of numbers below a word; or three columns, which a list of names and values has not.
   const isMeasured = names.some((_, column) => rows.every((row) => isNumber(row[column])))

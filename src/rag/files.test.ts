@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { writeDocx, writePdf } from '../../test/rag/office-files.ts'
 import { decodeHtml, decodeText } from './decode.ts'
 import { documentsOf, findFiles } from './files.ts'
-import { readContent } from './file-reader.ts'
+import { readContent, withHeaderRows } from './file-reader.ts'
 import { formatOfText, fileKind } from './formats.ts'
 import { htmlBlocks } from './html.ts'
 import type { Rejection } from './ingest.ts'
@@ -189,6 +189,19 @@ describe('files of other kinds', () => {
       'Museum: Service: http | Port (http): 80',
     ])
     expect((await read('bad.docx', Buffer.from('no zip'))).reasons).toEqual(['the DOCX is damaged'])
+  })
+
+  it("a Word document's table is read whatever its size", () => {
+    const table = (...rows: readonly (readonly string[])[]) =>
+      `<table>${rows.map((cells) => `<tr>${cells.map((cell) => `<td>${cell}</td>`).join('')}</tr>`).join('')}</table>`
+    const long = table(['a', '9'.repeat(400_000) + 'x'], ['b', '1'])
+    expect(withHeaderRows(long)).toBe(long)
+    const large = 'x'.repeat(12_000_000)
+    expect(withHeaderRows(table(['Name', 'Text'], [large, '1'])).slice(0, 30)).toBe('<table><tr><th>Name</th><th>Te')
+    const inner = table(['Service', 'Port'], ['http', '80'])
+    expect(withHeaderRows(`${table([inner])}<p>a</p><table>`)).toBe(
+      `${table([inner])}<p>a</p><table>`.replace('<td>Service</td><td>Port</td>', '<th>Service</th><th>Port</th>'),
+    )
   })
 
   it('packed files are unpacked, within bounds', async () => {

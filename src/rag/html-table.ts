@@ -9,6 +9,9 @@ const MAX_SPAN = 1000
 /** UTF-16 units of a cell that is repeated in the rows and columns it spans; of a longer one, its first place has it. */
 const MAX_SPANNING_TEXT = 200
 
+/** UTF-16 units of a column's name from header rows above each other: it is repeated in every row. */
+const MAX_JOINED_NAME = 200
+
 /** Inside a cell they mean that the table lays out a page. */
 const PAGE_CONTENT = new Set(['table', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'section', 'article', 'main', 'nav', 'form'])
 /** Inside a cell of a table without header cells. */
@@ -50,16 +53,17 @@ function renderRows(rows: readonly Dom.Element[], textOf: TextOf): readonly Tabl
     const texts = cells.map((cell) => cell?.text ?? '')
     const isHeaderRow =
       cells.length > 1 && cells.every((cell) => cell === undefined || cell.isHeader || cell.text === '')
-    if (isHeaderRow && areColumnNames(texts)) {
-      // Header rows above each other name a column together; one further down begins anew.
-      names = isAbove && names ? joinNames(names, texts) : texts
+    // Header rows above each other name a column together; one further down begins anew.
+    const joined: string[] = isAbove && names ? joinNames(names, texts) : texts
+    if (isHeaderRow && areColumnNames(texts) && joined.every((name) => name.length <= MAX_JOINED_NAME)) {
+      names = joined
       isAbove = true
       unsaid = new Set(names.keys())
       continue
     }
     isAbove = false
     texts.forEach((text, column) => text !== '' && unsaid.delete(column))
-    if (names) rendered.push(placed(row, namedRow(names, texts)))
+    if (names && !isHeaderRow) rendered.push(placed(row, namedRow(names, texts)))
     else rendered.push(placed(row, cells[0]?.isHeader ? namedRow([], texts) : plainRow(withoutRepeats(cells))))
   }
   const [firstRow] = rows

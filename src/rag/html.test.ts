@@ -20,6 +20,10 @@ describe('HTML reads as in a browser', () => {
     ['<span>Monday</span> <span>9:00</span><p>a<br>b', ['Monday 9:00', 'a\nb']],
     ['<frameset><frame src=x><noframes><body><p>No <b>frames</b></body></noframes></frameset>', ['No frames']],
     ['<ul><li>a<li><p>b<ul><li>c</ul></ul><p>d', ['- a\n- b\n- c', 'd']],
+    [
+      `<table><tr><th>A<th>B<tr><th>${'x'.repeat(80)}<th>C${`<tr><th>${'y'.repeat(80)}<th>`.repeat(2)}<tr><td>1<td>2</table>`,
+      [`${'y'.repeat(80)}\nA ${'x'.repeat(80)} ${'y'.repeat(80)}: 1 | B C (1): 2`],
+    ],
     ['<select><option>A<option>B</select><p>c', ['A', 'B', 'c']],
     ['<pre>\n x  1\n  y</pre>', [' x  1\n  y']],
     ['<?xml version="1.0"?><html><head><title/><script src="a.js"/></head><body><style/><p>a', ['a']],

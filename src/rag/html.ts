@@ -8,6 +8,7 @@ import {
 } from 'parse5'
 import { DOCUMENT_TITLE, HeadingPath, isTitle, type Block } from './blocks.ts'
 import { tableRows } from './html-table.ts'
+import { TableBlocks } from './tables.ts'
 
 /** Their content is not text, or repeats the text beside it. */
 const SKIPPED = new Set(['script', 'style', 'template', 'annotation', 'annotation-xml', 'datalist'])
@@ -267,13 +268,10 @@ class PageReader {
     const rows = tableRows(node, textOf)
     if (!rows) return false
     this.#flush()
-    const placed = rows.map(({ text, start, end }) => ({ text, start: offset + start, end: offset + end }))
-    const [first, last] = [placed[0], placed.at(-1)]
-    if (first && last) {
-      const text = placed.map((row) => row.text).join('\n')
-      const [start, end] = [first.start, last.end]
-      this.#blocks.push({ kind: 'table', text, ...this.#path.place(), start, end, rows: placed })
-    }
+    if (rows.length === 0) return true
+    const table = new TableBlocks(this.#path.place())
+    const blocks = rows.map(({ text, start, end }) => table.add({ text, start: offset + start, end: offset + end }))
+    for (const block of [...blocks, table.end()]) if (block) this.#blocks.push(block)
     return true
   }
 

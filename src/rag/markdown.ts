@@ -1,8 +1,8 @@
 /** Markdown as blocks. */
 import { htmlBlocks, HtmlTooComplexError } from './html.ts'
-import { DOCUMENT_TITLE, HeadingPath, isTitle, type Block, type BlockPlace, type TableRow } from './blocks.ts'
+import { DOCUMENT_TITLE, HeadingPath, isTitle, type Block, type BlockPlace, type ReadStep } from './blocks.ts'
 import { isBlank, linesOf, toBlock, type Line } from './plain.ts'
-import { namedRow, plainRow } from './tables.ts'
+import { namedRow, plainRow, TableBlocks } from './tables.ts'
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})/
 const ATX_OPENING = /^ {0,3}(#{1,6})(?=[ \t]|$)/
@@ -16,15 +16,16 @@ const MAX_HTML_TABLE = 64 * 1024
 const INDENTED = /^(?: {4}|\t)/
 
 /** CommonMark's block structure as far as it decides where a document may be cut. */
-export function* markdownBlocks(text: string): Generator<Block> {
+export function* markdownBlocks(text: string): Generator<ReadStep> {
   const path = new HeadingPath()
   let lines: Line[] = []
   let kind: Block['kind'] = 'prose'
   let fence: string | null = null
   /** Where the table in HTML ends that the lines are of. */
   let tableEnd = -1
+  const endOfTable = tableEnds(text)
   const isOpen = (): boolean => lines.length > 0
-  function* flush(): Generator<Block> {
+  function* flush(): Generator<ReadStep> {
     if (lines.length > 0)
       yield* kind === 'table' ? tableBlock(lines, path.place()) : toBlock(text, lines, kind, path.place())
     lines = []
@@ -40,6 +41,7 @@ export function* markdownBlocks(text: string): Generator<Block> {
     yield* toBlock(text, rest, 'lines', path.place())
   }
   for (const line of linesOf(text, matter?.end ?? 0)) {
+    yield null
     if (fence !== null) {
       lines.push(line)
       const closing = FENCE.exec(line.text)?.[1]
@@ -49,7 +51,7 @@ export function* markdownBlocks(text: string): Generator<Block> {
       }
       continue
     }
-    if (!isOpen() && HTML_TABLE.test(line.text)) tableEnd = endOfTable(text, line.start)
+    if (!isOpen() && HTML_TABLE.test(line.text)) tableEnd = endOfTable(line.start)
     if (line.start < tableEnd) {
       lines.push(line)
       if (line.end < tableEnd) continue
@@ -171,20 +173,32 @@ function cellsOf(line: string): string[] {
   return cells
 }
 
-function* tableBlock([header, delimiter, ...lines]: readonly Line[], place: BlockPlace): Generator<Block> {
+function* tableBlock([header, delimiter, ...lines]: readonly Line[], place: BlockPlace): Generator<ReadStep> {
   if (!header || !delimiter) return
   const names = cellsOf(header.text)
-  const rows: TableRow[] = lines.map(({ text, start, end }) => ({ text: namedRow(names, cellsOf(text)), start, end }))
+  const table = new TableBlocks(place)
+  for (const { text, start, end } of lines) yield table.add({ text: namedRow(names, cellsOf(text)), start, end })
   // Names of columns that no row came for.
-  if (rows.length === 0) rows.push({ text: plainRow(names), start: header.start, end: delimiter.end })
-  const text = rows.map((row) => row.text).join('\n')
-  yield { kind: 'table', text, ...place, rows, start: header.start, end: rows.at(-1)?.end ?? delimiter.end }
+  if (lines.length === 0) yield table.add({ text: plainRow(names), start: header.start, end: delimiter.end })
+  yield table.end()
 }
 
-/** Where the table in HTML that begins here ends; -1 where it does not, or is too long. */
-function endOfTable(text: string, from: number): number {
-  const end = /<\/table\s*>/i.exec(text.slice(from, from + MAX_HTML_TABLE))
-  return end ? from + end.index + end[0].length : -1
+/**
+ * Finds where the table in HTML that begins at a place ends; -1 where it does not, or is too long. Places are asked for in their order: the next
+ * closing tag is remembered, for many tables may begin before it, or before none.
+ */
+function tableEnds(text: string): (from: number) => number {
+  const closing = /<\/table\s*>/gi
+  let [start, end] = [-1, -1]
+  return (from) => {
+    if (start < from) {
+      closing.lastIndex = from
+      const next = closing.exec(text)
+      start = next?.index ?? Infinity
+      end = start + (next?.[0].length ?? 0)
+    }
+    return end - from <= MAX_HTML_TABLE ? end : -1
+  }
 }
 
 function* htmlTable(text: string, lines: readonly Line[], place: BlockPlace): Generator<Block> {

@@ -1,15 +1,16 @@
 /** AsciiDoc, reStructuredText, Org, and HTML inside Markdown: sections above blocks, rows that name their columns. */
 import { expect, it } from 'vitest'
 import { asciidocBlocks } from './asciidoc.ts'
-import type { Block } from './blocks.ts'
+import type { ReadStep } from './blocks.ts'
 import { markdownBlocks } from './markdown.ts'
 import { orgBlocks } from './org.ts'
+import { plainBlocks } from './plain.ts'
 import { restructuredTextBlocks } from './restructured-text.ts'
 
 /** A document as "heading > heading: text", block by block; rows and paragraphs are where they say. */
-function read(blocksOf: (text: string) => Iterable<Block>, lines: readonly string[]): string[] {
+function read(blocksOf: (text: string) => Iterable<ReadStep>, lines: readonly string[]): string[] {
   const source = lines.join('\n')
-  const blocks = [...blocksOf(source)]
+  const blocks = [...blocksOf(source)].filter((block) => block !== null)
   for (const { text, start, end, rows } of blocks) {
     if (rows) for (const row of rows) expect(source.slice(row.start, row.end).length).toBeGreaterThan(0)
     else expect(source.slice(start, end)).toContain(text)
@@ -44,6 +45,45 @@ it.each([
   [['[cols="1,1",options="header"]', '|===', '|Service', '|Port', 'a|http', '|80', '|ssh', '|22', '|==='], [PORTS]],
   [['[%header,format=csv]', '|===', 'Service,Port', 'http,80', 'ssh,22', '|==='], [PORTS]],
   [['|===', '|a |b \\| c', '|d |e', 'f', '|==='], ['a | b | c\nd | e f']],
+  [['|===', '|Service|Port', '', '|http|80', '|ssh|22', '|==='], [PORTS]],
+  [['|===', 'never closed'], ['never closed']],
+  [
+    [
+      'Guide',
+      '=====',
+      '',
+      'Hours',
+      '------',
+      'At nine.',
+      '',
+      'Rest',
+      '~~~~',
+      'Closed.',
+      '',
+      '.Run',
+      '----',
+      'x',
+      '----',
+    ],
+    [
+      'Guide > Hours: At nine.',
+      'Guide > Hours > Rest: Closed.',
+      'Guide > Hours > Rest: .Run',
+      'Guide > Hours > Rest: x',
+    ],
+  ],
+  [
+    ['Two lines', 'of text', '-------', 'x', '-------', 'Other words', '----', 'y', '----'],
+    ['Two lines\nof text', 'x', 'Other words', 'y'],
+  ],
+  [
+    ['Text.', '', '////', 'kept', '', '== A', '', 'Too.'],
+    ['Text.', 'kept', 'A: Too.'],
+  ],
+  [
+    ['Text.', '', '////', 'hidden', '////', 'Too.'],
+    ['Text.', 'Too.'],
+  ],
   [
     ['* one', '* two', '', 'NOTE: Mind.', '', '|===', '|never |closed'],
     ['* one\n* two', 'NOTE: Mind.', 'never | closed'],
@@ -99,6 +139,16 @@ it.each([
     ],
     [PORTS],
   ],
+  [
+    ['+----------+------+', '| サービス | Port |', '+==========+======+', '| http     | 80   |', '+----------+------+'],
+    ['サービス: http | Port (http): 80'],
+  ],
+  [
+    ['+---+---+', '| a  | b |', '+---+---+', '|  c| d |', '+---+---+', '| e| f  |', '+---+---+'],
+    ['a | b\nc | d\ne | f'],
+  ],
+  [['  +---+---+', '| a | b |', '  +---+---+'], ['a | b']],
+  [['.. list-table::', '', '   no list'], ['no list'.padStart(10)]],
   [['+---+---+', '| both  |', '+---+---+', '| a | b |', '|   | c |', '+---+---+'], ['both\na | b c']],
   [
     [
@@ -165,6 +215,8 @@ it.each([
     ['# comment', '#+begin_quote', 'Said.', '#+end_quote', ':NOT: a drawer'],
     ['Said.', ':NOT: a drawer'],
   ],
+  [['#+begin_comment', 'kept'], ['kept']],
+  [['#+begin_comment', 'hidden', '#+end_comment', 'Text.'], ['Text.']],
 ])('Org %j', (lines, expected) => {
   expect(read(orgBlocks, lines)).toEqual(expected)
 })
@@ -190,10 +242,53 @@ it('documents made to be slow end soon', () => {
     many('.. a::\n'),
     many('|===\n'),
     many('#+begin_src\n'),
+    many('#+begin_comment\n'.repeat(10)),
     many(' '),
     many('| '),
     many('.. code::\n\n x\n'),
   ]) {
-    for (const read of blocksOf) expect([...read(text)].length).toBeLessThan(200_000)
+    for (const read of blocksOf) expect([...read(text)].length).toBeLessThan(400_000)
+  }
+})
+
+const BLANKS = ' '.repeat(2000)
+
+it.each([
+  ['reStructuredText, a comment', restructuredTextBlocks, `..${BLANKS}a:\n`],
+  ['reStructuredText, a directive', restructuredTextBlocks, `.. a::${BLANKS}\u2028b\n`],
+  ['Org, a headline', orgBlocks, `* a${BLANKS}b\n`],
+  ['AsciiDoc, a fence', asciidocBlocks, `\`\`\`${BLANKS}\u2028b\n`],
+  ['Markdown, tables without an end', markdownBlocks, '<table>\n\n'.repeat(80)],
+])(
+  'no pattern looks through what follows again and again: %s',
+  (_, blocksOf, part) => {
+    let numBlocks = 0
+    for (const step of blocksOf(part.repeat(10_000))) numBlocks += step === null ? 0 : 1
+    expect(numBlocks).toBeLessThan(1_000_000)
+  },
+  20_000,
+)
+
+it.each([
+  ['AsciiDoc', asciidocBlocks, '// a\n'],
+  ['reStructuredText', restructuredTextBlocks, '.. a\n'],
+  ['Org', orgBlocks, '# a\n'],
+  ['Markdown', markdownBlocks, '\n'],
+  ['plain text', plainBlocks, '\n'],
+])('a caller can interrupt the reader of %s where lines make no blocks', (_, blocksOf, line) => {
+  const steps = [...blocksOf(line.repeat(1000))]
+  expect(steps.filter((step) => step !== null)).toEqual([])
+  expect(steps.length).toBeGreaterThanOrEqual(1000)
+})
+
+it('a long table is several blocks, with the names of its columns in each', () => {
+  const rows = Array.from({ length: 600 }, (_, i) => `| h${i} | ${i} |`)
+  for (const [blocksOf, lines] of [
+    [orgBlocks, ['| Host | Port |', '|---+---|', ...rows]],
+    [markdownBlocks, ['| Host | Port |', '|---|---|', ...rows]],
+  ] as const) {
+    const blocks = read(blocksOf, lines)
+    expect(blocks.length).toBe(3)
+    expect(blocks[2]?.split('\n')[0]).toBe('Host: h512 | Port (h512): 512')
   }
 })

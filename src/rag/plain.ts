@@ -1,5 +1,5 @@
 /** Plain text as blocks, whole or by pages. */
-import type { Block, BlockPlace } from './blocks.ts'
+import type { Block, BlockPlace, ReadStep } from './blocks.ts'
 
 export interface Line {
   readonly text: string
@@ -41,9 +41,10 @@ export function* plainBlocks(
   from = 0,
   to = text.length,
   place: BlockPlace = { headings: [] },
-): Generator<Block> {
+): Generator<ReadStep> {
   let lines: Line[] = []
   for (const line of linesOf(text, from, to)) {
+    yield null
     if (!isBlank(line)) lines.push(line)
     else {
       yield* toBlock(text, lines, 'prose', place)
@@ -57,7 +58,7 @@ export function* plainBlocks(
 export const PAGE_BREAK = '\f'
 
 /** Paragraphs under the number of their page: no chunk reaches over the end of one, so that each can be cited by it (RFC 8118). */
-export function* pageBlocks(text: string): Generator<Block> {
+export function* pageBlocks(text: string): Generator<ReadStep> {
   let page = 1
   for (let from = 0; from < text.length; page++) {
     const at = text.indexOf(PAGE_BREAK, from)

@@ -1,15 +1,15 @@
 /** reStructuredText (docutils.sourceforge.io) as blocks: sections, literal blocks, and its four kinds of tables. */
 import { BlockList, findLine, isPlain, markupLines, withoutBlankStart, type CellRow } from './block-list.ts'
-import type { Block } from './blocks.ts'
+import type { ReadStep } from './blocks.ts'
 import { separatedCells } from './csv.ts'
 import { isBlank, plainBlocks, type Line } from './plain.ts'
 
 const ADORNMENT = /^([!-/:-@[-`{-~])\1+[ \t]*$/
 const GRID_RULE = /^[ \t]*\+(?:[-=]+\+)+[ \t]*$/
 const SIMPLE_RULE = /^[ \t]*=+(?:[ \t]+=+)+[ \t]*$/
-const DIRECTIVE = /^([ \t]*)\.\.[ \t]+([\w:-]+)::[ \t]*(.*)$/
-/** Targets, substitutions and comments. */
-const UNSEEN = /^[ \t]*\.\.(?:[ \t]+(?:_|\||\[|[^:]*$)|[ \t]*$)/
+const DIRECTIVE = /^([ \t]*)\.\.[ \t]+([\w:-]+)::[ \t]*([^]*)$/
+/** Targets, substitutions and comments. The blanks are taken whole: of a part of them, all behind it would be looked through again. */
+const UNSEEN = /^[ \t]*\.\.(?:[ \t]+(?=[^ \t])(?:_|\||\[|[^:]*$)|[ \t]*$)/
 const CODE = new Set([
   'code',
   'code-block',
@@ -22,7 +22,7 @@ const CODE = new Set([
 ])
 
 /** Its structure as far as it decides where a document may be cut and what names its rows. */
-export function* restructuredTextBlocks(text: string): Generator<Block> {
+export function* restructuredTextBlocks(text: string): Generator<ReadStep> {
   const lines = markupLines(text)
   if (lines) yield* new Reader(text, lines).read()
   else yield* plainBlocks(text)
@@ -43,7 +43,7 @@ class Reader {
     this.#lines = lines
   }
 
-  *read(): Generator<Block> {
+  *read(): Generator<ReadStep> {
     while (this.#at < this.#lines.length) {
       this.#step()
       yield* this.#blocks.taken()
@@ -146,6 +146,7 @@ class Reader {
     const content = withoutBlankStart(body.slice(options.length))
     if (CODE.has(name)) return this.#blocks.code(content)
     const rows = name === 'csv-table' ? csvRows(content) : listRows(content)
+    if (rows.length === 0) content.forEach((other) => this.#blocks.add(other))
     const valueOf = (key: string): CellRow | null => {
       const option = options.find((other) => other.text.trimStart().startsWith(`:${key}:`))
       if (!option) return null
@@ -200,14 +201,15 @@ class Reader {
     const second = isEnd(first) ? first : ruleAfter(first)
     const end = isThere(second) ? second : first
     this.#at = end + 1
-    const cut = (line: Line): string[] => starts.map((start, i) => line.text.slice(start, starts[i + 1]).trim())
+    // What stands left of the first column is in it.
+    const cut = (line: Line): string[] => starts.map((start, i) => line.text.slice(i && start, starts[i + 1]).trim())
     const filled = (lines: readonly Line[]): Line[] =>
       lines.filter((line) => !isBlank(line) && !/^[ \t]*-+(?:[ \t]+-+)*[ \t]*$/.test(line.text))
     const header = end === first ? [] : filled(this.#lines.slice(from + 1, first))
     const groups: Line[][] = []
     for (const line of filled(this.#lines.slice((end === first ? from : first) + 1, end))) {
       // A row goes on where its first cell is empty.
-      const group = line.text.slice(starts[0], starts[1]).trim() === '' ? groups.at(-1) : undefined
+      const group = line.text.slice(0, starts[1]).trim() === '' ? groups.at(-1) : undefined
       if (group) group.push(line)
       else groups.push([line])
     }
@@ -232,24 +234,32 @@ function joined(lines: readonly Line[], cut: (line: Line) => readonly string[]):
   return { cells: texts, start: lines[0]?.start ?? 0, end: lines.at(-1)?.end ?? 0 }
 }
 
-/** A line of a grid cut where a bar stands at a border: a cell over two columns is one. */
+/** What drawn lines leave in a cell that goes on over several rows. */
+const RULE_IN_CELL = /^[-+=]{3,}$/
+
+/** A line of a grid as its cells, those without text empty. No text is lost, however its bars are set. */
 function cutAt(text: string, borders: readonly number[]): string[] {
-  const cells: string[] = []
-  let from = borders[0] ?? 0
-  for (const border of borders.slice(1)) {
-    if (text[border] !== '|' && text[border] !== '+') {
-      cells.push('')
-      continue
-    }
-    const cell = text.slice(from + 1, border).trim()
+  const [first = 0, ...others] = borders
+  const isBar = (at: number): boolean => text[at] === '|' || text[at] === '+'
+  const line = text.trimEnd()
+  const bars = line.trimStart().replace(/^\|/, '').replace(/\|$/, '').split('|')
+  const isAligned = isBar(first) && others.at(-1) === line.length - 1 && isBar(line.length - 1)
+  // Wide signs, or a blank too many: bars stand beside the borders, and their order says which is which.
+  if (!isAligned || first !== text.length - text.trimStart().length) return bars.map(cellText)
+  if (bars.length === others.length && !others.every(isBar)) return bars.map(cellText)
+  const cells = others.map(() => '')
+  let [from, place] = [first, 0]
+  for (const [i, border] of others.entries()) {
+    if (!isBar(border)) continue
     // The first of the columns that it is over has it.
-    const place = cells.length - borders.slice(1).filter((other) => other > from && other < border).length
-    cells.push('')
-    cells[place] = /^[-=]+$/.test(cell) ? '' : cell
+    cells[place] = cellText(text.slice(from + 1, border))
     from = border
+    place = i + 1
   }
   return cells
 }
+
+const cellText = (cell: string): string => (RULE_IN_CELL.test(cell.trim()) ? '' : cell.trim())
 
 const csvRows = (lines: readonly Line[]): CellRow[] =>
   lines
@@ -262,7 +272,7 @@ function listRows(lines: readonly Line[]): CellRow[] {
   const indent = indentOf(lines[0] ?? { text: '', start: 0, end: 0 })
   for (const line of lines) {
     const row = rows.at(-1)
-    const text = line.text.slice(indent)
+    const text = line.text.slice(Math.min(indent, indentOf(line)))
     const first = /^\*[ \t]+-(?:[ \t]|$)/.exec(text)?.[0]
     const cell = /^[ \t]{1,3}-(?:[ \t]|$)/.exec(text)?.[0]
     if (first !== undefined) rows.push({ cells: [[text.slice(first.length).trim()]], start: line.start, end: line.end })

@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterEach, describe, expect, it } from 'vitest'
+import { afterEach, describe, expect, it, vi } from 'vitest'
 import type { EchoWorkerApi } from '../../test/rag/echo-worker.ts'
 import { processWorker, threadWorker, type StartWorker } from './worker-host.ts'
 import { WorkerClient, type WorkerClientOptions } from './worker-rpc.ts'
@@ -84,6 +84,22 @@ describe.each([
       { reason: { message: 'the worker ended with code 4' } },
       { value: Float32Array.of(4) },
     ])
+  })
+
+  it('is ended with a call that takes too long: those that wait are served by the next', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    try {
+      const client = open(start, { maxCallMs: 1000 })
+      const calls = [client.call('wait', null), client.call('double', Float32Array.of(1))]
+      vi.advanceTimersByTime(1000)
+      expect(await Promise.allSettled(calls)).toMatchObject([
+        { reason: { code: 'model_unavailable', message: 'the worker took longer than 1000 ms' } },
+        { value: Float32Array.of(2) },
+      ])
+      expect(vi.getTimerCount()).toBe(0)
+    } finally {
+      vi.useRealTimers()
+    }
   })
 
   it('takes no more calls than may wait', async () => {

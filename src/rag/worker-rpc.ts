@@ -31,6 +31,8 @@ interface PendingCall {
   readonly priority: number
   readonly transfer: readonly TransferListItem[]
   readonly settle: (error: Error | null, result?: unknown) => void
+  /** Ends the worker, from when the call is sent to it. */
+  deadline?: NodeJS.Timeout
 }
 
 export interface CallOptions {
@@ -48,6 +50,8 @@ export interface WorkerClientOptions {
   readonly concurrency: number
   /** Calls that wait, at most. */
   readonly maxWaiting: number
+  /** How long a call may run: one that takes longer ends the worker, and the calls behind it go to another. Absent: as long as it takes. */
+  readonly maxCallMs?: number
   /** Code of the errors of a worker that cannot start or died. */
   readonly failureCode: RagErrorCode
   /** Whether close() lets running calls finish: those that write must, or they leave their locks behind. */
@@ -151,6 +155,8 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
       try {
         this.#worker ??= this.#start()
         this.#worker.post(call.message satisfies ToWorker, call.transfer)
+        const { maxCallMs } = this.#options
+        if (maxCallMs !== undefined) call.deadline = setTimeout(() => this.#stop(maxCallMs), maxCallMs)
       } catch (error) {
         this.#running.delete(call.message.id)
         call.settle(toError(error))
@@ -183,9 +189,20 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
     return worker
   }
 
+  /** A call has run for too long. Nothing but its end stops a worker that is at work. */
+  #stop(ms: number): void {
+    const worker = this.#worker
+    const reason = `took longer than ${ms} ms`
+    this.#options.onDeath?.({ worker: this.#options.name, reason, cause: undefined })
+    this.#hasAnswered = true
+    this.#bury(this.#failure(reason))
+    void worker?.terminate()
+  }
+
   #receive(message: FromWorker): void {
     this.#hasAnswered = true
     const call = this.#running.get(message.id)
+    clearTimeout(call?.deadline)
     this.#running.delete(message.id)
     if (message.type === 'result') call?.settle(null, message.result)
     else
@@ -212,7 +229,10 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
     const calls = [...this.#running.values(), ...this.#waiting]
     this.#running.clear()
     this.#waiting = []
-    for (const call of calls) call.settle(error)
+    for (const call of calls) {
+      clearTimeout(call.deadline)
+      call.settle(error)
+    }
     this.#whenIdle?.()
   }
 
