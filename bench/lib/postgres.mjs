@@ -57,13 +57,16 @@ export async function startPostgres(binaries, settings = ['fsync=off']) {
     })
     server.once('exit', (code) => reject(new Error(`postgres ended with code ${code}: ${log}`)))
   })
+  const end = async () => {
+    const exited = once(server, 'exit')
+    server.kill('SIGINT')
+    await exited
+    rmSync(folder, { recursive: true, force: true })
+  }
+  /** @type {Promise<void> | undefined} */
+  let ended
   return {
     url: `postgres://miniserve@127.0.0.1:${port}/postgres`,
-    async stop() {
-      const exited = once(server, 'exit')
-      server.kill('SIGINT')
-      await exited
-      rmSync(folder, { recursive: true, force: true })
-    },
+    stop: () => (ended ??= end()),
   }
 }

@@ -3,7 +3,7 @@ import { mkdtempSync, readdirSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Client } from 'pg'
-import { expect, it } from 'vitest'
+import { expect, it, onTestFinished } from 'vitest'
 import { postgresBinaries, startPostgres } from '../../bench/lib/postgres.mjs'
 import { FAULTS } from './fault-rows.ts'
 import { ServerProcess } from './server-process.ts'
@@ -22,6 +22,7 @@ const has = async (server: ServerProcess, id: string): Promise<boolean> =>
 
 it.runIf(binaries !== null)(FAULTS.storeConnections.fault, { timeout: 120_000 }, async () => {
   const database = await startPostgres(binaries ?? '')
+  onTestFinished(() => database.stop())
   const server = await ServerProcess.start([
     '--rag-store',
     'pgvector',

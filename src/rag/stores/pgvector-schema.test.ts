@@ -1,5 +1,5 @@
 /** How the tables of the pgvector store come from every older version to this one: under MINISERVE_TEST_LEVEL=full. */
-import { describe, expect, it } from 'vitest'
+import { describe, expect, it, onTestFinished } from 'vitest'
 import { postgresBinaries, startPostgres } from '../../../bench/lib/postgres.mjs'
 import { seededRandom, syntheticDocument } from '../../../test/rag/documents.ts'
 import type { Candidate } from '../vector-index.ts'
@@ -47,6 +47,7 @@ const OLDER: readonly (readonly string[])[] = [
 describe.runIf(binaries !== null)('the tables', () => {
   it('brings the tables of every older version up to date, once for servers that start together', async () => {
     const server = await startPostgres(binaries ?? '')
+    onTestFinished(() => server.stop())
     const first = createPgvectorStore(server.url)
     const index = await first.openOrCreate('old', SPEC)
     const random = seededRandom(1)
@@ -74,11 +75,11 @@ describe.runIf(binaries !== null)('the tables', () => {
     const newer = createPgvectorStore(server.url)
     await expect(newer.open('old')).rejects.toMatchObject({ message: expect.stringContaining('version 99') })
     await Promise.all([newer.close(), first.close(), database.close()])
-    await server.stop()
   })
 
   it('keeps what a server of an older version stores while the tables are brought up to date', async () => {
     const server = await startPostgres(binaries ?? '')
+    onTestFinished(() => server.stop())
     const first = createPgvectorStore(server.url)
     const index = await first.openOrCreate('old', SPEC)
     const random = seededRandom(1)
@@ -120,6 +121,5 @@ describe.runIf(binaries !== null)('the tables', () => {
     await expect(put('later')).rejects.toMatchObject({ code: 'store_unavailable' })
     expect(await updated?.info()).toMatchObject({ numDocuments: 1 + kept.length })
     await Promise.all([newer.close(), first.close(), database.close()])
-    await server.stop()
   })
 })

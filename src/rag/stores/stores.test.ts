@@ -2,7 +2,7 @@
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, onTestFinished } from 'vitest'
 import { seededRandom, syntheticDocument } from '../../../test/rag/documents.ts'
 import { postgresBinaries, startPostgres } from '../../../bench/lib/postgres.mjs'
 import type { Candidate, IndexStore, Metadata, MetadataFilter, SearchQuery } from '../vector-index.ts'
@@ -206,6 +206,7 @@ if (binaries !== null) {
   describe('the pgvector store', () => {
     it('answers store_unavailable when its server goes, and goes on when it is there', async () => {
       const server = await startPostgres(binaries)
+      onTestFinished(() => server.stop())
       const store = createPgvectorStore(server.url)
       const index = await store.openOrCreate('x', SPEC)
       await server.stop()
@@ -220,6 +221,7 @@ if (binaries !== null) {
 
     it('cancels a statement on the server when its caller is gone', async () => {
       const server = await startPostgres(binaries)
+      onTestFinished(() => server.stop())
       const database = new Database(server.url)
       const running = `select count(*)::int as n from pg_stat_activity where query like 'select pg_sleep%' and state = 'active'`
       const leaving = new AbortController()
@@ -231,11 +233,11 @@ if (binaries !== null) {
       // Cancelled is asked for; the server does it in its own time. It would sleep for an hour.
       while ((await database.query<{ n: number }>(running, []))[0]?.n !== 0);
       await database.close()
-      await server.stop()
     })
 
     it('cancels more searches than it has connections, and goes on', async () => {
       const server = await startPostgres(binaries)
+      onTestFinished(() => server.stop())
       const database = new Database(server.url)
       await Promise.all(
         Array.from({ length: 24 }, async () => {
@@ -247,11 +249,11 @@ if (binaries !== null) {
       )
       expect(await database.query('select 1 as one', [])).toEqual([{ one: 1 }])
       await database.close()
-      await server.stop()
     })
 
     it('finds by a text of more words than PostgreSQL reads in a row', async () => {
       const server = await startPostgres(binaries)
+      onTestFinished(() => server.stop())
       const store = createPgvectorStore(server.url)
       const index = await store.openOrCreate('long', SPEC)
       const words = Array.from({ length: 40_000 }, (_, i) => `w${i}x`)
@@ -262,11 +264,11 @@ if (binaries !== null) {
       const query = { vector: new Float32Array(DIMENSIONS).fill(0.1), text: words.join(' '), depth: chunks.length }
       expect((await index.search(query)).map(({ textRank }) => textRank)).not.toContain(null)
       await store.close()
-      await server.stop()
     })
 
     it('makes its tables once for two that start together, and an approximate index for a large one', async () => {
       const server = await startPostgres(binaries)
+      onTestFinished(() => server.stop())
       const [one, two] = [
         createPgvectorStore(server.url, { minChunks: 50, quietMs: 10 }),
         createPgvectorStore(server.url),
@@ -287,7 +289,6 @@ if (binaries !== null) {
       expect(await index?.info()).toMatchObject({ numDocuments: 60, numChunks: exact.numChunks })
       await database.close()
       await Promise.all([one.close(), two.close()])
-      await server.stop()
     })
   })
 }
