@@ -8,7 +8,7 @@ import { threadWorker } from './worker-host.ts'
 import { WorkerClient, workerUrl, type WorkerDeathListener } from './worker-rpc.ts'
 
 const MAX_WAITING = 256
-/** One document's time: the others wait behind it. A PDF of thousands of pages takes a minute or two. */
+/** One document's time, far more than the longest PDF that is read takes: the others wait behind it. */
 const MAX_READ_MS = 5 * 60 * 1000
 
 /** Both methods throw UnreadableError for a document that cannot be read, and RagError `overloaded` when too many wait. */

@@ -173,6 +173,20 @@ describe('files of other kinds', () => {
     expect(pageText(rows, 612)).toBe('host0 | 800 host1 | 801 host2 | 802')
   })
 
+  it('a page of very many pieces is read in linear time', () => {
+    const numPieces = 100_000
+    const pieces = Array.from({ length: numPieces }, (_, i) => ({
+      text: `w${i}`,
+      left: 60,
+      right: 100,
+      y: -14 * i,
+      height: 12,
+    }))
+    expect(pageText(pieces, 612).split(' ').length).toBe(numPieces)
+    const line = pieces.map((piece, i) => ({ ...piece, left: 10 * i, right: 10 * i + 5, y: 0 }))
+    expect(pageText(line, 612).split(' ').length).toBe(numPieces)
+  }, 20_000)
+
   it('a Word document has headings and tables', async () => {
     const paragraph = (text: string, style = '') =>
       `<w:p>${style && `<w:pPr><w:pStyle w:val="${style}"/></w:pPr>`}<w:r><w:t>${text}</w:t></w:r></w:p>`

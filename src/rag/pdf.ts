@@ -104,13 +104,15 @@ function toSegments(pieces: readonly Piece[]): readonly Piece[] {
   let line: Piece[] = []
   const flush = (): void => {
     let open: Piece | undefined
+    /** Of the piece before: what is joined so far would be copied to be looked at. */
+    let lastSign = ''
     for (const piece of line.toSorted((a, b) => a.left - b.left)) {
       const gap: number = open === undefined ? Infinity : piece.left - open.right
       if (!open || gap > SEGMENT_GAP * open.height) {
         if (open) segments.push(open)
         open = piece
       } else {
-        const isApart: boolean = gap > SPACE_GAP * open.height && !/\s$/.test(open.text) && !/^\s/.test(piece.text)
+        const isApart: boolean = gap > SPACE_GAP * open.height && !/\s/.test(lastSign) && !/^\s/.test(piece.text)
         open = {
           ...open,
           text: open.text + (isApart ? ' ' : '') + piece.text,
@@ -118,6 +120,7 @@ function toSegments(pieces: readonly Piece[]): readonly Piece[] {
           height: Math.max(open.height, piece.height),
         }
       }
+      lastSign = piece.text.slice(-1)
     }
     if (open) segments.push(open)
     line = []
@@ -174,26 +177,30 @@ function gutterOf(segments: readonly Piece[], width: number): number | null {
   return isWide(before) && isWide(behind) && numAcross <= segments.length / 3 ? at : null
 }
 
+/** A letter and a hyphen, three UTF-16 units at most. */
+const HYPHENATED = /\p{L}[-\u2010\u00ad]$/u
+
 /** Lines as paragraphs, with empty lines between them. */
 function toParagraphs(lines: readonly Piece[]): string {
-  let text = ''
+  const parts: string[] = []
   let before: Piece | null = null
   for (const line of lines) {
     const part = line.text.replaceAll(/\s+/g, ' ').trim()
+    const lastPart = parts.at(-1) ?? ''
     if (before) {
       const gap = before.y - line.y
       const height = Math.max(before.height, line.height)
       const isSameLine = gap < 0.5 * height
       const isOtherSize = Math.abs(before.height - line.height) > 0.15 * height
-      if (isSameLine) text += ' | '
-      else if (gap > PARAGRAPH_GAP * height || gap < 0 || isOtherSize) text += '\n\n'
-      else if (/\p{L}[-\u2010\u00ad]$/u.test(text) && /^\p{Ll}/u.test(part)) text = text.slice(0, -1)
-      else text += isList(part) ? '\n' : ' '
+      if (isSameLine) parts.push(' | ')
+      else if (gap > PARAGRAPH_GAP * height || gap < 0 || isOtherSize) parts.push('\n\n')
+      else if (HYPHENATED.test(lastPart.slice(-3)) && /^\p{Ll}/u.test(part)) parts.splice(-1, 1, lastPart.slice(0, -1))
+      else parts.push(isList(part) ? '\n' : ' ')
     }
-    text += part
+    parts.push(part)
     before = line
   }
-  return text
+  return parts.join('')
 }
 
 const isList = (line: string): boolean => /^(?:[•‣▪–*-]|\(?\d{1,3}[.)])\s/.test(line)

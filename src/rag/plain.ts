@@ -35,23 +35,28 @@ export function* toBlock(
   }
 }
 
-/** Paragraphs between blank lines. */
+/** Paragraphs between blank lines. Of their lines, which may be millions, only the ends are kept. */
 export function* plainBlocks(
   text: string,
   from = 0,
   to = text.length,
   place: BlockPlace = { headings: [] },
 ): Generator<ReadStep> {
-  let lines: Line[] = []
+  let [start, end] = [-1, -1]
+  const taken = (): ReadStep => {
+    const block = start < 0 ? null : { kind: 'prose' as const, text: text.slice(start, end), ...place, start, end }
+    start = -1
+    return block
+  }
   for (const line of linesOf(text, from, to)) {
-    yield null
-    if (!isBlank(line)) lines.push(line)
+    if (isBlank(line)) yield taken()
     else {
-      yield* toBlock(text, lines, 'prose', place)
-      lines = []
+      if (start < 0) start = line.start
+      end = line.end
+      yield null
     }
   }
-  yield* toBlock(text, lines, 'prose', place)
+  yield taken()
 }
 
 /** Ends a page in the text of a paged document. */
