@@ -5,7 +5,7 @@ import { RagError } from './errors.ts'
 import type { FileContent, FileToRead } from './file-reader.ts'
 import type { OrReason, ReaderWorkerApi } from './reader-worker.ts'
 import { threadWorker } from './worker-host.ts'
-import { WorkerClient, workerUrl, type WorkerDeathListener } from './worker-rpc.ts'
+import { CallTimeoutError, WorkerClient, workerUrl, type WorkerDeathListener } from './worker-rpc.ts'
 
 const MAX_WAITING = 256
 /** One document's time, far more than the longest PDF that is read takes: the others wait behind it. */
@@ -36,6 +36,9 @@ export function createDocumentReader(onDeath?: WorkerDeathListener): DocumentRea
       answer = await call
     } catch (error) {
       if (error instanceof RagError && error.code === 'overloaded') throw error
+      if (error instanceof CallTimeoutError) {
+        throw new UnreadableError(`expected a file that is read in ${MAX_READ_MS / 1000} s`, { cause: error })
+      }
       // What ended the thread, such as a page that takes all memory, is no other document's fault.
       throw new UnreadableError('cannot be read', { cause: error })
     }

@@ -3,9 +3,10 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from 'node
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { gzipSync } from 'node:zlib'
-import { afterAll, beforeAll, describe, expect, it } from 'vitest'
+import { afterAll, beforeAll, describe, expect, it, vi } from 'vitest'
 import { writeDocx, writePdf } from '../../test/rag/office-files.ts'
 import { decodeHtml, decodeText } from './decode.ts'
+import { createDocumentReader } from './document-reader.ts'
 import { documentsOf, findFiles } from './files.ts'
 import { readContent, withHeaderRows } from './file-reader.ts'
 import { formatOfText, fileKind } from './formats.ts'
@@ -216,6 +217,21 @@ describe('files of other kinds', () => {
     expect(withHeaderRows(`${table([inner])}<p>a</p><table>`)).toBe(
       `${table([inner])}<p>a</p><table>`.replace('<td>Service</td><td>Port</td>', '<th>Service</th><th>Port</th>'),
     )
+  })
+
+  it('a file that is not read in time is refused with the reason, and the next one is read', async () => {
+    vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
+    const reader = createDocumentReader()
+    try {
+      const file = { bytes: Buffer.from('text'), kind: 'text', isGzip: false } as const
+      const [late, next] = [reader.read(file), reader.read(file)]
+      vi.advanceTimersToNextTimer()
+      await expect(late).rejects.toThrow('expected a file that is read in 300 s')
+      expect(await next).toMatchObject({ text: 'text' })
+    } finally {
+      vi.useRealTimers()
+      await reader.close()
+    }
   })
 
   it('packed files are unpacked, within bounds', async () => {

@@ -60,6 +60,9 @@ export interface WorkerClientOptions {
   readonly onDeath?: WorkerDeathListener
 }
 
+/** A call ran for longer than `maxCallMs`. */
+export class CallTimeoutError extends RagError {}
+
 /** `cause` is for logs, as in WorkerEvents. */
 export type WorkerDeathListener = (death: {
   readonly worker: string
@@ -195,7 +198,7 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
     const reason = `took longer than ${ms} ms`
     this.#options.onDeath?.({ worker: this.#options.name, reason, cause: undefined })
     this.#hasAnswered = true
-    this.#bury(this.#failure(reason))
+    this.#bury(new CallTimeoutError(this.#options.failureCode, `${this.#options.name} ${reason}`))
     void worker?.terminate()
   }
 
