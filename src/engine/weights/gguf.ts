@@ -3,96 +3,25 @@
  * the decoder knows one naming only.
  */
 import { dequantize } from '../../kernels/dequantize.ts'
-import type { ExpertNames } from '../runner/expert-families.ts'
 import { FAMILIES } from '../runner/families.ts'
 import type { Family, LayerNames } from '../runner/family.ts'
 import { type DecoderSpec, type LayerSpec, parseSpec, type SpecOptions } from '../runner/spec.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
 import { expertConfig, expertNames } from './gguf-experts.ts'
+import { GGUF_FAMILIES, type GgufFamily } from './gguf-families.ts'
 import { type GgufMetadata, type GgufNaming, openGgufFile } from './gguf-file.ts'
-import { GEMMA3N_TENSORS, GEMMA4_TENSORS, gemmaConfig, withLists } from './gguf-gemma.ts'
-import { GATED_DELTA, isStateVector, MAMBA2, SHORT_CONVOLUTION, stateConfig, tiling } from './gguf-states.ts'
+import { gemmaConfig, withLists } from './gguf-gemma.ts'
+import { isStateVector, stateConfig, tiling } from './gguf-states.ts'
 import type { GgufValue } from './gguf-header.ts'
 import type { TensorInfo, WeightSource } from './source.ts'
 
-/** How ggml's name of an architecture relates to ours. */
-interface GgufFamily {
-  readonly architecture: string
-  /** The converter reordered the rows of q and k for rotations of neighbouring pairs; our rope rotates halves. */
-  readonly permutesQk: boolean
-  /** What the tensors of layers without attention are called here, by their names inside `blk.N.`; all but matrices are vectors. */
-  readonly stateNames?: Readonly<Record<string, string>>
-  /** Tensors that no table of all families has, by their names in the file (gguf-gemma.ts). */
-  readonly tensors?: Readonly<Record<string, string>>
-  /** Names that its files need and checkpoints do not. */
-  readonly names?: Partial<LayerNames>
-  readonly expertNames?: Partial<ExpertNames>
-  /** It sees to both sides: for embedding only. */
-  readonly isBidirectional?: boolean
-  /** The converter reordered value heads (gguf-states.ts). */
-  readonly tilesKeyHeads?: boolean
-}
-
-const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map([
-  ['llama', { architecture: 'LlamaForCausalLM', permutesQk: true }],
-  ['qwen2', { architecture: 'Qwen2ForCausalLM', permutesQk: false }],
-  ['qwen3', { architecture: 'Qwen3ForCausalLM', permutesQk: false }],
-  ['smollm3', { architecture: 'SmolLM3ForCausalLM', permutesQk: true }],
-  ['gemma', { architecture: 'GemmaForCausalLM', permutesQk: false }],
-  ['gemma2', { architecture: 'Gemma2ForCausalLM', permutesQk: false }],
-  ['gemma3', { architecture: 'Gemma3ForCausalLM', permutesQk: false }],
-  ['gemma3n', { architecture: 'Gemma3nForCausalLM', permutesQk: false, tensors: GEMMA3N_TENSORS }],
-  ['gemma4', { architecture: 'Gemma4ForCausalLM', permutesQk: false, tensors: GEMMA4_TENSORS }],
-  ['gemma-embedding', { architecture: 'Gemma3ForCausalLM', permutesQk: false, isBidirectional: true }],
-  ['eurobert', { architecture: 'LlamaForCausalLM', permutesQk: false, isBidirectional: true }],
-  ['phi3', { architecture: 'Phi3ForCausalLM', permutesQk: false }],
-  ['olmo2', { architecture: 'Olmo2ForCausalLM', permutesQk: false }],
-  ['granite', { architecture: 'GraniteForCausalLM', permutesQk: true }],
-  ['mistral3', { architecture: 'Ministral3ForCausalLM', permutesQk: true }],
-  ['glm4', { architecture: 'Glm4ForCausalLM', permutesQk: false }],
-  ['exaone4', { architecture: 'Exaone4ForCausalLM', permutesQk: false }],
-  ['ernie4_5', { architecture: 'Ernie4_5ForCausalLM', permutesQk: false }],
-  ['seed_oss', { architecture: 'SeedOssForCausalLM', permutesQk: false }],
-  ['arcee', { architecture: 'ArceeForCausalLM', permutesQk: true }],
-  ['apertus', { architecture: 'ApertusForCausalLM', permutesQk: false }],
-  ['hunyuan-dense', { architecture: 'HunYuanDenseV1ForCausalLM', permutesQk: false }],
-  ['qwen3moe', { architecture: 'Qwen3MoeForCausalLM', permutesQk: false }],
-  ['qwen2moe', { architecture: 'Qwen2MoeForCausalLM', permutesQk: false }],
-  ['minimax-m2', { architecture: 'MiniMaxM2ForCausalLM', permutesQk: false }],
-  ['olmoe', { architecture: 'OlmoeForCausalLM', permutesQk: false }],
-  ['granitemoe', { architecture: 'GraniteMoeForCausalLM', permutesQk: true }],
-  ['gpt-oss', { architecture: 'GptOssForCausalLM', permutesQk: false }],
-  ['ernie4_5-moe', { architecture: 'Ernie4_5_MoeForCausalLM', permutesQk: false }],
-  ['glm4moe', { architecture: 'Glm4MoeForCausalLM', permutesQk: false }],
-  ['lfm2', { architecture: 'Lfm2ForCausalLM', permutesQk: false, stateNames: SHORT_CONVOLUTION }],
-  ['qwen35', { architecture: 'Qwen3_5ForCausalLM', permutesQk: false, stateNames: GATED_DELTA, tilesKeyHeads: true }],
-  [
-    'qwen35moe',
-    { architecture: 'Qwen3_5MoeForCausalLM', permutesQk: false, stateNames: GATED_DELTA, tilesKeyHeads: true },
-  ],
-  ['qwen3next', { architecture: 'Qwen3NextForCausalLM', permutesQk: false, stateNames: GATED_DELTA }],
-  ['lfm2moe', { architecture: 'Lfm2MoeForCausalLM', permutesQk: false, stateNames: SHORT_CONVOLUTION }],
-  [
-    'granitehybrid',
-    {
-      architecture: 'GraniteMoeHybridForCausalLM',
-      permutesQk: true,
-      stateNames: MAMBA2,
-      names: { gateUp: ['shared_mlp.gate_proj', 'shared_mlp.up_proj'] },
-      expertNames: { sharedGateUp: ['shared_mlp.gate_proj', 'shared_mlp.up_proj'] },
-    },
-  ],
-])
-
-/** The family of a file: OLMo 3 is written as OLMo 2 with a window, Mixtral as Llama with experts. */
+/** The family of a file. */
 function familyOf(metadata: GgufMetadata): GgufFamily | undefined {
   const family = GGUF_FAMILIES.get(metadata.architecture)
   if (family === undefined) return undefined
-  if (metadata.architecture === 'olmo2' && metadata.own('attention.sliding_window') !== undefined)
-    return { ...family, architecture: 'Olmo3ForCausalLM' }
-  if (metadata.architecture === 'llama' && hasExperts(metadata))
-    return { ...family, architecture: 'MixtralForCausalLM' }
-  return family
+  const withExperts = hasExperts(metadata) ? family.withExperts : undefined
+  const withWindow = metadata.own('attention.sliding_window') === undefined ? undefined : family.withWindow
+  return { ...family, architecture: withExperts ?? withWindow ?? family.architecture }
 }
 
 const hasExperts = (metadata: GgufMetadata): boolean => (metadata.own('expert_count') ?? 0) !== 0
@@ -339,12 +268,12 @@ export function requireFamily(metadata: GgufMetadata): GgufFamily {
     throw new ModelError(`${path}: unknown architecture "${metadata.architecture}"; known: ${known}`)
   const takesExperts = (candidate: GgufFamily): boolean => {
     const { experts, hasParallelExperts } = hubFamily(candidate)
-    return experts !== null || hasParallelExperts
+    return experts !== null || hasParallelExperts || candidate.withExperts !== undefined
   }
   if (hasExperts(metadata) && !takesExperts(family)) {
     const withExperts = [...GGUF_FAMILIES].filter(([, candidate]) => takesExperts(candidate))
     throw new ModelError(
-      `${path}: "${metadata.architecture}" with experts; known with experts: llama, ${withExperts.map(([name]) => name).join(', ')}`,
+      `${path}: "${metadata.architecture}" with experts; known with experts: ${withExperts.map(([name]) => name).join(', ')}`,
     )
   }
   return family
