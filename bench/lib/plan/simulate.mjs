@@ -147,7 +147,12 @@ export function simulate(costs, traffic, server) {
   while (open.size > 0 || arrivals.length > 0) {
     const knownMs = open.size > 0 ? plannedMs : nowMs
     plannedMs = nowMs
-    while (arrivals.length > 0 && arrivals[0] + costs.requestMs <= knownMs) arrive(arrivals.shift())
+    while (arrivals.length > 0 && arrivals[0] + costs.requestMs <= knownMs) {
+      const isIdle = open.size === 0
+      arrive(arrivals.shift())
+      // Requests are read one by one: the first of several finds the server idle, and is under way when the next comes.
+      if (isIdle) break
+    }
     const { step, preempted } = scheduler.schedule()
     numPreemptions += preempted.length
     if (step === null) {
