@@ -159,6 +159,23 @@ if (runAhead.length > 0) {
     'npm run bench -- serve --only runahead --clients 1',
   )
 }
+for (const { clients, tokensPerSecond, itlP95, ttftP50 } of results('serve-peers')?.ratios ?? []) {
+  row(
+    `Gemma 3 270M in Q4_K_M, ${clients} clients, cpu, over llama-server on the same file`,
+    `${number(tokensPerSecond, 2)} × tokens/s, ${number(itlP95, 2)} × p95 between tokens, ${number(ttftP50, 2)} × time to first token`,
+    'npm run bench -- serve --only peers --device cpu --concurrency 4,16 --model GEMMA --peer LLAMA_SERVER',
+  )
+}
+const speculation = results('serve-speculation')?.speculation
+if (speculation !== undefined) {
+  const gain = (text) =>
+    `${speculation[text].differencePercent > 0 ? '+' : ''}${number(speculation[text].differencePercent)} %`
+  row(
+    'prompt-lookup speculation on over off, Gemma 3 270M, one client, cpu',
+    `text that copies ${gain('copied')}, greedy ${gain('greedy')}, sampled ${gain('drawn')}`,
+    'npm run bench -- serve --only speculation --clients 1 --model GEMMA',
+  )
+}
 const { tracing } = results('serve-tracing')
 row(
   'throughput with tracing on over off, 4 clients, mean of eight pairs of rounds',
