@@ -135,33 +135,43 @@ function byteLevel(metadata: Metadata): Kind {
   return { stages, merges: listOf(metadata, 'merges', 'string') }
 }
 
+// Of vocabularies that spell a blank as ▁ and have a piece for each byte.
+const SPACES = { type: 'Replace', pattern: { String: ' ' }, content: '▁' }
+const SPACED_DECODERS = [
+  { type: 'Replace', pattern: { String: '▁' }, content: ' ' },
+  { type: 'ByteFallback' },
+  { type: 'Fuse' },
+]
+
+function spacedModel(metadata: Metadata, tokens: readonly string[], types: readonly number[]): Record<string, unknown> {
+  const unknown = numberOf(metadata, 'unknown_token_id') ?? types.indexOf(2)
+  return {
+    type: 'BPE',
+    dropout: null,
+    unk_token: tokens[unknown] ?? null,
+    continuing_subword_prefix: null,
+    end_of_word_suffix: null,
+    fuse_unk: true,
+    byte_fallback: true,
+    ignore_merges: false,
+  }
+}
+
 /** SentencePiece's BPE, which has scores in place of a list of merges. */
 function sentencePiece(metadata: Metadata, tokens: readonly string[], types: readonly number[]): Kind {
   const scores = listOf(metadata, 'scores', 'number')
   if (scores.length !== tokens.length)
     throw new ModelError(`${metadata.path}: ${tokens.length} tokens but ${scores.length} scores in tokenizer.ggml.*`)
   const addsPrefix = flagOf(metadata, 'add_space_prefix', true)
-  const replace = { type: 'Replace', pattern: { String: ' ' }, content: '▁' }
-  const restore = { type: 'Replace', pattern: { String: '▁' }, content: ' ' }
   const strip = { type: 'Strip', content: ' ', start: 1, stop: 0 }
-  const unknown = numberOf(metadata, 'unknown_token_id') ?? types.indexOf(2)
   const stages = {
-    normalizer: addsPrefix ? { type: 'Sequence', normalizers: [{ type: 'Prepend', prepend: '▁' }, replace] } : replace,
+    normalizer: addsPrefix ? { type: 'Sequence', normalizers: [{ type: 'Prepend', prepend: '▁' }, SPACES] } : SPACES,
     pre_tokenizer: null,
     decoder: {
       type: 'Sequence',
-      decoders: [restore, { type: 'ByteFallback' }, { type: 'Fuse' }, ...(addsPrefix ? [strip] : [])],
+      decoders: [...SPACED_DECODERS, ...(addsPrefix ? [strip] : [])],
     },
-    model: {
-      type: 'BPE',
-      dropout: null,
-      unk_token: tokens[unknown] ?? null,
-      continuing_subword_prefix: null,
-      end_of_word_suffix: null,
-      fuse_unk: true,
-      byte_fallback: true,
-      ignore_merges: false,
-    },
+    model: spacedModel(metadata, tokens, types),
   }
   // Control, byte and unknown pieces take part in no merge.
   return { stages, merges: { scores, canMerge: (id) => types[id] === 1 || types[id] === USER_DEFINED } }
@@ -169,28 +179,11 @@ function sentencePiece(metadata: Metadata, tokens: readonly string[], types: rea
 
 /** Gemma 4's: pieces as SentencePiece spells them, joined by a list of merges, line breaks by themselves. */
 function spacedBpe(metadata: Metadata, tokens: readonly string[], types: readonly number[]): Kind {
-  const unknown = numberOf(metadata, 'unknown_token_id') ?? types.indexOf(2)
   const stages = {
-    normalizer: { type: 'Replace', pattern: { String: ' ' }, content: '▁' },
+    normalizer: SPACES,
     pre_tokenizer: { type: 'Split', pattern: { Regex: LINES }, behavior: 'Isolated', invert: false },
-    decoder: {
-      type: 'Sequence',
-      decoders: [
-        { type: 'Replace', pattern: { String: '▁' }, content: ' ' },
-        { type: 'ByteFallback' },
-        { type: 'Fuse' },
-      ],
-    },
-    model: {
-      type: 'BPE',
-      dropout: null,
-      unk_token: tokens[unknown] ?? null,
-      continuing_subword_prefix: null,
-      end_of_word_suffix: null,
-      fuse_unk: true,
-      byte_fallback: true,
-      ignore_merges: false,
-    },
+    decoder: { type: 'Sequence', decoders: SPACED_DECODERS },
+    model: spacedModel(metadata, tokens, types),
   }
   return { stages, merges: listOf(metadata, 'merges', 'string') }
 }
