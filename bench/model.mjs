@@ -1,19 +1,21 @@
-// npm run bench -- model [--device cpu|webgpu|reference] [--shape NAME] [--quantization none,q8,q4] [--batch 1,4,16] [--peers] ...
+// npm run bench -- model [--device cpu|webgpu|reference] [--shape NAME] [--quantization none,q8,q4,q4_k_m] [--batch 1,4,16] [--llama PATH] [--peers] ...
 // Random weights of a real model's shape, as GGUF, through the runner in its worker thread: prefill and decode tokens per second at several batch
-// sizes, for each quantization in turn. With --peers the same file through node-llama-cpp, turn by turn in the same run, and a short run of the
-// reference backend beside it. Decode one step at a time beside two in flight; on webgpu where a step's time goes, by kernel. JSON to
+// sizes, for each quantization in turn; or `--file FILE.gguf --name NAME` instead. In the same run, turn by turn, on the same file: with --llama
+// llama.cpp's llama-bench (its path, or that of a script that takes its arguments), with --peers node-llama-cpp, and a short run of the reference
+// backend. Without llama-bench decode one step at a time beside two in flight; on webgpu where a step's time goes, by kernel. Models are written to TMPDIR. JSON to
 // bench/results, a file per device and quantization.
-import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readFileSync, rmSync, statSync } from 'node:fs'
 import { availableParallelism, tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { parseArgs } from 'node:util'
 import { SHAPES, writeGguf } from './lib/gguf.mjs'
+import { loadLlamaBench } from './lib/llama-bench.mjs'
 import { loadOurs, loadPeer, profileOurs } from './lib/model-runners.mjs'
 import { measureReadBandwidth } from './lib/bandwidth/measure.mjs'
 import { root, run } from './lib/run.mjs'
 import { median } from './lib/stats.mjs'
 
-const TYPES = { none: 'F16', q8: 'Q8_0', q4: 'Q4_0' }
+const TYPES = { none: 'F16', q8: 'Q8_0', q4: 'Q4_0', q4_k_m: 'Q4_K_M' }
 /** The reference computes in float64 on one thread: long enough to measure, short enough to wait for. */
 const REFERENCE = { prompt: 32, tokens: 8 }
 
@@ -27,7 +29,10 @@ const { values: flags } = parseArgs({
     tokens: { type: 'string', default: '128' },
     rounds: { type: 'string', default: '3' },
     threads: { type: 'string' },
+    llama: { type: 'string' },
     peers: { type: 'boolean', default: false },
+    file: { type: 'string' },
+    name: { type: 'string' },
   },
 })
 const fail = (message) => {
@@ -40,6 +45,7 @@ const quantizations = flags.quantization.split(',')
 for (const name of quantizations) {
   if (TYPES[name] === undefined) fail(`--quantization ${name} is none of ${Object.keys(TYPES).join(', ')}`)
 }
+if ((flags.file === undefined) !== (flags.name === undefined)) fail('--file and --name go together')
 const batches = flags.batch.split(',').map(Number)
 const prompt = Number(flags.prompt)
 const tokens = Number(flags.tokens)
@@ -66,6 +72,14 @@ const rate = (value) => (value >= 100 ? value.toFixed(0) : value.toFixed(1))
 /** Loads the peers; those that cannot run are left out, with the reason. */
 async function loadPeers(file, skipped) {
   const peers = []
+  if (flags.llama !== undefined) {
+    try {
+      const program = flags.llama
+      peers.push(await loadLlamaBench({ program, file, threads: threads ?? availableParallelism(), prompt, tokens }))
+    } catch (error) {
+      skipped.push(`llama-bench: ${error.message.split('\n')[0]}`)
+    }
+  }
   for (const gpu of !flags.peers ? [] : flags.device === 'webgpu' ? [false, 'vulkan'] : [false]) {
     try {
       peers.push(await loadPeer({ file, gpu, threads, prompt, tokens, batches }))
@@ -94,6 +108,7 @@ async function measureAll(runners, skipped) {
   for (let round = 0; round < rounds; round++) {
     for (const [b, batch] of batches.entries()) {
       for (const runner of samples.keys()) {
+        if (runner.batches?.includes(batch) === false) continue
         const result = await attempt(runner, batch)
         if (result === null) continue
         samples.get(runner)[b].prefill.push(result.prefill)
@@ -138,8 +153,7 @@ async function compareInFlight(ours) {
 function printProfile(profile) {
   for (const [phase, { hostMs, stepMs, gpuMs, hostShare, dispatches, kernels }] of Object.entries(profile)) {
     process.stdout.write(
-      `${phase} step: ${stepMs.toFixed(2)} ms, host ${hostMs.toFixed(2)} ms (${(100 * hostShare).toFixed(1)} %), device ${gpuMs.toFixed(2)} ms, ${dispatches} dispatches ` +
-        `(7 a layer + 6: ${7 * shape.layers + 6})\n`,
+      `${phase} step: ${stepMs.toFixed(2)} ms, host ${hostMs.toFixed(2)} ms (${(100 * hostShare).toFixed(1)} %), device ${gpuMs.toFixed(2)} ms, ${dispatches} dispatches\n`,
     )
     const total = kernels.reduce((sum, { milliseconds }) => sum + milliseconds, 0)
     for (const { kernel, milliseconds, dispatches } of kernels) {
@@ -157,8 +171,9 @@ function printRows(rows, weightBytes) {
   for (const { batch, results } of rows) {
     for (const phase of ['prefill', 'decode']) {
       const own = results[0][`${phase}TokensPerSecond`]
-      const cells = results.map((result, r) => {
-        const value = result[`${phase}TokensPerSecond`]
+      const cells = names.map((name, r) => {
+        const value = results.find((result) => result.name === name)?.[`${phase}TokensPerSecond`]
+        if (value === undefined) return ''.padStart(22)
         return (r === 0 ? rate(value) : `${rate(value)} (ours ${(own / value).toFixed(2)}x)`).padStart(22)
       })
       const read =
@@ -168,10 +183,26 @@ function printRows(rows, weightBytes) {
   }
 }
 
-async function benchmark(quantization, folder, bandwidth, save) {
+/** A file to measure: its path, bytes of weights, what it is called, and whether it is to be deleted. */
+function modelFile(quantization, folder) {
+  if (flags.file !== undefined) {
+    const weightBytes = statSync(flags.file).size
+    return { file: flags.file, type: null, weightBytes, title: flags.name, name: flags.name, isOwn: false }
+  }
   const type = TYPES[quantization]
   const file = join(folder, `${flags.shape}-${type}.gguf`)
   const weightBytes = writeGguf(file, shape, type)
+  return {
+    file,
+    type,
+    weightBytes,
+    title: `${flags.shape} ${type}`,
+    name: `${flags.shape}-${quantization}`,
+    isOwn: true,
+  }
+}
+
+async function benchmark({ file, type, weightBytes, title, name, isOwn }, bandwidth, save) {
   const skipped = []
   const ours = await loadOurs({
     file,
@@ -191,19 +222,21 @@ async function benchmark(quantization, folder, bandwidth, save) {
         ? Number(process.env.LP_NUM_THREADS ?? availableParallelism())
         : null
     process.stdout.write(
-      `\n${flags.shape} ${type}, ${(weightBytes / 1e6).toFixed(0)} MB of weights, prompt ${prompt}, ${tokens} tokens, median of ${rounds} rounds\n` +
+      `\n${title}, ${(weightBytes / 1e6).toFixed(0)} MB of weights, prompt ${prompt}, ${tokens} tokens, median of ${rounds} rounds\n` +
         `${device.adapter} (${device.driver}); ${driverThreads === null ? '' : `${driverThreads} driver threads; `}loaded in ${(ours.loadMs / 1000).toFixed(1)} s; streaming read ${bandwidth.gigabytesPerSecond.toFixed(1)} GB/s on ${bandwidth.threads} threads\n`,
     )
     const samples = await measureAll(runners, skipped)
     const measured = [...samples.keys()]
     const rows = batches.map((batch, b) => ({
       batch,
-      results: measured.map((runner) => ({
-        name: runner.name,
-        prefillTokensPerSecond: median(samples.get(runner)[b].prefill),
-        decodeTokensPerSecond: median(samples.get(runner)[b].decode),
-        samples: samples.get(runner)[b],
-      })),
+      results: measured
+        .filter((runner) => samples.get(runner)[b].decode.length > 0)
+        .map((runner) => ({
+          name: runner.name,
+          prefillTokensPerSecond: median(samples.get(runner)[b].prefill),
+          decodeTokensPerSecond: median(samples.get(runner)[b].decode),
+          samples: samples.get(runner)[b],
+        })),
     }))
     for (const reason of skipped) process.stdout.write(`skipped: ${reason}\n`)
     printRows(rows, weightBytes)
@@ -217,7 +250,7 @@ async function benchmark(quantization, folder, bandwidth, save) {
         `reference backend (prompt ${REFERENCE.prompt}, ${REFERENCE.tokens} tokens): prefill ${rate(reference.prefillTokensPerSecond)} (ours ${reference.prefillRatio.toFixed(1)}x), decode ${rate(reference.decodeTokensPerSecond)} (ours ${reference.decodeRatio.toFixed(1)}x)\n`,
       )
     }
-    const inFlight = flags.device === 'reference' ? null : await compareInFlight(ours)
+    const inFlight = flags.device === 'reference' || flags.llama !== undefined ? null : await compareInFlight(ours)
     if (inFlight !== null) {
       process.stdout.write(
         `decode, batch 1: ${rate(inFlight.oneInFlight)} tokens/s a step at a time, ${rate(inFlight.twoInFlight)} with two in flight (${(100 * inFlight.gain).toFixed(1)} %)\n`,
@@ -228,7 +261,7 @@ async function benchmark(quantization, folder, bandwidth, save) {
     if (profile !== null) printProfile(profile)
     save(
       {
-        shape: { name: flags.shape, ...shape },
+        shape: type === null ? { name } : { name: flags.shape, ...shape },
         type,
         weightBytes,
         prompt,
@@ -244,11 +277,11 @@ async function benchmark(quantization, folder, bandwidth, save) {
         profile,
         reference,
       },
-      `model-${flags.device}-${flags.shape}-${quantization}`,
+      `model-${flags.device}-${name}`,
     )
   } finally {
     for (const runner of runners) await runner.close()
-    rmSync(file, { force: true })
+    if (isOwn) rmSync(file, { force: true })
   }
 }
 
@@ -256,7 +289,9 @@ await run('model', async (save) => {
   const folder = mkdtempSync(join(tmpdir(), 'miniserve-bench-'))
   try {
     const bandwidth = await measureReadBandwidth(threads)
-    for (const quantization of quantizations) await benchmark(quantization, folder, bandwidth, save)
+    for (const quantization of flags.file === undefined ? quantizations : ['none']) {
+      await benchmark(modelFile(quantization, folder), bandwidth, save)
+    }
   } finally {
     rmSync(folder, { recursive: true, force: true })
   }

@@ -20,30 +20,31 @@ for (const { device, readySeconds, tokensPerSecond, healthP99Ms } of start.resul
   row(`one stream of the bundled model, ${device}`, `${number(tokensPerSecond)} tokens/s`, 'npm run bench -- start')
   row(`/health while it streams, p99, ${device}`, `${number(healthP99Ms, 1)} ms`, 'npm run bench -- start')
 }
-const MODEL = 'npm run bench -- model --device cpu --peers --prompt 256 --tokens 64 --rounds 2'
-for (const [quantization, type] of [
-  ['none', 'F16'],
-  ['q8', 'Q8_0'],
-  ['q4', 'Q4_0'],
+const MODEL = 'npm run bench -- model --llama LLAMA_BENCH --prompt 256 --tokens 64'
+const SMALL = `${MODEL} --quantization none,q8,q4,q4_k_m --batch 1,16`
+const KINDS = { none: 'F16', q8: 'Q8_0', q4: 'Q4_0', q4_k_m: 'Q4_K_M' }
+for (const [name, label, command] of [
+  ...Object.entries(KINDS).map(([kind, type]) => [`smollm2-135m-${kind}`, `SmolLM2-135M shape, ${type}`, SMALL]),
+  [
+    'llama-3.2-1b-q4_k_m',
+    'Llama-3.2-1B shape, Q4_K_M',
+    `${MODEL} --shape llama-3.2-1b --quantization q4_k_m --batch 1`,
+  ],
+  ['gemma-3-270m-q4_k_m', 'Gemma 3 270M, Q4_K_M', `${MODEL} --file GEMMA --name gemma-3-270m-q4_k_m --batch 1`],
 ]) {
-  const measured = results(`model-cpu-smollm2-135m-${quantization}`)
+  const measured = results(`model-cpu-${name}`)
   if (measured === null) continue
   const of = (batch) => measured.rows.find((found) => found.batch === batch)?.results
   const [ours, theirs] = of(1)
-  const shape = `SmolLM2-135M shape, ${type}, on cpu`
   for (const phase of ['decode', 'prefill']) {
     const key = `${phase}TokensPerSecond`
-    if (theirs === undefined) row(`${shape}, ${phase}`, `${number(ours[key])} tokens/s`, MODEL)
-    else {
-      const ratio = ours[key] / theirs[key]
-      const value = `${number(ours[key])} tokens/s, ${number(ratio, 2)} × node-llama-cpp`
-      row(`${shape}, ${phase}`, value, MODEL)
-    }
+    const ratio = theirs === undefined ? '' : `, ${number(ours[key] / theirs[key], 2)} × ${theirs.name}`
+    row(`${label}, on cpu, ${phase}`, `${number(ours[key])} tokens/s${ratio}`, command)
   }
   const sixteen = of(16)?.[0]
   if (sixteen !== undefined) {
     const ratio = sixteen.decodeTokensPerSecond / ours.decodeTokensPerSecond
-    row(`${shape}, decode at batch 16 over batch 1`, `${number(ratio, 1)} ×`, MODEL)
+    row(`${label}, on cpu, decode at batch 16 over batch 1`, `${number(ratio, 1)} ×`, command)
   }
 }
 
@@ -266,7 +267,7 @@ rewrite('README.md', [
   '| | |',
   '|---|---|',
   `| start to ready, bundled model | ${number(cpu.readySeconds, 1)} s |`,
-  `| SmolLM2-135M shape in Q8_0, 2 CPU cores, decode | ${number(q8[0].decodeTokensPerSecond)} tokens/s, ${number(decodeRatio, 1)} × node-llama-cpp |`,
+  `| SmolLM2-135M shape in Q8_0, 2 CPU cores, decode | ${number(q8[0].decodeTokensPerSecond)} tokens/s, ${number(decodeRatio, 2)} × ${q8[1].name} |`,
   `| first token, shared prefix of ${number(prefix.tokens)} tokens | ${number(prefix.coldTtftMs)} ms cold, ${number(prefix.warmTtftMs)} ms cached |`,
   `| cost of tracing in throughput, 4 clients | ${number(Math.max(0, -tracing.differencePercent), 1)} %, of pairs of rounds that differ by up to ${number(tracing.spreadPercent)} points |`,
   '| on a graphics card | not measured: no card was available |',

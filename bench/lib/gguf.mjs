@@ -8,7 +8,28 @@ const ALIGNMENT = 32
 const PATTERN_BLOCKS = 1 << 15
 
 /** ggml's types: name -> [id, values per block, bytes per block]. */
-const TYPES = { F32: [0, 1, 4], F16: [1, 1, 2], Q4_0: [2, 32, 18], Q8_0: [8, 32, 34] }
+const TYPES = {
+  F32: [0, 1, 4],
+  F16: [1, 1, 2],
+  Q4_0: [2, 32, 18],
+  Q5_0: [6, 32, 22],
+  Q8_0: [8, 32, 34],
+  Q4_K: [12, 256, 144],
+  Q6_K: [14, 256, 210],
+}
+
+/** Where the f16 factors of a block are, and how many of its steps make the amplitude. All other bytes are codes and sub-scales. */
+const FACTORS = {
+  Q4_0: [[0, 8]],
+  Q5_0: [[0, 16]],
+  Q8_0: [[0, 127]],
+  // Scale and minimum: codes are 0 to 15, and the mean minimum is the mean of codes times sub-scales.
+  Q4_K: [
+    [0, 63 * 7.5],
+    [2, 63],
+  ],
+  Q6_K: [[208, 127 * 32]],
+}
 
 let state = 1
 function random() {
@@ -16,24 +37,27 @@ function random() {
   return state / 2 ** 31 - 1
 }
 
-/** Bits of a binary16 in the normal range. */
+/** Bits of a binary16 that does not overflow, rounded towards zero. */
 function half(value) {
   const word = new Uint32Array(Float32Array.of(value).buffer)[0]
   const exponent = ((word >>> 23) & 255) - 112
-  return exponent <= 0 ? 0 : ((word >>> 16) & 0x8000) | (exponent << 10) | ((word >>> 13) & 0x3ff)
+  return exponent <= 0
+    ? ((word >>> 16) & 0x8000) | Math.trunc(Math.abs(value) * 2 ** 24)
+    : ((word >>> 16) & 0x8000) | (exponent << 10) | ((word >>> 13) & 0x3ff)
 }
 
 /** Random weights of magnitude up to `amplitude` as blocks of a type; repeated through a tensor. */
 function pattern(type, amplitude) {
   const [, , blockBytes] = TYPES[type]
   const bytes = Buffer.alloc(PATTERN_BLOCKS * blockBytes)
+  if (type === 'F16') {
+    for (let at = 0; at < bytes.length; at += 2) bytes.writeUInt16LE(half(random() * amplitude), at)
+    return bytes
+  }
+  for (let at = 0; at < bytes.length; at++) bytes[at] = ((random() + 1) * 128) & 255
   for (let block = 0; block < PATTERN_BLOCKS; block++) {
-    const at = block * blockBytes
-    if (type === 'F16') bytes.writeUInt16LE(half(random() * amplitude), at)
-    else {
-      bytes.writeUInt16LE(half(amplitude / (type === 'Q8_0' ? 127 : 8)), at)
-      for (let i = 2; i < blockBytes; i++) bytes[at + i] = ((random() + 1) * 128) & 255
-    }
+    for (const [offset, steps] of FACTORS[type])
+      bytes.writeUInt16LE(half(amplitude / steps), block * blockBytes + offset)
   }
   return bytes
 }
@@ -85,22 +109,36 @@ class Header {
 
 const padded = (length) => Math.ceil(length / ALIGNMENT) * ALIGNMENT
 
-/** Writes a model of the shape with all matrices in `type` (F16, Q8_0, Q4_0); bytes of its weights. */
+/**
+ * The type of a matrix in a file of a type. Q4_K_M, as llama-quantize makes it: Q6_K for the output and, in half of the layers, for the value and
+ * down projections, else Q4_K; rows that are not whole blocks of 256 are in Q8_0 and Q5_0 instead.
+ */
+function typeOf(type, layer, layers, cols, wantsMore) {
+  if (type !== 'Q4_K_M') return type
+  const eighth = Math.floor(layers / 8)
+  const isOneOfHalf = layer < eighth || layer >= Math.floor((7 * layers) / 8) || (layer - eighth) % 3 === 2
+  const isSix = layer === null || (wantsMore && isOneOfHalf)
+  if (cols % 256 !== 0) return isSix ? 'Q8_0' : 'Q5_0'
+  return isSix ? 'Q6_K' : 'Q4_K'
+}
+
+/** Writes a model of the shape with all matrices in `type` (F16, Q8_0, Q4_0) or in the mix Q4_K_M; bytes of its weights. */
 export function writeGguf(path, shape, type) {
   const { hidden, inner, layers, heads, kvHeads, headDim, vocab, rope } = shape
-  const tensors = [['token_embd.weight', [hidden, vocab], type]]
+  const matrix = (name, dims, layer, wantsMore = false) => [name, dims, typeOf(type, layer, layers, dims[0], wantsMore)]
+  const tensors = [matrix('token_embd.weight', [hidden, vocab], null)]
   for (let layer = 0; layer < layers; layer++) {
     const name = (suffix) => `blk.${layer}.${suffix}.weight`
     tensors.push(
       [name('attn_norm'), [hidden], 'F32'],
-      [name('attn_q'), [hidden, heads * headDim], type],
-      [name('attn_k'), [hidden, kvHeads * headDim], type],
-      [name('attn_v'), [hidden, kvHeads * headDim], type],
-      [name('attn_output'), [heads * headDim, hidden], type],
+      matrix(name('attn_q'), [hidden, heads * headDim], layer),
+      matrix(name('attn_k'), [hidden, kvHeads * headDim], layer),
+      matrix(name('attn_v'), [hidden, kvHeads * headDim], layer, true),
+      matrix(name('attn_output'), [heads * headDim, hidden], layer),
       [name('ffn_norm'), [hidden], 'F32'],
-      [name('ffn_gate'), [hidden, inner], type],
-      [name('ffn_up'), [hidden, inner], type],
-      [name('ffn_down'), [inner, hidden], type],
+      matrix(name('ffn_gate'), [hidden, inner], layer),
+      matrix(name('ffn_up'), [hidden, inner], layer),
+      matrix(name('ffn_down'), [inner, hidden], layer, true),
     )
   }
   tensors.push(['output_norm.weight', [hidden], 'F32'])
@@ -165,13 +203,16 @@ export function writeGguf(path, shape, type) {
   const file = openSync(path, 'w')
   try {
     writeSync(file, Buffer.concat([head, Buffer.alloc(padded(head.length) - head.length)]))
-    const weights = pattern(type, 0.06)
+    const patterns = new Map()
     for (const [index, [, dims, kind]] of tensors.entries()) {
       const bytes = sizes[index]
       if (kind === 'F32') writeSync(file, Buffer.from(new Float32Array(dims[0]).fill(1).buffer))
-      else
+      else {
+        if (!patterns.has(kind)) patterns.set(kind, pattern(kind, 0.06))
+        const weights = patterns.get(kind)
         for (let at = 0; at < bytes; at += weights.length)
           writeSync(file, weights, 0, Math.min(weights.length, bytes - at))
+      }
       writeSync(file, Buffer.alloc(padded(bytes) - bytes))
     }
   } finally {
