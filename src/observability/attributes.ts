@@ -1,20 +1,18 @@
 /** Values on their way onto a span: checked against the contract, doubled under their convention names, never NaN. */
 import type { Attributes } from '@opentelemetry/api'
 import { type AttributeValue, SPAN_TABLE } from './contract.ts'
-import type { AttributeSpec, AttributeType } from './contract/span-spec.ts'
+import type { AttributeSpec } from './contract/span-spec.ts'
 
 /** Longest string on a span; the decode timeline is made to fit. */
 export const MAX_ATTRIBUTE_CHARACTERS = 2048
 
-const isCount = (value: unknown): boolean => typeof value === 'number' && Number.isSafeInteger(value) && value >= 0
-
-/** True when a value may leave under the type: counts are non-negative safe integers, doubles finite. */
-function isOfType(value: unknown, type: AttributeType): value is AttributeValue {
+/** True when a value may leave under the type: integers are safe ones and, unless `isSigned`, not negative; doubles are finite. */
+function isOfType(value: unknown, { type, isSigned }: AttributeSpec): value is AttributeValue {
   switch (type) {
     case 'string':
       return typeof value === 'string'
     case 'int':
-      return isCount(value)
+      return typeof value === 'number' && Number.isSafeInteger(value) && (value >= 0 || isSigned === true)
     case 'double':
       return typeof value === 'number' && Number.isFinite(value)
     case 'boolean':
@@ -67,7 +65,7 @@ function checked(
     const value = values[name]
     if (value === undefined || value === null) continue
     const spec = specs[name]
-    if (!spec || !isOfType(value, spec.type) || (spec.oneOf && !spec.oneOf.includes(String(value)))) {
+    if (!spec || !isOfType(value, spec) || (spec.oneOf && !spec.oneOf.includes(String(value)))) {
       onBreach(name)
       continue
     }

@@ -93,7 +93,7 @@ export function generationAttributes(info: GenerationInfo): RootAttributes {
     'gen_ai.request.max_tokens': info.maxTokens ?? undefined,
     'gen_ai.request.temperature': info.temperature ?? undefined,
     'gen_ai.request.top_p': info.topP ?? undefined,
-    'gen_ai.request.top_k': info.topK || undefined,
+    'gen_ai.request.top_k': (info.topK ?? 0) > 0 ? info.topK : undefined,
     'gen_ai.request.seed': info.seed ?? undefined,
     'gen_ai.request.stream': info.stream || undefined,
     'gen_ai.request.choice.count': info.n !== undefined && info.n !== 1 ? info.n : undefined,

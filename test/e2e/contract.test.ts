@@ -123,6 +123,19 @@ it('sends a whole mean as a double', async () => {
   expect(mean?.intValue ?? null).toBeNull()
 })
 
+it('records the least values that a request may have', async () => {
+  const least = { seed: Number.MIN_SAFE_INTEGER, top_k: -1, top_p: 0, min_p: 0, temperature: 0, min_tokens: 0, n: 1 }
+  const body = { ...least, prompt: 'x', max_tokens: 1, logprobs: 0, presence_penalty: -2, frequency_penalty: -2 }
+  const response = await server.post('/v1/completions', body)
+  expect(response.status).toBe(200)
+  const root = (await receiver.trace(response.headers.get('x-trace-id')!, 5)).find(
+    ({ name }) => name === 'http.handler',
+  )!
+  expect(String(root.attributes['gen_ai.request.seed']?.intValue)).toBe(`${Number.MIN_SAFE_INTEGER}`)
+  expect(root.attributes).not.toHaveProperty('gen_ai.request.top_k')
+  expect(await (await server.get('/metrics')).text()).not.toMatch(/^miniserve_trace_breaches_total\{/m)
+})
+
 it('joins the trace of a caller', async () => {
   const traceId = '4bf92f3577b34da6a3ce929d0e0e4736'
   const response = await server.post(

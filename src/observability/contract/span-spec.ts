@@ -23,6 +23,8 @@ export interface AttributeSpec {
   readonly convention?: true
   /** Left out unless content is captured; then not cut as other strings are. */
   readonly isContent?: true
+  /** An integer that may be negative: most are counts. */
+  readonly isSigned?: true
   /** The values it may take. */
   readonly oneOf?: readonly string[]
 }
