@@ -9,13 +9,17 @@ interface Progress {
 }
 
 const BAR_WIDTH = 24
-/** What ends sooner than this shows nothing: a start of a second needs no bar, and a log no line of a start of some. */
+/** Work that ends sooner shows nothing: a start of one second needs no bar, and one of a few seconds no line in a log. */
 const QUIET_MS = { terminal: 1_000, log: 10_000 } as const
 
-/** Starts a progress display. @param label what is going on, such as "downloading" */
-export function createProgress(stream: Pick<WriteStream, 'write' | 'isTTY'>, label: string): Progress {
+/** Starts a progress display. @param label the work, such as "downloading" @param isShortShown whether short work shows its progress, too */
+export function createProgress(
+  stream: Pick<WriteStream, 'write' | 'isTTY'>,
+  label: string,
+  { isShortShown = false }: { readonly isShortShown?: boolean } = {},
+): Progress {
   const startedMs = performance.now()
-  const quietMs = stream.isTTY ? QUIET_MS.terminal : QUIET_MS.log
+  const quietMs = isShortShown ? 0 : stream.isTTY ? QUIET_MS.terminal : QUIET_MS.log
   let lastTenth = 0
   let lastDrawnMs = 0
   let isLineOpen = false

@@ -2,6 +2,7 @@
 import { join } from 'node:path'
 import type { CommandLine, Config } from './config.ts'
 import { MODELS, PACKAGE } from './model-loading.ts'
+import { createProgress } from './progress.ts'
 import { createRag, DEFAULT_RERANK_BUDGET_MS, type RagOptions } from './rag/create-rag.ts'
 
 /** What retrieval is made with. */
@@ -36,7 +37,8 @@ export async function indexDocuments(
   const rag = createRag(ragSettings(config))
   try {
     const { runRagIndex } = await import('./rag/index-command.ts')
-    return await runRagIndex({ rag, paths, index: config.ragIndex, isStrict }, process.stderr)
+    const progress = createProgress(process.stderr, 'indexing', { isShortShown: true })
+    return await runRagIndex({ rag, paths, index: config.ragIndex, isStrict, progress }, process.stderr)
   } finally {
     await rag.close()
   }

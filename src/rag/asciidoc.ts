@@ -1,71 +1,63 @@
 /** AsciiDoc (docs.asciidoctor.org) as blocks: sections, delimited blocks, tables. */
-import { BlockList, findLine, isPlain, LastLines, markupLines, type CellRow } from './block-list.ts'
-import type { ReadStep } from './blocks.ts'
-import { isBlank, plainBlocks, type Line } from './plain.ts'
+import { findLine, LastLines, markupBlocks, type BlockList } from './block-list.ts'
+import type { CellRow, ReadStep } from './blocks.ts'
+import { isBlank, type Line } from './plain.ts'
 
 const HEADING = /^(={1,6}|#{1,6})[ \t]+(\S.*)$/
 /** `:name: value`, `[attributes]`, `[[anchor]]`, comments. */
 const ATTRIBUTE = /^(?::!?[\w-]+!?:(?:\s|$)|\[[^\]]*\]\]?\s*$|\/\/(?!\/))/
-/** A block's first line, and its last one. */
+/** The first and the last line of a delimited block. */
 const DELIMITER = /^(?:(?:-{4,}|\.{4,}|\+{4,}|={4,}|\*{4,}|_{4,}|\/{4,}|--)\s*$|`{3})/
 const TABLE = /^[|,;:!]===+\s*$/
-/** Lines below a title, outermost first, as long as it; a sign more or less is allowed. */
+/** The line below a title, as long as the title give or take one sign. The signs are listed from the outermost level. */
 const UNDERLINE = /^([-=~^+])\1+\s*$/
 const UNDERLINE_SIGNS = '=-~^+'
-/** Where a cell begins: a bar, and behind white space what says how many columns and rows it spans and how it is set. */
+/** The start of a cell: a bar, which a specifier of its span, alignment and style may precede. */
 const CELL = /(?:(?:^|(?<=\s))(?:\d+\*)?(?:(?:\d+)?(?:\.\d+)?\+)?[<^>]?(?:\.[<^>])?[adehlmsv]?)?(?<!\\)\|/g
 
-/** AsciiDoc's structure as far as it decides where a document may be cut and what names its rows. */
-export function* asciidocBlocks(text: string): Generator<ReadStep> {
-  const lines = markupLines(text)
-  if (!lines) return yield* plainBlocks(text)
-  const blocks = new BlockList(text)
-  const comments = new LastLines(lines, ({ text: line }) => /^\/{4,}\s*$/.exec(line)?.[0].trimEnd())
-  /** Of the block that comes next. */
-  let attributes = ''
-  for (let i = 0; i < lines.length; i++) {
-    const line = lines[i]
-    if (!line) break
-    yield* blocks.taken()
-    if (isPlain(line)) {
-      blocks.add(line)
-      continue
-    }
-    const [, marks, title] = HEADING.exec(line.text) ?? []
-    if (isBlank(line)) blocks.flush()
-    else if (TABLE.test(line.text)) {
-      const end = closing(lines, i)
-      addTable(blocks, lines.slice(i + 1, end), line.text.charAt(0), attributes)
-      i = end
-    } else if (DELIMITER.test(line.text)) {
-      blocks.flush()
-      const isUnclosed = line.text.startsWith('/') && !comments.has(line.text.trimEnd(), i)
-      if (/^[-.+`/]{3}/.test(line.text) && !isUnclosed) {
-        const end = closing(lines, i)
-        if (!line.text.startsWith('/')) blocks.code(lines.slice(i + 1, end))
-        i = end
+/** Reads as much of AsciiDoc's structure as decides where a document may be cut and which names its rows get. */
+export const asciidocBlocks = (text: string): Generator<ReadStep> =>
+  markupBlocks(text, (blocks, lines) => {
+    const comments = new LastLines(lines, ({ text: line }) => /^\/{4,}\s*$/.exec(line)?.[0].trimEnd())
+    /** The attributes of the next block. */
+    let attributes = ''
+    return function* (line, at) {
+      let next = at + 1
+      const [, marks, title] = HEADING.exec(line.text) ?? []
+      if (isBlank(line)) blocks.flush()
+      else if (TABLE.test(line.text)) {
+        const end = closing(lines, at)
+        yield* table(blocks, lines.slice(at + 1, end), line.text.charAt(0), attributes)
+        next = end + 1
+      } else if (DELIMITER.test(line.text)) {
+        blocks.flush()
+        const isUnclosed = line.text.startsWith('/') && !comments.has(line.text.trimEnd(), at)
+        if (/^[-.+`/]{3}/.test(line.text) && !isUnclosed) {
+          const end = closing(lines, at)
+          if (!line.text.startsWith('/')) blocks.code(lines.slice(at + 1, end))
+          next = end + 1
+        }
+      } else if (marks !== undefined && title !== undefined && !blocks.isOpen) {
+        blocks.heading(marks.length, title.trim(), line, line)
+      } else if (ATTRIBUTE.test(line.text)) {
+        blocks.flush()
+        if (line.text.startsWith('[')) attributes = line.text
+        return next
+      } else {
+        const below = blocks.isOpen ? undefined : lines[next]
+        const level = below ? titleLevel(line, below) : null
+        if (below && level !== null) {
+          blocks.heading(level, line.text.trim(), line, below)
+          next++
+        } else blocks.add(line)
       }
-    } else if (marks !== undefined && title !== undefined && blocks.open.length === 0) {
-      blocks.heading(marks.length, title.trim(), line, line)
-    } else if (ATTRIBUTE.test(line.text)) {
-      blocks.flush()
-      if (line.text.startsWith('[')) attributes = line.text
-      continue
-    } else {
-      const below = blocks.open.length === 0 ? lines[i + 1] : undefined
-      const level = below ? titleLevel(line, below) : null
-      if (below && level !== null) {
-        blocks.heading(level, line.text.trim(), line, below)
-        i++
-      } else blocks.add(line)
+      // A block's title may stand between its attributes and the block.
+      if (!/^\.[^.\s]/.test(line.text)) attributes = ''
+      return next
     }
-    // A block's title stands between its attributes and it.
-    if (!/^\.[^.\s]/.test(line.text)) attributes = ''
-  }
-  yield* blocks.end()
-}
+  })
 
-/** The level of a title with this line below it, from 1; null where it is none. A line that begins with a dot is a block's title. */
+/** The level of a title above this line, from 1; null if it is not a title. A line that begins with a dot is the title of a block. */
 function titleLevel({ text: title }: Line, { text: below }: Line): number | null {
   const sign = UNDERLINE.exec(below)?.[1]
   if (sign === undefined || title.startsWith('.') || !/[\p{L}\p{N}]/u.test(title)) return null
@@ -73,38 +65,42 @@ function titleLevel({ text: title }: Line, { text: below }: Line): number | null
   return Math.abs(difference) <= 1 ? UNDERLINE_SIGNS.indexOf(sign) + 1 : null
 }
 
-/** Number of the line that closes what this one opens; that behind the last one where none does. */
+/** The number of the line that closes the block opened by line `from`; the number of lines if none does. */
 function closing(lines: readonly Line[], from: number): number {
   const mark = lines[from]?.text.trimEnd().replace(/^```.*/, '```') ?? ''
   return findLine(lines, from + 1, (line) => line.text.trimEnd() === mark)
 }
 
-function addTable(blocks: BlockList, lines: readonly Line[], sign: string, attributes: string): void {
+function* table(blocks: BlockList, lines: readonly Line[], sign: string, attributes: string): Generator<ReadStep> {
   const format = /\bformat="?(csv|dsv|tsv)/.exec(attributes)?.[1]
   const separator =
     format === 'csv' || sign === ',' ? ',' : format === 'dsv' || sign === ':' ? ':' : sign === ';' ? ';' : null
-  const filled = lines.filter((line) => !isBlank(line))
   const [first, second] = lines
   const isHeader =
     /(?:%|options="?[^"]*|opts="?[^"]*)header/.test(attributes) ||
-    // Without being told: the first line is followed by an empty one.
+    // Implicitly: an empty line follows the first line.
     (first !== undefined && second !== undefined && !isBlank(first) && isBlank(second) && !/noheader/.test(attributes))
-  const rows = separator === null ? barRows(filled, columnsOf(attributes)) : separatedRows(filled, separator)
-  blocks.table(isHeader ? (rows.shift() ?? null) : null, rows)
+  const rows: CellRow[] = []
+  for (const row of separator === null ? barRows(lines, columnsOf(attributes)) : separatedRows(lines, separator)) {
+    if (row) rows.push(row)
+    yield null
+  }
+  yield* blocks.table(isHeader ? (rows.shift() ?? null) : null, rows)
 }
 
-const separatedRows = (lines: readonly Line[], separator: string): CellRow[] =>
-  lines.map(({ text, start, end }) => ({
-    cells: text.split(separator).map((cell) => cell.trim().replace(/^"(.*)"$/, '$1')),
-    start,
-    end,
-  }))
+function* separatedRows(lines: readonly Line[], separator: string): Generator<CellRow | null> {
+  for (const line of lines) {
+    const { text, start, end } = line
+    const cells = text.split(separator).map((cell) => cell.trim().replace(/^"(.*)"$/, '$1'))
+    yield isBlank(line) ? null : { cells, start, end }
+  }
+}
 
-/** Columns that a table has at most, and places that cells over several columns may take. */
+/** Columns of a table, and extra places that cells spanning several columns may take. */
 const MAX_COLUMNS = 100
 const MAX_SPANNED = 10_000
 
-/** Columns by `cols="1,2*,3"` or `cols=3*`; null where they are not named. */
+/** The number of columns of `cols="1,2*,3"` or `cols=3*`; null without such an attribute. */
 function columnsOf(attributes: string): number | null {
   const cols = /\bcols=(?:"([^"]*)"|([^,\]]*))/.exec(attributes)
   const value = cols?.[1] ?? cols?.[2]
@@ -114,12 +110,13 @@ function columnsOf(attributes: string): number | null {
     .reduce((sum, part) => sum + Math.min(MAX_COLUMNS, Number(/^\s*(\d+)\*/.exec(part)?.[1] ?? 1)), 0)
 }
 
-/** Cells may be on lines of their own: without a number of columns, the first line has as many as there are. */
-function barRows(lines: readonly Line[], columns: number | null): CellRow[] {
+/** Cells may be on lines of their own. Without a number of columns, the first line with cells has as many as the table has columns. */
+function* barRows(lines: readonly Line[], columns: number | null): Generator<CellRow | null> {
   const cells: { text: string; start: number; end: number }[] = []
   let width = columns
   let numSpanned = 0
   for (const line of lines) {
+    yield null
     const starts = [...line.text.matchAll(CELL)]
     const before = line.text.slice(0, starts[0]?.index ?? line.text.length).trim()
     const last = cells.at(-1)
@@ -138,8 +135,8 @@ function barRows(lines: readonly Line[], columns: number | null): CellRow[] {
     if (starts.length > 0) width ??= starts.length
   }
   const size = Math.max(1, width ?? 1)
-  return Array.from({ length: Math.ceil(cells.length / size) }, (_, i) => {
-    const row = cells.slice(i * size, (i + 1) * size)
-    return { cells: row.map(({ text }) => text), start: row[0]?.start ?? 0, end: row.at(-1)?.end ?? 0 }
-  })
+  for (let from = 0; from < cells.length; from += size) {
+    const row = cells.slice(from, from + size)
+    yield { cells: row.map(({ text }) => text), start: row[0]?.start ?? 0, end: row.at(-1)?.end ?? 0 }
+  }
 }

@@ -1,42 +1,54 @@
-/** Blocks of a document that is read line by line. */
-import { HeadingPath, isTitle, type Block, type BlockPlace, type ReadStep } from './blocks.ts'
-import { linesOf, toBlock, type Line } from './plain.ts'
-import { areColumnNames, namedRow, plainRow, TableBlocks } from './tables.ts'
+/** Documents in a markup that is read line by line: AsciiDoc, reStructuredText and Org. */
+import { HeadingPath, isTitle, type Block, type CellRow, type ReadStep } from './blocks.ts'
+import { linesOf, plainBlocks, toBlock, type Line } from './plain.ts'
+import { areColumnNames, namedRow, plainRow, tableBlocks } from './tables.ts'
 
-/** Cells of a row and where they lie. */
-export interface CellRow {
-  readonly cells: readonly string[]
-  readonly start: number
-  readonly end: number
-}
-
-/** Lines of a document whose structure is read; of a longer one, its paragraphs are. */
+/** Lines of a document whose structure is read. A longer document is read as paragraphs. */
 const MAX_LINES = 200_000
-/** UTF-16 units of a line that can be more than text: patterns with repetitions are tried on none that is longer. */
+/** UTF-16 units of a line that may be markup. A longer line is text: patterns with repetitions are not tried on it. */
 const MAX_MARKUP_LINE = 2048
 
-/** The lines of a document in a markup; null for more than are read in one go. */
-export function markupLines(text: string): readonly Line[] | null {
+/** Reads the construct that begins with a line: adds its blocks, and yields null between its lines. @returns the number of the line after it */
+type ReadConstruct = (line: Line, at: number) => Generator<ReadStep, number>
+
+/** The blocks of a document, read construct by construct. @param begin returns the reader of one document */
+export function* markupBlocks(
+  text: string,
+  begin: (blocks: BlockList, lines: readonly Line[]) => ReadConstruct,
+): Generator<ReadStep> {
   const lines: Line[] = []
-  for (const line of linesOf(text)) if (lines.push(line) > MAX_LINES) return null
-  return lines
+  for (const line of linesOf(text)) {
+    if (lines.push(line) > MAX_LINES) return yield* plainBlocks(text)
+    yield null
+  }
+  const blocks = new BlockList(text)
+  const read = begin(blocks, lines)
+  let at = 0
+  for (let line = lines[at]; line; line = lines[at]) {
+    yield* blocks.taken()
+    if (isPlain(line)) {
+      blocks.add(line)
+      at++
+    } else at = yield* read(line, at)
+  }
+  yield* blocks.end()
 }
 
-/** Whether a line is text and nothing else. */
-export const isPlain = ({ text }: Line): boolean => text.length > MAX_MARKUP_LINE
+/** Whether a line is too long to be markup. */
+const isPlain = ({ text }: Line): boolean => text.length > MAX_MARKUP_LINE
 
-/** The first line from `from` on that is meant; that behind the last one where none is. */
-export function findLine(lines: readonly Line[], from: number, isMeant: (line: Line) => boolean): number {
+/** The number of the first matching line from `from` on; the number of lines if none matches. */
+export function findLine(lines: readonly Line[], from: number, isMatch: (line: Line) => boolean): number {
   let at = from
-  for (let line = lines[at]; line && !isMeant(line); line = lines[++at]);
+  for (let line = lines[at]; line && !isMatch(line); line = lines[++at]);
   return at
 }
 
-/** Where the lines that close something stand last: whether one follows is known without a search for each line that opens. */
+/** The last line of each closing mark: shows whether an opening line is closed without a search for each opening line. */
 export class LastLines {
   readonly #last = new Map<string, number>()
 
-  /** @param markOf a line that closes something; null or undefined for any other */
+  /** @param markOf the mark of a closing line; null or undefined for any other line */
   constructor(lines: readonly Line[], markOf: (line: Line) => string | null | undefined) {
     for (const [i, line] of lines.entries()) {
       const mark = isPlain(line) ? null : markOf(line)
@@ -50,45 +62,40 @@ export class LastLines {
   }
 }
 
-/** Lines without the empty ones before them. */
-export const withoutBlankStart = (lines: readonly Line[]): readonly Line[] =>
-  lines.slice(findLine(lines, 0, (line) => line.text.trim() !== ''))
-
 const LIST_ITEM = /^\s*(?:[-*+.•]+|\d{1,9}[.)]|#\.)\s/
 
-/** Gathers lines to paragraphs and lists under their headings, and puts tables and code between them. */
+/** The blocks of a document: collects lines into paragraphs and lists, and places tables and code between them. */
 export class BlockList {
   readonly #text: string
-  /** Tables become blocks as they are taken: named rows are many times as long as their cells. */
-  #blocks: Iterable<ReadStep>[] = []
+  #blocks: Iterable<Block>[] = []
   readonly #path = new HeadingPath()
   #lines: Line[] = []
   #kind: Block['kind'] = 'prose'
 
-  /** @param text that the lines are of */
+  /** @param text the document that the lines belong to */
   constructor(text: string) {
     this.#text = text
   }
 
-  /** Lines since the last block. */
-  get open(): readonly Line[] {
-    return this.#lines
+  /** Whether a paragraph or list has begun. */
+  get isOpen(): boolean {
+    return this.#lines.length > 0
   }
 
-  /** A line of a paragraph or a list. */
+  /** Adds a line to the paragraph or list. */
   add(line: Line): void {
     if (LIST_ITEM.test(line.text)) this.#kind = 'lines'
     this.#lines.push(line)
   }
 
-  /** The paragraph is at its end. */
+  /** Ends the paragraph or list. */
   flush(): void {
-    if (this.#lines.length > 0) this.#blocks.push(toBlock(this.#text, this.#lines, this.#kind, this.#path.place()))
+    if (this.isOpen) this.#blocks.push(toBlock(this.#text, this.#lines, this.#kind, this.#path.place()))
     this.#lines = []
     this.#kind = 'prose'
   }
 
-  /** What follows stands below this heading; a text too long for one is a paragraph. @param level from 0, outermost */
+  /** Enters a section. A title that is too long becomes a paragraph. @param level from 0, the outermost */
   heading(level: number, title: string, first: Line, last: Line): void {
     this.flush()
     if (title === '') return
@@ -103,16 +110,17 @@ export class BlockList {
     }
   }
 
-  /** @param header the row that names its columns; null: there is none */
-  table(header: CellRow | null, rows: readonly CellRow[]): void {
+  /** Yields a table block by block: named rows are many times as long as their cells. @param header the row that names the columns, if any */
+  *table(header: CellRow | null, rows: readonly CellRow[]): Generator<ReadStep> {
     this.flush()
     const names = header && rows.length > 0 && areColumnNames(header.cells) ? header.cells : null
     const shown = names || !header ? rows : [header, ...rows]
+    yield* this.taken()
     if (shown.every(({ cells }) => cells.every((cell) => cell.trim() === ''))) return
-    this.#blocks.push(tableBlocks(names, shown, this.#path.place()))
+    yield* tableBlocks(renderedRows(names, shown), this.#path.place())
   }
 
-  /** The blocks that are done since the last call; null where there are none. */
+  /** The blocks completed since the last call, after one null. */
   *taken(): Generator<ReadStep> {
     const blocks = this.#blocks
     this.#blocks = []
@@ -120,7 +128,7 @@ export class BlockList {
     for (const some of blocks) yield* some
   }
 
-  /** The document is at its end. @returns the last blocks */
+  /** Ends the document. @returns the last blocks */
   end(): Generator<ReadStep> {
     this.flush()
     this.#blocks.push(this.#path.end())
@@ -128,15 +136,8 @@ export class BlockList {
   }
 }
 
-/** @param names of the columns; null: they have none */
-function* tableBlocks(
-  names: readonly string[] | null,
-  rows: readonly CellRow[],
-  place: BlockPlace,
-): Generator<ReadStep> {
-  const table = new TableBlocks(place)
+function* renderedRows(names: readonly string[] | null, rows: readonly CellRow[]) {
   for (const { cells, start, end } of rows) {
-    yield table.add({ text: names ? namedRow(names, cells) : plainRow(cells), start, end })
+    yield { text: names ? namedRow(names, cells) : plainRow(cells), start, end }
   }
-  yield table.end()
 }

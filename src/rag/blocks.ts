@@ -1,36 +1,41 @@
-/** Documents as blocks: paragraphs, lists, tables and code under their headings, with offsets into the source. */
+/** Documents as blocks: paragraphs, lists, tables and code below their headings, with offsets into the source. */
 export type DocumentFormat = 'markdown' | 'asciidoc' | 'rst' | 'org' | 'text' | 'html' | 'csv' | 'pages'
 
-/** A part of the source: [start, end) in UTF-16 units. */
+/** A range of the source: [start, end) in UTF-16 units. */
 interface SourceRange {
   readonly start: number
   readonly end: number
 }
 
-/** A row of a table as a sentence that names its columns and itself, so that it answers alone (see tables.ts). */
+/** The cells of a table's row, as the source has them. */
+export interface CellRow extends SourceRange {
+  readonly cells: readonly string[]
+}
+
+/** A table's row as a sentence with the names of its columns, so that it can be understood without the table (see tables.ts). */
 export interface TableRow extends SourceRange {
   readonly text: string
 }
 
 /**
- * A run of text that belongs together. `prose` may be cut between sentences, `lines` and `table` between lines, `code` only when it
- * must be.
+ * Text that belongs together. `prose` may be cut between sentences, `lines` and `table` between lines, `code` only where it is too long for a
+ * chunk.
  */
 export interface Block extends SourceRange {
   readonly kind: 'prose' | 'lines' | 'code' | 'table'
   readonly text: string
   /** Headings above it, outermost first. */
   readonly headings: readonly string[]
-  /** What a link to it has behind the document's address, such as `#page=3`; absent: nothing closer than the document. */
+  /** The fragment that a link to the block appends to the document's address, such as `#page=3`; absent: only the document can be linked to. */
   readonly anchor?: string
-  /** Of a table: its text by rows. */
+  /** The text of a table, row by row. */
   readonly rows?: readonly TableRow[]
 }
 
-/** What a reader of blocks yields: the next one, or null where it has read on without one. Its caller may interrupt it at each. */
+/** A reader yields its next block, or null after some work without one. Its caller may pause it at each step. */
 export type ReadStep = Block | null
 
-/** UTF-16 units of a heading. Longer ones are text that someone set as a heading: they are kept, but not repeated in every chunk. */
+/** UTF-16 units of a heading. A longer one is text that was set as a heading: it becomes a block instead of being repeated in every chunk. */
 const MAX_TITLE_LENGTH = 256
 
 /** Whether a text is short enough to be a heading. */
@@ -46,31 +51,31 @@ interface Heading extends SourceRange {
   readonly anchor?: string
 }
 
-/** Where a block stands: what is above it. */
+/** The headings above a block, and its anchor. */
 export type BlockPlace = Pick<Block, 'headings' | 'anchor'>
 
-/** Headings above the place that a document has been read to. One that nothing follows is text of its own. */
+/** The headings above the current position of a reader. A heading without text below it becomes a block. */
 export class HeadingPath {
   #path: (Heading & { isCovered: boolean })[] = []
 
-  /** Goes below a heading. @returns the headings left behind without any text below them, as blocks. */
+  /** Enters the section of a heading. @returns the headings of the sections left that had no text below them, as blocks. */
   enter(heading: Heading): readonly Block[] {
     const left = this.#leave(heading.level)
-    // A page's title and its first heading are often the same words.
+    // A page's title and its first heading often have the same words.
     const outer = this.#path.at(-1)
     if (outer?.level === DOCUMENT_TITLE && isRepeated(outer.title, heading.title)) this.#path.pop()
     this.#path.push({ ...heading, isCovered: false })
     return left
   }
 
-  /** The headings above a block that is here, and the anchor of the innermost that has one. */
+  /** The place of a block at the current position; its anchor is that of the innermost heading with one. */
   place(): BlockPlace {
     for (const heading of this.#path) heading.isCovered = true
     const anchor = this.#path.findLast((heading) => heading.anchor !== undefined)?.anchor
     return { headings: this.#path.map(({ title }) => title), ...(anchor !== undefined && { anchor }) }
   }
 
-  /** The end of the document. @returns as `enter`. */
+  /** Leaves all sections at the end of the document. @returns as `enter`. */
   end(): readonly Block[] {
     return this.#leave(DOCUMENT_TITLE)
   }

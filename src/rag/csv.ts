@@ -1,19 +1,14 @@
-/** Comma-separated values (RFC 4180; semicolons, tabs and bars too) as one table whose first row names its columns. */
-import type { ReadStep } from './blocks.ts'
-import { areColumnNames, namedRow, plainRow, TableBlocks } from './tables.ts'
+/** Comma-separated values (RFC 4180, also with semicolons, tabs or bars) as one table. Its first row names the columns. */
+import type { CellRow, ReadStep, TableRow } from './blocks.ts'
+import { areColumnNames, namedRow, plainRow, tableBlocks } from './tables.ts'
 
-interface Row {
-  readonly cells: readonly string[]
-  readonly start: number
-  readonly end: number
-}
+/** The rows as table blocks; each row carries the names of its columns. */
+export const csvBlocks = (text: string): Generator<ReadStep> => tableBlocks(tableRows(text), { headings: [] })
 
-/** Rows as table blocks that stay within a chunk's size, each with its source range and column names. */
-export function* csvBlocks(text: string): Generator<ReadStep> {
+function* tableRows(text: string): Generator<TableRow | null> {
   const { separator, from } = separatorOf(text)
   let names: readonly string[] | null = null
   let numRead = 0
-  const table = new TableBlocks({ headings: [] })
   for (const { cells, start, end } of rowsOf(text, separator, from)) {
     if (cells.every((cell) => cell.trim() === '')) {
       yield null
@@ -23,20 +18,19 @@ export function* csvBlocks(text: string): Generator<ReadStep> {
       names = cells
       continue
     }
-    yield table.add({ text: names ? namedRow(names, cells) : plainRow(cells), start, end })
+    yield { text: names ? namedRow(names, cells) : plainRow(cells), start, end }
   }
-  // A header that nothing follows is all there is.
-  if (numRead === 1 && names) yield table.add({ text: plainRow(names), start: 0, end: text.length })
-  yield table.end()
+  // A header without rows below it is the only content.
+  if (numRead === 1 && names) yield { text: plainRow(names), start: 0, end: text.length }
 }
 
-/** Rows of numbers only have no names above them. */
+/** A first row of numbers only is data, not names. */
 const isNumber = (cell: string): boolean => cell.trim() === '' || /^[-+]?[\d.,]+%?$/.test(cell.trim())
 
-/** Spreadsheets write the sign that separates their cells on a first line of its own. */
+/** Spreadsheets may state the separator on a line of its own, the first one. */
 const NAMED_SEPARATOR = /^sep=([,;|\t])[ \t]*\r?\n/i
 
-/** The sign that the first line has most of, and where the first row begins. */
+/** The separator that occurs most often in the first line, and where the first row begins. */
 function separatorOf(text: string): { readonly separator: string; readonly from: number } {
   const [line, named] = NAMED_SEPARATOR.exec(text) ?? []
   if (line !== undefined && named !== undefined) return { separator: named, from: line.length }
@@ -46,15 +40,15 @@ function separatorOf(text: string): { readonly separator: string; readonly from:
   return { separator, from: 0 }
 }
 
-/** The cells of a line. */
+/** The cells of one line. */
 export const separatedCells = (line: string, separator: string): readonly string[] =>
   rowsOf(line, separator).next().value?.cells ?? []
 
-function* rowsOf(text: string, separator: string, from = 0): Generator<Row, undefined> {
+function* rowsOf(text: string, separator: string, from = 0): Generator<CellRow, undefined> {
   let cells: string[] = []
   let start = from
   let position = from
-  // Old systems end lines with a carriage return alone.
+  // Old systems end a line with a carriage return alone.
   const newline = text.includes('\n') ? '\n' : '\r'
   const border = new RegExp(`[${newline}${separator}]`, 'g')
   while (position < text.length || cells.length > 0) {
@@ -63,7 +57,7 @@ function* rowsOf(text: string, separator: string, from = 0): Generator<Row, unde
     const isRowEnd = text[cell.end] !== separator
     position = cell.end + 1
     if (!isRowEnd) {
-      // A separator at the end of the text is followed by one more, empty cell.
+      // A separator at the end of the text is followed by one more cell, which is empty.
       if (position >= text.length) cells.push('')
       else continue
     }
@@ -73,11 +67,11 @@ function* rowsOf(text: string, separator: string, from = 0): Generator<Row, unde
   }
 }
 
-/** A cell and where it ends: at a separator, a line feed, or the end of the text. */
+/** The cell that begins at `from`, and where it ends: at a separator, a line end, or the end of the text. */
 function cellAt(text: string, from: number, border: RegExp): { readonly text: string; readonly end: number } {
   const parts: string[] = []
   let position = from
-  // Writers put a blank behind the separator, before the quote.
+  // Some writers put spaces between the separator and the quote.
   while (text[position] === ' ') position++
   if (text[position] !== '"') position = from
   while (text[position] === '"') {

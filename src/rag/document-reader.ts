@@ -1,7 +1,6 @@
 /** Reads files and pages in a thread of its own: a long PDF or a large page would hold up every other request. */
 import type { Block } from './blocks.ts'
-import { UnreadableError } from './decode.ts'
-import { RagError } from './errors.ts'
+import { RagError, UnreadableError } from './errors.ts'
 import type { FileContent, FileToRead } from './file-reader.ts'
 import type { OrReason, ReaderWorkerApi } from './reader-worker.ts'
 import { threadWorker } from './worker-host.ts'

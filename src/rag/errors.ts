@@ -1,27 +1,27 @@
-/** What retrieval can answer instead of a result. The server maps codes to statuses; `param` names the request's field at fault. */
+/** The errors of retrieval. The server maps each code to a status (server/failures.ts). */
 
 export type RagErrorCode =
-  /** A field cannot be honoured. */
+  /** A field of the request has a value that cannot be used. */
   | 'invalid_request'
-  /** No index of that name. */
+  /** There is no index of that name. */
   | 'index_not_found'
   /** The index has no documents. */
   | 'index_empty'
   | 'document_not_found'
-  /** The index was built with another embedding model, or with vectors of another length. */
+  /** The index belongs to another embedding model. */
   | 'index_model_mismatch'
-  /** The file of an index is damaged in the middle: something other than a crash wrote to it. */
+  /** An index file is damaged in a way that a crash of this program cannot cause. */
   | 'index_corrupt'
   /** The store cannot be reached, read or written. */
   | 'store_unavailable'
-  /** The embedding or reranking model cannot be loaded or failed. */
+  /** The embedding or reranking model failed or cannot be loaded. */
   | 'model_unavailable'
-  /** More calls wait for the models or the store than they take: try again later. */
+  /** Too many calls wait for the models or the store: try again later. */
   | 'overloaded'
   /** The prompt with its documents does not fit the model. */
   | 'context_length_exceeded'
 
-/** An error that the caller of retrieval can act on. `code` selects the HTTP status. */
+/** An error that the caller can act on. `code` selects the HTTP status; `param` names the field of the request at fault. */
 export class RagError extends Error {
   override readonly name = 'RagError'
   readonly code: RagErrorCode
@@ -33,10 +33,15 @@ export class RagError extends Error {
   }
 }
 
-/** Message of anything thrown. */
+/** A document that cannot be read. The message is the reason, shown to users. */
+export class UnreadableError extends Error {
+  override readonly name = 'UnreadableError'
+}
+
+/** The message of anything thrown. */
 export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error))
 
-/** What the system's error codes mean, for people. */
+/** Human-readable meanings of the system's error codes. */
 const SYSTEM_REASONS: Readonly<Record<string, string>> = {
   ENOSPC: 'the disk is full',
   EDQUOT: 'the quota of the disk is used up',
@@ -50,7 +55,7 @@ const SYSTEM_REASONS: Readonly<Record<string, string>> = {
   ENOENT: 'it is not there',
 }
 
-/** Why the system refused, without the path that its own message holds: that is not for callers of the server. */
+/** Why the system refused, without the path in its own message, which callers of the server must not see. */
 export function systemReasonOf(error: unknown): string {
   const code = error instanceof Error && 'code' in error ? String(error.code) : null
   return code === null ? messageOf(error) : (SYSTEM_REASONS[code] ?? code)

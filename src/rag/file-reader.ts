@@ -1,48 +1,54 @@
-/** The text of a file of any kind that is read. In the thread that calls; see document-reader.ts for another one. */
+/** The text of a file of any supported kind, read in the calling thread; document-reader.ts does so in a thread of its own. */
 import { promisify } from 'node:util'
 import { gunzip } from 'node:zlib'
 import type { DocumentFormat } from './blocks.ts'
-import { decodeHtml, decodeText, UnreadableError } from './decode.ts'
+import { decodeHtml, decodeText } from './decode.ts'
+import { UnreadableError } from './errors.ts'
 import type { FileKind } from './formats.ts'
 import { MAX_FILE_BYTES } from './limits.ts'
 import { readPdf } from './pdf.ts'
 
 export interface FileContent {
   readonly text: string
-  /** `jsonl` contains many documents. */
+  /** `jsonl`: the text contains many documents. */
   readonly format: DocumentFormat | 'jsonl'
-  /** What of the file has no text, for people; null: all of it does. */
-  readonly notice: string | null
+  /** A human-readable warning about how the file was read; null: none. */
+  readonly warning: string | null
 }
 
 export interface FileToRead {
   readonly bytes: Uint8Array
-  readonly kind: FileKind
+  /** null: unknown. Such a file is read only if it is UTF-8 text. */
+  readonly kind: FileKind | null
   readonly isGzip: boolean
-  /** Of a response's or request's header; null: none was named. */
-  readonly charset?: string | null
 }
 
 const unpack = promisify(gunzip)
 
-/** @throws UnreadableError with the reason for people. */
-export async function readContent({ bytes: packed, kind, isGzip, charset = null }: FileToRead): Promise<FileContent> {
-  const bytes = isGzip ? await unzip(packed, MAX_FILE_BYTES[kind]) : packed
+/** Reads a file's bytes. @throws UnreadableError */
+export async function readContent({ bytes: packed, kind, isGzip }: FileToRead): Promise<FileContent> {
+  const bytes = isGzip ? await unzip(packed, MAX_FILE_BYTES[kind ?? 'text']) : packed
   if (bytes.byteLength === 0) throw new UnreadableError('the file is empty')
   switch (kind) {
     case 'pdf': {
       const { text, scannedPages } = await readPdf(new Uint8Array(bytes))
       const pages = `page${scannedPages.length > 1 ? 's' : ''} ${ranges(scannedPages)}`
-      const notice =
+      const warning =
         scannedPages.length > 0 ? `${pages}: no text, only a scanned image; the other pages are read` : null
-      return { text, format: 'pages', notice }
+      return { text, format: 'pages', warning }
     }
     case 'docx':
-      return { text: withHeaderRows(await docxAsHtml(bytes)), format: 'html', notice: null }
+      return { text: withHeaderRows(await docxAsHtml(bytes)), format: 'html', warning: null }
     case 'html':
-      return { text: decodeHtml(bytes, charset), format: 'html', notice: null }
-    default:
-      return { text: decodeText(bytes), format: kind, notice: null }
+      return { text: decodeHtml(bytes), format: 'html', warning: null }
+    default: {
+      const { text, isGuessed } = decodeText(bytes, kind !== null)
+      return {
+        text,
+        format: kind ?? 'text',
+        warning: isGuessed ? 'the text is not UTF-8; it is read as Windows-1252' : null,
+      }
+    }
   }
 }
 
@@ -61,7 +67,7 @@ async function unzip(packed: Uint8Array, maxBytes: number): Promise<Uint8Array> 
 async function docxAsHtml(bytes: Uint8Array): Promise<string> {
   const { default: mammoth } = await import('mammoth')
   try {
-    // Pictures would be base64 in the text.
+    // Images would become base64 in the text.
     const ignoreImages = mammoth.images.imgElement(async () => ({ src: '' }))
     const { value } = await mammoth.convertToHtml({ buffer: Buffer.from(bytes) }, { convertImage: ignoreImages })
     return value
@@ -70,14 +76,14 @@ async function docxAsHtml(bytes: Uint8Array): Promise<string> {
   }
 }
 
-/** UTF-16 units of a cell that can name a column, or be a number. */
+/** UTF-16 units of a cell that may name a column or be a number. */
 const MAX_SHORT_CELL = 80
 
 /**
- * Word's tables, those without nested tables, with header cells in the first row where it names the columns. Tables are found by their tags:
+ * Marks the header cells of Word's tables: the first row of each innermost table, if it names the columns. Finds tables by their tags, because
  * a pattern over a table of millions of characters overflows the stack.
  *
- * @param html with the tags `<table>`, `<tr>` and `<td …>` as mammoth writes them. Exported for its tests.
+ * @param html with the tags `<table>`, `<tr>` and `<td …>` as mammoth writes them
  */
 export function withHeaderRows(html: string): string {
   const parts: string[] = []
@@ -93,7 +99,7 @@ export function withHeaderRows(html: string): string {
   return parts.join('')
 }
 
-/** Word seldom says that a table's first row names its columns: it is bold, or differs from all rows below it. */
+/** Word rarely marks a header row: it is recognised by bold text, or by how it differs from the rows below. */
 function withHeaderRow(table: string): string {
   if (table.includes('<th')) return table
   const rows = table.split('</tr>').filter((row) => row.includes('<tr>'))
@@ -107,7 +113,7 @@ function withHeaderRow(table: string): string {
 
 const textOf = (cell: string): string => cell.replaceAll(/<[^>]*>/g, '').trim()
 
-/** Whether a cell is a number with its unit. The digit and the other signs are looked for apart: one pattern for both is quadratic. */
+/** Whether a cell is a number, perhaps with a unit. Two patterns, since a single one takes quadratic time. */
 function isNumber(cell: string | undefined): boolean {
   const text = textOf(cell ?? '')
   return text.length <= MAX_SHORT_CELL && /\d/.test(text) && /^[-+\d.,:%€$£ ]+$/.test(text)
@@ -118,12 +124,12 @@ function isHeaderRow(names: readonly string[], rows: readonly (readonly string[]
   const texts = names.map(textOf)
   if (names.length < 2 || texts.some((text) => text.length > MAX_SHORT_CELL) || names.some(isNumber)) return false
   if (names.every((name) => name === '' || isBold(name)) && !rows.every((row) => row.every(isBold))) return true
-  // A column of numbers below a word; or three columns, which a list of names and values has not.
+  // Either a column has only numbers below a word, or there are three columns, unlike in a list of names and values.
   const isMeasured = names.some((_, column) => rows.every((row) => isNumber(row[column])))
   return texts.every((text) => text !== '') && (isMeasured || names.length > 2)
 }
 
-/** Numbers as "1, 3-5". */
+/** Ascending numbers as "1, 3-5". */
 function ranges(numbers: readonly number[]): string {
   const parts: [number, number][] = []
   for (const number of numbers) {

@@ -107,6 +107,7 @@ describe('bytes', () => {
     ['<meta http-equiv="Content-Type" content="text/html; charset=euc-kr"><p>\xc7\xd1', '한'],
     ['<?xml version="1.0" encoding="ISO-8859-2"?><p>\xb1', 'ą'],
     ['<p>caf\xe9', 'café'],
+    ['<meta charset=iso-8859-1><p>\x93caf\xe9\x94', '“café”'],
     ['<meta charset=utf-16><p>caf\xc3\xa9', 'café'],
     ['\xfe\xff\x00<\x00p\x00>\x04\x1f', 'П'],
     ['<meta charset=nonsense><p>caf\xc3\xa9', 'café'],
@@ -114,11 +115,29 @@ describe('bytes', () => {
     expect(htmlBlocks(decodeHtml(Buffer.from(bytes, 'latin1'))).map((block) => block.text)).toEqual([text])
   })
 
-  it('of text, in UTF-8 or marked', () => {
-    expect(decodeText(Buffer.from('\uFEFFcafé'))).toBe('café')
-    expect(decodeText(Buffer.from('\uFEFFcafé', 'utf16le'))).toBe('café')
-    expect(() => decodeText(Buffer.from('caf\xe9', 'latin1'))).toThrow('expected UTF-8 text')
-    expect(decodeHtml(Buffer.from('<p>\xb1', 'latin1'), 'iso-8859-2')).toContain('ą')
+  it.each([
+    ['UTF-8', Buffer.from('café'), 'café', false],
+    ['UTF-8 with a mark', Buffer.from('\uFEFFcafé'), 'café', false],
+    ['UTF-16 with a mark', Buffer.from('\uFEFFcafé', 'utf16le'), 'café', false],
+    ['control characters in UTF-8', Buffer.from('a\x1b[1mé'), 'a\x1b[1mé', false],
+    ['Latin-1', Buffer.from('caf\xe9\tna\xefve\r\n\f', 'latin1'), 'café\tnaïve\r\n\f', true],
+    ['Windows-1252', Buffer.from('5 \x80 \x96 \x93ja\x94', 'latin1'), '5 € – “ja”', true],
+  ])('of text in %s', (_, bytes, text, isGuessed) => {
+    expect(decodeText(bytes)).toEqual({ text, isGuessed })
+  })
+
+  it.each([
+    ['a picture', Buffer.from('\x89PNG\r\n\x1a\n\0\0', 'latin1')],
+    ['UTF-16 without a mark', Buffer.from('Grüße', 'utf16le')],
+    ['half of a marked text', Buffer.from([0xff, 0xfe, 0x00])],
+    ['Shift JIS, with bytes that Windows-1252 lacks', Buffer.from([0x83, 0x8d, 0x81, 0x5b])],
+    ['UTF-8 that is cut off', Buffer.from('Grüße aus dem Café').subarray(0, -1)],
+  ])('that are no text in a known encoding: %s', (_, bytes) => {
+    expect(() => decodeText(bytes)).toThrow('expected UTF-8 text')
+  })
+
+  it('are not guessed at in a file of an unknown kind', () => {
+    expect(() => decodeText(Buffer.from('caf\xe9', 'latin1'), false)).toThrow('expected UTF-8 text')
   })
 })
 
@@ -130,7 +149,7 @@ describe('files of other kinds', () => {
     for await (const document of documentsOf(file, { read: readContent }, (rejection) => rejected.push(rejection))) {
       documents.push(document)
     }
-    return { documents, reasons: rejected.map(({ reason }) => reason) }
+    return { documents, rejected, reasons: rejected.map(({ reason }) => reason) }
   }
 
   it('a PDF has its pages, its columns one after the other and its words whole', async () => {
@@ -232,6 +251,13 @@ describe('files of other kinds', () => {
       vi.useRealTimers()
       await reader.close()
     }
+  })
+
+  it('a text in Latin-1 is read with a warning', async () => {
+    const { documents, rejected } = await read('prices.csv', Buffer.from('Caf\xe9,Preis\nM\xfcller,5\n', 'latin1'))
+    expect(documents).toMatchObject([{ text: 'Café,Preis\nMüller,5\n', format: 'csv' }])
+    const reason = 'the text is not UTF-8; it is read as Windows-1252'
+    expect(rejected).toEqual([{ id: 'prices.csv', reason, isIndexed: true }])
   })
 
   it('packed files are unpacked, within bounds', async () => {

@@ -1,12 +1,11 @@
-/** Documents from files: which files of a folder are documents, and what is in them. */
+/** Documents from files: which files of a folder are documents, and what they contain. */
 import { readdir, realpath, stat } from 'node:fs/promises'
 import type { Dirent, Stats } from 'node:fs'
 import { dirname, extname, join, relative, resolve, sep } from 'node:path'
 import { readFile } from '../regular-file.ts'
 import { z } from 'zod'
-import { UnreadableError } from './decode.ts'
 import type { DocumentReader } from './document-reader.ts'
-import { messageOf, RagError, systemReasonOf } from './errors.ts'
+import { messageOf, RagError, systemReasonOf, UnreadableError } from './errors.ts'
 import { formatOfText, isGzip, fileKind, READ_KINDS } from './formats.ts'
 import type { Rejection, SourceDocument } from './ingest.ts'
 import { MAX_FILE_BYTES } from './limits.ts'
@@ -20,7 +19,7 @@ export const metadataSchema = z.record(
   }),
 )
 
-/** A line of a JSON lines file. */
+/** One line of a JSON lines file. */
 const jsonLine = z.object(
   {
     id: z.union([z.string().min(1), z.number()], 'a string or a number').optional(),
@@ -34,39 +33,39 @@ const jsonLine = z.object(
 export interface FoundFile {
   /** Absolute. */
   readonly path: string
-  /** Its path from the folder that its root lies in, with slashes: the same from wherever the root was named, and on every machine. */
+  /** Its path relative to the parent folder of its root, with slashes: independent of the working directory and the machine. */
   readonly id: string
   readonly bytes: number
-  /** When it was changed last, in ms since 1970. */
+  /** When it was last changed, in ms since 1970. */
   readonly changedMs: number
 }
 
-/** What lies in a folder and is not read. */
+/** An entry of a folder that is not read. */
 interface SkippedEntry extends Rejection {
   /** Absolute. */
   readonly path: string
-  /** What is in it is not known, so not known to be gone either. */
+  /** Its content is unknown, so the index keeps the documents it had from there. */
   readonly isUnreadable: boolean
 }
 
 export interface FoundFiles {
-  /** The given paths, absolute. */
+  /** The given paths, made absolute. */
   readonly roots: readonly string[]
-  /** By path. */
+  /** Sorted by path. */
   readonly files: readonly FoundFile[]
-  /** By path. Hidden entries and node_modules are not among them. */
+  /** Sorted by path; without hidden entries and node_modules. */
   readonly skipped: readonly SkippedEntry[]
 }
 
 /**
- * The documents' files below the given paths, sorted, and what else is there. Hidden files and node_modules are left out. Links are
- * followed inside the root that they lie in. A file that is named itself is taken whatever its name.
- * @throws RagError invalid_request naming the path that is not there.
+ * Finds the files below the given paths that are documents, and the entries that are skipped. Hidden files and node_modules are left out.
+ * Links are followed within their root. A file that is given itself is taken whatever its name.
+ * @throws RagError invalid_request naming a path that cannot be read
  */
 export async function findFiles(paths: readonly string[]): Promise<FoundFiles> {
   const walk = new FileWalk()
   const roots = paths.map((given) => ({ given, path: resolve(given) }))
-  // Of roots inside each other the outermost names the files, in whatever order they were given.
+  // The outermost of nested roots names the files, in whatever order the roots are given.
   for (const { given, path } of roots.toSorted((a, b) => a.path.length - b.path.length)) {
     try {
       await walk.root(path)
@@ -85,7 +84,7 @@ export async function findFiles(paths: readonly string[]): Promise<FoundFiles> {
 class FileWalk {
   readonly files = new Map<string, FoundFile>()
   readonly skipped = new Map<string, SkippedEntry>()
-  /** Folders that a link was followed to: once each, or links in both directions would never end. */
+  /** Folders reached through a link. Each is followed once, or links in both directions would never end. */
   readonly #linked = new Set<string>()
   #root = ''
   #realRoot = ''
@@ -99,7 +98,7 @@ class FileWalk {
     else this.#skip(path, 'expected a file or a folder, found a device, pipe or socket')
   }
 
-  /** @param above real paths of the folder and of those that it was reached through. */
+  /** @param above the real paths of the folder and of the folders it was reached through */
   async #folder(folder: string, above: readonly string[]): Promise<void> {
     let entries: Dirent<Buffer>[]
     try {
@@ -164,18 +163,18 @@ class FileWalk {
   }
 }
 
-/** Names are bytes, and those of old systems' files no UTF-8: no path leads to them then. */
+/** Names are bytes. One that is not UTF-8, from an old system, cannot be given as a path. */
 function nameOf(bytes: Buffer): { readonly text: string; readonly isText: boolean } {
   const text = bytes.toString('utf8')
   return { text, isText: Buffer.from(text).equals(bytes) }
 }
 
 interface UnreadDocument extends Rejection {
-  /** The file could not be read at all: what it held is not known to be gone. */
+  /** The file could not be read at all, so the index keeps the documents it had from there. */
   readonly isUnreadable?: boolean
 }
 
-/** The documents of a file. What cannot be used is handed to `reject`. */
+/** Reads the documents of a file; reports problems to `reject`. */
 export async function* readDocuments(
   { path, id, bytes }: FoundFile,
   reader: Pick<DocumentReader, 'read'>,
@@ -194,33 +193,31 @@ export async function* readDocuments(
 
 export interface NamedContent {
   readonly id: string
-  /** Says what kind of file it is. */
+  /** Determines the kind of file. */
   readonly name: string
   readonly content: Uint8Array
-  /** Of a header that came with it. */
-  readonly charset?: string | null
-  /** The file it came from; empty for one that came over HTTP. */
+  /** The path of the file; empty for one sent over HTTP. */
   readonly origin: string
 }
 
-/** The documents in the bytes of a file. What cannot be used is handed to `reject`. */
+/** Reads the documents in the bytes of a file; reports problems to `reject`. */
 export async function* documentsOf(
-  { id, name, content, charset = null, origin }: NamedContent,
+  { id, name, content, origin }: NamedContent,
   reader: Pick<DocumentReader, 'read'>,
   reject: (rejection: Rejection) => void,
 ): AsyncGenerator<SourceDocument> {
   const kind = fileKind(name)
   let file
   try {
-    file = await reader.read({ bytes: content, kind: kind ?? 'text', isGzip: isGzip(name), charset })
+    file = await reader.read({ bytes: content, kind, isGzip: isGzip(name) })
   } catch (error) {
     if (!(error instanceof UnreadableError)) throw error
-    // A picture that was named itself is no text either; what could be read says more.
+    // For a file of another kind, such as a picture given by its path, the supported kinds help more.
     const hint = kind === null ? `; the kinds that are read are ${READ_KINDS}` : ''
     return reject({ id, reason: error.message + hint })
   }
-  const { text, format, notice } = file
-  if (notice !== null) reject({ id, reason: notice })
+  const { text, format, warning } = file
+  if (warning !== null) reject({ id, reason: warning, isIndexed: true })
   if (format !== 'jsonl') {
     yield { id, text, source: id, format, metadata: {}, origin }
     return

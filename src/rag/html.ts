@@ -1,4 +1,4 @@
-/** HTML as blocks of text: what a reader sees, under its headings, with offsets into the source. Malformed input reads as in a browser. */
+/** HTML as blocks of text: what a reader sees, below its headings, with offsets into the source. Malformed input is read as a browser reads it. */
 import {
   html as spec,
   Parser,
@@ -7,18 +7,19 @@ import {
   type Token,
 } from 'parse5'
 import { DOCUMENT_TITLE, HeadingPath, isTitle, type Block } from './blocks.ts'
+import { UnreadableError } from './errors.ts'
 import { tableRows } from './html-table.ts'
-import { TableBlocks } from './tables.ts'
+import { tableBlocks } from './tables.ts'
 
-/** Their content is not text, or repeats the text beside it. */
+/** Elements whose content is not text, or repeats the text beside it. */
 const SKIPPED = new Set(['script', 'style', 'template', 'annotation', 'annotation-xml', 'datalist'])
-/** Raw text to a parser: an unclosed one would swallow the rest of the page. */
+/** Raw text to the parser: an element that is never closed would swallow the rest of the page. */
 const RAW = new Set(['title', 'textarea', 'xmp', 'noembed', 'noframes'])
-/** Raw text to a parser that is HTML for browsers without frames. */
+/** Raw text to the parser, but HTML to browsers without frames. */
 const FALLBACK = new Set(['noembed', 'noframes'])
-/** Their content is raw text, so a tag closed as in XML would swallow the rest of the page. */
+/** Raw text to the parser: a start tag closed as in XML (`<script/>`) would swallow the rest of the page. */
 const CLOSED_IN_XML = new Set(['script', 'style', 'template', 'noscript', ...RAW])
-/** A page in XML's syntax: browsers read it as that where its name ends in .xhtml. */
+/** A page in XML syntax, which browsers expect in files named .xhtml. */
 const XML_START = /^\uFEFF?\s*(?:<\?xml\b|(?:<!doctype[^>]*>\s*)?<html\b[^>]*\sxmlns\s*=)/i
 const BREAKING = new Set(
   (
@@ -28,38 +29,33 @@ const BREAKING = new Set(
 )
 const LISTS = new Set(['ul', 'ol', 'menu', 'dir'])
 const PREFORMATTED = new Set(['pre', 'listing', 'xmp', 'plaintext'])
-/** Beside each other on the page, so words in them do not join. */
+/** Boxes on the page: words inside do not join those outside. */
 const BOXES = new Set(['button', 'input', 'img', 'object', 'video', 'audio', 'canvas', 'marquee'])
 
 const BULLET = '- '
 
-/** Elements inside each other. The parser's work for a tag grows with them, so a page of nothing but `<div>` would take hours. */
+/** Depth of nested elements. The parser's work per tag grows with the depth: a page of nothing but `<div>` would take hours. */
 const MAX_DEPTH = 1500
-/** Elements of a page; each takes some 300 bytes. */
+/** Elements of a page; each takes about 300 bytes. */
 const MAX_ELEMENTS = 1_000_000
-/** UTF-16 units of a name that links reach a heading by. */
+/** UTF-16 units of the name in a link to a heading. */
 const MAX_ID_LENGTH = 128
-/** Raw texts read again as HTML inside each other. */
+/** How often a page, or raw text inside it, is read as HTML. */
 const MAX_READINGS = 3
 
-/** A page that would take too much time or memory. */
-export class HtmlTooComplexError extends Error {
-  override readonly name = 'HtmlTooComplexError'
-}
-
-/** The parser of the standard, except that nothing hides text from readers of documents: menus and frames are plain containers. */
+/** The standard's parser, except that menus and frames are plain containers and hide no text. */
 class PageParser extends Parser<DefaultTreeAdapterMap> {
   #numElements = 0
   isXml = false
-  /** Where the last tag or text ended: behind it is a tag that never ends, if there is anything. */
+  /** The end of the last tag or text. Any source after it is a tag that never ends. */
   lastEnd = 0
 
   override onStartTag(token: Token.TagToken): void {
     if (++this.#numElements > MAX_ELEMENTS) {
-      throw new HtmlTooComplexError(`expected at most ${MAX_ELEMENTS} elements, found more`)
+      throw new UnreadableError(`expected at most ${MAX_ELEMENTS} elements, found more`)
     }
     if (this.openElements.stackTop > MAX_DEPTH) {
-      throw new HtmlTooComplexError(`expected elements at most ${MAX_DEPTH} deep inside each other, found more`)
+      throw new UnreadableError(`expected elements at most ${MAX_DEPTH} deep inside each other, found more`)
     }
     asContainer(token)
     if (this.isXml && token.selfClosing && CLOSED_IN_XML.has(token.tagName)) asEmpty(token)
@@ -96,7 +92,7 @@ function asContainer(token: Token.TagToken): void {
   token.tagID = spec.TAG_ID.SPAN
 }
 
-/** An element without content that shows nothing. */
+/** Replaces an element by one without content that shows nothing. */
 function asEmpty(token: Token.TagToken): void {
   token.tagName = 'wbr'
   token.tagID = spec.TAG_ID.WBR
@@ -104,7 +100,7 @@ function asEmpty(token: Token.TagToken): void {
 
 /**
  * @returns the blocks in the order of the page.
- * @throws HtmlTooComplexError for markup that no page for readers has.
+ * @throws UnreadableError for a page that would take too much time or memory.
  */
 export function htmlBlocks(html: string): readonly Block[] {
   const reader = new PageReader(html)
@@ -122,14 +118,14 @@ class PageReader {
   #kind: 'prose' | 'lines' | 'code' = 'prose'
   #preDepth = 0
   #listDepth = 0
-  /** Level of the heading whose text comes next. */
+  /** The level of the heading whose text comes next. */
   #headingLevel: number | null = null
-  /** Of the last element that has one since the last text: generators name the section around a heading, or a link in it. */
+  /** The id of the last element with one since the last text: generators put it on the section around a heading or on a link in it. */
   #id: string | null = null
-  /** The same where the text of the block began. */
+  /** The value of `#id` where the text of the block began. */
   #textId: string | null = null
   #numReadings = 0
-  /** A title comes first or is text. */
+  /** Whether a title or heading has been read: a title after one is text. */
   #hasTitle = false
 
   constructor(html: string) {
@@ -161,7 +157,7 @@ class PageReader {
     return this.#blocks
   }
 
-  /** A tag without end, mostly for a quote that is left open: the rest of the page is read as if quotes meant nothing. */
+  /** Reads the rest of a page from a tag that never ends, usually because a quote is left open: quotes are taken for spaces. */
   #readCutTag(from: number): void {
     const rest = this.#html.slice(from)
     if (rest.includes('>') && this.#numReadings <= MAX_READINGS) {
@@ -216,14 +212,14 @@ class PageReader {
     if (BOXES.has(name)) this.#add(' ', end, end)
   }
 
-  /** Paragraphs inside list items do not end the list. */
+  /** Ends the block, but not a list inside one of its items. */
   #break(at: number): void {
     if (this.#listDepth > 0 && this.#kind === 'lines') {
       if (this.#parts.at(-1) !== BULLET) this.#add('\n', at, at)
     } else this.#flush()
   }
 
-  /** The first of its blocks is the title. More of them are there when its end tag is missing. */
+  /** The first block inside is the title. There are more if the end tag is missing. */
   #walkHeading(node: Dom.Element, level: number, offset: number): void {
     this.#flush()
     const outer = this.#headingLevel
@@ -263,15 +259,14 @@ class PageReader {
     if (this.#listDepth === 0) this.#flush()
   }
 
-  /** @returns false for a table that lays out a page: its cells are read as the blocks they are. */
+  /** @returns false for a table that lays out a page: its cells are read as blocks. */
   #addTable(node: Dom.Element, offset: number): boolean {
     const rows = tableRows(node, textOf)
     if (!rows) return false
     this.#flush()
     if (rows.length === 0) return true
-    const table = new TableBlocks(this.#path.place())
-    const blocks = rows.map(({ text, start, end }) => table.add({ text, start: offset + start, end: offset + end }))
-    for (const block of [...blocks, table.end()]) if (block) this.#blocks.push(block)
+    const moved = rows.map(({ text, start, end }) => ({ text, start: offset + start, end: offset + end }))
+    for (const block of tableBlocks(moved, this.#path.place())) if (block) this.#blocks.push(block)
     return true
   }
 
@@ -317,13 +312,13 @@ const headingLevel = (name: string): number | null => {
   return digit === undefined ? null : Number(digit)
 }
 
-/** The name that links reach an element by: its id, or that of `<a name>`. */
+/** The name that links use for an element: its id, or the name of `<a name>`. */
 function idOf(node: Dom.Element): string | null {
   const id = attributeOf(node, 'id') || (node.tagName === 'a' ? attributeOf(node, 'name') : '')
   return id === '' ? null : id
 }
 
-/** A link's fragment; null where the name is none, or too long to be repeated in every answer. */
+/** A link's fragment; null without a name, or for one too long to be repeated in every answer. */
 function fragmentOf(id: string | null): string | null {
   if (id === null || id.length > MAX_ID_LENGTH || /\p{Cs}/u.test(id)) return null
   return `#${encodeURI(id).replaceAll('#', '%23')}`
@@ -332,10 +327,10 @@ function fragmentOf(id: string | null): string | null {
 const attributeOf = (node: Dom.Element, name: string): string =>
   collapse(node.attrs.find((attribute) => attribute.name === name)?.value ?? '').trim()
 
-/** White space as HTML has it; no-break spaces are not collapsed by a browser, but mean no more than one in a text. */
+/** White space collapsed as in HTML, without soft hyphens. */
 const collapse = (text: string): string => text.replaceAll(/[ \t\n\f\r]+/g, ' ').replaceAll('\u00ad', '')
 
-/** The text of a cell or caption on one line. */
+/** The text of a cell or caption, on one line. */
 function textOf(node: Dom.Element): string {
   const parts: string[] = []
   const walk = (child: Dom.ChildNode): void => {
@@ -352,17 +347,17 @@ function textOf(node: Dom.Element): string {
   return tidy(collapse(parts.join('')))
 }
 
-/** Documentation generators end headings with a link to themselves. */
+/** A title without the mark that documentation generators append as a link to the heading. */
 const withoutMark = (title: string): string => title.replace(/\s*[¶§🔗]$/u, '')
 
-/** Code without the empty lines before it and the white space behind it. */
+/** Code without the empty lines before it and the white space after it. */
 function withoutOuterLines(text: string): string {
   let start = 0
   while (text[start] === '\n') start++
   return text.slice(start).trimEnd()
 }
 
-/** Lines without the white space around them and without empty ones. */
+/** Trimmed lines, without empty ones and lone bullets. */
 const tidy = (text: string): string =>
   text
     .split('\n')

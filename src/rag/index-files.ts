@@ -1,4 +1,4 @@
-/** Keeps an index equal to files: new and changed ones are read, those gone are taken out. */
+/** Keeps an index equal to files: adds new and changed ones, and removes those that are gone. */
 import { lstat } from 'node:fs/promises'
 import { sep } from 'node:path'
 import { createDocumentReader, type DocumentReader } from './document-reader.ts'
@@ -7,13 +7,13 @@ import { fileKind } from './formats.ts'
 import { chunkingFor, cuttingOf, ingest, type IngestOptions, type IngestResult, type Rejection } from './ingest.ts'
 
 interface IndexFilesOptions extends IngestOptions {
-  /** After each file, in bytes of all files. */
+  /** Called after each file, with bytes. */
   readonly onProgress?: (doneBytes: number, totalBytes: number) => void
 }
 
 interface IndexFilesResult extends IngestResult {
   readonly numFiles: number
-  /** Documents taken out because their file, or their place in it, is gone. */
+  /** Documents removed because their file, or their line in it, is gone. */
   readonly deleted: number
 }
 
@@ -21,8 +21,8 @@ const isBelow = (path: string, roots: readonly string[]): boolean =>
   roots.some((root) => path === root || path.startsWith(root.endsWith(sep) ? root : root + sep))
 
 /**
- * Brings an index up to date with what `findFiles` found below its roots; documents from elsewhere are left alone.
- * @throws RagError when the model or the store fails: what was done until then stays.
+ * Brings an index up to date with the files found below some roots. Documents from elsewhere stay as they are.
+ * @throws RagError when the model or the store fails; documents accepted before stay
  */
 export async function indexFiles(found: FoundFiles, options: IndexFilesOptions): Promise<IndexFilesResult> {
   if (options.reader) return indexWith(options.reader, found, options)
@@ -44,11 +44,11 @@ async function indexWith(
   const cutting = cuttingOf(chunkingFor(maxTokens))
   const known = new Map((await index.summaries()).map((summary) => [summary.id, summary]))
   const totalBytes = files.reduce((sum, { bytes }) => sum + bytes, 0)
-  const unused: Rejection[] = skipped.map(({ id, reason }) => ({ id, reason }))
+  const reported: Rejection[] = skipped.map(({ id, reason }) => ({ id, reason }))
   const unreadable = skipped.filter(({ isUnreadable }) => isUnreadable).map(({ path }) => path)
-  /** Documents of the files as they are now. */
+  /** Origin and id of each document of the files. */
   const present = new Set<string>()
-  /** Versions of each document that were not rejected. */
+  /** How many versions of each document were not rejected. */
   const numUsable = new Map<string, number>()
   let doneBytes = 0
   const pathOfId = new Map<string, string>()
@@ -59,7 +59,7 @@ async function indexWith(
       const other = pathOfId.get(file.id)
       if (other !== undefined) {
         const reason = `${file.path}: ${other} has the same id; index the folder above both, or each into an index of its own`
-        unused.push({ id: file.id, reason })
+        reported.push({ id: file.id, reason })
         continue
       }
       pathOfId.set(file.id, file.path)
@@ -71,8 +71,8 @@ async function indexWith(
         numUntouched++
       } else {
         for await (const document of readDocuments(file, reader, (rejection) => {
-          unused.push({ id: rejection.id, reason: rejection.reason })
-          // What is wrong with it is to be said every time.
+          reported.push(rejection)
+          // Without a stamp the file is read again next time, which repeats the report.
           stamp = null
           if (rejection.isUnreadable) unreadable.push(file.path)
         })) {
@@ -86,14 +86,14 @@ async function indexWith(
     }
   }
   const result = await ingest(documents(), { ...options, reader })
-  // A file whose text cannot be used any more is not what the index still has of it.
+  // If a file's text can no longer be used, its document in the index is out of date.
   for (const { id } of result.rejected) numUsable.set(id, (numUsable.get(id) ?? 0) - 1)
   const isFound = new Set(files.map(({ path }) => path))
   const gone: string[] = []
   for (const { id, origin } of await index.summaries()) {
     if (origin === '' || !isBelow(origin, roots) || isBelow(origin, unreadable)) continue
     if (present.has(`${origin}\n${id}`) && (numUsable.get(id) ?? 0) > 0) continue
-    // In a folder, but not one of its documents' files: it was named itself once.
+    // A file of another kind, which was once given by its own path.
     if (!isFound.has(origin) && (await isFile(origin))) continue
     gone.push(id)
   }
@@ -102,16 +102,16 @@ async function indexWith(
     ...result,
     accepted: result.accepted + numUntouched,
     unchanged: result.unchanged + numUntouched,
-    rejected: [...unused, ...result.rejected],
+    rejected: [...reported, ...result.rejected],
     numFiles: files.length,
     deleted,
   }
 }
 
-/** A file changed as recently as this may change again within the resolution of its time. */
+/** A file changed this recently may change again without a visible change of its time. */
 const SETTLED_MS = 2000
 
-/** What shows that a file is unchanged without reading it; null if nothing does: JSON lines are many documents. */
+/** Shows without reading a file that it is unchanged; null if nothing can: JSON lines contain many documents. */
 function stampOf({ path, bytes, changedMs }: FoundFile, cutting: string, nowMs: number): string | null {
   return fileKind(path) === 'jsonl' || nowMs - changedMs < SETTLED_MS ? null : `${bytes} ${changedMs} ${cutting}`
 }

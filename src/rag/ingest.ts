@@ -1,12 +1,10 @@
-/** Documents into an index: hashed, chunked, embedded, stored, one document at a time, so that an interruption loses no finished one. */
+/** Puts documents into an index: hashes, chunks, embeds and stores them one at a time, so that an interruption loses no finished document. */
 import { createHash } from 'node:crypto'
 import type { DocumentFormat } from './blocks.ts'
 import { chunkDocument, contextualText, type ChunkingOptions } from './chunk.ts'
 import type { Embedder } from './embedder.ts'
-import { UnreadableError } from './decode.ts'
 import type { DocumentReader } from './document-reader.ts'
-import { HtmlTooComplexError } from './html.ts'
-import { messageOf, RagError } from './errors.ts'
+import { messageOf, RagError, UnreadableError } from './errors.ts'
 import { MAX_DOCUMENT_LENGTH } from './limits.ts'
 import {
   isDocumentId,
@@ -24,35 +22,39 @@ export interface SourceDocument {
   readonly source: string
   readonly format: DocumentFormat
   readonly metadata: Metadata
-  /** The file it came from; empty for one that came over HTTP. */
+  /** The path of its file; empty for a document sent over HTTP. */
   readonly origin: string
   /** As in StoredDocument. */
   readonly stamp?: string
 }
 
+/** Why a document was not indexed, or was not indexed as a whole. */
 export interface Rejection {
   readonly id: string
+  /** Human-readable. */
   readonly reason: string
+  /** The document is indexed all the same: the reason is a warning. */
+  readonly isIndexed?: true
 }
 
 export interface IngestResult {
-  /** Documents that are in the index now. */
+  /** Documents of the input that are now in the index. */
   readonly accepted: number
-  /** Of those, how many were there already with the same content. */
+  /** How many of them were already there with the same content. */
   readonly unchanged: number
   readonly rejected: readonly Rejection[]
   /** Chunks written. */
   readonly chunks: number
 }
 
-/** Goes into the content hash: a change of how documents are cut makes every document new. */
+/** Part of the content hash: when the way documents are cut changes, every document counts as changed. */
 const CHUNKING_VERSION = 6
-/** Tokens of a chunk, where the model reads that many. Short passages rank better and leave room for several in a prompt. */
+/** Tokens per chunk, if the model reads that many. Short passages rank better, and several fit into a prompt. */
 const MAX_CHUNK_TOKENS = 150
 const OVERLAP_SHARE = 0.15
-/** Around a text: [CLS] and [SEP]. */
+/** The special tokens around a text: [CLS] and [SEP]. */
 const SPECIAL_TOKENS = 2
-/** Documents of which one is embedded while the next is cut and the last is written. */
+/** Documents processed at the same time: one is embedded while another is cut or written. */
 const PIPELINE_DEPTH = 2
 
 /** Chunk size and overlap in tokens for an embedding model that reads `maxTokens`. */
@@ -61,7 +63,7 @@ export function chunkingFor(maxTokens: number): ChunkingOptions {
   return { maxTokens: limit, overlapTokens: Math.floor(limit * OVERLAP_SHARE) }
 }
 
-/** What the text of a file becomes chunks by: part of its stamp. */
+/** How the text of a file is cut into chunks, as part of its stamp. */
 export const cuttingOf = (chunking: ChunkingOptions): string =>
   `${CHUNKING_VERSION}:${chunking.maxTokens}:${chunking.overlapTokens}`
 
@@ -76,16 +78,16 @@ function contentHash(document: SourceDocument, chunking: ChunkingOptions): strin
 export interface IngestOptions {
   readonly index: VectorIndex
   readonly embedder: Embedder
-  /** Parses HTML off this thread; without one, it is parsed here. */
+  /** Parses HTML in another thread; absent: HTML is parsed in this one. */
   readonly reader?: DocumentReader
   readonly signal?: AbortSignal
-  /** After each document that is in the index now: who is interested in how many there are when the rest fails. */
+  /** Called after each accepted document, for callers that report how many were accepted before a failure. */
   readonly onAccepted?: () => void
 }
 
 /**
- * Puts documents into an index. Unchanged documents are skipped; an unusable one is reported and the rest
- * goes on. @throws RagError when the model or the store fails: what was done until then stays.
+ * Puts documents into an index. Skips unchanged documents; reports unusable ones and continues.
+ * @throws RagError when the model or the store fails; documents accepted before stay
  */
 export async function ingest(
   documents: AsyncIterable<SourceDocument> | Iterable<SourceDocument>,
@@ -94,7 +96,7 @@ export async function ingest(
   const { index, embedder, signal, onAccepted } = options
   const { maxTokens } = await embedder.load()
   const chunking = chunkingFor(maxTokens)
-  // Only the documents of the list are read: an index may have a million others.
+  // Asks only for the documents of the list: an index may contain a million others.
   const ids = Array.isArray(documents) ? documents.map(({ id }: SourceDocument) => id) : undefined
   const known = new Map(
     (await index.summaries(ids)).map(({ id, contentHash: hash, origin }) => [id, `${hash} ${origin}`]),
@@ -144,7 +146,7 @@ export async function ingest(
   return { accepted, unchanged, rejected, chunks }
 }
 
-/** Why no store can take a document; null if it can be stored. */
+/** Why a document cannot be stored; null if it can. */
 function problemOf({ id, text, source, metadata }: SourceDocument): string | null {
   if (!isDocumentId(id)) {
     return `id: expected 1 to ${MAX_ID_LENGTH} characters, no control characters, and no part between slashes that is . or ..`
@@ -161,7 +163,7 @@ function problemOf({ id, text, source, metadata }: SourceDocument): string | nul
   return null
 }
 
-/** The document ready to be stored, or why it cannot be. */
+/** Prepares a document for storing. @returns the reason if it cannot be stored */
 async function prepare(
   document: SourceDocument,
   hash: string,
@@ -169,7 +171,7 @@ async function prepare(
   { embedder, reader, signal }: IngestOptions,
 ): Promise<EmbeddedDocument | string> {
   const { id, source, format, metadata, origin, stamp } = document
-  // A byte order mark says how a text is encoded and is none of it.
+  // A byte order mark is not part of the text.
   const text = document.text.startsWith('\uFEFF') ? document.text.slice(1) : document.text
   const problem = problemOf(document)
   if (problem !== null) return problem
@@ -187,7 +189,7 @@ async function prepare(
     return { id, source, contentHash: hash, origin, ...(stamp !== undefined && { stamp }), metadata, chunks, vectors }
   } catch (error) {
     if (error instanceof RagError || signal?.aborted) throw error
-    if (error instanceof UnreadableError || error instanceof HtmlTooComplexError) return error.message
+    if (error instanceof UnreadableError) return error.message
     return `cannot be indexed: ${messageOf(error)}`
   }
 }

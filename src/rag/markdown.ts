@@ -1,33 +1,43 @@
 /** Markdown as blocks. */
-import { htmlBlocks, HtmlTooComplexError } from './html.ts'
-import { DOCUMENT_TITLE, HeadingPath, isTitle, type Block, type BlockPlace, type ReadStep } from './blocks.ts'
+import {
+  DOCUMENT_TITLE,
+  HeadingPath,
+  isTitle,
+  type Block,
+  type BlockPlace,
+  type ReadStep,
+  type TableRow,
+} from './blocks.ts'
+import { UnreadableError } from './errors.ts'
+import { htmlBlocks } from './html.ts'
 import { isBlank, linesOf, toBlock, type Line } from './plain.ts'
-import { namedRow, plainRow, TableBlocks } from './tables.ts'
+import { namedRow, plainRow, tableBlocks } from './tables.ts'
 
 const FENCE = /^ {0,3}(`{3,}|~{3,})/
 const ATX_OPENING = /^ {0,3}(#{1,6})(?=[ \t]|$)/
 const SETEXT_UNDERLINE = /^ {0,3}(=+|-+)[ \t]*$/
 const LIST_ITEM = /^ {0,3}(?:[-*+]|\d{1,9}[.)])[ \t]/
 const THEMATIC_BREAK = /^ {0,3}([-*_])[ \t]*(?:\1[ \t]*){2,}$/
-/** A table in HTML, for what Markdown's own tables cannot show. */
+/** A table in HTML, which can show more than Markdown's own tables. */
 const HTML_TABLE = /^ {0,3}<table[\s>]/i
-/** UTF-16 units of one that is read as HTML: the parser's work is done in one go. */
+/** UTF-16 units of a table that is read as HTML: the parser cannot be paused. */
 const MAX_HTML_TABLE = 64 * 1024
 const INDENTED = /^(?: {4}|\t)/
 
-/** CommonMark's block structure as far as it decides where a document may be cut. */
+/** Reads as much of CommonMark's block structure as decides where a document may be cut. */
 export function* markdownBlocks(text: string): Generator<ReadStep> {
   const path = new HeadingPath()
   let lines: Line[] = []
   let kind: Block['kind'] = 'prose'
   let fence: string | null = null
-  /** Where the table in HTML ends that the lines are of. */
+  /** The end of the HTML table that the lines belong to. */
   let tableEnd = -1
   const endOfTable = tableEnds(text)
   const isOpen = (): boolean => lines.length > 0
   function* flush(): Generator<ReadStep> {
-    if (lines.length > 0)
-      yield* kind === 'table' ? tableBlock(lines, path.place()) : toBlock(text, lines, kind, path.place())
+    if (isOpen()) {
+      yield* kind === 'table' ? tableBlocks(tableRows(lines), path.place()) : toBlock(text, lines, kind, path.place())
+    }
     lines = []
     kind = 'prose'
   }
@@ -68,7 +78,7 @@ export function* markdownBlocks(text: string): Generator<ReadStep> {
       continue
     }
     if (isBlank(line)) {
-      // A blank line does not end a list: its items would lose the sentence that introduces them.
+      // A blank line does not end a list, or its items would lose the sentence that introduces them.
       if (kind !== 'lines') yield* flush()
       continue
     }
@@ -94,7 +104,7 @@ export function* markdownBlocks(text: string): Generator<ReadStep> {
     }
     const header = kind === 'prose' || kind === 'lines' ? lines.at(-1) : undefined
     if (header && isDelimiterRow(line.text) && cellsOf(header.text).length === cellsOf(line.text).length) {
-      // What stands directly above the header is a paragraph.
+      // The lines directly above the header are a paragraph.
       lines.pop()
       yield* flush()
       kind = 'table'
@@ -121,13 +131,13 @@ const FRONT_MATTER = /^\uFEFF?(?:(---)|\+\+\+)[ \t]*\r?\n/
 
 interface FrontMatter {
   readonly title: { readonly text: string; readonly line: Line } | null
-  /** Its other lines. */
+  /** The other settings. */
   readonly rest: readonly Line[]
-  /** Where the document begins. */
+  /** The offset of the line after it. */
   readonly end: number
 }
 
-/** Settings of a page before its text, in YAML or TOML: the title is the page's, and the rest text, for what it says may be asked for. */
+/** The settings before the text of a page, in YAML or TOML. The title becomes the page's; the rest is kept as text, since questions may be about it. */
 function frontMatter(text: string): FrontMatter | null {
   const opening = FRONT_MATTER.exec(text)
   if (!opening) return null
@@ -140,7 +150,7 @@ function frontMatter(text: string): FrontMatter | null {
       const end = text.indexOf('\n', line.end)
       return { title, rest, end: end < 0 ? text.length : end + 1 }
     }
-    // A thematic break, with a paragraph below.
+    // A thematic break with a paragraph below it.
     if (rest.length === 0 && title === null && !/^(?:[\w-]+[ \t]*[:=]|#|\[|$)/.test(bare)) return null
     const [, quoted] = /^title[ \t]*[:=](.*)$/i.exec(bare) ?? []
     const value = quoted?.trim().replace(/^(["'])(.*)\1$/, '$2')
@@ -150,11 +160,11 @@ function frontMatter(text: string): FrontMatter | null {
   return null
 }
 
-/** The line below a table's header: cells of dashes, at least one bar. */
+/** The line below a table's header: cells of dashes and at least one bar. */
 const isDelimiterRow = (line: string): boolean =>
   line.includes('|') && line.includes('-') && cellsOf(line).every((cell) => /^:?-+:?$/.test(cell))
 
-/** Cells of a row of a table. Bars behind a backslash are text. */
+/** The cells of a table's row. A bar after a backslash is text. */
 function cellsOf(line: string): string[] {
   const row = line.trim()
   const cells: string[] = []
@@ -173,19 +183,17 @@ function cellsOf(line: string): string[] {
   return cells
 }
 
-function* tableBlock([header, delimiter, ...lines]: readonly Line[], place: BlockPlace): Generator<ReadStep> {
+function* tableRows([header, delimiter, ...lines]: readonly Line[]): Generator<TableRow> {
   if (!header || !delimiter) return
   const names = cellsOf(header.text)
-  const table = new TableBlocks(place)
-  for (const { text, start, end } of lines) yield table.add({ text: namedRow(names, cellsOf(text)), start, end })
-  // Names of columns that no row came for.
-  if (lines.length === 0) yield table.add({ text: plainRow(names), start: header.start, end: delimiter.end })
-  yield table.end()
+  for (const { text, start, end } of lines) yield { text: namedRow(names, cellsOf(text)), start, end }
+  // A table without rows consists of the names of its columns.
+  if (lines.length === 0) yield { text: plainRow(names), start: header.start, end: delimiter.end }
 }
 
 /**
- * Finds where the table in HTML that begins at a place ends; -1 where it does not, or is too long. Places are asked for in their order: the next
- * closing tag is remembered, for many tables may begin before it, or before none.
+ * Finds the end of the HTML table that begins at an offset; -1 if it has none or is too long. Call it with ascending offsets: it remembers the
+ * next closing tag, because many tables may begin before the same tag.
  */
 function tableEnds(text: string): (from: number) => number {
   const closing = /<\/table\s*>/gi
@@ -214,21 +222,21 @@ function* htmlTable(text: string, lines: readonly Line[], place: BlockPlace): Ge
   for (const { rows = [], ...block } of tables) yield { ...moved(block), ...place, rows: rows.map(moved) }
 }
 
-/** The tables of a piece of HTML, if there is nothing else in it. */
+/** The tables of a piece of HTML; none if it contains anything else. */
 function tablesOf(html: string): readonly Block[] {
   try {
     const blocks = htmlBlocks(html)
     return blocks.every(({ kind }) => kind === 'table') ? blocks : []
   } catch (error) {
-    if (error instanceof HtmlTooComplexError) return []
+    if (error instanceof UnreadableError) return []
     throw error
   }
 }
 
-/** Whether blank lines lie between the last line and this one. */
+/** Whether there are blank lines between the last line and this one. */
 const isAfterGap = (lines: readonly Line[], line: Line): boolean => line.start - (lines.at(-1)?.end ?? line.start) > 2
 
-/** A line as an ATX heading. String operations, for a pattern that also trims the closing `#` backtracks on runs of blanks and `#`. */
+/** A line as an ATX heading. String operations, because a pattern that also trims the closing `#` backtracks on runs of spaces and `#`. */
 function atxHeading(line: string): { readonly level: number; readonly title: string } | null {
   const opening = ATX_OPENING.exec(line)
   if (!opening) return null
@@ -240,7 +248,7 @@ function atxHeading(line: string): { readonly level: number; readonly title: str
   return isTitle(title) ? { level: opening[1]?.length ?? 1, title } : null
 }
 
-/** A heading without its inline markup. No bracket inside another: or every `[` of `[[[[` would be looked at to the end. */
+/** A heading without its inline markup. Brackets do not nest in the pattern, or each `[` of `[[[[` would be matched to the end of the line. */
 const plainTitle = (title: string): string =>
   title
     .replaceAll(/!?\[([^[\]]*)\]\([^()]*\)/g, '$1')

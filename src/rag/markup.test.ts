@@ -281,6 +281,25 @@ it.each([
   expect(steps.length).toBeGreaterThanOrEqual(1000)
 })
 
+it.each([
+  ['AsciiDoc: cells', asciidocBlocks, '|===\n', '|a |b\n', '|==='],
+  ['AsciiDoc: CSV', asciidocBlocks, ',===\n', 'a,b\n', ',==='],
+  ['reStructuredText: a grid', restructuredTextBlocks, '+---+---+\n', '| a | b |\n', '+---+---+'],
+  ['reStructuredText: a simple table', restructuredTextBlocks, '=== ===\n', 'a   b\n', '=== ==='],
+  ['reStructuredText: a list', restructuredTextBlocks, '.. list-table::\n\n', '   * - a\n     - b\n', ''],
+  ['reStructuredText: CSV', restructuredTextBlocks, '.. csv-table::\n\n', '   a,b\n', ''],
+  ['Org', orgBlocks, '', '| a | b |\n', ''],
+])('a caller can interrupt the reader of a table at each of its lines: %s', (_, blocksOf, start, row, end) => {
+  const numLines = (row.match(/\n/g) ?? []).length * 1000
+  let numBefore = 0
+  for (const step of blocksOf(start + row.repeat(1000) + end)) {
+    if (step !== null) break
+    numBefore++
+  }
+  // Gathering the lines takes a step each, and so does making rows of them.
+  expect(numBefore).toBeGreaterThanOrEqual(2 * numLines)
+})
+
 it('a long table is several blocks, with the names of its columns in each', () => {
   const rows = Array.from({ length: 600 }, (_, i) => `| h${i} | ${i} |`)
   for (const [blocksOf, lines] of [

@@ -1,7 +1,7 @@
 /** The text of a PDF, page by page: lines put together into paragraphs, columns one after the other, words joined over line ends. */
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
-import { UnreadableError } from './decode.ts'
+import { UnreadableError } from './errors.ts'
 import { PAGE_BREAK } from './plain.ts'
 
 interface PdfText {

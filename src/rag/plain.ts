@@ -1,4 +1,4 @@
-/** Plain text as blocks, whole or by pages. */
+/** Plain text as blocks: paragraphs of a whole text or page by page. */
 import type { Block, BlockPlace, ReadStep } from './blocks.ts'
 
 export interface Line {
@@ -7,7 +7,7 @@ export interface Line {
   readonly end: number
 }
 
-/** Lines of a text from `from` up to `to`, without their ends (LF or CR LF). */
+/** The lines of a text between two offsets, without their line ends (LF or CR LF). */
 export function* linesOf(text: string, from = 0, to = text.length): Generator<Line> {
   for (let start = from; start < to;) {
     const newline = text.indexOf('\n', start)
@@ -21,7 +21,7 @@ export function* linesOf(text: string, from = 0, to = text.length): Generator<Li
 
 export const isBlank = (line: Line): boolean => line.text.trim() === ''
 
-/** Lines that stand together as one block. */
+/** Consecutive lines as one block; none without lines. */
 export function* toBlock(
   source: string,
   lines: readonly Line[],
@@ -35,7 +35,7 @@ export function* toBlock(
   }
 }
 
-/** Paragraphs between blank lines. Of their lines, which may be millions, only the ends are kept. */
+/** Paragraphs between blank lines. Keeps only offsets, since a paragraph may have millions of lines. */
 export function* plainBlocks(
   text: string,
   from = 0,
@@ -59,10 +59,10 @@ export function* plainBlocks(
   yield taken()
 }
 
-/** Ends a page in the text of a paged document. */
+/** Separates the pages in the text of a paged document. */
 export const PAGE_BREAK = '\f'
 
-/** Paragraphs under the number of their page: no chunk reaches over the end of one, so that each can be cited by it (RFC 8118). */
+/** Paragraphs below the number of their page. No chunk spans two pages, so each can be cited by its page (`#page=3`, RFC 8118). */
 export function* pageBlocks(text: string): Generator<ReadStep> {
   let page = 1
   for (let from = 0; from < text.length; page++) {

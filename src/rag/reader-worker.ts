@@ -1,11 +1,11 @@
-/** Worker entry of the reader of documents: what takes long to parse, off the main thread. */
+/** Thread entry of the document reader: parses files and pages off the main thread. */
 import type { Block } from './blocks.ts'
-import { UnreadableError } from './decode.ts'
+import { UnreadableError } from './errors.ts'
 import { readContent, type FileContent, type FileToRead } from './file-reader.ts'
-import { htmlBlocks, HtmlTooComplexError } from './html.ts'
+import { htmlBlocks } from './html.ts'
 import { serveCalls } from './worker-rpc.ts'
 
-/** A result, or why there is none, for people. */
+/** A result, or a human-readable reason why there is none. */
 export type OrReason<T> = { readonly value: T } | { readonly reason: string }
 
 export interface ReaderWorkerApi {
@@ -17,7 +17,7 @@ async function orReason<T>(work: () => Promise<T> | T): Promise<OrReason<T>> {
   try {
     return { value: await work() }
   } catch (error) {
-    if (error instanceof UnreadableError || error instanceof HtmlTooComplexError) return { reason: error.message }
+    if (error instanceof UnreadableError) return { reason: error.message }
     throw error
   }
 }

@@ -1,14 +1,14 @@
 /** reStructuredText (docutils.sourceforge.io) as blocks: sections, literal blocks, and its four kinds of tables. */
-import { BlockList, findLine, isPlain, markupLines, withoutBlankStart, type CellRow } from './block-list.ts'
-import type { ReadStep } from './blocks.ts'
+import { findLine, markupBlocks, type BlockList } from './block-list.ts'
+import type { CellRow, ReadStep } from './blocks.ts'
 import { separatedCells } from './csv.ts'
-import { isBlank, plainBlocks, type Line } from './plain.ts'
+import { isBlank, type Line } from './plain.ts'
 
 const ADORNMENT = /^([!-/:-@[-`{-~])\1+[ \t]*$/
 const GRID_RULE = /^[ \t]*\+(?:[-=]+\+)+[ \t]*$/
 const SIMPLE_RULE = /^[ \t]*=+(?:[ \t]+=+)+[ \t]*$/
 const DIRECTIVE = /^([ \t]*)\.\.[ \t]+([\w:-]+)::[ \t]*([^]*)$/
-/** Targets, substitutions and comments. The blanks are taken whole: of a part of them, all behind it would be looked through again. */
+/** Targets, substitutions and comments. A run of spaces is matched as a whole: a match that gave some back would rescan the line each time. */
 const UNSEEN = /^[ \t]*\.\.(?:[ \t]+(?=[^ \t])(?:_|\||\[|[^:]*$)|[ \t]*$)/
 const CODE = new Set([
   'code',
@@ -21,82 +21,62 @@ const CODE = new Set([
   'productionlist',
 ])
 
-/** Its structure as far as it decides where a document may be cut and what names its rows. */
-export function* restructuredTextBlocks(text: string): Generator<ReadStep> {
-  const lines = markupLines(text)
-  if (lines) yield* new Reader(text, lines).read()
-  else yield* plainBlocks(text)
-}
+/** Reads as much of the structure as decides where a document may be cut and which names its rows get. */
+export const restructuredTextBlocks = (text: string): Generator<ReadStep> =>
+  markupBlocks(text, (blocks, lines) => {
+    const reader = new Reader(blocks, lines)
+    return (line, at) => reader.read(line, at)
+  })
 
-/** Columns of a table that is drawn: of more, it is text. */
+/** Columns of a drawn table. A table with more is read as text. */
 const MAX_COLUMNS = 100
 
+/** Each method that reads a construct returns the number of the line after it. */
 class Reader {
   readonly #blocks: BlockList
   readonly #lines: readonly Line[]
-  /** How sections are underlined, outermost first: the document decides. */
+  /** The adornments of sections, outermost first: each document chooses its own. */
   readonly #styles: string[] = []
-  #at = 0
 
-  constructor(text: string, lines: readonly Line[]) {
-    this.#blocks = new BlockList(text)
+  constructor(blocks: BlockList, lines: readonly Line[]) {
+    this.#blocks = blocks
     this.#lines = lines
   }
 
-  *read(): Generator<ReadStep> {
-    while (this.#at < this.#lines.length) {
-      this.#step()
-      yield* this.#blocks.taken()
-    }
-    yield* this.#blocks.end()
-  }
-
-  #step(): void {
-    const line = this.#lines[this.#at]
-    if (!line) return
-    if (isPlain(line)) {
-      this.#blocks.add(line)
-      this.#at++
-      return
-    }
-    const directive = DIRECTIVE.exec(line.text)
+  *read(line: Line, at: number): Generator<ReadStep, number> {
+    const [, , name, argument = ''] = DIRECTIVE.exec(line.text) ?? []
     if (isBlank(line)) this.#blocks.flush()
-    else if (GRID_RULE.test(line.text)) return this.#grid()
-    else if (SIMPLE_RULE.test(line.text)) return this.#simple()
-    else if (directive) return this.#directive(directive[2] ?? '', directive[3] ?? '', indentOf(line))
-    else if (UNSEEN.test(line.text) && this.#blocks.open.length === 0) {
-      // A comment's own lines, but not the paragraph of a directive without colons that somebody meant to be read.
+    else if (GRID_RULE.test(line.text)) return yield* this.#grid(line, at)
+    else if (SIMPLE_RULE.test(line.text)) return yield* this.#simple(line, at)
+    else if (name !== undefined) return yield* this.#directive(line, at, name, argument)
+    else if (UNSEEN.test(line.text) && !this.#blocks.isOpen) {
+      // Hides the comment's own lines, but not the paragraph below a directive that lacks its colons.
       this.#blocks.flush()
-    } else if (this.#heading(line)) return
-    else {
+    } else {
+      const numTitleLines = this.#heading(line, at)
+      if (numTitleLines > 0) return at + numTitleLines
       this.#blocks.add(line)
-      if (line.text.trimEnd().endsWith('::')) return this.#literal(indentOf(line))
+      if (line.text.trimEnd().endsWith('::')) return this.#literal(at + 1, indentOf(line))
     }
-    this.#at++
+    return at + 1
   }
 
-  /** A title between two lines of signs, or above one. */
-  #heading(line: Line): boolean {
-    const [next, second] = [this.#lines[this.#at + 1], this.#lines[this.#at + 2]]
+  /** Reads a title between two adornments or above one. @returns the number of its lines; 0 if there is no title */
+  #heading(line: Line, at: number): number {
+    if (this.#blocks.isOpen) return 0
+    const [next, second] = [this.#lines[at + 1], this.#lines[at + 2]]
     const sign = ADORNMENT.exec(line.text)?.[1]
-    const isOpen = this.#blocks.open.length > 0
-    if (sign !== undefined && !isOpen && next && second && !isBlank(next) && line.text.trim() === second.text.trim()) {
+    if (sign !== undefined && next && second && !isBlank(next) && line.text.trim() === second.text.trim()) {
       this.#blocks.heading(this.#levelOf(sign + sign), next.text.trim(), line, second)
-      this.#at += 3
-      return true
+      return 3
     }
     const under = next && ADORNMENT.exec(next.text)?.[1]
-    if (sign === undefined && under !== undefined && !isOpen && indentOf(line) === 0 && isLongEnough(next, line)) {
-      this.#blocks.heading(this.#levelOf(under), line.text.trim(), line, next ?? line)
-      this.#at += 2
-      return true
+    if (sign === undefined && next && under !== undefined && indentOf(line) === 0 && isLongEnough(next, line)) {
+      this.#blocks.heading(this.#levelOf(under), line.text.trim(), line, next)
+      return 2
     }
-    // A line of signs between two paragraphs.
-    if (sign !== undefined && !isOpen && line.text.trim().length >= 4) {
-      this.#at++
-      return true
-    }
-    return false
+    // A transition: a line of signs between two paragraphs.
+    return sign !== undefined && line.text.trim().length >= 4 ? 1 : 0
   }
 
   #levelOf(style: string): number {
@@ -104,7 +84,7 @@ class Reader {
     return known >= 0 ? known + 1 : this.#styles.push(style)
   }
 
-  /** Lines from `at` on that are indented more, without the empty ones behind them. */
+  /** The lines from `at` on that are indented more, without the empty lines after them. */
   #indented(at: number, indent: number): readonly Line[] {
     let end = at
     for (let i = at; i < this.#lines.length; i++) {
@@ -115,143 +95,161 @@ class Reader {
     return this.#lines.slice(at, end)
   }
 
-  #literal(indent: number): void {
-    this.#at++
-    const next = this.#lines[this.#at]
-    if (next && !isBlank(next)) return
-    const lines = this.#indented(this.#at, indent)
+  #literal(at: number, indent: number): number {
+    const next = this.#lines[at]
+    if (next && !isBlank(next)) return at
+    const lines = this.#indented(at, indent)
     this.#blocks.code(withoutBlankStart(lines))
-    this.#at += lines.length
+    return at + lines.length
   }
 
-  #directive(name: string, argument: string, indent: number): void {
-    const line = this.#lines[this.#at]
-    if (!line) return
+  *#directive(line: Line, at: number, name: string, argument: string): Generator<ReadStep, number> {
     this.#blocks.flush()
-    this.#at++
     const isTable = name === 'list-table' || name === 'csv-table'
     if (argument !== '' && (isTable || !CODE.has(name))) {
-      // Its text without what makes it a directive.
+      // The argument is text; the rest of the line is markup.
       const start = line.end - argument.trimEnd().length - (line.text.length - line.text.trimEnd().length)
       this.#blocks.add({ text: argument, start, end: line.end })
       if (isTable) this.#blocks.flush()
     }
-    if (!isTable && !CODE.has(name)) return
-    const body = this.#indented(this.#at, indent)
-    this.#at += body.length
+    if (!isTable && !CODE.has(name)) return at + 1
+    const body = this.#indented(at + 1, indentOf(line))
+    const end = at + 1 + body.length
     const options = body.slice(
       0,
       findLine(body, 0, (other) => !/^[ \t]*:[\w-]+:/.test(other.text)),
     )
     const content = withoutBlankStart(body.slice(options.length))
-    if (CODE.has(name)) return this.#blocks.code(content)
-    const rows = name === 'csv-table' ? csvRows(content) : listRows(content)
+    if (CODE.has(name)) {
+      this.#blocks.code(content)
+      return end
+    }
+    const rows = yield* name === 'csv-table' ? csvRows(content) : listRows(content)
     if (rows.length === 0) content.forEach((other) => this.#blocks.add(other))
     const valueOf = (key: string): CellRow | null => {
       const option = options.find((other) => other.text.trimStart().startsWith(`:${key}:`))
-      if (!option) return null
-      const { text, start, end } = option
-      return { cells: separatedCells(text.slice(text.indexOf(`:${key}:`) + key.length + 2).trim(), ','), start, end }
+      return option ? csvRow(option, option.text.slice(option.text.indexOf(`:${key}:`) + key.length + 2)) : null
     }
     const isFirst = Number(valueOf('header-rows')?.cells[0] ?? 0) > 0
-    this.#blocks.table(valueOf('header') ?? (isFirst ? (rows.shift() ?? null) : null), rows)
+    yield* this.#blocks.table(valueOf('header') ?? (isFirst ? (rows.shift() ?? null) : null), rows)
+    return end
   }
 
-  /** `+---+---+`: cells between bars at the places of the plus signs. */
-  #grid(): void {
-    const lines = this.#lines.slice(
-      this.#at,
-      findLine(this.#lines, this.#at, ({ text }) => !/^[ \t]*[+|]/.test(text)),
-    )
-    this.#at += lines.length
-    const borders = [...(lines[0]?.text ?? '').matchAll(/\+/g)].map((match) => match.index)
-    if (borders.length > MAX_COLUMNS) return lines.forEach((line) => this.#blocks.add(line))
-    const rows: CellRow[] = []
-    let names: CellRow | null = null
-    let group: Line[] = []
-    const endRow = (): void => {
-      if (group.length > 0) rows.push(joined(group, (line) => cutAt(line.text, borders)))
-      group = []
+  /** `+---+---+`: the bars between cells stand below the plus signs. */
+  *#grid(rule: Line, at: number): Generator<ReadStep, number> {
+    const end = findLine(this.#lines, at, ({ text }) => !/^[ \t]*[+|]/.test(text))
+    const lines = this.#lines.slice(at, end)
+    const borders = [...rule.text.matchAll(/\+/g)].map((match) => match.index)
+    if (borders.length > MAX_COLUMNS) {
+      lines.forEach((line) => this.#blocks.add(line))
+      return end
     }
+    const rows = new DrawnRows()
+    let names: CellRow | null = null
     for (const line of lines) {
+      yield null
       if (!/^[ \t]*\+[-=]/.test(line.text)) {
-        group.push(line)
+        rows.add(line, cutAt(line.text, borders))
         continue
       }
-      endRow()
-      if (line.text.includes('=') && names === null) names = rows.pop() ?? null
+      rows.endRow()
+      if (line.text.includes('=') && names === null) names = rows.done.pop() ?? null
     }
-    endRow()
-    this.#blocks.table(names, rows)
+    rows.endRow()
+    yield* this.#blocks.table(names, rows.done)
+    return end
   }
 
-  /** `=== ===`: columns where the signs are; what stands between the first two lines of signs names them. */
-  #simple(): void {
-    const [from, rule] = [this.#at, this.#lines[this.#at]]
-    const starts = [...(rule?.text ?? '').matchAll(/=+/g)].map((match) => match.index)
-    const ruleAfter = (at: number): number => findLine(this.#lines, at + 1, ({ text }) => SIMPLE_RULE.test(text))
-    const isThere = (at: number): boolean => at < this.#lines.length
-    const isEnd = (at: number): boolean => this.#lines[at + 1]?.text.trim() === '' || !isThere(at + 1)
-    const first = ruleAfter(from)
+  /** `=== ===`: the columns are where the signs are. The lines between the first two rules name them. */
+  *#simple(rule: Line, at: number): Generator<ReadStep, number> {
+    const starts = [...rule.text.matchAll(/=+/g)].map((match) => match.index)
+    const ruleAfter = (from: number): number => findLine(this.#lines, from + 1, ({ text }) => SIMPLE_RULE.test(text))
+    const isThere = (number: number): boolean => number < this.#lines.length
+    const isEnd = (number: number): boolean => this.#lines[number + 1]?.text.trim() === '' || !isThere(number + 1)
+    const first = ruleAfter(at)
     if (!isThere(first) || starts.length > MAX_COLUMNS) {
-      if (isThere(first) && rule) this.#blocks.add(rule)
-      this.#at++
-      return
+      if (isThere(first)) this.#blocks.add(rule)
+      return at + 1
     }
     const second = isEnd(first) ? first : ruleAfter(first)
     const end = isThere(second) ? second : first
-    this.#at = end + 1
-    // What stands left of the first column is in it.
+    // Text to the left of the first column belongs to it.
     const cut = (line: Line): string[] => starts.map((start, i) => line.text.slice(i && start, starts[i + 1]).trim())
-    const filled = (lines: readonly Line[]): Line[] =>
-      lines.filter((line) => !isBlank(line) && !/^[ \t]*-+(?:[ \t]+-+)*[ \t]*$/.test(line.text))
-    const header = end === first ? [] : filled(this.#lines.slice(from + 1, first))
-    const groups: Line[][] = []
-    for (const line of filled(this.#lines.slice((end === first ? from : first) + 1, end))) {
-      // A row goes on where its first cell is empty.
-      const group = line.text.slice(0, starts[1]).trim() === '' ? groups.at(-1) : undefined
-      if (group) group.push(line)
-      else groups.push([line])
+    const isRow = (line: Line): boolean => !isBlank(line) && !/^[ \t]*-+(?:[ \t]+-+)*[ \t]*$/.test(line.text)
+    const rows = new DrawnRows()
+    let header: CellRow | null = null
+    for (const [i, line] of this.#lines.slice(at + 1, end).entries()) {
+      yield null
+      if (at + 1 + i === first) {
+        rows.endRow()
+        header = rows.done.pop() ?? null
+      } else if (isRow(line)) {
+        // An empty first cell continues the row above, as do all lines of the header.
+        const isHeader = end !== first && at + 1 + i < first
+        if (!isHeader && line.text.slice(0, starts[1]).trim() !== '') rows.endRow()
+        rows.add(line, cut(line))
+      }
     }
-    this.#blocks.table(
-      header.length > 0 ? joined(header, cut) : null,
-      groups.map((group) => joined(group, cut)),
-    )
+    rows.endRow()
+    yield* this.#blocks.table(header, rows.done)
+    return end + 1
   }
 }
 
+/** Lines without the empty lines at the start. */
+const withoutBlankStart = (lines: readonly Line[]): readonly Line[] =>
+  lines.slice(findLine(lines, 0, (line) => !isBlank(line)))
+
 const indentOf = ({ text }: Line): number => text.length - text.trimStart().length
 
-/** An underline is as long as its title; writers forget a sign or two, and wide signs count twice. */
-const isLongEnough = (underline: Line | undefined, title: Line): boolean =>
-  (underline?.text.trim().length ?? 0) >= Math.min(4, title.text.trim().length)
+/** An underline should be as long as its title. Writers often forget a sign or two, and wide characters count twice. */
+const isLongEnough = (underline: Line, title: Line): boolean =>
+  underline.text.trim().length >= Math.min(4, title.text.trim().length)
 
-/** Lines of one row, each cut into cells. */
-function joined(lines: readonly Line[], cut: (line: Line) => readonly string[]): CellRow {
-  const cells: string[][] = []
-  for (const line of lines) for (const [i, cell] of cut(line).entries()) (cells[i] ??= []).push(cell)
-  const texts = Array.from(cells, (parts) => parts?.filter((part) => part !== '').join(' ') ?? '')
-  return { cells: texts, start: lines[0]?.start ?? 0, end: lines.at(-1)?.end ?? 0 }
+/** The rows of a drawn table: each is made of the lines added between two calls of `endRow`. */
+class DrawnRows {
+  readonly done: CellRow[] = []
+  /** The parts of each cell. */
+  #cells: string[][] = []
+  #start = 0
+  #end = 0
+
+  add({ start, end }: Line, cells: readonly string[]): void {
+    if (this.#cells.length === 0) this.#start = start
+    this.#end = end
+    for (const [i, cell] of cells.entries()) {
+      const parts = (this.#cells[i] ??= [])
+      if (cell !== '') parts.push(cell)
+    }
+  }
+
+  /** Ends the row, if one has begun. */
+  endRow(): void {
+    if (this.#cells.length === 0) return
+    const cells = Array.from(this.#cells, (parts) => parts?.join(' ') ?? '')
+    this.done.push({ cells, start: this.#start, end: this.#end })
+    this.#cells = []
+  }
 }
 
-/** What drawn lines leave in a cell that goes on over several rows. */
+/** Parts of drawn lines inside a cell that spans several rows. */
 const RULE_IN_CELL = /^[-+=]{3,}$/
 
-/** A line of a grid as its cells, those without text empty. No text is lost, however its bars are set. */
+/** The cells of a line of a grid; cells without text are empty. No text is lost, wherever the bars stand. */
 function cutAt(text: string, borders: readonly number[]): string[] {
   const [first = 0, ...others] = borders
   const isBar = (at: number): boolean => text[at] === '|' || text[at] === '+'
   const line = text.trimEnd()
   const bars = line.trimStart().replace(/^\|/, '').replace(/\|$/, '').split('|')
   const isAligned = isBar(first) && others.at(-1) === line.length - 1 && isBar(line.length - 1)
-  // Wide signs, or a blank too many: bars stand beside the borders, and their order says which is which.
+  // Wide characters or an extra space: the bars stand beside the borders, so only their order assigns the cells.
   if (!isAligned || first !== text.length - text.trimStart().length) return bars.map(cellText)
   if (bars.length === others.length && !others.every(isBar)) return bars.map(cellText)
   const cells = others.map(() => '')
   let [from, place] = [first, 0]
   for (const [i, border] of others.entries()) {
     if (!isBar(border)) continue
-    // The first of the columns that it is over has it.
+    // A cell over several columns belongs to the first.
     cells[place] = cellText(text.slice(from + 1, border))
     from = border
     place = i + 1
@@ -261,16 +259,27 @@ function cutAt(text: string, borders: readonly number[]): string[] {
 
 const cellText = (cell: string): string => (RULE_IN_CELL.test(cell.trim()) ? '' : cell.trim())
 
-const csvRows = (lines: readonly Line[]): CellRow[] =>
-  lines
-    .filter((line) => !isBlank(line))
-    .map(({ text, start, end }) => ({ cells: separatedCells(text.trim(), ','), start, end }))
+const csvRow = ({ start, end }: Line, text: string): CellRow => ({
+  cells: separatedCells(text.trim(), ','),
+  start,
+  end,
+})
+
+function* csvRows(lines: readonly Line[]): Generator<null, CellRow[]> {
+  const rows: CellRow[] = []
+  for (const line of lines) {
+    yield null
+    if (!isBlank(line)) rows.push(csvRow(line, line.text))
+  }
+  return rows
+}
 
 /** `* - a` begins a row, `- b` a cell. */
-function listRows(lines: readonly Line[]): CellRow[] {
+function* listRows(lines: readonly Line[]): Generator<null, CellRow[]> {
   const rows: { cells: string[][]; start: number; end: number }[] = []
   const indent = indentOf(lines[0] ?? { text: '', start: 0, end: 0 })
   for (const line of lines) {
+    yield null
     const row = rows.at(-1)
     const text = line.text.slice(Math.min(indent, indentOf(line)))
     const first = /^\*[ \t]+-(?:[ \t]|$)/.exec(text)?.[0]

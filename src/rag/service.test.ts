@@ -406,8 +406,10 @@ describe('retrieval', () => {
 describe('miniserve rag index', () => {
   const run = async (paths: readonly string[], index = 'files') => {
     let out = ''
-    const code = await runRagIndex({ rag, paths, index }, { write: (text: string) => (out += text) })
-    return { code, out }
+    const shown: number[] = []
+    const progress = { update: (done: number, total: number) => shown.push(done / total), end: () => {} }
+    const code = await runRagIndex({ rag, paths, index, progress }, { write: (text: string) => (out += text) })
+    return { code, out, shown }
   }
 
   it('reads what is new, leaves what is unchanged, takes out what is gone, and skips what is bad', async () => {
@@ -428,7 +430,7 @@ describe('miniserve rag index', () => {
     expect(first.out).toMatch(/skipped .*three\.txt: expected UTF-8 text/)
     expect(first.out).toMatch(/skipped .*lines\.jsonl:3: expected a JSON object/)
     expect(first.out).toMatch(/skipped .*lines\.jsonl:5: text: expected a string$/m)
-    expect(first.out).toMatch(/indexing: 100 %/)
+    expect(first.shown.at(-1)).toBe(1)
     expect(await rag.getDocument('files', 'l1')).toMatchObject({ metadata: { n: 1 } })
 
     expect((await run([root])).out).toMatch(/0 new or changed, 4 unchanged, 0 deleted/)
@@ -554,13 +556,17 @@ describe('miniserve rag index', () => {
     expect(strict).toBe(1)
   })
 
-  it('draws a bar on a terminal', async () => {
-    let out = ''
-    await runRagIndex(
-      { rag, paths: [join(folder, 'shipped')], index: 'bar' },
-      { isTTY: true, write: (text: string) => (out += text) },
-    )
-    expect(out).toMatch(/\r\[#+\.*\] \d+ %/)
-    expect(out).toMatch(/\[#{30}\] 100 %\n/)
+  it('reads a text in Latin-1 and warns of it each time', async () => {
+    const root = join(folder, 'latin')
+    mkdirSync(root)
+    writeFileSync(join(root, 'menu.txt'), Buffer.from('caf\xe9', 'latin1'))
+    for (const counts of ['1 new or changed, 0 unchanged', '0 new or changed, 1 unchanged']) {
+      const { code, out } = await run([root], 'latin')
+      expect(code).toBe(0)
+      expect(out).toContain('warning latin/menu.txt: the text is not UTF-8; it is read as Windows-1252\n')
+      expect(out).toContain(`(${counts}, 0 deleted, 0 skipped;`)
+    }
+    expect((await rag.getDocument('latin', 'latin/menu.txt')).chunks[0]?.text).toBe('café')
+    expect(await runRagIndex({ rag, paths: [root], index: 'latin', isStrict: true }, { write: () => true })).toBe(1)
   })
 })

@@ -158,7 +158,7 @@ export class RagService {
   /** Puts the documents of a file into an index; its name says of what kind it is. */
   async ingestFile(
     indexName: string,
-    file: Pick<NamedContent, 'name' | 'content' | 'charset'>,
+    file: Pick<NamedContent, 'name' | 'content'>,
     options: Pick<IngestOptions, 'signal' | 'onAccepted'> = {},
   ): Promise<IngestResult> {
     const unread: Rejection[] = []

@@ -68,7 +68,7 @@ export function ragHandlers({ rag: service, maxRequestBytes }: RagRouteParts): R
       const { accepted, rejected, chunks } = await tellingAccepted((onAccepted) =>
         unlessGone(signal, rag.ingestFile(index, { name, content }, { signal, onAccepted })),
       )
-      return c.json({ index, accepted, rejected, chunks })
+      return c.json({ index, accepted, rejected: rejected.map(({ id, reason }) => ({ id, reason })), chunks })
     },
     getDocument: async (c) => {
       const { id, source, metadata, chunks } = await ragOf(c).getDocument(
