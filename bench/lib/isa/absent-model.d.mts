@@ -1,4 +1,4 @@
-import type { DecoderSpec } from '#dist/engine/runner/spec.js'
+import type { DecoderSpec } from '#dist/engine/runner/decoder-spec.js'
 import type { KvFormat, StepInput } from '#dist/kernels/ops.js'
 import type { SampleRow, ScoreRow } from '#dist/kernels/sample-spec.js'
 import type { AbsentGpu, Limits, Submission } from './absent-gpu.mjs'

@@ -1,9 +1,10 @@
 // Models of real shapes on a GPU that is not there (absent-gpu.mjs), loaded by the engine's own code but without weights: which kernels they need,
 // what a step dispatches and reads.
 import { readFileSync } from 'node:fs'
-import { kvLayout, loadDecoder, stateLayout } from '#dist/engine/runner/decoder.js'
+import { loadDecoder } from '#dist/engine/runner/decoder.js'
 import { encoderKvLayout, loadEncoder } from '#dist/engine/runner/encoder/encoder.js'
 import { isEncoder, parseEncoderSpec } from '#dist/engine/runner/encoder/spec.js'
+import { kvLayout, stateLayout } from '#dist/engine/runner/memory-layout.js'
 import { parseSpec } from '#dist/engine/runner/spec.js'
 import { WebGpuBackend } from '#dist/kernels/webgpu/backend.js'
 import { formOf, plan } from '#dist/kernels/webgpu/matrix.js'

@@ -4,17 +4,17 @@
  */
 import type { Backend } from '../../kernels/backend.ts'
 import type { Activation, LinearOptions, Matrix } from '../../kernels/ops.ts'
-import type { Parameters } from './parameters.ts'
+import type { BackendParameters } from './parameters.ts'
 
 /** Adds a model's adapters to the products that its layers ask for. */
 export class AdaptedBackend {
   /** What layers are loaded with. */
   readonly backend: Backend
   readonly #inner: Backend
-  readonly #parameters: Parameters
+  readonly #parameters: BackendParameters
   #addsUpdates = false
 
-  constructor(inner: Backend, parameters: Parameters) {
+  constructor(inner: Backend, parameters: BackendParameters) {
     this.#inner = inner
     this.#parameters = parameters
     const linear: Backend['linear'] = (...call) => this.#linear(...call)

@@ -3,7 +3,7 @@ import type { LowRankPart } from '../../kernels/ops.ts'
 import { type LoraFile, type LoraModule, moduleKey, openLora } from '../weights/lora.ts'
 import type { Part, Updates } from './parameters.ts'
 import { type AdapterInfo, type AdapterRequest, ModelError } from './runner.ts'
-import type { DecoderSpec } from './spec.ts'
+import type { DecoderSpec } from './decoder-spec.ts'
 
 interface Opened {
   readonly name: string

@@ -1,25 +1,18 @@
 /** The forward pass, written once against the op vocabulary: weights of any family of `families.ts` in, a step's ops out. */
 import type { Backend, OpSequence } from '../../kernels/backend.ts'
-import type {
-  Activation,
-  KvLayout,
-  KvShape,
-  LogitsOptions,
-  Matrix,
-  Norm,
-  Pooling,
-  StateLayout,
-} from '../../kernels/ops.ts'
+import type { Activation, LogitsOptions, Matrix, Norm, Pooling, RopeTable } from '../../kernels/ops.ts'
 import type { SampleRow, ScoreRow } from '../../kernels/sample-spec.ts'
 import { unpackedLoader, type WeightLoader } from '../weights/packed-cache.ts'
-import { expectValues, type TensorInfo, type WeightSource } from '../weights/source.ts'
+import type { TensorInfo, WeightSource } from '../weights/source.ts'
 import { AdaptedBackend } from './adapted-backend.ts'
-import { expectLayerInputs, LayerInputs } from './layer-inputs.ts'
-import { expectMixer, loadMixer, type Mixer, stateShapeOf } from './mixers/mixer.ts'
-import { expectMlp, loadMlp, type Mlp } from './mlps/mlp.ts'
-import { expectLinear, Parameters, type Updates } from './parameters.ts'
-import type { DecoderSpec } from './spec.ts'
-import { expectStreams, Streams } from './streams.ts'
+import type { DecoderSpec } from './decoder-spec.ts'
+import { LayerInputs } from './layer-inputs.ts'
+import { loadMixer, loadMlp } from './layer-kinds.ts'
+import type { Mixer, Mlp } from './layer-parts.ts'
+import { kvPlaces } from './memory-layout.ts'
+import { BackendParameters, type Parameters, type Updates } from './parameters.ts'
+import { Streams } from './streams.ts'
+import { TensorCheck } from './tensor-check.ts'
 
 interface Layer {
   readonly inputNorm: Norm | undefined
@@ -29,6 +22,15 @@ interface Layer {
   readonly mlp: Mlp
   /** What its output is multiplied by. */
   readonly scale: number
+}
+
+interface DecoderWeights {
+  readonly embedding: Matrix // [vocabSize, hidden]
+  readonly head: Matrix // [vocabSize, hidden]
+  readonly norm: Norm
+  readonly layers: readonly Layer[]
+  readonly layerInputs: LayerInputs | null
+  readonly streams: Streams | null
 }
 
 /** A decoder-only model on a backend: records its ops at load and runs them per step. */
@@ -47,19 +49,7 @@ export class Decoder {
   /** The same with the updates of each row's adapter. */
   readonly #adaptedOps: OpSequence | null
 
-  constructor(
-    backend: Backend,
-    spec: DecoderSpec,
-    weights: {
-      embedding: Matrix
-      head: Matrix
-      norm: Norm
-      layers: readonly Layer[]
-      layerInputs: LayerInputs | null
-      streams: Streams | null
-    },
-    adapted: AdaptedBackend | null,
-  ) {
+  constructor(backend: Backend, spec: DecoderSpec, weights: DecoderWeights, adapted: AdaptedBackend | null) {
     const { hiddenSize } = spec
     this.#backend = backend
     this.#spec = spec
@@ -73,7 +63,7 @@ export class Decoder {
     this.#branch = spec.normPlacement === 'pre' ? this.#hidden : backend.createActivation('branch', hiddenSize)
     const head = { x: this.#hidden, head: this.#head, options: this.#logits }
     const record = (label: string, addsUpdates: boolean): OpSequence => {
-      const ops = (): void => this.#recordLayers()
+      const ops = (): void => this.#recordLayers(adapted?.backend ?? backend)
       return backend.record(label, adapted === null ? ops : () => adapted.during(addsUpdates, ops), head)
     }
     this.#layerOps = record('layers', false)
@@ -100,61 +90,30 @@ export class Decoder {
     this.#backend.pool(this.#hidden, pooling)
   }
 
-  /** The same in every step. */
-  #recordLayers(): void {
+  /** Records the same ops for every step. */
+  #recordLayers(backend: Backend): void {
     const hidden = this.#hidden
     const branch = this.#branch
     const layerInputs = this.#layerInputs
     const streams = this.#streams
     const embedded = streams?.first ?? hidden
-    this.#backend.embed(embedded, this.#embedding, this.#spec.embeddingScale)
-    layerInputs?.record(embedded)
-    streams?.recordStart()
+    backend.embed(embedded, this.#embedding, this.#spec.embeddingScale)
+    layerInputs?.record(backend, embedded)
+    streams?.recordStart(backend)
     for (const [index, { inputNorm, mixer, mixerNorm, mlp, scale }] of this.#layers.entries()) {
-      streams?.recordPrediction(index, hidden)
-      if (inputNorm !== undefined) streams?.recordLaurel(index, hidden, inputNorm)
-      mixer.record(hidden, inputNorm, branch)
-      if (mixerNorm !== null) this.#backend.normAdd(hidden, branch, mixerNorm)
-      streams?.recordAugmentation(hidden)
-      // A layer's last addition takes its scale.
-      mlp.record(hidden, branch, layerInputs === null ? scale : 1)
-      streams?.recordCorrection(index, hidden)
-      layerInputs?.recordLayer(index, hidden, streams?.others ?? [hidden], branch, scale)
+      streams?.recordPrediction(backend, index, hidden)
+      if (inputNorm !== undefined) streams?.recordLaurel(backend, index, hidden, inputNorm)
+      mixer.recordMemory(backend, hidden, inputNorm)
+      mixer.recordOutput(backend, hidden, inputNorm, branch)
+      if (mixerNorm !== null) backend.normAdd(hidden, branch, mixerNorm)
+      streams?.recordAugmentation(backend, hidden)
+      // The layer's scale applies to its last addition.
+      mlp.record(backend, hidden, branch, layerInputs === null ? scale : 1)
+      streams?.recordCorrection(backend, index, hidden)
+      layerInputs?.recordLayer(backend, index, hidden, streams?.others ?? [hidden], branch, scale)
     }
-    streams?.recordEnd(hidden, branch)
+    streams?.recordEnd(backend, hidden, branch)
   }
-}
-
-/** Where the layers have their K and V: the pool's layers, and for each layer of the model its index among them, -1 where it has no attention. */
-function kvPlaces({ layers }: DecoderSpec, isSinglePass: boolean): { shapes: readonly KvShape[]; places: number[] } {
-  const shared = new Set(layers.map(({ mixer }) => (mixer.kind === 'attention' ? mixer.sharesWith : null)))
-  const shapes: KvShape[] = []
-  const rooms = new Map<string, number>()
-  const places: number[] = []
-  for (const [index, { mixer }] of layers.entries()) {
-    if (mixer.kind !== 'attention') places.push(-1)
-    else if (mixer.sharesWith !== null) places.push(places[mixer.sharesWith]!)
-    else {
-      const { numKvHeads, headDim } = mixer
-      // Read by no later layer and by no later step: layers alike may have the same room.
-      const room = isSinglePass && !shared.has(index) ? `${numKvHeads} x ${headDim}` : `layer ${index}`
-      const place = rooms.get(room) ?? shapes.push({ numKvHeads, headDim }) - 1
-      rooms.set(room, place)
-      places.push(place)
-    }
-  }
-  return { shapes, places }
-}
-
-/** The KV pool's shape for `numBlocks` blocks. `isSinglePass`: as of loadDecoder. */
-export function kvLayout(spec: DecoderSpec, numBlocks: number, blockSize: number, isSinglePass = false): KvLayout {
-  return { numBlocks, blockSize, layers: kvPlaces(spec, isSinglePass).shapes }
-}
-
-/** What the layers keep of a sequence beside K and V, in `numSlots` slots; null: nothing. */
-export function stateLayout(spec: DecoderSpec, numSlots: number): StateLayout | null {
-  const shapes = spec.layers.flatMap(({ mixer }) => stateShapeOf(mixer, spec) ?? [])
-  return shapes.length === 0 ? null : { numSlots, layers: shapes }
 }
 
 /** Where the decoder's tensors are: models with a vision part keep the text part deeper, models without a head have no prefix. */
@@ -173,8 +132,8 @@ interface DecoderParts {
 }
 
 /**
- * Reads every weight, one tensor at a time, into the backend; q, k, v and gate, up are joined to one matrix each. Throws ModelError for a missing or
- * misshapen tensor before anything is read, so that a broken checkpoint fails at once.
+ * Reads every weight, one tensor at a time, onto the backend. Throws ModelError for a tensor that is missing or has another shape before anything
+ * is read, so that a broken checkpoint fails at once.
  */
 export async function loadDecoder(
   backend: Backend,
@@ -182,86 +141,63 @@ export async function loadDecoder(
   source: WeightSource,
   { weights = unpackedLoader(backend, source), isSinglePass = false, updates = null }: DecoderParts = {},
 ): Promise<Decoder> {
-  const prefix = prefixOf(source)
-  checkTensors(spec, source, prefix)
-  const { hiddenSize, vocabSize, names, normPlacement } = spec
+  await decoderTensors(spec, source)
   const norms = { eps: spec.normEps, addsOne: spec.normAddsOne }
-  const parameters = new Parameters(backend, source, weights, norms, updates)
-  const adapted = updates === null ? null : new AdaptedBackend(backend, parameters)
-
-  const embedding = await parameters.matrix([[`${prefix}embed_tokens`, vocabSize]], hiddenSize)
+  const parameters = new BackendParameters(backend, source, weights, norms, updates)
   const ropes = spec.ropes.map((rope, i) =>
     backend.loadRope(`rope.${i}`, rope.inverseFrequencies, rope.attentionFactor),
   )
-  const parts = { backend: adapted?.backend ?? backend, parameters, spec, ropes }
+  const loaded = await loadParts(spec, parameters, ropes, isSinglePass)
+  return new Decoder(backend, spec, loaded, updates === null ? null : new AdaptedBackend(backend, parameters))
+}
+
+/**
+ * The tensors that a decoder loads from a checkpoint. The file may have more: towers for images and sound, layers that predict further tokens, K and V
+ * projections of layers that read another layer's. Throws ModelError as `loadDecoder` does.
+ */
+export async function decoderTensors(spec: DecoderSpec, source: WeightSource): Promise<ReadonlySet<TensorInfo>> {
+  const check = new TensorCheck(source)
+  await loadParts(spec, check, [], false)
+  return check.found
+}
+
+async function loadParts(
+  spec: DecoderSpec,
+  parameters: Parameters,
+  ropes: readonly RopeTable[],
+  isSinglePass: boolean,
+): Promise<DecoderWeights> {
+  const { hiddenSize, vocabSize, names, normPlacement } = spec
+  const { source } = parameters
+  const prefix = prefixOf(source)
+  const norm = (name: string): Promise<Norm> => parameters.norm(name, hiddenSize)
+  const embedding = await parameters.matrix([[`${prefix}embed_tokens`, vocabSize]], hiddenSize)
+  const parts = { parameters, spec, ropes }
   const layers: Layer[] = []
+  const bases = spec.layers.map((_, index) => `${prefix}layers.${index}.`)
   const { places } = kvPlaces(spec, isSinglePass)
   let numStates = 0
-  for (const [index, layer] of spec.layers.entries()) {
-    const base = `${prefix}layers.${index}.`
-    const isAttention = layer.mixer.kind === 'attention'
-    const memory = isAttention ? places[index]! : numStates++
+  for (const [index, { mixer, mlp }] of spec.layers.entries()) {
+    const base = bases[index]!
+    const memory = mixer.kind === 'attention' ? places[index]! : numStates++
     layers.push({
-      inputNorm: normPlacement === 'post' ? undefined : await parameters.norm(`${base}${names.inputNorm}`, hiddenSize),
-      mixer: await loadMixer(parts, layer.mixer, { base, memory }),
-      mixerNorm: normPlacement === 'pre' ? null : await parameters.norm(`${base}${names.attentionNorm}`, hiddenSize),
-      mlp: await loadMlp(parts, layer.mlp, base),
-      scale: spec.hasLayerScale ? (await parameters.values(`${base}${LAYER_SCALE}`, 1))[0]! : 1,
+      inputNorm: normPlacement === 'post' ? undefined : await norm(`${base}${names.inputNorm}`),
+      mixer: await loadMixer(parts, mixer, { base, memory }),
+      mixerNorm: normPlacement === 'pre' ? null : await norm(`${base}${names.attentionNorm}`),
+      mlp: await loadMlp(parts, mlp, base),
+      scale: spec.hasLayerScale ? await parameters.scalar(`${base}layer_scalar`) : 1,
     })
   }
-  const finalNorm = await parameters.norm(`${prefix}${names.finalNorm}`, hiddenSize)
+  const finalNorm = await norm(`${prefix}${names.finalNorm}`)
   const head = spec.tiesEmbeddings
     ? embedding
     : await parameters.matrix([[headName(source, prefix), vocabSize]], hiddenSize)
-  const bases = layerBases(spec, prefix)
   const layerInputs = spec.layerInputs === null ? null : await LayerInputs.load(parts, spec.layerInputs, prefix, bases)
   const streams = spec.streams === null ? null : await Streams.load(parts, spec.streams, prefix, bases)
-  return new Decoder(backend, spec, { embedding, head, norm: finalNorm, layers, layerInputs, streams }, adapted)
+  return { embedding, head, norm: finalNorm, layers, layerInputs, streams }
 }
-
-const LAYER_SCALE = 'layer_scalar'
-
-const layerBases = ({ layers }: DecoderSpec, prefix: string): readonly string[] =>
-  layers.map((_, index) => `${prefix}layers.${index}.`)
 
 function headName(source: WeightSource, prefix: string): string {
   const nested = `${prefix.replace(/model\.$/, '')}lm_head`
   return source.tensors.has(`${nested}.weight`) ? nested : 'lm_head'
-}
-
-/** Checks name and shape of every tensor the spec asks for. */
-function checkTensors(spec: DecoderSpec, source: WeightSource, prefix: string): void {
-  const { hiddenSize, vocabSize } = spec
-  expectLinear(source, [[`${prefix}embed_tokens`, vocabSize]], hiddenSize, false)
-  for (const [index, { mixer, mlp }] of spec.layers.entries()) {
-    const base = `${prefix}layers.${index}.`
-    expectMixer(source, spec, mixer, base)
-    expectMlp(source, spec, mlp, base)
-    if (spec.hasLayerScale) expectValues(source, `${base}${LAYER_SCALE}`, 1)
-  }
-  const bases = layerBases(spec, prefix)
-  if (spec.layerInputs !== null) expectLayerInputs(source, spec, spec.layerInputs, prefix, bases)
-  if (spec.streams !== null) expectStreams(source, spec, spec.streams, prefix, bases)
-  if (!spec.tiesEmbeddings) expectLinear(source, [[headName(source, prefix), vocabSize]], hiddenSize, false)
-}
-
-/** Notes which of a checkpoint's tensors are looked up. */
-class TensorLookups extends Map<string, TensorInfo> {
-  readonly found = new Set<TensorInfo>()
-
-  override get(name: string): TensorInfo | undefined {
-    const info = super.get(name)
-    if (info !== undefined) this.found.add(info)
-    return info
-  }
-}
-
-/**
- * The matrices that a decoder loads of a checkpoint, which may have more: towers for images and sound, layers that predict further tokens, K and V of
- * layers that take another's. Throws ModelError as loadDecoder does.
- */
-export function decoderTensors(spec: DecoderSpec, source: WeightSource): ReadonlySet<TensorInfo> {
-  const tensors = new TensorLookups(source.tensors)
-  checkTensors(spec, { ...source, tensors }, prefixOf(source))
-  return tensors.found
 }

@@ -4,18 +4,10 @@
  */
 import type { Backend } from '../../kernels/backend.ts'
 import type { Activation, Matrix, Norm } from '../../kernels/ops.ts'
-import { expectTensor, type WeightSource } from '../weights/source.ts'
 import type { ConfigReader } from './config-reader.ts'
+import type { LayerInputsSpec } from './decoder-spec.ts'
 import type { Family } from './family.ts'
-import { expectLinear, type Parameters } from './parameters.ts'
-import type { DecoderSpec } from './spec.ts'
-
-export interface LayerInputsSpec {
-  /** Of a layer's input. */
-  readonly width: number
-  /** Rows of the second table: tokens from there on take its first. */
-  readonly vocabSize: number
-}
+import type { LayerParts } from './layer-parts.ts'
 
 /** What config.json says of them; null: the model has none. */
 export function layerInputsOf(config: ConfigReader, { hasLayerInputs }: Family): LayerInputsSpec | null {
@@ -33,18 +25,8 @@ interface LayerWeights {
   readonly norm: Norm
 }
 
-const NAMES = {
-  table: 'embed_tokens_per_layer',
-  projection: 'per_layer_model_projection',
-  norm: 'per_layer_projection_norm',
-  layerGate: 'per_layer_input_gate',
-  layerProjection: 'per_layer_projection',
-  layerNorm: 'post_per_layer_input_norm',
-} as const
-
 /** The inputs of all layers, and what a layer makes of its own. */
 export class LayerInputs {
-  readonly #backend: Backend
   readonly #table: Matrix // [vocabSize, layers x width]
   readonly #tableScale: number
   readonly #projection: Matrix // [layers x width, hidden]
@@ -54,12 +36,10 @@ export class LayerInputs {
   readonly #gated: Activation // [rows, width]
 
   private constructor(
-    backend: Backend,
     spec: LayerInputsSpec,
     weights: { table: Matrix; projection: Matrix; norm: Norm; layers: readonly LayerWeights[] },
     activations: { inputs: Activation; gated: Activation },
   ) {
-    this.#backend = backend
     this.#table = weights.table
     this.#tableScale = Math.sqrt(spec.width) * Math.SQRT1_2
     this.#projection = weights.projection
@@ -69,9 +49,9 @@ export class LayerInputs {
     this.#gated = activations.gated
   }
 
-  /** Loads the tensors, of layers `layerBases`. */
+  /** Loads the tables and each layer's tensors. @param layerBases prefixes of the layers' tensors @throws ModelError */
   static async load(
-    { backend, parameters, spec }: { backend: Backend; parameters: Parameters; spec: DecoderSpec },
+    { parameters, spec }: LayerParts,
     own: LayerInputsSpec,
     prefix: string,
     layerBases: readonly string[],
@@ -81,17 +61,19 @@ export class LayerInputs {
     const layers: LayerWeights[] = []
     for (const base of layerBases) {
       layers.push({
-        gate: await parameters.matrix([[`${base}${NAMES.layerGate}`, own.width]], hiddenSize),
-        projection: await parameters.matrix([[`${base}${NAMES.layerProjection}`, hiddenSize]], own.width),
-        norm: await parameters.norm(`${base}${NAMES.layerNorm}`, hiddenSize),
+        gate: await parameters.matrix([[`${base}per_layer_input_gate`, own.width]], hiddenSize),
+        projection: await parameters.matrix([[`${base}per_layer_projection`, hiddenSize]], own.width),
+        norm: await parameters.norm(`${base}post_per_layer_input_norm`, hiddenSize),
       })
     }
+    const halved = (value: number): number => value * Math.SQRT1_2
     const weights = {
-      table: await parameters.matrix([[`${prefix}${NAMES.table}`, own.vocabSize]], width),
-      projection: await parameters.matrix([[`${prefix}${NAMES.projection}`, width]], hiddenSize),
+      table: await parameters.matrix([[`${prefix}embed_tokens_per_layer`, own.vocabSize]], width),
+      projection: await parameters.matrix([[`${prefix}per_layer_model_projection`, width]], hiddenSize),
       norm: {
-        // The mean of table and projection, both of length 1, is divided by sqrt(2); the norm is blind to the projection's 1 / sqrt(hidden) but for epsilon.
-        weight: await parameters.vector(`${prefix}${NAMES.norm}.weight`, own.width, (value) => value * Math.SQRT1_2),
+        // The sum of table and projection is divided by sqrt(2), here in the norm's weight. The projection itself is to be divided by sqrt(hidden):
+        // the norm undoes that, except for its epsilon.
+        weight: await parameters.vector(`${prefix}per_layer_projection_norm.weight`, own.width, halved),
         eps: normEps * hiddenSize,
       },
       layers,
@@ -100,42 +82,32 @@ export class LayerInputs {
       inputs: parameters.activation('layer inputs', width),
       gated: parameters.activation('gated layer input', own.width),
     }
-    return new LayerInputs(backend, own, weights, activations)
+    return new LayerInputs(own, weights, activations)
   }
 
   /** Makes the inputs of all layers. @param embedded what enters the first layer */
-  record(embedded: Activation): void {
-    const backend = this.#backend
+  record(backend: Backend, embedded: Activation): void {
     backend.linear(this.#inputs, embedded, this.#projection, {})
     backend.rmsNorm(this.#inputs, this.#inputs, this.#norm)
     backend.embed(this.#inputs, this.#table, this.#tableScale, true)
   }
 
-  /** Adds a layer's, gated by `x`, to each of `targets`, which are multiplied by `scale` then. @param branch room for what is added */
-  recordLayer(index: number, x: Activation, targets: readonly Activation[], branch: Activation, scale: number): void {
-    const backend = this.#backend
+  /**
+   * Adds the layer's input, gated by `x`, to each of `targets` and multiplies the sums by `scale`.
+   * @param branch room for what is added
+   */
+  recordLayer(
+    backend: Backend,
+    index: number,
+    x: Activation,
+    targets: readonly Activation[],
+    branch: Activation,
+    scale: number,
+  ): void {
     const { gate, projection, norm } = this.#layers[index]!
     backend.linear(this.#gated, x, gate, { activation: 'gelu_tanh' })
     backend.multiply(this.#gated, { x: this.#inputs, offset: index * this.#gated.cols })
     backend.linear(branch, this.#gated, projection, {})
     for (const target of targets) backend.normAdd(target, branch, norm, scale)
-  }
-}
-
-/** Checks the tensors. Throws ModelError. */
-export function expectLayerInputs(
-  source: WeightSource,
-  { hiddenSize }: DecoderSpec,
-  { width, vocabSize }: LayerInputsSpec,
-  prefix: string,
-  layerBases: readonly string[],
-): void {
-  const all = layerBases.length * width
-  expectLinear(source, [[`${prefix}${NAMES.table}`, vocabSize]], all, false)
-  expectLinear(source, [[`${prefix}${NAMES.projection}`, all]], hiddenSize, false)
-  expectTensor(source, `${prefix}${NAMES.norm}.weight`, [width])
-  for (const base of layerBases) {
-    expectLinear(source, [[`${base}${NAMES.layerGate}`, width]], hiddenSize, false)
-    expectLinear(source, [[`${base}${NAMES.layerProjection}`, hiddenSize]], width, false)
   }
 }

@@ -1,7 +1,7 @@
 /** What the attention of each layer has to itself: head sizes, and whose K and V it reads. */
 import type { ConfigReader } from './config-reader.ts'
 import type { Family } from './family.ts'
-import type { AttentionSpec } from './mixers/attention.ts'
+import type { AttentionSpec } from './decoder-spec.ts'
 
 /** The part of an attention's spec that decides what it keeps of a sequence. */
 type KvSpec = Pick<AttentionSpec, 'numKvHeads' | 'headDim' | 'sharesWith' | 'hasVNorm' | 'isValueKey'>

@@ -16,7 +16,7 @@ import type { WeightSource } from '../weights/source.ts'
 import { Decoder, decoderTensors, loadDecoder } from './decoder.ts'
 import type { Updates } from './parameters.ts'
 import { ModelError, type ModelRequest, type ProgressListener } from './runner.ts'
-import type { DecoderSpec } from './spec.ts'
+import type { DecoderSpec } from './decoder-spec.ts'
 
 /** Bytes of each tensor that go into the digest: its first values, which differ between any two trainings. */
 const DIGEST_BYTES = 4096
@@ -69,9 +69,13 @@ const layoutOf = ({ packedLayout }: Backend, updates: Updates | null): string =>
   updates === null ? packedLayout : `${packedLayout} unjoined`
 
 /** Bytes that the weights take at least once they are loaded: blocks of 32 codes with a scale each, or what the files have. */
-function leastBytes(spec: DecoderSpec, source: WeightSource, quantization: ModelRequest['quantization']): number {
+async function leastBytes(
+  spec: DecoderSpec,
+  source: WeightSource,
+  quantization: ModelRequest['quantization'],
+): Promise<number> {
   const perValue = { none: Infinity, q8: 34 / 32, q4: 18 / 32 }[quantization]
-  return [...decoderTensors(spec, source)].reduce(
+  return [...(await decoderTensors(spec, source))].reduce(
     (sum, { shape, bytes }) => sum + Math.min(bytes, perValue * shape.reduce((product, size) => product * size, 1)),
     0,
   )
@@ -81,13 +85,13 @@ function leastBytes(spec: DecoderSpec, source: WeightSource, quantization: Model
  * For a device that computes in the host's memory: refuses at once what it could not hold if nothing else ran. `hostBytes`: of the machine.
  * @throws ModelError
  */
-export function expectHostRoom(
+export async function expectHostRoom(
   spec: DecoderSpec,
   source: WeightSource,
   quantization: ModelRequest['quantization'],
   hostBytes: number,
-): void {
-  const needed = leastBytes(spec, source, quantization)
+): Promise<void> {
+  const needed = await leastBytes(spec, source, quantization)
   if (needed <= hostBytes) return
   const mebibytes = (bytes: number): number => Math.round(bytes / 2 ** 20)
   const smaller = { none: '--quantization q8 or q4, ', q8: '--quantization q4, ', q4: '' }[quantization]

@@ -9,12 +9,14 @@ import { unpackCheckpoint } from '../weights/quantized-checkpoint.ts'
 import { openSafetensors } from '../weights/safetensors.ts'
 import type { WeightSource } from '../weights/source.ts'
 import { Adapters } from './adapters.ts'
-import { Decoder, kvLayout, stateLayout } from './decoder.ts'
+import type { Decoder } from './decoder.ts'
+import type { DecoderSpec } from './decoder-spec.ts'
 import { chooseDevice, createBackend } from './device.ts'
+import { kvLayout, stateLayout } from './memory-layout.ts'
 import { expectHostRoom, loadWeights } from './model-weights.ts'
 import { defaultBytes, type PoolRequest, sizePool } from './pool-size.ts'
 import { maxSampleRows, ModelError, type ModelInfo, type ModelRequest, type ProgressListener } from './runner.ts'
-import { type DecoderSpec, readQuantization, readSpec } from './spec.ts'
+import { readQuantization, readSpec } from './spec.ts'
 import { specIdentity } from './spec-identity.ts'
 import { StepLayout } from './step-input.ts'
 
@@ -106,7 +108,7 @@ export async function loadModel(
       )
     }
     const kind = await chooseDevice(request.device)
-    if (kind !== 'webgpu') expectHostRoom(spec, source, request.quantization, totalHostMemory())
+    if (kind !== 'webgpu') await expectHostRoom(spec, source, request.quantization, totalHostMemory())
     const modelLen = request.maxModelLen ?? spec.maxPositions
     const limits: BackendLimits = {
       maxRows: request.maxNumBatchedTokens ?? (kind === 'webgpu' ? 2048 : 512),

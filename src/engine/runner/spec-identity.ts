@@ -1,6 +1,6 @@
 /** What of a spec goes into a model's identity, under which KV blocks on disk and document indexes are found again. */
 import type { EncoderSpec } from './encoder/spec.ts'
-import type { DecoderSpec } from './spec.ts'
+import type { DecoderSpec } from './decoder-spec.ts'
 
 /** Fields that specs got after identities were first stored, and what they are in every model that could be served before. */
 const LATER_FIELDS: Readonly<Record<string, unknown>> = {

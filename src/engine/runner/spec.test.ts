@@ -1,8 +1,8 @@
 import { readFileSync } from 'node:fs'
 import { expect, test } from 'vitest'
 import { FAMILIES } from './families.ts'
-import type { AttentionSpec } from './mixers/attention.ts'
-import { type DecoderSpec, parseSpec } from './spec.ts'
+import type { AttentionSpec, DecoderSpec } from './decoder-spec.ts'
+import { parseSpec } from './spec.ts'
 
 const LLAMA = {
   architectures: ['LlamaForCausalLM'],

@@ -4,59 +4,17 @@
  */
 import { join } from 'node:path'
 import { foundInstead, isMissing, readText } from '../../regular-file.ts'
-import type { QkNormKind } from '../../kernels/attention-options.ts'
 import { ConfigReader } from './config-reader.ts'
+import type { DecoderSpec, LayerSpec } from './decoder-spec.ts'
 import { FAMILIES } from './families.ts'
-import type { Family, LayerNames } from './family.ts'
+import type { Family } from './family.ts'
 import { stateMixersOf } from './mixers/config.ts'
-import { layerInputsOf, type LayerInputsSpec } from './layer-inputs.ts'
+import { layerInputsOf } from './layer-inputs.ts'
 import { kvSpecsOf } from './layer-shapes.ts'
-import type { MixerSpec } from './mixers/mixer.ts'
 import { mlpsOf } from './mlps/config.ts'
-import type { MlpSpec } from './mlps/mlp.ts'
 import { computeRope, type RopeParameters, type RopeSpec } from './rope.ts'
 import { ModelError } from './runner.ts'
-import { streamsOf, type StreamsSpec } from './streams.ts'
-
-export interface LayerSpec {
-  readonly mixer: MixerSpec
-  readonly mlp: MlpSpec
-}
-
-export interface DecoderSpec {
-  readonly architecture: string
-  /** Rows see the rows after them too: it embeds texts, and generates none. */
-  readonly isBidirectional: boolean
-  readonly vocabSize: number
-  readonly hiddenSize: number
-  readonly numHeads: number
-  readonly layers: readonly LayerSpec[]
-  readonly ropes: readonly RopeSpec[]
-  readonly normEps: number
-  readonly normPlacement: Family['normPlacement']
-  readonly normAddsOne: boolean
-  readonly qkNorm: 'none' | QkNormKind
-  readonly hasQkvBias: boolean
-  readonly hasOutputBias: boolean
-  readonly names: LayerNames
-  /** Rotations turn neighbouring dims, as the rows of q and k are stored. */
-  readonly rotatesNeighbours: boolean
-  readonly tiesEmbeddings: boolean
-  readonly embeddingScale: number
-  readonly layerInputs: LayerInputsSpec | null
-  /** Layers' outputs are multiplied by their `layer_scalar`. */
-  readonly hasLayerScale: boolean
-  readonly streams: StreamsSpec | null
-  /** Multiplies the logits. */
-  readonly logitScale: number
-  readonly attentionScale: number
-  readonly attentionSoftcap: number | null
-  readonly logitSoftcap: number | null
-  /** Positions the model was made for. */
-  readonly maxPositions: number
-  readonly bosTokenId: number | null
-  readonly eosTokenIds: readonly number[]
-}
+import { streamsOf } from './streams.ts'
 
 function windowsOf(config: ConfigReader, family: Family, numLayers: number): (number | null)[] {
   const none = Array.from({ length: numLayers }, () => null)

@@ -4,19 +4,10 @@
  */
 import type { Backend } from '../../kernels/backend.ts'
 import type { Activation, Matrix, Norm, Vector } from '../../kernels/ops.ts'
-import { expectTensor, expectValues, type WeightSource } from '../weights/source.ts'
 import type { ConfigReader } from './config-reader.ts'
+import type { StreamsSpec } from './decoder-spec.ts'
 import type { Family } from './family.ts'
-import { expectLinear, type Parameters } from './parameters.ts'
-import type { DecoderSpec } from './spec.ts'
-
-export interface StreamsSpec {
-  readonly numStreams: number
-  /** The stream that layers compute. */
-  readonly active: number
-  /** Of the augmented residual. */
-  readonly laurelRank: number
-}
+import type { LayerParts } from './layer-parts.ts'
 
 /** What config.json says of them; null: there is one stream. */
 export function streamsOf(config: ConfigReader, { hasStreams }: Family): StreamsSpec | null {
@@ -50,15 +41,8 @@ interface Buffers {
   readonly augmented: Activation // [rows, hidden]
 }
 
-interface Parts {
-  readonly backend: Backend
-  readonly parameters: Parameters
-  readonly spec: DecoderSpec
-}
-
 /** The streams, and what each layer does to them before and after its own part. */
 export class Streams {
-  readonly #backend: Backend
   readonly #active: number
   readonly #layers: readonly LayerWeights[]
   readonly #projections: readonly Matrix[]
@@ -66,12 +50,10 @@ export class Streams {
   readonly #buffers: Buffers
 
   private constructor(
-    backend: Backend,
     active: number,
     weights: { layers: readonly LayerWeights[]; projections: readonly Matrix[]; unembedProjections: readonly Matrix[] },
     buffers: Buffers,
   ) {
-    this.#backend = backend
     this.#active = active
     this.#layers = weights.layers
     this.#projections = weights.projections
@@ -80,23 +62,28 @@ export class Streams {
   }
 
   /** Loads the tensors, of layers `layerBases`. */
-  static async load(parts: Parts, own: StreamsSpec, prefix: string, layerBases: readonly string[]): Promise<Streams> {
-    const { backend, parameters, spec } = parts
+  static async load(
+    parts: LayerParts,
+    own: StreamsSpec,
+    prefix: string,
+    layerBases: readonly string[],
+  ): Promise<Streams> {
+    const { parameters, spec } = parts
     const { hiddenSize } = spec
     const layers: LayerWeights[] = []
     for (const base of layerBases) layers.push(await loadLayer(parts, own, base))
-    const matrices = async (names: readonly string[]): Promise<Matrix[]> => {
+    const matrices = async (name: string): Promise<Matrix[]> => {
       const loaded: Matrix[] = []
-      for (const name of names) loaded.push(await parameters.matrix([[name, hiddenSize]], hiddenSize))
+      for (let i = 0; i < own.numStreams - 1; i++)
+        loaded.push(await parameters.matrix([[`${prefix}${name}.${i}`, hiddenSize]], hiddenSize))
       return loaded
     }
-    const names = projectionNames(prefix, own)
     const weights = {
       layers,
-      projections: await matrices(names.projections),
-      unembedProjections: await matrices(names.unembedProjections),
+      projections: await matrices('altup_projections'),
+      unembedProjections: await matrices('altup_unembed_projections'),
     }
-    return new Streams(backend, own.active, weights, {
+    return new Streams(own.active, weights, {
       streams: Array.from({ length: own.numStreams }, (_, i) => parameters.activation(`stream ${i}`, hiddenSize)),
       logits: parameters.activation('stream router', own.numStreams),
       rank: parameters.activation('laurel rank', own.laurelRank),
@@ -116,25 +103,24 @@ export class Streams {
   }
 
   /** Makes all streams of the first, as long as it. */
-  recordStart(): void {
+  recordStart(backend: Backend): void {
     const { streams } = this.#buffers
     for (const [i, projection] of this.#projections.entries()) {
-      this.#backend.linear(streams[i + 1]!, this.first, projection, {})
-      this.#backend.matchLength(streams[i + 1]!, this.first)
+      backend.linear(streams[i + 1]!, this.first, projection, {})
+      backend.matchLength(streams[i + 1]!, this.first)
     }
   }
 
   /** Before a layer: predicts the streams; `hidden` is the active one then. */
-  recordPrediction(index: number, hidden: Activation): void {
+  recordPrediction(backend: Backend, index: number, hidden: Activation): void {
     const { router, routerNorm, predict } = this.#layers[index]!
     const { streams, logits } = this.#buffers
-    this.#backend.linear(logits, streams[this.#active]!, router, { norm: routerNorm })
-    this.#backend.predictStreams(hidden, { streams, active: this.#active, logits, coefficients: predict })
+    backend.linear(logits, streams[this.#active]!, router, { norm: routerNorm })
+    backend.predictStreams(hidden, { streams, active: this.#active, logits, coefficients: predict })
   }
 
   /** Computes the augmented residual of `hidden`, normalised. */
-  recordLaurel(index: number, hidden: Activation, norm: Norm): void {
-    const backend = this.#backend
+  recordLaurel(backend: Backend, index: number, hidden: Activation, norm: Norm): void {
     const { left, right, laurelNorm } = this.#layers[index]!
     const { rank, laurel, augmented } = this.#buffers
     backend.rmsNorm(augmented, hidden, norm)
@@ -144,21 +130,20 @@ export class Streams {
   }
 
   /** Behind attention: the mean of its sum and the augmented residual, by the root of two. */
-  recordAugmentation(hidden: Activation): void {
-    this.#backend.add(hidden, this.#buffers.augmented, Math.SQRT1_2)
+  recordAugmentation(backend: Backend, hidden: Activation): void {
+    backend.add(hidden, this.#buffers.augmented, Math.SQRT1_2)
   }
 
   /** After a layer: corrects the streams by what it made of `hidden`, which is the active stream then, scaled. */
-  recordCorrection(index: number, hidden: Activation): void {
+  recordCorrection(backend: Backend, index: number, hidden: Activation): void {
     const { router, routerNorm, correct, scale } = this.#layers[index]!
     const { streams, logits } = this.#buffers
-    this.#backend.linear(logits, hidden, router, { norm: routerNorm })
-    this.#backend.correctStreams(hidden, scale, { streams, active: this.#active, logits, coefficients: correct })
+    backend.linear(logits, hidden, router, { norm: routerNorm })
+    backend.correctStreams(hidden, scale, { streams, active: this.#active, logits, coefficients: correct })
   }
 
   /** Into `hidden` the mean of all streams, projected and as long as the first. @param branch room for one */
-  recordEnd(hidden: Activation, branch: Activation): void {
-    const backend = this.#backend
+  recordEnd(backend: Backend, hidden: Activation, branch: Activation): void {
     const { streams } = this.#buffers
     for (const [i, projection] of this.#unembedProjections.entries()) {
       const out = i === 0 ? hidden : branch
@@ -170,7 +155,7 @@ export class Streams {
   }
 }
 
-async function loadLayer({ parameters, spec }: Parts, own: StreamsSpec, base: string): Promise<LayerWeights> {
+async function loadLayer({ parameters, spec }: LayerParts, own: StreamsSpec, base: string): Promise<LayerWeights> {
   const { hiddenSize, normEps } = spec
   const { numStreams, laurelRank } = own
   return {
@@ -185,32 +170,5 @@ async function loadLayer({ parameters, spec }: Parts, own: StreamsSpec, base: st
     left: await parameters.matrix([[`${base}laurel.linear_left`, laurelRank]], hiddenSize),
     right: await parameters.matrix([[`${base}laurel.linear_right`, hiddenSize]], laurelRank),
     laurelNorm: await parameters.norm(`${base}laurel.post_laurel_norm`, hiddenSize),
-  }
-}
-
-function projectionNames(prefix: string, { numStreams }: StreamsSpec) {
-  const named = (name: string) => Array.from({ length: numStreams - 1 }, (_, i) => `${prefix}${name}.${i}`)
-  return { projections: named('altup_projections'), unembedProjections: named('altup_unembed_projections') }
-}
-
-/** Checks the tensors. Throws ModelError. */
-export function expectStreams(
-  source: WeightSource,
-  { hiddenSize }: DecoderSpec,
-  own: StreamsSpec,
-  prefix: string,
-  layerBases: readonly string[],
-): void {
-  const { numStreams, laurelRank } = own
-  const { projections, unembedProjections } = projectionNames(prefix, own)
-  for (const name of [...projections, ...unembedProjections])
-    expectLinear(source, [[name, hiddenSize]], hiddenSize, false)
-  for (const base of layerBases) {
-    expectLinear(source, [[`${base}altup.modality_router`, numStreams]], hiddenSize, false)
-    expectTensor(source, `${base}altup.prediction_coefs.weight`, [numStreams * numStreams, numStreams])
-    expectTensor(source, `${base}altup.correction_coefs.weight`, [numStreams, numStreams])
-    expectValues(source, `${base}altup.correct_output_scale`, hiddenSize)
-    expectLinear(source, [[`${base}laurel.linear_left`, laurelRank]], hiddenSize, false)
-    expectLinear(source, [[`${base}laurel.linear_right`, hiddenSize]], laurelRank, false)
   }
 }

@@ -1,6 +1,6 @@
 /** LoRA adapters in GGUF, as llama.cpp's convert_lora_to_gguf.py writes them: `NAME.weight.lora_a` and `.lora_b` beside `adapter.*` metadata. */
 import { ModelError } from '../runner/runner.ts'
-import type { DecoderSpec } from '../runner/spec.ts'
+import type { DecoderSpec } from '../runner/decoder-spec.ts'
 import { familyNaming, requireFamily } from './gguf.ts'
 import { type GgufMetadata, type GgufNaming, openGgufFile } from './gguf-file.ts'
 import type { WeightSource } from './source.ts'

@@ -1,5 +1,5 @@
 /** Layers without attention in GGUF files: what their tensors are called there, and what the metadata say of them. */
-import type { LayerSpec } from '../runner/spec.ts'
+import type { LayerSpec } from '../runner/decoder-spec.ts'
 import type { GgufMetadata } from './gguf-file.ts'
 
 export const SHORT_CONVOLUTION = {

@@ -4,7 +4,7 @@ import type { Backend, OpSequence } from '../../../kernels/backend.ts'
 import type { Activation, KvLayout, LayerNorm, Matrix, Pooling, RopeTable } from '../../../kernels/ops.ts'
 import { unpackedLoader } from '../../weights/packed-cache.ts'
 import { readMatrix, readVector, type WeightSource } from '../../weights/source.ts'
-import { Parameters, type Part } from '../parameters.ts'
+import { BackendParameters, type Part } from '../parameters.ts'
 import { ModelError } from '../runner.ts'
 import { type EncoderMlp, type LinearLayer, loadEncoderMlp, loadLinear } from './mlp.ts'
 import { loadRelative, type RecordRelative } from './relative.ts'
@@ -123,7 +123,7 @@ export async function loadEncoder(
 ): Promise<Encoder> {
   const { hiddenSize, embeddingSize, numHeads, headDim } = spec
   const width = numHeads * headDim
-  const parameters = new Parameters(backend, source, unpackedLoader(backend, source), { eps: 0, addsOne: false })
+  const parameters = new BackendParameters(backend, source, unpackedLoader(backend, source), { eps: 0, addsOne: false })
   const has = (name: string): boolean => parameters.has(name)
   const norm = async (name: string, length = hiddenSize): Promise<LayerNorm> => ({
     weight: backend.loadVector(name, await readVector(source, `${name}.weight`, length)),

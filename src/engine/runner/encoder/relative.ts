@@ -5,23 +5,7 @@ import { dequantize } from '../../../kernels/dequantize.ts'
 import type { Activation, Vector } from '../../../kernels/ops.ts'
 import { readMatrix, readVector, type WeightSource } from '../../weights/source.ts'
 import { normalizeRow } from './head.ts'
-
-export type RelativeSpec =
-  /** A value for each bucket and head, the same in all layers. */
-  | { readonly kind: 'buckets'; readonly numBuckets: number; readonly maxDistance: number }
-  /** Each head falls with the distance by a slope of its own. Source: arXiv 2108.12409. */
-  | { readonly kind: 'slopes' }
-  /** Products of queries and keys with vectors of the distance's bucket. Source: arXiv 2006.03654. */
-  | {
-      readonly kind: 'disentangled'
-      /** Half of the buckets. */
-      readonly span: number
-      /** From half of the span on, buckets grow with the logarithm up to that distance; null: each distance has its own. */
-      readonly maxDistance: number | null
-      readonly isNormed: boolean
-      /** Vectors are made by the layer's own projections of queries and keys. */
-      readonly sharesKeys: boolean
-    }
+import type { RelativeSpec } from './spec.ts'
 
 interface RelativeShape {
   readonly hiddenSize: number

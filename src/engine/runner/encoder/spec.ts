@@ -4,7 +4,6 @@ import { computeRope, type RopeParameters, type RopeSpec } from '../rope.ts'
 import { ModelError } from '../runner.ts'
 import { ConfigReader } from '../config-reader.ts'
 import { ENCODER_FAMILIES, type EncoderFamily } from './families.ts'
-import type { RelativeSpec } from './relative.ts'
 
 export interface EncoderLayerSpec {
   /** Index into EncoderSpec.ropes; null: no rotary embedding. */
@@ -13,6 +12,24 @@ export interface EncoderLayerSpec {
   readonly window: number | null
   readonly hasExperts: boolean
 }
+
+/** What attention adds to its scores by the distance between two tokens (relative.ts). */
+export type RelativeSpec =
+  /** A value for each bucket and head, the same in all layers. */
+  | { readonly kind: 'buckets'; readonly numBuckets: number; readonly maxDistance: number }
+  /** Each head falls with the distance by a slope of its own. Source: arXiv 2108.12409. */
+  | { readonly kind: 'slopes' }
+  /** Products of queries and keys with vectors of the distance's bucket. Source: arXiv 2006.03654. */
+  | {
+      readonly kind: 'disentangled'
+      /** Half of the buckets. */
+      readonly span: number
+      /** From half of the span on, buckets grow with the logarithm up to that distance; null: each distance has its own. */
+      readonly maxDistance: number | null
+      readonly isNormed: boolean
+      /** Vectors are made by the layer's own projections of queries and keys. */
+      readonly sharesKeys: boolean
+    }
 
 export interface EncoderSpec {
   readonly modelType: string

@@ -1,102 +1,24 @@
 /** Attention over the paged K and V of a sequence. */
-import type { Backend } from '../../../kernels/backend.ts'
-import type { AttentionOptions, QkvOptions } from '../../../kernels/attention-options.ts'
-import type { Activation, KvShape, Matrix, Norm, Vector } from '../../../kernels/ops.ts'
-import { expectTensor, type WeightSource } from '../../weights/source.ts'
-import { expectLinear, type Part } from '../parameters.ts'
-import type { DecoderSpec } from '../spec.ts'
-import type { Mixer, MixerParts, MixerPlace } from './mixer.ts'
-
-export interface AttentionSpec extends KvShape {
-  readonly kind: 'attention'
-  /** Index into DecoderSpec.ropes; null: no rotary embedding in this layer. */
-  readonly rope: number | null
-  /** Sliding window in tokens; null: the whole context. */
-  readonly window: number | null
-  /** The output is multiplied by the sigmoid of a gate, whose rows stand behind each head's query in q_proj. */
-  readonly isGated: boolean
-  /** Each head attends to a logit of its own beside the tokens. */
-  readonly hasSinks: boolean
-  /** The layer whose K and V it attends to, having none of its own; null: it has. */
-  readonly sharesWith: number | null
-  /** Heads of v are divided by their root mean square. */
-  readonly hasVNorm: boolean
-  /** What is projected to k is v too: there is no v_proj. */
-  readonly isValueKey: boolean
-}
-
-interface Weights {
-  readonly qkv: Matrix // [(numHeads + 2 numKvHeads) headDim, hidden]; q alone where the layer shares another's K and V
-  readonly qkvBias: Vector | undefined
-  /** Of the output. */
-  readonly gate: Matrix | null // [numHeads headDim, hidden]
-  readonly output: Matrix // [hidden, numHeads headDim]
-  readonly outputBias: Vector | undefined
-}
-
-interface Buffers {
-  readonly qkv: Activation
-  readonly q: Activation
-  readonly attended: Activation
-  readonly gate: Activation | null
-}
-
-class Attention implements Mixer {
-  readonly #backend: Backend
-  readonly #weights: Weights
-  readonly #buffers: Buffers
-  readonly #qkvOptions: QkvOptions
-  readonly #options: AttentionOptions
-
-  constructor(backend: Backend, weights: Weights, buffers: Buffers, qkvOptions: QkvOptions, options: AttentionOptions) {
-    this.#backend = backend
-    this.#weights = weights
-    this.#buffers = buffers
-    this.#qkvOptions = qkvOptions
-    this.#options = options
-  }
-
-  record(hidden: Activation, norm: Norm | undefined, out: Activation): void {
-    const backend = this.#backend
-    const { qkv, q, attended, gate } = this.#buffers
-    const weights = this.#weights
-    backend.linear(qkv, hidden, weights.qkv, { norm, bias: weights.qkvBias })
-    backend.qkvRopeStore(q, qkv, this.#qkvOptions)
-    backend.attention(attended, q, this.#options)
-    if (gate !== null && weights.gate !== null) {
-      backend.linear(gate, hidden, weights.gate, { norm })
-      backend.sigmoidGate(attended, gate)
-    }
-    backend.linear(out, attended, weights.output, { bias: weights.outputBias, residual: out === hidden })
-  }
-}
-
-const SINKS = 'self_attn.sinks'
-
-/** Checks the tensors. Throws ModelError. */
-export function expectAttention(source: WeightSource, spec: DecoderSpec, attention: AttentionSpec, base: string): void {
-  const { hiddenSize, numHeads, names } = spec
-  const { headDim } = attention
-  expectLinear(source, qkvParts(spec, attention, base), hiddenSize, spec.hasQkvBias)
-  expectLinear(source, [[`${base}${names.output}`, hiddenSize]], numHeads * headDim, spec.hasOutputBias)
-  if (attention.hasSinks) expectTensor(source, `${base}${SINKS}`, [numHeads])
-}
+import type { QkvOptions } from '../../../kernels/attention-options.ts'
+import type { AttentionSpec, DecoderSpec } from '../decoder-spec.ts'
+import type { LayerParts, Mixer, MixerPlace } from '../layer-parts.ts'
+import type { Part } from '../parameters.ts'
 
 /** Loads q, k, v and output projections and the norms of q and k. @throws ModelError */
 export async function loadAttention(
-  { backend, parameters, spec, ropes }: MixerParts,
+  { parameters, spec, ropes }: LayerParts,
   attention: AttentionSpec,
   { base, memory }: MixerPlace,
 ): Promise<Mixer> {
   const { hiddenSize, numHeads, names, qkNorm } = spec
-  const { numKvHeads, headDim } = attention
+  const { numKvHeads, headDim, isGated } = attention
   const isQueryOnly = attention.sharesWith !== null
   const [qRows, kvRows] = [numHeads * headDim, numKvHeads * headDim]
   const shape = { layer: memory, numHeads, numKvHeads, headDim }
-  const qkv = qkvParts(spec, attention, base)
-  const output = [[`${base}${names.output}`, hiddenSize]] as const
+  const qkvParts = qkvPartsOf(spec, attention, base)
+  const outputParts = [[`${base}${names.output}`, hiddenSize]] as const
   const rope = attention.rope === null ? null : (ropes[attention.rope] ?? null)
-  // Of a layer without keys of its own there is no norm of them; the one of its queries stands in.
+  // A layer without keys of its own has no norm for them either: the norm of its queries fills the field.
   const kNorm = isQueryOnly ? names.qNorm : names.kNorm
   const qkvOptions: QkvOptions = {
     ...shape,
@@ -113,25 +35,37 @@ export async function loadAttention(
           },
   }
   const weights = {
-    qkv: await parameters.matrix(qkv, hiddenSize),
-    qkvBias: await parameters.bias(spec.hasQkvBias, qkv),
-    gate: attention.isGated ? await parameters.matrix([gatePart(spec, headDim, base)], hiddenSize) : null,
-    output: await parameters.matrix(output, qRows),
-    outputBias: await parameters.bias(spec.hasOutputBias, output),
+    // [(numHeads + 2 numKvHeads) headDim, hidden]; only q where the layer reads another layer's K and V
+    qkv: await parameters.matrix(qkvParts, hiddenSize),
+    qkvBias: await parameters.bias(spec.hasQkvBias, qkvParts),
+    gate: isGated ? await parameters.matrix([gatePart(spec, headDim, base)], hiddenSize) : null, // [numHeads headDim, hidden]
+    output: await parameters.matrix(outputParts, qRows), // [hidden, numHeads headDim]
+    outputBias: await parameters.bias(spec.hasOutputBias, outputParts),
   }
-  const buffers = {
-    qkv: parameters.activation('qkv', qRows + (isQueryOnly ? 0 : 2 * kvRows)),
-    q: parameters.activation('q', qRows),
-    attended: parameters.activation('attended', qRows),
-    gate: attention.isGated ? parameters.activation('attention gate', qRows) : null,
-  }
+  const qkv = parameters.activation('qkv', qRows + (isQueryOnly ? 0 : 2 * kvRows))
+  const q = parameters.activation('q', qRows)
+  const attended = parameters.activation('attended', qRows)
+  const gate = isGated ? parameters.activation('attention gate', qRows) : null
   const { attentionScale: scale, attentionSoftcap: softcap } = spec
-  const sinks = attention.hasSinks ? await parameters.vector(`${base}${SINKS}`, numHeads) : null
+  const sinks = attention.hasSinks ? await parameters.vector(`${base}self_attn.sinks`, numHeads) : null
   const options = { ...shape, scale, window: attention.window, softcap, sinks, bidirectional: spec.isBidirectional }
-  return new Attention(backend, weights, buffers, qkvOptions, options)
+  return {
+    recordMemory(backend, hidden, norm) {
+      backend.linear(qkv, hidden, weights.qkv, { norm, bias: weights.qkvBias })
+      backend.qkvRopeStore(q, qkv, qkvOptions)
+    },
+    recordOutput(backend, hidden, norm, out) {
+      backend.attention(attended, q, options)
+      if (gate !== null && weights.gate !== null) {
+        backend.linear(gate, hidden, weights.gate, { norm })
+        backend.sigmoidGate(attended, gate)
+      }
+      backend.linear(out, attended, weights.output, { bias: weights.outputBias, residual: out === hidden })
+    },
+  }
 }
 
-function qkvParts(spec: DecoderSpec, attention: AttentionSpec, base: string): readonly Part[] {
+function qkvPartsOf(spec: DecoderSpec, attention: AttentionSpec, base: string): readonly Part[] {
   const { numHeads, names, ropes, rotatesNeighbours } = spec
   const { numKvHeads, headDim, isGated, isValueKey, sharesWith } = attention
   const [qRows, kvRows] = [numHeads * headDim, numKvHeads * headDim]
@@ -147,7 +81,7 @@ function qkvParts(spec: DecoderSpec, attention: AttentionSpec, base: string): re
   ]
 }
 
-/** q_proj of a gated layer has, head by head, the query's rows and the gate's. */
+/** The q_proj of a gated layer holds, for each head in turn, the query's rows and then the gate's. */
 function queryPart({ names, numHeads }: DecoderSpec, headDim: number, base: string): Part {
   const rows = numHeads * headDim
   return [`${base}${names.qkv[0]}`, rows, (row) => row + Math.floor(row / headDim) * headDim, 2 * rows]
@@ -158,7 +92,7 @@ function gatePart({ names, numHeads }: DecoderSpec, headDim: number, base: strin
   return [`${base}${names.qkv[0]}`, rows, (row) => row + (Math.floor(row / headDim) + 1) * headDim, 2 * rows]
 }
 
-/** Rotations here turn dim i with dim i + rotaryDim / 2 of a head: where the rows of neighbours are that stand so. */
+/** The stored row for each row of q or k: kernels rotate dim i with dim i + rotaryDim / 2 of a head, these checkpoints neighbouring dims. */
 function apart(row: number, headDim: number, rotaryDim: number): number {
   const dim = row % headDim
   if (dim >= rotaryDim) return row

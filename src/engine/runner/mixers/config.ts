@@ -1,7 +1,7 @@
 /** Which layers of a config.json have no attention, and what they have instead. */
 import type { ConfigReader } from '../config-reader.ts'
 import type { Family } from '../family.ts'
-import type { MixerSpec } from './mixer.ts'
+import type { MixerSpec } from '../decoder-spec.ts'
 
 const ATTENTION = new Set(['attention', 'full_attention', 'sliding_attention'])
 const MAX_KERNEL = 16

@@ -1,14 +1,10 @@
 /** What config.json says of the MLPs. */
 import type { Activated } from '../../../kernels/ops.ts'
+import { erf } from '../../../kernels/reference/arithmetic.ts'
 import type { ConfigReader } from '../config-reader.ts'
+import type { DenseMlpSpec, ExpertsSpec, MlpSpec, ParallelMlpSpec, SparseMlpSpec } from '../decoder-spec.ts'
 import type { ExpertsFamily } from '../expert-families.ts'
 import type { Family } from '../family.ts'
-import type { DenseMlpSpec } from './dense.ts'
-import type { ExpertsSpec } from './experts.ts'
-import type { MlpSpec } from './mlp.ts'
-import { normalQuantile } from './normal-quantile.ts'
-import type { ParallelMlpSpec } from './parallel.ts'
-import type { SparseMlpSpec } from './sparse.ts'
 
 const GATED: Readonly<Record<string, Activated>> = { silu: 'silu', gelu_pytorch_tanh: 'gelu_tanh' }
 const PLAIN: Readonly<Record<string, DenseMlpSpec['activation']>> = {
@@ -87,6 +83,17 @@ function sparseOf(config: ConfigReader, family: Family, layer: number): SparseMl
   // Files say minus infinity, or a very small number, where nothing is cut off.
   if (deviations === null || deviations < -10) return null
   return { kind: 'sparse', width: widthOf(config, family, layer), deviations }
+}
+
+/** The quantile `p` (0 < p < 1) of the standard normal distribution, by bisection to about 1e-15. */
+function normalQuantile(p: number): number {
+  let [low, high] = [-10, 10]
+  for (let i = 0; i < 64; i++) {
+    const middle = (low + high) / 2
+    if ((1 + erf(middle / Math.SQRT2)) / 2 < p) low = middle
+    else high = middle
+  }
+  return (low + high) / 2
 }
 
 function widthOf(config: ConfigReader, family: Family, layer: number): number {
