@@ -7,6 +7,8 @@ import type { Arena } from './arena.ts'
 import type { Program } from './program.ts'
 
 export const PANEL = 16
+/** Rows that a unit of a matrix product has at most (assembly/linear.ts). */
+export const ROW_TILE = 128
 /** Changes whenever the bytes of packed panels do. */
 export const PACKED_LAYOUT = 'cpu panels 3'
 /** Values that are packed from staging memory at a time, or one panel's rows if they are more. */

@@ -14,9 +14,9 @@ import type {
   Vector,
   Xielu,
 } from '../ops.ts'
-import { PANEL, type PanelMatrix } from './matrices.ts'
+import { PANEL, ROW_TILE, type PanelMatrix } from './matrices.ts'
 import type { HostActivation } from './resources.ts'
-import { ROW_TILE, type LogitsBuffer } from './working-memory.ts'
+import type { LogitsBuffer } from './working-memory.ts'
 import { AttentionRecorder } from './attention-recorder.ts'
 
 // Flags of assembly/linear.ts.

@@ -1,8 +1,7 @@
 /** Where the routing of a step's rows to experts, and what experts compute, lie in shared memory. */
 import type { Routing, RoutingShape } from '../ops.ts'
 import type { Arena } from './arena.ts'
-import { PANEL, roundUp } from './matrices.ts'
-import { ROW_TILE } from './working-memory.ts'
+import { PANEL, ROW_TILE, roundUp } from './matrices.ts'
 
 /** Bytes of the header of the list of tiles, and of a tile (assembly/linear.ts). */
 const TILE_BYTES = 16

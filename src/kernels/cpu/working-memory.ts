@@ -1,12 +1,11 @@
 /** Memory that ops work in beside their operands, grown to what the loaded model needs. */
 import type { BackendOptions } from '../backend.ts'
 import type { Arena } from './arena.ts'
-import { roundUp, type MatrixSize } from './matrices.ts'
+import { ROW_TILE, roundUp, type MatrixSize } from './matrices.ts'
 import type { Program } from './program.ts'
 import type { Resources } from './resources.ts'
 
-/** Rows a unit of a matrix product has at most, tokens of an attention split (assembly/linear.ts, attention.ts). */
-export const ROW_TILE = 128
+/** Tokens of an attention split (assembly/attention.ts). */
 export const SPLIT = 128
 /** Query heads times rows that a unit of attention takes: its scores and sums stay in the level-2 cache. */
 export const ATTENTION_ROWS = 48

@@ -2,7 +2,15 @@
  * The loops of the reference backend: f32 storage, f64 sums in ascending order, one output row at a time in meaning and four at a time in
  * execution (four independent sums hide the latency of the additions and change no result).
  */
-import type { Activated, Glu, Xielu } from '../ops.ts'
+import type { Activated, Activation, Glu, Vector, Xielu } from '../ops.ts'
+
+export interface HostVector extends Vector {
+  readonly values: Float32Array
+}
+
+export interface HostActivation extends Activation {
+  readonly values: Float32Array // [maxRows, cols]
+}
 
 /** out[r * outStride + o] (+)= sum over k of x[r, k] w[o, k], for `numRows` rows of x [numRows, cols] f64 and outputs firstOutput.. of w. */
 export function matmul(

@@ -21,7 +21,7 @@ import type {
   StateLayout,
   Vector,
 } from '../ops.ts'
-import { type HostNorm } from './arithmetic.ts'
+import type { HostActivation, HostNorm, HostVector } from './arithmetic.ts'
 import { type AttentionScratch } from './attention.ts'
 import { createHostRouting, type HostRouting } from './experts.ts'
 import { type HostLowRank } from './low-rank.ts'
@@ -40,14 +40,6 @@ interface HostMatrix extends Matrix {
 
 interface HostExpertMatrix extends ExpertMatrix {
   readonly values: Float32Array // [numExperts, rows, cols]
-}
-
-export interface HostVector extends Vector {
-  readonly values: Float32Array
-}
-
-export interface HostActivation extends Activation {
-  readonly values: Float32Array // [maxRows, cols]
 }
 
 /** What a model holds: weights, activations, the KV pool and the pool of states. */

@@ -1,8 +1,14 @@
 /** Ops over single rows of the reference backend: norms, sums and products of activations, and residual streams. */
 import type { Handles } from '../handles.ts'
 import type { Activation, Columns, LayerNorm, Norm, StepInput, StreamOptions, Vector } from '../ops.ts'
-import { activationOf, inverseRms, layerNorm, normalizePieces } from './arithmetic.ts'
-import type { HostActivation, HostVector } from './memory.ts'
+import {
+  activationOf,
+  type HostActivation,
+  type HostVector,
+  inverseRms,
+  layerNorm,
+  normalizePieces,
+} from './arithmetic.ts'
 
 /** What `matchLength` divides by at least, squared. */
 const LEAST_SQUARE = 1e-5

@@ -10,7 +10,7 @@ import type {
   StepInput,
   Vector,
 } from '../ops.ts'
-import type { HostActivation, HostVector } from './memory.ts'
+import type { HostActivation, HostVector } from './arithmetic.ts'
 import { convolve, gatedDelta, type HostColumns, type HostScan, selectiveScan } from './recurrence.ts'
 import { StatePool } from './state-pool.ts'
 
