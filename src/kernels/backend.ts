@@ -236,6 +236,12 @@ export interface Backend {
   headProducts(out: Columns, options: HeadProductsOptions): void
   /** Attention of every row over its sequence's blocks, own chunk included (already stored), causal or not. out [rows, numHeads headDim] */
   attention(out: Activation, q: Activation, options: AttentionOptions): void
+  /**
+   * From here on the step has its output rows only (`StepInput.outputRows`): those of each activation move to its front, in their order, and what is in
+   * the others is lost. Ops that write to K and V or to states, and bidirectional attention, may
+   * not follow. At most once a step.
+   */
+  keepOutputs(activations: readonly Activation[]): void
   /** A row for each sequence, into `StepOutput.pooled`. At most once a step. */
   pool(x: Activation, pooling: Pooling): void
   /** x *= sigmoid(gate), which is as wide or has one column for all. */

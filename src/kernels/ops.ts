@@ -208,6 +208,8 @@ export interface StepInput {
    * its last row is written to. No slot is written that another sequence of the step reads. Absent where no layer keeps a state.
    */
   readonly stateSlots?: Int32Array
+  /** Rows that outputs are made of, ascending: those that `keepOutputs` leaves. Absent: all. */
+  readonly outputRows?: Int32Array
 }
 
 export interface LinearOptions {

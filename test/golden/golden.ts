@@ -96,7 +96,7 @@ export async function forcedDecode(
       ],
     })
     model.backend.beginStep(input)
-    model.decoder.layers(input.adapters !== undefined)
+    model.decoder.layers(input)
     model.decoder.outputs(samples, scoreRows)
     const output = await model.backend.endStep({ logits: true })
     for (let i = 0; i < chunk.length; i++) logits.push(output.logits!.slice(i * vocabSize, (i + 1) * vocabSize))

@@ -152,5 +152,41 @@ export function describeRows(create: CreateBackend, tolerances: Tolerances): voi
         at += cols
       }
     })
+
+    it('keepOutputs moves rows to the front, and the ops behind it take no others', async () => {
+      const { backend, x, y, wide } = ours
+      const outputRows = Int32Array.of(0, 3, 4, 17)
+      const values = (activation: Activation, seed: number) => randomValues(seed, ROWS * activation.cols)
+      for (const [seed, activation] of [x, y, wide].entries())
+        writeRows(backend, activation, values(activation, seed), ROWS)
+      const input = stepInput([
+        { start: 0, numTokens: 3, blocks: [0] },
+        { start: 2, numTokens: ROWS - 3, blocks: [1, 2] },
+      ])
+      backend.beginStep({ ...input, outputRows })
+      backend.keepOutputs([x, wide])
+      backend.multiply(y, { x: wide, offset: 0 })
+      await backend.endStep()
+      const [movedX, movedWide, multiplied] = [
+        await backend.debugRead(x),
+        await backend.debugRead(wide),
+        await backend.debugRead(y),
+      ]
+      const [givenX, givenY, givenWide] = [values(x, 0), values(y, 1), values(wide, 2)]
+      for (const [i, row] of outputRows.entries()) {
+        const at = (all: Float32Array, { cols }: Activation, index: number) =>
+          all.slice(index * cols, (index + 1) * cols)
+        expectBitEqual(at(movedX, x, i), at(givenX, x, row), `x of row ${row}`)
+        expectBitEqual(at(movedWide, wide, i), at(givenWide, wide, row), `wide of row ${row}`)
+        const factor = at(givenWide, wide, row)
+        expectBitEqual(
+          at(multiplied, y, i),
+          at(givenY, y, i).map((value, col) => Math.fround(value * factor[col]!)),
+          `y of output ${i}`,
+        )
+      }
+      const from = outputRows.length * y.cols
+      expectBitEqual(multiplied.slice(from, ROWS * y.cols), givenY.slice(from), 'y of other rows')
+    })
   })
 }

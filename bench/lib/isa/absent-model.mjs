@@ -142,7 +142,7 @@ async function loadAbsentDecoder(config, weights, { limits, rows, context, seque
   await backend.ready()
   const run = (input, samples = [], scores = []) =>
     step(gpu, backend, input, () => {
-      decoder.layers(false)
+      decoder.layers(input)
       decoder.outputs(samples, scores)
     })
   const kvBytes = backend.kvBlockBytes(layout) / BLOCK_SIZE

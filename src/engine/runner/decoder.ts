@@ -1,6 +1,6 @@
 /** The forward pass, written once against the op vocabulary: weights of any family of `families.ts` in, a step's ops out. */
 import type { Backend, OpSequence } from '../../kernels/backend.ts'
-import type { Activation, LogitsOptions, Matrix, Norm, Pooling, RopeTable } from '../../kernels/ops.ts'
+import type { Activation, LogitsOptions, Matrix, Norm, Pooling, RopeTable, StepInput } from '../../kernels/ops.ts'
 import type { SampleRow, ScoreRow } from '../../kernels/sample-spec.ts'
 import { unpackedLoader, type WeightLoader } from '../weights/packed-cache.ts'
 import type { TensorInfo, WeightSource } from '../weights/source.ts'
@@ -33,11 +33,19 @@ interface DecoderWeights {
   readonly streams: Streams | null
 }
 
+/** What a step runs of the layers, in this order. */
+interface LayerOps {
+  readonly memory: OpSequence
+  readonly outputs: OpSequence
+}
+
 /** A decoder-only model on a backend: records its ops at load and runs them per step. */
 export class Decoder {
   readonly #backend: Backend
   readonly #spec: DecoderSpec
   readonly #layers: readonly Layer[]
+  /** The last layer that writes K and V or a state. Those behind it read another's: a token that gives no output need not enter them. */
+  readonly #lastMemory: number
   readonly #embedding: Matrix
   readonly #head: Matrix
   readonly #logits: LogitsOptions
@@ -45,15 +53,16 @@ export class Decoder {
   readonly #layerInputs: LayerInputs | null
   readonly #streams: Streams | null
   readonly #branch: Activation // a block's output where it is normalised before it is added [rows, hidden]
-  readonly #layerOps: OpSequence
+  readonly #ops: LayerOps
   /** The same with the updates of each row's adapter. */
-  readonly #adaptedOps: OpSequence | null
+  readonly #adaptedOps: LayerOps | null
 
   constructor(backend: Backend, spec: DecoderSpec, weights: DecoderWeights, adapted: AdaptedBackend | null) {
     const { hiddenSize } = spec
     this.#backend = backend
     this.#spec = spec
     this.#layers = weights.layers
+    this.#lastMemory = spec.layers.findLastIndex(({ mixer }) => mixer.kind !== 'attention' || mixer.sharesWith === null)
     this.#embedding = weights.embedding
     this.#layerInputs = weights.layerInputs
     this.#streams = weights.streams
@@ -62,21 +71,29 @@ export class Decoder {
     this.#hidden = backend.createActivation('hidden', hiddenSize)
     this.#branch = spec.normPlacement === 'pre' ? this.#hidden : backend.createActivation('branch', hiddenSize)
     const head = { x: this.#hidden, head: this.#head, options: this.#logits }
-    const record = (label: string, addsUpdates: boolean): OpSequence => {
-      const ops = (): void => this.#recordLayers(adapted?.backend ?? backend)
-      return backend.record(label, adapted === null ? ops : () => adapted.during(addsUpdates, ops), head)
+    const opsBackend = adapted?.backend ?? backend
+    const record = (label: string, addsUpdates: boolean): LayerOps => {
+      const during = (ops: () => void) => (adapted === null ? ops : () => adapted.during(addsUpdates, ops))
+      const memory = during(() => this.#recordMemory(opsBackend))
+      const outputs = during(() => this.#recordOutputs(opsBackend))
+      return {
+        memory: backend.record(label, memory, null),
+        outputs: backend.record(`${label}, outputs`, outputs, head),
+      }
     }
-    this.#layerOps = record('layers', false)
+    this.#ops = record('layers', false)
     this.#adaptedOps = adapted === null ? null : record('layers with adapters', true)
   }
 
-  /** Issues the ops of a step, between the backend's beginStep and endStep: those of the layers first. @param isAdapted the step names adapters */
-  layers(isAdapted: boolean): void {
-    if (isAdapted && this.#adaptedOps === null) throw new Error('the step names adapters, the model has none')
-    this.#backend.run(isAdapted && this.#adaptedOps !== null ? this.#adaptedOps : this.#layerOps)
+  /** Issues the ops of a step, between the backend's beginStep and endStep: those of the layers first. */
+  layers({ adapters, outputRows }: Pick<StepInput, 'adapters' | 'outputRows'>): void {
+    const ops = adapters === undefined ? this.#ops : this.#adaptedOps
+    if (ops === null) throw new Error('the step names adapters, the model has none')
+    this.#backend.run(ops.memory)
+    if (outputRows?.length !== 0) this.#backend.run(ops.outputs)
   }
 
-  /** Then those of what the step gives back. */
+  /** Then those of what the step gives back. A row is an index into `StepInput.outputRows`. */
   outputs(samples: readonly SampleRow[], scores: readonly ScoreRow[]): void {
     const backend = this.#backend
     if (samples.length > 0) backend.sample(this.#hidden, this.#head, this.#logits, samples)
@@ -85,34 +102,58 @@ export class Decoder {
 
   /** In place of both, in steps of whole sequences: a row for each, of the last norm's output. */
   pool(pooling: Pooling): void {
-    this.#backend.run(this.#layerOps)
+    this.layers({})
     this.#backend.rmsNorm(this.#hidden, this.#hidden, this.#logits.norm)
     this.#backend.pool(this.#hidden, pooling)
   }
 
-  /** Records the same ops for every step. */
-  #recordLayers(backend: Backend): void {
+  /** Records what all tokens of a text go through: everything up to the last K and V, or state, that is written. */
+  #recordMemory(backend: Backend): void {
+    const embedded = this.#streams?.first ?? this.#hidden
+    backend.embed(embedded, this.#embedding, this.#spec.embeddingScale)
+    this.#layerInputs?.record(backend, embedded)
+    this.#streams?.recordStart(backend)
+    for (let index = 0; index < this.#lastMemory; index++) {
+      this.#recordMixerMemory(backend, index)
+      this.#recordLayerOutput(backend, index)
+    }
+    this.#recordMixerMemory(backend, this.#lastMemory)
+  }
+
+  /** Records the rest, for the rows that are sampled or scored: of a prompt mostly its last token. */
+  #recordOutputs(backend: Backend): void {
+    const last = this.#lastMemory
+    const beside = [...(this.#layerInputs?.between ?? []), ...(this.#streams?.between ?? [])]
+    backend.keepOutputs([this.#hidden, ...this.#layers[last]!.mixer.between, ...beside])
+    this.#recordLayerOutput(backend, last)
+    for (let index = last + 1; index < this.#layers.length; index++) {
+      this.#recordMixerMemory(backend, index)
+      this.#recordLayerOutput(backend, index)
+    }
+    this.#streams?.recordEnd(backend, this.#hidden, this.#branch)
+  }
+
+  #recordMixerMemory(backend: Backend, index: number): void {
+    const hidden = this.#hidden
+    const { inputNorm, mixer } = this.#layers[index]!
+    this.#streams?.recordPrediction(backend, index, hidden)
+    if (inputNorm !== undefined) this.#streams?.recordLaurel(backend, index, hidden, inputNorm)
+    mixer.recordMemory(backend, hidden, inputNorm)
+  }
+
+  #recordLayerOutput(backend: Backend, index: number): void {
     const hidden = this.#hidden
     const branch = this.#branch
     const layerInputs = this.#layerInputs
     const streams = this.#streams
-    const embedded = streams?.first ?? hidden
-    backend.embed(embedded, this.#embedding, this.#spec.embeddingScale)
-    layerInputs?.record(backend, embedded)
-    streams?.recordStart(backend)
-    for (const [index, { inputNorm, mixer, mixerNorm, mlp, scale }] of this.#layers.entries()) {
-      streams?.recordPrediction(backend, index, hidden)
-      if (inputNorm !== undefined) streams?.recordLaurel(backend, index, hidden, inputNorm)
-      mixer.recordMemory(backend, hidden, inputNorm)
-      mixer.recordOutput(backend, hidden, inputNorm, branch)
-      if (mixerNorm !== null) backend.normAdd(hidden, branch, mixerNorm)
-      streams?.recordAugmentation(backend, hidden)
-      // The layer's scale applies to its last addition.
-      mlp.record(backend, hidden, branch, layerInputs === null ? scale : 1)
-      streams?.recordCorrection(backend, index, hidden)
-      layerInputs?.recordLayer(backend, index, hidden, streams?.others ?? [hidden], branch, scale)
-    }
-    streams?.recordEnd(backend, hidden, branch)
+    const { inputNorm, mixer, mixerNorm, mlp, scale } = this.#layers[index]!
+    mixer.recordOutput(backend, hidden, inputNorm, branch)
+    if (mixerNorm !== null) backend.normAdd(hidden, branch, mixerNorm)
+    streams?.recordAugmentation(backend, hidden)
+    // The layer's scale applies to its last addition.
+    mlp.record(backend, hidden, branch, layerInputs === null ? scale : 1)
+    streams?.recordCorrection(backend, index, hidden)
+    layerInputs?.recordLayer(backend, index, hidden, streams?.others ?? [hidden], branch, scale)
   }
 }
 

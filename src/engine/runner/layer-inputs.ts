@@ -85,6 +85,11 @@ export class LayerInputs {
     return new LayerInputs(own, weights, activations)
   }
 
+  /** What layers take of `record`, row by row. */
+  get between(): readonly Activation[] {
+    return [this.#inputs]
+  }
+
   /** Makes the inputs of all layers. @param embedded what enters the first layer */
   record(backend: Backend, embedded: Activation): void {
     backend.linear(this.#inputs, embedded, this.#projection, {})

@@ -6,12 +6,14 @@ import type { Parameters } from './parameters.ts'
 
 /** A layer's loaded mixer. */
 export interface Mixer {
+  /** What `recordOutput` reads of what `recordMemory` computed, row by row. */
+  readonly between: readonly Activation[]
   /**
    * Writes what later tokens need of these rows: K and V, or states.
    * @param norm undefined: the input is not normalised
    */
   recordMemory(backend: Backend, hidden: Activation, norm: Norm | undefined): void
-  /** Then adds mixer(norm(hidden)) to `hidden`, or writes it to `out` where that is another buffer. */
+  /** Then adds mixer(norm(hidden)) to `hidden`, or writes it to `out` where that is another buffer. Rows that give no output may be gone by then. */
   recordOutput(backend: Backend, hidden: Activation, norm: Norm | undefined, out: Activation): void
 }
 

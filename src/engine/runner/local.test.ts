@@ -91,9 +91,9 @@ test.each(['reference', 'cpu'] as const)(
       const model = await loadModel(request, onProgress)
       const { decoder } = model
       const [layers, outputs] = [decoder.layers.bind(decoder), decoder.outputs.bind(decoder)]
-      decoder.layers = (isAdapted) => {
+      decoder.layers = (input) => {
         order.push('layers')
-        layers(isAdapted)
+        layers(input)
       }
       decoder.outputs = (...rows) => {
         order.push('outputs')

@@ -156,7 +156,7 @@ class LocalRunner implements MortalRunner {
       const { input, samples, scores } = model.layout.plan(plan)
       this.#whole(() => {
         begin(model, plan, input)
-        model.decoder.layers(input.adapters !== undefined)
+        model.decoder.layers(input)
         model.backend.flush?.()
       })
       const found = await masks
@@ -213,7 +213,7 @@ function issue(
   { input, samples, scores }: ReturnType<LoadedModel['layout']['plan']>,
 ): Promise<StepOutput> {
   begin(model, plan, input)
-  model.decoder.layers(input.adapters !== undefined)
+  model.decoder.layers(input)
   model.decoder.outputs(samples, scores)
   return model.backend.endStep()
 }

@@ -5,6 +5,7 @@ import { RunnerError, type StepPlan } from './runner.ts'
 
 interface PlannedStep {
   readonly input: StepInput
+  /** Rows are indexes into `input.outputRows`. */
   readonly samples: readonly SampleRow[]
   readonly scores: readonly ScoreRow[]
 }
@@ -29,6 +30,7 @@ export class StepLayout {
     tables: Int32Array
     stateSlots: Int32Array
     adapters: Int32Array
+    outputRows: Int32Array
   }[]
   #next = 0
 
@@ -42,6 +44,7 @@ export class StepLayout {
       tables: new Int32Array(limits.maxSequences * limits.maxBlocksPerSequence),
       stateSlots: new Int32Array(2 * limits.maxSequences),
       adapters: new Int32Array(limits.numAdapters === 0 ? 0 : limits.maxRows),
+      outputRows: new Int32Array(limits.maxRows),
     }))
   }
 
@@ -70,11 +73,12 @@ export class StepLayout {
         () => `copy of ${numTokens} tokens ${source} -> ${destination}`,
       )
     }
-    const { tokens, positions, slots, starts, tables, stateSlots, adapters } = this.#buffers[this.#next]!
+    const { tokens, positions, slots, starts, tables, stateSlots, adapters, outputRows } = this.#buffers[this.#next]!
     this.#next = (this.#next + 1) % this.#buffers.length
     const samples: SampleRow[] = []
     const scores: ScoreRow[] = []
     let row = 0
+    let numOutputs = 0
     let isAdapted = false
     for (const [s, sequence] of plan.sequences.entries()) {
       current = s
@@ -125,8 +129,13 @@ export class StepLayout {
         positions[row + i] = position
         slots[row + i] = blockTable[Math.floor(position / blockSize)]! * blockSize + (position % blockSize)
       }
-      for (const [i, spec] of sample.entries()) samples.push({ row: row + count - sample.length + i, spec })
-      score?.targets.forEach((target, i) => scores.push({ row: row + i, target, topN: score.topN }))
+      // Scored rows are a sequence's first, sampled ones its last; they may overlap.
+      const numScored = score?.targets.length ?? 0
+      const firstSampled = count - sample.length
+      score?.targets.forEach((target, i) => scores.push({ row: numOutputs + i, target, topN: score.topN }))
+      const sampledAt = numOutputs + Math.min(numScored, firstSampled)
+      for (const [i, spec] of sample.entries()) samples.push({ row: sampledAt + i, spec })
+      for (let i = 0; i < count; i++) if (i < numScored || i >= firstSampled) outputRows[numOutputs++] = row + i
       row += count
     }
     current = null
@@ -141,6 +150,7 @@ export class StepLayout {
       sequenceStarts: starts,
       blockTables: tables,
       maxBlocksPerSequence,
+      outputRows: outputRows.subarray(0, numOutputs),
       ...(numStateSlots === 0 ? {} : { stateSlots }),
       ...(isAdapted ? { adapters } : {}),
     }

@@ -102,6 +102,11 @@ export class Streams {
     return this.#buffers.streams.slice(1)
   }
 
+  /** What a layer takes of the ops before its mixer's output, row by row. */
+  get between(): readonly Activation[] {
+    return [...this.#buffers.streams, this.#buffers.augmented]
+  }
+
   /** Makes all streams of the first, as long as it. */
   recordStart(backend: Backend): void {
     const { streams } = this.#buffers

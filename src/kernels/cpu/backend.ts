@@ -35,6 +35,7 @@ import type { SampleRow, ScoreRow } from '../sample-spec.ts'
 import { Arena } from './arena.ts'
 import { defaultThreads } from './cores.ts'
 import type { KvCache } from './kv-cache.ts'
+import { outputStep } from '../output-rows.ts'
 import { ModelMemory } from './model-memory.ts'
 import { emptyResults, type StepResults } from './output.ts'
 import { Pool } from './pool.ts'
@@ -55,6 +56,8 @@ class CpuBackend extends ModelMemory implements InspectableBackend {
   readonly #pool: Pool
   readonly #sequences: RepeatedOps[] = []
   #results: StepResults = emptyResults()
+  /** Tokens that the step before drew. */
+  #previous: Int32Array = new Int32Array(0)
 
   constructor(options: CpuBackendOptions, arena: Arena, pool: Pool) {
     super(options, new Shards(options, arena, pool, options.memoryBytes ?? Infinity))
@@ -111,17 +114,32 @@ class CpuBackend extends ModelMemory implements InspectableBackend {
   }
 
   beginStep(input: StepInput): void {
-    const { common, executor } = this.shards
-    const previous = this.#results.sampled
     this.shards.current.step.check(input)
-    executor.beginStep()
-    common.numRows = input.numRows
+    this.shards.executor.beginStep()
+    this.#previous = this.#results.sampled
     this.#results = emptyResults()
+    this.#beginRows(input)
+  }
+
+  /** The ops that follow work on these rows. */
+  #beginRows(input: StepInput): void {
+    const { common } = this.shards
+    common.numRows = input.numRows
     this.shards.beginStep(({ memory, output, step }) => {
       memory.reserve()
-      output.begin(this.#results, previous)
-      step.begin(input, previous, common.kv?.layout.blockSize ?? 1)
+      output.begin(this.#results, this.#previous)
+      step.begin(input, this.#previous, common.kv?.layout.blockSize ?? 1)
     })
+  }
+
+  /** Few rows move: here, after what is recorded so far, whose inputs make room for theirs. */
+  keepOutputs(activations: readonly Activation[]): void {
+    const { input } = this.shards.current.step
+    const kept = outputStep(input)
+    if (kept === input) return
+    this.shards.executor.run()
+    for (const activation of activations) this.#holder(activation).moveRows(activation, input.outputRows!)
+    this.#beginRows(kept)
   }
 
   embed(out: Activation, table: Matrix, scale: number, adds = false): void {

@@ -285,6 +285,14 @@ export class Resources {
       this.#arena.f32(address + row * stride, cols).set(values.subarray(row * cols, (row + 1) * cols))
   }
 
+  /** Moves rows of a step buffer, ascending, to its front. */
+  moveRows(activation: Activation, rows: Int32Array): void {
+    const { address, stride } = this.changed(activation)
+    for (const [i, row] of rows.entries())
+      if (i !== row)
+        this.#arena.bytes(address + i * stride, stride).set(this.#arena.bytes(address + row * stride, stride))
+  }
+
   /** All rows of a step buffer. */
   readRows(activation: Activation): Float32Array {
     const { address, stride, cols } = this.#activation(activation)

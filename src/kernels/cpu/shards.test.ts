@@ -86,7 +86,7 @@ test('blocks that were read from several memories are written to others, one, an
     ],
   })
   other.backend.beginStep(input)
-  other.decoder.layers(false)
+  other.decoder.layers(input)
   other.decoder.outputs(samples, [])
   expect((await other.backend.endStep({ logits: true })).logits).toEqual(logits[last])
   for (const { backend } of [spread, alone, other]) await backend.close()

@@ -25,6 +25,7 @@ import type {
   StreamOptions,
   Vector,
 } from '../ops.ts'
+import { outputStep } from '../output-rows.ts'
 import { poolRows } from '../pooling.ts'
 import type { TokenLogprobs } from '../sample-spec.ts'
 import { activationOf, divideByLength, joinGlu, normalizePieces } from './arithmetic.ts'
@@ -296,6 +297,19 @@ export class LayerOps extends HostMemory {
         }
       }
     }
+  }
+
+  keepOutputs(activations: readonly Activation[]): void {
+    const input = this.stepInput()
+    const kept = outputStep(input)
+    if (kept === input) return
+    for (const activation of activations) {
+      const { values, cols } = this.activations.get(activation)
+      for (const [i, row] of input.outputRows!.entries()) values.copyWithin(i * cols, row * cols, (row + 1) * cols)
+    }
+    this.input = kept
+    // Tables of rotations are of other positions now.
+    this.stepId++
   }
 
   pool(x: Activation, pooling: Pooling): void {

@@ -1,6 +1,6 @@
 /** How the rows of a step are cut into items of attention, for layers that tile them alike (wgsl/attention-io.wgsl). */
 import type { StepInput } from '../ops.ts'
-import { ITEM_WORDS, SPLIT_ROW_WORDS, StepWriter } from './step-layout.ts'
+import { ITEM_WORDS, SPLIT_ROW_WORDS, type StepRows, StepWriter } from './step-layout.ts'
 
 /** Tokens a split: the length after which a row's partial sums are combined, whoever computes them. Decides bits. */
 export const SPLIT = 128
@@ -31,6 +31,7 @@ export class AttentionPlan {
   /** Partial results there is room for. */
   readonly capacity: number
   readonly isBidirectional: boolean
+  readonly rows: StepRows
   readonly #index: number
   readonly #singles = new WordList()
   readonly #tiles = new WordList()
@@ -40,11 +41,12 @@ export class AttentionPlan {
   singleTokens = 0
   tileTokens = 0
 
-  constructor(index: number, tile: number, capacity: number, isBidirectional: boolean) {
+  constructor(index: number, tile: number, capacity: number, isBidirectional: boolean, rows: StepRows) {
     this.#index = index
     this.tile = tile
     this.capacity = capacity
     this.isBidirectional = isBidirectional
+    this.rows = rows
   }
 
   /** Word of the step's header that describes the plan. */

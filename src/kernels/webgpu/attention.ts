@@ -14,7 +14,7 @@ import {
 import type { BindingKind, KernelSource } from './pipelines.ts'
 import type { GpuRope } from './rope.ts'
 import { AttentionPlan, SPLIT } from './attention-plan.ts'
-import { MAX_ATTENTION_PLANS } from './step-layout.ts'
+import { MAX_ATTENTION_PLANS, ROW_WORDS, type StepRows } from './step-layout.ts'
 
 const QKV: readonly BindingKind[] = ['read', 'uniform', 'read', 'write', 'write', 'read', 'read', 'read']
 const ATTENTION: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'write', 'read', 'read', 'read']
@@ -133,6 +133,8 @@ export class AttentionKernels {
   readonly #partials = new Map<number, GPUBuffer>()
   readonly #plans: AttentionPlan[] = []
   #input: StepInput | null = null
+  /** What `keepOutputs` leaves of it. */
+  #outputs: StepInput | null = null
 
   constructor(context: GpuContext, limits: BackendLimits, isKvQ8: boolean) {
     this.#isKvQ8 = isKvQ8
@@ -202,8 +204,9 @@ export class AttentionKernels {
     return Math.ceil((numBlocks * blockSize) / SPLIT) + maxSequences
   }
 
-  beginStep(input: StepInput): void {
+  beginStep(input: StepInput, outputs: StepInput): void {
     this.#input = input
+    this.#outputs = outputs
   }
 
   /** One dispatch: norm, rope, q out, k and v into the pool. */
@@ -232,6 +235,7 @@ export class AttentionKernels {
       { f32: qkNorm?.k.eps ?? 0 },
       base(pool, 2),
       { f32: vNorm?.eps ?? 0 },
+      ROW_WORDS[context.stepRows].positions,
     ]
     const buffers = [
       source.buffer,
@@ -268,10 +272,10 @@ export class AttentionKernels {
     }
     const pool = this.#pool(options)
     const { partials, capacity } = this.#createPartials(shape)
-    const plan = this.#plan(tileRows(shape), capacity, bidirectional)
+    const { stepRows } = context
     const hasSinks = sinks !== undefined && sinks !== null
     const sinkBuffer = hasSinks ? context.vector(sinks).buffer : context.nothing
-    const group = (firstItem: number, skippedItems: number) =>
+    const group = (plan: AttentionPlan, firstItem: number, skippedItems: number) =>
       bind(
         context,
         `attention ${layer}`,
@@ -292,19 +296,31 @@ export class AttentionKernels {
           skippedItems,
           bias?.reach ?? 0,
           bias?.kind === 'disentangled' ? bias.numBuckets : 0,
+          ROW_WORDS[stepRows].positions,
         ],
         [source.buffer, pool.buffer, target.buffer, partials, sinkBuffer, ...this.#biasBuffers(bias)],
       )
     const sources = attentionSources(shape)
-    const singles = new LongLaunch(context, sources[0], 'x', (skipped) => group(0, skipped))
-    const tiles = new LongLaunch(context, sources[1], 'x', (skipped) => group(1, skipped))
-    const reduce = new Launch(context, sources[2], group(0, 0))
+    const launchesOf = (rows: StepRows) => {
+      const plan = this.#plan(tileRows(shape), capacity, bidirectional, rows)
+      return {
+        plan,
+        singles: new LongLaunch(context, sources[0], 'x', (skipped) => group(plan, 0, skipped)),
+        tiles: new LongLaunch(context, sources[1], 'x', (skipped) => group(plan, 1, skipped)),
+        reduce: new Launch(context, sources[2], group(plan, 0, 0)),
+      }
+    }
+    const ofAll = launchesOf('all')
+    // Where all rows are outputs, the items of the layers before are those of this one too.
+    const ofOutputs = stepRows === 'all' ? ofAll : launchesOf('output')
     const groups = numHeads / headsPerItem(shape)
     return {
       sources,
       launch: (numRows) => {
-        if (this.#input === null) throw new Error('attention outside a step')
-        plan.prepare(this.#input, context.step)
+        const input = stepRows === 'all' ? this.#input : this.#outputs
+        if (input === null) throw new Error('attention outside a step')
+        const { plan, singles, tiles, reduce } = input === this.#input ? ofAll : ofOutputs
+        plan.prepare(input, context.step)
         const operations = (tokens: number) =>
           4 * Math.min(tokens, window === null ? Infinity : numRows * window) * numHeads * headDim
         singles.add(plan.numSingles, groups, operations(plan.singleTokens))
@@ -345,14 +361,18 @@ export class AttentionKernels {
     return { partials, capacity: Math.floor(partials.size / bytes) }
   }
 
-  #plan(tile: number, capacity: number, isBidirectional: boolean): AttentionPlan {
+  #plan(tile: number, capacity: number, isBidirectional: boolean, rows: StepRows): AttentionPlan {
     const known = this.#plans.find(
-      (plan) => plan.tile === tile && plan.capacity === capacity && plan.isBidirectional === isBidirectional,
+      (plan) =>
+        plan.tile === tile &&
+        plan.capacity === capacity &&
+        plan.isBidirectional === isBidirectional &&
+        plan.rows === rows,
     )
     if (known !== undefined) return known
     if (this.#plans.length === MAX_ATTENTION_PLANS)
       throw new Error(`more than ${MAX_ATTENTION_PLANS} kinds of attention layers in one model`)
-    const plan = new AttentionPlan(this.#plans.length, tile, capacity, isBidirectional)
+    const plan = new AttentionPlan(this.#plans.length, tile, capacity, isBidirectional, rows)
     this.#plans.push(plan)
     return plan
   }

@@ -30,13 +30,14 @@ import type {
   Vector,
 } from '../ops.ts'
 import type { SampleRow, ScoreRow } from '../sample-spec.ts'
+import { outputStep } from '../output-rows.ts'
 import { BlockTransfer } from './block-transfer.ts'
 import { createRows, type PreparedOp } from './context.ts'
 import { openDevice, type GpuDevice } from './device.ts'
 import { embed, layerNorm, normAdd, pool } from './elementwise.ts'
 import { headProducts } from './head-products.ts'
 import type { KernelSource } from './pipelines.ts'
-import { addRows, matchLength, multiplyRows, rmsNorm, sparseGelu, streams } from './row-ops.ts'
+import { addRows, keepOutputs, matchLength, multiplyRows, rmsNorm, sparseGelu, streams } from './row-ops.ts'
 import { uploadRope } from './rope.ts'
 import { StepQueue } from './step-queue.ts'
 import { GpuMemory, type WebGpuBackendOptions } from './memory.ts'
@@ -53,7 +54,11 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
   readonly #queue: StepQueue
   readonly #blocks: BlockTransfer
   readonly #sequences: PreparedSequence[] = []
-  #input: StepInput | null = null
+  /** The rows that ops work on: all of the step, or from `keepOutputs` on `#outputs`; null between steps. */
+  #rows: StepInput | null = null
+  #outputs: StepInput | null = null
+  /** Of the whole step. */
+  #numRows = 0
   /** The first dispatches of the step are submitted. */
   #isContinued = false
   /** Of the rows that `pool` puts out in this step. */
@@ -97,10 +102,12 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
   #prepare(ops: () => void): readonly PreparedOp[] {
     const prepared: PreparedOp[] = []
     this.#recording = prepared
+    this.context.stepRows = 'all'
     try {
       ops()
     } finally {
       this.#recording = null
+      this.context.stepRows = 'all'
     }
     return prepared
   }
@@ -124,21 +131,24 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
         `step of ${input.numRows} rows, ${input.numSequences} sequences, ${input.maxBlocksPerSequence} blocks per sequence exceeds the limits ${maxRows}, ${maxSequences}, ${maxBlocksPerSequence}`,
       )
     }
-    this.#input = input
+    const outputs = outputStep(input)
+    this.#rows = input
+    this.#numRows = input.numRows
+    this.#outputs = outputs
     this.#pooledBytes = 0
     this.#isContinued = false
     this.context.dispatches.clear()
-    this.context.step.begin(input, this.attentionKernels.layout.blockSize)
-    this.attentionKernels.beginStep(input)
+    this.context.stepRows = 'all'
+    this.context.step.begin(input, outputs, this.attentionKernels.layout.blockSize)
+    this.attentionKernels.beginStep(input, outputs)
     this.stateKernels.beginStep(input)
     this.sampleKernels.beginStep()
   }
 
   run(sequence: OpSequence): void {
-    const { numRows } = this.#step()
     const { prepared } = sequence as PreparedSequence
     if (prepared === null) throw new Error(`${sequence.label} was recorded after ready`)
-    for (const op of prepared) op.launch(numRows)
+    for (const op of prepared) op.launch(this.#step().numRows)
   }
 
   /** Part of the sequence that is being prepared, or else of the step. */
@@ -226,6 +236,18 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
     this.#add(this.attentionKernels.attention(out, q, options))
   }
 
+  keepOutputs(activations: readonly Activation[]): void {
+    const { sources, launch } = keepOutputs(this.context, activations)
+    this.context.stepRows = 'output'
+    this.#add({
+      sources,
+      launch: (numRows) => {
+        launch(numRows)
+        this.#rows = this.#outputs
+      },
+    })
+  }
+
   pool(x: Activation, pooling: Pooling): void {
     const { limits } = this.options
     this.pooled ??= createRows(this.context, 'pooled', limits.maxSequences, x.cols * 4)
@@ -274,8 +296,8 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
   }
 
   async endStep(options?: { readonly logits?: boolean }): Promise<StepOutput> {
-    const { numRows } = this.#step()
-    this.#input = null
+    this.#step()
+    this.#rows = null
     // Checked here, not in the ops: the caller's contract is that endStep rejects.
     if (this.gpu.lost.error !== null) throw this.gpu.lost.error
     const { dispatches, step } = this.context
@@ -289,7 +311,7 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
       isContinued: this.#isContinued,
       layout: this.sampleKernels.layout,
       results: this.sampleKernels.results,
-      numRows,
+      numRows: this.#numRows,
       valueBytes: pooledBytes + logitsBytes,
       copyValues: (encoder, target) =>
         pooledBytes > 0
@@ -346,14 +368,15 @@ export class WebGpuBackend extends GpuMemory implements InspectableBackend {
 
   /** What a step that began and never ended has left: its copies are not the next step's. */
   #abandonStep(): void {
-    if (this.#input === null) return
-    this.#input = null
+    if (this.#rows === null) return
+    this.#rows = null
     this.#blocks.abandonCopies()
   }
 
+  /** The rows that ops work on. */
   #step(): StepInput {
-    if (this.#input === null) throw new Error('an op was called outside beginStep .. endStep')
-    return this.#input
+    if (this.#rows === null) throw new Error('an op was called outside beginStep .. endStep')
+    return this.#rows
   }
 }
 

@@ -2,7 +2,7 @@
 import type { Activation, Norm, Vector } from '../ops.ts'
 import type { Capabilities } from './device.ts'
 import type { BindingKind, KernelSource, Pipelines } from './pipelines.ts'
-import type { StepWriter } from './step-layout.ts'
+import type { StepRows, StepWriter } from './step-layout.ts'
 
 export interface GpuVector extends Vector {
   readonly id: number
@@ -38,6 +38,8 @@ export interface GpuContext {
   readonly step: StepWriter
   /** Storage buffer that holds the step's words, as large as the longest step. */
   readonly stepBuffer: () => GPUBuffer
+  /** Rows of the ops that are being prepared: bindings say which. */
+  stepRows: StepRows
   /** The step's dispatches so far. */
   readonly dispatches: DispatchList
   /** Stands in for bindings a variant does not read. */

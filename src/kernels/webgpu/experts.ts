@@ -15,6 +15,7 @@ import {
 import type { ExpertShard, GpuExpertMatrix } from './expert-matrix.ts'
 import { activationFlags, expertSources, FLAG, LINEAR, vectorColumns, type LinearKernels } from './linear.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
+import { ROW_WORDS } from './step-layout.ts'
 
 const ROUTE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write', 'read']
 const SORT: readonly BindingKind[] = ['read', 'uniform', 'write']
@@ -128,7 +129,13 @@ export class ExpertKernels {
     const sort = new Launch(
       this.#context,
       sources[1],
-      bind(this.#context, label, SORT, [numExperts, topK, maxPairs], [buffer]),
+      bind(
+        this.#context,
+        label,
+        SORT,
+        [numExperts, topK, maxPairs, ROW_WORDS[this.#context.stepRows].numRows],
+        [buffer],
+      ),
     )
     return {
       sources,
@@ -157,7 +164,7 @@ export class ExpertKernels {
     const target = context.activation(out)
     const { topK, maxPairs, activations, outputs } = routing
     const source = context.activation(x)
-    const prepareRows = this.#linear.prepare(source, gateUp, norm, 'all')
+    const prepareRows = this.#linear.prepare(source, gateUp, norm, context.stepRows)
     const prepareInner = this.#linear.prepare(activations, down, undefined, 'all')
     const first = this.#multiply(gateUp, source, activations, routing, topK, gateUpBias, activationFlags(options), norm)
     const second = this.#multiply(down, activations, outputs, routing, 1, downBias, 0, undefined)

@@ -14,13 +14,14 @@ import {
 } from './context.ts'
 import type { GpuMatrix, MatrixShard, WeightForm } from './matrix.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
+import type { StepRows } from './step-layout.ts'
 
 export const LINEAR: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'read', 'write', 'read']
 const PREPARE: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write']
 
-/** Which rows of a step a call takes: all, its sample rows or its score rows. */
-type RowSelection = 'all' | 'sample' | 'score'
-const ROWS: Readonly<Record<RowSelection, number>> = { all: 0, sample: 1, score: 2 }
+/** Which rows of a step a call takes: all there are, or its sample rows or score rows among them. */
+type RowSelection = StepRows | 'sample' | 'score'
+const ROWS: Readonly<Record<RowSelection, number>> = { all: 0, sample: 1, score: 2, output: 3 }
 /** Of linear-io.wgsl. */
 export const FLAG = {
   bias: 1,
@@ -122,7 +123,7 @@ export function expertSources(
 /** The kernel that makes the inputs of a product, or null: the rows are taken as they are. */
 export function prepareSource({ FORMAT }: WeightForm, hasNorm: boolean, selection: RowSelection): KernelSource | null {
   const INT8 = FORMAT < 16 ? 1 : 0
-  if (INT8 === 0 && !hasNorm && selection === 'all') return null
+  if (INT8 === 0 && !hasNorm && (selection === 'all' || selection === 'output')) return null
   const defines = { INT8, NIBBLES: FORMAT === 4 ? 1 : 0, NORM: hasNorm ? 1 : 0, WS: PREPARE_THREADS }
   return { name: 'prepare', bindings: PREPARE, defines }
 }
@@ -190,12 +191,12 @@ export class LinearKernels {
       w,
       options,
       logits: null,
-      selection: 'all',
+      selection: this.#context.stepRows,
       firstRow: 0,
       maxRows: this.#maxRows,
     }
-    const prepare = this.prepare(source, w, options.norm, 'all')
-    const multiply = this.#multiply({ ...product, label: w.label, selection: 'all' })
+    const prepare = this.prepare(source, w, options.norm, product.selection)
+    const multiply = this.#multiply({ ...product, label: w.label })
     return {
       sources: [...(prepare === null ? [] : prepare.sources), ...multiply.sources],
       launch: (numRows) => {

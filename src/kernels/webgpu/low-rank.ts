@@ -5,6 +5,7 @@ import type { ActivateOptions, Activation, LowRank, LowRankPart, Norm } from '..
 import { bind, bufferBytes, createStorage, type GpuContext, Launch, normWeight, type PreparedOp } from './context.ts'
 import { activationFlags, FLAG, xieluParams } from './linear.ts'
 import type { BindingKind, KernelSource } from './pipelines.ts'
+import { ROW_WORDS } from './step-layout.ts'
 
 const DOWN: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'read', 'read', 'write']
 const UP: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'read', 'write']
@@ -87,6 +88,7 @@ export class LowRankKernels {
       this.#rank,
       { f32: 1 / cols },
       { f32: norm?.eps ?? 0 },
+      ROW_WORDS[context.stepRows].adapters,
     ]
     const down = downSource(norm !== undefined)
     const inputs = [table, values, source.buffer, normWeight(context, norm), this.#between]

@@ -107,6 +107,7 @@ export class GpuMemory {
         if (this.stepBuffer === null) throw new Error('createKvCache has not been called')
         return this.stepBuffer
       },
+      stepRows: 'all',
       dispatches: new DispatchList(),
       nothing: createStorage(device, 'nothing', 16),
       vector: (vector) => this.vectors.get(vector),

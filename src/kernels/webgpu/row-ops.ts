@@ -7,10 +7,11 @@ const NORM: readonly BindingKind[] = ['read', 'uniform', 'read', 'read', 'write'
 const NORM_INPLACE: readonly BindingKind[] = ['read', 'uniform', 'read', 'write']
 const PAIR: readonly BindingKind[] = ['read', 'uniform', 'read', 'write']
 const SPARSE_GELU: readonly BindingKind[] = ['read', 'uniform', 'write']
+const KEEP: readonly BindingKind[] = ['read', 'uniform', 'write']
 /** Without the step buffer: four streams beside it would be more storage buffers than WebGPU promises. */
 const STREAMS: readonly BindingKind[] = ['uniform', 'read', 'read', 'read', 'write']
 
-/** Columns of a workgroup of `add` and `multiply`. */
+/** Columns of a workgroup of `add`, `multiply` and `keepOutputs`. */
 const BLOCK = 64
 const MAX_STREAMS = 4
 
@@ -24,6 +25,7 @@ function pairSource(multiplies: boolean): KernelSource {
 }
 
 const SPARSE_GELU_SOURCE: KernelSource = { name: 'sparse-gelu', bindings: SPARSE_GELU, defines: { WS: 128 } }
+const KEEP_SOURCE: KernelSource = { name: 'keep-outputs', bindings: KEEP, defines: { WS: BLOCK } }
 const MATCH_LENGTH_SOURCE: KernelSource = { name: 'match-length', bindings: PAIR, defines: { WS: 128 } }
 
 function streamsSource(N: number, ACTIVE: number, corrects: boolean): KernelSource {
@@ -117,6 +119,22 @@ export function streams(
   ]
   const launch = new Launch(context, kernel, context.pipelines.bind(kernel.bindings, buffers))
   return { sources: [kernel], launch: (numRows) => launch.add(numRows) }
+}
+
+/** Moves the output rows of each to its front. */
+export function keepOutputs(context: GpuContext, activations: readonly Activation[]): PreparedOp {
+  const launches = activations.map((activation) => {
+    const { buffer, stride } = context.activation(activation)
+    const group = bind(context, 'keepOutputs', KEEP, [stride], [buffer])
+    return { launch: new Launch(context, KEEP_SOURCE, group), columns: Math.ceil(stride / BLOCK) }
+  })
+  return {
+    sources: [KEEP_SOURCE],
+    launch(numRows) {
+      if (context.step.get('numOutputRows') === numRows) return
+      for (const { launch, columns } of launches) launch.add(columns)
+    },
+  }
 }
 
 /** Two activations of the same width. */

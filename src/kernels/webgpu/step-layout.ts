@@ -22,12 +22,23 @@ const HEADER = {
   sequenceStarts: 19,
   stateRuns: 20,
   adapters: 21,
+  numOutputRows: 22,
+  outputRows: 23,
+  outputPositions: 24,
+  outputAdapters: 25,
+} as const
+/** Rows that ops work on: all of a step, or those that `keepOutputs` has left. */
+export type StepRows = 'all' | 'output'
+/** Words of the header that describe them. */
+export const ROW_WORDS = {
+  all: { numRows: HEADER.numRows, positions: HEADER.positions, adapters: HEADER.adapters },
+  output: { numRows: HEADER.numOutputRows, positions: HEADER.outputPositions, adapters: HEADER.outputAdapters },
 } as const
 /** Attention plans follow: of each the number of single-row items, where its items are, and where its split rows are. */
 const FIRST_PLAN = 32
 const PLAN_WORDS = 3
-/** Kinds of attention layers that differ in how their rows are tiled. */
-export const MAX_ATTENTION_PLANS = 4
+/** Kinds of attention layers that differ in how their rows are tiled, and in which rows. */
+export const MAX_ATTENTION_PLANS = 8
 const HEADER_WORDS = FIRST_PLAN + MAX_ATTENTION_PLANS * PLAN_WORDS
 
 /** Words of one attention item, one split row and one sample spec. */
@@ -41,7 +52,7 @@ export function maxStepBytes(
   numPartials: number,
 ): number {
   const items = MAX_ATTENTION_PLANS * ((maxRows + numPartials) * ITEM_WORDS + maxRows * SPLIT_ROW_WORDS)
-  const rows = 5 * maxRows + 3 * maxRows + maxSampleRows * (1 + SPEC_WORDS)
+  const rows = 8 * maxRows + 3 * maxRows + maxSampleRows * (1 + SPEC_WORDS)
   return 4 * (HEADER_WORDS + rows + items + maxSequences * (maxBlocksPerSequence + 5) + 1)
 }
 
@@ -56,8 +67,8 @@ export class StepWriter {
   #floats = new Float32Array(this.#words.buffer)
   #length = HEADER_WORDS
 
-  /** Begins a step: the header and what every op may read. */
-  begin(input: StepInput, blockSize: number): void {
+  /** Begins a step: the header and what every op may read. `outputs`: the step that `keepOutputs` leaves; `input` where that is all of it. */
+  begin(input: StepInput, outputs: StepInput, blockSize: number): void {
     this.#words.fill(0, 0, HEADER_WORDS)
     this.#length = HEADER_WORDS
     this.set('numRows', input.numRows)
@@ -67,7 +78,20 @@ export class StepWriter {
     this.append('sequenceStarts', input.sequenceStarts.subarray(0, input.numSequences + 1))
     if (input.places !== undefined) this.append('places', input.places.subarray(0, input.numRows))
     if (input.adapters !== undefined) this.append('adapters', input.adapters.subarray(0, input.numRows))
+    this.#appendOutputs(input, outputs)
     this.#appendTables(input, blockSize)
+  }
+
+  #appendOutputs(input: StepInput, outputs: StepInput): void {
+    this.set('numOutputRows', outputs.numRows)
+    if (outputs === input) {
+      this.set('outputPositions', this.get('positions'))
+      this.set('outputAdapters', this.get('adapters'))
+      return
+    }
+    this.append('outputRows', input.outputRows ?? [])
+    this.append('outputPositions', outputs.positions)
+    if (outputs.adapters !== undefined) this.append('outputAdapters', outputs.adapters)
   }
 
   /** Block tables as wide as the step's longest context, not as the model's. */

@@ -50,6 +50,7 @@ export async function loadAttention(
   const sinks = attention.hasSinks ? await parameters.vector(`${base}self_attn.sinks`, numHeads) : null
   const options = { ...shape, scale, window: attention.window, softcap, sinks, bidirectional: spec.isBidirectional }
   return {
+    between: [q],
     recordMemory(backend, hidden, norm) {
       backend.linear(qkv, hidden, weights.qkv, { norm, bias: weights.qkvBias })
       backend.qkvRopeStore(q, qkv, qkvOptions)

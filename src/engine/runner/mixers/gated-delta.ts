@@ -53,6 +53,7 @@ export async function loadGatedDelta(
   const tensors = { name: `${at}conv1d`, channels, kernel, hasBias: false }
   const convolution = await convolutionOf(parameters, tensors, { layer: memory, offset: 0, isGated: false })
   return {
+    between: [mixed],
     recordMemory(backend, hidden, norm) {
       backend.linear(projected, hidden, weights.input, { norm })
       backend.linear(scalars, hidden, weights.scalars, { norm })

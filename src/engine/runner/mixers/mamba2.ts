@@ -38,6 +38,7 @@ export async function loadMamba2(
   const tensors = { name: `${at}conv1d`, channels, kernel, hasBias: hasConvBias }
   const convolution = await convolutionOf(parameters, tensors, { layer: memory, offset: width, isGated: false })
   return {
+    between: [mixed],
     recordMemory(backend, hidden, norm) {
       backend.linear(projected, hidden, weights.input, { norm, bias: weights.inputBias })
       backend.convolution(convolved, projected, convolution)

@@ -22,6 +22,7 @@ export async function loadShortConvolution(
   const projected = parameters.activation('projected', 3 * hiddenSize)
   const convolved = parameters.activation('convolved', hiddenSize)
   return {
+    between: [convolved],
     recordMemory(backend, hidden, norm) {
       backend.linear(projected, hidden, weights.input, { norm, bias: weights.inputBias })
       backend.convolution(convolved, projected, convolution)

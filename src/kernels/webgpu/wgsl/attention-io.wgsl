@@ -23,6 +23,7 @@ struct AttentionParams {
   skipped_items: u32, // items before those of this dispatch
   reach: u32, // distances that a bias tells apart, to each side
   num_buckets: u32, // of a disentangled one
+  positions: u32, // word of the step's header: where the rows' positions are
 }
 
 @group(0) @binding(1) var<uniform> params: AttentionParams;
@@ -77,7 +78,7 @@ fn load_item(index: u32) -> Item {
 }
 
 fn position_of(item: Item, m: u32) -> u32 {
-  return u32(step[header(POSITIONS) + item.row + min(m, item.num_rows - 1u)]);
+  return u32(step[header(params.positions) + item.row + min(m, item.num_rows - 1u)]);
 }
 
 // Last token that a row sees.

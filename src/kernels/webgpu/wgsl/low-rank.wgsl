@@ -13,6 +13,7 @@ struct LowRankParams {
   between_stride: u32,
   inverse_cols: f32,
   eps: f32,
+  adapters: u32, // word of the step's header: where the rows' adapters are
 }
 
 @group(0) @binding(1) var<uniform> params: LowRankParams;
@@ -20,5 +21,5 @@ struct LowRankParams {
 @group(0) @binding(3) var<storage, read> values: array<f32>;
 
 fn adapter_of(row: u32) -> i32 {
-  return step[header(ADAPTERS) + row];
+  return step[header(params.adapters) + row];
 }

@@ -20,6 +20,7 @@ struct QkvParams {
   k_eps: f32,
   scale_base: u32,
   v_eps: f32,
+  positions: u32, // word of the step's header: where the rows' positions are
 }
 
 @group(0) @binding(1) var<uniform> params: QkvParams;
@@ -132,7 +133,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
   let head = group.x;
   let is_q = head < params.num_heads;
   let is_v = head >= params.num_heads + params.num_kv_heads;
-  let position = u32(step[header(POSITIONS) + row]);
+  let position = u32(step[header(params.positions) + row]);
   let base = row * params.qkv_stride + head * $(D)u;
   var factor = 1.0;
   var weight_base = 0u;

@@ -7,6 +7,7 @@ struct SortParams {
   num_experts: u32,
   top_k: u32,
   max_pairs: u32,
+  num_rows: u32, // word of the step's header
 }
 
 @group(0) @binding(1) var<uniform> params: SortParams;
@@ -22,7 +23,7 @@ fn main(@builtin(local_invocation_index) lane: u32) {
     atomicStore(&next[i], 0u);
   }
   workgroupBarrier();
-  let num_pairs = header(NUM_ROWS) * params.top_k;
+  let num_pairs = header(params.num_rows) * params.top_k;
   for (var pair = lane; pair < num_pairs; pair += 256u) {
     atomicAdd(&next[routing[pair]], 1u);
   }

@@ -4,6 +4,7 @@
 const ROWS_ALL = 0u;
 const ROWS_SAMPLE = 1u;
 const ROWS_SCORE = 2u;
+const ROWS_OUTPUT = 3u; // keepOutputs has moved them to the front
 
 fn num_rows_of(rows: u32) -> u32 {
   switch rows {
@@ -12,6 +13,9 @@ fn num_rows_of(rows: u32) -> u32 {
     }
     case ROWS_SCORE: {
       return header(NUM_SCORE_ROWS);
+    }
+    case ROWS_OUTPUT: {
+      return header(NUM_OUTPUT_ROWS);
     }
     default: {
       return header(NUM_ROWS);

@@ -21,6 +21,11 @@ const PLACES = 18u; // [rows] row of the second table
 const SEQUENCE_STARTS = 19u; // [sequences + 1] first row of each
 const STATE_RUNS = 20u; // [sequences, 4] first row, end row, slot read or -1, slot written
 const ADAPTERS = 21u; // [rows] the row's adapter or -1
+// Of the rows that keepOutputs leaves; where it leaves all, those above.
+const NUM_OUTPUT_ROWS = 22u;
+const OUTPUT_ROWS = 23u; // [output rows] row of the step
+const OUTPUT_POSITIONS = 24u;
+const OUTPUT_ADAPTERS = 25u;
 
 // From the word of an attention plan on (step-layout.ts).
 const NUM_SINGLE_ITEMS = 0u;
