@@ -36,9 +36,7 @@ import { StepTimes } from './schedule/step-times.ts'
 import { newEngineCounts } from './schedule/step-accounting.ts'
 import { StepLoop } from './step-loop.ts'
 import type { Tokenizer } from './tokenizer.ts'
-import { toolCallFormat } from './tool-calls/tool-call-format.ts'
-import { marksOf } from './tool-calls/tool-call-marks.ts'
-import type { ToolCallParserName } from './tool-calls/tool-call-format.ts'
+import { marksOf, toolCallFormat, type ToolCallParserName } from './tool-calls/tool-call-formats.ts'
 
 export interface EngineOptions {
   readonly modelName: string

@@ -4,7 +4,7 @@ import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from 'vitest'
 import { createByteTokenizer, EOS } from '../../test/engine/byte-tokenizer.ts'
 import { createChatTemplate, loadChatTemplate } from './chat/chat-template.ts'
-import { toolCallFormat } from './tool-calls/tool-call-format.ts'
+import { toolCallFormat } from './tool-calls/tool-call-formats.ts'
 import { createTokenizer, loadTokenizer } from './tokenizer.ts'
 
 let directory = ''

@@ -3,8 +3,6 @@ import type { SequenceCounters } from '../events.ts'
 import type { BlockHash } from './prefix-cache.ts'
 import type { SamplingState } from '../requests/sampling.ts'
 import type { PromptLookup } from './speculate.ts'
-import { newSequenceState } from './state-slots.ts'
-import type { SequenceState } from './state-slots.ts'
 
 /** A growing Int32Array. */
 class Int32Vector {
@@ -80,6 +78,28 @@ interface SequenceOptions {
   readonly lookup: PromptLookup | null
   readonly arrivedMs: number
 }
+
+/** What a sequence holds of the pool of states (state-slots.ts). */
+export interface SequenceState {
+  /** Holds the state after its computed tokens; -1: it has none yet. */
+  slot: number
+  isSealed: boolean
+  /** A sealed slot whose text is not published yet: the step was planned ahead of its tokens. */
+  border: { readonly slot: number; readonly numTokens: number; readonly stepId: number } | null
+  /** The newest snapshot behind the prompt: the next one takes its place. */
+  newest: BlockHash | null
+  /** A border inside the prompt where another text may leave it: a snapshot is wanted there. */
+  branch: number
+}
+
+/** The state of a sequence that has not begun. */
+export const newSequenceState = (): SequenceState => ({
+  slot: -1,
+  isSealed: false,
+  border: null,
+  newest: null,
+  branch: 0,
+})
 
 /** Tokens, block table and counters of one choice. */
 export class Sequence {

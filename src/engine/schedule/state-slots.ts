@@ -8,7 +8,7 @@
 import { BlockPool } from './block-pool.ts'
 import type { BlockContents } from './block-pool.ts'
 import type { BlockHash, PrefixMatch } from './prefix-cache.ts'
-import type { Sequence } from './sequence.ts'
+import { newSequenceState, type Sequence, type SequenceState } from './sequence.ts'
 
 /** Where a step finds a sequence's state (-1: nowhere, it begins) and where it leaves it. */
 export interface StateUse {
@@ -22,27 +22,6 @@ interface Snapshot {
   /** The step that writes it: read by a later one. */
   readonly stepId: number
 }
-
-/** What a sequence has of the pool. */
-export interface SequenceState {
-  /** Holds the state after its computed tokens; -1: it has none yet. */
-  slot: number
-  isSealed: boolean
-  /** A sealed slot whose text is not published yet: the step was planned ahead of its tokens. */
-  border: { readonly slot: number; readonly numTokens: number; readonly stepId: number } | null
-  /** The newest snapshot behind the prompt: the next one takes its place. */
-  newest: BlockHash | null
-  /** A border inside the prompt where another text may leave it: a snapshot is wanted there. */
-  branch: number
-}
-
-export const newSequenceState = (): SequenceState => ({
-  slot: -1,
-  isSealed: false,
-  border: null,
-  newest: null,
-  branch: 0,
-})
 
 /**
  * The next border at which a snapshot of a sequence's state is wanted: where its tokens leave a known text, and the last one before its newest token. null:

@@ -2,7 +2,6 @@
  * How models write calls of functions: a format is data. Which one a model was trained on stands in its chat template, which shows earlier
  * calls, and tells of new ones, in that form. Names are those of vLLM's --tool-call-parser where it has one.
  */
-import { TOOL_CALL_FORMATS } from './tool-call-formats.ts'
 
 export interface ToolCallFormat {
   readonly name: string
@@ -75,18 +74,4 @@ export interface LiteralBody {
   readonly separator: string
   /** Stands before and behind a string, which has no escapes then; null: strings are Python's. */
   readonly quote: string | null
-}
-
-/** What --tool-call-parser takes: `auto` looks into the chat template, `none` leaves calls in the text. */
-export type ToolCallParserName = 'auto' | 'none' | (typeof TOOL_CALL_FORMATS)[number]['name']
-
-/** The format a chat template speaks of; null for none, or one that is not known. */
-function formatOfTemplate(template: string): ToolCallFormat | null {
-  return TOOL_CALL_FORMATS.find((format) => format.template.test(template)) ?? null
-}
-
-/** The format by name, or by the chat template for `auto`. */
-export function toolCallFormat(name: ToolCallParserName, template: string | null): ToolCallFormat | null {
-  if (name === 'auto') return template === null ? null : formatOfTemplate(template)
-  return TOOL_CALL_FORMATS.find((format) => format.name === name) ?? null
 }

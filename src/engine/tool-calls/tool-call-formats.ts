@@ -1,4 +1,6 @@
 /** The forms of calls that are known. A template is taken for the first of them that it matches. */
+import { specialTokensIn } from '../special-tokens.ts'
+import type { Tokenizer } from '../tokenizer.ts'
 import type { ToolCallFormat } from './tool-call-format.ts'
 
 const PLAIN = {
@@ -262,3 +264,23 @@ export const TOOL_CALL_FORMATS = [
     body: { kind: 'object', nameKey: 'name', argumentsKey: 'parameters' },
   },
 ] as const satisfies readonly ToolCallFormat[]
+
+/** What --tool-call-parser takes: `auto` detects the format from the chat template, `none` leaves calls in the text. */
+export type ToolCallParserName = 'auto' | 'none' | (typeof TOOL_CALL_FORMATS)[number]['name']
+
+/** The format by name, or for `auto` the one that the chat template shows; null: none, or one that is not known. */
+export function toolCallFormat(name: ToolCallParserName, template: string | null): ToolCallFormat | null {
+  const isWanted = (format: ToolCallFormat) =>
+    name === 'auto' ? template !== null && format.template.test(template) : format.name === name
+  return TOOL_CALL_FORMATS.find(isWanted) ?? null
+}
+
+/** The special tokens, by id, that the format writes. Other special tokens belong to no call, and their text is not shown. */
+export function marksOf(
+  format: ToolCallFormat,
+  tokenizer: Pick<Tokenizer, 'tokenId' | 'isSpecial'>,
+): ReadonlyMap<number, string> {
+  const { begin, end, callBegin, callEnd, otherMarks, body } = format
+  const ofBody = Object.values(body).filter((value) => typeof value === 'string')
+  return specialTokensIn([...begin, ...end, ...callBegin, ...callEnd, ...otherMarks, ...ofBody], tokenizer)
+}

@@ -3,8 +3,9 @@ import { createByteTokenizer, EOS } from '../../../test/engine/byte-tokenizer.ts
 import { createRandom } from '../../../test/engine/random.ts'
 import { createGrammarCompiler } from '../structured/grammar.ts'
 import type { ToolUse } from '../request.ts'
-import { toolCallFormat } from './tool-call-format.ts'
-import type { ToolCallFormat, ToolCallParserName } from './tool-call-format.ts'
+import { toolCallFormat } from './tool-call-formats.ts'
+import type { ToolCallFormat } from './tool-call-format.ts'
+import type { ToolCallParserName } from './tool-call-formats.ts'
 import { toolCallGrammar } from './tool-call-grammar.ts'
 import { ToolCallParser } from './tool-call-parser.ts'
 

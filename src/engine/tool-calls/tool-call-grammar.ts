@@ -4,7 +4,7 @@ import type { ToolDefinition, ToolUse } from '../request.ts'
 import { isSchema } from '../structured/schema.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import type { CallBody, LiteralBody, TaggedBody, ToolCallFormat } from './tool-call-format.ts'
-import { marksOf } from './tool-call-marks.ts'
+import { marksOf } from './tool-call-formats.ts'
 
 /** One or more calls of any of the functions. Plain data: it crosses to the thread that compiles it. */
 export interface ToolCallGrammar {

@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest'
-import { toolCallFormat } from './tool-call-format.ts'
-import type { ToolCallParserName } from './tool-call-format.ts'
+import { toolCallFormat } from './tool-call-formats.ts'
+import type { ToolCallParserName } from './tool-call-formats.ts'
 import { ToolCallParser } from './tool-call-parser.ts'
 
 interface Call {

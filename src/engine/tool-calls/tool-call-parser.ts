@@ -4,9 +4,12 @@
  * begun or it is complete. From then on its arguments are passed on as the model writes them, be they JSON or not, as OpenAI's API does.
  */
 import type { ToolCallDelta } from '../request.ts'
-import { createScanner } from './call-scanner.ts'
 import type { CallScanner } from './call-scanner.ts'
-import type { ToolCallFormat } from './tool-call-format.ts'
+import { JsonCallScanner } from './json-call-scanner.ts'
+import { LiteralCallScanner } from './literal-call-scanner.ts'
+import { NamedCallScanner } from './named-call-scanner.ts'
+import { TaggedCallScanner } from './tagged-call-scanner.ts'
+import type { CallBody, ToolCallFormat } from './tool-call-format.ts'
 
 interface ToolCallParserOptions {
   readonly format: ToolCallFormat
@@ -290,3 +293,17 @@ export class ToolCallParser {
 }
 
 const isSpace = (character: string): boolean => /\s/.test(character)
+
+/** @param parametersOf the schema of a function's arguments, by its name */
+function createScanner(body: CallBody, parametersOf: (name: string) => unknown): CallScanner {
+  switch (body.kind) {
+    case 'object':
+      return new JsonCallScanner()
+    case 'named':
+      return new NamedCallScanner(body)
+    case 'tagged':
+      return new TaggedCallScanner(body, parametersOf)
+    case 'literal':
+      return new LiteralCallScanner(body)
+  }
+}

@@ -4,7 +4,7 @@ import { createByteTokenizer, EOS } from '../../../test/engine/byte-tokenizer.ts
 import { collect, request } from '../../../test/engine/requests.ts'
 import { openScriptedEngine } from '../../../test/engine/scripted-engine.ts'
 import type { Engine, GenerationEvent, GenerationRequest, ToolUse } from '../request.ts'
-import type { ToolCallParserName } from './tool-call-format.ts'
+import type { ToolCallParserName } from './tool-call-formats.ts'
 
 const engines = new Map<string, Engine>()
 afterAll(async () => {

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import type { GenerationRequest, ToolCallDelta } from '../request.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import type { ToolCallFormat } from './tool-call-format.ts'
-import { marksOf } from './tool-call-marks.ts'
+import { marksOf } from './tool-call-formats.ts'
 import { functionName, functionParameters } from './tool-call-grammar.ts'
 import { ToolCallParser } from './tool-call-parser.ts'
 
