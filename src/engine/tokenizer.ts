@@ -1,11 +1,11 @@
 /** Text to token ids and back, for any tokenizer.json. */
 import { join } from 'node:path'
-import { foundInstead, isMissing, readText } from '../regular-file.ts'
 import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers'
 import { type BpeVocabulary, BytePairEncoder } from './bpe.ts'
 import { ModelError } from './runner/runner.ts'
 import { bytesOfToken, type Spelling, spellingOf, type TokenizerUse } from './token-spelling.ts'
 import { LINEAR_PATTERNS, loadGgufChatTemplate, loadGgufTokenizer } from './weights/gguf-tokenizer.ts'
+import { isJsonObject, readJsonFile } from './weights/json-file.ts'
 import { libraryStages } from './tokenizer-stages.ts'
 import { isFolder } from './weights/model-path.ts'
 
@@ -334,18 +334,7 @@ function record(value: unknown): Record<string, unknown> {
 
 /** A JSON object in a file; null when there is no such file. */
 async function readJson(path: string): Promise<Record<string, unknown> | null> {
-  let text: string
-  try {
-    text = await readText(path)
-  } catch (error) {
-    if (isMissing(error)) return null
-    throw new ModelError(`${path}: expected a file, found ${foundInstead(error)}`, { cause: error })
-  }
-  try {
-    const value: unknown = JSON.parse(text)
-    if (typeof value === 'object' && value !== null && !Array.isArray(value)) return { ...value }
-  } catch (error) {
-    throw new ModelError(`${path}: expected JSON, found something else (truncated download?)`, { cause: error })
-  }
+  const value = await readJsonFile(path)
+  if (value === null || isJsonObject(value)) return value
   throw new ModelError(`${path}: expected a JSON object`)
 }

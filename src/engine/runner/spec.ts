@@ -3,7 +3,7 @@
  * `rope_scaling` / `torch_dtype` (transformers 4) and `rope_parameters` / `dtype` (transformers 5).
  */
 import { join } from 'node:path'
-import { foundInstead, isMissing, readText } from '../../regular-file.ts'
+import { isJsonObject, type Json, readJsonFile } from '../weights/json-file.ts'
 import { ConfigReader } from './config-reader.ts'
 import type { DecoderSpec, LayerSpec } from './decoder-spec.ts'
 import { FAMILIES } from './families.ts'
@@ -169,9 +169,7 @@ export function parseSpec(
   generationJson: unknown,
   options: SpecOptions = { servedPositions: null },
 ): DecoderSpec {
-  const isObject = (value: unknown): value is Record<string, unknown> =>
-    typeof value === 'object' && value !== null && !Array.isArray(value)
-  if (!isObject(json)) throw new ModelError(`${path}: not a JSON object`)
+  if (!isJsonObject(json)) throw new ModelError(`${path}: not a JSON object`)
   const architectures = json['architectures']
   const architecture: unknown = Array.isArray(architectures) ? architectures[0] : undefined
   const family =
@@ -183,11 +181,11 @@ export function parseSpec(
   }
   const config: ConfigReader = new ConfigReader(
     path,
-    isObject(json['text_config']) ? { ...json, ...json['text_config'] } : json,
+    isJsonObject(json['text_config']) ? { ...json, ...json['text_config'] } : json,
   )
   const generation = new ConfigReader(
     path.replace(/config\.json$/, 'generation_config.json'),
-    isObject(generationJson) ? generationJson : {},
+    isJsonObject(generationJson) ? generationJson : {},
   )
 
   const hiddenSize = config.size('hidden_size')
@@ -264,39 +262,20 @@ export function parseSpec(
 /** Architectures without a head for text: BertModel, DebertaV2ForSequenceClassification. */
 const EMBEDS = /(?:Model|ForSequenceClassification|ForMaskedLM)$/
 
-/** What Python writes for floats that JSON has no words for. */
-const NOT_JSON = /([[,:]\s*)(?:-?Infinity|NaN)(?=\s*[\],}])/g
-
-async function readJson(path: string): Promise<unknown> {
-  let text: string
-  try {
-    text = await readText(path)
-  } catch (error) {
-    if (isMissing(error)) return null
-    throw new ModelError(`${path}: expected a file, found ${foundInstead(error)}`, { cause: error })
-  }
-  try {
-    return JSON.parse(text.replaceAll(NOT_JSON, '$1null')) as unknown
-  } catch (error) {
-    throw new ModelError(`${path}: not valid JSON. Download the file again.`, { cause: error })
-  }
-}
-
 /** Reads the spec of a checkpoint folder. Throws ModelError. */
 export async function readSpec(folder: string, options?: SpecOptions): Promise<DecoderSpec> {
   const path = join(folder, 'config.json')
-  const config = await readJson(path)
+  const config = await readJsonFile(path)
   if (config === null)
     throw new ModelError(
       `${path} not found. Expected a folder in Hugging Face layout (config.json, *.safetensors, tokenizer.json) or a .gguf file.`,
     )
-  return parseSpec(path, config, await readJson(join(folder, 'generation_config.json')), options)
+  return parseSpec(path, config, await readJsonFile(join(folder, 'generation_config.json')), options)
 }
 
 /** `quantization_config` of a checkpoint folder's config.json; null where the weights are plain. Throws ModelError. */
-export async function readQuantization(folder: string): Promise<Readonly<Record<string, unknown>> | null> {
-  const config = await readJson(join(folder, 'config.json'))
-  const found = typeof config === 'object' && config !== null ? (config as Record<string, unknown>) : {}
-  const quantization = found['quantization_config']
-  return typeof quantization === 'object' && quantization !== null ? { ...quantization } : null
+export async function readQuantization(folder: string): Promise<Json | null> {
+  const config = await readJsonFile(join(folder, 'config.json'))
+  const quantization = isJsonObject(config) ? config['quantization_config'] : null
+  return isJsonObject(quantization) ? quantization : null
 }

@@ -5,6 +5,7 @@
 import { decodeBf16, f16Table, narrowBf16 } from '../../kernels/float.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
 import { iq1M, iq1S, iq2S, iq2Xs, iq2Xxs, iq3S, iq3Xxs } from './gguf-grid-blocks.ts'
+import { u16 } from './gguf-planes.ts'
 import { iq4Nl, iq4Xs, mxfp4, tq1, tq2 } from './gguf-codebooks.ts'
 
 interface BlockFormat {
@@ -36,8 +37,6 @@ const q8Planes = (numValues: number, group: number): Planes<Int8Array> => ({
   scales: new Float32Array(numValues / group),
   mins: new Float32Array(numValues / group),
 })
-
-const u16 = (bytes: Uint8Array, at: number): number => bytes[at]! | (bytes[at + 1]! << 8)
 
 /** Blocks of 32 keep value j in the low nibble of byte j and value j + 16 in the high one; ours pair neighbours. */
 function repackNibbles(source: Uint8Array, from: number, target: Uint8Array, to: number): void {

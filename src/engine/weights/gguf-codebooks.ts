@@ -4,25 +4,10 @@
  */
 import { f16Table } from '../../kernels/float.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
+import { q8Codes, u16 } from './gguf-planes.ts'
 
 /** IQ4's sixteen values, denser around zero as weights are. */
 const IQ4_VALUES = Int8Array.of(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
-
-const u16 = (bytes: Uint8Array, at: number): number => bytes[at]! | (bytes[at + 1]! << 8)
-
-function q8(
-  numValues: number,
-  isNarrow: boolean,
-): MatrixData & { format: 'q8'; scales: Float32Array; codes: Int8Array } {
-  return {
-    format: 'q8',
-    group: 32,
-    ...(isNarrow ? { isNarrow } : {}),
-    codes: new Int8Array(numValues),
-    scales: new Float32Array(numValues / 32),
-    mins: null,
-  }
-}
 
 /** 32 values of 16 bytes: value j in the low half of byte j, value j + 16 in the high one. */
 function lookUp(bytes: Uint8Array, at: number, values: Int8Array, codes: Int8Array, to: number): void {
@@ -35,7 +20,7 @@ function lookUp(bytes: Uint8Array, at: number, values: Int8Array, codes: Int8Arr
 /** IQ4_NL blocks (32 values in 18 bytes) as q8 codes and scales. */
 export function iq4Nl(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
-  const data = q8(numValues, false)
+  const data = q8Codes(numValues, 32, false)
   for (let block = 0; block < numValues / 32; block++) {
     data.scales[block] = half[u16(bytes, block * 18)]!
     lookUp(bytes, block * 18 + 2, IQ4_VALUES, data.codes, block * 32)
@@ -46,7 +31,7 @@ export function iq4Nl(bytes: Uint8Array, numValues: number): MatrixData {
 /** 256 values in eight groups, whose scales have six bits: four in a nibble, two apart. */
 export function iq4Xs(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
-  const data = q8(numValues, false)
+  const data = q8Codes(numValues, 32, false)
   for (let block = 0; block < numValues / 256; block++) {
     const at = block * 136
     const scale = half[u16(bytes, at)]!
@@ -84,7 +69,7 @@ function ternary(
   unpack: (at: number, codes: Int8Array) => void,
 ): MatrixData {
   const half = f16Table()
-  const data = q8(numValues, true)
+  const data = q8Codes(numValues, 32, true)
   for (let block = 0; block < numValues / 256; block++) {
     const at = block * blockBytes
     data.scales.fill(half[u16(bytes, at + blockBytes - 2)]!, block * 8, block * 8 + 8)

@@ -25,11 +25,9 @@ export function expertConfig(
   metadata: GgufMetadata,
   family: ExpertsFamily,
   names: ReadonlySet<string>,
-  numLayers: unknown,
 ): Record<string, unknown> {
   const own = (key: string): unknown => metadata.own(key)
   const scale = own('expert_weights_scale')
-  const layers = Array.from({ length: typeof numLayers === 'number' ? numLayers : 0 }, (_, layer) => layer)
   return {
     [family.countField]: own('expert_count'),
     [family.topKField]: own('expert_used_count'),
@@ -46,6 +44,8 @@ export function expertConfig(
     first_k_dense_replace: own('leading_dense_block_count'),
     moe_layer_start_index: own('leading_dense_block_count'),
     moe_layer_interval: own('interleave_moe_layer_step'),
-    mlp_only_layers: layers.filter((layer) => !names.has(`model.layers.${layer}.${family.names.router}.weight`)),
+    mlp_only_layers: metadata.layers.filter(
+      (layer) => !names.has(`model.layers.${layer}.${family.names.router}.weight`),
+    ),
   }
 }

@@ -12,7 +12,7 @@ export interface GgufFamily {
   /** The architecture of files that have a window, where that is another one. */
   readonly withWindow?: string
   /** The converter reordered the rows of q and k for rotations of neighbouring pairs; our rope rotates halves. */
-  readonly permutesQk: boolean
+  readonly permutesQk?: boolean
   /** What the tensors of layers without attention are called here, by their names inside `blk.N.`; all but matrices are vectors. */
   readonly stateNames?: Readonly<Record<string, string>>
   /** Tensors that no table of all families has, by their names in the file (gguf-gemma.ts). */
@@ -27,45 +27,42 @@ export interface GgufFamily {
 }
 
 /** By `general.architecture`. OLMo 3 is written as OLMo 2 with a window, Mixtral as Llama with experts. */
-export const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map([
+export const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map<string, GgufFamily>([
   ['llama', { architecture: 'LlamaForCausalLM', withExperts: 'MixtralForCausalLM', permutesQk: true }],
-  ['qwen2', { architecture: 'Qwen2ForCausalLM', permutesQk: false }],
-  ['qwen3', { architecture: 'Qwen3ForCausalLM', permutesQk: false }],
+  ['qwen2', { architecture: 'Qwen2ForCausalLM' }],
+  ['qwen3', { architecture: 'Qwen3ForCausalLM' }],
   ['smollm3', { architecture: 'SmolLM3ForCausalLM', permutesQk: true }],
-  ['gemma', { architecture: 'GemmaForCausalLM', permutesQk: false }],
-  ['gemma2', { architecture: 'Gemma2ForCausalLM', permutesQk: false }],
-  ['gemma3', { architecture: 'Gemma3ForCausalLM', permutesQk: false }],
-  ['gemma3n', { architecture: 'Gemma3nForCausalLM', permutesQk: false, tensors: GEMMA3N_TENSORS }],
-  ['gemma4', { architecture: 'Gemma4ForCausalLM', permutesQk: false, tensors: GEMMA4_TENSORS }],
-  ['gemma-embedding', { architecture: 'Gemma3ForCausalLM', permutesQk: false, isBidirectional: true }],
-  ['eurobert', { architecture: 'LlamaForCausalLM', permutesQk: false, isBidirectional: true }],
-  ['phi3', { architecture: 'Phi3ForCausalLM', permutesQk: false }],
-  ['olmo2', { architecture: 'Olmo2ForCausalLM', withWindow: 'Olmo3ForCausalLM', permutesQk: false }],
+  ['gemma', { architecture: 'GemmaForCausalLM' }],
+  ['gemma2', { architecture: 'Gemma2ForCausalLM' }],
+  ['gemma3', { architecture: 'Gemma3ForCausalLM' }],
+  ['gemma3n', { architecture: 'Gemma3nForCausalLM', tensors: GEMMA3N_TENSORS }],
+  ['gemma4', { architecture: 'Gemma4ForCausalLM', tensors: GEMMA4_TENSORS }],
+  ['gemma-embedding', { architecture: 'Gemma3ForCausalLM', isBidirectional: true }],
+  ['eurobert', { architecture: 'LlamaForCausalLM', isBidirectional: true }],
+  ['phi3', { architecture: 'Phi3ForCausalLM' }],
+  ['olmo2', { architecture: 'Olmo2ForCausalLM', withWindow: 'Olmo3ForCausalLM' }],
   ['granite', { architecture: 'GraniteForCausalLM', permutesQk: true }],
   ['mistral3', { architecture: 'Ministral3ForCausalLM', permutesQk: true }],
-  ['glm4', { architecture: 'Glm4ForCausalLM', permutesQk: false }],
-  ['exaone4', { architecture: 'Exaone4ForCausalLM', permutesQk: false }],
-  ['ernie4_5', { architecture: 'Ernie4_5ForCausalLM', permutesQk: false }],
-  ['seed_oss', { architecture: 'SeedOssForCausalLM', permutesQk: false }],
+  ['glm4', { architecture: 'Glm4ForCausalLM' }],
+  ['exaone4', { architecture: 'Exaone4ForCausalLM' }],
+  ['ernie4_5', { architecture: 'Ernie4_5ForCausalLM' }],
+  ['seed_oss', { architecture: 'SeedOssForCausalLM' }],
   ['arcee', { architecture: 'ArceeForCausalLM', permutesQk: true }],
-  ['apertus', { architecture: 'ApertusForCausalLM', permutesQk: false }],
-  ['hunyuan-dense', { architecture: 'HunYuanDenseV1ForCausalLM', permutesQk: false }],
-  ['qwen3moe', { architecture: 'Qwen3MoeForCausalLM', permutesQk: false }],
-  ['qwen2moe', { architecture: 'Qwen2MoeForCausalLM', permutesQk: false }],
-  ['minimax-m2', { architecture: 'MiniMaxM2ForCausalLM', permutesQk: false }],
-  ['olmoe', { architecture: 'OlmoeForCausalLM', permutesQk: false }],
+  ['apertus', { architecture: 'ApertusForCausalLM' }],
+  ['hunyuan-dense', { architecture: 'HunYuanDenseV1ForCausalLM' }],
+  ['qwen3moe', { architecture: 'Qwen3MoeForCausalLM' }],
+  ['qwen2moe', { architecture: 'Qwen2MoeForCausalLM' }],
+  ['minimax-m2', { architecture: 'MiniMaxM2ForCausalLM' }],
+  ['olmoe', { architecture: 'OlmoeForCausalLM' }],
   ['granitemoe', { architecture: 'GraniteMoeForCausalLM', permutesQk: true }],
-  ['gpt-oss', { architecture: 'GptOssForCausalLM', permutesQk: false }],
-  ['ernie4_5-moe', { architecture: 'Ernie4_5_MoeForCausalLM', permutesQk: false }],
-  ['glm4moe', { architecture: 'Glm4MoeForCausalLM', permutesQk: false }],
-  ['lfm2', { architecture: 'Lfm2ForCausalLM', permutesQk: false, stateNames: SHORT_CONVOLUTION }],
-  ['qwen35', { architecture: 'Qwen3_5ForCausalLM', permutesQk: false, stateNames: GATED_DELTA, tilesKeyHeads: true }],
-  [
-    'qwen35moe',
-    { architecture: 'Qwen3_5MoeForCausalLM', permutesQk: false, stateNames: GATED_DELTA, tilesKeyHeads: true },
-  ],
-  ['qwen3next', { architecture: 'Qwen3NextForCausalLM', permutesQk: false, stateNames: GATED_DELTA }],
-  ['lfm2moe', { architecture: 'Lfm2MoeForCausalLM', permutesQk: false, stateNames: SHORT_CONVOLUTION }],
+  ['gpt-oss', { architecture: 'GptOssForCausalLM' }],
+  ['ernie4_5-moe', { architecture: 'Ernie4_5_MoeForCausalLM' }],
+  ['glm4moe', { architecture: 'Glm4MoeForCausalLM' }],
+  ['lfm2', { architecture: 'Lfm2ForCausalLM', stateNames: SHORT_CONVOLUTION }],
+  ['qwen35', { architecture: 'Qwen3_5ForCausalLM', stateNames: GATED_DELTA, tilesKeyHeads: true }],
+  ['qwen35moe', { architecture: 'Qwen3_5MoeForCausalLM', stateNames: GATED_DELTA, tilesKeyHeads: true }],
+  ['qwen3next', { architecture: 'Qwen3NextForCausalLM', stateNames: GATED_DELTA }],
+  ['lfm2moe', { architecture: 'Lfm2MoeForCausalLM', stateNames: SHORT_CONVOLUTION }],
   [
     'granitehybrid',
     {

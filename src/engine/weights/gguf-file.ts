@@ -1,5 +1,5 @@
 /** GGUF files as a weight source, whatever the model: headers, places of tensors, their values. What tensors are called is the caller's. */
-import { type FileHandle } from 'node:fs/promises'
+import type { FileHandle } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { foundInstead, isMissing, openFile } from '../../regular-file.ts'
 import type { MatrixData, MatrixRows } from '../../kernels/ops.ts'
@@ -7,7 +7,7 @@ import { ModelError, type ProgressListener } from '../runner/runner.ts'
 import { BLOCK_FORMATS, blockTypeName } from './gguf-blocks.ts'
 import { type GgufHeader, type GgufTensor, type GgufValue, type GgufValues, readGgufHeader } from './gguf-header.ts'
 import { partsOf } from './model-path.ts'
-import { takeRows, type TensorInfo, type WeightSource } from './source.ts'
+import { readFully, takeRows, type TensorInfo, type WeightSource } from './source.ts'
 
 /**
  * What a stored tensor is called by its reader; the heads whose rows the converter permuted, null: none; whether it is a vector, in however many
@@ -34,6 +34,9 @@ interface Placed extends TensorInfo {
   readonly permutedHeads: number | null
 }
 
+/** More than any model has: a header is not trusted with the size of a list. */
+const MAX_LAYERS = 1 << 16
+
 /** Typed access to metadata. */
 export class GgufMetadata {
   readonly path: string
@@ -49,6 +52,14 @@ export class GgufMetadata {
         `${path}: general.architecture should be a name, found ${JSON.stringify(architecture) ?? 'nothing'}`,
       )
     this.architecture = architecture
+  }
+
+  /** The decoder's layers by index; empty where the header has no plausible number. Blocks behind them predict further tokens. */
+  get layers(): readonly number[] {
+    const blocks = this.own('block_count')
+    const extra = this.own('nextn_predict_layers') ?? 0
+    const count = typeof blocks === 'number' && typeof extra === 'number' ? blocks - extra : 0
+    return count > 0 && count <= MAX_LAYERS ? Array.from({ length: count }, (_, layer) => layer) : []
   }
 
   get(key: string): GgufValue | null {
@@ -86,7 +97,7 @@ export class GgufMetadata {
   }
 }
 
-/** Reads a tensor's bytes. */
+/** Reads `length` bytes of a part. */
 async function readBytes(
   { file, path }: Part,
   offset: number,
@@ -94,13 +105,7 @@ async function readBytes(
   onRead: (bytes: number) => void,
 ): Promise<Uint8Array> {
   const bytes = new Uint8Array(length)
-  for (let done = 0; done < length;) {
-    const { bytesRead } = await file.read(bytes, done, Math.min(64 << 20, length - done), offset + done)
-    if (bytesRead === 0)
-      throw new ModelError(`${path}: ended at byte ${offset + done} while being read; was it replaced?`)
-    done += bytesRead
-    onRead(bytesRead)
-  }
+  await readFully(file, path, bytes, offset, onRead)
   return bytes
 }
 

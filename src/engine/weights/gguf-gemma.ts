@@ -79,11 +79,10 @@ const GEMMA3N_OWN_LAYERS = 20
 export function gemmaConfig(
   metadata: GgufMetadata,
   tensors: ReadonlyMap<string, TensorInfo>,
-  numLayers: unknown,
   layerTypes: unknown,
 ): Record<string, unknown> {
   const own = (key: string): unknown => metadata.own(key)
-  const layers = Array.from({ length: typeof numLayers === 'number' ? numLayers : 0 }, (_, layer) => layer)
+  const { layers } = metadata
   const kvHeads = metadata.perLayer('attention.head_count_kv')
   const [wide, narrow] = [own('attention.key_length'), own('attention.key_length_swa')]
   const isGemma3n = metadata.architecture === 'gemma3n'

@@ -5,23 +5,9 @@
 import { f16Table } from '../../kernels/float.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
 import { IQ1_BOOK, IQ2_S_BOOK, IQ2_XS_BOOK, IQ2_XXS_BOOK, IQ3_S_BOOK, IQ3_XXS_BOOK } from './gguf-grids.ts'
+import { q8Codes, u16 } from './gguf-planes.ts'
 
-const u16 = (bytes: Uint8Array, at: number): number => bytes[at]! | (bytes[at + 1]! << 8)
 const u32 = (bytes: Uint8Array, at: number): number => (u16(bytes, at) | (u16(bytes, at + 2) << 16)) >>> 0
-
-interface Codes {
-  readonly format: 'q8'
-  readonly group: 16 | 32
-  readonly isNarrow?: true
-  readonly codes: Int8Array
-  readonly scales: Float32Array
-  readonly mins: null
-}
-
-function q8(numValues: number, group: 16 | 32, isNarrow: boolean): Codes {
-  const planes = { codes: new Int8Array(numValues), scales: new Float32Array(numValues / group), mins: null }
-  return { format: 'q8', group, ...(isNarrow ? { isNarrow } : {}), ...planes }
-}
 
 /** Eight signs of seven bits: the eighth makes the number of minus signs even. */
 function signsOf(bits: number): number {
@@ -42,7 +28,7 @@ function put(codes: Int8Array, to: number, book: Int8Array, entry: number, count
 /** 66 bytes: f16 scale; for each 32 values four bytes of entries, then four times seven bits of signs and four of scale. */
 export function iq2Xxs(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
-  const data = q8(numValues, 32, false)
+  const data = q8Codes(numValues, 32, false)
   const book = IQ2_XXS_BOOK()
   for (let group = 0; group < numValues / 32; group++) {
     const block = (group >> 3) * 66
@@ -58,7 +44,7 @@ export function iq2Xxs(bytes: Uint8Array, numValues: number): MatrixData {
 /** 74 bytes: f16 scale; for each 8 values nine bits of entry and seven of signs; then four bits of scale for each 16. */
 export function iq2Xs(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
-  const data = q8(numValues, 16, false)
+  const data = q8Codes(numValues, 16, false)
   const book = IQ2_XS_BOOK()
   for (let group = 0; group < numValues / 16; group++) {
     const block = (group >> 4) * 74
@@ -76,7 +62,7 @@ export function iq2Xs(bytes: Uint8Array, numValues: number): MatrixData {
 /** 82 bytes: f16 scale; eight bits of entry and eight signs for each 8 values; two more bits of entry; four bits of scale for each 16. */
 export function iq2S(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
-  const data = q8(numValues, 16, false)
+  const data = q8Codes(numValues, 16, false)
   const book = IQ2_S_BOOK()
   for (let group = 0; group < numValues / 16; group++) {
     const block = (group >> 4) * 82
@@ -96,7 +82,7 @@ export function iq2S(bytes: Uint8Array, numValues: number): MatrixData {
 /** 98 bytes: f16 scale; a byte of entry for each 4 values; then for each 32 four times seven bits of signs and four of scale. */
 export function iq3Xxs(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
-  const data = q8(numValues, 32, false)
+  const data = q8Codes(numValues, 32, false)
   const book = IQ3_XXS_BOOK()
   for (let group = 0; group < numValues / 32; group++) {
     const block = (group >> 3) * 98
@@ -114,7 +100,7 @@ export function iq3Xxs(bytes: Uint8Array, numValues: number): MatrixData {
 /** 110 bytes: f16 scale; nine bits of entry for each 4 values, the ninth apart; a sign for each value; four bits of scale for each 32. */
 export function iq3S(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
-  const data = q8(numValues, 32, true)
+  const data = q8Codes(numValues, 32, true)
   const book = IQ3_S_BOOK()
   for (let group = 0; group < numValues / 32; group++) {
     const block = (group >> 3) * 110
@@ -139,7 +125,7 @@ function putEighths(codes: Int8Array, to: number, book: Int8Array, entry: number
 /** 50 bytes: f16 scale; a byte of entry for each 8 values; for each 32 four times three more bits of it, three of scale, and which way all move. */
 export function iq1S(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
-  const data = q8(numValues, 32, true)
+  const data = q8Codes(numValues, 32, true)
   const book = IQ1_BOOK()
   for (let group = 0; group < numValues / 32; group++) {
     const block = (group >> 3) * 50
@@ -157,7 +143,7 @@ export function iq1S(bytes: Uint8Array, numValues: number): MatrixData {
 /** 56 bytes: a byte of entry for each 8 values; three more bits of it and which way they move; three bits of scale for each 16, f16's bits between. */
 export function iq1M(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
-  const data = q8(numValues, 16, true)
+  const data = q8Codes(numValues, 16, true)
   const book = IQ1_BOOK()
   for (let group = 0; group < numValues / 16; group++) {
     const block = (group >> 4) * 56

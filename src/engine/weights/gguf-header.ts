@@ -4,6 +4,7 @@
  */
 import type { FileHandle } from 'node:fs/promises'
 import { ModelError } from '../runner/runner.ts'
+import { readFully } from './source.ts'
 
 export type GgufValue = string | number | boolean | readonly string[] | readonly number[]
 
@@ -261,12 +262,7 @@ export async function readGgufHeader(file: FileHandle, path: string): Promise<Gg
   const { size } = await file.stat()
   for (let length = Math.min(FIRST_READ_BYTES, size); ; length = Math.min(length * 4, size)) {
     const bytes = new Uint8Array(length)
-    let done = 0
-    while (done < length) {
-      const { bytesRead } = await file.read(bytes, done, length - done, done)
-      if (bytesRead === 0) throw new ModelError(`${path}: ended at byte ${done} while being read; was it replaced?`)
-      done += bytesRead
-    }
+    await readFully(file, path, bytes, 0)
     const header = parseGgufHeader(path, bytes, size)
     if (header !== null) return header
     if (length >= Math.min(size, MAX_HEADER_BYTES))

@@ -45,9 +45,7 @@ export function stateConfig(
   metadata: GgufMetadata,
   stateNames: Readonly<Record<string, string>>,
   names: ReadonlySet<string>,
-  numLayers: unknown,
 ): Record<string, unknown> {
-  if (typeof numLayers !== 'number') return {}
   const own = (key: string): unknown => metadata.own(key)
   const stateful = new Set<string>()
   const state = Object.values(stateNames)
@@ -59,9 +57,7 @@ export function stateConfig(
   const [inner, heads, hidden] = [own('ssm.inner_size'), own('ssm.time_step_rank'), own('embedding_length')]
   const valueDim = typeof inner === 'number' && typeof heads === 'number' ? inner / heads : undefined
   return {
-    layer_types: Array.from({ length: numLayers }, (_, layer) =>
-      stateful.has(String(layer)) ? 'linear_attention' : 'full_attention',
-    ),
+    layer_types: metadata.layers.map((layer) => (stateful.has(String(layer)) ? 'linear_attention' : 'full_attention')),
     norm_eps: own('attention.layer_norm_rms_epsilon'),
     conv_L_cache: own('shortconv.l_cache'),
     conv_bias: hasAny('conv.in_proj.bias'),

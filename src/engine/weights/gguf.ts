@@ -149,12 +149,10 @@ function configOf(
   }
   const isGemma3 = family.architecture === 'Gemma3ForCausalLM'
   const { experts, localTheta } = hubFamily(family)
-  // Layers that predict further tokens stand behind the others.
-  const extra = own('nextn_predict_layers')
-  const blocks = own('block_count')
-  const layers = typeof blocks === 'number' && typeof extra === 'number' ? blocks - extra : blocks
+  const { layers } = metadata
   // llama.cpp knows these two only by the size of the model: the 27 B ones scale queries by hidden / heads.
-  const isLargeGemma = (metadata.architecture === 'gemma2' && layers === 46) || (isGemma3 && layers === 62)
+  const isLargeGemma =
+    (metadata.architecture === 'gemma2' && layers.length === 46) || (isGemma3 && layers.length === 62)
   const sliding = slidingLayers(metadata.get(`${metadata.architecture}.attention.sliding_window_pattern`))
   const eos = ['eos', 'eot', 'eom'].map((kind) => metadata.get(`tokenizer.ggml.${kind}_token_id`))
   return {
@@ -163,7 +161,7 @@ function configOf(
     vocab_size: metadata.lengthOf('tokenizer.ggml.tokens') ?? own('vocab_size'),
     hidden_size: hidden,
     intermediate_size: metadata.perLayer('feed_forward_length'),
-    num_hidden_layers: layers,
+    num_hidden_layers: layers.length > 0 ? layers.length : own('block_count'),
     num_attention_heads: heads,
     num_key_value_heads: family.tensors === undefined ? (kvHeads(metadata) ?? heads) : undefined,
     head_dim: headDim,
@@ -173,7 +171,7 @@ function configOf(
       typeof localTheta === 'number'
         ? { full_attention: rope, sliding_attention: { rope_theta: own('rope.freq_base_swa') ?? 10_000 } }
         : rope,
-    ...(family.stateNames === undefined ? {} : stateConfig(metadata, family.stateNames, names, layers)),
+    ...(family.stateNames === undefined ? {} : stateConfig(metadata, family.stateNames, names)),
     sliding_window: own('attention.sliding_window'),
     ...sliding,
     use_sliding_window: own('attention.sliding_window') !== undefined,
@@ -188,8 +186,8 @@ function configOf(
     xielu_alpha_p: metadata.get('xielu.alpha_p'),
     xielu_alpha_n: metadata.get('xielu.alpha_n'),
     xielu_beta: metadata.get('xielu.beta'),
-    ...(experts === null || !hasExperts(metadata) ? {} : expertConfig(metadata, experts, names, layers)),
-    ...(family.tensors === undefined ? {} : gemmaConfig(metadata, tensors, layers, sliding['layer_types'])),
+    ...(experts === null || !hasExperts(metadata) ? {} : expertConfig(metadata, experts, names)),
+    ...(family.tensors === undefined ? {} : gemmaConfig(metadata, tensors, sliding['layer_types'])),
     use_bias: names.has('model.layers.0.self_attn.q_proj.bias'),
     embedding_multiplier: own('embedding_scale'),
     residual_multiplier: own('residual_scale'),
@@ -233,7 +231,7 @@ export function familyNaming(
   metadata: GgufMetadata,
   heads: { readonly q: unknown; readonly k: unknown } = {
     q: metadata.own('attention.head_count'),
-    k: family.permutesQk ? (kvHeads(metadata) ?? metadata.own('attention.head_count')) : null,
+    k: family.permutesQk === true ? (kvHeads(metadata) ?? metadata.own('attention.head_count')) : null,
   },
 ): GgufNaming {
   const names = layerNames(family)
@@ -250,7 +248,7 @@ export function familyNaming(
       return { name: full, permutedHeads: null, isVector: isStateVector(full) }
     }
     if (Object.hasOwn(bare, part)) return { name: `model.layers.${layer}.${bare[part]}`, permutedHeads: null }
-    const which = family.permutesQk ? /^blk\.\d+\.attn_([qk])\.(weight|bias)$/.exec(name)?.[1] : undefined
+    const which = family.permutesQk === true ? /^blk\.\d+\.attn_([qk])\.(weight|bias)$/.exec(name)?.[1] : undefined
     const headCount = which === 'q' ? heads.q : which === 'k' ? heads.k : null
     return {
       name: hubName(name, names, top),

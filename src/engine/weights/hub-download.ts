@@ -59,6 +59,12 @@ export async function requestHub(
   )
 }
 
+/** The content hash that the hub gives, without quotes; null: none. */
+function etagOf({ headers }: Response): string | null {
+  const etag = headers.get('x-linked-etag') ?? headers.get('etag')
+  return etag === null ? null : etag.replace(/^W\//, '').replaceAll('"', '')
+}
+
 /** Name, size and hash of a file at a revision. */
 export async function describeBlob(client: HubClient, sha: string, file: string): Promise<Blob> {
   const url = `${client.endpoint}/${client.id}/resolve/${sha}/${encodeURIComponent(file)}`
@@ -72,9 +78,7 @@ export async function describeBlob(client: HubClient, sha: string, file: string)
     if (next.origin !== new URL(client.endpoint).origin) break
     response = await head(next.href)
   }
-  const etag = (response.headers.get('x-linked-etag') ?? response.headers.get('etag') ?? '')
-    .replace(/^W\//, '')
-    .replaceAll('"', '')
+  const etag = etagOf(response) ?? ''
   const bytes = Number(response.headers.get('x-linked-size') ?? response.headers.get('content-length') ?? NaN)
   if (!/^[\w-]+$/.test(etag) || !Number.isSafeInteger(bytes) || bytes < 0) {
     throw new ModelError(
@@ -147,11 +151,9 @@ async function continuePart(
         headers: { 'accept-encoding': 'identity', ...range },
         signal: stall.signal,
       })
-      const etag = (response.headers.get('x-linked-etag') ?? response.headers.get('etag'))
-        ?.replace(/^W\//, '')
-        .replaceAll('"', '')
+      const etag = etagOf(response)
       // After a redirect the etag is the store's own, which may be of another kind; only a hash of the same kind can be compared.
-      if (etag !== undefined && etag !== blob.etag && etag.length === blob.etag.length) {
+      if (etag !== null && etag !== blob.etag && etag.length === blob.etag.length) {
         await response.body?.cancel()
         throw new ModelError(
           `${client.id} changed on ${client.endpoint} while it was downloaded (${blob.etag} became ${etag}). Start again.`,

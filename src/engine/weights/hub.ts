@@ -5,7 +5,7 @@
 import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
-import { localModel, partsOf } from './model-path.ts'
+import { exists, localModel, partsOf } from './model-path.ts'
 import { type Blob, fetchBlob, type HubClient, linkBlob, describeBlob, requestHub } from './hub-download.ts'
 
 interface HubOptions {
@@ -260,14 +260,5 @@ class Repository {
       return typeof file === 'string' ? [file] : []
     })
     return { sha, files }
-  }
-}
-
-async function exists(path: string): Promise<boolean> {
-  try {
-    await stat(path)
-    return true
-  } catch {
-    return false
   }
 }

@@ -10,6 +10,7 @@ import { dequantize } from '../../kernels/dequantize.ts'
 import { ModelError } from '../runner/runner.ts'
 import type { DecoderSpec } from '../runner/decoder-spec.ts'
 import { openGgufLora } from './gguf-lora.ts'
+import { exists } from './model-path.ts'
 import { openSafetensors } from './safetensors.ts'
 import type { TensorInfo, WeightSource } from './source.ts'
 
@@ -95,13 +96,6 @@ async function closingOnError<T>(source: WeightSource, work: () => Promise<T>): 
     await source.close()
     throw error
   }
-}
-
-async function exists(path: string): Promise<boolean> {
-  return stat(path).then(
-    () => true,
-    () => false,
-  )
 }
 
 interface Factor {

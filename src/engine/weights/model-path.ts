@@ -46,7 +46,8 @@ export function partsOf(name: string): string[] | null {
   return Array.from({ length: Number(count) }, (_, i) => `${stem}-${String(i + 1).padStart(5, '0')}-of-${count}.gguf`)
 }
 
-async function exists(path: string): Promise<boolean> {
+/** Whether something is at a path; a link that leads nowhere is not. */
+export async function exists(path: string): Promise<boolean> {
   return access(path).then(
     () => true,
     () => false,

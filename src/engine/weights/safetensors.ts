@@ -5,12 +5,13 @@
  */
 import { readdir, stat, type FileHandle } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
-import { foundInstead, isMissing, openFile, readText } from '../../regular-file.ts'
+import { foundInstead, openFile } from '../../regular-file.ts'
 import { decodeBf16, narrowBf16 } from '../../kernels/float.ts'
 import type { MatrixData, MatrixRows } from '../../kernels/ops.ts'
 import { ModelError, type ProgressListener } from '../runner/runner.ts'
+import { isJsonObject, readJsonFile } from './json-file.ts'
 import type { RawWeightSource } from './quantized-checkpoint.ts'
-import type { TensorInfo } from './source.ts'
+import { readFully, type TensorInfo } from './source.ts'
 
 /** As in the format's own implementation. */
 const MAX_HEADER_BYTES = 100_000_000
@@ -34,9 +35,6 @@ const ELEMENT_BYTES: ReadonlyMap<string, number> = new Map(
     U64: 8,
   }),
 )
-/** One read at most, so that progress is seen inside large tensors (and Node reads at most 2 GiB). */
-const READ_BYTES = 64 << 20
-
 interface Placed extends TensorInfo {
   readonly offset: number // in its file
 }
@@ -110,26 +108,10 @@ export function parseSafetensorsHeader(path: string, header: Uint8Array, fileByt
   return new Map(tensors.map((tensor) => [tensor.name, tensor]))
 }
 
-async function readFully(
-  file: FileHandle,
-  path: string,
-  target: Uint8Array,
-  offset: number,
-  onRead: (bytes: number) => void,
-): Promise<void> {
-  for (let done = 0; done < target.length;) {
-    const { bytesRead } = await file.read(target, done, Math.min(READ_BYTES, target.length - done), offset + done)
-    if (bytesRead === 0)
-      throw new ModelError(`${path}: ended at byte ${offset + done} while being read; was it replaced?`)
-    done += bytesRead
-    onRead(bytesRead)
-  }
-}
-
 async function readHeader(file: FileHandle, path: string): Promise<Map<string, Placed>> {
   const { size } = await file.stat()
   const prefix = new Uint8Array(8)
-  if (size >= 8) await readFully(file, path, prefix, 0, () => {})
+  if (size >= 8) await readFully(file, path, prefix, 0)
   if (Buffer.from(prefix).toString('latin1') === 'version ')
     throw new ModelError(`${path}: a pointer of git-lfs, not the file itself; run git lfs pull in its folder`)
   const headerBytes = Number(new DataView(prefix.buffer).getBigUint64(0, true))
@@ -140,7 +122,7 @@ async function readHeader(file: FileHandle, path: string): Promise<Map<string, P
     )
   }
   const header = new Uint8Array(headerBytes)
-  await readFully(file, path, header, 8, () => {})
+  await readFully(file, path, header, 8)
   return parseSafetensorsHeader(path, header, size)
 }
 
@@ -167,21 +149,10 @@ function toMatrixData(path: string, { name, dtype }: TensorInfo, bytes: ArrayBuf
 async function listFiles(folder: string): Promise<{ files: string[]; index: Map<string, string> | null }> {
   const names = (await readdir(folder)).filter((name) => name.endsWith('.safetensors')).sort()
   const indexPath = join(folder, 'model.safetensors.index.json')
-  let text: string | null = null
-  try {
-    text = await readText(indexPath)
-  } catch (error) {
-    if (!isMissing(error))
-      throw new ModelError(`${indexPath}: expected a file, found ${foundInstead(error)}`, { cause: error })
-  }
-  if (text !== null) {
-    let map: unknown
-    try {
-      map = (JSON.parse(text) as { weight_map?: unknown } | null)?.weight_map
-    } catch (error) {
-      throw new ModelError(`${indexPath}: not valid JSON. ${AGAIN}`, { cause: error })
-    }
-    const entries = typeof map === 'object' && map !== null ? Object.entries(map) : []
+  const json = await readJsonFile(indexPath)
+  if (json !== null) {
+    const map = isJsonObject(json) ? json['weight_map'] : null
+    const entries = isJsonObject(map) ? Object.entries(map) : []
     const valid =
       entries.length > 0 &&
       entries.every(([, file]) => typeof file === 'string' && basename(file) === file && file.endsWith('.safetensors'))

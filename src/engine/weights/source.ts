@@ -1,4 +1,5 @@
 /** Where weights come from: named tensors of a checkpoint, read one at a time. Implemented by safetensors.ts and gguf.ts. */
+import type { FileHandle } from 'node:fs/promises'
 import type { MatrixData, MatrixRows } from '../../kernels/ops.ts'
 import { dequantize, mapPlanes, type Plane } from '../../kernels/dequantize.ts'
 import { mxfp4AsQ8 } from '../../kernels/mxfp4.ts'
@@ -29,6 +30,26 @@ export interface WeightSource {
   /** Matrix `index` [rows, cols] of a tensor [matrices, rows, cols]. */
   slice(name: string, index: number): Promise<MatrixData>
   close(): Promise<void>
+}
+
+/** Bytes per read, so that progress shows inside large tensors. Node reads at most 2 GiB at once. */
+const READ_BYTES = 64 << 20
+
+/** Fills `target` from the file's bytes at `offset`. @param onRead gets the number of bytes of each read. Throws ModelError where the file ends. */
+export async function readFully(
+  file: FileHandle,
+  path: string,
+  target: Uint8Array,
+  offset: number,
+  onRead: (bytes: number) => void = () => {},
+): Promise<void> {
+  for (let done = 0; done < target.length;) {
+    const { bytesRead } = await file.read(target, done, Math.min(READ_BYTES, target.length - done), offset + done)
+    if (bytesRead === 0)
+      throw new ModelError(`${path}: ended at byte ${offset + done} while being read; was it replaced?`)
+    done += bytesRead
+    onRead(bytesRead)
+  }
 }
 
 /** The tensor's description, after checking that it is there with the expected shape. */

@@ -4,6 +4,7 @@ import { readTokenizerFiles, type TokenizerFiles } from '../../tokenizer.ts'
 import { dequantize } from '../../../kernels/dequantize.ts'
 import { type GgufMetadata, openGgufFile } from '../../weights/gguf-file.ts'
 import { openGguf } from '../../weights/gguf.ts'
+import { isJsonObject, type Json, readJsonFile } from '../../weights/json-file.ts'
 import { isFolder, localModel } from '../../weights/model-path.ts'
 import { unpackCheckpoint } from '../../weights/quantized-checkpoint.ts'
 import { openSafetensors } from '../../weights/safetensors.ts'
@@ -14,7 +15,7 @@ import { ModelError } from '../runner.ts'
 import { parseSpec, readQuantization } from '../spec.ts'
 import type { Pooling } from '../../../kernels/ops.ts'
 import type { Dense } from './head.ts'
-import { readJsonFile, readModules, type TextModules } from './modules.ts'
+import { readModules, type TextModules } from './modules.ts'
 import { GGUF_TYPES, renamed } from './names.ts'
 import { type EncoderSpec, isEncoder, parseEncoderSpec } from './spec.ts'
 
@@ -36,10 +37,6 @@ export interface DecoderCheckpoint extends Opened {
 }
 
 export type TextCheckpoint = EncoderCheckpoint | DecoderCheckpoint
-
-type Json = Readonly<Record<string, unknown>>
-
-const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
 
 /** The architecture that a decoder without a language model's head is one of: Qwen3Model is Qwen3ForCausalLM's. */
 function decoderArchitecture(json: Json): string | null {
@@ -65,7 +62,7 @@ function requireAttention(path: string, spec: DecoderSpec): DecoderSpec {
 async function openFolder(path: string): Promise<TextCheckpoint> {
   const file = join(path, 'config.json')
   const json = await readJsonFile(file)
-  if (!isObject(json)) throw new ModelError(`${file}: expected a JSON object`)
+  if (!isJsonObject(json)) throw new ModelError(`${file}: expected a JSON object`)
   const name = basename(path)
   const architecture = decoderArchitecture(json)
   const tokenizer = await readTokenizerFiles(path)

@@ -1,6 +1,6 @@
 /** Ranking by a decoder: the prompt that it was trained on, and what of its last state says that a document is relevant. */
 import { dequantize, sliceRows } from '../../../kernels/dequantize.ts'
-import { createTokenizer, type PairTokenizer } from '../../tokenizer.ts'
+import type { PairTokenizer } from '../../tokenizer.ts'
 import { readMatrix, type WeightSource } from '../../weights/source.ts'
 import { ModelError } from '../runner.ts'
 import type { DecoderCheckpoint } from './checkpoint.ts'
@@ -26,9 +26,10 @@ const RANK_TASK = 'Given a web search query, retrieve relevant passages that ans
  * A decoder that was trained to answer yes or no (Qwen3-Reranker): the relevance is the probability of yes among both, after the prompt of its
  * model card. Variants with a head for it have the head's one row.
  */
-export async function decoderRanking(checkpoint: DecoderCheckpoint): Promise<MakeRanking> {
-  const { source, spec } = checkpoint
-  const tokenizer = createTokenizer(checkpoint.tokenizer, 'read')
+export async function decoderRanking(
+  { source, spec }: DecoderCheckpoint,
+  tokenizer: PairTokenizer,
+): Promise<MakeRanking> {
   const direction = await relevanceRow(source, spec.hiddenSize, tokenizer)
   return (reader) => {
     const before = reader.body(RANK_BEFORE)

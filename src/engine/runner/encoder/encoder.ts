@@ -102,7 +102,7 @@ function record(
     backend.attention(attended, q, { ...shape, scale, ...scope })
     backend.linear(hidden, attended, output.matrix, { bias: output.bias, residual: true })
     if (normed === null && attentionNorm !== null) backend.layerNorm(hidden, hidden, attentionNorm)
-    mlp.record(hidden, inputOf(mlpNorm))
+    mlp.record(backend, hidden, inputOf(mlpNorm))
     if (normed === null) backend.layerNorm(hidden, hidden, mlpNorm)
   }
   if (weights.finalNorm !== null) backend.layerNorm(hidden, hidden, weights.finalNorm)

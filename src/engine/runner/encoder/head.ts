@@ -101,9 +101,8 @@ export function classify({ dense, norm, output }: Classifier, pooled: Float32Arr
   return applyDense(output, x)
 }
 
-/** Probability of "relevant": of one logit by the sigmoid, of two by the softmax. Null for other numbers of labels. */
-export function relevanceOf(logits: Float32Array): number | null {
-  if (logits.length === 0 || logits.length > 2) return null
+/** Probability of "relevant": the sigmoid of one logit, or the softmax over the two logits of [irrelevant, relevant]. */
+export function relevanceOf(logits: Float32Array): number {
   const logit = logits.length === 1 ? logits[0]! : logits[1]! - logits[0]!
   return 1 / (1 + Math.exp(-logit))
 }

@@ -1,6 +1,6 @@
 /** What follows attention in an encoder's layer: a dense MLP, or experts. */
 import type { Backend } from '../../../kernels/backend.ts'
-import type { Activated, Activation, ExpertWeights, Matrix, MatrixData, Routing, Vector } from '../../../kernels/ops.ts'
+import type { Activation, ExpertWeights, Matrix, MatrixData, Vector } from '../../../kernels/ops.ts'
 import { readVector, takeRows, transpose, type WeightSource } from '../../weights/source.ts'
 import { ModelError } from '../runner.ts'
 import type { Parameters, Part } from '../parameters.ts'
@@ -25,73 +25,7 @@ export async function loadLinear(
 
 export interface EncoderMlp {
   /** Adds what is made of `input`, or of the stream itself, to the stream. */
-  record(hidden: Activation, input: Activation): void
-}
-
-class DenseMlp implements EncoderMlp {
-  readonly #backend: Backend
-  readonly #inner: Activation
-  readonly #up: LinearLayer
-  readonly #down: LinearLayer
-  readonly #applied: { readonly glu: Activated } | { readonly activation: Activated }
-
-  constructor(
-    backend: Backend,
-    inner: Activation,
-    { activation, isGated }: EncoderSpec,
-    up: LinearLayer,
-    down: LinearLayer,
-  ) {
-    this.#backend = backend
-    this.#inner = inner
-    this.#up = up
-    this.#down = down
-    this.#applied = isGated ? { glu: activation } : { activation }
-  }
-
-  record(hidden: Activation, input: Activation): void {
-    this.#backend.linear(this.#inner, input, this.#up.matrix, { bias: this.#up.bias, ...this.#applied })
-    this.#backend.linear(hidden, this.#inner, this.#down.matrix, { bias: this.#down.bias, residual: true })
-  }
-}
-
-class ExpertsMlp implements EncoderMlp {
-  readonly #backend: Backend
-  readonly #activation: Activated
-  readonly #normalizes: boolean
-  readonly #logits: Activation
-  readonly #routing: Routing
-  readonly #router: LinearLayer
-  readonly #experts: ExpertWeights
-
-  constructor(
-    backend: Backend,
-    parts: {
-      readonly activation: Activated
-      readonly normalizes: boolean
-      readonly logits: Activation
-      readonly routing: Routing
-      readonly router: LinearLayer
-      readonly experts: ExpertWeights
-    },
-  ) {
-    this.#backend = backend
-    this.#activation = parts.activation
-    this.#normalizes = parts.normalizes
-    this.#logits = parts.logits
-    this.#routing = parts.routing
-    this.#router = parts.router
-    this.#experts = parts.experts
-  }
-
-  record(hidden: Activation, input: Activation): void {
-    const backend = this.#backend
-    backend.linear(this.#logits, input, this.#router.matrix, { bias: this.#router.bias })
-    const route = { scores: 'softmax', bias: null, groups: null, normalizes: this.#normalizes, scale: 1 } as const
-    backend.route(this.#routing, this.#logits, route)
-    const options = { activation: this.#activation, residual: true }
-    backend.experts(hidden, input, this.#experts, this.#routing, options)
-  }
+  record(backend: Backend, hidden: Activation, input: Activation): void
 }
 
 /** The MLP of the layer whose tensors begin with `base`. Throws ModelError. */
@@ -102,12 +36,18 @@ export async function loadEncoderMlp(
   base: string,
   hasExperts: boolean,
 ): Promise<EncoderMlp> {
-  const { hiddenSize, intermediateSize, isGated } = spec
+  const { hiddenSize, intermediateSize, isGated, activation } = spec
   if (hasExperts) return loadExpertsMlp(backend, parameters, spec, base)
   const inner = parameters.activation('inner', intermediateSize)
   const up = await loadLinear(parameters, upParts(parameters, spec, base), hiddenSize, isGated)
   const down = await loadLinear(parameters, [[`${base}down`, hiddenSize]], intermediateSize)
-  return new DenseMlp(backend, inner, spec, up, down)
+  const activate = isGated ? { glu: activation } : { activation }
+  return {
+    record(backend, hidden, input) {
+      backend.linear(inner, input, up.matrix, { bias: up.bias, ...activate })
+      backend.linear(hidden, inner, down.matrix, { bias: down.bias, residual: true })
+    },
+  }
 }
 
 /** Where gate and up rows stand: in tensors of their own, or in one, either first. */
@@ -144,20 +84,22 @@ async function loadExpertsMlp(
   const load = (name: string, rows: number, cols: number, isTransposed: boolean) =>
     backend.loadExperts(name, count, rows, cols, expertReader(source, name, count, rows, cols, isTransposed))
   const bias = `${base}experts.bias`
-  return new ExpertsMlp(backend, {
-    activation,
-    normalizes,
-    logits: parameters.activation('router logits', count),
-    routing: parameters.routing({ numExperts: count, topK, inner: intermediateSize, outer: hiddenSize }),
-    router: await loadLinear(parameters, [[`${base}router`, count]], hiddenSize),
-    experts: {
-      gateUp: await load(`${base}experts.up.weight`, intermediateSize, hiddenSize, false),
-      down: await load(`${base}experts.down.weight`, hiddenSize, intermediateSize, true),
-      ...(source.tensors.has(bias)
-        ? { bias: backend.loadVector(bias, await readVector(source, bias, hiddenSize)) }
-        : {}),
+  const logits = parameters.activation('router logits', count)
+  const routing = parameters.routing({ numExperts: count, topK, inner: intermediateSize, outer: hiddenSize })
+  const router = await loadLinear(parameters, [[`${base}router`, count]], hiddenSize)
+  const weights: ExpertWeights = {
+    gateUp: await load(`${base}experts.up.weight`, intermediateSize, hiddenSize, false),
+    down: await load(`${base}experts.down.weight`, hiddenSize, intermediateSize, true),
+    ...(source.tensors.has(bias) ? { bias: backend.loadVector(bias, await readVector(source, bias, hiddenSize)) } : {}),
+  }
+  const route = { scores: 'softmax', bias: null, groups: null, normalizes, scale: 1 } as const
+  return {
+    record(backend, hidden, input) {
+      backend.linear(logits, input, router.matrix, { bias: router.bias })
+      backend.route(routing, logits, route)
+      backend.experts(hidden, input, weights, routing, { activation, residual: true })
     },
-  })
+  }
 }
 
 /**

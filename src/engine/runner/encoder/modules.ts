@@ -3,9 +3,9 @@
  * folder without modules.json is a model that was not made for sentences: the mean of its rows, at length 1.
  */
 import { join } from 'node:path'
-import { foundInstead, isMissing, readText } from '../../../regular-file.ts'
 import { dequantize } from '../../../kernels/dequantize.ts'
 import type { Pooling } from '../../../kernels/ops.ts'
+import { isJsonObject, type Json, readJsonFile } from '../../weights/json-file.ts'
 import { openSafetensors } from '../../weights/safetensors.ts'
 import { readMatrix, readVector } from '../../weights/source.ts'
 import { ModelError } from '../runner.ts'
@@ -24,29 +24,9 @@ export interface TextModules {
   readonly keptDimensions: number | null
 }
 
-type Json = Readonly<Record<string, unknown>>
-
-const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
-
-/** A JSON file's value; null where there is no such file. Throws ModelError for one that is no JSON. */
-export async function readJsonFile(path: string): Promise<unknown> {
-  let text: string
-  try {
-    text = await readText(path)
-  } catch (error) {
-    if (isMissing(error)) return null
-    throw new ModelError(`${path}: expected a file, found ${foundInstead(error)}`, { cause: error })
-  }
-  try {
-    return JSON.parse(text) as unknown
-  } catch (error) {
-    throw new ModelError(`${path}: expected JSON, found something else (truncated download?)`, { cause: error })
-  }
-}
-
 async function readObject(path: string): Promise<Json> {
   const value = await readJsonFile(path)
-  return isObject(value) ? value : {}
+  return isJsonObject(value) ? value : {}
 }
 
 /** The modules of a folder. Throws ModelError for a module, or a way of pooling, that is not known. */
@@ -71,7 +51,7 @@ export async function readModules(folder: string, defaultPooling: Pooling): Prom
   let isNormalized = false
   const dense: Dense[] = []
   for (const module of list as readonly unknown[]) {
-    const { type, path } = isObject(module) ? module : {}
+    const { type, path } = isJsonObject(module) ? module : {}
     const name = typeof type === 'string' ? type.slice(type.lastIndexOf('.') + 1) : ''
     const at = join(folder, typeof path === 'string' ? path : '')
     if (name === 'Pooling') pooling = poolingOf(join(at, 'config.json'), await readObject(join(at, 'config.json')))
@@ -98,7 +78,7 @@ function keptDimensions(path: string, { truncate_dim: kept = null }: Json): numb
 /** The prompts named for queries and documents; of others there is no telling when they apply. */
 function promptsOf(json: Json): TextModules['prompts'] {
   const { prompts, default_prompt_name: defaultName } = json
-  const named = isObject(prompts) ? prompts : {}
+  const named = isJsonObject(prompts) ? prompts : {}
   const prompt = (...names: unknown[]): string => {
     const found = names
       .map((name) => (typeof name === 'string' ? named[name] : null))

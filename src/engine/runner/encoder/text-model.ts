@@ -1,10 +1,10 @@
 /** A model that embeds texts, or that ranks documents for a query: tokenizer, pass and what follows it. */
 import type { Pooling } from '../../../kernels/ops.ts'
-import { createTokenizer } from '../../tokenizer.ts'
+import { createTokenizer, type PairTokenizer } from '../../tokenizer.ts'
 import { ModelError } from '../runner.ts'
 import { openTextCheckpoint, type TextCheckpoint } from './checkpoint.ts'
 import { decoderRanking, type MakeRanking, type Ranking } from './decoder-ranking.ts'
-import { applyDense, type Classifier, classify, normalize, readClassifier, relevanceOf } from './head.ts'
+import { applyDense, classify, normalize, readClassifier, relevanceOf } from './head.ts'
 import type { TextModules } from './modules.ts'
 import { type PassRequest, TextPass } from './pass.ts'
 import { TextReader } from './text-reader.ts'
@@ -93,13 +93,13 @@ export class TextEmbedder {
 async function open<T>(
   request: TextModelRequest,
   poolingOf: (checkpoint: TextCheckpoint) => Pooling,
-  read: (checkpoint: TextCheckpoint) => Promise<T>,
+  read: (checkpoint: TextCheckpoint, tokenizer: PairTokenizer) => Promise<T>,
 ): Promise<{ readonly reader: TextReader; readonly extra: T }> {
   const checkpoint = await openTextCheckpoint(request.path)
   try {
     const pooling = poolingOf(checkpoint)
     const tokenizer = createTokenizer(checkpoint.tokenizer, 'read')
-    const extra = await read(checkpoint)
+    const extra = await read(checkpoint, tokenizer)
     const pass = await TextPass.load(checkpoint, pooling, request)
     return { reader: new TextReader(pass, tokenizer, givesSegments(checkpoint.tokenizer.config)), extra }
   } finally {
@@ -130,8 +130,8 @@ export class TextRanker {
     const { reader, extra } = await open(
       request,
       (checkpoint) => (checkpoint.kind === 'encoder' ? checkpoint.spec.headPooling : 'last'),
-      (checkpoint) =>
-        checkpoint.kind === 'encoder' ? crossEncoder(request.path, checkpoint) : decoderRanking(checkpoint),
+      (checkpoint, tokenizer) =>
+        checkpoint.kind === 'encoder' ? crossEncoder(request.path, checkpoint) : decoderRanking(checkpoint, tokenizer),
     )
     return new TextRanker(reader, extra(reader))
   }
@@ -168,14 +168,11 @@ async function crossEncoder(path: string, checkpoint: TextCheckpoint & { kind: '
     throw new ModelError(
       `${path}: expected a model with a classifier (a cross-encoder) for ranking, found none; an embedding model does not rank`,
     )
-  requireRelevance(path, classifier)
+  const numLabels = classifier.output.rows
+  if (numLabels > 2)
+    throw new ModelError(`${path}: expected a classifier of 1 or 2 labels (relevant or not), found ${numLabels}`)
   return () => ({
     row: (reader, query, document) => reader.pair(query, document),
-    score: (pooled) => relevanceOf(classify(classifier, pooled)) ?? 0,
+    score: (pooled) => relevanceOf(classify(classifier, pooled)),
   })
-}
-
-function requireRelevance(path: string, { output }: Classifier): void {
-  if (output.rows > 2)
-    throw new ModelError(`${path}: expected a classifier of 1 or 2 labels (relevant or not), found ${output.rows}`)
 }

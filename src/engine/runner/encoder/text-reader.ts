@@ -19,7 +19,7 @@ export class TextReader {
     this.pass = pass
     this.#tokenizer = tokenizer
     this.#special = new SpecialTokens(
-      (text) => this.#body(text),
+      (text) => this.body(text),
       (text, pair) => {
         const { ids, segments } = tokenizer.encodePair(text, pair ?? null)
         return { ids, segments: hasSegments ? segments : ids.map(() => 0) }
@@ -28,16 +28,16 @@ export class TextReader {
   }
 
   single(text: string): TokenRow {
-    return this.#special.single(this.#body(this.#cut(text)), this.pass.maxTokens)
+    return this.#special.single(this.body(this.#cut(text)), this.pass.maxTokens)
   }
 
   pair(first: string, second: string): TokenRow {
-    return this.#special.pair(this.#body(this.#cut(first)), this.#body(this.#cut(second)), this.pass.maxTokens)
+    return this.#special.pair(this.body(this.#cut(first)), this.body(this.#cut(second)), this.pass.maxTokens)
   }
 
   /** Tokens of a text, special ones left out. */
   countTokens(text: string): number {
-    return this.#body(text).length
+    return this.body(text).length
   }
 
   /** Null where an id is outside the vocabulary. */
@@ -46,16 +46,8 @@ export class TextReader {
     return this.#tokenizer.decode(ids, { skipSpecialTokens: true })
   }
 
-  tokenId(token: string): number | null {
-    return this.#tokenizer.tokenId(token)
-  }
-
-  /** A text's own ids; of a prompt whose special tokens are written out, all of them. */
+  /** Ids of a text, none added around it. Special tokens that are written out in the text are recognised. */
   body(text: string): readonly number[] {
-    return this.#body(text)
-  }
-
-  #body(text: string): readonly number[] {
     return this.#tokenizer.encode(text, { addSpecialTokens: false })
   }
 
