@@ -1,8 +1,8 @@
-/** Typed access to a config.json. */
+/** Reads fields of a config.json and checks their types. */
 import type { RopeParameters } from './rope.ts'
 import { ModelError } from './runner.ts'
 
-/** Typed access to an untrusted config, with the file's name in every complaint. */
+/** Typed access to an untrusted config. Every method but `raw` throws ModelError that names the file and the field. */
 export class ConfigReader {
   readonly path: string
   readonly #fields: Readonly<Record<string, unknown>>
@@ -28,7 +28,7 @@ export class ConfigReader {
     return value
   }
 
-  /** A size: an integer from 1 up to 2^24, beyond every real model and small enough that products stay exact. */
+  /** A size: an integer from 1 to 2^24. No real model has larger ones, and the product of two stays exact. */
   size(key: string, fallback?: number): number {
     const value = this.number(key, fallback)
     if (!Number.isInteger(value) || value < 1 || value > 1 << 24) this.fail(key, 'a positive integer')
@@ -59,7 +59,7 @@ export class ConfigReader {
     return value
   }
 
-  /** A token id, a list of them, or null. */
+  /** A field that holds a token id, a list of them, or null. */
   tokenIds(key: string): readonly number[] {
     const value = this.raw(key)
     const list = value === null ? [] : Array.isArray(value) ? value : [value]

@@ -1,21 +1,21 @@
-/** What the mixtures of experts of the families have in common, as data. Sources: as in `families.ts`. */
+/** The mixtures of experts of the model families, as data. Sources: as in `families.ts`. */
 
-/** Names of a layer's tensors where it has experts. * stands for an expert's number; without it a tensor has all experts' matrices. */
+/** Names of the tensors of a layer with experts. In a name, * stands for an expert's number; a tensor without * holds all experts' matrices. */
 export interface ExpertNames {
   readonly router: string
-  /** The parameter added to scores while experts are chosen, its whole name. */
+  /** Full name of the parameter that is added to the scores while experts are chosen. */
   readonly choiceBias: string
   readonly gateUp: readonly [string] | readonly [string, string]
-  /** Where both stand in one parameter, as newer checkpoints have them. */
+  /** The parameter that holds both, as in newer checkpoints. */
   readonly fusedGateUp: string
   readonly down: string
-  /** Rows of gate and up take turns in the fused parameter. */
+  /** Gate and up rows alternate in the fused parameter. */
   readonly alternates: boolean
-  /** Bare parameters stand as [experts, inputs, outputs]. */
+  /** Parameters that are not named `.weight` are stored as [experts, inputs, outputs]. */
   readonly transposes: boolean
   readonly sharedGateUp: readonly [string] | readonly [string, string]
   readonly sharedDown: string
-  /** One row: how much of the shared expert counts. */
+  /** [1, hidden]: its product with a row gates the shared expert. */
   readonly sharedGate: string
 }
 
@@ -32,29 +32,31 @@ export const EXPERTS_APART: ExpertNames = {
   sharedGate: 'mlp.shared_expert_gate',
 }
 
-/** What a family's config.json does not say of its experts. */
+/** What a family's config.json leaves out about its experts. */
 export interface ExpertsFamily {
-  /** Config fields: the number of experts, of a row's, an expert's width. */
+  /** Config field with the number of experts. */
   readonly countField: string
-  /** Models of the family may have none. */
+  /** Models of the family may have no experts. */
   readonly isOptional: boolean
+  /** Config field with the number of experts per row. */
   readonly topKField: string
+  /** Config field with an expert's width. */
   readonly widthField: string
-  /** Config field with the number of experts that all rows go through, each as wide as a chosen one; null: there are none. */
+  /** Config field with the number of shared experts, each as wide as the others; null: there are none. */
   readonly sharedCountField: string | null
-  /** Config field with the width of an expert that all rows go through; null: there is none, or sharedCountField tells. */
+  /** Config field with the width of the shared expert; null: there is none, or its width follows from sharedCountField. */
   readonly sharedWidthField: string | null
   /** The shared expert is multiplied by the sigmoid of a gate. */
   readonly gatesShared: boolean
   readonly scores: 'softmax' | 'sigmoid'
-  /** A row's weights sum to one: always, or where norm_topk_prob (by default this) says so. */
+  /** The weights of a row's experts are scaled to sum to one: always, or if norm_topk_prob (with this default) is true. */
   readonly normalizes: 'always' | { readonly byDefault: boolean }
   readonly hasChoiceBias: boolean | { readonly field: 'use_expert_bias' }
   readonly hasBias: boolean
   readonly glu: 'silu' | 'silu_clamped'
   /**
-   * Layers with experts. leading: all but the first first_k_dense_replace or num_dense_layers. sparse: every decoder_sparse_step-th that is not in mlp_only_layers.
-   * interval: every moe_layer_interval-th from moe_layer_start_index to moe_layer_end_index.
+   * Which layers have experts. leading: all but the first first_k_dense_replace (or num_dense_layers). sparse: every decoder_sparse_step-th layer that
+   * mlp_only_layers does not list. interval: every moe_layer_interval-th layer from moe_layer_start_index to moe_layer_end_index.
    */
   readonly layers: 'all' | 'leading' | 'sparse' | 'interval'
   readonly names: ExpertNames
@@ -85,7 +87,7 @@ export const LOCAL_EXPERTS: ExpertsFamily = {
   layers: 'all',
 }
 
-/** Of Qwen3.5 and Qwen3-Next. */
+/** Qwen3.5 and Qwen3-Next. */
 export const QWEN_SHARED_EXPERTS: ExpertsFamily = {
   ...QWEN_EXPERTS,
   sharedWidthField: 'shared_expert_intermediate_size',

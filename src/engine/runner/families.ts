@@ -1,6 +1,6 @@
 /**
- * The model families as data. A family is what its config.json does not say: where the norms sit, which projections have biases, how layers
- * differ. `spec.ts` joins a row of this table with a config. Sources: each family's modeling_*.py in Hugging Face transformers.
+ * The model families as data. A family is what its config.json leaves out: where the norms are, which projections have biases, how layers differ.
+ * `spec.ts` combines a row of this table with a config. Sources: each family's modeling_*.py in Hugging Face transformers.
  */
 
 import { EXPERTS_APART, GRANITE_EXPERTS, LOCAL_EXPERTS, QWEN_EXPERTS, QWEN_SHARED_EXPERTS } from './expert-families.ts'
@@ -119,7 +119,7 @@ const GLM: Family = {
   normEps: 1.5625e-7,
 }
 
-/** Text part. Positions of its rope are the same in all three sections where there are no images. */
+/** The text part. Without images, the three sections of its rotary embedding have the same positions. */
 const QWEN3_5: Family = {
   ...LLAMA,
   mlpBias: false,
@@ -168,13 +168,13 @@ const QWEN3_5_MOE: Family = {
   experts: { ...QWEN_SHARED_EXPERTS, normalizes: 'always', layers: 'all' },
 }
 
-/** By the entry of config.json's `architectures`. */
+/** By the first entry of `architectures` in config.json. */
 export const FAMILIES: Readonly<Record<string, Family>> = {
   LlamaForCausalLM: LLAMA,
   MistralForCausalLM: MISTRAL,
   MinistralForCausalLM: { ...MISTRAL, windows: { kind: 'listed' } },
   Ministral3ForCausalLM: MISTRAL,
-  // The text part of the image-and-text models of Mistral; its config is nested under text_config.
+  // The text part of a model for images and text. Its config is nested under text_config.
   Mistral3ForConditionalGeneration: MISTRAL,
   Qwen2ForCausalLM: { ...LLAMA, ...NO_BIASES, qkvBias: true, windows: { kind: 'upper' } },
   Qwen3ForCausalLM: { ...LLAMA, mlpBias: false, qkNorm: 'head', windows: { kind: 'upper' } },
@@ -182,7 +182,7 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
   GemmaForCausalLM: GEMMA,
   Gemma2ForCausalLM: GEMMA2,
   Gemma3ForCausalLM: GEMMA3,
-  // As with Mistral's.
+  // The text part, as with Mistral's.
   Gemma3ForConditionalGeneration: GEMMA3,
   Gemma3nForCausalLM: GEMMA3N,
   Gemma3nForConditionalGeneration: GEMMA3N,
@@ -205,7 +205,7 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
     intermediateField: 'shared_intermediate_size',
     nope: 'named',
     mixer: 'mamba2',
-    // Beside the MLP that models without experts have alone.
+    // The shared expert is the MLP that models without experts have.
     experts: {
       ...GRANITE_EXPERTS,
       isOptional: true,

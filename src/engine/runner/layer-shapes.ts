@@ -1,14 +1,15 @@
-/** What the attention of each layer has to itself: head sizes, and whose K and V it reads. */
+/** How the attention of layers differs: their head sizes, and the layer whose K and V each of them reads. */
 import type { ConfigReader } from './config-reader.ts'
 import type { Family } from './family.ts'
 import type { AttentionSpec } from './decoder-spec.ts'
 
-/** The part of an attention's spec that decides what it keeps of a sequence. */
+/** The fields of an attention layer that decide what it keeps of a sequence. */
 type KvSpec = Pick<AttentionSpec, 'numKvHeads' | 'headDim' | 'sharesWith' | 'hasVNorm' | 'isValueKey'>
 
 /**
- * For each layer, by its window (null: the whole context). Layers that do not slide may have heads of other sizes, and no v_proj; the last
- * num_kv_shared_layers read K and V of the last layer before them of their own kind.
+ * One entry per layer. Layers without a window may have other head sizes and no v_proj. Each of the last num_kv_shared_layers layers reads K and V of
+ * the last unshared layer of its own kind, with or without a window.
+ * @param windows each layer's window in tokens; null: the whole context
  */
 export function kvSpecsOf(
   config: ConfigReader,
@@ -45,7 +46,7 @@ export function kvSpecsOf(
   })
 }
 
-/** Sizes that per_layer_config gives a layer, as newer configs are written. */
+/** The head sizes that per_layer_config gives for a layer; null: it gives none. Newer configs have this field. */
 function sizesOf(
   config: ConfigReader,
   layer: unknown,

@@ -1,17 +1,17 @@
 /**
- * Rotary embedding frequencies from a config's rope parameters, in both dialects of config.json. Formulas as in Hugging Face transformers'
- * modeling_rope_utils (linear, llama3, yarn, longrope), each with its paper there.
+ * Rotary embedding frequencies from the rope parameters of a config. Formulas as in modeling_rope_utils.py of Hugging Face transformers, which names the
+ * papers: YaRN (arXiv 2309.00071), LongRoPE (arXiv 2402.13753).
  */
 import { ModelError } from './runner.ts'
 
 export interface RopeSpec {
-  /** One a rotated pair: angle = position * frequency. */
+  /** One per rotated pair of dims: angle = position * frequency. */
   readonly inverseFrequencies: Float64Array
   /** Multiplies cos and sin. */
   readonly attentionFactor: number
 }
 
-/** The rope part of a config after the dialects are unified: `rope_parameters`, or `rope_theta` with `rope_scaling`. */
+/** The rope parameters of a config in either dialect: `rope_parameters`, or `rope_theta` with `rope_scaling`. */
 export interface RopeParameters {
   readonly [key: string]: unknown
 }
@@ -23,7 +23,7 @@ interface RopeContext {
   readonly rotaryDim: number
   /** The config's max_position_embeddings. */
   readonly maxPositions: number
-  /** The config's original_max_position_embeddings, where the scaling does not give one. */
+  /** The config's original_max_position_embeddings, used where the rope parameters have none. */
   readonly originalMaxPositions: number | null
   /** Positions that will be served. */
   readonly servedPositions: number
@@ -71,7 +71,7 @@ function yarn(context: RopeContext): RopeSpec {
   const inferred = both
     ? mscaleOf(factor, numberOf(context, 'mscale')) / mscaleOf(factor, numberOf(context, 'mscale_all_dim'))
     : mscaleOf(factor, 1)
-  // The dimension whose wavelength fits `rotations` times into the original context.
+  // The dim that turns `rotations` times over the original context.
   const dimensionOf = (rotations: number): number =>
     (rotaryDim * Math.log(original / (rotations * 2 * Math.PI))) / (2 * Math.log(theta))
   const truncate = parameters['truncate'] !== false
@@ -87,8 +87,8 @@ function yarn(context: RopeContext): RopeSpec {
 }
 
 /**
- * The long factors are used for every position when more than the original context is served, the short ones otherwise. transformers switches
- * by the length at hand, which would give a token other keys depending on when it was computed.
+ * Uses the long factors for every position when more than the original context is served, and the short factors otherwise. transformers switches by
+ * the current length: then a token's keys would depend on when they were computed, and cached blocks could not be shared.
  */
 function longrope(context: RopeContext): RopeSpec {
   const { path, parameters, rotaryDim, maxPositions } = context
@@ -110,7 +110,7 @@ function longrope(context: RopeContext): RopeSpec {
   }
 }
 
-/** Frequencies for one kind of layer. Throws ModelError for a scaling that is not known. */
+/** The frequencies of one kind of layer. Throws ModelError for an unknown scaling. */
 export function computeRope(context: RopeContext): RopeSpec {
   const type = context.parameters['rope_type'] ?? context.parameters['type'] ?? 'default'
   switch (type) {
@@ -121,7 +121,7 @@ export function computeRope(context: RopeContext): RopeSpec {
       return { inverseFrequencies: baseFrequencies(context).map((frequency) => frequency / factor), attentionFactor: 1 }
     }
     case 'ntk': {
-      // GTE's: the base is stretched so that the slowest pair turns `factor` times as slowly.
+      // GTE: the base is raised, and all frequencies are divided so that the slowest pair turns `factor` times as slowly.
       const { theta, rotaryDim } = context
       if ((context.parameters['mixed_b'] ?? null) !== null)
         throw new ModelError(`${context.path}: rope parameter mixed_b should be null`)
@@ -130,7 +130,7 @@ export function computeRope(context: RopeContext): RopeSpec {
       return { inverseFrequencies: frequencies.map((f) => f / factor ** (2 / rotaryDim)), attentionFactor: 1 }
     }
     case 'dynamic': {
-      // With an alpha the base is stretched once and for all (Hunyuan); without, only by texts longer than the model was made for, which are not served.
+      // With alpha, the base is raised for all lengths (Hunyuan). Without, it changes only beyond max_position_embeddings, which is not served.
       const { theta, rotaryDim } = context
       if ((context.parameters['alpha'] ?? null) === null)
         return { inverseFrequencies: baseFrequencies(context), attentionFactor: 1 }
@@ -140,7 +140,7 @@ export function computeRope(context: RopeContext): RopeSpec {
     case 'llama3':
       return llama3(context)
     case 'proportional': {
-      // Of all dims of a head a part is rotated, by frequencies as if all were; the rest stands still.
+      // Only a share of a head's dims is rotated, with the frequencies that they would have if all were.
       const { rotaryDim } = context
       const numRotated = Math.floor((numberOf(context, 'partial_rotary_factor', 1) * rotaryDim) / 2)
       const factor = numberOf(context, 'factor', 1)

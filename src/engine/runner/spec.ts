@@ -1,6 +1,6 @@
 /**
- * config.json -> DecoderSpec: everything the forward pass needs to know of a model, as plain data. Both dialects are read: `rope_theta` /
- * `rope_scaling` / `torch_dtype` (transformers 4) and `rope_parameters` / `dtype` (transformers 5).
+ * config.json -> DecoderSpec: everything that the forward pass depends on, as plain data. Both dialects are read: `rope_theta`, `rope_scaling` and
+ * `torch_dtype` (transformers 4), `rope_parameters` and `dtype` (transformers 5).
  */
 import { join } from 'node:path'
 import { isJsonObject, type Json, readJsonFile } from '../weights/json-file.ts'
@@ -38,7 +38,7 @@ function windowsOf(config: ConfigReader, family: Family, numLayers: number): (nu
   }
   if (windows.kind === 'pattern') {
     const letters = config.raw('sliding_window_pattern')
-    // EXAONE 4's first configs: a letter per layer, L slides, over and over.
+    // EXAONE 4's first configs: a repeated pattern with one letter per layer, where L is a layer with a window.
     if (typeof letters === 'string' && /^[LG]+$/.test(letters))
       return none.map((_, i) => (letters[i % letters.length] === 'L' ? window : null))
     const period = config.size('sliding_window_pattern', windows.period)
@@ -47,10 +47,10 @@ function windowsOf(config: ConfigReader, family: Family, numLayers: number): (nu
   return none.map((_, i) => (isListedWithRope(config, i, numLayers) ? null : window))
 }
 
-/** By no_rope_layers. */
+/** Whether no_rope_layers gives a layer a rotary embedding. */
 function isListedWithRope(config: ConfigReader, layer: number, numLayers: number): boolean {
   const list = config.list('no_rope_layers', numLayers)
-  // The list's name notwithstanding, 1 means that the layer has one.
+  // Despite the list's name, 1 means that the layer has a rotary embedding.
   return list !== null ? list[layer] !== 0 : (layer + 1) % config.size('no_rope_layer_interval', 4) !== 0
 }
 
@@ -70,7 +70,7 @@ function ropeLayersOf(config: ConfigReader, { nope }: Family, windows: readonly 
   }
 }
 
-/** The frequency tables: one, or where sliding layers have their own, [global, local]. */
+/** The frequency tables: one for all layers, or [of layers without a window, of layers with one]. */
 function ropesOf(
   config: ConfigReader,
   family: Family,
@@ -84,7 +84,7 @@ function ropesOf(
     (isPerType ? (nested['full_attention'] as RopeParameters) : nested) ?? config.object('rope_scaling') ?? {}
   const compute = (parameters: RopeParameters, theta: number, headDim: number): RopeSpec => {
     const own = parameters['rope_theta'] ?? theta
-    // MiniMax's configs have the number of dims.
+    // MiniMax's configs give the number of rotated dims instead of a share.
     const wholly = config.raw('rotary_dim') === null ? 1 : config.size('rotary_dim') / headDim
     const partial = parameters['partial_rotary_factor'] ?? config.number('partial_rotary_factor', wholly)
     if (typeof own !== 'number' || own <= 1) config.fail('rope_theta', 'a number above 1')
@@ -114,8 +114,8 @@ function ropesOf(
 }
 
 /**
- * Positions that can be served. Ministral 3 stretches queries beyond its original context (llama_4_scaling_beta), which attention here does
- * not know: it is served up to there.
+ * Positions that can be served. Ministral 3 scales queries beyond its original context (llama_4_scaling_beta). Attention here does not do that, so the
+ * model is served up to its original context.
  */
 function positionsOf(config: ConfigReader): number {
   const positions = config.size('max_position_embeddings')
@@ -135,7 +135,7 @@ interface Multipliers {
   readonly embedding: number
   readonly residual: number
   readonly attention: number
-  /** Logits are divided by it. */
+  /** Divides the logits. */
   readonly logits: number
 }
 
@@ -153,14 +153,14 @@ function multipliersOf(config: ConfigReader): Multipliers {
 }
 
 export interface SpecOptions {
-  /** Positions that will be served, which picks between longrope's tables; null: the model's own. */
+  /** Positions that will be served. They decide between longrope's two tables. null: the model's own number. */
   readonly servedPositions: number | null
-  /** It is to embed or rank texts: it may see to both sides. */
+  /** The model will embed or rank texts, so that its attention may be bidirectional. */
   readonly embeds?: boolean
 }
 
 /**
- * The spec of a parsed config.json and generation_config.json (null: there is none). Throws ModelError naming the field at fault, or the
+ * The spec of a parsed config.json and generation_config.json (null: there is none). Throws ModelError that names the field at fault, or an unknown
  * architecture with the list of known ones.
  */
 export function parseSpec(
@@ -200,13 +200,13 @@ export function parseSpec(
   if (directions === 'all' || (isBidirectional && options.embeds !== true))
     config.fail(
       'use_bidirectional_attention',
-      'null or vision: it generates no text (an --embedding-model may have true)',
+      'null or vision: a bidirectional model generates no text (serve it as --embedding-model)',
     )
   const isPresent = (presence: Family['qkvBias']): boolean =>
     typeof presence === 'string' ? config.flag(presence, false) : presence
   const mlps = mlpsOf(config, family, numLayers, isPresent(family.mlpBias))
   const mixers = stateMixersOf(config, family, numLayers)
-  // The window of a model that sees to both sides is the whole of it: half of it to each side, beside the token itself.
+  // A bidirectional model's sliding_window counts both sides. Here a window counts one side and the token itself.
   const windows = windowsOf(config, family, numLayers).map((window) =>
     window !== null && isBidirectional ? Math.floor(window / 2) + 1 : window,
   )
@@ -222,11 +222,12 @@ export function parseSpec(
       mlp: mlps[i]!,
     }
   })
-  // Each file may know an end that the other does not: of a text, of a turn.
+  // Either file may name an end token that the other lacks: the end of a text or of a turn.
   const eos = [...new Set([...config.tokenIds('eos_token_id'), ...generation.tokenIds('eos_token_id')])]
   const queryScalar = config.optionalNumber('query_pre_attn_scalar')
   const multipliers = family.hasMultipliers ? multipliersOf(config) : null
-  // Where blocks' outputs are added r times: the whole stream divided by r gives the same, since every norm of it is blind to its length but for epsilon.
+  // The model multiplies blocks' outputs by r before it adds them. Dividing the stream by r instead is the same, because each block starts with a norm,
+  // which ignores a factor in all but its epsilon.
   const residual = multipliers?.residual ?? 1
   return {
     architecture: architecture as string,
@@ -259,7 +260,7 @@ export function parseSpec(
   }
 }
 
-/** Architectures without a head for text: BertModel, DebertaV2ForSequenceClassification. */
+/** Architectures that generate no text, such as BertModel and DebertaV2ForSequenceClassification. */
 const EMBEDS = /(?:Model|ForSequenceClassification|ForMaskedLM)$/
 
 /** Reads the spec of a checkpoint folder. Throws ModelError. */
@@ -273,7 +274,7 @@ export async function readSpec(folder: string, options?: SpecOptions): Promise<D
   return parseSpec(path, config, await readJsonFile(join(folder, 'generation_config.json')), options)
 }
 
-/** `quantization_config` of a checkpoint folder's config.json; null where the weights are plain. Throws ModelError. */
+/** `quantization_config` of a checkpoint folder's config.json; null: the weights are not quantised. Throws ModelError. */
 export async function readQuantization(folder: string): Promise<Json | null> {
   const config = await readJsonFile(join(folder, 'config.json'))
   const quantization = isJsonObject(config) ? config['quantization_config'] : null

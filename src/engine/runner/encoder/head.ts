@@ -58,7 +58,7 @@ export function normalizeRow(x: Float32Array, { weight, bias, eps }: HostLayerNo
 }
 
 /** Logits of a pooled row: a dense layer where the model has one, its norm, the classifier. */
-export interface Classifier {
+interface Classifier {
   readonly dense: Dense | null
   readonly norm: HostLayerNorm | null
   readonly output: Dense

@@ -1,14 +1,14 @@
-/** Which layers of a config.json have no attention, and what they have instead. */
+/** Reads from config.json which layers have no attention, and which mixer they have instead. */
 import type { ConfigReader } from '../config-reader.ts'
 import type { Family } from '../family.ts'
 import type { MixerSpec } from '../decoder-spec.ts'
 
 const ATTENTION = new Set(['attention', 'full_attention', 'sliding_attention'])
 const MAX_KERNEL = 16
-/** A layer with a state of its own, by the names that the families give it. */
+/** Names that families give to a layer that keeps a state instead of K and V. */
 const STATE = new Set(['conv', 'linear_attention', 'mamba'])
 
-/** For each layer null, where it has attention, or its mixer. */
+/** Each layer's mixer; null: it has attention. */
 export function stateMixersOf(config: ConfigReader, family: Family, numLayers: number): (MixerSpec | null)[] {
   const types = layerTypesOf(config, family, numLayers)
   if (types.every((type) => ATTENTION.has(type))) return types.map(() => null)
@@ -89,7 +89,7 @@ function mamba2Of(config: ConfigReader, family: Family): MixerSpec {
   const numGroups = config.size('mamba_n_groups', 1)
   if (numHeads % numGroups !== 0) config.fail('mamba_n_groups', `a divisor of mamba_n_heads (${numHeads})`)
   const [least, most] = config.list('time_step_limit', 2) ?? [0, null]
-  // Infinity is no JSON: it is read as null, or a text.
+  // JSON has no infinity: it is read as null or as a string.
   if (least !== 0 || (typeof most === 'number' && Number.isFinite(most)))
     config.fail('time_step_limit', 'from 0 to infinity: bounded time steps are not served')
   return {
@@ -105,14 +105,14 @@ function mamba2Of(config: ConfigReader, family: Family): MixerSpec {
   }
 }
 
-/** Tokens that a convolution sees. */
+/** The number of tokens that an output of a convolution depends on. */
 function kernelOf(config: ConfigReader, key: string, fallback = 4): number {
   const kernel = config.size(key, fallback)
   if (kernel < 2 || kernel > MAX_KERNEL) config.fail(key, `from 2 to ${MAX_KERNEL}`)
   return kernel
 }
 
-/** Kernels read whole vectors of a state's rows. */
+/** A size that is a multiple of 4: kernels read a state's rows in vectors of four. */
 function inFours(config: ConfigReader, key: string): number {
   const size = config.size(key)
   if (size % 4 !== 0) config.fail(key, 'a multiple of 4')

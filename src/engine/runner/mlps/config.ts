@@ -1,4 +1,4 @@
-/** What config.json says of the MLPs. */
+/** Reads from config.json which MLP each layer has. */
 import type { Activated } from '../../../kernels/ops.ts'
 import { erf } from '../../../kernels/reference/arithmetic.ts'
 import type { ConfigReader } from '../config-reader.ts'
@@ -21,7 +21,7 @@ export function mlpsOf(config: ConfigReader, family: Family, numLayers: number, 
   }
   const layers = Array.from({ length: numLayers }, (_, layer) => layer)
   if (experts === null) {
-    // Named before tensors are missed.
+    // Reported here, because the error would otherwise be about missing tensors.
     if (config.number('num_local_experts', 0) > 0)
       config.fail('num_local_experts', '0: this family is not served with experts')
     return layers.map((layer) => sparseOf(config, family, layer) ?? denseOf(config, family, hasBias, layer))
@@ -53,7 +53,7 @@ function denseOf(config: ConfigReader, family: Family, hasBias: boolean, layer: 
   }
 }
 
-/** GGUF files keep these parameters beside the tensors, a list with a number per layer; null: they are tensors. */
+/** xIELU's parameters in the metadata of a GGUF file, where each is a list with one number per layer; null: they are tensors. */
 function storedXielu(config: ConfigReader, layer: number): { alphaP: number; alphaN: number; beta: number } | null {
   if (config.raw('xielu_alpha_p') === null) return null
   const [alphaP, alphaN, beta] = ['xielu_alpha_p', 'xielu_alpha_n', 'xielu_beta'].map((key) => {
@@ -71,16 +71,16 @@ function parallelOf(config: ConfigReader): ParallelMlpSpec {
   return { kind: 'parallel', width: config.size('intermediate_size'), numExperts, topK, expertWidth }
 }
 
-/** Of a layer whose gate lets a share of its values through only; null: all of them. */
+/** The MLP of a layer that keeps only a share of its gate's values; null: the layer keeps all of them. */
 function sparseOf(config: ConfigReader, family: Family, layer: number): SparseMlpSpec | null {
   if (!family.hasStreams) return null
-  // GGUF files have the deviations themselves.
+  // GGUF files store the number of deviations instead of a share.
   const stored = config.list('activation_sparsity_scale', layer + 1)?.[layer]
   const share = config.list('activation_sparsity_pattern', layer + 1)?.[layer] ?? 0
   if (typeof share !== 'number' || share < 0 || share >= 1)
     config.fail('activation_sparsity_pattern', 'a list of shares below 1')
   const deviations = typeof stored === 'number' ? stored : share === 0 ? null : normalQuantile(share)
-  // Files say minus infinity, or a very small number, where nothing is cut off.
+  // Minus infinity or a very small number means that nothing is cut off.
   if (deviations === null || deviations < -10) return null
   return { kind: 'sparse', width: widthOf(config, family, layer), deviations }
 }
@@ -110,7 +110,7 @@ function widthOf(config: ConfigReader, family: Family, layer: number): number {
     config.flag('use_double_wide_mlp', false) &&
     layer >= config.size('num_hidden_layers') - config.number('num_kv_shared_layers', 0)
   if (isDouble) return 2 * config.size(intermediateField)
-  // LFM2's older configs have the field under another name.
+  // Older configs of LFM2 call the field block_ff_dim.
   const field = roundsMlpWidth && config.raw('block_ff_dim') !== null ? 'block_ff_dim' : intermediateField
   const width = config.size(field)
   if (!roundsMlpWidth || !config.flag('block_auto_adjust_ff_dim', true)) return width
@@ -144,7 +144,7 @@ function isWithExperts(config: ConfigReader, { layers }: ExpertsFamily, layer: n
 }
 
 function expertsOf(config: ConfigReader, family: ExpertsFamily): ExpertsSpec {
-  // transformers 5 writes one name for the number of experts, whatever the family's own is.
+  // transformers 5 writes the number of experts as num_local_experts for every family.
   const countField = config.raw(family.countField) === null ? 'num_local_experts' : family.countField
   const numExperts = config.size(countField)
   const topK = config.size(family.topKField)
