@@ -133,8 +133,8 @@ class LocalEngine implements Engine {
       maxNumBatchedTokens: modelInfo.maxNumBatchedTokens,
       maxSampleRows: maxSampleRows(options.maxNumSeqs, options.speculation),
       hash: hashBlock,
-      maxPrefillTokens: (numRows, numPrompts) =>
-        times.prefillTokensBeside(numRows, numPrompts, options.maxPrefillMs ?? Infinity),
+      maxPrefillTokens: (numRows, backlog) =>
+        times.prefillTokensBeside(numRows, backlog, options.maxPrefillMs ?? Infinity),
       prefetch: (sequence, match) => this.#kv?.prefetch(scheduler, sequence, match) ?? false,
     })
     this.#bus = bus

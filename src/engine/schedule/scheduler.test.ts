@@ -101,19 +101,20 @@ describe('a step', () => {
   })
 
   it('takes a bounded piece of prompts while someone decodes, and all of the budget while nobody does', () => {
-    const numsOfPrompts: number[] = []
-    const maxPrefillTokens = (_: number, numPrompts: number): number => {
-      numsOfPrompts.push(numPrompts)
+    const backlogs: unknown[] = []
+    const maxPrefillTokens = (_: number, backlog: unknown): number => {
+      backlogs.push(backlog)
       return 6
     }
-    const target = scheduler({ maxNumBatchedTokens: 16, maxPrefillTokens })
+    const target = scheduler({ maxNumBatchedTokens: 16, maxNumSeqs: 3, maxPrefillTokens })
     const [a, b, c] = [sequence(range(3), { maxOutputTokens: 3 }), sequence(range(20, 8)), sequence(range(9, 16))]
     for (const each of [a, b]) target.add(each)
     expect(rowsOf(advance(target))).toEqual([
       [a.requestId, 3],
       [b.requestId, 13],
     ])
-    target.add(c)
+    // Three have a place: the prompts of others are of no concern to the steps that follow.
+    for (const each of [c, sequence(range(50, 3))]) target.add(each)
     expect(rowsOf(advance(target))).toEqual([
       [a.requestId, 1],
       [b.requestId, 6],
@@ -123,7 +124,10 @@ describe('a step', () => {
       [b.requestId, 1],
       [c.requestId, 5],
     ])
-    expect(numsOfPrompts).toEqual([2, 2])
+    expect(backlogs).toEqual([
+      { numPrompts: 2, numTokens: 16 },
+      { numPrompts: 2, numTokens: 10 },
+    ])
   })
 
   it('has sequences whose masks are still to come, and computes again what one that came too late was for', () => {

@@ -19,6 +19,7 @@ import type { Sequence } from './sequence.ts'
 import { StateSlots } from './state-slots.ts'
 import { StepDraft } from './step-draft.ts'
 import type { ScheduledSequence, ScheduledStep, StepBounds } from './step-draft.ts'
+import type { PromptBacklog } from './step-times.ts'
 import { countByTenant, newestOfLargest, takingTurns } from './turns.ts'
 
 export interface SchedulerOptions extends PrefixCacheOptions, StepBounds {
@@ -31,11 +32,8 @@ export interface SchedulerOptions extends PrefixCacheOptions, StepBounds {
    * fetched (kv-tiers.ts), and it is to wait until `isLoadingKv` is unset.
    */
   readonly prefetch?: (sequence: Sequence, match: PrefixMatch) => boolean
-  /**
-   * Prompt tokens that a step may have beside decode rows, while so many prompts are not computed: all of those tokens are waited for by every stream.
-   * Absent: the whole budget.
-   */
-  readonly maxPrefillTokens?: (numDecodeTokens: number, numPrompts: number) => number
+  /** Prompt tokens that a step may have beside decode rows: every stream waits for all of them. Absent: the whole budget. */
+  readonly maxPrefillTokens?: (numDecodeTokens: number, backlog: PromptBacklog) => number
 }
 
 /** What planning did, step or not. */
@@ -162,8 +160,7 @@ export class Scheduler {
     this.#makeRoom(preempted)
     this.#scheduleDecodes(draft, preempted)
     if (!draft.isEmpty) {
-      const numPrompts = this.#waiting.length + this.#running.filter(({ isDecoding }) => !isDecoding).length
-      draft.boundPrefill(this.#options.maxPrefillTokens?.(draft.numDecodeTokens, numPrompts) ?? Infinity)
+      draft.boundPrefill(this.#options.maxPrefillTokens?.(draft.numDecodeTokens, this.#backlog()) ?? Infinity)
     }
     for (const sequence of takingTurns(this.#running)) {
       if (!sequence.isDecoding && sequence.numPendingTokens === 0 && this.#hasStateSlot(sequence))
@@ -191,6 +188,15 @@ export class Scheduler {
   /** Tokens were pushed: full blocks of known tokens can be shared from now on. */
   publish(sequence: Sequence): void {
     this.#publish(sequence, this.#stepId)
+  }
+
+  /** Prompts that are not computed, of running sequences and of those that there is a place for. */
+  #backlog(): PromptBacklog {
+    const numPlaces = Math.max(0, this.#options.maxNumSeqs - this.#running.length)
+    const started = this.#running.filter(({ isDecoding }) => !isDecoding)
+    const prompts = [...started, ...this.#waiting.slice(0, numPlaces)]
+    const numTokens = prompts.reduce((sum, { tokens, numComputedTokens }) => sum + tokens.length - numComputedTokens, 0)
+    return { numPrompts: prompts.length, numTokens }
   }
 
   #scheduleDecodes(draft: StepDraft, preempted: Schedule['preempted'][number][]): void {

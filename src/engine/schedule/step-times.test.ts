@@ -23,24 +23,42 @@ it('forgets what has not been measured for long', () => {
 
 it('says how many prompt tokens fit a time, beside the decode rows of the step', () => {
   const times = new StepTimes()
-  expect(times.prefillTokensBeside(2, 2, 100)).toBe(Infinity)
+  const beside = (numDecodeRows: number, numPrompts: number, mostMs = 100, numTokens = 50) =>
+    times.prefillTokensBeside(numDecodeRows, { numPrompts, numTokens }, mostMs)
+  expect(beside(2, 2)).toBe(Infinity)
   times.record(2, 0, 40)
   times.record(2, 40, 80)
   // A millisecond each: as long as the decode rows take, or as the flag says.
-  expect(times.prefillTokensBeside(2, 2, 100)).toBe(40)
-  expect(times.prefillTokensBeside(2, 2, 30)).toBe(30)
-  // While one prompt waits for every two streams or fewer, those are given way.
-  expect(times.prefillTokensBeside(2, 1, 100)).toBe(20)
-  expect(times.prefillTokensBeside(2, 0, 100)).toBe(20)
-  expect(times.prefillTokensBeside(2, 9, 100)).toBe(40)
+  expect(beside(2, 2)).toBe(40)
+  expect(beside(2, 2, 30)).toBe(30)
+  expect(beside(2, 9)).toBe(40)
+  // While few prompts wait, streams are given way, less so where what waits is long.
+  expect(beside(2, 1)).toBe(20)
+  expect(beside(2, 0)).toBe(10)
+  expect(beside(2, 0, 100, 81)).toBe(20)
   // Too few to tell.
   times.record(0, 1, 1000)
-  expect(times.prefillTokensBeside(2, 2, 100)).toBe(40)
+  expect(beside(2, 2)).toBe(40)
   // Neither a fast step nor a slow prompt makes pieces that are too small to pay.
   for (let i = 0; i < 60; i++) times.record(2, 0, 1)
-  expect(times.prefillTokensBeside(2, 2, 100)).toBe(10)
+  expect(beside(2, 2)).toBe(10)
   for (let i = 0; i < 60; i++) times.record(0, 10, 100)
-  expect(times.prefillTokensBeside(2, 2, 100)).toBe(8)
+  expect(beside(2, 2)).toBe(8)
+})
+
+it('lets a step with prompts take about as long as one will take once they decode as well', () => {
+  const times = new StepTimes()
+  for (const rows of [1, 4, 8, 12, 15, 16]) times.record(rows, 0, 20 + 5 * rows)
+  times.record(0, 100, 100)
+  const stepMs = (numDecodeRows: number, numPrompts: number) =>
+    20 + 5 * numDecodeRows + times.prefillTokensBeside(numDecodeRows, { numPrompts, numTokens: 40 * numPrompts }, 200)
+  // Sixteen rows take 100 ms: whatever the mixture, streams do not get much slower than that, and with many prompts waiting not faster.
+  for (const numDecodeRows of [1, 4, 8, 12]) {
+    const ms = stepMs(numDecodeRows, 16 - numDecodeRows)
+    expect(ms).toBeGreaterThan(100)
+    expect(ms).toBeLessThan(125)
+  }
+  expect(stepMs(15, 1)).toBeLessThan(125)
 })
 
 it('prices drafts: none where two rows cost two steps, as many as pay where rows are nearly free', () => {

@@ -13,8 +13,20 @@ const MAX_ROWS = 64
 const MIN_PREFILL_TOKENS = 8
 /** Nobody sees a token that comes so much later; shorter pieces would waste a fast device. */
 const LEAST_PREFILL_MS = 10
-/** Of the time of a step's decode rows. */
-const LEAST_PREFILL_SHARE = 0.5
+/** Of the time of a step's decode rows: what prompts get at least. */
+const LEAST_PREFILL_SHARE = 0.25
+/** The same where more waits than so many steps' decode rows take: a long prompt that got less would wait for too long. */
+const BACKLOG_SHARE = 0.5
+const BACKLOG_STEPS = 2
+/** By how much a step with prompts may take longer than one will take once those prompts decode as well: streams will be that slow anyway. */
+const PREFILL_STRETCH = 1.15
+
+/** Prompts that the next steps will compute. */
+export interface PromptBacklog {
+  readonly numPrompts: number
+  /** Of them together, those that are not computed yet. */
+  readonly numTokens: number
+}
 
 interface Measurement {
   ms: number
@@ -77,14 +89,19 @@ export class StepTimes {
   }
 
   /**
-   * Prompt tokens that a step may compute beside so many decode rows: as long as those take themselves where as many prompts wait, half as long
-   * where few do, so that nobody waits more than twice as long for a token, and at most `mostMs`. Infinity before any were measured.
+   * Prompt tokens that a step may compute beside so many decode rows. Where few streams decode, and they will be slower anyway once all prompts do, the
+   * step may take about as long already. Beyond that prompts get their share of the time, at most as much as the decode rows, so that nobody waits more
+   * than twice as long for a token. At most `mostMs`. Infinity before any were measured.
    */
-  prefillTokensBeside(numDecodeRows: number, numPrompts: number, mostMs: number): number {
+  prefillTokensBeside(numDecodeRows: number, { numPrompts, numTokens }: PromptBacklog, mostMs: number): number {
     const tokenMs = this.#prefillTokenMs
     if (tokenMs === null || tokenMs === 0) return Infinity
-    const share = Math.min(1, Math.max(LEAST_PREFILL_SHARE, numPrompts / numDecodeRows))
-    const ms = Math.min(mostMs, Math.max(LEAST_PREFILL_MS, share * (this.ofRows(numDecodeRows) ?? mostMs)))
+    const decodeMs = this.ofRows(numDecodeRows) ?? mostMs
+    const isLong = numTokens * tokenMs > BACKLOG_STEPS * decodeMs
+    const least = isLong ? BACKLOG_SHARE : LEAST_PREFILL_SHARE
+    const shareMs = decodeMs * Math.min(1, Math.max(least, numPrompts / numDecodeRows))
+    const aheadMs = (this.ofRows(numDecodeRows + numPrompts) ?? mostMs) * PREFILL_STRETCH - decodeMs
+    const ms = Math.min(mostMs, Math.max(LEAST_PREFILL_MS, shareMs, aheadMs))
     return Math.max(MIN_PREFILL_TOKENS, Math.floor(ms / tokenMs))
   }
 
