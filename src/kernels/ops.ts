@@ -17,6 +17,7 @@ export type MatrixData =
       readonly group: 16 | 32
       /** Codes lie in -32 .. 31, or with minimums in 0 .. 63: a cpu multiplies such in fewer steps. Absent: they may not. */
       readonly isNarrow?: true
+      readonly hasSubScales?: true
       readonly codes: Int8Array // [rows, cols]
       readonly scales: Float32Array // [rows, cols / group]
       readonly mins: Float32Array | null // [rows, cols / group]
@@ -25,6 +26,11 @@ export type MatrixData =
   | {
       readonly format: 'q4'
       readonly group: 32
+      /**
+       * The scales of 256 columns of a row are integers of 8 bits times one f16, and so are minimums: a cpu stores them in less room. Absent: they
+       * may not be.
+       */
+      readonly hasSubScales?: true
       readonly codes: Uint8Array // [rows, cols / 2]
       readonly scales: Float32Array // [rows, cols / 32]
       readonly mins: Float32Array | null // [rows, cols / 32]

@@ -56,11 +56,12 @@ const FEW_FORMATS: readonly Format[] = ['f16', 'q4 mins', 'mxfp4']
 
 const caseOf = (format: Format, i: number): ExpertsCase => {
   const isQuantized = isCoded(format)
+  const hasSubScales = format.includes('subs')
   return {
     format,
     topK: 1 + ((i + 1) % 4),
-    hidden: isQuantized ? 96 : 37,
-    inner: isQuantized ? 64 : 50,
+    hidden: hasSubScales ? 256 : isQuantized ? 96 : 37,
+    inner: hasSubScales ? 256 : isQuantized ? 64 : 50,
     glu: GLUS[i % 4]!,
     hasNorm: i % 2 === 0,
     hasBias: i % 3 === 1,

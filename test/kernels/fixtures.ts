@@ -55,8 +55,10 @@ export type Format =
   | 'q8 narrow'
   | 'q8 narrow g16'
   | 'q8 narrow g16 mins'
+  | 'q8 narrow subs g16'
   | 'q4'
   | 'q4 mins'
+  | 'q4 subs mins'
   | 'mxfp4'
 
 /** Every storage form a weight matrix can have; at the default level those that between them take every path. */
@@ -66,7 +68,9 @@ const CANONICAL: readonly Format[] = isFull
 const NARROW: readonly Format[] = isFull
   ? ['q8 narrow', 'q8 narrow g16', 'q8 narrow g16 mins']
   : ['q8 narrow', 'q8 narrow g16']
-export const FORMATS: readonly Format[] = [...CANONICAL, ...NARROW]
+/** Scales with sub-scales, in matrices of whole 256 columns. */
+const WITH_SUBS: readonly Format[] = ['q8 narrow subs g16', 'q4 subs mins']
+export const FORMATS: readonly Format[] = [...CANONICAL, ...NARROW, ...WITH_SUBS]
 
 /** Codes with scales, in whole groups. */
 export const isCoded = (format: Format): boolean => format !== 'f32' && format !== 'f16'
@@ -78,6 +82,21 @@ export function formatTolerance(format: Format, tolerances: Tolerances): number 
 /** Scales that f16 holds exactly, as those of GGUF's legacy quantisations are: what is compared is arithmetic, not the rounding of scales. */
 function randomScales(next: () => number, length: number, magnitude: number): Float32Array {
   return Float32Array.from({ length }, () => Math.round((next() + 1.5) * 256) * (magnitude / 1024))
+}
+
+/** Scales that are integers from `first` on, `count` of them, times a number of 11 bits for each 256 columns: it and the greatest integer are odd. */
+function randomSubScales(
+  next: () => number,
+  length: number,
+  group: number,
+  first: number,
+  count: number,
+): Float32Array {
+  const factors = Array.from({ length: Math.ceil((length * group) / 256) }, () => Math.round(next() * 511 + 1534) | 1)
+  return Float32Array.from({ length }, (_, i) => {
+    const integer = first + Math.floor(((next() + 1) / 2) * count)
+    return (integer * factors[Math.floor((i * group) / 256)]! * 2 ** -12) / 64
+  })
 }
 
 export function randomMatrix(format: Format, seed: number, rows: number, cols: number): MatrixData {
@@ -95,18 +114,26 @@ export function randomMatrix(format: Format, seed: number, rows: number, cols: n
   const group = format.includes('g16') ? 16 : 32
   const numGroups = size / group
   const hasMins = format.endsWith('mins')
+  const hasSubScales = format.includes('subs')
+  const subs = hasSubScales ? ({ hasSubScales } as const) : {}
   if (format.startsWith('q8')) {
     const isNarrow = format.includes('narrow')
     const code = (): number => (isNarrow ? Math.floor(next() * 32) + (hasMins ? 32 : 0) : Math.round(next() * 127))
     const codes = Int8Array.from({ length: size }, code)
-    const scales = randomScales(next, numGroups, 2 ** -6)
+    const scales = hasSubScales
+      ? randomSubScales(next, numGroups, group, -128, 256)
+      : randomScales(next, numGroups, 2 ** -6)
     const mins = hasMins ? randomScales(next, numGroups, -(2 ** -1)) : null
-    return { format: 'q8', group, ...(isNarrow ? { isNarrow } : {}), codes, scales, mins }
+    return { format: 'q8', group, ...subs, ...(isNarrow ? { isNarrow } : {}), codes, scales, mins }
   }
   const codes = Uint8Array.from({ length: size / 2 }, () => Math.floor((next() + 1) * 128))
-  const scales = randomScales(next, numGroups, 2 ** -3)
-  const mins = hasMins ? randomScales(next, numGroups, -1) : null
-  return { format: 'q4', group: 32, codes, scales, mins }
+  const scales = hasSubScales ? randomSubScales(next, numGroups, 32, 0, 64) : randomScales(next, numGroups, 2 ** -3)
+  const mins = hasSubScales
+    ? randomSubScales(next, numGroups, 32, -63, 64).map((min) => min * 8)
+    : hasMins
+      ? randomScales(next, numGroups, -1)
+      : null
+  return { format: 'q4', group: 32, ...subs, codes, scales, mins }
 }
 
 /** Sum of squared differences over the sum of the expected squares; NaN anywhere gives NaN, which is above no tolerance but fails `<`. */

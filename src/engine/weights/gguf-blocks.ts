@@ -132,7 +132,7 @@ function q4K(bytes: Uint8Array, numValues: number): MatrixData {
       }
     }
   }
-  return { format: 'q4', group: 32, ...planes }
+  return { format: 'q4', group: 32, hasSubScales: true, ...planes }
 }
 
 function q5K(bytes: Uint8Array, numValues: number): MatrixData {
@@ -166,7 +166,7 @@ function q6K(bytes: Uint8Array, numValues: number): MatrixData {
       codes[block * 256 + i] = ((quarter < 2 ? low & 15 : low >> 4) | (high << 4)) - 32
     }
   }
-  return { format: 'q8', group: 16, isNarrow: true, codes, scales, mins: null }
+  return { format: 'q8', group: 16, isNarrow: true, hasSubScales: true, codes, scales, mins: null }
 }
 
 /** 256 values in sixteen groups: scale and minimum of four bits each, codes of two. */
@@ -210,7 +210,7 @@ function q3K(bytes: Uint8Array, numValues: number): MatrixData {
       codes[block * 256 + i] = low - (hasBit === 1 ? 0 : 4)
     }
   }
-  return { format: 'q8', group: 16, isNarrow: true, codes, scales, mins: null }
+  return { format: 'q8', group: 16, isNarrow: true, hasSubScales: true, codes, scales, mins: null }
 }
 
 /** For a view of another element size, which needs an aligned start: the bytes' buffer, or a copy. */

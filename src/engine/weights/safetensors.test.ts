@@ -235,7 +235,8 @@ test('rows of unlike formats are joined with exactly their values', () => {
     }) as const
   const half = { format: 'f16', values: new Uint16Array(cols).fill(0x3c01) } as const
   const full = { format: 'f32', values: new Float32Array(cols).fill(0.1) } as const
-  const parts = [q4(null), q4(Float32Array.of(-1)), q8(32, null), q8(16, Float32Array.of(2, 3)), half, full]
+  const small = { ...q8(16, null), isNarrow: true as const, codes: Int8Array.from({ length: cols }, (_, i) => i - 16) }
+  const parts = [q4(null), q4(Float32Array.of(-1)), q8(32, null), q8(16, Float32Array.of(2, 3)), small, half, full]
   for (const first of parts) {
     for (const second of parts) {
       const joined = concatRows([first, second])
@@ -250,7 +251,10 @@ test('rows of unlike formats are joined with exactly their values', () => {
   const narrow = (mins: boolean) => ({ ...q8(32, mins ? Float32Array.of(1) : null), isNarrow: true as const })
   expect(concatRows([narrow(false), q4(null)])).toHaveProperty('isNarrow', true)
   expect(concatRows([narrow(false), q8(32, null)])).not.toHaveProperty('isNarrow')
-  // Codes with a sign beside minimums have none of narrow codes' two ranges.
-  expect(concatRows([narrow(true), q4(null)])).not.toHaveProperty('isNarrow')
+  // Codes with a sign become codes with a minimum.
+  expect(concatRows([narrow(true), q4(null)])).toMatchObject({ isNarrow: true, mins: Float32Array.of(1, -2) })
+  const subs = { ...q4(Float32Array.of(-1)), hasSubScales: true as const }
+  expect(concatRows([subs, subs])).toHaveProperty('hasSubScales', true)
+  expect(concatRows([subs, q4(Float32Array.of(-1))])).not.toHaveProperty('hasSubScales')
   expect(concatRows([half, half]).format).toBe('f16')
 })

@@ -104,6 +104,15 @@ export async function readVector(source: WeightSource, name: string, length: num
 const arrayLike = <T extends Plane>(plane: T, length: number): T =>
   new (plane.constructor as new (length: number) => T)(length)
 
+/** The first part, which says that it has sub-scales only if all have. */
+function withSubScalesOfAll(parts: readonly MatrixData[]): MatrixData {
+  const hasAll = parts.every((part) => (part.format === 'q8' || part.format === 'q4') && part.hasSubScales === true)
+  const first = parts[0]!
+  if (hasAll || (first.format !== 'q8' && first.format !== 'q4')) return first
+  const { hasSubScales: _, ...rest } = first
+  return rest
+}
+
 /** The rows of parts that have the same format, group, and minimums or none. */
 function joinAlike(parts: readonly MatrixData[]): MatrixData {
   const planes = parts.map((part) => {
@@ -115,7 +124,7 @@ function joinAlike(parts: readonly MatrixData[]): MatrixData {
     return own
   })
   let index = 0
-  return mapPlanes(parts[0]!, (plane) => {
+  return mapPlanes(withSubScalesOfAll(parts), (plane) => {
     const own = planes.map((all) => all[index]!)
     index++
     const target = arrayLike(
@@ -131,16 +140,19 @@ function joinAlike(parts: readonly MatrixData[]): MatrixData {
   })
 }
 
-/** The quantised form with the given group and with minimums, of the same exact values. */
+/** The quantised form with the given group, and with minimums or none where the data has none, of the same exact values; narrow where that can be. */
 function asQ8(
   data: MatrixData & { format: 'q8' | 'q4' },
   group: 16 | 32,
   withMins: boolean,
 ): MatrixData & { format: 'q8' } {
   let codes: Int8Array
-  if (data.format === 'q8') codes = data.codes
+  // (code - offset) scale = code scale + (-offset scale), exactly.
+  const movesOffset = withMins && data.mins === null && (data.format === 'q4' || data.isNarrow === true)
+  const ownOffset = data.format === 'q4' ? 8 : 32
+  if (data.format === 'q8') codes = movesOffset ? data.codes.map((code) => code + ownOffset) : data.codes
   else {
-    const offset = data.mins === null ? 8 : 0
+    const offset = data.mins === null && !movesOffset ? 8 : 0
     codes = new Int8Array(data.codes.length * 2)
     for (let i = 0; i < data.codes.length; i++) {
       const pair = data.codes[i]!
@@ -154,8 +166,10 @@ function asQ8(
       ? values
       : Float32Array.from({ length: values.length * repeat }, (_, i) => values[Math.floor(i / repeat)]!)
   const scales = spread(data.scales)
-  const mins = data.mins === null ? (withMins ? new Float32Array(scales.length) : null) : spread(data.mins)
-  const isNarrow = (data.format === 'q4' || data.isNarrow === true) && (data.mins !== null || !withMins)
+  const added = (): Float32Array =>
+    movesOffset ? scales.map((scale) => -ownOffset * scale) : new Float32Array(scales.length)
+  const mins = data.mins === null ? (withMins ? added() : null) : spread(data.mins)
+  const isNarrow = data.format === 'q4' || data.isNarrow === true
   return { format: 'q8', group, ...(isNarrow ? { isNarrow } : {}), codes, scales, mins }
 }
 
@@ -164,6 +178,8 @@ function q4WithMins(data: MatrixData & { format: 'q4' }): MatrixData & { format:
   return data.mins === null ? { ...data, mins: data.scales.map((scale) => -8 * scale) } : data
 }
 
+const isNarrowed = (part: MatrixData): boolean => part.format === 'q8' && part.isNarrow === true
+
 /** The parts, with exactly their values, in the narrowest format that has them all. */
 function alike(parts: readonly MatrixData[]): readonly MatrixData[] {
   const [first] = parts
@@ -171,6 +187,9 @@ function alike(parts: readonly MatrixData[]): readonly MatrixData[] {
   const coded = parts
     .map((part) => (part.format === 'mxfp4' ? mxfp4AsQ8(part) : part))
     .filter((part) => part.format === 'q8' || part.format === 'q4')
+  // Bytes of their own kind need no other form.
+  const kinds = new Set(coded.map((part) => [part.format, part.group, part.mins === null, isNarrowed(part)].join()))
+  if (kinds.size === 1 && coded.length === parts.length) return coded
   if (coded.length < parts.length) return parts.map((part) => ({ format: 'f32', values: dequantize(part) }))
   const withMins = coded.some(({ mins }) => mins !== null)
   if (coded.every((part) => part.format === 'q4')) return withMins ? coded.map(q4WithMins) : coded

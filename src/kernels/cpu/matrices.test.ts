@@ -9,6 +9,8 @@ test.each<{ format: Format; glu: boolean }>([
   { format: 'f16', glu: true },
   { format: 'q8 g16 mins', glu: false },
   { format: 'q4 mins', glu: true },
+  { format: 'q4 subs mins', glu: true },
+  { format: 'q8 narrow subs g16', glu: false },
 ])('$format packed from pieces has the bytes that the whole matrix has (gated: $glu)', async ({ format, glu }) => {
   const [rows, cols] = [2 * 1032, 1024]
   const data = randomMatrix(format, 1, rows, cols)

@@ -10,7 +10,7 @@ export const PANEL = 16
 /** Rows that a unit of a matrix product has at most (assembly/linear.ts). */
 export const ROW_TILE = 128
 /** Changes whenever the bytes of packed panels do. */
-export const PACKED_LAYOUT = 'cpu panels 3'
+export const PACKED_LAYOUT = 'cpu panels 4'
 /** Values that are packed from staging memory at a time, or one panel's rows if they are more. */
 const PIECE_VALUES = 2 ** 20
 const STAGING_BYTES = 4 * PIECE_VALUES
@@ -23,6 +23,7 @@ const FORMAT_CODES: Readonly<Record<PanelFormat, number>> = { f32: 0, f16: 1, q8
 const GROUP16 = 1
 const MINS = 2
 const NARROW = 4
+const SUPER = 8
 
 export interface PanelMatrix {
   readonly label: string
@@ -30,7 +31,7 @@ export interface PanelMatrix {
   readonly cols: number
   readonly format: PanelFormat
   readonly formatCode: number
-  /** Groups of 16, minimums, narrow codes (assembly/quantized-panel.ts). */
+  /** Groups of 16, minimums, narrow codes, sub-scales (assembly/quantized-panel.ts). */
   readonly flags: number
   /** Index of the memory that it is in. */
   readonly memory: number
@@ -55,6 +56,10 @@ export function roundUp(value: number, multiple: number): number {
 function panelBytesOf(format: PanelFormat, padded: number, flags: number): number {
   if (format === 'f32') return padded * PANEL * 4
   if (format === 'f16') return padded * PANEL * 2
+  if (flags & SUPER) {
+    const factors = flags & MINS ? 64 : 32
+    return (padded / 256) * (factors + 8 * (format === 'q8' ? 416 : 288))
+  }
   const planes = (1 + (flags & GROUP16)) * (flags & MINS ? 2 : 1)
   return (padded / 32) * (planes * 32 + (format === 'q8' ? 512 : 256))
 }
@@ -65,10 +70,17 @@ interface PackedForm {
   readonly flags: number
 }
 
-function packedForm(data: PanelData): PackedForm {
+function packedForm(data: PanelData, cols: number): PackedForm {
   if (data.format !== 'q8' && data.format !== 'q4') return { format: data.format, flags: 0 }
   const isNarrow = data.format === 'q8' && data.isNarrow === true
-  const flags = (data.group === 16 ? GROUP16 : 0) | (data.mins === null ? 0 : MINS) | (isNarrow ? NARROW : 0)
+  // Q4_K's form and Q6_K's; others keep a scale per group.
+  const hasPanels = data.format === 'q4' ? data.mins !== null : isNarrow && data.group === 16 && data.mins === null
+  const isSuper = data.hasSubScales === true && hasPanels && cols % 256 === 0
+  const flags =
+    (data.group === 16 ? GROUP16 : 0) |
+    (data.mins === null ? 0 : MINS) |
+    (isNarrow ? NARROW : 0) |
+    (isSuper ? SUPER : 0)
   return { format: data.format, flags }
 }
 
@@ -242,8 +254,8 @@ export class MatrixPacker {
         const stored = await source.read(half * halfRows + first, count)
         checkMatrix(label, count, cols, stored)
         const data = stored.format === 'mxfp4' ? mxfp4AsQ8(stored) : stored
-        matrix ??= this.place(label, rows, cols, packedForm(data), gated, numExperts)
-        if (data.format !== matrix.format || packedForm(data).flags !== matrix.flags)
+        matrix ??= this.place(label, rows, cols, packedForm(data, cols), gated, numExperts)
+        if (data.format !== matrix.format || packedForm(data, cols).flags !== matrix.flags)
           throw new Error(`${label}: rows from ${first} on are in another format than those before`)
         this.#packRows(matrix, data, expert * matrix.numPanels + (first / PANEL) * halves + half, count)
       }

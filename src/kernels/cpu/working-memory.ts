@@ -127,8 +127,8 @@ export class WorkingMemory {
 
   /** Scratch bytes that a thread needs for any op on what is loaded. */
   #scratchNeed(inner = this.#resources.largestInner, outer = this.#resources.largestOuter): number {
-    // Own prepared rows or none, their f32 form while quantising, a tile of sums (gate and up), widened weights or expanded codes.
-    const product = 3 * inner * 4 + ROW_TILE * 128 + Math.max(256 * 64, inner * 16)
+    // Own prepared rows or none, their f32 form while quantising, a tile of sums (gate and up), widened weights or a panel taken apart.
+    const product = 3 * inner * 4 + ROW_TILE * 128 + Math.max(256 * 64, inner * 24)
     const dim = roundUp(this.#resources.largestHead, 16)
     const rows = Math.max(ATTENTION_ROWS, 64)
     const attended = rows * (3 * dim * 4 + 32 + SPLIT * 4 + 64) + SPLIT * dim * 4 + dim * 64

@@ -3,7 +3,8 @@ import { scratch, takeUnits } from './pool'
 import { KV_F16, KV_Q8, kvShift } from './attention-kv'
 import { ACTIVATION_FACTOR, madd, narrow, sumLanes } from './simd'
 import { inverseRms } from './prepare'
-import { GROUP16, headerBytes, MINS, NARROW, NARROW_OFFSET, OCTET, PAIR, Q4_OFFSET, QUAD } from './quantized-panel'
+import { GROUP16, headerBytes, MINS, NARROW, NARROW_OFFSET, OCTET, PAIR, Q4_OFFSET, QUAD, SUPER } from './quantized-panel'
+import { factorBytes, NIBBLES, SUBS, superBlockBytes } from './super-panel'
 
 @unmanaged
 export class EmbedCommand {
@@ -65,6 +66,10 @@ export function embed(c: EmbedCommand): void {
 }
 
 function embedQuantized(c: EmbedCommand, panel: usize, r: usize, factor: f32, out: usize): void {
+  if ((c.flags & SUPER) != 0) {
+    embedSuper(c, panel, r, factor, out)
+    return
+  }
   const header = headerBytes(c.flags)
   const grouped = (c.flags & GROUP16) != 0
   const wide = c.format == 2
@@ -88,6 +93,28 @@ function embedQuantized(c: EmbedCommand, panel: usize, r: usize, factor: f32, ou
     }
     let value = <f32>code * scale
     if (hasMins) value += widenScalar(load<u16>(block + (grouped ? 64 : 32) + second + half))
+    store<f32>(out + (k << 2), value * factor)
+  }
+}
+
+function embedSuper(c: EmbedCommand, panel: usize, r: usize, factor: f32, out: usize): void {
+  const isSix = c.format == 2
+  const blocks = panel + (c.cols >> 8) * factorBytes(c.flags)
+  for (let k: usize = 0; k < c.cols; k++) {
+    const factors = panel + (k >> 8) * factorBytes(c.flags) + halfOffset(r)
+    const block = blocks + (k >> 5) * superBlockBytes(isSix)
+    const i = k & 31
+    const byte = load<u8>(block + SUBS + (i >> 3) * OCTET + (r << 2) + (i & 3))
+    let code = <i32>((i & 4) != 0 ? byte >> 4 : byte & 15)
+    let subs = block + r
+    if (isSix) {
+      if (i >= 16) subs += 16
+      const bits = load<u8>(block + SUBS + NIBBLES + (i >> 3) * 32 + ((r >> 3) << 4) + ((r & 3) << 2) + (i & 3))
+      code |= ((bits >> (((r & 4) | ((i & 4) >> 1)) as u8)) & 3) << 4
+      code -= NARROW_OFFSET
+    }
+    let value = <f32>(code * <i32>load<i8>(subs)) * widenScalar(load<u16>(factors))
+    if (!isSix) value += <f32>load<i8>(subs, 16) * widenScalar(load<u16>(factors, 32))
     store<f32>(out + (k << 2), value * factor)
   }
 }

@@ -6,7 +6,7 @@ import { widenHigh, widenLow } from './simd'
 /** Four products of 4 columns each, plain SIMD: x holds the 4 columns four times, w four rows of them. */
 // @ts-ignore: decorator
 @inline
-function dotQuad(x: v128, w: v128): v128 {
+export function dotQuad(x: v128, w: v128): v128 {
   const columns = i16x8.extend_low_i8x16_s(x)
   const low = i32x4.dot_i16x8_s(i16x8.extend_low_i8x16_s(w), columns)
   const high = i32x4.dot_i16x8_s(i16x8.extend_high_i8x16_s(w), columns)

@@ -1,7 +1,19 @@
-// Products of int8 activations with q4 panels (quantized-panel.ts).
+// Products of int8 activations with q4 panels (quantized-panel.ts, super-panel.ts).
 import { BLOCK_I8, BYTE_BLOCK_BYTES } from './prepare'
-import { addRow, addRowWithMins, clear, groupSum, headerBytes, MINS, OCTET, Q4_OFFSET, QUAD, startOf } from './quantized-panel'
-import { widenHigh, widenLow } from './simd'
+import { addRow, addRowWithMins, clear, groupSum, headerBytes, MINS, OCTET, Q4_OFFSET, QUAD, startOf, SUPER } from './quantized-panel'
+import { madd, widenHigh, widenLow } from './simd'
+import {
+  factorBytes,
+  minsHigh,
+  minsLow,
+  SPREAD_BYTES,
+  SPREAD_CODES,
+  SPREAD_PLUS,
+  SPREAD_SUBS,
+  SUBS,
+  twiceHigh,
+  twiceLow,
+} from './super-panel'
 
 /** Eight sums of pairs of at most 2 * 127 * 15 fit an i16: as i32, plus `start`. */
 // @ts-ignore: decorator
@@ -13,9 +25,12 @@ function widenPairs(pairs: v128, start: v128): v128 {
 /** acc[16] = one row against a q4 panel, relaxed; its blocks are `xStride` bytes apart. */
 function dot1x16Q4(x: usize, xStride: usize, panel: usize, blocks: usize, flags: i32, acc: usize): void {
   clear(acc, 64)
-  const header = headerBytes(flags)
+  const isSuper = (flags & SUPER) != 0
+  const header = isSuper ? SUBS : headerBytes(flags)
   const hasMins = (flags & MINS) != 0
   const mask = i8x16.splat(15)
+  let factors = panel
+  if (isSuper) panel += (blocks >> 3) * factorBytes(flags)
   for (let b: usize = 0; b < blocks; b++) {
     let w = panel + header
     const end = w + 4 * OCTET
@@ -42,8 +57,14 @@ function dot1x16Q4(x: usize, xStride: usize, panel: usize, blocks: usize, flags:
       at += 8
       w += OCTET
     }
-    finishOne(acc, panel, hasMins, x, p0, p1)
-    finishOne(acc + 32, panel + 16, hasMins, x, p2, p3)
+    if (isSuper) {
+      finishOneSuper(acc, factors, panel, x, p0, p1)
+      finishOneSuper(acc + 32, factors + 16, panel + 8, x, p2, p3)
+      if ((b & 7) == 7) factors += factorBytes(flags)
+    } else {
+      finishOne(acc, panel, hasMins, x, p0, p1)
+      finishOne(acc + 32, panel + 16, hasMins, x, p2, p3)
+    }
     x += xStride
     panel += header + 4 * OCTET
   }
@@ -61,10 +82,34 @@ function finishOne(acc: usize, scales: usize, hasMins: bool, x: usize, p0: v128,
   }
 }
 
-/** One block of two rows against 8 of a q4 panel's 16 outputs, relaxed: the nibbles are taken apart once for both. */
+/** The same with sub-scales at `subs`, those of minimums 16 bytes on. */
 // @ts-ignore: decorator
 @inline
-function block2x8Q4(x: usize, rowStride: usize, scales: usize, w: usize, hasMins: bool, acc: usize): void {
+function finishOneSuper(acc: usize, factors: usize, subs: usize, x: usize, p0: v128, p1: v128): void {
+  const scales = v128.load8x8_s(subs)
+  const mins = v128.load8x8_s(subs, 16)
+  const pairs = v128.load(factors)
+  const minPairs = v128.load(factors, 32)
+  addRowWithMins(
+    acc,
+    widenLow(pairs),
+    widenHigh(pairs),
+    minsLow(mins, widenLow(minPairs)),
+    minsHigh(mins, widenHigh(minPairs)),
+    groupSum(x, false, 0),
+    x,
+    i32x4.dot_i16x8_s(p0, twiceLow(scales)),
+    i32x4.dot_i16x8_s(p1, twiceHigh(scales)),
+  )
+}
+
+/**
+ * One block of two rows against 8 of a q4 panel's 16 outputs, relaxed: the nibbles are taken apart once for both. `scales`: f16, or with
+ * sub-scales those, and `factors` theirs.
+ */
+// @ts-ignore: decorator
+@inline
+function block2x8Q4(x: usize, rowStride: usize, factors: usize, scales: usize, w: usize, hasMins: bool, isSuper: bool, acc: usize): void {
   const mask = i8x16.splat(15)
   let a0 = i16x8.splat(0)
   let a1 = a0
@@ -94,6 +139,11 @@ function block2x8Q4(x: usize, rowStride: usize, scales: usize, w: usize, hasMins
     at += 8
     w += OCTET
   }
+  if (isSuper) {
+    finishOneSuper(acc, factors, scales, x, a0, a1)
+    finishOneSuper(acc + 64, factors, scales, x + rowStride, b0, b1)
+    return
+  }
   const pairs = v128.load(scales)
   const low = widenLow(pairs)
   const high = widenHigh(pairs)
@@ -112,20 +162,27 @@ function block2x8Q4(x: usize, rowStride: usize, scales: usize, w: usize, hasMins
 /** acc[2][16] = two rows, `rowStride` bytes apart, against a q4 panel, relaxed. */
 function dot2x16Q4(x: usize, rowStride: usize, xStride: usize, panel: usize, blocks: usize, flags: i32, acc: usize): void {
   clear(acc, 128)
-  const header = headerBytes(flags)
+  const isSuper = (flags & SUPER) != 0
+  const header = isSuper ? SUBS : headerBytes(flags)
   const hasMins = (flags & MINS) != 0
+  let factors = panel
+  if (isSuper) panel += (blocks >> 3) * factorBytes(flags)
   for (let b: usize = 0; b < blocks; b++) {
-    block2x8Q4(x, rowStride, panel, panel + header, hasMins, acc)
-    block2x8Q4(x, rowStride, panel + 16, panel + header + 32, hasMins, acc + 32)
+    block2x8Q4(x, rowStride, factors, panel, panel + header, hasMins, isSuper, acc)
+    block2x8Q4(x, rowStride, factors + 16, panel + (isSuper ? 8 : 16), panel + header + 32, hasMins, isSuper, acc + 32)
+    if ((b & 7) == 7) factors += factorBytes(flags)
     x += xStride
     panel += header + 4 * OCTET
   }
 }
 
-/** One block of a quad of rows against 8 of the 16 outputs of a q4 panel whose nibbles are bytes (spreadNibbles), relaxed. */
+/**
+ * One block of a quad of rows against 8 of the 16 outputs of a q4 panel whose nibbles are bytes, relaxed. `scales`: f16 where they are stored
+ * (spreadNibbles), or with sub-scales what spreadSuper made.
+ */
 // @ts-ignore: decorator
 @inline
-function block4x8Q4(x: usize, scales: usize, w: usize, hasMins: bool, acc: usize): void {
+function block4x8Q4(x: usize, scales: usize, w: usize, hasMins: bool, isSuper: bool, acc: usize): void {
   let a0 = i16x8.splat(0)
   let a1 = a0
   let b0 = a0
@@ -153,6 +210,11 @@ function block4x8Q4(x: usize, scales: usize, w: usize, hasMins: bool, acc: usize
     d1 = i16x8.add(d1, i16x8.relaxed_dot_i8x16_i7x16_s(value, w1))
     at += 4
     w += OCTET
+  }
+  if (isSuper) {
+    finishQuad(acc, scales, x, a0, b0, c0, d0)
+    finishQuad(acc + 16, scales + 16, x, a1, b1, c1, d1)
+    return
   }
   const pairs = v128.load(scales)
   const low = widenLow(pairs)
@@ -187,17 +249,49 @@ function finishWithMins(acc: usize, low: v128, high: v128, lowMins: v128, highMi
   addRowWithMins(acc, low, high, lowMins, highMins, groupSum(x, false, 0), x, widenPairs(p0, zero), widenPairs(p1, zero))
 }
 
+/** Adds the sums of a quad of rows for 4 outputs, output by output rather than row by row: what they share then needs three registers. */
+// @ts-ignore: decorator
+@inline
+function finishQuad(acc: usize, spread: usize, x: usize, a: v128, b: v128, c: v128, d: v128): void {
+  const scales = v128.load(spread)
+  const mins = v128.load(spread, SPREAD_PLUS)
+  const subs = v128.load(spread, SPREAD_SUBS)
+  finishSuper(acc, scales, mins, subs, x, a)
+  finishSuper(acc + 64, scales, mins, subs, x + BYTE_BLOCK_BYTES, b)
+  finishSuper(acc + 128, scales, mins, subs, x + 2 * BYTE_BLOCK_BYTES, c)
+  finishSuper(acc + 192, scales, mins, subs, x + 3 * BYTE_BLOCK_BYTES, d)
+}
+
+// @ts-ignore: decorator
+@inline
+function finishSuper(acc: usize, scales: v128, mins: v128, subs: v128, x: usize, pairs: v128): void {
+  const sum = f32x4.convert_i32x4_s(i32x4.dot_i16x8_s(pairs, subs))
+  const scaled = madd(sum, f32x4.mul(scales, v128.load32_splat(x)), v128.load(acc))
+  v128.store(acc, madd(mins, groupSum(x, false, 0), scaled))
+}
+
 /** acc[4][16] = a quad of rows against a q4 panel, relaxed. */
 function dot4x16Q4(x: usize, panel: usize, codes: usize, blocks: usize, flags: i32, acc: usize): void {
   clear(acc, 256)
   const hasMins = (flags & MINS) != 0
   const stride = headerBytes(flags) + 4 * OCTET
   for (let b: usize = 0; b < blocks; b++) {
-    block4x8Q4(x, panel, codes, hasMins, acc)
-    block4x8Q4(x, panel + 16, codes + 32, hasMins, acc + 32)
+    block4x8Q4(x, panel, codes, hasMins, false, acc)
+    block4x8Q4(x, panel + 16, codes + 32, hasMins, false, acc + 32)
     x += 4 * BYTE_BLOCK_BYTES
     panel += stride
     codes += 512
+  }
+}
+
+/** The same against one with sub-scales, taken apart. */
+function dot4x16Super(x: usize, spread: usize, blocks: usize, acc: usize): void {
+  clear(acc, 256)
+  for (let b: usize = 0; b < blocks; b++) {
+    block4x8Q4(x, spread, spread + SPREAD_CODES, true, true, acc)
+    block4x8Q4(x, spread + 32, spread + SPREAD_CODES + 32, true, true, acc + 32)
+    x += 4 * BYTE_BLOCK_BYTES
+    spread += SPREAD_BYTES
   }
 }
 
@@ -219,7 +313,7 @@ export function spreadNibbles(panel: usize, blocks: usize, flags: i32, dst: usiz
   }
 }
 
-/** acc[rows][16] = up to 4 rows, `rowStride` bytes apart, of blocks `xStride` bytes apart, relaxed; 4 are a quad, and `codes` what spreadNibbles made. */
+/** acc[rows][16] = up to 4 rows, `rowStride` bytes apart, of blocks `xStride` bytes apart, relaxed; 4 are a quad, and `codes` what spreadNibbles or spreadSuper made. */
 export function dotQ4(
   x: usize,
   rowStride: usize,
@@ -232,7 +326,8 @@ export function dotQ4(
   acc: usize,
 ): void {
   if (rows == 4) {
-    dot4x16Q4(x, panel, codes, blocks, flags, acc)
+    if ((flags & SUPER) != 0) dot4x16Super(x, codes, blocks, acc)
+    else dot4x16Q4(x, panel, codes, blocks, flags, acc)
     return
   }
   if (rows >= 2) dot2x16Q4(x, rowStride, xStride, panel, blocks, flags, acc)

@@ -2,12 +2,14 @@
 import { dotNarrow } from './linear-narrow'
 import { dotQ4, spreadNibbles } from './linear-q4'
 import { dotFull } from './linear-q8'
+import { dotSuper } from './linear-super'
 import { BYTE_BLOCK_BYTES, WORD_BLOCK_BYTES } from './prepare'
-import { headerBytes, MINS, NARROW, NARROW_OFFSET, Q4_OFFSET } from './quantized-panel'
+import { headerBytes, MINS, NARROW, NARROW_OFFSET, Q4_OFFSET, SUPER } from './quantized-panel'
+import { spreadSuper } from './super-panel'
 
 /**
  * acc[rows][16] = prepared rows against a q8 panel or a q4 one (`wide` false). The rows, `rowBytes` each, lie in quads or one after another
- * (prepare.ts). `temporary`: 512 bytes per block.
+ * (prepare.ts). `temporary`: SPREAD_BYTES per block.
  */
 export function multiplyQuantizedPanel(
   x: usize,
@@ -27,8 +29,12 @@ export function multiplyQuantizedPanel(
   const stride: usize = inQuads ? blockBytes << 2 : blockBytes
   const rowStride = inQuads ? blockBytes : rowBytes
   // Plain SIMD has no products of nibbles.
-  const isSpread = !wide && (!ASC_FEATURE_RELAXED_SIMD || rows >= 4)
-  if (isSpread) spreadNibbles(panel, blocks, flags, temporary)
+  const isSuper = (flags & SUPER) != 0
+  const isSpread = (isSuper || !wide) && (!ASC_FEATURE_RELAXED_SIMD || rows >= (wide ? 2 : 4))
+  if (isSpread) {
+    if (isSuper) spreadSuper(panel, blocks, flags, wide, temporary)
+    else spreadNibbles(panel, blocks, flags, temporary)
+  }
   const headerStride = header + (wide ? 512 : 256)
   const codes = isSpread ? temporary : panel + header
   const codeStride = isSpread ? <usize>512 : headerStride
@@ -47,6 +53,7 @@ export function multiplyQuantizedPanel(
         continue
       }
     }
-    dotNarrow(from, rowStride, stride, count, panel, headerStride, codes, codeStride, blocks, flags, offset, to)
+    if (isSuper) dotSuper(from, rowStride, stride, count, panel, isSpread ? temporary : 0, blocks, flags, to)
+    else dotNarrow(from, rowStride, stride, count, panel, headerStride, codes, codeStride, blocks, flags, offset, to)
   }
 }

@@ -1,7 +1,8 @@
 // Weight matrices from rows as they arrive to panels. A unit is one panel; the source rows of a batch of panels lie in staging memory.
 import { takeUnits } from './pool'
 import { narrow } from './simd'
-import { GROUP16, headerBytes, MINS, NARROW, OCTET, PAIR, QUAD } from './quantized-panel'
+import { packSuperRow } from './pack-super'
+import { GROUP16, headerBytes, MINS, NARROW, OCTET, PAIR, QUAD, SUPER } from './quantized-panel'
 
 @unmanaged
 export class PackCommand {
@@ -53,14 +54,14 @@ function packFloat(c: PackCommand, first: i32, rows: i32, dst: usize, factor: us
 
 // @ts-ignore: decorator
 @inline
-function halfOffset(r: usize): usize {
+export function halfOffset(r: usize): usize {
   return ((r & 8) << 1) + ((r & 3) << 2) + ((r & 4) >> 1)
 }
 
 /** 2^n as f32, -126 <= n <= 127. */
 // @ts-ignore: decorator
 @inline
-function powerOfTwo(n: i32): f32 {
+export function powerOfTwo(n: i32): f32 {
   return reinterpret<f32>((n + 127) << 23)
 }
 
@@ -112,12 +113,17 @@ function amplitude(source: usize, count: usize, start: f32): f32 {
 
 // @ts-ignore: decorator
 @inline
-function toHalf(value: f32): u16 {
+export function toHalf(value: f32): u16 {
   return <u16>i32x4.extract_lane(narrow(f32x4.splat(value)), 0)
 }
 
+/** Four signed codes plus NARROW_OFFSET, byte by byte. */
+export function raised(codes: u32): u32 {
+  return ((codes & 0x7f7f7f7f) + 0x20202020) ^ (codes & 0x80808080)
+}
+
 /** Four nibbles, the lowest first, as bytes. */
-function spread(nibbles: u32): u32 {
+export function spread(nibbles: u32): u32 {
   return (nibbles & 15) | ((nibbles & 0xf0) << 4) | ((nibbles & 0xf00) << 8) | ((nibbles & 0xf000) << 12)
 }
 
@@ -143,6 +149,13 @@ function packQuantized(c: PackCommand, first: i32, rows: i32, dst: usize, factor
   for (let r: usize = 0; r < <usize>rows; r++) {
     const half = halfOffset(r)
     const row = <usize>first + r
+    if ((c.flags & SUPER) != 0) {
+      const mins: usize = hasMins ? c.mins + (groups * row << 2) : 0
+      const codes = c.source + (wide ? c.cols : c.cols >> 1) * row
+      const isExact = packSuperRow(c.scales + (groups * row << 2), mins, codes, c.cols, c.flags, wide, r, up, dst)
+      if (!isExact) store<i32>(c.invalid, 1)
+      continue
+    }
     for (let g: usize = 0; g < groups; g++) {
       const block = dst + (grouped ? g >> 1 : g) * blockBytes
       const second: usize = grouped ? (g & 1) << 5 : 0
@@ -156,8 +169,7 @@ function packQuantized(c: PackCommand, first: i32, rows: i32, dst: usize, factor
       const source = c.source + c.cols * row
       for (let k: usize = 0; k < c.cols; k += 4) {
         let codes = load<u32>(source + k)
-        // Signed codes are stored plus NARROW_OFFSET, byte by byte.
-        if (!hasMins) codes = ((codes & 0x7f7f7f7f) + 0x20202020) ^ (codes & 0x80808080)
+        if (!hasMins) codes = raised(codes)
         store<u32>(dst + (k >> 5) * blockBytes + header + (k & 28) * (QUAD >> 2) + (r << 2), codes)
       }
     } else if (wide) {

@@ -11,13 +11,15 @@
 //
 // Loops are short on purpose. V8's compiler moves all of a loop body's loads to its front; a body whose loads and sums exceed the 15 vector
 // registers spills the sums, and then runs at half the speed.
-import { BLOCK_CODES_HIGH, BLOCK_CODES_LOW, BLOCK_SUMS } from './prepare'
+import { BLOCK_CODES_HIGH, BLOCK_CODES_LOW, BLOCK_SUM, BLOCK_SUMS } from './prepare'
 import { madd, widenHigh, widenLow } from './simd'
 
 export const GROUP16: i32 = 1
 export const MINS: i32 = 2
 /** q8 codes of at most 6 bits. */
 export const NARROW: i32 = 4
+/** Scales are integers times one factor for 256 columns: panels of their own (super-panel.ts). */
+export const SUPER: i32 = 8
 
 /** What is added to narrow q8 codes, and what q4's hold already, where there are no minimums. */
 export const NARROW_OFFSET: i32 = 32
@@ -28,7 +30,7 @@ export const PAIR: usize = 32
 export const QUAD: usize = 64
 export const OCTET: usize = 64
 
-/** Bytes before a block's codes. */
+/** Bytes before a block's codes, where scales are f16 each. */
 // @ts-ignore: decorator
 @inline
 export function headerBytes(flags: i32): usize {
@@ -76,7 +78,7 @@ export function addRowWithMins(acc: usize, low: v128, high: v128, lowMins: v128,
 @inline
 export function groupSum(x: usize, grouped: bool, half: usize): v128 {
   if (grouped) return v128.load32_splat(x + (half == 0 ? 0 : 4), BLOCK_SUMS)
-  return f32x4.splat(load<f32>(x, BLOCK_SUMS) + load<f32>(x, BLOCK_SUMS + 4))
+  return v128.load32_splat(x, BLOCK_SUM)
 }
 
 /** The same, with the scales as they are stored. */
