@@ -14,7 +14,7 @@ import { KvTransfer } from './kv/kv-transfer.ts'
 import { MaskQueue } from './structured/mask-queue.ts'
 import type { BlockHash } from './schedule/prefix-cache.ts'
 import { OutputControl } from './output-control.ts'
-import { reasoningFormat, reasoningMarks } from './reasoning/reasoning-format.ts'
+import { reasoningFormat, reasoningMarkers } from './reasoning/reasoning-format.ts'
 import type { ReasoningParserName } from './reasoning/reasoning-format.ts'
 import { TextService } from './chat/text-service.ts'
 import { RequestStream } from './requests/request-stream.ts'
@@ -36,7 +36,7 @@ import { StepTimes } from './schedule/step-times.ts'
 import { newEngineCounts } from './schedule/step-accounting.ts'
 import { StepLoop } from './step-loop.ts'
 import type { Tokenizer } from './tokenizer.ts'
-import { marksOf, toolCallFormat, type ToolCallParserName } from './tool-calls/tool-call-formats.ts'
+import { markersOf, toolCallFormat, type ToolCallParserName } from './tool-calls/tool-call-formats.ts'
 
 export interface EngineOptions {
   readonly modelName: string
@@ -142,10 +142,10 @@ class LocalEngine implements Engine {
     this.#texts = new TextService(tokenizer, chatTemplate, this.maxModelLen)
     const template = chatTemplate?.source ?? null
     const callFormat = toolCallFormat(options.toolCallParser ?? 'auto', template)
-    const thoughtFormat = reasoningFormat(options.reasoningParser ?? 'auto', template)
+    const thinkFormat = reasoningFormat(options.reasoningParser ?? 'auto', template)
     const specialTokens = new Map([
-      ...(callFormat === null ? [] : marksOf(callFormat, tokenizer)),
-      ...(thoughtFormat === null ? [] : reasoningMarks(thoughtFormat, tokenizer)),
+      ...(callFormat === null ? [] : markersOf(callFormat, tokenizer)),
+      ...(thinkFormat === null ? [] : reasoningMarkers(thinkFormat, tokenizer)),
     ])
     this.#grammars = createGrammarCompiler({ tokenizer, vocabSize, eosTokenIds, specialTokens })
     const onLoaded = () => this.#steps.signal()
@@ -182,13 +182,13 @@ class LocalEngine implements Engine {
         tokenizer,
         vocabSize,
         toolCallFormat: callFormat,
-        reasoningFormat: thoughtFormat,
+        reasoningFormat: thinkFormat,
       }),
       scheduler,
       requests,
       bus,
       toolCallFormat: callFormat,
-      reasoningFormat: thoughtFormat,
+      reasoningFormat: thinkFormat,
       options,
       refuseUnlessRunning: () => this.#refuseUnlessRunning(),
     })

@@ -45,7 +45,7 @@ it('a thought is free up to its budget, and the answer behind it holds to the sc
   const engine = start(['<think>', '</think>'])
   let numThoughts = 0
   for (let seed = 1; seed <= 12; seed++) {
-    const answer = await ask(engine, seed, { structured, partsReasoning: true, thinkingBudget: 20 })
+    const answer = await ask(engine, seed, { structured, separatesReasoning: true, thinkingBudget: 20 })
     expect(['x', 'y']).toContain((JSON.parse(answer.text) as { a: string }).a)
     const finished = answer.events.find((event) => event.type === 'finished')
     const counted = finished?.type === 'finished' ? finished.counters.numReasoningTokens : 0
@@ -92,7 +92,7 @@ it('messages with channels: a thought or none, and then the schema or a call, ma
   const engine = start(HARMONY, { toolCallParser: 'openai', reasoningParser: 'openai_gptoss' }, '<|return|>')
   const seen = { thoughts: 0, direct: 0, calls: 0, answers: 0 }
   for (let seed = 1; seed <= 24; seed++) {
-    const answer = await ask(engine, seed, { structured, toolUse: auto, partsReasoning: true, thinkingBudget: 12 })
+    const answer = await ask(engine, seed, { structured, toolUse: auto, separatesReasoning: true, thinkingBudget: 12 })
     const tokens = answer.events.flatMap((event) => (event.type === 'token' ? event.tokenIds : []))
     expect(tokens[0]).toBe(260)
     expect(tokens).toContain(261)
@@ -113,7 +113,7 @@ it('messages with channels: a thought or none, and then the schema or a call, ma
 it('what is held back at the end of an answer is part of it', async () => {
   const engine = start([], { reasoningParser: 'qwen3' })
   for (const text of ['<thi', ' \n']) {
-    const answer = await ask(engine, 1, { structured: { kind: 'choice', choices: [text] }, partsReasoning: true })
+    const answer = await ask(engine, 1, { structured: { kind: 'choice', choices: [text] }, separatesReasoning: true })
     expect(answer).toMatchObject({ reasoning: '', text })
   }
 })

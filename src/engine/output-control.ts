@@ -1,7 +1,7 @@
 /** What a request holds its answers to, and the matchers that see to it: schema, calls, thought. */
-import { isClosedThought, isOpenThought, reasoningMarks } from './reasoning/reasoning-format.ts'
+import { isReasoningClosed, isReasoningOpen, reasoningMarkers } from './reasoning/reasoning-format.ts'
 import type { ReasoningFormat } from './reasoning/reasoning-format.ts'
-import { ThoughtMatcher } from './reasoning/thought-matcher.ts'
+import { ReasoningMatcher } from './reasoning/reasoning-matcher.ts'
 import type { GenerationRequest, StructuredOutput } from './request.ts'
 import type { GrammarCompiler, GrammarMatcher } from './structured/grammar.ts'
 import type { OutputConstraint, TextConstraint } from './structured/grammar-source.ts'
@@ -15,7 +15,7 @@ interface OutputControlParts {
   readonly vocabSize: number
   /** How this model writes calls; null: not known. */
   readonly toolCallFormat: ToolCallFormat | null
-  /** How this model marks its thoughts; null: it has none. */
+  /** How this model markers its thoughts; null: it has none. */
   readonly reasoningFormat: ReasoningFormat | null
 }
 
@@ -46,13 +46,13 @@ export class OutputControl {
   /** null: answers are free. Throws EngineError for calls that cannot be asked for. */
   rulesOf(request: GenerationRequest): OutputRules | null {
     const { reasoningFormat } = this.#parts
-    const canThink = request.partsReasoning === true && reasoningFormat !== null
+    const canThink = request.separatesReasoning === true && reasoningFormat !== null
     const thinkingBudget = canThink ? (request.thinkingBudget ?? null) : null
     const answer = this.#answer(request)
     return answer === null && thinkingBudget === null ? null : { answer, thinkingBudget }
   }
 
-  #answer({ structured, toolUse, partsReasoning }: GenerationRequest): OutputConstraint | null {
+  #answer({ structured, toolUse, separatesReasoning }: GenerationRequest): OutputConstraint | null {
     const { toolCallFormat, tokenizer } = this.#parts
     const required = toolUse === undefined ? null : toolCallGrammar(toolCallFormat, toolUse, tokenizer)
     if (required !== null) return { kind: 'tool_calls', grammar: required }
@@ -61,7 +61,7 @@ export class OutputControl {
     const isJson = structured.kind === 'json_object' || structured.kind === 'json_schema'
     const mayCall = toolUse !== undefined && toolCallFormat !== null && isJson
     const possible = mayCall ? toolCallGrammar(toolCallFormat, { ...toolUse, choice: 'required' }, tokenizer) : null
-    const text = partsReasoning === true ? this.#message(structured) : structured
+    const text = separatesReasoning === true ? this.#message(structured) : structured
     return possible === null ? text : { kind: 'tool_calls', grammar: possible, otherwise: text }
   }
 
@@ -69,7 +69,7 @@ export class OutputControl {
   #message(of: StructuredOutput): TextConstraint {
     const { reasoningFormat, tokenizer } = this.#parts
     if (reasoningFormat === null || reasoningFormat.answer === '') return of
-    const specialTokens = [...reasoningMarks(reasoningFormat, tokenizer).values()]
+    const specialTokens = [...reasoningMarkers(reasoningFormat, tokenizer).values()]
     return { kind: 'message', begin: reasoningFormat.answer, specialTokens, of }
   }
 
@@ -83,16 +83,16 @@ export class OutputControl {
       isCached: grammar?.isCached ?? true,
       createMatcher: async (promptEnd) => {
         const answer = grammar === null ? null : await grammar.createMatcher()
-        if (reasoningFormat === null || request.partsReasoning !== true) {
+        if (reasoningFormat === null || request.separatesReasoning !== true) {
           if (answer === null) throw new Error('an answer without rules needs no matcher')
           return answer
         }
-        if (answer !== null && isClosedThought(reasoningFormat, promptEnd)) return answer
-        const isOpen = isOpenThought(reasoningFormat, promptEnd)
+        if (answer !== null && isReasoningClosed(reasoningFormat, promptEnd)) return answer
+        const isOpen = isReasoningOpen(reasoningFormat, promptEnd)
         const budget = rules.thinkingBudget
         // An answer without a thought before it: the two may begin alike.
         const direct = grammar === null || isOpen ? null : await grammar.createMatcher()
-        return new ThoughtMatcher({ format: reasoningFormat, isOpen, budget, answer, direct, tokenizer, vocabSize })
+        return new ReasoningMatcher({ format: reasoningFormat, isOpen, budget, answer, direct, tokenizer, vocabSize })
       },
     }
   }

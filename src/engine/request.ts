@@ -122,7 +122,7 @@ export interface GenerationRequest {
   /** Absent: what the model writes is text. */
   readonly toolUse?: ToolUse
   /** What the model thinks before it answers is told apart from the answer. */
-  readonly partsReasoning?: boolean
+  readonly separatesReasoning?: boolean
   /** Tokens of a thought at most; absent: no bound. */
   readonly thinkingBudget?: number
   /** Distinguishes tenants in the prefix cache: derived from the API key, or the caller's cache_salt. */

@@ -165,7 +165,7 @@ export function chatJob(body: ChatRequest, context: JobContext, fields: ChatFiel
       ...generation,
       structured: structured?.param === 'response_format' ? { ...structured, param: fields.format } : structured,
       ...(toolUse === null ? {} : { toolUse }),
-      partsReasoning: true,
+      separatesReasoning: true,
       ...(thinkingBudget === undefined ? {} : { thinkingBudget }),
       prompts: [
         {

@@ -1,40 +1,40 @@
-/** How models mark what they think before they answer: a format is data, found in the chat template. Names are those of vLLM's --reasoning-parser. */
-import { specialTokensIn } from '../special-tokens.ts'
+/** How models mark their reasoning before an answer. A format is data, found by the chat template. Names are those of vLLM's --reasoning-parser. */
+import { specialTokensIn } from '../markers.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 
 export interface ReasoningFormat {
   readonly name: 'qwen3' | 'mistral' | 'seed_oss' | 'command_a' | 'kimi_vl' | 'gemma4' | 'openai_gptoss'
   readonly begin: string
   readonly end: string
-  /** What has to come between a thought and an answer; '': nothing. */
+  /** Required between reasoning and answer; '': nothing. */
   readonly next: string
-  /** What an answer that is text begins with; '': nothing. */
+  /** The beginning of an answer that is text; '': nothing. */
   readonly answer: string
-  /** Every part of an answer is a message with a channel, which says whether it is a thought. */
+  /** Every part of an answer is a message, whose channel says whether it is reasoning. */
   readonly hasChannels: boolean
 }
 
-/** A piece of an answer, with its thought apart. */
-export interface PartedText {
+/** A piece of an answer, split into reasoning and text. */
+export interface SplitText {
   readonly reasoning: string
   readonly text: string
 }
 
-/** Parts the text of one choice. */
-export interface Thought {
-  /** Tokens whose text counts, special or not. */
-  readonly marks: ReadonlySet<number>
-  /** What comes next is thought. */
+/** Splits the text of one choice into reasoning and answer. */
+export interface ReasoningParser {
+  /** Special tokens whose text the parser needs. */
+  readonly markers: ReadonlySet<number>
+  /** The next text is reasoning. */
   readonly isThinking: boolean
-  push(piece: string): PartedText
-  /** The end: what was held back. */
-  flush(): PartedText
+  push(piece: string): SplitText
+  /** Ends the text and returns what was held back. */
+  flush(): SplitText
 }
 
 const TAGS = { next: '', answer: '', hasChannels: false } as const
 
 export const REASONING_FORMATS: readonly ReasoningFormat[] = [
-  /** gpt-oss, whose form of conversations is called harmony. */
+  /** gpt-oss; the format of its conversations is called harmony. */
   {
     name: 'openai_gptoss',
     begin: '<|channel|>analysis<|message|>',
@@ -53,29 +53,29 @@ export const REASONING_FORMATS: readonly ReasoningFormat[] = [
   { ...TAGS, name: 'qwen3', begin: '<think>', end: '</think>' },
 ]
 
-/** What --reasoning-parser takes: `auto` looks into the chat template, `none` leaves thoughts in the text. */
+/** What --reasoning-parser takes: `auto` detects the format from the chat template, `none` leaves reasoning in the text. */
 export type ReasoningParserName = 'auto' | 'none' | ReasoningFormat['name']
 
-/** The format by name, or by the chat template for `auto`; null: the model is not known to think. */
+/** The format by name, or for `auto` the one that the chat template shows; null: no reasoning format is known. */
 export function reasoningFormat(name: ReasoningParserName, template: string | null): ReasoningFormat | null {
   if (name !== 'auto') return REASONING_FORMATS.find((format) => format.name === name) ?? null
   const isOf = ({ end, hasChannels }: ReasoningFormat) => template?.includes(hasChannels ? '<|channel|>' : end) === true
   return REASONING_FORMATS.find(isOf) ?? null
 }
 
-/** The prompt ends in a thought that its template began. */
-export function isOpenThought({ begin, end, hasChannels }: ReasoningFormat, promptEnd: string): boolean {
+/** Whether the prompt ends inside reasoning that its template has begun. */
+export function isReasoningOpen({ begin, end, hasChannels }: ReasoningFormat, promptEnd: string): boolean {
   if (!hasChannels) return promptEnd.trimEnd().endsWith(begin.trimEnd())
   return promptEnd.lastIndexOf(begin) > promptEnd.lastIndexOf(end)
 }
 
-/** The prompt ends behind a thought: its template switched thinking off. */
-export function isClosedThought({ end, hasChannels }: ReasoningFormat, promptEnd: string): boolean {
+/** Whether the prompt ends after reasoning, because its template has switched thinking off. */
+export function isReasoningClosed({ end, hasChannels }: ReasoningFormat, promptEnd: string): boolean {
   return !hasChannels && promptEnd.trimEnd().endsWith(end)
 }
 
-/** Special tokens that stand in a format's marks, by id. */
-export function reasoningMarks(
+/** The special tokens in a format's markers, by id. */
+export function reasoningMarkers(
   format: ReasoningFormat,
   tokenizer: Pick<Tokenizer, 'tokenId' | 'isSpecial'>,
 ): ReadonlyMap<number, string> {

@@ -1,7 +1,7 @@
 /** One choice being generated: tokens in, token events with text out, and the decision when it ends. */
 import type { FinishReason, StopKind } from '../events.ts'
 import type { GrammarMatcher } from '../structured/grammar.ts'
-import type { Thought } from '../reasoning/reasoning-format.ts'
+import type { ReasoningParser } from '../reasoning/reasoning-format.ts'
 import type { ChoiceLogprob, GenerationRequest, TokenEvent, ToolCallDelta } from '../request.ts'
 import type { TokenLogprobs } from '../runner/runner.ts'
 import type { Sequence } from '../schedule/sequence.ts'
@@ -36,7 +36,7 @@ interface ChoiceOptions {
   /** null: what the model writes is text. */
   readonly toolCalls: ToolCalls | null
   /** null: the model is not known to think, or nobody asked. */
-  readonly thought: Thought | null
+  readonly thought: ReasoningParser | null
 }
 
 /** State of one choice: `accept` takes token ids and gives events; it ends at a stop, a limit or an end token. */
@@ -53,7 +53,7 @@ export class Choice {
   readonly #detokenizer = new IncrementalDetokenizer()
   readonly #stops: StopMatcher
   readonly #toolCalls: ToolCalls | null
-  readonly #thought: Thought | null
+  readonly #thought: ReasoningParser | null
 
   constructor(options: ChoiceOptions) {
     const { request, sequence } = options
@@ -117,8 +117,8 @@ export class Choice {
       sequence.sampling.push(token)
       tokenIds.push(token)
       if (this.#thought?.isThinking === true) sequence.counters.numReasoningTokens++
-      const isMark = this.#toolCalls?.marks.has(token) === true || this.#thought?.marks.has(token) === true
-      const isSilent = this.#tokenizer.isSpecial(token) && !isMark
+      const isMarker = this.#toolCalls?.markers.has(token) === true || this.#thought?.markers.has(token) === true
+      const isSilent = this.#tokenizer.isSpecial(token) && !isMarker
       const piece = isSilent ? '' : this.#detokenizer.push(this.#tokenizer.tokenBytes(token))
       const hasEnough = sequence.numOutputTokens >= this.#request.minTokens
       if (!hasEnough || this.#toolCalls?.isInCall === true) show(this.#stops.flush() + piece)

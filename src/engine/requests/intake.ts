@@ -7,7 +7,7 @@ import type { EventBus } from '../event-bus.ts'
 import type { GrammarMatcher } from '../structured/grammar.ts'
 import type { CompiledRules, OutputControl, OutputRules } from '../output-control.ts'
 import type { ReasoningFormat } from '../reasoning/reasoning-format.ts'
-import { createThought } from '../reasoning/thought.ts'
+import { createReasoningParser } from '../reasoning/reasoning-parser.ts'
 import type { TextService } from '../chat/text-service.ts'
 import type { ModelInfo } from '../runner/runner.ts'
 import type { Scheduler } from '../schedule/scheduler.ts'
@@ -87,7 +87,7 @@ export class Intake {
       arrival: this.#numArrived,
     })
     this.#numArrived += sequences.length
-    const isParted = request.partsReasoning === true && reasoningFormat !== null
+    const isParted = request.separatesReasoning === true && reasoningFormat !== null
     const promptEnds = isParted ? prompts.map((tokenIds) => this.#endOf(tokenIds)) : []
     const { matchers, warnings } =
       rules === null ? UNCONSTRAINED : await this.#createMatchers(rules, active, sequences, promptEnds)
@@ -120,7 +120,7 @@ export class Intake {
       const thought =
         promptEnd === undefined || reasoningFormat === null
           ? null
-          : createThought(reasoningFormat, promptEnd, tokenizer)
+          : createReasoningParser(reasoningFormat, promptEnd, tokenizer)
       requests.open(active, new Choice({ sequence, request, tokenizer, eosTokenIds, matcher, toolCalls, thought }))
       scheduler.add(sequence)
       bus.publish({ type: 'queued', requestId, choice, atMs: counters.arrivedMs, numPromptTokens })

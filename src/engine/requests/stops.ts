@@ -1,8 +1,9 @@
-/** From token bytes to text that may be shown: incomplete UTF-8 and what may become a stop string are held back. */
+/** Turns token bytes into text that may be shown. Incomplete UTF-8 and possible beginnings of stop strings are held back. */
+import { partialLength } from '../markers.ts'
 
 /**
- * Bytes in, text out. A character's bytes may be spread over several tokens; they are held back until it is complete. Bytes that
- * can never become a character turn into U+FFFD, as every UTF-8 decoder does it.
+ * Decodes UTF-8 in pieces. A character's bytes may be spread over several tokens; they are held back until the character is complete. Invalid
+ * bytes become U+FFFD, as in every UTF-8 decoder.
  */
 export class IncrementalDetokenizer {
   readonly #decoder = new TextDecoder('utf-8', { fatal: false, ignoreBOM: true })
@@ -11,7 +12,7 @@ export class IncrementalDetokenizer {
     return this.#decoder.decode(bytes, { stream: true })
   }
 
-  /** The end: a started character becomes U+FFFD. */
+  /** Ends the text: an incomplete character becomes U+FFFD. */
   flush(): string {
     return this.#decoder.decode()
   }
@@ -20,13 +21,13 @@ export class IncrementalDetokenizer {
 interface StopResult {
   /** Text that can no longer be part of a stop string. */
   readonly text: string
-  /** The stop string that was completed; nothing may be pushed after it. */
+  /** The stop string that was found. Nothing may be pushed after it. */
   readonly stop: string | null
 }
 
 /**
- * Looks for stop strings in text that arrives in pieces. The stop string whose last character comes first wins, and of those that
- * end there the longest, so where the pieces' borders fall makes no difference.
+ * Looks for stop strings in text that arrives in pieces. The stop string that ends first wins, and among those that end together the longest,
+ * so the result does not depend on where the pieces are cut.
  */
 export class StopMatcher {
   readonly #stops: readonly string[]
@@ -46,12 +47,12 @@ export class StopMatcher {
       this.#held = ''
       return { text: text.slice(0, this.#includeStop ? match.end : match.start), stop: match.stop }
     }
-    const numHeld = this.#countHeld(text)
+    const numHeld = partialLength(text, this.#stops)
     this.#held = text.slice(text.length - numHeld)
     return { text: text.slice(0, text.length - numHeld), stop: null }
   }
 
-  /** The end: what was held back is text after all. */
+  /** Ends the text: what was held back is not part of a stop string. */
   flush(): string {
     const text = this.#held
     this.#held = ''
@@ -67,16 +68,5 @@ export class StopMatcher {
       if (best === null || end < best.end || (end === best.end && start < best.start)) best = { start, end, stop }
     }
     return best
-  }
-
-  /** Length of the longest end of `text` that begins a stop string. */
-  #countHeld(text: string): number {
-    let longest = 0
-    for (const stop of this.#stops) {
-      for (let length = Math.min(stop.length - 1, text.length); length > longest; length--) {
-        if (text.endsWith(stop.slice(0, length))) longest = length
-      }
-    }
-    return longest
   }
 }

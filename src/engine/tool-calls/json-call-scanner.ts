@@ -1,14 +1,12 @@
-/**
- * A call that is a JSON object `{"name": …, "arguments": {…}}`, read character by character, so that its arguments can be passed on while
- * they are written. Members may come in any order; others are passed over.
- */
+/** Scans a call that is a JSON object `{"name": …, "arguments": {…}}`. Members may come in any order; others are skipped. */
+import { isSpace } from '../markers.ts'
 import type { CallScanner } from './call-scanner.ts'
+import { JsonNesting } from './json-nesting.ts'
 
 type Phase = 'object' | 'firstKey' | 'key' | 'inKey' | 'colon' | 'value' | 'inValue' | 'next' | 'done'
 
 const NAME_KEYS: ReadonlySet<string> = new Set(['name', 'tool_name'])
 const ARGUMENTS_KEYS: ReadonlySet<string> = new Set(['arguments', 'parameters'])
-const isSpace = (character: string): boolean => /\s/.test(character)
 
 /** Scans `{"name": …, "arguments": {…}}` and passes the arguments on as they arrive. */
 export class JsonCallScanner implements CallScanner {
@@ -19,11 +17,9 @@ export class JsonCallScanner implements CallScanner {
   #raw = ''
   /** The object or array that is being read is the arguments. */
   #isPassedOn = false
-  /** Closing brackets that the value still needs, innermost last. */
-  readonly #open: string[] = []
-  #isInString = false
-  #isEscaped = false
-  /** Arguments that were not taken yet. */
+  /** Of the string, object or array that is being read. */
+  readonly #nesting = new JsonNesting()
+  /** Arguments that have not been taken. */
   #arguments = ''
   #hasArguments = false
 
@@ -36,7 +32,7 @@ export class JsonCallScanner implements CallScanner {
   }
 
   get isInArguments(): boolean {
-    return this.#isPassedOn && this.#open.length > 0
+    return this.#isPassedOn && this.#nesting.depth > 0
   }
 
   takeArguments(): string {
@@ -78,14 +74,18 @@ export class JsonCallScanner implements CallScanner {
   }
 
   #beginString(): void {
-    this.#raw = '"'
-    this.#isInString = true
+    this.#raw = ''
+    this.#readString('"')
+  }
+
+  #readString(character: string): void {
+    this.#raw += character
+    this.#nesting.push(character)
   }
 
   #readKey(character: string): boolean {
-    this.#raw += character
     this.#readString(character)
-    if (this.#isInString) return true
+    if (this.#nesting.isInString) return true
     const key = parseString(this.#raw)
     if (key === null) return false
     this.#key = key
@@ -99,8 +99,11 @@ export class JsonCallScanner implements CallScanner {
     if (this.#isArguments && character !== '{' && character !== '"' && character !== 'n') return false
     if (NAME_KEYS.has(this.#key) && character !== '"') return false
     if (character === '"') this.#beginString()
-    else if (character === '{' || character === '[') this.#push(character)
-    else {
+    else if (character === '{' || character === '[') {
+      this.#isPassedOn = this.#isArguments
+      this.#hasArguments ||= this.#isPassedOn
+      this.#readNested(character)
+    } else {
       this.#raw = character
       return /[-\dtfn]/.test(character)
     }
@@ -113,11 +116,10 @@ export class JsonCallScanner implements CallScanner {
 
   /** Inside an object or array, a string, or a bare word. */
   #readValue(character: string): boolean {
-    if (this.#open.length > 0) return this.#readNested(character)
-    if (this.#isInString) {
-      this.#raw += character
+    if (this.#nesting.depth > 0) return this.#readNested(character)
+    if (this.#nesting.isInString) {
       this.#readString(character)
-      return this.#isInString || this.#endValue()
+      return this.#nesting.isInString || this.#endValue()
     }
     if (/[-+.\w]/.test(character)) {
       this.#raw += character
@@ -127,41 +129,10 @@ export class JsonCallScanner implements CallScanner {
   }
 
   #readNested(character: string): boolean {
-    if (this.#isInString) {
-      this.#readString(character)
-      this.#keep(character)
-      return true
-    }
-    if (character === '"') {
-      this.#isInString = true
-      this.#keep(character)
-    } else if (character === '{' || character === '[') this.#push(character)
-    else if (character === '}' || character === ']') {
-      if (this.#open.at(-1) !== character) return false
-      this.#open.pop()
-      this.#keep(character)
-      if (this.#open.length === 0) this.#phase = 'next'
-    } else this.#keep(character)
-    return true
-  }
-
-  #push(bracket: string): void {
-    if (this.#open.length === 0) {
-      this.#isPassedOn = this.#isArguments
-      this.#hasArguments ||= this.#isPassedOn
-    }
-    this.#open.push(bracket === '{' ? '}' : ']')
-    this.#keep(bracket)
-  }
-
-  #keep(character: string): void {
+    if (!this.#nesting.push(character)) return false
     if (this.#isPassedOn) this.#arguments += character
-  }
-
-  #readString(character: string): void {
-    if (this.#isEscaped) this.#isEscaped = false
-    else if (character === '\\') this.#isEscaped = true
-    else if (character === '"') this.#isInString = false
+    if (this.#nesting.depth === 0) this.#phase = 'next'
+    return true
   }
 
   /** A string or a bare word has ended. */
@@ -173,7 +144,7 @@ export class JsonCallScanner implements CallScanner {
       return text !== null
     }
     if (!this.#isArguments) return true
-    // Some models write the arguments as a string that holds JSON, as OpenAI's API does; null is no arguments.
+    // Some models write the arguments as a string that contains JSON, as in OpenAI's API. null stands for no arguments.
     if (text === null) return this.#raw === 'null'
     this.#hasArguments = true
     this.#arguments = text

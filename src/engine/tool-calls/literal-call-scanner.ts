@@ -1,17 +1,16 @@
-/** A call whose arguments are literals: `f(a=1)`, `f{a:1}`. */
+/** Scans a call whose arguments are literals: `f(a=1)`, `f{a:1}`. */
 import type { CallScanner } from './call-scanner.ts'
 import { LiteralScanner } from './literal-scanner.ts'
 import type { LiteralBody } from './tool-call-format.ts'
 
 const MAX_NAME_CHARACTERS = 256
 
-/** Scans calls such as `f(a=1)` and gives the arguments out as JSON. */
+/** Scans calls such as `f(a=1)` and returns the arguments as JSON. */
 export class LiteralCallScanner implements CallScanner {
   name: string | null = null
   readonly #body: LiteralBody
   readonly #arguments: LiteralScanner
   #name = ''
-  /** What was not taken yet, once it is known that arguments follow. */
   #hasArguments = false
 
   constructor(body: LiteralBody) {
@@ -40,7 +39,7 @@ export class LiteralCallScanner implements CallScanner {
   push(character: string): boolean {
     if (this.name === null) return this.#readName(character)
     if (!this.#arguments.push(character)) return false
-    // A name and a bracket stand in texts too: it is a call once the first argument has its name.
+    // Ordinary text contains a name and a bracket too. Only the name of a first argument makes it a call.
     this.#hasArguments ||= this.#arguments.json.length > 1
     return true
   }

@@ -1,9 +1,10 @@
-/** Values as Python, and models of its kind, write them, read character by character and given out as JSON. */
+/** Reads literals as Python and some models write them, character by character, and returns them as JSON. */
+import { isSpace } from '../markers.ts'
 
 interface LiteralStyle {
   /** Between a key and its value. */
   readonly keyEnd: string
-  /** Stands before and behind a string, which has no escapes then; null: strings are Python's, or JSON's. */
+  /** Delimits strings, which then have no escapes; null: strings are written as in Python or JSON. */
   readonly quote: string | null
 }
 
@@ -13,7 +14,7 @@ const CLOSING: Readonly<Record<string, string>> = { '{': '}', '[': ']', '(': ')'
 const ESCAPES: Readonly<Record<string, string>> = { n: '\\n', t: '\\t', r: '\\r', b: '\\b', f: '\\f', a: '\\u0007', v: '\\u000b', '\\': '\\\\', "'": "'", '"': '\\"', '/': '/', '\n': '' } // prettier-ignore
 const HEX_DIGITS: Readonly<Record<string, number>> = { x: 2, u: 4, U: 8 }
 
-/** As it stands between the quotes of JSON. */
+/** A text as JSON writes it between quotes. */
 export function escaped(text: string): string {
   // eslint-disable-next-line no-control-regex
   return text.replace(/["\\\u0000-\u001f]/g, (character) => JSON.stringify(character).slice(1, -1))
@@ -27,14 +28,14 @@ interface Container {
 }
 
 /**
- * `key`: a key or the end of its container may come. `value`: a value, or the end of a list. `quoteEnd`: behind a quote that may belong to
- * the string, as some templates write strings without escapes. `next`: a comma, or the end of the container.
+ * What may come next. `key`: a key, or the end of the container. `value`: a value, or the end of a list. `quoteEnd`: the end of a string, or
+ * more of it, because some templates write strings without escapes. `next`: a comma, or the end of the container.
  */
 type Phase = 'key' | 'keyEnd' | 'value' | 'word' | 'string' | 'escape' | 'hex' | 'quoteEnd' | 'next' | 'done'
 
-/** Scans one literal value, a character per `push`, which returns false for what cannot be part of one. */
+/** Scans one literal, one character per `push`. */
 export class LiteralScanner {
-  /** What was read, as JSON; whoever reads it empties it. */
+  /** What was read, as JSON. The reader empties it. */
   json = ''
   readonly #style: LiteralStyle
   readonly #open: Container[] = []
@@ -49,7 +50,7 @@ export class LiteralScanner {
     this.#style = style
   }
 
-  /** Begins with an object that these brackets are around. */
+  /** Begins inside an object that ends with `close`. */
   beginArguments(close: string): void {
     this.#push(close, true, this.#style.keyEnd)
   }
@@ -62,7 +63,7 @@ export class LiteralScanner {
     return this.#open.length
   }
 
-  /** Takes the next character. False: it belongs to no value. */
+  /** Takes the next character. False: it cannot be part of the literal. */
   push(character: string): boolean {
     switch (this.#phase) {
       case 'key':
@@ -92,7 +93,7 @@ export class LiteralScanner {
     }
   }
 
-  /** The end of the text. False: the value is not complete. */
+  /** Ends the text. False: the literal is incomplete. */
   end(): boolean {
     if (this.#phase === 'quoteEnd') this.#endString()
     if (this.#phase === 'word' && !this.#endWord()) return false
@@ -134,7 +135,7 @@ export class LiteralScanner {
     }
     if (character === keyEnd) {
       const key = this.#held.trim()
-      // Python's dictionaries have no bare keys.
+      // Python's dictionaries have no unquoted keys.
       if (key === '' || (this.#style.quote === null && keyEnd === ':')) return false
       this.#held = ''
       this.#separate()
@@ -169,7 +170,7 @@ export class LiteralScanner {
     return this.#readWord(character)
   }
 
-  /** A number, a word, or the beginning of a mark that strings begin with. */
+  /** A number, a word, or part of the delimiter of a string. */
   #readWord(character: string): boolean {
     const { quote } = this.#style
     if (quote !== null && quote.startsWith(this.#held + character)) {
@@ -286,18 +287,16 @@ export class LiteralScanner {
   }
 }
 
-/** Numbers that Python reads and JSON does not: `1_000`, `.5`, `1.`, `+1`, `0x1f`. */
+/** Numbers that Python accepts and JSON does not: `1_000`, `.5`, `1.`, `+1`, `0x1f`. */
 function otherNumber(word: string): string | null {
   if (!/^[-+]?(?:0[xob][\da-f_]+|[\d_]*\.?\d[\d_]*(?:e[-+]?\d+)?|\d[\d_]*\.)$/i.test(word)) return null
   const value = Number(word.replaceAll('_', '').replace(/^\+/, ''))
   return Number.isFinite(value) ? String(value) : null
 }
 
-/** One of Python's literals as JSON; null for what is none. */
+/** A Python literal as JSON; null if the text is not one. */
 export function literalAsJson(text: string): string | null {
   const scanner = new LiteralScanner({ keyEnd: ':', quote: null })
   for (const character of text) if (!scanner.push(character)) return null
   return scanner.end() ? scanner.json : null
 }
-
-const isSpace = (character: string): boolean => /\s/.test(character)

@@ -1,19 +1,17 @@
-/** A call that is the function's name and its arguments as a JSON object. */
+/** Scans a call that is the function's name followed by its arguments as a JSON object. */
 import type { CallScanner } from './call-scanner.ts'
+import { JsonNesting } from './json-nesting.ts'
 import type { NamedBody } from './tool-call-format.ts'
 
-/** Beyond every header: a text that is none is not held back any longer. */
+/** Longer than any header. Text that exceeds it is not a call and is no longer held back. */
 const MAX_HEADER_CHARACTERS = 512
 
 /** Scans a function name followed by a JSON object. */
 export class NamedCallScanner implements CallScanner {
   name: string | null = null
   readonly #body: NamedBody
+  readonly #nesting = new JsonNesting()
   #header = ''
-  /** Closing brackets that the arguments still need, innermost last. */
-  readonly #open: string[] = []
-  #isInString = false
-  #isEscaped = false
   #arguments = ''
 
   constructor(body: NamedBody) {
@@ -21,7 +19,7 @@ export class NamedCallScanner implements CallScanner {
   }
 
   get isDone(): boolean {
-    return this.name !== null && this.#open.length === 0
+    return this.name !== null && !this.isInArguments
   }
 
   get hasArguments(): boolean {
@@ -29,7 +27,7 @@ export class NamedCallScanner implements CallScanner {
   }
 
   get isInArguments(): boolean {
-    return this.#open.length > 0
+    return this.#nesting.depth > 0
   }
 
   takeArguments(): string {
@@ -39,34 +37,20 @@ export class NamedCallScanner implements CallScanner {
   }
 
   push(character: string): boolean {
-    if (this.name === null) return this.#readHeader(character)
-    if (this.#isInString) this.#readString(character)
-    else if (character === '"') this.#isInString = true
-    else if (character === '{' || character === '[') this.#open.push(character === '{' ? '}' : ']')
-    else if (character === '}' || character === ']') {
-      if (this.#open.at(-1) !== character) return false
-      this.#open.pop()
-    }
+    if (this.name === null && !this.#readHeader(character)) return false
+    if (this.name === null) return true
+    if (!this.#nesting.push(character)) return false
     this.#arguments += character
     return true
   }
 
+  /** False: what was read cannot be the header of a call. */
   #readHeader(character: string): boolean {
     if (character !== '{') {
       this.#header += character
       return this.#header.length <= MAX_HEADER_CHARACTERS
     }
-    const name = this.#body.header.exec(this.#header)?.groups?.name
-    if (name === undefined) return false
-    this.name = name
-    this.#open.push('}')
-    this.#arguments = character
-    return true
-  }
-
-  #readString(character: string): void {
-    if (this.#isEscaped) this.#isEscaped = false
-    else if (character === '\\') this.#isEscaped = true
-    else if (character === '"') this.#isInString = false
+    this.name = this.#body.header.exec(this.#header)?.groups?.name ?? null
+    return this.name !== null
   }
 }

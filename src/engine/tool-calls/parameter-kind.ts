@@ -1,19 +1,19 @@
-/** What a schema says of how a value is written where strings stand as they are, without quotes. */
+/** Whether a schema makes a value a string, for formats that write strings without quotes. */
 import { isSchema, typesOf } from '../structured/schema.ts'
 import type { Schema } from '../structured/schema.ts'
 
-/** `string`: always a string. `other`: never one. `mixed`: what reads as JSON is not one. */
+/** `string`: always a string. `other`: never one. `mixed`: either; a value that reads as JSON is not a string. */
 export type ParameterKind = 'string' | 'other' | 'mixed'
 
 const MAX_DEPTH = 16
 
-/** Of the property `name` of an object with the schema `root`; `mixed` where nothing tells. */
+/** The kind of the property `name` in an object with the schema `root`; `mixed` if the schema does not determine it. */
 export function parameterKind(root: unknown, name: string): ParameterKind {
   if (!isSchema(root)) return 'mixed'
   const schemas = propertySchemas(root, name, root, 0)
   if (schemas.length === 0) return 'mixed'
   const kinds = schemas.map((schema) => kindOf(schema, root, 0))
-  // All of them bind the value.
+  // The value must satisfy all of them.
   return kinds.find((kind) => kind !== 'mixed') ?? 'mixed'
 }
 
@@ -25,7 +25,7 @@ function propertySchemas(schema: unknown, name: string, root: Schema, depth: num
   return [...own, ...(Array.isArray(allOf) ? allOf.flatMap(below) : []), ...below(target(reference, root))]
 }
 
-/** Of the values of a schema. `root`: where its references lead. */
+/** The kind of a schema's values. @param root resolves its references */
 function kindOf(schema: unknown, root: Schema, depth = 0): ParameterKind {
   if (!isSchema(schema) || depth > MAX_DEPTH) return 'mixed'
   const { type, nullable, enum: listed, const: fixed, anyOf, oneOf, allOf, $ref: reference } = schema

@@ -1,7 +1,8 @@
 /**
- * A call with a pair of tags around each argument: strings stand in them as they are, everything else as JSON. Which it is says the
- * function's schema. Text between the tags is passed over, as it has no meaning.
+ * Scans a call with a pair of tags around each argument. Strings are written between the tags without quotes, everything else as JSON; the
+ * function's schema tells them apart. Text between arguments is skipped.
  */
+import { partialLength } from '../markers.ts'
 import type { CallScanner } from './call-scanner.ts'
 import { escaped, literalAsJson } from './literal-scanner.ts'
 import { parameterKind } from './parameter-kind.ts'
@@ -12,17 +13,17 @@ const MAX_NAME_CHARACTERS = 256
 
 type Phase = 'name' | 'between' | 'key' | 'valueBegin' | 'value' | 'done'
 
-/** Scans calls with one tag per parameter and gives the arguments out as JSON. */
+/** Scans calls with one tag per parameter and returns the arguments as JSON. */
 export class TaggedCallScanner implements CallScanner {
   name: string | null = null
   hasArguments = false
   readonly #tags: TaggedBody
   readonly #parametersOf: (name: string) => unknown
   #phase: Phase = 'name'
-  /** What was read since the last tag, and may hold the beginning of the next one. */
+  /** What was read since the last tag; it may end with the beginning of the next one. */
   #held = ''
   #kind: ParameterKind = 'mixed'
-  /** Of a string that is passed on while it is written: white space at its beginning was looked at. */
+  /** The opening quote of the string has been passed on. */
   #hasBegun = false
   #arguments = ''
 
@@ -62,10 +63,10 @@ export class TaggedCallScanner implements CallScanner {
         this.#endKey()
         return true
       case 'valueBegin': {
-        const mark = valueBegin.trim()
+        const marker = valueBegin.trim()
         const solid = this.#held.trimStart()
-        if (solid === mark) this.#begin('value')
-        return mark.startsWith(solid)
+        if (solid === marker) this.#begin('value')
+        return marker.startsWith(solid)
       }
       case 'value':
         this.#readValue()
@@ -75,12 +76,12 @@ export class TaggedCallScanner implements CallScanner {
     }
   }
 
-  #ends(mark: string): boolean {
-    return this.#held.endsWith(mark)
+  #ends(marker: string): boolean {
+    return this.#held.endsWith(marker)
   }
 
-  #endsAny(marks: readonly string[]): boolean {
-    return marks.some((mark) => this.#held.trimStart() !== '' && this.#ends(mark))
+  #endsAny(markers: readonly string[]): boolean {
+    return markers.some((marker) => this.#held.trimStart() !== '' && this.#ends(marker))
   }
 
   #begin(phase: Phase): void {
@@ -90,11 +91,11 @@ export class TaggedCallScanner implements CallScanner {
 
   #endName(): boolean {
     const { nameEnd, keyBegin, end } = this.#tags
-    const mark = nameEnd !== '' ? nameEnd : ([keyBegin, end].find((own) => this.#ends(own)) ?? '')
-    this.name = this.#held.slice(0, this.#held.length - mark.length).trim()
+    const marker = nameEnd !== '' ? nameEnd : ([keyBegin, end].find((own) => this.#ends(own)) ?? '')
+    this.name = this.#held.slice(0, this.#held.length - marker.length).trim()
     if (/\s/.test(this.name) || this.name === '') return false
-    this.#begin(mark === keyBegin ? 'key' : 'between')
-    if (mark === end) this.#endCall()
+    this.#begin(marker === keyBegin ? 'key' : 'between')
+    if (marker === end) this.#endCall()
     return true
   }
 
@@ -109,22 +110,20 @@ export class TaggedCallScanner implements CallScanner {
 
   #readValue(): void {
     const { valueEnd } = this.#tags
-    const mark = valueEnd.trim()
+    const marker = valueEnd.trim()
     const isString = this.#kind === 'string'
     if (isString && !this.#hasBegun) {
-      // A value on lines of its own begins behind the first line end.
-      if (this.#tags.valueBegin === '\n' && this.#held === '\n') {
-        this.#held = ''
-        this.#hasBegun = true
-        this.#arguments += '"'
-        return
-      }
       this.#hasBegun = true
       this.#arguments += '"'
+      // A value on lines of its own begins after the first line end.
+      if (this.#tags.valueBegin === '\n' && this.#held === '\n') {
+        this.#held = ''
+        return
+      }
     }
-    if (this.#ends(mark)) {
+    if (this.#ends(marker)) {
       const isFramed = valueEnd.startsWith('\n')
-      const whole = this.#held.slice(0, this.#held.length - mark.length)
+      const whole = this.#held.slice(0, this.#held.length - marker.length)
       const value = isFramed && whole.endsWith('\n') ? whole.slice(0, -1) : whole
       if (isString) this.#arguments += `${escaped(value)}"`
       else this.#arguments += valueAsJson(this.#tags.valueBegin === '\n' ? value.replace(/^\n/, '') : value, this.#kind)
@@ -132,7 +131,8 @@ export class TaggedCallScanner implements CallScanner {
       return
     }
     if (!isString) return
-    const kept = numKept(this.#held, valueEnd)
+    // What may be the beginning of the end tag, with or without the line end before it, stays.
+    const kept = partialLength(this.#held, [valueEnd, marker])
     this.#arguments += escaped(this.#held.slice(0, this.#held.length - kept))
     this.#held = this.#held.slice(this.#held.length - kept)
   }
@@ -143,21 +143,11 @@ export class TaggedCallScanner implements CallScanner {
   }
 }
 
-/** Characters at the end that may be the beginning of the mark, with the line end before it or without, or half of a character. */
-function numKept(text: string, mark: string): number {
-  for (const own of [mark, mark.trim()]) {
-    let length = Math.min(own.length - 1, text.length)
-    while (length > 0 && !text.endsWith(own.slice(0, length))) length--
-    if (length > 0) return length
-  }
-  return 0
-}
-
-/** JSON as it is, Python's literals as JSON, and everything else as a string. */
+/** JSON unchanged, Python literals converted to JSON, and everything else as a string. */
 function valueAsJson(text: string, kind: ParameterKind): string {
   const trimmed = text.trim()
   try {
-    // Where a value may be a string, one in quotes is a string with quotes.
+    // If the value may be a string, quotes around it are part of the string.
     if (kind === 'mixed' && /^['"]/.test(trimmed)) return JSON.stringify(text)
     JSON.parse(trimmed)
     return trimmed

@@ -1,70 +1,70 @@
 /**
- * How models write calls of functions: a format is data. Which one a model was trained on stands in its chat template, which shows earlier
- * calls, and tells of new ones, in that form. Names are those of vLLM's --tool-call-parser where it has one.
+ * How models write function calls. A format is data. The chat template shows which one a model was trained on, because it renders earlier
+ * calls in that format. Formats have the names of vLLM's --tool-call-parser where vLLM has them.
  */
 
 export interface ToolCallFormat {
   readonly name: string
-  /** A template that this matches shows calls in the format. */
+  /** Matches the chat templates that render calls in this format. */
   readonly template: RegExp
-  /** Marks around all calls, in their order; white space beside one is written, and any is read. */
+  /** Markers around all calls, in order. White space beside a marker is written as given; any white space is read. */
   readonly begin: readonly string[]
   readonly end: readonly string[]
-  /** Marks around each call. */
+  /** Markers around each call. */
   readonly callBegin: readonly string[]
   readonly callEnd: readonly string[]
-  /** Stands between two calls. */
+  /** Between two calls. */
   readonly separator: string
-  /** `begin` and `end` stand around each call, instead of all of them. */
+  /** `begin` and `end` enclose each call separately, not all calls together. */
   readonly isOneByOne: boolean
-  /** An answer that begins with a JSON object may be a call without `begin`. */
+  /** A JSON object at the beginning of an answer may be a call even without `begin`. */
   readonly isBare: boolean
-  /** Models of this format make more than one call in an answer. */
+  /** Models with this format can make several calls in one answer. */
   readonly isParallel: boolean
   readonly body: CallBody
-  /** Marks that are read and not written. */
-  readonly otherMarks: readonly string[]
-  /** What the template accepts as the id of a call when it comes back in a later turn. */
+  /** Markers that are read but never written. */
+  readonly otherMarkers: readonly string[]
+  /** What the template accepts as a call's id when a later turn sends it back. */
   readonly ids: 'any' | 'nine alphanumerics' | 'name and number'
 }
 
-/** A call between its marks. */
+/** A call without its markers. */
 export type CallBody = ObjectBody | NamedBody | TaggedBody | LiteralBody
 
-/** `{"name": …, "arguments": {…}}`. All known names of the two members are read; these are written. */
+/** `{"name": …, "arguments": {…}}`. All known names of the two members are read; these names are written. */
 interface ObjectBody {
   readonly kind: 'object'
   readonly nameKey: string
   readonly argumentsKey: string
 }
 
-/** The function's name, and its arguments as JSON. */
+/** The function's name, then its arguments as JSON. */
 export interface NamedBody {
   readonly kind: 'named'
-  /** Everything before the arguments' first brace, as it is read; its group `name` is the function. */
+  /** Matches everything before the opening brace of the arguments. Its group `name` is the function. */
   readonly header: RegExp
-  /** Around the name, as it is written. */
+  /** Written before and after the name. */
   readonly before: string
   readonly behind: string
 }
 
-/** The function's name, and for each argument its name and its value, a string as it is and anything else as JSON. */
+/** The function's name, then the name and value of each argument: strings without quotes, anything else as JSON. */
 export interface TaggedBody {
   readonly kind: 'tagged'
-  /** Behind the function's name; '': nothing but a line end, or what comes next. */
+  /** After the function's name; '': a line end, or what follows, ends the name. */
   readonly nameEnd: string
   readonly keyBegin: string
   readonly keyEnd: string
   /** Between an argument's name and its value. */
   readonly valueBegin: string
   readonly valueEnd: string
-  /** Behind each argument. */
+  /** After each argument. */
   readonly separator: string
-  /** Behind the last one. */
+  /** After the last argument. */
   readonly end: string
 }
 
-/** `name(key=value, …)` or `name{key:value,…}`: values are literals. */
+/** `name(key=value, …)` or `name{key:value,…}`, where values are literals. */
 export interface LiteralBody {
   readonly kind: 'literal'
   readonly open: string
@@ -72,6 +72,6 @@ export interface LiteralBody {
   /** Between an argument's name and its value. */
   readonly keyEnd: string
   readonly separator: string
-  /** Stands before and behind a string, which has no escapes then; null: strings are Python's. */
+  /** Delimits strings, which then have no escapes; null: strings are written as in Python. */
   readonly quote: string | null
 }

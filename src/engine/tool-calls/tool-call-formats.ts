@@ -1,5 +1,5 @@
-/** The forms of calls that are known. A template is taken for the first of them that it matches. */
-import { specialTokensIn } from '../special-tokens.ts'
+/** The known formats of function calls. A chat template has the first format that matches it. */
+import { specialTokensIn } from '../markers.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import type { ToolCallFormat } from './tool-call-format.ts'
 
@@ -12,7 +12,7 @@ const PLAIN = {
   isOneByOne: false,
   isBare: false,
   isParallel: true,
-  otherMarks: [],
+  otherMarkers: [],
   ids: 'any',
 } as const
 
@@ -65,7 +65,7 @@ export const TOOL_CALL_FORMATS = [
   },
   {
     ...DEEPSEEK,
-    /** DeepSeek V3 and R1: the arguments stand in a block of code. */
+    /** DeepSeek V3 and R1: the arguments are in a code block. */
     name: 'deepseek_v3',
     template: /<｜tool▁call▁begin｜>[^]*```json/,
     callEnd: ['\n```', '<｜tool▁call▁end｜>'],
@@ -86,7 +86,7 @@ export const TOOL_CALL_FORMATS = [
   },
   {
     ...PLAIN,
-    /** Kimi K2: a call is known by an id that its function and its number make. */
+    /** Kimi K2: a call's id consists of its function's name and its number. */
     name: 'kimi_k2',
     template: /<\|tool_calls_section_begin\|>/,
     begin: ['<|tool_calls_section_begin|>'],
@@ -103,7 +103,7 @@ export const TOOL_CALL_FORMATS = [
   },
   {
     ...PLAIN,
-    /** LFM2: Python's calls between marks. */
+    /** LFM2: Python calls between markers. */
     name: 'lfm2',
     template: /<\|tool_call_start\|>|<\|tool_list_start\|>/,
     begin: ['<|tool_call_start|>', '['],
@@ -152,7 +152,7 @@ export const TOOL_CALL_FORMATS = [
   },
   {
     ...PLAIN,
-    /** Qwen3-Coder: as Seed's, a value on lines of its own. */
+    /** Qwen3-Coder: as Seed's, with each value on lines of its own. */
     name: 'qwen3_coder',
     template: /<function=[^]*<parameter=/,
     begin: ['<tool_call>\n'],
@@ -214,7 +214,7 @@ export const TOOL_CALL_FORMATS = [
       before: '',
       behind: '[ARGS]',
     },
-    otherMarks: ['[CALL_ID]'],
+    otherMarkers: ['[CALL_ID]'],
     ids: 'nine alphanumerics',
   },
   {
@@ -240,7 +240,7 @@ export const TOOL_CALL_FORMATS = [
   },
   {
     ...PLAIN,
-    /** `[f(a=1), g()]`, the whole answer: Llama 3.2 and 4 as they were trained, and Gemma 3 as it is asked to. */
+    /** `[f(a=1), g()]` as the whole answer: Llama 3.2 and 4 by training, Gemma 3 by instruction. */
     name: 'pythonic',
     template: /\[func_name1\(|\[function_name1?\(/,
     begin: ['['],
@@ -251,8 +251,8 @@ export const TOOL_CALL_FORMATS = [
   {
     ...PLAIN,
     /**
-     * `{"name": …, "parameters": {…}}`, the whole answer, after `<|python_tag|>` or not: Llama 3.1 and later. Their models were not trained to
-     * call several functions at once. Llama 3.2's template has lost the tag and kept the words.
+     * `{"name": …, "parameters": {…}}` as the whole answer, with or without `<|python_tag|>` before it: Llama 3.1 and later. These models
+     * were not trained to call several functions at once. Llama 3.2's template no longer has the tag, only the instruction.
      */
     name: 'llama3_json',
     template: /<\|python_tag\|>|\{"name": [^{}]*"parameters": /,
@@ -276,11 +276,11 @@ export function toolCallFormat(name: ToolCallParserName, template: string | null
 }
 
 /** The special tokens, by id, that the format writes. Other special tokens belong to no call, and their text is not shown. */
-export function marksOf(
+export function markersOf(
   format: ToolCallFormat,
   tokenizer: Pick<Tokenizer, 'tokenId' | 'isSpecial'>,
 ): ReadonlyMap<number, string> {
-  const { begin, end, callBegin, callEnd, otherMarks, body } = format
+  const { begin, end, callBegin, callEnd, otherMarkers, body } = format
   const ofBody = Object.values(body).filter((value) => typeof value === 'string')
-  return specialTokensIn([...begin, ...end, ...callBegin, ...callEnd, ...otherMarks, ...ofBody], tokenizer)
+  return specialTokensIn([...begin, ...end, ...callBegin, ...callEnd, ...otherMarkers, ...ofBody], tokenizer)
 }

@@ -1,38 +1,38 @@
-/** What an answer that has to call functions may look like, in the model's own format: every call is valid by construction. */
+/** The grammar of an answer that must call functions, in the model's own format: every call is valid by construction. */
 import { EngineError } from '../request.ts'
 import type { ToolDefinition, ToolUse } from '../request.ts'
 import { isSchema } from '../structured/schema.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import type { CallBody, LiteralBody, TaggedBody, ToolCallFormat } from './tool-call-format.ts'
-import { marksOf } from './tool-call-formats.ts'
+import { markersOf } from './tool-call-formats.ts'
 
-/** One or more calls of any of the functions. Plain data: it crosses to the thread that compiles it. */
+/** One or more calls of any of the functions. Plain data, because it is sent to the thread that compiles it. */
 export interface ToolCallGrammar {
   readonly before: string
   readonly functions: readonly ToolCallRule[]
   readonly separator: string
   readonly after: string
   readonly isRepeated: boolean
-  /** What of the texts around arguments is a special token of its own in the vocabulary. */
+  /** The special tokens in the texts around the arguments. */
   readonly specialTokens: readonly string[]
 }
 
-/** A call of one function: `begin`, arguments of the schema, `end`. */
+/** A call of one function: `begin`, arguments that satisfy the schema, `end`. */
 interface ToolCallRule {
   readonly begin: string
   readonly schema: unknown
   /** How the arguments are written; null: as JSON. */
   readonly notation: TaggedBody | LiteralBody | null
   readonly end: string
-  /** The request's field that holds the schema. */
+  /** The request field with the schema. */
   readonly param: string
-  /** What of the schema cannot be enforced is refused. */
+  /** A schema that cannot be enforced completely is refused. */
   readonly isStrict: boolean
 }
 
 /**
- * The grammar of an answer that calls, null where the model is free not to. Throws EngineError invalid_request: there is no known format, or
- * parameters are no object.
+ * The grammar of an answer that must call functions; null if the model may choose not to. Throws EngineError invalid_request if the format is
+ * unknown or the parameters do not describe an object.
  */
 export function toolCallGrammar(
   format: ToolCallFormat | null,
@@ -44,7 +44,7 @@ export function toolCallGrammar(
   if (format === null) {
     throw new EngineError(
       'invalid_request',
-      "tool_choice: expected auto or none: the form of calls in the model's chat template is not known; name one with --tool-call-parser",
+      'tool_choice: expected auto or none, because the chat template does not show a known format of function calls; name one with --tool-call-parser',
       'tool_choice',
     )
   }
@@ -69,11 +69,11 @@ export function toolCallGrammar(
     separator: format.isOneByOne ? end + format.separator + begin : format.separator,
     after: end,
     isRepeated: parallel && choice === 'required' && format.isParallel,
-    specialTokens: [...marksOf(format, tokenizer).values()],
+    specialTokens: [...markersOf(format, tokenizer).values()],
   }
 }
 
-/** What stands before and behind the arguments of a call. */
+/** The text before and after the arguments of a call. */
 function writtenCall(body: CallBody, name: string): Pick<ToolCallRule, 'begin' | 'notation' | 'end'> {
   switch (body.kind) {
     case 'object':
@@ -91,7 +91,7 @@ function writtenCall(body: CallBody, name: string): Pick<ToolCallRule, 'begin' |
   }
 }
 
-/** Name of a tool's function; empty if it has none. */
+/** The name of a tool's function; empty if it has none. */
 export function functionName(tool: ToolDefinition): string {
   const { function: described } = tool
   return isSchema(described) ? String(described.name) : ''
@@ -102,7 +102,7 @@ export function functionParameters({ function: described }: ToolDefinition): unk
   return isSchema(described) ? described.parameters : undefined
 }
 
-/** A function without parameters takes an empty object. */
+/** The schema of the arguments. A function without parameters takes an empty object. */
 function parametersSchema(tool: ToolDefinition, param: string): unknown {
   const schema = functionParameters(tool) ?? {}
   if (!isSchema(schema)) throw refused(param, 'expected a JSON schema of an object')

@@ -1,8 +1,9 @@
 /**
- * From a model's text to content and calls of functions, while it is written. The result does not depend on where the pieces are cut. What
- * does not become a call stays content, to the letter: a call is one when it names a function that was offered, and its arguments have
- * begun or it is complete. From then on its arguments are passed on as the model writes them, be they JSON or not, as OpenAI's API does.
+ * Splits a model's text into content and function calls while it arrives. The result does not depend on where the pieces are cut. Text becomes
+ * a call when it names a function that was offered and its arguments have begun, or it is complete; any other text stays content, unchanged.
+ * Once a call is recognised, its arguments are passed on as the model writes them, valid JSON or not, as in OpenAI's API.
  */
+import { isSpace } from '../markers.ts'
 import type { ToolCallDelta } from '../request.ts'
 import type { CallScanner } from './call-scanner.ts'
 import { JsonCallScanner } from './json-call-scanner.ts'
@@ -13,21 +14,21 @@ import type { CallBody, ToolCallFormat } from './tool-call-format.ts'
 
 interface ToolCallParserOptions {
   readonly format: ToolCallFormat
-  /** Functions that were offered, and the schemas of their arguments. */
+  /** The functions that were offered, with the schemas of their arguments. */
   readonly functions: ReadonlyMap<string, unknown>
-  /** The id of a call of a function, and how many were before it. */
+  /** Creates a call's id from its function and the number of calls before it. */
   readonly newId: (name: string, numBefore: number) => string
 }
 
-/** What a piece of text became. */
+/** What a piece of text yielded. */
 interface ParsedText {
   readonly text: string
   readonly calls: readonly ToolCallDelta[]
 }
 
 /**
- * `content`: looks for a call. `opening`: in the marks before one. `call`: in a call. `after`: behind one, where marks of its end, a
- * separator or another call may come. `rest`: in arguments that are no JSON, up to the format's end.
+ * `content`: looks for a call. `opening`: in the markers before a call. `call`: in a call. `after`: after a call, where end markers, a
+ * separator or another call may come. `rest`: in arguments that are not JSON, up to the format's end marker.
  */
 type Mode = 'content' | 'opening' | 'call' | 'after' | 'rest'
 
@@ -35,23 +36,23 @@ type Mode = 'content' | 'opening' | 'call' | 'after' | 'rest'
 export class ToolCallParser {
   readonly #options: ToolCallParserOptions
   #mode: Mode = 'content'
-  /** White space that is content if content follows it, and nothing beside a call. */
+  /** White space that is content if content follows, and is dropped beside a call. */
   #spaces = ''
-  /** The beginning of a mark that is looked for. */
+  /** The beginning of a marker. */
   #partial = ''
-  /** Everything since the call began, for as long as it may still be content. */
+  /** Everything since the call began, as long as it may still turn out to be content. */
   #raw = ''
   #scanner: CallScanner
-  /** Marks before a call: those of all calls, and from #numOuter on those of each. */
+  /** Markers before a call: those of all calls, then, from #numOuter on, those of each call. */
   readonly #openers: readonly string[]
   readonly #numOuter: number
-  /** Marks behind a call. */
+  /** Markers after a call. */
   readonly #closers: readonly string[]
-  /** How many of the marks before, or behind, the call were read. */
+  /** How many of the markers before, or after, the call were read. */
   #numRead = 0
-  /** Calls that have begun to be passed on. */
+  /** Calls that have been announced. */
   #numCalls = 0
-  /** The call being read is one of them. */
+  /** The call being read has been announced. */
   #isAnnounced = false
   #numComplete = 0
   #hasContent = false
@@ -62,12 +63,12 @@ export class ToolCallParser {
     const { begin, callBegin, callEnd, end, body } = options.format
     this.#options = options
     this.#scanner = createScanner(body, (name) => options.functions.get(name))
-    this.#openers = [...begin, ...callBegin].map((mark) => mark.trim())
+    this.#openers = [...begin, ...callBegin].map((marker) => marker.trim())
     this.#numOuter = begin.length
-    this.#closers = [...callEnd, ...end].map((mark) => mark.trim())
+    this.#closers = [...callEnd, ...end].map((marker) => marker.trim())
   }
 
-  /** Between the beginning of a call that is one and its end. */
+  /** Inside a recognised call. */
   get isInCall(): boolean {
     return (this.#mode === 'call' && this.#isAnnounced) || this.#mode === 'rest'
   }
@@ -82,7 +83,7 @@ export class ToolCallParser {
     return this.#take()
   }
 
-  /** The end: what was held back is content after all, if it does not belong to a call. */
+  /** Ends the text: what was held back is content, unless it belongs to a call. */
   flush(): ParsedText {
     if (this.#mode === 'rest') this.#pass(this.#partial)
     else if (this.#mode === 'opening' || (this.#mode === 'call' && !this.#isAnnounced))
@@ -124,30 +125,30 @@ export class ToolCallParser {
       this.#readCall(character)
       return
     }
-    const { released, mark } = this.#match(character, this.#beginnings)
+    const { released, marker } = this.#match(character, this.#beginnings)
     this.#content(released)
-    if (mark !== null) this.#open(mark)
+    if (marker !== null) this.#open(marker)
   }
 
-  /** Marks that a call may begin with: the first of all, or where it is missing the first of a call. */
+  /** Markers that a call may begin with: the first one of all calls or, if that is missing, the first one of each call. */
   get #beginnings(): readonly string[] {
-    return [this.#openers[0], this.#openers[this.#numOuter]].filter((mark) => mark !== undefined)
+    return [this.#openers[0], this.#openers[this.#numOuter]].filter((marker) => marker !== undefined)
   }
 
-  #open(mark: string): void {
-    this.#raw = mark
-    this.#numRead = (mark === this.#openers[0] ? 0 : this.#numOuter) + 1
-    if (this.#numRead === this.#openers.length) this.#beginCall(mark)
+  #open(marker: string): void {
+    this.#raw = marker
+    this.#numRead = (marker === this.#openers[0] ? 0 : this.#numOuter) + 1
+    if (this.#numRead === this.#openers.length) this.#beginCall(marker)
     else this.#mode = 'opening'
   }
 
   #readOpening(character: string): void {
-    const mark = this.#openers[this.#numRead] ?? ''
+    const marker = this.#openers[this.#numRead] ?? ''
     if (isSpace(character) && this.#partial === '') this.#raw += character
-    else if (mark.startsWith(this.#partial + character)) {
+    else if (marker.startsWith(this.#partial + character)) {
       this.#partial += character
-      if (this.#partial !== mark) return
-      this.#raw += mark
+      if (this.#partial !== marker) return
+      this.#raw += marker
       this.#partial = ''
       this.#numRead++
       if (this.#numRead === this.#openers.length) this.#beginCall(this.#raw)
@@ -184,7 +185,7 @@ export class ToolCallParser {
     if (scanner.isDone) this.#endCall('')
   }
 
-  /** Tells of the call once it is known to be one. False: it is not known yet, or is none. */
+  /** Announces the call once it is recognised. False: it is not recognised yet, or is not a call. */
   #announce(): boolean {
     const { name, hasArguments, isDone } = this.#scanner
     const { functions, newId } = this.#options
@@ -203,7 +204,7 @@ export class ToolCallParser {
     return true
   }
 
-  /** More of the arguments of the call that was announced last. */
+  /** Passes on more arguments of the call that was announced last. */
   #pass(piece: string): void {
     if (piece === '') return
     const last = this.#calls.pop()
@@ -222,7 +223,7 @@ export class ToolCallParser {
     if (character !== '') this.#step(character)
   }
 
-  /** What looked like a call is content; the character that showed it may begin another. */
+  /** What looked like a call is content. The character that revealed it may begin another call. */
   #giveUp(character: string): void {
     this.#mode = 'content'
     this.#content(this.#raw)
@@ -245,14 +246,14 @@ export class ToolCallParser {
       if (this.#numRead === this.#closers.length) this.#mode = 'content'
     } else if (this.#openers.length > 0 && this.#beginnings.includes(candidate)) this.#open(candidate)
     else if (separator !== '' && candidate === separator) this.#openNext(candidate)
-    else if ([...closers, ...this.#beginnings].some((mark) => mark.startsWith(candidate))) this.#partial = candidate
+    else if ([...closers, ...this.#beginnings].some((marker) => marker.startsWith(candidate))) this.#partial = candidate
     else {
       this.#mode = 'content'
       for (const again of candidate) this.#step(again)
     }
   }
 
-  /** Behind a separator: another call. */
+  /** Another call follows the separator. */
   #openNext(separator: string): void {
     this.#numRead = this.#numOuter
     if (this.#numRead === this.#openers.length) return this.#beginCall(separator)
@@ -261,24 +262,24 @@ export class ToolCallParser {
   }
 
   #readRest(character: string): void {
-    const [end] = this.#closers.filter((mark) => mark.length > 1)
+    const [end] = this.#closers.filter((marker) => marker.length > 1)
     if (end === undefined) return this.#pass(character)
-    const { released, mark } = this.#match(character, [end])
+    const { released, marker } = this.#match(character, [end])
     this.#pass(released)
-    if (mark === null) return
+    if (marker === null) return
     this.#numComplete++
     this.#mode = 'content'
   }
 
-  /** Looks for one of the marks: what can no longer belong to any, and the mark that is complete. */
-  #match(character: string, marks: readonly string[]): { readonly released: string; readonly mark: string | null } {
+  /** Looks for the markers. Returns the text that can no longer belong to one, and the marker that is complete. */
+  #match(character: string, markers: readonly string[]): { readonly released: string; readonly marker: string | null } {
     const candidate = this.#partial + character
     let start = 0
-    while (start < candidate.length && !marks.some((mark) => mark.startsWith(candidate.slice(start)))) start++
+    while (start < candidate.length && !markers.some((marker) => marker.startsWith(candidate.slice(start)))) start++
     this.#partial = candidate.slice(start)
-    const found = marks.includes(this.#partial) ? this.#partial : null
+    const found = markers.includes(this.#partial) ? this.#partial : null
     if (found !== null) this.#partial = ''
-    return { released: candidate.slice(0, start), mark: found }
+    return { released: candidate.slice(0, start), marker: found }
   }
 
   #content(text: string): void {
@@ -291,8 +292,6 @@ export class ToolCallParser {
     this.#spaces += text.slice(solid.length)
   }
 }
-
-const isSpace = (character: string): boolean => /\s/.test(character)
 
 /** @param parametersOf the schema of a function's arguments, by its name */
 function createScanner(body: CallBody, parametersOf: (name: string) => unknown): CallScanner {

@@ -99,7 +99,7 @@ describe('a required call', () => {
     }
   })
 
-  it('is spelled where the vocabulary has no token for its mark', async () => {
+  it('is spelled where the vocabulary has no token for its marker', async () => {
     const [choice] = await run(open('hermes', []), { toolUse: use({ choice: { name: 'stop' } }) })
     expect(choice).toMatchObject({ text: '', calls: [{ name: 'stop', arguments: '{}' }], end: 'stop' })
     expect(Buffer.from(choice?.tokenIds ?? []).toString()).toBe('<tool_call>\n{"name": "stop", "arguments": {}}')

@@ -1,21 +1,21 @@
-/** The calls of one choice: what its format's marks are in the vocabulary, and its text on the way to content and calls. */
+/** The function calls of one choice: the special tokens of their format, and a parser that finds them in the text. */
 import { randomBytes } from 'node:crypto'
 import type { GenerationRequest, ToolCallDelta } from '../request.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import type { ToolCallFormat } from './tool-call-format.ts'
-import { marksOf } from './tool-call-formats.ts'
+import { markersOf } from './tool-call-formats.ts'
 import { functionName, functionParameters } from './tool-call-grammar.ts'
 import { ToolCallParser } from './tool-call-parser.ts'
 
 /** Function calls of one choice, at most `maxCalls`. */
 export class ToolCalls {
-  /** Tokens whose text counts, special or not. */
-  readonly marks: ReadonlySet<number>
+  /** Special tokens whose text the parser needs. */
+  readonly markers: ReadonlySet<number>
   readonly #parser: ToolCallParser
   readonly #maxCalls: number
 
-  constructor(marks: ReadonlySet<number>, parser: ToolCallParser, maxCalls: number) {
-    this.marks = marks
+  constructor(markers: ReadonlySet<number>, parser: ToolCallParser, maxCalls: number) {
+    this.markers = markers
     this.#parser = parser
     this.#maxCalls = maxCalls
   }
@@ -25,19 +25,19 @@ export class ToolCalls {
     return this.#parser.isInCall
   }
 
-  /** There are as many calls as were asked for: the answer is over. */
+  /** There are as many calls as the request allows: the answer is over. */
   get isComplete(): boolean {
     return this.#parser.numComplete >= this.#maxCalls
   }
 
-  /** Takes text; what of it is content. Pieces of calls are added to `calls`. */
+  /** Takes text and returns the content in it. Appends pieces of calls to `calls`. */
   parse(text: string, calls: ToolCallDelta[]): string {
     const parsed = this.#parser.push(text)
     calls.push(...parsed.calls)
     return parsed.text
   }
 
-  /** The end: likewise for what was held back. */
+  /** Ends the text: as `parse`, for what was held back. */
   flush(calls: ToolCallDelta[]): string {
     const parsed = this.#parser.flush()
     calls.push(...parsed.calls)
@@ -45,7 +45,7 @@ export class ToolCalls {
   }
 }
 
-/** null: the request has no functions, or how the model writes calls is not known. */
+/** null: the request offers no functions, or the model's format is unknown. */
 export function createToolCalls(
   { toolUse }: GenerationRequest,
   format: ToolCallFormat | null,
@@ -56,7 +56,7 @@ export function createToolCalls(
   const newId = (name: string, numBefore: number) => newCallId(format, name, numBefore)
   const isSingle = !toolUse.parallel || typeof toolUse.choice === 'object'
   const parser = new ToolCallParser({ format, functions, newId })
-  return new ToolCalls(new Set(marksOf(format, tokenizer).keys()), parser, isSingle ? 1 : Infinity)
+  return new ToolCalls(new Set(markersOf(format, tokenizer).keys()), parser, isSingle ? 1 : Infinity)
 }
 
 function newCallId({ ids }: ToolCallFormat, name: string, numBefore: number): string {

@@ -1,51 +1,54 @@
-/** A matcher that leaves a thought free, ends it where its budget is spent, and holds the answer behind it to a grammar. */
+/** A matcher that leaves reasoning free, ends it when its budget is spent, and constrains the answer after it to a grammar. */
 import type { GrammarMatcher } from '../structured/grammar.ts'
 import type { Tokenizer } from '../tokenizer.ts'
 import type { ReasoningFormat } from './reasoning-format.ts'
 
-interface ThoughtMatcherOptions {
+interface ReasoningMatcherOptions {
   readonly format: ReasoningFormat
-  /** The prompt ends in the thought. */
+  /** The prompt ends inside the reasoning. */
   readonly isOpen: boolean
-  /** Tokens of the thought at most; null: no bound. */
+  /** Limit on reasoning tokens; null: no limit. */
   readonly budget: number | null
-  /** Of the answer behind a thought; null: it is free. */
+  /** Constrains the answer after reasoning; null: the answer is free. */
   readonly answer: GrammarMatcher | null
-  /** Of an answer without a thought; null: the thought has begun, or the answer is free. */
+  /** Constrains an answer without reasoning; null: reasoning has begun, or the answer is free. */
   readonly direct: GrammarMatcher | null
   readonly tokenizer: Tokenizer
-  /** Rows of the logits. */
+  /** Width of the logits. */
   readonly vocabSize: number
 }
 
-/** `before`: a thought or an answer may begin. `closing`: the marks between them. `direct`: an answer without a thought. */
-type Phase = 'before' | 'thought' | 'closing' | 'answer' | 'direct'
+/** `before`: reasoning or an answer may begin. `closing`: in the markers between them. `direct`: in an answer without reasoning. */
+type Phase = 'before' | 'reasoning' | 'closing' | 'answer' | 'direct'
 
-/** Masks of a choice whose thought is free and whose answer follows a grammar. */
-export class ThoughtMatcher implements GrammarMatcher {
-  readonly #options: ThoughtMatcherOptions
+/** Masks for a choice with free reasoning and an answer that follows a grammar. */
+export class ReasoningMatcher implements GrammarMatcher {
+  readonly #options: ReasoningMatcherOptions
   readonly #begin: readonly number[]
   readonly #end: readonly number[]
   readonly #next: readonly number[]
   #phase: Phase
-  /** Tokens of the marks at the beginning that were taken already. */
+  /** Tokens of the opening marker that have been accepted. */
   #numTaken = 0
-  /** Tokens that have to come. */
+  /** Tokens that must come next. */
   #forced: readonly number[] = []
-  #numThoughtTokens = 0
+  #numReasoningTokens = 0
+  /** The end of the reasoning so far. */
   #tail = ''
-  /** What an answer without a thought may go on with; null: what was taken begins none. */
+  /** The accepted tokens may also begin an answer without reasoning. */
+  #isDirectPossible = true
+  /** The mask of an answer without reasoning; null: it was not computed for the next token. */
   #directMask: Uint32Array | null = null
 
-  constructor(options: ThoughtMatcherOptions) {
+  constructor(options: ReasoningMatcherOptions) {
     const { format, isOpen, answer, tokenizer } = options
     const encode = (text: string) => tokenizer.encode(text, { addSpecialTokens: false })
     this.#options = options
     this.#begin = encode(format.begin.trimEnd())
     this.#end = encode(format.end)
-    // A free answer begins as the model likes.
+    // A free answer may begin in any way.
     this.#next = answer === null ? [] : encode(format.next)
-    this.#phase = isOpen ? 'thought' : 'before'
+    this.#phase = isOpen ? 'reasoning' : 'before'
     if (isOpen) this.#endIfSpent()
   }
 
@@ -54,8 +57,8 @@ export class ThoughtMatcher implements GrammarMatcher {
     switch (this.#phase) {
       case 'before':
         return this.#acceptBefore(token)
-      case 'thought':
-        return this.#acceptThought(token)
+      case 'reasoning':
+        return this.#acceptReasoning(token)
       case 'closing':
         this.#force(this.#forced.slice(1))
         return
@@ -72,7 +75,7 @@ export class ThoughtMatcher implements GrammarMatcher {
     switch (this.#phase) {
       case 'before':
         return this.#maskBefore()
-      case 'thought':
+      case 'reasoning':
         return this.#all()
       case 'closing':
         return this.#only(this.#forced[0])
@@ -95,14 +98,13 @@ export class ThoughtMatcher implements GrammarMatcher {
     this.#directMask = null
     if (token !== this.#begin[this.#numTaken]) {
       this.#phase = 'direct'
-      // Not allowed by its mask: the matcher says so.
+      // The mask did not allow the token: the matcher reports it.
       if (!isDirect) direct?.accept(token)
     } else if (++this.#numTaken === this.#begin.length) {
-      this.#phase = 'thought'
+      this.#phase = 'reasoning'
       this.#endIfSpent()
     } else this.#isDirectPossible &&= isDirect
   }
-  #isDirectPossible = true
 
   async #maskBefore(): Promise<Uint32Array> {
     const { direct, answer } = this.#options
@@ -113,10 +115,10 @@ export class ThoughtMatcher implements GrammarMatcher {
     return this.#directMask.map((word, i) => word | (own[i] ?? 0))
   }
 
-  #acceptThought(token: number): void {
+  #acceptReasoning(token: number): void {
     const { tokenizer, format } = this.#options
-    this.#numThoughtTokens++
-    // Long enough for the mark and the token that completes it.
+    this.#numReasoningTokens++
+    // Long enough for the end marker and the token that completes it.
     this.#tail = (this.#tail + Buffer.from(tokenizer.tokenBytes(token)).toString()).slice(-format.end.length - 64)
     if (this.#tail.includes(format.end)) this.#force(this.#next)
     else this.#endIfSpent()
@@ -124,7 +126,7 @@ export class ThoughtMatcher implements GrammarMatcher {
 
   #endIfSpent(): void {
     const { budget } = this.#options
-    if (budget !== null && this.#numThoughtTokens >= budget) this.#force([...this.#end, ...this.#next])
+    if (budget !== null && this.#numReasoningTokens >= budget) this.#force([...this.#end, ...this.#next])
   }
 
   #force(tokens: readonly number[]): void {

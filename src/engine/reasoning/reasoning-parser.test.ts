@@ -1,9 +1,9 @@
 import { expect, it } from 'vitest'
 import { createRandom } from '../../../test/engine/random.ts'
 import { modelSettings } from '../../settings/model.ts'
-import { isOpenThought, REASONING_FORMATS, reasoningFormat } from './reasoning-format.ts'
+import { isReasoningOpen, REASONING_FORMATS, reasoningFormat } from './reasoning-format.ts'
 import type { ReasoningParserName } from './reasoning-format.ts'
-import { createThought } from './thought.ts'
+import { createReasoningParser } from './reasoning-parser.ts'
 
 const tokenizer = { tokenId: () => null, isSpecial: () => false }
 
@@ -16,7 +16,7 @@ const format = formatOf('qwen3')
 
 /** Of a text in pieces. */
 function part(pieces: readonly string[], promptEnd = '', name: ReasoningParserName = 'qwen3') {
-  const thought = createThought(formatOf(name), promptEnd, tokenizer)
+  const thought = createReasoningParser(formatOf(name), promptEnd, tokenizer)
   const all = [...pieces.map((piece) => thought.push(piece)), thought.flush()]
   return { reasoning: all.map(({ reasoning }) => reasoning).join(''), text: all.map(({ text }) => text).join('') }
 }
@@ -96,6 +96,6 @@ it('formats are found in chat templates, and thoughts that a prompt begins', () 
   expect(reasoningFormat('auto', "{{ '<|channel|>analysis' }}")?.name).toBe('openai_gptoss')
   expect(reasoningFormat('auto', 'plain')).toBeNull()
   expect(reasoningFormat('none', '</think>')).toBeNull()
-  expect(isOpenThought(format, '<|assistant|><think>\n')).toBe(true)
-  expect(isOpenThought(format, '<think>\n\n</think>\n\n')).toBe(false)
+  expect(isReasoningOpen(format, '<|assistant|><think>\n')).toBe(true)
+  expect(isReasoningOpen(format, '<think>\n\n</think>\n\n')).toBe(false)
 })

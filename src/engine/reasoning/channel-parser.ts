@@ -1,33 +1,34 @@
 /**
- * The parts of an answer that is made of messages with channels (harmony, gpt-oss): `analysis` is thought, `commentary` and `final` are
- * text, and messages to functions go on as the form of calls that reads them. What has no header is text.
+ * Splits an answer that consists of messages with channels (harmony, gpt-oss). `analysis` is reasoning; `commentary` and `final` are text;
+ * messages to functions are passed on in the format that the parser of calls reads. Text without a header is text.
  */
-import type { PartedText, Thought } from './reasoning-format.ts'
+import { partialLength, partialLengthWithSpace } from '../markers.ts'
+import type { SplitText, ReasoningParser } from './reasoning-format.ts'
 
-const MARKS = ['<|start|>', '<|channel|>', '<|message|>', '<|end|>', '<|call|>', '<|return|>', '<|constrain|>']
-/** They end a message, or begin the next where an end is missing. */
+const MARKERS = ['<|start|>', '<|channel|>', '<|message|>', '<|end|>', '<|call|>', '<|return|>', '<|constrain|>']
+/** Markers that end a message, or begin the next one if the end is missing. */
 const ENDS = ['<|end|>', '<|call|>', '<|return|>', '<|start|>', '<|channel|>']
 const MESSAGE = '<|message|>'
 const CALL = '<|call|>'
-/** Beyond every header. */
+/** Longer than any header. */
 const MAX_HEADER_CHARACTERS = 400
 
-/** `header`: before a message's text. `between`: behind a message. The others are what the message is. */
-type Phase = 'header' | 'between' | 'thought' | 'text' | 'call'
+/** `header`: before a message's text. `between`: after a message. The others say what the message is. */
+type Phase = 'header' | 'between' | 'reasoning' | 'text' | 'call'
 
 /** Splits messages with channels (gpt-oss) into reasoning and answer while the text arrives. */
-export class ChannelThought implements Thought {
-  readonly marks: ReadonlySet<number>
+export class ChannelParser implements ReasoningParser {
+  readonly markers: ReadonlySet<number>
   #phase: Phase
-  /** A header, or what may be the beginning of a mark, or white space that may be nothing. */
+  /** A header, the possible beginning of a marker, or white space that may be dropped. */
   #held = ''
   #hasText = false
   #hasReasoning = false
-  /** Something of the message was given out. */
+  /** Part of the message has been returned. */
   #hasBegun = false
 
-  constructor(promptEnd: string, marks: ReadonlySet<number>) {
-    this.marks = marks
+  constructor(promptEnd: string, markers: ReadonlySet<number>) {
+    this.markers = markers
     const last = promptEnd.slice(Math.max(0, promptEnd.lastIndexOf('<|start|>')))
     const at = last.indexOf(MESSAGE)
     this.#phase = 'header'
@@ -40,34 +41,34 @@ export class ChannelThought implements Thought {
   }
 
   get isThinking(): boolean {
-    return this.#phase === 'thought'
+    return this.#phase === 'reasoning'
   }
 
-  push(piece: string): PartedText {
+  push(piece: string): SplitText {
     const parted = { reasoning: '', text: '' }
     this.#held += piece
     while (this.#step(parted));
     return parted
   }
 
-  flush(): PartedText {
+  flush(): SplitText {
     const [held, phase] = [this.#held, this.#phase]
     this.#held = ''
-    if (phase === 'thought') return { reasoning: held.trimEnd(), text: '' }
+    if (phase === 'reasoning') return { reasoning: held.trimEnd(), text: '' }
     return { reasoning: '', text: phase === 'between' ? '' : held }
   }
 
-  /** Takes the next part of what is held. False: more has to come. */
+  /** Processes the next part of the held text. False: it needs more text. */
   #step(parted: { reasoning: string; text: string }): boolean {
     switch (this.#phase) {
       case 'header':
         return this.#readHeader(parted)
       case 'between': {
         const solid = this.#held.trimStart()
-        if (solid === '' || MARKS.some((mark) => mark.startsWith(solid) && mark !== solid)) return false
-        const [mark] = MARKS.filter((own) => solid.startsWith(own))
-        const isEnd = mark === '<|end|>' || mark === CALL || mark === '<|return|>'
-        this.#held = isEnd ? solid.slice(mark.length) : solid
+        if (solid === '' || MARKERS.some((marker) => marker.startsWith(solid) && marker !== solid)) return false
+        const [marker] = MARKERS.filter((own) => solid.startsWith(own))
+        const isEnd = marker === '<|end|>' || marker === CALL || marker === '<|return|>'
+        this.#held = isEnd ? solid.slice(marker.length) : solid
         if (!isEnd) this.#phase = 'header'
         return true
       }
@@ -90,13 +91,13 @@ export class ChannelThought implements Thought {
     return true
   }
 
-  /** A text without a header, or one that the prompt began. */
+  /** Begins a text without a header, or one that the prompt has begun. */
   #beginText(): void {
     this.#phase = 'text'
     this.#hasBegun = true
   }
 
-  /** Begins a message; what of its header is text. */
+  /** Begins a message and returns the part of its header that is text. */
   #begin(header: string): string {
     const channel = /<\|channel\|>\s*(\w+)/.exec(header)?.[1]
     const recipient = /to=([^\s<]+)/.exec(header)?.[1] ?? ''
@@ -105,37 +106,37 @@ export class ChannelThought implements Thought {
       this.#phase = 'call'
       return `<|channel|>commentary to=${recipient} <|constrain|>json${MESSAGE}`
     }
-    this.#phase = channel === 'analysis' ? 'thought' : 'text'
+    this.#phase = channel === 'analysis' ? 'reasoning' : 'text'
     return ''
   }
 
   #readMessage(parted: { reasoning: string; text: string }): boolean {
     const held = this.#held
-    const ends = ENDS.map((mark) => ({ mark, at: held.indexOf(mark) })).filter(({ at }) => at >= 0)
+    const ends = ENDS.map((marker) => ({ marker, at: held.indexOf(marker) })).filter(({ at }) => at >= 0)
     const [end] = ends.toSorted((a, b) => a.at - b.at)
     if (end === undefined) {
-      const kept = numHeld(held, this.#phase !== 'call')
+      const kept = this.#phase === 'call' ? partialLength(held, ENDS) : partialLengthWithSpace(held, ENDS)
       this.#give(parted, held.slice(0, held.length - kept))
       this.#held = held.slice(held.length - kept)
       return false
     }
     const body = held.slice(0, end.at)
     this.#give(parted, this.#phase === 'call' ? body + CALL : body.trimEnd())
-    const isNext = end.mark === '<|start|>' || end.mark === '<|channel|>'
-    this.#held = held.slice(end.at + (isNext ? 0 : end.mark.length))
+    const isNext = end.marker === '<|start|>' || end.marker === '<|channel|>'
+    this.#held = held.slice(end.at + (isNext ? 0 : end.marker.length))
     this.#phase = 'between'
     return true
   }
 
   #give(parted: { reasoning: string; text: string }, piece: string): void {
-    const isThought = this.#phase === 'thought'
+    const isReasoning = this.#phase === 'reasoning'
     const shown = this.#hasBegun || this.#phase === 'call' ? piece : piece.trimStart()
     if (shown === '') return
-    // Messages that follow each other stay apart.
-    const isApart = !this.#hasBegun && (isThought ? this.#hasReasoning : this.#hasText)
+    // A line end separates consecutive messages.
+    const isApart = !this.#hasBegun && (isReasoning ? this.#hasReasoning : this.#hasText)
     const text = isApart ? `\n${shown}` : shown
     this.#hasBegun = true
-    if (isThought) {
+    if (isReasoning) {
       this.#hasReasoning = true
       parted.reasoning += text
     } else {
@@ -145,18 +146,10 @@ export class ChannelThought implements Thought {
   }
 }
 
-/** What is read so far may still become a header. */
+/** Whether the text may still become a header. */
 function isHeader(text: string): boolean {
   const solid = text.trimStart()
   const begins = (whole: string) => whole.startsWith(solid) || solid.startsWith(whole)
   const isBegun = solid === '' || ['<|start|>', '<|channel|>', '<|constrain|>', '<|message|>', 'to='].some(begins)
   return isBegun && text.length <= MAX_HEADER_CHARACTERS
-}
-
-/** Characters at the end that may be the beginning of a mark, or white space before one. */
-function numHeld(text: string, withSpace: boolean): number {
-  let length = Math.min(MESSAGE.length, text.length)
-  while (length > 0 && !ENDS.some((mark) => mark.startsWith(text.slice(text.length - length)))) length--
-  const solid = text.slice(0, text.length - length)
-  return length + (withSpace ? solid.length - solid.trimEnd().length : 0)
 }
