@@ -1,4 +1,4 @@
-/** The table of endings: every way a request can end, as data. One row drives the finaliser, the tests and the docs. */
+/** The table of endings: every way a request can end. The finaliser, the tests and the docs read these rows. */
 
 export type EndingName =
   | 'success'
@@ -15,10 +15,10 @@ export type EndingName =
   | 'shutdown'
   | 'leak'
 
-/** error.type of refusals: the stable code of what was wrong, or the status where there is none. */
+/** Stands for the error's stable code, or for the status if the error has no code. */
 export const ERROR_CODE = '(code)'
 
-/** Name of the last line of a request's story. */
+/** Name of the last log line of a request. */
 type EndLine = 'response.sent' | 'request.refused' | 'request.aborted' | 'request.failed'
 
 export interface EndingRow {
@@ -26,14 +26,14 @@ export interface EndingRow {
   readonly path: string
   /** Before the response's headers, or in the stream (200 was sent). */
   readonly phase: 'before headers' | 'in the stream'
-  /** Statuses the client may see; empty: none was sent. */
+  /** Statuses that the client may see; empty: no answer was sent. */
   readonly sent: readonly number[]
-  /** http.status_code; null: the status sent. */
+  /** http.status_code, if it differs from the status sent. */
   readonly statusCode: number | null
   readonly spanStatus: 'unset' | 'error'
-  /** ERROR_CODE: the code of what was wrong. */
+  /** error.type; ERROR_CODE stands for the error's own code. */
   readonly errorType: string | null
-  /** Refused before it was served: its root carries no token counts, so that llm.tokens.out=0 finds anomalies and not refusals. */
+  /** Refused before it was served. The root then has no token counts, so llm.tokens.out=0 finds anomalies and no refusals. */
   readonly isRefusal: boolean
   readonly line: EndLine
   readonly event: 'request.departed' | 'request.aborted'
@@ -41,25 +41,10 @@ export interface EndingRow {
   readonly tail: 'body' | '[DONE]' | 'error frame, [DONE]' | 'none'
 }
 
-const aborted = { event: 'request.aborted' } as const
-const failed = {
-  ...aborted,
-  spanStatus: 'error',
-  statusCode: null,
-  isRefusal: false,
-  line: 'request.failed',
-} as const
-const refused = {
-  ...aborted,
-  spanStatus: 'unset',
-  errorType: ERROR_CODE,
-  statusCode: null,
-  isRefusal: true,
-  line: 'request.refused',
-} as const
-const left = { ...failed, line: 'request.aborted' } as const
 const before = { phase: 'before headers', tail: 'body' } as const
 const stream = { phase: 'in the stream', sent: [200] } as const
+/** No answer is sent. */
+const silent = { phase: 'before headers', sent: [], tail: 'none' } as const
 
 const departed = {
   spanStatus: 'unset',
@@ -70,20 +55,29 @@ const departed = {
   isRefusal: false,
   line: 'response.sent',
 } as const
+const failed = {
+  event: 'request.aborted',
+  spanStatus: 'error',
+  statusCode: null,
+  isRefusal: false,
+  line: 'request.failed',
+} as const
+const refused = {
+  event: 'request.aborted',
+  spanStatus: 'unset',
+  errorType: ERROR_CODE,
+  statusCode: null,
+  isRefusal: true,
+  line: 'request.refused',
+} as const
+const left = { ...failed, line: 'request.aborted' } as const
+const because = (code: string) => ({ errorType: code, reason: code })
 
-/** Both phases of an ending that fails a request the server was at fault for. */
-function failure(
-  ending: EndingName,
-  path: string,
-  errorType: string,
-  sent: readonly number[],
-  reason: string = ending,
-): readonly EndingRow[] {
-  return [
-    { ending, path, ...failed, ...before, sent, errorType, reason },
-    { ending, path: `${path}, in the stream`, ...failed, ...stream, errorType, reason, tail: 'error frame, [DONE]' },
-  ]
-}
+/** Both phases of an ending in which the server fails a request. */
+const failure = (ending: EndingName, path: string, sent: readonly number[]): readonly EndingRow[] => [
+  { ending, path, ...failed, ...before, sent, ...because(ending) },
+  { ending, path: `${path}, in the stream`, ...failed, ...stream, ...because(ending), tail: 'error frame, [DONE]' },
+]
 
 export const ENDINGS: readonly EndingRow[] = [
   { ending: 'success', path: 'success', ...departed, ...before, sent: [200] },
@@ -101,32 +95,26 @@ export const ENDINGS: readonly EndingRow[] = [
   {
     ending: 'unavailable',
     path: 'refused: draining, loading',
-    ...failed,
-    isRefusal: true,
-    line: 'request.refused',
+    ...refused,
     ...before,
     sent: [503],
-    errorType: 'overloaded',
-    reason: 'overloaded',
+    spanStatus: 'error',
+    ...because('overloaded'),
   },
   {
     ending: 'client_disconnect',
     path: 'client gone before headers',
     ...left,
-    phase: 'before headers',
-    sent: [],
+    ...silent,
     statusCode: 499,
-    errorType: 'client_disconnect',
-    reason: 'client_disconnect',
-    tail: 'none',
+    ...because('client_disconnect'),
   },
   {
     ending: 'client_disconnect',
     path: 'client gone in the stream',
     ...left,
     ...stream,
-    errorType: 'client_disconnect',
-    reason: 'client_disconnect',
+    ...because('client_disconnect'),
     tail: 'none',
   },
   {
@@ -134,50 +122,22 @@ export const ENDINGS: readonly EndingRow[] = [
     path: 'consumer closed the generator early (`return()`)',
     ...left,
     ...stream,
-    errorType: 'closed_early',
-    reason: 'closed_early',
+    ...because('closed_early'),
     tail: 'none',
   },
-  ...failure('deadline', 'deadline', 'deadline', [504]),
-  ...failure('engine_error', 'engine error', 'engine_error', [500, 502, 503]),
-  ...failure('device_lost', 'device lost', 'device_lost', [500, 503]),
-  ...failure('exception', 'write failure, uncaught', 'exception', [500]),
-  ...failure('shutdown', 'shutdown bound passed', 'shutdown', [503]),
-  {
-    ending: 'shutdown',
-    path: 'process ended before an answer',
-    ...failed,
-    phase: 'before headers',
-    sent: [],
-    errorType: 'shutdown',
-    reason: 'shutdown',
-    tail: 'none',
-  },
-  {
-    ending: 'exception',
-    path: 'process crashed',
-    ...failed,
-    phase: 'before headers',
-    sent: [],
-    errorType: 'exception',
-    reason: 'exception',
-    tail: 'none',
-  },
-  {
-    ending: 'leak',
-    path: 'watchdog',
-    ...failed,
-    phase: 'before headers',
-    sent: [],
-    errorType: 'span_leak',
-    reason: 'leak',
-    tail: 'none',
-  },
+  ...failure('deadline', 'deadline', [504]),
+  ...failure('engine_error', 'engine error', [500, 502, 503]),
+  ...failure('device_lost', 'device lost', [500, 503]),
+  ...failure('exception', 'write failure, uncaught', [500]),
+  ...failure('shutdown', 'shutdown bound passed', [503]),
+  { ending: 'shutdown', path: 'process ended before an answer', ...failed, ...silent, ...because('shutdown') },
+  { ending: 'exception', path: 'process crashed', ...failed, ...silent, ...because('exception') },
+  { ending: 'leak', path: 'watchdog', ...failed, ...silent, errorType: 'span_leak', reason: 'leak' },
 ]
 
 /**
- * The row of an ending by the status that was sent; null: none was. An unforeseen status falls back to the ending's first row, so
- * that a request is closed in any case.
+ * The row of an ending for the status that was sent (null: none). For an unexpected status it is the ending's first row, so that
+ * every request can be closed.
  */
 export function endingRow(ending: EndingName, status: number | null): EndingRow {
   const rows = ENDINGS.filter((row) => row.ending === ending)
@@ -189,17 +149,17 @@ export function endingRow(ending: EndingName, status: number | null): EndingRow 
   return first
 }
 
-/** A request's kind, and whether it is a probe: those would drown the story of the others. */
-interface Teller {
+/** What decides the log level of a request. Probes are frequent and would hide the lines of other requests. */
+interface Logged {
   readonly kind: 'generation' | 'retrieval' | 'other'
   readonly isProbe?: boolean
 }
 
-/** Level of the first line. Requests that are not the server's work have one line, the last. */
-export const firstLineLevel = ({ kind }: Teller): 'debug' | 'info' => (kind === 'other' ? 'debug' : 'info')
+/** Level of the first line. Requests of kind `other` have only a last line at level info. */
+export const firstLineLevel = ({ kind }: Logged): 'debug' | 'info' => (kind === 'other' ? 'debug' : 'info')
 
 /** Level of the last line. */
-export function lastLineLevel(row: EndingRow, { kind, isProbe = false }: Teller): 'debug' | 'info' | 'warn' | 'error' {
+export function lastLineLevel(row: EndingRow, { kind, isProbe = false }: Logged): 'debug' | 'info' | 'warn' | 'error' {
   if (row.line === 'request.failed') return 'error'
   // A 503 is the expected answer to a probe while the model loads.
   if (isProbe && (row.ending === 'success' || row.ending === 'unavailable')) return 'debug'

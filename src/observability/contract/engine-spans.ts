@@ -1,6 +1,6 @@
 /** The span contract: the two phases of the engine. */
 import type { StopKind } from '../../engine/events.ts'
-import { double, errorType, exception, int, type SpanSpec, string } from './span-spec.ts'
+import { double, errorType, exception, int, rootChild, type SpanSpec, string } from './span-spec.ts'
 
 const MISS_REASONS = ['none', 'cold', 'evicted', 'diverged', 'disabled'] as const
 const STOP_KINDS: readonly StopKind[] = ['eos', 'stop_string', 'stop_token', 'tool_calls']
@@ -13,13 +13,8 @@ const gpuAttributes = {
 
 export const ENGINE_SPANS = {
   'llm.prefill': {
-    parent: 'http.handler',
-    orParents: [],
-    kind: 'internal',
-    level: 'contract',
+    ...rootChild,
     when: 'the first scheduled step to the first token on the host, or to the end of the last prompt of a scored-only request',
-    single: true,
-    mayOutliveParent: false,
     logEvent: 'prefill.done',
     attributes: {
       'llm.tokens.in': int(
@@ -36,16 +31,10 @@ export const ENGINE_SPANS = {
       ...gpuAttributes,
       'error.type': errorType,
     },
-    events: { exception },
   },
   'llm.decode': {
-    parent: 'http.handler',
-    orParents: [],
-    kind: 'internal',
-    level: 'contract',
+    ...rootChild,
     when: 'the first token to the last; never for scored-only requests',
-    single: true,
-    mayOutliveParent: false,
     logEvent: 'decode.done',
     attributes: {
       'llm.tokens.out': int('always', 'generated tokens without the EOS or stop token that ended them'),

@@ -1,6 +1,7 @@
 /** The span contract: http.handler, one for every request. */
 import {
   boolean,
+  childSpan,
   content,
   convention,
   double,
@@ -17,14 +18,10 @@ const SAMPLING_REASONS = ['head', 'baseline', 'error', 'abort', 'empty', 'ttft',
 
 export const ROOT_SPANS = {
   'http.handler': {
+    ...childSpan,
     parent: null,
-    orParents: [],
     kind: 'server',
-    level: 'contract',
     when: 'every request of a generation or retrieval route',
-    single: true,
-    mayOutliveParent: false,
-    logEvent: null,
     attributes: {
       'http.method': string('always', 'request method', { alias: ['http.request.method'] }),
       'http.route': string('always', 'the route pattern'),

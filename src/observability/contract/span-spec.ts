@@ -1,15 +1,15 @@
-/** What a row of the span contract says: the types of its tables, and short ways to write their values. */
+/** The form of the span contract's rows: their types, and short ways to write their values. */
 
 export type TraceDetail = 'off' | 'contract' | 'steps' | 'kernels'
-/** Levels a trace can be judged at. A level includes the ones before it. */
+/** Levels that a trace can be validated at. Each level includes the ones before it. */
 export type ContractLevel = Exclude<TraceDetail, 'off'>
 export const CONTRACT_LEVELS: readonly ContractLevel[] = ['contract', 'steps', 'kernels']
 
 export type AttributeType = 'string' | 'int' | 'double' | 'boolean' | 'string[]'
 
 /**
- * When an attribute is there: `always`; `completed`: on a span that ended well in a request that was served; `accepted`: once the
- * engine took the request (never on refused or scored ones); `optional`: where it applies, as the meaning says.
+ * When a span has an attribute: `always`; `completed`: if the span succeeded and the request was served; `accepted`: if the
+ * engine accepted the request (never on refused or scored requests); `optional`: where it applies, as the meaning says.
  */
 type Presence = 'always' | 'completed' | 'accepted' | 'optional'
 
@@ -21,11 +21,11 @@ export interface AttributeSpec {
   readonly alias?: readonly string[]
   /** The name itself is a current convention's, not the contract's. */
   readonly convention?: true
-  /** Left out unless content is captured; then not cut as other strings are. */
+  /** Omitted unless content is captured. Not shortened to the length limit of other strings. */
   readonly isContent?: true
   /** An integer that may be negative: most are counts. */
   readonly isSigned?: true
-  /** The values it may take. */
+  /** The allowed values. */
   readonly oneOf?: readonly string[]
 }
 
@@ -64,14 +64,14 @@ export const strings = (when: Presence, meaning: string, more: Partial<Attribute
   ({ type: 'string[]', when, meaning, ...more }) as const
 export const convention = { convention: true } as const
 
-/** Values that are content: set with MINISERVE_CAPTURE_CONTENT=true only, and whole. */
+/** An attribute that holds content, such as prompts and outputs. */
 export const content = (meaning: string) =>
   string('optional', `${meaning}; only with MINISERVE_CAPTURE_CONTENT=true`, { convention: true, isContent: true })
 
 /** error.type of a span with status ERROR. */
 export const errorType = string('optional', 'why the span ended in an error', convention)
 
-/** The event of a span that an error ended. */
+/** The event on a span that ended in an error. */
 export const exception = {
   meaning: 'the error behind an ERROR status',
   attributes: {
@@ -80,3 +80,17 @@ export const exception = {
     'exception.stacktrace': string('optional', 'frames, without the message'),
   },
 } as const
+
+/** What most spans have in common. A row spreads it, and then names what is different. */
+export const childSpan = {
+  orParents: [],
+  kind: 'internal',
+  level: 'contract',
+  single: true,
+  mayOutliveParent: false,
+  logEvent: null,
+  events: { exception },
+} as const
+
+/** A span directly below the root. */
+export const rootChild = { ...childSpan, parent: 'http.handler' } as const

@@ -1,31 +1,38 @@
 /** The span contract: the stages of a request around the engine. */
-import { content, convention, double, errorType, exception, int, type SpanSpec, string } from './span-spec.ts'
+import {
+  childSpan,
+  content,
+  convention,
+  double,
+  errorType,
+  int,
+  rootChild,
+  type SpanSpec,
+  string,
+} from './span-spec.ts'
+
+/** A part of retrieval: below rag.retrieve in a generation, below the root on the routes that only retrieve. */
+const retrievalPart = {
+  ...childSpan,
+  parent: 'rag.retrieve',
+  orParents: ['http.handler'],
+  when: 'below rag.retrieve; below the root on retrieval routes',
+} as const
 
 export const STAGE_SPANS = {
   'tokenize.input': {
-    parent: 'http.handler',
-    orParents: [],
-    kind: 'internal',
-    level: 'contract',
+    ...rootChild,
     when: 'the body is valid',
-    single: true,
-    mayOutliveParent: false,
     logEvent: 'input.tokenized',
     attributes: {
       'llm.tokens.in': int('optional', "tokens of the caller's own prompt; absent if a remote engine tokenizes"),
       'tokenizer.name': string('completed', '`remote` when a remote engine tokenizes'),
       'error.type': errorType,
     },
-    events: { exception },
   },
   'rag.retrieve': {
-    parent: 'http.handler',
-    orParents: [],
-    kind: 'internal',
-    level: 'contract',
+    ...rootChild,
     when: 'the request asked for retrieval',
-    single: true,
-    mayOutliveParent: false,
     logEvent: 'rag.retrieved',
     attributes: {
       'rag.docs.retrieved': int('completed', 'candidates from vector.search'),
@@ -36,9 +43,7 @@ export const STAGE_SPANS = {
       'rag.index.name': string(
         'completed',
         "the index, once it was found; a name that does not exist is the caller's text and is not recorded",
-        {
-          alias: ['gen_ai.data_source.id'],
-        },
+        { alias: ['gen_ai.data_source.id'] },
       ),
       'gen_ai.operation.name': string('optional', 'retrieval', convention),
       'gen_ai.provider.name': string('optional', 'miniserve', convention),
@@ -47,17 +52,10 @@ export const STAGE_SPANS = {
       'gen_ai.retrieval.documents': content('the documents: id, score, content'),
       'error.type': errorType,
     },
-    events: { exception },
   },
   'embed.query': {
-    parent: 'rag.retrieve',
-    orParents: ['http.handler'],
-    kind: 'internal',
-    level: 'contract',
-    when: 'below rag.retrieve; below the root on retrieval routes',
+    ...retrievalPart,
     single: false,
-    mayOutliveParent: false,
-    logEvent: null,
     attributes: {
       'rag.embed.model': string('always', 'embedding model', { alias: ['gen_ai.request.model'] }),
       'rag.embed.dimensions': int('completed', 'length of the vector', {
@@ -67,57 +65,33 @@ export const STAGE_SPANS = {
       'gen_ai.provider.name': string('optional', 'miniserve', convention),
       'error.type': errorType,
     },
-    events: { exception },
   },
   'vector.search': {
-    parent: 'rag.retrieve',
-    orParents: ['http.handler'],
-    kind: 'internal',
-    level: 'contract',
-    when: 'below rag.retrieve; below the root on retrieval routes',
-    single: true,
-    mayOutliveParent: false,
-    logEvent: null,
+    ...retrievalPart,
     attributes: {
       'rag.search.top_k': int('always', 'candidates requested'),
       'rag.search.candidates': int('completed', 'candidates found'),
       'rag.search.max_score': double('optional', 'best score; absent when nothing was found'),
       'error.type': errorType,
     },
-    events: { exception },
   },
   rerank: {
-    parent: 'rag.retrieve',
-    orParents: ['http.handler'],
-    kind: 'internal',
-    level: 'contract',
-    when: 'below rag.retrieve; below the root on retrieval routes',
-    single: true,
-    mayOutliveParent: false,
-    logEvent: null,
+    ...retrievalPart,
     attributes: {
       'rag.rerank.model': string('always', 'reranking model; none if passages keep the order of the search'),
       'rag.rerank.candidates': int('always', 'documents scored'),
       'rag.rerank.top_n': int('always', 'documents requested'),
       'error.type': errorType,
     },
-    events: { exception },
   },
   'format.output': {
-    parent: 'http.handler',
-    orParents: [],
-    kind: 'internal',
-    level: 'contract',
+    ...rootChild,
     when: 'building the body; streamed: the first frame to the last one handed to the socket',
-    single: true,
-    mayOutliveParent: false,
-    logEvent: null,
     attributes: {
       'llm.tokens.out': int('completed', 'the same number as on the root'),
       'output.format': string('completed', 'how it was written', { oneOf: ['text', 'json', 'sse'] }),
       'gen_ai.output.type': string('optional', 'text or json', convention),
       'error.type': errorType,
     },
-    events: { exception },
   },
 } as const satisfies Readonly<Record<string, SpanSpec>>

@@ -1,5 +1,7 @@
 /** The span contract's levels `steps` and `kernels`: KV tiers, and the engine's own steps. */
-import { boolean, convention, int, type SpanSpec, string } from './span-spec.ts'
+import { boolean, childSpan, convention, int, type SpanSpec, string } from './span-spec.ts'
+
+const stepSpan = { ...childSpan, level: 'steps', single: false, events: {} } as const
 
 const kvAttributes = {
   'kv.blocks': int('always', 'KV blocks found, moved or stored; while the span is open, the number asked for'),
@@ -10,77 +12,46 @@ const kvAttributes = {
 
 export const STEP_SPANS = {
   'kv.lookup': {
+    ...stepSpan,
     parent: 'llm.prefill',
     orParents: ['http.handler'],
-    kind: 'internal',
-    level: 'steps',
     when: 'a lower KV tier was asked',
-    single: false,
-    mayOutliveParent: false,
-    logEvent: null,
     attributes: kvAttributes,
-    events: {},
   },
   'kv.retrieve': {
+    ...stepSpan,
     parent: 'llm.prefill',
     orParents: ['http.handler'],
-    kind: 'internal',
-    level: 'steps',
     when: 'blocks came from a lower KV tier',
-    single: false,
-    mayOutliveParent: false,
-    logEvent: null,
     attributes: kvAttributes,
-    events: {},
   },
   'kv.disk_read': {
+    ...stepSpan,
     parent: 'kv.retrieve',
     orParents: ['llm.prefill', 'http.handler'],
-    kind: 'internal',
-    level: 'steps',
     when: 'blocks were read from disk',
-    single: false,
-    mayOutliveParent: false,
-    logEvent: null,
     attributes: kvAttributes,
-    events: {},
   },
   'kv.store': {
+    ...stepSpan,
     parent: 'http.handler',
-    orParents: [],
-    kind: 'internal',
-    level: 'steps',
     when: 'blocks were written to a lower KV tier',
-    single: false,
     mayOutliveParent: true,
-    logEvent: null,
     attributes: kvAttributes,
-    events: {},
   },
   'decode.step': {
+    ...stepSpan,
     parent: 'llm.decode',
-    orParents: [],
-    kind: 'internal',
-    level: 'steps',
     when: 'a sampled step of the request, linked to its engine.step',
-    single: false,
-    mayOutliveParent: false,
-    logEvent: null,
     attributes: {
       'engine.step.id': int('always', 'the step'),
       'engine.step.rows': int('always', 'rows in the step'),
     },
-    events: {},
   },
   'engine.step': {
+    ...stepSpan,
     parent: null,
-    orParents: [],
-    kind: 'internal',
-    level: 'steps',
     when: 'a sampled step of the engine; linked with the requests it served',
-    single: false,
-    mayOutliveParent: false,
-    logEvent: null,
     attributes: {
       'engine.step.id': int('always', 'number of the step since start'),
       'engine.step.rows': int('always', 'sequences in it'),
