@@ -10,7 +10,7 @@ import { root, run } from './lib/run.mjs'
 import { startServer } from './lib/server.mjs'
 import { median } from './lib/stats.mjs'
 import { openStage, stage } from '#dist/observability/context.js'
-import { createObservability } from '#dist/observability/observability.js'
+import { Observability } from '#dist/observability/observability.js'
 import { encodeTraceRequest } from '#dist/observability/otlp-encoder.js'
 import { spansToOtlp } from '#dist/observability/otlp.js'
 
@@ -109,7 +109,7 @@ const stream = {
   },
 }
 const make = (more) =>
-  createObservability({
+  new Observability({
     serviceVersion: 'bench',
     otlpEndpoint: null,
     traceDetail: 'contract',

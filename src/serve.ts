@@ -9,7 +9,7 @@ import { ModelError } from './engine/runner/runner.ts'
 import type { CacheConfig, DeviceMemory } from './observability/engine-metrics.ts'
 import { availableHostMemory } from './kernels/host-memory.ts'
 import { loadEngine, loadRemoteEngine, modelsOf, weightBytesOf } from './model-loading.ts'
-import { createObservability, type Observability } from './observability/observability.ts'
+import { Observability } from './observability/observability.ts'
 import { EventLoopWatch } from './observability/event-loop-watch.ts'
 import { loadPlugins } from './observability/plugins.ts'
 import { EXPORT_FLUSH_MS, handleCrashes, stopSignal } from './process-events.ts'
@@ -61,7 +61,7 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
   requireModelPath('--embedding-model', config.embeddingModel)
   requireModelPath('--reranker-model', config.rerankerModel)
   const stop = stopSignal(config.isRunByNpm)
-  const observability = createObservability({
+  const observability = new Observability({
     serviceVersion: build.revision ?? build.version,
     otlpEndpoint: config.otlpTracesEndpoint,
     traceDetail: config.traceDetail,
@@ -118,12 +118,12 @@ export async function serve(config: Config, build: BuildInfo): Promise<number> {
       logger.warn('rag.worker_died', { worker, reason, error: cause })
     }),
     onRerankFailure: (reason) => {
-      observability.metrics.onRerankSkipped(reason)
+      observability.metrics.counters.rerankSkips.inc({ reason })
       logger.warn('rag.rerank_skipped', { reason })
     },
   })
   const watch = new EventLoopWatch((stall) => {
-    observability.metrics.onStall(stall)
+    observability.metrics.counters.stalls.inc({ route: stall.route })
     logger[stall.durationMs < SEVERE_STALL_MS ? 'info' : 'warn']('event_loop.stalled', {
       route: stall.route,
       duration_ms: Math.round(stall.durationMs),

@@ -9,7 +9,7 @@ import { createEngine } from '../src/engine/engine.ts'
 import type { Engine } from '../src/engine/request.ts'
 import { createLocalRunner } from '../src/engine/runner/local.ts'
 import { loadTokenizer } from '../src/engine/tokenizer.ts'
-import { createObservability, type Observability } from '../src/observability/observability.ts'
+import { Observability } from '../src/observability/observability.ts'
 import { createApp } from '../src/server/app.ts'
 import { createKeys } from '../src/server/keys.ts'
 import { ServerState } from '../src/server/state.ts'
@@ -57,7 +57,7 @@ beforeAll(async () => {
   })
 
   // 3. Observability: subscribes to the engine, which knows nothing of it.
-  observability = createObservability({
+  observability = new Observability({
     serviceVersion: 'test',
     otlpEndpoint: null,
     traceDetail: 'contract',

@@ -7,7 +7,7 @@ import { getRequestListener } from '@hono/node-server'
 import { createEngine } from '#dist/engine/engine.js'
 import { readResult, WordWriter, writePlan, writeResult } from '#dist/engine/runner/step-codec.js'
 import { loadTokenizer } from '#dist/engine/tokenizer.js'
-import { createObservability } from '#dist/observability/observability.js'
+import { Observability } from '#dist/observability/observability.js'
 import { createApp } from '#dist/server/app.js'
 import { createKeys } from '#dist/server/keys.js'
 import { ServerState } from '#dist/server/state.js'
@@ -92,7 +92,7 @@ const engine = createEngine({
     maxQueuedTokens: 65_536,
   },
 })
-const observability = createObservability({
+const observability = new Observability({
   serviceVersion: 'bench',
   otlpEndpoint: null,
   traceDetail,

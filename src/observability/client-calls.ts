@@ -1,17 +1,20 @@
-/** Calls of a request to other services, as CLIENT spans, and the W3C trace context that goes along. */
+/** W3C trace context: the caller's span, and a request's own calls to other services as CLIENT spans with their headers. */
 import {
   type Context,
+  defaultTextMapGetter,
   type HrTime,
+  ROOT_CONTEXT,
   type SpanContext,
   SpanKind,
   SpanStatusCode,
   trace as traceApi,
   type Tracer,
 } from '@opentelemetry/api'
+import { W3CTraceContextPropagator } from '@opentelemetry/core'
 import { type ClientAttributes, type ClientCall, runIn } from './context.ts'
 import type { OpenRequestInput } from './root-span.ts'
 
-/** What a call asks of its request. */
+/** What a call needs from its request. */
 interface Calling {
   readonly input: OpenRequestInput
   readonly traceId: string
@@ -24,9 +27,9 @@ interface Calling {
 }
 
 /** A call to another engine while it runs. */
-export interface UpstreamCall {
+interface UpstreamCall {
   readonly headers: Readonly<Record<string, string>>
-  /** Sends it below its span, so that what an HTTP library traces nests there. */
+  /** Sends the call in the context of its span, so that the spans of an HTTP library nest below it. */
   run<T>(send: () => T): T
   end(outcome: {
     readonly status: number | null
@@ -35,17 +38,24 @@ export interface UpstreamCall {
   }): void
 }
 
+const propagator = new W3CTraceContextPropagator()
+
+/** The caller's span; null if the headers name none or are malformed. */
+export function callerSpan(headers: OpenRequestInput['headers']): SpanContext | null {
+  return traceApi.getSpanContext(propagator.extract(ROOT_CONTEXT, headers, defaultTextMapGetter)) ?? null
+}
+
 export const traceparentOf = ({ traceId, isHeadSampled }: Calling, spanId: string): string =>
   `00-${traceId}-${spanId}-${isHeadSampled ? '01' : '00'}`
 
-/** Opens CLIENT spans below the live span of one request and makes the `traceparent` that the called service gets. */
+/** Opens CLIENT spans below the current span of one request, and makes the headers for the called service. */
 export class ClientCalls {
   readonly #request: Calling
   readonly #tracer: Tracer | null
   readonly #remote: SpanContext | null
   readonly #trustRemote: boolean
 
-  /** `tracer`: of spans that are not the contract's; null: tracing is off. `remote`: the caller's span. */
+  /** `tracer` starts spans outside the contract; null: tracing is off. `remote`: the caller's span. */
   constructor(request: Calling, tracer: Tracer | null, remote: SpanContext | null, trustRemote: boolean) {
     this.#request = request
     this.#tracer = tracer
@@ -75,6 +85,7 @@ export class ClientCalls {
     }
   }
 
+  /** A call to another engine: a CLIENT span below http.handler, and the parent of that engine's own spans. */
   startUpstream(url: string): UpstreamCall {
     const { hostname, port, protocol, pathname } = new URL(url)
     const call = this.start(
@@ -82,7 +93,7 @@ export class ClientCalls {
       {
         'http.request.method': 'POST',
         'url.full': `${protocol}//${hostname}${port && `:${port}`}${pathname}`,
-        // An IPv6 address without the brackets that a URL has around it.
+        // A URL has brackets around an IPv6 address.
         'server.address': hostname.replace(/^\[|\]$/g, ''),
         'server.port': Number(port) || (protocol === 'https:' ? 443 : 80),
       },
@@ -99,7 +110,7 @@ export class ClientCalls {
     }
   }
 
-  /** Below a span of this server; as the caller sent it where this server makes none. */
+  /** Names a span of this server. With tracing off, the caller's own headers are passed on. */
   #headers(spanId: string): Readonly<Record<string, string>> {
     const request = this.#request
     const { traceparent, tracestate } = request.input.headers

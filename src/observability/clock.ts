@@ -1,11 +1,11 @@
-/** One clock for spans: performance.now() times placed on the wall clock through an anchor, so that a tree's intervals nest exactly. */
+/** One clock for spans: an anchor places performance.now() times on the wall clock, so that the intervals of a tree nest exactly. */
 import type { HrTime } from '@opentelemetry/api'
 
 /** Turns `performance.now()` times (milliseconds) into span times (HrTime since 1970). */
-export class ClockAnchor {
-  private readonly offsetMs: number
+class ClockAnchor {
+  /** Wall clock minus performance.now(). */
+  readonly offsetMs: number
 
-  /** `offsetMs`: wall clock minus performance.now(). */
   constructor(offsetMs: number = performance.timeOrigin) {
     this.offsetMs = offsetMs
   }
@@ -17,7 +17,7 @@ export class ClockAnchor {
 
   /** OpenTelemetry's [seconds, nanoseconds]. */
   toHrTime(atMs: number): HrTime {
-    // Whole milliseconds and the fraction apart: their sum as one double has no room for nanoseconds.
+    // Whole milliseconds and fractions are added separately: one double for the sum has no room for nanoseconds.
     const wholeMs = Math.floor(this.offsetMs) + Math.floor(atMs)
     const restMs = this.offsetMs - Math.floor(this.offsetMs) + (atMs - Math.floor(atMs))
     const ms = wholeMs + Math.floor(restMs)
@@ -29,17 +29,12 @@ export class ClockAnchor {
 /** How far performance.now() may drift from the wall clock (which NTP may step) before new traces use a new anchor. */
 const MAX_DRIFT_MS = 5
 
-/** Hands each request an anchor; one anchor serves until the wall clock has moved away from it. */
-export function createClock(): () => ClockAnchor {
-  let offsetMs = performance.timeOrigin
-  let anchor = new ClockAnchor(offsetMs)
-  return () => {
-    const now = Date.now() - performance.now()
-    // Date.now() is floored, so an undisturbed clock is up to 1 ms behind.
-    if (Math.abs(now - offsetMs) > MAX_DRIFT_MS) {
-      offsetMs = now
-      anchor = new ClockAnchor(offsetMs)
-    }
-    return anchor
-  }
+let current = new ClockAnchor()
+
+/** The anchor for a new trace. It stays the same until the wall clock has moved away from it. */
+export function clockAnchor(): ClockAnchor {
+  // Date.now() is floored, so an undisturbed clock is up to 1 ms behind.
+  const offsetMs = Date.now() - performance.now()
+  if (Math.abs(offsetMs - current.offsetMs) > MAX_DRIFT_MS) current = new ClockAnchor(offsetMs)
+  return current
 }

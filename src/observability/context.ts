@@ -1,7 +1,6 @@
 /**
- * The request a piece of code works for, carried by AsyncLocalStorage, and the helpers that keep it where JavaScript loses it:
- * generator bodies, stream pulls, event listeners and worker messages run in the context of their caller, or in none.
- * The only module of this folder that retrieval and other leaves need.
+ * The request that the running code works for, carried by AsyncLocalStorage, and its stages. Generators, stream pulls, event listeners
+ * and worker messages run in the context of their caller, or in none: they need `runIn`. Retrieval imports only this module.
  */
 import { type Context, context as contextApi, createContextKey, ROOT_CONTEXT } from '@opentelemetry/api'
 import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks'
@@ -9,17 +8,17 @@ import type { SpanAttributes, StageName } from './contract.ts'
 import type { Log } from './log.ts'
 import type { RequestSpans } from './span-registry.ts'
 
-/** What code below a request may ask of it. */
+/** What code that works for a request can use. */
 export interface RequestScope {
   readonly traceId: string
   /** Span id of http.handler. */
   readonly spanId: string
   readonly log: Log
-  /** Its spans, open and ended; null: none are recorded. */
+  /** The request's spans, open and ended; null: none are recorded. */
   readonly spans: RequestSpans | null
   openStage<N extends StageName>(name: N, parent: Context, attributes?: SpanAttributes<N>): OpenStage<N> | null
-  startClientCall(name: string, attributes: ClientAttributes, parent: Context): ClientCall
-  /** Keeps the trace open until what it returns is called. */
+  readonly calls: { start(name: string, attributes: ClientAttributes, parent: Context): ClientCall }
+  /** Keeps the trace open until the returned function is called. */
   hold(): () => void
   /** Keeps a written log line for the trace's page. */
   addLogLine(line: string): void
@@ -28,13 +27,13 @@ export interface RequestScope {
 const REQUEST_KEY = createContextKey('miniserve.request')
 const PROBE_KEY = createContextKey('miniserve.probe')
 
-/** A process has one context manager, which carries contexts for everybody. An application that brought its own keeps it. */
+/** Whether the application has its own context manager. A process has only one, and an existing one stays in use. */
 function hasContextManager(): boolean {
   const probe = ROOT_CONTEXT.setValue(PROBE_KEY, true)
   return contextApi.with(probe, () => contextApi.active().getValue(PROBE_KEY) === true)
 }
 
-/** Whether the context manager in use is an application's. */
+/** Whether the context manager in use belongs to the application. */
 export const usesForeignContextManager = hasContextManager()
 if (!usesForeignContextManager) contextApi.setGlobalContextManager(new AsyncLocalStorageContextManager().enable())
 
@@ -44,20 +43,20 @@ export const activeContext = (): Context => contextApi.active()
 
 export const runIn = <T>(context: Context, fn: () => T): T => contextApi.with(context, fn)
 
-/** The request of a context; of the running code when none is given. */
+/** The request of a context, by default of the running code. */
 export function currentRequest(context: Context = activeContext()): RequestScope | undefined {
   return context.getValue(REQUEST_KEY) as RequestScope | undefined
 }
 
-/** The span of a stage while it runs. Outside a request, and after its response, it takes values and does nothing. */
+/** The span of a stage while it runs. Outside a request, and after its response, it ignores all values. */
 interface StageSpan<N extends StageName> {
-  /** Content that is set is kept (MINISERVE_CAPTURE_CONTENT=true): else it need not be made. */
+  /** Whether content is recorded (MINISERVE_CAPTURE_CONTENT=true). */
   readonly capturesContent: boolean
-  /** Values of the contract's table; those of a wrong type are left out and counted. */
+  /** Sets attributes of the contract. Values of the wrong type are omitted and counted. */
   set(attributes: SpanAttributes<N>): void
 }
 
-/** A stage that is ended separately from its start, such as a stream's. */
+/** A stage that does not end with a function, such as a stream. */
 export interface OpenStage<N extends StageName> extends StageSpan<N> {
   /** Ends the stage; later calls do nothing. */
   end(attributes?: SpanAttributes<N>): void
@@ -67,7 +66,7 @@ export interface OpenStage<N extends StageName> extends StageSpan<N> {
   run<T>(fn: () => T): T
 }
 
-/** Attributes of a call to another service, by OpenTelemetry's conventions. Never content. */
+/** Attributes of a call to another service, named by OpenTelemetry's conventions. Never content. */
 export type ClientAttributes = Readonly<Record<string, string | number | undefined>>
 
 /** A call to another service while it runs. */
@@ -76,21 +75,21 @@ export interface ClientCall {
   readonly headers: Readonly<Record<string, string>>
   /** Runs the call below its span. */
   run<T>(fn: () => T): T
-  /** Ends the span; `error`: a stable code, null for success. Later calls do nothing. */
+  /** Ends the span. `error` is a stable code, null for success. Later calls do nothing. */
   end(error: string | null, attributes?: ClientAttributes): void
 }
 
 const NO_STAGE: OpenStage<StageName> = { capturesContent: false, set() {}, end() {}, fail() {}, run: (fn) => fn() }
 
-/** Opens a stage's span below the running stage. The caller ends it; one left open is ended with its request. */
+/** Opens a stage below the current one. The caller ends it; if it does not, the stage ends with its request. */
 export function openStage<N extends StageName>(name: N, attributes?: SpanAttributes<N>): OpenStage<N> {
   const context = activeContext()
   return currentRequest(context)?.openStage(name, context, attributes) ?? NO_STAGE
 }
 
 /**
- * Runs a function as a stage of the current request: its span is open while the function (and the promise it returns) runs, is the
- * parent of stages inside it, and ends as failed when it throws. Outside a request the function just runs.
+ * Runs a function as a stage of the current request. The stage's span is open until the function, or the promise it returns, is done.
+ * It is the parent of stages inside, and ends as failed if the function throws. Outside a request the function just runs.
  */
 export function stage<N extends StageName, T>(name: N, fn: (span: StageSpan<N>) => T): T
 export function stage<N extends StageName, T>(name: N, attributes: SpanAttributes<N>, fn: (span: StageSpan<N>) => T): T
@@ -126,7 +125,7 @@ export function stage<N extends StageName, T>(
 }
 
 /**
- * Work that the response does not wait for: it keeps the request's context, and the request's trace stays open until it is done.
+ * Runs work that the response does not wait for, in the request's context. The request's trace stays open until the work is done.
  * A failure is logged; the promise always resolves.
  */
 export function spawn(fn: () => Promise<unknown>): Promise<void> {
@@ -145,28 +144,10 @@ export function spawn(fn: () => Promise<unknown>): Promise<void> {
   return runIn(context, work)
 }
 
-/** A stream whose source is pulled and cancelled in the context of this call. Chunk by chunk, nothing is read ahead. */
-export function bindStream<T>(source: ReadableStream<T>): ReadableStream<T> {
-  const context = activeContext()
-  const reader = source.getReader()
-  return new ReadableStream<T>(
-    {
-      pull: (controller) =>
-        runIn(context, async () => {
-          const { done, value } = await reader.read()
-          if (done) controller.close()
-          else controller.enqueue(value)
-        }),
-      cancel: (reason) => runIn(context, () => reader.cancel(reason)),
-    },
-    { highWaterMark: 0 },
-  )
-}
-
 /** Runs a call to another service as a CLIENT span of the current request; outside a request it just runs. */
 export async function clientCall<T>(name: string, attributes: ClientAttributes, fn: () => Promise<T>): Promise<T> {
   const context = activeContext()
-  const call = currentRequest(context)?.startClientCall(name, attributes, context)
+  const call = currentRequest(context)?.calls.start(name, attributes, context)
   try {
     const value = await (call ? call.run(fn) : fn())
     call?.end(null)

@@ -1,7 +1,7 @@
 /**
- * The span contract as data: spans, parents, attributes, events and the levels of detail. It drives emission (typed at compile time), the
- * tests, `miniserve trace validate`, the waterfall page and docs/span-contract.md. The rows are in contract/, one file for each part of
- * the tree; the table of endings is endings.ts.
+ * The span contract as data: spans, parents, attributes, events and levels of detail. Emission (typed at compile time), the tests,
+ * `miniserve trace validate`, the waterfall page and docs/span-contract.md all read it. The rows are in contract/, one file per part of
+ * the tree. The table of endings is in endings.ts.
  *
  * Attributes marked `convention` and the aliases are OpenTelemetry's semantic conventions: HTTP of v1.44.0, GenAI of
  * open-telemetry/semantic-conventions-genai at 024a4f9 (client-inference) and 32c328e (migration).
@@ -20,7 +20,7 @@ export const SCHEMA_URL = 'https://opentelemetry.io/schemas/1.44.0'
 
 export const ROOT_SPAN = 'http.handler'
 
-/** In the order of a request's life: docs and pages list them like this. */
+/** In the order in which a request goes through them, which is the order of docs and pages. */
 export const SPANS = {
   ...ROOT_SPANS,
   'tokenize.input': STAGE_SPANS['tokenize.input'],
@@ -34,7 +34,7 @@ export const SPANS = {
 } as const satisfies Readonly<Record<string, SpanSpec>>
 
 export type SpanName = keyof typeof SPANS
-/** Spans that a piece of code opens around its own work. */
+/** Spans that code opens around its own work. */
 export type StageName = keyof typeof STAGE_SPANS
 
 interface ValueOf {
@@ -45,7 +45,7 @@ interface ValueOf {
   'string[]': readonly string[]
 }
 type SpecsOf<N extends SpanName> = (typeof SPANS)[N]['attributes']
-/** Values a span of this name may carry, typed by the table. */
+/** The attributes of a span, typed by the contract. */
 export type SpanAttributes<N extends SpanName> = {
   readonly [K in keyof SpecsOf<N>]?: SpecsOf<N>[K] extends { readonly type: infer T extends AttributeType }
     ? ValueOf[T]
@@ -54,16 +54,16 @@ export type SpanAttributes<N extends SpanName> = {
 
 export type AttributeValue = string | number | boolean | readonly string[]
 
-/** The table without its literal types, for code that walks it. */
+/** The table without literal types, for code that iterates over it. */
 export const SPAN_TABLE: Readonly<Record<string, SpanSpec>> = SPANS
 
-/** The conventions' constants a span carries besides what its code sets. */
+/** Attributes with constant values, which the conventions require. */
 export const CONSTANT_ATTRIBUTES: Readonly<Partial<Record<SpanName, Readonly<Record<string, string>>>>> = {
   'rag.retrieve': { 'gen_ai.operation.name': 'retrieval', 'gen_ai.provider.name': 'miniserve' },
   'embed.query': { 'gen_ai.operation.name': 'embeddings', 'gen_ai.provider.name': 'miniserve' },
 }
 
-/** Every attribute name that leaves as a double, whole numbers included. */
+/** Names of all attributes that are exported as doubles, even if their value is whole. */
 export const DOUBLE_ATTRIBUTES: ReadonlySet<string> = new Set(
   Object.values(SPAN_TABLE).flatMap((span) =>
     Object.entries(span.attributes).flatMap(([name, spec]) =>
@@ -72,6 +72,16 @@ export const DOUBLE_ATTRIBUTES: ReadonlySet<string> = new Set(
   ),
 )
 
-/** Lifts a level over the spans of the table. */
+/** The row of a span name; undefined if the name is not in the contract. */
+export const specOf = (name: string): SpanSpec | undefined =>
+  Object.hasOwn(SPAN_TABLE, name) ? SPAN_TABLE[name] : undefined
+
+/** The lowest level that includes all of these spans. Names outside the contract are ignored. */
+export function levelOf(names: Iterable<string>): ContractLevel {
+  const specs = [...new Set(names)].flatMap((name) => specOf(name) ?? [])
+  return CONTRACT_LEVELS.find((level) => specs.every((spec) => isInLevel(spec, level))) ?? 'contract'
+}
+
+/** Whether a level includes a span. */
 export const isInLevel = (span: SpanSpec, level: ContractLevel): boolean =>
   CONTRACT_LEVELS.indexOf(span.level) <= CONTRACT_LEVELS.indexOf(level)

@@ -1,6 +1,6 @@
 /**
- * Engine events -> llm.prefill, llm.decode, the root's events and, at the steps level, KV and step spans. Finds its parents in the
- * SpanRegistry and works on the request object: engine events carry no async context.
+ * Turns engine events into llm.prefill, llm.decode, events of the root and, at the steps level, spans of KV operations and steps. Engine
+ * events have no async context, so parents come from the SpanRegistry.
  */
 import { ROOT_CONTEXT, type Span, SpanStatusCode, type Tracer } from '@opentelemetry/api'
 import type {
@@ -21,6 +21,7 @@ import { type EndedSequence, type RequestSummary, summarize } from '../engine/su
 import { KvTracing } from './kv-tracing.ts'
 import type { RequestTrace } from './request-trace.ts'
 import type { SpanRegistry } from './span-registry.ts'
+import { roundMs } from './stage.ts'
 import { createStepTracing, type StepTracing } from './step-tracing.ts'
 
 interface EngineSubscriberParts {
@@ -29,8 +30,14 @@ interface EngineSubscriberParts {
   readonly detail: TraceDetail
   /** The request's trace, open or waiting for its last work. */
   readonly find: (requestId: string) => RequestTrace | undefined
-  /** A root for a request whose start was never seen; undefined if the request has been closed. */
+  /** Opens a root for a request whose start was not seen; undefined if the request has been closed. */
   readonly openLazy: (requestId: string) => RequestTrace | undefined
+}
+
+interface Cached {
+  readonly hits: number
+  readonly misses: number
+  readonly reason: CacheMissReason
 }
 
 /** What is known of a request between its first `queued` and its last `finished`. */
@@ -40,7 +47,8 @@ interface Running {
   readonly isLazy: boolean
   numQueued: number
   readonly ended: EndedSequence[]
-  readonly cached: Map<number, { readonly hits: number; readonly misses: number; readonly reason: CacheMissReason }>
+  /** By choice. */
+  readonly cached: Map<number, Cached>
   queueMicros: number
   firstScheduledMs: number | null
   firstTokenMs: number | null
@@ -145,7 +153,7 @@ export class TracingSubscriber implements EngineSubscriber {
       this.running.set(event.requestId, running)
       trace.event('request.queued', {}, event.atMs)
       const { requestId } = event
-      // A forced close (watchdog, shutdown) comes before the last `finished`.
+      // The watchdog and the shutdown close a trace before the last `finished`.
       trace.beforeClose(() => this.settle(requestId))
     }
     running.numQueued += 1
@@ -184,20 +192,18 @@ export class TracingSubscriber implements EngineSubscriber {
     if (decode) trace.event('llm.first_token', {}, event.atMs, { span: decode, name: 'llm.decode' })
   }
 
-  /** The line of a prefill that came to its end, below its span, which has to be open still. */
+  /** Writes the log line of a complete prefill. Its span must still be open, because the line names it. */
   private logPrefill(running: Running, endMs: number): void {
     const { trace } = running
     const prefill = this.parts.registry.get(trace.requestId, 'llm.prefill')
-    const prompts = [...running.cached].filter(([choice]) => choice % choicesPerPrompt(running) === 0)
-    const hits = prompts.reduce((sum, [, cached]) => sum + cached.hits, 0)
-    const misses = prompts.reduce((sum, [, cached]) => sum + cached.misses, 0)
+    const { hits, misses } = cachedOf(running)
     runIn(prefill?.context ?? trace.context, () =>
       trace.log.info(SPANS['llm.prefill'].logEvent, {
         'llm.tokens.in': hits + misses,
         'llm.cache.hits': hits,
         'llm.cache.misses': misses,
         'llm.queue.us': running.queueMicros,
-        duration_ms: milliseconds(endMs - (running.firstScheduledMs ?? endMs)),
+        duration_ms: roundMs(endMs - (running.firstScheduledMs ?? endMs)),
       }),
     )
   }
@@ -213,7 +219,7 @@ export class TracingSubscriber implements EngineSubscriber {
     this.settle(event.requestId, event.atMs)
   }
 
-  /** The engine is done with the request, or the request with the engine: ends its spans, hands over its numbers. */
+  /** Ends the request's phases and reports its counts: either the engine is done, or the trace is being closed. */
   private settle(requestId: string, atMs: number = performance.now()): void {
     const running = this.running.get(requestId)
     if (!running) return
@@ -297,7 +303,7 @@ export class TracingSubscriber implements EngineSubscriber {
     runIn(context, () =>
       trace.log.info(SPANS['llm.decode'].logEvent, {
         ...values,
-        duration_ms: milliseconds(endMs - (running.firstTokenMs ?? endMs)),
+        duration_ms: roundMs(endMs - (running.firstTokenMs ?? endMs)),
       }),
     )
     span.end(trace.time(endMs))
@@ -311,7 +317,7 @@ export class TracingSubscriber implements EngineSubscriber {
 
 const LAZY_ENDINGS = { stop: 'success', length: 'success', abort: 'closed_early', error: 'engine_error' } as const
 
-/** A phase that an abort or an error cut short. */
+/** Marks a phase that an abort or an error cut short. */
 function markCut(span: Span, phases: RequestSummary, { errorCode, error, trace }: Running, atMs: number): void {
   if (phases.stopReason !== 'abort' && phases.stopReason !== 'error') return
   const cause = errorCode ?? phases.stopReason
@@ -320,16 +326,14 @@ function markCut(span: Span, phases: RequestSummary, { errorCode, error, trace }
   if (error) span.addEvent('exception', exceptionAttributes(error), trace.time(atMs))
 }
 
-/** What is known of a request that the engine has not ended: the watchdog's and the shutdown's. */
+/** What is known of a request that the engine has not ended. The watchdog and the shutdown close such requests. */
 function knownOf(running: Running): Partial<RequestSummary> {
-  const prompts = [...running.cached].filter(([choice]) => choice % choicesPerPrompt(running) === 0)
-  const cacheHits = prompts.reduce((sum, [, { hits }]) => sum + hits, 0)
-  const cacheMisses = prompts.reduce((sum, [, { misses }]) => sum + misses, 0)
+  const { hits, misses, reason } = cachedOf(running)
   return {
-    tokensIn: cacheHits + cacheMisses,
-    cacheHits,
-    cacheMisses,
-    missReason: prompts.find(([, { reason }]) => reason !== 'none')?.[1].reason ?? 'none',
+    tokensIn: hits + misses,
+    cacheHits: hits,
+    cacheMisses: misses,
+    missReason: reason,
     numChoices: running.numQueued,
     queueMicros: running.queueMicros,
     prefillChunks: running.numChunks,
@@ -338,10 +342,20 @@ function knownOf(running: Running): Partial<RequestSummary> {
   }
 }
 
+/** Tokens of all prompts that were found in the prefix cache, and that were not. A prompt counts once, whatever `n` is. */
+function cachedOf(running: Running): Cached {
+  const prompts = [...running.cached].flatMap(([choice, cached]) =>
+    choice % choicesPerPrompt(running) === 0 ? [cached] : [],
+  )
+  return {
+    hits: prompts.reduce((sum, { hits }) => sum + hits, 0),
+    misses: prompts.reduce((sum, { misses }) => sum + misses, 0),
+    reason: prompts.find(({ reason }) => reason !== 'none')?.reason ?? 'none',
+  }
+}
+
 const choicesPerPrompt = (running: Running): number => Math.max(1, running.trace.facts.generation?.n ?? 1)
 
-/** The index of a sequence is said only where there are several. */
+/** The index of a sequence; undefined if the request has only one. */
 const choiceOf = (running: Running, choice: number): number | undefined =>
   (running.trace.facts.generation?.numChoices ?? running.numQueued) > 1 ? choice : undefined
-
-const milliseconds = (ms: number): number => Math.round(ms * 1000) / 1000

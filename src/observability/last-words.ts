@@ -5,7 +5,7 @@ import { type EndingName, type EndingRow, ERROR_CODE } from './endings.ts'
 import type { LogFields } from './log.ts'
 import type { RequestFacts } from './request-facts.ts'
 import type { OpenRequestInput, RootAttributes } from './root-span.ts'
-import { roundMs } from './stage-times.ts'
+import { roundMs } from './stage.ts'
 
 export interface FinishInput {
   readonly ending: EndingName

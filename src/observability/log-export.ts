@@ -1,22 +1,18 @@
 /**
- * Log lines as OTLP log records, where OTEL_LOGS_EXPORTER=otlp asks for them: the lines of the log file, redacted and worded as they are
- * there. They wait in a bounded queue while a collector is away; what does not fit is dropped and counted.
+ * Log lines as OTLP log records, with OTEL_LOGS_EXPORTER=otlp: the same redacted lines as in the log file. They wait in a bounded queue
+ * while the collector cannot be reached; lines that do not fit are dropped and counted.
  */
 import { ROOT_CONTEXT, trace as traceApi, TraceFlags } from '@opentelemetry/api'
 import { type AnyValueMap, SeverityNumber } from '@opentelemetry/api-logs'
-import { getNumberFromEnv } from '@opentelemetry/core'
 import type { Resource } from '@opentelemetry/resources'
-import { BatchLogRecordProcessor, LoggerProvider, type LogRecordExporter } from '@opentelemetry/sdk-logs'
+import { BatchLogRecordProcessor, LoggerProvider } from '@opentelemetry/sdk-logs'
 import { SCHEMA_URL, SCOPE_NAME } from './contract.ts'
-import { createLogExporter, isExported } from './otlp-exporter.ts'
+import { batchSettings, createLogExporter } from './otlp-exporter.ts'
 import { ExportCounter, type ExportCounts, PatientExporter } from './patient-exporter.ts'
 
-/** Defaults of OTEL_BLRP_MAX_QUEUE_SIZE, _MAX_EXPORT_BATCH_SIZE and _SCHEDULE_DELAY. */
+/** Defaults of OTEL_BLRP_MAX_QUEUE_SIZE and OTEL_BLRP_MAX_EXPORT_BATCH_SIZE. */
 const QUEUE_SIZE = 8192
 const BATCH_SIZE = 512
-const BATCH_DELAY_MS = 1000
-/** Longer than the exporter's own limit, so that its reason is heard. */
-const EXPORT_TIMEOUT_MS = 11_000
 
 const SEVERITIES: Readonly<Record<string, SeverityNumber>> = {
   trace: SeverityNumber.TRACE,
@@ -28,55 +24,35 @@ const SEVERITIES: Readonly<Record<string, SeverityNumber>> = {
 }
 
 export interface LogExport {
-  /** Takes a line of the log: JSON. */
+  /** Takes one JSON line of the log. */
   write(line: string): void
   counts(): ExportCounts
   flush(): Promise<void>
-  /** Sends what is queued; the rest counts as dropped. */
+  /** Sends what is queued; the rest is counted as dropped. */
   shutdown(): Promise<void>
 }
 
 interface LogExportParts {
   readonly serviceVersion: string
   readonly resource: Resource
-  /** What is wrong with the settings, or with an export. */
+  /** Called with problems of the settings or of an export. */
   readonly report: (detail: string) => void
 }
 
-/** null: not configured, or the endpoint is not a URL. */
+/** Creates the export of log lines. Null if it is not configured, or the endpoint is not a URL. */
 export function createLogExport({ serviceVersion, resource, report }: LogExportParts): LogExport | null {
-  if (!isExported('logs', 'none', report)) return null
-  let exporter: LogRecordExporter
-  try {
-    exporter = createLogExporter(report)
-  } catch {
-    report('the OTLP endpoint of logs is not a URL: they are not exported')
-    return null
-  }
-  const setting = (name: string, fallback: number) => {
-    const value = getNumberFromEnv(`OTEL_BLRP_${name}`)
-    return value !== undefined && value > 0 ? value : fallback
-  }
+  const exporter = createLogExporter(report)
+  if (!exporter) return null
   const counter = new ExportCounter()
-  const maxQueueSize = setting('MAX_QUEUE_SIZE', QUEUE_SIZE)
+  const settings = batchSettings('OTEL_BLRP', QUEUE_SIZE, BATCH_SIZE)
   const patient = new PatientExporter(exporter, counter, 'log records', report)
-  const processor = new BatchLogRecordProcessor({
-    exporter: {
-      export: (records, done) => patient.export(records, done),
-      forceFlush: () => patient.forceFlush(),
-      shutdown: () => patient.shutdown(),
-    },
-    maxQueueSize,
-    maxExportBatchSize: Math.min(setting('MAX_EXPORT_BATCH_SIZE', BATCH_SIZE), maxQueueSize),
-    scheduledDelayMillis: setting('SCHEDULE_DELAY', BATCH_DELAY_MS),
-    exportTimeoutMillis: setting('EXPORT_TIMEOUT', EXPORT_TIMEOUT_MS),
-  })
+  const processor = new BatchLogRecordProcessor({ exporter: patient, ...settings })
   const provider = new LoggerProvider({ resource, processors: [processor] })
   const logger = provider.getLogger(SCOPE_NAME, serviceVersion, { schemaUrl: SCHEMA_URL })
   return {
     write(line) {
       counter.created += 1
-      if (counter.isClosed || counter.numWaiting >= maxQueueSize) {
+      if (counter.isClosed || counter.numWaiting >= settings.maxQueueSize) {
         counter.dropped += 1
         return
       }
@@ -92,7 +68,7 @@ export function createLogExport({ serviceVersion, resource, report }: LogExportP
   }
 }
 
-/** One line as a record: the event's name is the body, the ids are the record's own, fields are attributes. */
+/** A line as a record: the event name becomes the body, the fields become attributes. */
 function toRecord(line: string) {
   const { level, time, msg, trace_id: traceId, span_id: spanId, error, ...fields } = JSON.parse(line) as LineOfLog
   return {

@@ -1,8 +1,9 @@
-/** What a log line is made of: a constant event name and fields of known names. Everything else of this folder builds on these types. */
+/** The parts of a log line: a level, a constant event name and fields of known names. */
 
-export type LogLevel = 'trace' | 'debug' | 'info' | 'warn' | 'error' | 'fatal'
+const LOG_LEVELS = ['trace', 'debug', 'info', 'warn', 'error', 'fatal'] as const
+export type LogLevel = (typeof LOG_LEVELS)[number]
 
-/** Every event name. What varies goes into fields, so that a name never carries content. */
+/** Every event name. Variable parts go into fields, so a name never contains content. */
 export type LogEvent =
   | 'server.ready'
   | 'server.metrics_ready'
@@ -50,7 +51,7 @@ export type LogEvent =
 
 /**
  * Names of fields that may contain text. Other fields are written only if they are numbers, booleans or attributes of the
- * span contract, so that new fields are excluded by default.
+ * span contract, so new text fields are excluded by default.
  */
 export const TEXT_FIELDS = [
   'trace_id',
@@ -91,4 +92,12 @@ export const TEXT_FIELDS = [
 
 export type LogFields = Readonly<Record<string, unknown>>
 
-export type Log = Readonly<Record<LogLevel, (event: LogEvent, fields?: LogFields) => void>>
+/** A log whose event names are of type `Event`. */
+export type LogOf<Event> = Readonly<Record<LogLevel, (event: Event, fields?: LogFields) => void>>
+export type Log = LogOf<LogEvent>
+
+/** A log that passes every call to `write`, with its level. */
+export const createLog = <Event>(write: (level: LogLevel, event: Event, fields?: LogFields) => void): LogOf<Event> =>
+  Object.fromEntries(
+    LOG_LEVELS.map((level) => [level, (event: Event, fields?: LogFields) => write(level, event, fields)]),
+  ) as unknown as LogOf<Event>

@@ -1,12 +1,12 @@
 /**
- * JSON log lines on stdout and in a file: a constant event name as `msg`, fields beside it, trace_id and span_id of the request
- * that wrote it. Fields pass the redaction; so do child bindings.
+ * JSON log lines on stdout and in a file. A line has a constant event name as `msg`, redacted fields, and the trace_id and span_id of
+ * the request that wrote it.
  */
 import { trace as traceApi } from '@opentelemetry/api'
 import { destination, type DestinationStream, type Logger, pino } from 'pino'
 import { activeContext, currentRequest } from './context.ts'
 import { LogFile } from './log-file.ts'
-import type { Log, LogEvent, LogFields, LogLevel } from './log.ts'
+import { createLog, type Log, type LogEvent, type LogLevel } from './log.ts'
 import { redact } from './redact.ts'
 
 export interface LoggingOptions {
@@ -20,14 +20,14 @@ export interface LoggingOptions {
 
 export interface Logging {
   readonly log: Log
-  /** Lines go to `write` as well, from now on. */
+  /** Passes all further lines to `write` as well. */
   attach(write: (line: string) => void): void
-  /** Resolves when the lines so far are with the operating system. */
+  /** Resolves when all lines so far have been handed to the operating system. */
   flush(): Promise<void>
   close(): void
 }
 
-/** Opens stdout and the log file. A file that cannot be opened is reported on stdout and left out. */
+/** Opens stdout and the log file. If the file cannot be opened, a line on stdout says so, and no file is written. */
 export function createLogging(options: LoggingOptions): Logging {
   const stdout = options.stream ?? openStdout()
   let file: LogFile | null = null
@@ -63,19 +63,9 @@ export function createLogging(options: LoggingOptions): Logging {
       },
     },
   )
-  const call =
-    (level: LogLevel) =>
-    (event: LogEvent, fields: LogFields = {}) => {
-      if (root.isLevelEnabled(level)) root[level](fields, event)
-    }
-  const log: Log = {
-    trace: call('trace'),
-    debug: call('debug'),
-    info: call('info'),
-    warn: call('warn'),
-    error: call('error'),
-    fatal: call('fatal'),
-  }
+  const log = createLog<LogEvent>((level, event, fields = {}) => {
+    if (root.isLevelEnabled(level)) root[level](fields, event)
+  })
   if (fileError) log.warn('log.file_unavailable', { path: options.file, error: fileError })
   const onExit = () => file?.close()
   process.once('exit', onExit)
@@ -97,7 +87,7 @@ export function createLogging(options: LoggingOptions): Logging {
   }
 }
 
-/** stdout, written without blocking the event loop. A reader that went away (a closed pipe) must not end the server. */
+/** stdout, written without blocking the event loop. A closed pipe must not end the server. */
 function openStdout(): DestinationStream {
   const stream = destination({ fd: 1, sync: false })
   stream.on('error', () => {})

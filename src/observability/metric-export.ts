@@ -1,9 +1,9 @@
 /**
- * The metrics of /metrics over OTLP, where OTEL_METRICS_EXPORTER=otlp asks for them: read from the same counters at every interval. They are
- * cumulative, so nothing is kept while a collector is away, and nothing is lost by it.
+ * The metrics of /metrics over OTLP, with OTEL_METRICS_EXPORTER=otlp: the same counters, read at every interval. They are cumulative, so
+ * nothing has to be stored while the collector cannot be reached.
  */
 import { type HrTime, ValueType } from '@opentelemetry/api'
-import { getNumberFromEnv, hrTime } from '@opentelemetry/core'
+import { hrTime } from '@opentelemetry/core'
 import type { Resource } from '@opentelemetry/resources'
 import {
   AggregationTemporality,
@@ -13,17 +13,16 @@ import {
   MeterProvider,
   type MetricData,
   PeriodicExportingMetricReader,
-  type PushMetricExporter,
 } from '@opentelemetry/sdk-metrics'
 import { SCHEMA_URL, SCOPE_NAME } from './contract.ts'
 import type { MetricFamily } from './metrics-text.ts'
-import { createMetricExporter, isExported } from './otlp-exporter.ts'
+import { createMetricExporter, positiveFromEnv } from './otlp-exporter.ts'
 
 /** Defaults of OTEL_METRIC_EXPORT_INTERVAL and OTEL_METRIC_EXPORT_TIMEOUT. */
 const INTERVAL_MS = 60_000
 const TIMEOUT_MS = 30_000
 
-/** Prometheus has no dots in names: these are the conventions' own. Their unit is not part of the name. */
+/** Prometheus names have no dots. Over OTLP these metrics have the names of the conventions, without the unit. */
 const CONVENTION_METRICS: Readonly<Record<string, string>> = {
   gen_ai_server_request_duration_seconds: 'gen_ai.server.request.duration',
   gen_ai_server_time_to_first_token_seconds: 'gen_ai.server.time_to_first_token',
@@ -46,31 +45,21 @@ interface MetricExportParts {
   readonly serviceVersion: string
   readonly resource: Resource
   readonly read: () => Promise<readonly MetricFamily[]>
-  /** What is wrong with the settings. */
+  /** Called with problems of the settings. */
   readonly report: (detail: string) => void
 }
 
-/** null: not configured, or the endpoint is not a URL. */
+/** Creates the export of metrics. Null if it is not configured, or the endpoint is not a URL. */
 export function createMetricExport({ serviceVersion, resource, read, report }: MetricExportParts): MetricExport | null {
-  if (!isExported('metrics', 'none', report)) return null
-  let exporter: PushMetricExporter
-  try {
-    exporter = createMetricExporter(report)
-  } catch {
-    report('the OTLP endpoint of metrics is not a URL: they are not exported')
-    return null
-  }
-  const setting = (name: string, fallback: number) => {
-    const value = getNumberFromEnv(`OTEL_METRIC_EXPORT_${name}`)
-    return value !== undefined && value > 0 ? value : fallback
-  }
-  const exportIntervalMillis = setting('INTERVAL', INTERVAL_MS)
+  const exporter = createMetricExporter(report)
+  if (!exporter) return null
+  const exportIntervalMillis = positiveFromEnv('OTEL_METRIC_EXPORT_INTERVAL', INTERVAL_MS)
   const startTime = hrTime(0)
   const scope = { name: SCOPE_NAME, version: serviceVersion, schemaUrl: SCHEMA_URL }
   const reader = new PeriodicExportingMetricReader({
     exporter,
     exportIntervalMillis,
-    exportTimeoutMillis: Math.min(setting('TIMEOUT', TIMEOUT_MS), exportIntervalMillis),
+    exportTimeoutMillis: Math.min(positiveFromEnv('OTEL_METRIC_EXPORT_TIMEOUT', TIMEOUT_MS), exportIntervalMillis),
     metricProducers: [
       {
         collect: async () => {
@@ -85,7 +74,7 @@ export function createMetricExport({ serviceVersion, resource, read, report }: M
   return { flush: () => reader.forceFlush(), shutdown: () => provider.shutdown() }
 }
 
-/** A family in the SDK's form; null: it has no series yet. */
+/** A family in the SDK's form; null if it has no series yet. */
 function toMetricData(family: MetricFamily, startTime: HrTime, endTime: HrTime): MetricData | null {
   if (family.values.length === 0) return null
   const base = {
@@ -115,7 +104,7 @@ function toMetricData(family: MetricFamily, startTime: HrTime, endTime: HrTime):
 
 type Labels = MetricFamily['values'][number]['labels']
 
-/** An empty label does not apply. */
+/** Empty labels are omitted: they do not apply. */
 const attributesOf = (labels: Labels): Record<string, string> =>
   Object.fromEntries(
     Object.entries(labels).flatMap(([name, value]) =>
@@ -123,7 +112,7 @@ const attributesOf = (labels: Labels): Record<string, string> =>
     ),
   )
 
-/** The buckets of each series, made separate: Prometheus counts them cumulatively. */
+/** The histogram of each series. Prometheus' cumulative buckets become separate counts. */
 function histogramsOf(family: MetricFamily): readonly (readonly [Labels, Histogram])[] {
   const series = new Map<string, { labels: Labels; sum: number; readonly below: [bound: number, count: number][] }>()
   for (const sample of family.values) {

@@ -1,15 +1,13 @@
 /**
- * /metrics: vLLM's names with `miniserve_` for `vllm:`, their GenAI equivalents, and the server's own health. OpenMetrics carries
- * exemplars, the trace ids of kept traces. prom-client keeps the numbers; the text is written here, because its registry speaks only
- * one of the two formats at a time.
+ * The metrics of the server: vLLM's names with `miniserve_` instead of `vllm:`, their GenAI equivalents, and the server's own health.
+ * OpenMetrics has exemplars: the trace ids of kept traces. prom-client counts; metrics-text.ts writes both text formats, because a
+ * registry of prom-client writes only one of them.
  */
 import { monitorEventLoopDelay } from 'node:perf_hooks'
-import { type Counter, Registry } from 'prom-client'
+import { Registry } from 'prom-client'
 import type { StepEvent } from '../engine/events.ts'
-import { BulkHistogram } from './bulk-histogram.ts'
 import { addEngineMetrics, type ObservedEngine } from './engine-metrics.ts'
-import type { Stall } from './event-loop-watch.ts'
-import { Instruments } from './instruments.ts'
+import { BulkHistogram, Instruments } from './instruments.ts'
 import { hideKeys, type MetricFamily, renderMetrics } from './metrics-text.ts'
 import { RequestMetrics } from './request-metrics.ts'
 import type { RequestTrace } from './request-trace.ts'
@@ -23,7 +21,7 @@ export interface MetricDescription {
   readonly labels: readonly string[]
 }
 
-/** Who reads the metrics. */
+/** The caller that reads the metrics. */
 interface MetricsViewer {
   readonly keyId: string
   readonly isAdmin: boolean
@@ -37,18 +35,37 @@ interface MetricsOptions extends Pick<ServerMetricsParts, 'spanCounts' | 'logCou
 
 const STEP_TOKENS = [1, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16_384]
 
-/** All metrics of the process. `render` gives the text of `/metrics`, `families` the same for OTLP. */
+/** Counters of the server that are increased where it happens. */
+const countersOf = (instruments: Instruments) => ({
+  breaches: instruments.counter(
+    'miniserve_trace_breaches_total',
+    'Span attributes that did not fit the contract and were left out',
+    ['span', 'attribute'],
+  ),
+  leaks: instruments.counter('miniserve_trace_leaks_total', 'Requests whose trace was closed by the watchdog'),
+  stalls: instruments.counter(
+    'miniserve_event_loop_stalls_total',
+    'Times the event loop was blocked for 100 ms or more, by route',
+    ['route'],
+  ),
+  rerankSkips: instruments.counter(
+    'miniserve_rag_rerank_skipped_total',
+    'Searches that were not reranked because the reranker failed or took too long',
+    ['reason'],
+  ),
+  errors: instruments.counter('miniserve_trace_errors_total', 'Errors in the tracing code; the requests were served', [
+    'where',
+  ]),
+})
+
+/** All metrics of the process. `render` returns the text of `/metrics`, `families` the same for OTLP. */
 export class Metrics {
+  readonly counters: ReturnType<typeof countersOf>
   readonly #instruments = new Instruments()
   readonly #requests: RequestMetrics
   readonly #loopDelay = monitorEventLoopDelay({ resolution: 10 })
   readonly #traceStore: MetricsOptions['traceStore']
   #engine: ObservedEngine | null = null
-  readonly #breaches: Counter
-  readonly #leaks: Counter
-  readonly #stalls: Counter
-  readonly #rerankSkips: Counter
-  readonly #subscriberErrors: Counter
   readonly #stepTokens = new BulkHistogram(
     'miniserve_iteration_tokens_total',
     'Tokens of a step: of prompts and of answers',
@@ -61,72 +78,29 @@ export class Metrics {
     this.#traceStore = traceStore
     addEngineMetrics(instruments, () => this.#engine)
     this.#requests = new RequestMetrics(instruments)
-    this.#breaches = instruments.counter(
-      'miniserve_trace_breaches_total',
-      'Span attributes that did not fit the contract and were left out',
-      ['span', 'attribute'],
-    )
-    this.#leaks = instruments.counter('miniserve_trace_leaks_total', 'Requests whose trace was closed by the watchdog')
-    this.#stalls = instruments.counter(
-      'miniserve_event_loop_stalls_total',
-      'Times the event loop was blocked for 100 ms or more, by route',
-      ['route'],
-    )
-    this.#rerankSkips = instruments.counter(
-      'miniserve_rag_rerank_skipped_total',
-      'Searches that were not reranked because the reranker failed or took too long',
-      ['reason'],
-    )
-    this.#subscriberErrors = instruments.counter(
-      'miniserve_trace_errors_total',
-      'Errors in the tracing code; the requests were served',
-      ['where'],
-    )
+    this.counters = countersOf(instruments)
     this.#loopDelay.enable()
     addServerMetrics(instruments, { spanCounts, logCounts, traceStore, loopDelay: this.#loopDelay })
   }
 
-  /** Where the engine's gauges come from. */
+  /** Sets the source of the engine's gauges. */
   observeEngine(engine: ObservedEngine): void {
     this.#engine = engine
   }
 
-  /** A step of a model's engine ran. */
+  /** Counts a step of a model's engine. */
   onStep({ numPrefillTokens, numDecodeTokens }: StepEvent, model: string): void {
     this.#stepTokens.observe(model, [numPrefillTokens + numDecodeTokens], 1)
   }
 
-  onBreach(span: string, attribute: string): void {
-    this.#breaches.inc({ span, attribute })
-  }
-
-  /** The serving thread was blocked for a while. */
-  onStall({ route }: Stall): void {
-    this.#stalls.inc({ route })
-  }
-
-  /** A search kept its own order. */
-  onRerankSkipped(reason: string): void {
-    this.#rerankSkips.inc({ reason })
-  }
-
-  onLeak(): void {
-    this.#leaks.inc()
-  }
-
-  onError(where: string): void {
-    this.#subscriberErrors.inc({ where })
-  }
-
-  /** A request's trace has closed. `isKept`: its id may be used as an exemplar. */
+  /** Counts a request whose trace has closed. `isKept`: its trace id may be an exemplar. */
   onRequest(trace: RequestTrace, isKept: boolean): void {
     this.#requests.onRequest(trace, isKept)
   }
 
   /**
-   * The exposition: OpenMetrics when the Accept header asks for it, else Prometheus text. Which keys there are, and what each used, is the
-   * admin's to see (and everyone's on a server without keys); any other viewer has its own key by name and the rest as one, and exemplars
-   * of its own traces only.
+   * The text of `/metrics`: OpenMetrics if the Accept header asks for it, else Prometheus text. Only the admin sees every key. Other
+   * viewers see their own key, the sum of all others, and exemplars of their own traces. Without keys, everyone is the admin.
    */
   async render(
     accept: string | undefined,
@@ -144,7 +118,7 @@ export class Metrics {
     }
   }
 
-  /** Every metric there is, in the order of the exposition: for the documentation. */
+  /** Name, type, help and labels of every metric, in the order of `/metrics`. */
   async describe(): Promise<readonly MetricDescription[]> {
     const labels = new Map(
       this.#instruments.registry
@@ -164,7 +138,7 @@ export class Metrics {
     this.#loopDelay.disable()
   }
 
-  /** Every metric with its values of now. */
+  /** Every metric with its current values. */
   async families(): Promise<readonly MetricFamily[]> {
     return [...(await this.#instruments.registry.getMetricsAsJSON()), ...this.#bulkFamilies()]
   }

@@ -1,9 +1,7 @@
-/** createObservability(options): logs, traces, metrics and the trace store of one server, wired together. */
+/** Observability of one server: its logs, traces, metrics and trace store, connected. */
 import { randomUUID } from 'node:crypto'
-import { ROOT_CONTEXT, trace as traceApi, type Tracer } from '@opentelemetry/api'
-import { W3CTraceContextPropagator } from '@opentelemetry/core'
+import type { Tracer } from '@opentelemetry/api'
 import type { SpanExporter } from '@opentelemetry/sdk-trace-base'
-import { type ClockAnchor, createClock } from './clock.ts'
 import { spawn } from './context.ts'
 import type { TraceDetail } from './contract/span-spec.ts'
 import { TracingSubscriber } from './engine-subscriber.ts'
@@ -19,43 +17,41 @@ import { declareDoubles } from './otlp.ts'
 import type { ExportCounts } from './patient-exporter.ts'
 import { pluginLog, type SubscriberHost } from './plugins.ts'
 import { serverResource } from './resource.ts'
-import { RequestTrace } from './request-trace.ts'
+import { RequestTrace, type TraceHost } from './request-trace.ts'
 import type { OpenRequestInput } from './root-span.ts'
 import { setSpanRegistry, SpanRegistry } from './span-registry.ts'
 import { createTailSampler, type SamplingDecision, type TailSamplingOptions } from './tail-sampling.ts'
 import { storedStep, storedTrace } from './stored-trace.ts'
 import { Subscribers } from './subscribers.ts'
-import { bounded } from './time-bound.ts'
 import { TraceStore } from './trace-store.ts'
-import type { TraceHost } from './trace-host.ts'
-import { createTracing, type ExportNames, idGenerator, type Tracing } from './tracing.ts'
+import { bounded, createTracing, type ExportNames, type Tracing } from './tracing.ts'
 
 export interface ObservabilityOptions {
   /** Git revision, or the package's version outside a checkout. */
   readonly serviceVersion: string
-  /** OTLP endpoint; null: nothing is dialled. */
+  /** OTLP endpoint; null: nothing is exported. */
   readonly otlpEndpoint: string | null
   readonly traceDetail: TraceDetail
   /** Complete traces kept in memory. */
   readonly traceStoreSize: number
-  /** False: traces of our own, linked to the caller's span. */
+  /** False: requests start new traces, linked to the caller's span. */
   readonly trustRemote: boolean
-  /** Prompts and outputs on spans. */
+  /** Whether prompts and outputs are recorded on spans. */
   readonly captureContent: boolean
-  /** Attributes of OpenInference beside the contract's. Default false. */
+  /** Whether spans also get OpenInference attributes. Default false. */
   readonly openInference?: boolean
-  /** What http.handler is called where it is exported. Default contract. */
+  /** Name of http.handler in exports. Default contract. */
   readonly exportNames?: ExportNames
-  /** Traces of engine steps are exported. Default true. */
+  /** Whether traces of engine steps are exported. Default true. */
   readonly exportSteps?: boolean
   readonly logLevel: LogLevel | 'silent'
   /** null: stdout only. */
   readonly logFile: string | null
-  /** null or absent: the head decision alone says what is exported. */
+  /** null or absent: only the head decision counts. */
   readonly tailSampling?: TailSamplingOptions | null
-  /** Without a sign of life for this long, the watchdog closes a request's trace. Default 15 minutes. */
+  /** The watchdog closes a request's trace after this long without activity. Default 15 minutes. */
   readonly leakAfterMs?: number
-  /** Spans that may wait for the exporter; more are dropped and counted. */
+  /** Maximum number of spans that wait for the exporter; more are dropped and counted. */
   readonly exportQueueSize?: number
   /** Replaces stdout. */
   readonly logStream?: LoggingOptions['stream']
@@ -63,57 +59,29 @@ export interface ObservabilityOptions {
   readonly exporter?: SpanExporter
 }
 
-export interface Observability {
-  readonly logger: Log
-  readonly metrics: Metrics
-  readonly store: TraceStore
-  /** Subscribe it to the engine; with others beside it, subscribe what `subscribers` makes of them. */
-  readonly engineSubscriber: EngineSubscriber
-  /** Tracing around other subscribers: it opens spans before they hear an event and closes them after, so that theirs nest. */
-  subscribers(others: readonly EngineSubscriber[], model?: string): readonly EngineSubscriber[]
-  readonly subscriberHost: SubscriberHost
-  openRequest(input: OpenRequestInput): RequestTrace
-  spanCounts(): ExportCounts
-  /** Requests, spans and engine work that are still open: all zero when nothing is in flight. */
-  open(): { readonly requests: number; readonly spans: number; readonly engine: number }
-  /** Resolves when spans and log lines so far have left, or could not. */
-  flush(): Promise<void>
-  /** Ends every open trace, flushes and closes within the bound. Idempotent, never rejects. */
-  shutdown(timeoutMs: number, options?: ShutdownOptions): Promise<void>
-}
-
 interface ShutdownOptions {
-  /** Of the line with the last counts. Default info. */
+  /** Level of the line with the final counts. Default info. */
   readonly logLevel?: 'debug' | 'info'
-  /** What crashed the process: open requests end as `exception` with it, else as `shutdown`. */
+  /** The error that crashed the process. Open requests then end as `exception`, otherwise as `shutdown`. */
   readonly crash?: unknown
 }
 
 const LEAK_AFTER_MS = 15 * 60_000
-/** The last lines get this long also where the spans took all the time there was. */
+/** The last log lines get at least this long, even if the spans took all of the time. */
 const MIN_LOG_FLUSH_MS = 500
 const NO_COUNTS: ExportCounts = { created: 0, exported: 0, dropped: 0, unsampled: 0 }
 
-/** Creates logs, traces, metrics and the trace store of one server, and connects them. */
-export function createObservability(options: ObservabilityOptions): Observability {
-  const logging = createLogging({
-    level: options.logLevel,
-    file: options.logFile,
-    ...(options.logStream ? { stream: options.logStream } : {}),
-  })
-  return new ServerObservability(options, logging)
-}
-
-/** An observability is the host of its requests' traces. */
-class ServerObservability implements Observability, TraceHost<RequestTrace> {
+/** Logs, traces, metrics and the trace store of one server. It hosts the traces of its requests. */
+export class Observability implements TraceHost {
   readonly logger: Log
-  readonly log: Log
   readonly metrics: Metrics
   readonly store: TraceStore
   readonly registry = new SpanRegistry()
   readonly tracer: Tracer | null
   readonly extensionTracer: Tracer | null
+  /** Turns engine events into spans. */
   readonly engineSubscriber: TracingSubscriber
+  /** What plugins are given. */
   readonly subscriberHost: SubscriberHost
   readonly captureContent: boolean
   readonly openInference: boolean
@@ -122,17 +90,18 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
   private readonly tracing: Tracing | null
   private readonly logExport: LogExport | null
   private readonly metricExport: MetricExport | null
-  private readonly clock = createClock()
-  private readonly propagator = new W3CTraceContextPropagator()
   private readonly sampler: ReturnType<typeof createTailSampler>
   private readonly requests: OpenRequests
   private readonly plugins: Subscribers
   private stopped: Promise<void> | null = null
 
-  constructor(options: ObservabilityOptions, logging: ReturnType<typeof createLogging>) {
-    this.logging = logging
-    this.logger = logging.log
-    this.log = logging.log
+  constructor(options: ObservabilityOptions) {
+    this.logging = createLogging({
+      level: options.logLevel,
+      file: options.logFile,
+      ...(options.logStream ? { stream: options.logStream } : {}),
+    })
+    this.logger = this.logging.log
     this.captureContent = options.captureContent
     this.openInference = options.openInference ?? false
     this.trustRemote = options.trustRemote
@@ -141,18 +110,18 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
       registry: this.registry,
       find: (requestId) => this.find(requestId),
       onError: (plugin, error, trace) => {
-        this.metrics.onError(`plugin ${plugin}`)
-        const log = trace?.log ?? this.log
+        this.metrics.counters.errors.inc({ where: `plugin ${plugin}` })
+        const log = trace?.log ?? this.logger
         log.error('plugin.failed', { plugin, error })
       },
     })
     const { serviceVersion } = options
     const isOff = options.traceDetail === 'off'
-    const report = limited((detail, suppressed) => this.log.warn('telemetry.problem', { detail, suppressed }))
+    const report = limited((detail, suppressed) => this.logger.warn('telemetry.problem', { detail, suppressed }))
     installDiagnostics(report)
     const resource = serverResource(serviceVersion, randomUUID())
     this.logExport = createLogExport({ serviceVersion, resource, report })
-    if (this.logExport) logging.attach(this.logExport.write)
+    if (this.logExport) this.logging.attach(this.logExport.write)
     this.store = new TraceStore({ maxTraces: isOff ? 0 : options.traceStoreSize })
     this.tracing = isOff
       ? null
@@ -172,12 +141,12 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
     this.tracer = this.tracing?.tracer ?? null
     this.extensionTracer = this.tracing?.extensionTracer ?? null
     if (this.tracing && this.tracing.foreign.length > 0) {
-      this.log.info('telemetry.shared', { shared: this.tracing.foreign })
+      this.logger.info('telemetry.shared', { shared: this.tracing.foreign })
     }
     this.subscriberHost = {
       tracer: this.extensionTracer,
       registry: this.registry,
-      log: pluginLog(this.log),
+      log: pluginLog(this.logger),
       find: (requestId) => this.find(requestId),
       spawn,
       declareDoubles,
@@ -199,6 +168,10 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
     })
   }
 
+  /**
+   * The subscribers of one model's engine: tracing, metrics and the others. Tracing opens spans before the others get an event and
+   * closes them afterwards, so that their spans nest.
+   */
   subscribers(others: readonly EngineSubscriber[], model = 'none'): readonly EngineSubscriber[] {
     const tracing = this.engineSubscriber
     const isLast = ({ type }: EngineEvent) => type === 'finished' || type === 'kvDone'
@@ -248,28 +221,6 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
     })
   }
 
-  anchor(): ClockAnchor {
-    return this.clock()
-  }
-
-  newTraceId(): string {
-    return idGenerator.generateTraceId()
-  }
-
-  newSpanId(): string {
-    return idGenerator.generateSpanId()
-  }
-
-  extract(headers: OpenRequestInput['headers']) {
-    if (!headers.traceparent) return null
-    const context = this.propagator.extract(ROOT_CONTEXT, headers, {
-      get: (carrier: OpenRequestInput['headers'], key) =>
-        key === 'traceparent' || key === 'tracestate' ? carrier[key] : undefined,
-      keys: () => ['traceparent', 'tracestate'],
-    })
-    return traceApi.getSpanContext(context) ?? null
-  }
-
   take(trace: RequestTrace): boolean {
     return this.requests.take(trace)
   }
@@ -306,17 +257,17 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
   }
 
   readonly onBreach = (spanName: string, attribute: string): void => {
-    this.metrics.onBreach(spanName, attribute)
-    this.log.debug('trace.breach', { span: spanName, attribute })
+    this.metrics.counters.breaches.inc({ span: spanName, attribute })
+    this.logger.debug('trace.breach', { span: spanName, attribute })
   }
 
   onProblem(event: LogEvent, error: unknown): void {
-    this.metrics.onError(event)
-    this.log.error(event, { error })
+    this.metrics.counters.errors.inc({ where: event })
+    this.logger.error(event, { error })
   }
 
   private closeLeak(trace: RequestTrace): void {
-    this.metrics.onLeak()
+    this.metrics.counters.leaks.inc()
     trace.log.error('trace.leak', { request_id: trace.requestId, pending: trace.pending })
     trace.finish({ ending: 'leak', status: null })
     trace.forceClose()
@@ -326,6 +277,7 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
     return this.tracing?.counts() ?? NO_COUNTS
   }
 
+  /** Requests, spans and engine work that are still open: all zero if nothing is in flight. */
   open() {
     return {
       requests: this.requests.size,
@@ -334,6 +286,7 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
     }
   }
 
+  /** Resolves when all spans and log lines so far have been sent, or could not be. */
   async flush(): Promise<void> {
     await Promise.all([
       this.tracing?.flush(),
@@ -343,6 +296,7 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
     ])
   }
 
+  /** Ends every open trace, flushes and closes within the time limit. Idempotent, never rejects. */
   shutdown(timeoutMs: number, options: ShutdownOptions = {}): Promise<void> {
     this.stopped ??= this.stop(timeoutMs, options)
     return this.stopped
@@ -352,12 +306,16 @@ class ServerObservability implements Observability, TraceHost<RequestTrace> {
     const ending = crash === undefined ? 'shutdown' : 'exception'
     this.requests.stop((trace) => void trace.finish({ ending, status: null, error: crash }))
     const untilMs = performance.now() + timeoutMs
-    // The last values, and then the last lines.
+    // Metrics and spans first: what goes wrong with them is logged.
     await Promise.all([this.tracing?.shutdown(timeoutMs), bounded(this.metricExport?.shutdown(), timeoutMs)])
-    // created = exported + dropped + unsampled, now that nothing is on its way any more; and nothing is open.
+    // Nothing is in flight any more, so created = exported + dropped + unsampled.
     if (this.tracing) {
       const { requests, spans } = this.open()
-      this.log[logLevel]('telemetry.stopped', { ...this.tracing.counts(), open_requests: requests, open_spans: spans })
+      this.logger[logLevel]('telemetry.stopped', {
+        ...this.tracing.counts(),
+        open_requests: requests,
+        open_spans: spans,
+      })
     }
     this.metrics.close()
     await bounded(this.logExport?.shutdown(), Math.max(MIN_LOG_FLUSH_MS, untilMs - performance.now()))

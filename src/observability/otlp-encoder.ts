@@ -1,10 +1,10 @@
 /**
- * Spans as OTLP's protobuf message (opentelemetry-proto v1: ExportTraceServiceRequest). The SDK's own serializer sends a double that
- * happens to be whole as an integer, and Tempo keeps the two in different columns; here the contract's table says which is which.
+ * Spans as OTLP's protobuf message (opentelemetry-proto v1: ExportTraceServiceRequest). The SDK's own serializer sends whole doubles as
+ * integers, and Tempo stores the two in different columns. Here the contract decides the type.
  */
 import type { HrTime } from '@opentelemetry/api'
 import type { ReadableSpan } from '@opentelemetry/sdk-trace-base'
-import { isDouble } from './otlp.ts'
+import { groupSpans, isDouble } from './otlp.ts'
 
 const VARINT = 0
 const FIXED64 = 1
@@ -90,7 +90,7 @@ class Writer {
     this.at += this.buffer.write(value, this.at, 'hex')
   }
 
-  /** A message inside this one. Its length is known when it is written: it then moves to make room for a longer varint than one byte. */
+  /** A nested message. Its length is known only after it is written, so it moves if the length needs more than one byte. */
   message(field: number, write: () => void): void {
     this.tag(field, BYTES)
     this.reserve(1)
@@ -114,15 +114,7 @@ type Attributes = ReadableSpan['attributes']
 /** Encodes spans, by resource and scope. */
 export function encodeTraceRequest(spans: readonly ReadableSpan[]): Uint8Array {
   const writer = new Writer()
-  const groups = new Map<ReadableSpan['resource'], Map<ReadableSpan['instrumentationScope'], ReadableSpan[]>>()
-  for (const span of spans) {
-    const scopes = groups.get(span.resource) ?? new Map<ReadableSpan['instrumentationScope'], ReadableSpan[]>()
-    groups.set(span.resource, scopes)
-    const list = scopes.get(span.instrumentationScope)
-    if (list) list.push(span)
-    else scopes.set(span.instrumentationScope, [span])
-  }
-  for (const [resource, scopes] of groups) {
+  for (const [resource, scopes] of groupSpans(spans)) {
     writer.message(1, () => {
       writer.message(1, () => writeAttributes(writer, 1, resource.attributes))
       for (const [scope, members] of scopes) {

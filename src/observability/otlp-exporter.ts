@@ -1,10 +1,10 @@
 /**
- * OpenTelemetry's own OTLP exporters, over gRPC, HTTP with protobuf or HTTP with JSON. Headers, compression, certificates, time limits and
- * retries are theirs (OTEL_EXPORTER_OTLP_*). This is the one place where this project's encoder of spans is put into them: the SDK's sends a
- * double that happens to be whole as an integer, and Tempo keeps the two in different columns.
+ * OpenTelemetry's own OTLP exporters, over gRPC, HTTP with protobuf or HTTP with JSON. They handle headers, compression, certificates, time
+ * limits and retries (OTEL_EXPORTER_OTLP_*). Only the encoder of spans is replaced: the SDK's sends whole doubles as integers, and Tempo
+ * stores the two in different columns.
  */
 import { createRequire } from 'node:module'
-import { getBooleanFromEnv, getStringFromEnv } from '@opentelemetry/core'
+import { getBooleanFromEnv, getNumberFromEnv, getStringFromEnv } from '@opentelemetry/core'
 import type { OTLPLogExporter } from '@opentelemetry/exporter-logs-otlp-http'
 import type { OTLPMetricExporter } from '@opentelemetry/exporter-metrics-otlp-http'
 import type { OTLPTraceExporter } from '@opentelemetry/exporter-trace-otlp-http'
@@ -19,7 +19,7 @@ type Signal = 'traces' | 'logs' | 'metrics'
 const PROTOCOLS = ['grpc', 'http/protobuf', 'http/json'] as const
 type Protocol = (typeof PROTOCOLS)[number]
 
-/** Called for a setting that cannot be used as given. */
+/** Called with a setting that cannot be used. */
 type Report = (detail: string) => void
 
 interface Encoder {
@@ -33,31 +33,54 @@ const encodeJson = (spans: readonly ReadableSpan[]): Uint8Array =>
 const ofSignal = (signal: Signal, name: string) =>
   getStringFromEnv(`OTEL_EXPORTER_OTLP_${signal.toUpperCase()}_${name}`)
 
-/** The same for the signal, else for all of them. */
+/** The same for the signal, else for all signals. */
 const setting = (signal: Signal, name: string) =>
   ofSignal(signal, name) ?? getStringFromEnv(`OTEL_EXPORTER_OTLP_${name}`)
 
-/**
- * Whether OTEL_TRACES_EXPORTER, OTEL_LOGS_EXPORTER or OTEL_METRICS_EXPORTER asks for OTLP. `unset`: what applies where it is not set.
- * OTEL_SDK_DISABLED is asked for the signals that have no setting of their own.
- */
-export function isExported(signal: Signal, unset: 'otlp' | 'none', report: Report): boolean {
-  if (signal !== 'traces' && getBooleanFromEnv('OTEL_SDK_DISABLED')) return false
-  const variable = `OTEL_${signal.toUpperCase()}_EXPORTER`
-  const name = getStringFromEnv(variable) ?? unset
-  if (name === 'otlp' || name === 'none') return name === 'otlp'
-  report(`${variable}: expected otlp or none, found another; ${unset} is used`)
-  return unset === 'otlp'
+/** A number of the standard's variables; the fallback if it is not set or not positive. */
+export function positiveFromEnv(name: string, fallback: number): number {
+  const value = getNumberFromEnv(name)
+  return value !== undefined && value > 0 ? value : fallback
 }
 
-/** How the packages of a protocol's exporters end. */
+/**
+ * Settings of a batch processor.
+ * @param prefix OTEL_BSP for spans, OTEL_BLRP for log records.
+ * @param queueSize items that may wait, if no variable says otherwise
+ */
+export function batchSettings(prefix: 'OTEL_BSP' | 'OTEL_BLRP', queueSize: number, batchSize: number) {
+  const maxQueueSize = positiveFromEnv(`${prefix}_MAX_QUEUE_SIZE`, queueSize)
+  return {
+    maxQueueSize,
+    maxExportBatchSize: Math.min(positiveFromEnv(`${prefix}_MAX_EXPORT_BATCH_SIZE`, batchSize), maxQueueSize),
+    scheduledDelayMillis: positiveFromEnv(`${prefix}_SCHEDULE_DELAY`, 1000),
+    // Longer than the exporter's own time limit, so that the exporter's reason is reported.
+    exportTimeoutMillis: positiveFromEnv(`${prefix}_EXPORT_TIMEOUT`, 11_000),
+  }
+}
+
+/**
+ * Whether OTEL_TRACES_EXPORTER, OTEL_LOGS_EXPORTER or OTEL_METRICS_EXPORTER asks for OTLP. Traces are exported by default; logs and
+ * metrics are not, and never with OTEL_SDK_DISABLED.
+ */
+function isExported(signal: Signal, report: Report): boolean {
+  if (signal !== 'traces' && getBooleanFromEnv('OTEL_SDK_DISABLED')) return false
+  const byDefault = signal === 'traces' ? 'otlp' : 'none'
+  const variable = `OTEL_${signal.toUpperCase()}_EXPORTER`
+  const name = getStringFromEnv(variable) ?? byDefault
+  if (name === 'otlp' || name === 'none') return name === 'otlp'
+  report(`${variable}: expected otlp or none, found another; ${byDefault} is used`)
+  return byDefault === 'otlp'
+}
+
+/** How the package names of a protocol's exporters end. */
 const PACKAGE_SUFFIX: Readonly<Record<Protocol, string>> = {
   grpc: 'grpc',
   'http/protobuf': 'proto',
   'http/json': 'http',
 }
 
-/** The exporters' classes: the same names and options in the packages of every protocol. */
+/** The exporters' classes: the packages of all protocols use the same names and options. */
 interface Exporters {
   readonly OTLPTraceExporter: new (options: { url: string }) => OTLPTraceExporter
   readonly OTLPLogExporter: new (options: { url: string }) => OTLPLogExporter
@@ -66,43 +89,44 @@ interface Exporters {
 
 const require = createRequire(import.meta.url)
 
-/** Of the nine packages only what a server exports by is loaded: the others would make every start longer. */
-function load(kind: 'trace' | 'logs' | 'metrics', protocol: Protocol): Exporters {
+/** Only the package that is used is loaded: loading all nine would slow down every start. */
+function load(signal: Signal, protocol: Protocol): Exporters {
+  const kind = signal === 'traces' ? 'trace' : signal
   return require(`@opentelemetry/exporter-${kind}-otlp-${PACKAGE_SUFFIX[protocol]}`) as Exporters
 }
 
+/** An exporter of spans to an endpoint. It connects on the first export. Null if spans are not exported; a wrong endpoint is reported. */
+export function createSpanExporter(endpoint: string, report: Report): SpanExporter | null {
+  const target = targetOf('traces', endpoint, report)
+  if (!target) return null
+  const { OTLPTraceExporter } = load('traces', target.protocol)
+  return withEncoder(new OTLPTraceExporter(target), target.protocol === 'http/json' ? encodeJson : encodeTraceRequest)
+}
+
+/** An exporter of log records. Null if they are not exported; a wrong endpoint is reported. */
+export function createLogExporter(report: Report): LogRecordExporter | null {
+  const target = targetOf('logs', null, report)
+  return target && new (load('logs', target.protocol).OTLPLogExporter)(target)
+}
+
+/** An exporter of metrics. Null if they are not exported; a wrong endpoint is reported. */
+export function createMetricExporter(report: Report): PushMetricExporter | null {
+  const target = targetOf('metrics', null, report)
+  return target && new (load('metrics', target.protocol).OTLPMetricExporter)(target)
+}
+
+interface Target {
+  readonly url: string
+  readonly protocol: Protocol
+}
+
 /**
- * An exporter of spans to an endpoint. It dials on the first export.
- * @throws TypeError where the endpoint is no URL.
+ * Where a signal is sent, and how; null: it is not exported.
+ * @param given the configured endpoint; null: the standard's variables, else a collector on this machine. Over HTTP, the path of the
+ * signal is added to the base of all signals. Without a scheme, it is http, or https with OTEL_EXPORTER_OTLP_INSECURE=false.
  */
-export function createSpanExporter(endpoint: string, report: Report): SpanExporter {
-  const { url, protocol } = targetOf('traces', endpoint, report)
-  const exporter = new (load('trace', protocol).OTLPTraceExporter)({ url })
-  return withEncoder(exporter, protocol === 'http/json' ? encodeJson : encodeTraceRequest)
-}
-
-/** An exporter of log records. @throws TypeError where the configured endpoint is no URL. */
-export function createLogExporter(report: Report): LogRecordExporter {
-  const { url, protocol } = targetOf('logs', null, report)
-  return new (load('logs', protocol).OTLPLogExporter)({ url })
-}
-
-/** An exporter of metrics. @throws TypeError where the configured endpoint is no URL. */
-export function createMetricExporter(report: Report): PushMetricExporter {
-  const { url, protocol } = targetOf('metrics', null, report)
-  return new (load('metrics', protocol).OTLPMetricExporter)({ url })
-}
-
-/**
- * Where a signal goes, and how.
- * @param given the endpoint as configured; null: the standard's variables, and its default, a collector on this machine. Over HTTP, the
- * base of all signals gets the signal's path. One without a scheme is http, or with OTEL_EXPORTER_OTLP_INSECURE=false https.
- */
-function targetOf(
-  signal: Signal,
-  given: string | null,
-  report: Report,
-): { readonly url: string; readonly protocol: Protocol } {
+function targetOf(signal: Signal, given: string | null, report: Report): Target | null {
+  if (!isExported(signal, report)) return null
   const name = setting(signal, 'PROTOCOL') ?? 'grpc'
   const protocol = PROTOCOLS.find((known) => known === name) ?? 'grpc'
   if (protocol !== name) {
@@ -111,9 +135,14 @@ function targetOf(
   const base = getStringFromEnv('OTEL_EXPORTER_OTLP_ENDPOINT')
   const fallback = protocol === 'grpc' ? 'http://localhost:4317' : 'http://localhost:4318'
   const endpoint = given ?? setting(signal, 'ENDPOINT') ?? fallback
-  const url = new URL(withScheme(signal, endpoint))
-  if (protocol === 'grpc') return { url: withScheme(signal, endpoint), protocol }
-  // The signal's own variable is used as it is; to the base of all signals the path is added.
+  const address = withScheme(signal, endpoint)
+  if (!URL.canParse(address)) {
+    report(`the OTLP endpoint of ${signal} is not a URL: they are not exported`)
+    return null
+  }
+  if (protocol === 'grpc') return { url: address, protocol }
+  const url = new URL(address)
+  // The signal's own variable is used as it is. The path is added to the base of all signals.
   const isBase = endpoint === base && ofSignal(signal, 'ENDPOINT') === undefined
   if (isBase || url.pathname === '/') url.pathname = `${url.pathname.replace(/\/$/, '')}/v1/${signal}`
   return { url: url.href, protocol }
@@ -124,7 +153,10 @@ function withScheme(signal: Signal, endpoint: string): string {
   return `${setting(signal, 'INSECURE')?.toLowerCase() === 'false' ? 'https' : 'http'}://${endpoint}`
 }
 
-/** Puts an encoder into an exporter. Throws where an update of the package has moved its serializer, rather than send other types. */
+/**
+ * Puts an encoder into an exporter.
+ * @throws Error if an update of the package has moved its serializer, so that no attribute changes its type unnoticed
+ */
 function withEncoder(exporter: SpanExporter, encode: (spans: readonly ReadableSpan[]) => Uint8Array): SpanExporter {
   const delegate: unknown = Reflect.get(exporter, '_delegate')
   const serializer: unknown =

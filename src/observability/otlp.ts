@@ -1,4 +1,4 @@
-/** Spans as OTLP JSON has them: ids hexadecimal, enums and 64-bit numbers as the protobuf JSON mapping of OTLP writes them. */
+/** Spans as OTLP JSON: hexadecimal ids, enums and 64-bit numbers as OTLP's JSON mapping of protobuf writes them. */
 import type { ReadableSpan } from '@opentelemetry/sdk-trace-base'
 import { DOUBLE_ATTRIBUTES } from './contract.ts'
 import { isOpenInferenceDouble } from './open-inference.ts'
@@ -6,7 +6,7 @@ import { isOpenInferenceDouble } from './open-inference.ts'
 export interface OtlpValue {
   readonly stringValue?: string
   readonly boolValue?: boolean
-  /** 64 bits: a string. */
+  /** A string, because it may have 64 bits. */
   readonly intValue?: string
   readonly doubleValue?: number
   readonly arrayValue?: { readonly values: readonly OtlpValue[] }
@@ -77,37 +77,40 @@ export const STATUS_CODES = ['STATUS_CODE_UNSET', 'STATUS_CODE_OK', 'STATUS_CODE
 
 const declaredDoubles = new Set<string>()
 
-/** Names of attributes outside the contract that leave as doubles, whole numbers included. */
+/** Declares attributes outside the contract that are always exported as doubles. */
 export function declareDoubles(names: readonly string[]): void {
   for (const name of names) declaredDoubles.add(name)
 }
 
-/** Whether an attribute's numbers leave as doubles also when they are whole. */
+/** Whether an attribute is always exported as a double, even if its value is whole. */
 export const isDouble = (name: string): boolean =>
   DOUBLE_ATTRIBUTES.has(name) || declaredDoubles.has(name) || isOpenInferenceDouble(name)
 
-/** Spans of this process in the canonical form. */
-export function spansToOtlp(spans: readonly ReadableSpan[]): OtlpTraces {
-  const groups = new Map<ReadableSpan['resource'], Map<ReadableSpan['instrumentationScope'], OtlpSpan[]>>()
+/** Spans by resource and scope. */
+export function groupSpans(spans: readonly ReadableSpan[]) {
+  const groups = new Map<ReadableSpan['resource'], Map<ReadableSpan['instrumentationScope'], ReadableSpan[]>>()
   for (const span of spans) {
-    const scopes = groups.get(span.resource) ?? new Map<ReadableSpan['instrumentationScope'], OtlpSpan[]>()
+    const scopes = groups.get(span.resource) ?? new Map<ReadableSpan['instrumentationScope'], ReadableSpan[]>()
     groups.set(span.resource, scopes)
-    const list = scopes.get(span.instrumentationScope) ?? []
-    scopes.set(span.instrumentationScope, list)
-    list.push(toOtlpSpan(span))
+    const members = scopes.get(span.instrumentationScope)
+    if (members) members.push(span)
+    else scopes.set(span.instrumentationScope, [span])
   }
-  return {
-    resourceSpans: [...groups].map(([resource, scopes]) => ({
-      resource: { attributes: toOtlpAttributes(resource.attributes) },
-      ...(resource.schemaUrl ? { schemaUrl: resource.schemaUrl } : {}),
-      scopeSpans: [...scopes].map(([{ name, version, schemaUrl }, members]) => ({
-        scope: { name, ...(version ? { version } : {}) },
-        spans: members,
-        ...(schemaUrl ? { schemaUrl } : {}),
-      })),
-    })),
-  }
+  return groups
 }
+
+/** Spans of this process in the canonical form. */
+export const spansToOtlp = (spans: readonly ReadableSpan[]): OtlpTraces => ({
+  resourceSpans: [...groupSpans(spans)].map(([resource, scopes]) => ({
+    resource: { attributes: toOtlpAttributes(resource.attributes) },
+    ...(resource.schemaUrl ? { schemaUrl: resource.schemaUrl } : {}),
+    scopeSpans: [...scopes].map(([{ name, version, schemaUrl }, members]) => ({
+      scope: { name, ...(version ? { version } : {}) },
+      spans: members.map(toOtlpSpan),
+      ...(schemaUrl ? { schemaUrl } : {}),
+    })),
+  })),
+})
 
 function toOtlpSpan(span: ReadableSpan): OtlpSpan {
   const { traceId, spanId, traceState } = span.spanContext()
@@ -163,7 +166,7 @@ export function* eachSpan(
   }
 }
 
-/** A value as JavaScript has it. */
+/** A value as a JavaScript value. */
 export function plainValue(value: OtlpValue): string | number | boolean | readonly unknown[] | null {
   if (value.intValue !== undefined) return Number(value.intValue)
   if (value.arrayValue) return value.arrayValue.values.map(plainValue)

@@ -4,42 +4,32 @@ import { pathToFileURL } from 'node:url'
 import { foundInstead, openFileSync } from '../regular-file.ts'
 import type { Tracer } from '@opentelemetry/api'
 import type { EngineSubscriber } from '../engine/events.ts'
-import type { Log, LogEvent, LogFields, LogLevel } from './log.ts'
+import { createLog, type Log, type LogEvent, type LogOf } from './log.ts'
 import type { RequestTrace } from './request-trace.ts'
 import type { SpanRegistry } from './span-registry.ts'
 
-/** A log that takes names of a plugin's own, such as acme.done; fields pass the redaction as all do. */
-type PluginLog = Readonly<Record<LogLevel, (event: string, fields?: LogFields) => void>>
+/** A log that accepts a plugin's own event names, such as acme.done. Its fields are redacted like all others. */
+type PluginLog = LogOf<string>
 
 const EVENT_NAME = /^[a-z][a-z0-9_]{0,63}(\.[a-z0-9_]{1,64}){1,4}$/
 
-/** A name made at run time could carry content: what is no plain name is written as plugin.event. */
-export function pluginLog(log: Log): PluginLog {
-  const call = (level: LogLevel) => (event: string, fields?: LogFields) =>
-    log[level](EVENT_NAME.test(event) ? (event as LogEvent) : 'plugin.event', fields)
-  return {
-    trace: call('trace'),
-    debug: call('debug'),
-    info: call('info'),
-    warn: call('warn'),
-    error: call('error'),
-    fatal: call('fatal'),
-  }
-}
+/** The log for plugins. A name made at run time could contain content, so anything that is not a plain name becomes plugin.event. */
+export const pluginLog = (log: Log): PluginLog =>
+  createLog((level, event, fields) => log[level](EVENT_NAME.test(event) ? (event as LogEvent) : 'plugin.event', fields))
 
-/** What a subscriber that adds spans or log lines of its own works with. */
+/** What a plugin uses to add its own spans and log lines. */
 export interface SubscriberHost {
-  /** Starts spans in a scope of their own, which the contract's validator leaves alone; null: tracing is off. */
+  /** Starts spans in a separate scope, which the contract's validator ignores; null: tracing is off. */
   readonly tracer: Tracer | null
-  /** Open spans by (request id, name): where to nest. */
+  /** Open spans by (request id, name): the possible parents. */
   readonly registry: SpanRegistry
-  /** Lines of no request; those of a request are `find(id)?.log`'s. */
+  /** For lines that belong to no request. A request's own log is `find(id)?.log`. */
   readonly log: PluginLog
-  /** The request's trace until it is closed: `hold()` keeps it open, `time()` gives span times of engine events. */
+  /** The request's trace until it is closed. `hold()` keeps it open; `time()` converts the times of engine events. */
   find(requestId: string): RequestTrace | undefined
-  /** Names attributes of the plugin's own spans whose numbers leave as doubles, whole ones too: else 1.0 leaves as an integer. */
+  /** Declares attributes of the plugin's spans that are always exported as doubles. Otherwise 1.0 is exported as an integer. */
   declareDoubles(names: readonly string[]): void
-  /** Runs work in the background, in the current request's context. It keeps the trace open; a failure is logged. */
+  /** Runs work in the background, in the current request's context. The trace stays open until it ends; a failure is logged. */
   spawn(fn: () => Promise<unknown>): Promise<void>
 }
 

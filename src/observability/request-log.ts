@@ -1,41 +1,33 @@
-/** The log of one request: its lines carry its ids, and the first of them are kept for its trace's page. */
+/** The log of one request: its lines carry the request's ids, and the first of them are kept for the trace page. */
 import { type RequestScope, currentRequest } from './context.ts'
-import type { Log, LogEvent, LogFields, LogLevel } from './log.ts'
+import { createLog, type Log, type LogEvent } from './log.ts'
 
-/** Bound of the log lines a trace keeps for its page. */
+/** Limits of the log lines that a trace keeps. */
 const MAX_LINES = 64
 const MAX_CHARACTERS = 32_768
 
-/** Writes log lines with the request's `trace_id` and `span_id`, and keeps the first ones for the trace page. */
-export class RequestLog implements Log {
-  /** As they were written. */
-  readonly lines: string[] = []
-  readonly #request: RequestScope & { run<T>(fn: () => T): T }
-  readonly #log: Log
-  #numCharacters = 0
+export interface RequestLog extends Log {
+  /** The first lines, as they were written. */
+  readonly lines: readonly string[]
+  /** Keeps a written line, if there is room. */
+  keep(line: string): void
+}
 
-  constructor(request: RequestScope & { run<T>(fn: () => T): T }, log: Log) {
-    this.#request = request
-    this.#log = log
-  }
-
-  readonly trace = (event: LogEvent, fields?: LogFields): void => this.#write('trace', event, fields)
-  readonly debug = (event: LogEvent, fields?: LogFields): void => this.#write('debug', event, fields)
-  readonly info = (event: LogEvent, fields?: LogFields): void => this.#write('info', event, fields)
-  readonly warn = (event: LogEvent, fields?: LogFields): void => this.#write('warn', event, fields)
-  readonly error = (event: LogEvent, fields?: LogFields): void => this.#write('error', event, fields)
-  readonly fatal = (event: LogEvent, fields?: LogFields): void => this.#write('fatal', event, fields)
-
-  /** Keeps a written line. */
-  keep(line: string): void {
-    if (this.lines.length >= MAX_LINES || this.#numCharacters + line.length > MAX_CHARACTERS) return
-    this.lines.push(line)
-    this.#numCharacters += line.length
-  }
-
-  #write(level: LogLevel, event: LogEvent, fields?: LogFields): void {
-    // The stage that writes names the span; outside the request's own context (callbacks), the root does.
-    if (currentRequest() === this.#request) this.#log[level](event, fields)
-    else this.#request.run(() => this.#log[level](event, fields))
+/** Creates the log of a request on top of the server's log. */
+export function createRequestLog(request: RequestScope & { run(fn: () => void): void }, log: Log): RequestLog {
+  const lines: string[] = []
+  let numCharacters = 0
+  return {
+    ...createLog<LogEvent>((level, event, fields) => {
+      // A line names the span of the stage that writes it. A callback runs in no stage: its lines name the root.
+      if (currentRequest() === request) log[level](event, fields)
+      else request.run(() => log[level](event, fields))
+    }),
+    lines,
+    keep(line) {
+      if (lines.length >= MAX_LINES || numCharacters + line.length > MAX_CHARACTERS) return
+      lines.push(line)
+      numCharacters += line.length
+    },
   }
 }

@@ -12,7 +12,7 @@ import {
   type TestObservability,
 } from '../../test/observability/scenario.ts'
 import { OtlpReceiver } from '../../test/e2e/otlp-receiver.ts'
-import { bindStream, currentRequest, openStage, spawn, stage } from './context.ts'
+import { currentRequest, openStage, spawn, stage } from './context.ts'
 import { type EndingRow, ENDINGS, endingRow, ERROR_CODE } from './endings.ts'
 import { spansToOtlp } from './otlp.ts'
 import { formatBreach, validateTraces } from './validate.ts'
@@ -270,7 +270,7 @@ describe('remote parents', () => {
     const trace = open(observability, { headers })
     expect(trace.traceId).toBe(traceId)
     expect(trace.traceresponse()).toBe(`00-${traceId}-${trace.spanId}-01`)
-    expect(trace.startUpstreamCall('http://far.test/v1').headers).toMatchObject({ tracestate: 'vendor=1' })
+    expect(trace.calls.startUpstream('http://far.test/v1').headers).toMatchObject({ tracestate: 'vendor=1' })
     trace.finish({ ending: 'success', status: 200 })
     expect(rootOf(traceId).parentSpanContext?.spanId).toBe('00f067aa0ba902b7')
   })
@@ -297,35 +297,25 @@ describe('remote parents', () => {
 })
 
 describe('context', () => {
-  it('is kept by spawned work and bound streams, and holds the trace open for the first', async () => {
+  it('is kept by spawned work, which holds the trace open', async () => {
     start()
     const trace = open(observability)
     const seen: (string | undefined)[] = []
     const note = () => seen.push(currentRequest()?.traceId)
     const gate = new EventEmitter()
-    const source = new ReadableStream<number>({
-      pull(controller) {
-        controller.enqueue(7)
-      },
-      cancel: () => void note(),
-    })
-    const { stream, spawned } = trace.run(() => ({
-      stream: bindStream(source),
-      spawned: spawn(async () => {
+    const spawned = trace.run(() =>
+      spawn(async () => {
         await once(gate, 'go')
         note()
         throw new Error('counted and logged, never thrown')
       }),
-    }))
-    const reader = stream.getReader()
-    expect((await reader.read()).value).toBe(7)
+    )
     trace.finish({ ending: 'success', status: 200 })
     expect(observability.open().requests).toBe(1)
     gate.emit('go')
     await spawned
-    await reader.cancel()
     expect(observability.open()).toEqual(NOTHING_OPEN)
-    expect(seen).toEqual([trace.traceId, trace.traceId])
+    expect(seen).toEqual([trace.traceId])
     expect(observability.lines.filter((line) => line.msg === 'work.failed').map((line) => line.trace_id)).toEqual([
       trace.traceId,
     ])

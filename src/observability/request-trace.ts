@@ -1,7 +1,7 @@
 /**
- * The trace of one request, from before its body is read until its response is over and none of its work is in flight. The first caller
- * that takes the request out of the table finishes it; later calls do nothing. It never uses the active context, because disconnects,
- * cancellations and worker messages arrive in callbacks without one.
+ * The trace of one request, from before its body is read until its response is over and none of its work is in flight. The first call of
+ * `finish` ends it; later calls do nothing. It never relies on the active context, because disconnects, cancellations and worker messages
+ * arrive in callbacks that have none.
  */
 import {
   type Attributes,
@@ -13,22 +13,14 @@ import {
   SpanStatusCode,
   trace as traceApi,
   TraceFlags,
+  type Tracer,
 } from '@opentelemetry/api'
 import type { RequestSummary } from '../engine/summary.ts'
 import { contractAttributes, eventAttributes } from './attributes.ts'
-import { ClientCalls, traceparentOf, type UpstreamCall } from './client-calls.ts'
-import type { ClockAnchor } from './clock.ts'
+import { callerSpan, ClientCalls, traceparentOf } from './client-calls.ts'
+import { clockAnchor } from './clock.ts'
 import { type CapturedContent, contentAttributes } from './content.ts'
-import {
-  type ClientAttributes,
-  type ClientCall,
-  activeContext,
-  currentRequest,
-  type OpenStage,
-  type RequestScope,
-  runIn,
-  withRequest,
-} from './context.ts'
+import { activeContext, currentRequest, type OpenStage, type RequestScope, runIn, withRequest } from './context.ts'
 import {
   CONSTANT_ATTRIBUTES,
   ROOT_SPAN,
@@ -41,7 +33,8 @@ import { type EndingRow, endingRow, firstLineLevel, lastLineLevel } from './endi
 import { openInferenceKind, rootAttributes, stageAttributes } from './open-inference.ts'
 import { type FinishInput, lastWords } from './last-words.ts'
 import { RequestFacts } from './request-facts.ts'
-import { RequestLog } from './request-log.ts'
+import type { Log, LogEvent } from './log.ts'
+import { createRequestLog, type RequestLog } from './request-log.ts'
 import {
   arrivalAttributes,
   generationAttributes,
@@ -50,11 +43,37 @@ import {
   type OpenRequestInput,
   type ResultInfo,
 } from './root-span.ts'
-import type { RequestSpans } from './span-registry.ts'
-import { roundMs, StageTimes } from './stage-times.ts'
-import { type EndedStage, Stage, type StageOwner } from './stage.ts'
+import type { RequestSpans, SpanRegistry } from './span-registry.ts'
+import { type EndedStage, roundMs, Stage, type StageOwner, StageTimes } from './stage.ts'
 import type { SamplingDecision } from './tail-sampling.ts'
-import type { TraceHost } from './trace-host.ts'
+import { idGenerator } from './tracing.ts'
+
+/** What a request's trace needs from the server around it. */
+export interface TraceHost {
+  /** null: tracing is off. */
+  readonly tracer: Tracer | null
+  /** Starts spans outside the contract. */
+  readonly extensionTracer: Tracer | null
+  readonly registry: SpanRegistry
+  readonly logger: Log
+  readonly captureContent: boolean
+  /** Whether OpenInference attributes are added to the contract's. */
+  readonly openInference: boolean
+  readonly trustRemote: boolean
+  /** Removes the trace from the open requests. False if it was not among them. */
+  take(trace: RequestTrace): boolean
+  /** The body is valid. */
+  accepted(trace: RequestTrace): void
+  /** The response is over. */
+  finished(trace: RequestTrace): void
+  /** Whether the trace is exported. Called once, right before the root ends. */
+  decide(trace: RequestTrace): SamplingDecision
+  /** The root has ended. */
+  closed(trace: RequestTrace, decision: SamplingDecision): void
+  /** A value did not fit the contract. */
+  readonly onBreach: (spanName: string, attribute: string) => void
+  onProblem(event: LogEvent, error: unknown): void
+}
 
 /** The trace of one request: its root span, open stages, log and facts. `finish` ends it, exactly once. */
 export class RequestTrace implements RequestScope, StageOwner {
@@ -64,20 +83,21 @@ export class RequestTrace implements RequestScope, StageOwner {
   readonly requestId: string
   readonly input: OpenRequestInput
   readonly facts = new RequestFacts()
-  readonly anchor: ClockAnchor
-  /** The root span in it; parent context of the request's spans. */
+  readonly anchor = clockAnchor()
+  /** Contains the root span: the parent context of the request's spans. */
   readonly context: Context
   readonly log: RequestLog
   readonly spans: RequestSpans | null
-  /** The head decision: OTEL_TRACES_SAMPLER, by default after the caller's flags. */
+  /** The decision of OTEL_TRACES_SAMPLER, which follows the caller's flags by default. */
   readonly isHeadSampled: boolean
-  readonly #host: TraceHost<RequestTrace>
+  readonly calls: ClientCalls
+  /** Short id of the caller's API key: decides who may see the trace. */
+  keyId: string
+  readonly #host: TraceHost
   readonly #root: Span | null
-  readonly #calls: ClientCalls
   readonly #stages = new Set<Stage<StageName>>()
   readonly #times = new StageTimes()
   readonly #closeHooks: (() => void)[] = []
-  #keyId: string
   #numPending = 0
   #content: CapturedContent = {}
   #conversationId: string | null = null
@@ -85,18 +105,17 @@ export class RequestTrace implements RequestScope, StageOwner {
   #isClosed = false
   #lastActiveMs = this.facts.startMs
 
-  constructor(host: TraceHost<RequestTrace>, input: OpenRequestInput) {
+  constructor(host: TraceHost, input: OpenRequestInput) {
     this.#host = host
     this.input = input
     this.requestId = input.requestId
-    this.#keyId = input.keyId ?? 'anonymous'
-    this.anchor = host.anchor()
-    this.log = new RequestLog(this, host.log)
-    const remote = host.extract(input.headers)
-    // The span of an application's own instrumentation, which has the connection in hand before this server does.
+    this.keyId = input.keyId ?? 'anonymous'
+    this.log = createRequestLog(this, host.logger)
+    const remote = callerSpan(input.headers)
+    // An application's own instrumentation may have opened a span before this server got the request.
     const around = currentRequest() ? undefined : traceApi.getSpanContext(activeContext())
     const trusted = around ?? (remote && host.trustRemote ? remote : null)
-    this.#calls = new ClientCalls(this, host.extensionTracer, remote, host.trustRemote)
+    this.calls = new ClientCalls(this, host.extensionTracer, remote, host.trustRemote)
     const isRecorded = host.tracer !== null && input.kind !== 'other'
     this.spans = isRecorded ? host.registry.begin(input.requestId) : null
     this.#root =
@@ -113,8 +132,8 @@ export class RequestTrace implements RequestScope, StageOwner {
           )
         : null
     const own = this.#root?.spanContext()
-    this.traceId = own?.traceId ?? trusted?.traceId ?? host.newTraceId()
-    this.spanId = own?.spanId ?? host.newSpanId()
+    this.traceId = own?.traceId ?? trusted?.traceId ?? idGenerator.generateTraceId()
+    this.spanId = own?.spanId ?? idGenerator.generateSpanId()
     this.isHeadSampled = ((own ?? trusted)?.traceFlags ?? TraceFlags.SAMPLED) === TraceFlags.SAMPLED
     const base = withRequest(ROOT_CONTEXT, this)
     this.context = this.#root ? traceApi.setSpan(base, this.#root) : base
@@ -135,15 +154,6 @@ export class RequestTrace implements RequestScope, StageOwner {
     return runIn(this.context, fn)
   }
 
-  get keyId(): string {
-    return this.#keyId
-  }
-
-  /** Short id of the caller's API key: decides who may see the trace. */
-  setKeyId(keyId: string): void {
-    this.#keyId = keyId
-  }
-
   /** False once the response is over. */
   get isOpen(): boolean {
     return this.facts.ended === null
@@ -157,7 +167,7 @@ export class RequestTrace implements RequestScope, StageOwner {
     return this.facts.startMs
   }
 
-  /** Work in flight for the request. */
+  /** Number of operations in flight. */
   get pending(): number {
     return this.#numPending
   }
@@ -171,43 +181,43 @@ export class RequestTrace implements RequestScope, StageOwner {
     this.#lastActiveMs = performance.now()
   }
 
-  /** What the body asked for, once it is valid. */
+  /** Sets what the body asked for, once it is valid. */
   setGeneration(info: GenerationInfo): void {
     this.facts.generation = info
     this.set(generationAttributes(info))
     this.#host.accepted(this)
   }
 
-  /** What came of the generation so far. */
+  /** Sets the result of the generation so far. */
   setResult(result: ResultInfo): void {
     this.facts.result = result
   }
 
-  /** MINISERVE_CAPTURE_CONTENT: the only way for content to reach a span. */
+  /** Whether content may be recorded on spans (MINISERVE_CAPTURE_CONTENT). */
   get capturesContent(): boolean {
     return this.#host.captureContent
   }
 
-  /** Content on the root; only where MINISERVE_CAPTURE_CONTENT is on, else nothing. May be called as it becomes known. */
+  /** Adds content to the root; ignored unless content is captured. May be called more than once. */
   setContent(content: CapturedContent): void {
     if (!this.#host.captureContent) return
     this.#content = { ...this.#content, ...content }
     this.set(contentAttributes(content))
   }
 
-  /** The caller's id of the conversation that the request belongs to; null: it named none. */
+  /** The conversation that the request belongs to; null if the caller named none. */
   get conversationId(): string | null {
     return this.#conversationId
   }
 
-  /** Without effect where the id is no plain word of at most 128 characters. */
+  /** Sets the conversation's id. Ignored if it is not a plain word of at most 128 characters. */
   setConversation(id: unknown): void {
     if (!isConversationId(id)) return
     this.#conversationId = id
     this.set({ 'gen_ai.conversation.id': id })
   }
 
-  /** The engine's times and counts, when it is done with the request. */
+  /** Sets the engine's times and counts, once the engine is done with the request. */
   setPhases(summary: RequestSummary): void {
     this.facts.phases = summary
     this.#times.set(summary.durationsMs)
@@ -219,7 +229,7 @@ export class RequestTrace implements RequestScope, StageOwner {
     this.#root?.setAttributes(this.checked(ROOT_SPAN, attributes))
   }
 
-  /** Adds an event of the contract to http.handler, or to the span given. */
+  /** Adds an event of the contract to http.handler, or to the given span. */
   event(
     name: string,
     attributes: Readonly<Record<string, unknown>> = {},
@@ -244,12 +254,12 @@ export class RequestTrace implements RequestScope, StageOwner {
     }
   }
 
-  /** Runs right before the root ends, when the response is over and nothing is in flight. */
+  /** Calls a function right before the root ends. */
   beforeClose(hook: () => void): void {
     this.#closeHooks.push(hook)
   }
 
-  /** Opens a contract span below `parent` under its name; null when none is recorded or the trace is closed. */
+  /** Opens a span of the contract below `parent`. Null if spans are not recorded or the trace is closed. */
   startSpan<N extends SpanName>(name: N, parent: Context, startMs: number, attributes: SpanAttributes<N>): Span | null {
     const { tracer, registry } = this.#host
     if (!this.#root || this.#isClosed || !tracer) return null
@@ -269,7 +279,7 @@ export class RequestTrace implements RequestScope, StageOwner {
     return span
   }
 
-  /** Contract attributes of a span with their aliases; what does not fit the table is left out and counted. */
+  /** The attributes that the contract allows, with their aliases. Others are omitted and counted. */
   checked(name: SpanName, attributes: Readonly<Record<string, unknown>>): Attributes {
     const { captureContent, openInference, onBreach } = this.#host
     const checked = contractAttributes(name, attributes, onBreach, captureContent)
@@ -292,15 +302,15 @@ export class RequestTrace implements RequestScope, StageOwner {
     if (event && isOk) runIn(context, () => this.log.info(event, { ...fields, duration_ms: roundMs(durationMs) }))
   }
 
-  /** A time of performance.now() as span time, inside the request's own interval. */
+  /** Converts a performance.now() time to a span time inside the request's own interval. */
   time(atMs: number, mayOutlive = false): HrTime {
     const end = this.facts.ended && !mayOutlive ? this.facts.ended.atMs : Infinity
     return this.anchor.toHrTime(Math.min(Math.max(atMs, this.startMs), end))
   }
 
   /**
-   * The response is over. The first call counts: it records the row of the table of endings; the root ends now, or, with work in
-   * flight, when the last of it is released (its end time is now all the same). Returns false when the request was finished before.
+   * Ends the request: records its row of the table of endings. The root's end time is now, but the root stays open until no work is in
+   * flight. Returns false, and does nothing, if the request was finished before.
    */
   finish(input: FinishInput): boolean {
     if (!this.#host.take(this)) return false
@@ -317,7 +327,7 @@ export class RequestTrace implements RequestScope, StageOwner {
     return true
   }
 
-  /** Ends the root with work still in flight. Used by the watchdog and the shutdown. */
+  /** Ends the root while work is still in flight, for the watchdog and the shutdown. */
   forceClose(): void {
     if (this.facts.ended && !this.#isClosing) this.#close(true)
   }
@@ -339,7 +349,7 @@ export class RequestTrace implements RequestScope, StageOwner {
   #close(isForced: boolean): void {
     const ended = this.facts.ended
     if (!ended) return
-    // The hooks release the request's remaining holds, which must not close it again.
+    // The hooks release the remaining holds, which must not close the trace again.
     this.#isClosing = true
     let decision: SamplingDecision = { isExported: false, reason: null }
     try {
@@ -355,7 +365,7 @@ export class RequestTrace implements RequestScope, StageOwner {
     } finally {
       this.#isClosed = true
       this.#host.registry.forget(this.requestId)
-      // Unconditional: a root that was opened ends here, even if something failed above.
+      // The root must end even if something failed above.
       this.#root?.end(this.anchor.toHrTime(ended.atMs))
       this.#host.closed(this, decision)
     }
@@ -365,7 +375,7 @@ export class RequestTrace implements RequestScope, StageOwner {
     const cause = isForced ? 'span_leak' : (row.errorType ?? row.reason ?? 'closed_early')
     for (const open of [...this.#stages].reverse()) open.close(cause, this.facts.tokensOut)
     this.#stages.clear()
-    // Spans that others forgot. In a request that was served they are no error.
+    // Spans that plugins left open. They are no error if the request was served.
     const isError = isForced || row.spanStatus === 'error'
     this.spans?.endAll(this.#root, this.time(performance.now()), (span) => {
       if (!isError) return
@@ -374,21 +384,12 @@ export class RequestTrace implements RequestScope, StageOwner {
     })
   }
 
-  startClientCall(name: string, attributes: ClientAttributes, parent: Context): ClientCall {
-    return this.#calls.start(name, attributes, parent)
-  }
-
-  /** A call to another engine: a CLIENT span below http.handler, and the parent of that engine's own spans. */
-  startUpstreamCall(url: string): UpstreamCall {
-    return this.#calls.startUpstream(url)
-  }
-
   /** Value of the traceresponse header (W3C Trace Context, level 2 draft). */
   traceresponse(): string | null {
     return this.isRecorded ? traceparentOf(this, this.spanId) : null
   }
 
-  /** Value of the Server-Timing header; null while no stage has ended. */
+  /** Value of the Server-Timing header; null if no stage has ended. */
   serverTiming(): string | null {
     return this.#times.header(performance.now() - this.startMs)
   }

@@ -1,4 +1,4 @@
-/** A stage's span from its start to its one end. */
+/** The stages of a request: the span of each from its start to its end, and how long they took. */
 import {
   type Attributes,
   type Context,
@@ -12,13 +12,13 @@ import { type OpenStage, runIn } from './context.ts'
 import type { SpanAttributes, SpanName, StageName } from './contract.ts'
 import type { LogFields } from './log.ts'
 
-/** What a stage asks of its request. */
+/** What a stage needs from its request. */
 export interface StageOwner {
   readonly capturesContent: boolean
   startSpan<N extends SpanName>(name: N, parent: Context, startMs: number, attributes: SpanAttributes<N>): Span | null
-  /** Attributes as the contract's table allows them. */
+  /** The attributes that the contract allows. */
   checked(name: SpanName, attributes: Readonly<Record<string, unknown>>): Attributes
-  /** Span time of a time of performance.now(). */
+  /** Converts a performance.now() time to a span time. */
   time(atMs: number): HrTime
   stageEnded(stage: EndedStage): void
 }
@@ -28,7 +28,7 @@ export interface EndedStage {
   readonly context: Context
   readonly durationMs: number
   readonly isOk: boolean
-  /** Its attributes, for its log line. */
+  /** The stage's attributes, for its log line. */
   readonly fields: LogFields
 }
 
@@ -79,7 +79,7 @@ export class Stage<N extends StageName> implements OpenStage<N> {
     this.#settle(false)
   }
 
-  /** Ends the span with its request: as cut short by `cause` if it was not ended. `tokensOut`: the request's final count. */
+  /** Ends the span together with its request; `cause` is why a stage that is still open was cut short. `tokensOut`: the request's final count. */
   close(cause: string, tokensOut: number | null): void {
     if (this.#isEnded) return
     if (this.#endMs === null) {
@@ -97,7 +97,7 @@ export class Stage<N extends StageName> implements OpenStage<N> {
 
   #settle(isOk: boolean): void {
     this.#endMs = performance.now()
-    // format.output ends with the request, when the engine's last word on the tokens is known.
+    // format.output ends with the request, when the engine's final token count is known.
     if (this.name !== 'format.output') this.#endSpan(this.#endMs)
     const durationMs = this.#endMs - this.#startMs
     this.#owner.stageEnded({ name: this.name, context: this.context, durationMs, isOk, fields: this.#fields })
@@ -106,5 +106,30 @@ export class Stage<N extends StageName> implements OpenStage<N> {
   #endSpan(atMs: number): void {
     this.#isEnded = true
     this.span?.end(this.#owner.time(atMs))
+  }
+}
+
+/** Milliseconds for log lines and headers, rounded to microseconds. */
+export const roundMs = (ms: number): number => Math.round(ms * 1000) / 1000
+
+/** How long each stage of a request took, for its Server-Timing header. */
+export class StageTimes {
+  readonly #durations = new Map<string, number>()
+
+  /** Adds a stage that ended. Stages of the same name are summed. */
+  add(name: string, ms: number): void {
+    this.#durations.set(name, (this.#durations.get(name) ?? 0) + ms)
+  }
+
+  /** Replaces the sums of these names. */
+  set(durationsMs: Readonly<Record<string, number>>): void {
+    for (const [name, ms] of Object.entries(durationsMs)) this.#durations.set(name, ms)
+  }
+
+  /** Value of the Server-Timing header; null if no stage has ended. */
+  header(totalMs: number): string | null {
+    if (this.#durations.size === 0) return null
+    const stages = [...this.#durations].map(([name, ms]) => `${name};dur=${roundMs(ms)}`)
+    return [...stages, `total;dur=${roundMs(totalMs)}`].join(', ')
   }
 }

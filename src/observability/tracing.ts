@@ -1,6 +1,6 @@
 /**
- * The only place that constructs the OpenTelemetry SDK. Every span is recorded (for the store, logs and metrics); which ones are
- * exported is decided a tree at a time when its root ends. created = exported + dropped + unsampled (+ those on their way).
+ * Sets up the OpenTelemetry SDK for spans. Every span is recorded for the store, logs and metrics; whether a tree is exported is decided
+ * when its root ends. created = exported + dropped + unsampled (+ spans in flight).
  */
 import { propagation, type Span, type SpanContext, trace as traceApi, type Tracer } from '@opentelemetry/api'
 import {
@@ -28,37 +28,33 @@ import { NodeTracerProvider } from '@opentelemetry/sdk-trace-node'
 import { MAX_ATTRIBUTE_CHARACTERS } from './attributes.ts'
 import { currentRequest, usesForeignContextManager } from './context.ts'
 import { ROOT_SPAN, SCHEMA_URL, SCOPE_NAME } from './contract.ts'
-import { createSpanExporter, isExported } from './otlp-exporter.ts'
+import { batchSettings, createSpanExporter } from './otlp-exporter.ts'
 import { ExportCounter, type ExportCounts, PatientExporter } from './patient-exporter.ts'
 import type { RequestSpans } from './span-registry.ts'
-import { bounded } from './time-bound.ts'
 
 /**
- * Defaults of OTEL_BSP_MAX_QUEUE_SIZE, _MAX_EXPORT_BATCH_SIZE, _SCHEDULE_DELAY and _EXPORT_TIMEOUT. One batch is in flight at a time, so
- * a batch is large: 1,000 requests per second are 9,000 spans.
+ * Defaults of OTEL_BSP_MAX_QUEUE_SIZE and OTEL_BSP_MAX_EXPORT_BATCH_SIZE. Only one batch is in flight at a time, so batches are large:
+ * 1,000 requests per second make 9,000 spans.
  */
 const QUEUE_SIZE = 32_768
 const BATCH_SIZE = 2048
-const BATCH_DELAY_MS = 1000
-/** Longer than the exporter's own limit, so that its reason is heard. */
-const EXPORT_TIMEOUT_MS = 11_000
 
-/** `operation`: http.handler leaves as operation and model, in the conventions' way of naming such spans. */
+/** `operation`: http.handler is exported under its operation and model, as the conventions name such spans. */
 export type ExportNames = 'contract' | 'operation'
 
 interface TracingOptions {
   /** Git revision, or the package's version outside a checkout. */
   readonly serviceVersion: string
   readonly resource: Resource
-  /** OTLP endpoint; null: nothing is dialled. */
+  /** OTLP endpoint; null: nothing is exported. */
   readonly otlpEndpoint: string | null
-  /** Content is on spans: strings are then as long as they are. */
+  /** Whether content is recorded on spans: strings are then not shortened. */
   readonly captureContent: boolean
-  /** Spans have many more attributes: a few for each message and document. */
+  /** Whether spans have OpenInference attributes: several for each message and document. */
   readonly openInference: boolean
   readonly exportNames: ExportNames
   readonly exportSteps: boolean
-  /** What is wrong with the settings, or with an export. */
+  /** Called with problems of the settings or of an export. */
   readonly report: (detail: string) => void
   /** Spans outside any request's tree (engine steps). */
   readonly onLooseSpan: (span: ReadableSpan) => void
@@ -69,40 +65,30 @@ interface TracingOptions {
 
 export interface Tracing {
   readonly tracer: Tracer
-  /** For spans that are not the contract's: a scope of its own, which the validator leaves alone. */
+  /** For spans outside the contract: a separate scope, which the validator ignores. */
   readonly extensionTracer: Tracer
-  /** Whether spans go anywhere. */
+  /** Whether spans are exported at all. */
   readonly hasExporter: boolean
   counts(): ExportCounts
-  /** What an application's own SDK, loaded first, keeps: of tracer provider, propagator, context manager. */
+  /** Which of tracer provider, propagator and context manager belong to an SDK that the application loaded first. */
   readonly foreign: readonly string[]
-  /** Exports a request's spans, or lets them go. */
+  /** Exports a request's spans, or counts them as unsampled. */
   settle(spans: RequestSpans, isExported: boolean): void
   flush(): Promise<void>
-  /** Flushes what is queued within the bound; the rest counts as dropped. Idempotent, never rejects. */
+  /** Sends what is queued within the time limit; the rest is counted as dropped. Idempotent, never rejects. */
   shutdown(timeoutMs: number): Promise<void>
 }
 
-/** Creates the tracer provider, the export queue and the exporters. Nothing is dialled without an endpoint. */
+/** Creates the tracer provider, the export queue and the exporter. Without an endpoint nothing is exported. */
 export function createTracing(options: TracingOptions): Tracing {
   const counter = new ExportCounter()
   const { resource, report } = options
-  const exporter = options.exporter ?? exporterTo(options.otlpEndpoint, report)
-  const setting = (name: string, fallback: number) => {
-    const value = getNumberFromEnv(`OTEL_BSP_${name}`)
-    return value !== undefined && value > 0 ? value : fallback
-  }
-  const queueSize = options.queueSize ?? setting('MAX_QUEUE_SIZE', QUEUE_SIZE)
+  const exporter =
+    options.exporter ?? (options.otlpEndpoint === null ? null : createSpanExporter(options.otlpEndpoint, report))
+  const settings = batchSettings('OTEL_BSP', options.queueSize ?? QUEUE_SIZE, BATCH_SIZE)
   const patient = exporter && new PatientExporter(exporter, counter, 'spans', report)
-  const batch =
-    patient &&
-    new BatchSpanProcessor(patient, {
-      maxQueueSize: queueSize,
-      maxExportBatchSize: Math.min(setting('MAX_EXPORT_BATCH_SIZE', BATCH_SIZE), queueSize),
-      scheduledDelayMillis: setting('SCHEDULE_DELAY', BATCH_DELAY_MS),
-      exportTimeoutMillis: setting('EXPORT_TIMEOUT', EXPORT_TIMEOUT_MS),
-    })
-  const gate = new ExportGate(batch, counter, queueSize, options)
+  const batch = patient && new BatchSpanProcessor(patient, settings)
+  const gate = new ExportGate(batch, counter, settings.maxQueueSize, options)
   const provider = new NodeTracerProvider({
     resource,
     sampler: new RecordAllSampler(environmentSampler(report)),
@@ -120,7 +106,7 @@ export function createTracing(options: TracingOptions): Tracing {
     counts: () => counter.counts(),
     settle: (spans, isExported) => gate.settle(spans, isExported),
     flush: async () => {
-      // A collector that is away makes this reject; the exporter has counted and reported it.
+      // Rejects if the collector cannot be reached. The exporter has counted and reported that.
       await batch?.forceFlush().catch(() => {})
       await patient?.forceFlush()
     },
@@ -134,17 +120,7 @@ export function createTracing(options: TracingOptions): Tracing {
   }
 }
 
-function exporterTo(endpoint: string | null, report: (detail: string) => void): SpanExporter | null {
-  if (endpoint === null || !isExported('traces', 'otlp', report)) return null
-  try {
-    return createSpanExporter(endpoint, report)
-  } catch {
-    report('the OTLP endpoint is not a URL: spans are not exported')
-    return null
-  }
-}
-
-/** The standard's limits where they are set. Content, where it is captured, is bounded by content.ts. */
+/** The limits of the standard's variables. Captured content is limited by content.ts instead. */
 function spanLimits({ captureContent, openInference }: Pick<TracingOptions, 'captureContent' | 'openInference'>) {
   const limit = (name: string) => getNumberFromEnv(`OTEL_SPAN_${name}`) ?? getNumberFromEnv(`OTEL_${name}`)
   return {
@@ -157,8 +133,8 @@ function spanLimits({ captureContent, openInference }: Pick<TracingOptions, 'cap
 }
 
 /**
- * The process's tracer provider and propagator, so that the instrumentation of libraries and plugins nests under the request it works
- * for. An application whose own SDK was loaded first keeps what it has.
+ * Registers the process's tracer provider and propagator, so that spans of libraries and plugins nest below the request that they work
+ * for. If the application loaded its own SDK first, that one stays in use.
  */
 function registerGlobals(provider: NodeTracerProvider): { readonly foreign: readonly string[]; release(): void } {
   const ownsTracer = traceApi.setGlobalTracerProvider(provider)
@@ -178,7 +154,7 @@ function registerGlobals(provider: NodeTracerProvider): { readonly foreign: read
   }
 }
 
-/** The sampler's decision on what is exported, with everything recorded: a caller's flags 00 would otherwise silence the tree. */
+/** Records every span, and keeps the sampler's decision for the export. A caller's flags 00 would otherwise suppress the tree. */
 class RecordAllSampler implements Sampler {
   private readonly inner: Sampler
 
@@ -196,7 +172,7 @@ class RecordAllSampler implements Sampler {
   }
 }
 
-/** OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG, as the specification has them: an unknown one is reported, and the default used. */
+/** The sampler of OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG. An unknown one is reported, and the default is used. */
 function environmentSampler(report: (detail: string) => void): Sampler {
   const name = getStringFromEnv('OTEL_TRACES_SAMPLER') ?? 'parentbased_always_on'
   const ratio = () => {
@@ -228,7 +204,7 @@ function environmentSampler(report: (detail: string) => void): Sampler {
 
 type GateOptions = Pick<TracingOptions, 'onLooseSpan' | 'exportNames' | 'exportSteps'>
 
-/** Groups spans by request, and keeps them back until the request's root has ended and the sampling decision is made. */
+/** Groups spans by request, and holds them back until the root has ended and the sampling decision is made. */
 class ExportGate implements SpanProcessor {
   private readonly batch: BatchSpanProcessor | null
   private readonly counter: ExportCounter
@@ -260,7 +236,7 @@ class ExportGate implements SpanProcessor {
       return
     }
     const hasRoom = spans.endedSpan(span)
-    // One that ends after its root, as some may.
+    // A span that may end after its root.
     if (spans.isExported !== null) this.forward(span, spans.isExported)
     else if (!hasRoom) this.counter.dropped += 1
   }
@@ -291,7 +267,7 @@ class ExportGate implements SpanProcessor {
 
 const isSampled = (context: SpanContext): boolean => (context.traceFlags & 1) === 1
 
-/** A view of http.handler under the name of what it does, where that is known. */
+/** http.handler under the name of its operation and model, if they are known. */
 function named(span: ReadableSpan): ReadableSpan {
   const operation = span.attributes['gen_ai.operation.name']
   if (span.name !== ROOT_SPAN || typeof operation !== 'string') return span
@@ -300,11 +276,24 @@ function named(span: ReadableSpan): ReadableSpan {
   return Object.create(span, { name: { value: name } }) as ReadableSpan
 }
 
-/** A view of a span whose context carries the sampled flag, which the batch processor asks for: kept at its end, not at its start. */
+/** A span with the sampled flag set, which the batch processor requires. The decision to keep it was made after its start. */
 function asSampled(span: ReadableSpan): ReadableSpan {
   const spanContext = { ...span.spanContext(), traceFlags: 1 }
   return Object.create(span, { spanContext: { value: () => spanContext } }) as ReadableSpan
 }
 
-/** Random W3C ids, for requests without spans. */
+/** Makes W3C ids for requests without spans. */
 export const idGenerator = new RandomIdGenerator()
+
+/** Resolves when the promise has settled or the time has passed. Never rejects. */
+export async function bounded(promise: Promise<unknown> | undefined, timeoutMs: number): Promise<void> {
+  let timer: NodeJS.Timeout | undefined
+  const timeout = new Promise<void>((resolve) => {
+    timer = setTimeout(resolve, timeoutMs)
+  })
+  try {
+    await Promise.race([promise?.catch(() => {}), timeout])
+  } finally {
+    clearTimeout(timer)
+  }
+}

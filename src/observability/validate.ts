@@ -1,8 +1,8 @@
 /**
- * Validates traces against the contract. Each http.handler and each engine.step is validated by itself: a trace id may have several (a caller
- * making several calls, several instances). A breach names the span, the rule and what was found.
+ * Validates traces against the contract. A trace id may have several roots, because a caller may make several calls, and there may be several
+ * servers. Each http.handler and each engine.step is validated separately. A breach names the span, the rule and what was found.
  */
-import { isInLevel, ROOT_SPAN, SCOPE_NAME, SPAN_TABLE } from './contract.ts'
+import { isInLevel, ROOT_SPAN, SCOPE_NAME, specOf } from './contract.ts'
 import type { AttributeSpec, ContractLevel, SpanSpec } from './contract/span-spec.ts'
 import { type EndingRow, ENDINGS, ERROR_CODE } from './endings.ts'
 import { isOpenInference } from './open-inference.ts'
@@ -25,7 +25,7 @@ export interface Breach {
   readonly message: string
 }
 
-/** Attribute namespaces that belong to the contract: a name in them that is not in the table is a mistake, not an extension. */
+/** Namespaces of the contract. An attribute in them that is not in the contract is a mistake, not an extension. */
 const OWN_NAMESPACES = /^(llm|rag|kv|engine|tokenizer|output|http|gen_ai|sampling)\./
 
 interface Node {
@@ -56,7 +56,7 @@ class Validation {
 
   run(traces: OtlpTraces): readonly Breach[] {
     const all = [...eachSpan(traces)]
-    // Other services' spans, and those of plugins, are none of the contract's business. A file that lost its scopes is judged whole.
+    // Spans of other services and of plugins are not in the contract. If a file has no scopes, all of its spans are validated.
     const own = all.filter(({ scope }) => scope === SCOPE_NAME)
     const spans = (own.length > 0 ? own : all.filter(({ scope }) => scope === '')).map(({ span }) => span)
     const nodes = this.nodesOf(spans)
@@ -78,12 +78,12 @@ class Validation {
     this.breaches.push({ traceId: span.traceId, spanId: span.spanId, span: span.name, rule, message })
   }
 
-  /** Spans of the table by id, linked to their parents. */
+  /** Spans of the contract by id, linked to their parents. */
   private nodesOf(spans: readonly OtlpSpan[]): Map<string, Node> {
     const nodes = new Map<string, Node>()
     for (const span of spans) {
       const key = `${span.traceId}/${span.spanId}`
-      const spec = Object.hasOwn(SPAN_TABLE, span.name) ? SPAN_TABLE[span.name] : undefined
+      const spec = specOf(span.name)
       if (!spec || !isInLevel(spec, this.level)) {
         this.add(span, 'span.unknown', `expected a span of the contract at level ${this.level}, found ${span.name}`)
       } else if (nodes.has(key)) {
@@ -157,7 +157,7 @@ class Validation {
     prefix: string,
   ): void {
     for (const { key, value } of attributes) {
-      const spec = specOf(specs, key)
+      const spec = attributeSpec(specs, key)
       if (spec) this.checkValue(span, `${prefix}${key}`, spec, value)
       else if (OWN_NAMESPACES.test(key) && !isOpenInference(key))
         this.add(span, 'attribute.unknown', `expected an attribute of the contract, found ${prefix}${key}`)
@@ -193,10 +193,10 @@ class Validation {
     this.checkCounts(root, byName, row)
   }
 
-  /** Exactly one end event, and the row of the table of endings it names. */
+  /** Requires exactly one end event. Returns the row of the table of endings that fits it. */
   private checkEnding(root: Node): EndingRow | null {
     const { span, values } = root
-    // Older Grafana downloads have no names of events: nothing can be said of them.
+    // Older Grafana downloads have no event names, so events cannot be validated.
     if (span.events.length > 0 && span.events.every(({ name }) => name === '')) return null
     const ends = span.events.filter((event) => event.name === 'request.departed' || event.name === 'request.aborted')
     const end = ends[0]
@@ -315,8 +315,8 @@ function descendants(node: Node, seen = new Set<Node>([node])): Node[] {
   })
 }
 
-/** The attribute's own row, or the row it is an alias of. */
-function specOf(specs: Readonly<Record<string, AttributeSpec>>, key: string): AttributeSpec | undefined {
+/** The row of an attribute or of an alias. */
+function attributeSpec(specs: Readonly<Record<string, AttributeSpec>>, key: string): AttributeSpec | undefined {
   const own = Object.hasOwn(specs, key) ? specs[key] : undefined
   return own ?? Object.values(specs).find((spec) => spec.alias?.includes(key))
 }

@@ -104,7 +104,7 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
     defaultSeed: parts.defaultSeed,
     defaults: model.samplingDefaults,
     deadlineMs,
-    onUpstreamCall: (url) => trace.startUpstreamCall(url),
+    onUpstreamCall: (url) => trace.calls.startUpstream(url),
   })
   const { job } = call
   trace.setGeneration({

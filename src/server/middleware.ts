@@ -128,7 +128,7 @@ export function requireKey(keys: Keys, failures: FailedAttempts): MiddlewareHand
     }
     if (caller) {
       c.set('caller', caller)
-      c.get('trace').setKeyId(caller.keyId)
+      c.get('trace').keyId = caller.keyId
     }
     return next()
   }

@@ -1,6 +1,6 @@
 /** The request path: tokenize -> retrieve -> generate -> format. Four stages, four calls. */
 import type { Engine, GenerationRequest, PromptInput } from '../engine/request.ts'
-import { bindStream, stage } from '../observability/context.ts'
+import { stage } from '../observability/context.ts'
 import type { PromptEngine } from '../rag/final-prompt.ts'
 import type { PromptTemplate } from '../rag/prompt.ts'
 import type { RagService } from '../rag/service.ts'
@@ -17,7 +17,7 @@ import {
   type AcceptedGeneration,
   noteResult,
   type ServedRequest,
-  streamedOutput,
+  StreamedOutput,
 } from './streamed-output.ts'
 
 interface PipelineParts {
@@ -119,9 +119,8 @@ async function formatBody(generation: AcceptedGeneration, scope: ServedRequest):
 }
 
 /** Server-sent events. */
-function formatStream(generation: AcceptedGeneration, scope: ServedRequest): Response {
-  return new Response(bindStream(sseStream(streamedOutput(generation, scope))), { headers: SSE_HEADERS })
-}
+const formatStream = (generation: AcceptedGeneration, scope: ServedRequest): Response =>
+  new Response(sseStream(new StreamedOutput(generation, scope)), { headers: SSE_HEADERS })
 
 /** The prompts, for answers that repeat them. */
 async function echoOf(

@@ -36,12 +36,8 @@ export interface AcceptedGeneration {
   readonly citations: Citations | null
 }
 
-/** The frames of a generation. Call it in the request's context; its methods may be called in any. */
-export function streamedOutput(generation: AcceptedGeneration, scope: ServedRequest): FrameSource {
-  return new StreamedOutput(generation, scope)
-}
-
-class StreamedOutput implements FrameSource {
+/** The frames of a generation. Its methods may be called in any async context. */
+export class StreamedOutput implements FrameSource {
   readonly #generation: AcceptedGeneration
   readonly #scope: ServedRequest
   readonly #result: GenerationResult
@@ -82,7 +78,7 @@ class StreamedOutput implements FrameSource {
   /** Queues the frames before the engine's first event, and those of it. */
   #begin(): void {
     const { accepted, shape } = this.#generation
-    this.#stage = openStage('format.output')
+    this.#stage = this.#scope.trace.run(() => openStage('format.output'))
     try {
       this.#queue.push(shape.opening())
       if (accepted.first !== undefined) this.#queue.push(this.#framesOf(accepted.first))

@@ -1,6 +1,7 @@
 /** The stored traces: /v1/traces for programs, /traces for people. A trace shows to the key that made it and to the admin key. */
 import { readFileSync } from 'node:fs'
 import type { Context } from 'hono'
+import { levelOf } from '../observability/contract.ts'
 import { CONTRACT_LEVELS } from '../observability/contract/span-spec.ts'
 import { spansToOtlp } from '../observability/otlp.ts'
 import { TRACE_FORMATS, writeTraces } from '../observability/trace-formats.ts'
@@ -12,7 +13,6 @@ import { ApiError, invalidRequest } from './errors.ts'
 import type { Handlers } from './router.ts'
 import { parseTraceQuery } from './trace-query.ts'
 import { html, visitorOf } from './ui/layout.tsx'
-import { levelOf } from './ui/trace-level.ts'
 import { choicesOf, TraceListPage } from './ui/trace-list.tsx'
 import { TracePage } from './ui/trace-page.tsx'
 import { traceView } from './ui/trace-view.ts'
@@ -92,7 +92,10 @@ export function traceHandlers({ store, canSignIn }: TraceRouteParts): TraceHandl
     validateTrace: (c) => {
       const spans = spansOf(c)
       const wanted = c.req.query('level')
-      const level = wanted === undefined ? levelOf(spans) : CONTRACT_LEVELS.find((known) => known === wanted)
+      const level =
+        wanted === undefined
+          ? levelOf(spans.map(({ name }) => name))
+          : CONTRACT_LEVELS.find((known) => known === wanted)
       if (!level)
         throw invalidRequest(`level: expected one of ${CONTRACT_LEVELS.join(', ')}, found something else`, 'level')
       const breaches = validateTraces(spansToOtlp(spans), level)

@@ -1,11 +1,7 @@
 /** Requests for the tests of observability: the server's and the engine's part played in process, against the real SDK. */
 import type { EngineEvent, FinishReason, SequenceCounters } from '../../src/engine/events.ts'
 import { openStage, stage } from '../../src/observability/context.ts'
-import {
-  createObservability,
-  type Observability,
-  type ObservabilityOptions,
-} from '../../src/observability/observability.ts'
+import { Observability, type ObservabilityOptions } from '../../src/observability/observability.ts'
 import type { OpenRequestInput } from '../../src/observability/root-span.ts'
 import type { RequestTrace } from '../../src/observability/request-trace.ts'
 import type { StoredTrace } from '../../src/observability/stored-trace.ts'
@@ -27,7 +23,7 @@ export const ADMIN = { keyId: 'admin', isAdmin: true } as const
 /** A server's observability without files and stdout; log lines are kept. */
 export function testObservability(options: Partial<ObservabilityOptions> = {}): TestObservability {
   const lines: LogLine[] = []
-  const observability = createObservability({
+  const observability = new Observability({
     serviceVersion: 'test',
     otlpEndpoint: null,
     traceDetail: 'contract',

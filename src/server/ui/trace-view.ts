@@ -1,5 +1,5 @@
 /** What the trace page shows of one tree, computed from its spans: plain data, no markup. */
-import { SPAN_TABLE } from '../../observability/contract.ts'
+import { levelOf, SPAN_TABLE } from '../../observability/contract.ts'
 import { type DecodeTimeline, decodeTimeline } from '../../observability/decode-timeline.ts'
 import {
   type OtlpAttribute,
@@ -12,7 +12,6 @@ import {
 import type { StoredTrace } from '../../observability/stored-trace.ts'
 import { type Breach, validateTraces } from '../../observability/validate.ts'
 import { type Interval, type StageShare, timeBreakdown } from './time-breakdown.ts'
-import { levelOf } from './trace-level.ts'
 
 export interface AttributeView {
   readonly key: string
@@ -73,7 +72,7 @@ export interface TraceView {
 export function traceView(trace: StoredTrace): TraceView {
   const otlp = spansToOtlp(trace.spans)
   const spans = [...eachSpan(otlp)].map(({ span }) => span)
-  const level = levelOf(trace.spans)
+  const level = levelOf(spans.map(({ name }) => name))
   const breaches = validateTraces(otlp, level)
   const root = spans.find((span) => span.spanId === trace.rootSpanId) ?? spans[0]
   const originNanos = BigInt(root?.startTimeUnixNano ?? 0)
