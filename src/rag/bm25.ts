@@ -1,69 +1,62 @@
 /** An inverted index scored by Okapi BM25 (Robertson and Zaragoza, The Probabilistic Relevance Framework, 2009). Rows are chunks. */
 import { analyze } from './analyzer.ts'
+import type { Segment } from './stores/segment.ts'
 
-/** Saturation of term frequency, and how far a row's length counts. The values most engines ship. */
+/** The saturation of a term's frequency, and the influence of a row's length: the usual values. */
 export const BM25_K1 = 1.2
 export const BM25_B = 0.75
 
 const REMOVED = -1
 
-/** Postings of a term. Plain arrays of small integers: most terms occur once, where typed arrays would cost 200 bytes each. */
+/** The postings of a term. A plain array of small integers: most terms occur once, and a typed array would cost 200 bytes. */
 interface Postings {
-  /** Row, frequency, row, frequency, ... in ascending rows. */
+  /** Row, frequency, row, frequency, ... by ascending row. */
   readonly entries: number[]
-  /** Entries whose row is alive: the document frequency. */
+  /** Entries whose row is not removed: the document frequency. */
   numLive: number
 }
 
-/** Inverse document frequency, never negative. */
+/** The inverse document frequency; never negative. */
 export const inverseDocumentFrequency = (numRows: number, documentFrequency: number): number =>
   Math.log(1 + (numRows - documentFrequency + 0.5) / (documentFrequency + 0.5))
 
-/** Terms of a text with their counts. */
+/** The terms of a text with their counts. */
 export function countTerms(text: string): Map<string, number> {
   const counts = new Map<string, number>()
   for (const term of analyze(text)) counts.set(term, (counts.get(term) ?? 0) + 1)
   return counts
 }
 
-/** What a query's words give. */
+/** The scores of a query's words. */
 interface LexicalScores {
-  /** By row. Removed rows are not left out: the caller knows which rows are alive. */
+  /** By row, including removed rows, which the caller knows. */
   readonly rows: Float32Array
-  /** By document: the same over its rows together, with how rare the words are among rows. */
+  /** By document: the score of all its rows together, with the inverse document frequencies among rows. */
   readonly documents: Float32Array
-  /** Score of a row of mean length with every term of the query once, terms that no row has included; 0 without terms. */
+  /** The score of a row of mean length that has each term of the query once, including terms that no row has; 0 without terms. */
   readonly whole: number
 }
 
 const share = (total: number, count: number): number => (count === 0 ? 1 : Math.max(1, total / count))
 
-/** Postings that a file has: of the first rows, and nothing is added to them. */
-export interface PackedTerms {
-  /** [rows] numbers of terms. */
-  readonly lengths: Uint32Array
-  /** Rows in ascending order with their frequencies; null for a term that no row has. */
-  postings(term: string): { readonly rows: Uint32Array; readonly frequencies: Uint16Array } | null
-}
-
-/** BM25 postings of one index. Rows that are removed keep their number until the index is packed. */
+/** The BM25 postings of one index. Removed rows keep their number until the index is packed. */
 export class Bm25Index {
-  readonly #packed: PackedTerms | null
-  /** Packed postings whose row was removed, by term. */
+  readonly #packed: Segment | null
+  /** The number of packed postings whose row was removed, by term. */
   readonly #removed = new Map<string, number>()
   readonly #postings = new Map<string, Postings>()
-  /** Number of terms of a row; REMOVED once removed. */
+  /** The number of terms by row; REMOVED for a removed row. */
   readonly #lengths: number[] = []
-  /** Document of a row. A document's rows follow each other. */
+  /** The document of each row. The rows of a document are consecutive. */
   readonly #documents: number[] = []
-  /** Number of terms of a document's rows. */
+  /** The number of terms by document. */
   readonly #documentLengths: number[] = []
   #numRows = 0
   #numDocuments = 0
   #totalLength = 0
 
-  /** @param documentOf for each packed row, its document. */
-  constructor(packed: PackedTerms | null = null, documentOf: (row: number) => number = () => 0) {
+  /** @param packed the first rows, if any @param documentOf the document of a packed row */
+  constructor(packed: Segment | null = null, documentOf: (row: number) => number = () => 0) {
     this.#packed = packed
     for (const [row, length] of packed?.lengths.entries() ?? []) this.#count(row, documentOf(row), length)
   }
@@ -72,7 +65,7 @@ export class Bm25Index {
     return this.#numRows
   }
 
-  /** What was added since, by term: row, frequency, row, frequency, ... */
+  /** The postings added since the index was packed, by term: row, frequency, row, frequency, ... */
   *added(): Generator<readonly [term: string, entries: readonly number[]]> {
     for (const [term, { entries }] of this.#postings) yield [term, entries]
   }
@@ -81,7 +74,7 @@ export class Bm25Index {
     return this.#lengths[row] ?? 0
   }
 
-  /** Adds a row of a document. Rows and documents are numbered by the caller and added in ascending order. */
+  /** Adds a row of a document. The caller numbers rows and documents, and adds them in ascending order. */
   add(row: number, document: number, text: string): void {
     let length = 0
     for (const [term, count] of countTerms(text)) {
@@ -106,7 +99,7 @@ export class Bm25Index {
     this.#totalLength += length
   }
 
-  /** Takes the rows of a document out of the counts; their postings stay until the index is built anew. @param texts what was added. */
+  /** Removes the rows of a document from the counts. Their postings stay until the index is packed. @param texts the texts that were added */
   remove(firstRow: number, texts: readonly string[]): void {
     let numRemoved = 0
     for (const [i, text] of texts.entries()) {
@@ -126,7 +119,7 @@ export class Bm25Index {
     if (numRemoved > 0) this.#numDocuments--
   }
 
-  /** Scores of every row and document that holds a term of the query. */
+  /** Scores every row and document that has a term of the query. */
   score(query: string): LexicalScores {
     const rows = new Float32Array(this.#lengths.length)
     const documents = new Float32Array(this.#documentLengths.length)

@@ -5,6 +5,7 @@ import type { Embedder } from './embedder.ts'
 import { RagError } from './errors.ts'
 import { findFiles } from './files.ts'
 import { indexFiles } from './index-files.ts'
+import { shared } from './shared-work.ts'
 import { createMemoryStore } from './stores/memory.ts'
 import type { VectorIndex } from './vector-index.ts'
 import type { WorkerDeathListener } from './worker-rpc.ts'
@@ -35,8 +36,6 @@ export function bundledIndex({
   onWorkerDeath,
 }: BundledIndexOptions): BundledIndex {
   const store = createMemoryStore(folder, onWorkerDeath)
-  let ready: Promise<VectorIndex> | null = null
-
   async function build(): Promise<VectorIndex> {
     const { fingerprint, dimensions } = await embedder.load()
     const spec = { model: fingerprint, dimensions }
@@ -55,14 +54,5 @@ export function bundledIndex({
     return index
   }
 
-  return {
-    open() {
-      ready ??= build()
-      ready.catch(() => {
-        ready = null
-      })
-      return ready
-    },
-    close: () => store.close(),
-  }
+  return { open: shared(build), close: () => store.close() }
 }

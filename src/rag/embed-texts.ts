@@ -1,6 +1,6 @@
 /** A caller's texts as vectors; their lengths are first checked against what the model reads. */
 import { stage } from '../observability/context.ts'
-import { untilAborted } from './abort.ts'
+import { untilAborted } from './shared-work.ts'
 import type { Embedder, Embeddings } from './embedder.ts'
 import { RagError } from './errors.ts'
 

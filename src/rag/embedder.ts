@@ -1,19 +1,20 @@
-/** Texts to vectors. */
-import { INGEST_PRIORITY, loadedOnce, QUERY_PRIORITY } from './loaded-once.ts'
-import type { EmbedderApi, EmbeddingRole, LoadedEmbedder } from './model-api.ts'
+/** The embedding model as the main thread sees it. */
+import type { TextRole } from '../engine/runner/encoder/text-model.ts'
+import { INGEST_PRIORITY, QUERY_PRIORITY, type EmbedderApi, type LoadedEmbedder } from './model-api.ts'
+import { shared } from './shared-work.ts'
 import type { WorkerClient } from './worker-rpc.ts'
 
 interface EmbedOptions {
-  readonly role: EmbeddingRole
-  /** Whether queries of others go before the texts that still wait. Documents always let them. */
+  readonly role: TextRole
+  /** Whether queries may overtake the texts that wait; the default for documents. */
   readonly isBulk?: boolean
   readonly signal?: AbortSignal
 }
 
 export interface Embeddings {
-  /** [texts, dimensions] f32; L2-normalised, or of plain texts as the model gives them. */
+  /** [texts, dimensions] f32; L2-normalised, except for plain texts. */
   readonly vectors: Float32Array
-  /** Tokens read of each text, special tokens included. */
+  /** Tokens read per text, special tokens included. */
   readonly numTokens: readonly number[]
 }
 
@@ -21,20 +22,20 @@ export interface Embeddings {
 export interface Embedder {
   /** Name for responses and spans. */
   readonly name: string
-  /** Loads the model when it is not; indexes are compared with it. */
+  /** Loads the model if necessary. An index belongs to one fingerprint and number of dimensions. */
   load(): Promise<LoadedEmbedder>
-  /** Any number of texts; those longer than the model reads are cut. */
+  /** Embeds any number of texts. Texts that are too long are cut. */
   embed(texts: readonly string[], options: EmbedOptions): Promise<Embeddings>
   /** Token counts, special tokens left out. */
   countTokens(texts: readonly string[], options?: { readonly signal?: AbortSignal }): Promise<readonly number[]>
-  /** Texts of token ids of this model's tokenizer; null where an id is unknown. */
+  /** Texts of token ids of this model's tokenizer; null if an id is unknown. */
   decode(ids: readonly (readonly number[])[]): Promise<readonly (string | null)[]>
 }
 
-/** Texts of one call to the worker: as long as a query may have to wait behind an ingestion. */
+/** Texts per call to the worker. A query may have to wait for one call of an ingestion. */
 const BATCH_SIZE = 16
 
-/** UTF-16 units of the texts of one call that counts tokens, unless a single text is longer. */
+/** UTF-16 units of the texts per call that counts tokens, unless a single text is longer. */
 const MAX_COUNTED_CHARS = 64 * 1024
 
 function* byChars(texts: readonly string[], maxChars: number): Generator<readonly string[]> {
@@ -51,18 +52,18 @@ function* byChars(texts: readonly string[], maxChars: number): Generator<readonl
   if (from < texts.length) yield texts.slice(from)
 }
 
-/** Indexes of the texts by length: batches of like lengths have little padding. */
+/** The positions of the texts by length: batches of similar lengths have little padding. */
 const byLength = (texts: readonly string[]): number[] =>
   texts.map((_, i) => i).sort((a, b) => (texts[a]?.length ?? 0) - (texts[b]?.length ?? 0))
 
-/** An embedding model in a worker for its kind. */
+/** An embedding model in a worker of its kind. */
 export function createEmbedder<Source extends { readonly name: string }>(
   model: Source,
   models: Pick<WorkerClient<EmbedderApi<Source>>, 'call'>,
 ): Embedder {
   return {
     name: model.name,
-    load: loadedOnce(() => models.call('loadEmbedder', { model })),
+    load: shared(() => models.call('loadEmbedder', { model })),
     async embed(texts, { role, isBulk = role === 'document', signal }) {
       const priority = isBulk ? INGEST_PRIORITY : QUERY_PRIORITY
       const options = { priority, ...(signal && { signal }) }

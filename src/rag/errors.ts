@@ -33,6 +33,27 @@ export class RagError extends Error {
   }
 }
 
+/** @param cause what failed, for the log */
+export const modelUnavailable = (message: string, cause?: unknown): RagError =>
+  new RagError('model_unavailable', message, null, { cause })
+
+/** @param cause what failed, for the log */
+export const storeUnavailable = (message: string, cause?: unknown): RagError =>
+  new RagError('store_unavailable', message, null, { cause })
+
+/** @param index the name of the index */
+export const indexCorrupt = (index: string, problem: string, cause?: unknown): RagError =>
+  new RagError(
+    'index_corrupt',
+    `index ${index}: ${problem}; restore its file, or delete the index and index again`,
+    null,
+    { cause },
+  )
+
+/** The error for an index that does not exist, and for one of another key. @param param the field of the request that names it */
+export const indexNotFound = (param = 'index'): RagError =>
+  new RagError('index_not_found', `${param}: no index of that name; GET /v1/rag/indexes lists them`, param)
+
 /** A document that cannot be read. The message is the reason, shown to users. */
 export class UnreadableError extends Error {
   override readonly name = 'UnreadableError'

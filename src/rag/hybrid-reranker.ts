@@ -1,4 +1,4 @@
-/** Relevance without a cross-encoder, for POST /v1/rerank: the similarity of the embeddings and the words that text and query share. */
+/** Relevance without a cross-encoder, for POST /v1/rerank: the similarity of the embeddings, and the words that text and query share. */
 import { analyze } from './analyzer.ts'
 import type { Embedder } from './embedder.ts'
 import type { FusionWeights } from './fusion.ts'
@@ -7,8 +7,8 @@ import type { Reranker } from './reranker.ts'
 import { Slice } from './slice.ts'
 
 /**
- * A reranker over an embedding model. The relevance of a document is the mean of its cosine similarity and of the share of the query's words
- * that it has, by the weights of the fusion: what search itself goes by, so it is of no use after a search.
+ * A reranker over an embedding model. The relevance of a document is the weighted mean of its cosine similarity and of the share of the query's
+ * words in it. A search already uses both, so this reranker is of no use after one.
  */
 export function createHybridReranker(
   embedder: Embedder,
@@ -19,8 +19,8 @@ export function createHybridReranker(
     numCandidates: 50,
     isShown: true,
     async load() {
-      const { maxTokens } = await embedder.load()
-      return { maxTokens, msPerPair: 0 }
+      await embedder.load()
+      return { msPerPair: 0 }
     },
     async rerank(query, passages, { signal } = {}) {
       const documents = passages.map(contextualText)
@@ -42,7 +42,7 @@ export function createHybridReranker(
   }
 }
 
-/** The share of the query's words that each document has, 0..1; of all 0 for a query without any. It depends on no other document. */
+/** The share of the query's words in each document, 0..1, independent of the other documents; 0 for a query without words. */
 async function sharesOf(query: string, documents: readonly string[]): Promise<number[]> {
   const slice = new Slice()
   const asked = await termsOf(query, slice)
@@ -56,10 +56,10 @@ async function sharesOf(query: string, documents: readonly string[]): Promise<nu
   return shares
 }
 
-/** Characters analysed in one go. */
+/** UTF-16 units analysed at a time. */
 const PIECE_CHARACTERS = 16 * 1024
 
-/** The terms of a text of any length, whose words are no longer than a piece. */
+/** The terms of a text of any length. Words longer than a piece may be cut. */
 async function termsOf(text: string, slice: Slice): Promise<ReadonlySet<string>> {
   const terms = new Set<string>()
   for (let at = 0; at < text.length;) {

@@ -1,7 +1,7 @@
 /** The indexes as one caller sees them: its own, those shared with it, and the bundled one, each by its name. */
 import { parseStoredName, SERVER_ACCESS, storedName, type IndexAccess } from './access.ts'
 import type { BundledIndex } from './bundled.ts'
-import { RagError } from './errors.ts'
+import { indexNotFound, RagError } from './errors.ts'
 import { isIndexName, type IndexInfo, type IndexSpec, type IndexStore, type VectorIndex } from './vector-index.ts'
 
 /** Name of the bundled index. */
@@ -139,7 +139,7 @@ export class IndexCatalog {
   async #findFilled(name: string): Promise<VectorIndex | null> {
     const index = await this.find(name)
     if (!index || !this.bundledOf(name)) return index
-    return (await index.isEmpty()) ? null : index
+    return (await index.info()).numChunks === 0 ? null : index
   }
 
   /** By what name the store has the index; null where the caller has none of it. */
@@ -201,10 +201,6 @@ async function infoOf(store: IndexStore, stored: string): Promise<IndexInfo | nu
     throw error
   }
 }
-
-/** One error for an index that is not there and for one of another key. @param param the request's field that names it. */
-export const indexNotFound = (param = 'index'): RagError =>
-  new RagError('index_not_found', `${param}: no index of that name; GET /v1/rag/indexes lists them`, param)
 
 const bundledIsFixed = (): RagError =>
   new RagError(

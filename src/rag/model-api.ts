@@ -1,15 +1,20 @@
-/** The calls of embedding and reranking workers, on any runtime. */
+/** The calls of embedding and reranking workers, the same for every runtime. `Source` locates a model of the worker's kind. */
+import type { TextRole } from '../engine/runner/encoder/text-model.ts'
+
+/** Priorities of calls to the models: a client's query goes before the next batch of an ingestion. */
+export const QUERY_PRIORITY = 0
+export const INGEST_PRIORITY = 1
+
 export interface LoadedEmbedder {
-  /** Name and hash of the weights: vectors of different ones do not compare. */
+  /** Name and hash of the weights: vectors of different models cannot be compared. */
   readonly fingerprint: string
   readonly dimensions: number
-  /** Tokens it reads, special tokens included. */
+  /** Tokens that the model reads, special tokens included. */
   readonly maxTokens: number
 }
 
 export interface LoadedReranker {
-  readonly maxTokens: number
-  /** What a pair of a question and a passage takes on this machine. */
+  /** Time per pair of a question and a passage, measured on this machine. */
   readonly msPerPair: number
 }
 
@@ -19,18 +24,14 @@ export interface Passage {
   readonly text: string
 }
 
-/** What a text is to a model that was trained with instructions; `plain`: neither, as the model's makers embed a text without saying what it is. */
-export type EmbeddingRole = 'query' | 'document' | 'plain'
-
-/** What a worker of embedding models answers. `Source` says where a model of its kind is. */
 export interface EmbedderApi<Source> {
   readonly loadEmbedder: { readonly params: { readonly model: Source }; readonly result: LoadedEmbedder }
   /**
-   * Vectors [texts, dimensions] and the tokens read of each text. Longer texts are cut. Of queries and documents the vectors have length 1; of
-   * plain texts the length that the model gives them.
+   * Vectors [texts, dimensions] and the tokens read of each text. Longer texts are cut. The vectors of queries and documents have length 1; those
+   * of plain texts have the length that the model gives them.
    */
   readonly embed: {
-    readonly params: { readonly model: Source; readonly texts: readonly string[]; readonly role: EmbeddingRole }
+    readonly params: { readonly model: Source; readonly texts: readonly string[]; readonly role: TextRole }
     readonly result: { readonly vectors: Float32Array<ArrayBuffer>; readonly numTokens: readonly number[] }
   }
   /** Token counts without special tokens. */
@@ -38,17 +39,16 @@ export interface EmbedderApi<Source> {
     readonly params: { readonly model: Source; readonly texts: readonly string[] }
     readonly result: readonly number[]
   }
-  /** Texts of token ids; null where an id is outside the vocabulary. */
+  /** Texts of token ids; null if an id is outside the vocabulary. */
   readonly decode: {
     readonly params: { readonly model: Source; readonly ids: readonly (readonly number[])[] }
     readonly result: readonly (string | null)[]
   }
 }
 
-/** What a worker of reranking models answers. */
 export interface RerankerApi<Source> {
   readonly loadReranker: { readonly params: { readonly model: Source }; readonly result: LoadedReranker }
-  /** Relevance of each document to the query, 0..1. Longer documents are cut. Stops between batches when it is cancelled. */
+  /** The relevance of each document to the query, 0..1. Longer documents are cut. Stops between batches when cancelled. */
   readonly rerank: {
     readonly params: { readonly model: Source; readonly query: string; readonly documents: readonly string[] }
     readonly result: { readonly scores: Float32Array; readonly numTokens: number }

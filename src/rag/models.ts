@@ -1,18 +1,19 @@
-/** Where the models of retrieval come from: which files are which kind of model. */
+/** Finds the models of retrieval: which files are which kind of model. */
+import { availableParallelism } from 'node:os'
 import { closeSync, existsSync, readdirSync, readSync, statSync } from 'node:fs'
 import { basename, join, resolve } from 'node:path'
 import { foundInstead, openFileSync, readTextSync } from '../regular-file.ts'
-import { RagError } from './errors.ts'
+import { modelUnavailable } from './errors.ts'
 import { isStaticModel } from './static-model.ts'
 
-/** Static embeddings in a folder (static-model.ts). */
+/** Static embeddings in a folder (see static-model.ts). */
 export interface StaticSource {
   readonly kind: 'static'
   readonly name: string
   readonly folder: string
 }
 
-/** A model in ONNX on disk, or on the hub. Structured-cloneable: the worker loads it. */
+/** A model in ONNX, on disk or on the hub. Structured-cloneable, because a worker loads it. */
 export type OnnxSource =
   | { readonly kind: 'folder'; readonly name: string; readonly folder: string }
   | {
@@ -24,7 +25,7 @@ export type OnnxSource =
       readonly isOffline: boolean
     }
 
-/** A model that the engine's kernels run: safetensors in a folder, a GGUF file, or a repository of the hub with either. */
+/** A model for the engine's kernels: safetensors in a folder, a GGUF file, or a repository of the hub with either. */
 export interface EngineSource {
   readonly kind: 'engine'
   readonly name: string
@@ -46,14 +47,14 @@ export type EngineDevice = 'auto' | 'webgpu' | 'cpu' | 'reference'
 export type ModelSource = OnnxSource | EngineSource
 
 interface ModelOptions {
-  /** The hub's own cache on this machine: looked into for models in ONNX, and where the engine downloads to. */
+  /** The hub's own cache on this machine: read for models in ONNX, and used by the engine for downloads. */
   readonly hubCacheDir: string
-  /** Where downloaded models in ONNX are kept, as ORG/NAME/FILE. */
+  /** The folder of downloaded models in ONNX, as ORG/NAME/FILE. */
   readonly downloadDir: string
   readonly endpoint: string
   readonly token: string | null
   readonly isOffline: boolean
-  /** What models that are not in ONNX run on. */
+  /** The device of models that are not in ONNX. */
   readonly device: EngineDevice
   readonly threads: number
 }
@@ -61,13 +62,13 @@ interface ModelOptions {
 const HUB_ID = /^[\w.-]+\/[\w.-]+$/
 const ENGINE_HUB_ID = /^hf:[\w.-]+\/[\w.-]+(:[\w.-]+)?$/
 
-/** What a folder may contain, for messages. */
+/** The weights that a folder may contain, for messages. */
 const EXPECTED = 'onnx/model.onnx, *.safetensors or a .gguf file'
 
 /**
- * A folder or GGUF file when there is one at that path, else a hub id: ORG/NAME in ONNX, hf:ORG/NAME or hf:ORG/NAME:QUANT for the engine. A
- * folder that has its model in ONNX too is run as that, so that indexes made with it stay valid.
- * @throws RagError model_unavailable naming the flag and what is missing.
+ * Resolves a location: a folder or GGUF file at that path, else a hub id (ORG/NAME in ONNX, hf:ORG/NAME or hf:ORG/NAME:QUANT for the engine).
+ * A folder that contains the model in ONNX, too, runs in ONNX, so that existing indexes stay valid.
+ * @throws RagError model_unavailable naming the flag and what is missing
  */
 export function resolveModel(location: string, flag: string, options: ModelOptions): ModelSource {
   const path = resolve(location)
@@ -80,13 +81,12 @@ export function resolveModel(location: string, flag: string, options: ModelOptio
     const { downloadDir: cacheDir, endpoint, isOffline } = options
     return { kind: 'hub', name: location, cacheDir, endpoint, isOffline }
   }
-  throw new RagError(
-    'model_unavailable',
+  throw modelUnavailable(
     `${flag}: ${location} is neither a folder, nor a .gguf file, nor a hub id ORG/NAME or hf:ORG/NAME`,
   )
 }
 
-/** As `resolveModel`, for the embedding model, which may be static embeddings too. @throws RagError model_unavailable */
+/** As `resolveModel`, for the embedding model, which may also be static embeddings. */
 export function resolveEmbedder(location: string, flag: string, options: ModelOptions): ModelSource | StaticSource {
   const folder = resolve(location)
   return isStaticModel(folder)
@@ -108,14 +108,13 @@ function folderModel(folder: string, flag: string, options: ModelOptions): Model
   if (hasGguf && !files.includes('config.json')) return engineModel(basename(folder), folder, options)
   for (const file of ['config.json', 'tokenizer.json']) {
     if (files.includes(file)) continue
-    throw new RagError(
-      'model_unavailable',
+    throw modelUnavailable(
       `${flag}: ${folder} has no ${file}; expected config.json and tokenizer.json beside ${EXPECTED}`,
     )
   }
   if (onnxFile(folder) !== null) return { kind: 'folder', name: basename(folder), folder }
   if (files.some((file) => file.endsWith('.safetensors'))) return engineModel(basename(folder), folder, options)
-  throw new RagError('model_unavailable', `${flag}: ${folder} has no weights; expected ${EXPECTED}`)
+  throw modelUnavailable(`${flag}: ${folder} has no weights; expected ${EXPECTED}`)
 }
 
 function fileModel(path: string, flag: string, options: ModelOptions): EngineSource {
@@ -125,7 +124,7 @@ function fileModel(path: string, flag: string, options: ModelOptions): EngineSou
     file = openFileSync(path)
   } catch (error) {
     const message = `${flag}: ${path}: expected a file, found ${foundInstead(error)}`
-    throw new RagError('model_unavailable', message, null, { cause: error })
+    throw modelUnavailable(message, error)
   }
   try {
     readSync(file, magic, 0, 4, 0)
@@ -133,13 +132,12 @@ function fileModel(path: string, flag: string, options: ModelOptions): EngineSou
     closeSync(file)
   }
   if (magic.toString('latin1') === 'GGUF') return engineModel(basename(path).replace(/\.gguf$/i, ''), path, options)
-  throw new RagError(
-    'model_unavailable',
+  throw modelUnavailable(
     `${flag}: ${path} is not a GGUF file; expected one, or a folder with config.json, tokenizer.json and ${EXPECTED}`,
   )
 }
 
-/** A model that other tools have already downloaded into the hub's cache, when it is complete there. */
+/** The folder of a model that another tool has downloaded into the hub's cache; null if it is incomplete. */
 function cachedSnapshot(id: string, hubCacheDir: string): string | null {
   const repository = join(hubCacheDir, `models--${id.replace('/', '--')}`)
   const ref = join(repository, 'refs', 'main')
@@ -149,7 +147,7 @@ function cachedSnapshot(id: string, hubCacheDir: string): string | null {
   return onnxFile(snapshot) !== null || existsSync(join(snapshot, 'model.safetensors')) ? snapshot : null
 }
 
-/** The weights of a folder: the quantized ones when both are there, as the library's own default. */
+/** The ONNX file of a folder: the quantized one if there are two, which is the library's default. */
 export function onnxFile(folder: string): { readonly path: string; readonly isQuantized: boolean } | null {
   for (const [file, isQuantized] of [
     ['model_quantized.onnx', true],
@@ -160,3 +158,6 @@ export function onnxFile(folder: string): { readonly path: string; readonly isQu
   }
   return null
 }
+
+/** Threads for an embedding or reranking model: half of the cores, so that neither the event loop nor a decode step has to wait. */
+export const modelThreads = (): number => Math.max(1, Math.floor(availableParallelism() / 2))

@@ -1,22 +1,51 @@
-/** Texts and pairs of texts through a model in ONNX. */
-import { RagError } from './errors.ts'
-import type { EmbedderApi, EmbeddingRole } from './model-api.ts'
-import { type Encoded, type Loaded, onnxRuntime, type Tensor } from './onnx.ts'
+/** Embeds texts and scores pairs of texts with models in ONNX. */
+import type { TextRole } from '../engine/runner/encoder/text-model.ts'
+import { modelUnavailable } from './errors.ts'
+import type { EmbedderApi } from './model-api.ts'
+import type { WorkerEmbedder } from './model-worker.ts'
+import type { OnnxSource } from './models.ts'
+import { digestOf, loadOnnxModel, type Encoded, type OnnxModel, onnxRuntime, type Tensor } from './onnx.ts'
+
+/** Loads an embedding model. @throws RagError model_unavailable */
+export async function loadOnnxEmbedder(source: OnnxSource): Promise<WorkerEmbedder> {
+  const model = await loadOnnxModel(source, 'embedding')
+  const { tokenizer, maxTokens } = model
+  const numIds = tokenizer.model.vocab.length
+  const sample = await embed(model, ['a'], 'query')
+  return {
+    digest: digestOf(source),
+    dimensions: sample.vectors.length,
+    maxTokens,
+    embed: (texts, role) => embed(model, texts, role),
+    countTokens: (text) => tokenizer.encode(text, null, { add_special_tokens: false }).length,
+    decode: (ids) =>
+      ids.every((id) => id < numIds) ? tokenizer.decode([...ids], { skip_special_tokens: true }) : null,
+  }
+}
+
+/** Loads a reranking model. @throws RagError model_unavailable */
+export async function loadOnnxReranker(source: OnnxSource) {
+  const model = await loadOnnxModel(source, 'reranking')
+  return {
+    maxTokens: model.maxTokens,
+    score: (query: string, documents: readonly string[]) => scorePairs(model, query, documents),
+  }
+}
 
 /**
- * UTF-16 units for each token that a model reads, at most, of what its tokenizer is given: tokenizing a text of megabytes for the 256
- * tokens at its beginning would keep everybody waiting. Prose has about five; only runs of white space and words without end have more.
+ * UTF-16 units passed to the tokenizer per token that the model reads: tokenizing megabytes for the first 256 tokens would hold up all other
+ * calls. Prose has about five units per token; only runs of white space and endless words have more than this.
  */
 const MAX_CHARS_PER_TOKEN = 32
 
 const cut = (text: string, maxTokens: number): string => text.slice(0, maxTokens * MAX_CHARS_PER_TOKEN)
 
 /**
- * The inputs [texts, tokens] of a batch, padded to its longest text. Longer texts than the model reads lose what is before their last
- * token, which ends the sequence.
+ * The inputs [texts, tokens] of a batch, padded to its longest text. A text that is too long is cut, but keeps its last token, which ends the
+ * sequence.
  */
 function encodeBatch(
-  { tokenizer, session, maxTokens }: Loaded,
+  { tokenizer, session, maxTokens }: OnnxModel,
   texts: readonly string[],
   pairs?: readonly string[],
 ): { readonly inputs: Encoded; readonly numTokens: readonly number[] } {
@@ -30,8 +59,7 @@ function encodeBatch(
   const inputs: Record<string, Tensor> = {}
   for (const name of session.inputNames) {
     const rows = lists[name] ?? (name === 'token_type_ids' ? texts.map(() => []) : null)
-    if (!rows)
-      throw new RagError('model_unavailable', `the model asks for ${name}, which its tokenizer does not produce`)
+    if (!rows) throw modelUnavailable(`the model needs the input ${name}, which its tokenizer does not produce`)
     const data = new BigInt64Array(texts.length * longest)
     if (name === 'input_ids') data.fill(BigInt(tokenizer.pad_token_id ?? 0))
     for (const [row, ids] of rows.entries()) {
@@ -46,15 +74,15 @@ function encodeBatch(
   return { inputs, numTokens: lengths }
 }
 
-/** Embed texts, at length 1. */
-export async function embedWithOnnx(
-  loadedModel: Loaded,
+/** Vectors of length 1. */
+async function embed(
+  model: OnnxModel,
   texts: readonly string[],
-  role: EmbeddingRole,
+  role: TextRole,
 ): Promise<EmbedderApi<never>['embed']['result']> {
-  const { session, settings } = loadedModel
+  const { session, settings } = model
   const { inputs, numTokens } = encodeBatch(
-    loadedModel,
+    model,
     texts.map((text) => settings.prefixes[role] + text),
   )
   const {
@@ -66,15 +94,11 @@ export async function embedWithOnnx(
   if (sentence?.data instanceof Float32Array) {
     return { vectors: normalised(new Float32Array(sentence.data), texts.length), numTokens }
   }
-  if (!states)
-    throw new RagError(
-      'model_unavailable',
-      'the embedding model has neither the output last_hidden_state nor sentence_embedding',
-    )
+  if (!states) throw modelUnavailable('the embedding model has no output last_hidden_state or sentence_embedding')
   return { vectors: normalised(pool(states, numTokens, settings.pooling), texts.length), numTokens }
 }
 
-/** Hidden states [texts, tokens, dimensions] to one vector a text. */
+/** Hidden states [texts, tokens, dimensions] pooled to one vector per text. */
 function pool(
   { dims, data }: Tensor,
   numTokens: readonly number[],
@@ -92,7 +116,7 @@ function pool(
   return vectors
 }
 
-/** Rows scaled to length 1, which makes sums and means the same. A row of zeros stays. */
+/** Rows scaled to length 1, for which sums and means are equivalent. A row of zeros stays. */
 function normalised(vectors: Float32Array<ArrayBuffer>, numRows: number): Float32Array<ArrayBuffer> {
   const dimensions = vectors.length / numRows
   for (let row = 0; row < numRows; row++) {
@@ -105,23 +129,22 @@ function normalised(vectors: Float32Array<ArrayBuffer>, numRows: number): Float3
   return vectors
 }
 
-/** Probability of "relevant": of one logit by the sigmoid, of two by the softmax. */
+/** The probability of "relevant": the sigmoid of one logit, or the softmax of two. */
 function relevance({ dims, data }: Tensor): Float32Array {
   const [numRows = 0, numLabels = 1] = dims
-  if (numLabels > 2)
-    throw new RagError('model_unavailable', `the reranking model has ${numLabels} labels, expected 1 or 2`)
+  if (numLabels > 2) throw modelUnavailable(`expected a reranking model with 1 or 2 labels, found ${numLabels}`)
   return Float32Array.from({ length: numRows }, (_, row) => {
     const logit = numLabels === 1 ? Number(data[row]) : Number(data[row * 2 + 1]) - Number(data[row * 2])
     return 1 / (1 + Math.exp(-logit))
   })
 }
 
-/** UTF-16 units of a query for each token that a reranker reads, at most, so that half of them are left for the passage. */
+/** UTF-16 units of a query per token that the reranker reads, which leaves about half of the tokens for the passage. */
 const QUERY_CHARS_PER_TOKEN = 2
 
-/** Relevance of documents to a query, read together. */
-export async function scorePairs(
-  reranker: Loaded,
+/** The relevance of documents to a query. */
+async function scorePairs(
+  reranker: OnnxModel,
   query: string,
   documents: readonly string[],
 ): Promise<{ readonly scores: Float32Array; readonly numTokens: number }> {
@@ -132,6 +155,6 @@ export async function scorePairs(
     documents,
   )
   const { logits } = await reranker.session.run(inputs)
-  if (!logits) throw new RagError('model_unavailable', 'the reranking model has no output logits')
+  if (!logits) throw modelUnavailable('the reranking model has no output logits')
   return { scores: relevance(logits), numTokens: numTokens.reduce((sum, count) => sum + count, 0) }
 }

@@ -1,26 +1,25 @@
-/** Models in ONNX: loaded through @xenova/transformers, whose tokenizers they come with, and run on its runtime directly. */
+/** Loads models in ONNX: the tokenizer through @xenova/transformers, the session on the runtime that it brings. */
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { basename, dirname, join } from 'node:path'
 import { readBytesSync, readTextSync } from '../regular-file.ts'
 import { downloadCache } from './download-cache.ts'
-import { messageOf, RagError } from './errors.ts'
-import type { EmbeddingRole } from './model-api.ts'
-import { onnxFile, type OnnxSource } from './models.ts'
-import { modelThreads } from './model-threads.ts'
+import type { TextRole } from '../engine/runner/encoder/text-model.ts'
+import { messageOf, modelUnavailable } from './errors.ts'
+import { modelThreads, onnxFile, type OnnxSource } from './models.ts'
 
-/** A tensor as the library and the runtime give it. */
+/** A tensor of the runtime. */
 export interface Tensor {
   readonly type: string
   readonly dims: readonly number[]
-  /** i64 for masks and ids. */
+  /** BigInt64Array: masks and ids. */
   readonly data: Float32Array | BigInt64Array
 }
 
 export type Encoded = Readonly<Record<string, Tensor>>
 
-/** Ids of each text, or text pair, in full: neither cut nor padded. */
+/** The ids of each text or pair of texts, neither cut nor padded. */
 type TokenLists = Readonly<Record<string, readonly (readonly number[])[]>>
 
 interface Tokenizer {
@@ -36,25 +35,23 @@ interface Model {
   readonly config: Readonly<Record<string, unknown>>
 }
 
-export interface Loaded {
+export interface OnnxModel {
   readonly tokenizer: Tokenizer
   readonly session: Session
   readonly maxTokens: number
   readonly settings: EmbeddingSettings
 }
 
-/** What sentence-transformers stores beside a model. */
+/** The settings that sentence-transformers stores beside a model. */
 interface EmbeddingSettings {
   readonly pooling: 'mean' | 'cls'
-  readonly prefixes: Readonly<Record<EmbeddingRole, string>>
+  readonly prefixes: Readonly<Record<TextRole, string>>
 }
 
-/** Lengths that a tokenizer gives when it knows none. */
+/** Tokenizers without a limit report a length above this. */
 const NO_LIMIT = 1_000_000
-/** Where nothing in the model's files says how long its inputs may be. */
+/** The limit if none of the model's files has one. */
 const FALLBACK_MAX_TOKENS = 512
-
-const loaded = new Map<string, Promise<Loaded>>()
 
 const isRecord = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null
 
@@ -94,15 +91,16 @@ interface OnnxRuntime {
   readonly Tensor: new (type: string, data: BigInt64Array, dims: readonly number[]) => Tensor
 }
 
-/** The library loads one model at a time. */
+/** What the hook into the runtime needs and returns: the library loads one model at a time. */
 let runtime: OnnxRuntime | null = null
 let loadingFile: string | null = null
 let loadedSession: Session | null = null
 
 /**
- * The runtime that the library loads models with. Models are run on it directly: the library's own tensors are those of an older runtime.
- * It gets half of the cores. It takes all of them by default and spins on them between operators: the event loop and the engine's threads
- * would wait. The library has no option for it, and hands the model over as a buffer, for which older runtimes ignore options.
+ * The runtime that the library loads models with. Models run on it directly, because the library's own tensors belong to an older runtime.
+ *
+ * The runtime gets half of the cores. By default it takes all of them and spins between operators, so the event loop and the engine's threads
+ * would wait. The library has no option for this, and passes models as buffers, for which older runtimes ignore options.
  */
 export function onnxRuntime(): OnnxRuntime {
   if (runtime) return runtime
@@ -117,13 +115,12 @@ export function onnxRuntime(): OnnxRuntime {
   return runtime
 }
 
-async function load(source: OnnxSource, task: 'embedding' | 'reranking'): Promise<Loaded> {
+async function load(source: OnnxSource, task: 'embedding' | 'reranking'): Promise<OnnxModel> {
   let library
   try {
     library = await import('@xenova/transformers')
   } catch (error) {
-    throw new RagError(
-      'model_unavailable',
+    throw modelUnavailable(
       `@xenova/transformers cannot be loaded: ${messageOf(error)}; it is optional: npm install @xenova/transformers beside miniserve, or name an embedding model that needs no ONNX`,
     )
   }
@@ -141,7 +138,7 @@ async function load(source: OnnxSource, task: 'embedding' | 'reranking'): Promis
     id = basename(source.folder)
     attempts = [onnxFile(source.folder)?.isQuantized ?? false]
   } else {
-    // What was downloaded once is laid out as local models are. The library refuses to look into a cache that it may not fill.
+    // Downloads are laid out like local models: offline, the library does not read a cache that it may not fill.
     env.allowRemoteModels = !source.isOffline
     env.allowLocalModels = source.isOffline
     env.localModelPath = `${source.cacheDir}/`
@@ -157,7 +154,7 @@ async function load(source: OnnxSource, task: 'embedding' | 'reranking'): Promis
       try {
         loadingFile = source.kind === 'folder' ? (onnxFile(source.folder)?.path ?? null) : null
         const model: unknown = await AutoClass.from_pretrained(id, { quantized })
-        // The library's own types call everything `any`: these are the parts of it used here.
+        // The library types everything as `any`; these are the parts used here.
         return describe(source, tokenizer as Tokenizer, model as Model, loadedSession)
       } catch (error) {
         failure = error
@@ -171,18 +168,15 @@ async function load(source: OnnxSource, task: 'embedding' | 'reranking'): Promis
         : source.isOffline
           ? 'HF_HUB_OFFLINE is set and it is not in the cache'
           : `it must be on ${source.endpoint} with ONNX weights, or be given as a folder`
-    throw new RagError(
-      'model_unavailable',
-      `the ${task} model ${source.name} cannot be loaded: ${messageOf(error)} (${hint})`,
-    )
+    throw modelUnavailable(`the ${task} model ${source.name} cannot be loaded: ${messageOf(error)} (${hint})`)
   }
 }
 
-function describe(source: OnnxSource, tokenizer: Tokenizer, model: Model, session: Session | null): Loaded {
+function describe(source: OnnxSource, tokenizer: Tokenizer, model: Model, session: Session | null): OnnxModel {
   if (!session) throw new Error('its file was not loaded')
   const settings = embeddingSettings(source)
   const positions = model.config['max_position_embeddings']
-  // RoBERTa numbers positions from the padding id on.
+  // RoBERTa numbers positions from the padding id upwards.
   const reserved = /roberta/.test(String(model.config['model_type'])) ? 2 : 0
   const limits = [
     settings.maxTokens,
@@ -193,29 +187,18 @@ function describe(source: OnnxSource, tokenizer: Tokenizer, model: Model, sessio
   return { tokenizer, session, settings, maxTokens: known.length > 0 ? Math.min(...known) : FALLBACK_MAX_TOKENS }
 }
 
-// The library's settings are global: one load after the other.
+// The settings of the library are global: one load after the other.
 let lastLoad: Promise<unknown> = Promise.resolve()
 
-/**
- * The model, loaded on the first call; later calls share it. Loads run one after the other. @throws RagError
- * model_unavailable
- */
-export function loadedModel(source: OnnxSource, task: 'embedding' | 'reranking'): Promise<Loaded> {
-  const key = `${task} ${source.kind} ${source.kind === 'folder' ? source.folder : source.name}`
-  const known = loaded.get(key)
-  if (known) return known
+/** Loads a model, after the loads that were started before. @throws RagError model_unavailable */
+export function loadOnnxModel(source: OnnxSource, task: 'embedding' | 'reranking'): Promise<OnnxModel> {
   const loading = lastLoad.then(() => load(source, task))
   lastLoad = loading.catch(() => undefined)
-  loaded.set(key, loading)
-  // A model that could not be loaded is tried again by the next call: a hub may be back.
-  loading.catch(() => loaded.delete(key))
   return loading
 }
 
-/** Name and hash of the weights. */
-export function fingerprintOf(source: OnnxSource): string {
+/** Hash of the weights; null for a model of the hub. */
+export function digestOf(source: OnnxSource): string | null {
   const file = source.kind === 'folder' ? onnxFile(source.folder) : null
-  return file
-    ? `${source.name}@${createHash('sha256').update(readBytesSync(file.path)).digest('hex').slice(0, 12)}`
-    : source.name
+  return file && createHash('sha256').update(readBytesSync(file.path)).digest('hex').slice(0, 12)
 }

@@ -1,31 +1,28 @@
-/** What orders the passages that a search found: a cross-encoder, or late interaction over static token vectors. */
+/** Orders the passages that a search found: a cross-encoder, or late interaction over static token vectors. */
 import { contextualText } from './chunk.ts'
-import { loadedOnce, QUERY_PRIORITY } from './loaded-once.ts'
-import type { LoadedReranker, Passage, RerankerApi } from './model-api.ts'
+import { QUERY_PRIORITY, type LoadedReranker, type Passage, type RerankerApi } from './model-api.ts'
 import type { StaticSource } from './models.ts'
+import { shared } from './shared-work.ts'
 import type { StaticApi } from './static-worker.ts'
 import type { WorkerClient } from './worker-rpc.ts'
 
-export interface Reranking {
-  /** Relevance of each passage, 0..1. */
-  readonly scores: Float32Array
-  readonly numTokens: number
-}
+/** `scores`: the relevance of each passage, 0..1. */
+export type Reranking = RerankerApi<never>['rerank']['result']
 
-/** Calls may throw RagError `model_unavailable`, or the signal's reason once it is aborted. */
+/** A reranking model. Calls may throw RagError model_unavailable, or the signal's reason once it is aborted. */
 export interface Reranker {
   readonly name: string
-  /** Passages that it is given where a request names no number: as many as it orders in good time. */
+  /** Passages to rerank if a request names no number: as many as it can order quickly. */
   readonly numCandidates: number
-  /** Whether its relevance is what answers show as a passage's score; else it decides their order only. */
+  /** Whether answers show its relevance as a passage's score. If not, it only decides their order. */
   readonly isShown: boolean
-  /** Loads the model when it is not, and times it. */
+  /** Loads the model if necessary, and times it. */
   load(): Promise<LoadedReranker>
-  /** One call between threads. */
+  /** Takes one call between threads. */
   rerank(query: string, passages: readonly Passage[], options?: { readonly signal?: AbortSignal }): Promise<Reranking>
 }
 
-/** A cross-encoder in a worker for its kind. */
+/** A cross-encoder in a worker of its kind. */
 export function createReranker<Source extends { readonly name: string }>(
   model: Source,
   models: Pick<WorkerClient<RerankerApi<Source>>, 'call'>,
@@ -34,7 +31,7 @@ export function createReranker<Source extends { readonly name: string }>(
     name: model.name,
     numCandidates: 20,
     isShown: true,
-    load: loadedOnce(() => models.call('loadReranker', { model })),
+    load: shared(() => models.call('loadReranker', { model })),
     rerank: (query, passages, { signal } = {}) =>
       models.call(
         'rerank',
@@ -44,15 +41,15 @@ export function createReranker<Source extends { readonly name: string }>(
   }
 }
 
-/** The static embedder's own: see `StaticModel.interact`. */
+/** Late interaction over a static model's token vectors: see `StaticModel.interact`. */
 export function createInteraction(model: StaticSource, thread: Pick<WorkerClient<StaticApi>, 'call'>): Reranker {
   return {
     name: `${model.name}-interaction`,
     numCandidates: 50,
     isShown: false,
-    load: loadedOnce(async () => {
-      const { maxTokens } = await thread.call('loadEmbedder', { model })
-      return { maxTokens, msPerPair: 0 }
+    load: shared(async () => {
+      await thread.call('loadEmbedder', { model })
+      return { msPerPair: 0 }
     }),
     async rerank(query, passages, { signal } = {}) {
       const options = { priority: QUERY_PRIORITY, ...(signal && { signal }) }

@@ -1,18 +1,18 @@
 /** Retrieval as the server and the command line use it: indexes by name, searching them, and filling them. */
 import type { PromptInput } from '../engine/request.ts'
 import { stage } from '../observability/context.ts'
-import { untilAborted } from './abort.ts'
+import { untilAborted } from './shared-work.ts'
 import type { IndexAccess } from './access.ts'
 import type { BundledIndex } from './bundled.ts'
 import type { DocumentReader } from './document-reader.ts'
 import type { Embedder } from './embedder.ts'
-import { RagError } from './errors.ts'
+import { indexNotFound, RagError } from './errors.ts'
 import { buildFinalPrompt, refuseContinuation, type Generation, type PromptEngine } from './final-prompt.ts'
 import { createSentencePicker, type SentencePicker } from './closest-sentences.ts'
 import { documentsOf, type NamedContent } from './files.ts'
 import type { FusionWeights } from './fusion.ts'
 import { createHybridReranker } from './hybrid-reranker.ts'
-import { IndexCatalog, indexNotFound, type ListedIndex } from './index-catalog.ts'
+import { IndexCatalog, type ListedIndex } from './index-catalog.ts'
 import { ingest, type IngestOptions, type IngestResult, type Rejection, type SourceDocument } from './ingest.ts'
 import type { Reranker, Reranking } from './reranker.ts'
 import { parseRetrieval, type RetrievalRequest, type Retrieving } from './retrieval-request.ts'
@@ -87,7 +87,7 @@ export class RagService {
 
   /** Reads the default index, so that a server that says it is ready answers its first question at once. Failures are kept as in `warm`. */
   async readDefaultIndex(): Promise<void> {
-    const read = async (): Promise<void> => void (await (await this.#indexes.find(this.defaultIndex))?.isEmpty())
+    const read = async (): Promise<void> => void (await (await this.#indexes.find(this.defaultIndex))?.info())
     await Promise.allSettled([read()])
   }
 
@@ -240,7 +240,7 @@ export class RagService {
       await this.#checkModel(own, at, signal)
       onFound()
       const found = await this.#retrieve(own, retrieving, signal)
-      if (found.numCandidates > 0 || !(await untilAborted(own.isEmpty(), signal))) return found
+      if (found.numCandidates > 0 || (await untilAborted(own.info(), signal)).numChunks > 0) return found
     }
     const bundled = this.#indexes.bundledOf(name)
     if (!bundled) {

@@ -1,15 +1,15 @@
 /**
- * Static embeddings: a vector for each token of a vocabulary, and a text is the weighted mean of its tokens' vectors. No layers, so a chunk
- * takes a fraction of a millisecond and no runtime. The files are those of model2vec (https://github.com/MinishLab/model2vec): tokenizer.json
- * (WordPiece), config.json with `model_type: model2vec`, and model.safetensors with `embeddings` [tokens, dimensions] in I8 or F32 and,
- * where tokens count differently, `weights` [tokens] in F32.
+ * Static embeddings: each token of a vocabulary has a vector, and a text's vector is the weighted mean of its tokens' vectors. Without layers, a
+ * chunk takes a fraction of a millisecond and needs no runtime. The files are those of model2vec (https://github.com/MinishLab/model2vec):
+ * tokenizer.json (WordPiece), config.json with `model_type: model2vec`, and model.safetensors with `embeddings` [tokens, dimensions] in I8 or
+ * F32 and, if tokens have different weights, `weights` [tokens] in F32.
  */
 import { createHash } from 'node:crypto'
 import { existsSync } from 'node:fs'
 import { join } from 'node:path'
 import { readBytesSync, readTextSync } from '../regular-file.ts'
 import { z } from 'zod'
-import { messageOf, RagError } from './errors.ts'
+import { messageOf, modelUnavailable } from './errors.ts'
 import type { Passage } from './model-api.ts'
 import { WordPiece } from './wordpiece.ts'
 
@@ -17,7 +17,7 @@ const WEIGHTS_FILE = 'model.safetensors'
 
 const config = z.object({
   model_type: z.literal('model2vec'),
-  /** Tokens it reads of a text. */
+  /** Tokens read per text. */
   seq_length: z.int().positive().optional(),
 })
 
@@ -37,12 +37,12 @@ export function isStaticModel(folder: string): boolean {
   }
 }
 
-/** Part of a heading in what `interact` says. */
+/** The share of the heading in the result of `interact`. */
 const HEADING_SHARE = 1 / 3
-/** Tokens of a query that `interact` looks for, the weightiest: questions have fewer. */
+/** Tokens of a query that `interact` compares: those with the largest weights. Questions have fewer. */
 const MAX_QUERY_TOKENS = 48
 
-/** Tokens read of a text where the model's files name no limit. */
+/** Tokens read per text if the model's files name no limit. */
 const DEFAULT_MAX_TOKENS = 512
 
 /** A static embedding model: one vector per token. A text's vector is the weighted mean of them, with length 1. */
@@ -50,22 +50,22 @@ export class StaticModel {
   readonly dimensions: number
   readonly maxTokens: number
   /** Hash of the weights, 12 hexadecimal digits. */
-  readonly hash: string
+  readonly digest: string
   readonly #tokenizer: WordPiece
   /** [tokens, dimensions] */
   readonly #rows: Int8Array | Float32Array
   /** [tokens] */
   readonly #weights: Float32Array
-  /** [tokens], of their rows; 0: not computed yet. */
+  /** [tokens], the lengths of their rows; 0: not computed yet. */
   readonly #lengths: Float32Array
 
-  /** Reads the files of a folder. @throws RagError model_unavailable naming the file and what was expected. */
+  /** Reads the files of a folder. @throws RagError model_unavailable naming the file and what was expected */
   constructor(folder: string) {
     const { seq_length: length } = parseFile(folder, 'config.json', (text) => config.parse(JSON.parse(text)))
     this.maxTokens = Math.min(length ?? DEFAULT_MAX_TOKENS, DEFAULT_MAX_TOKENS)
     this.#tokenizer = parseFile(folder, 'tokenizer.json', (text) => new WordPiece(JSON.parse(text)))
     const file = readBytesSync(join(folder, WEIGHTS_FILE))
-    this.hash = createHash('sha256').update(file).digest('hex').slice(0, 12)
+    this.digest = createHash('sha256').update(file).digest('hex').slice(0, 12)
     try {
       const tensors = readTensors(file)
       const embeddings = tensors.get('embeddings')
@@ -85,11 +85,11 @@ export class StaticModel {
       this.#lengths = new Float32Array(numTokens)
       this.#weights = weights ? Float32Array.from(weights.data) : new Float32Array(numTokens).fill(1)
     } catch (error) {
-      throw new RagError('model_unavailable', `${join(folder, WEIGHTS_FILE)}: ${messageOf(error)}`)
+      throw modelUnavailable(`${join(folder, WEIGHTS_FILE)}: ${messageOf(error)}`)
     }
   }
 
-  /** Vectors [texts, dimensions], L2-normalised (zeros for a text without tokens), and the tokens read of each. */
+  /** Vectors [texts, dimensions], L2-normalised (zeros for a text without tokens), and the number of tokens read per text. */
   embed(texts: readonly string[]): { readonly vectors: Float32Array<ArrayBuffer>; readonly numTokens: number[] } {
     const { dimensions } = this
     const vectors = new Float32Array(texts.length * dimensions)
@@ -115,9 +115,9 @@ export class StaticModel {
   }
 
   /**
-   * How well passages answer a query token by token, one number a passage: late interaction (Khattab and Zaharia, ColBERT, 2020) over the token
-   * vectors. Each token of the query counts with the cosine of the passage's most similar token, by its weight: a passage whose mean is about
-   * something else is found by the words that answer. A third of it is the similarity of the innermost heading, which says what a passage is for.
+   * How well each passage answers a query, compared token by token: late interaction (Khattab and Zaharia, ColBERT, 2020) over the token vectors.
+   * Each token of the query contributes its weight times the cosine with the most similar token of the passage. This finds a passage by the words
+   * that answer the query even if most of it is about something else. A third of the result is the similarity of the innermost heading.
    */
   interact(query: string, passages: readonly Passage[]): Float32Array<ArrayBuffer> {
     const asked = this.#tokenizer.encode(query, this.maxTokens)
@@ -140,7 +140,7 @@ export class StaticModel {
     })
   }
 
-  /** Cosine of two tokens' vectors. @param known what was computed for the first of them. */
+  /** The cosine of two tokens' vectors. @param known the cosines computed for the first token */
   #similarity(id: number, token: number, known: Map<number, number> | undefined): number {
     const found = known?.get(token)
     if (found !== undefined) return found
@@ -152,7 +152,7 @@ export class StaticModel {
     return similarity
   }
 
-  /** Length of a token's row, without its weight. */
+  /** The length of a token's row, without its weight. */
   #lengthOf(token: number): number {
     const known = this.#lengths[token] ?? 0
     if (known > 0) return known
@@ -162,7 +162,7 @@ export class StaticModel {
     return length
   }
 
-  /** What a token counts in a mean. */
+  /** How much a token contributes to a mean. */
   #weightOf(token: number): number {
     return (this.#weights[token] ?? 0) * this.#lengthOf(token)
   }
@@ -171,7 +171,7 @@ export class StaticModel {
     return this.#tokenizer.encode(text).length
   }
 
-  /** null where an id is outside the vocabulary. */
+  /** The text of token ids; null if an id is outside the vocabulary. */
   decode(ids: readonly number[]): string | null {
     return this.#tokenizer.decode(ids)
   }
@@ -195,10 +195,7 @@ function parseFile<T>(folder: string, name: string, parse: (text: string) => T):
     return parse(readTextSync(path))
   } catch (error) {
     const issue = error instanceof z.ZodError ? error.issues[0] : null
-    throw new RagError(
-      'model_unavailable',
-      `${path}: ${issue ? `${issue.path.join('.')}: ${issue.message}` : messageOf(error)}`,
-    )
+    throw modelUnavailable(`${path}: ${issue ? `${issue.path.join('.')}: ${issue.message}` : messageOf(error)}`)
   }
 }
 
@@ -207,7 +204,7 @@ interface StaticTensor {
   readonly data: Int8Array | Float32Array
 }
 
-/** The I8 and F32 tensors of a safetensors file: length of the header in 8 bytes, the header in JSON, the tensors' bytes. */
+/** The I8 and F32 tensors of a safetensors file: the length of the header in 8 bytes, the header in JSON, the tensors' bytes. */
 function readTensors(file: Buffer): Map<string, StaticTensor> {
   const headerBytes = file.length < 8 ? NaN : Number(file.readBigUInt64LE(0))
   if (!(headerBytes <= file.length - 8))
@@ -226,7 +223,7 @@ function readTensors(file: Buffer): Map<string, StaticTensor> {
         `${name}: expected ${numElements * elementBytes} bytes, found ${Math.min(end, file.length) - start}`,
       )
     }
-    // A copy of its own: aligned, and without the rest of the file.
+    // Copied, for the alignment and to release the rest of the file.
     const bytes = Uint8Array.from(file.subarray(start, end)).buffer
     tensors.set(name, { shape, data: elementBytes === 1 ? new Int8Array(bytes) : new Float32Array(bytes) })
   }

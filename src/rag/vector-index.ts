@@ -131,8 +131,6 @@ export interface VectorIndex {
   readonly model: string
   readonly dimensions: number
   info(): Promise<IndexInfo>
-  /** Whether it has no chunks; cheap, unlike `info`. */
-  isEmpty(): Promise<boolean>
   /** Adds documents, replacing those of the same ids. */
   upsert(documents: readonly EmbeddedDocument[]): Promise<void>
   /** @returns how many of them were there. */

@@ -256,7 +256,7 @@ export class Transferred<T> {
   }
 }
 
-type Handlers<Api extends WorkerMethods<Api>> = {
+export type CallHandlers<Api extends WorkerMethods<Api>> = {
   readonly [M in keyof Api]: (
     params: Api[M]['params'],
     signal: AbortSignal,
@@ -264,7 +264,7 @@ type Handlers<Api extends WorkerMethods<Api>> = {
 }
 
 /** The worker's side: answers calls until its thread or process ends. */
-export function serveCalls<Api extends WorkerMethods<Api>>(handlers: Handlers<Api>): void {
+export function serveCalls<Api extends WorkerMethods<Api>>(handlers: CallHandlers<Api>): void {
   const port = workerPort()
   const running = new Map<number, AbortController>()
   const isMethod = (method: string): method is keyof Api & string => Object.hasOwn(handlers, method)

@@ -1,5 +1,5 @@
 /** POST /v1/embeddings in OpenAI's shape. */
-import { untilAborted } from '../rag/abort.ts'
+import { untilAborted } from '../rag/shared-work.ts'
 import { embedTexts } from '../rag/embed-texts.ts'
 import type { RagService } from '../rag/service.ts'
 import { unlessGone } from './disconnect.ts'

@@ -6,7 +6,7 @@ import { createHash } from 'node:crypto'
 import type { EngineSubscriber } from '../engine/events.ts'
 import type { Engine, EngineStats } from '../engine/request.ts'
 import type { SamplingDefaults } from '../engine/sampling-defaults.ts'
-import { untilAborted } from '../rag/abort.ts'
+import { untilAborted } from '../rag/shared-work.ts'
 import type { PromptTemplate } from '../rag/prompt.ts'
 import { ApiError } from './errors.ts'
 

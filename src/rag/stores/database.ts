@@ -1,40 +1,40 @@
-/** A pool of PostgreSQL connections: statements that can be cancelled, transactions, and one error for all failures. */
+/** A pool of PostgreSQL connections with cancellable statements, transactions, and one error for all failures. */
 import { Client, Pool, type PoolClient, type QueryResultRow } from 'pg'
 import { clientCall } from '../../observability/context.ts'
-import { RagError } from '../errors.ts'
+import { RagError, storeUnavailable } from '../errors.ts'
 
 const POOL_SIZE = 8
 const CONNECT_TIMEOUT_MS = 5_000
 const STATEMENT_TIMEOUT_MS = 30_000
-/** How long a connection for cancellations is kept. */
+/** How long an idle connection for cancellations is kept. */
 const CANCELLER_IDLE_MS = 10_000
 /**
- * Of each session. Filters apply to the candidates that the graph gives: iterative scans go on until the filter has enough, in the order of the
- * graph, which is sorted afterwards. Compiling a statement costs more than it saves in those that are run here.
+ * Settings of each session. A filter applies to the candidates of the graph: iterative scans continue until enough of them pass, in the graph's
+ * order, and the result is sorted afterwards. Just-in-time compilation costs more than it saves for these statements.
  */
 const SESSION_SETTINGS =
   'set hnsw.iterative_scan = relaxed_order; set hnsw.max_scan_tuples = 100000; set hnsw.scan_mem_multiplier = 8; set jit = off'
 
-/** Whatever the database or the way to it did wrong, as one error. */
+/** Any failure of the database or of the connection as one error. */
 function storeError(error: unknown): RagError {
   if (error instanceof RagError) return error
-  // The database's own message may quote values, and the way to it: it is for the log.
+  // The database's own message may contain values or its address, so it goes only to the log.
   const code = error instanceof Error && 'code' in error && typeof error.code === 'string' ? ` (${error.code})` : ''
-  return new RagError('store_unavailable', `the database cannot be reached or failed${code}`, null, { cause: error })
+  return storeUnavailable(`the database failed or cannot be reached${code}`, error)
 }
 
 /** Runs statements with a deadline and an abort signal. Errors become RagError store_unavailable. */
 export class Database {
   readonly #url: string
   readonly #pool: Pool
-  /** Of its own: in the pool, a cancellation would wait for the connections of what it is to cancel. */
+  /** A separate pool: in the main one, a cancellation could wait for the very statements that it should cancel. */
   readonly #cancellers: Pool
   readonly #maintaining = new Set<Client>()
-  /** The size of HNSW's list of candidates that a connection has. */
+  /** The length of HNSW's list of candidates set for each connection. */
   readonly #efSearch = new WeakMap<PoolClient, number>()
   #isClosed = false
 
-  /** @param url postgres://user:password@host:port/database. Nothing is dialled yet. */
+  /** Does not connect yet. @param url postgres://user:password@host:port/database */
   constructor(url: string) {
     this.#url = url
     this.#cancellers = new Pool({
@@ -51,15 +51,14 @@ export class Database {
       connectionTimeoutMillis: CONNECT_TIMEOUT_MS,
       statement_timeout: STATEMENT_TIMEOUT_MS,
       application_name: 'miniserve',
-      // Not as options of the connection, which poolers refuse.
+      // Not as connection options, which poolers refuse.
       onConnect: async (client) => {
-        // pgvector's settings are known once it is loaded.
+        // Loads pgvector, which makes its settings known.
         await client.query(`select '[1]'::vector`).catch(() => undefined)
         await client.query(SESSION_SETTINGS).catch(() => undefined)
       },
     })
-    // Without listeners, a connection that breaks would end the process. The pool replaces an idle one, and listens to no other: what a
-    // statement runs on fails that statement too.
+    // Without listeners, a broken connection would end the process. The pool replaces idle connections; one in use fails its statement, too.
     for (const pool of [this.#pool, this.#cancellers]) {
       pool.on('error', () => undefined)
       pool.on('connect', (client) => client.on('error', () => undefined))
@@ -67,9 +66,9 @@ export class Database {
   }
 
   /**
-   * Rows of a statement.
-   * @param efSearch size of HNSW's list of candidates for it
-   * @throws RagError store_unavailable; the signal's reason once it is aborted: the statement is then cancelled on the server.
+   * Runs a statement and returns its rows.
+   * @param efSearch the length of HNSW's list of candidates
+   * @throws RagError store_unavailable; the signal's reason once it is aborted, after cancelling the statement on the server
    */
   query<R extends QueryResultRow>(
     text: string,
@@ -89,7 +88,7 @@ export class Database {
     return clientCall(`${operation} postgresql`, attributes, () => this.#rows<R>(text, values, signal, efSearch))
   }
 
-  /** Runs statements as one change: all of them or, when something is thrown, none. @throws RagError */
+  /** Runs statements as one transaction, which is rolled back if anything is thrown. @throws RagError */
   async transaction(work: (client: PoolClient) => Promise<void>): Promise<void> {
     const client = await this.#connect()
     let isBroken = false
@@ -102,12 +101,12 @@ export class Database {
       await client.query('rollback').catch(() => undefined)
       throw storeError(error)
     } finally {
-      // A connection that failed is not given back: its state is not known.
+      // A connection that failed is closed, because its state is unknown.
       client.release(isBroken)
     }
   }
 
-  /** Statements without a time limit, one after the other on a connection of their own, outside of any transaction. @throws RagError */
+  /** Runs statements without a time limit, one after the other on a separate connection, outside any transaction. @throws RagError */
   async maintain(
     work: (run: <R extends QueryResultRow>(text: string) => Promise<R[]>) => Promise<unknown>,
   ): Promise<void> {
@@ -134,7 +133,7 @@ export class Database {
   async close(): Promise<void> {
     if (this.#isClosed) return
     this.#isClosed = true
-    // What is being built is built by the next server.
+    // The next server builds what is unfinished.
     await Promise.allSettled([...this.#maintaining].map((client) => client.end()))
     await Promise.all([this.#pool.end(), this.#cancellers.end()])
   }
@@ -175,15 +174,15 @@ export class Database {
     } finally {
       signal?.removeEventListener('abort', onAbort)
       await cancelling
-      // A cancellation that came too late would hit the next statement of this connection.
+      // A late cancellation would hit the next statement of this connection.
       client.release(isBroken || cancelling !== null)
     }
   }
 }
 
-/** The database refused the statement, and the connection is well: its errors have a code of five characters, the network's have names. */
+/** Whether the database refused the statement over a healthy connection. Its errors have codes of five characters; network errors have names. */
 const isStatementError = (error: unknown): boolean =>
   error instanceof Error && 'code' in error && typeof error.code === 'string' && /^[0-9A-Z]{5}$/.test(error.code)
 
-/** Process id of the server's side of a connection, which pg keeps and does not declare. */
+/** The process id of the server's side of a connection, which pg has but does not declare. */
 const backendOf = (client: PoolClient): unknown => Reflect.get(client, 'processID')

@@ -1,12 +1,12 @@
-/** One writer at a time across processes: a lock file naming its holder, taken over when the holder is gone. */
+/** Allows one writer at a time across processes: a lock file names its holder, and is taken over when the holder is gone. */
 import { randomUUID } from 'node:crypto'
 import { linkSync, readFileSync, renameSync, rmSync, statSync, utimesSync, writeFileSync } from 'node:fs'
 import { hostname } from 'node:os'
 import { setTimeout as sleep } from 'node:timers/promises'
-import { RagError, systemReasonOf } from '../errors.ts'
+import { RagError, storeUnavailable, systemReasonOf } from '../errors.ts'
 
 const POLL_MS = 25
-/** A holder touches its lock this often; one on another machine that has not for STALE_MS is taken to be gone. */
+/** A holder touches its lock file this often. One on another machine that has not done so for STALE_MS counts as gone. */
 const TOUCH_MS = 5_000
 const STALE_MS = 30_000
 
@@ -23,29 +23,29 @@ function isAlive(pid: number): boolean {
 }
 
 /**
- * Whether the holder of a lock file is gone: it has not touched it for long. On this machine, a process id that no longer exists
- * shows it sooner; one that exists shows nothing, because another process may have it by now.
+ * Whether the holder of a lock file is gone, because it has not touched the file for long. On this machine, a process id that no longer exists
+ * shows it sooner. One that exists shows nothing, because another process may have it by now.
  */
 function isStale(path: string): boolean {
   const [pid = '', host = ''] = readFileSync(path, 'utf8').split('\n')
   const isOfThisHost = host === hostname()
   if (isOfThisHost && Number(pid) !== process.pid && !isAlive(Number(pid))) return true
   const ageMs = Date.now() - statSync(path).mtimeMs
-  // As long in the future: this machine's clock was set back since. Another machine's may be ahead, and its holder alive.
+  // A time that far in the future: this machine's clock was set back. Another machine's clock may be ahead while its holder is alive.
   return ageMs > STALE_MS || (isOfThisHost && ageMs < -STALE_MS)
 }
 
-/** A lock that is held. */
+/** A lock held by this process. */
 export interface HeldLock {
-  /** For work that blocks the event loop: touches the lock file. */
+  /** Touches the lock file: for work that blocks the event loop. */
   touch(): void
-  /** Right before a change. @throws RagError store_unavailable when another writer took over, after a suspension of the machine. */
+  /** To be called right before a change. @throws RagError store_unavailable if another writer took over, after this machine was suspended */
   assertHeld(): void
 }
 
 /**
  * Runs `work` while holding the lock file at `path`.
- * @throws RagError store_unavailable when another writer keeps it for longer than `timeoutMs`.
+ * @throws RagError store_unavailable if another writer holds it for longer than `timeoutMs`
  */
 export async function withFileLock<T>(
   path: string,
@@ -58,7 +58,7 @@ export async function withFileLock<T>(
   try {
     writeFileSync(claim, `${process.pid}\n${hostname()}\n${token}\n`)
     for (;;) {
-      // link fails if the name exists. Unlike with O_EXCL, the file has the holder's name from its first moment.
+      // link fails if the name exists. Unlike a file opened with O_EXCL, this one names its holder from the start.
       try {
         linkSync(claim, path)
         break
@@ -67,18 +67,13 @@ export async function withFileLock<T>(
       }
       if (takeAway(path, claim)) continue
       if (performance.now() > deadline) {
-        throw new RagError(
-          'store_unavailable',
-          `another process has been writing to this index for ${timeoutMs / 1000} s`,
-        )
+        throw storeUnavailable(`another process has been writing to this index for ${timeoutMs / 1000} s`)
       }
       await sleep(POLL_MS)
     }
   } catch (error) {
     if (error instanceof RagError) throw error
-    throw new RagError('store_unavailable', `the index cannot be locked: ${systemReasonOf(error)}`, null, {
-      cause: error,
-    })
+    throw storeUnavailable(`the index cannot be locked: ${systemReasonOf(error)}`, error)
   } finally {
     rmSync(claim, { force: true })
   }
@@ -88,12 +83,12 @@ export async function withFileLock<T>(
       try {
         utimesSync(path, now, now)
       } catch {
-        // Taken over: assertHeld reports it.
+        // The lock was taken over: assertHeld reports it.
       }
     },
     assertHeld() {
       if (isHeldBy(path, token)) return
-      throw new RagError('store_unavailable', 'another process took over the index; nothing was written, try again')
+      throw storeUnavailable('another process took over the index; nothing was written, try again')
     },
   }
   const timer = setInterval(() => lock.touch(), TOUCH_MS)
@@ -115,8 +110,8 @@ function isHeldBy(path: string, token: string): boolean {
 }
 
 /**
- * Removes a stale lock. Several may find it stale, and a slow one must not remove the new lock of a fast one: so it is renamed
- * first, judged again, and put back when it turns out to be a live one.
+ * Removes a stale lock. Several processes may find it stale, and a slow one must not remove the new lock of a fast one: the file is renamed,
+ * checked again, and put back if it is not stale.
  */
 function takeAway(path: string, claim: string): boolean {
   const aside = `${claim}.stale`

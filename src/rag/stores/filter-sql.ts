@@ -1,7 +1,7 @@
 /** Metadata filters as SQL conditions. */
 import type { FilterCondition, MetadataFilter, MetadataScalar } from '../vector-index.ts'
 
-/** Numbered parameters of a statement, collected while its text is put together. */
+/** The numbered parameters of a statement, collected while its text is composed. */
 export class SqlParameters {
   readonly values: unknown[] = []
   add(value: unknown): string {
@@ -10,7 +10,7 @@ export class SqlParameters {
   }
 }
 
-/** A condition over documents `d`. Field names and values are parameters, never text. Equal to matchesFilter (filter.ts). */
+/** A condition over documents `d`, equivalent to matchesFilter (filter.ts). Field names and values are parameters, never text. */
 export function filterSql(filter: MetadataFilter | undefined, parameters: SqlParameters): string {
   const conditions = Object.entries(filter ?? {}).map(([field, condition]) => fieldSql(field, condition, parameters))
   return conditions.length === 0 ? 'true' : conditions.join(' and ')
@@ -21,10 +21,10 @@ const isOperators = (
 ): condition is Extract<FilterCondition, { readonly exists?: boolean }> =>
   typeof condition === 'object' && condition !== null && !Array.isArray(condition)
 
-/** Values of a list up to which each is looked up in the index over metadata. */
+/** Values of a list that are each looked up in the index over metadata. */
 const MAX_LOOKED_UP = 32
 
-/** Equality as the indexes of the table have it; null for other conditions. */
+/** An equality that the table's indexes can answer; null for other conditions. */
 function lookup(field: string, condition: FilterCondition, parameters: SqlParameters): string | null {
   if (isOperators(condition)) return null
   const values: readonly MetadataScalar[] = Array.isArray(condition) ? condition : [condition]
@@ -33,7 +33,7 @@ function lookup(field: string, condition: FilterCondition, parameters: SqlParame
     return `d.${field} = any(${parameters.add(texts)}::text[])`
   }
   if (values.length > MAX_LOOKED_UP) return null
-  // A field that is the value, or a list that has it.
+  // The field is the value, or a list that contains it.
   const held = values.flatMap((value) => [{ [field]: value }, { [field]: [value] }])
   const some = held.map((object) => `d.metadata @> ${parameters.add(JSON.stringify(object))}::jsonb`)
   return some.length === 0 ? 'false' : `(${some.join(' or ')})`
@@ -48,7 +48,7 @@ function fieldSql(field: string, condition: FilterCondition, parameters: SqlPara
       : field === 'source'
         ? 'to_jsonb(d.source)'
         : `(d.metadata -> ${parameters.add(field)})`
-  // The values of the field: of a list each, of a missing one none. A list is unfolded only where there is one, which is what costs.
+  // Tests each value of the field: those of a list, or none if it is missing. Only lists are unfolded, because that is slow.
   const some = (test: (v: string) => string): string =>
     `(case jsonb_typeof(${value}) when 'array' then exists (select from jsonb_array_elements(${value}) as v where ${test('v')}) ` +
     `else ${value} is not null and ${test(value)} end)`

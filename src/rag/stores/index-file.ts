@@ -1,17 +1,16 @@
-/** Files of indexes as a whole: made, opened and packed. */
-import { basename } from 'node:path'
-import { RagError } from '../errors.ts'
+/** Makes, opens and packs index files. */
+import { indexCorrupt, RagError } from '../errors.ts'
 import type { IndexSpec, StoredDocument } from '../vector-index.ts'
-import { encodeRecord, JournalReader, MAGIC, RECORD_OVERHEAD, replaceFile, writeAll } from './journal.ts'
+import { encodeRecord, JournalReader, MAGIC, nameOf, RECORD_OVERHEAD, replaceFile, writeAll } from './journal.ts'
 import { MemoryIndex } from './memory-index.ts'
 import { SECTIONS, Segment, segmentBytes, segmentLayout, type SegmentLayout } from './segment.ts'
 import { writeSegment } from './segment-writer.ts'
 import { VectorMatrix } from './vector-matrix.ts'
 
-/** The format that is written. Of format 1 are files without a segment, which are packed when they are opened. */
+/** The format that is written. Files of format 1 have no segment; they are packed when they are opened. */
 const FORMAT = 2
 
-export interface HeaderRecord extends IndexSpec {
+interface HeaderRecord extends IndexSpec {
   readonly kind: 'header'
   readonly format: number
   readonly name: string
@@ -23,7 +22,7 @@ export type IndexRecord =
   | { readonly kind: 'put'; readonly document: StoredDocument }
   | { readonly kind: 'delete'; readonly ids: readonly string[] }
 
-/** Only the tag is looked at: the checksum vouches that the rest is what this module wrote. */
+/** Checks only the tag: the checksum guarantees that this module wrote the record. */
 export const isIndexRecord = (json: unknown): json is IndexRecord =>
   typeof json === 'object' && json !== null && 'kind' in json && ['header', 'put', 'delete'].includes(String(json.kind))
 
@@ -39,9 +38,9 @@ const headerOf = (name: string, { model, dimensions }: IndexSpec): HeaderRecord 
 export const createIndexFile = (path: string, name: string, spec: IndexSpec): void =>
   replaceFile(path, (fd) => writeAll(fd, encodeRecord(headerOf(name, spec))))
 
-/** The segment begins at a multiple of this. */
+/** The segment begins at a multiple of this offset. */
 const PAGE_BYTES = 4096
-/** As long as a layout can become in JSON. */
+/** The layout that is longest in JSON. */
 const LONGEST_LAYOUT: SegmentLayout = {
   numRows: Number.MAX_SAFE_INTEGER,
   sections: Object.fromEntries(
@@ -49,7 +48,7 @@ const LONGEST_LAYOUT: SegmentLayout = {
   ) as SegmentLayout['sections'],
 }
 
-/** Writes all of an index as a segment in the place of its file. @param whileWriting called now and then. @param beforeRename may throw. */
+/** Replaces an index file by one with everything in a segment. @param whileWriting called now and then @param beforeRename may throw to cancel */
 export function packIndexFile(
   path: string,
   name: string,
@@ -62,7 +61,7 @@ export function packIndexFile(
   const start = Math.ceil((MAGIC.length + RECORD_OVERHEAD + longest) / PAGE_BYTES) * PAGE_BYTES
   const recordBytes = start - MAGIC.length
   const fill = (fd: number): void => {
-    // The header says how long the sections are, which is known once they are written.
+    // The header contains the lengths of the sections, which are known once those are written.
     writeAll(fd, Buffer.alloc(recordBytes))
     const segment = writeSegment(fd, memory, whileWriting)
     writeAll(fd, encodeRecord({ ...header, segment } satisfies HeaderRecord, undefined, recordBytes), MAGIC.length)
@@ -70,29 +69,26 @@ export function packIndexFile(
   replaceFile(path, fill, beforeRename)
 }
 
-interface OpenIndexFile {
+export interface OpenIndexFile {
   readonly reader: JournalReader
   readonly header: HeaderRecord
-  /** What is packed; the records behind it are still to be read. */
+  /** The packed documents. The records after the segment are not read yet. */
   readonly memory: MemoryIndex
-  /** Where the records begin. */
+  /** The offset of the records after the segment. */
   readonly tailAt: number
 }
 
 /**
  * Opens a file and reads its segment.
- * @param name the index's stored name: a file that was copied or moved here from another index is refused.
- * @throws the system's error when it cannot be opened; RagError index_corrupt.
+ * @param name the stored name of the index: a file copied from another index is refused
+ * @throws the system's error if the file cannot be opened; RagError index_corrupt
  */
 export function openIndexFile(path: string, name: string): OpenIndexFile {
   const reader = new JournalReader(path)
   try {
     const header = readHeader(reader)
     if (header.name !== name) {
-      throw new RagError(
-        'index_corrupt',
-        `index ${basename(path, '.idx')}: its file was made for an index of another name or another key; put it back there, or delete the index and index again`,
-      )
+      throw indexCorrupt(nameOf(path), 'its file was made for an index of another name or another key')
     }
     if (!header.segment) {
       return { reader, header, memory: new MemoryIndex(header.dimensions), tailAt: reader.offset }
@@ -112,30 +108,19 @@ function readHeader(reader: JournalReader): HeaderRecord {
   for (const { json } of reader.read()) {
     if (!isIndexRecord(json) || json.kind !== 'header') break
     if (json.format > FORMAT) {
-      throw new RagError(
-        'index_corrupt',
-        `the index has format ${json.format}, this version reads formats up to ${FORMAT}`,
-      )
+      throw indexCorrupt(nameOf(reader.path), `expected a format up to ${FORMAT}, found ${json.format}`)
     }
     return json
   }
-  throw new RagError(
-    'index_corrupt',
-    `index ${basename(reader.path, '.idx')}: it has no header; delete it and index again`,
-  )
+  throw indexCorrupt(nameOf(reader.path), 'it has no header')
 }
 
-/** Runs what reads a segment; its errors name the index. @throws RagError index_corrupt */
+/** Runs a function that reads a segment. @throws RagError index_corrupt, which names the index, for its errors */
 export function named<T>(path: string, read: () => T): T {
   try {
     return read()
   } catch (error) {
     if (error instanceof RagError || !(error instanceof Error) || 'code' in error) throw error
-    throw new RagError(
-      'index_corrupt',
-      `index ${basename(path, '.idx')}: ${error.message}; restore its file, or delete the index and index again`,
-      null,
-      { cause: error },
-    )
+    throw indexCorrupt(nameOf(path), error.message, error)
   }
 }

@@ -252,7 +252,7 @@ describe('a store of many indexes', () => {
     expect((await (await store.open('i0'))?.get('d0'))?.id).toBe('d0')
     store.unloadIdle(performance.now() + 120_000)
     expect(store.numLoaded).toBe(0)
-    expect(await (await store.open('i5'))?.isEmpty()).toBe(false)
+    expect((await (await store.open('i5'))?.info())?.numChunks).toBeGreaterThan(0)
     await store.close()
   })
 })

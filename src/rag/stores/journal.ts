@@ -1,13 +1,14 @@
 /**
- * The file of an index: what was packed (segment.ts), and a journal of checksummed records, appended to and from time to time packed as well.
+ * An index file: a packed segment (segment.ts), and after it a journal of checksummed records. Changes are appended to the journal, which is packed
+ * into the segment from time to time.
  *
  *   "MSRAGIX1"  header  segment?  record*      record = length u32 | crc32(payload) u32 | crc32(those 8 bytes) u32 | payload
  *   payload = jsonLength u32 | JSON | f32 vectors                                       everything little-endian
  *
- * The header is the first record; it says whether a segment follows. A document is one record, so it is there as a whole or not at all. A file is only ever made by
- * writing beside it and renaming, and only appended to afterwards: a crash at any byte leaves whole records and at most one torn
- * tail, which readers stop at and the next writer cuts off. Damage anywhere else is reported, never read past. The length has a
- * checksum of its own, because a damaged length would look like a torn tail and the writer would cut off good records.
+ * The header is the first record and tells whether a segment follows. A document is one record, so it is present as a whole or not at all. A file is
+ * created under another name and renamed, and afterwards only appended to. A crash at any byte therefore leaves whole records and at most one torn
+ * record at the end: readers stop before it, and the next writer cuts it off. Any other damage is reported. The length has its own checksum, because
+ * a damaged length would look like a torn record, and the writer would cut off good records.
  */
 import {
   closeSync,
@@ -24,22 +25,24 @@ import {
 import { basename, dirname } from 'node:path'
 import { crc32 } from 'node:zlib'
 import { openFileSync } from '../../regular-file.ts'
-import { RagError, systemReasonOf } from '../errors.ts'
-import type { RandomAccess } from './segment.ts'
+import { indexCorrupt, RagError, storeUnavailable, systemReasonOf } from '../errors.ts'
 
 export const MAGIC = Buffer.from('MSRAGIX1', 'latin1')
 const RECORD_HEADER_BYTES = 12
 const READ_CHUNK_BYTES = 4 * 1024 * 1024
+
+/** The name of the index in a file, without its key. */
+export const nameOf = (path: string): string => basename(path, '.idx')
 
 export interface JournalRecord {
   readonly json: unknown
   readonly vectors: Float32Array
 }
 
-/** Bytes of a record around its JSON. */
+/** Bytes of a record besides its JSON and vectors. */
 export const RECORD_OVERHEAD = RECORD_HEADER_BYTES + 4
 
-/** One record as bytes. @param minBytes of the whole record: spaces behind the JSON make up for what is missing. */
+/** One record as bytes. @param minBytes of the whole record, which spaces after the JSON fill up */
 export function encodeRecord(json: unknown, vectors: Float32Array = new Float32Array(0), minBytes = 0): Buffer {
   const written = JSON.stringify(json)
   const missing = minBytes - RECORD_OVERHEAD - Buffer.byteLength(written) - vectors.byteLength
@@ -59,24 +62,24 @@ export function encodeRecord(json: unknown, vectors: Float32Array = new Float32A
 function decodePayload(payload: Buffer): JournalRecord {
   const jsonBytes = payload.readUInt32LE(0)
   const json: unknown = JSON.parse(payload.toString('utf8', 4, 4 + jsonBytes))
-  // Copied: f32 wants an offset that is a multiple of 4.
+  // Copied, because f32 needs an offset that is a multiple of 4.
   const bytes = Uint8Array.prototype.slice.call(payload, 4 + jsonBytes)
   return { json, vectors: new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 4) }
 }
 
-/** A journal open for reading. `read` can be called again when the file has grown. */
-export class JournalReader implements RandomAccess {
+/** An index file open for reading. `read` can be called again after the file has grown. */
+export class JournalReader {
   readonly path: string
   readonly #fd: number
   #offset = 0
 
-  /** @throws the system's error, ENOENT included. */
+  /** @throws the system's error, such as ENOENT */
   constructor(path: string) {
     this.path = path
     this.#fd = openFileSync(path)
   }
 
-  /** Where the last whole record ends: what a writer may cut the file to. */
+  /** The end of the last whole record, to which a writer may cut the file. */
   get offset(): number {
     return this.#offset
   }
@@ -87,11 +90,12 @@ export class JournalReader implements RandomAccess {
     return { inode: ino, bytes: Number(size) }
   }
 
-  /** Goes on behind records that the caller appended and knows. */
+  /** Skips bytes that the caller knows. */
   skipTo(offset: number): void {
     this.#offset = offset
   }
 
+  /** Fills `into` with the bytes from an offset on. @returns how many there were */
   readInto(into: Uint8Array, offset: number): number {
     let done = 0
     while (done < into.byteLength) {
@@ -104,8 +108,8 @@ export class JournalReader implements RandomAccess {
   }
 
   /**
-   * The whole records from where the last call stopped to the end of the file.
-   * @throws RagError index_corrupt naming file and offset.
+   * The whole records from the end of the last call to the end of the file.
+   * @throws RagError index_corrupt naming the index and the offset
    */
   *read(): Generator<JournalRecord> {
     const { bytes: size } = this.stat()
@@ -126,7 +130,7 @@ export class JournalReader implements RandomAccess {
       if (end > size) return
       const payload = this.#readAt(at + RECORD_HEADER_BYTES, end - at - RECORD_HEADER_BYTES)
       if (crc32(payload) !== header.readUInt32LE(4)) {
-        // After a loss of power the last record may have its length but not all of its bytes.
+        // After a power failure the last record may have its length, but not all of its bytes.
         if (end === size) return
         throw this.#corrupt(at, 'a record is damaged')
       }
@@ -153,20 +157,17 @@ export class JournalReader implements RandomAccess {
   }
 
   #corrupt(offset: number, what: string): RagError {
-    return new RagError(
-      'index_corrupt',
-      `index ${basename(this.path, '.idx')}: ${what} at byte ${offset}; restore its file, or delete the index and index again`,
-    )
+    return indexCorrupt(nameOf(this.path), `${what} at byte ${offset}`)
   }
 }
 
-/** @param at where in the file; null: where it is. */
+/** Writes all bytes. @param at an offset in the file; null: the current position */
 export function writeAll(fd: number, bytes: Uint8Array, at: number | null = null): void {
   let done = 0
   while (done < bytes.length) done += writeSync(fd, bytes, done, bytes.length - done, at === null ? null : at + done)
 }
 
-/** Appends records after `offset`, cutting off what lies behind it, and waits until they are on disk. @returns the new end. */
+/** Cuts the file off at `offset`, appends records, and waits until they are on disk. @returns the new end */
 export function appendRecords(path: string, offset: number, records: Iterable<Buffer>): number {
   const fd = openSync(path, 'r+')
   try {
@@ -179,11 +180,11 @@ export function appendRecords(path: string, offset: number, records: Iterable<Bu
     fdatasyncSync(fd)
     return end
   } catch (error) {
-    // Half a record on a full disk takes room that its index needs.
+    // Half a record would take room on a full disk.
     try {
       ftruncateSync(fd, offset)
     } catch {
-      // Readers stop at it, and the next writer cuts it off.
+      // Readers stop before it, and the next writer cuts it off.
     }
     throw error
   } finally {
@@ -192,8 +193,8 @@ export function appendRecords(path: string, offset: number, records: Iterable<Bu
 }
 
 /**
- * Puts a new file in the place of `path` in one step, unless `beforeRename` throws. Whoever has the old one open keeps it.
- * @param fill writes what follows the file's first bytes.
+ * Replaces the file at `path` in one step, unless `beforeRename` throws. Readers that have the old file open keep it.
+ * @param fill writes what follows the magic bytes
  */
 export function replaceFile(path: string, fill: (fd: number) => void, beforeRename: () => void = () => {}): void {
   const temporary = `${path}.new`
@@ -212,13 +213,11 @@ export function replaceFile(path: string, fill: (fd: number) => void, beforeRena
   } catch (error) {
     rmSync(temporary, { force: true })
     if (error instanceof RagError) throw error
-    throw new RagError('store_unavailable', `the index cannot be written: ${systemReasonOf(error)}`, null, {
-      cause: error,
-    })
+    throw storeUnavailable(`the index cannot be written: ${systemReasonOf(error)}`, error)
   }
 }
 
-/** Makes a rename durable. Not every platform can open a folder; there the rename is durable a little later. */
+/** Makes a rename durable. On a platform that cannot open folders, it becomes durable a little later. */
 function syncFolder(folder: string): void {
   let fd: number
   try {

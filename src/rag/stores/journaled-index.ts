@@ -1,6 +1,6 @@
-/** An index in memory and its journal on disk, kept equal: what was written by another process is read before every answer. */
+/** An index in memory and its file on disk. What another process wrote is read before every answer. */
 import { statSync } from 'node:fs'
-import { RagError, systemReasonOf } from '../errors.ts'
+import { indexCorrupt, storeUnavailable, systemReasonOf } from '../errors.ts'
 import type {
   Candidate,
   DocumentSummary,
@@ -16,71 +16,66 @@ import {
   named,
   openIndexFile,
   packIndexFile,
-  type HeaderRecord,
   type IndexRecord,
+  type OpenIndexFile,
 } from './index-file.ts'
 import { appendRecords, encodeRecord, MAGIC, type JournalReader, type JournalRecord } from './journal.ts'
 import type { MemoryIndex } from './memory-index.ts'
 
-/** A file is packed anew when more than half of it, and at least this much, is no longer needed. */
+/** A file is packed when at least half of it, and at least this many bytes, are no longer needed. */
 const MIN_DEAD_BYTES = 1024 * 1024
-/** Records behind the segment are packed when they are longer than it, and at least this long. */
+/** Records after the segment are packed when they are longer than the segment, and at least this long. */
 const MIN_TAIL_BYTES = 32 * 1024 * 1024
-/** When an index is opened or closed: reading records takes longer than reading a segment. */
+/** The same when an index is opened or closed: reading records takes longer than reading a segment. */
 const MIN_SETTLED_TAIL_BYTES = 1024 * 1024
 const MAX_SETTLED_TAIL_SHARE = 1 / 8
-/** Longer than a lock takes to be found stale. */
+/** Longer than it takes to recognise a stale lock. */
 const LOCK_TIMEOUT_MS = 40_000
 
 const putRecord = ({ vectors, ...document }: EmbeddedDocument): Buffer =>
   encodeRecord({ kind: 'put', document } satisfies IndexRecord, vectors)
 
-/** An index file that is open: searches run in memory, changes are appended to the journal under a file lock. */
+/** An open index file. Searches run in memory; changes are appended to the file under a file lock. */
 export class JournaledIndex implements VectorIndex {
   readonly path: string
   readonly name: string
-  #reader: JournalReader
-  #header: HeaderRecord
-  #memory: MemoryIndex
-  /** Where the records behind the segment begin. */
-  #tailAt: number
-  /** Bytes of each document in the file; all other bytes are dead. */
+  #file: OpenIndexFile
+  /** Bytes of each document in the file. All other bytes are dead. */
   #recordBytes = new Map<string, number>()
   #liveBytes = 0
   #tail: Promise<unknown> = Promise.resolve()
   #numWriting = 0
 
-  /** @throws the system's error when the file cannot be opened; RagError index_corrupt. */
+  /** @throws the system's error if the file cannot be opened; RagError index_corrupt */
   constructor(path: string, name: string) {
     this.path = path
     this.name = name
-    const { reader, header, memory, tailAt } = openIndexFile(path, name)
-    this.#reader = reader
-    this.#header = header
-    this.#memory = memory
-    this.#tailAt = tailAt
+    this.#file = openIndexFile(path, name)
     this.#countPacked()
     this.#readOn()
   }
 
   get model(): string {
-    return this.#header.model
+    return this.#file.header.model
   }
 
   get dimensions(): number {
-    return this.#header.dimensions
+    return this.#file.header.dimensions
+  }
+
+  get #reader(): JournalReader {
+    return this.#file.reader
+  }
+
+  get #memory(): MemoryIndex {
+    return this.#file.memory
   }
 
   async info(): Promise<IndexInfo> {
     this.#refresh()
-    const { name, model, dimensions } = this.#header
+    const { name, model, dimensions } = this
     const { numDocuments, numChunks } = this.#memory
     return { name, model, dimensions, numDocuments, numChunks, bytes: this.#reader.stat().bytes }
-  }
-
-  async isEmpty(): Promise<boolean> {
-    this.#refresh()
-    return this.#memory.numChunks === 0
   }
 
   async get(id: string): Promise<StoredDocument | null> {
@@ -113,11 +108,10 @@ export class JournaledIndex implements VectorIndex {
           throw new Error(`document ${id}: ${vectors.length} values for ${chunks.length} chunks of ${this.dimensions}`)
         }
       }
-      // Before they are written: a file that does not fit into memory could never be opened again.
+      // Checked before writing, because a file that does not fit into memory could not be opened again.
       const numChunks = documents.reduce((sum, { chunks }) => sum + chunks.length, 0)
       if (!this.#memory.hasRoomFor(numChunks)) {
-        throw new RagError(
-          'store_unavailable',
+        throw storeUnavailable(
           `index ${this.name} is full: ${this.#memory.numChunks} chunks and ${numChunks} more do not fit into 4 GiB; --rag-store pgvector has no such limit`,
         )
       }
@@ -137,7 +131,7 @@ export class JournaledIndex implements VectorIndex {
     })
   }
 
-  /** Whether a change is under way or waits for its turn: it must not be closed then. */
+  /** Whether a change is running or waiting: the index must not be closed then. */
   get isWriting(): boolean {
     return this.#numWriting > 0
   }
@@ -146,15 +140,15 @@ export class JournaledIndex implements VectorIndex {
     this.#reader.close()
   }
 
-  /** Packs records that would make the next opening slow, and files of an older format. Resolves when done, or when there is nothing to do. */
+  /** Packs the file if its records would make the next opening slow, or its format is old. */
   async settle(): Promise<void> {
-    const segment = this.#tailAt - MAGIC.length
-    const tail = this.#reader.offset - this.#tailAt
+    const segment = this.#file.tailAt - MAGIC.length
+    const tail = this.#reader.offset - this.#file.tailAt
     const isLong = tail >= Math.max(MIN_SETTLED_TAIL_BYTES, segment * MAX_SETTLED_TAIL_SHARE)
-    if (isLong || this.#header.format < 2) await this.#write((lock) => this.#pack(lock))
+    if (isLong || this.#file.header.format < 2) await this.#write((lock) => this.#pack(lock))
   }
 
-  /** Runs a change alone: in this process by the queue, among processes by the lock file. */
+  /** Runs a change alone: a queue orders the changes of this process, a lock file those of several processes. */
   #write<T>(change: (lock: HeldLock) => T): Promise<T> {
     this.#numWriting++
     const run = this.#tail
@@ -176,29 +170,23 @@ export class JournaledIndex implements VectorIndex {
     try {
       this.#reader.skipTo(appendRecords(this.path, this.#reader.offset, records))
     } catch (error) {
-      const reason = `index ${this.name} cannot be written: ${systemReasonOf(error)}`
-      throw new RagError('store_unavailable', reason, null, { cause: error })
+      throw storeUnavailable(`index ${this.name} cannot be written: ${systemReasonOf(error)}`, error)
     }
   }
 
-  /** Takes in what another process appended, or all of it when the file was replaced. */
+  /** Reads what another process appended, or the whole file if it was replaced. */
   #refresh(): void {
     let onDisk
     try {
       onDisk = statSync(this.path, { bigint: true })
     } catch (error) {
-      throw new RagError('store_unavailable', `index ${this.name} cannot be read: ${systemReasonOf(error)}`, null, {
-        cause: error,
-      })
+      throw storeUnavailable(`index ${this.name} cannot be read: ${systemReasonOf(error)}`, error)
     }
     const open = this.#reader.stat()
     if (onDisk.ino !== open.inode) {
-      const { reader, header, memory, tailAt } = openIndexFile(this.path, this.name)
+      const file = openIndexFile(this.path, this.name)
       this.#reader.close()
-      this.#reader = reader
-      this.#header = header
-      this.#memory = memory
-      this.#tailAt = tailAt
+      this.#file = file
       this.#countPacked()
     } else if (open.bytes <= this.#reader.offset) return
     this.#readOn()
@@ -214,7 +202,7 @@ export class JournaledIndex implements VectorIndex {
 
   #apply({ json, vectors }: JournalRecord, bytes: number): void {
     if (!isIndexRecord(json)) {
-      throw new RagError('index_corrupt', `index ${this.name}: a record of a kind that this version cannot read`)
+      throw indexCorrupt(this.name, 'it has a record of a kind that this version cannot read')
     }
     if (json.kind === 'put') this.#put({ ...json.document, vectors }, bytes)
     else if (json.kind === 'delete') for (const id of json.ids) this.#remove(id)
@@ -232,9 +220,9 @@ export class JournaledIndex implements VectorIndex {
     this.#recordBytes.delete(id)
   }
 
-  /** Each packed document has its share of the segment. */
+  /** Assigns each packed document its share of the segment. */
   #countPacked(): void {
-    const segment = this.#tailAt - MAGIC.length
+    const segment = this.#file.tailAt - MAGIC.length
     this.#recordBytes = new Map()
     for (const { id, numChunks } of this.#memory.summaries()) {
       this.#recordBytes.set(id, Math.floor((segment * numChunks) / Math.max(1, this.#memory.numChunks)))
@@ -246,7 +234,7 @@ export class JournaledIndex implements VectorIndex {
     const { bytes } = this.#reader.stat()
     const deadBytes = bytes - this.#liveBytes
     const hasDead = deadBytes >= MIN_DEAD_BYTES && deadBytes >= bytes / 2
-    const hasTail = bytes - this.#tailAt >= Math.max(MIN_TAIL_BYTES, this.#tailAt)
+    const hasTail = bytes - this.#file.tailAt >= Math.max(MIN_TAIL_BYTES, this.#file.tailAt)
     if (hasDead || hasTail || this.#memory.isSparse) this.#pack(lock)
   }
 

@@ -1,27 +1,27 @@
 /**
- * What makes a large index of the pgvector store fast: HNSW over its vectors and GIN over its terms. Built beside the requests, once documents stop
- * coming: a build over rows that are there is much faster than an index into which as many come one by one.
+ * The database indexes that make a large index of the pgvector store fast: HNSW over its vectors and GIN over its terms. They are built in the
+ * background once documents stop arriving: building over existing rows is much faster than inserting as many one by one.
  */
 import type { QueryResultRow } from 'pg'
 import type { Database } from './database.ts'
 
-/** Chunks up to which reading all of them is faster, or as fast. */
+/** Up to this number of chunks, reading all of them is as fast or faster. */
 const MIN_CHUNKS = 20_000
 /** pgvector's limit for HNSW over `halfvec`. */
 const MAX_DIMENSIONS = 4000
-/** Of an advisory lock: one process builds, the others leave it to that one. */
+/** Key of an advisory lock: only one process builds an index. */
 const BUILD_LOCK = 0x686e_7377
-/** How long nothing has to come before it is built. */
+/** How long no documents must arrive before the build starts. */
 const QUIET_MS = 5_000
-/** Where documents never stop coming, it is built once they add less than this share in such a time: the graph takes in so many one by one. */
+/** If documents never stop arriving, the build starts once they add less than this share of chunks per STEADY_MS: the graph can insert that many. */
 const STEADY_MS = 60_000
 const STEADY_SHARE = 0.02
-/** Bytes of a graph's node besides its vector. */
+/** Bytes per node of the graph besides its vector. */
 const NODE_BYTES = 600
-/** Kilobytes that a build may take, so that the graph stays in memory while it grows. */
+/** Memory of a build in kilobytes, so that the growing graph stays in memory. */
 const MIN_BUILD_KB = 65_536
 const MAX_BUILD_KB = 2_097_152
-/** What PostgreSQL says where shared memory is short: containers give 64 MiB. */
+/** PostgreSQL's error code if shared memory is short, as in containers with 64 MiB of it. */
 const DISK_FULL = '53100'
 
 export interface LargeIndexOptions {
@@ -30,7 +30,7 @@ export interface LargeIndexOptions {
 }
 
 interface IndexSize {
-  /** Of miniserve.indexes. */
+  /** The key in miniserve.indexes. */
   readonly id: number
   readonly dimensions: number
   readonly numChunks: number
@@ -39,19 +39,19 @@ interface IndexSize {
 type Run = <R extends QueryResultRow>(text: string) => Promise<R[]>
 
 interface Waiting {
-  /** Size of the index at a time, to see how fast it grows. */
+  /** The time of the measurement `numChunks`, to see how fast the index grows. */
   readonly atMs: number
   readonly numChunks: number
   readonly timer: NodeJS.Timeout
 }
 
-/** Builds and drops the indexes of large indexes in the background, one at a time. */
+/** Builds and drops these database indexes in the background, one at a time. */
 export class LargeIndexes {
   readonly #database: Database
-  /** Chunks up to which an index does without. */
+  /** An index with fewer chunks gets no database indexes. */
   readonly minChunks: number
   readonly #quietMs: number
-  /** Indexes that are built, or about to be. */
+  /** Indexes whose build is done, running or queued. */
   readonly #known = new Set<number>()
   readonly #waiting = new Map<number, Waiting>()
   #tail: Promise<void> = Promise.resolve()
@@ -62,7 +62,7 @@ export class LargeIndexes {
     this.#quietMs = quietMs
   }
 
-  /** Told of an index that was opened or written to. A build that fails is tried again by the next call. */
+  /** To be called when an index is opened or written to. After a failed build, the next call tries again. */
   consider(size: IndexSize): void {
     const { id, numChunks } = size
     if (this.#known.has(id) || numChunks < this.minChunks) return
@@ -82,7 +82,7 @@ export class LargeIndexes {
     this.#waiting.set(id, { ...since, timer })
   }
 
-  /** Takes away what an index has left, and its rows, which may be millions. */
+  /** Deletes the rows and database indexes of a dropped index. */
   clear(id: number): void {
     clearTimeout(this.#waiting.get(id)?.timer)
     this.#waiting.delete(id)
@@ -124,14 +124,14 @@ export class LargeIndexes {
       if (dimensions > MAX_DIMENSIONS) return
       const nearest = `using hnsw ((embedding::halfvec(${dimensions})) halfvec_ip_ops) where index_id = ${id}`
       await buildOne(run, nearestName(id), nearest)
-      // So that the planner knows the new columns of the statistics.
+      // Gives the planner statistics on the new expressions.
       await run('analyze miniserve.chunks')
     })
   }
 }
 
 async function buildOne(run: Run, name: string, definition: string): Promise<void> {
-  // What a build that was cut short left behind is never used, and would be taken for a finished one.
+  // An interrupted build leaves an invalid index, which is never used but occupies the name.
   const [found] = await run<{ valid: boolean }>(
     `select indisvalid as valid from pg_index where indexrelid = to_regclass('miniserve.${name}')`,
   )
@@ -149,7 +149,7 @@ async function buildOne(run: Run, name: string, definition: string): Promise<voi
   }
 }
 
-/** Name of an index's HNSW index. */
+/** The name of an index's HNSW index. */
 export const nearestName = (id: number): string => `chunks_hnsw_${id}`
-/** Name of an index's GIN index. */
+/** The name of an index's GIN index. */
 const termsName = (id: number): string => `chunks_terms_${id}`

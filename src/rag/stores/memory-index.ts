@@ -1,4 +1,4 @@
-/** The chunks of one index: exact vector search and BM25 over the same rows. Synchronous; knows no thread. */
+/** The chunks of one index: exact vector search and BM25 over the same rows. Synchronous. */
 import { Bm25Index } from '../bm25.ts'
 import { matchesFilter } from '../filter.ts'
 import {
@@ -11,37 +11,36 @@ import {
   type StoredDocument,
 } from '../vector-index.ts'
 import { encodeChunk, type PackedDocument, type Segment } from './segment.ts'
-import type { PackedRows } from './segment-writer.ts'
 import { topRows } from './top-rows.ts'
 import { VectorMatrix } from './vector-matrix.ts'
 
-/** Removed rows are only marked; past this share of them (and this number) it is time to lay out everything anew. */
+/** Removed rows are only marked. Above this share and this number of them, the index should be packed. */
 const MAX_DEAD_SHARE = 0.25
 const MIN_DEAD_ROWS = 1024
 
 interface Entry {
   readonly document: PackedDocument
-  /** Its chunks are the rows [firstRow, firstRow + document.numChunks). */
+  /** The document's chunks are the rows [firstRow, firstRow + document.numChunks). */
   readonly firstRow: number
-  /** Its number among all that were ever added. */
+  /** The number of documents added before it, including removed ones. */
   readonly ordinal: number
-  /** null: they are in the segment. */
+  /** null: the chunks are in the segment. */
   readonly chunks: readonly Chunk[] | null
 }
 
-/** The rows of one index: vectors, BM25 postings, texts. Removed rows stay until the index is packed. */
-export class MemoryIndex implements PackedRows {
+/** The rows of one index: vectors, BM25 postings and texts. Removed rows stay until the index is packed. */
+export class MemoryIndex {
   readonly dimensions: number
   readonly #segment: Segment | null
   readonly #vectors: VectorMatrix
   readonly #terms: Bm25Index
-  /** By row: the document it belongs to, null once removed. */
+  /** The document of each row; null for a removed row. */
   readonly #owners: (Entry | null)[] = []
   readonly #entries = new Map<string, Entry>()
   #numDead = 0
   #numAdded = 0
 
-  /** @param vectors of the segment's rows. */
+  /** @param vectors those of the segment's rows */
   constructor(dimensions: number, segment: Segment | null = null, vectors = new VectorMatrix(dimensions)) {
     this.dimensions = dimensions
     this.#segment = segment
@@ -58,7 +57,7 @@ export class MemoryIndex implements PackedRows {
     return this.#owners.length - this.#numDead
   }
 
-  /** Whether so many rows are removed that it is worth to lay out the others anew. */
+  /** Whether so many rows are removed that the index should be packed. */
   get isSparse(): boolean {
     return this.#numDead > MIN_DEAD_ROWS && this.#numDead > this.#owners.length * MAX_DEAD_SHARE
   }
@@ -71,7 +70,7 @@ export class MemoryIndex implements PackedRows {
     return this.#entries.get(id)?.document ?? null
   }
 
-  /** @throws RagError of the segment when its file ends early. */
+  /** @throws Error of the segment if its file ends early */
   get(id: string): StoredDocument | null {
     const entry = this.#entries.get(id)
     if (!entry) return null
@@ -79,7 +78,7 @@ export class MemoryIndex implements PackedRows {
     return { ...document, chunks: Array.from({ length: numChunks }, (_, i) => this.#chunkOf(entry, i)) }
   }
 
-  /** Whether that many more chunks fit into memory. */
+  /** Whether this many more chunks fit into memory. */
   hasRoomFor(numChunks: number): boolean {
     return this.#vectors.hasRoomFor(numChunks)
   }
@@ -140,8 +139,9 @@ export class MemoryIndex implements PackedRows {
     })
   }
 
-  // ---- What is packed ----
+  // ---- For segment-writer.ts: rows by their current numbers ----
 
+  /** The first rows, which are packed already. */
   get packed(): Segment | null {
     return this.#segment
   }
@@ -154,6 +154,7 @@ export class MemoryIndex implements PackedRows {
     for (const { document, firstRow } of this.#entries.values()) yield { document, firstRow }
   }
 
+  /** The terms of the other rows, with row, frequency, row, frequency, ... */
   addedTerms(): ReturnType<Bm25Index['added']> {
     return this.#terms.added()
   }
@@ -162,6 +163,7 @@ export class MemoryIndex implements PackedRows {
     return this.#terms.lengthOf(row)
   }
 
+  /** f32, padded as in the segment. */
   vectorBytes(row: number): Uint8Array {
     return this.#vectors.rowBytes(row)
   }
@@ -199,7 +201,7 @@ export class MemoryIndex implements PackedRows {
   }
 }
 
-/** `documentSimilarity` of an entry's rows. */
+/** The `documentSimilarity` of an entry's rows. */
 function meanOfClosest(similarities: Float32Array, { firstRow, document: { numChunks } }: Entry): number {
   const closest = similarities
     .slice(firstRow, firstRow + numChunks)
@@ -208,7 +210,7 @@ function meanOfClosest(similarities: Float32Array, { firstRow, document: { numCh
   return closest.reduce((sum, value) => sum + value, 0) / Math.max(1, closest.length)
 }
 
-/** What lexical search sees of a chunk. Its headings are there twice: they name its topic, often nothing else does, and they are short. */
+/** The text that lexical search uses for a chunk. Headings count twice: they are short, and often only they name the topic. */
 export const searchableText = (
   document: { readonly source: string },
   chunk: { readonly headings: readonly string[]; readonly text: string },

@@ -1,19 +1,19 @@
-/** The memory store in the thread that makes it: a folder with one file per index, each loaded when first asked for. */
+/** The memory store in the calling thread: a folder with one file per index, each loaded on first use. */
 import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { parseStoredName, storedName } from '../access.ts'
-import { RagError, systemReasonOf } from '../errors.ts'
+import { RagError, storeUnavailable, systemReasonOf } from '../errors.ts'
 import { type IndexSpec, type IndexStore, type VectorIndex } from '../vector-index.ts'
 import { withFileLock } from './file-lock.ts'
 import { createIndexFile } from './index-file.ts'
 import { JournaledIndex } from './journaled-index.ts'
 
 const EXTENSION = '.idx'
-/** Of the folder of a key's own indexes: no index has it. */
+/** The extension of the folder with a key's own indexes; index files never have it. */
 const TENANT_EXTENSION = '.key'
 const LOCK_TIMEOUT_MS = 40_000
 
-/** @throws RagError invalid_request for a name that no index can have. */
+/** Validates the stored name of a new index. @throws RagError invalid_request */
 export function checkName(name: string): void {
   if (parseStoredName(name)) return
   throw new RagError(
@@ -23,7 +23,7 @@ export function checkName(name: string): void {
   )
 }
 
-/** @throws RagError index_model_mismatch for an index that was made for something else. */
+/** Checks that an index was made for a spec. @throws RagError index_model_mismatch */
 export function checkSpec(index: VectorIndex, { model, dimensions }: IndexSpec): void {
   if (index.model === model && index.dimensions === dimensions) return
   throw new RagError(
@@ -35,7 +35,7 @@ export function checkSpec(index: VectorIndex, { model, dimensions }: IndexSpec):
   )
 }
 
-/** The file of an index; null for a name that no index can have. */
+/** The path of an index file; null for a name that no index can have. */
 export function indexPath(folder: string, stored: string): string | null {
   const parsed = parseStoredName(stored)
   if (!parsed) return null
@@ -43,7 +43,7 @@ export function indexPath(folder: string, stored: string): string | null {
   return join(folder, ...(tenant === null ? [] : [tenant + TENANT_EXTENSION]), name + EXTENSION)
 }
 
-/** Stored names of the indexes below a folder, in order. */
+/** The stored names of the indexes below a folder, in order. */
 export function indexNames(folder: string): string[] {
   const namesIn = (path: string): string[] => {
     if (statSync(path, { throwIfNoEntry: false })?.isDirectory() !== true) return []
@@ -64,9 +64,9 @@ export function indexNames(folder: string): string[] {
   ].filter((stored) => parseStoredName(stored))
 }
 
-/** Indexes that are in memory, and their files open, at the same time: any key may make any number of them. */
+/** Indexes in memory, with open files, at the same time: any key may make any number of indexes. */
 const MAX_LOADED = 32
-/** An index that was not used for this long is unloaded. */
+/** An index unused for this long is unloaded. */
 const IDLE_MS = 15 * 60_000
 
 interface Loaded {
@@ -79,12 +79,12 @@ interface LocalMemoryStoreOptions {
   readonly idleMs?: number
 }
 
-/** Index files of one folder. The least recently used are closed when too many are open. */
+/** The index files of one folder. The least recently used indexes are closed if too many are open. */
 export class LocalMemoryStore implements IndexStore {
   readonly #folder: string
   readonly #maxLoaded: number
   readonly #idleMs: number
-  /** The least recently used first. */
+  /** Least recently used first. */
   readonly #loaded = new Map<string, Loaded>()
   readonly #timer: NodeJS.Timeout
 
@@ -121,15 +121,14 @@ export class LocalMemoryStore implements IndexStore {
     this.#loaded.delete(name)
     try {
       const index = known?.index ?? new JournaledIndex(path, name)
-      // Beside the requests, and not where the file can only be read.
+      // In the background; fails harmlessly if the file is read-only.
       if (!known) index.settle().catch(() => undefined)
       this.#loaded.set(name, { index, usedMs: performance.now() })
       this.#unloadMost()
       return index
     } catch (error) {
       if (error instanceof RagError) throw error
-      const reason = `index ${name} cannot be read: ${systemReasonOf(error)}`
-      throw new RagError('store_unavailable', reason, null, { cause: error })
+      throw storeUnavailable(`index ${name} cannot be read: ${systemReasonOf(error)}`, error)
     }
   }
 
@@ -156,12 +155,12 @@ export class LocalMemoryStore implements IndexStore {
     for (const index of indexes) index.close()
   }
 
-  /** Unloads indexes that were not used for long. @param nowMs as `performance.now()`. */
+  /** Unloads indexes that were not used for long. @param nowMs as of `performance.now()` */
   unloadIdle(nowMs: number): void {
     for (const [name, { usedMs }] of this.#loaded) if (nowMs - usedMs >= this.#idleMs) this.#unload(name)
   }
 
-  /** Unloads indexes down to the bound, except the last one, which is in use, and those being written. */
+  /** Unloads indexes down to the limit, except the last one, which is in use, and those being written. */
   #unloadMost(): void {
     const names = [...this.#loaded.keys()].slice(0, -1)
     for (const name of names) {
@@ -188,11 +187,10 @@ export class LocalMemoryStore implements IndexStore {
       })
     } catch (error) {
       if (error instanceof RagError) throw error
-      const reason = `index ${name} cannot be created: ${systemReasonOf(error)}`
-      throw new RagError('store_unavailable', reason, null, { cause: error })
+      throw storeUnavailable(`index ${name} cannot be created: ${systemReasonOf(error)}`, error)
     }
     const index = await this.open(name)
-    if (!index) throw new RagError('store_unavailable', `index ${name} disappeared right after it was created`)
+    if (!index) throw storeUnavailable(`index ${name} disappeared right after it was created`)
     return index
   }
 }

@@ -1,6 +1,6 @@
-/** Worker entry of the memory store: searches, journals and loads off the main thread. */
+/** Thread entry of the memory store: searches, writes and loads indexes off the main thread. */
 import { workerData } from 'node:worker_threads'
-import { RagError } from '../errors.ts'
+import { indexNotFound } from '../errors.ts'
 import type { IndexSpec, VectorIndex } from '../vector-index.ts'
 import { serveCalls } from '../worker-rpc.ts'
 import { checkSpec, LocalMemoryStore } from './memory-local.ts'
@@ -9,16 +9,16 @@ export interface MemoryWorkerData {
   readonly folder: string
 }
 
-/** Methods of an index that its proxy on the main thread forwards. */
-export type IndexMethod = 'info' | 'isEmpty' | 'upsert' | 'delete' | 'get' | 'summaries' | 'search'
+/** The methods of an index that the main thread forwards. */
+export type IndexMethod = 'info' | 'upsert' | 'delete' | 'get' | 'summaries' | 'search'
 
-/** A call of a method of an index. The index is given by name, so that a restarted worker can continue. */
-export interface IndexCall<M extends IndexMethod = IndexMethod> {
+/** A call of a method of an index, which is given by name so that a restarted worker can continue. */
+interface IndexCall {
   readonly name: string
-  /** What the caller knows the index to be: it may have been made anew since. */
+  /** The spec that the caller knows: the index may have been made anew since. */
   readonly spec: IndexSpec
-  readonly method: M
-  readonly args: Parameters<VectorIndex[M]>
+  readonly method: IndexMethod
+  readonly args: Parameters<VectorIndex[IndexMethod]>
 }
 
 export interface MemoryWorkerApi {
@@ -47,9 +47,9 @@ serveCalls<MemoryWorkerApi>({
   drop: ({ name }) => store.drop(name),
   index: async ({ name, spec, method, args }) => {
     const index = await store.open(name)
-    if (!index) throw new RagError('index_not_found', 'index: no index of that name', 'index')
+    if (!index) throw indexNotFound()
     checkSpec(index, spec)
-    // One call of one method: the compiler cannot see that name and arguments belong together.
+    // The compiler cannot see that the method and its arguments belong together.
     const call = index[method] as (...values: readonly unknown[]) => Promise<unknown>
     return call.apply(index, args)
   },

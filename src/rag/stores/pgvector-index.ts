@@ -1,4 +1,4 @@
-/** One index in PostgreSQL: its rows of the store's tables. */
+/** One index of the pgvector store: its rows in the store's tables. */
 import type { QueryResultRow } from 'pg'
 import type {
   Candidate,
@@ -12,8 +12,7 @@ import type {
 } from '../vector-index.ts'
 import type { Database } from './database.ts'
 import type { LargeIndexes } from './large-indexes.ts'
-import { CHUNK_COLUMNS, type ChunkRow, toChunk } from './pgvector-rows.ts'
-import { PgvectorSearch } from './pgvector-search.ts'
+import { CHUNK_COLUMNS, PgvectorSearch, toChunk, type ChunkRow } from './pgvector-search.ts'
 import { insertDocuments, lockIndex, removeDocuments } from './pgvector-write.ts'
 
 /** One index in PostgreSQL with pgvector. Vectors have `dimensions` f32 values. */
@@ -24,13 +23,11 @@ export class PgvectorIndex implements VectorIndex {
   readonly #database: Database
   readonly #id: number
   readonly #large: LargeIndexes
-  readonly #search: PgvectorSearch
 
   constructor(database: Database, id: number, name: string, { model, dimensions }: IndexSpec, large: LargeIndexes) {
     this.#large = large
     this.#database = database
     this.#id = id
-    this.#search = new PgvectorSearch(database, id, dimensions, large.minChunks)
     this.name = name
     this.model = model
     this.dimensions = dimensions
@@ -53,15 +50,8 @@ export class PgvectorIndex implements VectorIndex {
     }
   }
 
-  async isEmpty(): Promise<boolean> {
-    const rows = await this.#database.query('select 1 from miniserve.indexes where index_id = $1 and num_chunks > 0', [
-      this.#id,
-    ])
-    return rows.length === 0
-  }
-
   async upsert(documents: readonly EmbeddedDocument[]): Promise<void> {
-    // Of two with one id the later one stays.
+    // Of several documents with the same id, the last one is kept.
     const kept = [...new Map(documents.map((document) => [document.id, document])).values()]
     let numChunks = 0
     await this.#database.transaction(async (client) => {
@@ -107,6 +97,12 @@ export class PgvectorIndex implements VectorIndex {
   }
 
   search(query: SearchQuery, signal?: AbortSignal): Promise<readonly Candidate[]> {
-    return this.#search.search(query, signal)
+    const index = {
+      database: this.#database,
+      id: this.#id,
+      dimensions: this.dimensions,
+      maxExactChunks: this.#large.minChunks,
+    }
+    return PgvectorSearch.run(index, query, signal)
   }
 }

@@ -1,11 +1,11 @@
-/** The tables of the pgvector store, version by version: a database of an older version is brought up to date when it is first used. */
+/** The tables of the pgvector store, version by version. A database of an older version is updated on first use. */
 import type { PoolClient } from 'pg'
-import { RagError } from '../errors.ts'
+import { storeUnavailable } from '../errors.ts'
 
-/** Key of the advisory lock under which the tables are changed: CREATE ... IF NOT EXISTS is not safe against itself. */
+/** Key of the advisory lock for changes of the tables: concurrent CREATE ... IF NOT EXISTS can fail. */
 const SCHEMA_LOCK = 0x6d69_6e69
 
-/** What brings each version to the next. Never changed once released, only added to. The first takes in databases without a version. */
+/** The migration of each version to the next. Released ones never change. The first also applies to databases without a version. */
 const MIGRATIONS: readonly string[] = [
   `
 create table if not exists miniserve.indexes (
@@ -48,7 +48,7 @@ create table if not exists miniserve.postings (
 );
 create index if not exists postings_by_chunk on miniserve.postings (chunk_id);
 `,
-  // Totals that were counted anew for every request.
+  // Totals, which every request had to count before.
   `
 alter table miniserve.documents
   add column num_chunks int not null default 0, add column num_terms bigint not null default 0, add column num_bytes bigint not null default 0;
@@ -64,7 +64,7 @@ update miniserve.indexes i set num_documents = d.n, num_chunks = d.chunks, num_t
 `,
   'alter table miniserve.documents add column stamp text',
   'alter table miniserve.chunks add column anchor text',
-  // A chunk's terms are one tsvector instead of a row each: a term's position says how often the chunk has it.
+  // A chunk's terms become one tsvector instead of a row each. A term's position is its count in the chunk.
   `
 alter table miniserve.chunks add column terms tsvector not null default '';
 update miniserve.chunks c set terms = p.terms::tsvector
@@ -90,20 +90,18 @@ end $$;
 `,
 ]
 
-/** What the store uses of pgvector: half-precision vectors, and scans that go on until a filter has enough. */
+/** The first version of pgvector with half-precision vectors and iterative scans. */
 const LEAST_PGVECTOR = [0, 8] as const
 
-/** Brings the schema up to date, within a transaction. @throws RagError store_unavailable for what a newer version made. */
+/** Updates the schema within a transaction. @throws RagError store_unavailable, also for tables of a newer version */
 export async function migrate(client: PoolClient): Promise<void> {
-  // Tables of millions of rows take their time.
+  // Migrating millions of rows takes long.
   await client.query('set local statement_timeout = 0')
   await client.query('select pg_advisory_xact_lock($1)', [SCHEMA_LOCK])
   try {
     await client.query('create extension if not exists vector')
   } catch (error) {
-    throw new RagError('store_unavailable', 'the pgvector store needs the extension vector in its database', null, {
-      cause: error,
-    })
+    throw storeUnavailable('the pgvector store needs the extension vector in its database', error)
   }
   const { rows: extensions } = await client.query<{ version: string }>(
     `select extversion as version from pg_extension where extname = 'vector'`,
@@ -111,8 +109,7 @@ export async function migrate(client: PoolClient): Promise<void> {
   const found = extensions[0]?.version ?? 'none'
   const [major = 0, minor = 0] = found.split('.').map(Number)
   if (major < LEAST_PGVECTOR[0] || (major === LEAST_PGVECTOR[0] && minor < LEAST_PGVECTOR[1])) {
-    throw new RagError(
-      'store_unavailable',
+    throw storeUnavailable(
       `the pgvector store needs the extension vector ${LEAST_PGVECTOR.join('.')} or newer, found ${found} (ALTER EXTENSION vector UPDATE)`,
     )
   }
@@ -121,13 +118,12 @@ export async function migrate(client: PoolClient): Promise<void> {
   const { rows } = await client.query<{ version: number }>('select version from miniserve.schema_version')
   const version = rows[0]?.version ?? 0
   if (version > MIGRATIONS.length) {
-    throw new RagError(
-      'store_unavailable',
+    throw storeUnavailable(
       `the database has version ${version} of the tables, this server knows ${MIGRATIONS.length}: update miniserve`,
     )
   }
   if (version === MIGRATIONS.length) return
-  // Writers of an older server lock their index first: they end, and no other begins, before any table changes.
+  // Writers of an older server lock their index first: this waits for them and keeps others out.
   const { rows: tables } = await client.query<{ exists: boolean }>(
     `select to_regclass('miniserve.indexes') is not null as exists`,
   )

@@ -1,13 +1,13 @@
-/** Changes to the tables of the pgvector store when documents are added and removed. Each function runs in a transaction that has locked the index. */
+/** Adds and removes documents in the tables of the pgvector store. Each function needs a transaction that has locked the index. */
 import type { PoolClient } from 'pg'
 import pgvector from 'pgvector/pg'
 import { countTerms } from '../bm25.ts'
-import { RagError } from '../errors.ts'
+import { indexNotFound } from '../errors.ts'
 import type { EmbeddedDocument } from '../vector-index.ts'
 import { searchableText } from './memory-index.ts'
 import { tsVector } from './term-vector.ts'
 
-/** Chunks of a statement: their vectors and terms are text until the database has them. */
+/** Chunks per statement: their vectors and terms are sent as text. */
 const CHUNKS_PER_STATEMENT = 1_000
 
 interface IndexKey {
@@ -15,14 +15,14 @@ interface IndexKey {
   readonly name: string
 }
 
-/** Keeps other writers of the index out until the transaction ends: two that put the same document would each insert it. */
+/** Locks an index against other writers until the transaction ends: two that write the same document would each insert it. */
 export async function lockIndex(client: PoolClient, { id, name }: IndexKey): Promise<void> {
   const statement = 'select from miniserve.indexes where index_id = $1 and name = $2 for update'
   const { rowCount } = await client.query(statement, [id, name])
-  if (rowCount === 0) throw new RagError('index_not_found', 'index: no index of that name', 'index')
+  if (rowCount === 0) throw indexNotFound()
 }
 
-/** Takes documents out, and out of the index's totals. @returns how many of them were there. */
+/** Removes documents, also from the totals of the index. @returns how many of them existed */
 export async function removeDocuments(client: PoolClient, index: number, ids: readonly string[]): Promise<number> {
   const { rows: found } = await client.query<{ document_id: string }>(
     'select document_id from miniserve.documents where index_id = $1 and id = any($2)',
@@ -53,7 +53,7 @@ export async function removeDocuments(client: PoolClient, index: number, ids: re
   return found.length
 }
 
-/** Puts documents in that are not there. @returns how many chunks the index has then. */
+/** Inserts documents that do not exist yet. @returns the new number of chunks of the index */
 export async function insertDocuments(
   client: PoolClient,
   index: number,
@@ -113,7 +113,7 @@ export async function insertDocuments(
         some.map(({ documentId }) => documentId),
         some.map(({ chunk }) => chunk.chunk),
         some.map(({ chunk }) => chunk.text),
-        // Halves of characters: text columns get them replaced on the way, JSON would not.
+        // Replaces halves of surrogate pairs, as pg does for text but not inside JSON.
         some.map(({ chunk }) => JSON.stringify(chunk.headings.map((heading) => Buffer.from(heading).toString()))),
         some.map(({ chunk }) => chunk.start),
         some.map(({ chunk }) => chunk.end),
@@ -127,7 +127,7 @@ export async function insertDocuments(
   }
   const frequencies = new Map<string, number>()
   for (const row of rows) for (const term of row.terms.keys()) frequencies.set(term, (frequencies.get(term) ?? 0) + 1)
-  // In the order of the table's key, whose pages are then each touched once.
+  // In the order of the table's key, so that each page is touched once.
   const terms = [...frequencies].sort(([a], [b]) => (a < b ? -1 : 1))
   await client.query(
     `insert into miniserve.terms as t (index_id, term, num_chunks) select $1, term, n from unnest($2::text[], $3::int[]) as v(term, n)

@@ -1,10 +1,11 @@
 /**
- * Indexes in PostgreSQL with the pgvector extension, for those that outgrow one process. Four tables in the schema `miniserve`:
- * indexes, documents, chunks, and how many chunks of an index have a term. Vector search is exact until an index is large; from then on
- * through HNSW (approximate), which each index has for itself.
+ * Indexes in PostgreSQL with the pgvector extension, for data that outgrows one process. The schema `miniserve` has four tables: indexes, documents,
+ * chunks, and the number of an index's chunks with each term. Vector search is exact until an index is large; a large index has an HNSW index of
+ * its own, which is approximate.
  */
 import { parseStoredName } from '../access.ts'
-import { RagError } from '../errors.ts'
+import { RagError, storeUnavailable } from '../errors.ts'
+import { shared } from '../shared-work.ts'
 import type { IndexSpec, IndexStore } from '../vector-index.ts'
 import { Database } from './database.ts'
 import { type LargeIndexOptions, LargeIndexes } from './large-indexes.ts'
@@ -12,23 +13,24 @@ import { checkName, checkSpec } from './memory-local.ts'
 import { PgvectorIndex } from './pgvector-index.ts'
 import { migrate } from './pgvector-schema.ts'
 
-/** How the name of an index begins that was dropped and whose rows are still to go; no index can be named so. */
+/** Prefix of the name of a dropped index whose rows are not deleted yet. No index can have such a name. */
 const DROPPED = '~'
 
-/** How often bringing the tables up to date is begun. */
+/** Attempts at updating the tables. */
 const MIGRATION_TRIES = 5
 
 const isDeadlock = (error: unknown): boolean =>
   error instanceof RagError && error.cause instanceof Error && 'code' in error.cause && error.cause.code === '40P01'
 
-/** @param url postgres://user:password@host:port/database; the user may create a schema there. */
+/** Opens the store on first use. @param url postgres://user:password@host:port/database; the user must be allowed to create a schema */
 export const createPgvectorStore = (url: string, options: LargeIndexOptions = {}): IndexStore =>
   new PgvectorStore(url, options)
 
 class PgvectorStore implements IndexStore {
   readonly #database: Database
   readonly #large: LargeIndexes
-  #prepared: Promise<void> | null = null
+  /** Makes or updates the tables. Tried again after a failure, since the database may be back. */
+  readonly #prepare = shared(() => this.#migrate())
 
   constructor(url: string, options: LargeIndexOptions) {
     this.#database = new Database(url)
@@ -69,7 +71,7 @@ class PgvectorStore implements IndexStore {
       [name, spec.model, spec.dimensions],
     )
     const index = await this.open(name)
-    if (!index) throw new RagError('store_unavailable', 'the index disappeared right after it was created')
+    if (!index) throw storeUnavailable('the index disappeared right after it was created')
     checkSpec(index, spec)
     return index
   }
@@ -90,26 +92,17 @@ class PgvectorStore implements IndexStore {
     return this.#database.close()
   }
 
-  /** Makes the tables when they are not there. A failure is tried again by the next call: a server may be back. */
-  #prepare(): Promise<void> {
-    this.#prepared ??= this.#migrate()
-    this.#prepared.catch(() => {
-      this.#prepared = null
-    })
-    return this.#prepared
-  }
-
   async #migrate(): Promise<void> {
     for (let numTries = 1; ; numTries++) {
       try {
         await this.#database.transaction(migrate)
         break
       } catch (error) {
-        // A search of an older server has some of the tables and waits for the others: the database ends one of the two.
+        // A search by an older server may hold some of the tables and wait for others: the database then cancels one of the two.
         if (numTries === MIGRATION_TRIES || !isDeadlock(error)) throw error
       }
     }
-    // What a server that ended meanwhile had dropped.
+    // Indexes dropped by a server that ended before it deleted their rows.
     const rows = await this.#database.query<{ index_id: string }>(
       `select index_id from miniserve.indexes where name like '${DROPPED}%'`,
       [],

@@ -1,28 +1,14 @@
-/** Writes the rows of an index that are alive as a segment (segment.ts). */
+/** Writes the rows of an index as a segment (segment.ts), without removed rows. */
 import { writeSync } from 'node:fs'
 import { crc32 } from 'node:zlib'
-import { aligned, SECTIONS, type PackedDocument, type Section, type Segment, type SegmentLayout } from './segment.ts'
+import type { MemoryIndex } from './memory-index.ts'
+import { aligned, SECTIONS, type Section, type SegmentLayout } from './segment.ts'
 
-/** What is written: rows by their numbers now, of which removed ones are left out. */
-export interface PackedRows {
-  readonly numRows: number
-  readonly numChunks: number
-  /** What is packed already: of the first rows. */
-  readonly packed: Segment | null
-  documents(): Iterable<{ readonly document: PackedDocument; readonly firstRow: number }>
-  /** Terms of the rows behind those, with row, frequency, row, frequency, ... */
-  addedTerms(): Iterable<readonly [term: string, entries: readonly number[]]>
-  lengthOf(row: number): number
-  /** f32, padded as the segment has them. */
-  vectorBytes(row: number): Uint8Array
-  encodedChunk(row: number): Buffer
-}
-
-/** Bytes that are gathered for one write. */
+/** Bytes per write. */
 const BUFFER_BYTES = 1024 * 1024
 const MAX_FREQUENCY = 0xffff
 
-/** Writes sections one after the other, each from a multiple of 8 bytes on. */
+/** Writes consecutive sections, each at a multiple of 8 bytes. */
 class SectionWriter {
   readonly #fd: number
   #buffer = Buffer.allocUnsafe(BUFFER_BYTES)
@@ -69,10 +55,10 @@ const bytesOf = (numbers: Uint32Array | Uint16Array | Float64Array): Uint8Array 
   new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength)
 
 /**
- * Writes a segment to where the file is.
- * @param onRows called now and then: a long write must keep its lock fresh.
+ * Writes a segment at the current position of a file.
+ * @param onRows called now and then, so that a long write can touch its lock
  */
-export function writeSegment(fd: number, source: PackedRows, onRows: () => void): SegmentLayout {
+export function writeSegment(fd: number, source: MemoryIndex, onRows: () => void): SegmentLayout {
   const writer = new SectionWriter(fd)
   const documents = [...source.documents()]
   const newRow = new Int32Array(source.numRows).fill(-1)
@@ -134,8 +120,8 @@ interface Postings {
   readonly frequencies: Uint16Array
 }
 
-/** The postings of packed and of added rows by their new numbers, by ascending terms; terms that no row has any more are left out. Rows stay in their order. */
-function mergedPostings(source: PackedRows, newRow: Int32Array): Postings {
+/** The postings of packed and added rows, by ascending term, with the rows' new numbers in their order. Terms without rows are left out. */
+function mergedPostings(source: MemoryIndex, newRow: Int32Array): Postings {
   const { packed } = source
   const added = [...source.addedTerms()]
     .map(([term, entries]) => ({ term: Buffer.from(term, 'utf8'), entries }))

@@ -1,6 +1,6 @@
 /**
- * The packed part of an index file: everything that a search needs as typed arrays, as they lie in the file. Opening one reads it and does
- * nothing else: no text is parsed, and none is kept in memory.
+ * The packed part of an index file: everything that a search needs, as typed arrays with the layout of the file. Opening a segment only reads it:
+ * no text is parsed or kept in memory.
  *
  *   section     content
  *   documents   JSON: [{id, source, contentHash, origin, stamp?, metadata, numChunks}], their rows in this order
@@ -11,12 +11,12 @@
  *   rows        u32 [postings], ascending within a term; frequencies u16 [postings], up to 65,535
  *   chunks      JSON, [chunk, text, headings, start, end, numTokens, anchor?] for each row; chunkEnds f64 [rows], where each ends
  *
- * Sections follow each other, each begins at a multiple of 8 bytes, and each has a CRC-32. Everything is little-endian.
+ * Each section begins at a multiple of 8 bytes and has a CRC-32. Everything is little-endian.
  */
 import { crc32 } from 'node:zlib'
 import { z } from 'zod'
-import type { PackedTerms } from '../bm25.ts'
 import type { Chunk, StoredDocument } from '../vector-index.ts'
+import type { JournalReader } from './journal.ts'
 import type { VectorMatrix } from './vector-matrix.ts'
 
 export const SECTIONS = [
@@ -36,34 +36,28 @@ export type Section = (typeof SECTIONS)[number]
 
 const section = z.object({ bytes: z.int().nonnegative(), crc: z.int().nonnegative() })
 
-/** What the header of a file says of its segment. */
+/** The layout of a segment, as the header of its file has it. */
 export const segmentLayout = z.object({
   numRows: z.int().nonnegative(),
   sections: z.object(Object.fromEntries(SECTIONS.map((name) => [name, section])) as Record<Section, typeof section>),
 })
 export type SegmentLayout = z.output<typeof segmentLayout>
 
-/** A document of a segment; its chunks are read one by one. */
+/** A document of a segment. Its chunks are read one by one. */
 export type PackedDocument = Omit<StoredDocument, 'chunks'> & { readonly numChunks: number }
-
-/** Bytes of a file, whatever else is done to its path meanwhile. */
-export interface RandomAccess {
-  /** Fills `into` from an offset on. @returns how many bytes there were. */
-  readInto(into: Uint8Array, offset: number): number
-}
 
 const ALIGNMENT = 8
 export const aligned = (bytes: number): number => Math.ceil(bytes / ALIGNMENT) * ALIGNMENT
 
-/** Bytes of a whole segment. */
+/** The size of a whole segment in bytes. */
 export const segmentBytes = ({ sections }: SegmentLayout): number =>
   SECTIONS.reduce((sum, name) => sum + aligned(sections[name].bytes), 0)
 
-/** Bytes of texts that are checked at a time. */
+/** Bytes of chunks that are checked at a time. */
 const CHECKED_BYTES = 4 * 1024 * 1024
 
 /** The packed part of an index file, read through typed arrays without copying. */
-export class Segment implements PackedTerms {
+export class Segment {
   readonly documents: readonly PackedDocument[]
   readonly lengths: Uint32Array
   readonly #terms: Buffer
@@ -72,15 +66,15 @@ export class Segment implements PackedTerms {
   readonly #rows: Uint32Array
   readonly #frequencies: Uint16Array
   readonly #chunkEnds: Float64Array
-  readonly #file: RandomAccess
+  readonly #file: JournalReader
   readonly #chunksAt: number
 
   /**
-   * Reads a segment; its vectors become the first rows of `vectors`.
-   * @param at where in the file it begins.
-   * @throws Error saying which section is damaged.
+   * Reads a segment. Its vectors become the first rows of `vectors`.
+   * @param at the offset of the segment in the file
+   * @throws Error naming the section that is damaged
    */
-  constructor(file: RandomAccess, at: number, { numRows, sections }: SegmentLayout, vectors: VectorMatrix) {
+  constructor(file: JournalReader, at: number, { numRows, sections }: SegmentLayout, vectors: VectorMatrix) {
     const offsets = new Map<Section, number>()
     let offset = at
     for (const name of SECTIONS) {
@@ -121,7 +115,7 @@ export class Segment implements PackedTerms {
     return this.#termEnds.length
   }
 
-  /** UTF-8 of a term, by its place. */
+  /** A term in UTF-8, by its number. */
   term(at: number): Buffer {
     return this.#terms.subarray(this.#termEnds[at - 1] ?? 0, this.#termEnds[at] ?? 0)
   }
@@ -144,7 +138,7 @@ export class Segment implements PackedTerms {
     return null
   }
 
-  /** A chunk as it is stored. @throws Error for a file that ends early. */
+  /** A chunk in its stored form. @throws Error if the file ends early */
   encodedChunk(row: number): Buffer {
     const [from, to] = [this.#chunkEnds[row - 1] ?? 0, this.#chunkEnds[row] ?? 0]
     const bytes = Buffer.allocUnsafe(to - from)
@@ -169,14 +163,14 @@ export class Segment implements PackedTerms {
   }
 }
 
-/** An anchor comes last, where there is one. */
+/** A chunk in its stored form. */
 export const encodeChunk = ({ chunk, text, headings, start, end, numTokens, anchor }: Chunk): Buffer =>
   Buffer.from(
     JSON.stringify([chunk, text, headings, start, end, numTokens, ...(anchor === undefined ? [] : [anchor])]),
     'utf8',
   )
 
-/** The checksum vouches that it is what `encodeChunk` wrote. */
+/** The checksum guarantees that `encodeChunk` wrote the bytes. */
 function decodeChunk(bytes: Buffer): Chunk {
   const [chunk, text, headings, start, end, numTokens, anchor] = JSON.parse(bytes.toString('utf8')) as [
     number,

@@ -1,21 +1,21 @@
 /**
- * A chunk's terms as PostgreSQL's tsvector. The terms are those of analyzer.ts, so that every store finds the same; the position of each says how
- * often the chunk has it, which is all that BM25 asks for.
+ * A chunk's terms as a tsvector of PostgreSQL. The terms are those of analyzer.ts, so that every store finds the same. The position of a term is its
+ * count in the chunk, which is all that BM25 needs.
  */
 
-/** PostgreSQL's limit of a position. */
+/** PostgreSQL's limit for a position. */
 const MAX_POSITION = 16_383
 
 const quoted = (term: string): string => `'${term.replaceAll('\\', '\\\\').replaceAll("'", "''")}'`
 
-/** Text of a tsvector. */
+/** The text of a tsvector. */
 export const tsVector = (terms: ReadonlyMap<string, number>): string =>
   [...terms].map(([term, count]) => `${quoted(term)}:${Math.min(count, MAX_POSITION)}`).join(' ')
 
-/** Terms beside each other in a tsquery. */
+/** Terms of a tsquery that are not nested. */
 const MAX_TERMS_IN_A_ROW = 64
 
-/** Text of a tsquery: any of the terms. In halves: PostgreSQL reads it recursively, and a row of 40,000 is beyond its stack. */
+/** The text of a tsquery that matches any of the terms. Nested in halves: PostgreSQL's recursive parser cannot read 40,000 terms in a row. */
 export function tsQuery(terms: readonly string[]): string {
   if (terms.length <= MAX_TERMS_IN_A_ROW) return terms.map(quoted).join(' | ')
   const half = Math.ceil(terms.length / 2)

@@ -1,6 +1,6 @@
-/** Picking the best rows out of many scores. */
+/** Selects the best rows by score. */
 
-/** The rows of the highest scores above `floor`, best first; of equal scores the earlier row. O(rows + found log depth). */
+/** The rows with the highest scores above `floor`, best first; rows with equal scores by number. O(rows + found log depth). */
 export function topRows(
   scores: Float32Array,
   depth: number,

@@ -1,10 +1,10 @@
-/** Rows of f32 in WebAssembly memory and their dot products with a query (scan.wat): exact search at the speed of memory. */
+/** Rows of f32 in WebAssembly memory and their dot products with a query (scan.wat): exact search as fast as memory can be read. */
 import { readFileSync } from 'node:fs'
 
 const PAGE_BYTES = 65_536
 /** WebAssembly's 32-bit address space. */
 const MAX_PAGES = 65_536
-/** Floats a step of the inner loop; rows are padded to a multiple. */
+/** Floats per step of the inner loop. Rows are padded to a multiple. */
 const LANES = 8
 
 type Scan = (query: number, rows: number, numRows: number, stride: number, out: number) => void
@@ -13,7 +13,7 @@ let compiled: WebAssembly.Module | null = null
 
 const isScan = (value: unknown): value is Scan => typeof value === 'function'
 
-/** Vectors [rows, dimensions] f32. `scores` multiplies all rows with one query. */
+/** Vectors [rows, dimensions] in f32. */
 export class VectorMatrix {
   readonly dimensions: number
   #numRows = 0
@@ -34,17 +34,17 @@ export class VectorMatrix {
     return this.#numRows
   }
 
-  /** Whether that many more rows fit into the address space. */
+  /** Whether this many more rows fit into the address space. */
   hasRoomFor(numRows: number): boolean {
     return this.#pagesFor(this.#numRows + numRows) <= MAX_PAGES
   }
 
-  /** Appends rows: [n, dimensions]. @throws RangeError when they would not fit into 4 GiB. */
+  /** Appends rows: [n, dimensions]. @throws RangeError if they do not fit into 4 GiB */
   append(rows: Float32Array): void {
     const count = rows.length / this.dimensions
     if (!Number.isInteger(count))
       throw new RangeError(`expected a multiple of ${this.dimensions} values, found ${rows.length}`)
-    // Room for the scores behind the rows, so that a search never has to grow.
+    // Includes room for the scores after the rows, so that a search never grows the memory.
     this.#reserve(this.#numRows + count)
     const floats = new Float32Array(this.#memory.buffer)
     for (let i = 0; i < count; i++) {
@@ -56,7 +56,7 @@ export class VectorMatrix {
     this.#numRows += count
   }
 
-  /** Appends rows of zeros. @returns their bytes, padding included, to be filled at once: a view that is valid until the next call. */
+  /** Appends rows of zeros. @returns a view of their bytes, with padding, to be filled before the next call */
   extend(count: number): Uint8Array {
     this.#reserve(this.#numRows + count)
     const at = (1 + this.#numRows) * this.#stride
@@ -65,7 +65,7 @@ export class VectorMatrix {
     return new Uint8Array(floats.buffer, floats.byteOffset, floats.byteLength)
   }
 
-  /** Bytes of one row as `extend` has them; a view that is valid until the next call. */
+  /** The bytes of one row, with padding: a view that is valid until the next call. */
   rowBytes(index: number): Uint8Array {
     return new Uint8Array(this.#memory.buffer, (1 + index) * this.#stride * 4, this.#stride * 4)
   }
@@ -76,10 +76,10 @@ export class VectorMatrix {
     return new Float32Array(this.#memory.buffer).slice(at, at + this.dimensions)
   }
 
-  /** Dot products of all rows with the query, [numRows]; a view that is valid until the next call. */
+  /** The dot products of all rows with the query, [numRows]: a view that is valid until the next call. */
   scores(query: Float32Array): Float32Array {
     if (query.length !== this.dimensions) {
-      throw new RangeError(`a query of ${query.length} values for rows of ${this.dimensions}`)
+      throw new RangeError(`expected a query of ${this.dimensions} values, found ${query.length}`)
     }
     const floats = new Float32Array(this.#memory.buffer)
     floats.fill(0, 0, this.#stride)
@@ -89,7 +89,7 @@ export class VectorMatrix {
     return floats.subarray(out, out + this.#numRows)
   }
 
-  /** Pages of a query, the rows and their scores. */
+  /** Pages for a query, the rows and their scores. */
   #pagesFor(numRows: number): number {
     return Math.ceil((((1 + numRows) * this.#stride + numRows) * 4) / PAGE_BYTES)
   }

@@ -1,6 +1,6 @@
-/** The part of the WebAssembly API that is used here: TypeScript has it in its DOM library only. */
+/** The part of the WebAssembly API that is used here. TypeScript declares it only in its DOM library. */
 declare namespace WebAssembly {
-  /** Compiled code: opaque, made once and instantiated often. */
+  /** Compiled code. */
   interface Module {
     readonly [Symbol.toStringTag]: 'WebAssembly.Module'
   }
