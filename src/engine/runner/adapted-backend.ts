@@ -1,14 +1,14 @@
 /**
- * A backend whose `linear` also adds what adapters change of the matrix. The parts of a layer are written against `Backend` and stay as they are:
- * whatever kind of layer is added, its products are updated. Where gate and up projection are joined, the product is left apart, updated, then joined.
+ * A backend with a `linear` that also adds the updates of adapters (LoRA, arXiv 2106.09685). The parts of a layer are written against `Backend`, so that
+ * every kind of layer gets its updates without knowing of them. A product of gate and up projection is updated before both halves are combined.
  */
 import type { Backend } from '../../kernels/backend.ts'
 import type { Activation, LinearOptions, Matrix } from '../../kernels/ops.ts'
 import type { BackendParameters } from './parameters.ts'
 
-/** Adds a model's adapters to the products that its layers ask for. */
+/** Adds a model's adapters to the products that its layers compute. */
 export class AdaptedBackend {
-  /** What layers are loaded with. */
+  /** Records the layers' ops. */
   readonly backend: Backend
   readonly #inner: Backend
   readonly #parameters: BackendParameters
@@ -23,7 +23,7 @@ export class AdaptedBackend {
       get(target, name) {
         const value: unknown = methods.get(name) ?? Reflect.get(target, name, target)
         if (typeof value !== 'function' || methods.has(name)) return value
-        // Private fields are those of the backend, not of this stand-in. Bound once: steps call hundreds of ops.
+        // Methods are bound to the backend, which has the private fields. They are bound once, since steps call hundreds of ops.
         const bound: unknown = value.bind(target)
         methods.set(name, bound)
         return bound
@@ -31,7 +31,7 @@ export class AdaptedBackend {
     })
   }
 
-  /** Calls the ops of a step. @param addsUpdates the step names adapters */
+  /** Calls `ops`. @param addsUpdates the step names adapters */
   during(addsUpdates: boolean, ops: () => void): void {
     this.#addsUpdates = addsUpdates
     ops()

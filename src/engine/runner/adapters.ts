@@ -1,4 +1,4 @@
-/** The adapters that a model is served with: which rows of which matrices each of them updates. */
+/** The adapters that a model is served with, and the rows and matrices that each of them updates. */
 import type { LowRankPart } from '../../kernels/ops.ts'
 import { type LoraFile, type LoraModule, moduleKey, openLora } from '../weights/lora.ts'
 import type { Part, Updates } from './parameters.ts'
@@ -11,7 +11,7 @@ interface Opened {
   readonly used: Set<string>
 }
 
-/** Open adapters of one model. */
+/** The opened adapters of one model. */
 export class Adapters implements Updates {
   readonly #opened: readonly Opened[]
   readonly #spec: DecoderSpec
@@ -21,7 +21,7 @@ export class Adapters implements Updates {
     this.#spec = spec
   }
 
-  /** null: there are none. Throws ModelError for one that cannot be served. */
+  /** Opens the adapters; null: none is requested. Throws ModelError for an adapter that cannot be served. */
   static async open(requests: readonly AdapterRequest[], spec: DecoderSpec): Promise<Adapters | null> {
     if (requests.length === 0) return null
     const opened: Opened[] = []
@@ -42,7 +42,7 @@ export class Adapters implements Updates {
     }))
   }
 
-  /** What each adapter adds to the matrix of these parts; null: none of them does. Throws ModelError for shapes that do not fit. */
+  /** Each adapter's update of the matrix made of `parts`; null: no adapter changes it. Throws ModelError for shapes that do not fit. */
   async updateOf(parts: readonly Part[], cols: number): Promise<readonly (readonly LowRankPart[])[] | null> {
     const updates: LowRankPart[][] = []
     for (const { name, file, used } of this.#opened) {
@@ -62,13 +62,13 @@ export class Adapters implements Updates {
     return updates.some((own) => own.length > 0) ? updates : null
   }
 
-  /** Once the model's matrices are loaded. Throws ModelError naming an update of a layer that the model does not have. */
+  /** To be called after the model's matrices are loaded. Throws ModelError that names an update of a layer which the model does not have. */
   requireAllUsed(): void {
     for (const { name, file, used } of this.#opened) {
       const left = [...file.modules.keys()].find((key) => !used.has(key))
       if (left === undefined) continue
       const why = /\.experts\b/.test(left)
-        ? 'updates of experts are not served, those of attention and of MLPs that all tokens go through are'
+        ? 'updates of experts are not served; updates of attention and of dense MLPs are'
         : `${this.#spec.architecture} has no linear layer of this name; is the adapter for another model?`
       throw new ModelError(`--lora ${name}: ${file.path}: ${left}: ${why}`)
     }
@@ -94,7 +94,7 @@ export class Adapters implements Updates {
       fail(`an update of [${up.shape[0]}, ${inputs}], expected [${stored}, ${cols}]; is the adapter for another model?`)
     const tiles = this.#spec.layers.some(({ mixer }) => mixer.kind === 'gatedDelta' && mixer.tilesKeyHeads)
     if (key.includes('.linear_attn.') && tiles !== file.tilesKeyHeads)
-      fail('the order of its heads is that of the other file format; take adapter and model both in GGUF, or neither')
+      fail('its value heads are in the order of the other file format; take both adapter and model as GGUF, or neither')
     const values = await file.read(up)
     const factors = new Float32Array(rows * rank)
     for (let row = 0; row < rows; row++) {

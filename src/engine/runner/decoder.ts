@@ -1,4 +1,4 @@
-/** The forward pass, written once against the op vocabulary: weights of any family of `families.ts` in, a step's ops out. */
+/** The forward pass of decoder-only models, written once against `Backend` for every family in `families.ts`. */
 import type { Backend, OpSequence } from '../../kernels/backend.ts'
 import type { Activation, LogitsOptions, Matrix, Norm, Pooling, RopeTable, StepInput } from '../../kernels/ops.ts'
 import type { SampleRow, ScoreRow } from '../../kernels/sample-spec.ts'
@@ -17,10 +17,10 @@ import { TensorCheck } from './tensor-check.ts'
 interface Layer {
   readonly inputNorm: Norm | undefined
   readonly mixer: Mixer
-  /** Of the mixer's output, where that is normalised before it is added. */
+  /** The norm of the mixer's output before it is added; null: there is none. */
   readonly mixerNorm: Norm | null
   readonly mlp: Mlp
-  /** What its output is multiplied by. */
+  /** Multiplies the layer's output. */
   readonly scale: number
 }
 
@@ -33,7 +33,7 @@ interface DecoderWeights {
   readonly streams: Streams | null
 }
 
-/** What a step runs of the layers, in this order. */
+/** The two parts of the layers' ops, which a step runs in this order. */
 interface LayerOps {
   readonly memory: OpSequence
   readonly outputs: OpSequence
@@ -44,7 +44,7 @@ export class Decoder {
   readonly #backend: Backend
   readonly #spec: DecoderSpec
   readonly #layers: readonly Layer[]
-  /** The last layer that writes K and V or a state. Those behind it read another's: a token that gives no output need not enter them. */
+  /** Index of the last layer that writes K and V or a state. Rows that are neither sampled nor scored need not go further. */
   readonly #lastMemory: number
   readonly #embedding: Matrix
   readonly #head: Matrix
@@ -52,9 +52,9 @@ export class Decoder {
   readonly #hidden: Activation // the residual stream [rows, hidden]
   readonly #layerInputs: LayerInputs | null
   readonly #streams: Streams | null
-  readonly #branch: Activation // a block's output where it is normalised before it is added [rows, hidden]
+  readonly #branch: Activation // a block's output before its norm [rows, hidden]; without such norms #hidden itself
   readonly #ops: LayerOps
-  /** The same with the updates of each row's adapter. */
+  /** The same ops with the update of each row's adapter; null: there are no adapters. */
   readonly #adaptedOps: LayerOps | null
 
   constructor(backend: Backend, spec: DecoderSpec, weights: DecoderWeights, adapted: AdaptedBackend | null) {
@@ -85,7 +85,7 @@ export class Decoder {
     this.#adaptedOps = adapted === null ? null : record('layers with adapters', true)
   }
 
-  /** Issues the ops of a step, between the backend's beginStep and endStep: those of the layers first. */
+  /** Issues the layers' ops of a step. To be called between the backend's `beginStep` and `endStep`, before `outputs`. */
   layers({ adapters, outputRows }: Pick<StepInput, 'adapters' | 'outputRows'>): void {
     const ops = adapters === undefined ? this.#ops : this.#adaptedOps
     if (ops === null) throw new Error('the step names adapters, the model has none')
@@ -93,21 +93,21 @@ export class Decoder {
     if (outputRows?.length !== 0) this.#backend.run(ops.outputs)
   }
 
-  /** Then those of what the step gives back. A row is an index into `StepInput.outputRows`. */
+  /** Issues the ops that sample and score. The rows are indexes into `StepInput.outputRows`. */
   outputs(samples: readonly SampleRow[], scores: readonly ScoreRow[]): void {
     const backend = this.#backend
     if (samples.length > 0) backend.sample(this.#hidden, this.#head, this.#logits, samples)
     if (scores.length > 0) backend.score(this.#hidden, this.#head, this.#logits, scores)
   }
 
-  /** In place of both, in steps of whole sequences: a row for each, of the last norm's output. */
+  /** Replaces `layers` and `outputs` in steps of whole sequences: pools the rows of each after the final norm. */
   pool(pooling: Pooling): void {
     this.layers({})
     this.#backend.rmsNorm(this.#hidden, this.#hidden, this.#logits.norm)
     this.#backend.pool(this.#hidden, pooling)
   }
 
-  /** Records what all tokens of a text go through: everything up to the last K and V, or state, that is written. */
+  /** Records what every row goes through: everything up to the last write of K and V or a state. */
   #recordMemory(backend: Backend): void {
     const embedded = this.#streams?.first ?? this.#hidden
     backend.embed(embedded, this.#embedding, this.#spec.embeddingScale)
@@ -120,7 +120,7 @@ export class Decoder {
     this.#recordMixerMemory(backend, this.#lastMemory)
   }
 
-  /** Records the rest, for the rows that are sampled or scored: of a prompt mostly its last token. */
+  /** Records the rest, for the rows that are sampled or scored: mostly the last token of a prompt. */
   #recordOutputs(backend: Backend): void {
     const last = this.#lastMemory
     const beside = [...(this.#layerInputs?.between ?? []), ...(this.#streams?.between ?? [])]
@@ -157,18 +157,18 @@ export class Decoder {
   }
 }
 
-/** Where the decoder's tensors are: models with a vision part keep the text part deeper, models without a head have no prefix. */
+/** Prefixes of the decoder's tensors. Models with a vision part nest the text part; models without a head have no prefix. */
 const PREFIXES = ['model.', 'model.language_model.', 'language_model.model.', ''] as const
 
 const prefixOf = ({ tensors }: WeightSource): string =>
   PREFIXES.find((candidate) => tensors.has(`${candidate}embed_tokens.weight`)) ?? PREFIXES[0]
 
 interface DecoderParts {
-  /** Where matrices come from; absent: the source. */
+  /** Gives the matrices; absent: they are read from the source. */
   readonly weights?: WeightLoader
-  /** Steps have whole sequences, so that a layer's keys and values are not read after it and layers alike share their room in the pool. */
+  /** Every step has whole sequences. No layer's K and V are read after it then, and layers of one shape share one layer of the pool. */
   readonly isSinglePass?: boolean
-  /** null or absent: the model is served without adapters. */
+  /** null or absent: the model has no adapters. */
   readonly updates?: Updates | null
 }
 

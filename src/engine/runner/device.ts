@@ -1,18 +1,18 @@
-/** Chooses and creates the compute backend. Backends other than the reference are imported only when used: they bring native code. */
+/** Chooses and creates the compute backend. The backends with native code are imported only when they are used. */
 import type { Backend, BackendOptions } from '../../kernels/backend.ts'
 import { createReferenceBackend } from '../../kernels/reference/backend.ts'
 import { ModelError, type ModelRequest } from './runner.ts'
 
 type DeviceKind = 'reference' | 'webgpu' | 'cpu'
 
-/** `auto` = a real GPU, else the SIMD backend, else plain TypeScript. */
+/** The device to use. `auto` takes a real GPU, or else the SIMD backend, or else the one in plain TypeScript. */
 export async function chooseDevice(device: ModelRequest['device']): Promise<DeviceKind> {
   if (device !== 'auto') return device
   try {
     const { hasRealGpu } = await import('../../kernels/webgpu/device.ts')
     if (await hasRealGpu()) return 'webgpu'
   } catch {
-    // No WebGPU on this platform (the native package does not load): not an error for `auto`.
+    // The native package does not load on this platform, which is no error for `auto`.
   }
   try {
     await import('../../kernels/cpu/backend.ts')
@@ -24,7 +24,7 @@ export async function chooseDevice(device: ModelRequest['device']): Promise<Devi
 
 type DeviceRequest = Pick<ModelRequest, 'device' | 'adapter' | 'threads' | 'cpuMemoryBytes'>
 
-/** Creates the backend. Throws ModelError when the device cannot be had, or is another adapter than the one asked for. */
+/** Creates the backend. Throws ModelError when the device cannot be opened, or is not the requested adapter. */
 export async function createBackend(
   kind: DeviceKind,
   options: BackendOptions,
@@ -53,7 +53,7 @@ async function openBackend(kind: DeviceKind, options: BackendOptions, request: D
     })
   } catch (error) {
     if (error instanceof ModelError) throw error
-    // `auto` promised a device that works: the next one down.
+    // `auto` promises a device that works, so that the next one is tried.
     if (request.device === 'auto') return openBackend(kind === 'webgpu' ? 'cpu' : 'reference', options, request)
     const reason = error instanceof Error ? error.message : String(error)
     throw new ModelError(

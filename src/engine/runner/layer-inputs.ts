@@ -1,6 +1,6 @@
 /**
- * Per-layer embeddings (Gemma 3n, Gemma 4): besides the embedding that enters the first layer, each layer gets a small one of its own. All are
- * made at the start, from a second table and a projection of the first embedding; a layer gates the one that is its.
+ * Per-layer embeddings (Gemma 3n, Gemma 4): besides the embedding that enters the first layer, each layer has a small input of its own. The inputs of
+ * all layers are computed at the start, from a second embedding table and a projection of the first embedding. Each layer gates its own.
  */
 import type { Backend } from '../../kernels/backend.ts'
 import type { Activation, Matrix, Norm } from '../../kernels/ops.ts'
@@ -9,7 +9,7 @@ import type { LayerInputsSpec } from './decoder-spec.ts'
 import type { Family } from './family.ts'
 import type { LayerParts } from './layer-parts.ts'
 
-/** What config.json says of them; null: the model has none. */
+/** Reads them from config.json; null: the model has none. */
 export function layerInputsOf(config: ConfigReader, { hasLayerInputs }: Family): LayerInputsSpec | null {
   const width = hasLayerInputs ? config.number('hidden_size_per_layer_input', 0) : 0
   if (width === 0) return null
@@ -25,7 +25,7 @@ interface LayerWeights {
   readonly norm: Norm
 }
 
-/** The inputs of all layers, and what a layer makes of its own. */
+/** Computes the inputs of all layers, and adds each to its layer's output. */
 export class LayerInputs {
   readonly #table: Matrix // [vocabSize, layers x width]
   readonly #tableScale: number
@@ -71,8 +71,8 @@ export class LayerInputs {
       table: await parameters.matrix([[`${prefix}embed_tokens_per_layer`, own.vocabSize]], width),
       projection: await parameters.matrix([[`${prefix}per_layer_model_projection`, width]], hiddenSize),
       norm: {
-        // The sum of table and projection is divided by sqrt(2), here in the norm's weight. The projection itself is to be divided by sqrt(hidden):
-        // the norm undoes that, except for its epsilon.
+        // The factor 1 / sqrt(2) of the sum of table and projection is folded into the norm's weight. The model also divides the projection by
+        // sqrt(hidden); the norm after it undoes that, except for its epsilon.
         weight: await parameters.vector(`${prefix}per_layer_projection_norm.weight`, own.width, halved),
         eps: normEps * hiddenSize,
       },
@@ -90,7 +90,7 @@ export class LayerInputs {
     return [this.#inputs]
   }
 
-  /** Makes the inputs of all layers. @param embedded what enters the first layer */
+  /** Computes the inputs of all layers. @param embedded what enters the first layer */
   record(backend: Backend, embedded: Activation): void {
     backend.linear(this.#inputs, embedded, this.#projection, {})
     backend.rmsNorm(this.#inputs, this.#inputs, this.#norm)

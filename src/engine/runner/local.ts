@@ -1,4 +1,4 @@
-/** The runner in this thread: a StepPlan becomes ops, the ops' numbers a StepResult. */
+/** The runner in this thread: turns a StepPlan into ops, and their results into a StepResult. */
 import { type Backend, DeviceLostError } from '../../kernels/backend.ts'
 import type { StepInput, StepOutput } from '../../kernels/ops.ts'
 import { GREEDY } from '../../kernels/sampling.ts'
@@ -15,7 +15,7 @@ import {
 } from './runner.ts'
 import { type MortalRunner, superviseRunner } from './supervisor.ts'
 
-/** Steps in a row that fail for whatever reason before the device is opened again: one that fails all of them serves nobody. */
+/** After this many failed steps in a row, whatever the reason, the device is opened again. */
 const MAX_FAILED_STEPS = 3
 
 class LocalRunner implements MortalRunner {
@@ -25,13 +25,13 @@ class LocalRunner implements MortalRunner {
   #break: (error: Error) => void = () => {}
   #loading: Promise<LoadedModel> | null = null
   #warmed: Promise<void> | null = null
-  /** Aborted by `close`: what is being loaded is for nothing. */
+  /** Aborted by `close`, which ends a load under way. */
   readonly #abandoned = new AbortController()
   #model: LoadedModel | null = null
   #numFailedSteps = 0
-  /** Until the last call that waits for masks, or for one that does, is issued; null: there is none. */
+  /** Resolves when the last call is issued that waits for masks, or for such a call; null: no call waits. */
   #issuing: Promise<void> | null = null
-  /** Why no step can run any more. */
+  /** Why no step can run any more; null: steps can run. */
   #ended: RunnerError | null = null
   #closing: Promise<void> | null = null
 
@@ -51,7 +51,7 @@ class LocalRunner implements MortalRunner {
     }
     const model = await this.#loading
     this.#model = model
-    // The first steps make the buffers of logits and samples.
+    // The warm-up's steps allocate the buffers of logits and samples, which count too.
     return { ...model.info, memory: model.backend.memoryUse() }
   }
 
@@ -59,7 +59,7 @@ class LocalRunner implements MortalRunner {
     const model = this.#current(plan.poolId)
     const started = performance.now()
     try {
-      // Steps begin in the order of calls: at once, where none before is waiting for masks.
+      // Steps begin in call order: at once, if no earlier call waits for masks.
       const isFree = masks === undefined && this.#issuing === null
       const output = await (isFree
         ? this.#run(model, plan)
@@ -69,7 +69,7 @@ class LocalRunner implements MortalRunner {
       return toResult(plan, output, performance.now() - started, this.#poolId)
     } catch (error) {
       const failure = this.#translate(error)
-      // A plan that was refused says nothing about the device.
+      // An invalid plan says nothing about the device.
       if (!(error instanceof RunnerError) && ++this.#numFailedSteps >= MAX_FAILED_STEPS) this.#fail(failure)
       throw failure
     }
@@ -83,7 +83,7 @@ class LocalRunner implements MortalRunner {
     await this.#transfer(poolId, (backend) => backend.writeBlocks(blocks, bytes))
   }
 
-  /** Blocks to or from the pool, after the steps that were called before and before those that are called later. */
+  /** Reads or writes blocks after all steps of earlier calls, and before those of later calls. */
   async #transfer<T>(poolId: number | undefined, issued: (backend: Backend) => Promise<T>): Promise<T> {
     const { backend } = this.#current(poolId)
     try {
@@ -104,11 +104,11 @@ class LocalRunner implements MortalRunner {
     this.#ended ??= new RunnerError('closed', 'the runner is closed')
     this.#abandoned.abort(this.#ended)
     try {
-      // A device that is destroyed, or a process that ends, while a driver compiles for it takes the process down.
+      // Destroying a device, or ending the process, while a driver compiles for it crashes the process.
       await this.#warmed?.catch(() => {})
       await (await this.#loading)?.backend.close()
     } catch {
-      // A load that failed has closed what it opened and told its caller; what is left of a lost device may refuse to be closed.
+      // A failed load has closed what it opened and rejected its call. A lost device may refuse to be closed.
     }
   }
 
@@ -119,13 +119,16 @@ class LocalRunner implements MortalRunner {
     return this.#model
   }
 
-  /** Issues the whole step before the first await: the order of steps is the order of calls. */
+  /** Issues the whole step before the first await, so that steps run in call order. */
   #run(model: LoadedModel, plan: StepPlan): Promise<StepOutput> {
     const planned = model.layout.plan(plan)
     return this.#whole(() => issue(model, plan, planned))
   }
 
-  /** Issues a call after those before that wait for masks, and before those that follow. What is awaited later is inside an object. */
+  /**
+   * Issues a call after earlier calls that wait for masks, and before later calls. `issued` returns an object, so that a promise inside it is not awaited
+   * here.
+   */
   async #inTurn<T extends object>(poolId: number | undefined, issued: () => T | Promise<T>): Promise<T> {
     const before = this.#issuing
     let end = (): void => {}
@@ -134,7 +137,7 @@ class LocalRunner implements MortalRunner {
     try {
       if (before !== null) {
         await before
-        // What the call before it gave is passed on first: a step on the cpu keeps this thread busy to its end.
+        // The earlier call's result is delivered first, since a step on the cpu blocks this thread until it ends.
         await new Promise((resolve) => setImmediate(resolve))
         this.#current(poolId)
       }
@@ -145,7 +148,7 @@ class LocalRunner implements MortalRunner {
     }
   }
 
-  /** A step in turn, waiting for its own masks after its layers. */
+  /** Runs a step after the calls before it, and waits for its masks after its layers. */
   #runInTurn(
     model: LoadedModel,
     plan: StepPlan,
@@ -172,7 +175,7 @@ class LocalRunner implements MortalRunner {
     })
   }
 
-  /** Where it throws, half a step is noted in the backend, copies of blocks among it, and nobody knows which: not another one may follow it. */
+  /** Calls `issued`. If it throws, the backend may hold part of a step, such as copies of blocks, so that no step may follow. */
   #whole<T>(issued: () => T): T {
     try {
       return issued()
@@ -182,7 +185,7 @@ class LocalRunner implements MortalRunner {
     }
   }
 
-  /** The RunnerError of a failed call; a lost device ends this runner. */
+  /** The RunnerError for a failed call. A lost device ends this runner. */
   #translate(cause: unknown): RunnerError {
     if (this.#ended?.code === 'closed') return this.#ended
     if (cause instanceof RunnerError) return cause
@@ -190,7 +193,7 @@ class LocalRunner implements MortalRunner {
     return new RunnerError('engine_error', messageOf(cause), { cause })
   }
 
-  /** No further step. */
+  /** Ends this runner: no further step runs. */
   #fail(cause: unknown): RunnerError {
     this.#ended ??= new RunnerError('device_lost', `the device was lost: ${messageOf(cause)}`, { cause })
     this.#break(this.#ended)
@@ -218,12 +221,12 @@ function issue(
   return model.backend.endStep()
 }
 
-/** Row counts of the warm-up: a decode row, a few, as many as one decode tile takes, and a chunk, which take different kernels. */
+/** Row counts of the warm-up, each of which uses other kernels: one decode row, a few, a whole decode tile, a chunk of a prompt. */
 const WARM_UP_ROWS = [1, 3, 8, 40]
 
 /**
- * Runs the shapes that requests will run, so that none of them waits for a pipeline to compile. Writes into the first blocks of a pool that
- * nobody uses yet.
+ * Runs steps of the shapes that requests will have, so that no request waits for a pipeline to compile. Writes to the first blocks of the pool, which is
+ * not in use yet.
  */
 async function warmUp(model: LoadedModel, signal: AbortSignal): Promise<void> {
   if (model.info.device.kind !== 'webgpu') return
@@ -267,7 +270,7 @@ function toResult(plan: StepPlan, output: StepOutput, computeMs: number, poolId:
   return { stepId: plan.stepId, poolId, sequences, gpuMicros: output.gpuMicros, kernels: output.kernels, computeMs }
 }
 
-/** A runner in the calling thread, for tests and inside the worker; a lost device is replaced. `load` is for tests. */
+/** A runner in the calling thread, for tests and inside the worker. A lost device is replaced. @param load replaced by tests only */
 export function createLocalRunner(load: typeof loadModel = loadModel): Runner {
   return superviseRunner(() => new LocalRunner(load))
 }

@@ -1,4 +1,4 @@
-/** Brings a checkpoint's weights onto a backend: from the packed ones on disk, else from the checkpoint, leaving them packed for the next start. */
+/** Loads a checkpoint's weights onto a backend: from the packed copy on disk, or else from the checkpoint, writing the packed copy for the next start. */
 import { createHash, type Hash } from 'node:crypto'
 import { rm } from 'node:fs/promises'
 import { matrixBytes } from '../../kernels/dequantize.ts'
@@ -18,18 +18,18 @@ import type { Updates } from './parameters.ts'
 import { ModelError, type ModelRequest, type ProgressListener } from './runner.ts'
 import type { DecoderSpec } from './decoder-spec.ts'
 
-/** Bytes of each tensor that go into the digest: its first values, which differ between any two trainings. */
+/** Bytes of each tensor that go into the digest. The first values of a tensor differ between any two trainings. */
 const DIGEST_BYTES = 4096
 
 interface LoadedWeights {
   readonly backend: Backend
   readonly decoder: Decoder
   readonly facts: WeightFacts
-  /** For the operator's log. */
+  /** Messages for the operator's log. */
   readonly notices: readonly string[]
 }
 
-/** A source that also counts what is read, as it is served, and hashes the first bytes of every tensor. */
+/** The source, with the bytes of everything that is read added to `tally.bytes` and the first bytes of every tensor hashed. */
 export function tallying(source: WeightSource, tally: { bytes: number; readonly hash: Hash }): WeightSource {
   const count = (data: MatrixData, isFirst: boolean): MatrixData => {
     const plane = 'values' in data ? data.values : data.codes
@@ -38,7 +38,7 @@ export function tallying(source: WeightSource, tally: { bytes: number; readonly 
       tally.hash.update(new Uint8Array(plane.buffer, plane.byteOffset, Math.min(DIGEST_BYTES, plane.byteLength)))
     return data
   }
-  // A tensor that gives rows to two matrices is read twice.
+  // A tensor that gives rows to two matrices is read twice, and counted once.
   const read = new Set<string>()
   return {
     ...source,
@@ -60,15 +60,15 @@ async function removeQuietly(path: string): Promise<void> {
   try {
     await rm(path, { force: true })
   } catch {
-    // What cannot be removed is refused again at the next start.
+    // A damaged file that stays is refused again at the next start.
   }
 }
 
-/** With adapters, gate and up projections are not joined. */
+/** Names the layout of packed weights. With adapters, gate and up rows are not interleaved. */
 const layoutOf = ({ packedLayout }: Backend, updates: Updates | null): string =>
   updates === null ? packedLayout : `${packedLayout} unjoined`
 
-/** Bytes that the weights take at least once they are loaded: blocks of 32 codes with a scale each, or what the files have. */
+/** The least bytes that the loaded weights take: per tensor its size in the file, or in blocks of 32 codes with an f16 scale if that is less. */
 async function leastBytes(
   spec: DecoderSpec,
   source: WeightSource,
@@ -82,7 +82,8 @@ async function leastBytes(
 }
 
 /**
- * For a device that computes in the host's memory: refuses at once what it could not hold if nothing else ran. `hostBytes`: of the machine.
+ * Refuses a model that the host's memory could not hold even if nothing else ran. For devices that compute in that memory.
+ * @param hostBytes the machine's memory
  * @throws ModelError
  */
 export async function expectHostRoom(
@@ -102,7 +103,10 @@ export async function expectHostRoom(
   )
 }
 
-/** @param create makes the backend; called again where packed weights turn out damaged after some of them were loaded */
+/**
+ * Loads the weights. Throws ModelError, and closes the backend then.
+ * @param create makes the backend; called a second time where packed weights turn out to be damaged after some of them were loaded
+ */
 export async function loadWeights(
   create: () => Promise<Backend>,
   spec: DecoderSpec,

@@ -1,4 +1,4 @@
-/** Loads a model onto a device: spec, weights, KV pool. What local.ts runs steps on. */
+/** Loads a model onto a device: spec, weights, KV pool. `local.ts` runs steps on the result. */
 import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
 import { availableHostMemory, totalHostMemory } from '../../kernels/host-memory.ts'
@@ -46,7 +46,7 @@ async function openCheckpoint(path: string, onProgress?: ProgressListener): Prom
     return { source, spec: async (servedPositions) => spec({ servedPositions }) }
   }
   const spec = (servedPositions: number | null): Promise<DecoderSpec> => readSpec(path, { servedPositions })
-  // The config first: an unknown architecture should be named before missing weights are.
+  // The config comes first, so that an unknown architecture is reported before missing weights are.
   await spec(null)
   const quantization = await readQuantization(path)
   const source = await openSafetensors(path, onProgress)
@@ -58,7 +58,7 @@ async function openCheckpoint(path: string, onProgress?: ProgressListener): Prom
   }
 }
 
-/** Identifies weights and KV layout: everything that KV bytes depend on, the tensors by name, type, shape and place. */
+/** Identifies everything that the bytes of KV blocks depend on: the spec, the tensors' names, types, shapes and first values, the device, the KV layout. */
 function fingerprintOf(
   source: WeightSource,
   spec: DecoderSpec,
@@ -71,13 +71,13 @@ function fingerprintOf(
   for (const { name, dtype, shape } of source.tensors.values()) hash.update(`${name} ${dtype} ${shape.join('x')}\n`)
   hash.update(digest)
   const { kind, adapter, driver, kvFormat } = backend.info
-  // Gate and up projection by themselves may differ in the last bit.
+  // Gate and up products that are computed apart may differ in the last bit.
   const isUnjoined = (request.adapters?.length ?? 0) > 0
   hash.update(JSON.stringify([request.quantization, request.blockSize, kind, adapter, driver, kvFormat, isUnjoined]))
   return hash.digest('hex').slice(0, 32)
 }
 
-/** Bytes that the device can give a pool: its own word, else what it allocates on trial, within half of what the host has. */
+/** Bytes that the device can give to the pools: as it reports, or else as a trial allocation succeeds, up to half of the host's free memory. */
 async function offeredBytes(backend: Backend, atMostBytes: number): Promise<number> {
   const { memoryBudgetBytes } = backend.info
   if (memoryBudgetBytes !== null) return memoryBudgetBytes
@@ -86,7 +86,7 @@ async function offeredBytes(backend: Backend, atMostBytes: number): Promise<numb
   return backend.tryAllocate === undefined ? ofHost : Math.min(ofHost, await backend.tryAllocate(wanted))
 }
 
-/** Everything a model needs to run steps. Throws ModelError, also when the signal is aborted; on failure nothing stays open. */
+/** Loads everything that a model needs to run steps. Throws ModelError, also when the signal is aborted. After a failure nothing stays open. */
 export async function loadModel(
   request: ModelRequest,
   onLoaded?: ProgressListener,
@@ -178,7 +178,7 @@ export async function loadModel(
   } catch (error) {
     await backend?.close()
     if (error instanceof ModelError || !(error instanceof Error)) throw error
-    // What a device cannot hold (a product beyond 4 GiB on the cpu, an odd head size) is as much a model that cannot be served.
+    // A backend's own errors mean that this device cannot serve the model: too much for 4 GiB of cpu memory, say, or an odd head size.
     throw new ModelError(
       `${request.path} on this device: ${error.message}. Try --quantization q8 or q4, or another --device.`,
       { cause: error, isOfDevice: true },

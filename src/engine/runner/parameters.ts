@@ -125,7 +125,7 @@ export class BackendParameters implements Parameters {
     this.#updates = updates
   }
 
-  /** What adapters add to a matrix; null: nothing. */
+  /** The adapters' updates of a matrix; null: there are none. */
   lowRankOf(matrix: Matrix): LowRank | null {
     return this.#lowRanks.get(matrix) ?? null
   }

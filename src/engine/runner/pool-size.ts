@@ -1,22 +1,22 @@
-/** How many KV blocks, and slots for states, a model gets: as asked, or what a server of this kind needs and the device has. */
+/** How many KV blocks and state slots a model gets: as requested, or as many as the server can use and the device has room for. */
 import { type KvCacheMemory, ModelError } from './runner.ts'
 
 export interface PoolRequest {
   readonly numKvBlocks: number | null
-  /** null: a default. */
+  /** null: by default, as many bytes as the server can use. */
   readonly kvCacheMemory: KvCacheMemory | null
-  /** Tokens of the longest sequence the model takes, or was asked to. */
+  /** Tokens of the longest sequence: as requested, or else the model's limit. */
   readonly maxModelLen: number
   readonly isModelLenAsked: boolean
   readonly maxNumSeqs: number
   readonly blockSize: number
   readonly blockBytes: number
-  /** The most that one pool can have on the device. */
+  /** The most blocks that a pool can have on the device. */
   readonly maxBlocks: number
-  /** Of what the layers keep of a sequence beside K and V; 0: they keep nothing. */
+  /** Bytes of the states of one sequence; 0: the model keeps no states. */
   readonly stateSlotBytes: number
   readonly maxStateSlots: number
-  /** Absent: by memory. */
+  /** Absent: as many as memory allows. */
   readonly numStateSlots?: number
 }
 
@@ -24,34 +24,35 @@ interface PoolSize {
   readonly numBlocks: number
   readonly numStateSlots: number
   readonly maxModelLen: number
-  /** For the operator, where a sequence may be shorter than the model allows, or fewer run than may. */
+  /** Messages for the operator, where the context is shorter or fewer sequences run than the settings allow. */
   readonly notices: readonly string[]
 }
 
-/** Tokens a sequence is taken to have where many run: servers whose sequences are longer say so by --kv-cache-memory. */
+/** Assumed tokens per sequence where many run. Servers with longer sequences set --kv-cache-memory. */
 const USUAL_TOKENS = 4096
-/** A context below which nothing useful runs. */
+/** The shortest context that is of use, in tokens. */
 const LEAST_TOKENS = 256
 
-/** Blocks that the default pool has where memory allows: one sequence of full length, and all that run at once of usual length. */
+/** Blocks of the default pool: enough for one sequence of full length, and for all running sequences at the usual length. */
 function defaultBlocks({ maxModelLen, maxNumSeqs, blockSize }: PoolRequest): number {
   const perSequence = Math.ceil(maxModelLen / blockSize)
   return Math.max(perSequence, maxNumSeqs * Math.min(perSequence, Math.ceil(USUAL_TOKENS / blockSize)))
 }
 
-/** Slots that a server has use for: one for each sequence that runs, a snapshot for each, and one to go on to. */
+/** State slots that a server can use: for each running sequence its state and a snapshot, and one slot to write the next state to. */
 function usefulStateSlots({ stateSlotBytes, maxStateSlots, maxNumSeqs }: PoolRequest): number {
   return stateSlotBytes === 0 ? 0 : Math.min(maxStateSlots, 2 * maxNumSeqs + 1)
 }
 
-/** Bytes that the default pools have where memory allows. */
+/** Bytes of the default pools, where memory allows. */
 export function defaultBytes(request: PoolRequest): number {
   return defaultBlocks(request) * request.blockBytes + usefulStateSlots(request) * request.stateSlotBytes
 }
 
 /**
- * @param offeredBytes what the device can give the pools
- * @throws ModelError naming what is needed, what there is, and the flags that change either
+ * Sizes the pools of KV blocks and of states.
+ * @param offeredBytes what the device can give to both
+ * @throws ModelError that names what is needed, what there is, and the flags that change either
  */
 export function sizePool(request: PoolRequest, offeredBytes: number): PoolSize {
   const { numKvBlocks, kvCacheMemory, maxModelLen, isModelLenAsked, blockSize, blockBytes, maxBlocks } = request
@@ -91,7 +92,7 @@ export function sizePool(request: PoolRequest, offeredBytes: number): PoolSize {
   }
 }
 
-/** States take half of the memory at most: a slot without blocks serves nobody, nor blocks without a slot. */
+/** State slots take at most half of the memory, since a sequence needs both a slot and KV blocks. */
 function sizeStates(request: PoolRequest, availableBytes: number): number {
   const { stateSlotBytes, numStateSlots } = request
   if (numStateSlots !== undefined) return numStateSlots

@@ -1,6 +1,6 @@
 /**
- * The seam to compute. A Runner owns a model's weights and the KV pool and turns step plans into tokens; it lives in a worker
- * thread (`worker.ts`) in the server and in-process (`local.ts`) in tests. Everything that crosses is plain structured-cloneable data.
+ * The interface between the engine and compute. A Runner owns a model's weights and its KV pool, and turns step plans into tokens. In the server it runs
+ * in a worker thread (`worker.ts`), in tests in the calling thread (`local.ts`). Everything that crosses the interface can be cloned to another thread.
  */
 import type { MemoryUse } from '../../kernels/backend.ts'
 import type { KvFormat } from '../../kernels/ops.ts'
@@ -8,67 +8,67 @@ import type { SampleSpec, TokenLogprobs } from '../../kernels/sample-spec.ts'
 
 export type { SampleSpec, TokenLogprobs } from '../../kernels/sample-spec.ts'
 
-/** Drafts a sequence may have verified in one step: the planner proposes no more, and the runner sizes its sample rows for as many. */
+/** The most drafts of a sequence that one step verifies. The planner proposes no more, and the runner sizes its sample rows for as many. */
 export const MAX_DRAFT_TOKENS = 8
 
-/** Sequences of a step that may have all their drafts verified at once: where more run, a row for each is what pays. */
+/** How many sequences of a step may have MAX_DRAFT_TOKENS drafts. With more sequences than that, drafts do not pay. */
 const MAX_DRAFTING = 8
 
-/** Rows that a step may sample. */
+/** The most rows that a step may sample. */
 export function maxSampleRows(maxNumSeqs: number, speculation: boolean): number {
   return maxNumSeqs + (speculation ? Math.min(maxNumSeqs, MAX_DRAFTING) * MAX_DRAFT_TOKENS : 0)
 }
 
-/** Bytes, or a share of what the device offers. */
+/** Memory for the pools: in bytes, or as a share of what the device offers. */
 export type KvCacheMemory = { readonly bytes: number } | { readonly share: number }
 
 export interface ModelRequest {
   /** A folder in Hugging Face layout or a .gguf file, on disk. */
   readonly path: string
-  /** Adapters to serve it with, told apart by their names; absent: none. */
+  /** Adapters to serve with the model. Their names differ. Absent: none. */
   readonly adapters?: readonly AdapterRequest[]
   readonly device: 'auto' | 'webgpu' | 'cpu' | 'reference'
-  /** Name of the adapter that the device has to be; absent: any. */
+  /** Name that the device has to have; absent: any. */
   readonly adapter?: string
   readonly quantization: 'none' | 'q8' | 'q4'
-  /** Elements of the KV pool; auto or absent: the device's own. */
+  /** Format of the KV pool's elements; auto or absent: the device's default. */
   readonly kvCacheDtype?: 'auto' | 'f16' | 'q8'
-  /** null: the model's own. */
+  /** null: the model's own limit. */
   readonly maxModelLen: number | null
   readonly maxNumSeqs: number
   /** null: the device's default (512 on cpu and reference, 2048 on webgpu). */
   readonly maxNumBatchedTokens: number | null
   readonly blockSize: number
-  /** null: by kvCacheMemory. */
+  /** null: as many as kvCacheMemory has room for. */
   readonly numKvBlocks: number | null
-  /** Slots for states; absent: by kvCacheMemory, none where the model keeps none. */
+  /** Slots for states; absent: as many as kvCacheMemory has room for, or none where the model keeps no states. */
   readonly numStateSlots?: number
-  /** Absent or null: what the sequences need, as far as the device has it. */
+  /** Absent or null: what the sequences need, if the device has as much. */
   readonly kvCacheMemory?: KvCacheMemory | null
-  /** Drafts will be verified; absent: they will. */
+  /** Whether steps may verify drafts; absent: they may. */
   readonly speculation?: boolean
   /** null: physical cores, at most 8. */
   readonly threads: number | null
-  /** Bytes of weights, KV and states that one memory of the cpu backend takes, for tests; absent: as many as it has room for. */
+  /** For tests: bytes of weights, KV and states per WebAssembly memory of the cpu backend; absent: as many as it has room for. */
   readonly cpuMemoryBytes?: number
   readonly traceKernels: boolean
-  /** Folder for packed weights and tuning results; null: none is written. */
+  /** Folder for packed weights and tuning results; null: none are written. */
   readonly cacheDir: string | null
-  /** Of the KV pool, in the results of its steps; 0 where it is left out. */
+  /** Number of the KV pool, which the results of its steps carry; absent: 0. */
   readonly poolId?: number
 }
 
-/** An adapter by the name that requests choose it by. */
+/** An adapter to load, and the name by which requests choose it. */
 export interface AdapterRequest {
   readonly name: string
   /** A PEFT folder or a GGUF file, on disk. */
   readonly path: string
 }
 
-/** What is known of a loaded adapter. */
+/** A loaded adapter. */
 export interface AdapterInfo {
   readonly name: string
-  /** Identifies what it computes: KV blocks of an adapter are found again under the same digest only. */
+  /** Identifies what the adapter computes. Its KV blocks are found again only under the same digest. */
   readonly digest: string
   /** The largest rank of its updates. */
   readonly rank: number
@@ -85,12 +85,12 @@ export interface ModelInfo {
   readonly blockSize: number
   readonly numKvBlocks: number
   readonly blockBytes: number
-  /** Slots for what the layers keep of a sequence beside K and V; 0: they keep nothing. */
+  /** Slots for states, which some layers keep of a sequence instead of K and V; 0: the model keeps none. */
   readonly numStateSlots: number
   readonly stateSlotBytes: number
   readonly maxNumBatchedTokens: number
   readonly weightBytes: number
-  /** What the backend holds on its device once it is ready. */
+  /** Memory that the backend holds on its device after loading. */
   readonly memory: MemoryUse
   readonly quantization: string
   readonly device: {
@@ -101,53 +101,53 @@ export interface ModelInfo {
     readonly kvFormat: KvFormat
     readonly hasTimestamps: boolean
   }
-  /** Identifies weights + layout: KV blocks may be reused across processes only under the same fingerprint. */
+  /** Identifies weights and KV layout. Another process may reuse KV blocks only under the same fingerprint. */
   readonly fingerprint: string
-  /** In the order of the request: sequences name them by their index. */
+  /** In the order of the request. Sequences name an adapter by its index. */
   readonly adapters: readonly AdapterInfo[]
-  /** What the operator should know of the load: packed weights that were damaged or could not be written. */
+  /** Messages for the operator, such as packed weights that were damaged or could not be written. */
   readonly notices: readonly string[]
 }
 
 /** Where a sequence's input tokens of this step come from. */
 type TokenSource =
   | { readonly ids: Int32Array }
-  /** One token: what sample row `fromPreviousStep` of the previous step drew, not yet known to the planner. */
+  /** One token, which the planner does not know yet: the one that sample row `fromPreviousStep` of the previous step draws. */
   | { readonly fromPreviousStep: number }
 
 /** What one step does for one sequence: `n` tokens at positions startPosition .. startPosition + n - 1. */
 export interface SequencePlan {
   readonly tokenSource: TokenSource
   readonly startPosition: number
-  /** Block ids of positions 0.. in order, covering at least startPosition + n positions. */
+  /** Ids of the blocks from position 0 on, in order, covering at least startPosition + n positions. */
   readonly blockTable: Int32Array
-  /** Index in ModelInfo.adapters; absent: the model by itself. */
+  /** Index in ModelInfo.adapters; absent: no adapter. */
   readonly adapter?: number
-  /** Slots of the pool of states: read from (-1: the text begins here), and written to. Absent: the model keeps no states. */
+  /** Slots of the pool of states to read from (-1: the text begins here) and to write to; absent: the model keeps no states. */
   readonly state?: { readonly read: number; readonly write: number }
-  /** Sample after the last `numSampleRows` input tokens (0: none; 1: usual; more: drafts to verify). One spec a row. */
+  /** How to sample after each of the last `sample.length` input tokens: usually one; more where drafts are verified; none within a prompt. */
   readonly sample: readonly SampleSpec[]
-  /** Prompt scoring: log-probability of targets[i] after input token i. */
+  /** Prompt scoring: the log-probability of targets[i] after input token i; null: none. */
   readonly score: { readonly targets: Int32Array; readonly topN: number } | null
 }
 
 export interface StepPlan {
   readonly stepId: number
-  /** The pool that it relies on the content of; absent: none. On another one it is not run. */
+  /** The KV pool whose content the plan relies on: it is not run on another one. Absent: any pool. */
   readonly poolId?: number
-  /** Copies made before the step, in order: the first numTokens tokens of a block. */
+  /** Copies of the first `numTokens` tokens of a block, made in this order before the step. */
   readonly blockCopies: readonly { readonly source: number; readonly destination: number; readonly numTokens: number }[]
   readonly sequences: readonly SequencePlan[]
 }
 
 /**
- * Masks that were not known when their step was planned, by sample row of the step. A row that is not among them is drawn from without one: what it
- * draws is of no use.
+ * Masks that were not known when their step was planned, by sample row of the step. A row without one is sampled without a mask, and its token is not
+ * used.
  */
 export type LateMasks = ReadonlyMap<number, Uint32Array>
 
 export interface SequenceResult {
-  /** One a sample row. */
+  /** One token per sample row. */
   readonly tokens: readonly number[]
   readonly logprobs: readonly (TokenLogprobs | null)[]
   readonly scores: readonly TokenLogprobs[]
@@ -155,12 +155,12 @@ export interface SequenceResult {
 
 export interface StepResult {
   readonly stepId: number
-  /** The KV pool it ran on. 0 where it is left out. */
+  /** The KV pool that the step ran on; absent: 0. */
   readonly poolId?: number
   readonly sequences: readonly SequenceResult[]
   readonly gpuMicros: number | null
   readonly kernels: readonly { readonly kernel: string; readonly micros: number; readonly count: number }[] | null
-  /** Wall time of the step in the runner. */
+  /** Wall time of the step in the runner, in milliseconds. */
   readonly computeMs: number
 }
 
@@ -171,14 +171,14 @@ export interface Runner {
   /** Throws ModelError for a checkpoint that cannot be served. Call once. */
   load(model: ModelRequest, onProgress?: ProgressListener): Promise<ModelInfo>
   /**
-   * Steps execute in call order; up to two may be in flight. `masks`, which never rejects, is awaited between the layers and the sampling of the
-   * step; later steps wait for it too. Rejects with RunnerError.
+   * Runs a step. Steps run in call order; up to two may be in flight. Rejects with RunnerError.
+   * @param masks awaited between the step's layers and its sampling, and later steps wait for it too; never rejects
    */
   execute(plan: StepPlan, masks?: Promise<LateMasks>): Promise<StepResult>
-  /** Reads and writes reject with `pool_replaced` where `poolId` is given and another pool has taken that one's place. */
+  /** Reads and writes of blocks reject with `pool_replaced` if `poolId` is given and that pool has been replaced. */
   readBlocks(blocks: readonly number[], poolId?: number): Promise<Uint8Array>
   writeBlocks(blocks: readonly number[], bytes: Uint8Array, poolId?: number): Promise<void>
-  /** `listener` is told what keeps steps from running, and with null when they run again. One listener. */
+  /** Calls `listener` with what keeps steps from running, and with null when they run again. There is one listener. */
   onProblem?(listener: (problem: RunnerProblem | null) => void): void
   /** Idempotent; in-flight calls reject. */
   close(): Promise<void>
@@ -187,14 +187,14 @@ export interface Runner {
 /** Why no step can run. */
 export interface RunnerProblem {
   readonly reason: string
-  /** What usually mends it has failed; it is tried again, and calls are rejected meanwhile. */
+  /** Recovery has failed at least once. It is tried again, and calls are rejected meanwhile. */
   readonly isFatal: boolean
 }
 
-/** A checkpoint that cannot be served: what was expected, what was found, what to try. Exit code 1. */
+/** A checkpoint that cannot be served. The message says what was expected, what was found and what to try. The process exits with code 1. */
 export class ModelError extends Error {
   override readonly name = 'ModelError'
-  /** What the model asks of the device, memory above all, is at fault, and not its files: with more room it may be served. */
+  /** The device is at fault, mostly for lack of memory, and not the model's files: another device may serve it. */
   readonly isOfDevice: boolean
 
   constructor(message: string, options: ErrorOptions & { readonly isOfDevice?: boolean } = {}) {
@@ -206,13 +206,13 @@ export class ModelError extends Error {
 type RunnerErrorCode = 'engine_error' | 'device_lost' | 'pool_replaced' | 'closed'
 
 /**
- * A call failed. `device_lost`: the runner is coming back, or trying to, with an empty KV pool; `pool_replaced`: it has come back since, and the call
- * was meant for the pool before; `engine_error`: a bug or broken input.
+ * A failed call. `device_lost`: the runner is recovering, and will have an empty KV pool. `pool_replaced`: it has recovered, and the call was meant for
+ * the earlier pool. `engine_error`: a bug or invalid input. `closed`: the runner was closed.
  */
 export class RunnerError extends Error {
   override readonly name = 'RunnerError'
   readonly code: RunnerErrorCode
-  /** Index in the plan of the sequence whose plan was refused before anything of the step ran; null: not one sequence's fault. */
+  /** Index of the sequence with an invalid plan, found before any of the step ran; null: no single sequence is at fault. */
   readonly sequence: number | null
   constructor(
     code: RunnerErrorCode,

@@ -1,16 +1,16 @@
 /**
- * Step plans and results as 32-bit words in shared memory. As objects they would be cloned twice a step, every typed array in them with a
- * buffer of its own: a quarter of a millisecond for sixteen sequences, more than everything else the serving thread does in a step.
+ * Step plans and results as 32-bit words in shared memory. As objects they would be cloned twice per step, each typed array with a buffer of its own. For
+ * sixteen sequences that takes a quarter of a millisecond, more than everything else that the serving thread does in a step.
  */
 import type { SampleSpec, SequencePlan, SequenceResult, StepPlan, StepResult, TokenLogprobs } from './runner.ts'
 
 const MIN_WORDS = 1024
 
-/** A double's two words, whatever the alignment of the place they go to. */
+/** Converts a double to two words, which need no 8-byte alignment. */
 const double = new Float64Array(1)
 const doubleWords = new Int32Array(double.buffer)
 
-/** Appends words to shared memory, which is replaced by a larger one when it is full. */
+/** Appends words to shared memory. When the memory is full, a larger one replaces it. */
 export class WordWriter {
   #words: Int32Array<SharedArrayBuffer>
   #length = 0
@@ -19,7 +19,7 @@ export class WordWriter {
     this.#words = new Int32Array(buffer)
   }
 
-  /** The memory written to; another one after it was full. */
+  /** The memory that is written to. It changes when it has been full. */
   get buffer(): SharedArrayBuffer {
     return this.#words.buffer
   }
@@ -40,7 +40,7 @@ export class WordWriter {
     this.#words[this.#length++] = doubleWords[1] ?? 0
   }
 
-  /** The values' length, then the values: 32-bit ones of any type, bit by bit. */
+  /** Writes the number of values, then their bits. */
   array(values: Int32Array | Uint32Array | Float32Array): void {
     this.#reserve(1 + values.length)
     this.#words[this.#length++] = values.length
@@ -79,7 +79,7 @@ class WordReader {
     return double[0] ?? 0
   }
 
-  /** An array in place: valid until the memory is written again. */
+  /** A view of an array, valid until the memory is written again. */
   view(): Int32Array {
     const length = this.int()
     const start = this.#at
@@ -88,7 +88,7 @@ class WordReader {
     return this.#words.subarray(start, this.#at)
   }
 
-  /** An array with memory of its own, which is not shared: devices refuse to upload from shared memory. */
+  /** A copy of an array in memory that is not shared, because devices refuse to upload from shared memory. */
   array(): Int32Array<ArrayBuffer> {
     return new Int32Array(this.view())
   }
@@ -97,7 +97,7 @@ class WordReader {
 const SOURCE = { ids: 0, previousStep: 1 } as const
 const FLAG = { repetition: 1, adjustments: 2, mask: 4, pending: 8, pendingDeltas: 16 } as const
 
-/** Writes a plan as words to shared memory. `awaitsMasks`: some follow by message. */
+/** Writes a plan. @param awaitsMasks masks will follow in a message */
 export function writePlan(writer: WordWriter, plan: StepPlan, awaitsMasks = false): void {
   writer.reset()
   writer.int(awaitsMasks ? 1 : 0)
@@ -121,7 +121,7 @@ export function writePlan(writer: WordWriter, plan: StepPlan, awaitsMasks = fals
     writer.int(startPosition)
     writer.array(blockTable)
     writer.int(adapter ?? -1)
-    // No slot is below -1.
+    // -2 stands for no state: slots are -1 or more.
     writer.int(state === undefined ? -2 : state.read)
     if (state !== undefined) writer.int(state.write)
     writer.int(sample.length)
@@ -131,7 +131,7 @@ export function writePlan(writer: WordWriter, plan: StepPlan, awaitsMasks = fals
   }
 }
 
-/** The plan; its token ids and block tables lie in the shared memory and are valid until that is written again. */
+/** Reads a plan. Its token ids and block tables are views of the shared memory, valid until the memory is written again. */
 export function readPlan(buffer: SharedArrayBuffer): { readonly plan: StepPlan; readonly awaitsMasks: boolean } {
   const reader = new WordReader(buffer)
   const awaitsMasks = reader.int() === 1
@@ -218,7 +218,7 @@ function readSpec(reader: WordReader): SampleSpec {
   return { temperature, topK, topP, minP, seed, choice, repetition, adjustments, pending, mask, logprobs }
 }
 
-/** What of a result is no number of known length: absent for most steps, cloned for the others. */
+/** The parts of a result that are not written as words. Most steps have none; those of other steps are cloned. */
 export interface ResultDetails {
   /** By sequence. */
   readonly logprobs: readonly (readonly (TokenLogprobs | null)[])[]
@@ -226,7 +226,7 @@ export interface ResultDetails {
   readonly kernels: StepResult['kernels']
 }
 
-/** Writes the numbers of a result; what else it has is returned. */
+/** Writes the numbers of a result. Returns its other parts; null: it has none. */
 export function writeResult(writer: WordWriter, result: StepResult): ResultDetails | null {
   writer.reset()
   writer.int(result.stepId)
@@ -252,7 +252,7 @@ export function writeResult(writer: WordWriter, result: StepResult): ResultDetai
 const NO_SCORES: readonly TokenLogprobs[] = []
 const ONE_WITHOUT_LOGPROBS: readonly null[] = [null]
 
-/** Reads a step's result from shared memory. @param details what did not fit into words, by message */
+/** Reads a result. @param details the parts that came in a message; null: there are none */
 export function readResult(buffer: SharedArrayBuffer, details: ResultDetails | null): StepResult {
   const reader = new WordReader(buffer)
   const stepId = reader.int()

@@ -1,4 +1,4 @@
-/** StepPlan (sequences, in the scheduler's terms) -> StepInput (rows, in the backend's terms). */
+/** StepPlan (sequences, as the scheduler plans them) -> StepInput (rows, as backends take them). */
 import type { BackendLimits, StepInput } from '../../kernels/ops.ts'
 import type { SampleRow, ScoreRow } from '../../kernels/sample-spec.ts'
 import { RunnerError, type StepPlan } from './runner.ts'
@@ -19,7 +19,7 @@ interface PlanLimits extends BackendLimits {
   readonly vocabSize: number
 }
 
-/** Lays plans out as rows in arrays of its own. Up to two steps may be in flight, so the arrays rotate among three. */
+/** Lays plans out as rows. It owns three sets of arrays and uses them in turn, because up to two steps may be in flight. */
 export class StepLayout {
   readonly #limits: PlanLimits
   readonly #buffers: {
@@ -48,7 +48,7 @@ export class StepLayout {
     }))
   }
 
-  /** Throws RunnerError (`engine_error`) naming the number at fault, and the sequence, when a plan breaks the limits: a bug of the scheduler's. */
+  /** Throws RunnerError (`engine_error`) with the number at fault and the sequence for a plan that breaks the limits, which is a bug in the scheduler. */
   plan(plan: StepPlan): PlannedStep {
     const {
       maxRows,

@@ -1,6 +1,6 @@
 /**
- * Gemma 3n's residual streams: alternating updates (AltUp, arXiv 2301.13310), where a layer computes one of several streams and the others are
- * predicted and corrected, and the learned augmented residual (LAuReL, arXiv 2411.07501), a small path beside attention.
+ * Gemma 3n's residual streams. With alternating updates (AltUp, arXiv 2301.13310) each layer computes one of several streams; the others are predicted
+ * before the layer and corrected after it. The learned augmented residual (LAuReL, arXiv 2411.07501) is a low-rank path beside attention.
  */
 import type { Backend } from '../../kernels/backend.ts'
 import type { Activation, Matrix, Norm, Vector } from '../../kernels/ops.ts'
@@ -9,7 +9,7 @@ import type { StreamsSpec } from './decoder-spec.ts'
 import type { Family } from './family.ts'
 import type { LayerParts } from './layer-parts.ts'
 
-/** What config.json says of them; null: there is one stream. */
+/** Reads them from config.json; null: there is one stream. */
 export function streamsOf(config: ConfigReader, { hasStreams }: Family): StreamsSpec | null {
   if (!hasStreams) return null
   const numStreams = config.size('altup_num_inputs', 4)
@@ -41,7 +41,7 @@ interface Buffers {
   readonly augmented: Activation // [rows, hidden]
 }
 
-/** The streams, and what each layer does to them before and after its own part. */
+/** The residual streams, and the ops on them around each layer. */
 export class Streams {
   readonly #active: number
   readonly #layers: readonly LayerWeights[]
@@ -61,7 +61,7 @@ export class Streams {
     this.#buffers = buffers
   }
 
-  /** Loads the tensors, of layers `layerBases`. */
+  /** Loads the projections and each layer's tensors. @param layerBases prefixes of the layers' tensors @throws ModelError */
   static async load(
     parts: LayerParts,
     own: StreamsSpec,
@@ -92,12 +92,12 @@ export class Streams {
     })
   }
 
-  /** Where the embeddings go. */
+  /** The stream that the embeddings are written to. */
   get first(): Activation {
     return this.#buffers.streams[0]!
   }
 
-  /** The streams that layer inputs are added to. */
+  /** The streams that per-layer inputs are added to. */
   get others(): readonly Activation[] {
     return this.#buffers.streams.slice(1)
   }
@@ -107,7 +107,7 @@ export class Streams {
     return [...this.#buffers.streams, this.#buffers.augmented]
   }
 
-  /** Makes all streams of the first, as long as it. */
+  /** Computes all other streams from the first, scaled to its root mean square. */
   recordStart(backend: Backend): void {
     const { streams } = this.#buffers
     for (const [i, projection] of this.#projections.entries()) {
@@ -116,7 +116,7 @@ export class Streams {
     }
   }
 
-  /** Before a layer: predicts the streams; `hidden` is the active one then. */
+  /** Before a layer: predicts all streams, and writes the active one to `hidden`. */
   recordPrediction(backend: Backend, index: number, hidden: Activation): void {
     const { router, routerNorm, predict } = this.#layers[index]!
     const { streams, logits } = this.#buffers
@@ -124,7 +124,7 @@ export class Streams {
     backend.predictStreams(hidden, { streams, active: this.#active, logits, coefficients: predict })
   }
 
-  /** Computes the augmented residual of `hidden`, normalised. */
+  /** Computes the augmented residual of `hidden`. @param norm the layer's input norm */
   recordLaurel(backend: Backend, index: number, hidden: Activation, norm: Norm): void {
     const { left, right, laurelNorm } = this.#layers[index]!
     const { rank, laurel, augmented } = this.#buffers
@@ -134,12 +134,12 @@ export class Streams {
     backend.normAdd(augmented, laurel, laurelNorm)
   }
 
-  /** Behind attention: the mean of its sum and the augmented residual, by the root of two. */
+  /** After attention: adds the augmented residual to `hidden` and divides the sum by sqrt(2). */
   recordAugmentation(backend: Backend, hidden: Activation): void {
     backend.add(hidden, this.#buffers.augmented, Math.SQRT1_2)
   }
 
-  /** After a layer: corrects the streams by what it made of `hidden`, which is the active stream then, scaled. */
+  /** After a layer: corrects all streams by the layer's output `hidden`, then writes the scaled active stream to `hidden`. */
   recordCorrection(backend: Backend, index: number, hidden: Activation): void {
     const { router, routerNorm, correct, scale } = this.#layers[index]!
     const { streams, logits } = this.#buffers
@@ -147,7 +147,7 @@ export class Streams {
     backend.correctStreams(hidden, scale, { streams, active: this.#active, logits, coefficients: correct })
   }
 
-  /** Into `hidden` the mean of all streams, projected and as long as the first. @param branch room for one */
+  /** Writes to `hidden` the mean of all streams, each projected and scaled to the root mean square of the first. @param branch room for one stream */
   recordEnd(backend: Backend, hidden: Activation, branch: Activation): void {
     const { streams } = this.#buffers
     for (const [i, projection] of this.#unembedProjections.entries()) {

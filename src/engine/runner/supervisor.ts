@@ -1,6 +1,6 @@
 /**
- * Keeps a runner running: one that cannot go on (its device was lost, its thread died) is replaced by another with a pool of the same size,
- * with growing pauses until one opens. Calls wait for the first attempt; once that has failed they are rejected at once until a later one succeeds.
+ * Keeps a runner running. A runner that cannot go on, because its device was lost or its thread died, is replaced by one with pools of the same size.
+ * Attempts are repeated with growing pauses until one succeeds. Calls wait for the first attempt; after it has failed they are rejected at once.
  */
 import { setTimeout as sleep } from 'node:timers/promises'
 import {
@@ -15,26 +15,26 @@ import {
   type LateMasks,
 } from './runner.ts'
 
-/** A runner that ends for good when it breaks. */
+/** A runner that does not recover when it breaks. */
 export interface MortalRunner extends Runner {
-  /** Resolves with the reason when it cannot run any further step; never after `close`. */
+  /** Resolves with the reason when no further step can run. */
   readonly broken: Promise<Error>
 }
 
 const FIRST_PAUSE_MS = 50
-/** Drivers that reset refuse for seconds, a card that is gone for good: neither should be asked all the time. */
+/** A driver that resets refuses for seconds, a removed card for ever. Neither should be tried all the time. */
 const LONGEST_PAUSE_MS = 30_000
 
 class SupervisedRunner implements Runner {
   readonly #create: () => MortalRunner
   readonly #poolIdStep: number
-  /** What a replacement is loaded with; null: nothing is loaded yet. */
+  /** The request that a replacement is loaded with; null: nothing is loaded yet. */
   #request: ModelRequest | null = null
-  /** Of the model that sequences and KV blocks elsewhere belong to. */
+  /** Identity of the model that sequences and stored KV blocks belong to. */
   #identity = ''
-  /** null: nothing is loaded, or what was loaded is broken. */
+  /** The runner that takes calls; null: none is loaded, or it is broken. */
   #alive: MortalRunner | null = null
-  /** The one that is being opened or runs: closed with this. */
+  /** The newest runner, loading or running, which `close` closes. */
   #latest: MortalRunner | null = null
   #opening: Promise<MortalRunner> = Promise.reject(new RunnerError('engine_error', 'no model is loaded'))
   #recovery: Promise<void> = Promise.resolve()
@@ -54,10 +54,10 @@ class SupervisedRunner implements Runner {
     this.#latest = runner
     const info = await runner.load(request, onProgress)
     if (this.#closed.signal.aborted) throw closedError()
-    // Sequences in the queue were admitted to this pool, and steps are planned for this many rows. A context that nobody asked for stays so: it
-    // follows from the pool, and some models compute otherwise where they are asked for a shorter one.
+    // Queued sequences were admitted to a pool of this size, and steps are planned for this many rows. The context length is not fixed unless it was
+    // requested: it follows from the pool, and a request for a shorter one changes what some models compute.
     const { numKvBlocks, numStateSlots, maxNumBatchedTokens, device } = info
-    // Another device, or a software adapter, taken while this one is away, would read all weights only to be another model.
+    // The same device, too: on another one, such as a software adapter, all weights would be read only to have another fingerprint.
     const { kind, adapter } = device
     this.#request = { ...request, numKvBlocks, numStateSlots, maxNumBatchedTokens, device: kind, adapter }
     this.#identity = identityOf(info)
@@ -69,7 +69,7 @@ class SupervisedRunner implements Runner {
     this.#listener = listener
   }
 
-  // No wait where a runner is there: two calls in a row begin their steps in call order.
+  // Does not await while a runner is there, so that two calls begin their steps in call order.
   async execute(plan: StepPlan, masks?: Promise<LateMasks>): Promise<StepResult> {
     return (this.#alive ?? (await this.#current())).execute(plan, masks)
   }
@@ -89,7 +89,7 @@ class SupervisedRunner implements Runner {
     await this.#recovery
   }
 
-  /** The runner that is there. Blocks are asked of the pool that holds them: another one that takes its place would answer with zeros. */
+  /** The runner that takes calls. Reads and writes of blocks do not wait for a replacement, whose empty pool would answer with zeros. */
   #present(): MortalRunner {
     if (this.#closed.signal.aborted) throw closedError()
     if (this.#alive !== null) return this.#alive
@@ -141,7 +141,7 @@ class SupervisedRunner implements Runner {
   }
 
   async #reopen(last: MortalRunner): Promise<MortalRunner> {
-    // What is left of it may hold the device's memory.
+    // The broken runner may still hold the device's memory.
     await last.close().catch(() => {})
     if (this.#closed.signal.aborted || this.#request === null) throw closedError()
     const runner = this.#create()
@@ -159,7 +159,7 @@ class SupervisedRunner implements Runner {
     return runner
   }
 
-  /** Calls wait for this, or learn from it. */
+  /** Makes calls wait for this attempt, or reject with its error. */
   #hold(opening: Promise<MortalRunner>): void {
     this.#opening = opening
     opening.catch(() => {})
@@ -172,7 +172,7 @@ class SupervisedRunner implements Runner {
   }
 }
 
-/** Weights, layouts and adapters: a replacement with others would continue texts, and find KV blocks, of a model that is gone. */
+/** Identifies weights, layouts and adapters. A replacement with another identity would continue texts and find KV blocks of a different model. */
 function identityOf({ fingerprint, adapters }: ModelInfo): string {
   return [fingerprint, ...adapters.map(({ name, digest }) => `${name} ${digest}`)].join('\n')
 }
@@ -182,8 +182,8 @@ function closedError(): RunnerError {
 }
 
 /**
- * A runner that outlives those that `create` makes. `load` opens the first and fails as that one does. Each replacement's pool gets a number of
- * its own, `poolIdStep` after the last one's: larger where those that `create` makes replace pools themselves.
+ * A runner that outlives the runners that `create` makes. `load` opens the first one, and fails if that fails.
+ * @param poolIdStep added to the pool's number for each replacement; above 1 where the runners themselves replace pools and need numbers in between
  */
 export function superviseRunner(create: () => MortalRunner, poolIdStep = 1): Runner {
   return new SupervisedRunner(create, poolIdStep)

@@ -1,4 +1,4 @@
-/** What crosses between worker-runner.ts and worker.ts. */
+/** The messages between worker-runner.ts and worker.ts. */
 import {
   type LateMasks,
   ModelError,
@@ -21,8 +21,8 @@ export type WorkerCall =
   | { readonly kind: 'close' }
 
 /**
- * Steps go through slots, shared memory for a plan and then its result (step-codec.ts): a number says that the plan in that slot is to be
- * run. `memory` comes before the first use of a slot, and again when a plan needed more; `masks` after the number, where the plan says so.
+ * Steps go through slots: shared memory that holds a plan and then its result (step-codec.ts). A number asks to run the plan in that slot. `memory` is
+ * sent before the first use of a slot, and again when a plan needs more. `masks` follow the number if the plan says so.
  */
 export type WorkerRequest =
   | number
@@ -30,7 +30,7 @@ export type WorkerRequest =
   | { readonly slot: number; readonly memory: SharedArrayBuffer }
   | { readonly slot: number; readonly masks: LateMasks }
 
-/** A number: the result in that slot is complete. */
+/** A number reports that the result in that slot is complete. */
 export type WorkerResponse =
   | number
   | { readonly id: number; readonly value: ModelInfo | Uint8Array | null }
@@ -40,7 +40,7 @@ export type WorkerResponse =
   | { readonly progress: readonly [doneBytes: number, totalBytes: number] }
   | { readonly problem: RunnerProblem | null }
 
-/** An error as plain data: classes do not survive the structured clone. */
+/** An error as plain data, because the structured clone does not keep classes. */
 interface WireError {
   readonly kind: 'model' | 'runner' | 'other'
   readonly code: RunnerError['code']
@@ -50,7 +50,7 @@ interface WireError {
   readonly stack: string | undefined
 }
 
-/** An error as data that can be cloned; class and code survive. */
+/** The error as data that can be cloned, with its class and code. */
 export function toWireError(error: unknown): WireError {
   const { message, stack } = error instanceof Error ? error : new Error(String(error))
   const other = { kind: 'other', code: 'engine_error', isOfDevice: false, sequence: null, message, stack } as const
@@ -59,7 +59,7 @@ export function toWireError(error: unknown): WireError {
   return other
 }
 
-/** The error as the caller of a local runner would have seen it, with the worker's stack as its cause. */
+/** The error as a local runner would have thrown it, with the worker's stack in its cause. */
 export function fromWireError({ kind, code, isOfDevice, sequence, message, stack }: WireError): Error {
   const cause = new Error(message)
   if (stack !== undefined) cause.stack = stack

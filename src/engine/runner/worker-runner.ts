@@ -1,6 +1,6 @@
 /**
- * The runner in a worker thread. Loading, ops and the device's callbacks stay off the thread that serves HTTP. The interface is the local runner's: calls
- * are answered in order, errors arrive as the same classes.
+ * The runner in a worker thread: loading, ops and the device's callbacks stay off the thread that serves HTTP. It behaves as the local runner does: calls
+ * are answered in order, and errors have the same classes.
  */
 import { Worker } from 'node:worker_threads'
 import { builtEntry } from '../threads/built-entry.ts'
@@ -19,7 +19,7 @@ import { type MortalRunner, superviseRunner } from './supervisor.ts'
 import { readResult, WordWriter, writePlan } from './step-codec.ts'
 import { fromWireError, type WorkerCall, type WorkerRequest, type WorkerResponse } from './worker-protocol.ts'
 
-/** A worker that does not finish closing within this is terminated. A driver that compiles needs seconds, and must not be interrupted. */
+/** A worker that takes longer than this to close is terminated. A driver that compiles needs seconds, and must not be interrupted. */
 const CLOSE_TIMEOUT_MS = 15_000
 
 interface PendingCall {
@@ -32,13 +32,13 @@ interface PendingStep {
   readonly reject: (error: Error) => void
 }
 
-/** Memory that a plan goes over in and its result comes back in. */
+/** Shared memory that carries a plan to the worker and its result back. */
 interface StepSlot {
   readonly index: number
   readonly writer: WordWriter
-  /** What the worker was told it writes to. */
+  /** The memory that the worker knows; null: none yet. */
   memory: SharedArrayBuffer | null
-  /** null: free. */
+  /** The step that uses the slot; null: the slot is free. */
   pending: PendingStep | null
 }
 
@@ -48,12 +48,12 @@ class WorkerRunner implements MortalRunner {
   readonly #entry: URL
   #worker: Worker | null = null
   readonly #pending = new Map<number, PendingCall>()
-  /** As many as there were ever steps in flight. */
+  /** As many slots as steps have ever been in flight at once. */
   readonly #slots: StepSlot[] = []
   #nextId = 0
   #onProgress: ProgressListener | undefined
   #onProblem: (problem: RunnerProblem | null) => void = () => {}
-  /** Why no call can be made any more. */
+  /** Why no call can be made any more; null: calls can be made. */
   #ended: RunnerError | null = null
   #closing: Promise<void> | null = null
 
@@ -65,7 +65,7 @@ class WorkerRunner implements MortalRunner {
   async load(request: ModelRequest, onProgress?: ProgressListener): Promise<ModelInfo> {
     if (this.#worker !== null) throw new Error('load was called twice')
     this.#onProgress = onProgress
-    // No execArgv: flags of the main process (an inspector port, a test runner's loader) are not the worker's.
+    // No execArgv: the worker does not inherit flags of the main process, such as an inspector port or a test runner's loader.
     const worker = new Worker(this.#entry, { execArgv: [] })
     this.#worker = worker
     worker.on('message', (response: WorkerResponse) => this.#receive(response))
@@ -97,7 +97,7 @@ class WorkerRunner implements MortalRunner {
     const { pending } = slot
     worker.postMessage(slot.index satisfies WorkerRequest, [])
     void masks?.then((found) => {
-      // The step may have failed without them: the slot's next one would take them for its own. A worker that has ended takes messages all the same.
+      // If the step has failed already, the slot's next step would take these masks for its own. Posting to a worker that has ended does no harm.
       if (slot.pending === pending) worker.postMessage({ slot: slot.index, masks: found } satisfies WorkerRequest, [])
     })
     return result
@@ -108,7 +108,7 @@ class WorkerRunner implements MortalRunner {
   }
 
   async writeBlocks(blocks: readonly number[], bytes: Uint8Array, poolId?: number): Promise<void> {
-    // Cloned, not transferred: the caller keeps its bytes.
+    // The bytes are cloned and not transferred, so that the caller keeps them.
     await this.#call({ kind: 'writeBlocks', blocks, bytes, poolId })
   }
 
@@ -133,7 +133,7 @@ class WorkerRunner implements MortalRunner {
       try {
         await closed
       } catch {
-        // Terminated all the same.
+        // The worker is terminated in any case.
       }
     }
     await worker.terminate()
@@ -191,7 +191,7 @@ class WorkerRunner implements MortalRunner {
     else pending?.resolve(response.value)
   }
 
-  /** Frees a slot: its content is valid until the next plan is written. */
+  /** Frees a slot. Its content stays valid until the next plan is written. */
   #settle(index: number): PendingStep | null {
     const slot = this.#slots[index]
     if (slot === undefined) return null
@@ -206,7 +206,7 @@ class WorkerRunner implements MortalRunner {
     return memory
   }
 
-  /** Fails what is in flight, and every call from now on. */
+  /** Rejects the calls in flight and every later call. */
   #end(error: RunnerError): void {
     this.#ended ??= error
     this.#break(this.#ended)
@@ -217,15 +217,15 @@ class WorkerRunner implements MortalRunner {
   }
 }
 
-/** Pools that the runner in a thread may go through before its numbers meet those of the next thread's. */
+/** Numbers of pools per thread, so that those of two threads do not overlap. */
 const POOLS_PER_THREAD = 2 ** 16
 
-/** A runner in a thread of its own. The thread starts with `load`; `close` ends it. `entry` is for tests. */
+/** A runner in a thread of its own, which `load` starts and `close` ends. @param entry given by tests only */
 export function createWorkerRunner(entry?: URL): MortalRunner {
   return new WorkerRunner(entry ?? builtEntry('runner/worker'))
 }
 
-/** A runner in a thread of its own, and in another one when that thread dies. */
+/** A runner in a thread of its own, replaced by another thread when that one dies. */
 export function createLastingRunner(): Runner {
   return superviseRunner(() => createWorkerRunner(), POOLS_PER_THREAD)
 }

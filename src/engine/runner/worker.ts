@@ -1,11 +1,11 @@
-/** The worker thread's entry: a local runner behind messages. Steps are begun in the order their messages arrive. */
+/** The entry of the worker thread: a local runner that is called by messages. Steps begin in the order of their messages. */
 import { parentPort } from 'node:worker_threads'
 import { createLocalRunner } from './local.ts'
 import type { LateMasks, Runner } from './runner.ts'
 import { readPlan, WordWriter, writeResult } from './step-codec.ts'
 import { toWireError, type WorkerCall, type WorkerRequest, type WorkerResponse } from './worker-protocol.ts'
 
-/** Between two progress messages, unless the load is complete. */
+/** The least time between two progress messages, except for the last. */
 const PROGRESS_INTERVAL_MS = 50
 
 function serve(port: NonNullable<typeof parentPort>, runner: Runner): void {
@@ -50,7 +50,7 @@ function serve(port: NonNullable<typeof parentPort>, runner: Runner): void {
       const { plan, awaitsMasks } = readPlan(memory)
       const masks = awaitsMasks ? new Promise<LateMasks>((resolve) => awaited.set(slot, resolve)) : undefined
       const result = await runner.execute(plan, masks)
-      // A result is smaller than its plan: it fits.
+      // A result is smaller than its plan, so it fits.
       const details = writeResult(new WordWriter(memory), result)
       post(details === null ? slot : { slot, details })
     } catch (error) {

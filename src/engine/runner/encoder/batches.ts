@@ -1,26 +1,26 @@
-/** Texts to steps: sequences of unlike lengths behind one another, without padding. */
+/** Puts texts into steps: sequences of different lengths one after the other, without padding. */
 import type { BackendLimits, StepInput } from '../../../kernels/ops.ts'
 import type { TokenRow } from './special-tokens.ts'
 
 export const BLOCK_SIZE = 16
 
-/** What a pass is made for. */
+/** Limits that a pass is created with. */
 export interface BatchLimits {
   readonly maxTokens: number
   readonly maxRows: number
   readonly maxSequences: number
 }
 
-/** Limits of a backend that runs such batches. */
+/** The limits of a backend that runs such steps. */
 export function backendLimits({ maxTokens, maxRows, maxSequences }: BatchLimits): BackendLimits {
   return { maxRows, maxSequences, maxSampleRows: 1, maxBlocksPerSequence: Math.ceil(maxTokens / BLOCK_SIZE) }
 }
 
-/** Blocks that a full step takes: every sequence begins a block of its own. */
+/** The most KV blocks that a step takes. Each sequence begins in a new block. */
 export const blocksOf = ({ maxRows, maxSequences }: BatchLimits): number =>
   Math.ceil(maxRows / BLOCK_SIZE) + maxSequences
 
-/** Indexes of the texts of each step: by length, as many as there is room for. */
+/** The indexes of each step's texts: shortest texts first, as many per step as the limits allow. */
 export function* stepsOf(
   rows: readonly TokenRow[],
   { maxRows, maxSequences }: BatchLimits,
@@ -42,7 +42,8 @@ export function* stepsOf(
 }
 
 /**
- * @param placeOf the row of the table of places for a position and a segment
+ * The input of a step with these sequences.
+ * @param placeOf gives the row of the table of places for a position and a segment
  */
 export function stepInput(
   sequences: readonly TokenRow[],

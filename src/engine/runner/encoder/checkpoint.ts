@@ -1,4 +1,4 @@
-/** Opens a model that is to embed or to rank texts: an encoder or a decoder, in a folder in Hugging Face layout or a GGUF file. */
+/** Opens a model that embeds or ranks texts: an encoder or a decoder, as a folder in Hugging Face layout or as a GGUF file. */
 import { basename, join } from 'node:path'
 import { readTokenizerFiles, type TokenizerFiles } from '../../tokenizer.ts'
 import { dequantize } from '../../../kernels/dequantize.ts'
@@ -38,7 +38,7 @@ export interface DecoderCheckpoint extends Opened {
 
 export type TextCheckpoint = EncoderCheckpoint | DecoderCheckpoint
 
-/** The architecture that a decoder without a language model's head is one of: Qwen3Model is Qwen3ForCausalLM's. */
+/** The family of a decoder that may lack the head of a language model, as Qwen3Model does in Qwen3ForCausalLM; null: it is no decoder. */
 function decoderArchitecture(json: Json): string | null {
   const [architecture = ''] = Array.isArray(json['architectures']) ? (json['architectures'] as unknown[]) : []
   if (typeof architecture !== 'string') return null
@@ -48,14 +48,15 @@ function decoderArchitecture(json: Json): string | null {
   return Object.hasOwn(FAMILIES, causal) ? causal : null
 }
 
-/** Decoders in all but what their rows see, by `model_type`. */
+/** Bidirectional models that are decoders in every other way, by `model_type`. */
 const SEEING: Readonly<Record<string, string>> = { eurobert: 'LlamaForCausalLM' }
 
-/** Steps of these models have whole sequences, and their layers attention only. Throws ModelError for others. */
+/** The spec, with the head left out. Throws ModelError for a model with layers other than attention. */
 function requireAttention(path: string, spec: DecoderSpec): DecoderSpec {
   const other = spec.layers.find(({ mixer }) => mixer.kind !== 'attention')
-  if (other !== undefined) throw new ModelError(`${path}: models with stateful layers cannot embed texts`)
-  // Only the last row is used: of a separate head nothing is needed.
+  if (other !== undefined)
+    throw new ModelError(`${path}: models with layers that keep a state cannot embed or rank texts`)
+  // No logits are computed, so that a separate head need not be loaded.
   return { ...spec, tiesEmbeddings: true }
 }
 
@@ -82,7 +83,7 @@ async function openFolder(path: string): Promise<TextCheckpoint> {
   return { kind: 'decoder', name, source: unpacked, spec, modules, tokenizer }
 }
 
-/** llama.cpp's numbers of ways to pool. A ranker reads what it was trained to read: the first row, or a decoder's last. */
+/** Poolings by llama.cpp's numbers. Others, such as that of rankers, stand for the architecture's own: the first row, or a decoder's last. */
 const GGUF_POOLINGS: Readonly<Record<number, Pooling>> = { 1: 'mean', 2: 'first', 3: 'last' }
 
 async function ggufModules(metadata: GgufMetadata, fallback: Pooling, source: WeightSource): Promise<TextModules> {
@@ -99,7 +100,7 @@ async function ggufModules(metadata: GgufMetadata, fallback: Pooling, source: We
   }
 }
 
-/** EmbeddingGemma's layers after the pooling, which have no bias. */
+/** The dense layers after the pooling, which EmbeddingGemma has; they have no bias. */
 async function ggufDense(source: WeightSource): Promise<readonly Dense[]> {
   const layers: Dense[] = []
   for (const name of ['dense_2.weight', 'dense_3.weight']) {
@@ -113,7 +114,7 @@ async function ggufDense(source: WeightSource): Promise<readonly Dense[]> {
 
 const NOMIC_PROMPTS = { query: 'search_query: ', document: 'search_document: ' }
 
-/** What model cards put before texts: files have no word for it. */
+/** Prompts that model cards put before texts. GGUF files do not contain them. */
 const GGUF_PROMPTS: Readonly<Record<string, { readonly query: string; readonly document: string }>> = {
   qwen3: {
     query: 'Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:',
@@ -127,13 +128,13 @@ const GGUF_PROMPTS: Readonly<Record<string, { readonly query: string; readonly d
 const promptsOfCard = (architecture: string): { readonly query: string; readonly document: string } =>
   GGUF_PROMPTS[architecture] ?? { query: '', document: '' }
 
-/** What an architecture says by its name. */
+/** Config fields that follow from the name of an architecture. */
 const GGUF_FIELDS: Readonly<Record<string, Json>> = {
   'nomic-bert-moe': { activation_function: 'gelu' },
   'jina-bert-v2': { position_embedding_type: 'alibi', feed_forward_type: 'geglu' },
 }
 
-/** The config.json of an encoder's Hugging Face form. */
+/** The metadata of an encoder as the config.json of its Hugging Face form. */
 function ggufConfig(metadata: GgufMetadata, modelType: string, source: WeightSource): Json {
   const rows = (name: string): number | undefined => source.tensors.get(`${name}.weight`)?.shape[0]
   const period = metadata.own('attention.sliding_window_pattern')
@@ -144,7 +145,7 @@ function ggufConfig(metadata: GgufMetadata, modelType: string, source: WeightSou
     intermediate_size: metadata.own('feed_forward_length'),
     num_hidden_layers: metadata.own('block_count'),
     num_attention_heads: metadata.own('attention.head_count'),
-    // XLM-R's rows before the first position have been left out.
+    // The converter leaves out the rows that XLM-R has before its first position.
     max_position_embeddings: rows('positions') ?? metadata.own('context_length'),
     type_vocab_size: rows('segments') ?? 0,
     layer_norm_eps: metadata.own('attention.layer_norm_epsilon'),
@@ -197,7 +198,7 @@ async function openFile(path: string): Promise<TextCheckpoint> {
   }
 }
 
-/** Throws ModelError that names the file and what was expected. */
+/** Opens a model at a local path. Throws ModelError that names the file and what was expected. */
 export async function openTextCheckpoint(path: string): Promise<TextCheckpoint> {
   const local = await localModel(path)
   return (await isFolder(local)) ? openFolder(local) : openFile(local)

@@ -1,4 +1,4 @@
-/** Ranking by a decoder: the prompt that it was trained on, and what of its last state says that a document is relevant. */
+/** Ranking with a decoder: the prompt that it was trained on, and the relevance that its last hidden state gives. */
 import { dequantize, sliceRows } from '../../../kernels/dequantize.ts'
 import type { PairTokenizer } from '../../tokenizer.ts'
 import { readMatrix, type WeightSource } from '../../weights/source.ts'
@@ -7,13 +7,13 @@ import type { DecoderCheckpoint } from './checkpoint.ts'
 import type { TokenRow } from './special-tokens.ts'
 import { MAX_CHARS_PER_TOKEN, type TextReader } from './text-reader.ts'
 
-/** How a ranker's rows are made and read. */
+/** How a ranker's input is made and its output is read. */
 export interface Ranking {
   row(reader: TextReader, query: string, document: string): TokenRow
   score(pooled: Float32Array): number
 }
 
-/** Made once the tokenizer and the pass are there. */
+/** Makes the ranking once tokenizer and pass are loaded. */
 export type MakeRanking = (reader: TextReader) => Ranking
 
 const RANK_BEFORE =
@@ -23,8 +23,8 @@ const RANK_AFTER = '<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n'
 const RANK_TASK = 'Given a web search query, retrieve relevant passages that answer the query'
 
 /**
- * A decoder that was trained to answer yes or no (Qwen3-Reranker): the relevance is the probability of yes among both, after the prompt of its
- * model card. Variants with a head for it have the head's one row.
+ * The ranking of a decoder that was trained to answer yes or no (Qwen3-Reranker). After the prompt of its model card, the relevance is the probability of
+ * yes among the two answers. Variants with a classifier use its rows instead of those of yes and no.
  */
 export async function decoderRanking(
   { source, spec }: DecoderCheckpoint,
@@ -47,7 +47,7 @@ export async function decoderRanking(
   }
 }
 
-/** The row whose product with the last state is the logit of "relevant". */
+/** The vector [hidden] that gives the logit of "relevant" by its product with the last hidden state. */
 async function relevanceRow(source: WeightSource, hiddenSize: number, tokenizer: PairTokenizer): Promise<Float32Array> {
   const head = ['score', 'cls.output'].find((name) => source.tensors.has(`${name}.weight`))
   if (head !== undefined) {
@@ -55,7 +55,7 @@ async function relevanceRow(source: WeightSource, hiddenSize: number, tokenizer:
     if (rows > 2) throw new ModelError(`${source.path}: ${head}.weight: expected 1 or 2 rows, found ${rows}`)
     const values = dequantize(await readMatrix(source, `${head}.weight`, rows, hiddenSize))
     if (rows === 1) return values
-    // llama.cpp's order of labels: yes, no; that of classifiers is the other way round.
+    // The labels are [yes, no] in llama.cpp's files, and [no, yes] in classifiers.
     const sign = head === 'score' ? -1 : 1
     return values.slice(0, hiddenSize).map((value, i) => sign * (value - values[hiddenSize + i]!))
   }

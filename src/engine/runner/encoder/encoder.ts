@@ -1,4 +1,4 @@
-/** The forward pass of an encoder, written once against the op vocabulary: whole sequences in, one pooled row of each out. */
+/** The forward pass of encoders, written once against `Backend`: whole sequences in, one pooled row per sequence out. */
 import { dequantize } from '../../../kernels/dequantize.ts'
 import type { Backend, OpSequence } from '../../../kernels/backend.ts'
 import type { Activation, KvLayout, LayerNorm, Matrix, Pooling, RopeTable } from '../../../kernels/ops.ts'
@@ -15,7 +15,7 @@ interface Layer {
   readonly rope: RopeTable | null
   readonly qkv: LinearLayer // [3 hidden, hidden]
   readonly output: LinearLayer // [hidden, hidden]
-  /** Null: none, as before ModernBERT's first attention. */
+  /** null: none, as before ModernBERT's first attention. */
   readonly attentionNorm: LayerNorm | null
   readonly mlp: EncoderMlp
   readonly mlpNorm: LayerNorm
@@ -23,9 +23,9 @@ interface Layer {
 
 interface EncoderWeights {
   readonly tokens: Matrix // [vocabulary, embedding size]
-  /** [places, embedding size]: what is added for position and segment; null: nothing. */
+  /** [places, embedding size], added by position and segment; null: nothing is added. */
   readonly places: Matrix | null
-  /** From the embedding size to the hidden size; null: they are the same. */
+  /** From embedding size to hidden size; null: they are equal. */
   readonly projection: { readonly embedded: Activation; readonly layer: LinearLayer } | null
   readonly embeddingNorm: LayerNorm | null
   readonly layers: readonly Layer[]
@@ -37,7 +37,7 @@ class Encoder {
   readonly #backend: Backend
   readonly #ops: OpSequence
 
-  /** Records the ops of a step, with the pooling at its end. */
+  /** Records the ops of a step, which end with the pooling. */
   constructor(backend: Backend, spec: EncoderSpec, weights: EncoderWeights, pooling: Pooling) {
     const { hiddenSize, numHeads, headDim } = spec
     this.#backend = backend
@@ -83,17 +83,17 @@ function record(
   if (!spec.normsProjection) normalize(embedded)
   if (projection !== null) backend.linear(hidden, embedded, projection.layer.matrix, { bias: projection.layer.bias })
   if (spec.normsProjection) normalize(hidden)
-  /** What a block reads: the stream itself, or the stream normalised. */
+  /** A block's input: the residual stream, or the normalised stream. */
   const inputOf = (norm: LayerNorm | null): Activation => {
     if (normed === null || norm === null) return hidden
     backend.layerNorm(normed, hidden, norm)
     return normed
   }
-  // Disentangled scores are three sums of as many products.
+  // Disentangled attention adds three scores of equal variance.
   const scale = (relative?.kind === 'disentangled' ? 3 * headDim : headDim) ** -0.5
   for (const [index, layer] of weights.layers.entries()) {
     const { attentionNorm, mlpNorm, output, mlp } = layer
-    // A layer's keys and values are read in this layer only: one layer's room serves all.
+    // K and V are read only in their own layer, so that all layers share one layer of the pool.
     const shape = { layer: 0, numHeads, numKvHeads: numHeads, headDim }
     backend.linear(qkv, inputOf(attentionNorm), layer.qkv.matrix, { bias: layer.qkv.bias })
     backend.qkvRopeStore(q, qkv, { ...shape, qkNorm: null, rope: layer.rope })
@@ -109,12 +109,12 @@ function record(
   backend.pool(hidden, pooling)
 }
 
-/** The pool for `numTokens` tokens of one layer, in at most `numSequences` sequences. */
+/** The KV pool's shape for `numBlocks` blocks: one layer, which all layers share. */
 export function encoderKvLayout({ numHeads, headDim }: EncoderSpec, numBlocks: number, blockSize: number): KvLayout {
   return { numBlocks, blockSize, layers: [{ numKvHeads: numHeads, headDim }] }
 }
 
-/** Reads every weight into the backend. `source`: under our names (names.ts). Throws ModelError for a missing or misshapen tensor. */
+/** Reads every weight onto the backend. @param source with the names of names.ts. Throws ModelError for a tensor that is missing or has another shape. */
 export async function loadEncoder(
   backend: Backend,
   spec: EncoderSpec,
@@ -156,7 +156,7 @@ export async function loadEncoder(
       rope: layer.rope === null ? null : (ropes[layer.rope] ?? null),
       qkv: await loadLinear(parameters, qkvParts, hiddenSize),
       output: await loadLinear(parameters, [[`${base}output`, hiddenSize]], width),
-      // Before the norm that it follows: the digest of the weights, which document indexes are found by, goes by the order of reading.
+      // Loaded before the norm that precedes it: document indexes are found by the digest of the weights, which depends on the order of reading.
       mlp: await loadEncoderMlp(backend, parameters, spec, base, layer.hasExperts),
       attentionNorm: isUnnormed ? null : await norm(`${base}attention_norm`),
       mlpNorm: await norm(`${base}mlp_norm`),
@@ -181,7 +181,7 @@ export async function loadEncoder(
   return new Encoder(backend, spec, weights, pooling)
 }
 
-/** The sum of each segment's and each position's row, [segments, positions, embedding size]; null: the model adds neither. */
+/** [segments, positions, embedding size]: the sums of each segment's and each position's row; null: the model adds neither. */
 async function placesOf(source: WeightSource, { positions, numSegments, embeddingSize: cols }: EncoderSpec) {
   const numPositions = positions?.count ?? 1
   if (positions === null && numSegments === 0) return null

@@ -1,12 +1,12 @@
-/** What encoder families are, as data: all that their config.json does not say. Sources: each family's configuration_*.py in transformers. */
+/** The encoder families as data: everything that their config.json leaves out. Sources: each family's configuration_*.py in transformers. */
 
 export interface EncoderFamily {
   /**
-   * What tells positions apart. learned: rows of a table; afterPadding: rows from the one behind that of the padding token on; rotary: q and k are
-   * turned; relative: what attention adds by distance.
+   * How positions are encoded. learned: by rows of a table. afterPadding: the same, from the row after the padding token's id on. rotary: by rotations
+   * of q and k. relative: only by what attention adds by distance.
    */
   readonly positions: 'learned' | 'afterPadding' | 'rotary' | 'relative'
-  /** What attention adds by distance beside that: T5's buckets, disentangled scores. */
+  /** What attention adds by distance, if anything: T5's buckets, or DeBERTa's disentangled scores. */
   readonly relative: 'none' | 'buckets' | 'disentangled'
   readonly maxPositions: number
   readonly theta: number
@@ -15,10 +15,10 @@ export interface EncoderFamily {
   readonly normEps: number
   readonly activation: string
   readonly isGated: boolean
-  /** Rows of the table of segments where the config does not say; 0: the family has none. */
+  /** Rows of the table of segments where the config does not give them; 0: the family has no such table. */
   readonly numSegments: number
   readonly headActivation: 'tanh' | 'gelu' | 'relu'
-  /** Its names of config fields, by ours. */
+  /** The family's names of config fields, by BERT's names. */
   readonly fields: Readonly<Record<string, string>>
 }
 
@@ -38,7 +38,7 @@ const BERT: EncoderFamily = {
 
 const ROBERTA: EncoderFamily = { ...BERT, positions: 'afterPadding' }
 
-/** As its own code names it, after the model that it was made from, and as transformers does. */
+/** Under two names: `new` in the code published with the models, `gte` in transformers. */
 const GTE: EncoderFamily = {
   ...BERT,
   positions: 'rotary',

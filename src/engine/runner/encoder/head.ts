@@ -1,4 +1,4 @@
-/** What follows the pooling, computed on the host: dense layers over one row a text, a classifier, a length of 1. */
+/** What follows the pooling, computed on the host: dense layers over one row per text, classifiers, scaling to length 1. */
 import { gelu } from '../../../kernels/reference/arithmetic.ts'
 import { readMatrix, readVector, type WeightSource } from '../../weights/source.ts'
 import { dequantize } from '../../../kernels/dequantize.ts'
@@ -34,7 +34,7 @@ export function applyDense({ rows, cols, weight, bias, activation }: Dense, x: F
   return y
 }
 
-/** Scaled to length 1, in place. A row of zeros stays. */
+/** Scales a row to length 1, in place. A row of zeros stays as it is. */
 export function normalize(x: Float32Array): Float32Array {
   let squares = 0
   for (const value of x) squares += value * value
@@ -57,14 +57,14 @@ export function normalizeRow(x: Float32Array, { weight, bias, eps }: HostLayerNo
   return x.map((value, i) => (value - mean) * inverse * weight[i]! + (bias?.[i] ?? 0))
 }
 
-/** Logits of a pooled row: a dense layer where the model has one, its norm, the classifier. */
+/** Computes logits from a pooled row: a dense layer and a norm, where the model has them, then the output layer. */
 interface Classifier {
   readonly dense: Dense | null
   readonly norm: HostLayerNorm | null
   readonly output: Dense
 }
 
-/** The classifier of a checkpoint under our names (names.ts); null where there is none. Throws ModelError for a misshapen one. */
+/** The classifier of a checkpoint with the names of names.ts; null: there is none. Throws ModelError for a tensor with another shape. */
 export async function readClassifier(source: WeightSource, spec: EncoderSpec): Promise<Classifier | null> {
   const { hiddenSize, headActivation, normEps } = spec
   const has = (name: string): boolean => source.tensors.has(name)
@@ -76,7 +76,7 @@ export async function readClassifier(source: WeightSource, spec: EncoderSpec): P
     activation,
   })
   const output = source.tensors.get('classifier.weight') ?? null
-  // GGUF names the only layer of a head that has one as it does the first of two.
+  // In GGUF files the only layer of a head has the name that the first of two layers has.
   const isSingle = output === null && source.tensors.get('dense.weight')?.shape[0] !== hiddenSize && has('dense.weight')
   if (output === null && !isSingle) return null
   const rows = (isSingle ? source.tensors.get('dense.weight') : output)?.shape[0] ?? spec.numLabels
@@ -94,7 +94,7 @@ export async function readClassifier(source: WeightSource, spec: EncoderSpec): P
   }
 }
 
-/** Logits of the labels for one pooled row. */
+/** The labels' logits for one pooled row. */
 export function classify({ dense, norm, output }: Classifier, pooled: Float32Array): Float32Array {
   let x = dense === null ? pooled : applyDense(dense, pooled)
   if (norm !== null) x = normalizeRow(x, norm)

@@ -11,7 +11,7 @@ export interface LinearLayer {
   readonly bias: Vector | undefined
 }
 
-/** A linear layer of the parts' rows, with a bias where its first part has one. Throws ModelError for tensors that are missing or misshapen. */
+/** A linear layer of the parts' rows, with biases if its first part has one. Throws ModelError for a tensor that is missing or has another shape. */
 export async function loadLinear(
   parameters: Parameters,
   parts: readonly Part[],
@@ -24,11 +24,11 @@ export async function loadLinear(
 }
 
 export interface EncoderMlp {
-  /** Adds what is made of `input`, or of the stream itself, to the stream. */
+  /** Adds mlp(input) to `hidden`, the residual stream. `input` is the normalised stream, or `hidden` itself. */
   record(backend: Backend, hidden: Activation, input: Activation): void
 }
 
-/** The MLP of the layer whose tensors begin with `base`. Throws ModelError. */
+/** Loads the MLP of the layer with prefix `base`. Throws ModelError. */
 export async function loadEncoderMlp(
   backend: Backend,
   parameters: Parameters,
@@ -50,7 +50,7 @@ export async function loadEncoderMlp(
   }
 }
 
-/** Where gate and up rows stand: in tensors of their own, or in one, either first. */
+/** Where the gate and up rows are stored: in two tensors, or in one with either of them first. */
 function upParts(
   parameters: Parameters,
   { intermediateSize: rows, isGated }: EncoderSpec,
@@ -60,7 +60,7 @@ function upParts(
   if (parameters.has(`${base}gate_up.weight`)) return [[`${base}gate_up`, 2 * rows]]
   if (parameters.has(`${base}up_gate.weight`))
     return [[`${base}up_gate`, 2 * rows, (row) => (row < rows ? row + rows : row - rows)]]
-  // GGUF calls gate and up projection in one tensor that of an MLP without a gate.
+  // In GGUF files, a tensor with both gate and up rows has the name of the up projection of an MLP without a gate.
   if (!parameters.has(`${base}gate.weight`)) return [[`${base}up`, 2 * rows]]
   return [
     [`${base}gate`, rows],
@@ -77,9 +77,7 @@ async function loadExpertsMlp(
   const { hiddenSize, intermediateSize, experts, activation, isGated } = spec
   const { source } = parameters
   if (experts === null || isGated)
-    throw new ModelError(
-      `${source.path}: ${base}experts: expected experts without a gate, as nomic-embed-text-v2 has them`,
-    )
+    throw new ModelError(`${source.path}: ${base}experts: expected experts without a gate, as in nomic-embed-text-v2`)
   const { count, topK, normalizes } = experts
   const load = (name: string, rows: number, cols: number, isTransposed: boolean) =>
     backend.loadExperts(name, count, rows, cols, expertReader(source, name, count, rows, cols, isTransposed))
@@ -103,8 +101,8 @@ async function loadExpertsMlp(
 }
 
 /**
- * Matrices of a stacked tensor [experts, rows, cols] (GGUF), or of one whose experts stand one below the other, [experts x rows, cols], or so and
- * transposed (the published checkpoint). Throws ModelError for other shapes.
+ * Reads one expert's matrix [rows, cols]. The tensor is either stacked, [experts, rows, cols] (GGUF), or has the experts one below the other
+ * (the published checkpoint): [experts x rows, cols], or with `isTransposed` [experts x cols, rows]. Throws ModelError for other shapes.
  */
 function expertReader(
   source: WeightSource,

@@ -1,6 +1,6 @@
 /**
- * What becomes of a text's hidden states: the modules of a sentence-transformers folder (modules.json and a folder for each) as plain data. A
- * folder without modules.json is a model that was not made for sentences: the mean of its rows, at length 1.
+ * How a text's hidden states become a vector: the modules of a sentence-transformers folder (modules.json, and a folder for each module) as plain data.
+ * A folder without modules.json gets a default pooling, and its vectors are scaled to length 1.
  */
 import { join } from 'node:path'
 import { dequantize } from '../../../kernels/dequantize.ts'
@@ -16,11 +16,11 @@ export interface TextModules {
   /** Layers after the pooling, in order. */
   readonly dense: readonly Dense[]
   readonly isNormalized: boolean
-  /** What is put before a text, by its role. */
+  /** Prompts that are put before a text, by its role. */
   readonly prompts: { readonly query: string; readonly document: string; readonly plain: string }
-  /** Tokens read of a text, special ones included; null: the model's own limit. */
+  /** The most tokens that are read of a text, with special tokens; null: the model's own limit. */
   readonly maxTokens: number | null
-  /** Components that are kept of a vector, from the first on (truncate_dim); null: all. */
+  /** How many of a vector's first components are kept (truncate_dim); null: all. */
   readonly keptDimensions: number | null
 }
 
@@ -29,7 +29,7 @@ async function readObject(path: string): Promise<Json> {
   return isJsonObject(value) ? value : {}
 }
 
-/** The modules of a folder. Throws ModelError for a module, or a way of pooling, that is not known. */
+/** Reads the modules of a folder. Throws ModelError for an unknown module or pooling. */
 export async function readModules(folder: string, defaultPooling: Pooling): Promise<TextModules> {
   const [settings, tokenizer, prompts, list] = await Promise.all([
     readObject(join(folder, 'sentence_bert_config.json')),
@@ -38,7 +38,7 @@ export async function readModules(folder: string, defaultPooling: Pooling): Prom
     readJsonFile(join(folder, 'modules.json')),
   ])
   const maxTokens = [settings['max_seq_length'], tokenizer['model_max_length']].find(
-    // A tokenizer that knows no limit says 10^30.
+    // A tokenizer without a limit has 10^30 here.
     (length): length is number => typeof length === 'number' && length > 0 && length < 1e6,
   )
   const common = {
@@ -75,7 +75,7 @@ function keptDimensions(path: string, { truncate_dim: kept = null }: Json): numb
   )
 }
 
-/** The prompts named for queries and documents; of others there is no telling when they apply. */
+/** The prompts for queries and documents, by their usual names. When prompts of other names apply is not known. */
 function promptsOf(json: Json): TextModules['prompts'] {
   const { prompts, default_prompt_name: defaultName } = json
   const named = isJsonObject(prompts) ? prompts : {}
@@ -101,7 +101,7 @@ const POOLINGS: Readonly<Record<string, Pooling>> = {
   lasttoken: 'last',
 }
 
-/** Fields of files before sentence-transformers 6, `pooling_mode_` left out. */
+/** Fields in files of sentence-transformers before version 6, without their prefix `pooling_mode_`. */
 const OLD_MODES: Readonly<Record<string, string>> = {
   cls_token: 'cls',
   mean_tokens: 'mean',
@@ -127,7 +127,7 @@ function poolingOf(path: string, json: Json): Pooling {
     )
   if (includesPrompt === false && pooling !== 'first' && pooling !== 'last')
     throw new ModelError(
-      `${path}: include_prompt: expected true, found false; poolings that leave prompts out are not served`,
+      `${path}: include_prompt: expected true, found false; poolings that skip the prompt are not served`,
     )
   return pooling
 }

@@ -1,5 +1,5 @@
 /**
- * What encoder families call their tensors, brought to one naming: `tokens`, `positions`, `segments`, `embedding_norm`, `layers.N.{q, k, v | qkv,
+ * One naming for the tensors of all encoder families: `tokens`, `positions`, `segments`, `embedding_norm`, `layers.N.{q, k, v | qkv,
  * output, attention_norm, gate, up | gate_up | up_gate, down, mlp_norm, router, experts.up, experts.down, relative_k, relative_q}`, `final_norm`,
  * `embedding_projection`, `relative_bias`, `relative`, `relative_norm`, and of classifiers `pooler`, `dense`, `dense_norm`, `classifier`.
  * Sources: each family's modeling_*.py in Hugging Face transformers, the published checkpoints, and gguf-py's tensor names.
@@ -7,10 +7,10 @@
 import type { TensorInfo, WeightSource } from '../../weights/source.ts'
 
 interface FamilyNames {
-  /** Put before every name by models with a head. */
+  /** Prefixes of all names in models with a head. */
   readonly prefixes: readonly string[]
   readonly top: Readonly<Record<string, string>>
-  /** What stands before a layer's number. */
+  /** The text before a layer's number. */
   readonly layers: string
   readonly layer: Readonly<Record<string, string>>
 }
@@ -40,7 +40,7 @@ const BERT: FamilyNames = {
   },
 }
 
-/** Jina's variants of BERT with a gate. */
+/** Jina's variants of BERT, whose MLPs have a gate. */
 const JINA_BERT: FamilyNames = {
   ...BERT,
   layer: {
@@ -105,7 +105,7 @@ const DISTILBERT: FamilyNames = {
   },
 }
 
-/** As published, with the code beside the weights. */
+/** The names in published checkpoints, which bring their own code. */
 const NOMIC: FamilyNames = {
   prefixes: ['bert.', 'model.'],
   top: { ...BERT.top, emb_ln: 'embedding_norm' },
@@ -118,7 +118,7 @@ const NOMIC: FamilyNames = {
     'mlp.fc11': 'up',
     'mlp.fc2': 'down',
     norm2: 'mlp_norm',
-    // Those of the variant without a gate, and of its experts.
+    // The variant without a gate, and its experts.
     'mlp.fc1': 'up',
     'mlp.router.layer': 'router',
     'mlp.experts.mlp.w1': 'experts.up',
@@ -127,7 +127,7 @@ const NOMIC: FamilyNames = {
   },
 }
 
-/** As transformers 5 has it. */
+/** The names in transformers 5. */
 const NOMIC_NATIVE: FamilyNames = {
   prefixes: ['nomic_bert.', 'model.'],
   top: BERT.top,
@@ -145,7 +145,7 @@ const NOMIC_NATIVE: FamilyNames = {
   },
 }
 
-/** The published checkpoints of GTE and of models made from it. */
+/** The names in published checkpoints of GTE and of models derived from it. */
 const GTE: FamilyNames = {
   prefixes: ['new.'],
   top: BERT.top,
@@ -169,7 +169,7 @@ const JINA3: FamilyNames = {
   layer: { ...NOMIC_NATIVE.layer, 'mlp.fc1': 'up', 'mlp.fc2': 'down' },
 }
 
-/** The same under the names of its published code, which transformers writes too. */
+/** The names of the published code, which transformers writes too. */
 const JINA3_PUBLISHED: FamilyNames = {
   ...JINA3,
   layers: NOMIC.layers,
@@ -197,7 +197,7 @@ const MODERNBERT: FamilyNames = {
   },
 }
 
-/** llama.cpp's names, of all families. */
+/** llama.cpp's names, for all families. */
 const GGUF: FamilyNames = {
   prefixes: [],
   top: {
@@ -231,7 +231,7 @@ const GGUF: FamilyNames = {
   },
 }
 
-/** By the `model_type` of config.json; a family may have been written in more than one way. */
+/** By the `model_type` of config.json. Checkpoints of one family may have different names. */
 const NAMES: Readonly<Record<string, readonly FamilyNames[]>> = {
   bert: [BERT, JINA_BERT],
   roberta: [BERT],
@@ -248,7 +248,7 @@ const NAMES: Readonly<Record<string, readonly FamilyNames[]>> = {
   modernbert: [MODERNBERT],
 }
 
-/** GGUF's architectures by the same `model_type`s. */
+/** The `model_type` of each GGUF architecture. */
 export const GGUF_TYPES: Readonly<Record<string, string>> = {
   bert: 'bert',
   'nomic-bert': 'nomic_bert',
@@ -258,12 +258,12 @@ export const GGUF_TYPES: Readonly<Record<string, string>> = {
   'modern-bert': 'modernbert',
 }
 
-/** The name of ours for a stored one, or null. */
+/** The uniform name of a stored tensor; null: encoders do not use it. */
 function canonical(name: string, { prefixes, top, layers, layer }: FamilyNames): string | null {
-  // The published names of parameters that belong to no linear layer.
+  // Published names of experts' parameters, which lack the ending .weight.
   if (/\.w[12]$/.test(name)) return canonical(`${name}.weight`, { prefixes, top, layers, layer })
   const dot = name.lastIndexOf('.')
-  // The norms of old checkpoints are written as gamma and beta.
+  // Norms in old checkpoints have gamma and beta for weight and bias.
   const kind = { gamma: 'weight', beta: 'bias' }[name.slice(dot + 1)] ?? name.slice(dot + 1)
   if (kind !== 'weight' && kind !== 'bias') return null
   let part = name.slice(0, dot)
@@ -274,7 +274,7 @@ function canonical(name: string, { prefixes, top, layers, layer }: FamilyNames):
   return Object.hasOwn(layer, rest) ? `layers.${index}.${layer[rest]}.${kind}` : null
 }
 
-/** A source whose tensors go by our names; those that encoders have no use for are left out. */
+/** The source with uniform tensor names. Tensors that encoders do not use are left out. */
 export function renamed(source: WeightSource, modelType: string, isGguf: boolean): WeightSource {
   const tensors = new Map<string, TensorInfo>()
   const stored = new Map<string, string>()

@@ -1,4 +1,4 @@
-/** One pass over whole texts on a device: token rows in, a pooled row of each out. */
+/** Runs whole texts on a device: token ids in, one pooled row per text out. */
 import { createHash } from 'node:crypto'
 import type { Backend, BackendInfo } from '../../../kernels/backend.ts'
 import type { Pooling } from '../../../kernels/ops.ts'
@@ -16,21 +16,21 @@ import type { TokenRow } from './special-tokens.ts'
 
 export interface PassRequest {
   readonly device: ModelRequest['device']
-  /** Threads of the cpu backend; null: its own choice. */
+  /** Threads of the cpu backend; null: its default. */
   readonly threads: number | null
 }
 
-/** Rows of a step at least, and at most unless a single text has more: what a device is busy with for a moment. */
+/** The most rows of a step, unless a single text has more. A step of this size takes the device a fraction of a second. */
 const STEP_ROWS = { webgpu: 4096, cpu: 1024, reference: 256 } as const
 const MAX_SEQUENCES = 64
-/** Longest text served: buffers are made for it, and attention over it takes its square. */
+/** The longest text that is served, in tokens: buffers have room for it, and the time of attention grows with its square. */
 const MAX_TOKENS = 8192
 
-/** Runs batches of tokenized texts: one pooled, finished row [dimensions] per text. */
+/** Runs tokenized texts in batches. */
 export class TextPass {
   readonly info: BackendInfo
   readonly maxTokens: number
-  /** Of the weights: 12 hexadecimal digits. */
+  /** Identifies the weights: 12 hexadecimal digits. */
   readonly digest: string
   readonly #backend: Backend
   readonly #limits: BatchLimits
@@ -53,7 +53,7 @@ export class TextPass {
     this.digest = parts.digest
   }
 
-  /** Loads the weights. On failure nothing stays open but the checkpoint. Throws ModelError. */
+  /** Loads the weights. Throws ModelError; after a failure nothing but the checkpoint stays open. */
   static async load(checkpoint: TextCheckpoint, pooling: Pooling, request: PassRequest): Promise<TextPass> {
     const kind = await chooseDevice(request.device)
     const { modules, spec } = checkpoint
@@ -84,7 +84,7 @@ export class TextPass {
     }
   }
 
-  /** The pooled row of each text, in the order of the texts, which are at most `maxTokens` long. */
+  /** The pooled row [hidden] of each text, in the order of the texts. Texts have at most `maxTokens` tokens. */
   async run(texts: readonly TokenRow[]): Promise<readonly Float32Array[]> {
     const rows: Float32Array[] = []
     for (const indexes of stepsOf(texts, this.#limits)) {
@@ -104,7 +104,7 @@ export class TextPass {
   }
 }
 
-/** Disentangled attention keeps thousands of scores for each row. */
+/** Disentangled attention keeps thousands of scores per row, so that its steps are smaller. */
 const stepRows = (checkpoint: TextCheckpoint, kind: keyof typeof STEP_ROWS): number =>
   checkpoint.kind === 'encoder' && checkpoint.spec.relative?.kind === 'disentangled'
     ? Math.min(1024, STEP_ROWS[kind])

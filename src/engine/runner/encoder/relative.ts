@@ -1,4 +1,4 @@
-/** What attention adds to its scores by the distance between two tokens: buckets (T5, MPNet), slopes (ALiBi), disentangled scores (DeBERTa). */
+/** Terms that attention adds to its scores by the distance of two tokens: buckets (T5, MPNet), slopes (ALiBi), disentangled scores (DeBERTa). */
 import type { AttentionOptions } from '../../../kernels/attention-options.ts'
 import type { Backend } from '../../../kernels/backend.ts'
 import { dequantize } from '../../../kernels/dequantize.ts'
@@ -15,10 +15,10 @@ interface RelativeShape {
   readonly maxTokens: number
 }
 
-/** Records what a layer's attention needs beforehand, and gives its option. */
+/** Records the ops that a layer's attention needs before it, and returns its `bias` option. */
 export type RecordRelative = (qkv: Activation, layer: number) => NonNullable<AttentionOptions['bias']>
 
-/** Bucket of a token `distance` behind the row, as T5's for both directions; single precision decides the borders, as there. */
+/** T5's bidirectional bucket of a token `distance` positions after the row. Borders between buckets are computed in single precision, as there. */
 export function distanceBucket(distance: number, numBuckets: number, maxDistance: number): number {
   const half = numBuckets / 2
   const first = distance > 0 ? half : 0
@@ -30,7 +30,7 @@ export function distanceBucket(distance: number, numBuckets: number, maxDistance
   return first + Math.min(half - 1, exact + Math.floor(fround(share * (half - exact))))
 }
 
-/** Bucket of a row `distance` behind the token, within -span .. span - 1 and counted from 0. */
+/** DeBERTa's bucket, 0 to 2 span - 1, of a row `distance` positions after the token. Computed in single precision, as there. */
 export function disentangledBucket(distance: number, span: number, maxDistance: number | null): number {
   const middle = Math.floor(span / 2)
   let bucket = distance
@@ -43,7 +43,7 @@ export function disentangledBucket(distance: number, span: number, maxDistance: 
   return Math.max(0, Math.min(2 * span - 1, bucket + span))
 }
 
-/** Slopes of the heads: powers of 2^(-8 / n) for n heads, between them where n is no power of two. */
+/** ALiBi's slope of each head: powers of 2^(-8 / n) for n heads; where n is not a power of two, the further slopes lie between these. */
 export function alibiSlopes(numHeads: number): number[] {
   const power = 2 ** Math.floor(Math.log2(numHeads))
   const slopes = Array.from({ length: power }, (_, i) => 2 ** ((-8 * (i + 1)) / power))
@@ -51,13 +51,13 @@ export function alibiSlopes(numHeads: number): number[] {
   return [...slopes, ...between]
 }
 
-/** [numHeads, 2 reach + 1] of a value by head and by the distance of a token behind the row. */
+/** Values by head and by the distance of a token after the row, from -reach to reach: [numHeads, 2 reach + 1]. */
 function byDistance(numHeads: number, reach: number, value: (head: number, distance: number) => number): Float32Array {
   const width = 2 * reach + 1
   return Float32Array.from({ length: numHeads * width }, (_, i) => value(Math.floor(i / width), (i % width) - reach))
 }
 
-/** Loads what is added. `source`: under our names (names.ts). Throws ModelError for a missing or misshapen tensor. */
+/** Loads the terms. @param source with the names of names.ts. Throws ModelError for a tensor that is missing or has another shape. */
 export async function loadRelative(
   backend: Backend,
   relative: RelativeSpec,
@@ -66,7 +66,7 @@ export async function loadRelative(
   source: WeightSource,
 ): Promise<RecordRelative> {
   const { numHeads, maxTokens } = shape
-  // Attention wants to reach one token at least.
+  // Kernels need a reach of at least one token.
   const longest = Math.max(1, maxTokens - 1)
   if (relative.kind === 'disentangled') return loadDisentangled(backend, relative, shape, numLayers, source)
   let values: Float32Array
@@ -105,7 +105,7 @@ async function loadDisentangled(
   }
   const numBuckets = Math.ceil((2 * span) / 16) * 16
   const scale = (3 * headDim) ** -0.5
-  /** Each head's vectors, [numHeads, numBuckets / 16, headDim, 16], scaled as the scores are. */
+  /** Each head's vectors by bucket, [numHeads, numBuckets / 16, headDim, 16], multiplied by the scale of the scores. */
   const table = async (name: string): Promise<Vector> => {
     const weight = dequantize(await readMatrix(source, `${name}.weight`, width, hiddenSize))
     const bias = source.tensors.has(`${name}.bias`) ? await readVector(source, `${name}.bias`, width) : null
@@ -144,7 +144,10 @@ async function loadDisentangled(
   }
 }
 
-/** Every row of x times every row of w, [.., cols] both. Four rows of x at a time: this is a load's longest part, billions of products. */
+/**
+ * Calls `give` with the product of every row of x and every row of w, both [rows, cols]. Takes four rows of x at a time, because these billions of
+ * multiplications are the longest part of a load.
+ */
 function project(
   x: Float32Array,
   w: Float32Array,

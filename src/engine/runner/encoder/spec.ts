@@ -1,4 +1,4 @@
-/** config.json -> EncoderSpec: what the forward pass of an encoder needs to know of a model. */
+/** config.json -> EncoderSpec: everything that the forward pass of an encoder depends on. */
 import type { Activated } from '../../../kernels/ops.ts'
 import { computeRope, type RopeParameters, type RopeSpec } from '../rope.ts'
 import { ModelError } from '../runner.ts'
@@ -8,26 +8,26 @@ import { ENCODER_FAMILIES, type EncoderFamily } from './families.ts'
 export interface EncoderLayerSpec {
   /** Index into EncoderSpec.ropes; null: no rotary embedding. */
   readonly rope: number | null
-  /** Tokens to each side that are seen, the own one counted; null: all. */
+  /** Tokens that a token attends to on each side, itself included; null: all. */
   readonly window: number | null
   readonly hasExperts: boolean
 }
 
 /** What attention adds to its scores by the distance between two tokens (relative.ts). */
 export type RelativeSpec =
-  /** A value for each bucket and head, the same in all layers. */
+  /** One value per bucket and head, the same in all layers (arXiv 1910.10683). */
   | { readonly kind: 'buckets'; readonly numBuckets: number; readonly maxDistance: number }
-  /** Each head falls with the distance by a slope of its own. Source: arXiv 2108.12409. */
+  /** Each head's scores fall linearly with the distance, by a slope of its own (arXiv 2108.12409). */
   | { readonly kind: 'slopes' }
-  /** Products of queries and keys with vectors of the distance's bucket. Source: arXiv 2006.03654. */
+  /** Products of queries and keys with vectors that depend on the distance's bucket (arXiv 2006.03654). */
   | {
       readonly kind: 'disentangled'
-      /** Half of the buckets. */
+      /** Half the number of buckets. */
       readonly span: number
-      /** From half of the span on, buckets grow with the logarithm up to that distance; null: each distance has its own. */
+      /** Beyond half the span, buckets are logarithmic up to this distance; null: each distance has its own bucket. */
       readonly maxDistance: number | null
       readonly isNormed: boolean
-      /** Vectors are made by the layer's own projections of queries and keys. */
+      /** The layer's projections of queries and keys also make the vectors. */
       readonly sharesKeys: boolean
     }
 
@@ -35,32 +35,34 @@ export interface EncoderSpec {
   readonly modelType: string
   readonly vocabSize: number
   readonly hiddenSize: number
-  /** Columns of the tables of tokens, positions and segments; where it is not the hidden size a product follows them. */
+  /** Columns of the tables of tokens, positions and segments. A projection follows them where this is not the hidden size. */
   readonly embeddingSize: number
-  /** That product's output is normalised (DeBERTa); else its input (ELECTRA). */
+  /** The projection's output is normalised (DeBERTa), otherwise its input (ELECTRA). */
   readonly normsProjection: boolean
   readonly intermediateSize: number
   readonly numHeads: number
   readonly headDim: number
   readonly layers: readonly EncoderLayerSpec[]
   readonly ropes: readonly RopeSpec[]
-  /** What attention adds by distance; null: nothing. */
+  /** Terms that attention adds by distance; null: none. */
   readonly relative: RelativeSpec | null
-  /** Experts of the layers that have some, and how many of them a row goes to; null: no layer has. */
+  /** The number of experts in layers with experts, and how many of them a row goes through; null: no layer has experts. */
   readonly experts: { readonly count: number; readonly topK: number; readonly normalizes: boolean } | null
   readonly normPlacement: 'pre' | 'post'
   readonly normEps: number
   readonly activation: Activated
   readonly isGated: boolean
-  /** Rows of the table of positions, and the row of the first; null: none are added. */
+  /** Rows of the table of positions, and the row of position 0; null: there is no such table. */
   readonly positions: { readonly count: number; readonly offset: number } | null
-  /** Rows of the table of segments; 0: none are added. */
+  /** Rows of the table of segments; 0: there is no such table. */
   readonly numSegments: number
-  /** Tokens of the longest text. */
+  /** The most tokens that a text can have. */
   readonly maxTokens: number
-  /** Of a classifier: outputs, what its dense layer is followed by, and which row it reads. */
+  /** Outputs of the classifier. */
   readonly numLabels: number
+  /** Activation after the classifier's dense layer. */
   readonly headActivation: 'tanh' | 'gelu' | 'relu'
+  /** Pooling before the classifier. */
   readonly headPooling: 'first' | 'mean'
 }
 
@@ -74,7 +76,7 @@ const ACTIVATIONS: Readonly<Record<string, Activated>> = {
   geglu: 'gelu',
 }
 
-/** Whether a config is one of an encoder that is known here. */
+/** Whether a config belongs to a known encoder family. */
 export function isEncoder(json: unknown): boolean {
   return typeOf(json) !== null
 }
@@ -106,7 +108,7 @@ export function parseEncoderSpec(path: string, json: Readonly<Record<string, unk
   const name = config.raw('hidden_act') ?? family.activation
   const activation = typeof name === 'string' ? ACTIVATIONS[name] : undefined
   if (activation === undefined) config.fail('hidden_act', Object.keys(ACTIVATIONS).join(', '))
-  // Jina's variant of BERT: a gate, and slopes by distance in place of the table of positions.
+  // Jina's variant of BERT has a gate, and ALiBi's slopes instead of a table of positions.
   const isAlibi = config.raw('position_embedding_type') === 'alibi'
   const isAfterPadding = family.positions === 'afterPadding'
   const offset = isAfterPadding ? config.number('pad_token_id', 1) + 1 : 0
@@ -142,7 +144,7 @@ export function parseEncoderSpec(path: string, json: Readonly<Record<string, unk
   }
 }
 
-/** nomic-bert says by the name of its activation whether there is a gate, Jina's BERT by that of its MLP. */
+/** Whether MLPs have a gate. nomic-bert's configs tell it by the name of the activation, Jina's BERT by feed_forward_type. */
 function isGated(config: ConfigReader, family: EncoderFamily, isAlibi: boolean): boolean {
   if (isAlibi) {
     const kind = config.raw('feed_forward_type') ?? 'geglu'
@@ -186,7 +188,7 @@ function relativeOf(config: ConfigReader, { relative }: EncoderFamily, positions
   }
 }
 
-/** What these families have in variants that are not served. */
+/** Refuses variants of the families that are not served. */
 function requirePlain(config: ConfigReader, modelType: string): void {
   const position = config.raw('position_embedding_type') ?? 'absolute'
   const isKnown = position === 'absolute' || position === 'rope' || (position === 'alibi' && modelType === 'bert')
@@ -223,7 +225,7 @@ function layersOf(
       window: null,
       hasExperts: every > 0 && i % every === 1,
     }))
-  // The config's window is the whole of it; half of it to each side is seen, beside the token itself.
+  // local_attention counts both sides. Here a window counts one side and the token itself.
   const window = Math.floor(config.size('local_attention', 128) / 2) + 1
   const period = config.size('global_attn_every_n_layers', 3)
   const types = config.list('layer_types', numLayers)

@@ -1,18 +1,18 @@
-/** The special tokens that a tokenizer puts around a text and around a pair of texts, and how long texts are cut to fit between them. */
+/** The special tokens that a tokenizer puts around a text or a pair of texts, and the cutting of texts that are too long. */
 
 /** A tokenized text, or pair of texts. */
 export interface TokenRow {
   readonly ids: readonly number[]
-  /** Of each token: 0 for the first text, 1 for the second where the model tells them apart. */
+  /** Each token's segment: 0 for the first text, 1 for the second where the model distinguishes them. */
   readonly segments: readonly number[]
 }
 
-/** What a tokenizer gives for a text with its special tokens, or for a pair. */
+/** Encodes a text or a pair of texts with special tokens. */
 type EncodeWhole = (text: string, pair?: string) => TokenRow
 
 const PROBES = ['a', 'b'] as const
 
-/** Place of `part` in `ids` from `from` on. */
+/** The first index from `from` on at which `part` occurs in `ids`; -1: it does not. */
 function findPart(ids: readonly number[], part: readonly number[], from: number): number {
   for (let at = from; at + part.length <= ids.length; at++) if (part.every((id, i) => ids[at + i] === id)) return at
   return -1
@@ -23,13 +23,13 @@ const slice = ({ ids, segments }: TokenRow, from: number, to?: number): TokenRow
   segments: segments.slice(from, to),
 })
 
-/** Found by asking the tokenizer for short texts with and without special tokens, so that every kind of post-processor is served. */
+/** The special tokens, found by encoding short texts with and without them. This works for every kind of post-processor. */
 export class SpecialTokens {
   readonly #single: readonly [TokenRow, TokenRow]
   readonly #pair: readonly [TokenRow, TokenRow, TokenRow]
   readonly #segments: readonly [number, number]
 
-  /** @param encodeBody ids of a text without special tokens */
+  /** @param encodeBody encodes a text without special tokens */
   constructor(encodeBody: (text: string) => readonly number[], encodeWhole: EncodeWhole) {
     const [a, b] = [encodeBody(PROBES[0]), encodeBody(PROBES[1])]
     const single = encodeWhole(PROBES[0])
@@ -42,12 +42,12 @@ export class SpecialTokens {
     this.#segments = [pair.segments[first] ?? 0, pair.segments[second] ?? 0]
   }
 
-  /** Special tokens around one text. */
+  /** The number of special tokens around one text. */
   get numSingle(): number {
     return this.#single[0].ids.length + this.#single[1].ids.length
   }
 
-  /** A text's tokens between the special ones, cut at its end to fit. */
+  /** Puts special tokens around a text, and cuts the text at its end to fit. */
   single(body: readonly number[], maxTokens: number): TokenRow {
     const [prefix, suffix] = this.#single
     const kept = body.slice(0, Math.max(0, maxTokens - this.numSingle))
@@ -57,12 +57,12 @@ export class SpecialTokens {
     }
   }
 
-  /** Both texts' tokens between the special ones; of the longer one tokens are left off until they fit. */
+  /** Puts special tokens around a pair of texts, and cuts the longer text at its end until both fit. */
   pair(first: readonly number[], second: readonly number[], maxTokens: number): TokenRow {
     const [prefix, middle, suffix] = this.#pair
     const room = Math.max(0, maxTokens - prefix.ids.length - middle.ids.length - suffix.ids.length)
     const excess = Math.max(0, first.length + second.length - room)
-    // Longest first: the difference comes off the longer one, then from both in turn.
+    // The difference in length is cut from the longer text first, then both are cut alike.
     const difference = Math.min(excess, Math.abs(first.length - second.length))
     const rest = excess - difference
     const isFirstLonger = first.length > second.length

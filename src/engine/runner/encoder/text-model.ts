@@ -1,4 +1,4 @@
-/** A model that embeds texts, or that ranks documents for a query: tokenizer, pass and what follows it. */
+/** A model that embeds texts, or that ranks documents for a query: tokenizer, forward pass and what follows it. */
 import type { Pooling } from '../../../kernels/ops.ts'
 import { createTokenizer, type PairTokenizer } from '../../tokenizer.ts'
 import { ModelError } from '../runner.ts'
@@ -14,10 +14,10 @@ export interface TextModelRequest extends PassRequest {
   readonly path: string
 }
 
-/** What a text is to a model that was trained with instructions; plain: neither, as sentence-transformers encodes a text. */
+/** The role of a text, which decides the prompt before it. plain: neither query nor document, as sentence-transformers encodes a text by default. */
 export type TextRole = 'query' | 'document' | 'plain'
 
-/** Embeds texts to vectors [dimensions] of length 1. @throws ModelError at load */
+/** Embeds texts as vectors. */
 export class TextEmbedder {
   readonly dimensions: number
   readonly #reader: TextReader
@@ -29,7 +29,7 @@ export class TextEmbedder {
     this.dimensions = dimensions
   }
 
-  /** Throws ModelError that names the file and what was expected. */
+  /** Loads the model. Throws ModelError that names the file and what was expected. */
   static async load(request: TextModelRequest): Promise<TextEmbedder> {
     const { reader, extra } = await open(
       request,
@@ -45,19 +45,19 @@ export class TextEmbedder {
     return this.#reader.pass.maxTokens
   }
 
-  /** Identifies the weights: vectors of different ones do not compare. */
+  /** Identifies the weights: vectors of models with different digests cannot be compared. */
   get digest(): string {
     return this.#reader.pass.digest
   }
 
-  /** Adapter, driver and kind of device. */
+  /** The device's kind, adapter and driver. */
   get device(): TextPass['info'] {
     return this.#reader.pass.info
   }
 
   /**
-   * Vectors [texts, dimensions] and the tokens read of each text; longer texts are cut. Those of queries and documents have length 1, as an
-   * index wants them; those of plain texts the length that the model's modules give them.
+   * Vectors [texts, dimensions], and the number of tokens read of each text. Texts that are too long are cut. Vectors of queries and documents have
+   * length 1, as an index needs them; vectors of plain texts have the length that the model's modules give them.
    */
   async embed(
     texts: readonly string[],
@@ -69,7 +69,7 @@ export class TextEmbedder {
     const vectors = new Float32Array(texts.length * this.dimensions)
     for (const [i, row] of pooled.entries()) {
       const whole = dense.reduce((x, layer) => applyDense(layer, x), row)
-      // Cut after it was brought to length 1, as sentence-transformers does; what goes into an index has that length again.
+      // Truncated after it is scaled to length 1, as in sentence-transformers; vectors for an index are then scaled again.
       const vector = (isNormalized ? normalize(whole) : whole).subarray(0, this.dimensions)
       vectors.set(role === 'plain' ? vector : normalize(vector), i * this.dimensions)
     }
@@ -89,7 +89,7 @@ export class TextEmbedder {
   }
 }
 
-/** Loads tokenizer and weights; the checkpoint's files are closed again. `read`: what else is needed of them. */
+/** Loads tokenizer and weights, and closes the checkpoint's files. @param read reads whatever else is needed from the checkpoint */
 async function open<T>(
   request: TextModelRequest,
   poolingOf: (checkpoint: TextCheckpoint) => Pooling,
@@ -107,7 +107,7 @@ async function open<T>(
   }
 }
 
-/** Whether a tokenizer's files say that it tells a pair's texts apart: in a list of what it gives, or by its class, which is one that does. */
+/** Whether a tokenizer gives segments to the texts of a pair: as model_input_names says, or else if its class does so. */
 function givesSegments({
   model_input_names: names,
   tokenizer_class: name,
@@ -115,7 +115,7 @@ function givesSegments({
   return Array.isArray(names) ? names.includes('token_type_ids') : name !== 'TokenizersBackend'
 }
 
-/** Scores documents for a query, 0 to 1 each. @throws ModelError at load */
+/** Scores documents for a query. */
 export class TextRanker {
   readonly #reader: TextReader
   readonly #ranking: Ranking
@@ -125,7 +125,7 @@ export class TextRanker {
     this.#ranking = ranking
   }
 
-  /** Throws ModelError that names the file and what was expected. */
+  /** Loads the model. Throws ModelError that names the file and what was expected. */
   static async load(request: TextModelRequest): Promise<TextRanker> {
     const { reader, extra } = await open(
       request,
@@ -144,7 +144,7 @@ export class TextRanker {
     return this.#reader.pass.info
   }
 
-  /** The relevance of each document to the query, 0..1, and the tokens read. Longer ones are cut. */
+  /** The relevance of each document to the query, from 0 to 1, and the number of tokens read. Texts that are too long are cut. */
   async score(
     query: string,
     documents: readonly string[],

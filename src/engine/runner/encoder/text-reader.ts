@@ -1,15 +1,15 @@
-/** Texts to the rows of a pass: a tokenizer, the special tokens of a model and its longest text. */
+/** Turns texts into the input of a pass: with a tokenizer, the model's special tokens and its longest text. */
 import type { PairTokenizer } from '../../tokenizer.ts'
 import type { TextPass } from './pass.ts'
 import { SpecialTokens, type TokenRow } from './special-tokens.ts'
 
 /**
- * UTF-16 units for each token that a model reads, at most, of what its tokenizer is given: tokenizing a text of megabytes for the tokens at its
- * beginning would keep everybody waiting. Prose has about five; only runs of white space and words without end have more.
+ * A text is cut to this many UTF-16 units per token of the model's limit before it is tokenized. To tokenize megabytes for the first few thousand tokens
+ * would block other requests. Prose has about five units per token; only long runs of white space or of letters have more than 32.
  */
 export const MAX_CHARS_PER_TOKEN = 32
 
-/** Tokenizer and pass, which both kinds of model have. */
+/** The tokenizer and the pass of a model that embeds or ranks texts. */
 export class TextReader {
   readonly pass: TextPass
   readonly #tokenizer: PairTokenizer
@@ -35,18 +35,18 @@ export class TextReader {
     return this.#special.pair(this.body(this.#cut(first)), this.body(this.#cut(second)), this.pass.maxTokens)
   }
 
-  /** Tokens of a text, special ones left out. */
+  /** The number of a text's tokens, without special tokens. */
   countTokens(text: string): number {
     return this.body(text).length
   }
 
-  /** Null where an id is outside the vocabulary. */
+  /** The text of token ids; null: an id is outside the vocabulary. */
   decode(ids: readonly number[]): string | null {
     if (ids.some((id) => this.#tokenizer.tokenText(id) === null)) return null
     return this.#tokenizer.decode(ids, { skipSpecialTokens: true })
   }
 
-  /** Ids of a text, none added around it. Special tokens that are written out in the text are recognised. */
+  /** Ids of a text, without special tokens around it. Special tokens that are written out in the text are recognised. */
   body(text: string): readonly number[] {
     return this.#tokenizer.encode(text, { addSpecialTokens: false })
   }
