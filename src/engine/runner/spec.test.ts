@@ -134,7 +134,7 @@ const REFUSED: [string, object, RegExp][] = [
   [
     'a model that sees to both sides',
     { use_bidirectional_attention: true },
-    /use_bidirectional_attention should be null or vision: it generates no text/,
+    /use_bidirectional_attention should be null or vision: a bidirectional model generates no text/,
   ],
   ['a name of the prototype', { architectures: ['toString'] }, /unknown architecture "toString"/],
   ['a size that is text', { hidden_size: '32' }, /m\/config.json: hidden_size should be a number, found "32"/],

@@ -1,6 +1,6 @@
 /**
- * ggml's block formats -> the canonical planes of ops.ts. Layouts from ggml's ggml-common.h and the dequantiser of its gguf-py, which the tests compare
- * with. Every mapping keeps the exact codes; scales and minimums are products of an f16 and a small integer, exact in f32.
+ * Decodes ggml's block formats to the planes of ops.ts. Layouts from ggml-common.h and from gguf-py's dequantiser, which the tests compare with. Codes are
+ * kept exactly; scales and minimums are products of an f16 and a small integer, which f32 represents exactly.
  */
 import { decodeBf16, f16Table, narrowBf16 } from '../../kernels/float.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
@@ -10,13 +10,13 @@ import { iq4Nl, iq4Xs, mxfp4, tq1, tq2 } from './gguf-codebooks.ts'
 
 interface BlockFormat {
   readonly name: string
-  /** Values a block. */
+  /** Values per block. */
   readonly values: number
-  /** Bytes a block. */
+  /** Bytes per block. */
   readonly bytes: number
-  /** Takes the bytes over. */
+  /** May keep `bytes` as the result's memory. */
   readonly decode: (bytes: Uint8Array, numValues: number) => MatrixData
-  /** Which format the values are decoded to is decided by the values. */
+  /** The format after decoding depends on the values, so that all of them have to be read. */
   readonly dependsOnValues?: true
 }
 
@@ -38,7 +38,7 @@ const q8Planes = (numValues: number, group: number): Planes<Int8Array> => ({
   mins: new Float32Array(numValues / group),
 })
 
-/** Blocks of 32 keep value j in the low nibble of byte j and value j + 16 in the high one; ours pair neighbours. */
+/** ggml's blocks of 32 pair value j with value j + 16 in a byte. Planes pair neighbours, the first one in the low nibble. */
 function repackNibbles(source: Uint8Array, from: number, target: Uint8Array, to: number): void {
   for (let j = 0; j < 8; j++) {
     const a = source[from + 2 * j]!
@@ -82,7 +82,7 @@ function q5Legacy(bytes: Uint8Array, numValues: number, hasMin: boolean): Matrix
 function q8Legacy(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
   const { codes, scales } = q8Planes(numValues, 32)
-  // Two codes at a time: a block is 17 halves.
+  // Copies two codes at a time: a block is 17 words of 16 bits.
   const source = new Uint16Array(aligned(bytes), 0, bytes.length >> 1)
   const pairs = new Uint16Array(codes.buffer)
   for (let block = 0; block < scales.length; block++) {
@@ -94,7 +94,7 @@ function q8Legacy(bytes: Uint8Array, numValues: number): MatrixData {
   return { format: 'q8', group: 32, codes, scales, mins: null }
 }
 
-/** Scale and minimum of sub-block j of a K block: 6 bits each, the upper four sub-blocks' high bits tucked into the first eight bytes. */
+/** Scale and minimum of sub-block j of a K block, 6 bits each. The upper two bits of sub-blocks 4 to 7 are in the first eight bytes. */
 function scaleAndMin(bytes: Uint8Array, at: number, j: number): [scale: number, min: number] {
   if (j < 4) return [bytes[at + j]! & 63, bytes[at + j + 4]! & 63]
   return [
@@ -114,7 +114,7 @@ function setKScales(bytes: Uint8Array, at: number, block: number, { scales, mins
   }
 }
 
-/** 256 values: bytes 32 c .. of the nibbles hold sub-block 2 c in their low halves and 2 c + 1 in the high ones. */
+/** Q4_K, 256 values per block. Of each 32 bytes, the low nibbles hold one sub-block and the high nibbles the next. */
 function q4K(bytes: Uint8Array, numValues: number): MatrixData {
   const planes = q4Planes(numValues)
   const { codes } = planes
@@ -169,7 +169,7 @@ function q6K(bytes: Uint8Array, numValues: number): MatrixData {
   return { format: 'q8', group: 16, isNarrow: true, hasSubScales: true, codes, scales, mins: null }
 }
 
-/** 256 values in sixteen groups: scale and minimum of four bits each, codes of two. */
+/** Q2_K, 256 values per block in sixteen groups: scale and minimum of four bits each, codes of two. */
 function q2K(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
   const { codes, scales, mins } = q8Planes(numValues, 16)
@@ -189,14 +189,14 @@ function q2K(bytes: Uint8Array, numValues: number): MatrixData {
   return { format: 'q8', group: 16, isNarrow: true, codes, scales, mins }
 }
 
-/** Scale j of a Q3_K block's sixteen: low four bits in a nibble of the first eight bytes, the upper two in the last four. */
+/** Scale j of the sixteen of a Q3_K block: the low four bits are in the first eight bytes, the upper two in the last four. */
 function q3Scale(bytes: Uint8Array, at: number, j: number): number {
   const low = (bytes[at + (j & 7)]! >> (j < 8 ? 0 : 4)) & 15
   const high = (bytes[at + 8 + (j & 3)]! >> (2 * (j >> 2))) & 3
   return (low | (high << 4)) - 32
 }
 
-/** 256 values in sixteen groups: codes of two bits, less 4 where the mask has no bit. */
+/** Q3_K, 256 values per block in sixteen groups: codes of two bits, minus 4 where the mask's bit is 0. */
 function q3K(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
   const { codes, scales } = q8Planes(numValues, 16)
@@ -213,7 +213,7 @@ function q3K(bytes: Uint8Array, numValues: number): MatrixData {
   return { format: 'q8', group: 16, isNarrow: true, hasSubScales: true, codes, scales, mins: null }
 }
 
-/** For a view of another element size, which needs an aligned start: the bytes' buffer, or a copy. */
+/** A buffer that starts with the bytes, for views that need an aligned start: their own buffer, or a copy. */
 const aligned = (bytes: Uint8Array): ArrayBufferLike =>
   bytes.byteOffset === 0 && bytes.byteLength === bytes.buffer.byteLength ? bytes.buffer : bytes.slice().buffer
 
@@ -222,7 +222,7 @@ function bf16(bytes: Uint8Array): MatrixData {
   return narrowBf16(words) ? { format: 'f16', values: words } : { format: 'f32', values: decodeBf16(words) }
 }
 
-/** By ggml's type number. */
+/** The formats by ggml's type number. */
 export const BLOCK_FORMATS: ReadonlyMap<number, BlockFormat> = new Map([
   [
     0,
@@ -267,7 +267,7 @@ export const BLOCK_FORMATS: ReadonlyMap<number, BlockFormat> = new Map([
   [39, { name: 'MXFP4', values: 32, bytes: 17, decode: mxfp4 }],
 ])
 
-/** Names of types that exist but cannot be served, for the error. */
+/** Names of types that are not served, for the error message. */
 const OTHER_TYPES: Readonly<Record<number, string>> = {
   9: 'Q8_1',
   15: 'Q8_K',

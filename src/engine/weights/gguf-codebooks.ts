@@ -1,15 +1,15 @@
 /**
- * ggml's formats whose codes are names of values: a table of sixteen (IQ4_NL, IQ4_XS, MXFP4) or the three -1, 0 and 1 (TQ1_0, TQ2_0). All but MXFP4
- * become q8 with the values as codes, exactly. Layouts from ggml's ggml-common.h.
+ * Decodes ggml's formats with codes that index a table: sixteen values (IQ4_NL, IQ4_XS, MXFP4), or -1, 0 and 1 (TQ1_0, TQ2_0). All but MXFP4 become q8
+ * exactly, with the table's values as codes. Layouts from ggml-common.h.
  */
 import { f16Table } from '../../kernels/float.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
 import { q8Codes, u16 } from './gguf-planes.ts'
 
-/** IQ4's sixteen values, denser around zero as weights are. */
+/** IQ4's sixteen values. They are denser around zero, as weights are. */
 const IQ4_VALUES = Int8Array.of(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
-/** 32 values of 16 bytes: value j in the low half of byte j, value j + 16 in the high one. */
+/** Looks up 32 values from 16 bytes: value j from the low nibble of byte j, value j + 16 from the high one. */
 function lookUp(bytes: Uint8Array, at: number, values: Int8Array, codes: Int8Array, to: number): void {
   for (let j = 0; j < 16; j++) {
     codes[to + j] = values[bytes[at + j]! & 15]!
@@ -28,7 +28,7 @@ export function iq4Nl(bytes: Uint8Array, numValues: number): MatrixData {
   return data
 }
 
-/** 256 values in eight groups, whose scales have six bits: four in a nibble, two apart. */
+/** IQ4_XS blocks: 256 values in eight groups with scales of six bits, four in a nibble and two stored apart. */
 export function iq4Xs(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
   const data = q8Codes(numValues, 32, false)
@@ -45,7 +45,7 @@ export function iq4Xs(bytes: Uint8Array, numValues: number): MatrixData {
   return data
 }
 
-/** MXFP4 blocks (an exponent, then 32 values in 16 bytes) with neighbours in a byte: here value j and j + 16 share one. */
+/** MXFP4 blocks: an exponent, then 32 values in 16 bytes. ggml pairs value j with value j + 16 in a byte; the result pairs neighbours. */
 export function mxfp4(bytes: Uint8Array, numValues: number): MatrixData {
   const codes = new Uint8Array(numValues / 2)
   const exponents = new Uint8Array(numValues / 32)
@@ -61,7 +61,7 @@ export function mxfp4(bytes: Uint8Array, numValues: number): MatrixData {
   return { format: 'mxfp4', group: 32, codes, exponents }
 }
 
-/** One scale for 256 values. */
+/** Blocks of 256 values with one scale, which is their last two bytes. */
 function ternary(
   bytes: Uint8Array,
   numValues: number,
@@ -78,7 +78,7 @@ function ternary(
   return data
 }
 
-/** Five ternary digits a byte, as the fraction byte / 256 in base 3: times 3^n, the digit is what passes 256. */
+/** TQ1_0 blocks: a byte holds five ternary digits as the fraction byte / 256 in base 3. The digit is the integer part after multiplying by 3. */
 export function tq1(bytes: Uint8Array, numValues: number): MatrixData {
   return ternary(bytes, numValues, 54, (at, codes) => {
     let to = 0

@@ -4,7 +4,7 @@ import type { GgufMetadata } from './gguf-file.ts'
 
 const stacked = (name: string): string => name.replace('.*', '')
 
-/** Names inside `blk.N.` and what they are called in Hugging Face checkpoints: all experts' matrices stand in one tensor. */
+/** Names inside `blk.N.`, and their names in Hugging Face checkpoints. In GGUF files one tensor holds all experts' matrices. */
 export function expertNames({ names }: ExpertsFamily): Readonly<Record<string, string>> {
   const [gate, up = gate] = names.gateUp
   const [sharedGate, sharedUp = sharedGate] = names.sharedGateUp
@@ -20,7 +20,7 @@ export function expertNames({ names }: ExpertsFamily): Readonly<Record<string, s
   }
 }
 
-/** The fields of config.json that the metadata of experts stands for. `names`: of the file's tensors, as checkpoints have them. */
+/** The fields of config.json about experts. @param names the file's tensors by their names in checkpoints */
 export function expertConfig(
   metadata: GgufMetadata,
   family: ExpertsFamily,
@@ -36,7 +36,7 @@ export function expertConfig(
     ...(family.sharedWidthField === null
       ? {}
       : { [family.sharedWidthField]: own('expert_shared_feed_forward_length') }),
-    // llama.cpp knows that Qwen3's sum to one; files say it of other families only.
+    // Qwen3's weights sum to one. Its files do not say so, those of other families do.
     norm_topk_prob: own('expert_weights_norm') ?? (metadata.architecture === 'qwen3moe' ? true : undefined),
     routed_scaling_factor: scale === 0 ? undefined : scale,
     n_group: own('expert_group_count'),

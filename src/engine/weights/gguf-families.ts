@@ -1,32 +1,33 @@
-/** The families of GGUF files as data: what the names of their architectures mean, and what their converters changed. */
+/** The families of GGUF files as data: the model family that each architecture's name stands for, and what its converter changed. */
 import type { ExpertNames } from '../runner/expert-families.ts'
 import type { LayerNames } from '../runner/family.ts'
 import { GEMMA3N_TENSORS, GEMMA4_TENSORS } from './gguf-gemma.ts'
 import { GATED_DELTA, MAMBA2, SHORT_CONVOLUTION } from './gguf-states.ts'
 
-/** How ggml's name of an architecture relates to ours. */
+/** How files of one `general.architecture` relate to a model family. */
 export interface GgufFamily {
+  /** Key of FAMILIES. */
   readonly architecture: string
-  /** The architecture of files that have experts, where that is another one. */
+  /** The architecture of files with experts, where it differs. */
   readonly withExperts?: string
-  /** The architecture of files that have a window, where that is another one. */
+  /** The architecture of files with a sliding window, where it differs. */
   readonly withWindow?: string
-  /** The converter reordered the rows of q and k for rotations of neighbouring pairs; our rope rotates halves. */
+  /** The converter reordered the rows of q and k for rotations that pair neighbouring dims. */
   readonly permutesQk?: boolean
-  /** What the tensors of layers without attention are called here, by their names inside `blk.N.`; all but matrices are vectors. */
+  /** Names of the tensors of layers without attention, by their names inside `blk.N.`. */
   readonly stateNames?: Readonly<Record<string, string>>
-  /** Tensors that no table of all families has, by their names in the file (gguf-gemma.ts). */
+  /** Names of tensors that only this family has, by their names in the file (gguf-gemma.ts). */
   readonly tensors?: Readonly<Record<string, string>>
-  /** Names that its files need and checkpoints do not. */
+  /** Names that replace the model family's for GGUF files. */
   readonly names?: Partial<LayerNames>
   readonly expertNames?: Partial<ExpertNames>
-  /** It sees to both sides: for embedding only. */
+  /** Attention is bidirectional: the model only embeds texts. */
   readonly isBidirectional?: boolean
   /** The converter reordered value heads (gguf-states.ts). */
   readonly tilesKeyHeads?: boolean
 }
 
-/** By `general.architecture`. OLMo 3 is written as OLMo 2 with a window, Mixtral as Llama with experts. */
+/** By `general.architecture`. Files of OLMo 3 are named olmo2 and have a window, files of Mixtral are named llama and have experts. */
 export const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map<string, GgufFamily>([
   ['llama', { architecture: 'LlamaForCausalLM', withExperts: 'MixtralForCausalLM', permutesQk: true }],
   ['qwen2', { architecture: 'Qwen2ForCausalLM' }],

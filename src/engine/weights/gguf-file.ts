@@ -1,4 +1,4 @@
-/** GGUF files as a weight source, whatever the model: headers, places of tensors, their values. What tensors are called is the caller's. */
+/** GGUF files of any model as a weight source: headers, places of tensors and their values. The caller names the tensors. */
 import type { FileHandle } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
 import { foundInstead, isMissing, openFile } from '../../regular-file.ts'
@@ -9,15 +9,14 @@ import { type GgufHeader, type GgufTensor, type GgufValue, type GgufValues, read
 import { partsOf } from './model-path.ts'
 import { readFully, takeRows, type TensorInfo, type WeightSource } from './source.ts'
 
-/**
- * What a stored tensor is called by its reader; the heads whose rows the converter permuted, null: none; whether it is a vector, in however many
- * dimensions the converter wrote it.
- */
+/** Names a stored tensor, and says how it was stored. */
 export type GgufNaming = (name: string) => {
   readonly name: string
+  /** The number of heads whose rows the converter permuted; null: it permuted none. */
   readonly permutedHeads: number | null
+  /** A vector, whatever the number of its stored dimensions. */
   readonly isVector?: boolean
-  /** A matrix of one row that the converter wrote as a vector. */
+  /** A matrix of one row, which the converter stored as a vector. */
   readonly isRow?: boolean
 }
 
@@ -28,9 +27,9 @@ interface GgufFile {
 
 interface Placed extends TensorInfo {
   readonly tensor: GgufTensor
-  /** The file that it is in: a model may be split over several. */
+  /** The file with the tensor: a model may be split into several. */
   readonly part: Part
-  /** Heads whose rows the converter permuted. */
+  /** The number of heads whose rows the converter permuted; null: it permuted none. */
   readonly permutedHeads: number | null
 }
 
@@ -66,12 +65,12 @@ export class GgufMetadata {
     return this.#values.get(key) ?? null
   }
 
-  /** Items of a list, which is not decoded for it. */
+  /** The number of items of a list, without decoding the list. */
   lengthOf(key: string): number | undefined {
     return this.#values.lengthOf(key)
   }
 
-  /** A value of this architecture's: one where all layers have the same, a list where they differ. */
+  /** A value under the architecture's name: a single one where all layers agree, otherwise a list with one item per layer. */
   perLayer(key: string): unknown {
     const value = this.get(`${this.architecture}.${key}`)
     if (!Array.isArray(value)) return value ?? undefined
@@ -80,8 +79,9 @@ export class GgufMetadata {
   }
 
   /**
-   * A value of this architecture's, as plain JSON for the config reader to judge; some files give one per layer where all are equal, those that are not
-   * `isMeant` aside.
+   * A value under the architecture's name, as plain JSON that the config reader checks. Some files store a list with the same item for every layer. Throws
+   * ModelError where the items differ.
+   * @param isMeant items of a list for which it is false are ignored
    */
   own(key: string, isMeant: (item: unknown) => boolean = () => true): unknown {
     const value = this.get(`${this.architecture}.${key}`)
@@ -90,7 +90,7 @@ export class GgufMetadata {
     const [first] = items
     if (items.some((item) => item !== first)) {
       throw new ModelError(
-        `${this.path}: ${this.architecture}.${key} differs between layers, which no known family does`,
+        `${this.path}: ${this.architecture}.${key} differs between layers, which is not so in any known family`,
       )
     }
     return first
@@ -109,7 +109,7 @@ async function readBytes(
   return bytes
 }
 
-/** Checks each tensor's type and place, and gives it its name. */
+/** Checks the type and place of each tensor of a part, and adds it to `tensors` under its name. */
 function place(part: Part, nameOf: GgufNaming, tensors: Map<string, Placed>): void {
   const { path, header, numBytes: fileBytes } = part
   const spans: { name: string; start: number; end: number }[] = []
@@ -156,7 +156,7 @@ function place(part: Part, nameOf: GgufNaming, tensors: Map<string, Placed>): vo
   }
 }
 
-/** ggml's llama row h headDim + 2 i + j is our row h headDim + j half + i. */
+/** Restores the order of rows: within a head, row 2 i + j of the file is row j headDim / 2 + i. */
 function undoPermutation(data: MatrixData, rows: number, numHeads: number): MatrixData {
   const headDim = rows / numHeads
   const half = headDim / 2
@@ -195,8 +195,8 @@ async function openPart(path: string): Promise<Part> {
 }
 
 /**
- * Opens a GGUF file, or the first of its parts and with it the others, and checks the headers. `naming` says what tensors are called, by the
- * metadata; it may refuse the file. Throws ModelError.
+ * Opens a GGUF file and checks its header. Given the first part of a split file, opens all parts. Throws ModelError.
+ * @param naming names the tensors, given the metadata; may throw ModelError to refuse the file
  */
 export async function openGgufFile(
   path: string,

@@ -1,11 +1,11 @@
 /**
- * Gemma 3n and Gemma 4 in GGUF files: per-layer embeddings, residual streams, layers of several shapes, experts beside a dense MLP. What their
- * tensors are called there, and what the metadata say of them.
+ * Gemma 3n and Gemma 4 in GGUF files, which have per-layer embeddings, residual streams, layers of several shapes, and experts beside a dense MLP: their
+ * tensors' names, and their metadata as config.json has it.
  */
 import type { GgufMetadata } from './gguf-file.ts'
 import type { TensorInfo, WeightSource } from './source.ts'
 
-/** By the names in the file: whole ones, and those inside `blk.N.`. */
+/** By the full name in the file, or by the name inside `blk.N.`. */
 const LAYER_INPUTS = {
   'per_layer_token_embd.weight': 'embed_tokens_per_layer.weight',
   'per_layer_model_proj.weight': 'per_layer_model_projection.weight',
@@ -42,10 +42,10 @@ export const GEMMA4_TENSORS: Readonly<Record<string, string>> = {
   'post_ffw_norm_2.weight': 'post_feedforward_layernorm_2.weight',
 }
 
-/** Tensors [matrices, rows, cols] that checkpoints have as a list of matrices. */
+/** Tensors [matrices, rows, cols] that checkpoints store as lists of matrices. */
 const LISTS = ['model.altup_projections', 'model.altup_unembed_projections']
 
-/** The source with each matrix of a list under a name of its own. */
+/** The source with a name of its own for each matrix of these lists. */
 export function withLists(source: WeightSource): WeightSource {
   const tensors = new Map(source.tensors)
   const places = new Map<string, { readonly list: string; readonly index: number }>()
@@ -72,10 +72,10 @@ export function withLists(source: WeightSource): WeightSource {
   }
 }
 
-/** Layers of Gemma 3n before those that have no K and V of their own, where a file does not say how many these are. */
+/** Gemma 3n's number of layers with K and V of their own, for files that do not contain it. */
 const GEMMA3N_OWN_LAYERS = 20
 
-/** The fields of config.json that only these families have. `layerTypes`: as config.json lists them; undefined: the file does not. */
+/** The fields of config.json that only these families have. @param layerTypes the layers' types as in config.json; undefined: not known */
 export function gemmaConfig(
   metadata: GgufMetadata,
   tensors: ReadonlyMap<string, TensorInfo>,
@@ -105,7 +105,7 @@ export function gemmaConfig(
     altup_active_idx: own('altup.active_idx'),
     laurel_rank: tensors.get('model.layers.0.laurel.linear_left.weight')?.shape[0],
     activation_sparsity_scale: metadata.perLayer('activation_sparsity_scale'),
-    // Files of Gemma 3n leave it out.
+    // Files of Gemma 3n do not contain it.
     final_logit_softcapping: own('final_logit_softcapping') ?? (isGemma3n ? 30 : undefined),
     enable_moe_block: tensors.has('model.layers.0.experts.gate_up_proj'),
     num_experts: own('expert_count'),

@@ -1,6 +1,6 @@
 /**
- * ggml's IQ1, IQ2 and IQ3 formats, 256 values a block: eight or four values at a time are an entry of a code book, with a scale for each group and
- * mostly a sign for each value. They become q8 with the books' values as codes, exactly. Layouts from ggml's ggml-common.h.
+ * Decodes ggml's IQ1, IQ2 and IQ3 formats, 256 values per block. Each eight or four values are an entry of a code book, with a scale per group and mostly a
+ * sign per value. They become q8 exactly, with the books' values as codes. Layouts from ggml-common.h.
  */
 import { f16Table } from '../../kernels/float.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
@@ -9,7 +9,7 @@ import { q8Codes, u16 } from './gguf-planes.ts'
 
 const u32 = (bytes: Uint8Array, at: number): number => (u16(bytes, at) | (u16(bytes, at + 2) << 16)) >>> 0
 
-/** Eight signs of seven bits: the eighth makes the number of minus signs even. */
+/** Eight signs from seven bits: the eighth makes the number of minus signs even. */
 function signsOf(bits: number): number {
   let parity = bits ^ (bits >> 4)
   parity ^= parity >> 2
@@ -17,7 +17,7 @@ function signsOf(bits: number): number {
   return bits | ((parity & 1) << 7)
 }
 
-/** Writes `count` values of an entry; bit j of `signs` negates value j. */
+/** Writes the `count` values of a book's entry. Bit j of `signs` negates value j. */
 function put(codes: Int8Array, to: number, book: Int8Array, entry: number, count: number, signs: number): void {
   for (let j = 0; j < count; j++) {
     const value = book[entry * count + j]!
@@ -25,7 +25,7 @@ function put(codes: Int8Array, to: number, book: Int8Array, entry: number, count
   }
 }
 
-/** 66 bytes: f16 scale; for each 32 values four bytes of entries, then four times seven bits of signs and four of scale. */
+/** 66 bytes per block: an f16 scale; per 32 values, four bytes of entries, then four times seven bits of signs and four bits of scale. */
 export function iq2Xxs(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
   const data = q8Codes(numValues, 32, false)
@@ -41,7 +41,7 @@ export function iq2Xxs(bytes: Uint8Array, numValues: number): MatrixData {
   return data
 }
 
-/** 74 bytes: f16 scale; for each 8 values nine bits of entry and seven of signs; then four bits of scale for each 16. */
+/** 74 bytes per block: an f16 scale; per 8 values, nine bits of entry and seven of signs; then four bits of scale per 16 values. */
 export function iq2Xs(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
   const data = q8Codes(numValues, 16, false)
@@ -59,7 +59,7 @@ export function iq2Xs(bytes: Uint8Array, numValues: number): MatrixData {
   return data
 }
 
-/** 82 bytes: f16 scale; eight bits of entry and eight signs for each 8 values; two more bits of entry; four bits of scale for each 16. */
+/** 82 bytes per block: an f16 scale; per 8 values, eight bits of entry and eight signs; two more bits of entry; four bits of scale per 16 values. */
 export function iq2S(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
   const data = q8Codes(numValues, 16, false)
@@ -79,7 +79,7 @@ export function iq2S(bytes: Uint8Array, numValues: number): MatrixData {
   return data
 }
 
-/** 98 bytes: f16 scale; a byte of entry for each 4 values; then for each 32 four times seven bits of signs and four of scale. */
+/** 98 bytes per block: an f16 scale; a byte of entry per 4 values; then per 32 values, four times seven bits of signs and four bits of scale. */
 export function iq3Xxs(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
   const data = q8Codes(numValues, 32, false)
@@ -97,7 +97,7 @@ export function iq3Xxs(bytes: Uint8Array, numValues: number): MatrixData {
   return data
 }
 
-/** 110 bytes: f16 scale; nine bits of entry for each 4 values, the ninth apart; a sign for each value; four bits of scale for each 32. */
+/** 110 bytes per block: an f16 scale; nine bits of entry per 4 values, the ninth stored apart; a sign per value; four bits of scale per 32 values. */
 export function iq3S(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
   const data = q8Codes(numValues, 32, true)
@@ -117,12 +117,15 @@ export function iq3S(bytes: Uint8Array, numValues: number): MatrixData {
   return data
 }
 
-/** IQ1's values are -1, 0 and 1, moved by an eighth up or down, eight at a time: in eighths they are whole. */
+/** Writes eight of IQ1's values, which are -1, 0 or 1 plus or minus an eighth: in units of an eighth they are integers. */
 function putEighths(codes: Int8Array, to: number, book: Int8Array, entry: number, isDown: boolean): void {
   for (let j = 0; j < 8; j++) codes[to + j] = 8 * book[entry * 8 + j]! + (isDown ? -1 : 1)
 }
 
-/** 50 bytes: f16 scale; a byte of entry for each 8 values; for each 32 four times three more bits of it, three of scale, and which way all move. */
+/**
+ * 50 bytes per block: an f16 scale; a byte of entry per 8 values; per 32 values, four times three more bits of entry, three bits of scale and the sign of
+ * the eighth.
+ */
 export function iq1S(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
   const data = q8Codes(numValues, 32, true)
@@ -140,7 +143,10 @@ export function iq1S(bytes: Uint8Array, numValues: number): MatrixData {
   return data
 }
 
-/** 56 bytes: a byte of entry for each 8 values; three more bits of it and which way they move; three bits of scale for each 16, f16's bits between. */
+/**
+ * 56 bytes per block: per 8 values, a byte of entry, three more bits of it and the sign of the eighth; per 16 values, three bits of scale. The bits of the
+ * f16 scale lie between the latter.
+ */
 export function iq1M(bytes: Uint8Array, numValues: number): MatrixData {
   const half = f16Table()
   const data = q8Codes(numValues, 16, true)

@@ -1,9 +1,9 @@
 /**
  * Code books of ggml's IQ1, IQ2 and IQ3 formats (the tables iq2xxs_grid, iq2xs_grid, iq2s_grid, iq3xxs_grid, iq3s_grid and iq1s_grid of
- * ggml-common.h): facts of the formats, without which their files say nothing. Kept as the index of each value among the few that a book has.
+ * ggml-common.h). They are part of the formats: files cannot be decoded without them. Each value is stored as its index among the book's few values.
  */
 
-/** Values of a book, entry after entry. @param bits of an index */
+/** The values of a book, entry after entry. @param bits per index */
 function book(levels: readonly number[], bits: 2 | 4, indices: string): Int8Array {
   const bytes = Buffer.from(indices, 'base64')
   const perByte = 8 / bits
@@ -13,7 +13,7 @@ function book(levels: readonly number[], bits: 2 | 4, indices: string): Int8Arra
   })
 }
 
-/** Unpacked once, when a file first needs it. */
+/** Unpacks a book once, when a file first needs it. */
 function lazy(make: () => Int8Array): () => Int8Array {
   let made: Int8Array | null = null
   return () => (made ??= make())

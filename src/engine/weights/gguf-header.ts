@@ -1,6 +1,6 @@
 /**
- * The header of a GGUF file: metadata and tensor descriptions (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). The file is untrusted: counts and
- * lengths are checked against its size before anything is allocated. (The npm package for it reads arrays of any claimed length.)
+ * The header of a GGUF file: metadata and tensor descriptions (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). The file is untrusted: counts
+ * and lengths are checked against its size before anything is allocated, which the npm package for this format does not do.
  */
 import type { FileHandle } from 'node:fs/promises'
 import { ModelError } from '../runner/runner.ts'
@@ -10,21 +10,21 @@ export type GgufValue = string | number | boolean | readonly string[] | readonly
 
 export interface GgufTensor {
   readonly name: string
-  /** ggml's number of the type. */
+  /** ggml's number for the type. */
   readonly type: number
-  /** Fastest dimension first, as ggml has it. */
+  /** Fastest dimension first, as in ggml. */
   readonly dimensions: readonly number[]
-  /** From the start of the file. */
+  /** Bytes from the start of the file. */
   readonly offset: number
 }
 
-/** What a header says of the model, by key. Lists are decoded when they are asked for: a vocabulary is hundreds of thousands of texts. */
+/** A header's metadata by key. Lists are decoded only on request, because a vocabulary has hundreds of thousands of strings. */
 export interface GgufValues {
-  /** How many keys there are. */
+  /** The number of keys. */
   readonly size: number
   get(key: string): GgufValue | undefined
   has(key: string): boolean
-  /** Items of a list, without decoding it; undefined for what is no list. */
+  /** The number of items of a list, without decoding it; undefined for anything else. */
   lengthOf(key: string): number | undefined
 }
 
@@ -36,7 +36,7 @@ export interface GgufHeader {
 
 const MAGIC = 0x46554747 // 'GGUF', little-endian
 const MAX_DIMENSIONS = 4
-/** Bytes of each scalar type; 8 (string) and 9 (array) have their own. */
+/** Bytes of each scalar type. 8 (string) and 9 (array) are not scalars. */
 const SCALAR_BYTES: Readonly<Record<number, number>> = {
   0: 1,
   1: 1,
@@ -51,12 +51,12 @@ const SCALAR_BYTES: Readonly<Record<number, number>> = {
   12: 8,
 }
 const FIRST_READ_BYTES = 1 << 20
-/** A header is mostly the vocabulary: tens of megabytes at most. */
+/** A header is mostly vocabulary, and real ones have at most tens of megabytes. */
 const MAX_HEADER_BYTES = 1 << 28
 
 const AGAIN = 'Download the file again.'
 
-/** More of the file is needed than was read. */
+/** The header continues beyond the bytes that were read. */
 class ShortRead extends Error {}
 
 class HeaderReader {
@@ -81,7 +81,7 @@ class HeaderReader {
     throw new ModelError(`${this.path}: broken GGUF header at byte ${this.#at}: ${problem}. ${AGAIN}`)
   }
 
-  /** Where the next `count` bytes begin. */
+  /** Moves over the next `count` bytes and returns where they begin. */
   #take(count: number): number {
     if (count > this.#fileBytes - this.#at)
       this.fail(`${count} bytes are announced, ${this.#fileBytes - this.#at} are left in the file`)
@@ -95,7 +95,7 @@ class HeaderReader {
     return this.#view.getUint32(this.#take(4), true)
   }
 
-  /** A count or an offset: beyond 2^53 nothing is real. */
+  /** A count or an offset. No real one is above 2^53. */
   u64(): number {
     const at = this.#take(8)
     const value = this.#view.getUint32(at + 4, true) * 2 ** 32 + this.#view.getUint32(at, true)
@@ -103,7 +103,7 @@ class HeaderReader {
     return value
   }
 
-  /** A count of things that take at least `itemBytes` each. */
+  /** A count of items that take at least `itemBytes` each. */
   count(itemBytes: number): number {
     const value = this.u64()
     if (value * itemBytes > this.#fileBytes - this.#at)
@@ -150,7 +150,7 @@ class HeaderReader {
     }
   }
 
-  /** A value, or a list that is still to be decoded. */
+  /** A value, or a list that is not decoded yet. */
   value(type: number): Exclude<GgufValue, readonly unknown[]> | List {
     if (type === 8) return this.text()
     if (type !== 9) return this.scalar(type)
@@ -247,7 +247,7 @@ function readHeader(reader: HeaderReader): GgufHeader {
   return { version, metadata, tensors: tensors.map((tensor) => ({ ...tensor, offset: tensor.offset + dataStart })) }
 }
 
-/** Parses a header from the first bytes of a file of `fileBytes`; null when more bytes are needed. Throws ModelError and nothing else. */
+/** Parses a header from the first bytes of a file of `fileBytes`; null: more bytes are needed. Throws ModelError and nothing else. */
 export function parseGgufHeader(path: string, bytes: Uint8Array, fileBytes: number): GgufHeader | null {
   try {
     return readHeader(new HeaderReader(path, bytes, fileBytes))
@@ -257,7 +257,7 @@ export function parseGgufHeader(path: string, bytes: Uint8Array, fileBytes: numb
   }
 }
 
-/** Reads the header of an open file. */
+/** Reads the header of an open file. Throws ModelError. */
 export async function readGgufHeader(file: FileHandle, path: string): Promise<GgufHeader> {
   const { size } = await file.stat()
   for (let length = Math.min(FIRST_READ_BYTES, size); ; length = Math.min(length * 4, size)) {

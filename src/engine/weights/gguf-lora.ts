@@ -6,15 +6,15 @@ import { type GgufMetadata, type GgufNaming, openGgufFile } from './gguf-file.ts
 import type { WeightSource } from './source.ts'
 
 interface GgufLora {
-  /** Factors under their layers' Hugging Face names: `NAME.weight.lora_a`, `NAME.weight.lora_b`, rows in the order of those. */
+  /** The factors as `NAME.weight.lora_a` and `NAME.weight.lora_b`, with the layer's Hugging Face name and its order of rows. */
   readonly source: WeightSource
-  /** 0: the updates are not scaled. */
+  /** Updates are scaled by alpha / rank; 0: they are not scaled. */
   readonly alpha: number
   /** The converter reordered value heads (gguf-states.ts). */
   readonly tilesKeyHeads: boolean
 }
 
-/** Opens an adapter for a model of this spec, whose heads its file does not tell. Throws ModelError. */
+/** Opens an adapter for a model of this spec. Its numbers of heads come from the spec, since the file lacks them. Throws ModelError. */
 export async function openGgufLora(path: string, spec: DecoderSpec): Promise<GgufLora> {
   let tilesKeyHeads = false
   const naming = (metadata: GgufMetadata): GgufNaming => {
@@ -34,7 +34,7 @@ export async function openGgufLora(path: string, spec: DecoderSpec): Promise<Ggu
       const [, tensor = name, factor] = /^(.+)\.(lora_[ab])$/.exec(name) ?? []
       const named = nameOf(tensor)
       if (factor === undefined) return named
-      // The rows of a layer are those of its second factor.
+      // Only the second factor has the layer's rows.
       return { name: `${named.name}.${factor}`, permutedHeads: factor === 'lora_b' ? named.permutedHeads : null }
     }
   }

@@ -1,4 +1,4 @@
-/** Layers without attention in GGUF files: what their tensors are called there, and what the metadata say of them. */
+/** Layers without attention in GGUF files: their tensors' names, and their metadata as config.json has it. */
 import type { LayerSpec } from '../runner/decoder-spec.ts'
 import type { GgufMetadata } from './gguf-file.ts'
 
@@ -16,7 +16,7 @@ export const GATED_DELTA = {
   'attn_gate.weight': 'linear_attn.in_proj_z.weight',
   'ssm_beta.weight': 'linear_attn.in_proj_b.weight',
   'ssm_alpha.weight': 'linear_attn.in_proj_a.weight',
-  // Of Qwen3-Next.
+  // Qwen3-Next's.
   'ssm_ba.weight': 'linear_attn.in_proj_ba.weight',
   'ssm_in.weight': 'linear_attn.in_proj_qkvz.weight',
   'ssm_out.weight': 'linear_attn.out_proj.weight',
@@ -37,10 +37,10 @@ export const MAMBA2 = {
   ssm_d: 'mamba.D',
 }
 
-/** Tensors of these that are small, whatever their dimensions. */
+/** Whether a tensor of these layers is a vector or a small table, and no matrix of a linear layer. */
 export const isStateVector = (name: string): boolean => /(?:conv\.conv|conv1d|norm)\.weight$|bias$|\.[AD]$/.test(name)
 
-/** Fields of models that have layers without attention; which these are is told by the tensors. */
+/** The fields of config.json that only models with such layers have. A layer has no attention if the file has state tensors for it. */
 export function stateConfig(
   metadata: GgufMetadata,
   stateNames: Readonly<Record<string, string>>,
@@ -61,7 +61,7 @@ export function stateConfig(
     norm_eps: own('attention.layer_norm_rms_epsilon'),
     conv_L_cache: own('shortconv.l_cache'),
     conv_bias: hasAny('conv.in_proj.bias'),
-    // As wide as it says.
+    // The file's width is the real one.
     block_auto_adjust_ff_dim: false,
     linear_conv_kernel_dim: own('ssm.conv_kernel'),
     linear_num_key_heads: own('ssm.group_count'),
@@ -81,7 +81,7 @@ export function stateConfig(
   }
 }
 
-/** Qwen3.5's converter puts value heads that share a key head apart, numKeyHeads from each other. */
+/** The layer with value heads in the order of Qwen3.5's converter: heads that share a key head are numKeyHeads apart. */
 export function tiling(layer: LayerSpec): LayerSpec {
   const { mixer } = layer
   return mixer.kind === 'gatedDelta' ? { ...layer, mixer: { ...mixer, tilesKeyHeads: true } } : layer

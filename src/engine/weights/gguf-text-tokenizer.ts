@@ -1,6 +1,6 @@
 /**
- * The vocabularies of models that only read texts, as GGUF has them, in tokenizer.json's form: WordPiece (`bert`), whose word beginnings llama.cpp
- * marks instead of the pieces that go on, and Unigram (`t5`).
+ * The vocabularies of encoders in GGUF files, converted to tokenizer.json: WordPiece (`bert`), where llama.cpp marks the beginnings of words instead of their
+ * continuations, and Unigram (`t5`).
  */
 
 const WORD_START = '▁'
@@ -9,7 +9,7 @@ const CONTINUES = '##'
 const special = (id: string, segment: number): unknown => ({ SpecialToken: { id, type_id: segment } })
 const sequence = (id: 'A' | 'B', segment: number): unknown => ({ Sequence: { id, type_id: segment } })
 
-/** Tokens around a text and a pair of texts. */
+/** The post-processor that puts tokens around a text and around a pair of texts. */
 function template(
   single: readonly unknown[],
   pair: readonly unknown[],
@@ -19,7 +19,7 @@ function template(
   return { type: 'TemplateProcessing', single, pair, special_tokens: Object.fromEntries(entries) as unknown }
 }
 
-/** @param isControl whether a token stands for itself alone, as [CLS] does */
+/** The stages of a WordPiece tokenizer. @param isControl whether a token is special, as [CLS] is */
 export function wordPieceStages(
   tokens: readonly string[],
   isControl: (id: number) => boolean,
@@ -39,7 +39,7 @@ export function wordPieceStages(
       clean_text: true,
       handle_chinese_chars: true,
       strip_accents: null,
-      // The file does not say so, but its words do.
+      // Files do not say whether text is lower-cased, but their vocabularies show it.
       lowercase: !isCased,
     },
     pre_tokenizer: { type: 'BertPreTokenizer' },
@@ -62,7 +62,7 @@ export function wordPieceStages(
   }
 }
 
-/** @param charsMap SentencePiece's table of replacements; null: NFKC, which most of them are */
+/** The stages of a Unigram tokenizer. @param charsMap SentencePiece's table of replacements; null: NFKC, which most tables equal */
 export function unigramStages(
   tokens: readonly string[],
   scores: readonly number[],

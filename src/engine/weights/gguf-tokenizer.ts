@@ -1,4 +1,4 @@
-/** A tokenizer.json and tokenizer_config.json of the same meaning as a GGUF file's tokenizer metadata. */
+/** Converts a GGUF file's tokenizer metadata to tokenizer.json and tokenizer_config.json. */
 import { openFile } from '../../regular-file.ts'
 import type { BpeVocabulary } from '../bpe.ts'
 import { ModelError } from '../runner/runner.ts'
@@ -6,9 +6,9 @@ import { type GgufValues, readGgufHeader } from './gguf-header.ts'
 import { unigramStages, wordPieceStages } from './gguf-text-tokenizer.ts'
 
 interface GgufTokenizer {
-  /** As tokenizer.json. */
+  /** The content of tokenizer.json. */
   readonly tokenizer: Record<string, unknown>
-  /** As tokenizer_config.json; `chat_template` where the file has one. */
+  /** The content of tokenizer_config.json, with `chat_template` where the file has one. */
   readonly config: Record<string, unknown>
   /** Vocabulary and merges, where `tokenizer.model` leaves them out. */
   readonly vocabulary?: BpeVocabulary
@@ -19,7 +19,7 @@ const CONTROL = 3
 const USER_DEFINED = 4
 
 const GPT2 = String.raw`'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`
-/** The GPT-4 style pattern with at most `digits` digits a piece. */
+/** The GPT-4 style pattern. `digits` is the repetition of \p{N} in a piece, such as {1,3}. */
 const modern = (digits: string): string =>
   String.raw`(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}${digits}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 const LINES = String.raw`[^\n]+|[\n]+`
@@ -27,13 +27,13 @@ const TEKKEN = String.raw`[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{
 
 interface Splitter {
   readonly pattern: string
-  /** Digits are split one by one before the pattern is applied. */
+  /** Digits are split one by one before the pattern applies. */
   readonly splitsDigits?: boolean
-  /** A piece that is a token as a whole is taken before merges are tried. */
+  /** A piece that is a token as a whole is taken without merging. */
   readonly ignoresMerges?: boolean
 }
 
-/** By tokenizer.ggml.pre, the converter's name for how the model's tokenizer.json splits text before merging. */
+/** By tokenizer.ggml.pre, the converter's name for the way in which the model splits text before merging. */
 const SPLITTERS: ReadonlyMap<string, Splitter> = new Map([
   ['gpt-2', { pattern: GPT2 }],
   ['default', { pattern: GPT2 }],
@@ -53,13 +53,13 @@ const SPLITTERS: ReadonlyMap<string, Splitter> = new Map([
   ['tekken', { pattern: TEKKEN, ignoresMerges: true }],
 ])
 
-/** Byte-level vocabularies whose texts begin with BOS unless the file says otherwise. */
+/** Values of tokenizer.ggml.pre that add BOS before a text unless the file says otherwise. */
 const ADDS_BOS: ReadonlySet<string> = new Set(['llama-bpe', 'llama3', 'tekken'])
 
-/** Of the bundled model. */
+/** The bundled model's pattern. */
 const BUNDLED = String.raw`'(?:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+`
 
-/** Patterns that known models split text by: none backtracks beyond the piece at hand. */
+/** The patterns of known models. None backtracks beyond the current piece, so that their time is linear in the text. */
 export const LINEAR_PATTERNS: ReadonlySet<string> = new Set([
   LINES,
   BUNDLED,
@@ -95,7 +95,7 @@ function flagOf({ values }: Metadata, key: string, fallback: boolean): boolean {
   return typeof value === 'boolean' ? value : fallback
 }
 
-/** The kind's own stages of tokenizer.json, and its merges; null: the vocabulary is in the stages. */
+/** The parts of tokenizer.json that depend on the kind of vocabulary, and its merges; null: the stages contain the vocabulary. */
 interface Kind {
   readonly stages: Record<string, unknown>
   readonly merges: BpeVocabulary['merges'] | null
@@ -135,7 +135,7 @@ function byteLevel(metadata: Metadata): Kind {
   return { stages, merges: listOf(metadata, 'merges', 'string') }
 }
 
-// Of vocabularies that spell a blank as ▁ and have a piece for each byte.
+// Stages of vocabularies that spell a blank as ▁ and have a piece for each byte.
 const SPACES = { type: 'Replace', pattern: { String: ' ' }, content: '▁' }
 const SPACED_DECODERS = [
   { type: 'Replace', pattern: { String: '▁' }, content: ' ' },
@@ -157,7 +157,7 @@ function spacedModel(metadata: Metadata, tokens: readonly string[], types: reado
   }
 }
 
-/** SentencePiece's BPE, which has scores in place of a list of merges. */
+/** SentencePiece's BPE, which has scores instead of a list of merges. */
 function sentencePiece(metadata: Metadata, tokens: readonly string[], types: readonly number[]): Kind {
   const scores = listOf(metadata, 'scores', 'number')
   if (scores.length !== tokens.length)
@@ -173,11 +173,11 @@ function sentencePiece(metadata: Metadata, tokens: readonly string[], types: rea
     },
     model: spacedModel(metadata, tokens, types),
   }
-  // Control, byte and unknown pieces take part in no merge.
+  // Control, byte and unknown pieces are never merged.
   return { stages, merges: { scores, canMerge: (id) => types[id] === 1 || types[id] === USER_DEFINED } }
 }
 
-/** Gemma 4's: pieces as SentencePiece spells them, joined by a list of merges, line breaks by themselves. */
+/** Gemma 4's BPE: pieces as SentencePiece spells them, a list of merges, and line breaks split from other text. */
 function spacedBpe(metadata: Metadata, tokens: readonly string[], types: readonly number[]): Kind {
   const stages = {
     normalizer: SPACES,
@@ -188,20 +188,20 @@ function spacedBpe(metadata: Metadata, tokens: readonly string[], types: readonl
   return { stages, merges: listOf(metadata, 'merges', 'string') }
 }
 
-/** WordPiece, of BERT and its kin. */
+/** WordPiece, as in BERT. */
 function wordPiece(metadata: Metadata, tokens: readonly string[], types: readonly number[]): Kind {
   const idOf = (keys: readonly string[], text: string): number =>
     keys.map((key) => numberOf(metadata, key)).find((id) => id !== null) ?? tokens.indexOf(text)
   const ids = {
     cls: idOf(['cls_token_id', 'bos_token_id'], '[CLS]'),
-    // As the metadata spells it.
+    // The format spells it this way.
     sep: idOf(['seperator_token_id', 'eos_token_id'], '[SEP]'),
     unknown: idOf(['unknown_token_id'], '[UNK]'),
   }
   return { stages: wordPieceStages(tokens, (id) => types[id] !== 1, ids), merges: null }
 }
 
-/** Unigram, of XLM-RoBERTa. */
+/** Unigram, as in XLM-RoBERTa. */
 function unigram(metadata: Metadata, tokens: readonly string[]): Kind {
   const idOf = (key: string, text: string): number => numberOf(metadata, key) ?? tokens.indexOf(text)
   const ids = {
@@ -214,14 +214,14 @@ function unigram(metadata: Metadata, tokens: readonly string[]): Kind {
   return { stages: unigramStages(tokens, listOf(metadata, 'scores', 'number'), ids, table), merges: null }
 }
 
-/** Puts the begin and end tokens around a text where the file asks for it. */
+/** The post-processor that puts BOS and EOS around a text; null: neither is added. */
 function postProcessor(
   metadata: Metadata,
   bos: string | null,
   eos: string | null,
   kind: unknown,
 ): Record<string, unknown> | null {
-  // Where the file is silent, the kind of its vocabulary says so, as in llama.cpp.
+  // If the file does not say so, it depends on the kind of vocabulary, as in llama.cpp.
   const pre = metadata.values.get('tokenizer.ggml.pre')
   const usuallyAddsBos = kind === 'llama' || kind === 'gemma4' || (typeof pre === 'string' && ADDS_BOS.has(pre))
   const addsBos = flagOf(metadata, 'add_bos_token', usuallyAddsBos) && bos !== null
@@ -246,7 +246,7 @@ function postProcessor(
   }
 }
 
-/** Builds the two files' contents from metadata. Throws ModelError. */
+/** Converts tokenizer metadata. Throws ModelError. */
 export function toTokenizerFiles(path: string, values: Metadata['values']): GgufTokenizer {
   const metadata = { path, values }
   const kind = values.get('tokenizer.ggml.model')
@@ -296,7 +296,7 @@ export function toTokenizerFiles(path: string, values: Metadata['values']): Gguf
   }
 }
 
-/** What tokenizer_config.json says of the special tokens and the chat template. */
+/** The special tokens and the chat template, as tokenizer_config.json has them. */
 function configOf(metadata: Metadata, tokens: readonly string[]): Record<string, unknown> {
   const tokenOf = (key: string): string | undefined => tokens[numberOf(metadata, key) ?? -1]
   const bos = tokenOf('bos_token_id')
@@ -314,7 +314,7 @@ export async function loadGgufTokenizer(path: string): Promise<GgufTokenizer> {
   return toTokenizerFiles(path, await readMetadata(path))
 }
 
-/** The chat template in a .gguf file; null where it has none. Throws ModelError. */
+/** The chat template in a .gguf file; null: there is none. Throws ModelError. */
 export async function loadGgufChatTemplate(path: string): Promise<string | null> {
   const template = (await readMetadata(path)).get('tokenizer.chat_template')
   return typeof template === 'string' ? template : null

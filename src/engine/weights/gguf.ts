@@ -1,6 +1,6 @@
 /**
- * GGUF files as a weight source: tensors under their Hugging Face names, and a config.json of the same meaning made from the metadata, so that
- * the decoder knows one naming only.
+ * GGUF files of decoders as a weight source. Tensors get their Hugging Face names, and the metadata becomes a config.json, so that the decoder needs one
+ * naming only.
  */
 import { dequantize } from '../../kernels/dequantize.ts'
 import { FAMILIES } from '../runner/families.ts'
@@ -16,7 +16,7 @@ import { isStateVector, stateConfig, tiling } from './gguf-states.ts'
 import type { GgufValue } from './gguf-header.ts'
 import type { TensorInfo, WeightSource } from './source.ts'
 
-/** The family of a file. */
+/** The family of a file; undefined: it is not known. */
 function familyOf(metadata: GgufMetadata): GgufFamily | undefined {
   const family = GGUF_FAMILIES.get(metadata.architecture)
   if (family === undefined) return undefined
@@ -27,7 +27,7 @@ function familyOf(metadata: GgufMetadata): GgufFamily | undefined {
 
 const hasExperts = (metadata: GgufMetadata): boolean => (metadata.own('expert_count') ?? 0) !== 0
 
-/** Names inside `blk.N.` and what they are called in Hugging Face checkpoints. */
+/** Names of linear layers and norms inside `blk.N.`, and their names in Hugging Face checkpoints. */
 function layerNames(family: GgufFamily): Readonly<Record<string, string>> {
   const { normPlacement, experts } = hubFamily(family)
   const names = tensorNames(family)
@@ -48,7 +48,7 @@ function layerNames(family: GgufFamily): Readonly<Record<string, string>> {
   }
 }
 
-/** The same of tensors that checkpoints name without an ending. */
+/** The same for tensors that checkpoints name without the ending .weight or .bias. */
 function bareNames(family: GgufFamily): Readonly<Record<string, string>> {
   const { experts } = hubFamily(family)
   return {
@@ -57,7 +57,7 @@ function bareNames(family: GgufFamily): Readonly<Record<string, string>> {
   }
 }
 
-/** The family, with the names that its files need. */
+/** The model family of a GGUF family, with the names that its files need. */
 function hubFamily({ architecture, names, expertNames: ofExperts }: GgufFamily): Family {
   const family = FAMILIES[architecture]
   if (family === undefined) throw new Error(`no family ${architecture}`)
@@ -74,7 +74,7 @@ const tensorNames = (family: GgufFamily): LayerNames => hubFamily(family).names
 const topNames = (family: GgufFamily): Readonly<Record<string, string>> => ({
   token_embd: 'model.embed_tokens',
   output_norm: `model.${tensorNames(family).finalNorm}`,
-  // LFM2's.
+  // LFM2's name for it.
   token_embd_norm: `model.${tensorNames(family).finalNorm}`,
   output: 'lm_head',
 })
@@ -92,7 +92,7 @@ function hubName(
   return layer === undefined ? `${known[part]}.${kind}` : `model.layers.${layer}.${known[part]}.${kind}`
 }
 
-/** The period of the pattern, or a flag for each layer. */
+/** The config fields for a pattern of sliding windows: its period, or a flag per layer. */
 function slidingLayers(pattern: GgufValue | null): Record<string, unknown> {
   if (!Array.isArray(pattern)) return { sliding_window_pattern: pattern }
   return {
@@ -102,7 +102,7 @@ function slidingLayers(pattern: GgufValue | null): Record<string, unknown> {
   }
 }
 
-/** The config.json of the model's Hugging Face form. */
+/** The metadata as the config.json of the model's Hugging Face form. */
 function configOf(
   metadata: GgufMetadata,
   family: GgufFamily,
@@ -138,10 +138,10 @@ function configOf(
       original_max_position_embeddings: original,
       beta_fast: own('rope.scaling.yarn_beta_fast'),
       beta_slow: own('rope.scaling.yarn_beta_slow'),
-      // Written where cos and sin are not scaled.
+      // Files have yarn_log_multiplier where cos and sin are not scaled.
       attention_factor: own('rope.scaling.yarn_log_multiplier') === undefined ? undefined : 1,
       llama_4_scaling_beta: own('attention.temperature_scale'),
-      // gpt-oss was trained with borders between dims; files have no word for it.
+      // gpt-oss was trained without rounding to whole dims; files do not say so.
       truncate: metadata.architecture === 'gpt-oss' ? false : undefined,
     })
   } else if (scaling !== undefined && scaling !== 'none') {
@@ -150,7 +150,7 @@ function configOf(
   const isGemma3 = family.architecture === 'Gemma3ForCausalLM'
   const { experts, localTheta } = hubFamily(family)
   const { layers } = metadata
-  // llama.cpp knows these two only by the size of the model: the 27 B ones scale queries by hidden / heads.
+  // The 27B models scale queries by hidden_size / num_heads. Files do not say so, and llama.cpp too goes by the number of layers.
   const isLargeGemma =
     (metadata.architecture === 'gemma2' && layers.length === 46) || (isGemma3 && layers.length === 62)
   const sliding = slidingLayers(metadata.get(`${metadata.architecture}.attention.sliding_window_pattern`))
@@ -199,12 +199,12 @@ function configOf(
   }
 }
 
-/** KV heads of the layers that have attention. */
+/** KV heads of the layers with attention: others have 0 in a list of them. */
 function kvHeads(metadata: GgufMetadata): unknown {
   return metadata.own('attention.head_count_kv', (count) => count !== 0)
 }
 
-/** A layer with the names of the file's tensors and their order. */
+/** A layer with the names and the order of heads that its GGUF file has. */
 function asInGguf(family: GgufFamily, layer: LayerSpec): LayerSpec {
   const { mlp } = layer
   const names = hubFamily(family).experts?.names
@@ -213,7 +213,7 @@ function asInGguf(family: GgufFamily, layer: LayerSpec): LayerSpec {
 }
 
 interface RopeFactors {
-  /** Divisors of the frequencies (llama 3's scaling, already worked out). */
+  /** Divisors of the frequencies: llama 3's scaling, computed by the converter. */
   readonly fixed: readonly number[] | null
   readonly long: readonly number[] | null
   readonly short: readonly number[] | null
@@ -225,7 +225,7 @@ interface GgufModel {
   spec(options: SpecOptions): DecoderSpec
 }
 
-/** The names of a family's tensors in Hugging Face checkpoints. @param heads of q and of k, as the metadata has them where left out */
+/** Names a family's tensors as Hugging Face checkpoints do. @param heads numbers of heads of q and k, by default from the metadata */
 export function familyNaming(
   family: GgufFamily,
   metadata: GgufMetadata,
@@ -258,7 +258,7 @@ export function familyNaming(
   }
 }
 
-/** The family of a file's architecture. Throws ModelError for one that is not served. */
+/** The family of a file. Throws ModelError for an architecture that is not served. */
 export function requireFamily(metadata: GgufMetadata): GgufFamily {
   const { path } = metadata
   const family = familyOf(metadata)
@@ -278,7 +278,7 @@ export function requireFamily(metadata: GgufMetadata): GgufFamily {
   return family
 }
 
-/** Opens a GGUF file of a decoder. Throws ModelError. */
+/** Opens the GGUF file of a decoder. Throws ModelError. */
 export async function openGguf(path: string, onProgress?: ProgressListener): Promise<GgufModel> {
   const naming = (metadata: GgufMetadata): GgufNaming => familyNaming(requireFamily(metadata), metadata)
   const { source: file, metadata } = await openGgufFile(path, naming, onProgress)
@@ -296,7 +296,7 @@ export async function openGguf(path: string, onProgress?: ProgressListener): Pro
     const spec = (options: SpecOptions): DecoderSpec => {
       const parsed = parseSpec(path, config, null, options)
       const ropes = parsed.ropes.map((rope, i) => {
-        // Layers that slide have frequencies of their own, which are not stretched.
+        // The second table is that of layers with a window, which has no scaling.
         if (factors.fixed === null || i > 0) return rope
         if (factors.fixed.length !== rope.inverseFrequencies.length || !factors.fixed.every((factor) => factor > 0)) {
           throw new ModelError(
@@ -308,7 +308,7 @@ export async function openGguf(path: string, onProgress?: ProgressListener): Pro
           inverseFrequencies: rope.inverseFrequencies.map((frequency, i) => frequency / (factors.fixed?.[i] ?? 1)),
         }
       })
-      // The converter has added the 1 to norm weights already.
+      // The converter has added 1 to the norm weights already.
       return {
         ...parsed,
         ropes,

@@ -1,4 +1,4 @@
-/** Files of a hub repository, fetched into a cache's blobs: resumable, verified, never half visible. */
+/** Downloads files of a hub repository to the cache's blobs. Downloads resume and are verified, and no partial file becomes visible. */
 import { createHash, type Hash } from 'node:crypto'
 import { createReadStream } from 'node:fs'
 import { copyFile, open, rename, rm, stat, symlink, truncate } from 'node:fs/promises'
@@ -15,24 +15,24 @@ export interface HubClient {
 
 export interface Blob {
   readonly url: string
-  /** Content hash (sha256 for large files) without quotes: the blob's file name. */
+  /** Content hash (SHA-256 for large files) without quotes, which is the blob's file name. */
   readonly etag: string
   readonly bytes: number
 }
 
-/** A download that is cut is continued this often before it is given up. */
+/** How often an interrupted download is continued before it fails. */
 const ATTEMPTS = 4
-/** Without a byte for this long a connection is given up. */
+/** A connection without data for this long is closed. */
 const STALL_TIMEOUT_MS = 30_000
 
-/** A request with the token; failures as ModelError that say what to do. `signal` aborts a stalled one. */
+/** Sends a request with the token. Throws ModelError that says what to do. `init.signal` replaces the timeout. */
 export async function requestHub(
   { id, endpoint, token }: HubClient,
   url: string,
   init: RequestInit,
 ): Promise<Response> {
   const headers = new Headers(init.headers)
-  // Only to the hub itself: fetch drops it when a redirect leads to another host.
+  // The token is sent to the hub only: fetch drops it when a redirect leads to another host.
   if (token !== null && url.startsWith(`${endpoint}/`)) headers.set('authorization', `Bearer ${token}`)
   let response: Response
   try {
@@ -71,8 +71,8 @@ export async function describeBlob(client: HubClient, sha: string, file: string)
   const head = (at: string): Promise<Response> =>
     requestHub(client, at, { method: 'HEAD', redirect: 'manual', headers: { 'accept-encoding': 'identity' } })
   let response = await head(url)
-  // Large files are redirected to a store on another host: then the hub's own answer carries their hash and size. Redirects within the hub (renamed
-  // repositories, its cache of small files) are followed.
+  // Large files are redirected to a store on another host, and the hub's own answer has their hash and size. Redirects within the hub, for renamed
+  // repositories and small files, are followed.
   for (let hops = 0; hops < 5 && response.status >= 300 && response.status < 400; hops++) {
     const next = new URL(response.headers.get('location') ?? '', response.url || url)
     if (next.origin !== new URL(client.endpoint).origin) break
@@ -96,10 +96,10 @@ async function sizeOf(path: string): Promise<number | null> {
   }
 }
 
-/** Large files' etag is the sha256 of their content; small ones' is git's hash, which the size must stand in for. */
+/** Whether an etag is the SHA-256 of the content, as for large files. Small files have git's hash, and only their size is verified. */
 const isSha256 = (etag: string): boolean => /^[0-9a-f]{64}$/.test(etag)
 
-/** Downloads a blob into `folder`/etag unless it is there, continuing an earlier part. Throws ModelError; the part is kept for the next try. */
+/** Downloads a blob to `folder`/etag unless it is there, continuing an earlier download. Throws ModelError; what was downloaded is kept. */
 export async function fetchBlob(
   client: HubClient,
   blob: Blob,
@@ -128,7 +128,7 @@ export async function fetchBlob(
   )
 }
 
-/** Appends to the part until it is whole and right. Throws ModelError for what a retry cannot mend, another error for what it may. */
+/** Downloads the rest of a partial file and verifies the whole. Throws ModelError where a retry is of no use, and other errors where it may help. */
 async function continuePart(
   client: HubClient,
   blob: Blob,
@@ -152,7 +152,7 @@ async function continuePart(
         signal: stall.signal,
       })
       const etag = etagOf(response)
-      // After a redirect the etag is the store's own, which may be of another kind; only a hash of the same kind can be compared.
+      // After a redirect the etag is the store's own. Only one of the same kind can be compared.
       if (etag !== null && etag !== blob.etag && etag.length === blob.etag.length) {
         await response.body?.cancel()
         throw new ModelError(
@@ -160,7 +160,7 @@ async function continuePart(
         )
       }
       if (done > 0 && response.status !== 206) {
-        // The server does not continue: from the beginning.
+        // The server does not continue the download: start again.
         await file.truncate(0)
         done = 0
         hash = await hashOf(part, 0)
@@ -194,14 +194,14 @@ async function continuePart(
   }
 }
 
-/** The running hash of the first part of a file. */
+/** The hash state after the first `bytes` bytes of a file. */
 async function hashOf(path: string, bytes: number): Promise<Hash> {
   const hash = createHash('sha256')
   if (bytes > 0) for await (const chunk of createReadStream(path, { end: bytes - 1 })) hash.update(chunk as Buffer)
   return hash
 }
 
-/** Makes `link` point at a blob, relatively, as the cache's other users do; where links are not allowed, a copy. */
+/** Makes `link` a relative link to a blob, as other tools do in the cache, or a copy where links are not allowed. */
 export async function linkBlob(blob: string, link: string): Promise<void> {
   await rm(link, { force: true })
   try {

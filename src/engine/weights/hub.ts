@@ -1,6 +1,6 @@
 /**
- * Hub ids -> local folders, offline first: what the standard Hugging Face cache holds is used without a word to the network; what it lacks is downloaded into
- * the same layout (models--ORG--NAME/{refs, blobs, snapshots}), so that other tools share it.
+ * Finds the local path of a model given as a hub id. What the standard Hugging Face cache holds is used without any request. What it lacks is downloaded
+ * into the cache's own layout (models--ORG--NAME/{refs, blobs, snapshots}), so that other tools can use it too.
  */
 import { mkdir, readdir, readFile, stat, writeFile } from 'node:fs/promises'
 import { basename, dirname, join, resolve } from 'node:path'
@@ -9,12 +9,12 @@ import { exists, localModel, partsOf } from './model-path.ts'
 import { type Blob, fetchBlob, type HubClient, linkBlob, describeBlob, requestHub } from './hub-download.ts'
 
 interface HubOptions {
-  /** The cache's hub folder ($HF_HOME/hub). */
+  /** The hub folder of the cache ($HF_HOME/hub). */
   readonly cacheDir: string
   readonly token: string | null
   /** https://huggingface.co, or a mirror. */
   readonly endpoint: string
-  /** Never call the hub. */
+  /** Send no request to the hub. */
   readonly offline: boolean
   readonly onProgress?: ProgressListener
 }
@@ -22,14 +22,14 @@ interface HubOptions {
 interface ResolvedModel {
   /** A folder in Hugging Face layout or a .gguf file. */
   readonly path: string
-  /** For /v1/models. */
+  /** The model's name in /v1/models. */
   readonly name: string
 }
 
-/** ORG/NAME, or ORG/NAME:QUANT for one of a repository's GGUF files; with or without hf: before it. */
+/** ORG/NAME, or ORG/NAME:QUANT for one of a repository's GGUF files, with an optional prefix hf:. */
 const HUB_ID = /^(?:hf:)?([\w-][\w.-]*)\/([\w-][\w.-]*?)(?::([\w.-]+))?$/
 const REVISION = 'main'
-/** Small files of a model that are taken when they are there. */
+/** Small files of a model that are downloaded if the repository has them. */
 const SIDE_FILES = new Set([
   'config.json',
   'generation_config.json',
@@ -43,14 +43,12 @@ const SIDE_FILES = new Set([
   'sentence_bert_config.json',
   'config_sentence_transformers.json',
 ])
-/** Files of the modules behind a sentence encoder, such as 1_Pooling. */
+/** Files of sentence-transformers modules, such as 1_Pooling. */
 const MODULE_FILE = /^\d+_\w+\/(config\.json|model\.safetensors)$/
-/** GGUF files are taken in this order when none is named. */
+/** The order in which a GGUF file is chosen when none is named. */
 const GGUF_PREFERENCE = ['Q4_K_M', 'Q8_0', 'Q4_0', 'Q6_K', 'Q5_K_M', 'F16', 'BF16'] as const
 
-/**
- * The local path of a model given as a folder, a .gguf file or a hub id, downloading what is missing. Throws ModelError.
- */
+/** The local path of a model given as a folder, a .gguf file or a hub id. Downloads what is missing. Throws ModelError. */
 export async function fetchModel(model: string, options: HubOptions): Promise<ResolvedModel> {
   try {
     await stat(model)
@@ -61,8 +59,8 @@ export async function fetchModel(model: string, options: HubOptions): Promise<Re
 }
 
 /**
- * The local path of a LoRA adapter given as a folder, a file or hf:ORG/NAME, the latter downloaded where it is missing. Throws ModelError; a path that
- * does not exist is left to who opens it.
+ * The local path of a LoRA adapter given as a folder, a file or hf:ORG/NAME. Downloads what is missing. Throws ModelError. A path that does not exist is
+ * returned as it is: `openLora` reports it.
  */
 export async function fetchAdapter(location: string, options: HubOptions): Promise<string> {
   const match = location.startsWith('hf:') && !(await exists(location)) ? HUB_ID.exec(location) : null
@@ -85,7 +83,7 @@ async function resolveHubId(model: string, options: HubOptions): Promise<Resolve
   return { path, name: model }
 }
 
-/** The files a repository's listing offers that this server needs. Throws ModelError when there are no weights among them. */
+/** Chooses from a repository's files those that serving needs. Throws ModelError if there are no weights among them. */
 export function chooseFiles(
   id: string,
   files: readonly string[],
@@ -97,7 +95,7 @@ export function chooseFiles(
   if (weights.length > 0 && quant === null) return { files: [...side, ...weights], gguf: null }
   const isWhole = (file: string): boolean => {
     const parts = partsOf(file)
-    // A split file goes by its first part, where all of them are listed.
+    // A split file is known by its first part, and complete if all parts are listed.
     return parts === null || (parts[0] === file && parts.every((part) => top.includes(part)))
   }
   const ggufs = top.filter((file) => file.endsWith('.gguf') && !file.startsWith('mmproj') && isWhole(file))
@@ -118,11 +116,11 @@ export function chooseFiles(
   return { files: partsOf(gguf) ?? [gguf], gguf }
 }
 
-/** What is served of a repository. */
+/** Which files of a repository are served. */
 interface Contents {
-  /** Of the files that are there. Throws ModelError where they do not do. `gguf`: the file to serve; null: the folder. */
+  /** Chooses among the repository's files; `gguf` is the file to serve, or null for the folder. Throws ModelError if something is missing. */
   choose(id: string, files: readonly string[], quant: string | null): ReturnType<typeof chooseFiles>
-  /** Files that a folder in the cache has where it is complete. */
+  /** The files of a complete folder in the cache. */
   required(snapshot: string, files: readonly string[]): Promise<readonly string[]>
 }
 
@@ -174,7 +172,7 @@ class Repository {
     this.#folder = join(options.cacheDir, `models--${id.replace('/', '--')}`)
   }
 
-  /** The snapshot in the cache, when everything needed is there; null otherwise. */
+  /** The path to serve from the cache; null: something is missing. */
   async findCached(quant: string | null): Promise<string | null> {
     let snapshot: string
     let names: string[]
@@ -182,7 +180,7 @@ class Repository {
       const sha = (await readFile(join(this.#folder, 'refs', REVISION), 'utf8')).trim()
       snapshot = join(this.#folder, 'snapshots', basename(sha))
       names = []
-      // A link whose blob is gone counts as missing: stat follows it.
+      // A link to a blob that is gone counts as missing.
       for (const name of await readdir(snapshot)) {
         if (await exists(join(snapshot, name))) names.push(name)
       }
@@ -200,7 +198,7 @@ class Repository {
     return required.every((file) => names.includes(file)) ? snapshot : null
   }
 
-  /** Downloads what is missing; the path to serve. */
+  /** Downloads what is missing, and returns the path to serve. */
   async download(quant: string | null): Promise<string> {
     if (this.#options.offline) {
       throw new ModelError(
@@ -221,7 +219,7 @@ class Repository {
     const snapshot = join(this.#folder, 'snapshots', sha)
     await mkdir(snapshot, { recursive: true })
     await mkdir(join(this.#folder, 'blobs'), { recursive: true })
-    // Small files first: a wrong architecture or a missing tokenizer is then seen early by a reader of the folder.
+    // Small files come first, so that an unknown architecture or a missing tokenizer can be seen early in the folder.
     for (const { file, blob } of blobs.sort((a, b) => a.blob.bytes - b.blob.bytes)) {
       const before = doneBytes
       await fetchBlob(client, blob, join(this.#folder, 'blobs'), (bytes) => {

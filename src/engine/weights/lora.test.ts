@@ -65,7 +65,7 @@ test.each<readonly [string, (path: string) => void, RegExp]>([
   [
     'a layer trained whole',
     rename('0.mlp.up_proj.lora_A', '0.mlp.up_proj.whole_'),
-    /up_proj\.whole_\.weight is no update/,
+    /up_proj\.whole_\.weight is not an update/,
   ],
   ['an embedding', rename('model.layers.0.mlp.up_proj.', 'model.layers.0.embed_tokens'), /embed/],
   ['half of an update', rename('0.mlp.up_proj.lora_A', '0.mlp.up_prox.lora_A'), /up_pro[jx]: lora_[AB] is missing$/],

@@ -1,6 +1,6 @@
 /**
- * LoRA adapters as files have them: a folder as PEFT writes it (adapter_config.json, adapter_model.safetensors;
- * https://huggingface.co/docs/peft/developer_guides/checkpoint), or a GGUF file as llama.cpp's converter writes it.
+ * Opens LoRA adapters (arXiv 2106.09685): folders written by PEFT (adapter_config.json, adapter_model.safetensors;
+ * https://huggingface.co/docs/peft/developer_guides/checkpoint), and GGUF files written by llama.cpp's converter.
  */
 import { createHash } from 'node:crypto'
 import { stat } from 'node:fs/promises'
@@ -16,7 +16,7 @@ import type { TensorInfo, WeightSource } from './source.ts'
 
 /** The update of one linear layer: W += scale up down. */
 export interface LoraModule {
-  /** Of the layer, without what stands before `layers.`, as `moduleKey` gives it. */
+  /** The layer's name from `layers.` on, as `moduleKey` gives it. */
   readonly key: string
   readonly scale: number
   readonly down: TensorInfo // [rank, inputs]
@@ -24,9 +24,9 @@ export interface LoraModule {
 }
 
 export interface LoraFile {
-  /** Folder or file, for messages. */
+  /** The folder or file, for messages. */
   readonly path: string
-  /** Its value heads are in the order of a GGUF file's (gguf-states.ts). */
+  /** Value heads are in the order of a GGUF file (gguf-states.ts). */
   readonly tilesKeyHeads: boolean
   readonly modules: ReadonlyMap<string, LoraModule>
   /** Identifies what the adapter computes: its tensors and scales. */
@@ -35,19 +35,19 @@ export interface LoraFile {
   close(): Promise<void>
 }
 
-/** Ranks that a layer's update may have: bounds the room for what lies between its factors. */
+/** The largest rank of an update. It bounds the buffers between both factors. */
 const MAX_RANK = 512
 
-/** What stands before `layers.N.` in the names of decoders' modules. */
+/** The prefix before `layers.N.` in the names of decoders' modules. */
 const PREFIX = /^(?:language_model\.)?(?:model\.)?(?:language_model\.)?(?=layers\.\d+\.)/
 
-/** The name by which a linear layer of a checkpoint and an adapter's update of it meet. */
+/** A common name for a checkpoint's linear layer and an adapter's update of it. */
 export const moduleKey = (name: string): string => name.replace(PREFIX, '')
 
-/** The scale of a module, by its full name and rank. Throws ModelError. */
+/** The scale of a module's update, given its full name and rank. Throws ModelError. */
 type ScaleOf = (module: string, rank: number) => number
 
-/** Opens an adapter for a model of this spec. Throws ModelError naming the field, file or tensor at fault. */
+/** Opens an adapter for a model of this spec. Throws ModelError that names the field, file or tensor at fault. */
 export async function openLora(path: string, spec: DecoderSpec): Promise<LoraFile> {
   let isFolder: boolean
   try {
@@ -118,18 +118,18 @@ async function lora(
     pair[factor.isDown ? 'down' : 'up'] = tensor
     pairs.set(factor.module, pair)
   }
-  if (pairs.size === 0) throw new ModelError(`${path}: no tensors of an adapter in it`)
+  if (pairs.size === 0) throw new ModelError(`${path}: expected tensors of an adapter, found none`)
   const modules = new Map<string, LoraModule>()
   for (const [module, { down, up }] of pairs) {
     const fail = (problem: string): never => {
       throw new ModelError(`${path}: ${module}: ${problem}`)
     }
     if (/(^|\.)(embed_tokens|lm_head)$/.test(module))
-      fail('updates of the embedding and of the output layer are not served, those of the layers between them are')
+      fail('updates of the embedding and of the output layer are not served; updates of the layers between them are')
     if (down === undefined || up === undefined) return fail(`lora_${down === undefined ? 'A' : 'B'} is missing`)
     const [rank = 0, , ...others] = down.shape
     if (others.length > 0 || up.shape.length !== 2)
-      fail('updates of experts are not served, those of attention and of MLPs that all tokens go through are')
+      fail('updates of experts are not served; updates of attention and of dense MLPs are')
     if (up.shape[1] !== rank || rank === 0)
       fail(`lora_A [${down.shape.join(', ')}] and lora_B [${up.shape.join(', ')}] do not belong together`)
     if (rank > MAX_RANK) fail(`rank ${rank}, expected at most ${MAX_RANK}`)
@@ -157,16 +157,17 @@ async function values32(source: WeightSource, { name }: TensorInfo): Promise<Flo
   return dequantize(await source.read(name))
 }
 
-/** Why a tensor that is no factor of a linear layer is refused. */
+/** Why a tensor that is not a factor of a linear layer is refused. */
 function notServed(name: string): string {
-  if (name.includes('lora_magnitude_vector')) return 'is of DoRA, which is not served: merge the adapter into its model'
+  if (name.includes('lora_magnitude_vector'))
+    return 'belongs to DoRA, which is not served: merge the adapter into its model'
   if (name.includes('lora_embedding_')) return 'updates an embedding, which is not served'
   if (name.includes('.lora_'))
-    return 'is of a kind of update that is not served: expected lora_A and lora_B of linear layers'
-  return 'is no update of a linear layer: layers that were trained whole (modules_to_save) are not served'
+    return 'belongs to a kind of update that is not served: expected lora_A and lora_B of linear layers'
+  return 'is not an update of a linear layer: fully trained layers (modules_to_save) are not served'
 }
 
-/** Fields of adapter_config.json that change what an adapter computes, and the values that are served. */
+/** Fields of adapter_config.json that change what an adapter computes, with the values that are served. */
 const PLAIN: Readonly<Record<string, { readonly is: (value: unknown) => boolean; readonly expected: string }>> = {
   peft_type: { is: (value) => value === 'LORA', expected: '"LORA"' },
   bias: { is: (value) => value === undefined || value === 'none', expected: '"none": trained biases are not served' },
@@ -183,7 +184,7 @@ function isAbsent(value: unknown): boolean {
   return value === undefined || value === null || (Array.isArray(value) && value.length === 0)
 }
 
-/** The scales by adapter_config.json: alpha / r, or alpha / sqrt(r) with use_rslora, each module's by the patterns. */
+/** The scales from adapter_config.json: alpha / r, or alpha / sqrt(r) with use_rslora. Patterns may give modules their own r and alpha. */
 async function readPeftConfig(folder: string): Promise<ScaleOf> {
   const path = join(folder, 'adapter_config.json')
   let config: Record<string, unknown>
@@ -219,7 +220,7 @@ async function readPeftConfig(folder: string): Promise<ScaleOf> {
   }
 }
 
-/** PEFT's patterns: the value of the first key that the module's name is, or ends with behind a dot. null: it is none. */
+/** PEFT's patterns: the value of the first key that matches the module's name, or its end after a dot; null: the value is not a pattern. */
 function pattern(value: unknown): ((module: string) => number | undefined) | null {
   if (value === undefined || value === null) return () => undefined
   if (typeof value !== 'object' || Array.isArray(value)) return null

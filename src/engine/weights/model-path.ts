@@ -1,33 +1,33 @@
-/** What a local path holds as a model, whatever it is called: a folder in Hugging Face layout, or a GGUF file, whole or in parts. */
+/** Finds the model at a local path: a folder in Hugging Face layout, or a GGUF file, whole or split. */
 import { access, readdir, stat } from 'node:fs/promises'
 import { basename, dirname, join } from 'node:path'
 import { foundInstead, openFile } from '../../regular-file.ts'
 import { ModelError } from '../runner/runner.ts'
 
-/** As llama-gguf-split names the parts of a file. */
+/** The names that llama-gguf-split gives to the parts of a file. */
 const PART = /^(.*)-(\d{5})-of-(\d{5})\.gguf$/i
 const FIRST_BYTES = 128
 
-/** Whether a model's path is a folder; else it is a GGUF file, as localModel found out. */
+/** Whether a model's path is a folder. Otherwise it is a GGUF file, as `localModel` checks. */
 export async function isFolder(path: string): Promise<boolean> {
   return (await stat(path)).isDirectory()
 }
 
 /**
- * The folder or the GGUF file that a path leads to: any part of a split file is its first part, a folder that holds one GGUF file and no
- * config.json is that file, and a GGUF file is one by its first bytes, under any name (Ollama keeps them as sha256-…).
- * Throws ModelError that says what the path holds instead and what to do.
+ * The folder or GGUF file to open for a path. Any part of a split file leads to its first part, and a folder with one GGUF file and no config.json leads to
+ * that file. GGUF files are recognised by their first bytes, under any name (Ollama calls them sha256-…). Throws ModelError that says what was found
+ * instead and what to do.
  */
 export async function localModel(path: string): Promise<string> {
   if (await isFolder(path)) {
     if (await exists(join(path, 'config.json'))) return path
     const files = (await readdir(path)).filter((name) => /\.gguf$/i.test(name) && !/^mmproj/i.test(name)).sort()
-    // The parts of one file are one model.
+    // All parts of a split file are one model.
     const models = [...new Set(files.map((name) => partsOf(name)?.[0] ?? name))]
     if (models.length > 1)
       throw new ModelError(`${path}: expected one model, found ${models.join(', ')}; name one of these files`)
     const [only] = models
-    // Without either, the reader of config.json has the better message.
+    // Without any, the reader of config.json reports what is missing.
     return only === undefined ? path : localModel(join(path, only))
   }
   await requireGguf(path)
@@ -39,14 +39,14 @@ export async function localModel(path: string): Promise<string> {
   )
 }
 
-/** The names of all parts of a split file, by that of any of them; null for a name of another form. */
+/** The names of all parts of a split file, given the name of one; null: the name is not that of a part. */
 export function partsOf(name: string): string[] | null {
   const [, stem = '', , count = ''] = PART.exec(name) ?? []
   if (count === '') return null
   return Array.from({ length: Number(count) }, (_, i) => `${stem}-${String(i + 1).padStart(5, '0')}-of-${count}.gguf`)
 }
 
-/** Whether something is at a path; a link that leads nowhere is not. */
+/** Whether a path exists. A broken link does not. */
 export async function exists(path: string): Promise<boolean> {
   return access(path).then(
     () => true,

@@ -1,7 +1,7 @@
 /**
- * Weights on disk as a backend lays them out, so that a second start only reads: nothing is decoded, quantised or repacked. One file a
- * checkpoint, quantisation and layout: planes one after the other, then a JSON index, its length and a magic word. Each plane has a checksum;
- * a file that does not hold together is never served.
+ * Weights on disk in a backend's own layout, so that a second start only reads them: nothing is decoded, quantised or repacked. There is one file per
+ * checkpoint, quantisation and layout. It holds the planes one after the other, then a JSON index, its length and a magic word. Each plane has a
+ * checksum, and a damaged file is never served.
  */
 import { createHash } from 'node:crypto'
 import { mkdir, open, type FileHandle, readdir, rename, rm } from 'node:fs/promises'
@@ -16,14 +16,14 @@ import { readVector, type WeightSource } from './source.ts'
 const MAGIC = 0x4b435057 // 'WPCK'
 const VERSION = 2
 const FOOTER_BYTES = 8
-/** Planes begin at multiples of this, so that any element size is aligned. */
+/** Planes begin at multiples of this, so that elements of any size are aligned. */
 const ALIGNMENT = 8
-/** Bytes read and checked at a time. */
+/** Bytes that are read and checked at a time. */
 const PIECE = 4 << 20
 
-/** What a decoder takes its weights from. */
+/** Where a model takes its weights from. */
 export interface WeightLoader {
-  /** A matrix on the backend; `data` gives its values where they are not packed yet. */
+  /** A matrix on the backend. `data` gives its values where they are not packed yet. */
   matrix(
     label: string,
     rows: number,
@@ -31,7 +31,7 @@ export interface WeightLoader {
     use: MatrixUse,
     data: () => Promise<MatrixData | MatrixRows>,
   ): Promise<Matrix>
-  /** As many experts' matrices, asked for one after another. */
+  /** The matrices of `numExperts` experts. `data` is called for one expert after the other. */
   experts(
     label: string,
     numExperts: number,
@@ -44,7 +44,7 @@ export interface WeightLoader {
   vector(name: string, length: number): Promise<Float32Array>
 }
 
-/** Straight from the checkpoint. */
+/** Loads weights from the checkpoint, without a packed file. */
 export function unpackedLoader(backend: Backend, source: WeightSource): WeightLoader {
   return {
     matrix: async (label, rows, cols, use, data) => backend.loadMatrix(label, rows, cols, await data(), use),
@@ -56,7 +56,7 @@ export function unpackedLoader(backend: Backend, source: WeightSource): WeightLo
 
 const expertName = (label: string, expert: number): string => `${label} ${expert}`
 
-/** Facts about the weights as served that are known only once all of them were read. */
+/** Facts about the loaded weights, known only after all of them were read. */
 export interface WeightFacts {
   readonly weightBytes: number
   /** Identifies the values. */
@@ -85,14 +85,14 @@ interface Index {
   readonly entries: readonly Entry[]
 }
 
-/** The file is there but cannot be used; the message says why. */
+/** A packed file that cannot be used. The message says why. */
 export class DamagedWeightsError extends Error {
   override readonly name = 'DamagedWeightsError'
 }
 
 /**
- * Where a checkpoint's packed weights are kept. The first half of the name is the checkpoint's path, quantisation and layout, the second the
- * identity of its files: those of an older download stand beside the new ones and are found by their first half.
+ * The path of a checkpoint's packed weights. The first half of the name stands for the checkpoint's path, quantisation and layout, the second for the
+ * identity of its files. Files of an earlier download have the same first half.
  */
 export function packedPath(cacheDir: string, source: WeightSource, quantization: string, layout: string): string {
   const hash = (value: unknown): string => createHash('sha256').update(JSON.stringify(value)).digest('hex').slice(0, 24)
@@ -100,14 +100,14 @@ export function packedPath(cacheDir: string, source: WeightSource, quantization:
   return join(cacheDir, 'weights', name)
 }
 
-/** Reads `target.length` bytes at `offset` and gives their checksum. */
+/** Reads `target.length` bytes at `offset` and returns their checksum. */
 async function readAt(
   file: FileHandle,
   offset: number,
   target: Uint8Array,
   onRead: (count: number) => void,
 ): Promise<number> {
-  // By way of a piece of ordinary memory: the target may be shared with other threads, which neither reading nor checking takes.
+  // Bytes go through ordinary memory: the target may be shared with other threads, and neither `read` nor `crc32` takes shared memory.
   const piece = new Uint8Array(Math.min(PIECE, target.length))
   let crc = 0
   for (let done = 0; done < target.length;) {
@@ -146,7 +146,7 @@ async function readIndex(file: FileHandle): Promise<Index> {
   return index
 }
 
-/** What the backend could not take as it was stored is damaged. */
+/** Reports as damaged what the backend refuses to import. */
 async function fitting<T>(imported: Promise<T>): Promise<T> {
   try {
     return await imported
@@ -155,7 +155,7 @@ async function fitting<T>(imported: Promise<T>): Promise<T> {
   }
 }
 
-/** Packed weights that are there. Every read throws DamagedWeightsError where the file is not what was written. */
+/** Loads packed weights. Every read throws DamagedWeightsError if the file is not what was written. */
 export class PackedWeights implements WeightLoader {
   readonly facts: WeightFacts
   readonly #backend: Backend
@@ -175,7 +175,7 @@ export class PackedWeights implements WeightLoader {
     }
   }
 
-  /** Null when there are none. Throws DamagedWeightsError. */
+  /** Opens packed weights; null: there are none. Throws DamagedWeightsError. */
   static async open(path: string, backend: Backend, onProgress?: ProgressListener): Promise<PackedWeights | null> {
     let file: FileHandle
     try {
@@ -234,8 +234,8 @@ export class PackedWeights implements WeightLoader {
 }
 
 /**
- * Loads from the checkpoint and writes what the backend makes of it, beside the target until `commit` moves it into place. A disk that is
- * full or not writable stops the writing, never the serving.
+ * Loads weights from the checkpoint and writes them as the backend packs them, to a file beside the target that `commit` moves into place. If the disk is
+ * full or not writable, writing stops and loading goes on.
  */
 export class PackingLoader implements WeightLoader {
   readonly #path: string
@@ -265,7 +265,7 @@ export class PackingLoader implements WeightLoader {
     return loader
   }
 
-  /** Why nothing could be written, or null. */
+  /** Why the file could not be written; null: nothing failed. */
   get failure(): string | null {
     return this.#failure
   }
@@ -307,7 +307,7 @@ export class PackingLoader implements WeightLoader {
     return values
   }
 
-  /** All weights were read: the file becomes visible, and those of the checkpoint's earlier states go. */
+  /** To be called after all weights were read: makes the file visible, and removes those of the checkpoint's earlier states. */
   async commit(facts: WeightFacts): Promise<void> {
     await this.#attempt(async (file) => {
       const totalBytes = this.#entries.reduce(
@@ -331,7 +331,7 @@ export class PackingLoader implements WeightLoader {
     })
   }
 
-  /** Without a commit before it the load has failed half way: nothing is left. */
+  /** Without an earlier `commit` the load has failed: removes the incomplete file. */
   async close(): Promise<void> {
     const file = this.#file
     this.#file = null
@@ -353,7 +353,7 @@ export class PackingLoader implements WeightLoader {
     const offset = Math.ceil(this.#offset / alignment) * alignment
     let crc = 0
     for (let done = 0; done < bytes.length; done += PIECE) {
-      // A copy, for the reason of readAt.
+      // A copy, as in readAt.
       const piece = new Uint8Array(bytes.subarray(done, done + PIECE))
       crc = crc32(piece, crc)
       for (let at = 0; at < piece.length;) {
@@ -364,7 +364,7 @@ export class PackingLoader implements WeightLoader {
     return { offset, bytes: bytes.length, crc }
   }
 
-  /** Runs a step of the writing on the open file; the first step that fails ends the writing. */
+  /** Runs a step of the writing on the open file. The first step that fails ends the writing. */
   async #attempt(step: (file: FileHandle) => Promise<void>): Promise<void> {
     const file = this.#file
     if (file === null) return
@@ -381,7 +381,7 @@ export class PackingLoader implements WeightLoader {
       await this.close()
       await rm(this.#part, { force: true })
     } catch {
-      // The first failure is the one to tell.
+      // Only the first failure is reported.
     }
   }
 }

@@ -1,11 +1,11 @@
-/** Quantisation of float weights on load (--quantization q8 | q4), to the canonical planes of ops.ts. */
+/** Quantises float weights while they load (--quantization q8 or q4), to the planes of ops.ts. */
 import { dequantize } from '../../kernels/dequantize.ts'
 import type { MatrixData } from '../../kernels/ops.ts'
 import type { WeightSource } from './source.ts'
 
 const GROUP = 32
 
-/** Symmetric: the largest magnitude of a group becomes 127. */
+/** Symmetric 8-bit quantisation: the largest magnitude of a group of 32 becomes 127. */
 export function quantizeQ8(values: Float32Array): MatrixData & { format: 'q8' } {
   const codes = new Int8Array(values.length)
   const scales = new Float32Array(values.length / GROUP)
@@ -20,12 +20,12 @@ export function quantizeQ8(values: Float32Array): MatrixData & { format: 'q8' } 
   return { format: 'q8', group: 32, codes, scales, mins: null }
 }
 
-/** Rounds of refitting scale and minimum to the codes; the error of a group falls by about a tenth, nearly all of it in the first two. */
+/** Rounds of refitting scale and minimum to the codes. The squared error falls by about a tenth, nearly all of it in the first two rounds. */
 const REFITS = 2
 
 /**
- * With a minimum: 16 levels from the least to the largest value of a group, then scale and minimum refitted to the codes by least squares and the codes to
- * them, as long as the squared error falls.
+ * 4-bit quantisation with minimums: 16 levels from the smallest to the largest value of a group of 32. Then scale and minimum are refitted to the codes by
+ * least squares, and the codes to them, while the squared error falls.
  */
 export function quantizeQ4(values: Float32Array): MatrixData & { format: 'q4' } {
   const codes = new Uint8Array(values.length / 2)
@@ -77,16 +77,16 @@ export function quantizeQ4(values: Float32Array): MatrixData & { format: 'q4' } 
   return { format: 'q4', group: 32, codes, scales, mins }
 }
 
-/** What chooses experts stays as it is: it is small, and a choice that rounding turns is another expert. */
+/** Routers are not quantised: they are small, and rounding could select another expert. */
 const isRouter = (name: string): boolean =>
   /\.(?:gate|shared_expert_gate|router|router\.layer|router\.proj|modality_router)\.weight$/.test(name)
 
-/** Embeddings and the output head lose most by 4 bits: they get 8, as in llama.cpp's mixed files. */
+/** Embeddings and the output head lose most with 4 bits. They get 8, as in llama.cpp's mixed files. */
 const isVocabulary = (name: string): boolean => name.endsWith('embed_tokens.weight') || name.endsWith('lm_head.weight')
 
 /**
- * The same source with its float matrices quantised as they are read. Vectors, matrices that are quantised already, and those whose rows are no multiple of
- * the group stay as they are.
+ * The source with float matrices quantised as they are read. Vectors, quantised matrices, and matrices with rows that are not a multiple of 32 stay as
+ * they are.
  */
 export function quantizing(source: WeightSource, quantization: 'q8' | 'q4'): WeightSource {
   const quantize = (name: string, data: MatrixData): MatrixData => {

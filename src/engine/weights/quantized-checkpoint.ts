@@ -1,6 +1,7 @@
 /**
- * Quantised safetensors checkpoints as plain ones: AWQ and GPTQ in 4 bits, compressed-tensors in 4 and 8 bits, FP8, MXFP4. Each linear's packed tensors
- * appear as one `weight` [out, in]; codes and scales are kept exactly. Layouts from AutoAWQ, GPTQModel, compressed-tensors and DeepSeek's FP8.
+ * Reads quantised safetensors checkpoints as if they were plain: AWQ and GPTQ in 4 bits, compressed-tensors in 4 and 8 bits, FP8, MXFP4. The packed
+ * tensors of a linear layer appear as one `weight` [out, in], with its exact codes and scales. Layouts from AutoAWQ, GPTQModel, compressed-tensors and
+ * DeepSeek's FP8.
  */
 import { dequantize } from '../../kernels/dequantize.ts'
 import { encodeF16 } from '../../kernels/float.ts'
@@ -8,14 +9,14 @@ import type { MatrixData } from '../../kernels/ops.ts'
 import { ModelError } from '../runner/runner.ts'
 import type { TensorInfo, WeightSource } from './source.ts'
 
-/** A source that also gives a tensor's bytes as stored. */
+/** A source that also reads a tensor's bytes as they are stored. */
 export interface RawWeightSource extends WeightSource {
   readRaw(name: string): Promise<ArrayBuffer>
-  /** Of them those of the part `index` along the first dimension. */
+  /** The bytes of part `index` along the first dimension. */
   readRawSlice(name: string, index: number): Promise<ArrayBuffer>
 }
 
-/** Nibble i of an AWQ word belongs to this column of its eight. */
+/** The column, among the eight of an AWQ word, that nibble i belongs to. */
 const AWQ_ORDER: readonly number[] = [0, 2, 4, 6, 1, 3, 5, 7]
 const IN_ORDER: readonly number[] = [0, 1, 2, 3, 4, 5, 6, 7]
 
@@ -26,7 +27,7 @@ interface Packed {
 }
 
 interface Stacked {
-  /** The name under which it is read. */
+  /** The tensor's name in the unpacked checkpoint. */
   readonly weight: string
   readonly shape: readonly [experts: number, rows: number, cols: number]
   readonly unpack: (expert: number) => Promise<MatrixData>
@@ -41,7 +42,7 @@ class QuantizedSource {
     this.#config = config
   }
 
-  /** What makes `stem.weight` of this tensor; null for tensors that are plain. */
+  /** How to make `stem.weight` from this tensor; null: the tensor is plain. */
   packed(stem: string, part: string, { dtype, shape }: TensorInfo): Packed | null {
     const [a = 0, b = 0] = shape
     const { quant_method: method } = this.#config
@@ -60,7 +61,7 @@ class QuantizedSource {
     return null
   }
 
-  /** The experts' matrices of a stacked tensor in MXFP4: codes [experts, rows, groups, 16 bytes], a power of two for each group. */
+  /** The experts' matrices in MXFP4: codes [experts, rows, groups, 16 bytes] and one power of two per group; null: the tensor is none of these. */
   stacked(name: string, { shape }: TensorInfo): Stacked | null {
     const [experts = 0, rows = 0, groups = 0] = shape
     if (this.#config['quant_method'] !== 'mxfp4' || !name.endsWith('_blocks') || shape.length !== 4) return null
@@ -76,7 +77,7 @@ class QuantizedSource {
     }
   }
 
-  /** Bits of a weight, by the config. */
+  /** Bits per weight, from the config. */
   #bits(): 4 | 8 {
     const groups = Object.values((this.#config['config_groups'] ?? {}) as Record<string, unknown>)
     const [group] = groups as { weights?: { num_bits?: unknown } }[]
@@ -99,7 +100,7 @@ class QuantizedSource {
     )
   }
 
-  /** Columns that share a scale; a multiple of 32, as ours are. */
+  /** Columns that share a scale. Has to be a multiple of 32, the group of the planes. */
   #groupOf(name: string, cols: number, numGroups: number): number {
     const group = cols / numGroups
     if (!Number.isInteger(group) || group % 32 !== 0) this.#fail(name, `groups of ${group} are not a multiple of 32`)
@@ -118,11 +119,11 @@ class QuantizedSource {
     if (this.#bits() !== 4) this.#fail(stem, 'GPTQ in 8 bits is not served')
     const words = await this.#words(`${stem}.qweight`) // [cols / 8, rows]
     const codeOf = (row: number, col: number): number => (words[(col >> 3) * rows + row]! >>> (4 * (col & 7))) & 15
-    // The first version of the format stores zero points less one.
+    // The first version of the format stores zero points minus one.
     return this.#asymmetric(stem, rows, cols, codeOf, IN_ORDER, this.#config['checkpoint_format'] === 'gptq_v2' ? 0 : 1)
   }
 
-  /** w = (code - zero) scale, a scale and a zero point for each group of a column of the stored matrix. */
+  /** w = (code - zero) scale, with a scale and a zero point per row and group of columns. */
   async #asymmetric(
     stem: string,
     rows: number,
@@ -156,7 +157,7 @@ class QuantizedSource {
     return { format: 'q4', group: 32, codes, scales, mins }
   }
 
-  /** Scales [rows, groups] as ours, one for each 32 columns. */
+  /** Scales [rows, groups], repeated so that there is one per 32 columns. */
   async #spread(stem: string, rows: number, cols: number): Promise<Float32Array> {
     const stored = await this.#floats(`${stem}.weight_scale`)
     const numGroups = stored.length / rows
@@ -167,7 +168,7 @@ class QuantizedSource {
     })
   }
 
-  /** Codes of a row side by side in words, less half their range. */
+  /** Codes of a row, packed in words. Half their range is subtracted. */
   async #packedRows(stem: string, rows: number, cols: number): Promise<MatrixData> {
     if (this.#source.tensors.has(`${stem}.weight_zero_point`)) this.#fail(stem, 'zero points are not served')
     const scales = await this.#spread(stem, rows, cols)
@@ -181,7 +182,7 @@ class QuantizedSource {
     return { format: 'q8', group: 32, codes, scales: await this.#spread(stem, rows, cols), mins: null }
   }
 
-  /** One scale for the matrix, one per row, or one for each block of a grid; f16 keeps more than FP8's three bits. */
+  /** FP8 with one scale per matrix, per row or per block of a grid. The values become f16, which has more bits of fraction than FP8's three. */
   async #fp8(stem: string, rows: number, cols: number): Promise<MatrixData> {
     const name = [`${stem}.weight_scale_inv`, `${stem}.weight_scale`].find((key) => this.#source.tensors.has(key))
     if (name === undefined) this.#fail(`${stem}.weight`, 'has no weight_scale')
@@ -206,7 +207,7 @@ class QuantizedSource {
   }
 }
 
-/** E4M3 without infinities: sign, four bits of exponent (bias 7), three of fraction; all ones are no number. */
+/** The values of E4M3: sign, four bits of exponent (bias 7), three of fraction. There are no infinities; all ones are NaN. */
 const FP8_VALUES = Float32Array.from({ length: 256 }, (_, byte) => {
   const exponent = (byte >> 3) & 15
   const fraction = (byte & 7) / 8
@@ -228,9 +229,8 @@ const SIDE_PARTS = new Set([
 ])
 
 /**
- * The checkpoint with its quantised linears unpacked as they are read.
+ * The checkpoint with quantised linear layers unpacked as they are read. Throws ModelError for a method that is not served.
  * @param config `quantization_config` of config.json
- * Throws ModelError for a method that cannot be served.
  */
 export function unpackCheckpoint(source: RawWeightSource, config: Readonly<Record<string, unknown>>): WeightSource {
   const method = config['quant_method']

@@ -1,7 +1,7 @@
 /**
  * safetensors checkpoints: a little-endian u64 header length, a JSON header {name: {dtype, shape, data_offsets}}, then the tensors' bytes
- * (https://huggingface.co/docs/safetensors). One file or several with an index. The header is untrusted: everything it says is checked against
- * the file before a byte of it is used.
+ * (https://huggingface.co/docs/safetensors). A checkpoint is one file, or several with an index. The header is untrusted: it is checked against the file
+ * before it is used.
  */
 import { readdir, stat, type FileHandle } from 'node:fs/promises'
 import { basename, join, resolve } from 'node:path'
@@ -13,9 +13,9 @@ import { isJsonObject, readJsonFile } from './json-file.ts'
 import type { RawWeightSource } from './quantized-checkpoint.ts'
 import { readFully, type TensorInfo } from './source.ts'
 
-/** As in the format's own implementation. */
+/** The limit of the format's own implementation. */
 const MAX_HEADER_BYTES = 100_000_000
-/** Bytes of an element of each dtype the format knows; only F32, F16 and BF16 can be served. */
+/** Bytes per element of each dtype in the format. Only F32, F16 and BF16 can be read as values. */
 const ELEMENT_BYTES: ReadonlyMap<string, number> = new Map(
   Object.entries({
     BOOL: 1,
@@ -36,7 +36,7 @@ const ELEMENT_BYTES: ReadonlyMap<string, number> = new Map(
   }),
 )
 interface Placed extends TensorInfo {
-  readonly offset: number // in its file
+  readonly offset: number // bytes from the start of its file
 }
 
 const AGAIN = 'Download the file again.'
@@ -126,7 +126,7 @@ async function readHeader(file: FileHandle, path: string): Promise<Map<string, P
   return parseSafetensorsHeader(path, header, size)
 }
 
-/** Brings stored bytes, which it takes over, to a canonical format: F32 and F16 as they are; BF16 to f16 where every value fits its range, else to f32. */
+/** The stored bytes, which the result keeps, as values: F32 and F16 as they are, BF16 as f16 if every value fits its range and as f32 otherwise. */
 function toMatrixData(path: string, { name, dtype }: TensorInfo, bytes: ArrayBuffer): MatrixData {
   switch (dtype) {
     case 'F32':
@@ -145,7 +145,7 @@ function toMatrixData(path: string, { name, dtype }: TensorInfo, bytes: ArrayBuf
   }
 }
 
-/** The files of a checkpoint folder: by its index, else model.safetensors, else the only .safetensors there is. */
+/** The files of a checkpoint folder: those of its index, or else model.safetensors, or else the only .safetensors file. */
 async function listFiles(folder: string): Promise<{ files: string[]; index: Map<string, string> | null }> {
   const names = (await readdir(folder)).filter((name) => name.endsWith('.safetensors')).sort()
   const indexPath = join(folder, 'model.safetensors.index.json')
@@ -173,8 +173,8 @@ async function listFiles(folder: string): Promise<{ files: string[]; index: Map<
 }
 
 /**
- * Opens the safetensors weights of a folder (or one file) and checks every header. Tensors are read on demand; `onProgress` hears the bytes read.
- * Throws ModelError.
+ * Opens the safetensors weights of a folder, or a single file, and checks every header. Tensors are read on demand. Throws ModelError.
+ * @param onProgress gets the bytes read so far and in total
  */
 export async function openSafetensors(path: string, onProgress?: ProgressListener): Promise<RawWeightSource> {
   const isFolder = (await stat(path)).isDirectory()

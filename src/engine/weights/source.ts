@@ -1,4 +1,4 @@
-/** Where weights come from: named tensors of a checkpoint, read one at a time. Implemented by safetensors.ts and gguf.ts. */
+/** Where weights come from: named tensors of a checkpoint, read one at a time. Implemented by safetensors.ts and gguf-file.ts. */
 import type { FileHandle } from 'node:fs/promises'
 import type { MatrixData, MatrixRows } from '../../kernels/ops.ts'
 import { dequantize, mapPlanes, type Plane } from '../../kernels/dequantize.ts'
@@ -7,7 +7,7 @@ import { ModelError } from '../runner/runner.ts'
 
 export interface TensorInfo {
   readonly name: string
-  /** The stored type, as the file names it. */
+  /** The stored type, by the file format's name. */
   readonly dtype: string
   /** Row-major, slowest dimension first. */
   readonly shape: readonly number[]
@@ -16,18 +16,18 @@ export interface TensorInfo {
 }
 
 export interface WeightSource {
-  /** For messages: the file or folder. */
+  /** The file or folder, for messages. */
   readonly path: string
   readonly tensors: ReadonlyMap<string, TensorInfo>
-  /** Changes when a file of the checkpoint does: paths, sizes, times of change. */
+  /** Paths, sizes and modification times of the files: changes when a file of the checkpoint does. */
   readonly identity: string
   /** Bytes of all tensors. */
   readonly totalBytes: number
-  /** The tensor's values in the nearest canonical format, read from disk now. Rows x columns as stored; vectors are one row. */
+  /** Reads a tensor from disk, in the nearest format of MatrixData: [rows, cols] as stored, a vector as one row. */
   read(name: string): Promise<MatrixData>
-  /** The matrix to be read a few rows at a time; null where its rows do not lie apart in the file, or their format shows only in all of them. */
+  /** Reads a matrix a few rows at a time; null: its rows are not contiguous in the file, or their format depends on all values. */
   rows(name: string): MatrixRows | null
-  /** Matrix `index` [rows, cols] of a tensor [matrices, rows, cols]. */
+  /** Reads matrix `index` [rows, cols] of a tensor [matrices, rows, cols]. */
   slice(name: string, index: number): Promise<MatrixData>
   close(): Promise<void>
 }
@@ -52,7 +52,7 @@ export async function readFully(
   }
 }
 
-/** The tensor's description, after checking that it is there with the expected shape. */
+/** The tensor's description. Throws ModelError if it is missing or has another shape. */
 export function expectTensor(source: WeightSource, name: string, shape: readonly number[]): TensorInfo {
   const info = source.tensors.get(name)
   if (info === undefined) {
@@ -70,13 +70,13 @@ export function expectTensor(source: WeightSource, name: string, shape: readonly
   return info
 }
 
-/** Reads a matrix [rows, cols], checking its shape. */
+/** Reads a matrix [rows, cols]. Throws ModelError if it is missing or has another shape. */
 export async function readMatrix(source: WeightSource, name: string, rows: number, cols: number): Promise<MatrixData> {
   expectTensor(source, name, [rows, cols])
   return source.read(name)
 }
 
-/** A matrix [rows, cols] to be read a few rows at a time, or all of it, after checking its shape. */
+/** A matrix [rows, cols], to be read a few rows at a time where that is possible. Throws ModelError if it is missing or has another shape. */
 export async function openMatrix(
   source: WeightSource,
   name: string,
@@ -87,20 +87,20 @@ export async function openMatrix(
   return source.rows(name) ?? source.read(name)
 }
 
-/** The tensor's description, after checking that it is there with so many values, whatever its dimensions. */
+/** The tensor's description. Throws ModelError if it is missing or does not have `count` values, in whatever dimensions. */
 export function expectValues(source: WeightSource, name: string, count: number): TensorInfo {
   const info = source.tensors.get(name) ?? expectTensor(source, name, [count])
   const found = info.shape.reduce((product, size) => product * size, 1)
   return found === count ? info : expectTensor(source, name, [count])
 }
 
-/** Reads a small tensor as f32 values in the order stored, checking their number. */
+/** Reads a small tensor as f32 values in the order stored. Throws ModelError if it is missing or does not have `length` values. */
 export async function readVector(source: WeightSource, name: string, length: number): Promise<Float32Array> {
   expectValues(source, name, length)
   return dequantize(await source.read(name))
 }
 
-/** An array of the same type. */
+/** An empty array of the same type. */
 const arrayLike = <T extends Plane>(plane: T, length: number): T =>
   new (plane.constructor as new (length: number) => T)(length)
 
@@ -113,7 +113,7 @@ function withSubScalesOfAll(parts: readonly MatrixData[]): MatrixData {
   return rest
 }
 
-/** The rows of parts that have the same format, group, and minimums or none. */
+/** Joins the rows of parts that agree in format, group and having minimums. */
 function joinAlike(parts: readonly MatrixData[]): MatrixData {
   const planes = parts.map((part) => {
     const own: Plane[] = []
@@ -140,7 +140,7 @@ function joinAlike(parts: readonly MatrixData[]): MatrixData {
   })
 }
 
-/** The quantised form with the given group, and with minimums or none where the data has none, of the same exact values; narrow where that can be. */
+/** The same values, exactly, as q8 with the given group; data without minimums gets them if `withMins`. Narrow where the codes allow it. */
 function asQ8(
   data: MatrixData & { format: 'q8' | 'q4' },
   group: 16 | 32,
@@ -173,14 +173,14 @@ function asQ8(
   return { format: 'q8', group, ...(isNarrow ? { isNarrow } : {}), codes, scales, mins }
 }
 
-/** q4 without minimums as q4 with them: (code - 8) scale = code scale + (-8 scale), exactly. */
+/** q4 with minimums, of the same exact values: (code - 8) scale = code scale + (-8 scale). */
 function q4WithMins(data: MatrixData & { format: 'q4' }): MatrixData & { format: 'q4' } {
   return data.mins === null ? { ...data, mins: data.scales.map((scale) => -8 * scale) } : data
 }
 
 const isNarrowed = (part: MatrixData): boolean => part.format === 'q8' && part.isNarrow === true
 
-/** The parts, with exactly their values, in the narrowest format that has them all. */
+/** The parts in the narrowest format that represents all of their values exactly. */
 function alike(parts: readonly MatrixData[]): readonly MatrixData[] {
   const [first] = parts
   if (parts.every(({ format }) => format === first?.format && (format === 'f16' || format === 'mxfp4'))) return parts
@@ -200,8 +200,8 @@ function alike(parts: readonly MatrixData[]): readonly MatrixData[] {
 }
 
 /**
- * One matrix of the parts' rows, one below the other, with exactly the parts' values: parts of unlike formats are brought to the widest
- * among them (a quantised part beside a float one becomes float).
+ * One matrix of the parts' rows, one part below the other, with exactly the parts' values. Parts of different formats are converted to the widest among
+ * them: a quantised part beside a float one becomes float.
  */
 export function concatRows(parts: readonly MatrixData[]): MatrixData {
   const [first] = parts
@@ -209,7 +209,7 @@ export function concatRows(parts: readonly MatrixData[]): MatrixData {
   return parts.length === 1 ? first : joinAlike(alike(parts))
 }
 
-/** The matrix [count, cols] whose row r is row `from(r)` of the data's `rows`. */
+/** The matrix [count, cols] with row `from(r)` of `data` [rows, cols] as its row r. */
 export function takeRows(data: MatrixData, rows: number, count: number, from: (row: number) => number): MatrixData {
   return mapPlanes(data, (plane) => {
     const width = plane.length / rows
@@ -220,7 +220,7 @@ export function takeRows(data: MatrixData, rows: number, count: number, from: (r
   })
 }
 
-/** The matrix [cols, rows] of float data [rows, cols]. Throws ModelError for quantised data, whose groups run along rows. */
+/** The transpose [cols, rows] of float data [rows, cols]. Throws ModelError for quantised data, which has groups along its rows. */
 export function transpose(data: MatrixData, rows: number, cols: number): MatrixData {
   if (data.format !== 'f32' && data.format !== 'f16')
     throw new ModelError(
