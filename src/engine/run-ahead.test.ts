@@ -1,11 +1,11 @@
 /** Steps planned ahead in batches of which some sequences are bound by grammars: what each gets is what it gets alone. */
 import { afterEach, expect, test, vi } from 'vitest'
 import { EOS } from '../../test/engine/byte-tokenizer.ts'
+import { delayMasks } from '../../test/engine/late-masks.ts'
 import { createRandom, type Random } from '../../test/engine/random.ts'
 import { collect, request } from '../../test/engine/requests.ts'
 import { ofType, openScriptedEngine, until } from '../../test/engine/scripted-engine.ts'
 import type { GenerationRequest } from './request.ts'
-import { MaskQueue } from './structured/mask-queue.ts'
 
 const isFull = process.env['MINISERVE_TEST_LEVEL'] === 'full'
 const RUNNER = { eosTokenIds: [EOS], isDeferred: true, numBlocks: 96 }
@@ -29,20 +29,6 @@ function randomRequest(random: Random): GenerationRequest {
       seed: random.int(0, 1000),
       presencePenalty: random.pick([0, 0, 0.7]),
     },
-  })
-}
-
-/** Some masks come after their step has given them up. */
-function delayMasks(random: Random, share: number): void {
-  const { compute } = MaskQueue.prototype
-  vi.spyOn(MaskQueue.prototype, 'compute').mockImplementation(function (this: MaskQueue, owner, matcher) {
-    const delayMs = random.next() < share ? random.int(1, 15) : 0
-    const mask = async () => {
-      const found = await matcher.mask()
-      if (delayMs > 0) await new Promise((resolve) => setTimeout(resolve, delayMs))
-      return found
-    }
-    compute.call(this, owner, { mask } as typeof matcher)
   })
 }
 

@@ -1,12 +1,20 @@
 /** Models that keep a state for each sequence: the scripted runner fails a step that is given a state of other tokens than the sequence's. */
-import { describe, expect, it } from 'vitest'
+import { afterEach, describe, expect, it, vi } from 'vitest'
+import { EOS } from '../../test/engine/byte-tokenizer.ts'
+import { delayMasks } from '../../test/engine/late-masks.ts'
 import { createRandom } from '../../test/engine/random.ts'
 import { collect, request } from '../../test/engine/requests.ts'
 import { heldBy, ofType, openScriptedEngine as setup, until } from '../../test/engine/scripted-engine.ts'
+import type { ScriptedRunnerOptions } from '../../test/engine/scripted-runner.ts'
 import { RunnerError } from './runner/runner.ts'
 import type { StepPlan } from './runner/runner.ts'
 
+afterEach(() => void vi.restoreAllMocks())
+
 const SIZES = { vocabSize: 97, blockSize: 4, numBlocks: 48, maxNumBatchedTokens: 16, isDeferred: true } as const
+
+/** With the bytes that grammars are made of. */
+const BOUND_SIZES = { ...SIZES, vocabSize: 259, eosTokenIds: [EOS] }
 
 const text = (length: number, seed: number) => Array.from({ length }, (_, i) => (i * 7 + seed * 13) % 96)
 
@@ -27,8 +35,20 @@ function sharingRequests(seed: number, count: number): Parameters<typeof request
   })
 }
 
-async function alone(fields: readonly Parameters<typeof request>[0][]): Promise<number[][][]> {
-  const { engine } = setup({ runAhead: 0, prefixCaching: false }, { ...SIZES, maxModelLen: 128 })
+/** The same, half of them bound by a grammar. */
+function boundRequests(seed: number, count: number): Parameters<typeof request>[0][] {
+  return sharingRequests(seed, count).map((fields, i) =>
+    i % 2 === 0
+      ? fields
+      : { ...fields, ignoreEos: false, structured: { kind: 'regex', pattern: '[a-f]{3,24}(x|yy)[0-9]*' } },
+  )
+}
+
+async function alone(
+  fields: readonly Parameters<typeof request>[0][],
+  sizes: Partial<ScriptedRunnerOptions> = SIZES,
+): Promise<number[][][]> {
+  const { engine } = setup({ runAhead: 0, prefixCaching: false }, { ...sizes, maxModelLen: 128 })
   const texts: number[][][] = []
   for (const each of fields) texts.push((await collect(engine, request(each))).tokenIds)
   await engine.close()
@@ -57,6 +77,33 @@ describe('states of sequences', () => {
     await engine.close()
   })
 
+  it.each([
+    ['plenty of slots', 33, 0.3, 1],
+    ['too few slots to plan all ahead', 9, 0.3, 1],
+    ['one slot', 1, 0.3, 1],
+    ['no run-ahead', 17, 0.3, 0],
+  ] as const)('are those of their own tokens where masks come late: %s', async (_, numStateSlots, share, runAhead) => {
+    const sizes = { ...SIZES, vocabSize: 259, eosTokenIds: [EOS], maxModelLen: 128 }
+    const fields = boundRequests(4, 24)
+    const { engine: lone } = setup({ runAhead: 0, prefixCaching: false, maxNumSeqs: 1 }, sizes)
+    const texts: number[][][] = []
+    for (const each of fields) texts.push((await collect(lone, request(each))).tokenIds)
+    await lone.close()
+    delayMasks(createRandom(2), share)
+    let numAhead = 0
+    const onPlan = ({ sequences }: StepPlan) => {
+      if (sequences.every(({ tokenSource }) => 'fromPreviousStep' in tokenSource)) numAhead++
+    }
+    const { engine, errors } = setup({ runAhead }, { ...BOUND_SIZES, maxModelLen: 128, numStateSlots, onPlan })
+    const results = await Promise.all(fields.map((each) => collect(engine, request(each))))
+    expect(errors).toEqual([])
+    expect(results.map(({ tokenIds }) => tokenIds)).toEqual(texts)
+    if (runAhead === 1 && numStateSlots === 33) expect(numAhead).toBeGreaterThan(20)
+    expect(heldBy(engine)).toEqual({ numRunning: 0, numWaiting: 0, numHeldBlocks: 0 })
+    expect(engine.stats().numHeldStateSlots).toBe(0)
+    await engine.close()
+  })
+
   it('are free again whatever ends a request', async () => {
     const random = createRandom(5)
     let numLosses = 0
@@ -67,9 +114,10 @@ describe('states of sequences', () => {
         ? new RunnerError('device_lost', 'gone')
         : new RunnerError('engine_error', 'broken', { sequence: random.int(0, sequences.length) })
     }
-    const fields = sharingRequests(8, 40)
-    const texts = await alone(fields)
-    const { engine } = setup({}, { ...SIZES, numStateSlots: 9, maxModelLen: 128, onPlan })
+    const fields = boundRequests(8, 40)
+    const texts = await alone(fields, BOUND_SIZES)
+    delayMasks(createRandom(3), 0.2)
+    const { engine } = setup({}, { ...BOUND_SIZES, numStateSlots: 9, maxModelLen: 128, onPlan })
     const results = await Promise.allSettled(
       fields.map(async (each, i) => {
         const stop = new AbortController()

@@ -100,13 +100,17 @@ export class StepLoop {
     return this.#isStopped
   }
 
+  get #waitsForMasks(): boolean {
+    const { scheduler, masks } = this.#parts
+    return masks.numPending > 0 && scheduler.waitsForMasks
+  }
+
   /** Schedules, runs and delivers one step. False: there was nothing to do. */
   async #step(): Promise<boolean> {
     let delivering: ScheduledStep | null = null
     let oldest: StepInFlight | undefined
     try {
-      // A state cannot go back: what it was advanced by for a mask that came too late would be in it twice.
-      if (this.#parts.scheduler.states !== null && this.#parts.masks.numPending > 0) await this.#parts.masks.wait()
+      if (this.#waitsForMasks) await this.#parts.masks.wait()
       this.#fill()
       oldest = this.#inFlight.shift()
       if (oldest === undefined) return false
@@ -125,8 +129,7 @@ export class StepLoop {
       oldest.setOver()
       // At once, so that the runner computes while the streams are written and masks are on their way.
       delivering = null
-      const mayFill = this.#parts.scheduler.states === null || this.#parts.masks.numPending === 0
-      if (mayFill && !this.#isOver()) this.#fill()
+      if (!this.#waitsForMasks && !this.#isOver()) this.#fill()
     } catch (error) {
       oldest?.setOver()
       // The pool was replaced without a failed step: while nothing ran, or under a read of blocks.

@@ -151,10 +151,11 @@ export class Scheduler {
 
   /** Plans the next step. Null step: nothing can run, or not before a step in flight is known. */
   schedule(): Schedule {
-    if (this.#running.some((sequence) => sequence.numPendingTokens > 0 && !this.#canRunAhead(sequence))) {
+    this.states?.beginPlan()
+    const isAhead = this.#running.filter(({ numPendingTokens }) => numPendingTokens > 0)
+    if (isAhead.some(({ canRunAhead }) => !canRunAhead) || this.states?.canRevoke(isAhead) === false) {
       return { step: null, preempted: [] }
     }
-    this.states?.beginPlan()
     const draft = new StepDraft(this.#stepId + 1, this.#options, this.states)
     const preempted: Schedule['preempted'][number][] = []
     this.#makeRoom(preempted)
@@ -181,8 +182,11 @@ export class Scheduler {
     const { sequence } = entry
     if (entry.numSampleRows === 0) return
     sequence.numPendingTokens -= entry.numSampleRows
-    if (sequence.counters.numPreemptions === entry.epoch)
-      sequence.numComputedTokens -= entry.numSampleRows - numAccepted
+    if (sequence.counters.numPreemptions !== entry.epoch) return
+    sequence.numComputedTokens -= entry.numSampleRows - numAccepted
+    if (!entry.isUnmasked) return
+    if (numAccepted > 0) this.states?.confirm(sequence)
+    else this.states?.revoke(sequence)
   }
 
   /** Tokens were pushed: full blocks of known tokens can be shared from now on. */
@@ -302,14 +306,13 @@ export class Scheduler {
     for (const hash of promptHashes) blockHashes.push(hash)
   }
 
-  /** A state cannot go back: where one is kept, a token whose mask may come too late is not computed before the mask is there. */
-  #wantsDecodeStep({ isDecoding, wantsMoreTokens, isMaskLate, isMaskPending, isPendingVoid }: Sequence): boolean {
-    const isUnready = isPendingVoid || (this.states === null ? isMaskLate : isMaskPending)
-    return isDecoding && wantsMoreTokens && !isUnready
+  /** Masks of running sequences have to come before their next step: there are too few slots to take a state back. */
+  get waitsForMasks(): boolean {
+    return this.states?.canRevoke(this.#running) === false
   }
 
-  #canRunAhead({ canRunAhead, hasGrammar }: Sequence): boolean {
-    return canRunAhead && !(hasGrammar && this.states !== null)
+  #wantsDecodeStep({ isDecoding, wantsMoreTokens, isMaskLate, isPendingVoid }: Sequence): boolean {
+    return isDecoding && wantsMoreTokens && !isPendingVoid && !isMaskLate
   }
 
   /** Whether there is room for the state after its next step; else the steps of others make some. */

@@ -79,6 +79,13 @@ interface SequenceOptions {
   readonly arrivedMs: number
 }
 
+/** Where a state was before a step whose row may turn out not to count. */
+interface StateUndo {
+  readonly stepId: number
+  readonly slot: number
+  readonly isSealed: boolean
+}
+
 /** What a sequence holds of the pool of states (state-slots.ts). */
 export interface SequenceState {
   /** Holds the state after its computed tokens; -1: it has none yet. */
@@ -86,6 +93,8 @@ export interface SequenceState {
   isSealed: boolean
   /** A sealed slot whose text is not published yet: the step was planned ahead of its tokens. */
   border: { readonly slot: number; readonly numTokens: number; readonly stepId: number } | null
+  /** Of its steps in flight that may be revoked, in their order. Each has a hold on its slot. */
+  undo: StateUndo[]
   /** The newest snapshot behind the prompt: the next one takes its place. */
   newest: BlockHash | null
   /** A border inside the prompt where another text may leave it: a snapshot is wanted there. */
@@ -97,6 +106,7 @@ export const newSequenceState = (): SequenceState => ({
   slot: -1,
   isSealed: false,
   border: null,
+  undo: [],
   newest: null,
   branch: 0,
 })
@@ -200,6 +210,11 @@ export class Sequence {
   /** Its next decode step can be planned before the pending token is known: the mask for it may follow. */
   get canRunAhead(): boolean {
     return !this.wantsDrafts && this.numPendingTokens <= 1
+  }
+
+  /** The mask of its next token is not known yet: it is being computed, or depends on a pending token. */
+  get isUnmasked(): boolean {
+    return this.isMaskPending || (this.hasGrammar && this.numPendingTokens > 0)
   }
 
   /** A planned step draws so many tokens for it. */

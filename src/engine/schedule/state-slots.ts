@@ -126,19 +126,33 @@ export class StateSlots {
   }
 
   /** Whether there is a slot for the state after a sequence's next tokens. */
-  canAdvance({ state: { slot, isSealed } }: Sequence): boolean {
-    return (slot >= 0 && (!isSealed || this.#pool.refCount(slot) === 1)) || this.#pool.numFree > 0
+  canAdvance({ state: { slot, isSealed }, isUnmasked }: Sequence): boolean {
+    const hasOwn = !isUnmasked && slot >= 0 && (!isSealed || this.#pool.refCount(slot) === 1)
+    return hasOwn || this.#pool.numFree > 0
+  }
+
+  /** Whether the next step of each can be revoked: where a mask comes too late, the state has to be what it was, and is kept in a slot until then. */
+  canRevoke(sequences: readonly Sequence[]): boolean {
+    return sequences.filter(({ isUnmasked }) => isUnmasked).length <= this.#pool.numFree
   }
 
   /**
    * Slots of a step that computes a sequence's tokens up to `end`. After `canAdvance`.
    * @param isKept the state is to be kept as a snapshot
+   * @param isRevocable the state before it is needed until the step is confirmed: takes a free slot
    */
-  advance(sequence: Sequence, end: number, isKept: boolean, stepId: number): StateUse {
+  advance(sequence: Sequence, end: number, isKept: boolean, stepId: number, isRevocable = false): StateUse {
     const { state } = sequence
     const read = state.slot
     let write = read
-    if (read < 0 || state.isSealed) {
+    if (isRevocable) {
+      const [fresh] = this.#pool.allocate(1) ?? []
+      if (fresh === undefined || read < 0) throw new Error('a sequence has no second slot for its state')
+      write = fresh
+      // A border holds the slot too, and goes on doing so.
+      if (state.border?.slot === read) this.#pool.acquire(read)
+      state.undo.push({ stepId, slot: read, isSealed: state.isSealed })
+    } else if (read < 0 || state.isSealed) {
       const [fresh] = this.#pool.allocate(1) ?? []
       if (fresh === undefined) {
         // The only one that has this slot may as well write it; the snapshot is lost.
@@ -157,6 +171,28 @@ export class StateSlots {
       state.border = { slot: write, numTokens: end, stepId }
     }
     return { read, write }
+  }
+
+  /** The first of a sequence's revocable steps counts. */
+  confirm({ state }: Sequence): void {
+    const first = state.undo.shift()
+    if (first !== undefined) this.#pool.release([first.slot])
+  }
+
+  /** The first of a sequence's revocable steps does not count, nor do those behind it: its state is what it was. */
+  revoke({ state }: Sequence): void {
+    const [first, ...others] = state.undo.splice(0)
+    if (first === undefined) return
+    const { border, slot } = state
+    if (border !== null && border.stepId >= first.stepId) {
+      state.border = null
+      if (border.slot !== slot) this.#pool.release([border.slot])
+    }
+    this.#pool.release([slot, ...others.map((undo) => undo.slot)])
+    state.slot = first.slot
+    state.isSealed = first.isSealed
+    // Its border holds it already.
+    if (state.border?.slot === first.slot) this.#pool.release([first.slot])
   }
 
   /** Tokens of a sequence are known that were not: its border may have become a snapshot. `chain`: hashes of its blocks. */
@@ -180,6 +216,7 @@ export class StateSlots {
     const { state } = sequence
     this.#dropBorder(state)
     if (state.slot >= 0) this.#pool.release([state.slot])
+    this.#pool.release(state.undo.map(({ slot }) => slot))
     sequence.state = newSequenceState()
   }
 

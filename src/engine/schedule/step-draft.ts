@@ -13,6 +13,8 @@ export interface ScheduledSequence {
   /** Tokens to verify: the last `drafts.length` of numTokens. */
   readonly drafts: readonly number[]
   readonly numSampleRows: number
+  /** Its mask is not known yet: what it draws may not count. */
+  readonly isUnmasked: boolean
   /** Before its first token: a prefill chunk in the sense of the counters. */
   readonly isPrefill: boolean
   /** Preemptions at planning time: another number later means its blocks are gone. */
@@ -144,20 +146,21 @@ export class StepDraft {
     const numKnown = sequence.numOutputTokens + sequence.numPendingTokens
     const sample: SampleSpec[] = []
     const pendingRow = sequence.numPendingTokens === 0 ? -1 : sequence.pendingSampleRow
-    if (sequence.isMaskPending || (sequence.hasGrammar && sequence.numPendingTokens > 0))
-      this.#unmasked.set(this.#numSampleRows, { sequence, numOutputTokens: numKnown })
+    const { isUnmasked } = sequence
+    if (isUnmasked) this.#unmasked.set(this.#numSampleRows, { sequence, numOutputTokens: numKnown })
     for (let i = 0; i <= drafts.length; i++) {
       sample.push(sequence.sampling.spec(numKnown + i, sequence.mask, drafts.slice(0, i), pendingRow))
     }
     this.#numDecodeTokens += 1 + drafts.length
     if (sequence.numPendingTokens === 0) {
-      this.#add(sequence, { ids: Int32Array.of(sequence.tokens.at(start), ...drafts) }, drafts, sample, null)
+      const ids = Int32Array.of(sequence.tokens.at(start), ...drafts)
+      this.#add(sequence, { ids }, drafts, sample, null, isUnmasked)
       return
     }
     if (sequence.pendingStepId !== this.stepId - 1) {
       throw new Error(`pending token of step ${sequence.pendingStepId} used in step ${this.stepId}`)
     }
-    this.#add(sequence, { fromPreviousStep: sequence.pendingSampleRow }, drafts, sample, null)
+    this.#add(sequence, { fromPreviousStep: sequence.pendingSampleRow }, drafts, sample, null, isUnmasked)
   }
 
   #addChunk(sequence: Sequence): void {
@@ -181,12 +184,12 @@ export class StepDraft {
     return border === null ? end : Math.min(end, border)
   }
 
-  #useState(sequence: Sequence, end: number): { readonly state?: StateUse } {
+  #useState(sequence: Sequence, end: number, isRevocable: boolean): { readonly state?: StateUse } {
     if (this.#states === null) return {}
     const isDecoding = end > sequence.numPromptTokens && end >= sequence.tokens.length
     const isBorder = end % this.#blockSize === 0 && sequence.cacheRoot !== null
     const isKept = isBorder && (isDecoding || end === snapshotBorder(sequence, this.#blockSize))
-    return { state: this.#states.advance(sequence, end, isKept, this.stepId) }
+    return { state: this.#states.advance(sequence, end, isKept, this.stepId, isRevocable) }
   }
 
   #add(
@@ -195,6 +198,7 @@ export class StepDraft {
     drafts: readonly number[],
     sample: readonly SampleSpec[],
     score: SequencePlan['score'],
+    isUnmasked = false,
   ): void {
     const startPosition = sequence.numComputedTokens
     const numTokens = 'ids' in tokenSource ? tokenSource.ids.length : 1
@@ -204,10 +208,11 @@ export class StepDraft {
       numTokens,
       drafts,
       numSampleRows: sample.length,
+      isUnmasked,
       isPrefill: sequence.counters.firstTokenMs === null && sequence.numPendingTokens === 0,
       epoch: sequence.counters.numPreemptions,
     })
-    const state = this.#useState(sequence, startPosition + numTokens)
+    const state = this.#useState(sequence, startPosition + numTokens, isUnmasked)
     const adapter = sequence.adapter === undefined ? {} : { adapter: sequence.adapter }
     const blockTable = sequence.blockTable.slice()
     this.#plans.push({ tokenSource, startPosition, blockTable, ...adapter, ...state, sample, score })
