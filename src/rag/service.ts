@@ -19,23 +19,28 @@ import { parseRetrieval, type RetrievalRequest, type Retrieving } from './retrie
 import { retrieve, type RetrievedDocument, type Retrieval } from './retrieve.ts'
 import { isDocumentId, type IndexStore, type StoredDocument, type VectorIndex } from './vector-index.ts'
 
+/** A retrieved document as a response names it. */
 interface Citation {
   readonly id: string
   readonly chunk: number
   readonly source: string
+  /** What is appended to the source in a link to the passage, such as `#page=3` or `#fees`. */
   readonly anchor: string | null
   readonly score: number
   readonly rank: number
 }
 
+/** The documents that a prompt was given. */
+export interface Citations {
+  readonly index: string
+  /** False if the reranker failed or took too long: the documents are then in the order of the search. */
+  readonly reranked: boolean
+  readonly documents: readonly Citation[]
+}
+
 interface AugmentedPrompts {
   readonly prompts: readonly PromptInput[]
-  readonly citations: {
-    readonly index: string
-    /** False when the reranker failed or took too long: the documents are in the order of the search. */
-    readonly reranked: boolean
-    readonly documents: readonly Citation[]
-  }
+  readonly citations: Citations
 }
 
 interface RagParts {

@@ -1,10 +1,9 @@
-/** createApp(parts): the Hono application with its middleware and routes. Knows no sockets: `app.request(path)` tests it. */
+/** The Hono application: its middleware and the handlers of all routes. It needs no socket: tests call `app.request(path)`. */
 import { Hono } from 'hono'
 import type { Observability } from '../observability/observability.ts'
 import type { EventLoopWatch } from '../observability/event-loop-watch.ts'
 import type { RagService } from '../rag/service.ts'
-import { createAdmission } from './admission.ts'
-import { chatHandlers } from './chat.ts'
+import { Admission } from './admission.ts'
 import { generationHandlers } from './completions.ts'
 import { embeddingHandlers } from './embeddings.ts'
 import type { AppEnv } from './env.ts'
@@ -30,12 +29,13 @@ import { ragHandlers } from './rag.ts'
 import { responsesHandlers } from './responses/routes.ts'
 import { RateLimits } from './rate-limits.ts'
 import { rerankHandlers } from './rerank.ts'
-import { registerRoutes } from './router.ts'
-import type { Handlers } from './router.ts'
+import { type Handlers, registerRoutes } from './router.ts'
 import { sessionHandlers } from './session.ts'
 import type { ServerState } from './state.ts'
 import { tokenizeHandlers } from './tokenize.ts'
 import { traceHandlers } from './traces.ts'
+import { ChatPage } from './ui/chat-page.tsx'
+import { html, visitorOf } from './ui/layout.tsx'
 
 interface AppParts {
   readonly state: ServerState
@@ -71,9 +71,9 @@ type SignInRoute = keyof ReturnType<typeof sessionHandlers>
 /** Creates the Hono application: middleware and one handler per row of ROUTES. */
 export function createApp(parts: AppParts): Hono<AppEnv> {
   const { state, observability, rag, settings } = parts
-  const { maxRequestBytes } = settings
-  const admission = createAdmission({
-    maxQueuedRequests: settings.maxQueuedRequests,
+  const { maxQueuedRequests, maxRequestBytes } = settings
+  const admission = new Admission({
+    maxQueuedRequests,
     maxRequestBytes,
     stats: () => state.stats(),
     state: () => state.phase,
@@ -95,16 +95,17 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
     state.alsoServes(rag.embedder.name, '/v1/embeddings')
     state.alsoServes(rag.scorer.name, '/v1/rerank')
   }
-  const mostOfKey = settings.maxNumSeqs + Math.floor(settings.maxQueuedRequests / 2)
+  const mostOfKey = settings.maxNumSeqs + Math.floor(maxQueuedRequests / 2)
   const places = parts.keys.hasSeveral ? new KeyPlaces(mostOfKey) : null
+  const { canSignIn } = parts.keys
   const generation = { state, rag, places, ...settings }
   const always: Omit<Handlers, RetrievalRoute | SignInRoute> = {
     ...generationHandlers(generation),
     ...responsesHandlers(generation),
     ...messagesHandlers(generation),
-    ...tokenizeHandlers({ state, maxRequestBytes }),
-    ...chatHandlers({ hasRetrieval: rag !== null, canSignIn: parts.keys.canSignIn }),
-    ...traceHandlers({ store: observability.store, canSignIn: parts.keys.canSignIn }),
+    ...tokenizeHandlers(state),
+    showChat: (c) => html(c, ChatPage({ visitor: visitorOf(c, canSignIn), hasRetrieval: rag !== null })),
+    ...traceHandlers({ store: observability.store, canSignIn }),
     ...probeHandlers({
       state,
       version: parts.version,
@@ -120,15 +121,15 @@ export function createApp(parts: AppParts): Hono<AppEnv> {
     }),
   }
   const retrieval = rag && {
-    ...embeddingHandlers({ rag, maxRequestBytes }),
-    ...rerankHandlers({ rag, maxRequestBytes }),
-    ...ragHandlers({ rag, maxRequestBytes }),
-    ...mcpHandlers({ rag, version: parts.version, maxRequestBytes }),
+    ...embeddingHandlers(rag),
+    ...rerankHandlers(rag),
+    ...ragHandlers(rag),
+    ...mcpHandlers(rag, parts.version),
   }
   const names = registerRoutes(app, {
     ...always,
     ...retrieval,
-    ...(parts.keys.canSignIn ? sessionHandlers(parts.keys, failures) : {}),
+    ...(canSignIn ? sessionHandlers(parts.keys, failures) : {}),
   })
   document = openApiDocument(parts.version, names)
   return app

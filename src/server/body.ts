@@ -1,65 +1,70 @@
 /** Reading a request's body: bounded in bytes, time, nesting and number of values. */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 import type { Context } from 'hono'
+import type { z } from 'zod'
 import { Slice } from '../rag/slice.ts'
-import { clientGone } from './disconnect.ts'
-import { type AppEnv, bindingsOf } from './env.ts'
-import { ApiError, invalidRequest, tooLarge } from './errors.ts'
+import { type AppEnv, bindingsOf, placeOf } from './env.ts'
+import { ApiError, invalidRequest, tooLarge, clientGone } from './errors.ts'
 import { JsonText } from './json-text.ts'
+import { parseBody } from './validation.ts'
 
-/** A body must make progress within the first and be whole within the second, with a second more for each MiB it may have. */
+/** A body must progress within the first time and be complete within the second, plus a second for each MiB that it may have. */
 const BODY_IDLE_MS = 10_000
 const BODY_TOTAL_MS = 30_000
 
 /**
- * The request's body as JSON, read with a bound (a chunked body has no Content-Length to refuse it by) and within a time.
+ * The request's body as JSON. The limits of bytes and time apply while it arrives: a chunked body has no Content-Length.
  * @throws ApiError 400, 408, 413, 415, 429, and 499 when the client went away.
  */
-export async function readJson(c: Context<AppEnv>, maxBytes: number): Promise<unknown> {
-  const reading = c.get('bodyReading')
+export async function readJson(c: Context<AppEnv>): Promise<unknown> {
+  const place = placeOf(c)
   const text = new JsonText('body')
   let size = 0
   const onArrival = (numBytes: number) => {
     size += numBytes
-    reading?.arrived(numBytes)
+    place.arrived(numBytes)
   }
-  for await (const chunk of readChunks(c, maxBytes, onArrival)) text.write(chunk)
+  for await (const chunk of readChunks(c, place.maxBytes, onArrival)) text.write(chunk)
   if (text.isBlank) throw invalidRequest('body: expected a JSON object, found nothing')
   const isLarge = size > LARGE_BYTES
-  // Joined in one turn, parsed in the next, checked in a third.
+  // A large body is joined, parsed and validated in three turns of the event loop.
   if (isLarge) await turnOfItsOwn()
   c.get('atWork')?.()
   const json = text.join()
   if (isLarge) await turnOfItsOwn()
   const value = text.parse(json)
-  reading?.parsed()
+  place.parsed()
   if (isLarge) await turnOfItsOwn()
   return value
 }
 
-/** Parsing a body takes some milliseconds for each of these. */
+/** The request's body, validated against its schema. @throws as readJson, and ApiError 400 for what does not fit. */
+export const readBody = async <T extends z.ZodType>(c: Context<AppEnv>, type: T): Promise<z.output<T>> =>
+  parseBody(type, await readJson(c))
+
+/** A MiB of JSON takes several milliseconds to parse. */
 const LARGE_BYTES = 2 ** 20
 
 let lastTurn: Promise<void> = Promise.resolve()
 
-/** A turn of the event loop in which no other large body is worked on: those of others that wait are served between two of them. */
+/** A turn of the event loop in which no other large body is processed, so that other requests are served in between. */
 function turnOfItsOwn(): Promise<void> {
   lastTurn = lastTurn.then(() => nextTurn())
   return lastTurn
 }
 
-/** The whole body as it is. @throws as readJson. */
-export async function readBytes(c: Context<AppEnv>, maxBytes: number): Promise<Uint8Array> {
-  const reading = c.get('bodyReading')
+/** The bytes of the whole body. @throws as readJson. */
+export async function readBytes(c: Context<AppEnv>): Promise<Uint8Array> {
+  const place = placeOf(c)
   const chunks: Uint8Array[] = []
-  for await (const chunk of readChunks(c, maxBytes, (numBytes) => reading?.arrived(numBytes))) chunks.push(chunk)
+  for await (const chunk of readChunks(c, place.maxBytes, place.arrived)) chunks.push(chunk)
   const bytes = new Uint8Array(Buffer.concat(chunks))
-  reading?.parsed()
+  place.parsed()
   return bytes
 }
 
 /**
- * The bytes of a body as they come, at most `maxBytes`. What counts against the time is waiting for them, not what is done in between.
+ * The bytes of a body as they arrive, at most `maxBytes`. Only the time spent waiting for them is limited.
  * @throws ApiError 408, 413, 415, and 499 when the client went away.
  */
 export async function* readChunks(
@@ -74,7 +79,7 @@ export async function* readChunks(
   let leftMs = BODY_TOTAL_MS + (maxBytes / 2 ** 20) * 1000
   let numBytes = 0
   const reader = body.getReader()
-  // Chunks that came together are here without a turn of the event loop between them.
+  // Chunks that arrived together come without a turn of the event loop between them.
   const slice = new Slice()
   let isWhole = false
   try {
@@ -100,15 +105,15 @@ export async function* readChunks(
 }
 
 /**
- * Reads on without keeping anything. Cancelling would destroy the connection, and a client that still sends would then get a broken pipe
- * in place of its answer. The HTTP adapter bounds this: it closes the connection 500 ms after the answer, or after 64 MiB.
+ * Reads the rest and drops it. Cancelling would destroy the connection, and a client that is still sending would get a broken pipe instead
+ * of its response. The HTTP adapter limits this: it closes the connection 500 ms after the response, or after 64 MiB.
  */
 async function discardRest(reader: ReadableStreamDefaultReader<Uint8Array>): Promise<void> {
   const slice = new Slice()
   try {
     while (!(await reader.read()).done) if (slice.isOver) await slice.end()
   } catch {
-    // The connection is gone, and the rest with it.
+    // The connection is closed.
   }
 }
 
@@ -127,7 +132,7 @@ function requireReadable(c: Context<AppEnv>): void {
 /** 415 naming the header at fault. */
 export const unsupportedMedia = (message: string): ApiError => new ApiError('unsupported_media_type', message)
 
-/** A client that sent Expect: 100-continue waits for this: it is given once the request is known to be wanted. */
+/** Sends 100 Continue to a client that waits for it, now that the request has been admitted. */
 function inviteBody(c: Context<AppEnv>): void {
   if (!isExpecting(c)) return
   c.set('isBodyInvited', true)
@@ -135,7 +140,7 @@ function inviteBody(c: Context<AppEnv>): void {
   if (outgoing && 'writeContinue' in outgoing) outgoing.writeContinue()
 }
 
-/** The client asks before it sends the body. */
+/** Whether the client waits for 100 Continue before it sends the body. */
 export const isExpecting = (c: Context<AppEnv>): boolean => c.req.header('expect')?.toLowerCase() === '100-continue'
 
 /** @throws ApiError 408 after `timeoutMs`, 499 when the stream breaks: only a client that went away breaks it. */
@@ -148,7 +153,7 @@ async function readChunk(
     timer = setTimeout(
       () => {
         reject(new ApiError('request_timeout', 'body: expected the rest of it in time, found no end'))
-        // A read that never ends would block whatever waits for it.
+        // Otherwise the pending read would never end.
         reader.cancel().catch(() => {})
       },
       Math.max(timeoutMs, 0),

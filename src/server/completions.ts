@@ -1,8 +1,8 @@
-/** POST /v1/completions and /v1/chat/completions: a body becomes a job, the pipeline does the rest. */
+/** POST /v1/completions and /v1/chat/completions, and what all generation routes share: a body becomes a job, which the pipeline runs. */
 import type { Context } from 'hono'
 import type { z } from 'zod'
 import type { RagService } from '../rag/service.ts'
-import { type AppEnv, onceAnswered } from './env.ts'
+import { type AppEnv, onceAnswered, placeOf } from './env.ts'
 import { chatJob, completionJob, type JobContext } from './job.ts'
 import { chatShape } from './chat-shape.ts'
 import { completionShape } from './completion-shape.ts'
@@ -10,8 +10,7 @@ import type { KeyPlaces } from './key-places.ts'
 import type { GenerationCall } from './output.ts'
 import { readJson } from './body.ts'
 import { inputContent } from './captured-content.ts'
-import { whileWanted } from './disconnect.ts'
-import { invalidRequest } from './errors.ts'
+import { invalidRequest, whileWanted } from './errors.ts'
 import { runPipeline } from './pipeline.ts'
 import type { Handlers } from './router.ts'
 import type { ServerState } from './state.ts'
@@ -22,9 +21,8 @@ import { addWarning } from './warnings.ts'
 export interface GenerationParts {
   readonly state: ServerState
   readonly rag: RagService | null
-  /** null: all requests are of one key. */
+  /** null: all requests have the same key. */
   readonly places: KeyPlaces | null
-  readonly maxRequestBytes: number
   /** 0: none. */
   readonly requestTimeoutMs: number
   readonly defaultSeed: number | null
@@ -36,19 +34,25 @@ export function generationHandlers(
 ): Pick<Handlers, 'createCompletion' | 'createChatCompletion'> {
   return {
     createCompletion: (c) =>
-      handleGeneration(c, parts, completionRequest, requirePrompt, (body, context) => {
-        const job = completionJob(body, context)
-        return { job, shape: (echoed) => completionShape(job, echoed) }
-      }),
+      handleGeneration(
+        c,
+        parts,
+        completionRequest,
+        (body, context) => {
+          const job = completionJob(body, context)
+          return { job, shape: (echoed) => completionShape(job, echoed) }
+        },
+        requirePrompt,
+      ),
     createChatCompletion: (c) =>
-      handleGeneration(c, parts, chatRequest, asIs, (body, context) => {
+      handleGeneration(c, parts, chatRequest, (body, context) => {
         const job = chatJob(body, context)
         return { job, shape: () => chatShape(job) }
       }),
   }
 }
 
-/** A conversation sent to the wrong route would read as a prompt that is missing. */
+/** Names the right route to a client that sent a conversation. The schema would only report a missing prompt. */
 function requirePrompt(body: unknown): unknown {
   if (typeof body === 'object' && body !== null && 'messages' in body && !('prompt' in body)) {
     throw invalidRequest('prompt: expected one, found messages; POST /v1/chat/completions takes those', 'prompt')
@@ -56,9 +60,7 @@ function requirePrompt(body: unknown): unknown {
   return body
 }
 
-const asIs = (body: unknown): unknown => body
-
-/** metadata.conversation_id, or metadata.session_id: free fields of the caller's in every one of the wires. */
+/** metadata.conversation_id, or metadata.session_id: the callers of all of these APIs may set them. */
 function conversationOf(body: unknown): unknown {
   const metadata = typeof body === 'object' && body !== null && 'metadata' in body ? body.metadata : null
   if (typeof metadata !== 'object' || metadata === null) return undefined
@@ -68,14 +70,14 @@ function conversationOf(body: unknown): unknown {
 
 /**
  * One generation, from its body to its response.
- * @param prepare what the schema leaves to be done before it: short forms made long. @param toCall throws ApiError.
+ * @param toCall makes the job; throws ApiError. @param prepare changes the body before it is validated.
  */
 export async function handleGeneration<T extends z.ZodType<{ model?: string | undefined }>>(
   c: Context<AppEnv>,
   parts: GenerationParts,
   schema: T,
-  prepare: (body: unknown) => unknown,
   toCall: (body: z.output<T>, context: JobContext) => GenerationCall,
+  prepare: (body: unknown) => unknown = (body) => body,
 ): Promise<Response> {
   const startedMs = performance.now()
   const trace = c.get('trace')
@@ -85,11 +87,11 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
   if (signal.aborted) onDisconnect()
   else signal.addEventListener('abort', onDisconnect, { once: true })
 
-  const sent = await readJson(c, parts.maxRequestBytes)
+  const sent = await readJson(c)
   if (trace.conversationId === null) trace.setConversation(conversationOf(sent))
   const body = parseBody(schema, prepare(sent))
   const deadlineMs = parts.requestTimeoutMs > 0 ? startedMs + parts.requestTimeoutMs : null
-  // A model on demand is loaded here, for as long as the request has time.
+  // A model that is served on demand is loaded here, within the request's time limit.
   const model = await whileWanted(deadlineMs, abort.signal, (wanted) => parts.state.use(body.model, wanted))
   onceAnswered(c, model.release)
   const { engine } = model
@@ -126,7 +128,7 @@ export async function handleGeneration<T extends z.ZodType<{ model?: string | un
   const response = await runPipeline({ engine, promptTemplate, rag }, call, {
     trace,
     abort,
-    admitted: c.get('admitted'),
+    admitted: placeOf(c).release,
     charge: c.get('charge') ?? (() => {}),
   })
   for (const warning of job.warnings) addWarning(response.headers, warning)

@@ -2,8 +2,7 @@
 import { Hono } from 'hono'
 import { afterEach, describe, expect, it, vi } from 'vitest'
 import { testObservability } from '../../test/observability/scenario.ts'
-import type { EngineStats } from '../engine/request.ts'
-import { createAdmission } from './admission.ts'
+import { Admission } from './admission.ts'
 import type { AppEnv } from './env.ts'
 import type { ErrorBody } from './errors.ts'
 import { readJson } from './body.ts'
@@ -13,21 +12,6 @@ import { parseBody } from './validation.ts'
 import { chatRequest, completionRequest } from './wire.ts'
 
 const MAX_BYTES = 1 << 20
-const IDLE: EngineStats = {
-  numRunning: 0,
-  numWaiting: 0,
-  numWaitingTokens: 0,
-  numBlocks: 0,
-  numFreeBlocks: 0,
-  prefixCacheQueries: 0,
-  prefixCacheHits: 0,
-  numPreemptions: 0,
-  promptTokens: 0,
-  generationTokens: 0,
-  numDraftTokens: 0,
-  numAcceptedTokens: 0,
-}
-
 function deferred(): { readonly promise: Promise<void>; readonly resolve: () => void } {
   let resolve = () => {}
   const promise = new Promise<void>((done) => (resolve = done))
@@ -36,10 +20,10 @@ function deferred(): { readonly promise: Promise<void>; readonly resolve: () => 
 
 function edge({ maxQueuedRequests = 100, host = '127.0.0.1', corsOrigins = [] as string[] } = {}) {
   const observability = testObservability()
-  const admission = createAdmission({
+  const admission = new Admission({
     maxQueuedRequests,
     maxRequestBytes: MAX_BYTES,
-    stats: () => IDLE,
+    stats: () => ({ numWaiting: 0 }),
     state: () => 'ready',
   })
   const work = deferred()
@@ -49,10 +33,10 @@ function edge({ maxQueuedRequests = 100, host = '127.0.0.1', corsOrigins = [] as
   app.use(requestTrace(observability))
   app.use(requireOwnOrigin({ corsOrigins, host }))
   app.use(admit(admission))
-  app.post('/v1/completions', async (c) => c.json(parseBody(completionRequest, await readJson(c, MAX_BYTES))))
-  app.post('/v1/chat/completions', async (c) => c.json(parseBody(chatRequest, await readJson(c, MAX_BYTES))))
+  app.post('/v1/completions', async (c) => c.json(parseBody(completionRequest, await readJson(c))))
+  app.post('/v1/chat/completions', async (c) => c.json(parseBody(chatRequest, await readJson(c))))
   app.post('/v1/rag/documents', async (c) => {
-    await readJson(c, MAX_BYTES)
+    await readJson(c)
     parsed.resolve()
     await work.promise
     return c.json({})

@@ -2,30 +2,20 @@
 import { untilAborted } from '../rag/shared-work.ts'
 import { embedTexts } from '../rag/embed-texts.ts'
 import type { RagService } from '../rag/service.ts'
-import { unlessGone } from './disconnect.ts'
-import { ApiError, invalidRequest } from './errors.ts'
-import { readJson } from './body.ts'
+import { invalidRequest, modelNotFound, unlessGone } from './errors.ts'
+import { readBody } from './body.ts'
 import { JSON_HEADERS, toJson } from './large-json.ts'
 import type { Handlers } from './router.ts'
-import { parseBody } from './validation.ts'
 import { embeddingsRequest } from './wire-rag.ts'
 import { textContent } from './captured-content.ts'
 
 /** Handler of `/v1/embeddings`. */
-export function embeddingHandlers({
-  rag,
-  maxRequestBytes,
-}: {
-  readonly rag: RagService
-  readonly maxRequestBytes: number
-}): Pick<Handlers, 'createEmbeddings'> {
+export function embeddingHandlers(rag: RagService): Pick<Handlers, 'createEmbeddings'> {
   return {
     createEmbeddings: async (c) => {
-      const body = parseBody(embeddingsRequest, await readJson(c, maxRequestBytes))
+      const body = await readBody(c, embeddingsRequest)
       if (body.model !== undefined && body.model !== rag.embedder.name) {
-        throw new ApiError('model_not_found', `model: not served here; the embedding model is "${rag.embedder.name}"`, {
-          param: 'model',
-        })
+        throw modelNotFound(`the embedding model is "${rag.embedder.name}"`)
       }
       const trace = c.get('trace')
       trace.setGeneration({ operation: 'embeddings', model: rag.embedder.name })

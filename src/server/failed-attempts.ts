@@ -1,22 +1,25 @@
-/** Wrong keys, counted by where they came from: guessing is slow, and seen. */
+/** Wrong keys, counted by the address they came from, so that guessing is slow and shows in the log. */
+import { ApiError } from './errors.ts'
 
-/** Attempts of one address in a window. */
+/** Attempts allowed per address and window. */
 const MAX_ATTEMPTS = 10
 const WINDOW_MS = 60_000
-/** Addresses that are remembered; the oldest are forgotten first. */
+/** Addresses that are kept; the oldest are dropped first. */
 const MAX_ADDRESSES = 10_000
 
 /** Counts failed sign-ins by address. An address with too many has to wait until its window is over. */
 export class FailedAttempts {
   readonly #byAddress = new Map<string, { sinceMs: number; count: number }>()
 
-  /** The address has failed so often that it has to wait. */
-  isBlocked(address: string): boolean {
+  /** @throws ApiError 429 if the address has failed so often that it has to wait. Counts the attempt. */
+  requireFew(address: string): void {
     const found = this.#byAddress.get(address)
-    return found !== undefined && performance.now() - found.sinceMs < WINDOW_MS && found.count >= MAX_ATTEMPTS
+    if (found === undefined || performance.now() - found.sinceMs >= WINDOW_MS || found.count < MAX_ATTEMPTS) return
+    this.add(address)
+    throw new ApiError('too_many_sign_ins', 'too many wrong keys from this address; try again in a minute')
   }
 
-  /** How often it has failed in the window, this time included. */
+  /** Counts a failed attempt. Returns how many there were in the window. */
   add(address: string): number {
     const nowMs = performance.now()
     const found = this.#byAddress.get(address)

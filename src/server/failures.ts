@@ -1,6 +1,6 @@
 /**
- * Everything that a request can fail of, one row per code: the status it is answered with, OpenAI's type of the error, and its row in the
- * table of endings (observability/endings.ts), which has the level of its log line.
+ * Every way in which a request can fail, one row per code: the status of the response, OpenAI's type of the error, and the ending
+ * (observability/endings.ts), which decides the level of the log line.
  */
 import type { ContentfulStatusCode } from 'hono/utils/http-status'
 import type { EngineErrorCode } from '../engine/request.ts'
@@ -13,38 +13,11 @@ export interface Failure {
   readonly status: ContentfulStatusCode
   readonly type: ApiErrorType
   readonly ending: EndingName
-  /** Seconds after which it is worth trying again: the answer's Retry-After. */
+  /** Seconds for the Retry-After header. */
   readonly retryAfter?: number
-  /** What the client reads instead of the error's own message, which may name internal details such as paths. */
+  /** Message for the client, if the error's own message may contain internal details such as paths. */
   readonly shown?: string
 }
-
-/** Codes that only the HTTP edge has. */
-type EdgeCode =
-  | 'not_found'
-  | 'method_not_allowed'
-  | 'request_too_large'
-  | 'request_timeout'
-  | 'unsupported_media_type'
-  | 'invalid_api_key'
-  | 'too_many_sign_ins'
-  | 'host_not_allowed'
-  | 'origin_not_allowed'
-  | 'model_not_found'
-  | 'trace_not_found'
-  | 'response_not_found'
-  | 'no_index'
-  | 'not_supported'
-  | 'bytes_in_flight'
-  | 'too_many_pipelined'
-  | 'key_queue_full'
-  | 'rate_limit_exceeded'
-  | 'loading'
-  | 'model_load_failed'
-  | 'client_disconnect'
-  | 'internal_error'
-
-export type FailureCode = EngineErrorCode | RagErrorCode | EdgeCode
 
 const invalid = { type: 'invalid_request_error', ending: 'validation' } as const
 const refused = { status: 429, type: 'rate_limit_error', ending: 'refused', retryAfter: 1 } as const
@@ -52,7 +25,7 @@ const forbidden = { status: 403, type: 'invalid_request_error', ending: 'unautho
 const unavailable = { status: 503, type: 'server_error', ending: 'unavailable' } as const
 const failed = { type: 'server_error', ending: 'engine_error' } as const
 
-export const FAILURES: Readonly<Record<FailureCode, Failure>> = {
+const ROWS = {
   invalid_request: { ...invalid, status: 400 },
   context_length_exceeded: { ...invalid, status: 400 },
   index_empty: { ...invalid, status: 400 },
@@ -69,7 +42,7 @@ export const FAILURES: Readonly<Record<FailureCode, Failure>> = {
   request_too_large: { ...invalid, status: 413 },
   unsupported_media_type: { ...invalid, status: 415 },
   not_supported: { ...invalid, status: 501 },
-  // OpenAI's own answer has this type, too.
+  // OpenAI's API uses this type, too.
   invalid_api_key: { status: 401, type: 'invalid_request_error', ending: 'unauthorized' },
   host_not_allowed: forbidden,
   origin_not_allowed: forbidden,
@@ -102,7 +75,10 @@ export const FAILURES: Readonly<Record<FailureCode, Failure>> = {
     retryAfter: 1,
     shown: "the index cannot be used; see the server's log for the reason",
   },
-  // Nobody reads the answer: 499 is nginx's word for it.
+  // Nobody reads the response. 499 is nginx's status for it.
   client_disconnect: { status: 499 as 500, type: 'server_error', ending: 'client_disconnect' },
   internal_error: { status: 500, type: 'server_error', ending: 'exception' },
-}
+} as const satisfies Readonly<Record<EngineErrorCode | RagErrorCode, Failure> & Record<string, Failure>>
+
+export type FailureCode = keyof typeof ROWS
+export const FAILURES: Readonly<Record<FailureCode, Failure>> = ROWS

@@ -1,25 +1,8 @@
 /** What a generation produced: its events put together, and the numbers around it. */
 import type { ChoiceFinishedEvent, ChoiceLogprob, GenerationEvent, ToolCallDelta } from '../engine/request.ts'
 import { type RequestSummary, summarize } from '../engine/summary.ts'
+import type { Citations } from '../rag/service.ts'
 import type { GenerationJob } from './job.ts'
-
-/** A retrieved document as the response names it; `text` stays in the prompt. */
-interface CitedDocument {
-  readonly id: string
-  readonly chunk: number
-  readonly source: string | null
-  /** Behind the source in a link to the passage, such as `#page=3` or `#fees`. */
-  readonly anchor: string | null
-  readonly score: number
-  readonly rank: number
-}
-
-export interface Citations {
-  readonly index: string
-  /** False when the reranker failed or took too long: the documents are in the order of the search. */
-  readonly reranked: boolean
-  readonly documents: readonly CitedDocument[]
-}
 
 /** A function call as the response has it, put together from its pieces. */
 export interface Call {

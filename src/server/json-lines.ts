@@ -1,34 +1,33 @@
-/** A request's body of JSON lines, a line at a time as it comes in: the whole of it is never in memory. */
+/** A body of JSON lines, read line by line as it arrives: it is never in memory as a whole. */
 import type { Context } from 'hono'
 import { readChunks } from './body.ts'
-import type { AppEnv } from './env.ts'
+import { type AppEnv, placeOf } from './env.ts'
 import { ApiError } from './errors.ts'
 import { JsonText } from './json-text.ts'
 
 /** Media types in use for JSON lines; none is registered. */
 export const JSON_LINES_TYPE = /^application\/(?:x-)?(?:ndjson|jsonl|jsonlines)\s*(?:;|$)/i
 
-/** A line that is not blank: its number from 1 on, and its value or why it has none. */
+/** A line that is not blank: its number, counted from 1, and its value or why it has none. */
 export type JsonLine = {
   readonly line: number
-  /** Of the body, up to its end from the end of the line before that was not blank. */
+  /** Bytes of the body from the end of the previous line that was not blank. */
   readonly numBytes: number
 } & ({ readonly value: unknown } | { readonly problem: string })
 
 /**
- * The lines of the body, at most `maxBytes` together. The next is read when it is asked for, so that a client that sends faster than its
- * lines are worked on has to wait.
+ * The lines of the body. A line is read when it is asked for, so a client that sends faster than its lines are processed has to wait.
  * @throws ApiError 408, 413, 415, 429, and 499 when the client went away.
  */
-export async function* readJsonLines(c: Context<AppEnv>, maxBytes: number): AsyncGenerator<JsonLine, void, void> {
-  const reading = c.get('bodyReading')
-  yield* splitLines(readChunks(c, maxBytes, (numBytes) => reading?.arrived(numBytes)))
-  reading?.parsed()
+export async function* readJsonLines(c: Context<AppEnv>): AsyncGenerator<JsonLine, void, void> {
+  const place = placeOf(c)
+  yield* splitLines(readChunks(c, place.maxBytes, place.arrived))
+  place.parsed()
 }
 
 const LINE_FEED = 0x0a
 
-/** Blank lines are counted and left out here: a body of nothing else must not cost a turn of two generators for each. */
+/** Blank lines are counted but not yielded, so that a body of blank lines costs little. */
 async function* splitLines(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<JsonLine, void, void> {
   let number = 1
   let line: Line | null = null
@@ -55,11 +54,11 @@ async function* splitLines(chunks: AsyncIterable<Uint8Array>): AsyncGenerator<Js
   if (line && !line.isBlank) yield { ...line.result(), numBytes }
 }
 
-/** A line as its bytes come in. */
+/** A line while its bytes arrive. */
 class Line {
   readonly #number: number
   readonly #text: JsonText
-  /** What is wrong with it; the rest of its bytes is of no use then. */
+  /** What is wrong with it. The rest of its bytes is then ignored. */
   #problem: string | null = null
 
   constructor(number: number) {

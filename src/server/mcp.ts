@@ -6,15 +6,8 @@ import { z } from 'zod'
 import { RagError } from '../rag/errors.ts'
 import type { RagService } from '../rag/service.ts'
 import { readJson } from './body.ts'
-import { unlessGone } from './disconnect.ts'
-import { ApiError } from './errors.ts'
+import { ApiError, unlessGone } from './errors.ts'
 import type { Handlers } from './router.ts'
-
-interface McpRouteParts {
-  readonly rag: RagService
-  readonly version: string
-  readonly maxRequestBytes: number
-}
 
 const index = z.string().optional().describe('Name of the index. The default index when left out.')
 
@@ -96,9 +89,10 @@ async function createServer(rag: ReturnType<RagService['as']>, version: string, 
   return server
 }
 
-export const mcpHandlers = ({ rag, version, maxRequestBytes }: McpRouteParts): Pick<Handlers, 'callMcp'> => ({
+/** Handler of `/mcp`. */
+export const mcpHandlers = (rag: RagService, version: string): Pick<Handlers, 'callMcp'> => ({
   callMcp: async (c) => {
-    const body = await readJson(c, maxRequestBytes)
+    const body = await readJson(c)
     const { WebStandardStreamableHTTPServerTransport } =
       await import('@modelcontextprotocol/sdk/server/webStandardStreamableHttp.js')
     const server = await createServer(rag.as(c.get('caller').indexes), version, c.req.raw.signal)

@@ -15,6 +15,7 @@ import type { Caller, Keys } from './keys.ts'
 import { routeOf } from './router.ts'
 import { patternOf } from './routes.ts'
 import { sessionOf, signInFirst } from './session.ts'
+import { WARNING_HEADER } from './warnings.ts'
 
 const CALLER_REQUEST_ID = /^[A-Za-z0-9._-]{1,128}$/
 
@@ -47,12 +48,11 @@ export function requestTrace(
     c.set('route', row)
     c.set('trace', trace)
     c.set('requestId', requestId)
-    c.set('admitted', () => {})
     c.set('isStreaming', false)
     c.set('atWork', () => watch?.enter(route))
     c.get('atWork')?.()
     await trace.run(next)
-    c.get('admitted')()
+    c.get('place')?.release()
     // The body may still come, or may not: where the next request begins is not known.
     if (isExpecting(c) && !c.get('isBodyInvited')) c.res.headers.set('Connection', 'close')
     c.res.headers.set('X-Trace-Id', trace.traceId)
@@ -117,12 +117,9 @@ export function requireKey(keys: Keys, failures: FailedAttempts): MiddlewareHand
       const hasKey = c.req.header('authorization') !== undefined || c.req.header('x-api-key') !== undefined
       if (hasKey) {
         const address = addressOf(c)
-        const isBlocked = failures.isBlocked(address)
-        const attempts = failures.add(address)
-        // The first ones are typing errors; a line for each of thousands would be an attack on the log.
-        if (!isBlocked) c.get('trace').log.warn('key.refused', { address, attempts })
-        if (isBlocked)
-          throw new ApiError('too_many_sign_ins', 'too many wrong keys from this address; try again in a minute')
+        failures.requireFew(address)
+        // Only the first attempts are logged: a line for each of thousands would flood the log.
+        c.get('trace').log.warn('key.refused', { address, attempts: failures.add(address) })
       }
       throw new ApiError('invalid_api_key', 'expected a known API key in Authorization: Bearer or X-Api-Key')
     }
@@ -139,14 +136,7 @@ export function allowOrigins(origins: readonly string[]): MiddlewareHandler {
   return cors({
     origin: origins.includes('*') ? '*' : [...origins],
     allowMethods: ['GET', 'POST', 'DELETE', 'OPTIONS'],
-    exposeHeaders: [
-      'X-Trace-Id',
-      'X-Request-Id',
-      'X-Miniserve-Warning',
-      'traceresponse',
-      'Server-Timing',
-      'Retry-After',
-    ],
+    exposeHeaders: ['X-Trace-Id', 'X-Request-Id', WARNING_HEADER, 'traceresponse', 'Server-Timing', 'Retry-After'],
     maxAge: 600,
   })
 }
@@ -179,9 +169,7 @@ export function admit(admission: Admission): MiddlewareHandler<AppEnv> {
     const pool = c.get('route')?.pool
     if (pool === undefined) return next()
     const length = c.req.header('content-length')
-    const place = admission.admit({ pool, contentLength: length === undefined ? null : Number(length) })
-    c.set('admitted', place.release)
-    c.set('bodyReading', { ...place, parsed: pool === 'retrieval' ? place.release : () => {} })
+    c.set('place', admission.admit(pool, length === undefined ? null : Number(length)))
     return next()
   }
 }

@@ -5,11 +5,12 @@
 import { z } from 'zod'
 import { errorBody, messagesErrorBody } from './response-bodies.ts'
 import { patternOf, type Route, type RouteName, ROUTES } from './routes.ts'
+import { WARNING_HEADER } from './warnings.ts'
 
 const HEADERS = {
   'X-Trace-Id': { description: 'trace id, 32 hex digits: the key of logs and traces', schema: { type: 'string' } },
   'X-Request-Id': { description: "the caller's X-Request-Id, else the response id", schema: { type: 'string' } },
-  'X-Miniserve-Warning': {
+  [WARNING_HEADER]: {
     description: 'how the response differs from what was requested, one sentence each; absent if it does not',
     schema: { type: 'string' },
   },

@@ -1,6 +1,7 @@
 /** From generation events to the response bodies and streams of the routes: what each of their wires has to say. */
 import type { ChoiceFinishedEvent, PromptEvent, PromptLogprobsEvent, TokenEvent } from '../engine/request.ts'
-import type { Citations, GenerationResult, Tail } from './generation-result.ts'
+import type { GenerationResult, Tail } from './generation-result.ts'
+import type { Citations } from '../rag/service.ts'
 import type { GenerationJob } from './job.ts'
 import { type ApiError, toErrorBody } from './errors.ts'
 import { dataFrame, dataFramePieces, DONE_FRAME, type Frames } from './sse.ts'

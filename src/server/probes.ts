@@ -1,5 +1,5 @@
 /** /health, /ready, /version, /openapi.json, /metrics and the model list. */
-import { ApiError } from './errors.ts'
+import { ApiError, modelNotFound } from './errors.ts'
 import type { Caller } from './keys.ts'
 import type { Handlers } from './router.ts'
 import type { ServerState } from './state.ts'
@@ -90,9 +90,7 @@ export function probeHandlers(parts: ProbeParts): ProbeHandlers {
       const found = served.find(({ id }) => id === c.req.param('id'))
       if (!found) {
         const names = served.map(({ id }) => `"${id}"`).join(', ')
-        throw new ApiError('model_not_found', `model: not served here; GET /v1/models lists ${names}`, {
-          param: 'model',
-        })
+        throw modelNotFound(`GET /v1/models lists ${names}`)
       }
       return c.json(found)
     },

@@ -11,7 +11,8 @@ import { RagError } from '../rag/errors.ts'
 import { SERVER_ACCESS } from '../rag/access.ts'
 import { createRag } from '../rag/create-rag.ts'
 import type { RagService } from '../rag/service.ts'
-import { requestTrace } from './middleware.ts'
+import { Admission } from './admission.ts'
+import { admit, requestTrace } from './middleware.ts'
 import { embeddingHandlers } from './embeddings.ts'
 import type { AppEnv } from './env.ts'
 import { toApiError, toErrorBody } from './errors.ts'
@@ -41,7 +42,12 @@ beforeAll(() => {
     bundledFiles: [],
     rerankBudgetMs: 60_000,
   })
-  const parts = { rag, maxRequestBytes: 100_000 }
+  const admission = new Admission({
+    maxQueuedRequests: 100,
+    maxRequestBytes: 100_000,
+    stats: () => ({ numWaiting: 0 }),
+    state: () => 'ready',
+  })
   app = new Hono<AppEnv>()
   observability = testObservability()
   app.use(requestTrace(observability))
@@ -50,11 +56,12 @@ beforeAll(() => {
     c.set('caller', { keyId: 'anonymous', isAdmin: true, cacheSalt: '', limits: null, indexes: SERVER_ACCESS })
     await next()
   })
+  app.use(admit(admission))
   app.onError((error, c) => {
     const apiError = toApiError(error, '0'.repeat(32))
     return c.json(toErrorBody(apiError), apiError.status)
   })
-  registerRoutes(app, { ...embeddingHandlers(parts), ...rerankHandlers(parts), ...ragHandlers(parts) })
+  registerRoutes(app, { ...embeddingHandlers(rag), ...rerankHandlers(rag), ...ragHandlers(rag) })
 })
 afterAll(async () => {
   await rag.close()

@@ -2,14 +2,13 @@
 import type { Context } from 'hono'
 import { type RagService, retrievedContent } from '../rag/service.ts'
 import { isDocumentId } from '../rag/vector-index.ts'
-import { unlessGone } from './disconnect.ts'
-import type { AppEnv } from './env.ts'
-import { invalidRequest } from './errors.ts'
-import { readBytes, readJson, unsupportedMedia } from './body.ts'
+import { type AppEnv, placeOf } from './env.ts'
+import { invalidRequest, unlessGone } from './errors.ts'
+import { readBody, readBytes, unsupportedMedia } from './body.ts'
 import { JSON_LINES_TYPE, readJsonLines } from './json-lines.ts'
 import { ingestLines, ingestList, tellingAccepted, type Ingest, type IngestReport } from './rag-documents.ts'
 import type { Handlers } from './router.ts'
-import { parseBody } from './validation.ts'
+import { WARNING_HEADER } from './warnings.ts'
 import { ragDocumentsRequest, ragQueryRequest } from './wire-rag.ts'
 
 type RagHandlers = Pick<
@@ -17,13 +16,8 @@ type RagHandlers = Pick<
   'putDocuments' | 'putFile' | 'getDocument' | 'deleteDocument' | 'listIndexes' | 'deleteIndex' | 'queryIndex'
 >
 
-interface RagRouteParts {
-  readonly rag: RagService
-  readonly maxRequestBytes: number
-}
-
 /** Handlers of `/v1/rag/*`. */
-export function ragHandlers({ rag: service, maxRequestBytes }: RagRouteParts): RagHandlers {
+export function ragHandlers(service: RagService): RagHandlers {
   /** With the indexes of the caller. */
   const ragOf = (c: Context<AppEnv>) => service.as(c.get('caller').indexes)
   return {
@@ -34,16 +28,12 @@ export function ragHandlers({ rag: service, maxRequestBytes }: RagRouteParts): R
       let report: IngestReport
       if (JSON_LINES_TYPE.test(c.req.header('content-type') ?? '')) {
         index = rag.indexName(c.req.query('index') ?? null)
-        const lines = readJsonLines(c, maxRequestBytes)
+        const lines = readJsonLines(c)
         // A batch is small, and what has arrived should stay: it goes on if the client disconnects.
         const ingest: Ingest = (documents, onAccepted) => rag.ingestDocuments(index, documents, { onAccepted })
-        const reading = c.get('bodyReading')
-        report = await unlessGone(
-          signal,
-          ingestLines(lines, ingest, signal, (numBytes) => reading?.dropped(numBytes)),
-        )
+        report = await unlessGone(signal, ingestLines(lines, ingest, signal, placeOf(c).dropped))
       } else {
-        const body = parseBody(ragDocumentsRequest, await readJson(c, maxRequestBytes))
+        const body = await readBody(c, ragDocumentsRequest)
         index = rag.indexName(body.index ?? c.req.query('index') ?? null)
         const ingest: Ingest = (documents, onAccepted) => rag.ingestDocuments(index, documents, { signal, onAccepted })
         report = await unlessGone(signal, ingestList(body.documents, ingest))
@@ -51,7 +41,7 @@ export function ragHandlers({ rag: service, maxRequestBytes }: RagRouteParts): R
       const { accepted, rejected, chunks, numReplaced } = report
       if (numReplaced > 0) {
         const warning = `documents: ${numReplaced} replaced by a later document of the request with the same id`
-        c.header('X-Miniserve-Warning', warning)
+        c.header(WARNING_HEADER, warning)
       }
       return c.json({ index, accepted, rejected, chunks })
     },
@@ -63,7 +53,7 @@ export function ragHandlers({ rag: service, maxRequestBytes }: RagRouteParts): R
         throw unsupportedMedia("Content-Type: expected the file's own bytes as the body, found a form")
       const name = c.req.query('name') ?? ''
       if (!isDocumentId(name)) throw invalidRequest("name: expected a file's name, such as report.pdf", 'name')
-      const content = await readBytes(c, maxRequestBytes)
+      const content = await readBytes(c)
       if (content.byteLength === 0) throw invalidRequest('body: expected the bytes of a file, found none')
       const { accepted, rejected, chunks } = await tellingAccepted((onAccepted) =>
         unlessGone(signal, rag.ingestFile(index, { name, content }, { signal, onAccepted })),
@@ -109,7 +99,7 @@ export function ragHandlers({ rag: service, maxRequestBytes }: RagRouteParts): R
       return c.json({ index: name, deleted: true })
     },
     queryIndex: async (c) => {
-      const body = parseBody(ragQueryRequest, await readJson(c, maxRequestBytes))
+      const body = await readBody(c, ragQueryRequest)
       if (body.query.trim() === '') throw invalidRequest('query: expected text, found only white space', 'query')
       const { signal } = c.req.raw
       const trace = c.get('trace')

@@ -1,30 +1,21 @@
 /** POST /v1/rerank and /v1/score: texts by their relevance, in the shapes that Cohere, Jina and vLLM share. */
 import type { RagService } from '../rag/service.ts'
-import { readJson } from './body.ts'
-import { unlessGone } from './disconnect.ts'
-import { ApiError, invalidRequest } from './errors.ts'
+import { readBody } from './body.ts'
+import { invalidRequest, modelNotFound, unlessGone } from './errors.ts'
 import { JSON_HEADERS, toJson } from './large-json.ts'
 import type { Handlers } from './router.ts'
-import { parseBody } from './validation.ts'
 import { rerankRequest, scoreRequest } from './wire-rag.ts'
 import { textContent } from './captured-content.ts'
 
-interface RerankParts {
-  readonly rag: RagService
-  readonly maxRequestBytes: number
-}
-
 /** Handlers of `/v1/rerank` and `/v1/score`. */
-export function rerankHandlers({ rag, maxRequestBytes }: RerankParts): Pick<Handlers, 'rerank' | 'score'> {
+export function rerankHandlers(rag: RagService): Pick<Handlers, 'rerank' | 'score'> {
   const requireModel = (model: string | undefined) => {
     if (model === undefined || model === rag.scorer.name) return
-    throw new ApiError('model_not_found', `model: not served here; the reranking model is "${rag.scorer.name}"`, {
-      param: 'model',
-    })
+    throw modelNotFound(`the reranking model is "${rag.scorer.name}"`)
   }
   return {
     rerank: async (c) => {
-      const body = parseBody(rerankRequest, await readJson(c, maxRequestBytes))
+      const body = await readBody(c, rerankRequest)
       requireModel(body.model)
       const trace = c.get('trace')
       trace.setGeneration({ operation: 'retrieval', model: rag.scorer.name })
@@ -46,7 +37,7 @@ export function rerankHandlers({ rag, maxRequestBytes }: RerankParts): Pick<Hand
       return c.body(await toJson(answer), 200, JSON_HEADERS)
     },
     score: async (c) => {
-      const body = parseBody(scoreRequest, await readJson(c, maxRequestBytes))
+      const body = await readBody(c, scoreRequest)
       requireModel(body.model)
       const trace = c.get('trace')
       trace.setGeneration({ operation: 'retrieval', model: rag.scorer.name })

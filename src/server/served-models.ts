@@ -8,7 +8,7 @@ import type { Engine, EngineStats } from '../engine/request.ts'
 import type { SamplingDefaults } from '../engine/sampling-defaults.ts'
 import { untilAborted } from '../rag/shared-work.ts'
 import type { PromptTemplate } from '../rag/prompt.ts'
-import { ApiError } from './errors.ts'
+import { ApiError, modelNotFound } from './errors.ts'
 
 /** An engine and the files beside its model's weights. */
 export interface ReadyModel {
@@ -91,6 +91,8 @@ const NO_STATS = {
   numDraftTokens: 0,
   numAcceptedTokens: 0,
 }
+/** The counts of EngineStats, which can be added up. */
+const COUNTS = Object.keys(NO_STATS) as (keyof typeof NO_STATS)[]
 
 interface Entry {
   readonly name: string
@@ -178,7 +180,7 @@ export class ServedModels {
       const known = this.describe().flatMap((model) => [model.name, ...model.adapters.map((adapter) => adapter.name)])
       const names = known.map((each) => `"${each}"`).join(', ')
       const hint = route === undefined ? `GET /v1/models lists ${names}` : `it is a model of POST ${route}`
-      throw new ApiError('model_not_found', `model: not served here; ${hint}`, { param: 'model' })
+      throw modelNotFound(hint)
     }
     // Counted before it is awaited: a model that somebody waits for is not unloaded.
     this.#begin(entry)
@@ -342,22 +344,6 @@ export class ServedModels {
     }, idleMs).unref()
   }
 }
-
-/** The counts of EngineStats, which add up. */
-const COUNTS = [
-  'numRunning',
-  'numWaiting',
-  'numWaitingTokens',
-  'numBlocks',
-  'numFreeBlocks',
-  'prefixCacheQueries',
-  'prefixCacheHits',
-  'numPreemptions',
-  'promptTokens',
-  'generationTokens',
-  'numDraftTokens',
-  'numAcceptedTokens',
-] as const
 
 function fingerprintOf(what: readonly unknown[]): string {
   return `fp_${createHash('sha256').update(JSON.stringify(what)).digest('hex').slice(0, 10)}`

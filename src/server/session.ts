@@ -8,7 +8,6 @@ import type { Context } from 'hono'
 import { deleteCookie, getCookie, setCookie } from 'hono/cookie'
 import { readChunks } from './body.ts'
 import { addressOf, type AppEnv } from './env.ts'
-import { ApiError } from './errors.ts'
 import { FailedAttempts } from './failed-attempts.ts'
 import type { Caller, Keys } from './keys.ts'
 import { isOwnPage, requireOwnForm } from './origin.ts'
@@ -59,9 +58,7 @@ export function sessionHandlers(
     signIn: async (c) => {
       requireOwnForm(c)
       const address = addressOf(c)
-      if (failures.isBlocked(address)) {
-        throw new ApiError('too_many_sign_ins', 'too many wrong keys from this address; try again in a minute')
-      }
+      failures.requireFew(address)
       const chunks: Uint8Array[] = []
       for await (const chunk of readChunks(c, MAX_FORM_BYTES)) chunks.push(chunk)
       const form = new URLSearchParams(Buffer.concat(chunks).toString('utf8'))

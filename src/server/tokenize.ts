@@ -1,18 +1,16 @@
 /** POST /tokenize, /detokenize: what a prompt becomes, without generating. */
 import type { Engine, PromptInput } from '../engine/request.ts'
 import { Slice } from '../rag/slice.ts'
-import { ApiError, invalidRequest } from './errors.ts'
+import { ApiError, invalidRequest, unlessGone } from './errors.ts'
 import type { Context } from 'hono'
 import type { z } from 'zod'
-import { unlessGone } from './disconnect.ts'
 import type { AppEnv } from './env.ts'
 import { JSON_HEADERS, toJson } from './large-json.ts'
 import { toChatMessage } from './job.ts'
-import { readJson } from './body.ts'
+import { readBody } from './body.ts'
 import type { Handlers } from './router.ts'
 import type { ServerState } from './state.ts'
 import { templateArgumentsOf } from './template-arguments.ts'
-import { parseBody } from './validation.ts'
 import { detokenizeRequest, tokenizeRequest } from './wire.ts'
 
 const remoteTokenizer = (): ApiError => new ApiError('not_supported', 'a remote engine tokenizes; ask it')
@@ -32,14 +30,11 @@ export async function encodeFor(
 }
 
 /** Handlers of `/tokenize`, `/detokenize` and `/tokenizer_info`. */
-export function tokenizeHandlers(parts: {
-  readonly state: ServerState
-  readonly maxRequestBytes: number
-}): Pick<Handlers, 'tokenize' | 'detokenize' | 'describeTokenizer'> {
+export function tokenizeHandlers(state: ServerState): Pick<Handlers, 'tokenize' | 'detokenize' | 'describeTokenizer'> {
   return {
     tokenize: async (c) => {
-      const body = parseBody(tokenizeRequest, await readJson(c, parts.maxRequestBytes))
-      return parts.state.withModel(body.model, c.req.raw.signal, async ({ engine }) => {
+      const body = await readBody(c, tokenizeRequest)
+      return state.withModel(body.model, c.req.raw.signal, async ({ engine }) => {
         const encoded = await encodeFor(c, engine, promptsOf(body, engine), body.add_special_tokens)
         const isList = Array.isArray(body.prompt)
         const answer = {
@@ -53,7 +48,7 @@ export function tokenizeHandlers(parts: {
       })
     },
     describeTokenizer: (c) =>
-      parts.state.withModel(undefined, c.req.raw.signal, ({ engine: { tokenizer } }) => {
+      state.withModel(undefined, c.req.raw.signal, ({ engine: { tokenizer } }) => {
         if (!tokenizer) throw remoteTokenizer()
         return c.json({
           tokenizer_class: 'PreTrainedTokenizerFast',
@@ -64,8 +59,8 @@ export function tokenizeHandlers(parts: {
         })
       }),
     detokenize: async (c) => {
-      const body = parseBody(detokenizeRequest, await readJson(c, parts.maxRequestBytes))
-      return parts.state.withModel(body.model, c.req.raw.signal, async ({ engine }) => {
+      const body = await readBody(c, detokenizeRequest)
+      return state.withModel(body.model, c.req.raw.signal, async ({ engine }) => {
         const vocabSize = engine.modelInfo?.vocabSize
         const outside = vocabSize === undefined ? undefined : body.tokens.find((token) => token >= vocabSize)
         if (outside !== undefined) {

@@ -16,6 +16,7 @@ import { html, visitorOf } from './ui/layout.tsx'
 import { choicesOf, TraceListPage } from './ui/trace-list.tsx'
 import { TracePage } from './ui/trace-page.tsx'
 import { traceView } from './ui/trace-view.ts'
+import { WARNING_HEADER } from './warnings.ts'
 
 /** What the pages load, by name. */
 const ASSETS: Readonly<Record<string, string>> = {
@@ -76,7 +77,7 @@ export function traceHandlers({ store, canSignIn }: TraceRouteParts): TraceHandl
     const { trees, page, numPages } = treesOf(c, TREES_PER_ANSWER)
     if (numPages > 1) {
       const text = `page ${page} of ${numPages}: the trace has more requests than one answer shows; ?page= asks for the others`
-      c.header('X-Miniserve-Warning', text)
+      c.header(WARNING_HEADER, text)
     }
     return trees.flatMap((tree) => tree.spans)
   }

@@ -1,10 +1,9 @@
 /** POST /v1/messages and /v1/messages/count_tokens. */
-import { readJson } from '../body.ts'
+import { readBody } from '../body.ts'
 import { type GenerationParts, handleGeneration } from '../completions.ts'
 import { chatJob, toChatMessage } from '../job.ts'
 import type { Handlers } from '../router.ts'
 import { encodeFor } from '../tokenize.ts'
-import { parseBody } from '../validation.ts'
 import { promptOf, messagesToChat } from './job.ts'
 import { messagesShape } from './shape.ts'
 import { countTokensRequest, messagesRequest } from './wire.ts'
@@ -13,21 +12,13 @@ import { countTokensRequest, messagesRequest } from './wire.ts'
 export function messagesHandlers(parts: GenerationParts): Pick<Handlers, 'createMessage' | 'countMessageTokens'> {
   return {
     createMessage: (c) =>
-      handleGeneration(
-        c,
-        parts,
-        messagesRequest,
-        (body) => body,
-        (body, context) => {
-          const format = body.output_config?.format === undefined ? 'output_format' : 'output_config.format'
-          const job = chatJob(messagesToChat(body), context, { prompt: 'messages', format, parameters: 'input_schema' })
-          return { job, shape: () => messagesShape(job) }
-        },
-      ),
+      handleGeneration(c, parts, messagesRequest, (body, context) => {
+        const format = body.output_config?.format === undefined ? 'output_format' : 'output_config.format'
+        const job = chatJob(messagesToChat(body), context, { prompt: 'messages', format, parameters: 'input_schema' })
+        return { job, shape: () => messagesShape(job) }
+      }),
     countMessageTokens: async (c) => {
-      const { model, messages, tools } = promptOf(
-        parseBody(countTokensRequest, await readJson(c, parts.maxRequestBytes)),
-      )
+      const { model, messages, tools } = promptOf(await readBody(c, countTokensRequest))
       const prompt = { messages: messages.map(toChatMessage), tools: tools ?? [] }
       return parts.state.withModel(model, c.req.raw.signal, async ({ engine }) => {
         const [ids] = await encodeFor(c, engine, [prompt])

@@ -32,24 +32,30 @@ export function responsesHandlers(
 
   return {
     createResponse: (c) =>
-      handleGeneration(c, parts, responsesRequest, withItemTypes, (body, context) => {
-        const previous = body.previous_response_id
-        const known = previous === undefined ? null : stored(c, previous, 'previous_response_id')
-        const earlier = known?.messages ?? []
-        const trace = c.get('trace')
-        if (known !== null && trace.conversationId === null) trace.setConversation(known.conversationId)
-        const conversationId = trace.conversationId ?? context.requestId
-        // One that is kept may have a next turn.
-        if (body.store !== false) trace.setConversation(conversationId)
-        const job = chatJob(responsesToChat(body, earlier), context, FIELDS)
-        const { keyId } = c.get('caller')
-        const keep = (response: ResponseObject) => {
-          if (body.store === false) return
-          const messages = [...earlier, ...inputMessages(body.input), ...outputMessages(response)]
-          store.put(keyId, { response, messages, conversationId })
-        }
-        return { job, shape: () => responsesShape(job, body, keep) }
-      }),
+      handleGeneration(
+        c,
+        parts,
+        responsesRequest,
+        (body, context) => {
+          const previous = body.previous_response_id
+          const known = previous === undefined ? null : stored(c, previous, 'previous_response_id')
+          const earlier = known?.messages ?? []
+          const trace = c.get('trace')
+          if (known !== null && trace.conversationId === null) trace.setConversation(known.conversationId)
+          const conversationId = trace.conversationId ?? context.requestId
+          // One that is kept may have a next turn.
+          if (body.store !== false) trace.setConversation(conversationId)
+          const job = chatJob(responsesToChat(body, earlier), context, FIELDS)
+          const { keyId } = c.get('caller')
+          const keep = (response: ResponseObject) => {
+            if (body.store === false) return
+            const messages = [...earlier, ...inputMessages(body.input), ...outputMessages(response)]
+            store.put(keyId, { response, messages, conversationId })
+          }
+          return { job, shape: () => responsesShape(job, body, keep) }
+        },
+        withItemTypes,
+      ),
     getResponse: async (c) =>
       c.body(await toJson(stored(c, c.req.param('id') ?? '', 'id').response), 200, JSON_HEADERS),
     deleteResponse: (c) => {

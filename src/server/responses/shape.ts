@@ -1,7 +1,8 @@
 /** The Responses wire: a response object of output items, and its stream of numbered events. */
 import type { ChoiceFinishedEvent, TokenEvent } from '../../engine/request.ts'
 import { type ApiError, toErrorBody } from '../errors.ts'
-import { type ChoiceResult, type Citations, type GenerationResult, tailOf } from '../generation-result.ts'
+import { type ChoiceResult, type GenerationResult, tailOf } from '../generation-result.ts'
+import type { Citations } from '../../rag/service.ts'
 import type { GenerationJob } from '../job.ts'
 import type { Shape } from '../output.ts'
 import { dataFrame, dataFramePieces } from '../sse.ts'
