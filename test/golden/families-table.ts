@@ -189,8 +189,8 @@ const storedFiles = (): readonly string[] =>
 
 /** Names in GGUF files of decoders that generate. */
 function ggufNames({ architectures, alsoWrittenAs = [] }: Examples): readonly string[] {
-  const own = [...GGUF_FAMILIES].flatMap(([name, { architecture, withExperts, withWindow, isBidirectional }]) =>
-    isBidirectional !== true &&
+  const own = [...GGUF_FAMILIES].flatMap(([name, { architecture, withExperts, withWindow, config }]) =>
+    config?.['use_bidirectional_attention'] !== true &&
     [architecture, withExperts, withWindow].some((known) => known !== undefined && architectures.includes(known))
       ? [name]
       : [],

@@ -8,67 +8,13 @@ import { ConfigReader } from './config-reader.ts'
 import type { DecoderSpec, LayerSpec } from './decoder-spec.ts'
 import { FAMILIES } from './families.ts'
 import type { Family } from './family.ts'
+import { attentionsOf } from './mixers/attention-config.ts'
 import { stateMixersOf } from './mixers/config.ts'
 import { layerInputsOf } from './layer-inputs.ts'
-import { kvSpecsOf } from './layer-shapes.ts'
 import { mlpsOf } from './mlps/config.ts'
 import { computeRope, type RopeParameters, type RopeSpec } from './rope.ts'
 import { ModelError } from './runner.ts'
 import { streamsOf } from './streams.ts'
-
-function windowsOf(config: ConfigReader, family: Family, numLayers: number): (number | null)[] {
-  const none = Array.from({ length: numLayers }, () => null)
-  const { windows } = family
-  if (windows.kind === 'never' && family.nope !== 'listed') return none
-  if ((windows.kind === 'upper' || family.nope === 'listed') && !config.flag('use_sliding_window', false)) return none
-  const window = config.raw('sliding_window') === null ? null : config.size('sliding_window')
-  if (window === null || windows.kind === 'always') return none.map(() => window)
-  const types = config.list('layer_types', numLayers)
-  if (types !== null) {
-    return none.map((_, i) => {
-      if (types[i] !== 'sliding_attention' && types[i] !== 'full_attention')
-        config.fail('layer_types', 'a list of sliding_attention and full_attention')
-      return types[i] === 'sliding_attention' ? window : null
-    })
-  }
-  if (windows.kind === 'listed') return none.map(() => window)
-  if (windows.kind === 'upper') {
-    const first = config.number('max_window_layers', 0)
-    return none.map((_, i) => (i >= first ? window : null))
-  }
-  if (windows.kind === 'pattern') {
-    const letters = config.raw('sliding_window_pattern')
-    // EXAONE 4's first configs: a repeated pattern with one letter per layer, where L is a layer with a window.
-    if (typeof letters === 'string' && /^[LG]+$/.test(letters))
-      return none.map((_, i) => (letters[i % letters.length] === 'L' ? window : null))
-    const period = config.size('sliding_window_pattern', windows.period)
-    return none.map((_, i) => ((i + 1) % period === 0 ? null : window))
-  }
-  return none.map((_, i) => (isListedWithRope(config, i, numLayers) ? null : window))
-}
-
-/** Whether no_rope_layers gives a layer a rotary embedding. */
-function isListedWithRope(config: ConfigReader, layer: number, numLayers: number): boolean {
-  const list = config.list('no_rope_layers', numLayers)
-  // Despite the list's name, 1 means that the layer has a rotary embedding.
-  return list !== null ? list[layer] !== 0 : (layer + 1) % config.size('no_rope_layer_interval', 4) !== 0
-}
-
-/** Which layers have a rotary embedding. */
-function ropeLayersOf(config: ConfigReader, { nope }: Family, windows: readonly (number | null)[]): boolean[] {
-  switch (nope) {
-    case 'none':
-      return windows.map(() => true)
-    case 'listed':
-      return windows.map((_, i) => isListedWithRope(config, i, windows.length))
-    case 'global':
-      return windows.map((window) => window !== null || windows.every((other) => other === null))
-    case 'named':
-      return windows.map(() => config.raw('position_embedding_type') === 'rope')
-    default:
-      throw new Error(`unknown rule ${String(nope satisfies never)}`)
-  }
-}
 
 /** The frequency tables: one for all layers, or [of layers without a window, of layers with one]. */
 function ropesOf(
@@ -204,24 +150,13 @@ export function parseSpec(
     )
   const isPresent = (presence: Family['qkvBias']): boolean =>
     typeof presence === 'string' ? config.flag(presence, false) : presence
-  const mlps = mlpsOf(config, family, numLayers, isPresent(family.mlpBias))
-  const mixers = stateMixersOf(config, family, numLayers)
-  // A bidirectional model's sliding_window counts both sides. Here a window counts one side and the token itself.
-  const windows = windowsOf(config, family, numLayers).map((window) =>
-    window !== null && isBidirectional ? Math.floor(window / 2) + 1 : window,
-  )
-  const hasRope = ropeLayersOf(config, family, windows)
-  const isGated = family.gatesAttention && config.flag('attn_output_gate', true)
-  const { hasSinks } = family
-  const kv = kvSpecsOf(config, family, windows, { numHeads, numKvHeads, headDim })
-  const globalHeadDim = kv.find((_, i) => windows[i] === null)?.headDim ?? headDim
-  const layers = windows.map((window, i): LayerSpec => {
-    const rope = hasRope[i] === true ? (family.localTheta !== null && window !== null ? 1 : 0) : null
-    return {
-      mixer: mixers[i] ?? { kind: 'attention', ...kv[i]!, rope, window, isGated, hasSinks },
-      mlp: mlps[i]!,
-    }
-  })
+  const heads = { numHeads, numKvHeads, headDim }
+  const attentions = attentionsOf(config, family, numLayers, heads, isBidirectional)
+  const states = stateMixersOf(config, family, numLayers)
+  const sharesKv = attentions.map(({ sharesWith }) => sharesWith !== null)
+  const mlps = mlpsOf(config, family, sharesKv, isPresent(family.mlpBias))
+  const layers = attentions.map((attention, i): LayerSpec => ({ mixer: states[i] ?? attention, mlp: mlps[i]! }))
+  const globalHeadDim = attentions.find(({ window }) => window === null)?.headDim ?? headDim
   // Either file may name an end token that the other lacks: the end of a text or of a turn.
   const eos = [...new Set([...config.tokenIds('eos_token_id'), ...generation.tokenIds('eos_token_id')])]
   const queryScalar = config.optionalNumber('query_pre_attn_scalar')

@@ -36,8 +36,7 @@ export function expertConfig(
     ...(family.sharedWidthField === null
       ? {}
       : { [family.sharedWidthField]: own('expert_shared_feed_forward_length') }),
-    // Qwen3's weights sum to one. Its files do not say so, those of other families do.
-    norm_topk_prob: own('expert_weights_norm') ?? (metadata.architecture === 'qwen3moe' ? true : undefined),
+    norm_topk_prob: own('expert_weights_norm'),
     routed_scaling_factor: scale === 0 ? undefined : scale,
     n_group: own('expert_group_count'),
     topk_group: own('expert_group_used_count'),

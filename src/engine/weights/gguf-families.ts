@@ -21,11 +21,15 @@ export interface GgufFamily {
   /** Names that replace the model family's for GGUF files. */
   readonly names?: Partial<LayerNames>
   readonly expertNames?: Partial<ExpertNames>
-  /** Attention is bidirectional: the model only embeds texts. */
-  readonly isBidirectional?: boolean
+  /** Fields of config.json that the files lack. */
+  readonly config?: Readonly<Record<string, unknown>>
+  /** Fields of rope_parameters that the files lack. */
+  readonly rope?: Readonly<Record<string, unknown>>
   /** The converter reordered value heads (gguf-states.ts). */
   readonly tilesKeyHeads?: boolean
 }
+
+const BIDIRECTIONAL = { use_bidirectional_attention: true }
 
 /** By `general.architecture`. Files of OLMo 3 are named olmo2 and have a window, files of Mixtral are named llama and have experts. */
 export const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map<string, GgufFamily>([
@@ -36,10 +40,13 @@ export const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map<string, Gg
   ['gemma', { architecture: 'GemmaForCausalLM' }],
   ['gemma2', { architecture: 'Gemma2ForCausalLM' }],
   ['gemma3', { architecture: 'Gemma3ForCausalLM' }],
-  ['gemma3n', { architecture: 'Gemma3nForCausalLM', tensors: GEMMA3N_TENSORS }],
+  [
+    'gemma3n',
+    { architecture: 'Gemma3nForCausalLM', tensors: GEMMA3N_TENSORS, config: { final_logit_softcapping: 30 } },
+  ],
   ['gemma4', { architecture: 'Gemma4ForCausalLM', tensors: GEMMA4_TENSORS }],
-  ['gemma-embedding', { architecture: 'Gemma3ForCausalLM', isBidirectional: true }],
-  ['eurobert', { architecture: 'LlamaForCausalLM', isBidirectional: true }],
+  ['gemma-embedding', { architecture: 'Gemma3ForCausalLM', config: BIDIRECTIONAL }],
+  ['eurobert', { architecture: 'LlamaForCausalLM', config: BIDIRECTIONAL }],
   ['phi3', { architecture: 'Phi3ForCausalLM' }],
   ['olmo2', { architecture: 'Olmo2ForCausalLM', withWindow: 'Olmo3ForCausalLM' }],
   ['granite', { architecture: 'GraniteForCausalLM', permutesQk: true }],
@@ -51,12 +58,13 @@ export const GGUF_FAMILIES: ReadonlyMap<string, GgufFamily> = new Map<string, Gg
   ['arcee', { architecture: 'ArceeForCausalLM', permutesQk: true }],
   ['apertus', { architecture: 'ApertusForCausalLM' }],
   ['hunyuan-dense', { architecture: 'HunYuanDenseV1ForCausalLM' }],
-  ['qwen3moe', { architecture: 'Qwen3MoeForCausalLM' }],
+  ['qwen3moe', { architecture: 'Qwen3MoeForCausalLM', config: { norm_topk_prob: true } }],
   ['qwen2moe', { architecture: 'Qwen2MoeForCausalLM' }],
   ['minimax-m2', { architecture: 'MiniMaxM2ForCausalLM' }],
   ['olmoe', { architecture: 'OlmoeForCausalLM' }],
   ['granitemoe', { architecture: 'GraniteMoeForCausalLM', permutesQk: true }],
-  ['gpt-oss', { architecture: 'GptOssForCausalLM' }],
+  // Trained without rounding YaRN's borders to whole dims.
+  ['gpt-oss', { architecture: 'GptOssForCausalLM', rope: { truncate: false } }],
   ['ernie4_5-moe', { architecture: 'Ernie4_5_MoeForCausalLM' }],
   ['glm4moe', { architecture: 'Glm4MoeForCausalLM' }],
   ['lfm2', { architecture: 'Lfm2ForCausalLM', stateNames: SHORT_CONVOLUTION }],

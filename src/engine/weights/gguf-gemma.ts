@@ -105,8 +105,6 @@ export function gemmaConfig(
     altup_active_idx: own('altup.active_idx'),
     laurel_rank: tensors.get('model.layers.0.laurel.linear_left.weight')?.shape[0],
     activation_sparsity_scale: metadata.perLayer('activation_sparsity_scale'),
-    // Files of Gemma 3n do not contain it.
-    final_logit_softcapping: own('final_logit_softcapping') ?? (isGemma3n ? 30 : undefined),
     enable_moe_block: tensors.has('model.layers.0.experts.gate_up_proj'),
     num_experts: own('expert_count'),
     top_k_experts: own('expert_used_count'),

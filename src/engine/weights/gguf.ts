@@ -141,8 +141,7 @@ function configOf(
       // Files have yarn_log_multiplier where cos and sin are not scaled.
       attention_factor: own('rope.scaling.yarn_log_multiplier') === undefined ? undefined : 1,
       llama_4_scaling_beta: own('attention.temperature_scale'),
-      // gpt-oss was trained without rounding to whole dims; files do not say so.
-      truncate: metadata.architecture === 'gpt-oss' ? false : undefined,
+      ...family.rope,
     })
   } else if (scaling !== undefined && scaling !== 'none') {
     rope['rope_type'] = scaling
@@ -155,9 +154,8 @@ function configOf(
     (metadata.architecture === 'gemma2' && layers.length === 46) || (isGemma3 && layers.length === 62)
   const sliding = slidingLayers(metadata.get(`${metadata.architecture}.attention.sliding_window_pattern`))
   const eos = ['eos', 'eot', 'eom'].map((kind) => metadata.get(`tokenizer.ggml.${kind}_token_id`))
-  return {
+  const config = {
     architectures: [family.architecture],
-    use_bidirectional_attention: family.isBidirectional,
     vocab_size: metadata.lengthOf('tokenizer.ggml.tokens') ?? own('vocab_size'),
     hidden_size: hidden,
     intermediate_size: metadata.perLayer('feed_forward_length'),
@@ -197,6 +195,8 @@ function configOf(
     bos_token_id: metadata.get('tokenizer.ggml.bos_token_id'),
     eos_token_id: eos.filter((id) => typeof id === 'number'),
   }
+  const found = Object.entries<unknown>(config).filter(([, value]) => value !== undefined)
+  return { ...family.config, ...Object.fromEntries(found) }
 }
 
 /** KV heads of the layers with attention: others have 0 in a list of them. */

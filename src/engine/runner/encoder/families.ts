@@ -10,6 +10,12 @@ export interface EncoderFamily {
   readonly relative: 'none' | 'buckets' | 'disentangled'
   readonly maxPositions: number
   readonly theta: number
+  /** rope_theta of layers with a window (local_attention); null: no layer has a window. */
+  readonly localTheta: number | null
+  /** position_embedding_type may be alibi (Jina's variants of BERT). */
+  readonly allowsAlibi: boolean
+  /** embedding_size may differ from hidden_size: a projection follows the embeddings. */
+  readonly projectsEmbeddings: boolean
   /** post: x = norm(x + f(x)). pre: x += f(norm(x)). */
   readonly normPlacement: 'pre' | 'post'
   readonly normEps: number
@@ -27,6 +33,9 @@ const BERT: EncoderFamily = {
   relative: 'none',
   maxPositions: 512,
   theta: 10_000,
+  localTheta: null,
+  allowsAlibi: false,
+  projectsEmbeddings: false,
   normPlacement: 'post',
   normEps: 1e-12,
   activation: 'gelu',
@@ -50,11 +59,11 @@ const GTE: EncoderFamily = {
 
 /** By the `model_type` of config.json. */
 export const ENCODER_FAMILIES: Readonly<Record<string, EncoderFamily>> = {
-  bert: BERT,
+  bert: { ...BERT, allowsAlibi: true },
   roberta: ROBERTA,
   'xlm-roberta': ROBERTA,
   camembert: ROBERTA,
-  electra: { ...BERT, headActivation: 'gelu' },
+  electra: { ...BERT, projectsEmbeddings: true, headActivation: 'gelu' },
   distilbert: {
     ...BERT,
     numSegments: 0,
@@ -68,7 +77,14 @@ export const ENCODER_FAMILIES: Readonly<Record<string, EncoderFamily>> = {
     },
   },
   mpnet: { ...ROBERTA, relative: 'buckets', numSegments: 0 },
-  'deberta-v2': { ...BERT, positions: 'relative', relative: 'disentangled', numSegments: 0, normEps: 1e-7 },
+  'deberta-v2': {
+    ...BERT,
+    positions: 'relative',
+    relative: 'disentangled',
+    projectsEmbeddings: true,
+    numSegments: 0,
+    normEps: 1e-7,
+  },
   nomic_bert: {
     ...BERT,
     positions: 'rotary',
@@ -102,6 +118,7 @@ export const ENCODER_FAMILIES: Readonly<Record<string, EncoderFamily>> = {
     positions: 'rotary',
     maxPositions: 8192,
     theta: 160_000,
+    localTheta: 10_000,
     normPlacement: 'pre',
     normEps: 1e-5,
     isGated: true,

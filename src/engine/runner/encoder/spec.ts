@@ -99,7 +99,7 @@ export function parseEncoderSpec(path: string, json: Readonly<Record<string, unk
   const unified: Record<string, unknown> = { ...json }
   for (const [ours, theirs] of Object.entries(family.fields)) unified[ours] ??= json[theirs]
   const config: ConfigReader = new ConfigReader(path, unified)
-  requirePlain(config, modelType)
+  requirePlain(config, family)
   const hiddenSize = config.size('hidden_size')
   const numHeads = config.size('num_attention_heads')
   const headDim = config.size('head_dim', hiddenSize / numHeads)
@@ -127,8 +127,8 @@ export function parseEncoderSpec(path: string, json: Readonly<Record<string, unk
     intermediateSize: config.size('intermediate_size'),
     numHeads,
     headDim,
-    layers: layersOf(config, family, modelType, numLayers),
-    ropes: family.positions === 'rotary' ? ropesOf(config, family, modelType, headDim, positions) : [],
+    layers: layersOf(config, family, numLayers),
+    ropes: family.positions === 'rotary' ? ropesOf(config, family, headDim, positions) : [],
     relative: isAlibi ? { kind: 'slopes' } : relativeOf(config, family, positions),
     experts: expertsOf(config),
     normPlacement: family.normPlacement,
@@ -189,20 +189,20 @@ function relativeOf(config: ConfigReader, { relative }: EncoderFamily, positions
 }
 
 /** Refuses variants of the families that are not served. */
-function requirePlain(config: ConfigReader, modelType: string): void {
+function requirePlain(config: ConfigReader, { allowsAlibi, projectsEmbeddings, relative }: EncoderFamily): void {
   const position = config.raw('position_embedding_type') ?? 'absolute'
-  const isKnown = position === 'absolute' || position === 'rope' || (position === 'alibi' && modelType === 'bert')
+  const isKnown = position === 'absolute' || position === 'rope' || (position === 'alibi' && allowsAlibi)
   if (!isKnown) config.fail('position_embedding_type', 'absolute or rope')
   if (config.raw('prenorm') === true) config.fail('prenorm', 'false')
   if (config.raw('is_decoder') === true) config.fail('is_decoder', 'false')
   const [hidden, embedding] = [config.raw('hidden_size'), config.raw('embedding_size')]
-  if (embedding !== null && embedding !== hidden && modelType !== 'electra' && modelType !== 'deberta-v2')
+  if (embedding !== null && embedding !== hidden && !projectsEmbeddings)
     config.fail('embedding_size', `hidden_size (${String(hidden)})`)
   if (config.number('rotary_emb_fraction', 1) !== 1) config.fail('rotary_emb_fraction', '1')
   if (config.raw('rotary_emb_interleaved') === true) config.fail('rotary_emb_interleaved', 'false')
   const norm = config.raw('layer_norm_type') ?? 'layer_norm'
   if (norm !== 'layer_norm') config.fail('layer_norm_type', 'layer_norm')
-  if (modelType !== 'deberta-v2') return
+  if (relative !== 'disentangled') return
   if (config.raw('relative_attention') !== true) config.fail('relative_attention', 'true')
   if (config.number('conv_kernel_size', 0) > 0) config.fail('conv_kernel_size', '0: convolutions are not served')
   const kinds = config.raw('pos_att_type')
@@ -213,13 +213,12 @@ function requirePlain(config: ConfigReader, modelType: string): void {
 
 function layersOf(
   config: ConfigReader,
-  { positions }: EncoderFamily,
-  modelType: string,
+  { positions, localTheta }: EncoderFamily,
   numLayers: number,
 ): EncoderLayerSpec[] {
   const rope = positions === 'rotary' ? 0 : null
   const every = config.number('moe_every_n_layers', 0)
-  if (modelType !== 'modernbert')
+  if (localTheta === null)
     return Array.from({ length: numLayers }, (_, i) => ({
       rope,
       window: null,
@@ -237,8 +236,7 @@ function layersOf(
 
 function ropesOf(
   config: ConfigReader,
-  family: EncoderFamily,
-  modelType: string,
+  { theta: defaultTheta, localTheta }: EncoderFamily,
   headDim: number,
   maxPositions: number,
 ): RopeSpec[] {
@@ -256,12 +254,12 @@ function ropesOf(
     })
   }
   const nested = config.object('rope_parameters') ?? {}
-  const theta = config.number('rope_theta', family.theta)
-  if (modelType !== 'modernbert') return [compute({ ...config.object('rope_scaling'), ...nested }, theta)]
+  const theta = config.number('rope_theta', defaultTheta)
+  if (localTheta === null) return [compute({ ...config.object('rope_scaling'), ...nested }, theta)]
   const of = (type: string): RopeParameters => {
     const own = nested[type]
     return typeof own === 'object' && own !== null ? (own as RopeParameters) : {}
   }
-  const local = config.optionalNumber('local_rope_theta') ?? 10_000
+  const local = config.optionalNumber('local_rope_theta') ?? localTheta
   return [compute(of('full_attention'), theta), compute(of('sliding_attention'), local)]
 }

@@ -12,14 +12,25 @@ const PLAIN: Readonly<Record<string, DenseMlpSpec['activation']>> = {
   xielu: { kind: 'xielu', stored: null },
 }
 
-/** The MLP of each layer. */
-export function mlpsOf(config: ConfigReader, family: Family, numLayers: number, hasBias: boolean): MlpSpec[] {
+interface Layer {
+  readonly index: number
+  /** It reads K and V of another layer. */
+  readonly sharesKv: boolean
+}
+
+/** The MLP of each layer. @param sharesKv for each layer, whether it reads K and V of another layer */
+export function mlpsOf(
+  config: ConfigReader,
+  family: Family,
+  sharesKv: readonly boolean[],
+  hasBias: boolean,
+): MlpSpec[] {
   const { experts } = family
   if (family.hasParallelExperts && config.flag('enable_moe_block', false)) {
     const spec = parallelOf(config)
-    return Array.from({ length: numLayers }, () => spec)
+    return sharesKv.map(() => spec)
   }
-  const layers = Array.from({ length: numLayers }, (_, layer) => layer)
+  const layers = sharesKv.map((shares, index): Layer => ({ index, sharesKv: shares }))
   if (experts === null) {
     // Reported here, because the error would otherwise be about missing tensors.
     if (config.number('num_local_experts', 0) > 0)
@@ -28,22 +39,22 @@ export function mlpsOf(config: ConfigReader, family: Family, numLayers: number, 
   }
   const count = config.raw(experts.countField) ?? config.raw('num_local_experts')
   const hasNone = experts.isOptional && (count ?? 0) === 0
-  const hasExperts = layers.map((layer) => !hasNone && isWithExperts(config, experts, layer, numLayers))
+  const hasExperts = layers.map(({ index }) => !hasNone && isWithExperts(config, experts, index, layers.length))
   const spec = hasExperts.includes(true) ? expertsOf(config, experts) : null
   if (spec !== null && spec.sharedWidth !== null && hasBias && typeof family.mlpBias === 'string')
     config.fail(family.mlpBias, 'false, with shared experts')
   return layers.map((layer) =>
-    spec !== null && hasExperts[layer] === true ? spec : denseOf(config, family, hasBias, layer),
+    spec !== null && hasExperts[layer.index] === true ? spec : denseOf(config, family, hasBias, layer),
   )
 }
 
-function denseOf(config: ConfigReader, family: Family, hasBias: boolean, layer: number): DenseMlpSpec {
+function denseOf(config: ConfigReader, family: Family, hasBias: boolean, layer: Layer): DenseMlpSpec {
   const isGated = !family.hasPlainMlp
   const known = isGated ? GATED : PLAIN
   const name = config.raw('hidden_activation') ?? config.raw('hidden_act') ?? family.activation
   const activation = typeof name === 'string' && Object.hasOwn(known, name) ? known[name] : undefined
   if (activation === undefined) config.fail('hidden_act', Object.keys(known).join(' or '))
-  const stored = typeof activation === 'object' ? storedXielu(config, layer) : null
+  const stored = typeof activation === 'object' ? storedXielu(config, layer.index) : null
   return {
     kind: 'dense',
     width: widthOf(config, family, layer),
@@ -72,11 +83,12 @@ function parallelOf(config: ConfigReader): ParallelMlpSpec {
 }
 
 /** The MLP of a layer that keeps only a share of its gate's values; null: the layer keeps all of them. */
-function sparseOf(config: ConfigReader, family: Family, layer: number): SparseMlpSpec | null {
+function sparseOf(config: ConfigReader, family: Family, layer: Layer): SparseMlpSpec | null {
   if (!family.hasStreams) return null
   // GGUF files store the number of deviations instead of a share.
-  const stored = config.list('activation_sparsity_scale', layer + 1)?.[layer]
-  const share = config.list('activation_sparsity_pattern', layer + 1)?.[layer] ?? 0
+  const { index } = layer
+  const stored = config.list('activation_sparsity_scale', index + 1)?.[index]
+  const share = config.list('activation_sparsity_pattern', index + 1)?.[index] ?? 0
   if (typeof share !== 'number' || share < 0 || share >= 1)
     config.fail('activation_sparsity_pattern', 'a list of shares below 1')
   const deviations = typeof stored === 'number' ? stored : share === 0 ? null : normalQuantile(share)
@@ -96,20 +108,19 @@ function normalQuantile(p: number): number {
   return (low + high) / 2
 }
 
-function widthOf(config: ConfigReader, family: Family, layer: number): number {
-  const { intermediateField, roundsMlpWidth } = family
-  const listed = Array.isArray(config.raw(intermediateField)) ? config.list(intermediateField, layer + 1) : null
+function widthOf(
+  config: ConfigReader,
+  { intermediateField, roundsMlpWidth }: Family,
+  { index, sharesKv }: Layer,
+): number {
+  const listed = Array.isArray(config.raw(intermediateField)) ? config.list(intermediateField, index + 1) : null
   if (listed !== null) {
-    const width = listed[layer]
+    const width = listed[index]
     return typeof width === 'number' && Number.isInteger(width) && width > 0
       ? width
       : config.fail(intermediateField, 'a list of positive integers')
   }
-  const isDouble =
-    family.sharesKv &&
-    config.flag('use_double_wide_mlp', false) &&
-    layer >= config.size('num_hidden_layers') - config.number('num_kv_shared_layers', 0)
-  if (isDouble) return 2 * config.size(intermediateField)
+  if (sharesKv && config.flag('use_double_wide_mlp', false)) return 2 * config.size(intermediateField)
   // Older configs of LFM2 call the field block_ff_dim.
   const field = roundsMlpWidth && config.raw('block_ff_dim') !== null ? 'block_ff_dim' : intermediateField
   const width = config.size(field)
