@@ -1,68 +1,79 @@
-/** Cutting documents into chunks: by structure first, by token counts within. */
+/** Cuts documents into chunks: by structure first, then by token counts. */
 import type { Block, DocumentFormat, ReadStep, TableRow } from './blocks.ts'
 import { asciidocBlocks } from './asciidoc.ts'
 import { csvBlocks } from './csv.ts'
 import { htmlBlocks } from './html.ts'
 import { markdownBlocks } from './markdown.ts'
 import { orgBlocks } from './org.ts'
-import { pageBlocks, plainBlocks } from './plain.ts'
+import { pageBlocks, plainBlocks, SENTENCE_END } from './plain.ts'
 import { restructuredTextBlocks } from './restructured-text.ts'
-import { SENTENCE_END } from './sentences.ts'
 import { Slice } from './slice.ts'
 import type { Chunk } from './vector-index.ts'
 
 export interface ChunkingOptions {
-  /** Tokens of a chunk with its headings, at most: what the embedding model reads. */
+  /** Tokens of a chunk with its headings, at most. */
   readonly maxTokens: number
-  /** Tokens that a chunk repeats of the one before it in the same section, at most. */
+  /** Tokens that a chunk repeats from the previous chunk of its section, at most. */
   readonly overlapTokens: number
 }
 
-/** Token counts of texts by the embedding model, special tokens left out. */
+/** Counts the tokens of texts for the embedding model, without special tokens. */
 export type CountTokens = (texts: readonly string[]) => Promise<readonly number[]>
 
-/** A piece that is never cut: a sentence, a line, a whole code block. */
+/** A piece of text that is never cut: a sentence, a line or a whole code block. */
 interface Unit {
   readonly start: number
   readonly end: number
   readonly text: string
   readonly numTokens: number
-  /** Index of its block, and whether a chunk may begin with it again. */
+  /** The number of its block in the section. */
   readonly block: number
+  /** Whether the next chunk may repeat it. */
   readonly repeatable: boolean
-  /** Whether its text is not the source's own: markup is taken away, or names are added. */
+  /** Whether its text differs from the source: without markup, or with names added. */
   readonly isRendered: boolean
 }
 
-/** What a chunk is embedded and shown to the language model as: text alone often does not say what it is about. */
+/** The text that is embedded and shown to the language model. It includes the headings, because a chunk alone often does not tell what it is about. */
 export const contextualText = (chunk: { readonly headings: readonly string[]; readonly text: string }): string =>
   chunk.headings.length === 0 ? chunk.text : `${chunk.headings.join(' > ')}\n${chunk.text}`
 
-/** Above this fill, the next block starts a new chunk. */
+/** A block that does not fit starts a new chunk if the chunk is at least this full; otherwise it is cut. */
 const MIN_FILL = 0.5
-/** Share of a chunk that its headings may take. */
+/** The share of a chunk that its headings may take. */
 const MAX_HEADING_SHARE = 0.25
 /**
- * UTF-16 units of a chunk for each token it may have. Prose has about five, indented code up to ten; a word that is one unknown token
- * can have a million, and every reader of the chunk after the embedding model would pay for them.
+ * UTF-16 units of a chunk per token that it may have. Prose has about five units per token, indented code up to ten. A word that is one unknown token
+ * can have a million, which would burden every later step.
  */
 const MAX_CHARS_PER_TOKEN = 16
 /**
- * UTF-16 units that are cut at a time, on this thread and by one call to the models' process, where queries wait behind it. A section, or a
- * block, that is longer is cut as several.
+ * UTF-16 units that are cut at a time, in this thread and by one call to the model worker, where queries wait for it. Longer sections and blocks are
+ * cut in several steps.
  */
 const MAX_SECTION_CHARS = 32 * 1024
 
+const READERS: Readonly<Record<Exclude<DocumentFormat, 'html'>, (text: string) => Iterable<ReadStep>>> = {
+  markdown: markdownBlocks,
+  asciidoc: asciidocBlocks,
+  rst: restructuredTextBlocks,
+  org: orgBlocks,
+  text: plainBlocks,
+  csv: csvBlocks,
+  pages: pageBlocks,
+}
+
 /**
- * Cuts a document. Chunks never span sections; a code block stays whole unless it alone is longer than a chunk; sentences are cut
- * only when one is longer than a chunk. Yields to the event loop every few milliseconds.
+ * Cuts a document into chunks. A chunk never spans sections. Code blocks and sentences are cut only if they are longer than a chunk. Yields to the
+ * event loop every few milliseconds.
+ * @param readHtml reads HTML in place of `htmlBlocks`
  */
 export async function chunkDocument(
   text: string,
   format: DocumentFormat,
   options: ChunkingOptions,
   countTokens: CountTokens,
-  readHtml: ReadHtml = htmlBlocks,
+  readHtml: (html: string) => Iterable<Block> | Promise<Iterable<Block>> = htmlBlocks,
 ): Promise<readonly Chunk[]> {
   const chunks: Chunk[] = []
   let section: Block[] = []
@@ -76,7 +87,7 @@ export async function chunkDocument(
     slice.restart()
   }
   let sectionChars = 0
-  for (const whole of await blocksOf(text, format, readHtml)) {
+  for (const whole of format === 'html' ? await readHtml(text) : READERS[format](text)) {
     if (whole === null) {
       if (slice.isOver) await slice.end()
       continue
@@ -96,43 +107,11 @@ export async function chunkDocument(
   return chunks
 }
 
-type ReadHtml = (html: string) => Iterable<Block> | Promise<Iterable<Block>>
-
-function blocksOf(
-  text: string,
-  format: DocumentFormat,
-  readHtml: ReadHtml,
-): Iterable<ReadStep> | Promise<Iterable<ReadStep>> {
-  switch (format) {
-    case 'markdown':
-      return markdownBlocks(text)
-    case 'html':
-      return readHtml(text)
-    case 'asciidoc':
-      return asciidocBlocks(text)
-    case 'rst':
-      return restructuredTextBlocks(text)
-    case 'org':
-      return orgBlocks(text)
-    case 'text':
-      return plainBlocks(text)
-    case 'csv':
-      return csvBlocks(text)
-    case 'pages':
-      return pageBlocks(text)
-    default:
-      throw new Error(`unknown document format ${String(format)}`)
-  }
-}
-
 /** A block as blocks of at most MAX_SECTION_CHARS. */
 function* splitBlock(block: Block): Generator<Block> {
   if (block.text.length <= MAX_SECTION_CHARS) yield block
   else if (block.rows) yield* splitTable(block, block.rows)
-  else {
-    const piece = { ...block, block: 0, repeatable: false, isRendered: false }
-    for (const { text, start, end } of splitByLength(piece, MAX_SECTION_CHARS)) yield { ...block, text, start, end }
-  }
+  else yield* splitByLength(block, MAX_SECTION_CHARS)
 }
 
 function* splitTable(block: Block, rows: readonly TableRow[]): Generator<Block> {
@@ -144,10 +123,7 @@ function* splitTable(block: Block, rows: readonly TableRow[]): Generator<Block> 
     const text = part.map((row) => row.text).join('\n')
     return [{ ...block, text, rows: part, start: first.start, end: last.end }]
   }
-  const pieces = rows.flatMap((row) =>
-    splitByLength({ ...row, block: 0, repeatable: false, isRendered: true }, MAX_SECTION_CHARS),
-  )
-  for (const row of pieces) {
+  for (const row of rows.flatMap((whole) => splitByLength(whole, MAX_SECTION_CHARS))) {
     if (numChars + row.text.length > MAX_SECTION_CHARS) {
       yield* taken()
       part = []
@@ -182,14 +158,14 @@ async function chunkSection(
     const taken = units.slice(from, to)
     const start = taken[0]?.start ?? 0
     const end = taken.at(-1)?.end ?? start
-    // Markdown and plain text are shown as in the source; HTML and tables have no such form.
+    // Other text is shown as in the source.
     const text = taken.some(({ isRendered }) => isRendered) ? joinUnits(taken) : source.slice(start, end)
     const numTokens = numHeadingTokens + taken.reduce((sum, unit) => sum + unit.numTokens, 0)
     return { chunk: firstChunk + i, text, headings, ...(anchor !== undefined && { anchor }), start, end, numTokens }
   })
 }
 
-/** Characters that a unit adds to a chunk behind another one, or as its first. */
+/** The number of characters that a unit adds to a chunk. @param before the unit before it in the chunk, if any */
 type LengthOf = (unit: Unit, before: Unit | undefined) => number
 
 const BLOCK_SEPARATOR = '\n\n'
@@ -215,7 +191,7 @@ async function fitHeadings(
   let numTokens = 0
   let first = headings.length
   while (first > 0) {
-    // One more for the separator.
+    // Plus one token for the separator.
     const cost = (counts[first - 1] ?? 0) + 1
     if (numTokens + cost > maxTokens * MAX_HEADING_SHARE) break
     numTokens += cost
@@ -224,7 +200,7 @@ async function fitHeadings(
   return { headings: headings.slice(first), numTokens }
 }
 
-/** Blocks as units that fit into the budget each, with their token counts. */
+/** Blocks as units with their token counts, each within the budget. */
 async function toUnits(
   blocks: readonly Block[],
   format: DocumentFormat,
@@ -252,26 +228,26 @@ async function toUnits(
 
 type Piece = Omit<Unit, 'numTokens'>
 
-function piecesOf(block: Block): readonly Pick<Unit, 'start' | 'end' | 'text'>[] {
+/** A part of a text. The offsets are proportional, because an HTML block is shorter than its source. */
+function partOf<Text extends TableRow>(whole: Text, from: number, to: number): Text {
+  const scale = (whole.end - whole.start) / Math.max(1, whole.text.length)
+  const [start, end] = [whole.start + Math.round(from * scale), whole.start + Math.round(to * scale)]
+  return { ...whole, text: whole.text.slice(from, to), start, end }
+}
+
+/** The sentences of prose, or the lines of another block. */
+function piecesOf(block: Block): readonly TableRow[] {
   const borders = [...block.text.matchAll(block.kind === 'prose' ? SENTENCE_END : /\n/g)].map(
     (match) => match.index + match[0].length,
   )
-  // In HTML a block is shorter than its source: borders inside it are known only in proportion.
-  const scale = (block.end - block.start) / Math.max(1, block.text.length)
-  return [...borders, block.text.length]
-    .map((to, i, all) => [all[i - 1] ?? 0, to] as const)
-    .filter(([from, to]) => block.text.slice(from, to).trim() !== '')
-    .map(([from, to]) => {
-      const text = block.text.slice(from, to).trimEnd()
-      return {
-        text,
-        start: block.start + Math.round(from * scale),
-        end: block.start + Math.round((from + text.length) * scale),
-      }
-    })
+  return [...borders, block.text.length].flatMap((to, i, all) => {
+    const from = all[i - 1] ?? 0
+    const { length } = block.text.slice(from, to).trimEnd()
+    return length > 0 ? [partOf(block, from, from + length)] : []
+  })
 }
 
-/** Where to cut a text so that its first part has `to` characters or fewer: behind a space if there is one late in it, and never inside a surrogate pair. */
+/** Where to cut a text so that its first part has at most `to` characters: after a space in the second half of it if there is one, and never inside a surrogate pair. */
 function cutBefore(text: string, to: number): number {
   const space = text.slice(to >> 1, to).lastIndexOf(' ')
   if (space >= 0) return (to >> 1) + space + 1
@@ -279,33 +255,26 @@ function cutBefore(text: string, to: number): number {
   return to > 1 ? to - 1 : to + 1
 }
 
-/** A piece as pieces of at most `maxChars` each. */
-function splitByLength(piece: Piece, maxChars: number): Piece[] {
-  const scale = (piece.end - piece.start) / Math.max(1, piece.text.length)
-  const parts: Piece[] = []
+/** A text as parts of at most `maxChars` each. */
+function splitByLength<Text extends TableRow>(whole: Text, maxChars: number): Text[] {
+  const parts: Text[] = []
   let from = 0
-  while (from < piece.text.length) {
-    const window = piece.text.slice(from, from + maxChars + 1)
+  while (from < whole.text.length) {
+    const window = whole.text.slice(from, from + maxChars + 1)
     const to = from + (window.length <= maxChars ? window.length : cutBefore(window, maxChars))
-    const [start, end] = [from, to].map((at) => piece.start + Math.round(at * scale))
-    parts.push({ ...piece, text: piece.text.slice(from, to), start: start ?? piece.start, end: end ?? piece.end })
+    parts.push(partOf(whole, from, to))
     from = to
   }
   return parts
 }
 
-/** Cuts a piece that is longer than a chunk between words, or inside a word that has no end. */
+/** Cuts a piece that is longer than a chunk between words, or inside an endless word. */
 async function splitLong(piece: Piece, budget: number, numTokens: number, countTokens: CountTokens): Promise<Unit[]> {
-  const cut = cutBefore(piece.text, piece.text.length >> 1)
-  // One character that is more tokens than a chunk has: the model cuts it.
-  if (numTokens <= budget || cut === 0 || cut === piece.text.length)
-    return [{ ...piece, numTokens: Math.min(numTokens, budget) }]
-  const scale = (piece.end - piece.start) / piece.text.length
-  const border = piece.start + Math.round(cut * scale)
-  const halves: readonly Piece[] = [
-    { ...piece, text: piece.text.slice(0, cut), end: border },
-    { ...piece, text: piece.text.slice(cut), start: border },
-  ]
+  const { length } = piece.text
+  const cut = cutBefore(piece.text, length >> 1)
+  // A single character with more tokens than a chunk has: the model cuts it.
+  if (numTokens <= budget || cut === 0 || cut === length) return [{ ...piece, numTokens: Math.min(numTokens, budget) }]
+  const halves = [partOf(piece, 0, cut), partOf(piece, cut, length)]
   const counts = await countTokens(halves.map(({ text }) => text))
   const split: Unit[] = []
   for (const [i, half] of halves.entries()) split.push(...(await splitLong(half, budget, counts[i] ?? 0, countTokens)))
@@ -321,12 +290,12 @@ interface Packing {
   readonly lengthOf: LengthOf
 }
 
-/** Ranges [from, to) of units, each within the budget, filled greedily and cut between blocks where that leaves no small chunk. */
+/** Ranges [from, to) of units, each within the budget: filled greedily, and cut between blocks unless that leaves a small chunk. */
 function pack(units: readonly Unit[], packing: Packing): (readonly [number, number])[] {
   const { budget, maxChars, lengthOf } = packing
   const ranges: (readonly [number, number])[] = []
   let from = 0
-  /** First unit that no chunk has yet. */
+  /** The first unit that is in no chunk yet. */
   let fresh = 0
   while (fresh < units.length) {
     let to = from
@@ -349,7 +318,7 @@ function pack(units: readonly Unit[], packing: Packing): (readonly [number, numb
   return ranges
 }
 
-/** Whether a block begins at this unit that does not fit into what is left. */
+/** Whether a block begins at this unit and does not fit into the tokens that are left. */
 function startsUnfitBlock(units: readonly Unit[], at: number, left: number): boolean {
   const block = units[at]?.block
   if (units[at - 1]?.block === block) return false
@@ -359,7 +328,7 @@ function startsUnfitBlock(units: readonly Unit[], at: number, left: number): boo
   return tokens > left
 }
 
-/** Where the next chunk begins: some sentences before `to`, never the whole last chunk, and never so many that the next unit finds no room. */
+/** Where the next chunk begins: some sentences before `to`, but after the start of the last chunk, and so that the next unit fits. */
 function overlapStart(
   units: readonly Unit[],
   from: number,

@@ -1,12 +1,12 @@
-/** The sentences of passages that are closest to a question: small language models find the answer sooner in few words. */
+/** Finds the sentences closest to a question: small language models find an answer more easily in few words. */
 import type { Embedder } from './embedder.ts'
 import { createHybridReranker } from './hybrid-reranker.ts'
-import { SENTENCE_END } from './sentences.ts'
+import { SENTENCE_END } from './plain.ts'
 
-/** Sentences that are compared, at most, from the first passage on. */
+/** Sentences that are compared, from the first passage on. */
 const MAX_SENTENCES = 100
 
-/** Finds sentences. @returns as many as there are, `count` at most, in the order of the passages. @throws as Embedder.embed */
+/** Finds sentences. @returns up to `count`, in the order of the passages @throws as Embedder.embed */
 export type SentencePicker = (
   question: string,
   passages: readonly string[],
@@ -14,15 +14,15 @@ export type SentencePicker = (
   signal?: AbortSignal,
 ) => Promise<readonly string[]>
 
-/** By meaning and by words alike: of single sentences of the right passage, the words tell more than they do of a whole index. */
+/** Equal weights: among the sentences of a few passages, words distinguish better than in a whole index. */
 const WEIGHTS = { vector: 1, text: 1 }
 
-/** A picker that compares by an embedding model and by words. */
+/** A picker that compares sentences by their embeddings and by their words. */
 export function createSentencePicker(embedder: Embedder): SentencePicker {
   const scorer = createHybridReranker(embedder, WEIGHTS)
   return async (question, passages, count, signal) => {
     const sentences = passages.flatMap(sentencesOf).slice(0, MAX_SENTENCES)
-    // All there is would only be said twice.
+    // Repeating all sentences would add nothing.
     if (sentences.length <= count) return []
     const texts = sentences.map((text) => ({ headings: [], text }))
     const { scores } = await scorer.rerank(question, texts, signal && { signal })
@@ -34,7 +34,7 @@ export function createSentencePicker(embedder: Embedder): SentencePicker {
   }
 }
 
-/** Sentences of paragraphs; lines of lists and tables end without a full stop. */
+/** The sentences of a passage; items of lists end without a full stop. */
 const sentencesOf = (passage: string): string[] =>
   passage
     .split(/\n\s*\n|\n(?=\s*(?:[-*+•]|\d{1,3}[.)])\s)/)

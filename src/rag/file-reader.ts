@@ -4,8 +4,7 @@ import { gunzip } from 'node:zlib'
 import type { DocumentFormat } from './blocks.ts'
 import { decodeHtml, decodeText } from './decode.ts'
 import { UnreadableError } from './errors.ts'
-import type { FileKind } from './formats.ts'
-import { MAX_FILE_BYTES } from './limits.ts'
+import { maxFileBytes, type FileKind } from './formats.ts'
 import { readPdf } from './pdf.ts'
 
 export interface FileContent {
@@ -27,7 +26,7 @@ const unpack = promisify(gunzip)
 
 /** Reads a file's bytes. @throws UnreadableError */
 export async function readContent({ bytes: packed, kind, isGzip }: FileToRead): Promise<FileContent> {
-  const bytes = isGzip ? await unzip(packed, MAX_FILE_BYTES[kind ?? 'text']) : packed
+  const bytes = isGzip ? await unzip(packed, maxFileBytes(kind ?? 'text')) : packed
   if (bytes.byteLength === 0) throw new UnreadableError('the file is empty')
   switch (kind) {
     case 'pdf': {

@@ -6,9 +6,8 @@ import { readFile } from '../regular-file.ts'
 import { z } from 'zod'
 import type { DocumentReader } from './document-reader.ts'
 import { messageOf, RagError, systemReasonOf, UnreadableError } from './errors.ts'
-import { formatOfText, isGzip, fileKind, READ_KINDS } from './formats.ts'
+import { formatOfText, isGzip, fileKind, maxFileBytes, READ_KINDS } from './formats.ts'
 import type { Rejection, SourceDocument } from './ingest.ts'
-import { MAX_FILE_BYTES } from './limits.ts'
 
 const metadataScalar = z.union([z.string(), z.number(), z.boolean(), z.null()])
 
@@ -180,7 +179,7 @@ export async function* readDocuments(
   reader: Pick<DocumentReader, 'read'>,
   reject: (rejection: UnreadDocument) => void,
 ): AsyncGenerator<SourceDocument> {
-  const maxBytes = MAX_FILE_BYTES[fileKind(path) ?? 'text']
+  const maxBytes = maxFileBytes(fileKind(path) ?? 'text')
   if (bytes > maxBytes) return reject({ id, reason: `expected at most ${maxBytes} bytes, found ${bytes}` })
   let content: Uint8Array
   try {

@@ -1,4 +1,4 @@
-/** Metadata filters: validation of untrusted input, and the test of one document. */
+/** Metadata filters: validates untrusted input, and tests documents. */
 import { RagError } from './errors.ts'
 import {
   isStorableText,
@@ -23,8 +23,8 @@ const isRecord = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value)
 
 /**
- * An untrusted filter, checked.
- * @throws RagError invalid_request naming the field. Field names are the caller's; values are never repeated.
+ * Validates an untrusted filter.
+ * @throws RagError invalid_request naming the field, but never its value
  */
 export function parseFilter(value: unknown, param: string): MetadataFilter {
   const refuse = (field: string, expected: string): RagError =>
@@ -32,8 +32,8 @@ export function parseFilter(value: unknown, param: string): MetadataFilter {
   if (!isRecord(value)) throw refuse('', 'an object of conditions by metadata field')
   const fields = Object.entries(value)
   if (fields.length > MAX_FIELDS) throw refuse('', `at most ${MAX_FIELDS} fields, found ${fields.length}`)
-  if (fields.some(([field]) => !isStorableText(field))) throw refuse('', 'names of fields without NUL characters')
-  // Without a prototype: a condition on a field called __proto__ must not be lost.
+  if (fields.some(([field]) => !isStorableText(field))) throw refuse('', 'field names without NUL characters')
+  // Without a prototype, so that a condition on a field named __proto__ is kept.
   const filter: Record<string, FilterCondition> = Object.create(null)
   for (const [field, condition] of fields) {
     if (isScalar(condition)) filter[field] = condition
@@ -51,7 +51,7 @@ function parseOperators(condition: unknown, refuse: (expected: string) => RagErr
   if (!isRecord(condition)) throw refuse('a value, a list of values or an object of operators')
   const parsed: Record<string, MetadataScalar> = {}
   for (const [operator, operand] of Object.entries(condition)) {
-    if (!OPERATORS.some((known) => known === operator)) throw refuse(`operators out of ${OPERATORS.join(', ')}`)
+    if (!OPERATORS.some((known) => known === operator)) throw refuse(`only the operators ${OPERATORS.join(', ')}`)
     const isFit =
       operator === 'exists'
         ? typeof operand === 'boolean'
@@ -60,20 +60,20 @@ function parseOperators(condition: unknown, refuse: (expected: string) => RagErr
           : operator === 'ne'
             ? isScalar(operand)
             : typeof operand === 'number' || typeof operand === 'string'
-    if (!isFit || !isScalar(operand)) throw refuse(`${operator} with a fitting value`)
+    if (!isFit || !isScalar(operand)) throw refuse(`a valid value for ${operator}`)
     parsed[operator] = operand
   }
   if (Object.keys(parsed).length === 0) throw refuse('at least one operator')
   return parsed
 }
 
-/** Compares values of one type; numbers and strings of different types never compare. */
+/** Compares two numbers or two strings. A number and a string never compare. */
 function compares(value: MetadataScalar, operand: number | string, test: (order: number) => boolean): boolean {
   if (typeof value === 'string' && typeof operand === 'string') return test(compareTexts(value, operand))
   return typeof value === 'number' && typeof operand === 'number' && test(Math.sign(value - operand))
 }
 
-/** The order of code points, which is that of UTF-8 and of databases. JavaScript's own has U+10000 and above before U+E000. */
+/** Compares by code points, as UTF-8 and databases do. JavaScript's own order has U+10000 and above before U+E000. */
 function compareTexts(a: string, b: string): number {
   const length = Math.min(a.length, b.length)
   let at = 0
@@ -103,16 +103,16 @@ function matches(value: MetadataValue | undefined, condition: FilterCondition): 
   if (isList(condition)) return values.some((item) => condition.includes(item))
   const { ne, exists, ...range } = condition
   if (exists !== undefined && exists !== (value !== undefined)) return false
-  // A list passes `ne` only when none of its values is the one: "one differs" would let nearly everything through.
+  // A list passes `ne` only if none of its values is equal: "one value differs" would let nearly everything pass.
   if (ne !== undefined && values.includes(ne)) return false
   return Object.keys(range).length === 0 || values.some((item) => isInRange(item, range))
 }
 
-/** A field that is the document's, not every object's, such as `constructor`. */
+/** A field of the document itself, not one that every object has, such as `constructor`. */
 const own = (metadata: Metadata, field: string): MetadataValue | undefined =>
   Object.hasOwn(metadata, field) ? metadata[field] : undefined
 
-/** Whether a document passes. `id` and `source` are fields; metadata of the same names is hidden by them. */
+/** Whether a document passes. `id` and `source` hide metadata fields of the same names. */
 export function matchesFilter(
   document: { readonly id: string; readonly source: string; readonly metadata: Metadata },
   filter: MetadataFilter,

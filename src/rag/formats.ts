@@ -1,9 +1,18 @@
-/** What a file is, by its name. */
+/** Kinds of files: recognised by name, with the sizes that are read. */
 import { basename, extname } from 'node:path'
 import type { DocumentFormat } from './blocks.ts'
 
-/** How a file is read; `jsonl` is many documents. */
+/** How a file is read. A file of kind `jsonl` contains many documents. */
 export type FileKind = DocumentFormat | 'jsonl' | 'pdf' | 'docx'
+
+/** UTF-16 units of a document. */
+export const MAX_DOCUMENT_LENGTH = 16 * 1024 * 1024
+
+/** JSON lines may be many documents; PDF and DOCX consist mostly of images and fonts. */
+const SIZE_FACTORS: Partial<Record<FileKind, number>> = { jsonl: 16, pdf: 16, docx: 4 }
+
+/** Bytes of a file that is read: a byte of UTF-8 is at most one UTF-16 unit. */
+export const maxFileBytes = (kind: FileKind): number => MAX_DOCUMENT_LENGTH * (SIZE_FACTORS[kind] ?? 1)
 
 const KINDS: Readonly<Record<string, FileKind>> = {
   '.md': 'markdown',
@@ -27,28 +36,28 @@ const KINDS: Readonly<Record<string, FileKind>> = {
   '.docx': 'docx',
 }
 
-/** For messages. */
+/** The supported kinds, for messages. */
 export const READ_KINDS =
   '.md, .txt, .rst, .adoc, .html, .csv, .tsv, .jsonl, .pdf and .docx files, any of them as .gz, and text files without an extension'
 
-/** Texts that are named without an extension, or with one that says something else, such as README.Debian. */
+/** Names of texts without an extension, or with one that is not a file type, such as README.Debian. */
 const TEXT_NAME =
   /^(?:readme|copyright|copying|licen[cs]e|notice|news|changes|changelog|history|authors|contributors|credits|thanks|todo|faq|install|upgrading|hacking|bugs|maintainers)(?:\.|$)/i
 
-/** Language tags and character sets that web servers' files carry behind their extension: index.html.ja.utf8. */
+/** Language tags and character sets after the extension of web servers' files, such as index.html.ja.utf8. */
 const WEB_SUFFIX =
   /^\.(?:[a-z]{2}(?:-[a-z]{2,4})?|utf-?8|iso-?8859-?\d{1,2}|euc-?[a-z]{2}|shift_?jis|koi8-?r|big5|gb2312)$/i
 
-/** The part of a URL or path that names the file: `?` and `#` begin something else in a URL, and are letters in a path. */
+/** The file name in a URL or path. In a URL, `?` and `#` end it; in a path, they are part of it. */
 function nameOf(source: string): string {
   const isUrl = /^[a-z][a-z0-9+.-]*:\/\//i.test(source)
   return basename(isUrl ? source.replace(/[?#][^]*$/, '') : source)
 }
 
-/** Whether what a path or URL names is packed with gzip. */
+/** Whether a path or URL names a file packed with gzip. */
 export const isGzip = (source: string): boolean => /\.gz$/i.test(nameOf(source)) && !/\.tar\.gz$/i.test(nameOf(source))
 
-/** Kind by a path's or URL's name; null when it is not one of a document. */
+/** The kind of the file that a path or URL names; null if it is not a document. */
 export function fileKind(source: string): FileKind | null {
   let name = nameOf(source)
   if (isGzip(source)) name = name.slice(0, -'.gz'.length)
@@ -64,7 +73,7 @@ export function fileKind(source: string): FileKind | null {
   return null
 }
 
-/** The format of a text that came without a file, by what it is called; plain text where that says nothing. */
+/** The format of a text by its source; plain text if the source does not tell. */
 export function formatOfText(source: string): DocumentFormat {
   const kind = fileKind(source)
   return kind === null || kind === 'jsonl' || kind === 'pdf' || kind === 'docx' ? 'text' : kind

@@ -5,7 +5,7 @@ import { chunkDocument, contextualText, type ChunkingOptions } from './chunk.ts'
 import type { Embedder } from './embedder.ts'
 import type { DocumentReader } from './document-reader.ts'
 import { messageOf, RagError, UnreadableError } from './errors.ts'
-import { MAX_DOCUMENT_LENGTH } from './limits.ts'
+import { MAX_DOCUMENT_LENGTH } from './formats.ts'
 import {
   isDocumentId,
   isStorableText,

@@ -72,3 +72,6 @@ export function* pageBlocks(text: string): Generator<ReadStep> {
     from = to + 1
   }
 }
+
+/** The end of a sentence: punctuation with closing quotes before white space, or a CJK full stop. */
+export const SENTENCE_END = /(?:[.!?…]["'”’)\]]*(?=\s)|[。！？])\s*/g

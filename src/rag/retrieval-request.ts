@@ -1,14 +1,14 @@
-/** What a request says about retrieval, in one place for every route that has it: its fields on the wire, and what they mean. */
+/** The fields of a request that concern retrieval, for every route that has them: validation, bounds and defaults. */
 import { z } from 'zod'
 import { RagError } from './errors.ts'
 import { parseFilter } from './filter.ts'
 import type { FusionWeights } from './fusion.ts'
 import type { MetadataFilter } from './vector-index.ts'
 
-/** In place of a weight that belongs to the models. */
+/** Replaces the weight that belongs to the models. */
 const weight = z.number().min(0).max(1000).exactOptional()
 
-/** The fields; each may be left out. Operators of filters are checked by `parseRetrieval`. */
+/** The fields, all optional. `parseRetrieval` validates the operators of filters. */
 export const retrievalFields = {
   index: z.string().min(1),
   top_k: z.int().min(1).max(1000),
@@ -19,35 +19,34 @@ export const retrievalFields = {
   rerank: z.boolean(),
 } as const
 
-/** What a caller gave of the fields. */
+/** The fields that a caller has set. */
 export type RetrievalFields = {
   readonly [F in keyof typeof retrievalFields]?: z.output<(typeof retrievalFields)[F]> | undefined
 }
 
-/** A question and what its caller said about how to retrieve for it. */
+/** A question, and how its caller wants to retrieve for it. */
 export interface RetrievalRequest extends RetrievalFields {
   readonly query: string
 }
 
-/** What is retrieved: a request checked against its bounds, with defaults for what it leaves out. */
+/** A validated request, with defaults for the fields that are not set. */
 export interface Retrieving {
   readonly query: string
-  /** Candidates that the search hands to the reranker. */
+  /** Candidates passed from the search to the reranker. */
   readonly topK: number
-  /** Documents kept. */
+  /** Passages kept. */
   readonly topN: number
-  /** Documents with a lower score are dropped. */
+  /** Passages with a lower score are dropped. */
   readonly minScore: number | null
   readonly filter: MetadataFilter | null
-  /** In place of those that belong to the models. */
+  /** Replace the weights that belong to the models. */
   readonly weights: Partial<FusionWeights>
   /** Whether the reranker may run. */
   readonly isReranked: boolean
 }
 
 /**
- * UTF-16 units of a query that are searched with, more than embedding models read: a prompt of a megabyte would keep the models' process
- * from everybody else's.
+ * UTF-16 units of a query that are used, more than embedding models read: a prompt of a megabyte would hold up the model worker for all others.
  */
 const MAX_QUERY_CHARS = 16_384
 
@@ -56,10 +55,10 @@ const DEFAULT_TOP_N = 4
 const MAX_TOP_K = 1000
 
 /**
- * Checks what a caller asks for and fills in the rest.
- * @param at where the fields are in the request, such as `rag.`
- * @param defaults in place of 20 candidates and 4 passages, where the caller names no numbers.
- * @throws RagError invalid_request naming the field.
+ * Validates a request and adds the defaults.
+ * @param at the prefix of the fields in the request, such as `rag.`
+ * @param defaults replace 20 candidates and 4 passages
+ * @throws RagError invalid_request naming the field
  */
 export function parseRetrieval(
   request: RetrievalRequest,

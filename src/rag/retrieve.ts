@@ -1,4 +1,4 @@
-/** From a query to its documents: embed, search, rerank. Each step is a span of the contract. */
+/** Finds the passages for a query: embed, search, rerank. Each step is a span of the contract. */
 import { stage } from '../observability/context.ts'
 import { untilAborted } from './shared-work.ts'
 import type { Embedder } from './embedder.ts'
@@ -8,15 +8,15 @@ import type { Reranker } from './reranker.ts'
 import type { Retrieving } from './retrieval-request.ts'
 import type { Candidate, Metadata, VectorIndex } from './vector-index.ts'
 
-/** A chunk that answers, as responses show it. */
+/** A passage as responses show it. */
 export interface RetrievedDocument {
   /** The document's id. */
   readonly id: string
   readonly chunk: number
   readonly source: string
-  /** Behind its source in a link to the passage, such as `#page=3`; null: there is none. */
+  /** The fragment of a link to the passage, such as `#page=3`; null: none. */
   readonly anchor: string | null
-  /** Relevance by a reranker that shows it, 0..1; else the cosine similarity with the query. The order is `rank`. */
+  /** The relevance by a reranker that shows it, 0..1; otherwise the cosine similarity. `rank` gives the order. */
   readonly score: number
   /** From 1, best first. */
   readonly rank: number
@@ -30,31 +30,31 @@ export interface RetrievedDocument {
 export interface Retrieval {
   readonly documents: readonly RetrievedDocument[]
   readonly numCandidates: number
-  /** False when no reranker ran, or not to its end: the documents are in the order of the search. */
+  /** False if no reranker ran, or it did not finish: the passages are in the order of the search. */
   readonly isReranked: boolean
-  /** There is a reranker, and it failed or took too long. */
+  /** Whether a reranker failed or took too long. */
   readonly hasRerankFailed: boolean
 }
 
-/** Chunks that each search gives to the fusion, at least. */
+/** Chunks that each search returns to the fusion, at least. */
 const MIN_DEPTH = 50
 
-interface RetrieveParts {
+export interface RetrieveParts {
   readonly index: VectorIndex
   readonly embedder: Embedder
-  /** null: the order of the search is kept. */
+  /** null: passages keep the order of the search. */
   readonly reranker: Reranker | null
-  /** Those of the models; a request may set its own. */
+  /** The weights of the models. A request may replace them. */
   readonly weights: FusionWeights
-  /** Time the reranker may take before the search's order is used, at least: slow machines get more. */
+  /** Time for the reranker before the order of the search is used; slow machines get more. */
   readonly rerankBudgetMs: number
   /** Called with the kind of the error when the reranker failed or took too long. */
   readonly onRerankFailure?: (kind: string) => void
 }
 
 /**
- * @throws RagError of the stage that failed, or the signal's reason. A failing reranker is no error: the search's order is used, and
- * its span says so.
+ * Finds the passages for a query. If the reranker fails, the order of the search is used, and the span records the failure.
+ * @throws RagError of the step that failed, or the signal's reason
  */
 export async function retrieve(parts: RetrieveParts, params: Retrieving, signal?: AbortSignal): Promise<Retrieval> {
   const { query } = params
@@ -83,7 +83,7 @@ function toDocument(candidate: Candidate, score: number, rank: number): Retrieve
   return { id, chunk, source, anchor, score, rank, text, headings, start, end, metadata }
 }
 
-/** One text as a vector. */
+/** Embeds the query. */
 const embedQuery = (embedder: Embedder, query: string, signal?: AbortSignal): Promise<Float32Array> =>
   stage('embed.query', { 'rag.embed.model': embedder.name }, async (span) => {
     const { vectors } = await embedder.embed([query], { role: 'query', ...(signal && { signal }) })
@@ -100,7 +100,7 @@ const searchIndex = (
   signal?: AbortSignal,
 ) =>
   stage('vector.search', { 'rag.search.top_k': topK }, async (span) => {
-    // Deeper than asked for: what comes second in both searches may be first in sum, and repetitions fall away.
+    // Deeper than requested: a chunk that is second in both searches may have the best sum, and duplicates are dropped.
     const depth = Math.max(topK, MIN_DEPTH)
     const found = await index.search({ vector, text, depth, ...(filter && { filter }) }, signal)
     const candidates = fusedOrder(found, null, weights)
@@ -113,16 +113,15 @@ const searchIndex = (
     return candidates
   })
 
-/** A reranker may take this many times what it took alone, so that a busy machine still reranks; and no longer than a reader waits. */
+/** On a busy machine a reranker may take this many times as long as when it was timed, up to the longest time that a user waits. */
 const RERANK_PATIENCE = 4
 const MAX_RERANK_BUDGET_MS = 10_000
-/** The span's `rag.rerank.model` where the order of the search is kept. */
+/** The `rag.rerank.model` of the span if the order of the search is kept. */
 const NO_RERANKER = 'none'
 
 interface Reranked {
-  /** Of the candidates; null where no reranker runs, or not in time. */
+  /** The scores of the candidates; null if no reranker ran, or it did not finish. */
   readonly scores: Float32Array | null
-  /** There is one, and it failed or took too long. */
   readonly hasFailed: boolean
 }
 

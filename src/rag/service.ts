@@ -1,4 +1,4 @@
-/** Retrieval as the server and the command line use it: indexes by name, searching them, and filling them. */
+/** Retrieval for the server and the command line: finds indexes by name, searches them and fills them. */
 import type { PromptInput } from '../engine/request.ts'
 import { stage } from '../observability/context.ts'
 import { untilAborted } from './shared-work.ts'
@@ -10,25 +10,16 @@ import { indexNotFound, RagError } from './errors.ts'
 import { buildFinalPrompt, refuseContinuation, type Generation, type PromptEngine } from './final-prompt.ts'
 import { createSentencePicker, type SentencePicker } from './closest-sentences.ts'
 import { documentsOf, type NamedContent } from './files.ts'
-import type { FusionWeights } from './fusion.ts'
 import { createHybridReranker } from './hybrid-reranker.ts'
 import { IndexCatalog, type ListedIndex } from './index-catalog.ts'
 import { ingest, type IngestOptions, type IngestResult, type Rejection, type SourceDocument } from './ingest.ts'
 import type { Reranker, Reranking } from './reranker.ts'
 import { parseRetrieval, type RetrievalRequest, type Retrieving } from './retrieval-request.ts'
-import { retrieve, type RetrievedDocument, type Retrieval } from './retrieve.ts'
+import { retrieve, type RetrievedDocument, type RetrieveParts, type Retrieval } from './retrieve.ts'
 import { isDocumentId, type IndexStore, type StoredDocument, type VectorIndex } from './vector-index.ts'
 
 /** A retrieved document as a response names it. */
-interface Citation {
-  readonly id: string
-  readonly chunk: number
-  readonly source: string
-  /** What is appended to the source in a link to the passage, such as `#page=3` or `#fees`. */
-  readonly anchor: string | null
-  readonly score: number
-  readonly rank: number
-}
+type Citation = Pick<RetrievedDocument, 'id' | 'chunk' | 'source' | 'anchor' | 'score' | 'rank'>
 
 /** The documents that a prompt was given. */
 export interface Citations {
@@ -43,23 +34,17 @@ interface AugmentedPrompts {
   readonly citations: Citations
 }
 
-interface RagParts {
+interface RagParts extends Omit<RetrieveParts, 'index'> {
   readonly defaultIndex: string
-  readonly embedder: Embedder
-  /** null: found passages keep the order of the search. */
-  readonly reranker: Reranker | null
-  readonly weights: FusionWeights
   readonly reader: DocumentReader
   readonly store: IndexStore
   readonly bundled: BundledIndex | null
-  readonly rerankBudgetMs: number
-  readonly onRerankFailure?: (kind: string) => void
   readonly closeModels: () => Promise<void>
 }
 
-/** Retrieval for one caller: search, prompt augmentation and ingestion over the indexes that the caller may see. */
+/** Retrieval for one caller: search, prompt augmentation and ingestion with the indexes that the caller may see. */
 export class RagService {
-  /** Scores texts for those who ask for it: the reranking model, or what search itself goes by where there is none. */
+  /** Scores texts for POST /v1/rerank: the reranking model, or the scores of the search if there is none. */
   readonly scorer: Reranker
   readonly #parts: RagParts
   readonly #indexes: IndexCatalog
@@ -73,7 +58,7 @@ export class RagService {
     this.scorer = reranker?.isShown ? reranker : createHybridReranker(embedder, weights)
   }
 
-  /** The same service as one caller sees it: with the indexes that its names mean. Closing it is not its caller's. */
+  /** The service for one caller, with the indexes that the caller may see. It cannot be closed. */
   as(access: IndexAccess): Omit<RagService, 'close'> {
     return new RagService(this.#parts, this.#indexes.as(access))
   }
@@ -90,24 +75,24 @@ export class RagService {
     return this.#parts.reader
   }
 
-  /** Reads the default index, so that a server that says it is ready answers its first question at once. Failures are kept as in `warm`. */
+  /** Reads the default index, so that a server that is ready answers its first question at once. Failures show as in `warm`. */
   async readDefaultIndex(): Promise<void> {
     const read = async (): Promise<void> => void (await (await this.#indexes.find(this.defaultIndex))?.info())
     await Promise.allSettled([read()])
   }
 
   /**
-   * Loads the models and brings the bundled index up to date, so that the first request need not wait for it. Failures are kept for
-   * the requests that need what failed. Resolves when done.
+   * Loads the models and updates the bundled index, so that the first request does not wait for them. A failure shows in the requests that need the
+   * part that failed.
    */
   async warm(): Promise<void> {
     await Promise.allSettled([this.embedder.load(), this.scorer.load(), this.#parts.bundled?.open() ?? null])
   }
 
   /**
-   * The final prompt of a generation request: its documents and its question in the model's own template, as the span rag.retrieve.
-   * @param signal ends it: calls that wait for a model or a store are dropped, and no later stage begins.
-   * @throws RagError naming the field, or the part that failed; the signal's reason.
+   * Retrieves documents and builds the final prompt of a generation request, as the span rag.retrieve.
+   * @param signal drops calls that wait for a model or a store, and starts no further step
+   * @throws RagError naming the field or the part that failed; the signal's reason
    */
   augment(
     request: RetrievalRequest,
@@ -120,7 +105,7 @@ export class RagService {
       const retrieving = parseRetrieval(request, 'rag.', this.#defaults(engine.promptTemplate?.documents))
       refuseContinuation(generation.prompts)
       span.set({ 'gen_ai.retrieval.top_k': retrieving.topK })
-      // Not before it is found: a name that is none of the caller's indexes is the caller's text.
+      // Only once the index is found: another name is the caller's text, which must not reach the span.
       const onFound = (): void => span.set({ 'rag.index.name': name })
       const found = await this.#retrieveFrom({ name, at: 'rag.index', onFound }, retrieving, signal)
       const closest: SentencePicker = (question, passages, count) => this.#closest(question, passages, count, signal)
@@ -137,19 +122,19 @@ export class RagService {
     })
   }
 
-  /** Documents that answer a query. Without the span rag.retrieve, which belongs to generation requests. */
+  /** Retrieves passages for a query, without the span rag.retrieve, which belongs to generation requests. */
   async query(request: RetrievalRequest, signal?: AbortSignal): Promise<Retrieval & { readonly index: string }> {
     const name = request.index ?? this.defaultIndex
     const retrieving = parseRetrieval(request, '', this.#defaults())
     return { index: name, ...(await this.#retrieveFrom({ name, at: 'index' }, retrieving, signal)) }
   }
 
-  /** The index meant by a name, or by none. @throws RagError invalid_request for what cannot be one. */
+  /** The name of an index; without a name, that of the default index. @throws RagError invalid_request for an invalid name */
   indexName(name: string | null): string {
     return this.#indexes.checkedName(name)
   }
 
-  /** Puts documents into an index, which their first one makes. They can be found when this resolves. */
+  /** Puts documents into an index, which is made if necessary. They can be found when this resolves. */
   async ingestDocuments(
     indexName: string,
     documents: readonly SourceDocument[],
@@ -160,7 +145,7 @@ export class RagService {
     return ingest(documents, { index, embedder: this.embedder, reader: this.reader, ...options })
   }
 
-  /** Puts the documents of a file into an index; its name says of what kind it is. */
+  /** Puts the documents of a file into an index. The name determines the kind of file. */
   async ingestFile(
     indexName: string,
     file: Pick<NamedContent, 'name' | 'content'>,
@@ -176,7 +161,7 @@ export class RagService {
     return { ...result, rejected: [...unread, ...result.rejected] }
   }
 
-  /** @throws RagError invalid_request, index_model_mismatch */
+  /** Opens or makes an index for documents. @throws RagError invalid_request, index_model_mismatch */
   async openForWriting(name: string): Promise<VectorIndex> {
     const checked = this.indexName(name)
     const { fingerprint, dimensions } = await this.embedder.load()
@@ -191,13 +176,13 @@ export class RagService {
     return document
   }
 
-  /** @throws RagError index_not_found, document_not_found, invalid_request for an index that the caller may not change */
+  /** @throws RagError index_not_found, document_not_found; invalid_request for an index that the caller may not change */
   async deleteDocument(indexName: string | null, id: string): Promise<void> {
     const index = await this.#indexes.openForChange(indexName ?? this.defaultIndex)
     if (!isDocumentId(id) || (await index.delete([id])) === 0) throw documentNotFound()
   }
 
-  /** Drops an index with its documents. @throws RagError index_not_found, invalid_request if the caller may not change it */
+  /** Drops an index with its documents. @throws RagError index_not_found; invalid_request if the caller may not change it */
   deleteIndex(name: string): Promise<void> {
     return this.#indexes.drop(name)
   }
@@ -206,7 +191,7 @@ export class RagService {
     return this.#indexes.list()
   }
 
-  /** Scores of documents against a query, as the span rerank. */
+  /** Scores documents against a query, as the span rerank. */
   rerank(query: string, documents: readonly string[], topN: number, signal?: AbortSignal): Promise<Reranking> {
     const attributes = {
       'rag.rerank.model': this.scorer.name,
@@ -224,16 +209,16 @@ export class RagService {
     await Promise.all([reader.close(), store.close(), bundled?.close()])
   }
 
-  /** What a request gets that names no numbers. */
+  /** The defaults of a request that sets no numbers. */
   #defaults(topN?: number): { readonly topK?: number; readonly topN?: number } {
     const { reranker } = this.#parts
     return { ...(reranker && { topK: reranker.numCandidates }), ...(topN !== undefined && { topN }) }
   }
 
   /**
-   * Retrieves from the index of a name. On a warm path that is three calls between threads: embed, search, rerank; whether the index is
-   * empty is asked only when nothing was found.
-   * @param at the request's field that names the index.
+   * Retrieves from the index of a name. Once all is loaded, this takes three calls between threads: embed, search and rerank. Only if nothing is found,
+   * it checks whether the index is empty.
+   * @param at the field of the request that names the index
    */
   async #retrieveFrom(
     { name, at, onFound = () => {} }: { readonly name: string; readonly at: string; readonly onFound?: () => void },
@@ -262,13 +247,13 @@ export class RagService {
     try {
       return await retrieve({ ...this.#parts, index }, retrieving, signal)
     } catch (error) {
-      // Dropped or made anew by another process since it was opened: the next request opens the current one.
+      // Another process has dropped or replaced the index since it was opened: the next request opens the current one.
       if (error instanceof RagError && error.code.startsWith('index_')) this.#indexes.forget(index)
       throw error
     }
   }
 
-  /** Requests share the loading of a model: an aborted request stops waiting, and loading goes on. */
+  /** Loads the model if necessary. An aborted request stops waiting, while loading continues for the others. */
   async #checkModel(index: VectorIndex, at: string, signal?: AbortSignal): Promise<void> {
     const { fingerprint, dimensions } = await untilAborted(this.embedder.load(), signal)
     if (index.model === fingerprint && index.dimensions === dimensions) return
@@ -280,19 +265,14 @@ export class RagService {
   }
 }
 
-const toCitation = ({ id, chunk, source, anchor, score, rank }: RetrievedDocument): Citation => ({
-  id,
-  chunk,
-  source,
-  anchor,
-  score,
-  rank,
-})
+function toCitation({ id, chunk, source, anchor, score, rank }: RetrievedDocument): Citation {
+  return { id, chunk, source, anchor, score, rank }
+}
 
 const documentNotFound = (): RagError =>
   new RagError('document_not_found', 'id: no document of that id in the index', 'id')
 
-/** The query and what was found for it, in the form of OpenTelemetry's conventions. */
+/** The query and its passages as attributes of OpenTelemetry's conventions. */
 export const retrievedContent = (query: string, documents: readonly RetrievedDocument[]) => ({
   'gen_ai.retrieval.query.text': query,
   'gen_ai.retrieval.documents': JSON.stringify(documents.map(({ id, score, text }) => ({ id, score, content: text }))),

@@ -1,10 +1,10 @@
-/** Calls into a worker and back: typed by a table of methods, cancellable, ordered by priority, restarted after a crash. */
+/** Calls into a worker: typed by a table of methods, cancellable and ordered by priority. A worker that crashes is replaced. */
 import { extname } from 'node:path'
 import type { TransferListItem } from 'node:worker_threads'
-import { messageOf, RagError, type RagErrorCode } from './errors.ts'
+import { messageOf, RagError, UnreadableError, type RagErrorCode } from './errors.ts'
 import { workerPort, type StartWorker, type WorkerEvents, type WorkerHost } from './worker-host.ts'
 
-/** What a worker offers: parameters and result of each method, all structured-cloneable. */
+/** The methods of a worker: parameters and result of each, all structured-cloneable. */
 type WorkerMethods<Api> = { readonly [M in keyof Api]: { readonly params: unknown; readonly result: unknown } }
 
 interface CallMessage {
@@ -22,7 +22,8 @@ type FromWorker =
       readonly type: 'error'
       readonly id: number
       readonly message: string
-      readonly code: RagErrorCode | null
+      /** null: neither a RagError nor an UnreadableError. */
+      readonly code: RagErrorCode | 'unreadable' | null
       readonly param: string | null
     }
 
@@ -31,55 +32,55 @@ interface PendingCall {
   readonly priority: number
   readonly transfer: readonly TransferListItem[]
   readonly settle: (error: Error | null, result?: unknown) => void
-  /** Ends the worker, from when the call is sent to it. */
+  /** Ends the worker; set when the call is sent to it. */
   deadline?: NodeJS.Timeout
 }
 
 export interface CallOptions {
-  /** Rejects the call with the signal's reason; the worker stops where it next looks. */
+  /** Rejects the call with the signal's reason. The worker stops at its next check. */
   readonly signal?: AbortSignal
-  /** Lower goes first among the calls that wait. */
+  /** Among waiting calls, the lowest goes first. */
   readonly priority?: number
   readonly transfer?: readonly TransferListItem[]
 }
 
 export interface WorkerClientOptions {
-  /** For messages: "the embedding worker". */
+  /** The worker's name in messages, such as "the embedding thread". */
   readonly name: string
-  /** Calls in the worker at a time; the others wait here, where a more urgent one can pass them. */
+  /** Calls in the worker at a time. The others wait here, where more urgent calls can overtake them. */
   readonly concurrency: number
-  /** Calls that wait, at most. */
+  /** Calls that may wait. */
   readonly maxWaiting: number
-  /** How long a call may run: one that takes longer ends the worker, and the calls behind it go to another. Absent: as long as it takes. */
+  /** How long a call may run; absent: without limit. A longer call ends the worker, and waiting calls go to the next one. */
   readonly maxCallMs?: number
-  /** Code of the errors of a worker that cannot start or died. */
+  /** The error code if the worker cannot start or dies. */
   readonly failureCode: RagErrorCode
-  /** Whether close() lets running calls finish: those that write must, or they leave their locks behind. */
+  /** Whether close() waits for running calls. Calls that write must finish, or they would leave their locks behind. */
   readonly drainOnClose: boolean
-  /** For a worker that ended by itself, with or without calls. */
+  /** Called when the worker ends by itself, with or without calls. */
   readonly onDeath?: WorkerDeathListener
 }
 
 /** A call ran for longer than `maxCallMs`. */
 export class CallTimeoutError extends RagError {}
 
-/** `cause` is for logs, as in WorkerEvents. */
+/** Called with the worker's name and why it ended. `cause` is for logs, as in WorkerEvents. */
 export type WorkerDeathListener = (death: {
   readonly worker: string
   readonly reason: string
   readonly cause: Error | undefined
 }) => void
 
-/** A sibling module as the entry of a worker, with the extension this code runs with (.ts in the tests, .js when built). */
+/** The URL of a sibling module as the entry of a worker, with the extension of the running code (.ts in tests, .js when built). */
 export const workerUrl = (name: string, importMetaUrl: string): URL =>
   new URL(`${name}${extname(new URL(importMetaUrl).pathname)}`, importMetaUrl)
 
-/** Calls methods of a worker. Waiting calls are bounded, ordered by priority, and fail when the worker dies. */
+/** Calls the methods of a worker. Waiting calls are limited in number and ordered by priority. */
 export class WorkerClient<Api extends WorkerMethods<Api>> {
   readonly #startWorker: StartWorker
   readonly #options: WorkerClientOptions
   #worker: WorkerHost | null = null
-  /** Whether the worker has answered a call. A worker that dies before may be unable to start. */
+  /** Whether the worker has answered a call. One that dies before may be unable to start. */
   #hasAnswered = false
   #isClosed = false
   #nextId = 1
@@ -97,7 +98,7 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
     return this.#worker !== null
   }
 
-  /** @throws what the method threw (RagError keeps code and param), the signal's reason, RagError overloaded or of `failureCode`. */
+  /** @throws the method's error (a RagError or UnreadableError as such), the signal's reason, or RagError overloaded or of `failureCode` */
   call<M extends keyof Api & string>(
     method: M,
     params: Api[M]['params'],
@@ -114,7 +115,7 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
       const onAbort = (): void => {
         this.#waiting = this.#waiting.filter((other) => other !== call)
         if (this.#running.has(id)) this.#worker?.post({ type: 'cancel', id } satisfies ToWorker, [])
-        // A running call keeps its slot until the worker has answered: the next would only wait there instead of here.
+        // A running call keeps its slot until the worker has answered, because the worker is still busy.
         call.settle(toError(signal?.reason))
       }
       const call: PendingCall = {
@@ -134,7 +135,7 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
     })
   }
 
-  /** Ends the worker; calls that wait are rejected, running ones too unless they are drained. Idempotent. */
+  /** Ends the worker. Rejects waiting calls, and running calls unless they are drained. Idempotent. */
   async close(): Promise<void> {
     this.#isClosed = true
     const waiting = this.#waiting
@@ -179,7 +180,7 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
         if (this.#worker !== worker) return
         this.#options.onDeath?.({ worker: this.#options.name, reason, cause })
         this.#bury(this.#failure(reason, cause))
-        // One that cannot be spoken with may be running still.
+        // A worker that cannot be reached may still be running.
         void worker.terminate()
       },
     }
@@ -192,7 +193,7 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
     return worker
   }
 
-  /** A call has run for too long. Nothing but its end stops a worker that is at work. */
+  /** Ends a worker whose call has run for too long: nothing else can interrupt it. */
   #stop(ms: number): void {
     const worker = this.#worker
     const reason = `took longer than ${ms} ms`
@@ -208,14 +209,11 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
     clearTimeout(call?.deadline)
     this.#running.delete(message.id)
     if (message.type === 'result') call?.settle(null, message.result)
-    else
-      call?.settle(
-        message.code ? new RagError(message.code, message.message, message.param) : new Error(message.message),
-      )
+    else call?.settle(errorOf(message))
     this.#dispatch()
   }
 
-  /** The worker's death is that of its calls. Those that wait have not been sent to it: they go to the next one. */
+  /** Rejects the calls of a dead worker. Waiting calls were not sent to it, so they go to the next one. */
   #bury(error: Error): void {
     if (!this.#hasAnswered) return this.#fail(error)
     const waiting = this.#waiting
@@ -225,7 +223,7 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
     this.#dispatch()
   }
 
-  /** Rejects everything under way; the next call starts a new worker. */
+  /** Rejects all calls. The next call starts a new worker. */
   #fail(error: Error): void {
     this.#worker = null
     this.#hasAnswered = false
@@ -244,9 +242,14 @@ export class WorkerClient<Api extends WorkerMethods<Api>> {
   }
 }
 
+function errorOf({ code, message, param }: Extract<FromWorker, { readonly type: 'error' }>): Error {
+  if (code === null) return new Error(message)
+  return code === 'unreadable' ? new UnreadableError(message) : new RagError(code, message, param)
+}
+
 const toError = (reason: unknown): Error => (reason instanceof Error ? reason : new Error(String(reason)))
 
-/** A method's result with the buffers to move instead of copying. */
+/** The result of a method, and the buffers in it that are moved instead of copied. */
 export class Transferred<T> {
   readonly result: T
   readonly transfer: readonly TransferListItem[]
@@ -263,7 +266,7 @@ export type CallHandlers<Api extends WorkerMethods<Api>> = {
   ) => Promise<Api[M]['result'] | Transferred<Api[M]['result']>>
 }
 
-/** The worker's side: answers calls until its thread or process ends. */
+/** Answers calls in the worker until its thread or process ends. */
 export function serveCalls<Api extends WorkerMethods<Api>>(handlers: CallHandlers<Api>): void {
   const port = workerPort()
   const running = new Map<number, AbortController>()
@@ -277,7 +280,8 @@ export function serveCalls<Api extends WorkerMethods<Api>>(handlers: CallHandler
       const { result, transfer } = value instanceof Transferred ? value : { result: value, transfer: [] }
       port.post({ type: 'result', id, result } satisfies FromWorker, transfer)
     } catch (error) {
-      const { code, param } = error instanceof RagError ? error : { code: null, param: null }
+      const code = error instanceof RagError ? error.code : error instanceof UnreadableError ? 'unreadable' : null
+      const param = error instanceof RagError ? error.param : null
       port.post({ type: 'error', id, message: messageOf(error), code, param } satisfies FromWorker, [])
     } finally {
       running.delete(id)
