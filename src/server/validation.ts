@@ -115,14 +115,18 @@ function refuseItem(ctx: Issues, key: PropertyKey, error: z.ZodError | undefined
 }
 
 /** The type of a JSON value in the words of an error message. Numbers and booleans are named; strings never are. */
-function describeFound(value: unknown): string {
+function describeFound(value: unknown, issue?: z.core.$ZodIssue): string {
   if (value === undefined) return 'nothing'
   if (value === null) return 'null'
   if (Array.isArray(value)) return `an array of ${value.length}`
   if (typeof value === 'number') return `the number ${value}`
   if (typeof value === 'boolean') return String(value)
-  return typeof value === 'object' ? 'an object' : `a ${typeof value}`
+  if (typeof value !== 'string') return typeof value === 'object' ? 'an object' : `a ${typeof value}`
+  return issue?.code === 'too_small' || issue?.code === 'too_big' ? `a string of ${value.length}` : 'a string'
 }
+
+/** Whether the name of a key, not a value, is at fault: it is the caller's own text. */
+const isOtherKey = ({ code }: z.core.$ZodIssue): boolean => code === 'invalid_key' || code === 'unrecognized_keys'
 
 /** @param type of the field at fault, undefined where the schema names none. */
 function describeExpected(issue: z.core.$ZodIssue, type: z.core.$ZodType | undefined): string {
@@ -143,9 +147,18 @@ function describeExpected(issue: z.core.$ZodIssue, type: z.core.$ZodType | undef
       return `one of ${issue.values.map(String).join(', ')}`
     case 'invalid_key':
       return issue.issues[0]?.message ?? 'other keys'
+    case 'unrecognized_keys':
+      return `no keys other than ${fieldsOf(type).join(', ')}`
     default:
       return issue.message
   }
+}
+
+/** The fields of an object that takes no others. */
+function fieldsOf(type: z.core.$ZodType | undefined): readonly string[] {
+  if (type instanceof z.ZodOptional || type instanceof z.ZodNullable) return fieldsOf(type.unwrap())
+  if (type instanceof z.ZodPipe) return fieldsOf(type.in)
+  return type instanceof z.ZodObject ? Object.keys(type.shape) : []
 }
 
 /** The integer that a field takes, where it takes one. */
@@ -228,6 +241,6 @@ export function parseBody<T extends z.ZodType>(type: T, body: unknown): z.output
   }
   const where =
     path.length === issue.path.length || issue.code === 'invalid_key' ? param : `${param} (one of its values)`
-  const found = issue.code === 'invalid_key' ? 'another key' : describeFound(at(body, issue.path))
+  const found = isOtherKey(issue) ? 'another key' : describeFound(at(body, issue.path), issue)
   throw invalidRequest(`${where}: expected ${describeExpected(issue, fieldType)}, found ${found}`, param)
 }

@@ -18,11 +18,11 @@ export const unsupported = (allowed: readonly unknown[] = []) =>
 const isSame = (a: unknown, b: unknown): boolean =>
   Array.isArray(a) && Array.isArray(b) ? a.length === b.length && a.every((item, i) => item === b[i]) : a === b
 
-const schema = nullable(
-  z.union([z.record(z.string(), z.unknown()), z.string().min(1)], {
-    error: 'a JSON schema, as an object or as a string',
-  }),
-)
+/** A JSON schema as vLLM's and SGLang's clients send it. */
+export const jsonSchema = z.union([z.record(z.string(), z.unknown()), z.string().min(1)], {
+  error: 'a JSON schema, as an object or as a string',
+})
+const schema = nullable(jsonSchema)
 const notation = nullable(z.string().min(1))
 const choices = nullable(list(z.string().min(1), { min: 1, max: 1024 }))
 

@@ -5,7 +5,7 @@
 import { z } from 'zod'
 import { retrievalFields } from '../rag/retrieval-request.ts'
 import { list, nullable, nullableFields, record, tokenIds } from './validation.ts'
-import { constraintFields, unsupported, unsupportedFields } from './wire-elsewhere.ts'
+import { constraintFields, jsonSchema, unsupported, unsupportedFields } from './wire-elsewhere.ts'
 
 /** Every token of the answer is compared with every stop string. */
 const MAX_STOP_LENGTH = 4096
@@ -48,7 +48,7 @@ const responseFormat = nullable(
 const structuredOutputs = nullable(
   z
     .object({
-      json: z.union([z.record(z.string(), z.unknown()), z.string()]).optional(),
+      json: jsonSchema.optional(),
       regex: z.string().min(1).optional(),
       choice: list(z.string().min(1), { min: 1, max: 1024 }).optional(),
       grammar: z.string().min(1).optional(),
