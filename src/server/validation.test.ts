@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest'
 import { z } from 'zod'
 import { ApiError } from './errors.ts'
 import { ROUTES } from './routes.ts'
+import type { Route } from './routes.ts'
 import { parseBody } from './validation.ts'
 
 /** In every text and key of a wrong value. */
@@ -11,6 +12,7 @@ const WRONG: readonly unknown[] = [
   true,
   CANARY,
   '',
+  '..',
   1.5,
   -2,
   1e308,
@@ -57,9 +59,10 @@ function refusal(type: z.ZodType, body: unknown): string | null {
 }
 
 describe('a field that does not fit', () => {
-  const bodies = Object.entries(ROUTES).flatMap(([name, { body }]: [string, { readonly body?: z.ZodType }]) =>
-    body ? [[name, body] as const] : [],
-  )
+  const bodies = Object.entries(ROUTES).flatMap(([name, { body, line }]: [string, Partial<Route>]) => [
+    ...(body ? [[name, body] as const] : []),
+    ...(line ? [[`${name}, a line`, line] as const] : []),
+  ])
   it.each(bodies)('%s: is named in words of ours alone', (_name, body) => {
     const schema = z.toJSONSchema(body, { io: 'input', unrepresentable: 'any' }) as JsonSchema
     for (const path of fieldsOf(schema)) {

@@ -75,19 +75,21 @@ function isSmall(metadata: unknown): boolean {
   )
 }
 
+const documentId = `a string of 1 to ${MAX_ID_LENGTH} characters, other than . and .., or a whole number`
+
 /** One document; validated against this on its own, so that a bad one does not refuse the others. */
 export const ragDocument = z.object({
   id: z.union(
     [
       z
         .string()
-        .regex(/^(?!\.{1,2}$)/)
+        .regex(/^(?!\.{1,2}$)/, documentId)
         .min(1)
         .max(MAX_ID_LENGTH),
       z.int().transform(String),
     ],
     {
-      error: `a string of 1 to ${MAX_ID_LENGTH} characters, other than . and .., or a whole number`,
+      error: documentId,
     },
   ),
   text: z.string(),

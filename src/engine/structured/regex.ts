@@ -241,6 +241,9 @@ class Parser {
     const ranges: (readonly [number, number])[] = []
     while (this.#next !== ']') {
       if (this.#next === undefined) throw new Unenforceable('a class without end')
+      // ECMAScript reads it as single characters and the bracket after it as text, which nobody means.
+      if (/^\[([:.=])\^?[a-z]+\1\]/.test(this.#characters.slice(this.#at, this.#at + 16).join('')))
+        throw new Unenforceable('a class inside brackets and colons (write \\p{…}, \\d, \\w, \\s or a range)')
       const low = this.#member()
       if (this.#next === '-' && this.#characters[this.#at + 1] !== ']' && this.#at + 1 < this.#characters.length) {
         const lowCode = single(low)
