@@ -130,7 +130,7 @@ async function microDeliver() {
     eosTokenIds: [],
     matcher: null,
     toolCalls: null,
-    thought: null,
+    reasoningParser: null,
   })
   /** @type {any} as much of a job as its shape reads */
   const job = {

@@ -1,4 +1,4 @@
-/** The local engine: requests in, token events out. Connects its parts. */
+/** The local engine: builds and connects its parts. */
 import { createHash } from 'node:crypto'
 import { ActiveRequests } from './requests/active-requests.ts'
 import type { ActiveRequest } from './requests/active-requests.ts'
@@ -18,7 +18,7 @@ import { reasoningFormat, reasoningMarkers } from './reasoning/reasoning-format.
 import type { ReasoningParserName } from './reasoning/reasoning-format.ts'
 import { TextService } from './chat/text-service.ts'
 import { RequestStream } from './requests/request-stream.ts'
-import { EngineError } from './request.ts'
+import { drainingError, EngineError, engineFailure, newEngineCounts, shutdownError } from './request.ts'
 import type {
   Engine,
   EngineStats,
@@ -33,7 +33,7 @@ import type { ModelInfo, Runner, RunnerProblem } from './runner/runner.ts'
 import type { Sequence } from './schedule/sequence.ts'
 import { Scheduler } from './schedule/scheduler.ts'
 import { StepTimes } from './schedule/step-times.ts'
-import { newEngineCounts } from './schedule/step-accounting.ts'
+
 import { StepLoop } from './step-loop.ts'
 import type { Tokenizer } from './tokenizer.ts'
 import { markersOf, toolCallFormat, type ToolCallParserName } from './tool-calls/tool-call-formats.ts'
@@ -48,33 +48,33 @@ export interface EngineOptions {
   readonly maxPrefillMs?: number
   /** Draft tokens by prompt lookup. */
   readonly speculation: boolean
-  /** Sequences (prompts times n) that may wait. */
+  /** Limit on waiting sequences (prompts times n). */
   readonly maxQueuedRequests: number
-  /** Prompt tokens that may wait; a request of one prompt may always, when nothing else waits. */
+  /** Limit on waiting prompt tokens. A request with one prompt is admitted anyway if nothing else waits. */
   readonly maxQueuedTokens: number
-  /** Format of function calls; absent: the format that the chat template shows. */
+  /** Format of function calls; auto or absent: the format that the chat template shows. */
   readonly toolCallParser?: ToolCallParserName
-  /** Format of reasoning; auto: the format that the chat template shows. */
+  /** Format of reasoning; auto or absent: the format that the chat template shows. */
   readonly reasoningParser?: ReasoningParserName
-  /** Gets errors that must not stop the loop: of a subscriber, of a step. */
+  /** Receives errors that must not stop the loop, of subscribers and of steps. */
   readonly onError?: (where: string, error: unknown) => void
   /** Called when no step can run, and with null when steps run again. */
   readonly onProblem?: (problem: RunnerProblem | null) => void
 }
 
 interface EngineParts {
-  /** Loaded. Closed with the engine. */
+  /** A loaded runner. The engine closes it. */
   readonly runner: Runner
   readonly modelInfo: ModelInfo
   readonly tokenizer: Tokenizer
-  /** null: the model has none, and messages are refused. */
+  /** null: the model has no chat template, and messages are refused. */
   readonly chatTemplate: ChatTemplate | null
-  /** Opened with the same fingerprint and block size; closed with the engine. Absent or null: blocks live in the pool only. */
+  /** Opened with the same fingerprint and block size. The engine closes them. Absent or null: blocks are kept in the pool only. */
   readonly kvTiers?: KvTiers | null
   readonly options: EngineOptions
 }
 
-/** Starts an engine, with its step loop in the caller's async context: call it at boot, outside of any request. */
+/** Starts an engine. Its step loop runs in the caller's async context, so call it outside of any request. */
 export function createEngine(parts: EngineParts): Engine {
   const engine = new LocalEngine(parts)
   engine.start()
@@ -110,7 +110,7 @@ class LocalEngine implements Engine {
     this.#parts = parts
     this.modelName = options.modelName
     this.modelInfo = modelInfo
-    // One sequence must be able to finish alone, or it would be preempted for ever.
+    // One sequence must be able to finish alone. Otherwise it would be preempted forever.
     this.maxModelLen = Math.min(modelInfo.maxModelLen, modelInfo.numKvBlocks * blockSize)
     this.tokenizerName = tokenizer.name
     this.tokenizer = {
@@ -168,8 +168,7 @@ class LocalEngine implements Engine {
       onMask: () => this.#steps.signal(),
       onFailure: (active, cause) => {
         onError('grammar', cause)
-        const message = 'the engine failed while the request ran'
-        requests.fail(active, new EngineError('engine_error', message, null, { cause }))
+        requests.fail(active, engineFailure(cause))
       },
     })
     this.#intake = new Intake({
@@ -279,13 +278,13 @@ class LocalEngine implements Engine {
     const bound = new Promise<void>((resolve) => (timer = setTimeout(resolve, timeoutMs)))
     await Promise.race([bound, new Promise<void>((resolve) => this.#idleListeners.push(resolve))])
     clearTimeout(timer)
-    this.#requests.failAll(new EngineError('shutdown', 'the server is shutting down'))
+    this.#requests.failAll(shutdownError())
   }
 
   async close(): Promise<void> {
     if (this.#state !== 'closed') {
       this.#state = 'closed'
-      this.#requests.failAll(new EngineError('shutdown', 'the server is shutting down'))
+      this.#requests.failAll(shutdownError())
       this.#steps.stop()
       this.#closed = this.#shutDown()
     }
@@ -311,17 +310,15 @@ class LocalEngine implements Engine {
   }
 
   #refuseUnlessRunning(): void {
-    if (this.#state !== 'running') {
-      throw new EngineError('draining', 'the server is shutting down and takes no new requests')
-    }
-    // A problem that the first attempt solves only delays the requests.
+    if (this.#state !== 'running') throw drainingError()
+    // A problem that the first attempt to recover solves only delays requests.
     if (this.#problem?.isFatal === true) {
       throw new EngineError('device_lost', `the engine cannot run at the moment: ${this.#problem.reason}`)
     }
   }
 }
 
-/** Chained block hash. The parent's length comes first, so that no salt a caller chooses can stand for a parent and its tokens. */
+/** Hash of a block and its parent. The parent's length comes first, so that no salt can imitate a parent followed by tokens. */
 function hashBlock(parent: BlockHash, tokens: Int32Array): BlockHash {
   const bytes = new Uint8Array(tokens.buffer, tokens.byteOffset, tokens.byteLength)
   return createHash('sha256').update(`${parent.length}:${parent}`).update(bytes).digest('base64url')

@@ -1,7 +1,7 @@
-/** The engine's lifecycle events to its subscribers: synchronously, in order. What a subscriber throws, or rejects with later, is its own. */
+/** Delivers the engine's lifecycle events to subscribers, synchronously and in order. A subscriber's error affects nobody else. */
 import type { EngineEvent, EngineSubscriber, EngineWork } from './events.ts'
 
-/** Delivers engine events to subscribers. @param onError gets what a subscriber throws or rejects with */
+/** Delivers engine events to subscribers. @param onError receives what a subscriber throws or rejects with */
 export class EventBus {
   readonly #subscribers = new Set<EngineSubscriber>()
   readonly #onError: (subscriber: string, error: unknown) => void
@@ -18,7 +18,7 @@ export class EventBus {
   publish(event: EngineEvent): void {
     for (const subscriber of this.#subscribers) {
       try {
-        // An `async onEvent` is legal JavaScript, and a rejection that nobody handles would end the process.
+        // A plugin may have an `async onEvent`. An unhandled rejection would end the process.
         const later = subscriber.onEvent(event)
         if (later instanceof Promise) later.catch((error: unknown) => this.#onError(subscriber.name, error))
       } catch (error) {
@@ -27,7 +27,7 @@ export class EventBus {
     }
   }
 
-  /** Runs work for a request in the context that a subscriber keeps for it. */
+  /** Runs work for a request in the context that a subscriber provides for it. */
   run<T>(work: EngineWork, fn: () => T): T {
     for (const subscriber of this.#subscribers) if (subscriber.run) return subscriber.run(work, fn)
     return fn()

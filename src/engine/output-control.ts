@@ -1,4 +1,4 @@
-/** What a request holds its answers to, and the matchers that see to it: schema, calls, thought. */
+/** The constraints of a request on its answers (schema, function calls, reasoning), and the matchers that enforce them. */
 import { isReasoningClosed, isReasoningOpen, reasoningMarkers } from './reasoning/reasoning-format.ts'
 import type { ReasoningFormat } from './reasoning/reasoning-format.ts'
 import { ReasoningMatcher } from './reasoning/reasoning-matcher.ts'
@@ -13,17 +13,17 @@ interface OutputControlParts {
   readonly grammars: GrammarCompiler
   readonly tokenizer: Tokenizer
   readonly vocabSize: number
-  /** How this model writes calls; null: not known. */
+  /** How the model writes function calls; null: unknown. */
   readonly toolCallFormat: ToolCallFormat | null
-  /** How this model markers its thoughts; null: it has none. */
+  /** How the model marks its reasoning; null: unknown. */
   readonly reasoningFormat: ReasoningFormat | null
 }
 
-/** What a request holds its answers to. */
+/** The constraints of a request on its answers. */
 export interface OutputRules {
   /** null: the answer is free. */
   readonly answer: OutputConstraint | null
-  /** Tokens of a thought at most. */
+  /** Limit on reasoning tokens; null: no limit. */
   readonly thinkingBudget: number | null
 }
 
@@ -31,11 +31,11 @@ export interface OutputRules {
 export interface CompiledRules {
   readonly warnings: readonly string[]
   readonly isCached: boolean
-  /** `promptEnd`: the last text of the choice's prompt. */
+  /** @param promptEnd the end of the choice's prompt, as text */
   createMatcher(promptEnd: string): Promise<GrammarMatcher>
 }
 
-/** Compiles the grammar of a request and creates matchers and parsers for its choices. */
+/** Compiles the constraints of a request and creates matchers for its choices. */
 export class OutputControl {
   readonly #parts: OutputControlParts
 
@@ -43,7 +43,7 @@ export class OutputControl {
     this.#parts = parts
   }
 
-  /** null: answers are free. Throws EngineError for calls that cannot be asked for. */
+  /** The constraints of a request; null: answers are free. Throws EngineError for required calls in an unknown format. */
   rulesOf(request: GenerationRequest): OutputRules | null {
     const { reasoningFormat } = this.#parts
     const canThink = request.separatesReasoning === true && reasoningFormat !== null
@@ -57,7 +57,7 @@ export class OutputControl {
     const required = toolUse === undefined ? null : toolCallGrammar(toolCallFormat, toolUse, tokenizer)
     if (required !== null) return { kind: 'tool_calls', grammar: required }
     if (structured === null) return null
-    // Who brings tools wants them called, and the form for what is no call.
+    // A request with tools and a schema wants calls, and the schema for an answer that is not a call.
     const isJson = structured.kind === 'json_object' || structured.kind === 'json_schema'
     const mayCall = toolUse !== undefined && toolCallFormat !== null && isJson
     const possible = mayCall ? toolCallGrammar(toolCallFormat, { ...toolUse, choice: 'required' }, tokenizer) : null
@@ -65,7 +65,7 @@ export class OutputControl {
     return possible === null ? text : { kind: 'tool_calls', grammar: possible, otherwise: text }
   }
 
-  /** Where every part of an answer is a message of its own, so is its text. */
+  /** In formats where every part of an answer is a message, the text is one too. */
   #message(of: StructuredOutput): TextConstraint {
     const { reasoningFormat, tokenizer } = this.#parts
     if (reasoningFormat === null || reasoningFormat.answer === '') return of
@@ -73,7 +73,7 @@ export class OutputControl {
     return { kind: 'message', begin: reasoningFormat.answer, specialTokens, of }
   }
 
-  /** Throws as GrammarCompiler.compile does. */
+  /** Throws as GrammarCompiler.compile. */
   async compile(rules: OutputRules, request: GenerationRequest, signal: AbortSignal): Promise<CompiledRules> {
     const { grammars, reasoningFormat, tokenizer, vocabSize } = this.#parts
     const tenant = request.tenant ?? request.cacheSalt
@@ -84,13 +84,13 @@ export class OutputControl {
       createMatcher: async (promptEnd) => {
         const answer = grammar === null ? null : await grammar.createMatcher()
         if (reasoningFormat === null || request.separatesReasoning !== true) {
-          if (answer === null) throw new Error('an answer without rules needs no matcher')
+          if (answer === null) throw new Error('an unconstrained answer needs no matcher')
           return answer
         }
         if (answer !== null && isReasoningClosed(reasoningFormat, promptEnd)) return answer
         const isOpen = isReasoningOpen(reasoningFormat, promptEnd)
         const budget = rules.thinkingBudget
-        // An answer without a thought before it: the two may begin alike.
+        // Reasoning and an answer without reasoning may begin with the same tokens.
         const direct = grammar === null || isOpen ? null : await grammar.createMatcher()
         return new ReasoningMatcher({ format: reasoningFormat, isOpen, budget, answer, direct, tokenizer, vocabSize })
       },

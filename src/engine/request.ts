@@ -1,4 +1,4 @@
-/** What goes into an engine and what comes out of it: shared by the local Engine (engine.ts) and the remote one (remote.ts). */
+/** The interface of an engine, local (engine.ts) or remote (../remote): its requests, events, errors and statistics. */
 import type { EngineSubscriber, KvOperationCount, FinishReason, SequenceCounters } from './events.ts'
 import type { ModelInfo, TokenLogprobs } from './runner/runner.ts'
 
@@ -13,17 +13,17 @@ interface ToolCall {
 export interface ChatMessage {
   readonly role: string
   readonly content: string
-  /** What an earlier turn of the assistant thought. */
+  /** Reasoning of an earlier assistant turn. */
   readonly reasoning?: string
   readonly name?: string
   readonly toolCalls?: readonly ToolCall[]
-  /** The call that a message of role tool answers. */
+  /** The id of the call that a message with the role tool answers. */
   readonly toolCallId?: string
 }
 
-/** A piece of a function call that the model writes. The first piece of each index has id and name, the others only more arguments. */
+/** A piece of a function call. The first piece of each index has the id and the name, later ones only more arguments. */
 export interface ToolCallDelta {
-  /** Of the call within its choice, from 0. */
+  /** Number of the call within its choice, from 0. */
   readonly index: number
   readonly id: string | null
   readonly name: string | null
@@ -33,28 +33,28 @@ export interface ToolCallDelta {
 /** A function that the model may call, as OpenAI's API describes it and chat templates expect it: `{type: 'function', function: {...}}`. */
 export type ToolDefinition = Readonly<Record<string, unknown>>
 
-/** Calls that a request asks for. The prompt shows the functions by itself; this says what is made of the answer. */
+/** The function calls that a request allows or requires. The prompt describes the functions; this says how to read the answer. */
 export interface ToolUse {
   readonly tools: readonly ToolDefinition[]
-  /** `auto`: the model decides. `required`: at least one call. A name: one call of that function. */
+  /** `auto`: the model decides. `required`: at least one call. A name: exactly one call of that function. */
   readonly choice: 'auto' | 'required' | { readonly name: string }
-  /** One answer may hold several calls. */
+  /** One answer may contain several calls. */
   readonly parallel: boolean
-  /** What the request calls the schema of a tool's arguments, below the tool; left out: function.parameters. */
+  /** The field of a tool with the schema of its arguments, for messages. Default: function.parameters. */
   readonly parametersField?: string
 }
 
 export type PromptInput =
-  /** `param`: the request's field that they came from; prompt where it is left out. */
+  /** `param`: the request field with the ids. Default: prompt. */
   | { readonly ids: readonly number[]; readonly param?: string }
   | { readonly text: string }
   | {
       readonly messages: readonly ChatMessage[]
       readonly tools?: readonly ToolDefinition[]
       readonly continueFinalMessage?: boolean
-      /** The prompt ends where the assistant's turn begins; left out: unless the final message is continued. */
+      /** The prompt ends where the assistant's turn begins. Default: true, unless the final message is continued. */
       readonly addGenerationPrompt?: boolean
-      /** What the chat template is told besides, such as `enable_thinking`. */
+      /** Further variables for the chat template, such as `enable_thinking`. */
       readonly templateArguments?: Readonly<Record<string, unknown>>
     }
 
@@ -71,26 +71,26 @@ export interface SamplingParams {
   readonly logitBias: Readonly<Record<number, number>> | null
 }
 
-/** Constrains the output; compiled in structured/. */
+/** A constraint on the output, compiled in structured/. */
 export type StructuredOutput = (
   | { readonly kind: 'json_object' }
-  /** `isStrict`: what cannot be enforced is refused. */
+  /** `isStrict`: a schema that cannot be enforced completely is refused. */
   | { readonly kind: 'json_schema'; readonly schema: unknown; readonly isStrict?: boolean }
   | { readonly kind: 'regex'; readonly pattern: string }
   | { readonly kind: 'choice'; readonly choices: readonly string[] }
   | { readonly kind: 'grammar'; readonly ebnf: string }
 ) & {
-  /** The request's field that it came from; response_format for JSON and structured_outputs for the others where it is left out. */
+  /** The request field with the constraint. Default: response_format for JSON, else structured_outputs. */
   readonly param?: string
 }
 
-/** One call to another engine, as whoever traces the request sees it. */
+/** One call to another engine, for tracing. */
 interface UpstreamCall {
   /** W3C trace context. */
   readonly headers: Readonly<Record<string, string>>
-  /** Sends it, so that what an HTTP library traces nests below it. */
+  /** Sends the request, so that spans of an HTTP library nest below this call. */
   run<T>(send: () => T): T
-  /** `status`: null where no answer came. `responseId`: the answer's id at the other engine. `error`: a stable code, null for success. */
+  /** `status`: null if there was no answer. `responseId`: the answer's id at the other engine. `error`: a stable code, null for success. */
   end(outcome: {
     readonly status: number | null
     readonly responseId: string | null
@@ -102,11 +102,11 @@ export interface GenerationRequest {
   /** The cmpl-... or chatcmpl-... id. */
   readonly requestId: string
   readonly prompts: readonly PromptInput[]
-  /** The name of one of the model's adapters; absent: the model by itself. */
+  /** Name of one of the model's adapters; absent: the model without an adapter. */
   readonly adapter?: string
   /** Choices per prompt; choice index = prompt index * n + i. */
   readonly n: number
-  /** New tokens at most; 0: score the prompt only. */
+  /** Limit on new tokens; 0: only score the prompt. */
   readonly maxTokens: number
   readonly minTokens: number
   readonly sampling: SamplingParams
@@ -114,28 +114,26 @@ export interface GenerationRequest {
   readonly stopTokenIds: readonly number[]
   readonly includeStopString: boolean
   readonly ignoreEos: boolean
-  /** -1: none; 0..20: of the sampled token and the top N. */
+  /** -1: none; N from 0 to 20: log-probabilities of the sampled token and of the N most likely ones. */
   readonly logprobs: number
-  /** -1: none; 0..20: of the prompt's own tokens (first event of a choice). */
+  /** -1: none; N from 0 to 20: the same for the prompt's tokens, in the first event of a choice. */
   readonly promptLogprobs: number
   readonly structured: StructuredOutput | null
-  /** Absent: what the model writes is text. */
+  /** Absent: function calls are not looked for. */
   readonly toolUse?: ToolUse
-  /** What the model thinks before it answers is told apart from the answer. */
+  /** Reasoning is reported separately from the answer. */
   readonly separatesReasoning?: boolean
-  /** Tokens of a thought at most; absent: no bound. */
+  /** Limit on reasoning tokens; absent: no limit. */
   readonly thinkingBudget?: number
-  /** Distinguishes tenants in the prefix cache: derived from the API key, or the caller's cache_salt. */
+  /** Separates tenants in the prefix cache. Derived from the API key, or the caller's cache_salt. */
   readonly cacheSalt: string
-  /**
-   * Whose request it is: places, memory and shares of queues go by it, priorities count within it. cacheSalt where it is left out.
-   */
+  /** The tenant. Tenants take turns in every queue, and priorities apply within a tenant. Default: cacheSalt. */
   readonly tenant?: string
-  /** Lower runs first; equal: first come, first served. */
+  /** Lower runs first. Equal priorities run in the order of arrival. */
   readonly priority: number
-  /** performance.now() after which the request is ended with error code `deadline`; null: none. */
+  /** Time of performance.now() after which the request ends with the error code `deadline`; null: none. */
   readonly deadlineMs: number | null
-  /** Told of each call that a remote engine makes, before it is made: its headers go along, and it is told the call's end. */
+  /** Called before each call of a remote engine. The returned headers are sent, and `end` is called when the call is over. */
   readonly onUpstreamCall?: (url: string) => UpstreamCall
 }
 
@@ -152,35 +150,35 @@ export interface ChoiceLogprob {
   }[]
 }
 
-/** The prompt was accepted; first event of a prompt. A remote engine sends it again when it has told its number of tokens (0 until then). */
+/** The prompt was accepted: the first event of a prompt. A remote engine repeats it once its number of tokens is known (0 until then). */
 export interface PromptEvent {
   readonly type: 'prompt'
   readonly promptIndex: number
-  /** null when a remote engine tokenizes. */
+  /** null if a remote engine tokenizes. */
   readonly tokenIds: readonly number[] | null
   readonly numTokens: number
-  /** What of the request's constraints is not enforced, in sentences for the caller. */
+  /** Constraints of the request that are not enforced, as sentences for the caller. */
   readonly warnings?: readonly string[]
 }
 
-/** Prompt log-probabilities of one prompt (echo with logprobs): entry i belongs to token i, null for the first. */
+/** Log-probabilities of a prompt (echo with logprobs). Entry i belongs to token i; the first is null. */
 export interface PromptLogprobsEvent {
   readonly type: 'promptLogprobs'
   readonly promptIndex: number
   readonly entries: readonly (ChoiceLogprob | null)[]
 }
 
-/** New text of a choice. `text` may be empty while bytes or a possible stop string are held back. */
+/** New tokens of a choice. `text` may be empty while an incomplete character or a possible stop string is held back. */
 export interface TokenEvent {
   readonly type: 'token'
   readonly choice: number
   readonly text: string
-  /** More of what the model thinks before it answers. */
+  /** New reasoning. */
   readonly reasoning?: string
-  /** Pieces of function calls that came with these tokens. */
+  /** New pieces of function calls. */
   readonly toolCalls?: readonly ToolCallDelta[]
   readonly tokenIds: readonly number[]
-  /** One for each of tokenIds, and one more for an end token. */
+  /** One for each of tokenIds, and one for an end token. */
   readonly logprobs: readonly ChoiceLogprob[] | null
 }
 
@@ -189,31 +187,31 @@ export interface ChoiceFinishedEvent {
   readonly type: 'finished'
   readonly choice: number
   readonly reason: FinishReason
-  /** The stop string or token id that ended it, if one did. */
+  /** The stop string or stop token id that ended it, if any. */
   readonly stopReason: string | number | null
   readonly counters: SequenceCounters
 }
 
 export type GenerationEvent = PromptEvent | PromptLogprobsEvent | TokenEvent | ChoiceFinishedEvent
 
-/** A request's events: an async iterator, and beside it a way without a promise an event, which is most of what a stream costs. */
+/** A request's events as an async iterator. `poll` and `onReadable` avoid a promise per event, which is most of the cost of a stream. */
 export interface GenerationStream extends AsyncIterableIterator<GenerationEvent, undefined> {
-  /** What next() would give, if it is there already, else null. Throws what next() would reject with. Not before the first next(). */
+  /** The result of next() if it is available, else null. Throws what next() would reject with. Must not be called before the first next(). */
   poll(): IteratorResult<GenerationEvent, undefined> | null
   /**
-   * From now on `listener` is called whenever poll() has something again: by the engine, in the middle of its step and in its async
-   * context. It must be cheap and must not throw.
+   * Calls `listener` whenever poll() has a new result, from inside the engine's step and in the engine's async context. The listener must be
+   * cheap and must not throw.
    */
   onReadable(listener: () => void): void
 }
 
-/** Why a request could not be served; the server maps codes to statuses by the table of endings. */
+/** Why a request failed. The server maps codes to HTTP statuses by its table of failures. */
 export class EngineError extends Error {
   override readonly name = 'EngineError'
   readonly code: EngineErrorCode
   /** The request field at fault, for invalid_request and context_length_exceeded. */
   readonly param: string | null
-  /** When another engine says that it is worth trying again, in seconds. */
+  /** Seconds until a retry may succeed, as another engine reports them. */
   readonly retryAfterSeconds: number | null
   constructor(
     code: EngineErrorCode,
@@ -228,6 +226,23 @@ export class EngineError extends Error {
   }
 }
 
+/** The error of a request that is invalid. @param param the field at fault; the message begins with it */
+export function invalidField(param: string, problem: string, cause?: unknown): EngineError {
+  return new EngineError('invalid_request', `${param}: ${problem}`, param, { cause })
+}
+
+/** The error of a request that an internal fault ended. The message does not repeat the cause. */
+export function engineFailure(cause: unknown): EngineError {
+  return new EngineError('engine_error', 'the engine failed while the request ran', null, { cause })
+}
+
+/** The error of requests that a shutdown ends. */
+export const shutdownError = (): EngineError => new EngineError('shutdown', 'the server is shutting down')
+
+/** The error of requests that arrive during a shutdown. */
+export const drainingError = (): EngineError =>
+  new EngineError('draining', 'the server is shutting down and takes no new requests')
+
 export type EngineErrorCode =
   | 'invalid_request'
   | 'context_length_exceeded'
@@ -240,42 +255,57 @@ export type EngineErrorCode =
   | 'upstream_timeout'
   | 'shutdown'
 
-export interface EngineStats {
-  /** Sequences; of an engine elsewhere, requests that have had a first token. */
+/** Totals since the start. */
+export interface EngineCounts {
+  prefixCacheQueries: number
+  prefixCacheHits: number
+  numPreemptions: number
+  promptTokens: number
+  generationTokens: number
+  numDraftTokens: number
+  numAcceptedTokens: number
+}
+
+/** Totals, all zero. */
+export const newEngineCounts = (): EngineCounts => ({
+  prefixCacheQueries: 0,
+  prefixCacheHits: 0,
+  numPreemptions: 0,
+  promptTokens: 0,
+  generationTokens: 0,
+  numDraftTokens: 0,
+  numAcceptedTokens: 0,
+})
+
+export interface EngineStats extends Readonly<EngineCounts> {
+  /** Running sequences; for a remote engine, requests that have received a first token. */
   readonly numRunning: number
-  /** Sequences that wait to start or resume; of an engine elsewhere, requests without a first token. Admission counts them. */
+  /** Sequences that wait to start or resume; for a remote engine, requests without a first token. Admission counts them. */
   readonly numWaiting: number
   readonly numWaitingTokens: number
   readonly numBlocks: number
   readonly numFreeBlocks: number
-  /** Slots that hold a running sequence's state; absent: the engine has none. */
+  /** State slots in use by running sequences; absent: the model keeps no state. */
   readonly numHeldStateSlots?: number
-  readonly prefixCacheQueries: number
-  readonly prefixCacheHits: number
-  readonly numPreemptions: number
-  readonly promptTokens: number
-  readonly generationTokens: number
-  readonly numDraftTokens: number
-  readonly numAcceptedTokens: number
-  /** Names of the adapters that sequences run with, and wait for; absent where the model has none. */
+  /** Names of the adapters of running and of waiting sequences; absent: the model has no adapters. */
   readonly adapters?: {
     readonly numServed: number
     readonly running: readonly string[]
     readonly waiting: readonly string[]
   }
-  /** Engines elsewhere that requests go to; absent for one of this process. */
+  /** The remote engines; absent for a local engine. */
   readonly upstreams?: readonly {
     /** Its address, without credentials. */
     readonly base: string
-    /** Whether it gets requests: its last check was good, and its circuit is closed. */
+    /** Whether it receives requests: its last health check succeeded, and its circuit is closed. */
     readonly isTaking: boolean
     readonly numRunning: number
   }[]
-  /** Operations on KV tiers that ended, by kind and outcome; absent where there are none. */
+  /** Finished operations on KV tiers by kind and outcome; absent: there are no tiers. */
   readonly kvOperations?: readonly KvOperationCount[]
 }
 
-/** What clients that tokenize themselves have to know. */
+/** What clients that tokenize must know. */
 export interface TokenizerDescription {
   readonly bosToken: string | null
   readonly eosToken: string | null
@@ -284,15 +314,15 @@ export interface TokenizerDescription {
 }
 
 export interface TextOptions {
-  /** Of `encode`: those that the tokenizer puts around a text. Default true. */
+  /** For `encode`: add the special tokens that the tokenizer puts around a text. Default true. */
   readonly addSpecialTokens?: boolean
-  /** Of `encode`: texts may be longer than the model's context, and hold up the caller's thread: for tools, not for requests. */
+  /** For `encode`: texts may exceed the model's context, and are encoded in the caller's thread. For tools, not for requests. */
   readonly isAnyLength?: boolean
-  /** Of `decode`. Default false. */
+  /** For `decode`. Default false. */
   readonly skipSpecialTokens?: boolean
-  /** Whose text it is: those of one tenant wait behind each other, and tenants take turns. */
+  /** The tenant. Texts of one tenant are processed in order, and tenants take turns. */
   readonly tenant?: string | undefined
-  /** Aborted when nobody waits for it any more. */
+  /** Aborted when the result is no longer needed. */
   readonly signal?: AbortSignal | undefined
 }
 
@@ -302,28 +332,28 @@ export interface Engine {
   /** null for a remote engine. */
   readonly modelInfo: ModelInfo | null
   readonly maxModelLen: number
-  /** Name for tokenizer.name on spans: the tokenizer's own, or `remote`. */
+  /** Value of the span attribute tokenizer.name: the tokenizer's own name, or `remote`. */
   readonly tokenizerName: string
-  /** Why no request can be served at the moment; null: they can. */
+  /** Why no request can be served at the moment; null if requests can be served. */
   readonly problem: string | null
   /** null for a remote engine. */
   readonly tokenizer: TokenizerDescription | null
   /**
-   * Token ids of prompts as submit would compute them; null when a remote engine tokenizes. Long texts leave this thread. Throws EngineError,
-   * and the signal's reason.
+   * Token ids of prompts as `submit` would compute them; null if a remote engine tokenizes. Long texts are encoded in another thread. Throws
+   * EngineError and the signal's reason.
    */
   encode(prompts: readonly PromptInput[], options?: TextOptions): Promise<readonly (readonly number[])[] | null>
-  /** Text of token ids; null when a remote engine tokenizes. Throws likewise. */
+  /** Text of token ids; null if a remote engine tokenizes. Throws as `encode`. */
   decode(ids: readonly number[], options?: TextOptions): Promise<string | null>
   /**
-   * Queues the request and yields its events; ends after every choice finished. Throws EngineError: before the first event for a
-   * request that is refused, later for one that fails. Aborting the signal frees its blocks within one step and ends the iteration
-   * with each open choice finished as `abort`. `return()` does the same.
+   * Queues the request and yields its events until every choice has finished. Throws EngineError: before the first event if the request is
+   * refused, later if it fails. Aborting the signal frees the request's blocks within one step and finishes each open choice as `abort`;
+   * `return()` does the same.
    */
   submit(request: GenerationRequest, signal: AbortSignal): GenerationStream
   subscribe(subscriber: EngineSubscriber): () => void
   stats(): EngineStats
-  /** New submissions are refused (`draining`); resolves when the running ones have ended or the bound has passed (they are then ended as `shutdown`). */
+  /** Refuses new requests (`draining`). Resolves when the running ones have ended, or after the timeout, which ends them as `shutdown`. */
   drain(timeoutMs: number): Promise<void>
   /** Idempotent. */
   close(): Promise<void>

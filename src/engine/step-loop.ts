@@ -1,15 +1,14 @@
 /**
- * The step loop: schedule, run, deliver, with as many steps in flight as may be planned ahead. Also handles the sequences of a failed
- * step.
+ * The step loop: schedule, run, deliver, with as many steps in flight as may be planned ahead. It also deals with failed steps.
  */
 import type { EventBus } from './event-bus.ts'
-import { EngineError } from './request.ts'
+import { type EngineCounts, EngineError, engineFailure } from './request.ts'
 import type { ActiveRequests } from './requests/active-requests.ts'
 import type { Delivery } from './requests/delivery.ts'
 import { type Runner, RunnerError, type StepResult } from './runner/runner.ts'
 import type { Scheduler } from './schedule/scheduler.ts'
 import type { Sequence } from './schedule/sequence.ts'
-import { type newEngineCounts, publishSchedule } from './schedule/step-accounting.ts'
+import { publishSchedule } from './schedule/step-accounting.ts'
 import { type ScheduledStep, SequenceFault } from './schedule/step-draft.ts'
 import type { StepTimes } from './schedule/step-times.ts'
 import type { FoundMasks, MaskQueue } from './structured/mask-queue.ts'
@@ -21,9 +20,9 @@ interface StepLoopParts {
   readonly masks: MaskQueue
   readonly delivery: Delivery
   readonly bus: EventBus
-  readonly counts: ReturnType<typeof newEngineCounts>
+  readonly counts: EngineCounts
   readonly times: StepTimes
-  /** Steps planned before the last one's tokens are known, where every running sequence is eligible. */
+  /** Steps to plan before the tokens of the last one are known, if every running sequence allows it. */
   readonly runAhead: 0 | 1
   readonly onError: (where: string, error: unknown) => void
 }
@@ -33,7 +32,7 @@ const NO_MASKS: Pick<FoundMasks, 'late' | 'heldMs'> = { late: new Set(), heldMs:
 interface StepInFlight {
   readonly step: ScheduledStep
   readonly result: Promise<StepResult>
-  /** null: all masks were known when it was planned. */
+  /** null: all masks were known when the step was planned. */
   readonly masks: Promise<FoundMasks> | null
   readonly submittedMs: number
   /** Its tokens have been delivered, or never will be. */
@@ -46,10 +45,10 @@ export class StepLoop {
   readonly #parts: StepLoopParts
   readonly #inFlight: StepInFlight[] = []
   #lastDeliveredMs = 0
-  /** The pool that steps are planned for; null: the next step tells which it is, and none is planned ahead of it. */
+  /** The pool for which steps are planned; null: unknown until the next step's result, and no step is planned ahead of that one. */
   #poolId: number | null = 0
   #isStopped = false
-  /** Something changed since the loop last looked; `#wake` ends its sleep. */
+  /** Something has changed since the loop last looked. `#wake` ends its sleep. */
   #isSignalled = false
   #wake: () => void = () => {}
   #ended: Promise<void> = Promise.resolve()
@@ -58,7 +57,7 @@ export class StepLoop {
     this.#parts = parts
   }
 
-  /** The pool that steps are planned for; null while that is not known. */
+  /** The pool for which steps are planned; null while it is unknown. */
   get poolId(): number | null {
     return this.#poolId
   }
@@ -68,18 +67,18 @@ export class StepLoop {
     return this.#ended
   }
 
-  /** Begins, in the caller's async context. */
+  /** Starts the loop in the caller's async context. */
   start(): void {
     this.#ended = this.#run()
   }
 
-  /** Wakes the loop, because there may be something to do. */
+  /** Wakes the loop when there may be something to do. */
   signal(): void {
     this.#isSignalled = true
     this.#wake()
   }
 
-  /** No further step is planned. */
+  /** Plans no further steps. */
   stop(): void {
     this.#isStopped = true
     this.signal()
@@ -90,7 +89,7 @@ export class StepLoop {
       this.#isSignalled = false
       const isIdle = !(await this.#step())
       if (isIdle && !this.#isSignalled) await new Promise<void>((resolve) => (this.#wake = resolve))
-      // A runner in this thread resolves in microtasks alone, which would keep sockets and timers from being served.
+      // A runner in this thread resolves in microtasks only. Without this pause, sockets and timers would not be served.
       else await new Promise<void>((resolve) => setImmediate(resolve))
     }
     for (const { setOver } of this.#inFlight) setOver()
@@ -105,7 +104,7 @@ export class StepLoop {
     return masks.numPending > 0 && scheduler.waitsForMasks
   }
 
-  /** Schedules, runs and delivers one step. False: there was nothing to do. */
+  /** Schedules, runs and delivers one step. False: there is nothing to do. */
   async #step(): Promise<boolean> {
     let delivering: ScheduledStep | null = null
     let oldest: StepInFlight | undefined
@@ -122,24 +121,24 @@ export class StepLoop {
       const startMs = Math.max(oldest.submittedMs, this.#lastDeliveredMs)
       this.#lastDeliveredMs = atMs
       const { numDecodeTokens, numPrefillTokens } = oldest.step
-      // Waits for masks are bounded by these times: with the wait in them, each slow mask would let the next step wait longer.
+      // Waits for masks are limited by these times. If the times included the wait, each slow mask would lengthen the next wait.
       const stepMs = Math.max(0, Math.min(atMs - startMs, result.computeMs) - heldMs)
       this.#parts.times.record(numDecodeTokens, numPrefillTokens, stepMs)
       this.#parts.delivery.deliver({ step: oldest.step, result, late, startMs, atMs })
       oldest.setOver()
-      // At once, so that the runner computes while the streams are written and masks are on their way.
+      // Submit the next step at once, so that the runner computes while streams are written and masks arrive.
       delivering = null
       if (!this.#waitsForMasks && !this.#isOver()) this.#fill()
     } catch (error) {
       oldest?.setOver()
-      // The pool was replaced without a failed step: while nothing ran, or under a read of blocks.
+      // The pool was replaced without a failed step: while nothing ran, or during a read of blocks.
       if (error instanceof RunnerError && error.code === 'pool_replaced') await this.#startOver()
       else await this.#failSteps(error, culpritOf(error, delivering))
     }
     return true
   }
 
-  /** What is planned or in flight is void: running sequences compute their tokens again. `culprit`: the one that does not, and why. */
+  /** Discards planned steps; running sequences compute their tokens again. @param culprit a sequence that fails instead, and its error */
   async #startOver(culprit?: readonly [Sequence, EngineError]): Promise<void> {
     this.#poolId = null
     await this.#settleAll()
@@ -154,12 +153,12 @@ export class StepLoop {
       const schedule = this.#parts.scheduler.schedule()
       publishSchedule(schedule, this.#parts.bus, this.#parts.counts)
       const { step } = schedule
-      // What was preempted made room: there may be a step now.
+      // Preemption has made room, so there may be a step now.
       if (step === null && schedule.preempted.length > 0) continue
       if (step === null) return
       const masks = step.unmasked.size === 0 ? null : this.#masks(step, this.#inFlight.at(-1)?.over ?? null)
       const result = this.#execute(step, masks)
-      // Awaited in order, maybe after an earlier step has failed: not an unhandled rejection until then.
+      // Results are awaited in order. If an earlier step fails, this one must not become an unhandled rejection.
       result.catch(() => {})
       let setOver = (): void => {}
       const over = new Promise<void>((resolve) => (setOver = resolve))
@@ -172,15 +171,15 @@ export class StepLoop {
     return masks.collect(unmasked, times.ofRows(numDecodeTokens) ?? 0, previous)
   }
 
-  /** When all steps in flight have ended, however. Nothing of them is delivered. */
+  /** Waits until all steps in flight have ended in some way. Their results are not delivered. */
   async #settleAll(): Promise<void> {
     const inFlight = this.#inFlight.splice(0)
-    // One waits for masks that depend on the tokens of the one before it.
+    // A step may wait for masks that depend on the tokens of the step before it.
     for (const { setOver } of inFlight) setOver()
     await Promise.allSettled(inFlight.map(({ result }) => result))
   }
 
-  /** Submits a step, in the context of the request that it serves where it serves one alone. */
+  /** Submits a step. If it serves a single request, it runs in that request's context. */
   #execute({ plan, sequences }: ScheduledStep, found: Promise<FoundMasks> | null): Promise<StepResult> {
     const { runner } = this.#parts
     const submitted = this.#poolId === null ? plan : { ...plan, poolId: this.#poolId }
@@ -191,24 +190,21 @@ export class StepLoop {
   }
 
   /**
-   * A step failed, and what is planned or in flight after it is void. Where one sequence is to blame its request fails and the others compute
-   * their tokens again; else the pool's content is lost and every running sequence with it. Waiting ones go on, unless the engine itself is at fault.
+   * Handles a failed step, which also voids the steps after it. If one sequence is to blame, its request fails and the others compute their tokens
+   * again. Otherwise the pool's content is lost, and all running sequences fail. Waiting ones continue, unless the engine itself is at fault.
    */
   async #failSteps(error: unknown, culprit: Sequence | null): Promise<void> {
     if (!this.#isOver()) this.#parts.onError('step', error)
     if (culprit !== null) {
-      const message = 'the engine failed while the request ran'
-      await this.#startOver([culprit, new EngineError('engine_error', message, null, { cause: error })])
+      await this.#startOver([culprit, engineFailure(error)])
       return
     }
     this.#poolId = null
     await this.#settleAll()
     const isRunnerFault = error instanceof RunnerError
     const isLost = isRunnerFault && error.code === 'device_lost'
-    const message = isLost
-      ? 'the device was lost while the request ran; it may be sent again'
-      : 'the engine failed while the request ran'
-    const failure = new EngineError(isLost ? 'device_lost' : 'engine_error', message, null, { cause: error })
+    const message = 'the device was lost while the request ran; it may be sent again'
+    const failure = isLost ? new EngineError('device_lost', message, null, { cause: error }) : engineFailure(error)
     const running = [...this.#parts.scheduler.running]
     this.#parts.scheduler.invalidate()
     for (const sequence of running) this.#parts.requests.failSequence(sequence, failure)
@@ -216,7 +212,7 @@ export class StepLoop {
   }
 }
 
-/** The sequence whose plan made the step fail before it ran; null: not known to be one sequence's fault. */
+/** The sequence whose plan made the step fail before it ran; null: the failure cannot be attributed to one sequence. */
 function culpritOf(error: unknown, step: ScheduledStep | null): Sequence | null {
   if (error instanceof SequenceFault) return error.sequence
   if (!(error instanceof RunnerError) || error.code !== 'engine_error' || error.sequence === null) return null

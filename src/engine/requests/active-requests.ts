@@ -1,4 +1,4 @@
-/** The requests that run or wait, with their open choices, and every way they end. */
+/** The running and waiting requests with their open choices, and every way in which they end. */
 import type { Choice, ChoiceEnd } from './choice.ts'
 import type { EventBus } from '../event-bus.ts'
 import type { KvTransfer } from '../kv/kv-transfer.ts'
@@ -12,7 +12,7 @@ export interface ActiveRequest {
   readonly request: GenerationRequest
   readonly stream: RequestStream
   readonly openChoices: Set<Choice>
-  /** Aborted when the request ends: what is still being prepared for it is for nothing. */
+  /** Aborted when the request ends, to cancel preparations that are still under way. */
   readonly ended: AbortController
   /** Removes the abort listener and the deadline timer. */
   release(): void
@@ -27,11 +27,11 @@ interface ActiveRequestsOptions {
   readonly scheduler: Scheduler
   readonly bus: EventBus
   readonly kv: KvTransfer | null
-  /** A request ended: what it held may make room for what waits. */
+  /** Called when a request has ended, which may make room for waiting ones. */
   readonly onEnd: () => void
 }
 
-/** Requests with open choices. Each ends once: finished, aborted, timed out or failed. */
+/** Requests with open choices. Each ends exactly once: finished, aborted, timed out or failed. */
 export class ActiveRequests {
   readonly #options: ActiveRequestsOptions
   readonly #active = new Set<ActiveRequest>()
@@ -45,12 +45,12 @@ export class ActiveRequests {
     return this.#active.size
   }
 
-  /** Whose sequence it is; undefined once the choice has ended. */
+  /** The owner of a sequence; undefined once its choice has ended. */
   owner(sequence: Sequence): ChoiceOwner | undefined {
     return this.#owners.get(sequence)
   }
 
-  /** A choice is to be generated. */
+  /** Registers a choice that will be generated. */
   open(active: ActiveRequest, choice: Choice): void {
     this.#active.add(active)
     active.openChoices.add(choice)
@@ -60,7 +60,7 @@ export class ActiveRequests {
   finish({ choice, active }: ChoiceOwner, end: ChoiceEnd, error: EngineError | null = null): void {
     const { scheduler, bus, kv } = this.#options
     const { sequence } = choice
-    // A failed step's blocks may hold anything.
+    // The blocks of a failed step may contain anything.
     if (sequence.status === 'running' && end.reason !== 'error') kv?.store(sequence)
     scheduler.finish(sequence)
     choice.matcher?.close()
@@ -83,14 +83,14 @@ export class ActiveRequests {
     if (active.openChoices.size === 0) this.end(active, null)
   }
 
-  /** The client went away. */
+  /** Ends a request whose client has disconnected. */
   abort(active: ActiveRequest): void {
     const end = { reason: 'abort', stopReason: null, stop: null } as const
     for (const choice of active.openChoices) this.finish({ choice, active }, end)
     this.end(active, null)
   }
 
-  /** The request cannot go on: its choices end, the consumer gets the error. */
+  /** Ends a request with an error, which its consumer receives. */
   fail(active: ActiveRequest, error: EngineError): void {
     const isFault = error.code === 'engine_error' || error.code === 'device_lost'
     active.stream.end(error)
@@ -100,7 +100,7 @@ export class ActiveRequests {
     this.end(active, error)
   }
 
-  /** The request of a sequence that cannot go on; none where the choice has ended. */
+  /** Fails the request of a sequence, unless its choice has ended. */
   failSequence(sequence: Sequence, error: EngineError): void {
     const owner = this.#owners.get(sequence)
     if (owner !== undefined) this.fail(owner.active, error)
@@ -110,7 +110,7 @@ export class ActiveRequests {
     for (const active of this.#active) this.fail(active, error)
   }
 
-  /** The request is over, also where it never had a choice. */
+  /** Ends a request, even one that never had a choice. */
   end(active: ActiveRequest, error: unknown): void {
     active.ended.abort()
     active.release()

@@ -1,6 +1,6 @@
-/** From a request to its sequences: token ids checked against the model and the queue's bounds, sampling compiled. */
+/** Turns a request into sequences: checks token ids against the model and the limits of the queue, and compiles sampling. */
 import { randomInt } from 'node:crypto'
-import { EngineError } from '../request.ts'
+import { EngineError, invalidField } from '../request.ts'
 import type { GenerationRequest, PromptInput } from '../request.ts'
 import { MAX_DRAFT_TOKENS } from '../runner/runner.ts'
 import type { ModelInfo } from '../runner/runner.ts'
@@ -8,37 +8,37 @@ import { SamplingState } from './sampling.ts'
 import { Sequence } from '../schedule/sequence.ts'
 import { PromptLookup } from '../schedule/speculate.ts'
 
-/** Tokens a request may generate, all its choices together: what is not streamed is held until the answer is complete. */
+/** Limit on the tokens that a request may generate in all choices. An answer that is not streamed is kept until it is complete. */
 const MAX_REQUEST_TOKENS = 2_000_000
-/** Log-probability entries (a token's own, and each of its top tokens) a request may yield: some 100 bytes each, held likewise. */
+/** Limit on the log-probability entries of a request (one per token and per top token). They take some 100 bytes each and are kept as well. */
 const MAX_REQUEST_LOGPROBS = 2 ** 20
 
 export interface QueueBounds {
-  /** Sequences (prompts times n) that may wait. */
+  /** Limit on waiting sequences (prompts times n). */
   readonly maxQueuedRequests: number
-  /** Prompt tokens that may wait; a request of one prompt may always, when nothing else waits. */
+  /** Limit on waiting prompt tokens. A request with one prompt is admitted anyway if nothing else waits. */
   readonly maxQueuedTokens: number
 }
 
-/** What waits, and what is about to. */
+/** What waits in the queue, or has reserved a place in it. */
 interface QueueLoad {
   readonly numSequences: number
   readonly numTokens: number
 }
 
-/** Fields that only the model, or another field, says the range of. Throws EngineError invalid_request naming the field. */
+/** Checks fields whose range depends on the model or on another field. Throws EngineError invalid_request naming the field. */
 export function checkRequest(request: GenerationRequest, { vocabSize }: ModelInfo): void {
   const { minTokens, maxTokens, stopTokenIds } = request
   const unknown = stopTokenIds.find((token) => !Number.isInteger(token) || token < 0 || token >= vocabSize)
   if (unknown !== undefined) {
-    throw refused('stop_token_ids', `expected token ids 0..${vocabSize - 1}, found ${unknown}`)
+    throw invalidField('stop_token_ids', `expected token ids 0..${vocabSize - 1}, found ${unknown}`)
   }
   if (minTokens > maxTokens) {
-    throw refused('min_tokens', `expected at most max_tokens (${maxTokens}), found ${minTokens}`)
+    throw invalidField('min_tokens', `expected at most max_tokens (${maxTokens}), found ${minTokens}`)
   }
 }
 
-/** Throws EngineError invalid_request for a request whose answer could be larger than the engine holds for one. */
+/** Throws EngineError invalid_request if the request's answer could exceed the limits on tokens or log-probabilities. */
 export function checkSize(
   request: GenerationRequest,
   prompts: readonly (readonly number[])[],
@@ -48,27 +48,22 @@ export function checkSize(
   const numPromptTokens = prompts.reduce((sum, tokens) => sum + tokens.length, 0)
   const numTokens = n * prompts.reduce((sum, tokens) => sum + Math.min(maxTokens, maxModelLen - tokens.length), 0)
   if (numTokens > MAX_REQUEST_TOKENS) {
-    throw refused(
+    throw invalidField(
       'n',
       `expected at most ${MAX_REQUEST_TOKENS} tokens (prompts times n times max_tokens), found ${numTokens}; lower n or max_tokens`,
     )
   }
-  // -1 asks for none: no entry per token.
-  // Each choice of the answer has its prompt's.
+  // A value of -1 asks for none, which makes no entry per token. Each choice repeats the entries of its prompt.
   const numEntries = numTokens * (1 + logprobs) + n * numPromptTokens * (1 + promptLogprobs)
   if (numEntries > MAX_REQUEST_LOGPROBS) {
-    throw refused(
+    throw invalidField(
       'logprobs',
       `expected at most ${MAX_REQUEST_LOGPROBS} log-probabilities (of every token and its top ones), found up to ${numEntries}; lower logprobs, n or max_tokens`,
     )
   }
 }
 
-function refused(param: string, message: string): EngineError {
-  return new EngineError('invalid_request', `${param}: ${message}`, param)
-}
-
-/** Token ids of a prompt that the model can take. Throws EngineError invalid_request or context_length_exceeded. */
+/** Checks the token ids of a prompt. An empty prompt becomes the BOS token. Throws EngineError invalid_request or context_length_exceeded. */
 export function checkPrompt(
   encoded: readonly number[],
   prompt: PromptInput,
@@ -79,16 +74,9 @@ export function checkPrompt(
   const { bosTokenId, vocabSize } = modelInfo
   const tokens = encoded.length === 0 && bosTokenId !== null ? [bosTokenId] : encoded
   const param = 'messages' in prompt ? 'messages' : 'ids' in prompt ? (prompt.param ?? 'prompt') : 'prompt'
-  if (tokens.length === 0)
-    throw new EngineError('invalid_request', `${param}: expected at least one token, found none`, param)
+  if (tokens.length === 0) throw invalidField(param, 'expected at least one token, found none')
   const unknown = tokens.find((token) => !Number.isInteger(token) || token < 0 || token >= vocabSize)
-  if (unknown !== undefined) {
-    throw new EngineError(
-      'invalid_request',
-      `${param}: expected token ids 0..${vocabSize - 1}, found ${unknown}`,
-      param,
-    )
-  }
+  if (unknown !== undefined) throw invalidField(param, `expected token ids 0..${vocabSize - 1}, found ${unknown}`)
   if (tokens.length > maxModelLen - Math.min(1, request.maxTokens)) {
     const message = `${param}: this model's maximum context length is ${maxModelLen} tokens; the prompt has ${tokens.length}, which leaves no room for an answer`
     throw new EngineError('context_length_exceeded', message, param)
@@ -97,8 +85,8 @@ export function checkPrompt(
 }
 
 /**
- * Throws EngineError queue_full when `prompts`, `n` times each, would wait beyond the bounds now, and invalid_request when they would
- * in an empty queue as well.
+ * Throws EngineError queue_full if `prompts`, `n` times each, would exceed the limits of the queue now, and invalid_request if they would
+ * exceed them even in an empty queue.
  */
 export function checkQueue(
   prompts: readonly (readonly number[])[],
@@ -110,13 +98,13 @@ export function checkQueue(
   const numTokens = prompts.reduce((sum, tokens) => sum + tokens.length, 0) * n
   const isOnePrompt = prompts.length === 1
   if (numSequences > maxQueuedRequests) {
-    throw refused(
+    throw invalidField(
       prompts.length > maxQueuedRequests ? 'prompt' : 'n',
       `expected at most ${maxQueuedRequests} sequences (prompts times n) in one request, found ${numSequences}`,
     )
   }
   if (numTokens > maxQueuedTokens && !isOnePrompt) {
-    throw refused(
+    throw invalidField(
       'prompt',
       `expected at most ${maxQueuedTokens} prompt tokens (prompts times n) in one request of several prompts, found ${numTokens}`,
     )
@@ -139,11 +127,11 @@ interface SequenceFactory {
   readonly modelInfo: ModelInfo
   readonly maxModelLen: number
   readonly speculation: boolean
-  /** The output is held to a grammar. */
+  /** The output is constrained by a grammar. */
   readonly hasGrammar: boolean
   /** null: the prefix cache is off. */
   readonly cacheRoot: string | null
-  /** Of the first sequence; the others follow. */
+  /** Order of arrival of the first sequence; the others follow it. */
   readonly arrival: number
   /** Index of the request's adapter; absent: none. */
   readonly adapter?: number | undefined
@@ -154,10 +142,10 @@ export function adapterOf({ adapter }: GenerationRequest, { adapters }: ModelInf
   if (adapter === undefined) return undefined
   const index = adapters.findIndex(({ name }) => name === adapter)
   if (index >= 0) return index
-  throw refused('model', `expected one of the model's ${adapters.length} adapters`)
+  throw invalidField('model', `expected one of the model's ${adapters.length} adapters`)
 }
 
-/** One sequence a choice, in the order of choices. Throws EngineError invalid_request for sampling the model cannot do. */
+/** One sequence per choice, in the order of choices. Throws EngineError invalid_request for sampling parameters that do not fit the model. */
 export function createSequences(
   request: GenerationRequest,
   prompts: readonly (readonly number[])[],
@@ -173,7 +161,7 @@ export function createSequences(
         params: request.sampling,
         seed,
         choice,
-        // A grammar says itself when it may end, and may leave nothing else.
+        // The grammar decides when the answer may end, and may allow nothing but the end.
         minTokens: hasGrammar ? 0 : request.minTokens,
         endTokenIds,
         logprobs: request.logprobs,

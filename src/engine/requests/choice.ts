@@ -1,4 +1,4 @@
-/** One choice being generated: tokens in, token events with text out, and the decision when it ends. */
+/** One choice being generated: turns tokens into events with text, and decides when the choice ends. */
 import type { FinishReason, StopKind } from '../events.ts'
 import type { GrammarMatcher } from '../structured/grammar.ts'
 import type { ReasoningParser } from '../reasoning/reasoning-format.ts'
@@ -13,16 +13,16 @@ export interface ChoiceEnd {
   readonly reason: FinishReason
   /** The stop string or stop token id that ended it. */
   readonly stopReason: string | number | null
-  /** null: it did not stop of its own accord. */
+  /** null: it ended for another reason than a stop. */
   readonly stop: StopKind | null
 }
 
-/** What a step's tokens became. */
+/** What the tokens of a step yielded. */
 interface AcceptedTokens {
-  /** null when there is nothing to say: the choice ended with an end token and no text was held back. */
+  /** null if there is nothing to report: the choice ended with an end token, and no text was held back. */
   readonly event: TokenEvent | null
   readonly end: ChoiceEnd | null
-  /** Tokens that count. */
+  /** Tokens that belong to the answer; an end token does not. */
   readonly numTokens: number
 }
 
@@ -33,17 +33,17 @@ interface ChoiceOptions {
   readonly eosTokenIds: readonly number[]
   /** null: the output is free. */
   readonly matcher: GrammarMatcher | null
-  /** null: what the model writes is text. */
+  /** null: function calls are not looked for. */
   readonly toolCalls: ToolCalls | null
-  /** null: the model is not known to think, or nobody asked. */
-  readonly thought: ReasoningParser | null
+  /** null: no reasoning format is known, or the request does not ask for it. */
+  readonly reasoningParser: ReasoningParser | null
 }
 
-/** State of one choice: `accept` takes token ids and gives events; it ends at a stop, a limit or an end token. */
+/** State of one choice. `accept` turns token ids into an event; the choice ends at a stop, a limit or an end token. */
 export class Choice {
   readonly sequence: Sequence
   readonly promptIndex: number
-  /** Prompt log-probabilities so far, by position; null where this choice does not score. */
+  /** Log-probabilities of the prompt so far, by position; null if this choice does not score its prompt. */
   readonly promptEntries: (ChoiceLogprob | null)[] | null
   readonly matcher: GrammarMatcher | null
   readonly #request: GenerationRequest
@@ -53,7 +53,7 @@ export class Choice {
   readonly #detokenizer = new IncrementalDetokenizer()
   readonly #stops: StopMatcher
   readonly #toolCalls: ToolCalls | null
-  readonly #thought: ReasoningParser | null
+  readonly #reasoningParser: ReasoningParser | null
 
   constructor(options: ChoiceOptions) {
     const { request, sequence } = options
@@ -63,17 +63,17 @@ export class Choice {
     this.#request = request
     this.#tokenizer = options.tokenizer
     this.matcher = options.matcher
-    // A grammar that is complete allows nothing but an end token.
+    // A complete grammar allows nothing but an end token, even with ignore_eos.
     this.#eos = new Set(request.ignoreEos && this.matcher === null ? [] : options.eosTokenIds)
     this.#stopTokens = new Set(request.stopTokenIds)
-    // A call that has to be made is not cut by a text that happens to stand in it.
+    // A stop string inside a required call must not cut the call.
     const mustCall = request.toolUse !== undefined && request.toolUse.choice !== 'auto'
     this.#stops = new StopMatcher(mustCall ? [] : request.stop, request.includeStopString)
     this.#toolCalls = options.toolCalls
-    this.#thought = options.thought
+    this.#reasoningParser = options.reasoningParser
   }
 
-  /** Log-probabilities of prompt tokens from `firstPosition` on. A preempted prompt scores positions again: the same numbers. */
+  /** Records log-probabilities of prompt tokens from `firstPosition` on. A preempted prompt records the same numbers again. */
   score(firstPosition: number, scores: readonly TokenLogprobs[]): void {
     for (const [i, detail] of scores.entries()) {
       const position = firstPosition + i
@@ -83,8 +83,8 @@ export class Choice {
   }
 
   /**
-   * Takes a step's tokens, in order, up to the one that ends the choice, and pushes those that count to the sequence. An end token is no text and
-   * does not count, but its log-probability is the answer's last: whoever scores answers needs it.
+   * Takes the tokens of a step, up to the one that ends the choice, and appends them to the sequence. An end token is not part of the answer, but
+   * its log-probability is reported last, because the score of an answer includes it.
    */
   accept(tokens: readonly number[], details: readonly (TokenLogprobs | null)[]): AcceptedTokens {
     const { sequence } = this
@@ -98,10 +98,10 @@ export class Choice {
       else text += this.#toolCalls.parse(shown, calls)
     }
     const show = (shown: string) => {
-      if (this.#thought === null) return answer(shown)
-      const parted = this.#thought.push(shown)
-      reasoning += parted.reasoning
-      answer(parted.text)
+      if (this.#reasoningParser === null) return answer(shown)
+      const split = this.#reasoningParser.push(shown)
+      reasoning += split.reasoning
+      answer(split.text)
     }
     let end: ChoiceEnd | null = null
     for (const [i, token] of tokens.entries()) {
@@ -116,8 +116,9 @@ export class Choice {
       sequence.tokens.push(token)
       sequence.sampling.push(token)
       tokenIds.push(token)
-      if (this.#thought?.isThinking === true) sequence.counters.numReasoningTokens++
-      const isMarker = this.#toolCalls?.markers.has(token) === true || this.#thought?.markers.has(token) === true
+      if (this.#reasoningParser?.isThinking === true) sequence.counters.numReasoningTokens++
+      const isMarker =
+        this.#toolCalls?.markers.has(token) === true || this.#reasoningParser?.markers.has(token) === true
       const isSilent = this.#tokenizer.isSpecial(token) && !isMarker
       const piece = isSilent ? '' : this.#detokenizer.push(this.#tokenizer.tokenBytes(token))
       const hasEnough = sequence.numOutputTokens >= this.#request.minTokens
@@ -141,8 +142,8 @@ export class Choice {
     }
     const wasCut = end !== null && typeof end.stopReason === 'string'
     if (end !== null && !wasCut) show(this.#flush())
-    if (end !== null && this.#thought !== null) {
-      const held = this.#thought.flush()
+    if (end !== null && this.#reasoningParser !== null) {
+      const held = this.#reasoningParser.flush()
       reasoning += held.reasoning
       answer(held.text)
     }
@@ -162,7 +163,7 @@ export class Choice {
     return { event, end, numTokens: tokenIds.length }
   }
 
-  /** What was held back is text after all, unless it completes a stop string now. */
+  /** The text that was held back, up to a stop string that it completes. */
   #flush(): string {
     const result = this.#stops.push(this.#detokenizer.flush())
     return result.text + this.#stops.flush()
@@ -182,10 +183,10 @@ export class Choice {
 
 const utf8 = new TextDecoder('utf-8', { ignoreBOM: true })
 
-/** What answers say of a token by itself. */
+/** How answers describe a token. */
 type TokenDescription = Pick<ChoiceLogprob, 'tokenId' | 'token' | 'bytes'>
 
-/** The descriptions of each tokenizer's tokens that some answer spoke of, by id: the likely ones come again and again. */
+/** Descriptions by tokenizer and token id, because likely tokens occur again and again. */
 const descriptions = new WeakMap<Tokenizer, Map<number, TokenDescription>>()
 
 function describeToken(tokenizer: Tokenizer, tokenId: number): TokenDescription {
@@ -200,7 +201,7 @@ function describeToken(tokenizer: Tokenizer, tokenId: number): TokenDescription 
   return description
 }
 
-/** Drafts are accepted while they equal the samples; the first sample that differs, or the one after the last draft, counts too. */
+/** The samples that count: those that equal their drafts, and the first one after them. */
 export function acceptDrafts(drafts: readonly number[], samples: readonly number[]): readonly number[] {
   let numAccepted = 0
   while (numAccepted < drafts.length && drafts[numAccepted] === samples[numAccepted]) numAccepted++

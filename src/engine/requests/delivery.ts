@@ -1,14 +1,15 @@
-/** A step's result to the sequences in it: tokens become events, counts and ends. */
+/** Delivers the result of a step to its sequences, as events, counts and ends of choices. */
 import type { ActiveRequests, ChoiceOwner } from './active-requests.ts'
 import { acceptDrafts } from './choice.ts'
 import type { EventBus } from '../event-bus.ts'
 import type { MaskQueue } from '../structured/mask-queue.ts'
-import { EngineError } from '../request.ts'
+import { engineFailure } from '../request.ts'
+import type { EngineCounts } from '../request.ts'
 import type { SequenceResult } from '../runner/runner.ts'
 import type { Scheduler } from '../schedule/scheduler.ts'
 import type { ScheduledSequence } from '../schedule/step-draft.ts'
 import { countChunk, countDecodeStep, stepEvent } from '../schedule/step-accounting.ts'
-import type { EngineCounts, FinishedStep } from '../schedule/step-accounting.ts'
+import type { FinishedStep } from '../schedule/step-accounting.ts'
 import type { StepTimes } from '../schedule/step-times.ts'
 
 interface DeliveryParts {
@@ -17,9 +18,9 @@ interface DeliveryParts {
   readonly masks: MaskQueue
   readonly bus: EventBus
   readonly counts: EngineCounts
-  /** What steps cost: drafts that cost more than they save are left out. */
+  /** Measured step times: drafts that cost more than they save are dropped. */
   readonly times: StepTimes
-  /** Told of what fails one request alone. */
+  /** Receives errors that fail only one request. */
   readonly onError: (where: string, error: unknown) => void
 }
 
@@ -37,14 +38,13 @@ export class Delivery {
     for (let i = 0; i < step.sequences.length; i++) {
       const [entry, output] = [step.sequences[i], result.sequences[i]]
       const owner = entry === undefined ? undefined : requests.owner(entry.sequence)
-      // Ended while the step ran: its tokens are overshoot and appear nowhere.
+      // The choice ended while the step ran: its tokens are dropped.
       if (entry === undefined || output === undefined || owner === undefined) continue
       try {
         this.#deliverTo(owner, entry, output, finished)
       } catch (cause) {
         onError('delivery', cause)
-        const message = 'the engine failed while the request ran'
-        requests.fail(owner.active, new EngineError('engine_error', message, null, { cause }))
+        requests.fail(owner.active, engineFailure(cause))
       }
     }
     bus.publish(stepEvent(finished, scheduler))

@@ -1,4 +1,4 @@
-/** From a request to its sequences in the scheduler's queue. */
+/** Admits requests: validates and encodes them, and queues their sequences. */
 import type { ActiveRequest, ActiveRequests } from './active-requests.ts'
 import { adapterOf, checkPrompt, checkQueue, checkRequest, checkSize, createSequences } from './admission.ts'
 import type { QueueBounds } from './admission.ts'
@@ -25,9 +25,9 @@ interface IntakeParts {
   readonly scheduler: Scheduler
   readonly requests: ActiveRequests
   readonly bus: EventBus
-  /** How this model writes calls; null: not known. */
+  /** How the model writes function calls; null: unknown. */
   readonly toolCallFormat: ToolCallFormat | null
-  /** How this model marks its thoughts; null: not known. */
+  /** How the model marks its reasoning; null: unknown. */
   readonly reasoningFormat: ReasoningFormat | null
   readonly options: QueueBounds & { readonly prefixCaching: boolean; readonly speculation: boolean }
   /** Throws EngineError while the engine takes no new requests. */
@@ -37,7 +37,7 @@ interface IntakeParts {
 /** Validates and encodes requests and queues their sequences. @throws EngineError before anything is queued */
 export class Intake {
   readonly #parts: IntakeParts
-  /** Places in the queue of requests whose grammars are being compiled. */
+  /** Queue places of requests whose grammars are being compiled. */
   readonly #reserved = { numSequences: 0, numTokens: 0 }
   #numArrived = 0
 
@@ -45,7 +45,7 @@ export class Intake {
     this.#parts = parts
   }
 
-  /** Queues a request's choices. Throws EngineError for one that is refused. */
+  /** Queues the choices of a request. Throws EngineError if it is refused. */
   async admit(active: ActiveRequest): Promise<void> {
     const { request, stream } = active
     const {
@@ -63,7 +63,7 @@ export class Intake {
     refuseUnlessRunning()
     checkRequest(request, modelInfo)
     const { tenant } = request
-    // Of short prompts and without a grammar nothing is awaited: the choices are queued before submit's first next() returns.
+    // Nothing is awaited for short prompts without a grammar: their choices are queued before the first next() returns.
     const encoded =
       texts.encodeNow(request.prompts) ?? (await texts.encode(request.prompts, { tenant, signal: active.ended.signal }))
     const prompts = request.prompts.map((prompt, i) =>
@@ -87,8 +87,8 @@ export class Intake {
       arrival: this.#numArrived,
     })
     this.#numArrived += sequences.length
-    const isParted = request.separatesReasoning === true && reasoningFormat !== null
-    const promptEnds = isParted ? prompts.map((tokenIds) => this.#endOf(tokenIds)) : []
+    const isSplit = request.separatesReasoning === true && reasoningFormat !== null
+    const promptEnds = isSplit ? prompts.map((tokenIds) => this.#endOf(tokenIds)) : []
     const { matchers, warnings } =
       rules === null ? UNCONSTRAINED : await this.#createMatchers(rules, active, sequences, promptEnds)
     if (active.ended.signal.aborted) {
@@ -117,23 +117,24 @@ export class Intake {
       const matcher = matchers[i] ?? null
       const toolCalls = createToolCalls(request, toolCallFormat, tokenizer)
       const promptEnd = promptEnds[Math.floor(choice / request.n)]
-      const thought =
+      const reasoningParser =
         promptEnd === undefined || reasoningFormat === null
           ? null
           : createReasoningParser(reasoningFormat, promptEnd, tokenizer)
-      requests.open(active, new Choice({ sequence, request, tokenizer, eosTokenIds, matcher, toolCalls, thought }))
+      const parts = { sequence, request, tokenizer, eosTokenIds, matcher, toolCalls, reasoningParser }
+      requests.open(active, new Choice(parts))
       scheduler.add(sequence)
       bus.publish({ type: 'queued', requestId, choice, atMs: counters.arrivedMs, numPromptTokens })
     }
   }
 
-  /** What tells an adapter's blocks from others'; null: the model by itself. */
+  /** Separates an adapter's blocks from others in the prefix cache; null: no adapter. */
   #digestOf(adapter: number | undefined): Int32Array | null {
     const digest = adapter === undefined ? undefined : this.#parts.modelInfo.adapters[adapter]?.digest
     return digest === undefined ? null : new Int32Array(new Uint8Array(Buffer.from(digest, 'hex')).buffer)
   }
 
-  /** A matcher a sequence, and its first mask, computed while other sequences' steps run. */
+  /** One matcher per sequence, with its first mask, created while steps of other sequences run. */
   async #createMatchers(
     rules: OutputRules,
     active: ActiveRequest,
@@ -141,7 +142,7 @@ export class Intake {
     promptEnds: readonly string[],
   ): Promise<Control> {
     const matchers: GrammarMatcher[] = []
-    // They hold their places in the queue meanwhile.
+    // Their places in the queue are reserved meanwhile.
     const numTokens = sequences.reduce((sum, sequence) => sum + sequence.numPromptTokens, 0)
     this.#reserved.numSequences += sequences.length
     this.#reserved.numTokens += numTokens
@@ -163,7 +164,7 @@ export class Intake {
     }
   }
 
-  /** The grammars, however long they take: a time of its own, which the sequences did not wait in the queue. */
+  /** Compiles the grammars. The time is counted separately and is not part of the wait in the queue. */
   async #compile(
     rules: OutputRules,
     { request, ended }: ActiveRequest,
@@ -190,16 +191,16 @@ export class Intake {
     }
   }
 
-  /** The text that a prompt ends with, special tokens included. */
+  /** The end of a prompt as text, with special tokens. */
   #endOf(tokenIds: readonly number[]): string {
     return this.#parts.tokenizer.decode(tokenIds.slice(-PROMPT_END_TOKENS), { skipSpecialTokens: false })
   }
 }
 
-/** Enough for a mark and the line ends behind it. */
+/** Enough for a marker and the line ends after it. */
 const PROMPT_END_TOKENS = 32
 
-/** What holds the sequences to what was asked, and what of that it does not. */
+/** The matchers of a request's sequences, and warnings about constraints that are not enforced. */
 interface Control {
   readonly matchers: readonly GrammarMatcher[]
   readonly warnings: readonly string[]

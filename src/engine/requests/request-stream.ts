@@ -1,4 +1,4 @@
-/** The consumer's side of a request: its events in order, as an async iterator that may be left at any time. */
+/** The consumer's side of a request: its events in order, as an async iterator that may be abandoned at any time. */
 import { EngineError } from '../request.ts'
 import type { ChoiceLogprob, GenerationEvent, GenerationStream, TokenEvent, ToolCallDelta } from '../request.ts'
 
@@ -7,14 +7,14 @@ interface Reader {
   reject(error: unknown): void
 }
 
-/** Events a stream holds one by one for a consumer that lags; later tokens are merged into the newest event of their choice. */
+/** Events that are buffered one by one for a slow consumer. Later tokens are merged into the newest event of their choice. */
 const MAX_BUFFERED_EVENTS = 256
-/** Log-probability entries (a token's own, and each of its top tokens) of generated tokens that a stream holds. */
+/** Limit on buffered log-probability entries of generated tokens (one per token and per top token). */
 export const MAX_BUFFERED_LOGPROBS = 65_536
-/** Characters of generated text that a stream holds: a remote engine may send as many as it likes in one token. */
+/** Limit on buffered characters of generated text. A remote engine may send any number of them in one token. */
 export const MAX_BUFFERED_CHARACTERS = 2 ** 24
 
-/** A token event in the buffer that later ones of its choice may be merged into. */
+/** A buffered token event into which later ones of its choice are merged. */
 interface MergedTokenEvent extends TokenEvent {
   text: string
   readonly toolCalls: ToolCallDelta[]
@@ -23,15 +23,15 @@ interface MergedTokenEvent extends TokenEvent {
 }
 
 /**
- * Events are pushed by the step loop and pulled by one consumer. Pushing never waits: a slow client must not hold the step loop up,
- * nor the blocks of its sequences. What it does not read is merged beyond MAX_BUFFERED_EVENTS, so that the rest of a request costs
- * its text and token ids; log-probabilities and text, which cannot be merged into less, are bounded: see `overflow`.
+ * The step loop pushes events, and one consumer pulls them. Pushing never waits: a slow client must not delay the step loop, nor keep the blocks
+ * of its sequences. Beyond MAX_BUFFERED_EVENTS unread events are merged, so that they cost no more than their text and token ids. Merging does
+ * not reduce text and log-probabilities; `overflow` limits them.
  */
 export class RequestStream implements GenerationStream {
   readonly #start: () => void
   readonly #cancel: () => void
   readonly #events: GenerationEvent[] = []
-  /** By choice, the buffered event that its next tokens are merged into. */
+  /** By choice: the buffered event into which its next tokens are merged. */
   readonly #merged = new Map<number, MergedTokenEvent>()
   #numLogprobs = 0
   #numCharacters = 0
@@ -41,7 +41,7 @@ export class RequestStream implements GenerationStream {
   #isEnded = false
   #error: unknown = null
 
-  /** `start` runs at the first next(); `cancel` when the consumer leaves early. */
+  /** @param start called at the first next() @param cancel called when the consumer leaves early */
   constructor(start: () => void, cancel: () => void) {
     this.#start = start
     this.#cancel = cancel
@@ -58,7 +58,7 @@ export class RequestStream implements GenerationStream {
     this.#listener()
   }
 
-  /** Why the request cannot go on for this consumer, which lags too far behind; null while it can. */
+  /** The error of a consumer that is too slow; null while it keeps up. */
   get overflow(): EngineError | null {
     const hasManyLogprobs = this.#numLogprobs > MAX_BUFFERED_LOGPROBS
     if (!hasManyLogprobs && this.#numCharacters <= MAX_BUFFERED_CHARACTERS) return null
@@ -69,7 +69,7 @@ export class RequestStream implements GenerationStream {
     return new EngineError('deadline', message, hasManyLogprobs ? 'logprobs' : null)
   }
 
-  /** After the events so far the iteration ends. With an error it throws it next, and what was not read is dropped. */
+  /** Ends the iteration after the events so far. An error drops the unread events and is thrown next. */
   end(error: unknown = null): void {
     if (this.#isEnded) return
     this.#isEnded = true
@@ -126,7 +126,7 @@ export class RequestStream implements GenerationStream {
     if (event.type === 'token') {
       this.#numLogprobs += countLogprobs(event)
       this.#numCharacters += countCharacters(event)
-      // Also when the buffer has shrunk since: an event of its own would come after tokens that are merged later.
+      // Even if the buffer has shrunk since then: a separate event would come after tokens that are merged later.
       const merged = this.#merged.get(event.choice)
       if (merged !== undefined) {
         merged.text += event.text

@@ -1,28 +1,28 @@
-/** From what a request asks for to the SampleSpec of each of its rows. Tokens and counts only. */
-import { EngineError } from '../request.ts'
+/** Turns the sampling parameters of a request into the SampleSpec of each row. Works on tokens and counts only. */
+import { invalidField } from '../request.ts'
 import type { SamplingParams } from '../request.ts'
 import type { SampleSpec } from '../runner/runner.ts'
 
 interface SamplingOptions {
   readonly params: SamplingParams
-  /** The request's seed, or one drawn for it. u32. */
+  /** The request's seed, or a random one. u32. */
   readonly seed: number
-  /** Choice within its prompt: several choices of one seed differ, the same choice of another prompt list does not. */
+  /** Number of the choice within its prompt: choices with one seed differ, whatever other prompts the request has. */
   readonly choice: number
   readonly minTokens: number
-  /** Banned until minTokens tokens were generated: EOS and stop tokens. */
+  /** EOS and stop tokens, which are banned until minTokens tokens have been generated. */
   readonly endTokenIds: readonly number[]
   readonly logprobs: number
   readonly vocabSize: number
 }
 
-/** Sampling of one sequence: what is fixed is compiled once, penalties follow the tokens it is told of. */
+/** Sampling of one sequence. Fixed parameters are compiled once; penalties follow the tokens that are pushed. */
 export class SamplingState {
-  /** Specs depend on the tokens generated so far. */
+  /** Whether specs depend on the tokens generated so far. */
   readonly #dependsOnTokens: boolean
   readonly #options: SamplingOptions
   readonly #base: SampleSpec
-  /** The fixed spec while end tokens are banned, and after. */
+  /** The fixed specs: while end tokens are banned, and afterwards. */
   readonly #banned: SampleSpec
   readonly #allowed: SampleSpec
   readonly #outputCounts = new Map<number, number>()
@@ -34,11 +34,7 @@ export class SamplingState {
     this.#options = options
     for (const token of biasedTokens(params)) {
       if (!Number.isInteger(token) || token < 0 || token >= options.vocabSize) {
-        throw new EngineError(
-          'invalid_request',
-          `logit_bias: expected token ids 0..${options.vocabSize - 1}, found ${token}`,
-          'logit_bias',
-        )
+        throw invalidField('logit_bias', `expected token ids 0..${options.vocabSize - 1}, found ${token}`)
       }
     }
     this.#dependsOnTokens =
@@ -61,7 +57,7 @@ export class SamplingState {
     this.#allowed = { ...this.#base, adjustments: adjustmentsOf(this.#deltas(false, new Map())) }
   }
 
-  /** Tells of a generated token. */
+  /** Counts a generated token. */
   push(token: number): void {
     if (!this.#dependsOnTokens) return
     this.#outputCounts.set(token, (this.#outputCounts.get(token) ?? 0) + 1)
@@ -69,9 +65,10 @@ export class SamplingState {
   }
 
   /**
-   * The spec of output token number `numOutputTokens` (0: the first), after the tokens pushed so far and `drafts`, tokens
-   * whose verification decides whether the row counts. `mask`: tokens allowed by a grammar. `pendingRow`: the sample row of the step before that
-   * draws the token in between, which is not known yet; -1: all are known.
+   * The spec of output token number `numOutputTokens` (0: the first), after the tokens pushed so far and `drafts`, whose verification decides
+   * whether the row counts.
+   * @param mask tokens that a grammar allows
+   * @param pendingRow the sample row of the previous step that draws the token before this one, which is not known yet; -1: all are known
    */
   spec(numOutputTokens: number, mask: Uint32Array | null, drafts: readonly number[] = [], pendingRow = -1): SampleSpec {
     const isBanned = numOutputTokens < this.#options.minTokens
@@ -101,7 +98,7 @@ export class SamplingState {
     return all
   }
 
-  /** What a token that is counted so often is adjusted by, beside its bias. */
+  /** The adjustment of a token's logit by its number of occurrences, without its bias. */
   #penalty(count: number): number {
     const { presencePenalty, frequencyPenalty } = this.#options.params
     return count === 0 ? 0 : -presencePenalty - frequencyPenalty * count
@@ -118,7 +115,7 @@ export class SamplingState {
     return deltas
   }
 
-  /** The same numbers as once the token is pushed, for whichever it is. */
+  /** The adjustments as they will be once the pending token is pushed, whichever it is. */
   #pending(row: number, banEnd: boolean, deltas: ReadonlyMap<number, number>): SampleSpec['pending'] {
     const { params, endTokenIds } = this.#options
     const delta = Math.fround(this.#penalty(1))

@@ -1,47 +1,24 @@
-/** What a finished step adds to the counters of the sequences in it. */
+/** What a finished step adds to the counters of its sequences and to the engine's totals. */
 import type { EventBus } from '../event-bus.ts'
 import type { StepEvent } from '../events.ts'
+import type { EngineCounts } from '../request.ts'
 import type { StepResult } from '../runner/runner.ts'
 import type { Schedule, Scheduler } from './scheduler.ts'
 import type { Sequence } from './sequence.ts'
 import type { ScheduledSequence, ScheduledStep } from './step-draft.ts'
 
-/** What the engine counted over its life. */
-export interface EngineCounts {
-  prefixCacheQueries: number
-  prefixCacheHits: number
-  numPreemptions: number
-  promptTokens: number
-  generationTokens: number
-  numDraftTokens: number
-  numAcceptedTokens: number
-}
-
-/** Counters of an engine, all zero. */
-export function newEngineCounts(): EngineCounts {
-  return {
-    prefixCacheQueries: 0,
-    prefixCacheHits: 0,
-    numPreemptions: 0,
-    promptTokens: 0,
-    generationTokens: 0,
-    numDraftTokens: 0,
-    numAcceptedTokens: 0,
-  }
-}
-
 /** A step whose result has arrived. */
 export interface FinishedStep {
   readonly step: ScheduledStep
   readonly result: StepResult
-  /** Sequences whose masks came too late: what the step drew for them does not count. */
+  /** Sequences whose masks came too late: the step's tokens for them do not count. */
   readonly late: ReadonlySet<Sequence>
-  /** When it began to have the runner for itself: submitted, and the step before it delivered. */
+  /** When the runner could begin with it: after it was submitted and the previous step was delivered. */
   readonly startMs: number
   readonly atMs: number
 }
 
-/** A prefill chunk was computed. */
+/** Counts a prefill chunk. */
 export function countChunk({ sequence, numTokens }: ScheduledSequence, { step, result }: FinishedStep): void {
   const { counters } = sequence
   counters.prefillChunks++
@@ -51,8 +28,8 @@ export function countChunk({ sequence, numTokens }: ScheduledSequence, { step, r
 }
 
 /**
- * A step after the first token drew tokens that count. One that drew nothing but the end token is not counted, as that token is not:
- * tokens = decode steps + 1 without speculation.
+ * Counts a step after the first token that drew tokens of the answer. A step that drew only the end token is not counted, nor is that token, so
+ * that without speculation tokens = decode steps + 1.
  */
 export function countDecodeStep({ sequence, numTokens }: ScheduledSequence, finished: FinishedStep): void {
   const { step, result, startMs, atMs } = finished
@@ -66,7 +43,7 @@ export function countDecodeStep({ sequence, numTokens }: ScheduledSequence, fini
   counters.decodeGpuShareMicros = (counters.decodeGpuShareMicros ?? 0) + (result.gpuMicros * numTokens) / step.numRows
 }
 
-/** Publishes what planning did, and counts it. */
+/** Publishes the outcome of planning as events and counts it. */
 export function publishSchedule(
   { step, preempted }: Schedule,
   bus: EventBus,

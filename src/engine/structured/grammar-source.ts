@@ -1,5 +1,5 @@
 /** What a request asks of its output, bounded before anything is made of it. */
-import { EngineError } from '../request.ts'
+import { invalidField } from '../request.ts'
 import type { StructuredOutput } from '../request.ts'
 import type { ToolCallGrammar } from '../tool-calls/tool-call-grammar.ts'
 
@@ -34,11 +34,7 @@ export function grammarSource(constraint: OutputConstraint): GrammarSource & { r
   const param = grammarParam(constraint)
   // Counted with an end: what is far too long is not even read through.
   if (charactersOf(constraint, MAX_SOURCE_CHARACTERS) > MAX_SOURCE_CHARACTERS) {
-    throw new EngineError(
-      'invalid_request',
-      `${param}: expected at most ${MAX_SOURCE_CHARACTERS} characters, found more`,
-      param,
-    )
+    throw invalidField(param, `expected at most ${MAX_SOURCE_CHARACTERS} characters, found more`)
   }
   return { param, constraint, key: JSON.stringify(constraint) }
 }

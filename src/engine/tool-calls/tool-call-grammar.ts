@@ -1,5 +1,5 @@
 /** The grammar of an answer that must call functions, in the model's own format: every call is valid by construction. */
-import { EngineError } from '../request.ts'
+import { invalidField } from '../request.ts'
 import type { ToolDefinition, ToolUse } from '../request.ts'
 import { isSchema } from '../structured/schema.ts'
 import type { Tokenizer } from '../tokenizer.ts'
@@ -42,10 +42,9 @@ export function toolCallGrammar(
   const { choice, tools, parallel, parametersField = 'function.parameters' } = use
   if (choice === 'auto') return null
   if (format === null) {
-    throw new EngineError(
-      'invalid_request',
-      'tool_choice: expected auto or none, because the chat template does not show a known format of function calls; name one with --tool-call-parser',
+    throw invalidField(
       'tool_choice',
+      'expected auto or none, because the chat template does not show a known format of function calls; name one with --tool-call-parser',
     )
   }
   const offered = tools.map((tool, i) => ({ name: functionName(tool), i, tool }))
@@ -105,14 +104,10 @@ export function functionParameters({ function: described }: ToolDefinition): unk
 /** The schema of the arguments. A function without parameters takes an empty object. */
 function parametersSchema(tool: ToolDefinition, param: string): unknown {
   const schema = functionParameters(tool) ?? {}
-  if (!isSchema(schema)) throw refused(param, 'expected a JSON schema of an object')
+  if (!isSchema(schema)) throw invalidField(param, 'expected a JSON schema of an object')
   if ('$ref' in schema || 'anyOf' in schema || 'oneOf' in schema || 'allOf' in schema) return schema
   const { type = 'object' } = schema
-  if (type !== 'object') throw refused(param, 'expected a JSON schema of an object, found another type')
+  if (type !== 'object') throw invalidField(param, 'expected a JSON schema of an object, found another type')
   const isEmpty = schema.properties === undefined && schema.additionalProperties === undefined
   return { ...schema, type, ...(isEmpty ? { additionalProperties: false } : {}) }
-}
-
-function refused(param: string, message: string): EngineError {
-  return new EngineError('invalid_request', `${param}: ${message}`, param)
 }
