@@ -54,12 +54,14 @@ export function createMemory(pages) {
 }
 
 export async function compile(bytes) {
-  // With the optimising compiler at once: by default V8 starts with its baseline code, ten times slower, and replaces it function by function while
-  // the first requests run.
+  // With the optimising compiler at once: by default V8 compiles a function when it is first called, with its baseline compiler, whose code is ten
+  // times slower, and replaces it while the first requests run; on a busy machine that takes seconds. Both flags are read when a module compiles.
   setFlagsFromString('--no-liftoff')
+  setFlagsFromString('--no-wasm-lazy-compilation')
   try {
     return await WebAssembly.compile(bytes)
   } finally {
+    setFlagsFromString('--wasm-lazy-compilation')
     setFlagsFromString('--liftoff')
   }
 }

@@ -4,7 +4,8 @@ import { KV_F16, KV_Q8, kvShift } from './attention-kv'
 import { ACTIVATION_FACTOR, madd, narrow, sumLanes } from './simd'
 import { inverseRms } from './prepare'
 import { GROUP16, headerBytes, MINS, NARROW, NARROW_OFFSET, OCTET, PAIR, Q4_OFFSET, QUAD, SUPER } from './quantized-panel'
-import { factorBytes, NIBBLES, SUBS, superBlockBytes } from './super-panel'
+import { sixOf } from './six-bits'
+import { factorBytes, SUBS, superBlockBytes } from './super-panel'
 
 @unmanaged
 export class EmbedCommand {
@@ -104,14 +105,14 @@ function embedSuper(c: EmbedCommand, panel: usize, r: usize, factor: f32, out: u
     const factors = panel + (k >> 8) * factorBytes(c.flags) + halfOffset(r)
     const block = blocks + (k >> 5) * superBlockBytes(isSix)
     const i = k & 31
-    const byte = load<u8>(block + SUBS + (i >> 3) * OCTET + (r << 2) + (i & 3))
-    let code = <i32>((i & 4) != 0 ? byte >> 4 : byte & 15)
+    let code: i32
     let subs = block + r
     if (isSix) {
+      code = sixOf(block + SUBS, r, i) - NARROW_OFFSET
       if (i >= 16) subs += 16
-      const bits = load<u8>(block + SUBS + NIBBLES + (i >> 3) * 32 + ((r >> 3) << 4) + ((r & 3) << 2) + (i & 3))
-      code |= ((bits >> (((r & 4) | ((i & 4) >> 1)) as u8)) & 3) << 4
-      code -= NARROW_OFFSET
+    } else {
+      const byte = load<u8>(block + SUBS + (i >> 3) * OCTET + (r << 2) + (i & 3))
+      code = <i32>((i & 4) != 0 ? byte >> 4 : byte & 15)
     }
     let value = <f32>(code * <i32>load<i8>(subs)) * widenScalar(load<u16>(factors))
     if (!isSix) value += <f32>load<i8>(subs, 16) * widenScalar(load<u16>(factors, 32))

@@ -1,6 +1,6 @@
 // Products of int8 activations with q4 panels (quantized-panel.ts, super-panel.ts).
 import { BLOCK_I8, BYTE_BLOCK_BYTES } from './prepare'
-import { addRow, addRowWithMins, clear, groupSum, headerBytes, MINS, OCTET, Q4_OFFSET, QUAD, startOf, SUPER } from './quantized-panel'
+import { addRow, addRowWithMins, clear, groupSum, headerBytes, MINS, OCTET, Q4_OFFSET, QUAD, spreadFour, startOf, SUPER } from './quantized-panel'
 import { madd, widenHigh, widenLow } from './simd'
 import {
   factorBytes,
@@ -295,20 +295,12 @@ function dot4x16Super(x: usize, spread: usize, blocks: usize, acc: usize): void 
   }
 }
 
-/** The codes of a q4 panel as narrow bytes in the order of a q8 panel's, 512 a block. */
+/** The codes of a q4 panel as narrow bytes, 512 a block. */
 export function spreadNibbles(panel: usize, blocks: usize, flags: i32, dst: usize): void {
-  const mask = i8x16.splat(15)
   const header = headerBytes(flags)
   for (let b: usize = 0; b < blocks; b++) {
-    panel += header
-    for (let g: usize = 0; g < 4; g++) {
-      for (let s: usize = 0; s < 64; s += 16) {
-        const packed = v128.load(panel + g * OCTET + s)
-        v128.store(dst + g * 2 * QUAD + s, v128.and(packed, mask))
-        v128.store(dst + g * 2 * QUAD + s, v128.and(i16x8.shr_u(packed, 4), mask), QUAD)
-      }
-    }
-    panel += 4 * OCTET
+    spreadFour(panel + header, dst)
+    panel += header + 4 * OCTET
     dst += 8 * QUAD
   }
 }

@@ -1,11 +1,11 @@
 // Products of int8 activations with panels that have sub-scales (super-panel.ts): codes of 6 bits, and in plain SIMD all. linear-q4.ts has the rest.
 import { dotQuad } from './linear-narrow'
 import { BLOCK_I8, BLOCK_NEGATED } from './prepare'
-import { addRow, addRowWithMins, clear, groupSum, MINS, OCTET, QUAD } from './quantized-panel'
+import { addRow, addRowWithMins, clear, groupSum, MINS, QUAD } from './quantized-panel'
 import { widenHigh, widenLow } from './simd'
+import { fourth, SIX_OCTET, SIX_SIDE, sixMask } from './six-bits'
 import {
   factorBytes,
-  NIBBLES,
   SPREAD_BYTES,
   SPREAD_CODES,
   SPREAD_PLUS,
@@ -29,8 +29,7 @@ function addOctet(sum: v128, x0: v128, x1: v128, w0: v128, w1: v128, subs: v128)
 /** acc[16] = one row against a panel of 6-bit codes as they are stored, relaxed; its blocks are `xStride` bytes apart. */
 function dot1x16Six(x: usize, xStride: usize, panel: usize, blocks: usize, flags: i32, acc: usize): void {
   clear(acc, 64)
-  const low4 = i8x16.splat(15)
-  const upper = i8x16.splat(0x30)
+  const mask = sixMask(blocks)
   let factors = panel
   let block = panel + (blocks >> 3) * factorBytes(flags)
   for (let b: usize = 0; b < blocks; b++) {
@@ -42,38 +41,22 @@ function dot1x16Six(x: usize, xStride: usize, panel: usize, blocks: usize, flags
       const b5 = i16x8.shl(second, 5)
       let s0 = i32x4.dot_i16x8_s(negated, zipLow(a, b5))
       let s1 = i32x4.dot_i16x8_s(negated, zipHigh(a, b5))
-      let w = block + SUBS + side * 32
-      let bitsAt = block + SUBS + NIBBLES + side * 16
+      let w = block + SUBS + side * SIX_SIDE
       let at = x
       for (let half = 0; half < 2; half++) {
         const subs0 = twiceLow(subs)
         const subs1 = twiceHigh(subs)
-        const end = w + 2 * OCTET
+        const end = w + 2 * SIX_OCTET
         while (w < end) {
           const x0 = v128.load32_splat(at, BLOCK_I8)
           const x1 = v128.load32_splat(at, BLOCK_I8 + 4)
-          const bits = v128.load(bitsAt)
-          const w0 = v128.load(w)
-          const w1 = v128.load(w, 16)
-          s0 = addOctet(
-            s0,
-            x0,
-            x1,
-            v128.or(v128.and(w0, low4), v128.and(i16x8.shl(bits, 4), upper)),
-            v128.or(v128.and(i16x8.shr_u(w0, 4), low4), v128.and(i16x8.shl(bits, 2), upper)),
-            subs0,
-          )
-          s1 = addOctet(
-            s1,
-            x0,
-            x1,
-            v128.or(v128.and(w1, low4), v128.and(bits, upper)),
-            v128.or(v128.and(i16x8.shr_u(w1, 4), low4), v128.and(i16x8.shr_u(bits, 2), upper)),
-            subs1,
-          )
+          const first = v128.load(w)
+          const next = v128.load(w, 16)
+          const third = v128.load(w, 32)
+          s0 = addOctet(s0, x0, x1, v128.and(first, mask), v128.and(next, mask), subs0)
+          s1 = addOctet(s1, x0, x1, v128.and(third, mask), fourth(first, next, third, mask), subs1)
           at += 8
-          w += OCTET
-          bitsAt += 32
+          w += SIX_OCTET
         }
         subs = second
       }

@@ -1,7 +1,8 @@
 // Panels with sub-scales (super-panel.ts) from scales and minimums as f32: the factor of 256 columns is found again, exactly.
 import { halfOffset, raised, spread, toHalf } from './pack'
 import { MINS, OCTET } from './quantized-panel'
-import { factorBytes, NIBBLES, SUBS, superBlockBytes } from './super-panel'
+import { packSix } from './six-bits'
+import { factorBytes, SUBS, superBlockBytes } from './super-panel'
 
 /** Binary exponent of the lowest bit set in a f32 that is not 0. */
 // @ts-ignore: decorator
@@ -95,20 +96,13 @@ export function packSuperRow(
     }
   }
   for (let k: usize = 0; k < cols; k += 8) {
-    const octet = (k >> 3) & 3
-    const block = blocks + (k >> 5) * blockBytes
-    const at = block + SUBS + octet * OCTET + (r << 2)
-    if (!isSix) {
+    const to = blocks + (k >> 5) * blockBytes + SUBS
+    if (isSix) {
+      packSix(raised(load<u32>(codes + k)), raised(load<u32>(codes + k, 4)), r, k & 31, to)
+    } else {
       const nibbles = load<u32>(codes + (k >> 1))
-      store<u32>(at, spread(nibbles) | (spread(nibbles >> 16) << 4))
-      continue
+      store<u32>(to + ((k >> 3) & 3) * OCTET + (r << 2), spread(nibbles) | (spread(nibbles >> 16) << 4))
     }
-    const low = raised(load<u32>(codes + k))
-    const high = raised(load<u32>(codes + k, 4))
-    store<u32>(at, (low & 0x0f0f0f0f) | ((high & 0x0f0f0f0f) << 4))
-    const bits = block + SUBS + NIBBLES + octet * 32 + ((r >> 3) << 4) + ((r & 3) << 2)
-    const upper = ((low >> 4) & 0x03030303) | (((high >> 4) & 0x03030303) << 2)
-    store<u32>(bits, load<u32>(bits) | (upper << <u32>(r & 4)))
   }
   return true
 }

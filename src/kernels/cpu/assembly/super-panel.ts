@@ -2,13 +2,12 @@
 // with minimums (Q4_K), 6.56 with codes of 6 bits in groups of 16 (Q6_K).
 //
 // A panel is [factors][blocks]: for each 256 columns f16 scales of 16 rows, and with minimums f16 scales of those; then for each 32 columns
-// [sub-scales i8 x 16][second ones, or of minimums, i8 x 16][nibbles as in a q4 panel][with 6 bits: the upper two bits of the codes]. Of the upper
-// bits, 32 bytes belong to 8 columns; each of their 16 bytes has, from its low bits on, those of 4 rows' columns 0 to 3, of the same rows' columns
-// 4 to 7, and the same of the next 4 rows.
+// [sub-scales i8 x 16][second ones, or of minimums, i8 x 16][nibbles as in a q4 panel, or codes of 6 bits (six-bits.ts)].
 //
 // A sum of 32 columns is an exact integer, sub-scales included, and meets the two factors as in quantized-panel.ts; so do minimums.
-import { MINS, OCTET, QUAD } from './quantized-panel'
+import { MINS, OCTET, spreadFour } from './quantized-panel'
 import { widenHigh, widenLow } from './simd'
+import { SIX_BYTES, spreadSix } from './six-bits'
 
 /** Bytes of the factors of 256 columns. */
 // @ts-ignore: decorator
@@ -19,14 +18,12 @@ export function factorBytes(flags: i32): usize {
 
 /** Bytes of the sub-scales before a block's codes. */
 export const SUBS: usize = 32
-/** Bytes of a block's nibbles. */
-export const NIBBLES: usize = 256
 
 /** Bytes of a block of 32 columns. */
 // @ts-ignore: decorator
 @inline
 export function superBlockBytes(isSix: bool): usize {
-  return SUBS + NIBBLES + (isSix ? 128 : 0)
+  return SUBS + (isSix ? SIX_BYTES : 4 * OCTET)
 }
 
 // A block taken apart, for several rows: f32 scales, f32 minimums or (six bits) pairs of i16 that meet the sums of a row's two groups, i16
@@ -107,34 +104,13 @@ function spreadHeader(factors: usize, subs: usize, isSix: bool, dst: usize): voi
 
 /** Takes a panel apart, block by block. */
 export function spreadSuper(panel: usize, blocks: usize, flags: i32, isSix: bool, dst: usize): void {
-  const low4 = i8x16.splat(15)
-  const upper = i8x16.splat(0x30)
   let factors = panel
   let block = panel + (blocks >> 3) * factorBytes(flags)
   for (let b: usize = 0; b < blocks; b++) {
     spreadHeader(factors, block, isSix, dst)
     spreadHeader(factors + 16, block + 8, isSix, dst + 32)
-    for (let octet: usize = 0; octet < 4; octet++) {
-      const from = block + SUBS + octet * OCTET
-      const to = dst + SPREAD_CODES + octet * 2 * QUAD
-      for (let side: usize = 0; side < 2; side++) {
-        const w0 = v128.load(from + side * 32)
-        const w1 = v128.load(from + side * 32, 16)
-        const at = to + side * 32
-        if (!isSix) {
-          v128.store(at, v128.and(w0, low4))
-          v128.store(at, v128.and(i16x8.shr_u(w0, 4), low4), QUAD)
-          v128.store(at, v128.and(w1, low4), 16)
-          v128.store(at, v128.and(i16x8.shr_u(w1, 4), low4), QUAD + 16)
-          continue
-        }
-        const bits = v128.load(block + SUBS + NIBBLES + octet * 32 + side * 16)
-        v128.store(at, v128.or(v128.and(w0, low4), v128.and(i16x8.shl(bits, 4), upper)))
-        v128.store(at, v128.or(v128.and(i16x8.shr_u(w0, 4), low4), v128.and(i16x8.shl(bits, 2), upper)), QUAD)
-        v128.store(at, v128.or(v128.and(w1, low4), v128.and(bits, upper)), 16)
-        v128.store(at, v128.or(v128.and(i16x8.shr_u(w1, 4), low4), v128.and(i16x8.shr_u(bits, 2), upper)), QUAD + 16)
-      }
-    }
+    if (isSix) spreadSix(block + SUBS, dst + SPREAD_CODES)
+    else spreadFour(block + SUBS, dst + SPREAD_CODES)
     block += superBlockBytes(isSix)
     if ((b & 7) == 7) factors += factorBytes(flags)
     dst += SPREAD_BYTES
