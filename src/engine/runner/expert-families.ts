@@ -32,6 +32,15 @@ export const EXPERTS_APART: ExpertNames = {
   sharedGate: 'mlp.shared_expert_gate',
 }
 
+/** Mixtral and MiniMax. */
+export const MIXTRAL_NAMES: ExpertNames = {
+  ...EXPERTS_APART,
+  router: 'block_sparse_moe.gate',
+  choiceBias: 'block_sparse_moe.e_score_correction_bias',
+  gateUp: ['block_sparse_moe.experts.*.w1', 'block_sparse_moe.experts.*.w3'],
+  down: 'block_sparse_moe.experts.*.w2',
+}
+
 /** What a family's config.json leaves out about its experts. */
 export interface ExpertsFamily {
   /** Config field with the number of experts. */

@@ -3,7 +3,14 @@
  * `spec.ts` combines a row of this table with a config. Sources: each family's modeling_*.py in Hugging Face transformers.
  */
 
-import { EXPERTS_APART, GRANITE_EXPERTS, LOCAL_EXPERTS, QWEN_EXPERTS, QWEN_SHARED_EXPERTS } from './expert-families.ts'
+import {
+  EXPERTS_APART,
+  GRANITE_EXPERTS,
+  LOCAL_EXPERTS,
+  MIXTRAL_NAMES,
+  QWEN_EXPERTS,
+  QWEN_SHARED_EXPERTS,
+} from './expert-families.ts'
 import type { Family, LayerNames } from './family.ts'
 
 const APART: LayerNames = {
@@ -294,12 +301,7 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
     normEps: 1e-5,
     experts: {
       ...LOCAL_EXPERTS,
-      names: {
-        ...EXPERTS_APART,
-        router: 'block_sparse_moe.gate',
-        gateUp: ['block_sparse_moe.experts.*.w1', 'block_sparse_moe.experts.*.w3'],
-        down: 'block_sparse_moe.experts.*.w2',
-      },
+      names: MIXTRAL_NAMES,
     },
   },
   Qwen3MoeForCausalLM: {
@@ -332,13 +334,7 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
       ...LOCAL_EXPERTS,
       scores: 'sigmoid',
       hasChoiceBias: true,
-      names: {
-        ...EXPERTS_APART,
-        router: 'block_sparse_moe.gate',
-        choiceBias: 'block_sparse_moe.e_score_correction_bias',
-        gateUp: ['block_sparse_moe.experts.*.w1', 'block_sparse_moe.experts.*.w3'],
-        down: 'block_sparse_moe.experts.*.w2',
-      },
+      names: MIXTRAL_NAMES,
     },
   },
   GraniteMoeForCausalLM: { ...GRANITE, experts: GRANITE_EXPERTS },

@@ -89,7 +89,7 @@ test('weights that the machine cannot hold are refused before they are read, wit
   const request = goldenRequest('', { path: folder, device: 'cpu', threads: 1 })
   const mebibytes = (count: number): number => Math.round(count / MIB)
   await expect(loadModel(request)).rejects.toThrow(
-    `the weights take ${mebibytes(bytes)} MiB at least, and the machine has ${mebibytes(totalHostMemory())} MiB of memory. ` +
+    `the weights take at least ${mebibytes(bytes)} MiB, and the machine has ${mebibytes(totalHostMemory())} MiB of memory. ` +
       'Choose --quantization q8 or q4, a smaller model or another --device.',
   )
 })

@@ -97,7 +97,7 @@ export async function expectHostRoom(
   const mebibytes = (bytes: number): number => Math.round(bytes / 2 ** 20)
   const smaller = { none: '--quantization q8 or q4, ', q8: '--quantization q4, ', q4: '' }[quantization]
   throw new ModelError(
-    `${source.path}: the weights take ${mebibytes(needed)} MiB at least, and the machine has ${mebibytes(hostBytes)} MiB of memory. ` +
+    `${source.path}: the weights take at least ${mebibytes(needed)} MiB, and the machine has ${mebibytes(hostBytes)} MiB of memory. ` +
       `Choose ${smaller}a smaller model or another --device.`,
     { isOfDevice: true },
   )

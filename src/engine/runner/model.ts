@@ -86,6 +86,45 @@ async function offeredBytes(backend: Backend, atMostBytes: number): Promise<numb
   return backend.tryAllocate === undefined ? ofHost : Math.min(ofHost, await backend.tryAllocate(wanted))
 }
 
+/** The limits of a step. Throws ModelError for settings that do not fit together. */
+function limitsOf(request: ModelRequest, spec: DecoderSpec, kind: Backend['info']['kind']): BackendLimits {
+  const limits: BackendLimits = {
+    maxRows: request.maxNumBatchedTokens ?? (kind === 'webgpu' ? 2048 : 512),
+    maxSequences: request.maxNumSeqs,
+    maxSampleRows: maxSampleRows(request.maxNumSeqs, (request.speculation ?? true) && stateLayout(spec, 1) === null),
+    maxBlocksPerSequence: Math.ceil((request.maxModelLen ?? spec.maxPositions) / request.blockSize),
+  }
+  if (limits.maxRows < limits.maxSequences) {
+    throw new ModelError(
+      `--max-num-batched-tokens ${limits.maxRows} is below --max-num-seqs ${limits.maxSequences}: each running sequence needs a token per step`,
+    )
+  }
+  return limits
+}
+
+/** Allocates the pools of KV blocks and of states, and returns their sizes. Throws ModelError. */
+async function createPools(backend: Backend, spec: DecoderSpec, request: ModelRequest) {
+  const layout = kvLayout(spec, 1, request.blockSize)
+  const states = stateLayout(spec, 1)
+  const blockBytes = backend.kvBlockBytes(layout)
+  const stateSlotBytes = states === null ? 0 : backend.stateSlotBytes(states)
+  const pool: PoolRequest = {
+    ...request,
+    kvCacheMemory: request.kvCacheMemory ?? null,
+    maxModelLen: request.maxModelLen ?? spec.maxPositions,
+    isModelLenAsked: request.maxModelLen !== null,
+    blockBytes,
+    maxBlocks: backend.maxKvBlocks(layout),
+    stateSlotBytes,
+    maxStateSlots: states === null ? 0 : backend.maxStateSlots(states),
+  }
+  const isShare = pool.kvCacheMemory !== null && 'share' in pool.kvCacheMemory
+  const size = sizePool(pool, await offeredBytes(backend, isShare ? Infinity : defaultBytes(pool)))
+  backend.createKvCache({ ...layout, numBlocks: size.numBlocks })
+  if (states !== null) backend.createStatePool({ ...states, numSlots: size.numStateSlots })
+  return { ...size, blockBytes, stateSlotBytes }
+}
+
 /** Loads everything that a model needs to run steps. Throws ModelError, also when the signal is aborted. After a failure nothing stays open. */
 export async function loadModel(
   request: ModelRequest,
@@ -109,18 +148,7 @@ export async function loadModel(
     }
     const kind = await chooseDevice(request.device)
     if (kind !== 'webgpu') await expectHostRoom(spec, source, request.quantization, totalHostMemory())
-    const modelLen = request.maxModelLen ?? spec.maxPositions
-    const limits: BackendLimits = {
-      maxRows: request.maxNumBatchedTokens ?? (kind === 'webgpu' ? 2048 : 512),
-      maxSequences: request.maxNumSeqs,
-      maxSampleRows: maxSampleRows(request.maxNumSeqs, (request.speculation ?? true) && stateLayout(spec, 1) === null),
-      maxBlocksPerSequence: Math.ceil(modelLen / request.blockSize),
-    }
-    if (limits.maxRows < limits.maxSequences) {
-      throw new ModelError(
-        `--max-num-batched-tokens ${limits.maxRows} is below --max-num-seqs ${limits.maxSequences}: each running sequence needs a token per step`,
-      )
-    }
+    const limits = limitsOf(request, spec, kind)
     const { traceKernels, kvCacheDtype = 'auto' } = request
     const options = { limits, traceKernels, ...(kvCacheDtype === 'auto' ? {} : { kvFormat: kvCacheDtype }) }
     adapters = await Adapters.open(request.adapters ?? [], spec)
@@ -129,23 +157,7 @@ export async function loadModel(
     backend = loaded.backend
     adapters?.requireAllUsed()
     const { decoder, facts, notices } = loaded
-    const layout = kvLayout(spec, 1, request.blockSize)
-    const states = stateLayout(spec, 1)
-    const pool: PoolRequest = {
-      ...request,
-      kvCacheMemory: request.kvCacheMemory ?? null,
-      maxModelLen: modelLen,
-      isModelLenAsked: request.maxModelLen !== null,
-      blockBytes: backend.kvBlockBytes(layout),
-      maxBlocks: backend.maxKvBlocks(layout),
-      stateSlotBytes: states === null ? 0 : backend.stateSlotBytes(states),
-      maxStateSlots: states === null ? 0 : backend.maxStateSlots(states),
-    }
-    const isShare = pool.kvCacheMemory !== null && 'share' in pool.kvCacheMemory
-    const offered = await offeredBytes(backend, isShare ? Infinity : defaultBytes(pool))
-    const { numBlocks, numStateSlots, maxModelLen, notices: poolNotices } = sizePool(pool, offered)
-    backend.createKvCache({ ...layout, numBlocks })
-    if (states !== null) backend.createStatePool({ ...states, numSlots: numStateSlots })
+    const pools = await createPools(backend, spec, request)
     await backend.ready(signal)
     const { kind: device, adapter, driver, isSoftware, kvFormat, hasTimestamps } = backend.info
     const info: ModelInfo = {
@@ -153,14 +165,14 @@ export async function loadModel(
       vocabSize: spec.vocabSize,
       hiddenSize: spec.hiddenSize,
       numLayers: spec.layers.length,
-      maxModelLen,
+      maxModelLen: pools.maxModelLen,
       eosTokenIds: spec.eosTokenIds,
       bosTokenId: spec.bosTokenId,
       blockSize: request.blockSize,
-      numKvBlocks: numBlocks,
-      blockBytes: pool.blockBytes,
-      numStateSlots,
-      stateSlotBytes: pool.stateSlotBytes,
+      numKvBlocks: pools.numBlocks,
+      blockBytes: pools.blockBytes,
+      numStateSlots: pools.numStateSlots,
+      stateSlotBytes: pools.stateSlotBytes,
       maxNumBatchedTokens: limits.maxRows,
       weightBytes: facts.weightBytes,
       memory: backend.memoryUse(),
@@ -168,13 +180,13 @@ export async function loadModel(
       device: { kind: device, adapter, driver, isSoftware, kvFormat, hasTimestamps },
       fingerprint: fingerprintOf(source, spec, request, backend, facts.digest),
       adapters: adapters?.infos ?? [],
-      notices: [...notices, ...poolNotices],
+      notices: [...notices, ...pools.notices],
     }
+    const { numBlocks, numStateSlots } = pools
     const { blockSize } = request
     const numAdapters = info.adapters.length
     const bounds = { ...limits, blockSize, numBlocks, numStateSlots, numAdapters, vocabSize: spec.vocabSize }
-    const steps = new StepLayout(bounds)
-    return { info, backend, decoder, layout: steps }
+    return { info, backend, decoder, layout: new StepLayout(bounds) }
   } catch (error) {
     await backend?.close()
     if (error instanceof ModelError || !(error instanceof Error)) throw error

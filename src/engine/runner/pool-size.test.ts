@@ -48,7 +48,7 @@ test('states of sequences come out of the same memory: a slot and a snapshot for
   expect(tight.numBlocks).toBe(Math.floor((4 * GIB - 42 * hybrid.stateSlotBytes) / large.blockBytes))
   expect(tight.notices[0]).toMatch(/42 sequences run at once, not the 64 of --max-num-seqs.*48 MiB/)
   expect(sizePool({ ...hybrid, numStateSlots: 7 }, 60 * GIB).numStateSlots).toBe(7)
-  expect(() => sizePool(hybrid, 2 ** 26)).toThrow(/a state of 48 MiB for each sequence.*64 MiB.*--kv-cache-memory/)
+  expect(() => sizePool(hybrid, 2 ** 26)).toThrow(/a state of 48 MiB per sequence.*64 MiB.*--kv-cache-memory/)
 })
 
 test('what does not fit says what it needs, what there is, and what to change', () => {

@@ -83,7 +83,7 @@ export function sizePool(request: PoolRequest, offeredBytes: number): PoolSize {
       { isOfDevice: true },
     )
   }
-  const notice = `the context is ${numTokens} tokens, not the model's ${maxModelLen}: ${found}; --kv-cache-memory or --num-kv-blocks raise it, --max-model-len makes it exact`
+  const notice = `the context is ${numTokens} tokens, not the model's ${maxModelLen}: ${found}. Raise --kv-cache-memory or --num-kv-blocks for more, or set --max-model-len`
   return {
     numBlocks,
     numStateSlots,
@@ -100,7 +100,7 @@ function sizeStates(request: PoolRequest, availableBytes: number): number {
   const affordable = stateSlotBytes === 0 ? 0 : Math.floor(availableBytes / 2 / stateSlotBytes)
   if (useful > 0 && affordable < 2) {
     throw new ModelError(
-      `the model keeps a state of ${megabytes(stateSlotBytes)} for each sequence, and there are ${megabytes(availableBytes)} for states and KV ` +
+      `the model keeps a state of ${megabytes(stateSlotBytes)} per sequence, and there are ${megabytes(availableBytes)} for states and KV ` +
         `blocks together. Raise --kv-cache-memory, free memory, or choose a smaller model or another --device.`,
       { isOfDevice: true },
     )
@@ -111,7 +111,7 @@ function sizeStates(request: PoolRequest, availableBytes: number): number {
 function stateNotices({ maxNumSeqs, stateSlotBytes }: PoolRequest, numSlots: number): string[] {
   if (stateSlotBytes === 0 || numSlots > maxNumSeqs) return []
   return [
-    `${numSlots} sequences run at once, not the ${maxNumSeqs} of --max-num-seqs: each keeps a state of ${megabytes(stateSlotBytes)}; --kv-cache-memory raises it`,
+    `${numSlots} sequences run at once, not the ${maxNumSeqs} of --max-num-seqs: each keeps a state of ${megabytes(stateSlotBytes)}. Raise --kv-cache-memory for more`,
   ]
 }
 

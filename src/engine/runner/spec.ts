@@ -115,7 +115,7 @@ export function parseSpec(
   generationJson: unknown,
   options: SpecOptions = { servedPositions: null },
 ): DecoderSpec {
-  if (!isJsonObject(json)) throw new ModelError(`${path}: not a JSON object`)
+  if (!isJsonObject(json)) throw new ModelError(`${path}: expected a JSON object, found something else`)
   const architectures = json['architectures']
   const architecture: unknown = Array.isArray(architectures) ? architectures[0] : undefined
   const family =

@@ -131,7 +131,9 @@ test.each([
   made[0]!.breakDown('unplugged')
   await isFatal
   expect(made[1]!.isClosed).toBe(true)
-  await expect(runner.execute(PLAN)).rejects.toThrow(/model is not what was loaded at the start: .*Restart the server/)
+  await expect(runner.execute(PLAN)).rejects.toThrow(
+    /model is not the model that the server started with: .*Restart the server/,
+  )
   await isMended
   expect(await runner.execute(PLAN)).toMatchObject({ computeMs: 2 })
   expect(problems.at(-1)).toBe(null)

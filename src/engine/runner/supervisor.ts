@@ -153,7 +153,7 @@ class SupervisedRunner implements Runner {
       await runner.close()
       throw new RunnerError(
         'engine_error',
-        `${this.#request.path} is not what was loaded at the start: its files, an adapter's or the driver changed. Restart the server to serve it`,
+        `${this.#request.path} is not the model that the server started with: its files, an adapter's files or the driver changed. Restart the server to serve it`,
       )
     }
     return runner

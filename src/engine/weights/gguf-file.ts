@@ -121,7 +121,7 @@ function place(part: Part, nameOf: GgufNaming, tensors: Map<string, Placed>): vo
     if (format === undefined) {
       const known = [...BLOCK_FORMATS.values()].map(({ name }) => name).join(', ')
       fail(
-        `has type ${blockTypeName(tensor.type)}; known: ${known}. Take the file in another quantisation (Q4_K_M, Q8_0).`,
+        `has type ${blockTypeName(tensor.type)}; known: ${known}. Use a file in another quantisation (Q4_K_M, Q8_0).`,
       )
       continue
     }

@@ -22,7 +22,7 @@ export async function openGgufLora(path: string, spec: DecoderSpec): Promise<Ggu
     if (kind !== 'lora')
       throw new ModelError(
         kind === null
-          ? `${path}: a model, expected an adapter (adapter.type lora)`
+          ? `${path}: found a model, expected an adapter (adapter.type "lora")`
           : `${path}: adapter.type: expected "lora", found ${JSON.stringify(kind).slice(0, 40)}`,
       )
     const family = requireFamily(metadata)
@@ -43,6 +43,6 @@ export async function openGgufLora(path: string, spec: DecoderSpec): Promise<Ggu
   if (typeof alpha === 'number' && alpha >= 0) return { source, alpha, tilesKeyHeads }
   await source.close()
   throw new ModelError(
-    `${path}: adapter.lora.alpha: expected a number from 0 on, found ${JSON.stringify(alpha)?.slice(0, 40)}`,
+    `${path}: adapter.lora.alpha: expected a number of at least 0, found ${JSON.stringify(alpha)?.slice(0, 40)}`,
   )
 }

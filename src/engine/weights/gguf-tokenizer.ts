@@ -79,7 +79,7 @@ function listOf<T extends 'string' | 'number'>(
   const value: unknown = values.get(`tokenizer.ggml.${key}`)
   if (!Array.isArray(value) || !value.every((item) => typeof item === type)) {
     throw new ModelError(
-      `${path}: tokenizer.ggml.${key} should be a list of ${type}s; this file has no usable tokenizer. Take another conversion of the model.`,
+      `${path}: tokenizer.ggml.${key} should be a list of ${type}s; this file has no usable tokenizer. Use another conversion of the model.`,
     )
   }
   return value as (T extends 'string' ? string : number)[]

@@ -272,7 +272,7 @@ export function requireFamily(metadata: GgufMetadata): GgufFamily {
   if (hasExperts(metadata) && !takesExperts(family)) {
     const withExperts = [...GGUF_FAMILIES].filter(([, candidate]) => takesExperts(candidate))
     throw new ModelError(
-      `${path}: "${metadata.architecture}" with experts; known with experts: ${withExperts.map(([name]) => name).join(', ')}`,
+      `${path}: architecture "${metadata.architecture}" is not served with experts; these are: ${withExperts.map(([name]) => name).join(', ')}`,
     )
   }
   return family

@@ -82,7 +82,7 @@ export async function describeBlob(client: HubClient, sha: string, file: string)
   const bytes = Number(response.headers.get('x-linked-size') ?? response.headers.get('content-length') ?? NaN)
   if (!/^[\w-]+$/.test(etag) || !Number.isSafeInteger(bytes) || bytes < 0) {
     throw new ModelError(
-      `${client.endpoint} gave no hash or size of ${client.id}/${file} (etag ${JSON.stringify(etag.slice(0, 80))}). Is HF_ENDPOINT a hub?`,
+      `${client.endpoint} sent no hash or size of ${client.id}/${file} (etag ${JSON.stringify(etag.slice(0, 80))}). Is HF_ENDPOINT a hub?`,
     )
   }
   return { url, etag, bytes }
@@ -122,7 +122,7 @@ export async function fetchBlob(
   }
   const done = (await sizeOf(part)) ?? 0
   throw new ModelError(
-    `the download of ${client.id} was cut after ${done} of ${blob.bytes} bytes (${reason instanceof Error ? reason.message : String(reason)}). ` +
+    `the download of ${client.id} stopped after ${done} of ${blob.bytes} bytes (${reason instanceof Error ? reason.message : String(reason)}). ` +
       'Start again to continue it.',
     { cause: reason },
   )

@@ -158,7 +158,7 @@ test('a cut download is continued where it stopped, within a start and across st
   hub.cutAfter = 5_000
   hub.cuts = 100
   await expect(fetchModel('org/tiny', options())).rejects.toThrow(
-    /cut after 20000 of \d+ bytes.*Start again to continue/,
+    /stopped after 20000 of \d+ bytes.*Start again to continue/,
   )
   hub.cuts = 0
   expect(readFileSync(join((await fetchModel('org/tiny', options())).path, 'model.safetensors'))).toEqual(

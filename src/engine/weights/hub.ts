@@ -250,7 +250,7 @@ class Repository {
     const siblings = body?.siblings
     if (typeof sha !== 'string' || !/^[0-9a-f]{40}$/.test(sha) || !Array.isArray(siblings)) {
       throw new ModelError(
-        `${client.endpoint} gave no listing of ${client.id} (expected sha and siblings). Is HF_ENDPOINT a hub?`,
+        `${client.endpoint} sent no listing of ${client.id} (expected sha and siblings). Is HF_ENDPOINT a hub?`,
       )
     }
     const files = siblings.flatMap((entry: unknown) => {

@@ -131,7 +131,7 @@ async function lora(
     if (others.length > 0 || up.shape.length !== 2)
       fail('updates of experts are not served; updates of attention and of dense MLPs are')
     if (up.shape[1] !== rank || rank === 0)
-      fail(`lora_A [${down.shape.join(', ')}] and lora_B [${up.shape.join(', ')}] do not belong together`)
+      fail(`lora_A [${down.shape.join(', ')}] and lora_B [${up.shape.join(', ')}] do not have the same rank`)
     if (rank > MAX_RANK) fail(`rank ${rank}, expected at most ${MAX_RANK}`)
     modules.set(moduleKey(module), { key: moduleKey(module), scale: scaleOf(module, rank), down, up })
   }

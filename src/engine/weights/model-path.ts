@@ -35,7 +35,7 @@ export async function localModel(path: string): Promise<string> {
   const whole = join(dirname(path), first)
   if (await exists(whole)) return whole
   throw new ModelError(
-    `${path}: a part of a split GGUF without its first part, ${first}; download all parts into one folder`,
+    `${path}: found a part of a split GGUF without its first part, ${first}; download all parts into one folder`,
   )
 }
 
@@ -70,11 +70,11 @@ async function requireGguf(path: string): Promise<void> {
   const text = bytes.toString('latin1')
   if (text.startsWith('GGUF')) return
   if (text.startsWith('version https://git-lfs'))
-    throw new ModelError(`${path}: a pointer of git-lfs, not the file itself; run git lfs pull in its folder`)
+    throw new ModelError(`${path}: a Git LFS pointer, not the file itself; run git lfs pull in its folder`)
   // A safetensors file begins with the length of its JSON header.
   if (/\.safetensors$/i.test(path) || text.slice(8, 10) === '{"') {
     throw new ModelError(
-      `${path}: the weights alone; give --model the folder, which also has config.json and tokenizer.json: ${dirname(path)}`,
+      `${path}: found only the weights; give --model the folder that also has config.json and tokenizer.json: ${dirname(path)}`,
     )
   }
   if (/^\s*(<!doctype|<html)/i.test(text))

@@ -112,7 +112,7 @@ async function readAt(
   let crc = 0
   for (let done = 0; done < target.length;) {
     const { bytesRead } = await file.read(piece, 0, Math.min(PIECE, target.length - done), offset + done)
-    if (bytesRead === 0) throw new DamagedWeightsError('it ends early')
+    if (bytesRead === 0) throw new DamagedWeightsError('the file ends early')
     const bytes = piece.subarray(0, bytesRead)
     crc = crc32(bytes, crc)
     target.set(bytes, done)
@@ -124,25 +124,26 @@ async function readAt(
 
 async function readIndex(file: FileHandle): Promise<Index> {
   const { size } = await file.stat()
-  if (size < FOOTER_BYTES) throw new DamagedWeightsError('it is too short')
+  if (size < FOOTER_BYTES) throw new DamagedWeightsError('the file is too short')
   const footer = new Uint32Array(2)
   await readAt(file, size - FOOTER_BYTES, new Uint8Array(footer.buffer), () => {})
   const [indexBytes = 0, magic] = footer
   const end = size - FOOTER_BYTES - indexBytes
-  if (magic !== MAGIC || end < 0) throw new DamagedWeightsError('its end is not that of packed weights')
+  if (magic !== MAGIC || end < 0) throw new DamagedWeightsError('the file does not end as packed weights do')
   const text = new Uint8Array(indexBytes)
   await readAt(file, end, text, () => {})
   let index: Index
   try {
     index = JSON.parse(Buffer.from(text).toString('utf8')) as Index
   } catch (cause) {
-    throw new DamagedWeightsError('its index is not JSON', { cause })
+    throw new DamagedWeightsError('the index is not JSON', { cause })
   }
-  if (index.version !== VERSION) throw new DamagedWeightsError(`its version is ${index.version}, expected ${VERSION}`)
+  if (index.version !== VERSION)
+    throw new DamagedWeightsError(`the file has version ${index.version}, expected ${VERSION}`)
   const fits = index.entries.every(({ planes }) =>
     planes.every(({ offset, bytes }) => offset >= 0 && bytes >= 0 && offset + bytes <= end),
   )
-  if (!fits) throw new DamagedWeightsError('planes lie outside of it')
+  if (!fits) throw new DamagedWeightsError('planes lie outside the file')
   return index
 }
 
@@ -220,15 +221,15 @@ export class PackedWeights implements WeightLoader {
   #entry(name: string, rows: number, cols: number): Entry {
     const entry = this.#entries.get(name)
     if (entry === undefined || entry.rows !== rows || entry.cols !== cols) {
-      throw new DamagedWeightsError(`${name} [${rows}, ${cols}] is not in it`)
+      throw new DamagedWeightsError(`${name} [${rows}, ${cols}] is missing`)
     }
     return entry
   }
 
   async #read(name: string, plane: Plane | undefined, target: Uint8Array): Promise<void> {
-    if (plane?.bytes !== target.length) throw new DamagedWeightsError(`${name} has another size`)
+    if (plane?.bytes !== target.length) throw new DamagedWeightsError(`${name} has an unexpected size`)
     if ((await readAt(this.#file, plane.offset, target, this.#onRead)) !== plane.crc) {
-      throw new DamagedWeightsError(`${name} does not have its checksum`)
+      throw new DamagedWeightsError(`${name} has a wrong checksum`)
     }
   }
 }

@@ -96,7 +96,7 @@ class QuantizedSource {
 
   #fail(name: string, problem: string): never {
     throw new ModelError(
-      `${this.#source.path}: ${name}: ${problem}. Take the model in another quantisation, or as GGUF.`,
+      `${this.#source.path}: ${name}: ${problem}. Use the model in another quantisation, or as GGUF.`,
     )
   }
 
@@ -138,7 +138,7 @@ class QuantizedSource {
     if (this.#source.tensors.has(`${stem}.g_idx`)) {
       const index = await this.#words(`${stem}.g_idx`)
       if (index.some((found, col) => found !== Math.floor(col / group)))
-        this.#fail(stem, 'weights in the order of activations (desc_act) are not served')
+        this.#fail(stem, 'weights that are ordered by activation (desc_act) are not served')
     }
     const codes = new Uint8Array((rows * cols) / 2)
     const scales = new Float32Array((rows * cols) / 32)
@@ -236,7 +236,7 @@ export function unpackCheckpoint(source: RawWeightSource, config: Readonly<Recor
   const method = config['quant_method']
   if (typeof method !== 'string' || !METHODS.includes(method)) {
     throw new ModelError(
-      `${source.path}: quantization_config: quant_method ${JSON.stringify(method)} is not served; known: ${METHODS.join(', ')}. Take the model as GGUF, or unquantised.`,
+      `${source.path}: quantization_config: quant_method ${JSON.stringify(method)} is not served; known: ${METHODS.join(', ')}. Use the model as GGUF, or unquantised.`,
     )
   }
   const quantized = new QuantizedSource(source, config)

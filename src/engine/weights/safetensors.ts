@@ -113,7 +113,7 @@ async function readHeader(file: FileHandle, path: string): Promise<Map<string, P
   const prefix = new Uint8Array(8)
   if (size >= 8) await readFully(file, path, prefix, 0)
   if (Buffer.from(prefix).toString('latin1') === 'version ')
-    throw new ModelError(`${path}: a pointer of git-lfs, not the file itself; run git lfs pull in its folder`)
+    throw new ModelError(`${path}: a Git LFS pointer, not the file itself; run git lfs pull in its folder`)
   const headerBytes = Number(new DataView(prefix.buffer).getBigUint64(0, true))
   if (size < 8 || headerBytes > Math.min(size - 8, MAX_HEADER_BYTES) || headerBytes < 2) {
     throw new ModelError(
