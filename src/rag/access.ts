@@ -1,33 +1,33 @@
 /**
- * Whose indexes a name means. An index belongs to the key that made it; the indexes of the server itself (made on the command line, by a server
- * without keys, or with an admin key) are shared by name.
+ * Which index a name means for whom. An index belongs to the key that made it. The indexes of the server (made on the command line, by a server without
+ * keys, or with an admin key) are shared by name.
  */
 import { isIndexName } from './vector-index.ts'
 
-/** What a key may do with a shared index: search it; also change it; also make it where there is none of the name. */
+/** What a key may do with a shared index: search it; also change it; also make it if it does not exist. */
 export type SharedAccess = 'read' | 'change' | 'make'
 
-/** What a caller reaches. */
+/** The indexes that a caller may use. */
 export interface IndexAccess {
-  /** The key whose own indexes its names mean first; null: names mean the server's. */
+  /** The key whose own indexes come first; null: names mean the server's indexes. */
   readonly tenant: string | null
-  /** Sees the indexes of every key, as NAME where only one has that name, and as KEY:NAME. */
+  /** May use the indexes of every key, as KEY:NAME, or as NAME if it is unique. */
   readonly isAdmin: boolean
-  /** What it may do with the server's index of a name; null: for it there is none. */
+  /** What the caller may do with the server's index of a name; null: nothing. */
   readonly sharedAccess: (name: string) => SharedAccess | null
 }
 
 /** The operator's access: all indexes of the server. */
 export const SERVER_ACCESS: IndexAccess = { tenant: null, isAdmin: false, sharedAccess: () => 'make' }
 
-/** Form of a key's name or digest. */
+/** The form of a key's name or digest. */
 const TENANT = /^[A-Za-z0-9._-]{1,64}$/
 
-/** The name by which stores keep a key's index. No index of the server's can have it: those have no colon. */
+/** The name of a key's index in a store. The server's indexes have no colon in their names. */
 export const storedName = (tenant: string | null, name: string): string =>
   tenant === null ? name : `${tenant}:${name}`
 
-/** The key and the name within a stored name; null where it is none. */
+/** The key and the name in a stored name; null for an invalid one. */
 export function parseStoredName(stored: string): { readonly tenant: string | null; readonly name: string } | null {
   const colon = stored.indexOf(':')
   const tenant = colon < 0 ? null : stored.slice(0, colon)

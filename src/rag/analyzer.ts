@@ -1,14 +1,14 @@
-/** Text to the terms of lexical search: words lower-cased, English suffixes stripped, identifiers also as a whole, CJK as bigrams. */
+/** The terms of lexical search: words in lower case, without English suffixes; identifiers also as a whole; CJK text as bigrams. */
 
 const WORD = /[\p{L}\p{N}\p{M}]+(?:[._:/-][\p{L}\p{N}\p{M}]+)*/gu
 const CJK = /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}]/u
 const CJK_RUN =
   /[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}]+|[^\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}\p{Script=Hangul}]+/gu
 const ASCII_WORD = /^[a-z]+$/
-/** Longer runs are hashes, base64 and the like: nobody types them, and each would be a term of its own. */
+/** Longer words are hashes, base64 and the like: nobody searches for them, and each would be a term of its own. */
 const MAX_TERM_CHARS = 64
 
-/** Words that carry no topic. Everything else is weighed by its document frequency. */
+/** Words without a topic. All others are weighted by their document frequency. */
 const STOP_WORDS = new Set(
   (
     'a about after all also am an and any are as at be because been before being between both but by can could did do does ' +
@@ -19,27 +19,27 @@ const STOP_WORDS = new Set(
   ).split(' '),
 )
 
-/** The terms of a text in order, stop words left out. Used for documents and queries alike. */
+/** The terms of a document or a query, in order and without stop words. */
 export function analyze(text: string): string[] {
   const terms: string[] = []
   const plain = text.normalize('NFKC').toLowerCase().replaceAll('_', '-')
   for (const [match] of plain.matchAll(WORD)) {
     const known = termsOfWords.get(match)
-    // One push per term: a run may be longer than a call has arguments.
+    // One push per term, because a call cannot have that many arguments.
     if (known) for (const term of known) terms.push(term)
     else addMatch(terms, match)
   }
   return terms
 }
 
-/** Words of a language are few and come again and again: their terms are worked out once. */
+/** The terms of words seen before: a language has few words, which occur again and again. */
 const termsOfWords = new Map<string, readonly string[]>()
 const MAX_KNOWN_WORDS = 1 << 16
 
 function addMatch(terms: string[], match: string): void {
   const first = terms.length
   const parts = match.split(/[._:/-]/)
-  // An identifier such as llm.cache.hits is found as a whole and by its parts.
+  // An identifier such as llm.cache.hits can be found as a whole and by its parts.
   if (parts.length > 1 && match.length <= MAX_TERM_CHARS) terms.push(match)
   for (const part of parts) {
     if (CJK.test(part)) {
@@ -51,7 +51,7 @@ function addMatch(terms: string[], match: string): void {
   }
   if (match.length > MAX_TERM_CHARS) return
   if (termsOfWords.size >= MAX_KNOWN_WORDS) termsOfWords.clear()
-  // Copied out of the text: a slice would keep all of it in memory.
+  // Copied, because a slice would keep the whole text in memory.
   termsOfWords.set(Buffer.from(match).toString(), terms.slice(first))
 }
 
@@ -60,7 +60,6 @@ function addWord(terms: string[], word: string): void {
   terms.push(ASCII_WORD.test(word) ? stem(word) : word)
 }
 
-/** One push per term: a run may be longer than a call has arguments. */
 function addBigrams(terms: string[], run: string): void {
   let last: string | null = null
   for (const character of run) {
@@ -76,7 +75,7 @@ const isVowelAt = (word: string, i: number): boolean => {
   return character === 'y' && i > 0 && !isVowelAt(word, i - 1)
 }
 
-/** Number of vowel-consonant sequences: Porter's m. */
+/** The number of vowel-consonant sequences: Porter's m. */
 function measure(stem: string): number {
   let count = 0
   let afterVowel = false
@@ -96,7 +95,7 @@ function hasVowel(stem: string): boolean {
 const endsDouble = (word: string): boolean =>
   word.length > 1 && word.at(-1) === word.at(-2) && !isVowelAt(word, word.length - 1)
 
-/** Ends consonant, vowel, consonant, the last not w, x or y. */
+/** Whether a word ends with consonant, vowel, consonant, where the last is not w, x or y. */
 function endsShort(word: string): boolean {
   const n = word.length
   return n > 2 && !isVowelAt(word, n - 3) && isVowelAt(word, n - 2) && !isVowelAt(word, n - 1) && !/[wxy]$/.test(word)
@@ -129,7 +128,7 @@ function applyFirst(word: string, rules: Rules, minMeasure: number): string {
   return word
 }
 
-/** Porter's algorithm: M. F. Porter, An algorithm for suffix stripping, Program 14 (3), 1980. Lower-case ASCII letters only. */
+/** The stem of a word of lower-case ASCII letters (M. F. Porter, An algorithm for suffix stripping, Program 14 (3), 1980). */
 export function stem(word: string): string {
   if (word.length <= 2) return word
   let w = word

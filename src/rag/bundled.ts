@@ -1,4 +1,4 @@
-/** The index of this project's own documentation: built from the shipped files, kept in the cache folder. */
+/** The index of this project's own documentation, built from the shipped files. */
 import { existsSync } from 'node:fs'
 import type { DocumentReader } from './document-reader.ts'
 import type { Embedder } from './embedder.ts'
@@ -11,7 +11,7 @@ import type { VectorIndex } from './vector-index.ts'
 import type { WorkerDeathListener } from './worker-rpc.ts'
 
 export interface BundledIndex {
-  /** The index, up to date with the files. The first call builds it; a failed build is tried again. */
+  /** The index, up to date with the files. The first call builds it; after a failure, the next call tries again. */
   open(): Promise<VectorIndex>
   close(): Promise<void>
 }
@@ -26,7 +26,7 @@ interface BundledIndexOptions {
   readonly onWorkerDeath?: WorkerDeathListener
 }
 
-/** The index of the shipped README and docs. It is built on first use and kept in the cache folder. */
+/** The index of the given files, built on first use and kept in `folder`. */
 export function bundledIndex({
   name,
   files,
@@ -43,12 +43,12 @@ export function bundledIndex({
     try {
       index = await store.openOrCreate(name, spec)
     } catch (error) {
-      // It can be made again at any time: from another model's vectors, and from a damaged file.
+      // An index of another model, or in a damaged file, can always be made again.
       if (!(error instanceof RagError) || !['index_model_mismatch', 'index_corrupt'].includes(error.code)) throw error
       await store.drop(name)
       index = await store.openOrCreate(name, spec)
     }
-    // A checkout in the making, or a package cut down, may lack some.
+    // An incomplete checkout or package may lack some files.
     const present = files.filter((file) => existsSync(file))
     await indexFiles(await findFiles(present), { index, embedder, ...(reader && { reader }) })
     return index

@@ -15,49 +15,49 @@ import type { WorkerDeathListener } from './worker-rpc.ts'
 
 export interface RagOptions {
   readonly store: 'memory' | 'pgvector'
-  /** postgres://… for pgvector. */
+  /** The address of the pgvector store: postgres://… */
   readonly storeUrl: string | null
-  /** Folder of the memory store's indexes. */
+  /** The folder of the memory store's indexes. */
   readonly dataDir: string
-  /** Folder of what can be made again: the bundled index. */
+  /** The folder of files that can be made again: the bundled index and downloaded models. */
   readonly cacheDir: string
-  /** Folder of the bundled models. */
+  /** The folder of the bundled models. */
   readonly modelsDir: string
   /** A folder or a hub id; null: the bundled model. */
   readonly embeddingModel: string | null
-  /** A folder or a hub id; null: the embedding model's own reranking, if it has any. */
+  /** A folder or a hub id; null: late interaction over static token vectors. */
   readonly rerankerModel: string | null
-  /** In place of the fusion's weights for the models. */
+  /** Replace the fusion's weights for the models. */
   readonly weights?: Partial<FusionWeights>
-  /** The hub's cache on this machine, its address, and whether it may be called. */
+  /** The hub: its cache on this machine, its address, and whether it may be contacted. */
   readonly hub: {
     readonly cacheDir: string
     readonly endpoint: string
     readonly token: string | null
     readonly isOffline: boolean
   }
-  /** What models that are not in ONNX run on. */
+  /** The device of models that are not in ONNX. */
   readonly device: EngineDevice
-  /** The index of `"rag": true`. */
+  /** The index that requests with `"rag": true` use. */
   readonly defaultIndex: string
-  /** Files of the bundled index, which answers as `BUNDLED_INDEX` while the user has no document under that name. Empty: none. */
+  /** The files of the bundled index, which answers as `BUNDLED_INDEX` until the user has documents under that name; empty: no such index. */
   readonly bundledFiles: readonly string[]
   readonly rerankBudgetMs: number
-  /** Told when the models' process or a store's thread ends by itself: the next call starts another. */
+  /** Called when a worker of the models, the reader or a store ends by itself. The next call starts another. */
   readonly onWorkerDeath?: WorkerDeathListener
-  /** Told when an answer keeps the order of the search, because the reranker failed (with the kind of its error) or took too long. */
+  /** Called with the kind of error when the reranker failed or took too long, so that the order of the search is used. */
   readonly onRerankFailure?: (kind: string) => void
 }
 
 export const DEFAULT_RERANK_BUDGET_MS = 1000
 
-/** Builds retrieval. Nothing is loaded or opened before it is needed. @throws RagError model_unavailable for a model that was asked for and is not there. */
+/** Builds retrieval. Nothing is loaded or opened before it is needed. @throws RagError model_unavailable for a configured model that is missing */
 export function createRag(options: RagOptions): RagService {
   const models = createModelWorkers(options.onWorkerDeath)
   const { cacheDir: hubCacheDir, ...hub } = options.hub
   const downloadDir = join(options.cacheDir, 'transformers')
   const modelOptions = { ...hub, hubCacheDir, downloadDir, device: options.device, threads: modelThreads() }
-  // A missing bundled model is an error of the requests that need it; a missing configured model is an error at the start.
+  // Not checked here: if the bundled model is missing, the requests that need it fail.
   const bundledEmbedder: StaticSource = {
     kind: 'static',
     name: BUNDLED_EMBEDDER,
@@ -70,7 +70,7 @@ export function createRag(options: RagOptions): RagService {
   const embedder = models.embedder(source)
   const reranker =
     options.rerankerModel === null
-      ? // An encoder has one vector for a passage: which of its words answer, the bundled table says.
+      ? // An encoder has only one vector per passage; the bundled model compares the words.
         models.interaction(source.kind === 'static' ? source : bundledEmbedder)
       : models.reranker(resolveModel(options.rerankerModel, '--reranker-model', modelOptions))
   const reader = createDocumentReader(options.onWorkerDeath)
@@ -96,7 +96,7 @@ export function createRag(options: RagOptions): RagService {
   })
 }
 
-/** Folder of the bundled embedding model below `modelsDir`. */
+/** The folder of the bundled embedding model below `modelsDir`. */
 export const BUNDLED_EMBEDDER = 'mini-embedder'
 
 function createStore({ store, storeUrl, dataDir, onWorkerDeath }: RagOptions): IndexStore {

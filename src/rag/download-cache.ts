@@ -1,10 +1,10 @@
-/** Files of hub models on disk, for @xenova/transformers: its own cache writes in place, and a file cut short by a kill would be loaded for ever. */
+/** A cache of downloaded model files for @xenova/transformers. The library's own cache writes in place, so a file cut off by a kill would stay. */
 import { randomUUID } from 'node:crypto'
 import { mkdir, rename, rm, writeFile } from 'node:fs/promises'
 import { dirname, join } from 'node:path'
 import { readFile } from '../regular-file.ts'
 
-/** What the library asks of a cache, keyed by URLs; it also asks for local paths, which are never in it. */
+/** The interface that the library expects. Keys are URLs; the library also asks for local paths, which are never cached. */
 interface DownloadCache {
   match(key: string): Promise<Response | undefined>
   put(key: string, response: Response): Promise<void>
@@ -13,8 +13,9 @@ interface DownloadCache {
 const REVISION = '/resolve/main/'
 
 /**
- * @param folder holds ORG/NAME/FILE, where a model that is all there can be loaded from as a local one.
- * @param endpoint the hub's address, without a slash at the end.
+ * A cache in the layout of local models.
+ * @param folder contains ORG/NAME/FILE
+ * @param endpoint the hub's address, without a slash at the end
  */
 export function downloadCache(folder: string, endpoint: string): DownloadCache {
   const pathOf = (key: string): string | null => {

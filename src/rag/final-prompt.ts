@@ -1,4 +1,4 @@
-/** The prompt that a generation request ends up with: its documents and its question, in the template of the model or without one. */
+/** Builds the final prompt of a generation request from its documents and its question, with or without a template of the model. */
 import type { ChatMessage, Engine, PromptInput } from '../engine/request.ts'
 import type { SentencePicker } from './closest-sentences.ts'
 import { RagError } from './errors.ts'
@@ -12,25 +12,25 @@ import {
 } from './prompt.ts'
 import type { RetrievedDocument } from './retrieve.ts'
 
-/** The part of a generation request that decides what its prompt is and how long it may be. */
+/** The part of a generation request that determines its prompt and the prompt's length. */
 export interface Generation {
   readonly prompts: readonly PromptInput[]
   readonly maxTokens: number
 }
 
 export interface PromptEngine extends Pick<Engine, 'encode' | 'decode' | 'maxModelLen'> {
-  /** prompt.json of its model; null: it has none, and documents go before the question in plain words. */
+  /** The prompt.json of the model; null: none, so the documents precede the question in a generic prompt. */
   readonly promptTemplate: PromptTemplate | null
 }
 
-/** Share of the context that a generation keeps for its answer when it asks for as much as there is. */
+/** The share of the context that is reserved for the answer, even if the request allows a longer one. */
 const MIN_ANSWER_SHARE = 0.25
 
 /**
- * The prompt in the template of the engine's model.
- * @param closest finds the sentences that a template repeats before the question
- * @returns the prompt, and the documents that fit into it, best first.
- * @throws RagError naming the field that cannot be honoured, or when the question alone does not fit.
+ * Builds the prompt in the template of the engine's model, if it has one.
+ * @param closest finds the sentences that a template repeats
+ * @returns the prompt, and the documents that fit into it, best first
+ * @throws RagError naming the field whose value cannot be used
  */
 export async function buildFinalPrompt(
   query: string,
@@ -59,18 +59,18 @@ export async function buildFinalPrompt(
   }
   if (conversation) refuseUnplaced(conversation)
   const { prompt: text, used } = await buildTemplatePrompt(template, query, inputs, earlierTurns(conversation))
-  // The template begins with the sequence's first token itself.
+  // The template itself contains the first token of the sequence.
   const ids = (await engine.encode([{ text }], { addSpecialTokens: false }))?.[0]
   return { prompt: ids ? { ids } : { text }, used }
 }
 
-/** What was said before the question, and instructions wherever they stand. */
+/** The turns before the question, and all instructions. */
 function earlierTurns(conversation: readonly ChatMessage[] | null): readonly ChatMessage[] {
   const question = conversation?.findLastIndex(({ role }) => role === 'user') ?? -1
   return conversation?.filter(({ role }, i) => i < question || INSTRUCTING_ROLES.includes(role)) ?? []
 }
 
-/** Turns that a prompt after the model's own template has no place for: none is left out without a word. */
+/** Rejects turns that the model's own template has no place for, instead of dropping them silently. */
 function refuseUnplaced(conversation: readonly ChatMessage[]): void {
   const question = conversation.findLastIndex(({ role }) => role === 'user')
   const at = conversation.findIndex(
@@ -86,7 +86,7 @@ function refuseUnplaced(conversation: readonly ChatMessage[]): void {
   )
 }
 
-/** The final prompt ends with the question: there is nothing to go on with. */
+/** Rejects the continuation of a message: the final prompt ends with the question, so there is nothing to continue. */
 export function refuseContinuation(prompts: readonly PromptInput[]): void {
   const param = 'continue_final_message'
   if (prompts.some((prompt) => 'messages' in prompt && prompt.continueFinalMessage)) {

@@ -1,22 +1,22 @@
-/** Tables of HTML as rows that name their columns, with spans and headers as a browser lays them out. */
+/** HTML tables as rows that name their columns, with spans and headers as a browser lays them out. */
 import type { DefaultTreeAdapterTypes as Dom } from 'parse5'
 import type { TableRow } from './blocks.ts'
 import { areColumnNames, namedRow, plainRow } from './tables.ts'
 
-/** Cells of a table as it is laid out. Larger ones keep their rows as they are: a span of thousands would multiply the text. */
+/** Cells of a table after layout. The rows of a larger table are not laid out, because spans of thousands would multiply the text. */
 const MAX_CELLS = 100_000
 const MAX_SPAN = 1000
-/** UTF-16 units of a cell that is repeated in the rows and columns it spans; of a longer one, its first place has it. */
+/** UTF-16 units of a cell that is repeated in the rows and columns it spans. A longer one appears once. */
 const MAX_SPANNING_TEXT = 200
 
-/** UTF-16 units of a column's name from header rows above each other: it is repeated in every row. */
+/** UTF-16 units of a column's name joined from several header rows, which every row repeats. */
 const MAX_JOINED_NAME = 200
 
-/** Inside a cell they mean that the table lays out a page. */
+/** Elements inside a cell that show that the table lays out a page. */
 const PAGE_CONTENT = new Set(['table', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'section', 'article', 'main', 'nav', 'form'])
-/** Inside a cell of a table without header cells. */
+/** The same for a table without header cells. */
 const RICH_CONTENT = new Set(['ul', 'ol', 'dl', 'pre', 'div', 'blockquote', 'hr'])
-/** Where a table's rows stop: its cells are their own tables' business. */
+/** Elements that contain the rows of a table. */
 const ROW_GROUPS = new Set(['thead', 'tbody', 'tfoot'])
 
 interface Cell {
@@ -27,7 +27,7 @@ interface Cell {
 
 type TextOf = (node: Dom.Element) => string
 
-/** @returns null for a table that lays out a page instead of holding data. */
+/** The rows of a table; null for a table that lays out a page. */
 export function tableRows(table: Dom.Element, textOf: TextOf): readonly TableRow[] | null {
   const rows = rowsOf(table)
   const hasHeader = rows.some((row) => cellsOf(row).some(({ tagName }) => tagName === 'th'))
@@ -44,7 +44,7 @@ function renderRows(rows: readonly Dom.Element[], textOf: TextOf): readonly Tabl
   const grid = layOut(rows, textOf)
   if (!grid) return rows.map((row) => placed(row, plainRow(cellsOf(row).map(textOf))))
   let names: string[] | null = null
-  /** Columns whose name no row has brought yet. */
+  /** Columns without text in any row so far, whose names would be lost. */
   let unsaid = new Set<number>()
   const rendered: TableRow[] = []
   let isAbove = true
@@ -53,7 +53,7 @@ function renderRows(rows: readonly Dom.Element[], textOf: TextOf): readonly Tabl
     const texts = cells.map((cell) => cell?.text ?? '')
     const isHeaderRow =
       cells.length > 1 && cells.every((cell) => cell === undefined || cell.isHeader || cell.text === '')
-    // Header rows above each other name a column together; one further down begins anew.
+    // Consecutive header rows name a column together; a later header row replaces the names.
     const joined: string[] = isAbove && names ? joinNames(names, texts) : texts
     if (isHeaderRow && areColumnNames(texts) && joined.every((name) => name.length <= MAX_JOINED_NAME)) {
       names = joined
@@ -83,7 +83,7 @@ const withoutRepeats = (cells: readonly (Cell | undefined)[]): string[] =>
     .map((cell) => (cell && !cell.isRepeated ? cell.text : ''))
     .filter((text, i) => text !== '' || !cells[i]?.isRepeated)
 
-/** Cells by row and column, spans filled; null for too many. */
+/** The cells by row and column, with spans filled; null for too many. */
 function layOut(rows: readonly Dom.Element[], textOf: TextOf): (Cell | undefined)[][] | null {
   const grid: (Cell | undefined)[][] = rows.map(() => [])
   let numCells = 0
@@ -100,7 +100,7 @@ function layOut(rows: readonly Dom.Element[], textOf: TextOf): (Cell | undefined
       for (let j = 0; j < height; j++) {
         for (let i = 0; i < width; i++) {
           const isRepeated = i > 0 || j > 0
-          // Of a cell over several columns only headers and row names mean the same in each.
+          // Over several columns only a header has the same meaning in each, and over several rows only the first column.
           const isSame = !isRepeated || (isShort && (isHeader || i === 0))
           const target = grid[y + j]
           if (target) target[x + i] = { text: isSame ? text : '', isHeader, isRepeated }
@@ -117,7 +117,7 @@ function spanOf(cell: Dom.Element, name: string): number {
   return value >= 1 ? Math.min(value, MAX_SPAN) : 1
 }
 
-/** Cells of a table's head are names, whatever they are marked up as. */
+/** Whether a row is in the table's head, whose cells are names even without header markup. */
 const isHead = ({ parentNode }: Dom.Element): boolean =>
   parentNode !== null && 'tagName' in parentNode && parentNode.tagName === 'thead'
 

@@ -1,15 +1,15 @@
-/** The indexes as one caller sees them: its own, those shared with it, and the bundled one, each by its name. */
+/** The indexes that one caller may use, by name: its own, the shared ones and the bundled one. */
 import { parseStoredName, SERVER_ACCESS, storedName, type IndexAccess } from './access.ts'
 import type { BundledIndex } from './bundled.ts'
 import { indexNotFound, RagError } from './errors.ts'
 import { isIndexName, type IndexInfo, type IndexSpec, type IndexStore, type VectorIndex } from './vector-index.ts'
 
-/** Name of the bundled index. */
+/** The name of the bundled index. */
 export const BUNDLED_INDEX = 'docs'
 
-/** An index in a list. `name` is what requests name it by. */
+/** An index in a list. `name` is the name for requests. */
 export interface ListedIndex extends IndexInfo {
-  /** The key that made it; null: the server's. */
+  /** The key that made it; null: the server. */
   readonly owner: string | null
   readonly isBundled: boolean
 }
@@ -17,11 +17,11 @@ export interface ListedIndex extends IndexInfo {
 interface IndexCatalogParts {
   readonly store: IndexStore
   readonly bundled: BundledIndex | null
-  /** Every caller may search the server's index of this name. */
+  /** The name of the server's index that every caller may search. */
   readonly defaultIndex: string
 }
 
-/** Index names of one caller, resolved to indexes in the store. Names of different owners do not meet. */
+/** Resolves the index names of one caller to indexes in the store. Equal names of different owners do not collide. */
 export class IndexCatalog {
   readonly #parts: IndexCatalogParts
   readonly #access: IndexAccess
@@ -31,12 +31,12 @@ export class IndexCatalog {
     this.#access = access
   }
 
-  /** The same indexes as another caller sees them. */
+  /** The catalog of another caller. */
   as(access: IndexAccess): IndexCatalog {
     return new IndexCatalog(this.#parts, access)
   }
 
-  /** The index meant by a name, or by none. @throws RagError invalid_request for what cannot be one. */
+  /** The name of an index; without a name, that of the default index. @throws RagError invalid_request for an invalid name */
   checkedName(name: string | null): string {
     const wanted = name ?? this.#parts.defaultIndex
     if (isIndexName(wanted) || (this.#access.isAdmin && parseStoredName(wanted))) return wanted
@@ -48,8 +48,8 @@ export class IndexCatalog {
   }
 
   /**
-   * The index of a name for searching and reading; null where the caller has none. The bundled one is not among them: see `bundledOf`.
-   * An index of another key is not looked for, so that nothing about an answer depends on it.
+   * Finds an index for searching and reading; null if the caller has none of that name. Does not find the bundled index: see `bundledOf`. Never looks for
+   * an index of another key, so that answers cannot reveal it.
    */
   async find(name: string): Promise<VectorIndex | null> {
     const { store } = this.#parts
@@ -63,7 +63,7 @@ export class IndexCatalog {
     return own ?? (this.#sharedAccess(name) === null ? null : store.open(name))
   }
 
-  /** As `find`, and where the bundled index answers in the place of an empty one, that one. @throws RagError index_not_found */
+  /** As `find`, but returns the bundled index in place of a missing or empty one of its name. @throws RagError index_not_found */
   async open(name: string): Promise<VectorIndex> {
     const index = await this.#findFilled(name)
     if (index) return index
@@ -72,12 +72,12 @@ export class IndexCatalog {
     throw indexNotFound()
   }
 
-  /** The bundled index where a name means it. */
+  /** The bundled index if it has this name. */
   bundledOf(name: string): BundledIndex | null {
     return name === BUNDLED_INDEX ? this.#parts.bundled : null
   }
 
-  /** The index that documents of the caller go into; made where there is none. @throws RagError invalid_request, index_model_mismatch */
+  /** The index for the caller's documents; makes it if necessary. @throws RagError invalid_request, index_model_mismatch */
   async openForWriting(name: string, spec: IndexSpec): Promise<VectorIndex> {
     const { store } = this.#parts
     const { tenant } = this.#access
@@ -92,7 +92,7 @@ export class IndexCatalog {
     return store.openOrCreate(own, spec)
   }
 
-  /** The index of a name that the caller may change. @throws RagError index_not_found, invalid_request if it may only search it. */
+  /** An index that the caller may change. @throws RagError index_not_found; invalid_request for one that it may only search */
   async openForChange(name: string): Promise<VectorIndex> {
     const index = await this.#findFilled(name)
     if (index) {
@@ -102,7 +102,7 @@ export class IndexCatalog {
     throw this.bundledOf(name) ? bundledIsFixed() : indexNotFound()
   }
 
-  /** Drops an index; under the bundled one's name, the bundled one answers again. @throws RagError index_not_found, invalid_request */
+  /** Drops an index. If it had the bundled index's name, the bundled index answers again. @throws RagError index_not_found, invalid_request */
   async drop(name: string): Promise<void> {
     const stored = await this.#storedNameOf(name)
     if (stored !== null) {
@@ -120,7 +120,7 @@ export class IndexCatalog {
       const info = await infoOf(store, stored)
       if (!info || (bundled && name === BUNDLED_INDEX && info.numDocuments === 0)) continue
       const isShadowed = owned.some((other) => other.name === name && other.stored !== stored)
-      // If a key has an index with the name of a shared one, it gets its own; the admin distinguishes them by key.
+      // For a key, its own index hides a shared one of the same name; the admin distinguishes them by key.
       const shown = isShadowed && this.#access.isAdmin && owner !== null ? stored : name
       if (!seen.has(shown) || owner !== null) seen.set(shown, { ...info, name: shown, owner, isBundled: false })
     }
@@ -130,19 +130,19 @@ export class IndexCatalog {
     return [...seen.values()]
   }
 
-  /** Forgets what is known of an index that turned out to have changed. */
+  /** Forgets what the store has cached about an index that turned out to have changed. */
   forget(index: VectorIndex): void {
     this.#parts.store.forget?.(index.name)
   }
 
-  /** The caller's index of a name, unless the bundled one answers in its place. */
+  /** As `find`, but null for an empty index in whose place the bundled index answers. */
   async #findFilled(name: string): Promise<VectorIndex | null> {
     const index = await this.find(name)
     if (!index || !this.bundledOf(name)) return index
     return (await index.info()).numChunks === 0 ? null : index
   }
 
-  /** By what name the store has the index; null where the caller has none of it. */
+  /** The stored name of an index; null if the caller has none of that name. */
   async #storedNameOf(name: string): Promise<string | null> {
     const { store } = this.#parts
     const { tenant, isAdmin } = this.#access
@@ -162,7 +162,7 @@ export class IndexCatalog {
     return this.#access.sharedAccess(name) ?? (name === this.#parts.defaultIndex ? 'read' : null)
   }
 
-  /** Whether documents for a name go into the server's index. @throws RagError invalid_request where that may only be searched. */
+  /** Whether documents for a name go into the server's index. @throws RagError invalid_request if the caller may only search it */
   async #takesShared(name: string): Promise<boolean> {
     const access = this.#sharedAccess(name)
     if (access === null || access === 'make') return access !== null
@@ -171,14 +171,14 @@ export class IndexCatalog {
     throw sharedIsFixed()
   }
 
-  /** @throws RagError invalid_request where a name means a shared index that the caller may only search. */
+  /** Checks that the caller may change an index. @throws RagError invalid_request for a shared index that it may only search */
   async #requireChange(name: string): Promise<void> {
     const { tenant } = this.#access
     if (tenant === null || (await this.#parts.store.exists(storedName(tenant, name)))) return
     if (this.#sharedAccess(name) === 'read') throw sharedIsFixed()
   }
 
-  /** Stored names of what the caller sees. */
+  /** The stored names of the indexes that the caller may see. */
   async #visible(): Promise<string[]> {
     const { tenant, isAdmin } = this.#access
     return (await this.#parts.store.names()).filter((stored) => {
@@ -192,7 +192,7 @@ export class IndexCatalog {
 
 const NOT_NAMED = { tenant: null, name: '' }
 
-/** null for an index that is damaged or gone: the list still shows the others, and a request for it gets an error. */
+/** The info of an index; null if it is damaged or gone, so that a list still shows the others. */
 async function infoOf(store: IndexStore, stored: string): Promise<IndexInfo | null> {
   try {
     return (await (await store.open(stored))?.info()) ?? null

@@ -1,4 +1,4 @@
-/** The process and the threads that models run in, each started by its first call. */
+/** The process and the threads of embedding and reranking models, each started by its first call. */
 import type { ModelApi } from './model-api.ts'
 import { createEmbedder, type Embedder } from './embedder.ts'
 import type { EngineSource, ModelSource, OnnxSource, StaticSource } from './models.ts'
@@ -7,10 +7,10 @@ import type { StaticApi } from './static-worker.ts'
 import { processWorker, threadWorker } from './worker-host.ts'
 import { WorkerClient, workerUrl, type WorkerDeathListener } from './worker-rpc.ts'
 
-/** Calls that may wait for the models before new ones are refused. */
+/** Calls that may wait before new ones are refused. */
 const MAX_WAITING = 1024
 
-/** One call at a time, so that urgent ones wait for one batch at most. */
+/** One call at a time, so that an urgent call waits for one batch at most. */
 const clientOptions = (name: string, onDeath: WorkerDeathListener | undefined) => ({
   name,
   concurrency: 1,
@@ -23,10 +23,10 @@ const clientOptions = (name: string, onDeath: WorkerDeathListener | undefined) =
 /**
  * The process of models in ONNX.
  *
- * Not a thread: ONNX Runtime's addon keeps the JavaScript class of its sessions in a variable that is one for the whole process
- * (`InferenceSessionWrap::constructor` of onnxruntime-node 1.14). A second thread that loads it, or the same one started again, releases the
- * reference of the first, whose environment may be gone: the heap is damaged, and the process dies at some later allocation. A process loads
- * it once. A model may crash it: the current call gets an error, and the next call starts another.
+ * A thread would not be safe: the addon of ONNX Runtime keeps the JavaScript class of its sessions in a global variable
+ * (`InferenceSessionWrap::constructor` of onnxruntime-node 1.14). When a second thread loads it, or a thread is restarted, the addon releases the
+ * reference of the first thread, whose environment may be gone. That corrupts the heap, and the process crashes at some later allocation. If a model
+ * crashes the separate process, the current call fails, and the next call starts another.
  */
 const createOnnxProcess = (onDeath?: WorkerDeathListener): WorkerClient<ModelApi<OnnxSource>> =>
   new WorkerClient(
@@ -34,15 +34,15 @@ const createOnnxProcess = (onDeath?: WorkerDeathListener): WorkerClient<ModelApi
     clientOptions('the embedding and reranking worker', onDeath),
   )
 
-/** The thread of models on the engine's kernels, whose own threads or device compute: it only waits for them. */
+/** The thread of models on the engine's kernels. It only waits for the kernels' own threads or device. */
 const createEngineThread = (onDeath?: WorkerDeathListener): WorkerClient<ModelApi<EngineSource>> =>
   new WorkerClient(
     threadWorker(workerUrl('./engine-worker', import.meta.url)),
-    // A device must not go away under a running step.
+    // A device must not disappear during a step.
     { ...clientOptions('the thread of embedding and reranking models', onDeath), drainOnClose: true },
   )
 
-/** The thread of static embeddings: they need no native code, and a process would cost more than they do. */
+/** The thread of static embeddings, which need no native code. */
 const createStaticThread = (onDeath?: WorkerDeathListener): WorkerClient<StaticApi> =>
   new WorkerClient(
     threadWorker(workerUrl('./static-worker', import.meta.url)),
@@ -52,7 +52,7 @@ const createStaticThread = (onDeath?: WorkerDeathListener): WorkerClient<StaticA
 export interface ModelWorkers {
   embedder(source: ModelSource | StaticSource): Embedder
   reranker(source: ModelSource): Reranker
-  /** What a table's token vectors say of passages, token by token. */
+  /** Late interaction over the token vectors of a static model. */
   interaction(source: StaticSource): Reranker
   close(): Promise<void>
 }

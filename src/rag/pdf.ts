@@ -1,19 +1,19 @@
-/** The text of a PDF, page by page: lines put together into paragraphs, columns one after the other, words joined over line ends. */
+/** The text of a PDF, page by page: joins lines into paragraphs and hyphenated words, and reads columns one after the other. */
 import { createRequire } from 'node:module'
 import { dirname, join } from 'node:path'
 import { UnreadableError } from './errors.ts'
 import { PAGE_BREAK } from './plain.ts'
 
 interface PdfText {
-  /** Pages with PAGE_BREAK between them. */
+  /** The pages, separated by PAGE_BREAK. */
   readonly text: string
-  /** Numbers of the pages, from 1, that show something but have no text: scans. */
+  /** The numbers of pages, from 1, with an image but no text. */
   readonly scannedPages: readonly number[]
 }
 
 const MAX_PAGES = 10_000
 
-/** @throws UnreadableError for what is no PDF, is encrypted, or has no text. */
+/** Reads a PDF. @throws UnreadableError for a file that is not a PDF, is encrypted, or has no text */
 export async function readPdf(bytes: Uint8Array): Promise<PdfText> {
   const { getDocument, OPS, VerbosityLevel } = await import('pdfjs-dist/legacy/build/pdf.mjs')
   const packageFolder = dirname(createRequire(import.meta.url).resolve('pdfjs-dist/package.json'))
@@ -72,7 +72,7 @@ interface Piece {
   readonly text: string
   readonly left: number
   readonly right: number
-  /** Of the baseline, from the bottom of the page. */
+  /** The height of the baseline above the bottom of the page. */
   readonly y: number
   readonly height: number
 }
@@ -82,29 +82,29 @@ const toPiece = (item: { str: string; transform: number[]; width: number; height
   return { text: item.str, left, right: left + item.width, y, height: item.height || Math.abs(scale) || 1 }
 }
 
-/** A gap of this many heights between pieces of a line sets them apart. */
+/** A gap of this many heights between pieces of a line separates segments. */
 const SEGMENT_GAP = 1.5
 /** A gap of this many heights between pieces is a space. */
 const SPACE_GAP = 0.15
-/** Lines further apart than this many heights are of different paragraphs. */
+/** Lines further apart than this many heights belong to different paragraphs. */
 const PARAGRAPH_GAP = 1.9
-/** Columns are this share of the page wide, at least: narrower ones are those of a table, which is read by rows. */
+/** The smallest width of a column as a share of the page. Narrower columns are those of a table, which is read by rows. */
 const COLUMN_SHARE = 0.25
 
-/** @param width of the page. Exported for its tests. */
+/** The text of one page. @param width of the page */
 export function pageText(pieces: readonly Piece[], width: number): string {
   const segments = toSegments(pieces.filter(({ text }) => text.trim() !== ''))
   return inReadingOrder(segments, width).map(toParagraphs).filter(Boolean).join('\n\n')
 }
 
-/** Pieces of one line without wide gaps, from top to bottom. */
+/** The pieces of each line joined where there are no wide gaps, from top to bottom. */
 function toSegments(pieces: readonly Piece[]): readonly Piece[] {
   const sorted = pieces.toSorted((a, b) => b.y - a.y)
   const segments: Piece[] = []
   let line: Piece[] = []
   const flush = (): void => {
     let open: Piece | undefined
-    /** Of the piece before: what is joined so far would be copied to be looked at. */
+    /** The last character of the previous piece: reading it from the joined text would copy that text. */
     let lastSign = ''
     for (const piece of line.toSorted((a, b) => a.left - b.left)) {
       const gap: number = open === undefined ? Infinity : piece.left - open.right
@@ -134,7 +134,7 @@ function toSegments(pieces: readonly Piece[]): readonly Piece[] {
   return segments
 }
 
-/** Groups of segments that follow each other: what spans the page, and between that the left column, then the right one. */
+/** Segments in groups in reading order: those that span the page, and between them the left column before the right one. */
 function inReadingOrder(segments: readonly Piece[], width: number): readonly (readonly Piece[])[] {
   const gutter = gutterOf(segments, width)
   if (gutter === null) return [segments]
@@ -157,13 +157,13 @@ function inReadingOrder(segments: readonly Piece[], width: number): readonly (re
   return groups
 }
 
-/** Where a page of two columns is divided; null for one column. */
+/** The border between two columns; null for a page with one column. */
 function gutterOf(segments: readonly Piece[], width: number): number | null {
   const isWide = (side: readonly Piece[]): boolean => {
     const widths = side.map(({ left, right }) => right - left).sort((a, b) => a - b)
     return widths.length >= 3 && (widths[widths.length >> 1] ?? 0) >= COLUMN_SHARE * width
   }
-  // A column's right neighbour begins where many lines do.
+  // The right column begins where many lines do.
   const starts = new Map<number, number>()
   for (const { left } of segments) starts.set(Math.round(left), (starts.get(Math.round(left)) ?? 0) + 1)
   const [start, count] = [...starts]
@@ -177,10 +177,10 @@ function gutterOf(segments: readonly Piece[], width: number): number | null {
   return isWide(before) && isWide(behind) && numAcross <= segments.length / 3 ? at : null
 }
 
-/** A letter and a hyphen, three UTF-16 units at most. */
+/** A letter and a hyphen: at most three UTF-16 units. */
 const HYPHENATED = /\p{L}[-\u2010\u00ad]$/u
 
-/** Lines as paragraphs, with empty lines between them. */
+/** Lines joined into paragraphs, with empty lines between them. */
 function toParagraphs(lines: readonly Piece[]): string {
   const parts: string[] = []
   let before: Piece | null = null

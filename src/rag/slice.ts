@@ -1,14 +1,14 @@
-/** Long work on the main thread, done in slices: other requests' streams are on this thread too. */
+/** Divides long work on the main thread into slices, because the streams of other requests run there, too. */
 import { setImmediate as nextTurn } from 'node:timers/promises'
 
-/** Longest stretch of work between two turns of the event loop. */
+/** The longest time of work between two turns of the event loop. */
 const MAX_SLICE_MS = 4
 
-/** A time slice: `isOver` says when to yield to the event loop. */
+/** A time slice. When `isOver`, await `end()`. */
 export class Slice {
   #startMs = performance.now()
 
-  /** The event loop has had its turn somewhere else. */
+  /** Begins the next slice after other code has yielded to the event loop. */
   restart(): void {
     this.#startMs = performance.now()
   }
@@ -17,7 +17,7 @@ export class Slice {
     return performance.now() - this.#startMs > MAX_SLICE_MS
   }
 
-  /** Gives the event loop a turn and begins the next slice. */
+  /** Yields to the event loop and begins the next slice. */
   async end(): Promise<void> {
     await nextTurn()
     this.restart()

@@ -1,34 +1,34 @@
-/** Where a worker runs, a thread of this process or a process of its own, and how messages get there and back. */
+/** Runs a worker in a thread or in a process of its own, and passes messages in both directions. */
 import { fork } from 'node:child_process'
 import { Socket } from 'node:net'
 import type { Readable } from 'node:stream'
 import { parentPort, Worker, type TransferListItem } from 'node:worker_threads'
 import { messageOf } from './errors.ts'
 
-/** A running worker, seen from the one who started it. */
+/** A running worker, as its parent sees it. */
 export interface WorkerHost {
-  /** Sends a structured-cloneable message. Buffers of `transfer` are moved to a thread; a process gets copies. */
+  /** Sends a structured-cloneable message. The buffers in `transfer` are moved to a thread; a process gets copies. */
   post(message: unknown, transfer: readonly TransferListItem[]): void
-  /** Whether the worker keeps this process alive. It does when it starts. */
+  /** Sets whether the worker keeps this process alive. At first it does. */
   setRef(isRef: boolean): void
-  /** Ends it at once, even during a call; resolves when it has ended. Idempotent. */
+  /** Ends the worker at once, even during a call. Resolves when it has ended. Idempotent. */
   terminate(): Promise<void>
 }
 
 export interface WorkerEvents {
   readonly onMessage: (message: unknown) => void
-  /** The worker has ended, or cannot be spoken with any more. `cause` is what it threw and last wrote: for logs, it holds paths. */
+  /** The worker has ended or cannot be reached. `cause` is what it threw and last wrote. It may contain paths, so it is only for logs. */
   readonly onDeath: (reason: string, cause?: Error) => void
 }
 
 export type StartWorker = (events: WorkerEvents) => WorkerHost
 
-/** A worker thread: large buffers get there and back without a copy. */
+/** Starts a worker in a thread, to which large buffers move without a copy. */
 export const threadWorker =
   (url: URL, workerData?: unknown): StartWorker =>
   ({ onMessage, onDeath }) => {
     const worker = new Worker(url, { workerData, stdout: true, stderr: true })
-    // Libraries print there as they like; this process's stdout is for JSON log lines only.
+    // Discards what libraries print: the stdout of this process is for JSON log lines only.
     worker.stdout.resume()
     const tail = tailOf(worker.stderr)
     worker.on('message', onMessage)
@@ -45,8 +45,8 @@ export const threadWorker =
   }
 
 /**
- * A process of its own, for native code that this process must outlive. It runs with this process's environment and Node options, ends
- * with it, and is ended by SIGKILL: nothing of what it loaded is torn down. Costs a copy of each message and some 40 MB.
+ * Starts a worker in a process of its own, for native code that may crash. The process inherits the environment and the options of Node.js, ends with
+ * this process, and is ended by SIGKILL, which skips the teardown of native code. It costs a copy of each message and about 40 MB.
  */
 export const processWorker =
   (url: URL): StartWorker =>
@@ -54,7 +54,7 @@ export const processWorker =
     const child = fork(url, [], {
       serialization: 'advanced',
       stdio: ['ignore', 'ignore', 'pipe', 'ipc'],
-      // A debugger's port is this process's.
+      // The port of a debugger is in use by this process.
       execArgv: process.execArgv.filter((option) => !option.startsWith('--inspect')),
     })
     const tail = tailOf(child.stderr)
@@ -69,7 +69,7 @@ export const processWorker =
     child.on('exit', () => {
       hasEnded = true
     })
-    // After exit, when its last words have been read.
+    // After exit, when stderr has been read to its end.
     child.on('close', (code, signal) => died(signal ? `ended by ${signal}` : `ended with code ${code ?? 0}`))
     return {
       post: (message) =>
@@ -93,10 +93,10 @@ export const processWorker =
     }
   }
 
-/** Characters of what a worker wrote to stderr that are kept as the cause of its death. */
+/** Characters of a worker's stderr that are kept to explain its death. */
 const STDERR_TAIL = 500
 
-/** Reads a stream to its end, keeping its last characters. */
+/** Reads a stream to its end and keeps its last characters. */
 function tailOf(stream: Readable | null): () => string {
   let tail = ''
   stream?.setEncoding('utf8').on('data', (text: string) => {
@@ -111,13 +111,13 @@ function deathCause(error: unknown, stderr: string): Error | undefined {
   return new Error([...what, ...(stderr === '' ? [] : [`stderr: ${stderr}`])].join('; '), { cause: error })
 }
 
-/** The way back, seen from the worker. */
+/** The channel to the parent, as the worker sees it. */
 interface WorkerPort {
   post(message: unknown, transfer: readonly TransferListItem[]): void
   onMessage(listener: (message: unknown) => void): void
 }
 
-/** The port of this thread, or of this process when a thread it is not. */
+/** The channel of this worker thread, or of this process if it is not a thread. */
 export function workerPort(): WorkerPort {
   const thread = parentPort
   if (thread) {
@@ -126,13 +126,13 @@ export function workerPort(): WorkerPort {
       onMessage: (listener) => void thread.on('message', listener),
     }
   }
-  if (!process.send) throw new Error('neither a worker thread nor a process with a channel to its parent')
-  // Ctrl-C and service managers signal the whole group. The parent may need this process for what it still answers.
+  if (!process.send) throw new Error('expected a worker thread or a process with a channel to its parent')
+  // Ctrl-C and service managers signal the whole process group, but the parent may still need this process to answer requests.
   for (const signal of ['SIGINT', 'SIGTERM'] as const) process.on(signal, () => {})
-  // However the parent ended, the channel is closed then. An orderly exit would run the teardown of native code.
+  // The channel closes however the parent ends. An orderly exit would run the teardown of native code.
   process.on('disconnect', () => process.kill(process.pid, 'SIGKILL'))
   return {
-    // A failure means that the parent is gone.
+    // Fails only if the parent is gone.
     post: (message) => void process.send?.(message, undefined, undefined, () => {}),
     onMessage: (listener) => void process.on('message', listener),
   }
