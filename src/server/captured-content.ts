@@ -2,7 +2,7 @@
 import type { ChatMessage, Engine, PromptInput } from '../engine/request.ts'
 import type { CapturedContent, ContentMessage, ContentPart } from '../observability/content.ts'
 import type { GenerationJob } from './job.ts'
-import type { ChoiceResult, GenerationResult } from './generation-result.ts'
+import type { Call, ChoiceResult, GenerationResult } from './generation-result.ts'
 
 const text = (content: string): ContentPart => ({ type: 'text', content })
 
@@ -66,15 +66,8 @@ function toOutput(choice: ChoiceResult): ContentMessage {
   }
 }
 
-const toCall = ({
-  id,
-  name,
-  arguments: json,
-}: {
-  readonly id: string
-  readonly name: string
-  readonly arguments: string
-}) => ({ type: 'tool_call', id, name, arguments: parsed(json) }) as const
+const toCall = ({ id, name, arguments: json }: Call) =>
+  ({ type: 'tool_call', id, name, arguments: parsed(json) }) as const
 
 /** Arguments that a cut answer left unfinished stay text. */
 function parsed(json: string): unknown {

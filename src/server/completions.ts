@@ -12,7 +12,7 @@ import { readJson } from './body.ts'
 import { inputContent } from './captured-content.ts'
 import { invalidRequest, whileWanted } from './errors.ts'
 import { runPipeline } from './pipeline.ts'
-import type { Handlers } from './router.ts'
+import { handlersOf } from './router.ts'
 import type { ServerState } from './state.ts'
 import { parseBody } from './validation.ts'
 import { chatRequest, completionRequest } from './wire.ts'
@@ -29,10 +29,8 @@ export interface GenerationParts {
 }
 
 /** Handlers of `/v1/completions` and `/v1/chat/completions`. */
-export function generationHandlers(
-  parts: GenerationParts,
-): Pick<Handlers, 'createCompletion' | 'createChatCompletion'> {
-  return {
+export function generationHandlers(parts: GenerationParts) {
+  return handlersOf({
     createCompletion: (c) =>
       handleGeneration(
         c,
@@ -49,7 +47,7 @@ export function generationHandlers(
         const job = chatJob(body, context)
         return { job, shape: () => chatShape(job) }
       }),
-  }
+  })
 }
 
 /** Names the right route to a client that sent a conversation. The schema would only report a missing prompt. */

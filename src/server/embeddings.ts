@@ -5,13 +5,13 @@ import type { RagService } from '../rag/service.ts'
 import { invalidRequest, modelNotFound, unlessGone } from './errors.ts'
 import { readBody } from './body.ts'
 import { JSON_HEADERS, toJson } from './large-json.ts'
-import type { Handlers } from './router.ts'
+import { handlersOf } from './router.ts'
 import { embeddingsRequest } from './wire-rag.ts'
 import { textContent } from './captured-content.ts'
 
 /** Handler of `/v1/embeddings`. */
-export function embeddingHandlers(rag: RagService): Pick<Handlers, 'createEmbeddings'> {
-  return {
+export function embeddingHandlers(rag: RagService) {
+  return handlersOf({
     createEmbeddings: async (c) => {
       const body = await readBody(c, embeddingsRequest)
       if (body.model !== undefined && body.model !== rag.embedder.name) {
@@ -45,7 +45,7 @@ export function embeddingHandlers(rag: RagService): Pick<Handlers, 'createEmbedd
       }
       return c.body(await toJson(answer), 200, JSON_HEADERS)
     },
-  }
+  })
 }
 
 /** Token ids are those of the embedding model's tokenizer; they are decoded to text. */

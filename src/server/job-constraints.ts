@@ -1,19 +1,10 @@
-/** What constrains a request's answer, in the field names of OpenAI, vLLM or llama-server. */
+/** The constraint on a request's answer, in the fields of OpenAI, vLLM, SGLang or llama.cpp. */
 import type { StructuredOutput } from '../engine/request.ts'
 import { invalidRequest } from './errors.ts'
 import type { CompletionRequest } from './wire.ts'
+import type { constraintFields } from './wire-elsewhere.ts'
 
-type ConstraintField =
-  | 'response_format'
-  | 'structured_outputs'
-  | 'guided_json'
-  | 'guided_regex'
-  | 'guided_choice'
-  | 'guided_grammar'
-  | 'grammar'
-  | 'json_schema'
-  | 'regex'
-  | 'ebnf'
+type ConstraintField = 'response_format' | 'structured_outputs' | keyof typeof constraintFields
 type ConstraintFields = Pick<CompletionRequest, ConstraintField>
 
 interface Constraint {
@@ -22,7 +13,7 @@ interface Constraint {
   readonly output: StructuredOutput
 }
 
-/** The one constraint of a request; null: none. @throws ApiError 400 when there are two, or a schema is no JSON. */
+/** The constraint of a request; null if it has none. @throws ApiError 400 for two constraints, or for a schema that is not JSON. */
 export function constraintOf(body: ConstraintFields): Constraint | null {
   const [first, second] = constraintsOf(body)
   if (second !== undefined) {
@@ -36,31 +27,26 @@ export function constraintOf(body: ConstraintFields): Constraint | null {
 
 function constraintsOf(body: ConstraintFields): Constraint[] {
   const found: Constraint[] = []
-  const add = (field: ConstraintField, output: StructuredOutput | null | undefined | false) => {
+  const add = (field: ConstraintField, output: StructuredOutput | null) => {
     if (output) found.push({ field, output: { ...output, param: field } })
   }
-  const schema = (field: ConstraintField, value: unknown, param: string = field): StructuredOutput | null =>
-    value === undefined ? null : { kind: 'json_schema', schema: parseSchema(value, param), param: field }
-  const regex = (pattern: string | undefined) => pattern !== undefined && ({ kind: 'regex', pattern } as const)
-  const choice = (choices: readonly string[] | undefined) =>
-    choices !== undefined && ({ kind: 'choice', choices } as const)
-  const grammar = (ebnf: string | undefined) => ebnf !== undefined && ({ kind: 'grammar', ebnf } as const)
+  const schema = (value: unknown, param: string): StructuredOutput | null =>
+    value === undefined ? null : { kind: 'json_schema', schema: parseSchema(value, param), param }
+  const regex = (pattern?: string): StructuredOutput | null =>
+    pattern === undefined ? null : { kind: 'regex', pattern }
+  const choice = (choices?: readonly string[]): StructuredOutput | null =>
+    choices === undefined ? null : { kind: 'choice', choices }
+  const grammar = (ebnf?: string): StructuredOutput | null => (ebnf === undefined ? null : { kind: 'grammar', ebnf })
 
   add('response_format', formatOf(body.response_format))
   const { structured_outputs: outputs } = body
-  add('structured_outputs', schema('structured_outputs', outputs?.json, 'structured_outputs.json'))
-  add('structured_outputs', outputs?.json_object === true && { kind: 'json_object' })
-  add('structured_outputs', regex(outputs?.regex))
-  add('structured_outputs', choice(outputs?.choice))
-  add('structured_outputs', grammar(outputs?.grammar))
-  add('guided_json', schema('guided_json', body.guided_json))
-  add('guided_regex', regex(body.guided_regex))
+  add('structured_outputs', schema(outputs?.json, 'structured_outputs.json'))
+  add('structured_outputs', outputs?.json_object === true ? { kind: 'json_object' } : null)
+  add('structured_outputs', regex(outputs?.regex) ?? choice(outputs?.choice) ?? grammar(outputs?.grammar))
+  for (const field of ['guided_json', 'json_schema'] as const) add(field, schema(body[field], field))
+  for (const field of ['guided_regex', 'regex'] as const) add(field, regex(body[field]))
+  for (const field of ['guided_grammar', 'grammar', 'ebnf'] as const) add(field, grammar(body[field]))
   add('guided_choice', choice(body.guided_choice))
-  add('guided_grammar', grammar(body.guided_grammar))
-  add('grammar', grammar(body.grammar))
-  add('json_schema', schema('json_schema', body.json_schema))
-  add('regex', regex(body.regex))
-  add('ebnf', grammar(body.ebnf))
   return found
 }
 

@@ -40,7 +40,7 @@ const keyFile = z.strictObject({
     .array(
       z.strictObject({
         name: matching(/^[A-Za-z0-9._-]{1,64}$/, 'a name of at most 64 of A-Za-z0-9._-'),
-        sha256: matching(/^[0-9a-f]{64}$/i, 'the SHA-256 of the key, 64 hex digits'),
+        sha256: matching(/^[0-9a-f]{64}$/i, 'the SHA-256 of the key, 64 hex digits').toLowerCase(),
         role: z.enum(['user', 'admin'], 'user or admin').default('user'),
         indexes: z
           .record(matching(INDEX_NAME, 'the name of an index'), z.enum(['read', 'write'], 'read or write'))
@@ -89,26 +89,15 @@ export function parseKeyFile(path: string, text: string): FileKey[] {
       Object.entries(indexes).map(([index, access]) => [index, access === 'write' ? ('make' as const) : access]),
     ),
   }))
-  requireDistinct(
-    path,
-    'name',
-    keys.map(({ name }) => name),
-  )
-  requireDistinct(
-    path,
-    'sha256',
-    keys.map(({ digest }) => digest.toString('hex')),
-  )
-  return keys
-}
-
-function requireDistinct(path: string, field: string, values: readonly string[]): void {
-  const seen = new Set<string>()
-  for (const [i, value] of values.entries()) {
-    if (seen.has(value))
-      throw new KeyFileError(`${path}: keys.${i}.${field}: expected a unique value, found that of another key`)
-    seen.add(value)
+  for (const field of ['name', 'sha256'] as const) {
+    const seen = new Set<string>()
+    for (const [i, { [field]: value }] of parsed.data.keys.entries()) {
+      if (seen.has(value))
+        throw new KeyFileError(`${path}: keys.${i}.${field}: expected a unique value, found that of another key`)
+      seen.add(value)
+    }
   }
+  return keys
 }
 
 interface WatchedKeyFile {

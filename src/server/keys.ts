@@ -52,19 +52,28 @@ export function createKeys(options: {
   const { fileKeys = null } = options
   const numFixed = options.keys.length + (options.adminKey === null ? 0 : 1)
   const hasSeveral = fileKeys !== null || numFixed > (options.keys.length === 0 ? 0 : 1)
-  const caller = (key: string, isAdmin: boolean): Caller => {
+  const saltOf = (secret: string) => createHmac('sha256', options.secret).update(secret).digest('hex')
+  const callerOf = (key: string, isAdmin: boolean): Caller => {
     const keyId = key === '' ? 'anonymous' : digest(key).toString('hex').slice(0, 12)
-    return {
-      keyId,
-      isAdmin,
-      cacheSalt: createHmac('sha256', options.secret).update(key).digest('hex'),
-      limits: null,
-      indexes: key === '' ? SERVER_ACCESS : indexAccess(keyId, isAdmin, () => (hasSeveral ? 'read' : 'change')),
-    }
+    const access = () => (hasSeveral ? 'read' : 'change')
+    const indexes = key === '' ? SERVER_ACCESS : indexAccess(keyId, isAdmin, access)
+    return { keyId, isAdmin, cacheSalt: saltOf(key), limits: null, indexes }
   }
-  const fixed: KnownKey[] = options.keys.map((key) => ({ digest: digest(key), caller: caller(key, false) }))
-  if (options.adminKey !== null)
-    fixed.push({ digest: digest(options.adminKey), caller: caller(options.adminKey, true) })
+  const tenantOf = ({ name, digest: hash, isAdmin, limits, indexes }: FileKey): Caller => ({
+    keyId: name,
+    isAdmin,
+    cacheSalt: saltOf(`sha256:${hash.toString('hex')}`),
+    limits,
+    indexes: indexAccess(name, isAdmin, (index) => indexes.get(index) ?? null),
+  })
+  const knownKey = (key: string, isAdmin: boolean): KnownKey => ({
+    digest: digest(key),
+    caller: callerOf(key, isAdmin),
+  })
+  const fixed = [
+    ...options.keys.map((key) => knownKey(key, false)),
+    ...(options.adminKey === null ? [] : [knownKey(options.adminKey, true)]),
+  ]
   let current: readonly FileKey[] = []
   let known: readonly KnownKey[] = fixed
   /** The keys now: those of the file change with it. */
@@ -72,19 +81,10 @@ export function createKeys(options: {
     const inFile = fileKeys?.() ?? []
     if (inFile === current) return known
     current = inFile
-    known = [...fixed, ...inFile.map((key) => ({ digest: key.digest, caller: callerOf(key) }))]
+    known = [...fixed, ...inFile.map((key) => ({ digest: key.digest, caller: tenantOf(key) }))]
     return known
   }
-  const callerOf = ({ name, digest: hash, isAdmin, limits, indexes }: FileKey): Caller => ({
-    keyId: name,
-    isAdmin,
-    cacheSalt: createHmac('sha256', options.secret)
-      .update(`sha256:${hash.toString('hex')}`)
-      .digest('hex'),
-    limits,
-    indexes: indexAccess(name, isAdmin, (index) => indexes.get(index) ?? null),
-  })
-  const anonymous = caller('', options.adminKey === null)
+  const anonymous = callerOf('', options.adminKey === null)
 
   /** Digests have the same length and every key is compared, so the time reveals neither which key was close nor its length. */
   function find(given: string): KnownKey | null {

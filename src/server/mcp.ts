@@ -7,7 +7,7 @@ import { RagError } from '../rag/errors.ts'
 import type { RagService } from '../rag/service.ts'
 import { readJson } from './body.ts'
 import { ApiError, unlessGone } from './errors.ts'
-import type { Handlers } from './router.ts'
+import { handlersOf } from './router.ts'
 
 const index = z.string().optional().describe('Name of the index. The default index when left out.')
 
@@ -90,18 +90,19 @@ async function createServer(rag: ReturnType<RagService['as']>, version: string, 
 }
 
 /** Handler of `/mcp`. */
-export const mcpHandlers = (rag: RagService, version: string): Pick<Handlers, 'callMcp'> => ({
-  callMcp: async (c) => {
-    const body = await readJson(c)
-    const { WebStandardStreamableHTTPServerTransport } =
-      await import('@modelcontextprotocol/sdk/server/webStandardStreamableHttp.js')
-    const server = await createServer(rag.as(c.get('caller').indexes), version, c.req.raw.signal)
-    const transport = new WebStandardStreamableHTTPServerTransport({ enableJsonResponse: true })
-    try {
-      await server.connect(transport)
-      return await transport.handleRequest(c.req.raw, { parsedBody: body })
-    } finally {
-      await server.close()
-    }
-  },
-})
+export const mcpHandlers = (rag: RagService, version: string) =>
+  handlersOf({
+    callMcp: async (c) => {
+      const body = await readJson(c)
+      const { WebStandardStreamableHTTPServerTransport } =
+        await import('@modelcontextprotocol/sdk/server/webStandardStreamableHttp.js')
+      const server = await createServer(rag.as(c.get('caller').indexes), version, c.req.raw.signal)
+      const transport = new WebStandardStreamableHTTPServerTransport({ enableJsonResponse: true })
+      try {
+        await server.connect(transport)
+        return await transport.handleRequest(c.req.raw, { parsedBody: body })
+      } finally {
+        await server.close()
+      }
+    },
+  })

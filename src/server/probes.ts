@@ -1,7 +1,7 @@
 /** /health, /ready, /version, /openapi.json, /metrics and the model list. */
 import { ApiError, modelNotFound } from './errors.ts'
 import type { Caller } from './keys.ts'
-import type { Handlers } from './router.ts'
+import { handlersOf } from './router.ts'
 import type { ServerState } from './state.ts'
 
 interface ProbeParts {
@@ -19,13 +19,8 @@ interface ProbeParts {
   ) => Promise<{ readonly contentType: string; readonly body: string }>
 }
 
-type ProbeHandlers = Pick<
-  Handlers,
-  'getHealth' | 'getReadiness' | 'getVersion' | 'getOpenApi' | 'getMetrics' | 'listModels' | 'getModel'
->
-
 /** Handlers of health, readiness, version, OpenAPI, metrics and the list of models. */
-export function probeHandlers(parts: ProbeParts): ProbeHandlers {
+export function probeHandlers(parts: ProbeParts) {
   const startedSeconds = Math.floor(Date.now() / 1000)
   const model = (id: string, kind: string, state: string, more: object = {}) => ({
     id,
@@ -54,7 +49,7 @@ export function probeHandlers(parts: ProbeParts): ProbeHandlers {
       ...parts.retrievalModels.map(({ name, kind }) => model(name, kind, 'on_demand')),
     ]
   }
-  return {
+  return handlersOf({
     getHealth: (c) => c.json({ status: 'ok' }),
     getReadiness: (c) => {
       const { phase } = parts.state
@@ -94,5 +89,5 @@ export function probeHandlers(parts: ProbeParts): ProbeHandlers {
       }
       return c.json(found)
     },
-  }
+  })
 }

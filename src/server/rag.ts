@@ -7,20 +7,15 @@ import { invalidRequest, unlessGone } from './errors.ts'
 import { readBody, readBytes, unsupportedMedia } from './body.ts'
 import { JSON_LINES_TYPE, readJsonLines } from './json-lines.ts'
 import { ingestLines, ingestList, tellingAccepted, type Ingest, type IngestReport } from './rag-documents.ts'
-import type { Handlers } from './router.ts'
+import { handlersOf } from './router.ts'
 import { WARNING_HEADER } from './warnings.ts'
 import { ragDocumentsRequest, ragQueryRequest } from './wire-rag.ts'
 
-type RagHandlers = Pick<
-  Handlers,
-  'putDocuments' | 'putFile' | 'getDocument' | 'deleteDocument' | 'listIndexes' | 'deleteIndex' | 'queryIndex'
->
-
 /** Handlers of `/v1/rag/*`. */
-export function ragHandlers(service: RagService): RagHandlers {
+export function ragHandlers(service: RagService) {
   /** With the indexes of the caller. */
   const ragOf = (c: Context<AppEnv>) => service.as(c.get('caller').indexes)
-  return {
+  return handlersOf({
     putDocuments: async (c) => {
       const rag = ragOf(c)
       const { signal } = c.req.raw
@@ -109,7 +104,7 @@ export function ragHandlers(service: RagService): RagHandlers {
       if (trace.capturesContent) trace.set(retrievedContent(body.query, found.documents))
       return c.json({ index: found.index, reranked: found.isReranked, documents: found.documents })
     },
-  }
+  })
 }
 
 /** The id as written in the path: a document's id may contain encoded slashes, which the router would decode. */

@@ -3,17 +3,17 @@ import type { RagService } from '../rag/service.ts'
 import { readBody } from './body.ts'
 import { invalidRequest, modelNotFound, unlessGone } from './errors.ts'
 import { JSON_HEADERS, toJson } from './large-json.ts'
-import type { Handlers } from './router.ts'
+import { handlersOf } from './router.ts'
 import { rerankRequest, scoreRequest } from './wire-rag.ts'
 import { textContent } from './captured-content.ts'
 
 /** Handlers of `/v1/rerank` and `/v1/score`. */
-export function rerankHandlers(rag: RagService): Pick<Handlers, 'rerank' | 'score'> {
+export function rerankHandlers(rag: RagService) {
   const requireModel = (model: string | undefined) => {
     if (model === undefined || model === rag.scorer.name) return
     throw modelNotFound(`the reranking model is "${rag.scorer.name}"`)
   }
-  return {
+  return handlersOf({
     rerank: async (c) => {
       const body = await readBody(c, rerankRequest)
       requireModel(body.model)
@@ -59,7 +59,7 @@ export function rerankHandlers(rag: RagService): Pick<Handlers, 'rerank' | 'scor
         usage: usageOf(total),
       })
     },
-  }
+  })
 }
 
 const usageOf = (numTokens: number) => ({ prompt_tokens: numTokens, total_tokens: numTokens })

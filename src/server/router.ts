@@ -6,8 +6,11 @@ import { ApiError } from './errors.ts'
 import { patternOf, type Route, type RouteName, ROUTES } from './routes.ts'
 
 type Handler = (c: Context<AppEnv>) => Response | Promise<Response>
-/** What answers each route. */
+/** The handler of each route. */
 export type Handlers = Readonly<Record<RouteName, Handler>>
+
+/** Handlers of some routes. A name that is not in ROUTES does not compile. */
+export const handlersOf = <Name extends RouteName>(handlers: Readonly<Record<Name, Handler>>) => handlers
 
 const METHODS = ['GET', 'POST', 'DELETE'] as const
 const pathsOf = ({ path, aliases = [] }: Route): readonly string[] => [path, ...aliases]

@@ -11,7 +11,7 @@ import { addressOf, type AppEnv } from './env.ts'
 import { FailedAttempts } from './failed-attempts.ts'
 import type { Caller, Keys } from './keys.ts'
 import { isOwnPage, requireOwnForm } from './origin.ts'
-import type { Handlers } from './router.ts'
+import { handlersOf } from './router.ts'
 import { html } from './ui/layout.tsx'
 import { OwnNavigationPage, SignInPage } from './ui/sign-in.tsx'
 
@@ -49,11 +49,8 @@ export async function signInFirst(c: Context<AppEnv>): Promise<Response | null> 
 }
 
 /** @param failures of keys, by address. */
-export function sessionHandlers(
-  keys: Keys,
-  failures = new FailedAttempts(),
-): Pick<Handlers, 'showSignIn' | 'signIn' | 'signOut'> {
-  return {
+export function sessionHandlers(keys: Keys, failures = new FailedAttempts()) {
+  return handlersOf({
     showSignIn: (c) => html(c, SignInPage({ to: '/traces', isRefused: false })),
     signIn: async (c) => {
       requireOwnForm(c)
@@ -76,7 +73,7 @@ export function sessionHandlers(
       deleteCookie(c, COOKIE, cookieOptions(c))
       return c.redirect('/traces', 303)
     },
-  }
+  })
 }
 
 const destination = (path: string): string => (DESTINATION.test(path) ? path : '/traces')

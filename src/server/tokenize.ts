@@ -8,7 +8,7 @@ import type { AppEnv } from './env.ts'
 import { JSON_HEADERS, toJson } from './large-json.ts'
 import { toChatMessage } from './job.ts'
 import { readBody } from './body.ts'
-import type { Handlers } from './router.ts'
+import { handlersOf } from './router.ts'
 import type { ServerState } from './state.ts'
 import { templateArgumentsOf } from './template-arguments.ts'
 import { detokenizeRequest, tokenizeRequest } from './wire.ts'
@@ -30,8 +30,8 @@ export async function encodeFor(
 }
 
 /** Handlers of `/tokenize`, `/detokenize` and `/tokenizer_info`. */
-export function tokenizeHandlers(state: ServerState): Pick<Handlers, 'tokenize' | 'detokenize' | 'describeTokenizer'> {
-  return {
+export function tokenizeHandlers(state: ServerState) {
+  return handlersOf({
     tokenize: async (c) => {
       const body = await readBody(c, tokenizeRequest)
       return state.withModel(body.model, c.req.raw.signal, async ({ engine }) => {
@@ -73,7 +73,7 @@ export function tokenizeHandlers(state: ServerState): Pick<Handlers, 'tokenize' 
         return c.json({ prompt })
       })
     },
-  }
+  })
 }
 
 /** The text of each token by itself. */

@@ -10,7 +10,7 @@ import type { TraceStore } from '../observability/trace-store.ts'
 import { validateTraces } from '../observability/validate.ts'
 import type { AppEnv } from './env.ts'
 import { ApiError, invalidRequest } from './errors.ts'
-import type { Handlers } from './router.ts'
+import { handlersOf } from './router.ts'
 import { parseTraceQuery } from './trace-query.ts'
 import { html, visitorOf } from './ui/layout.tsx'
 import { choicesOf, TraceListPage } from './ui/trace-list.tsx'
@@ -43,13 +43,8 @@ interface TraceRouteParts {
   readonly canSignIn: boolean
 }
 
-type TraceHandlers = Pick<
-  Handlers,
-  'listTraces' | 'getTrace' | 'validateTrace' | 'showTraces' | 'showTrace' | 'getAsset'
->
-
 /** Handlers of `/v1/traces` and the trace pages. */
-export function traceHandlers({ store, canSignIn }: TraceRouteParts): TraceHandlers {
+export function traceHandlers({ store, canSignIn }: TraceRouteParts) {
   const assets = new Map(
     Object.keys(ASSETS).map((name) => [name, readFileSync(new URL(`./ui/static/${name}`, import.meta.url), 'utf8')]),
   )
@@ -82,7 +77,7 @@ export function traceHandlers({ store, canSignIn }: TraceRouteParts): TraceHandl
     return trees.flatMap((tree) => tree.spans)
   }
 
-  return {
+  return handlersOf({
     listTraces: (c) => c.json({ traces: store.list(parseTraceQuery(c.req.query()), c.get('caller')).map(toWire) }),
     getTrace: (c) => {
       const format = TRACE_FORMATS.find((known) => known === (c.req.query('format') ?? 'otlp'))
@@ -104,7 +99,7 @@ export function traceHandlers({ store, canSignIn }: TraceRouteParts): TraceHandl
         trace_id: spans[0]?.spanContext().traceId,
         level,
         ok: breaches.length === 0,
-        breaches: breaches.map(toWireBreach),
+        breaches: breaches.map(({ traceId, spanId, ...breach }) => ({ trace_id: traceId, span_id: spanId, ...breach })),
       })
     },
     showTraces: (c) => {
@@ -130,7 +125,7 @@ export function traceHandlers({ store, canSignIn }: TraceRouteParts): TraceHandl
       const { trees, page, numPages } = treesOf(c, TREES_PER_PAGE)
       return html(c, TracePage({ views: trees.map(traceView), page, numPages, visitor: visitorOf(c, canSignIn) }))
     },
-  }
+  })
 }
 
 const toWire = (trace: StoredTrace) => ({
@@ -151,12 +146,4 @@ const toWire = (trace: StoredTrace) => ({
   tokens_out: trace.tokensOut,
   num_spans: trace.spans.length,
   kept_for: trace.keptFor,
-})
-
-const toWireBreach = (breach: ReturnType<typeof validateTraces>[number]) => ({
-  trace_id: breach.traceId,
-  span_id: breach.spanId,
-  span: breach.span,
-  rule: breach.rule,
-  message: breach.message,
 })

@@ -2,15 +2,15 @@
 import { readBody } from '../body.ts'
 import { type GenerationParts, handleGeneration } from '../completions.ts'
 import { chatJob, toChatMessage } from '../job.ts'
-import type { Handlers } from '../router.ts'
+import { handlersOf } from '../router.ts'
 import { encodeFor } from '../tokenize.ts'
 import { promptOf, messagesToChat } from './job.ts'
 import { messagesShape } from './shape.ts'
 import { countTokensRequest, messagesRequest } from './wire.ts'
 
 /** Handlers of `/v1/messages` and `/v1/messages/count_tokens`. */
-export function messagesHandlers(parts: GenerationParts): Pick<Handlers, 'createMessage' | 'countMessageTokens'> {
-  return {
+export function messagesHandlers(parts: GenerationParts) {
+  return handlersOf({
     createMessage: (c) =>
       handleGeneration(c, parts, messagesRequest, (body, context) => {
         const format = body.output_config?.format === undefined ? 'output_format' : 'output_config.format'
@@ -25,5 +25,5 @@ export function messagesHandlers(parts: GenerationParts): Pick<Handlers, 'create
         return c.json({ input_tokens: ids?.length ?? 0 })
       })
     },
-  }
+  })
 }

@@ -5,20 +5,18 @@ import { ApiError } from '../errors.ts'
 import { type GenerationParts, handleGeneration } from '../completions.ts'
 import { type ChatFields, chatJob } from '../job.ts'
 import { JSON_HEADERS, toJson } from '../large-json.ts'
-import type { Handlers } from '../router.ts'
+import { handlersOf } from '../router.ts'
 import type { ChatMessageFields } from '../wire.ts'
 import { addItem, inputMessages, responsesToChat } from './job.ts'
 import { type ResponseObject, responsesShape } from './shape.ts'
-import { createResponseStore, type StoredResponse } from './store.ts'
+import { ResponseStore, type StoredResponse } from './store.ts'
 import { responsesRequest, withItemTypes } from './wire.ts'
 
 const FIELDS: ChatFields = { prompt: 'input', format: 'text.format', parameters: 'parameters' }
 
 /** Handlers of `/v1/responses` and `/v1/responses/{id}`. */
-export function responsesHandlers(
-  parts: GenerationParts,
-): Pick<Handlers, 'createResponse' | 'getResponse' | 'deleteResponse'> {
-  const store = createResponseStore()
+export function responsesHandlers(parts: GenerationParts) {
+  const store = new ResponseStore()
 
   const stored = (c: Context<AppEnv>, id: string, param: string): StoredResponse => {
     const found = store.get(c.get('caller').keyId, id)
@@ -30,7 +28,7 @@ export function responsesHandlers(
     )
   }
 
-  return {
+  return handlersOf({
     createResponse: (c) =>
       handleGeneration(
         c,
@@ -64,7 +62,7 @@ export function responsesHandlers(
       store.delete(c.get('caller').keyId, id)
       return c.json({ id, object: 'response', deleted: true })
     },
-  }
+  })
 }
 
 /** What the assistant said, as the next turn's prompt has it. */

@@ -60,8 +60,8 @@ export function responsesShape(
   const stream = new ResponseStream(job, body)
   return {
     body(result, citations) {
-      const [choice] = result.shown
-      const response = whole(job, body, itemsOf(job, choice), result, citations)
+      stream.add(result.shown[0])
+      const response = whole(job, body, stream.items, result, citations)
       onEnd(response)
       return response
     },
@@ -161,35 +161,6 @@ const thoughtItem = (id: string, status: TextItem['status'], text: string): Thou
 const itemId = (job: GenerationJob, kind: 'msg' | 'fc' | 'rs', index: number): string =>
   `${kind}-${job.requestId.slice(job.requestId.indexOf('-') + 1)}-${index}`
 
-/** The items of a whole choice: what was thought, its text, then its calls. An answer without any is an empty message. */
-function itemsOf(job: GenerationJob, choice: ChoiceResult | undefined): OutputItem[] {
-  if (choice === undefined) return []
-  const hasThought = choice.reasoning !== ''
-  const hasText = choice.text !== '' || (choice.calls.length === 0 && !hasThought)
-  const numItems = choice.calls.length + (hasText ? 1 : 0) + (hasThought ? 1 : 0)
-  // Only the last item can be incomplete.
-  const statusOf = (index: number) =>
-    choice.finished?.reason === 'length' && index === numItems - 1 ? 'incomplete' : 'completed'
-  const thoughts = hasThought ? [thoughtItem(itemId(job, 'rs', 0), statusOf(0), choice.reasoning)] : []
-  const at = thoughts.length
-  const texts = hasText ? [textItem(itemId(job, 'msg', at), statusOf(at), [outputText(choice.text)])] : []
-  return [
-    ...thoughts,
-    ...texts,
-    ...choice.calls.map((call, i): CallItem => {
-      const index = at + texts.length + i
-      return {
-        type: 'function_call',
-        id: itemId(job, 'fc', index),
-        status: statusOf(index),
-        call_id: call.id,
-        name: call.name,
-        arguments: call.arguments,
-      }
-    }),
-  ]
-}
-
 /** An item under way. */
 interface OpenItem {
   readonly outputIndex: number
@@ -228,7 +199,7 @@ class ResponseStream {
     yield* this.whole('response.in_progress', response)
   }
 
-  token({ text, reasoning = '', toolCalls }: TokenEvent): string {
+  token({ text, reasoning = '', toolCalls }: Pick<TokenEvent, 'text' | 'reasoning' | 'toolCalls'>): string {
     let frames = reasoning === '' ? '' : this.#thought(reasoning)
     if (text !== '') frames += this.#text(text)
     for (const delta of toolCalls ?? []) {
@@ -241,7 +212,15 @@ class ResponseStream {
     return frames
   }
 
-  finished({ reason }: ChoiceFinishedEvent): string {
+  /** Adds a whole choice. Its items are the same as those of a stream. */
+  add(choice: ChoiceResult | undefined): void {
+    if (choice === undefined) return
+    const { text, reasoning, calls, finished } = choice
+    this.token({ text, reasoning, toolCalls: calls.map((call, index) => ({ ...call, index })) })
+    this.finished({ reason: finished?.reason ?? 'stop' })
+  }
+
+  finished({ reason }: Pick<ChoiceFinishedEvent, 'reason'>): string {
     // An answer that says nothing is still a message.
     const empty = this.#open === null && this.items.length === 0 ? this.#openItem(null) : ''
     return empty + this.#close(reason === 'length' ? 'incomplete' : 'completed')

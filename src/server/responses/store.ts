@@ -1,23 +1,16 @@
 /**
- * Responses that were kept for later turns: in memory, bounded in number, in bytes and in time, each for the key that made it. What is
- * pushed out is gone, and a request that names it is a 404 that says so.
+ * Responses that are stored for later turns: in memory, limited in number, bytes and age, each visible to the key that made it. A request
+ * that names a dropped response gets a 404.
  */
 import type { ChatMessageFields } from '../wire.ts'
 import type { ResponseObject } from './shape.ts'
 
 export interface StoredResponse {
   readonly response: ResponseObject
-  /** The conversation up to and with this response, without instructions, which apply to one request only. */
+  /** The conversation including this response, without instructions, which apply to one request only. */
   readonly messages: readonly ChatMessageFields[]
-  /** What its requests have in common: the caller's id of it, else the id of its first response. */
+  /** The caller's id of the conversation, else the id of its first response. */
   readonly conversationId: string
-}
-
-interface ResponseStore {
-  /** Keeps a response, if it fits the bounds at all. */
-  put(keyId: string, entry: StoredResponse): void
-  get(keyId: string, id: string): StoredResponse | null
-  delete(keyId: string, id: string): boolean
 }
 
 interface ResponseStoreLimits {
@@ -39,49 +32,54 @@ interface Kept {
   readonly atMs: number
 }
 
-/** Creates the store. @param now milliseconds since 1970 */
-export function createResponseStore(
-  limits: ResponseStoreLimits = DEFAULT_LIMITS,
-  now: () => number = Date.now,
-): ResponseStore {
-  // In order of age: the first entry is the oldest.
-  const kept = new Map<string, Kept>()
-  let numBytes = 0
+/** Keeps responses by key and id. The oldest are dropped first. */
+export class ResponseStore {
+  readonly #limits: ResponseStoreLimits
+  readonly #now: () => number
+  /** In order of age, the oldest first. */
+  readonly #kept = new Map<string, Kept>()
+  #numBytes = 0
 
-  const nameOf = (keyId: string, id: string) => `${keyId}\n${id}`
-  const remove = (name: string): boolean => {
-    const found = kept.get(name)
-    if (found === undefined) return false
-    kept.delete(name)
-    numBytes -= found.numBytes
-    return true
+  /** @param now milliseconds since 1970 */
+  constructor(limits: ResponseStoreLimits = DEFAULT_LIMITS, now: () => number = Date.now) {
+    this.#limits = limits
+    this.#now = now
   }
-  const expire = () => {
-    const oldest = now() - limits.maxAgeMs
-    for (const [name, { atMs }] of kept) {
-      if (atMs > oldest && kept.size <= limits.maxResponses && numBytes <= limits.maxBytes) return
-      remove(name)
+
+  /** Keeps a response, unless it alone exceeds the limit of bytes. */
+  put(keyId: string, entry: StoredResponse): void {
+    // Two bytes per character, which is the most that the JavaScript engine uses.
+    const numBytes = 2 * JSON.stringify(entry).length
+    if (numBytes > this.#limits.maxBytes) return
+    const name = nameOf(keyId, entry.response.id)
+    this.#remove(name)
+    this.#kept.set(name, { entry, numBytes, atMs: this.#now() })
+    this.#numBytes += numBytes
+    this.#expire()
+  }
+
+  get(keyId: string, id: string): StoredResponse | null {
+    this.#expire()
+    return this.#kept.get(nameOf(keyId, id))?.entry ?? null
+  }
+
+  delete(keyId: string, id: string): void {
+    this.#remove(nameOf(keyId, id))
+  }
+
+  #remove(name: string): void {
+    this.#numBytes -= this.#kept.get(name)?.numBytes ?? 0
+    this.#kept.delete(name)
+  }
+
+  #expire(): void {
+    const { maxAgeMs, maxResponses, maxBytes } = this.#limits
+    for (const [name, { atMs }] of this.#kept) {
+      const fits = this.#kept.size <= maxResponses && this.#numBytes <= maxBytes
+      if (fits && atMs > this.#now() - maxAgeMs) return
+      this.#remove(name)
     }
   }
-
-  return {
-    put(keyId, entry) {
-      // Two bytes per character, as the engine keeps them at most.
-      const size = 2 * JSON.stringify(entry).length
-      if (size > limits.maxBytes) return
-      const name = nameOf(keyId, entry.response.id)
-      remove(name)
-      kept.set(name, { entry, numBytes: size, atMs: now() })
-      numBytes += size
-      expire()
-    },
-    get(keyId, id) {
-      expire()
-      return kept.get(nameOf(keyId, id))?.entry ?? null
-    },
-    delete(keyId, id) {
-      expire()
-      return remove(nameOf(keyId, id))
-    },
-  }
 }
+
+const nameOf = (keyId: string, id: string): string => `${keyId}\n${id}`
