@@ -1,5 +1,5 @@
 /** What /v1/chat/completions says. */
-import type { TokenEvent, ToolCallDelta } from '../engine/request.ts'
+import type { ToolCallDelta } from '../engine/request.ts'
 import { type Call, finishReason, tailOf } from './generation-result.ts'
 import type { GenerationJob } from './job.ts'
 import { chatLogprobs, promptLogprobs } from './logprobs.ts'
@@ -17,7 +17,6 @@ export function chatShape(job: GenerationJob): Shape {
   })
   const wantsLogprobs = job.shown.logprobs >= 0
   const names = { top: job.shown.logprobs, asIds: job.tokensAsIds }
-  const isPlain = !wantsLogprobs && !job.returnTokenIds && !job.continuousUsage
   const counts = new StreamCounts(job)
   const textFrame = textFrames((index, text) => chunk(index, { content: text }))
   const callers = new Set<number>()
@@ -29,8 +28,6 @@ export function chatShape(job: GenerationJob): Shape {
       dataFrame({ ...chunk(index, { role: 'assistant', content: '' }), ...counts.usage(index), ...more }),
     ).join('')
   }
-  const saysNothing = (event: TokenEvent) =>
-    event.text === '' && !event.logprobs?.length && !(job.returnTokenIds && event.tokenIds.length > 0)
   return {
     body: (result, citations) => ({
       ...head,
@@ -65,9 +62,9 @@ export function chatShape(job: GenerationJob): Shape {
     token: (event) => {
       const { toolCalls, reasoning = '' } = event
       if (toolCalls !== undefined) callers.add(event.choice)
-      else if (isPlain && reasoning === '') return event.text === '' ? '' : textFrame(event)
+      else if (counts.isPlain && reasoning === '') return event.text === '' ? '' : textFrame(event)
       counts.addToken(event)
-      if (toolCalls === undefined && reasoning === '' && saysNothing(event)) return ''
+      if (toolCalls === undefined && reasoning === '' && counts.isEmpty(event)) return ''
       const delta = {
         ...thoughtOf(reasoning),
         ...(event.text === '' && (toolCalls !== undefined || reasoning !== '') ? {} : { content: event.text }),

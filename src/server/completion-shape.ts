@@ -1,5 +1,5 @@
 /** What /v1/completions says. */
-import type { ChoiceLogprob, TokenEvent } from '../engine/request.ts'
+import type { ChoiceLogprob } from '../engine/request.ts'
 import { finishReason, tailOf } from './generation-result.ts'
 import type { GenerationJob } from './job.ts'
 import { legacyLogprobs, promptLogprobs } from './logprobs.ts'
@@ -30,7 +30,6 @@ export function completionShape(job: GenerationJob, echoed: readonly EchoedPromp
   })
   const wantsLogprobs = job.shown.logprobs >= 0
   const names = { top: job.shown.logprobs, asIds: job.tokensAsIds }
-  const isPlain = !wantsLogprobs && !job.returnTokenIds && !job.continuousUsage
   const textFrame = textFrames((index, text) => ({ ...head, choices: [choice(index, text, null, null)] }))
   /** The prompt's own chunk, for each of its choices. */
   function* echo(promptIndex: number, entries: readonly (ChoiceLogprob | null)[] | null) {
@@ -48,8 +47,6 @@ export function completionShape(job: GenerationJob, echoed: readonly EchoedPromp
   function* echoes() {
     for (const promptIndex of job.generation.prompts.keys()) yield* echo(promptIndex, null)
   }
-  const saysNothing = (event: TokenEvent) =>
-    event.text === '' && !event.logprobs?.length && !(job.returnTokenIds && event.tokenIds.length > 0)
   return {
     body: (result, citations) => ({
       ...head,
@@ -79,9 +76,9 @@ export function completionShape(job: GenerationJob, echoed: readonly EchoedPromp
     },
     echo: (event): Frames => (job.echo ? echo(event.promptIndex, event.entries) : ''),
     token: (event) => {
-      if (isPlain) return event.text === '' ? '' : textFrame(event)
+      if (counts.isPlain) return event.text === '' ? '' : textFrame(event)
       counts.addToken(event)
-      if (saysNothing(event)) return ''
+      if (counts.isEmpty(event)) return ''
       const offset = counts.moveOffset(event.choice, event.text)
       const logprobs = wantsLogprobs && event.logprobs ? legacyLogprobs(event.logprobs, names, offset) : null
       const ids = job.returnTokenIds ? { token_ids: event.tokenIds, ...counts.promptIds(event.choice) } : {}

@@ -43,10 +43,14 @@ function constraintsOf(body: ConstraintFields): Constraint[] {
   add('structured_outputs', schema(outputs?.json, 'structured_outputs.json'))
   add('structured_outputs', outputs?.json_object === true ? { kind: 'json_object' } : null)
   add('structured_outputs', regex(outputs?.regex) ?? choice(outputs?.choice) ?? grammar(outputs?.grammar))
-  for (const field of ['guided_json', 'json_schema'] as const) add(field, schema(body[field], field))
-  for (const field of ['guided_regex', 'regex'] as const) add(field, regex(body[field]))
-  for (const field of ['guided_grammar', 'grammar', 'ebnf'] as const) add(field, grammar(body[field]))
+  add('guided_json', schema(body.guided_json, 'guided_json'))
+  add('guided_regex', regex(body.guided_regex))
   add('guided_choice', choice(body.guided_choice))
+  add('guided_grammar', grammar(body.guided_grammar))
+  add('grammar', grammar(body.grammar))
+  add('json_schema', schema(body.json_schema, 'json_schema'))
+  add('regex', regex(body.regex))
+  add('ebnf', grammar(body.ebnf))
   return found
 }
 

@@ -6,6 +6,7 @@ import type { RetrievalFields, RetrievalRequest } from '../rag/retrieval-request
 import { invalidRequest } from './errors.ts'
 import { constraintOf } from './job-constraints.ts'
 import { templateArgumentsOf } from './template-arguments.ts'
+import { defined } from './validation.ts'
 import type { ChatMessageFields, ChatRequest, CompletionRequest } from './wire.ts'
 
 export interface GenerationJob {
@@ -168,13 +169,13 @@ export function chatJob(body: ChatRequest, context: JobContext, fields: ChatFiel
       separatesReasoning: true,
       ...(thinkingBudget === undefined ? {} : { thinkingBudget }),
       prompts: [
-        {
+        defined({
           messages,
-          ...(tools.length === 0 ? {} : { tools }),
+          tools: tools.length === 0 ? undefined : tools,
           continueFinalMessage: body.continue_final_message ?? false,
-          ...(body.add_generation_prompt === undefined ? {} : { addGenerationPrompt: body.add_generation_prompt }),
-          ...(templateArguments === null ? {} : { templateArguments }),
-        },
+          addGenerationPrompt: body.add_generation_prompt,
+          templateArguments: templateArguments ?? undefined,
+        }),
       ],
       maxTokens:
         tokensOf(body.max_completion_tokens ?? body.max_tokens ?? body.n_predict, context) ?? context.maxModelLen,
@@ -196,8 +197,8 @@ function toolUseOf(body: ChatRequest, parametersField: string): ToolUse | null {
   const allowed = typeof choice !== 'string' && choice.type === 'allowed_tools' ? choice.allowed_tools : null
   const names = new Set(allowed?.tools.map((tool) => tool.function.name))
   const tools = allowed === null ? given : given.filter((tool) => names.has(tool.function.name))
-  const mode = allowed?.mode ?? (typeof choice === 'string' || choice.type === 'allowed_tools' ? choice : { name: choice.function.name }) // prettier-ignore
-  if (typeof mode === 'object' && 'type' in mode) return null
+  const named = typeof choice !== 'string' && choice.type === 'function' ? { name: choice.function.name } : null
+  const mode = allowed?.mode ?? named ?? (typeof choice === 'string' ? choice : 'auto')
   if (tools.length === 0) {
     if (mode !== 'auto') throw invalidRequest('tool_choice: expected tools, found none', 'tool_choice')
     return null
@@ -212,32 +213,15 @@ function toolUseOf(body: ChatRequest, parametersField: string): ToolUse | null {
 }
 
 /** A message of the wire as the engine takes it. */
-export function toChatMessage({
-  role,
-  content,
-  name,
-  tool_calls: calls,
-  tool_call_id: callId,
-  reasoning_content: thought,
-  reasoning = thought,
-}: ChatMessageFields): ChatMessage {
-  return {
-    role,
-    content,
-    ...(name === undefined ? {} : { name }),
-    ...(callId === undefined ? {} : { toolCallId: callId }),
-    ...(reasoning === undefined ? {} : { reasoning }),
-    ...(calls === undefined
-      ? {}
-      : {
-          toolCalls: calls.map(({ id, function: { name: called, arguments: args } }) => ({
-            id,
-            name: called,
-            arguments: args,
-          })),
-        }),
-  }
-}
+export const toChatMessage = (message: ChatMessageFields): ChatMessage =>
+  defined({
+    role: message.role,
+    content: message.content,
+    name: message.name,
+    toolCallId: message.tool_call_id,
+    reasoning: message.reasoning ?? message.reasoning_content,
+    toolCalls: message.tool_calls?.map(({ id, function: called }) => ({ id, ...called })),
+  })
 
 /** The fields of both routes that mean the same in both. */
 type SharedFields = Omit<

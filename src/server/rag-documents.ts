@@ -60,13 +60,13 @@ export const ingestLines = (
   signal: AbortSignal,
   onDone: (numBytes: number) => void = () => {},
 ): Promise<IngestReport> =>
-  tellingAccepted((onAccepted) => ingestBatches(lines, ingest, signal, { onAccepted, onDone }))
+  tellingAccepted((onAccepted) => ingestBatches(lines, (documents) => ingest(documents, onAccepted), signal, onDone))
 
 async function ingestBatches(
   lines: AsyncIterable<JsonLine>,
-  ingest: Ingest,
+  ingest: (documents: readonly SourceDocument[]) => Promise<IngestResult>,
   signal: AbortSignal,
-  { onAccepted, onDone }: { readonly onAccepted: () => void; readonly onDone: (numBytes: number) => void },
+  onDone: (numBytes: number) => void,
 ): Promise<IngestReport> {
   const rejected: RejectedDocument[] = []
   let accepted = 0
@@ -80,7 +80,7 @@ async function ingestBatches(
 
   const flush = async (): Promise<void> => {
     const documents = [...batch.values()].map(({ document }) => document)
-    const result = await ingest(documents, onAccepted)
+    const result = await ingest(documents)
     for (const { id, reason } of result.rejected) rejected.push({ id, line: batch.get(id)?.line ?? 0, reason })
     accepted += result.accepted
     chunks += result.chunks

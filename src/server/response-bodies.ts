@@ -75,18 +75,9 @@ const completionChoice = object({
   prompt_token_ids: tokenIds.optional(),
 })
 
-export const completion = object({
-  ...head,
-  object: z.literal('text_completion'),
-  choices: z.array(completionChoice),
-  ...tail,
-})
-export const completionChunk = object({
-  ...head,
-  object: z.literal('text_completion'),
-  choices: z.array(completionChoice),
-  ...streamTail,
-})
+const completionFields = { ...head, object: z.literal('text_completion'), choices: z.array(completionChoice) }
+export const completion = object({ ...completionFields, ...tail })
+export const completionChunk = object({ ...completionFields, ...streamTail })
 
 const topLogprob = { token: z.string(), logprob: z.number(), bytes: z.array(count).nullable() }
 const chatLogprobs = object({

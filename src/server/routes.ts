@@ -62,6 +62,8 @@ const index = { tag: 'Retrieval', kind: 'retrieval', idPrefix: 'rag' } as const
 const retrieval = { ...index, method: 'POST', pool: 'retrieval' } as const
 const tokenizer = { method: 'POST', tag: 'Tokenizer', pool: 'tokenizer' } as const
 const get = { method: 'GET' } as const
+const traces = { ...get, tag: 'Traces', session: 'call' } as const
+const models = { ...get, tag: 'Models' } as const
 const remove = { method: 'DELETE' } as const
 const page = { tag: 'Pages', answer: 'text/html', session: 'page' } as const
 const probe = { ...get, tag: 'Server' } as const
@@ -155,14 +157,13 @@ export const ROUTES = {
     answer: answer.tokenizerInfo,
   },
   listModels: {
-    ...get,
-    tag: 'Models',
+    ...models,
     path: '/v1/models',
     summary: 'The served models',
     session: 'call',
     answer: answer.modelList,
   },
-  getModel: { ...get, tag: 'Models', path: '/v1/models/:id{.+}', summary: 'One served model', answer: answer.model },
+  getModel: { ...models, path: '/v1/models/:id{.+}', summary: 'One served model', answer: answer.model },
   createEmbeddings: {
     ...retrieval,
     path: '/v1/embeddings',
@@ -256,29 +257,23 @@ export const ROUTES = {
     answer: answer.mcp,
   },
   listTraces: {
-    ...get,
-    tag: 'Traces',
+    ...traces,
     path: '/v1/traces',
     summary: 'Recent traces',
-    session: 'call',
     query: traceQuery,
     answer: answer.traceList,
   },
   getTrace: {
-    ...get,
-    tag: 'Traces',
+    ...traces,
     path: '/v1/traces/:traceId',
     summary: 'One trace, as otlp, tempo, grafana or jaeger JSON',
-    session: 'call',
     query: z.object({ format: oneOf(TRACE_FORMATS), page: pageNumber }),
     answer: answer.trace,
   },
   validateTrace: {
-    ...get,
-    tag: 'Traces',
+    ...traces,
     path: '/v1/traces/:traceId/validate',
     summary: 'A trace validated against the span contract',
-    session: 'call',
     query: z.object({ level: oneOf(CONTRACT_LEVELS), page: pageNumber }),
     answer: answer.validation,
   },

@@ -11,6 +11,7 @@ import { readBody } from './body.ts'
 import { handlersOf } from './router.ts'
 import type { ServerState } from './state.ts'
 import { templateArgumentsOf } from './template-arguments.ts'
+import { defined } from './validation.ts'
 import { detokenizeRequest, tokenizeRequest } from './wire.ts'
 
 const remoteTokenizer = (): ApiError => new ApiError('not_supported', 'a remote engine tokenizes; ask it')
@@ -104,12 +105,12 @@ function promptsOf(body: z.output<typeof tokenizeRequest>, engine: Engine): Prom
   if (!messages) return (typeof prompt === 'string' ? [prompt] : prompt).map((text) => ({ text }))
   const templateArguments = templateArgumentsOf(body, engine.tokenizer?.chatTemplate ?? null)
   return [
-    {
+    defined({
       messages: messages.map(toChatMessage),
       tools,
       continueFinalMessage: continues ?? false,
-      ...(opens === undefined ? {} : { addGenerationPrompt: opens }),
-      ...(templateArguments === null ? {} : { templateArguments }),
-    },
+      addGenerationPrompt: opens,
+      templateArguments: templateArguments ?? undefined,
+    }),
   ]
 }

@@ -22,6 +22,14 @@ export const nullableFields = <S extends Readonly<Record<string, z.ZodType>>>(sh
     [F in keyof S]: ReturnType<typeof nullable<S[F]>>
   }
 
+/** The fields that have a value: for objects whose optional fields may be left out but not undefined. */
+export const defined = <T extends object>(fields: T): Defined<T> =>
+  Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== undefined)) as Defined<T>
+
+type Defined<T> = { [K in keyof T as undefined extends T[K] ? never : K]: T[K] } & {
+  [K in keyof T as undefined extends T[K] ? K : never]?: Exclude<T[K], undefined>
+}
+
 interface Bounds {
   readonly min?: number
   readonly max: number
@@ -36,43 +44,40 @@ function listIssue(value: unknown, { min = 0, max }: Bounds): z.core.$ZodRawIssu
   return null
 }
 
-/** An array of `min` to `max` items. */
-export function list<T extends z.ZodType>(item: T, { min = 0, max }: Bounds) {
+function arrayOf<T extends z.ZodType>(
+  item: T,
+  { min = 0, max }: Bounds,
+  parse: (items: readonly unknown[], ctx: Issues) => z.output<T>[],
+) {
   const type = z
     .unknown()
     .transform((value, ctx): z.output<T>[] => {
       const issue = listIssue(value, { min, max })
-      if (issue) return refuse(ctx, issue)
-      const items: z.output<T>[] = []
-      for (const [i, one] of (value as readonly unknown[]).entries()) {
-        const result = item.safeParse(one)
-        if (!result.success) return refuseItem(ctx, i, result.error)
-        items.push(result.data)
-      }
-      return items
+      return issue ? refuse(ctx, issue) : parse(value as readonly unknown[], ctx)
     })
     .meta({ type: 'array', items: jsonSchemaOf(item), ...(min > 0 ? { minItems: min } : {}), maxItems: max })
   itemTypes.set(type, item)
   return type
 }
 
-/** Token ids: `min` to `max` whole numbers from 0 on. */
-export function tokenIds({ min = 0, max }: Bounds) {
-  const type = z
-    .unknown()
-    .transform((value, ctx): number[] => {
-      const issue = listIssue(value, { min, max })
-      if (issue) return refuse(ctx, issue)
-      const ids = value as readonly unknown[]
-      // There may be hundreds of thousands: the schema only says what is wrong with one.
-      const at = ids.findIndex((id) => typeof id !== 'number' || !Number.isSafeInteger(id) || id < 0)
-      if (at === -1) return ids as number[]
-      return refuseItem(ctx, at, tokenId.safeParse(ids[at]).error)
-    })
-    .meta({ type: 'array', items: jsonSchemaOf(tokenId), ...(min > 0 ? { minItems: min } : {}), maxItems: max })
-  itemTypes.set(type, tokenId)
-  return type
-}
+/** An array of `min` to `max` items. */
+export const list = <T extends z.ZodType>(item: T, bounds: Bounds) =>
+  arrayOf(item, bounds, (values, ctx) => {
+    const items: z.output<T>[] = []
+    for (const [i, value] of values.entries()) {
+      const result = item.safeParse(value)
+      if (!result.success) return refuseItem(ctx, i, result.error)
+      items.push(result.data)
+    }
+    return items
+  })
+
+/** Token ids: `min` to `max` whole numbers of at least 0. There may be hundreds of thousands, so the schema only describes a wrong one. */
+export const tokenIds = (bounds: Bounds) =>
+  arrayOf(tokenId, bounds, (ids, ctx) => {
+    const wrong = ids.findIndex((id) => typeof id !== 'number' || !Number.isSafeInteger(id) || id < 0)
+    return wrong === -1 ? (ids as number[]) : refuseItem(ctx, wrong, tokenId.safeParse(ids[wrong]).error)
+  })
 
 const tokenId = z.int().min(0)
 

@@ -1,4 +1,5 @@
 /** From a Messages body to the chat request that the pipeline runs: blocks become messages. */
+import { defined } from '../validation.ts'
 import { type ChatMessageFields, type ChatRequest, samplingOf } from '../wire.ts'
 import type { CountTokensRequest, MessagesRequest } from './wire.ts'
 
@@ -37,11 +38,11 @@ export function promptOf({ model, system, messages, tools }: CountTokensRequest)
   const systemMessage: readonly ChatMessageFields[] =
     system === undefined ? [] : [{ role: 'system', content: textOf(system) }]
   return {
-    ...(model === undefined ? {} : { model }),
+    ...defined({ model }),
     messages: [...systemMessage, ...messages.flatMap(toMessages)],
     tools: tools?.map(({ name, description, input_schema: parameters }) => ({
       type: 'function' as const,
-      function: { name, ...(description === undefined ? {} : { description }), parameters },
+      function: defined({ name, description, parameters }),
     })),
   }
 }

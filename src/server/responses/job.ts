@@ -1,5 +1,6 @@
 /** From a Responses body to the chat request that the pipeline runs: items become messages. */
 import { invalidRequest } from '../errors.ts'
+import { defined } from '../validation.ts'
 import { type ChatMessageFields, type ChatRequest, samplingOf } from '../wire.ts'
 import type { ResponsesItem, ResponsesRequest } from './wire.ts'
 
@@ -9,7 +10,7 @@ export function responsesToChat(body: ResponsesRequest, earlier: readonly ChatMe
   const instructions: readonly ChatMessageFields[] =
     body.instructions === undefined ? [] : [{ role: 'system', content: body.instructions }]
   return {
-    ...(body.model === undefined ? {} : { model: body.model }),
+    ...defined({ model: body.model }),
     messages: [...instructions, ...earlier, ...own],
     ...samplingOf(body),
     max_completion_tokens: body.max_output_tokens,
@@ -21,12 +22,7 @@ export function responsesToChat(body: ResponsesRequest, earlier: readonly ChatMe
     parallel_tool_calls: body.parallel_tool_calls,
     tools: body.tools?.map(({ name, description, parameters, strict }) => ({
       type: 'function' as const,
-      function: {
-        name,
-        ...(description === undefined ? {} : { description }),
-        ...(parameters === undefined ? {} : { parameters }),
-        ...(strict === undefined ? {} : { strict }),
-      },
+      function: defined({ name, description, parameters, strict }),
     })),
     chat_template_kwargs: body.chat_template_kwargs,
     thinking_budget: body.thinking_budget ?? body.thinking_token_budget,
@@ -94,11 +90,6 @@ function responseFormat({ text }: ResponsesRequest): ChatRequest['response_forma
   const { name, description, strict, schema } = format
   return {
     type: 'json_schema',
-    json_schema: {
-      schema,
-      ...(name === undefined ? {} : { name }),
-      ...(description === undefined ? {} : { description }),
-      ...(strict === undefined ? {} : { strict }),
-    },
+    json_schema: { schema, ...defined({ name, description, strict }) },
   }
 }
