@@ -25,17 +25,25 @@ afterAll(async () => {
   }
 })
 
-async function complete(server: ServerProcess, prompt: string): Promise<Completion> {
+const BOUND = { guided_regex: '[a-z ]{70,}' }
+
+async function complete(server: ServerProcess, prompt: string, isBound = false): Promise<Completion> {
   const response = await fetch(`${server.url}/v1/completions`, {
     method: 'POST',
     headers: { 'content-type': 'application/json' },
-    body: JSON.stringify({ prompt, max_tokens: 80, ignore_eos: true, temperature: 0.7, seed: 5 }),
+    body: JSON.stringify({
+      prompt,
+      max_tokens: 80,
+      ...(isBound ? BOUND : { ignore_eos: true }),
+      temperature: 0.7,
+      seed: 5,
+    }),
   })
   expect(response.status).toBe(200)
   return (await response.json()) as Completion
 }
 
-it('gives each client the text it would get alone, with preemption and shared prefixes', async () => {
+it('gives each client the text it would get alone, with preemption, shared prefixes and grammars', async () => {
   const shared =
     'The river runs past the old mill and the bread is still warm. She said that the train leaves at seven. '
   const prompts = ['How many birds?', 'A good answer', 'We measured', 'Naïve café', 'twelve of them'].map(
@@ -46,8 +54,15 @@ it('gives each client the text it would get alone, with preemption and shared pr
   // The second shows where the texts part; from then on the beginning is there.
   for (const i of [0, 1]) expect((await complete(crowded, prompts[i]!)).choices[0]!.text).toBe(expected[i])
   expect((await complete(crowded, prompts[2]!)).usage.prompt_tokens_details.cached_tokens).toBeGreaterThan(15)
-  const answers = await Promise.all([...prompts, ...prompts].map((prompt) => complete(crowded, prompt)))
-  expect(answers.map(({ choices }) => choices[0]!.text)).toEqual([...expected, ...expected])
+  const bound: string[] = []
+  for (const prompt of prompts) bound.push((await complete(alone, prompt, true)).choices[0]!.text)
+  expect(bound[0]).toMatch(/^[a-z ]{70,}$/)
+  const requests = [
+    ...prompts.map((prompt) => complete(crowded, prompt)),
+    ...prompts.map((prompt) => complete(crowded, prompt, true)),
+  ]
+  const answers = await Promise.all(requests)
+  expect(answers.map(({ choices }) => choices[0]!.text)).toEqual([...expected, ...bound])
   const metrics = await (await fetch(`${crowded.url}/metrics`)).text()
   expect(Number(/^miniserve_num_preemptions_total\{[^}]*\} (\d+)/m.exec(metrics)?.[1])).toBeGreaterThan(0)
 })
