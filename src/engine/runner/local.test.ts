@@ -56,7 +56,7 @@ test('a lost device fails the steps in flight with device_lost, and the next cal
   expect(closed).toBe(2)
 })
 
-test('a model whose context is what the pool has room for is opened again on the device that it was on, as the model it was', async () => {
+test('a model with a context that follows from its pool is opened again as the same model, on the same device', async () => {
   const requests: ModelRequest[] = []
   const runner = createLocalRunner(async (request, onProgress) => {
     requests.push(request)
@@ -64,7 +64,7 @@ test('a model whose context is what the pool has room for is opened again on the
     if (requests.length === 1) model.backend.endStep = () => Promise.reject(new DeviceLostError('unplugged'))
     return model
   })
-  // Served with 16 tokens, which would take the short factors if they were asked for.
+  // The pool has room for 16 tokens. A request for that context would select longrope's short factors.
   const info = await runner.load(goldenRequest('phi3-longrope', { device: 'auto', threads: 1, numKvBlocks: 1 }))
   expect(info.maxModelLen).toBe(16)
   const [sequence] = PLAN.sequences
@@ -76,7 +76,7 @@ test('a model whose context is what the pool has room for is opened again on the
   await runner.close()
 })
 
-/** Allows one token. */
+/** A mask that allows one token. */
 function only(token: number): Uint32Array {
   const mask = new Uint32Array(64)
   mask[token >> 5] = 1 << (token & 31)
@@ -114,14 +114,14 @@ test.each(['reference', 'cpu'] as const)(
     expect((await first).sequences[0]!.tokens).toEqual([allowed])
     expect((await second).sequences[0]!.tokens).toEqual(unmasked)
     expect(order).toEqual(['layers', 'outputs', 'layers', 'outputs'])
-    // One that did not come: the row is drawn from all the same.
+    // Without its mask, the row is sampled all the same.
     const late = await runner.execute({ ...PLAN, stepId: 3 }, Promise.resolve(new Map()))
     expect(late.sequences[0]!.tokens).toEqual(unmasked)
     await runner.close()
   },
 )
 
-test('blocks are read and written in the order of calls, also behind a step that waits for masks', async () => {
+test('blocks are read and written in call order, also after a step that waits for masks', async () => {
   const runner = createLocalRunner()
   await runner.load(goldenRequest('llama', { numKvBlocks: null, maxNumSeqs: 2 }))
   const [sequence] = PLAN.sequences
@@ -142,7 +142,7 @@ test('blocks are read and written in the order of calls, also behind a step that
   await runner.close()
 })
 
-test('limits that cannot be served are refused with what to change', async () => {
+test('limits that cannot be served are refused, and the error says what to change', async () => {
   const load = (overrides: Partial<ModelRequest>) => async () =>
     createLocalRunner().load(goldenRequest('llama', overrides))
   await expect(load({ maxModelLen: 257 })).rejects.toThrow("--max-model-len 257 is more than the model's 256")
@@ -152,7 +152,7 @@ test('limits that cannot be served are refused with what to change', async () =>
   await expect(load({ path: '/nowhere' })).rejects.toThrow('/nowhere does not exist')
 })
 
-test('an adapter of a layer that the model does not have leaves no backend open', async () => {
+test('an adapter for a layer that the model lacks leaves no backend open', async () => {
   const folder = mkdtempSync(join(tmpdir(), 'miniserve-adapter-'))
   const close = vi.spyOn(Pool.prototype, 'close')
   try {
@@ -170,7 +170,7 @@ test('an adapter of a layer that the model does not have leaves no backend open'
   }
 })
 
-test('a model length that was not asked for shrinks to the pool; the fingerprint tells weights and layouts apart', async () => {
+test('a model length that was not requested shrinks to the pool; fingerprints of other weights and layouts differ', async () => {
   const infoOf = async (overrides: Partial<ModelRequest>, name = 'llama') => {
     const runner = createLocalRunner()
     const info = await runner.load(goldenRequest(name, overrides))

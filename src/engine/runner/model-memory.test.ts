@@ -17,8 +17,8 @@ beforeEach(() => (folder = mkdtempSync(join(tmpdir(), 'miniserve-memory-'))))
 afterEach(() => rmSync(folder, { recursive: true }))
 
 /**
- * A checkpoint of zeros, which takes no room on disk: a header, and a hole for the values. Gives the bytes of its matrices but for `extra`, which no
- * decoder loads.
+ * Writes a checkpoint of zeros that takes no room on disk: a header, and a hole for the values. Returns the bytes of its matrices, without those of
+ * `extra`, which no decoder loads.
  */
 function writeZeros(inner = INNER, extra: [name: string, shape: number[]][] = []): number {
   const shapes: [name: string, shape: number[]][] = [
@@ -67,7 +67,7 @@ function writeZeros(inner = INNER, extra: [name: string, shape: number[]][] = []
   return matrixBytes
 }
 
-test('loading takes the memory of the weights and of a few tensors, not of the weights twice', async () => {
+test('loading takes memory for the weights and a few tensors, and not for the weights twice', async () => {
   const bytes = writeZeros()
   expect(bytes).toBeGreaterThan(100 * MIB)
   const before = process.memoryUsage().rss
@@ -75,13 +75,13 @@ test('loading takes the memory of the weights and of a few tensors, not of the w
   const request = goldenRequest('', { path: folder, device: 'cpu', threads: 1, numKvBlocks: 16 })
   const model = await loadModel(request, () => (peak = Math.max(peak, process.memoryUsage().rss - before)))
   await model.backend.close()
-  // The weights themselves, seen from outside: less would mean that nothing was measured.
+  // The weights themselves. Less would mean that the measurement failed.
   expect(peak).toBeGreaterThan(0.9 * bytes)
-  // Held twice, they would be 2. Newer collectors let go of file buffers later.
+  // Weights that are held twice would give 2. Newer garbage collectors free file buffers later.
   expect(peak).toBeLessThan(1.75 * bytes)
 })
 
-test('weights that the machine cannot hold are refused before they are read, with what the decoder needs of them, what there is, and the flags', async () => {
+test('weights that the machine cannot hold are refused before they are read, with the bytes needed, the bytes there are, and the flags', async () => {
   const bytes = writeZeros(Math.ceil((1.5 * totalHostMemory()) / (LAYERS * 3 * 2 * HIDDEN)), [
     ['vision_tower.patch_embedding.weight', [MIB, 512]],
     [`model.layers.${LAYERS}.mlp.down_proj.weight`, [HIDDEN, MIB]],

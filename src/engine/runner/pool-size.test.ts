@@ -16,7 +16,7 @@ const large: PoolRequest = {
   maxStateSlots: 0,
 }
 
-test('a large card holds what many usual sequences need, a small one what it has, and the operator is told', () => {
+test('a large card has a pool for many usual sequences, a small one what fits, with a notice for the operator', () => {
   expect(sizePool(large, 60 * GIB)).toEqual({
     numBlocks: 64 * 256,
     numStateSlots: 0,
@@ -32,14 +32,14 @@ test('a short context needs no more than its sequences', () => {
   expect(sizePool({ ...large, maxModelLen: 256, maxNumSeqs: 3 }, 60 * GIB).numBlocks).toBe(48)
 })
 
-test('bytes and shares are taken at their word, as far as one pool can be', () => {
+test('requested bytes and shares are used, up to the largest pool of the device', () => {
   expect(sizePool({ ...large, kvCacheMemory: { bytes: 40 * GIB } }, GIB).numBlocks).toBe(40 * 512)
   expect(sizePool({ ...large, kvCacheMemory: { share: 0.5 } }, 64 * GIB).numBlocks).toBe(32 * 512)
   expect(sizePool({ ...large, kvCacheMemory: { share: 0.5 }, maxBlocks: 9000 }, 64 * GIB).numBlocks).toBe(9000)
   expect(sizePool({ ...large, numKvBlocks: 20, kvCacheMemory: { share: 0.5 } }, GIB).numBlocks).toBe(20)
 })
 
-test('states of sequences come out of the same memory: a slot and a snapshot for each, at most half of it', () => {
+test('states take at most half of the same memory: a slot and a snapshot per sequence', () => {
   const hybrid = { ...large, stateSlotBytes: 48 * 2 ** 20, maxStateSlots: Infinity }
   const roomy = sizePool(hybrid, 60 * GIB)
   expect(roomy).toEqual({ numBlocks: 64 * 256, numStateSlots: 129, maxModelLen: 131_072, notices: [] })
@@ -51,7 +51,7 @@ test('states of sequences come out of the same memory: a slot and a snapshot for
   expect(() => sizePool(hybrid, 2 ** 26)).toThrow(/a state of 48 MiB per sequence.*64 MiB.*--kv-cache-memory/)
 })
 
-test('what does not fit says what it needs, what there is, and what to change', () => {
+test('the error for a pool that does not fit says what is needed, what there is, and what to change', () => {
   expect(() => sizePool({ ...large, isModelLenAsked: true }, GIB)).toThrow(
     /fewer than the 131072 of --max-model-len.*--kv-cache-memory/,
   )

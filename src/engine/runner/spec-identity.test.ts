@@ -8,7 +8,7 @@ import { parseEncoderSpec } from './encoder/spec.ts'
 import { specIdentity } from './spec-identity.ts'
 import { parseSpec } from './spec.ts'
 
-/** As document indexes and KV blocks on disk have stored them. Only a change of what a model computes may change them, with a line in CHANGELOG.md. */
+/** Identities as stored with document indexes and KV blocks on disk. They may change only when a model computes something else, with a line in CHANGELOG.md. */
 test.each([
   ['bert', '5cf601b743d5'],
   ['roberta', 'cc0bf960e176'],
@@ -36,7 +36,7 @@ test.each([
   expect(createHash('sha256').update(text).digest('hex').slice(0, 12)).toBe(hash)
 })
 
-test('what a model has beyond those goes into its identity', () => {
+test('later fields with another value are part of the identity', () => {
   const electra = jsonOf(fileURLToPath(new URL('../../../test/golden/encoders/models/electra-ranker', import.meta.url)))
   const encoder = parseEncoderSpec('electra', electra)
   expect(specIdentity({ ...encoder, normsProjection: true })).not.toBe(specIdentity(encoder))

@@ -96,7 +96,7 @@ test('sliding windows follow each family and its switches', () => {
   expect(windows({ ...smollm3, use_sliding_window: true })).toEqual([null, 16, null, null, 16, null])
 })
 
-test('longrope picks one table for the whole life of the model, by the positions served', () => {
+test('longrope uses one table for all positions, chosen by the positions served', () => {
   const factors = (value: number) => Array.from({ length: 4 }, () => value)
   const rope = {
     rope_type: 'longrope',
@@ -111,13 +111,13 @@ test('longrope picks one table for the whole life of the model, by the positions
   expect(long.attentionFactor).toBeCloseTo(Math.sqrt(1 + Math.log(4) / Math.log(128)), 12)
 })
 
-test('dynamic scaling without an alpha leaves the positions that the model was made for as they are', () => {
+test('dynamic scaling without alpha changes nothing within the original context', () => {
   const plain = parse({}).ropes[0]!
   expect(parse({ rope_scaling: { type: 'dynamic', factor: 2 } }).ropes[0]).toEqual(plain)
   expect(parse({ rope_scaling: { type: 'dynamic', factor: 1, alpha: 1000 } }).ropes[0]).not.toEqual(plain)
 })
 
-test('a pattern of windows may be spelled in letters', () => {
+test('a pattern of windows may be a string of letters', () => {
   const exaone = { architectures: ['Exaone4ForCausalLM'], sliding_window: 16 }
   const spelled = parse({ ...exaone, sliding_window_pattern: 'LLG' })
   expect(attentionOf(spelled).map(({ window }) => window)).toEqual([16, 16, null, 16, 16, null])
@@ -213,7 +213,7 @@ test.each([
   expect(() => parseSpec('config.json', { ...GRANITE, ...fields }, null)).toThrow(message)
 })
 
-test('layers without attention are told by layer_types, or by the family where there is none', () => {
+test('layer_types says which layers have no attention; without it, the family does', () => {
   const kinds = (fields: object) =>
     parseSpec('config.json', { ...GRANITE, ...fields }, null).layers.map(({ mixer }) => mixer.kind)
   expect(kinds(MAMBA)).toEqual(['mamba2', 'attention'])
@@ -221,10 +221,10 @@ test('layers without attention are told by layer_types, or by the family where t
     'attention',
     'mamba2',
   ])
-  // Of a model without such layers nothing is asked that only they need.
+  // A model without such layers needs none of their fields.
   expect(kinds({ layer_types: ['attention', 'attention'] })).toEqual(['attention', 'attention'])
   const lfm2 = { ...LLAMA, architectures: ['Lfm2ForCausalLM'], full_attn_idxs: [1, 4], block_ff_dim: 12_288 }
-  // Two thirds, in whole 256.
+  // Two thirds of the width, rounded up to a multiple of 256.
   expect(parseSpec('config.json', lfm2, null).layers[0]!.mlp).toMatchObject({ width: 8192 })
   expect(kinds(lfm2)).toEqual([
     'shortConvolution',
@@ -236,7 +236,7 @@ test('layers without attention are told by layer_types, or by the family where t
   ])
 })
 
-test("Qwen3.5's text part stands nested, its rope is partial, its attention gated unless it says otherwise", () => {
+test("Qwen3.5's text part is nested, its rotary embedding partial, and its attention gated unless the config says otherwise", () => {
   const text = {
     ...LLAMA,
     architectures: undefined,

@@ -40,7 +40,7 @@ function planOf(numTokens: number): StepPlan {
       {
         tokenSource: { fromPreviousStep: 4 },
         startPosition: 0,
-        // Views into larger memory, as the scheduler may hand them over.
+        // Views of larger memory, which the scheduler may pass.
         blockTable: Int32Array.of(9, 8, 7, 6).subarray(1, 3),
         sample: [SPEC, { ...SHAPED, mask: Uint32Array.of(1, 2, 3).subarray(1) }],
         score: null,
@@ -49,7 +49,7 @@ function planOf(numTokens: number): StepPlan {
   }
 }
 
-test('a plan comes back as it was, whatever it holds and however large it is', () => {
+test('a plan of any content and size is read as it was written', () => {
   const writer = new WordWriter()
   const first = writer.buffer
   for (const plan of [planOf(1), planOf(5000), planOf(0)]) {
@@ -59,7 +59,7 @@ test('a plan comes back as it was, whatever it holds and however large it is', (
   expect(writer.buffer).not.toBe(first)
 })
 
-test('what is uploaded to a device does not lie in shared memory', () => {
+test('arrays that are uploaded to a device are not in shared memory', () => {
   const writer = new WordWriter()
   writePlan(writer, planOf(1))
   const [, second] = readPlan(writer.buffer).plan.sequences
@@ -68,7 +68,7 @@ test('what is uploaded to a device does not lie in shared memory', () => {
     expect(array.buffer).toBeInstanceOf(ArrayBuffer)
 })
 
-test('a result comes back as it was; only log-probabilities, scores and kernels are cloned', () => {
+test('a result is read as it was written; only log-probabilities, scores and kernels are cloned', () => {
   const detail = { logprob: -0.5, rank: 1, topTokens: [3], topLogprobs: [-0.5] }
   const plain: StepResult = {
     stepId: 5,

@@ -13,7 +13,7 @@ const INFO = {
 } satisfies Partial<ModelInfo>
 const PLAN = { stepId: 0, blockCopies: [], sequences: [] }
 
-/** Runners that are told when to break, and which of them fail to open. */
+/** Runners that break or fail to open on command. */
 function fleet(
   failsToLoad: (index: number) => boolean = () => false,
   infoOf: (index: number) => Partial<ModelInfo> = () => ({}),
@@ -56,7 +56,7 @@ function fleet(
   return { made, create }
 }
 
-/** Everything it says of problems, and a promise for the next of a kind. */
+/** Collects the reported problems, and waits for the next of a kind. */
 function listen(runner: Runner) {
   const problems: (RunnerProblem | null)[] = []
   let waiting: { matches: (problem: RunnerProblem | null) => boolean; resolve: () => void }[] = []
@@ -98,7 +98,7 @@ test('a broken runner is closed and replaced by one with the same pool size and 
   expect(made[1]!.isClosed).toBe(true)
 })
 
-test('one that does not open again rejects calls at once, with the reason, until it does', async () => {
+test('while a runner cannot be opened again, calls are rejected at once with the reason', async () => {
   const { made, create } = fleet((index) => index === 1 || index === 2)
   const runner = superviseRunner(create)
   const { problems, next } = listen(runner)
@@ -140,7 +140,7 @@ test.each([
   await runner.close()
 })
 
-test('a load that fails is told to its caller; close ends the attempts to mend', async () => {
+test('a failed load rejects its call; close ends the attempts to recover', async () => {
   const failing = superviseRunner(fleet(() => true).create)
   await expect(failing.load(REQUEST)).rejects.toThrow('no adapter for 0')
   await failing.close()

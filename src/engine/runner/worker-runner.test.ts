@@ -25,7 +25,7 @@ function planOf(stepId: number, ids: readonly number[], startPosition: number): 
   }
 }
 
-/** A worker that answers load and then does what `body` says with every other call; steps are numbers, their memory is let pass. */
+/** A worker that answers `load` and runs `body` for every other message. Steps are numbers; messages with their memory are ignored. */
 function scriptedWorker(name: string, body: string): URL {
   const path = join(folder, `${name}.mjs`)
   writeFileSync(
@@ -41,7 +41,7 @@ parentPort.on('message', (request) => {
   return pathToFileURL(path)
 }
 
-/** Rejections of promises that were made to reject, attached at once. */
+/** The reasons with which promises reject. Handlers are attached at once. */
 async function codesOf(calls: readonly Promise<unknown>[]): Promise<unknown[]> {
   const settled = await Promise.allSettled(calls)
   return settled.map((result) =>
@@ -49,7 +49,7 @@ async function codesOf(calls: readonly Promise<unknown>[]): Promise<unknown[]> {
   )
 }
 
-test('a step over the thread gives what it gives in this one; progress, log-probabilities and blocks come along', async () => {
+test('a step in a thread has the same result as in this one, with progress, log-probabilities and blocks', async () => {
   const local = createLocalRunner()
   const remote = createWorkerRunner()
   const progress: [number, number][] = []
@@ -63,7 +63,7 @@ test('a step over the thread gives what it gives in this one; progress, log-prob
   expect(Math.min(memory.weightBytes, memory.scratchBytes)).toBeGreaterThan(0)
   expect(progress.at(-1)![0]).toBe(infos[0]!.weightBytes)
   expect(progress.at(-1)![1]).toBe(infos[0]!.weightBytes)
-  // Two in flight, the second feeding on the token the first draws.
+  // Two steps in flight: the second takes the token that the first samples.
   const first = planOf(1, golden.prompt, 0)
   const { sequences } = planOf(2, [], golden.prompt.length)
   const second: StepPlan = {
@@ -120,14 +120,14 @@ test.each([
   },
 )
 
-test('a model that cannot be served is a ModelError, through the thread too', async () => {
+test('a model that cannot be served gives a ModelError from a thread too', async () => {
   for (const runner of [createLocalRunner(), createWorkerRunner()]) {
     await expect(runner.load(goldenRequest('absent'))).rejects.toThrow(ModelError)
     await runner.close()
   }
 })
 
-test('a thread that dies fails what is in flight and every later call', async () => {
+test('after a thread dies, calls in flight and later calls are rejected', async () => {
   const cases = [
     ['throws', 'throw new Error("kernel panic")', 'kernel panic'],
     ['exits', 'process.exit(3)', 'ended with code 3'],
@@ -142,7 +142,7 @@ test('a thread that dies fails what is in flight and every later call', async ()
   }
 })
 
-test('masks that come after their step has failed are not those of the next step', async () => {
+test('masks that arrive after their step has failed are not used by the next step', async () => {
   const error = "{ kind: 'runner', code: 'engine_error', isOfDevice: false, sequence: null"
   const runner = createWorkerRunner(
     scriptedWorker(

@@ -32,7 +32,7 @@ test.each(Object.keys(BLOCKS))('%s blocks have the values of gguf-py', (name) =>
   const found = dequantize(decoded)
   expect(found.length).toBe(expected.length)
   for (let i = 0; i < found.length; i++) {
-    // gguf-py rounds code * scale before it adds the minimum, our meaning rounds once: one unit in the last place of the larger term.
+    // gguf-py rounds code * scale before it adds the minimum, this code rounds once: the difference is one unit in the last place of the larger term.
     const group = 'group' in decoded ? Math.floor(i / decoded.group) : 0
     const min = 'mins' in decoded && decoded.mins !== null ? Math.abs(decoded.mins[group]!) : 0
     const tolerance = min === 0 ? 0 : 2 ** -23 * (min + Math.abs(expected[i]!))
@@ -40,7 +40,7 @@ test.each(Object.keys(BLOCKS))('%s blocks have the values of gguf-py', (name) =>
   }
 })
 
-test('formats that call their codes narrow have none outside six bits, whatever their bytes', () => {
+test('formats with narrow codes have none outside six bits, whatever their bytes', () => {
   const isNarrow: Record<string, boolean> = {}
   for (const { name, values, bytes, decode } of BLOCK_FORMATS.values()) {
     const random = Uint8Array.from({ length: 64 * bytes }, (_, i) => Math.imul(i + 1, 0x9e3779b1) >>> 24)
@@ -80,7 +80,7 @@ test.each(STORED)('%s as GGUF gives the logits of its safetensors', async (name)
 })
 
 test.each(['tiny-text', 'llama-bf16', 'gemma3-old', 'ministral3'])(
-  '%s: rows that are read by pieces are those of the whole tensor',
+  '%s: rows that are read in pieces equal those of the whole tensor',
   async (name) => {
     const { source } = await openGguf(`${FIXTURES}${name}.gguf`)
     for (const { name: tensor, shape, dtype } of source.tensors.values()) {
@@ -98,7 +98,7 @@ test.each(['tiny-text', 'llama-bf16', 'gemma3-old', 'ministral3'])(
   },
 )
 
-test('the tokenizer and chat template of a byte-level GGUF are those of its folder', async () => {
+test('the tokenizer and chat template of a byte-level GGUF equal those of its folder', async () => {
   const fromGguf = await loadGgufTokenizer(`${FIXTURES}tiny-text.gguf`)
   const fromFolder = await readTokenizerFiles(goldenPath('tiny-text'))
   expect(fromGguf.config).toMatchObject({
@@ -122,7 +122,7 @@ interface SentencePieceFixture {
 }
 
 test.each(['prefix', 'plain'])(
-  'a SentencePiece vocabulary (%s) gives the ids of SentencePiece, bytes for what it lacks',
+  'a SentencePiece vocabulary (%s) gives the ids of SentencePiece, with bytes for characters that it lacks',
   (name) => {
     const fixtures = JSON.parse(readFileSync(`${FIXTURES}sentencepiece.json`, 'utf8')) as Record<
       string,
@@ -140,7 +140,7 @@ test.each(['prefix', 'plain'])(
   },
 )
 
-/** The merges that a vocabulary with scores amounts to, best first. */
+/** The merges that a vocabulary with scores is equivalent to, best first. */
 function mergesOf(pieces: readonly string[], scores: readonly number[]): string[] {
   const ids = new Map(pieces.map((piece, id) => [piece, id]))
   return pieces
@@ -155,7 +155,7 @@ function mergesOf(pieces: readonly string[], scores: readonly number[]): string[
     .map(({ merge }) => merge)
 }
 
-test("Gemma 4's vocabulary, with merges in place of scores, gives the same ids", () => {
+test("Gemma 4's vocabulary, with merges instead of scores, gives the same ids", () => {
   const { metadata, texts } = (
     JSON.parse(readFileSync(`${FIXTURES}sentencepiece.json`, 'utf8')) as Record<string, SentencePieceFixture>
   )['plain']!
@@ -204,7 +204,7 @@ test('pre-tokenizers split as their models do', () => {
   expect(() => pieces('wolf', 'a')).toThrow(/unknown pre-tokenizer "wolf"; known: gpt-2/)
 })
 
-/** A little-endian GGUF writer for hostile files. */
+/** Writes little-endian GGUF files with invalid content. */
 function headerOf(parts: readonly (number | bigint | string)[]): Uint8Array {
   const chunks = parts.map((part) => {
     if (typeof part === 'number') return Buffer.from(Uint32Array.of(part).buffer)

@@ -23,7 +23,7 @@ const SHA = 'a'.repeat(40)
 let cacheDir = ''
 let hub: HubStandIn
 
-/** A hub on loopback: the API, HEAD with etag and size, ranges, and the ways a hub goes wrong. */
+/** A hub on loopback, with the API, HEAD with etag and size, ranges, and a hub's failures. */
 class HubStandIn {
   readonly files = new Map<string, Buffer>()
   readonly requests: string[] = []
@@ -65,7 +65,7 @@ class HubStandIn {
         .writeHead(200, { 'content-type': 'application/json' })
         .end(JSON.stringify({ sha: SHA, siblings }))
     }
-    // As the hub does with small files: served from a cache of its own.
+    // The hub serves small files from a cache of its own.
     if (path === `/org/tiny/resolve/${SHA}/config.json`)
       return void response.writeHead(307, { location: '/api/resolve-cache/config.json' }).end()
     const name = path.replace(`/org/tiny/resolve/${SHA}/`, '').replace('/api/resolve-cache/', '')
@@ -145,7 +145,7 @@ test('a model is downloaded into the standard layout with progress, and afterwar
   ).toEqual([`GET /org/tiny/resolve/${SHA}/model.safetensors`])
 })
 
-test('a cut download is continued where it stopped, within a start and across starts', async () => {
+test('an interrupted download continues where it stopped, within a start and across starts', async () => {
   hub.cutAfter = 20_000
   hub.cuts = 1
   const { path } = await fetchModel('org/tiny', options())
@@ -170,7 +170,7 @@ test('a cut download is continued where it stopped, within a start and across st
   ).toEqual([])
 })
 
-test('a server that cannot continue starts the file over', async () => {
+test('a file is downloaded again from its beginning if the server cannot continue', async () => {
   hub.ignoresRanges = true
   hub.cutAfter = 20_000
   hub.cuts = 1
@@ -182,7 +182,7 @@ test('a file that changed, or arrives damaged, is never served', async () => {
   hub.etagOverride = 'b'.repeat(64)
   await expect(fetchModel('org/tiny', options())).rejects.toThrow(/org\/tiny changed on .* while it was downloaded/)
   hub.etagOverride = null
-  // A part left by another version of the file: the whole has the right size and the wrong hash.
+  // A partial file of another version: the whole then has the right size and a wrong hash.
   const weights = hub.files.get('model.safetensors')!
   const blobs = join(cacheDir, 'models--org--tiny', 'blobs')
   mkdirSync(blobs, { recursive: true })
@@ -195,7 +195,7 @@ test('a file that changed, or arrives damaged, is never served', async () => {
   expect(readFileSync(join((await fetchModel('org/tiny', options())).path, 'model.safetensors'))).toEqual(weights)
 })
 
-test('the token is sent, and its lack, a wrong name, a dead hub and offline each say what to do', async () => {
+test('the token is sent; the errors without it, for a wrong name, a dead hub and offline each say what to do', async () => {
   hub.token = 'secret'
   const rejected = fetchModel('org/tiny', options())
   await expect(rejected).rejects.toThrow(ModelError)
@@ -217,7 +217,7 @@ test('the token is sent, and its lack, a wrong name, a dead hub and offline each
   await expect(fetchModel('../nowhere/at/all', options())).rejects.toThrow(/no such folder or file, and not a hub id/)
 })
 
-test('folders and .gguf files are themselves', async () => {
+test('folders and .gguf files are used as they are', async () => {
   const folder = join(cacheDir, 'my-model')
   cpSync(goldenPath('tiny-text'), folder, { recursive: true })
   expect(await fetchModel(folder, options())).toEqual({ path: folder, name: 'my-model' })
@@ -225,7 +225,7 @@ test('folders and .gguf files are themselves', async () => {
   expect((await fetchModel(join(cacheDir, 'a.Q4_K_M.gguf'), options())).name).toBe('a.Q4_K_M')
 })
 
-test('an adapter is its two files, or a GGUF file, and what is no adapter says so', async () => {
+test('an adapter is its two files or a GGUF file; anything else is refused', async () => {
   hub.files.set('adapter_config.json', Buffer.from('{}'))
   await expect(fetchAdapter('hf:org/tiny', options())).rejects.toThrow(
     /org\/tiny has no adapter that can be served: expected adapter_config.json and adapter_model.safetensors/,
@@ -236,7 +236,7 @@ test('an adapter is its two files, or a GGUF file, and what is no adapter says s
   const asked = hub.requests.length
   expect(await fetchAdapter('hf:org/tiny', options({ offline: true }))).toBe(path)
   expect(hub.requests).toHaveLength(asked)
-  // The same repository's model is not complete by that.
+  // This does not make the same repository's model complete.
   await expect(fetchModel('org/tiny', options({ offline: true }))).rejects.toThrow(/not \(completely\) in the cache/)
   for (const name of ['a-F16.gguf', 'a-Q8_0.gguf']) hub.files.set(name, Buffer.from('GGUF'))
   expect(await fetchAdapter('hf:org/tiny:q8_0', options())).toMatch(/a-Q8_0\.gguf$/)
@@ -267,7 +267,7 @@ test('the files of a repository', () => {
   const ggufs = ['n.Q2_K.gguf', 'n.Q8_0.gguf', 'n.Q4_K_M.gguf', 'mmproj-n.gguf', 'n-F16-00001-of-00002.gguf']
   expect(chooseFiles('o/n', ggufs, null).gguf).toBe('n.Q4_K_M.gguf')
   expect(chooseFiles('o/n', ggufs, 'q8_0').gguf).toBe('n.Q8_0.gguf')
-  // A split file is all of its parts, where the listing has them.
+  // All parts of a split file are chosen if the listing has all of them.
   expect(() => chooseFiles('o/n', ggufs, 'F16')).toThrow(/no GGUF file with F16/)
   const parts = ['n-F16-00001-of-00002.gguf', 'n-F16-00002-of-00002.gguf']
   expect(chooseFiles('o/n', [...ggufs, ...parts.slice(1)], 'F16')).toEqual({ files: parts, gguf: parts[0] })

@@ -1,4 +1,4 @@
-/** Adapters that are refused, each in one sentence that names the field, file or tensor; what they compute is compared in test/golden. */
+/** Adapters that are refused, each with an error that names the field, file or tensor. What adapters compute is tested in test/golden. */
 import { execFileSync } from 'node:child_process'
 import { cpSync, mkdtempSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
@@ -15,7 +15,7 @@ afterAll(() => rmSync(folder, { recursive: true }))
 
 const spec = await readSpec(join(GOLDEN, 'models/llama'))
 
-/** A copy of an adapter, changed. */
+/** A changed copy of an adapter. */
 function edited(name: string, change: (path: string) => void): string {
   const path = join(folder, name.replaceAll(/\W+/g, '-'))
   cpSync(join(GOLDEN, 'adapters/llama-patterns'), path, { recursive: true })
@@ -30,7 +30,7 @@ const config =
     writeFileSync(file, JSON.stringify({ ...(JSON.parse(readFileSync(file, 'utf8')) as object), ...fields }))
   }
 
-/** Another name of the same length for a tensor, or another of its kind. */
+/** Replaces a part of tensors' names by another of the same length. */
 const rename =
   (from: string, to: string) =>
   (path: string): void => {
@@ -73,12 +73,12 @@ test.each<readonly [string, (path: string) => void, RegExp]>([
   await expect(openLora(edited(name, change), spec)).rejects.toThrow(message)
 })
 
-test('a GGUF file that is a model is no adapter, and a missing path says what was expected', async () => {
+test('a GGUF file of a model is refused as an adapter; the error for a missing path says what was expected', async () => {
   await expect(openLora(join(GOLDEN, 'gguf/llama-bf16.gguf'), spec)).rejects.toThrow(/a model, expected an adapter/)
   await expect(openLora(join(folder, 'none'), spec)).rejects.toThrow(/does not exist\. Expected a PEFT folder/)
 })
 
-test('layers of a model and of an adapter meet by the same name, whatever stands before them', () => {
+test('layers of a model and of an adapter have one name, whatever their prefix', () => {
   const keys = ['', 'model.', 'model.language_model.', 'language_model.model.'].map((prefix) =>
     moduleKey(`${prefix}layers.3.self_attn.q_proj`),
   )

@@ -27,7 +27,7 @@ afterEach(() => rmSync(cacheDir, { recursive: true }))
 
 const files = () => readdirSync(join(cacheDir, 'weights')).map((name) => join(cacheDir, 'weights', name))
 
-/** Loads and decodes; also what the load reported of its progress: the bytes it said there are. */
+/** Loads a model and decodes with it. Also returns the total bytes that the load reported. */
 async function start(overrides: Partial<ModelRequest>, name = 'olmo2') {
   const golden = readGolden(name)
   let total = 0
@@ -40,7 +40,7 @@ async function start(overrides: Partial<ModelRequest>, name = 'olmo2') {
   }
 }
 
-/** Bytes of the planes, from the index. */
+/** The bytes of all planes, from the index. */
 function indexOf(path: string): {
   totalBytes: number
   entries: { name: string; planes: { offset: number; crc: number }[] }[]
@@ -66,7 +66,7 @@ describe.each(devices)('on %s', (device) => {
       expect(files()).toHaveLength(1)
       const second = await start({ device, ...overrides })
       expect(second.logits).toEqual(first.logits)
-      // Packing takes memory that reading does not.
+      // Packing needs memory that reading does not need.
       const { scratchBytes } = second.info.memory
       expect(second.info).toEqual({ ...first.info, memory: { ...first.info.memory, scratchBytes } })
       expect(second.info.notices).toEqual([])
@@ -76,7 +76,7 @@ describe.each(devices)('on %s', (device) => {
   )
 })
 
-test("packed weights are one backend's, quantisation's and file's own; those of a file that changed go", async () => {
+test('each backend, quantisation and file has its own packed weights; those of a changed file are removed', async () => {
   const path = join(cacheDir, 'model.gguf')
   cpSync(GGUF, path)
   await start({ path })
@@ -117,7 +117,7 @@ test.each([
     },
     /model\.norm\.weight .* is missing/,
   ],
-])('a file that was %s is ignored, said to be, and made anew', async (_, damage, message) => {
+])('a file that was %s is ignored, reported and written again', async (_, damage, message) => {
   const request = { device: 'cpu' as const, path: GGUF }
   const first = await start(request)
   const [path] = files()
@@ -129,7 +129,7 @@ test.each([
   expect(readFileSync(path!)).toEqual(whole)
 })
 
-test('a table packed for a memory that has no room for it at a later start is packed anew, outside of it', async () => {
+test('a table that was packed for a memory without room for it at a later start is packed again, outside that memory', async () => {
   const request = { device: 'cpu', threads: 1, numKvBlocks: 4 } as const
   const first = await start(request, 'gemma3n')
   const cramped = { ...request, cpuMemoryBytes: 15_000 }
@@ -139,10 +139,10 @@ test('a table packed for a memory that has no room for it at a later start is pa
   expect((await start(cramped, 'gemma3n')).info.notices).toEqual([])
 })
 
-test('what is packed is what is served', async () => {
+test('packed weights are what is served', async () => {
   const first = await start({ quantization: 'q8' })
   const other = mkdtempSync(join(tmpdir(), 'miniserve-packed-'))
-  // The packed weights of other values under this checkpoint's name: nothing but the file decides.
+  // Packed weights with other values under this checkpoint's name: only the file decides what is served.
   const changed = join(other, 'olmo2')
   cpSync(goldenPath('olmo2'), changed, { recursive: true })
   const weights = join(changed, 'model.safetensors')
@@ -156,7 +156,7 @@ test('what is packed is what is served', async () => {
   rmSync(other, { recursive: true })
 })
 
-test('a cache that cannot be written is said to be, and does not keep a model from being served', async () => {
+test('a cache that cannot be written is reported, and the model is served all the same', async () => {
   const blocked = join(cacheDir, 'file')
   writeFileSync(blocked, '')
   const { info, logits } = await start({ cacheDir: blocked })

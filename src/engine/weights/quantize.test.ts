@@ -4,7 +4,7 @@ import { dequantize } from '../../kernels/dequantize.ts'
 import { loadModel } from '../runner/model.ts'
 import { quantizeQ4, quantizeQ8 } from './quantize.ts'
 
-/** Roughly normal values, deterministic. */
+/** Deterministic values with a roughly normal distribution. */
 function values(length: number): Float32Array {
   let state = 9
   const uniform = (): number => (state = (Math.imul(state, 1664525) + 1013904223) >>> 0) / 2 ** 32
@@ -15,12 +15,12 @@ const errorOf = (source: Float32Array, found: Float32Array): number =>
   source.reduce((sum, value, i) => sum + (value - found[i]!) ** 2, 0) /
   source.reduce((sum, value) => sum + value ** 2, 0)
 
-test('the error of quantised weights is that of the number of bits', () => {
+test('the error of quantised weights fits the number of bits', () => {
   const source = values(32 * 400)
   expect(errorOf(source, dequantize(quantizeQ8(source)))).toBeLessThan(6e-5)
   const q4 = errorOf(source, dequantize(quantizeQ4(source)))
   expect(q4).toBeLessThan(0.008)
-  // Plain rounding between the extremes of a group, which the refit must beat.
+  // The refit has to beat plain rounding between the extremes of a group.
   const plain = Float32Array.from(source)
   for (let g = 0; g < plain.length; g += 32) {
     const group = source.subarray(g, g + 32)

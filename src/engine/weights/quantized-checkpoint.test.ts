@@ -36,7 +36,7 @@ function sourceOf(stored: Readonly<Record<string, Stored>>): RawWeightSource {
   }
 }
 
-/** Words of eight nibbles; `at(word)` gives the eight values, lowest first. */
+/** Words of eight nibbles. `at(word)` returns the eight values, lowest nibble first. */
 const words = (count: number, at: (word: number) => number[]): Uint32Array =>
   Uint32Array.from({ length: count }, (_, word) =>
     at(word).reduce((sum, value, i) => (sum | (value << (4 * i))) >>> 0, 0),
@@ -60,7 +60,7 @@ function expectClose(found: Float32Array, values: readonly number[]): void {
   for (const [i, value] of values.entries()) expect(Math.abs(found[i]! - value)).toBeLessThan(1e-5)
 }
 
-test('AWQ: columns of eight in its order', async () => {
+test('AWQ: groups of eight columns in its order', async () => {
   const perRow = ROWS / 8
   const stored = {
     'x.qweight': {
@@ -153,8 +153,8 @@ test('compressed-tensors: four bits in words, eight bits as they are', async () 
   )
 })
 
-test('FP8: one scale per row, or one per block', async () => {
-  // 0x38 is 1, 0xC0 is -2, 0x01 the least above zero.
+test('FP8: a scale per row or per block', async () => {
+  // 0x38 is 1, 0xC0 is -2, and 0x01 is the smallest value above zero.
   const values = Uint8Array.from({ length: ROWS * COLS }, (_, i) => [0x38, 0xc0, 0x01, 0x7e][i % 4]!)
   const value = (col: number): number => [1, -2, 2 ** -9, 448][col % 4]!
   const weight = { dtype: 'F8_E4M3', shape: [ROWS, COLS], values }

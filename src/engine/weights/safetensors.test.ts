@@ -32,7 +32,7 @@ function write(name: string, content: Buffer): string {
 const A = { dtype: 'F32', shape: [2, 2], data_offsets: [0, 16] }
 const B = { dtype: 'F16', shape: [4], data_offsets: [16, 24] }
 
-/** The upper half of the f32. */
+/** BF16: the upper half of an f32. */
 const toBf16 = (value: number): number => new Uint32Array(Float32Array.of(value).buffer)[0]! >>> 16
 
 test('values of every served dtype, unaligned offsets included', async () => {
@@ -140,7 +140,7 @@ test('fuzz: a damaged header is refused with a ModelError or read within the fil
   expect(refused).toBeGreaterThan(2000)
 })
 
-/** A copy of a stored model to damage. */
+/** A copy of a stored model, to be damaged. */
 function copyOf(model: string, name: string): string {
   const path = join(folder, name)
   cpSync(goldenPath(model), path, { recursive: true })
@@ -214,7 +214,7 @@ test.each(BROKEN)('a mismatched checkpoint gets one clear error: %s', async (nam
   await expect(loading).rejects.toThrow(ModelError)
 })
 
-test('rows of unlike formats are joined with exactly their values', () => {
+test('rows of different formats are joined with exactly their values', () => {
   const cols = 32
   const code = (i: number): number => (i * 7) % 16
   const q4 = (mins: Float32Array | null) =>
@@ -251,7 +251,7 @@ test('rows of unlike formats are joined with exactly their values', () => {
   const narrow = (mins: boolean) => ({ ...q8(32, mins ? Float32Array.of(1) : null), isNarrow: true as const })
   expect(concatRows([narrow(false), q4(null)])).toHaveProperty('isNarrow', true)
   expect(concatRows([narrow(false), q8(32, null)])).not.toHaveProperty('isNarrow')
-  // Codes with a sign become codes with a minimum.
+  // Signed codes become codes with a minimum.
   expect(concatRows([narrow(true), q4(null)])).toMatchObject({ isNarrow: true, mins: Float32Array.of(1, -2) })
   const subs = { ...q4(Float32Array.of(-1)), hasSubScales: true as const }
   expect(concatRows([subs, subs])).toHaveProperty('hasSubScales', true)

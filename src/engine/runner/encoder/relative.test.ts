@@ -1,9 +1,9 @@
-/** Borders of buckets as transformers 5.24 has them (relative_position_bucket, make_log_bucket_position), slopes as in ALiBi's paper. */
+/** Borders of buckets from transformers 5.24 (relative_position_bucket, make_log_bucket_position), slopes from ALiBi's paper. */
 import { expect, it } from 'vitest'
 import { alibiSlopes, disentangledBucket, distanceBucket } from './relative.ts'
 import { parseEncoderSpec } from './spec.ts'
 
-/** Distances from 1 on whose bucket is another than that of the one before. */
+/** Distances from 1 on that have another bucket than the distance before. */
 const borders = (longest: number, bucket: (distance: number) => number): number[] =>
   Array.from({ length: longest }, (_, i) => i + 1).filter((distance) => bucket(distance) !== bucket(distance - 1))
 
@@ -32,7 +32,7 @@ it("has DeBERTa's logarithmic buckets, or one for each distance", () => {
   expect([0, 39, 90, -90].map((distance) => disentangledBucket(distance, 40, null))).toEqual([40, 79, 79, 0])
 })
 
-it('has slopes for numbers of heads that are no powers of two', () => {
+it('has slopes for numbers of heads that are not powers of two', () => {
   expect(alibiSlopes(4)).toEqual([2 ** -2, 2 ** -4, 2 ** -6, 2 ** -8])
   expect(alibiSlopes(6)).toEqual([2 ** -2, 2 ** -4, 2 ** -6, 2 ** -8, 2 ** -1, 2 ** -3])
 })
@@ -59,7 +59,7 @@ it.each([
   expect(() => parseEncoderSpec('config.json', { ...SIZES, ...fields })).toThrow(message)
 })
 
-it("stretches GTE's rotations so that the slowest pair turns as many times as slowly", () => {
+it("scales GTE's frequencies so that the slowest pair turns slower by the factor", () => {
   const of = (fields: object) => parseEncoderSpec('config.json', { ...SIZES, model_type: 'new', ...fields }).ropes[0]!
   const [plain, stretched] = [of({}), of({ rope_scaling: { type: 'ntk', factor: 8 } })]
   const last = plain.inverseFrequencies.length - 1
