@@ -1,26 +1,26 @@
 /**
- * Byte-pair merging on token ids in typed arrays. The library's own model keeps a map of strings for each merge: seconds and hundreds of
- * megabytes for vocabularies of 262,144 pieces.
+ * Byte-pair merging on token ids in typed arrays. The library's own model keeps a map of strings per merge, which takes seconds and hundreds of
+ * megabytes for a vocabulary of 262,144 tokens.
  */
 
-/** Which neighbouring tokens join, into what, and in which order. */
+/** Which neighbouring tokens merge, into which token, and in which order. */
 interface MergeRules {
   /** The rule of two neighbours, or -1. */
   find(left: number, right: number): number
   /** Rules of smaller rank are applied first; among equals the smaller left token, then the leftmost place. */
   rank(rule: number): number
-  /** The token that the two become. */
+  /** The merged token. */
   result(rule: number): number
 }
 
-/** Rules listed in order: an open-addressed hash table, a quarter to a half full. */
+/** Rules from a list of merges, in an open-addressed hash table that is a quarter to a half full. */
 class ListedRules implements MergeRules {
   readonly #mask: number
-  /** Three numbers a slot: left, right, result. Left is -1 where the slot is empty. */
+  /** Three numbers per slot: left, right, result. Left is -1 in an empty slot. */
   readonly #slots: Int32Array
   readonly #ranks: Int32Array
 
-  /** @param merges pairs as tokenizer.json has them; those that name a token outside the vocabulary can never apply and are left out */
+  /** @param merges pairs as in tokenizer.json. Pairs with a token outside the vocabulary never apply and are dropped */
   constructor(merges: readonly unknown[], ids: ReadonlyMap<string, number>) {
     let capacity = 16
     while (capacity < 2 * merges.length) capacity *= 2
@@ -34,7 +34,7 @@ class ListedRules implements MergeRules {
       const result = ids.get(head + tail)
       if (left === undefined || right === undefined || result === undefined) continue
       const slot = this.#slot(left, right)
-      // Of two equal pairs the last counts, as in a map.
+      // The last of two equal pairs wins, as in a map.
       this.#slots[3 * slot] = left
       this.#slots[3 * slot + 1] = right
       this.#slots[3 * slot + 2] = result
@@ -76,12 +76,12 @@ function splitMerge(merge: unknown): readonly [string, string] {
   return cut < 0 ? [text, ''] : [text.slice(0, cut), text.slice(cut + 1)]
 }
 
-/** Pairs whose union is remembered; a power of two. */
+/** Pairs whose union is cached; a power of two. */
 const NUM_KNOWN_PAIRS = 1 << 16
 
-/** SentencePiece's rule: of all neighbours whose union is a token, the pair whose union scores highest joins first. */
+/** SentencePiece's rule: among neighbours whose union is a token, the pair whose union has the highest score merges first. */
 class ScoredRules implements MergeRules {
-  /** Three numbers a slot, left, right and union (-1: none), the last pair of those that fall into it: strings are joined and looked up slowly. */
+  /** Three numbers per slot: left, right, union (-1: none) of the last pair in it. A cache, because joining and looking up strings is slow. */
   readonly #known = new Int32Array(3 * NUM_KNOWN_PAIRS).fill(-1)
   readonly #tokens: readonly string[]
   readonly #ids: ReadonlyMap<string, number>
@@ -136,14 +136,14 @@ export interface BpeVocabulary {
 }
 
 /**
- * Waiting merges, the first to apply on top: a binary heap of places in the text, each with the rule that it had when it was put in. In typed
- * arrays: a text without a space is one word, with as many entries as it has characters.
+ * Pending merges: a binary heap of places in the text, each with its rule at the time of the push; the first to apply is on top. Typed arrays,
+ * because a text without a space is one word with an entry per character.
  */
 class MergeQueue {
   readonly #rules: MergeRules
   #size = 0
   #ranks = new Float64Array(16)
-  /** Four numbers an entry: left token, place, rule, and nothing. */
+  /** Four numbers per entry: left token, place, rule, unused. */
   #entries = new Int32Array(4 * 16)
 
   constructor(rules: MergeRules) {
@@ -163,7 +163,7 @@ class MergeQueue {
     this.#put(i, rank, left, at, rule)
   }
 
-  /** Takes the top off: its place and its rule; null when there is none. */
+  /** Removes the top and returns its place and rule; null if the heap is empty. */
   pop(): { readonly rule: number; readonly at: number } | null {
     if (this.#size === 0) return null
     const entries = this.#entries
@@ -219,13 +219,13 @@ class MergeQueue {
   }
 }
 
-/** Words whose pieces are remembered, and how long they may be. */
+/** Limits on the number and length of words whose pieces are cached. */
 const MAX_KNOWN_WORDS = 10_000
 const MAX_KNOWN_CHARACTERS = 256
 
 const utf8 = new TextEncoder()
 
-/** What tokenizer.json's `model` says besides vocabulary and merges. */
+/** The fields of `model` in tokenizer.json besides vocabulary and merges. */
 interface BpeFlags {
   readonly unk_token?: unknown
   readonly fuse_unk?: unknown
@@ -256,12 +256,12 @@ export class BytePairEncoder {
       'scores' in merges ? new ScoredRules({ tokens, ...merges }, this.ids) : new ListedRules(merges, this.ids)
   }
 
-  /** The id that stands for what the vocabulary lacks. */
+  /** The id of the unknown token. */
   get unknownId(): number | undefined {
     return this.#unknown === null ? undefined : this.ids.get(this.#unknown)
   }
 
-  /** The tokens of words, as the vocabulary spells them. */
+  /** The tokens of words, in the spelling of the vocabulary. */
   encode(words: readonly string[]): string[] {
     const tokens: string[] = []
     for (const word of words) {
@@ -271,7 +271,7 @@ export class BytePairEncoder {
     return tokens
   }
 
-  /** A piece that is no token is spelled in bytes, or unknown. */
+  /** Appends a piece. One that is not a token is spelled in bytes, or unknown. */
   #push(piece: string, tokens: string[]): void {
     if (this.ids.has(piece)) {
       tokens.push(piece)
@@ -301,7 +301,7 @@ export class BytePairEncoder {
     return pieces
   }
 
-  /** Characters become the tokens that the rules make of them; characters outside the vocabulary stay as they are. */
+  /** Merges characters into tokens by the rules. Characters outside the vocabulary stay unchanged. */
   #merge(characters: readonly string[]): string[] {
     const rules = this.#rules
     const count = characters.length
@@ -319,7 +319,7 @@ export class BytePairEncoder {
     for (let entry = queue.pop(); entry !== null; entry = queue.pop()) {
       const { at, rule } = entry
       const other = next[at]!
-      // An entry is out of date when one of its two tokens has joined another since.
+      // An entry is out of date if one of its two tokens has been merged since.
       if (other < 0 || ids[at]! < 0 || ids[other]! < 0 || rules.find(ids[at]!, ids[other]!) !== rule) continue
       ids[at] = rules.result(rule)
       ids[other] = -1
@@ -327,7 +327,7 @@ export class BytePairEncoder {
       if (next[at] >= 0) previous[next[at]] = at
       offer(previous[at]!)
       offer(at)
-      // What was joined into its left neighbour begins no pair any more.
+      // A token that was merged into its left neighbour begins no pair.
       next[other] = -1
     }
     const pieces: string[] = []

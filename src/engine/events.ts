@@ -1,25 +1,25 @@
 /**
- * Lifecycle events of the engine, typed. They are published synchronously, in order; each subscriber runs in try/catch and none is
- * dropped. There is no event per token: a sequence keeps counters and hands them over with `finished`. Tracing, metrics and logs
- * subscribe; docs/events.md is generated from this file. Times are milliseconds of performance.now() in the engine's thread.
+ * Types of the engine's lifecycle events. Events are published synchronously and in order, and none is dropped. There is no event per token: a
+ * sequence keeps counters, which its `finished` event carries. Tracing, metrics and logs subscribe. docs/events.md is generated from this file.
+ * Times are milliseconds of performance.now() in the engine's thread.
  */
 
-/** Why the prompt's tokens were not all served from the prefix cache. Never tells of another tenant. */
+/** Why not all tokens of a prompt were served from the prefix cache. It reveals nothing about other tenants. */
 export type CacheMissReason = 'none' | 'cold' | 'evicted' | 'diverged' | 'disabled'
 
-/** content_filter comes from remote engines alone. */
+/** Only remote engines report content_filter. */
 export type FinishReason = 'stop' | 'length' | 'abort' | 'error' | 'content_filter'
 
 /**
- * What made a sequence stop where its reason is stop: an end token of the model's, a stop string or stop token of the request's, or its calls
- * of functions, which were complete.
+ * What made a sequence with the reason `stop` stop: an end token of the model, a stop string or stop token of the request, or the completion of
+ * its function calls.
  */
 export type StopKind = 'eos' | 'stop_string' | 'stop_token' | 'tool_calls'
 
-/** What a sequence counted over its life. Absent phases (never scheduled, never decoded) are null. */
+/** Counters of a sequence over its life. Values of phases that it never reached (scheduling, decoding) are null. */
 export interface SequenceCounters {
   readonly numPromptTokens: number
-  /** Tokens served from the prefix cache at first admission; with misses they add up to numPromptTokens. */
+  /** Tokens served from the prefix cache at the first admission. Together with the misses they make numPromptTokens. */
   readonly numCachedTokens: number
   readonly numMissTokens: number
   readonly missReason: CacheMissReason
@@ -28,24 +28,24 @@ export interface SequenceCounters {
   readonly numPreemptions: number
   /** Generated tokens without the EOS or stop token that ended them. */
   readonly numGeneratedTokens: number
-  /** Of the generated ones, those of the thought before the answer. */
+  /** Generated tokens that belong to the reasoning before the answer. */
   readonly numReasoningTokens: number
   readonly arrivedMs: number
-  /** From its arrival to its grammar, compiled or found; 0 without one. Not part of its wait in the queue. */
+  /** Time from arrival until the grammar was compiled or found; 0 without a grammar. Not part of the wait in the queue. */
   readonly grammarMs: number
   readonly firstScheduledMs: number | null
   readonly firstTokenMs: number | null
   readonly lastTokenMs: number | null
-  /** When the prompt was computed, of a sequence that only scores it (max_tokens 0); null where tokens are generated. */
+  /** When the prompt was computed, for a sequence that only scores it (max_tokens 0); null if tokens are generated. */
   readonly scoredMs: number | null
   readonly prefillChunks: number
-  /** Forward passes after the first token that drew a token that counts: the one that drew the end token is not among them. */
+  /** Forward passes after the first token that drew tokens of the answer. The pass that drew the end token is not included. */
   readonly decodeSteps: number
   /** Durations of the decode steps in microseconds, in order. */
   readonly decodeStepMicros: readonly number[]
-  /** Sum over its steps of the rows in the step, and the number of steps: llm.batch.mean_rows. */
+  /** Sum of the rows of its decode steps, for llm.batch.mean_rows. */
   readonly decodeRowSum: number
-  /** Device time of the steps it took part in, and its share by rows; null without timestamps. */
+  /** Device time of its steps, and its share by rows; null if the device has no timestamps. */
   readonly prefillGpuMicros: number | null
   readonly prefillGpuShareMicros: number | null
   readonly decodeGpuMicros: number | null
@@ -64,10 +64,10 @@ interface RequestEvent {
 /** A request arrived, before its body is read; refused ones too. Published by the server, for every route. */
 interface RequestStartedEvent extends RequestEvent {
   readonly type: 'requestStarted'
-  /** Its trace's id, 32 hexadecimal digits. */
+  /** Trace id, 32 hexadecimal digits. */
   readonly traceId: string
   readonly method: string
-  /** The route pattern; * where no route is at the path. */
+  /** The route pattern; * if no route matches the path. */
   readonly route: string
   /** Whether it is a request for a generation, for retrieval, or neither. */
   readonly kind: 'generation' | 'retrieval' | 'other'
@@ -88,17 +88,17 @@ interface RequestAcceptedEvent extends RequestEvent {
 /** The response is over, however it ended: the last event of every `requestStarted`. Published by the server. */
 interface RequestFinishedEvent extends RequestEvent {
   readonly type: 'requestFinished'
-  /** Name of the row of the table of endings (docs/span-contract.md). */
+  /** The ending: a row of the table of endings in docs/span-contract.md. */
   readonly ending: string
-  /** HTTP status; null where none was sent. */
+  /** HTTP status; null if none was sent. */
   readonly status: number | null
   /** From the request's arrival to the end of its response. */
   readonly durationMs: number
-  /** Tokens of the final prompt; null where the engine never took the request. */
+  /** Tokens of the final prompt; null if the engine did not accept the request. */
   readonly tokensIn: number | null
-  /** Generated tokens so far; null likewise. */
+  /** Generated tokens so far; null in the same case. */
   readonly tokensOut: number | null
-  /** One per choice, as far as they have ended. */
+  /** Finish reasons of the choices that have ended. */
   readonly finishReasons: readonly string[]
 }
 
@@ -114,11 +114,11 @@ export interface QueuedEvent extends ChoiceEvent {
   readonly numPromptTokens: number
 }
 
-/** The grammar that holds the answer to its schema is there (`ok`), or cannot be had. Comes before `queued`. */
+/** The grammar of the answer is compiled (`ok`), or cannot be compiled. Precedes `queued`. */
 interface GrammarEvent extends RequestEvent {
   readonly type: 'grammar'
   readonly durationUs: number
-  /** It was compiled for an earlier request. */
+  /** Whether it was compiled for an earlier request. */
   readonly isCached: boolean
   readonly ok: boolean
 }
@@ -148,7 +148,7 @@ interface PrefillChunkEvent extends ChoiceEvent {
 /** The first token of the sequence reached the host. Exactly once, preemptions included. */
 export interface FirstTokenEvent extends ChoiceEvent {
   readonly type: 'firstToken'
-  /** Number of the step that made it. */
+  /** Number of the step that drew it. */
   readonly stepId: number
 }
 
@@ -162,16 +162,16 @@ interface PreemptedEvent extends ChoiceEvent {
 export interface FinishedEvent extends ChoiceEvent {
   readonly type: 'finished'
   readonly reason: FinishReason
-  /** What made it stop; null for another reason than stop, and where a remote engine does not say. */
+  /** What made it stop; null for reasons other than stop, and if a remote engine does not report it. */
   readonly stop: StopKind | null
   readonly counters: SequenceCounters
-  /** Stable code when reason is error (engine_error, device_lost, upstream_*) or abort for another reason than the client (deadline, shutdown); else null. */
+  /** Stable code if the reason is error (engine_error, device_lost, upstream_*), or an abort not caused by the client (deadline, shutdown); else null. */
   readonly errorCode: string | null
-  /** The error behind that code, with its cause; absent where there is none. */
+  /** The error behind that code, with its cause; absent if there is none. */
   readonly error?: Error
 }
 
-/** Work of a KV tier was submitted for a request: counted before it starts. */
+/** An operation on a KV tier was submitted for a request. Published before it starts. */
 export interface KvSubmittedEvent extends RequestEvent {
   readonly type: 'kvSubmitted'
   readonly operationId: number
@@ -179,21 +179,21 @@ export interface KvSubmittedEvent extends RequestEvent {
   readonly numBlocks: number
 }
 
-/** The work ended, however it ended (published in a `finally`); a store when its blocks are on disk, where there is a disk tier. */
+/** The operation ended, successfully or not. A store ends when its blocks are on disk, if there is a disk tier. */
 export interface KvDoneEvent extends RequestEvent {
   readonly type: 'kvDone'
   readonly operationId: number
   readonly operation: 'lookup' | 'retrieve' | 'disk_read' | 'store'
-  /** Blocks really found, moved or kept; `bytes` are theirs. */
+  /** Blocks that were actually found, moved or stored, and their bytes. */
   readonly numBlocks: number
   readonly bytes: number
-  /** False when less was done than was submitted: the rest is computed, or not kept. */
+  /** False if less was done than submitted. The rest is computed, or not stored. */
   readonly ok: boolean
-  /** A short code of the first thing that failed (a system error's, device_lost, incomplete, too_many_writes); absent when ok. */
+  /** Short code of the first failure (a system error code, device_lost, incomplete, too_many_writes); absent if ok. */
   readonly errorType?: string
 }
 
-/** Operations on KV tiers that ended, of one kind and outcome. */
+/** Total of finished operations on KV tiers with one kind and outcome. */
 export interface KvOperationCount {
   readonly operation: KvDoneEvent['operation']
   readonly outcome: 'ok' | 'error'
@@ -201,7 +201,7 @@ export interface KvOperationCount {
   readonly bytes: number
 }
 
-/** A step ran. Published for every step, with the requests it served. */
+/** A step has run. Published for every step, with the requests that it served. */
 export interface StepEvent {
   readonly type: 'step'
   readonly stepId: number
@@ -234,7 +234,7 @@ export type EngineEvent =
   | KvDoneEvent
   | StepEvent
 
-/** Work that the engine does for one request. */
+/** Work of the engine for one request. */
 export interface EngineWork {
   readonly requestId: string
   /** A step of the model, or an operation on a KV tier. */
@@ -242,12 +242,12 @@ export interface EngineWork {
 }
 
 /**
- * A subscriber to the engine's events. `onEvent` must be cheap: the engine waits for what it does synchronously, never for a promise it
- * returns. What it throws or rejects with is counted and logged, never passed on.
+ * A subscriber to the engine's events. `onEvent` must be cheap: the engine waits for its synchronous part, but never for a promise that it
+ * returns. Errors and rejections are counted and logged, and affect nothing else.
  */
 export interface EngineSubscriber {
   readonly name: string
   onEvent(event: EngineEvent): unknown
-  /** Runs work in the subscriber's own context of it, so that what a library traces there nests. The first subscriber that has this is asked. */
+  /** Runs work in the subscriber's context, so that spans of libraries nest there. Only the first subscriber with this method is used. */
   run?<T>(work: EngineWork, fn: () => T): T
 }

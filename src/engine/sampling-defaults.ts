@@ -1,9 +1,9 @@
-/** What a model recommends for sampling parameters that a request leaves out: its generation_config.json. */
+/** A model's recommended values (generation_config.json) for sampling parameters that a request leaves out. */
 import { join } from 'node:path'
 import { readText } from '../regular-file.ts'
 import { z } from 'zod'
 
-/** Sampling parameters that a model's authors recommend; absent ones are OpenAI's. */
+/** Recommended sampling parameters. OpenAI's defaults apply to absent ones. */
 export interface SamplingDefaults {
   readonly temperature?: number
   readonly topK?: number
@@ -12,7 +12,7 @@ export interface SamplingDefaults {
   readonly repetitionPenalty?: number
 }
 
-/** Each field is judged alone: one that makes no sense, or is null, is as if it were not there, and says nothing of the others. */
+/** Fields are validated one by one. An invalid field, or null, counts as absent and does not affect the others. */
 const FIELDS = {
   do_sample: z.boolean(),
   temperature: z.number().min(0).max(2),
@@ -27,15 +27,14 @@ const FIELDS = {
 } as const
 
 /**
- * What a model's generation_config.json recommends for parameters that a request leaves out. `do_sample: false`, written down, means
- * greedy, whatever stands beside it.
+ * Reads a model's generation_config.json. An explicit `do_sample: false` means greedy decoding, whatever the other fields say.
  */
 export async function loadSamplingDefaults(modelPath: string): Promise<SamplingDefaults> {
   const text = await readText(join(modelPath, 'generation_config.json')).catch(() => null)
   return text === null ? {} : parseSamplingDefaults(text)
 }
 
-/** The same from the text of the file; {} for what is no JSON object. */
+/** The same from the text of the file; {} if it is not a JSON object. */
 export function parseSamplingDefaults(text: string): SamplingDefaults {
   let found: unknown
   try {

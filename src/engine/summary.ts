@@ -1,4 +1,4 @@
-/** What the engine did for one request, over all its sequences: the numbers of usage, timings, llm.prefill and llm.decode. */
+/** Sums up a request over all its sequences: the numbers in usage, timings, llm.prefill and llm.decode. */
 import type { CacheMissReason, FinishReason, SequenceCounters, StopKind } from './events.ts'
 
 export interface RequestSummary {
@@ -14,21 +14,21 @@ export interface RequestSummary {
   readonly recomputedTokens: number
   readonly numPreemptions: number
   readonly decodeSteps: number
-  /** Steps of all sequences, one after the other. */
+  /** Durations of the decode steps, sequence by sequence. */
   readonly stepMicros: readonly number[]
   readonly meanRows: number
   readonly stopReason: StopReason
-  /** What made the choices stop, where one thing made all of those that stopped; else null. */
+  /** What made the choices stop, if it was the same for all that stopped; else null. */
   readonly stop: StopKind | null
   readonly finishReasons: readonly FinishReason[]
   readonly arrivedMs: number
   readonly firstScheduledMs: number | null
   readonly firstTokenMs: number | null
   readonly lastTokenMs: number | null
-  /** The first token; of a request that only scores its prompts, when the last of them was computed. */
+  /** Time of the first token; for a request that only scores its prompts, when the last prompt was computed. */
   readonly prefillEndMs: number | null
   readonly ttftSeconds: number | null
-  /** Tokens after each sequence's first, over the time from the first token to the last: drafts that were accepted count. 0 where there are none. */
+  /** Tokens after each sequence's first, accepted drafts included, divided by the time from the first token to the last; 0 if there are none. */
   readonly tokensPerSecond: number
   readonly prefillGpuMicros: number | null
   readonly prefillGpuShareMicros: number | null
@@ -44,14 +44,14 @@ export interface RequestSummary {
 export interface EndedSequence {
   readonly choice: number
   readonly reason: FinishReason
-  /** What made it stop; absent: not known. */
+  /** What made it stop; absent: unknown. */
   readonly stop?: StopKind | null
   readonly counters: SequenceCounters
 }
 
 /**
- * Adds up the sequences of a request. A prompt's tokens count once whatever `n`: those of its first choice. Times: the earliest
- * arrival, first step and first token, the latest last token and scored prompt.
+ * Sums up the sequences of a request. A prompt's tokens count once, for its first choice, whatever `n`. Times are the earliest arrival, first step
+ * and first token, and the latest last token and scored prompt.
  */
 export function summarize(sequences: readonly EndedSequence[], n: number): RequestSummary {
   const ordered = [...sequences].sort((a, b) => a.choice - b.choice)
@@ -112,15 +112,15 @@ type NumericKey = {
   [K in keyof SequenceCounters]: SequenceCounters[K] extends number ? K : never
 }[keyof SequenceCounters]
 
-/** What llm.stop_reason says; a remote engine's content filter is an end of its own accord. */
+/** Values of llm.stop_reason. A remote engine's content filter counts as `stop`. */
 type StopReason = Exclude<FinishReason, 'content_filter'>
 
-/** The reason that says most of the whole: an error before an abort before length before stop. */
+/** The most important reason: error before abort before length before stop. */
 function overallReason(reasons: readonly FinishReason[]): StopReason {
   return (['error', 'abort', 'length'] as const).find((reason) => reasons.includes(reason)) ?? 'stop'
 }
 
-/** The value that all of them are; null: they differ, or there is none. */
+/** The common value; null if the values differ, or there are none. */
 const onlyOne = <T>(values: readonly T[]): T | null =>
   values[0] !== undefined && values.every((value) => value === values[0]) ? values[0] : null
 

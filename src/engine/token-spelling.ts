@@ -1,18 +1,18 @@
-/** How a vocabulary writes the bytes of its tokens: read from the decoder of tokenizer.json. */
+/** How a vocabulary spells the bytes of its tokens, determined from the decoder in tokenizer.json. */
 import { ModelError } from './runner/runner.ts'
 
 /** How the strings of the vocabulary spell bytes. */
 export interface Spelling {
   /**
-   * byte_level: every character stands for a byte (GPT-2). sentencepiece: `▁` is a space, `<0xNN>` a byte.
-   * wordpiece: pieces that continue a word begin with `##`. plain: UTF-8.
+   * byte_level: each character stands for a byte (GPT-2). sentencepiece: `▁` is a space, `<0xNN>` a byte. wordpiece: pieces that continue a word
+   * begin with `##`. plain: UTF-8.
    */
   readonly kind: 'byte_level' | 'sentencepiece' | 'wordpiece' | 'plain'
-  /** A text's first space was put there by the encoder. */
+  /** The encoder puts a space before a text, which decoding removes. */
   readonly stripsFirstSpace: boolean
 }
 
-/** What a tokenizer is for: vocabularies that only read texts need not spell what they stand for to the byte. */
+/** The use of a tokenizer. One that only reads text need not spell its tokens to the byte. */
 export type TokenizerUse = 'generate' | 'read'
 
 const utf8 = new TextEncoder()
@@ -36,7 +36,7 @@ function spellByteLevel(token: string): Uint8Array {
   return Uint8Array.from(bytes)
 }
 
-/** GPT-2's byte alphabet: printable bytes of Latin-1 stand for themselves, the others, in order, for U+0100 and up. */
+/** GPT-2's byte alphabet: printable bytes of Latin-1 are written as themselves, the others, in order, as U+0100 and up. */
 const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = (() => {
   const map = new Map<string, number>()
   let next = 0x100
@@ -47,7 +47,7 @@ const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = (() => {
   return map
 })()
 
-/** The spelling by the steps of the decoder. @throws ModelError for one that generated text cannot be made with */
+/** The spelling, from the steps of the decoder. @throws ModelError for a decoder that cannot produce generated text */
 export function spellingOf(tokenizer: Record<string, unknown>, use: TokenizerUse): Spelling {
   const steps = decoderSteps(tokenizer.decoder)
   const types = new Set(steps.map((step) => step.type))
@@ -71,10 +71,11 @@ export function spellingOf(tokenizer: Record<string, unknown>, use: TokenizerUse
 }
 
 function decoderSteps(decoder: unknown): Record<string, unknown>[] {
-  const step = record(decoder)
+  const step = recordOf(decoder)
   return step.type === 'Sequence' && Array.isArray(step.decoders) ? step.decoders.flatMap(decoderSteps) : [step]
 }
 
-function record(value: unknown): Record<string, unknown> {
+/** A JSON object as a record; empty for any other value. */
+export function recordOf(value: unknown): Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value) ? { ...value } : {}
 }

@@ -1,17 +1,17 @@
 /**
- * tokenizer.json -> the same tokenizer in the terms that the library of this process computes as the `tokenizers` package does. The library
- * ignores the behaviour of Punctuation, knows two of the five behaviours of Split, and takes JavaScript's lower case and word characters.
+ * Rewrites stages of tokenizer.json so that the JavaScript library computes what the `tokenizers` package does. The library ignores the behavior
+ * of Punctuation, implements two of the five behaviors of Split, and uses JavaScript's lower case and word characters.
  */
 
 type Json = Readonly<Record<string, unknown>>
 
-/** Where the package's is_punctuation is true: ASCII punctuation, which has symbols such as < and |, and the punctuation of Unicode. */
+/** The package's is_punctuation: ASCII punctuation, including symbols such as < and |, and Unicode punctuation. */
 const PUNCTUATION = String.raw`[\p{P}$+<=>^\x60|~]`
 
-/** The package's \w: with marks, and the joiners between letters. */
+/** The package's \w, which includes combining marks and joiners. */
 const WORD = String.raw`\p{Alphabetic}\p{M}\p{Nd}\p{Pc}\u200c\u200d`
 
-/** Cuts a text into what the pattern matches, and drops the rest. */
+/** Splits a text into the matches of the pattern and drops the rest. */
 const pieces = (regex: string): Json => ({
   type: 'Split',
   pattern: { Regex: regex },
@@ -19,7 +19,7 @@ const pieces = (regex: string): Json => ({
   invert: true,
 })
 
-/** A split of which each piece, with its match as `behavior` says, is matched by a pattern of its own. */
+/** A split with any behavior, expressed by a pattern that matches each resulting piece. */
 function splitBy(regex: string, behavior: unknown): Json {
   const match = `(?:${regex})`
   const rest = String.raw`(?:(?!${match})[\s\S])`
@@ -37,7 +37,8 @@ function splitBy(regex: string, behavior: unknown): Json {
   }
 }
 
-const escaped = (text: string): string => text.replaceAll(/[\\^$.*+?()[\]{}|/]/g, String.raw`\$&`)
+/** A text as a pattern that matches it. */
+export const escapeRegExp = (text: string): string => text.replaceAll(/[\\^$.*+?()[\]{}|/]/g, String.raw`\$&`)
 
 function preTokenizer(stage: Json): Json {
   const { type, behavior, pattern, pretokenizers } = stage
@@ -47,12 +48,12 @@ function preTokenizer(stage: Json): Json {
   if (type === 'Whitespace') return pieces(String.raw`[${WORD}]+|[^${WORD}\p{White_Space}]+`)
   if (type !== 'Split' || stage['invert'] === true || typeof pattern !== 'object' || pattern === null) return stage
   const { String: text, Regex: regex } = pattern as Json
-  if (typeof text === 'string') return splitBy(escaped(text), behavior)
+  if (typeof text === 'string') return splitBy(escapeRegExp(text), behavior)
   const isKnown = behavior === 'Isolated' || behavior === 'Removed'
   return typeof regex === 'string' && !isKnown ? splitBy(regex, behavior) : stage
 }
 
-/** Letters one by one: JavaScript writes a sigma at the end of a word otherwise. */
+/** Lower-cases sigma separately, because JavaScript writes it differently at the end of a word. */
 const SIGMA: Json = { type: 'Replace', pattern: { String: 'Σ' }, content: 'σ' }
 
 function normalizer(stage: Json): Json {
@@ -64,7 +65,7 @@ function normalizer(stage: Json): Json {
 
 const isStage = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
 
-/** The stages before the model, of a parsed tokenizer.json. Stages of unknown types stay as they are: the library refuses them by name. */
+/** The rewritten stages before the model. Stages of unknown types stay unchanged; the library refuses them by name. */
 export function libraryStages(tokenizer: Json): { readonly normalizer: unknown; readonly pre_tokenizer: unknown } {
   const { normalizer: before, pre_tokenizer: splits } = tokenizer
   return {

@@ -3,14 +3,14 @@ import { join } from 'node:path'
 import { Tokenizer as HfTokenizer } from '@huggingface/tokenizers'
 import { type BpeVocabulary, BytePairEncoder } from './bpe.ts'
 import { ModelError } from './runner/runner.ts'
-import { bytesOfToken, type Spelling, spellingOf, type TokenizerUse } from './token-spelling.ts'
+import { bytesOfToken, recordOf, type Spelling, spellingOf, type TokenizerUse } from './token-spelling.ts'
 import { LINEAR_PATTERNS, loadGgufChatTemplate, loadGgufTokenizer } from './weights/gguf-tokenizer.ts'
 import { isJsonObject, readJsonFile } from './weights/json-file.ts'
-import { libraryStages } from './tokenizer-stages.ts'
+import { escapeRegExp, libraryStages } from './tokenizer-stages.ts'
 import { isFolder } from './weights/model-path.ts'
 
 export interface Tokenizer {
-  /** The folder or .gguf file that it comes from; null: made from contents. */
+  /** The folder or .gguf file of the tokenizer; null: it was created from contents. */
   readonly path: string | null
   /** The model class of tokenizer.json (BPE, Unigram, ...), for the span attribute tokenizer.name. */
   readonly name: string
@@ -18,50 +18,50 @@ export interface Tokenizer {
   readonly vocabSize: number
   readonly bosToken: string | null
   readonly eosToken: string | null
-  /** Tokens that end a turn by what the vocabulary calls them, beside those that config files name. */
+  /** Tokens whose names say that they end a turn. Config files may name others. */
   readonly endOfTurnIds: readonly number[]
-  /** Its patterns and replacements are known to take time in proportion to the text. */
+  /** Whether its patterns and replacements are known to take time proportional to the text. */
   readonly isLinear: boolean
-  /** Special tokens written out in the text are recognised; `addSpecialTokens` adds the ones its post-processor puts around a text. */
+  /** Recognises special tokens in the text. `addSpecialTokens` adds those that the post-processor puts around a text. */
   encode(text: string, options?: { readonly addSpecialTokens?: boolean }): number[]
   decode(ids: readonly number[], options?: { readonly skipSpecialTokens?: boolean }): string
   tokenId(token: string): number | null
   isSpecial(id: number): boolean
-  /** Text in which encode() finds no special token: each is broken by a space after its first character, which changes little else. */
+  /** Breaks each special token in a text with a space after its first character, so that encode() finds none. */
   escapeSpecialTokens(text: string): string
-  /** Bytes of the longest token: a text of more than n times as many has more than n tokens. */
+  /** Bytes of the longest token. A text of more than n times as many bytes has more than n tokens. */
   readonly maxTokenBytes: number
-  /** The bytes a token stands for in running text; empty for ids that are not in the vocabulary. */
+  /** The bytes of a token in running text; empty for ids outside the vocabulary. */
   tokenBytes(id: number): Uint8Array
   /** How the strings of the vocabulary spell bytes. */
   readonly spelling: Spelling['kind']
-  /** A token as the vocabulary spells it; null for ids that are not in it. */
+  /** A token as the vocabulary spells it; null for ids outside the vocabulary. */
   tokenText(id: number): string | null
 }
 
-/** A tokenizer that can also put two texts together, as models that compare them read them. */
+/** A tokenizer that can also encode a pair of texts, for models that compare them. */
 export interface PairTokenizer extends Tokenizer {
-  /** Ids with all special tokens, and of each token the segment that the post-processor gives it. */
+  /** Token ids with all special tokens, and the segment of each token. */
   encodePair(text: string, pair: string | null): { readonly ids: number[]; readonly segments: number[] }
 }
 
-/** A tokenizer as its two files, or as GGUF metadata, describe it. */
+/** A tokenizer's description, from its two files or from GGUF metadata. */
 export interface TokenizerFiles {
   readonly tokenizer: Record<string, unknown>
   /** tokenizer_config.json; empty where there is none. */
   readonly config: Record<string, unknown>
-  /** The folder or .gguf file that they come from. */
+  /** The folder or .gguf file with the description. */
   readonly path?: string
-  /** Vocabulary and merges, where they are not in `tokenizer.model`. */
+  /** Vocabulary and merges, if they are not in `tokenizer.model`. */
   readonly vocabulary?: BpeVocabulary
 }
 
-/** The tokenizer of a folder in Hugging Face layout or of a .gguf file. Throws ModelError for one that is missing, broken or unsupported. */
+/** Loads the tokenizer of a folder in Hugging Face layout or of a .gguf file. Throws ModelError if it is missing, broken or unsupported. */
 export async function loadTokenizer(path: string): Promise<Tokenizer> {
   return createTokenizer({ ...(await readTokenizerFiles(path)), path })
 }
 
-/** tokenizer.json and tokenizer_config.json of a folder, or what says the same in a .gguf file. */
+/** tokenizer.json and tokenizer_config.json of a folder, or the equivalent metadata of a .gguf file. */
 export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> {
   if (!(await isFolder(path))) return loadGgufTokenizer(path)
   const tokenizer = await readJson(join(path, 'tokenizer.json'))
@@ -73,7 +73,7 @@ export async function readTokenizerFiles(path: string): Promise<TokenizerFiles> 
   return { tokenizer, config: await readTokenizerConfig(path) }
 }
 
-/** tokenizer_config.json of a folder, or what says of the chat template in a .gguf file; empty where there is none. */
+/** tokenizer_config.json of a folder, or the chat template of a .gguf file; empty if there is none. */
 export async function readTokenizerConfig(path: string): Promise<Record<string, unknown>> {
   if (!(await isFolder(path))) {
     const template = await loadGgufChatTemplate(path)
@@ -82,7 +82,7 @@ export async function readTokenizerConfig(path: string): Promise<Record<string, 
   return (await readJson(join(path, 'tokenizer_config.json'))) ?? {}
 }
 
-/** The library wants every stage named. */
+/** The library requires every stage to be present. */
 const ABSENT_STAGES = { added_tokens: [], post_processor: null, decoder: null }
 
 /** A tokenizer from its files' contents. Throws ModelError. */
@@ -96,20 +96,13 @@ export function createTokenizer(files: TokenizerFiles, use: TokenizerUse = 'gene
   checkAddedTokens(files.tokenizer.added_tokens)
   const stages = libraryStages(files.tokenizer)
   try {
-    if (vocabulary === null) {
-      return new VocabularyTokenizer(
-        new HfTokenizer({ ...ABSENT_STAGES, ...files.tokenizer, ...stages }, config),
-        files,
-        use,
-      )
-    }
-    const model = record(files.tokenizer.model)
-    const inner = new HfTokenizer(
-      { ...ABSENT_STAGES, ...files.tokenizer, ...stages, model: { ...model, type: 'BPE', vocab: {}, merges: [] } },
-      config,
-    )
+    const definition = { ...ABSENT_STAGES, ...files.tokenizer, ...stages }
+    if (vocabulary === null) return new VocabularyTokenizer(new HfTokenizer(definition, config), files, use)
+    const model = recordOf(files.tokenizer.model)
+    const emptyModel = { ...model, type: 'BPE', vocab: {}, merges: [] }
+    const inner = new HfTokenizer({ ...definition, model: emptyModel }, config)
     const encoder = new BytePairEncoder(model, vocabulary)
-    // As the library does with its own model.
+    // The library adds these tokens to its own models too.
     for (const [id, { content }] of inner.get_added_tokens_decoder()) {
       encoder.ids.set(content, id)
       encoder.tokens[id] = content
@@ -124,7 +117,7 @@ export function createTokenizer(files: TokenizerFiles, use: TokenizerUse = 'gene
   }
 }
 
-/** What the library asks of a model: a function with the vocabulary beside it. */
+/** A model as the library expects it: a function with the vocabulary as properties. */
 function asLibraryModel(encoder: BytePairEncoder): unknown {
   return Object.assign((words: readonly string[]) => encoder.encode(words), {
     vocab: encoder.tokens,
@@ -133,7 +126,7 @@ function asLibraryModel(encoder: BytePairEncoder): unknown {
   })
 }
 
-/** Beyond every real vocabulary; tables by id stay small. */
+/** Larger than any real vocabulary, to keep tables by id small. */
 const MAX_TOKEN_ID = (1 << 22) - 1
 
 function checkTokenId(id: unknown, where: string): number {
@@ -144,12 +137,18 @@ function checkTokenId(id: unknown, where: string): number {
 
 function checkAddedTokens(added: unknown): void {
   if (!Array.isArray(added)) return
-  for (const token of added as readonly unknown[]) checkTokenId(record(token).id, 'added_tokens')
+  for (const token of added as readonly unknown[]) checkTokenId(recordOf(token).id, 'added_tokens')
 }
 
-/** Vocabulary and merges of a BPE model in tokenizer.json; null for other models, and for BPE with marks at the ends of words. */
+/** Vocabulary and merges of a BPE model in tokenizer.json; null for other models, and for BPE with affixes at word boundaries. */
 function vocabularyOf(tokenizer: Record<string, unknown>): BpeVocabulary | null {
-  const { type, vocab, merges, end_of_word_suffix: suffix, continuing_subword_suffix: inner } = record(tokenizer.model)
+  const {
+    type,
+    vocab,
+    merges,
+    end_of_word_suffix: suffix,
+    continuing_subword_suffix: inner,
+  } = recordOf(tokenizer.model)
   const hasMarks = [suffix, inner].some((mark) => typeof mark === 'string' && mark !== '')
   const isBpe = (type === 'BPE' || type === undefined) && Array.isArray(merges)
   if (typeof vocab !== 'object' || vocab === null || Array.isArray(vocab)) return null
@@ -188,19 +187,19 @@ function endOfTurnIds(eosToken: string | null, special: readonly number[], textO
   return special.filter((id) => isEnd(textOf(id)))
 }
 
-/** Replacements that a text meets, and how much longer each may make it, in tokenizers that are taken as linear. */
+/** Limits on the number and the length of replacements in a tokenizer that counts as linear. */
 const MAX_REPLACEMENTS = 8
 const MAX_REPLACEMENT_CHARACTERS = 16
 
-/** Whether every pattern is one of those that known models split by, and replacements cannot multiply a text. */
+/** Whether every pattern is one of a known model, and replacements cannot multiply a text. */
 function isLinear({ normalizer, pre_tokenizer: preTokenizer }: Record<string, unknown>): boolean {
   let numReplacements = 0
   const isKnown = (stage: unknown): boolean => {
     if (Array.isArray(stage)) return stage.every(isKnown)
-    const { type, content, pattern, normalizers, pretokenizers } = record(stage)
+    const { type, content, pattern, normalizers, pretokenizers } = recordOf(stage)
     if (type === 'Replace') numReplacements += 1
     if (typeof content === 'string' && content.length > MAX_REPLACEMENT_CHARACTERS) return false
-    const { Regex: regex } = record(pattern)
+    const { Regex: regex } = recordOf(pattern)
     if (regex !== undefined && !(typeof regex === 'string' && LINEAR_PATTERNS.has(regex))) return false
     return isKnown(normalizers ?? []) && isKnown(pretokenizers ?? [])
   }
@@ -220,16 +219,16 @@ class VocabularyTokenizer implements PairTokenizer {
   readonly #tokens: (string | undefined)[]
   readonly #bytes: (Uint8Array | undefined)[] = []
   readonly #special = new Set<number>()
-  /** Added tokens stand for their own text, whatever the spelling. */
+  /** Added tokens, which are spelled as plain text. */
   readonly #added = new Set<number>()
-  /** Any special token, the longest first; null when there are none. */
+  /** Matches any special token, the longest first; null if there are none. */
   readonly #specialText: RegExp | null
   #maxTokenBytes = 0
 
   constructor(inner: HfTokenizer, files: TokenizerFiles, use: TokenizerUse) {
     this.#inner = inner
     this.path = files.path ?? null
-    this.name = String(record(files.tokenizer.model).type ?? 'BPE')
+    this.name = String(recordOf(files.tokenizer.model).type ?? 'BPE')
     this.bosToken = specialText(files.config.bos_token)
     this.eosToken = specialText(files.config.eos_token)
     this.#spelling = spellingOf(files.tokenizer, use)
@@ -274,7 +273,7 @@ class VocabularyTokenizer implements PairTokenizer {
     const pattern = this.#specialText
     if (pattern === null) return text
     let escaped = text
-    // Again, since the space may complete another special token; each pass widens a gap beyond what any token holds.
+    // Repeated, because the space may complete another special token. Each pass widens the gap, so this ends.
     for (let before = ''; before !== escaped;) {
       before = escaped
       escaped = escaped.replaceAll(pattern, (token) => {
@@ -290,7 +289,7 @@ class VocabularyTokenizer implements PairTokenizer {
     if (this.#maxTokenBytes === 0) {
       this.#maxTokenBytes = 1
       for (const [id, token = ''] of this.#tokens.entries()) {
-        // No token stands for more bytes than it is written with: few have to be spelled out.
+        // No token has more bytes than its spelling, so few tokens have to be converted.
         if (Buffer.byteLength(token) > this.#maxTokenBytes)
           this.#maxTokenBytes = Math.max(this.#maxTokenBytes, this.tokenBytes(id).length)
       }
@@ -317,19 +316,11 @@ class VocabularyTokenizer implements PairTokenizer {
   }
 }
 
-function escapeRegExp(text: string): string {
-  return text.replaceAll(/[\\^$.*+?()[\]{}|/]/g, '\\$&')
-}
-
 /** A special token in a config file: its text, or an object with it. */
 function specialText(value: unknown): string | null {
   if (typeof value === 'string') return value
-  const { content } = record(value)
+  const { content } = recordOf(value)
   return typeof content === 'string' ? content : null
-}
-
-function record(value: unknown): Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value) ? { ...value } : {}
 }
 
 /** A JSON object in a file; null when there is no such file. */

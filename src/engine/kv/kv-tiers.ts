@@ -1,7 +1,7 @@
 /**
- * Where KV blocks live on outside the pool: host memory, and a directory that outlives the process. Both bounded, least recently used out
- * first. A block is named by its chained, salted hash; a file also says which model and layout it is of, and carries a checksum: one that is
- * damaged, or of something else, is left aside with a log line. Blocks of one model only: their bytes mean nothing to another.
+ * Storage of KV blocks outside the pool: host memory, and a directory that survives the process. Both are bounded and drop the least recently used
+ * blocks first. A block is named by its chained, salted hash. A file also records its model and layout and has a checksum; a file that is damaged,
+ * or belongs to something else, is ignored with a log line.
  */
 import { createHash } from 'node:crypto'
 import { mkdir, open, readdir, readFile, rename, rm, stat } from 'node:fs/promises'
@@ -19,7 +19,7 @@ export interface StoredBlock {
 export interface KvTiersOptions {
   /** 0: no host memory tier. */
   readonly hostMemoryBytes: number
-  /** null: no disk tier. Made if absent, readable by its owner only. */
+  /** null: no disk tier. Created if absent, readable by its owner only. */
   readonly directory: string | null
   readonly maxDiskBytes: number
   /** ModelInfo.fingerprint. */
@@ -31,10 +31,10 @@ export interface KvTiersOptions {
 
 const MAGIC = 'miniserve-kv-1\n'
 const NAME = /^([\w-]{43})\.kv$/
-/** Blocks waiting to be written: a disk that cannot keep up loses blocks, not memory. */
+/** Limit on blocks that wait to be written. A disk that cannot keep up loses blocks instead of using memory. */
 const MAX_PENDING_WRITES = 1024
 
-/** Opens the tiers, reading what the directory holds by name and size. Null when both are off. Throws when the directory cannot be used. */
+/** Opens the tiers and lists the blocks in the directory. Null if both are off. Throws if the directory cannot be used. */
 export async function openKvTiers(options: KvTiersOptions): Promise<KvTiers | null> {
   if (options.hostMemoryBytes <= 0 && options.directory === null) return null
   const tiers = new KvTiers(options)
@@ -65,15 +65,7 @@ export class KvTiers {
     this.#folder = options.directory === null ? null : join(options.directory, this.#identity)
   }
 
-  get numHostBlocks(): number {
-    return this.#host.size
-  }
-
-  get numDiskBlocks(): number {
-    return this.#disk.size
-  }
-
-  /** Learns what the directory holds. */
+  /** Lists the blocks in the directory. */
   async scan(): Promise<void> {
     const folder = this.#folder
     if (folder === null) return
@@ -81,7 +73,7 @@ export class KvTiers {
     const files = await Promise.all(
       (await readdir(folder)).map(async (name) => {
         const [, hash] = NAME.exec(name) ?? []
-        // Left by a write that was cut off.
+        // Left by an interrupted write.
         if (name.endsWith('.tmp')) await rm(join(folder, name), { force: true })
         return hash === undefined
           ? null
@@ -93,7 +85,7 @@ export class KvTiers {
     this.#trimDisk()
   }
 
-  /** Whether a block is in one of the tiers, as far as names tell. */
+  /** Whether one of the tiers has a block with this name. */
   has(hash: BlockHash): boolean {
     return this.#host.has(hash) || this.#disk.has(hash)
   }
@@ -103,8 +95,8 @@ export class KvTiers {
   }
 
   /**
-   * Keeps a block: in host memory at once; on disk, where there is a disk tier, when the promise resolves: with null, or with a short code of why it
-   * is not there.
+   * Stores a block in host memory at once, and on disk, if there is a disk tier, by the time the promise resolves. Returns null, or a short code if
+   * the block could not be stored.
    */
   put(block: StoredBlock): Promise<string | null> | string | null {
     this.#putInHost(block)
@@ -118,22 +110,17 @@ export class KvTiers {
     })
   }
 
-  /** The block of this name if host memory has it, with this parent and these tokens. */
+  /** The bytes of a block in host memory with this name, parent and tokens. */
   getFromHost(hash: BlockHash, parent: BlockHash, tokens: Int32Array): Uint8Array | null {
     return this.#use(this.#host.get(hash) ?? null, parent, tokens)
   }
 
-  /** The block of this name if it is on disk, whole, and has this parent and these tokens. */
+  /** The bytes of an intact block on disk with this name, parent and tokens. */
   async getFromDisk(hash: BlockHash, parent: BlockHash, tokens: Int32Array): Promise<Uint8Array | null> {
     return this.#use(await this.#read(hash), parent, tokens)
   }
 
-  /** The block of this name, from wherever it is. */
-  async get(hash: BlockHash, parent: BlockHash, tokens: Int32Array): Promise<Uint8Array | null> {
-    return this.getFromHost(hash, parent, tokens) ?? this.getFromDisk(hash, parent, tokens)
-  }
-
-  /** The newest of both tiers from now on; null where the name stands for something else. */
+  /** Marks a block as the most recently used of both tiers; null if its content is not the expected one. */
   #use(block: StoredBlock | null, parent: BlockHash, tokens: Int32Array): Uint8Array | null {
     if (block === null || block.parent !== parent || !isEqual(block.tokens, tokens)) return null
     this.#putInHost(block)
@@ -145,7 +132,7 @@ export class KvTiers {
     return block.bytes
   }
 
-  /** Writes what waits. */
+  /** Completes all pending writes. */
   async flush(): Promise<void> {
     // A write may enqueue deletions.
     for (let last: Promise<void> | null = null; last !== this.#writes;) {
@@ -189,7 +176,7 @@ export class KvTiers {
     void this.#enqueue(() => rm(this.#path(hash), { force: true }))
   }
 
-  /** After what was enqueued before. Null, or why it failed; never rejects. */
+  /** Runs work after what was enqueued before. Resolves with null, or with the reason of a failure; never rejects. */
   #enqueue(work: () => Promise<void>): Promise<string | null> {
     const done = this.#writes.then(work).then(
       () => null,
@@ -244,7 +231,7 @@ function encode(identity: string, block: StoredBlock): Buffer {
   return Buffer.concat([Buffer.from(MAGIC + digest(body), 'latin1'), body])
 }
 
-/** The block, or what is wrong with it. */
+/** The block, or a description of what is wrong with it. */
 function decode(content: Buffer, identity: string, { blockSize, blockBytes }: KvTiersOptions): StoredBlock | string {
   const digestLength = identity.length
   const bodyStart = MAGIC.length + digestLength

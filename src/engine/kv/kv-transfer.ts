@@ -1,7 +1,7 @@
 /**
- * Moves KV blocks between the pool and the tiers, beside the steps: a sequence whose prefix is being fetched waits in the queue while others run,
- * and what a sequence leaves is read back before its blocks can be written again (runner calls keep their order). Every operation is counted before it
- * is submitted, and its end published however it ends.
+ * Moves KV blocks between the pool and the tiers while steps run. A sequence whose prefix is being fetched waits in the queue. The blocks of an ended
+ * sequence are read back before they can be written again, because runner calls keep their order. Every operation is counted before it is submitted,
+ * and its end is published in every case.
  */
 import type { EventBus } from '../event-bus.ts'
 import type { KvDoneEvent, KvOperationCount } from '../events.ts'
@@ -18,37 +18,37 @@ interface KvTransferParts {
   readonly bus: EventBus
   readonly blockSize: number
   readonly blockBytes: number
-  /** The pool that holds what was computed; null: none that is known. */
+  /** The current pool; null: unknown. */
   readonly poolId: () => number | null
   readonly onError: (where: string, error: unknown) => void
-  /** A waiting sequence can be scheduled now. */
+  /** Called when a waiting sequence can be scheduled. */
   readonly onLoaded: () => void
 }
 
-/** A block to fetch: its name and what it has to hold. */
+/** A block to fetch: its name and expected content. */
 type WantedBlock = Omit<StoredBlock, 'bytes'>
 
-/** A block to keep, and where it is. */
+/** A block to store, and its place in the pool. */
 type PooledBlock = WantedBlock & { readonly block: number }
 
 interface Retrieval {
   readonly scheduler: Scheduler
   readonly sequence: Sequence
   readonly wanted: readonly WantedBlock[]
-  /** Where they are to go. */
+  /** Destinations in the pool. */
   readonly blocks: readonly number[]
-  /** What they continue. */
+  /** The blocks of the prefix that they continue. */
   readonly held: readonly number[]
   readonly pool: number
 }
 
 /** An operation under way. */
 interface Operation {
-  /** Not everything was done: the error, or a short code. The first counts. */
+  /** Records that the operation is incomplete, with an error or a short code. The first one counts. */
   fail(cause: unknown): void
-  /** What was done of it. */
+  /** Ends the operation with the amount of work done. */
   end(numBlocks: number, bytes: number): void
-  /** Runs a part of it in the context that is kept for it. */
+  /** Runs a part of the operation in its tracing context. */
   run<T>(fn: () => T): T
 }
 
@@ -65,12 +65,12 @@ export class KvTransfer {
     this.#parts = parts
   }
 
-  /** What has ended so far. */
+  /** Totals of finished operations. */
   get counts(): readonly KvOperationCount[] {
     return [...this.#counts.values()]
   }
 
-  /** Starts to fetch what the pool does not hold of a waiting sequence; false when the tiers have nothing of it. */
+  /** Starts to fetch blocks of a waiting sequence that the pool does not have; false if the tiers have none. */
   prefetch(scheduler: Scheduler, sequence: Sequence, match: PrefixMatch): boolean {
     if (sequence.isKvLookedUp || sequence.cacheRoot === null || match.missReason === 'disabled') return false
     const pool = this.#parts.poolId()
@@ -78,7 +78,7 @@ export class KvTransfer {
     sequence.isKvLookedUp = true
     const wanted = this.#lookup(sequence, match.blocks.length)
     if (wanted.length === 0) return false
-    // The found prefix is held, or what is fetched might have nothing left to continue.
+    // The found prefix is held. Otherwise the fetched blocks might have nothing left to continue.
     const blocks = scheduler.reserve(match.blocks, wanted.length)
     if (blocks === null) return false
     sequence.isLoadingKv = true
@@ -86,7 +86,7 @@ export class KvTransfer {
     return true
   }
 
-  /** Keeps the full blocks of a sequence that ends. Call while it still has them. */
+  /** Stores the full blocks of a sequence that ends. Must be called while the sequence still has them. */
   store(sequence: Sequence): void {
     const { tiers, blockSize, poolId } = this.#parts
     const { cacheRoot, blockHashes, tokens, blockTable } = sequence
@@ -106,7 +106,7 @@ export class KvTransfer {
     if (kept.length > 0) this.#track(this.#store(sequence.requestId, kept, pool))
   }
 
-  /** When everything in flight has ended. */
+  /** Waits until all operations in flight have ended. */
   async settle(): Promise<void> {
     while (this.#inFlight.size > 0) await Promise.all(this.#inFlight)
   }
@@ -155,7 +155,7 @@ export class KvTransfer {
         written.push(operation.run(() => runner.writeBlocks(into, bytes, pool)))
       }
       await Promise.all(written)
-      // A pool that was lost meanwhile may have been lost after the write.
+      // The pool may have been lost after the write.
       if (scheduler.generation !== generation) operation.fail('device_lost')
       else {
         for (const [i, { hash, parent, tokens }] of wanted.slice(0, found.length).entries()) {
@@ -174,7 +174,7 @@ export class KvTransfer {
     }
   }
 
-  /** Bytes of the leading blocks that are still there and whole. */
+  /** Bytes of the leading blocks that are still available and intact. */
   async #read(requestId: string, wanted: readonly WantedBlock[]): Promise<Uint8Array[]> {
     const { tiers, blockBytes } = this.#parts
     const numOnDisk = wanted.filter(({ hash }) => !tiers.isInHostMemory(hash)).length
@@ -209,7 +209,7 @@ export class KvTransfer {
     const operation = this.#begin(requestId, 'store', kept.length)
     let numStored = 0
     try {
-      // All reads at once: behind a later step they would find the next owner's content.
+      // All reads are submitted at once. After a later step they would find the content of the next owner.
       const pieces: Promise<Uint8Array>[] = []
       for (let i = 0; i < kept.length; i += this.#blocksPerCall) {
         const piece = kept.slice(i, i + this.#blocksPerCall).map(({ block }) => block)
@@ -236,7 +236,7 @@ export class KvTransfer {
     }
   }
 
-  /** Blocks moved in one call: a buffer for a long sequence's would be larger than many devices allow. */
+  /** Blocks per call. One buffer for all blocks of a long sequence would exceed the limit of many devices. */
   get #blocksPerCall(): number {
     return Math.max(1, Math.floor(MAX_BYTES_PER_CALL / this.#parts.blockBytes))
   }
@@ -274,7 +274,7 @@ export class KvTransfer {
   }
 }
 
-/** A short code of what went wrong: the system's, the runner's, or the error's name. */
+/** A short code of an error: the system's, the runner's, or the error's name. */
 function errorTypeOf(error: unknown): string {
   if (error instanceof RunnerError) return error.code
   if (error instanceof Error) return 'code' in error ? String(error.code) : error.name

@@ -1,16 +1,16 @@
-/** The KV blocks of a pool as numbers 0 .. numBlocks - 1: who uses how many, and which is reused next. Holds no data. */
+/** The KV blocks of a pool as numbers 0 .. numBlocks - 1: how many users each block has, and which one is reused next. Stores no data. */
 
-/** What knows whether a block without users still holds something worth keeping (prefix-cache.ts). */
+/** Knows which blocks without users are still worth keeping (prefix-cache.ts). */
 export interface BlockContents {
-  /** The block may be hit again: it is reused as late as possible. */
+  /** Whether the block may be hit again. Such blocks are reused as late as possible. */
   holds(block: number): boolean
   /** The block is about to be overwritten. */
   forget(block: number): void
 }
 
 /**
- * Reference counts and the free queue: a doubly linked list in the order of reuse, so that a hit takes a block out of its
- * middle in O(1). Blocks that hold cached tokens wait at the back, least recently freed first; empty ones at the front.
+ * Reference counts, and a queue of free blocks in the order of reuse. The queue is a doubly linked list, so that a hit can take a block from the
+ * middle in O(1). Empty blocks are at the front, blocks with cached tokens at the back, the least recently freed first.
  */
 export class BlockPool {
   readonly numBlocks: number
@@ -40,7 +40,7 @@ export class BlockPool {
     return this.#refCounts[block] ?? 0
   }
 
-  /** `count` blocks with one user each, least worth keeping first; null when there are not as many. */
+  /** `count` blocks with one user each, the least valuable first; null if there are too few. */
   allocate(count: number): number[] | null {
     if (count > this.#numFree) return null
     const blocks: number[] = []
@@ -54,7 +54,7 @@ export class BlockPool {
     return blocks
   }
 
-  /** One more user of a block, cached or in use. */
+  /** Adds a user to a block, cached or in use. */
   acquire(block: number): void {
     const count = this.refCount(block)
     if (count === 0) this.#unlink(block)
@@ -62,8 +62,8 @@ export class BlockPool {
   }
 
   /**
-   * One user less of each block of a table. Freed from the table's end: of one sequence's blocks the last is reused
-   * first, because a prefix without its continuation can still be hit, and never the other way round.
+   * Removes a user from each block of a table. Blocks are freed from the table's end, so that the last block of a sequence is reused first: a
+   * prefix can be hit without its continuation, but not the other way round.
    */
   release(blocks: Int32Array | readonly number[]): void {
     for (let i = blocks.length - 1; i >= 0; i--) {

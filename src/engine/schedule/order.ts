@@ -1,12 +1,12 @@
 /** The order of sequences in the scheduler's lists. */
 import type { Sequence } from './sequence.ts'
 
-/** First served, last preempted. */
+/** Running sequences in the order in which they are served. The last is preempted first. */
 export function compareRunning(a: Sequence, b: Sequence): number {
   return a.priority - b.priority || a.arrival - b.arrival
 }
 
-/** Who has waited longest; those that ran before come before those that never did. */
+/** Waiting sequences by arrival, preempted ones before those that never ran. */
 export function compareWaiting(a: Sequence, b: Sequence): number {
   const isResumed = (sequence: Sequence) => (sequence.status === 'preempted' ? 0 : 1)
   return a.priority - b.priority || isResumed(a) - isResumed(b) || a.arrival - b.arrival
@@ -18,7 +18,7 @@ export function insert(list: Sequence[], sequence: Sequence, compare: (a: Sequen
   list.splice(after + 1, 0, sequence)
 }
 
-/** Throws when it is not there. */
+/** Removes a sequence. Throws if it is not in the list. */
 export function remove(list: Sequence[], sequence: Sequence): void {
   const index = list.indexOf(sequence)
   if (index < 0) throw new Error(`sequence ${sequence.requestId}/${sequence.choice} is not in the list it belongs to`)

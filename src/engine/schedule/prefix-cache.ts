@@ -1,7 +1,7 @@
 /**
- * Which KV block holds which tokens. A full block is known by a chained hash (its parent's hash, its tokens; the first
- * parent is the hash of the tenant's salt), and a hit compares the tokens too: a collision must not serve another's keys.
- * Where a prompt leaves the chain inside a block, the tokens it shares with a known block can still be copied.
+ * Knows which KV block contains which tokens. A full block is identified by a chained hash of its parent's hash and its tokens; the first parent
+ * is the hash of the tenant's salt. A hit also compares the tokens, because a collision must not serve another tenant's keys. If a prompt leaves
+ * the chain inside a block, the tokens that it shares with a known block can still be copied.
  */
 import type { BlockContents } from './block-pool.ts'
 import type { CacheMissReason } from '../events.ts'
@@ -9,17 +9,17 @@ import type { CacheMissReason } from '../events.ts'
 /** Hash of a block: hex or base64 text of at least 128 bits. */
 export type BlockHash = string
 
-/** Hash of (parent, tokens). Given from outside so that this file is independent of a crypto library. */
+/** Hash of a parent and tokens. A parameter, so that this module does not depend on a crypto library. */
 type BlockHasher = (parent: BlockHash, tokens: Int32Array) => BlockHash
 
 /** A block with known content. */
 interface CachedBlock {
   readonly block: number
-  /** null: a partly filled last block, reused only by copying. */
+  /** null: a partly filled last block, which is reused only by copying. */
   readonly hash: BlockHash | null
   readonly parent: BlockHash
   readonly tokens: Int32Array // [<= blockSize]
-  /** The step that writes it. Blocks may be attended to in the same step, but copied only in a later one. */
+  /** The step that writes the block. Attention may read it in the same step; it may be copied only in a later one. */
   readonly stepId: number
 }
 
@@ -28,7 +28,7 @@ export interface PrefixMatch {
   readonly blocks: readonly number[]
   /** The first `numTokens` tokens of `source` continue them. */
   readonly partial: { readonly source: number; readonly numTokens: number } | null
-  /** Tokens served: blocks and partial together. */
+  /** Tokens served by blocks and partial together. */
   readonly numTokens: number
   readonly missReason: CacheMissReason
 }
@@ -36,21 +36,18 @@ export interface PrefixMatch {
 export interface PrefixCacheOptions {
   readonly blockSize: number
   readonly hash: BlockHasher
-  /** Hashes of evicted blocks remembered, to tell `evicted` from `cold`. */
-  readonly maxEvictedHashes?: number
-  /** A block with a hash is about to be overwritten (kv-tiers.ts keeps a copy). */
-  readonly onEvict?: (entry: CachedBlock) => void
 }
 
-/** Children of one parent looked at for a partial match: with more, only the first ones are compared. */
+/** Hashes of evicted blocks that are remembered, to distinguish `evicted` from `cold`. */
+const MAX_EVICTED_HASHES = 65_536
+
+/** Children of one parent that are compared for a partial match. */
 const MAX_PARTIAL_CANDIDATES = 64
 
-/** Full KV blocks by chained hash. Blocks without a reference are evicted least recently used first. */
+/** KV blocks by chained hash. Blocks without a reference are evicted, the least recently used first. */
 export class PrefixCache implements BlockContents {
   readonly #blockSize: number
   readonly #hash: BlockHasher
-  readonly #maxEvictedHashes: number
-  readonly #onEvict: ((entry: CachedBlock) => void) | undefined
   readonly #byBlock = new Map<number, CachedBlock>()
   readonly #byHash = new Map<BlockHash, CachedBlock>()
   readonly #children = new Map<BlockHash, Set<CachedBlock>>()
@@ -59,8 +56,6 @@ export class PrefixCache implements BlockContents {
   constructor(options: PrefixCacheOptions) {
     this.#blockSize = options.blockSize
     this.#hash = options.hash
-    this.#maxEvictedHashes = options.maxEvictedHashes ?? 65536
-    this.#onEvict = options.onEvict
   }
 
   /** Blocks with known content, free or in use. */
@@ -69,8 +64,8 @@ export class PrefixCache implements BlockContents {
   }
 
   /**
-   * The parent of a tenant's first blocks. @param digest of the adapter that they are computed with: words, as a block's tokens are, so that no salt
-   * can stand for it
+   * The parent of a tenant's first blocks.
+   * @param digest of the adapter that computes them, hashed as tokens are, so that no salt can imitate it
    */
   root(salt: string, digest: Int32Array | null = null): BlockHash {
     const root = this.#hash(salt, new Int32Array(0))
@@ -86,8 +81,8 @@ export class PrefixCache implements BlockContents {
   }
 
   /**
-   * The longest known prefix of `tokens`, at most `tokens.length - 1` of them: the last token is always computed, for its
-   * logits. `chain` holds the sequence's block hashes so far and is extended. `stepId`: the step being planned.
+   * The longest known prefix of `tokens`, at most `tokens.length - 1` of them: the last token is always computed, for its logits.
+   * @param chain the sequence's block hashes so far, which is extended @param stepId the step being planned
    */
   match(tokens: Int32Array, root: BlockHash, chain: BlockHash[], stepId: number): PrefixMatch {
     const numCandidates = Math.floor((tokens.length - 1) / this.#blockSize)
@@ -116,14 +111,14 @@ export class PrefixCache implements BlockContents {
   }
 
   /**
-   * Tells what a full block holds, or will hold when the step being planned has run. The first block published under a hash
-   * stays; a second one with the same content keeps serving its sequence and is simply not shared.
+   * Registers a full block, whose content may be written by the step being planned. The first block of a hash stays; a second one with the same
+   * content serves its own sequence only.
    */
   publish(block: number, hash: BlockHash, parent: BlockHash, tokens: Int32Array, stepId: number): void {
     if (!this.#byHash.has(hash)) this.#add({ block, hash, parent, tokens: tokens.slice(), stepId })
   }
 
-  /** Tells what the partly filled last block of an ended sequence holds. */
+  /** Registers the partly filled last block of an ended sequence. */
   publishPartial(block: number, parent: BlockHash, tokens: Int32Array, stepId: number): void {
     this.#add({ block, hash: null, parent, tokens: tokens.slice(), stepId })
   }
@@ -138,14 +133,11 @@ export class PrefixCache implements BlockContents {
     this.#remove(entry)
     if (entry.hash === null) return
     this.#evicted.add(entry.hash)
-    if (this.#evicted.size > this.#maxEvictedHashes) {
-      const [oldest] = this.#evicted
-      if (oldest !== undefined) this.#evicted.delete(oldest)
-    }
-    this.#onEvict?.(entry)
+    const [oldest] = this.#evicted
+    if (this.#evicted.size > MAX_EVICTED_HASHES && oldest !== undefined) this.#evicted.delete(oldest)
   }
 
-  /** The pool's content was lost (a failed step, a new device). */
+  /** Forgets all blocks, because the pool's content was lost (a failed step, a new device). */
   clear(): void {
     this.#byBlock.clear()
     this.#byHash.clear()

@@ -1,28 +1,28 @@
 /**
- * Draft tokens by prompt lookup: where the last few tokens occurred before, in the prompt or the output, what followed then is guessed to
- * follow now. Costs no model; pays where answers quote their context. Pure data, one per sequence, adaptive on its own tokens only.
+ * Draft tokens by prompt lookup: if the last few tokens occurred earlier in the prompt or the output, the tokens that followed there are proposed
+ * again. This needs no draft model and pays off when answers quote their context. One instance per sequence, which adapts to that sequence only.
  */
 
-/** Tokens that must agree. Fewer would match by chance. */
+/** Tokens that must match. Fewer would match by chance. */
 const NGRAM = 3
-/** Tokens without a draft after a guess was wrong from its first token on; doubled while that goes on. */
+/** Tokens without drafts after a guess whose first token was wrong. Doubled for each further such guess. */
 const MIN_PAUSE = 4
 const MAX_PAUSE = 256
-/** What a guess is taken to hold before any was verified, and the weight of each that was. */
+/** Assumed acceptance rate before the first verification, and the weight of each verification. */
 const INITIAL_ACCEPTANCE = 0.7
 const ACCEPTANCE_WEIGHT = 0.1
 
 /** Drafts tokens by looking up the last n-gram earlier in the same sequence. */
 export class PromptLookup {
   readonly #maxDrafts: number
-  /** Hash of an n-gram -> position after its last occurrence. Collisions are found by comparing. */
+  /** Hash of an n-gram -> position after its last occurrence. Comparing tokens detects collisions. */
   readonly #positions = new Map<number, number>()
-  /** n-grams that end before this position are known. */
+  /** n-grams that end before this position are indexed. */
   #numIndexed = NGRAM
   #numDrafts: number
   #pause = MIN_PAUSE
   #acceptance = INITIAL_ACCEPTANCE
-  /** The last guess, until it was verified: by drafts, or by the token that came. */
+  /** The last guess, until drafts or the next token verify it. */
   #guess: { readonly position: number; readonly token: number } | null = null
   #resumeAt = 0
 
@@ -31,12 +31,12 @@ export class PromptLookup {
     this.#numDrafts = Math.min(2, maxDrafts)
   }
 
-  /** How often, lately, a guess held where those before it did: 0 to 1. */
+  /** Recent rate, from 0 to 1, at which a draft was right when the drafts before it were. */
   get acceptance(): number {
     return this.#acceptance
   }
 
-  /** Guesses for what follows `tokens` (prompt and output so far); empty when there is nothing to go by. */
+  /** Proposed continuation of `tokens` (prompt and output so far); empty if there is no earlier occurrence. */
   propose(tokens: Int32Array): number[] {
     this.#index(tokens)
     this.#learn(tokens)
@@ -47,7 +47,7 @@ export class PromptLookup {
     return [...tokens.subarray(start, start + this.#numDrafts)]
   }
 
-  /** How the last guess went: more drafts after one that held, fewer and then none for a while after one that did not. */
+  /** Records a verification: more drafts after a right guess, fewer, and then none for a while, after a wrong one. */
   record(numDrafts: number, numAccepted: number, numTokens: number): void {
     if (numDrafts === 0) return
     this.#guess = null
@@ -63,7 +63,7 @@ export class PromptLookup {
     this.#pause = Math.min(MAX_PAUSE, this.#pause * 2)
   }
 
-  /** A guess that was not worth verifying shows by the token that came whether it would have held: more of them may be worth it then. */
+  /** Learns from a guess that was not verified: the token that came shows whether it would have been right. */
   #learn(tokens: Int32Array): void {
     const guess = this.#guess
     if (guess === null || tokens.length <= guess.position) return
@@ -73,7 +73,7 @@ export class PromptLookup {
     if (hasHeld) this.#numDrafts = Math.min(this.#maxDrafts, this.#numDrafts + 1)
   }
 
-  /** Learns the n-grams that have a successor by now. */
+  /** Indexes the n-grams that now have a successor. */
   #index(tokens: Int32Array): void {
     for (; this.#numIndexed < tokens.length; this.#numIndexed++) {
       this.#positions.set(hashNgram(tokens, this.#numIndexed), this.#numIndexed)

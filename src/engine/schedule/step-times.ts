@@ -1,19 +1,19 @@
 /**
- * What steps cost on this machine, as measured: the time of a step by its number of rows, and of a prompt token beside them. Moving averages, so
- * that a machine that is busy with something else, and a context that grows, are followed.
+ * Measured step times on this machine: the time of a step by its number of rows, and the time of a prompt token in a step. Moving averages follow
+ * changes in the machine's load and in the length of contexts.
  */
 
 /** Weight of a new measurement. */
 const WEIGHT = 0.25
-/** Steps after which a measurement no longer counts: what was slow then may be fast now, and is only found out by trying. */
+/** Steps after which a measurement expires. A count that was slow may be fast now, and only trying it again shows. */
 const MAX_AGE = 2000
-/** Row counts measured apart; beyond, the largest stands for all. */
+/** Row counts that are measured separately. The largest stands for all above it. */
 const MAX_ROWS = 64
-/** Prompt tokens of a step from which it says something of a token's time; it gets no fewer. */
+/** Least prompt tokens of a step. Steps with fewer say too little about the time of a token. */
 const MIN_PREFILL_TOKENS = 8
-/** Nobody sees a token that comes so much later; shorter pieces would waste a fast device. */
+/** A delay of a token that nobody notices. Shorter prefill pieces would waste a fast device. */
 const LEAST_PREFILL_MS = 10
-/** Of the time of a step's decode rows: what prompts get at least. */
+/** Least prefill time in a step, as a share of the time of its decode rows. */
 const LEAST_PREFILL_SHARE = 0.25
 /** The same where more waits than so many steps' decode rows take: a long prompt that got less would wait for too long. */
 const BACKLOG_SHARE = 0.5
@@ -39,7 +39,7 @@ export class StepTimes {
   #prefillTokenMs: number | null = null
   #numSteps = 0
 
-  /** A step of decode rows and prompt tokens took `ms`. */
+  /** Records the duration of a step. */
   record(numDecodeRows: number, numPrefillTokens: number, ms: number): void {
     this.#numSteps++
     if (numPrefillTokens === 0) {
@@ -52,7 +52,7 @@ export class StepTimes {
     this.#prefillTokenMs = average(this.#prefillTokenMs, tokenMs)
   }
 
-  /** Milliseconds of a decode step of so many rows: between what was measured above and below; null before anything was. */
+  /** Milliseconds of a decode step with this many rows, interpolated between measurements; null before the first one. */
   ofRows(numRows: number): number | null {
     const rows = Math.min(numRows, MAX_ROWS)
     let below = rows
@@ -62,14 +62,14 @@ export class StepTimes {
     const low = this.#known(below)
     const high = this.#known(above)
     if (low === null) return high
-    // More rows are thought to cost nothing until they were tried.
+    // More rows are assumed to cost nothing until they have been tried.
     if (high === null || above === below) return low
     return low + ((high - low) * (rows - below)) / (above - below)
   }
 
   /**
-   * Drafts, of at most `most`, that are worth verifying in a step of `numRows` sequences: each is accepted with probability `acceptance` where those before
-   * it are, and a token is worth a sequence's share of a step. All of them before a step was measured.
+   * The number of drafts, up to `most`, that is worth verifying in a step of `numRows` sequences. Each is accepted with probability `acceptance` if
+   * those before it are, and an accepted token saves the sequence's share of a step. Before the first measurement: all.
    */
   draftsThatPay(numRows: number, acceptance: number, most: number): number {
     const stepMs = this.ofRows(numRows)
@@ -89,9 +89,9 @@ export class StepTimes {
   }
 
   /**
-   * Prompt tokens that a step may compute beside so many decode rows. Where few streams decode, and they will be slower anyway once all prompts do, the
-   * step may take about as long already. Beyond that prompts get their share of the time, at most as much as the decode rows, so that nobody waits more
-   * than twice as long for a token. At most `mostMs`. Infinity before any were measured.
+   * The prompt tokens that a step may compute beside `numDecodeRows`. If few streams decode, they will become slower anyway once all prompts decode, so
+   * the step may already take about as long. Beyond that, prompts get their share of the time, at most that of the decode rows, so that no token takes
+   * more than twice as long; and at most `mostMs`. Infinity before the first measurement.
    */
   prefillTokensBeside(numDecodeRows: number, { numPrompts, numTokens }: PromptBacklog, mostMs: number): number {
     const tokenMs = this.#prefillTokenMs

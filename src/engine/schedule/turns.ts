@@ -1,4 +1,4 @@
-/** Tenants take turns: whose sequence is next, and whose makes room. */
+/** Fairness between tenants: whose sequence is next, and whose is preempted. */
 import type { Sequence } from './sequence.ts'
 
 /** Sequences of each tenant. */
@@ -8,7 +8,7 @@ export function countByTenant(sequences: readonly Sequence[]): Map<string, numbe
   return counts
 }
 
-/** In order of how many of its tenant come before a sequence, `ahead` among them; the given order within a tenant and of equals. */
+/** Orders sequences by how many of the same tenant come before them, `ahead` included. Otherwise the given order is kept. */
 export function takingTurns(
   sequences: readonly Sequence[],
   ahead: ReadonlyMap<string, number> = new Map(),
@@ -24,7 +24,7 @@ export function takingTurns(
   return ranked.sort((a, b) => a.rank - b.rank).map(({ sequence }) => sequence)
 }
 
-/** The last of those that may be taken, of the tenant that has most of all. */
+/** The last sequence that may be taken, of the tenant with the most sequences. */
 export function newestOfLargest(
   sequences: readonly Sequence[],
   mayTake: (sequence: Sequence) => boolean = () => true,

@@ -1,10 +1,10 @@
-/** Entries of worker threads. */
+/** Locates the entries of worker threads. */
 import { existsSync } from 'node:fs'
 import { fileURLToPath } from 'node:url'
 
 /**
- * A worker's entry as JavaScript, at `path` within the engine's folder: beside the caller in dist/, and the built one when the caller runs from
- * src/ (tests), because a worker thread does not get the test runner's loader. Throws where it is not built.
+ * The JavaScript entry of a worker, by its path within the engine's folder. Code that runs from src/ (tests) uses the built entry in dist/, because
+ * a worker thread does not inherit the test runner's loader. Throws if the entry has not been built.
  */
 export function builtEntry(path: string): URL {
   if (!import.meta.url.endsWith('.ts')) return new URL(`../${path}.js`, import.meta.url)

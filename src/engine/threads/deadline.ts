@@ -1,20 +1,20 @@
-/** Work on what a model's files define (patterns, templates) ends in time, whatever they say. */
+/** A time limit for work that a model's files define (patterns, templates). */
 import { createContext, Script } from 'node:vm'
 
-/** The work took longer than it may. */
+/** The work exceeded its time limit. */
 export class DeadlineError extends Error {
   override readonly name = 'DeadlineError'
 }
 
 const context = createContext({ task: null })
 const script = new Script('task()')
-/** When the task at work is stopped, if one is. */
+/** When the running task will be stopped. */
 let endsAtMs = Infinity
 
 /**
- * What a synchronous task returns. A task that runs for longer than `ms` is stopped, inside a regular expression too: only code in a context of
- * its own can be. Costs about a tenth of a millisecond. Within a task that is stopped earlier it costs nothing, and the outer one's deadline holds.
- * Throws DeadlineError, and what the task throws.
+ * Runs a synchronous task and stops it after `ms`, even inside a regular expression. Only code in a context of its own can be stopped in this way,
+ * which costs about 0.1 ms. Inside a task with an earlier deadline it costs nothing, and the earlier deadline applies. Throws DeadlineError, and
+ * what the task throws.
  */
 export function withDeadline<T>(ms: number, task: () => T): T {
   const outerEndsAtMs = endsAtMs
@@ -26,12 +26,12 @@ export function withDeadline<T>(ms: number, task: () => T): T {
   try {
     return script.runInContext(context, { timeout: ms }) as T
   } catch (error) {
-    // An Error of the context's own, which is no instance of ours.
+    // An Error of the other context, which is not an instance of this context's Error.
     const code = typeof error === 'object' && error !== null && 'code' in error ? error.code : null
     if (code === 'ERR_SCRIPT_EXECUTION_TIMEOUT') throw new DeadlineError(`stopped after ${ms} ms`, { cause: error })
     throw error
   } finally {
-    // The `finally` of a task inside this one does not run when this one is stopped.
+    // If this task is stopped, the `finally` of a nested task does not run.
     context['task'] = outer
     endsAtMs = outerEndsAtMs
   }

@@ -1,4 +1,4 @@
-/** A queue that serves its tenants in turn, whatever one of them puts into it. */
+/** A queue in which tenants take turns, however many items one of them has. */
 
 /** First in, first out for each tenant; tenants take turns. */
 export class FairQueue<T> {

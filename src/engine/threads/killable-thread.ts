@@ -1,4 +1,4 @@
-/** A thread that answers calls one by one, and can be ended in the middle of one. */
+/** A worker thread that answers calls and can be terminated in the middle of one. */
 import { Worker } from 'node:worker_threads'
 import type { MessagePort, TransferListItem } from 'node:worker_threads'
 
@@ -7,7 +7,7 @@ interface ThreadRequest<Call> {
   readonly call: Call
 }
 
-/** `refusal`: what an error that the caller has to see is made of. `error`: anything else that went wrong. */
+/** `refusal`: the data of an error that is meant for the caller. `error`: the message of any other error. */
 type ThreadResponse<Answer> = { readonly id: number } & (
   { readonly answer: Answer } | { readonly refusal: unknown } | { readonly error: string }
 )
@@ -17,7 +17,7 @@ interface ThreadOptions {
   readonly name: string
   readonly entry: URL
   readonly workerData: unknown
-  /** An error as `serveCalls` took it apart. */
+  /** Rebuilds an error from the data that `refusalOf` in `answerCalls` returned. */
   readonly toError: (refusal: unknown) => Error
 }
 
@@ -32,14 +32,14 @@ export class KillableThread<Call, Answer> {
   readonly #worker: Worker
   readonly #pending = new Map<number, PendingCall<Answer>>()
   #nextId = 0
-  /** Why it takes no more calls. */
+  /** Why the thread takes no more calls. */
   #ended: Error | null = null
 
   constructor(options: ThreadOptions) {
     const { name, entry, workerData } = options
     this.#options = options
     this.#worker = new Worker(entry, { execArgv: [], workerData })
-    // It has nothing to finish: what waits for it keeps the process alive, or nothing does.
+    // The thread has nothing to finish, so it must not keep the process alive.
     this.#worker.unref()
     this.#worker.on('message', (response: ThreadResponse<Answer>) => this.#receive(response))
     this.#worker.on('messageerror', (error) => this.#end(new Error(`${name} cannot be read: ${error.message}`)))
@@ -47,7 +47,7 @@ export class KillableThread<Call, Answer> {
     this.#worker.on('exit', () => this.#end(new Error(`${name} ended`)))
   }
 
-  /** No call is answered any more. */
+  /** Whether the thread has ended and answers no more calls. */
   get isEnded(): boolean {
     return this.#ended !== null
   }
@@ -61,12 +61,12 @@ export class KillableThread<Call, Answer> {
     })
   }
 
-  /** A call whose end nobody waits for; on a thread that ended there is nothing left to do. */
+  /** Sends a call without waiting for its end. On a thread that has ended it does nothing. */
   notify(call: Call): void {
     this.call(call).catch(() => {})
   }
 
-  /** Ends the thread, in the middle of a call too; what is in flight rejects with the reason. Idempotent. */
+  /** Terminates the thread, even in the middle of a call. Pending calls reject with the reason. Idempotent. */
   async close(reason = new Error(`${this.#options.name} was closed`)): Promise<void> {
     this.#end(reason)
     await this.#worker.terminate()
@@ -87,13 +87,13 @@ export class KillableThread<Call, Answer> {
   }
 }
 
-/** What a call gave, and the memory that leaves the thread with it. */
+/** An answer, and the buffers to transfer with it. */
 export interface Answered<Answer> {
   readonly answer: Answer
   readonly transfer?: TransferListItem[]
 }
 
-/** The thread's side. `refusalOf`: the parts of an error that the caller has to see, to be cloned; undefined for other errors. */
+/** Answers calls inside the thread. @param refusalOf the data of an error that is meant for the caller; undefined for other errors */
 export function answerCalls<Call, Answer>(
   port: MessagePort,
   answer: (call: Call) => Answered<Answer> | Promise<Answered<Answer>>,

@@ -1,30 +1,28 @@
 /**
- * Work that could hold up whoever does it, one call after the other in a thread of its own. Tenants take turns; what takes too long, or what nobody
- * waits for any more, is ended with its thread, and the next call gets a new one.
+ * Runs slow calls one by one in a thread of their own. Tenants take turns. A call that takes too long, or whose result is no longer needed, is ended
+ * together with its thread, and the next call gets a new thread.
  */
 import { FairQueue } from './fair-queue.ts'
 import type { KillableThread } from './killable-thread.ts'
 
 interface ThreadQueueOptions<Call, Answer> {
-  /** A thread that is ready for calls. Started with the first call, and after one was ended. */
+  /** Starts a thread that is ready for calls: for the first call, and after a thread was ended. */
   readonly start: () => Promise<KillableThread<Call, Answer>>
-  /** Calls that may wait, of all tenants and of one. */
+  /** Limits on waiting calls, of all tenants and of one. */
   readonly maxWaiting: number
   readonly maxWaitingPerTenant: number
-  /** Of a call beyond them. */
+  /** Creates the error of a call beyond the limits. */
   readonly full: () => Error
-  /** How long a call that nobody waits for any more may still run: less costs than starting another thread. */
+  /** How long a call may continue after its result is no longer needed. Less than a new thread costs. */
   readonly graceMs: number
 }
 
 interface QueuedCall {
-  /** Whose it is. */
   readonly tenant: string
-  /** How long it may run. */
   readonly timeoutMs: number
-  /** What it fails with when it runs longer. */
+  /** Creates the error of a call that exceeds `timeoutMs`. */
   readonly tooSlow: () => Error
-  /** Aborted when nobody waits any more. */
+  /** Aborted when the result is no longer needed. */
   readonly signal?: AbortSignal | undefined
 }
 
@@ -40,7 +38,7 @@ export class ThreadQueue<Call, Answer> {
   readonly #waiting = new FairQueue<Job<Call, Answer>>()
   #running: Job<Call, Answer> | null = null
   #thread: KillableThread<Call, Answer> | null = null
-  /** Ends the running call after so many milliseconds; there while one runs. */
+  /** Sets the time after which the running call is ended. */
   #limit: (ms: number, reason: () => Error) => void = () => {}
   #closed: Error | null = null
 
@@ -48,7 +46,7 @@ export class ThreadQueue<Call, Answer> {
     this.#options = options
   }
 
-  /** Throws what the call throws, `full` and `tooSlow`, the signal's reason, and what the queue was closed with. */
+  /** Queues a call. Throws the error of the call, `full`, `tooSlow`, the signal's reason, or the reason of `close`. */
   async run(call: Call, queued: QueuedCall): Promise<Answer> {
     const { tenant, signal } = queued
     signal?.throwIfAborted()
@@ -69,7 +67,7 @@ export class ThreadQueue<Call, Answer> {
     }
   }
 
-  /** Ends the thread and everything that waits; idempotent. */
+  /** Ends the thread and all waiting calls. Idempotent. */
   async close(reason: Error): Promise<void> {
     this.#closed ??= reason
     for (let job = this.#waiting.shift(); job !== undefined; job = this.#waiting.shift()) job.reject(this.#closed)
