@@ -81,6 +81,10 @@ describe('nothing is compiled inside a request', () => {
         const specs = [...SPECS, masked(spec.vocabSize)]
         const samples = specs.slice(0, tokens).map((own, row) => ({ row, spec: own }))
         await model.run(absentStep(model, [[start, tokens]]), samples, [{ row: 0, target: 1, topN: 5 }])
+        // Rows that give no output have left the step before its last layer ends.
+        const outputRows = Int32Array.of(...(tokens > 1 ? [tokens - 1] : []))
+        const sampled = outputRows.length === 0 ? [] : [{ row: 0, spec: GREEDY }]
+        await model.run({ ...absentStep(model, [[start, tokens]]), outputRows }, sampled)
         const many = Array.from({ length: 16 }, (_, i) => [start, i % 3 === 0 ? Math.min(tokens, 20) : 1] as const)
         await model.run(
           absentStep(model, many),
@@ -134,4 +138,21 @@ describe('submissions', () => {
     const rowsPerItem = Number(/ TM=(\d+)/.exec(first!.label)![1])
     expect(parts.reduce((sum, { x }) => sum + x, 0)).toBe(layers * Math.ceil(rows / rowsPerItem))
   })
+})
+
+it('a prompt of which one row is sampled takes one row through the end of its last layer', async () => {
+  const model = await loadAbsentModel('llama-3.2-1b', 'q4', { rows: 512 })
+  const step = absentStep(model, [[0, 512]])
+  const grids = async (outputRows: Int32Array, numSamples: number) => {
+    const samples = Array.from({ length: numSamples }, (_, row) => ({ row, spec: GREEDY }))
+    const dispatches = (await model.run({ ...step, outputRows }, samples)).flat()
+    const count = (kernel: string) => dispatches.filter(({ label }) => label.startsWith(`${kernel} `)).length
+    return { tiles: count('linear-matrix'), vectors: count('linear-vector'), moved: count('keep-outputs') }
+  }
+  const layers = model.spec!.layers.length
+  // Four products a layer, and the head's. Behind K and V the last layer has three.
+  expect(await grids(Int32Array.of(511), 1)).toEqual({ tiles: 4 * layers - 3, vectors: 4, moved: 2 })
+  expect(await grids(new Int32Array(0), 0)).toEqual({ tiles: 4 * layers - 3, vectors: 0, moved: 0 })
+  const all = Int32Array.from({ length: 512 }, (_, row) => row)
+  expect(await grids(all, 1)).toEqual({ tiles: 4 * layers, vectors: 1, moved: 0 })
 })
