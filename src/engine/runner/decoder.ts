@@ -2,7 +2,7 @@
 import type { Backend, OpSequence } from '../../kernels/backend.ts'
 import type { Activation, LogitsOptions, Matrix, Norm, Pooling, RopeTable, StepInput } from '../../kernels/ops.ts'
 import type { SampleRow, ScoreRow } from '../../kernels/sample-spec.ts'
-import { unpackedLoader, type WeightLoader } from '../weights/packed-cache.ts'
+import { unpackedLoader, type WeightLoader } from '../weights/weight-loader.ts'
 import type { TensorInfo, WeightSource } from '../weights/source.ts'
 import { AdaptedBackend } from './adapted-backend.ts'
 import type { DecoderSpec } from './decoder-spec.ts'

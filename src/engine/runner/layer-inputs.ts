@@ -19,6 +19,13 @@ export function layerInputsOf(config: ConfigReader, { hasLayerInputs }: Family):
   }
 }
 
+interface Weights {
+  readonly table: Matrix // [vocabSize, layers x width]
+  readonly projection: Matrix // [layers x width, hidden]
+  readonly norm: Norm
+  readonly layers: readonly LayerWeights[]
+}
+
 interface LayerWeights {
   readonly gate: Matrix // [width, hidden]
   readonly projection: Matrix // [hidden, width]
@@ -27,26 +34,14 @@ interface LayerWeights {
 
 /** Computes the inputs of all layers, and adds each to its layer's output. */
 export class LayerInputs {
-  readonly #table: Matrix // [vocabSize, layers x width]
-  readonly #tableScale: number
-  readonly #projection: Matrix // [layers x width, hidden]
-  readonly #norm: Norm
-  readonly #layers: readonly LayerWeights[]
+  readonly #weights: Weights
   readonly #inputs: Activation // [rows, layers x width]
   readonly #gated: Activation // [rows, width]
 
-  private constructor(
-    spec: LayerInputsSpec,
-    weights: { table: Matrix; projection: Matrix; norm: Norm; layers: readonly LayerWeights[] },
-    activations: { inputs: Activation; gated: Activation },
-  ) {
-    this.#table = weights.table
-    this.#tableScale = Math.sqrt(spec.width) * Math.SQRT1_2
-    this.#projection = weights.projection
-    this.#norm = weights.norm
-    this.#layers = weights.layers
-    this.#inputs = activations.inputs
-    this.#gated = activations.gated
+  private constructor(weights: Weights, inputs: Activation, gated: Activation) {
+    this.#weights = weights
+    this.#inputs = inputs
+    this.#gated = gated
   }
 
   /** Loads the tables and each layer's tensors. @param layerBases prefixes of the layers' tensors @throws ModelError */
@@ -78,11 +73,8 @@ export class LayerInputs {
       },
       layers,
     }
-    const activations = {
-      inputs: parameters.activation('layer inputs', width),
-      gated: parameters.activation('gated layer input', own.width),
-    }
-    return new LayerInputs(own, weights, activations)
+    const inputs = parameters.activation('layer inputs', width)
+    return new LayerInputs(weights, inputs, parameters.activation('gated layer input', own.width))
   }
 
   /** What layers take of `record`, row by row. */
@@ -92,9 +84,10 @@ export class LayerInputs {
 
   /** Computes the inputs of all layers. @param embedded what enters the first layer */
   record(backend: Backend, embedded: Activation): void {
-    backend.linear(this.#inputs, embedded, this.#projection, {})
-    backend.rmsNorm(this.#inputs, this.#inputs, this.#norm)
-    backend.embed(this.#inputs, this.#table, this.#tableScale, true)
+    const { table, projection, norm } = this.#weights
+    backend.linear(this.#inputs, embedded, projection, {})
+    backend.rmsNorm(this.#inputs, this.#inputs, norm)
+    backend.embed(this.#inputs, table, Math.sqrt(this.#gated.cols) * Math.SQRT1_2, true)
   }
 
   /**
@@ -109,7 +102,7 @@ export class LayerInputs {
     branch: Activation,
     scale: number,
   ): void {
-    const { gate, projection, norm } = this.#layers[index]!
+    const { gate, projection, norm } = this.#weights.layers[index]!
     backend.linear(this.#gated, x, gate, { activation: 'gelu_tanh' })
     backend.multiply(this.#gated, { x: this.#inputs, offset: index * this.#gated.cols })
     backend.linear(branch, this.#gated, projection, {})

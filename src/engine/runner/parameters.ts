@@ -12,7 +12,7 @@ import type {
   RoutingShape,
   Vector,
 } from '../../kernels/ops.ts'
-import type { WeightLoader } from '../weights/packed-cache.ts'
+import type { WeightLoader } from '../weights/weight-loader.ts'
 import { concatRows, openMatrix, readMatrix, takeRows, transpose, type WeightSource } from '../weights/source.ts'
 
 /**

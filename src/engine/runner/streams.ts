@@ -21,6 +21,13 @@ export function streamsOf(config: ConfigReader, { hasStreams }: Family): Streams
   return { numStreams, active, laurelRank: config.size('laurel_rank', 64) }
 }
 
+interface Weights {
+  readonly layers: readonly LayerWeights[]
+  /** [hidden, hidden] each, one per stream but the first. */
+  readonly projections: readonly Matrix[]
+  readonly unembedProjections: readonly Matrix[]
+}
+
 interface LayerWeights {
   readonly router: Matrix // [streams, hidden]
   readonly routerNorm: Norm
@@ -44,20 +51,12 @@ interface Buffers {
 /** The residual streams, and the ops on them around each layer. */
 export class Streams {
   readonly #active: number
-  readonly #layers: readonly LayerWeights[]
-  readonly #projections: readonly Matrix[]
-  readonly #unembedProjections: readonly Matrix[]
+  readonly #weights: Weights
   readonly #buffers: Buffers
 
-  private constructor(
-    active: number,
-    weights: { layers: readonly LayerWeights[]; projections: readonly Matrix[]; unembedProjections: readonly Matrix[] },
-    buffers: Buffers,
-  ) {
+  private constructor(active: number, weights: Weights, buffers: Buffers) {
     this.#active = active
-    this.#layers = weights.layers
-    this.#projections = weights.projections
-    this.#unembedProjections = weights.unembedProjections
+    this.#weights = weights
     this.#buffers = buffers
   }
 
@@ -110,7 +109,7 @@ export class Streams {
   /** Computes all other streams from the first, scaled to its root mean square. */
   recordStart(backend: Backend): void {
     const { streams } = this.#buffers
-    for (const [i, projection] of this.#projections.entries()) {
+    for (const [i, projection] of this.#weights.projections.entries()) {
       backend.linear(streams[i + 1]!, this.first, projection, {})
       backend.matchLength(streams[i + 1]!, this.first)
     }
@@ -118,7 +117,7 @@ export class Streams {
 
   /** Before a layer: predicts all streams, and writes the active one to `hidden`. */
   recordPrediction(backend: Backend, index: number, hidden: Activation): void {
-    const { router, routerNorm, predict } = this.#layers[index]!
+    const { router, routerNorm, predict } = this.#weights.layers[index]!
     const { streams, logits } = this.#buffers
     backend.linear(logits, streams[this.#active]!, router, { norm: routerNorm })
     backend.predictStreams(hidden, { streams, active: this.#active, logits, coefficients: predict })
@@ -126,7 +125,7 @@ export class Streams {
 
   /** Computes the augmented residual of `hidden`. @param norm the layer's input norm */
   recordLaurel(backend: Backend, index: number, hidden: Activation, norm: Norm): void {
-    const { left, right, laurelNorm } = this.#layers[index]!
+    const { left, right, laurelNorm } = this.#weights.layers[index]!
     const { rank, laurel, augmented } = this.#buffers
     backend.rmsNorm(augmented, hidden, norm)
     backend.linear(rank, augmented, left, {})
@@ -141,7 +140,7 @@ export class Streams {
 
   /** After a layer: corrects all streams by the layer's output `hidden`, then writes the scaled active stream to `hidden`. */
   recordCorrection(backend: Backend, index: number, hidden: Activation): void {
-    const { router, routerNorm, correct, scale } = this.#layers[index]!
+    const { router, routerNorm, correct, scale } = this.#weights.layers[index]!
     const { streams, logits } = this.#buffers
     backend.linear(logits, hidden, router, { norm: routerNorm })
     backend.correctStreams(hidden, scale, { streams, active: this.#active, logits, coefficients: correct })
@@ -150,7 +149,7 @@ export class Streams {
   /** Writes to `hidden` the mean of all streams, each projected and scaled to the root mean square of the first. @param branch room for one stream */
   recordEnd(backend: Backend, hidden: Activation, branch: Activation): void {
     const { streams } = this.#buffers
-    for (const [i, projection] of this.#unembedProjections.entries()) {
+    for (const [i, projection] of this.#weights.unembedProjections.entries()) {
       const out = i === 0 ? hidden : branch
       backend.linear(out, streams[i + 1]!, projection, {})
       backend.matchLength(out, this.first)

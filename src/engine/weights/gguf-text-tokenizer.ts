@@ -6,11 +6,13 @@
 const WORD_START = '▁'
 const CONTINUES = '##'
 
-const special = (id: string, segment: number): unknown => ({ SpecialToken: { id, type_id: segment } })
-const sequence = (id: 'A' | 'B', segment: number): unknown => ({ Sequence: { id, type_id: segment } })
+/** A special token, in a template of a post-processor. */
+export const tokenPlace = (id: string, segment: number): unknown => ({ SpecialToken: { id, type_id: segment } })
+/** One of the texts, in such a template. */
+export const textPlace = (id: 'A' | 'B', segment: number): unknown => ({ Sequence: { id, type_id: segment } })
 
 /** The post-processor that puts tokens around a text and around a pair of texts. */
-function template(
+export function tokenTemplate(
   single: readonly unknown[],
   pair: readonly unknown[],
   tokens: readonly (readonly [string, number])[],
@@ -43,9 +45,9 @@ export function wordPieceStages(
       lowercase: !isCased,
     },
     pre_tokenizer: { type: 'BertPreTokenizer' },
-    post_processor: template(
-      [special(cls, 0), sequence('A', 0), special(sep, 0)],
-      [special(cls, 0), sequence('A', 0), special(sep, 0), sequence('B', 1), special(sep, 1)],
+    post_processor: tokenTemplate(
+      [tokenPlace(cls, 0), textPlace('A', 0), tokenPlace(sep, 0)],
+      [tokenPlace(cls, 0), textPlace('A', 0), tokenPlace(sep, 0), textPlace('B', 1), tokenPlace(sep, 1)],
       [
         [cls, ids.cls],
         [sep, ids.sep],
@@ -70,7 +72,7 @@ export function unigramStages(
   charsMap: ArrayLike<number> | null,
 ): Record<string, unknown> {
   const [bos, eos] = [tokens[ids.bos] ?? '', tokens[ids.eos] ?? '']
-  const around = (id: 'A' | 'B'): unknown[] => [sequence(id, 0), special(eos, 0)]
+  const around = (id: 'A' | 'B'): unknown[] => [textPlace(id, 0), tokenPlace(eos, 0)]
   return {
     normalizer:
       charsMap === null
@@ -86,9 +88,9 @@ export function unigramStages(
         { type: 'Metaspace', replacement: WORD_START, add_prefix_space: true, prepend_scheme: 'always' },
       ],
     },
-    post_processor: template(
-      [special(bos, 0), ...around('A')],
-      [special(bos, 0), ...around('A'), special(eos, 0), ...around('B')],
+    post_processor: tokenTemplate(
+      [tokenPlace(bos, 0), ...around('A')],
+      [tokenPlace(bos, 0), ...around('A'), tokenPlace(eos, 0), ...around('B')],
       [
         [bos, ids.bos],
         [eos, ids.eos],

@@ -3,7 +3,7 @@ import { openFile } from '../../regular-file.ts'
 import type { BpeVocabulary } from '../bpe.ts'
 import { ModelError } from '../runner/runner.ts'
 import { type GgufValues, readGgufHeader } from './gguf-header.ts'
-import { unigramStages, wordPieceStages } from './gguf-text-tokenizer.ts'
+import { textPlace, tokenPlace, tokenTemplate, unigramStages, wordPieceStages } from './gguf-text-tokenizer.ts'
 
 interface GgufTokenizer {
   /** The content of tokenizer.json. */
@@ -227,23 +227,17 @@ function postProcessor(
   const addsBos = flagOf(metadata, 'add_bos_token', usuallyAddsBos) && bos !== null
   const addsEos = flagOf(metadata, 'add_eos_token', false) && eos !== null
   if (!addsBos && !addsEos) return null
-  const special = (id: string): unknown => ({ SpecialToken: { id, type_id: 0 } })
-  const before = addsBos && bos !== null ? [special(bos)] : []
-  const sequence = (id: 'A' | 'B'): unknown => ({ Sequence: { id, type_id: 0 } })
-  const after = addsEos && eos !== null ? [special(eos)] : []
-  const ids: [string | null, string][] = [
-    [bos, 'bos_token_id'],
-    [eos, 'eos_token_id'],
-  ]
-  const specials = ids
-    .filter(([token]) => token !== null)
-    .map(([token, key]) => [token, { id: token, ids: [numberOf(metadata, key)], tokens: [token] }])
-  return {
-    type: 'TemplateProcessing',
-    single: [...before, sequence('A'), ...after],
-    pair: [...before, sequence('A'), ...after, sequence('B'), ...after],
-    special_tokens: Object.fromEntries(specials) as unknown,
-  }
+  const before = addsBos ? [tokenPlace(bos, 0)] : []
+  const after = addsEos ? [tokenPlace(eos, 0)] : []
+  const tokens = [
+    [bos, numberOf(metadata, 'bos_token_id')],
+    [eos, numberOf(metadata, 'eos_token_id')],
+  ] as const
+  return tokenTemplate(
+    [...before, textPlace('A', 0), ...after],
+    [...before, textPlace('A', 0), ...after, textPlace('B', 0), ...after],
+    tokens.flatMap(([token, id]) => (token === null || id === null ? [] : [[token, id]])),
+  )
 }
 
 /** Converts tokenizer metadata. Throws ModelError. */

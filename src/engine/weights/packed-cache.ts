@@ -12,6 +12,7 @@ import type { Backend, ExpertsUse, MatrixUse, StoredMatrix } from '../../kernels
 import type { ExpertMatrix, Matrix, MatrixData, MatrixFormat, MatrixRows } from '../../kernels/ops.ts'
 import type { ProgressListener } from '../runner/runner.ts'
 import { readVector, type WeightSource } from './source.ts'
+import type { WeightLoader } from './weight-loader.ts'
 
 const MAGIC = 0x4b435057 // 'WPCK'
 const VERSION = 2
@@ -20,39 +21,6 @@ const FOOTER_BYTES = 8
 const ALIGNMENT = 8
 /** Bytes that are read and checked at a time. */
 const PIECE = 4 << 20
-
-/** Where a model takes its weights from. */
-export interface WeightLoader {
-  /** A matrix on the backend. `data` gives its values where they are not packed yet. */
-  matrix(
-    label: string,
-    rows: number,
-    cols: number,
-    use: MatrixUse,
-    data: () => Promise<MatrixData | MatrixRows>,
-  ): Promise<Matrix>
-  /** The matrices of `numExperts` experts. `data` is called for one expert after the other. */
-  experts(
-    label: string,
-    numExperts: number,
-    rows: number,
-    cols: number,
-    use: ExpertsUse,
-    data: (expert: number) => Promise<MatrixData>,
-  ): Promise<ExpertMatrix>
-  /** The values of a small tensor, in the order stored. */
-  vector(name: string, length: number): Promise<Float32Array>
-}
-
-/** Loads weights from the checkpoint, without a packed file. */
-export function unpackedLoader(backend: Backend, source: WeightSource): WeightLoader {
-  return {
-    matrix: async (label, rows, cols, use, data) => backend.loadMatrix(label, rows, cols, await data(), use),
-    experts: (label, numExperts, rows, cols, use, data) =>
-      backend.loadExperts(label, numExperts, rows, cols, data, use),
-    vector: (name, length) => readVector(source, name, length),
-  }
-}
 
 const expertName = (label: string, expert: number): string => `${label} ${expert}`
 

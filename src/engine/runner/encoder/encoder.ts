@@ -2,7 +2,7 @@
 import { dequantize } from '../../../kernels/dequantize.ts'
 import type { Backend, OpSequence } from '../../../kernels/backend.ts'
 import type { Activation, KvLayout, LayerNorm, Matrix, Pooling, RopeTable } from '../../../kernels/ops.ts'
-import { unpackedLoader } from '../../weights/packed-cache.ts'
+import { unpackedLoader } from '../../weights/weight-loader.ts'
 import { readMatrix, readVector, type WeightSource } from '../../weights/source.ts'
 import { BackendParameters, type Part } from '../parameters.ts'
 import { ModelError } from '../runner.ts'
