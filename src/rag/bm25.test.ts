@@ -52,7 +52,7 @@ describe('Bm25Index', () => {
     )
   })
 
-  it('scores a document by its rows together', () => {
+  it('scores a document by all of its rows', () => {
     const index = new Bm25Index()
     const documents = [TEXTS.slice(0, 2), TEXTS.slice(2, 3), TEXTS.slice(3)]
     let row = 0

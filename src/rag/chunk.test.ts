@@ -39,7 +39,7 @@ Last.
 `
 
 describe('chunks of Markdown', () => {
-  it('follow the sections, with their headings and their place in the source', async () => {
+  it('follow the sections, with headings and offsets in the source', async () => {
     const chunks = await chunk(GUIDE, 'markdown', 40)
     expect(chunks.map(({ headings, text }) => [headings.join(' > '), text])).toEqual([
       ['Guide', 'Intro sentence one. Intro sentence two.'],
@@ -90,7 +90,7 @@ describe('chunks of Markdown', () => {
     expect(chunks.map(({ headings, text: body }) => `${headings.join(' > ')}: ${body}`)).toEqual(expected)
   })
 
-  it('of a long table each name the columns', async () => {
+  it('of a long table name the columns in each chunk', async () => {
     const rows = Array.from({ length: 40 }, (_, i) => `| host${i} | 80${i} |`).join('\n')
     const chunks = await chunk(`| Host | Port |\n|---|---|\n${rows}`, 'markdown', 40)
     expect(chunks.length).toBeGreaterThan(4)
@@ -110,7 +110,7 @@ describe('chunks of Markdown', () => {
 describe('chunks of any text', () => {
   const sentences = Array.from({ length: 40 }, (_, i) => `Sentence number ${i} is here.`)
 
-  it.each([0, 5, 12])('hold at most maxTokens and repeat at most %i', async (overlap) => {
+  it.each([0, 5, 12])('have at most maxTokens and repeat at most %i', async (overlap) => {
     const text = sentences.join(' ')
     const chunks = await chunk(text, 'text', 20, overlap)
     for (const { numTokens, text: body, start, end } of chunks) {
@@ -128,7 +128,7 @@ describe('chunks of any text', () => {
     for (const sentence of sentences) expect(chunks.some(({ text: body }) => body.includes(sentence))).toBe(true)
   })
 
-  it('cut a sentence without end between words, and a word without end anywhere', async () => {
+  it('cut an endless sentence between words, and an endless word anywhere', async () => {
     const long = Array.from({ length: 200 }, (_, i) => `w${i}`).join(' ')
     const chunks = await chunk(long, 'text')
     expect(
@@ -147,7 +147,7 @@ describe('chunks of any text', () => {
     }
   })
 
-  it('give headings a quarter of a chunk at most, the innermost first', async () => {
+  it('use at most a quarter of a chunk for headings, the innermost first', async () => {
     const headings = [1, 2, 3, 4].map((level) => `${'#'.repeat(level)} heading of level ${level}`).join('\n')
     const [first] = await chunk(`${headings}\n\nbody`, 'markdown', 24)
     expect(first?.headings).toEqual(['heading of level 4'])
@@ -161,7 +161,7 @@ describe('chunks of HTML', () => {
     <table><tr><th>k</th><th>v</th></tr><tr><td>a</td><td>1</td></tr></table>
     <pre><code>x  = 1\n  y</code></pre><p>bad &nosuch; <unclosed`
 
-  it('hold what a reader sees', async () => {
+  it('contain what a reader sees', async () => {
     const chunks = await chunk(html, 'html', 40)
     expect(chunks.map(({ headings, text }) => [headings.join(' > '), text])).toEqual([
       ['T', 'menu'],
@@ -193,7 +193,7 @@ describe('chunks of HTML', () => {
   })
 })
 
-describe('text made to be slow', () => {
+describe('input made to be slow', () => {
   it('a word of a million characters that is one token becomes chunks of bounded length', async () => {
     const word = 'x'.repeat(1_000_000)
     let longest = 0
@@ -229,7 +229,7 @@ describe('text made to be slow', () => {
     },
   )
 
-  it('nor do blank lines or long words next to each other make a chunk long', async () => {
+  it('blank lines and consecutive long words do not make a chunk long', async () => {
     const gap = await chunk(`one.${'\n'.repeat(5000)}two.`, 'text')
     expect(gap.map(({ text }) => text)).toEqual(['one.', 'two.'])
     const words = Array.from({ length: 30 }, () => 'y'.repeat(200)).join('. ')
@@ -239,13 +239,13 @@ describe('text made to be slow', () => {
   it.each([
     ['<a', '<a<a'],
     ['<a"', '<a"<a"'],
-  ])('HTML of %s and nothing else is text, found in one pass', async (part, text) => {
+  ])('HTML that consists only of %s is text, read in one pass', async (part, text) => {
     const chunks = await chunk(part.repeat(100_000), 'html', 20)
     expect(chunks[0]?.text).toContain(text)
     expect(chunks.reduce((sum, c) => sum + c.text.length, 0)).toBe(part.length * 100_000)
   })
 
-  it('white space and empty cells inside HTML stay linear', async () => {
+  it('white space and empty cells inside HTML take linear time', async () => {
     const blank = ' '.repeat(200_000)
     expect((await chunk(`<pre>a${blank}b</pre>`, 'html')).map(({ text }) => text.trim())).toEqual(['a', 'b'])
     const row = await chunk(

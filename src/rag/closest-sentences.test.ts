@@ -25,7 +25,7 @@ it('finds the sentences that are closest by meaning and by words, in their order
   ])
 })
 
-it('repeats nothing where it would repeat everything', async () => {
+it('repeats nothing if it would repeat everything', async () => {
   expect(await pick('A cat?', ['A cat.'], 1)).toEqual([])
   expect(await pick('A cat?', [], 1)).toEqual([])
 })

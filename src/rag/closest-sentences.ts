@@ -25,7 +25,7 @@ export function createSentencePicker(embedder: Embedder): SentencePicker {
     // Repeating all sentences would add nothing.
     if (sentences.length <= count) return []
     const texts = sentences.map((text) => ({ headings: [], text }))
-    const { scores } = await scorer.rerank(question, texts, signal && { signal })
+    const { scores } = await scorer.rerank(question, texts, { signal })
     const best = sentences.map((_, i) => i).sort((a, b) => (scores[b] ?? 0) - (scores[a] ?? 0) || a - b)
     return best
       .slice(0, count)

@@ -58,7 +58,7 @@ describe(`an ingestion that is killed (seed ${SEED})`, () => {
     // Four documents of 160 KB: the file is rewritten every few dozen of their versions.
     ['replaces documents', 4, 2048],
   ])(
-    'keeps every document it had finished and opens again, time after time: %s',
+    'keeps every finished document and can be opened again, each time: %s',
     async (what, numIds, dimensions) => {
       const random = seededRandom(SEED)
       const data = join(folder, what)
@@ -99,7 +99,7 @@ describe(`an ingestion that is killed (seed ${SEED})`, () => {
 })
 
 describe('an ingestion that is interrupted', () => {
-  it('goes on where it stopped', async () => {
+  it('continues where it stopped', async () => {
     const store = new LocalMemoryStore(join(folder, 'resumed'))
     const { fingerprint, dimensions } = await embedder.load()
     const index = await store.openOrCreate('resumed', { model: fingerprint, dimensions })

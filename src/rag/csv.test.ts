@@ -19,7 +19,7 @@ it.each([
   expect(read(text).map((block) => block.text)).toEqual(expected)
 })
 
-it('rows of a long table have their places, a few hundred to a block', () => {
+it('rows of a long table have offsets, with a few hundred rows per block', () => {
   const text = `n,square\n${Array.from({ length: 1000 }, (_, i) => `${i},${i * i}`).join('\n')}`
   const blocks = read(text)
   expect(blocks.length).toBe(4)
@@ -27,7 +27,7 @@ it('rows of a long table have their places, a few hundred to a block', () => {
   expect(text.slice(rows[999]?.start, rows[999]?.end)).toBe('999,998001')
 })
 
-it('names of columns make no block longer than a string can be', () => {
+it('column names make no block longer than the longest string', () => {
   const names = Array.from({ length: 900 }, (_, i) => `${i}`.padEnd(80, 'n'))
   const blocks = read(`${names.join()}\n${`${'v,'.repeat(899)}v\n`.repeat(100)}`)
   expect(blocks.flatMap((block) => block.rows).length).toBe(100)
@@ -36,6 +36,6 @@ it('names of columns make no block longer than a string can be', () => {
   expect(row?.text.length).toBe(60 + 100_000 * ' | v'.length)
 })
 
-it('a caller can interrupt it where rows are empty', () => {
+it('a caller can interrupt the reader at empty rows', () => {
   expect([...csvBlocks('\n'.repeat(1000))].length).toBeGreaterThan(1000)
 })

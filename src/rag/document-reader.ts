@@ -27,7 +27,7 @@ export function createDocumentReader(onDeath?: WorkerDeathListener): DocumentRea
     maxCallMs: MAX_READ_MS,
     failureCode: 'invalid_request',
     drainOnClose: false,
-    ...(onDeath && { onDeath }),
+    onDeath,
   })
   async function readable<T>(call: Promise<T>): Promise<T> {
     try {

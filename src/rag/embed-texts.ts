@@ -20,9 +20,9 @@ export function embedTexts(embedder: Embedder, texts: readonly string[], signal?
     }
     const longest = texts.findIndex(({ length }) => length > maxTokens * MAX_CHARS_PER_TOKEN)
     refuse(longest, `a text of ${texts[longest]?.length ?? 0} characters`)
-    const counts = await embedder.countTokens(texts, signal && { signal })
+    const counts = await embedder.countTokens(texts, { signal })
     const tooLong = counts.findIndex((count) => count + 2 > maxTokens)
     refuse(tooLong, `${counts[tooLong] ?? 0}`)
-    return embedder.embed(texts, { role: 'plain', isBulk: texts.length > 1, ...(signal && { signal }) })
+    return embedder.embed(texts, { role: 'plain', isBulk: texts.length > 1, signal })
   })
 }

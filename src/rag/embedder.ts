@@ -66,7 +66,7 @@ export function createEmbedder<Source extends { readonly name: string }>(
     load: shared(() => models.call('loadEmbedder', { model })),
     async embed(texts, { role, isBulk = role === 'document', signal }) {
       const priority = isBulk ? INGEST_PRIORITY : QUERY_PRIORITY
-      const options = { priority, ...(signal && { signal }) }
+      const options = { priority, signal }
       const order = byLength(texts)
       const numTokens = texts.map(() => 0)
       let vectors = new Float32Array(0)
@@ -85,7 +85,7 @@ export function createEmbedder<Source extends { readonly name: string }>(
     async countTokens(texts, { signal } = {}) {
       const counts: number[] = []
       for (const part of byChars(texts, MAX_COUNTED_CHARS)) {
-        const options = { priority: INGEST_PRIORITY, ...(signal && { signal }) }
+        const options = { priority: INGEST_PRIORITY, signal }
         counts.push(...(await models.call('countTokens', { model, texts: part }, options)))
       }
       return counts

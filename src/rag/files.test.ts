@@ -21,8 +21,8 @@ beforeAll(() => {
 })
 afterAll(() => rmSync(join(root, '..'), { recursive: true }))
 
-describe('what lies in a folder', () => {
-  it('is taken or named', async () => {
+describe('the entries of a folder', () => {
+  it('are read or reported', async () => {
     const folder = join(root, 'mixed')
     mkdirSync(join(folder, 'sub', 'deep'), { recursive: true })
     for (const name of [
@@ -152,7 +152,7 @@ describe('files of other kinds', () => {
     return { documents, rejected, reasons: rejected.map(({ reason }) => reason) }
   }
 
-  it('a PDF has its pages, its columns one after the other and its words whole', async () => {
+  it('a PDF is read page by page and column by column, with whole words', async () => {
     const column = (x: number, lines: readonly string[]) => lines.map((text, i) => ({ x, y: 700 - 14 * i, text }))
     const pdf = writePdf([
       [{ x: 72, y: 760, text: 'The lighthouse of the island' }],
@@ -187,7 +187,7 @@ describe('files of other kinds', () => {
     expect((await read('bad.pdf', Buffer.from('no pdf'))).reasons).toEqual(['the PDF is damaged'])
   })
 
-  it('narrow columns of a page are a table, read by rows', () => {
+  it('narrow columns of a page are a table and read by rows', () => {
     const cell = (text: string, left: number, y: number) => ({ text, left, right: left + 40, y, height: 12 })
     const rows = [0, 1, 2].flatMap((i) => [cell(`host${i}`, 60, 700 - 14 * i), cell(`80${i}`, 330, 700 - 14 * i)])
     expect(pageText(rows, 612)).toBe('host0 | 800 host1 | 801 host2 | 802')
@@ -225,7 +225,7 @@ describe('files of other kinds', () => {
     expect((await read('bad.docx', Buffer.from('no zip'))).reasons).toEqual(['the DOCX is damaged'])
   })
 
-  it("a Word document's table is read whatever its size", () => {
+  it("a Word document's table of any size is read", () => {
     const table = (...rows: readonly (readonly string[])[]) =>
       `<table>${rows.map((cells) => `<tr>${cells.map((cell) => `<td>${cell}</td>`).join('')}</tr>`).join('')}</table>`
     const long = table(['a', '9'.repeat(400_000) + 'x'], ['b', '1'])
@@ -238,7 +238,7 @@ describe('files of other kinds', () => {
     )
   })
 
-  it('a file that is not read in time is refused with the reason, and the next one is read', async () => {
+  it('a file that takes too long is refused with the reason, and the next one is read', async () => {
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
     const reader = createDocumentReader()
     try {
@@ -260,7 +260,7 @@ describe('files of other kinds', () => {
     expect(rejected).toEqual([{ id: 'prices.csv', reason, isIndexed: true }])
   })
 
-  it('packed files are unpacked, within bounds', async () => {
+  it('packed files are unpacked, up to a limit', async () => {
     expect((await read('notes.md.gz', gzipSync('# Fox'))).documents).toMatchObject([
       { text: '# Fox', format: 'markdown' },
     ])

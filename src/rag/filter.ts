@@ -10,6 +10,8 @@ import {
 } from './vector-index.ts'
 
 const OPERATORS = ['ne', 'gt', 'gte', 'lt', 'lte', 'prefix', 'exists'] as const
+/** The types of operands other than numbers and strings. */
+const OPERAND_TYPES: Readonly<Record<string, readonly string[]>> = { exists: ['boolean'], prefix: ['string'] }
 const MAX_FIELDS = 32
 const MAX_VALUES = 1000
 
@@ -52,15 +54,9 @@ function parseOperators(condition: unknown, refuse: (expected: string) => RagErr
   const parsed: Record<string, MetadataScalar> = {}
   for (const [operator, operand] of Object.entries(condition)) {
     if (!OPERATORS.some((known) => known === operator)) throw refuse(`only the operators ${OPERATORS.join(', ')}`)
-    const isFit =
-      operator === 'exists'
-        ? typeof operand === 'boolean'
-        : operator === 'prefix'
-          ? typeof operand === 'string'
-          : operator === 'ne'
-            ? isScalar(operand)
-            : typeof operand === 'number' || typeof operand === 'string'
-    if (!isFit || !isScalar(operand)) throw refuse(`a valid value for ${operator}`)
+    const types = OPERAND_TYPES[operator] ?? ['number', 'string']
+    if (!isScalar(operand) || (operator !== 'ne' && !types.includes(typeof operand)))
+      throw refuse(`a valid value for ${operator}`)
     parsed[operator] = operand
   }
   if (Object.keys(parsed).length === 0) throw refuse('at least one operator')

@@ -22,7 +22,7 @@ describe('fusion', () => {
       .map((i) => candidates[i]?.documentId)
       .join('')
 
-  it('adds both scores, each over its best', () => {
+  it('adds both scores, each divided by its best', () => {
     const found = [candidate('a', 0.2, 0.5), candidate('b', 0.4, 0.3), candidate('c', 0.3, 0)]
     // a: 0.5 + 1, b: 1 + 0.6, c: 0.75 + 0
     expect(order(found)).toBe('bac')
@@ -30,7 +30,7 @@ describe('fusion', () => {
     expect(order(found, { text: 0 })).toBe('bca')
   })
 
-  it('is no worse than either search alone where the other knows nothing', () => {
+  it('is no worse than one search if the other finds nothing', () => {
     expect(order([candidate('a', 0.1, 0), candidate('b', 0.3, 0), candidate('c', -0.2, 0)])).toBe('bac')
     expect(order([candidate('a', 0, 0.1), candidate('b', 0, 0.9)])).toBe('ba')
     expect(order([candidate('b', -1, 0), candidate('a', -1, 0)])).toBe('ab')
@@ -43,19 +43,19 @@ describe('fusion', () => {
     expect(fusedOrder([], [], EQUAL)).toEqual([])
   })
 
-  it('lets what the document as a whole has of the words speak for its passages', () => {
+  it("counts the document's words for its passages", () => {
     const found = [candidate('a', 1, 0, 'a'), { ...candidate('b', 0.9, 0, 'b'), documentShare: 0.8 }]
     expect(order(found)).toBe('ab')
     expect(order(found, { document: 0.5 })).toBe('ba')
   })
 
-  it('lets how close its document is speak for a passage', () => {
+  it("counts the document's similarity for its passages", () => {
     const found = [candidate('a', 1, 0, 'a'), { ...candidate('b', 0.9, 0, 'b'), documentSimilarity: 0.8 }]
     expect(order(found)).toBe('ab')
     expect(order(found, { topic: 0.5 })).toBe('ba')
   })
 
-  it('keeps of passages with the same text the one that stands first in its document', () => {
+  it('keeps one of several passages with the same text: the first in its document', () => {
     const whole = candidate('manual', 0.5, 0.5, 'the same', 140)
     const chapter = candidate('z-chapter', 0.5, 0.5, 'the same', 3)
     const other = candidate('other', 0.1, 0.1)
@@ -63,7 +63,7 @@ describe('fusion', () => {
     expect(fusedOrder([chapter, other, whole], null, EQUAL)).toEqual([0, 1])
   })
 
-  it('orders equals by their place in the document, then by document', () => {
+  it('orders equal passages by chunk, then by document', () => {
     const equals = [candidate('b', 1, 1, '1', 2), candidate('b', 1, 1, '2', 1), candidate('a', 1, 1, '3', 2)]
     expect(fusedOrder(equals, null, EQUAL)).toEqual([1, 2, 0])
     expect(fusedOrder(equals.toReversed(), null, EQUAL)).toEqual([1, 0, 2])

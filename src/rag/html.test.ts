@@ -76,14 +76,14 @@ describe('HTML reads as in a browser', () => {
     expect(read(html)).toEqual(expected)
   })
 
-  it('places lie in the source', () => {
+  it('offsets point into the source', () => {
     const html = '<h1>T</h1>\r\n<p>One <b>bold</b> word.</p><title>x<p>behind</p>'
     for (const { text, start, end } of htmlBlocks(html)) {
       expect(html.slice(start, end).replaceAll(/<[^>]*>/g, '')).toContain(text.split(' ')[0])
     }
   })
 
-  it('pages made to be slow or large end soon', () => {
+  it('pages made to be slow or large are read or refused quickly', () => {
     expect(() => htmlBlocks('<div>'.repeat(300_000))).toThrow(UnreadableError)
     expect(() => htmlBlocks('<table><tr><td>'.repeat(20_000))).toThrow(UnreadableError)
     expect(read(`<table><tr>${'<td colspan=1000 rowspan=1000>x'.repeat(200)}`)[0]).toMatch(/^x \| x/)
@@ -110,7 +110,7 @@ describe('a block can be linked to', () => {
     expect(anchors(html).at(-1)?.[1]).toBe(expected)
   })
 
-  it('a heading without text below it has its own', () => {
+  it('a heading without text below it has its own anchor', () => {
     expect(anchors('<h1 id="a">A</h1><h2 id="b">B</h2><h2 id="c">C</h2><p>x')).toEqual([
       ['B', '#b'],
       ['x', '#c'],

@@ -32,7 +32,7 @@ describe('relevance without a cross-encoder', () => {
     expect(numTokens).toBe(2 * 3 + 4 + 3 + 2)
   })
 
-  it('follows the weights, and answers for nothing', async () => {
+  it('follows the weights, and handles an empty list', async () => {
     const bySimilarity = createHybridReranker(embedder, { vector: 1, text: 0 })
     expect([...(await bySimilarity.rerank('walnut bread', DOCUMENTS)).scores].map((score) => score.toFixed(2))).toEqual(
       ['0.80', '0.60', '0.00'],

@@ -24,9 +24,8 @@ export function createHybridReranker(
     },
     async rerank(query, passages, { signal } = {}) {
       const documents = passages.map(contextualText)
-      const options = signal && { signal }
-      const asked = await embedder.embed([query], { role: 'query', ...options })
-      const found = await embedder.embed(documents, { role: 'document', ...options })
+      const asked = await embedder.embed([query], { role: 'query', signal })
+      const found = await embedder.embed(documents, { role: 'document', signal })
       const shares = await sharesOf(query, documents)
       const dimensions = asked.vectors.length
       const scores = Float32Array.from(documents, (_, row) => {

@@ -180,12 +180,11 @@ async function prepare(
       text,
       format,
       chunking,
-      (texts) => embedder.countTokens(texts, signal && { signal }),
+      (texts) => embedder.countTokens(texts, { signal }),
       reader && ((html) => reader.html(html)),
     )
     if (chunks.length === 0) return 'text: expected text, found none'
-    const options = { role: 'document' as const, ...(signal && { signal }) }
-    const { vectors } = await embedder.embed(chunks.map(contextualText), options)
+    const { vectors } = await embedder.embed(chunks.map(contextualText), { role: 'document', signal })
     return { id, source, contentHash: hash, origin, ...(stamp !== undefined && { stamp }), metadata, chunks, vectors }
   } catch (error) {
     if (error instanceof RagError || signal?.aborted) throw error

@@ -232,7 +232,7 @@ it.each([
   expect(read(markdownBlocks, lines)).toEqual(expected)
 })
 
-it('documents made to be slow end soon', () => {
+it('documents made to be slow are read quickly', () => {
   const many = (text: string): string => text.repeat(10_000)
   const blocksOf = [asciidocBlocks, restructuredTextBlocks, orgBlocks]
   for (const text of [
@@ -260,7 +260,7 @@ it.each([
   ['AsciiDoc, a fence', asciidocBlocks, `\`\`\`${BLANKS}\u2028b\n`],
   ['Markdown, tables without an end', markdownBlocks, '<table>\n\n'.repeat(80)],
 ])(
-  'no pattern looks through what follows again and again: %s',
+  'no pattern rescans the rest of the line or document: %s',
   (_, blocksOf, part) => {
     let numBlocks = 0
     for (const step of blocksOf(part.repeat(10_000))) numBlocks += step === null ? 0 : 1
@@ -275,7 +275,7 @@ it.each([
   ['Org', orgBlocks, '# a\n'],
   ['Markdown', markdownBlocks, '\n'],
   ['plain text', plainBlocks, '\n'],
-])('a caller can interrupt the reader of %s where lines make no blocks', (_, blocksOf, line) => {
+])('a caller can interrupt the reader of %s at lines without blocks', (_, blocksOf, line) => {
   const steps = [...blocksOf(line.repeat(1000))]
   expect(steps.filter((step) => step !== null)).toEqual([])
   expect(steps.length).toBeGreaterThanOrEqual(1000)
@@ -300,7 +300,7 @@ it.each([
   expect(numBefore).toBeGreaterThanOrEqual(2 * numLines)
 })
 
-it('a long table is several blocks, with the names of its columns in each', () => {
+it('a long table becomes several blocks, each with the column names', () => {
   const rows = Array.from({ length: 600 }, (_, i) => `| h${i} | ${i} |`)
   for (const [blocksOf, lines] of [
     [orgBlocks, ['| Host | Port |', '|---+---|', ...rows]],

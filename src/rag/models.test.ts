@@ -55,7 +55,7 @@ describe("the models' process", () => {
 })
 
 describe('the embedding model', () => {
-  it('gives normalised vectors that do not depend on the batch, in the order of the texts', async () => {
+  it('returns normalised vectors in the order of the texts, independent of the batch', async () => {
     const path = writeBertFolder(folder, 'tiny-embedder', { words: WORDS })
     const embedder = models.embedder(resolveModel(path, '--embedding-model', HUB))
     const { dimensions, maxTokens, fingerprint } = await embedder.load()
@@ -79,7 +79,7 @@ describe('the embedding model', () => {
     expect(await embedder.decode([[id], [99_999]])).toEqual([expect.any(String), null])
   })
 
-  it('stops at an abort, and a query passes the ingestion that waits', async () => {
+  it('stops when aborted, and a query overtakes a waiting ingestion', async () => {
     const embedder = models.embedder(resolveModel(join(folder, 'tiny-embedder'), '--embedding-model', HUB))
     const order: string[] = []
     const controller = new AbortController()
@@ -121,7 +121,7 @@ describe('the embedding model', () => {
 const passage = (text: string) => ({ headings: [], text })
 
 describe('the reranking model', () => {
-  it('gives each document a relevance in its place', async () => {
+  it('returns the relevance of each document in order', async () => {
     const path = writeBertFolder(folder, 'tiny-reranker', { isClassifier: true, words: WORDS })
     const reranker = models.reranker(resolveModel(path, '--reranker-model', HUB))
     const many = Array.from({ length: 19 }, (_, i) => TEXTS[i % TEXTS.length] ?? '')
@@ -159,7 +159,7 @@ describe('a hub id', () => {
 })
 
 describe('a hub', () => {
-  it('is asked once: what was downloaded is there without it, and nothing is there in part', async () => {
+  it('is asked once: downloads work offline afterwards, and none is incomplete', async () => {
     const files = writeBertFolder(folder, 'on-the-hub', { words: WORDS })
     const asked: string[] = []
     let isStalled = true
@@ -210,7 +210,7 @@ describe('a hub', () => {
   })
 })
 
-describe('a model that cannot be had', () => {
+describe('a model that cannot be loaded', () => {
   it.each([
     ['nowhere', '--embedding-model: nowhere is neither a folder, nor a .gguf file, nor a hub id'],
     ['', 'has no config.json'],
@@ -219,7 +219,7 @@ describe('a model that cannot be had', () => {
     expect(() => resolveModel(at, '--embedding-model', HUB)).toThrow(message)
   })
 
-  it('says what is wrong with a folder or a hub, and can be tried again', async () => {
+  it('reports what is wrong with a folder or a hub, and can be tried again', async () => {
     const broken = writeBertFolder(folder, 'broken')
     writeFileSync(join(broken, 'onnx', 'model.onnx'), 'no onnx')
     for (const [location, hub, message] of [
@@ -238,7 +238,7 @@ describe('a model that cannot be had', () => {
   })
 })
 
-describe.runIf(process.env['MINISERVE_TEST_LEVEL'] === 'full')('the shapes that people use', () => {
+describe.runIf(process.env['MINISERVE_TEST_LEVEL'] === 'full')('common models', () => {
   it('all-MiniLM-L6-v2 and ms-marco-MiniLM-L-6-v2 load and run', async () => {
     const options = { shape: MINILM_L6, words: WORDS }
     const embedder = models.embedder(resolveModel(writeBertFolder(folder, 'minilm', options), '', HUB))

@@ -51,7 +51,7 @@ describe('control tokens in untrusted text', () => {
     expect(escapeControlTokens(text)).toBe(text)
   })
 
-  it('are found by the tokenizer itself when no rule knows them', async () => {
+  it('are found by the tokenizer itself if no rule knows them', async () => {
     const tokenizer = {
       encode: encodeEach((text) => [...text.replaceAll('<custom>', '\uE000')].map((c) => c.charCodeAt(0))),
       decode: async (ids: readonly number[], options?: { skipSpecialTokens?: boolean }) =>
@@ -63,7 +63,7 @@ describe('control tokens in untrusted text', () => {
     expect(await toData('a <div> b', tokenizer)).toBe('a <div> b')
   })
 
-  it('are left out when they have no bracket that could be taken apart', async () => {
+  it('are removed if they have no bracket that could be broken', async () => {
     const tokenizer = {
       encode: encodeEach((text) => [...text.replaceAll('EOT', '\uE000')].map((c) => c.charCodeAt(0))),
       decode: async (ids: readonly number[], options?: { skipSpecialTokens?: boolean }) =>
@@ -80,7 +80,7 @@ describe('prompts without a template of the model', () => {
     document('a', 0, 'other', 3),
   ]
 
-  it('hold the documents by id and chunk, escaped and delimited, and end with the question', async () => {
+  it('contain the documents by id and chunk, escaped and delimited, and end with the question', async () => {
     const { prompt, used } = await buildPlainPrompt('Why <|im_end|>?', {
       documents,
       tokenizer: remote,
@@ -92,7 +92,7 @@ describe('prompts without a template of the model', () => {
     )
   })
 
-  it('drop the lower ranks when the context is short, down to none', async () => {
+  it('drop the lowest ranks if the context is short, if necessary all', async () => {
     const built = async (maxTokens: number) =>
       (await buildPlainPrompt('Why?', { documents, tokenizer: remote, maxTokens })).used.map(({ rank }) => rank)
     // The second is too long for what is left, the third is not.
@@ -100,7 +100,7 @@ describe('prompts without a template of the model', () => {
     expect(await built(10)).toEqual([])
   })
 
-  it('put the documents into the last user message and leave the others as they were', async () => {
+  it('put the documents into the last user message and leave the others unchanged', async () => {
     const messages = [
       { role: 'system', content: 'Be brief.' },
       { role: 'user', content: 'Hello' },
@@ -117,7 +117,7 @@ describe('prompts without a template of the model', () => {
 })
 
 describe('documents that cannot fit', () => {
-  it('are left out without being encoded', async () => {
+  it('are left out without being tokenized', async () => {
     let longest = 0
     const tokenizer = {
       encode: encodeEach((text) => {

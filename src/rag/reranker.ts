@@ -36,7 +36,7 @@ export function createReranker<Source extends { readonly name: string }>(
       models.call(
         'rerank',
         { model, query, documents: passages.map(contextualText) },
-        { priority: QUERY_PRIORITY, ...(signal && { signal }) },
+        { priority: QUERY_PRIORITY, signal },
       ),
   }
 }
@@ -52,7 +52,7 @@ export function createInteraction(model: StaticSource, thread: Pick<WorkerClient
       return { msPerPair: 0 }
     }),
     async rerank(query, passages, { signal } = {}) {
-      const options = { priority: QUERY_PRIORITY, ...(signal && { signal }) }
+      const options = { priority: QUERY_PRIORITY, signal }
       const scores = await thread.call('interact', { model, query, passages }, options)
       return { scores, numTokens: 0 }
     },

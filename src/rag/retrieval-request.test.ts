@@ -3,7 +3,7 @@ import { parseRetrieval } from './retrieval-request.ts'
 
 describe('parameters of a retrieval', () => {
   const query = 'walnut'
-  it('have defaults that fit each other', () => {
+  it('have consistent defaults', () => {
     expect(parseRetrieval({ query }, '')).toMatchObject({ topK: 20, topN: 4 })
     expect(parseRetrieval({ query, top_k: 2 }, '')).toMatchObject({ topK: 2, topN: 2 })
     expect(parseRetrieval({ query, top_n: 50 }, '')).toMatchObject({ topK: 50, topN: 50 })

@@ -86,7 +86,7 @@ function toDocument(candidate: Candidate, score: number, rank: number): Retrieve
 /** Embeds the query. */
 const embedQuery = (embedder: Embedder, query: string, signal?: AbortSignal): Promise<Float32Array> =>
   stage('embed.query', { 'rag.embed.model': embedder.name }, async (span) => {
-    const { vectors } = await embedder.embed([query], { role: 'query', ...(signal && { signal }) })
+    const { vectors } = await embedder.embed([query], { role: 'query', signal })
     span.set({ 'rag.embed.dimensions': vectors.length })
     return vectors
   })

@@ -16,7 +16,7 @@ import { ingest, type IngestOptions, type IngestResult, type Rejection, type Sou
 import type { Reranker, Reranking } from './reranker.ts'
 import { parseRetrieval, type RetrievalRequest, type Retrieving } from './retrieval-request.ts'
 import { retrieve, type RetrievedDocument, type RetrieveParts, type Retrieval } from './retrieve.ts'
-import { isDocumentId, type IndexStore, type StoredDocument, type VectorIndex } from './vector-index.ts'
+import { checkSpec, isDocumentId, type IndexStore, type StoredDocument, type VectorIndex } from './vector-index.ts'
 
 /** A retrieved document as a response names it. */
 type Citation = Pick<RetrievedDocument, 'id' | 'chunk' | 'source' | 'anchor' | 'score' | 'rank'>
@@ -46,6 +46,9 @@ interface RagParts extends Omit<RetrieveParts, 'index'> {
 export class RagService {
   /** Scores texts for POST /v1/rerank: the reranking model, or the scores of the search if there is none. */
   readonly scorer: Reranker
+  readonly defaultIndex: string
+  readonly embedder: Embedder
+  readonly reader: DocumentReader
   readonly #parts: RagParts
   readonly #indexes: IndexCatalog
   readonly #closest: SentencePicker
@@ -53,7 +56,10 @@ export class RagService {
   constructor(parts: RagParts, indexes = new IndexCatalog(parts)) {
     this.#parts = parts
     this.#indexes = indexes
-    const { reranker, embedder, weights } = parts
+    const { reranker, embedder, weights, reader, defaultIndex } = parts
+    this.defaultIndex = defaultIndex
+    this.embedder = embedder
+    this.reader = reader
     this.#closest = createSentencePicker(embedder)
     this.scorer = reranker?.isShown ? reranker : createHybridReranker(embedder, weights)
   }
@@ -61,18 +67,6 @@ export class RagService {
   /** The service for one caller, with the indexes that the caller may see. It cannot be closed. */
   as(access: IndexAccess): Omit<RagService, 'close'> {
     return new RagService(this.#parts, this.#indexes.as(access))
-  }
-
-  get defaultIndex(): string {
-    return this.#parts.defaultIndex
-  }
-
-  get embedder(): Embedder {
-    return this.#parts.embedder
-  }
-
-  get reader(): DocumentReader {
-    return this.#parts.reader
   }
 
   /** Reads the default index, so that a server that is ready answers its first question at once. Failures show as in `warm`. */
@@ -199,7 +193,7 @@ export class RagService {
       'rag.rerank.top_n': topN,
     }
     const passages = documents.map((text) => ({ headings: [], text }))
-    return stage('rerank', attributes, () => this.scorer.rerank(query, passages, signal && { signal }))
+    return stage('rerank', attributes, () => this.scorer.rerank(query, passages, { signal }))
   }
 
   /** Idempotent. */
@@ -256,12 +250,7 @@ export class RagService {
   /** Loads the model if necessary. An aborted request stops waiting, while loading continues for the others. */
   async #checkModel(index: VectorIndex, at: string, signal?: AbortSignal): Promise<void> {
     const { fingerprint, dimensions } = await untilAborted(this.embedder.load(), signal)
-    if (index.model === fingerprint && index.dimensions === dimensions) return
-    throw new RagError(
-      'index_model_mismatch',
-      `${at}: the index was built with the embedding model ${index.model}, this server has ${fingerprint}; delete the index and index the documents again, or start the server with the model that made it`,
-      at,
-    )
+    checkSpec(index, { model: fingerprint, dimensions }, at)
   }
 }
 

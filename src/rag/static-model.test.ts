@@ -62,7 +62,7 @@ beforeEach(() => {
 const round = (vector: Float32Array): number[] => [...vector].map((value) => Number(value.toFixed(4)))
 
 describe('static embeddings', () => {
-  it('are normalised weighted sums, of as many tokens as the model reads', () => {
+  it('are normalised weighted sums of as many tokens as the model reads', () => {
     const model = new StaticModel(folder)
     expect([model.dimensions, model.maxTokens]).toEqual([2, 3])
     const { vectors, numTokens } = model.embed(['Fox', 'fóx walnut', 'walnut', '', 'unknown', 'fox fox fox walnut'])
@@ -73,12 +73,12 @@ describe('static embeddings', () => {
     expect([model.decode([1, 2, 3]), model.decode([1, 4])]).toEqual(['fox walnut', null])
   })
 
-  it('count all tokens alike without weights, in f32 too', () => {
+  it('weight all tokens equally without weights, also in f32', () => {
     write('model.safetensors', safetensors({ embeddings: float32([4, 2], [0, 0, 3, 0, 0, 4, 0, 0]) }))
     expect(round(new StaticModel(folder).embed(['fox walnut']).vectors)).toEqual([0.6, 0.8])
   })
 
-  it('are told from other models by their configuration', () => {
+  it('are recognised by their configuration', () => {
     expect(isStaticModel(folder)).toBe(true)
     write('config.json', '{"model_type": "bert"}')
     expect(isStaticModel(folder)).toBe(false)
@@ -100,7 +100,7 @@ describe('static embeddings', () => {
     ],
     ['tokenizer.json', JSON.stringify({ ...TOKENIZER, pre_tokenizer: { type: 'Metaspace' } }), /pre_tokenizer/],
     ['config.json', '{}', /model_type/],
-  ])('say what is wrong with %s', (file, content, message) => {
+  ])('report what is wrong with %s', (file, content, message) => {
     write(file, content)
     expect(() => new StaticModel(folder)).toThrow(message)
     expect(() => new StaticModel(folder)).toThrow(file)
@@ -112,7 +112,7 @@ describe('late interaction', () => {
   const relevance = (query: string, text: string, headings: readonly string[] = []): number =>
     new StaticModel(folder).interact(query, [{ headings, text }])[0] ?? NaN
 
-  it('gives each token of the query its best token of the passage, by its weight', () => {
+  it('compares each token of the query with the best token of the passage, by weight', () => {
     // fox counts 1 * 3, wal 2 * 4. A third of the relevance belongs to the heading, of which there is none.
     expect(relevance('fox', 'fox wal')).toBeCloseTo(2 / 3, 6)
     expect(relevance('fox walnut', 'fox')).toBeCloseTo(((2 / 3) * 3) / 11, 6)
@@ -121,7 +121,7 @@ describe('late interaction', () => {
     expect(relevance('fox', 'walnut')).toBeCloseTo(2 / 3, 6)
   })
 
-  it('adds what the innermost heading says, and answers for nothing', () => {
+  it('adds the similarity of the innermost heading, and handles an empty list', () => {
     expect(relevance('fox', 'wal', ['wal', 'fox'])).toBeCloseTo(2 / 3 + 1 / 3, 6)
     expect(relevance('fox', 'wal', ['fox', 'wal'])).toBeCloseTo(2 / 3, 6)
     expect(relevance('', 'fox')).toBe(0)

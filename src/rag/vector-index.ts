@@ -2,6 +2,7 @@
  * The contract of an index of chunks: what each store keeps, returns and throws. Stores differ in where the data is (stores/memory.ts: in this
  * process and one file per index; stores/pgvector.ts: in PostgreSQL), not in what they return; a large pgvector index searches approximately.
  */
+import { RagError } from './errors.ts'
 
 export type MetadataScalar = string | number | boolean | null
 export type MetadataValue = MetadataScalar | readonly MetadataScalar[]
@@ -144,6 +145,18 @@ export interface VectorIndex {
 export interface IndexSpec {
   readonly model: string
   readonly dimensions: number
+}
+
+/** Checks that an index was made for a spec. @param at the field of the request that names the index @throws RagError index_model_mismatch */
+export function checkSpec(index: IndexSpec, { model, dimensions }: IndexSpec, at = 'index'): void {
+  if (index.model === model && index.dimensions === dimensions) return
+  const [made, wanted] = [index, { model, dimensions }].map((spec) => `${spec.model} (${spec.dimensions} dimensions)`)
+  throw new RagError(
+    'index_model_mismatch',
+    `${at}: built with the embedding model ${made}, not with ${wanted}; delete it (DELETE /v1/rag/indexes/NAME) and index the documents ` +
+      `again, use another index name, or start the server with the model that made it`,
+    at,
+  )
 }
 
 /** Stores indexes by their stored names (access.ts). */

@@ -41,7 +41,7 @@ describe.each([
   ['a thread', threadWorker(URL_OF_WORKER)],
   ['a process', processWorker(URL_OF_WORKER)],
 ])('a worker in %s', (_, start) => {
-  it('answers with values, arrays and errors as they were thrown', async () => {
+  it('returns values and arrays, and rethrows errors', async () => {
     const client = open(start)
     const [values, refused] = await Promise.all([
       client.call('double', Float32Array.of(1, 2.5, -3)),
@@ -51,7 +51,7 @@ describe.each([
     expect(refused).toMatchObject({ code: 'invalid_request', message: 'field: not this', param: 'field' })
   })
 
-  it('tells clients that it died, and only the log why; the next call starts another', async () => {
+  it('reports its death to callers and the reason only to the log; the next call starts another', async () => {
     const client = open(start)
     const [exited, waiting] = await Promise.allSettled([
       client.call('exit', { code: 3, lastWords: 'at /secret/path' }),
@@ -69,7 +69,7 @@ describe.each([
     expect(await client.call('double', Float32Array.of(4))).toEqual(Float32Array.of(8))
   })
 
-  it('dies with the call that it works on: those that wait are served by the next', async () => {
+  it('takes its running call along when it dies; the next worker serves the waiting calls', async () => {
     const client = open(start)
     await client.call('refuse', null).catch(() => {})
     const calls = [
@@ -86,7 +86,7 @@ describe.each([
     ])
   })
 
-  it('is ended with a call that takes too long: those that wait are served by the next', async () => {
+  it('is ended if a call takes too long; the next worker serves the waiting calls', async () => {
     vi.useFakeTimers({ toFake: ['setTimeout', 'clearTimeout'] })
     try {
       const client = open(start, { maxCallMs: 1000 })
@@ -102,7 +102,7 @@ describe.each([
     }
   })
 
-  it('takes no more calls than may wait', async () => {
+  it('accepts no more calls than may wait', async () => {
     const client = open(start, { maxWaiting: 1 })
     const running = client.call('pid', null)
     const waiting = client.call('pid', null)
@@ -110,7 +110,7 @@ describe.each([
     await Promise.all([running, waiting])
   })
 
-  it('rejects what runs and what waits when it is closed', async () => {
+  it('rejects running and waiting calls when it is closed', async () => {
     const client = open(start)
     await client.call('pid', null)
     const calls = Promise.allSettled([client.call('wait', null), client.call('pid', null)])
@@ -122,7 +122,7 @@ describe.each([
 })
 
 describe('a worker in a process', () => {
-  it('has one of its own, which ends when it is closed', async () => {
+  it('has its own process, which ends when it is closed', async () => {
     const client = open(processWorker(URL_OF_WORKER))
     const pid = await client.call('pid', null)
     expect(pid).not.toBe(process.pid)
@@ -131,7 +131,7 @@ describe('a worker in a process', () => {
     expect(hasEnded(pid)).toBe(true)
   })
 
-  it('takes nothing but its calls with it when it is killed in the middle of one', async () => {
+  it('fails only its own calls when it is killed during one', async () => {
     const client = open(processWorker(URL_OF_WORKER))
     const pid = await client.call('pid', null)
     const running = client.call('wait', null)
@@ -140,7 +140,7 @@ describe('a worker in a process', () => {
     expect(await client.call('pid', null)).not.toBe(pid)
   })
 
-  it('tells once when it ends by itself, with nothing to do too, and not when it is closed', async () => {
+  it('reports once when it ends by itself, even when idle, and not when it is closed', async () => {
     const deaths: unknown[] = []
     let next: (() => void) | null = null
     const onDeath = (death: unknown): void => {
@@ -164,7 +164,7 @@ describe('a worker in a process', () => {
     expect(deaths).toHaveLength(2)
   })
 
-  it('is not ended by the signals that a terminal and a service manager send to the whole group', async () => {
+  it('survives the signals that a terminal and a service manager send to the process group', async () => {
     const client = open(processWorker(URL_OF_WORKER))
     const pid = await client.call('pid', null)
     process.kill(pid, 'SIGINT')
@@ -172,7 +172,7 @@ describe('a worker in a process', () => {
     expect(await client.call('pid', null)).toBe(pid)
   })
 
-  it('says so when it cannot be started', async () => {
+  it('reports that it cannot be started', async () => {
     const client = open(processWorker(new URL('../../test/rag/no-worker.ts', import.meta.url)))
     await expect(client.call('pid', null)).rejects.toMatchObject({
       code: 'model_unavailable',
@@ -184,7 +184,7 @@ describe('a worker in a process', () => {
     ['is killed', 'process.kill(process.pid, "SIGKILL")', { code: null, signal: 'SIGKILL' }],
     ['calls process.exit', 'process.exit(4)', { code: 4, signal: null }],
     ['has nothing left to do', 'process.exitCode = 5', { code: 5, signal: null }],
-  ])('neither outlives the one that started it nor holds it up: the parent %s', async (_, end, expected) => {
+  ])('neither outlives its parent nor keeps it alive: the parent %s', async (_, end, expected) => {
     const folder = mkdtempSync(join(tmpdir(), 'miniserve-worker-'))
     try {
       const rpc = new URL('./worker-rpc.ts', import.meta.url).href

@@ -9,6 +9,8 @@ const POLL_MS = 25
 /** A holder touches its lock file this often. One on another machine that has not done so for STALE_MS counts as gone. */
 const TOUCH_MS = 5_000
 const STALE_MS = 30_000
+/** Longer than it takes to recognise a stale lock. */
+const TIMEOUT_MS = 40_000
 
 const isErrno = (error: unknown, code: string): boolean =>
   error instanceof Error && 'code' in error && error.code === code
@@ -49,8 +51,8 @@ export interface HeldLock {
  */
 export async function withFileLock<T>(
   path: string,
-  timeoutMs: number,
   work: (lock: HeldLock) => Promise<T> | T,
+  timeoutMs = TIMEOUT_MS,
 ): Promise<T> {
   const token = randomUUID()
   const claim = `${path}.${token}`

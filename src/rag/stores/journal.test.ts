@@ -78,7 +78,7 @@ describe('the journal of an index', () => {
     return { path: index.path, ends }
   }
 
-  it('cut at any byte, opens with the whole documents before it, and goes on from there', async () => {
+  it('cut off at any byte, opens with the whole documents before it, and can be continued', async () => {
     const { path, ends } = await threeDocuments()
     const headerEnd = ends[0] ?? 0
     const good = readFileSync(path)
@@ -101,7 +101,7 @@ describe('the journal of an index', () => {
     await expect(idsIn(torn)).rejects.toMatchObject({ code: 'index_corrupt' })
   })
 
-  it('damaged at any byte, is refused by name or has lost its last record, and never yields anything else', async () => {
+  it('damaged at any byte, is refused by name or loses its last record, and never returns anything else', async () => {
     const { path, ends } = await threeDocuments()
     const good = readFileSync(path)
     const lastRecord = ends[2] ?? Infinity
@@ -126,13 +126,13 @@ describe('the journal of an index', () => {
     expect(refused).toBeGreaterThan(places.length / 2)
   })
 
-  it('takes zeros at the end, as a loss of power leaves them, for a torn tail', async () => {
+  it('treats zeros at the end, as a power failure leaves them, as a torn record', async () => {
     const { path } = await threeDocuments()
     appendFileSync(path, Buffer.alloc(5000))
     expect(await idsIn(path)).toHaveLength(3)
   })
 
-  it('is rewritten when most of it is dead, with the same content', async () => {
+  it('is rewritten with the same content when most of it is dead', async () => {
     const random = seededRandom(9)
     const store = new LocalMemoryStore(folder)
     const index = await store.openOrCreate('notes', { model: 'm', dimensions: 512 })
@@ -155,7 +155,7 @@ describe('the journal of an index', () => {
     await store.close()
   })
 
-  it('shows what another store wrote, and an index dropped and made anew', async () => {
+  it('shows what another store wrote, and an index that was dropped and made anew', async () => {
     const writer = new LocalMemoryStore(folder)
     const reader = new LocalMemoryStore(folder)
     expect(await reader.open('notes')).toBeNull()
@@ -180,7 +180,7 @@ describe('the journal of an index', () => {
     await Promise.all([writer.close(), reader.close()])
   })
 
-  it('takes the lock of a process that is gone', async () => {
+  it('takes over the lock of a process that is gone', async () => {
     const store = new LocalMemoryStore(folder)
     const index = await store.openOrCreate('notes', SPEC)
     const gone = spawn(process.execPath, ['-e', ''])
@@ -191,7 +191,7 @@ describe('the journal of an index', () => {
     await store.close()
   })
 
-  it('takes a lock that nobody touches, though its process id is that of another process by now', async () => {
+  it('takes over a lock that nobody touches, even if another process has its process id now', async () => {
     const store = new LocalMemoryStore(folder)
     const index = await store.openOrCreate('notes', SPEC)
     const other = spawn(process.execPath, ['-e', 'setInterval(() => {}, 1000)'])
@@ -216,7 +216,7 @@ describe('the journal of an index', () => {
     writeFileSync(path, `${process.pid}\n${host}\n`)
     const touched = new Date(Date.now() + aheadMs)
     utimesSync(path, touched, touched)
-    const work = withFileLock(path, 50, () => 'done')
+    const work = withFileLock(path, () => 'done', 50)
     if (isTaken) await expect(work).resolves.toBe('done')
     else await expect(work).rejects.toMatchObject({ code: 'store_unavailable' })
     expect(existsSync(path)).toBe(!isTaken)
@@ -224,7 +224,7 @@ describe('the journal of an index', () => {
 
   it('writes nothing once another writer has taken over', async () => {
     const path = join(folder, 'x.lock')
-    const work = withFileLock(path, 1000, (lock) => {
+    const work = withFileLock(path, (lock) => {
       writeFileSync(path, '1\nelsewhere\nanother-token\n')
       lock.assertHeld()
     })
@@ -237,7 +237,7 @@ describe('the journal of an index', () => {
 })
 
 describe('a store of many indexes', () => {
-  it('keeps the last used ones in memory, and finds the others again', async () => {
+  it('keeps the most recently used ones in memory, and reloads the others', async () => {
     const store = new LocalMemoryStore(folder, { maxLoaded: 3, idleMs: 60_000 })
     const random = seededRandom(3)
     for (let i = 0; i < 10; i++) {

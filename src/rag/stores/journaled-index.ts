@@ -29,8 +29,6 @@ const MIN_TAIL_BYTES = 32 * 1024 * 1024
 /** The same when an index is opened or closed: reading records takes longer than reading a segment. */
 const MIN_SETTLED_TAIL_BYTES = 1024 * 1024
 const MAX_SETTLED_TAIL_SHARE = 1 / 8
-/** Longer than it takes to recognise a stale lock. */
-const LOCK_TIMEOUT_MS = 40_000
 
 const putRecord = ({ vectors, ...document }: EmbeddedDocument): Buffer =>
   encodeRecord({ kind: 'put', document } satisfies IndexRecord, vectors)
@@ -153,7 +151,7 @@ export class JournaledIndex implements VectorIndex {
     this.#numWriting++
     const run = this.#tail
       .then(() =>
-        withFileLock(`${this.path}.lock`, LOCK_TIMEOUT_MS, (lock) => {
+        withFileLock(`${this.path}.lock`, (lock) => {
           this.#refresh()
           const result = change(lock)
           this.#packIfWorth(lock)

@@ -11,7 +11,7 @@ import { VectorMatrix } from './vector-matrix.ts'
 const here = (file: string): string => new URL(file, import.meta.url).pathname
 
 describe('scan.wasm', () => {
-  it.runIf(process.env['MINISERVE_TEST_LEVEL'] === 'full')('is scan.wat assembled', () => {
+  it.runIf(process.env['MINISERVE_TEST_LEVEL'] === 'full')('is the assembled scan.wat', () => {
     const folder = mkdtempSync(join(tmpdir(), 'miniserve-scan-'))
     try {
       const out = join(folder, 'scan.wasm')
@@ -23,7 +23,7 @@ describe('scan.wasm', () => {
     }
   })
 
-  it('knows what does not fit into its address space', () => {
+  it('refuses rows that do not fit into its address space', () => {
     const matrix = new VectorMatrix(1024)
     expect([matrix.hasRoomFor(1_000_000), matrix.hasRoomFor(1_050_000)]).toEqual([true, false])
     expect(() => matrix.append(new Float32Array(7))).toThrow('expected a multiple of 1024 values, found 7')
@@ -49,7 +49,7 @@ describe('scan.wasm', () => {
 })
 
 describe('topRows', () => {
-  it('equals sorting, ties by row', () => {
+  it('equals sorting, with ties by row', () => {
     const random = seededRandom(5)
     for (const depth of [1, 2, 7, 50, 1000]) {
       // Few distinct values, so that ties are the rule.

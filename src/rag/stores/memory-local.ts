@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readdirSync, rmSync, statSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import { parseStoredName, storedName } from '../access.ts'
 import { RagError, storeUnavailable, systemReasonOf } from '../errors.ts'
-import { type IndexSpec, type IndexStore, type VectorIndex } from '../vector-index.ts'
+import { checkSpec, type IndexSpec, type IndexStore } from '../vector-index.ts'
 import { withFileLock } from './file-lock.ts'
 import { createIndexFile } from './index-file.ts'
 import { JournaledIndex } from './journaled-index.ts'
@@ -11,7 +11,6 @@ import { JournaledIndex } from './journaled-index.ts'
 const EXTENSION = '.idx'
 /** The extension of the folder with a key's own indexes; index files never have it. */
 const TENANT_EXTENSION = '.key'
-const LOCK_TIMEOUT_MS = 40_000
 
 /** Validates the stored name of a new index. @throws RagError invalid_request */
 export function checkName(name: string): void {
@@ -19,18 +18,6 @@ export function checkName(name: string): void {
   throw new RagError(
     'invalid_request',
     'index: expected up to 64 letters, digits, dots, dashes and underscores',
-    'index',
-  )
-}
-
-/** Checks that an index was made for a spec. @throws RagError index_model_mismatch */
-export function checkSpec(index: VectorIndex, { model, dimensions }: IndexSpec): void {
-  if (index.model === model && index.dimensions === dimensions) return
-  throw new RagError(
-    'index_model_mismatch',
-    `index ${index.name} was built with the embedding model ${index.model} (${index.dimensions} dimensions), not with ${model} ` +
-      `(${dimensions} dimensions): delete it (DELETE /v1/rag/indexes/NAME) and index the documents again, use another index name, or ` +
-      `start the server with the model that made it`,
     'index',
   )
 }
@@ -142,7 +129,7 @@ export class LocalMemoryStore implements IndexStore {
   async drop(name: string): Promise<boolean> {
     const path = indexPath(this.#folder, name)
     if (path === null || !existsSync(path)) return false
-    await withFileLock(`${path}.lock`, LOCK_TIMEOUT_MS, () => rmSync(path, { force: true }))
+    await withFileLock(`${path}.lock`, () => rmSync(path, { force: true }))
     this.#unload(name)
     return true
   }
@@ -181,7 +168,7 @@ export class LocalMemoryStore implements IndexStore {
     if (path === null) throw new Error('a name that checkName lets pass has a path')
     try {
       mkdirSync(dirname(path), { recursive: true })
-      await withFileLock(`${path}.lock`, LOCK_TIMEOUT_MS, () => {
+      await withFileLock(`${path}.lock`, () => {
         // Another process may have made it while this one waited.
         if (!existsSync(path) || statSync(path).size === 0) createIndexFile(path, name, spec)
       })

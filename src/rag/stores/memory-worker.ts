@@ -1,9 +1,9 @@
 /** Thread entry of the memory store: searches, writes and loads indexes off the main thread. */
 import { workerData } from 'node:worker_threads'
 import { indexNotFound } from '../errors.ts'
-import type { IndexSpec, VectorIndex } from '../vector-index.ts'
+import { checkSpec, type IndexSpec, type VectorIndex } from '../vector-index.ts'
 import { serveCalls } from '../worker-rpc.ts'
-import { checkSpec, LocalMemoryStore } from './memory-local.ts'
+import { LocalMemoryStore } from './memory-local.ts'
 
 export interface MemoryWorkerData {
   readonly folder: string

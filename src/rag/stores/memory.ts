@@ -29,7 +29,7 @@ function indexInWorker(client: Client, name: string, { model, dimensions }: Inde
     delete: (ids) => call('delete', [ids]),
     get: (id) => call('get', [id]),
     summaries: (ids) => call('summaries', [ids]),
-    search: (query, signal) => call('search', [query], signal && { signal }),
+    search: (query, signal) => call('search', [query], { signal }),
   }
 }
 
@@ -42,7 +42,7 @@ export function createMemoryStore(folder: string, onDeath?: WorkerDeathListener)
     maxWaiting: MAX_WAITING,
     failureCode: 'store_unavailable',
     drainOnClose: true,
-    ...(onDeath && { onDeath }),
+    onDeath,
   })
   /** The spec of each index when it was last opened, so that a search of a known index is one call. */
   const specs = new Map<string, IndexSpec>()

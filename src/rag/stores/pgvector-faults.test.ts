@@ -72,7 +72,7 @@ describe.runIf(binaries !== null)('filters', () => {
   it.each([
     ['of a small index', 1_000_000],
     ['of one that is large', 20],
-  ])('%s let through what filter.ts does, on random data', async (_, minChunks) => {
+  ])('%s pass the same documents as filter.ts, on random data', async (_, minChunks) => {
     const { store } = await setUp(undefined, { minChunks, quietMs: 3_600_000 })
     const index = await store.openOrCreate('filtered', SPEC)
     const random = seededRandom(minChunks)
@@ -119,7 +119,7 @@ describe.runIf(binaries !== null)('filters', () => {
 })
 
 describe.runIf(binaries !== null)('statements', () => {
-  it('of a search count nothing, and are few', async () => {
+  it('of a search are few and scan no counts', async () => {
     const { store } = await setUp()
     const index = await store.openOrCreate('x', SPEC)
     await index.upsert(documents(range(0, 50)))
@@ -142,7 +142,7 @@ describe.runIf(binaries !== null)('statements', () => {
     expect(texts.filter((text) => /\bcount\(|pg_column_size/i.test(text))).toEqual([])
   })
 
-  it('that wait for a lock end with their caller', async () => {
+  it('that wait for a lock end when their caller is gone', async () => {
     const { server, store } = await setUp()
     const index = await store.openOrCreate('x', SPEC)
     await index.upsert(documents([1]))
@@ -161,7 +161,7 @@ describe.runIf(binaries !== null)('statements', () => {
     expect((await index.search(QUERY)).length).toBeGreaterThan(0)
   })
 
-  it('that take too long are given up by the database, and the store goes on', async () => {
+  it('that take too long are cancelled by the database, and the store continues', async () => {
     const { server, store } = await setUp()
     const index = await store.openOrCreate('x', SPEC)
     await index.upsert(documents([1]))
@@ -180,7 +180,7 @@ describe.runIf(binaries !== null)('statements', () => {
 })
 
 describe.runIf(binaries !== null)('a database', () => {
-  it('whose connections break in the middle of a load has whole documents only, and counts them right', async () => {
+  it('whose connections break during a load has only whole documents and correct counts', async () => {
     const { server, store } = await setUp()
     const index = await store.openOrCreate('x', SPEC)
     const other = await clientOf(server.url)
@@ -218,7 +218,7 @@ describe.runIf(binaries !== null)('a database', () => {
     expect(numFailed).toBeLessThan(40)
   })
 
-  it('that has too few connections answers store_unavailable to those that get none, and the others', async () => {
+  it('with too few connections answers some callers, and the others with store_unavailable', async () => {
     const { server, store } = await setUp(['fsync=off', 'max_connections=6', 'superuser_reserved_connections=0'])
     const index = await store.openOrCreate('x', SPEC)
     await index.upsert(documents(range(0, 20)))

@@ -40,14 +40,8 @@ export class PgvectorIndex implements VectorIndex {
       [this.#id],
     )
     const { name, model, dimensions } = this
-    return {
-      name,
-      model,
-      dimensions,
-      numDocuments: row?.documents ?? 0,
-      numChunks: row?.chunks ?? 0,
-      bytes: row?.bytes ?? 0,
-    }
+    const { documents: numDocuments = 0, chunks: numChunks = 0, bytes = 0 } = row ?? {}
+    return { name, model, dimensions, numDocuments, numChunks, bytes }
   }
 
   async upsert(documents: readonly EmbeddedDocument[]): Promise<void> {

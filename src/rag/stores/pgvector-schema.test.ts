@@ -45,7 +45,7 @@ const OLDER: readonly (readonly string[])[] = [
 ]
 
 describe.runIf(binaries !== null)('the tables', () => {
-  it('brings the tables of every older version up to date, once for servers that start together', async () => {
+  it('are updated from every older version, once for servers that start together', async () => {
     const server = await startPostgres(binaries ?? '')
     onTestFinished(() => server.stop())
     const first = createPgvectorStore(server.url)
@@ -77,7 +77,7 @@ describe.runIf(binaries !== null)('the tables', () => {
     await Promise.all([newer.close(), first.close(), database.close()])
   })
 
-  it('keeps what a server of an older version stores while the tables are brought up to date', async () => {
+  it('keep what a server of an older version stores during the update', async () => {
     const server = await startPostgres(binaries ?? '')
     onTestFinished(() => server.stop())
     const first = createPgvectorStore(server.url)

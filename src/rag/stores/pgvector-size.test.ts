@@ -85,7 +85,7 @@ describe.runIf(binaries !== null)('the pgvector store at 30,000 chunks', () => {
     ['0.1 %', 1000, 50, 1, { thousandth: 3 }],
     ['three documents', 1000, 20, 1, { id: ['d3', 'd1003', 'd2003'] }],
     ['none', 0, 10, 1, { tenth: 77 }],
-  ])('%s: finds as many as there are, and nearly all of the best', async (_, every, depth, least, filter) => {
+  ])('%s: finds as many as exist, and nearly all of the best', async (_, every, depth, least, filter) => {
     const random = seededRandom(7)
     const recalls: number[] = []
     for (let q = 0; q < 10; q++) {
@@ -102,7 +102,7 @@ describe.runIf(binaries !== null)('the pgvector store at 30,000 chunks', () => {
     expect(recalls.reduce((sum, recall) => sum + recall, 0) / recalls.length).toBeGreaterThanOrEqual(least)
   })
 
-  it('finds by words what a scan of every text finds', async () => {
+  it('finds the same by words as a scan of every text', async () => {
     const random = seededRandom(8)
     for (let q = 0; q < 10; q++) {
       const text = made.text(random, q, 6)
@@ -118,7 +118,7 @@ describe.runIf(binaries !== null)('the pgvector store at 30,000 chunks', () => {
     }
   })
 
-  it('keeps finding while documents are replaced and deleted', async () => {
+  it('still finds everything while documents are replaced and deleted', async () => {
     const random = seededRandom(9)
     const numbers = Array.from({ length: 100 }, (_, i) => i * 10 + 3)
     await index.delete(numbers.map((number) => `d${number}`))
@@ -130,7 +130,7 @@ describe.runIf(binaries !== null)('the pgvector store at 30,000 chunks', () => {
     expect(found.filter(({ documentId }) => gone.has(Number(documentId.slice(1))))).toEqual([])
   })
 
-  it('is dropped at once, and its rows go beside the requests', async () => {
+  it('is dropped at once, and its rows are deleted in the background', async () => {
     expect(await store.drop('large')).toBe(true)
     expect(await store.names()).toEqual([])
     expect(await store.open('large')).toBeNull()

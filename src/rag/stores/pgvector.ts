@@ -6,10 +6,10 @@
 import { parseStoredName } from '../access.ts'
 import { RagError, storeUnavailable } from '../errors.ts'
 import { shared } from '../shared-work.ts'
-import type { IndexSpec, IndexStore } from '../vector-index.ts'
+import { checkSpec, type IndexSpec, type IndexStore } from '../vector-index.ts'
 import { Database } from './database.ts'
 import { type LargeIndexOptions, LargeIndexes } from './large-indexes.ts'
-import { checkName, checkSpec } from './memory-local.ts'
+import { checkName } from './memory-local.ts'
 import { PgvectorIndex } from './pgvector-index.ts'
 import { migrate } from './pgvector-schema.ts'
 

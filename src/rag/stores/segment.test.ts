@@ -53,7 +53,7 @@ function answersOf(memory: MemoryIndex, documents: ReadonlyMap<string, EmbeddedD
 }
 
 describe('a packed index', () => {
-  it('answers as one that was filled in memory, whatever was added, replaced and removed before and after', () => {
+  it('answers like one filled in memory, whatever was added, replaced and removed before and after', () => {
     const random = seededRandom(11)
     const documents = new Map<string, EmbeddedDocument>()
     let memory = new MemoryIndex(DIMENSIONS)
@@ -81,7 +81,7 @@ describe('a packed index', () => {
     expect(empty.search({ vector: new Float32Array(DIMENSIONS), text: 'a', depth: 3 })).toEqual([])
   })
 
-  it('that is damaged anywhere names itself', () => {
+  it('that is damaged anywhere is refused by name', () => {
     const memory = new MemoryIndex(DIMENSIONS)
     const random = seededRandom(5)
     for (let i = 0; i < 8; i++) memory.put(syntheticDocument(`d${i}`, DIMENSIONS, random))
@@ -121,7 +121,7 @@ describe('a file that was copied', () => {
 })
 
 describe('a file of format 1', () => {
-  it('is packed once when it is opened', async () => {
+  it('is packed when it is opened', async () => {
     const { vectors, ...document } = syntheticDocument('old', DIMENSIONS, seededRandom(1))
     const header = { kind: 'header', format: 1, name: 'old', ...SPEC }
     const path = join(folder, 'old.idx')
@@ -137,8 +137,8 @@ describe('a file of format 1', () => {
   })
 })
 
-describe('records behind a segment', () => {
-  it('are read on opening, and packed where there are many', async () => {
+describe('records after a segment', () => {
+  it('are read on opening, and packed if there are many', async () => {
     const random = seededRandom(2)
     const memory = new MemoryIndex(DIMENSIONS)
     memory.put(syntheticDocument('a', DIMENSIONS, random))

@@ -164,7 +164,7 @@ function describeStore(
       expect((await index.info()).numDocuments).toBe(20)
     })
 
-    it('keeps one version of a document that many write at once', async () => {
+    it('keeps one version of a document that many writers write at once', async () => {
       const random = seededRandom(5)
       const versions = Array.from({ length: 8 }, () => syntheticDocument('same', DIMENSIONS, random))
       const indexes = await Promise.all(versions.map(() => store.openOrCreate('contended', SPEC)))
@@ -204,7 +204,7 @@ if (binaries !== null) {
   })
 
   describe('the pgvector store', () => {
-    it('answers store_unavailable when its server goes, and goes on when it is there', async () => {
+    it('answers store_unavailable while its server is gone, and recovers when it is back', async () => {
       const server = await startPostgres(binaries)
       onTestFinished(() => server.stop())
       const store = createPgvectorStore(server.url)
@@ -235,7 +235,7 @@ if (binaries !== null) {
       await database.close()
     })
 
-    it('cancels more searches than it has connections, and goes on', async () => {
+    it('cancels more searches than it has connections, and continues', async () => {
       const server = await startPostgres(binaries)
       onTestFinished(() => server.stop())
       const database = new Database(server.url)
@@ -251,7 +251,7 @@ if (binaries !== null) {
       await database.close()
     })
 
-    it('finds by a text of more words than PostgreSQL reads in a row', async () => {
+    it('finds by a text with more words than PostgreSQL can parse in a row', async () => {
       const server = await startPostgres(binaries)
       onTestFinished(() => server.stop())
       const store = createPgvectorStore(server.url)
@@ -266,7 +266,7 @@ if (binaries !== null) {
       await store.close()
     })
 
-    it('makes its tables once for two that start together, and an approximate index for a large one', async () => {
+    it('makes its tables once for two servers that start together, and an approximate index for a large index', async () => {
       const server = await startPostgres(binaries)
       onTestFinished(() => server.stop())
       const [one, two] = [
@@ -297,7 +297,7 @@ describe.runIf(isFull)('PostgreSQL with pgvector', () => {
   it('is installed (test/rag/install-pgvector.sh)', () => expect(binaries).not.toBeNull())
 })
 
-describe('a pgvector store that is not there', () => {
+describe('a pgvector store that cannot be reached', () => {
   it('answers store_unavailable', async () => {
     const store = createPgvectorStore('postgres://nobody@127.0.0.1:9/none')
     await expect(store.open('x')).rejects.toMatchObject({ code: 'store_unavailable' })
